@@ -1,0 +1,210 @@
+//! Bodies of the control API, `/v1`: what the gateway answers and the CLI prints. `snake_case`, UTC.
+
+use crate::{
+    error::ErrorBody,
+    function::FunctionSpec,
+    ids::{DeploymentId, FunctionName, ProjectName, VersionNumber},
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Every good answer: `{"data": …}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Data<T> {
+    /// The answer itself.
+    pub data: T,
+    /// Only on lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pagination: Option<Pagination>,
+}
+
+/// Where a list goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pagination {
+    /// Pass it as `?cursor=` to get the next page.
+    pub next_cursor: Option<String>,
+    /// Whether there is a next page.
+    pub has_more: bool,
+}
+
+/// One function: its active version and its settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionInfo {
+    /// Its name.
+    pub name: FunctionName,
+    /// The project that it came from.
+    pub project: ProjectName,
+    /// The version that serves.
+    pub active_version: VersionNumber,
+    /// Where to call it.
+    pub url: String,
+    /// Instances that exist now, on all VMs.
+    pub instances: u32,
+    /// When the active version was made.
+    pub updated_at: Timestamp,
+    /// Settings of the active version.
+    pub spec: FunctionSpec,
+}
+
+/// One version of a function.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionInfo {
+    /// Its number.
+    pub version: VersionNumber,
+    /// Whether it serves.
+    pub active: bool,
+    /// A reference that `docker run` takes on this machine.
+    pub image: String,
+    /// `sha256:…` of the image's configuration.
+    pub digest: String,
+    /// The deployment that made it.
+    pub deployment: DeploymentId,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Its settings.
+    pub spec: FunctionSpec,
+}
+
+/// Body of `POST /v1/functions/{name}/rollback`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackRequest {
+    /// The version to go back to; the newest one older than the active one when absent.
+    #[serde(default)]
+    pub version: Option<VersionNumber>,
+}
+
+/// How a deployment stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeploymentState {
+    /// At work.
+    Running,
+    /// Its versions serve.
+    Done,
+    /// Nothing was changed.
+    Failed,
+}
+
+impl fmt::Display for DeploymentState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+/// One push of a project.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeploymentInfo {
+    /// Its id.
+    pub id: DeploymentId,
+    /// The project, once its name is known.
+    pub project: Option<ProjectName>,
+    /// How it stands.
+    pub state: DeploymentState,
+    /// When it came in.
+    pub created_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// Why it failed.
+    pub error: Option<ErrorBody>,
+    /// What it made or left as it was.
+    pub functions: Vec<DeployedFunction>,
+}
+
+/// One function in a deployment's result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeployedFunction {
+    /// Its name.
+    pub name: FunctionName,
+    /// The version that serves now.
+    pub version: VersionNumber,
+    /// Whether this deployment made that version.
+    pub changed: bool,
+    /// Where to call it.
+    pub url: String,
+}
+
+/// The steps of a deployment, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// Receive, unpack and check the archive.
+    Source,
+    /// Have the runtime base image.
+    Runtime,
+    /// Install the dependencies.
+    Dependencies,
+    /// Load the code once to see its exports and settings.
+    Inspect,
+    /// Compose or build the images.
+    Image,
+    /// Hand them to the engine or the registry.
+    Ship,
+    /// Start an instance of each new version and see that it is healthy.
+    Start,
+    /// Let the new versions serve.
+    Activate,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Source => "source",
+            Self::Runtime => "runtime",
+            Self::Dependencies => "dependencies",
+            Self::Inspect => "inspect",
+            Self::Image => "image",
+            Self::Ship => "ship",
+            Self::Start => "start",
+            Self::Activate => "activate",
+        })
+    }
+}
+
+/// One line of the answer to `POST /v1/deployments` (newline-delimited JSON). The last line is `done` or
+/// `failed`; an answer that ends without one was cut.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum DeployEvent {
+    /// The deployment has an id.
+    Accepted {
+        /// Its id.
+        deployment: DeploymentId,
+    },
+    /// A step began.
+    StepStarted {
+        /// Which.
+        step: Step,
+        /// On what, for people.
+        detail: String,
+    },
+    /// A step ended well.
+    StepDone {
+        /// Which.
+        step: Step,
+        /// What came of it, for people.
+        detail: String,
+        /// How long it took.
+        took_ms: u64,
+    },
+    /// A line of a tool's output.
+    Log {
+        /// The line.
+        line: String,
+    },
+    /// The new versions serve.
+    Done {
+        /// The result.
+        deployment: DeploymentInfo,
+    },
+    /// Nothing was changed.
+    Failed {
+        /// Why.
+        error: ErrorBody,
+    },
+}

@@ -1,0 +1,40 @@
+//! The body of a call on its way: a stream of bytes of unknown origin, boxed once per call, so that
+//! gateway and agent can pass it on without knowing each other's types. Never read as a whole.
+
+use bytes::Bytes;
+use http_body::Body;
+use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
+
+/// Whatever went wrong while a body was read.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A streamed request or response body.
+pub type CallBody = UnsyncBoxBody<Bytes, BodyError>;
+
+/// Boxes any body of bytes.
+pub fn boxed<B>(body: B) -> CallBody
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BodyError>,
+{
+    body.map_err(Into::into).boxed_unsync()
+}
+
+/// A body without a byte.
+pub fn empty() -> CallBody {
+    boxed(Empty::new())
+}
+
+/// A body that is already in memory.
+pub fn full(bytes: impl Into<Bytes>) -> CallBody {
+    boxed(Full::new(bytes.into()))
+}
+
+/// The caller sent more than the operator's limit. Found as the source of a relay error, it becomes
+/// `BODY_TOO_LARGE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the body is larger than {limit}")]
+pub struct BodyTooLarge {
+    /// The operator's limit.
+    pub limit: crate::units::Bytes,
+}

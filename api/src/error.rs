@@ -1,0 +1,336 @@
+//! Why a call did not get the function's own answer, and what to say of it to whom.
+//!
+//! One enum for gateway and agent, because an error crosses from one to the other on its way to the
+//! caller. `Display` is for the caller: plain, without address, path or cause. The cause goes to the log
+//! through [`crate::chain::Chain`]. Status, code, fault and retry are decided in [`CallError::verdict`]
+//! and nowhere else; `docs/errors.md` is written from it.
+
+use crate::{
+    ids::{FunctionName, RequestId},
+    units::Bytes,
+};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// A cause that is only for the log.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The request breaks HTTP or the rules of the public listener.
+    #[error("{0}")]
+    BadRequest(&'static str),
+    /// The text before the first `/` names nothing.
+    #[error("no function is named `{0}`")]
+    FunctionNotFound(String),
+    /// The caller sent, or announced, more than the operator allows.
+    #[error("the request body is larger than {limit}")]
+    BodyTooLarge {
+        /// The operator's limit.
+        limit: Bytes,
+    },
+    /// Every place is taken and the bounded wait is over (or the queue is full).
+    #[error("`{function}` is busy: all {limit} places are taken")]
+    ConcurrencyLimit {
+        /// Which function.
+        function: FunctionName,
+        /// Instances × concurrency.
+        limit: u32,
+    },
+    /// The handler threw or rejected. Text and stack are in the log.
+    #[error("`{function}` threw an error")]
+    FunctionError {
+        /// Which function.
+        function: FunctionName,
+    },
+    /// The instance died or hung up before it answered.
+    #[error("`{function}` stopped before it answered")]
+    FunctionCrashed {
+        /// Which function.
+        function: FunctionName,
+        /// What was seen: an exit status, a broken connection.
+        #[source]
+        cause: Cause,
+    },
+    /// The code threw, exited or hung while loading.
+    #[error("`{function}` could not be loaded")]
+    InitFailed {
+        /// Which function.
+        function: FunctionName,
+        /// The code's own error, for the developer's log and deployment; never for a caller.
+        detail: String,
+    },
+    /// No VM has room, or none takes calls.
+    #[error("no VM can take `{function}` now")]
+    NoCapacity {
+        /// Which function.
+        function: FunctionName,
+        /// Why, for the log.
+        #[source]
+        cause: Cause,
+    },
+    /// The function's own `timeout` ran out.
+    #[error("`{function}` did not answer within its timeout of {}", humantime::format_duration(*timeout))]
+    FunctionTimeout {
+        /// Which function.
+        function: FunctionName,
+        /// Its setting.
+        timeout: Duration,
+    },
+    /// The caller went away while the call waited or ran. Nobody reads the answer; it is for the log.
+    #[error("the caller hung up")]
+    CallerGone,
+    /// A bug or a broken machine.
+    #[error("the platform failed; quote the request id to its operator")]
+    Internal(#[source] Cause),
+}
+
+/// Who has to act. It picks the log level and a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The one who called.
+    Caller,
+    /// The function's author.
+    Function,
+    /// The operator.
+    Platform,
+}
+
+impl Fault {
+    /// The metric label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Caller => "caller",
+            Self::Function => "function",
+            Self::Platform => "platform",
+        }
+    }
+}
+
+/// All that the edge needs to know about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// Stable code, upper case.
+    pub code: &'static str,
+    /// Who has to act.
+    pub fault: Fault,
+    /// Nothing of the call was executed: another VM, or the caller, may try again.
+    pub retry_safe: bool,
+    /// What `Retry-After` says.
+    pub retry_after: Option<Duration>,
+}
+
+/// What `Retry-After` says when every place is taken: starts and calls are short, so try soon.
+const RETRY_SOON: Duration = Duration::from_secs(1);
+/// What it says when no VM has room: room comes with idle timeouts or new VMs.
+const RETRY_LATER: Duration = Duration::from_secs(5);
+
+impl CallError {
+    /// Status, code, fault and retry of this error.
+    pub fn verdict(&self) -> Verdict {
+        use Fault::{Caller, Function, Platform};
+        let (status, code, fault, retry_safe, retry_after) = match self {
+            Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "BAD_REQUEST", Caller, false, None),
+            Self::FunctionNotFound(_) => {
+                (StatusCode::NOT_FOUND, "FUNCTION_NOT_FOUND", Caller, false, None)
+            }
+            Self::BodyTooLarge { .. } => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", Caller, false, None)
+            }
+            Self::ConcurrencyLimit { .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, "CONCURRENCY_LIMIT", Caller, true, Some(RETRY_SOON))
+            }
+            Self::FunctionError { .. } => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "FUNCTION_ERROR", Function, false, None)
+            }
+            Self::FunctionCrashed { .. } => {
+                (StatusCode::BAD_GATEWAY, "FUNCTION_CRASHED", Function, false, None)
+            }
+            Self::InitFailed { .. } => {
+                (StatusCode::BAD_GATEWAY, "FUNCTION_INIT_FAILED", Function, false, None)
+            }
+            Self::NoCapacity { .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, "NO_CAPACITY", Platform, true, Some(RETRY_LATER))
+            }
+            Self::FunctionTimeout { .. } => {
+                (StatusCode::GATEWAY_TIMEOUT, "FUNCTION_TIMEOUT", Function, false, None)
+            }
+            // 499 is nginx's number for a caller that closed the connection; it is only ever logged.
+            Self::CallerGone => (
+                StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+                "CALLER_GONE",
+                Caller,
+                false,
+                None,
+            ),
+            Self::Internal(_) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", Platform, false, None)
+            }
+        };
+        Verdict { status, code, fault, retry_safe, retry_after }
+    }
+
+    /// A next step for the one who reads the answer, where there is one.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::FunctionNotFound(_) => Some("`epsilon functions` lists the names".into()),
+            Self::BodyTooLarge { .. } => {
+                Some("the operator's setting is `gateway.max_body`".into())
+            }
+            Self::ConcurrencyLimit { .. } => Some(
+                "try again after `Retry-After`; the author can raise `maxInstances` or `concurrency`"
+                    .into(),
+            ),
+            Self::FunctionError { function }
+            | Self::FunctionCrashed { function, .. }
+            | Self::InitFailed { function, .. } => {
+                Some(format!("`epsilon logs {function}` shows why"))
+            }
+            Self::FunctionTimeout { function, .. } => {
+                Some(format!("the limit is `timeout` in the settings of `{function}`"))
+            }
+            Self::NoCapacity { .. } => Some("try again after `Retry-After`".into()),
+            Self::BadRequest(_) | Self::CallerGone | Self::Internal(_) => None,
+        }
+    }
+
+    /// What the caller is told.
+    pub fn body(&self, request_id: &RequestId) -> ErrorBody {
+        let verdict = self.verdict();
+        let mut body = ErrorBody::new(verdict.status, verdict.code, self.to_string(), self.hint());
+        body.request_id = Some(request_id.clone());
+        body
+    }
+}
+
+/// `{"error": …}` on the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorEnvelope {
+    /// The error.
+    pub error: ErrorBody,
+}
+
+/// An error as callers and the CLI see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// The kind: `invalid_request`, `not_found`, `unauthorized`, `conflict`, `limit`, `function` or `platform`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Stable, upper case.
+    pub code: String,
+    /// What happened.
+    pub message: String,
+    /// What to do next.
+    pub hint: Option<String>,
+    /// Which call.
+    pub request_id: Option<RequestId>,
+}
+
+impl ErrorBody {
+    /// An error whose `type` follows from its status and code.
+    pub fn new(
+        status: StatusCode,
+        code: &str,
+        message: impl Into<String>,
+        hint: Option<String>,
+    ) -> Self {
+        let kind = match status.as_u16() {
+            _ if code.starts_with("FUNCTION_") && code != "FUNCTION_NOT_FOUND" => "function",
+            401 | 403 => "unauthorized",
+            404 => "not_found",
+            409 => "conflict",
+            413 | 429 => "limit",
+            400..=499 => "invalid_request",
+            _ => "platform",
+        };
+        Self {
+            kind: kind.into(),
+            code: code.to_owned(),
+            message: message.into(),
+            hint,
+            request_id: None,
+        }
+    }
+
+    /// In its envelope, as JSON text.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(&ErrorEnvelope { error: self.clone() })
+            .unwrap_or_else(|_| r#"{"error":{"type":"platform","code":"INTERNAL"}}"#.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name() -> FunctionName {
+        FunctionName::parse("pay").unwrap()
+    }
+
+    #[test]
+    fn the_caller_never_sees_the_cause() {
+        let err = CallError::FunctionCrashed {
+            function: name(),
+            cause: "connect /var/lib/epsilon/x.sock: refused".into(),
+        };
+        let body = err.body(&RequestId::random()).to_json();
+        assert!(!body.contains("sock"), "{body}");
+        let err = CallError::InitFailed { function: name(), detail: "at /app/secret.js".into() };
+        assert!(!err.body(&RequestId::random()).to_json().contains("secret"));
+    }
+
+    #[test]
+    fn the_contract_of_codes() {
+        let function = name();
+        let rows = [
+            (CallError::FunctionNotFound("x".into()), 404, "FUNCTION_NOT_FOUND", "not_found"),
+            (CallError::BodyTooLarge { limit: Bytes(1) }, 413, "BODY_TOO_LARGE", "limit"),
+            (
+                CallError::ConcurrencyLimit { function: function.clone(), limit: 2 },
+                429,
+                "CONCURRENCY_LIMIT",
+                "limit",
+            ),
+            (
+                CallError::FunctionError { function: function.clone() },
+                500,
+                "FUNCTION_ERROR",
+                "function",
+            ),
+            (
+                CallError::FunctionCrashed { function: function.clone(), cause: "x".into() },
+                502,
+                "FUNCTION_CRASHED",
+                "function",
+            ),
+            (
+                CallError::InitFailed { function: function.clone(), detail: String::new() },
+                502,
+                "FUNCTION_INIT_FAILED",
+                "function",
+            ),
+            (
+                CallError::NoCapacity { function: function.clone(), cause: "x".into() },
+                503,
+                "NO_CAPACITY",
+                "platform",
+            ),
+            (
+                CallError::FunctionTimeout { function, timeout: Duration::from_secs(1) },
+                504,
+                "FUNCTION_TIMEOUT",
+                "function",
+            ),
+        ];
+        for (err, status, code, kind) in rows {
+            let verdict = err.verdict();
+            assert_eq!((verdict.status.as_u16(), verdict.code), (status, code));
+            assert_eq!(err.body(&RequestId::random()).kind, kind, "{code}");
+            assert_eq!(verdict.retry_after.is_some(), matches!(status, 429 | 503), "{code}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What a developer asks for, in normal form: every default filled in, every value checked.
+//!
+//! Made by the builder from `epsilon.yaml` and the code's own `config`; kept by the store; read by
+//! gateway and agent. How the YAML looks is the builder's business, not this file's.
+
+use crate::{
+    ids::{DeploymentId, FunctionName, ProjectName, VersionId, VersionNumber},
+    units::{Bytes, MilliCores},
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, fmt, num::NonZeroU32, time::Duration};
+
+/// What runs user code inside a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Runtime {
+    /// The Node wrapper, over unix sockets.
+    Node,
+    /// Any image that listens on TCP `$PORT`.
+    Container,
+}
+
+/// How a handler is called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Signature {
+    /// Told apart by the wrapper: `handler` is Lambda's, an object with `fetch` is the web's, else
+    /// Express.
+    #[default]
+    Auto,
+    /// `(req, res)` of Express 5.
+    Express,
+    /// AWS Lambda's proxy event, version 2.
+    Lambda,
+    /// `fetch(request, env, ctx)` of the web platform.
+    Fetch,
+}
+
+/// What an instance may reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    /// The outside world; not the VM's metadata service, not other instances.
+    #[default]
+    Egress,
+    /// Nothing at all.
+    None,
+}
+
+/// The settings of one function.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FunctionSpec {
+    /// What runs it.
+    pub runtime: Runtime,
+    /// The file to load, relative to the project's root; empty for `runtime: container`.
+    pub entry: String,
+    /// The name under which the file exports the function; empty for `runtime: container`.
+    pub export: String,
+    /// How the handler is called.
+    pub signature: Signature,
+    /// The longest that one call may run, from the moment an instance gets it to its last byte.
+    #[serde(with = "millis", rename = "timeout_ms")]
+    pub timeout: Duration,
+    /// Memory limit of one instance; there is no swap beyond it.
+    #[serde(rename = "memory_bytes")]
+    pub memory: Bytes,
+    /// Processor limit of one instance.
+    #[serde(rename = "cpu_millicores")]
+    pub cpu: MilliCores,
+    /// Calls at once in one instance.
+    pub concurrency: NonZeroU32,
+    /// Instances kept ready when nobody calls.
+    pub min_instances: u32,
+    /// Instances at most, per VM.
+    pub max_instances: NonZeroU32,
+    /// How long an instance beyond `min_instances` stays without a call.
+    #[serde(with = "millis", rename = "idle_timeout_ms")]
+    pub idle_timeout: Duration,
+    /// Environment of the code.
+    pub env: BTreeMap<String, String>,
+    /// What an instance may reach.
+    pub network: Network,
+}
+
+impl FunctionSpec {
+    /// The documented defaults for a function of this runtime.
+    pub fn new(runtime: Runtime, entry: impl Into<String>, export: impl Into<String>) -> Self {
+        Self {
+            runtime,
+            entry: entry.into(),
+            export: export.into(),
+            signature: Signature::Auto,
+            timeout: Duration::from_secs(60),
+            memory: Bytes::mib(256),
+            cpu: MilliCores::ONE,
+            concurrency: NonZeroU32::MIN,
+            min_instances: 0,
+            max_instances: NonZeroU32::MIN.saturating_add(19),
+            idle_timeout: Duration::from_secs(300),
+            env: BTreeMap::new(),
+            network: Network::Egress,
+        }
+    }
+}
+
+/// An image that an engine can run: a reference that `docker run` takes, and the digest it stands for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ImageRef {
+    /// `name:tag` in this machine's engine, or `registry/name@sha256:…`.
+    pub reference: String,
+    /// `sha256:…` of the image's configuration (its id in the engine): what it *is*, wherever it lies.
+    pub digest: String,
+}
+
+impl fmt::Display for ImageRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reference)
+    }
+}
+
+/// One immutable build of one function.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// The function.
+    pub function: FunctionName,
+    /// Its number.
+    pub number: VersionNumber,
+    /// The project that it came from.
+    pub project: ProjectName,
+    /// The deployment that made it.
+    pub deployment: DeploymentId,
+    /// What instances are made of.
+    pub image: ImageRef,
+    /// How they are run.
+    pub spec: FunctionSpec,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+impl Version {
+    /// Function and number.
+    pub fn id(&self) -> VersionId {
+        VersionId { function: self.function.clone(), number: self.number }
+    }
+}
+
+/// Durations as whole milliseconds on the wire.
+pub mod millis {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::time::Duration;
+
+    /// Writes whole milliseconds.
+    ///
+    /// # Errors
+    /// The serializer's own.
+    pub fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Reads whole milliseconds.
+    ///
+    /// # Errors
+    /// The deserializer's own.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_millis)
+    }
+}
