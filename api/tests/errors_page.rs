@@ -1,0 +1,85 @@
+//! `docs/errors.md` is written from the verdicts. Rewrite it with `EPSILON_WRITE_DOCS=1 cargo test -p epsilon-api`.
+
+use epsilon_api::{error::CallError, ids::FunctionName, units::Bytes};
+use std::{fmt::Write, path::Path, time::Duration};
+
+/// Every error of a call, with when it happens and who does what next.
+fn rows() -> Vec<(CallError, &'static str)> {
+    let function = FunctionName::parse("checkout").unwrap();
+    vec![
+        (
+            CallError::BadRequest("the request has no `Host`"),
+            "The request breaks HTTP or a rule of the public listener. The caller mends the request.",
+        ),
+        (
+            CallError::FunctionNotFound("chekout".into()),
+            "The first part of the path (or of the host) names no function. The caller mends the name.",
+        ),
+        (
+            CallError::BodyTooLarge { limit: Bytes::mib(100) },
+            "The body was announced, or turned out, larger than `gateway.max_body`. The caller sends less, or the operator allows more.",
+        ),
+        (
+            CallError::ConcurrencyLimit { function: function.clone(), limit: 20 },
+            "All places (`maxInstances` × `concurrency`) stayed taken for `vm_agent.queue_wait`, or the queue was full. The caller tries again after `Retry-After`; the author raises the limits.",
+        ),
+        (
+            CallError::FunctionError { function: function.clone() },
+            "The handler threw or rejected before it answered. The author reads the stack in `epsilon logs`. The instance lives on.",
+        ),
+        (
+            CallError::FunctionCrashed { function: function.clone(), cause: "exit 137".into() },
+            "The instance exited, was killed for its memory, or hung up before it answered. The author reads the log; the next call gets a new instance.",
+        ),
+        (
+            CallError::InitFailed { function: function.clone(), detail: String::new() },
+            "The code threw, exited or hung while loading. The author reads the stack in `epsilon logs`.",
+        ),
+        (
+            CallError::NoCapacity { function: function.clone(), cause: "memory".into() },
+            "No VM has memory for another instance, all VMs drain, or the container engine is down. The operator adds room.",
+        ),
+        (
+            CallError::FunctionTimeout { function, timeout: Duration::from_secs(60) },
+            "The function's `timeout` ran out before its answer. Its instance was killed, because its code may still have been running.",
+        ),
+        (
+            CallError::Internal("bug".into()),
+            "A bug in Epsilon or a broken machine. The operator finds the request id in the gateway's log.",
+        ),
+    ]
+}
+
+fn page() -> String {
+    let mut page = String::from(
+        "# Errors of a call\n\n\
+         Written from `api/src/error.rs` by a test; do not edit. The body is always\n\
+         `{\"error\":{\"type\",\"code\",\"message\",\"hint\",\"request_id\"}}`; `code` is stable, texts are for people.\n\n\
+         | status | code | fault | safe to retry | when, and who acts |\n|---|---|---|---|---|\n",
+    );
+    for (err, when) in rows() {
+        let v = err.verdict();
+        let retry = if v.retry_safe { "yes" } else { "no" };
+        let _ = writeln!(
+            page,
+            "| {} | `{}` | {} | {retry} | {when} |",
+            v.status.as_u16(),
+            v.code,
+            v.fault.as_str()
+        );
+    }
+    page.push_str(
+        "\nA caller that hangs up gets no answer; the access log shows such a call as 499 `CALLER_GONE`.\n",
+    );
+    page
+}
+
+#[test]
+fn the_errors_page_is_current() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/errors.md");
+    if std::env::var_os("EPSILON_WRITE_DOCS").is_some() {
+        std::fs::write(&path, page()).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(written, page(), "rewrite it: EPSILON_WRITE_DOCS=1 cargo test -p epsilon-api");
+}
