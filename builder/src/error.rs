@@ -1,0 +1,118 @@
+//! Why a build ended without images: one short constructor per stable code, used by every file of the
+//! builder. What the developer reads is decided where the error is made; status and code are decided here.
+//!
+//! Codes whose status is 4xx say that the source is wrong, 5xx that the builder or its machine is in
+//! trouble. `Display` texts never carry a path of the builder's machine: those go to the log.
+
+use epsilon_api::{build::BuildError, chain::Chain};
+use hyper::StatusCode;
+use std::{error::Error, io};
+
+fn error(code: &'static str, status: StatusCode, message: impl Into<String>) -> BuildError {
+    BuildError { code, status, message: message.into(), hint: None }
+}
+
+/// Declares one constructor per code.
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident => $code:literal, $status:ident;)*) => {
+        $($(#[$doc])* pub fn $name(message: impl Into<String>) -> BuildError {
+            error($code, StatusCode::$status, message)
+        })*
+    };
+}
+
+codes! {
+    /// The archive holds something that is never taken: a path that leaves the tree, a device, no gzip.
+    source_refused => "SOURCE_REFUSED", UNPROCESSABLE_ENTITY;
+    /// The archive is over one of the operator's limits.
+    source_too_large => "SOURCE_TOO_LARGE", PAYLOAD_TOO_LARGE;
+    /// The archive ended or broke off before its end.
+    source_incomplete => "SOURCE_INCOMPLETE", BAD_REQUEST;
+    /// `epsilon.yaml`, or a `config` in the code, is wrong.
+    manifest_invalid => "MANIFEST_INVALID", UNPROCESSABLE_ENTITY;
+    /// Nothing in the project can be deployed.
+    no_functions => "NO_FUNCTIONS", UNPROCESSABLE_ENTITY;
+    /// The manifest names an export that the code does not have.
+    export_not_found => "EXPORT_NOT_FOUND", UNPROCESSABLE_ENTITY;
+    /// `--only` names a function that the project does not have.
+    function_not_found => "FUNCTION_NOT_FOUND", NOT_FOUND;
+    /// npm did not install the dependencies.
+    dependencies_failed => "DEPENDENCIES_FAILED", UNPROCESSABLE_ENTITY;
+    /// The code threw, exited or hung while it was loaded for a look at its exports.
+    load_failed => "LOAD_FAILED", UNPROCESSABLE_ENTITY;
+    /// The project's own Dockerfile did not build, or its image cannot be had.
+    image_failed => "IMAGE_FAILED", UNPROCESSABLE_ENTITY;
+    /// The runtime's base image is missing and could not be made.
+    runtime_failed => "RUNTIME_FAILED", SERVICE_UNAVAILABLE;
+    /// The container engine did not do what it was asked for.
+    engine_failed => "ENGINE_FAILED", BAD_GATEWAY;
+    /// The registry did not take or give an image.
+    registry_failed => "REGISTRY_FAILED", BAD_GATEWAY;
+    /// The builder's disk is full.
+    disk_full => "DISK_FULL", INSUFFICIENT_STORAGE;
+    /// A bug, or a broken machine. The cause is in the log.
+    internal => "INTERNAL", INTERNAL_SERVER_ERROR;
+}
+
+/// Adds the next step for the one who reads.
+pub trait Hint {
+    /// The same error with this hint.
+    #[must_use]
+    fn hint(self, hint: impl Into<String>) -> Self;
+}
+
+impl Hint for BuildError {
+    fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+}
+
+/// Trouble with the builder's own files: a full disk is told as such, anything else is logged with its
+/// cause. `doing` completes "while …": `writing the source`.
+pub fn file(doing: &str, cause: &io::Error) -> BuildError {
+    if is_disk_full(cause) {
+        return disk_full(format!("the builder's disk is full (while {doing})"))
+            .hint("the operator has to free space under the builder's data folder");
+    }
+    broken(doing, cause)
+}
+
+/// A failure that is nobody's input: logged with its causes, told without them.
+pub fn broken(doing: &str, cause: &(dyn Error + 'static)) -> BuildError {
+    tracing::error!(doing, error = %Chain(cause), "A build failed inside the builder.");
+    internal(format!("the builder failed while {doing}")).hint("the builder's log says why")
+}
+
+/// Whether a disk or a quota had no room; also found under other errors.
+pub fn is_disk_full(cause: &io::Error) -> bool {
+    let full = |kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    let mut next: Option<&(dyn Error + 'static)> = Some(cause);
+    while let Some(error) = next {
+        next = match error.downcast_ref::<io::Error>() {
+            Some(io) if full(io.kind()) => return true,
+            // `source()` of an io error skips the error that it wraps.
+            Some(io) if io.get_ref().is_some() => io.get_ref().map(|inner| inner as _),
+            _ => error.source(),
+        };
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_as_such_also_below_other_errors() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        assert_eq!(file("writing", &full()).code, "DISK_FULL");
+        assert_eq!(file("writing", &io::Error::other(full())).code, "DISK_FULL");
+        assert_eq!(file("writing", &io::Error::other("x")).code, "INTERNAL");
+    }
+
+    #[test]
+    fn the_developer_never_sees_the_machine() {
+        let err = file("writing the source", &io::Error::other("/var/lib/epsilon/x"));
+        assert_eq!(err.to_string(), "the builder failed while writing the source");
+    }
+}
