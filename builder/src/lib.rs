@@ -9,3 +9,7 @@
 //! | [`error`] | why a build ended without images |
 
 pub mod error;
+pub mod inspection;
+pub mod manifest;
+pub mod plan;
+pub mod source;
