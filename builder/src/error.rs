@@ -85,17 +85,29 @@ pub fn broken(doing: &str, cause: &(dyn Error + 'static)) -> BuildError {
 
 /// Whether a disk or a quota had no room; also found under other errors.
 pub fn is_disk_full(cause: &io::Error) -> bool {
-    let full = |kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-    let mut next: Option<&(dyn Error + 'static)> = Some(cause);
+    find(cause, |io: &io::Error| {
+        matches!(io.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    })
+    .is_some()
+}
+
+/// The first error of this type, in a chain of causes, that fits.
+pub fn find<'a, E: Error + 'static>(
+    cause: &'a (dyn Error + 'static),
+    fits: impl Fn(&E) -> bool,
+) -> Option<&'a E> {
+    let mut next = Some(cause);
     while let Some(error) = next {
-        next = match error.downcast_ref::<io::Error>() {
-            Some(io) if full(io.kind()) => return true,
+        if let Some(found) = error.downcast_ref::<E>().filter(|found| fits(found)) {
+            return Some(found);
+        }
+        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
             // `source()` of an io error skips the error that it wraps.
-            Some(io) if io.get_ref().is_some() => io.get_ref().map(|inner| inner as _),
-            _ => error.source(),
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
         };
     }
-    false
+    None
 }
 
 #[cfg(test)]

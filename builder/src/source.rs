@@ -8,16 +8,28 @@
 //! file, or is over a limit is refused with its path. What is kept is normalised: only content, path and
 //! the executable bit survive. The code in it is data here; nothing of it is run or parsed.
 
+mod archive;
 mod digest;
+mod folder;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod upload;
 
 pub use digest::{ContentDigest, Hasher};
 
 use crate::error;
+use archive::{Member, MemberKind, Unpacked};
 use epsilon_api::{body::CallBody, build::BuildError, units::Bytes};
+use folder::Folder;
 use std::{
+    io::Read,
     path::{Path, PathBuf},
     time::Duration,
 };
+use tokio::task;
+use tree::{Place, Tree, shown};
+use upload::Upload;
 
 /// What an archive may be at most. All are the operator's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +79,8 @@ pub struct Source {
     pub digest: ContentDigest,
     /// What the developer should know, one line each: "`node_modules` is left out: …".
     pub notes: Vec<String>,
+    /// Removes the folder.
+    _folder: Folder,
 }
 
 /// One file or link of a source.
@@ -107,8 +121,133 @@ pub async fn receive(
     limits: &SourceLimits,
     work_dir: &Path,
 ) -> Result<Source, BuildError> {
-    let _ = (body, limits, work_dir);
-    Err(error::source_refused("being written"))
+    let (pieces, upload) = upload::channel();
+    let (own_limits, work_dir) = (limits.clone(), work_dir.to_owned());
+    let unpacking = task::spawn_blocking(move || unpack(upload, &own_limits, &work_dir));
+    let fed = upload::feed(body, pieces, limits).await;
+    let unpacked = unpacking.await;
+    fed?;
+    unpacked.map_err(|cause| error::broken("unpacking the source", &cause))?
+}
+
+fn unpack(upload: Upload, limits: &SourceLimits, work_dir: &Path) -> Result<Source, BuildError> {
+    let folder = Folder::make(work_dir)?;
+    let mut unpacking =
+        Unpacking { folder, limits, tree: Tree::new(limits), files: Vec::new(), linked: 0 };
+    archive::read(Unpacked::new(upload, limits), |member, content| {
+        unpacking.take(member, content)
+    })?;
+    unpacking.finish()
+}
+
+/// A source in the making.
+struct Unpacking<'a> {
+    folder: Folder,
+    limits: &'a SourceLimits,
+    tree: Tree<'a>,
+    files: Vec<SourceFile>,
+    /// Bytes of files that came as hard links: small in the archive, large on disk.
+    linked: u64,
+}
+
+impl Unpacking<'_> {
+    fn take(&mut self, member: Member, content: &mut dyn Read) -> Result<(), BuildError> {
+        let Some(path) = self.tree.path(&member.path)? else { return Ok(()) };
+        match member.kind {
+            MemberKind::Folder => self.put(&path, Place::Folder),
+            MemberKind::File => self.file(path, member.bytes, member.executable, content),
+            MemberKind::Symlink(target) => {
+                let target = self.tree.target(&path, &target)?;
+                self.put(&path, Place::Symlink(target.clone()))?;
+                let sha256 = ContentDigest::of(target.as_bytes());
+                let bytes = target.len() as u64;
+                let kind = FileKind::Symlink { target };
+                self.files.push(SourceFile { path, bytes, sha256, executable: false, kind });
+                Ok(())
+            }
+            MemberKind::HardLink(target) => self.hard_link(path, &target),
+            MemberKind::Other(what) => Err(error::source_refused(format!(
+                "`{path}` is {what}; only files, folders and links are taken"
+            ))),
+        }
+    }
+
+    fn put(&mut self, path: &str, place: Place) -> Result<(), BuildError> {
+        self.tree.put(path, place)?.iter().try_for_each(|folder| self.folder.folder(folder))
+    }
+
+    fn file(
+        &mut self,
+        path: String,
+        bytes: u64,
+        executable: bool,
+        content: &mut dyn Read,
+    ) -> Result<(), BuildError> {
+        if bytes > self.limits.file.get() {
+            let (size, limit) = (Bytes(bytes), self.limits.file);
+            let text = format!("`{path}` has {size}; one file may have {limit}");
+            return Err(error::source_too_large(text));
+        }
+        self.put(&path, Place::File)?;
+        let (written, sha256) = self.folder.file(&path, executable, content)?;
+        if written != bytes {
+            return Err(error::source_incomplete(format!("the archive ends inside `{path}`")));
+        }
+        self.files.push(SourceFile { path, bytes, sha256, executable, kind: FileKind::File });
+        Ok(())
+    }
+
+    /// A second name for an earlier file becomes a file of its own, and counts as one.
+    fn hard_link(&mut self, path: String, target: &[u8]) -> Result<(), BuildError> {
+        let original = self.tree.path(target)?.filter(|to| self.tree.get(to) == Some(&Place::File));
+        let original = original.and_then(|to| self.files.iter().find(|file| file.path == to));
+        let Some(original) = original.cloned() else {
+            let text = format!(
+                "`{path}` is a hard link to `{}`, no earlier file of the archive",
+                shown(target)
+            );
+            return Err(error::source_refused(text));
+        };
+        self.linked += original.bytes;
+        if self.linked > self.limits.unpacked.get() {
+            let text = format!("the archive unpacks to more than {}", self.limits.unpacked);
+            return Err(error::source_too_large(text));
+        }
+        let mut content = self.folder.open(&original.path)?;
+        self.file(path, original.bytes, original.executable, &mut content)
+    }
+
+    fn finish(mut self) -> Result<Source, BuildError> {
+        self.tree.check_links()?;
+        // Links come last: while files are written there is none on disk that a path could lead through.
+        for file in &self.files {
+            if let FileKind::Symlink { target } = &file.kind {
+                self.folder.symlink(&file.path, target)?;
+            }
+        }
+        self.files.sort_by(|a, b| a.path.cmp(&b.path));
+        let digest = self.files.iter().fold(Hasher::default(), |all, file| file.digest_into(all));
+        Ok(Source {
+            root: self.folder.path().to_owned(),
+            files: self.files,
+            digest: digest.finish(),
+            notes: self.tree.notes(),
+            _folder: self.folder,
+        })
+    }
+}
+
+impl SourceFile {
+    /// Adds path, kind, executable bit and content to a digest.
+    pub fn digest_into(&self, hasher: Hasher) -> Hasher {
+        let kind = match (&self.kind, self.executable) {
+            (FileKind::File, false) => "file",
+            (FileKind::File, true) => "executable",
+            (FileKind::Symlink { .. }, _) => "link",
+        };
+        let content = self.sha256.to_string();
+        hasher.part(self.path.as_bytes()).part(kind.as_bytes()).part(content.as_bytes())
+    }
 }
 
 impl Source {

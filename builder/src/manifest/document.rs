@@ -1,0 +1,145 @@
+//! The text of a manifest and where things are in it: parse once, and point at the line when something
+//! turns out to be wrong later.
+
+use super::{section::Problem, tree::{self, Node}};
+use crate::error;
+use epsilon_api::{build::BuildError, units::Bytes};
+use serde::{
+    Deserializer,
+    de::{DeserializeSeed, Error, IgnoredAny, MapAccess, Visitor},
+};
+use std::fmt;
+
+/// Largest manifest. The parser's time grows with the square of the nesting (0.3 s for 100 KB of `[`), and a
+/// project of 200 functions needs some 40 KB.
+const MAX_BYTES: Bytes = Bytes(256 << 10);
+
+/// A file of settings.
+#[derive(Debug)]
+pub(super) struct Document {
+    name: String,
+    text: String,
+}
+
+impl Document {
+    /// Checks size and encoding.
+    pub(super) fn new(name: &str, bytes: Vec<u8>) -> Result<Self, BuildError> {
+        if bytes.len() as u64 > MAX_BYTES.get() {
+            return Err(error::manifest_invalid(format!("{name} is larger than {MAX_BYTES}")));
+        }
+        let text = String::from_utf8(bytes)
+            .map_err(|_| error::manifest_invalid(format!("{name} is not UTF-8 text")))?;
+        Ok(Self { name: name.to_owned(), text })
+    }
+
+    /// Largest size that [`Self::new`] takes.
+    pub(super) fn max_bytes() -> u64 {
+        MAX_BYTES.get()
+    }
+
+    /// The tree of its values.
+    pub(super) fn parse(&self) -> Result<Node, BuildError> {
+        tree::from_yaml(&self.text).map_err(|cause| {
+            let place = cause.location().map(|at| (at.line(), at.column()));
+            self.error(place, &message(&cause))
+        })
+    }
+
+    /// An error that points at the place of the problem.
+    pub(super) fn problem(&self, problem: &Problem) -> BuildError {
+        let message = match problem.path.as_slice() {
+            [] => problem.message.clone(),
+            path => format!("`{}` {}", path.join("."), problem.message),
+        };
+        self.error(self.place_of(&problem.path), &message)
+    }
+
+    fn error(&self, place: Option<(usize, usize)>, message: &str) -> BuildError {
+        let name = &self.name;
+        error::manifest_invalid(match place {
+            Some((line, column)) => format!("{name}:{line}:{column}: {message}"),
+            None => format!("{name}: {message}"),
+        })
+    }
+
+    /// Line and column of the innermost key of a path that is there.
+    fn place_of(&self, path: &[String]) -> Option<(usize, usize)> {
+        // The parser tells places only in its errors: so walk there again, and fail on purpose.
+        (1..=path.len()).rev().find_map(|length| {
+            let walk = Walk { path: path.get(..length)? };
+            let cause = walk.deserialize(serde_yaml::Deserializer::from_str(&self.text)).err()?;
+            let at = cause.location().filter(|_| cause.to_string().contains(HERE))?;
+            Some((at.line(), at.column()))
+        })
+    }
+}
+
+/// The parser's text without its place at the end, which is told in front.
+fn message(cause: &serde_yaml::Error) -> String {
+    let text = cause.to_string();
+    let Some(at) = cause.location() else { return text };
+    let tail = format!(" at line {} column {}", at.line(), at.column());
+    text.replacen(&tail, "", 1)
+}
+
+/// The text of the error that ends a walk. No document can make the parser say it at another place.
+const HERE: &str = "\u{0}here";
+
+/// Fails at the place of the last key of a path.
+#[derive(Clone, Copy)]
+struct Walk<'a> {
+    path: &'a [String],
+}
+
+impl<'de> DeserializeSeed<'de> for Walk<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Walk<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(on_path) = map.next_key_seed(Key(self.path))? {
+            match self.path.get(1..) {
+                Some(rest) if on_path => map.next_value_seed(Walk { path: rest })?,
+                _ => map.next_value::<IgnoredAny>().map(drop)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Says whether a key is the first one of a path, and fails if it is also the last one.
+struct Key<'a>(&'a [String]);
+
+impl<'de> DeserializeSeed<'de> for Key<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<bool, D::Error> {
+        from.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Key<'_> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E: Error>(self, key: &str) -> Result<bool, E> {
+        match self.0 {
+            [last] if last == key => Err(E::custom(HERE)),
+            [first, ..] => Ok(first == key),
+            [] => Ok(false),
+        }
+    }
+}
