@@ -1,1 +1,40 @@
-//! Placeholder.
+//! Durable state of a gateway behind one trait, [`Store`]: functions, their versions, deployments,
+//! hashed keys, VMs that drain.
+//!
+//! Nothing on the path of a call reads it: the gateway keeps the active versions in memory and asks
+//! the store only when something changes. What a method answered with `Ok` is on disk.
+//!
+//! ```text
+//! begin_deployment ─▶ prepare (numbers taken, nothing serves) ─▶ activate (all functions in one step)
+//!                        └──────────────── fail_deployment ◀────────┘ when anything goes wrong
+//! ```
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `store` | the trait and its words |
+//! | `error` | why an operation did nothing |
+//! | `sqlite` | the back end for one gateway; its SQL runs on PostgreSQL as it stands |
+
+mod error;
+mod sqlite;
+mod store;
+
+pub use error::StoreError;
+pub use store::{Deployed, Deployment, Key, KeyRole, Page, Paged, Prepared, Store, StoredVersion};
+
+use std::{path::Path, sync::Arc};
+
+/// Opens the store at a path or URL (`sqlite:PATH`), makes it when there is none, and brings its schema up to date.
+///
+/// # Errors
+/// When the file cannot be opened or holds something else, or when no back end knows the URL.
+pub async fn open(url_or_path: &str) -> Result<Arc<dyn Store>, StoreError> {
+    let path = match url_or_path.split_once(':') {
+        Some(("sqlite", rest)) => rest.strip_prefix("//").unwrap_or(rest),
+        Some((scheme, _)) if url_or_path[scheme.len()..].starts_with("://") => {
+            return Err(StoreError::UnknownScheme(scheme.to_owned()));
+        }
+        _ => url_or_path,
+    };
+    Ok(Arc::new(sqlite::Sqlite::open(Path::new(path)).await?))
+}

@@ -1,0 +1,80 @@
+//! Why an operation of the store did nothing. The first group is the asker's to solve, the second the
+//! operator's. Nothing here is sent to a caller of a function.
+
+use epsilon_api::ids::{DeploymentId, FunctionName, ProjectName, VersionNumber};
+use std::path::PathBuf;
+
+/// Why an operation did nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No such function, or it was deleted.
+    #[error("no function is named `{0}`")]
+    FunctionNotFound(FunctionName),
+    /// The function never had this version, or the version never served.
+    #[error("`{function}` has no version {number}")]
+    VersionNotFound {
+        /// The function.
+        function: FunctionName,
+        /// What was asked for.
+        number: VersionNumber,
+    },
+    /// The active version is the oldest one.
+    #[error("`{function}` has no version older than the active one")]
+    NothingOlder {
+        /// The function.
+        function: FunctionName,
+    },
+    /// No such deployment.
+    #[error("no deployment has the id `{0}`")]
+    DeploymentNotFound(DeploymentId),
+    /// The deployment is done or failed already.
+    #[error("deployment `{0}` is over")]
+    DeploymentOver(DeploymentId),
+    /// Another project has a function of this name.
+    #[error("function `{function}` belongs to project `{owner}`")]
+    OwnedByOther {
+        /// The function.
+        function: FunctionName,
+        /// Whose it is.
+        owner: ProjectName,
+    },
+    /// A deployment that came in later serves already; going on would turn time back.
+    #[error("deployment `{by}` came in later and `{function}` serves what it made")]
+    Superseded {
+        /// The function.
+        function: FunctionName,
+        /// The later deployment.
+        by: DeploymentId,
+    },
+    /// The function was deleted while its deployment was at work.
+    #[error("`{0}` was deleted while it was deployed")]
+    DeletedMeanwhile(FunctionName),
+    /// The list did not hand out this cursor.
+    #[error("`{0}` is not a cursor of this list")]
+    BadCursor(String),
+
+    /// No back end for this kind of URL.
+    #[error("there is no store for `{0}:` addresses; a path or `sqlite:PATH` works")]
+    UnknownScheme(String),
+    /// The file cannot be made or opened, or its schema is of a later release.
+    #[error("the store at `{}` cannot be opened", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The data base refused: disk full, file gone, locked by another process for too long.
+    #[error("the store failed")]
+    Database(#[from] sqlx::Error),
+    /// A row holds what no release wrote.
+    #[error("the store holds a {what} that cannot be read")]
+    Corrupt {
+        /// Which column.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}

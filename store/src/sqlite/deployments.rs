@@ -1,0 +1,265 @@
+//! Deployments: begun, prepared, then activated or failed.
+
+use super::{Tx, rows};
+use crate::{Deployed, Deployment, Page, Paged, Prepared, StoreError};
+use epsilon_api::{
+    admin::DeploymentState,
+    build::{Built, BuiltFunction},
+    error::ErrorBody,
+    function::Version,
+    ids::{DeploymentId, FunctionName, ProjectName},
+};
+use jiff::Timestamp;
+use sqlx::{Sqlite, SqliteExecutor};
+
+pub(super) async fn begin(
+    on: impl SqliteExecutor<'_>,
+    id: &DeploymentId,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO deployments (id, state, created_at, plan) VALUES ($1, 'running', $2, '[]')",
+    )
+    .bind(id.as_str())
+    .bind(rows::time(now))
+    .execute(on)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn prepare(
+    tx: &mut Tx,
+    id: &DeploymentId,
+    built: &Built,
+    now: Timestamp,
+) -> Result<Vec<Prepared>, StoreError> {
+    running(tx, id).await?;
+    let mut prepared = Vec::with_capacity(built.functions.len());
+    for function in &built.functions {
+        check_owner(tx, &function.name, &built.project).await?;
+        prepared.push(prepare_one(tx, id, &built.project, function, now).await?);
+    }
+    let plan: Vec<Deployed> = prepared
+        .iter()
+        .map(|one| Deployed {
+            name: one.version.function.clone(),
+            version: one.version.number,
+            changed: one.changed,
+        })
+        .collect();
+    sqlx::query("UPDATE deployments SET project = $2, plan = $3 WHERE id = $1")
+        .bind(id.as_str())
+        .bind(built.project.as_str())
+        .bind(rows::plan_text(&plan)?)
+        .execute(&mut **tx)
+        .await?;
+    Ok(prepared)
+}
+
+async fn prepare_one(
+    tx: &mut Tx,
+    id: &DeploymentId,
+    project: &ProjectName,
+    function: &BuiltFunction,
+    now: Timestamp,
+) -> Result<Prepared, StoreError> {
+    if let Some(active) = super::functions::active(&mut **tx, &function.name).await?
+        && active.image.digest == function.image.digest
+        && active.spec == function.spec
+    {
+        return Ok(Prepared { version: active, changed: false });
+    }
+    let number: i64 = sqlx::query_scalar(
+        "INSERT INTO functions (name, last_number) VALUES ($1, 1) \
+         ON CONFLICT (name) DO UPDATE SET last_number = functions.last_number + 1 \
+         RETURNING last_number",
+    )
+    .bind(function.name.as_str())
+    .fetch_one(&mut **tx)
+    .await?;
+    let version = Version {
+        function: function.name.clone(),
+        number: rows::number(number)?,
+        project: project.clone(),
+        deployment: id.clone(),
+        image: function.image.clone(),
+        spec: function.spec.clone(),
+        created_at: now,
+    };
+    sqlx::query(
+        "INSERT INTO versions \
+         (function, number, project, deployment, image, digest, spec, created_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+    )
+    .bind(version.function.as_str())
+    .bind(number)
+    .bind(version.project.as_str())
+    .bind(id.as_str())
+    .bind(&version.image.reference)
+    .bind(&version.image.digest)
+    .bind(rows::json("function's settings", &version.spec)?)
+    .bind(rows::time(now))
+    .execute(&mut **tx)
+    .await?;
+    Ok(Prepared { version, changed: true })
+}
+
+pub(super) async fn activate(
+    tx: &mut Tx,
+    id: &DeploymentId,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let (seq, plan) = running(tx, id).await?;
+    for Deployed { name, version, changed } in rows::plan(&plan)? {
+        if changed {
+            check_not_superseded(tx, seq, &name).await?;
+        }
+        let project: Option<String> = sqlx::query_scalar(
+            "UPDATE versions SET activated_at = COALESCE(activated_at, $3) \
+             WHERE function = $1 AND number = $2 RETURNING project",
+        )
+        .bind(name.as_str())
+        .bind(i64::from(version.get()))
+        .bind(rows::time(now))
+        .fetch_optional(&mut **tx)
+        .await?;
+        let Some(project) = project else { return Err(StoreError::DeletedMeanwhile(name)) };
+        check_owner(tx, &name, &rows::parse("project name", &project)?).await?;
+        sqlx::query("UPDATE functions SET project = $2, active_number = $3 WHERE name = $1")
+            .bind(name.as_str())
+            .bind(project)
+            .bind(i64::from(version.get()))
+            .execute(&mut **tx)
+            .await?;
+    }
+    end(tx, id, DeploymentState::Done, None, now).await
+}
+
+pub(super) async fn fail(
+    tx: &mut Tx,
+    id: &DeploymentId,
+    error: &ErrorBody,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    running(tx, id).await?;
+    sqlx::query("DELETE FROM versions WHERE deployment = $1 AND activated_at IS NULL")
+        .bind(id.as_str())
+        .execute(&mut **tx)
+        .await?;
+    end(tx, id, DeploymentState::Failed, Some(error), now).await
+}
+
+async fn end(
+    tx: &mut Tx,
+    id: &DeploymentId,
+    state: DeploymentState,
+    error: Option<&ErrorBody>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE deployments SET state = $2, error = $3, ended_at = $4 WHERE id = $1")
+        .bind(id.as_str())
+        .bind(state.to_string())
+        .bind(error.map(|error| rows::json("deployment's error", error)).transpose()?)
+        .bind(rows::time(now))
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Order and plan of a deployment that is at work.
+async fn running(tx: &mut Tx, id: &DeploymentId) -> Result<(i64, String), StoreError> {
+    let row: Option<(i64, String, String)> =
+        sqlx::query_as("SELECT seq, state, plan FROM deployments WHERE id = $1")
+            .bind(id.as_str())
+            .fetch_optional(&mut **tx)
+            .await?;
+    match row {
+        None => Err(StoreError::DeploymentNotFound(id.clone())),
+        Some((seq, state, plan)) if state == "running" => Ok((seq, plan)),
+        Some(_) => Err(StoreError::DeploymentOver(id.clone())),
+    }
+}
+
+async fn check_owner(
+    tx: &mut Tx,
+    function: &FunctionName,
+    project: &ProjectName,
+) -> Result<(), StoreError> {
+    let owner: Option<Option<String>> =
+        sqlx::query_scalar("SELECT project FROM functions WHERE name = $1")
+            .bind(function.as_str())
+            .fetch_optional(&mut **tx)
+            .await?;
+    match owner.flatten() {
+        Some(owner) if owner != project.as_str() => Err(StoreError::OwnedByOther {
+            function: function.clone(),
+            owner: rows::parse("project name", &owner)?,
+        }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+async fn check_not_superseded(
+    tx: &mut Tx,
+    seq: i64,
+    function: &FunctionName,
+) -> Result<(), StoreError> {
+    let later: Option<String> = sqlx::query_scalar(
+        "SELECT deployments.id FROM functions \
+         JOIN versions ON versions.function = functions.name \
+          AND versions.number = functions.active_number \
+         JOIN deployments ON deployments.id = versions.deployment \
+         WHERE functions.name = $1 AND deployments.seq > $2",
+    )
+    .bind(function.as_str())
+    .bind(seq)
+    .fetch_optional(&mut **tx)
+    .await?;
+    match later {
+        Some(by) => Err(StoreError::Superseded {
+            function: function.clone(),
+            by: rows::parse("deployment id", &by)?,
+        }),
+        None => Ok(()),
+    }
+}
+
+pub(super) async fn unfinished(
+    on: impl SqliteExecutor<'_>,
+) -> Result<Vec<DeploymentId>, StoreError> {
+    let ids: Vec<String> =
+        sqlx::query_scalar("SELECT id FROM deployments WHERE state = 'running' ORDER BY seq")
+            .fetch_all(on)
+            .await?;
+    ids.iter().map(|id| rows::parse("deployment id", id)).collect()
+}
+
+pub(super) async fn get(
+    on: impl SqliteExecutor<'_>,
+    id: &DeploymentId,
+) -> Result<Deployment, StoreError> {
+    let row = sqlx::query_as::<Sqlite, rows::DeploymentRow>(
+        "SELECT seq, id, project, state, created_at, ended_at, error, plan \
+         FROM deployments WHERE id = $1",
+    )
+    .bind(id.as_str())
+    .fetch_optional(on)
+    .await?;
+    rows::deployment(row.ok_or_else(|| StoreError::DeploymentNotFound(id.clone()))?)
+}
+
+pub(super) async fn list(
+    on: impl SqliteExecutor<'_>,
+    page: &Page,
+) -> Result<Paged<Deployment>, StoreError> {
+    let before = page.number_or(i64::MAX)?;
+    let found: Vec<rows::DeploymentRow> = sqlx::query_as(
+        "SELECT seq, id, project, state, created_at, ended_at, error, plan \
+         FROM deployments WHERE seq < $1 ORDER BY seq DESC LIMIT $2",
+    )
+    .bind(before)
+    .bind(page.one_more())
+    .fetch_all(on)
+    .await?;
+    page.cut(found, |row| row.0.to_string()).try_map(rows::deployment)
+}

@@ -1,0 +1,135 @@
+//! Functions and their versions: which one serves, which ones did.
+
+use super::{Tx, rows};
+use crate::{Page, Paged, StoreError, StoredVersion};
+use epsilon_api::{
+    function::Version,
+    ids::{FunctionName, VersionNumber},
+};
+use sqlx::{Sqlite, SqliteExecutor};
+
+/// Active versions; the tail of the statement picks which.
+macro_rules! select_active {
+    ($tail:literal) => {
+        concat!(
+            "SELECT v.function, v.number, v.project, v.deployment, v.image, v.digest, v.spec, \
+             v.created_at FROM functions f \
+             JOIN versions v ON v.function = f.name AND v.number = f.active_number ",
+            $tail
+        )
+    };
+}
+
+pub(super) async fn snapshot(on: impl SqliteExecutor<'_>) -> Result<Vec<Version>, StoreError> {
+    let found: Vec<rows::VersionRow> =
+        sqlx::query_as(select_active!("ORDER BY f.name")).fetch_all(on).await?;
+    found.into_iter().map(rows::version).collect()
+}
+
+/// The active version, if there is one.
+pub(super) async fn active(
+    on: impl SqliteExecutor<'_>,
+    name: &FunctionName,
+) -> Result<Option<Version>, StoreError> {
+    sqlx::query_as::<Sqlite, rows::VersionRow>(select_active!("WHERE f.name = $1"))
+        .bind(name.as_str())
+        .fetch_optional(on)
+        .await?
+        .map(rows::version)
+        .transpose()
+}
+
+async fn require_active(tx: &mut Tx, name: &FunctionName) -> Result<Version, StoreError> {
+    active(&mut **tx, name).await?.ok_or_else(|| StoreError::FunctionNotFound(name.clone()))
+}
+
+pub(super) async fn list(
+    on: impl SqliteExecutor<'_>,
+    page: &Page,
+) -> Result<Paged<Version>, StoreError> {
+    let found: Vec<rows::VersionRow> =
+        sqlx::query_as(select_active!("WHERE f.name > $1 ORDER BY f.name LIMIT $2"))
+            .bind(page.cursor.as_deref().unwrap_or_default())
+            .bind(page.one_more())
+            .fetch_all(on)
+            .await?;
+    page.cut(found, |row| row.0.clone()).try_map(rows::version)
+}
+
+pub(super) async fn versions(
+    tx: &mut Tx,
+    name: &FunctionName,
+    page: &Page,
+) -> Result<Paged<StoredVersion>, StoreError> {
+    let active = require_active(tx, name).await?.number;
+    let before = page.number_or(i64::MAX)?;
+    let found: Vec<rows::VersionRow> = sqlx::query_as(
+        "SELECT function, number, project, deployment, image, digest, spec, created_at \
+         FROM versions WHERE function = $1 AND activated_at IS NOT NULL AND number < $2 \
+         ORDER BY number DESC LIMIT $3",
+    )
+    .bind(name.as_str())
+    .bind(before)
+    .bind(page.one_more())
+    .fetch_all(&mut **tx)
+    .await?;
+    page.cut(found, |row| row.1.to_string()).try_map(|row| {
+        let version = rows::version(row)?;
+        Ok(StoredVersion { active: version.number == active, version })
+    })
+}
+
+pub(super) async fn rollback(
+    tx: &mut Tx,
+    name: &FunctionName,
+    to: Option<VersionNumber>,
+) -> Result<Version, StoreError> {
+    let from = require_active(tx, name).await?.number;
+    let target: Option<i64> = match to {
+        Some(number) => {
+            sqlx::query_scalar(
+                "SELECT number FROM versions \
+                 WHERE function = $1 AND activated_at IS NOT NULL AND number = $2",
+            )
+            .bind(name.as_str())
+            .bind(i64::from(number.get()))
+            .fetch_optional(&mut **tx)
+            .await?
+        }
+        None => {
+            sqlx::query_scalar(
+                "SELECT number FROM versions \
+                 WHERE function = $1 AND activated_at IS NOT NULL AND number < $2 \
+                 ORDER BY number DESC LIMIT 1",
+            )
+            .bind(name.as_str())
+            .bind(i64::from(from.get()))
+            .fetch_optional(&mut **tx)
+            .await?
+        }
+    };
+    let target = target.ok_or_else(|| match to {
+        Some(number) => StoreError::VersionNotFound { function: name.clone(), number },
+        None => StoreError::NothingOlder { function: name.clone() },
+    })?;
+    sqlx::query("UPDATE functions SET active_number = $2 WHERE name = $1")
+        .bind(name.as_str())
+        .bind(target)
+        .execute(&mut **tx)
+        .await?;
+    require_active(tx, name).await
+}
+
+pub(super) async fn delete(tx: &mut Tx, name: &FunctionName) -> Result<Version, StoreError> {
+    let active = require_active(tx, name).await?;
+    // The row of the function stays: it remembers which numbers were used.
+    sqlx::query("UPDATE functions SET project = NULL, active_number = NULL WHERE name = $1")
+        .bind(name.as_str())
+        .execute(&mut **tx)
+        .await?;
+    sqlx::query("DELETE FROM versions WHERE function = $1")
+        .bind(name.as_str())
+        .execute(&mut **tx)
+        .await?;
+    Ok(active)
+}

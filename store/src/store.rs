@@ -1,0 +1,213 @@
+//! The trait that every back end implements, and the words of its questions and answers. No SQL here.
+//! Time is passed in: the store has no clock.
+
+use crate::StoreError;
+use async_trait::async_trait;
+use epsilon_api::{
+    admin::DeploymentState,
+    build::Built,
+    error::ErrorBody,
+    function::Version,
+    ids::{DeploymentId, FunctionName, ProjectName, VersionNumber, VmId},
+};
+use jiff::Timestamp;
+use std::fmt;
+
+/// One push of a project, as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deployment {
+    /// Its id.
+    pub id: DeploymentId,
+    /// The project, once the build told its name.
+    pub project: Option<ProjectName>,
+    /// How it stands.
+    pub state: DeploymentState,
+    /// When it came in.
+    pub created_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// Why it failed.
+    pub error: Option<ErrorBody>,
+    /// What it made or left as it was; empty unless it is done.
+    pub functions: Vec<Deployed>,
+}
+
+/// One function in a deployment's result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deployed {
+    /// Its name.
+    pub name: FunctionName,
+    /// The version that serves.
+    pub version: VersionNumber,
+    /// Whether the deployment made that version.
+    pub changed: bool,
+}
+
+/// What activation will do to one function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// A new version that does not serve yet, or the active one when nothing changed.
+    pub version: Version,
+    /// Whether it is new.
+    pub changed: bool,
+}
+
+/// A version that serves or served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredVersion {
+    /// The version.
+    pub version: Version,
+    /// Whether it serves now.
+    pub active: bool,
+}
+
+/// Which part of a list is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The `next` of the part before; `None` for the first.
+    pub cursor: Option<String>,
+    /// At most so many items.
+    pub limit: u32,
+}
+
+/// A part of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paged<T> {
+    /// The items.
+    pub items: Vec<T>,
+    /// Where the list goes on, if it does.
+    pub next: Option<String>,
+}
+
+impl Page {
+    /// How many rows to ask for: one more than wanted tells whether the list goes on.
+    pub(crate) fn one_more(&self) -> i64 {
+        i64::from(self.limit) + 1
+    }
+
+    /// The cursor of a list that is ordered by a number.
+    pub(crate) fn number_or(&self, first: i64) -> Result<i64, StoreError> {
+        match &self.cursor {
+            Some(text) => text.parse().map_err(|_| StoreError::BadCursor(text.clone())),
+            None => Ok(first),
+        }
+    }
+
+    /// Drops the row too many; the cursor is the key of the last row that stays.
+    pub(crate) fn cut<T>(&self, mut rows: Vec<T>, key: impl Fn(&T) -> String) -> Paged<T> {
+        let more = rows.len() > self.limit as usize;
+        rows.truncate(self.limit as usize);
+        let next = rows.last().filter(|_| more).map(key);
+        Paged { items: rows, next }
+    }
+}
+
+impl<T> Paged<T> {
+    /// The same part with each item turned into another.
+    pub fn map<U>(self, turn: impl FnMut(T) -> U) -> Paged<U> {
+        Paged { items: self.items.into_iter().map(turn).collect(), next: self.next }
+    }
+
+    pub(crate) fn try_map<U>(
+        self,
+        turn: impl FnMut(T) -> Result<U, StoreError>,
+    ) -> Result<Paged<U>, StoreError> {
+        let items = self.items.into_iter().map(turn).collect::<Result<_, _>>()?;
+        Ok(Paged { items, next: self.next })
+    }
+}
+
+/// What a key opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KeyRole {
+    /// The control API.
+    Admin,
+    /// Joining the fleet.
+    Fleet,
+}
+
+/// A key without its secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// The part of the key that finds it; not secret.
+    pub id: String,
+    /// What it opens.
+    pub role: KeyRole,
+    /// SHA-256 of the secret, in hexadecimal.
+    pub hash: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// Durable state. Each method is one transaction: it happens as a whole or not at all, and `Ok` means
+/// that it is on disk. Dropping a future before `Ok` leaves the one or the other.
+#[async_trait]
+pub trait Store: Send + Sync + fmt::Debug {
+    /// Notes that a deployment came in.
+    async fn begin_deployment(&self, id: &DeploymentId, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Takes a number for each function whose image or settings differ from its active version. Nothing
+    /// serves yet. A number that was taken is never used again, whatever becomes of the deployment.
+    async fn prepare(
+        &self,
+        id: &DeploymentId,
+        built: &Built,
+        now: Timestamp,
+    ) -> Result<Vec<Prepared>, StoreError>;
+
+    /// Makes everything that was prepared serve, in one step.
+    async fn activate(&self, id: &DeploymentId, now: Timestamp) -> Result<Deployment, StoreError>;
+
+    /// Ends a deployment without effect; forgets what was prepared.
+    async fn fail_deployment(
+        &self,
+        id: &DeploymentId,
+        error: &ErrorBody,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// Fails every deployment that is still at work. For the start of a gateway: none of them has
+    /// anybody who works on it. Answers how many there were.
+    async fn fail_unfinished(&self, error: &ErrorBody, now: Timestamp) -> Result<u64, StoreError>;
+
+    /// One deployment.
+    async fn deployment(&self, id: &DeploymentId) -> Result<Deployment, StoreError>;
+
+    /// Deployments, newest first.
+    async fn deployments(&self, page: &Page) -> Result<Paged<Deployment>, StoreError>;
+
+    /// All active versions: what the routing table is made of.
+    async fn snapshot(&self) -> Result<Vec<Version>, StoreError>;
+
+    /// Active versions by name.
+    async fn functions(&self, page: &Page) -> Result<Paged<Version>, StoreError>;
+
+    /// Versions of one function that serve or served, newest first.
+    async fn versions(
+        &self,
+        name: &FunctionName,
+        page: &Page,
+    ) -> Result<Paged<StoredVersion>, StoreError>;
+
+    /// Makes another version serve: the given one, else the newest that is older than the active one.
+    async fn rollback(
+        &self,
+        name: &FunctionName,
+        to: Option<VersionNumber>,
+    ) -> Result<Version, StoreError>;
+
+    /// Removes a function with its versions and frees its name for any project. Answers what served.
+    async fn delete_function(&self, name: &FunctionName) -> Result<Version, StoreError>;
+
+    /// Adds a key in place of all others of its role.
+    async fn replace_key(&self, key: &Key) -> Result<(), StoreError>;
+
+    /// The key with this id.
+    async fn key(&self, id: &str) -> Result<Option<Key>, StoreError>;
+
+    /// Notes that a VM drains, or that it does no more.
+    async fn set_draining(&self, vm: &VmId, draining: bool) -> Result<(), StoreError>;
+
+    /// The VMs that drain.
+    async fn draining(&self) -> Result<Vec<VmId>, StoreError>;
+}

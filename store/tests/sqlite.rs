@@ -1,0 +1,85 @@
+//! What only the file has to prove: it is private, it survives a kill, it says what is wrong with it.
+
+use epsilon_api::ids::DeploymentId;
+use epsilon_store::StoreError;
+use jiff::Timestamp;
+use std::{
+    io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+/// Names the file to the child of the kill test.
+const CHILD_FILE: &str = "STORE_TEST_CHILD_FILE";
+/// How many answers the parent waits for before it kills.
+const ANSWERS: usize = 25;
+
+async fn open(path: &Path) -> std::sync::Arc<dyn epsilon_store::Store> {
+    epsilon_store::open(path.to_str().unwrap()).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_file_is_private_and_opens_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("epsilon.db");
+    let id = DeploymentId::random();
+    open(&path).await.begin_deployment(&id, Timestamp::now()).await.unwrap();
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{:?}", entry.path());
+    }
+    assert_eq!(open(&path).await.deployment(&id).await.unwrap().id, id);
+}
+
+#[tokio::test]
+async fn what_is_no_store_is_refused_with_its_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notes.txt");
+    std::fs::write(&path, "this is not a data base, however long it may be".repeat(50)).unwrap();
+    let err = epsilon_store::open(path.to_str().unwrap()).await.unwrap_err();
+    assert!(err.to_string().contains("notes.txt"), "{err}");
+    let err = epsilon_store::open("/nowhere/at/all.db").await.unwrap_err();
+    assert!(matches!(err, StoreError::Open { .. }));
+    let err = epsilon_store::open("mysql://db/x").await.unwrap_err();
+    assert!(matches!(err, StoreError::UnknownScheme(scheme) if scheme == "mysql"));
+}
+
+/// Not a test of its own: [`kill_loses_nothing_that_was_answered`] runs it in a process to be killed.
+#[tokio::test]
+#[ignore = "started by kill_loses_nothing_that_was_answered"]
+async fn child_that_writes_until_it_is_killed() {
+    let Some(path) = std::env::var_os(CHILD_FILE) else { return };
+    let store = open(Path::new(&path)).await;
+    loop {
+        let id = DeploymentId::random();
+        store.begin_deployment(&id, Timestamp::now()).await.unwrap();
+        println!("answered {id}");
+    }
+}
+
+#[tokio::test]
+async fn kill_loses_nothing_that_was_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("epsilon.db");
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child_that_writes_until_it_is_killed", "--ignored", "--nocapture"])
+        .env(CHILD_FILE, &path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let answered: Vec<DeploymentId> = BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok)
+        .filter_map(|line| line.split_once("answered ")?.1.parse().ok())
+        .take(ANSWERS)
+        .collect();
+    child.kill().unwrap(); // SIGKILL
+    child.wait().unwrap();
+    assert_eq!(answered.len(), ANSWERS);
+    let store = open(&path).await;
+    for id in &answered {
+        store.deployment(id).await.unwrap();
+    }
+}
