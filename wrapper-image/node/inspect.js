@@ -1,0 +1,52 @@
+'use strict';
+// Tells the builder what the entries of a project export and which files they reach. Run in a container of
+// the runtime without network: `EPSILON_INSPECT_OUT=FILE node inspect.js ENTRY…` in the project's root.
+//
+// Each entry is loaded in a process of its own, so that one that throws, exits or never ends its loading
+// is one entry's error and says nothing of the others. What the code prints goes through to the log.
+
+const { spawn } = require('node:child_process');
+const fs = require('node:fs');
+const path = require('node:path');
+
+/** Longest load of one entry. Loading is `require`s; what takes longer waits for something it cannot have here. */
+const LOAD_LIMIT_MS = Number(process.env.EPSILON_INSPECT_TIMEOUT_MS ?? 20_000);
+const EXIT_USAGE = 2;
+/** The child's result comes on its own pipe, away from what user code prints. */
+const RESULT_FD = 3;
+
+function inspectEntry(entry) {
+  const child = spawn(process.execPath, [path.join(__dirname, 'lib/inspect/entry.js'), entry], {
+    stdio: ['ignore', 'inherit', 'inherit', 'pipe'],
+  });
+  const failed = (message) => ({ entry, error: { message, stack: '' }, exports: [], files: [entry], dynamic: [] });
+  const chunks = [];
+  let timedOut = false;
+  const timer = setTimeout(() => {
+    timedOut = true;
+    child.kill('SIGKILL');
+  }, LOAD_LIMIT_MS);
+  child.stdio[RESULT_FD].on('data', (chunk) => chunks.push(chunk));
+  return new Promise((resolve) => {
+    child.on('close', (code, signal) => {
+      clearTimeout(timer);
+      if (timedOut) return resolve(failed(`\`${entry}\` did not finish loading within ${LOAD_LIMIT_MS} ms`));
+      if (chunks.length > 0) return resolve(JSON.parse(Buffer.concat(chunks)));
+      const how = signal ? `was ended by ${signal}` : `exited with code ${code}`;
+      resolve(failed(`\`${entry}\` ${how} while loading`));
+    });
+  });
+}
+
+async function main(entries, out) {
+  if (entries.length === 0 || !out) {
+    console.error('usage: EPSILON_INSPECT_OUT=FILE node inspect.js ENTRY…');
+    process.exitCode = EXIT_USAGE;
+    return;
+  }
+  const report = { entries: [] };
+  for (const entry of entries) report.entries.push(await inspectEntry(entry));
+  fs.writeFileSync(out, JSON.stringify(report));
+}
+
+main(process.argv.slice(2), process.env.EPSILON_INSPECT_OUT);

@@ -1,0 +1,61 @@
+'use strict';
+// Tells which exports of a module are functions to serve, and by which signature. Pure.
+
+/**
+ * @typedef {object} Target
+ * @property {Function} func what is called
+ * @property {boolean} bare exported as such, not within an object
+ * @property {boolean} parseBody whether bodies are read and parsed before the call
+ * @property {boolean} app an application with its own request and response, such as Express's
+ * @property {boolean} fetch an object with a web-standard `fetch`
+ * @property {Function} [upgrade] takes WebSocket handshakes
+ * @property {object} [config]
+ */
+
+/**
+ * All functions of a module by export name. Own properties only: `constructor` or `__proto__` name nothing.
+ *
+ * @returns {Map<string, Target>}
+ */
+function functionsOf(exported) {
+  const found = new Map();
+  const whole = targetOf(exported);
+  // A CommonJS module that *is* one function; its properties are the function's own affair.
+  if (whole && (whole.bare || whole.config)) return found.set('default', whole);
+  if (exported === null || typeof exported !== 'object') return found;
+  for (const name of Object.keys(exported)) {
+    const target = targetOf(exported[name]);
+    if (target) found.set(name, target);
+  }
+  return found;
+}
+
+/** @returns {Target | null} null for what cannot be served */
+function targetOf(value) {
+  if (typeof value === 'function') {
+    if (isClass(value)) return null;
+    const app = typeof value.handle === 'function' && typeof value.set === 'function';
+    return { func: value, bare: true, parseBody: !app, app, fetch: false };
+  }
+  if (value === null || typeof value !== 'object') return null;
+  const { config, upgrade } = value;
+  if (typeof value.fetch === 'function') {
+    return { func: value.fetch.bind(value), bare: false, parseBody: false, app: false, fetch: true, upgrade, config };
+  }
+  const inner = targetOf(value.func ?? value.definition);
+  if (!inner?.bare) return null;
+  return { ...inner, bare: false, parseBody: value.parseBody ?? inner.parseBody, upgrade, config };
+}
+
+/** How a target is called when nothing was set: a bare function named `handler` is AWS Lambda's. */
+function signatureOf(name, target) {
+  if (target.config?.signature) return target.config.signature;
+  if (target.fetch) return 'fetch';
+  return name === 'handler' && target.bare && !target.app ? 'lambda' : 'express';
+}
+
+function isClass(value) {
+  return Function.prototype.toString.call(value).startsWith('class');
+}
+
+module.exports = { functionsOf, signatureOf };

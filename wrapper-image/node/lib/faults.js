@@ -1,0 +1,62 @@
+'use strict';
+// What happens when something goes wrong outside of every try: process-level events and the way out.
+//
+// | event | it belongs to a call | it belongs to none |
+// |---|---|---|
+// | unhandled rejection | that call fails; the instance stays | while loading: the load fails; else exit 1 |
+// | uncaught exception | logged with its id; exit 1 | logged; exit 1 |
+// | answering twice | a warning; the instance stays | – |
+// | `process.exit()` by user code | logged with its id | logged |
+//
+// A rejection unwinds nobody else's stack, so the instance is as good as before. One that no call owns is
+// mostly a connection made at load time that every later call would find broken: a fresh instance is
+// the cure. After an uncaught exception Node itself promises nothing. Exiting drops the connections of the
+// calls inside; the agent answers those with FUNCTION_CRASHED and replaces the instance.
+
+const { currentCall, TWICE } = require('./call.js');
+
+const EXIT_FAULT = 1;
+
+function watchProcess(instance, capture) {
+  const { log } = instance;
+  let leaving = false;
+
+  const exit = (code) => {
+    leaving = true;
+    process.exit(code);
+  };
+
+  const stop = (err) => {
+    log.error('The instance stops.', err);
+    exit(EXIT_FAULT);
+  };
+
+  process.on('uncaughtException', (err) => {
+    const call = currentCall();
+    if (call && TWICE.has(err?.code)) return call.fail(err);
+    if (instance.failLoading(err)) return;
+    log.error('Uncaught exception; the instance stops.', err);
+    exit(EXIT_FAULT);
+  });
+
+  process.on('unhandledRejection', (reason) => {
+    const call = currentCall();
+    if (call) return call.fail(reason);
+    if (instance.failLoading(reason)) return;
+    log.error('Unhandled rejection outside of a call; the instance stops.', reason);
+    exit(EXIT_FAULT);
+  });
+
+  process.on('exit', (code) => {
+    capture.flush();
+    if (!leaving) log.write('error', `The code ended the process with exit code ${code}.`);
+  });
+
+  const drain = () => instance.drain().then(() => exit(0));
+  process.on('SIGTERM', drain);
+  process.on('SIGINT', drain);
+
+  return { exit, stop };
+}
+
+module.exports = { watchProcess };

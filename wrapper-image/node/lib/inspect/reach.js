@@ -1,0 +1,82 @@
+'use strict';
+// Which project files an entry can reach: those that its load touched, and those that a literal `require`
+// or `import` in them would touch later. The builder keys its images by their content.
+//
+// Missing a file would leave old code running after a deploy, so this reads plain text and errs on the safe
+// side: a match in a comment or a string counts too, and whatever cannot be followed is reported as
+// `dynamic`, for which the builder takes every file of the project.
+
+const fs = require('node:fs');
+const { createRequire } = require('node:module');
+const path = require('node:path');
+
+const SOURCE = /\.(js|cjs|mjs|ts|cts|mts)$/;
+/** `require('x')`, `require.resolve('x')`, `import('x')`, `import 'x'`, `… from 'x'`. */
+const LITERAL = /(?:\b(?:require(?:\.resolve)?|import)\s*\(\s*|\bimport\s*|\bfrom\s*)(['"`])([^'"`$\n]+)\1/g;
+/** Other ways to code: computed names, `require` under another name, threads and processes. */
+const DYNAMIC = [
+  /\brequire(?:\.resolve)?\s*\(\s*(?!\s|['"][^'"\n]*['"]\s*[,)]|`[^`$\n]*`\s*[,)])[^\n]*/g,
+  /\bimport\s*\(\s*(?!\s|['"][^'"\n]*['"]\s*[,)]|`[^`$\n]*`\s*[,)])[^\n]*/g,
+  /(?<![.\w])require\b(?!\s*[.(]|\s*:)[^\n]*/g,
+  /\b(?:createRequire|new\s+Worker|fork|registerHooks|import\.meta\.(?:resolve|glob))\s*\([^\n]*/g,
+];
+const TEXT_MAX = 120;
+
+/**
+ * @param {string} root
+ * @param {Iterable<string>} loaded absolute paths
+ * @returns {{ files: string[], dynamic: { file: string, line: number, text: string }[] }} relative to root
+ */
+function reach(root, loaded) {
+  const base = fs.realpathSync(root);
+  const files = new Map();
+  const waiting = [...loaded];
+  while (waiting.length > 0) {
+    const file = path.relative(base, realpath(waiting.pop()));
+    if (files.has(file) || !isOfProject(file)) continue;
+    const source = SOURCE.test(file) ? fs.readFileSync(path.join(base, file), 'utf8') : '';
+    files.set(file, source);
+    waiting.push(...literals(path.join(base, file), source));
+  }
+  const sorted = [...files.keys()].sort();
+  return { files: sorted, dynamic: sorted.flatMap((file) => dynamics(file, files.get(file))) };
+}
+
+function isOfProject(file) {
+  return file !== '' && !file.startsWith('..') && !path.isAbsolute(file) && !file.split(path.sep).includes('node_modules');
+}
+
+function* literals(file, source) {
+  const require = createRequire(file);
+  for (const [, , specifier] of source.matchAll(LITERAL)) {
+    try {
+      const found = specifier.startsWith('file:') ? new URL(specifier).pathname : require.resolve(specifier);
+      if (path.isAbsolute(found)) yield found;
+    } catch {
+      // Not there, or only for `import`: a relative file may still be meant.
+      const relative = path.resolve(path.dirname(file), specifier);
+      if (fs.existsSync(relative)) yield relative;
+    }
+  }
+}
+
+function dynamics(file, source) {
+  const found = [];
+  for (const pattern of DYNAMIC) {
+    for (const match of source.matchAll(pattern)) {
+      const line = source.slice(0, match.index).split('\n').length;
+      found.push({ file, line, text: match[0].trim().slice(0, TEXT_MAX) });
+    }
+  }
+  return found.sort((a, b) => a.line - b.line);
+}
+
+function realpath(file) {
+  try {
+    return fs.realpathSync(file);
+  } catch {
+    return file; // the entry itself may not exist
+  }
+}
+
+module.exports = { reach };

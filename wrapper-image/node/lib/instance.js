@@ -1,0 +1,93 @@
+'use strict';
+// This process as the agent sees it: one function, its state, the calls inside it, start and drain.
+//
+//   waiting ─start─▶ loading ─▶ ready
+//                        └────▶ failed   (stays until it is killed: the agent has its reason)
+
+const { loadFunction } = require('./load.js');
+const { parseSpec } = require('./spec.js');
+const { callServer, listen } = require('./server.js');
+
+/** `start` was called when the instance is no longer waiting. */
+class AlreadyStarted extends Error {}
+/** The code threw while loading, or does not export what was asked for. */
+class LoadFailed extends Error {}
+
+class Instance {
+  state = 'waiting';
+  /** Calls that are not over. */
+  active = 0;
+  name = 'function';
+  timeoutMs = Infinity;
+  #server = null;
+  #rejectLoad = null;
+  #drained = null;
+
+  constructor({ log, capture, behindGateway }) {
+    this.log = log;
+    this.capture = capture;
+    this.behindGateway = behindGateway;
+  }
+
+  /**
+   * Loads the function and listens for its calls.
+   *
+   * @param {object} request see `spec.js`
+   * @param {import('net').ListenOptions} where
+   */
+  async start(request, where) {
+    if (this.state !== 'waiting') throw new AlreadyStarted(`this instance is ${this.state}`);
+    const spec = parseSpec(request);
+    this.state = 'loading';
+    this.name = spec.function;
+    this.timeoutMs = spec.timeoutMs;
+    const startedAt = performance.now();
+    try {
+      Object.assign(process.env, spec.env);
+      process.chdir(spec.root); // again: the folder may have been mounted over since the process started
+      const strayFault = new Promise((_, reject) => (this.#rejectLoad = reject));
+      const target = await Promise.race([loadFunction(spec), strayFault]);
+      const load_ms = performance.now() - startedAt;
+      this.#server = callServer(this, spec, target, { onSocket: where.path !== undefined });
+      await listen(this.#server, where);
+      this.state = 'ready';
+      return { signature: target.signature, load_ms };
+    } catch (err) {
+      this.state = 'failed';
+      throw new LoadFailed(`\`${spec.function}\` could not be loaded`, { cause: err });
+    } finally {
+      this.#rejectLoad = null;
+    }
+  }
+
+  /** Ends the loading with a fault that came from outside of its stack. False when nothing is loading. */
+  failLoading(err) {
+    this.#rejectLoad?.(err);
+    return this.#rejectLoad !== null;
+  }
+
+  address() {
+    return this.#server.address();
+  }
+
+  callEnded(call) {
+    this.active -= 1;
+    this.capture.flush(call);
+    if (this.#drained) this.#finishDrain();
+  }
+
+  /** Takes no more connections; resolves when the last call is over. The agent limits the wait. */
+  drain() {
+    const drained = (this.#drained ??= Promise.withResolvers());
+    this.#server?.close();
+    this.#finishDrain();
+    return drained.promise;
+  }
+
+  #finishDrain() {
+    this.#server?.closeIdleConnections();
+    if (this.active === 0) this.#drained.resolve();
+  }
+}
+
+module.exports = { Instance, AlreadyStarted, LoadFailed };

@@ -1,0 +1,31 @@
+'use strict';
+// Loads a file of the project and finds the function in it. ES modules, CommonJS and TypeScript (by Node's
+// own type stripping) alike. Called by `instance.js` and by `inspect.js`.
+
+const path = require('node:path');
+const { pathToFileURL } = require('node:url');
+const { functionsOf, signatureOf } = require('./exports.js');
+
+/** The module's exports. */
+async function loadModule(root, entry) {
+  const file = path.resolve(root, entry);
+  try {
+    return require(file); // also loads ES modules, synchronously
+  } catch (err) {
+    if (err?.code !== 'ERR_REQUIRE_ASYNC_MODULE') throw err;
+    return import(pathToFileURL(file)); // it has a top-level await
+  }
+}
+
+/** The function that a spec names, with its signature told. */
+async function loadFunction(spec) {
+  const found = functionsOf(await loadModule(spec.root, spec.entry));
+  const target = found.get(spec.export);
+  if (!target) {
+    const names = [...found.keys()].map((name) => `\`${name}\``).join(', ') || 'no function';
+    throw new Error(`\`${spec.entry}\` exports no function \`${spec.export}\`; it exports ${names}`);
+  }
+  return { ...target, signature: spec.signature === 'auto' ? signatureOf(spec.export, target) : spec.signature };
+}
+
+module.exports = { loadModule, loadFunction };

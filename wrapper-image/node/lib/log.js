@@ -1,0 +1,67 @@
+'use strict';
+// Writes log records to the real standard output. It does not decide what is logged: `capture.js` does
+// for user code, everyone else calls `write`.
+//
+// Two forms. `records`: RS (0x1e) + one line of JSON, after RFC 7464, so that the agent can tell a
+// record from a line that a child process or the engine itself printed. `text`: for people.
+
+const { inspect } = require('node:util');
+const { currentCall } = require('./call.js');
+
+/** Longest message in characters. A stack is 2–4 thousand; what is longer is a dump, and its head tells. */
+const MESSAGE_MAX = 64 * 1024;
+
+const FRAME = /^ +at /;
+const NODE_FRAME = /\bnode:/;
+const OWN_FOLDER = `${__dirname}/`;
+
+class Log {
+  #print;
+  #form;
+
+  /**
+   * @param {'records'|'text'} form
+   * @param {(text: string) => void} [print] where to; standard output as it was before any capture
+   */
+  constructor(form, print = process.stdout.write.bind(process.stdout)) {
+    this.#form = form === 'records' ? record : text;
+    this.#print = print;
+  }
+
+  /** @param {'debug'|'info'|'warn'|'error'} level */
+  write(level, message, call = currentCall()) {
+    this.#print(this.#form(new Date().toISOString(), level, call?.id, bounded(message)));
+  }
+
+  /** An error with its stack and causes; anything that can be thrown is fine. */
+  error(headline, thrown, call = currentCall()) {
+    this.write('error', `${headline}\n${describe(thrown)}`, call);
+  }
+}
+
+function record(time, level, request_id, message) {
+  return `\x1e${JSON.stringify({ time, level, request_id, message })}\n`;
+}
+
+function text(time, level, id, message) {
+  return `${time} ${level.padEnd(5)} ${id ?? '-'} ${message}\n`;
+}
+
+function bounded(message) {
+  if (message.length <= MESSAGE_MAX) return message;
+  return `${message.slice(0, MESSAGE_MAX)}… [${message.length - MESSAGE_MAX} characters more]`;
+}
+
+/** What to show of a thrown value: an error's stack with causes, without the frames of wrapper and Node. */
+function describe(thrown) {
+  let shown;
+  try {
+    shown = inspect(thrown);
+  } catch {
+    shown = 'a value that cannot be shown'; // a throwing getter or inspect hook
+  }
+  const isOurs = (line) => FRAME.test(line) && (line.includes(OWN_FOLDER) || NODE_FRAME.test(line));
+  return shown.split('\n').filter((line) => !isOurs(line)).join('\n');
+}
+
+module.exports = { Log, MESSAGE_MAX, describe };

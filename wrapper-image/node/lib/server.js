@@ -1,0 +1,96 @@
+'use strict';
+// The listener for calls: makes a `Call` of each request and hands it to the function by its signature.
+//
+// No timer here can cut a call: its time is the agent's to keep. Idle connections are the agent's too; it
+// closes them first, so that none dies under a request that is on its way.
+
+const fs = require('node:fs');
+const http = require('node:http');
+const { Call, emitInCall, ID_HEADER } = require('./call.js');
+const { answerFunctionError } = require('./answer.js');
+
+/** Never refuse a head that the gateway let through: its own limit is about 400 KiB. */
+const HEAD_MAX_BYTES = 512 * 1024;
+/** On TCP, longer than the idle time of the usual load balancers (60 s), so that they close first. */
+const TCP_IDLE_MS = 75_000;
+/** On TCP, how long a client may take to send a head. */
+const TCP_HEAD_MS = 60_000;
+
+/**
+ * @param {{ onSocket: boolean }} where a unix socket's only peer is the agent; TCP's is anyone
+ * @returns {http.Server} that does not listen yet
+ */
+function callServer(instance, spec, target, { onSocket }) {
+  const { handle, IncomingMessage, ServerResponse } = adapterOf(instance, spec, target);
+
+  const server = http.createServer({
+    IncomingMessage,
+    ServerResponse,
+    maxHeaderSize: HEAD_MAX_BYTES,
+    requestTimeout: 0,
+    headersTimeout: onSocket ? 0 : TCP_HEAD_MS,
+    keepAliveTimeout: onSocket ? 0 : TCP_IDLE_MS,
+  });
+
+  server.on('request', (req, res) => {
+    const call = new Call(instance, req, res);
+    req.emit = res.emit = emitInCall(call);
+    res.on('error', (err) => call.fail(err));
+    res.on('close', () => call.release());
+    if (!instance.behindGateway) res.setHeader(ID_HEADER, call.id);
+    call.begin(handle);
+  });
+
+  if (target.upgrade) {
+    server.on('upgrade', (req, socket, head) => upgrade(instance, target.upgrade, req, socket, head));
+  }
+
+  return server;
+}
+
+function adapterOf(instance, spec, target) {
+  switch (target.signature) {
+    case 'lambda':
+      return require('./signature/lambda.js').adapt(instance, spec, target);
+    case 'fetch':
+      return require('./signature/fetch.js').adapt(instance, spec, target);
+    default:
+      return target.app
+        ? { handle: ({ req, res }) => target.func(req, res) }
+        : require('./signature/express.js').adapt(instance, spec, target);
+  }
+}
+
+/** A handshake goes to the export's own `upgrade(req, socket, head)`; the call lasts as long as the socket. */
+function upgrade(instance, handler, req, socket, head) {
+  const call = new Call(instance, req, null);
+  const sentBefore = socket.bytesWritten;
+  socket.emit = emitInCall(call);
+  socket.on('error', () => socket.destroy());
+  socket.on('close', () => call.release());
+  call.refuseUpgrade = () => {
+    if (socket.bytesWritten !== sentBefore) return socket.destroy();
+    const res = new http.ServerResponse(req);
+    res.shouldKeepAlive = false;
+    res.assignSocket(socket);
+    res.on('finish', () => socket.end());
+    answerFunctionError(res, call);
+  };
+  call.begin(() => handler(req, socket, head));
+}
+
+/** Listens; a unix socket replaces what an earlier process left and is open to the agent's user. */
+async function listen(server, where) {
+  if (where.path !== undefined) fs.rmSync(where.path, { force: true });
+  const { promise, resolve, reject } = Promise.withResolvers();
+  server.once('error', reject);
+  server.listen(where, () => {
+    server.off('error', reject);
+    // The folder is the guard: only the agent and this container reach it.
+    if (where.path !== undefined) fs.chmodSync(where.path, 0o666);
+    resolve();
+  });
+  return promise;
+}
+
+module.exports = { callServer, listen };

@@ -1,0 +1,40 @@
+'use strict';
+// What to run: the object of `EPSILON_FUNCTION` and of `POST /init`, checked. The builder and the agent
+// have checked it before; this is the last border, so wrong types are named and not guessed at.
+
+const SIGNATURES = ['auto', 'express', 'lambda', 'fetch'];
+/**
+ * Most that is read into memory for one body. A body of this size takes about four times as much while it
+ * is parsed, which the default memory of 256 MiB still bears. Larger uploads are streams.
+ */
+const BODY_LIMIT_BYTES = 32 * 1024 * 1024;
+
+/** The message names the key. */
+class InvalidSpec extends Error {}
+
+function parseSpec(raw) {
+  check(raw !== null && typeof raw === 'object' && !Array.isArray(raw), 'the function must be an object');
+  const {
+    function: name, entry, export: exported, signature = 'auto', timeout_ms = 60_000,
+    root = process.cwd(), env = {}, version = 0, body_limit_bytes = BODY_LIMIT_BYTES,
+  } = raw;
+  const text = (value, key) => check(typeof value === 'string' && value !== '', `\`${key}\` must be a text`);
+  text(name, 'function');
+  text(entry, 'entry');
+  text(exported, 'export');
+  text(root, 'root');
+  check(SIGNATURES.includes(signature), `\`signature\` must be one of ${SIGNATURES.join(', ')}`);
+  check(timeout_ms > 0, '`timeout_ms` must be a number above 0');
+  check(body_limit_bytes > 0, '`body_limit_bytes` must be a number above 0');
+  check(env !== null && Object.values(env).every((value) => typeof value === 'string'), '`env` must hold texts');
+  return {
+    function: name, entry, export: exported, signature, root, env, version,
+    timeoutMs: timeout_ms, bodyLimit: body_limit_bytes,
+  };
+}
+
+function check(holds, message) {
+  if (!holds) throw new InvalidSpec(message);
+}
+
+module.exports = { parseSpec, InvalidSpec, BODY_LIMIT_BYTES };
