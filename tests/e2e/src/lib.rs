@@ -1,1 +1,32 @@
-//! Placeholder.
+//! The harness of the end-to-end tests: starts the real `epsilon` binary against the real Docker engine
+//! and treats it as a user does: folders in, HTTP out, processes killed.
+//!
+//! Not a test itself and not used by the program. The tests in `tests/` and the measurements in
+//! `benches/` call it. Everything here panics with a useful text instead of returning errors: a harness
+//! that cannot do its work is a failed test.
+//!
+//! | module | what it gives |
+//! |---|---|
+//! | [`up`] | a running `epsilon up` of its own, removed with all its traces whatever happens |
+//! | [`project`] | a project's folder out of a few lines, and its archive |
+//! | [`deploy`] | a deployment and what it told |
+//! | [`http`] | one call over one connection: whole, streamed, or cut |
+//! | [`wire`] | bytes on a socket, for what no HTTP client would send |
+//! | [`websocket`] | as much of RFC 6455 as an echo needs |
+//! | [`load`] | callers that call without a pause and count what they get |
+//! | [`cli`] | the command line, with its exit code |
+//! | [`engine`] | what Docker says is there |
+//! | [`wait`] | the only way to wait: for a condition, with a limit |
+
+#![allow(clippy::unwrap_used, reason = "a harness fails by panicking, in the test that uses it")]
+
+pub mod cli;
+pub mod deploy;
+pub mod engine;
+pub mod http;
+pub mod load;
+pub mod project;
+pub mod up;
+pub mod wait;
+pub mod websocket;
+pub mod wire;

@@ -1,0 +1,126 @@
+//! A deployment over the control API, and all that it told.
+
+use crate::{http::Call, project::Project, up::Epsilon, wait::LONG};
+use epsilon_api::{
+    admin::{DeployEvent, DeployedFunction, DeploymentInfo, Step},
+    error::{ErrorBody, ErrorEnvelope},
+};
+use tokio::sync::Semaphore;
+
+/// Deployments at once in one test process: each keeps a core busy for a while, and a machine with many
+/// cores would otherwise start one per test.
+static AT_ONCE: Semaphore = Semaphore::const_new(3);
+
+/// What came of a deployment.
+#[derive(Debug)]
+pub struct Deployment {
+    /// The answer's status.
+    pub status: u16,
+    /// All events, in order; none when it was refused at the door.
+    pub events: Vec<DeployEvent>,
+    refused: Option<ErrorBody>,
+}
+
+impl Deployment {
+    /// The result of one that went well.
+    ///
+    /// # Panics
+    /// When it did not.
+    #[track_caller]
+    pub fn done(&self) -> &DeploymentInfo {
+        match self.events.last() {
+            Some(DeployEvent::Done { deployment }) => deployment,
+            _ => panic!("the deployment failed: {self:#?}"),
+        }
+    }
+
+    /// The error of one that failed, at the door or later.
+    ///
+    /// # Panics
+    /// When it went well.
+    #[track_caller]
+    pub fn failed(&self) -> &ErrorBody {
+        match (&self.refused, self.events.last()) {
+            (Some(error), _) | (None, Some(DeployEvent::Failed { error })) => error,
+            _ => panic!("the deployment should have failed: {self:#?}"),
+        }
+    }
+
+    /// One function of the result.
+    ///
+    /// # Panics
+    /// When it is not there.
+    #[track_caller]
+    pub fn function(&self, name: &str) -> &DeployedFunction {
+        let functions = &self.done().functions;
+        functions
+            .iter()
+            .find(|function| function.name.as_str() == name)
+            .unwrap_or_else(|| panic!("no `{name}` in {functions:?}"))
+    }
+
+    /// Name and version of the functions that were changed.
+    pub fn changed(&self) -> Vec<(String, u32)> {
+        let functions = self.done().functions.iter().filter(|function| function.changed);
+        functions.map(|f| (f.name.to_string(), f.version.get())).collect()
+    }
+
+    /// What a step said when it was done.
+    pub fn step(&self, wanted: Step) -> Option<&str> {
+        self.events.iter().find_map(|event| match event {
+            DeployEvent::StepDone { step, detail, .. } if *step == wanted => Some(detail.as_str()),
+            _ => None,
+        })
+    }
+
+    /// The lines of tools.
+    pub fn log(&self) -> String {
+        let lines = self.events.iter().filter_map(|event| match event {
+            DeployEvent::Log { line } => Some(line.as_str()),
+            _ => None,
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Epsilon {
+    /// Deploys a project that must go well.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn deploy(&self, project: &Project) -> Deployment {
+        let deployment = self.try_deploy(project).await;
+        deployment.done();
+        deployment
+    }
+
+    /// Deploys a project, whatever comes of it.
+    pub async fn try_deploy(&self, project: &Project) -> Deployment {
+        self.deploy_archive(&format!("folder={}", project.name()), project.archive()).await
+    }
+
+    /// Deploys an archive as it is.
+    ///
+    /// # Panics
+    /// When the answer is not in the form of the contract.
+    pub async fn deploy_archive(&self, query: &str, archive: Vec<u8>) -> Deployment {
+        let _turn = AT_ONCE.acquire().await.expect("it is never closed");
+        let call = Call::post(&format!("/v1/deployments?{query}"), "application/gzip", archive);
+        let answer = self.send_admin(call.limit(LONG)).await;
+        if answer.status >= 400 {
+            let envelope: ErrorEnvelope = serde_json::from_slice(&answer.body)
+                .unwrap_or_else(|err| panic!("not an error of ours: {err}: {answer}"));
+            return Deployment {
+                status: answer.status,
+                events: Vec::new(),
+                refused: Some(envelope.error),
+            };
+        }
+        assert_eq!(answer.header("content-type"), "application/x-ndjson", "{answer}");
+        let text = answer.text();
+        let events = text.lines().map(|line| {
+            serde_json::from_str(line).unwrap_or_else(|err| panic!("{err} in `{line}`"))
+        });
+        Deployment { status: answer.status, events: events.collect(), refused: None }
+    }
+}

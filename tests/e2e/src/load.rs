@@ -1,0 +1,110 @@
+//! Callers that call without a pause and count what they get, while the test kills things.
+
+use crate::http::{Call, CallBroken};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::task::JoinSet;
+
+/// What the callers got.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// How often each status came.
+    pub statuses: BTreeMap<u16, u64>,
+    /// Calls that were never sent, because nobody listened.
+    pub refused: u64,
+    /// Calls that were sent and got no whole answer, in words.
+    pub broken: Vec<String>,
+}
+
+impl Tally {
+    /// How often a status came.
+    pub fn of(&self, status: u16) -> u64 {
+        self.statuses.get(&status).copied().unwrap_or(0)
+    }
+
+    /// Answers of any status.
+    pub fn answers(&self) -> u64 {
+        self.statuses.values().sum()
+    }
+
+    fn add(&mut self, result: Result<u16, CallBroken>) {
+        match result {
+            Ok(status) => *self.statuses.entry(status).or_default() += 1,
+            Err(broken) if broken.is_refused() => self.refused += 1,
+            Err(broken) => self.broken.push(broken.to_string()),
+        }
+    }
+}
+
+/// Callers at work. Each has one call at a time, each on a connection of its own.
+#[derive(Debug)]
+pub struct Load {
+    callers: JoinSet<()>,
+    stop: Arc<AtomicBool>,
+    tally: Arc<Mutex<Tally>>,
+}
+
+impl Load {
+    /// Starts so many callers of one path.
+    pub fn start(to: SocketAddr, path: &str, callers: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let tally = Arc::new(Mutex::new(Tally::default()));
+        let mut tasks = JoinSet::new();
+        for _ in 0..callers {
+            let (stop, tally, path) = (stop.clone(), tally.clone(), path.to_owned());
+            tasks.spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    let result = Call::get(&path).try_send(to).await.map(|answer| answer.status);
+                    let refused = matches!(&result, Err(broken) if broken.is_refused());
+                    tally.lock().unwrap().add(result);
+                    if refused {
+                        // Nobody listens: not a reason to spin on a machine of two cores.
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                }
+            });
+        }
+        Self { callers: tasks, stop, tally }
+    }
+
+    /// What they got so far.
+    pub fn tally(&self) -> Tally {
+        self.tally.lock().unwrap().clone()
+    }
+
+    /// Lets each caller end its call; then all that they got.
+    ///
+    /// # Panics
+    /// When a caller did.
+    pub async fn stop(mut self) -> Tally {
+        self.stop.store(true, Ordering::Relaxed);
+        while let Some(ended) = self.callers.join_next().await {
+            ended.unwrap();
+        }
+        self.tally.lock().unwrap().clone()
+    }
+}
+
+/// Makes so many calls at once and collects what they got.
+///
+/// # Panics
+/// When a caller did.
+pub async fn at_once(to: SocketAddr, path: &str, calls: usize) -> Tally {
+    let mut tasks = JoinSet::new();
+    for _ in 0..calls {
+        let path = path.to_owned();
+        tasks.spawn(async move { Call::get(&path).try_send(to).await.map(|answer| answer.status) });
+    }
+    let mut tally = Tally::default();
+    while let Some(ended) = tasks.join_next().await {
+        tally.add(ended.unwrap());
+    }
+    tally
+}

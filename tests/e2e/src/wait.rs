@@ -1,0 +1,45 @@
+//! Waiting for a condition: with a limit, and with the last status seen in the failure's text. There is
+//! no other wait in the tests.
+
+use std::{fmt::Debug, time::Duration};
+use tokio::time::{Instant, sleep, timeout};
+
+/// How often a condition is looked at. Short beside all that is waited for, long beside a look.
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// The limit for things that should take no time at all, generous for a busy machine.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// The limit for work with images and packages.
+pub const LONG: Duration = Duration::from_secs(180);
+
+/// Looks until `probe` gives a value.
+///
+/// # Panics
+/// When `limit` is over, with the last status that `probe` gave instead.
+pub async fn until<T, S: Debug>(
+    what: &str,
+    limit: Duration,
+    mut probe: impl AsyncFnMut() -> Result<T, S>,
+) -> T {
+    let end = Instant::now() + limit;
+    loop {
+        let status = match probe().await {
+            Ok(value) => return value,
+            Err(status) => status,
+        };
+        assert!(Instant::now() < end, "{what}: not within {limit:?}; last status: {status:?}");
+        sleep(PAUSE).await;
+    }
+}
+
+/// The value of `work`.
+///
+/// # Panics
+/// When it takes longer than `limit`.
+pub async fn within<T>(what: &str, limit: Duration, work: impl Future<Output = T>) -> T {
+    match timeout(limit, work).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what}: not within {limit:?}"),
+    }
+}

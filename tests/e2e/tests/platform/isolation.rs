@@ -1,0 +1,271 @@
+//! DESIGN 5: what an instance is not allowed to do, asked from inside it and from Docker.
+
+use crate::{probe, run, up};
+use epsilon_e2e::{
+    engine::ask,
+    http::Call,
+    project,
+    wait::{SOON, until},
+};
+use serde_json::{Value, json};
+
+async fn returns(code: &str) -> Value {
+    run(code).await.expect(200).json()
+}
+
+/// Runs code that tries something and returns the name of the error that it got, or `"allowed"`.
+async fn tries(code: &str) -> String {
+    let code = format!("try {{ {code} }} catch (e) {{ return e.code ?? e.name }} return 'allowed'");
+    returns(&code).await.as_str().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn the_process_has_no_user_no_capability_and_no_new_privileges() {
+    let status = returns("return require('fs').readFileSync('/proc/self/status', 'utf8')").await;
+    let status = status.as_str().unwrap();
+    let line = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("{name} in {status}")).trim().to_owned()
+    };
+    assert_eq!(line("Uid:"), "65532\t65532\t65532\t65532");
+    assert_eq!(line("Gid:"), "65532\t65532\t65532\t65532");
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        assert_eq!(line(set), "0000000000000000", "{set}");
+    }
+    assert_eq!(line("NoNewPrivs:"), "1");
+    assert_eq!(line("Seccomp:"), "2", "Docker's filter");
+}
+
+#[tokio::test]
+async fn the_root_cannot_be_written() {
+    for path in ["/x", "/app/index.js", "/epsilon/wrapper/main.js", "/etc/passwd", "/usr/bin/x"] {
+        let error = tries(&format!("require('fs').writeFileSync('{path}', 'x')")).await;
+        assert!(matches!(error.as_str(), "EROFS" | "EACCES"), "{path}: {error}");
+    }
+    run("return 'well'").await.expect(200);
+}
+
+#[tokio::test]
+async fn the_folder_for_temporary_files_is_writable_and_limited() {
+    assert_eq!(tries("require('fs').writeFileSync('/tmp/x', 'x')").await, "allowed");
+    // Fills it: the write fails, the instance and the machine go on. (A kill for lack of memory would be
+    // right as well, since these pages count; then the next call gets a new instance.)
+    let answer = run(r#"
+        const fs = require("fs"), piece = Buffer.alloc(1 << 20);
+        let bytes = 0;
+        try { for (;;) bytes += fs.writeSync(fs.openSync("/tmp/full", "a"), piece); }
+        catch (e) { fs.rmSync("/tmp/full"); return [e.code, bytes]; }"#)
+    .await;
+    if answer.status == 200 {
+        assert_eq!(answer.json()[0], "ENOSPC");
+    } else {
+        answer.expect_error(502, "FUNCTION_CRASHED");
+    }
+    run("return 'well'").await.expect(200);
+}
+
+#[tokio::test]
+async fn what_one_function_writes_no_other_one_reads() {
+    let up = probe().await;
+    run("require('fs').writeFileSync('/tmp/mine', 'x')").await.expect(200);
+    let project = project!("stranger", { "index.js" => r#"
+        exports.stranger = { config: { memory: "128MiB" },
+          func: (req, res) => res.json(require("fs").readdirSync("/tmp")) };"# });
+    up.deploy(&project).await;
+    let seen = up.get("/stranger").await.expect(200).json();
+    assert!(!seen.as_array().unwrap().contains(&json!("mine")), "{seen}");
+}
+
+#[tokio::test]
+async fn memory_over_the_limit_kills_only_the_instance() {
+    let answer = run("const all = []; for (;;) all.push(Buffer.alloc(1 << 20, 'x'));").await;
+    answer.expect_error(502, "FUNCTION_CRASHED");
+    run("return 'well'").await.expect(200);
+}
+
+#[tokio::test]
+async fn memory_is_limited_without_swap_as_asked() {
+    probe().await;
+    run("return 1").await.expect(200);
+    for container in probe().await.containers(Some("probe")).await {
+        let host = &container.inspect["HostConfig"];
+        assert_eq!(host["Memory"], 128 << 20);
+        assert_eq!(host["MemorySwap"], 128 << 20);
+    }
+}
+
+#[tokio::test]
+async fn forking_without_end_hits_a_limit() {
+    let answer = run(r#"
+        const { spawn } = require("child_process");
+        const children = [];
+        let code = "no limit";
+        for (let n = 0; n < 2000; n++) {
+          const child = spawn("sleep", ["30"]);
+          child.on("error", (e) => { code = e.code; });
+          if (child.pid === undefined) { code = "EAGAIN"; break; }
+          children.push(child);
+        }
+        for (const child of children) child.kill("SIGKILL");
+        return [code, children.length];"#)
+    .await;
+    if answer.status == 200 {
+        let seen = answer.json();
+        assert_eq!(seen[0], "EAGAIN", "{seen}");
+        assert!(seen[1].as_u64().unwrap() < 1000, "{seen}");
+    } else {
+        answer.expect_error(502, "FUNCTION_CRASHED");
+    }
+    run("return 'well'").await.expect(200);
+}
+
+#[tokio::test]
+async fn the_container_is_hardened() {
+    let up = probe().await;
+    up.get("/echo").await.expect(200);
+    let containers = up.containers(Some("echo")).await;
+    let inspect = &containers[0].inspect;
+    let host = &inspect["HostConfig"];
+    assert_eq!(host["ReadonlyRootfs"], true);
+    assert_eq!(host["Privileged"], false);
+    assert_eq!(host["CapDrop"], json!(["ALL"]));
+    assert_eq!(host["Init"], true);
+    let options = host["SecurityOpt"].to_string();
+    assert!(options.contains("no-new-privileges"), "{options}");
+    assert!(!options.contains("unconfined"), "{options}");
+    assert!(host["PidsLimit"].as_i64().is_some_and(|limit| limit > 0), "{host}");
+    assert_eq!(
+        host["NanoCpus"].as_i64().unwrap_or(0) + host["CpuQuota"].as_i64().unwrap_or(0) * 10_000,
+        1_000_000_000,
+        "one core: {host}"
+    );
+    assert_eq!(inspect["Config"]["User"], "65532:65532");
+    assert!(!inspect["HostConfig"]["Binds"].to_string().contains("docker.sock"));
+}
+
+#[tokio::test]
+async fn the_metadata_service_cannot_be_reached() {
+    let code = r#"
+        const socket = require("net").connect({ host: "169.254.169.254", port: 80 });
+        return await new Promise((resolve) => {
+          socket.on("connect", () => resolve("connected"));
+          socket.on("error", (e) => resolve(e.code));
+          setTimeout(() => resolve("silence"), 3000);
+        });"#;
+    assert_ne!(returns(code).await, "connected");
+    // Where nothing has that address the test above proves little; the route must be closed by us.
+    let routes = returns("return require('fs').readFileSync('/proc/net/route', 'utf8')").await;
+    assert!(routes.as_str().unwrap().lines().count() > 1, "egress works: {routes}");
+}
+
+#[tokio::test]
+async fn the_metadata_service_stays_out_of_reach_when_it_is_there() {
+    // Gives the address to this machine's loopback for a moment, with a listener behind it: what an
+    // instance then gets is what it would get on a cloud's VM.
+    let up = probe().await;
+    let added = run_on_host("ip", &["address", "add", "169.254.169.254/32", "dev", "lo"]).await;
+    assert!(added, "the test must be allowed to add an address (run it as root)");
+    let listener = tokio::net::TcpListener::bind("169.254.169.254:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let reached = tokio::spawn(async move { listener.accept().await.is_ok() });
+    let code = format!(
+        r#"const socket = require("net").connect({{ host: "169.254.169.254", port: {port} }});
+        return await new Promise((resolve) => {{
+          socket.on("connect", () => resolve("connected"));
+          socket.on("error", (e) => resolve(e.code));
+          setTimeout(() => resolve("silence"), 3000);
+        }});"#
+    );
+    let answer = Call::post("/probe", "text/plain", code).send(up.public()).await;
+    run_on_host("ip", &["address", "del", "169.254.169.254/32", "dev", "lo"]).await;
+    assert_ne!(answer.expect(200).json(), "connected");
+    assert!(!reached.is_finished(), "a connection arrived");
+    reached.abort();
+}
+
+async fn run_on_host(program: &str, arguments: &[&str]) -> bool {
+    let mut command = tokio::process::Command::new(program);
+    command.args(arguments).status().await.is_ok_and(|status| status.success())
+}
+
+#[tokio::test]
+async fn an_instance_reaches_neither_another_instance_nor_the_control_api() {
+    let up = up().await;
+    up.deploy(&project!("neighbours", { "index.js" => r#"
+        const net = require("net"), os = require("os");
+        const config = { memory: "128MiB", maxInstances: 1, timeout: 20_000 };
+        let listening;
+        exports.neighbourA = { config, func: async (req, res) => {
+          listening ??= new Promise((r) => net.createServer().listen(7777, "0.0.0.0", r));
+          await listening;
+          res.json(Object.values(os.networkInterfaces()).flat()
+            .filter((a) => !a.internal && a.family === "IPv4").map((a) => a.address));
+        } };
+        exports.neighbourB = { config, func: (req, res) => {
+          const socket = net.connect({ host: req.query.host, port: Number(req.query.port) });
+          socket.on("connect", () => res.json("connected"));
+          socket.on("error", (e) => res.json(e.code));
+          setTimeout(() => res.headersSent || res.json("silence"), 3000);
+        } };"# }))
+        .await;
+    let addresses = up.get("/neighbourA").await.expect(200).json();
+    for address in addresses.as_array().unwrap() {
+        let host = address.as_str().unwrap();
+        let seen = up.get(&format!("/neighbourB?host={host}&port=7777")).await.expect(200).json();
+        assert_ne!(seen, "connected", "{host}");
+    }
+    // The host's own loopback is another network; the bridge's address of the host is not listened on.
+    let network = up.networks().await;
+    let network: Vec<_> = network.iter().map(String::as_str).collect();
+    let inspected = ask(&[&["network", "inspect"], network.as_slice()].concat()).await;
+    let inspected: Value = serde_json::from_str(&inspected).unwrap();
+    for network in inspected.as_array().unwrap() {
+        let Some(gateway) = network["IPAM"]["Config"][0]["Gateway"].as_str() else { continue };
+        for port in [up.control().port(), up.public().port()] {
+            let target = format!("/neighbourB?host={gateway}&port={port}");
+            assert_ne!(up.get(&target).await.expect(200).json(), "connected", "{target}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn network_none_has_nothing_but_loopback() {
+    let up = up().await;
+    up.deploy(&project!("alone", {
+        "index.js" => "exports.alone = (req, res) =>
+            res.json(require('fs').readdirSync('/sys/class/net'))",
+        "epsilon.yaml" => "functions: { alone: { network: none, memory: 128MiB } }",
+    }))
+    .await;
+    assert_eq!(up.get("/alone").await.expect(200).json(), json!(["lo"]));
+    assert_eq!(up.container("alone").await.inspect["HostConfig"]["NetworkMode"], "none");
+}
+
+#[tokio::test]
+async fn what_a_caller_sends_never_reaches_the_control_socket() {
+    let up = probe().await;
+    for path in ["/echo/health", "/echo/init", "/echo/../control.sock", "/echo/%2e%2e/health"] {
+        let answer = Call::post_json(path, &json!({ "root": "/tmp" })).send(up.public()).await;
+        assert_eq!(answer.expect(200).json()["method"], "POST", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn children_of_a_function_end_with_its_instance() {
+    let up = up().await;
+    up.deploy(&project!("parent", { "index.js" => r#"
+        exports.parent = { config: { memory: "128MiB", maxInstances: 1 }, func: (req, res) => {
+          if (req.path === "/exit") process.exit();
+          require("child_process").spawn("sleep", ["1234"], { detached: true, stdio: "ignore" });
+          res.send("started");
+        } };"# }))
+        .await;
+    up.get("/parent").await.expect(200);
+    let container = up.container("parent").await.id;
+    up.get("/parent/exit").await.expect_error(502, "FUNCTION_CRASHED");
+    until("the container is removed", SOON, async || {
+        let left: Vec<_> = up.containers(Some("parent")).await;
+        if left.iter().any(|c| c.id == container) { Err(left) } else { Ok(()) }
+    })
+    .await;
+}

@@ -1,0 +1,83 @@
+//! Everything that can be proved on one running platform, shared by all tests of this binary: each test
+//! has functions of its own names, or shares the two below, and none changes what another one sees.
+//!
+//! Tests that kill, restart or starve the platform are in binaries of their own.
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+mod admin;
+mod bad_archives;
+mod bad_code;
+mod bad_projects;
+mod calls;
+mod command_line;
+mod containers;
+mod headers;
+mod images;
+mod isolation;
+mod lifecycle;
+mod limits;
+mod logs;
+mod origin_defects;
+mod settings;
+mod signatures;
+mod streaming;
+mod versions;
+
+use epsilon_e2e::{
+    http::{Answer, Call},
+    project,
+    up::{Epsilon, Settings},
+};
+use tokio::sync::OnceCell;
+
+/// Limits that a test can reach in a moment.
+const CONFIG: &str = "
+gateway: { max_body: 8MiB }
+vm_agent: { queue_wait: 3s, start_timeout: 10s }
+builder: { inspect_timeout: 8s }
+";
+
+/// The platform of this binary; removed by its guard when the binary ends.
+async fn up() -> &'static Epsilon {
+    static UP: OnceCell<Epsilon> = OnceCell::const_new();
+    UP.get_or_init(|| Epsilon::start_with(Settings::config(CONFIG))).await
+}
+
+/// The platform with two functions that most tests need and none changes:
+///
+/// - `probe` runs the JavaScript in its body: `return` gives the answer, as JSON. One call at a time.
+/// - `echo` answers with all that it saw of the request. Ten calls at a time.
+async fn probe() -> &'static Epsilon {
+    static PROBE: OnceCell<()> = OnceCell::const_new();
+    let up = up().await;
+    PROBE
+        .get_or_init(|| async {
+            up.deploy(&project!("probe", { "index.js" => PROBE_JS })).await;
+        })
+        .await;
+    up
+}
+
+const PROBE_JS: &str = r#"
+const AsyncFunction = (async () => {}).constructor;
+exports.probe = {
+  config: { timeout: 20_000, memory: "128MiB", maxInstances: 4 },
+  func: async (req, res) => {
+    const answer = await new AsyncFunction("require", "req", "res", req.body)(require, req, res);
+    if (!res.headersSent) res.json(answer === undefined ? null : answer);
+  },
+};
+exports.echo = {
+  config: { timeout: 20_000, memory: "128MiB", concurrency: 10, maxInstances: 4 },
+  func: (req, res) => res.json({
+    method: req.method, path: req.path, url: req.url, query: req.query, headers: req.headers,
+    body: req.body, raw: req.rawBody ? req.rawBody.toString("utf8") : null,
+  }),
+};
+"#;
+
+/// Runs JavaScript in the function `probe`.
+async fn run(code: &str) -> Answer {
+    Call::post("/probe", "text/plain", code.to_owned()).send(probe().await.public()).await
+}
