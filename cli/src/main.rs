@@ -1,2 +1,30 @@
-//! Placeholder.
-fn main() {}
+//! The `epsilon` program: reads the command line, runs one verb, turns its end into an exit code.
+//!
+//! Nothing is decided here. What people may type is in `args.rs`; each verb is a file in `commands/`.
+
+mod args;
+mod client;
+mod commands;
+mod data_dir;
+mod failure;
+mod output;
+
+use clap::Parser as _;
+use failure::Failure;
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = args::Cli::parse(); // ends the program by itself on --help (0) and wrong usage (2)
+    let json = cli.globals.json;
+    let ended = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(Box::pin(commands::run(cli))),
+        Err(err) => Err(Failure::new("RUNTIME", "the system refused worker threads").because(&err)),
+    };
+    match ended {
+        Ok(code) => code,
+        Err(failure) => failure.report(json),
+    }
+}

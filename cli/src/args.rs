@@ -1,0 +1,104 @@
+//! What people may type: the global flags and the list of verbs. What a verb takes is declared beside
+//! its code, in `commands/`.
+
+use crate::commands;
+use clap::{Args, Parser, Subcommand};
+use epsilon_api::redacted::Secret;
+use std::{convert::Infallible, path::PathBuf, time::Duration};
+
+/// A serverless platform that you own: push function code, call it over HTTP.
+#[derive(Debug, Parser)]
+#[command(name = "epsilon", version, max_term_width = 100, infer_subcommands = false)]
+#[command(after_help = "\
+Exit status: 0 done, 1 the platform or the function failed, 2 wrong usage.
+Start here: `epsilon up` in one terminal; `epsilon init hello && epsilon deploy hello` in another.")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags that every verb takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Globals {
+    /// Control address of the gateway [default: the `epsilon up` of this data folder, else
+    /// http://127.0.0.1:8081]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "EPSILON_GATEWAY",
+        hide_env_values = true
+    )]
+    pub(crate) gateway: Option<String>,
+
+    /// Key for the control API [default: the one in DATA/admin.key]
+    #[arg(long, global = true, value_name = "KEY", env = "EPSILON_KEY", hide_env_values = true)]
+    #[arg(value_parser = secret)]
+    pub(crate) key: Option<Secret<String>>,
+
+    /// Print JSON for programs instead of text for people
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// Where the platform keeps its data [default: /var/lib/epsilon for root, else the XDG data
+    /// folder]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "EPSILON_DATA_DIR",
+        hide_env_values = true
+    )]
+    pub(crate) data_dir: Option<PathBuf>,
+
+    /// The longest to wait for an answer [default: 1m; 15m for deploy and invoke]
+    #[arg(long, global = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the whole platform on this machine: gateway, agent and builder in one process
+    Up(commands::up::Up),
+    /// Write a small working project to start from
+    Init(commands::init::Init),
+    /// Push a project: build its functions and let them serve
+    Deploy(commands::deploy::Deploy),
+    /// Call a function and print its answer
+    Invoke(commands::invoke::Invoke),
+    /// Show what a function logged
+    Logs(commands::logs::Logs),
+    /// List the functions
+    Functions(commands::functions::Functions),
+    /// List the versions of a function, newest first
+    Versions(commands::versions::Versions),
+    /// Let an older version of a function serve again
+    Rollback(commands::rollback::Rollback),
+    /// Remove a function and all its versions
+    Delete(commands::delete::Delete),
+    /// List the VMs and what they hold
+    Vms(commands::vms::Vms),
+    /// Let a VM finish its calls and take no new ones
+    Drain(commands::drain::Drain),
+    /// Let a drained VM take calls again
+    Undrain(commands::undrain::Undrain),
+}
+
+fn secret(text: &str) -> Result<Secret<String>, Infallible> {
+    Ok(Secret::new(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_declaration_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

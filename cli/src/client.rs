@@ -1,0 +1,340 @@
+//! The control API from the caller's side: one method per question, answers in the words of
+//! `epsilon_api::admin`, every error a [`Failure`] that tells the person what to do next.
+
+mod lines;
+
+pub(crate) use lines::{JsonLines, LineError};
+
+use crate::{args::Globals, data_dir, failure::Failure};
+use epsilon_api::{
+    admin::{Data, FunctionInfo, RollbackRequest, VersionInfo},
+    error::ErrorEnvelope,
+    ids::{FunctionName, RequestId, VersionNumber, VmId},
+    redacted::Secret,
+    suggest::nearest,
+    vm::VmStatus,
+};
+use http::{HeaderValue, Method, StatusCode, header};
+use reqwest::{Body, RequestBuilder, Response, Url};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+/// Where `epsilon up` listens unless told otherwise.
+const DEFAULT_GATEWAY: &str = "http://127.0.0.1:8081";
+/// Loopback and private networks answer at once or not at all.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// Finds a dead gateway under a log that is silent for hours.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// Plain questions; a rollback or a delete may wait for instances.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// A gateway has fewer pages of functions than this, or it is not one of ours.
+const PAGES_MAX: usize = 10_000;
+
+/// A gateway's control API.
+#[derive(Debug)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    base: Url,
+    key: Option<Secret<String>>,
+    /// Where the key was looked for, and why it was not found there.
+    key_missing: Option<(PathBuf, std::io::Error)>,
+    answer_within: Duration,
+}
+
+/// A client for `url`: past the proxy when the address is this machine's own, because a company's proxy
+/// would look for 127.0.0.1 on its own machine.
+pub(crate) fn http_client(url: &Url) -> Result<reqwest::Client, Failure> {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let loopback = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    let builder = reqwest::Client::builder()
+        .user_agent(concat!("epsilon/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_WITHIN)
+        .tcp_keepalive(KEEPALIVE)
+        .redirect(reqwest::redirect::Policy::none());
+    let builder = if loopback { builder.no_proxy() } else { builder };
+    builder
+        .build()
+        .map_err(|err| Failure::new("CLIENT", "no HTTP client can be made").because(&err))
+}
+
+impl Client {
+    /// The gateway that the flags, the environment or the data folder name. Sends nothing yet.
+    pub(crate) fn new(globals: &Globals) -> Result<Self, Failure> {
+        let data = data_dir::locate(globals)?;
+        let address = globals
+            .gateway
+            .clone()
+            .or_else(|| data_dir::holder(&data)?.control)
+            .unwrap_or_else(|| DEFAULT_GATEWAY.to_owned());
+        let base = parse_base(&address)?;
+        let (key, key_missing) = match &globals.key {
+            Some(key) => (Some(key.clone()), None),
+            None => match data_dir::admin_key(&data) {
+                Ok(key) => (Some(key), None),
+                Err(err) => (None, Some((data.join("admin.key"), err))),
+            },
+        };
+        let answer_within = globals.timeout.unwrap_or(ANSWER_WITHIN);
+        Ok(Self { http: http_client(&base)?, base, key, key_missing, answer_within })
+    }
+
+    /// All functions, by name.
+    pub(crate) async fn functions(&self) -> Result<Vec<FunctionInfo>, Failure> {
+        self.list(&["functions"]).await
+    }
+
+    /// One function.
+    pub(crate) async fn function(&self, name: &str) -> Result<FunctionInfo, Failure> {
+        let answer = self.ask(Method::GET, &["functions", name], None::<&()>).await;
+        self.or_nearest_function(name, answer).await
+    }
+
+    /// The versions of a function, newest first.
+    pub(crate) async fn versions(&self, name: &str) -> Result<Vec<VersionInfo>, Failure> {
+        let answer = self.list(&["functions", name, "versions"]).await;
+        self.or_nearest_function(name, answer).await
+    }
+
+    /// Lets an older version serve.
+    pub(crate) async fn rollback(
+        &self,
+        name: &str,
+        version: Option<VersionNumber>,
+    ) -> Result<FunctionInfo, Failure> {
+        let body = RollbackRequest { version };
+        let answer = self.ask(Method::POST, &["functions", name, "rollback"], Some(&body)).await;
+        self.or_nearest_function(name, answer).await
+    }
+
+    /// Removes a function.
+    pub(crate) async fn delete(&self, name: &str) -> Result<(), Failure> {
+        let request =
+            self.request(Method::DELETE, &["functions", name]).timeout(self.answer_within);
+        let answer = self.send(request).await.map(drop);
+        self.or_nearest_function(name, answer).await
+    }
+
+    /// The function's log, line by line. Ends when the kept lines do, unless `follow`.
+    pub(crate) async fn logs(
+        &self,
+        name: &str,
+        follow: bool,
+        request: Option<&RequestId>,
+        tail: Option<usize>,
+    ) -> Result<JsonLines, Failure> {
+        let mut builder = self.request(Method::GET, &["functions", name, "logs"]);
+        builder = builder.query(&[("follow", follow)]);
+        if let Some(id) = request {
+            builder = builder.query(&[("request_id", id.as_str())]);
+        }
+        if let Some(tail) = tail {
+            builder = builder.query(&[("tail", tail)]);
+        }
+        let answer = self.send(builder).await;
+        Ok(JsonLines::new(self.or_nearest_function(name, answer).await?))
+    }
+
+    /// Pushes a project; the answer is the deployment's story.
+    pub(crate) async fn deploy(
+        &self,
+        folder: Option<&str>,
+        only: &[FunctionName],
+        archive: Body,
+    ) -> Result<JsonLines, Failure> {
+        let mut builder = self.request(Method::POST, &["deployments"]);
+        if let Some(folder) = folder {
+            builder = builder.query(&[("folder", folder)]);
+        }
+        for name in only {
+            builder = builder.query(&[("only", name.as_str())]);
+        }
+        let builder = builder.header(header::CONTENT_TYPE, "application/gzip").body(archive);
+        Ok(JsonLines::new(self.send(builder).await?))
+    }
+
+    /// The VMs.
+    pub(crate) async fn vms(&self) -> Result<Vec<VmStatus>, Failure> {
+        self.list(&["vms"]).await
+    }
+
+    /// Starts (`drain`) or ends (`undrain`) a drain.
+    pub(crate) async fn drain(&self, vm: &VmId, draining: bool) -> Result<(), Failure> {
+        let verb = if draining { "drain" } else { "undrain" };
+        let request = self.request(Method::POST, &["vms", vm.as_str(), verb]);
+        match self.send(request.timeout(self.answer_within)).await {
+            Err(failure) if failure.code() == "VM_NOT_FOUND" => {
+                let vms = self.vms().await.unwrap_or_default();
+                Err(failure.hint(did_you_mean(
+                    vm.as_str(),
+                    vms.iter().map(|vm| vm.id.as_str()),
+                    "vms",
+                )))
+            }
+            other => other.map(drop),
+        }
+    }
+
+    async fn list<T: DeserializeOwned>(&self, path: &[&str]) -> Result<Vec<T>, Failure> {
+        let mut all = Vec::new();
+        let mut cursor: Option<String> = None;
+        for _ in 0..PAGES_MAX {
+            let mut request = self.request(Method::GET, path).timeout(self.answer_within);
+            if let Some(cursor) = &cursor {
+                request = request.query(&[("cursor", cursor)]);
+            }
+            let page: Data<Vec<T>> = self.json(self.send(request).await?).await?;
+            all.extend(page.data);
+            cursor = page.pagination.filter(|page| page.has_more).and_then(|page| page.next_cursor);
+            if cursor.is_none() {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &[&str],
+        body: Option<&impl Serialize>,
+    ) -> Result<T, Failure> {
+        let mut request = self.request(method, path).timeout(self.answer_within);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer: Data<T> = self.json(self.send(request).await?).await?;
+        Ok(answer.data)
+    }
+
+    fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().push("v1").extend(path);
+        }
+        let request = self.http.request(method, url);
+        match self.key.as_ref().and_then(|key| bearer(key.reveal())) {
+            Some(value) => request.header(header::AUTHORIZATION, value),
+            None => request,
+        }
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        let response = request.send().await.map_err(|err| self.unreachable(err))?;
+        if response.status().is_success() {
+            Ok(response)
+        } else {
+            Err(self.refused(response).await)
+        }
+    }
+
+    async fn json<T: DeserializeOwned>(&self, response: Response) -> Result<T, Failure> {
+        let bytes = response.bytes().await.map_err(|err| self.unreachable(err))?;
+        serde_json::from_slice(&bytes).map_err(|err| self.foreign("this version").because(&err))
+    }
+
+    /// What a status other than 2xx means.
+    async fn refused(&self, response: Response) -> Failure {
+        let status = response.status();
+        let body = response.bytes().await.unwrap_or_default();
+        let Ok(envelope) = serde_json::from_slice::<ErrorEnvelope>(&body) else {
+            return self.foreign(&format!("status {status}"));
+        };
+        let failure = Failure::from(envelope);
+        match (&self.key_missing, status) {
+            (Some((path, err)), StatusCode::UNAUTHORIZED) => failure.hint(format!(
+                "no key: `{}` cannot be read ({err}); run this as the user who runs `epsilon up`, name \
+                 its `--data-dir`, or pass `--key KEY`",
+                path.display()
+            )),
+            (None, StatusCode::UNAUTHORIZED) => failure.hint(
+                "the key is not this gateway's; it is in `admin.key` in the data folder of `epsilon up`",
+            ),
+            _ => failure,
+        }
+    }
+
+    /// What no answer at all means.
+    pub(crate) fn unreachable(&self, err: reqwest::Error) -> Failure {
+        let at = self.base.as_str().trim_end_matches('/');
+        if err.is_connect() {
+            Failure::new("NOT_RUNNING", format!("`epsilon up` is not running at {at}")).hint(
+                "start it with `epsilon up`, or point elsewhere with `--gateway URL` or EPSILON_GATEWAY",
+            )
+        } else if err.is_timeout() {
+            Failure::new("TIMEOUT", format!("no answer from {at} in time"))
+                .hint("wait longer with `--timeout 5m`")
+        } else {
+            Failure::new("CONNECTION_LOST", format!("the connection to {at} broke"))
+                .because(&err.without_url())
+                .hint("see whether `epsilon up` still runs, then try again")
+        }
+    }
+
+    fn foreign(&self, what: &str) -> Failure {
+        let at = self.base.as_str().trim_end_matches('/');
+        Failure::new("NOT_EPSILON", format!("{at} did not answer as a gateway does ({what})")).hint(
+            "`--gateway` takes the control address (by default port 8081), not the one for calls",
+        )
+    }
+
+    /// Adds the nearest existing name when there is no function of this one.
+    async fn or_nearest_function<T>(
+        &self,
+        name: &str,
+        answer: Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        match answer {
+            Err(failure) if failure.code() == "FUNCTION_NOT_FOUND" => {
+                let known = self.functions().await.unwrap_or_default();
+                let names = known.iter().map(|function| function.name.as_str());
+                Err(failure.hint(did_you_mean(name, names, "functions")))
+            }
+            other => other,
+        }
+    }
+}
+
+fn did_you_mean<'a>(given: &str, known: impl Iterator<Item = &'a str>, verb: &str) -> String {
+    match nearest(given, known) {
+        Some(name) => format!("did you mean `{name}`? `epsilon {verb}` lists all"),
+        None => format!("`epsilon {verb}` lists the names"),
+    }
+}
+
+fn bearer(key: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(format!("Bearer {key}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+fn parse_base(address: &str) -> Result<Url, Failure> {
+    let text =
+        if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+    let wrong = |why: &str| {
+        Failure::usage(format!("`{address}` is not a control address: {why}"))
+            .hint(format!("write it like {DEFAULT_GATEWAY}"))
+    };
+    let url = Url::parse(&text).map_err(|err| wrong(&err.to_string()))?;
+    match url.scheme() {
+        "http" => Ok(url),
+        "https" => Err(wrong("the control API speaks plain HTTP, on loopback or behind a tunnel")),
+        other => Err(wrong(&format!("`{other}` is not a protocol that it speaks"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_address_is_a_url() {
+        assert_eq!(parse_base("10.0.0.7:8081").unwrap().as_str(), "http://10.0.0.7:8081/");
+        assert!(parse_base("https://x").is_err() && parse_base("unix://x").is_err());
+    }
+
+    #[test]
+    fn names_near_and_far() {
+        assert!(did_you_mean("helo", ["hello"].into_iter(), "functions").contains("`hello`"));
+        assert!(!did_you_mean("pay", ["hello"].into_iter(), "functions").contains("hello"));
+    }
+}

@@ -1,0 +1,110 @@
+//! `epsilon deploy [DIR]`: packs a project, pushes it, and tells the story of its deployment until its
+//! functions serve.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `tree.rs` | finds what belongs to the project, and refuses what cannot be pushed |
+//! | `pack.rs` | makes the archive while it is sent |
+//! | `story.rs` | shows the steps |
+
+mod pack;
+mod story;
+mod tree;
+
+use crate::{args::Globals, client::Client, failure::Failure, output};
+use clap::Args;
+use epsilon_api::{
+    admin::{DeployEvent, DeploymentInfo},
+    ids::FunctionName,
+    units::Bytes,
+};
+use std::{path::PathBuf, time::Duration};
+use story::Story;
+use tree::Tree;
+
+/// A first deployment installs dependencies and may build an image of some GiB.
+const DEPLOY_WITHIN: Duration = Duration::from_secs(15 * 60);
+
+#[derive(Debug, Args)]
+pub(crate) struct Deploy {
+    /// The project's folder
+    #[arg(default_value = ".")]
+    dir: PathBuf,
+    /// Deploy only this function (may be given several times)
+    #[arg(long, value_name = "NAME")]
+    only: Vec<FunctionName>,
+    /// Refuse a larger file before anything is sent; the builder has limits of its own
+    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
+    max_file: Bytes,
+    /// Show all that npm and docker print
+    #[arg(long)]
+    verbose: bool,
+}
+
+impl Deploy {
+    pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
+        let client = Client::new(globals)?;
+        let within = globals.timeout.unwrap_or(DEPLOY_WITHIN);
+        let mut story = Story::new(globals.json, self.verbose);
+        match tokio::time::timeout(within, self.push(&client, &mut story)).await {
+            Ok(deployed) => {
+                story.end();
+                let deployment = deployed?;
+                if globals.json { Ok(()) } else { table(deployment) }
+            }
+            Err(_) => {
+                story.end();
+                let message = format!(
+                    "the deployment did not end within {}",
+                    humantime::format_duration(within)
+                );
+                Err(Failure::new("TIMEOUT", message).hint("wait longer with `--timeout 30m`"))
+            }
+        }
+    }
+
+    async fn push(&self, client: &Client, story: &mut Story) -> Result<DeploymentInfo, Failure> {
+        let tree = Tree::read(&self.dir, self.max_file)?;
+        let folder = tree.name();
+        let upload = story.upload(tree.files(), tree.bytes());
+        let (archive, packing) = pack::stream(tree, move |sent| upload.advance(sent));
+        let answer = client.deploy(folder.as_deref(), &self.only, archive).await;
+        // A file that could not be read breaks the request; the file is the cause to tell.
+        let packed = packing.await;
+        let mut lines = match (answer, packed) {
+            (_, Err(failure)) => return Err(failure),
+            (answer, Ok(())) => answer?,
+        };
+        story.uploaded();
+        loop {
+            let event = lines.next::<DeployEvent>().await.map_err(|err| cut().because(&err))?;
+            let Some(event) = event else { return Err(cut()) };
+            story.tell(&event)?;
+            match event {
+                DeployEvent::Done { deployment } => return Ok(deployment),
+                DeployEvent::Failed { error } => return Err(story.failed(error)),
+                DeployEvent::Accepted { .. }
+                | DeployEvent::StepStarted { .. }
+                | DeployEvent::StepDone { .. }
+                | DeployEvent::Log { .. } => {}
+            }
+        }
+    }
+}
+
+fn cut() -> Failure {
+    Failure::new("CONNECTION_LOST", "the gateway was gone before the deployment ended")
+        .hint("`epsilon functions` shows what serves now; deploying again is safe")
+}
+
+fn table(deployment: DeploymentInfo) -> Result<(), Failure> {
+    let rows = deployment.functions.into_iter().map(|function| {
+        [
+            function.name.to_string(),
+            function.version.to_string(),
+            if function.changed { "yes" } else { "no" }.to_owned(),
+            function.url,
+        ]
+    });
+    output::table(["FUNCTION", "VERSION", "CHANGED", "URL"], &[1], rows)
+}

@@ -1,0 +1,195 @@
+//! The story of a deployment as it happens: bars and spinners on a terminal, plain lines in a pipe, the
+//! events themselves with `--json`. All but the events goes to standard error; standard output is for
+//! the result.
+
+use crate::{failure::Failure, output};
+use console::{Term, style};
+use epsilon_api::{
+    admin::{DeployEvent, Step},
+    error::ErrorBody,
+    units::Bytes,
+};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+/// Lines of a tool's output that are kept to be shown on failure: what npm says of one error.
+const LINES_KEPT: usize = 40;
+/// How often a spinner turns.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Tells one deployment's story.
+#[derive(Debug)]
+pub(super) struct Story {
+    look: Look,
+    verbose: bool,
+    lines: VecDeque<String>,
+    upload: Option<Upload>,
+    steps: Vec<(Step, ProgressBar)>,
+}
+
+#[derive(Debug)]
+enum Look {
+    /// The events, one a line.
+    Json,
+    /// A line for each step that ended.
+    Plain,
+    /// Moving.
+    Terminal(MultiProgress),
+}
+
+/// Shows how much of the project was packed and sent.
+#[derive(Clone, Debug)]
+pub(super) struct Upload {
+    bar: ProgressBar,
+    what: String,
+    since: Instant,
+}
+
+impl Upload {
+    /// So many bytes more.
+    pub(super) fn advance(&self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+}
+
+impl Story {
+    /// Looks at standard error to see who reads.
+    pub(super) fn new(json: bool, verbose: bool) -> Self {
+        let look = match (json, Term::stderr().is_term()) {
+            (true, _) => Look::Json,
+            (false, false) => Look::Plain,
+            (false, true) => {
+                Look::Terminal(MultiProgress::with_draw_target(ProgressDrawTarget::stderr()))
+            }
+        };
+        Self { look, verbose, lines: VecDeque::new(), upload: None, steps: Vec::new() }
+    }
+
+    /// The upload begins.
+    pub(super) fn upload(&mut self, files: usize, bytes: Bytes) -> Upload {
+        let plural = if files == 1 { "" } else { "s" };
+        let what = format!("{files} file{plural}, {bytes}");
+        let bar = match &self.look {
+            Look::Json | Look::Plain => ProgressBar::hidden(),
+            Look::Terminal(multi) => {
+                let bar = multi.add(ProgressBar::new(bytes.get()));
+                bar.set_style(template("  {spinner:.cyan} upload        {wide_bar} {msg}"));
+                bar.set_message(what.clone());
+                bar.enable_steady_tick(TICK);
+                bar
+            }
+        };
+        let upload = Upload { bar, what, since: Instant::now() };
+        self.upload = Some(upload.clone());
+        upload
+    }
+
+    /// The whole project is with the gateway.
+    pub(super) fn uploaded(&mut self) {
+        if let Some(Upload { bar, what, since }) = self.upload.take() {
+            bar.finish_and_clear();
+            self.done("upload", since.elapsed(), &what);
+        }
+    }
+
+    /// One event.
+    pub(super) fn tell(&mut self, event: &DeployEvent) -> Result<(), Failure> {
+        if let Look::Json = self.look {
+            return output::json_line(event);
+        }
+        match event {
+            DeployEvent::StepStarted { step, detail } => self.begin(*step, detail),
+            DeployEvent::StepDone { step, detail, took_ms } => {
+                self.clear(*step);
+                self.done(&step.to_string(), Duration::from_millis(*took_ms), detail);
+            }
+            DeployEvent::Log { line } => self.log(line),
+            DeployEvent::Accepted { .. }
+            | DeployEvent::Done { .. }
+            | DeployEvent::Failed { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// The deployment failed: what the tools said last helps to see why.
+    pub(super) fn failed(&mut self, error: ErrorBody) -> Failure {
+        if let Some((step, bar)) = self.steps.pop() {
+            bar.finish_and_clear();
+            self.say(&format!("  {} {step}", style("✘").for_stderr().red()));
+        }
+        if !self.verbose {
+            for line in std::mem::take(&mut self.lines) {
+                self.say(&format!("    {}", style(line).for_stderr().dim()));
+            }
+        }
+        error.into()
+    }
+
+    /// Nothing moves any more.
+    pub(super) fn end(&mut self) {
+        if let Some(upload) = self.upload.take() {
+            upload.bar.finish_and_clear();
+        }
+        for (_, bar) in self.steps.drain(..) {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn begin(&mut self, step: Step, detail: &str) {
+        if let Look::Terminal(multi) = &self.look {
+            let bar = ProgressBar::new_spinner().with_finish(ProgressFinish::AndClear);
+            let bar = multi.add(bar);
+            bar.set_style(template("  {spinner:.cyan} {prefix:13} {elapsed:>7.dim}  {wide_msg}"));
+            bar.set_prefix(step.to_string());
+            bar.set_message(detail.to_owned());
+            bar.enable_steady_tick(TICK);
+            self.steps.push((step, bar));
+        }
+    }
+
+    fn clear(&mut self, step: Step) {
+        if let Some(index) = self.steps.iter().position(|(running, _)| *running == step) {
+            self.steps.remove(index).1.finish_and_clear();
+        }
+    }
+
+    fn done(&self, what: &str, took: Duration, detail: &str) {
+        let mark = style("✔").for_stderr().green();
+        let took = style(format!("{:>7}", output::took(took))).for_stderr().dim();
+        self.say(format!("  {mark} {what:13} {took}  {detail}").trim_end());
+    }
+
+    fn log(&mut self, line: &str) {
+        let line = console::strip_ansi_codes(line).into_owned();
+        if self.verbose {
+            self.say(&format!("    {}", style(line).for_stderr().dim()));
+            return;
+        }
+        if let Some((step, bar)) = self.steps.last() {
+            bar.set_message(format!("{line} ({step})"));
+        }
+        if self.lines.len() == LINES_KEPT {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(line);
+    }
+
+    /// A line that stays.
+    fn say(&self, line: &str) {
+        match &self.look {
+            Look::Json => {}
+            Look::Plain => eprintln!("{line}"),
+            // Fails only when standard error is closed; then nobody reads.
+            Look::Terminal(multi) => drop(multi.println(line)),
+        }
+    }
+}
+
+fn template(text: &str) -> ProgressStyle {
+    ProgressStyle::with_template(text)
+        .unwrap_or_else(|_| ProgressStyle::default_spinner())
+        .progress_chars("━╸ ")
+}

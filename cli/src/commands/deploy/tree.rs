@@ -1,0 +1,174 @@
+//! What of a folder belongs to the project: all files but those that `.gitignore` and `.epsilonignore`
+//! leave out, never `.git` and `node_modules`. Refuses here, before a byte is sent, what the builder
+//! would refuse; the builder trusts none of it and checks again.
+
+use crate::failure::Failure;
+use epsilon_api::units::Bytes;
+use ignore::{WalkBuilder, overrides::OverrideBuilder};
+use std::{
+    fs::{self, Metadata},
+    os::unix::fs::PermissionsExt as _,
+    path::{Component, Path, PathBuf},
+};
+
+/// A project's files, sorted by path.
+#[derive(Debug)]
+pub(super) struct Tree {
+    pub(super) root: PathBuf,
+    pub(super) entries: Vec<Entry>,
+}
+
+/// One file of a project.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Relative to the root.
+    pub(super) path: PathBuf,
+    pub(super) kind: Kind,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    File { bytes: u64, executable: bool },
+    Link { target: PathBuf },
+}
+
+impl Tree {
+    /// Reads a folder's tree. No file may be larger than `file_max`.
+    pub(super) fn read(dir: &Path, file_max: Bytes) -> Result<Self, Failure> {
+        let root = fs::canonicalize(dir).map_err(|err| {
+            Failure::usage(format!("the folder `{}` cannot be read", dir.display()))
+                .because(&err)
+                .hint("name the project's folder: `epsilon deploy DIR`")
+        })?;
+        if !root.is_dir() {
+            return Err(Failure::usage(format!("`{}` is not a folder", dir.display()))
+                .hint("name the project's folder: `epsilon deploy DIR`"));
+        }
+        let mut entries = Vec::new();
+        for found in walk(&root)?.build() {
+            let found = found.map_err(|err| refused("a file cannot be read").because(&err))?;
+            let path = found.path().strip_prefix(&root).unwrap_or(found.path()).to_owned();
+            let meta = fs::symlink_metadata(found.path()).map_err(|err| unreadable(&path, &err))?;
+            if let Some(kind) = kind(&root, &path, &meta, file_max)? {
+                entries.push(Entry { path, kind });
+            }
+        }
+        if entries.is_empty() {
+            return Err(Failure::usage(format!(
+                "the folder `{}` has no files to deploy",
+                dir.display()
+            ))
+            .hint("`epsilon init DIR` writes a project to start from"));
+        }
+        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(Self { root, entries })
+    }
+
+    /// What the folder is called: the project's name when it has no other.
+    pub(super) fn name(&self) -> Option<String> {
+        Some(self.root.file_name()?.to_str()?.to_owned())
+    }
+
+    /// How many files there are.
+    pub(super) fn files(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Size of all files together.
+    pub(super) fn bytes(&self) -> Bytes {
+        Bytes(self.entries.iter().map(|entry| entry.kind.bytes()).sum())
+    }
+}
+
+impl Kind {
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::File { bytes, .. } => *bytes,
+            Self::Link { .. } => 0,
+        }
+    }
+}
+
+fn walk(root: &Path) -> Result<WalkBuilder, Failure> {
+    let mut never = OverrideBuilder::new(root);
+    for name in ["!.git", "!node_modules"] {
+        never.add(name).map_err(|err| Failure::new("WALK", "a pattern is wrong").because(&err))?;
+    }
+    let never =
+        never.build().map_err(|err| Failure::new("WALK", "a pattern is wrong").because(&err))?;
+    let mut walk = WalkBuilder::new(root);
+    walk.standard_filters(false)
+        .git_ignore(true)
+        .require_git(false)
+        // What lies above the folder does not change what is in it: the same folder, the same project.
+        .parents(false)
+        .add_custom_ignore_filename(".epsilonignore")
+        .overrides(never)
+        .follow_links(false);
+    Ok(walk)
+}
+
+fn kind(
+    root: &Path,
+    path: &Path,
+    meta: &Metadata,
+    file_max: Bytes,
+) -> Result<Option<Kind>, Failure> {
+    if meta.is_dir() {
+        return Ok(None); // folders come with their files
+    }
+    if meta.is_symlink() {
+        let target = fs::read_link(root.join(path)).map_err(|err| unreadable(path, &err))?;
+        check_link(root, path, &target)?;
+        return Ok(Some(Kind::Link { target }));
+    }
+    if !meta.is_file() {
+        return Err(refused(format!("`{}` is neither file, folder nor link", path.display())));
+    }
+    if meta.len() > file_max.get() {
+        return Err(refused(format!(
+            "`{}` is {}; a file may have {file_max}",
+            path.display(),
+            Bytes(meta.len())
+        )));
+    }
+    let executable = meta.permissions().mode() & 0o111 != 0;
+    Ok(Some(Kind::File { bytes: meta.len(), executable }))
+}
+
+/// A link stays a link, so it must mean the same inside the image: relative, and inside the project.
+fn check_link(root: &Path, path: &Path, target: &Path) -> Result<(), Failure> {
+    let bad = |why: &str| {
+        refused(format!("the link `{}` -> `{}` {why}", path.display(), target.display()))
+    };
+    let mut depth = path.components().count() - 1; // of the folder that holds the link
+    for part in target.components() {
+        match part {
+            Component::Normal(_) => depth += 1,
+            Component::ParentDir if depth > 0 => depth -= 1,
+            Component::CurDir => {}
+            Component::ParentDir | Component::RootDir | Component::Prefix(_) => {
+                return Err(bad("leads out of the project"));
+            }
+        }
+    }
+    // Words alone do not tell where a path through other links ends.
+    match fs::canonicalize(root.join(path)) {
+        Ok(real) if real.starts_with(root) => Ok(()),
+        Ok(_) => Err(bad("leads out of the project")),
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(()), // into node_modules, say
+        Err(err) => Err(bad("cannot be followed").because(&err)),
+    }
+}
+
+fn refused(message: impl Into<String>) -> Failure {
+    Failure::new("SOURCE_REFUSED", message)
+        .hint("leave out what the functions do not need: write it into `.epsilonignore`")
+}
+
+fn unreadable(path: &Path, err: &std::io::Error) -> Failure {
+    Failure::new("SOURCE_UNREADABLE", format!("`{}` cannot be read", path.display())).because(err)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,269 @@
+//! `epsilon invoke NAME`: calls a function as any caller does, through the public listener. The answer's
+//! body goes to standard output as it comes; errors of the platform are told as errors of this program.
+
+mod payload;
+
+use crate::{
+    args::Globals,
+    client::{self, Client},
+    failure::Failure,
+    output,
+};
+use clap::Args;
+use console::style;
+use epsilon_api::{
+    error::{ErrorBody, ErrorEnvelope},
+    headers::{REQUEST_ID, SERVER_TIMING},
+};
+use futures_util::StreamExt as _;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use payload::Payload;
+use reqwest::{Response, Url};
+use serde::Serialize;
+use std::{
+    collections::BTreeMap,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+/// The function's own `timeout` ends a call; this is for a gateway that does not.
+const CALL_WITHIN: Duration = Duration::from_secs(15 * 60);
+/// An error that the platform makes is some hundred bytes; a longer answer is the function's own.
+const ERROR_MAX: u64 = 64 << 10;
+
+#[derive(Debug, Args)]
+pub(crate) struct Invoke {
+    /// The function
+    name: String,
+    /// What to send: the text itself, @FILE, or @- for standard input
+    #[arg(long, short, value_name = "DATA|@FILE")]
+    data: Option<String>,
+    /// The HTTP method [default: GET, or POST with --data]
+    #[arg(long, short = 'X', value_name = "METHOD")]
+    method: Option<Method>,
+    /// A header to send (may be given several times)
+    #[arg(long, short = 'H', value_name = "K:V", value_parser = parse_header)]
+    header: Vec<(HeaderName, HeaderValue)>,
+    /// What follows the function's name in the address, with a query if wanted
+    #[arg(long, value_name = "/PATH", default_value = "", hide_default_value = true)]
+    path: String,
+    /// Show status, headers and timing too
+    #[arg(long, short)]
+    include: bool,
+}
+
+/// What `--json` prints of an answer.
+#[derive(Debug, Serialize)]
+struct Answered {
+    status: u16,
+    took_ms: f64,
+    /// What the platform spent, by phase, in milliseconds.
+    timing_ms: BTreeMap<String, f64>,
+    request_id: Option<String>,
+    headers: BTreeMap<String, String>,
+    /// The body as JSON where it is JSON, else as text; bytes that are not text are replaced.
+    body: serde_json::Value,
+}
+
+impl Invoke {
+    pub(crate) async fn run(self, globals: &Globals) -> Result<ExitCode, Failure> {
+        let function = Client::new(globals)?.function(&self.name).await?;
+        let url = self.url(&function.url)?;
+        let within = globals.timeout.unwrap_or(CALL_WITHIN);
+        let request = self.request(&url).await?.timeout(within);
+        let lost = |err: reqwest::Error| lost(&url, err);
+
+        let began = Instant::now();
+        let response = request.send().await.map_err(lost)?;
+        let status = response.status();
+        let headers = response.headers().clone();
+        let answer = if may_be_platform_error(&response) {
+            let body = response.bytes().await.map_err(lost)?;
+            if let Some(error) = platform_error(&body, &headers) {
+                if self.include {
+                    print_head(status, &headers)?;
+                }
+                return Err(Failure::from(error));
+            }
+            Answer::Whole(body)
+        } else {
+            Answer::Coming(response)
+        };
+
+        if globals.json {
+            let body = match answer {
+                Answer::Whole(body) => body,
+                Answer::Coming(response) => response.bytes().await.map_err(lost)?,
+            };
+            output::json(Answered::new(status, &headers, began.elapsed(), &body))?;
+        } else {
+            if self.include {
+                print_head(status, &headers)?;
+            }
+            match answer {
+                Answer::Whole(body) => output::bytes(&body)?,
+                Answer::Coming(response) => {
+                    let mut pieces = response.bytes_stream();
+                    while let Some(piece) = pieces.next().await {
+                        output::bytes(&piece.map_err(lost)?)?;
+                    }
+                }
+            }
+            output::end_of_body()?;
+            if self.include {
+                eprintln!("{}", style(spent(status, began.elapsed(), &headers)).for_stderr().dim());
+            }
+        }
+        if status.is_server_error() {
+            if !globals.json && !self.include {
+                eprintln!("{}", style(spent(status, began.elapsed(), &headers)).for_stderr().red());
+            }
+            return Ok(ExitCode::FAILURE);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn url(&self, function: &str) -> Result<Url, Failure> {
+        let slash =
+            if self.path.is_empty() || self.path.starts_with(['/', '?']) { "" } else { "/" };
+        let text = format!("{function}{slash}{}", self.path);
+        Url::parse(&text)
+            .map_err(|err| Failure::usage(format!("`{text}` is not an address")).because(&err))
+    }
+
+    async fn request(&self, url: &Url) -> Result<reqwest::RequestBuilder, Failure> {
+        let payload = match &self.data {
+            Some(data) => Some(Payload::open(data).await?),
+            None => None,
+        };
+        let usual = if payload.is_some() { Method::POST } else { Method::GET };
+        let method = self.method.clone().unwrap_or(usual);
+        let mut headers: HeaderMap = self.header.iter().cloned().collect();
+        let mut request = client::http_client(url)?.request(method, url.clone());
+        if let Some(payload) = payload {
+            let guessed = HeaderValue::from_static(payload.content_type());
+            headers.entry(header::CONTENT_TYPE).or_insert(guessed);
+            request = request.body(payload.into_body());
+        }
+        Ok(request.headers(headers))
+    }
+}
+
+/// The body: read already, or on its way.
+enum Answer {
+    Whole(bytes::Bytes),
+    Coming(Response),
+}
+
+impl Answered {
+    fn new(status: StatusCode, headers: &HeaderMap, took: Duration, body: &[u8]) -> Self {
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        Self {
+            status: status.as_u16(),
+            took_ms: (took.as_secs_f64() * 1e6).round() / 1e3,
+            timing_ms: timing(headers).into_iter().collect(),
+            request_id: headers.get(REQUEST_ID).map(text),
+            headers: headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
+            body: serde_json::from_slice(body)
+                .unwrap_or_else(|_| String::from_utf8_lossy(body).into_owned().into()),
+        }
+    }
+}
+
+fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("write it as `Name: value`")?;
+    let name = HeaderName::try_from(name.trim()).map_err(|err| err.to_string())?;
+    let value = HeaderValue::try_from(value.trim()).map_err(|err| err.to_string())?;
+    Ok((name, value))
+}
+
+fn may_be_platform_error(response: &Response) -> bool {
+    let json = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    response.status().as_u16() >= 400
+        && json
+        && response.content_length().is_some_and(|length| length <= ERROR_MAX)
+}
+
+/// The platform's own error names the call that the answer's header names; a function that answers
+/// with a look-alike has no reason to know that id.
+fn platform_error(body: &[u8], headers: &HeaderMap) -> Option<ErrorBody> {
+    let error = serde_json::from_slice::<ErrorEnvelope>(body).ok()?.error;
+    let id = error.request_id.as_ref()?;
+    (headers.get(REQUEST_ID)?.as_bytes() == id.as_str().as_bytes()).then_some(error)
+}
+
+fn print_head(status: StatusCode, headers: &HeaderMap) -> Result<(), Failure> {
+    output::line(&format!("HTTP/1.1 {status}"))?;
+    for (name, value) in headers {
+        output::line(&format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))?;
+    }
+    output::line("")
+}
+
+/// `200 OK in 12 ms (queue 0.1 ms, exec 3.2 ms)`.
+fn spent(status: StatusCode, took: Duration, headers: &HeaderMap) -> String {
+    let phases: Vec<String> = timing(headers)
+        .into_iter()
+        .map(|(phase, ms)| format!("{phase} {}", output::took(Duration::from_secs_f64(ms / 1e3))))
+        .collect();
+    let phases =
+        if phases.is_empty() { String::new() } else { format!(" ({})", phases.join(", ")) };
+    format!("{status} in {}{phases}", output::took(took))
+}
+
+/// The phases of `server-timing: queue;dur=0.1, exec;dur=3.2`, in their order.
+fn timing(headers: &HeaderMap) -> Vec<(String, f64)> {
+    let values = headers.get_all(SERVER_TIMING).into_iter().filter_map(|value| value.to_str().ok());
+    let metrics = values.flat_map(|value| value.split(','));
+    let phase = |metric: &str| {
+        let (name, rest) = metric.split_once(';')?;
+        let dur = rest.split(';').find_map(|param| param.trim().strip_prefix("dur="))?;
+        let ms: f64 = dur.parse().ok().filter(|ms: &f64| ms.is_finite() && *ms >= 0.0)?;
+        Some((name.trim().to_owned(), ms))
+    };
+    metrics.filter_map(phase).collect()
+}
+
+fn lost(url: &Url, err: reqwest::Error) -> Failure {
+    let at = url.origin().ascii_serialization();
+    if err.is_timeout() {
+        return Failure::new("TIMEOUT", format!("{at} did not answer in time"))
+            .hint("wait longer with `--timeout 1h`");
+    }
+    let what = if err.is_connect() { "cannot be reached" } else { "broke the connection" };
+    Failure::new("CONNECTION_LOST", format!("{at} {what}"))
+        .because(&err.without_url())
+        .hint("that is where the gateway says calls go; see whether it can be reached from here")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timing_reads_what_the_gateway_writes_and_skips_the_rest() {
+        let mut headers = HeaderMap::new();
+        let value = "queue;dur=0.1, start;desc=\"cold\";dur=180, odd, x;dur=-1";
+        headers.insert(SERVER_TIMING, HeaderValue::from_static(value));
+        let phases = [("queue".to_owned(), 0.1), ("start".to_owned(), 180.0)];
+        assert_eq!(timing(&headers), phases);
+    }
+
+    #[test]
+    fn only_an_error_with_the_calls_own_id_is_the_platforms() {
+        let mut headers = HeaderMap::new();
+        headers.insert(REQUEST_ID, HeaderValue::from_static("0123456789abcdef"));
+        let error = |id: &str| {
+            let id = id.to_owned();
+            format!(
+                r#"{{"error":{{"type":"x","code":"X","message":"m","hint":null,"request_id":"{id}"}}}}"#
+            )
+        };
+        assert!(platform_error(error("0123456789abcdef").as_bytes(), &headers).is_some());
+        assert!(platform_error(error("another-call-1").as_bytes(), &headers).is_none());
+        assert!(platform_error(br#"{"error":"mine"}"#, &headers).is_none());
+    }
+}

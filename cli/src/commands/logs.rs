@@ -1,0 +1,115 @@
+//! `epsilon logs NAME`: what a function logged. With `--follow`, new lines as they come, also across a
+//! restart of the gateway.
+
+mod resume;
+
+use crate::{
+    args::Globals,
+    client::{Client, JsonLines, LineError},
+    failure::Failure,
+    output,
+};
+use clap::Args;
+use console::style;
+use epsilon_api::{
+    ids::RequestId,
+    log::{Level, LogRecord},
+};
+use resume::Resume;
+use std::time::Duration;
+
+/// Pause between two attempts to reach a gateway that is gone: a restart takes a second or two.
+const RETRY_EVERY: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// The function
+    name: String,
+    /// Go on with new lines as they come
+    #[arg(long, short)]
+    follow: bool,
+    /// Only the lines of one call
+    #[arg(long, value_name = "ID")]
+    request: Option<RequestId>,
+    /// Only the newest lines that are kept
+    #[arg(long, value_name = "N")]
+    tail: Option<usize>,
+    /// With --follow: how long to look for a gateway that is gone
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
+    reconnect: Duration,
+}
+
+impl Logs {
+    pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
+        let client = Client::new(globals)?;
+        let mut resume = Resume::default();
+        let mut lines = self.open(&client, self.tail).await?;
+        loop {
+            match lines.next::<LogRecord>().await {
+                Ok(Some(record)) => {
+                    if resume.is_new(&record) {
+                        print(&record, globals.json)?;
+                    }
+                }
+                Ok(None) if !self.follow => return Ok(()),
+                Err(LineError::Broken(_)) | Ok(None) if self.follow => {
+                    eprintln!(
+                        "{}",
+                        style("(the gateway is gone; looking for it)").for_stderr().dim()
+                    );
+                    lines = self.reopen(&client).await?;
+                }
+                Ok(None) => return Ok(()),
+                Err(err) => {
+                    return Err(Failure::new("CONNECTION_LOST", "the log broke off").because(&err));
+                }
+            }
+        }
+    }
+
+    async fn open(&self, client: &Client, tail: Option<usize>) -> Result<JsonLines, Failure> {
+        client.logs(&self.name, self.follow, self.request.as_ref(), tail).await
+    }
+
+    /// Asks for all kept lines again: `Resume` leaves out those that were shown.
+    async fn reopen(&self, client: &Client) -> Result<JsonLines, Failure> {
+        let attempts = async {
+            loop {
+                tokio::time::sleep(RETRY_EVERY).await;
+                match self.open(client, None).await {
+                    Err(failure) if matches!(failure.code(), "NOT_RUNNING" | "CONNECTION_LOST") => {
+                    }
+                    other => return other,
+                }
+            }
+        };
+        match tokio::time::timeout(self.reconnect, attempts).await {
+            Ok(opened) => opened,
+            Err(_) => {
+                let waited = humantime::format_duration(self.reconnect);
+                let message = format!("the gateway did not come back within {waited}");
+                Err(Failure::new("CONNECTION_LOST", message).hint("start it with `epsilon up`"))
+            }
+        }
+    }
+}
+
+fn print(record: &LogRecord, json: bool) -> Result<(), Failure> {
+    if json { output::json_line(record) } else { output::line(&text(record)) }
+}
+
+/// `02:03:04.567 info  hello@3 1a2b3c4d  the message`; further lines of a stack are indented.
+fn text(record: &LogRecord) -> String {
+    let time = record.time.strftime("%H:%M:%S%.3f");
+    let level = format!("{:5}", record.level);
+    let level = match record.level {
+        Level::Debug => style(level).dim(),
+        Level::Info => style(level).green(),
+        Level::Warn => style(level).yellow(),
+        Level::Error => style(level).red(),
+    };
+    let whose = format!("{}@{}", record.function, record.version);
+    let call = record.request_id.as_ref().map_or("-", |id| id.as_str());
+    let message = console::strip_ansi_codes(record.message.trim_end()).replace('\n', "\n    ");
+    format!("{} {level} {whose} {}  {message}", style(time).dim(), style(call).dim())
+}

@@ -1,0 +1,138 @@
+//! `epsilon up`: the whole platform in one process, until it is told to end.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `settings.rs` | file, environment and flags → the parts' settings |
+//! | `lock.rs` | one `up` per data folder |
+//! | `tracing.rs` | what is logged, and how |
+//! | `progress.rs` | shows the making of the runtime base |
+//! | `compose.rs` | builds the parts, starts them, ends them |
+//!
+//! Ends by SIGTERM or SIGINT: running calls finish within `gateway.drain_grace`, then everything that
+//! this process made on the engine is removed. The same signal again ends the waiting.
+
+mod compose;
+mod lock;
+mod progress;
+mod settings;
+mod tracing;
+
+use crate::{args::Globals, data_dir, failure::Failure, output};
+use ::tracing::{info, warn};
+use clap::Args;
+use compose::Platform;
+use lock::Lock;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use settings::{Flag, Settings};
+use std::{io, net::SocketAddr, path::PathBuf};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// Where callers reach functions [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Where the control API listens [default: 127.0.0.1:8081]
+    #[arg(long, value_name = "ADDR")]
+    control: Option<SocketAddr>,
+    /// Settings, YAML: sections `gateway`, `vm_agent`, `builder`
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How to log to standard error [default: compact on a terminal, else json]
+    #[arg(long, value_enum)]
+    log_format: Option<tracing::Format>,
+}
+
+impl Up {
+    pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
+        tracing::init(self.log_format, std::env::var("EPSILON_LOG").ok().as_deref())?;
+        let data = data_dir::locate(globals)?;
+        let settings = Settings::load(self.config.as_deref(), std::env::vars_os(), &self.flags())?;
+        let lock = Lock::take(&data)?;
+        raise_file_limit();
+        let mut asked = Asked::new()?;
+
+        // A signal while the parts start ends the start; what was made is removed.
+        let platform = Platform::build(settings, &data).await?;
+        let prepared = tokio::select! {
+            biased; // a wish to end goes first
+            why = asked.next() => Err(why),
+            prepared = platform.ensure_runtime() => Ok(prepared),
+        };
+        match prepared {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => {
+                platform.remove().await;
+                return Err(failure);
+            }
+            Err(signal) => {
+                info!(signal, "Ending before the start was over.");
+                platform.remove().await;
+                return Ok(());
+            }
+        }
+        let running = platform.serve();
+        lock.announce(&format!("http://{}", running.control_addr()))?;
+        output::line(&format!(
+            "ready  calls http://{}  control http://{}",
+            running.public_addr(),
+            running.control_addr()
+        ))?;
+
+        let signal = asked.next().await;
+        info!(signal, "Draining.");
+        let cut = running.drain(asked.next()).await;
+        drop(lock);
+        if cut > 0 {
+            return Err(Failure::new("CALLS_CUT", format!("{cut} running calls were cut"))
+                .hint("give them longer with the setting `gateway.drain_grace`"));
+        }
+        Ok(())
+    }
+
+    fn flags(&self) -> Vec<Flag> {
+        let flag = |name, key, value: Option<SocketAddr>| {
+            value.map(|value| Flag { name, section: "gateway", key, value: value.to_string() })
+        };
+        [flag("--listen", "listen", self.listen), flag("--control", "control", self.control)]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+}
+
+/// The signals that ask this process to end.
+struct Asked {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Asked {
+    fn new() -> Result<Self, Failure> {
+        let listen = |kind| {
+            signal(kind)
+                .map_err(|err| Failure::new("SIGNALS", "signals cannot be heard").because(&err))
+        };
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for the next one. Cancel-safe: a signal that nobody took is taken by the next wait.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Each call takes two sockets; the usual soft limit of 1,024 files is for programs that use select().
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    if let Err(err) = raised.map_err(io::Error::from) {
+        warn!(%err, limit = ?limit.current, "The limit on open files cannot be raised.");
+    }
+}

@@ -1,0 +1,102 @@
+//! One `epsilon up` per data folder. The lock is the kernel's: it ends with the process, however that
+//! ends. What the file says (who, where) is for people and for the CLI.
+
+use crate::{
+    data_dir::{self, Holder},
+    failure::Failure,
+};
+use std::{
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Seek as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+/// A data folder that is ours until this is dropped.
+#[derive(Debug)]
+pub(super) struct Lock {
+    file: File,
+    path: PathBuf,
+}
+
+impl Lock {
+    /// Makes the folder if need be and locks it.
+    pub(super) fn take(data: &Path) -> Result<Self, Failure> {
+        let unusable = |err: io::Error| {
+            Failure::new("DATA_DIR", format!("the data folder `{}` cannot be used", data.display()))
+                .because(&err)
+                .hint("name another with `--data-dir DIR` or EPSILON_DATA_DIR")
+        };
+        DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(unusable)?;
+        let path = data_dir::lock_path(data);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o644);
+        let file = options.open(&path).map_err(unusable)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(taken(data)),
+            Err(TryLockError::Error(err)) => return Err(unusable(err)),
+        }
+        let lock = Self { file, path };
+        lock.write(None)?;
+        Ok(lock)
+    }
+
+    /// Tells the CLI of this machine where the control API is.
+    pub(super) fn announce(&self, control: &str) -> Result<(), Failure> {
+        self.write(Some(control.to_owned()))
+    }
+
+    fn write(&self, control: Option<String>) -> Result<(), Failure> {
+        let holder = Holder { pid: std::process::id(), control };
+        let mut file = &self.file;
+        let written = serde_json::to_vec(&holder).map_err(io::Error::from).and_then(|text| {
+            file.set_len(0)?;
+            file.rewind()?;
+            file.write_all(&text)
+        });
+        written.map_err(|err| {
+            let path = self.path.display();
+            Failure::new("DATA_DIR", format!("`{path}` cannot be written")).because(&err)
+        })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // An address that nobody serves any more would lead the CLI astray; the lock itself goes with
+        // the file. Removing the file instead would let a third process lock another one.
+        let _ = self.file.set_len(0);
+    }
+}
+
+fn taken(data: &Path) -> Failure {
+    let pid = match data_dir::holder(data) {
+        Some(holder) => format!("process {}", holder.pid),
+        None => "another process".to_owned(),
+    };
+    Failure::new(
+        "DATA_DIR_TAKEN",
+        format!("another `epsilon up` uses the data folder `{}` ({pid})", data.display()),
+    )
+    .hint("end it first, or give this one a folder of its own with `--data-dir DIR`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_up_is_told_who_has_the_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("new/folder");
+        let lock = Lock::take(&data).unwrap();
+        lock.announce("http://127.0.0.1:1").unwrap();
+        let text = format!("{:?}", Lock::take(&data).unwrap_err());
+        assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
+        assert_eq!(data_dir::holder(&data).unwrap().control.unwrap(), "http://127.0.0.1:1");
+        drop(lock);
+        assert!(data_dir::holder(&data).is_none());
+        Lock::take(&data).unwrap();
+    }
+}

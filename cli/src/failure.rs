@@ -1,0 +1,117 @@
+//! How a verb ends when it does not end well: what happened, what to do next, and the exit code.
+//!
+//! Every error of this program becomes a [`Failure`] at the place that knows what to tell the person.
+//! It goes to standard error, as text or (with `--json`) in the same envelope as errors of the API.
+
+use epsilon_api::{
+    chain::Chain,
+    error::{ErrorBody, ErrorEnvelope},
+};
+use std::{error::Error, fmt::Write as _, process::ExitCode};
+
+/// The platform, the function or the machine failed.
+const EX_FAILED: u8 = 1;
+/// The command cannot be carried out as it was written.
+const EX_USAGE: u8 = 2;
+
+/// Why a verb did not do what was asked.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    exit: u8,
+    /// What `--json` prints; what people read is made of the same fields. Boxed: errors are rare.
+    body: Box<ErrorBody>,
+}
+
+impl Failure {
+    /// Something that went wrong here, not at the gateway: exit code 1.
+    pub(crate) fn new(code: &str, message: impl Into<String>) -> Self {
+        let body = ErrorBody {
+            kind: "client".into(),
+            code: code.into(),
+            message: message.into(),
+            hint: None,
+            request_id: None,
+        };
+        Self { exit: EX_FAILED, body: Box::new(body) }
+    }
+
+    /// A command that cannot be carried out as it was written: exit code 2.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self { exit: EX_USAGE, ..Self::new("USAGE", message) }
+    }
+
+    /// Nobody reads what this program prints: exit code 1 without a word.
+    pub(crate) fn silent() -> Self {
+        Self::new("NOBODY_READS", "")
+    }
+
+    /// What to do next.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.body.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the causes to the message.
+    pub(crate) fn because(mut self, cause: &(dyn Error + 'static)) -> Self {
+        let _ = write!(self.body.message, ": {}", Chain(cause)); // writing to a String cannot fail
+        self
+    }
+
+    /// The stable code.
+    pub(crate) fn code(&self) -> &str {
+        &self.body.code
+    }
+
+    /// Tells the person, and says which exit code tells the shell.
+    pub(crate) fn report(self, json: bool) -> ExitCode {
+        if self.body.message.is_empty() {
+            // Said by saying nothing.
+        } else if json {
+            eprintln!("{}", self.body.to_json());
+        } else {
+            eprint!("{}", self.text());
+        }
+        ExitCode::from(self.exit)
+    }
+
+    fn text(&self) -> String {
+        let error = console::style("error:").for_stderr().red().bold();
+        let mut text = format!("{error} {}\n", self.body.message.trim_end());
+        let hint = console::style("hint:").for_stderr().cyan();
+        if let Some(next) = &self.body.hint {
+            let _ = writeln!(text, "{hint} {next}");
+        }
+        if let Some(id) = &self.body.request_id {
+            let _ = writeln!(text, "request id: {id}");
+        }
+        text
+    }
+}
+
+/// What the platform answered, told as it is.
+impl From<ErrorBody> for Failure {
+    fn from(body: ErrorBody) -> Self {
+        Self { exit: EX_FAILED, body: Box::new(body) }
+    }
+}
+
+impl From<ErrorEnvelope> for Failure {
+    fn from(envelope: ErrorEnvelope) -> Self {
+        envelope.error.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Failure;
+
+    #[test]
+    fn a_failure_says_what_why_and_what_next() {
+        let cause = std::io::Error::other("disk on fire");
+        let failure = Failure::new("X", "`a` cannot be read").because(&cause).hint("put it out");
+        assert_eq!(
+            console::strip_ansi_codes(&failure.text()),
+            "error: `a` cannot be read: disk on fire\nhint: put it out\n"
+        );
+    }
+}

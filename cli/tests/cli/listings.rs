@@ -1,0 +1,147 @@
+//! Help texts, tables and their JSON.
+
+use crate::support::{Fake, Ran, Reply, epsilon};
+use insta::assert_snapshot;
+use std::path::Path;
+
+const SPEC: &str = r#"{"runtime":"node","entry":"index.js","export":"hello","signature":"auto",
+    "timeout_ms":60000,"memory_bytes":268435456,"cpu_millicores":1000,"concurrency":1,
+    "min_instances":0,"max_instances":20,"idle_timeout_ms":300000,"env":{},"network":"egress"}"#;
+
+/// A function as the control API tells it.
+pub(crate) fn function(name: &str, version: u32) -> String {
+    format!(
+        r#"{{"name":"{name}","project":"shop","active_version":{version},"url":"http://ADDR/{name}",
+        "instances":2,"updated_at":"2026-11-21T10:11:12.345Z","spec":{SPEC}}}"#
+    )
+}
+
+fn version(number: u32, active: bool) -> String {
+    format!(
+        r#"{{"version":{number},"active":{active},"image":"epsilon/hello:{number}","digest":"sha256:ab",
+        "deployment":"d-0123456789abcdef","created_at":"2026-11-21T10:11:12Z","spec":{SPEC}}}"#
+    )
+}
+
+fn help(args: &[&str]) -> Ran {
+    epsilon(args, &[("COLUMNS", "100")], b"", Path::new("/"))
+}
+
+#[test]
+fn help_of_the_program() {
+    assert_snapshot!(help(&["--help"]).golden());
+}
+
+#[test]
+fn help_of_each_verb() {
+    for verb in ["up", "init", "deploy", "invoke", "logs", "rollback", "drain"] {
+        assert_snapshot!(format!("help_{verb}"), help(&[verb, "--help"]).golden());
+    }
+}
+
+#[test]
+fn functions_over_two_pages() {
+    let page = |name, more| {
+        let next = if more { r#""n 2""# } else { "null" };
+        let function = function(name, 3);
+        let page = format!(r#"{{"next_cursor":{next},"has_more":{more}}}"#);
+        Reply::json(200, &format!(r#"{{"data":[{function}],"pagination":{page}}}"#))
+    };
+    let script = || {
+        vec![
+            ("GET /v1/functions", page("hello", true)),
+            ("GET /v1/functions?cursor=n+2", page("a-longer-name", false)),
+        ]
+    };
+    assert_snapshot!(Fake::new(script()).run(&["functions"]).golden());
+    assert_snapshot!("functions_json", Fake::new(script()).run(&["functions", "--json"]).golden());
+}
+
+#[test]
+fn no_functions_yet() {
+    let fake = Fake::new(vec![("GET /v1/functions", Reply::json(200, r#"{"data":[]}"#))]);
+    assert_snapshot!(fake.run(&["functions"]).golden());
+}
+
+#[test]
+fn versions_newest_first() {
+    let body = format!(r#"{{"data":[{},{}]}}"#, version(12, true), version(9, false));
+    let fake = Fake::new(vec![("GET /v1/functions/hello/versions", Reply::json(200, &body))]);
+    assert_snapshot!(fake.run(&["versions", "hello"]).golden());
+    let ran = fake.run(&["versions", "hello", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(json["data"][0]["version"], 12);
+    assert_eq!(json["data"][0]["active"], true);
+    assert_eq!(json["data"][0]["image"], "epsilon/hello:12");
+}
+
+#[test]
+fn rollback_sends_the_version_or_none() {
+    let reply = Reply::json(200, &format!(r#"{{"data":{}}}"#, function("hello", 2)));
+    let fake = Fake::new(vec![("POST /v1/functions/hello/rollback", reply)]);
+    assert_snapshot!(fake.run(&["rollback", "hello", "2"]).golden());
+    fake.run(&["rollback", "hello"]);
+    let bodies: Vec<_> = fake.seen().into_iter().map(|seen| seen.body).collect();
+    assert_eq!(bodies, [&br#"{"version":2}"#[..], br#"{"version":null}"#]);
+}
+
+#[test]
+fn delete_says_so() {
+    let fake = Fake::new(vec![("DELETE /v1/functions/hello", Reply::json(200, r#"{"data":{}}"#))]);
+    assert_snapshot!(fake.run(&["delete", "hello"]).golden());
+}
+
+#[test]
+fn vms_and_their_drain() {
+    let vm = r#"{"data":[{"id":"vm-1","state":"engine_down","memory_bytes":4294967296,
+        "memory_used_bytes":268435456,"calls_active":3,"calls_waiting":1,"instances":[]}]}"#;
+    let fake = Fake::new(vec![
+        ("GET /v1/vms", Reply::json(200, vm)),
+        ("POST /v1/vms/vm-1/drain", Reply::json(200, r#"{"data":{}}"#)),
+        ("POST /v1/vms/vm-1/undrain", Reply::json(200, r#"{"data":{}}"#)),
+    ]);
+    assert_snapshot!(fake.run(&["vms"]).golden());
+    assert_snapshot!("drain", fake.run(&["drain", "vm-1"]).golden());
+    assert_snapshot!("undrain", fake.run(&["undrain", "vm-1"]).golden());
+}
+
+#[test]
+fn the_key_comes_from_the_flag_the_environment_or_the_data_folder() {
+    let data = tempfile::tempdir().unwrap();
+    std::fs::write(data.path().join("admin.key"), "from-file\n").unwrap();
+    let fake = Fake::new(vec![("GET /v1/functions", Reply::json(200, r#"{"data":[]}"#))]);
+    let url = format!("http://{}", fake.addr);
+    let dir = data.path().to_str().unwrap();
+    let run = |args: &[&str], env: &[(&str, &str)]| {
+        let args = [&["functions", "--gateway", &url, "--data-dir", dir], args].concat();
+        assert_eq!(epsilon(&args, env, b"", Path::new("/")).code, 0);
+    };
+    run(&[], &[]);
+    run(&[], &[("EPSILON_KEY", "from-env")]);
+    run(&["--key", "from-flag"], &[("EPSILON_KEY", "from-env")]);
+    let keys: Vec<_> =
+        fake.seen().iter().map(|seen| seen.header("authorization").unwrap().to_owned()).collect();
+    assert_eq!(keys, ["Bearer from-file", "Bearer from-env", "Bearer from-flag"]);
+}
+
+#[test]
+fn a_company_proxy_does_not_stand_before_this_machine() {
+    let fake = Fake::new(vec![("GET /v1/functions", Reply::json(200, r#"{"data":[]}"#))]);
+    let url = format!("http://{}", fake.addr);
+    let env = [
+        ("EPSILON_GATEWAY", url.as_str()),
+        ("HTTP_PROXY", "http://127.0.0.1:1"),
+        ("http_proxy", "http://127.0.0.1:1"),
+    ];
+    assert_eq!(epsilon(&["functions"], &env, b"", Path::new("/")).code, 0);
+}
+
+#[test]
+fn the_running_up_of_the_data_folder_is_found() {
+    let data = tempfile::tempdir().unwrap();
+    let fake = Fake::new(vec![("GET /v1/functions", Reply::json(200, r#"{"data":[]}"#))]);
+    let holder = format!(r#"{{"pid":1,"control":"http://{}"}}"#, fake.addr);
+    std::fs::write(data.path().join("up.lock"), holder).unwrap();
+    let args = ["functions", "--data-dir", data.path().to_str().unwrap()];
+    assert_eq!(epsilon(&args, &[], b"", Path::new("/")).code, 0);
+}

@@ -1,0 +1,11 @@
+//! The whole command, as people and scripts meet it: the real binary against a scripted control API.
+//! What it prints is in golden files under `snapshots/`; rewrite them with `INSTA_UPDATE=always` and read
+//! the diff.
+
+mod deploy;
+mod errors;
+mod init;
+mod invoke;
+mod listings;
+mod logs;
+mod support;
