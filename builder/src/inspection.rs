@@ -4,10 +4,27 @@
 //! otherwise: its file is opened without following links, its size is capped, unknown fields are refused,
 //! and every name in it is parsed again before it is used. Lies in it can only harm the liar.
 
-use crate::{error, manifest::Node};
-use epsilon_api::{build::BuildError, function::Signature};
+use crate::{
+    error::{self, Hint},
+    manifest::Node,
+};
+use epsilon_api::{build::BuildError, function::Signature, units::Bytes};
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
 use serde::Deserialize;
-use std::path::Path;
+use std::{fs::File, io::Read, path::Path};
+
+/// Largest answer. It lists each file of the project once per entry that reaches it.
+const MAX_BYTES: Bytes = Bytes::mib(16);
+
+/// What is told when reading fails.
+const READING: &str = "reading what the code exports";
+
+/// Longest message and stack of the code's own that are passed on, in characters.
+const MESSAGE_MAX: usize = 1000;
+const STACK_MAX: usize = 4000;
 
 /// What all entries of a project export. Empty for `runtime: container`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -73,12 +90,114 @@ impl Inspection {
     /// # Errors
     /// `LOAD_FAILED` when there is no such file (the code ended the process) or it makes no sense.
     pub fn load(file: &Path) -> Result<Self, BuildError> {
-        let _ = file;
-        Err(error::load_failed("being written"))
+        // The code could put a link to any file of this machine here, or a pipe that nobody ever writes to.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::open(file, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::NOENT) => return Err(no_answer()),
+            Err(Errno::LOOP) => return Err(nonsense("it is a link")),
+            Err(cause) => return Err(error::file(READING, &cause.into())),
+        };
+        let metadata = file.metadata().map_err(|cause| error::file(READING, &cause))?;
+        if !metadata.is_file() {
+            return Err(nonsense("it is no file"));
+        }
+        let mut bytes = Vec::new();
+        let read = file.take(MAX_BYTES.get() + 1).read_to_end(&mut bytes);
+        read.map_err(|cause| error::file(READING, &cause))?;
+        Self::parse(&bytes)
+    }
+
+    /// Reads the answer itself.
+    ///
+    /// # Errors
+    /// `LOAD_FAILED` when it makes no sense.
+    pub fn parse(bytes: &[u8]) -> Result<Self, BuildError> {
+        if bytes.is_empty() {
+            return Err(no_answer());
+        }
+        if bytes.len() as u64 > MAX_BYTES.get() {
+            return Err(nonsense(&format!("it is larger than {MAX_BYTES}")));
+        }
+        serde_json::from_slice(bytes).map_err(|cause| nonsense(&printable(&cause.to_string(), 300)))
     }
 
     /// The entry with this path.
     pub fn entry(&self, path: &str) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.entry == path)
+    }
+}
+
+impl LoadError {
+    /// For the developer: the stack where there is one (it begins with the message), else the message.
+    pub fn told(&self) -> String {
+        let message = printable(&self.message, MESSAGE_MAX);
+        match self.stack.as_deref().map(|stack| printable(stack, STACK_MAX)) {
+            Some(stack) if stack.contains(message.as_str()) => stack,
+            Some(stack) => format!("{message}\n{stack}"),
+            None => message,
+        }
+    }
+}
+
+/// Without what could steer a terminal, and not longer than this.
+fn printable(text: &str, max: usize) -> String {
+    text.chars().filter(|c| !c.is_control() || *c == '\n' || *c == '\t').take(max).collect()
+}
+
+fn no_answer() -> BuildError {
+    error::load_failed("the code ended its process while it was loaded")
+        .hint("code that calls `process.exit()` at its top level cannot be a function")
+}
+
+fn nonsense(why: &str) -> BuildError {
+    error::load_failed(format!("what the runtime says of the code makes no sense: {why}"))
+        .hint("does the code write files while it is loaded?")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, os::unix::fs::symlink};
+
+    #[test]
+    fn the_answer_is_read_without_following_or_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let message = |name: &str| Inspection::load(&path(name)).unwrap_err().message;
+        fs::write(path("good"), r#"{"entries":[]}"#).unwrap();
+        fs::write(path("empty"), "").unwrap();
+        fs::write(path("cut"), r#"{"entries":["#).unwrap();
+        fs::write(path("more"), r#"{"entries":[],"root":true}"#).unwrap();
+        symlink("good", path("link")).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(path("pipe")).status();
+        assert!(made.unwrap().success());
+
+        assert_eq!(Inspection::load(&path("good")).unwrap(), Inspection::default());
+        for absent in ["absent", "empty"] {
+            assert!(message(absent).contains("ended its process"), "{absent}");
+        }
+        for (name, why) in [("cut", "EOF"), ("more", "unknown field `root`"), ("link", "a link")] {
+            assert!(message(name).contains(why), "{name}: {}", message(name));
+        }
+        assert!(message("pipe").contains("no file"));
+        assert!(message(".").contains("no file"));
+    }
+
+    #[test]
+    fn an_errors_text_cannot_steer_a_terminal() {
+        let error = LoadError { message: "a\u{1b}[2Jb".into(), stack: Some("at x\n\tat y".into()) };
+        assert_eq!(error.told(), "a[2Jb\nat x\n\tat y");
+        let error = LoadError { message: "no x".into(), stack: Some("Error: no x\n  at y".into()) };
+        assert_eq!(error.told(), "Error: no x\n  at y");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn parsing_never_panics(text in "\\PC{0,200}", cut in 0usize..300) {
+            let _ = Inspection::parse(text.as_bytes());
+            let good = br#"{"entries":[{"entry":"a.js","error":null,"exports":[{"name":"a","signature":"express","config":{"timeout":1}}],"files":["a.js"],"dynamic":[{"file":"a.js","line":1,"text":"require(x)"}]}]}"#;
+            let _ = Inspection::parse(&good[..cut.min(good.len())]);
+        }
     }
 }

@@ -1,17 +1,50 @@
 //! `epsilon.yaml` → what to deploy, strictly: unknown keys, keys given twice, values out of range and
 //! things that do not work yet are errors that say where they are and what would be right.
 //!
+//! ```text
+//! text ─▶ document ─▶ tree ─▶ section: key by key ─▶ values ─▶ Manifest
+//!             ▲                   │ problem: under which keys
+//!             └── line, column ◀──┘
+//! ```
+//!
 //! Not here: what the code exports ([`crate::plan`] brings both together) and anything that touches
 //! containers.
 
 mod ceilings;
+mod document;
+mod function;
+mod package;
+mod section;
 mod tree;
+mod values;
 
 pub use ceilings::Ceilings;
+pub(crate) use function::FunctionKeys;
+pub(crate) use package::is_module;
 pub use tree::Node;
 
-use crate::{error, source::Source};
-use epsilon_api::{build::BuildError, function::Runtime, ids::ProjectName};
+use crate::{
+    error::{self, Hint},
+    plan::Origin,
+    source::Source,
+};
+use document::Document;
+use epsilon_api::{
+    build::BuildError,
+    function::Runtime,
+    ids::{FunctionName, ProjectName},
+    suggest,
+};
+use function::Written;
+use package::Package;
+use section::{Problem, Section};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The names that a manifest may have.
+const FILES: [&str; 2] = ["epsilon.yaml", "epsilon.yml"];
+
+/// What `docker build` takes without being told.
+const DOCKERFILE: &str = "Dockerfile";
 
 /// A project's own file, checked, with what follows from the source where the file is silent.
 #[derive(Clone, Debug)]
@@ -20,6 +53,20 @@ pub struct Manifest {
     pub project: ProjectName,
     /// What runs its functions.
     pub runtime: Runtime,
+    file: Option<&'static str>,
+    ceilings: Ceilings,
+    functions: Functions,
+}
+
+/// The functions that a manifest asks for.
+#[derive(Clone, Debug)]
+pub(crate) enum Functions {
+    /// Node: every export of this entry.
+    Exports(String),
+    /// Node: these, each with its entry.
+    Named(BTreeMap<FunctionName, (String, FunctionKeys)>),
+    /// Containers: these, each with what its image is made of.
+    Containers(BTreeMap<FunctionName, (Origin, FunctionKeys)>),
 }
 
 impl Manifest {
@@ -33,17 +80,228 @@ impl Manifest {
         folder: Option<&str>,
         ceilings: &Ceilings,
     ) -> Result<Self, BuildError> {
-        let _ = (source, folder, ceilings);
-        Err(error::manifest_invalid("being written"))
+        let (file, document) = Self::document(source)?;
+        let node = document.parse()?;
+        let problem = |problem: Problem| document.problem(&problem);
+
+        let mut top = Section::open(Vec::new(), &node).map_err(problem)?;
+        let written = Top::read(&mut top).map_err(problem)?;
+        let runtime = written.runtime.unwrap_or(Runtime::Node);
+        let named = written.functions(runtime, ceilings).map_err(problem)?;
+        top.end().map_err(problem)?;
+
+        let package = Package::read(source)?;
+        let loose = || {
+            [package.name.as_deref(), folder]
+                .into_iter()
+                .flatten()
+                .find_map(ProjectName::from_loose)
+        };
+        let project = written.project.clone().or_else(loose).ok_or_else(|| {
+            error::manifest_invalid("the project has no name")
+                .hint("write `project: NAME` into `epsilon.yaml`")
+        })?;
+        let functions = match runtime {
+            Runtime::Node => node_functions(named, &package, source),
+            Runtime::Container => container_functions(named, &written, &project, source),
+        };
+        let functions = functions.map_err(|refusal| match refusal {
+            Refusal::Problem(problem) => document.problem(&problem),
+            Refusal::Error(error) => error,
+        })?;
+        Ok(Self { project, runtime, file, ceilings: ceilings.clone(), functions })
+    }
+
+    fn document(source: &Source) -> Result<(Option<&'static str>, Document), BuildError> {
+        let mut there = FILES.into_iter().filter(|name| source.get(name).is_some());
+        let name = match (there.next(), there.next()) {
+            (Some(one), Some(other)) => {
+                let text = format!("there is both an `{one}` and an `{other}`");
+                return Err(error::manifest_invalid(text).hint("keep one of them"));
+            }
+            (one, _) => one,
+        };
+        let bytes = match name {
+            Some(name) => source.read(name, document::MAX_BYTES)?.unwrap_or_default(),
+            None => Vec::new(),
+        };
+        Ok((name, Document::new(name.unwrap_or(FILES[0]), bytes)?))
     }
 
     /// The name of the manifest's file, when there is one. It is no part of an image.
     pub fn file(&self) -> Option<&str> {
-        None
+        self.file
     }
 
     /// The files to inspect, sorted, each once. Empty for `runtime: container`.
     pub fn entries(&self) -> Vec<String> {
-        Vec::new()
+        let entries: BTreeSet<&String> = match &self.functions {
+            Functions::Exports(entry) => [entry].into(),
+            Functions::Named(named) => named.values().map(|(entry, _)| entry).collect(),
+            Functions::Containers(_) => BTreeSet::new(),
+        };
+        entries.into_iter().cloned().collect()
     }
+
+    pub(crate) fn functions(&self) -> &Functions {
+        &self.functions
+    }
+
+    pub(crate) fn ceilings(&self) -> &Ceilings {
+        &self.ceilings
+    }
+}
+
+/// The keys at the top of a manifest.
+struct Top<'a> {
+    project: Option<ProjectName>,
+    runtime: Option<Runtime>,
+    image: Option<String>,
+    dockerfile: Option<String>,
+    functions: Option<Section<'a>>,
+}
+
+impl<'a> Top<'a> {
+    fn read(top: &mut Section<'a>) -> Result<Self, Problem> {
+        let project = top.take("project", |node| {
+            ProjectName::parse(&values::text(node)?)
+                .map_err(|invalid| format!("is wrong: {invalid}"))
+        })?;
+        let runtime = top.take("runtime", |node| {
+            let runtimes = [
+                ("node", Some(Runtime::Node)),
+                ("container", Some(Runtime::Container)),
+                ("python", None),
+            ];
+            values::word(node, &runtimes)?.ok_or_else(|| {
+                "is `python`, which is not supported yet; `runtime: container` runs any image"
+                    .into()
+            })
+        })?;
+        let ruled = |value: fn(&Node) -> Result<String, String>| {
+            move |node: &Node| match runtime {
+                Some(Runtime::Container) => value(node),
+                Some(Runtime::Node) | None => {
+                    Err("has a meaning only with `runtime: container`".into())
+                }
+            }
+        };
+        let image = top.take("image", ruled(values::image))?;
+        let dockerfile = top.take("dockerfile", ruled(values::path))?;
+        let functions = match top.take_node("functions")? {
+            Some(node) => Some(Section::open(top.path_of("functions"), node)?),
+            None => None,
+        };
+        Ok(Self { project, runtime, image, dockerfile, functions })
+    }
+
+    fn functions(&self, runtime: Runtime, ceilings: &Ceilings) -> Result<Named, Problem> {
+        let Some(section) = &self.functions else { return Ok(Named::new()) };
+        if section.entries().len() > ceilings.functions {
+            let why = format!("are more than the operator's ceiling of {}", ceilings.functions);
+            return Err(Problem::new(&["functions".into()], why));
+        }
+        let mut named = Named::new();
+        for (key, node) in section.entries() {
+            let path = section.path_of(key);
+            let name = FunctionName::parse(key)
+                .map_err(|invalid| Problem::new(&path, format!("is wrong: {invalid}")))?;
+            let keys =
+                FunctionKeys::read(Section::open(path, node)?, Written::InFile(runtime), ceilings)?;
+            named.insert(name, keys);
+        }
+        Ok(named)
+    }
+}
+
+/// Functions as a manifest names them.
+type Named = BTreeMap<FunctionName, FunctionKeys>;
+
+/// Why functions are refused: with a place in the manifest, or not.
+enum Refusal {
+    Problem(Problem),
+    Error(BuildError),
+}
+
+impl Refusal {
+    fn at(function: &FunctionName, key: &str, message: impl Into<String>) -> Self {
+        Self::Problem(Problem::new(
+            &["functions".into(), function.to_string(), key.into()],
+            message,
+        ))
+    }
+}
+
+fn node_functions(named: Named, package: &Package, source: &Source) -> Result<Functions, Refusal> {
+    if named.is_empty() {
+        return package.entry(source).map(Functions::Exports).map_err(Refusal::Error);
+    }
+    let mut functions = BTreeMap::new();
+    for (name, keys) in named {
+        let entry = match &keys.entry {
+            Some(entry) => {
+                check_entry(entry, source).map_err(|why| Refusal::at(&name, "entry", why))?;
+                entry.clone()
+            }
+            None => package.entry(source).map_err(Refusal::Error)?,
+        };
+        functions.insert(name, (entry, keys));
+    }
+    Ok(Functions::Named(functions))
+}
+
+fn check_entry(entry: &str, source: &Source) -> Result<(), String> {
+    let known = source.files.iter().map(|file| file.path.as_str()).filter(|path| is_module(path));
+    match source.get(entry) {
+        Some(_) if is_module(entry) => Ok(()),
+        Some(_) => Err(format!("is `{entry}`, which is no JavaScript or TypeScript file")),
+        None => Err(match suggest::nearest(entry, known) {
+            Some(near) => format!("is `{entry}`, which is not there; did you mean `{near}`?"),
+            None => format!("is `{entry}`, which is not there"),
+        }),
+    }
+}
+
+fn container_functions(
+    mut named: Named,
+    top: &Top<'_>,
+    project: &ProjectName,
+    source: &Source,
+) -> Result<Functions, Refusal> {
+    if named.is_empty() {
+        let name = FunctionName::parse(project.as_str()).map_err(|invalid| {
+            let text = format!("the function would be named after the project, but {invalid}");
+            Refusal::Error(error::manifest_invalid(text).hint("name it under `functions:`"))
+        })?;
+        named.insert(name, FunctionKeys::default());
+    }
+    let origin = |name: &FunctionName, keys: &FunctionKeys| {
+        let own = keys.image.is_some() || keys.dockerfile.is_some();
+        let (image, dockerfile) = match own {
+            true => (&keys.image, &keys.dockerfile),
+            false => (&top.image, &top.dockerfile),
+        };
+        match (image, dockerfile) {
+            (Some(_), Some(_)) => {
+                Err("has both `image` and `dockerfile`; keep one of them".to_owned())
+            }
+            (Some(image), None) => Ok(Origin::Image(image.clone())),
+            (None, Some(file)) if source.get(file).is_none() => {
+                Err(format!("has the dockerfile `{file}`, which is not there"))
+            }
+            (None, Some(file)) => Ok(Origin::Dockerfile(file.clone())),
+            (None, None) if source.get(DOCKERFILE).is_some() => {
+                Ok(Origin::Dockerfile(DOCKERFILE.into()))
+            }
+            (None, None) => {
+                Err(format!("has no image: name one with `image`, or add a `{DOCKERFILE}`"))
+            }
+        }
+        .map_err(|why| Refusal::Problem(Problem::new(&["functions".into(), name.to_string()], why)))
+    };
+    let functions: Result<_, Refusal> = named
+        .into_iter()
+        .map(|(name, keys)| Ok((name.clone(), (origin(&name, &keys)?, keys))))
+        .collect();
+    functions.map(Functions::Containers)
 }

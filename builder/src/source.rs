@@ -23,7 +23,8 @@ use archive::{Member, MemberKind, Unpacked};
 use epsilon_api::{body::CallBody, build::BuildError, units::Bytes};
 use folder::Folder;
 use std::{
-    io::Read,
+    fs::File,
+    io::{self, Read},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -255,5 +256,29 @@ impl Source {
     pub fn get(&self, path: &str) -> Option<&SourceFile> {
         let at = self.files.binary_search_by(|file| file.path.as_str().cmp(path)).ok()?;
         self.files.get(at)
+    }
+
+    /// The content of one small file, if it is there. Blocking.
+    ///
+    /// # Errors
+    /// `MANIFEST_INVALID` when it is larger than `max`.
+    pub fn read(&self, path: &str, max: Bytes) -> Result<Option<Vec<u8>>, BuildError> {
+        const READING: &str = "reading the source";
+        if self.get(path).is_none() {
+            return Ok(None);
+        }
+        // A link was checked to stay inside; it may point at nothing.
+        let file = match File::open(self.root.join(path)) {
+            Ok(file) => file,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(cause) => return Err(error::file(READING, &cause)),
+        };
+        let mut bytes = Vec::new();
+        let read = file.take(max.get() + 1).read_to_end(&mut bytes);
+        read.map_err(|cause| error::file(READING, &cause))?;
+        if bytes.len() as u64 > max.get() {
+            return Err(error::manifest_invalid(format!("{path} is larger than {max}")));
+        }
+        Ok(Some(bytes))
     }
 }

@@ -1,7 +1,10 @@
 //! The text of a manifest and where things are in it: parse once, and point at the line when something
 //! turns out to be wrong later.
 
-use super::{section::Problem, tree::{self, Node}};
+use super::{
+    section::Problem,
+    tree::{self, Node},
+};
 use crate::error;
 use epsilon_api::{build::BuildError, units::Bytes};
 use serde::{
@@ -12,7 +15,7 @@ use std::fmt;
 
 /// Largest manifest. The parser's time grows with the square of the nesting (0.3 s for 100 KB of `[`), and a
 /// project of 200 functions needs some 40 KB.
-const MAX_BYTES: Bytes = Bytes(256 << 10);
+pub(super) const MAX_BYTES: Bytes = Bytes(256 << 10);
 
 /// A file of settings.
 #[derive(Debug)]
@@ -22,19 +25,11 @@ pub(super) struct Document {
 }
 
 impl Document {
-    /// Checks size and encoding.
+    /// Checks the encoding. The size was checked when it was read.
     pub(super) fn new(name: &str, bytes: Vec<u8>) -> Result<Self, BuildError> {
-        if bytes.len() as u64 > MAX_BYTES.get() {
-            return Err(error::manifest_invalid(format!("{name} is larger than {MAX_BYTES}")));
-        }
         let text = String::from_utf8(bytes)
             .map_err(|_| error::manifest_invalid(format!("{name} is not UTF-8 text")))?;
         Ok(Self { name: name.to_owned(), text })
-    }
-
-    /// Largest size that [`Self::new`] takes.
-    pub(super) fn max_bytes() -> u64 {
-        MAX_BYTES.get()
     }
 
     /// The tree of its values.

@@ -47,7 +47,9 @@ pub(super) fn duration(node: &Node, max: Duration) -> Result<Duration, String> {
                 _ => return Err(format!("is `{}`, which is no duration; {example}", short(text))),
             };
             let number: Option<f64> = number.trim().replace('_', "").parse().ok();
-            number.ok_or_else(|| format!("is `{}`, which is no duration; {example}", short(text)))? * unit
+            number
+                .ok_or_else(|| format!("is `{}`, which is no duration; {example}", short(text)))?
+                * unit
         }
         _ => return Err(format!("must be a duration, not {}; {example}", node.kind())),
     };
@@ -162,11 +164,15 @@ pub(super) fn env(node: &Node) -> Result<BTreeMap<String, String>, String> {
             return Err(format!("sets `{name}`, which belongs to the platform"));
         }
         let value = match value {
-            Node::Text(text) if text.contains('\0') => return Err(format!("has a zero byte in `{name}`")),
+            Node::Text(text) if text.contains('\0') => {
+                return Err(format!("has a zero byte in `{name}`"));
+            }
             Node::Text(text) => text.clone(),
             Node::Number(number) => number.to_string(),
             Node::Bool(value) => value.to_string(),
-            Node::Null => return Err(format!("gives `{name}` no value; write `\"\"` for an empty one")),
+            Node::Null => {
+                return Err(format!("gives `{name}` no value; write `\"\"` for an empty one"));
+            }
             Node::List(_) | Node::Map(_) => {
                 return Err(format!("gives `{name}` {}; a value is one text", value.kind()));
             }

@@ -204,7 +204,7 @@ refused! {
     two_sizes_for_one_member: two_sizes() => "SOURCE_REFUSED", "two sizes";
     extension_of_unlikely_size: huge_long_name() => "SOURCE_REFUSED", "unlikely size";
     cut_in_the_middle: cut(noise(100_000)) => "SOURCE_INCOMPLETE", "cut";
-    no_gzip: b"PK\x03\x04 this is a zip".to_vec() => "SOURCE_REFUSED", "no tar.gz";
+    no_gzip: Vec::from(*b"PK\x03\x04 this is a zip") => "SOURCE_REFUSED", "no tar.gz";
     gzip_without_tar: gzip(&[7; 5000]) => "SOURCE_REFUSED", "no tar.gz";
     nothing_at_all: Vec::new() => "SOURCE_REFUSED", "the upload is empty";
 }

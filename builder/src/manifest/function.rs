@@ -1,0 +1,182 @@
+//! The settings of one function as they were written, in `epsilon.yaml` or in the code's `config`: the same
+//! keys, the same checks. The file wins over the code; what neither says has a documented default.
+
+use super::{
+    ceilings::Ceilings,
+    section::{Problem, Section},
+    tree::Node,
+    values::{self, word},
+};
+use epsilon_api::{
+    function::{FunctionSpec, Network, Runtime, Signature},
+    units::{Bytes, MilliCores},
+};
+use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
+
+/// Settings as written: each checked by itself, none filled in.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct FunctionKeys {
+    pub(crate) entry: Option<String>,
+    pub(crate) export: Option<String>,
+    pub(crate) image: Option<String>,
+    pub(crate) dockerfile: Option<String>,
+    signature: Option<Signature>,
+    timeout: Option<Duration>,
+    memory: Option<Bytes>,
+    cpu: Option<MilliCores>,
+    concurrency: Option<NonZeroU32>,
+    min_instances: Option<u32>,
+    max_instances: Option<NonZeroU32>,
+    idle_timeout: Option<Duration>,
+    env: BTreeMap<String, String>,
+    network: Option<Network>,
+}
+
+/// Where settings are written: it decides which keys have a meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    /// In `epsilon.yaml`, for a function of this runtime.
+    InFile(Runtime),
+    /// Beside the function in the code.
+    InCode,
+}
+
+impl FunctionKeys {
+    /// Reads the `config` of an export. The path of a problem begins with `config`.
+    pub(crate) fn from_code(config: &Node, ceilings: &Ceilings) -> Result<Self, (String, String)> {
+        let section = Section::open(vec!["config".into()], config);
+        let keys = section.and_then(|section| Self::read(section, Written::InCode, ceilings));
+        keys.map_err(|problem| (problem.path.join("."), problem.message))
+    }
+
+    pub(super) fn read(
+        mut section: Section<'_>,
+        written: Written,
+        ceilings: &Ceilings,
+    ) -> Result<Self, Problem> {
+        let mut keys = Self::default();
+        let (code, image) = match written {
+            Written::InFile(Runtime::Node) => (None, Some("has no meaning with `runtime: node`")),
+            Written::InFile(Runtime::Container) => {
+                (Some("has no meaning with `runtime: container`"), None)
+            }
+            Written::InCode => {
+                let here = "belongs into `epsilon.yaml`, not into the code";
+                (Some(here), Some(here))
+            }
+        };
+        let ruled = |why: Option<&'static str>| why.map_or(Ok(()), |why| Err(why.to_owned()));
+        keys.entry = section.take("entry", |node| ruled(code).and_then(|()| values::path(node)))?;
+        keys.export =
+            section.take("export", |node| ruled(code).and_then(|()| values::text(node)))?;
+        keys.image =
+            section.take("image", |node| ruled(image).and_then(|()| values::image(node)))?;
+        keys.dockerfile =
+            section.take("dockerfile", |node| ruled(image).and_then(|()| values::path(node)))?;
+        let wrapped = written != Written::InFile(Runtime::Container);
+        keys.signature = section.take("signature", |node| match wrapped {
+            true => word(node, &SIGNATURES),
+            false => Err("has no meaning with `runtime: container`".into()),
+        })?;
+
+        let Ceilings { timeout, idle_timeout, memory_floor, memory, cpu, .. } = *ceilings;
+        let instances = ceilings.max_instances;
+        keys.timeout = section.take("timeout", |node| values::duration(node, timeout))?;
+        keys.memory = section.take("memory", |node| values::size(node, memory_floor, memory))?;
+        keys.cpu = section.take("cpu", |node| values::cores(node, cpu))?;
+        keys.concurrency =
+            section.take("concurrency", |node| values::positive(node, ceilings.concurrency))?;
+        keys.min_instances = section.take("minInstances", |node| values::count(node, instances))?;
+        keys.max_instances =
+            section.take("maxInstances", |node| values::positive(node, instances))?;
+        keys.idle_timeout =
+            section.take("idleTimeout", |node| values::duration(node, idle_timeout))?;
+        keys.env = section.take("env", values::env)?.unwrap_or_default();
+        section.take("secrets", no_secrets)?;
+        keys.network = section.take("network", |node| word(node, &NETWORKS))?;
+        section.take("auth", only_public)?;
+        section.end()?;
+        Ok(keys)
+    }
+
+    /// These settings, and where they are silent, the other ones. Environments are joined name by name.
+    pub(crate) fn over(self, other: Self) -> Self {
+        let mut env = other.env;
+        env.extend(self.env);
+        Self {
+            entry: self.entry.or(other.entry),
+            export: self.export.or(other.export),
+            image: self.image.or(other.image),
+            dockerfile: self.dockerfile.or(other.dockerfile),
+            signature: self.signature.or(other.signature),
+            timeout: self.timeout.or(other.timeout),
+            memory: self.memory.or(other.memory),
+            cpu: self.cpu.or(other.cpu),
+            concurrency: self.concurrency.or(other.concurrency),
+            min_instances: self.min_instances.or(other.min_instances),
+            max_instances: self.max_instances.or(other.max_instances),
+            idle_timeout: self.idle_timeout.or(other.idle_timeout),
+            env,
+            network: self.network.or(other.network),
+        }
+    }
+
+    /// All settings with the defaults filled in, checked against each other. The error completes
+    /// "`function` …".
+    pub(crate) fn spec(
+        self,
+        runtime: Runtime,
+        entry: &str,
+        export: &str,
+    ) -> Result<FunctionSpec, String> {
+        let default = FunctionSpec::new(runtime, entry, export);
+        let min_instances = self.min_instances.unwrap_or(default.min_instances);
+        let max_instances = self.max_instances.unwrap_or(default.max_instances);
+        if min_instances > max_instances.get() {
+            let from = if self.max_instances.is_none() { ", the default" } else { "" };
+            return Err(format!(
+                "has `minInstances: {min_instances}`, which is more than `maxInstances` \
+                 ({max_instances}{from})"
+            ));
+        }
+        Ok(FunctionSpec {
+            signature: self.signature.unwrap_or(default.signature),
+            timeout: self.timeout.unwrap_or(default.timeout),
+            memory: self.memory.unwrap_or(default.memory),
+            cpu: self.cpu.unwrap_or(default.cpu),
+            concurrency: self.concurrency.unwrap_or(default.concurrency),
+            min_instances,
+            max_instances,
+            idle_timeout: self.idle_timeout.unwrap_or(default.idle_timeout),
+            env: self.env,
+            network: self.network.unwrap_or(default.network),
+            ..default
+        })
+    }
+}
+
+const SIGNATURES: [(&str, Signature); 4] = [
+    ("auto", Signature::Auto),
+    ("express", Signature::Express),
+    ("lambda", Signature::Lambda),
+    ("fetch", Signature::Fetch),
+];
+
+const NETWORKS: [(&str, Network); 2] = [("egress", Network::Egress), ("none", Network::None)];
+
+fn no_secrets(node: &Node) -> Result<(), String> {
+    match node {
+        Node::List(names) if names.is_empty() => Ok(()),
+        Node::List(_) => Err("is not supported yet; nothing would keep the values secret".into()),
+        _ => Err(format!("must be a list of names, not {}", node.kind())),
+    }
+}
+
+fn only_public(node: &Node) -> Result<(), String> {
+    match word(node, &[("public", "public"), ("key", "key"), ("jwt", "jwt")])? {
+        "public" => Ok(()),
+        later => Err(format!(
+            "is `{later}`, which is not supported yet; every function is `public` for now"
+        )),
+    }
+}

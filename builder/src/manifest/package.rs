@@ -1,0 +1,94 @@
+//! The little that matters here of `package.json`, and where a Node project begins.
+
+use crate::{
+    error::{self, Hint},
+    source::Source,
+};
+use epsilon_api::{build::BuildError, units::Bytes};
+use serde_json::Value;
+
+/// Its name at the root of a project.
+const FILE: &str = "package.json";
+
+/// Largest `package.json`; npm's own largest are around 100 KiB.
+const MAX_BYTES: Bytes = Bytes(1 << 20);
+
+/// Endings of files that Node loads as code, in the order in which `index.*` is looked for.
+const MODULES: [&str; 6] = ["js", "mjs", "cjs", "ts", "mts", "cts"];
+
+/// Whether Node loads this path as code.
+pub(crate) fn is_module(path: &str) -> bool {
+    path.rsplit_once('.').is_some_and(|(_, ending)| MODULES.contains(&ending))
+}
+
+/// `package.json`, as far as it matters. Absent keys and strange types count as silence: npm judges them.
+#[derive(Debug, Default)]
+pub(super) struct Package {
+    pub(super) name: Option<String>,
+    main: Option<String>,
+}
+
+impl Package {
+    pub(super) fn read(source: &Source) -> Result<Self, BuildError> {
+        let Some(bytes) = source.read(FILE, MAX_BYTES)? else { return Ok(Self::default()) };
+        let json: Value = serde_json::from_slice(&bytes)
+            .map_err(|cause| error::manifest_invalid(format!("{FILE}: {cause}")))?;
+        let text = |key: &str| Some(json.get(key)?.as_str()?.to_owned());
+        Ok(Self { name: text("name"), main: text("main") })
+    }
+
+    /// The file at which a project begins that does not say so in its manifest.
+    pub(super) fn entry(&self, source: &Source) -> Result<String, BuildError> {
+        let main = self.main.as_deref().and_then(|main| {
+            let main = main.trim_start_matches("./").trim_end_matches('/');
+            let exact = Some(main.to_owned()).filter(|main| is_module(main));
+            let near = endings(main).chain(endings(&format!("{main}/index"))).collect::<Vec<_>>();
+            exact.into_iter().chain(near).find(|path| source.get(path).is_some())
+        });
+        let index = || endings("index").find(|path| source.get(path).is_some());
+        main.or_else(index).ok_or_else(|| self.no_entry(source))
+    }
+
+    fn no_entry(&self, source: &Source) -> BuildError {
+        let has = |path: &str| source.get(path).is_some();
+        if source.files.is_empty() {
+            return error::no_functions("the project is empty")
+                .hint("add an `index.js` that exports a function");
+        }
+        if let Some(main) = &self.main {
+            let main = super::values::short(main);
+            return error::no_functions(format!(
+                "`main` of {FILE} is `{main}`, which is not there"
+            ))
+            .hint("correct it, or add an `index.js`");
+        }
+        let err = error::no_functions("there is neither an `epsilon.yaml` nor an `index.js`");
+        if has("Dockerfile") {
+            return err
+                .hint("to build the `Dockerfile`, write `runtime: container` into `epsilon.yaml`");
+        }
+        if has("main.py") {
+            return err.hint(
+                "`runtime: python` is not supported yet; `runtime: container` runs any image",
+            );
+        }
+        match only_folder(source) {
+            Some(folder) => err.hint(format!("pack what is in `{folder}`, not the folder itself")),
+            None => err.hint(
+                "add an `index.js` that exports a function, or name the file: `main` in \
+                 `package.json`, `entry` in `epsilon.yaml`",
+            ),
+        }
+    }
+}
+
+fn endings(stem: &str) -> impl Iterator<Item = String> + '_ {
+    MODULES.iter().map(move |ending| format!("{stem}.{ending}"))
+}
+
+/// The folder that everything lies in, if there is one.
+fn only_folder(source: &Source) -> Option<&str> {
+    let (folder, _) = source.files.first()?.path.split_once('/')?;
+    let inside = |path: &str| path.split_once('/').is_some_and(|(first, _)| first == folder);
+    source.files.iter().all(|file| inside(&file.path)).then_some(folder)
+}
