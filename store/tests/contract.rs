@@ -1,6 +1,8 @@
 //! What every back end of the store must do. A back end passes by one line at the end of this file:
 //! the contract is written against the trait alone.
 
+#![allow(clippy::unwrap_used, reason = "a test panics where it stands")]
+
 use epsilon_api::{
     admin::DeploymentState,
     build::{Built, BuiltFunction},
@@ -84,7 +86,7 @@ fn row(function: &str, version: u32, changed: bool) -> (String, u32, bool) {
 mod suite {
     use super::*;
 
-    pub async fn nothing_serves_before_it_is_activated(store: &dyn Store) {
+    pub(crate) async fn nothing_serves_before_it_is_activated(store: &dyn Store) {
         let id = begin(store).await;
         let plan = store.prepare(&id, &built("shop", &[("pay", "a")]), now()).await.unwrap();
         assert!(plan[0].changed && plan[0].version.number == v(1));
@@ -98,7 +100,7 @@ mod suite {
         assert_eq!(store.snapshot().await.unwrap()[0], plan[0].version);
     }
 
-    pub async fn an_unchanged_function_keeps_its_version(store: &dyn Store) {
+    pub(crate) async fn an_unchanged_function_keeps_its_version(store: &dyn Store) {
         let both = [("pay", "a"), ("ship", "a")];
         assert_eq!(
             deploy(store, "shop", &both).await.unwrap(),
@@ -114,7 +116,7 @@ mod suite {
         );
     }
 
-    pub async fn changed_settings_are_a_new_version(store: &dyn Store) {
+    pub(crate) async fn changed_settings_are_a_new_version(store: &dyn Store) {
         deploy(store, "shop", &[("pay", "a")]).await.unwrap();
         let id = begin(store).await;
         let mut work = built("shop", &[("pay", "a")]);
@@ -124,14 +126,14 @@ mod suite {
         assert_eq!(store.snapshot().await.unwrap()[0].spec.min_instances, 1);
     }
 
-    pub async fn a_build_equal_to_an_older_version_is_new_again(store: &dyn Store) {
+    pub(crate) async fn a_build_equal_to_an_older_version_is_new_again(store: &dyn Store) {
         for digest in ["a", "b", "a"] {
             deploy(store, "shop", &[("pay", digest)]).await.unwrap();
         }
         assert_eq!(active(store).await, ["pay@3"]);
     }
 
-    pub async fn after_a_rollback_the_active_version_is_the_measure(store: &dyn Store) {
+    pub(crate) async fn after_a_rollback_the_active_version_is_the_measure(store: &dyn Store) {
         deploy(store, "shop", &[("pay", "a")]).await.unwrap();
         deploy(store, "shop", &[("pay", "b")]).await.unwrap();
         store.rollback(&name("pay"), None).await.unwrap();
@@ -139,7 +141,7 @@ mod suite {
         assert_eq!(deploy(store, "shop", &[("pay", "b")]).await.unwrap(), [row("pay", 3, true)]);
     }
 
-    pub async fn a_failed_deployment_changes_nothing(store: &dyn Store) {
+    pub(crate) async fn a_failed_deployment_changes_nothing(store: &dyn Store) {
         deploy(store, "shop", &[("pay", "a")]).await.unwrap();
         let id = begin(store).await;
         store.prepare(&id, &built("shop", &[("pay", "b"), ("ship", "a")]), now()).await.unwrap();
@@ -154,14 +156,14 @@ mod suite {
         assert_eq!(deploy(store, "shop", &[("pay", "c")]).await.unwrap(), [row("pay", 3, true)]);
     }
 
-    pub async fn a_function_of_another_project_is_a_conflict(store: &dyn Store) {
+    pub(crate) async fn a_function_of_another_project_is_a_conflict(store: &dyn Store) {
         deploy(store, "shop", &[("pay", "a")]).await.unwrap();
         let err = deploy(store, "bank", &[("loan", "x"), ("pay", "b")]).await.unwrap_err();
         assert_eq!(err.to_string(), "function `pay` belongs to project `shop`");
         assert_eq!(active(store).await, ["pay@1"], "`loan` must not serve either");
     }
 
-    pub async fn of_two_projects_that_race_for_a_name_one_gets_it(store: &dyn Store) {
+    pub(crate) async fn of_two_projects_that_race_for_a_name_one_gets_it(store: &dyn Store) {
         let (one, two) = (begin(store).await, begin(store).await);
         store.prepare(&one, &built("shop", &[("pay", "a")]), now()).await.unwrap();
         store.prepare(&two, &built("bank", &[("pay", "b")]), now()).await.unwrap();
@@ -170,7 +172,7 @@ mod suite {
         assert_eq!(store.snapshot().await.unwrap()[0].project, project("bank"));
     }
 
-    pub async fn an_older_deployment_never_replaces_a_later_one(store: &dyn Store) {
+    pub(crate) async fn an_older_deployment_never_replaces_a_later_one(store: &dyn Store) {
         let (older, later) = (begin(store).await, begin(store).await);
         store.prepare(&later, &built("shop", &[("pay", "new")]), now()).await.unwrap();
         store.prepare(&older, &built("shop", &[("pay", "old")]), now()).await.unwrap();
@@ -180,7 +182,7 @@ mod suite {
         assert_eq!(active(store).await, ["pay@1"]);
     }
 
-    pub async fn a_delete_while_deploying_is_seen(store: &dyn Store) {
+    pub(crate) async fn a_delete_while_deploying_is_seen(store: &dyn Store) {
         deploy(store, "shop", &[("pay", "a")]).await.unwrap();
         let id = begin(store).await;
         store.prepare(&id, &built("shop", &[("pay", "a")]), now()).await.unwrap();
@@ -191,7 +193,7 @@ mod suite {
         ));
     }
 
-    pub async fn numbers_are_not_reused_after_a_delete(store: &dyn Store) {
+    pub(crate) async fn numbers_are_not_reused_after_a_delete(store: &dyn Store) {
         deploy(store, "shop", &[("pay", "a")]).await.unwrap();
         deploy(store, "shop", &[("pay", "b")]).await.unwrap();
         assert_eq!(store.delete_function(&name("pay")).await.unwrap().number, v(2));
@@ -208,7 +210,7 @@ mod suite {
         ));
     }
 
-    pub async fn rollback_moves_the_pointer(store: &dyn Store) {
+    pub(crate) async fn rollback_moves_the_pointer(store: &dyn Store) {
         for digest in ["a", "b", "c"] {
             deploy(store, "shop", &[("pay", digest)]).await.unwrap();
         }
@@ -230,7 +232,7 @@ mod suite {
         assert_eq!(kept, [(3, false), (2, false), (1, true)]);
     }
 
-    pub async fn unfinished_deployments_fail_at_the_next_start(store: &dyn Store) {
+    pub(crate) async fn unfinished_deployments_fail_at_the_next_start(store: &dyn Store) {
         deploy(store, "shop", &[("pay", "a")]).await.unwrap();
         let (one, two) = (begin(store).await, begin(store).await);
         store.prepare(&two, &built("shop", &[("pay", "b")]), now()).await.unwrap();
@@ -242,7 +244,7 @@ mod suite {
         assert_eq!(active(store).await, ["pay@1"]);
     }
 
-    pub async fn lists_come_in_parts(store: &dyn Store) {
+    pub(crate) async fn lists_come_in_parts(store: &dyn Store) {
         let functions: Vec<String> = (0..7).map(|i| format!("f{i}")).collect();
         for function in &functions {
             deploy(store, "shop", &[(function, "a")]).await.unwrap();
@@ -266,13 +268,13 @@ mod suite {
         assert!(matches!(store.deployments(&bad).await, Err(StoreError::BadCursor(_))));
     }
 
-    pub async fn names_keep_their_case(store: &dyn Store) {
+    pub(crate) async fn names_keep_their_case(store: &dyn Store) {
         deploy(store, "shop", &[("Pay", "a")]).await.unwrap();
         deploy(store, "bank", &[("pay", "b")]).await.unwrap();
         assert_eq!(active(store).await, ["Pay@1", "pay@1"]);
     }
 
-    pub async fn a_role_has_one_key(store: &dyn Store) {
+    pub(crate) async fn a_role_has_one_key(store: &dyn Store) {
         let key =
             |id: &str, role| Key { id: id.into(), role, hash: "00".repeat(32), created_at: now() };
         let (old, new) = (key("a", KeyRole::Admin), key("b", KeyRole::Admin));
@@ -285,7 +287,7 @@ mod suite {
         assert_eq!(store.key("c").await.unwrap(), Some(fleet));
     }
 
-    pub async fn a_drain_is_remembered(store: &dyn Store) {
+    pub(crate) async fn a_drain_is_remembered(store: &dyn Store) {
         let vm = VmId::parse("vm-1").unwrap();
         for _ in 0..2 {
             store.set_draining(&vm, true).await.unwrap();

@@ -1,5 +1,7 @@
 //! What only the file has to prove: it is private, it survives a kill, it says what is wrong with it.
 
+#![allow(clippy::unwrap_used, reason = "a test panics where it stands")]
+
 use epsilon_api::ids::DeploymentId;
 use epsilon_store::StoreError;
 use jiff::Timestamp;
