@@ -68,8 +68,9 @@ pub fn binary() -> PathBuf {
 pub struct Settings {
     /// The settings file's text (YAML).
     pub config: Option<String>,
-    /// The data folder, where the test made one; it stays the test's to remove.
-    pub data: Option<PathBuf>,
+    /// The size of the disk that the data folder is on, as `mount` takes it (`32m`); the machine's own
+    /// disk without.
+    pub disk: Option<String>,
     /// More environment.
     pub env: Vec<(String, String)>,
 }
@@ -109,17 +110,20 @@ impl Epsilon {
     /// When it does not become ready, with the end of its log.
     pub async fn start_with(settings: Settings) -> Self {
         let folder = TempDir::with_prefix("epsilon-e2e-").expect("a temporary folder");
-        let data = settings.data.clone().unwrap_or_else(|| folder.path().join("data"));
-        if settings.data.is_some() {
-            // The guard looks here for the VM's id.
-            std::os::unix::fs::symlink(&data, folder.path().join("data")).unwrap();
-        }
+        let data = folder.path().join("data");
         let log = log_file();
         let mut guard = Command::new("sh");
         guard.args(["-c", GUARD, "guard"]).arg(folder.path());
         guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         // Not in our process group: Ctrl-C in a terminal ends the test, not its guard.
         let guard = guard.process_group(0).spawn().expect("a shell");
+        if let Some(size) = &settings.disk {
+            std::fs::create_dir(&data).unwrap();
+            let mut mount = Command::new("mount");
+            mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(&data);
+            let done = mount.status().expect("mount");
+            assert!(done.success(), "a small disk cannot be mounted: {done} (run this as root)");
+        }
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let (process, public, control) =
             spawn(&settings, folder.path(), &data, &log, (nowhere, nowhere)).await;

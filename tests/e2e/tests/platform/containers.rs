@@ -1,17 +1,15 @@
 //! `runtime: container`: any image or Dockerfile that listens on `$PORT`, over TCP, with the same
 //! hardening, limits and errors.
 
-use crate::{probe, up};
-use epsilon_e2e::{engine::ask, http::Call, project, project::Project, up::Epsilon};
+use crate::probe;
+use epsilon_e2e::{engine::ask, http::Call, project, project::Project};
 use serde_json::json;
 
 /// A server on plain Node without any wrapper. Its base is the platform's own runtime base, the one image
 /// with Node that surely is on this machine.
-async fn server(up: &Epsilon, name: &str, more: &str) -> Project {
+async fn server(name: &str, more: &str) -> Project {
     let listed = ask(&["images", "-q", "--filter", "label=epsilon.image=runtime"]).await;
     let base = listed.lines().next().expect("the runtime base is there").to_owned();
-    // `FROM` takes a name or an id.
-    let _ = up;
     project!(name, {
         "Dockerfile" => format!(
             "FROM {base}\nCOPY server.js /server.js\nENTRYPOINT [\"node\", \"/server.js\"]\n"),
@@ -34,7 +32,7 @@ async fn server(up: &Epsilon, name: &str, more: &str) -> Project {
 #[tokio::test]
 async fn a_folder_with_a_dockerfile_is_built_and_served() {
     let up = probe().await;
-    let project = server(up, "boxed", "    env: { COLOUR: red }\n    timeout: 2s\n").await;
+    let project = server("boxed", "    env: { COLOUR: red }\n    timeout: 2s\n").await;
     up.deploy(&project).await;
     let answer = Call::post("/boxed/path?x=1", "text/plain", "hello").send(up.public()).await;
     let seen = answer.expect(200).json();
@@ -63,7 +61,7 @@ async fn a_folder_with_a_dockerfile_is_built_and_served() {
 #[tokio::test]
 async fn an_image_that_does_not_listen_is_not_put_to_work() {
     let up = probe().await;
-    let project = server(up, "deaf", "").await;
+    let project = server("deaf", "").await;
     project.write("server.js", "setInterval(() => {}, 1000)");
     let deployment = up.try_deploy(&project).await;
     assert!(deployment.failed().message.contains("deaf"), "{deployment:?}");
@@ -73,7 +71,7 @@ async fn an_image_that_does_not_listen_is_not_put_to_work() {
 #[tokio::test]
 async fn a_dockerfile_that_does_not_build_shows_why() {
     let up = probe().await;
-    let project = server(up, "unbuilt", "").await;
+    let project = server("unbuilt", "").await;
     project.write("Dockerfile", "FROM scratch\nCOPY missing.txt /\n");
     let deployment = up.try_deploy(&project).await;
     let error = deployment.failed();
