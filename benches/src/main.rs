@@ -1,0 +1,94 @@
+//! `make bench`: starts a platform of its own, measures it beside a reference in the same run, prints one
+//! table, and with `--write` puts it into `benches/README.md`.
+//!
+//! Machines are noisy, and two runs on two days say little about each other. So each figure is a ratio
+//! (or a difference) of two things that took turns within seconds of each other, and each is the median of
+//! several turns.
+//!
+//! | module | what it measures |
+//! |---|---|
+//! | [`warm`] | a warm call: through Epsilon, through HAProxy, and the same container directly |
+//! | [`cold`] | the first call of an instance beside Docker's own create + start + first answer |
+//! | [`push`] | `epsilon deploy` of a one-line change, and of no change |
+//! | [`memory`] | what the process holds when nothing runs |
+//! | [`generator`] | the callers |
+//! | [`haproxy`] | the reference proxy |
+//! | [`report`] | the table |
+
+#![allow(clippy::unwrap_used, reason = "a measurement that cannot be made ends the run")]
+#![allow(clippy::print_stdout, reason = "printing is what this program is for")]
+
+mod cold;
+mod generator;
+mod haproxy;
+mod memory;
+mod push;
+mod report;
+mod warm;
+
+use clap::Parser;
+use epsilon_e2e::{project, up::Epsilon};
+use report::Report;
+use std::time::Duration;
+
+/// Measures Epsilon beside its references and prints one table.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Fewer and shorter turns: 40 seconds instead of three minutes, for a first look
+    #[arg(long)]
+    quick: bool,
+    /// Put the table into benches/README.md
+    #[arg(long)]
+    write: bool,
+}
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    /// Turns of each warm measurement.
+    turns: usize,
+    /// The length of one turn.
+    turn: Duration,
+    /// Cold starts, deployments.
+    starts: usize,
+    pushes: usize,
+}
+
+impl Plan {
+    const FULL: Self = Self { turns: 5, turn: Duration::from_millis(1500), starts: 11, pushes: 7 };
+    const QUICK: Self = Self { turns: 3, turn: Duration::from_millis(500), starts: 3, pushes: 3 };
+}
+
+const FUNCTIONS: &str = r#"
+const hello = (req, res) => {
+  if (req.path === "/exit") process.exit();
+  res.send("Hello");
+};
+// Room for all callers in one instance, so that both sides of each comparison meet the same container.
+exports.warm = { config: { concurrency: 100, maxInstances: 1, cpu: 2 }, func: hello };
+exports.cold = { config: { maxInstances: 1, cpu: 2 }, func: hello };
+"#;
+
+#[tokio::main]
+async fn main() {
+    let arguments = Arguments::parse();
+    let plan = if arguments.quick { Plan::QUICK } else { Plan::FULL };
+    let mut report = Report::new(arguments.quick);
+
+    eprintln!("starting {} …", epsilon_e2e::up::binary().display());
+    let up = Epsilon::start().await;
+    let fresh = memory::settled(up.pid()).await;
+    up.deploy(&project!("bench", { "index.js" => FUNCTIONS })).await;
+
+    warm::measure(&up, plan, &mut report).await;
+    cold::measure(&up, plan, &mut report).await;
+    push::measure(&up, plan, &mut report).await;
+    report.memory(fresh, memory::settled(up.pid()).await);
+    drop(up);
+
+    let table = report.table();
+    println!("{table}");
+    if arguments.write {
+        report::write(&table);
+    }
+}

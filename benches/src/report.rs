@@ -1,0 +1,197 @@
+//! The table: markdown that reads well in a terminal too, with date and machine.
+
+use jiff::{Zoned, tz::TimeZone};
+use std::{fmt::Write, path::Path, process::Command};
+
+const BEGIN: &str = "<!-- measured: written by `make bench`, do not edit -->";
+const END: &str = "<!-- /measured -->";
+
+/// The middle one of some figures.
+pub(crate) fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
+    let mut figures: Vec<f64> = figures.into_iter().collect();
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+/// One way to make a warm call. Times in microseconds.
+#[derive(Debug)]
+pub(crate) struct Warm {
+    pub(crate) connections: usize,
+    pub(crate) name: &'static str,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) rate: f64,
+    pub(crate) added_p50: f64,
+    pub(crate) rate_ratio: f64,
+}
+
+/// Cold starts.
+#[derive(Debug)]
+pub(crate) struct Cold {
+    pub(crate) epsilon_ms: f64,
+    pub(crate) docker_started_ms: f64,
+    pub(crate) docker_answered_ms: f64,
+    pub(crate) over_start_ms: f64,
+    pub(crate) ratio: f64,
+}
+
+/// Deployments.
+#[derive(Debug)]
+pub(crate) struct Push {
+    pub(crate) changed_ms: f64,
+    pub(crate) unchanged_ms: f64,
+}
+
+/// All that was measured.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    quick: bool,
+    warm: Vec<Warm>,
+    cold: Option<Cold>,
+    push: Option<Push>,
+    memory: Option<(u64, u64)>,
+}
+
+impl Report {
+    pub(crate) fn new(quick: bool) -> Self {
+        Self { quick, ..Self::default() }
+    }
+
+    pub(crate) fn warm(&mut self, row: Warm) {
+        self.warm.push(row);
+    }
+
+    pub(crate) fn cold(&mut self, row: Cold) {
+        self.cold = Some(row);
+    }
+
+    pub(crate) fn push(&mut self, row: Push) {
+        self.push = Some(row);
+    }
+
+    pub(crate) fn memory(&mut self, fresh: u64, after: u64) {
+        self.memory = Some((fresh, after));
+    }
+
+    /// The table as markdown.
+    pub(crate) fn table(&self) -> String {
+        let mut out = String::new();
+        let date = Zoned::now().with_time_zone(TimeZone::UTC).strftime("%Y-%m-%d").to_string();
+        let quick = if self.quick { ", quick run" } else { "" };
+        writeln!(out, "{date}, {}{quick}. Medians of turns.\n", machine()).unwrap();
+        self.warm_rows(&mut out);
+        writeln!(out, "\n| what | Epsilon | reference | ratio or difference |").unwrap();
+        writeln!(out, "|---|---:|---:|---:|").unwrap();
+        if let Some(cold) = &self.cold {
+            writeln!(
+                out,
+                "| cold start, image path, request to answer | {:.0} ms | {:.0} ms: Docker's create + start + \
+                 first answer | {:.2}× |",
+                cold.epsilon_ms, cold.docker_answered_ms, cold.ratio
+            )
+            .unwrap();
+            writeln!(
+                out,
+                "| the same over Docker's create + start alone | {:.0} ms | {:.0} ms | {:+.0} ms |",
+                cold.epsilon_ms, cold.docker_started_ms, cold.over_start_ms
+            )
+            .unwrap();
+        }
+        if let Some(push) = &self.push {
+            writeln!(
+                out,
+                "| `epsilon deploy` of a one-line change to its first answer | {:.0} ms | | |",
+                push.changed_ms
+            )
+            .unwrap();
+            writeln!(
+                out,
+                "| `epsilon deploy` without a change | {:.0} ms | | {:.2}× of a change |",
+                push.unchanged_ms,
+                push.unchanged_ms / push.changed_ms
+            )
+            .unwrap();
+        }
+        if let Some((fresh, after)) = self.memory {
+            let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+            writeln!(
+                out,
+                "| memory of `epsilon up`, idle (gateway, agent and builder in one process) | {:.1} MiB fresh, \
+                 {:.1} MiB after all of the above | | |",
+                mib(fresh),
+                mib(after)
+            )
+            .unwrap();
+        }
+        out
+    }
+
+    fn warm_rows(&self, out: &mut String) {
+        writeln!(
+            out,
+            "| warm call | connections | p50 | p99 | calls/s | p50 over the socket | rate of the socket's |"
+        )
+        .unwrap();
+        writeln!(out, "|---|---:|---:|---:|---:|---:|---:|").unwrap();
+        for row in &self.warm {
+            writeln!(
+                out,
+                "| {} | {} | {:.0} µs | {:.0} µs | {:.0} | {:+.0} µs | {:.2}× |",
+                row.name,
+                row.connections,
+                row.p50,
+                row.p99,
+                row.rate,
+                row.added_p50,
+                row.rate_ratio
+            )
+            .unwrap();
+        }
+    }
+}
+
+/// The machine in a few words.
+fn machine() -> String {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+        .map_or("unknown processor", |(_, model)| model.trim());
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let said = |program: &str, arguments: &[&str]| {
+        Command::new(program).args(arguments).output().map_or_else(
+            |_| "?".to_owned(),
+            |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        )
+    };
+    let kernel = said("uname", &["-r"]);
+    let engine = said("docker", &["version", "--format", "{{.Server.Version}}"]);
+    format!("{model}, {cores} cores, Linux {kernel}, Docker {engine}")
+}
+
+/// Puts the table between the marks in `benches/README.md`.
+pub(crate) fn write(table: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = text.split_once(BEGIN).expect("the mark where the table begins");
+    let (_, after) = rest.split_once(END).expect("the mark where the table ends");
+    std::fs::write(&path, format!("{before}{BEGIN}\n{table}{END}{after}")).unwrap();
+    eprintln!("written to {}", path.display());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_one() {
+        assert_eq!(median([3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median([1.0]), 1.0);
+    }
+
+    #[test]
+    fn the_readme_has_the_marks() {
+        let text = include_str!("../README.md");
+        assert!(text.contains(BEGIN) && text.contains(END));
+    }
+}

@@ -1,0 +1,94 @@
+//! A warm call four ways, taking turns: the instance's own socket, Epsilon, HAProxy in front of that
+//! socket, and the same image run plainly by Docker and called over TCP.
+
+use crate::{
+    Plan,
+    generator::{Turn, turn},
+    haproxy::Haproxy,
+    report::{Report, Warm, median},
+};
+use epsilon_e2e::{
+    engine::ask,
+    http::{Call, Target},
+    up::Epsilon,
+    wait::{SOON, until},
+};
+use std::net::{IpAddr, SocketAddr};
+
+/// How many callers there are.
+const CONNECTIONS: [usize; 3] = [1, 8, 32];
+
+/// The function's image, run by Docker without us; removed with the value.
+struct Plain {
+    id: String,
+    address: SocketAddr,
+}
+
+impl Plain {
+    /// Called at its own address: over a published port, Docker's userland proxy would be measured too.
+    async fn start(image: &str) -> Self {
+        let run = ["run", "-d", "--label", "epsilon.bench=plain", "--cpus", "2", image];
+        let id = ask(&run).await;
+        let format = "{{.NetworkSettings.IPAddress}}";
+        let ip: IpAddr = ask(&["inspect", "--format", format, &id]).await.parse().unwrap();
+        let plain = Self { id, address: SocketAddr::new(ip, 8080) };
+        until("the plain container answers", SOON, async || {
+            Call::get("/").try_send(plain.address).await.map_err(|broken| broken.to_string())
+        })
+        .await;
+        plain
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("docker").args(["rm", "-f", &self.id]).output();
+    }
+}
+
+/// Measures and reports.
+pub(crate) async fn measure(up: &Epsilon, plan: Plan, report: &mut Report) {
+    up.get("/warm").await.expect(200);
+    let container = up.container("warm").await;
+    let socket = container.sockets().join("calls.sock");
+    let image = container.inspect["Config"]["Image"].as_str().unwrap();
+    let plain = Plain::start(image).await;
+    let haproxy = Haproxy::start(&socket).await;
+    let mut targets: Vec<(&'static str, Target, &str)> = vec![
+        ("the container's socket", Target::Unix(socket), "/"),
+        ("Epsilon", up.public().into(), "/warm"),
+        ("the container over TCP", plain.address.into(), "/"),
+    ];
+    if let Some(haproxy) = &haproxy {
+        targets.push(("HAProxy", haproxy.target(), "/"));
+    }
+
+    for connections in CONNECTIONS {
+        eprintln!("warm calls on {connections} connections …");
+        let mut turns: Vec<Vec<Turn>> = vec![Vec::new(); targets.len()];
+        // The turn before the first one warms the code up and is not counted.
+        for round in 0..=plan.turns {
+            for (at, (_, target, path)) in targets.iter().enumerate() {
+                let (target, path) = (target.clone(), (*path).to_owned());
+                let work = move || turn(target, path, connections, plan.turn);
+                let result = tokio::task::spawn_blocking(work).await.unwrap();
+                if round > 0 {
+                    turns[at].push(result);
+                }
+            }
+        }
+        let direct = turns[0].clone();
+        for ((name, ..), turns) in targets.iter().zip(turns) {
+            let pairs = || turns.iter().zip(&direct);
+            report.warm(Warm {
+                connections,
+                name,
+                p50: median(turns.iter().map(|turn| turn.p50)),
+                p99: median(turns.iter().map(|turn| turn.p99)),
+                rate: median(turns.iter().map(|turn| turn.rate)),
+                added_p50: median(pairs().map(|(turn, direct)| turn.p50 - direct.p50)),
+                rate_ratio: median(pairs().map(|(turn, direct)| turn.rate / direct.rate)),
+            });
+        }
+    }
+}
