@@ -1,0 +1,126 @@
+//! The container engine of this machine is stopped and started again under load. The last of the binaries
+//! (cargo runs them by name), because it touches what everything else stands on; one test, so nothing
+//! runs beside it.
+//!
+//! Stopping the engine stops all containers on the machine. So this refuses to run while there are
+//! containers that are not Epsilon's. `EPSILON_E2E_KEEP_ENGINE=1` says that the engine must be left alone;
+//! then this says that it proved nothing.
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+use epsilon_e2e::{
+    engine::{ask, docker},
+    http::Call,
+    load::Load,
+    project,
+    up::Epsilon,
+    wait::{LONG, SOON, until},
+};
+use std::{path::Path, time::Duration};
+use tokio::process::Command;
+
+async fn sh(script: &str) {
+    let mut command = Command::new("bash");
+    command.args(["-euc", script]).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    // A file, not a pipe: the engine that the script starts would hold the pipe open.
+    let done = command.status().await.unwrap();
+    assert!(done.success(), "{script}: {done}");
+}
+
+fn has_systemd() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
+async fn stop_engine() {
+    if has_systemd() {
+        // The socket unit would start it again at the first question.
+        sh("systemctl stop docker.socket docker.service").await;
+        return;
+    }
+    let pid = std::fs::read_to_string("/var/run/docker.pid").expect("the engine's own pid file");
+    let pid = pid.trim();
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+    assert_eq!(name.trim(), "dockerd", "the process of /var/run/docker.pid");
+    sh(&format!("kill {pid}")).await;
+    until("dockerd ends", LONG, async || {
+        if Path::new(&format!("/proc/{pid}")).exists() { Err("it runs") } else { Ok(()) }
+    })
+    .await;
+}
+
+async fn start_engine() {
+    if has_systemd() {
+        sh("systemctl start docker.socket docker.service").await;
+    }
+    sh("infra/ensure-docker.sh").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_engine_restarts_under_load_and_the_platform_recovers_by_itself() {
+    if std::env::var_os("EPSILON_E2E_KEEP_ENGINE").is_some() {
+        eprintln!(
+            "EPSILON_E2E_KEEP_ENGINE is set: nothing was proved about a restart of the engine"
+        );
+        return;
+    }
+    let all = ask(&["ps", "-q"]).await;
+    let ours = ask(&["ps", "-q", "--filter", "label=epsilon.vm"]).await;
+    let foreign: Vec<_> = all.lines().filter(|id| !ours.contains(id)).collect();
+    assert!(
+        foreign.is_empty(),
+        "restarting the engine would stop containers that are not Epsilon's: {foreign:?}; stop them \
+         first, or set EPSILON_E2E_KEEP_ENGINE=1 to leave this test out"
+    );
+
+    let up = Epsilon::start().await;
+    up.deploy(&project!("stubborn", { "index.js" => r#"
+        exports.stubborn = { config: { memory: "128MiB", maxInstances: 2, minInstances: 1, timeout: 10_000 },
+          func: async (req, res) => {
+            if (req.path !== "/metadata") return res.send("well");
+            const socket = require("net").connect({ host: "169.254.169.254", port: 80 });
+            socket.on("connect", () => res.send("connected"));
+            socket.on("error", (e) => res.send(e.code));
+            setTimeout(() => res.headersSent || res.send("silence"), 2000);
+          } };"# }))
+    .await;
+    let load = Load::start(up.public(), "/stubborn", 2);
+    until("calls run", SOON, async || {
+        let tally = load.tally();
+        if tally.of(200) > 50 { Ok(()) } else { Err(tally) }
+    })
+    .await;
+
+    stop_engine().await;
+    // The platform itself lives on, and answers with one of its errors instead of hanging.
+    up.get("/").await.expect(200);
+    let answer = up.get("/stubborn").await;
+    assert!(matches!(answer.status, 200 | 502 | 503), "{answer}");
+    start_engine().await;
+
+    let before = load.tally().of(200);
+    until("calls are well again", Duration::from_secs(60), async || {
+        let tally = load.tally();
+        if tally.of(200) > before + 50 { Ok(()) } else { Err(tally) }
+    })
+    .await;
+    let tally = load.stop().await;
+    assert_eq!(tally.broken, Vec::<String>::new(), "every call got an answer");
+    assert_eq!(tally.refused, 0);
+    let known = [200, 429, 502, 503, 504];
+    assert!(tally.statuses.keys().all(|status| known.contains(status)), "{tally:?}");
+
+    // What the engine forgot is set up again: the wall around the metadata service, and deployments.
+    assert_ne!(up.get("/stubborn/metadata").await.expect(200).text(), "connected");
+    up.deploy(
+        &project!("newcomer", { "index.js" => "exports.newcomer = (req, res) => res.send('new')" }),
+    )
+    .await;
+    assert_eq!(up.get("/newcomer").await.expect(200).text(), "new");
+    until("dead containers are removed", SOON, async || {
+        let vm = format!("label=epsilon.vm={}", up.vm());
+        let dead = docker(&["ps", "-aq", "--filter", &vm, "--filter", "status=exited"]).await;
+        if dead.stdout.trim().is_empty() { Ok(()) } else { Err(dead.stdout) }
+    })
+    .await;
+    Call::get("/healthz").send(up.control()).await.expect(200);
+}
