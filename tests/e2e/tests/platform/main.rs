@@ -12,6 +12,7 @@ mod bad_projects;
 mod calls;
 mod command_line;
 mod containers;
+mod examples;
 mod headers;
 mod images;
 mod isolation;
