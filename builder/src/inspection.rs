@@ -122,9 +122,19 @@ impl Inspection {
         serde_json::from_slice(bytes).map_err(|cause| nonsense(&printable(&cause.to_string(), 300)))
     }
 
-    /// The entry with this path.
-    pub fn entry(&self, path: &str) -> Option<&Entry> {
-        self.entries.iter().find(|entry| entry.entry == path)
+    /// The entry with this path, loaded well.
+    ///
+    /// # Errors
+    /// `LOAD_FAILED` with what the code threw.
+    pub fn found(&self, path: &str) -> Result<&Entry, BuildError> {
+        let entry = self.entries.iter().find(|entry| entry.entry == path);
+        let entry = entry.ok_or_else(|| nonsense(&format!("nothing of `{path}`")))?;
+        match &entry.error {
+            Some(why) => {
+                Err(error::load_failed(format!("`{path}` could not be loaded: {}", why.told())))
+            }
+            None => Ok(entry),
+        }
     }
 }
 

@@ -15,6 +15,8 @@ mod document;
 mod function;
 mod package;
 mod section;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod values;
 
@@ -22,6 +24,7 @@ pub use ceilings::Ceilings;
 pub(crate) use function::FunctionKeys;
 pub(crate) use package::is_module;
 pub use tree::Node;
+pub(crate) use values::short;
 
 use crate::{
     error::{self, Hint},
@@ -178,16 +181,17 @@ impl<'a> Top<'a> {
                     .into()
             })
         })?;
-        let ruled = |value: fn(&Node) -> Result<String, String>| {
-            move |node: &Node| match runtime {
-                Some(Runtime::Container) => value(node),
-                Some(Runtime::Node) | None => {
-                    Err("has a meaning only with `runtime: container`".into())
-                }
+        let (mut image, mut dockerfile) = (None, None);
+        match runtime {
+            Some(Runtime::Container) => {
+                image = top.take("image", values::image)?;
+                dockerfile = top.take("dockerfile", values::path)?;
             }
-        };
-        let image = top.take("image", ruled(values::image))?;
-        let dockerfile = top.take("dockerfile", ruled(values::path))?;
+            Some(Runtime::Node) | None => {
+                let why = "has a meaning only with `runtime: container`";
+                top.refuse(&["image", "dockerfile"], why)?;
+            }
+        }
         let functions = match top.take_node("functions")? {
             Some(node) => Some(Section::open(top.path_of("functions"), node)?),
             None => None,

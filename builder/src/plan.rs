@@ -1,15 +1,28 @@
 //! Manifest, source and inspection → the functions to build: pure, the last step before images.
 //!
 //! Which functions: those that `epsilon.yaml` names, else every export of the entry; a default export
-//! takes the project's name. An export whose name cannot be a function's is left out with a note.
+//! takes the project's name. An export that is left out (its name cannot be a function's, or the manifest
+//! names others) is told in a note: a project may well export what is not meant to be called.
+
+mod code;
+mod content;
+#[cfg(test)]
+mod tests;
 
 use crate::{
-    error,
+    error::{self, Hint},
     inspection::Inspection,
-    manifest::Manifest,
+    manifest::{Functions, Manifest, short},
     source::{ContentDigest, Source},
 };
-use epsilon_api::{build::BuildError, function::FunctionSpec, ids::FunctionName};
+use code::Chosen;
+use content::Scope;
+use epsilon_api::{
+    build::BuildError,
+    function::{FunctionSpec, Runtime},
+    ids::FunctionName,
+    suggest,
+};
 
 /// What is to be built.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +68,81 @@ pub fn plan(
     inspection: &Inspection,
     only: &[FunctionName],
 ) -> Result<Plan, BuildError> {
-    let _ = (manifest, source, inspection, only);
-    Err(error::no_functions("being written"))
+    let mut notes = Vec::new();
+    let functions = match manifest.functions() {
+        Functions::Exports(entry) => {
+            let chosen = code::exported(manifest, inspection.found(entry)?, &mut notes)?;
+            code_plans(manifest, source, inspection, kept(chosen, only)?)
+        }
+        Functions::Named(named) => {
+            let wanted: Vec<_> =
+                named.iter().map(|(name, (entry, keys))| (name.clone(), (entry, keys))).collect();
+            let wanted = kept(wanted, only)?;
+            let chosen = code::named(manifest, inspection, wanted)?;
+            if only.is_empty() {
+                notes.extend(code::not_named(&chosen));
+            }
+            code_plans(manifest, source, inspection, chosen)
+        }
+        Functions::Containers(containers) => {
+            let all: Vec<_> = containers.iter().map(|(name, how)| (name.clone(), how)).collect();
+            let plans = kept(all, only)?.into_iter().map(|(name, (origin, keys))| {
+                let spec = keys.clone().spec(Runtime::Container, "", "");
+                let spec =
+                    spec.map_err(|why| error::manifest_invalid(format!("`{name}` {why}")))?;
+                let scope = match origin {
+                    Origin::Image(_) => Scope::Nothing,
+                    Origin::Code | Origin::Dockerfile(_) => Scope::Everything,
+                };
+                let content = content::digest(manifest, source, &name, &spec, origin, &scope);
+                Ok(FunctionPlan { name, spec, origin: origin.clone(), content })
+            });
+            plans.collect()
+        }
+    }?;
+    Ok(Plan { functions, notes })
+}
+
+fn code_plans(
+    manifest: &Manifest,
+    source: &Source,
+    inspection: &Inspection,
+    chosen: Vec<(FunctionName, Chosen<'_>)>,
+) -> Result<Vec<FunctionPlan>, BuildError> {
+    let plans = chosen.into_iter().map(|(name, chosen)| {
+        let spec = chosen.spec(&name, manifest)?;
+        let scope = Scope::of(chosen.entry, inspection);
+        let content = content::digest(manifest, source, &name, &spec, &Origin::Code, &scope);
+        Ok(FunctionPlan { name, spec, origin: Origin::Code, content })
+    });
+    plans.collect()
+}
+
+/// What `only` keeps of all that there is.
+fn kept<T>(
+    mut all: Vec<(FunctionName, T)>,
+    only: &[FunctionName],
+) -> Result<Vec<(FunctionName, T)>, BuildError> {
+    let names = || all.iter().map(|(name, _)| name.as_str());
+    if let Some(unknown) = only.iter().find(|wanted| !names().any(|name| name == wanted.as_str())) {
+        let err = error::function_not_found(format!("the project has no function `{unknown}`"));
+        return Err(match suggest::nearest(unknown.as_str(), names()) {
+            Some(near) => err.hint(format!("did you mean `{near}`?")),
+            None => err.hint(format!("it has {}", listed(names()))),
+        });
+    }
+    if !only.is_empty() {
+        all.retain(|(name, _)| only.contains(name));
+    }
+    Ok(all)
+}
+
+/// Names for a message: "`a`, `b`"; a long list is cut.
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    const MOST: usize = 20;
+    let quoted: Vec<_> = names.map(|name| format!("`{}`", short(name))).collect();
+    match quoted.get(MOST..) {
+        None | Some([]) => quoted.join(", "),
+        Some(rest) => format!("{} and {} more", quoted[..MOST].join(", "), rest.len()),
+    }
 }

@@ -12,7 +12,7 @@ mod archive;
 mod digest;
 mod folder;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tree;
 mod upload;
 

@@ -4,6 +4,7 @@
 use super::{
     section::Problem,
     tree::{self, Node},
+    values::short,
 };
 use crate::error;
 use epsilon_api::{build::BuildError, units::Bytes};
@@ -44,7 +45,10 @@ impl Document {
     pub(super) fn problem(&self, problem: &Problem) -> BuildError {
         let message = match problem.path.as_slice() {
             [] => problem.message.clone(),
-            path => format!("`{}` {}", path.join("."), problem.message),
+            path => {
+                let keys: Vec<_> = path.iter().map(|key| short(key)).collect();
+                format!("`{}` {}", keys.join("."), problem.message)
+            }
         };
         self.error(self.place_of(&problem.path), &message)
     }

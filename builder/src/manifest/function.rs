@@ -55,29 +55,27 @@ impl FunctionKeys {
         ceilings: &Ceilings,
     ) -> Result<Self, Problem> {
         let mut keys = Self::default();
-        let (code, image) = match written {
-            Written::InFile(Runtime::Node) => (None, Some("has no meaning with `runtime: node`")),
+        match written {
+            Written::InFile(Runtime::Node) => {
+                keys.entry = section.take("entry", values::path)?;
+                keys.export = section.take("export", values::text)?;
+                section.refuse(&IMAGE_KEYS, "has no meaning with `runtime: node`")?;
+            }
             Written::InFile(Runtime::Container) => {
-                (Some("has no meaning with `runtime: container`"), None)
+                keys.image = section.take("image", values::image)?;
+                keys.dockerfile = section.take("dockerfile", values::path)?;
+                section.refuse(&CODE_KEYS, "has no meaning with `runtime: container`")?;
+                section.refuse(&["signature"], "has no meaning with `runtime: container`")?;
             }
             Written::InCode => {
                 let here = "belongs into `epsilon.yaml`, not into the code";
-                (Some(here), Some(here))
+                section.refuse(&CODE_KEYS, here)?;
+                section.refuse(&IMAGE_KEYS, here)?;
             }
-        };
-        let ruled = |why: Option<&'static str>| why.map_or(Ok(()), |why| Err(why.to_owned()));
-        keys.entry = section.take("entry", |node| ruled(code).and_then(|()| values::path(node)))?;
-        keys.export =
-            section.take("export", |node| ruled(code).and_then(|()| values::text(node)))?;
-        keys.image =
-            section.take("image", |node| ruled(image).and_then(|()| values::image(node)))?;
-        keys.dockerfile =
-            section.take("dockerfile", |node| ruled(image).and_then(|()| values::path(node)))?;
-        let wrapped = written != Written::InFile(Runtime::Container);
-        keys.signature = section.take("signature", |node| match wrapped {
-            true => word(node, &SIGNATURES),
-            false => Err("has no meaning with `runtime: container`".into()),
-        })?;
+        }
+        if written != Written::InFile(Runtime::Container) {
+            keys.signature = section.take("signature", |node| word(node, &SIGNATURES))?;
+        }
 
         let Ceilings { timeout, idle_timeout, memory_floor, memory, cpu, .. } = *ceilings;
         let instances = ceilings.max_instances;
@@ -154,6 +152,11 @@ impl FunctionKeys {
         })
     }
 }
+
+/// Keys that say where in the code a function is.
+const CODE_KEYS: [&str; 2] = ["entry", "export"];
+/// Keys that say where an image comes from.
+const IMAGE_KEYS: [&str; 2] = ["image", "dockerfile"];
 
 const SIGNATURES: [(&str, Signature); 4] = [
     ("auto", Signature::Auto),

@@ -71,13 +71,21 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Refuses keys that are settings, but not here. They are no suggestions for others.
+    pub(super) fn refuse(&self, keys: &[&str], why: &str) -> Result<(), Problem> {
+        match self.entries.iter().find(|(key, _)| keys.contains(&key.as_str())) {
+            Some((key, _)) => Err(Problem { path: self.path_of(key), message: why.into() }),
+            None => Ok(()),
+        }
+    }
+
     /// Makes sure that nothing is left.
     pub(super) fn end(self) -> Result<(), Problem> {
         let unknown = self.entries.iter().find(|(key, _)| !self.known.contains(&key.as_str()));
         let Some((key, _)) = unknown else { return Ok(()) };
         let message = match suggest::nearest(key, self.known.iter().copied()) {
-            Some(near) => format!("is not a setting; did you mean `{near}`?"),
-            None => format!("is not a setting here; there are `{}`", self.known.join("`, `")),
+            Some(near) => format!("is an unknown key; did you mean `{near}`?"),
+            None => format!("is an unknown key; known are `{}`", self.known.join("`, `")),
         };
         Err(Problem { path: self.path_of(key), message })
     }

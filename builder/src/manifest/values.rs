@@ -186,7 +186,7 @@ pub(super) fn env(node: &Node) -> Result<BTreeMap<String, String>, String> {
 }
 
 /// A text of the developer's in an error message.
-pub(super) fn short(text: &str) -> String {
+pub(crate) fn short(text: &str) -> String {
     let clean = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c });
     let mut short: String = clean.take(61).collect();
     if short.chars().count() > 60 {

@@ -8,10 +8,10 @@ use tar::{EntryType, Header};
 
 /// A tar in the making. Headers are filled in by hand: the crate's own builder refuses what is tested here.
 #[derive(Default)]
-pub(crate) struct Pack(Vec<u8>);
+struct Pack(Vec<u8>);
 
 impl Pack {
-    pub(crate) fn entry(mut self, kind: EntryType, path: &str, link: &str, content: &[u8]) -> Self {
+    fn entry(mut self, kind: EntryType, path: &str, link: &str, content: &[u8]) -> Self {
         let mut header = Header::new_gnu();
         let old = header.as_old_mut();
         old.name[..path.len()].copy_from_slice(path.as_bytes());
@@ -30,7 +30,7 @@ impl Pack {
         self.0.resize(self.0.len().next_multiple_of(512), 0);
     }
 
-    pub(crate) fn file(self, path: &str, content: &str) -> Self {
+    fn file(self, path: &str, content: &str) -> Self {
         self.entry(EntryType::Regular, path, "", content.as_bytes())
     }
 
@@ -51,7 +51,7 @@ impl Pack {
         self.entry(kind, path, link, b"")
     }
 
-    pub(crate) fn gz(mut self) -> Vec<u8> {
+    fn gz(mut self) -> Vec<u8> {
         self.0.extend([0; 1024]);
         gzip(&self.0)
     }
@@ -61,6 +61,16 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut gz = GzEncoder::new(Vec::new(), Compression::fast());
     gz.write_all(bytes).unwrap();
     gz.finish().unwrap()
+}
+
+/// A source with these files, for tests of what reads sources.
+pub(crate) async fn project(files: &[(&str, &str)]) -> (tempfile::TempDir, Source) {
+    let work = tempfile::tempdir().unwrap();
+    let packed =
+        files.iter().fold(Pack::default(), |pack, (path, content)| pack.file(path, content));
+    let limits = SourceLimits::default();
+    let source = receive(body::full(packed.gz()), &limits, work.path()).await.unwrap();
+    (work, source)
 }
 
 /// Receives it in pieces of 1,000 bytes.
