@@ -121,8 +121,6 @@ macro_rules! refused {
 }
 
 refused! {
-    both_lengths: "POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\
-        transfer-encoding: chunked\r\n\r\n0\r\n\r\n";
     two_different_lengths: "POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\
         content-length: 4\r\n\r\nabcd";
     length_with_sign: "POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: +3\r\n\r\nabc";
@@ -133,6 +131,23 @@ refused! {
     folded_header: "GET /echo HTTP/1.1\r\nhost: a\r\nx: 1\r\n folded\r\n\r\n";
     space_before_colon: "GET /echo HTTP/1.1\r\nhost: a\r\nx : 1\r\n\r\n";
     no_http_at_all: "hello\r\n\r\n";
+}
+
+/// The chunks decide and the connection ends there, or the request is refused; in no case is what one
+/// reader takes for the body another one's request.
+#[tokio::test]
+async fn a_request_with_both_length_and_encoding_hides_no_second_one() {
+    let up = probe().await;
+    let answer = exchange(
+        up.public(),
+        "POST /echo/first HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n\
+         0\r\n\r\nGET /echo/smuggled HTTP/1.1\r\nhost: a\r\n\r\n",
+    )
+    .await;
+    assert!(!answer.contains("smuggled"), "{answer}");
+    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+    assert!(matches!(status(&answer), 200 | 400), "{answer}");
+    up.get("/echo").await.expect(200);
 }
 
 #[tokio::test]
