@@ -1,0 +1,187 @@
+//! The agent as a whole: builds every part once, and ends them in order. Started by `epsilon up` (and by
+//! tests, with an engine of their own).
+
+use crate::{
+    config::Config,
+    engine::{Engine, docker::DockerEngine},
+    error::StartError,
+    instance::budget::Budget,
+    logs::Logs,
+    metrics::{Census, Metrics},
+    reconcile,
+    vm::{Front, LocalVm, Parts},
+};
+use epsilon_api::{
+    chain::Chain,
+    ids::{InstanceId, VmId},
+    units::Bytes,
+    vm::Vm,
+};
+use prometheus::Registry;
+use rustix::fs::{FlockOperation, flock};
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::{Instant, sleep, timeout};
+
+/// How often the end of running calls is looked for while draining.
+const LOOK: Duration = Duration::from_millis(20);
+/// Share of the machine's memory that instances may have unless the operator says otherwise, in percent.
+const MEMORY_SHARE: u64 = 80;
+
+/// A running agent. Dropping it without [`Agent::shutdown`] leaves its containers running, as a crash would:
+/// the next agent on the same folder takes them over.
+#[derive(Debug)]
+pub struct Agent {
+    vm: Arc<LocalVm>,
+    front: Arc<Front>,
+    /// Keeps a second agent out of the folder.
+    _lock: File,
+}
+
+impl Agent {
+    /// Starts an agent on this machine's Docker.
+    ///
+    /// # Errors
+    /// [`StartError`], for the operator.
+    pub async fn build(config: Config, registry: &Registry) -> Result<Self, StartError> {
+        let metrics = Metrics::register(registry)?;
+        let engine = DockerEngine::new(&config, metrics.engine_seconds.clone())
+            .map_err(|source| StartError::Engine { socket: config.engine_socket.clone(), source })?;
+        Self::assemble(config, Arc::new(engine), metrics, registry).await
+    }
+
+    /// Starts an agent on an engine of the caller's choice.
+    ///
+    /// # Errors
+    /// [`StartError`], for the operator.
+    pub async fn with_engine(
+        config: Config,
+        engine: Arc<dyn Engine>,
+        registry: &Registry,
+    ) -> Result<Self, StartError> {
+        let metrics = Metrics::register(registry)?;
+        Self::assemble(config, engine, metrics, registry).await
+    }
+
+    async fn assemble(
+        config: Config,
+        engine: Arc<dyn Engine>,
+        metrics: Metrics,
+        registry: &Registry,
+    ) -> Result<Self, StartError> {
+        let folder = |path: &Path| {
+            let path = path.to_owned();
+            move |source| StartError::Folder { path, source }
+        };
+        fs::create_dir_all(config.folder.join("sockets")).map_err(folder(&config.folder))?;
+        let lock = lock(&config.folder)?;
+        let id = match &config.id {
+            Some(id) => id.clone(),
+            None => vm_id(&config.folder)?,
+        };
+        let machine = engine
+            .ping()
+            .await
+            .map_err(|source| StartError::Engine { socket: config.engine_socket.clone(), source })?;
+        let share = Bytes(machine.memory.get() / 100 * MEMORY_SHARE);
+        let budget = Budget::new(config.memory.unwrap_or(share));
+        let logs = Logs::open(&config.folder.join("logs"), config.log_size, metrics.dropped_lines.clone())
+            .map_err(folder(&config.folder.join("logs")))?;
+        let socket = config.engine_socket.clone();
+        let vm = LocalVm::new(Parts { id, config, engine, budget, logs, metrics });
+        registry.register(Box::new(Census::new(Arc::downgrade(&vm))?))?;
+        if let Err(err) = vm.network.ensure(&*vm.engine).await {
+            tracing::warn!(cause = %Chain(&err), "The network of functions is not in order.");
+        }
+        reconcile::adopt(&vm).await.map_err(|source| StartError::Engine { socket, source })?;
+        vm.spawn(reconcile::run(Arc::clone(&vm)));
+        tracing::info!(vm = %vm.id, memory = %vm.budget.total(), "Agent is ready.");
+        Ok(Self { front: Arc::new(Front(Arc::clone(&vm))), vm, _lock: lock })
+    }
+
+    /// The VM as the gateway uses it.
+    pub fn vm(&self) -> Arc<dyn Vm> {
+        Arc::clone(&self.front) as Arc<dyn Vm>
+    }
+
+    /// Takes no new calls, lets running ones end within `grace`, removes all containers and the network.
+    /// Bounded by `grace` and the settings' `remove_timeout`.
+    pub async fn shutdown(self, grace: Duration) {
+        let vm = &self.vm;
+        vm.set_draining(true);
+        let deadline = Instant::now() + grace;
+        while vm.calls() > 0 && Instant::now() < deadline {
+            sleep(LOOK).await;
+        }
+        let cut = vm.calls();
+        if cut > 0 {
+            tracing::warn!(cut, "The grace is over; calls are cut.");
+        }
+        vm.closed.cancel();
+        for pool in vm.pools() {
+            pool.kill_all();
+        }
+        vm.tasks.close();
+        if timeout(vm.config.remove_timeout, self.remove_everything()).await.is_err() {
+            tracing::error!("The container engine did not remove everything in time; the next start will.");
+        }
+        vm.logs.close().await;
+    }
+
+    async fn remove_everything(&self) {
+        let vm = &self.vm;
+        vm.tasks.wait().await;
+        match vm.engine.list(&vm.id).await {
+            Ok(left) => reconcile::remove(vm, left).await,
+            Err(err) => tracing::error!(cause = %Chain(&err), "Containers could not be listed."),
+        }
+        reconcile::remove_orphaned_folders(vm);
+        if let Err(err) = vm.network.remove(&*vm.engine).await {
+            tracing::error!(cause = %Chain(&err), "The network of functions could not be removed.");
+        }
+    }
+}
+
+fn lock(folder: &Path) -> Result<File, StartError> {
+    let path = folder.join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|source| StartError::Folder { path: path.clone(), source })?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StartError::InUse { path }),
+        Err(err) => Err(StartError::Folder { path, source: err.into() }),
+    }
+}
+
+/// Reads this VM's id; makes one at the first start.
+fn vm_id(folder: &Path) -> Result<VmId, StartError> {
+    let path = folder.join("id");
+    match fs::read_to_string(&path) {
+        Ok(text) => VmId::parse(text.trim()).map_err(|source| StartError::Id { path, source }),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => {
+            let text = format!("vm-{}", InstanceId::random());
+            write_whole(&path, &text)
+                .map_err(|source| StartError::Folder { path: path.clone(), source })?;
+            VmId::parse(&text).map_err(|source| StartError::Id { path, source })
+        }
+        Err(source) => Err(StartError::Folder { path, source }),
+    }
+}
+
+/// A reader sees the whole file or none, whenever the machine stops.
+fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let draft = path.with_extension("new");
+    let mut file = File::create(&draft)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&draft, path)
+}

@@ -1,0 +1,43 @@
+//! The agent's half of a call's path, phases top to bottom: `lease → relay → reply`.
+//!
+//! The only loop here goes on to another instance while nothing of the call was sent: an instance may have
+//! died since it was last seen. Retrying a call is the gateway's business.
+
+pub(crate) mod lease;
+pub(crate) mod relay;
+pub(crate) mod reply;
+mod settle;
+
+use crate::vm::LocalVm;
+use epsilon_api::{
+    error::CallError,
+    vm::{Answer, Call, Spent},
+};
+use relay::Sent;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// Instances that one call may find dead before it is sent elsewhere. After a restart of the engine all
+/// are, and each is met once.
+const PLACES_TRIED: u32 = 8;
+
+pub(crate) async fn handle(vm: &Arc<LocalVm>, call: Call) -> Result<Answer, CallError> {
+    let pool = vm.pool_for_call(&call.version)?;
+    let mut request = relay::prepare(call.request, &call.request_id, &pool);
+    let mut spent = Spent::default();
+    for _ in 0..PLACES_TRIED {
+        let place = lease::take(&pool, &call.request_id, &mut spent).await?;
+        let handed_over = Instant::now();
+        match relay::send(place, request, &call.request_id).await {
+            Sent::Answered { response, call } => {
+                spent.exec = handed_over.elapsed();
+                let response = reply::to_answer(response, call, &pool.version)?;
+                return Ok(Answer { response, spent });
+            }
+            Sent::NotSent(unsent) => request = unsent,
+            Sent::Failed(err) => return Err(err),
+        }
+    }
+    let function = pool.version.function.clone();
+    Err(CallError::NoCapacity { function, cause: "its instances do not accept connections".into() })
+}

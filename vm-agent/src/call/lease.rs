@@ -1,0 +1,177 @@
+//! The right to send one call to one instance, and how a call gets it: at once, or by waiting in its
+//! version's queue. A lease knows three ways to end, and a dropped one picks the right way by itself:
+//! not handed over yet: the place is free; running: the caller is gone, see `settle.rs`; over: nothing.
+
+use super::settle;
+use crate::instance::{
+    Instance,
+    pool::{Key, Pool, Taken},
+    state::{Event, Why},
+};
+use epsilon_api::{
+    error::CallError,
+    function::Runtime,
+    ids::RequestId,
+    log::Level,
+    vm::{Spent, StartPhases},
+};
+use std::sync::Arc;
+use tokio::time::{Instant, timeout};
+
+/// One place in one instance.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    pool: Arc<Pool>,
+    pub(crate) instance: Arc<Instance>,
+    key: Key,
+    call: u64,
+    phase: Phase,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The instance knows nothing of the call.
+    Placed,
+    /// The instance may be at work on it.
+    Running { deadline: Instant, request_id: RequestId },
+    /// The place was given back.
+    Over,
+}
+
+/// A lease, and the start that was waited for.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    pub(crate) lease: Lease,
+    pub(crate) started: Option<StartPhases>,
+}
+
+/// Waits for a place within the operator's limit; a call that an instance is starting for waits for the
+/// end of that start, which has a limit of its own.
+pub(crate) async fn take(
+    pool: &Arc<Pool>,
+    request_id: &RequestId,
+    spent: &mut Spent,
+) -> Result<Lease, CallError> {
+    let mut waiting = match pool.take(request_id)? {
+        Taken::Now(lease) => return Ok(lease),
+        Taken::Later(waiting) => waiting,
+    };
+    let began = Instant::now();
+    let outcome = loop {
+        match timeout(pool.vm.config.queue_wait, &mut waiting.place).await {
+            Ok(outcome) => break outcome,
+            Err(_) if waiting.is_start_coming() => {}
+            Err(_) => {
+                drop(waiting);
+                pool.vm.metrics.queue_wait.observe(began.elapsed().as_secs_f64());
+                let (function, limit) = (pool.version.function.clone(), pool.limit());
+                return Err(CallError::ConcurrencyLimit { function, limit });
+            }
+        }
+    };
+    let waited = began.elapsed();
+    pool.vm.metrics.queue_wait.observe(waited.as_secs_f64());
+    match outcome {
+        Ok(Ok(Placed { lease, started })) => {
+            let start = started.map_or_else(Default::default, |phases| phases.total());
+            spent.queue += waited.saturating_sub(start);
+            spent.start = started.or(spent.start);
+            Ok(lease)
+        }
+        Ok(Err(failure)) => Err(failure.to_error(&pool.version.function)),
+        Err(_) => Err(CallError::Internal("the queue of a version was lost".into())),
+    }
+}
+
+impl Lease {
+    pub(crate) fn new(pool: Arc<Pool>, instance: Arc<Instance>, key: Key, call: u64) -> Self {
+        Self { pool, instance, key, call, phase: Phase::Placed }
+    }
+
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// The call is about to be sent. Its time starts now.
+    pub(crate) fn hand_over(&mut self, request_id: &RequestId) -> Instant {
+        let deadline = Instant::now() + self.pool.version.spec.timeout;
+        self.phase = Phase::Running { deadline, request_id: request_id.clone() };
+        deadline
+    }
+
+    pub(crate) fn deadline(&self) -> Instant {
+        match self.phase {
+            Phase::Running { deadline, .. } => deadline,
+            Phase::Placed | Phase::Over => Instant::now(),
+        }
+    }
+
+    /// Nothing of the call was sent after all.
+    pub(crate) fn take_back(&mut self) {
+        self.phase = Phase::Placed;
+    }
+
+    /// The call ended well: its last byte was read.
+    pub(crate) fn finish(mut self) {
+        self.end(Event::CallEnded);
+    }
+
+    /// The call ran into its deadline. Its code may run for ever, so the instance goes.
+    pub(crate) fn expire(mut self) {
+        if let Phase::Running { request_id, .. } = &self.phase {
+            let spec = &self.pool.version.spec;
+            let text = format!(
+                "the call was stopped: its `timeout` of {} ran out",
+                humantime::format_duration(spec.timeout)
+            );
+            let request_id = Some(request_id.clone());
+            self.pool.vm.logs.event(&self.instance, Level::Error, request_id, text);
+        }
+        self.end(Event::CallTimedOut);
+    }
+
+    /// The instance does not accept connections: it is of no use to anybody. Nothing of this call was sent.
+    pub(crate) fn lost(mut self) {
+        self.pool.event(self.key, Event::Kill(Why::Crashed));
+        self.end(Event::CallEnded);
+    }
+
+    /// The instance died under this call, which stays among its calls for the report on its end.
+    pub(crate) fn died(mut self) {
+        self.phase = Phase::Over;
+        self.pool.event(self.key, Event::Kill(Why::Crashed));
+    }
+
+    /// Calls that hold a place in this instance, this one included.
+    pub(crate) fn calls_in_instance(&self) -> usize {
+        self.pool.calls(self.key).len()
+    }
+
+    fn end(&mut self, how: Event) {
+        self.phase = Phase::Over;
+        self.pool.end(self.key, self.call, how);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        match std::mem::replace(&mut self.phase, Phase::Over) {
+            Phase::Over => {}
+            Phase::Placed => self.pool.end(self.key, self.call, Event::CallEnded),
+            running @ Phase::Running { .. } => match self.pool.version.spec.runtime {
+                // Nothing can be asked of such an image.
+                Runtime::Container => self.pool.end(self.key, self.call, Event::CallEnded),
+                Runtime::Node => {
+                    let lease = Self {
+                        pool: Arc::clone(&self.pool),
+                        instance: Arc::clone(&self.instance),
+                        key: self.key,
+                        call: self.call,
+                        phase: running,
+                    };
+                    self.pool.vm.spawn(settle::settle(settle::Abandoned::new(lease)));
+                }
+            },
+        }
+    }
+}

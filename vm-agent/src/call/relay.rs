@@ -1,0 +1,115 @@
+//! Sends a call to its instance and waits for the head of the answer, within the function's `timeout`.
+//! Bodies stream both ways; nothing is read here.
+
+use super::lease::Lease;
+use crate::instance::{connections::Connection, pool::Pool};
+use epsilon_api::{
+    body::{BodyTooLarge, CallBody},
+    error::CallError,
+    headers,
+    ids::RequestId,
+};
+use http::{HeaderValue, Request, Response, Version, header};
+use hyper::body::Incoming;
+use std::error::Error;
+use tokio::time::timeout_at;
+
+/// A call that an instance answers: the lease, and the connection that the answer comes on. Dropping it
+/// closes the connection and leaves the rest to the lease.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) connection: Connection,
+    pub(crate) lease: Lease,
+}
+
+/// What came of sending.
+pub(crate) enum Sent {
+    Answered { response: Response<Incoming>, call: Running },
+    /// Nothing of the call left this process.
+    NotSent(Request<CallBody>),
+    Failed(CallError),
+}
+
+/// Adds what the platform says of a call.
+pub(crate) fn prepare(
+    mut request: Request<CallBody>,
+    request_id: &RequestId,
+    pool: &Pool,
+) -> Request<CallBody> {
+    *request.version_mut() = Version::HTTP_11;
+    let headers = request.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(request_id.as_str()) {
+        headers.insert(headers::REQUEST_ID, id);
+    }
+    // The whole timeout: it is sent in the moment of the hand-over, from which the timeout counts.
+    headers.insert(headers::DEADLINE_MS, pool.deadline_ms.clone());
+    headers.entry(header::HOST).or_insert(HeaderValue::from_static("localhost"));
+    request
+}
+
+pub(crate) async fn send(mut lease: Lease, mut request: Request<CallBody>, request_id: &RequestId) -> Sent {
+    let mut reused = match lease.instance.connections.reuse() {
+        Some(connection) => connection.settled().await,
+        None => None,
+    };
+    loop {
+        let is_fresh = reused.is_none();
+        let mut connection = match reused.take() {
+            Some(connection) => connection,
+            None => match lease.instance.connections.open().await {
+                Ok(connection) => connection,
+                Err(err) => {
+                    tracing::warn!(instance = %lease.instance.id, %err, "Instance does not accept connections.");
+                    lease.lost();
+                    return Sent::NotSent(request);
+                }
+            },
+        };
+        let deadline = lease.hand_over(request_id);
+        match timeout_at(deadline, connection.sender.try_send_request(request)).await {
+            Ok(Ok(response)) => {
+                return Sent::Answered { response, call: Running { connection, lease } };
+            }
+            Ok(Err(mut err)) => match err.take_message() {
+                // It had been closed before: nothing was executed, so a fresh one may carry the call.
+                Some(unsent) if !is_fresh => {
+                    lease.take_back();
+                    request = unsent;
+                }
+                Some(unsent) => {
+                    lease.take_back();
+                    lease.lost();
+                    return Sent::NotSent(unsent);
+                }
+                None => return Sent::Failed(failed(err.into_error(), &lease)),
+            },
+            Err(_) => {
+                let spec = &lease.pool().version.spec;
+                let function = lease.pool().version.function.clone();
+                let err = CallError::FunctionTimeout { function, timeout: spec.timeout };
+                drop(connection);
+                lease.expire();
+                return Sent::Failed(err);
+            }
+        }
+    }
+}
+
+/// Whose fault a broken exchange was. The lease goes the way of a caller who is gone.
+fn failed(err: hyper::Error, lease: &Lease) -> CallError {
+    if err.is_user() {
+        // The request's own body broke off.
+        let mut cause: Option<&(dyn Error + 'static)> = Some(&err);
+        while let Some(err) = cause {
+            if let Some(BodyTooLarge { limit }) = err.downcast_ref() {
+                return CallError::BodyTooLarge { limit: *limit };
+            }
+            cause = err.source();
+        }
+        return CallError::CallerGone;
+    }
+    CallError::FunctionCrashed {
+        function: lease.pool().version.function.clone(),
+        cause: Box::new(err),
+    }
+}

@@ -1,0 +1,186 @@
+//! An instance's answer as it leaves the agent: hop-by-hop headers gone, the wrapper's word on the
+//! outcome turned into ours, and the lease inside the body, until its last byte.
+
+use super::relay::Running;
+use bytes::Bytes;
+use epsilon_api::{
+    body::{self, BodyError, CallBody},
+    error::CallError,
+    function::{Runtime, Version},
+    headers::{self, Outcome},
+    vm::Held,
+};
+use http::{HeaderName, Response, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+pub(crate) fn to_answer(
+    mut response: Response<Incoming>,
+    call: Running,
+    version: &Version,
+) -> Result<Response<CallBody>, CallError> {
+    if version.spec.runtime == Runtime::Node
+        && let Some(outcome) = response.headers_mut().remove(headers::OUTCOME)
+        && let Some(Outcome::Threw) = Outcome::from_header(outcome.as_bytes())
+    {
+        call.lease.finish(); // the handler has ended; what it would have said is not for the caller
+        return Err(CallError::FunctionError { function: version.function.clone() });
+    }
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let (mut parts, _) = response.into_parts();
+        parts.extensions.insert(Held(Arc::new(Upgrade::new(call))));
+        return Ok(Response::from_parts(parts, body::empty()));
+    }
+    let head = response.headers_mut();
+    head.remove(header::CONNECTION);
+    head.remove(KEEP_ALIVE);
+    head.remove(header::TRANSFER_ENCODING);
+    Ok(response.map(|incoming| {
+        let mut body = LeasedBody { incoming: Some(incoming), call: Some(call), watchdog: None };
+        if body.is_end_stream() {
+            body.finish();
+        }
+        body::boxed(body)
+    }))
+}
+
+/// An answer's body with the call's lease in it.
+struct LeasedBody {
+    incoming: Option<Incoming>,
+    call: Option<Running>,
+    /// Runs for every answer that is not there as a whole; holds the call from then on.
+    watchdog: Option<Watchdog>,
+}
+
+/// Cuts a call at its deadline, also while nobody reads its answer.
+struct Watchdog {
+    call: Arc<Mutex<Option<Running>>>,
+    task: JoinHandle<()>,
+}
+
+impl Watchdog {
+    fn start(call: Running) -> Self {
+        let deadline = call.lease.deadline();
+        let call = Arc::new(Mutex::new(Some(call)));
+        let watched = Arc::clone(&call);
+        let task = tokio::spawn(async move {
+            tokio::time::sleep_until(deadline).await;
+            let call = watched.lock().take();
+            if let Some(Running { connection, lease }) = call {
+                drop(connection);
+                lease.expire();
+            }
+        });
+        Self { call, task }
+    }
+
+    fn take(&self) -> Option<Running> {
+        self.call.lock().take()
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.task.abort();
+        drop(self.take());
+    }
+}
+
+/// An answer was cut at the function's timeout.
+#[derive(Debug, thiserror::Error)]
+#[error("the function's timeout ran out before its answer ended")]
+struct Cut;
+
+impl LeasedBody {
+    fn watch(&mut self) {
+        if let Some(call) = self.call.take() {
+            self.watchdog = Some(Watchdog::start(call));
+        }
+    }
+
+    /// The last byte was read: the connection may carry another call, the place is free.
+    fn finish(&mut self) {
+        self.incoming = None;
+        let call = match self.watchdog.take() {
+            Some(watchdog) => watchdog.take(),
+            None => self.call.take(),
+        };
+        if let Some(Running { connection, lease }) = call {
+            lease.instance.connections.keep(connection);
+            lease.finish();
+        }
+    }
+
+    /// The answer broke off: the caller's loss, and the lease finds out what became of the call.
+    fn break_off(&mut self) {
+        self.incoming = None;
+        self.watchdog = None;
+        self.call = None;
+    }
+}
+
+impl Body for LeasedBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(incoming) = self.incoming.as_mut() else { return Poll::Ready(None) };
+        match Pin::new(incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if self.is_end_stream() {
+                    self.finish();
+                } else {
+                    self.watch(); // the reader may never come back
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(None) => {
+                self.finish();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(err))) => {
+                self.break_off();
+                Poll::Ready(Some(Err(err.into())))
+            }
+            Poll::Pending => {
+                self.watch();
+                if let Some(watchdog) = &mut self.watchdog {
+                    // Ready only at the deadline: the call was taken from under this body.
+                    let _ended = ready!(Pin::new(&mut watchdog.task).poll(cx));
+                    self.break_off();
+                    return Poll::Ready(Some(Err(Cut.into())));
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// A call that became a tunnel. Whoever copies its bytes keeps this to the end of the copy.
+struct Upgrade(#[allow(dead_code, reason = "held for its drop")] Watchdog);
+
+impl Upgrade {
+    fn new(call: Running) -> Self {
+        Self(Watchdog::start(call))
+    }
+}

@@ -1,0 +1,83 @@
+//! What becomes of a call whose caller is gone: its connection is closed, but its code may still run, so
+//! its place stays taken until the wrapper says that the call ended; at the deadline the instance is killed,
+//! as for any call that does not end.
+
+use super::lease::Lease;
+use crate::instance::{connections::Upstream, control::{self, ControlError}};
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// First pause between two questions; doubled up to [`SLOW_ASK`]. Most handlers end with their connection.
+const FIRST_ASK: Duration = Duration::from_millis(2);
+const SLOW_ASK: Duration = Duration::from_millis(250);
+/// One question. A wrapper that computes answers late, not never.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A lease on its way through this file. If the task is dropped (the runtime ends), the place is given back
+/// and no new task is made.
+pub(crate) struct Abandoned(Option<Lease>);
+
+impl Abandoned {
+    pub(crate) fn new(lease: Lease) -> Self {
+        Self(Some(lease))
+    }
+}
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        if let Some(mut lease) = self.0.take() {
+            lease.take_back();
+        }
+    }
+}
+
+pub(crate) async fn settle(mut abandoned: Abandoned) {
+    let Some(lease) = abandoned.0.as_ref() else { return };
+    let deadline = lease.deadline();
+    let outcome = watch(lease, deadline).await;
+    let Some(lease) = abandoned.0.take() else { return };
+    match outcome {
+        Outcome::Ended => lease.finish(),
+        Outcome::Dead => lease.died(),
+        Outcome::Deadline => lease.expire(),
+    }
+}
+
+enum Outcome {
+    Ended,
+    Dead,
+    Deadline,
+}
+
+async fn watch(lease: &Lease, deadline: Instant) -> Outcome {
+    let Some(Upstream::Sockets(folder)) = lease.instance.connections.upstream() else {
+        return Outcome::Ended;
+    };
+    // With others in the instance, one look may catch a moment in which a call of theirs is not there yet.
+    let looks_needed = if lease.pool().version.spec.concurrency.get() > 1 { 2 } else { 1 };
+    let mut looks = 0;
+    let mut pause = FIRST_ASK;
+    loop {
+        if lease.instance.stop.is_cancelled() {
+            return Outcome::Ended; // its container goes anyway
+        }
+        let held = lease.calls_in_instance();
+        match timeout(PATIENCE, control::health(folder)).await {
+            Ok(Ok(health)) if (health.active as usize) < held => {
+                looks += 1;
+                if looks >= looks_needed {
+                    return Outcome::Ended;
+                }
+            }
+            Ok(Err(ControlError::NotListening(_))) => return Outcome::Dead,
+            Ok(_) | Err(_) => looks = 0,
+        }
+        let next = Instant::now() + pause;
+        if next >= deadline {
+            sleep_until(deadline).await;
+            return Outcome::Deadline;
+        }
+        sleep_until(next).await;
+        pause = (pause * 2).min(SLOW_ASK);
+    }
+}

@@ -1,0 +1,283 @@
+//! Settings of the agent: what an operator may write ([`Settings`]) and what the agent runs by
+//! ([`Config`], checked). Every default is explained where its key is declared. In `epsilon up` these
+//! keys are the section `vm_agent:` of the settings file, or `EPSILON_VM_AGENT_<KEY>`.
+
+use epsilon_api::{ids::VmId, units::Bytes};
+use serde::{Deserialize, Deserializer};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+/// The section as written. All keys may be left out.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// This VM's name in the fleet. Default: made at the first start and kept in `DATA/vm/id`.
+    pub id: Option<VmId>,
+    /// The engine's unix socket. Default: `DOCKER_HOST` if it names one, else `/var/run/docker.sock`.
+    pub engine_socket: Option<PathBuf>,
+    /// Another OCI runtime that the engine knows (`runsc`, `kata`). Default: the engine's own.
+    pub engine_runtime: Option<String>,
+    /// Longest that one question to the engine may take. Default `60s`: a busy engine on a slow disk
+    /// needs seconds for a container; a minute means that it hangs.
+    #[serde(deserialize_with = "duration")]
+    pub engine_timeout: Option<Duration>,
+    /// Longest that an image may take to arrive. Default `5m`: one gigabyte at 30 Mbit/s.
+    #[serde(deserialize_with = "duration")]
+    pub pull_timeout: Option<Duration>,
+    /// Longest from the start of a container until its code is loaded; after it the start has failed
+    /// with `FUNCTION_INIT_FAILED`. Default `30s`: room for heavy frameworks on a loaded machine.
+    #[serde(deserialize_with = "duration")]
+    pub start_timeout: Option<Duration>,
+    /// Memory that all instances may have together. Default: 80 % of the machine's, so that the engine,
+    /// the page cache and this agent keep the rest.
+    #[serde(deserialize_with = "bytes")]
+    pub memory: Option<Bytes>,
+    /// Instances that may start at once on this VM. Default: two per core, from 4 to 16. More only
+    /// makes each of them slower: the engine does much of a start one at a time.
+    pub starts_at_once: Option<usize>,
+    /// The same for one version of one function. Default: half of `starts_at_once`, so that a burst on
+    /// one function leaves room for the first call of another.
+    pub starts_per_version: Option<usize>,
+    /// Longest that a call waits for a place in an instance before it is answered 429. A call that an
+    /// instance is starting for waits for the end of that start. `0s` turns waiting off. Default
+    /// `10s`: bridges a burst, and ends before the 30 s that most clients wait.
+    #[serde(deserialize_with = "duration")]
+    pub queue_wait: Option<Duration>,
+    /// Calls of one version that may wait at once; one more is answered 429. Default `1000`: each
+    /// costs a few kilobytes and an open connection at the gateway.
+    pub queue_depth: Option<usize>,
+    /// Age at which an idle connection to an instance is closed. Must stay well below the instance's
+    /// own keep-alive, or a call could meet a closing connection. Default `1500ms`: common servers
+    /// keep 2 s (gunicorn) or 5 s (Node, uvicorn).
+    #[serde(deserialize_with = "duration")]
+    pub connection_idle: Option<Duration>,
+    /// Processes and threads in one instance. Default `256`: Node takes a dozen; a fork bomb ends here.
+    pub pids_limit: Option<u32>,
+    /// Size of an instance's `/tmp`, which is memory and counts against the instance. Default `64MiB`.
+    #[serde(deserialize_with = "bytes")]
+    pub tmp_size: Option<Bytes>,
+    /// Open files in one instance. Default `16384`.
+    pub open_files: Option<u32>,
+    /// Kept log of one function on this VM; the oldest goes first. Default `10MiB`.
+    #[serde(deserialize_with = "bytes")]
+    pub log_size: Option<Bytes>,
+    /// Longest line or message of a log; the rest of it is cut. Default `16KiB`.
+    #[serde(deserialize_with = "bytes")]
+    pub log_line: Option<Bytes>,
+    /// How often the engine's containers are compared with what the agent knows. Default `10s`.
+    #[serde(deserialize_with = "duration")]
+    pub reconcile_every: Option<Duration>,
+    /// Longest that a stop of the agent waits for its containers to go, after its grace. Default `20s`.
+    #[serde(deserialize_with = "duration")]
+    pub remove_timeout: Option<Duration>,
+    /// Gives functions a network although the way to 169.254.169.254 (the cloud's metadata, with the
+    /// VM's own credentials) cannot be closed, because the agent is not root or has no iptables.
+    /// Default `false`: such functions are refused.
+    pub dangerous_allow_metadata: bool,
+}
+
+/// Checked settings. Holding one means that it is valid.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `DATA/vm`.
+    pub folder: PathBuf,
+    /// See [`Settings::id`].
+    pub id: Option<VmId>,
+    /// See [`Settings::engine_socket`].
+    pub engine_socket: PathBuf,
+    /// See [`Settings::engine_timeout`].
+    pub engine_timeout: Duration,
+    /// See [`Settings::pull_timeout`].
+    pub pull_timeout: Duration,
+    /// See [`Settings::start_timeout`].
+    pub start_timeout: Duration,
+    /// See [`Settings::memory`]; `None` until the engine has said how much there is.
+    pub memory: Option<Bytes>,
+    /// See [`Settings::starts_at_once`].
+    pub starts_at_once: usize,
+    /// See [`Settings::starts_per_version`].
+    pub starts_per_version: usize,
+    /// See [`Settings::queue_wait`].
+    pub queue_wait: Duration,
+    /// See [`Settings::queue_depth`].
+    pub queue_depth: usize,
+    /// See [`Settings::connection_idle`].
+    pub connection_idle: Duration,
+    /// See [`Settings::log_size`].
+    pub log_size: Bytes,
+    /// See [`Settings::log_line`].
+    pub log_line: usize,
+    /// See [`Settings::reconcile_every`].
+    pub reconcile_every: Duration,
+    /// See [`Settings::remove_timeout`].
+    pub remove_timeout: Duration,
+    /// See [`Settings::dangerous_allow_metadata`].
+    pub dangerous_allow_metadata: bool,
+    /// What every container gets.
+    pub limits: ContainerLimits,
+}
+
+/// The part of a container's limits that does not depend on the function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerLimits {
+    /// See [`Settings::engine_runtime`].
+    pub runtime: Option<String>,
+    /// See [`Settings::pids_limit`].
+    pub pids: u32,
+    /// See [`Settings::tmp_size`].
+    pub tmp_size: Bytes,
+    /// See [`Settings::open_files`].
+    pub open_files: u32,
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Nothing could ever run.
+    #[error("`vm_agent.{key}` must be at least {least}")]
+    TooSmall {
+        /// Which.
+        key: &'static str,
+        /// The smallest usable value.
+        least: &'static str,
+    },
+    /// The two contradict each other.
+    #[error("`vm_agent.starts_per_version` ({per_version}) is more than `vm_agent.starts_at_once` ({at_once})")]
+    StartsPerVersion {
+        /// As written.
+        per_version: usize,
+        /// As written.
+        at_once: usize,
+    },
+}
+
+impl Settings {
+    /// Fills in the defaults and checks. `data` is the folder that all parts share; the agent's own
+    /// things go to `data/vm`.
+    ///
+    /// # Errors
+    /// The first setting that cannot be used.
+    pub fn check(self, data: &Path) -> Result<Config, ConfigError> {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let starts_at_once = self.starts_at_once.unwrap_or_else(|| (2 * cores).clamp(4, 16));
+        let starts_per_version = self.starts_per_version.unwrap_or_else(|| starts_at_once.div_ceil(2));
+        let seconds = Duration::from_secs;
+        let config = Config {
+            folder: data.join("vm"),
+            id: self.id,
+            engine_socket: self.engine_socket.unwrap_or_else(default_socket),
+            engine_timeout: self.engine_timeout.unwrap_or(seconds(60)),
+            pull_timeout: self.pull_timeout.unwrap_or(seconds(300)),
+            start_timeout: self.start_timeout.unwrap_or(seconds(30)),
+            memory: self.memory,
+            starts_at_once,
+            starts_per_version,
+            queue_wait: self.queue_wait.unwrap_or(seconds(10)),
+            queue_depth: self.queue_depth.unwrap_or(1000),
+            connection_idle: self.connection_idle.unwrap_or(Duration::from_millis(1500)),
+            log_size: self.log_size.unwrap_or(Bytes::mib(10)),
+            log_line: self.log_line.map_or(16 << 10, |size| size.get() as usize),
+            reconcile_every: self.reconcile_every.unwrap_or(seconds(10)),
+            remove_timeout: self.remove_timeout.unwrap_or(seconds(20)),
+            dangerous_allow_metadata: self.dangerous_allow_metadata,
+            limits: ContainerLimits {
+                runtime: self.engine_runtime,
+                pids: self.pids_limit.unwrap_or(256),
+                tmp_size: self.tmp_size.unwrap_or(Bytes::mib(64)),
+                open_files: self.open_files.unwrap_or(16_384),
+            },
+        };
+        let second = seconds(1);
+        let rules = [
+            ("engine_timeout", config.engine_timeout >= second, "1s"),
+            ("pull_timeout", config.pull_timeout >= second, "1s"),
+            ("start_timeout", config.start_timeout >= Duration::from_millis(100), "100ms"),
+            ("starts_at_once", config.starts_at_once >= 1, "1"),
+            ("starts_per_version", config.starts_per_version >= 1, "1"),
+            ("queue_depth", config.queue_depth >= 1, "1"),
+            ("connection_idle", config.connection_idle >= Duration::from_millis(1), "1ms"),
+            ("pids_limit", config.limits.pids >= 16, "16"),
+            ("open_files", config.limits.open_files >= 64, "64"),
+            ("tmp_size", config.limits.tmp_size >= Bytes::mib(1), "1MiB"),
+            ("log_size", config.log_size >= Bytes(64 << 10), "64KiB"),
+            ("log_line", config.log_line >= 256, "256B"),
+            ("reconcile_every", config.reconcile_every >= Duration::from_millis(50), "50ms"),
+            ("remove_timeout", config.remove_timeout >= second, "1s"),
+            ("memory", config.memory.is_none_or(|size| size >= Bytes::mib(16)), "16MiB"),
+        ];
+        for (key, good, least) in rules {
+            if !good {
+                return Err(ConfigError::TooSmall { key, least });
+            }
+        }
+        if starts_per_version > starts_at_once {
+            return Err(ConfigError::StartsPerVersion {
+                per_version: starts_per_version,
+                at_once: starts_at_once,
+            });
+        }
+        Ok(config)
+    }
+}
+
+fn default_socket() -> PathBuf {
+    std::env::var("DOCKER_HOST")
+        .ok()
+        .and_then(|host| host.strip_prefix("unix://").map(PathBuf::from))
+        .unwrap_or_else(|| "/var/run/docker.sock".into())
+}
+
+fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(from)?;
+    humantime::parse_duration(&text).map(Some).map_err(|_| {
+        serde::de::Error::custom(format!("`{text}` is not a duration; write for example `30s`"))
+    })
+}
+
+fn bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Bytes>, D::Error> {
+    let text = String::deserialize(from)?;
+    Bytes::from_str(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(yaml: &str) -> Result<Config, String> {
+        let settings: Settings = serde_yaml::from_str(yaml).map_err(|e| e.to_string())?;
+        settings.check(Path::new("/data")).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn nothing_written_means_the_defaults() {
+        let config = read("{}").unwrap();
+        assert_eq!(config.folder, Path::new("/data/vm"));
+        assert_eq!(config.queue_wait, Duration::from_secs(10));
+        assert!(!config.dangerous_allow_metadata);
+    }
+
+    #[test]
+    fn units_are_read() {
+        let config = read("{queue_wait: 250ms, memory: 2GiB, starts_at_once: 2}").unwrap();
+        assert_eq!(config.queue_wait, Duration::from_millis(250));
+        assert_eq!(config.memory, Some(Bytes(2 << 30)));
+        assert_eq!(config.starts_per_version, 1);
+    }
+
+    #[test]
+    fn bad_settings_name_the_key() {
+        for (yaml, part) in [
+            ("{queue_wait: soon}", "`soon` is not a duration"),
+            ("{memory: 1KiB}", "vm_agent.memory"),
+            ("{quue_wait: 1s}", "quue_wait"),
+            ("{starts_at_once: 2, starts_per_version: 3}", "starts_per_version"),
+            ("{starts_at_once: 0}", "starts_at_once"),
+        ] {
+            let err = read(yaml).unwrap_err();
+            assert!(err.contains(part), "{yaml}: {err}");
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The container engine in our own words: few verbs, one real one ([`docker`]), one scripted one for
+//! tests ([`fake`], feature `fake`). Both pass `tests/contract.rs`, the real one first.
+//!
+//! A container is known by the name that we give it, so that it can be removed even when the answer to
+//! its creation was lost. Verbs that take something away are idempotent: gone is what they want.
+
+pub mod docker;
+#[cfg(feature = "fake")]
+pub mod fake;
+
+use crate::{config::ContainerLimits, labels::Labels};
+use async_trait::async_trait;
+use bytes::Bytes;
+use epsilon_api::{
+    function::ImageRef,
+    ids::VmId,
+    units::{Bytes as Size, MilliCores},
+};
+use futures_util::stream::BoxStream;
+use std::{
+    fmt,
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+};
+
+/// The name of a container; valid in every engine by construction.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct ContainerName(Arc<str>);
+
+impl ContainerName {
+    /// Takes a name that is a letter or digit, then letters, digits, `_`, `.` or `-`.
+    ///
+    /// # Errors
+    /// [`EngineError::Refused`] for any other text: it would change the meaning of a request.
+    pub fn parse(text: &str) -> Result<Self, EngineError> {
+        let good = text.len() <= 200
+            && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
+        if good { Ok(Self(text.into())) } else { Err(EngineError::Refused("bad container name".into())) }
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ContainerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ContainerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &*self.0)
+    }
+}
+
+/// An image that the engine has: what [`Engine::create`] takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalImage(pub(crate) String);
+
+/// What a container may reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// Nothing: not even other addresses of this machine.
+    None,
+    /// The bridge of this name, made by [`Engine::ensure_network`].
+    Bridge(String),
+}
+
+/// A container to make. Everything else is hardening that no function can turn off.
+#[derive(Clone, Debug)]
+pub struct ContainerSpec {
+    /// Its name.
+    pub name: ContainerName,
+    /// What it runs.
+    pub image: LocalImage,
+    /// How we know it again.
+    pub labels: Labels,
+    /// Added to the image's environment.
+    pub env: Vec<(String, String)>,
+    /// A folder of this machine that appears as [`SOCKETS`] inside.
+    pub sockets: Option<PathBuf>,
+    /// `uid:gid` of the code.
+    pub user: String,
+    /// Memory; there is no swap beyond it.
+    pub memory: Size,
+    /// Processor share; never more than the machine has.
+    pub cpu: MilliCores,
+    /// What it may reach.
+    pub network: Attachment,
+    /// Limits that are the same for all.
+    pub limits: ContainerLimits,
+}
+
+/// Where the runtime wrapper finds its sockets, inside the container.
+pub const SOCKETS: &str = "/run/epsilon";
+
+/// A bridge network to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkSpec {
+    /// Its name in the engine.
+    pub name: String,
+    /// The name of its interface on this machine: at most 15 bytes.
+    pub bridge: String,
+    /// The VM that it belongs to; its label.
+    pub vm: VmId,
+}
+
+/// A container that exists.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Its name.
+    pub name: ContainerName,
+    /// Its labels, all of them.
+    pub labels: std::collections::HashMap<String, String>,
+    /// Whether its process runs.
+    pub is_running: bool,
+}
+
+/// How a container's process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Its exit status.
+    pub code: i64,
+    /// The kernel killed it because the memory limit was reached.
+    pub out_of_memory: bool,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.out_of_memory {
+            write!(f, "out of memory (exit status {})", self.code)
+        } else {
+            write!(f, "exit status {}", self.code)
+        }
+    }
+}
+
+/// A piece of what a container wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Standard output.
+    Stdout(Bytes),
+    /// Standard error.
+    Stderr(Bytes),
+}
+
+/// What the engine's machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Its memory.
+    pub memory: Size,
+    /// Its cores.
+    pub cores: u32,
+}
+
+/// Why the engine did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// It does not answer, or not in time. The same may work later.
+    #[error("the container engine does not answer")]
+    Down(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// There is no such container, image or network.
+    #[error("the container engine does not know it: {0}")]
+    NotFound(String),
+    /// It understood and refused.
+    #[error("the container engine refused: {0}")]
+    Refused(String),
+}
+
+/// What the agent needs of a container engine. All waits are bounded inside, but for [`Engine::wait`]
+/// and the stream of [`Engine::attach`], which end with their container.
+#[async_trait]
+pub trait Engine: Send + Sync + fmt::Debug {
+    /// Answers, and says what the machine has.
+    async fn ping(&self) -> Result<Machine, EngineError>;
+
+    /// Makes sure that the image is here; pulls it when it is not.
+    async fn ensure_image(&self, image: &ImageRef) -> Result<LocalImage, EngineError>;
+
+    /// Makes a container; it does not run yet.
+    async fn create(&self, spec: &ContainerSpec) -> Result<(), EngineError>;
+
+    /// What the container writes from now on. Must be read promptly: a full pipe stops the container.
+    async fn attach(&self, name: &ContainerName)
+    -> Result<BoxStream<'static, Output>, EngineError>;
+
+    /// Runs a container that was created.
+    async fn start(&self, name: &ContainerName) -> Result<(), EngineError>;
+
+    /// The container's address in its bridge network.
+    async fn address(&self, name: &ContainerName) -> Result<IpAddr, EngineError>;
+
+    /// Waits for the container's process to end; at once when it has.
+    async fn wait(&self, name: &ContainerName) -> Result<Exit, EngineError>;
+
+    /// Kills the container if it runs, and removes it.
+    async fn remove(&self, name: &ContainerName) -> Result<(), EngineError>;
+
+    /// All containers of a VM, running or not.
+    async fn list(&self, vm: &VmId) -> Result<Vec<Found>, EngineError>;
+
+    /// Makes sure that the network is here, without traffic between its members.
+    async fn ensure_network(&self, network: &NetworkSpec) -> Result<(), EngineError>;
+
+    /// Removes the network.
+    async fn remove_network(&self, name: &str) -> Result<(), EngineError>;
+
+    /// Makes sure that nothing behind the bridge reaches 169.254.169.254.
+    async fn close_metadata(&self, bridge: &str) -> Result<(), EngineError>;
+
+    /// Takes that rule back.
+    async fn open_metadata(&self, bridge: &str) -> Result<(), EngineError>;
+}

@@ -1,0 +1,321 @@
+//! Docker Engine behind [`Engine`], through bollard. Only this file and those in `docker/` name bollard;
+//! its errors become ours here.
+
+mod firewall;
+mod harden;
+mod transport;
+
+use super::{
+    ContainerName, ContainerSpec, Engine, EngineError, Exit, Found, LocalImage, Machine,
+    NetworkSpec, Output,
+};
+use crate::{config::Config, labels};
+use async_trait::async_trait;
+use bollard::{
+    Docker,
+    container::LogOutput,
+    errors::Error,
+    models::{ContainerSummaryStateEnum, NetworkCreateRequest},
+    query_parameters::{
+        AttachContainerOptions, CreateContainerOptions, CreateImageOptions, ListContainersOptions,
+        RemoveContainerOptions, WaitContainerOptions,
+    },
+};
+use epsilon_api::{function::ImageRef, ids::VmId, units::Bytes as Size};
+use futures_util::{StreamExt, TryStreamExt, future::ready, stream::BoxStream};
+use prometheus::HistogramVec;
+use std::{collections::HashMap, net::IpAddr, time::Duration};
+use tokio::time::{Instant, timeout};
+
+/// A Docker Engine on this machine.
+#[derive(Clone)]
+pub struct DockerEngine {
+    docker: Docker,
+    /// Bounds one question.
+    patience: Duration,
+    pull_timeout: Duration,
+    cores: u32,
+    /// `epsilon_engine_call_seconds{call}`.
+    seconds: HistogramVec,
+}
+
+impl std::fmt::Debug for DockerEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DockerEngine").finish_non_exhaustive()
+    }
+}
+
+impl DockerEngine {
+    /// Prepares connections to the engine of `config`; asks nothing yet.
+    ///
+    /// # Errors
+    /// When the address makes no sense.
+    pub fn new(config: &Config, seconds: HistogramVec) -> Result<Self, EngineError> {
+        let docker = transport::connect(&config.engine_socket, config.engine_timeout)?;
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        Ok(Self {
+            docker,
+            patience: config.engine_timeout,
+            pull_timeout: config.pull_timeout,
+            cores,
+            seconds,
+        })
+    }
+
+    /// Runs one question within the limit and counts its time.
+    async fn ask<T>(
+        &self,
+        verb: &'static str,
+        question: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, EngineError> {
+        self.ask_within(verb, self.patience, question).await
+    }
+
+    async fn ask_within<T>(
+        &self,
+        verb: &'static str,
+        limit: Duration,
+        question: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, EngineError> {
+        let began = Instant::now();
+        let answer = timeout(limit, question).await;
+        self.seconds.with_label_values(&[verb]).observe(began.elapsed().as_secs_f64());
+        match answer {
+            Ok(answer) => answer.map_err(ours),
+            Err(_) => Err(EngineError::Down(format!("`{verb}` took longer than {limit:?}").into())),
+        }
+    }
+
+    /// The name to create from, when the image is in the engine.
+    async fn local(&self, image: &ImageRef) -> Result<Option<LocalImage>, EngineError> {
+        // By digest first: a tag may have moved on since.
+        for name in [&image.digest, &image.reference] {
+            match self.ask("inspect_image", self.docker.inspect_image(image_name(name)?)).await {
+                Ok(found) => {
+                    let same = found.id.as_deref() == Some(image.digest.as_str());
+                    if same || name.contains('@') {
+                        return Ok(Some(LocalImage(name.clone())));
+                    }
+                }
+                Err(EngineError::NotFound(_)) => {}
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[async_trait]
+impl Engine for DockerEngine {
+    async fn ping(&self) -> Result<Machine, EngineError> {
+        let info = self.ask("info", self.docker.info()).await?;
+        Ok(Machine {
+            memory: Size(info.mem_total.unwrap_or_default().max(0) as u64),
+            cores: info.ncpu.unwrap_or(1).max(1) as u32,
+        })
+    }
+
+    async fn ensure_image(&self, image: &ImageRef) -> Result<LocalImage, EngineError> {
+        if let Some(local) = self.local(image).await? {
+            return Ok(local);
+        }
+        let options = CreateImageOptions {
+            from_image: Some(image_name(&image.reference)?.to_owned()),
+            ..Default::default()
+        };
+        let pull = self.docker.create_image(Some(options), None, None).try_for_each(|_| ready(Ok(())));
+        self.ask_within("pull", self.pull_timeout, pull).await?;
+        self.local(image).await?.ok_or_else(|| {
+            EngineError::NotFound(format!("`{}` is not the image {}", image.reference, image.digest))
+        })
+    }
+
+    async fn create(&self, spec: &ContainerSpec) -> Result<(), EngineError> {
+        let options =
+            CreateContainerOptions { name: Some(spec.name.to_string()), ..Default::default() };
+        let body = harden::container(spec, self.cores);
+        self.ask("create", self.docker.create_container(Some(options), body)).await.map(drop)
+    }
+
+    async fn attach(
+        &self,
+        name: &ContainerName,
+    ) -> Result<BoxStream<'static, Output>, EngineError> {
+        let options = AttachContainerOptions {
+            stdout: true,
+            stderr: true,
+            stream: true,
+            ..Default::default()
+        };
+        let attached =
+            self.ask("attach", self.docker.attach_container(name.as_str(), Some(options))).await?;
+        let output = attached.output.filter_map(|piece| {
+            ready(match piece {
+                Ok(LogOutput::StdOut { message } | LogOutput::Console { message }) => {
+                    Some(Output::Stdout(message))
+                }
+                Ok(LogOutput::StdErr { message }) => Some(Output::Stderr(message)),
+                Ok(LogOutput::StdIn { .. }) | Err(_) => None,
+            })
+        });
+        // The writing half must live as long as the stream: closing it ends both.
+        let input = attached.input;
+        Ok(output.map(move |piece| {
+            let _open = &input;
+            piece
+        }).boxed())
+    }
+
+    async fn start(&self, name: &ContainerName) -> Result<(), EngineError> {
+        self.ask("start", self.docker.start_container(name.as_str(), None)).await
+    }
+
+    async fn address(&self, name: &ContainerName) -> Result<IpAddr, EngineError> {
+        let found = self.ask("inspect", self.docker.inspect_container(name.as_str(), None)).await?;
+        found
+            .network_settings
+            .and_then(|settings| settings.networks)
+            .into_iter()
+            .flat_map(HashMap::into_values)
+            .find_map(|endpoint| endpoint.ip_address?.parse().ok())
+            .ok_or_else(|| EngineError::NotFound(format!("`{name}` has no address")))
+    }
+
+    async fn wait(&self, name: &ContainerName) -> Result<Exit, EngineError> {
+        let options = WaitContainerOptions { condition: "not-running".into() };
+        let mut answers = std::pin::pin!(self.docker.wait_container(name.as_str(), Some(options)));
+        let code = match answers.next().await {
+            Some(Ok(exit)) => exit.status_code,
+            Some(Err(Error::DockerContainerWaitError { code, .. })) => code,
+            Some(Err(other)) => return Err(ours(other)),
+            None => return Err(EngineError::Down("the wait was cut".into())),
+        };
+        let state = self
+            .ask("inspect", self.docker.inspect_container(name.as_str(), None))
+            .await
+            .ok()
+            .and_then(|found| found.state);
+        // When the engine itself stops, it ends its waits with 0 while the container goes on.
+        if state.as_ref().is_some_and(|state| state.running == Some(true)) {
+            return Err(EngineError::Down("the wait was cut".into()));
+        }
+        let out_of_memory = state.and_then(|state| state.oom_killed).unwrap_or(false);
+        Ok(Exit { code, out_of_memory })
+    }
+
+    async fn remove(&self, name: &ContainerName) -> Result<(), EngineError> {
+        let options = RemoveContainerOptions { force: true, v: true, ..Default::default() };
+        match self.ask("remove", self.docker.remove_container(name.as_str(), Some(options))).await {
+            Err(EngineError::NotFound(_)) => Ok(()),
+            // Somebody else's removal is under way; it is gone when nothing knows it any more.
+            Err(EngineError::Refused(text)) if text.contains("already in progress") => {
+                match self.docker.inspect_container(name.as_str(), None).await.map_err(ours) {
+                    Err(EngineError::NotFound(_)) => Ok(()),
+                    _ => Err(EngineError::Refused(text)),
+                }
+            }
+            other => other,
+        }
+    }
+
+    async fn list(&self, vm: &VmId) -> Result<Vec<Found>, EngineError> {
+        let options = ListContainersOptions {
+            all: true,
+            filters: Some([("label".into(), vec![format!("{}={vm}", labels::VM)])].into()),
+            ..Default::default()
+        };
+        let found = self.ask("list", self.docker.list_containers(Some(options))).await?;
+        Ok(found
+            .into_iter()
+            .filter_map(|container| {
+                let name = container.names?.first()?.trim_start_matches('/').to_owned();
+                Some(Found {
+                    name: ContainerName::parse(&name).ok()?,
+                    labels: container.labels.unwrap_or_default(),
+                    is_running: container.state == Some(ContainerSummaryStateEnum::RUNNING),
+                })
+            })
+            .collect())
+    }
+
+    async fn ensure_network(&self, network: &NetworkSpec) -> Result<(), EngineError> {
+        let known = self.docker.inspect_network(network_name(&network.name)?, None);
+        match self.ask("inspect_network", known).await {
+            Ok(_) => return Ok(()),
+            Err(EngineError::NotFound(_)) => {}
+            Err(other) => return Err(other),
+        }
+        let option = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let request = NetworkCreateRequest {
+            name: network.name.clone(),
+            driver: Some("bridge".into()),
+            options: Some(
+                [
+                    option("com.docker.network.bridge.name", &network.bridge),
+                    option("com.docker.network.bridge.enable_icc", "false"),
+                ]
+                .into(),
+            ),
+            labels: Some([option(labels::VM, network.vm.as_str())].into()),
+            ..Default::default()
+        };
+        self.ask("create_network", self.docker.create_network(request)).await.map(drop)
+    }
+
+    async fn remove_network(&self, name: &str) -> Result<(), EngineError> {
+        match self.ask("remove_network", self.docker.remove_network(network_name(name)?)).await {
+            Err(EngineError::NotFound(_)) => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn close_metadata(&self, bridge: &str) -> Result<(), EngineError> {
+        firewall::close(bridge).await
+    }
+
+    async fn open_metadata(&self, bridge: &str) -> Result<(), EngineError> {
+        firewall::open(bridge).await
+    }
+}
+
+fn ours(err: Error) -> EngineError {
+    match err {
+        Error::DockerResponseServerError { status_code: 404, message } => {
+            EngineError::NotFound(message)
+        }
+        Error::DockerResponseServerError { message, .. } => EngineError::Refused(message),
+        Error::DockerStreamError { error } => EngineError::Refused(error),
+        other => EngineError::Down(Box::new(other)),
+    }
+}
+
+/// Names go into the path of a request as they are, so they must not be able to change it.
+fn image_name(name: &str) -> Result<&str, EngineError> {
+    let good = name.len() <= 512
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && !name.contains("..")
+        && !name.contains("//")
+        && name.bytes().all(|b| {
+            b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-' | b'/' | b':' | b'@')
+        });
+    if good { Ok(name) } else { Err(EngineError::Refused("bad image name".into())) }
+}
+
+fn network_name(name: &str) -> Result<&str, EngineError> {
+    ContainerName::parse(name).map(|_| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::image_name;
+
+    #[test]
+    fn names_cannot_leave_their_place_in_the_path() {
+        for good in ["epsilon/hello:3", "localhost:5000/a/b@sha256:00ff", "sha256:ab"] {
+            assert!(image_name(good).is_ok(), "{good}");
+        }
+        for bad in ["", "../containers", "a/../../b", "a?x=1", "a#b", "a b", "/a", "a//b", "a%2e"] {
+            assert!(image_name(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Why an agent cannot start. Written for the operator; printed with `Chain`.
+
+use crate::engine::EngineError;
+use epsilon_api::ids::InvalidId;
+use std::{io, path::PathBuf};
+
+/// Why an agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Docker is not there, or not for us.
+    #[error(
+        "the container engine at `{socket}` does not answer; start Docker, or name its socket in \
+         `vm_agent.engine_socket`"
+    )]
+    Engine {
+        /// Where it was looked for.
+        socket: PathBuf,
+        /// What happened there.
+        #[source]
+        source: EngineError,
+    },
+    /// The agent's own folder.
+    #[error("`{path}` cannot be used")]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Two agents would remove each other's containers.
+    #[error("`{path}` is in use by another agent")]
+    InUse {
+        /// The lock.
+        path: PathBuf,
+    },
+    /// The file with this VM's id was damaged.
+    #[error("`{path}` does not hold a VM id; remove it to get a new one")]
+    Id {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: InvalidId,
+    },
+    /// Another part of the process has taken our names.
+    #[error("the agent's metrics cannot be registered")]
+    Metrics(#[from] prometheus::Error),
+}

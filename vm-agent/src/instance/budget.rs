@@ -1,0 +1,212 @@
+//! Memory of this VM: given out when an instance starts, given back when its container is gone.
+//!
+//! First come, first served: whoever asks while others wait stands behind them. What instances that are
+//! already leaving will give back counts as coming; what goes beyond that is the shortage that an
+//! eviction has to cover. Knows no instances; `runner.rs` asks, `vm.rs` evicts.
+
+use epsilon_api::units::Bytes;
+use parking_lot::Mutex;
+use std::{collections::VecDeque, sync::Arc};
+use tokio::sync::oneshot;
+
+#[derive(Debug)]
+pub(crate) struct Budget {
+    total: u64,
+    ledger: Mutex<Ledger>,
+}
+
+#[derive(Debug, Default)]
+struct Ledger {
+    used: u64,
+    /// Part of `used` whose owners were told to go.
+    leaving: u64,
+    waiting: VecDeque<(u64, oneshot::Sender<Grant>)>,
+}
+
+/// Memory that was given out. Dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    budget: Arc<Budget>,
+    bytes: u64,
+    leaving: bool,
+}
+
+/// What a request for memory comes to.
+#[derive(Debug)]
+pub(crate) enum Claim {
+    Granted(Grant),
+    /// It comes when those who leave are gone, once `shortage` more is made to leave.
+    Later { shortage: u64, grant: oneshot::Receiver<Grant> },
+    /// More than this VM has in all.
+    Never,
+}
+
+impl Budget {
+    pub(crate) fn new(total: Bytes) -> Arc<Self> {
+        Arc::new(Self { total: total.get(), ledger: Mutex::default() })
+    }
+
+    pub(crate) fn total(&self) -> Bytes {
+        Bytes(self.total)
+    }
+
+    pub(crate) fn used(&self) -> Bytes {
+        Bytes(self.ledger.lock().used)
+    }
+
+    /// Asks for memory. Dropping the receiver of a [`Claim::Later`] withdraws the request.
+    pub(crate) fn claim(self: &Arc<Self>, bytes: Bytes) -> Claim {
+        let bytes = bytes.get();
+        if bytes > self.total {
+            return Claim::Never;
+        }
+        let mut ledger = self.ledger.lock();
+        ledger.waiting.retain(|(_, to)| !to.is_closed());
+        let ahead: u64 = ledger.waiting.iter().map(|(bytes, _)| bytes).sum();
+        let free = self.total - ledger.used;
+        if ahead == 0 && bytes <= free {
+            ledger.used += bytes;
+            return Claim::Granted(Grant { budget: Arc::clone(self), bytes, leaving: false });
+        }
+        let (to, grant) = oneshot::channel();
+        ledger.waiting.push_back((bytes, to));
+        Claim::Later { shortage: (ahead + bytes).saturating_sub(free + ledger.leaving), grant }
+    }
+
+    /// Takes memory that is in use already (an adopted instance), even beyond the total.
+    pub(crate) fn adopt(self: &Arc<Self>, bytes: Bytes) -> Grant {
+        self.ledger.lock().used += bytes.get();
+        Grant { budget: Arc::clone(self), bytes: bytes.get(), leaving: false }
+    }
+
+    fn give_back(self: &Arc<Self>, bytes: u64, leaving: bool) {
+        let mut ledger = self.ledger.lock();
+        ledger.used -= bytes;
+        if leaving {
+            ledger.leaving -= bytes;
+        }
+        drop(ledger);
+        self.serve();
+    }
+
+    /// Hands out what is free. To be called by one who withdrew its request: others stood behind it.
+    pub(crate) fn serve(self: &Arc<Self>) {
+        let mut ledger = self.ledger.lock();
+        let mut ready = Vec::new();
+        while let Some(&(bytes, _)) = ledger.waiting.front() {
+            let withdrawn = ledger.waiting.front().is_some_and(|(_, to)| to.is_closed());
+            if !withdrawn && ledger.used + bytes > self.total {
+                break;
+            }
+            if let Some((bytes, to)) = ledger.waiting.pop_front().filter(|_| !withdrawn) {
+                ledger.used += bytes;
+                ready.push((to, Grant { budget: Arc::clone(self), bytes, leaving: false }));
+            }
+        }
+        drop(ledger); // a grant that nobody takes is given back right here, and needs the lock
+        for (to, grant) in ready {
+            drop(to.send(grant));
+        }
+    }
+}
+
+impl Grant {
+    /// Its owner was told to go: the memory counts as coming.
+    pub(crate) fn leave(&mut self) {
+        if !self.leaving {
+            self.leaving = true;
+            self.budget.ledger.lock().leaving += self.bytes;
+        }
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        self.budget.give_back(self.bytes, self.leaving);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn granted(claim: Claim) -> Grant {
+        match claim {
+            Claim::Granted(grant) => grant,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn later(claim: Claim) -> (u64, oneshot::Receiver<Grant>) {
+        match claim {
+            Claim::Later { shortage, grant } => (shortage, grant),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_taken_comes_back() {
+        let budget = Budget::new(Bytes(10));
+        let a = granted(budget.claim(Bytes(6)));
+        let b = granted(budget.claim(Bytes(4)));
+        assert_eq!(budget.used(), Bytes(10));
+        drop((a, b));
+        assert_eq!(budget.used(), Bytes(0));
+    }
+
+    #[test]
+    fn more_than_there_is_never_comes() {
+        assert!(matches!(Budget::new(Bytes(10)).claim(Bytes(11)), Claim::Never));
+    }
+
+    #[test]
+    fn those_who_leave_count_as_coming() {
+        let budget = Budget::new(Bytes(10));
+        let mut a = granted(budget.claim(Bytes(6)));
+        let _b = granted(budget.claim(Bytes(4)));
+        a.leave();
+        let (shortage, mut first) = later(budget.claim(Bytes(6)));
+        assert_eq!(shortage, 0);
+        let (shortage, mut second) = later(budget.claim(Bytes(3)));
+        assert_eq!(shortage, 3, "the first one's share is not counted twice");
+        drop(a);
+        assert!(first.try_recv().is_ok());
+        assert!(second.try_recv().is_err());
+    }
+
+    #[test]
+    fn nobody_overtakes() {
+        let budget = Budget::new(Bytes(10));
+        let a = granted(budget.claim(Bytes(8)));
+        let (_, mut big) = later(budget.claim(Bytes(10)));
+        let (_, mut small) = later(budget.claim(Bytes(1)));
+        drop(a);
+        let big = big.try_recv().unwrap();
+        assert!(small.try_recv().is_err());
+        drop(big);
+        assert!(small.try_recv().is_ok());
+    }
+
+    #[test]
+    fn a_withdrawn_request_blocks_nobody() {
+        let budget = Budget::new(Bytes(10));
+        let a = granted(budget.claim(Bytes(8)));
+        let (_, big) = later(budget.claim(Bytes(10)));
+        let (_, mut small) = later(budget.claim(Bytes(9)));
+        drop(big);
+        drop(a);
+        assert!(small.try_recv().is_ok());
+        assert_eq!(budget.used(), Bytes(0));
+    }
+
+    #[test]
+    fn those_behind_a_withdrawn_request_are_served_without_a_give_back() {
+        let budget = Budget::new(Bytes(10));
+        let _a = granted(budget.claim(Bytes(8)));
+        let (_, big) = later(budget.claim(Bytes(10)));
+        let (_, mut small) = later(budget.claim(Bytes(2)));
+        drop(big);
+        budget.serve();
+        assert!(small.try_recv().is_ok());
+    }
+}

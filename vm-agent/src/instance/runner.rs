@@ -1,0 +1,186 @@
+//! The task that owns one instance, from its first wish to the removal of its container. It turns the
+//! world into [`Event`](super::state::Event)s for the pool and carries out the pool's effects.
+//!
+//! Inputs: the instance's `stop` (kill now) and `changed` (look at the timers again), the container's exit,
+//! time. Output: the pool's `ready`, `start_failed`, `exited`, `gone`. Ends when the container is away; at the
+//! end of the agent, with what `app.rs` removes by label.
+
+use super::{
+    Instance,
+    budget::Claim,
+    pool::{Key, Pool},
+    start::{self, ExitWatch, StartFailure, Started},
+};
+use crate::{engine::{EngineError, Exit}, vm::LocalVm};
+use epsilon_api::{chain::Chain, log::Level};
+use std::{sync::Arc, time::Duration};
+use tokio::time::{sleep, sleep_until, timeout};
+
+/// Pause between two tries to remove a container that the engine does not let go of; doubled up to
+/// [`SLOW_REMOVE`].
+const FIRST_REMOVE: Duration = Duration::from_millis(50);
+const SLOW_REMOVE: Duration = Duration::from_secs(5);
+
+/// How long the exit of a process that stopped listening may take to be known.
+const LAST_EXIT: Duration = Duration::from_secs(2);
+
+/// One instance and where it belongs.
+pub(crate) struct Runner {
+    pub(crate) vm: Arc<LocalVm>,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) key: Key,
+    pub(crate) instance: Arc<Instance>,
+}
+
+impl Runner {
+    /// Starts the instance and stays with it to its end.
+    pub(crate) async fn run(self) {
+        let outcome = tokio::select! {
+            // The order to go first: a start that nobody wants need not be finished. Both arms may be
+            // dropped: whatever was made is removed below, by name.
+            biased;
+            () = self.instance.stop.cancelled() => Err(StartFailure::CalledOff),
+            outcome = self.start() => outcome,
+        };
+        match outcome {
+            Ok(Started { phases, exit }) => {
+                self.vm.metrics.started(&self.instance.version.function, &phases);
+                tracing::info!(
+                    function = %self.instance.version.function,
+                    version = %self.instance.version.number,
+                    instance = %self.instance.id,
+                    took_ms = phases.total().as_millis() as u64,
+                    "Instance is ready."
+                );
+                self.pool.ready(self.key, phases);
+                self.supervise(exit).await;
+            }
+            Err(failure) => self.report(failure),
+        }
+        self.clear_away().await;
+    }
+
+    /// Stays with an instance that was found running.
+    pub(crate) async fn adopt(self) {
+        let exit = start::watch_exit(&self.vm, &self.instance);
+        self.supervise(exit).await;
+        self.clear_away().await;
+    }
+
+    async fn start(&self) -> Result<Started, StartFailure> {
+        let _permit = match self.vm.starts.acquire().await {
+            Ok(permit) => permit,
+            Err(_) => return Err(StartFailure::CalledOff),
+        };
+        if !self.pool.is_start_needed() {
+            return Err(StartFailure::CalledOff); // those who waited were served meanwhile
+        }
+        self.take_memory().await?;
+        start::start(&self.vm, &self.instance).await
+    }
+
+    async fn take_memory(&self) -> Result<(), StartFailure> {
+        let memory = self.instance.version.spec.memory;
+        let budget = &self.vm.budget;
+        let grant = match budget.claim(memory) {
+            Claim::Granted(grant) => grant,
+            Claim::Never => {
+                let total = budget.total();
+                let text = format!("it needs {memory}, and instances of this VM have {total} in all");
+                return Err(StartFailure::NoCapacity(text));
+            }
+            Claim::Later { shortage, grant } => {
+                let coming = shortage == 0 || self.vm.evict(shortage, &self.pool);
+                let granted = if coming {
+                    timeout(self.vm.config.start_timeout, grant).await.ok().and_then(Result::ok)
+                } else {
+                    drop(grant);
+                    None
+                };
+                granted.ok_or_else(|| {
+                    budget.serve();
+                    let text = "all memory for instances is in use by instances with calls";
+                    StartFailure::NoCapacity(text.into())
+                })?
+            }
+        };
+        self.instance.keep_memory(grant);
+        Ok(())
+    }
+
+    fn report(&self, failure: StartFailure) {
+        let version = &self.instance.version;
+        self.vm.metrics.start_failed(&version.function, &failure);
+        match &failure {
+            StartFailure::Init(detail) => {
+                let text = format!("could not be loaded: {detail}");
+                self.vm.logs.event(&self.instance, Level::Error, None, text);
+                tracing::warn!(function = %version.function, version = %version.number, instance = %self.instance.id, "Code could not be loaded.");
+            }
+            StartFailure::NoCapacity(cause) => {
+                tracing::warn!(function = %version.function, version = %version.number, cause, "No instance could be started.");
+            }
+            StartFailure::CalledOff => {}
+        }
+        self.pool.start_failed(self.key, failure);
+    }
+
+    async fn supervise(&self, mut exit: ExitWatch) {
+        loop {
+            let look_again = self.pool.tick(self.key);
+            tokio::select! {
+                // The order to go first: after it, an exit is no news. All arms may be dropped: a token, the
+                // watch itself (kept across rounds), a stored notice, a timer.
+                biased;
+                () = self.instance.stop.cancelled() => return self.stopped(exit).await,
+                exit = &mut exit => return self.crashed(exit),
+                () = self.instance.changed.notified() => {}
+                () = sleep_until(look_again) => {}
+            }
+        }
+    }
+
+    /// Told to go. When a call found the process dead, its exit is about to be known and worth telling.
+    async fn stopped(&self, exit: ExitWatch) {
+        if self.pool.is_lost(self.key) {
+            let unknown = EngineError::NotFound("it stopped listening".into());
+            self.crashed(timeout(LAST_EXIT, exit).await.unwrap_or(Err(unknown)));
+        }
+    }
+
+    fn crashed(&self, exit: Result<Exit, EngineError>) {
+        let calls = self.pool.exited(self.key);
+        let how = match exit {
+            Ok(exit) => exit.to_string(),
+            Err(err) => Chain(&err).to_string(),
+        };
+        let version = &self.instance.version;
+        self.vm.metrics.crashed(&version.function);
+        tracing::warn!(function = %version.function, version = %version.number, instance = %self.instance.id, calls = calls.len(), how, "Instance ended by itself.");
+        let text = format!("the instance ended by itself: {how}");
+        if calls.is_empty() {
+            self.vm.logs.event(&self.instance, Level::Error, None, text);
+        } else {
+            for call in calls {
+                self.vm.logs.event(&self.instance, Level::Error, Some(call), text.clone());
+            }
+        }
+    }
+
+    /// Removes the container and what belongs to it; then the place and the memory are free again.
+    async fn clear_away(&self) {
+        let mut pause = FIRST_REMOVE;
+        while let Err(err) = self.vm.engine.remove(&self.instance.container).await {
+            if self.vm.closed.is_cancelled() {
+                break; // the end of the agent removes by label what is left
+            }
+            tracing::warn!(container = %self.instance.container, cause = %Chain(&err), "Container could not be removed; trying again.");
+            sleep(pause).await;
+            pause = (pause * 2).min(SLOW_REMOVE);
+        }
+        self.vm.remove_sockets(&self.instance.id);
+        self.vm.known.lock().remove(&self.instance.id);
+        self.instance.give_memory_back();
+        self.pool.gone(self.key);
+    }
+}

@@ -1,0 +1,116 @@
+//! The folder through which the agent and one instance meet: made before the container, mounted into it,
+//! removed after it. Only the container's user and root may enter.
+//!
+//! AF_UNIX addresses end at 107 bytes, data folders do not: a longer path is reached through the folder's
+//! descriptor under `/proc/self/fd`.
+
+use rustix::fs::{Mode, OFlags};
+use std::{
+    fs, io,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::{
+            ffi::OsStrExt,
+            fs::{DirBuilderExt, PermissionsExt},
+        },
+    },
+    path::{Path, PathBuf},
+};
+use tokio::net::UnixStream;
+
+/// Where calls go.
+pub(crate) const CALLS: &str = "calls.sock";
+/// Where the agent's own questions go.
+pub(crate) const CONTROL: &str = "control.sock";
+/// Bytes of `sun_path`, less the closing zero.
+const ADDRESS_MAX: usize = 107;
+
+#[derive(Debug)]
+pub(crate) struct SocketFolder {
+    path: PathBuf,
+    /// Held open when the path is too long to connect by.
+    short: Option<(OwnedFd, PathBuf)>,
+}
+
+/// The user that code runs as: nobody's in particular when the agent may choose, else the agent's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CodeUser {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+impl CodeUser {
+    /// What distroless images call `nonroot`.
+    const NONROOT: Self = Self { uid: 65_532, gid: 65_532 };
+
+    pub(crate) fn of_this_process() -> Self {
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        if uid.is_root() {
+            Self::NONROOT
+        } else {
+            Self { uid: uid.as_raw(), gid: gid.as_raw() }
+        }
+    }
+}
+
+impl std::fmt::Display for CodeUser {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.uid, self.gid)
+    }
+}
+
+impl SocketFolder {
+    /// Makes the folder for an instance that is about to start.
+    pub(crate) fn create(path: PathBuf, user: CodeUser) -> io::Result<Self> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(user.uid), Some(user.gid))?;
+        }
+        Self::open(path)
+    }
+
+    /// Takes the folder of an instance that runs already.
+    pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
+        let longest = path.as_os_str().as_bytes().len() + 1 + CONTROL.len();
+        let short = if longest > ADDRESS_MAX {
+            let fd = rustix::fs::open(
+                &path,
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )?;
+            let short = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+            Some((fd, short))
+        } else {
+            None
+        };
+        Ok(Self { path, short })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) async fn connect(&self, socket: &str) -> io::Result<UnixStream> {
+        let folder = self.short.as_ref().map_or(&self.path, |(_, short)| short);
+        UnixStream::connect(folder.join(socket)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_long_path_is_no_obstacle() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("x".repeat(120));
+        let folder = SocketFolder::create(path.clone(), CodeUser::of_this_process()).unwrap();
+        // The listener binds from inside the folder, as a container does.
+        let (_, short) = folder.short.as_ref().unwrap();
+        let _listener = tokio::net::UnixListener::bind(short.join(CALLS)).unwrap();
+        folder.connect(CALLS).await.unwrap();
+        let mode = fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
+}

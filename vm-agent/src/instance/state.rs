@@ -1,0 +1,281 @@
+//! Life of one instance. Pure: no clock, no I/O, no locks.
+//!
+//! ```text
+//! Starting ─healthy─▶ Idle ◀─call begins / last ends─▶ Busy ─stop, shared timeout─▶ Draining
+//!     └───────────────┴──── timer, stop, kill, timeout ────▶ Stopping ◀─ last ends, limit ─┘
+//!                                                                └─ exited ─▶ Gone
+//! ```
+//! `pool.rs` applies [`Event`]s under its lock; `runner.rs` carries out [`Effect::Kill`]. Memory is given
+//! back on `Gone`, never on `Stopping`: until the container is away, it is in use.
+
+use std::{num::NonZeroU32, time::Duration};
+
+/// Time since the agent started; tests write it as plain numbers.
+pub(crate) type Moment = Duration;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// The container was asked for; its code is not loaded yet.
+    Starting,
+    /// Healthy with nothing to do.
+    Idle { since: Moment },
+    /// Serving `active` calls.
+    Busy { active: NonZeroU32 },
+    /// Takes no new call; killed when the last one ends or at `kill_at`.
+    Draining { active: NonZeroU32, kill_at: Moment, why: Why },
+    /// The kill was asked for; the container may still be there.
+    Stopping { why: Why },
+    /// The container is no more. Nothing leaves this state.
+    Gone { why: Why },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// The code is loaded and the calls' listener is there.
+    Healthy,
+    CallBegan,
+    CallEnded,
+    /// A call was still running at its deadline: its code may run for ever.
+    CallTimedOut,
+    /// Time passed. `spare`: the version keeps enough instances without this one.
+    Tick { spare: bool },
+    /// Take no new call; go when nothing runs.
+    Stop(Why),
+    /// Go now, whatever runs.
+    Kill(Why),
+    /// The container exited.
+    Exited,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    NeverReady,
+    IdleTooLong,
+    Evicted,
+    Asked,
+    TimedOut,
+    Crashed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    Nothing,
+    Kill,
+}
+
+/// A bug in the pool: logged at error level, never swallowed.
+#[derive(Debug, thiserror::Error)]
+#[error("{event:?} cannot happen in {state:?}")]
+pub(crate) struct Illegal {
+    pub(crate) state: State,
+    pub(crate) event: Event,
+}
+
+pub(crate) struct Policy {
+    /// How long an instance may be idle.
+    pub(crate) idle: Duration,
+    /// The function's timeout: no call that runs now can run longer than this.
+    pub(crate) timeout: Duration,
+}
+
+impl State {
+    pub(crate) fn step(
+        self,
+        event: Event,
+        now: Moment,
+        policy: &Policy,
+    ) -> Result<(Self, Effect), Illegal> {
+        use {Effect::*, Event::*, State::*};
+        let stopping = |why| (Stopping { why }, Effect::Kill);
+        let draining =
+            |active, why| (Draining { active, kill_at: now + policy.timeout, why }, Nothing);
+        Ok(match (self, event) {
+            (Starting, Healthy) => (Idle { since: now }, Nothing),
+            (Starting, Stop(why) | Event::Kill(why)) => stopping(why),
+
+            (Idle { .. }, CallBegan) => (Busy { active: NonZeroU32::MIN }, Nothing),
+            (Idle { since }, Tick { spare: true }) if now >= since + policy.idle => {
+                stopping(Why::IdleTooLong)
+            }
+            (Idle { .. }, Stop(why)) => stopping(why),
+
+            (Busy { active }, CallBegan) => (Busy { active: active.saturating_add(1) }, Nothing),
+            (Busy { active }, CallEnded) => match one_less(active) {
+                Some(active) => (Busy { active }, Nothing),
+                None => (Idle { since: now }, Nothing),
+            },
+            (Busy { active }, CallTimedOut) => match one_less(active) {
+                Some(active) => draining(active, Why::TimedOut),
+                None => stopping(Why::TimedOut),
+            },
+            (Busy { active }, Stop(why)) => draining(active, why),
+
+            (Draining { active, kill_at, why }, CallEnded | CallTimedOut) => {
+                match one_less(active) {
+                    Some(active) => (Draining { active, kill_at, why }, Nothing),
+                    None => stopping(why),
+                }
+            }
+            (Draining { kill_at, why, .. }, Tick { .. }) if now >= kill_at => stopping(why),
+
+            (Idle { .. } | Busy { .. } | Draining { .. }, Event::Kill(why)) => stopping(why),
+
+            (Starting | Idle { .. } | Busy { .. }, Exited) => (Gone { why: Why::Crashed }, Nothing),
+            (Draining { why, .. } | Stopping { why }, Exited) => (Gone { why }, Nothing),
+
+            // Harmless: early timers, repeated orders, calls and probes that outlive the container.
+            (s, Tick { .. }) => (s, Nothing),
+            (s @ Draining { .. }, Stop(_)) => (s, Nothing),
+            (s @ (Stopping { .. } | Gone { .. }), Stop(_) | Event::Kill(_)) => (s, Nothing),
+            (s @ (Stopping { .. } | Gone { .. }), Healthy | CallEnded | CallTimedOut)
+            | (s @ Gone { .. }, Exited) => (s, Nothing),
+
+            (state, event @ (Healthy | CallBegan | CallEnded | CallTimedOut)) => {
+                return Err(Illegal { state, event });
+            }
+        })
+    }
+
+    /// Whether calls can be served now or as soon as a place is free.
+    pub(crate) fn is_live(self) -> bool {
+        matches!(self, Self::Idle { .. } | Self::Busy { .. })
+    }
+
+    /// Calls that run.
+    pub(crate) fn active(self) -> u32 {
+        match self {
+            Self::Busy { active } | Self::Draining { active, .. } => active.get(),
+            Self::Starting | Self::Idle { .. } | Self::Stopping { .. } | Self::Gone { .. } => 0,
+        }
+    }
+
+    /// The word for listings and metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Idle { .. } => "idle",
+            Self::Busy { .. } => "busy",
+            Self::Draining { .. } => "draining",
+            Self::Stopping { .. } | Self::Gone { .. } => "stopping",
+        }
+    }
+}
+
+/// The words of [`State::name`].
+pub(crate) const STATE_NAMES: [&str; 5] = ["starting", "idle", "busy", "draining", "stopping"];
+
+fn one_less(n: NonZeroU32) -> Option<NonZeroU32> {
+    NonZeroU32::new(n.get() - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Effect::Nothing, Event::*, State::*, *};
+
+    const POLICY: Policy = Policy { idle: s(60), timeout: s(10) };
+    const ONE: NonZeroU32 = NonZeroU32::MIN;
+    const TWO: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
+    const KILL: Effect = Effect::Kill;
+    const SPARE: Event = Tick { spare: true };
+    const fn s(seconds: u64) -> Moment {
+        Duration::from_secs(seconds)
+    }
+
+    /// Each row is a test of its own name: state + event, at a moment => state and effect, or `None` for illegal.
+    macro_rules! steps {
+        ($($name:ident: $state:expr, $event:expr, at $now:expr => $want:expr;)*) => {$(
+            #[test]
+            fn $name() {
+                assert_eq!($state.step($event, $now, &POLICY).ok(), $want);
+            }
+        )*};
+    }
+
+    steps! {
+        healthy_becomes_idle: Starting, Healthy, at s(1) => Some((Idle { since: s(1) }, Nothing));
+        failed_start_is_killed: Starting, Event::Kill(Why::NeverReady), at s(5)
+            => Some((Stopping { why: Why::NeverReady }, KILL));
+        a_start_can_be_called_off: Starting, Stop(Why::Asked), at s(5)
+            => Some((Stopping { why: Why::Asked }, KILL));
+        starting_takes_no_call: Starting, CallBegan, at s(1) => None;
+        idle_too_long_goes: Idle { since: s(1) }, SPARE, at s(61)
+            => Some((Stopping { why: Why::IdleTooLong }, KILL));
+        idle_a_bit_less_stays: Idle { since: s(1) }, SPARE, at s(60) => Some((Idle { since: s(1) }, Nothing));
+        min_instances_stay: Idle { since: s(1) }, Tick { spare: false }, at s(999)
+            => Some((Idle { since: s(1) }, Nothing));
+        a_busy_instance_is_not_reaped: Busy { active: ONE }, SPARE, at s(999) => Some((Busy { active: ONE }, Nothing));
+        last_call_restarts_clock: Busy { active: ONE }, CallEnded, at s(9) => Some((Idle { since: s(9) }, Nothing));
+        eviction_takes_an_idle_one: Idle { since: s(1) }, Stop(Why::Evicted), at s(2)
+            => Some((Stopping { why: Why::Evicted }, KILL));
+        stop_lets_a_call_finish: Busy { active: ONE }, Stop(Why::Asked), at s(2)
+            => Some((Draining { active: ONE, kill_at: s(12), why: Why::Asked }, Nothing));
+        alone_a_timeout_kills_at_once: Busy { active: ONE }, CallTimedOut, at s(2)
+            => Some((Stopping { why: Why::TimedOut }, KILL));
+        shared_a_timeout_lets_the_others_end: Busy { active: TWO }, CallTimedOut, at s(2)
+            => Some((Draining { active: ONE, kill_at: s(12), why: Why::TimedOut }, Nothing));
+        the_last_one_of_a_drain_kills: Draining { active: ONE, kill_at: s(12), why: Why::TimedOut }, CallEnded, at s(3)
+            => Some((Stopping { why: Why::TimedOut }, KILL));
+        two_timeouts_kill: Draining { active: ONE, kill_at: s(12), why: Why::TimedOut }, CallTimedOut, at s(3)
+            => Some((Stopping { why: Why::TimedOut }, KILL));
+        a_drain_has_a_limit: Draining { active: TWO, kill_at: s(12), why: Why::Asked }, SPARE, at s(12)
+            => Some((Stopping { why: Why::Asked }, KILL));
+        a_draining_one_takes_no_call: Draining { active: ONE, kill_at: s(12), why: Why::Asked }, CallBegan, at s(3) => None;
+        kill_does_not_wait: Busy { active: TWO }, Event::Kill(Why::Crashed), at s(3)
+            => Some((Stopping { why: Why::Crashed }, KILL));
+        one_kill_is_enough: Stopping { why: Why::Asked }, Event::Kill(Why::Crashed), at s(3)
+            => Some((Stopping { why: Why::Asked }, Nothing));
+        an_exit_nobody_asked_for_is_a_crash: Busy { active: ONE }, Exited, at s(3)
+            => Some((Gone { why: Why::Crashed }, Nothing));
+        an_exit_asked_for_is_none: Stopping { why: Why::Evicted }, Exited, at s(3)
+            => Some((Gone { why: Why::Evicted }, Nothing));
+    }
+
+    const EVENTS: [Event; 9] = [
+        Healthy,
+        CallBegan,
+        CallEnded,
+        CallTimedOut,
+        Tick { spare: true },
+        Tick { spare: false },
+        Stop(Why::Asked),
+        Event::Kill(Why::Crashed),
+        Exited,
+    ];
+
+    /// Every event in every state: time, orders and exits are always legal; a call needs a live one.
+    #[test]
+    fn every_event_in_every_state() {
+        let why = Why::Asked;
+        let states = [
+            Starting,
+            Idle { since: s(0) },
+            Busy { active: TWO },
+            Draining { active: TWO, kill_at: s(10), why },
+            Stopping { why },
+            Gone { why },
+        ];
+        for state in states {
+            for event in EVENTS {
+                let step = state.step(event, s(5), &POLICY);
+                let legal = match event {
+                    Healthy => !matches!(state, Idle { .. } | Busy { .. } | Draining { .. }),
+                    CallBegan => state.is_live(),
+                    CallEnded | CallTimedOut => !matches!(state, Starting | Idle { .. }),
+                    Tick { .. } | Stop(_) | Event::Kill(_) | Exited => true,
+                };
+                assert_eq!(step.is_ok(), legal, "{event:?} in {state:?}");
+                let kills = matches!(step, Ok((_, Effect::Kill)));
+                assert!(!kills || matches!(step, Ok((Stopping { .. }, _))), "{event:?} in {state:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_leaves_gone() {
+        let gone = Gone { why: Why::Asked };
+        for event in EVENTS {
+            let step = gone.step(event, s(99), &POLICY);
+            assert!(matches!(step, Err(_) | Ok((Gone { why: Why::Asked }, Nothing))), "{event:?}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! How the agent knows its own containers again, across its restarts: labels. The spec travels along, so
+//! that an adopted instance needs nobody to explain it.
+
+use epsilon_api::{
+    function::Version,
+    ids::{InstanceId, VmId},
+};
+use std::{collections::HashMap, sync::Arc};
+
+/// On everything of one VM: containers and networks.
+pub const VM: &str = "epsilon.vm";
+/// The instance's id.
+pub const INSTANCE: &str = "epsilon.instance";
+/// The function's name; for people and filters.
+pub const FUNCTION: &str = "epsilon.function";
+/// The version's number; for people and filters.
+pub const VERSION: &str = "epsilon.version";
+/// The whole [`Version`] as JSON.
+pub const SPEC: &str = "epsilon.spec";
+
+/// What a container of ours says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Labels {
+    /// Whose.
+    pub vm: VmId,
+    /// Which instance.
+    pub instance: InstanceId,
+    /// What it serves.
+    pub version: Arc<Version>,
+}
+
+impl Labels {
+    /// As the engine takes them.
+    pub fn to_map(&self) -> HashMap<String, String> {
+        let spec = serde_json::to_string(&*self.version).unwrap_or_default();
+        [
+            (VM, self.vm.to_string()),
+            (INSTANCE, self.instance.to_string()),
+            (FUNCTION, self.version.function.to_string()),
+            (VERSION, self.version.number.to_string()),
+            (SPEC, spec),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into()
+    }
+
+    /// Reads them back. `None` when one is missing or of another release: such a container is not fit
+    /// to be adopted.
+    pub fn from_map(map: &HashMap<String, String>) -> Option<Self> {
+        Some(Self {
+            vm: map.get(VM)?.parse().ok()?,
+            instance: map.get(INSTANCE)?.parse().ok()?,
+            version: Arc::new(serde_json::from_str(map.get(SPEC)?).ok()?),
+        })
+    }
+}

@@ -1,0 +1,171 @@
+//! Logs of functions: what their containers write (`attach.rs`, `parse.rs`) and what the agent has to tell
+//! their authors, through one bounded queue to one thread (`shelf.rs`) that keeps them on disk within a limit
+//! and passes them on to those who follow.
+//!
+//! The path of a call never waits for a log: a full queue drops lines, and counts them.
+
+pub(crate) mod attach;
+mod parse;
+mod shelf;
+
+use crate::instance::Instance;
+use epsilon_api::{
+    ids::{FunctionName, RequestId},
+    log::{Level, LogQuery, LogRecord},
+    units::Bytes,
+};
+use futures_util::{StreamExt, stream, stream::BoxStream};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use prometheus::IntCounter;
+use shelf::{Order, Shelf, Snapshot};
+use std::{
+    collections::VecDeque,
+    io::{self, BufRead},
+    path::Path,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+/// Lines between the containers and the disk: a second of a function that logs without restraint.
+const QUEUE: usize = 8192;
+/// Longest wait of a reader for the thread that owns the files.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The way to the logs; cheap to clone. The thread ends when the last one is gone.
+#[derive(Clone, Debug)]
+pub(crate) struct Logs {
+    orders: mpsc::Sender<Order>,
+    dropped: IntCounter,
+    thread: Arc<Mutex<Option<thread::JoinHandle<()>>>>,
+}
+
+impl Logs {
+    /// Opens the folder `logs/` and starts the thread that owns it.
+    pub(crate) fn open(folder: &Path, limit: Bytes, dropped: IntCounter) -> io::Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let (orders, inbox) = mpsc::channel(QUEUE);
+        let shelf = Shelf::new(folder.to_owned(), limit, dropped.clone());
+        let thread = thread::Builder::new()
+            .name("epsilon-logs".into())
+            .spawn(move || shelf.serve(inbox))?;
+        Ok(Self { orders, dropped, thread: Arc::new(Mutex::new(Some(thread))) })
+    }
+
+    /// Keeps one line, unless the queue is full.
+    pub(crate) fn record(&self, record: LogRecord) {
+        if self.orders.try_send(Order::Write(record)).is_err() {
+            self.dropped.inc();
+        }
+    }
+
+    /// Something that the agent has to tell the function's author.
+    pub(crate) fn event(
+        &self,
+        instance: &Instance,
+        level: Level,
+        request_id: Option<RequestId>,
+        message: String,
+    ) {
+        self.record(LogRecord {
+            time: Timestamp::now(),
+            level,
+            function: instance.version.function.clone(),
+            version: instance.version.number,
+            instance: instance.id.clone(),
+            request_id,
+            message,
+        });
+    }
+
+    /// Kept lines, oldest first, then new ones if asked for.
+    pub(crate) fn read(
+        &self,
+        function: FunctionName,
+        query: LogQuery,
+    ) -> BoxStream<'static, LogRecord> {
+        let logs = self.clone();
+        stream::once(async move {
+            let Some(snapshot) = logs.snapshot(function, query.follow).await else {
+                return stream::empty().boxed();
+            };
+            let wanted = query.request_id.clone();
+            let files = snapshot.files;
+            let kept = tokio::task::spawn_blocking(move || read_kept(files, &query)).await;
+            let kept = stream::iter(kept.unwrap_or_default());
+            match snapshot.live {
+                Some(live) => kept.chain(follow(live, wanted)).boxed(),
+                None => kept.boxed(),
+            }
+        })
+        .flatten()
+        .boxed()
+    }
+
+    async fn snapshot(&self, function: FunctionName, follow: bool) -> Option<Snapshot> {
+        let (to, answer) = oneshot::channel();
+        let order = Order::Read { function, follow, to };
+        let snapshot = async {
+            self.orders.send(order).await.ok()?;
+            answer.await.ok()
+        };
+        tokio::time::timeout(PATIENCE, snapshot).await.ok().flatten()
+    }
+
+    /// Writes what is queued and ends the thread, also when others still hold the way to it.
+    pub(crate) async fn close(&self) {
+        drop(tokio::time::timeout(PATIENCE, self.orders.send(Order::Close)).await);
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            let join = tokio::task::spawn_blocking(move || thread.join());
+            drop(tokio::time::timeout(PATIENCE, join).await);
+        }
+    }
+}
+
+fn matches(record: &LogRecord, wanted: Option<&RequestId>) -> bool {
+    wanted.is_none() || record.request_id.as_ref() == wanted
+}
+
+fn read_kept(files: Vec<std::fs::File>, query: &LogQuery) -> Vec<LogRecord> {
+    let tail = query.tail.unwrap_or(usize::MAX);
+    let mut kept = VecDeque::new();
+    for file in files {
+        for line in io::BufReader::new(file).split(b'\n').map_while(Result::ok) {
+            // A line that was torn by a crash is no record.
+            let Ok(record) = serde_json::from_slice::<LogRecord>(&line) else { continue };
+            if matches(&record, query.request_id.as_ref()) {
+                if kept.len() >= tail {
+                    kept.pop_front();
+                }
+                if tail > 0 {
+                    kept.push_back(record);
+                }
+            }
+        }
+    }
+    kept.into()
+}
+
+fn follow(
+    live: broadcast::Receiver<LogRecord>,
+    wanted: Option<RequestId>,
+) -> impl futures_util::Stream<Item = LogRecord> + Send {
+    stream::unfold((live, wanted), |(mut live, wanted)| async move {
+        loop {
+            match live.recv().await {
+                Ok(record) if matches(&record, wanted.as_ref()) => {
+                    return Some((record, (live, wanted)));
+                }
+                // A reader that is too slow loses the lines that it did not read.
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;

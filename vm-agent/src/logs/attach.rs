@@ -1,0 +1,125 @@
+//! One container's output on its way to the log. The pump reads as fast as it comes, whatever happens
+//! behind it: a container whose pipe is full stands still.
+
+use super::parse::{Line, Lines};
+use crate::{
+    engine::{EngineError, Output},
+    instance::Instance,
+    vm::LocalVm,
+};
+use epsilon_api::log::{Level, LogRecord};
+use futures_util::{StreamExt, stream::BoxStream};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+use tokio::{
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+
+/// Lines that are remembered for the report on an instance that died while loading.
+const LAST_LINES: usize = 10;
+/// Pause before an output that broke off is attached again: the engine restarted, or the container ended.
+const ATTACH_AGAIN: Duration = Duration::from_secs(1);
+
+type LastLines = Arc<Mutex<VecDeque<String>>>;
+
+/// An attached output.
+pub(crate) struct Tap {
+    last: LastLines,
+    pump: JoinHandle<()>,
+}
+
+impl Tap {
+    /// Attaches to the instance's container and pumps until it ends.
+    pub(crate) async fn open(vm: &Arc<LocalVm>, instance: &Instance) -> Result<Self, EngineError> {
+        let output = vm.engine.attach(&instance.container).await?;
+        let last = LastLines::default();
+        let pump = Pump {
+            vm: Arc::clone(vm),
+            record: LogRecord {
+                time: Timestamp::UNIX_EPOCH,
+                level: Level::Info,
+                function: instance.version.function.clone(),
+                version: instance.version.number,
+                instance: instance.id.clone(),
+                request_id: None,
+                message: String::new(),
+            },
+            container: instance.container.clone(),
+            stop: instance.stop.clone(),
+            last: Arc::clone(&last),
+        };
+        Ok(Self { last, pump: vm.spawn(pump.run(output)) })
+    }
+
+    /// What the container wrote last, indented below a line of text; empty when it wrote nothing.
+    pub(crate) fn last_lines(&self) -> String {
+        self.last.lock().iter().fold(String::new(), |text, line| text + "\n  " + line)
+    }
+
+    /// The same, once everything has arrived.
+    pub(crate) async fn last_lines_after(mut self, limit: Duration) -> String {
+        drop(timeout(limit, &mut self.pump).await);
+        self.last_lines()
+    }
+}
+
+struct Pump {
+    vm: Arc<LocalVm>,
+    /// Whose lines these are; the rest is filled in for each.
+    record: LogRecord,
+    container: crate::engine::ContainerName,
+    stop: tokio_util::sync::CancellationToken,
+    last: LastLines,
+}
+
+impl Pump {
+    async fn run(self, mut output: BoxStream<'static, Output>) {
+        loop {
+            self.pump(output).await;
+            output = loop {
+                if self.stop.is_cancelled() || self.vm.closed.is_cancelled() {
+                    return;
+                }
+                match self.vm.engine.attach(&self.container).await {
+                    Ok(output) => break output,
+                    Err(EngineError::Down(_)) => sleep(ATTACH_AGAIN).await,
+                    Err(EngineError::NotFound(_) | EngineError::Refused(_)) => return,
+                }
+            };
+            sleep(ATTACH_AGAIN).await;
+        }
+    }
+
+    async fn pump(&self, mut output: BoxStream<'static, Output>) {
+        let limit = self.vm.config.log_line;
+        let mut stdout = Lines::new(Level::Info, limit);
+        let mut stderr = Lines::new(Level::Error, limit);
+        while let Some(piece) = output.next().await {
+            match piece {
+                Output::Stdout(bytes) => stdout.push(&bytes, |line| self.tell(line)),
+                Output::Stderr(bytes) => stderr.push(&bytes, |line| self.tell(line)),
+            }
+        }
+        stdout.flush(|line| self.tell(line));
+        stderr.flush(|line| self.tell(line));
+    }
+
+    fn tell(&self, line: Line) {
+        {
+            let mut last = self.last.lock();
+            if last.len() == LAST_LINES {
+                last.pop_front();
+            }
+            last.push_back(line.message.clone());
+        }
+        self.vm.logs.record(LogRecord {
+            time: line.time.unwrap_or_else(Timestamp::now),
+            level: line.level,
+            request_id: line.request_id,
+            message: line.message,
+            ..self.record.clone()
+        });
+    }
+}

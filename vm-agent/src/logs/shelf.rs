@@ -1,0 +1,171 @@
+//! The thread that owns the log files: per function a folder of numbered NDJSON segments, the oldest of
+//! which goes when the function's limit is reached. Inputs: its queue of [`Order`]s; it ends on `Close` or
+//! when the queue has no senders. Because it alone writes, reads and passes on, a follower misses no line
+//! between the kept and the new ones.
+
+use epsilon_api::{ids::FunctionName, log::LogRecord, units::Bytes};
+use prometheus::IntCounter;
+use std::{
+    collections::{HashMap, VecDeque},
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+/// Lines that a follower may be behind.
+const FOLLOW_DEPTH: usize = 1024;
+/// A function's limit is kept in this many files, so that a quarter of it goes at once.
+const SEGMENTS: u64 = 4;
+/// Text written at once, at most (and one line): a limit is not overrun by more.
+const BATCH_BYTES: usize = 64 << 10;
+/// Open files, at most; beyond it all are closed and opened again as needed.
+const OPEN_FILES: usize = 128;
+
+#[derive(Debug)]
+pub(super) enum Order {
+    Write(LogRecord),
+    Read { function: FunctionName, follow: bool, to: oneshot::Sender<Snapshot> },
+    Close,
+}
+
+/// The kept files of a function, oldest first, and what comes after them.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    pub(super) files: Vec<File>,
+    pub(super) live: Option<broadcast::Receiver<LogRecord>>,
+}
+
+pub(super) struct Shelf {
+    folder: PathBuf,
+    limit: u64,
+    rings: HashMap<FunctionName, Ring>,
+    followers: HashMap<FunctionName, broadcast::Sender<LogRecord>>,
+    dropped: IntCounter,
+}
+
+/// The segments of one function.
+#[derive(Default)]
+struct Ring {
+    /// Number and size, oldest first.
+    segments: VecDeque<(u64, u64)>,
+    open: Option<File>,
+}
+
+impl Shelf {
+    pub(super) fn new(folder: PathBuf, limit: Bytes, dropped: IntCounter) -> Self {
+        let (rings, followers) = (HashMap::new(), HashMap::new());
+        Self { folder, limit: limit.get(), rings, followers, dropped }
+    }
+
+    pub(super) fn serve(mut self, mut inbox: mpsc::Receiver<Order>) {
+        let mut batch = Vec::new();
+        while let Some(order) = inbox.blocking_recv() {
+            let mut next = Some(order);
+            let mut bytes = 0;
+            while let Some(order) = next {
+                match order {
+                    Order::Write(record) => {
+                        bytes += record.message.len();
+                        batch.push(record);
+                    }
+                    Order::Read { function, follow, to } => {
+                        self.write(&mut batch);
+                        drop(to.send(self.snapshot(&function, follow)));
+                    }
+                    Order::Close => {
+                        self.write(&mut batch);
+                        return;
+                    }
+                }
+                next = if bytes < BATCH_BYTES { inbox.try_recv().ok() } else { None };
+            }
+            self.write(&mut batch);
+        }
+    }
+
+    fn write(&mut self, batch: &mut Vec<LogRecord>) {
+        let mut texts: HashMap<FunctionName, (Vec<u8>, u64)> = HashMap::new();
+        for record in batch.drain(..) {
+            let (text, lines) = texts.entry(record.function.clone()).or_default();
+            if serde_json::to_writer(&mut *text, &record).is_ok() {
+                text.push(b'\n');
+                *lines += 1;
+            }
+            if let Some(followers) = self.followers.get(&record.function)
+                && followers.send(record).is_err()
+            {
+                self.followers.retain(|_, to| to.receiver_count() > 0);
+            }
+        }
+        if self.rings.values().filter(|ring| ring.open.is_some()).count() > OPEN_FILES {
+            self.rings.values_mut().for_each(|ring| ring.open = None);
+        }
+        for (function, (text, lines)) in texts {
+            let folder = self.folder.join(function.as_str());
+            let ring = self.rings.entry(function).or_insert_with(|| Ring::find(&folder));
+            if let Err(err) = ring.append(&folder, &text, self.limit) {
+                ring.open = None;
+                self.dropped.inc_by(lines);
+                tracing::warn!(%err, folder = %folder.display(), lines, "Log lines could not be written.");
+            }
+        }
+    }
+
+    fn snapshot(&mut self, function: &FunctionName, follow: bool) -> Snapshot {
+        let folder = self.folder.join(function.as_str());
+        // Only what exists: a question about an unknown function leaves nothing behind.
+        let found = Ring::find(&folder);
+        let files =
+            found.segments.iter().filter_map(|(n, _)| File::open(segment(&folder, *n)).ok()).collect();
+        let live = follow.then(|| {
+            let channel = || broadcast::Sender::new(FOLLOW_DEPTH);
+            self.followers.entry(function.clone()).or_insert_with(channel).subscribe()
+        });
+        Snapshot { files, live }
+    }
+}
+
+impl Ring {
+    fn find(folder: &Path) -> Self {
+        let mut segments: Vec<(u64, u64)> = fs::read_dir(folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| {
+                let name = entry.file_name();
+                let number = name.to_str()?.strip_suffix(".ndjson")?.parse().ok()?;
+                Some((number, entry.metadata().ok()?.len()))
+            })
+            .collect();
+        segments.sort_unstable();
+        Self { segments: segments.into(), open: None }
+    }
+
+    fn append(&mut self, folder: &Path, text: &[u8], limit: u64) -> io::Result<()> {
+        let full = self.segments.back().is_none_or(|(_, size)| *size >= limit / SEGMENTS);
+        if full || self.open.is_none() {
+            // Never on with an old file: its last line may be torn.
+            let number = self.segments.back().map_or(1, |(number, _)| number + 1);
+            fs::create_dir_all(folder)?;
+            self.open = Some(File::create_new(segment(folder, number))?);
+            self.segments.push_back((number, 0));
+        }
+        if let (Some(file), Some((_, size))) = (&mut self.open, self.segments.back_mut()) {
+            file.write_all(text)?;
+            *size += text.len() as u64;
+        }
+        while self.segments.len() > 1
+            && self.segments.iter().map(|(_, size)| size).sum::<u64>() > limit
+        {
+            if let Some((number, _)) = self.segments.pop_front() {
+                fs::remove_file(segment(folder, number))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn segment(folder: &Path, number: u64) -> PathBuf {
+    folder.join(format!("{number:010}.ndjson"))
+}

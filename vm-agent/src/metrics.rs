@@ -1,0 +1,152 @@
+//! What the agent counts. Names start with `epsilon_`. What exists (instances, memory) is read from the pools
+//! when somebody asks, so that it cannot drift; what happens is counted where it happens.
+
+use crate::{instance::{start::StartFailure, state::STATE_NAMES}, vm::LocalVm};
+use epsilon_api::{ids::FunctionName, vm::StartPhases};
+use prometheus::{
+    Error, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec,
+    Opts, Registry,
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
+use std::{collections::HashMap, sync::Weak};
+
+/// From a warm engine's fastest answer to a pull.
+const SECONDS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
+
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    starts: IntCounterVec,
+    cold_start: HistogramVec,
+    crashes: IntCounterVec,
+    pub(crate) queue_wait: Histogram,
+    pub(crate) evictions: IntCounter,
+    pub(crate) engine_seconds: HistogramVec,
+    pub(crate) dropped_lines: IntCounter,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &Registry) -> Result<Self, Error> {
+        let seconds = |name: &str, help: &str| HistogramOpts::new(name, help).buckets(SECONDS.into());
+        let metrics = Self {
+            starts: IntCounterVec::new(
+                Opts::new("epsilon_instance_starts_total", "Starts of instances by outcome."),
+                &["function", "outcome"],
+            )?,
+            cold_start: HistogramVec::new(
+                seconds("epsilon_cold_start_seconds", "Phases of starts that worked."),
+                &["phase"],
+            )?,
+            crashes: IntCounterVec::new(
+                Opts::new("epsilon_instance_crashes_total", "Instances that ended by themselves."),
+                &["function"],
+            )?,
+            queue_wait: Histogram::with_opts(seconds(
+                "epsilon_queue_wait_seconds",
+                "Waits of calls that found no free place.",
+            ))?,
+            evictions: IntCounter::new(
+                "epsilon_evictions_total",
+                "Idle instances that went to make room for another function.",
+            )?,
+            engine_seconds: HistogramVec::new(
+                seconds("epsilon_engine_call_seconds", "Answers of the container engine."),
+                &["call"],
+            )?,
+            dropped_lines: IntCounter::new(
+                "epsilon_log_lines_dropped_total",
+                "Log lines lost because the queue or the disk was full.",
+            )?,
+        };
+        registry.register(Box::new(metrics.starts.clone()))?;
+        registry.register(Box::new(metrics.cold_start.clone()))?;
+        registry.register(Box::new(metrics.crashes.clone()))?;
+        registry.register(Box::new(metrics.queue_wait.clone()))?;
+        registry.register(Box::new(metrics.evictions.clone()))?;
+        registry.register(Box::new(metrics.engine_seconds.clone()))?;
+        registry.register(Box::new(metrics.dropped_lines.clone()))?;
+        Ok(metrics)
+    }
+
+    pub(crate) fn started(&self, function: &FunctionName, phases: &StartPhases) {
+        self.starts.with_label_values(&[function.as_str(), "ready"]).inc();
+        for (phase, took) in [
+            ("pull", phases.pull),
+            ("create", phases.create),
+            ("start", phases.start),
+            ("init", phases.init),
+            ("total", phases.total()),
+        ] {
+            self.cold_start.with_label_values(&[phase]).observe(took.as_secs_f64());
+        }
+    }
+
+    pub(crate) fn start_failed(&self, function: &FunctionName, failure: &StartFailure) {
+        self.starts.with_label_values(&[function.as_str(), failure.outcome()]).inc();
+    }
+
+    pub(crate) fn crashed(&self, function: &FunctionName) {
+        self.crashes.with_label_values(&[function.as_str()]).inc();
+    }
+
+    /// No version of the function is here any more.
+    pub(crate) fn forget(&self, function: &FunctionName) {
+        let name = function.as_str();
+        for outcome in ["ready", "init_failed", "no_capacity", "called_off"] {
+            // Absent is what we want.
+            drop(self.starts.remove_label_values(&[name, outcome]));
+        }
+        drop(self.crashes.remove_label_values(&[name]));
+    }
+}
+
+/// Reads the pools when metrics are gathered.
+pub(crate) struct Census {
+    vm: Weak<LocalVm>,
+    instances: IntGaugeVec,
+    memory: Gauge,
+    memory_used: Gauge,
+}
+
+impl Census {
+    pub(crate) fn new(vm: Weak<LocalVm>) -> Result<Self, Error> {
+        Ok(Self {
+            vm,
+            instances: IntGaugeVec::new(
+                Opts::new("epsilon_instances", "Instances by state."),
+                &["function", "state"],
+            )?,
+            memory: Gauge::new("epsilon_vm_memory_bytes", "Memory that instances may have.")?,
+            memory_used: Gauge::new("epsilon_vm_memory_used_bytes", "Memory given out.")?,
+        })
+    }
+}
+
+impl Collector for Census {
+    fn desc(&self) -> Vec<&Desc> {
+        let mut all = self.instances.desc();
+        all.extend(self.memory.desc());
+        all.extend(self.memory_used.desc());
+        all
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let Some(vm) = self.vm.upgrade() else { return Vec::new() };
+        self.instances.reset();
+        let mut counts: HashMap<(FunctionName, &str), i64> = HashMap::new();
+        for instance in vm.pools().iter().flat_map(|pool| pool.statuses()) {
+            let state = STATE_NAMES.iter().find(|name| **name == instance.state).copied();
+            *counts.entry((instance.function, state.unwrap_or("unknown"))).or_default() += 1;
+        }
+        for ((function, state), count) in counts {
+            self.instances.with_label_values(&[function.as_str(), state]).set(count);
+        }
+        self.memory.set(vm.budget.total().get() as f64);
+        self.memory_used.set(vm.budget.used().get() as f64);
+        let mut all = self.instances.collect();
+        all.extend(self.memory.collect());
+        all.extend(self.memory_used.collect());
+        all
+    }
+}

@@ -1,0 +1,164 @@
+//! What should be against what is: the engine's containers with our label, and the instances that we know.
+//! At start ([`adopt`]): takes over what is healthy, removes the rest. On a timer ([`run`]): removes what
+//! nobody knows, tells instances that their containers are gone, keeps the network safe, starts what
+//! `minInstances` asks for. So a crash of the agent or of the engine heals without memory of it.
+
+use crate::{
+    engine::{EngineError, Found},
+    instance::{
+        Instance,
+        connections::Upstream,
+        control,
+        runner::Runner,
+        sockets::SocketFolder,
+    },
+    labels::{self, Labels},
+    logs::attach::Tap,
+    vm::LocalVm,
+};
+use epsilon_api::{chain::Chain, function::Runtime, ids::InstanceId};
+use futures_util::{StreamExt, stream};
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+/// Removals at once.
+const REMOVALS: usize = 4;
+/// How long a found instance may take to say that it is healthy.
+const HEALTHY: Duration = Duration::from_secs(2);
+
+/// Takes over the containers of an earlier life of this agent. Called once, before the first call.
+pub(crate) async fn adopt(vm: &Arc<LocalVm>) -> Result<(), EngineError> {
+    let found = vm.engine.list(&vm.id).await?;
+    let mut adopted = 0_usize;
+    let mut leftovers = Vec::new();
+    for container in found {
+        match adopt_one(vm, &container).await {
+            true => adopted += 1,
+            false => leftovers.push(container),
+        }
+    }
+    let removed = leftovers.len();
+    remove(vm, leftovers).await;
+    remove_orphaned_folders(vm);
+    if adopted + removed > 0 {
+        tracing::info!(adopted, removed, "Took over containers of an earlier run.");
+    }
+    Ok(())
+}
+
+async fn adopt_one(vm: &Arc<LocalVm>, found: &Found) -> bool {
+    let Some(labels) = Labels::from_map(&found.labels).filter(|_| found.is_running) else {
+        return false;
+    };
+    let Labels { instance: id, version, vm: _ } = labels;
+    let Ok(instance) = Instance::new(id.clone(), version, vm.config.connection_idle) else {
+        return false;
+    };
+    if instance.container != found.name {
+        return false;
+    }
+    // `runtime: container` cannot say whether calls still run in it.
+    if instance.version.spec.runtime != Runtime::Node {
+        return false;
+    }
+    let Ok(folder) = SocketFolder::open(vm.sockets_folder(&id)) else { return false };
+    match timeout(HEALTHY, control::health(&folder)).await {
+        Ok(Ok(health)) if health.state == "ready" && health.active == 0 => {}
+        _ => return false,
+    }
+    if Tap::open(vm, &instance).await.is_err() {
+        return false;
+    }
+    instance.connections.reach(Upstream::Sockets(folder));
+    instance.keep_memory(vm.budget.adopt(instance.version.spec.memory));
+    let (pool, instance) = (vm.pool(&instance.version), Arc::new(instance));
+    vm.known.lock().insert(id);
+    let key = pool.adopt(Arc::clone(&instance));
+    vm.spawn(Runner { vm: Arc::clone(vm), pool, key, instance }.adopt());
+    true
+}
+
+/// Runs until the agent ends.
+pub(crate) async fn run(vm: Arc<LocalVm>) {
+    let mut timer = interval(vm.config.reconcile_every);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    timer.tick().await; // the first is at once, and `adopt` has just been there
+    loop {
+        tokio::select! {
+            // The end first. Both arms may be dropped: a token, a timer.
+            biased;
+            () = vm.closed.cancelled() => return,
+            _ = timer.tick() => {}
+        }
+        tokio::select! {
+            biased;
+            () = vm.closed.cancelled() => return,
+            () = sweep(&vm) => {} // every step of it may be cut: the next round does it again
+        }
+    }
+}
+
+async fn sweep(vm: &Arc<LocalVm>) {
+    // Known before listed: an instance that starts meanwhile is in neither or in both.
+    let before = vm.known.lock().clone();
+    let found = vm.engine.list(&vm.id).await;
+    let was_down = vm.is_engine_down.swap(found.is_err(), Ordering::Relaxed);
+    let found = match found {
+        Ok(found) => found,
+        Err(err) => {
+            if !was_down {
+                tracing::error!(cause = %Chain(&err), "The container engine does not answer.");
+            }
+            return;
+        }
+    };
+    if was_down {
+        tracing::info!("The container engine answers again.");
+    }
+    if let Err(err) = vm.network.ensure(&*vm.engine).await {
+        tracing::warn!(cause = %Chain(&err), "The network of functions is not in order.");
+    }
+    let strangers = {
+        let now = vm.known.lock();
+        let is_known = |id: &InstanceId| before.contains(id) || now.contains(id);
+        found
+            .into_iter()
+            .filter(|container| {
+                let id = container.labels.get(labels::INSTANCE);
+                !id.and_then(|id| InstanceId::parse(id).ok()).is_some_and(|id| is_known(&id))
+            })
+            .collect::<Vec<_>>()
+    };
+    if !strangers.is_empty() {
+        tracing::warn!(count = strangers.len(), "Removing containers that nobody knows.");
+        remove(vm, strangers).await;
+    }
+    for pool in vm.pools() {
+        pool.ensure_min();
+    }
+}
+
+pub(crate) async fn remove(vm: &LocalVm, containers: Vec<Found>) {
+    stream::iter(containers)
+        .for_each_concurrent(REMOVALS, |container| async move {
+            if let Err(err) = vm.engine.remove(&container.name).await {
+                tracing::warn!(container = %container.name, cause = %Chain(&err), "Container could not be removed.");
+            }
+        })
+        .await;
+}
+
+/// Folders of instances that are no more.
+pub(crate) fn remove_orphaned_folders(vm: &LocalVm) {
+    let known: HashSet<InstanceId> = vm.known.lock().clone();
+    for entry in std::fs::read_dir(vm.sockets_root()).into_iter().flatten().flatten() {
+        let id = entry.file_name().to_str().and_then(|name| InstanceId::parse(name).ok());
+        if let Some(id) = id.filter(|id| !known.contains(id)) {
+            vm.remove_sockets(&id);
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! This VM: the parts that all instances share, and [`Vm`] on top of them. Decides which pool a call
+//! belongs to, which idle instance goes when another needs room, and whether the VM takes calls at all.
+
+use crate::{
+    call,
+    config::Config,
+    engine::Engine,
+    images::Images,
+    instance::{
+        Instance,
+        budget::Budget,
+        pool::{Key, Pool},
+        runner::Runner,
+        state::Moment,
+    },
+    logs::Logs,
+    metrics::Metrics,
+    network::Network,
+};
+use epsilon_api::{
+    error::CallError,
+    function::Version,
+    ids::{FunctionName, InstanceId, VersionId, VmId},
+    log::{LogQuery, LogRecord},
+    vm::{Answer, Call, Vm, VmState, VmStatus},
+};
+use futures_util::{future::BoxFuture, stream::BoxStream};
+use parking_lot::{Mutex, RwLock};
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+use tokio::{
+    runtime::Handle,
+    sync::Semaphore,
+    task::JoinHandle,
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub(crate) type Pools = HashMap<VersionId, Arc<Pool>, rapidhash::fast::RandomState>;
+
+pub(crate) struct LocalVm {
+    pub(crate) id: VmId,
+    pub(crate) config: Config,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) images: Images,
+    pub(crate) network: Network,
+    pub(crate) budget: Arc<Budget>,
+    /// Starts at once.
+    pub(crate) starts: Semaphore,
+    pub(crate) logs: Logs,
+    pub(crate) metrics: Metrics,
+    /// Instances whose runner lives: their containers are nobody else's business.
+    pub(crate) known: Mutex<HashSet<InstanceId>>,
+    pub(crate) is_engine_down: AtomicBool,
+    /// No new calls; set by a drain.
+    is_draining: AtomicBool,
+    /// The agent ends: nothing new, no retries.
+    pub(crate) closed: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    pools: RwLock<Pools>,
+    /// Held while victims are chosen, so that two starts do not count on the same ones.
+    evicting: Mutex<()>,
+    runtime: Handle,
+    epoch: Instant,
+}
+
+/// What [`LocalVm::new`] is made of.
+pub(crate) struct Parts {
+    pub(crate) id: VmId,
+    pub(crate) config: Config,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) logs: Logs,
+    pub(crate) metrics: Metrics,
+}
+
+impl LocalVm {
+    /// Must be called inside a runtime; its tasks run there.
+    pub(crate) fn new(parts: Parts) -> Arc<Self> {
+        let Parts { id, config, engine, budget, logs, metrics } = parts;
+        Arc::new(Self {
+            network: Network::new(&id, config.dangerous_allow_metadata),
+            starts: Semaphore::new(config.starts_at_once),
+            id,
+            config,
+            engine,
+            images: Images::default(),
+            budget,
+            logs,
+            metrics,
+            known: Mutex::default(),
+            is_engine_down: AtomicBool::new(false),
+            is_draining: AtomicBool::new(false),
+            closed: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            pools: RwLock::default(),
+            evicting: Mutex::new(()),
+            runtime: Handle::current(),
+            epoch: Instant::now(),
+        })
+    }
+
+    pub(crate) fn now(&self) -> Moment {
+        self.epoch.elapsed()
+    }
+
+    /// Runs a task that the end of the agent waits for.
+    pub(crate) fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.tasks.spawn_on(task, &self.runtime)
+    }
+
+    pub(crate) fn sockets_root(&self) -> PathBuf {
+        self.config.folder.join("sockets")
+    }
+
+    pub(crate) fn sockets_folder(&self, instance: &InstanceId) -> PathBuf {
+        self.sockets_root().join(instance.as_str())
+    }
+
+    pub(crate) fn remove_sockets(&self, instance: &InstanceId) {
+        let folder = self.sockets_folder(instance);
+        match std::fs::remove_dir_all(&folder) {
+            Ok(()) => {}
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound => {}
+            Err(err) => {
+                tracing::warn!(%err, folder = %folder.display(), "Folder could not be removed.");
+            }
+        }
+    }
+
+    pub(crate) fn pools(&self) -> Vec<Arc<Pool>> {
+        self.pools.read().values().cloned().collect()
+    }
+
+    /// The pool of a version; made when there is none. A version of the same number but of another image
+    /// comes from another life of the store: the old one goes.
+    pub(crate) fn pool(self: &Arc<Self>, version: &Arc<Version>) -> Arc<Pool> {
+        let id = version.id();
+        let is_same = |pool: &Arc<Pool>| {
+            Arc::ptr_eq(&pool.version, version)
+                || (pool.version.image == version.image && pool.version.spec == version.spec)
+        };
+        if let Some(pool) = self.pools.read().get(&id).filter(|pool| is_same(pool)) {
+            return Arc::clone(pool);
+        }
+        let mut pools = self.pools.write();
+        if let Some(pool) = pools.get(&id).filter(|pool| is_same(pool)) {
+            return Arc::clone(pool);
+        }
+        let pool = Pool::new(Arc::clone(self), Arc::clone(version));
+        let old = pools.insert(id, Arc::clone(&pool));
+        drop(pools);
+        if let Some(old) = old {
+            old.close(false);
+        }
+        pool
+    }
+
+    pub(crate) fn pool_for_call(self: &Arc<Self>, version: &Arc<Version>) -> Result<Arc<Pool>, CallError> {
+        if self.is_draining.load(Ordering::Relaxed) {
+            let function = version.function.clone();
+            return Err(CallError::NoCapacity { function, cause: "the VM drains".into() });
+        }
+        Ok(self.pool(version))
+    }
+
+    /// The pool is empty and unwanted.
+    pub(crate) fn forget(&self, pool: &Arc<Pool>) {
+        let mut pools = self.pools.write();
+        let id = pool.version.id();
+        if pools.get(&id).is_some_and(|other| Arc::ptr_eq(other, pool)) {
+            pools.remove(&id);
+        }
+        if !pools.keys().any(|other| other.function == id.function) {
+            self.metrics.forget(&id.function);
+        }
+    }
+
+    /// Hands a new instance to a task of its own.
+    pub(crate) fn launch(self: &Arc<Self>, pool: &Arc<Pool>, key: Key, instance: Arc<Instance>) {
+        self.known.lock().insert(instance.id.clone());
+        let runner = Runner { vm: Arc::clone(self), pool: Arc::clone(pool), key, instance };
+        self.spawn(runner.run());
+    }
+
+    /// Makes idle instances of other versions leave, the longest idle first, until `shortage` bytes are on
+    /// their way; all or nothing. Says whether they are.
+    pub(crate) fn evict(&self, shortage: u64, needy: &Arc<Pool>) -> bool {
+        let _one_at_a_time = self.evicting.lock();
+        let pools = self.pools();
+        let mut idle: Vec<(Moment, Key, &Arc<Pool>)> = pools
+            .iter()
+            .filter(|pool| !Arc::ptr_eq(pool, needy))
+            .flat_map(|pool| pool.evictable().into_iter().map(move |(since, key)| (since, key, pool)))
+            .collect();
+        idle.sort_unstable_by_key(|(since, key, _)| (*since, *key));
+        let available: u64 = idle.iter().map(|(_, _, pool)| pool.version.spec.memory.get()).sum();
+        if available < shortage {
+            return false;
+        }
+        let mut freed = 0;
+        for (_, key, pool) in idle {
+            if freed >= shortage {
+                break;
+            }
+            if pool.evict(key) {
+                freed += pool.version.spec.memory.get();
+                self.metrics.evictions.inc();
+            }
+        }
+        freed >= shortage
+    }
+
+    /// Calls that run or wait.
+    pub(crate) fn calls(&self) -> u32 {
+        self.pools().iter().map(|pool| pool.load()).map(|(active, waiting)| active + waiting).sum()
+    }
+
+    pub(crate) fn set_draining(&self, draining: bool) {
+        self.is_draining.store(draining, Ordering::Relaxed);
+        for pool in self.pools() {
+            if draining { pool.close(true) } else { pool.open() }
+        }
+    }
+}
+
+impl std::fmt::Debug for LocalVm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalVm").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// [`LocalVm`] as the gateway gets it.
+#[derive(Debug)]
+pub(crate) struct Front(pub(crate) Arc<LocalVm>);
+
+impl Vm for Front {
+    fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, CallError>> {
+        Box::pin(call::handle(&self.0, call))
+    }
+
+    fn ensure_ready(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>> {
+        Box::pin(async move { self.0.pool_for_call(&version)?.ensure_ready().await })
+    }
+
+    fn retire(&self, version: &VersionId) {
+        let pool = self.0.pools.read().get(version).cloned();
+        if let Some(pool) = pool {
+            pool.close(false);
+        }
+    }
+
+    fn logs(&self, function: &FunctionName, query: LogQuery) -> BoxStream<'static, LogRecord> {
+        self.0.logs.read(function.clone(), query)
+    }
+
+    fn status(&self) -> VmStatus {
+        let vm = &self.0;
+        let pools = vm.pools();
+        let (calls_active, calls_waiting) = pools
+            .iter()
+            .map(|pool| pool.load())
+            .fold((0, 0), |(active, waiting), (a, w)| (active + a, waiting + w));
+        let mut instances: Vec<_> = pools.iter().flat_map(|pool| pool.statuses()).collect();
+        instances.sort_by_key(|instance| instance.started_at);
+        let state = if vm.is_draining.load(Ordering::Relaxed) {
+            VmState::Draining
+        } else if vm.is_engine_down.load(Ordering::Relaxed) {
+            VmState::EngineDown
+        } else {
+            VmState::Ready
+        };
+        VmStatus {
+            id: vm.id.clone(),
+            state,
+            memory_bytes: vm.budget.total(),
+            memory_used_bytes: vm.budget.used(),
+            calls_active,
+            calls_waiting,
+            instances,
+        }
+    }
+
+    fn drain(&self, draining: bool) {
+        if self.0.is_draining.load(Ordering::Relaxed) != draining {
+            tracing::info!(draining, "Drain.");
+        }
+        self.0.set_draining(draining);
+    }
+}
