@@ -17,24 +17,22 @@ use crate::{
     args::{Cli, Command},
     failure::Failure,
 };
-use std::process::ExitCode;
 
 /// Runs what was typed.
-pub(crate) async fn run(cli: Cli) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
     let globals = &cli.globals;
     match cli.command {
-        Command::Up(up) => up.run(globals).await?,
-        Command::Init(init) => init.run(globals)?,
-        Command::Deploy(deploy) => deploy.run(globals).await?,
-        Command::Invoke(invoke) => return invoke.run(globals).await,
-        Command::Logs(logs) => logs.run(globals).await?,
-        Command::Functions(functions) => functions.run(globals).await?,
-        Command::Versions(versions) => versions.run(globals).await?,
-        Command::Rollback(rollback) => rollback.run(globals).await?,
-        Command::Delete(delete) => delete.run(globals).await?,
-        Command::Vms(vms) => vms.run(globals).await?,
-        Command::Drain(drain) => drain.run(globals).await?,
-        Command::Undrain(undrain) => undrain.run(globals).await?,
+        Command::Up(up) => up.run(globals).await,
+        Command::Init(init) => init.run(globals),
+        Command::Deploy(deploy) => deploy.run(globals).await,
+        Command::Invoke(invoke) => invoke.run(globals).await,
+        Command::Logs(logs) => logs.run(globals).await,
+        Command::Functions(functions) => functions.run(globals).await,
+        Command::Versions(versions) => versions.run(globals).await,
+        Command::Rollback(rollback) => rollback.run(globals).await,
+        Command::Delete(delete) => delete.run(globals).await,
+        Command::Vms(vms) => vms.run(globals).await,
+        Command::Drain(drain) => drain.run(globals).await,
+        Command::Undrain(undrain) => undrain.run(globals).await,
     }
-    Ok(ExitCode::SUCCESS)
 }

@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         Err(err) => Err(Failure::new("RUNTIME", "the system refused worker threads").because(&err)),
     };
     match ended {
-        Ok(code) => code,
+        Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(json),
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     failure::Failure,
     output,
 };
+use bytes::Bytes;
 use clap::Args;
 use console::style;
 use epsilon_api::{
@@ -22,7 +23,6 @@ use reqwest::{Response, Url};
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
-    process::ExitCode,
     time::{Duration, Instant},
 };
 
@@ -47,9 +47,12 @@ pub(crate) struct Invoke {
     /// What follows the function's name in the address, with a query if wanted
     #[arg(long, value_name = "/PATH", default_value = "", hide_default_value = true)]
     path: String,
-    /// Show status, headers and timing too
+    /// Show status and headers before the body, and the timing
     #[arg(long, short)]
     include: bool,
+    /// Show status and timing on standard error
+    #[arg(long)]
+    timing: bool,
 }
 
 /// What `--json` prints of an answer.
@@ -66,7 +69,7 @@ struct Answered {
 }
 
 impl Invoke {
-    pub(crate) async fn run(self, globals: &Globals) -> Result<ExitCode, Failure> {
+    pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
         let function = Client::new(globals)?.function(&self.name).await?;
         let url = self.url(&function.url)?;
         let within = globals.timeout.unwrap_or(CALL_WITHIN);
@@ -77,50 +80,36 @@ impl Invoke {
         let response = request.send().await.map_err(lost)?;
         let status = response.status();
         let headers = response.headers().clone();
-        let answer = if may_be_platform_error(&response) {
-            let body = response.bytes().await.map_err(lost)?;
-            if let Some(error) = platform_error(&body, &headers) {
-                if self.include {
-                    print_head(status, &headers)?;
-                }
-                return Err(Failure::from(error));
-            }
-            Answer::Whole(body)
-        } else {
-            Answer::Coming(response)
-        };
+        let mut body = Body::Coming(response);
+        let mut error = None;
+        if body.may_be_platform_error() {
+            let bytes = body.whole().await.map_err(lost)?;
+            error = platform_error(&bytes, &headers);
+            body = Body::Whole(bytes);
+        }
 
-        if globals.json {
-            let body = match answer {
-                Answer::Whole(body) => body,
-                Answer::Coming(response) => response.bytes().await.map_err(lost)?,
-            };
-            output::json(Answered::new(status, &headers, began.elapsed(), &body))?;
-        } else {
-            if self.include {
-                print_head(status, &headers)?;
-            }
-            match answer {
-                Answer::Whole(body) => output::bytes(&body)?,
-                Answer::Coming(response) => {
-                    let mut pieces = response.bytes_stream();
-                    while let Some(piece) = pieces.next().await {
-                        output::bytes(&piece.map_err(lost)?)?;
-                    }
-                }
-            }
-            output::end_of_body()?;
-            if self.include {
-                eprintln!("{}", style(spent(status, began.elapsed(), &headers)).for_stderr().dim());
+        if self.include && !globals.json {
+            print_head(status, &headers)?;
+        }
+        if error.is_none() {
+            if globals.json {
+                let bytes = body.whole().await.map_err(lost)?;
+                output::json(Answered::new(status, &headers, began.elapsed(), &bytes))?;
+            } else {
+                body.print(lost).await?;
             }
         }
-        if status.is_server_error() {
-            if !globals.json && !self.include {
-                eprintln!("{}", style(spent(status, began.elapsed(), &headers)).for_stderr().red());
-            }
-            return Ok(ExitCode::FAILURE);
+        if (self.timing || self.include) && !globals.json {
+            eprintln!("{}", style(spent(status, began.elapsed(), &headers)).for_stderr().dim());
         }
-        Ok(ExitCode::SUCCESS)
+        match error {
+            Some(error) => Err(Failure::from(error)),
+            None if status.is_server_error() => {
+                let message = format!("`{}` answered with status {status}", self.name);
+                Err(Failure::new("FUNCTION_STATUS", message))
+            }
+            None => Ok(()),
+        }
     }
 
     fn url(&self, function: &str) -> Result<Url, Failure> {
@@ -149,10 +138,41 @@ impl Invoke {
     }
 }
 
-/// The body: read already, or on its way.
-enum Answer {
-    Whole(bytes::Bytes),
+/// The answer's body: read already, or on its way.
+enum Body {
+    Whole(Bytes),
     Coming(Response),
+}
+
+impl Body {
+    fn may_be_platform_error(&self) -> bool {
+        let Self::Coming(response) = self else { return false };
+        let kind = response.headers().get(header::CONTENT_TYPE);
+        response.status().as_u16() >= 400
+            && kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"))
+            && response.content_length().is_some_and(|length| length <= ERROR_MAX)
+    }
+
+    async fn whole(self) -> Result<Bytes, reqwest::Error> {
+        match self {
+            Self::Whole(bytes) => Ok(bytes),
+            Self::Coming(response) => response.bytes().await,
+        }
+    }
+
+    /// Prints it as it comes. `lost` tells of a connection that broke.
+    async fn print(self, lost: impl Fn(reqwest::Error) -> Failure) -> Result<(), Failure> {
+        match self {
+            Self::Whole(bytes) => output::bytes(&bytes)?,
+            Self::Coming(response) => {
+                let mut pieces = response.bytes_stream();
+                while let Some(piece) = pieces.next().await {
+                    output::bytes(&piece.map_err(&lost)?)?;
+                }
+            }
+        }
+        output::end_of_body()
+    }
 }
 
 impl Answered {
@@ -175,16 +195,6 @@ fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let name = HeaderName::try_from(name.trim()).map_err(|err| err.to_string())?;
     let value = HeaderValue::try_from(value.trim()).map_err(|err| err.to_string())?;
     Ok((name, value))
-}
-
-fn may_be_platform_error(response: &Response) -> bool {
-    let json = response
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
-    response.status().as_u16() >= 400
-        && json
-        && response.content_length().is_some_and(|length| length <= ERROR_MAX)
 }
 
 /// The platform's own error names the call that the answer's header names; a function that answers

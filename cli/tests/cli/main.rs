@@ -2,6 +2,8 @@
 //! What it prints is in golden files under `snapshots/`; rewrite them with `INSTA_UPDATE=always` and read
 //! the diff.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+
 mod deploy;
 mod errors;
 mod init;

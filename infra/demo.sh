@@ -1,0 +1,253 @@
+#!/usr/bin/env bash
+# `make demo`: the whole platform, from nothing to answers, on this machine.
+#
+# Sets up what is missing, builds the release binary, starts `epsilon up` on a data folder of its own,
+# deploys each of examples/, calls each, then stays up until Ctrl-C. Removes everything at its end, however
+# it ends, and looks whether that is true. DEMO_EXIT=1: ends by itself after the tour, with status 0.
+#
+# examples/NAME/calls lists the calls of an example: per line the arguments of `epsilon invoke`; a line that
+# begins with `!` is a call that must fail. Without the file, each function is called once.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=infra/engine.sh
+. infra/engine.sh
+
+# The first start makes the runtime base: minutes on a slow mirror.
+READY_LIMIT=${DEMO_READY_LIMIT:-1500}
+# Draining and removing the containers.
+STOP_LIMIT=90
+# One call of an example.
+CALL_LIMIT=60
+
+if [ -t 1 ]; then bold=$'\e[1m' dim=$'\e[2m' green=$'\e[32m' red=$'\e[31m' plain=$'\e[0m'; else bold='' dim='' green='' red='' plain=''; fi
+title() { printf '\n%s== %s%s\n' "$bold" "$*" "$plain"; }
+note() { printf '%s%s%s\n' "$dim" "$*" "$plain"; }
+fail() { printf '%sdemo: %s%s\n' "$red" "$*" "$plain" >&2; }
+
+work=''     # the demo's folder: data, logs
+platform='' # the process of `epsilon up`
+shown=''    # the process that shows its log
+failures=0
+cleaned=''
+
+# ---------------------------------------------------------------------------------------------------- end
+
+stop_platform() {
+    [ -n "$platform" ] || return 0
+    kill -TERM "$platform" 2>/dev/null || true
+    local waited=0 status=0
+    while kill -0 "$platform" 2>/dev/null; do
+        if [ "$waited" -ge $((STOP_LIMIT * 5)) ]; then
+            fail "\`epsilon up\` did not end within $STOP_LIMIT s; killing it"
+            kill -KILL "$platform" 2>/dev/null || true
+            failures=$((failures + 1))
+            break
+        fi
+        sleep 0.2
+        waited=$((waited + 1))
+    done
+    wait "$platform" || status=$?
+    platform=''
+    if [ "$status" -ne 0 ]; then
+        fail "\`epsilon up\` ended with status $status; the end of its log:"
+        tail -n 20 "$work/up.log" >&2
+        failures=$((failures + 1))
+    fi
+}
+
+# Looks for all that could be left: containers, networks, mounts, processes, the data folder.
+look_for_leftovers() {
+    local left=() label='' vm
+    if vm=$(cat "$work/data/vm/id" 2>/dev/null); then
+        label="epsilon.vm=$vm"
+        if engine_holds containers "$label"; then left+=("containers with the label $label"); fi
+        if engine_holds networks "$label"; then left+=("a network with the label $label"); fi
+    fi
+    if grep -qF " $work" /proc/mounts; then left+=("mounts below $work"); fi
+    local process
+    for process in /proc/[0-9]*; do
+        # Ourselves and our children mention the folder only in variables, not on the command line.
+        if tr '\0' ' ' <"$process/cmdline" 2>/dev/null | grep -qF -- "$work/data"; then
+            left+=("process ${process#/proc/}")
+        fi
+    done
+    rm -rf "$work" 2>/dev/null || true
+    if [ -e "$work" ]; then left+=("the folder $work"); fi
+    if [ ${#left[@]} -gt 0 ]; then
+        fail "left behind: $(printf '%s; ' "${left[@]}")"
+        failures=$((failures + 1))
+    else
+        note "nothing is left behind: no container, no network, no mount, no process, no data"
+    fi
+}
+
+finish() {
+    local status=$?
+    trap - EXIT
+    trap '' INT TERM HUP # the end is not to be interrupted; each of its waits has a limit
+    [ -z "$cleaned" ] || exit "$status"
+    cleaned=yes
+    if [ -n "$shown" ]; then kill "$shown" 2>/dev/null || true; fi
+    if [ -n "$work" ]; then
+        title "The end"
+        note "draining, removing containers…"
+        stop_platform
+        look_for_leftovers
+    fi
+    if [ "$failures" -gt 0 ]; then
+        fail "$failures things went wrong"
+        exit 1
+    fi
+    exit "$status"
+}
+trap finish EXIT
+trap 'exit 0' INT
+trap 'exit 143' TERM
+trap 'exit 129' HUP
+
+# --------------------------------------------------------------------------------------------------- parts
+
+# Runs a command and shows it as a person would type it.
+run() {
+    printf '\n%s$ %s%s\n' "$green" "$(printf '%s ' "$@" | sed 's/ $//')" "$plain"
+    "$@"
+}
+
+epsilon() { "$binary" "$@"; }
+
+is_taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+start_platform() {
+    local listen=127.0.0.1:8080 control=127.0.0.1:8081
+    if is_taken 8080 || is_taken 8081; then
+        note "port 8080 or 8081 is taken: using free ones"
+        listen=127.0.0.1:0 control=127.0.0.1:0
+    fi
+    printf '\n%s$ epsilon up%s\n' "$green" "$plain"
+    # In a session of its own: Ctrl-C is for this script, which then ends it in order.
+    setsid "$binary" up --listen "$listen" --control "$control" --data-dir "$work/data" \
+        --log-format compact >"$work/ready" 2>"$work/up.log" </dev/null &
+    platform=$!
+    tail -n +1 -F "$work/up.log" 2>/dev/null | sed -u "s/^/${dim}  | /; s/\$/${plain}/" &
+    shown=$!
+
+    local waited=0
+    until grep -q '^ready' "$work/ready"; do
+        if ! kill -0 "$platform" 2>/dev/null; then
+            fail "\`epsilon up\` ended before it was ready; its log:"
+            tail -n 40 "$work/up.log" >&2
+            exit 1
+        fi
+        if [ "$waited" -ge $((READY_LIMIT * 5)) ]; then
+            fail "\`epsilon up\` was not ready within $READY_LIMIT s"
+            exit 1
+        fi
+        sleep 0.2
+        waited=$((waited + 1))
+    done
+    kill "$shown" 2>/dev/null || true
+    wait "$shown" 2>/dev/null || true
+    shown=''
+    cat "$work/ready"
+    calls_url=$(grep -o 'http://[^ ]*' "$work/ready" | sed -n 1p)
+    control_url=$(grep -o 'http://[^ ]*' "$work/ready" | sed -n 2p)
+}
+
+# One call: the command, the answer, the timing. $1: `!` when it must fail.
+call() {
+    local must_fail=$1 status=0
+    shift
+    printf '\n%s$ epsilon invoke %s%s\n' "$green" "$*" "$plain"
+    local words
+    # The line is the example's own text; quotes in it group words as in a shell.
+    mapfile -t words < <(printf '%s' "$*" | xargs -n1 printf '%s\n')
+    timeout "$CALL_LIMIT" "$binary" invoke "${words[@]}" --timing >"$work/answer" 2>"$work/timing" || status=$?
+    head -c 2000 "$work/answer"
+    [ -z "$(tail -c1 "$work/answer")" ] || echo
+    note "$(cat "$work/timing")"
+    if [ -n "$must_fail" ] && [ "$status" -ne 1 ]; then
+        fail "that call was to fail with status 1, and ended with $status"
+        failures=$((failures + 1))
+    elif [ -z "$must_fail" ] && [ "$status" -ne 0 ]; then
+        fail "that call ended with status $status"
+        failures=$((failures + 1))
+    fi
+}
+
+tour() {
+    local folder functions='' line name
+    for folder in examples/*/; do
+        folder=${folder%/}
+        title "$folder"
+        printf '\n%s$ epsilon deploy %s%s\n' "$green" "$folder" "$plain"
+        if ! epsilon deploy "$folder" >"$work/deployed"; then
+            failures=$((failures + 1))
+            continue
+        fi
+        cat "$work/deployed"
+        functions=$(awk 'NR > 1 { print $1 }' "$work/deployed")
+        if [ -f "$folder/calls" ]; then
+            while IFS= read -r line || [ -n "$line" ]; do
+                case "$line" in
+                    '' | '#'*) ;;
+                    '!'*) call '!' "${line#!}" ;;
+                    *) call '' "$line" ;;
+                esac
+            done <"$folder/calls"
+        else
+            for name in $functions; do call '' "$name"; done
+        fi
+    done
+    [ -n "$functions" ] || {
+        fail "there is nothing in examples/"
+        failures=$((failures + 1))
+        return
+    }
+    name=${functions%%$'\n'*}
+
+    title "A look around"
+    run epsilon functions
+    run epsilon versions "$name"
+    run epsilon logs "$name" --tail 5
+    run epsilon vms
+    title "Pushing the same again makes no new version"
+    run epsilon deploy "$folder"
+}
+
+# -------------------------------------------------------------------------------------------------- script
+
+title "What this machine needs"
+infra/ensure-tools.sh build run
+infra/ensure-docker.sh
+
+title "The release binary"
+cargo build --release --locked --package epsilon-cli
+binary=$(cargo metadata --format-version 1 --no-deps --offline | grep -o '"target_directory":"[^"]*"' | cut -d'"' -f4)/release/epsilon
+
+title "The platform"
+work=$(mktemp -d "${TMPDIR:-/tmp}/epsilon-demo.XXXXXX")
+# Whatever the caller's environment says, this is a platform of its own.
+while IFS= read -r name; do unset "$name"; done < <(compgen -e | grep '^EPSILON_' || true)
+export EPSILON_DATA_DIR="$work/data"
+start_platform
+tour
+
+if [ "${DEMO_EXIT:-}" = 1 ]; then
+    exit 0
+fi
+
+title "It stays up until Ctrl-C. Try in another terminal:"
+cat <<END
+
+  export PATH=${binary%/*}:\$PATH EPSILON_DATA_DIR=$EPSILON_DATA_DIR
+  epsilon init shop && epsilon deploy shop
+  epsilon invoke hello --timing
+  curl -i '$calls_url/hello?name=you'
+  epsilon logs hello --follow
+  curl -s $control_url/metrics | grep ^epsilon_
+
+END
+# Ends with Ctrl-C, or when the platform ends by itself.
+wait "$platform" || true
+fail "\`epsilon up\` ended by itself"
+failures=$((failures + 1))

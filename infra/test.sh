@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# `make test`: sets up what the tests need and runs them all. A part that cannot run has failed; nothing is
+# skipped. Ends with a table of the parts and one line `N passed, N failed`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=infra/engine.sh
+. infra/engine.sh
+
+logs=$(mktemp -d "${TMPDIR:-/tmp}/epsilon-test.XXXXXX")
+trap 'rm -rf "$logs"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+rows=()
+passed=0
+failed=0
+
+# Adds up what a part's output says of single tests (Rust's, Node's). A part without such lines is one test.
+count() {
+    local log=$1 status=$2 good bad
+    good=$(sed -nE 's/^test result: .* ([0-9]+) passed;.*/\1/p; s/^(#|ℹ) pass ([0-9]+)$/\2/p' "$log" | paste -sd+ | bc_or_zero)
+    bad=$(sed -nE 's/^test result: .* ([0-9]+) failed;.*/\1/p; s/^(#|ℹ) fail ([0-9]+)$/\2/p' "$log" | paste -sd+ | bc_or_zero)
+    if [ "$status" -ne 0 ] && [ "$bad" -eq 0 ]; then bad=1; fi
+    if [ "$status" -eq 0 ] && [ "$good" -eq 0 ]; then good=1; fi
+    passed=$((passed + good))
+    failed=$((failed + bad))
+    counted="$good passed, $bad failed"
+}
+bc_or_zero() {
+    local sum
+    read -r sum || true
+    echo $((${sum:-0}))
+}
+
+# part NAME LIMIT COMMAND…: runs one part with a time limit and remembers how it went.
+part() {
+    local name=$1 limit=$2 status=0 began=$SECONDS
+    shift 2
+    printf '\n=== %s: %s\n' "$name" "$*"
+    # In the foreground, so that Ctrl-C reaches it.
+    timeout --foreground --kill-after=60 "$limit" "$@" 2>&1 | tee "$logs/part" || status=$?
+    [ "$status" -ne 124 ] || echo "=== $name did not end within $limit"
+    count "$logs/part" "$status"
+    local word=ok
+    [ "$status" -eq 0 ] || word=FAILED
+    rows+=("$(printf '%-10s %-7s %6s s   %s' "$name" "$word" $((SECONDS - began)) "$counted")")
+    return 0
+}
+
+no_leftovers() {
+    local label status=0
+    for label in epsilon.vm epsilon.builder; do
+        if engine_holds containers "$label"; then
+            echo "containers with the label $label are left behind"
+            status=1
+        fi
+    done
+    if engine_holds networks epsilon.vm; then
+        echo "a network with the label epsilon.vm is left behind"
+        status=1
+    fi
+    return "$status"
+}
+
+part tools 15m infra/ensure-tools.sh
+part docker 10m infra/ensure-docker.sh
+part format 2m cargo fmt --all --check
+part scripts 2m shellcheck --external-sources .ci/run infra/ensure-docker.sh infra/ensure-tools.sh infra/demo.sh infra/test.sh infra/test-wrapper.sh
+part lints 30m cargo clippy --workspace --all-targets --locked -- --deny warnings
+part rust 40m cargo test --workspace --exclude epsilon-e2e --locked --no-fail-fast
+part build 30m cargo build --release --locked --package epsilon-cli
+target=$(cargo metadata --format-version 1 --no-deps --offline | grep -o '"target_directory":"[^"]*"' | cut -d'"' -f4)
+part wrapper 40m env EPSILON_BIN="$target/release/epsilon" infra/test-wrapper.sh
+part e2e 60m env EPSILON_BIN="$target/release/epsilon" cargo test --package epsilon-e2e --locked --no-fail-fast
+part demo 40m env DEMO_EXIT=1 infra/demo.sh
+
+printf '\n=== leftovers\n'
+status=0
+no_leftovers 2>&1 | tee "$logs/part" || status=$?
+count "$logs/part" "$status"
+rows+=("$(printf '%-10s %-7s %6s s   %s' leftovers "$([ "$status" -eq 0 ] && echo ok || echo FAILED)" 0 "$counted")")
+
+printf '\n=== summary\n'
+printf '%s\n' "${rows[@]}"
+printf '%s s in all\n\n%s passed, %s failed\n' "$SECONDS" "$passed" "$failed"
+[ "$failed" -eq 0 ]
