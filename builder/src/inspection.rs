@@ -142,7 +142,8 @@ impl LoadError {
     /// For the developer: the stack where there is one (it begins with the message), else the message.
     pub fn told(&self) -> String {
         let message = printable(&self.message, MESSAGE_MAX);
-        match self.stack.as_deref().map(|stack| printable(stack, STACK_MAX)) {
+        let stack = self.stack.as_deref().filter(|stack| !stack.trim().is_empty());
+        match stack.map(|stack| printable(stack, STACK_MAX)) {
             Some(stack) if stack.contains(message.as_str()) => stack,
             Some(stack) => format!("{message}\n{stack}"),
             None => message,
@@ -194,12 +195,29 @@ mod tests {
         assert!(message(".").contains("no file"));
     }
 
+    /// As the runtime's `inspect.js` wrote it, character by character.
+    #[test]
+    fn a_real_answer_is_read_whole() {
+        let real = r#"{"entries":[{"entry":"index.js","error":null,"exports":[{"name":"hello","signature":"express","config":{"timeout":10000,"env":{"A":1.5}}},{"name":"default","signature":"fetch","config":null}],"files":["index.js","lib/a.js"],"dynamic":[{"file":"index.js","line":3,"text":"require(n);"}]},{"entry":"broken.js","error":{"message":"boom","stack":"Error: boom\n    at Object.<anonymous> (/app/broken.js:1:7)"},"exports":[],"files":["broken.js"],"dynamic":[]}]}"#;
+        let inspection = Inspection::parse(real.as_bytes()).unwrap();
+        let index = inspection.found("index.js").unwrap();
+        assert_eq!(index.exports[1].signature, Signature::Fetch);
+        assert_eq!((index.files.len(), index.dynamic[0].line), (2, 3));
+        let broken = inspection.found("broken.js").unwrap_err();
+        assert_eq!(
+            broken.message,
+            "`broken.js` could not be loaded: Error: boom\n    at Object.<anonymous> (/app/broken.js:1:7)"
+        );
+    }
+
     #[test]
     fn an_errors_text_cannot_steer_a_terminal() {
         let error = LoadError { message: "a\u{1b}[2Jb".into(), stack: Some("at x\n\tat y".into()) };
         assert_eq!(error.told(), "a[2Jb\nat x\n\tat y");
         let error = LoadError { message: "no x".into(), stack: Some("Error: no x\n  at y".into()) };
         assert_eq!(error.told(), "Error: no x\n  at y");
+        let error = LoadError { message: "too slow".into(), stack: Some(String::new()) };
+        assert_eq!(error.told(), "too slow");
     }
 
     proptest::proptest! {

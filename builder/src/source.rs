@@ -261,7 +261,7 @@ impl Source {
     /// The content of one small file, if it is there. Blocking.
     ///
     /// # Errors
-    /// `MANIFEST_INVALID` when it is larger than `max`.
+    /// `MANIFEST_INVALID` when it is larger than `max`, or a link to a folder.
     pub fn read(&self, path: &str, max: Bytes) -> Result<Option<Vec<u8>>, BuildError> {
         const READING: &str = "reading the source";
         if self.get(path).is_none() {
@@ -275,7 +275,10 @@ impl Source {
         };
         let mut bytes = Vec::new();
         let read = file.take(max.get() + 1).read_to_end(&mut bytes);
-        read.map_err(|cause| error::file(READING, &cause))?;
+        read.map_err(|cause| match cause.kind() {
+            io::ErrorKind::IsADirectory => error::manifest_invalid(format!("{path} is a folder")),
+            _ => error::file(READING, &cause),
+        })?;
         if bytes.len() as u64 > max.get() {
             return Err(error::manifest_invalid(format!("{path} is larger than {max}")));
         }

@@ -278,6 +278,25 @@ async fn long_names_and_pax_names_are_read() {
 }
 
 #[tokio::test]
+async fn small_files_are_read_within_a_limit() {
+    let work = tempfile::tempdir().unwrap();
+    let archive = pack()
+        .file("d/a", "12345")
+        .symlink("good", "d/a")
+        .symlink("folder", "d")
+        .symlink("none", "x");
+    let source = receive_with(&archive.gz(), &small(), work.path()).await.unwrap();
+    let read = |path, max| source.read(path, Bytes(max)).map_err(|err| err.message);
+    assert_eq!(read("good", 5), Ok(Some(b"12345".to_vec())));
+    assert_eq!(read("good", 4), Err("good is larger than 4B".into()));
+    assert_eq!(read("folder", 5), Err("folder is a folder".into()));
+    assert_eq!(
+        (read("none", 5), read("absent", 5), read("../x", 5)),
+        (Ok(None), Ok(None), Ok(None))
+    );
+}
+
+#[tokio::test]
 async fn the_digest_is_of_content_and_not_of_the_archive() {
     let work = tempfile::tempdir().unwrap();
     let digest = async |archive: Vec<u8>| {
