@@ -32,8 +32,8 @@ function inspectEntry(entry) {
       clearTimeout(timer);
       if (timedOut) return resolve(failed(`\`${entry}\` did not finish loading within ${LOAD_LIMIT_MS} ms`));
       if (chunks.length > 0) return resolve(JSON.parse(Buffer.concat(chunks)));
-      const how = signal ? `was ended by ${signal}` : `exited with code ${code}`;
-      resolve(failed(`\`${entry}\` ${how} while loading`));
+      if (code === 0) return resolve(failed(`\`${entry}\` ended before it was loaded: \`process.exit()\`, or an \`await\` that never settles`));
+      resolve(failed(`\`${entry}\` ${signal ? `was ended by ${signal}` : `exited with code ${code}`} while loading`));
     });
   });
 }

@@ -27,7 +27,7 @@ class Call {
   constructor(instance, req, res) {
     const id = req.headers[ID_HEADER];
     this.#instance = instance;
-    this.id = ID_SHAPE.test(id) ? id : randomBytes(16).toString('hex');
+    this.id = ID_SHAPE.test(id ?? '') ? id : randomBytes(16).toString('hex');
     this.req = req;
     this.res = res;
     this.startedAt = performance.now();

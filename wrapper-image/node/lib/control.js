@@ -5,7 +5,7 @@
 const http = require('node:http');
 const { AlreadyStarted, LoadFailed } = require('./instance.js');
 const { InvalidSpec } = require('./spec.js');
-const { describe } = require('./log.js');
+const { describe, withoutOurs } = require('./log.js');
 const { listen } = require('./server.js');
 
 /** A spec with its environment; an environment alone may be some 100 KiB. */
@@ -34,7 +34,7 @@ async function route(req, instance, start) {
     if (!(err instanceof LoadFailed)) return [400, failure('BAD_REQUEST', err.message)];
     const { cause } = err;
     instance.log.error(`${err.message}.`, cause);
-    return [422, failure('FUNCTION_INIT_FAILED', cause?.message ?? String(cause), describe(cause))];
+    return [422, failure('FUNCTION_INIT_FAILED', withoutOurs(cause?.message ?? String(cause)), describe(cause))];
   }
 }
 

@@ -41,23 +41,29 @@ class Instance {
     this.state = 'loading';
     this.name = spec.function;
     this.timeoutMs = spec.timeoutMs;
-    const startedAt = performance.now();
+    const strayFault = new Promise((_, reject) => (this.#rejectLoad = reject));
     try {
-      Object.assign(process.env, spec.env);
-      process.chdir(spec.root); // again: the folder may have been mounted over since the process started
-      const strayFault = new Promise((_, reject) => (this.#rejectLoad = reject));
-      const target = await Promise.race([loadFunction(spec), strayFault]);
-      const load_ms = performance.now() - startedAt;
-      this.#server = callServer(this, spec, target, { onSocket: where.path !== undefined });
-      await listen(this.#server, where);
+      const data = await Promise.race([this.#load(spec, where), strayFault]);
       this.state = 'ready';
-      return { signature: target.signature, load_ms };
+      return data;
     } catch (err) {
       this.state = 'failed';
+      this.#server?.close();
       throw new LoadFailed(`\`${spec.function}\` could not be loaded`, { cause: err });
     } finally {
       this.#rejectLoad = null;
     }
+  }
+
+  async #load(spec, where) {
+    const startedAt = performance.now();
+    Object.assign(process.env, spec.env);
+    process.chdir(spec.root); // again: the folder may have been mounted over since the process started
+    const target = await loadFunction(spec);
+    const load_ms = performance.now() - startedAt;
+    this.#server = callServer(this, spec, target, { onSocket: where.path !== undefined });
+    await listen(this.#server, where);
+    return { signature: target.signature, load_ms };
   }
 
   /** Ends the loading with a fault that came from outside of its stack. False when nothing is loading. */

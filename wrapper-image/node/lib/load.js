@@ -2,13 +2,22 @@
 // Loads a file of the project and finds the function in it. ES modules, CommonJS and TypeScript (by Node's
 // own type stripping) alike. Called by `instance.js` and by `inspect.js`.
 
+const fs = require('node:fs');
 const path = require('node:path');
+const { setImmediate: nextTurn } = require('node:timers/promises');
 const { pathToFileURL } = require('node:url');
 const { functionsOf, signatureOf } = require('./exports.js');
 
-/** The module's exports. */
+/** The module's exports, one turn after it was loaded: a rejection that nobody awaits is known only then. */
 async function loadModule(root, entry) {
   const file = path.resolve(root, entry);
+  if (!fs.existsSync(file)) throw new Error(`\`${entry}\` does not exist`);
+  const exported = await requireOrImport(file);
+  await nextTurn();
+  return exported;
+}
+
+function requireOrImport(file) {
   try {
     return require(file); // also loads ES modules, synchronously
   } catch (err) {

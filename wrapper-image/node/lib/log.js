@@ -5,15 +5,15 @@
 // Two forms. `records`: RS (0x1e) + one line of JSON, after RFC 7464, so that the agent can tell a
 // record from a line that a child process or the engine itself printed. `text`: for people.
 
+const path = require('node:path');
 const { inspect } = require('node:util');
 const { currentCall } = require('./call.js');
 
 /** Longest message in characters. A stack is 2–4 thousand; what is longer is a dump, and its head tells. */
 const MESSAGE_MAX = 64 * 1024;
 
-const FRAME = /^ +at /;
-const NODE_FRAME = /\bnode:/;
-const OWN_FOLDER = `${__dirname}/`;
+const NODE_FRAME = /^ +at .*\bnode:/;
+const OWN_FOLDER = `${path.dirname(__dirname)}/`;
 
 class Log {
   #print;
@@ -60,8 +60,12 @@ function describe(thrown) {
   } catch {
     shown = 'a value that cannot be shown'; // a throwing getter or inspect hook
   }
-  const isOurs = (line) => FRAME.test(line) && (line.includes(OWN_FOLDER) || NODE_FRAME.test(line));
-  return shown.split('\n').filter((line) => !isOurs(line)).join('\n');
+  return withoutOurs(shown);
 }
 
-module.exports = { Log, MESSAGE_MAX, describe };
+/** Drops the frames of Node and all lines about the wrapper's own files ("Require stack" lists them too). */
+function withoutOurs(text) {
+  return text.split('\n').filter((line) => !line.includes(OWN_FOLDER) && !NODE_FRAME.test(line)).join('\n');
+}
+
+module.exports = { Log, MESSAGE_MAX, describe, withoutOurs };

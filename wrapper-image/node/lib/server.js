@@ -67,6 +67,7 @@ function upgrade(instance, handler, req, socket, head) {
   const sentBefore = socket.bytesWritten;
   socket.emit = emitInCall(call);
   socket.on('error', () => socket.destroy());
+  socket.on('end', () => socket.end()); // the caller is gone: a half-open socket would hold its call for ever
   socket.on('close', () => call.release());
   call.refuseUpgrade = () => {
     if (socket.bytesWritten !== sentBefore) return socket.destroy();

@@ -7,7 +7,7 @@ const path = require('node:path');
 const { fileURLToPath } = require('node:url');
 const { functionsOf, signatureOf } = require('../exports.js');
 const { loadModule } = require('../load.js');
-const { describe } = require('../log.js');
+const { describe, withoutOurs } = require('../log.js');
 const { reach } = require('./reach.js');
 
 const RESULT_FD = 3;
@@ -26,7 +26,7 @@ async function inspect(root, entry) {
   try {
     exports = listed(await Promise.race([loadModule(root, entry), strayFault()]));
   } catch (err) {
-    error = { message: err?.message ?? String(err), stack: describe(err) };
+    error = { message: withoutOurs(err?.message ?? String(err)), stack: describe(err) };
   }
   return { entry, error, exports, ...reach(root, loaded) };
 }
@@ -43,7 +43,6 @@ function listed(exported) {
   return [...functionsOf(exported)].map(([name, target]) => ({
     name,
     signature: signatureOf(name, target),
-    upgrade: typeof target.upgrade === 'function',
     config: plain(name, target.config),
   }));
 }

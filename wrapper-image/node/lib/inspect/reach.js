@@ -12,7 +12,10 @@ const path = require('node:path');
 
 const SOURCE = /\.(js|cjs|mjs|ts|cts|mts)$/;
 /** `require('x')`, `require.resolve('x')`, `import('x')`, `import 'x'`, `… from 'x'`. */
-const LITERAL = /(?:\b(?:require(?:\.resolve)?|import)\s*\(\s*|\bimport\s*|\bfrom\s*)(['"`])([^'"`$\n]+)\1/g;
+const LITERALS = [
+  /\b(?:require(?:\.resolve)?|import)\s*\(\s*(['"`])([^'"`$\n]+)\1\s*[,)]/g,
+  /\b(?:import|from)\s*(['"])([^'"\n]+)\1/g,
+];
 /** Other ways to code: computed names, `require` under another name, threads and processes. */
 const DYNAMIC = [
   /\brequire(?:\.resolve)?\s*\(\s*(?!\s|['"][^'"\n]*['"]\s*[,)]|`[^`$\n]*`\s*[,)])[^\n]*/g,
@@ -32,7 +35,9 @@ function reach(root, loaded) {
   const files = new Map();
   const waiting = [...loaded];
   while (waiting.length > 0) {
-    const file = path.relative(base, realpath(waiting.pop()));
+    const absolute = waiting.pop();
+    if (!fs.statSync(absolute, { throwIfNoEntry: false })?.isFile()) continue;
+    const file = path.relative(base, fs.realpathSync(absolute));
     if (files.has(file) || !isOfProject(file)) continue;
     const source = SOURCE.test(file) ? fs.readFileSync(path.join(base, file), 'utf8') : '';
     files.set(file, source);
@@ -48,14 +53,12 @@ function isOfProject(file) {
 
 function* literals(file, source) {
   const require = createRequire(file);
-  for (const [, , specifier] of source.matchAll(LITERAL)) {
+  for (const [, , specifier] of LITERALS.flatMap((pattern) => [...source.matchAll(pattern)])) {
     try {
       const found = specifier.startsWith('file:') ? new URL(specifier).pathname : require.resolve(specifier);
       if (path.isAbsolute(found)) yield found;
     } catch {
-      // Not there, or only for `import`: a relative file may still be meant.
-      const relative = path.resolve(path.dirname(file), specifier);
-      if (fs.existsSync(relative)) yield relative;
+      yield path.resolve(path.dirname(file), specifier); // perhaps a file for `import` only
     }
   }
 }
@@ -69,14 +72,6 @@ function dynamics(file, source) {
     }
   }
   return found.sort((a, b) => a.line - b.line);
-}
-
-function realpath(file) {
-  try {
-    return fs.realpathSync(file);
-  } catch {
-    return file; // the entry itself may not exist
-  }
 }
 
 module.exports = { reach };

@@ -1,0 +1,149 @@
+'use strict';
+// What goes wrong in user code: the caller's answer, the line in the log, and whether the instance stays.
+
+const assert = require('node:assert/strict');
+const { test } = require('node:test');
+const { until } = require('./support/http.js');
+const { ready } = require('./support/process.js');
+
+const ID = { 'x-epsilon-request-id': 'fault-0001' };
+const stays = async (f) => {
+  await until(async () => (await f.health()).active === 0, 'the end of the call');
+  assert.equal((await f.call({ path: '/fine' })).body, 'fine');
+};
+const start = (t, body, spec) => ready(t, `exports.f = async (req, res) => {
+  if (req.path === '/fine') return res.send('fine');
+  ${body}
+};`, { export: 'f', ...spec });
+
+for (const [what, body, shown] of [
+  ['throws', 'throw new Error("boom");', /boom\n {4}at .*index\.js:3/],
+  ['throws after it set headers', 'res.status(201).set("x-secret", "1").type("png"); throw new Error("boom");', /boom/],
+  ['throws with a cause', 'throw new Error("outer", { cause: new Error("inner") });', /outer[^]*cause[^]*inner/],
+  ['throws an error with a status', 'throw Object.assign(new Error("upstream"), { status: 404 });', /upstream/],
+  ['throws null', 'throw null;', /null/],
+  ['throws what cannot be shown', 'throw { get [Symbol.for("nodejs.util.inspect.custom")]() { throw 1 } };', /cannot be shown/],
+  ['rejects later', 'await new Promise((_, reject) => setTimeout(reject, 5, new Error("boom")));', /boom/],
+  ['forgets to await what rejects', '(async () => { await null; throw new Error("forgotten"); })(); await new Promise(() => {});', /forgotten/],
+]) {
+  test(`a handler that ${what} gets its caller a 500 and stays`, async (t) => {
+    const f = await start(t, body);
+    const answer = await f.call({ headers: ID });
+    assert.equal(answer.status, 500);
+    assert.equal(answer.headers['x-epsilon-outcome'], 'threw');
+    assert.equal(answer.headers['x-secret'], undefined);
+    assert.equal(answer.headers['content-type'], 'application/json');
+    assert.deepEqual(JSON.parse(answer.body), { error: {
+      type: 'function', code: 'FUNCTION_ERROR', message: '`f` threw an error', hint: '`epsilon logs f` shows why', request_id: 'fault-0001',
+    } });
+    const record = await f.record((r) => r.level === 'error');
+    assert.match(record.message, shown);
+    assert.equal(record.request_id, 'fault-0001');
+    if (!what.startsWith('forgets')) await stays(f);
+  });
+}
+
+test('a handler that throws at once, without async', async (t) => {
+  const f = await ready(t, 'exports.f = () => { throw new Error("sync"); };');
+  assert.equal((await f.call()).headers['x-epsilon-outcome'], 'threw');
+});
+
+test('an error after the head cuts the connection and the instance stays', async (t) => {
+  const f = await start(t, 'res.write("part"); await new Promise((resolve) => setTimeout(resolve, 5)); throw new Error("late");');
+  await assert.rejects(f.call({ headers: ID }), { code: 'ECONNRESET' });
+  assert.match((await f.record((r) => r.level === 'error')).message, /late/);
+  await stays(f);
+});
+
+test('an error after the whole answer only goes to the log', async (t) => {
+  const f = await start(t, 'res.send("done"); throw new Error("afterwards");');
+  assert.equal((await f.call({ headers: ID })).body, 'done');
+  assert.match((await f.record((r) => r.level === 'error' && r.request_id === 'fault-0001')).message, /afterwards/);
+  await stays(f);
+});
+
+for (const [what, body] of [
+  ['in the handler', 'res.send("one"); res.send("two");'],
+  ['in a timer', 'res.send("one"); setTimeout(() => res.send("two"), 5);'],
+  ['by writing on', 'res.end("one"); res.write("two");'],
+  ['in a forgotten promise', 'res.send("one"); Promise.resolve().then(() => res.json(2));'],
+]) {
+  test(`answering twice ${what} is a warning`, async (t) => {
+    const f = await start(t, body);
+    const answer = await f.call({ headers: ID });
+    assert.deepEqual([answer.status, answer.body], [200, 'one']);
+    const record = await f.record((r) => r.level === 'warn');
+    assert.match(record.message, /answered twice[^]*index\.js:3/);
+    assert.equal(record.request_id, 'fault-0001');
+    assert.equal(f.records().filter((r) => r.level === 'error').length, 0);
+    await stays(f);
+  });
+}
+
+test('never answering is the agent\'s to end; a handler that ended is named in the log before', async (t) => {
+  const f = await start(t, 'return;');
+  const open = f.call({ headers: { ...ID, 'x-epsilon-deadline-ms': '100' } });
+  const record = await f.record((r) => r.level === 'warn' && r.request_id === 'fault-0001');
+  assert.match(record.message, /ended without an answer/);
+  assert.equal((await f.health()).active, 1);
+  f.child.kill('SIGKILL');
+  await assert.rejects(open);
+});
+
+test('process.exit() in a handler', async (t) => {
+  const f = await start(t, 'console.log("before"); process.stdout.write("unfinished"); process.exit(0);');
+  await assert.rejects(f.call({ headers: ID }), { code: 'ECONNRESET' });
+  assert.deepEqual(await f.exit, { code: 0, signal: null });
+  assert.deepEqual(f.records().map((r) => [r.level, r.request_id, r.message]), [
+    ['info', 'fault-0001', 'before'],
+    ['info', 'fault-0001', 'unfinished'],
+    ['error', 'fault-0001', 'The code ended the process with exit code 0.'],
+  ]);
+});
+
+test('an uncaught exception is logged with its call and ends the process', async (t) => {
+  const f = await start(t, 'setTimeout(() => { throw new Error("uncaught"); }, 1); await new Promise(() => {});');
+  await assert.rejects(f.call({ headers: ID }), { code: 'ECONNRESET' });
+  assert.deepEqual(await f.exit, { code: 1, signal: null });
+  const [record] = f.records();
+  assert.match(record.message, /uncaught\n {4}at .*index\.js/);
+  assert.deepEqual([record.level, record.request_id], ['error', 'fault-0001']);
+});
+
+test('a rejection that belongs to no call ends the process', async (t) => {
+  const f = await ready(t, 'setTimeout(() => Promise.reject(new Error("lost connection")), 200); exports.f = (req, res) => res.send("x");');
+  assert.deepEqual(await f.exit, { code: 1, signal: null });
+  assert.match(f.records()[0].message, /lost connection/);
+  assert.equal(f.records()[0].request_id, undefined);
+});
+
+test('a rejection after the answer is logged and the instance stays', async (t) => {
+  const f = await start(t, 'setTimeout(() => Promise.reject(new Error("too late")), 5); res.send("x");');
+  assert.equal((await f.call({ headers: ID })).body, 'x');
+  assert.equal((await f.record((r) => r.level === 'error')).request_id, 'fault-0001');
+  await stays(f);
+});
+
+test('one call\'s failure is not its neighbours\'', async (t) => {
+  const f = await start(t, 'await new Promise((r) => setTimeout(r, 50)); if (req.query.n % 2) throw new Error(req.query.n); res.send(req.query.n);');
+  const answers = await Promise.all(Array.from({ length: 10 }, (_, n) => f.call({ path: `/?n=${n}` })));
+  assert.deepEqual(answers.map((a) => a.status), answers.map((_, n) => (n % 2 ? 500 : 200)));
+  await stays(f);
+});
+
+test('SIGTERM: no new connection, running calls end, exit 0', async (t) => {
+  const f = await start(t, 'res.write("a"); globalThis.finish = () => res.end("b"); process.once("SIGTERM", () => setTimeout(finish, 50));');
+  const open = f.call();
+  await until(async () => (await f.health()).active === 1, 'the call');
+  f.child.kill('SIGTERM');
+  assert.equal((await open).body, 'ab');
+  assert.deepEqual(await f.exit, { code: 0, signal: null });
+  assert.deepEqual(f.records(), []);
+});
+
+test('SIGTERM while waiting for init ends at once', async (t) => {
+  const { waiting } = require('./support/process.js');
+  const f = await waiting(t);
+  f.child.kill('SIGTERM');
+  assert.deepEqual(await f.exit, { code: 0, signal: null });
+});

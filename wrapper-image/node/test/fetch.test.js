@@ -1,0 +1,128 @@
+'use strict';
+// `export default { fetch }`: requests, responses and streams of the web platform.
+
+const assert = require('node:assert/strict');
+const { test } = require('node:test');
+const { head, until } = require('./support/http.js');
+const { serve } = require('./support/serve.js');
+
+const web = (t, fetch) => serve(t, { fetch });
+
+test('the request is a Request', async (t) => {
+  const f = await web(t, async (request, env, ctx) => Response.json([
+    request instanceof Request, request.method, request.url, request.headers.get('x-a'), await request.text(),
+    env.PATH === process.env.PATH, typeof ctx.waitUntil,
+  ]));
+  const answer = await f.call({
+    method: 'POST', path: '/a%20b?c=d', body: 'é',
+    headers: { host: 'f.example.com', 'x-forwarded-proto': 'https', 'x-a': ['1', '2'] },
+  });
+  assert.deepEqual(JSON.parse(answer.body), [true, 'POST', 'https://f.example.com/a%20b?c=d', '1, 2', 'é', true, 'function']);
+});
+
+test('`this` is the exported object', async (t) => {
+  const f = await serve(t, { word: 'mine', fetch() { return new Response(this.word); } });
+  assert.equal((await f.call()).body, 'mine');
+});
+
+test('the response is sent as it is', async (t) => {
+  const f = await web(t, () => {
+    const headers = new Headers({ 'content-type': 'text/plain', 'x-a': 'b' });
+    headers.append('set-cookie', 'a=1; Expires=Thu, 01 Jan 1970 00:00:00 GMT');
+    headers.append('set-cookie', 'b=2');
+    return new Response('body', { status: 418, statusText: 'Teapot', headers });
+  });
+  const answer = await f.call();
+  assert.deepEqual([answer.status, answer.body, answer.headers['x-a']], [418, 'body', 'b']);
+  assert.deepEqual(answer.headers['set-cookie'], ['a=1; Expires=Thu, 01 Jan 1970 00:00:00 GMT', 'b=2']);
+});
+
+test('responses without a body', async (t) => {
+  const f = await web(t, (request) => (request.method === 'HEAD' ? new Response('x') : new Response(null, { status: 204 })));
+  assert.equal((await f.call()).status, 204);
+  const answer = await f.call({ method: 'HEAD' });
+  assert.deepEqual([answer.status, answer.body], [200, '']);
+});
+
+test('both directions stream', async (t) => {
+  const f = await web(t, (request) => {
+    const upper = new TransformStream({ transform: (chunk, to) => to.enqueue(Buffer.from(String(Buffer.from(chunk)).toUpperCase())) });
+    return new Response(request.body.pipeThrough(upper));
+  });
+  let upload;
+  const answer = await head(f.socket, { method: 'POST', body: (req) => {
+    upload = req;
+    req.flushHeaders();
+  } });
+  let seen = '';
+  answer.on('data', (chunk) => (seen += chunk));
+  upload.write('one ');
+  await until(() => seen === 'ONE ', 'the first word');
+  upload.end('two');
+  await until(() => seen === 'ONE TWO', 'the second word');
+  await until(() => f.instance.active === 0, 'the end of the call');
+});
+
+test('the head of a slow stream does not wait for its body', async (t) => {
+  const f = await web(t, () => new Response(new ReadableStream({ start(to) { f.to = to; } })));
+  const answer = await head(f.socket, {});
+  assert.equal(answer.statusCode, 200);
+  f.to.enqueue(Buffer.from('late'));
+  f.to.close();
+  assert.equal(String(await new Promise((resolve) => answer.once('data', resolve))), 'late');
+});
+
+test('a reader that is slow slows the function down', async (t) => {
+  let pulled = 0;
+  const f = await web(t, () => new Response(new ReadableStream({ pull(to) {
+    pulled += 1;
+    to.enqueue(Buffer.alloc(64 * 1024));
+  } })));
+  const answer = await head(f.socket, {}); // and never read
+  let before;
+  await until(() => before === (before = pulled) && pulled > 1, 'the stream to stand still');
+  assert.ok(pulled < 500, `${pulled} chunks of 64 KiB without a reader`);
+  answer.destroy();
+});
+
+test('a caller who hangs up: the signal fires and the body is cancelled', async (t) => {
+  const seen = [];
+  const f = await web(t, (request) => {
+    request.signal.addEventListener('abort', () => seen.push('abort'));
+    return new Response(new ReadableStream({ start: (to) => to.enqueue(Buffer.from('x')), cancel: () => seen.push('cancel') }));
+  });
+  const answer = await head(f.socket, {});
+  answer.destroy();
+  await until(() => seen.length === 2 && f.instance.active === 0, 'both');
+});
+
+test('waitUntil keeps the call active', async (t) => {
+  let done;
+  const f = await web(t, (request, env, ctx) => {
+    ctx.waitUntil(new Promise((resolve) => (done = resolve)));
+    return new Response('answered');
+  });
+  assert.equal((await f.call()).body, 'answered');
+  assert.equal(f.instance.active, 1);
+  done();
+  await until(() => f.instance.active === 0, 'the end of the call');
+});
+
+test('what is not a Response is a failure', async (t) => {
+  const f = await web(t, () => 'text');
+  assert.equal((await f.call()).headers['x-epsilon-outcome'], 'threw');
+  assert.match(f.logged[0].message, /must return a Response/);
+});
+
+test('a body that fails halfway cuts the connection', async (t) => {
+  const f = await web(t, () => new Response(new ReadableStream({ start(to) {
+    to.enqueue(Buffer.from('half'));
+    f.to = to;
+  } })));
+  const answer = await head(f.socket, {});
+  answer.once('data', () => f.to.error(new Error('broken source')));
+  const error = await new Promise((resolve) => answer.on('error', resolve));
+  assert.equal(error.code, 'ECONNRESET');
+  await until(() => f.logged.length === 1 && f.instance.active === 0, 'the log');
+  assert.match(f.logged[0].message, /broken source/);
+});

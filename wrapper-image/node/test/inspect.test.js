@@ -1,0 +1,126 @@
+'use strict';
+// What the builder is told of a project: exports, errors, and the files that each entry reaches.
+
+const assert = require('node:assert/strict');
+const { execFileSync } = require('node:child_process');
+const fs = require('node:fs');
+const path = require('node:path');
+const { test } = require('node:test');
+const { folder, project } = require('./support/process.js');
+
+function inspect(t, files, ...entries) {
+  const root = project(t, files);
+  const out = path.join(folder(t), 'out.json');
+  const env = { PATH: process.env.PATH, EPSILON_INSPECT_OUT: out, EPSILON_INSPECT_TIMEOUT_MS: '2000' };
+  execFileSync(process.execPath, [path.join(__dirname, '../inspect.js'), ...entries], { cwd: root, env, stdio: 'pipe' });
+  return JSON.parse(fs.readFileSync(out)).entries;
+}
+
+test('every kind of export, with signature and config', (t) => {
+  const [entry] = inspect(t, { 'index.js': `
+    exports.a = { func: (req, res) => {}, config: { timeout: 10_000, env: { A: 'b' } }, upgrade() {} };
+    exports.b = { definition: async () => {} };
+    exports.c = (req, res) => {};
+    exports.handler = async (event, context) => {};
+    exports.web = { fetch() {} };
+    exports.lambda = { func: async () => {}, config: { signature: 'lambda' } };
+    exports.notAFunction = 1; exports.nothing = null; exports.Class = class {}; exports.options = { config: {} };
+  ` }, 'index.js');
+  assert.deepEqual(entry, {
+    entry: 'index.js', error: null, files: ['index.js'], dynamic: [],
+    exports: [
+      { name: 'a', signature: 'express', config: { timeout: 10_000, env: { A: 'b' } } },
+      { name: 'b', signature: 'express', config: null },
+      { name: 'c', signature: 'express', config: null },
+      { name: 'handler', signature: 'lambda', config: null },
+      { name: 'web', signature: 'fetch', config: null },
+      { name: 'lambda', signature: 'lambda', config: { signature: 'lambda' } },
+    ],
+  });
+});
+
+for (const [what, files, expected] of [
+  ['a function', { 'e.js': 'module.exports = () => {}; module.exports.inner = () => {}' }, [['default', 'express']]],
+  ['one { func, config }', { 'e.js': 'module.exports = { func() {}, config: {} }' }, [['default', 'express']]],
+  ['an Express application', { 'e.js': 'const app = () => {}; app.handle = app.set = app.get = () => {}; module.exports = app' }, [['default', 'express']]],
+  ['an ES module', { 'e.js': 'export default { fetch() {} }; export const a = () => {}' }, [['a', 'express'], ['default', 'fetch']]],
+]) {
+  test(`a module that is ${what}`, (t) => {
+    const [{ exports }] = inspect(t, files, 'e.js');
+    assert.deepEqual(exports.map((e) => [e.name, e.signature]).sort(), expected);
+  });
+}
+
+test('one entry\'s failure is not another\'s', (t) => {
+  const entries = inspect(t, {
+    'throws.js': 'throw new Error("boom")',
+    'syntax.js': 'foo bar',
+    'exits.js': 'process.exit(3)',
+    'hangs.js': 'for (;;);',
+    'waits.mjs': 'await new Promise(() => {})',
+    'kills.js': 'process.kill(process.pid, "SIGKILL")',
+    'rejects.js': 'Promise.reject(new Error("stray")); exports.a = () => {}',
+    'later.js': 'setTimeout(() => { throw new Error("later") }, 50); setInterval(() => {}, 1000); exports.fine = () => {}',
+    'fine.js': 'exports.fine = () => {}',
+  }, 'throws.js', 'syntax.js', 'exits.js', 'hangs.js', 'waits.mjs', 'kills.js', 'rejects.js', 'none.js', 'later.js', 'fine.js');
+  const errors = Object.fromEntries(entries.map((e) => [e.entry, e.error?.message ?? null]));
+  assert.deepEqual(errors, {
+    'throws.js': 'boom',
+    'syntax.js': "Unexpected identifier 'bar'",
+    'exits.js': '`exits.js` exited with code 3 while loading',
+    'hangs.js': '`hangs.js` did not finish loading within 2000 ms',
+    'waits.mjs': '`waits.mjs` ended before it was loaded: `process.exit()`, or an `await` that never settles',
+    'kills.js': '`kills.js` was ended by SIGKILL while loading',
+    'rejects.js': 'stray',
+    'none.js': '`none.js` does not exist',
+    'later.js': null,
+    'fine.js': null,
+  });
+  assert.match(entries[1].error.stack, /syntax\.js:1\nfoo bar/);
+  assert.match(entries[0].error.stack, /^Error: boom\n {4}at .*throws\.js:1:7\)$/);
+});
+
+test('config that is not plain data is an error', (t) => {
+  const [entry] = inspect(t, { 'e.js': 'exports.a = { func() {}, config: { timeout: () => 1 } }' }, 'e.js');
+  assert.match(entry.error.message, /`config` of `a` holds something at `timeout`/);
+});
+
+test('files: what is loaded, what a literal would load later, and nothing of node_modules', (t) => {
+  const [one, two] = inspect(t, {
+    'one.js': 'require("./lib/shared"); exports.a = () => { require("./lib/lazy"); return import("./esm.mjs"); }; require("dep"); require("./data.json")',
+    'two.js': 'require("./lib/shared"); exports.b = () => {}',
+    'lib/shared.js': 'require("./deeper")',
+    'lib/deeper/index.js': '',
+    'lib/lazy.js': 'require("./lazier.js")',
+    'lib/lazier.js': '',
+    'esm.mjs': "import './side.mjs'; export * from './re-exported.mjs'; import { x } from '#alias';",
+    'side.mjs': '', 're-exported.mjs': '', 'aliased.mjs': 'export const x = 1', 'data.json': '{}', 'unused.js': '',
+    'package.json': '{"imports":{"#alias":"./aliased.mjs"}}',
+    'node_modules/dep/index.js': 'require("./own")', 'node_modules/dep/own.js': '',
+  }, 'one.js', 'two.js');
+  assert.deepEqual(one.files, [
+    'aliased.mjs', 'data.json', 'esm.mjs', 'lib/deeper/index.js', 'lib/lazier.js', 'lib/lazy.js', 'lib/shared.js', 'one.js', 're-exported.mjs', 'side.mjs',
+  ]);
+  assert.deepEqual(two.files, ['lib/deeper/index.js', 'lib/shared.js', 'two.js']);
+  assert.deepEqual([...one.dynamic, ...two.dynamic], []);
+});
+
+test('dynamic: what cannot be followed is told', (t) => {
+  const [{ dynamic }] = inspect(t, { 'e.js': [
+    'const name = "x";',
+    'exports.a = () => require(name);',
+    'exports.b = () => import(`./${name}.js`);',
+    'exports.c = () => require("./" + name);',
+    'const r = require;',
+    'exports.d = () => new Worker("./w.js");',
+    'if (require.main === module) {}',
+    'require("node:fs"); require.resolve("node:fs");',
+  ].join('\n') }, 'e.js');
+  assert.deepEqual(dynamic.map((d) => [d.file, d.line]), [['e.js', 2], ['e.js', 3], ['e.js', 4], ['e.js', 5], ['e.js', 6]]);
+  assert.equal(dynamic[0].text, 'require(name);');
+});
+
+test('user code cannot write the report by printing', (t) => {
+  const [entry] = inspect(t, { 'e.js': 'console.log("{}"); exports.a = () => {}' }, 'e.js');
+  assert.equal(entry.exports.length, 1);
+});

@@ -1,0 +1,114 @@
+'use strict';
+// The contract of AWS Lambda: events of version 2, results, contexts, callbacks.
+
+const assert = require('node:assert/strict');
+const { test } = require('node:test');
+const { until } = require('./support/http.js');
+const { serve } = require('./support/serve.js');
+
+const lambda = (t, func, options) => serve(t, func, { signature: 'lambda', ...options });
+
+test('the event carries the request', async (t) => {
+  const f = await lambda(t, async (event) => event);
+  const answer = await f.call({
+    method: 'PUT', path: '/a%20b/c?x=1&x=2&y=%C3%A9&z', body: '{"a":1}',
+    headers: {
+      host: 'f.example.com', cookie: 'a=1; b=2', 'content-type': 'application/json', 'user-agent': 'test/1',
+      'x-forwarded-for': '203.0.113.7', 'x-epsilon-request-id': 'lambda-0001', 'x-twice': ['1', '2'],
+    },
+  });
+  assert.equal(answer.headers['content-type'], 'application/json');
+  const event = JSON.parse(answer.body);
+  const { time, timeEpoch, ...context } = event.requestContext;
+  assert.match(time, /^\d\d\/[A-Z][a-z]{2}\/\d{4}:\d\d:\d\d:\d\d \+0000$/);
+  assert.ok(Math.abs(timeEpoch - Date.now()) < 60_000);
+  assert.deepEqual(context, {
+    accountId: 'anonymous', apiId: 'epsilon', domainName: 'f.example.com', domainPrefix: 'f', requestId: 'lambda-0001',
+    routeKey: '$default', stage: '$default',
+    http: { method: 'PUT', path: '/a%20b/c', protocol: 'HTTP/1.1', sourceIp: '203.0.113.7', userAgent: 'test/1' },
+  });
+  assert.equal(event.version, '2.0');
+  assert.equal(event.rawPath, '/a%20b/c');
+  assert.equal(event.rawQueryString, 'x=1&x=2&y=%C3%A9&z');
+  assert.deepEqual(event.queryStringParameters, { x: '1,2', y: 'é', z: '' });
+  assert.deepEqual(event.cookies, ['a=1', 'b=2']);
+  assert.equal(event.headers.cookie, undefined);
+  assert.equal(event.headers['x-twice'], '1, 2');
+  assert.deepEqual([event.body, event.isBase64Encoded], ['{"a":1}', false]);
+});
+
+for (const [what, headers, body, expected] of [
+  ['binary', { 'content-type': 'image/png' }, Buffer.from([0, 255]), ['AP8=', true]],
+  ['of no type', {}, Buffer.from([1]), ['AQ==', true]],
+  ['compressed', { 'content-type': 'text/plain', 'content-encoding': 'gzip' }, Buffer.from([31]), ['Hw==', true]],
+  ['text', { 'content-type': 'text/csv' }, 'ä,b', ['ä,b', false]],
+  ['a form', { 'content-type': 'application/x-www-form-urlencoded' }, 'a=b', ['a=b', false]],
+  ['xml', { 'content-type': 'application/atom+xml; charset=utf-8' }, '<a/>', ['<a/>', false]],
+  ['empty', {}, '', [null, false]],
+]) {
+  test(`a body that is ${what}`, async (t) => {
+    const f = await lambda(t, async (event) => [event.body ?? null, event.isBase64Encoded]);
+    assert.deepEqual(JSON.parse((await f.call({ method: 'POST', headers, body })).body), expected);
+  });
+}
+
+for (const [what, result, status, type, body] of [
+  ['a structured result', { statusCode: 201, headers: { 'Content-Type': 'text/plain', 'X-A': 1 }, body: 'é' }, 201, 'text/plain', 'é'],
+  ['a status that is a text', { statusCode: '404', body: 'none' }, 404, 'application/json', 'none'],
+  ['a body in base64', { statusCode: 200, headers: { 'content-type': 'image/png' }, body: 'AP8=', isBase64Encoded: true }, 200, 'image/png', Buffer.from([0, 255]).toString()],
+  ['a result without body', { statusCode: 204 }, 204, 'application/json', ''],
+  ['an object', { hello: 'you' }, 200, 'application/json', '{"hello":"you"}'],
+  ['a text', 'Hello', 200, 'application/json', 'Hello'],
+  ['nothing', undefined, 200, 'application/json', 'null'],
+]) {
+  test(`${what} is an answer`, async (t) => {
+    const f = await lambda(t, async () => result);
+    const answer = await f.call();
+    assert.deepEqual([answer.status, answer.headers['content-type'], answer.body], [status, type, body]);
+  });
+}
+
+test('cookies and repeated headers', async (t) => {
+  const f = await lambda(t, async () => ({ statusCode: 200, cookies: ['a=1', 'b=2'], multiValueHeaders: { 'x-m': ['1', '2'] }, body: '' }));
+  const { headers } = await f.call();
+  assert.deepEqual(headers['set-cookie'], ['a=1', 'b=2']);
+  assert.equal(headers['x-m'], '1, 2');
+});
+
+test('the context knows the call, its deadline and the function', async (t) => {
+  const f = await lambda(t, async (event, context) => [
+    context.awsRequestId, context.functionName, context.getRemainingTimeInMillis(), Number(context.memoryLimitInMB) > 0,
+  ]);
+  const answer = await f.call({ headers: { 'x-epsilon-request-id': 'context-01', 'x-epsilon-deadline-ms': '1500' } });
+  const [id, name, left, memory] = JSON.parse(answer.body);
+  assert.deepEqual([id, name, memory], ['context-01', 'f', true]);
+  assert.ok(left > 0 && left <= 1500, left);
+});
+
+test('callbacks', async (t) => {
+  const f = await lambda(t, (event, context, callback) => {
+    setImmediate(() => callback(event.rawPath === '/bad' ? new Error('no') : null, { statusCode: 202, body: 'cb' }));
+  });
+  assert.equal((await f.call()).body, 'cb');
+  assert.equal((await f.call({ path: '/bad' })).headers['x-epsilon-outcome'], 'threw');
+});
+
+test('a handler that is not async', async (t) => {
+  const f = await lambda(t, () => ({ statusCode: 203, body: 'sync' }));
+  assert.equal((await f.call()).status, 203);
+});
+
+test('what is not a result is a failure', async (t) => {
+  for (const result of [{ statusCode: 'abc' }, { statusCode: 20 }, { statusCode: 200, headers: { 'bad name': 'x' } }]) {
+    const f = await lambda(t, async () => result);
+    assert.equal((await f.call()).headers['x-epsilon-outcome'], 'threw');
+    assert.equal(f.logged[0].level, 'error');
+  }
+});
+
+test('a body over the limit never reaches the function', async (t) => {
+  const f = await lambda(t, () => assert.fail('called'), { bodyLimit: 10 });
+  const answer = await f.call({ method: 'POST', body: Buffer.alloc(100_000) });
+  assert.deepEqual([answer.status, JSON.parse(answer.body).error.code], [413, 'BODY_TOO_LARGE']);
+  await until(() => f.instance.active === 0, 'the end of the call');
+});

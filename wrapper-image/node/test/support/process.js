@@ -1,0 +1,78 @@
+'use strict';
+// A wrapper process with a project, driven over its sockets as the agent does.
+
+const { spawn } = require('node:child_process');
+const fs = require('node:fs');
+const os = require('node:os');
+const path = require('node:path');
+const { call, head, until } = require('./http.js');
+
+const MAIN = path.join(__dirname, '../../main.js');
+
+function folder(t) {
+  const made = fs.mkdtempSync(path.join(os.tmpdir(), 'wrapper-'));
+  t.after(() => fs.rmSync(made, { recursive: true, force: true }));
+  return made;
+}
+
+/** Writes `{ 'index.js': '…' }` into a folder that goes away with the test. */
+function project(t, files) {
+  const root = folder(t);
+  for (const [name, text] of Object.entries(files)) {
+    fs.mkdirSync(path.dirname(path.join(root, name)), { recursive: true });
+    fs.writeFileSync(path.join(root, name), text);
+  }
+  return root;
+}
+
+function launch(t, env, cwd) {
+  const child = spawn(process.execPath, [MAIN], { cwd, env: { PATH: process.env.PATH, NODE_ENV: 'production', ...env } });
+  const wrapper = { child, out: '', err: '' };
+  child.stdout.on('data', (chunk) => (wrapper.out += chunk));
+  child.stderr.on('data', (chunk) => (wrapper.err += chunk));
+  wrapper.exit = new Promise((resolve) => child.on('close', (code, signal) => resolve({ code, signal })));
+  t.after(async () => {
+    child.kill('SIGKILL');
+    await wrapper.exit;
+  });
+  return wrapper;
+}
+
+/** A process that waits for `/init`. */
+async function waiting(t, files = {}) {
+  const root = project(t, files);
+  const sockets = folder(t);
+  const wrapper = launch(t, { EPSILON_SOCKETS: sockets }, root);
+  const control = path.join(sockets, 'control.sock');
+  const calls = path.join(sockets, 'calls.sock');
+  const json = async (answer) => ({ ...(await answer), json: JSON.parse((await answer).body) });
+  Object.assign(wrapper, {
+    root,
+    sockets,
+    health: async () => (await json(call(control, { path: '/health' }))).json.data,
+    control: (options) => json(call(control, options)),
+    init: (spec) => json(call(control, { method: 'POST', path: '/init', body: JSON.stringify({
+      version: 3, instance: '0123456789ab', function: spec.export, entry: 'index.js', signature: 'auto',
+      timeout_ms: 5000, concurrency: 1, env: {}, root, ...spec,
+    }) })),
+    call: (options) => call(calls, options),
+    head: (options) => head(calls, options),
+    callsSocket: calls,
+    /** Records of the log so far. */
+    records: () => wrapper.out.split('\n').filter((line) => line[0] === '\x1e').map((line) => JSON.parse(line.slice(1))),
+    record: (matches, what) => until(() => wrapper.records().find(matches), what ?? `a record that matches ${matches}`),
+  });
+  await until(() => fs.existsSync(control) && wrapper.health().catch(() => null), 'control.sock');
+  return wrapper;
+}
+
+/** A process that serves the export of `index.js`. */
+async function ready(t, source, spec = { export: 'f' }) {
+  const files = typeof source === 'string' ? { 'index.js': source } : source;
+  const wrapper = await waiting(t, files);
+  const { status, body } = await wrapper.init(spec);
+  if (status !== 200) throw new Error(`init: ${status} ${body}`);
+  return wrapper;
+}
+
+module.exports = { waiting, ready, project, folder, launch };

@@ -1,0 +1,34 @@
+'use strict';
+// The call path inside the test's own process: a function behind `callServer`, and what it logged.
+
+const path = require('node:path');
+const { functionsOf, signatureOf } = require('../../lib/exports.js');
+const { callServer, listen } = require('../../lib/server.js');
+const { call } = require('./http.js');
+const { folder } = require('./process.js');
+
+async function serve(t, exported, { signature, bodyLimit = 1e6, behindGateway = true, root = process.cwd() } = {}) {
+  const target = functionsOf({ f: exported }).get('f');
+  target.signature = signature ?? signatureOf('f', target);
+  const logged = [];
+  const instance = {
+    name: 'f', active: 0, behindGateway, timeoutMs: 5000, logged,
+    log: {
+      write: (level, message, call) => logged.push({ level, message, id: call?.id }),
+      error: (headline, err, call) => logged.push({ level: 'error', message: `${headline} ${err?.message}`, id: call?.id }),
+    },
+    callEnded() {
+      this.active -= 1;
+    },
+  };
+  const server = callServer(instance, { function: 'f', root, bodyLimit }, target, { onSocket: true });
+  const socket = path.join(folder(t), 'calls.sock');
+  await listen(server, { path: socket });
+  t.after(() => {
+    server.close();
+    server.closeAllConnections();
+  });
+  return { instance, logged, socket, call: (options) => call(socket, options) };
+}
+
+module.exports = { serve };
