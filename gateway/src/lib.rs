@@ -1,1 +1,34 @@
-//! Placeholder.
+//! The gateway: takes calls, finds a VM for each, streams both ways; and the control API.
+//!
+//! Life of a call: [`call`] is the path, its files in the order in which a call meets them. It reads
+//! [`routes`] (which version answers to a name) and [`fleet`] (which VMs there are), both in memory; no
+//! call waits for the store. Everything else changes these two: [`deploy`] and [`control`].
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`app`] | builds, starts and ends the parts |
+//! | [`config`] | settings and every limit |
+//! | `call` | the public listener and a call's way |
+//! | `routes` | names → versions, in memory |
+//! | `fleet` | the VMs |
+//! | `deploy` | archive → versions that serve, all or none |
+//! | `control` | the control API |
+//! | `keys` | the keys of the gateway's own doors |
+//! | `urls` | addresses that are shown to people |
+//! | `observe` | events and metrics |
+
+mod call;
+mod control;
+mod deploy;
+mod fleet;
+mod keys;
+mod observe;
+mod routes;
+mod urls;
+
+pub mod app;
+pub mod config;
+
+#[cfg(test)]
+#[path = "../tests/support/fake.rs"]
+mod testing;

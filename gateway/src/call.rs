@@ -1,0 +1,224 @@
+//! One call, from its head to the last byte of its answer. [`Calls::handle`] names the phases top to
+//! bottom; each is a file in `call/`, in this order. The only retry loop of the program is here.
+//!
+//! ```text
+//! accept → lookup → permit → place → relay → reply
+//! ```
+//! A call has no task of its own: it lives in its connection's future. When the caller hangs up, that
+//! future is dropped, and with it the lease, the body and the record; nothing has to be cleaned up.
+
+pub(crate) mod accept;
+pub(crate) mod lookup;
+pub(crate) mod permit;
+pub(crate) mod place;
+pub(crate) mod relay;
+pub(crate) mod reply;
+
+use crate::{
+    config::Config,
+    fleet::Fleet,
+    observe::metrics::Metrics,
+    routes::{Route, Routes},
+};
+use accept::{Connection, Handler};
+use epsilon_api::{
+    body::{self, CallBody},
+    error::CallError,
+    units::Bytes,
+    vm::{Answer, Held},
+};
+use http::{Request, Response, StatusCode, Uri, header::EXPECT};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use lookup::Target;
+use place::Placement;
+use relay::{Outgoing, limited::Limited, upgrade::Tunnel};
+use reply::{CallRecord, ReplyBody};
+use std::{sync::Arc, time::Duration};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How long an answer of the platform's own may take to be written, and how long an answer of a function
+/// may go on after the function's `timeout`: by then the VM has ended it, unless the caller does not read.
+const WRITE_SLACK: Duration = Duration::from_secs(10);
+
+/// Takes calls.
+#[derive(Debug)]
+pub(crate) struct Calls {
+    routes: Arc<Routes>,
+    fleet: Arc<Fleet>,
+    placement: Box<dyn Placement>,
+    metrics: Arc<Metrics>,
+    domain: Option<String>,
+    max_body: Bytes,
+    linger: Duration,
+    /// Calls that run, upgraded ones included.
+    running: TaskTracker,
+    /// Ends upgraded streams when the gateway stops for good.
+    stop: CancellationToken,
+}
+
+impl Calls {
+    pub(crate) fn new(
+        config: &Config,
+        routes: Arc<Routes>,
+        fleet: Arc<Fleet>,
+        placement: Box<dyn Placement>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            routes,
+            fleet,
+            placement,
+            metrics,
+            domain: config.domain.clone(),
+            max_body: config.max_body,
+            linger: config.linger,
+            running: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// The calls that run now.
+    pub(crate) fn running(&self) -> &TaskTracker {
+        &self.running
+    }
+
+    /// Cuts upgraded streams.
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    async fn handle(
+        &self,
+        request: Request<Incoming>,
+        connection: &Arc<Connection>,
+    ) -> Response<ReplyBody> {
+        let request_id = permit::request_id(request.headers());
+        let mut record =
+            CallRecord::begin(Arc::clone(&self.metrics), request_id, self.running.token());
+
+        let (request, target) = match self.lookup_and_permit(request) {
+            Ok(found) => found,
+            Err(err) => return refuse(&err, record, connection),
+        };
+        let (route, target) = match target {
+            Target::Health => return reply::health(record),
+            Target::Function(route, target) => (route, target),
+        };
+        record.route = Some(Arc::clone(&route));
+        let (request, caller) = self.prepare(request, target, connection);
+        let call = Outgoing::new(Arc::clone(&route.version), record.request_id().clone(), request);
+        match self.relay(&route, call).await {
+            Ok(answer) => self.reply(answer, caller, &route, record, connection),
+            Err(err) => refuse(&err, record, connection),
+        }
+    }
+
+    /// Who is meant, and whether the request may go on. An unwanted body is read to its end behind.
+    fn lookup_and_permit(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<(Request<Limited<Incoming>>, Target), CallError> {
+        let waits = request.headers().contains_key(EXPECT);
+        let declared = permit::body_size(request.body(), self.max_body);
+        let request = request.map(|body| {
+            Limited::new(body, self.max_body, self.linger, waits, self.metrics.bytes_in.clone())
+        });
+        let host = permit::host(&request)?;
+        let (method, uri) = (request.method(), request.uri());
+        let table = self.routes.table();
+        let target = lookup::lookup(&table, self.domain.as_deref(), method, uri, host)?;
+        declared?;
+        Ok((request, target))
+    }
+
+    /// The request as the function is to see it, and the caller's end of an upgrade.
+    fn prepare(
+        &self,
+        mut request: Request<Limited<Incoming>>,
+        target: Uri,
+        connection: &Connection,
+    ) -> (Request<CallBody>, Option<OnUpgrade>) {
+        let caller = request.extensions_mut().remove::<OnUpgrade>();
+        let upgrade = relay::headers::clean_request(request.headers_mut(), connection);
+        *request.uri_mut() = target;
+        (request.map(body::boxed), caller.filter(|_| upgrade.is_some()))
+    }
+
+    /// Sends the call to one VM after the other until one answers. Goes on only when a VM says that
+    /// nothing was executed, and the body is still whole.
+    async fn relay(&self, route: &Route, mut call: Outgoing) -> Result<Answer, CallError> {
+        let function = &route.version.function;
+        let choose = |attempt| self.placement.choose(function, &self.fleet, attempt);
+        let mut place = choose(0).ok_or_else(|| CallError::NoCapacity {
+            function: function.clone(),
+            cause: "every VM drains".into(),
+        })?;
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let Some(next) = choose(attempt) else {
+                let call = call.last().ok_or_else(body_used_up)?;
+                return place.vm.call(call).await.map_err(relay::explain);
+            };
+            let (lent, rest) = call.lend().ok_or_else(body_used_up)?;
+            match place.vm.call(lent).await {
+                Err(err) if err.verdict().retry_safe && rest.is_whole() => {
+                    tracing::debug!(%function, vm = %place.id, %err, "Trying the next VM.");
+                    (place, call) = (next, rest);
+                }
+                result => return result.map_err(relay::explain),
+            }
+        }
+    }
+
+    fn reply(
+        &self,
+        mut answer: Answer,
+        caller: Option<OnUpgrade>,
+        route: &Route,
+        mut record: CallRecord,
+        connection: &Arc<Connection>,
+    ) -> Response<ReplyBody> {
+        let left = route.version.spec.timeout.saturating_sub(answer.spent.exec);
+        connection.answer_within(left + WRITE_SLACK);
+        let request_id = record.request_id().clone();
+        if answer.response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return reply::answer(answer, &request_id, Some(record));
+        }
+        let extensions = answer.response.extensions_mut();
+        let (function, held) = (extensions.remove::<OnUpgrade>(), extensions.remove::<Held>());
+        let (Some(caller), Some(function)) = (caller, function) else {
+            let err = CallError::FunctionCrashed {
+                function: route.version.function.clone(),
+                cause: "it answered 101 to a request that asked for no upgrade".into(),
+            };
+            return refuse(&err, record, connection);
+        };
+        record.answered(StatusCode::SWITCHING_PROTOCOLS);
+        let (stop, connection) = (self.stop.clone(), Arc::clone(connection));
+        Tunnel { caller, function, held, left, stop, record, connection }.open();
+        reply::answer(answer, &request_id, None)
+    }
+}
+
+/// The platform answers in the function's place.
+fn refuse(err: &CallError, record: CallRecord, connection: &Connection) -> Response<ReplyBody> {
+    connection.answer_within(WRITE_SLACK);
+    reply::error(err, record)
+}
+
+fn body_used_up() -> CallError {
+    CallError::Internal("the body was used up by a VM that refused the call".into())
+}
+
+impl Handler for Arc<Calls> {
+    type Body = ReplyBody;
+
+    async fn handle(
+        self,
+        request: Request<Incoming>,
+        connection: Arc<Connection>,
+    ) -> Response<ReplyBody> {
+        Calls::handle(&self, request, &connection).await
+    }
+}

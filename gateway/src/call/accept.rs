@@ -1,0 +1,267 @@
+//! First phase: connections. Both listeners of the gateway are served here: the public one and the
+//! control API's.
+//!
+//! One task per connection; a call has none of its own. hyper reads and writes HTTP/1.1; this file adds
+//! what it leaves open: how many connections, how long one may be silent or unread, how it ends.
+//!
+//! ```text
+//! Head ─whole head─▶ Busy ─last byte out─▶ Idle ─next byte in─▶ Head
+//!   └ header_timeout: closed  │ past its deadline: cut   └ idle_timeout: closed
+//! ```
+
+pub(crate) mod activity;
+
+use crate::{
+    config::ConnectionLimits,
+    observe::{events::AcceptFailed, metrics::Metrics},
+};
+use activity::{Activity, Busy, Check, Watched};
+use bytes::Bytes;
+use epsilon_api::body::BodyError;
+use http::{HeaderValue, Request, Response};
+use http_body::Body;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use prometheus::IntGauge;
+use socket2::{SockRef, TcpKeepalive};
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::sleep,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Connections that the kernel keeps while all ours are taken.
+const BACKLOG: u32 = 4096;
+/// Pauses after an error that will come again at once, such as a lack of file descriptors.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// TCP's own probes on silent connections; a peer that is gone is noticed after some two minutes.
+const PROBE_AFTER: Duration = Duration::from_secs(60);
+const PROBE_EVERY: Duration = Duration::from_secs(10);
+
+/// Answers requests. One per listener.
+pub(crate) trait Handler: Clone + Send + Sync + 'static {
+    /// The body of its answers.
+    type Body: Body<Data = Bytes, Error: Into<BodyError>> + Send + Unpin + 'static;
+
+    /// Answers one request. Dropped when the caller hangs up.
+    fn handle(
+        self,
+        request: Request<Incoming>,
+        connection: Arc<Connection>,
+    ) -> impl Future<Output = Response<Self::Body>> + Send;
+}
+
+/// One connection, as the phases after this one see it.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// The caller's address, as `X-Forwarded-For` tells it.
+    pub(crate) forwarded_for: HeaderValue,
+    activity: Activity,
+    /// Gives its place back when the last holder is gone: connection, answer's body or tunnel.
+    _place: Option<Place>,
+}
+
+#[derive(Debug)]
+struct Place {
+    open: IntGauge,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.dec();
+    }
+}
+
+impl Connection {
+    fn new(peer: SocketAddr, place: Option<Place>) -> Self {
+        let forwarded_for = HeaderValue::from_str(&peer.ip().to_canonical().to_string())
+            .unwrap_or(HeaderValue::from_static("unknown"));
+        Self { forwarded_for, activity: Activity::new(), _place: place }
+    }
+
+    /// The answer that goes out now must be over by then. It guards against callers that stop reading.
+    pub(crate) fn answer_within(&self, limit: Duration) {
+        self.activity.answer_within(limit);
+    }
+
+    /// A connection without a socket.
+    #[cfg(test)]
+    pub(crate) fn for_test(peer: &str) -> Self {
+        Self::new(peer.parse().unwrap(), None)
+    }
+}
+
+/// How the connections of both listeners are told to end.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ending {
+    /// Accept nothing more; finish what runs.
+    pub(crate) close: CancellationToken,
+    /// Let go of everything.
+    pub(crate) cut: CancellationToken,
+    /// All tasks of connections.
+    pub(crate) tasks: TaskTracker,
+}
+
+/// Binds a listener; port 0 takes any.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restart must not wait for connections of the last run.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// One listener with what its connections share.
+#[derive(Debug)]
+pub(crate) struct Door {
+    pub(crate) listener: TcpListener,
+    pub(crate) limits: ConnectionLimits,
+    pub(crate) ending: Ending,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Connections that are open at this door.
+    pub(crate) open: IntGauge,
+}
+
+impl Door {
+    /// Accepts until told to close. An error never ends it.
+    pub(crate) async fn serve(self, handler: impl Handler) {
+        let Self { listener, limits, ending, metrics, open } = self;
+        let places = Arc::new(Semaphore::new(limits.max_connections));
+        let mut pause = FIRST_PAUSE;
+        loop {
+            // Closing first: a flood of connections must not keep the door open. Both futures may be
+            // dropped at any point; a connection that was accepted is never lost in between.
+            let (stream, peer, permit) = tokio::select! {
+                biased;
+                () = ending.close.cancelled() => return,
+                accepted = accept(&listener, &places) => match accepted {
+                    Ok(accepted) => accepted,
+                    Err(err) if is_of_one_connection(&err) => continue,
+                    Err(err) => {
+                        AcceptFailed { error: &err, pause }.emit(&metrics);
+                        // Cut short by closing: the loop's first arm sees it next.
+                        let _ = tokio::time::timeout(pause, ending.close.cancelled()).await;
+                        pause = (pause * 2).min(LONGEST_PAUSE);
+                        continue;
+                    }
+                },
+            };
+            pause = FIRST_PAUSE;
+            open.inc();
+            let place = Place { open: open.clone(), _permit: permit };
+            let connection = Arc::new(Connection::new(peer, Some(place)));
+            let task = serve_connection(
+                stream,
+                connection,
+                handler.clone(),
+                limits,
+                ending.close.child_token(),
+                ending.cut.child_token(),
+            );
+            ending.tasks.spawn(task);
+        }
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    // The place first: who cannot be served yet waits in the kernel, unaccepted.
+    let permit = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, peer) = listener.accept().await?;
+    Ok((stream, peer, permit))
+}
+
+/// The caller gave up before it was accepted; nothing is wrong with us.
+fn is_of_one_connection(err: &io::Error) -> bool {
+    matches!(
+        err.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+    )
+}
+
+/// A socket that refuses these is dead anyway; reading from it says so.
+fn prepare(stream: &TcpStream) {
+    // Heads and small bodies must not wait for an acknowledgement.
+    let _ = stream.set_nodelay(true);
+    // Finds callers that vanished without a word while they wait for a slow answer or a log.
+    let probes = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY);
+    let _ = SockRef::from(stream).set_tcp_keepalive(&probes);
+}
+
+/// Serves one connection to its end. Input: its bytes. Stopped by either side, by its limits, or by the
+/// tokens: `close` lets the answer that runs finish, `cut` does not.
+async fn serve_connection(
+    stream: TcpStream,
+    connection: Arc<Connection>,
+    handler: impl Handler,
+    limits: ConnectionLimits,
+    close: CancellationToken,
+    cut: CancellationToken,
+) {
+    prepare(&stream);
+    let service = {
+        let connection = Arc::clone(&connection);
+        service_fn(move |request| {
+            let (handler, connection) = (handler.clone(), Arc::clone(&connection));
+            async move {
+                let busy = Busy::new(Arc::clone(&connection));
+                let response = handler.handle(request, connection).await;
+                Ok::<_, Infallible>(response.map(|body| busy.until_end_of(body)))
+            }
+        })
+    };
+    let io = TokioIo::new(Watched { stream, connection: Arc::clone(&connection) });
+    let http = http1::Builder::new()
+        // `activity` does this without a timer per request, and knows idle from slow.
+        .header_read_timeout(None)
+        .max_headers(limits.max_headers)
+        .max_header_size(limits.max_header)
+        .serve_connection(io, service)
+        .with_upgrades();
+    let mut http = pin!(http);
+    let mut closing = pin!(close.cancelled());
+    let mut cutting = pin!(cut.cancelled());
+    let mut check = pin!(sleep(limits.header_timeout.min(limits.idle_timeout)));
+    let mut is_closing = false;
+    loop {
+        // The connection first: it is nearly always the reason for waking up. Nothing is lost by the
+        // others being polled again, they are pinned outside of the loop.
+        tokio::select! {
+            biased;
+            ended = http.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "Connection ended.");
+                }
+                return;
+            }
+            () = cutting.as_mut() => return,
+            () = closing.as_mut(), if !is_closing => {
+                is_closing = true;
+                http.as_mut().graceful_shutdown();
+            }
+            () = check.as_mut() => match connection.activity.check(&limits, Instant::now()) {
+                Check::Fine { again_in } => check.as_mut().reset((Instant::now() + again_in).into()),
+                Check::Over(why) => {
+                    tracing::debug!(why, "Connection closed.");
+                    return;
+                }
+            },
+        }
+    }
+}

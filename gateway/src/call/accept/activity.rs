@@ -1,0 +1,282 @@
+//! What a connection is doing, and since when: two atomic words that cost a call a few nanoseconds,
+//! looked at now and then by the connection's own timer. This replaces a timer per request.
+
+use super::Connection;
+use crate::config::ConnectionLimits;
+use http_body::{Body, Frame, SizeHint};
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+/// Bytes of a head are awaited; also the state of a fresh connection.
+const HEAD: u64 = 0;
+/// Between two requests.
+const IDLE: u64 = 1;
+/// From a whole head to the last byte of its answer.
+const BUSY: u64 = 2;
+
+const NO_DEADLINE: u64 = u64::MAX;
+
+/// See the module. Only one task writes at a time: the connection's.
+#[derive(Debug)]
+pub(super) struct Activity {
+    opened: Instant,
+    /// Milliseconds since `opened` at which the state began, times four, plus the state.
+    state: AtomicU64,
+    /// Milliseconds since `opened` by which the answer must be out.
+    deadline: AtomicU64,
+    /// The last write had to wait for the caller to read.
+    unread: AtomicBool,
+}
+
+/// What the timer finds.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Check {
+    /// Look again.
+    Fine {
+        /// When.
+        again_in: Duration,
+    },
+    /// A limit has passed.
+    Over(&'static str),
+}
+
+impl Activity {
+    pub(super) fn new() -> Self {
+        let (state, deadline) = (AtomicU64::new(HEAD), AtomicU64::new(NO_DEADLINE));
+        Self { opened: Instant::now(), state, deadline, unread: AtomicBool::new(false) }
+    }
+
+    fn now(&self) -> u64 {
+        millis(self.opened.elapsed())
+    }
+
+    fn enter(&self, state: u64) {
+        self.state.store(self.now() << 2 | state, Relaxed);
+    }
+
+    fn is(&self, state: u64) -> bool {
+        self.state.load(Relaxed) & 3 == state
+    }
+
+    pub(super) fn answer_within(&self, limit: Duration) {
+        self.deadline.store(self.now().saturating_add(millis(limit)), Relaxed);
+    }
+
+    /// Bytes came in.
+    fn read(&self) {
+        if self.is(IDLE) {
+            self.enter(HEAD);
+        }
+    }
+
+    /// Whether a limit has passed. Looked at often enough that a limit is late by no more than one
+    /// `header_timeout`.
+    pub(super) fn check(&self, limits: &ConnectionLimits, now: Instant) -> Check {
+        let often = limits.header_timeout.min(limits.idle_timeout);
+        let now = millis(now.saturating_duration_since(self.opened));
+        let (since, state) = {
+            let word = self.state.load(Relaxed);
+            (word >> 2, word & 3)
+        };
+        let (ends, why) = match state {
+            // hyper lets go of an answer when its last byte is buffered; the socket may still be full.
+            state if state == BUSY || self.unread.load(Relaxed) => {
+                (self.deadline.load(Relaxed), "the caller stopped reading its answer")
+            }
+            IDLE => (since + millis(limits.idle_timeout), "idle for too long"),
+            _ => (since + millis(limits.header_timeout), "no whole head in time"),
+        };
+        if now >= ends {
+            return Check::Over(why);
+        }
+        Check::Fine { again_in: Duration::from_millis(ends - now).min(often) }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX >> 2)
+}
+
+/// Marks the connection as busy for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Busy(Arc<Connection>);
+
+impl Busy {
+    pub(super) fn new(connection: Arc<Connection>) -> Self {
+        connection.activity.deadline.store(NO_DEADLINE, Relaxed);
+        connection.activity.enter(BUSY);
+        Self(connection)
+    }
+
+    pub(super) fn until_end_of<B>(self, body: B) -> Attached<B> {
+        Attached { body, _busy: self }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.activity.enter(IDLE);
+    }
+}
+
+/// A body that keeps its connection busy to the last byte.
+#[derive(Debug)]
+pub(super) struct Attached<B> {
+    body: B,
+    _busy: Busy,
+}
+
+impl<B: Body + Unpin> Body for Attached<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The socket, watched.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub(super) stream: TcpStream,
+    pub(super) connection: Arc<Connection>,
+}
+
+impl Watched {
+    fn wrote<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.connection.activity.unread.store(result.is_pending(), Relaxed);
+        result
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if buf.filled().len() > before {
+            self.connection.activity.read();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.wrote(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: ConnectionLimits = ConnectionLimits {
+        max_connections: 1,
+        max_header: 8192,
+        max_headers: 8,
+        header_timeout: Duration::from_secs(10),
+        idle_timeout: Duration::from_secs(75),
+    };
+
+    /// What the timer finds so many seconds after the connection was opened.
+    fn at(activity: &Activity, seconds: u64) -> Check {
+        activity.check(&LIMITS, activity.opened + Duration::from_secs(seconds))
+    }
+
+    fn is_over(activity: &Activity, seconds: u64) -> bool {
+        matches!(at(activity, seconds), Check::Over(_))
+    }
+
+    #[test]
+    fn a_silent_connection_gets_no_longer_than_a_head() {
+        let activity = Activity::new();
+        assert!(!is_over(&activity, 9) && is_over(&activity, 11));
+    }
+
+    #[test]
+    fn an_idle_connection_stays_longer_and_its_next_byte_starts_a_head() {
+        let activity = Activity::new();
+        activity.enter(IDLE);
+        assert!(!is_over(&activity, 70) && is_over(&activity, 76));
+        activity.read();
+        assert!(is_over(&activity, 11));
+    }
+
+    #[test]
+    fn a_call_without_a_deadline_is_never_cut_and_one_with_is() {
+        let activity = Activity::new();
+        activity.enter(BUSY);
+        assert!(!is_over(&activity, 1_000_000));
+        activity.answer_within(Duration::from_secs(100));
+        assert!(!is_over(&activity, 99) && is_over(&activity, 101));
+    }
+
+    #[test]
+    fn the_unread_end_of_an_answer_has_the_deadline_of_its_call() {
+        let activity = Activity::new();
+        activity.answer_within(Duration::from_secs(100));
+        activity.enter(IDLE);
+        activity.unread.store(true, Relaxed);
+        assert!(!is_over(&activity, 99) && is_over(&activity, 101));
+    }
+
+    #[test]
+    fn the_timer_looks_again_in_time() {
+        let activity = Activity::new();
+        activity.enter(IDLE);
+        assert_eq!(at(&activity, 0), Check::Fine { again_in: LIMITS.header_timeout });
+    }
+}

@@ -1,0 +1,170 @@
+//! Second phase: which function is meant. Pure. A name is compared as it was sent, without decoding
+//! or folding, so `%2e%2e`, `__proto__` and whatever else people try simply name nothing.
+
+use crate::routes::{Route, Table};
+use epsilon_api::error::CallError;
+use http::{Method, Uri, uri::PathAndQuery};
+use std::sync::Arc;
+
+/// Longest piece of an unknown name that is repeated in an answer.
+const QUOTED: usize = 80;
+
+/// What a request is for.
+#[derive(Debug)]
+pub(crate) enum Target {
+    /// `GET /`: is the gateway there?
+    Health,
+    /// A function, and the target as the function is to see it.
+    Function(Arc<Route>, Uri),
+}
+
+/// Finds the function by the host's first label where a domain is set and the host lies in it, else by
+/// the path's first segment.
+pub(crate) fn lookup(
+    table: &Table,
+    domain: Option<&str>,
+    method: &Method,
+    uri: &Uri,
+    host: &str,
+) -> Result<Target, CallError> {
+    if let Some(label) = domain.and_then(|domain| label_before(host, domain)) {
+        let route = table.named_in_host(label).ok_or_else(|| not_found(label))?;
+        let whole = uri.path_and_query().cloned().unwrap_or(ROOT);
+        return Ok(Target::Function(Arc::clone(route), whole.into()));
+    }
+    let (name, rest) = split(uri.path());
+    if name.is_empty() && rest.is_empty() && matches!(*method, Method::GET | Method::HEAD) {
+        return Ok(Target::Health);
+    }
+    let route = table.named(name).ok_or_else(|| not_found(name))?;
+    let target = inner_target(rest, uri.query())
+        .ok_or(CallError::BadRequest("the path after the function's name cannot be read"))?;
+    Ok(Target::Function(Arc::clone(route), target))
+}
+
+const ROOT: PathAndQuery = PathAndQuery::from_static("/");
+
+/// `/name/rest` → (`name`, `/rest`).
+fn split(path: &str) -> (&str, &str) {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    path.split_at(path.find('/').unwrap_or(path.len()))
+}
+
+/// `Name.fn.example.org:8080` in `fn.example.org` → `Name`.
+fn label_before<'a>(host: &'a str, domain: &str) -> Option<&'a str> {
+    let host = match host.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => host,
+    };
+    let (label, parent) = host.split_once('.')?;
+    (!label.is_empty() && parent.eq_ignore_ascii_case(domain)).then_some(label)
+}
+
+fn inner_target(rest: &str, query: Option<&str>) -> Option<Uri> {
+    let rest = if rest.is_empty() { "/" } else { rest };
+    let target = match query {
+        None if rest == "/" => ROOT,
+        None => PathAndQuery::try_from(rest).ok()?,
+        Some(query) => PathAndQuery::try_from([rest, "?", query].concat()).ok()?,
+    };
+    Some(target.into())
+}
+
+fn not_found(name: &str) -> CallError {
+    CallError::FunctionNotFound(name.chars().filter(|c| !c.is_control()).take(QUOTED).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{observe::metrics::Metrics, routes::Routes, testing};
+    use proptest::prelude::*;
+
+    fn table(names: &[&str]) -> Arc<Table> {
+        let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
+        let versions = names.iter().map(|name| testing::version(name, 1)).collect();
+        Arc::clone(&Routes::new(versions, metrics).table())
+    }
+
+    /// What a request for `uri` finds: `name target`, `health`, or the code of the error.
+    fn find(domain: Option<&str>, host: &str, uri: &str) -> String {
+        let table = table(&["hello", "sendMail", "Twin", "twin"]);
+        let uri: Uri = uri.parse().unwrap();
+        match lookup(&table, domain, &Method::GET, &uri, host) {
+            Ok(Target::Health) => "health".into(),
+            Ok(Target::Function(route, target)) => format!("{} {target}", route.version.function),
+            Err(err) => err.verdict().code.into(),
+        }
+    }
+
+    macro_rules! by_path {
+        ($($name:ident: $uri:expr => $found:expr;)*) => {$(
+            #[test]
+            fn $name() {
+                assert_eq!(find(None, "localhost", $uri), $found);
+            }
+        )*};
+    }
+
+    by_path! {
+        the_root_is_health: "/" => "health";
+        a_name_alone_sees_the_root: "/hello" => "hello /";
+        a_slash_after_the_name: "/hello/" => "hello /";
+        the_path_after_the_name: "/hello/a/b" => "hello /a/b";
+        the_query_is_kept_as_sent: "/hello?a=%20&a=2&&" => "hello /?a=%20&a=2&&";
+        an_empty_query_stays: "/hello/x?" => "hello /x?";
+        dots_are_the_functions_business: "/hello/../x/%2e%2e" => "hello /../x/%2e%2e";
+        doubled_slashes_stay: "/hello//x" => "hello //x";
+        absolute_form: "http://localhost/hello/x?y" => "hello /x?y";
+        case_matters: "/Hello" => "FUNCTION_NOT_FOUND";
+        an_empty_name: "//hello" => "FUNCTION_NOT_FOUND";
+        escapes_are_not_decoded: "/%68ello" => "FUNCTION_NOT_FOUND";
+        object_prototype: "/__proto__" => "FUNCTION_NOT_FOUND";
+        constructor: "/constructor" => "FUNCTION_NOT_FOUND";
+        parent_folder: "/../hello" => "FUNCTION_NOT_FOUND";
+        escaped_parent_folder: "/%2e%2e" => "FUNCTION_NOT_FOUND";
+        escaped_slash: "/..%2fhello" => "FUNCTION_NOT_FOUND";
+        shell_characters: "/hello;id|sh$(x)" => "FUNCTION_NOT_FOUND";
+        three_hundred_characters: &format!("/{}", "a".repeat(300)) => "FUNCTION_NOT_FOUND";
+    }
+
+    #[test]
+    fn a_host_of_the_domain_names_the_function() {
+        let domain = Some("fn.example.org");
+        for (host, uri, found) in [
+            ("hello.fn.example.org", "/a?b", "hello /a?b"),
+            ("hello.fn.example.org:8080", "/", "hello /"),
+            ("SENDMAIL.FN.example.org", "/", "sendMail /"),
+            ("Twin.fn.example.org", "/", "Twin /"),
+            ("twin.fn.example.org", "/", "twin /"),
+            ("TWIN.fn.example.org", "/", "FUNCTION_NOT_FOUND"),
+            ("nobody.fn.example.org", "/hello", "FUNCTION_NOT_FOUND"),
+            ("a.hello.fn.example.org", "/hello/x", "hello /x"),
+            ("fn.example.org", "/hello/x", "hello /x"),
+            ("example.org", "/", "health"),
+            ("127.0.0.1:8080", "/hello", "hello /"),
+            ("[::1]:8080", "/hello", "hello /"),
+        ] {
+            assert_eq!(find(domain, host, uri), found, "{host} {uri}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_target_is_answered(text in "/[!-~]{0,400}", host in "\\PC{0,80}") {
+            if let Ok(uri) = text.parse::<Uri>() {
+                let table = table(&["hello"]);
+                let _ = lookup(&table, Some("example.org"), &Method::GET, &uri, &host);
+            }
+        }
+
+        #[test]
+        fn the_function_sees_what_follows_its_name(rest in "(/[a-z.%0-9_-]{0,9}){1,4}", query in "[a-z=&%0-9]{0,20}") {
+            let uri: Uri = format!("/hello{rest}?{query}").parse().unwrap();
+            match lookup(&table(&["hello"]), None, &Method::GET, &uri, "x").unwrap() {
+                Target::Function(_, seen) => prop_assert_eq!(seen.to_string(), format!("{rest}?{query}")),
+                Target::Health => prop_assert!(false),
+            }
+        }
+    }
+}

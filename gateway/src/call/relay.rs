@@ -1,0 +1,191 @@
+//! Fifth phase: over to the VM. Holds what is needed to try another VM when the first one refused
+//! before anything of the call was used, and turns what comes back into the gateway's words.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `headers` | which headers pass, in either direction |
+//! | `limited` | the request's body, counted and cut |
+//! | `upgrade` | bytes both ways after a 101 |
+
+pub(crate) mod headers;
+pub(crate) mod limited;
+pub(crate) mod upgrade;
+
+use epsilon_api::{
+    body::{self, BodyTooLarge, CallBody},
+    error::CallError,
+    function::Version,
+    ids::RequestId,
+    vm::Call,
+};
+use http::{Request, request};
+use http_body::{Body as _, Frame, SizeHint};
+use parking_lot::Mutex;
+use std::{
+    error::Error,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+/// A call that can be sent more than once, as long as nobody has touched its body.
+pub(crate) struct Outgoing {
+    version: Arc<Version>,
+    request_id: RequestId,
+    head: request::Parts,
+    body: Source,
+}
+
+enum Source {
+    /// Never lent out so far.
+    Whole(CallBody),
+    /// Lent out; still here unless the borrower began to read.
+    Lent(Arc<Mutex<Option<CallBody>>>),
+}
+
+impl Outgoing {
+    pub(crate) fn new(
+        version: Arc<Version>,
+        request_id: RequestId,
+        request: Request<CallBody>,
+    ) -> Self {
+        let (head, body) = request.into_parts();
+        Self { version, request_id, head, body: Source::Whole(body) }
+    }
+
+    /// Whether nobody has begun to read the body.
+    pub(crate) fn is_whole(&self) -> bool {
+        match &self.body {
+            Source::Whole(_) => true,
+            Source::Lent(slot) => slot.lock().is_some(),
+        }
+    }
+
+    /// For the last VM: everything moves, nothing is copied. `None` when the body is used up.
+    pub(crate) fn last(self) -> Option<Call> {
+        let body = match self.body {
+            Source::Whole(body) => body,
+            Source::Lent(slot) => slot.lock().take()?,
+        };
+        let Self { version, request_id, head, .. } = self;
+        Some(Call { version, request_id, request: Request::from_parts(head, body) })
+    }
+
+    /// For a VM after which another may be tried. `None` when the body is used up.
+    pub(crate) fn lend(mut self) -> Option<(Call, Self)> {
+        let slot = match self.body {
+            Source::Whole(body) => Arc::new(Mutex::new(Some(body))),
+            Source::Lent(slot) => slot,
+        };
+        let borrowed = Borrowed::new(&slot)?;
+        let request = Request::from_parts(self.head.clone(), body::boxed(borrowed));
+        let call = Call {
+            version: Arc::clone(&self.version),
+            request_id: self.request_id.clone(),
+            request,
+        };
+        self.body = Source::Lent(slot);
+        Some((call, self))
+    }
+}
+
+/// A body that is taken out of its slot by the first read.
+struct Borrowed {
+    slot: Arc<Mutex<Option<CallBody>>>,
+    taken: Option<CallBody>,
+    /// What the body says of itself as long as it is untouched.
+    hint: SizeHint,
+    empty: bool,
+}
+
+impl Borrowed {
+    fn new(slot: &Arc<Mutex<Option<CallBody>>>) -> Option<Self> {
+        let (hint, empty) = slot.lock().as_ref().map(|b| (b.size_hint(), b.is_end_stream()))?;
+        Some(Self { slot: Arc::clone(slot), taken: None, hint, empty })
+    }
+}
+
+impl http_body::Body for Borrowed {
+    type Data = bytes::Bytes;
+    type Error = body::BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<bytes::Bytes>, body::BodyError>>> {
+        if self.taken.is_none() {
+            let taken = self.slot.lock().take();
+            self.taken = taken;
+        }
+        match &mut self.taken {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.taken.as_ref().map_or(self.empty, http_body::Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.taken.as_ref().map_or_else(|| self.hint, http_body::Body::size_hint)
+    }
+}
+
+/// What a VM's error means at the edge: a broken relay whose cause is our own limit on the body is not
+/// the function's fault.
+pub(crate) fn explain(err: CallError) -> CallError {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(&err);
+    while let Some(one) = cause {
+        if let Some(too_large) = one.downcast_ref::<BodyTooLarge>() {
+            return CallError::BodyTooLarge { limit: too_large.limit };
+        }
+        cause = one.source();
+    }
+    err
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+    use epsilon_api::units::Bytes;
+    use http_body_util::BodyExt;
+
+    fn outgoing(body: CallBody) -> Outgoing {
+        let version = Arc::new(testing::version("pay", 1));
+        Outgoing::new(version, RequestId::random(), Request::new(body))
+    }
+
+    #[tokio::test]
+    async fn an_untouched_body_can_be_lent_again() {
+        let (call, outgoing) = outgoing(body::full("hello")).lend().unwrap();
+        assert_eq!(call.request.body().size_hint().exact(), Some(5));
+        drop(call);
+        let (call, outgoing) = outgoing.lend().unwrap();
+        drop(call);
+        let call = outgoing.last().unwrap();
+        assert_eq!(call.request.into_body().collect().await.unwrap().to_bytes(), "hello");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_was_read_is_used_up() {
+        let (mut call, outgoing) = outgoing(body::full("hello")).lend().unwrap();
+        call.request.body_mut().frame().await.unwrap().unwrap();
+        drop(call);
+        assert!(outgoing.lend().is_none());
+    }
+
+    #[test]
+    fn the_limit_is_found_under_other_causes() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("user body")]
+        struct Wrapped(#[source] BodyTooLarge);
+        let err = CallError::FunctionCrashed {
+            function: testing::version("pay", 1).function,
+            cause: Box::new(Wrapped(BodyTooLarge { limit: Bytes(7) })),
+        };
+        assert!(matches!(explain(err), CallError::BodyTooLarge { limit: Bytes(7) }));
+        assert!(matches!(explain(CallError::CallerGone), CallError::CallerGone));
+    }
+}

@@ -1,0 +1,270 @@
+//! Which headers pass the gateway. Works in place: the map moves through, it is never rebuilt.
+
+use super::super::accept::Connection;
+use epsilon_api::headers::{REQUEST_ID, RESERVED_PREFIX};
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{
+        CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    },
+};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_PREFIX: &str = "x-forwarded-";
+const REAL_IP: &str = "x-real-ip";
+const HTTP: HeaderValue = HeaderValue::from_static("http");
+
+/// Of one hop only, whatever `Connection` says (RFC 9110, 7.6.1). `Upgrade` and `TE` have their own rules.
+const HOP_BY_HOP: [HeaderName; 7] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TRANSFER_ENCODING,
+    TRAILER,
+];
+
+/// Makes a caller's headers fit for a function. Answers the protocol that the caller wants to change
+/// to, if the gateway passes it on.
+pub(crate) fn clean_request(
+    headers: &mut HeaderMap,
+    connection: &Connection,
+) -> Option<HeaderValue> {
+    let upgrade = wanted_upgrade(headers);
+    let trailers = headers.get(TE).is_some_and(|te| has_token(te.as_bytes(), b"trailers"));
+    strip_hop_by_hop(headers);
+    // hyper has answered it, or will when the body is read.
+    headers.remove(EXPECT);
+    headers.remove(TE);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    headers.remove(REQUEST_ID);
+    headers.remove(FORWARDED);
+    if headers.keys().any(speaks_for_us) {
+        let names: Vec<HeaderName> = headers.keys().filter(|n| speaks_for_us(n)).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
+
+    headers.insert(X_FORWARDED_FOR, connection.forwarded_for.clone());
+    headers.insert(X_FORWARDED_PROTO, HTTP);
+    if let Some(host) = headers.get(HOST).cloned() {
+        headers.insert(X_FORWARDED_HOST, host);
+    }
+    if let Some(protocol) = &upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol.clone());
+    }
+    upgrade
+}
+
+/// Makes a function's headers fit for a caller. After a 101 the upgrade's headers stay.
+pub(crate) fn clean_answer(headers: &mut HeaderMap, upgraded: bool) {
+    let upgrade = if upgraded { headers.get(UPGRADE).cloned() } else { None };
+    strip_hop_by_hop(headers);
+    if headers.keys().any(is_reserved) {
+        let names: Vec<HeaderName> = headers.keys().filter(|n| is_reserved(n)).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
+    if let Some(protocol) = upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol);
+    }
+}
+
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+            // Framing and routing are decided already; a caller cannot name them away.
+            .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+    headers.remove(UPGRADE);
+}
+
+/// The protocol after `Upgrade`, if `Connection` agrees. HTTP/2 in clear is not passed on: its frames
+/// would run past every check of this gateway.
+fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let protocol = headers.get(UPGRADE)?;
+    let agreed =
+        headers.get_all(CONNECTION).iter().any(|value| has_token(value.as_bytes(), b"upgrade"));
+    let other_http = protocol
+        .as_bytes()
+        .split(|b| *b == b',')
+        .any(|one| one.trim_ascii().to_ascii_lowercase().starts_with(b"h2"));
+    (agreed && !other_http).then(|| protocol.clone())
+}
+
+fn has_token(value: &[u8], token: &[u8]) -> bool {
+    value.split(|b| *b == b',').any(|one| {
+        let one = one.split(|b| *b == b';').next().unwrap_or(one);
+        one.trim_ascii().eq_ignore_ascii_case(token)
+    })
+}
+
+/// Names that only the platform may use: a function trusts them.
+fn is_reserved(name: &HeaderName) -> bool {
+    name.as_str().starts_with(RESERVED_PREFIX)
+}
+
+/// Would a function take this header for one of ours, or for one that frames the message? Frameworks
+/// read `_` as `-`, so a name with underscores is compared as they do.
+fn speaks_for_us(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    if !name.contains('_') {
+        return ours(name);
+    }
+    let dashed = name.replace('_', "-");
+    ours(&dashed)
+        || [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, UPGRADE]
+            .iter()
+            .any(|known| known.as_str() == dashed)
+}
+
+fn ours(name: &str) -> bool {
+    name.starts_with("x-")
+        && (name.starts_with(RESERVED_PREFIX)
+            || name.starts_with(FORWARDED_PREFIX)
+            || name == REAL_IP)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn map(lines: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers
+                .append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        }
+        headers
+    }
+
+    /// The names that are left for the function, sorted, without what the gateway adds to every call.
+    fn left(lines: &[(&str, &str)]) -> Vec<String> {
+        let mut headers = map(lines);
+        clean_request(&mut headers, &Connection::for_test("10.0.0.9:1234"));
+        assert_eq!(headers.remove(X_FORWARDED_FOR).unwrap(), "10.0.0.9");
+        assert_eq!(headers.remove(X_FORWARDED_PROTO).unwrap(), "http");
+        headers.remove(X_FORWARDED_HOST);
+        let mut names: Vec<String> = headers.keys().map(ToString::to_string).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn end_to_end_headers_pass() {
+        let lines = [("host", "a"), ("cookie", "x=1"), ("x-mine", "1"), ("content-length", "3")];
+        assert_eq!(left(&lines), ["content-length", "cookie", "host", "x-mine"]);
+    }
+
+    #[test]
+    fn what_connection_names_is_of_one_hop() {
+        let lines = [
+            ("connection", "close, X-One ,x-two"),
+            ("connection", "x-three"),
+            ("x-one", "1"),
+            ("x-two", "1"),
+            ("x-three", "1"),
+            ("keep-alive", "timeout=5"),
+            ("te", "gzip"),
+            ("trailer", "x"),
+            ("proxy-authorization", "x"),
+            ("proxy-connection", "x"),
+            ("x-four", "1"),
+        ];
+        assert_eq!(left(&lines), ["x-four"]);
+    }
+
+    #[test]
+    fn connection_cannot_name_framing_or_our_own_headers_away() {
+        let lines = [
+            ("host", "a"),
+            ("content-length", "3"),
+            ("connection", "host, content-length, x-forwarded-for"),
+            ("x-forwarded-for", "6.6.6.6"),
+        ];
+        assert_eq!(left(&lines), ["content-length", "host"]);
+    }
+
+    #[test]
+    fn nobody_speaks_for_the_gateway() {
+        let lines = [
+            ("x-epsilon-deadline-ms", "1"),
+            ("x-epsilon-outcome", "threw"),
+            ("x_epsilon_outcome", "threw"),
+            ("x-epsilon-request-id", "12345678"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x_forwarded_for", "6.6.6.6"),
+            ("x-forwarded-port", "1"),
+            ("x-real-ip", "6.6.6.6"),
+            ("forwarded", "for=6.6.6.6"),
+            ("content_length", "0"),
+            ("transfer_encoding", "chunked"),
+            ("snake_case", "fine"),
+        ];
+        assert_eq!(left(&lines), ["snake_case"]);
+    }
+
+    #[test]
+    fn a_websocket_keeps_its_upgrade_and_http2_does_not() {
+        let web = [("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")];
+        assert_eq!(left(&web), ["connection", "upgrade"]);
+        assert!(left(&[("connection", "upgrade, http2-settings"), ("upgrade", "h2c")]).is_empty());
+        assert!(left(&[("upgrade", "websocket")]).is_empty());
+    }
+
+    #[test]
+    fn an_answer_loses_what_is_of_one_hop_or_reserved() {
+        let mut headers = map(&[
+            ("connection", "close, x-gone"),
+            ("x-gone", "1"),
+            ("transfer-encoding", "chunked"),
+            ("x-epsilon-request-id", "forged-by-code"),
+            ("upgrade", "h2c"),
+            ("etag", "1"),
+        ]);
+        clean_answer(&mut headers, false);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["etag"]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_hop_by_hop_header_survives(
+            lines in prop::collection::vec(("[a-z_-]{1,12}|connection|te|upgrade|x-forwarded-[a-z]+", "[ -~]{0,30}"), 0..12)
+        ) {
+            let mut headers = HeaderMap::new();
+            for (name, value) in &lines {
+                if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), value.parse()) {
+                    headers.append(name, value);
+                }
+            }
+            let upgrade = clean_request(&mut headers, &Connection::for_test("10.0.0.9:1"));
+            prop_assert_eq!(headers.contains_key(CONNECTION), upgrade.is_some());
+            prop_assert_eq!(headers.get_all(X_FORWARDED_FOR).iter().count(), 1);
+            prop_assert!(!headers.contains_key(TRANSFER_ENCODING));
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The caller's body on its way to a function: counted, cut at the operator's limit, and read to its
+//! end when nobody wants the rest.
+
+use bytes::Bytes;
+use epsilon_api::{
+    body::{BodyError, BodyTooLarge},
+    units,
+};
+use http_body::{Body, Frame, SizeHint};
+use prometheus::IntCounter;
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+/// A body that fails with [`BodyTooLarge`] instead of growing without end.
+#[derive(Debug)]
+pub(crate) struct Limited<B: Whole> {
+    /// `None` once it failed or is being thrown away.
+    inner: Option<B>,
+    seen: u64,
+    limit: units::Bytes,
+    /// How long the unwanted rest is read.
+    linger: Duration,
+    /// The caller waits for `100 Continue` and nobody has read yet: it will not send an unwanted body.
+    waits: bool,
+    /// Where its bytes are counted.
+    counter: IntCounter,
+}
+
+/// A body that can be read on behind its request's back.
+pub(crate) trait Whole:
+    Body<Data = Bytes, Error: Into<BodyError>> + Send + Unpin + 'static
+{
+}
+impl<B: Body<Data = Bytes, Error: Into<BodyError>> + Send + Unpin + 'static> Whole for B {}
+
+impl<B: Whole> Limited<B> {
+    pub(crate) fn new(
+        inner: B,
+        limit: units::Bytes,
+        linger: Duration,
+        waits: bool,
+        counter: IntCounter,
+    ) -> Self {
+        Self { inner: Some(inner), seen: 0, limit, linger, waits, counter }
+    }
+
+    /// Reads on without keeping anything. A connection that is closed under a sender makes the kernel
+    /// throw away the answer that lies on the sender's side unread; so let it finish, within a limit.
+    fn throw_rest_away(&mut self) {
+        let Some(mut rest) = self.inner.take() else { return };
+        if rest.is_end_stream() || self.waits || self.linger.is_zero() {
+            return;
+        }
+        // Outside of a runtime only while the process ends; then nobody sends any more.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let linger = self.linger;
+        runtime.spawn(async move {
+            let read_on = async {
+                use http_body_util::BodyExt;
+                while let Some(Ok(_)) = rest.frame().await {}
+            };
+            // Either way the body is dropped now; if there is more of it, hyper closes the connection.
+            let _ = tokio::time::timeout(linger, read_on).await;
+        });
+    }
+}
+
+impl<B: Whole> Body for Limited<B> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.waits = false;
+        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+        let frame = match ready!(Pin::new(inner).poll_frame(cx)) {
+            Some(Ok(frame)) => frame,
+            Some(Err(err)) => return Poll::Ready(Some(Err(err.into()))),
+            None => return Poll::Ready(None),
+        };
+        self.seen += frame.data_ref().map_or(0, |data| data.len() as u64);
+        if self.seen > self.limit.get() {
+            self.throw_rest_away();
+            return Poll::Ready(Some(Err(Box::new(BodyTooLarge { limit: self.limit }))));
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl<B: Whole> Drop for Limited<B> {
+    fn drop(&mut self) {
+        self.counter.inc_by(self.seen);
+        self.throw_rest_away();
+    }
+}

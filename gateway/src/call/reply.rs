@@ -1,0 +1,263 @@
+//! Last phase: what the caller gets. Every answer leaves here with its request id and with what the
+//! platform spent; the call is over when the answer's last byte is out, and only then counted.
+
+use super::relay::headers;
+use crate::{
+    observe::{
+        events::{CallEnded, CallFailed},
+        metrics::Metrics,
+    },
+    routes::Route,
+};
+use bytes::Bytes;
+use epsilon_api::{
+    body::{self, BodyError, CallBody},
+    error::CallError,
+    headers::{REQUEST_ID, SERVER_TIMING},
+    ids::RequestId,
+    vm::{Answer, Spent},
+};
+use http::{
+    HeaderMap, HeaderValue, Response, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
+};
+use http_body::{Body, Frame, SizeHint};
+use std::{
+    fmt::Write as _,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+/// What is logged of a caller that hung up before the answer's head: nginx's number for it.
+const CALLER_GONE: u16 = 499;
+
+/// One call from its head to its last byte. Dropping it ends the call, however it came to that.
+#[derive(Debug)]
+pub(crate) struct CallRecord {
+    metrics: Arc<Metrics>,
+    began: Instant,
+    request_id: RequestId,
+    /// Known after lookup.
+    pub(crate) route: Option<Arc<Route>>,
+    status: u16,
+    bytes_out: u64,
+    complete: bool,
+    /// Keeps a drain waiting.
+    _running: TaskTrackerToken,
+}
+
+impl CallRecord {
+    pub(crate) fn begin(
+        metrics: Arc<Metrics>,
+        request_id: RequestId,
+        running: TaskTrackerToken,
+    ) -> Self {
+        metrics.in_flight.inc();
+        Self {
+            metrics,
+            began: Instant::now(),
+            request_id,
+            route: None,
+            status: CALLER_GONE,
+            bytes_out: 0,
+            complete: false,
+            _running: running,
+        }
+    }
+
+    /// The last byte is out. For a body that counted itself, `more` is 0.
+    pub(crate) fn complete(&mut self, more: u64) {
+        self.bytes_out += more;
+        self.complete = true;
+    }
+
+    pub(crate) fn request_id(&self) -> &RequestId {
+        &self.request_id
+    }
+
+    /// The head of this answer is about to go out.
+    pub(crate) fn answered(&mut self, status: StatusCode) {
+        self.status = status.as_u16();
+    }
+}
+
+impl Drop for CallRecord {
+    fn drop(&mut self) {
+        let ended = CallEnded {
+            request_id: Some(&self.request_id),
+            route: self.route.as_deref(),
+            status: self.status,
+            took: self.began.elapsed(),
+            bytes_out: self.bytes_out,
+            complete: self.complete,
+        };
+        ended.emit(&self.metrics);
+    }
+}
+
+/// An answer's body; carries the call's record to the last byte.
+#[derive(Debug)]
+pub(crate) struct ReplyBody {
+    inner: CallBody,
+    /// `None` when somebody else ends the call: an upgrade's tunnel.
+    record: Option<CallRecord>,
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if let Some(record) = &mut self.record {
+            match &frame {
+                Some(Ok(frame)) => {
+                    record.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64);
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(request_id = %record.request_id, %error, "Answer broke off.");
+                }
+                None => record.complete = true,
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for ReplyBody {
+    fn drop(&mut self) {
+        // hyper does not ask again once a body says that it is at its end.
+        let at_end = self.inner.is_end_stream() || self.inner.size_hint().exact() == Some(0);
+        if let Some(record) = self.record.as_mut().filter(|_| at_end) {
+            record.complete = true;
+        }
+    }
+}
+
+/// The function's own answer. `record` is `None` when a tunnel ends the call.
+pub(crate) fn answer(
+    answer: Answer,
+    request_id: &RequestId,
+    record: Option<CallRecord>,
+) -> Response<ReplyBody> {
+    let Answer { response, spent } = answer;
+    let (mut head, inner) = response.into_parts();
+    headers::clean_answer(&mut head.headers, head.status == StatusCode::SWITCHING_PROTOCOLS);
+    stamp(&mut head.headers, request_id, &timing(&spent));
+    let mut record = record;
+    if let Some(record) = &mut record {
+        record.answered(head.status);
+    }
+    Response::from_parts(head, ReplyBody { inner, record })
+}
+
+/// The platform's answer in the function's place.
+pub(crate) fn error(err: &CallError, mut record: CallRecord) -> Response<ReplyBody> {
+    CallFailed { error: err, request_id: &record.request_id }.emit(&record.metrics);
+    let verdict = err.verdict();
+    let text = err.body(&record.request_id).to_json();
+    let mut response = json(verdict.status, text);
+    if let Some(after) = verdict.retry_after {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+    }
+    let mut timing = String::with_capacity(32);
+    put_ms(&mut timing, "total", record.began.elapsed());
+    stamp(response.headers_mut(), &record.request_id, &timing);
+    record.answered(verdict.status);
+    response.map(|inner| ReplyBody { inner, record: Some(record) })
+}
+
+/// `GET /`.
+pub(crate) fn health(mut record: CallRecord) -> Response<ReplyBody> {
+    let mut response = json(StatusCode::OK, r#"{"data":{"status":"ok"}}"#.to_owned());
+    let mut timing = String::with_capacity(32);
+    put_ms(&mut timing, "total", record.began.elapsed());
+    stamp(response.headers_mut(), &record.request_id, &timing);
+    record.answered(StatusCode::OK);
+    response.map(|inner| ReplyBody { inner, record: Some(record) })
+}
+
+fn json(status: StatusCode, text: String) -> Response<CallBody> {
+    let mut response = Response::new(body::full(text));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn stamp(headers: &mut HeaderMap, request_id: &RequestId, timing: &str) {
+    // Ids and numbers are printable ASCII, so neither can fail.
+    if let Ok(value) = HeaderValue::from_str(request_id.as_str()) {
+        headers.insert(REQUEST_ID, value);
+    }
+    if let Ok(value) = HeaderValue::from_str(timing) {
+        // A function may tell its own timings; ours stand beside them.
+        headers.append(SERVER_TIMING, value);
+    }
+}
+
+/// `queue;dur=0.012, exec;dur=1.204`, and what a start was made of.
+fn timing(spent: &Spent) -> String {
+    let mut text = String::with_capacity(if spent.start.is_some() { 160 } else { 40 });
+    put_ms(&mut text, "queue", spent.queue);
+    if let Some(start) = &spent.start {
+        put_ms(&mut text, "start", start.total());
+        put_ms(&mut text, "pull", start.pull);
+        put_ms(&mut text, "create", start.create);
+        put_ms(&mut text, "boot", start.start);
+        put_ms(&mut text, "init", start.init);
+    }
+    put_ms(&mut text, "exec", spent.exec);
+    text
+}
+
+/// Milliseconds with their thousandths, without floating point: this runs for every call.
+fn put_ms(text: &mut String, name: &str, duration: Duration) {
+    let separator = if text.is_empty() { "" } else { ", " };
+    let micros = duration.as_micros();
+    // Writing to a string cannot fail.
+    let _ = write!(text, "{separator}{name};dur={}.{:03}", micros / 1000, micros % 1000);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use epsilon_api::vm::StartPhases;
+
+    #[test]
+    fn a_warm_call_tells_queue_and_exec() {
+        let spent = Spent {
+            queue: Duration::from_micros(12),
+            start: None,
+            exec: Duration::from_micros(1204),
+        };
+        assert_eq!(timing(&spent), "queue;dur=0.012, exec;dur=1.204");
+    }
+
+    #[test]
+    fn a_cold_call_tells_the_phases_of_its_start() {
+        let ms = Duration::from_millis;
+        let start = StartPhases { pull: ms(0), create: ms(60), start: ms(90), init: ms(5) };
+        let spent = Spent { queue: ms(1), start: Some(start), exec: ms(2) };
+        assert_eq!(
+            timing(&spent),
+            "queue;dur=1.000, start;dur=155.000, pull;dur=0.000, create;dur=60.000, \
+             boot;dur=90.000, init;dur=5.000, exec;dur=2.000"
+        );
+    }
+}

@@ -1,0 +1,242 @@
+//! Settings of the gateway as an operator writes them ([`Settings`], section `gateway:` of the settings
+//! file), and what is left when they were checked ([`Config`]). Every limit that the gateway knows
+//! stands here with its reason.
+
+use epsilon_api::units::Bytes;
+use serde::{Deserialize, Deserializer};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
+
+/// The section `gateway:`, as written. Every key may be left out.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Where callers reach functions. Default `127.0.0.1:8080`: opening it to a network is a decision.
+    pub listen: SocketAddr,
+    /// Where the control API listens. Default `127.0.0.1:8081`. `/metrics` and `/healthz` answer there without a key.
+    pub control: SocketAddr,
+    /// `fn.example.org` makes `Host: NAME.fn.example.org` call the function `NAME`. Default: none.
+    pub domain: Option<String>,
+    /// What comes before `/NAME` in the addresses shown to people, when a load balancer stands in front.
+    /// Default: made from `listen` (or `domain`).
+    pub public_url: Option<String>,
+    /// Largest body of a call. Default `100MiB`. Bodies are streamed; this protects functions, not the gateway.
+    #[serde(deserialize_with = "text")]
+    pub max_body: Bytes,
+    /// Largest archive of a deployment, packed. Default `512MiB`.
+    #[serde(deserialize_with = "text")]
+    pub max_source: Bytes,
+    /// Largest head of a request (431 beyond it). Default `64KiB`: room for large cookies and tokens.
+    #[serde(deserialize_with = "text")]
+    pub max_header: Bytes,
+    /// Most header fields of a request (431 beyond it). Default 100.
+    pub max_headers: usize,
+    /// Connections at once on each listener; more wait in the kernel's queue. An upgraded connection counts until it
+    /// ends. Default 8192: some 20 KiB of memory each.
+    pub max_connections: usize,
+    /// Longest a connection may take for a whole head, its first byte included. Default `10s`.
+    #[serde(deserialize_with = "duration")]
+    pub header_timeout: Duration,
+    /// How long a connection stays open between two calls. Default `75s`: longer than the 60 s after which load
+    /// balancers drop theirs, so that they never send into a connection that closes.
+    #[serde(deserialize_with = "duration")]
+    pub idle_timeout: Duration,
+    /// How long the rest of an unwanted body is read and thrown away, so that its sender sees the answer
+    /// and not a broken connection. Default `10s`.
+    #[serde(deserialize_with = "duration")]
+    pub linger: Duration,
+    /// Longest deployment, waiting for another one of the same project included. Default `30m`.
+    #[serde(deserialize_with = "duration")]
+    pub deploy_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: (Ipv4Addr::LOCALHOST, 8080).into(),
+            control: (Ipv4Addr::LOCALHOST, 8081).into(),
+            domain: None,
+            public_url: None,
+            max_body: Bytes::mib(100),
+            max_source: Bytes::mib(512),
+            max_header: Bytes(64 << 10),
+            max_headers: 100,
+            max_connections: 8192,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            linger: Duration::from_secs(10),
+            deploy_timeout: Duration::from_secs(30 * 60),
+        }
+    }
+}
+
+/// Checked settings. Holding one means that it is valid.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub(crate) listen: SocketAddr,
+    pub(crate) control: SocketAddr,
+    pub(crate) data_dir: PathBuf,
+    /// Lower case.
+    pub(crate) domain: Option<String>,
+    /// Without a slash at its end.
+    pub(crate) public_url: Option<String>,
+    pub(crate) max_body: Bytes,
+    pub(crate) max_source: Bytes,
+    pub(crate) linger: Duration,
+    pub(crate) deploy_timeout: Duration,
+    pub(crate) connection: ConnectionLimits,
+}
+
+/// What one connection may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ConnectionLimits {
+    pub(crate) max_connections: usize,
+    pub(crate) max_header: usize,
+    pub(crate) max_headers: usize,
+    pub(crate) header_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
+}
+
+/// A setting that cannot work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`gateway.{key}`: {rule}")]
+pub struct ConfigError {
+    /// Which setting.
+    pub key: &'static str,
+    /// What it must be.
+    pub rule: &'static str,
+}
+
+/// hyper's read buffer cannot be smaller.
+const SMALLEST_HEADER: u64 = 8 << 10;
+const LARGEST_HEADER: u64 = 1 << 20;
+
+impl Config {
+    /// Checks the settings. `data_dir` is where `admin.key` and `fleet.token` are written.
+    ///
+    /// # Errors
+    /// When a setting cannot work; the first one is named.
+    pub fn new(settings: Settings, data_dir: impl Into<PathBuf>) -> Result<Self, ConfigError> {
+        let rule = |holds: bool, key, rule| {
+            if holds { Ok(()) } else { Err(ConfigError { key, rule }) }
+        };
+        rule(settings.max_connections > 0, "max_connections", "must be at least 1")?;
+        rule(
+            (SMALLEST_HEADER..=LARGEST_HEADER).contains(&settings.max_header.get()),
+            "max_header",
+            "must be between `8KiB` and `1MiB`",
+        )?;
+        rule(
+            (8..=1024).contains(&settings.max_headers),
+            "max_headers",
+            "must be between 8 and 1024",
+        )?;
+        for (key, value) in [
+            ("header_timeout", settings.header_timeout),
+            ("idle_timeout", settings.idle_timeout),
+            ("deploy_timeout", settings.deploy_timeout),
+        ] {
+            rule(!value.is_zero(), key, "must be longer than `0s`")?;
+        }
+        let domain = settings.domain.map(|domain| domain.to_ascii_lowercase());
+        rule(
+            domain.as_deref().is_none_or(is_domain),
+            "domain",
+            "must be a host name such as `fn.example.org`, without a dot at its ends",
+        )?;
+        rule(
+            settings.public_url.as_deref().is_none_or(is_http_url),
+            "public_url",
+            "must start with `http://` or `https://`",
+        )?;
+        Ok(Self {
+            listen: settings.listen,
+            control: settings.control,
+            data_dir: data_dir.into(),
+            domain,
+            public_url: settings.public_url.map(|url| url.trim_end_matches('/').to_owned()),
+            max_body: settings.max_body,
+            max_source: settings.max_source,
+            linger: settings.linger,
+            deploy_timeout: settings.deploy_timeout,
+            connection: ConnectionLimits {
+                max_connections: settings.max_connections,
+                max_header: settings.max_header.get() as usize,
+                max_headers: settings.max_headers,
+                header_timeout: settings.header_timeout,
+                idle_timeout: settings.idle_timeout,
+            },
+        })
+    }
+}
+
+fn is_domain(text: &str) -> bool {
+    !text.is_empty()
+        && text.split('.').all(|label| {
+            !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        })
+}
+
+fn is_http_url(text: &str) -> bool {
+    ["http://", "https://"]
+        .iter()
+        .any(|scheme| text.len() > scheme.len() && text.starts_with(scheme))
+}
+
+fn text<'de, T, D>(from: D) -> Result<T, D::Error>
+where
+    T: FromStr<Err: std::fmt::Display>,
+    D: Deserializer<'de>,
+{
+    String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+}
+
+fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(from)?;
+    humantime::parse_duration(&text).map_err(|err| {
+        serde::de::Error::custom(format_args!("`{text}` is not a duration such as `30s`: {err}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Settings, String> {
+        serde_json::from_str(text).map_err(|err| err.to_string())
+    }
+
+    #[test]
+    fn nothing_written_is_the_documented_defaults() {
+        let config = Config::new(read("{}").unwrap(), "/data").unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!(config.max_body, Bytes::mib(100));
+    }
+
+    #[test]
+    fn units_are_read() {
+        let settings = read(r#"{"max_body":"1KiB","idle_timeout":"1m 30s"}"#).unwrap();
+        assert_eq!((settings.max_body, settings.idle_timeout.as_secs()), (Bytes(1024), 90));
+        assert!(read(r#"{"idle_timeout":"soon"}"#).unwrap_err().contains("`soon`"));
+        assert!(read(r#"{"max_bodi":"1KiB"}"#).unwrap_err().contains("max_bodi"));
+    }
+
+    #[test]
+    fn what_cannot_work_is_named() {
+        let refused = |text: &str| Config::new(read(text).unwrap(), "/data").unwrap_err().key;
+        for (text, key) in [
+            (r#"{"max_connections":0}"#, "max_connections"),
+            (r#"{"max_header":"1KiB"}"#, "max_header"),
+            (r#"{"max_headers":0}"#, "max_headers"),
+            (r#"{"header_timeout":"0s"}"#, "header_timeout"),
+            (r#"{"domain":".example.org"}"#, "domain"),
+            (r#"{"public_url":"example.org"}"#, "public_url"),
+        ] {
+            assert_eq!(refused(text), key);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The control API, `/v1`, on its own listener: what the CLI and operators ask. Answers in the words of
+//! `epsilon_api::admin`; nothing here is on the path of a call.
+//!
+//! `/healthz`, `/metrics` and `/v1/openapi.json` answer without a key: they tell nothing secret, scrapers
+//! have no keys, and the listener is on loopback unless the operator says otherwise. The rest wants
+//! `Authorization: Bearer <key>`.
+//!
+//! When a client hangs up, questions are dropped; a change that has begun (rollback, delete, activation)
+//! goes on to its end, because half of it would be worse than all of it.
+
+mod auth;
+mod deployments;
+pub(crate) mod error;
+mod functions;
+mod logs;
+mod openapi;
+mod query;
+mod vms;
+
+use crate::{
+    call::{
+        accept::{Connection, Handler},
+        permit,
+    },
+    deploy::Deploys,
+    fleet::Fleet,
+    routes::Routes,
+    urls::Urls,
+};
+use axum::{
+    Router,
+    body::Body,
+    extract::State,
+    middleware,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use epsilon_api::{
+    error::{ErrorBody, ErrorEnvelope},
+    headers::REQUEST_ID,
+    units::Bytes,
+};
+use epsilon_store::Store;
+use error::ApiError;
+use http::{HeaderValue, Request, StatusCode, header::CONTENT_TYPE};
+use hyper::body::Incoming;
+use prometheus::{Registry, TextEncoder};
+use std::{future::Future, sync::Arc, time::Duration};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower_service::Service;
+
+/// What the answers are made of.
+#[derive(Debug)]
+pub(crate) struct Control {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) deploys: Arc<Deploys>,
+    pub(crate) urls: Urls,
+    pub(crate) registry: Registry,
+    pub(crate) max_source: Bytes,
+    pub(crate) linger: Duration,
+    /// The gateway stops: streams end, deployments are cancelled.
+    pub(crate) close: CancellationToken,
+    /// Work that outlives the request that asked for it.
+    pub(crate) background: TaskTracker,
+}
+
+impl Control {
+    /// Goes on to the end even when the client hangs up.
+    async fn to_the_end<T, F>(&self, work: F) -> Result<T, ApiError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, ApiError>> + Send + 'static,
+    {
+        self.background.spawn(work).await.unwrap_or_else(|err| Err(error::internal(&err)))
+    }
+}
+
+type Shared = State<Arc<Control>>;
+
+fn router(control: &Arc<Control>) -> Router {
+    Router::new()
+        .route("/v1/functions", get(functions::list))
+        .route("/v1/functions/{name}", get(functions::detail).delete(functions::delete))
+        .route("/v1/functions/{name}/versions", get(functions::versions))
+        .route("/v1/functions/{name}/rollback", post(functions::rollback))
+        .route("/v1/functions/{name}/logs", get(logs::stream))
+        .route("/v1/deployments", get(deployments::list).post(deployments::create))
+        .route("/v1/deployments/{id}", get(deployments::detail))
+        .route("/v1/vms", get(vms::list))
+        .route("/v1/vms/{id}/drain", post(vms::drain))
+        .route("/v1/vms/{id}/undrain", post(vms::undrain))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(control), auth::require_key))
+        .route("/v1/openapi.json", get(openapi::document))
+        .route("/healthz", get(healthz))
+        .route("/metrics", get(metrics))
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(not_found)
+        .with_state(Arc::clone(control))
+}
+
+async fn healthz() -> Response {
+    axum::Json(serde_json::json!({"data": {"status": "ok"}})).into_response()
+}
+
+async fn metrics(State(control): Shared) -> Result<Response, ApiError> {
+    let text = TextEncoder::new()
+        .encode_to_string(&control.registry.gather())
+        .map_err(|err| error::internal(&err))?;
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4");
+    Ok(([(CONTENT_TYPE, kind)], text).into_response())
+}
+
+async fn not_found() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "NOT_FOUND", "there is nothing at this path")
+        .hint("`GET /v1/openapi.json` lists the paths")
+}
+
+async fn method_not_allowed() -> ApiError {
+    let message = "this path does not take this method";
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message)
+        .hint("`GET /v1/openapi.json` lists the methods of each path")
+}
+
+/// The control API behind its listener.
+#[derive(Clone, Debug)]
+pub(crate) struct ControlHandler {
+    router: Router,
+}
+
+impl ControlHandler {
+    pub(crate) fn new(control: Arc<Control>) -> Self {
+        Self { router: router(&control) }
+    }
+}
+
+impl Handler for ControlHandler {
+    type Body = Body;
+
+    async fn handle(mut self, request: Request<Incoming>, _: Arc<Connection>) -> Response {
+        let id = permit::request_id(request.headers());
+        let Ok(mut response) = self.router.call(request).await;
+        if let Some(mut error) = response.extensions_mut().remove::<ErrorBody>() {
+            // Only here is the id known that the error has to quote.
+            error.request_id = Some(id.clone());
+            let status = response.status();
+            response = axum::Json(ErrorEnvelope { error }).into_response();
+            *response.status_mut() = status;
+        }
+        if let Ok(value) = HeaderValue::from_str(id.as_str()) {
+            response.headers_mut().insert(REQUEST_ID, value);
+        }
+        response
+    }
+}

@@ -1,0 +1,36 @@
+//! Who may use the control API: the holder of the admin key, compared in constant time by its hash.
+
+use super::{Shared, error::ApiError};
+use crate::keys;
+use axum::{
+    extract::{Request, State},
+    middleware::Next,
+    response::Response,
+};
+use epsilon_store::KeyRole;
+use http::{HeaderMap, StatusCode, header::AUTHORIZATION};
+
+/// Lets a request through that carries the admin key.
+pub(super) async fn require_key(
+    State(control): Shared,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let Some(key) = bearer(request.headers()) else {
+        return Err(refused("the control API wants `Authorization: Bearer <key>`"));
+    };
+    if !keys::opens(&*control.store, KeyRole::Admin, key).await? {
+        return Err(refused("this key does not open the control API"));
+    }
+    Ok(next.run(request).await)
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, key) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+}
+
+fn refused(message: &str) -> ApiError {
+    ApiError::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message)
+        .hint("the key is in `admin.key` in the gateway's data folder; see `epsilon --key`")
+}

@@ -1,0 +1,100 @@
+//! Errors of the control API. They leave a handler as an extension of the response; the listener's
+//! handler adds the request id and writes the body.
+
+use axum::response::{IntoResponse, Response};
+use epsilon_api::{chain::Chain, error::ErrorBody};
+use epsilon_store::StoreError;
+use http::StatusCode;
+use std::error::Error;
+
+/// An answer that is an error.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    body: ErrorBody,
+}
+
+impl ApiError {
+    pub(crate) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+        Self { status, body: ErrorBody::new(status, code, message, None) }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.body.hint = Some(hint.into());
+        self
+    }
+
+    pub(crate) fn into_body(self) -> ErrorBody {
+        self.body
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(self.body);
+        response
+    }
+}
+
+/// A body, path or parameter that cannot be understood.
+pub(crate) fn unprocessable(code: &str, message: impl Into<String>) -> ApiError {
+    ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, code, message)
+}
+
+/// A bug or a broken machine: the log knows more.
+pub(crate) fn internal(err: &(dyn Error + 'static)) -> ApiError {
+    tracing::error!(error = %Chain(err), "Control API failed.");
+    let message = "the platform failed; its log says why";
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", message)
+}
+
+/// What the store's refusal means to the one who asked.
+pub(crate) fn of_store(err: &StoreError) -> ApiError {
+    use StoreError as E;
+    let (status, code, hint) = match err {
+        E::FunctionNotFound(_) => (
+            StatusCode::NOT_FOUND,
+            "FUNCTION_NOT_FOUND",
+            Some("`epsilon functions` lists the names".into()),
+        ),
+        E::VersionNotFound { function, .. } => (
+            StatusCode::NOT_FOUND,
+            "VERSION_NOT_FOUND",
+            Some(format!("`epsilon versions {function}` lists the versions")),
+        ),
+        E::DeploymentNotFound(_) => (StatusCode::NOT_FOUND, "DEPLOYMENT_NOT_FOUND", None),
+        E::NothingOlder { .. } => (
+            StatusCode::CONFLICT,
+            "NO_OLDER_VERSION",
+            Some("name a version to roll back to".into()),
+        ),
+        E::DeploymentOver(_) => (StatusCode::CONFLICT, "DEPLOYMENT_OVER", None),
+        E::OwnedByOther { function, .. } => (
+            StatusCode::CONFLICT,
+            "NAME_TAKEN",
+            Some(format!("rename it, or `epsilon delete {function}` first")),
+        ),
+        E::Superseded { .. } => (StatusCode::CONFLICT, "SUPERSEDED", None),
+        E::DeletedMeanwhile(_) => {
+            (StatusCode::CONFLICT, "DELETED_MEANWHILE", Some("deploy again".into()))
+        }
+        E::BadCursor(_) => (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "INVALID_PARAMETER",
+            Some("take `pagination.next_cursor` of the page before".into()),
+        ),
+        E::UnknownScheme(_) | E::Open { .. } | E::Database(_) | E::Corrupt { .. } => {
+            return internal(err);
+        }
+    };
+    let mut error = ApiError::new(status, code, err.to_string());
+    error.body.hint = hint;
+    error
+}
+
+impl From<StoreError> for ApiError {
+    fn from(err: StoreError) -> Self {
+        of_store(&err)
+    }
+}

@@ -1,0 +1,143 @@
+//! Functions and their versions: list, look, roll back, delete.
+
+use super::{
+    Shared,
+    error::ApiError,
+    query::{InPath, PAGING, Params, data, json, listed},
+};
+use crate::{app, control::Control};
+use axum::{Json, body::Body, extract::State};
+use epsilon_api::{
+    admin::{Data, FunctionInfo, RollbackRequest, VersionInfo},
+    function::Version,
+    ids::FunctionName,
+    vm::VmStatus,
+};
+use epsilon_store::{StoreError, StoredVersion};
+use http::Uri;
+use std::sync::Arc;
+
+/// `GET /v1/functions`
+pub(super) async fn list(
+    State(control): Shared,
+    uri: Uri,
+) -> Result<Json<Data<Vec<FunctionInfo>>>, ApiError> {
+    let page = Params::read(&uri, &PAGING)?.page()?;
+    let part = control.store.functions(&page).await?;
+    let vms = control.fleet.status();
+    Ok(Json(listed(part.map(|version| control.info(version, &vms)))))
+}
+
+/// `GET /v1/functions/{name}`
+pub(super) async fn detail(
+    State(control): Shared,
+    InPath(name): InPath<FunctionName>,
+    uri: Uri,
+) -> Result<Json<Data<FunctionInfo>>, ApiError> {
+    Params::read(&uri, &[])?;
+    let version = control.active(&name)?;
+    Ok(Json(data(control.info(Version::clone(&version), &control.fleet.status()))))
+}
+
+/// `GET /v1/functions/{name}/versions`
+pub(super) async fn versions(
+    State(control): Shared,
+    InPath(name): InPath<FunctionName>,
+    uri: Uri,
+) -> Result<Json<Data<Vec<VersionInfo>>>, ApiError> {
+    let page = Params::read(&uri, &PAGING)?.page()?;
+    let part = control.store.versions(&name, &page).await?;
+    Ok(Json(listed(part.map(|StoredVersion { version, active }| VersionInfo {
+        version: version.number,
+        active,
+        image: version.image.reference,
+        digest: version.image.digest,
+        deployment: version.deployment,
+        created_at: version.created_at,
+        spec: version.spec,
+    }))))
+}
+
+/// `POST /v1/functions/{name}/rollback`: one pointer is written; calls that run end where they began.
+pub(super) async fn rollback(
+    State(control): Shared,
+    InPath(name): InPath<FunctionName>,
+    uri: Uri,
+    body: Body,
+) -> Result<Json<Data<FunctionInfo>>, ApiError> {
+    Params::read(&uri, &[])?;
+    let RollbackRequest { version } = json(body, &["version"]).await?;
+    let shared = Arc::clone(&control);
+    let version = control
+        .to_the_end(async move {
+            let (version, old) = {
+                let change = shared.routes.change().await;
+                let version = Arc::new(shared.store.rollback(&name, version).await?);
+                let old = change.serve(vec![Arc::clone(&version)]);
+                (version, old)
+            };
+            tracing::info!(function = %name, version = %version.number, "Rolled back.");
+            for version in &old {
+                shared.fleet.retire(version);
+            }
+            if version.spec.min_instances > 0 {
+                let (fleet, version) = (Arc::clone(&shared.fleet), Arc::clone(&version));
+                let warm_up = async move { app::ensure_ready(&fleet, version).await };
+                shared.background.spawn(shared.close.clone().run_until_cancelled_owned(warm_up));
+            }
+            Ok(version)
+        })
+        .await?;
+    Ok(Json(data(control.info(Version::clone(&version), &control.fleet.status()))))
+}
+
+/// `DELETE /v1/functions/{name}`: answers what served until now.
+pub(super) async fn delete(
+    State(control): Shared,
+    InPath(name): InPath<FunctionName>,
+    uri: Uri,
+) -> Result<Json<Data<FunctionInfo>>, ApiError> {
+    Params::read(&uri, &[])?;
+    let shared = Arc::clone(&control);
+    let version = control
+        .to_the_end(async move {
+            let (version, old) = {
+                let change = shared.routes.change().await;
+                (shared.store.delete_function(&name).await?, change.remove(&name))
+            };
+            tracing::info!(function = %name, "Function deleted.");
+            if let Some(old) = old {
+                shared.fleet.retire(&old);
+            }
+            Ok(version)
+        })
+        .await?;
+    Ok(Json(data(control.info(version, &control.fleet.status()))))
+}
+
+impl Control {
+    /// What serves under this name.
+    pub(super) fn active(&self, name: &FunctionName) -> Result<Arc<Version>, ApiError> {
+        let table = self.routes.table();
+        let route = table.named(name.as_str());
+        let route = route.ok_or_else(|| StoreError::FunctionNotFound(name.clone()))?;
+        Ok(Arc::clone(&route.version))
+    }
+
+    fn info(&self, version: Version, vms: &[VmStatus]) -> FunctionInfo {
+        let instances = vms
+            .iter()
+            .flat_map(|vm| &vm.instances)
+            .filter(|instance| instance.function == version.function)
+            .count();
+        FunctionInfo {
+            url: self.urls.of(&version.function),
+            name: version.function,
+            project: version.project,
+            active_version: version.number,
+            instances: u32::try_from(instances).unwrap_or(u32::MAX),
+            updated_at: version.created_at,
+            spec: version.spec,
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! A deployment from its archive to serving: build, start, activate. All functions of a project together,
+//! or none.
+//!
+//! ```text
+//! queue by folder → build → queue by project → prepare → start new versions → activate → retire old ones
+//! ```
+//! Up to `activate` everything can be dropped at any point (the caller hung up, the time is over, the
+//! gateway stops) and the old versions have never stopped serving; from there on nothing is dropped.
+
+pub(crate) mod queue;
+pub(crate) mod story;
+
+use crate::{fleet::Fleet, observe::metrics::Metrics, routes::Routes, urls::Urls};
+use epsilon_api::{
+    admin::{DeployEvent, DeploymentInfo, DeploymentState, Step},
+    body::CallBody,
+    build::{BuildError, BuildJob, Builder, Built},
+    chain::Chain,
+    error::{CallError, ErrorBody},
+    function::Version,
+    ids::{DeploymentId, FunctionName},
+};
+use epsilon_store::{Deployment, Prepared, Store, StoreError};
+use futures_util::future::try_join_all;
+use http::StatusCode;
+use jiff::Timestamp;
+use queue::Queue;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use story::Story;
+use tokio_util::sync::CancellationToken;
+
+/// What was pushed.
+pub(crate) struct Push {
+    pub(crate) archive: CallBody,
+    pub(crate) folder: Option<String>,
+    pub(crate) only: Vec<FunctionName>,
+}
+
+/// Carries out deployments.
+#[derive(Debug)]
+pub(crate) struct Deploys {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) builder: Option<Arc<dyn Builder>>,
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) urls: Urls,
+    pub(crate) queue: Queue,
+    pub(crate) limit: Duration,
+}
+
+/// Why a deployment changed nothing.
+#[derive(Debug, thiserror::Error)]
+enum DeployError {
+    #[error("the build failed")]
+    Build(#[source] BuildError),
+    #[error("a new version did not start")]
+    Start(#[source] CallError),
+    #[error("the versions could not be kept")]
+    Store(#[source] StoreError),
+    #[error("the deployment took longer than {0:?}")]
+    TookTooLong(Duration),
+    #[error("the one who deployed hung up, or the gateway stopped")]
+    Cancelled,
+}
+
+impl DeployError {
+    /// For the developer.
+    fn body(&self) -> ErrorBody {
+        match self {
+            Self::Build(err) => err.body(),
+            Self::Start(err) => start_failed(err),
+            Self::Store(err) => crate::control::error::of_store(err).into_body(),
+            Self::TookTooLong(limit) => ErrorBody::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "DEPLOYMENT_TIMEOUT",
+                format!(
+                    "the deployment was not done within {}",
+                    humantime::format_duration(*limit)
+                ),
+                Some("the operator's setting is `gateway.deploy_timeout`".into()),
+            ),
+            Self::Cancelled => ErrorBody::new(
+                StatusCode::CONFLICT,
+                "DEPLOYMENT_CANCELLED",
+                "the deployment was cancelled: its caller hung up or the gateway stopped",
+                Some("nothing was changed; deploy again".into()),
+            ),
+        }
+    }
+}
+
+/// A caller never sees why code does not load; its developer must.
+fn start_failed(err: &CallError) -> ErrorBody {
+    let verdict = err.verdict();
+    let (message, hint) = match err {
+        CallError::InitFailed { detail, .. } if !detail.is_empty() => {
+            (format!("{err}: {detail}"), err.hint())
+        }
+        CallError::InitFailed { .. } | CallError::FunctionCrashed { .. } => {
+            (Chain(err).to_string(), err.hint())
+        }
+        other => (Chain(other).to_string(), None),
+    };
+    ErrorBody::new(verdict.status, verdict.code, message, hint)
+}
+
+impl Deploys {
+    /// Carries out one deployment and tells its story to the end. Run it in a task of its own; `cancel`
+    /// ends it as long as nothing serves.
+    pub(crate) async fn run(
+        &self,
+        builder: &dyn Builder,
+        id: DeploymentId,
+        push: Push,
+        story: Story,
+        cancel: CancellationToken,
+    ) {
+        story.tell(DeployEvent::Accepted { deployment: id.clone() });
+        let outcome = async {
+            self.store.begin_deployment(&id, Timestamp::now()).await.map_err(DeployError::Store)?;
+            // Cancelling drops the work wherever it stands; `activate` is not in it.
+            let prepared = tokio::select! {
+                biased;
+                () = cancel.cancelled() => Err(DeployError::Cancelled),
+                done = tokio::time::timeout(self.limit, self.prepare(builder, &id, push, &story)) => {
+                    done.unwrap_or(Err(DeployError::TookTooLong(self.limit)))
+                }
+            }?;
+            self.activate(&id, prepared, &story).await
+        };
+        let last = match outcome.await {
+            Ok(deployment) => {
+                tracing::info!(deployment = %id, "Deployment done.");
+                self.count(DeploymentState::Done);
+                DeployEvent::Done { deployment: self.info(deployment) }
+            }
+            Err(err) => {
+                tracing::info!(deployment = %id, error = %Chain(&err), "Deployment failed.");
+                self.count(DeploymentState::Failed);
+                let error = err.body();
+                if let Err(err) = self.store.fail_deployment(&id, &error, Timestamp::now()).await {
+                    // The next start of the gateway fails it.
+                    tracing::error!(deployment = %id, error = %Chain(&err), "Could not note it.");
+                }
+                DeployEvent::Failed { error }
+            }
+        };
+        story.end(last).await;
+    }
+
+    /// Everything before the first visible change. What was started for nothing is retired again, also
+    /// when this future is dropped.
+    async fn prepare(
+        &self,
+        builder: &dyn Builder,
+        id: &DeploymentId,
+        push: Push,
+        story: &Story,
+    ) -> Result<Ready, DeployError> {
+        let by_folder = match &push.folder {
+            Some(folder) => Some(self.queue.wait(format!("folder {folder}"), story).await),
+            None => None,
+        };
+        let job = BuildJob {
+            deployment: id.clone(),
+            archive: push.archive,
+            folder: push.folder,
+            only: push.only,
+            log: story.as_build_log(),
+        };
+        let built = builder.build(job).await.map_err(DeployError::Build)?;
+        let by_project = self.queue.wait(format!("project {}", built.project), story).await;
+        let started = self.start(id, &built, story).await?;
+        Ok(Ready { started, _turns: (by_folder, by_project) })
+    }
+
+    async fn start(
+        &self,
+        id: &DeploymentId,
+        built: &Built,
+        story: &Story,
+    ) -> Result<Started, DeployError> {
+        let prepared =
+            self.store.prepare(id, built, Timestamp::now()).await.map_err(DeployError::Store)?;
+        let new = prepared.iter().filter(|one| one.changed).count();
+        let started = Started::new(prepared, Arc::clone(&self.fleet));
+        let began = story.begin(Step::Start, count(new, "new version"));
+        let changed = started.changed();
+        try_join_all(changed.into_iter().map(|version| self.ensure_ready(version)))
+            .await
+            .map_err(DeployError::Start)?;
+        let healthy = if new == 0 { "nothing to start".into() } else { count(new, "instance") };
+        story.done(Step::Start, healthy, began);
+        Ok(started)
+    }
+
+    /// One VM that takes calls has an instance of it.
+    async fn ensure_ready(&self, version: Arc<Version>) -> Result<(), CallError> {
+        let member = self.fleet.members().iter().find(|member| member.takes_calls());
+        let member = member.ok_or_else(|| CallError::NoCapacity {
+            function: version.function.clone(),
+            cause: "every VM drains".into(),
+        })?;
+        member.vm.ensure_ready(version).await
+    }
+
+    async fn activate(
+        &self,
+        id: &DeploymentId,
+        ready: Ready,
+        story: &Story,
+    ) -> Result<Deployment, DeployError> {
+        let began = story.begin(Step::Activate, String::new());
+        let (deployment, old) = {
+            let change = self.routes.change().await;
+            let deployment =
+                self.store.activate(id, Timestamp::now()).await.map_err(DeployError::Store)?;
+            (deployment, change.serve(ready.started.serve()))
+        };
+        for version in &old {
+            self.fleet.retire(version);
+        }
+        let changed = deployment.functions.iter().filter(|function| function.changed).count();
+        let detail = match changed {
+            0 => "nothing changed".into(),
+            some => count(some, "function") + " changed",
+        };
+        story.done(Step::Activate, detail, began);
+        Ok(deployment)
+    }
+
+    /// As the control API tells it.
+    pub(crate) fn info(&self, deployment: Deployment) -> DeploymentInfo {
+        let function = |one: epsilon_store::Deployed| epsilon_api::admin::DeployedFunction {
+            url: self.urls.of(&one.name),
+            name: one.name,
+            version: one.version,
+            changed: one.changed,
+        };
+        DeploymentInfo {
+            id: deployment.id,
+            project: deployment.project,
+            state: deployment.state,
+            created_at: deployment.created_at,
+            ended_at: deployment.ended_at,
+            error: deployment.error,
+            functions: deployment.functions.into_iter().map(function).collect(),
+        }
+    }
+
+    fn count(&self, state: DeploymentState) {
+        self.metrics.deployments.with_label_values(&[state.to_string().as_str()]).inc();
+    }
+}
+
+/// What `prepare` hands to `activate`.
+struct Ready {
+    started: Started,
+    /// Others of this project wait until this is dropped.
+    _turns: (Option<queue::Turn>, queue::Turn),
+}
+
+/// New versions that were started and do not serve. Dropped before [`Started::serve`], they are retired.
+struct Started {
+    versions: Vec<(Arc<Version>, bool)>,
+    fleet: Arc<Fleet>,
+}
+
+impl Started {
+    fn new(prepared: Vec<Prepared>, fleet: Arc<Fleet>) -> Self {
+        let versions =
+            prepared.into_iter().map(|one| (Arc::new(one.version), one.changed)).collect();
+        Self { versions, fleet }
+    }
+
+    fn changed(&self) -> Vec<Arc<Version>> {
+        self.versions.iter().filter(|one| one.1).map(|one| Arc::clone(&one.0)).collect()
+    }
+
+    fn serve(mut self) -> Vec<Arc<Version>> {
+        std::mem::take(&mut self.versions).into_iter().map(|one| one.0).collect()
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        for version in self.changed() {
+            self.fleet.retire(&version);
+        }
+    }
+}
+
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// When a step began.
+pub(crate) type Began = Instant;

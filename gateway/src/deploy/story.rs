@@ -1,0 +1,125 @@
+//! The story of a deployment, from those who work on it to the one who reads. The reader may be slow or
+//! gone: steps always find room, lines of tools are lost when there is none, and the work never waits.
+
+use super::Began;
+use crate::observe::metrics::Metrics;
+use epsilon_api::{
+    admin::{DeployEvent, Step},
+    build::{BuildEvent, BuildLog},
+};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc;
+
+/// Events that wait for the reader. npm prints some hundreds of lines; each is about 100 bytes.
+const DEPTH: usize = 1024;
+/// Places that lines leave free for steps.
+const FOR_STEPS: usize = 64;
+/// How long the last event waits for a reader who is far behind.
+const LAST_WORD: Duration = Duration::from_secs(30);
+
+/// The writer's end. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Story {
+    events: mpsc::Sender<DeployEvent>,
+    lost: Arc<AtomicU64>,
+    metrics: Arc<Metrics>,
+}
+
+impl Story {
+    /// A story and its reader's end.
+    pub(crate) fn new(metrics: Arc<Metrics>) -> (Self, mpsc::Receiver<DeployEvent>) {
+        let (events, reader) = mpsc::channel(DEPTH);
+        (Self { events, lost: Arc::default(), metrics }, reader)
+    }
+
+    /// Tells an event that must not be lost. There is room for some dozens of these.
+    pub(crate) fn tell(&self, event: DeployEvent) {
+        // A reader who is gone wants nothing more.
+        let _ = self.events.try_send(event);
+    }
+
+    /// Tells a line if there is room.
+    pub(crate) fn line(&self, line: String) {
+        if self.events.capacity() <= FOR_STEPS {
+            self.lost.fetch_add(1, Relaxed);
+            self.metrics.lost_lines.inc();
+            return;
+        }
+        match self.lost.swap(0, Relaxed) {
+            0 => {}
+            lost => self.tell(DeployEvent::Log { line: format!("… {lost} lines were lost …") }),
+        }
+        self.tell(DeployEvent::Log { line });
+    }
+
+    /// A step begins.
+    pub(crate) fn begin(&self, step: Step, detail: String) -> Began {
+        self.tell(DeployEvent::StepStarted { step, detail });
+        Instant::now()
+    }
+
+    /// A step ended well.
+    pub(crate) fn done(&self, step: Step, detail: String, began: Began) {
+        self.tell(step_done(step, detail, began.elapsed()));
+    }
+
+    /// The last event: waits for a slow reader, within a limit.
+    pub(crate) async fn end(self, last: DeployEvent) {
+        // A reader who is gone finds the deployment in the list.
+        let _ = self.events.send_timeout(last, LAST_WORD).await;
+    }
+
+    /// As the builder wants it.
+    pub(crate) fn as_build_log(&self) -> Arc<dyn BuildLog> {
+        Arc::new(self.clone())
+    }
+}
+
+fn step_done(step: Step, detail: String, took: Duration) -> DeployEvent {
+    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    DeployEvent::StepDone { step, detail, took_ms }
+}
+
+impl BuildLog for Story {
+    fn tell(&self, event: BuildEvent) {
+        match event {
+            BuildEvent::StepStarted { step, detail } => {
+                Self::tell(self, DeployEvent::StepStarted { step, detail });
+            }
+            BuildEvent::StepDone { step, detail, took } => {
+                Self::tell(self, step_done(step, detail, took));
+            }
+            BuildEvent::Line(line) => self.line(line),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_slow_reader_loses_lines_and_never_a_step() {
+        let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
+        let (story, mut reader) = Story::new(metrics);
+        for n in 0..2 * DEPTH {
+            story.line(n.to_string());
+        }
+        story.begin(Step::Ship, "1 image".into());
+        for _ in 0..DEPTH {
+            if matches!(reader.try_recv().unwrap(), DeployEvent::StepStarted { .. }) {
+                break;
+            }
+        }
+        story.line("heard again".into());
+        let lost = DEPTH + FOR_STEPS;
+        let Ok(DeployEvent::Log { line }) = reader.try_recv() else { panic!("no line") };
+        assert_eq!(line, format!("… {lost} lines were lost …"));
+    }
+}

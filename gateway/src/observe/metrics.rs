@@ -1,0 +1,213 @@
+//! `epsilon_*` metrics of the gateway. Handles are looked up once per function, not once per call; the
+//! series of a deleted function go away with its last call.
+
+use epsilon_api::ids::FunctionName;
+use parking_lot::{Mutex, RwLock};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
+
+/// Bounds of the call histogram, in seconds: a warm call takes tenths of a millisecond, a slow one a minute.
+const CALL_SECONDS: [f64; 15] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0];
+
+/// All metrics of the gateway.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    calls: IntCounterVec,
+    call_seconds: HistogramVec,
+    /// Calls that got an answer of the platform instead of the function's.
+    pub(crate) errors: IntCounterVec,
+    /// Calls between first byte in and last byte out.
+    pub(crate) in_flight: IntGauge,
+    /// Answers that ended before their last byte.
+    pub(crate) cut: IntCounter,
+    /// Open connections on the public listener.
+    pub(crate) connections: IntGauge,
+    /// Connections that could not be accepted.
+    pub(crate) accept_errors: IntCounter,
+    /// Bytes of bodies that came in.
+    pub(crate) bytes_in: IntCounter,
+    /// Bytes of bodies that went out.
+    pub(crate) bytes_out: IntCounter,
+    /// Functions that can be called.
+    pub(crate) functions: IntGauge,
+    /// Deployments that ended, by how.
+    pub(crate) deployments: IntCounterVec,
+    /// Bytes of archives that came in.
+    pub(crate) source_bytes: IntCounter,
+    /// Lines of build logs that a slow reader missed.
+    pub(crate) lost_lines: IntCounter,
+    known: Mutex<HashMap<FunctionName, Weak<FunctionMetrics>>>,
+}
+
+impl Metrics {
+    /// Makes the metrics and puts them into the registry.
+    pub(crate) fn new(registry: &Registry) -> Result<Arc<Self>, prometheus::Error> {
+        let opts = |name: &str, help: &str| Opts::new(format!("epsilon_{name}"), help);
+        let seconds = HistogramOpts::new(
+            "epsilon_call_seconds",
+            "Time of a call from its head to the last byte of its answer.",
+        )
+        .buckets(CALL_SECONDS.into());
+        let body_bytes = IntCounterVec::new(
+            opts("body_bytes_total", "Bytes of bodies of calls."),
+            &["direction"],
+        )?;
+        let metrics = Self {
+            calls: IntCounterVec::new(
+                opts("calls_total", "Calls that ended, by status; 499 is a caller that hung up."),
+                &["function", "code"],
+            )?,
+            call_seconds: HistogramVec::new(seconds, &["function"])?,
+            errors: IntCounterVec::new(
+                opts("call_errors_total", "Calls that the platform answered with an error."),
+                &["code", "fault"],
+            )?,
+            in_flight: IntGauge::with_opts(opts("in_flight", "Calls that run now."))?,
+            cut: IntCounter::with_opts(opts(
+                "answers_cut_total",
+                "Answers that ended before their last byte.",
+            ))?,
+            connections: IntGauge::with_opts(opts(
+                "connections",
+                "Open connections on the public listener.",
+            ))?,
+            accept_errors: IntCounter::with_opts(opts(
+                "accept_errors_total",
+                "Connections that could not be accepted.",
+            ))?,
+            bytes_in: body_bytes.with_label_values(&["in"]),
+            bytes_out: body_bytes.with_label_values(&["out"]),
+            functions: IntGauge::with_opts(opts("functions", "Functions that can be called."))?,
+            deployments: IntCounterVec::new(
+                opts("deployments_total", "Deployments that ended."),
+                &["state"],
+            )?,
+            source_bytes: IntCounter::with_opts(opts(
+                "deployment_bytes_total",
+                "Bytes of archives that came in.",
+            ))?,
+            lost_lines: IntCounter::with_opts(opts(
+                "deployment_log_lines_lost_total",
+                "Lines of build logs that a slow reader missed.",
+            ))?,
+            known: Mutex::default(),
+        };
+        registry.register(Box::new(metrics.calls.clone()))?;
+        registry.register(Box::new(metrics.call_seconds.clone()))?;
+        registry.register(Box::new(metrics.errors.clone()))?;
+        registry.register(Box::new(metrics.in_flight.clone()))?;
+        registry.register(Box::new(metrics.cut.clone()))?;
+        registry.register(Box::new(metrics.connections.clone()))?;
+        registry.register(Box::new(metrics.accept_errors.clone()))?;
+        registry.register(Box::new(body_bytes))?;
+        registry.register(Box::new(metrics.functions.clone()))?;
+        registry.register(Box::new(metrics.deployments.clone()))?;
+        registry.register(Box::new(metrics.source_bytes.clone()))?;
+        registry.register(Box::new(metrics.lost_lines.clone()))?;
+        Ok(Arc::new(metrics))
+    }
+
+    /// Where calls of this function are counted. One per name at a time.
+    pub(crate) fn function(self: &Arc<Self>, name: &FunctionName) -> Arc<FunctionMetrics> {
+        let mut known = self.known.lock();
+        if let Some(alive) = known.get(name).and_then(Weak::upgrade) {
+            return alive;
+        }
+        let made = Arc::new(FunctionMetrics {
+            name: name.clone(),
+            seconds: self.call_seconds.with_label_values(&[name.as_str()]),
+            by_code: RwLock::default(),
+            all: Arc::clone(self),
+        });
+        known.insert(name.clone(), Arc::downgrade(&made));
+        made
+    }
+}
+
+/// The metrics of one function; its series end when this is dropped: after the delete and the last call.
+#[derive(Debug)]
+pub(crate) struct FunctionMetrics {
+    name: FunctionName,
+    seconds: Histogram,
+    by_code: RwLock<HashMap<u16, IntCounter>>,
+    all: Arc<Metrics>,
+}
+
+impl FunctionMetrics {
+    /// Counts one call that ended.
+    pub(crate) fn ended(&self, status: u16, seconds: f64) {
+        self.seconds.observe(seconds);
+        if let Some(counter) = self.by_code.read().get(&status) {
+            counter.inc();
+            return;
+        }
+        let counter = self.all.calls.with_label_values(&[self.name.as_str(), &status.to_string()]);
+        counter.inc();
+        self.by_code.write().insert(status, counter);
+    }
+}
+
+impl Drop for FunctionMetrics {
+    fn drop(&mut self) {
+        let mut known = self.all.known.lock();
+        // A new owner of the name shares the series; then they are not ours to remove.
+        let ours = std::ptr::from_ref(self);
+        if known.get(&self.name).is_none_or(|owner| owner.as_ptr() != ours) {
+            return;
+        }
+        known.remove(&self.name);
+        let name = self.name.as_str();
+        // Absent series are fine: they were never counted.
+        let _ = self.all.call_seconds.remove_label_values(&[name]);
+        for status in self.by_code.get_mut().keys() {
+            let _ = self.all.calls.remove_label_values(&[name, &status.to_string()]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(registry: &Registry) -> String {
+        prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap()
+    }
+
+    #[test]
+    fn series_of_a_deleted_function_end_with_its_last_call() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).unwrap();
+        let name = FunctionName::parse("pay").unwrap();
+        let in_table = metrics.function(&name);
+        let in_call = metrics.function(&name);
+        in_table.ended(200, 0.1);
+        drop(in_table); // deleted
+        in_call.ended(504, 0.1);
+        assert!(text(&registry).contains(r#"epsilon_calls_total{code="504",function="pay"} 1"#));
+        drop(in_call);
+        assert!(!text(&registry).contains("pay"));
+        metrics.function(&name).ended(200, 0.1);
+        drop(metrics.function(&name));
+    }
+
+    #[test]
+    fn a_name_that_comes_back_keeps_its_series() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).unwrap();
+        let name = FunctionName::parse("pay").unwrap();
+        let old = metrics.function(&name);
+        old.ended(200, 0.1);
+        // What happens when the last reference goes while another thread asks for the name.
+        metrics.known.lock().clear();
+        let new = metrics.function(&name);
+        drop(old);
+        new.ended(200, 0.1);
+        assert!(text(&registry).contains(r#"epsilon_calls_total{code="200",function="pay"} 2"#));
+    }
+}

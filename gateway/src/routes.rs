@@ -1,0 +1,136 @@
+//! Which version answers to which name, in memory. Read by every call without a lock; written when
+//! something is activated, rolled back or deleted, after the store has said yes.
+
+use crate::observe::metrics::{FunctionMetrics, Metrics};
+use arc_swap::{ArcSwap, Guard};
+use epsilon_api::{function::Version, ids::FunctionName};
+use rapidhash::fast::RandomState;
+use std::{collections::HashMap, sync::Arc};
+
+/// One function that can be called.
+#[derive(Debug)]
+pub(crate) struct Route {
+    /// What serves.
+    pub(crate) version: Arc<Version>,
+    /// Where its calls are counted.
+    pub(crate) metrics: Arc<FunctionMetrics>,
+}
+
+/// All functions at one moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Table {
+    by_name: HashMap<FunctionName, Arc<Route>, RandomState>,
+    /// Host names have no case: names in lower case that stand for one function only.
+    by_host: HashMap<String, FunctionName, RandomState>,
+}
+
+impl Table {
+    /// The function of exactly this name.
+    pub(crate) fn named(&self, name: &str) -> Option<&Arc<Route>> {
+        self.by_name.get(name)
+    }
+
+    /// The function of this name as it stands in a host name.
+    pub(crate) fn named_in_host(&self, label: &str) -> Option<&Arc<Route>> {
+        self.named(label)
+            .or_else(|| self.named(self.by_host.get(&label.to_ascii_lowercase())?.as_str()))
+    }
+
+    /// All functions, in no order.
+    pub(crate) fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.by_name.values()
+    }
+
+    fn with_hosts(mut self) -> Self {
+        let mut by_host: HashMap<String, Option<FunctionName>, RandomState> = HashMap::default();
+        for name in self.by_name.keys() {
+            by_host
+                .entry(name.as_str().to_ascii_lowercase())
+                .and_modify(|found| *found = None)
+                .or_insert_with(|| Some(name.clone()));
+        }
+        self.by_host = by_host.into_iter().filter_map(|(host, name)| Some((host, name?))).collect();
+        self
+    }
+}
+
+/// The table that calls read, and the one door for changes.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    table: ArcSwap<Table>,
+    metrics: Arc<Metrics>,
+    /// Held over "store, then table", so that both see changes in the same order. Calls never wait for it.
+    door: tokio::sync::Mutex<()>,
+}
+
+/// The right to change the table.
+#[derive(Debug)]
+pub(crate) struct Change<'a> {
+    routes: &'a Routes,
+    _door: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl Routes {
+    /// A table of these versions.
+    pub(crate) fn new(versions: Vec<Version>, metrics: Arc<Metrics>) -> Self {
+        let routes =
+            Self { table: ArcSwap::default(), metrics, door: tokio::sync::Mutex::default() };
+        routes.swap(|table| {
+            for version in versions {
+                routes.put(table, Arc::new(version));
+            }
+        });
+        routes
+    }
+
+    /// The table as it is now.
+    pub(crate) fn table(&self) -> Guard<Arc<Table>> {
+        self.table.load()
+    }
+
+    /// Waits for other changes to be over.
+    pub(crate) async fn change(&self) -> Change<'_> {
+        Change { routes: self, _door: self.door.lock().await }
+    }
+
+    fn put(&self, table: &mut Table, version: Arc<Version>) -> Option<Arc<Version>> {
+        let name = version.function.clone();
+        let metrics = match table.by_name.get(&name) {
+            Some(route) => Arc::clone(&route.metrics),
+            None => self.metrics.function(&name),
+        };
+        let route = Arc::new(Route { version, metrics });
+        table.by_name.insert(name, route).map(|old| Arc::clone(&old.version))
+    }
+
+    fn swap<T>(&self, edit: impl FnOnce(&mut Table) -> T) -> T {
+        let mut table = Table::clone(&self.table.load());
+        let result = edit(&mut table);
+        let table = table.with_hosts();
+        self.metrics.functions.set(table.by_name.len() as i64);
+        self.table.store(Arc::new(table));
+        result
+    }
+}
+
+impl Change<'_> {
+    /// Lets all these versions serve from now on, in one step. Answers the versions that no longer do.
+    pub(crate) fn serve(&self, versions: Vec<Arc<Version>>) -> Vec<Arc<Version>> {
+        self.routes.swap(|table| {
+            versions
+                .into_iter()
+                .filter_map(|version| {
+                    let number = version.number;
+                    self.routes.put(table, version).filter(|old| old.number != number)
+                })
+                .collect()
+        })
+    }
+
+    /// The function answers no more.
+    pub(crate) fn remove(&self, name: &FunctionName) -> Option<Arc<Version>> {
+        self.routes.swap(|table| {
+            table.by_name.remove(name.as_str()).map(|route| Arc::clone(&route.version))
+        })
+    }
+}

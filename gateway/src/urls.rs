@@ -1,0 +1,66 @@
+//! Where people call a function: the address that is shown, not one that is listened on.
+
+use crate::config::Config;
+use epsilon_api::ids::FunctionName;
+use std::net::SocketAddr;
+
+/// Makes addresses of functions.
+#[derive(Clone, Debug)]
+pub(crate) enum Urls {
+    /// `http://host:port/NAME`.
+    Path(String),
+    /// `http://NAME.domain:port/`.
+    Host {
+        /// What comes after the name.
+        rest: String,
+    },
+}
+
+impl Urls {
+    /// For a gateway that listens at `public`.
+    pub(crate) fn new(config: &Config, public: SocketAddr) -> Self {
+        match (&config.public_url, &config.domain) {
+            (Some(url), _) => Self::Path(url.clone()),
+            (None, Some(domain)) if public.port() == 80 => Self::Host { rest: domain.clone() },
+            (None, Some(domain)) => Self::Host { rest: format!("{domain}:{}", public.port()) },
+            (None, None) if public.ip().is_unspecified() => {
+                Self::Path(format!("http://localhost:{}", public.port()))
+            }
+            (None, None) => Self::Path(format!("http://{public}")),
+        }
+    }
+
+    /// Where to call this function.
+    pub(crate) fn of(&self, name: &FunctionName) -> String {
+        match self {
+            Self::Path(base) => format!("{base}/{name}"),
+            Self::Host { rest } => format!("http://{name}.{rest}/"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+
+    #[test]
+    fn addresses() {
+        let name = FunctionName::parse("pay").unwrap();
+        let url = |settings: Settings, public: &str| {
+            let config = Config::new(settings, "/data").unwrap();
+            Urls::new(&config, public.parse().unwrap()).of(&name)
+        };
+        let domain = || Settings { domain: Some("fn.example.org".into()), ..Settings::default() };
+        let public = Some("https://api.example.org/".into());
+        assert_eq!(url(Settings::default(), "127.0.0.1:8080"), "http://127.0.0.1:8080/pay");
+        assert_eq!(url(Settings::default(), "0.0.0.0:8080"), "http://localhost:8080/pay");
+        assert_eq!(url(Settings::default(), "[::1]:80"), "http://[::1]:80/pay");
+        assert_eq!(url(domain(), "0.0.0.0:80"), "http://pay.fn.example.org/");
+        assert_eq!(url(domain(), "0.0.0.0:8080"), "http://pay.fn.example.org:8080/");
+        assert_eq!(
+            url(Settings { public_url: public, ..Settings::default() }, "0.0.0.0:1"),
+            "https://api.example.org/pay"
+        );
+    }
+}

@@ -1,0 +1,254 @@
+//! A VM that plays a script. It refuses what it was not told to expect. Shared by the unit tests of
+//! the crate and by the program tests in `tests/`.
+
+#![allow(dead_code, clippy::unwrap_used, reason = "each test uses a part; a fake may panic")]
+
+use epsilon_api::{
+    body::{self, CallBody},
+    error::CallError,
+    function::{FunctionSpec, ImageRef, Runtime, Version},
+    ids::{
+        DeploymentId, FunctionName, InstanceId, ProjectName, RequestId, VersionId, VersionNumber,
+        VmId,
+    },
+    log::{Level, LogQuery, LogRecord},
+    units::Bytes,
+    vm::{Answer, Call, InstanceStatus, Spent, Vm, VmState, VmStatus},
+};
+use futures_util::{
+    StreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
+use http::Response;
+use jiff::Timestamp;
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+/// What a function does in a test.
+pub(crate) type Script =
+    Arc<dyn Fn(Call) -> BoxFuture<'static, Result<Answer, CallError>> + Send + Sync>;
+
+/// See the module.
+pub(crate) struct FakeVm {
+    id: VmId,
+    scripts: Mutex<HashMap<String, Script>>,
+    /// Versions that `ensure_ready` was asked for.
+    pub(crate) ready: Mutex<Vec<VersionId>>,
+    /// Functions whose code does not load, and what it says.
+    pub(crate) broken: Mutex<HashMap<String, String>>,
+    pub(crate) retired: Mutex<Vec<VersionId>>,
+    /// Calls whose future or body has not ended.
+    pub(crate) active: Arc<AtomicUsize>,
+    pub(crate) draining: AtomicBool,
+    pub(crate) log: Mutex<Vec<LogRecord>>,
+}
+
+impl fmt::Debug for FakeVm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("FakeVm").field(&self.id).finish()
+    }
+}
+
+/// Counts a call for as long as it lives.
+pub(crate) struct Active(Arc<AtomicUsize>);
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+impl FakeVm {
+    pub(crate) fn new(id: &str) -> Arc<Self> {
+        Arc::new(Self {
+            id: VmId::parse(id).unwrap(),
+            scripts: Mutex::default(),
+            ready: Mutex::default(),
+            broken: Mutex::default(),
+            retired: Mutex::default(),
+            active: Arc::default(),
+            draining: AtomicBool::new(false),
+            log: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn arc(id: &str) -> Arc<dyn Vm> {
+        Self::new(id)
+    }
+
+    /// What the function does from now on.
+    pub(crate) fn script<F, R>(&self, function: &str, script: F)
+    where
+        F: Fn(Call) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Answer, CallError>> + Send + 'static,
+    {
+        let script: Script = Arc::new(move |call| Box::pin(script(call)));
+        self.scripts.lock().unwrap().insert(function.to_owned(), script);
+    }
+
+    pub(crate) fn retired(&self) -> Vec<String> {
+        self.retired.lock().unwrap().iter().map(ToString::to_string).collect()
+    }
+
+    pub(crate) fn ready(&self) -> Vec<String> {
+        self.ready.lock().unwrap().iter().map(ToString::to_string).collect()
+    }
+
+    pub(crate) fn active(&self) -> usize {
+        self.active.load(SeqCst)
+    }
+}
+
+impl Vm for FakeVm {
+    fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, CallError>> {
+        let script = self.scripts.lock().unwrap().get(call.version.function.as_str()).cloned();
+        self.active.fetch_add(1, SeqCst);
+        let active = Active(Arc::clone(&self.active));
+        Box::pin(async move {
+            let Some(script) = script else {
+                return Err(CallError::Internal(format!("unexpected {call:?}").into()));
+            };
+            let mut answer = script(call).await?;
+            answer.response = answer.response.map(|inner| {
+                let mut active = Some(active);
+                let mut inner = Some(inner);
+                // Holds the count to the end of the body, as an agent's lease does.
+                let held = Held { inner: inner.take().unwrap(), _active: active.take().unwrap() };
+                body::boxed(held)
+            });
+            Ok(answer)
+        })
+    }
+
+    fn ensure_ready(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>> {
+        Box::pin(async move {
+            self.ready.lock().unwrap().push(version.id());
+            match self.broken.lock().unwrap().get(version.function.as_str()) {
+                Some(detail) => Err(CallError::InitFailed {
+                    function: version.function.clone(),
+                    detail: detail.clone(),
+                }),
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn retire(&self, version: &VersionId) {
+        self.retired.lock().unwrap().push(version.clone());
+    }
+
+    fn logs(&self, function: &FunctionName, query: LogQuery) -> BoxStream<'static, LogRecord> {
+        let mut kept: Vec<LogRecord> = self.log.lock().unwrap().clone();
+        kept.retain(|record| {
+            record.function == *function
+                && (query.request_id.is_none() || record.request_id == query.request_id)
+        });
+        let skip = query.tail.map_or(0, |tail| kept.len().saturating_sub(tail));
+        let kept = stream::iter(kept.into_iter().skip(skip));
+        if query.follow { kept.chain(stream::pending()).boxed() } else { kept.boxed() }
+    }
+
+    fn status(&self) -> VmStatus {
+        let retired: HashSet<VersionId> = self.retired.lock().unwrap().iter().cloned().collect();
+        let ready = self.ready.lock().unwrap();
+        let instances = ready.iter().filter(|id| !retired.contains(id)).map(|id| InstanceStatus {
+            id: InstanceId::parse("0123456789ab").unwrap(),
+            function: id.function.clone(),
+            version: id.number,
+            state: "idle".into(),
+            calls_active: 0,
+            started_at: Timestamp::UNIX_EPOCH,
+        });
+        VmStatus {
+            id: self.id.clone(),
+            state: if self.draining.load(SeqCst) { VmState::Draining } else { VmState::Ready },
+            memory_bytes: Bytes::mib(4096),
+            memory_used_bytes: Bytes(0),
+            calls_active: u32::try_from(self.active()).unwrap(),
+            calls_waiting: 0,
+            instances: instances.collect(),
+        }
+    }
+
+    fn drain(&self, draining: bool) {
+        self.draining.store(draining, SeqCst);
+    }
+}
+
+struct Held {
+    inner: CallBody,
+    _active: Active,
+}
+
+impl http_body::Body for Held {
+    type Data = bytes::Bytes;
+    type Error = body::BodyError;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, body::BodyError>>> {
+        std::pin::Pin::new(&mut self.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// An answer of a function that took a millisecond.
+pub(crate) fn answer(response: Response<CallBody>) -> Answer {
+    let spent = Spent { exec: Duration::from_millis(1), ..Spent::default() };
+    Answer { response, spent }
+}
+
+/// `200` with this text.
+pub(crate) fn ok(text: impl Into<bytes::Bytes>) -> Result<Answer, CallError> {
+    Ok(answer(Response::new(body::full(text))))
+}
+
+/// The settings of a function without any.
+pub(crate) fn spec(function: &str) -> FunctionSpec {
+    FunctionSpec::new(Runtime::Node, "index.js", function)
+}
+
+/// A version made of nothing.
+pub(crate) fn version(function: &str, number: u32) -> Version {
+    Version {
+        function: FunctionName::parse(function).unwrap(),
+        number: VersionNumber::new(number).unwrap(),
+        project: ProjectName::parse("shop").unwrap(),
+        deployment: DeploymentId::parse("d-0000000000000001").unwrap(),
+        image: ImageRef {
+            reference: format!("epsilon/{function}:{number}"),
+            digest: format!("sha256:{number}"),
+        },
+        spec: spec(function),
+        created_at: Timestamp::UNIX_EPOCH,
+    }
+}
+
+/// A line of a function's log.
+pub(crate) fn line(function: &str, request_id: Option<&str>, message: &str) -> LogRecord {
+    LogRecord {
+        time: Timestamp::UNIX_EPOCH,
+        level: Level::Info,
+        function: FunctionName::parse(function).unwrap(),
+        version: VersionNumber::FIRST,
+        instance: InstanceId::parse("0123456789ab").unwrap(),
+        request_id: request_id.map(|id| RequestId::parse(id).unwrap()),
+        message: message.to_owned(),
+    }
+}
