@@ -2,14 +2,36 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`app`] | builds every part once from the settings, [`config`]; gives out the `Builder` |
+//! | `job` | one build: the steps below in order |
 //! | [`source`] | the archive → a checked folder within limits |
 //! | [`manifest`] | `epsilon.yaml` and in-code `config` → settings, strictly |
-//! | [`inspection`] | what the code exports, as the runtime saw it |
+//! | `runtime` | the base image of Node functions, made where it is missing |
+//! | `dependencies` | npm packages, installed in a throw-away container |
+//! | `inspect`, [`inspection`] | what the code exports, as the runtime saw it in such a container |
 //! | [`plan`] | all of these → which functions, with what settings, keyed by content |
+//! | `image` | layers and a configuration, composed to the same bytes each time |
+//! | `dockerfile` | `runtime: container` |
+//! | `ship` | into this machine's engine or a registry |
+//! | `engine` | all that is asked of the container engine; alone in naming bollard |
+//! | `cache`, `outside`, `blocking` | the folder on disk; the way to the network; work that blocks |
 //! | [`error`] | why a build ended without images |
 
+pub mod app;
+mod blocking;
+mod cache;
+pub mod config;
+mod dependencies;
+mod dockerfile;
+mod engine;
 pub mod error;
+mod image;
+mod inspect;
 pub mod inspection;
+mod job;
 pub mod manifest;
+mod outside;
 pub mod plan;
+mod runtime;
+mod ship;
 pub mod source;

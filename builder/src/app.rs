@@ -1,0 +1,184 @@
+//! The builder as a whole: built once from its settings, then asked for builds. `epsilon up` composes it
+//! with gateway and agent; the `epsilon-builder` program runs it alone.
+
+use crate::{
+    cache::{Cache, Opened},
+    config::Config,
+    dependencies::Dependencies,
+    dockerfile::Dockerfiles,
+    engine::{Engine, EngineError},
+    error::{self, Hint},
+    inspect::Inspector,
+    job::Workshop,
+    outside::Outside,
+    runtime::Runtimes,
+    ship::{Exports, Remote, Shelf, Sink},
+};
+use epsilon_api::{
+    build::{BuildError, BuildEvent, BuildJob, BuildLog, Builder, Built},
+    chain::Chain,
+};
+use futures_util::future::BoxFuture;
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+/// Why the builder did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its own folder cannot be used.
+    #[error("the builder's folder `{}` cannot be used", path.display())]
+    Folder {
+        /// Which folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No engine answers behind the socket.
+    #[error("no container engine answers at `{}`", socket.display())]
+    Engine {
+        /// Which socket.
+        socket: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// The builder.
+#[derive(Debug)]
+pub struct App {
+    jobs: Arc<Jobs>,
+    tasks: TaskTracker,
+}
+
+/// What the gateway asks for builds.
+#[derive(Debug)]
+struct Jobs {
+    workshop: Workshop,
+    turns: Semaphore,
+    limit: Duration,
+}
+
+impl App {
+    /// Opens the builder's folder, connects the engine, removes what a killed builder left.
+    ///
+    /// # Errors
+    /// When the folder cannot be used or no engine answers.
+    pub async fn build(config: Config) -> Result<Self, StartError> {
+        let tasks = TaskTracker::new();
+        let (root, size) = (config.data.clone(), config.cache_size.get());
+        let opened = {
+            let tasks = tasks.clone();
+            tokio::task::spawn_blocking(move || Cache::open(&root, size, tasks)).await
+        };
+        let opened = opened.unwrap_or_else(|gone| Err(io::Error::other(gone)));
+        let Opened { cache, id, alone } =
+            opened.map_err(|source| StartError::Folder { path: config.data.clone(), source })?;
+        let silent = |err: EngineError| StartError::Engine {
+            socket: config.engine.clone(),
+            source: Box::new(err),
+        };
+        let engine = Engine::new(&config, id, tasks.clone()).map_err(silent)?;
+        engine.check().await.map_err(silent)?;
+        if alone {
+            let removed = engine.remove_leftovers().await.map_err(silent)?;
+            if removed > 0 {
+                tracing::info!(removed, "Removed containers that a killed builder left.");
+            }
+        }
+
+        let outside = Outside::new(&config);
+        let exports = Arc::new(Exports::new(engine.clone(), cache.clone()));
+        let shelf = Arc::new(Shelf::new(engine.clone(), Arc::clone(&exports)));
+        let sink = match config.registry.clone() {
+            None => Sink::Engine(Arc::clone(&shelf)),
+            Some(registry) => Sink::Registry(Remote::new(registry, cache.clone(), exports)),
+        };
+        let runtimes =
+            Runtimes::new(&config, engine.clone(), cache.clone(), outside.clone(), shelf);
+        let workshop = Workshop {
+            runtimes: Arc::new(runtimes),
+            dependencies: Dependencies {
+                engine: engine.clone(),
+                cache: cache.clone(),
+                outside: outside.clone(),
+                limits: config.install,
+            },
+            inspector: Inspector {
+                engine: engine.clone(),
+                cache: cache.clone(),
+                limits: config.inspect,
+            },
+            dockerfiles: Dockerfiles::new(&config, engine, outside),
+            sink,
+            cache,
+            config,
+        };
+        let (builds, limit) = (workshop.config.builds, workshop.config.build_timeout);
+        let jobs = Jobs { workshop, turns: Semaphore::new(builds), limit };
+        Ok(Self { jobs: Arc::new(jobs), tasks })
+    }
+
+    /// What the gateway asks for builds.
+    pub fn builder(&self) -> Arc<dyn Builder> {
+        Arc::clone(&self.jobs) as _
+    }
+
+    /// Makes sure that the engine has the Node runtime; tells its name. The first time on a machine this
+    /// takes a minute or so, after that it is a question to the engine.
+    ///
+    /// # Errors
+    /// `RUNTIME_FAILED`, `ENGINE_FAILED`, `DISK_FULL`.
+    pub async fn ensure_runtime(&self, log: &dyn BuildLog) -> Result<String, BuildError> {
+        Ok(self.jobs.workshop.runtimes.ensure(log).await?.reference)
+    }
+
+    /// Waits until containers and folders of ended builds are removed, at most this long. Builds that
+    /// still run have to be dropped before. Tells whether nothing is left.
+    pub async fn shutdown(self, grace: Duration) -> bool {
+        self.tasks.close();
+        let cleaned = tokio::time::timeout(grace, self.tasks.wait()).await.is_ok();
+        if !cleaned {
+            tracing::warn!(
+                "Containers or folders of builds are left; the next start removes them."
+            );
+        }
+        cleaned
+    }
+}
+
+impl Builder for Jobs {
+    fn build(&self, job: BuildJob) -> BoxFuture<'_, Result<Built, BuildError>> {
+        Box::pin(async move {
+            let log = Arc::clone(&job.log);
+            let built = tokio::time::timeout(self.limit, async {
+                let _turn = self.turn(&*log).await?;
+                self.workshop.build(job).await
+            });
+            let limit = self.limit;
+            let slow = |_| {
+                error::internal(format!("the build took longer than {limit:?}"))
+                    .hint("the operator's limit is `builder.build_timeout`")
+            };
+            built.await.map_err(slow)?
+        })
+    }
+}
+
+impl Jobs {
+    async fn turn(
+        &self,
+        log: &dyn BuildLog,
+    ) -> Result<tokio::sync::SemaphorePermit<'_>, BuildError> {
+        if let Ok(turn) = self.turns.try_acquire() {
+            return Ok(turn);
+        }
+        log.tell(BuildEvent::Line("waiting for another build to end".into()));
+        self.turns.acquire().await.map_err(|closed| {
+            tracing::debug!(error = %Chain(&closed), "The builder is closing.");
+            error::internal("the builder is closing")
+        })
+    }
+}

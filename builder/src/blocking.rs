@@ -1,0 +1,13 @@
+//! Work that blocks (disks, digests), off the threads that serve connections. The builder's only way
+//! there, so that a panic in such work becomes an error instead of ending its caller.
+
+use crate::error;
+use epsilon_api::build::BuildError;
+
+/// Runs `work` on a thread of its own. `doing` completes "while …".
+pub(crate) async fn run<T: Send + 'static>(
+    doing: &'static str,
+    work: impl FnOnce() -> Result<T, BuildError> + Send + 'static,
+) -> Result<T, BuildError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|gone| Err(error::broken(doing, &gone)))
+}

@@ -1,0 +1,326 @@
+//! npm packages of a project → a folder to inspect with and a layer. Installed in a throw-away container
+//! of the runtime base, never on this machine's own system.
+//!
+//! ```text
+//! package.json + lockfile ─▶ key ─▶ kept? ─yes─────────────────────────────────▶ Installed
+//!                                     └─no─▶ npm ci, no scripts ─▶ npm rebuild ─▶ layer ─▶ kept
+//!                                            npm's cache, .npmrc   scripts run,
+//!                                            of the operator       with neither
+//! ```
+//!
+//! Packages' own install scripts run, but in a second container: what a package runs never sees the cache
+//! that others install from, nor the operator's npm settings, which may hold tokens.
+
+mod manifest;
+
+use crate::{
+    blocking,
+    cache::{Cache, WorkDir, container_user, give},
+    engine::{
+        Engine,
+        container::{Bind, Ended, Exit, Limits, Rights, Task},
+    },
+    error::{self, Hint},
+    image::{APP, Layer, tree},
+    outside::Outside,
+    runtime::Runtime,
+    source::{ContentDigest, FileKind, Hasher, Source},
+};
+use epsilon_api::build::{BuildError, BuildEvent, BuildLog};
+use manifest::Manifest;
+use serde::{Deserialize, Serialize};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Raised when installs are done in another way.
+const RECIPE: &[u8] = b"1";
+/// What npm is told in every container.
+const QUIET: [&str; 4] = ["--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=notice"];
+
+/// Installs packages.
+#[derive(Clone, Debug)]
+pub(crate) struct Dependencies {
+    pub(crate) engine: Engine,
+    pub(crate) cache: Cache,
+    pub(crate) outside: Outside,
+    pub(crate) limits: Limits,
+}
+
+/// Packages that are there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Installed {
+    /// Of what was asked for: the same packages have the same key.
+    pub(crate) key: ContentDigest,
+    /// The `node_modules` folder on this machine. Kept; not to be written to.
+    pub(crate) folder: PathBuf,
+    pub(crate) layer: Layer,
+    /// Nothing had to be installed.
+    pub(crate) cached: bool,
+}
+
+/// What is written beside a kept layer.
+#[derive(Debug, Deserialize, Serialize)]
+struct Kept {
+    diff_id: String,
+    bytes: u64,
+}
+
+impl Dependencies {
+    /// The packages that a project needs; `None` when it needs none.
+    pub(crate) async fn ensure(
+        &self,
+        source: &Arc<Source>,
+        runtime: &Runtime,
+        work: &Arc<WorkDir>,
+        log: &dyn BuildLog,
+    ) -> Result<Option<Installed>, BuildError> {
+        let Some(manifest) = Manifest::read(source)? else { return Ok(None) };
+        for note in &manifest.notes {
+            log.tell(BuildEvent::Line(note.clone()));
+        }
+        let key = Hasher::default()
+            .part(RECIPE)
+            .part(runtime.image.id.as_bytes())
+            .part(manifest.key(source).to_string().as_bytes())
+            .finish();
+        if let Some(installed) = self.kept(key) {
+            return Ok(Some(Installed { cached: true, ..installed }));
+        }
+        let folder = work.folder("install", container_user())?;
+        let (from, to, whole) = (Arc::clone(source), folder.clone(), manifest.needs_tree);
+        blocking::run("preparing an install", move || {
+            prepare(&from, &to, whole).map_err(|err| error::file("preparing an install", &err))
+        })
+        .await?;
+        self.install(&manifest, runtime, &folder, work, log).await?;
+        if has_scripts(&folder) {
+            self.run_scripts(runtime, &folder, work, log).await?;
+        }
+        if !folder.join("node_modules").is_dir() {
+            return Ok(None);
+        }
+        let (cache, work) = (self.cache.clone(), Arc::clone(work));
+        blocking::run("keeping dependencies", move || keep(&cache, key, &folder, work.path()))
+            .await?;
+        self.kept(key).map(Some).ok_or_else(|| {
+            error::broken("keeping dependencies", &io::Error::from(io::ErrorKind::NotFound))
+        })
+    }
+
+    fn kept(&self, key: ContentDigest) -> Option<Installed> {
+        let home = self.cache.kept("dependencies", &key.to_string());
+        let kept: Kept = serde_json::from_slice(&fs::read(home.join("layer.json")).ok()?).ok()?;
+        let layer = Layer { diff_id: kept.diff_id, tar: home.join("layer.tar"), bytes: kept.bytes };
+        Some(Installed { key, folder: home.join("node_modules"), layer, cached: false })
+    }
+
+    /// Fetches and unpacks, without running anything of the packages.
+    async fn install(
+        &self,
+        manifest: &Manifest,
+        runtime: &Runtime,
+        folder: &Path,
+        work: &Arc<WorkDir>,
+        log: &dyn BuildLog,
+    ) -> Result<(), BuildError> {
+        let verb = if manifest.has_lockfile { "ci" } else { "install" };
+        let mut command = vec!["npm", verb, "--omit=dev", "--ignore-scripts"];
+        command.extend(QUIET);
+        let mut env = vec!["npm_config_cache=/npm".to_owned()];
+        let mut mounts = vec![Bind { host: self.cache.npm(), inside: "/npm", writable: true }];
+        if let Some((variable, bind)) = self.outside.npmrc() {
+            env.push(variable);
+            mounts.push(bind);
+        }
+        self.run(&command, env, mounts, runtime, folder, work, log).await
+    }
+
+    /// Runs the install scripts of packages that have some: native addons, downloads of binaries.
+    async fn run_scripts(
+        &self,
+        runtime: &Runtime,
+        folder: &Path,
+        work: &Arc<WorkDir>,
+        log: &dyn BuildLog,
+    ) -> Result<(), BuildError> {
+        let mut command = vec!["npm", "rebuild", "--foreground-scripts"];
+        command.extend(QUIET);
+        let env = vec!["npm_config_cache=/tmp/npm".to_owned()];
+        self.run(&command, env, Vec::new(), runtime, folder, work, log).await
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one call each for the two containers")]
+    async fn run(
+        &self,
+        command: &[&str],
+        mut env: Vec<String>,
+        mut mounts: Vec<Bind>,
+        runtime: &Runtime,
+        folder: &Path,
+        work: &Arc<WorkDir>,
+        log: &dyn BuildLog,
+    ) -> Result<(), BuildError> {
+        let (uid, gid) = container_user();
+        env.push("HOME=/tmp".to_owned());
+        env.extend(self.outside.env());
+        mounts.extend(self.outside.mounts());
+        mounts.push(Bind { host: folder.to_owned(), inside: APP, writable: true });
+        let task = Task {
+            purpose: "npm",
+            image: runtime.reference.clone(),
+            command: command.iter().map(|&word| word.to_owned()).collect(),
+            env,
+            mounts,
+            workdir: APP,
+            rights: Rights::None { uid, gid },
+            network: self.outside.network(),
+            limits: self.limits,
+        };
+        let container = self.engine.create(&task, Some(Arc::clone(work) as _)).await?;
+        let ended = container.run(|line| log.tell(BuildEvent::Line(line.to_owned()))).await?;
+        match ended.exit {
+            Exit::Code(0) => Ok(()),
+            Exit::Code(_) | Exit::OutOfMemory | Exit::TimedOut => {
+                Err(failed(&ended, command[1], self.limits))
+            }
+        }
+    }
+}
+
+/// Puts what npm needs into the folder that it works in: the manifest, the lockfile and npm's settings
+/// of the project; for packages that lie in the project itself, everything.
+fn prepare(source: &Source, to: &Path, whole: bool) -> io::Result<()> {
+    let owner = container_user();
+    for file in &source.files {
+        if !whole && !manifest::FILES.contains(&file.path.as_str()) {
+            continue;
+        }
+        let mut folder = to.to_owned();
+        for part in Path::new(&file.path).parent().into_iter().flat_map(Path::iter) {
+            folder.push(part);
+            fs::create_dir_all(&folder)?;
+            give(&folder, owner)?;
+        }
+        let target = to.join(&file.path);
+        match &file.kind {
+            FileKind::File => drop(fs::copy(source.root.join(&file.path), &target)?),
+            FileKind::Symlink { target: text } => std::os::unix::fs::symlink(text, &target)?,
+        }
+        give(&target, owner)?;
+    }
+    Ok(())
+}
+
+/// npm writes beside the packages what it installed, and which of them have scripts.
+fn has_scripts(folder: &Path) -> bool {
+    #[derive(Deserialize)]
+    struct Lock {
+        packages: std::collections::BTreeMap<String, Package>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Package {
+        #[serde(default)]
+        has_install_script: bool,
+    }
+    let text = fs::read(folder.join("node_modules/.package-lock.json")).unwrap_or_default();
+    let lock: Result<Lock, _> = serde_json::from_slice(&text);
+    lock.is_ok_and(|lock| lock.packages.values().any(|package| package.has_install_script))
+}
+
+/// Moves the installed folder to where it is kept, with its layer. Whoever comes second finds it there.
+fn keep(cache: &Cache, key: ContentDigest, folder: &Path, work: &Path) -> Result<(), BuildError> {
+    let doing = "keeping dependencies";
+    let file = |err: io::Error| error::file(doing, &err);
+    let home = work.join("kept");
+    fs::create_dir(&home).map_err(file)?;
+    let modules = home.join("node_modules");
+    fs::rename(folder.join("node_modules"), &modules).map_err(file)?;
+    let layer = tree::folder(&modules, "app/node_modules", &[], &home.join("layer.tar"))?;
+    let kept = Kept { diff_id: layer.diff_id, bytes: layer.bytes };
+    let text = serde_json::to_vec(&kept).map_err(|err| error::broken(doing, &err))?;
+    fs::write(home.join("layer.json"), text).map_err(file)?;
+    let target = cache.kept("dependencies", &key.to_string());
+    match fs::rename(&home, &target) {
+        Err(err) if err.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        moved => moved.map_err(file),
+    }
+}
+
+fn failed(ended: &Ended, verb: &str, limits: Limits) -> BuildError {
+    let tail = ended.tail.join("\n");
+    let says = |words: &str| tail.contains(words);
+    let hint = match ended.exit {
+        Exit::TimedOut => {
+            let limit = limits.time;
+            return error::dependencies_failed(format!(
+                "`npm {verb}` took longer than {limit:?}\n{tail}"
+            ))
+            .hint("the operator's limit is `builder.install_timeout`");
+        }
+        Exit::OutOfMemory => {
+            let limit = limits.memory;
+            return error::dependencies_failed(format!(
+                "`npm {verb}` needs more than {limit}\n{tail}"
+            ))
+            .hint("the operator's limit is `builder.install_memory`");
+        }
+        Exit::Code(_) if says("E404") => {
+            "is the package's name right, and may this machine read it?"
+        }
+        Exit::Code(_) if says("ETARGET") => "does the package have such a version?",
+        Exit::Code(_) if says("EUSAGE") => "run `npm install` and push the new lockfile too",
+        Exit::Code(_) if says("ERESOLVE") => "two packages want different versions of a third",
+        Exit::Code(_) if says("node-gyp") || says("gyp ERR") => {
+            "the base has no compiler: take a version of the package that has a prebuilt binary"
+        }
+        Exit::Code(_) if says("ENOTFOUND") || says("EAI_AGAIN") || says("ECONNREFUSED") => {
+            "the registry cannot be reached from the builder"
+        }
+        Exit::Code(_) => "npm's own words are above",
+    };
+    error::dependencies_failed(format!("`npm {verb}` failed:\n{tail}")).hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use epsilon_api::units::{Bytes, MilliCores};
+    use std::time::Duration;
+
+    fn limits() -> Limits {
+        let time = Duration::from_secs(300);
+        Limits { memory: Bytes::mib(512), cpu: MilliCores::ONE, pids: 64, time }
+    }
+
+    #[test]
+    fn a_failure_says_what_npm_said_and_what_to_do() {
+        for (exit, line, message, hint) in [
+            (Exit::Code(1), "npm error code E404", "`npm ci` failed:\nnpm error code E404", "name"),
+            (Exit::Code(1), "npm error code EUSAGE", "EUSAGE", "lockfile"),
+            (Exit::Code(1), "gyp ERR! find Python", "gyp", "compiler"),
+            (Exit::OutOfMemory, "x", "needs more than 512MiB", "install_memory"),
+            (Exit::TimedOut, "x", "longer than 300s", "install_timeout"),
+        ] {
+            let err = failed(&Ended { exit, tail: vec![line.into()] }, "ci", limits());
+            assert_eq!(err.code, "DEPENDENCIES_FAILED");
+            assert!(err.message.contains(message), "{}", err.message);
+            assert!(err.hint.as_ref().is_some_and(|h| h.contains(hint)), "{:?}", err.hint);
+        }
+    }
+
+    #[test]
+    fn scripts_are_known_from_what_npm_wrote() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!has_scripts(dir.path()));
+        fs::create_dir(dir.path().join("node_modules")).unwrap();
+        let lock = dir.path().join("node_modules/.package-lock.json");
+        fs::write(&lock, r#"{"packages":{"node_modules/a":{"version":"1.0.0"}}}"#).unwrap();
+        assert!(!has_scripts(dir.path()));
+        fs::write(&lock, r#"{"packages":{"node_modules/a":{"hasInstallScript":true}}}"#).unwrap();
+        assert!(has_scripts(dir.path()));
+    }
+}

@@ -1,0 +1,193 @@
+//! What a project asks npm for: the parts of `package.json` that decide what is installed, and the files
+//! beside it. Reads, runs nothing.
+
+use crate::{
+    error,
+    source::{ContentDigest, Hasher, Source},
+};
+use epsilon_api::{build::BuildError, units::Bytes};
+use serde_json::{Map, Value};
+
+/// What npm reads at the root of a project. None of it but the lockfiles and `package.json` goes into an
+/// image.
+pub(super) const FILES: [&str; 4] =
+    ["package.json", "package-lock.json", "npm-shrinkwrap.json", ".npmrc"];
+/// The lockfiles that npm honours, the one that wins first.
+const LOCKFILES: [&str; 2] = ["npm-shrinkwrap.json", "package-lock.json"];
+/// Lockfiles of other tools.
+const OTHERS: [&str; 4] = ["yarn.lock", "pnpm-lock.yaml", "bun.lock", "bun.lockb"];
+/// What decides which packages are installed.
+const PARTS: [&str; 8] = [
+    "dependencies",
+    "optionalDependencies",
+    "peerDependencies",
+    "peerDependenciesMeta",
+    "bundleDependencies",
+    "overrides",
+    "workspaces",
+    "engines",
+];
+/// npm's own largest are around 100 KiB.
+const PACKAGE_MAX: Bytes = Bytes::mib(1);
+/// Lockfiles of the largest monorepos.
+const LOCKFILE_MAX: Bytes = Bytes::mib(64);
+
+/// What a project asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Manifest {
+    parts: String,
+    files: Vec<(&'static str, Vec<u8>)>,
+    pub(super) has_lockfile: bool,
+    /// Packages lie in the project itself, so npm has to see all of it.
+    pub(super) needs_tree: bool,
+    /// One line each, for the developer.
+    pub(super) notes: Vec<String>,
+}
+
+impl Manifest {
+    /// `None` when nothing is to be installed.
+    pub(super) fn read(source: &Source) -> Result<Option<Self>, BuildError> {
+        let Some(text) = source.read("package.json", PACKAGE_MAX)? else { return Ok(None) };
+        let package: Map<String, Value> = serde_json::from_slice(&text)
+            .map_err(|err| error::manifest_invalid(format!("package.json: {err}")))?;
+        let is_empty = |part: &str| match package.get(part) {
+            Some(Value::Object(map)) => map.is_empty(),
+            Some(Value::Array(items)) => items.is_empty(),
+            Some(_) | None => true,
+        };
+        let asked = ["dependencies", "optionalDependencies", "peerDependencies", "workspaces"];
+        if asked.iter().all(|part| is_empty(part)) {
+            return Ok(None);
+        }
+        let mut files = Vec::new();
+        for name in LOCKFILES {
+            files.extend(source.read(name, LOCKFILE_MAX)?.map(|content| (name, content)));
+        }
+        let has_lockfile = !files.is_empty();
+        files.extend(source.read(".npmrc", PACKAGE_MAX)?.map(|content| (".npmrc", content)));
+        let parts: Vec<_> = PARTS.iter().map(|part| (part, package.get(*part))).collect();
+        Ok(Some(Self {
+            parts: serde_json::to_string(&parts).unwrap_or_default(),
+            files,
+            has_lockfile,
+            needs_tree: !is_empty("workspaces")
+                || asked[..2].iter().any(|part| is_local(&package, part)),
+            notes: notes(source, &package, has_lockfile),
+        }))
+    }
+
+    /// Of all that decides what is installed.
+    pub(super) fn key(&self, source: &Source) -> ContentDigest {
+        let mut key = Hasher::default().part(self.parts.as_bytes());
+        for (name, content) in &self.files {
+            key = key.part(name.as_bytes()).part(content);
+        }
+        if self.needs_tree {
+            key = key.part(source.digest.to_string().as_bytes());
+        }
+        key.finish()
+    }
+}
+
+/// Whether packages of this part are folders of the project.
+fn is_local(package: &Map<String, Value>, part: &str) -> bool {
+    let is_path = |text: &str| {
+        text.starts_with("file:") || text.starts_with("link:") || text.starts_with(['.', '/'])
+    };
+    let Some(Value::Object(packages)) = package.get(part) else { return false };
+    packages.values().filter_map(Value::as_str).any(is_path)
+}
+
+fn notes(source: &Source, package: &Map<String, Value>, has_lockfile: bool) -> Vec<String> {
+    let mut notes = Vec::new();
+    if !has_lockfile {
+        let other = OTHERS.iter().find(|name| source.get(name).is_some());
+        notes.push(match other {
+            Some(other) => format!(
+                "`{other}` is not read: npm installs what `package.json` asks for. `npm install` makes a \
+                 lockfile that pins the versions."
+            ),
+            None => "no lockfile: `npm install` may choose other versions another day; push \
+                     `package-lock.json` to pin them"
+                .to_owned(),
+        });
+    }
+    let scripts = package.get("scripts").and_then(Value::as_object);
+    let is_ours = |name: &&str| scripts.is_some_and(|scripts| scripts.contains_key(*name));
+    if let Some(script) =
+        ["preinstall", "install", "postinstall", "prepare"].into_iter().find(is_ours)
+    {
+        notes.push(format!(
+            "the project's own `{script}` script is not run: push what it makes, or use \
+             `runtime: container`"
+        ));
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::tests::project;
+
+    async fn read(files: &[(&str, &str)]) -> Option<Manifest> {
+        let (_work, source) = project(files).await;
+        Manifest::read(&source).unwrap()
+    }
+
+    async fn key(files: &[(&str, &str)]) -> ContentDigest {
+        let (_work, source) = project(files).await;
+        Manifest::read(&source).unwrap().unwrap().key(&source)
+    }
+
+    async fn notes(files: &[(&str, &str)]) -> Vec<String> {
+        read(files).await.unwrap().notes
+    }
+
+    const A: (&str, &str) = ("package.json", r#"{"dependencies":{"a":"1"}}"#);
+
+    #[tokio::test]
+    async fn nothing_to_install() {
+        assert_eq!(read(&[]).await, None);
+        assert_eq!(read(&[("package.json", r#"{"name":"x","dependencies":{}}"#)]).await, None);
+        assert_eq!(read(&[("package.json", r#"{"devDependencies":{"a":"1"}}"#)]).await, None);
+    }
+
+    #[tokio::test]
+    async fn the_key_follows_packages_and_nothing_else() {
+        let first = key(&[A, ("index.js", "1")]).await;
+        assert_eq!(first, key(&[A, ("index.js", "2")]).await);
+        let named = r#"{"name":"x","version":"2","dependencies":{"a":"1"}}"#;
+        assert_eq!(first, key(&[("package.json", named)]).await);
+        assert_ne!(first, key(&[("package.json", r#"{"dependencies":{"a":"2"}}"#)]).await);
+        assert_ne!(first, key(&[A, ("package-lock.json", "{}")]).await);
+        assert_ne!(first, key(&[A, (".npmrc", "x=1")]).await);
+    }
+
+    #[tokio::test]
+    async fn packages_in_the_project_need_all_of_it() {
+        let local = ("package.json", r#"{"dependencies":{"a":"file:./lib"}}"#);
+        assert!(read(&[local]).await.unwrap().needs_tree);
+        assert_ne!(key(&[local, ("x.js", "1")]).await, key(&[local, ("x.js", "2")]).await);
+        assert!(
+            read(&[("package.json", r#"{"workspaces":["packages/*"]}"#)]).await.unwrap().needs_tree
+        );
+        assert!(!read(&[A]).await.unwrap().needs_tree);
+    }
+
+    #[tokio::test]
+    async fn the_developer_is_told_what_is_not_honoured() {
+        assert_eq!(notes(&[A, ("package-lock.json", "{}")]).await, [""; 0]);
+        assert!(notes(&[A]).await[0].contains("no lockfile"));
+        assert!(notes(&[A, ("yarn.lock", "")]).await[0].contains("`yarn.lock` is not read"));
+        let script = r#"{"dependencies":{"a":"1"},"scripts":{"postinstall":"x"}}"#;
+        let notes = notes(&[("package.json", script), ("npm-shrinkwrap.json", "{}")]).await;
+        assert!(notes.len() == 1 && notes[0].contains("`postinstall`"));
+    }
+
+    #[tokio::test]
+    async fn a_package_json_that_is_no_object_is_an_error() {
+        let (_work, source) = project(&[("package.json", "[]")]).await;
+        assert_eq!(Manifest::read(&source).unwrap_err().code, "MANIFEST_INVALID");
+    }
+}

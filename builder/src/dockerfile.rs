@@ -1,0 +1,118 @@
+//! `runtime: container`: an image that exists, or one that the project's own Dockerfile makes. The
+//! engine's classic builder runs it; every engine has that one.
+//!
+//! Only brings the image into the engine; naming and shipping it is `ship`'s.
+
+use crate::{
+    blocking,
+    cache::WorkDir,
+    config::Config,
+    engine::{Engine, Part, files},
+    error::{self, Hint},
+    image::tree,
+    outside::Outside,
+    ship::Base,
+    source::Source,
+};
+use epsilon_api::build::{BuildError, BuildEvent, BuildLog};
+use std::{sync::Arc, time::Duration};
+
+/// Lines of a failed build that its error shows.
+const TAIL: usize = 30;
+
+/// Gets images for `runtime: container`.
+#[derive(Clone, Debug)]
+pub(crate) struct Dockerfiles {
+    engine: Engine,
+    outside: Outside,
+    build_limit: Duration,
+    pull_limit: Duration,
+}
+
+impl Dockerfiles {
+    pub(crate) fn new(config: &Config, engine: Engine, outside: Outside) -> Self {
+        Self {
+            engine,
+            outside,
+            build_limit: config.dockerfile_timeout,
+            pull_limit: config.pull_timeout,
+        }
+    }
+
+    /// The image behind a reference; pulled when the engine lacks it.
+    pub(crate) async fn existing(
+        &self,
+        reference: &str,
+        log: &dyn BuildLog,
+    ) -> Result<Base, BuildError> {
+        if self.engine.image(reference).await?.is_none() {
+            log.tell(BuildEvent::Line(format!("pulling `{reference}`")));
+            let pulled = self.engine.pull(reference, self.pull_limit, self.pull_limit).await;
+            pulled.map_err(|err| {
+                let says = err.message().unwrap_or("the registry did not answer in time");
+                error::image_failed(format!("`{reference}` cannot be had: {says}"))
+                    .hint("is the name right, and can this machine's engine pull it?")
+            })?;
+        }
+        Base::of(&self.engine, reference).await
+    }
+
+    /// Builds the project with its Dockerfile.
+    pub(crate) async fn build(
+        &self,
+        source: &Arc<Source>,
+        dockerfile: &str,
+        work: &Arc<WorkDir>,
+        log: &dyn BuildLog,
+    ) -> Result<Base, BuildError> {
+        let context = work.path().join("context.tar");
+        let (from, to) = (Arc::clone(source), context.clone());
+        let writing = "packing the project for its Dockerfile";
+        blocking::run(writing, move || tree::context(&from, &to)).await?;
+
+        let name = format!("epsilon/build:{}", work.name());
+        let mut tail = std::collections::VecDeque::with_capacity(TAIL);
+        let arguments = self.outside.build_arguments();
+        let network = self.outside.network().unwrap_or_default();
+        let built = self.engine.build(
+            files(vec![Part::File(context)]),
+            dockerfile,
+            &name,
+            &arguments,
+            &network,
+            |line| {
+                if tail.len() == TAIL {
+                    tail.pop_front();
+                }
+                tail.push_back(line.to_owned());
+                log.tell(BuildEvent::Line(line.to_owned()));
+            },
+        );
+        match tokio::time::timeout(self.build_limit, built).await {
+            Ok(Ok(())) => Base::of(&self.engine, &name).await,
+            Ok(Err(err)) => match err.message() {
+                Some(says) => {
+                    let says = says.to_owned();
+                    let output = Vec::from(tail).join("\n");
+                    Err(error::image_failed(format!(
+                        "`{dockerfile}` does not build: {says}\n{output}"
+                    )))
+                }
+                None => Err(err.into()),
+            },
+            Err(_) => {
+                let limit = self.build_limit;
+                Err(error::image_failed(format!("`{dockerfile}` took longer than {limit:?}"))
+                    .hint("the operator's limit is `builder.dockerfile_timeout`"))
+            }
+        }
+    }
+
+    /// Takes the name off again that an image was built under; under its own name it stays.
+    pub(crate) async fn forget(&self, image: &Base) -> Result<(), BuildError> {
+        if image.reference.starts_with("epsilon/build:") {
+            self.engine.untag(&image.reference).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,354 @@
+//! The container engine as the builder needs it, in the builder's words: images in and out here,
+//! throw-away containers in [`container`]. The only module that names bollard.
+//!
+//! Not the agent's engine: nothing here serves calls. Called by `runtime`, `dependencies`, `inspect`,
+//! `ship` and `dockerfile`.
+
+mod commit;
+pub(crate) mod container;
+mod lines;
+mod transport;
+
+use crate::{
+    config::Config,
+    error::{self, Hint},
+};
+use bollard::{
+    Docker,
+    auth::DockerCredentials,
+    body_try_stream,
+    errors::Error as Bollard,
+    models::{BuildInfo, ImageInspect},
+    query_parameters::{
+        BuildImageOptionsBuilder, CreateImageOptionsBuilder, ImportImageOptionsBuilder,
+        ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, TagImageOptionsBuilder,
+    },
+};
+use bytes::Bytes;
+use epsilon_api::{build::BuildError, chain::Chain};
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use std::{collections::HashMap, io, path::PathBuf, time::Duration};
+use tokio_util::task::TaskTracker;
+
+/// The label of the builder's throw-away containers; its value is the builder's id.
+pub(crate) const CONTAINER_LABEL: &str = "epsilon.builder";
+/// The label of the builder's images: `runtime` or `function`.
+pub(crate) const IMAGE_LABEL: &str = "epsilon.image";
+
+/// What the engine did not do. The source is for the log only: it names paths and addresses.
+#[derive(Debug, thiserror::Error)]
+#[error("the container engine failed while {doing}")]
+pub(crate) struct EngineError {
+    /// Completes "while …".
+    pub(crate) doing: &'static str,
+    #[source]
+    pub(crate) cause: Cause,
+}
+
+/// Why.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Cause {
+    #[error(transparent)]
+    Engine(#[from] Bollard),
+    #[error("no answer within {0:?}")]
+    TooSlow(Duration),
+}
+
+impl EngineError {
+    fn new(doing: &'static str) -> impl FnOnce(Bollard) -> Self {
+        move |cause| Self { doing, cause: Cause::Engine(cause) }
+    }
+
+    /// The engine's own words, where it answered at all: for lines of a developer's Dockerfile, or of a
+    /// pull.
+    pub(crate) fn message(&self) -> Option<&str> {
+        match &self.cause {
+            Cause::Engine(Bollard::DockerResponseServerError { message, .. }) => Some(message),
+            Cause::Engine(Bollard::DockerStreamError { error }) => Some(error),
+            Cause::Engine(_) | Cause::TooSlow(_) => None,
+        }
+    }
+
+    fn is_disk_full(&self) -> bool {
+        self.message().is_some_and(|m| m.contains("no space left on device"))
+    }
+}
+
+impl From<EngineError> for BuildError {
+    fn from(err: EngineError) -> Self {
+        tracing::error!(error = %Chain(&err), "The container engine failed.");
+        if err.is_disk_full() {
+            return error::disk_full("the container engine's disk is full")
+                .hint("the operator has to free space; `docker system df` shows what takes it");
+        }
+        error::engine_failed(err.to_string()).hint("the builder's log says why")
+    }
+}
+
+/// An image that the engine has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EngineImage {
+    /// `sha256:…`: what the engine calls it.
+    pub(crate) id: String,
+    /// Digests of its layers' bytes, bottom first.
+    pub(crate) diff_ids: Vec<String>,
+    /// `NAME=value`.
+    pub(crate) env: Vec<String>,
+    pub(crate) architecture: String,
+    pub(crate) os: String,
+}
+
+/// The engine of this machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Engine {
+    docker: Docker,
+    /// Value of [`CONTAINER_LABEL`].
+    owner: String,
+    /// Removals of containers that outlive the build that started them.
+    tasks: TaskTracker,
+}
+
+impl Engine {
+    /// A handle on the engine of the settings; nothing is dialled yet.
+    pub(crate) fn new(
+        config: &Config,
+        owner: String,
+        tasks: TaskTracker,
+    ) -> Result<Self, EngineError> {
+        let docker = transport::connect(config.engine.clone(), config.engine_timeout)
+            .map_err(EngineError::new("being connected"))?;
+        Ok(Self { docker, owner, tasks })
+    }
+
+    /// Whether it answers.
+    pub(crate) async fn check(&self) -> Result<(), EngineError> {
+        self.docker
+            .ping()
+            .await
+            .map(drop)
+            .map_err(EngineError::new("being asked whether it is there"))
+    }
+
+    /// The image behind a reference, if the engine has it.
+    pub(crate) async fn image(&self, reference: &str) -> Result<Option<EngineImage>, EngineError> {
+        if !is_reference(reference) {
+            return Ok(None);
+        }
+        match self.docker.inspect_image(reference).await {
+            Ok(found) => Ok(Some(EngineImage::from(found))),
+            Err(Bollard::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+            Err(err) => Err(EngineError::new("looking for an image")(err)),
+        }
+    }
+
+    /// Loads an archive in the form of `docker save`.
+    pub(crate) async fn load<S>(&self, archive: S) -> Result<(), EngineError>
+    where
+        S: Stream<Item = io::Result<Bytes>> + Send + 'static,
+    {
+        let options = ImportImageOptionsBuilder::default().quiet(true).build();
+        self.docker
+            .import_image(options, body_try_stream(archive), None)
+            .try_for_each(|_| async { Ok(()) })
+            .await
+            .map_err(EngineError::new("loading an image"))
+    }
+
+    /// Makes an image of one layer out of a file system's tar, and names it.
+    pub(crate) async fn import<S>(&self, tar: S, name: &str, tag: &str) -> Result<(), EngineError>
+    where
+        S: Stream<Item = io::Result<Bytes>> + Send + 'static,
+    {
+        let options =
+            CreateImageOptionsBuilder::default().from_src("-").repo(name).tag(tag).build();
+        self.docker
+            .create_image(Some(options), Some(body_try_stream(tar)), None)
+            .try_for_each(|_| async { Ok(()) })
+            .await
+            .map_err(EngineError::new("importing a file system"))
+    }
+
+    /// Names an image once more.
+    pub(crate) async fn tag(&self, image: &str, name: &str, tag: &str) -> Result<(), EngineError> {
+        let options = TagImageOptionsBuilder::default().repo(name).tag(tag).build();
+        let tagged = self.docker.tag_image(image, Some(options)).await;
+        tagged.map_err(EngineError::new("naming an image"))
+    }
+
+    /// Takes one name off an image; without another name, the image goes too.
+    pub(crate) async fn untag(&self, reference: &str) -> Result<(), EngineError> {
+        match self
+            .docker
+            .remove_image(reference, None::<bollard::query_parameters::RemoveImageOptions>, None)
+            .await
+        {
+            Ok(_) | Err(Bollard::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
+            Err(err) => Err(EngineError::new("removing an image")(err)),
+        }
+    }
+
+    /// The image and all its layers in the form of `docker save`.
+    pub(crate) fn save(&self, reference: &str) -> impl Stream<Item = io::Result<Bytes>> + use<> {
+        self.docker.export_image(reference).map_err(io::Error::other).boxed()
+    }
+
+    /// Pulls an image by name. `first_sign` bounds the wait until the registry is heard of at all,
+    /// `limit` the whole.
+    pub(crate) async fn pull(
+        &self,
+        reference: &str,
+        first_sign: Duration,
+        limit: Duration,
+    ) -> Result<(), EngineError> {
+        let doing = "pulling an image";
+        let (name, tag) = split_tag(reference);
+        let options = CreateImageOptionsBuilder::default().from_image(name).tag(tag).build();
+        let mut progress =
+            Box::pin(self.docker.create_image(Some(options), None, None::<DockerCredentials>));
+        let slow = |limit| move |_| EngineError { doing, cause: Cause::TooSlow(limit) };
+        let first =
+            tokio::time::timeout(first_sign, progress.next()).await.map_err(slow(first_sign))?;
+        first.transpose().map_err(EngineError::new(doing))?;
+        tokio::time::timeout(limit, progress.try_for_each(|_| async { Ok(()) }))
+            .await
+            .map_err(slow(limit))?
+            .map_err(EngineError::new(doing))
+    }
+
+    /// Builds a Dockerfile with the engine's own builder. `context` is a tar of the folder.
+    pub(crate) async fn build<S>(
+        &self,
+        context: S,
+        dockerfile: &str,
+        name: &str,
+        arguments: &HashMap<String, String>,
+        network: &str,
+        mut on_line: impl FnMut(&str),
+    ) -> Result<(), EngineError>
+    where
+        S: Stream<Item = io::Result<Bytes>> + Send + 'static,
+    {
+        let labels = HashMap::from([(IMAGE_LABEL.to_owned(), "function".to_owned())]);
+        let options = BuildImageOptionsBuilder::default()
+            .dockerfile(dockerfile)
+            .t(name)
+            .buildargs(arguments)
+            .labels(&labels)
+            .networkmode(network)
+            .rm(true)
+            .forcerm(true)
+            .build();
+        let mut lines = lines::Lines::default();
+        let mut output =
+            Box::pin(self.docker.build_image(options, None, Some(body_try_stream(context))));
+        while let Some(info) = output.next().await {
+            let info: BuildInfo = info.map_err(EngineError::new("building the Dockerfile"))?;
+            let text = info.stream.or(info.status.map(|status| format!("{status}\n")));
+            lines.push(text.unwrap_or_default().as_bytes(), &mut on_line);
+        }
+        lines.finish(&mut on_line);
+        Ok(())
+    }
+
+    /// Removes containers that an earlier builder with this id left when it was killed.
+    pub(crate) async fn remove_leftovers(&self) -> Result<usize, EngineError> {
+        let doing = "removing leftover containers";
+        let label = format!("{CONTAINER_LABEL}={}", self.owner);
+        let filters = HashMap::from([("label", vec![label])]);
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+        let found =
+            self.docker.list_containers(Some(options)).await.map_err(EngineError::new(doing))?;
+        let force = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+        let ids: Vec<String> = found.into_iter().filter_map(|c| c.id).collect();
+        for id in &ids {
+            match self.docker.remove_container(id, Some(force.clone())).await {
+                Ok(()) | Err(Bollard::DockerResponseServerError { status_code: 404 | 409, .. }) => {
+                }
+                Err(err) => return Err(EngineError::new(doing)(err)),
+            }
+        }
+        Ok(ids.len())
+    }
+}
+
+impl From<ImageInspect> for EngineImage {
+    fn from(found: ImageInspect) -> Self {
+        Self {
+            id: found.id.unwrap_or_default(),
+            diff_ids: found.root_fs.and_then(|fs| fs.layers).unwrap_or_default(),
+            env: found.config.and_then(|config| config.env).unwrap_or_default(),
+            architecture: found.architecture.unwrap_or_default(),
+            os: found.os.unwrap_or_default(),
+        }
+    }
+}
+
+/// Files, one after the other, as one stream; so an archive is sent without being held in memory.
+pub(crate) fn files(parts: Vec<Part>) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    futures_util::stream::iter(parts)
+        .then(|part| async move {
+            match part {
+                Part::Bytes(bytes) => Ok(futures_util::stream::once(async { Ok(bytes) }).boxed()),
+                Part::File(path) => {
+                    let file = tokio::fs::File::open(path).await?;
+                    Ok::<_, io::Error>(
+                        tokio_util::io::ReaderStream::with_capacity(file, 256 << 10).boxed(),
+                    )
+                }
+            }
+        })
+        .try_flatten()
+}
+
+/// A piece of a stream made by [`files`].
+#[derive(Debug)]
+pub(crate) enum Part {
+    Bytes(Bytes),
+    File(PathBuf),
+}
+
+/// Whether a text may be put into a path of the engine's API: bollard does not escape it.
+pub(crate) fn is_reference(text: &str) -> bool {
+    text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
+        && !text.contains("..")
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b))
+}
+
+/// `name:tag` apart; `latest` where there is none. A digest stays with the name.
+fn split_tag(reference: &str) -> (&str, &str) {
+    if reference.contains('@') {
+        return (reference, "");
+    }
+    match reference.rsplit_once(':') {
+        // A colon before a slash is a registry's port.
+        Some((name, tag)) if !tag.contains('/') => (name, tag),
+        Some(_) | None => (reference, "latest"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_are_told_from_ports_and_digests() {
+        for (text, want) in [
+            ("node:24-bookworm-slim", ("node", "24-bookworm-slim")),
+            ("localhost:5000/a/b", ("localhost:5000/a/b", "latest")),
+            ("localhost:5000/a/b:1", ("localhost:5000/a/b", "1")),
+            ("a@sha256:00", ("a@sha256:00", "")),
+        ] {
+            assert_eq!(split_tag(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn references_cannot_leave_the_path() {
+        for good in ["node:24", "localhost:5000/a-b/c_d:1", "a@sha256:00ff", "sha256:00ff"] {
+            assert!(is_reference(good), "{good}");
+        }
+        for bad in ["", "../x", "a/../../containers", "a?x=1", "a#b", "a b", "-a", "a%2e"] {
+            assert!(!is_reference(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! An image as data: a configuration over layers. Composed, not built: nothing is run, and the same
+//! parts give the same bytes, hence the same digests.
+//!
+//! ```text
+//! runtime base │ dependencies │ code      layers, bottom to top ([`tree`] writes them)
+//! └────────── configuration ──────┘       names them by digest; its own digest is the image's id
+//! ```
+//!
+//! Where images go is `ship`'s business.
+
+pub(crate) mod archive;
+pub(crate) mod tree;
+
+use crate::{
+    engine::{EngineImage, IMAGE_LABEL},
+    error,
+    source::ContentDigest,
+};
+use epsilon_api::{build::BuildError, function::FunctionSpec, ids::FunctionName};
+use oci_spec::image::{Arch, ConfigBuilder, ImageConfigurationBuilder, Os, RootFsBuilder};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::{collections::HashMap, path::PathBuf};
+
+/// The user that functions run as; a number, because a base image need not know its name.
+pub(crate) const USER: u32 = 65532;
+/// Where the code lies in an image.
+pub(crate) const APP: &str = "/app";
+/// The wrapper's start file in the runtime base.
+pub(crate) const MAIN: &str = "/epsilon/wrapper/main.js";
+/// All times in images: there is no other that the same source would always have.
+const EPOCH: &str = "1970-01-01T00:00:00Z";
+/// What engines assume when an image says nothing.
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A layer that lies on this machine as a plain tar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Layer {
+    /// `sha256:…` of the tar's bytes.
+    pub(crate) diff_id: String,
+    pub(crate) tar: PathBuf,
+    pub(crate) bytes: u64,
+}
+
+/// An image whose layers may lie anywhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Image {
+    /// The configuration, as JSON: what [`Image::id`] is the digest of.
+    pub(crate) config: Vec<u8>,
+    /// Digests of the layers' bytes, bottom first.
+    pub(crate) diff_ids: Vec<String>,
+}
+
+impl Image {
+    /// `sha256:…` of the configuration.
+    pub(crate) fn id(&self) -> String {
+        format!("sha256:{}", ContentDigest::of(&self.config))
+    }
+
+    /// The runtime: a base that has Node, and the wrapper's layer.
+    pub(crate) fn runtime(base: &EngineImage, wrapper: &Layer) -> Result<Self, BuildError> {
+        let env = merged(&base.env, ["NODE_ENV=production".to_owned(), "PORT=8080".to_owned()]);
+        compose(base, [wrapper.diff_id.clone()], env, "runtime")
+    }
+
+    /// One function: the runtime, its dependencies if it has any, its code.
+    pub(crate) fn function(
+        runtime: &EngineImage,
+        layers: impl IntoIterator<Item = String>,
+        name: &FunctionName,
+        spec: &FunctionSpec,
+    ) -> Result<Self, BuildError> {
+        let own = spec.env.iter().map(|(name, value)| format!("{name}={value}"));
+        let told = serde_json::to_string(&Told::new(name, spec))
+            .map_err(|err| error::broken("describing a function to its runtime", &err))?;
+        let env = merged(&runtime.env, own.chain([format!("EPSILON_FUNCTION={told}")]));
+        compose(runtime, layers, env, "function")
+    }
+}
+
+/// What the wrapper is told in `EPSILON_FUNCTION`.
+#[derive(Debug, Serialize)]
+struct Told<'a> {
+    function: &'a FunctionName,
+    entry: &'a str,
+    export: &'a str,
+    signature: epsilon_api::function::Signature,
+    timeout_ms: u64,
+    concurrency: u32,
+}
+
+impl<'a> Told<'a> {
+    fn new(function: &'a FunctionName, spec: &'a FunctionSpec) -> Self {
+        Self {
+            function,
+            entry: &spec.entry,
+            export: &spec.export,
+            signature: spec.signature,
+            timeout_ms: u64::try_from(spec.timeout.as_millis()).unwrap_or(u64::MAX),
+            concurrency: spec.concurrency.get(),
+        }
+    }
+}
+
+fn compose(
+    below: &EngineImage,
+    above: impl IntoIterator<Item = String>,
+    env: Vec<String>,
+    kind: &str,
+) -> Result<Image, BuildError> {
+    let broken = |err: &oci_spec::OciSpecError| error::broken("composing an image", err);
+    let diff_ids: Vec<String> = below.diff_ids.iter().cloned().chain(above).collect();
+    let config = ConfigBuilder::default()
+        .user(format!("{USER}:{USER}"))
+        .exposed_ports(["8080/tcp".to_owned()])
+        .env(env)
+        .entrypoint(["node".to_owned(), MAIN.to_owned()])
+        .working_dir(APP)
+        .labels(HashMap::from([(IMAGE_LABEL.to_owned(), kind.to_owned())]))
+        .build()
+        .map_err(|err| broken(&err))?;
+    let rootfs = RootFsBuilder::default()
+        .typ("layers")
+        .diff_ids(diff_ids.clone())
+        .build()
+        .map_err(|err| broken(&err))?;
+    let image = ImageConfigurationBuilder::default()
+        .created(EPOCH)
+        .architecture(Arch::from(below.architecture.as_str()))
+        .os(Os::from(below.os.as_str()))
+        .config(config)
+        .rootfs(rootfs)
+        .build()
+        .map_err(|err| broken(&err))?;
+    let config = serde_json::to_value(image)
+        .and_then(|value| serde_json::to_vec(&sorted(value)))
+        .map_err(|err| error::broken("composing an image", &err))?;
+    Ok(Image { config, diff_ids })
+}
+
+/// Variables of the image below and ours; ours win, in the place of the ones they replace.
+fn merged(below: &[String], ours: impl IntoIterator<Item = String>) -> Vec<String> {
+    let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
+    let mut env = below.to_vec();
+    if !env.iter().any(|variable| name(variable) == "PATH") {
+        env.insert(0, PATH.to_owned());
+    }
+    for variable in ours {
+        match env.iter_mut().find(|old| name(old) == name(&variable)) {
+            Some(old) => *old = variable,
+            None => env.push(variable),
+        }
+    }
+    env
+}
+
+/// The same JSON with all keys in order: some of `oci-spec`'s maps have none of their own.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut pairs: Vec<_> = map.into_iter().map(|(k, v)| (k, sorted(v))).collect();
+            pairs.sort_by(|a, b| a.0.cmp(&b.0));
+            Value::Object(Map::from_iter(pairs))
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use epsilon_api::function::Runtime;
+
+    fn runtime() -> EngineImage {
+        EngineImage {
+            id: "sha256:aa".into(),
+            diff_ids: vec!["sha256:01".into()],
+            env: vec!["PATH=/bin".into(), "NODE_ENV=production".into(), "PORT=8080".into()],
+            architecture: "amd64".into(),
+            os: "linux".into(),
+        }
+    }
+
+    fn spec() -> FunctionSpec {
+        let mut spec = FunctionSpec::new(Runtime::Node, "index.js", "hello");
+        spec.env.insert("CURRENCY".into(), "EUR".into());
+        spec.env.insert("PORT".into(), "9".into());
+        spec
+    }
+
+    fn hello() -> FunctionName {
+        FunctionName::parse("hello").unwrap()
+    }
+
+    #[test]
+    fn a_function_image_says_all_that_plain_docker_run_needs() {
+        let image =
+            Image::function(&runtime(), ["sha256:02".to_owned()], &hello(), &spec()).unwrap();
+        let config: Value = serde_json::from_slice(&image.config).unwrap();
+        insta::assert_json_snapshot!(config);
+    }
+
+    #[test]
+    fn the_same_parts_give_the_same_bytes() {
+        let make = || Image::function(&runtime(), ["sha256:02".to_owned()], &hello(), &spec());
+        let first = make().unwrap();
+        for _ in 0..20 {
+            assert_eq!(make().unwrap(), first);
+        }
+        assert_eq!(first.id(), format!("sha256:{}", ContentDigest::of(&first.config)));
+    }
+}

@@ -1,0 +1,250 @@
+//! Writes a layer: a tar whose bytes depend on nothing but paths, contents and executable bits. No
+//! times, no owners, no order of a directory. Blocking; call it where blocking is fine.
+
+use super::Layer;
+use crate::{
+    error,
+    source::{FileKind, Source, SourceFile},
+};
+use epsilon_api::build::BuildError;
+use sha2::{Digest, Sha256};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::{self, BufWriter, Read, Write},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+use tar::{EntryType, Header};
+
+/// The code layer: the project's files under `/app`, without the ones that `skip` names.
+pub(crate) fn code(
+    source: &Source,
+    skip: impl Fn(&SourceFile) -> bool,
+    to: &Path,
+) -> Result<Layer, BuildError> {
+    written(|| {
+        let mut layer = Writer::create(to)?;
+        layer.folder("app")?;
+        for file in source.files.iter().filter(|file| !skip(file)) {
+            layer.source(source, file, &format!("app/{}", file.path))?;
+        }
+        layer.finish()
+    })
+}
+
+/// All of the project as a Dockerfile sees it.
+pub(crate) fn context(source: &Source, to: &Path) -> Result<(), BuildError> {
+    written(|| {
+        let mut tar = Writer::create(to)?;
+        for file in &source.files {
+            tar.source(source, file, &file.path)?;
+        }
+        tar.finish()
+    })
+    .map(drop)
+}
+
+/// A layer with one folder of this machine at `inside` (relative to the root of the image), and with
+/// these `empty` folders.
+pub(crate) fn folder(
+    from: &Path,
+    inside: &str,
+    empty: &[&str],
+    to: &Path,
+) -> Result<Layer, BuildError> {
+    written(|| {
+        let mut layer = Writer::create(to)?;
+        for path in empty {
+            layer.folder(path)?;
+        }
+        layer.walk(from, inside)?;
+        layer.finish()
+    })
+}
+
+fn written(write: impl FnOnce() -> io::Result<Layer>) -> Result<Layer, BuildError> {
+    write().map_err(|err| error::file("writing a layer", &err))
+}
+
+/// A layer being written.
+struct Writer {
+    tar: tar::Builder<Hashing<BufWriter<File>>>,
+    path: PathBuf,
+    /// Folders that are in it already.
+    folders: BTreeSet<String>,
+}
+
+impl Writer {
+    fn create(path: &Path) -> io::Result<Self> {
+        let to = Hashing { to: BufWriter::new(File::create(path)?), sha: Sha256::new(), bytes: 0 };
+        Ok(Self { tar: tar::Builder::new(to), path: path.to_owned(), folders: BTreeSet::new() })
+    }
+
+    /// A folder and the ones above it, each once.
+    fn folder(&mut self, path: &str) -> io::Result<()> {
+        if path.is_empty() || self.folders.contains(path) {
+            return Ok(());
+        }
+        self.parents(path)?;
+        let mut header = header(EntryType::Directory, 0o755, 0);
+        self.tar.append_data(&mut header, format!("{path}/"), io::empty())?;
+        self.folders.insert(path.to_owned());
+        Ok(())
+    }
+
+    fn parents(&mut self, path: &str) -> io::Result<()> {
+        path.rsplit_once('/').map_or(Ok(()), |(parent, _)| self.folder(parent))
+    }
+
+    fn file(&mut self, path: &str, executable: bool, bytes: u64, content: File) -> io::Result<()> {
+        self.parents(path)?;
+        let mode = if executable { 0o755 } else { 0o644 };
+        // `take`: a file that grew since it was looked at must not break the archive.
+        self.tar.append_data(
+            &mut header(EntryType::Regular, mode, bytes),
+            path,
+            content.take(bytes),
+        )
+    }
+
+    fn link(&mut self, path: &str, target: &Path) -> io::Result<()> {
+        self.parents(path)?;
+        self.tar.append_link(&mut header(EntryType::Symlink, 0o777, 0), path, target)
+    }
+
+    fn source(&mut self, source: &Source, file: &SourceFile, path: &str) -> io::Result<()> {
+        match &file.kind {
+            FileKind::Symlink { target } => self.link(path, Path::new(target)),
+            FileKind::File => {
+                let content = File::open(source.root.join(&file.path))?;
+                self.file(path, file.executable, file.bytes, content)
+            }
+        }
+    }
+
+    /// A folder with all below it. Sockets, pipes and devices are left out: no package has them.
+    fn walk(&mut self, from: &Path, inside: &str) -> io::Result<()> {
+        self.folder(inside)?;
+        let mut names: Vec<_> =
+            fs::read_dir(from)?.map(|e| e.map(|e| e.file_name())).collect::<io::Result<_>>()?;
+        names.sort();
+        for name in names {
+            let here = from.join(&name);
+            let Some(name) = name.to_str() else {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "a file's name is not UTF-8",
+                ));
+            };
+            let path = format!("{inside}/{name}");
+            let about = fs::symlink_metadata(&here)?;
+            if about.is_dir() {
+                self.walk(&here, &path)?;
+            } else if about.is_symlink() {
+                self.link(&path, &fs::read_link(&here)?)?;
+            } else if about.is_file() {
+                let executable = about.permissions().mode() & 0o100 != 0;
+                self.file(&path, executable, about.len(), File::open(&here)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> io::Result<Layer> {
+        let mut written = self.tar.into_inner()?;
+        written.flush()?;
+        let digest = written.sha.finalize();
+        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Layer { diff_id: format!("sha256:{hex}"), tar: self.path, bytes: written.bytes })
+    }
+}
+
+fn header(kind: EntryType, mode: u32, bytes: u64) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(bytes);
+    header.set_mtime(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header
+}
+
+/// Knows the digest of what went through it.
+struct Hashing<W> {
+    to: W,
+    sha: Sha256,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let n = self.to.write(buf)?;
+        self.sha.update(&buf[..n]);
+        self.bytes += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{collections::BTreeMap, os::unix::fs::symlink};
+
+    fn names(layer: &Layer) -> BTreeMap<String, (u32, u64)> {
+        let mut tar = tar::Archive::new(File::open(&layer.tar).unwrap());
+        let entries = tar.entries().unwrap().map(|entry| {
+            let entry = entry.unwrap();
+            let header = entry.header();
+            assert_eq!((header.uid().unwrap(), header.gid().unwrap()), (0, 0));
+            assert_eq!(header.mtime().unwrap(), 0);
+            let path = entry.path().unwrap().to_string_lossy().into_owned();
+            (path, (header.mode().unwrap(), header.size().unwrap()))
+        });
+        entries.collect()
+    }
+
+    fn make(root: &Path, order: &[&str]) {
+        for name in order {
+            let path = root.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, name).unwrap();
+        }
+        fs::set_permissions(root.join("bin/run"), fs::Permissions::from_mode(0o4711)).unwrap();
+        symlink("../bin/run", root.join("lib/link")).unwrap();
+    }
+
+    #[test]
+    fn the_order_of_a_folder_and_odd_modes_do_not_show() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        make(&a, &["bin/run", "lib/x.js", "lib/deep/y.js"]);
+        make(&b, &["lib/deep/y.js", "lib/x.js", "bin/run"]);
+        fs::set_permissions(b.join("lib/x.js"), fs::Permissions::from_mode(0o600)).unwrap();
+        let one = folder(&a, "app/node_modules", &[], &dir.path().join("a.tar")).unwrap();
+        let two = folder(&b, "app/node_modules", &[], &dir.path().join("b.tar")).unwrap();
+        assert_eq!(one.diff_id, two.diff_id);
+        assert_eq!(one.bytes, fs::metadata(&one.tar).unwrap().len());
+        let names = names(&one);
+        assert_eq!(names["app/node_modules/bin/run"], (0o755, 7));
+        assert_eq!(names["app/node_modules/lib/x.js"], (0o644, 8));
+        assert_eq!(names["app/"], (0o755, 0));
+        assert_eq!(names["app/node_modules/lib/link"].1, 0);
+    }
+
+    #[test]
+    fn long_paths_survive() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = format!("{}/x.js", ["a-rather-long-name"; 12].join("/"));
+        let root = dir.path().join("a");
+        fs::create_dir_all(root.join(&deep).parent().unwrap()).unwrap();
+        fs::write(root.join(&deep), "x").unwrap();
+        let layer = folder(&root, "app", &[], &dir.path().join("a.tar")).unwrap();
+        assert!(names(&layer).contains_key(&format!("app/{deep}")));
+    }
+}

@@ -1,0 +1,220 @@
+//! Loads a project once, in a throw-away container without network, to see what it exports and which
+//! files it reaches. The only place where a build runs the developer's code.
+//!
+//! `inspect.js` of the runtime does the looking; `inspection.rs` reads what it wrote. The same code on
+//! the same runtime with the same packages is looked at once.
+
+use crate::{
+    blocking,
+    cache::{Cache, WorkDir, container_user},
+    dependencies::Installed,
+    engine::{
+        Engine,
+        container::{Bind, Ended, Exit, Limits, Rights, Task},
+    },
+    error::{self, Hint},
+    image::APP,
+    inspection::Inspection,
+    manifest::{Functions, Manifest},
+    runtime::Runtime,
+    source::{ContentDigest, Hasher, Source},
+};
+use epsilon_api::{
+    build::{BuildError, BuildEvent, BuildLog},
+    function::Runtime as Kind,
+};
+use std::{collections::BTreeMap, fs, io, path::PathBuf, sync::Arc, time::Duration};
+
+/// The inspector in the runtime.
+const INSPECT: &str = "/epsilon/wrapper/inspect.js";
+/// Where it writes.
+const OUT: &str = "/run/epsilon/out";
+/// What starting Node and writing the answer may take on top of the loading.
+const MARGIN: Duration = Duration::from_secs(10);
+/// Lines of the code's own output that an error shows.
+const TAIL: usize = 20;
+
+/// Looks at projects.
+#[derive(Clone, Debug)]
+pub(crate) struct Inspector {
+    pub(crate) engine: Engine,
+    pub(crate) cache: Cache,
+    pub(crate) limits: Limits,
+}
+
+/// What was seen.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) inspection: Inspection,
+    /// Nothing had to be run.
+    pub(crate) cached: bool,
+}
+
+impl Inspector {
+    /// What the entries of a project export.
+    pub(crate) async fn look(
+        &self,
+        manifest: &Manifest,
+        source: &Arc<Source>,
+        runtime: &Runtime,
+        packages: Option<&Installed>,
+        work: &Arc<WorkDir>,
+        log: &dyn BuildLog,
+    ) -> Result<Seen, BuildError> {
+        if manifest.runtime == Kind::Container {
+            return Ok(Seen { inspection: Inspection::default(), cached: true });
+        }
+        let entries = manifest.entries();
+        let env = environment(manifest);
+        let key = key(manifest, source, runtime, packages, &entries, &env);
+        let kept = self.cache.kept("inspections", &format!("{key}.json"));
+        if let Some(inspection) =
+            fs::read(&kept).ok().and_then(|text| Inspection::parse(&text).ok())
+        {
+            return Ok(Seen { inspection, cached: true });
+        }
+
+        let out = work.folder("inspect", container_user())?;
+        let ended = self.run(&entries, env, source, runtime, packages, work, &out, log).await?;
+        if ended.exit != Exit::Code(0) {
+            return Err(failed(&ended, self.limits));
+        }
+        let inspection = blocking::run("reading what the code exports", move || {
+            let answer = out.join("inspection.json");
+            let inspection = Inspection::load(&answer)?;
+            // Only what loaded well is worth keeping: a failure may have been the machine's.
+            if inspection.entries.iter().all(|entry| entry.error.is_none()) {
+                move_file(&answer, &kept)?;
+            }
+            Ok(inspection)
+        });
+        Ok(Seen {
+            inspection: inspection.await.map_err(|err| with_output(err, &ended))?,
+            cached: false,
+        })
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "called once")]
+    async fn run(
+        &self,
+        entries: &[String],
+        mut env: Vec<String>,
+        source: &Arc<Source>,
+        runtime: &Runtime,
+        packages: Option<&Installed>,
+        work: &Arc<WorkDir>,
+        out: &std::path::Path,
+        log: &dyn BuildLog,
+    ) -> Result<Ended, BuildError> {
+        let (uid, gid) = container_user();
+        let mut mounts = vec![
+            Bind { host: source.root.clone(), inside: APP, writable: false },
+            Bind { host: out.to_owned(), inside: OUT, writable: true },
+        ];
+        if let Some(packages) = packages {
+            // The engine cannot make this folder itself: the one around it is read-only.
+            mount_point(&source.root.join("node_modules"))
+                .map_err(|err| error::file("preparing a look at the code", &err))?;
+            let host = packages.folder.clone();
+            mounts.push(Bind { host, inside: "/app/node_modules", writable: false });
+        }
+        let limit = self.limits.time;
+        env.push(format!("EPSILON_INSPECT_OUT={OUT}/inspection.json"));
+        env.push(format!("EPSILON_INSPECT_TIMEOUT_MS={}", limit.as_millis()));
+        env.push("HOME=/tmp".into());
+        let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+        let task = Task {
+            purpose: "inspect",
+            image: runtime.reference.clone(),
+            command: ["node", INSPECT]
+                .map(str::to_owned)
+                .into_iter()
+                .chain(entries.iter().cloned())
+                .collect(),
+            env,
+            mounts,
+            workdir: APP,
+            rights: Rights::None { uid, gid },
+            network: None,
+            limits: Limits {
+                time: limit.saturating_mul(count).saturating_add(MARGIN),
+                ..self.limits
+            },
+        };
+        // Both folders stay until the container is gone.
+        let keep = Arc::new((Arc::clone(source), Arc::clone(work)));
+        let container = self.engine.create(&task, Some(keep as _)).await?;
+        Ok(container.run(|line| log.tell(BuildEvent::Line(line.to_owned()))).await?)
+    }
+}
+
+/// What functions of the manifest will see when they run: code may need it to load at all. Entries are
+/// loaded once for all functions, so they see the variables of all.
+fn environment(manifest: &Manifest) -> Vec<String> {
+    let Functions::Named(functions) = manifest.functions() else { return Vec::new() };
+    let specs = functions.iter().filter_map(|(name, (entry, keys))| {
+        keys.clone().spec(Kind::Node, entry, name.as_str()).ok()
+    });
+    let all: BTreeMap<String, String> = specs.flat_map(|spec| spec.env).collect();
+    all.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+fn key(
+    manifest: &Manifest,
+    source: &Source,
+    runtime: &Runtime,
+    packages: Option<&Installed>,
+    entries: &[String],
+    env: &[String],
+) -> ContentDigest {
+    let mut key = Hasher::default().part(runtime.image.id.as_bytes());
+    key = key.part(packages.map(|p| p.key.to_string()).unwrap_or_default().as_bytes());
+    for text in entries.iter().chain(env) {
+        key = key.part(text.as_bytes());
+    }
+    // Settings are not code: another `timeout` in the manifest needs no second look.
+    for file in source.files.iter().filter(|file| manifest.file() != Some(file.path.as_str())) {
+        key = key.part(file.path.as_bytes()).part(file.sha256.to_string().as_bytes());
+    }
+    key.finish()
+}
+
+fn mount_point(folder: &std::path::Path) -> io::Result<()> {
+    match fs::create_dir(folder) {
+        Err(err) if err.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
+}
+
+fn move_file(from: &std::path::Path, to: &PathBuf) -> Result<(), BuildError> {
+    fs::rename(from, to).map_err(|err| error::file("remembering what the code exports", &err))
+}
+
+fn failed(ended: &Ended, limits: Limits) -> BuildError {
+    let err = match ended.exit {
+        Exit::TimedOut => {
+            let limit = limits.time;
+            error::load_failed(format!("the code did not finish loading within {limit:?}"))
+                .hint("the operator's limit is `builder.inspect_timeout`; there is no network while code is loaded")
+        }
+        Exit::OutOfMemory => {
+            let limit = limits.memory;
+            error::load_failed(format!("the code needs more than {limit} to load"))
+                .hint("the operator's limit is `builder.inspect_memory`")
+        }
+        Exit::Code(code) => error::load_failed(format!(
+            "the code ended with exit status {code} while it was loaded"
+        ))
+        .hint("run `node` on the entry file to see why"),
+    };
+    with_output(err, ended)
+}
+
+/// What the code printed says, most often, why it did not load.
+fn with_output(err: BuildError, ended: &Ended) -> BuildError {
+    let tail = &ended.tail[ended.tail.len().saturating_sub(TAIL)..];
+    if tail.is_empty() {
+        return err;
+    }
+    BuildError { message: format!("{}\n{}", err.message, tail.join("\n")), ..err }
+}

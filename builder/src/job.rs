@@ -1,0 +1,329 @@
+//! One build, from the archive to the images: the steps in the order in which a developer sees them.
+//!
+//! ```text
+//! Source ─▶ Runtime ─▶ Dependencies ─▶ Inspect ─▶ Image ─▶ Ship        runtime: node
+//! Source ────────────────────────────────────────▶ Image ─▶ Ship       runtime: container
+//! ```
+//!
+//! Nothing is decided here that a step could decide. Dropping a build stops it where it is: containers,
+//! folders and half-written results belong to handles that clean up when they are dropped.
+
+use crate::{
+    blocking,
+    cache::{Cache, WorkDir},
+    config::Config,
+    dependencies::{Dependencies, Installed},
+    dockerfile::Dockerfiles,
+    image::{Image, tree},
+    inspect::Inspector,
+    inspection::Inspection,
+    manifest::Manifest,
+    plan::{self, FunctionPlan, Origin, Plan},
+    runtime::{Runtime, Runtimes},
+    ship::{Base, Name, Parcel, Sink},
+    source::{self, Hasher, Source},
+};
+use epsilon_api::{
+    admin::Step,
+    build::{BuildError, BuildEvent, BuildJob, BuildLog, Built, BuiltFunction},
+    function::{ImageRef, Runtime as Kind},
+    units::Bytes,
+};
+use std::{collections::BTreeMap, sync::Arc};
+use tokio::time::Instant;
+
+/// Raised when the same parts make another image than before.
+const RECIPE: &[u8] = b"1";
+
+/// All that builds work with.
+#[derive(Debug)]
+pub(crate) struct Workshop {
+    pub(crate) config: Config,
+    pub(crate) cache: Cache,
+    pub(crate) runtimes: Arc<Runtimes>,
+    pub(crate) dependencies: Dependencies,
+    pub(crate) inspector: Inspector,
+    pub(crate) dockerfiles: Dockerfiles,
+    pub(crate) sink: Sink,
+}
+
+/// Tells of one step: that it began, and, with its time, that it ended.
+struct Telling<'a> {
+    log: &'a dyn BuildLog,
+    step: Step,
+    begun: Instant,
+}
+
+impl<'a> Telling<'a> {
+    fn begin(log: &'a dyn BuildLog, step: Step, detail: impl Into<String>) -> Self {
+        log.tell(BuildEvent::StepStarted { step, detail: detail.into() });
+        Self { log, step, begun: Instant::now() }
+    }
+
+    fn done(self, detail: impl Into<String>) {
+        let took = self.begun.elapsed();
+        self.log.tell(BuildEvent::StepDone { step: self.step, detail: detail.into(), took });
+    }
+}
+
+impl Workshop {
+    /// Builds one project.
+    pub(crate) async fn build(&self, job: BuildJob) -> Result<Built, BuildError> {
+        let log = Arc::clone(&job.log);
+        let log = &*log;
+        let only = job.only.clone();
+        let work = self.cache.work()?;
+        let (manifest, source) = self.source(job, &work).await?;
+        let functions = match manifest.runtime {
+            Kind::Node => self.node(&manifest, &source, &only, &work, log).await?,
+            Kind::Container => self.containers(&manifest, &source, &only, &work, log).await?,
+        };
+        Ok(Built { project: manifest.project.clone(), functions })
+    }
+
+    async fn source(
+        &self,
+        job: BuildJob,
+        work: &Arc<WorkDir>,
+    ) -> Result<(Arc<Manifest>, Arc<Source>), BuildError> {
+        let told = Telling::begin(&*job.log, Step::Source, "receiving the project");
+        let source = source::receive(job.archive, &self.config.source, work.path()).await?;
+        let source = Arc::new(source);
+        for note in &source.notes {
+            job.log.tell(BuildEvent::Line(note.clone()));
+        }
+        let bytes = Bytes(source.files.iter().map(|file| file.bytes).sum());
+        let detail = format!("{}, {bytes}", counted(source.files.len(), "file"));
+        let (from, ceilings) = (Arc::clone(&source), self.config.ceilings.clone());
+        let manifest = blocking::run("reading the manifest", move || {
+            Manifest::read(&from, job.folder.as_deref(), &ceilings)
+        })
+        .await?;
+        told.done(detail);
+        Ok((Arc::new(manifest), source))
+    }
+
+    async fn node(
+        &self,
+        manifest: &Arc<Manifest>,
+        source: &Arc<Source>,
+        only: &[epsilon_api::ids::FunctionName],
+        work: &Arc<WorkDir>,
+        log: &dyn BuildLog,
+    ) -> Result<Vec<BuiltFunction>, BuildError> {
+        let runtime = self.runtimes.ensure(log).await?;
+
+        let told = Telling::begin(log, Step::Dependencies, "");
+        let packages = self.dependencies.ensure(source, &runtime, work, log).await?;
+        told.done(match &packages {
+            None => "none".to_owned(),
+            Some(packages) if packages.cached => format!("cached, {}", Bytes(packages.layer.bytes)),
+            Some(packages) => format!("installed, {}", Bytes(packages.layer.bytes)),
+        });
+
+        let told = Telling::begin(log, Step::Inspect, manifest.entries().join(", "));
+        let seen = self.inspector.look(manifest, source, &runtime, packages.as_ref(), work, log);
+        let seen = seen.await?;
+        let plan = self.plan(manifest, source, seen.inspection, only, log).await?;
+        let cached = if seen.cached { ", cached" } else { "" };
+        told.done(counted(plan.functions.len(), "function") + cached);
+
+        self.compose(manifest, source, plan, runtime, packages, work, log).await
+    }
+
+    async fn plan(
+        &self,
+        manifest: &Arc<Manifest>,
+        source: &Arc<Source>,
+        inspection: Inspection,
+        only: &[epsilon_api::ids::FunctionName],
+        log: &dyn BuildLog,
+    ) -> Result<Plan, BuildError> {
+        let (manifest, source, only) = (Arc::clone(manifest), Arc::clone(source), only.to_vec());
+        let plan =
+            blocking::run("planning", move || plan::plan(&manifest, &source, &inspection, &only))
+                .await?;
+        for note in &plan.notes {
+            log.tell(BuildEvent::Line(note.clone()));
+        }
+        Ok(plan)
+    }
+
+    /// Images of functions that changed are composed and shipped; the others' are looked up.
+    #[expect(clippy::too_many_arguments, reason = "all results of the steps before")]
+    async fn compose(
+        &self,
+        manifest: &Manifest,
+        source: &Arc<Source>,
+        plan: Plan,
+        runtime: Runtime,
+        packages: Option<Installed>,
+        work: &Arc<WorkDir>,
+        log: &dyn BuildLog,
+    ) -> Result<Vec<BuiltFunction>, BuildError> {
+        let told = Telling::begin(log, Step::Image, counted(plan.functions.len(), "function"));
+        let mut images: BTreeMap<_, ImageRef> = BTreeMap::new();
+        let mut changed = Vec::new();
+        for function in &plan.functions {
+            let key = self.key(manifest, function, &runtime, packages.as_ref());
+            match self.known(&key).await? {
+                Some(image) => drop(images.insert(function.name.clone(), image)),
+                None => changed.push((function, key)),
+            }
+        }
+        let unchanged = images.len();
+        let parcel = if changed.is_empty() {
+            None
+        } else {
+            Some(self.parcel(manifest, source, &changed, runtime, packages, work).await?)
+        };
+        told.done(format!("{} composed, {unchanged} unchanged", changed.len()));
+
+        let told = Telling::begin(log, Step::Ship, "");
+        if let Some(parcel) = parcel {
+            let shipped = self.sink.ship(&parcel).await?;
+            for ((function, key), image) in changed.iter().zip(shipped) {
+                self.cache.remember("images", key, &image)?;
+                images.insert(function.name.clone(), image);
+            }
+        }
+        told.done(counted(changed.len(), "image"));
+        Ok(plan
+            .functions
+            .iter()
+            .filter_map(|function| {
+                let image = images.remove(&function.name)?;
+                Some(BuiltFunction {
+                    name: function.name.clone(),
+                    spec: function.spec.clone(),
+                    image,
+                })
+            })
+            .collect())
+    }
+
+    async fn parcel(
+        &self,
+        manifest: &Manifest,
+        source: &Arc<Source>,
+        changed: &[(&FunctionPlan, String)],
+        runtime: Runtime,
+        packages: Option<Installed>,
+        work: &Arc<WorkDir>,
+    ) -> Result<Parcel, BuildError> {
+        let (from, to) = (Arc::clone(source), work.path().join("code.tar"));
+        let manifest_file = manifest.file().map(str::to_owned);
+        let code = blocking::run("writing the code layer", move || {
+            let is_left_out = |path: &str| {
+                manifest_file.as_deref() == Some(path) || path.rsplit('/').next() == Some(".npmrc")
+            };
+            tree::code(&from, |file| is_left_out(&file.path), &to)
+        })
+        .await?;
+        let layers: Vec<_> = packages.map(|p| p.layer).into_iter().chain([code]).collect();
+        let mut images = Vec::with_capacity(changed.len());
+        for (function, _) in changed {
+            let diff_ids = layers.iter().map(|layer| layer.diff_id.clone());
+            let image = Image::function(&runtime.image, diff_ids, &function.name, &function.spec)?;
+            let name = Name::function(&manifest.project, &function.name, &image.id());
+            images.push((image, name));
+        }
+        let base = Base { reference: runtime.reference, image: runtime.image };
+        Ok(Parcel { base, layers, images })
+    }
+
+    async fn containers(
+        &self,
+        manifest: &Arc<Manifest>,
+        source: &Arc<Source>,
+        only: &[epsilon_api::ids::FunctionName],
+        work: &Arc<WorkDir>,
+        log: &dyn BuildLog,
+    ) -> Result<Vec<BuiltFunction>, BuildError> {
+        let plan = self.plan(manifest, source, Inspection::default(), only, log).await?;
+        let mut built = Vec::with_capacity(plan.functions.len());
+        for function in plan.functions {
+            let key = Hasher::default()
+                .part(RECIPE)
+                .part(manifest.project.as_str().as_bytes())
+                .part(function.name.as_str().as_bytes())
+                .part(function.content.to_string().as_bytes());
+            let key = self.own_key(key);
+            // A tag may name another image tomorrow: only what a Dockerfile made is looked up.
+            let is_fixed = matches!(function.origin, Origin::Dockerfile(_));
+            let known = if is_fixed { self.known(&key).await? } else { None };
+            let image = match known {
+                Some(image) => {
+                    Telling::begin(log, Step::Image, function.name.as_str()).done("unchanged");
+                    image
+                }
+                None => self.container(manifest, source, &function, &key, work, log).await?,
+            };
+            built.push(BuiltFunction { name: function.name, spec: function.spec, image });
+        }
+        Ok(built)
+    }
+
+    async fn container(
+        &self,
+        manifest: &Manifest,
+        source: &Arc<Source>,
+        function: &FunctionPlan,
+        key: &str,
+        work: &Arc<WorkDir>,
+        log: &dyn BuildLog,
+    ) -> Result<ImageRef, BuildError> {
+        let told = Telling::begin(log, Step::Image, function.name.as_str());
+        let image = match &function.origin {
+            Origin::Image(reference) => self.dockerfiles.existing(reference, log).await?,
+            Origin::Dockerfile(path) => self.dockerfiles.build(source, path, work, log).await?,
+            Origin::Code => {
+                return Err(crate::error::manifest_invalid("`runtime: container` runs no code"));
+            }
+        };
+        let name = Name::function(&manifest.project, &function.name, &image.image.id);
+        told.done(image.image.id.chars().take(19).collect::<String>());
+
+        let told = Telling::begin(log, Step::Ship, function.name.as_str());
+        let shipped = self.sink.ship_foreign(&image, &name).await?;
+        self.dockerfiles.forget(&image).await?;
+        self.cache.remember("images", key, &shipped)?;
+        told.done("1 image");
+        Ok(shipped)
+    }
+
+    /// Of everything that decides what a function's image is.
+    fn key(
+        &self,
+        manifest: &Manifest,
+        function: &FunctionPlan,
+        runtime: &Runtime,
+        packages: Option<&Installed>,
+    ) -> String {
+        let packages = packages.map(|packages| packages.layer.diff_id.clone()).unwrap_or_default();
+        let key = Hasher::default()
+            .part(RECIPE)
+            .part(manifest.project.as_str().as_bytes())
+            .part(function.name.as_str().as_bytes())
+            .part(runtime.image.id.as_bytes())
+            .part(packages.as_bytes())
+            .part(function.content.to_string().as_bytes());
+        self.own_key(key)
+    }
+
+    /// An image in one registry says nothing of another.
+    fn own_key(&self, key: Hasher) -> String {
+        let place = self.config.registry.as_ref().map_or("", |registry| registry.name.as_str());
+        key.part(place.as_bytes()).finish().to_string()
+    }
+
+    /// The image that was made under this key, if it is still there.
+    async fn known(&self, key: &str) -> Result<Option<ImageRef>, BuildError> {
+        let Some(image) = self.cache.recall::<ImageRef>("images", key) else { return Ok(None) };
+        Ok(self.sink.has(&image).await?.then_some(image))
+    }
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}

@@ -1,0 +1,365 @@
+//! The runtime base of Node functions: an image with Debian or Ubuntu, Node 24, npm and the wrapper.
+//! Every function image and every container of a build is made on top of it.
+//!
+//! ```text
+//!   the operator's image ─┐
+//!   a hub's Node image  ──┼─▶ base + wrapper layer ─▶ epsilon/runtime-node:KEY   (and :current)
+//!   packages (no hub)   ──┘
+//! ```
+//!
+//! The first that can be had, in this order. KEY is of everything that decides what the image is, so an
+//! engine that has the image needs no work and no network, whoever made it.
+
+mod command;
+mod mirror;
+mod packages;
+mod wrapper;
+
+use crate::{
+    cache::{Cache, WorkDir},
+    config::Config,
+    engine::{Engine, EngineImage, container::Limits},
+    error::{self, Hint},
+    image::Image,
+    outside::Outside,
+    ship::{Base, Name, Parcel, Shelf},
+    source::Hasher,
+};
+use epsilon_api::{
+    admin::Step,
+    build::{BuildError, BuildEvent, BuildLog},
+    chain::Chain,
+    units::{Bytes, MilliCores},
+};
+use rustix::fs::{FlockOperation, flock};
+use std::{
+    fmt,
+    fs::File,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// The name of bases that were made from packages.
+const BASE_NAME: &str = "epsilon/base-node";
+/// What a hub offers. No host: the engine's own settings decide which hub that is.
+const HUB_IMAGE: &str = "node:24-bookworm-slim";
+/// Raised when the way of putting the parts together changes.
+const RECIPE: &str = "1";
+/// How often a process looks whether another one has made the base.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// A runtime that the engine has.
+#[derive(Clone, Debug)]
+pub(crate) struct Runtime {
+    /// `epsilon/runtime-node:KEY`.
+    pub(crate) reference: String,
+    pub(crate) image: EngineImage,
+}
+
+/// Makes sure that the engine has the runtime. One per process.
+#[derive(Debug)]
+pub(crate) struct Runtimes {
+    engine: Engine,
+    cache: Cache,
+    outside: Outside,
+    shelf: Arc<Shelf>,
+    operators: Option<String>,
+    hub_patience: Duration,
+    pull_timeout: Duration,
+    limits: Limits,
+    /// A hub that did not answer is not asked again by this process.
+    hub_refused: AtomicBool,
+    /// One at a time in this process.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// What the making of one runtime works with.
+#[derive(Clone, Copy)]
+struct Workshop<'a> {
+    engine: &'a Engine,
+    cache: &'a Cache,
+    outside: &'a Outside,
+    limits: Limits,
+    log: &'a dyn BuildLog,
+}
+
+/// Where a base comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Origin {
+    /// An image of the operator's: its name, and what it is now.
+    Operator {
+        name: String,
+        id: String,
+    },
+    Hub,
+    Packages {
+        release: Option<String>,
+    },
+}
+
+impl Runtimes {
+    pub(crate) fn new(
+        config: &Config,
+        engine: Engine,
+        cache: Cache,
+        outside: Outside,
+        shelf: Arc<Shelf>,
+    ) -> Self {
+        Self {
+            engine,
+            cache,
+            outside,
+            shelf,
+            operators: config.runtime_image.clone(),
+            hub_patience: config.hub_patience,
+            pull_timeout: config.pull_timeout,
+            limits: Limits {
+                // apt and npm take 300 MiB at most; the rest is room for a page cache of their files.
+                memory: Bytes::mib(1024),
+                cpu: MilliCores(2000),
+                pids: 512,
+                time: config.runtime_timeout,
+            },
+            hub_refused: AtomicBool::new(false),
+            turn: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// The runtime, made if the engine lacks it. Quick, and without network, if it does not.
+    pub(crate) async fn ensure(&self, log: &dyn BuildLog) -> Result<Runtime, BuildError> {
+        let begun = Instant::now();
+        let _turn = self.turn.lock().await;
+        log.tell(BuildEvent::StepStarted { step: Step::Runtime, detail: "Node 24".into() });
+        let (runtime, how) = match self.find().await? {
+            Some(runtime) => (runtime, "cached"),
+            None => (self.make(log).await?, "made"),
+        };
+        let detail = format!("{how}: {}", runtime.reference);
+        log.tell(BuildEvent::StepDone { step: Step::Runtime, detail, took: begun.elapsed() });
+        Ok(runtime)
+    }
+
+    /// The best runtime that the engine has already.
+    async fn find(&self) -> Result<Option<Runtime>, BuildError> {
+        for origin in self.origins().await? {
+            if let Some(runtime) = self.existing(&origin).await? {
+                return Ok(Some(runtime));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where a base may come from, best first, as far as it is known without asking a network.
+    async fn origins(&self) -> Result<Vec<Origin>, BuildError> {
+        if let Some(name) = &self.operators {
+            let found = self.engine.image(name).await?;
+            return Ok(found
+                .map(|image| Origin::Operator { name: name.clone(), id: image.id })
+                .into_iter()
+                .collect());
+        }
+        let mut origins = vec![Origin::Packages { release: packages::release() }];
+        if !self.hub_patience.is_zero() {
+            origins.insert(0, Origin::Hub);
+        }
+        Ok(origins)
+    }
+
+    async fn existing(&self, origin: &Origin) -> Result<Option<Runtime>, BuildError> {
+        let name = Name::runtime(&origin.key());
+        let reference = name.to_string();
+        let Some(image) = self.engine.image(&reference).await? else { return Ok(None) };
+        self.engine.tag(&reference, &name.repository(), "current").await?;
+        Ok(Some(Runtime { reference, image }))
+    }
+
+    async fn make(&self, log: &dyn BuildLog) -> Result<Runtime, BuildError> {
+        let (_lock, waited) = self.lock(log).await?;
+        if waited && let Some(runtime) = self.find().await? {
+            return Ok(runtime);
+        }
+        let workshop = Workshop {
+            engine: &self.engine,
+            cache: &self.cache,
+            outside: &self.outside,
+            limits: self.limits,
+            log,
+        };
+        let work = self.cache.work()?;
+        let made = tokio::time::timeout(self.limits.time, async {
+            let (origin, base) = self.base(&workshop, &work).await?;
+            log.tell(BuildEvent::Line(format!("the runtime base is {origin}")));
+            let layer = wrapper::layer(&workshop, &base.reference, &work);
+            let layer = workshop.phase("the wrapper's packages", layer).await?;
+            let image = Image::runtime(&base.image, &layer)?;
+            let name = Name::runtime(&origin.key());
+            let parcel = Parcel { base, layers: vec![layer], images: vec![(image, name)] };
+            workshop.phase("the runtime becomes an image", self.shelf.put(&parcel)).await?;
+            self.existing(&origin).await
+        });
+        let limit = self.limits.time;
+        let slow = |_| {
+            error::runtime_failed(format!("making the runtime base took longer than {limit:?}"))
+                .hint("the limit is `builder.runtime_timeout`")
+        };
+        made.await.map_err(slow)??.ok_or_else(|| {
+            error::runtime_failed("the engine lost the runtime base right after it was made")
+        })
+    }
+
+    /// The base itself, from wherever it can be had.
+    async fn base(
+        &self,
+        workshop: &Workshop<'_>,
+        work: &Arc<WorkDir>,
+    ) -> Result<(Origin, Base), BuildError> {
+        if let Some(name) = &self.operators {
+            if self.engine.image(name).await?.is_none() {
+                let pull = self.engine.pull(name, self.pull_timeout, self.pull_timeout);
+                pull.await.map_err(|err| {
+                    let says = err.message().unwrap_or("no answer").to_owned();
+                    error::runtime_failed(format!("`{name}` cannot be pulled: {says}"))
+                        .hint("the setting is `builder.runtime_image`")
+                })?;
+            }
+            let base = Base::of(&self.engine, name).await?;
+            return Ok((Origin::Operator { name: name.clone(), id: base.image.id.clone() }, base));
+        }
+        if self.hub_has(workshop).await? {
+            return Ok((Origin::Hub, Base::of(&self.engine, HUB_IMAGE).await?));
+        }
+        let origin = Origin::Packages { release: packages::release() };
+        // The base alone is kept too: another wrapper needs no other Debian.
+        let tag = Hasher::default().part(origin.recipe().as_bytes()).finish().to_string();
+        let (tag, _) = tag.split_at(12);
+        let reference = format!("{BASE_NAME}:{tag}");
+        if self.engine.image(&reference).await?.is_none() {
+            packages::make(workshop, work, BASE_NAME, tag).await?;
+        }
+        Ok((origin, Base::of(&self.engine, &reference).await?))
+    }
+
+    /// Whether the hub's image is in the engine, or could be pulled into it.
+    async fn hub_has(&self, workshop: &Workshop<'_>) -> Result<bool, BuildError> {
+        if self.hub_patience.is_zero() {
+            return Ok(false);
+        }
+        if self.engine.image(HUB_IMAGE).await?.is_some() {
+            return Ok(true);
+        }
+        if self.hub_refused.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let pull = self.engine.pull(HUB_IMAGE, self.hub_patience, self.pull_timeout);
+        let pulled = workshop.phase(HUB_IMAGE, async { Ok(pull.await) }).await?;
+        if let Err(err) = &pulled {
+            self.hub_refused.store(true, Ordering::Relaxed);
+            tracing::info!(error = %Chain(err), "No hub has the runtime base; it is made from packages.");
+            let line =
+                "no hub can be reached: the base is made from this machine's own packages, once";
+            workshop.log.tell(BuildEvent::Line(line.into()));
+        }
+        Ok(pulled.is_ok())
+    }
+
+    /// One process at a time makes a base. Also tells whether another one had the lock.
+    async fn lock(&self, log: &dyn BuildLog) -> Result<(File, bool), BuildError> {
+        let broken = |err: std::io::Error| error::file("locking the runtime base", &err);
+        let file = File::create(self.cache.runtime_lock()).map_err(broken)?;
+        let deadline = Instant::now() + self.limits.time;
+        let mut waited = false;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok((file, waited)),
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {}
+                Err(err) => return Err(broken(err.into())),
+            }
+            if !waited {
+                log.tell(BuildEvent::Line("another process is making the runtime base".into()));
+                waited = true;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+}
+
+impl Origin {
+    /// What the base is made of.
+    fn recipe(&self) -> String {
+        match self {
+            Self::Operator { name: _, id } => format!("image {id}"),
+            Self::Hub => format!("hub {HUB_IMAGE}"),
+            Self::Packages { release } => {
+                format!("{} {}", release.as_deref().unwrap_or_default(), packages::recipe())
+            }
+        }
+    }
+
+    /// What the runtime on top of it is made of, as a tag.
+    fn key(&self) -> String {
+        let key = Hasher::default()
+            .part(RECIPE.as_bytes())
+            .part(std::env::consts::ARCH.as_bytes())
+            .part(self.recipe().as_bytes())
+            .part(wrapper::digest().to_string().as_bytes())
+            .finish();
+        key.to_string()[..12].to_owned()
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Operator { name, id: _ } => write!(f, "the operator's `{name}`"),
+            Self::Hub => write!(f, "the hub's `{HUB_IMAGE}`"),
+            Self::Packages { release } => {
+                let release = release.as_deref().unwrap_or("this machine's release");
+                write!(f, "{release} from this machine's own packages")
+            }
+        }
+    }
+}
+
+impl Workshop<'_> {
+    /// Does one part of the work and tells how long it took.
+    async fn phase<T>(
+        &self,
+        doing: &str,
+        work: impl Future<Output = Result<T, BuildError>>,
+    ) -> Result<T, BuildError> {
+        let begun = Instant::now();
+        self.log.tell(BuildEvent::Line(format!("{doing} …")));
+        let done = work.await?;
+        let took = begun.elapsed().as_secs_f64();
+        self.log.tell(BuildEvent::Line(format!("{doing}: {took:.1} s")));
+        Ok(done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_follows_what_the_runtime_is_made_of() {
+        let operator = |id: &str| Origin::Operator { name: "mine:1".into(), id: id.into() };
+        let packages = |release: &str| Origin::Packages { release: Some(release.into()) };
+        let keys = [
+            operator("sha256:1").key(),
+            operator("sha256:2").key(),
+            Origin::Hub.key(),
+            packages("bookworm").key(),
+            packages("noble").key(),
+        ];
+        for (at, key) in keys.iter().enumerate() {
+            assert_eq!(key.len(), 12);
+            assert!(!keys[..at].contains(key));
+        }
+        assert_eq!(packages("noble").key(), keys[4]);
+    }
+}

@@ -1,0 +1,188 @@
+//! The runtime base without any hub: a small Debian or Ubuntu from the packages of this machine's own
+//! mirror, with Node's own binary in it.
+//!
+//! ```text
+//! debootstrap ─▶ root file system ─▶ seed image ─▶ container: pip fetches Node ─▶ folder
+//!                                        └───────▶ container: base.sh puts it in, updates, trims ─▶ base image
+//! ```
+//!
+//! Needs root (debootstrap makes devices and changes owners) and nothing else that a fresh machine does
+//! not have: debootstrap itself is installed when it is missing.
+
+use super::{
+    Workshop,
+    mirror::{self, Mirror, Repository},
+};
+use crate::{
+    blocking,
+    cache::WorkDir,
+    engine::container::{Bind, Container, Exit, Rights, Task},
+    error::{self, Hint},
+    image::USER,
+};
+use epsilon_api::build::BuildError;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// The Node that functions run on.
+const NODE_MAJOR: u32 = 24;
+const FETCH_NODE: &str = include_str!("node.sh");
+const MAKE_BASE: &str = include_str!("base.sh");
+
+/// What to do where this cannot work.
+const OTHERWISE: &str = "run the builder once as root on Debian or Ubuntu, or set `builder.runtime_image` to an \
+                         image that has `sh`, `npm` and `node` 24";
+
+/// Of everything that decides what the base is.
+pub(super) fn recipe() -> String {
+    format!("packages {NODE_MAJOR}\n{FETCH_NODE}\n{MAKE_BASE}")
+}
+
+/// The release that this machine's base would be made of: `bookworm`.
+pub(super) fn release() -> Option<String> {
+    mirror::codename(&fs::read_to_string("/etc/os-release").ok()?)
+}
+
+/// Makes the base and names it `name:tag`.
+pub(super) async fn make(
+    workshop: &Workshop<'_>,
+    work: &Arc<WorkDir>,
+    name: &str,
+    tag: &str,
+) -> Result<(), BuildError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(error::runtime_failed(
+            "no hub can be reached, and making the base from the distribution's packages needs root",
+        )
+        .hint(OTHERWISE));
+    }
+    let (release, mirror) = blocking::run("reading apt's settings", own_mirror).await?;
+    let command = super::command::Commands { work, limit: workshop.limits.time };
+
+    workshop.phase("debootstrap", command.ensure_debootstrap()).await?;
+    let root = work.path().join("root");
+    let doing = format!("a root file system of {release}, from this machine's mirror");
+    workshop.phase(&doing, command.debootstrap(&release, &mirror.main, &root)).await?;
+
+    let seed = format!("epsilon/seed:{}", work.name());
+    let made = async {
+        let import = async {
+            let (tar, done) = command.tar(&root)?;
+            workshop.engine.import(tar, "epsilon/seed", work.name()).await?;
+            done.await
+        };
+        workshop.phase("the root file system becomes an image", import).await?;
+        let node = work.folder("node", (0, 0))?;
+        workshop.phase("Node 24 and npm", fetch_node(workshop, work, &seed, &node)).await?;
+        let base = finish(workshop, work, &seed, &node, &mirror);
+        let finished =
+            workshop.phase("security updates, Node put in, the rest trimmed", base).await?;
+        let import = async { Ok(workshop.engine.import(finished.export(), name, tag).await?) };
+        workshop.phase("the base becomes an image", import).await
+    };
+    let made = made.await;
+    workshop.engine.untag(&seed).await?;
+    made
+}
+
+fn own_mirror() -> Result<(String, Mirror), BuildError> {
+    let release = release().ok_or_else(|| {
+        error::runtime_failed(
+            "no hub can be reached, and this machine is neither Debian nor Ubuntu",
+        )
+        .hint(OTHERWISE)
+    })?;
+    let mirror = mirror::choose(&repositories(), &release).ok_or_else(|| {
+        error::runtime_failed(format!(
+            "no hub can be reached, and apt's settings name no http mirror of `{release}`"
+        ))
+        .hint(OTHERWISE)
+    })?;
+    Ok((release, mirror))
+}
+
+/// All of apt's settings, in apt's order.
+fn repositories() -> Vec<Repository> {
+    let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
+    if let Ok(folder) = fs::read_dir("/etc/apt/sources.list.d") {
+        let mut more: Vec<PathBuf> = folder.filter_map(|e| Some(e.ok()?.path())).collect();
+        more.sort();
+        files.extend(more);
+    }
+    files
+        .iter()
+        .filter_map(|file| {
+            let text = fs::read_to_string(file).ok()?;
+            match file.extension()?.to_str()? {
+                "list" => Some(mirror::one_line(&text)),
+                "sources" => Some(mirror::deb822(&text)),
+                _ => None,
+            }
+        })
+        .flatten()
+        .collect()
+}
+
+async fn fetch_node(
+    workshop: &Workshop<'_>,
+    work: &Arc<WorkDir>,
+    seed: &str,
+    node: &Path,
+) -> Result<Container, BuildError> {
+    let mut mounts = workshop.outside.mounts();
+    mounts.push(Bind { host: node.to_owned(), inside: "/out", writable: true });
+    let env = vec![format!("NODE_MAJOR={NODE_MAJOR}")];
+    install(workshop, work, seed, FETCH_NODE, env, mounts).await
+}
+
+async fn finish(
+    workshop: &Workshop<'_>,
+    work: &Arc<WorkDir>,
+    seed: &str,
+    node: &Path,
+    mirror: &Mirror,
+) -> Result<Container, BuildError> {
+    let sources = work.path().join("sources.list");
+    let text = mirror.lines.join("\n") + "\n";
+    fs::write(&sources, text).map_err(|err| error::file("writing the base's mirror", &err))?;
+    let mut mounts = workshop.outside.mounts();
+    mounts.push(Bind { host: node.to_owned(), inside: "/node", writable: false });
+    mounts.push(Bind { host: sources, inside: "/run/epsilon/sources.list", writable: false });
+    install(workshop, work, seed, MAKE_BASE, vec![format!("USER_ID={USER}")], mounts).await
+}
+
+async fn install(
+    workshop: &Workshop<'_>,
+    work: &Arc<WorkDir>,
+    seed: &str,
+    script: &str,
+    mut env: Vec<String>,
+    mounts: Vec<Bind>,
+) -> Result<Container, BuildError> {
+    env.extend(workshop.outside.env());
+    let task = Task {
+        purpose: "base",
+        image: seed.to_owned(),
+        command: ["sh", "-euc", script].map(str::to_owned).to_vec(),
+        env,
+        mounts,
+        workdir: "/",
+        rights: Rights::Install,
+        network: workshop.outside.network(),
+        limits: workshop.limits,
+    };
+    let container = workshop.engine.create(&task, Some(Arc::clone(work) as _)).await?;
+    let ended = container.run(|_| {}).await?;
+    match ended.exit {
+        Exit::Code(0) => Ok(container),
+        Exit::Code(_) | Exit::OutOfMemory | Exit::TimedOut => {
+            let says = ended.tail.join("\n");
+            Err(error::runtime_failed(format!("the runtime base could not be made:\n{says}")).hint(
+                "the mirror of the distribution and Python's package index have to be reached",
+            ))
+        }
+    }
+}
