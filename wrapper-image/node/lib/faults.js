@@ -52,7 +52,10 @@ function watchProcess(instance, capture) {
     if (!leaving) log.write('error', `The code ended the process with exit code ${code}.`);
   });
 
-  const drain = () => instance.drain().then(() => exit(0));
+  const drain = () => {
+    leaving = true; // from here on, code that ends the process in a handler of its own is welcome to
+    instance.drain().then(() => exit(0));
+  };
   process.on('SIGTERM', drain);
   process.on('SIGINT', drain);
 
