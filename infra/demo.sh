@@ -5,8 +5,7 @@
 # deploys each of examples/, calls each, then stays up until Ctrl-C. Removes everything at its end, however
 # it ends, and looks whether that is true. DEMO_EXIT=1: ends by itself after the tour, with status 0.
 #
-# examples/NAME/calls lists the calls of an example: per line the arguments of `epsilon invoke`; a line that
-# begins with `!` is a call that must fail. Without the file, each function is called once.
+# What is called is written in infra/demo-calls.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=infra/engine.sh
@@ -22,6 +21,10 @@ CALL_LIMIT=60
 if [ -t 1 ]; then bold=$'\e[1m' dim=$'\e[2m' green=$'\e[32m' red=$'\e[31m' plain=$'\e[0m'; else bold='' dim='' green='' red='' plain=''; fi
 title() { printf '\n%s== %s%s\n' "$bold" "$*" "$plain"; }
 note() { printf '%s%s%s\n' "$dim" "$*" "$plain"; }
+wrong() {
+    fail "$*"
+    failures=$((failures + 1))
+}
 fail() { printf '%sdemo: %s%s\n' "$red" "$*" "$plain" >&2; }
 
 work=''     # the demo's folder: data, logs
@@ -49,9 +52,8 @@ stop_platform() {
     wait "$platform" || status=$?
     platform=''
     if [ "$status" -ne 0 ]; then
-        fail "\`epsilon up\` ended with status $status; the end of its log:"
+        wrong "\`epsilon up\` ended with status $status; the end of its log:"
         tail -n 20 "$work/up.log" >&2
-        failures=$((failures + 1))
     fi
 }
 
@@ -74,8 +76,7 @@ look_for_leftovers() {
     rm -rf "$work" 2>/dev/null || true
     if [ -e "$work" ]; then left+=("the folder $work"); fi
     if [ ${#left[@]} -gt 0 ]; then
-        fail "left behind: $(printf '%s; ' "${left[@]}")"
-        failures=$((failures + 1))
+        wrong "left behind: $(printf '%s; ' "${left[@]}")"
     else
         note "nothing is left behind: no container, no network, no mount, no process, no data"
     fi
@@ -153,57 +154,52 @@ start_platform() {
     control_url=$(grep -o 'http://[^ ]*' "$work/ready" | sed -n 2p)
 }
 
-# One call: the command, the answer, the timing. $1: `!` when it must fail.
+# One call, as a line of infra/demo-calls has it: the command, the answer, the timing.
 call() {
-    local must_fail=$1 status=0
-    shift
-    printf '\n%s$ epsilon invoke %s%s\n' "$green" "$*" "$plain"
-    local words
-    # The line is the example's own text; quotes in it group words as in a shell.
-    mapfile -t words < <(printf '%s' "$*" | xargs -n1 printf '%s\n')
+    local status=0 words
+    # Quotes in the line group words as in a shell.
+    mapfile -t words < <(xargs -n1 printf '%s\n' <<<"$1")
+    if [ "${words[0]}" = websocket ]; then
+        shake_hands "${words[1]}"
+        return
+    fi
+    printf '\n%s$ epsilon invoke %s%s\n' "$green" "$1" "$plain"
     timeout "$CALL_LIMIT" "$binary" invoke "${words[@]}" --timing >"$work/answer" 2>"$work/timing" || status=$?
     head -c 2000 "$work/answer"
     [ -z "$(tail -c1 "$work/answer")" ] || echo
     note "$(cat "$work/timing")"
-    if [ -n "$must_fail" ] && [ "$status" -ne 1 ]; then
-        fail "that call was to fail with status 1, and ended with $status"
-        failures=$((failures + 1))
-    elif [ -z "$must_fail" ] && [ "$status" -ne 0 ]; then
-        fail "that call ended with status $status"
-        failures=$((failures + 1))
-    fi
+    [ "$status" -eq 0 ] || wrong "that call ended with status $status"
+}
+
+# Upgrades to WebSocket and shows what the function says first.
+shake_hands() {
+    local ask=(curl -isN --noproxy '*' --http1.1 --max-time 3 -H 'Connection: Upgrade' -H 'Upgrade: websocket'
+        -H 'Sec-WebSocket-Version: 13' -H 'Sec-WebSocket-Key: ZXBzaWxvbi1kZW1vLWtleQ==' "$calls_url/$1")
+    printf '\n%s$ curl -iN -H "Connection: Upgrade" -H "Upgrade: websocket" … %s/%s%s\n' "$green" "$calls_url" "$1" "$plain"
+    # The connection stays open: curl ends by its time limit, which is no failure here.
+    { "${ask[@]}" || true; } | tr -d '\r' | tr -cd '[:print:]\n' >"$work/answer"
+    head -n 12 "$work/answer"
+    echo
+    grep -q '^HTTP/1.1 101' "$work/answer" || wrong "the handshake was not answered with 101"
 }
 
 tour() {
-    local folder functions='' line name
+    local folder functions='' line lines name
     for folder in examples/*/; do
         folder=${folder%/}
         title "$folder"
         printf '\n%s$ epsilon deploy %s%s\n' "$green" "$folder" "$plain"
         if ! epsilon deploy "$folder" >"$work/deployed"; then
-            failures=$((failures + 1))
+            wrong "$folder was not deployed"
             continue
         fi
         cat "$work/deployed"
         functions=$(awk 'NR > 1 { print $1 }' "$work/deployed")
-        if [ -f "$folder/calls" ]; then
-            while IFS= read -r line || [ -n "$line" ]; do
-                case "$line" in
-                    '' | '#'*) ;;
-                    '!'*) call '!' "${line#!}" ;;
-                    *) call '' "$line" ;;
-                esac
-            done <"$folder/calls"
-        else
-            for name in $functions; do call '' "$name"; done
-        fi
+        lines=$(awk -v folder="${folder##*/}" '$1 == folder { sub(/^[^ ]+ +/, ""); print }' infra/demo-calls)
+        while IFS= read -r line; do call "$line"; done <<<"${lines:-$functions}"
     done
-    [ -n "$functions" ] || {
-        fail "there is nothing in examples/"
-        failures=$((failures + 1))
-        return
-    }
-    name=${functions%%$'\n'*}
+    # The first of the list is the one to look at.
+    read -r folder name _ < <(grep -v -e '^#' -e '^$' infra/demo-calls)
 
     title "A look around"
     run epsilon functions
@@ -211,7 +207,7 @@ tour() {
     run epsilon logs "$name" --tail 5
     run epsilon vms
     title "Pushing the same again makes no new version"
-    run epsilon deploy "$folder"
+    run epsilon deploy "examples/$folder"
 }
 
 # -------------------------------------------------------------------------------------------------- script
@@ -249,5 +245,4 @@ cat <<END
 END
 # Ends with Ctrl-C, or when the platform ends by itself.
 wait "$platform" || true
-fail "\`epsilon up\` ended by itself"
-failures=$((failures + 1))
+wrong "\`epsilon up\` ended by itself"

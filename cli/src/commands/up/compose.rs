@@ -1,29 +1,141 @@
-//! stub, not committed
-use super::settings::Settings;
+//! The parts of one `epsilon up`: built in the order in which they need each other, ended in the reverse.
+//!
+//! ```text
+//! store ──┐
+//! agent ──┼─▶ gateway (bound) ─▶ runtime base there ─▶ gateway serves ─▶ gateway drains ─▶ agent removes
+//! builder ┘
+//! ```
+
+use super::{progress::Progress, settings::Settings};
 use crate::failure::Failure;
-use std::{net::SocketAddr, path::Path};
-pub(super) struct Platform;
-pub(super) struct Running;
-impl Platform {
-    pub(super) async fn build(_s: Settings, _d: &Path) -> Result<Self, Failure> {
-        Ok(Self)
-    }
-    pub(super) async fn ensure_runtime(&self) -> Result<(), Failure> {
-        Ok(())
-    }
-    pub(super) fn serve(self) -> Running {
-        Running
-    }
-    pub(super) async fn remove(self) {}
+use epsilon_builder as builder;
+use epsilon_gateway as gateway;
+use epsilon_vm_agent as vm_agent;
+use std::{error::Error, net::SocketAddr, path::Path, time::Duration};
+use tracing::{info, warn};
+
+/// Removing the containers and folders of builds that were dropped: a busy engine takes some seconds.
+const BUILDS_GO_WITHIN: Duration = Duration::from_secs(20);
+
+/// All parts, built and bound; no call is answered yet.
+pub(super) struct Platform {
+    agent: vm_agent::app::Agent,
+    builder: builder::app::App,
+    gateway: gateway::app::App,
+    drain_grace: Duration,
 }
+
+/// All parts at work.
+pub(super) struct Running {
+    agent: vm_agent::app::Agent,
+    builder: builder::app::App,
+    gateway: gateway::app::Running,
+    public: SocketAddr,
+    control: SocketAddr,
+    drain_grace: Duration,
+}
+
+impl Platform {
+    /// Builds all parts. When one of them cannot be built, nothing of the others stays.
+    pub(super) async fn build(settings: Settings, data: &Path) -> Result<Self, Failure> {
+        // All settings are checked before anything is touched.
+        let gateway =
+            gateway::config::Config::new(settings.gateway, data).map_err(|e| wrong(&e))?;
+        let agent = settings.vm_agent.check(data).map_err(|e| wrong(&e))?;
+        let builder = builder::config::Config::new(settings.builder, &data.join("builder"))
+            .map_err(|e| wrong(&e))?;
+        let database = data.join("epsilon.db");
+        let database = database.to_str().ok_or_else(|| {
+            Failure::usage(format!("the data folder `{}` is not UTF-8", data.display()))
+        })?;
+
+        let registry = prometheus::Registry::new();
+        let store = epsilon_store::open(database).await.map_err(|e| unable(&e))?;
+        let agent = vm_agent::app::Agent::build(agent, &registry).await.map_err(|e| unable(&e))?;
+        let rest = async {
+            let builder = builder::app::App::build(builder).await.map_err(|e| unable(&e))?;
+            let hands = Some(builder.builder());
+            let gateway = gateway::app::App::build(gateway, store, agent.vm(), hands, &registry);
+            Ok((builder, gateway.await.map_err(|e| unable(&e))?))
+        };
+        match Box::pin(rest).await {
+            Ok((builder, gateway)) => {
+                Ok(Self { agent, builder, gateway, drain_grace: settings.drain_grace })
+            }
+            Err(failure) => {
+                agent.shutdown(Duration::ZERO).await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Makes the runtime base if this machine does not have it: minutes at the first start, nothing later.
+    pub(super) async fn ensure_runtime(&self) -> Result<(), Failure> {
+        let progress = Progress::new();
+        match self.builder.ensure_runtime(&progress).await {
+            Ok(reference) => {
+                info!(reference, "The Node runtime is there.");
+                Ok(())
+            }
+            Err(err) => Err(Failure::from(err.body())),
+        }
+    }
+
+    /// Begins to answer.
+    pub(super) fn serve(self) -> Running {
+        let (public, control) = (self.gateway.public_addr(), self.gateway.control_addr());
+        Running {
+            agent: self.agent,
+            builder: self.builder,
+            gateway: self.gateway.spawn(),
+            public,
+            control,
+            drain_grace: self.drain_grace,
+        }
+    }
+
+    /// Ends before anything was answered.
+    pub(super) async fn remove(self) {
+        self.builder.shutdown(BUILDS_GO_WITHIN).await;
+        self.agent.shutdown(Duration::ZERO).await;
+    }
+}
+
 impl Running {
+    /// Where callers reach functions.
     pub(super) fn public_addr(&self) -> SocketAddr {
-        ([127, 0, 0, 1], 1).into()
+        self.public
     }
+
+    /// Where the control API listens.
     pub(super) fn control_addr(&self) -> SocketAddr {
-        ([127, 0, 0, 1], 1).into()
+        self.control
     }
-    pub(super) async fn drain(self, _f: impl Future<Output = &'static str>) -> usize {
-        0
+
+    /// Lets running calls end, or cuts them when the grace is over or `hurry` comes; then removes all that
+    /// was made on the engine. Says how many calls were cut.
+    pub(super) async fn drain(self, hurry: impl Future<Output = &'static str>) -> usize {
+        let cut = tokio::select! {
+            biased; // a drain that is over needs no hurry
+            stopped = self.gateway.drain(self.drain_grace) => stopped.cut,
+            signal = hurry => {
+                let cut = self.agent.vm().status().calls_active as usize;
+                warn!(signal, cut, "Asked again: running calls are cut.");
+                cut
+            }
+        };
+        self.builder.shutdown(BUILDS_GO_WITHIN).await;
+        self.agent.shutdown(Duration::ZERO).await;
+        cut
     }
+}
+
+/// A setting that its part does not take: exit code 2.
+fn wrong(err: &(dyn Error + 'static)) -> Failure {
+    Failure::usage("a setting cannot be used").because(err)
+}
+
+/// A part that cannot start: exit code 1.
+fn unable(err: &(dyn Error + 'static)) -> Failure {
+    Failure::new("START", "`epsilon up` cannot start").because(err)
 }

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use epsilon_api::suggest::nearest;
 use serde::de::DeserializeOwned;
 use serde_yaml::{Mapping, Value};
-use std::{collections::BTreeMap, ffi::OsString, path::Path};
+use std::{collections::BTreeMap, ffi::OsString, path::Path, time::Duration};
 
 /// The sections, and how their environment variables begin.
 const SECTIONS: [(&str, &str); 3] = [
@@ -23,12 +23,18 @@ const SECTIONS: [(&str, &str); 3] = [
 /// Parsing time grows faster than the text; no real settings file comes near this.
 const FILE_MAX: u64 = 256 << 10;
 
+/// The longest that running calls may go on after the first signal, unless told otherwise: longer than
+/// most calls, shorter than the patience of systemd and of orchestrators with a process that was asked to end.
+const DRAIN_GRACE: Duration = Duration::from_secs(30);
+
 /// What the parts were told.
 #[derive(Debug)]
 pub(super) struct Settings {
-    pub(super) gateway: Value,
-    pub(super) vm_agent: Value,
-    pub(super) builder: Value,
+    /// `gateway.drain_grace`: what the one who ends the parts has to know.
+    pub(super) drain_grace: Duration,
+    pub(super) gateway: epsilon_gateway::config::Settings,
+    pub(super) vm_agent: epsilon_vm_agent::config::Settings,
+    pub(super) builder: epsilon_builder::config::Settings,
 }
 
 /// A flag that stands for a setting.
@@ -56,6 +62,7 @@ impl Settings {
             layers.set(flag.section, flag.key, Value::String(flag.value.clone()), flag.name);
         }
         Ok(Self {
+            drain_grace: layers.take_duration("gateway", "drain_grace")?.unwrap_or(DRAIN_GRACE),
             gateway: layers.section("gateway")?,
             vm_agent: layers.section("vm_agent")?,
             builder: layers.section("builder")?,
@@ -129,6 +136,15 @@ impl Layers {
             }
         }
         Ok(())
+    }
+
+    fn take_duration(&mut self, section: &str, key: &str) -> Result<Option<Duration>, Failure> {
+        let taken = self.0.get_mut(section).and_then(|keys| keys.remove(key));
+        let Some((value, origin)) = taken else { return Ok(None) };
+        let read = value.as_str().and_then(|text| humantime::parse_duration(text).ok());
+        let wrong =
+            || Failure::usage(format!("{origin} is not a duration")).hint("write it like `30s`");
+        read.map(Some).ok_or_else(wrong)
     }
 
     fn section<T: DeserializeOwned>(&self, section: &str) -> Result<T, Failure> {
