@@ -11,7 +11,7 @@ const { folder, project } = require('./support/process.js');
 function inspect(t, files, ...entries) {
   const root = project(t, files);
   const out = path.join(folder(t), 'out.json');
-  const env = { PATH: process.env.PATH, EPSILON_INSPECT_OUT: out, EPSILON_INSPECT_TIMEOUT_MS: '2000' };
+  const env = { PATH: process.env.PATH, EPSILON_INSPECT_OUT: out, EPSILON_INSPECT_TIMEOUT_MS: '5000' };
   execFileSync(process.execPath, [path.join(__dirname, '../inspect.js'), ...entries], { cwd: root, env, stdio: 'pipe' });
   return JSON.parse(fs.readFileSync(out)).entries;
 }
@@ -68,7 +68,7 @@ test('one entry\'s failure is not another\'s', (t) => {
     'throws.js': 'boom',
     'syntax.js': "Unexpected identifier 'bar'",
     'exits.js': '`exits.js` exited with code 3 while loading',
-    'hangs.js': '`hangs.js` did not finish loading within 2000 ms',
+    'hangs.js': '`hangs.js` did not finish loading within 5000 ms',
     'waits.mjs': '`waits.mjs` ended before it was loaded: `process.exit()`, or an `await` that never settles',
     'kills.js': '`kills.js` was ended by SIGKILL while loading',
     'rejects.js': 'stray',
