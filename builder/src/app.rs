@@ -91,10 +91,13 @@ impl App {
 
         let outside = Outside::new(&config);
         let exports = Arc::new(Exports::new(engine.clone(), cache.clone()));
-        let shelf = Arc::new(Shelf::new(engine.clone(), Arc::clone(&exports)));
+        let shelf =
+            Arc::new(Shelf::new(engine.clone(), Arc::clone(&exports), config.image_transfer));
         let sink = match config.registry.clone() {
             None => Sink::Engine(Arc::clone(&shelf)),
-            Some(registry) => Sink::Registry(Remote::new(registry, cache.clone(), exports)),
+            Some(registry) => {
+                Sink::Registry(Box::new(Remote::new(registry, cache.clone(), exports)))
+            }
         };
         let runtimes =
             Runtimes::new(&config, engine.clone(), cache.clone(), outside.clone(), shelf);

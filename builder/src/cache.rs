@@ -62,6 +62,7 @@ impl Cache {
             }
         }
         flock(&lock, FlockOperation::LockShared)?;
+        give(&root.join("npm"), container_user())?;
         let id = own_id(&root.join("id"))?;
         let cache = Self { root: root.to_owned(), tasks, _in_use: Arc::new(lock) };
         Ok(Opened { cache, id, alone })
@@ -126,11 +127,6 @@ pub(crate) struct WorkDir {
 impl WorkDir {
     pub(crate) fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Its name: unique on this machine, fit for a tag.
-    pub(crate) fn name(&self) -> &str {
-        self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
     }
 
     /// A fresh folder in it that `owner` may write to.

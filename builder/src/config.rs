@@ -24,6 +24,10 @@ pub struct Settings {
     /// slow disk says nothing until it is done.
     #[serde(deserialize_with = "duration")]
     pub engine_timeout: Duration,
+    /// How images get into the engine, at first; the ways after it are tried when it fails. Default
+    /// `lacking`: only the layers that the engine lacks. `whole`: all layers. `commit`: through a
+    /// container.
+    pub image_transfer: Way,
     /// The image that Node functions are based on; it must have `node` 24 and `npm`. Default: chosen by
     /// the builder.
     pub runtime_image: Option<String>,
@@ -129,6 +133,7 @@ impl Default for Settings {
         Self {
             engine: None,
             engine_timeout: Duration::from_secs(120),
+            image_transfer: Way::Lacking,
             runtime_image: None,
             hub_patience: Duration::from_secs(8),
             pull_timeout: Duration::from_secs(300),
@@ -168,6 +173,18 @@ impl Default for Settings {
     }
 }
 
+/// A way for images into the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// An archive with the layers that the engine lacks. Engines with the classic store take that.
+    Lacking,
+    /// An archive with all layers.
+    Whole,
+    /// Layers unpacked into a container, which is then committed.
+    Commit,
+}
+
 /// A setting that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`builder.{key}` is `{value}`: {rule}")]
@@ -186,6 +203,7 @@ pub struct Config {
     pub(crate) data: PathBuf,
     pub(crate) engine: PathBuf,
     pub(crate) engine_timeout: Duration,
+    pub(crate) image_transfer: Way,
     pub(crate) runtime_image: Option<String>,
     pub(crate) hub_patience: Duration,
     pub(crate) pull_timeout: Duration,
@@ -267,6 +285,7 @@ impl Config {
             data: data.to_owned(),
             engine: socket(s.engine)?,
             engine_timeout: s.engine_timeout,
+            image_transfer: s.image_transfer,
             runtime_image: s.runtime_image,
             hub_patience: s.hub_patience,
             pull_timeout: s.pull_timeout,
@@ -443,7 +462,7 @@ mod tests {
 
     refused! {
         unknown_key: "{regsitry: x}" => "regsitry";
-        time_without_unit: "{inspect_timeout: 20}" => "inspect_timeout";
+        time_without_unit: "{inspect_timeout: 20}" => "not a time";
         zero_time: "{inspect_timeout: 0s}" => "longer than 0";
         no_builds: "{builds: 0}" => "at least one";
         engine_elsewhere: "{engine: 'tcp://10.0.0.1:2375'}" => "on this machine";

@@ -7,7 +7,7 @@ use crate::{
     blocking,
     cache::WorkDir,
     config::Config,
-    engine::{Engine, Part, files},
+    engine::{Engine, Part, Scratch, files},
     error::{self, Hint},
     image::tree,
     outside::Outside,
@@ -29,6 +29,13 @@ pub(crate) struct Dockerfiles {
     pull_limit: Duration,
 }
 
+/// An image in the engine. What a Dockerfile made goes with this, unless it has got another name.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) image: Base,
+    _scratch: Option<Scratch>,
+}
+
 impl Dockerfiles {
     pub(crate) fn new(config: &Config, engine: Engine, outside: Outside) -> Self {
         Self {
@@ -44,7 +51,7 @@ impl Dockerfiles {
         &self,
         reference: &str,
         log: &dyn BuildLog,
-    ) -> Result<Base, BuildError> {
+    ) -> Result<Found, BuildError> {
         if self.engine.image(reference).await?.is_none() {
             log.tell(BuildEvent::Line(format!("pulling `{reference}`")));
             let pulled = self.engine.pull(reference, self.pull_limit, self.pull_limit).await;
@@ -54,7 +61,8 @@ impl Dockerfiles {
                     .hint("is the name right, and can this machine's engine pull it?")
             })?;
         }
-        Base::of(&self.engine, reference).await
+        let image = Base::of(&self.engine, reference).await?;
+        Ok(Found { image, _scratch: None })
     }
 
     /// Builds the project with its Dockerfile.
@@ -64,13 +72,14 @@ impl Dockerfiles {
         dockerfile: &str,
         work: &Arc<WorkDir>,
         log: &dyn BuildLog,
-    ) -> Result<Base, BuildError> {
+    ) -> Result<Found, BuildError> {
         let context = work.path().join("context.tar");
         let (from, to) = (Arc::clone(source), context.clone());
         let writing = "packing the project for its Dockerfile";
         blocking::run(writing, move || tree::context(&from, &to)).await?;
 
-        let name = format!("epsilon/build:{}", work.name());
+        let scratch = self.engine.scratch("build");
+        let name = scratch.reference();
         let mut tail = std::collections::VecDeque::with_capacity(TAIL);
         let arguments = self.outside.build_arguments();
         let network = self.outside.network().unwrap_or_default();
@@ -89,7 +98,10 @@ impl Dockerfiles {
             },
         );
         match tokio::time::timeout(self.build_limit, built).await {
-            Ok(Ok(())) => Base::of(&self.engine, &name).await,
+            Ok(Ok(())) => {
+                let image = Base::of(&self.engine, &name).await?;
+                Ok(Found { image, _scratch: Some(scratch) })
+            }
             Ok(Err(err)) => match err.message() {
                 Some(says) => {
                     let says = says.to_owned();
@@ -106,13 +118,5 @@ impl Dockerfiles {
                     .hint("the operator's limit is `builder.dockerfile_timeout`"))
             }
         }
-    }
-
-    /// Takes the name off again that an image was built under; under its own name it stays.
-    pub(crate) async fn forget(&self, image: &Base) -> Result<(), BuildError> {
-        if image.reference.starts_with("epsilon/build:") {
-            self.engine.untag(&image.reference).await?;
-        }
-        Ok(())
     }
 }

@@ -21,11 +21,12 @@ use bollard::{
     models::{BuildInfo, ImageInspect},
     query_parameters::{
         BuildImageOptionsBuilder, CreateImageOptionsBuilder, ImportImageOptionsBuilder,
-        ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, TagImageOptionsBuilder,
+        ListContainersOptionsBuilder, ListImagesOptionsBuilder, RemoveContainerOptionsBuilder,
+        RemoveImageOptionsBuilder, TagImageOptionsBuilder,
     },
 };
 use bytes::Bytes;
-use epsilon_api::{build::BuildError, chain::Chain};
+use epsilon_api::{build::BuildError, chain::Chain, ids::InstanceId};
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use std::{collections::HashMap, io, path::PathBuf, time::Duration};
 use tokio_util::task::TaskTracker;
@@ -34,6 +35,12 @@ use tokio_util::task::TaskTracker;
 pub(crate) const CONTAINER_LABEL: &str = "epsilon.builder";
 /// The label of the builder's images: `runtime` or `function`.
 pub(crate) const IMAGE_LABEL: &str = "epsilon.image";
+/// Images that are needed for a while; the builder's id begins their tags.
+pub(crate) const SCRATCH: &str = "epsilon/scratch";
+/// How often, and at what distance, a scratch image is tried to be removed: containers go within
+/// a second, on a busy machine within a few.
+const UNTAG_TRIES: u32 = 60;
+const UNTAG_AGAIN: Duration = Duration::from_millis(250);
 
 /// What the engine did not do. The source is for the log only: it names paths and addresses.
 #[derive(Debug, thiserror::Error)]
@@ -175,15 +182,18 @@ impl Engine {
         tagged.map_err(EngineError::new("naming an image"))
     }
 
+    /// A name for an image that is needed for a while.
+    pub(crate) fn scratch(&self, purpose: &str) -> Scratch {
+        let tag = format!("{}-{purpose}-{}", self.owner, InstanceId::random());
+        Scratch { engine: self.clone(), tag }
+    }
+
     /// Takes one name off an image; without another name, the image goes too.
-    pub(crate) async fn untag(&self, reference: &str) -> Result<(), EngineError> {
-        match self
-            .docker
-            .remove_image(reference, None::<bollard::query_parameters::RemoveImageOptions>, None)
-            .await
-        {
+    async fn untag(&self, reference: &str) -> Result<(), Bollard> {
+        let options = RemoveImageOptionsBuilder::default().build();
+        match self.docker.remove_image(reference, Some(options), None).await {
             Ok(_) | Err(Bollard::DockerResponseServerError { status_code: 404, .. }) => Ok(()),
-            Err(err) => Err(EngineError::new("removing an image")(err)),
+            Err(err) => Err(err),
         }
     }
 
@@ -250,16 +260,17 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes containers that an earlier builder with this id left when it was killed.
+    /// Removes containers and scratch images that an earlier builder with this id left when it was
+    /// killed; tells how many.
     pub(crate) async fn remove_leftovers(&self) -> Result<usize, EngineError> {
-        let doing = "removing leftover containers";
+        let doing = "removing leftovers";
         let label = format!("{CONTAINER_LABEL}={}", self.owner);
         let filters = HashMap::from([("label", vec![label])]);
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
-        let found =
-            self.docker.list_containers(Some(options)).await.map_err(EngineError::new(doing))?;
+        let found = self.docker.list_containers(Some(options)).await;
+        let containers = found.map_err(EngineError::new(doing))?;
         let force = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
-        let ids: Vec<String> = found.into_iter().filter_map(|c| c.id).collect();
+        let ids: Vec<String> = containers.into_iter().filter_map(|c| c.id).collect();
         for id in &ids {
             match self.docker.remove_container(id, Some(force.clone())).await {
                 Ok(()) | Err(Bollard::DockerResponseServerError { status_code: 404 | 409, .. }) => {
@@ -267,7 +278,54 @@ impl Engine {
                 Err(err) => return Err(EngineError::new(doing)(err)),
             }
         }
-        Ok(ids.len())
+        let name = format!("{SCRATCH}:{}-*", self.owner);
+        let filters = HashMap::from([("reference", vec![name])]);
+        let options = ListImagesOptionsBuilder::default().filters(&filters).build();
+        let images = self.docker.list_images(Some(options)).await;
+        let images = images.map_err(EngineError::new(doing))?;
+        let names: Vec<String> = images.into_iter().flat_map(|image| image.repo_tags).collect();
+        let ours = format!("{SCRATCH}:{}-", self.owner);
+        for name in names.iter().filter(|name| name.starts_with(&ours)) {
+            self.untag(name).await.map_err(EngineError::new(doing))?;
+        }
+        Ok(ids.len() + names.len())
+    }
+}
+
+/// The name of an image that is needed for a while. Dropping it takes the name off again, in the
+/// background; what got another name meanwhile stays.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    engine: Engine,
+    pub(crate) tag: String,
+}
+
+impl Scratch {
+    /// `name:tag`.
+    pub(crate) fn reference(&self) -> String {
+        format!("{SCRATCH}:{}", self.tag)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let (engine, reference) = (self.engine.clone(), self.reference());
+        self.engine.tasks.spawn(async move {
+            // The containers of the image are being removed in the background as well.
+            for _ in 0..UNTAG_TRIES {
+                match engine.untag(&reference).await {
+                    Err(Bollard::DockerResponseServerError { status_code: 409, .. }) => {
+                        tokio::time::sleep(UNTAG_AGAIN).await;
+                    }
+                    Ok(()) => return,
+                    Err(err) => {
+                        tracing::warn!(error = %Chain(&err), "An image could not be removed.");
+                        return;
+                    }
+                }
+            }
+            tracing::warn!(image = reference, "An image that is in use could not be removed.");
+        });
     }
 }
 

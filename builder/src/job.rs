@@ -274,19 +274,19 @@ impl Workshop {
         log: &dyn BuildLog,
     ) -> Result<ImageRef, BuildError> {
         let told = Telling::begin(log, Step::Image, function.name.as_str());
-        let image = match &function.origin {
+        let found = match &function.origin {
             Origin::Image(reference) => self.dockerfiles.existing(reference, log).await?,
             Origin::Dockerfile(path) => self.dockerfiles.build(source, path, work, log).await?,
             Origin::Code => {
                 return Err(crate::error::manifest_invalid("`runtime: container` runs no code"));
             }
         };
+        let image = &found.image;
         let name = Name::function(&manifest.project, &function.name, &image.image.id);
         told.done(image.image.id.chars().take(19).collect::<String>());
 
         let told = Telling::begin(log, Step::Ship, function.name.as_str());
-        let shipped = self.sink.ship_foreign(&image, &name).await?;
-        self.dockerfiles.forget(&image).await?;
+        let shipped = self.sink.ship_foreign(image, &name).await?;
         self.cache.remember("images", key, &shipped)?;
         told.done("1 image");
         Ok(shipped)

@@ -52,7 +52,7 @@ impl Base {
 #[derive(Debug)]
 pub(crate) enum Sink {
     Engine(Arc<Shelf>),
-    Registry(Remote),
+    Registry(Box<Remote>),
 }
 
 impl Sink {

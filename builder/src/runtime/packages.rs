@@ -16,7 +16,10 @@ use super::{
 use crate::{
     blocking,
     cache::WorkDir,
-    engine::container::{Bind, Container, Exit, Rights, Task},
+    engine::{
+        SCRATCH,
+        container::{Bind, Container, Exit, Rights, Task},
+    },
     error::{self, Hint},
     image::USER,
 };
@@ -67,25 +70,20 @@ pub(super) async fn make(
     let doing = format!("a root file system of {release}, from this machine's mirror");
     workshop.phase(&doing, command.debootstrap(&release, &mirror.main, &root)).await?;
 
-    let seed = format!("epsilon/seed:{}", work.name());
-    let made = async {
-        let import = async {
-            let (tar, done) = command.tar(&root)?;
-            workshop.engine.import(tar, "epsilon/seed", work.name()).await?;
-            done.await
-        };
-        workshop.phase("the root file system becomes an image", import).await?;
-        let node = work.folder("node", (0, 0))?;
-        workshop.phase("Node 24 and npm", fetch_node(workshop, work, &seed, &node)).await?;
-        let base = finish(workshop, work, &seed, &node, &mirror);
-        let finished =
-            workshop.phase("security updates, Node put in, the rest trimmed", base).await?;
-        let import = async { Ok(workshop.engine.import(finished.export(), name, tag).await?) };
-        workshop.phase("the base becomes an image", import).await
+    let scratch = workshop.engine.scratch("seed");
+    let seed = scratch.reference();
+    let import = async {
+        let (tar, done) = command.tar(&root)?;
+        workshop.engine.import(tar, SCRATCH, &scratch.tag).await?;
+        done.await
     };
-    let made = made.await;
-    workshop.engine.untag(&seed).await?;
-    made
+    workshop.phase("the root file system becomes an image", import).await?;
+    let node = work.folder("node", (0, 0))?;
+    workshop.phase("Node 24 and npm", fetch_node(workshop, work, &seed, &node)).await?;
+    let base = finish(workshop, work, &seed, &node, &mirror);
+    let finished = workshop.phase("security updates, Node put in, the rest trimmed", base).await?;
+    let import = async { Ok(workshop.engine.import(finished.export(), name, tag).await?) };
+    workshop.phase("the base becomes an image", import).await
 }
 
 fn own_mirror() -> Result<(String, Mirror), BuildError> {

@@ -12,6 +12,7 @@
 
 use super::{Base, Exports, Name, Parcel};
 use crate::{
+    config::Way,
     engine::{Engine, files},
     error,
     image::{Layer, archive},
@@ -22,14 +23,6 @@ use std::{
     collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
 };
-
-/// How images get into the engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    Lacking,
-    Whole,
-    Commit,
-}
 
 /// The engine's images.
 #[derive(Debug)]
@@ -48,8 +41,8 @@ struct State {
 }
 
 impl Shelf {
-    pub(crate) fn new(engine: Engine, exports: Arc<Exports>) -> Self {
-        let state = Mutex::new(State { way: Way::Lacking, known: HashSet::new() });
+    pub(crate) fn new(engine: Engine, exports: Arc<Exports>, way: Way) -> Self {
+        let state = Mutex::new(State { way, known: HashSet::new() });
         Self { engine, exports, state }
     }
 
@@ -64,7 +57,7 @@ impl Shelf {
         let first = self.state().way;
         let mut failed = None;
         for way in [Way::Lacking, Way::Whole, Way::Commit] {
-            if (way as u8) < first as u8 {
+            if way < first {
                 continue;
             }
             match self.put_by(way, parcel).await {

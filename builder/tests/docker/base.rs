@@ -1,0 +1,80 @@
+//! The runtime base: made once per engine, found after that, and fit for what runs on it.
+
+use super::lab::{Lab, docker};
+use epsilon_api::admin::Step;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_builder_finds_what_the_first_made() {
+    let first = Lab::new().await;
+    let made = first.app().ensure_runtime(first.log()).await.unwrap();
+    let second = Lab::new().await;
+    let found = second.app().ensure_runtime(second.log()).await.unwrap();
+    assert_eq!(made, found);
+    assert!(second.done(Step::Runtime).starts_with("cached"), "{}", second.done(Step::Runtime));
+    assert_eq!(second.lines(), "");
+    let id = |reference: &str| docker(&["image", "inspect", "-f", "{{.Id}}", reference]);
+    assert_eq!(id(&made), id("epsilon/runtime-node:current"));
+    first.end().await;
+    second.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn builders_at_the_same_time_get_the_same_base() {
+    let (one, two) = (Lab::new().await, Lab::new().await);
+    let (first, second, third) = tokio::join!(
+        one.app().ensure_runtime(one.log()),
+        one.app().ensure_runtime(one.log()),
+        two.app().ensure_runtime(two.log()),
+    );
+    let first = first.unwrap();
+    assert_eq!(first, second.unwrap());
+    assert_eq!(first, third.unwrap());
+    one.end().await;
+    two.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_base_has_what_functions_and_installs_need_and_little_else() {
+    let lab = Lab::new().await;
+    let runtime = lab.app().ensure_runtime(lab.log()).await.unwrap();
+    let run = |script: &str| {
+        docker(&["run", "--rm", "--network", "none", "--entrypoint", "sh", &runtime, "-c", script])
+    };
+    assert!(run("node --version").starts_with("v24."));
+    assert!(run("npm --version").split('.').count() >= 3);
+    assert_eq!(
+        run("id -u; ls -d /app /epsilon/wrapper/main.js"),
+        "65532\n/app\n/epsilon/wrapper/main.js"
+    );
+    run("node -e 'require(\"/epsilon/wrapper/node_modules/express\")'");
+    run("grep -q 'BEGIN CERTIFICATE' /etc/ssl/certs/ca-certificates.crt");
+    assert_eq!(run("ls /var/lib/apt/lists 2>/dev/null | wc -l"), "0");
+    assert_eq!(run("command -v python3 gcc || true"), "");
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operators_image_that_cannot_be_had_is_told() {
+    let lab = Lab::with("{runtime_image: 'localhost:1/nothing:1', pull_timeout: 5s}").await;
+    let err = lab.app().ensure_runtime(lab.log()).await.unwrap_err();
+    assert_eq!(err.code, "RUNTIME_FAILED");
+    assert!(err.message.contains("localhost:1/nothing:1"), "{}", err.message);
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operators_image_is_taken_with_the_wrapper_on_top() {
+    let lab = Lab::new().await;
+    let base = lab.app().ensure_runtime(lab.log()).await.unwrap();
+    let other = Lab::with(&format!("{{runtime_image: '{base}'}}")).await;
+    let own = other.app().ensure_runtime(other.log()).await.unwrap();
+    assert_ne!(own, base);
+    let layers = |image: &str| docker(&["image", "inspect", "-f", "{{len .RootFS.Layers}}", image]);
+    let count: u32 = layers(&base).parse().unwrap();
+    assert_eq!(layers(&own), (count + 1).to_string());
+    // Later tests, and whoever uses this engine, want the usual one.
+    lab.app().ensure_runtime(lab.log()).await.unwrap();
+    docker(&["rmi", &own]);
+    lab.end().await;
+    other.end().await;
+}

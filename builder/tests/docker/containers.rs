@@ -1,0 +1,68 @@
+//! `runtime: container`: a Dockerfile of the project, or an image that exists.
+
+use super::lab::{Lab, Served, docker};
+use epsilon_api::admin::Step;
+
+const YAML: (&str, &str) =
+    ("epsilon.yaml", "project: lab-docker\nruntime: container\nfunctions:\n  web: {}\n");
+const SERVER: (&str, &str) = (
+    "server.js",
+    "require('http').createServer((q, s) => s.end('from a Dockerfile')).listen(process.env.PORT ?? 8080);\n",
+);
+
+async fn base() -> (Lab, String) {
+    let lab = Lab::new().await;
+    let runtime = lab.app().ensure_runtime(lab.log()).await.unwrap();
+    (lab, runtime)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dockerfile_is_built_by_the_engine_and_looked_up_afterwards() {
+    let (lab, runtime) = base().await;
+    let file = format!(
+        "FROM {runtime}\nCOPY server.js /srv/\nRUN echo a step ran\nENTRYPOINT [\"node\", \"/srv/server.js\"]\n"
+    );
+    let files = [YAML, SERVER, ("Dockerfile", file.as_str())];
+    let built = lab.build(&files).await.unwrap();
+    assert!(lab.lines().contains("a step ran"), "{}", lab.lines());
+    let image = &built.functions[0].image;
+    assert!(image.reference.starts_with("epsilon/lab-docker/web:"));
+    assert_eq!(docker(&["image", "inspect", "-f", "{{.Id}}", &image.reference]), image.digest);
+    assert_eq!(Served::run(&image.reference).get("/"), "from a Dockerfile");
+    let again = lab.build(&files).await.unwrap();
+    assert_eq!(lab.done(Step::Image), "unchanged");
+    assert_eq!(built, again);
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dockerfile_that_fails_is_told_in_dockers_words() {
+    let (lab, runtime) = base().await;
+    let file = format!("FROM {runtime}\nRUN echo about to fail && exit 7\n");
+    let err = lab.build(&[YAML, ("Dockerfile", &file)]).await.unwrap_err();
+    assert_eq!(err.code, "IMAGE_FAILED");
+    assert!(err.message.contains('7') && err.message.contains("about to fail"), "{}", err.message);
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_exists_is_taken_under_our_name() {
+    let (lab, runtime) = base().await;
+    let yaml = format!(
+        "project: lab-image\nruntime: container\nfunctions:\n  web: {{ image: '{runtime}' }}\n"
+    );
+    let built = lab.build(&[("epsilon.yaml", &yaml)]).await.unwrap();
+    let image = &built.functions[0].image;
+    assert_eq!(docker(&["image", "inspect", "-f", "{{.Id}}", &runtime]), image.digest);
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_cannot_be_had_is_told() {
+    let lab = Lab::new().await;
+    let yaml = "project: lab-none\nruntime: container\nfunctions:\n  web: { image: 'localhost:1/none:1' }\n";
+    let err = lab.build(&[("epsilon.yaml", yaml)]).await.unwrap_err();
+    assert_eq!(err.code, "IMAGE_FAILED");
+    assert!(err.message.contains("localhost:1/none:1"), "{}", err.message);
+    lab.end().await;
+}

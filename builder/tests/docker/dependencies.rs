@@ -1,0 +1,87 @@
+//! npm packages: installed in a container, kept, and put into a layer of their own.
+
+use super::lab::{Lab, Served, add, file_of};
+use epsilon_api::admin::Step;
+
+const INDEX: (&str, &str) = (
+    "index.js",
+    "const ms = require('ms');\nexports.hello = (req, res) => res.send(String(ms('2s')));\n",
+);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_package_is_installed_once_and_served() {
+    let lab = Lab::new().await;
+    let package = ("package.json", r#"{"name":"lab-npm","dependencies":{"ms":"2.1.3"}}"#);
+    let built = lab.build(&[package, INDEX]).await.unwrap();
+    assert!(lab.done(Step::Dependencies).starts_with("installed"));
+    assert!(lab.lines().contains("no lockfile"), "{}", lab.lines());
+    let image = built.functions[0].image.reference.clone();
+    assert_eq!(Served::run(&image).get("/"), "2000");
+
+    let changed = ("index.js", "exports.hello = (q, s) => s.send(require('ms')(3));");
+    lab.build(&[package, changed]).await.unwrap();
+    assert!(lab.done(Step::Dependencies).starts_with("cached"));
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lockfile_is_honoured() {
+    let lab = Lab::new().await;
+    let package = ("package.json", r#"{"name":"lab-lock","dependencies":{"ms":"^2.0.0"}}"#);
+    let lock = r#"{"name":"lab-lock","lockfileVersion":3,"requires":true,"packages":{
+        "":{"name":"lab-lock","dependencies":{"ms":"^2.0.0"}},
+        "node_modules/ms":{"version":"2.1.2"}}}"#;
+    let built = lab.build(&[package, ("package-lock.json", lock), INDEX]).await.unwrap();
+    let installed =
+        file_of(&built.functions[0].image.reference, "/app/node_modules/ms/package.json");
+    assert!(installed.unwrap().contains("\"version\": \"2.1.2\""));
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_package_that_does_not_exist_is_told_in_npms_words() {
+    let lab = Lab::new().await;
+    let package = r#"{"dependencies":{"epsilon-no-such-package-7d1f":"1.0.0"}}"#;
+    let err = lab.build(&[("package.json", package), INDEX]).await.unwrap_err();
+    assert_eq!(err.code, "DEPENDENCIES_FAILED");
+    assert!(err.message.contains("epsilon-no-such-package-7d1f"), "{}", err.message);
+    assert!(err.hint.is_some());
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn install_scripts_run_without_the_shared_cache() {
+    let lab = Lab::new().await;
+    let script = "node -e \\\"require('fs').writeFileSync('seen.txt', \
+                  [require('fs').existsSync('/npm'), process.getuid()].join())\\\"";
+    let package = format!(
+        r#"{{"name":"dep","version":"1.0.0","main":"i.js","scripts":{{"install":"{script}"}}}}"#
+    );
+    let gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut dep = tar::Builder::new(gz);
+    add(&mut dep, "package/package.json", package.as_bytes());
+    add(
+        &mut dep,
+        "package/i.js",
+        b"module.exports = require('fs').readFileSync(__dirname + '/seen.txt', 'utf8')",
+    );
+    let dep = dep.into_inner().unwrap().finish().unwrap();
+
+    let gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut tar = tar::Builder::new(gz);
+    add(
+        &mut tar,
+        "package.json",
+        br#"{"name":"lab-script","dependencies":{"dep":"file:./dep.tgz"}}"#,
+    );
+    add(&mut tar, "dep.tgz", &dep);
+    add(&mut tar, "index.js", b"exports.hello = (req, res) => res.send(require('dep'));");
+    let built = lab.build_archive(tar.into_inner().unwrap().finish().unwrap()).await.unwrap();
+    let user = if rustix::process::geteuid().is_root() {
+        65532
+    } else {
+        rustix::process::geteuid().as_raw()
+    };
+    assert_eq!(Served::run(&built.functions[0].image.reference).get("/"), format!("false,{user}"));
+    lab.end().await;
+}

@@ -1,0 +1,230 @@
+//! A builder of its own for each test, and what a test asks of Docker. What a test made is gone after
+//! [`Lab::end`], which also fails when the builder itself left something.
+
+use epsilon_api::{
+    admin::Step,
+    body,
+    build::{BuildError, BuildEvent, BuildJob, BuildLog, Built},
+    ids::DeploymentId,
+};
+use epsilon_builder::{
+    app::App,
+    config::{Config, Settings},
+};
+use std::{
+    collections::BTreeSet,
+    fs,
+    future::Future,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    process::Command,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+/// The longest wait for anything here but the base; machines that run tests are slow at times.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Lab {
+    app: Option<App>,
+    data: TempDir,
+    log: Arc<Log>,
+    images: Mutex<BTreeSet<String>>,
+}
+
+/// All that was told.
+#[derive(Default)]
+pub(crate) struct Log(Mutex<Vec<BuildEvent>>);
+
+impl BuildLog for Log {
+    fn tell(&self, event: BuildEvent) {
+        self.0.lock().unwrap().push(event);
+    }
+}
+
+impl Lab {
+    pub(crate) async fn new() -> Self {
+        Self::with("{}").await
+    }
+
+    pub(crate) async fn with(yaml: &str) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let settings: Settings = serde_yaml::from_str(yaml).unwrap();
+        let config = Config::new(settings, &data.path().join("builder")).unwrap();
+        let app = App::build(config).await.unwrap();
+        Self { app: Some(app), data, log: Arc::default(), images: Mutex::default() }
+    }
+
+    pub(crate) fn app(&self) -> &App {
+        self.app.as_ref().unwrap()
+    }
+
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Builds a project with these files.
+    pub(crate) async fn build(&self, files: &[(&str, &str)]) -> Result<Built, BuildError> {
+        self.build_archive(archive(files)).await
+    }
+
+    pub(crate) async fn build_archive(&self, archive: Vec<u8>) -> Result<Built, BuildError> {
+        self.log.0.lock().unwrap().clear();
+        let job = BuildJob {
+            deployment: DeploymentId::random(),
+            archive: body::full(archive),
+            folder: Some("lab".into()),
+            only: Vec::new(),
+            log: Arc::clone(&self.log) as _,
+        };
+        let built = self.app().builder().build(job).await?;
+        let references = built.functions.iter().map(|function| function.image.reference.clone());
+        self.images.lock().unwrap().extend(references);
+        Ok(built)
+    }
+
+    /// What the last build said of a step when it was done.
+    pub(crate) fn done(&self, step: Step) -> String {
+        let events = self.log.0.lock().unwrap();
+        events
+            .iter()
+            .find_map(|event| match event {
+                BuildEvent::StepDone { step: s, detail, .. } if *s == step => Some(detail.clone()),
+                _ => None,
+            })
+            .unwrap_or_else(|| panic!("{step} was not done: {events:?}"))
+    }
+
+    /// All lines of the last build.
+    pub(crate) fn lines(&self) -> String {
+        let events = self.log.0.lock().unwrap();
+        let lines = events.iter().filter_map(|event| match event {
+            BuildEvent::Line(line) => Some(line.as_str()),
+            _ => None,
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    /// Containers and scratch images of this lab's builder that exist now.
+    pub(crate) fn left(&self) -> String {
+        let id = fs::read_to_string(self.data.path().join("builder/id")).unwrap();
+        let label = format!("label=epsilon.builder={id}");
+        let images = format!("epsilon/scratch:{id}-*");
+        docker(&["ps", "-a", "--filter", &label, "--format", "{{.Names}}"])
+            + &docker(&["images", "-q", "--filter", &format!("reference={images}")])
+    }
+
+    /// Whether nothing of a build is left.
+    pub(crate) fn is_clean(&self) -> bool {
+        let work = fs::read_dir(self.data.path().join("builder/work")).unwrap();
+        self.left().is_empty() && work.count() == 0
+    }
+
+    /// Ends the builder; nothing may be left of it.
+    pub(crate) async fn end(mut self) {
+        let app = self.app.take().unwrap();
+        assert!(app.shutdown(PATIENCE).await, "the builder did not clean up in time");
+        assert!(self.is_clean(), "left: {}", self.left());
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for image in self.images.lock().unwrap().iter() {
+            let _ = Command::new("docker").args(["rmi", "-f", image]).output();
+        }
+    }
+}
+
+pub(crate) fn archive(files: &[(&str, &str)]) -> Vec<u8> {
+    let gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut tar = tar::Builder::new(gz);
+    for (path, content) in files {
+        add(&mut tar, path, content.as_bytes());
+    }
+    tar.into_inner().unwrap().finish().unwrap()
+}
+
+pub(crate) fn add<W: Write>(tar: &mut tar::Builder<W>, path: &str, content: &[u8]) {
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o644);
+    header.set_size(content.len() as u64);
+    tar.append_data(&mut header, path, content).unwrap();
+}
+
+/// Runs `docker`; its output without the last newline.
+pub(crate) fn docker(arguments: &[&str]) -> String {
+    let output = Command::new("docker").args(arguments).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "docker {arguments:?}: {errors}");
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
+
+/// A container that serves on 8080, as anyone would start it.
+pub(crate) struct Served(String);
+
+impl Served {
+    pub(crate) fn run(image: &str) -> Self {
+        let hardened = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL"];
+        let mut arguments = vec!["run", "-d", "-p", "127.0.0.1::8080"];
+        arguments.extend(hardened);
+        arguments.push(image);
+        Self(docker(&arguments))
+    }
+
+    /// The body of `GET path`, as soon as something answers.
+    pub(crate) fn get(&self, path: &str) -> String {
+        let address: SocketAddr =
+            docker(&["port", &self.0, "8080/tcp"]).lines().next().unwrap().parse().unwrap();
+        let begun = Instant::now();
+        loop {
+            let answer = ask(address, path);
+            match answer {
+                Ok(body) if !body.is_empty() => return body,
+                other if begun.elapsed() > PATIENCE => {
+                    panic!("{other:?}: {}", docker(&["logs", &self.0]));
+                }
+                _ => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = Command::new("docker").args(["rm", "-f", &self.0]).output();
+    }
+}
+
+fn ask(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    write!(stream, "GET {path} HTTP/1.0\r\nhost: x\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+}
+
+/// Waits for a condition.
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < PATIENCE, "{what} did not come about");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A file of an image, or `None`.
+pub(crate) fn file_of(image: &str, path: &str) -> Option<String> {
+    let output = Command::new("docker")
+        .args(["run", "--rm", "--entrypoint", "cat", image, path])
+        .output()
+        .unwrap();
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Whether a path exists on this machine.
+pub(crate) fn exists(path: &str) -> bool {
+    Path::new(path).exists()
+}

@@ -1,0 +1,12 @@
+//! The builder against a real Docker Engine: the base, composed images, dependencies, loading, sinks.
+//! Without an engine these tests fail.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod base;
+mod compose;
+mod containers;
+mod dependencies;
+mod lab;
+mod loading;
+mod registry;
