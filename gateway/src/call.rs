@@ -222,3 +222,6 @@ impl Handler for Arc<Calls> {
         Calls::handle(&self, request, &connection).await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -96,15 +96,11 @@ impl DeployError {
 /// A caller never sees why code does not load; its developer must.
 fn start_failed(err: &CallError) -> ErrorBody {
     let verdict = err.verdict();
-    let (message, hint) = match err {
-        CallError::InitFailed { detail, .. } if !detail.is_empty() => {
-            (format!("{err}: {detail}"), err.hint())
-        }
-        CallError::InitFailed { .. } | CallError::FunctionCrashed { .. } => {
-            (Chain(err).to_string(), err.hint())
-        }
-        other => (Chain(other).to_string(), None),
+    let message = match err {
+        CallError::InitFailed { detail, .. } if !detail.is_empty() => format!("{err}: {detail}"),
+        other => Chain(other).to_string(),
     };
+    let hint = Some("what served before still does; fix it and deploy again".to_owned());
     ErrorBody::new(verdict.status, verdict.code, message, hint)
 }
 

@@ -49,6 +49,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const PROBE_AFTER: Duration = Duration::from_secs(60);
 const PROBE_EVERY: Duration = Duration::from_secs(10);
 
+/// What hyper parses on its stack.
+const HYPERS_MAX_HEADERS: usize = 100;
+
 /// Answers requests. One per listener.
 pub(crate) trait Handler: Clone + Send + Sync + 'static {
     /// The body of its answers.
@@ -227,13 +230,14 @@ async fn serve_connection(
         })
     };
     let io = TokioIo::new(Watched { stream, connection: Arc::clone(&connection) });
-    let http = http1::Builder::new()
-        // `activity` does this without a timer per request, and knows idle from slow.
-        .header_read_timeout(None)
-        .max_headers(limits.max_headers)
-        .max_header_size(limits.max_header)
-        .serve_connection(io, service)
-        .with_upgrades();
+    let mut http = http1::Builder::new();
+    // `activity` does this without a timer per request, and knows idle from slow.
+    http.header_read_timeout(None).max_header_size(limits.max_header);
+    if limits.max_headers != HYPERS_MAX_HEADERS {
+        // Any other number costs an allocation per request.
+        http.max_headers(limits.max_headers);
+    }
+    let http = http.serve_connection(io, service).with_upgrades();
     let mut http = pin!(http);
     let mut closing = pin!(close.cancelled());
     let mut cutting = pin!(cut.cancelled());

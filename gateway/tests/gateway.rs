@@ -1,0 +1,24 @@
+//! The whole gateway in one process: real listeners on port 0, a real store, a VM and a builder that
+//! play scripts. One binary, so that it links once.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::large_futures,
+    reason = "a test panics where it stands, and its stack is its own"
+)]
+
+#[path = "support/fake.rs"]
+mod fake;
+#[path = "support/world.rs"]
+mod world;
+
+#[path = "gateway/calls.rs"]
+mod calls;
+#[path = "gateway/control.rs"]
+mod control;
+#[path = "gateway/deployments.rs"]
+mod deployments;
+#[path = "gateway/drain.rs"]
+mod drain;
+#[path = "gateway/raw.rs"]
+mod raw;

@@ -1,0 +1,293 @@
+//! Deployments: all or nothing, in order, told to the end, cancelled only while nothing serves.
+
+use crate::{
+    fake::{self, ok},
+    world::{World, built, events, eventually, patient},
+};
+use epsilon_api::{
+    admin::{DeployEvent, DeploymentState},
+    build::BuildError,
+    ids::{DeploymentId, FunctionName, VersionNumber},
+    units,
+};
+use epsilon_gateway::config::Settings;
+use epsilon_store::Page;
+use http::{Method, StatusCode};
+use http_body_util::BodyExt;
+use jiff::Timestamp;
+use std::time::{Duration, Instant};
+
+/// The story in one line per event, without times and ids.
+fn story(events: &[DeployEvent]) -> Vec<String> {
+    let line = |event: &DeployEvent| match event {
+        DeployEvent::Accepted { .. } => "accepted".to_owned(),
+        DeployEvent::StepStarted { step, detail } => format!("> {step} {detail}"),
+        DeployEvent::StepDone { step, detail, .. } => format!("< {step} {detail}"),
+        DeployEvent::Log { line } => format!("| {line}"),
+        DeployEvent::Done { deployment } => {
+            let function = |f: &epsilon_api::admin::DeployedFunction| {
+                format!("{}@{}{}", f.name, f.version, if f.changed { "*" } else { "" })
+            };
+            let all: Vec<_> = deployment.functions.iter().map(function).collect();
+            format!("done {}", all.join(" "))
+        }
+        DeployEvent::Failed { error } => format!("failed {} {}", error.code, error.message),
+    };
+    events.iter().map(line).collect()
+}
+
+fn last(events: &[DeployEvent]) -> String {
+    story(events).pop().unwrap_or_default()
+}
+
+/// How the newest deployment stands in the store.
+async fn newest(world: &World) -> (DeploymentState, Option<String>) {
+    let page = Page { cursor: None, limit: 1 };
+    let mut part = world.store.deployments(&page).await.unwrap();
+    let deployment = part.items.remove(0);
+    (deployment.state, deployment.error.map(|error| error.code))
+}
+
+#[tokio::test]
+async fn a_push_is_told_from_its_archive_to_serving() {
+    let world = World::with(&[]).await;
+    world.vm.script("hello", |call| async move { ok(call.version.number.to_string()) });
+    *world.builder.lines.lock().unwrap() = vec!["added 57 packages".into()];
+    let told = world.deploy("shop", &[("hello", "1"), ("pay", "1")]).await;
+    assert_eq!(
+        story(&told),
+        [
+            "accepted",
+            "| added 57 packages",
+            "> start 2 new versions",
+            "< start 2 instances",
+            "> activate ",
+            "< activate 2 functions changed",
+            "done hello@1* pay@1*",
+        ]
+    );
+    assert_eq!(world.vm.ready(), ["hello@1", "pay@1"]);
+    assert_eq!(world.get("/hello").await.body, "1");
+    let DeployEvent::Done { deployment } = told.last().unwrap() else { panic!("{told:?}") };
+    assert_eq!(deployment.functions[0].url, format!("http://{}/hello", world.public));
+}
+
+#[tokio::test]
+async fn nothing_changed_is_no_new_version() {
+    let world = World::with(&["hello", "pay"]).await;
+    let told = world.deploy("shop", &[("hello", "1"), ("pay", "1")]).await;
+    assert_eq!(last(&told), "done hello@1 pay@1");
+    assert!(world.vm.ready().is_empty() && world.vm.retired().is_empty());
+    let told = world.deploy("shop", &[("hello", "1"), ("pay", "2")]).await;
+    assert_eq!(last(&told), "done hello@1 pay@2*");
+    assert_eq!(
+        (world.vm.ready(), world.vm.retired()),
+        (vec!["pay@2".into()], vec!["pay@1".into()])
+    );
+}
+
+/// One function of two does not start: neither serves, both new versions go away, the developer
+/// reads why, a caller never does.
+#[tokio::test]
+async fn one_function_that_does_not_start_stops_all() {
+    let world = World::with(&["hello", "pay"]).await;
+    world.vm.script("hello", |call| async move { ok(call.version.number.to_string()) });
+    world.vm.broken.lock().unwrap().insert("pay".into(), "Error: no key\n    at pay.js:1:7".into());
+    let told = world.deploy("shop", &[("hello", "2"), ("pay", "2")]).await;
+    assert_eq!(
+        last(&told),
+        "failed FUNCTION_INIT_FAILED `pay` could not be loaded: Error: no key\n    at pay.js:1:7"
+    );
+    assert_eq!(world.get("/hello").await.body, "1");
+    let mut retired = world.vm.retired();
+    retired.sort();
+    assert_eq!(retired, ["hello@2", "pay@2"]);
+    assert_eq!(
+        newest(&world).await,
+        (DeploymentState::Failed, Some("FUNCTION_INIT_FAILED".into()))
+    );
+    world.vm.broken.lock().unwrap().clear();
+    assert_eq!(
+        last(&world.deploy("shop", &[("hello", "2"), ("pay", "2")]).await),
+        "done hello@3* pay@3*"
+    );
+}
+
+#[tokio::test]
+async fn a_failed_build_says_why() {
+    let world = World::with(&["hello"]).await;
+    world.builder.next(Err(BuildError {
+        code: "DEPENDENCIES_FAILED",
+        status: StatusCode::UNPROCESSABLE_ENTITY,
+        message: "no package is named `lefd-pad`".into(),
+        hint: None,
+    }));
+    let told = events(world.push().await).await;
+    assert_eq!(
+        story(&told),
+        ["accepted", "failed DEPENDENCIES_FAILED no package is named `lefd-pad`"]
+    );
+    assert_eq!(newest(&world).await, (DeploymentState::Failed, Some("DEPENDENCIES_FAILED".into())));
+    assert!(world.metrics().contains(r#"epsilon_deployments_total{state="failed"} 1"#));
+}
+
+#[tokio::test]
+async fn a_function_of_another_project_is_a_conflict() {
+    let world = World::with(&["hello"]).await;
+    let told = world.deploy("bank", &[("loan", "1"), ("hello", "9")]).await;
+    assert_eq!(last(&told), "failed NAME_TAKEN function `hello` belongs to project `shop`");
+    assert_eq!(world.get("/loan").await.status, 404);
+}
+
+#[tokio::test]
+async fn who_hangs_up_while_it_builds_cancels() {
+    let world = World::with(&["hello"]).await;
+    world.builder.close_gate();
+    let mut response = world.push().await;
+    patient(response.body_mut().frame()).await.unwrap().unwrap();
+    eventually(1, || world.builder.begun()).await;
+    drop(response);
+    eventually(1, || *world.builder.cancelled.lock().unwrap()).await;
+    let cancelled = (DeploymentState::Failed, Some("DEPLOYMENT_CANCELLED".to_owned()));
+    let began = Instant::now();
+    while newest(&world).await != cancelled {
+        assert!(began.elapsed() < crate::world::PATIENCE);
+    }
+    assert!(world.vm.ready().is_empty());
+}
+
+#[tokio::test]
+async fn a_stop_of_the_gateway_cancels_too() {
+    let mut world = World::with(&["hello"]).await;
+    world.builder.close_gate();
+    let response = world.push().await;
+    eventually(1, || world.builder.begun()).await;
+    let draining = tokio::spawn(world.drain(Duration::from_secs(20)));
+    assert!(last(&events(response).await).starts_with("failed DEPLOYMENT_CANCELLED"));
+    assert_eq!(patient(draining).await.unwrap().cut, 0);
+}
+
+#[tokio::test]
+async fn deployments_of_one_project_go_one_after_another() {
+    let world = World::with(&[]).await;
+    world.builder.close_gate();
+    world.builder.next(Ok(built("shop", &[("hello", "1")])));
+    world.builder.next(Ok(built("shop", &[("hello", "2")])));
+    let first = world.push().await;
+    eventually(1, || world.builder.begun()).await;
+    let mut second = world.push().await;
+    let mut waiting = String::new();
+    while !waiting.contains("waiting for an earlier deployment") {
+        let frame = patient(second.body_mut().frame()).await.unwrap().unwrap();
+        waiting.push_str(&String::from_utf8_lossy(frame.data_ref().unwrap()));
+    }
+    assert_eq!(world.builder.begun(), 1);
+    world.builder.gate.add_permits(2);
+    assert_eq!(last(&events(first).await), "done hello@1*");
+    assert_eq!(last(&events(second).await), "done hello@2*");
+}
+
+#[tokio::test]
+async fn a_deployment_has_a_limit() {
+    let settings = Settings { deploy_timeout: Duration::from_millis(50), ..Settings::default() };
+    let world = World::start(&[], settings).await;
+    world.builder.close_gate();
+    let told = events(world.push().await).await;
+    assert!(last(&told).starts_with("failed DEPLOYMENT_TIMEOUT"), "{told:?}");
+}
+
+#[tokio::test]
+async fn an_archive_that_grows_over_the_limit_fails_the_build() {
+    let settings = Settings { max_source: units::Bytes(10), ..Settings::default() };
+    let world = World::start(&[], settings).await;
+    // The archive of `push` is 25 bytes long and says so; without a length it is found while it streams.
+    let mut caller = tokio::net::TcpStream::connect(world.control).await.unwrap();
+    let request = format!(
+        "POST /v1/deployments HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
+         transfer-encoding: chunked\r\nconnection: close\r\n\r\n19\r\n{}\r\n0\r\n\r\n",
+        world.key,
+        "x".repeat(25),
+    );
+    tokio::io::AsyncWriteExt::write_all(&mut caller, request.as_bytes()).await.unwrap();
+    let answer = crate::world::read_to_close(&mut caller).await;
+    assert!(answer.contains("SOURCE_REFUSED") && answer.contains("larger than 10B"), "{answer}");
+}
+
+#[tokio::test]
+async fn what_a_crash_left_at_work_is_failed_at_the_next_start() {
+    let world = World::with(&["hello"]).await;
+    let id = DeploymentId::random();
+    world.store.begin_deployment(&id, Timestamp::now()).await.unwrap();
+    let work = built("shop", &[("hello", "2")]);
+    world.store.prepare(&id, &work, Timestamp::now()).await.unwrap();
+    let world = world.restarted().await;
+    assert_eq!(
+        newest(&world).await,
+        (DeploymentState::Failed, Some("DEPLOYMENT_INTERRUPTED".into()))
+    );
+    world.vm.script("hello", |call| async move { ok(call.version.number.to_string()) });
+    assert_eq!(world.get("/hello").await.body, "1");
+}
+
+/// Rollback is a pointer write: no build, no start before the answer.
+#[tokio::test]
+async fn a_rollback_serves_at_once_and_retires_the_other() {
+    let world = World::with(&["hello"]).await;
+    world.vm.script("hello", |call| async move { ok(call.version.number.to_string()) });
+    world.deploy("shop", &[("hello", "2")]).await;
+    let reply = world.ask(Method::POST, "/v1/functions/hello/rollback", "").await;
+    assert_eq!(reply.json()["data"]["active_version"], 1);
+    assert_eq!(world.get("/hello").await.body, "1");
+    assert_eq!(world.vm.retired(), ["hello@1", "hello@2"]);
+    let reply = world.ask(Method::POST, "/v1/functions/hello/rollback", r#"{"version":2}"#).await;
+    assert_eq!(reply.json()["data"]["active_version"], 2);
+    assert_eq!(world.get("/hello").await.body, "2");
+    // To what serves already: nothing is retired.
+    world.ask(Method::POST, "/v1/functions/hello/rollback", r#"{"version":2}"#).await;
+    assert_eq!(world.vm.retired(), ["hello@1", "hello@2", "hello@1"]);
+    assert_eq!(world.restarted().await.store.snapshot().await.unwrap()[0].number.get(), 2);
+}
+
+/// The promise is about our work; the best of a few leaves a busy disk out.
+#[tokio::test]
+async fn a_rollback_takes_less_than_100_ms() {
+    let world = World::with(&["hello"]).await;
+    world.deploy("shop", &[("hello", "2")]).await;
+    let mut best = Duration::MAX;
+    for version in [1, 2, 1, 2, 1] {
+        let (body, began) = (format!(r#"{{"version":{version}}}"#), Instant::now());
+        let reply = world.ask(Method::POST, "/v1/functions/hello/rollback", &body).await;
+        best = best.min(began.elapsed());
+        assert_eq!(reply.json()["data"]["active_version"], version);
+    }
+    assert!(best < Duration::from_millis(100), "{best:?}");
+}
+
+#[tokio::test]
+async fn a_deleted_function_is_gone_with_its_metrics() {
+    let world = World::with(&["hello"]).await;
+    world.vm.script("hello", |_| async { ok("hi") });
+    assert_eq!(world.get("/hello").await.status, 200);
+    assert!(world.metrics().contains(r#"function="hello""#));
+    let reply = world.ask(Method::DELETE, "/v1/functions/hello", "").await;
+    assert_eq!(reply.json()["data"]["name"], "hello");
+    assert_eq!(world.get("/hello").await.status, 404);
+    assert_eq!(world.vm.retired(), ["hello@1"]);
+    eventually(false, || world.metrics().contains(r#"function="hello""#)).await;
+    assert_eq!(last(&world.deploy("bank", &[("hello", "1")]).await), "done hello@2*");
+}
+
+#[tokio::test]
+async fn functions_that_want_instances_get_them_at_start() {
+    let world = World::with(&["lazy"]).await;
+    let mut work = built("shop", &[("eager", "1")]);
+    work.functions[0].spec.min_instances = 1;
+    world.builder.next(Ok(work));
+    events(world.push().await).await;
+    let world = world.restarted().await;
+    eventually(vec!["eager@1".to_owned()], || world.vm.ready()).await;
+    let eager = FunctionName::parse("eager").unwrap();
+    let version = world.store.rollback(&eager, VersionNumber::new(1)).await.unwrap();
+    assert_eq!(version.spec.min_instances, 1);
+    assert_eq!(fake::version("eager", 1).number, version.number);
+}

@@ -1,0 +1,357 @@
+//! A running gateway and the ways to talk to it.
+
+use crate::fake::{self, FakeVm};
+use epsilon_api::{
+    admin::DeployEvent,
+    body::{self, CallBody},
+    build::{BuildError, BuildEvent, BuildJob, Builder, Built, BuiltFunction},
+    function::ImageRef,
+    ids::{DeploymentId, FunctionName, ProjectName},
+};
+use epsilon_gateway::{
+    app::{App, Running, Stopped},
+    config::{Config, Settings},
+};
+use epsilon_store::Store;
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use jiff::Timestamp;
+use prometheus::{Registry, TextEncoder};
+use serde_json::Value;
+use std::{
+    collections::VecDeque,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::Semaphore,
+};
+
+/// Longest that a test waits for anything.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running gateway.
+pub(crate) struct World {
+    running: Option<Running>,
+    pub(crate) public: SocketAddr,
+    pub(crate) control: SocketAddr,
+    pub(crate) key: String,
+    pub(crate) vm: Arc<FakeVm>,
+    pub(crate) builder: Arc<FakeBuilder>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) registry: Registry,
+    client: Client<HttpConnector, CallBody>,
+    pub(crate) dir: Arc<TempDir>,
+}
+
+/// An answer that was read to its end.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Reply {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|err| panic!("{err}: {self:?}"))
+    }
+
+    /// The code of an error in the contract's form.
+    pub(crate) fn code(&self) -> String {
+        let error = &self.json()["error"];
+        for key in ["type", "code", "message", "request_id"] {
+            assert!(error[key].is_string(), "{key} in {self:?}");
+        }
+        assert_eq!(error["request_id"], self.header("x-epsilon-request-id"));
+        error["code"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+impl World {
+    /// With these functions of the project `shop`, each at version 1.
+    pub(crate) async fn with(functions: &[&str]) -> Self {
+        Self::start(functions, Settings::default()).await
+    }
+
+    pub(crate) async fn start(functions: &[&str], settings: Settings) -> Self {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let store = open(&dir).await;
+        if !functions.is_empty() {
+            let work: Vec<_> = functions.iter().map(|name| (*name, "1")).collect();
+            let id = DeploymentId::random();
+            store.begin_deployment(&id, Timestamp::now()).await.unwrap();
+            store.prepare(&id, &built("shop", &work), Timestamp::now()).await.unwrap();
+            store.activate(&id, Timestamp::now()).await.unwrap();
+        }
+        Self::on(dir, store, settings, true).await
+    }
+
+    pub(crate) async fn on(
+        dir: Arc<TempDir>,
+        store: Arc<dyn Store>,
+        settings: Settings,
+        with_builder: bool,
+    ) -> Self {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let settings = Settings { listen: any, control: any, ..settings };
+        let config = Config::new(settings, dir.path()).unwrap();
+        let (vm, builder, registry) = (FakeVm::new("vm-1"), FakeBuilder::new(), Registry::new());
+        let given = with_builder.then(|| Arc::clone(&builder) as Arc<dyn Builder>);
+        let app =
+            App::build(config, Arc::clone(&store), Arc::clone(&vm) as _, given, &registry).await;
+        let app = app.unwrap();
+        let (public, control) = (app.public_addr(), app.control_addr());
+        let key = std::fs::read_to_string(dir.path().join("admin.key")).unwrap();
+        Self {
+            running: Some(app.spawn()),
+            public,
+            control,
+            key: key.trim().to_owned(),
+            vm,
+            builder,
+            store,
+            registry,
+            client: Client::builder(TokioExecutor::new()).build_http(),
+            dir,
+        }
+    }
+
+    /// The same data, a new process.
+    pub(crate) async fn restarted(self) -> Self {
+        let dir = Arc::clone(&self.dir);
+        drop(self);
+        let store = open(&dir).await;
+        Self::on(dir, store, Settings::default(), true).await
+    }
+
+    pub(crate) fn running(&self) -> &Running {
+        self.running.as_ref().unwrap()
+    }
+
+    pub(crate) fn drain(&mut self, grace: Duration) -> impl Future<Output = Stopped> + use<> {
+        self.running.take().unwrap().drain(grace)
+    }
+
+    /// Sends a request to the public listener; the answer's body is still to come.
+    pub(crate) async fn send(&self, request: Request<CallBody>) -> Response<Incoming> {
+        let (mut head, body) = request.into_parts();
+        head.uri = format!("http://{}{}", self.public, head.uri).parse().unwrap();
+        patient(self.client.request(Request::from_parts(head, body))).await.unwrap()
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Reply {
+        self.call(Method::GET, path, "").await
+    }
+
+    pub(crate) async fn call(&self, method: Method, path: &str, text: &str) -> Reply {
+        let body = if text.is_empty() { body::empty() } else { body::full(text.to_owned()) };
+        read(self.send(Request::builder().method(method).uri(path).body(body).unwrap()).await).await
+    }
+
+    /// Asks the control API, with the key.
+    pub(crate) async fn ask(&self, method: Method, path: &str, text: &str) -> Reply {
+        self.ask_with(&format!("Bearer {}", self.key), method, path, text).await
+    }
+
+    pub(crate) async fn ask_with(
+        &self,
+        key: &str,
+        method: Method,
+        path: &str,
+        text: &str,
+    ) -> Reply {
+        let request = self.control_request(method, path).header("authorization", key);
+        let request = request.body(body::full(text.to_owned())).unwrap();
+        read(patient(self.client.request(request)).await.unwrap()).await
+    }
+
+    pub(crate) fn control_request(&self, method: Method, path: &str) -> http::request::Builder {
+        Request::builder().method(method).uri(format!("http://{}{path}", self.control))
+    }
+
+    /// Begins a deployment; the answer's body is its story.
+    pub(crate) async fn push(&self) -> Response<Incoming> {
+        let request = self
+            .control_request(Method::POST, "/v1/deployments?folder=shop")
+            .header("authorization", format!("Bearer {}", self.key))
+            .body(body::full("a tar.gz, says the builder"))
+            .unwrap();
+        // Another client per push: hanging up must close the connection.
+        let client: Client<_, CallBody> = Client::builder(TokioExecutor::new()).build_http();
+        patient(client.request(request)).await.unwrap()
+    }
+
+    /// A whole deployment of what the builder answers next.
+    pub(crate) async fn deploy(&self, owner: &str, work: &[(&str, &str)]) -> Vec<DeployEvent> {
+        self.builder.next(Ok(built(owner, work)));
+        events(self.push().await).await
+    }
+
+    /// Writes bytes to the public listener and reads until it closes.
+    pub(crate) async fn raw(&self, bytes: &str) -> String {
+        let mut stream = TcpStream::connect(self.public).await.unwrap();
+        stream.write_all(bytes.as_bytes()).await.unwrap();
+        read_to_close(&mut stream).await
+    }
+
+    pub(crate) fn metrics(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap()
+    }
+}
+
+async fn open(dir: &TempDir) -> Arc<dyn Store> {
+    epsilon_store::open(dir.path().join("epsilon.db").to_str().unwrap()).await.unwrap()
+}
+
+pub(crate) async fn read(response: Response<Incoming>) -> Reply {
+    let (head, body) = response.into_parts();
+    let bytes = patient(body.collect()).await.unwrap().to_bytes();
+    let body = String::from_utf8(bytes.to_vec()).unwrap();
+    Reply { status: head.status, headers: head.headers, body }
+}
+
+/// The story of a deployment, to its end.
+pub(crate) async fn events(response: Response<Incoming>) -> Vec<DeployEvent> {
+    let reply = read(response).await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    reply.body.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+pub(crate) async fn read_to_close(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    // A reset after the answer is as good an end as any.
+    let _ = patient(stream.read_to_end(&mut bytes)).await;
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Reads until the text is there.
+pub(crate) async fn read_until(stream: &mut TcpStream, text: &str) -> String {
+    let mut seen = String::new();
+    while !seen.contains(text) {
+        let mut buffer = [0; 4096];
+        let n = patient(stream.read(&mut buffer)).await.unwrap();
+        assert_ne!(n, 0, "closed after {seen:?}, waiting for {text:?}");
+        seen.push_str(&String::from_utf8_lossy(&buffer[..n]));
+    }
+    seen
+}
+
+/// Gives up after [`PATIENCE`].
+pub(crate) async fn patient<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(PATIENCE, future).await.expect("the test's patience is over")
+}
+
+/// Waits until it holds; says what was seen last when it never does.
+pub(crate) async fn eventually<T: std::fmt::Debug + PartialEq>(want: T, now: impl Fn() -> T) {
+    let began = Instant::now();
+    loop {
+        let seen = now();
+        if seen == want {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "still {seen:?}, wanted {want:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// What a builder makes of `(function, digest)`.
+pub(crate) fn built(owner: &str, work: &[(&str, &str)]) -> Built {
+    let functions = work
+        .iter()
+        .map(|(function, digest)| BuiltFunction {
+            name: FunctionName::parse(function).unwrap(),
+            spec: fake::spec(function),
+            image: ImageRef {
+                reference: format!("epsilon/{function}:{digest}"),
+                digest: format!("sha256:{digest}"),
+            },
+        })
+        .collect();
+    Built { project: ProjectName::parse(owner).unwrap(), functions }
+}
+
+/// A builder that answers what the test has laid out, in order.
+#[derive(Debug)]
+pub(crate) struct FakeBuilder {
+    answers: Mutex<VecDeque<Result<Built, BuildError>>>,
+    /// Lines that it tells before it answers.
+    pub(crate) lines: Mutex<Vec<String>>,
+    /// Builds that have begun.
+    pub(crate) begun: Mutex<usize>,
+    /// Builds that were dropped before their end.
+    pub(crate) cancelled: Arc<Mutex<usize>>,
+    /// One permit lets one build end.
+    pub(crate) gate: Semaphore,
+}
+
+impl FakeBuilder {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            answers: Mutex::default(),
+            lines: Mutex::default(),
+            begun: Mutex::default(),
+            cancelled: Arc::default(),
+            gate: Semaphore::new(1000),
+        })
+    }
+
+    pub(crate) fn next(&self, answer: Result<Built, BuildError>) {
+        self.answers.lock().unwrap().push_back(answer);
+    }
+
+    pub(crate) fn close_gate(&self) {
+        self.gate.forget_permits(1000);
+    }
+
+    pub(crate) fn begun(&self) -> usize {
+        *self.begun.lock().unwrap()
+    }
+}
+
+/// Counts itself as cancelled unless the build ended.
+struct Working(Arc<Mutex<usize>>, bool);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        if !self.1 {
+            *self.0.lock().unwrap() += 1;
+        }
+    }
+}
+
+impl Builder for FakeBuilder {
+    fn build(&self, job: BuildJob) -> BoxFuture<'_, Result<Built, BuildError>> {
+        Box::pin(async move {
+            *self.begun.lock().unwrap() += 1;
+            let mut working = Working(Arc::clone(&self.cancelled), false);
+            let source = job.archive.collect().await.map_err(|err| BuildError {
+                code: "SOURCE_REFUSED",
+                status: StatusCode::UNPROCESSABLE_ENTITY,
+                message: err.to_string(),
+                hint: None,
+            })?;
+            assert!(!source.to_bytes().is_empty());
+            for line in self.lines.lock().unwrap().iter() {
+                job.log.tell(BuildEvent::Line(line.clone()));
+            }
+            self.gate.acquire().await.unwrap().forget();
+            working.1 = true;
+            self.answers.lock().unwrap().pop_front().expect("an unexpected build")
+        })
+    }
+}
