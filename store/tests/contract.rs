@@ -292,7 +292,7 @@ mod suite {
         for _ in 0..2 {
             store.set_draining(&vm, true).await.unwrap();
         }
-        assert_eq!(store.draining().await.unwrap(), [vm.clone()]);
+        assert_eq!(store.draining().await.unwrap(), std::slice::from_ref(&vm));
         store.set_draining(&vm, false).await.unwrap();
         assert!(store.draining().await.unwrap().is_empty());
     }
