@@ -50,8 +50,10 @@ impl Agent {
     /// [`StartError`], for the operator.
     pub async fn build(config: Config, registry: &Registry) -> Result<Self, StartError> {
         let metrics = Metrics::register(registry)?;
-        let engine = DockerEngine::new(&config, metrics.engine_seconds.clone())
-            .map_err(|source| StartError::Engine { socket: config.engine_socket.clone(), source })?;
+        let engine =
+            DockerEngine::new(&config, metrics.engine_seconds.clone()).map_err(|source| {
+                StartError::Engine { socket: config.engine_socket.clone(), source }
+            })?;
         Self::assemble(config, Arc::new(engine), metrics, registry).await
     }
 
@@ -84,14 +86,15 @@ impl Agent {
             Some(id) => id.clone(),
             None => vm_id(&config.folder)?,
         };
-        let machine = engine
-            .ping()
-            .await
-            .map_err(|source| StartError::Engine { socket: config.engine_socket.clone(), source })?;
+        let machine = engine.ping().await.map_err(|source| StartError::Engine {
+            socket: config.engine_socket.clone(),
+            source,
+        })?;
         let share = Bytes(machine.memory.get() / 100 * MEMORY_SHARE);
         let budget = Budget::new(config.memory.unwrap_or(share));
-        let logs = Logs::open(&config.folder.join("logs"), config.log_size, metrics.dropped_lines.clone())
-            .map_err(folder(&config.folder.join("logs")))?;
+        let logs =
+            Logs::open(&config.folder.join("logs"), config.log_size, metrics.dropped_lines.clone())
+                .map_err(folder(&config.folder.join("logs")))?;
         let socket = config.engine_socket.clone();
         let vm = LocalVm::new(Parts { id, config, engine, budget, logs, metrics });
         registry.register(Box::new(Census::new(Arc::downgrade(&vm))?))?;
@@ -128,7 +131,9 @@ impl Agent {
         }
         vm.tasks.close();
         if timeout(vm.config.remove_timeout, self.remove_everything()).await.is_err() {
-            tracing::error!("The container engine did not remove everything in time; the next start will.");
+            tracing::error!(
+                "The container engine did not remove everything in time; the next start will."
+            );
         }
         vm.logs.close().await;
     }

@@ -13,7 +13,7 @@ use epsilon_api::{
     error::CallError,
     vm::{Answer, Call, Spent},
 };
-use relay::Sent;
+use relay::Outcome;
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -29,13 +29,13 @@ pub(crate) async fn handle(vm: &Arc<LocalVm>, call: Call) -> Result<Answer, Call
         let place = lease::take(&pool, &call.request_id, &mut spent).await?;
         let handed_over = Instant::now();
         match relay::send(place, request, &call.request_id).await {
-            Sent::Answered { response, call } => {
+            Outcome::Answered { response, call } => {
                 spent.exec = handed_over.elapsed();
                 let response = reply::to_answer(response, call, &pool.version)?;
                 return Ok(Answer { response, spent });
             }
-            Sent::NotSent(unsent) => request = unsent,
-            Sent::Failed(err) => return Err(err),
+            Outcome::Unsent(unsent) => request = unsent,
+            Outcome::Failed(err) => return Err(err),
         }
     }
     let function = pool.version.function.clone();

@@ -145,7 +145,9 @@ pub enum ConfigError {
         least: &'static str,
     },
     /// The two contradict each other.
-    #[error("`vm_agent.starts_per_version` ({per_version}) is more than `vm_agent.starts_at_once` ({at_once})")]
+    #[error(
+        "`vm_agent.starts_per_version` ({per_version}) is more than `vm_agent.starts_at_once` ({at_once})"
+    )]
     StartsPerVersion {
         /// As written.
         per_version: usize,
@@ -163,7 +165,8 @@ impl Settings {
     pub fn check(self, data: &Path) -> Result<Config, ConfigError> {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let starts_at_once = self.starts_at_once.unwrap_or_else(|| (2 * cores).clamp(4, 16));
-        let starts_per_version = self.starts_per_version.unwrap_or_else(|| starts_at_once.div_ceil(2));
+        let starts_per_version =
+            self.starts_per_version.unwrap_or_else(|| starts_at_once.div_ceil(2));
         let seconds = Duration::from_secs;
         let config = Config {
             folder: data.join("vm"),

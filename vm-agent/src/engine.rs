@@ -17,12 +17,7 @@ use epsilon_api::{
     units::{Bytes as Size, MilliCores},
 };
 use futures_util::stream::BoxStream;
-use std::{
-    fmt,
-    net::IpAddr,
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc};
 
 /// The name of a container; valid in every engine by construction.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -37,7 +32,11 @@ impl ContainerName {
         let good = text.len() <= 200
             && text.starts_with(|c: char| c.is_ascii_alphanumeric())
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
-        if good { Ok(Self(text.into())) } else { Err(EngineError::Refused("bad container name".into())) }
+        if good {
+            Ok(Self(text.into()))
+        } else {
+            Err(EngineError::Refused("bad container name".into()))
+        }
     }
 
     /// The name.

@@ -42,10 +42,8 @@ impl Instance {
         version: Arc<Version>,
         connection_idle: Duration,
     ) -> Result<Self, EngineError> {
-        let container = ContainerName::parse(&format!(
-            "epsilon-{}-{}-{id}",
-            version.function, version.number
-        ))?;
+        let container =
+            ContainerName::parse(&format!("epsilon-{}-{}-{id}", version.function, version.number))?;
         Ok(Self {
             id,
             version,

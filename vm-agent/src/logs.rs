@@ -48,9 +48,8 @@ impl Logs {
         std::fs::create_dir_all(folder)?;
         let (orders, inbox) = mpsc::channel(QUEUE);
         let shelf = Shelf::new(folder.to_owned(), limit, dropped.clone());
-        let thread = thread::Builder::new()
-            .name("epsilon-logs".into())
-            .spawn(move || shelf.serve(inbox))?;
+        let thread =
+            thread::Builder::new().name("epsilon-logs".into()).spawn(move || shelf.serve(inbox))?;
         Ok(Self { orders, dropped, thread: Arc::new(Mutex::new(Some(thread))) })
     }
 

@@ -1,7 +1,10 @@
 //! What the agent counts. Names start with `epsilon_`. What exists (instances, memory) is read from the pools
 //! when somebody asks, so that it cannot drift; what happens is counted where it happens.
 
-use crate::{instance::{start::StartFailure, state::STATE_NAMES}, vm::LocalVm};
+use crate::{
+    instance::{start::StartFailure, state::STATE_NAMES},
+    vm::LocalVm,
+};
 use epsilon_api::{ids::FunctionName, vm::StartPhases};
 use prometheus::{
     Error, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec,
@@ -28,7 +31,8 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn register(registry: &Registry) -> Result<Self, Error> {
-        let seconds = |name: &str, help: &str| HistogramOpts::new(name, help).buckets(SECONDS.into());
+        let seconds =
+            |name: &str, help: &str| HistogramOpts::new(name, help).buckets(SECONDS.into());
         let metrics = Self {
             starts: IntCounterVec::new(
                 Opts::new("epsilon_instance_starts_total", "Starts of instances by outcome."),

@@ -5,13 +5,7 @@
 
 use crate::{
     engine::{EngineError, Found},
-    instance::{
-        Instance,
-        connections::Upstream,
-        control,
-        runner::Runner,
-        sockets::SocketFolder,
-    },
+    instance::{Instance, connections::Upstream, control, runner::Runner, sockets::SocketFolder},
     labels::{self, Labels},
     logs::attach::Tap,
     vm::LocalVm,

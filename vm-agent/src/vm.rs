@@ -34,12 +34,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
 };
-use tokio::{
-    runtime::Handle,
-    sync::Semaphore,
-    task::JoinHandle,
-    time::Instant,
-};
+use tokio::{runtime::Handle, sync::Semaphore, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) type Pools = HashMap<VersionId, Arc<Pool>, rapidhash::fast::RandomState>;
@@ -166,7 +161,10 @@ impl LocalVm {
         pool
     }
 
-    pub(crate) fn pool_for_call(self: &Arc<Self>, version: &Arc<Version>) -> Result<Arc<Pool>, CallError> {
+    pub(crate) fn pool_for_call(
+        self: &Arc<Self>,
+        version: &Arc<Version>,
+    ) -> Result<Arc<Pool>, CallError> {
         if self.is_draining.load(Ordering::Relaxed) {
             let function = version.function.clone();
             return Err(CallError::NoCapacity { function, cause: "the VM drains".into() });
@@ -189,6 +187,8 @@ impl LocalVm {
     /// Hands a new instance to a task of its own.
     pub(crate) fn launch(self: &Arc<Self>, pool: &Arc<Pool>, key: Key, instance: Arc<Instance>) {
         self.known.lock().insert(instance.id.clone());
+        // A call may have held on to a pool that was forgotten meanwhile: it is back.
+        self.pools.write().entry(pool.version.id()).or_insert_with(|| Arc::clone(pool));
         let runner = Runner { vm: Arc::clone(self), pool: Arc::clone(pool), key, instance };
         self.spawn(runner.run());
     }
@@ -201,7 +201,9 @@ impl LocalVm {
         let mut idle: Vec<(Moment, Key, &Arc<Pool>)> = pools
             .iter()
             .filter(|pool| !Arc::ptr_eq(pool, needy))
-            .flat_map(|pool| pool.evictable().into_iter().map(move |(since, key)| (since, key, pool)))
+            .flat_map(|pool| {
+                pool.evictable().into_iter().map(move |(since, key)| (since, key, pool))
+            })
             .collect();
         idle.sort_unstable_by_key(|(since, key, _)| (*since, *key));
         let available: u64 = idle.iter().map(|(_, _, pool)| pool.version.spec.memory.get()).sum();

@@ -10,7 +10,7 @@ use epsilon_api::{
     ids::RequestId,
 };
 use http::{HeaderValue, Request, Response, Version, header};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use std::error::Error;
 use tokio::time::timeout_at;
 
@@ -23,10 +23,13 @@ pub(crate) struct Running {
 }
 
 /// What came of sending.
-pub(crate) enum Sent {
-    Answered { response: Response<Incoming>, call: Running },
+pub(crate) enum Outcome {
+    Answered {
+        response: Response<Incoming>,
+        call: Running,
+    },
     /// Nothing of the call left this process.
-    NotSent(Request<CallBody>),
+    Unsent(Request<CallBody>),
     Failed(CallError),
 }
 
@@ -37,7 +40,13 @@ pub(crate) fn prepare(
     pool: &Pool,
 ) -> Request<CallBody> {
     *request.version_mut() = Version::HTTP_11;
+    // Said outright: without it hyper takes a GET for one without a body.
+    let is_chunked =
+        !request.body().is_end_stream() && request.body().size_hint().exact().is_none();
     let headers = request.headers_mut();
+    if is_chunked && !headers.contains_key(header::CONTENT_LENGTH) {
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     if let Ok(id) = HeaderValue::from_str(request_id.as_str()) {
         headers.insert(headers::REQUEST_ID, id);
     }
@@ -47,7 +56,11 @@ pub(crate) fn prepare(
     request
 }
 
-pub(crate) async fn send(mut lease: Lease, mut request: Request<CallBody>, request_id: &RequestId) -> Sent {
+pub(crate) async fn send(
+    mut lease: Lease,
+    mut request: Request<CallBody>,
+    request_id: &RequestId,
+) -> Outcome {
     let mut reused = match lease.instance.connections.reuse() {
         Some(connection) => connection.settled().await,
         None => None,
@@ -61,14 +74,14 @@ pub(crate) async fn send(mut lease: Lease, mut request: Request<CallBody>, reque
                 Err(err) => {
                     tracing::warn!(instance = %lease.instance.id, %err, "Instance does not accept connections.");
                     lease.lost();
-                    return Sent::NotSent(request);
+                    return Outcome::Unsent(request);
                 }
             },
         };
         let deadline = lease.hand_over(request_id);
         match timeout_at(deadline, connection.sender.try_send_request(request)).await {
             Ok(Ok(response)) => {
-                return Sent::Answered { response, call: Running { connection, lease } };
+                return Outcome::Answered { response, call: Running { connection, lease } };
             }
             Ok(Err(mut err)) => match err.take_message() {
                 // It had been closed before: nothing was executed, so a fresh one may carry the call.
@@ -79,9 +92,9 @@ pub(crate) async fn send(mut lease: Lease, mut request: Request<CallBody>, reque
                 Some(unsent) => {
                     lease.take_back();
                     lease.lost();
-                    return Sent::NotSent(unsent);
+                    return Outcome::Unsent(unsent);
                 }
-                None => return Sent::Failed(failed(err.into_error(), &lease)),
+                None => return Outcome::Failed(failed(err.into_error(), &lease)),
             },
             Err(_) => {
                 let spec = &lease.pool().version.spec;
@@ -89,7 +102,7 @@ pub(crate) async fn send(mut lease: Lease, mut request: Request<CallBody>, reque
                 let err = CallError::FunctionTimeout { function, timeout: spec.timeout };
                 drop(connection);
                 lease.expire();
-                return Sent::Failed(err);
+                return Outcome::Failed(err);
             }
         }
     }

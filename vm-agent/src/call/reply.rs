@@ -13,12 +13,12 @@ use epsilon_api::{
 use http::{HeaderName, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use parking_lot::Mutex;
 use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
-use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");

@@ -3,7 +3,10 @@
 //! as for any call that does not end.
 
 use super::lease::Lease;
-use crate::instance::{connections::Upstream, control::{self, ControlError}};
+use crate::instance::{
+    connections::Upstream,
+    control::{self, ControlError},
+};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 

@@ -123,10 +123,14 @@ impl Engine for DockerEngine {
             from_image: Some(image_name(&image.reference)?.to_owned()),
             ..Default::default()
         };
-        let pull = self.docker.create_image(Some(options), None, None).try_for_each(|_| ready(Ok(())));
+        let pull =
+            self.docker.create_image(Some(options), None, None).try_for_each(|_| ready(Ok(())));
         self.ask_within("pull", self.pull_timeout, pull).await?;
         self.local(image).await?.ok_or_else(|| {
-            EngineError::NotFound(format!("`{}` is not the image {}", image.reference, image.digest))
+            EngineError::NotFound(format!(
+                "`{}` is not the image {}",
+                image.reference, image.digest
+            ))
         })
     }
 
@@ -160,10 +164,12 @@ impl Engine for DockerEngine {
         });
         // The writing half must live as long as the stream: closing it ends both.
         let input = attached.input;
-        Ok(output.map(move |piece| {
-            let _open = &input;
-            piece
-        }).boxed())
+        Ok(output
+            .map(move |piece| {
+                let _open = &input;
+                piece
+            })
+            .boxed())
     }
 
     async fn start(&self, name: &ContainerName) -> Result<(), EngineError> {

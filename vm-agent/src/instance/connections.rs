@@ -7,13 +7,7 @@ use epsilon_api::body::CallBody;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use std::{
-    collections::VecDeque,
-    io,
-    net::SocketAddr,
-    sync::OnceLock,
-    time::Duration,
-};
+use std::{collections::VecDeque, io, net::SocketAddr, sync::OnceLock, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -122,7 +116,9 @@ impl Connections {
                 stream.set_nodelay(true)?;
                 handshake(stream).await
             }
-            None => Err(io::Error::new(io::ErrorKind::NotConnected, "the instance has not started")),
+            None => {
+                Err(io::Error::new(io::ErrorKind::NotConnected, "the instance has not started"))
+            }
         }
     }
 }
@@ -137,4 +133,3 @@ where
     let driver = tokio::spawn(async move { drop(connection.with_upgrades().await) }).abort_handle();
     Ok(Connection { sender, driver })
 }
-

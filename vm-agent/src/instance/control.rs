@@ -3,7 +3,10 @@
 
 use super::sockets::{CONTROL, SocketFolder};
 use bytes::Bytes;
-use epsilon_api::{function::{Signature, Version}, ids::InstanceId};
+use epsilon_api::{
+    function::{Signature, Version},
+    ids::InstanceId,
+};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;

@@ -14,7 +14,10 @@ use super::{
     start::StartFailure,
     state::{Effect, Event, Moment, Policy, State, Why},
 };
-use crate::{call::lease::{Lease, Placed}, vm::LocalVm};
+use crate::{
+    call::lease::{Lease, Placed},
+    vm::LocalVm,
+};
 use epsilon_api::{
     error::CallError,
     function::Version,
@@ -32,6 +35,9 @@ use tokio::{
     sync::{oneshot, watch},
     time::Instant,
 };
+
+/// Where a waiting call gets its place, or the reason why there is none.
+type Reply = oneshot::Sender<Result<Placed, StartFailure>>;
 
 /// An instance's place in its pool; never used twice.
 pub(crate) type Key = u64;
@@ -84,7 +90,7 @@ struct Slot {
 struct Waiter {
     ticket: u64,
     request_id: RequestId,
-    to: oneshot::Sender<Result<Placed, StartFailure>>,
+    to: Reply,
 }
 
 struct Remembered {
@@ -96,8 +102,8 @@ struct Remembered {
 /// What follows from a change, to be done without the lock.
 #[derive(Default)]
 struct Todo {
-    places: Vec<(oneshot::Sender<Result<Placed, StartFailure>>, Place, Option<StartPhases>)>,
-    failures: Vec<(oneshot::Sender<Result<Placed, StartFailure>>, StartFailure)>,
+    places: Vec<(Reply, Place, Option<StartPhases>)>,
+    failures: Vec<(Reply, StartFailure)>,
     starts: Vec<(Key, Arc<Instance>)>,
     stops: Vec<Arc<Instance>>,
     changed: Vec<Arc<Instance>>,
@@ -145,7 +151,8 @@ impl Pool {
     pub(crate) fn new(vm: Arc<LocalVm>, version: Arc<Version>) -> Arc<Self> {
         let spec = &version.spec;
         let policy = Policy { idle: spec.idle_timeout, timeout: spec.timeout };
-        let deadline_ms = HeaderValue::from(u64::try_from(spec.timeout.as_millis()).unwrap_or(u64::MAX));
+        let deadline_ms =
+            HeaderValue::from(u64::try_from(spec.timeout.as_millis()).unwrap_or(u64::MAX));
         Arc::new(Self {
             version,
             deadline_ms,
@@ -420,7 +427,8 @@ impl Pool {
     /// Takes an instance away for the sake of another version, if it is still idle.
     pub(crate) fn evict(self: &Arc<Self>, key: Key) -> bool {
         let mut inner = self.inner.lock();
-        let idle = inner.slots.get(&key).is_some_and(|slot| matches!(slot.state, State::Idle { .. }));
+        let idle =
+            inner.slots.get(&key).is_some_and(|slot| matches!(slot.state, State::Idle { .. }));
         if idle {
             let todo = inner.event(self, key, Event::Stop(Why::Evicted), self.vm.now());
             drop(inner);
@@ -578,9 +586,10 @@ impl Inner {
         match before.step(event, now, &pool.policy) {
             Ok((state, effect)) => {
                 slot.state = state;
+                let drains = |state| matches!(state, State::Draining { .. });
                 match effect {
                     Effect::Kill => todo.stops.push(Arc::clone(&slot.instance)),
-                    Effect::Nothing if matches!(state, State::Draining { .. }) => {
+                    Effect::Nothing if drains(state) && !drains(before) => {
                         todo.changed.push(Arc::clone(&slot.instance));
                     }
                     Effect::Nothing => {}
@@ -608,12 +617,7 @@ impl Inner {
     }
 
     /// Serves those who wait, starts what they need, lets go what nobody needs.
-    fn dispatch(
-        &mut self,
-        pool: &Pool,
-        now: Moment,
-        fresh: Option<(Key, StartPhases)>,
-    ) -> Todo {
+    fn dispatch(&mut self, pool: &Pool, now: Moment, fresh: Option<(Key, StartPhases)>) -> Todo {
         let mut todo = Todo::default();
         while let Some(waiter) = self.waiters.front() {
             if waiter.to.is_closed() {

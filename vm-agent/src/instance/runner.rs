@@ -11,7 +11,10 @@ use super::{
     pool::{Key, Pool},
     start::{self, ExitWatch, StartFailure, Started},
 };
-use crate::{engine::{EngineError, Exit}, vm::LocalVm};
+use crate::{
+    engine::{EngineError, Exit},
+    vm::LocalVm,
+};
 use epsilon_api::{chain::Chain, log::Level};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{sleep, sleep_until, timeout};
@@ -86,7 +89,8 @@ impl Runner {
             Claim::Granted(grant) => grant,
             Claim::Never => {
                 let total = budget.total();
-                let text = format!("it needs {memory}, and instances of this VM have {total} in all");
+                let text =
+                    format!("it needs {memory}, and instances of this VM have {total} in all");
                 return Err(StartFailure::NoCapacity(text));
             }
             Claim::Later { shortage, grant } => {

@@ -45,11 +45,7 @@ impl CodeUser {
 
     pub(crate) fn of_this_process() -> Self {
         let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-        if uid.is_root() {
-            Self::NONROOT
-        } else {
-            Self { uid: uid.as_raw(), gid: gid.as_raw() }
-        }
+        if uid.is_root() { Self::NONROOT } else { Self { uid: uid.as_raw(), gid: gid.as_raw() } }
     }
 }
 

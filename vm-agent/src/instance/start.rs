@@ -139,7 +139,7 @@ pub(crate) async fn start(vm: &Arc<LocalVm>, instance: &Instance) -> Result<Star
         // The image was removed behind our back: look again, once.
         vm.images.forget(&version.image);
         container.image = vm.images.ensure(&*vm.engine, &version.image).await?;
-            vm.engine.create(&container).await?;
+        vm.engine.create(&container).await?;
     }
     phases.create = lap();
 
@@ -201,9 +201,11 @@ async fn attachment(
         (Network::None, Runtime::Container) => Err(StartFailure::Init(
             "`runtime: container` is called over the network and needs `network: egress`".into(),
         )),
-        (Network::Egress, Runtime::Node | Runtime::Container) => {
-            vm.network.attachment(&*vm.engine).await.map_err(|err| StartFailure::NoCapacity(Chain(&err).to_string()))
-        }
+        (Network::Egress, Runtime::Node | Runtime::Container) => vm
+            .network
+            .attachment(&*vm.engine)
+            .await
+            .map_err(|err| StartFailure::NoCapacity(Chain(&err).to_string())),
     }
 }
 

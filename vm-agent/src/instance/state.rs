@@ -38,7 +38,9 @@ pub(crate) enum Event {
     /// A call was still running at its deadline: its code may run for ever.
     CallTimedOut,
     /// Time passed. `spare`: the version keeps enough instances without this one.
-    Tick { spare: bool },
+    Tick {
+        spare: bool,
+    },
     /// Take no new call; go when nothing runs.
     Stop(Why),
     /// Go now, whatever runs.
@@ -265,7 +267,10 @@ mod tests {
                 };
                 assert_eq!(step.is_ok(), legal, "{event:?} in {state:?}");
                 let kills = matches!(step, Ok((_, Effect::Kill)));
-                assert!(!kills || matches!(step, Ok((Stopping { .. }, _))), "{event:?} in {state:?}");
+                assert!(
+                    !kills || matches!(step, Ok((Stopping { .. }, _))),
+                    "{event:?} in {state:?}"
+                );
             }
         }
     }

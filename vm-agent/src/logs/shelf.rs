@@ -116,8 +116,11 @@ impl Shelf {
         let folder = self.folder.join(function.as_str());
         // Only what exists: a question about an unknown function leaves nothing behind.
         let found = Ring::find(&folder);
-        let files =
-            found.segments.iter().filter_map(|(n, _)| File::open(segment(&folder, *n)).ok()).collect();
+        let files = found
+            .segments
+            .iter()
+            .filter_map(|(n, _)| File::open(segment(&folder, *n)).ok())
+            .collect();
         let live = follow.then(|| {
             let channel = || broadcast::Sender::new(FOLLOW_DEPTH);
             self.followers.entry(function.clone()).or_insert_with(channel).subscribe()

@@ -82,7 +82,8 @@ async fn a_restart_goes_on_behind_a_torn_line() {
     let first = logs(folder.path(), 1 << 20);
     first.record(record("before", None));
     first.close().await;
-    let path = std::fs::read_dir(folder.path().join("hello")).unwrap().next().unwrap().unwrap().path();
+    let path =
+        std::fs::read_dir(folder.path().join("hello")).unwrap().next().unwrap().unwrap().path();
     let mut text = std::fs::read(&path).unwrap();
     text.extend_from_slice(b"{\"time\":\"20");
     std::fs::write(&path, text).unwrap();

@@ -1,0 +1,395 @@
+//! A container engine in memory, for tests: an image is a [`Program`] of the test's, a container is a task that
+//! runs it, a kill drops the task. Passes the contract of the real one; its faults are scripted.
+//!
+//! Compiled with the feature `fake` only.
+
+use super::{
+    ContainerName, ContainerSpec, Engine, EngineError, Exit, Found, LocalImage, Machine,
+    NetworkSpec, Output,
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use epsilon_api::{function::ImageRef, ids::VmId, units::Bytes as Size};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream, stream::BoxStream};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+    task::AbortHandle,
+    time::{sleep, timeout},
+};
+
+/// What an image does when it runs; its number is the exit status.
+pub type Program = Arc<dyn Fn(Process) -> BoxFuture<'static, i64> + Send + Sync>;
+
+/// Exit status of a killed process.
+const KILLED: Exit = Exit { code: 137, out_of_memory: false };
+
+/// A running container, as its program sees it.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// What the container was made from.
+    pub spec: ContainerSpec,
+    /// Its own address.
+    pub address: IpAddr,
+    outputs: Arc<Mutex<Vec<mpsc::UnboundedSender<Output>>>>,
+}
+
+impl Process {
+    /// Writes to standard output.
+    pub fn print(&self, text: &str) {
+        self.write(&Output::Stdout(Bytes::copy_from_slice(text.as_bytes())));
+    }
+
+    /// Writes to standard error.
+    pub fn complain(&self, text: &str) {
+        self.write(&Output::Stderr(Bytes::copy_from_slice(text.as_bytes())));
+    }
+
+    fn write(&self, piece: &Output) {
+        self.outputs.lock().retain(|to| to.send(piece.clone()).is_ok());
+    }
+}
+
+/// The verbs of [`Engine`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Verb {
+    Ping,
+    EnsureImage,
+    Create,
+    Attach,
+    Start,
+    Address,
+    Wait,
+    Remove,
+    List,
+    EnsureNetwork,
+    RemoveNetwork,
+    CloseMetadata,
+    OpenMetadata,
+}
+
+/// What goes wrong with one use of a verb.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Slow, then as usual.
+    Slow(Duration),
+    /// No answer until the engine's limit, as a hung engine.
+    Hang,
+    /// A refusal.
+    Refuse,
+}
+
+/// The engine. Clones are the same engine.
+#[derive(Clone, Default)]
+pub struct FakeEngine(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    images: HashMap<String, Program>,
+    containers: BTreeMap<String, Container>,
+    networks: HashSet<String>,
+    closed_bridges: HashSet<String>,
+    faults: HashMap<Verb, VecDeque<Fault>>,
+    used: HashMap<Verb, usize>,
+    is_down: bool,
+    most_running: usize,
+    next_address: u16,
+    /// Where containers run; the runtime of their start when not told otherwise.
+    runtime: Option<Handle>,
+}
+
+struct Container {
+    spec: ContainerSpec,
+    process: Process,
+    task: Option<AbortHandle>,
+    exit: watch::Sender<Option<Exit>>,
+    was_started: bool,
+}
+
+impl Container {
+    fn is_running(&self) -> bool {
+        self.was_started && self.exit.borrow().is_none()
+    }
+
+    fn end(&mut self, exit: Exit) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+        self.process.outputs.lock().clear();
+        self.exit.send_if_modified(|now| now.is_none() && now.replace(exit).is_none());
+    }
+}
+
+impl fmt::Debug for FakeEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FakeEngine")
+    }
+}
+
+impl FakeEngine {
+    /// How long a hung engine is waited for.
+    pub const PATIENCE: Duration = Duration::from_millis(500);
+
+    /// An engine without images.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An engine whose containers run here and so outlive the runtime of an agent that is killed.
+    pub fn on_this_runtime() -> Self {
+        let engine = Self::default();
+        engine.0.lock().runtime = Some(Handle::current());
+        engine
+    }
+
+    /// Adds an image under this reference.
+    pub fn add_image(&self, reference: &str, program: Program) {
+        self.0.lock().images.insert(reference.to_owned(), program);
+    }
+
+    /// Lets the next use of the verb go wrong; several calls queue up.
+    pub fn script(&self, verb: Verb, fault: Fault) {
+        self.0.lock().faults.entry(verb).or_default().push_back(fault);
+    }
+
+    /// Stops or starts the engine itself. Its containers go on.
+    pub fn set_down(&self, is_down: bool) {
+        self.0.lock().is_down = is_down;
+    }
+
+    /// How often a verb was used.
+    pub fn used(&self, verb: Verb) -> usize {
+        self.0.lock().used.get(&verb).copied().unwrap_or(0)
+    }
+
+    /// Names of all containers.
+    pub fn containers(&self) -> Vec<String> {
+        self.0.lock().containers.keys().cloned().collect()
+    }
+
+    /// Most containers that ran at the same time.
+    pub fn most_running(&self) -> usize {
+        self.0.lock().most_running
+    }
+
+    /// Names of all networks.
+    pub fn networks(&self) -> Vec<String> {
+        self.0.lock().networks.iter().cloned().collect()
+    }
+
+    /// Ends one process, as a signal would.
+    pub fn crash(&self, name: &str) {
+        if let Some(container) = self.0.lock().containers.get_mut(name) {
+            container.end(KILLED);
+        }
+    }
+
+    /// Ends all processes, as a restart of the engine does.
+    pub fn crash_all(&self, exit: Exit) {
+        self.0.lock().containers.values_mut().for_each(|container| container.end(exit));
+    }
+
+    /// Every verb passes here first.
+    async fn enter(&self, verb: Verb) -> Result<(), EngineError> {
+        let (fault, is_down) = {
+            let mut state = self.0.lock();
+            *state.used.entry(verb).or_default() += 1;
+            (state.faults.get_mut(&verb).and_then(VecDeque::pop_front), state.is_down)
+        };
+        if is_down {
+            return Err(EngineError::Down("scripted to be down".into()));
+        }
+        match fault {
+            None => Ok(()),
+            Some(Fault::Slow(time)) => {
+                sleep(time).await;
+                Ok(())
+            }
+            Some(Fault::Hang) => {
+                sleep(Self::PATIENCE).await;
+                Err(EngineError::Down("scripted to hang".into()))
+            }
+            Some(Fault::Refuse) => Err(EngineError::Refused("scripted to refuse".into())),
+        }
+    }
+
+    fn with<T>(
+        &self,
+        name: &ContainerName,
+        act: impl FnOnce(&mut Container) -> T,
+    ) -> Result<T, EngineError> {
+        let mut state = self.0.lock();
+        let container = state.containers.get_mut(name.as_str());
+        container.map(act).ok_or_else(|| EngineError::NotFound(name.to_string()))
+    }
+}
+
+#[async_trait]
+impl Engine for FakeEngine {
+    async fn ping(&self) -> Result<Machine, EngineError> {
+        self.enter(Verb::Ping).await?;
+        Ok(Machine { memory: Size::mib(8192), cores: 2 })
+    }
+
+    async fn ensure_image(&self, image: &ImageRef) -> Result<LocalImage, EngineError> {
+        self.enter(Verb::EnsureImage).await?;
+        match self.0.lock().images.contains_key(&image.reference) {
+            true => Ok(LocalImage(image.reference.clone())),
+            false => Err(EngineError::NotFound(image.reference.clone())),
+        }
+    }
+
+    async fn create(&self, spec: &ContainerSpec) -> Result<(), EngineError> {
+        self.enter(Verb::Create).await?;
+        let mut state = self.0.lock();
+        if !state.images.contains_key(&spec.image.0) {
+            return Err(EngineError::NotFound(spec.image.0.clone()));
+        }
+        if state.containers.contains_key(spec.name.as_str()) {
+            return Err(EngineError::Refused(format!("`{}` is in use", spec.name)));
+        }
+        state.next_address += 1;
+        let [high, low] = state.next_address.to_be_bytes();
+        let process = Process {
+            spec: spec.clone(),
+            address: Ipv4Addr::new(127, 77, high, low).into(),
+            outputs: Arc::default(),
+        };
+        let container = Container {
+            spec: spec.clone(),
+            process,
+            task: None,
+            exit: watch::Sender::new(None),
+            was_started: false,
+        };
+        state.containers.insert(spec.name.to_string(), container);
+        Ok(())
+    }
+
+    async fn attach(
+        &self,
+        name: &ContainerName,
+    ) -> Result<BoxStream<'static, Output>, EngineError> {
+        self.enter(Verb::Attach).await?;
+        self.with(name, |container| {
+            if container.exit.borrow().is_some() {
+                return Err(EngineError::Refused("it has ended".into()));
+            }
+            let (to, pieces) = mpsc::unbounded_channel();
+            container.process.outputs.lock().push(to);
+            let next = |mut pieces: mpsc::UnboundedReceiver<Output>| async move {
+                pieces.recv().await.map(|piece| (piece, pieces))
+            };
+            Ok(stream::unfold(pieces, next).boxed())
+        })?
+    }
+
+    async fn start(&self, name: &ContainerName) -> Result<(), EngineError> {
+        self.enter(Verb::Start).await?;
+        let engine = self.clone();
+        let mut state = self.0.lock();
+        let runtime = state.runtime.clone().unwrap_or_else(Handle::current);
+        let State { images, containers, .. } = &mut *state;
+        let Some(container) = containers.get_mut(name.as_str()) else {
+            return Err(EngineError::NotFound(name.to_string()));
+        };
+        let Some(program) = images.get(&container.spec.image.0) else {
+            return Err(EngineError::NotFound(container.spec.image.0.clone()));
+        };
+        if container.was_started {
+            return Ok(());
+        }
+        let running = program(container.process.clone());
+        let owned = name.clone();
+        container.was_started = true;
+        container.task = Some(
+            runtime
+                .spawn(async move {
+                    let code = AssertUnwindSafe(running).catch_unwind().await.unwrap_or(134);
+                    let exit = Exit { code, out_of_memory: false };
+                    // Ended by itself; if it is being removed, that has set the exit already.
+                    drop(engine.with(&owned, |container| {
+                        container.task = None;
+                        container.end(exit);
+                    }));
+                })
+                .abort_handle(),
+        );
+        let running = state.containers.values().filter(|container| container.is_running()).count();
+        state.most_running = state.most_running.max(running);
+        Ok(())
+    }
+
+    async fn address(&self, name: &ContainerName) -> Result<IpAddr, EngineError> {
+        self.enter(Verb::Address).await?;
+        self.with(name, |container| container.process.address)
+    }
+
+    async fn wait(&self, name: &ContainerName) -> Result<Exit, EngineError> {
+        self.enter(Verb::Wait).await?;
+        let mut exit = self.with(name, |container| container.exit.subscribe())?;
+        match exit.wait_for(Option::is_some).await {
+            Ok(exit) => Ok(exit.unwrap_or(KILLED)),
+            Err(_) => Ok(KILLED),
+        }
+    }
+
+    async fn remove(&self, name: &ContainerName) -> Result<(), EngineError> {
+        self.enter(Verb::Remove).await?;
+        let removed = self.0.lock().containers.remove(name.as_str());
+        if let Some(mut container) = removed {
+            container.end(KILLED);
+        }
+        Ok(())
+    }
+
+    async fn list(&self, vm: &VmId) -> Result<Vec<Found>, EngineError> {
+        // A list that is late is as good as none: as with the real one, within the engine's limit.
+        timeout(Self::PATIENCE * 2, self.enter(Verb::List))
+            .await
+            .map_err(|late| EngineError::Down(late.into()))??;
+        let state = self.0.lock();
+        let ours = state.containers.values().filter(|container| container.spec.labels.vm == *vm);
+        Ok(ours
+            .map(|container| Found {
+                name: container.spec.name.clone(),
+                labels: container.spec.labels.to_map(),
+                is_running: container.is_running(),
+            })
+            .collect())
+    }
+
+    async fn ensure_network(&self, network: &NetworkSpec) -> Result<(), EngineError> {
+        self.enter(Verb::EnsureNetwork).await?;
+        self.0.lock().networks.insert(network.name.clone());
+        Ok(())
+    }
+
+    async fn remove_network(&self, name: &str) -> Result<(), EngineError> {
+        self.enter(Verb::RemoveNetwork).await?;
+        self.0.lock().networks.remove(name);
+        Ok(())
+    }
+
+    async fn close_metadata(&self, bridge: &str) -> Result<(), EngineError> {
+        self.enter(Verb::CloseMetadata).await?;
+        self.0.lock().closed_bridges.insert(bridge.to_owned());
+        Ok(())
+    }
+
+    async fn open_metadata(&self, bridge: &str) -> Result<(), EngineError> {
+        self.enter(Verb::OpenMetadata).await?;
+        self.0.lock().closed_bridges.remove(bridge);
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! Instances over time: kept ready, idle, retired, drained.
+
+use crate::{
+    support::{World, code, one, until},
+    wrapper::Load,
+};
+use epsilon_api::vm::VmState;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+#[tokio::test]
+async fn idle_instances_go_and_the_minimum_stays() {
+    let world = World::new().await;
+    let (version, image) = world.function("hello", Load::Works, |spec| {
+        spec.idle_timeout = Duration::from_millis(200);
+        spec.min_instances = 1;
+    });
+    world.vm.ensure_ready(Arc::clone(&version)).await.unwrap();
+    let calls = futures_util::future::join_all((0..3).map(|_| world.get(&version, "/gate")));
+    let (answers, ()) = tokio::join!(calls, async {
+        until(|| image.running.load(Ordering::SeqCst), |running| *running == 3).await;
+        image.gate.add_permits(3);
+    });
+    drop(answers);
+    until(|| world.engine.containers().len(), |count| *count == 1).await;
+    tokio::time::sleep(Duration::from_millis(300)).await; // longer than `idleTimeout`
+    assert_eq!(world.states(), ["idle"]);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn ready_means_the_minimum_and_at_least_one() {
+    let world = World::new().await;
+    let (none, _) = world.function("none", Load::Works, |_| {});
+    let (three, _) = world.function("three", Load::Works, |spec| spec.min_instances = 3);
+    world.vm.ensure_ready(Arc::clone(&none)).await.unwrap();
+    world.vm.ensure_ready(Arc::clone(&three)).await.unwrap();
+    world.vm.ensure_ready(three).await.unwrap();
+    assert_eq!(world.states(), ["idle"; 4]);
+}
+
+#[tokio::test]
+async fn a_crashed_instance_of_the_minimum_is_replaced() {
+    let world = World::with("{reconcile_every: 50ms}").await;
+    let (version, image) = world.function("hello", Load::Works, |spec| spec.min_instances = 2);
+    world.vm.ensure_ready(Arc::clone(&version)).await.unwrap();
+    assert_eq!(code(&world.get(&version, "/crash").await), "FUNCTION_CRASHED");
+    until(|| image.starts.load(Ordering::SeqCst), |starts| *starts == 3).await;
+    until(|| world.states(), |states| states == &["idle"; 2]).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn the_minimum_of_broken_code_does_not_loop() {
+    let world = World::with("{reconcile_every: 50ms}").await;
+    let (version, image) = world.function("broken", Load::Throws, |spec| spec.min_instances = 2);
+    assert!(world.vm.ensure_ready(Arc::clone(&version)).await.is_err());
+    let before = image.starts.load(Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_millis(500)).await; // ten rounds of the timer
+    assert!(image.starts.load(Ordering::SeqCst) <= before + 2);
+}
+
+#[tokio::test]
+async fn a_retired_version_ends_its_calls_and_goes() {
+    let world = World::new().await;
+    let (version, image) = world.function("hello", Load::Works, |spec| spec.min_instances = 2);
+    world.vm.ensure_ready(Arc::clone(&version)).await.unwrap();
+    let (answer, ()) = tokio::join!(world.get(&version, "/gate"), async {
+        until(|| image.running.load(Ordering::SeqCst), |running| *running == 1).await;
+        world.vm.retire(&version.id());
+        until(|| world.engine.containers().len(), |count| *count == 1).await;
+        image.gate.add_permits(1);
+    });
+    drop(answer.unwrap());
+    until(|| world.engine.containers(), Vec::is_empty).await;
+    until(|| world.metric("epsilon_instance_starts_total"), |count| *count == 0.0).await;
+    // One that was on its way when the version was retired is not lost.
+    world.text(&version, "/").await;
+}
+
+#[tokio::test]
+async fn a_drained_vm_refuses_ends_and_empties_itself_and_comes_back() {
+    let world = World::new().await;
+    let (version, image) = world.function("hello", Load::Works, |spec| spec.min_instances = 2);
+    world.vm.ensure_ready(Arc::clone(&version)).await.unwrap();
+    let (answer, ()) = tokio::join!(world.get(&version, "/gate"), async {
+        until(|| image.running.load(Ordering::SeqCst), |running| *running == 1).await;
+        world.vm.drain(true);
+        assert_eq!(world.vm.status().state, VmState::Draining);
+        assert_eq!(code(&world.get(&version, "/").await), "NO_CAPACITY");
+        image.gate.add_permits(1);
+    });
+    drop(answer.unwrap());
+    until(|| world.engine.containers(), Vec::is_empty).await;
+    world.vm.drain(false);
+    until(|| world.states(), |states| states == &["idle"; 2]).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn another_image_under_the_same_number_replaces_the_old_one() {
+    let world = World::new().await;
+    let (version, _) = world.function("hello", Load::Works, |spec| spec.max_instances = one(1));
+    let first = world.text(&version, "/").await;
+    let mut other = (*version).clone();
+    other.image.digest = "sha256:other".into();
+    assert_ne!(world.text(&Arc::new(other), "/").await, first);
+    until(|| world.engine.containers().len(), |count| *count == 1).await;
+}
+
+#[tokio::test]
+async fn shutdown_waits_for_running_calls_and_cuts_those_beyond_its_grace() {
+    let world = World::new().await;
+    let (version, _) = world.function("hello", Load::Works, |_| {});
+    let vm = Arc::clone(&world.vm);
+    let call = crate::support::call(&version, "/forever", epsilon_api::body::empty());
+    let running = tokio::spawn(async move { vm.call(call).await.map(drop) });
+    until(|| world.states(), |states| states == &["busy"]).await;
+    let began = tokio::time::Instant::now();
+    world.agent.shutdown(Duration::from_millis(100)).await;
+    assert!(began.elapsed() < Duration::from_secs(10));
+    assert!(running.await.unwrap().is_err());
+    assert!(world.engine.containers().is_empty());
+}

@@ -1,0 +1,9 @@
+//! The whole agent in this process, on the scripted engine: its containers are tasks that speak the wrapper's
+//! protocol over real unix sockets and do what the path of a call tells them (`wrapper.rs`).
+
+mod calls;
+mod faults;
+mod lifecycle;
+mod restart;
+mod support;
+mod wrapper;

@@ -1,0 +1,273 @@
+//! A runtime wrapper in a task: the contract of `wrapper-image`, with a handler whose path says what it does.
+
+use bytes::Bytes;
+use epsilon_api::{body, body::CallBody, headers};
+use epsilon_vm_agent::engine::fake::{Process, Program};
+use futures_util::{StreamExt, stream};
+use http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::{body::Frame, body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
+use std::{
+    convert::Infallible,
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+    },
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixListener,
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
+
+/// What loading the code comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Load {
+    Works,
+    /// Only once the gate opens.
+    Gated,
+    Throws,
+    Hangs,
+    Exits,
+}
+
+/// All wrappers of one image, and what the test sees of them.
+#[derive(Debug)]
+pub(crate) struct Image {
+    pub(crate) load: Load,
+    /// `/gate` takes a permit of it before it answers; so does [`Load::Gated`].
+    pub(crate) gate: Semaphore,
+    pub(crate) calls: AtomicUsize,
+    pub(crate) starts: AtomicUsize,
+    pub(crate) connections: AtomicUsize,
+    /// Calls that run now, over all instances, and the most there were in any one instance.
+    pub(crate) running: AtomicU32,
+    pub(crate) most_in_one: AtomicU32,
+}
+
+impl Image {
+    pub(crate) fn new(load: Load) -> Arc<Self> {
+        Arc::new(Self {
+            load,
+            gate: Semaphore::new(0),
+            calls: AtomicUsize::new(0),
+            starts: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
+            running: AtomicU32::new(0),
+            most_in_one: AtomicU32::new(0),
+        })
+    }
+
+    pub(crate) fn program(self: &Arc<Self>) -> Program {
+        let image = Arc::clone(self);
+        Arc::new(move |process| Box::pin(run(Arc::clone(&image), process)))
+    }
+}
+
+/// One container.
+struct Wrapper {
+    image: Arc<Image>,
+    process: Process,
+    active: AtomicU32,
+    exit: watch::Sender<Option<i64>>,
+    state: watch::Sender<&'static str>,
+}
+
+async fn run(image: Arc<Image>, process: Process) -> i64 {
+    image.starts.fetch_add(1, Ordering::SeqCst);
+    let folder = process.spec.sockets.clone().expect("a Node function has sockets");
+    let control = UnixListener::bind(folder.join("control.sock")).unwrap();
+    let wrapper = Arc::new(Wrapper {
+        image,
+        process,
+        active: AtomicU32::new(0),
+        exit: watch::Sender::new(None),
+        state: watch::Sender::new("waiting"),
+    });
+    let mut exit = wrapper.exit.subscribe();
+    let mut state = wrapper.state.subscribe();
+    let mut tasks = JoinSet::new();
+    let control_wrapper = Arc::clone(&wrapper);
+    tasks.spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let (stream, _) = control.accept().await.unwrap();
+            let wrapper = Arc::clone(&control_wrapper);
+            connections.spawn(async move {
+                let service =
+                    service_fn(move |request| answer_control(Arc::clone(&wrapper), request));
+                let server = hyper::server::conn::http1::Builder::new();
+                drop(server.serve_connection(TokioIo::new(stream), service).await);
+            });
+        }
+    });
+    tasks.spawn(async move {
+        state.wait_for(|state| *state == "loading").await.unwrap();
+        let calls = UnixListener::bind(folder.join("calls.sock")).unwrap();
+        wrapper.state.send_replace("ready");
+        let mut connections = JoinSet::new();
+        loop {
+            let (stream, _) = calls.accept().await.unwrap();
+            wrapper.image.connections.fetch_add(1, Ordering::SeqCst);
+            let wrapper = Arc::clone(&wrapper);
+            connections.spawn(async move {
+                let service = service_fn(move |request| answer_call(Arc::clone(&wrapper), request));
+                let server = hyper::server::conn::http1::Builder::new();
+                let connection = server.serve_connection(TokioIo::new(stream), service);
+                drop(connection.with_upgrades().await);
+            });
+        }
+    });
+    let code = exit.wait_for(Option::is_some).await.unwrap().unwrap();
+    drop(tasks);
+    code
+}
+
+type Answer = Result<Response<CallBody>, Infallible>;
+
+fn json(status: u16, text: impl Into<Bytes>) -> Answer {
+    Ok(Response::builder().status(status).body(body::full(text)).unwrap())
+}
+
+async fn answer_control(wrapper: Arc<Wrapper>, request: Request<Incoming>) -> Answer {
+    if request.uri().path() == "/health" {
+        let state = *wrapper.state.borrow();
+        let active = wrapper.active.load(Ordering::SeqCst);
+        return json(200, format!(r#"{{"data":{{"state":"{state}","active":{active}}}}}"#));
+    }
+    let init: serde_json::Value =
+        serde_json::from_slice(&request.into_body().collect().await.unwrap().to_bytes()).unwrap();
+    assert_eq!(init["root"], "/app");
+    assert_eq!(init["instance"], wrapper.process.spec.labels.instance.as_str());
+    match wrapper.image.load {
+        Load::Works => {}
+        Load::Gated => wrapper.image.gate.acquire().await.unwrap().forget(),
+        Load::Throws => {
+            let text = r#"{"error":{"code":"FUNCTION_INIT_FAILED","message":"no such thing","stack":"Error: no such thing\n    at /app/index.js:1"}}"#;
+            return json(422, text);
+        }
+        Load::Hangs => pending().await,
+        Load::Exits => {
+            wrapper.process.complain("giving up\n");
+            wrapper.exit.send_replace(Some(3));
+            pending().await
+        }
+    }
+    let mut state = wrapper.state.subscribe();
+    wrapper.state.send_replace("loading");
+    state.wait_for(|state| *state == "ready").await.unwrap();
+    json(200, r#"{"data":{"signature":"express","load_ms":1.0}}"#)
+}
+
+/// Counts a handler that has not ended.
+struct Active(Arc<Wrapper>);
+
+impl Active {
+    fn begin(wrapper: &Arc<Wrapper>) -> Self {
+        let now = wrapper.active.fetch_add(1, Ordering::SeqCst) + 1;
+        wrapper.image.most_in_one.fetch_max(now, Ordering::SeqCst);
+        wrapper.image.running.fetch_add(1, Ordering::SeqCst);
+        wrapper.image.calls.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(wrapper))
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::SeqCst);
+        self.0.image.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+async fn answer_call(wrapper: Arc<Wrapper>, mut request: Request<Incoming>) -> Answer {
+    let active = Active::begin(&wrapper);
+    let id = wrapper.process.spec.labels.instance.clone();
+    let path = request.uri().path().to_owned();
+    match path.as_str() {
+        "/echo" => {
+            let body = request.into_body().map_frame(move |frame| {
+                let _still = &active;
+                frame
+            });
+            Ok(Response::new(body::boxed(body)))
+        }
+        "/headers" => {
+            let of = |name| request.headers().get(name).unwrap().to_str().unwrap().to_owned();
+            json(200, format!("{} {}", of(&headers::REQUEST_ID), of(&headers::DEADLINE_MS)))
+        }
+        "/gate" => {
+            wrapper.image.gate.acquire().await.unwrap().forget();
+            json(200, id.to_string())
+        }
+        // Its code goes on for ever, whether or not somebody listens.
+        "/forever" => {
+            std::mem::forget(active);
+            pending().await
+        }
+        // Its code ends when nobody listens any more.
+        "/while-listened-to" => pending().await,
+        "/crash" => {
+            wrapper.exit.send_replace(Some(9));
+            pending().await
+        }
+        "/hang-up" => {
+            // The head of an answer promises more than comes.
+            let cut = stream::iter([Err(std::io::Error::other("hangs up"))]);
+            let frames = cut.map(|piece: Result<Bytes, _>| piece.map(Frame::data));
+            Ok(Response::new(body::boxed(StreamBody::new(frames))))
+        }
+        "/crash-midway" => {
+            let frames = stream::once(async { Ok(Frame::data(Bytes::from("first"))) }).chain(
+                stream::once(async move {
+                    // Long enough for the first piece to be on its way.
+                    wrapper.image.gate.acquire().await.unwrap().forget();
+                    wrapper.exit.send_replace(Some(9));
+                    pending::<Result<Frame<Bytes>, Infallible>>().await
+                }),
+            );
+            Ok(Response::new(body::boxed(StreamBody::new(frames))))
+        }
+        // Two pieces, the second once the gate opens.
+        "/stream" => {
+            let frames = stream::once(async { Ok(Frame::data(Bytes::from("first "))) }).chain(
+                stream::once(async move {
+                    wrapper.image.gate.acquire().await.unwrap().forget();
+                    drop(active);
+                    Ok::<_, Infallible>(Frame::data(Bytes::from("second")))
+                }),
+            );
+            Ok(Response::new(body::boxed(StreamBody::new(frames))))
+        }
+        "/throw" => {
+            let answer = Response::builder().status(500).header(headers::OUTCOME, "threw");
+            Ok(answer.body(body::full("the stack")).unwrap())
+        }
+        "/log" => {
+            wrapper.process.print(&format!(
+                "raw line\n\u{1e}{{\"time\":\"2026-01-01T00:00:00Z\",\"level\":\"warn\",\"request_id\":\"{}\",\"message\":\"said\"}}\n",
+                request.headers()[headers::REQUEST_ID].to_str().unwrap()
+            ));
+            json(200, "logged")
+        }
+        "/upgrade" => {
+            let upgrade = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let mut stream = TokioIo::new(upgrade.await.unwrap());
+                let mut piece = [0; 5];
+                while stream.read_exact(&mut piece).await.is_ok() {
+                    stream.write_all(&piece).await.unwrap();
+                }
+                drop(active);
+            });
+            let answer = Response::builder()
+                .status(StatusCode::SWITCHING_PROTOCOLS)
+                .header(header::CONNECTION, "upgrade")
+                .header(header::UPGRADE, "echo");
+            Ok(answer.body(body::empty()).unwrap())
+        }
+        _ => json(200, id.to_string()),
+    }
+}
