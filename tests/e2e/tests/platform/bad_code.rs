@@ -67,7 +67,7 @@ async fn code_that_exits_at_load_is_502() {
 
 #[tokio::test]
 async fn code_that_hangs_at_load_is_502_after_the_start_timeout() {
-    fails_to_load("loadHangs", "for (;;);", "10s").await;
+    fails_to_load("loadHangs", "for (;;);", "8s").await;
 }
 
 #[tokio::test]

@@ -102,7 +102,7 @@ strange_names! {
     name_of_300_characters: format!("/{}", "a".repeat(300));
     name_with_shell_characters: "/;touch$IFS/tmp/owned";
     name_with_substitution: "/$(reboot)";
-    name_with_backticks: "/`reboot`";
+    name_with_backticks: "/%60reboot%60";
     name_with_pipe: "/a|reboot";
     name_with_escaped_newline: "/a%0ab";
     name_with_escaped_zero: "/a%00b";

@@ -29,7 +29,8 @@ async fn init_deploy_invoke_logs_change_deploy_again() {
     let again = up.cli_in(place.path(), &["deploy", "tour"]).await.expect(0);
     assert!(again.stdout.contains(&name), "{again}");
     up.cli(&["logs", &name]).await.expect(0);
-    up.cli_in(place.path(), &["init", "tour"]).await.expect(1);
+    let outcome = up.cli_in(place.path(), &["init", "tour"]).await.expect(2);
+    assert!(outcome.stderr.contains("tour"), "{outcome}");
 }
 
 #[tokio::test]

@@ -1,13 +1,13 @@
 //! Every folder of `examples/` deploys as it is, and each of its functions answers. What the answers say
 //! is shown by `make demo`.
 
-use crate::up;
-use epsilon_e2e::project::copy_of;
+use epsilon_e2e::{project::copy_of, up::Epsilon};
 use std::path::Path;
 
 #[tokio::test]
 async fn every_example_deploys_and_every_function_of_it_answers() {
-    let up = up().await;
+    // Of its own: examples have the names that everybody takes first.
+    let up = Epsilon::start().await;
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
     let mut folders: Vec<_> = std::fs::read_dir(examples)
         .unwrap()

@@ -126,8 +126,8 @@ refused! {
     length_with_sign: "POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: +3\r\n\r\nabc";
     encoding_not_chunked: "POST /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, gzip\r\n\r\n";
     encoding_on_http_1_0: "POST /echo HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
-    no_host: "GET /echo HTTP/1.1\r\n\r\n";
-    two_hosts: "GET /echo HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n";
+    no_host: "GET /echo HTTP/1.1\r\nconnection: close\r\n\r\n";
+    two_hosts: "GET /echo HTTP/1.1\r\nhost: a\r\nhost: b\r\nconnection: close\r\n\r\n";
     folded_header: "GET /echo HTTP/1.1\r\nhost: a\r\nx: 1\r\n folded\r\n\r\n";
     space_before_colon: "GET /echo HTTP/1.1\r\nhost: a\r\nx : 1\r\n\r\n";
     no_http_at_all: "hello\r\n\r\n";

@@ -30,22 +30,30 @@ use epsilon_e2e::{
     project,
     up::{Epsilon, Settings},
 };
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::OnceCell;
 
 /// Limits that a test can reach in a moment.
 const CONFIG: &str = "
-gateway: { max_body: 8MiB }
-vm_agent: { queue_wait: 3s, start_timeout: 10s }
-builder: { inspect_timeout: 8s }
+gateway: { max_body: 8MiB, header_timeout: 3s }
+vm_agent: { queue_wait: 3s, start_timeout: 8s }
+builder: { inspect_timeout: 5s }
 ";
 
 /// The platform of this binary; removed by its guard when the binary ends.
 async fn up() -> &'static Epsilon {
     static UP: OnceCell<Epsilon> = OnceCell::const_new();
-    UP.get_or_init(|| Epsilon::start_with(Settings::config(CONFIG))).await
+    static TRIED: AtomicBool = AtomicBool::new(false);
+    UP.get_or_init(|| async {
+        let again = TRIED.swap(true, Ordering::Relaxed);
+        assert!(!again, "the platform did not start; the first test that failed says why");
+        Epsilon::start_with(Settings::config(CONFIG)).await
+    })
+    .await
 }
 
-/// The platform with two functions that most tests need and none changes:
+/// The platform with two functions that most tests need and none changes (a test that leaves an instance
+/// full or broken has a function of its own):
 ///
 /// - `probe` runs the JavaScript in its body: `return` gives the answer, as JSON. One call at a time.
 /// - `echo` answers with all that it saw of the request. Ten calls at a time.
