@@ -137,6 +137,15 @@ impl WorkDir {
             .map_err(|err| error::file("making a folder to work in", &err))?;
         Ok(path)
     }
+
+    /// An empty file in it that `owner` may write to.
+    pub(crate) fn file(&self, name: &str, owner: (u32, u32)) -> Result<PathBuf, BuildError> {
+        let path = self.path.join(name);
+        File::create_new(&path)
+            .and_then(|_| give(&path, owner))
+            .map_err(|err| error::file("making a file to work with", &err))?;
+        Ok(path)
+    }
 }
 
 impl Drop for WorkDir {

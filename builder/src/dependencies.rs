@@ -77,14 +77,19 @@ impl Dependencies {
         work: &Arc<WorkDir>,
         log: &dyn BuildLog,
     ) -> Result<Option<Installed>, BuildError> {
-        let Some(manifest) = Manifest::read(source)? else { return Ok(None) };
+        let from = Arc::clone(source);
+        let asked = blocking::run("reading package.json", move || {
+            let manifest = Manifest::read(&from)?;
+            Ok(manifest.map(|manifest| (manifest.key(&from), manifest)))
+        });
+        let Some((asked, manifest)) = asked.await? else { return Ok(None) };
         for note in &manifest.notes {
             log.tell(BuildEvent::Line(note.clone()));
         }
         let key = Hasher::default()
             .part(RECIPE)
             .part(runtime.image.id.as_bytes())
-            .part(manifest.key(source).to_string().as_bytes())
+            .part(asked.to_string().as_bytes())
             .finish();
         if let Some(installed) = self.kept(key) {
             return Ok(Some(Installed { cached: true, ..installed }));
@@ -178,6 +183,7 @@ impl Dependencies {
             rights: Rights::None { uid, gid },
             network: self.outside.network(),
             limits: self.limits,
+            largest_file: None,
         };
         let container = self.engine.create(&task, Some(Arc::clone(work) as _)).await?;
         let ended = container.run(|line| log.tell(BuildEvent::Line(line.to_owned()))).await?;

@@ -3,6 +3,8 @@
 //!
 //! Only brings the image into the engine; naming and shipping it is `ship`'s.
 
+mod ignored;
+
 use crate::{
     blocking,
     cache::WorkDir,
@@ -74,9 +76,13 @@ impl Dockerfiles {
         log: &dyn BuildLog,
     ) -> Result<Found, BuildError> {
         let context = work.path().join("context.tar");
-        let (from, to) = (Arc::clone(source), context.clone());
+        let (from, to, file) = (Arc::clone(source), context.clone(), dockerfile.to_owned());
         let writing = "packing the project for its Dockerfile";
-        blocking::run(writing, move || tree::context(&from, &to)).await?;
+        blocking::run(writing, move || {
+            let ignored = ignored::Ignored::read(&from, &file)?;
+            tree::context(&from, |file| ignored.has(&file.path), &to)
+        })
+        .await?;
 
         let scratch = self.engine.scratch("build");
         let name = scratch.reference();

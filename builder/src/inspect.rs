@@ -22,13 +22,16 @@ use crate::{
 use epsilon_api::{
     build::{BuildError, BuildEvent, BuildLog},
     function::Runtime as Kind,
+    units::Bytes,
 };
 use std::{collections::BTreeMap, fs, io, path::PathBuf, sync::Arc, time::Duration};
 
 /// The inspector in the runtime.
 const INSPECT: &str = "/epsilon/wrapper/inspect.js";
-/// Where it writes.
-const OUT: &str = "/run/epsilon/out";
+/// Where it writes: one file, not a folder, so that code cannot fill this machine's disk through it.
+const OUT: &str = "/run/epsilon/inspection.json";
+/// Largest file that loading code can write, its exports' description included.
+const LARGEST_FILE: Bytes = Bytes::mib(16);
 /// What starting Node and writing the answer may take on top of the loading.
 const MARGIN: Duration = Duration::from_secs(10);
 /// Lines of the code's own output that an error shows.
@@ -74,17 +77,16 @@ impl Inspector {
             return Ok(Seen { inspection, cached: true });
         }
 
-        let out = work.folder("inspect", container_user())?;
+        let out = work.file("inspection.json", container_user())?;
         let ended = self.run(&entries, env, source, runtime, packages, work, &out, log).await?;
         if ended.exit != Exit::Code(0) {
             return Err(failed(&ended, self.limits));
         }
         let inspection = blocking::run("reading what the code exports", move || {
-            let answer = out.join("inspection.json");
-            let inspection = Inspection::load(&answer)?;
+            let inspection = Inspection::load(&out)?;
             // Only what loaded well is worth keeping: a failure may have been the machine's.
             if inspection.entries.iter().all(|entry| entry.error.is_none()) {
-                move_file(&answer, &kept)?;
+                move_file(&out, &kept)?;
             }
             Ok(inspection)
         });
@@ -119,7 +121,7 @@ impl Inspector {
             mounts.push(Bind { host, inside: "/app/node_modules", writable: false });
         }
         let limit = self.limits.time;
-        env.push(format!("EPSILON_INSPECT_OUT={OUT}/inspection.json"));
+        env.push(format!("EPSILON_INSPECT_OUT={OUT}"));
         env.push(format!("EPSILON_INSPECT_TIMEOUT_MS={}", limit.as_millis()));
         env.push("HOME=/tmp".into());
         let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
@@ -140,6 +142,7 @@ impl Inspector {
                 time: limit.saturating_mul(count).saturating_add(MARGIN),
                 ..self.limits
             },
+            largest_file: Some(LARGEST_FILE),
         };
         // Both folders stay until the container is gone.
         let keep = Arc::new((Arc::clone(source), Arc::clone(work)));

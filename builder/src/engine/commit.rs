@@ -40,6 +40,7 @@ impl Engine {
                 pids: 32,
                 time: Duration::from_secs(1),
             },
+            largest_file: None,
         };
         let container = self.create(&task, None).await?;
         for layer in layers {

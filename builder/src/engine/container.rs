@@ -8,7 +8,9 @@ use super::{CONTAINER_LABEL, Engine, EngineError, lines::Lines};
 use bollard::{
     container::LogOutput,
     errors::Error as Bollard,
-    models::{ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountType},
+    models::{
+        ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountType, ResourcesUlimits,
+    },
     query_parameters::{
         CreateContainerOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
         WaitContainerOptionsBuilder,
@@ -47,6 +49,8 @@ pub(crate) struct Task {
     /// The engine's network; `None` for no network at all.
     pub(crate) network: Option<String>,
     pub(crate) limits: Limits,
+    /// Largest file that can be written; `None` for no bound.
+    pub(crate) largest_file: Option<Size>,
 }
 
 /// A folder or file of this machine, seen inside.
@@ -264,6 +268,10 @@ fn body(task: &Task, owner: &str) -> ContainerCreateBody {
         log_config: Some(HostConfigLogConfig {
             typ: Some("json-file".into()),
             config: Some(HashMap::from([("max-size".into(), LOG_SIZE.into())])),
+        }),
+        ulimits: task.largest_file.map(|size| {
+            let size = i64::try_from(size.get()).ok();
+            vec![ResourcesUlimits { name: Some("fsize".into()), soft: size, hard: size }]
         }),
         // Reaps what an install script leaves behind, and passes signals on.
         init: Some(true),

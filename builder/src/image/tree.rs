@@ -33,11 +33,15 @@ pub(crate) fn code(
     })
 }
 
-/// All of the project as a Dockerfile sees it.
-pub(crate) fn context(source: &Source, to: &Path) -> Result<(), BuildError> {
+/// The project as its Dockerfile sees it.
+pub(crate) fn context(
+    source: &Source,
+    skip: impl Fn(&SourceFile) -> bool,
+    to: &Path,
+) -> Result<(), BuildError> {
     written(|| {
         let mut tar = Writer::create(to)?;
-        for file in &source.files {
+        for file in source.files.iter().filter(|file| !skip(file)) {
             tar.source(source, file, &file.path)?;
         }
         tar.finish()

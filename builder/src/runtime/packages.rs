@@ -171,6 +171,7 @@ async fn install(
         rights: Rights::Install,
         network: workshop.outside.network(),
         limits: workshop.limits,
+        largest_file: None,
     };
     let container = workshop.engine.create(&task, Some(Arc::clone(work) as _)).await?;
     let ended = container.run(|_| {}).await?;

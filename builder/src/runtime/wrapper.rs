@@ -55,6 +55,7 @@ pub(super) async fn layer(
         rights: Rights::None { uid, gid },
         network: workshop.outside.network(),
         limits: workshop.limits,
+        largest_file: None,
     };
     let container = workshop.engine.create(&task, Some(Arc::clone(work) as _)).await?;
     let ended = container.run(|_| {}).await?;

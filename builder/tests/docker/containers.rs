@@ -1,6 +1,6 @@
 //! `runtime: container`: a Dockerfile of the project, or an image that exists.
 
-use super::lab::{Lab, Served, docker};
+use super::lab::{Lab, Served, docker, file_of};
 use epsilon_api::admin::Step;
 
 const YAML: (&str, &str) =
@@ -20,15 +20,19 @@ async fn base() -> (Lab, String) {
 async fn a_dockerfile_is_built_by_the_engine_and_looked_up_afterwards() {
     let (lab, runtime) = base().await;
     let file = format!(
-        "FROM {runtime}\nCOPY server.js /srv/\nRUN echo a step ran\nENTRYPOINT [\"node\", \"/srv/server.js\"]\n"
+        "FROM {runtime}\nCOPY . /srv/\nRUN echo a step ran\nENTRYPOINT [\"node\", \"/srv/server.js\"]\n"
     );
-    let files = [YAML, SERVER, ("Dockerfile", file.as_str())];
+    let ignore = (".dockerignore", "secret.txt\n");
+    let secret = ("secret.txt", "x");
+    let files = [YAML, SERVER, ("Dockerfile", file.as_str()), ignore, secret];
     let built = lab.build(&files).await.unwrap();
     assert!(lab.lines().contains("a step ran"), "{}", lab.lines());
     let image = &built.functions[0].image;
     assert!(image.reference.starts_with("epsilon/lab-docker/web:"));
     assert_eq!(docker(&["image", "inspect", "-f", "{{.Id}}", &image.reference]), image.digest);
     assert_eq!(Served::run(&image.reference).get("/"), "from a Dockerfile");
+    assert!(file_of(&image.reference, "/srv/server.js").is_some());
+    assert_eq!(file_of(&image.reference, "/srv/secret.txt"), None);
     let again = lab.build(&files).await.unwrap();
     assert_eq!(lab.done(Step::Image), "unchanged");
     assert_eq!(built, again);

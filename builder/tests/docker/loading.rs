@@ -35,6 +35,7 @@ not_loaded! {
     a_silent_exit: "process.exit(0)" => "index.js";
     a_hang: "for (;;) {}" => "did not finish loading";
     a_missing_module: "require('no-such-module')" => "no-such-module";
+    a_flood_of_the_answer: "const w = () => { for (;;) require('fs').appendFileSync(process.env.EPSILON_INSPECT_OUT, 'x'.repeat(1 << 20)); }; w()" => "";
     a_killed_inspector: "process.kill(process.ppid, 'SIGKILL'); for (;;) {}" => "while it was loaded";
 }
 

@@ -109,6 +109,18 @@ async fn an_image_of_a_dockerfile_is_pushed_too() {
     let image = &built.functions[0].image;
     docker(&["pull", "-q", &image.reference]);
     assert_eq!(docker(&["image", "inspect", "-f", "{{.Id}}", &image.reference]), image.digest);
+
+    // And pulled by a builder that only knows its name.
+    docker(&["rmi", &image.reference]);
+    let local = Lab::new().await;
+    let (reference, digest) = (&image.reference, &image.digest);
+    let yaml = format!(
+        "project: lab-pull\nruntime: container\nfunctions:\n  web: {{ image: '{reference}' }}\n"
+    );
+    let pulled = local.build(&[("epsilon.yaml", &yaml)]).await.unwrap();
+    assert_eq!(&pulled.functions[0].image.digest, digest);
+    docker(&["rmi", reference]);
+    local.end().await;
     lab.end().await;
 }
 
