@@ -185,6 +185,7 @@ pub trait Engine: Send + Sync + fmt::Debug {
     async fn create(&self, spec: &ContainerSpec) -> Result<(), EngineError>;
 
     /// What the container writes from now on. Must be read promptly: a full pipe stops the container.
+    /// On one that has ended, the stream may stay open without a word (Docker 20.10 does that).
     async fn attach(&self, name: &ContainerName)
     -> Result<BoxStream<'static, Output>, EngineError>;
 

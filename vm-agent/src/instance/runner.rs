@@ -173,6 +173,7 @@ impl Runner {
 
     /// Removes the container and what belongs to it; then the place and the memory are free again.
     async fn clear_away(&self) {
+        self.instance.stop.cancel(); // whoever still attends to it may go
         let mut pause = FIRST_REMOVE;
         while let Err(err) = self.vm.engine.remove(&self.instance.container).await {
             if self.vm.closed.is_cancelled() {

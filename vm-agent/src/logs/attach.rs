@@ -19,6 +19,8 @@ use tokio::{
 
 /// Lines that are remembered for the report on an instance that died while loading.
 const LAST_LINES: usize = 10;
+/// How long the pump goes on behind an instance that was told to go, for what is on its way.
+const LAST_LINES_WAIT: Duration = Duration::from_millis(500);
 /// Pause before an output that broke off is attached again: the engine restarted, or the container ended.
 const ATTACH_AGAIN: Duration = Duration::from_secs(1);
 
@@ -75,20 +77,25 @@ struct Pump {
 }
 
 impl Pump {
-    async fn run(self, mut output: BoxStream<'static, Output>) {
+    async fn run(self, output: BoxStream<'static, Output>) {
+        tokio::select! {
+            () = self.pump_on(output) => {}
+            // An output can stay open behind a container that is no more.
+            () = async { self.stop.cancelled().await; sleep(LAST_LINES_WAIT).await } => {}
+        }
+    }
+
+    async fn pump_on(&self, mut output: BoxStream<'static, Output>) {
         loop {
             self.pump(output).await;
+            sleep(ATTACH_AGAIN).await;
             output = loop {
-                if self.stop.is_cancelled() || self.vm.closed.is_cancelled() {
-                    return;
-                }
                 match self.vm.engine.attach(&self.container).await {
                     Ok(output) => break output,
                     Err(EngineError::Down(_)) => sleep(ATTACH_AGAIN).await,
                     Err(EngineError::NotFound(_) | EngineError::Refused(_)) => return,
                 }
             };
-            sleep(ATTACH_AGAIN).await;
         }
     }
 

@@ -153,7 +153,7 @@ async fn answer_control(wrapper: Arc<Wrapper>, request: Request<Incoming>) -> An
         Load::Exits => {
             wrapper.process.complain("giving up\n");
             wrapper.exit.send_replace(Some(3));
-            pending().await
+            pending::<()>().await;
         }
     }
     let mut state = wrapper.state.subscribe();

@@ -1,0 +1,354 @@
+//! What every engine must do, as the agent counts on it. The same checks run on the Docker of this machine
+//! and on the scripted engine, the real one first: where they differ, the fake is wrong.
+//!
+//! Needs Docker and `busybox` (static; Debian's `busybox-static`), from which it makes its own images.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use epsilon_api::{
+    function::{FunctionSpec, ImageRef, Runtime, Version},
+    ids::{DeploymentId, FunctionName, InstanceId, ProjectName, VersionNumber, VmId},
+    units::{Bytes, MilliCores},
+};
+use epsilon_vm_agent::{
+    config::{Config, Settings},
+    engine::{
+        Attachment, ContainerName, ContainerSpec, Engine, EngineError, Exit, NetworkSpec, Output,
+        docker::DockerEngine, fake::FakeEngine,
+    },
+    labels::Labels,
+};
+use futures_util::StreamExt;
+use prometheus::{HistogramOpts, HistogramVec};
+use std::{
+    collections::hash_map::DefaultHasher,
+    future::pending,
+    hash::{Hash, Hasher},
+    io::Write,
+    path::Path,
+    process::{Command, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::time::timeout;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Runs until it is killed.
+const IDLE: &[&str] = &["sleep", "1000000"];
+/// Writes to both outputs, exits with 3.
+const TALKER: &[&str] = &["sh", "-c", "sleep 0.2; echo out; echo err >&2; exit 3"];
+/// Writes what its hardening looks like from inside.
+const PROBE: &[&str] = &["sh", "-c", PROBE_SCRIPT];
+/// Doubles a text until there is no room for it.
+const EATER: &[&str] = &["sh", "-c", "x=a; while :; do x=$x$x; done"];
+
+const PROBE_SCRIPT: &str = r#"
+id -u; id -g
+touch /x 2>/dev/null && echo root-writable || echo root-read-only
+touch /tmp/x && echo tmp-writable
+head -c 3000000 /dev/zero > /tmp/big 2>/dev/null && echo tmp-unbounded || echo tmp-bounded
+grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/self/status | tr '\t' ' '
+ls /sys/class/net | tr '\n' ' '; echo
+cat /proc/1/comm
+ulimit -n
+ls -d /run/epsilon && touch /run/epsilon/there && echo sockets-writable
+"#;
+
+fn config() -> Config {
+    Settings::default().check(Path::new("/nowhere")).unwrap()
+}
+
+fn docker() -> DockerEngine {
+    let opts = HistogramOpts::new("engine", "calls");
+    DockerEngine::new(&config(), HistogramVec::new(opts, &["call"]).unwrap()).unwrap()
+}
+
+/// An image of busybox alone, named after what it runs; made once per machine.
+fn image(command: &[&str]) -> ImageRef {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock();
+    let command = serde_json::to_string(command).unwrap();
+    let mut hasher = DefaultHasher::new();
+    command.hash(&mut hasher);
+    let reference = format!("epsilon-contract:{:016x}", hasher.finish());
+    let digest = digest(&reference).unwrap_or_else(|| {
+        import(&reference, &command);
+        digest(&reference).unwrap()
+    });
+    ImageRef { reference, digest }
+}
+
+fn import(reference: &str, command: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let bin = folder.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    std::fs::create_dir(folder.path().join("run")).unwrap();
+    let found = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|at| Path::new(at).exists());
+    std::fs::copy(found.expect("busybox-static is installed"), bin.join("busybox")).unwrap();
+    for name in ["sh", "id", "touch", "head", "grep", "tr", "ls", "cat", "sleep", "echo"] {
+        std::os::unix::fs::symlink("busybox", bin.join(name)).unwrap();
+    }
+    let tar = Command::new("tar").arg("-C").arg(folder.path()).args(["-cf", "-", "."]).output();
+    let mut child = Command::new("docker")
+        .args(["import", "--change", &format!("CMD {command}"), "-", reference])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&tar.unwrap().stdout).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+fn digest(reference: &str) -> Option<String> {
+    let args = ["image", "inspect", "--format", "{{.Id}}", reference];
+    let output = Command::new("docker").args(args).output().unwrap();
+    output.status.success().then(|| String::from_utf8(output.stdout).unwrap().trim().to_owned())
+}
+
+fn fake() -> FakeEngine {
+    let engine = FakeEngine::new();
+    engine.add_image("idle", Arc::new(|_| Box::pin(pending())));
+    engine.add_image(
+        "talker",
+        Arc::new(|process| {
+            Box::pin(async move {
+                process.print("out\n");
+                process.complain("err\n");
+                3
+            })
+        }),
+    );
+    engine
+}
+
+fn fake_image(reference: &str) -> ImageRef {
+    ImageRef { reference: reference.into(), digest: "sha256:fake".into() }
+}
+
+/// An engine and what to run on it.
+struct Bench<E> {
+    engine: E,
+    vm: VmId,
+    idle: ImageRef,
+    talker: ImageRef,
+}
+
+fn vm() -> VmId {
+    VmId::parse(&format!("contract-{}", InstanceId::random())).unwrap()
+}
+
+fn on_docker() -> Bench<DockerEngine> {
+    Bench { engine: docker(), vm: vm(), idle: image(IDLE), talker: image(TALKER) }
+}
+
+fn on_fake() -> Bench<FakeEngine> {
+    Bench { engine: fake(), vm: vm(), idle: fake_image("idle"), talker: fake_image("talker") }
+}
+
+impl<E: Engine> Bench<E> {
+    async fn spec(&self, image: &ImageRef) -> ContainerSpec {
+        let id = InstanceId::random();
+        let version = Version {
+            function: FunctionName::parse("contract").unwrap(),
+            number: VersionNumber::FIRST,
+            project: ProjectName::parse("contract").unwrap(),
+            deployment: DeploymentId::random(),
+            image: image.clone(),
+            spec: FunctionSpec::new(Runtime::Node, "index.js", "contract"),
+            created_at: jiff::Timestamp::now(),
+        };
+        ContainerSpec {
+            name: ContainerName::parse(&format!("epsilon-contract-{id}")).unwrap(),
+            image: self.engine.ensure_image(image).await.unwrap(),
+            labels: Labels { vm: self.vm.clone(), instance: id, version: Arc::new(version) },
+            env: vec![("A".into(), "b c=d".into())],
+            sockets: None,
+            user: "65532:65532".into(),
+            memory: Bytes::mib(64),
+            cpu: MilliCores(64_000), // more than any machine here has
+            network: Attachment::None,
+            limits: config().limits,
+        }
+    }
+}
+
+/// Reads a container's whole output.
+async fn read(mut output: futures_util::stream::BoxStream<'static, Output>) -> (String, String) {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let reading = async {
+        while let Some(piece) = output.next().await {
+            match piece {
+                Output::Stdout(bytes) => out.extend_from_slice(&bytes),
+                Output::Stderr(bytes) => err.extend_from_slice(&bytes),
+            }
+        }
+    };
+    timeout(LIMIT, reading).await.unwrap();
+    (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+}
+
+/// Each check is a test on each engine.
+macro_rules! contract {
+    ($($check:ident;)*) => {
+        mod real { $(#[tokio::test] async fn $check() { super::$check(super::on_docker()).await; })* }
+        mod scripted { $(#[tokio::test] async fn $check() { super::$check(super::on_fake()).await; })* }
+    };
+}
+
+contract! {
+    it_says_what_the_machine_has;
+    an_unknown_image_is_not_found;
+    output_and_exit_status_arrive;
+    a_container_is_found_by_its_label_and_what_it_says_can_be_read_back;
+    removing_kills_and_may_be_repeated;
+    an_exit_is_known_to_those_who_ask_late;
+    a_name_is_used_once;
+    the_unknown_is_not_found;
+    the_network_is_made_once_and_removed_once;
+}
+
+async fn it_says_what_the_machine_has<E: Engine>(bench: Bench<E>) {
+    let machine = bench.engine.ping().await.unwrap();
+    assert!(machine.memory > Bytes::mib(100) && machine.cores >= 1);
+}
+
+async fn an_unknown_image_is_not_found<E: Engine>(bench: Bench<E>) {
+    let unknown = ImageRef {
+        // Nobody listens there, so that no network is needed to learn that it is not to be had.
+        reference: "127.0.0.1:9/nobody/has-this:1".into(),
+        digest: format!("sha256:{}", "0".repeat(64)),
+    };
+    assert!(bench.engine.ensure_image(&unknown).await.is_err());
+}
+
+async fn output_and_exit_status_arrive<E: Engine>(bench: Bench<E>) {
+    let spec = bench.spec(&bench.talker).await;
+    bench.engine.create(&spec).await.unwrap();
+    let output = bench.engine.attach(&spec.name).await.unwrap();
+    bench.engine.start(&spec.name).await.unwrap();
+    let exit = timeout(LIMIT, bench.engine.wait(&spec.name)).await.unwrap().unwrap();
+    assert_eq!(exit, Exit { code: 3, out_of_memory: false });
+    assert_eq!(read(output).await, ("out\n".into(), "err\n".into()));
+    bench.engine.remove(&spec.name).await.unwrap();
+}
+
+async fn a_container_is_found_by_its_label_and_what_it_says_can_be_read_back<E: Engine>(
+    bench: Bench<E>,
+) {
+    let spec = bench.spec(&bench.idle).await;
+    bench.engine.create(&spec).await.unwrap();
+    let found = bench.engine.list(&bench.vm).await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert!(!found[0].is_running);
+    bench.engine.start(&spec.name).await.unwrap();
+    let found = bench.engine.list(&bench.vm).await.unwrap();
+    assert!(found[0].is_running);
+    assert_eq!(found[0].name, spec.name);
+    assert_eq!(Labels::from_map(&found[0].labels), Some(spec.labels.clone()));
+    assert!(bench.engine.list(&vm()).await.unwrap().is_empty(), "others' are others'");
+    bench.engine.remove(&spec.name).await.unwrap();
+    assert!(bench.engine.list(&bench.vm).await.unwrap().is_empty());
+}
+
+async fn removing_kills_and_may_be_repeated<E: Engine>(bench: Bench<E>) {
+    let spec = bench.spec(&bench.idle).await;
+    bench.engine.create(&spec).await.unwrap();
+    bench.engine.start(&spec.name).await.unwrap();
+    let (end, removed) = tokio::join!(timeout(LIMIT, bench.engine.wait(&spec.name)), async {
+        tokio::task::yield_now().await;
+        bench.engine.remove(&spec.name).await
+    });
+    removed.unwrap();
+    // Its status, or that it is no more: both mean that it ended.
+    assert!(matches!(end.unwrap(), Ok(_) | Err(EngineError::NotFound(_))));
+    bench.engine.remove(&spec.name).await.unwrap();
+}
+
+async fn an_exit_is_known_to_those_who_ask_late<E: Engine>(bench: Bench<E>) {
+    let spec = bench.spec(&bench.talker).await;
+    bench.engine.create(&spec).await.unwrap();
+    bench.engine.start(&spec.name).await.unwrap();
+    for _ in 0..2 {
+        let exit = timeout(LIMIT, bench.engine.wait(&spec.name)).await.unwrap().unwrap();
+        assert_eq!(exit.code, 3);
+    }
+    assert!(!bench.engine.list(&bench.vm).await.unwrap()[0].is_running);
+    bench.engine.remove(&spec.name).await.unwrap();
+}
+
+async fn a_name_is_used_once<E: Engine>(bench: Bench<E>) {
+    let spec = bench.spec(&bench.idle).await;
+    bench.engine.create(&spec).await.unwrap();
+    assert!(matches!(bench.engine.create(&spec).await, Err(EngineError::Refused(_))));
+    bench.engine.remove(&spec.name).await.unwrap();
+}
+
+async fn the_unknown_is_not_found<E: Engine>(bench: Bench<E>) {
+    let name = ContainerName::parse("epsilon-contract-nobody").unwrap();
+    let engine = &bench.engine;
+    assert!(matches!(engine.start(&name).await, Err(EngineError::NotFound(_))));
+    assert!(matches!(engine.wait(&name).await, Err(EngineError::NotFound(_))));
+    assert!(matches!(engine.address(&name).await, Err(EngineError::NotFound(_))));
+    assert!(engine.attach(&name).await.is_err());
+    engine.remove(&name).await.unwrap();
+    assert!(ContainerName::parse("../containers").is_err());
+}
+
+async fn the_network_is_made_once_and_removed_once<E: Engine>(bench: Bench<E>) {
+    let id = InstanceId::random();
+    let network = NetworkSpec {
+        name: format!("epsilon-contract-{id}"),
+        bridge: format!("epc{id}"),
+        vm: bench.vm.clone(),
+    };
+    let engine = &bench.engine;
+    engine.ensure_network(&network).await.unwrap();
+    engine.ensure_network(&network).await.unwrap();
+    engine.close_metadata(&network.bridge).await.unwrap();
+    engine.close_metadata(&network.bridge).await.unwrap();
+    let mut spec = bench.spec(&bench.idle).await;
+    spec.network = Attachment::Bridge(network.name.clone());
+    engine.create(&spec).await.unwrap();
+    engine.start(&spec.name).await.unwrap();
+    assert!(engine.address(&spec.name).await.unwrap().is_ipv4());
+    engine.remove(&spec.name).await.unwrap();
+    engine.remove_network(&network.name).await.unwrap();
+    engine.remove_network(&network.name).await.unwrap();
+    engine.open_metadata(&network.bridge).await.unwrap();
+    engine.open_metadata(&network.bridge).await.unwrap();
+}
+
+/// Only the real one can be hard.
+#[tokio::test]
+async fn hardening_holds_from_inside() {
+    let bench = on_docker();
+    let folder = tempfile::tempdir().unwrap();
+    let sockets = folder.path().join("sockets");
+    std::fs::create_dir(&sockets).unwrap();
+    std::os::unix::fs::chown(&sockets, Some(65532), Some(65532)).unwrap();
+    let mut spec = bench.spec(&image(PROBE)).await;
+    spec.sockets = Some(sockets.clone());
+    spec.limits.tmp_size = Bytes::mib(1);
+    bench.engine.create(&spec).await.unwrap();
+    let output = bench.engine.attach(&spec.name).await.unwrap();
+    bench.engine.start(&spec.name).await.unwrap();
+    let (out, err) = read(output).await;
+    bench.engine.remove(&spec.name).await.unwrap();
+    let want = "65532\n65532\nroot-read-only\ntmp-writable\ntmp-bounded\n\
+        CapEff: 0000000000000000\nNoNewPrivs: 1\nSeccomp: 2\nlo \ndocker-init\n16384\n\
+        /run/epsilon\nsockets-writable\n";
+    assert_eq!(out, want, "{err}");
+    assert!(sockets.join("there").exists());
+}
+
+#[tokio::test]
+async fn a_process_that_eats_its_memory_is_told_apart() {
+    let bench = on_docker();
+    let spec = bench.spec(&image(EATER)).await;
+    bench.engine.create(&spec).await.unwrap();
+    bench.engine.start(&spec.name).await.unwrap();
+    let exit = timeout(LIMIT, bench.engine.wait(&spec.name)).await.unwrap().unwrap();
+    bench.engine.remove(&spec.name).await.unwrap();
+    assert!(exit.out_of_memory, "{exit:?}");
+}
