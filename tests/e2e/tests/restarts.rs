@@ -79,8 +79,9 @@ async fn kill_9_under_load_and_a_start_on_the_same_data_lose_no_function() {
     .await;
     let tally = load.stop().await;
     assert_eq!(tally.broken.len(), before.broken.len(), "none is lost after the start: {tally:?}");
-    // Two kills, four callers: each can lose the one call that it was making.
-    assert!(tally.broken.len() <= 8, "{tally:?}");
+    // Two kills, four callers: each can lose the call that it was making, and one more that the kernel
+    // took in for a listener that was about to die.
+    assert!(tally.broken.len() <= 16, "{tally:?}");
     assert_eq!(tally.answers(), tally.of(200), "{tally:?}");
 
     assert_eq!(std::fs::read(up.data().join("admin.key")).unwrap(), key, "the same key");
