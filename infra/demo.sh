@@ -68,8 +68,8 @@ look_for_leftovers() {
     if grep -qF " $work" /proc/mounts; then left+=("mounts below $work"); fi
     local process
     for process in /proc/[0-9]*; do
-        # Ourselves and our children mention the folder only in variables, not on the command line.
-        if tr '\0' ' ' <"$process/cmdline" 2>/dev/null | grep -qF -- "$work/data"; then
+        # This script and its children name the folder only in variables. Processes may end meanwhile.
+        if { tr '\0' ' ' <"$process/cmdline" | grep -qF -- "$work/data"; } 2>/dev/null; then
             left+=("process ${process#/proc/}")
         fi
     done
@@ -118,6 +118,18 @@ epsilon() { "$binary" "$@"; }
 
 is_taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
+# What the platform logs until it is ready: on a terminal, the newest line in place.
+show_log() {
+    local line
+    while IFS= read -r line; do
+        if [ -t 1 ]; then
+            printf '\r\e[K%s  %s%s' "$dim" "${line:0:$((${COLUMNS:-80} - 4))}" "$plain"
+        else
+            printf '  | %s\n' "$line"
+        fi
+    done
+}
+
 start_platform() {
     local listen=127.0.0.1:8080 control=127.0.0.1:8081
     if is_taken 8080 || is_taken 8081; then
@@ -129,7 +141,7 @@ start_platform() {
     setsid "$binary" up --listen "$listen" --control "$control" --data-dir "$work/data" \
         --log-format compact >"$work/ready" 2>"$work/up.log" </dev/null &
     platform=$!
-    tail -n +1 -F "$work/up.log" 2>/dev/null | sed -u "s/^/${dim}  | /; s/\$/${plain}/" &
+    tail -n +1 -F "$work/up.log" > >(show_log) 2>/dev/null &
     shown=$!
 
     local waited=0
@@ -149,6 +161,7 @@ start_platform() {
     kill "$shown" 2>/dev/null || true
     wait "$shown" 2>/dev/null || true
     shown=''
+    [ ! -t 1 ] || printf '\r\e[K'
     cat "$work/ready"
     calls_url=$(grep -o 'http://[^ ]*' "$work/ready" | sed -n 1p)
     control_url=$(grep -o 'http://[^ ]*' "$work/ready" | sed -n 2p)

@@ -1,6 +1,8 @@
 //! `docs/config.md` is written from the doc comments of each part's `Settings`, where every setting is
 //! declared once. Rewrite it with `EPSILON_WRITE_DOCS=1 cargo test -p epsilon-cli --test settings_page`.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+
 use std::{fmt::Write, fs, path::Path};
 
 /// Section of the settings file, who owns it, and where it is declared.

@@ -56,7 +56,7 @@ impl Platform {
             let builder = builder::app::App::build(builder).await.map_err(|e| unable(&e))?;
             let hands = Some(builder.builder());
             let gateway = gateway::app::App::build(gateway, store, agent.vm(), hands, &registry);
-            Ok((builder, gateway.await.map_err(|e| unable(&e))?))
+            Ok((builder, gateway.await.map_err(|e| no_gateway(&e))?))
         };
         match Box::pin(rest).await {
             Ok((builder, gateway)) => {
@@ -133,6 +133,18 @@ impl Running {
 /// A setting that its part does not take: exit code 2.
 fn wrong(err: &(dyn Error + 'static)) -> Failure {
     Failure::usage("a setting cannot be used").because(err)
+}
+
+fn no_gateway(err: &gateway::app::StartError) -> Failure {
+    let failure = unable(err);
+    match err {
+        gateway::app::StartError::Listen { .. } => {
+            failure.hint("choose other addresses with `--listen ADDR` and `--control ADDR`")
+        }
+        gateway::app::StartError::Store(_)
+        | gateway::app::StartError::Keys(_)
+        | gateway::app::StartError::Metrics(_) => failure,
+    }
 }
 
 /// A part that cannot start: exit code 1.

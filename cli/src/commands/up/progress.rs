@@ -5,7 +5,7 @@ use console::Term;
 use epsilon_api::build::{BuildEvent, BuildLog};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::time::Duration;
-use tracing::{debug, info};
+use tracing::info;
 
 /// How often the spinner turns.
 const TICK: Duration = Duration::from_millis(100);
@@ -41,7 +41,7 @@ impl BuildLog for Progress {
             (BuildEvent::StepDone { step, detail, took }, None) => {
                 info!(%step, detail, took_ms = took.as_secs_f64() * 1e3, "Step done.");
             }
-            (BuildEvent::Line(line), None) => debug!(line, "Tool output."),
+            (BuildEvent::Line(line), None) => info!(line, "Tool output."),
         }
     }
 }
