@@ -32,6 +32,7 @@ platform='' # the process of `epsilon up`
 shown=''    # the process that shows its log
 failures=0
 cleaned=''
+exec 3>&1 # a signal may come while the output of a command is redirected
 
 # ---------------------------------------------------------------------------------------------------- end
 
@@ -88,6 +89,7 @@ finish() {
     trap '' INT TERM HUP # the end is not to be interrupted; each of its waits has a limit
     [ -z "$cleaned" ] || exit "$status"
     cleaned=yes
+    exec >&3
     if [ -n "$shown" ]; then kill "$shown" 2>/dev/null || true; fi
     if [ -n "$work" ]; then
         title "The end"
