@@ -3,7 +3,6 @@
 
 use crate::failure::Failure;
 use comfy_table::{CellAlignment, Table, presets};
-use epsilon_api::admin::Data;
 use jiff::Timestamp;
 use serde::Serialize;
 use std::{
@@ -14,10 +13,9 @@ use std::{
 /// Blanks between two columns.
 const GAP: u16 = 2;
 
-/// Prints an answer as the control API gives it: `{"data": …}`, indented.
+/// Prints what was asked for as indented JSON: lists whole, without the control API's envelope and pages.
 pub(crate) fn json<T: Serialize>(data: T) -> Result<(), Failure> {
-    let envelope = Data { data, pagination: None };
-    line(&serde_json::to_string_pretty(&envelope).map_err(|err| unprintable(&err))?)
+    line(&serde_json::to_string_pretty(&data).map_err(|err| unprintable(&err))?)
 }
 
 /// Prints a value as one line of JSON.

@@ -107,7 +107,7 @@ fn json_carries_status_timing_and_body() {
         .header("x-epsilon-request-id", ID);
     let ran = fake("GET /hello", reply).run(&["invoke", "hello", "--json"]);
     let json: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
-    let data = &json["data"];
+    let data = &json;
     assert_eq!((&data["status"], &data["body"]["a"]), (&200.into(), &1.into()));
     assert_eq!((&data["timing_ms"]["queue"], &data["request_id"]), (&0.12.into(), &ID.into()));
 }

@@ -70,9 +70,9 @@ fn versions_newest_first() {
     assert_snapshot!(fake.run(&["versions", "hello"]).golden());
     let ran = fake.run(&["versions", "hello", "--json"]);
     let json: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
-    assert_eq!(json["data"][0]["version"], 12);
-    assert_eq!(json["data"][0]["active"], true);
-    assert_eq!(json["data"][0]["image"], "epsilon/hello:12");
+    assert_eq!(json[0]["version"], 12);
+    assert_eq!(json[0]["active"], true);
+    assert_eq!(json[0]["image"], "epsilon/hello:12");
 }
 
 #[test]

@@ -114,7 +114,7 @@ async fn the_key_and_the_address_are_found_in_the_data_folder() {
     let mut command = Command::new(binary());
     command.args(["functions", "--json", "--data-dir"]).arg(up.data());
     let listed = run(command).await.expect(0).json();
-    let names: Vec<_> = listed["data"].as_array().unwrap().iter().map(|f| &f["name"]).collect();
+    let names: Vec<_> = listed.as_array().unwrap().iter().map(|f| &f["name"]).collect();
     assert!(names.contains(&&json!("echo")), "{names:?}");
 }
 
@@ -131,19 +131,19 @@ async fn lists_are_tables_for_people_and_json_for_programs() {
     let table = up.cli(&["functions"]).await.expect(0).stdout;
     assert!(table.lines().any(|line| line.contains("echo")), "{table}");
     let json = up.cli(&["functions", "--json"]).await.expect(0).json();
-    let echo = json["data"].as_array().unwrap().iter().find(|f| f["name"] == "echo").unwrap();
+    let echo = json.as_array().unwrap().iter().find(|f| f["name"] == "echo").unwrap();
     assert_eq!(echo["active_version"], 1);
     let json = up.cli(&["versions", "echo", "--json"]).await.expect(0).json();
-    assert_eq!(json["data"][0]["version"], 1);
-    assert_eq!(json["data"][0]["active"], true);
-    assert!(json["data"][0]["image"].as_str().is_some_and(|image| !image.is_empty()));
+    assert_eq!(json[0]["version"], 1);
+    assert_eq!(json[0]["active"], true);
+    assert!(json[0]["image"].as_str().is_some_and(|image| !image.is_empty()));
     let table = up.cli(&["versions", "echo"]).await.expect(0).stdout;
     assert!(table.contains('1'), "{table}");
     let json = up.cli(&["vms", "--json"]).await.expect(0).json();
-    assert_eq!(json["data"][0]["id"], up.vm());
+    assert_eq!(json[0]["id"], up.vm());
     assert!(up.cli(&["vms"]).await.expect(0).stdout.contains(up.vm()));
     let json = up.cli(&["invoke", "echo", "--json"]).await.expect(0).json();
-    assert_eq!(json["data"]["status"], 200);
+    assert_eq!(json["status"], 200);
     let log = up.cli(&["logs", "echo", "--json"]).await.expect(0).stdout;
     for line in log.lines() {
         assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line}");

@@ -51,8 +51,10 @@ async fn a_folder_with_a_dockerfile_is_built_and_served() {
         "no port of the host"
     );
 
-    up.get("/boxed/exit").await.expect_error(502, "FUNCTION_CRASHED");
-    up.get("/boxed").await.expect(200);
+    for _ in 0..3 {
+        up.get("/boxed/exit").await.expect_error(502, "FUNCTION_CRASHED");
+        up.get("/boxed").await.expect(200);
+    }
     up.get("/boxed/never").await.expect_error(504, "FUNCTION_TIMEOUT");
     up.get("/boxed").await.expect(200);
     assert_eq!(up.deploy(&project).await.changed(), [], "unchanged");

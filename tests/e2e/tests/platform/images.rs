@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 
 async fn image(up: &Epsilon, function: &str) -> String {
     let listed = up.cli(&["versions", function, "--json"]).await.expect(0).json();
-    listed["data"][0]["image"].as_str().unwrap().to_owned()
+    listed[0]["image"].as_str().unwrap().to_owned()
 }
 
 async fn layers(image: &str) -> Vec<String> {

@@ -152,7 +152,7 @@ async fn rollback_goes_to_the_version_before_and_to_any_other() {
     assert_eq!(up.get("/back").await.expect(200).text(), "3");
     let outcome = up.cli(&["rollback", "back", "9"]).await.expect(1);
     assert!(outcome.stderr.contains('9'), "{outcome}");
-    let listed = up.cli(&["versions", "back", "--json"]).await.expect(0).json()["data"].clone();
+    let listed = up.cli(&["versions", "back", "--json"]).await.expect(0).json();
     let numbers: Vec<_> = listed.as_array().unwrap().iter().map(|v| v["version"].clone()).collect();
     assert_eq!(json!(numbers), json!([3, 2, 1]), "newest first");
     let active: Vec<_> = listed.as_array().unwrap().iter().map(|v| v["active"].clone()).collect();
