@@ -132,7 +132,7 @@ async fn sweep(vm: &Arc<LocalVm>) {
         remove(vm, strangers).await;
     }
     for pool in vm.pools() {
-        pool.ensure_min();
+        pool.ensure();
     }
 }
 

@@ -15,8 +15,12 @@ use epsilon_api::{
     log::Level,
     vm::{Spent, StartPhases},
 };
-use std::sync::Arc;
-use tokio::time::{Instant, timeout};
+use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// How often a waiting call looks whether an instance can be started by now: memory that was short when it
+/// came may be free, and nobody else would notice.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// One place in one instance.
 #[derive(Debug)]
@@ -57,10 +61,18 @@ pub(crate) async fn take(
         Taken::Later(waiting) => waiting,
     };
     let began = Instant::now();
+    let give_up = began + pool.vm.config.queue_wait;
     let outcome = loop {
-        match timeout(pool.vm.config.queue_wait, &mut waiting.place).await {
+        let look = give_up.min(Instant::now() + LOOK_AGAIN);
+        match timeout_at(look, &mut waiting.place).await {
             Ok(outcome) => break outcome,
-            Err(_) if waiting.is_start_coming() => {}
+            Err(_) if Instant::now() < give_up => pool.ensure(),
+            // The start ends within limits of its own, and with it this wait.
+            Err(_) if waiting.is_start_coming() => {
+                if let Ok(outcome) = timeout(LOOK_AGAIN, &mut waiting.place).await {
+                    break outcome;
+                }
+            }
             Err(_) => {
                 drop(waiting);
                 pool.vm.metrics.queue_wait.observe(began.elapsed().as_secs_f64());

@@ -66,7 +66,7 @@ impl Budget {
         let mut ledger = self.ledger.lock();
         ledger.waiting.retain(|(_, to)| !to.is_closed());
         let ahead: u64 = ledger.waiting.iter().map(|(bytes, _)| bytes).sum();
-        let free = self.total - ledger.used;
+        let free = self.total.saturating_sub(ledger.used); // adopted ones may exceed a lowered total
         if ahead == 0 && bytes <= free {
             ledger.used += bytes;
             return Claim::Granted(Grant { budget: Arc::clone(self), bytes, leaving: false });
@@ -175,6 +175,16 @@ mod tests {
         drop(a);
         let _first = first.try_recv().unwrap();
         assert!(second.try_recv().is_err());
+    }
+
+    #[test]
+    fn adopted_memory_may_exceed_the_total() {
+        let budget = Budget::new(Bytes(10));
+        let adopted = budget.adopt(Bytes(15));
+        let (shortage, mut waits) = later(budget.claim(Bytes(4)));
+        assert_eq!(shortage, 4);
+        drop(adopted);
+        assert!(waits.try_recv().is_ok());
     }
 
     #[test]

@@ -73,7 +73,7 @@ struct Inner {
     /// The version is wanted: `minInstances` holds.
     wanted: bool,
     /// Instances that an `ensure_ready` asks for beyond that.
-    ensure: u32,
+    asked: u32,
     /// Idle instances go at once: the version was retired, or the VM drains.
     closing: bool,
     failure: Option<Remembered>,
@@ -324,11 +324,11 @@ impl Pool {
         let seen = {
             let mut inner = self.inner.lock();
             (inner.wanted, inner.closing) = (true, false);
-            inner.ensure = want;
+            inner.asked = want;
             (inner.failure, inner.no_start_before) = (None, None); // asked for: try again at once
             inner.failures
         };
-        let _no_longer = Unensure(self);
+        let _no_longer = Unask(self);
         loop {
             let todo = {
                 let mut inner = self.inner.lock();
@@ -354,8 +354,8 @@ impl Pool {
         }
     }
 
-    /// Keeps what should be there: called on a timer.
-    pub(crate) fn ensure_min(self: &Arc<Self>) {
+    /// Keeps what should be there, and starts what those who wait need: called on timers.
+    pub(crate) fn ensure(self: &Arc<Self>) {
         let now = self.vm.now();
         let mut inner = self.inner.lock();
         let todo = inner.dispatch(self, now, None);
@@ -375,13 +375,13 @@ impl Pool {
             inner.closing = true;
             inner.wanted &= wanted;
         }
-        self.ensure_min();
+        self.ensure();
     }
 
     /// Ends [`Pool::close`].
     pub(crate) fn open(self: &Arc<Self>) {
         self.inner.lock().closing = false;
-        self.ensure_min();
+        self.ensure();
     }
 
     /// Kills what is left, calls or not.
@@ -489,11 +489,11 @@ impl Pool {
 }
 
 /// Takes back what `ensure_ready` asked for.
-struct Unensure<'a>(&'a Arc<Pool>);
+struct Unask<'a>(&'a Arc<Pool>);
 
-impl Drop for Unensure<'_> {
+impl Drop for Unask<'_> {
     fn drop(&mut self) {
-        self.0.inner.lock().ensure = 0;
+        self.0.inner.lock().asked = 0;
     }
 }
 
@@ -529,14 +529,14 @@ impl Inner {
     fn floor(&self, pool: &Pool) -> u32 {
         let spec = &pool.version.spec;
         let min = if self.wanted && !self.closing { spec.min_instances } else { 0 };
-        min.max(self.ensure).min(spec.max_instances.get())
+        min.max(self.asked).min(spec.max_instances.get())
     }
 
     /// Nothing is here and nothing is to be remembered.
     fn is_forgotten(&self, now: Moment) -> bool {
         let remembers = self.failure.as_ref().is_some_and(|kept| now < kept.until);
         let empty = self.slots.is_empty() && self.waiters.is_empty();
-        empty && !self.wanted && self.ensure == 0 && !remembers
+        empty && !self.wanted && self.asked == 0 && !remembers
     }
 
     fn remembered(&self, now: Moment) -> Option<&StartFailure> {

@@ -222,6 +222,29 @@ async fn without_room_and_without_victims_the_answer_is_at_once() {
 }
 
 #[tokio::test]
+async fn a_waiting_call_profits_from_room_that_others_leave() {
+    let world = World::with("{memory: 512MiB}").await;
+    let (mine, gate) = world.function("mine", Load::Works, |_| {});
+    let (other, others_gate) = world.function("other", Load::Works, |_| {});
+    let (mine_busy, other_busy, waited, ()) = tokio::join!(
+        world.text(&mine, "/gate"),
+        world.text(&other, "/gate"),
+        async {
+            until(|| world.states(), |states| states == &["busy"; 2]).await;
+            let answer = world.text(&mine, "/").await;
+            gate.gate.add_permits(1);
+            answer
+        },
+        async {
+            until(|| world.vm.status().calls_waiting, |waiting| *waiting == 1).await;
+            // Only now does the other one become a victim; nothing tells the call that waits.
+            others_gate.gate.add_permits(1);
+        }
+    );
+    assert!(waited != mine_busy && waited != other_busy);
+}
+
+#[tokio::test]
 async fn a_body_over_the_limit_is_the_callers_fault() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::Works, |_| {});

@@ -206,8 +206,9 @@ async fn callers_who_leave_the_queue_cost_nothing() {
     }
     assert_eq!(world.vm.status().calls_waiting, 0);
     image.gate.add_permits(100);
-    until(|| world.states(), |states| states == &["idle"]).await;
-    assert_eq!(image.starts.load(Ordering::SeqCst), 1);
+    // The one start is finished, or was called off before it made anything.
+    until(|| world.states(), |states| states.iter().all(|state| state == "idle")).await;
+    assert!(image.starts.load(Ordering::SeqCst) <= 1);
     world.end().await;
 }
 
@@ -254,10 +255,10 @@ async fn a_refused_removal_is_tried_again_and_the_memory_held_until_then() {
 #[tokio::test]
 async fn an_engine_that_restarts_under_load_leaves_no_call_hanging() {
     let world = World::new().await;
-    let (version, _) = world.function("hello", Load::Works, |spec| spec.max_instances = one(4));
+    let (version, image) = world.function("hello", Load::Works, |spec| spec.max_instances = one(4));
     let running = join_all((0..4).map(|_| world.get(&version, "/while-listened-to")));
     let (codes, ()) = tokio::join!(running, async {
-        until(|| world.states(), |states| states == &["busy"; 4]).await;
+        until(|| image.running.load(Ordering::SeqCst), |running| *running == 4).await;
         world.engine.crash_all(Exit { code: 255, out_of_memory: false });
     });
     assert!(codes.iter().all(|answer| code(answer) == "FUNCTION_CRASHED"), "{codes:?}");
