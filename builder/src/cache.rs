@@ -80,11 +80,6 @@ impl Cache {
         self.root.join("npm")
     }
 
-    /// A file that one process at a time locks to make the runtime base.
-    pub(crate) fn runtime_lock(&self) -> PathBuf {
-        self.root.join("runtime.lock")
-    }
-
     /// Where something that is kept lies, or would lie. Looking for it counts as use.
     pub(crate) fn kept(&self, kind: &'static str, name: &str) -> PathBuf {
         let path = self.root.join(kind).join(name);

@@ -36,6 +36,7 @@ use std::{
     fmt,
     fs::File,
     future::Future,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -74,6 +75,8 @@ pub(crate) struct Runtimes {
     limits: Limits,
     /// A hub that did not answer is not asked again by this process.
     hub_refused: AtomicBool,
+    /// The folder of the engine's socket.
+    lock: PathBuf,
     /// One at a time in this process.
     turn: tokio::sync::Mutex<()>,
 }
@@ -126,6 +129,7 @@ impl Runtimes {
                 time: config.runtime_timeout,
             },
             hub_refused: AtomicBool::new(false),
+            lock: config.engine.parent().unwrap_or(Path::new("/")).to_owned(),
             turn: tokio::sync::Mutex::new(()),
         }
     }
@@ -267,17 +271,24 @@ impl Runtimes {
         Ok(pulled.is_ok())
     }
 
-    /// One process at a time makes a base. Also tells whether another one had the lock.
+    /// One process at a time makes a base for an engine, whatever its own folder is: the lock is on the
+    /// folder of the engine's socket. Also tells whether another one had it.
     async fn lock(&self, log: &dyn BuildLog) -> Result<(File, bool), BuildError> {
         let broken = |err: std::io::Error| error::file("locking the runtime base", &err);
-        let file = File::create(self.cache.runtime_lock()).map_err(broken)?;
+        let file = File::open(&self.lock).map_err(broken)?;
         let deadline = Instant::now() + self.limits.time;
         let mut waited = false;
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok((file, waited)),
-                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {}
+                Err(rustix::io::Errno::WOULDBLOCK) => {}
                 Err(err) => return Err(broken(err.into())),
+            }
+            if Instant::now() >= deadline {
+                let text = "another process makes the runtime base and does not come to an end";
+                return Err(
+                    error::runtime_failed(text).hint("the limit is `builder.runtime_timeout`")
+                );
             }
             if !waited {
                 log.tell(BuildEvent::Line("another process is making the runtime base".into()));

@@ -101,6 +101,9 @@ impl Remote {
 
     /// Pushes all images of a parcel.
     pub(super) async fn push(&self, parcel: &Parcel) -> Result<Vec<ImageRef>, BuildError> {
+        if let Some((_, name)) = parcel.images.first() {
+            self.sign_in(&self.target(name)?).await?;
+        }
         let base = self.compressed(self.exports.layers(&parcel.base).await?).await?;
         let own = self.compressed(parcel.layers.clone()).await?;
         let below = self.push_base(&parcel.base, &base).await?;
@@ -121,6 +124,7 @@ impl Remote {
         image: &Base,
         name: &Name,
     ) -> Result<ImageRef, BuildError> {
+        self.sign_in(&self.target(name)?).await?;
         let Exported { config, layers } = self.exports.whole(image).await?;
         let layers = self.compressed(layers).await?;
         self.push_image(name, config, &layers, &[]).await
@@ -149,11 +153,8 @@ impl Remote {
         let repository = name.remote_repository(&self.settings.name);
         let config = Blob::in_memory(config);
         let manifest = manifest(&config, layers)?;
-        let target = reference(&format!("{repository}:{}", name.tag))?;
-        self.bounded("signing in", async {
-            self.client.auth(&target, &self.auth, RegistryOperation::Push).await.map(drop)
-        })
-        .await?;
+        let target = self.target(name)?;
+        self.sign_in(&target).await?;
         let send = async || {
             for blob in layers.iter().chain([&config]) {
                 self.ensure(&target, &repository, blob, sources).await?;
@@ -172,6 +173,17 @@ impl Remote {
         }
         let digest = ContentDigest::of(&manifest);
         Ok(ImageRef { reference: format!("{repository}@sha256:{digest}"), digest: config.digest })
+    }
+
+    fn target(&self, name: &Name) -> Result<Reference, BuildError> {
+        let repository = name.remote_repository(&self.settings.name);
+        reference(&format!("{repository}:{}", name.tag))
+    }
+
+    /// Asks the registry for leave to push; also told before anything large is made ready for it.
+    async fn sign_in(&self, target: &Reference) -> Result<(), BuildError> {
+        let asked = self.client.auth(target, &self.auth, RegistryOperation::Push);
+        self.bounded("signing in", async { asked.await.map(drop) }).await
     }
 
     /// Makes sure that a blob is in a repository.

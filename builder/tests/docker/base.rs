@@ -18,9 +18,22 @@ async fn a_second_builder_finds_what_the_first_made() {
     second.end().await;
 }
 
+/// The usual base under an id of its own, so that nobody has a runtime on top of it.
+fn fresh_base(runtime: &str, tag: &str) -> String {
+    let name = format!("epsilon-lab:{tag}");
+    let container = docker(&["create", runtime]);
+    docker(&["commit", "-m", "lab", &container, &name]);
+    docker(&["rm", &container]);
+    name
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn builders_at_the_same_time_get_the_same_base() {
-    let (one, two) = (Lab::new().await, Lab::new().await);
+async fn builders_at_the_same_time_make_one_base() {
+    let usual = Lab::new().await;
+    let base = usual.app().ensure_runtime(usual.log()).await.unwrap();
+    let base = fresh_base(&base, "together");
+    let settings = format!("{{runtime_image: '{base}'}}");
+    let (one, two) = (Lab::with(&settings).await, Lab::with(&settings).await);
     let (first, second, third) = tokio::join!(
         one.app().ensure_runtime(one.log()),
         one.app().ensure_runtime(one.log()),
@@ -29,8 +42,13 @@ async fn builders_at_the_same_time_get_the_same_base() {
     let first = first.unwrap();
     assert_eq!(first, second.unwrap());
     assert_eq!(first, third.unwrap());
-    one.end().await;
-    two.end().await;
+    let making = |lab: &Lab| lab.lines().matches("the wrapper's packages …").count();
+    assert_eq!(making(&one) + making(&two), 1);
+    usual.app().ensure_runtime(usual.log()).await.unwrap();
+    docker(&["rmi", &first, &base]);
+    for lab in [one, two, usual] {
+        lab.end().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -66,6 +84,7 @@ async fn an_operators_image_that_cannot_be_had_is_told() {
 async fn an_operators_image_is_taken_with_the_wrapper_on_top() {
     let lab = Lab::new().await;
     let base = lab.app().ensure_runtime(lab.log()).await.unwrap();
+    let base = fresh_base(&base, "on-top");
     let other = Lab::with(&format!("{{runtime_image: '{base}'}}")).await;
     let own = other.app().ensure_runtime(other.log()).await.unwrap();
     assert_ne!(own, base);
@@ -74,7 +93,7 @@ async fn an_operators_image_is_taken_with_the_wrapper_on_top() {
     assert_eq!(layers(&own), (count + 1).to_string());
     // Later tests, and whoever uses this engine, want the usual one.
     lab.app().ensure_runtime(lab.log()).await.unwrap();
-    docker(&["rmi", &own]);
+    docker(&["rmi", &own, &base]);
     lab.end().await;
     other.end().await;
 }
