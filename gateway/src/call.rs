@@ -27,7 +27,7 @@ use epsilon_api::{
     units::Bytes,
     vm::{Answer, Held},
 };
-use http::{Request, Response, StatusCode, Uri, header::EXPECT};
+use http::{Request, Response, StatusCode, Uri};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use lookup::Target;
 use place::Placement;
@@ -93,8 +93,8 @@ impl Calls {
         connection: &Arc<Connection>,
     ) -> Response<ReplyBody> {
         let request_id = permit::request_id(request.headers());
-        let mut record =
-            CallRecord::begin(Arc::clone(&self.metrics), request_id, self.running.token());
+        let (metrics, running) = (Arc::clone(&self.metrics), self.running.token());
+        let mut record = CallRecord::begin(metrics, request_id, request.method(), running);
 
         let (request, target) = match self.lookup_and_permit(request) {
             Ok(found) => found,
@@ -118,11 +118,12 @@ impl Calls {
         &self,
         request: Request<Incoming>,
     ) -> Result<(Request<Limited<Incoming>>, Target), CallError> {
-        let waits = request.headers().contains_key(EXPECT);
+        let waits = permit::waits_for_continue(request.headers());
         let declared = permit::body_size(request.body(), self.max_body);
         let request = request.map(|body| {
             Limited::new(body, self.max_body, self.linger, waits, self.metrics.bytes_in.clone())
         });
+        permit::coding(request.headers())?;
         let host = permit::host(&request)?;
         let (method, uri) = (request.method(), request.uri());
         let table = self.routes.table();
@@ -139,7 +140,8 @@ impl Calls {
         connection: &Connection,
     ) -> (Request<CallBody>, Option<OnUpgrade>) {
         let caller = request.extensions_mut().remove::<OnUpgrade>();
-        let upgrade = relay::headers::clean_request(request.headers_mut(), connection);
+        let headers = request.headers_mut();
+        let upgrade = relay::headers::clean_request(headers, connection, caller.is_some());
         *request.uri_mut() = target;
         (request.map(body::boxed), caller.filter(|_| upgrade.is_some()))
     }

@@ -20,5 +20,7 @@ mod control;
 mod deployments;
 #[path = "gateway/drain.rs"]
 mod drain;
+#[path = "gateway/edges.rs"]
+mod edges;
 #[path = "gateway/raw.rs"]
 mod raw;

@@ -6,7 +6,10 @@
 //! length and closes the connection after the answer, so that nothing can hide behind the body.
 
 use epsilon_api::{error::CallError, headers::REQUEST_ID, ids::RequestId, units::Bytes};
-use http::{HeaderMap, Method, Request, Uri, Version, header::HOST};
+use http::{
+    HeaderMap, Method, Request, Uri, Version,
+    header::{EXPECT, HOST, TRANSFER_ENCODING},
+};
 use http_body::Body;
 
 /// The caller's id for its call if it is well formed, else a fresh one.
@@ -15,6 +18,22 @@ pub(crate) fn request_id(headers: &HeaderMap) -> RequestId {
         .get(REQUEST_ID)
         .and_then(|value| RequestId::parse(value.to_str().ok()?).ok())
         .unwrap_or_else(RequestId::random)
+}
+
+/// Whether the caller holds its body back until it hears `100 Continue`.
+pub(crate) fn waits_for_continue(headers: &HeaderMap) -> bool {
+    headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// hyper takes off `chunked` where it is the last coding. The ones below it would reach the function
+/// as if they were the body, with nothing left that tells of them.
+pub(crate) fn coding(headers: &HeaderMap) -> Result<(), CallError> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(one), None) if one.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(CallError::BadRequest("the only transfer coding of this gateway is `chunked`")),
+    }
 }
 
 /// Checks the head; answers the host that the caller wants.

@@ -18,7 +18,7 @@ use epsilon_api::{
     vm::{Answer, Spent},
 };
 use http::{
-    HeaderMap, HeaderValue, Response, StatusCode,
+    HeaderMap, HeaderValue, Method, Response, StatusCode,
     header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
 };
 use http_body::{Body, Frame, SizeHint};
@@ -45,6 +45,8 @@ pub(crate) struct CallRecord {
     status: u16,
     bytes_out: u64,
     complete: bool,
+    /// A HEAD: its answer is whole without a body.
+    head_only: bool,
     /// Keeps a drain waiting.
     _running: TaskTrackerToken,
 }
@@ -53,6 +55,7 @@ impl CallRecord {
     pub(crate) fn begin(
         metrics: Arc<Metrics>,
         request_id: RequestId,
+        method: &Method,
         running: TaskTrackerToken,
     ) -> Self {
         metrics.in_flight.inc();
@@ -64,6 +67,7 @@ impl CallRecord {
             status: CALLER_GONE,
             bytes_out: 0,
             complete: false,
+            head_only: *method == Method::HEAD,
             _running: running,
         }
     }
@@ -81,6 +85,7 @@ impl CallRecord {
     /// The head of this answer is about to go out.
     pub(crate) fn answered(&mut self, status: StatusCode) {
         self.status = status.as_u16();
+        self.complete = self.head_only;
     }
 }
 
@@ -114,7 +119,12 @@ impl Body for ReplyBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        let mut frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            headers::clean_trailers(trailers);
+        }
         if let Some(record) = &mut self.record {
             match &frame {
                 Some(Ok(frame)) => {

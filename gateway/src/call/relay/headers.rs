@@ -6,7 +6,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
         CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+        PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
     },
 };
 
@@ -20,23 +20,26 @@ const REAL_IP: &str = "x-real-ip";
 const HTTP: HeaderValue = HeaderValue::from_static("http");
 
 /// Of one hop only, whatever `Connection` says (RFC 9110, 7.6.1). `Upgrade` and `TE` have their own rules.
-const HOP_BY_HOP: [HeaderName; 7] = [
+const HOP_BY_HOP: [HeaderName; 6] = [
     CONNECTION,
     KEEP_ALIVE,
     PROXY_CONNECTION,
     PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION,
     TRANSFER_ENCODING,
-    TRAILER,
 ];
 
+/// What frames or routes a message.
+const FRAMING: [HeaderName; 5] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, UPGRADE];
+
 /// Makes a caller's headers fit for a function. Answers the protocol that the caller wants to change
-/// to, if the gateway passes it on.
+/// to, if it can (HTTP/1.0 cannot) and the gateway passes it on.
 pub(crate) fn clean_request(
     headers: &mut HeaderMap,
     connection: &Connection,
+    can_upgrade: bool,
 ) -> Option<HeaderValue> {
-    let upgrade = wanted_upgrade(headers);
+    let upgrade = if can_upgrade { wanted_upgrade(headers) } else { None };
     let trailers = headers.get(TE).is_some_and(|te| has_token(te.as_bytes(), b"trailers"));
     strip_hop_by_hop(headers);
     // hyper has answered it, or will when the body is read.
@@ -47,12 +50,7 @@ pub(crate) fn clean_request(
     }
     headers.remove(REQUEST_ID);
     headers.remove(FORWARDED);
-    if headers.keys().any(speaks_for_us) {
-        let names: Vec<HeaderName> = headers.keys().filter(|n| speaks_for_us(n)).cloned().collect();
-        for name in names {
-            headers.remove(name);
-        }
-    }
+    remove_all(headers, speaks_for_us);
 
     headers.insert(X_FORWARDED_FOR, connection.forwarded_for.clone());
     headers.insert(X_FORWARDED_PROTO, HTTP);
@@ -70,15 +68,25 @@ pub(crate) fn clean_request(
 pub(crate) fn clean_answer(headers: &mut HeaderMap, upgraded: bool) {
     let upgrade = if upgraded { headers.get(UPGRADE).cloned() } else { None };
     strip_hop_by_hop(headers);
-    if headers.keys().any(is_reserved) {
-        let names: Vec<HeaderName> = headers.keys().filter(|n| is_reserved(n)).cloned().collect();
-        for name in names {
-            headers.remove(name);
-        }
-    }
+    remove_all(headers, is_reserved);
     if let Some(protocol) = upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, protocol);
+    }
+}
+
+/// Trailers, in either direction: who receives them may take them for headers, so they may not say what
+/// a header may not.
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    remove_all(trailers, |name| speaks_for_us(name) || FRAMING.contains(name));
+}
+
+fn remove_all(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+    if headers.keys().any(&unwanted) {
+        let names: Vec<HeaderName> = headers.keys().filter(|n| unwanted(n)).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
     }
 }
 
@@ -135,10 +143,7 @@ fn speaks_for_us(name: &HeaderName) -> bool {
         return ours(name);
     }
     let dashed = name.replace('_', "-");
-    ours(&dashed)
-        || [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, UPGRADE]
-            .iter()
-            .any(|known| known.as_str() == dashed)
+    ours(&dashed) || FRAMING.iter().any(|known| known.as_str() == dashed)
 }
 
 fn ours(name: &str) -> bool {
@@ -165,7 +170,7 @@ mod tests {
     /// The names that are left for the function, sorted, without what the gateway adds to every call.
     fn left(lines: &[(&str, &str)]) -> Vec<String> {
         let mut headers = map(lines);
-        clean_request(&mut headers, &Connection::for_test("10.0.0.9:1234"));
+        clean_request(&mut headers, &Connection::for_test("10.0.0.9:1234"), true);
         assert_eq!(headers.remove(X_FORWARDED_FOR).unwrap(), "10.0.0.9");
         assert_eq!(headers.remove(X_FORWARDED_PROTO).unwrap(), "http");
         headers.remove(X_FORWARDED_HOST);
@@ -190,7 +195,6 @@ mod tests {
             ("x-three", "1"),
             ("keep-alive", "timeout=5"),
             ("te", "gzip"),
-            ("trailer", "x"),
             ("proxy-authorization", "x"),
             ("proxy-connection", "x"),
             ("x-four", "1"),
@@ -261,7 +265,7 @@ mod tests {
                     headers.append(name, value);
                 }
             }
-            let upgrade = clean_request(&mut headers, &Connection::for_test("10.0.0.9:1"));
+            let upgrade = clean_request(&mut headers, &Connection::for_test("10.0.0.9:1"), true);
             prop_assert_eq!(headers.contains_key(CONNECTION), upgrade.is_some());
             prop_assert_eq!(headers.get_all(X_FORWARDED_FOR).iter().count(), 1);
             prop_assert!(!headers.contains_key(TRANSFER_ENCODING));

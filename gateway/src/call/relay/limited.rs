@@ -1,6 +1,7 @@
 //! The caller's body on its way to a function: counted, cut at the operator's limit, and read to its
 //! end when nobody wants the rest.
 
+use super::headers;
 use bytes::Bytes;
 use epsilon_api::{
     body::{BodyError, BodyTooLarge},
@@ -78,11 +79,14 @@ impl<B: Whole> Body for Limited<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.waits = false;
         let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
-        let frame = match ready!(Pin::new(inner).poll_frame(cx)) {
+        let mut frame = match ready!(Pin::new(inner).poll_frame(cx)) {
             Some(Ok(frame)) => frame,
             Some(Err(err)) => return Poll::Ready(Some(Err(err.into()))),
             None => return Poll::Ready(None),
         };
+        if let Some(trailers) = frame.trailers_mut() {
+            headers::clean_trailers(trailers);
+        }
         self.seen += frame.data_ref().map_or(0, |data| data.len() as u64);
         if self.seen > self.limit.get() {
             self.throw_rest_away();
