@@ -2,14 +2,21 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it stands")]
 
-use epsilon_api::ids::DeploymentId;
+use epsilon_api::{
+    build::{Built, BuiltFunction},
+    error::ErrorBody,
+    function::{FunctionSpec, ImageRef, Runtime},
+    ids::{DeploymentId, FunctionName, ProjectName},
+};
 use epsilon_store::StoreError;
+use http::StatusCode;
 use jiff::Timestamp;
 use std::{
     io::{BufRead, BufReader},
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 /// Names the file to the child of the kill test.
@@ -84,4 +91,32 @@ async fn kill_loses_nothing_that_was_answered() {
     for id in &answered {
         store.deployment(id).await.unwrap();
     }
+}
+
+/// A deployment that is cancelled is a future that is dropped, at any point. The one connection that
+/// writes must be fit for the next operation each time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operation_that_is_dropped_half_way_leaves_the_store_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("epsilon.db")).await;
+    let built = Built {
+        project: ProjectName::parse("shop").unwrap(),
+        functions: (0..20)
+            .map(|n| BuiltFunction {
+                name: FunctionName::parse(&format!("f{n}")).unwrap(),
+                spec: FunctionSpec::new(Runtime::Node, "index.js", "f"),
+                image: ImageRef { reference: "x".into(), digest: "sha256:1".into() },
+            })
+            .collect(),
+    };
+    for round in 0..200u64 {
+        let id = DeploymentId::random();
+        store.begin_deployment(&id, Timestamp::now()).await.unwrap();
+        let limit = Duration::from_micros(round * 25);
+        let _ = tokio::time::timeout(limit, store.prepare(&id, &built, Timestamp::now())).await;
+        let why = ErrorBody::new(StatusCode::CONFLICT, "CANCELLED", "cancelled", None);
+        store.fail_deployment(&id, &why, Timestamp::now()).await.unwrap();
+        assert_eq!(store.fail_unfinished(&why, Timestamp::now()).await.unwrap(), 0, "{round}");
+    }
+    assert!(store.snapshot().await.unwrap().is_empty());
 }
