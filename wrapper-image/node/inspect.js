@@ -33,7 +33,10 @@ function inspectEntry(entry) {
       if (timedOut) return resolve(failed(`\`${entry}\` did not finish loading within ${LOAD_LIMIT_MS} ms`));
       if (chunks.length > 0) return resolve(JSON.parse(Buffer.concat(chunks)));
       if (code === 0) return resolve(failed(`\`${entry}\` ended before it was loaded: \`process.exit()\`, or an \`await\` that never settles`));
-      resolve(failed(`\`${entry}\` ${signal ? `was ended by ${signal}` : `exited with code ${code}`} while loading`));
+      const end = signal ? `was ended by ${signal}` : `exited with code ${code}`;
+      // Nobody else here sends it: the kernel does, to the process that is over the container's memory limit.
+      const why = signal === 'SIGKILL' ? '; most likely it ran out of memory' : '';
+      resolve(failed(`\`${entry}\` ${end} while loading${why}`));
     });
   });
 }

@@ -70,7 +70,7 @@ test('one entry\'s failure is not another\'s', (t) => {
     'exits.js': '`exits.js` exited with code 3 while loading',
     'hangs.js': '`hangs.js` did not finish loading within 5000 ms',
     'waits.mjs': '`waits.mjs` ended before it was loaded: `process.exit()`, or an `await` that never settles',
-    'kills.js': '`kills.js` was ended by SIGKILL while loading',
+    'kills.js': '`kills.js` was ended by SIGKILL while loading; most likely it ran out of memory',
     'rejects.js': 'stray',
     'none.js': '`none.js` does not exist',
     'later.js': null,
