@@ -36,7 +36,7 @@ use reply::{CallRecord, ReplyBody};
 use std::{sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How long an answer of the platform's own may take to be written, and how long an answer of a function
+/// How long an answer of the platform's own (anything that is there as a whole) may take to be written, and how long an answer of a function
 /// may go on after the function's `timeout`: by then the VM has ended it, unless the caller does not read.
 const WRITE_SLACK: Duration = Duration::from_secs(10);
 
@@ -98,7 +98,7 @@ impl Calls {
 
         let (request, target) = match self.lookup_and_permit(request) {
             Ok(found) => found,
-            Err(err) => return refuse(&err, record, connection),
+            Err(err) => return reply::error(&err, record),
         };
         let (route, target) = match target {
             Target::Health => return reply::health(record),
@@ -109,7 +109,7 @@ impl Calls {
         let call = Outgoing::new(Arc::clone(&route.version), record.request_id().clone(), request);
         match self.relay(&route, call).await {
             Ok(answer) => self.reply(answer, caller, &route, record, connection),
-            Err(err) => refuse(&err, record, connection),
+            Err(err) => reply::error(&err, record),
         }
     }
 
@@ -194,19 +194,13 @@ impl Calls {
                 function: route.version.function.clone(),
                 cause: "it answered 101 to a request that asked for no upgrade".into(),
             };
-            return refuse(&err, record, connection);
+            return reply::error(&err, record);
         };
         record.answered(StatusCode::SWITCHING_PROTOCOLS);
         let (stop, connection) = (self.stop.clone(), Arc::clone(connection));
         Tunnel { caller, function, held, left, stop, record, connection }.open();
         reply::answer(answer, &request_id, None)
     }
-}
-
-/// The platform answers in the function's place.
-fn refuse(err: &CallError, record: CallRecord, connection: &Connection) -> Response<ReplyBody> {
-    connection.answer_within(WRITE_SLACK);
-    reply::error(err, record)
 }
 
 fn body_used_up() -> CallError {

@@ -21,6 +21,7 @@ use crate::{
     call::{
         accept::{Connection, Handler},
         permit,
+        relay::limited::Limited,
     },
     deploy::Deploys,
     fleet::Fleet,
@@ -42,7 +43,7 @@ use epsilon_api::{
 };
 use epsilon_store::Store;
 use error::ApiError;
-use http::{HeaderValue, Request, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header::CONTENT_TYPE};
 use hyper::body::Incoming;
 use prometheus::{Registry, TextEncoder};
 use std::{future::Future, sync::Arc, time::Duration};
@@ -127,11 +128,20 @@ async fn method_not_allowed() -> ApiError {
 #[derive(Clone, Debug)]
 pub(crate) struct ControlHandler {
     router: Router,
+    control: Arc<Control>,
 }
 
 impl ControlHandler {
     pub(crate) fn new(control: Arc<Control>) -> Self {
-        Self { router: router(&control) }
+        Self { router: router(&control), control }
+    }
+
+    /// Whoever refuses, and for whatever reason: the sender of a large archive is to read why.
+    fn body(&self, headers: &HeaderMap, body: Incoming) -> Body {
+        let Control { max_source, linger, deploys, .. } = &*self.control;
+        let waits = permit::waits_for_continue(headers);
+        let counter = deploys.metrics.source_bytes.clone();
+        Body::new(Limited::new(body, *max_source, *linger, waits, counter))
     }
 }
 
@@ -139,8 +149,10 @@ impl Handler for ControlHandler {
     type Body = Body;
 
     async fn handle(mut self, request: Request<Incoming>, _: Arc<Connection>) -> Response {
-        let id = permit::request_id(request.headers());
-        let Ok(mut response) = self.router.call(request).await;
+        let (head, body) = request.into_parts();
+        let id = permit::request_id(&head.headers);
+        let body = self.body(&head.headers, body);
+        let Ok(mut response) = self.router.call(Request::from_parts(head, body)).await;
         if let Some(mut error) = response.extensions_mut().remove::<ErrorBody>() {
             // Only here is the id known that the error has to quote.
             error.request_id = Some(id.clone());

@@ -6,13 +6,9 @@ use super::{
     logs::lines,
     query::{InPath, PAGING, Params, data, listed},
 };
-use crate::{
-    call::relay::limited::Limited,
-    deploy::{Push, story::Story},
-};
+use crate::deploy::{Push, story::Story};
 use axum::{
     Json,
-    body::Body,
     extract::{Request, State},
     response::Response,
 };
@@ -22,7 +18,7 @@ use epsilon_api::{
     ids::DeploymentId,
 };
 use futures_util::StreamExt;
-use http::{StatusCode, Uri, header::EXPECT};
+use http::{StatusCode, Uri};
 use http_body::Body as _;
 use std::sync::Arc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -68,11 +64,7 @@ pub(super) async fn create(State(control): Shared, request: Request) -> Result<R
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", message)
             .hint("the operator's setting is `gateway.max_source`"));
     }
-    let waits = request.headers().contains_key(EXPECT);
-    let counter = control.deploys.metrics.source_bytes.clone();
-    let archive: Limited<Body> =
-        Limited::new(request.into_body(), limit, control.linger, waits, counter);
-    let push = Push { archive: body::boxed(archive), folder, only };
+    let push = Push { archive: body::boxed(request.into_body()), folder, only };
 
     let (story, reader) = Story::new(Arc::clone(&control.deploys.metrics));
     let cancel = control.close.child_token();

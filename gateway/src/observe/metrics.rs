@@ -38,7 +38,7 @@ pub(crate) struct Metrics {
     pub(crate) functions: IntGauge,
     /// Deployments that ended, by how.
     pub(crate) deployments: IntCounterVec,
-    /// Bytes of archives that came in.
+    /// Bytes of archives (and of the small bodies beside them) that the control API read.
     pub(crate) source_bytes: IntCounter,
     /// Lines of build logs that a slow reader missed.
     pub(crate) lost_lines: IntCounter,

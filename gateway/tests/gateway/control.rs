@@ -2,7 +2,7 @@
 
 use crate::{
     fake::line,
-    world::{World, patient, read},
+    world::{World, patient, read, read_to_close},
 };
 use epsilon_api::{body, units};
 use epsilon_gateway::config::Settings;
@@ -11,6 +11,7 @@ use http_body_util::BodyExt;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde_json::Value;
 use std::{os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 /// Snapshot of an answer; what differs from run to run is blotted out.
 macro_rules! golden {
@@ -166,6 +167,33 @@ async fn an_archive_over_the_limit_is_413() {
     let reply = world.ask(Method::POST, "/v1/deployments", &"x".repeat(1 << 20)).await;
     assert_eq!((reply.status.as_u16(), &*reply.code()), (413, "BODY_TOO_LARGE"));
     assert_eq!(world.builder.begun(), 0);
+}
+
+/// Whoever is refused must be able to read why, also one who sends a large archive to its end first.
+#[tokio::test]
+async fn who_sends_an_archive_that_nobody_wants_reads_why() {
+    let settings = Settings { max_source: units::Bytes::mib(8), ..Settings::default() };
+    let world = World::start(&["hello"], settings).await;
+    let big = "x".repeat(32 << 20);
+    let key = format!("Bearer {}", world.key);
+    for (key, path, status) in [
+        ("Bearer wrong", "/v1/deployments", 401),
+        (&*key, "/v1/deployments", 413),
+        (&*key, "/v1/deployments?ony=x", 422),
+        (&*key, "/v1/nowhere", 404),
+        (&*key, "/v1/functions/hello/rollback", 413),
+    ] {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: a\r\nauthorization: {key}\r\nconnection: close\r\n\
+             content-length: {}\r\n\r\n",
+            big.len()
+        );
+        let mut caller = TcpStream::connect(world.control).await.unwrap();
+        caller.write_all(head.as_bytes()).await.unwrap();
+        patient(caller.write_all(big.as_bytes())).await.unwrap();
+        let answer = read_to_close(&mut caller).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //! looked at now and then by the connection's own timer. This replaces a timer per request.
 
 use super::Connection;
-use crate::config::ConnectionLimits;
+use crate::{call::WRITE_SLACK, config::ConnectionLimits};
 use http_body::{Body, Frame, SizeHint};
 use std::{
     io,
@@ -74,6 +74,13 @@ impl Activity {
         self.deadline.store(self.now().saturating_add(millis(limit)), Relaxed);
     }
 
+    /// The answer is there as a whole; only writing it is left.
+    fn is_whole(&self) {
+        if self.deadline.load(Relaxed) == NO_DEADLINE {
+            self.answer_within(WRITE_SLACK);
+        }
+    }
+
     /// Bytes came in.
     fn read(&self) {
         if self.is(IDLE) {
@@ -120,7 +127,11 @@ impl Busy {
         Self(connection)
     }
 
-    pub(super) fn until_end_of<B>(self, body: B) -> Attached<B> {
+    /// A body of known length that nobody set a deadline for gets one.
+    pub(super) fn until_end_of<B: Body>(self, body: B) -> Attached<B> {
+        if body.size_hint().exact().is_some() {
+            self.0.activity.is_whole();
+        }
         Attached { body, _busy: self }
     }
 }
@@ -222,6 +233,7 @@ impl AsyncWrite for Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use epsilon_api::body::{self, BodyError};
 
     const LIMITS: ConnectionLimits = ConnectionLimits {
         max_connections: 1,
@@ -271,6 +283,23 @@ mod tests {
         activity.enter(IDLE);
         activity.unread.store(true, Relaxed);
         assert!(!is_over(&activity, 99) && is_over(&activity, 101));
+    }
+
+    /// Else a caller who never reads what nobody set a deadline for keeps its connection for ever.
+    #[test]
+    fn a_whole_answer_has_a_deadline_even_if_nobody_set_one() {
+        let connection = || Arc::new(Connection::for_test("10.0.0.9:1"));
+        let (whole, stream, told) = (connection(), connection(), connection());
+        let _whole = Busy::new(Arc::clone(&whole)).until_end_of(body::full("ok"));
+        assert!(!is_over(&whole.activity, 8) && is_over(&whole.activity, 12));
+        let frames = futures_util::stream::pending::<Result<Frame<bytes::Bytes>, BodyError>>();
+        let endless = body::boxed(http_body_util::StreamBody::new(frames));
+        let _stream = Busy::new(Arc::clone(&stream)).until_end_of(endless);
+        assert!(!is_over(&stream.activity, 1_000_000));
+        let busy = Busy::new(Arc::clone(&told));
+        told.answer_within(Duration::from_secs(100));
+        let _told = busy.until_end_of(body::full("ok"));
+        assert!(!is_over(&told.activity, 99) && is_over(&told.activity, 101));
     }
 
     #[test]
