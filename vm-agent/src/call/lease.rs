@@ -36,8 +36,8 @@ pub(crate) struct Lease {
 enum Phase {
     /// The instance knows nothing of the call.
     Placed,
-    /// The instance may be at work on it.
-    Running { deadline: Instant, request_id: RequestId },
+    /// The instance may be at work on it. `is_suspect`: it broke the exchange off and may be dying.
+    Running { deadline: Instant, request_id: RequestId, is_suspect: bool },
     /// The place was given back.
     Over,
 }
@@ -107,7 +107,7 @@ impl Lease {
     /// The call is about to be sent. Its time starts now.
     pub(crate) fn hand_over(&mut self, request_id: &RequestId) -> Instant {
         let deadline = Instant::now() + self.pool.version.spec.timeout;
-        self.phase = Phase::Running { deadline, request_id: request_id.clone() };
+        self.phase = Phase::Running { deadline, request_id: request_id.clone(), is_suspect: false };
         deadline
     }
 
@@ -115,6 +115,13 @@ impl Lease {
         match self.phase {
             Phase::Running { deadline, .. } => deadline,
             Phase::Placed | Phase::Over => Instant::now(),
+        }
+    }
+
+    /// The instance broke the exchange off: it is looked at before its place is given to another call.
+    pub(crate) fn suspect(&mut self) {
+        if let Phase::Running { is_suspect, .. } = &mut self.phase {
+            *is_suspect = true;
         }
     }
 
@@ -170,20 +177,22 @@ impl Drop for Lease {
         match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Over => {}
             Phase::Placed => self.pool.end(self.key, self.call, Event::CallEnded),
-            running @ Phase::Running { .. } => match self.pool.version.spec.runtime {
-                // Nothing can be asked of such an image.
-                Runtime::Container => self.pool.end(self.key, self.call, Event::CallEnded),
-                Runtime::Node => {
-                    let lease = Self {
-                        pool: Arc::clone(&self.pool),
-                        instance: Arc::clone(&self.instance),
-                        key: self.key,
-                        call: self.call,
-                        phase: running,
-                    };
-                    self.pool.vm.spawn(settle::settle(settle::Abandoned::new(lease)));
-                }
-            },
+            // Of a caller who is gone, such an image cannot be asked.
+            Phase::Running { is_suspect: false, .. }
+                if self.pool.version.spec.runtime == Runtime::Container =>
+            {
+                self.pool.end(self.key, self.call, Event::CallEnded);
+            }
+            running @ Phase::Running { .. } => {
+                let lease = Self {
+                    pool: Arc::clone(&self.pool),
+                    instance: Arc::clone(&self.instance),
+                    key: self.key,
+                    call: self.call,
+                    phase: running,
+                };
+                self.pool.vm.spawn(settle::settle(settle::Abandoned::new(lease)));
+            }
         }
     }
 }

@@ -94,7 +94,7 @@ pub(crate) async fn send(
                     lease.lost();
                     return Outcome::Unsent(unsent);
                 }
-                None => return Outcome::Failed(failed(err.into_error(), &lease)),
+                None => return Outcome::Failed(failed(err.into_error(), &mut lease)),
             },
             Err(_) => {
                 let spec = &lease.pool().version.spec;
@@ -109,7 +109,7 @@ pub(crate) async fn send(
 }
 
 /// Whose fault a broken exchange was. The lease goes the way of a caller who is gone.
-fn failed(err: hyper::Error, lease: &Lease) -> CallError {
+fn failed(err: hyper::Error, lease: &mut Lease) -> CallError {
     if err.is_user() {
         // The request's own body broke off.
         let mut cause: Option<&(dyn Error + 'static)> = Some(&err);
@@ -121,6 +121,7 @@ fn failed(err: hyper::Error, lease: &Lease) -> CallError {
         }
         return CallError::CallerGone;
     }
+    lease.suspect();
     CallError::FunctionCrashed {
         function: lease.pool().version.function.clone(),
         cause: Box::new(err),

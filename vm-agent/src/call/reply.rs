@@ -110,11 +110,7 @@ impl LeasedBody {
     /// The last byte was read: the connection may carry another call, the place is free.
     fn finish(&mut self) {
         self.incoming = None;
-        let call = match self.watchdog.take() {
-            Some(watchdog) => watchdog.take(),
-            None => self.call.take(),
-        };
-        if let Some(Running { connection, lease }) = call {
+        if let Some(Running { connection, lease }) = self.take_call() {
             lease.instance.connections.keep(connection);
             lease.finish();
         }
@@ -123,8 +119,16 @@ impl LeasedBody {
     /// The answer broke off: the caller's loss, and the lease finds out what became of the call.
     fn break_off(&mut self) {
         self.incoming = None;
-        self.watchdog = None;
-        self.call = None;
+        if let Some(mut call) = self.take_call() {
+            call.lease.suspect();
+        }
+    }
+
+    fn take_call(&mut self) -> Option<Running> {
+        match self.watchdog.take() {
+            Some(watchdog) => watchdog.take(),
+            None => self.call.take(),
+        }
     }
 }
 

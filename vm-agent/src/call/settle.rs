@@ -1,20 +1,26 @@
-//! What becomes of a call whose caller is gone: its connection is closed, but its code may still run, so
-//! its place stays taken until the wrapper says that the call ended; at the deadline the instance is killed,
-//! as for any call that does not end.
+//! What becomes of a call that did not end with its answer: the caller left, or the instance hung up. Its
+//! connection is closed, but its code may still run, so its place stays taken until the wrapper says that
+//! the call ended; at the deadline the instance is killed, as for any call that does not end.
 
 use super::lease::Lease;
 use crate::instance::{
     connections::Upstream,
     control::{self, ControlError},
 };
-use std::time::Duration;
-use tokio::time::{Instant, sleep_until, timeout};
+use std::{net::SocketAddr, time::Duration};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep, sleep_until, timeout},
+};
 
 /// First pause between two questions; doubled up to [`SLOW_ASK`]. Most handlers end with their connection.
 const FIRST_ASK: Duration = Duration::from_millis(2);
 const SLOW_ASK: Duration = Duration::from_millis(250);
 /// One question. A wrapper that computes answers late, not never.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a process that hung up may go on accepting connections on its way out.
+const DYING: Duration = Duration::from_millis(50);
 
 /// A lease on its way through this file. If the task is dropped (the runtime ends), the place is given back
 /// and no new task is made.
@@ -53,8 +59,10 @@ enum Outcome {
 }
 
 async fn watch(lease: &Lease, deadline: Instant) -> Outcome {
-    let Some(Upstream::Sockets(folder)) = lease.instance.connections.upstream() else {
-        return Outcome::Ended;
+    let folder = match lease.instance.connections.upstream() {
+        Some(Upstream::Sockets(folder)) => folder,
+        Some(Upstream::Tcp(address)) => return watch_server(*address).await,
+        None => return Outcome::Ended,
     };
     // With others in the instance, one look may catch a moment in which a call of theirs is not there yet.
     let looks_needed = if lease.pool().version.spec.concurrency.get() > 1 { 2 } else { 1 };
@@ -82,5 +90,14 @@ async fn watch(lease: &Lease, deadline: Instant) -> Outcome {
         }
         sleep_until(next).await;
         pause = (pause * 2).min(SLOW_ASK);
+    }
+}
+
+/// All that can be learned of a `runtime: container` that hung up is whether it still listens.
+async fn watch_server(address: SocketAddr) -> Outcome {
+    sleep(DYING).await;
+    match timeout(PATIENCE, TcpStream::connect(address)).await {
+        Ok(Ok(_)) => Outcome::Ended,
+        Ok(Err(_)) | Err(_) => Outcome::Dead,
     }
 }
