@@ -30,19 +30,25 @@ use tempfile::TempDir;
 /// How long `up` may take to be ready; without any image on the machine it first makes the Node base.
 const READY: Duration = Duration::from_secs(600);
 
-/// `$1`: the folder with `pid` and `data/`. Everything is found by what only this platform has: the folder
-/// that it runs in, its VM's id in the labels.
+/// `$1`: the folder with `pid`, `data/`, and `images`: the function images that were there before, and stay.
+/// Everything else is found by what only this platform has: the folder that it runs in, its VM's id in the
+/// labels, the images that its builder remembers.
 const GUARD: &str = r#"
 cat >/dev/null
 pid=$(cat "$1/pid")
 ours() { [ "$(readlink "/proc/$pid/cwd")" = "$1" ]; }
-if ours "$1"; then kill -TERM "$pid"; fi
-for _ in $(seq 150); do ours "$1" || break; sleep 0.1; done
-if ours "$1"; then kill -KILL "$pid"; fi
+# The second TERM ends the wait for calls that a test left running.
+for tenths in $(seq 0 200); do
+  ours "$1" || break
+  case "$tenths" in 0 | 30) kill -TERM "$pid" ;; 200) kill -KILL "$pid" ;; esac
+  sleep 0.1
+done
 if vm=$(cat "$1/data/vm/id" 2>/dev/null); then
   docker ps -aq --filter "label=epsilon.vm=$vm" | xargs -r docker rm -f
   docker network ls -q --filter "label=epsilon.vm=$vm" | xargs -r docker network rm
 fi
+grep -ho '"reference":"[^"]*"' "$1"/data/builder/images/*.json | cut -d'"' -f4 | sort -u |
+  grep -vxFf "$1/images" | xargs -r docker rmi
 grep -oE " $1[^ ]*" /proc/mounts | sort -r | xargs -r umount
 rm -rf "$1"
 "#;
@@ -111,6 +117,7 @@ impl Epsilon {
     pub async fn start_with(settings: Settings) -> Self {
         let folder = TempDir::with_prefix("epsilon-e2e-").expect("a temporary folder");
         let data = folder.path().join("data");
+        std::fs::write(folder.path().join("images"), function_images()).unwrap();
         let log = log_file();
         let mut guard = Command::new("sh");
         guard.args(["-c", GUARD, "guard"]).arg(folder.path());
@@ -300,6 +307,14 @@ async fn spawn(
         (Some(public), Some(control)) => (process, public, control),
         _ => panic!("no two addresses in `{ready}`"),
     }
+}
+
+/// The names of all function images in the engine, one per line.
+fn function_images() -> Vec<u8> {
+    let mut list = Command::new("docker");
+    list.args(["images", "--filter", "label=epsilon.image=function"]);
+    list.args(["--format", "{{.Repository}}:{{.Tag}}"]);
+    list.output().expect("`docker` can be run").stdout
 }
 
 /// A file for the platform's log that outlives the test, in cargo's folder for such things.

@@ -13,14 +13,22 @@ use epsilon_e2e::{
     wait::{SOON, until, within},
 };
 use rustix::process::Signal;
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
+/// Each time another source: platforms that come and go share the engine, and so would share its image.
 fn hardy() -> Project {
-    project!("hardy", { "index.js" => r#"
-        exports.hardy = { config: { memory: "128MiB", concurrency: 4, maxInstances: 3, timeout: 20_000 },
-          func: (req, res) => {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    project!("hardy", { "index.js" => format!(r#"
+        // Number {count}.
+        exports.hardy = {{ config: {{ memory: "128MiB", concurrency: 4, maxInstances: 3, timeout: 20_000 }},
+          func: (req, res) => {{
             if (req.path !== "/long") return setTimeout(() => res.send("1"), 5);
-            res.write("begun "); setTimeout(() => res.end("ended"), 2000); } };"# })
+            res.write("begun "); setTimeout(() => res.end("ended"), 2000); }} }};"#) })
 }
 
 /// Waits until Docker holds exactly the containers that the platform knows as its instances.

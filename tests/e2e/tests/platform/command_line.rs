@@ -3,6 +3,7 @@
 use crate::{probe, up};
 use epsilon_e2e::{
     cli::run,
+    http::Call,
     project,
     up::{Epsilon, Settings, binary},
     wait::{SOON, until},
@@ -167,6 +168,28 @@ async fn a_bad_setting_is_wrong_usage_and_names_the_key() {
         let outcome = run(command).await.expect(2);
         assert!(outcome.stderr.contains(says), "{yaml}: {outcome}");
     }
+}
+
+#[tokio::test]
+async fn settings_come_from_file_and_environment_and_a_domain_names_functions_by_host() {
+    let settings = Settings {
+        config: Some("gateway: { domain: fn.test, max_body: 1MiB }".into()),
+        env: vec![("EPSILON_GATEWAY_MAX_BODY".into(), "2KiB".into())],
+        ..Settings::default()
+    };
+    let up = Epsilon::start_with(settings).await;
+    let project =
+        project!("hosted", { "index.js" => "exports.hosted = (req, res) => res.send(req.url)" });
+    up.deploy(&project).await;
+    let call = |path: &str, host: &str| Call::get(path).header("host", host);
+    let answer = call("/a/b?c=d", "hosted.fn.test").send(up.public()).await.expect(200);
+    assert_eq!(answer.text(), "/a/b?c=d", "the whole path is the function's");
+    let answer = call("/hosted/a", "localhost").send(up.public()).await.expect(200);
+    assert_eq!(answer.text(), "/a");
+    call("/a", "nobody.fn.test").send(up.public()).await.expect_error(404, "FUNCTION_NOT_FOUND");
+    call("/a", "hosted.other.test").send(up.public()).await.expect_error(404, "FUNCTION_NOT_FOUND");
+    let large = Call::post("/hosted", "text/plain", "x".repeat(3000)).send(up.public()).await;
+    large.expect_error(413, "BODY_TOO_LARGE");
 }
 
 #[tokio::test]
