@@ -1,0 +1,263 @@
+//! The books of a pool, kept under its lock: who is where, who waits, what is remembered. Decides what follows
+//! from each change and says it as [`Todo`]; does none of it. Only `pool.rs` comes here.
+
+use super::{Key, Pool, Reply};
+use crate::instance::{
+    Instance,
+    start::StartFailure,
+    state::{Effect, Event, Moment, State, Why},
+};
+use epsilon_api::{
+    ids::{InstanceId, RequestId},
+    vm::StartPhases,
+};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+/// How long the first failure of a version's code is remembered; doubled up to [`REMEMBER_MAX`].
+const REMEMBER: Duration = Duration::from_secs(1);
+const REMEMBER_MAX: Duration = Duration::from_secs(30);
+/// How long a version with live instances waits after a start that this VM could not make.
+const NO_ROOM_PAUSE: Duration = Duration::from_millis(500);
+
+#[derive(Default)]
+pub(super) struct Books {
+    pub(super) slots: BTreeMap<Key, Slot>,
+    /// Live instances with a free place; the one used last is at the end.
+    pub(super) available: Vec<Key>,
+    pub(super) waiters: VecDeque<Waiter>,
+    pub(super) next: u64,
+    /// The version is wanted: `minInstances` holds.
+    pub(super) wanted: bool,
+    /// Instances that an `ensure_ready` asks for beyond that.
+    pub(super) asked: u32,
+    /// Idle instances go at once: the version was retired, or the VM drains.
+    pub(super) closing: bool,
+    pub(super) failure: Option<Remembered>,
+    pub(super) no_start_before: Option<Moment>,
+    pub(super) failures: u64,
+}
+
+pub(super) struct Slot {
+    pub(super) instance: Arc<Instance>,
+    pub(super) state: State,
+    pub(super) calls: Vec<(u64, RequestId)>,
+}
+
+pub(super) struct Waiter {
+    pub(super) ticket: u64,
+    pub(super) request_id: RequestId,
+    pub(super) to: Reply,
+}
+
+pub(super) struct Remembered {
+    pub(super) failure: StartFailure,
+    pub(super) until: Moment,
+    pub(super) pause: Duration,
+}
+
+/// What follows from a change, to be done without the lock.
+#[derive(Default)]
+pub(super) struct Todo {
+    pub(super) places: Vec<(Reply, Place, Option<StartPhases>)>,
+    pub(super) failures: Vec<(Reply, StartFailure)>,
+    pub(super) starts: Vec<(Key, Arc<Instance>)>,
+    pub(super) stops: Vec<Arc<Instance>>,
+    pub(super) changed: Vec<Arc<Instance>>,
+}
+
+pub(super) struct Place {
+    pub(super) key: Key,
+    pub(super) call: u64,
+    pub(super) instance: Arc<Instance>,
+}
+
+impl Todo {
+    pub(super) fn append(&mut self, mut other: Self) {
+        self.places.append(&mut other.places);
+        self.failures.append(&mut other.failures);
+        self.starts.append(&mut other.starts);
+        self.stops.append(&mut other.stops);
+        self.changed.append(&mut other.changed);
+    }
+}
+
+impl Books {
+    pub(super) fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    pub(super) fn position(&self, ticket: u64) -> Option<usize> {
+        self.waiters.iter().position(|waiter| waiter.ticket == ticket)
+    }
+
+    pub(super) fn live(&self) -> u32 {
+        self.slots.values().filter(|slot| slot.state.is_live()).count() as u32
+    }
+
+    pub(super) fn starting(&self) -> u32 {
+        self.slots.values().filter(|slot| slot.state == State::Starting).count() as u32
+    }
+
+    /// Instances below which none is reaped or evicted.
+    pub(super) fn floor(&self, pool: &Pool) -> u32 {
+        let spec = &pool.version.spec;
+        let min = if self.wanted && !self.closing { spec.min_instances } else { 0 };
+        min.max(self.asked).min(spec.max_instances.get())
+    }
+
+    /// Nothing is here and nothing is to be remembered.
+    pub(super) fn is_forgotten(&self, now: Moment) -> bool {
+        let remembers = self.failure.as_ref().is_some_and(|kept| now < kept.until);
+        let empty = self.slots.is_empty() && self.waiters.is_empty();
+        empty && !self.wanted && self.asked == 0 && !remembers
+    }
+
+    pub(super) fn remembered(&self, now: Moment) -> Option<&StartFailure> {
+        let kept = self.failure.as_ref()?;
+        let counts = matches!(kept.failure, StartFailure::Init(_)) && now < kept.until;
+        (counts && self.live() + self.starting() == 0).then_some(&kept.failure)
+    }
+
+    pub(super) fn remember(&mut self, failure: &StartFailure, now: Moment) {
+        self.failures += 1;
+        let before = self.failure.take().map(|kept| kept.pause);
+        let pause = match failure {
+            StartFailure::Init(_) => before.map_or(REMEMBER, |pause| (pause * 2).min(REMEMBER_MAX)),
+            StartFailure::NoCapacity(_) | StartFailure::CalledOff => NO_ROOM_PAUSE,
+        };
+        self.no_start_before = Some(now + pause);
+        self.failure = Some(Remembered { failure: failure.clone(), until: now + pause, pause });
+    }
+
+    /// Begins a call in the instance used last among those with a free place.
+    pub(super) fn begin(&mut self, pool: &Pool, request_id: &RequestId) -> Option<Place> {
+        while let Some(&key) = self.available.last() {
+            let call = self.number();
+            let slot = self.slots.get_mut(&key)?;
+            match slot.state.step(Event::CallBegan, Moment::ZERO, &pool.policy) {
+                Ok((state, _)) => {
+                    slot.state = state;
+                    slot.calls.push((call, request_id.clone()));
+                    if slot.calls.len() >= pool.concurrency() {
+                        self.available.pop();
+                    }
+                    return Some(Place { key, call, instance: Arc::clone(&slot.instance) });
+                }
+                Err(illegal) => {
+                    tracing::error!(%illegal, instance = %slot.instance.id, "A bug in the pool.");
+                    self.available.pop();
+                }
+            }
+        }
+        None
+    }
+
+    pub(super) fn event(&mut self, pool: &Pool, key: Key, event: Event, now: Moment) -> Todo {
+        let mut todo = Todo::default();
+        let Some(slot) = self.slots.get_mut(&key) else { return todo };
+        let before = slot.state;
+        match before.step(event, now, &pool.policy) {
+            Ok((state, effect)) => {
+                slot.state = state;
+                let drains = |state| matches!(state, State::Draining { .. });
+                match effect {
+                    Effect::Kill => todo.stops.push(Arc::clone(&slot.instance)),
+                    Effect::Nothing if drains(state) && !drains(before) => {
+                        todo.changed.push(Arc::clone(&slot.instance));
+                    }
+                    Effect::Nothing => {}
+                }
+            }
+            Err(illegal) => {
+                tracing::error!(%illegal, instance = %slot.instance.id, "A bug in the pool.");
+            }
+        }
+        self.refresh(key, pool.concurrency());
+        todo
+    }
+
+    /// Holds up the rule of `available`: exactly the live instances with a free place.
+    pub(super) fn refresh(&mut self, key: Key, concurrency: usize) {
+        let free = self
+            .slots
+            .get(&key)
+            .is_some_and(|slot| slot.state.is_live() && slot.calls.len() < concurrency);
+        match (self.available.iter().position(|other| *other == key), free) {
+            (None, true) => self.available.push(key),
+            (Some(at), false) => drop(self.available.remove(at)),
+            (None, false) | (Some(_), true) => {}
+        }
+    }
+
+    /// Serves those who wait, starts what they need, lets go what nobody needs.
+    pub(super) fn dispatch(
+        &mut self,
+        pool: &Pool,
+        now: Moment,
+        fresh: Option<(Key, StartPhases)>,
+    ) -> Todo {
+        let mut todo = Todo::default();
+        while let Some(waiter) = self.waiters.front() {
+            if waiter.to.is_closed() {
+                self.waiters.pop_front();
+                continue;
+            }
+            let request_id = waiter.request_id.clone();
+            let Some(place) = self.begin(pool, &request_id) else { break };
+            let started = fresh.filter(|(key, _)| *key == place.key).map(|(_, phases)| phases);
+            if let Some(waiter) = self.waiters.pop_front() {
+                todo.places.push((waiter.to, place, started));
+            }
+        }
+        while self.wants_start(pool, now) {
+            let id = InstanceId::random();
+            match Instance::new(id, Arc::clone(&pool.version), pool.vm.config.connection_idle) {
+                Ok(instance) => {
+                    let (key, instance) = (self.number(), Arc::new(instance));
+                    let slot = Slot {
+                        instance: Arc::clone(&instance),
+                        state: State::Starting,
+                        calls: Vec::new(),
+                    };
+                    self.slots.insert(key, slot);
+                    todo.starts.push((key, instance));
+                }
+                Err(err) => {
+                    tracing::error!(%err, "A function's name is no container's name.");
+                    break;
+                }
+            }
+        }
+        if self.closing && self.waiters.is_empty() {
+            let keys: Vec<Key> = self
+                .slots
+                .iter()
+                .filter(|(_, slot)| matches!(slot.state, State::Starting | State::Idle { .. }))
+                .map(|(key, _)| *key)
+                .collect();
+            for key in keys {
+                todo.append(self.event(pool, key, Event::Stop(Why::Asked), now));
+            }
+        }
+        todo
+    }
+
+    pub(super) fn wants_start(&self, pool: &Pool, now: Moment) -> bool {
+        let (starting, live) = (self.starting(), self.live());
+        if pool.vm.closed.is_cancelled()
+            || starting + live >= pool.version.spec.max_instances.get()
+            || starting as usize >= pool.vm.config.starts_per_version
+        {
+            return false;
+        }
+        let resting = self.no_start_before.is_some_and(|then| now < then);
+        let calls_wait = self.waiters.len() > starting as usize * pool.concurrency();
+        (calls_wait && !(resting && starting + live > 0))
+            || (starting + live < self.floor(pool) && !resting)
+    }
+}
