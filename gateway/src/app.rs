@@ -222,16 +222,18 @@ async fn warm_up(api: Arc<Control>) {
         table.routes().map(|route| Arc::clone(&route.version)).collect()
     };
     let wanted = versions.into_iter().filter(|version| version.spec.min_instances > 0);
-    join_all(wanted.map(|version| ensure_ready(&api.fleet, version))).await;
+    join_all(wanted.map(|version| ensure_ready(&api, version))).await;
 }
 
 /// Has every VM that takes calls keep the wanted instances; a failure is noted and left to the first call.
-pub(crate) async fn ensure_ready(fleet: &Fleet, version: Arc<Version>) {
-    for member in fleet.members().iter().filter(|member| member.takes_calls()) {
+/// A version that serves no more by the time they are there is let go again.
+pub(crate) async fn ensure_ready(api: &Control, version: Arc<Version>) {
+    for member in api.fleet.members().iter().filter(|member| member.takes_calls()) {
         if let Err(error) = member.vm.ensure_ready(Arc::clone(&version)).await {
             WarmUpFailed { function: &version.function, error: &error }.emit();
         }
     }
+    api.routes.change().await.let_go(&version, &api.fleet);
 }
 
 fn bound(door: &Door) -> SocketAddr {

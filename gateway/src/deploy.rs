@@ -211,15 +211,13 @@ impl Deploys {
         story: &Story,
     ) -> Result<Deployment, DeployError> {
         let began = story.begin(Step::Activate, String::new());
-        let (deployment, old) = {
+        let deployment = {
             let change = self.routes.change().await;
             let deployment =
                 self.store.activate(id, Timestamp::now()).await.map_err(DeployError::Store)?;
-            (deployment, change.serve(ready.started.serve()))
+            change.serve(ready.started.serve(), &self.fleet);
+            deployment
         };
-        for version in &old {
-            self.fleet.retire(version);
-        }
         let changed = deployment.functions.iter().filter(|function| function.changed).count();
         let detail = match changed {
             0 => "nothing changed".into(),

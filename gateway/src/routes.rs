@@ -1,7 +1,10 @@
 //! Which version answers to which name, in memory. Read by every call without a lock; written when
 //! something is activated, rolled back or deleted, after the store has said yes.
 
-use crate::observe::metrics::{FunctionMetrics, Metrics};
+use crate::{
+    fleet::Fleet,
+    observe::metrics::{FunctionMetrics, Metrics},
+};
 use arc_swap::{ArcSwap, Guard};
 use epsilon_api::{function::Version, ids::FunctionName};
 use rapidhash::fast::RandomState;
@@ -113,10 +116,12 @@ impl Routes {
     }
 }
 
+/// What serves no more is retired while the door is still held: done later, it could hit a version that
+/// the next change has made serve again.
 impl Change<'_> {
-    /// Lets all these versions serve from now on, in one step. Answers the versions that no longer do.
-    pub(crate) fn serve(&self, versions: Vec<Arc<Version>>) -> Vec<Arc<Version>> {
-        self.routes.swap(|table| {
+    /// Lets all these versions serve from now on, in one step, and retires those that no longer do.
+    pub(crate) fn serve(&self, versions: Vec<Arc<Version>>, fleet: &Fleet) {
+        let old: Vec<Arc<Version>> = self.routes.swap(|table| {
             versions
                 .into_iter()
                 .filter_map(|version| {
@@ -124,13 +129,26 @@ impl Change<'_> {
                     self.routes.put(table, version).filter(|old| old.number != number)
                 })
                 .collect()
-        })
+        });
+        for version in &old {
+            fleet.retire(version);
+        }
     }
 
     /// The function answers no more.
-    pub(crate) fn remove(&self, name: &FunctionName) -> Option<Arc<Version>> {
-        self.routes.swap(|table| {
-            table.by_name.remove(name.as_str()).map(|route| Arc::clone(&route.version))
-        })
+    pub(crate) fn remove(&self, name: &FunctionName, fleet: &Fleet) {
+        let old = self.routes.swap(|table| table.by_name.remove(name.as_str()));
+        if let Some(route) = old {
+            fleet.retire(&route.version);
+        }
+    }
+
+    /// Retires a version unless it serves.
+    pub(crate) fn let_go(&self, version: &Version, fleet: &Fleet) {
+        let table = self.routes.table();
+        let serves = |route: &Arc<Route>| route.version.number == version.number;
+        if !table.named(version.function.as_str()).is_some_and(serves) {
+            fleet.retire(version);
+        }
     }
 }

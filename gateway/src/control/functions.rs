@@ -70,21 +70,18 @@ pub(super) async fn rollback(
     let shared = Arc::clone(&control);
     let version = control
         .to_the_end(async move {
-            let (version, old) = {
+            let version = {
                 let change = shared.routes.change().await;
                 let version = Arc::new(shared.store.rollback(&name, version).await?);
-                let old = change.serve(vec![Arc::clone(&version)]);
-                (version, old)
+                change.serve(vec![Arc::clone(&version)], &shared.fleet);
+                version
             };
             tracing::info!(function = %name, version = %version.number, "Rolled back.");
-            for version in &old {
-                shared.fleet.retire(version);
-            }
-            if version.spec.min_instances > 0 {
-                let (fleet, version) = (Arc::clone(&shared.fleet), Arc::clone(&version));
-                let warm_up = async move { app::ensure_ready(&fleet, version).await };
-                shared.background.spawn(shared.close.clone().run_until_cancelled_owned(warm_up));
-            }
+            // VMs that were told to let it go must hear that it is wanted again.
+            let (close, wanted) = (shared.close.clone(), Arc::clone(&version));
+            let background = shared.background.clone();
+            let warm_up = async move { app::ensure_ready(&shared, wanted).await };
+            background.spawn(close.run_until_cancelled_owned(warm_up));
             Ok(version)
         })
         .await?;
@@ -101,14 +98,13 @@ pub(super) async fn delete(
     let shared = Arc::clone(&control);
     let version = control
         .to_the_end(async move {
-            let (version, old) = {
+            let version = {
                 let change = shared.routes.change().await;
-                (shared.store.delete_function(&name).await?, change.remove(&name))
+                let version = shared.store.delete_function(&name).await?;
+                change.remove(&name, &shared.fleet);
+                version
             };
             tracing::info!(function = %name, "Function deleted.");
-            if let Some(old) = old {
-                shared.fleet.retire(&old);
-            }
             Ok(version)
         })
         .await?;

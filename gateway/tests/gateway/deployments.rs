@@ -15,7 +15,10 @@ use epsilon_store::Page;
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// The story in one line per event, without times and ids.
 fn story(events: &[DeployEvent]) -> Vec<String> {
@@ -246,6 +249,45 @@ async fn a_rollback_serves_at_once_and_retires_the_other() {
     world.ask(Method::POST, "/v1/functions/hello/rollback", r#"{"version":2}"#).await;
     assert_eq!(world.vm.retired(), ["hello@1", "hello@2", "hello@1"]);
     assert_eq!(world.restarted().await.store.snapshot().await.unwrap()[0].number.get(), 2);
+}
+
+/// Two changes of one function: whoever comes last serves, and only the other one is retired last.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_serves_is_never_retired_by_an_earlier_change() {
+    let world = Arc::new(World::with(&["hello"]).await);
+    world.deploy("shop", &[("hello", "2")]).await;
+    let (first_retires, begun) = std::sync::mpsc::channel();
+    let (second_is_done, done) = std::sync::mpsc::channel();
+    *world.vm.on_retire.lock().unwrap() = Some(Box::new(move || {
+        first_retires.send(()).unwrap();
+        // The second change overtakes here if it can.
+        let _ = tokio::task::block_in_place(|| done.recv_timeout(Duration::from_millis(300)));
+    }));
+    let back = Arc::clone(&world);
+    let back = tokio::spawn(async move {
+        back.ask(Method::POST, "/v1/functions/hello/rollback", r#"{"version":1}"#).await
+    });
+    tokio::task::spawn_blocking(move || begun.recv()).await.unwrap().unwrap();
+    world.ask(Method::POST, "/v1/functions/hello/rollback", r#"{"version":2}"#).await;
+    let _ = second_is_done.send(());
+    assert_eq!(patient(back).await.unwrap().status, 200);
+    assert_eq!(world.vm.retired()[..3], ["hello@1", "hello@2", "hello@1"]);
+}
+
+/// A rollback starts an instance behind its answer: the version may have been told to go before.
+#[tokio::test]
+async fn what_was_rolled_back_to_is_made_ready_and_let_go_again_when_it_serves_no_more() {
+    let world = World::with(&["hello"]).await;
+    world.deploy("shop", &[("hello", "2")]).await;
+    world.vm.gate.forget_permits(1000);
+    world.ask(Method::POST, "/v1/functions/hello/rollback", r#"{"version":1}"#).await;
+    eventually(vec!["hello@2".to_owned(), "hello@1".to_owned()], || world.vm.ready()).await;
+    // It is still starting when the next change retires it.
+    world.ask(Method::POST, "/v1/functions/hello/rollback", r#"{"version":2}"#).await;
+    assert_eq!(world.vm.retired(), ["hello@1", "hello@2", "hello@1"]);
+    world.vm.gate.add_permits(1000);
+    let retired = ["hello@1", "hello@2", "hello@1", "hello@1"].map(str::to_owned).to_vec();
+    eventually(retired, || world.vm.retired()).await;
 }
 
 /// The promise is about our work; the best of a few leaves a busy disk out.

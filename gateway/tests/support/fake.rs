@@ -31,10 +31,14 @@ use std::{
     },
     time::Duration,
 };
+use tokio::sync::Semaphore;
 
 /// What a function does in a test.
 pub(crate) type Script =
     Arc<dyn Fn(Call) -> BoxFuture<'static, Result<Answer, CallError>> + Send + Sync>;
+
+/// Runs once.
+pub(crate) type Hook = Box<dyn FnOnce() + Send>;
 
 /// See the module.
 pub(crate) struct FakeVm {
@@ -45,6 +49,10 @@ pub(crate) struct FakeVm {
     /// Functions whose code does not load, and what it says.
     pub(crate) broken: Mutex<HashMap<String, String>>,
     pub(crate) retired: Mutex<Vec<VersionId>>,
+    /// What happens inside of `retire`, before it is noted.
+    pub(crate) on_retire: Mutex<Option<Hook>>,
+    /// One permit lets one `ensure_ready` end.
+    pub(crate) gate: Semaphore,
     /// Calls whose future or body has not ended.
     pub(crate) active: Arc<AtomicUsize>,
     pub(crate) draining: AtomicBool,
@@ -74,6 +82,8 @@ impl FakeVm {
             ready: Mutex::default(),
             broken: Mutex::default(),
             retired: Mutex::default(),
+            on_retire: Mutex::default(),
+            gate: Semaphore::new(1000),
             active: Arc::default(),
             draining: AtomicBool::new(false),
             log: Mutex::default(),
@@ -131,6 +141,7 @@ impl Vm for FakeVm {
     fn ensure_ready(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>> {
         Box::pin(async move {
             self.ready.lock().unwrap().push(version.id());
+            self.gate.acquire().await.unwrap().forget();
             match self.broken.lock().unwrap().get(version.function.as_str()) {
                 Some(detail) => Err(CallError::InitFailed {
                     function: version.function.clone(),
@@ -142,6 +153,10 @@ impl Vm for FakeVm {
     }
 
     fn retire(&self, version: &VersionId) {
+        let hook = self.on_retire.lock().unwrap().take();
+        if let Some(hook) = hook {
+            hook();
+        }
         self.retired.lock().unwrap().push(version.clone());
     }
 
