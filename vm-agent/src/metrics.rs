@@ -12,7 +12,10 @@ use prometheus::{
     core::{Collector, Desc},
     proto::MetricFamily,
 };
-use std::{collections::HashMap, sync::Weak};
+use std::{
+    collections::HashMap,
+    sync::{Weak, atomic::Ordering},
+};
 
 /// From a warm engine's fastest answer to a pull.
 const SECONDS: [f64; 14] =
@@ -111,6 +114,7 @@ pub(crate) struct Census {
     instances: IntGaugeVec,
     memory: Gauge,
     memory_used: Gauge,
+    engine_up: Gauge,
 }
 
 impl Census {
@@ -123,6 +127,7 @@ impl Census {
             )?,
             memory: Gauge::new("epsilon_vm_memory_bytes", "Memory that instances may have.")?,
             memory_used: Gauge::new("epsilon_vm_memory_used_bytes", "Memory given out.")?,
+            engine_up: Gauge::new("epsilon_engine_up", "1 while the container engine answers.")?,
         })
     }
 }
@@ -132,6 +137,7 @@ impl Collector for Census {
         let mut all = self.instances.desc();
         all.extend(self.memory.desc());
         all.extend(self.memory_used.desc());
+        all.extend(self.engine_up.desc());
         all
     }
 
@@ -148,9 +154,11 @@ impl Collector for Census {
         }
         self.memory.set(vm.budget.total().get() as f64);
         self.memory_used.set(vm.budget.used().get() as f64);
+        self.engine_up.set(f64::from(u8::from(!vm.is_engine_down.load(Ordering::Relaxed))));
         let mut all = self.instances.collect();
         all.extend(self.memory.collect());
         all.extend(self.memory_used.collect());
+        all.extend(self.engine_up.collect());
         all
     }
 }
