@@ -21,11 +21,12 @@ use epsilon_api::{
     ids::{DeploymentId, FunctionName},
 };
 use epsilon_store::{Deployment, Prepared, Store, StoreError};
-use futures_util::future::try_join_all;
+use futures_util::{FutureExt, future::try_join_all};
 use http::StatusCode;
 use jiff::Timestamp;
 use queue::Queue;
 use std::{
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -65,6 +66,8 @@ enum DeployError {
     TookTooLong(Duration),
     #[error("the one who deployed hung up, or the gateway stopped")]
     Cancelled,
+    #[error("a bug ended the deployment; the panic is in the log above")]
+    Panicked,
 }
 
 impl DeployError {
@@ -89,6 +92,7 @@ impl DeployError {
                 "the deployment was cancelled: its caller hung up or the gateway stopped",
                 Some("nothing was changed; deploy again".into()),
             ),
+            Self::Panicked => crate::control::error::internal(self).into_body(),
         }
     }
 }
@@ -128,7 +132,8 @@ impl Deploys {
             }?;
             self.activate(&id, prepared, &story).await
         };
-        let last = match outcome.await {
+        let outcome = AssertUnwindSafe(outcome).catch_unwind().await;
+        let last = match outcome.unwrap_or(Err(DeployError::Panicked)) {
             Ok(deployment) => {
                 tracing::info!(deployment = %id, "Deployment done.");
                 self.count(DeploymentState::Done);

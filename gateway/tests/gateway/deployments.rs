@@ -142,6 +142,17 @@ async fn a_function_of_another_project_is_a_conflict() {
     assert_eq!(world.get("/loan").await.status, 404);
 }
 
+/// A bug in the builder is not the end of the story, and of the queue behind it neither.
+#[tokio::test]
+async fn a_deployment_that_panics_fails() {
+    let world = World::with(&["hello"]).await;
+    // The builder was told of no build.
+    let told = events(world.push().await).await;
+    assert_eq!(last(&told), "failed INTERNAL the platform failed; its log says why");
+    assert_eq!(newest(&world).await, (DeploymentState::Failed, Some("INTERNAL".into())));
+    assert_eq!(last(&world.deploy("shop", &[("hello", "2")]).await), "done hello@2*");
+}
+
 #[tokio::test]
 async fn who_hangs_up_while_it_builds_cancels() {
     let world = World::with(&["hello"]).await;

@@ -351,7 +351,8 @@ impl Builder for FakeBuilder {
             }
             self.gate.acquire().await.unwrap().forget();
             working.1 = true;
-            self.answers.lock().unwrap().pop_front().expect("an unexpected build")
+            let answer = self.answers.lock().unwrap().pop_front();
+            answer.expect("an unexpected build")
         })
     }
 }
