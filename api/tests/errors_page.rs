@@ -1,5 +1,7 @@
 //! `docs/errors.md` is written from the verdicts. Rewrite it with `EPSILON_WRITE_DOCS=1 cargo test -p epsilon-api`.
 
+#![allow(clippy::unwrap_used, reason = "a test panics where it stands")]
+
 use epsilon_api::{error::CallError, ids::FunctionName, units::Bytes};
 use std::{fmt::Write, path::Path, time::Duration};
 
