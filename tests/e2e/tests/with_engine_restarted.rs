@@ -16,14 +16,14 @@ use epsilon_e2e::{
     up::Epsilon,
     wait::{LONG, SOON, until},
 };
-use std::{path::Path, time::Duration};
-use tokio::process::Command;
+use std::{path::Path, process::Command, time::Duration};
 
-async fn sh(script: &str) {
+const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+fn sh(script: &str) {
     let mut command = Command::new("bash");
-    command.args(["-euc", script]).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-    // A file, not a pipe: the engine that the script starts would hold the pipe open.
-    let done = command.status().await.unwrap();
+    // Its output is inherited, not piped: the engine that it starts would hold a pipe open.
+    let done = command.args(["-euc", script]).current_dir(REPOSITORY).status().unwrap();
     assert!(done.success(), "{script}: {done}");
 }
 
@@ -31,28 +31,42 @@ fn has_systemd() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
 
-async fn stop_engine() {
-    if has_systemd() {
-        // The socket unit would start it again at the first question.
-        sh("systemctl stop docker.socket docker.service").await;
-        return;
+/// The engine is stopped. It comes back with the value, also when the test fails meanwhile.
+struct Stopped;
+
+impl Stopped {
+    async fn stop() -> Self {
+        if has_systemd() {
+            // With its socket unit, or the first question would start it again.
+            sh("systemctl stop docker.socket docker.service");
+            return Self;
+        }
+        let pid =
+            std::fs::read_to_string("/var/run/docker.pid").expect("the engine's own pid file");
+        let pid = pid.trim();
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+        assert_eq!(name.trim(), "dockerd", "the process of /var/run/docker.pid");
+        sh(&format!("kill {pid}"));
+        let stopped = Self;
+        until("dockerd ends", LONG, async || {
+            if Path::new(&format!("/proc/{pid}")).exists() { Err("it runs") } else { Ok(()) }
+        })
+        .await;
+        stopped
     }
-    let pid = std::fs::read_to_string("/var/run/docker.pid").expect("the engine's own pid file");
-    let pid = pid.trim();
-    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
-    assert_eq!(name.trim(), "dockerd", "the process of /var/run/docker.pid");
-    sh(&format!("kill {pid}")).await;
-    until("dockerd ends", LONG, async || {
-        if Path::new(&format!("/proc/{pid}")).exists() { Err("it runs") } else { Ok(()) }
-    })
-    .await;
 }
 
-async fn start_engine() {
-    if has_systemd() {
-        sh("systemctl start docker.socket docker.service").await;
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        if has_systemd() {
+            sh("systemctl start docker.socket docker.service");
+        }
+        sh("infra/ensure-docker.sh");
     }
-    sh("infra/ensure-docker.sh").await;
+}
+
+async fn instances_known(up: &Epsilon) -> usize {
+    up.admin("/v1/vms").await[0]["instances"].as_array().unwrap().len()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -90,12 +104,22 @@ async fn the_engine_restarts_under_load_and_the_platform_recovers_by_itself() {
     })
     .await;
 
-    stop_engine().await;
+    let stopped = Stopped::stop().await;
+    let before = instances_known(&up).await;
     // The platform itself lives on, and answers with one of its errors instead of hanging.
     up.get("/").await.expect(200);
-    let answer = up.get("/stubborn").await;
-    assert!(matches!(answer.status, 200 | 502 | 503), "{answer}");
-    start_engine().await;
+    let meanwhile = up.get("/stubborn").await;
+    let after = instances_known(&up).await;
+    tokio::task::spawn_blocking(move || drop(stopped)).await.unwrap();
+    match meanwhile.status {
+        // Its places are taken by instances that only the engine can remove.
+        429 => meanwhile.expect_error(429, "CONCURRENCY_LIMIT"),
+        _ => meanwhile.expect_error(503, "NO_CAPACITY"),
+    }
+    assert!(
+        after <= processes.max(2),
+        "attempts pile up without an engine: {processes}, then {after}"
+    );
 
     let before = load.tally().of(200);
     until("calls are well again", Duration::from_secs(60), async || {
