@@ -24,7 +24,7 @@ bench: ## measure Epsilon beside its references in one run, as ratios
 	@infra/ensure-tools.sh
 	@infra/ensure-docker.sh
 	cargo build --release --locked --package epsilon-cli
-	cargo run --release --locked --package epsilon-bench
+	cargo run --release --locked --package epsilon-bench -- $(ARGS)
 
 build: ## the release binary, target/release/epsilon
 	cargo build --release --locked --package epsilon-cli

@@ -38,3 +38,9 @@ pub struct BodyTooLarge {
     /// The operator's limit.
     pub limit: crate::units::Bytes,
 }
+
+/// The caller broke HTTP in the middle of its body. Found as the source of a relay error, it becomes
+/// `BAD_REQUEST`; a caller that merely went away is not this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the body is not framed as HTTP asks")]
+pub struct BodyMalformed;

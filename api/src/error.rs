@@ -6,6 +6,7 @@
 //! and nowhere else; `docs/errors.md` is written from it.
 
 use crate::{
+    body::{BodyMalformed, BodyTooLarge},
     ids::{FunctionName, RequestId},
     units::Bytes,
 };
@@ -130,6 +131,22 @@ const RETRY_SOON: Duration = Duration::from_secs(1);
 const RETRY_LATER: Duration = Duration::from_secs(5);
 
 impl CallError {
+    /// The error for a request whose own body failed, found anywhere in the chain of causes; `None` when the
+    /// body was not to blame, or its caller just went away.
+    pub fn of_request_body(err: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        let mut cause = Some(err);
+        while let Some(one) = cause {
+            if let Some(BodyTooLarge { limit }) = one.downcast_ref() {
+                return Some(Self::BodyTooLarge { limit: *limit });
+            }
+            if one.is::<BodyMalformed>() {
+                return Some(Self::BadRequest("the request's body is not framed as HTTP asks"));
+            }
+            cause = one.source();
+        }
+        None
+    }
+
     /// Status, code, fault and retry of this error.
     pub fn verdict(&self) -> Verdict {
         use Fault::{Caller, Function, Platform};

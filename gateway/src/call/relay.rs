@@ -12,7 +12,7 @@ pub(crate) mod limited;
 pub(crate) mod upgrade;
 
 use epsilon_api::{
-    body::{self, BodyTooLarge, CallBody},
+    body::{self, CallBody},
     error::CallError,
     function::Version,
     ids::RequestId,
@@ -22,7 +22,6 @@ use http::{Request, request};
 use http_body::{Body as _, Frame, SizeHint};
 use parking_lot::Mutex;
 use std::{
-    error::Error,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -132,24 +131,17 @@ impl http_body::Body for Borrowed {
     }
 }
 
-/// What a VM's error means at the edge: a broken relay whose cause is our own limit on the body is not
-/// the function's fault.
+/// What a VM's error means at the edge: a broken relay whose cause is the request's own body is not the
+/// function's fault.
 pub(crate) fn explain(err: CallError) -> CallError {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(&err);
-    while let Some(one) = cause {
-        if let Some(too_large) = one.downcast_ref::<BodyTooLarge>() {
-            return CallError::BodyTooLarge { limit: too_large.limit };
-        }
-        cause = one.source();
-    }
-    err
+    CallError::of_request_body(&err).unwrap_or(err)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing;
-    use epsilon_api::units::Bytes;
+    use epsilon_api::{body::BodyTooLarge, units::Bytes};
     use http_body_util::BodyExt;
 
     fn outgoing(body: CallBody) -> Outgoing {

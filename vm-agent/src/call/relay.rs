@@ -3,15 +3,9 @@
 
 use super::lease::Lease;
 use crate::instance::{connections::Connection, pool::Pool};
-use epsilon_api::{
-    body::{BodyTooLarge, CallBody},
-    error::CallError,
-    headers,
-    ids::RequestId,
-};
+use epsilon_api::{body::CallBody, error::CallError, headers, ids::RequestId};
 use http::{HeaderValue, Request, Response, Version, header};
 use hyper::body::{Body, Incoming};
-use std::error::Error;
 use tokio::time::timeout_at;
 
 /// A call that an instance answers: the lease, and the connection that the answer comes on. Dropping it
@@ -112,14 +106,7 @@ pub(crate) async fn send(
 fn failed(err: hyper::Error, lease: &mut Lease) -> CallError {
     if err.is_user() {
         // The request's own body broke off.
-        let mut cause: Option<&(dyn Error + 'static)> = Some(&err);
-        while let Some(err) = cause {
-            if let Some(BodyTooLarge { limit }) = err.downcast_ref() {
-                return CallError::BodyTooLarge { limit: *limit };
-            }
-            cause = err.source();
-        }
-        return CallError::CallerGone;
+        return CallError::of_request_body(&err).unwrap_or(CallError::CallerGone);
     }
     lease.suspect();
     CallError::FunctionCrashed {

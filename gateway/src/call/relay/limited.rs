@@ -4,12 +4,14 @@
 use super::headers;
 use bytes::Bytes;
 use epsilon_api::{
-    body::{BodyError, BodyTooLarge},
+    body::{BodyError, BodyMalformed, BodyTooLarge},
     units,
 };
 use http_body::{Body, Frame, SizeHint};
 use prometheus::IntCounter;
 use std::{
+    error::Error,
+    io,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -69,6 +71,20 @@ impl<B: Whole> Limited<B> {
     }
 }
 
+/// A body that breaks HTTP is the caller's fault and worth an answer; one that breaks off has no caller any more.
+fn told_apart(err: BodyError) -> BodyError {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(&*err);
+    while let Some(one) = cause {
+        // hyper's decoder of chunks says so of sizes, extensions and trailers that it cannot read.
+        let kind = one.downcast_ref::<io::Error>().map(io::Error::kind);
+        if let Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) = kind {
+            return Box::new(BodyMalformed);
+        }
+        cause = one.source();
+    }
+    err
+}
+
 impl<B: Whole> Body for Limited<B> {
     type Data = Bytes;
     type Error = BodyError;
@@ -81,7 +97,7 @@ impl<B: Whole> Body for Limited<B> {
         let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
         let mut frame = match ready!(Pin::new(inner).poll_frame(cx)) {
             Some(Ok(frame)) => frame,
-            Some(Err(err)) => return Poll::Ready(Some(Err(err.into()))),
+            Some(Err(err)) => return Poll::Ready(Some(Err(told_apart(err.into())))),
             None => return Poll::Ready(None),
         };
         if let Some(trailers) = frame.trailers_mut() {
