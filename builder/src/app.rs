@@ -10,12 +10,13 @@ use crate::{
     error::{self, Hint},
     inspect::Inspector,
     job::Workshop,
+    network::Network,
     outside::Outside,
     runtime::Runtimes,
     ship::{Exports, Remote, Shelf, Sink},
 };
 use epsilon_api::{
-    build::{BuildError, BuildEvent, BuildJob, BuildLog, Builder, Built},
+    build::{BuildError, BuildJob, BuildLog, Builder, Built},
     chain::Chain,
 };
 use futures_util::future::BoxFuture;
@@ -51,6 +52,7 @@ pub enum StartError {
 pub struct App {
     jobs: Arc<Jobs>,
     tasks: TaskTracker,
+    network: Arc<Network>,
 }
 
 /// What the gateway asks for builds.
@@ -90,6 +92,10 @@ impl App {
         }
 
         let outside = Outside::new(&config);
+        let network = Arc::new(Network::new(engine.clone(), config.install_network.clone()));
+        if alone {
+            network.remove().await; // a killed builder's
+        }
         let exports = Arc::new(Exports::new(engine.clone(), cache.clone()));
         let shelf =
             Arc::new(Shelf::new(engine.clone(), Arc::clone(&exports), config.image_transfer));
@@ -107,21 +113,23 @@ impl App {
                 engine: engine.clone(),
                 cache: cache.clone(),
                 outside: outside.clone(),
+                network: Arc::clone(&network),
                 limits: config.install,
+                size: config.install_size,
             },
             inspector: Inspector {
                 engine: engine.clone(),
                 cache: cache.clone(),
                 limits: config.inspect,
             },
-            dockerfiles: Dockerfiles::new(&config, engine, outside),
+            dockerfiles: Dockerfiles::new(&config, engine, outside, Arc::clone(&network)),
             sink,
             cache,
             config,
         };
         let (builds, limit) = (workshop.config.builds, workshop.config.build_timeout);
         let jobs = Jobs { workshop, turns: Semaphore::new(builds), limit };
-        Ok(Self { jobs: Arc::new(jobs), tasks })
+        Ok(Self { jobs: Arc::new(jobs), tasks, network })
     }
 
     /// What the gateway asks for builds.
@@ -142,7 +150,11 @@ impl App {
     /// still run have to be dropped before. Tells whether nothing is left.
     pub async fn shutdown(self, grace: Duration) -> bool {
         self.tasks.close();
-        let cleaned = tokio::time::timeout(grace, self.tasks.wait()).await.is_ok();
+        let cleaning = async {
+            self.tasks.wait().await;
+            self.network.remove().await;
+        };
+        let cleaned = tokio::time::timeout(grace, cleaning).await.is_ok();
         if !cleaned {
             tracing::warn!(
                 "Containers or folders of builds are left; the next start removes them."
@@ -178,7 +190,7 @@ impl Jobs {
         if let Ok(turn) = self.turns.try_acquire() {
             return Ok(turn);
         }
-        log.tell(BuildEvent::Line("waiting for another build to end".into()));
+        log.tell(error::note("waiting for another build to end"));
         self.turns.acquire().await.map_err(|closed| {
             tracing::debug!(error = %Chain(&closed), "The builder is closing.");
             error::internal("the builder is closing")

@@ -47,11 +47,16 @@ pub struct Settings {
     /// npm's settings for installs. Default: `~/.npmrc`, where there is one. Install scripts never
     /// see it.
     pub npmrc: Option<PathBuf>,
-    /// The engine's network that installs use. Default `bridge`.
-    pub install_network: String,
+    /// The engine's network that installs and Dockerfiles use, as it is. Default: one of the builder's own,
+    /// without a way to 169.254.169.254 (the cloud's metadata, with the machine's own credentials), which
+    /// needs root and iptables.
+    pub install_network: Option<String>,
     /// Memory of one install. Default 2 GiB.
     #[serde(deserialize_with = "size")]
     pub install_memory: Bytes,
+    /// Most that the packages of one project may take on disk. Default 2 GiB.
+    #[serde(deserialize_with = "size")]
+    pub install_size: Bytes,
     /// Processor cores of one install. Default 2.
     #[serde(deserialize_with = "cores")]
     pub install_cpu: MilliCores,
@@ -140,8 +145,9 @@ impl Default for Settings {
             runtime_timeout: Duration::from_secs(1200),
             ca_bundle: None,
             npmrc: None,
-            install_network: "bridge".into(),
+            install_network: None,
             install_memory: Bytes::mib(2048),
+            install_size: Bytes::mib(2048),
             install_cpu: MilliCores(2000),
             install_pids: 512,
             install_timeout: Duration::from_secs(300),
@@ -210,7 +216,8 @@ pub struct Config {
     pub(crate) runtime_timeout: Duration,
     pub(crate) ca_bundle: Option<PathBuf>,
     pub(crate) npmrc: Option<PathBuf>,
-    pub(crate) install_network: String,
+    pub(crate) install_network: Option<String>,
+    pub(crate) install_size: Bytes,
     pub(crate) install: Limits,
     pub(crate) inspect: Limits,
     pub(crate) dockerfile_timeout: Duration,
@@ -274,13 +281,14 @@ impl Config {
                 "it has to be an image's name",
             )?;
         }
-        let network = &s.install_network;
-        check(
-            crate::engine::is_reference(network),
-            "install_network",
-            network,
-            "it has to be a network's name",
-        )?;
+        if let Some(network) = &s.install_network {
+            check(
+                crate::engine::is_reference(network),
+                "install_network",
+                network,
+                "it has to be a network's name",
+            )?;
+        }
         Ok(Self {
             data: data.to_owned(),
             engine: socket(s.engine)?,
@@ -293,6 +301,7 @@ impl Config {
             ca_bundle: existing("ca_bundle", s.ca_bundle)?.or_else(machine_bundle),
             npmrc: existing("npmrc", s.npmrc)?.or_else(own_npmrc),
             install_network: s.install_network,
+            install_size: s.install_size,
             install: Limits {
                 memory: s.install_memory,
                 cpu: s.install_cpu,

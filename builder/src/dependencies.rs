@@ -12,21 +12,27 @@
 //! that others install from, nor the operator's npm settings, which may hold tokens.
 
 mod manifest;
+mod size;
+mod words;
 
 use crate::{
     blocking,
     cache::{Cache, WorkDir, container_user, give},
     engine::{
         Engine,
-        container::{Bind, Ended, Exit, Limits, Rights, Task},
+        container::{Bind, Exit, Limits, Rights, Task},
     },
     error::{self, Hint},
     image::{APP, Layer, tree},
+    network::Network,
     outside::Outside,
     runtime::Runtime,
     source::{ContentDigest, FileKind, Hasher, Source},
 };
-use epsilon_api::build::{BuildError, BuildEvent, BuildLog};
+use epsilon_api::{
+    build::{BuildError, BuildEvent, BuildLog},
+    units::Bytes,
+};
 use manifest::Manifest;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -34,6 +40,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
+use words::Words;
 
 /// Raised when installs are done in another way.
 const RECIPE: &[u8] = b"1";
@@ -46,7 +53,10 @@ pub(crate) struct Dependencies {
     pub(crate) engine: Engine,
     pub(crate) cache: Cache,
     pub(crate) outside: Outside,
+    pub(crate) network: Arc<Network>,
     pub(crate) limits: Limits,
+    /// Most that one install may take on disk.
+    pub(crate) size: Bytes,
 }
 
 /// Packages that are there.
@@ -84,7 +94,7 @@ impl Dependencies {
         });
         let Some((asked, manifest)) = asked.await? else { return Ok(None) };
         for note in &manifest.notes {
-            log.tell(BuildEvent::Line(note.clone()));
+            log.tell(error::note(note));
         }
         let key = Hasher::default()
             .part(RECIPE)
@@ -104,7 +114,10 @@ impl Dependencies {
         if has_scripts(&folder) {
             self.run_scripts(runtime, &folder, work, log).await?;
         }
-        if !folder.join("node_modules").is_dir() {
+        let limit = self.size;
+        let looked_at = folder.clone();
+        let is_there = blocking::run("looking at dependencies", move || found(&looked_at, limit));
+        if !is_there.await? {
             return Ok(None);
         }
         let (cache, work) = (self.cache.clone(), Arc::clone(work));
@@ -181,16 +194,24 @@ impl Dependencies {
             mounts,
             workdir: APP,
             rights: Rights::None { uid, gid },
-            network: self.outside.network(),
+            network: Some(self.network.name().await?),
             limits: self.limits,
-            largest_file: None,
+            largest_file: Some(self.size),
         };
         let container = self.engine.create(&task, Some(Arc::clone(work) as _)).await?;
-        let ended = container.run(|line| log.tell(BuildEvent::Line(line.to_owned()))).await?;
+        let mut words = Words::default();
+        let ended = tokio::select! {
+            ended = container.run(|line| {
+                if words.take(line) {
+                    log.tell(BuildEvent::Line(line.to_owned()));
+                }
+            }) => ended?,
+            too_large = size::outgrown(folder, self.size) => return Err(too_large),
+        };
         match ended.exit {
             Exit::Code(0) => Ok(()),
-            Exit::Code(_) | Exit::OutOfMemory | Exit::TimedOut => {
-                Err(failed(&ended, command[1], self.limits))
+            exit @ (Exit::Code(_) | Exit::OutOfMemory | Exit::TimedOut) => {
+                Err(words::failed(exit, &words, command[1], self.limits))
             }
         }
     }
@@ -256,66 +277,47 @@ fn keep(cache: &Cache, key: ContentDigest, folder: &Path, work: &Path) -> Result
     }
 }
 
-fn failed(ended: &Ended, verb: &str, limits: Limits) -> BuildError {
-    let tail = ended.tail.join("\n");
-    let says = |words: &str| tail.contains(words);
-    let hint = match ended.exit {
-        Exit::TimedOut => {
-            let limit = limits.time;
-            return error::dependencies_failed(format!(
-                "`npm {verb}` took longer than {limit:?}\n{tail}"
-            ))
-            .hint("the operator's limit is `builder.install_timeout`");
+/// Whether packages were installed. Install scripts may have put anything in their place: what lies there
+/// is read by this process, with its rights, so it has to be a folder and no link to one of this machine.
+fn found(folder: &Path, limit: Bytes) -> Result<bool, BuildError> {
+    let modules = folder.join("node_modules");
+    match fs::symlink_metadata(&modules) {
+        Ok(about) if about.is_dir() => {}
+        Ok(_) => {
+            return Err(error::dependencies_failed(
+                "an install script put something else in the place of `node_modules`",
+            )
+            .hint("one of the packages does harm, or was taken over: see which ones have install scripts"));
         }
-        Exit::OutOfMemory => {
-            let limit = limits.memory;
-            return error::dependencies_failed(format!(
-                "`npm {verb}` needs more than {limit}\n{tail}"
-            ))
-            .hint("the operator's limit is `builder.install_memory`");
-        }
-        Exit::Code(_) if says("E404") => {
-            "is the package's name right, and may this machine read it?"
-        }
-        Exit::Code(_) if says("ETARGET") => "does the package have such a version?",
-        Exit::Code(_) if says("EUSAGE") => "run `npm install` and push the new lockfile too",
-        Exit::Code(_) if says("ERESOLVE") => "two packages want different versions of a third",
-        Exit::Code(_) if says("node-gyp") || says("gyp ERR") => {
-            "the base has no compiler: take a version of the package that has a prebuilt binary"
-        }
-        Exit::Code(_) if says("ENOTFOUND") || says("EAI_AGAIN") || says("ECONNREFUSED") => {
-            "the registry cannot be reached from the builder"
-        }
-        Exit::Code(_) => "npm's own words are above",
-    };
-    error::dependencies_failed(format!("`npm {verb}` failed:\n{tail}")).hint(hint)
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(err) => return Err(error::file("looking at dependencies", &err)),
+    }
+    match size::of(&modules, size::Count::Length) {
+        bytes if bytes > limit => Err(size::too_large(limit)),
+        _ => Ok(true),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use epsilon_api::units::{Bytes, MilliCores};
-    use std::time::Duration;
-
-    fn limits() -> Limits {
-        let time = Duration::from_secs(300);
-        Limits { memory: Bytes::mib(512), cpu: MilliCores::ONE, pids: 64, time }
-    }
 
     #[test]
-    fn a_failure_says_what_npm_said_and_what_to_do() {
-        for (exit, line, message, hint) in [
-            (Exit::Code(1), "npm error code E404", "`npm ci` failed:\nnpm error code E404", "name"),
-            (Exit::Code(1), "npm error code EUSAGE", "EUSAGE", "lockfile"),
-            (Exit::Code(1), "gyp ERR! find Python", "gyp", "compiler"),
-            (Exit::OutOfMemory, "x", "needs more than 512MiB", "install_memory"),
-            (Exit::TimedOut, "x", "longer than 300s", "install_timeout"),
-        ] {
-            let err = failed(&Ended { exit, tail: vec![line.into()] }, "ci", limits());
-            assert_eq!(err.code, "DEPENDENCIES_FAILED");
-            assert!(err.message.contains(message), "{}", err.message);
-            assert!(err.hint.as_ref().is_some_and(|h| h.contains(hint)), "{:?}", err.hint);
-        }
+    fn a_link_in_the_place_of_packages_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let limit = Bytes::mib(1);
+        assert!(!found(dir.path(), limit).unwrap());
+        let modules = dir.path().join("node_modules");
+        std::os::unix::fs::symlink("/etc", &modules).unwrap();
+        let err = found(dir.path(), limit).unwrap_err();
+        assert_eq!(err.code, "DEPENDENCIES_FAILED");
+        assert!(err.message.contains("install script"), "{}", err.message);
+        fs::remove_file(&modules).unwrap();
+        fs::create_dir(&modules).unwrap();
+        assert!(found(dir.path(), limit).unwrap());
+        // Nothing on disk, yet a terabyte in a layer.
+        fs::File::create(modules.join("sparse")).unwrap().set_len(1 << 40).unwrap();
+        assert!(found(dir.path(), limit).unwrap_err().message.contains("1MiB"));
     }
 
     #[test]

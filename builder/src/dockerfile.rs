@@ -12,6 +12,7 @@ use crate::{
     engine::{Engine, Part, Scratch, files},
     error::{self, Hint},
     image::tree,
+    network::Network,
     outside::Outside,
     ship::Base,
     source::Source,
@@ -27,6 +28,7 @@ const TAIL: usize = 30;
 pub(crate) struct Dockerfiles {
     engine: Engine,
     outside: Outside,
+    network: Arc<Network>,
     build_limit: Duration,
     pull_limit: Duration,
 }
@@ -39,10 +41,16 @@ pub(crate) struct Found {
 }
 
 impl Dockerfiles {
-    pub(crate) fn new(config: &Config, engine: Engine, outside: Outside) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        engine: Engine,
+        outside: Outside,
+        network: Arc<Network>,
+    ) -> Self {
         Self {
             engine,
             outside,
+            network,
             build_limit: config.dockerfile_timeout,
             pull_limit: config.pull_timeout,
         }
@@ -88,7 +96,7 @@ impl Dockerfiles {
         let name = scratch.reference();
         let mut tail = std::collections::VecDeque::with_capacity(TAIL);
         let arguments = self.outside.build_arguments();
-        let network = self.outside.network().unwrap_or_default();
+        let network = self.network.name().await?;
         let built = self.engine.build(
             files(vec![Part::File(context)]),
             dockerfile,

@@ -7,6 +7,7 @@
 mod commit;
 pub(crate) mod container;
 mod lines;
+mod network;
 mod transport;
 
 use crate::{

@@ -4,7 +4,10 @@
 //! Codes whose status is 4xx say that the source is wrong, 5xx that the builder or its machine is in
 //! trouble. `Display` texts never carry a path of the builder's machine: those go to the log.
 
-use epsilon_api::{build::BuildError, chain::Chain};
+use epsilon_api::{
+    build::{BuildError, BuildEvent},
+    chain::Chain,
+};
 use hyper::StatusCode;
 use std::{error::Error, io};
 
@@ -65,6 +68,12 @@ impl Hint for BuildError {
     fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
+}
+
+/// A word to the developer, which stays to be seen also when all goes well; other lines of the story are
+/// a tool's output.
+pub fn note(text: impl std::fmt::Display) -> BuildEvent {
+    BuildEvent::Line(format!("note: {text}"))
 }
 
 /// Trouble with the builder's own files: a full disk is told as such, anything else is logged with its

@@ -14,7 +14,7 @@
 //! | `dockerfile` | `runtime: container` |
 //! | `ship` | into this machine's engine or a registry |
 //! | `engine` | all that is asked of the container engine; alone in naming bollard |
-//! | `cache`, `outside`, `blocking` | the folder on disk; the way to the network; work that blocks |
+//! | `cache`, `outside`, `network`, `blocking` | the folder on disk; the way to the outside; work that blocks |
 //! | [`error`] | why a build ended without images |
 
 pub mod app;
@@ -30,6 +30,7 @@ mod inspect;
 pub mod inspection;
 mod job;
 pub mod manifest;
+mod network;
 mod outside;
 pub mod plan;
 mod runtime;

@@ -49,11 +49,11 @@ impl Outside {
             variables: relevant(env::vars()),
             ca_bundle: config.ca_bundle.clone(),
             npmrc: config.npmrc.clone(),
-            network: config.install_network.clone(),
+            network: config.install_network.clone().unwrap_or_else(|| "bridge".into()),
         }
     }
 
-    /// The engine's network for installs.
+    /// The engine's network for commands that are ours.
     pub(crate) fn network(&self) -> Option<String> {
         Some(self.network.clone())
     }

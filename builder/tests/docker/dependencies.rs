@@ -1,7 +1,10 @@
 //! npm packages: installed in a container, kept, and put into a layer of their own.
 
-use super::lab::{Lab, Served, add, file_of};
-use epsilon_api::admin::Step;
+use super::lab::{Lab, Served, add, docker, file_of};
+use epsilon_api::{
+    admin::Step,
+    build::{BuildError, Built},
+};
 
 const INDEX: (&str, &str) = (
     "index.js",
@@ -47,6 +50,68 @@ async fn a_package_that_does_not_exist_is_told_in_npms_words() {
     assert!(err.message.contains("epsilon-no-such-package-7d1f"), "{}", err.message);
     assert!(err.hint.is_some());
     lab.end().await;
+}
+
+/// A project whose one package, in its own folder, runs this when it is installed.
+async fn with_script(lab: &Lab, script: &str) -> Result<Built, BuildError> {
+    let package = serde_json::json!({
+        "name": "dep", "version": "1.0.0", "scripts": { "install": script },
+    });
+    lab.build(&[
+        ("package.json", r#"{"name":"lab-script","dependencies":{"dep":"file:./dep"}}"#),
+        ("dep/package.json", &package.to_string()),
+        ("index.js", "exports.hello = (req, res) => res.send('hi');"),
+    ])
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_install_script_cannot_have_this_machines_files_packed() {
+    let lab = Lab::new().await;
+    let secret = tempfile::tempdir().unwrap();
+    std::fs::write(secret.path().join("key"), "x").unwrap();
+    let script =
+        format!("cd /app; mv node_modules n; ln -s {} node_modules", secret.path().display());
+    let err = with_script(&lab, &script).await.unwrap_err();
+    assert_eq!(err.code, "DEPENDENCIES_FAILED");
+    assert!(err.message.contains("in the place of `node_modules`"), "{}", err.message);
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packages_that_fill_the_disk_are_refused() {
+    let lab = Lab::with("{install_size: 64MiB}").await;
+    for script in [
+        "truncate -s 60M /app/node_modules/a /app/node_modules/b",
+        "for n in $(seq 100); do head -c 10M /dev/zero > /app/$n; done; sleep 60",
+    ] {
+        let err = with_script(&lab, script).await.unwrap_err();
+        assert_eq!(err.code, "DEPENDENCIES_FAILED");
+        assert!(err.message.contains("more than 64MiB"), "{}", err.message);
+    }
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn installs_have_a_network_of_their_own_without_the_metadata_service() {
+    let lab = Lab::new().await;
+    with_script(&lab, "ip=$(hostname -i); echo at $ip").await.unwrap();
+    let network = format!("epsilon-builder-{}", lab.id());
+    let icc = r#"{{index .Options "com.docker.network.bridge.enable_icc"}}"#;
+    assert_eq!(docker(&["network", "inspect", "-f", icc, &network]), "false");
+    let subnet =
+        docker(&["network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", &network]);
+    let prefix = subnet.rsplit_once('.').unwrap().0;
+    assert!(lab.lines().contains(&format!("at {prefix}.")), "{subnet} {}", lab.lines());
+    let rules = || {
+        let rules =
+            std::process::Command::new("iptables").args(["-t", "raw", "-S"]).output().unwrap();
+        String::from_utf8(rules.stdout).unwrap()
+    };
+    let rule = format!("-A PREROUTING -d 169.254.169.254/32 -i epb{} -j DROP", lab.id());
+    assert!(rules().contains(&rule), "{}", rules());
+    lab.end().await;
+    assert!(!rules().contains(&rule), "{}", rules());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -107,9 +107,14 @@ impl Lab {
         lines.collect::<Vec<_>>().join("\n")
     }
 
+    /// The builder's id.
+    pub(crate) fn id(&self) -> String {
+        fs::read_to_string(self.data.path().join("builder/id")).unwrap()
+    }
+
     /// Containers and scratch images of this lab's builder that exist now.
     pub(crate) fn left(&self) -> String {
-        let id = fs::read_to_string(self.data.path().join("builder/id")).unwrap();
+        let id = self.id();
         let label = format!("label=epsilon.builder={id}");
         let images = format!("epsilon/scratch:{id}-*");
         docker(&["ps", "-a", "--filter", &label, "--format", "{{.Names}}"])
@@ -127,6 +132,8 @@ impl Lab {
         let app = self.app.take().unwrap();
         assert!(app.shutdown(PATIENCE).await, "the builder did not clean up in time");
         assert!(self.is_clean(), "left: {}", self.left());
+        let label = format!("label=epsilon.builder={}", self.id());
+        assert_eq!(docker(&["network", "ls", "-q", "--filter", &label]), "");
     }
 }
 

@@ -1,0 +1,125 @@
+//! The network of containers that run what others wrote while a build goes on: install scripts, and
+//! the steps of a Dockerfile. A bridge of the builder's own, without traffic between its containers and without a
+//! way to the cloud's metadata service, where this machine's credentials lie.
+//!
+//! Not for inspection, which has no network, nor for the runtime base, whose commands are ours. Made when
+//! it is first needed, removed when the builder ends. The agent has another one, for instances.
+
+use crate::{
+    engine::Engine,
+    error::{self, Hint},
+};
+use epsilon_api::{build::BuildError, chain::Chain};
+use std::{env, process::Stdio, time::Duration};
+use tokio::{process::Command, sync::Mutex, time::timeout};
+
+const METADATA: &str = "169.254.169.254/32";
+/// Before the kernel decides whether a packet is forwarded or for this machine itself, so one rule sees
+/// both. The second for kernels without the first.
+const TABLES: [&str; 2] = ["raw", "mangle"];
+/// Seconds that iptables may wait for its lock.
+const LOCK_WAIT: &str = "5";
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The network.
+#[derive(Debug)]
+pub(crate) struct Network {
+    engine: Engine,
+    kind: Kind,
+    /// One at a time makes it.
+    turn: Mutex<()>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// The operator's, who knows what it leads to.
+    Given(String),
+    /// Ours.
+    Own { name: String, bridge: String },
+}
+
+impl Network {
+    /// Makes nothing yet.
+    pub(crate) fn new(engine: Engine, given: Option<String>) -> Self {
+        let kind = match given {
+            Some(name) => Kind::Given(name),
+            None => Kind::Own {
+                name: format!("epsilon-builder-{}", engine.owner()),
+                // An interface's name has at most 15 bytes; the id has 12.
+                bridge: format!("epb{:.12}", engine.owner()),
+            },
+        };
+        Self { engine, kind, turn: Mutex::default() }
+    }
+
+    /// Its name, once it stands and is closed. Asked before each use: others remove networks that look
+    /// unused, and rules.
+    pub(crate) async fn name(&self) -> Result<String, BuildError> {
+        let (name, bridge) = match &self.kind {
+            Kind::Given(name) => return Ok(name.clone()),
+            Kind::Own { name, bridge } => (name, bridge),
+        };
+        let _turn = self.turn.lock().await;
+        self.engine.ensure_network(name, bridge).await?;
+        close(bridge).await.map_err(|why| {
+            tracing::error!(why, "The way to the metadata service cannot be closed.");
+            error::engine_failed(
+                "nothing is installed: the way to 169.254.169.254, where this machine's credentials may \
+                 lie, cannot be closed",
+            )
+            .hint(
+                "the operator runs the builder as root with iptables installed, or names a network that is safe: \
+                 `builder.install_network: bridge`",
+            )
+        })?;
+        Ok(name.clone())
+    }
+
+    /// Takes it away. Containers have to be gone.
+    pub(crate) async fn remove(&self) {
+        let Kind::Own { name, bridge } = &self.kind else { return };
+        let _turn = self.turn.lock().await;
+        if let Err(err) = self.engine.remove_network(name).await {
+            tracing::warn!(network = name, error = %Chain(&err), "A network could not be removed.");
+            return; // what is in it stays shut off
+        }
+        for table in TABLES {
+            while iptables(table, "-C", bridge).await.is_ok() {
+                if iptables(table, "-D", bridge).await.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+async fn close(bridge: &str) -> Result<(), String> {
+    let mut why = String::new();
+    for table in TABLES {
+        if iptables(table, "-C", bridge).await.is_ok() {
+            return Ok(());
+        }
+        match iptables(table, "-I", bridge).await {
+            Ok(()) => return Ok(()),
+            Err(cause) => why = cause,
+        }
+    }
+    Err(why)
+}
+
+async fn iptables(table: &str, action: &str, bridge: &str) -> Result<(), String> {
+    let path = env::var("PATH").unwrap_or_default();
+    let run = Command::new("iptables")
+        .args(["-w", LOCK_WAIT, "-t", table, action, "PREROUTING"])
+        .args(["-i", bridge, "-d", METADATA, "-j", "DROP"])
+        .env("PATH", format!("{path}:/usr/sbin:/sbin"))
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    match timeout(PATIENCE, run).await {
+        Ok(Ok(output)) if output.status.success() => Ok(()),
+        Ok(Ok(output)) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Ok(Err(err)) => Err(format!("iptables: {err}")),
+        Err(_) => Err(format!("iptables took longer than {PATIENCE:?}")),
+    }
+}
