@@ -14,6 +14,7 @@ use crate::{
     config::Config,
     dependencies::{Dependencies, Installed},
     dockerfile::Dockerfiles,
+    error,
     image::{Image, tree},
     inspect::Inspector,
     inspection::Inspection,
@@ -33,7 +34,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::time::Instant;
 
 /// Raised when the same parts make another image than before.
-const RECIPE: &[u8] = b"1";
+const RECIPE: &[u8] = b"2";
 
 /// All that builds work with.
 #[derive(Debug)]
@@ -90,7 +91,7 @@ impl Workshop {
         let source = source::receive(job.archive, &self.config.source, work.path()).await?;
         let source = Arc::new(source);
         for note in &source.notes {
-            job.log.tell(BuildEvent::Line(note.clone()));
+            job.log.tell(error::note(note));
         }
         let bytes = Bytes(source.files.iter().map(|file| file.bytes).sum());
         let detail = format!("{}, {bytes}", counted(source.files.len(), "file"));
@@ -144,7 +145,7 @@ impl Workshop {
             blocking::run("planning", move || plan::plan(&manifest, &source, &inspection, &only))
                 .await?;
         for note in &plan.notes {
-            log.tell(BuildEvent::Line(note.clone()));
+            log.tell(error::note(note));
         }
         Ok(plan)
     }
@@ -278,7 +279,7 @@ impl Workshop {
             Origin::Image(reference) => self.dockerfiles.existing(reference, log).await?,
             Origin::Dockerfile(path) => self.dockerfiles.build(source, path, work, log).await?,
             Origin::Code => {
-                return Err(crate::error::manifest_invalid("`runtime: container` runs no code"));
+                return Err(error::manifest_invalid("`runtime: container` runs no code"));
             }
         };
         let image = &found.image;

@@ -1,5 +1,9 @@
 //! Writes a layer: a tar whose bytes depend on nothing but paths, contents and executable bits. No
-//! times, no owners, no order of a directory. Blocking; call it where blocking is fine.
+//! owners, no order of a directory, no times of this machine. Blocking; call it where blocking is fine.
+//!
+//! A file of the project has a time that follows from its content. Web servers make `ETag` and
+//! `Last-Modified` of size and time: were it the same for all, a browser would keep an old page after a deploy
+//! that changes it without changing its length.
 
 use super::Layer;
 use crate::{
@@ -101,15 +105,20 @@ impl Writer {
         path.rsplit_once('/').map_or(Ok(()), |(parent, _)| self.folder(parent))
     }
 
-    fn file(&mut self, path: &str, executable: bool, bytes: u64, content: File) -> io::Result<()> {
+    fn file(
+        &mut self,
+        path: &str,
+        executable: bool,
+        time: u64,
+        bytes: u64,
+        content: File,
+    ) -> io::Result<()> {
         self.parents(path)?;
         let mode = if executable { 0o755 } else { 0o644 };
+        let mut header = header(EntryType::Regular, mode, bytes);
+        header.set_mtime(time);
         // `take`: a file that grew since it was looked at must not break the archive.
-        self.tar.append_data(
-            &mut header(EntryType::Regular, mode, bytes),
-            path,
-            content.take(bytes),
-        )
+        self.tar.append_data(&mut header, path, content.take(bytes))
     }
 
     fn link(&mut self, path: &str, target: &Path) -> io::Result<()> {
@@ -122,13 +131,17 @@ impl Writer {
             FileKind::Symlink { target } => self.link(path, Path::new(target)),
             FileKind::File => {
                 let content = File::open(source.root.join(&file.path))?;
-                self.file(path, file.executable, file.bytes, content)
+                self.file(path, file.executable, time_of(file), file.bytes, content)
             }
         }
     }
 
     /// A folder with all below it. Sockets, pipes and devices are left out: no package has them.
     fn walk(&mut self, from: &Path, inside: &str) -> io::Result<()> {
+        // Of what others made: a link to a folder would pack this machine's own files.
+        if !fs::symlink_metadata(from)?.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
         self.folder(inside)?;
         let mut names: Vec<_> =
             fs::read_dir(from)?.map(|e| e.map(|e| e.file_name())).collect::<io::Result<_>>()?;
@@ -149,7 +162,7 @@ impl Writer {
                 self.link(&path, &fs::read_link(&here)?)?;
             } else if about.is_file() {
                 let executable = about.permissions().mode() & 0o100 != 0;
-                self.file(&path, executable, about.len(), File::open(&here)?)?;
+                self.file(&path, executable, 0, about.len(), File::open(&here)?)?;
             }
         }
         Ok(())
@@ -162,6 +175,15 @@ impl Writer {
         let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Layer { diff_id: format!("sha256:{hex}"), tar: self.path, bytes: written.bytes })
     }
+}
+
+/// Another one for another content; always in the years after 1970, so never in anybody's future.
+fn time_of(file: &SourceFile) -> u64 {
+    /// About 34 years.
+    const RANGE: u64 = 1 << 30;
+    let text = file.sha256.to_string();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(15).collect();
+    u64::from_str_radix(&digits, 16).unwrap_or_default() % RANGE
 }
 
 fn header(kind: EntryType, mode: u32, bytes: u64) -> Header {
@@ -198,6 +220,7 @@ impl<W: Write> Write for Hashing<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::tests::project;
     use std::{collections::BTreeMap, os::unix::fs::symlink};
 
     fn names(layer: &Layer) -> BTreeMap<String, (u32, u64)> {
@@ -239,6 +262,34 @@ mod tests {
         assert_eq!(names["app/node_modules/lib/x.js"], (0o644, 8));
         assert_eq!(names["app/"], (0o755, 0));
         assert_eq!(names["app/node_modules/lib/link"].1, 0);
+    }
+
+    #[tokio::test]
+    async fn the_time_of_a_file_follows_from_its_content() {
+        let times = async |content: &str| {
+            let files = [("a.html", content), ("b.html", "same")];
+            let (work, source) = project(&files).await;
+            let layer = code(&source, |_| false, &work.path().join("code.tar")).unwrap();
+            let mut tar = tar::Archive::new(File::open(&layer.tar).unwrap());
+            let entries = tar.entries().unwrap().map(|entry| {
+                let entry = entry.unwrap();
+                (entry.path().unwrap().display().to_string(), entry.header().mtime().unwrap())
+            });
+            entries.collect::<BTreeMap<_, _>>()
+        };
+        let (one, again, two) = (times("one").await, times("one").await, times("two").await);
+        assert_eq!(one, again);
+        assert_ne!(one["app/a.html"], two["app/a.html"]);
+        assert_eq!(one["app/b.html"], two["app/b.html"]);
+        assert!(one["app/a.html"] < 1 << 30);
+    }
+
+    #[test]
+    fn a_link_is_not_taken_for_the_folder_behind_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("modules");
+        symlink("/etc", &link).unwrap();
+        assert!(folder(&link, "app", &[], &dir.path().join("a.tar")).is_err());
     }
 
     #[test]
