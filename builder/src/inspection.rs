@@ -131,7 +131,12 @@ impl Inspection {
         let entry = entry.ok_or_else(|| nonsense(&format!("nothing of `{path}`")))?;
         match &entry.error {
             Some(why) => {
-                Err(error::load_failed(format!("`{path}` could not be loaded: {}", why.told())))
+                let told = why.told();
+                let err = error::load_failed(format!("`{path}` could not be loaded: {told}"));
+                Err(match hint(&told) {
+                    Some(hint) => err.hint(hint),
+                    None => err,
+                })
             }
             None => Ok(entry),
         }
@@ -149,6 +154,44 @@ impl LoadError {
             None => message,
         }
     }
+}
+
+/// What to do about what the code threw, as far as its text tells.
+fn hint(told: &str) -> Option<String> {
+    let says = |words: &[&str]| words.iter().any(|word| told.contains(word));
+    if says(&["ERR_UNSUPPORTED_TYPESCRIPT_SYNTAX"]) {
+        return Some(
+            "Node drops types and compiles nothing: write it without enums, namespaces and parameter \
+             properties, or compile it and push the JavaScript"
+                .into(),
+        );
+    }
+    if says(&["MODULE_NOT_FOUND"]) {
+        let missing = told.split_once("Cannot find ").and_then(|(_, rest)| rest.split('\'').nth(1));
+        return missing.map(|name| match name.starts_with(['.', '/']) {
+            true => "is the file there, and pushed (`.gitignore` and `.epsilonignore` leave files out)? ES \
+                     modules name a file with its ending, `./lib.js` or `./lib.ts`"
+                .into(),
+            false => format!(
+                "add `{name}` to the `dependencies` of package.json: `npm install {name}`; \
+                 `devDependencies` are not installed"
+            ),
+        });
+    }
+    if says(&["ENOTFOUND", "EAI_AGAIN", "ENETUNREACH", "ECONNREFUSED"]) {
+        return Some(
+            "there is no network while code is loaded for a look at its exports: connect in a call"
+                .into(),
+        );
+    }
+    if says(&["SyntaxError"]) {
+        return None;
+    }
+    Some(
+        "code is loaded once while it is deployed: without network, and with no variables but those of `env` \
+         in `epsilon.yaml`"
+            .into(),
+    )
 }
 
 /// Without what could steer a terminal, and not longer than this.
@@ -170,6 +213,34 @@ fn nonsense(why: &str) -> BuildError {
 mod tests {
     use super::*;
     use std::{fs, os::unix::fs::symlink};
+
+    #[test]
+    fn a_failure_to_load_says_what_to_do() {
+        for (told, wanted) in [
+            ("SyntaxError [ERR_UNSUPPORTED_TYPESCRIPT_SYNTAX]: TypeScript enum …", "compile"),
+            (
+                "Error: Cannot find module 'lodash'\n  code: 'MODULE_NOT_FOUND'",
+                "npm install lodash",
+            ),
+            (
+                "Error [ERR_MODULE_NOT_FOUND]: Cannot find package '@a/b' imported from /app/x.js",
+                "npm install @a/b",
+            ),
+            (
+                "Error [ERR_MODULE_NOT_FOUND]: Cannot find module '/app/types' imported from /app/i.ts",
+                "./lib.ts",
+            ),
+            ("Error: getaddrinfo EAI_AGAIN db.internal", "in a call"),
+            ("Error: API_KEY missing", "`env`"),
+        ] {
+            assert!(
+                hint(told).is_some_and(|hint| hint.contains(wanted)),
+                "{told}: {:?}",
+                hint(told)
+            );
+        }
+        assert_eq!(hint("SyntaxError: Unexpected end of input"), None);
+    }
 
     #[test]
     fn the_answer_is_read_without_following_or_waiting() {

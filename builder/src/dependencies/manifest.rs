@@ -2,7 +2,8 @@
 //! beside it. Reads, runs nothing.
 
 use crate::{
-    error,
+    error::{self, Hint},
+    manifest::short,
     source::{ContentDigest, Hasher, Source},
 };
 use epsilon_api::{build::BuildError, units::Bytes};
@@ -59,6 +60,15 @@ impl Manifest {
         if asked.iter().all(|part| is_empty(part)) {
             return Ok(None);
         }
+        if let Some((name, path)) = asked[..3].iter().find_map(|part| outside(&package, part)) {
+            return Err(error::manifest_invalid(format!(
+                "package.json: `{name}` is `{path}`, which lies outside of the project's folder"
+            ))
+            .hint(
+                "deploy the folder that holds both, with an `epsilon.yaml` whose `entry` names the file, or \
+                 put the package inside",
+            ));
+        }
         let mut files = Vec::new();
         for name in LOCKFILES {
             files.extend(source.read(name, LOCKFILE_MAX)?.map(|content| (name, content)));
@@ -96,6 +106,28 @@ fn is_local(package: &Map<String, Value>, part: &str) -> bool {
     };
     let Some(Value::Object(packages)) = package.get(part) else { return false };
     packages.values().filter_map(Value::as_str).any(is_path)
+}
+
+/// A package of this part that lies outside of the project. Only the project is pushed, so it cannot be
+/// there, and npm would leave a link to nothing.
+fn outside(package: &Map<String, Value>, part: &str) -> Option<(String, String)> {
+    let Some(Value::Object(packages)) = package.get(part) else { return None };
+    packages.iter().find_map(|(name, asked)| {
+        let asked = asked.as_str()?;
+        let path = ["file:", "link:"].iter().find_map(|scheme| asked.strip_prefix(scheme));
+        let path = path.or_else(|| asked.starts_with(['.', '/']).then_some(asked))?;
+        let mut depth = 0;
+        let leaves = path.starts_with('/')
+            || path.split('/').any(|part| {
+                depth += match part {
+                    "" | "." => 0,
+                    ".." => -1,
+                    _ => 1,
+                };
+                depth < 0
+            });
+        leaves.then(|| (short(name), short(asked)))
+    })
 }
 
 fn notes(source: &Source, package: &Map<String, Value>, has_lockfile: bool) -> Vec<String> {
@@ -173,6 +205,21 @@ mod tests {
             read(&[("package.json", r#"{"workspaces":["packages/*"]}"#)]).await.unwrap().needs_tree
         );
         assert!(!read(&[A]).await.unwrap().needs_tree);
+    }
+
+    #[tokio::test]
+    async fn packages_outside_of_the_project_are_refused() {
+        for path in
+            ["file:../shared", "../shared", "file:./libs/../../x", "link:../a", "file:/opt/x"]
+        {
+            let package = format!(r#"{{"dependencies":{{"shared":"{path}"}}}}"#);
+            let (_work, source) = project(&[("package.json", &package)]).await;
+            let err = Manifest::read(&source).unwrap_err();
+            assert_eq!(err.code, "MANIFEST_INVALID");
+            assert!(err.message.contains(path) && err.hint.is_some(), "{}", err.message);
+        }
+        let inside = r#"{"dependencies":{"a":"file:./libs/x/../a","b":"^1.0.0","c":"npm:d@1"}}"#;
+        assert!(read(&[("package.json", inside)]).await.is_some());
     }
 
     #[tokio::test]

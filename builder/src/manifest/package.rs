@@ -60,7 +60,10 @@ impl Package {
             return error::no_functions(format!(
                 "`main` of {FILE} is `{main}`, which is not there"
             ))
-            .hint("correct it, or add an `index.js`");
+            .hint(
+                "is it built, and pushed? What `.gitignore` leaves out is not; a line `!dist/` in \
+                 `.epsilonignore` takes a folder back in",
+            );
         }
         let err = error::no_functions("there is neither an `epsilon.yaml` nor an `index.js`");
         if has("Dockerfile") {

@@ -85,7 +85,10 @@ pub(super) fn exported<'a>(
         let err = error::no_functions(format!("`{path}` exports nothing that can be called"));
         return Err(err.hint(match notes.first() {
             Some(note) => note.clone(),
-            None => "export a function: `exports.hello = (req, res) => res.send('hi')`".into(),
+            None => "export a function, `exports.hello = (req, res) => res.send('hi')`, or an Express \
+                     application, `module.exports = app`; what only listens, or registers itself with a \
+                     framework, is not seen"
+                .into(),
         }));
     }
     Ok(chosen.into_iter().collect())

@@ -70,8 +70,9 @@ exports! {
     only_names_that_cannot_be_called: ["__proto__"] => "NO_FUNCTIONS: `index.js` exports nothing that can be called \
         (an export is not deployed: `__proto__` is not a function name: a letter, then up to 62 letters, digits, \
         `-` or `_`)";
-    nothing: [] => "NO_FUNCTIONS: `index.js` exports nothing that can be called (export a function: \
-        `exports.hello = (req, res) => res.send('hi')`)";
+    nothing: [] => "NO_FUNCTIONS: `index.js` exports nothing that can be called (export a function, \
+        `exports.hello = (req, res) => res.send('hi')`, or an Express application, `module.exports = app`; what only \
+        listens, or registers itself with a framework, is not seen)";
 }
 
 #[tokio::test]
