@@ -31,14 +31,23 @@ function inspectEntry(entry) {
     child.on('close', (code, signal) => {
       clearTimeout(timer);
       if (timedOut) return resolve(failed(`\`${entry}\` did not finish loading within ${LOAD_LIMIT_MS} ms`));
-      if (chunks.length > 0) return resolve(JSON.parse(Buffer.concat(chunks)));
+      if (chunks.length > 0) return resolve(parsed(Buffer.concat(chunks)) ?? failed(`\`${entry}\` wrote to file descriptor ${RESULT_FD}, which belongs to the platform`));
       if (code === 0) return resolve(failed(`\`${entry}\` ended before it was loaded: \`process.exit()\`, or an \`await\` that never settles`));
       const end = signal ? `was ended by ${signal}` : `exited with code ${code}`;
-      // Nobody else here sends it: the kernel does, to the process that is over the container's memory limit.
-      const why = signal === 'SIGKILL' ? '; most likely it ran out of memory' : '';
+      // Nobody else here sends the first: the kernel does, to the process that is over the container's memory
+      // limit. The second is how V8 ends when its heap is full.
+      const why = signal === 'SIGKILL' || signal === 'SIGABRT' ? '; most likely it ran out of memory' : '';
       resolve(failed(`\`${entry}\` ${end} while loading${why}`));
     });
   });
+}
+
+function parsed(bytes) {
+  try {
+    return JSON.parse(bytes);
+  } catch {
+    return null;
+  }
 }
 
 async function main(entries, out) {

@@ -65,7 +65,13 @@ function describe(thrown) {
 
 /** Drops the frames of Node and all lines about the wrapper's own files ("Require stack" lists them too). */
 function withoutOurs(text) {
-  return text.split('\n').filter((line) => !line.includes(OWN_FOLDER) && !NODE_FRAME.test(line)).join('\n');
+  const kept = [];
+  for (const line of text.split('\n')) {
+    if (!line.includes(OWN_FOLDER) && !NODE_FRAME.test(line)) kept.push(line);
+    // The last frame opens the error's own properties; what closes them stays, so this has to.
+    else if (line.endsWith(' {') && kept.length > 0) kept.push(`${kept.pop()} {`);
+  }
+  return kept.join('\n');
 }
 
 module.exports = { Log, MESSAGE_MAX, describe, withoutOurs };

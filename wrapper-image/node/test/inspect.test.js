@@ -51,6 +51,17 @@ for (const [what, files, expected] of [
   });
 }
 
+test('an error\'s own properties keep both of their brackets', (t) => {
+  const [{ error }] = inspect(t, { 'e.js': 'require("no-such-module")' }, 'e.js');
+  assert.match(error.stack, / \{\n/);
+  assert.equal(error.stack.split('{').length, error.stack.split('}').length, error.stack);
+});
+
+test('what else is written to the pipe of the answer is told', (t) => {
+  const [{ error }] = inspect(t, { 'e.js': 'require("fs").writeSync(3, "garbage"); exports.a = () => {}' }, 'e.js');
+  assert.match(error.message, /wrote to file descriptor 3/);
+});
+
 test('one entry\'s failure is not another\'s', (t) => {
   const entries = inspect(t, {
     'throws.js': 'throw new Error("boom")',
