@@ -55,6 +55,23 @@ fn verbose_shows_the_tools_output() {
 }
 
 #[test]
+fn a_word_to_the_developer_is_seen_when_all_goes_well() {
+    const NOTE: &str = r#"{"event":"log","line":"note: no lockfile: push one"}"#;
+    let (_, ran) = deploy(&[ACCEPTED, STARTED, NOTE, LINE, STEP, DONE], &[]);
+    assert!(ran.stderr.contains("  ! no lockfile: push one\n"), "{ran:?}");
+    assert!(!ran.stderr.contains("npm error"), "{ran:?}");
+}
+
+#[test]
+fn what_the_error_quotes_is_not_said_twice() {
+    let failed = FAILED.replace("ended with 1", r"failed:\nnpm error 404 Not Found: nope@1.0.0");
+    let other = LINE.replace("npm error 404", "npm warn");
+    let (_, ran) = deploy(&[ACCEPTED, STARTED, &other, LINE, &failed], &[]);
+    assert_eq!(ran.stderr.matches("npm error 404").count(), 1, "{ran:?}");
+    assert!(ran.stderr.contains("npm warn"), "{ran:?}");
+}
+
+#[test]
 fn only_is_passed_on() {
     let (fake, ran) = deploy(&[DONE], &["--only", "hello"]);
     assert_eq!(ran.code, 0, "{ran:?}");

@@ -17,6 +17,8 @@ use std::{
 
 /// Lines of a tool's output that are kept to be shown on failure: what npm says of one error.
 const LINES_KEPT: usize = 40;
+/// How a word to the developer begins, told from a tool's output: it stays on the screen, also when all goes well.
+const NOTE: &str = "note: ";
 /// How often a spinner turns.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -121,7 +123,10 @@ impl Story {
             self.say(&format!("  {} {step}", style("✘").for_stderr().red()));
         }
         if !self.verbose {
-            for line in std::mem::take(&mut self.lines) {
+            // The error itself mostly quotes the lines that matter.
+            let is_quoted = |line: &str| error.message.lines().any(|quoted| quoted == line);
+            for line in std::mem::take(&mut self.lines).into_iter().filter(|line| !is_quoted(line))
+            {
                 self.say(&format!("    {}", style(line).for_stderr().dim()));
             }
         }
@@ -164,6 +169,10 @@ impl Story {
 
     fn log(&mut self, line: &str) {
         let line = console::strip_ansi_codes(line).into_owned();
+        if let Some(note) = line.strip_prefix(NOTE) {
+            let mark = style("!").for_stderr().yellow();
+            return self.say(&format!("  {mark} {note}"));
+        }
         if self.verbose {
             self.say(&format!("    {}", style(line).for_stderr().dim()));
             return;
