@@ -147,7 +147,8 @@ impl Dependencies {
         let verb = if manifest.has_lockfile { "ci" } else { "install" };
         let mut command = vec!["npm", verb, "--omit=dev", "--ignore-scripts"];
         command.extend(QUIET);
-        let mut env = vec!["npm_config_cache=/npm".to_owned()];
+        // The project's own `.npmrc` could name one of its files as the git to run, `.npmrc` and cache in reach.
+        let mut env = ["npm_config_cache=/npm", "npm_config_git=git"].map(str::to_owned).to_vec();
         let mut mounts = vec![Bind { host: self.cache.npm(), inside: "/npm", writable: true }];
         if let Some((variable, bind)) = self.outside.npmrc() {
             env.push(variable);

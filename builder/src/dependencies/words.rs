@@ -78,6 +78,9 @@ pub(super) fn failed(exit: Exit, words: &Words, verb: &str, limits: Limits) -> B
             "is the package's name right, and may this machine read it?"
         }
         Exit::Code(_) if says("ETARGET") => "does the package have such a version?",
+        Exit::Code(_) if says("spawn git") => {
+            "packages from git are not installed, the base has no git: name a release, or a tarball's URL"
+        }
         Exit::Code(_) if says("EUSAGE") => "run `npm install` and push the new lockfile too",
         Exit::Code(_) if says("ERESOLVE") => "two packages want different versions of a third",
         Exit::Code(_) if says("node-gyp") || says("gyp ERR") => {

@@ -79,6 +79,29 @@ async fn an_install_script_cannot_have_this_machines_files_packed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_projects_npmrc_cannot_have_its_files_run_beside_the_cache() {
+    let lab = Lab::new().await;
+    let gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut tar = tar::Builder::new(gz);
+    let package = br#"{"dependencies":{"dep":"file:./dep","x":"git+https://localhost:1/x.git"}}"#;
+    add(&mut tar, "package.json", package);
+    add(&mut tar, ".npmrc", b"git=/app/git.sh\n");
+    add(&mut tar, "dep/package.json", br#"{"name":"dep","version":"1.0.0"}"#);
+    let script = b"#!/bin/sh\necho it ran >&2; exit 1\n";
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o755);
+    header.set_size(script.len() as u64);
+    tar.append_data(&mut header, "git.sh", &script[..]).unwrap();
+    add(&mut tar, "index.js", b"exports.hello = (req, res) => res.end();");
+    let archive = tar.into_inner().unwrap().finish().unwrap();
+    let err = lab.build_archive(archive).await.unwrap_err();
+    assert_eq!(err.code, "DEPENDENCIES_FAILED");
+    assert!(!err.message.contains("it ran"), "{}", err.message);
+    assert!(err.hint.is_some_and(|hint| hint.contains("no git")));
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn packages_that_fill_the_disk_are_refused() {
     let lab = Lab::with("{install_size: 64MiB}").await;
     for script in [
