@@ -8,7 +8,6 @@ mod commit;
 pub(crate) mod container;
 mod lines;
 mod network;
-mod transport;
 
 use crate::{
     config::Config,
@@ -123,7 +122,7 @@ impl Engine {
         owner: String,
         tasks: TaskTracker,
     ) -> Result<Self, EngineError> {
-        let docker = transport::connect(config.engine.clone(), config.engine_timeout)
+        let docker = epsilon_engine_socket::connect(&config.engine, config.engine_timeout)
             .map_err(EngineError::new("being connected"))?;
         Ok(Self { docker, owner, tasks })
     }

@@ -8,7 +8,7 @@ use epsilon_api::{
     build::{BuildError, BuildEvent},
     chain::Chain,
 };
-use hyper::StatusCode;
+use http::StatusCode;
 use std::{error::Error, io};
 
 fn error(code: &'static str, status: StatusCode, message: impl Into<String>) -> BuildError {

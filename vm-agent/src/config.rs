@@ -171,7 +171,7 @@ impl Settings {
         let config = Config {
             folder: data.join("vm"),
             id: self.id,
-            engine_socket: self.engine_socket.unwrap_or_else(default_socket),
+            engine_socket: self.engine_socket.unwrap_or_else(epsilon_engine_socket::default_path),
             engine_timeout: self.engine_timeout.unwrap_or(seconds(60)),
             pull_timeout: self.pull_timeout.unwrap_or(seconds(300)),
             start_timeout: self.start_timeout.unwrap_or(seconds(30)),
@@ -224,13 +224,6 @@ impl Settings {
         }
         Ok(config)
     }
-}
-
-fn default_socket() -> PathBuf {
-    std::env::var("DOCKER_HOST")
-        .ok()
-        .and_then(|host| host.strip_prefix("unix://").map(PathBuf::from))
-        .unwrap_or_else(|| "/var/run/docker.sock".into())
 }
 
 fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {

@@ -312,7 +312,7 @@ fn reference(text: &str) -> Result<Reference, BuildError> {
     text.parse().map_err(|err| error::broken("naming an image for the registry", &err))
 }
 
-fn http_value(text: &str) -> Result<hyper::header::HeaderValue, BuildError> {
+fn http_value(text: &str) -> Result<http::HeaderValue, BuildError> {
     text.parse().map_err(|err| error::broken("pushing an image", &err))
 }
 

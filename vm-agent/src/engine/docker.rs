@@ -3,7 +3,6 @@
 
 mod firewall;
 mod harden;
-mod transport;
 
 use super::{
     ContainerName, ContainerSpec, Engine, EngineError, Exit, Found, LocalImage, Machine,
@@ -51,7 +50,8 @@ impl DockerEngine {
     /// # Errors
     /// When the address makes no sense.
     pub fn new(config: &Config, seconds: HistogramVec) -> Result<Self, EngineError> {
-        let docker = transport::connect(&config.engine_socket, config.engine_timeout)?;
+        let docker = epsilon_engine_socket::connect(&config.engine_socket, config.engine_timeout)
+            .map_err(ours)?;
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
         Ok(Self {
             docker,
