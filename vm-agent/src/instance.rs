@@ -32,15 +32,29 @@ pub(crate) struct Instance {
     pub(crate) stop: CancellationToken,
     /// Its state changed so that the runner has to look at its timers again.
     pub(crate) changed: Notify,
+    reached: Mutex<Reached>,
     /// Its share of the VM's memory, from the moment it was given out until the container is gone.
     memory: Mutex<Option<Grant>>,
 }
 
+/// How far its start got: what may have to be taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reached {
+    /// The engine was not asked for anything.
+    Nothing,
+    /// There may be a container. It needs no memory.
+    Container,
+    /// It may run.
+    Process,
+}
+
 impl Instance {
+    /// `agent_ends`: when that is cancelled, the instance is to go as well.
     pub(crate) fn new(
         id: InstanceId,
         version: Arc<Version>,
         connection_idle: Duration,
+        agent_ends: &CancellationToken,
     ) -> Result<Self, EngineError> {
         let container =
             ContainerName::parse(&format!("epsilon-{}-{}-{id}", version.function, version.number))?;
@@ -50,10 +64,19 @@ impl Instance {
             container,
             asked_at: Timestamp::now(),
             connections: Connections::new(connection_idle),
-            stop: CancellationToken::new(),
+            stop: agent_ends.child_token(),
             changed: Notify::new(),
+            reached: Mutex::new(Reached::Nothing),
             memory: Mutex::new(None),
         })
+    }
+
+    pub(crate) fn reach(&self, reached: Reached) {
+        *self.reached.lock() = reached;
+    }
+
+    pub(crate) fn reached(&self) -> Reached {
+        *self.reached.lock()
     }
 
     pub(crate) fn keep_memory(&self, grant: Grant) {

@@ -62,6 +62,11 @@ impl Network {
         Ok(Attachment::Bridge(self.spec.name.clone()))
     }
 
+    /// The engine turned out not to have it any more.
+    pub(crate) fn doubt(&self) {
+        self.is_safe.store(false, Ordering::Release);
+    }
+
     /// Takes everything back.
     pub(crate) async fn remove(&self, engine: &dyn Engine) -> Result<(), EngineError> {
         self.is_safe.store(false, Ordering::Release);

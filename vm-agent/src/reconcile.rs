@@ -5,15 +5,18 @@
 
 use crate::{
     engine::{EngineError, Found},
-    instance::{Instance, connections::Upstream, control, runner::Runner, sockets::SocketFolder},
+    instance::{
+        Instance, Reached, connections::Upstream, control, runner::Runner, sockets::SocketFolder,
+    },
     labels::{self, Labels},
     logs::attach::Tap,
     vm::LocalVm,
 };
 use epsilon_api::{chain::Chain, function::Runtime, ids::InstanceId};
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use std::{
     collections::HashSet,
+    panic::AssertUnwindSafe,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -21,21 +24,21 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// Removals at once.
 const REMOVALS: usize = 4;
+/// Instances asked at once whether they are fit to be taken over; one that hangs answers late.
+const ADOPTIONS: usize = 16;
 /// How long a found instance may take to say that it is healthy.
 const HEALTHY: Duration = Duration::from_secs(2);
 
 /// Takes over the containers of an earlier life of this agent. Called once, before the first call.
 pub(crate) async fn adopt(vm: &Arc<LocalVm>) -> Result<(), EngineError> {
     let found = vm.engine.list(&vm.id).await?;
-    let mut adopted = 0_usize;
-    let mut leftovers = Vec::new();
-    for container in found {
-        match adopt_one(vm, &container).await {
-            true => adopted += 1,
-            false => leftovers.push(container),
-        }
-    }
-    let removed = leftovers.len();
+    let looked_at: Vec<Option<Found>> = stream::iter(found)
+        .map(|container| async move { (!adopt_one(vm, &container).await).then_some(container) })
+        .buffer_unordered(ADOPTIONS)
+        .collect()
+        .await;
+    let leftovers: Vec<Found> = looked_at.iter().flatten().cloned().collect();
+    let (adopted, removed) = (looked_at.len() - leftovers.len(), leftovers.len());
     remove(vm, leftovers).await;
     remove_orphaned_folders(vm);
     if adopted + removed > 0 {
@@ -49,9 +52,9 @@ async fn adopt_one(vm: &Arc<LocalVm>, found: &Found) -> bool {
         return false;
     };
     let Labels { instance: id, version, vm: _ } = labels;
-    let Ok(instance) = Instance::new(id.clone(), version, vm.config.connection_idle) else {
-        return false;
-    };
+    let idle = vm.config.connection_idle;
+    let Ok(instance) = Instance::new(id.clone(), version, idle, &vm.closed) else { return false };
+    instance.reach(Reached::Process);
     if instance.container != found.name {
         return false;
     }
@@ -91,7 +94,10 @@ pub(crate) async fn run(vm: Arc<LocalVm>) {
         tokio::select! {
             biased;
             () = vm.closed.cancelled() => return,
-            () = sweep(&vm) => {} // every step of it may be cut: the next round does it again
+            // Every step of it may be cut, and even break: the next round does it again.
+            swept = AssertUnwindSafe(sweep(&vm)).catch_unwind() => if swept.is_err() {
+                tracing::error!("A bug: the comparison with the container engine panicked.");
+            }
         }
     }
 }

@@ -165,11 +165,17 @@ impl LocalVm {
         self: &Arc<Self>,
         version: &Arc<Version>,
     ) -> Result<Arc<Pool>, CallError> {
-        if self.is_draining.load(Ordering::Relaxed) {
+        // The pool first: a drain that begins now sees it, or is seen here.
+        let pool = self.pool(version);
+        if self.is_draining() {
             let function = version.function.clone();
             return Err(CallError::NoCapacity { function, cause: "the VM drains".into() });
         }
-        Ok(self.pool(version))
+        Ok(pool)
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
     }
 
     /// The pool is empty and unwanted.
@@ -178,6 +184,7 @@ impl LocalVm {
         let id = pool.version.id();
         if pools.get(&id).is_some_and(|other| Arc::ptr_eq(other, pool)) {
             pools.remove(&id);
+            self.images.forget(&pool.version.image); // seen again, it costs one question
         }
         if !pools.keys().any(|other| other.function == id.function) {
             self.metrics.forget(&id.function);

@@ -196,11 +196,12 @@ impl Engine for DockerEngine {
             Some(Err(other)) => return Err(ours(other)),
             None => return Err(EngineError::Down("the wait was cut".into())),
         };
-        let state = self
-            .ask("inspect", self.docker.inspect_container(name.as_str(), None))
-            .await
-            .ok()
-            .and_then(|found| found.state);
+        let inspect = self.docker.inspect_container(name.as_str(), None);
+        let state = match self.ask("inspect", inspect).await {
+            Ok(found) => found.state,
+            Err(EngineError::NotFound(_)) => None,
+            Err(other) => return Err(other),
+        };
         // When the engine itself stops, it ends its waits with 0 while the container goes on.
         if state.as_ref().is_some_and(|state| state.running == Some(true)) {
             return Err(EngineError::Down("the wait was cut".into()));

@@ -4,8 +4,8 @@
 //! Compiled with the feature `fake` only.
 
 use super::{
-    ContainerName, ContainerSpec, Engine, EngineError, Exit, Found, LocalImage, Machine,
-    NetworkSpec, Output,
+    Attachment, ContainerName, ContainerSpec, Engine, EngineError, Exit, Found, LocalImage,
+    Machine, NetworkSpec, Output,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -87,6 +87,8 @@ pub enum Fault {
     Hang,
     /// A refusal.
     Refuse,
+    /// A bug: the task of whoever asks unwinds.
+    Panic,
 }
 
 /// The engine. Clones are the same engine.
@@ -157,6 +159,11 @@ impl FakeEngine {
         self.0.lock().images.insert(reference.to_owned(), program);
     }
 
+    /// Removes an image, as somebody who tidies up would.
+    pub fn remove_image(&self, reference: &str) {
+        self.0.lock().images.remove(reference);
+    }
+
     /// Lets the next use of the verb go wrong; several calls queue up.
     pub fn script(&self, verb: Verb, fault: Fault) {
         self.0.lock().faults.entry(verb).or_default().push_back(fault);
@@ -219,6 +226,7 @@ impl FakeEngine {
                 sleep(Self::PATIENCE).await;
                 Err(EngineError::Down("scripted to hang".into()))
             }
+            Some(Fault::Panic) => panic!("scripted to panic"),
             Some(Fault::Refuse) => Err(EngineError::Refused("scripted to refuse".into())),
         }
     }
@@ -299,7 +307,7 @@ impl Engine for FakeEngine {
         let engine = self.clone();
         let mut state = self.0.lock();
         let runtime = state.runtime.clone().unwrap_or_else(Handle::current);
-        let State { images, containers, .. } = &mut *state;
+        let State { images, containers, networks, .. } = &mut *state;
         let Some(container) = containers.get_mut(name.as_str()) else {
             return Err(EngineError::NotFound(name.to_string()));
         };
@@ -308,6 +316,11 @@ impl Engine for FakeEngine {
         };
         if container.was_started {
             return Ok(());
+        }
+        if let Attachment::Bridge(network) = &container.spec.network
+            && !networks.contains(network)
+        {
+            return Err(EngineError::NotFound(format!("network {network}")));
         }
         let running = program(container.process.clone());
         let owned = name.clone();

@@ -38,7 +38,7 @@ pub(crate) enum Claim {
     /// It comes when those who leave are gone, once `shortage` more is made to leave.
     Later {
         shortage: u64,
-        grant: oneshot::Receiver<Grant>,
+        grant: Promise,
     },
     /// More than this VM has in all.
     Never,
@@ -57,7 +57,7 @@ impl Budget {
         Bytes(self.ledger.lock().used)
     }
 
-    /// Asks for memory. Dropping the receiver of a [`Claim::Later`] withdraws the request.
+    /// Asks for memory. Dropping the promise of a [`Claim::Later`] withdraws the request.
     pub(crate) fn claim(self: &Arc<Self>, bytes: Bytes) -> Claim {
         let bytes = bytes.get();
         if bytes > self.total {
@@ -71,9 +71,10 @@ impl Budget {
             ledger.used += bytes;
             return Claim::Granted(Grant { budget: Arc::clone(self), bytes, leaving: false });
         }
-        let (to, grant) = oneshot::channel();
+        let (to, from) = oneshot::channel();
         ledger.waiting.push_back((bytes, to));
-        Claim::Later { shortage: (ahead + bytes).saturating_sub(free + ledger.leaving), grant }
+        let shortage = (ahead + bytes).saturating_sub(free + ledger.leaving);
+        Claim::Later { shortage, grant: Promise { budget: Arc::clone(self), from: Some(from) } }
     }
 
     /// Takes memory that is in use already (an adopted instance), even beyond the total.
@@ -92,8 +93,8 @@ impl Budget {
         self.serve();
     }
 
-    /// Hands out what is free. To be called by one who withdrew its request: others stood behind it.
-    pub(crate) fn serve(self: &Arc<Self>) {
+    /// Hands out what is free.
+    fn serve(self: &Arc<Self>) {
         let mut ledger = self.ledger.lock();
         let mut ready = Vec::new();
         while let Some(&(bytes, _)) = ledger.waiting.front() {
@@ -110,6 +111,29 @@ impl Budget {
         for (to, grant) in ready {
             drop(to.send(grant));
         }
+    }
+}
+
+/// Memory that is coming. Dropping it withdraws the request; those who stood behind it move up.
+#[derive(Debug)]
+pub(crate) struct Promise {
+    budget: Arc<Budget>,
+    from: Option<oneshot::Receiver<Grant>>,
+}
+
+impl Promise {
+    pub(crate) async fn kept(mut self) -> Option<Grant> {
+        match self.from.as_mut() {
+            Some(from) => from.await.ok(),
+            None => None,
+        }
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        drop(self.from.take());
+        self.budget.serve();
     }
 }
 
@@ -140,7 +164,13 @@ mod tests {
         }
     }
 
-    fn later(claim: Claim) -> (u64, oneshot::Receiver<Grant>) {
+    impl Promise {
+        fn try_recv(&mut self) -> Result<Grant, oneshot::error::TryRecvError> {
+            self.from.as_mut().unwrap().try_recv()
+        }
+    }
+
+    fn later(claim: Claim) -> (u64, Promise) {
         match claim {
             Claim::Later { shortage, grant } => (shortage, grant),
             other => panic!("{other:?}"),
@@ -219,7 +249,6 @@ mod tests {
         let (_, big) = later(budget.claim(Bytes(10)));
         let (_, mut small) = later(budget.claim(Bytes(2)));
         drop(big);
-        budget.serve();
         assert!(small.try_recv().is_ok());
     }
 }

@@ -172,16 +172,20 @@ impl Pool {
         books.failure = None;
         books.no_start_before = None;
         let mut todo = books.event(self, key, Event::Healthy, now);
+        if let Some(slot) = books.slots.get_mut(&key) {
+            slot.ready_at = Some(now);
+        }
         todo.append(books.dispatch(self, now, Some((key, phases))));
         drop(books);
         self.act(todo);
         self.pulse.send_replace(());
     }
 
-    /// The instance's start did not work.
-    pub(crate) fn start_failed(self: &Arc<Self>, key: Key, failure: StartFailure) {
+    /// The instance's start did not work. Says whether that is news, or the same again.
+    pub(crate) fn start_failed(self: &Arc<Self>, key: Key, failure: StartFailure) -> bool {
         let now = self.vm.now();
         let mut books = self.books.lock();
+        let is_news = books.failure.as_ref().is_none_or(|kept| kept.failure != failure);
         let mut todo = books.event(self, key, Event::Kill(Why::NeverReady), now);
         if failure != StartFailure::CalledOff {
             books.remember(&failure, now);
@@ -195,11 +199,13 @@ impl Pool {
         drop(books);
         self.act(todo);
         self.pulse.send_replace(());
+        is_news
     }
 
     /// The container exited by itself. Answers with the calls that ran in it.
     pub(crate) fn exited(self: &Arc<Self>, key: Key) -> Vec<RequestId> {
         let calls = self.calls(key);
+        self.books.lock().crashed(key, self.vm.now());
         self.event(key, Event::Exited);
         calls
     }
@@ -265,9 +271,10 @@ impl Pool {
         let mut pulse = self.pulse.subscribe();
         let seen = {
             let mut books = self.books.lock();
-            (books.wanted, books.closing) = (true, false);
-            books.asked = want;
-            (books.failure, books.no_start_before) = (None, None); // asked for: try again at once
+            (books.wanted, books.closing) = (true, self.vm.is_draining());
+            books.askers += 1;
+            // Asked for: try again at once.
+            (books.failure, books.no_start_before, books.brittle) = (None, None, None);
             books.failures
         };
         let _no_longer = Unask(self);
@@ -277,7 +284,7 @@ impl Pool {
                 if books.live() >= want {
                     return Ok(());
                 }
-                if self.vm.closed.is_cancelled() {
+                if books.closing || self.vm.closed.is_cancelled() {
                     return Err(StartFailure::CalledOff.to_error(&self.version.function));
                 }
                 if books.failures != seen && books.starting() == 0 {
@@ -318,6 +325,7 @@ impl Pool {
             books.wanted &= wanted;
         }
         self.ensure();
+        self.pulse.send_replace(());
     }
 
     /// Ends [`Pool::close`].
@@ -326,9 +334,16 @@ impl Pool {
         self.ensure();
     }
 
-    /// Kills what is left, calls or not.
+    /// Kills what is left, calls or not; those who wait are told.
     pub(crate) fn kill_all(self: &Arc<Self>) {
-        let keys: Vec<Key> = self.books.lock().slots.keys().copied().collect();
+        let (keys, waiters) = {
+            let mut books = self.books.lock();
+            let keys: Vec<Key> = books.slots.keys().copied().collect();
+            (keys, std::mem::take(&mut books.waiters))
+        };
+        for waiter in waiters {
+            drop(waiter.to.send(Err(StartFailure::CalledOff)));
+        }
         for key in keys {
             self.event(key, Event::Kill(Why::Asked));
         }
@@ -340,7 +355,7 @@ impl Pool {
         let mut books = self.books.lock();
         let key = books.number();
         let state = State::Idle { since: self.vm.now() };
-        books.slots.insert(key, Slot { instance, state, calls: Vec::new() });
+        books.slots.insert(key, Slot { instance, state, calls: Vec::new(), ready_at: None });
         books.refresh(key, self.concurrency());
         key
     }
@@ -435,7 +450,7 @@ struct Unask<'a>(&'a Arc<Pool>);
 
 impl Drop for Unask<'_> {
     fn drop(&mut self) {
-        self.0.books.lock().asked = 0;
+        self.0.books.lock().askers -= 1;
     }
 }
 

@@ -6,8 +6,8 @@
 //! end of the agent, with what `app.rs` removes by label.
 
 use super::{
-    Instance,
-    budget::Claim,
+    Instance, Reached,
+    budget::{Claim, Grant},
     pool::{Key, Pool},
     start::{self, ExitWatch, StartFailure, Started},
 };
@@ -16,13 +16,17 @@ use crate::{
     vm::LocalVm,
 };
 use epsilon_api::{chain::Chain, log::Level};
-use std::{sync::Arc, time::Duration};
-use tokio::time::{sleep, sleep_until, timeout};
+use futures_util::FutureExt;
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep_until, timeout};
 
 /// Pause between two tries to remove a container that the engine does not let go of; doubled up to
 /// [`SLOW_REMOVE`].
 const FIRST_REMOVE: Duration = Duration::from_millis(50);
 const SLOW_REMOVE: Duration = Duration::from_secs(5);
+
+/// Pause between two looks for memory that others may have left.
+const MEMORY_LOOK: Duration = Duration::from_millis(50);
 
 /// How long the exit of a process that stopped listening may take to be known.
 const LAST_EXIT: Duration = Duration::from_secs(2);
@@ -38,6 +42,26 @@ pub(crate) struct Runner {
 impl Runner {
     /// Starts the instance and stays with it to its end.
     pub(crate) async fn run(self) {
+        self.to_its_end(self.live()).await;
+    }
+
+    /// Stays with an instance that was found running.
+    pub(crate) async fn adopt(self) {
+        let exit = start::watch_exit(&self.vm, &self.instance);
+        self.to_its_end(self.supervise(exit)).await;
+    }
+
+    /// Clears away after a life, also after one that a bug of ours cut short.
+    async fn to_its_end(&self, life: impl Future<Output = ()>) {
+        if AssertUnwindSafe(life).catch_unwind().await.is_err() {
+            tracing::error!(instance = %self.instance.id, "A bug: the task of an instance panicked.");
+            let failure = StartFailure::NoCapacity("a bug of the agent ended the start".into());
+            self.pool.start_failed(self.key, failure);
+        }
+        self.clear_away().await;
+    }
+
+    async fn live(&self) {
         let outcome = tokio::select! {
             // The order to go first: a start that nobody wants need not be finished. Both arms may be
             // dropped: whatever was made is removed below, by name.
@@ -60,17 +84,14 @@ impl Runner {
             }
             Err(failure) => self.report(failure),
         }
-        self.clear_away().await;
-    }
-
-    /// Stays with an instance that was found running.
-    pub(crate) async fn adopt(self) {
-        let exit = start::watch_exit(&self.vm, &self.instance);
-        self.supervise(exit).await;
-        self.clear_away().await;
     }
 
     async fn start(&self) -> Result<Started, StartFailure> {
+        // What others must give or send is waited for without a permit: it would keep theirs from them.
+        let began = Instant::now();
+        let image = self.vm.images.ensure(&*self.vm.engine, &self.instance.version.image).await?;
+        let pull = began.elapsed();
+        self.take_memory().await?;
         let _permit = match self.vm.starts.acquire().await {
             Ok(permit) => permit,
             Err(_) => return Err(StartFailure::CalledOff),
@@ -78,41 +99,51 @@ impl Runner {
         if !self.pool.is_start_needed() {
             return Err(StartFailure::CalledOff); // those who waited were served meanwhile
         }
-        self.take_memory().await?;
-        start::start(&self.vm, &self.instance).await
+        start::start(&self.vm, &self.instance, image, pull).await
     }
 
+    /// Waits for memory as long as a call waits for a place: calls of others end, and their instances are
+    /// idle then. Between two looks nothing is claimed, so that a smaller one may go first.
     async fn take_memory(&self) -> Result<(), StartFailure> {
+        let give_up = Instant::now() + self.vm.config.queue_wait;
+        loop {
+            if let Some(grant) = self.claim_memory().await? {
+                self.instance.keep_memory(grant);
+                return Ok(());
+            }
+            if Instant::now() >= give_up {
+                let text = "all memory for instances is in use by instances with calls";
+                return Err(StartFailure::NoCapacity(text.into()));
+            }
+            sleep_until(give_up.min(Instant::now() + MEMORY_LOOK)).await;
+            if !self.pool.is_start_needed() {
+                return Err(StartFailure::CalledOff);
+            }
+        }
+    }
+
+    /// Memory that is free or about to be; `None` when all of it is in use for now.
+    async fn claim_memory(&self) -> Result<Option<Grant>, StartFailure> {
         let memory = self.instance.version.spec.memory;
-        let budget = &self.vm.budget;
-        let grant = match budget.claim(memory) {
-            Claim::Granted(grant) => grant,
+        match self.vm.budget.claim(memory) {
+            Claim::Granted(grant) => Ok(Some(grant)),
+            Claim::Later { shortage, grant } => {
+                if shortage > 0 && !self.vm.evict(shortage, &self.pool) {
+                    return Ok(None);
+                }
+                Ok(timeout(self.vm.config.start_timeout, grant.kept()).await.ok().flatten())
+            }
             Claim::Never => {
-                let total = budget.total();
+                let total = self.vm.budget.total();
                 let text =
                     format!("it needs {memory}, and instances of this VM have {total} in all");
-                return Err(StartFailure::NoCapacity(text));
+                Err(StartFailure::NoCapacity(text))
             }
-            Claim::Later { shortage, grant } => {
-                let coming = shortage == 0 || self.vm.evict(shortage, &self.pool);
-                let granted = if coming {
-                    timeout(self.vm.config.start_timeout, grant).await.ok().and_then(Result::ok)
-                } else {
-                    drop(grant);
-                    None
-                };
-                granted.ok_or_else(|| {
-                    budget.serve();
-                    let text = "all memory for instances is in use by instances with calls";
-                    StartFailure::NoCapacity(text.into())
-                })?
-            }
-        };
-        self.instance.keep_memory(grant);
-        Ok(())
+        }
     }
 
     fn report(&self, failure: StartFailure) {
+        let is_news = self.pool.start_failed(self.key, failure.clone());
         let version = &self.instance.version;
         self.vm.metrics.start_failed(&version.function, &failure);
         match &failure {
@@ -121,12 +152,12 @@ impl Runner {
                 self.vm.logs.event(&self.instance, Level::Error, None, text);
                 tracing::warn!(function = %version.function, version = %version.number, instance = %self.instance.id, "Code could not be loaded.");
             }
-            StartFailure::NoCapacity(cause) => {
+            StartFailure::NoCapacity(cause) if is_news => {
                 tracing::warn!(function = %version.function, version = %version.number, cause, "No instance could be started.");
             }
-            StartFailure::CalledOff => {}
+            // Told once; with the engine away, it is the same for each call.
+            StartFailure::NoCapacity(_) | StartFailure::CalledOff => {}
         }
-        self.pool.start_failed(self.key, failure);
     }
 
     async fn supervise(&self, mut exit: ExitWatch) {
@@ -174,18 +205,38 @@ impl Runner {
     /// Removes the container and what belongs to it; then the place and the memory are free again.
     async fn clear_away(&self) {
         self.instance.stop.cancel(); // whoever still attends to it may go
-        let mut pause = FIRST_REMOVE;
-        while let Err(err) = self.vm.engine.remove(&self.instance.container).await {
-            if self.vm.closed.is_cancelled() {
-                break; // the end of the agent removes by label what is left
-            }
-            tracing::warn!(container = %self.instance.container, cause = %Chain(&err), "Container could not be removed; trying again.");
-            sleep(pause).await;
-            pause = (pause * 2).min(SLOW_REMOVE);
+        match self.instance.reached() {
+            Reached::Nothing => {}
+            // One try. It never ran, so it may be left to `reconcile.rs`, which removes what nobody knows.
+            Reached::Container => drop(self.vm.engine.remove(&self.instance.container).await),
+            Reached::Process => self.remove_process().await,
         }
         self.vm.remove_sockets(&self.instance.id);
         self.vm.known.lock().remove(&self.instance.id);
         self.instance.give_memory_back();
         self.pool.gone(self.key);
+    }
+
+    /// Tries until the container is away; the memory comes back before that if the process is known to
+    /// have ended.
+    async fn remove_process(&self) {
+        let name = &self.instance.container;
+        let mut pause = FIRST_REMOVE;
+        let (mut is_news, mut has_ended) = (true, false);
+        while let Err(err) = self.vm.engine.remove(name).await {
+            if self.vm.closed.is_cancelled() {
+                return; // the end of the agent removes by label what is left
+            }
+            if std::mem::take(&mut is_news) {
+                tracing::warn!(container = %name, cause = %Chain(&err), "Container could not be removed; trying again.");
+            }
+            let next = Instant::now() + pause;
+            if !has_ended && matches!(timeout(pause, self.vm.engine.wait(name)).await, Ok(Ok(_))) {
+                has_ended = true;
+                self.instance.give_memory_back();
+            }
+            sleep_until(next).await;
+            pause = (pause * 2).min(SLOW_REMOVE);
+        }
     }
 }

@@ -4,13 +4,13 @@
 //! Called by `runner.rs`, which also takes everything away again, whether or not the start worked.
 
 use super::{
-    Instance,
+    Instance, Reached,
     connections::Upstream,
     control::{self, ControlError, Init},
     sockets::{CodeUser, SocketFolder},
 };
 use crate::{
-    engine::{Attachment, ContainerSpec, EngineError, Exit, SOCKETS},
+    engine::{Attachment, ContainerSpec, EngineError, Exit, LocalImage, SOCKETS},
     labels::Labels,
     logs::attach::Tap,
     vm::LocalVm,
@@ -30,7 +30,7 @@ use tokio::time::{Instant, sleep, timeout};
 const PORT: u16 = 8080;
 /// First pause between two looks for a listener; doubled up to [`SLOW_LOOK`]. A wrapper needs about 40 ms.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
-const SLOW_LOOK: Duration = Duration::from_millis(20);
+const SLOW_LOOK: Duration = Duration::from_millis(4);
 /// One probe of a container that accepted but says nothing.
 const PROBE: Duration = Duration::from_secs(5);
 /// How long the last lines of a dead container may take to arrive, for the report on it.
@@ -86,19 +86,22 @@ pub(crate) struct Started {
     pub(crate) exit: ExitWatch,
 }
 
-pub(crate) async fn start(vm: &Arc<LocalVm>, instance: &Instance) -> Result<Started, StartFailure> {
+/// `pull`: what it took to have `image`.
+pub(crate) async fn start(
+    vm: &Arc<LocalVm>,
+    instance: &Instance,
+    image: LocalImage,
+    pull: Duration,
+) -> Result<Started, StartFailure> {
     let version = &instance.version;
     let spec = &version.spec;
-    let mut phases = StartPhases::default();
+    let mut phases = StartPhases { pull, ..StartPhases::default() };
     let mut since = Instant::now();
     let mut lap = || {
         let took = since.elapsed();
         since = Instant::now();
         took
     };
-
-    let image = vm.images.ensure(&*vm.engine, &version.image).await?;
-    phases.pull = lap();
 
     let network = attachment(vm, spec.network, spec.runtime).await?;
     let user = CodeUser::of_this_process();
@@ -134,6 +137,7 @@ pub(crate) async fn start(vm: &Arc<LocalVm>, instance: &Instance) -> Result<Star
         network,
         limits: vm.config.limits.clone(),
     };
+    instance.reach(Reached::Container);
     if let Err(err) = vm.engine.create(&container).await {
         let EngineError::NotFound(_) = err else { return Err(err.into()) };
         // The image was removed behind our back: look again, once.
@@ -144,7 +148,14 @@ pub(crate) async fn start(vm: &Arc<LocalVm>, instance: &Instance) -> Result<Star
     phases.create = lap();
 
     let tap = Tap::open(vm, instance).await?; // before the start, or the first lines are lost
-    vm.engine.start(&instance.container).await?;
+    instance.reach(Reached::Process);
+    if let Err(err) = vm.engine.start(&instance.container).await {
+        let EngineError::NotFound(_) = err else { return Err(err.into()) };
+        // The network was removed behind our back: make it, once.
+        vm.network.doubt();
+        attachment(vm, spec.network, spec.runtime).await?;
+        vm.engine.start(&instance.container).await?;
+    }
     let mut exit = watch_exit(vm, instance);
 
     let deadline = Instant::now() + vm.config.start_timeout;
@@ -216,8 +227,9 @@ pub(crate) fn watch_exit(vm: &Arc<LocalVm>, instance: &Instance) -> ExitWatch {
     Box::pin(async move {
         loop {
             match engine.wait(&name).await {
-                Err(EngineError::Down(_)) => sleep(pause).await,
-                end => return end,
+                // Only what says that it ended, or is unknown, is an end.
+                Err(EngineError::Down(_) | EngineError::Refused(_)) => sleep(pause).await,
+                end @ (Ok(_) | Err(EngineError::NotFound(_))) => return end,
             }
         }
     })

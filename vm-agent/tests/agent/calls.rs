@@ -206,8 +206,8 @@ async fn room_is_made_by_idle_instances_of_others_the_oldest_first() {
 }
 
 #[tokio::test]
-async fn without_room_and_without_victims_the_answer_is_at_once() {
-    let world = World::with("{memory: 256MiB}").await;
+async fn without_room_the_wait_is_bounded_and_what_never_fits_is_told_at_once() {
+    let world = World::with("{memory: 256MiB, queue_wait: 100ms}").await;
     let (busy, image) = world.function("busy", Load::Works, |_| {});
     let (other, _) = world.function("other", Load::Works, |_| {});
     let (huge, _) = world.function("huge", Load::Works, |spec| spec.memory = Bytes::mib(512));
@@ -219,6 +219,22 @@ async fn without_room_and_without_victims_the_answer_is_at_once() {
     });
     text(ran.unwrap()).await;
     world.text(&other, "/").await;
+}
+
+#[tokio::test]
+async fn a_first_call_waits_for_the_memory_of_a_busy_instance_of_another_function() {
+    let world = World::with("{memory: 256MiB, starts_at_once: 1}").await;
+    let (busy, image) = world.function("busy", Load::Works, |_| {});
+    let (other, _) = world.function("other", Load::Works, |_| {});
+    let (ran, waited, ()) =
+        tokio::join!(world.text(&busy, "/gate"), world.get(&other, "/"), async {
+            until(|| world.vm.status().calls_waiting, |waiting| *waiting == 1).await;
+            until(|| image.running.load(Ordering::SeqCst), |running| *running == 1).await;
+            image.gate.add_permits(1);
+        });
+    assert_eq!(code(&waited), "OK");
+    assert_ne!(text(waited.unwrap()).await, ran);
+    world.end().await;
 }
 
 #[tokio::test]

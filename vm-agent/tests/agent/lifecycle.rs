@@ -5,6 +5,7 @@ use crate::{
     wrapper::Load,
 };
 use epsilon_api::vm::VmState;
+use epsilon_vm_agent::engine::fake::Verb;
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -123,4 +124,51 @@ async fn shutdown_waits_for_running_calls_and_cuts_those_beyond_its_grace() {
     assert!(began.elapsed() < Duration::from_secs(10));
     assert!(running.await.unwrap().is_err());
     assert!(world.engine.containers().is_empty());
+}
+
+#[tokio::test]
+async fn a_drain_while_a_version_gets_ready_ends_that_and_starts_nothing_more() {
+    let world = World::new().await;
+    let (version, image) = world.function("hello", Load::Gated, |_| {});
+    let (ready, ()) = tokio::join!(
+        tokio::time::timeout(Duration::from_secs(5), world.vm.ensure_ready(Arc::clone(&version))),
+        async {
+            until(|| image.starts.load(Ordering::SeqCst), |starts| *starts == 1).await;
+            world.vm.drain(true);
+            until(|| world.engine.containers(), Vec::is_empty).await;
+        }
+    );
+    let err = ready.expect("it does not wait for what cannot come").unwrap_err();
+    assert_eq!(err.verdict().code, "NO_CAPACITY");
+    until(|| world.states(), Vec::is_empty).await;
+    assert!(world.engine.used(Verb::Remove) <= 2, "no start is made in vain");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn one_who_no_longer_wants_a_version_ready_takes_nothing_from_another() {
+    let world = World::with("{starts_at_once: 1, starts_per_version: 1}").await;
+    let (first, gate) = world.function("first", Load::Gated, |_| {});
+    let (version, _) = world.function("hello", Load::Works, |_| {});
+    let holds_the_start = world.vm.ensure_ready(first);
+    let stays = world.vm.ensure_ready(Arc::clone(&version));
+    let limit = Duration::from_secs(5);
+    let (held, stayed, ()) =
+        tokio::join!(holds_the_start, tokio::time::timeout(limit, stays), async {
+            let leaves = world.vm.ensure_ready(Arc::clone(&version));
+            drop(tokio::time::timeout(Duration::from_millis(50), leaves).await);
+            gate.gate.add_permits(1);
+        });
+    held.unwrap();
+    stayed.expect("it is still asked for").unwrap();
+}
+
+#[tokio::test]
+async fn the_minimum_of_code_that_crashes_once_loaded_does_not_loop() {
+    let world = World::with("{reconcile_every: 50ms}").await;
+    let (version, image) =
+        world.function("brittle", Load::WorksThenExits, |spec| spec.min_instances = 1);
+    drop(world.vm.ensure_ready(Arc::clone(&version)).await);
+    tokio::time::sleep(Duration::from_millis(900)).await; // eighteen rounds of the timer
+    assert!(image.starts.load(Ordering::SeqCst) <= 2, "{:?}", image.starts);
 }

@@ -6,6 +6,7 @@
 mod calls;
 mod faults;
 mod lifecycle;
+mod outages;
 mod restart;
 mod support;
 mod wrapper;

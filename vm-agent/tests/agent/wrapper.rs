@@ -15,6 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -32,6 +33,8 @@ pub(crate) enum Load {
     Throws,
     Hangs,
     Exits,
+    /// Then the process ends.
+    WorksThenExits,
 }
 
 /// All wrappers of one image, and what the test sees of them.
@@ -143,7 +146,7 @@ async fn answer_control(wrapper: Arc<Wrapper>, request: Request<Incoming>) -> An
     assert_eq!(init["root"], "/app");
     assert_eq!(init["instance"], wrapper.process.spec.labels.instance.as_str());
     match wrapper.image.load {
-        Load::Works => {}
+        Load::Works | Load::WorksThenExits => {}
         Load::Gated => wrapper.image.gate.acquire().await.unwrap().forget(),
         Load::Throws => {
             let text = r#"{"error":{"code":"FUNCTION_INIT_FAILED","message":"no such thing","stack":"Error: no such thing\n    at /app/index.js:1"}}"#;
@@ -159,6 +162,13 @@ async fn answer_control(wrapper: Arc<Wrapper>, request: Request<Incoming>) -> An
     let mut state = wrapper.state.subscribe();
     wrapper.state.send_replace("loading");
     state.wait_for(|state| *state == "ready").await.unwrap();
+    if wrapper.image.load == Load::WorksThenExits {
+        let exit = wrapper.exit.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            exit.send_replace(Some(7));
+        });
+    }
     json(200, r#"{"data":{"signature":"express","load_ms":1.0}}"#)
 }
 

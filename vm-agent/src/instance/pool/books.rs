@@ -22,6 +22,8 @@ const REMEMBER: Duration = Duration::from_secs(1);
 const REMEMBER_MAX: Duration = Duration::from_secs(30);
 /// How long a version with live instances waits after a start that this VM could not make.
 const NO_ROOM_PAUSE: Duration = Duration::from_millis(500);
+/// An instance that ends by itself within this time of being ready is no better than one that never was.
+const YOUNG: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
 pub(super) struct Books {
@@ -32,11 +34,14 @@ pub(super) struct Books {
     pub(super) next: u64,
     /// The version is wanted: `minInstances` holds.
     pub(super) wanted: bool,
-    /// Instances that an `ensure_ready` asks for beyond that.
-    pub(super) asked: u32,
+    /// How many `ensure_ready` wait for at least one instance.
+    pub(super) askers: u32,
     /// Idle instances go at once: the version was retired, or the VM drains.
     pub(super) closing: bool,
     pub(super) failure: Option<Remembered>,
+    /// Instances ended soon after they were ready: until when none is started that no call waits for, and
+    /// how long that was.
+    pub(super) brittle: Option<(Moment, Duration)>,
     pub(super) no_start_before: Option<Moment>,
     pub(super) failures: u64,
 }
@@ -45,6 +50,8 @@ pub(super) struct Slot {
     pub(super) instance: Arc<Instance>,
     pub(super) state: State,
     pub(super) calls: Vec<(u64, RequestId)>,
+    /// When it was ready; not known of one that was found running.
+    pub(super) ready_at: Option<Moment>,
 }
 
 pub(super) struct Waiter {
@@ -106,15 +113,17 @@ impl Books {
     /// Instances below which none is reaped or evicted.
     pub(super) fn floor(&self, pool: &Pool) -> u32 {
         let spec = &pool.version.spec;
-        let min = if self.wanted && !self.closing { spec.min_instances } else { 0 };
-        min.max(self.asked).min(spec.max_instances.get())
+        let asked = if self.askers > 0 { 1 } else { 0 };
+        let min = if self.wanted { spec.min_instances } else { 0 };
+        // One that closes needs none: it would start what it stops at once.
+        if self.closing { 0 } else { min.max(asked).min(spec.max_instances.get()) }
     }
 
     /// Nothing is here and nothing is to be remembered.
     pub(super) fn is_forgotten(&self, now: Moment) -> bool {
         let remembers = self.failure.as_ref().is_some_and(|kept| now < kept.until);
         let empty = self.slots.is_empty() && self.waiters.is_empty();
-        empty && !self.wanted && self.asked == 0 && !remembers
+        empty && !self.wanted && self.askers == 0 && !remembers
     }
 
     pub(super) fn remembered(&self, now: Moment) -> Option<&StartFailure> {
@@ -125,13 +134,24 @@ impl Books {
 
     pub(super) fn remember(&mut self, failure: &StartFailure, now: Moment) {
         self.failures += 1;
-        let before = self.failure.take().map(|kept| kept.pause);
+        let before = self.failure.take().map(|kept| (kept.until, kept.pause));
         let pause = match failure {
-            StartFailure::Init(_) => before.map_or(REMEMBER, |pause| (pause * 2).min(REMEMBER_MAX)),
+            StartFailure::Init(_) => longer(before, now),
             StartFailure::NoCapacity(_) | StartFailure::CalledOff => NO_ROOM_PAUSE,
         };
         self.no_start_before = Some(now + pause);
         self.failure = Some(Remembered { failure: failure.clone(), until: now + pause, pause });
+    }
+
+    /// An instance that was ready ended by itself.
+    pub(super) fn crashed(&mut self, key: Key, now: Moment) {
+        let ready_at = self.slots.get(&key).and_then(|slot| slot.ready_at);
+        if ready_at.is_some_and(|then| now < then + YOUNG) {
+            // After a good while, what was before counts no more.
+            let before = self.brittle.filter(|(until, _)| now < *until + REMEMBER_MAX);
+            let pause = longer(before, now);
+            self.brittle = Some((now + pause, pause));
+        }
     }
 
     /// Begins a call in the instance used last among those with a free place.
@@ -216,13 +236,15 @@ impl Books {
         }
         while self.wants_start(pool, now) {
             let id = InstanceId::random();
-            match Instance::new(id, Arc::clone(&pool.version), pool.vm.config.connection_idle) {
+            let idle = pool.vm.config.connection_idle;
+            match Instance::new(id, Arc::clone(&pool.version), idle, &pool.vm.closed) {
                 Ok(instance) => {
                     let (key, instance) = (self.number(), Arc::new(instance));
                     let slot = Slot {
                         instance: Arc::clone(&instance),
                         state: State::Starting,
                         calls: Vec::new(),
+                        ready_at: None,
                     };
                     self.slots.insert(key, slot);
                     todo.starts.push((key, instance));
@@ -258,6 +280,17 @@ impl Books {
         let resting = self.no_start_before.is_some_and(|then| now < then);
         let calls_wait = self.waiters.len() > starting as usize * pool.concurrency();
         (calls_wait && !(resting && starting + live > 0))
-            || (starting + live < self.floor(pool) && !resting)
+            || (starting + live < self.floor(pool)
+                && !resting
+                && self.brittle.is_none_or(|(until, _)| now >= until))
+    }
+}
+
+/// The pause after the one before. What fails together (a burst of starts) counts once.
+fn longer(before: Option<(Moment, Duration)>, now: Moment) -> Duration {
+    match before {
+        Some((until, pause)) if now < until => pause,
+        Some((_, pause)) => (pause * 2).min(REMEMBER_MAX),
+        None => REMEMBER,
     }
 }
