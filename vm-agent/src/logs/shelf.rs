@@ -8,7 +8,7 @@ use prometheus::IntCounter;
 use std::{
     collections::{HashMap, VecDeque},
     fs::{self, File},
-    io::{self, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -121,6 +121,7 @@ impl Shelf {
             .iter()
             .filter_map(|(n, _)| File::open(segment(&folder, *n)).ok())
             .collect();
+        self.followers.retain(|_, to| to.receiver_count() > 0); // those who asked in vain and left
         let live = follow.then(|| {
             let channel = || broadcast::Sender::new(FOLLOW_DEPTH);
             self.followers.entry(function.clone()).or_insert_with(channel).subscribe()
@@ -146,27 +147,53 @@ impl Ring {
     }
 
     fn append(&mut self, folder: &Path, text: &[u8], limit: u64) -> io::Result<()> {
-        let full = self.segments.back().is_none_or(|(_, size)| *size >= limit / SEGMENTS);
-        if full || self.open.is_none() {
-            // Never on with an old file: its last line may be torn.
+        let is_full = self.segments.back().is_none_or(|(_, size)| *size >= limit / SEGMENTS);
+        if is_full {
+            self.open = None;
+        } else if self.open.is_none()
+            && let Some((number, size)) = self.segments.back_mut()
+        {
+            // Small pieces in files of their own would have no limit to their number.
+            self.open = reopen(&segment(folder, *number), size);
+        }
+        if self.open.is_none() {
             let number = self.segments.back().map_or(1, |(number, _)| number + 1);
             fs::create_dir_all(folder)?;
             self.open = Some(File::create_new(segment(folder, number))?);
             self.segments.push_back((number, 0));
         }
         if let (Some(file), Some((_, size))) = (&mut self.open, self.segments.back_mut()) {
-            file.write_all(text)?;
+            if let Err(err) = file.write_all(text) {
+                drop(file.set_len(*size)); // or its last line is torn
+                return Err(err);
+            }
             *size += text.len() as u64;
         }
         while self.segments.len() > 1
             && self.segments.iter().map(|(_, size)| size).sum::<u64>() > limit
         {
-            if let Some((number, _)) = self.segments.pop_front() {
-                fs::remove_file(segment(folder, number))?;
+            if let Some((number, _)) = self.segments.pop_front()
+                && let Err(err) = fs::remove_file(segment(folder, number))
+                && err.kind() != io::ErrorKind::NotFound
+            {
+                return Err(err);
             }
         }
         Ok(())
     }
+}
+
+/// A file to go on with; none when a crash tore its last line, or somebody removed it.
+fn reopen(path: &Path, size: &mut u64) -> Option<File> {
+    let mut file = File::options().read(true).append(true).open(path).ok()?;
+    *size = file.metadata().ok()?.len();
+    if *size > 0 {
+        let mut last = [0];
+        file.seek(SeekFrom::End(-1)).ok()?;
+        file.read_exact(&mut last).ok()?;
+        (last == *b"\n").then_some(())?;
+    }
+    Some(file)
 }
 
 fn segment(folder: &Path, number: u64) -> PathBuf {

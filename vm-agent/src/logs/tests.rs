@@ -99,3 +99,33 @@ async fn asking_for_an_unknown_function_leaves_no_folder() {
     assert!(messages(&logs, LogQuery::default()).await.is_empty());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
+
+#[tokio::test]
+async fn restarts_do_not_multiply_the_files() {
+    let folder = tempfile::tempdir().unwrap();
+    for n in 0..10 {
+        let logs = logs(folder.path(), 1 << 20);
+        logs.record(record(format!("{n}"), None));
+        logs.close().await;
+    }
+    let logs = logs(folder.path(), 1 << 20);
+    assert_eq!(messages(&logs, LogQuery::default()).await.concat(), "0123456789");
+    assert_eq!(std::fs::read_dir(folder.path().join("hello")).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn a_full_disk_costs_lines_and_leaves_no_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let full = folder.path().join("hello/0000000001.ndjson");
+    std::fs::create_dir(folder.path().join("hello")).unwrap();
+    std::os::unix::fs::symlink("/dev/full", &full).unwrap();
+    let logs = logs(folder.path(), 1 << 20);
+    for _ in 0..10 {
+        logs.record(record("lost", None));
+        drop(logs.snapshot(name(), false).await); // so that each line is written on its own
+    }
+    assert_eq!(std::fs::read_dir(folder.path().join("hello")).unwrap().count(), 1);
+    std::fs::remove_file(&full).unwrap();
+    logs.record(record("kept", None));
+    assert_eq!(messages(&logs, LogQuery::default()).await, ["kept"]);
+}
