@@ -2,7 +2,7 @@
 //! Bodies stream both ways; nothing is read here.
 
 use super::lease::Lease;
-use crate::instance::{connections::Connection, pool::Pool};
+use crate::instance::{connections::Connection, pool::Pool, sockets};
 use epsilon_api::{body::CallBody, error::CallError, headers, ids::RequestId};
 use http::{HeaderValue, Request, Response, Version, header};
 use hyper::body::{Body, Incoming};
@@ -65,10 +65,16 @@ pub(crate) async fn send(
             Some(connection) => connection,
             None => match lease.instance.connections.open().await {
                 Ok(connection) => connection,
-                Err(err) => {
+                Err(err) if sockets::is_nobody_there(&err) => {
                     tracing::warn!(instance = %lease.instance.id, %err, "Instance does not accept connections.");
                     lease.lost();
                     return Outcome::Unsent(request);
+                }
+                // No reason to kill it under the calls that it runs. The place is free again.
+                Err(err) => {
+                    let function = lease.pool().version.function.clone();
+                    let cause = Box::new(err);
+                    return Outcome::Failed(CallError::NoCapacity { function, cause });
                 }
             },
         };

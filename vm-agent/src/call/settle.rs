@@ -6,6 +6,7 @@ use super::lease::Lease;
 use crate::instance::{
     connections::Upstream,
     control::{self, ControlError},
+    sockets::is_nobody_there,
 };
 use std::{net::SocketAddr, time::Duration};
 use tokio::{
@@ -97,7 +98,8 @@ async fn watch(lease: &Lease, deadline: Instant) -> Outcome {
 async fn watch_server(address: SocketAddr) -> Outcome {
     sleep(DYING).await;
     match timeout(PATIENCE, TcpStream::connect(address)).await {
-        Ok(Ok(_)) => Outcome::Ended,
-        Ok(Err(_)) | Err(_) => Outcome::Dead,
+        Ok(Err(err)) if is_nobody_there(&err) => Outcome::Dead,
+        Ok(_) => Outcome::Ended,
+        Err(_) => Outcome::Dead,
     }
 }

@@ -31,6 +31,9 @@ pub(crate) struct Connections {
     max_idle: Duration,
 }
 
+/// Longest that a server's connection may take. Only one whose queue is full takes more than a moment.
+const OPEN: Duration = Duration::from_secs(5);
+
 /// One connection. Dropping it closes it at once, whatever is under way on it.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -112,7 +115,7 @@ impl Connections {
                 handshake(folder.connect(sockets::CALLS).await?).await
             }
             Some(Upstream::Tcp(address)) => {
-                let stream = TcpStream::connect(address).await?;
+                let stream = timeout(OPEN, TcpStream::connect(address)).await??;
                 stream.set_nodelay(true)?;
                 handshake(stream).await
             }

@@ -1,7 +1,7 @@
 //! The agent's own questions to a runtime wrapper, over `control.sock`: load this code, how are you. One
 //! connection per question; no caller's byte ever comes this way.
 
-use super::sockets::{CONTROL, SocketFolder};
+use super::sockets::{CONTROL, SocketFolder, is_nobody_there};
 use bytes::Bytes;
 use epsilon_api::{
     function::{Signature, Version},
@@ -115,7 +115,10 @@ async fn ask(
     path: &'static str,
     body: Vec<u8>,
 ) -> Result<(StatusCode, Bytes), ControlError> {
-    let stream = folder.connect(CONTROL).await.map_err(ControlError::NotListening)?;
+    let stream = folder.connect(CONTROL).await.map_err(|err| match is_nobody_there(&err) {
+        true => ControlError::NotListening(err),
+        false => ControlError::NoAnswer(err.into()),
+    })?;
     let no_answer = |err: hyper::Error| ControlError::NoAnswer(err.into());
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(no_answer)?;

@@ -18,7 +18,7 @@ use crate::{
 use epsilon_api::{chain::Chain, log::Level};
 use futures_util::FutureExt;
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// Pause between two tries to remove a container that the engine does not let go of; doubled up to
 /// [`SLOW_REMOVE`].
@@ -205,16 +205,23 @@ impl Runner {
     /// Removes the container and what belongs to it; then the place and the memory are free again.
     async fn clear_away(&self) {
         self.instance.stop.cancel(); // whoever still attends to it may go
+        while AssertUnwindSafe(self.remove_container()).catch_unwind().await.is_err() {
+            tracing::error!(container = %self.instance.container, "A bug: a removal panicked; trying again.");
+            sleep(SLOW_REMOVE).await;
+        }
+        self.vm.remove_sockets(&self.instance.id);
+        self.vm.known.lock().remove(&self.instance.id);
+        self.instance.give_memory_back();
+        self.pool.gone(self.key);
+    }
+
+    async fn remove_container(&self) {
         match self.instance.reached() {
             Reached::Nothing => {}
             // One try. It never ran, so it may be left to `reconcile.rs`, which removes what nobody knows.
             Reached::Container => drop(self.vm.engine.remove(&self.instance.container).await),
             Reached::Process => self.remove_process().await,
         }
-        self.vm.remove_sockets(&self.instance.id);
-        self.vm.known.lock().remove(&self.instance.id);
-        self.instance.give_memory_back();
-        self.pool.gone(self.key);
     }
 
     /// Tries until the container is away; the memory comes back before that if the process is known to

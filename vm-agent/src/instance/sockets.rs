@@ -4,7 +4,10 @@
 //! AF_UNIX addresses end at 107 bytes, data folders do not: a longer path is reached through the folder's
 //! descriptor under `/proc/self/fd`.
 
-use rustix::fs::{Mode, OFlags};
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
 use std::{
     fs, io,
     os::{
@@ -15,8 +18,12 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
-use tokio::net::UnixStream;
+use tokio::{
+    net::UnixStream,
+    time::{Instant, sleep},
+};
 
 /// Where calls go.
 pub(crate) const CALLS: &str = "calls.sock";
@@ -24,6 +31,12 @@ pub(crate) const CALLS: &str = "calls.sock";
 pub(crate) const CONTROL: &str = "control.sock";
 /// Bytes of `sun_path`, less the closing zero.
 const ADDRESS_MAX: usize = 107;
+
+/// Longest that a full queue is waited for; then the call is refused, and another may do better.
+const QUEUE_IS_FULL: Duration = Duration::from_secs(5);
+/// First pause between two tries; doubled up to [`SLOW_AGAIN`].
+const FIRST_AGAIN: Duration = Duration::from_millis(1);
+const SLOW_AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
 pub(crate) struct SocketFolder {
@@ -87,15 +100,60 @@ impl SocketFolder {
         &self.path
     }
 
+    /// Connects. A listener whose queue is full is busy (a burst, or code that computes): it is tried again.
     pub(crate) async fn connect(&self, socket: &str) -> io::Result<UnixStream> {
         let folder = self.short.as_ref().map_or(&self.path, |(_, short)| short);
-        UnixStream::connect(folder.join(socket)).await
+        let path = folder.join(socket);
+        let give_up = Instant::now() + QUEUE_IS_FULL;
+        let mut pause = FIRST_AGAIN;
+        loop {
+            match UnixStream::connect(&path).await {
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock && Instant::now() < give_up => {
+                    sleep(pause).await;
+                    pause = (pause * 2).min(SLOW_AGAIN);
+                }
+                outcome => return outcome,
+            }
+        }
     }
+}
+
+/// Whether an error of a connect says that nobody listens, as against a listener that is busy or a limit of
+/// this process or machine.
+pub(crate) fn is_nobody_there(err: &io::Error) -> bool {
+    let ours = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::ADDRNOTAVAIL];
+    let is_ours = ours.iter().any(|errno| err.raw_os_error() == Some(errno.raw_os_error()));
+    !is_ours && !matches!(err.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_full_queue_is_waited_for_and_a_closed_one_is_not() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = SocketFolder::open(root.path().to_owned()).unwrap();
+        let path = root.path().join(CALLS);
+        let socket = tokio::net::UnixSocket::new_stream().unwrap();
+        socket.bind(&path).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let mut waiting = Vec::new();
+        let full = loop {
+            match UnixStream::connect(&path).await {
+                Ok(stream) => waiting.push(stream),
+                Err(err) => break err,
+            }
+        };
+        assert!(!is_nobody_there(&full), "{full}");
+        let (late, accepted) = tokio::join!(folder.connect(CALLS), listener.accept());
+        assert!(late.is_ok() && accepted.is_ok(), "{late:?}");
+        drop(listener);
+        let closed = folder.connect(CALLS).await.unwrap_err();
+        assert!(is_nobody_there(&closed), "{closed}");
+        assert!(is_nobody_there(&folder.connect(CONTROL).await.unwrap_err()));
+        assert!(!is_nobody_there(&io::Error::from_raw_os_error(Errno::MFILE.raw_os_error())));
+    }
 
     #[tokio::test]
     async fn a_long_path_is_no_obstacle() {

@@ -1,9 +1,10 @@
 //! An engine that is away, and bugs of our own: neither may leave anything behind or take the agent with it.
 
 use crate::{
-    support::{World, code, one, until},
+    support::{self, World, call, code, one, until},
     wrapper::Load,
 };
+use epsilon_api::body;
 use epsilon_vm_agent::engine::fake::{Fault, Verb};
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -129,10 +130,109 @@ async fn those_who_wait_are_told_when_the_agent_ends() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Gated, |_| {});
     let vm = Arc::clone(&world.vm);
-    let call = crate::support::call(&version, "/", epsilon_api::body::empty());
+    let call = call(&version, "/", body::empty());
     let waiting = tokio::spawn(async move { vm.call(call).await });
     until(|| image.starts.load(Ordering::SeqCst), |starts| *starts == 1).await;
     world.agent.shutdown(Duration::from_millis(50)).await;
     let answer = tokio::time::timeout(Duration::from_secs(2), waiting).await;
     assert_eq!(code(&answer.expect("told at once").unwrap()), "NO_CAPACITY");
+}
+
+/// Callers leave at any moment, the engine fails at any verb, instances die: at the end every place, every
+/// byte of memory and every container is accounted for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_happens_the_books_balance() {
+    let world =
+        World::with("{memory: 1GiB, reconcile_every: 50ms, queue_wait: 200ms, start_timeout: 1s}")
+            .await;
+    let functions: Vec<_> = ["a", "b", "c", "d"]
+        .into_iter()
+        .map(|name| {
+            world.function(name, Load::Works, |spec| {
+                spec.timeout = Duration::from_millis(150);
+                spec.concurrency = one(if name < "c" { 1 } else { 4 });
+                spec.max_instances = one(3);
+                spec.min_instances = u32::from(name == "a");
+            })
+        })
+        .collect();
+    let verbs = [Verb::Create, Verb::Attach, Verb::Start, Verb::Wait, Verb::Remove, Verb::List];
+    let paths = ["/", "/", "/", "/while-listened-to", "/forever", "/crash", "/hang-up", "/stream"];
+    let mut dice = Dice(7);
+    let mut callers = tokio::task::JoinSet::new();
+    let ends = tokio::time::Instant::now() + Duration::from_secs(2);
+    while tokio::time::Instant::now() < ends {
+        let (version, image) = &functions[dice.roll(functions.len())];
+        image.gate.add_permits(1);
+        let call = call(version, paths[dice.roll(paths.len())], body::empty());
+        let patience = Duration::from_micros(dice.roll(60_000) as u64);
+        let vm = Arc::clone(&world.vm);
+        callers.spawn(async move {
+            let work = async { drop(vm.call(call).await.map(support::text)) };
+            drop(tokio::time::timeout(patience, work).await);
+        });
+        match dice.roll(40) {
+            0..4 => {
+                let fault = [
+                    Fault::Refuse,
+                    Fault::Slow(Duration::from_millis(20)),
+                    Fault::Hang,
+                    Fault::Panic,
+                ][dice.roll(4)];
+                let verb = verbs[dice.roll(verbs.len())];
+                world.engine.script(verb, fault);
+            }
+            4 => {
+                let containers = world.engine.containers();
+                if !containers.is_empty() {
+                    world.engine.crash(&containers[dice.roll(containers.len())]);
+                }
+            }
+            5 => world.vm.retire(&version.id()),
+            6 => {
+                let (vm, version) = (Arc::clone(&world.vm), Arc::clone(version));
+                callers.spawn(async move {
+                    drop(tokio::time::timeout(patience, vm.ensure_ready(version)).await);
+                });
+            }
+            7 => {
+                world.vm.drain(true);
+                tokio::task::yield_now().await;
+                world.vm.drain(false);
+            }
+            _ => {}
+        }
+        tokio::time::sleep(Duration::from_micros(500)).await;
+    }
+    while callers.join_next().await.is_some() {}
+    for (version, _) in &functions {
+        world.vm.retire(&version.id());
+    }
+    let left = || {
+        let status = world.vm.status();
+        (
+            status.calls_active,
+            status.calls_waiting,
+            status.memory_used_bytes.get(),
+            status.instances,
+        )
+    };
+    until(left, |(active, waiting, memory, instances)| {
+        (*active, *waiting, *memory) == (0, 0, 0) && instances.is_empty()
+    })
+    .await;
+    until(|| world.engine.containers(), Vec::is_empty).await;
+    world.end().await;
+}
+
+/// Numbers that are the same in each run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % sides as u64) as usize
+    }
 }
