@@ -13,6 +13,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, io};
+use tokio::net::UnixStream;
 
 /// Longest answer of a wrapper: a message and a stack.
 const ANSWER_MAX: usize = 1 << 20;
@@ -90,9 +91,9 @@ struct FailureBody {
 }
 
 /// Has the code loaded. Answers when it is.
-pub(crate) async fn init(folder: &SocketFolder, init: &Init<'_>) -> Result<(), ControlError> {
+pub(crate) async fn init(stream: UnixStream, init: &Init<'_>) -> Result<(), ControlError> {
     let body = serde_json::to_vec(init).map_err(|err| ControlError::NoAnswer(err.into()))?;
-    let (status, answer) = ask(folder, Method::POST, "/init", body).await?;
+    let (status, answer) = ask(stream, Method::POST, "/init", body).await?;
     if status == StatusCode::OK {
         return Ok(());
     }
@@ -103,22 +104,22 @@ pub(crate) async fn init(folder: &SocketFolder, init: &Init<'_>) -> Result<(), C
 
 /// Asks how the wrapper is.
 pub(crate) async fn health(folder: &SocketFolder) -> Result<Health, ControlError> {
-    let (_, answer) = ask(folder, Method::GET, "/health", Vec::new()).await?;
+    let stream = folder.connect(CONTROL).await.map_err(|err| match is_nobody_there(&err) {
+        true => ControlError::NotListening(err),
+        false => ControlError::NoAnswer(err.into()),
+    })?;
+    let (_, answer) = ask(stream, Method::GET, "/health", Vec::new()).await?;
     let health: Data<Health> =
         serde_json::from_slice(&answer).map_err(|err| ControlError::NoAnswer(err.into()))?;
     Ok(health.data)
 }
 
 async fn ask(
-    folder: &SocketFolder,
+    stream: UnixStream,
     method: Method,
     path: &'static str,
     body: Vec<u8>,
 ) -> Result<(StatusCode, Bytes), ControlError> {
-    let stream = folder.connect(CONTROL).await.map_err(|err| match is_nobody_there(&err) {
-        true => ControlError::NotListening(err),
-        false => ControlError::NoAnswer(err.into()),
-    })?;
     let no_answer = |err: hyper::Error| ControlError::NoAnswer(err.into());
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(no_answer)?;

@@ -207,7 +207,7 @@ impl Runner {
         self.instance.stop.cancel(); // whoever still attends to it may go
         while AssertUnwindSafe(self.remove_container()).catch_unwind().await.is_err() {
             tracing::error!(container = %self.instance.container, "A bug: a removal panicked; trying again.");
-            sleep(SLOW_REMOVE).await;
+            sleep(10 * FIRST_REMOVE).await;
         }
         self.vm.remove_sockets(&self.instance.id);
         self.vm.known.lock().remove(&self.instance.id);

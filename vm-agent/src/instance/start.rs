@@ -7,7 +7,7 @@ use super::{
     Instance, Reached,
     connections::Upstream,
     control::{self, ControlError, Init},
-    sockets::{CodeUser, SocketFolder},
+    sockets::{CONTROL, CodeUser, SocketFolder},
 };
 use crate::{
     engine::{Attachment, ContainerSpec, EngineError, Exit, LocalImage, SOCKETS},
@@ -24,7 +24,10 @@ use epsilon_api::{
 };
 use futures_util::future::BoxFuture;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    net::UnixStream,
+    time::{Instant, sleep, timeout},
+};
 
 /// The port of `runtime: container`.
 const PORT: u16 = 8080;
@@ -162,9 +165,9 @@ pub(crate) async fn start(
     let ready = async {
         match folder {
             Some(folder) => {
-                wait_for_wrapper(&folder).await;
+                let control = wait_for_wrapper(&folder).await;
                 phases.start = lap();
-                load(&folder, instance).await?;
+                load(control, instance).await?;
                 phases.init = lap();
                 Ok(Upstream::Sockets(folder))
             }
@@ -244,17 +247,20 @@ async fn died(exit: Result<Exit, EngineError>, tap: Tap) -> StartFailure {
     StartFailure::Init(format!("{how}{lines}"))
 }
 
-async fn wait_for_wrapper(folder: &SocketFolder) {
+async fn wait_for_wrapper(folder: &SocketFolder) -> UnixStream {
     let mut pause = FIRST_LOOK;
-    while folder.connect(super::sockets::CONTROL).await.is_err() {
+    loop {
+        if let Ok(control) = folder.connect(CONTROL).await {
+            return control;
+        }
         sleep(pause).await;
         pause = (pause * 2).min(SLOW_LOOK);
     }
 }
 
-async fn load(folder: &SocketFolder, instance: &Instance) -> Result<(), StartFailure> {
+async fn load(control: UnixStream, instance: &Instance) -> Result<(), StartFailure> {
     let init = Init::new(&instance.version, &instance.id);
-    control::init(folder, &init).await.map_err(|err| {
+    control::init(control, &init).await.map_err(|err| {
         StartFailure::Init(match err {
             ControlError::Failed { message, stack } => match stack {
                 Some(stack) if stack.contains(&message) => stack,
