@@ -25,6 +25,7 @@ mod dependencies;
 mod dockerfile;
 mod engine;
 pub mod error;
+mod hashing;
 mod image;
 mod inspect;
 pub mod inspection;

@@ -41,8 +41,9 @@ pub struct Settings {
     /// The same for one version of one function. Default: half of `starts_at_once`, so that a burst on
     /// one function leaves room for the first call of another.
     pub starts_per_version: Option<usize>,
-    /// Longest that a call waits for a place in an instance before it is answered 429. A call that an
-    /// instance is starting for waits for the end of that start. `0s` turns waiting off. Default
+    /// Longest that a call waits for a place in an instance before it is answered 429, and that a start
+    /// waits for memory before its calls are answered 503. A call that an instance is starting for
+    /// waits for the end of that start. `0s` turns waiting off. Default
     /// `10s`: bridges a burst, and ends before the 30 s that most clients wait.
     #[serde(deserialize_with = "duration")]
     pub queue_wait: Option<Duration>,

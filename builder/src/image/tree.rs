@@ -8,10 +8,10 @@
 use super::Layer;
 use crate::{
     error,
+    hashing::Hashing,
     source::{FileKind, Source, SourceFile},
 };
 use epsilon_api::build::BuildError;
-use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeSet,
     fs::{self, File},
@@ -85,7 +85,7 @@ struct Writer {
 
 impl Writer {
     fn create(path: &Path) -> io::Result<Self> {
-        let to = Hashing { to: BufWriter::new(File::create(path)?), sha: Sha256::new(), bytes: 0 };
+        let to = Hashing::new(BufWriter::new(File::create(path)?));
         Ok(Self { tar: tar::Builder::new(to), path: path.to_owned(), folders: BTreeSet::new() })
     }
 
@@ -171,9 +171,8 @@ impl Writer {
     fn finish(self) -> io::Result<Layer> {
         let mut written = self.tar.into_inner()?;
         written.flush()?;
-        let digest = written.sha.finalize();
-        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Layer { diff_id: format!("sha256:{hex}"), tar: self.path, bytes: written.bytes })
+        let (_, digest, bytes) = written.finish();
+        Ok(Layer { diff_id: format!("sha256:{digest}"), tar: self.path, bytes })
     }
 }
 
@@ -195,26 +194,6 @@ fn header(kind: EntryType, mode: u32, bytes: u64) -> Header {
     header.set_uid(0);
     header.set_gid(0);
     header
-}
-
-/// Knows the digest of what went through it.
-struct Hashing<W> {
-    to: W,
-    sha: Sha256,
-    bytes: u64,
-}
-
-impl<W: Write> Write for Hashing<W> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let n = self.to.write(buf)?;
-        self.sha.update(&buf[..n]);
-        self.bytes += n as u64;
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.to.flush()
-    }
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@ use crate::{
     cache::Cache,
     config::Registry,
     error::{self, Hint},
+    hashing::Hashing,
     image::Layer,
-    source::{ContentDigest, Hasher},
+    source::ContentDigest,
 };
 use bytes::Bytes;
 use epsilon_api::{build::BuildError, chain::Chain, function::ImageRef};
@@ -357,7 +358,7 @@ fn compressed(layer: &Layer, cache: &Cache) -> Result<Blob, BuildError> {
 /// gzip without a time or a name in its head: the same layer gives the same blob.
 fn write_compressed(layer: &Layer, to: &PathBuf) -> io::Result<(ContentDigest, u64)> {
     let mut from = File::open(&layer.tar)?;
-    let mut to = GzBuilder::new().mtime(0).write(Counting::new(File::create(to)?), LEVEL);
+    let mut to = GzBuilder::new().mtime(0).write(Hashing::new(File::create(to)?), LEVEL);
     let mut buffer = vec![0; 256 << 10];
     loop {
         let n = from.read(&mut buffer)?;
@@ -366,35 +367,9 @@ fn write_compressed(layer: &Layer, to: &PathBuf) -> io::Result<(ContentDigest, u
         }
         to.write_all(&buffer[..n])?;
     }
-    let Counting { to: mut file, hasher, bytes } = to.finish()?;
+    let (mut file, digest, bytes) = to.finish()?.finish();
     file.flush()?;
-    Ok((hasher.finish(), bytes))
-}
-
-/// Knows digest and size of what went through it.
-struct Counting {
-    to: File,
-    hasher: Hasher,
-    bytes: u64,
-}
-
-impl Counting {
-    fn new(to: File) -> Self {
-        Self { to, hasher: Hasher::default(), bytes: 0 }
-    }
-}
-
-impl Write for Counting {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let n = self.to.write(buf)?;
-        self.hasher.update(&buf[..n]);
-        self.bytes += n as u64;
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.to.flush()
-    }
+    Ok((digest, bytes))
 }
 
 #[cfg(test)]
