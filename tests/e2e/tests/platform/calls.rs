@@ -118,7 +118,7 @@ strange_names! {
 async fn throwing_is_500_and_the_text_stays_in_the_log() {
     let answer = run("throw new Error('the secret is 42')").await;
     answer.expect_error(500, "FUNCTION_ERROR");
-    assert!(!answer.text().contains("42"), "{answer}");
+    assert!(!answer.text().contains("secret"), "{answer}");
     assert!(!answer.text().contains(".js"), "{answer}");
     let up = probe().await;
     let id = answer.header("x-epsilon-request-id");
