@@ -82,6 +82,10 @@ pub struct FunctionSpec {
     pub env: BTreeMap<String, String>,
     /// What an instance may reach.
     pub network: Network,
+    /// Whether a call may be sent again after it was executed in part, whatever its method: the code does the
+    /// same when it runs twice.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub idempotent: bool,
 }
 
 impl FunctionSpec {
@@ -101,6 +105,7 @@ impl FunctionSpec {
             idle_timeout: Duration::from_secs(300),
             env: BTreeMap::new(),
             network: Network::Egress,
+            idempotent: false,
         }
     }
 }

@@ -12,6 +12,22 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-epsilon-request-id
 /// Milliseconds that are left of the function's `timeout` when a hop sends the call on. Whole number.
 pub const DEADLINE_MS: HeaderName = HeaderName::from_static("x-epsilon-deadline-ms");
 
+/// From a gateway to a member of its fleet: the pass that says which gateway asks, signed by it.
+pub const PASS: HeaderName = HeaderName::from_static("x-epsilon-pass");
+
+/// From a gateway to an agent: which version a call is for, as `name@3`. Only calls carry it.
+pub const VERSION: HeaderName = HeaderName::from_static("x-epsilon-version");
+
+/// From a gateway to an agent: `0` when the call has another VM to go to, so that this one refuses it at
+/// once instead of letting it wait. Absent: it may wait.
+pub const MAY_WAIT: HeaderName = HeaderName::from_static("x-epsilon-may-wait");
+
+/// From an agent to a gateway, on an answer: what the VM spent; see [`crate::fleet::write_spent`].
+pub const SPENT: HeaderName = HeaderName::from_static("x-epsilon-spent");
+
+/// From a member to a gateway: the body is a [`crate::fleet::Refusal`], not a function's answer.
+pub const REFUSAL: HeaderName = HeaderName::from_static("x-epsilon-refusal");
+
 /// Set by the runtime wrapper on an answer that the platform has to replace; see [`Outcome`].
 pub const OUTCOME: HeaderName = HeaderName::from_static("x-epsilon-outcome");
 

@@ -129,6 +129,18 @@ text_id!(
 );
 
 text_id!(
+    /// One gateway: stable across its restarts.
+    GatewayId,
+    "gateway id",
+    "`g-` and 12 hexadecimal digits",
+    |text| {
+        text.strip_prefix("g-").is_some_and(|rest| {
+            rest.len() == 12 && rest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        })
+    }
+);
+
+text_id!(
     /// One container that serves one version.
     InstanceId,
     "instance id",
@@ -180,6 +192,13 @@ impl InstanceId {
     /// A fresh id.
     pub fn random() -> Self {
         Self(format!("{:012x}", rand::rng().random::<u64>() >> 16).into())
+    }
+}
+
+impl GatewayId {
+    /// A fresh id.
+    pub fn random() -> Self {
+        Self(format!("g-{:012x}", rand::rng().random::<u64>() >> 16).into())
     }
 }
 

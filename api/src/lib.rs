@@ -10,6 +10,7 @@
 //! | [`function`] | what a developer asks for: settings of one function, one immutable version |
 //! | [`vm`] | one VM as the gateway sees it: calls in, answers out |
 //! | [`build`] | one builder as the gateway sees it: source in, images out |
+//! | [`fleet`] | what gateways, agents and builders say to each other |
 //! | [`admin`] | bodies of the control API |
 //! | [`log`] | one line of a function's log |
 //! | [`error`] | why a call failed, and what to say to whom |
@@ -20,6 +21,7 @@ pub mod body;
 pub mod build;
 pub mod chain;
 pub mod error;
+pub mod fleet;
 pub mod function;
 pub mod headers;
 pub mod ids;

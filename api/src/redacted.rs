@@ -30,6 +30,28 @@ impl<T> fmt::Display for Secret<T> {
     }
 }
 
+/// For the few wire types whose purpose is to hand a secret over: `#[serde(with = "redacted::revealed")]`.
+pub mod revealed {
+    use super::Secret;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    /// Writes the secret itself.
+    ///
+    /// # Errors
+    /// The serializer's own.
+    pub fn serialize<S: Serializer>(secret: &Secret<String>, to: S) -> Result<S::Ok, S::Error> {
+        secret.reveal().serialize(to)
+    }
+
+    /// Reads the secret itself.
+    ///
+    /// # Errors
+    /// The deserializer's own.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Secret<String>, D::Error> {
+        String::deserialize(from).map(Secret::new)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::Secret;

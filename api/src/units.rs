@@ -75,7 +75,9 @@ impl fmt::Display for Bytes {
 }
 
 /// A share of processor time in thousandths of a core.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct MilliCores(pub u32);
 

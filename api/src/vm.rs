@@ -7,7 +7,7 @@ use crate::{
     function::Version,
     ids::{FunctionName, InstanceId, RequestId, VersionId, VersionNumber, VmId},
     log::{LogQuery, LogRecord},
-    units::Bytes,
+    units::{Bytes, MilliCores},
 };
 use futures_util::{future::BoxFuture, stream::BoxStream};
 use http::{Request, Response};
@@ -24,6 +24,9 @@ pub struct Call {
     pub version: Arc<Version>,
     /// The call's id.
     pub request_id: RequestId,
+    /// Whether the call may wait in this VM for a place or for memory. `false` when there is another VM to
+    /// try: then what cannot begin at once (or by a start that has room) is refused, with nothing executed.
+    pub may_wait: bool,
     /// Method, path, headers and body as the function is to see them.
     pub request: Request<CallBody>,
 }
@@ -106,6 +109,12 @@ pub struct VmStatus {
     pub id: VmId,
     /// Takes calls, or is being emptied.
     pub state: VmState,
+    /// A number that changes with each start of its agent: what the agent was told before is forgotten.
+    #[serde(default)]
+    pub boot: u64,
+    /// Processors of the machine.
+    #[serde(default)]
+    pub cpu_millicores: MilliCores,
     /// Memory that instances may have in all.
     pub memory_bytes: Bytes,
     /// Memory given out.
@@ -116,6 +125,9 @@ pub struct VmStatus {
     pub calls_waiting: u32,
     /// The instances, oldest first.
     pub instances: Vec<InstanceStatus>,
+    /// Versions whose image lies on this VM, as far as the agent has looked; the one used last comes first.
+    #[serde(default)]
+    pub images: Vec<VersionId>,
 }
 
 /// Whether a VM takes calls.
@@ -143,6 +155,9 @@ pub struct InstanceStatus {
     pub state: String,
     /// Calls that run in it.
     pub calls_active: u32,
+    /// Calls that may run in it at once.
+    #[serde(default)]
+    pub concurrency: u32,
     /// When it was asked for.
     pub started_at: Timestamp,
 }
@@ -164,6 +179,15 @@ pub trait Vm: Send + Sync + fmt::Debug {
     /// # Errors
     /// The reason why no instance came up: `InitFailed` with the code's own error, or the platform's.
     fn ensure_ready(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>>;
+
+    /// Brings the version's image to this VM, so that a later start needs no pull. Starts nothing. Idempotent.
+    ///
+    /// # Errors
+    /// Why it could not be had.
+    fn fetch(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>>;
+
+    /// The function was deleted: its kept log lines go. Returns at once. Idempotent.
+    fn forget(&self, function: &FunctionName);
 
     /// Takes no more calls for the version, lets running ones end, removes its instances. Returns at once;
     /// the work goes on behind. Idempotent.

@@ -14,7 +14,7 @@ use crate::{
 use epsilon_api::{
     chain::Chain,
     ids::{InstanceId, VmId},
-    units::Bytes,
+    units::{Bytes, MilliCores},
     vm::Vm,
 };
 use prometheus::Registry;
@@ -90,13 +90,14 @@ impl Agent {
             socket: config.engine_socket.clone(),
             source,
         })?;
+        let cpu = MilliCores(machine.cores.saturating_mul(MilliCores::ONE.0));
         let share = Bytes(machine.memory.get() / 100 * MEMORY_SHARE);
         let budget = Budget::new(config.memory.unwrap_or(share));
         let logs =
             Logs::open(&config.folder.join("logs"), config.log_size, metrics.dropped_lines.clone())
                 .map_err(folder(&config.folder.join("logs")))?;
         let socket = config.engine_socket.clone();
-        let vm = LocalVm::new(Parts { id, config, engine, budget, logs, metrics });
+        let vm = LocalVm::new(Parts { id, cpu, config, engine, budget, logs, metrics });
         registry.register(Box::new(Census::new(Arc::downgrade(&vm))?))?;
         if let Err(err) = vm.network.ensure(&*vm.engine).await {
             tracing::warn!(cause = %Chain(&err), "The network of functions is not in order.");

@@ -22,10 +22,12 @@ use epsilon_api::{
     function::Version,
     ids::{FunctionName, InstanceId, VersionId, VmId},
     log::{LogQuery, LogRecord},
+    units::MilliCores,
     vm::{Answer, Call, Vm, VmState, VmStatus},
 };
 use futures_util::{future::BoxFuture, stream::BoxStream};
 use parking_lot::{Mutex, RwLock};
+use rand::RngExt;
 use std::{
     collections::{HashMap, HashSet},
     path::PathBuf,
@@ -41,6 +43,10 @@ pub(crate) type Pools = HashMap<VersionId, Arc<Pool>, rapidhash::fast::RandomSta
 
 pub(crate) struct LocalVm {
     pub(crate) id: VmId,
+    /// Told in the status: changes with each start.
+    boot: u64,
+    /// The machine's processors.
+    cpu: MilliCores,
     pub(crate) config: Config,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) images: Images,
@@ -68,6 +74,7 @@ pub(crate) struct LocalVm {
 /// What [`LocalVm::new`] is made of.
 pub(crate) struct Parts {
     pub(crate) id: VmId,
+    pub(crate) cpu: MilliCores,
     pub(crate) config: Config,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) budget: Arc<Budget>,
@@ -78,11 +85,13 @@ pub(crate) struct Parts {
 impl LocalVm {
     /// Must be called inside a runtime; its tasks run there.
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { id, config, engine, budget, logs, metrics } = parts;
+        let Parts { id, cpu, config, engine, budget, logs, metrics } = parts;
         Arc::new(Self {
             network: Network::new(&id, config.dangerous_allow_metadata),
             starts: Semaphore::new(config.starts_at_once),
             id,
+            boot: rand::rng().random(),
+            cpu,
             config,
             engine,
             images: Images::default(),
@@ -262,6 +271,19 @@ impl Vm for Front {
         Box::pin(async move { self.0.pool_for_call(&version)?.ensure_ready().await })
     }
 
+    fn fetch(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>> {
+        Box::pin(async move {
+            let vm = &self.0;
+            let fetched = vm.images.ensure(&*vm.engine, &version.image).await;
+            fetched.map(drop).map_err(|cause| CallError::NoCapacity {
+                function: version.function.clone(),
+                cause: Box::new(cause),
+            })
+        })
+    }
+
+    fn forget(&self, _function: &FunctionName) {}
+
     fn retire(&self, version: &VersionId) {
         let pool = self.0.pools.read().get(version).cloned();
         if let Some(pool) = pool {
@@ -292,11 +314,14 @@ impl Vm for Front {
         VmStatus {
             id: vm.id.clone(),
             state,
+            boot: vm.boot,
+            cpu_millicores: vm.cpu,
             memory_bytes: vm.budget.total(),
             memory_used_bytes: vm.budget.used(),
             calls_active,
             calls_waiting,
             instances,
+            images: Vec::new(),
         }
     }
 

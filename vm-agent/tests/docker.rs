@@ -111,7 +111,12 @@ fn version(image: &Image, change: impl FnOnce(&mut FunctionSpec)) -> Arc<Version
 
 async fn get(agent: &Agent, version: &Arc<Version>, path: &str) -> Result<Answer, CallError> {
     let request = Request::builder().uri(path).header("host", "test").body(body::empty()).unwrap();
-    let call = Call { version: Arc::clone(version), request_id: RequestId::random(), request };
+    let call = Call {
+        version: Arc::clone(version),
+        request_id: RequestId::random(),
+        may_wait: true,
+        request,
+    };
     timeout(LIMIT, agent.vm().call(call)).await.unwrap()
 }
 

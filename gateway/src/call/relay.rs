@@ -67,7 +67,7 @@ impl Outgoing {
             Source::Lent(slot) => slot.lock().take()?,
         };
         let Self { version, request_id, head, .. } = self;
-        Some(Call { version, request_id, request: Request::from_parts(head, body) })
+        Some(Call { version, request_id, may_wait: true, request: Request::from_parts(head, body) })
     }
 
     /// For a VM after which another may be tried. `None` when the body is used up.
@@ -81,6 +81,7 @@ impl Outgoing {
         let call = Call {
             version: Arc::clone(&self.version),
             request_id: self.request_id.clone(),
+            may_wait: false,
             request,
         };
         self.body = Source::Lent(slot);

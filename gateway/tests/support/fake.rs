@@ -12,7 +12,7 @@ use epsilon_api::{
         VmId,
     },
     log::{Level, LogQuery, LogRecord},
-    units::Bytes,
+    units::{Bytes, MilliCores},
     vm::{Answer, Call, InstanceStatus, Spent, Vm, VmState, VmStatus},
 };
 use futures_util::{
@@ -152,6 +152,12 @@ impl Vm for FakeVm {
         })
     }
 
+    fn fetch(&self, _version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn forget(&self, _function: &FunctionName) {}
+
     fn retire(&self, version: &VersionId) {
         let hook = self.on_retire.lock().unwrap().take();
         if let Some(hook) = hook {
@@ -180,16 +186,20 @@ impl Vm for FakeVm {
             version: id.number,
             state: "idle".into(),
             calls_active: 0,
+            concurrency: 1,
             started_at: Timestamp::UNIX_EPOCH,
         });
         VmStatus {
             id: self.id.clone(),
             state: if self.draining.load(SeqCst) { VmState::Draining } else { VmState::Ready },
+            boot: 0,
+            cpu_millicores: MilliCores::ONE,
             memory_bytes: Bytes::mib(4096),
             memory_used_bytes: Bytes(0),
             calls_active: u32::try_from(self.active()).unwrap(),
             calls_waiting: 0,
             instances: instances.collect(),
+            images: Vec::new(),
         }
     }
 

@@ -2,8 +2,9 @@
 //! Bodies stream both ways; nothing is read here.
 
 use super::lease::Lease;
-use crate::instance::{connections::Connection, pool::Pool, sockets};
+use crate::instance::{pool::Pool, sockets};
 use epsilon_api::{body::CallBody, error::CallError, headers, ids::RequestId};
+use epsilon_wire::connection::Connection;
 use http::{HeaderValue, Request, Response, Version, header};
 use hyper::body::{Body, Incoming};
 use tokio::time::timeout_at;

@@ -416,6 +416,7 @@ impl Pool {
             version: self.version.number,
             state: slot.state.name().into(),
             calls_active: slot.state.active(),
+            concurrency: self.version.spec.concurrency.get(),
             started_at: slot.instance.asked_at,
         };
         books.slots.values().map(status).collect()

@@ -1,0 +1,1 @@
+//! What every program of Epsilon does first: settings from file, environment and flags; logging; signals.
