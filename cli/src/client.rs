@@ -60,7 +60,7 @@ pub(crate) fn http_client(url: &Url) -> Result<reqwest::Client, Failure> {
 impl Client {
     /// The gateway that the flags, the environment or the data folder name. Sends nothing yet.
     pub(crate) fn new(globals: &Globals) -> Result<Self, Failure> {
-        let data = data_dir::locate(globals)?;
+        let data = data_dir::locate(globals.data_dir.as_deref())?;
         let address = globals
             .gateway
             .clone()

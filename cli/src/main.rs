@@ -5,11 +5,10 @@
 mod args;
 mod client;
 mod commands;
-mod data_dir;
-mod failure;
 mod output;
 
 use clap::Parser as _;
+use epsilon_launch::{data_dir, failure};
 use failure::Failure;
 use std::process::ExitCode;
 

@@ -1,1 +1,20 @@
-//! What every program of Epsilon does first: settings from file, environment and flags; logging; signals.
+//! What every program of Epsilon does first and last: settings from file, environment and flags; logging; the
+//! data folder and its lock; signals; and how it says why it ended. No part of the platform is known here.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`settings`] | the file, the environment over it, the flags over both |
+//! | [`data_dir`] | where data lie on this machine, and what the CLI finds there |
+//! | [`lock`] | one gateway per data folder |
+//! | [`log`] | lines for people or JSON for collectors |
+//! | [`signals`] | "please end", once or twice |
+//! | [`files`] | room for many connections |
+//! | [`failure`] | what went wrong, what to do next, the exit code |
+
+pub mod data_dir;
+pub mod failure;
+pub mod files;
+pub mod lock;
+pub mod log;
+pub mod settings;
+pub mod signals;

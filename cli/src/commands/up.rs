@@ -12,20 +12,22 @@
 //! this process made on the engine is removed. The same signal again ends the waiting.
 
 mod compose;
-mod lock;
 mod progress;
 mod settings;
-mod tracing;
 
 use crate::{args::Globals, data_dir, failure::Failure, output};
-use ::tracing::{info, warn};
 use clap::Args;
 use compose::Platform;
-use lock::Lock;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use settings::{Flag, Settings};
-use std::{io, net::SocketAddr, path::PathBuf};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use epsilon_launch::{
+    files::raise_file_limit,
+    lock::Lock,
+    log::{self, Format},
+    settings::Flag,
+    signals::Asked,
+};
+use settings::Settings;
+use std::{net::SocketAddr, path::PathBuf};
+use tracing::info;
 
 #[derive(Debug, Args)]
 pub(crate) struct Up {
@@ -40,13 +42,13 @@ pub(crate) struct Up {
     config: Option<PathBuf>,
     /// How to log to standard error [default: compact on a terminal, else json]
     #[arg(long, value_enum)]
-    log_format: Option<tracing::Format>,
+    log_format: Option<Format>,
 }
 
 impl Up {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
-        tracing::init(self.log_format, std::env::var("EPSILON_LOG").ok().as_deref())?;
-        let data = data_dir::locate(globals)?;
+        log::init(self.log_format, std::env::var("EPSILON_LOG").ok().as_deref())?;
+        let data = data_dir::locate(globals.data_dir.as_deref())?;
         let settings = Settings::load(self.config.as_deref(), std::env::vars_os(), &self.flags())?;
         let lock = Lock::take(&data)?;
         raise_file_limit();
@@ -98,41 +100,5 @@ impl Up {
             .into_iter()
             .flatten()
             .collect()
-    }
-}
-
-/// The signals that ask this process to end.
-struct Asked {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Asked {
-    fn new() -> Result<Self, Failure> {
-        let listen = |kind| {
-            signal(kind)
-                .map_err(|err| Failure::new("SIGNALS", "signals cannot be heard").because(&err))
-        };
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-        })
-    }
-
-    /// Waits for the next one. Cancel-safe: a signal that nobody took is taken by the next wait.
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
-}
-
-/// Each call takes two sockets; the usual soft limit of 1,024 files is for programs that use select().
-fn raise_file_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
-    if let Err(err) = raised.map_err(io::Error::from) {
-        warn!(%err, limit = ?limit.current, "The limit on open files cannot be raised.");
     }
 }

@@ -16,7 +16,7 @@ const EX_USAGE: u8 = 2;
 
 /// Why a verb did not do what was asked.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub struct Failure {
     exit: u8,
     /// What `--json` prints; what people read is made of the same fields. Boxed: errors are rare.
     body: Box<ErrorBody>,
@@ -24,7 +24,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     /// Something that went wrong here, not at the gateway: exit code 1.
-    pub(crate) fn new(code: &str, message: impl Into<String>) -> Self {
+    pub fn new(code: &str, message: impl Into<String>) -> Self {
         let body = ErrorBody {
             kind: "client".into(),
             code: code.into(),
@@ -36,34 +36,34 @@ impl Failure {
     }
 
     /// A command that cannot be carried out as it was written: exit code 2.
-    pub(crate) fn usage(message: impl Into<String>) -> Self {
+    pub fn usage(message: impl Into<String>) -> Self {
         Self { exit: EX_USAGE, ..Self::new("USAGE", message) }
     }
 
     /// Nobody reads what this program prints: exit code 1 without a word.
-    pub(crate) fn silent() -> Self {
+    pub fn silent() -> Self {
         Self::new("NOBODY_READS", "")
     }
 
     /// What to do next.
-    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.body.hint = Some(hint.into());
         self
     }
 
     /// Adds the causes to the message.
-    pub(crate) fn because(mut self, cause: &(dyn Error + 'static)) -> Self {
+    pub fn because(mut self, cause: &(dyn Error + 'static)) -> Self {
         let _ = write!(self.body.message, ": {}", Chain(cause)); // writing to a String cannot fail
         self
     }
 
     /// The stable code.
-    pub(crate) fn code(&self) -> &str {
+    pub fn code(&self) -> &str {
         &self.body.code
     }
 
     /// Tells the person, and says which exit code tells the shell.
-    pub(crate) fn report(self, json: bool) -> ExitCode {
+    pub fn report(self, json: bool) -> ExitCode {
         if self.body.message.is_empty() {
             // Said by saying nothing.
         } else if json {

@@ -1,4 +1,4 @@
-//! One `epsilon up` per data folder. The lock is the kernel's: it ends with the process, however that
+//! One gateway per data folder. The lock is the kernel's: it ends with the process, however that
 //! ends. What the file says (who, where) is for people and for the CLI.
 
 use crate::{
@@ -14,14 +14,17 @@ use std::{
 
 /// A data folder that is ours until this is dropped.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub struct Lock {
     file: File,
     path: PathBuf,
 }
 
 impl Lock {
     /// Makes the folder if need be and locks it.
-    pub(super) fn take(data: &Path) -> Result<Self, Failure> {
+    ///
+    /// # Errors
+    /// When the folder cannot be used, or another process uses it.
+    pub fn take(data: &Path) -> Result<Self, Failure> {
         let unusable = |err: io::Error| {
             Failure::new("DATA_DIR", format!("the data folder `{}` cannot be used", data.display()))
                 .because(&err)
@@ -43,7 +46,10 @@ impl Lock {
     }
 
     /// Tells the CLI of this machine where the control API is.
-    pub(super) fn announce(&self, control: &str) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    /// When the lock file cannot be written.
+    pub fn announce(&self, control: &str) -> Result<(), Failure> {
         self.write(Some(control.to_owned()))
     }
 
@@ -77,7 +83,7 @@ fn taken(data: &Path) -> Failure {
     };
     Failure::new(
         "DATA_DIR_TAKEN",
-        format!("another `epsilon up` uses the data folder `{}` ({pid})", data.display()),
+        format!("another gateway uses the data folder `{}` ({pid})", data.display()),
     )
     .hint("end it first, or give this one a folder of its own with `--data-dir DIR`")
 }

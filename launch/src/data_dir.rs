@@ -1,7 +1,7 @@
 //! Where the platform keeps its data on this machine, and what the CLI finds there: the admin key, and
 //! the address of the `epsilon up` that holds the folder.
 
-use crate::{args::Globals, failure::Failure};
+use crate::failure::Failure;
 use epsilon_api::redacted::Secret;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -9,9 +9,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// `--data-dir` or `EPSILON_DATA_DIR`, else `/var/lib/epsilon` for root, else the XDG data folder.
-pub(crate) fn locate(globals: &Globals) -> Result<PathBuf, Failure> {
-    if let Some(dir) = &globals.data_dir {
+/// The folder that was named (`--data-dir` or `EPSILON_DATA_DIR`), else `/var/lib/epsilon` for root, else the
+/// XDG data folder.
+///
+/// # Errors
+/// When there is none to be had: wrong usage.
+pub fn locate(named: Option<&Path>) -> Result<PathBuf, Failure> {
+    if let Some(dir) = named {
         return std::path::absolute(dir)
             .map_err(|err| Failure::usage("the data folder has no absolute path").because(&err));
     }
@@ -27,26 +31,29 @@ pub(crate) fn locate(globals: &Globals) -> Result<PathBuf, Failure> {
 }
 
 /// The admin key that the gateway wrote.
-pub(crate) fn admin_key(data: &Path) -> io::Result<Secret<String>> {
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn admin_key(data: &Path) -> io::Result<Secret<String>> {
     let text = std::fs::read_to_string(data.join("admin.key"))?;
     Ok(Secret::new(text.trim().to_owned()))
 }
 
 /// What the running `epsilon up` wrote into its lock file.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Holder {
+pub struct Holder {
     /// Its process.
-    pub(crate) pid: u32,
+    pub pid: u32,
     /// Its control address as a URL, once it listens.
-    pub(crate) control: Option<String>,
+    pub control: Option<String>,
 }
 
 /// The file that an `epsilon up` locks while it uses the folder.
-pub(crate) fn lock_path(data: &Path) -> PathBuf {
+pub fn lock_path(data: &Path) -> PathBuf {
     data.join("up.lock")
 }
 
 /// Who holds the folder, as far as the lock file tells. The file of one that was killed may lie.
-pub(crate) fn holder(data: &Path) -> Option<Holder> {
+pub fn holder(data: &Path) -> Option<Holder> {
     serde_json::from_slice(&std::fs::read(lock_path(data)).ok()?).ok()
 }

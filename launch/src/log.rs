@@ -1,4 +1,4 @@
-//! What `epsilon up` logs: to standard error, one line an event; readable on a terminal, JSON for
+//! What the programs log: to standard error, one line an event; readable on a terminal, JSON for
 //! collectors. `EPSILON_LOG` filters, as in `info,epsilon_gateway=debug`.
 
 use crate::failure::Failure;
@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 /// The form of a line.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum Format {
+pub enum Format {
     /// For people
     Compact,
     /// For collectors
@@ -16,7 +16,10 @@ pub(super) enum Format {
 }
 
 /// Starts logging, for the whole process.
-pub(super) fn init(format: Option<Format>, filter: Option<&str>) -> Result<(), Failure> {
+///
+/// # Errors
+/// When the filter is none.
+pub fn init(format: Option<Format>, filter: Option<&str>) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(filter.unwrap_or("info")).map_err(|err| {
         Failure::usage("EPSILON_LOG is not a filter")
             .because(&err)

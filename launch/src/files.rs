@@ -1,0 +1,14 @@
+//! The limit on open files.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::io;
+use tracing::warn;
+
+/// Each call takes two sockets; the usual soft limit of 1,024 files is for programs that use select().
+pub fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    if let Err(err) = raised.map_err(io::Error::from) {
+        warn!(%err, limit = ?limit.current, "The limit on open files cannot be raised.");
+    }
+}

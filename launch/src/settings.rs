@@ -1,0 +1,268 @@
+//! The settings of all programs: the file, then the environment over it, then the flags over both. Keys
+//! that nobody knows are an error, with the nearest known one. What the keys mean is declared in each
+//! part's own `config.rs`.
+//!
+//! ```yaml
+//! gateway: { max_body: 10MiB }     # or EPSILON_GATEWAY_MAX_BODY=10MiB
+//! vm_agent: { queue_wait: 2s }     # or EPSILON_VM_AGENT_QUEUE_WAIT=2s
+//! builder: { }
+//! ```
+
+use crate::failure::Failure;
+use epsilon_api::suggest::nearest;
+use serde::de::DeserializeOwned;
+use serde_yaml::{Mapping, Value};
+use std::{collections::BTreeMap, ffi::OsString, path::Path, time::Duration};
+
+/// The sections, and how their environment variables begin.
+const SECTIONS: [(&str, &str); 3] = [
+    ("gateway", "EPSILON_GATEWAY_"),
+    ("vm_agent", "EPSILON_VM_AGENT_"),
+    ("builder", "EPSILON_BUILDER_"),
+];
+/// Parsing time grows faster than the text; no real settings file comes near this.
+const FILE_MAX: u64 = 256 << 10;
+
+/// The longest that running calls may go on after the first signal, unless told otherwise: longer than
+/// most calls, shorter than the patience of systemd and of orchestrators with a process that was asked to end.
+const DRAIN_GRACE: Duration = Duration::from_secs(30);
+
+/// A flag that stands for a setting.
+#[derive(Debug)]
+pub struct Flag {
+    /// As it is typed.
+    pub name: &'static str,
+    /// The section of its setting.
+    pub section: &'static str,
+    /// The setting.
+    pub key: &'static str,
+    /// What it was given.
+    pub value: String,
+}
+
+/// Section by section, the keys with their values and where each came from.
+#[derive(Debug, Default)]
+pub struct Layers(BTreeMap<String, BTreeMap<String, (Value, String)>>);
+
+impl Layers {
+    /// Reads all sources.
+    ///
+    /// # Errors
+    /// Wrong usage: what cannot be read, or names a section that nobody knows.
+    pub fn load(
+        file: Option<&Path>,
+        env: impl IntoIterator<Item = (OsString, OsString)>,
+        flags: &[Flag],
+    ) -> Result<Self, Failure> {
+        let mut layers = Self::default();
+        if let Some(path) = file {
+            layers.add_file(path)?;
+        }
+        layers.add_env(env)?;
+        for flag in flags {
+            layers.set(flag.section, flag.key, Value::String(flag.value.clone()), flag.name);
+        }
+        Ok(layers)
+    }
+
+    fn set(&mut self, section: &str, key: &str, value: Value, origin: &str) {
+        let section = self.0.entry(section.to_owned()).or_default();
+        section.insert(key.to_owned(), (value, origin.to_owned()));
+    }
+
+    fn add_file(&mut self, path: &Path) -> Result<(), Failure> {
+        let origin = format!("`{}`", path.display());
+        let unreadable = |err: std::io::Error| {
+            Failure::usage(format!("the settings file {origin} cannot be read")).because(&err)
+        };
+        if std::fs::metadata(path).map_err(unreadable)?.len() > FILE_MAX {
+            return Err(Failure::usage(format!("{origin} is too large for a settings file")));
+        }
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        let sections: Option<BTreeMap<String, Option<Mapping>>> = serde_yaml::from_str(&text)
+            .map_err(|err| {
+                Failure::usage(format!("{origin} is not a settings file"))
+                    .because(&err)
+                    .hint("it has the sections `gateway:`, `vm_agent:` and `builder:`")
+            })?;
+        for (section, keys) in sections.unwrap_or_default() {
+            if !SECTIONS.iter().any(|(known, _)| *known == section) {
+                let known = SECTIONS.map(|(known, _)| known);
+                return Err(unknown(
+                    &format!("the section `{section}` in {origin}"),
+                    &section,
+                    &known,
+                ));
+            }
+            for (key, value) in keys.unwrap_or_default() {
+                let Value::String(key) = key else {
+                    return Err(Failure::usage(format!(
+                        "a key of `{section}` in {origin} is no name"
+                    )));
+                };
+                self.set(&section, &key, value, &format!("`{section}.{key}` in {origin}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn add_env(
+        &mut self,
+        env: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<(), Failure> {
+        for (name, value) in env {
+            let Some(name) = name.to_str() else { continue };
+            for (section, prefix) in SECTIONS {
+                let Some(key) = name.strip_prefix(prefix).filter(|key| !key.is_empty()) else {
+                    continue;
+                };
+                let value = value.to_str().ok_or_else(|| {
+                    Failure::usage(format!("{name} holds something that is no text"))
+                })?;
+                // As in the file: `8` is a number, `[a, b]` a list, `30s` a text.
+                let value = serde_yaml::from_str(value)
+                    .map_err(|err| Failure::usage(format!("{name} has no value")).because(&err))?;
+                self.set(section, &key.to_lowercase(), value, name);
+            }
+        }
+        Ok(())
+    }
+
+    /// `gateway.drain_grace`: what the one who ends the parts has to know.
+    ///
+    /// # Errors
+    /// Wrong usage: not a duration.
+    pub fn take_drain_grace(&mut self) -> Result<Duration, Failure> {
+        Ok(self.take_duration("gateway", "drain_grace")?.unwrap_or(DRAIN_GRACE))
+    }
+
+    /// Takes one key out of its section: for what the program itself needs, and no part.
+    ///
+    /// # Errors
+    /// Wrong usage: not a duration.
+    pub fn take_duration(&mut self, section: &str, key: &str) -> Result<Option<Duration>, Failure> {
+        let taken = self.0.get_mut(section).and_then(|keys| keys.remove(key));
+        let Some((value, origin)) = taken else { return Ok(None) };
+        let read = value.as_str().and_then(|text| humantime::parse_duration(text).ok());
+        let wrong =
+            || Failure::usage(format!("{origin} is not a duration")).hint("write it like `30s`");
+        read.map(Some).ok_or_else(wrong)
+    }
+
+    /// The keys of one section as its part declares them.
+    ///
+    /// # Errors
+    /// Wrong usage: the key and where it stands.
+    pub fn section<T: DeserializeOwned>(&self, section: &str) -> Result<T, Failure> {
+        let empty = BTreeMap::new();
+        let keys = self.0.get(section).unwrap_or(&empty);
+        let mapping: Mapping =
+            keys.iter().map(|(key, (value, _))| (key.clone().into(), value.clone())).collect();
+        serde_path_to_error::deserialize(Value::Mapping(mapping)).map_err(|err| {
+            let path = err.path().to_string();
+            let message = err.inner().to_string();
+            let key = path.split(['.', '[']).next().unwrap_or_default();
+            let (named, known) = unknown_field(&message);
+            let origin = match (keys.get(key), named.and_then(|name| keys.get(name))) {
+                (Some((_, origin)), _) | (None, Some((_, origin))) => origin.clone(),
+                (None, None) => format!("the section `{section}`"),
+            };
+            match named {
+                Some(name) => unknown(&origin, name, &known),
+                None => Failure::usage(format!("{origin}: {message}")),
+            }
+        })
+    }
+}
+
+/// Reads serde's "unknown field `x`, expected one of `a`, `b`": there is no other way to learn it.
+fn unknown_field(message: &str) -> (Option<&str>, Vec<&str>) {
+    let Some((_, rest)) = message.split_once("unknown field ") else { return (None, Vec::new()) };
+    let mut quoted = rest.split('`').skip(1).step_by(2);
+    (quoted.next(), quoted.collect())
+}
+
+fn unknown(what: &str, given: &str, known: &[&str]) -> Failure {
+    let hint = match nearest(given, known.iter().copied()) {
+        Some(name) => format!("did you mean `{name}`?"),
+        None => format!("known are: {}", known.join(", ")),
+    };
+    Failure::usage(format!("{what} is not a setting")).hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Part {
+        listen: String,
+        workers: u32,
+        limits: Limits,
+    }
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Limits {
+        body: String,
+    }
+
+    fn read(file: &str, env: &[(&str, &str)], flags: &[Flag]) -> Result<Part, Failure> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.yaml");
+        std::fs::write(&path, file).unwrap();
+        let mut layers = Layers::default();
+        layers.add_file(&path)?;
+        layers.add_env(env.iter().map(|(name, value)| (name.into(), value.into())))?;
+        for flag in flags {
+            layers.set(flag.section, flag.key, Value::String(flag.value.clone()), flag.name);
+        }
+        layers.section("gateway")
+    }
+
+    fn error(file: &str, env: &[(&str, &str)]) -> String {
+        format!("{:?}", read(file, env, &[]).unwrap_err())
+    }
+
+    #[test]
+    fn flags_win_over_environment_and_that_over_the_file() {
+        let file = "gateway: { listen: file, workers: 1, limits: { body: 1MiB } }\nvm_agent:\n";
+        let env = [("EPSILON_GATEWAY_LISTEN", "env"), ("EPSILON_GATEWAY_WORKERS", "2")];
+        let env = [&env[..], &[("EPSILON_GATEWAY", "http://x"), ("EPSILON_KEY", "k")]].concat();
+        let flag =
+            Flag { name: "--listen", section: "gateway", key: "listen", value: "flag".into() };
+        let part = read(file, &env, &[flag]).unwrap();
+        let limits = Limits { body: "1MiB".into() };
+        assert_eq!(part, Part { listen: "flag".into(), workers: 2, limits });
+    }
+
+    #[test]
+    fn an_empty_file_is_all_defaults() {
+        assert_eq!(read("# nothing\n", &[], &[]).unwrap(), Part::default());
+    }
+
+    #[test]
+    fn unknown_keys_are_named_with_their_place_and_the_nearest() {
+        let text = error("gateway: { lisen: x }", &[]);
+        assert!(
+            text.contains("`gateway.lisen` in `") && text.contains("did you mean `listen`?"),
+            "{text}"
+        );
+        let text = error("gateway: { limits: { bdy: x } }", &[]);
+        assert!(text.contains("`gateway.limits` in") && text.contains("`body`"), "{text}");
+        let text = error("", &[("EPSILON_GATEWAY_WORKRS", "1")]);
+        assert!(text.contains("EPSILON_GATEWAY_WORKRS") && text.contains("`workers`"), "{text}");
+        let text = error("gatway: {}", &[]);
+        assert!(text.contains("the section `gatway`") && text.contains("`gateway`"), "{text}");
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_its_place() {
+        let text = error("gateway: { workers: many }", &[]);
+        assert!(text.contains("`gateway.workers` in") && text.contains("invalid type"), "{text}");
+        let text = error("", &[("EPSILON_GATEWAY_WORKERS", "-1")]);
+        assert!(text.contains("EPSILON_GATEWAY_WORKERS: invalid value"), "{text}");
+    }
+}
