@@ -3,6 +3,11 @@
 # Ubuntu that has Rust and make. Says what it did. Needs root only when something is missing.
 #
 #   infra/ensure-tools.sh [build] [run] [test]      (default: all three)
+#
+# Tools that no distribution has in the right version go, pinned, into folders of their own:
+#   $EPSILON_TOOLS_DIR/moto/bin/moto_server       stands in for AWS's ECR and Auto Scaling
+#   $EPSILON_TOOLS_DIR/cfn-lint/bin/cfn-lint      checks infra/aws
+# Default of EPSILON_TOOLS_DIR: ${XDG_CACHE_HOME:-~/.cache}/epsilon-tools
 set -euo pipefail
 
 say() { printf 'ensure-tools: %s\n' "$*"; }
@@ -18,6 +23,9 @@ build_tools=(cc:gcc ld:binutils git:git) # SQLite and mimalloc are C
 run_tools=(curl:curl tar:tar unshare:util-linux debootstrap:debootstrap iptables:iptables)
 test_tools=(docker:docker-cli docker-registry:docker-registry haproxy:haproxy python3:python3
     busybox:busybox-static shellcheck:shellcheck jq:jq mkfifo:coreutils xargs:findutils ps:procps)
+# folder:command:requirement, for python tools.
+test_python=('moto:moto_server:moto[server]==5.2.5' 'cfn-lint:cfn-lint:cfn-lint==1.58.0')
+tools=${EPSILON_TOOLS_DIR:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/epsilon-tools}
 # Files that no command shows.
 build_files=(/usr/include/stdio.h:libc6-dev)
 run_files=(/etc/ssl/certs/ca-certificates.crt:ca-certificates)
@@ -27,6 +35,7 @@ groups=("$@")
 
 packages=()
 missing=()
+python=()
 want_command() {
     # Root's tools are not on everybody's PATH.
     PATH=$PATH:/usr/sbin:/sbin command -v "${1%%:*}" >/dev/null || {
@@ -40,6 +49,17 @@ want_file() {
         packages+=("${1#*:}")
     }
 }
+# The stamp is written last: a folder without it was left half made.
+has_python() {
+    local folder=$tools/${1%%:*} requirement=${1##*:}
+    [ -x "$folder/bin/python" ] && [ "$(cat "$folder/stamp" 2>/dev/null)" = "$requirement" ]
+}
+want_python() {
+    has_python "$1" || {
+        missing+=("${1%%:*}")
+        python+=("$1")
+    }
+}
 for group in "${groups[@]}"; do
     case "$group" in
         build)
@@ -51,33 +71,65 @@ for group in "${groups[@]}"; do
             for tool in "${run_tools[@]}"; do want_command "$tool"; done
             for file in "${run_files[@]}"; do want_file "$file"; done
             ;;
-        test) for tool in "${test_tools[@]}"; do want_command "$tool"; done ;;
+        test)
+            for tool in "${test_tools[@]}"; do want_command "$tool"; done
+            for tool in "${test_python[@]}"; do want_python "$tool"; done
+            ;;
         *) die "\`$group\` is not one of: build, run, test" ;;
     esac
 done
 
-if [ ${#packages[@]} -eq 0 ]; then
+if [ ${#missing[@]} -eq 0 ]; then
     say "nothing is missing for: ${groups[*]}"
     exit 0
 fi
 say "missing: ${missing[*]}"
-if ! command -v apt-get >/dev/null; then
-    die "this script only knows Debian and Ubuntu" \
-        "install with this distribution's package manager what provides: ${missing[*]}"
-fi
-if [ "$(id -u)" -ne 0 ]; then
-    die "installing needs root" "run: sudo apt-get install ${packages[*]}"
+# Debian splits off what makes folders for python tools.
+if [ ${#python[@]} -gt 0 ] && ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+    packages+=(python3-venv)
 fi
 
-export DEBIAN_FRONTEND=noninteractive
-get=(apt-get -q -y -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
-"${get[@]}" update >/dev/null || say "apt-get update did not succeed; going on with the lists that are there"
-# Before Debian 13 and Ubuntu 25.04, the docker command was part of docker.io.
-for index in "${!packages[@]}"; do
-    if [ "${packages[index]}" = docker-cli ] && ! apt-cache show docker-cli >/dev/null 2>&1; then
-        packages[index]=docker.io
+install_packages() {
+    if ! command -v apt-get >/dev/null; then
+        die "this script only knows Debian and Ubuntu" \
+            "install with this distribution's package manager what provides: ${missing[*]}"
     fi
-done
-"${get[@]}" install --no-install-recommends "${packages[@]}" >/dev/null ||
-    die "apt-get could not install: ${packages[*]}" "see above why; then run this again"
-say "installed: ${packages[*]}"
+    if [ "$(id -u)" -ne 0 ]; then
+        die "installing needs root" "run: sudo apt-get install ${packages[*]}"
+    fi
+
+    export DEBIAN_FRONTEND=noninteractive
+    local get=(apt-get -q -y -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3) index
+    "${get[@]}" update >/dev/null || say "apt-get update did not succeed; going on with the lists that are there"
+    # Before Debian 13 and Ubuntu 25.04, the docker command was part of docker.io.
+    for index in "${!packages[@]}"; do
+        if [ "${packages[index]}" = docker-cli ] && ! apt-cache show docker-cli >/dev/null 2>&1; then
+            packages[index]=docker.io
+        fi
+    done
+    "${get[@]}" install --no-install-recommends "${packages[@]}" >/dev/null ||
+        die "apt-get could not install: ${packages[*]}" "see above why; then run this again"
+    say "installed: ${packages[*]}"
+}
+
+# install_python FOLDER:COMMAND:REQUIREMENT: one python tool in a folder of its own, made anew.
+install_python() {
+    local name=${1%%:*} requirement=${1##*:} command folder
+    command=${1#*:} command=${command%%:*} folder=$tools/$name
+    rm -rf "$folder"
+    python3 -m venv "$folder" || die "python3 could not make $folder" "see above why; then run this again"
+    "$folder/bin/python" -m pip install --quiet --no-input --disable-pip-version-check "$requirement" ||
+        die "pip could not install $requirement" "see above why; then run this again"
+    [ -x "$folder/bin/$command" ] || die "$requirement brought no $command"
+    printf '%s' "$requirement" >"$folder/stamp"
+    say "installed: $requirement in $folder"
+}
+
+[ ${#packages[@]} -eq 0 ] || install_packages
+if [ ${#python[@]} -gt 0 ]; then
+    mkdir -p "$tools"
+    # One at a time: the tests of two checkouts may begin at once.
+    exec 9>"$tools/lock"
+    flock --timeout 900 9 || die "another run of this script holds $tools/lock"
+    for tool in "${python[@]}"; do has_python "$tool" || install_python "$tool"; done
+fi
