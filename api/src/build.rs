@@ -1,5 +1,9 @@
 //! One builder as the gateway sees it: a project's archive goes in, images come out, and everything that
 //! happens meanwhile is told as [`BuildEvent`]s for the person who waits.
+//!
+//! In `epsilon up` the builder itself stands behind [`Builder`]; in a fleet, a client of its listener does:
+//! `POST /v1/builds?deployment=ID&folder=NAME&only=F&only=G` with a gateway's pass and the archive as body, answered
+//! by lines of [`BuildNews`].
 
 use crate::{
     admin::Step,
@@ -10,7 +14,11 @@ use crate::{
 };
 use futures_util::future::BoxFuture;
 use http::StatusCode;
-use std::{fmt, sync::Arc, time::Duration};
+use serde::{Deserialize, Serialize};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+
+/// How often a builder says at least that it is still there. npm can be silent for minutes.
+pub const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// One piece of work for a builder.
 pub struct BuildJob {
@@ -39,7 +47,8 @@ pub trait BuildLog: Send + Sync {
 }
 
 /// What happens in a build.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum BuildEvent {
     /// A step began; `detail` says on what.
     StepStarted {
@@ -55,6 +64,7 @@ pub enum BuildEvent {
         /// For people: "cached", "3 layers shipped".
         detail: String,
         /// How long it took.
+        #[serde(with = "crate::function::millis", rename = "took_ms")]
         took: Duration,
     },
     /// A line of a tool's output (npm, docker) or a word to the developer.
@@ -62,7 +72,7 @@ pub enum BuildEvent {
 }
 
 /// One function that was built.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuiltFunction {
     /// Its name.
     pub name: FunctionName,
@@ -73,7 +83,7 @@ pub struct BuiltFunction {
 }
 
 /// All that a build made.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Built {
     /// The project's name.
     pub project: ProjectName,
@@ -82,13 +92,14 @@ pub struct Built {
 }
 
 /// Why a build ended without images. The texts are for the developer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
 pub struct BuildError {
     /// Stable, upper case: `MANIFEST_INVALID`, `SOURCE_REFUSED`, `DEPENDENCIES_FAILED`, `LOAD_FAILED`,
     /// `NO_FUNCTIONS`, `ENGINE_FAILED`, `REGISTRY_FAILED`, `DISK_FULL`, …
-    pub code: &'static str,
+    pub code: Cow<'static, str>,
     /// 4xx: the source is wrong. 5xx: the builder is in trouble.
+    #[serde(with = "status")]
     pub status: StatusCode,
     /// What happened, where.
     pub message: String,
@@ -99,7 +110,48 @@ pub struct BuildError {
 impl BuildError {
     /// The wire form.
     pub fn body(&self) -> ErrorBody {
-        ErrorBody::new(self.status, self.code, self.message.clone(), self.hint.clone())
+        ErrorBody::new(self.status, &self.code, self.message.clone(), self.hint.clone())
+    }
+}
+
+/// One line of a builder's answer to `POST /v1/builds` (newline-delimited JSON). The last one is `built` or `failed`;
+/// an answer that ends without one was cut. An answer whose status is not 200 is an [`ErrorBody`] in its envelope, and
+/// nothing of the archive was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BuildNews {
+    /// Nothing happened for a [`HEARTBEAT`]; the build goes on.
+    Alive,
+    /// Something happened.
+    Event(BuildEvent),
+    /// The images are there.
+    Built(Built),
+    /// There are none.
+    Failed(BuildError),
+}
+
+impl BuildNews {
+    /// Longest line: a project's functions with all that their environments may hold.
+    pub const LONGEST_LINE: usize = 16 << 20;
+
+    /// As a line, with its end.
+    pub fn to_line(&self) -> String {
+        // Nothing in it can fail to be written; a reader takes a line that is no news for a cut.
+        serde_json::to_string(self).unwrap_or_default() + "\n"
+    }
+}
+
+/// A status as its number.
+mod status {
+    use http::StatusCode;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(status: &StatusCode, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u16(status.as_u16())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<StatusCode, D::Error> {
+        StatusCode::from_u16(u16::deserialize(from)?).map_err(D::Error::custom)
     }
 }
 
@@ -110,4 +162,69 @@ pub trait Builder: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`BuildError`], written for the developer who pushed.
     fn build(&self, job: BuildJob) -> BoxFuture<'_, Result<Built, BuildError>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::function::Runtime;
+
+    fn all() -> Vec<(BuildNews, &'static str)> {
+        let took = Duration::from_millis(1500);
+        let (step, detail) = (Step::Dependencies, "57 packages".to_owned());
+        let image =
+            ImageRef { reference: "r.example/hi@sha256:1".into(), digest: "sha256:2".into() };
+        let spec = FunctionSpec::new(Runtime::Node, "index.js", "hi");
+        let name = FunctionName::parse("hi").unwrap();
+        let built = Built {
+            project: ProjectName::parse("shop").unwrap(),
+            functions: vec![BuiltFunction { name, spec, image }],
+        };
+        let failed = BuildError {
+            code: "LOAD_FAILED".into(),
+            status: StatusCode::UNPROCESSABLE_ENTITY,
+            message: "line 1\nline 2".into(),
+            hint: None,
+        };
+        vec![
+            (BuildNews::Alive, r#""alive""#),
+            (
+                BuildNews::Event(BuildEvent::StepStarted { step, detail: detail.clone() }),
+                r#"{"event":{"step_started":{"step":"dependencies","detail":"57 packages"}}}"#,
+            ),
+            (
+                BuildNews::Event(BuildEvent::StepDone { step, detail, took }),
+                r#"{"event":{"step_done":{"step":"dependencies","detail":"57 packages","took_ms":1500}}}"#,
+            ),
+            (
+                BuildNews::Event(BuildEvent::Line("added\n".into())),
+                r#"{"event":{"line":"added\n"}}"#,
+            ),
+            (
+                BuildNews::Built(built),
+                r#"{"built":{"project":"shop","functions":[{"name":"hi","spec":{"runtime":"node","#,
+            ),
+            (
+                BuildNews::Failed(failed),
+                r#"{"failed":{"code":"LOAD_FAILED","status":422,"message":"line 1\nline 2","hint":null}}"#,
+            ),
+        ]
+    }
+
+    #[test]
+    fn news_are_one_line_each_and_come_back_as_they_went() {
+        for (news, text) in all() {
+            let line = news.to_line();
+            assert!(line.starts_with(text), "{line}");
+            assert_eq!(line.find('\n'), Some(line.len() - 1), "{line}");
+            assert_eq!(serde_json::from_str::<BuildNews>(&line).unwrap(), news);
+        }
+    }
+
+    #[test]
+    fn what_is_no_news_is_refused() {
+        for wrong in ["", "null", "{}", r#""dead""#, r#"{"failed":{"code":"X","status":42}}"#] {
+            assert!(serde_json::from_str::<BuildNews>(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -12,7 +12,7 @@ use http::StatusCode;
 use std::{error::Error, io};
 
 fn error(code: &'static str, status: StatusCode, message: impl Into<String>) -> BuildError {
-    BuildError { code, status, message: message.into(), hint: None }
+    BuildError { code: code.into(), status, message: message.into(), hint: None }
 }
 
 /// Declares one constructor per code.

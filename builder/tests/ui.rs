@@ -31,7 +31,7 @@ fn inspection() -> Inspection {
     let export =
         |name: &str, config: Value| json!({"name": name, "signature": "express", "config": config});
     let entry = |path: &str, exports: Value| json!({"entry": path, "error": null, "exports": exports, "files": [path], "dynamic": []});
-    let config = json!({"timeout": 5000, "memory": "512MiB", "env": {"FROM": "code", "KEPT": 1.5}});
+    let config = json!({"timeout": 5000, "memory": "512MiB", "env": {"FROM": "code", "KEPT": 1.5}, "idempotent": true});
     let broken = json!({
         "entry": "lib/broken.js",
         "error": {"message": "no such thing", "stack": "Error: no such thing\n    at broken.js:1:7"},

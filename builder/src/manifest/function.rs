@@ -30,6 +30,7 @@ pub(crate) struct FunctionKeys {
     idle_timeout: Option<Duration>,
     env: BTreeMap<String, String>,
     network: Option<Network>,
+    idempotent: Option<bool>,
 }
 
 /// Where settings are written: it decides which keys have a meaning.
@@ -92,6 +93,7 @@ impl FunctionKeys {
         keys.env = section.take("env", values::env)?.unwrap_or_default();
         section.take("secrets", no_secrets)?;
         keys.network = section.take("network", |node| word(node, &NETWORKS))?;
+        keys.idempotent = section.take("idempotent", values::yes_or_no)?;
         section.take("auth", only_public)?;
         section.end()?;
         Ok(keys)
@@ -116,6 +118,7 @@ impl FunctionKeys {
             idle_timeout: self.idle_timeout.or(other.idle_timeout),
             env,
             network: self.network.or(other.network),
+            idempotent: self.idempotent.or(other.idempotent),
         }
     }
 
@@ -148,6 +151,7 @@ impl FunctionKeys {
             idle_timeout: self.idle_timeout.unwrap_or(default.idle_timeout),
             env: self.env,
             network: self.network.unwrap_or(default.network),
+            idempotent: self.idempotent.unwrap_or(default.idempotent),
             ..default
         })
     }

@@ -91,12 +91,15 @@ fn settings_in_the_code_are_checked_like_those_in_the_file() {
         keys.map(drop).map_err(|(key, why)| format!("{key} {why}"))
     };
     assert_eq!(
-        read(r#"{"timeout":10000,"memory":"64MiB","env":{"A":1},"minInstances":1}"#),
+        read(
+            r#"{"timeout":10000,"memory":"64MiB","env":{"A":1},"minInstances":1,"idempotent":true}"#
+        ),
         Ok(())
     );
     for (json, want) in [
         (r#"{"timout":1}"#, "config.timout is an unknown key; did you mean `timeout`?"),
         (r#"{"timeout":0}"#, "config.timeout must be at least 1ms"),
+        (r#"{"idempotent":1}"#, "config.idempotent must be `true` or `false`, not a number"),
         (r#"{"timeout":null}"#, "config.timeout has no value"),
         (r#"{"entry":"a.js"}"#, "config.entry belongs into `epsilon.yaml`, not into the code"),
         (r#"{"image":"a"}"#, "config.image belongs into `epsilon.yaml`, not into the code"),

@@ -31,6 +31,14 @@ pub(super) fn word<T: Copy>(node: &Node, words: &[(&'static str, T)]) -> Result<
     })
 }
 
+/// `true` or `false`. Other words that YAML once took for them are texts.
+pub(super) fn yes_or_no(node: &Node) -> Result<bool, String> {
+    match node {
+        Node::Bool(value) => Ok(*value),
+        _ => Err(format!("must be `true` or `false`, not {}", node.kind())),
+    }
+}
+
 /// `10s`, `1.5s`, `5m`, `250ms`, `1h`, or a number of milliseconds.
 pub(super) fn duration(node: &Node, max: Duration) -> Result<Duration, String> {
     let example = "write for example `10s`, `1500ms` or `5m`; a bare number is milliseconds";

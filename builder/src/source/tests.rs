@@ -339,7 +339,7 @@ async fn a_silent_upload_is_given_up() {
     let silent = body::boxed(http_body_util::StreamBody::new(silent));
     let err = receive(silent, &limits, work.path()).await.unwrap_err();
     assert_eq!(
-        (err.code, err.message.as_str()),
+        (&*err.code, err.message.as_str()),
         ("SOURCE_INCOMPLETE", "the upload stood still for 20ms")
     );
 }
@@ -354,7 +354,7 @@ async fn an_upload_that_breaks_off_leaves_nothing() {
     ];
     let body = body::boxed(http_body_util::StreamBody::new(futures_util::stream::iter(pieces)));
     let err = receive(body, &small(), work.path()).await.unwrap_err();
-    assert_eq!((err.code, err.message.contains("broke off")), ("SOURCE_INCOMPLETE", true), "{err}");
+    assert_eq!((&*err.code, err.message.contains("broke off")), ("SOURCE_INCOMPLETE", true), "{err}");
     removed(work.path()).await;
 }
 

@@ -120,7 +120,7 @@ async fn one_function_that_does_not_start_stops_all() {
 async fn a_failed_build_says_why() {
     let world = World::with(&["hello"]).await;
     world.builder.next(Err(BuildError {
-        code: "DEPENDENCIES_FAILED",
+        code: "DEPENDENCIES_FAILED".into(),
         status: StatusCode::UNPROCESSABLE_ENTITY,
         message: "no package is named `lefd-pad`".into(),
         hint: None,
