@@ -340,7 +340,7 @@ impl Builder for FakeBuilder {
             *self.begun.lock().unwrap() += 1;
             let mut working = Working(Arc::clone(&self.cancelled), false);
             let source = job.archive.collect().await.map_err(|err| BuildError {
-                code: "SOURCE_REFUSED",
+                code: "SOURCE_REFUSED".into(),
                 status: StatusCode::UNPROCESSABLE_ENTITY,
                 message: err.to_string(),
                 hint: None,
