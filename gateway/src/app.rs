@@ -79,14 +79,14 @@ pub struct Stopped {
 
 impl App {
     /// Binds both listeners (port 0 takes any), makes the keys, reads what serves. Deployments that a
-    /// crash left at work become failed.
+    /// crash left at work become failed. `local` and `builder` are the ones of this process; others join.
     ///
     /// # Errors
     /// When any of that is not possible; nothing keeps running then.
     pub async fn build(
         config: Config,
         store: Arc<dyn Store>,
-        vm: Arc<dyn Vm>,
+        local: Option<Arc<dyn Vm>>,
         builder: Option<Arc<dyn Builder>>,
         registry: &Registry,
     ) -> Result<Self, StartError> {
@@ -109,7 +109,7 @@ impl App {
 
         let metrics = Metrics::new(registry)?;
         let routes = Arc::new(Routes::new(store.snapshot().await?, Arc::clone(&metrics)));
-        let fleet = Arc::new(Fleet::new([vm]));
+        let fleet = Arc::new(Fleet::new(local));
         for id in store.draining().await? {
             if let Some(member) = fleet.member(&id) {
                 member.drain(true);

@@ -150,7 +150,7 @@ impl Calls {
     /// nothing was executed, and the body is still whole.
     async fn relay(&self, route: &Route, mut call: Outgoing) -> Result<Answer, CallError> {
         let function = &route.version.function;
-        let choose = |attempt| self.placement.choose(function, &self.fleet, attempt);
+        let choose = |attempt| self.placement.choose(function, &self.fleet.snapshot(), attempt);
         let mut place = choose(0).ok_or_else(|| CallError::NoCapacity {
             function: function.clone(),
             cause: "every VM drains".into(),

@@ -201,7 +201,7 @@ impl Deploys {
 
     /// One VM that takes calls has an instance of it.
     async fn ensure_ready(&self, version: Arc<Version>) -> Result<(), CallError> {
-        let member = self.fleet.members().iter().find(|member| member.takes_calls());
+        let member = self.fleet.members().into_iter().find(|member| member.takes_calls());
         let member = member.ok_or_else(|| CallError::NoCapacity {
             function: version.function.clone(),
             cause: "every VM drains".into(),

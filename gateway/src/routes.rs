@@ -2,7 +2,7 @@
 //! something is activated, rolled back or deleted, after the store has said yes.
 
 use crate::{
-    fleet::Fleet,
+    fleet::{Fleet, view::VersionKey},
     observe::metrics::{FunctionMetrics, Metrics},
 };
 use arc_swap::{ArcSwap, Guard};
@@ -15,6 +15,8 @@ use std::{collections::HashMap, sync::Arc};
 pub(crate) struct Route {
     /// What serves.
     pub(crate) version: Arc<Version>,
+    /// The same, as the fleet looks it up.
+    pub(crate) key: VersionKey,
     /// Where its calls are counted.
     pub(crate) metrics: Arc<FunctionMetrics>,
 }
@@ -102,7 +104,8 @@ impl Routes {
             Some(route) => Arc::clone(&route.metrics),
             None => self.metrics.function(&name),
         };
-        let route = Arc::new(Route { version, metrics });
+        let key = VersionKey::of_version(&version);
+        let route = Arc::new(Route { version, key, metrics });
         table.by_name.insert(name, route).map(|old| Arc::clone(&old.version))
     }
 

@@ -29,7 +29,8 @@ pub(super) async fn stream(
         tail: params.one("tail")?,
     };
     control.active(&name)?;
-    let streams = control.fleet.members().iter().map(|member| member.vm.logs(&name, query.clone()));
+    let members = control.fleet.members();
+    let streams = members.iter().map(|member| member.vm.logs(&name, query.clone()));
     let records = select_all(streams).take_until(control.close.clone().cancelled_owned());
     Ok(lines(records))
 }

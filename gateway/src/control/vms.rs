@@ -62,7 +62,8 @@ async fn set(
 fn not_found(control: &Control, id: &VmId) -> ApiError {
     let error =
         ApiError::new(StatusCode::NOT_FOUND, "VM_NOT_FOUND", format!("no VM has the id `{id}`"));
-    let known = control.fleet.members().iter().map(|member| member.id.as_str());
+    let members = control.fleet.members();
+    let known = members.iter().map(|member| member.id.as_str());
     match nearest(id.as_str(), known) {
         Some(near) => error.hint(format!("did you mean `{near}`?")),
         None => error.hint("`epsilon vms` lists the ids"),

@@ -113,7 +113,8 @@ impl World {
         let (vm, builder, registry) = (FakeVm::new("vm-1"), FakeBuilder::new(), Registry::new());
         let given = with_builder.then(|| Arc::clone(&builder) as Arc<dyn Builder>);
         let app =
-            App::build(config, Arc::clone(&store), Arc::clone(&vm) as _, given, &registry).await;
+            App::build(config, Arc::clone(&store), Some(Arc::clone(&vm) as _), given, &registry)
+                .await;
         let app = app.unwrap();
         let (public, control) = (app.public_addr(), app.control_addr());
         let key = std::fs::read_to_string(dir.path().join("admin.key")).unwrap();

@@ -1,0 +1,229 @@
+//! A VM's report, turned into what placement asks, once per report and not once per call: is an instance of this
+//! version warm there and free, does its image lie there, is there memory. Pure; a hint and no more: the agent has
+//! the last word on each.
+
+use epsilon_api::{
+    function::Version,
+    ids::{FunctionName, VersionNumber, VmId},
+    units::{Bytes, MilliCores},
+    vm::{InstanceStatus, VmState, VmStatus},
+};
+use rapidhash::v3::rapidhash_v3;
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+};
+use tokio::time::Instant;
+
+/// Most images of one report that are remembered, those used last first. Bounds what one VM can make this gateway
+/// keep; beyond it a VM looks as if it had to pull.
+const MAX_IMAGES: usize = 16 << 10;
+
+/// A version as the fleet looks it up: 64 bits of its id's hash. Two versions that shared one would be taken for
+/// each other in hints, and nowhere else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct VersionKey(u64);
+
+impl VersionKey {
+    /// The key of a version. Worth keeping: it reads the whole name.
+    pub(crate) fn of(function: &FunctionName, number: VersionNumber) -> Self {
+        let name = rapidhash_v3(function.as_str().as_bytes());
+        // An odd factor spreads the number over all bits and maps no two numbers to one.
+        Self(name ^ u64::from(number.get()).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+
+    /// The key of a version.
+    pub(crate) fn of_version(version: &Version) -> Self {
+        Self::of(&version.function, version.number)
+    }
+}
+
+/// Instances of one version on one VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Warm {
+    /// Instances that serve, are starting, or are about to go.
+    pub(crate) instances: u32,
+    /// Calls that could begin at once.
+    pub(crate) free: u32,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct View {
+    /// The VM.
+    pub(crate) id: VmId,
+    /// Takes calls, drains, or has lost its engine.
+    pub(crate) state: VmState,
+    /// Which start of its agent this is.
+    pub(crate) boot: u64,
+    /// Processors of the machine.
+    pub(crate) cpu: MilliCores,
+    /// Memory that instances may have in all.
+    pub(crate) memory: Bytes,
+    /// Memory given out.
+    pub(crate) memory_used: Bytes,
+    /// Calls that run there, of all gateways.
+    pub(crate) calls_active: u32,
+    /// Calls that wait there.
+    pub(crate) calls_waiting: u32,
+    /// When the report came in.
+    pub(crate) at: Instant,
+    warm: HashMap<VersionKey, Warm, BuildHasherDefault<AsItIs>>,
+    /// Sorted: half the memory of a hash set, and a look takes some ten steps.
+    images: Box<[VersionKey]>,
+}
+
+impl View {
+    /// A report as it came in at this moment.
+    pub(crate) fn of(status: VmStatus, at: Instant) -> Self {
+        let mut warm: HashMap<VersionKey, Warm, _> = HashMap::default();
+        for instance in &status.instances {
+            let entry =
+                warm.entry(VersionKey::of(&instance.function, instance.version)).or_default();
+            entry.instances += 1;
+            entry.free += free_places(instance);
+        }
+        warm.shrink_to_fit();
+        let images = status.images.iter().take(MAX_IMAGES);
+        let mut images: Vec<_> = images.map(|id| VersionKey::of(&id.function, id.number)).collect();
+        images.sort_unstable();
+        images.dedup();
+        Self {
+            id: status.id,
+            state: status.state,
+            boot: status.boot,
+            cpu: status.cpu_millicores,
+            memory: status.memory_bytes,
+            memory_used: status.memory_used_bytes,
+            calls_active: status.calls_active,
+            calls_waiting: status.calls_waiting,
+            at,
+            warm,
+            images: images.into_boxed_slice(),
+        }
+    }
+
+    /// Its instances of this version.
+    pub(crate) fn warm(&self, version: VersionKey) -> Warm {
+        self.warm.get(&version).copied().unwrap_or_default()
+    }
+
+    /// Whether a start of this version needs no pull.
+    pub(crate) fn holds_image(&self, version: VersionKey) -> bool {
+        self.images.binary_search(&version).is_ok() || self.warm.contains_key(&version)
+    }
+
+    /// Memory that nobody has.
+    pub(crate) fn memory_free(&self) -> Bytes {
+        Bytes(self.memory.get().saturating_sub(self.memory_used.get()))
+    }
+}
+
+fn free_places(instance: &InstanceStatus) -> u32 {
+    match instance.state.as_str() {
+        "idle" | "busy" => instance.concurrency.saturating_sub(instance.calls_active),
+        _ => 0,
+    }
+}
+
+/// The keys are hashes already.
+#[derive(Clone, Copy, Debug, Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+    use epsilon_api::ids::{InstanceId, VersionId};
+    use jiff::Timestamp;
+
+    fn id(function: &str, number: u32) -> VersionId {
+        testing::version(function, number).id()
+    }
+
+    fn key(function: &str, number: u32) -> VersionKey {
+        VersionKey::of_version(&testing::version(function, number))
+    }
+
+    /// `(function, version, state, calls, concurrency)`
+    fn view(instances: &[(&str, u32, &str, u32, u32)], images: &[(&str, u32)]) -> View {
+        let instances = instances.iter().map(|(function, number, state, calls, places)| {
+            let VersionId { function, number } = id(function, *number);
+            InstanceStatus {
+                id: InstanceId::random(),
+                function,
+                version: number,
+                state: (*state).to_owned(),
+                calls_active: *calls,
+                concurrency: *places,
+                started_at: Timestamp::UNIX_EPOCH,
+            }
+        });
+        let status = VmStatus {
+            memory_bytes: Bytes::mib(1024),
+            memory_used_bytes: Bytes::mib(256),
+            instances: instances.collect(),
+            images: images.iter().map(|(function, number)| id(function, *number)).collect(),
+            ..testing::FakeVm::arc("a").status()
+        };
+        View::of(status, Instant::now())
+    }
+
+    macro_rules! warm {
+        ($($name:ident: $instances:expr => $want:expr;)*) => {$(
+            #[test]
+            fn $name() {
+                let Warm { instances, free } = view(&$instances, &[]).warm(key("pay", 2));
+                assert_eq!((instances, free), $want);
+            }
+        )*};
+    }
+
+    warm! {
+        nothing_there: [] => (0, 0);
+        an_idle_instance_has_all_its_places: [("pay", 2, "idle", 0, 3)] => (1, 3);
+        a_busy_one_has_the_rest: [("pay", 2, "busy", 2, 3), ("pay", 2, "idle", 0, 3)] => (2, 4);
+        more_calls_than_places_is_none_free: [("pay", 2, "busy", 9, 3)] => (1, 0);
+        what_starts_or_goes_has_none:
+            [("pay", 2, "starting", 0, 3), ("pay", 2, "draining", 1, 3), ("pay", 2, "stopping", 0, 3)]
+            => (3, 0);
+        a_state_of_a_later_agent_has_none: [("pay", 2, "frozen", 0, 3)] => (1, 0);
+        other_versions_and_functions_do_not_count:
+            [("pay", 1, "idle", 0, 1), ("Pay", 2, "idle", 0, 1), ("pay2", 2, "idle", 0, 1)] => (0, 0);
+    }
+
+    #[test]
+    fn an_image_is_there_when_told_or_when_an_instance_runs_it() {
+        let view = view(&[("run", 1, "idle", 0, 1)], &[("pay", 2), ("ship", 7), ("pay", 2)]);
+        assert!(view.holds_image(key("pay", 2)) && view.holds_image(key("ship", 7)));
+        assert!(view.holds_image(key("run", 1)));
+        assert!(!view.holds_image(key("pay", 1)) && !view.holds_image(key("run", 2)));
+        assert_eq!(view.memory_free(), Bytes::mib(768));
+    }
+
+    #[test]
+    fn keys_of_many_versions_differ() {
+        let mut keys = std::collections::HashSet::new();
+        for function in 0..100 {
+            for number in 1..=100 {
+                assert!(keys.insert(key(&format!("function-{function}"), number)));
+            }
+        }
+    }
+}
