@@ -1,5 +1,8 @@
-//! How the parts of a fleet talk to each other: kept HTTP/1 connections, and (being built here) TLS from PEM files and signed passes.
+//! How the parts of a fleet talk to each other: kept HTTP/1.1 connections ([`connection`]), signed passes that
+//! say which gateway asks ([`pass`]), TLS from an operator's PEM files ([`tls`]).
 //!
-//! What they say is `epsilon_api::fleet`.
+//! What they say is `epsilon_api::fleet`; who says it is gateway, vm-agent and builder.
 
 pub mod connection;
+pub mod pass;
+pub mod tls;

@@ -1,0 +1,357 @@
+//! TLS between the parts of a fleet, from three PEM files of the operator: an own certificate, its key, and the
+//! authority that signed the certificates of everybody else in the fleet. Both sides show theirs; whoever
+//! has none of that authority is not spoken to.
+//!
+//! This says who may talk at all and keeps what is said to those two. Which gateway asks is said by a pass
+//! (`pass.rs`), which member asks by its credential. Without the files the fleet speaks plain HTTP.
+//!
+//! Handshakes have no limit of their own here: callers have one, and put it around them.
+
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    crypto::{CryptoProvider, aws_lc_rs},
+    server::{VerifierBuilderError, WebPkiClientVerifier},
+};
+use rustls_pki_types::{
+    CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName,
+    pem::{self, PemObject},
+};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+/// Where the three files lie; settings `tls_certificate`, `tls_key`, `tls_authority` of each part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
+    /// Our certificate, and those between it and the authority's, if any.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The certificate, or certificates, of whom we trust.
+    pub authority: PathBuf,
+}
+
+/// Why TLS cannot be spoken with these files. For the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// Some of the three settings are there, some are not.
+    #[error("`tls_certificate`, `tls_key` and `tls_authority` are set together or not at all")]
+    Incomplete,
+    /// A file that is not there, or not PEM, or holds something else.
+    #[error("`{}` does not hold {what} in PEM", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What it should hold.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: pem::Error,
+    },
+    /// A certificate that cannot be used, or a key of another one.
+    #[error("`{}` cannot be used", path.display())]
+    Unusable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
+    /// Nobody could ever be let in.
+    #[error("`{}` names nobody that could be trusted", path.display())]
+    Authority {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: VerifierBuilderError,
+    },
+}
+
+impl Files {
+    /// From three settings: all of them, or none.
+    ///
+    /// # Errors
+    /// [`TlsError::Incomplete`].
+    pub fn from_settings(
+        certificate: Option<PathBuf>,
+        key: Option<PathBuf>,
+        authority: Option<PathBuf>,
+    ) -> Result<Option<Self>, TlsError> {
+        match (certificate, key, authority) {
+            (Some(certificate), Some(key), Some(authority)) => {
+                Ok(Some(Self { certificate, key, authority }))
+            }
+            (None, None, None) => Ok(None),
+            _ => Err(TlsError::Incomplete),
+        }
+    }
+
+    /// Reads the files for a listener. Only callers with a certificate of the authority get in.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn server(&self) -> Result<Server, TlsError> {
+        let provider = provider();
+        let authority = Arc::new(self.roots()?);
+        let callers =
+            WebPkiClientVerifier::builder_with_provider(authority, Arc::clone(&provider)).build();
+        let callers = callers
+            .map_err(|source| TlsError::Authority { path: self.authority.clone(), source })?;
+        let (chain, key) = (self.chain()?, self.private_key()?);
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .and_then(|config| {
+                config.with_client_cert_verifier(callers).with_single_cert(chain, key)
+            })
+            .map_err(|source| TlsError::Unusable { path: self.certificate.clone(), source })?;
+        Ok(Server(TlsAcceptor::from(Arc::new(config))))
+    }
+
+    /// Reads the files for connections that we open. Shows our certificate; the other side's must be of the
+    /// authority and name the host that was asked for.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn client(&self) -> Result<Client, TlsError> {
+        let (authority, chain, key) = (self.roots()?, self.chain()?, self.private_key()?);
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .and_then(|config| {
+                config.with_root_certificates(authority).with_client_auth_cert(chain, key)
+            })
+            .map_err(|source| TlsError::Unusable { path: self.certificate.clone(), source })?;
+        Ok(Client(TlsConnector::from(Arc::new(config))))
+    }
+
+    fn chain(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        certificates(&self.certificate)
+    }
+
+    fn private_key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
+        PrivateKeyDer::from_pem_file(&self.key).map_err(|source| TlsError::File {
+            path: self.key.clone(),
+            what: "a private key",
+            source,
+        })
+    }
+
+    fn roots(&self) -> Result<RootCertStore, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(&self.authority)? {
+            roots
+                .add(certificate)
+                .map_err(|source| TlsError::Unusable { path: self.authority.clone(), source })?;
+        }
+        Ok(roots)
+    }
+}
+
+/// One provider for all, said outright: with a second one in the graph the default would panic.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let file = |source| TlsError::File { path: path.to_owned(), what: "a certificate", source };
+    let found: Vec<_> =
+        CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(file)?;
+    if found.is_empty() { Err(file(pem::Error::NoItemsFound)) } else { Ok(found) }
+}
+
+/// Takes TLS connections. Cheap to clone.
+#[derive(Clone)]
+pub struct Server(TlsAcceptor);
+
+impl Server {
+    /// Speaks TLS with somebody who called.
+    ///
+    /// # Errors
+    /// When they have no certificate of the authority, or hang up.
+    pub async fn accept<S>(&self, stream: S) -> io::Result<server::TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.0.accept(stream).await
+    }
+}
+
+/// Opens TLS connections. Cheap to clone.
+#[derive(Clone)]
+pub struct Client(TlsConnector);
+
+impl Client {
+    /// Speaks TLS on a stream to this host: a name or an address, without a port.
+    ///
+    /// # Errors
+    /// When the other side is not that host by the word of the authority, or hangs up.
+    pub async fn connect<S>(&self, host: &str, stream: S) -> io::Result<client::TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+        let name = ServerName::try_from(bare.to_owned())
+            .map_err(|err: InvalidDnsNameError| io::Error::new(io::ErrorKind::InvalidInput, err))?;
+        self.0.connect(name, stream).await
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("tls::Server")
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("tls::Client")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use std::fs;
+    use tempfile::TempDir;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    /// An authority and what it signs, in a folder.
+    struct Authority {
+        folder: TempDir,
+        issuer: Issuer<'static, KeyPair>,
+    }
+
+    impl Authority {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let mut params = CertificateParams::new([]).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let key = KeyPair::generate().unwrap();
+            let own = params.self_signed(&key).unwrap();
+            fs::write(folder.path().join("authority.pem"), own.pem()).unwrap();
+            Self { folder, issuer: Issuer::new(params, key) }
+        }
+
+        fn files(&self, name: &str) -> Files {
+            let params = CertificateParams::new([name.to_owned()]).unwrap();
+            let key = KeyPair::generate().unwrap();
+            let certificate = params.signed_by(&key, &self.issuer).unwrap();
+            let path = |kind: &str| self.folder.path().join(format!("{name}.{kind}.pem"));
+            fs::write(path("certificate"), certificate.pem()).unwrap();
+            fs::write(path("key"), key.serialize_pem()).unwrap();
+            Files {
+                certificate: path("certificate"),
+                key: path("key"),
+                authority: self.folder.path().join("authority.pem"),
+            }
+        }
+    }
+
+    /// Whether a byte comes from one side to the other and back.
+    async fn speak(server: &Server, client: &Client, host: &str) -> io::Result<()> {
+        let (near, far) = duplex(16 << 10);
+        let serve = async {
+            let mut stream = server.accept(far).await?;
+            let byte = stream.read_u8().await?;
+            stream.write_u8(byte + 1).await?;
+            stream.shutdown().await
+        };
+        let ask = async {
+            let mut stream = client.connect(host, near).await?;
+            stream.write_u8(6).await?;
+            assert_eq!(stream.read_u8().await?, 7);
+            Ok(())
+        };
+        let (served, asked) = tokio::join!(serve, ask);
+        served.and(asked)
+    }
+
+    #[tokio::test]
+    async fn two_of_one_authority_speak() {
+        let fleet = Authority::new();
+        let (agent, gateway) = (fleet.files("127.0.0.1"), fleet.files("gateway.internal"));
+        speak(&agent.server().unwrap(), &gateway.client().unwrap(), "127.0.0.1").await.unwrap();
+        speak(&gateway.server().unwrap(), &agent.client().unwrap(), "gateway.internal")
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_address_in_brackets_is_the_address() {
+        let fleet = Authority::new();
+        let files = fleet.files("::1");
+        speak(&files.server().unwrap(), &files.client().unwrap(), "[::1]").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_caller_without_a_certificate_is_refused() {
+        let fleet = Authority::new();
+        let files = fleet.files("127.0.0.1");
+        let anonymous = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(files.roots().unwrap())
+            .with_no_client_auth();
+        let anonymous = Client(TlsConnector::from(Arc::new(anonymous)));
+        let err = speak(&files.server().unwrap(), &anonymous, "127.0.0.1").await.unwrap_err();
+        assert!(err.to_string().contains("no certificates"), "{err}");
+    }
+
+    #[tokio::test]
+    async fn a_caller_of_another_authority_is_refused() {
+        let (fleet, others) = (Authority::new(), Authority::new());
+        let ours = fleet.files("127.0.0.1");
+        let foreign = Files { authority: ours.authority.clone(), ..others.files("127.0.0.1") };
+        let err = speak(&ours.server().unwrap(), &foreign.client().unwrap(), "127.0.0.1").await;
+        assert!(err.is_err());
+        // And the other way round: a listener that only poses as a member.
+        let err = speak(&foreign.server().unwrap(), &ours.client().unwrap(), "127.0.0.1").await;
+        assert!(err.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_host_of_another_name_is_not_spoken_to() {
+        let fleet = Authority::new();
+        let files = fleet.files("127.0.0.1");
+        let (server, client) = (files.server().unwrap(), files.client().unwrap());
+        assert!(speak(&server, &client, "127.0.0.2").await.is_err());
+        assert!(client.connect("not a host", duplex(64).0).await.is_err());
+    }
+
+    #[test]
+    fn bad_files_are_named() {
+        let fleet = Authority::new();
+        let good = fleet.files("127.0.0.1");
+        let other = fleet.files("other");
+        let empty = fleet.folder.path().join("empty.pem");
+        fs::write(&empty, "").unwrap();
+        let away = PathBuf::from("/nowhere.pem");
+        for (files, part) in [
+            (Files { certificate: away.clone(), ..good.clone() }, "/nowhere.pem"),
+            (Files { certificate: empty.clone(), ..good.clone() }, "empty.pem"),
+            (Files { certificate: good.key.clone(), ..good.clone() }, "127.0.0.1.key.pem"),
+            (Files { key: other.key, ..good.clone() }, "127.0.0.1.certificate.pem"),
+            (Files { key: empty.clone(), ..good.clone() }, "empty.pem"),
+            (Files { authority: empty, ..good.clone() }, "empty.pem"),
+            (Files { authority: away, ..good }, "/nowhere.pem"),
+        ] {
+            let (server, client) = (files.server().unwrap_err(), files.client().unwrap_err());
+            assert!(server.to_string().contains(part), "{part}: {server}");
+            assert!(client.to_string().contains(part), "{part}: {client}");
+        }
+    }
+
+    #[test]
+    fn the_three_settings_come_together() {
+        let path = || Some(PathBuf::from("x"));
+        assert!(matches!(Files::from_settings(None, None, None), Ok(None)));
+        assert!(matches!(Files::from_settings(path(), path(), path()), Ok(Some(_))));
+        let err = Files::from_settings(path(), None, path());
+        assert!(matches!(err, Err(TlsError::Incomplete)));
+    }
+}
