@@ -57,8 +57,13 @@ platforms() {
 
 # What was there before the tests may stay: it is the person's own.
 no_leftovers() {
-    local left
-    left=$(comm -13 "$logs/before" <(platforms))
+    local left waited
+    # What cleans up after a test process outlives it by seconds.
+    for waited in $(seq 0 60); do
+        left=$(comm -13 "$logs/before" <(platforms))
+        if [ -z "$left" ] || [ "$waited" -eq 60 ]; then break; fi
+        sleep 1
+    done
     [ -z "$left" ] || {
         printf 'left behind on the engine, by label:\n%s\n' "$left"
         return 1

@@ -5,6 +5,7 @@ use epsilon_api::{
     admin::{DeployEvent, DeployedFunction, DeploymentInfo, Step},
     error::{ErrorBody, ErrorEnvelope},
 };
+use std::net::SocketAddr;
 use tokio::sync::Semaphore;
 
 /// Deployments at once in one test process: each keeps a core busy for a while, and a machine with many
@@ -100,27 +101,33 @@ impl Epsilon {
     }
 
     /// Deploys an archive as it is.
-    ///
-    /// # Panics
-    /// When the answer is not in the form of the contract.
     pub async fn deploy_archive(&self, query: &str, archive: Vec<u8>) -> Deployment {
-        let _turn = AT_ONCE.acquire().await.expect("it is never closed");
-        let call = Call::post(&format!("/v1/deployments?{query}"), "application/gzip", archive);
-        let answer = self.send_admin(call.limit(LONG)).await;
-        if answer.status >= 400 {
-            let envelope: ErrorEnvelope = serde_json::from_slice(&answer.body)
-                .unwrap_or_else(|err| panic!("not an error of ours: {err}: {answer}"));
-            return Deployment {
-                status: answer.status,
-                events: Vec::new(),
-                refused: Some(envelope.error),
-            };
-        }
-        assert_eq!(answer.header("content-type"), "application/x-ndjson", "{answer}");
-        let text = answer.text();
-        let events = text.lines().map(|line| {
-            serde_json::from_str(line).unwrap_or_else(|err| panic!("{err} in `{line}`"))
-        });
-        Deployment { status: answer.status, events: events.collect(), refused: None }
+        send(self.control(), self.key(), query, archive).await
     }
+}
+
+/// Deploys an archive through the control API at this address.
+///
+/// # Panics
+/// When the answer is not in the form of the contract.
+pub async fn send(control: SocketAddr, key: &str, query: &str, archive: Vec<u8>) -> Deployment {
+    let _turn = AT_ONCE.acquire().await.expect("it is never closed");
+    let call = Call::post(&format!("/v1/deployments?{query}"), "application/gzip", archive)
+        .header("authorization", &format!("Bearer {key}"));
+    let answer = call.limit(LONG).send(control).await;
+    if answer.status >= 400 {
+        let envelope: ErrorEnvelope = serde_json::from_slice(&answer.body)
+            .unwrap_or_else(|err| panic!("not an error of ours: {err}: {answer}"));
+        return Deployment {
+            status: answer.status,
+            events: Vec::new(),
+            refused: Some(envelope.error),
+        };
+    }
+    assert_eq!(answer.header("content-type"), "application/x-ndjson", "{answer}");
+    let text = answer.text();
+    let events = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|err| panic!("{err} in `{line}`")));
+    Deployment { status: answer.status, events: events.collect(), refused: None }
 }

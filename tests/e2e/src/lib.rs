@@ -7,7 +7,9 @@
 //!
 //! | module | what it gives |
 //! |---|---|
+//! | [`program`] | one process of the platform with its folder, and the guard that removes it |
 //! | [`up`] | a running `epsilon up` of its own, removed with all its traces whatever happens |
+//! | [`fleet`] | gateways, a builder and agents as processes of their own |
 //! | [`project`] | a project's folder out of a few lines, and its archive |
 //! | [`deploy`] | a deployment and what it told |
 //! | [`http`] | one call over one connection: whole, streamed, or cut |
@@ -23,8 +25,10 @@
 pub mod cli;
 pub mod deploy;
 pub mod engine;
+pub mod fleet;
 pub mod http;
 pub mod load;
+pub mod program;
 pub mod project;
 pub mod up;
 pub mod wait;

@@ -1,0 +1,246 @@
+//! A fleet of real processes on this machine: gateways, a builder and agents, each with a data folder of its
+//! own, all on the one Docker engine. Removed with all its traces, as [`crate::up`] is.
+
+use crate::{
+    deploy::{self, Deployment},
+    http::{Answer, Call},
+    program::{Launch, Program},
+    project::Project,
+    wait::{SOON, until},
+};
+use serde_json::Value;
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+use tempfile::TempDir;
+
+/// What a fleet is made of.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How many gateways.
+    pub gateways: usize,
+    /// How many agents.
+    pub agents: usize,
+    /// Where gateways keep their state; a file of the first gateway's own without.
+    pub store: Option<String>,
+    /// Settings of all programs (YAML).
+    pub config: Option<String>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self { gateways: 1, agents: 3, store: None, config: None }
+    }
+}
+
+/// A running fleet. Agents are dropped first, so that they can take leave of a gateway.
+#[derive(Debug)]
+pub struct Fleet {
+    /// The agents, in the order of their start.
+    pub agents: Vec<Agent>,
+    /// The builder.
+    pub builder: Program,
+    /// The gateways, in the order of their start.
+    pub gateways: Vec<Gateway>,
+    plan: Plan,
+    tokens: TempDir,
+}
+
+/// One gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Its process.
+    pub program: Program,
+    public: SocketAddr,
+    control: SocketAddr,
+    key: String,
+}
+
+/// One agent.
+#[derive(Debug)]
+pub struct Agent {
+    /// Its process.
+    pub program: Program,
+    id: String,
+}
+
+impl Fleet {
+    /// Starts all programs and waits until each gateway sees each agent.
+    pub async fn start(plan: Plan) -> Self {
+        let mut gateways = Vec::new();
+        for _ in 0..plan.gateways {
+            gateways.push(Gateway::start(&plan).await);
+        }
+        let tokens = TempDir::with_prefix("epsilon-e2e-tokens-").expect("a temporary folder");
+        let token = tokens.path().join("fleet.token");
+        std::fs::write(&token, gateways[0].program.data_file("fleet.token")).unwrap();
+        let joining = joining(&gateways, &token);
+        let builder = Program::start(Launch {
+            binary: "epsilon-builder",
+            arguments: joining.clone(),
+            config: plan.config.clone(),
+            ..Launch::default()
+        })
+        .await;
+        let mut fleet = Self { agents: Vec::new(), builder, gateways, plan, tokens };
+        for _ in 0..fleet.plan.agents {
+            fleet.add_agent().await;
+        }
+        fleet.all_ready().await;
+        fleet
+    }
+
+    /// Starts one more agent.
+    pub async fn add_agent(&mut self) -> &mut Agent {
+        self.add_agent_with(|_| {}).await
+    }
+
+    /// Starts one more agent in another way than the others.
+    pub async fn add_agent_with(&mut self, change: impl FnOnce(&mut Launch)) -> &mut Agent {
+        let mut launch = Launch {
+            binary: "epsilon-vm-agent",
+            arguments: joining(&self.gateways, &self.token_file()),
+            config: self.plan.config.clone(),
+            ..Launch::default()
+        };
+        change(&mut launch);
+        let program = Program::start(launch).await;
+        let id = program.data_file("vm/id");
+        self.agents.push(Agent { program, id });
+        self.agents.last_mut().expect("it was just pushed")
+    }
+
+    /// The file with the fleet's token.
+    pub fn token_file(&self) -> PathBuf {
+        self.tokens.path().join("fleet.token")
+    }
+
+    /// Waits until each gateway has each agent as a VM that takes calls.
+    pub async fn all_ready(&self) {
+        for gateway in &self.gateways {
+            for agent in &self.agents {
+                gateway.sees(&agent.id, "ready").await;
+            }
+        }
+    }
+
+    /// Deploys through the first gateway; it must go well.
+    pub async fn deploy(&self, project: &Project) -> Deployment {
+        let deployment = self.try_deploy(0, project).await;
+        deployment.done();
+        deployment
+    }
+
+    /// Deploys through one of the gateways, whatever comes of it.
+    pub async fn try_deploy(&self, gateway: usize, project: &Project) -> Deployment {
+        let Gateway { control, key, .. } = &self.gateways[gateway];
+        let query = format!("folder={}", project.name());
+        deploy::send(*control, key, &query, project.archive()).await
+    }
+
+    /// The agent with this id.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn agent(&mut self, id: &str) -> &mut Agent {
+        self.agents.iter_mut().find(|agent| agent.id == id).expect("an agent of this id")
+    }
+}
+
+fn joining(gateways: &[Gateway], token: &Path) -> Vec<String> {
+    let urls: Vec<_> =
+        gateways.iter().map(|gateway| format!("http://{}", gateway.control)).collect();
+    let token = token.to_str().expect("a path of text");
+    ["--gateway", &urls.join(","), "--token-file", token, "--listen", "127.0.0.1:0"]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+impl Gateway {
+    async fn start(plan: &Plan) -> Self {
+        let mut arguments = arguments(([127, 0, 0, 1], 0).into(), ([127, 0, 0, 1], 0).into());
+        if let Some(store) = &plan.store {
+            arguments.extend(["--store".to_owned(), store.clone()]);
+        }
+        let program = Program::start(Launch {
+            binary: "epsilon-gateway",
+            arguments,
+            config: plan.config.clone(),
+            ..Launch::default()
+        })
+        .await;
+        let key = program.data_file("admin.key");
+        let [public, control, ..] = program.addresses()[..] else {
+            panic!("no two addresses in `{}`", program.ready())
+        };
+        Self { program, public, control, key }
+    }
+
+    /// Starts it again on the same data and the same ports.
+    pub async fn start_again(&mut self) {
+        let launch = self.program.launch();
+        launch.arguments.splice(..4, arguments(self.public, self.control));
+        self.program.start_again().await;
+    }
+
+    /// Where functions are called.
+    pub fn public(&self) -> SocketAddr {
+        self.public
+    }
+
+    /// Where the control API listens.
+    pub fn control(&self) -> SocketAddr {
+        self.control
+    }
+
+    /// The admin key.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Calls a function by `GET`.
+    pub async fn get(&self, target: &str) -> Answer {
+        Call::get(target).send(self.public).await
+    }
+
+    /// Calls the control API with the admin key.
+    pub async fn send_admin(&self, call: Call) -> Answer {
+        call.header("authorization", &format!("Bearer {}", self.key)).send(self.control).await
+    }
+
+    /// `GET` on the control API: the answer's `data`.
+    ///
+    /// # Panics
+    /// When the answer is not 200.
+    pub async fn admin(&self, target: &str) -> Value {
+        self.send_admin(Call::get(target)).await.expect(200).json()["data"].clone()
+    }
+
+    /// What this gateway says of one VM; `None` when it does not know it.
+    pub async fn vm(&self, id: &str) -> Option<Value> {
+        let vms = self.admin("/v1/vms").await;
+        vms.as_array().expect("a list").iter().find(|vm| vm["id"] == id).cloned()
+    }
+
+    /// Waits until a VM is in a state.
+    pub async fn sees(&self, id: &str, state: &str) {
+        until(&format!("VM {id} is {state}"), SOON, async || match self.vm(id).await {
+            Some(vm) if vm["state"] == state => Ok(()),
+            other => Err(other.map(|vm| vm["state"].clone())),
+        })
+        .await;
+    }
+}
+
+fn arguments(public: SocketAddr, control: SocketAddr) -> Vec<String> {
+    let (public, control) = (public.to_string(), control.to_string());
+    ["--listen", &public, "--control", &control].map(str::to_owned).to_vec()
+}
+
+impl Agent {
+    /// The VM's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}

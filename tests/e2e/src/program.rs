@@ -1,0 +1,299 @@
+//! One process of the platform with a folder of its own: started, watched, signalled, started again; and
+//! removed with all its traces, whatever becomes of the test.
+
+use crate::wait::{LONG, SOON, until};
+use rustix::process::{Pid, Signal, kill_process};
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
+use tempfile::TempDir;
+
+/// How long a program may take to be ready; without any image on the machine it first makes the Node base.
+const READY: Duration = Duration::from_secs(600);
+
+/// `$1`: the folder with `pid`, `data/`, and `images`: the function images that were there before, and stay.
+/// Everything else is found by what only this program has: the folder that it runs in, its VM's id in the
+/// labels, the images that its builder remembers.
+const GUARD: &str = r#"
+cat >/dev/null
+pid=$(cat "$1/pid")
+ours() { [ "$(readlink "/proc/$pid/cwd")" = "$1" ]; }
+# One that a test stopped (SIGSTOP) hears nothing else before this.
+ours "$1" && kill -CONT "$pid"
+# The second TERM ends the wait for calls that a test left running.
+for tenths in $(seq 0 200); do
+  ours "$1" || break
+  case "$tenths" in 0 | 30) kill -TERM "$pid" ;; 200) kill -KILL "$pid" ;; esac
+  sleep 0.1
+done
+if vm=$(cat "$1/data/vm/id" 2>/dev/null); then
+  docker ps -aq --filter "label=epsilon.vm=$vm" | xargs -r docker rm -f
+  for network in $(docker network ls -q --filter "label=epsilon.vm=$vm"); do
+    # An endpoint may outlive a container that was killed while it started.
+    docker network inspect -f '{{range .Containers}}{{.Name}} {{end}}' "$network" |
+      xargs -rn1 docker network disconnect -f "$network"
+    docker network rm "$network"
+  done
+fi
+grep -ho '"reference":"[^"]*"' "$1"/data/builder/images/*.json | cut -d'"' -f4 | sort -u |
+  grep -vxFf "$1/images" | xargs -r docker rmi
+grep -oE " $1[^ ]*" /proc/mounts | sort -r | xargs -r umount
+rm -rf "$1"
+"#;
+
+/// One of the platform's binaries: beside the `epsilon` that `EPSILON_BIN` names, else where cargo put it beside
+/// this test.
+///
+/// # Panics
+/// When there is none.
+pub fn binary(name: &str) -> PathBuf {
+    if let Some(path) = std::env::var_os("EPSILON_BIN") {
+        let epsilon = PathBuf::from(path).canonicalize().expect("EPSILON_BIN names a file");
+        return epsilon.with_file_name(name);
+    }
+    // …/target/debug/deps/test-0123 or …/target/debug/bench
+    let here = std::env::current_exe().expect("this process has a file");
+    let found = here.ancestors().skip(1).take(2).map(|folder| folder.join(name));
+    found.into_iter().find(|path| path.is_file()).unwrap_or_else(|| {
+        panic!("no `{name}` near {}: build it first, or set EPSILON_BIN", here.display())
+    })
+}
+
+/// What to start, and how.
+#[derive(Clone, Debug, Default)]
+pub struct Launch {
+    /// Which binary.
+    pub binary: &'static str,
+    /// Its arguments, without `--data-dir` and `--config`.
+    pub arguments: Vec<String>,
+    /// The settings file's text (YAML).
+    pub config: Option<String>,
+    /// The size of the disk that the data folder is on, as `mount` takes it (`32m`); the machine's own
+    /// disk without.
+    pub disk: Option<String>,
+    /// More environment.
+    pub env: Vec<(String, String)>,
+    /// The network namespace to run in; the test's own without.
+    pub netns: Option<String>,
+}
+
+/// A running program.
+#[derive(Debug)]
+pub struct Program {
+    launch: Launch,
+    process: Child,
+    ready: String,
+    log: PathBuf,
+    guard: Child,
+    // After the guard in the order of drops: it has emptied the folder by then.
+    folder: TempDir,
+}
+
+impl Program {
+    /// Starts a program and waits for its `ready` line.
+    ///
+    /// # Panics
+    /// When it does not become ready, with the end of its log.
+    pub async fn start(launch: Launch) -> Self {
+        let folder = TempDir::with_prefix("epsilon-e2e-").expect("a temporary folder");
+        std::fs::write(folder.path().join("images"), function_images()).unwrap();
+        let log = log_file(launch.binary);
+        let mut guard = Command::new("sh");
+        guard.args(["-c", GUARD, "guard"]).arg(folder.path());
+        guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Not in our process group: Ctrl-C in a terminal ends the test, not its guard.
+        let guard = guard.process_group(0).spawn().expect("a shell");
+        if let Some(size) = &launch.disk {
+            let data = folder.path().join("data");
+            std::fs::create_dir(&data).unwrap();
+            let mut mount = Command::new("mount");
+            mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(&data);
+            let done = mount.status().expect("mount");
+            assert!(done.success(), "a small disk cannot be mounted: {done} (run this as root)");
+        }
+        let (process, ready) = spawn(&launch, folder.path(), &log).await;
+        Self { launch, process, ready, log, guard, folder }
+    }
+
+    /// Starts it again on the same data, after [`Self::kill`] or [`Self::terminate`].
+    pub async fn start_again(&mut self) {
+        (self.process, self.ready) = spawn(&self.launch, self.folder.path(), &self.log).await;
+    }
+
+    /// Changes what the next [`Self::start_again`] starts it with.
+    pub fn launch(&mut self) -> &mut Launch {
+        &mut self.launch
+    }
+
+    /// The line that it printed when it was ready.
+    pub fn ready(&self) -> &str {
+        &self.ready
+    }
+
+    /// The addresses in its `ready` line.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let words = self.ready.split(|c: char| c.is_whitespace() || c == '=');
+        let trimmed = words.map(|word| {
+            word.trim_start_matches("http://")
+                .trim_start_matches("https://")
+                .trim_end_matches(['/', ','])
+        });
+        trimmed.filter_map(|word| word.parse().ok()).collect()
+    }
+
+    /// Its data folder.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// The text of a file in its data folder, without white space around it.
+    ///
+    /// # Panics
+    /// When there is no such file.
+    pub fn data_file(&self, name: &str) -> String {
+        let path = self.data().join(name);
+        let text = std::fs::read_to_string(&path);
+        text.unwrap_or_else(|err| panic!("{}: {err}", path.display())).trim().to_owned()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// All that it wrote to standard error so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Ends it as a service manager does, and waits.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.ended(LONG).await
+    }
+
+    /// Ends it without any warning, and waits until the process is gone.
+    pub async fn kill(&mut self) -> ExitStatus {
+        self.signal(Signal::KILL);
+        self.ended(SOON).await
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Panics
+    /// When the process is gone already.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw).expect("a pid");
+        kill_process(pid, signal).expect("the program runs");
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn ended(&mut self, limit: Duration) -> ExitStatus {
+        let (process, name) = (&mut self.process, self.launch.binary);
+        until(&format!("`{name}` ends"), limit, async || {
+            process.try_wait().expect("it is our child").ok_or("runs")
+        })
+        .await
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the end of {}\n{}", self.log.display(), tail(&self.log));
+        }
+        drop(self.guard.stdin.take());
+        // The guard looks at the process; as our child it must be reaped to be gone.
+        let _ = self.process.wait();
+        let _ = self.guard.wait();
+    }
+}
+
+/// Starts the process and waits for its `ready` line.
+async fn spawn(launch: &Launch, folder: &Path, log: &Path) -> (Child, String) {
+    let stderr = File::options().create(true).append(true).open(log).expect("a log file");
+    let name = launch.binary;
+    let mut command = match &launch.netns {
+        Some(netns) => {
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", netns]).arg(binary(name));
+            command
+        }
+        None => Command::new(binary(name)),
+    };
+    command
+        .args(&launch.arguments)
+        .arg("--data-dir")
+        .arg(folder.join("data"))
+        .current_dir(folder)
+        .envs(launch.env.iter().cloned())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(stderr)
+        .process_group(0);
+    if let Some(config) = &launch.config {
+        let file = folder.join("config.yaml");
+        std::fs::write(&file, config).unwrap();
+        command.arg("--config").arg(file);
+    }
+    let mut process = command.spawn().unwrap_or_else(|err| panic!("`{name}` cannot be run: {err}"));
+    std::fs::write(folder.join("pid"), process.id().to_string()).unwrap();
+
+    let stdout = process.stdout.take().expect("it is piped");
+    let (lines, seen) = mpsc::channel();
+    // Reads to the end, so that the process never waits for a reader of its output.
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            let _ = lines.send(line);
+        }
+    });
+    let ready = until(&format!("`{name}` is ready"), READY, async || {
+        if let Some(status) = process.try_wait().expect("it is our child") {
+            panic!("`{name}` ended with {status}:\n{}", tail(log));
+        }
+        match seen.try_iter().find(|line| line.starts_with("ready")) {
+            Some(line) => Ok(line),
+            None => Err(tail(log)),
+        }
+    })
+    .await;
+    (process, ready)
+}
+
+/// The names of all function images in the engine, one per line.
+fn function_images() -> Vec<u8> {
+    let mut list = Command::new("docker");
+    list.args(["images", "--filter", "label=epsilon.image=function"]);
+    list.args(["--format", "{{.Repository}}:{{.Tag}}"]);
+    list.output().expect("`docker` can be run").stdout
+}
+
+/// A file for a program's log that outlives the test, in cargo's folder for such things.
+fn log_file(program: &str) -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let here = std::env::current_exe().expect("this process has a file");
+    let target = here.ancestors().find(|path| path.ends_with("target"));
+    let folder = target.map_or_else(std::env::temp_dir, |target| target.join("tmp"));
+    std::fs::create_dir_all(&folder).unwrap();
+    let name = here.file_stem().map_or("test".into(), |stem| stem.to_string_lossy());
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let path = folder.join(format!("{name}-{count}-{program}.log"));
+    let _ = std::fs::remove_file(&path);
+    path
+}
+
+fn tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}
