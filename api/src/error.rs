@@ -55,6 +55,15 @@ pub enum CallError {
         #[source]
         cause: Cause,
     },
+    /// The VM that had taken the call died or was cut off. How far the call got is not known.
+    #[error("the VM that ran `{function}` was lost before it answered")]
+    VmLost {
+        /// Which function.
+        function: FunctionName,
+        /// What was seen: a broken connection, silence.
+        #[source]
+        cause: Cause,
+    },
     /// The code threw, exited or hung while loading.
     #[error("`{function}` could not be loaded")]
     InitFailed {
@@ -167,6 +176,10 @@ impl CallError {
             Self::FunctionCrashed { .. } => {
                 (StatusCode::BAD_GATEWAY, "FUNCTION_CRASHED", Function, false, None)
             }
+            // To the caller the same as a crash, with the same code; but not the function's fault.
+            Self::VmLost { .. } => {
+                (StatusCode::BAD_GATEWAY, "FUNCTION_CRASHED", Platform, false, None)
+            }
             Self::InitFailed { .. } => {
                 (StatusCode::BAD_GATEWAY, "FUNCTION_INIT_FAILED", Function, false, None)
             }
@@ -209,6 +222,9 @@ impl CallError {
             }
             Self::FunctionTimeout { function, .. } => {
                 Some(format!("the limit is `timeout` in the settings of `{function}`"))
+            }
+            Self::VmLost { .. } => {
+                Some("call again if it does no harm when it runs twice".into())
             }
             Self::NoCapacity { .. } => Some("try again after `Retry-After`".into()),
             Self::BadRequest(_) | Self::CallerGone | Self::Internal(_) => None,
@@ -320,6 +336,12 @@ mod tests {
             ),
             (
                 CallError::FunctionCrashed { function: function.clone(), cause: "x".into() },
+                502,
+                "FUNCTION_CRASHED",
+                "function",
+            ),
+            (
+                CallError::VmLost { function: function.clone(), cause: "x".into() },
                 502,
                 "FUNCTION_CRASHED",
                 "function",

@@ -148,7 +148,7 @@ impl Refusal {
             CallError::BodyTooLarge { limit } => Self::BodyTooLarge { limit: *limit },
             CallError::ConcurrencyLimit { limit, .. } => Self::ConcurrencyLimit { limit: *limit },
             CallError::FunctionError { .. } => Self::FunctionError,
-            CallError::FunctionCrashed { cause, .. } => {
+            CallError::FunctionCrashed { cause, .. } | CallError::VmLost { cause, .. } => {
                 Self::FunctionCrashed { cause: told(cause) }
             }
             CallError::InitFailed { detail, .. } => {

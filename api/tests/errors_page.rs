@@ -34,6 +34,10 @@ fn rows() -> Vec<(CallError, &'static str)> {
             "The instance exited, was killed for its memory, or hung up before it answered. The author reads the log; the next call gets a new instance.",
         ),
         (
+            CallError::VmLost { function: function.clone(), cause: "connection reset".into() },
+            "The VM that ran the call died, or its network did. How far the call got is not known: the caller calls again if that does no harm. The operator looks at `epsilon vms`. Calls that no VM had taken yet went to another VM.",
+        ),
+        (
             CallError::InitFailed { function: function.clone(), detail: String::new() },
             "The code threw, exited or hung while loading. The author reads the stack in `epsilon logs`.",
         ),

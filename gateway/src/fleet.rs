@@ -5,8 +5,10 @@
 //! |---|---|
 //! | `member` | one VM and what the gateway knows of it |
 //! | `view` | a VM's last report, made quick to ask: warm? image? room? |
+//! | `trouble` | what can go wrong between gateway and VM |
 
 pub(crate) mod member;
+pub(crate) mod trouble;
 pub(crate) mod view;
 
 use arc_swap::{ArcSwap, Guard};

@@ -1,0 +1,80 @@
+//! What can go wrong between this gateway and a VM, as opposed to what goes wrong in it. Travels as the cause of a
+//! [`CallError`], so that the retry loop can tell the VM's health of it.
+
+use epsilon_api::{error::CallError, ids::FunctionName};
+use std::{error::Error, io, time::Duration};
+
+/// See the module.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Trouble {
+    /// Its machine answers, and nobody listens there: the agent is gone.
+    #[error("the VM refuses connections")]
+    Refused(#[source] io::Error),
+    /// No connection came about: no route, silence, or a handshake that failed.
+    #[error("the VM cannot be reached")]
+    Unreachable(#[source] io::Error),
+    /// A connection that there was broke.
+    #[error("the connection to the VM broke")]
+    Broke(#[source] hyper::Error),
+    /// It took the call and said nothing for longer than any call may take.
+    #[error("the VM gave no answer within {}", humantime::format_duration(*.0))]
+    Silent(Duration),
+    /// It speaks, but not as agents do.
+    #[error("the VM answered what no agent answers: {0}")]
+    Odd(String),
+}
+
+impl Trouble {
+    /// What a failed attempt to open a connection means.
+    pub(crate) fn opening(err: io::Error) -> Self {
+        match err.kind() {
+            io::ErrorKind::ConnectionRefused => Self::Refused(err),
+            _ => Self::Unreachable(err),
+        }
+    }
+
+    /// The trouble in this error's chain of causes; `None` when the VM is not to blame.
+    pub(crate) fn of(err: &CallError) -> Option<&Self> {
+        let mut cause = err.source();
+        while let Some(one) = cause {
+            if let Some(trouble) = one.downcast_ref() {
+                return Some(trouble);
+            }
+            cause = one.source();
+        }
+        None
+    }
+
+    /// Nothing of the call was executed: it may go to another VM.
+    pub(crate) fn before(self, function: FunctionName) -> CallError {
+        CallError::NoCapacity { function, cause: Box::new(self) }
+    }
+
+    /// The VM had the call; how far it got is not known.
+    pub(crate) fn after(self, function: FunctionName) -> CallError {
+        CallError::VmLost { function, cause: Box::new(self) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn trouble_is_found_in_the_chain_and_says_whether_the_call_ran() {
+        let function = || testing::version("pay", 1).function;
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let before = Trouble::opening(refused).before(function());
+        assert!(matches!(Trouble::of(&before), Some(Trouble::Refused(_))));
+        assert!(before.verdict().retry_safe);
+
+        let timed_out = io::Error::from(io::ErrorKind::TimedOut);
+        let after = Trouble::opening(timed_out).after(function());
+        assert!(matches!(Trouble::of(&after), Some(Trouble::Unreachable(_))));
+        assert!(!after.verdict().retry_safe && after.verdict().status == 502);
+
+        let crash = CallError::FunctionCrashed { function: function(), cause: "exit 1".into() };
+        assert!(Trouble::of(&crash).is_none() && Trouble::of(&CallError::CallerGone).is_none());
+    }
+}
