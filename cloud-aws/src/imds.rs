@@ -1,0 +1,270 @@
+//! The instance's own metadata service on EC2 (IMDSv2): who this VM is, and whether it is about to go.
+//! Not for credentials: those the SDK fetches itself. Asked by the agent.
+//!
+//! A client of its own and not the SDK's, because this one has to give up quickly where there is no such
+//! service, and because it is two requests: `PUT` for a token, `GET` with it.
+
+#[cfg(feature = "fake")]
+pub mod fake;
+mod notice;
+
+pub use notice::Notice;
+
+use bytes::Bytes;
+use epsilon_api::chain::Chain;
+use futures_util::stream::{self, BoxStream, StreamExt};
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use notice::Seen;
+use std::{collections::VecDeque, env, fs, sync::Arc, time::Duration};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+};
+
+/// How often [`Imds::watch`] should look: what AWS advises. A spot VM has two minutes from its notice on.
+pub const LOOK: Duration = Duration::from_secs(5);
+/// Most that [`Imds::find`] takes where nothing says that this is EC2: off EC2, packets to the service's
+/// address often vanish, and an agent's start should not wait for them.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The same on a machine whose firmware says that it is EC2: there the service exists, though it may be
+/// slow while the machine boots, and a VM without its instance id would join under another name.
+const PATIENCE_ON_EC2: Duration = Duration::from_secs(20);
+/// Pause between two tries of [`Imds::find`].
+const PAUSE: Duration = Duration::from_millis(200);
+/// Most that one question takes. The service is on the machine below.
+const ANSWER: Duration = Duration::from_secs(2);
+/// How long a token is asked to live: the longest that the service gives.
+const TOKEN_LIFE: Duration = Duration::from_secs(21_600);
+/// Answers are a line or a small document.
+const ANSWER_SIZE: usize = 16 << 10;
+/// The service, unless `AWS_EC2_METADATA_SERVICE_ENDPOINT` names another one.
+const ENDPOINT: &str = "http://169.254.169.254";
+const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
+const TTL_HEADER: &str = "x-aws-ec2-metadata-token-ttl-seconds";
+
+/// A metadata service that answered once.
+#[derive(Clone, Debug)]
+pub struct Imds {
+    service: Arc<Service>,
+    instance_id: Arc<str>,
+}
+
+#[derive(Debug)]
+struct Service {
+    /// Without a `/` at its end.
+    endpoint: String,
+    client: Client<HttpConnector, Full<Bytes>>,
+    token: Mutex<Option<Token>>,
+}
+
+#[derive(Debug)]
+struct Token {
+    value: HeaderValue,
+    renew_at: Instant,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("the metadata service cannot be reached")]
+    Unreachable(#[source] hyper_util::client::legacy::Error),
+    #[error("the metadata service broke off")]
+    Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the metadata service did not answer within {0:?}")]
+    Silent(Duration),
+    #[error("the metadata service answered {0}")]
+    Status(StatusCode),
+    #[error("the address of the metadata service is wrong")]
+    Address(#[from] http::Error),
+}
+
+impl Imds {
+    /// The metadata service of this machine; `None` where there is none. Takes at most a second off EC2.
+    /// `AWS_EC2_METADATA_DISABLED` and `AWS_EC2_METADATA_SERVICE_ENDPOINT` are heard, as in AWS's own tools.
+    pub async fn find() -> Option<Self> {
+        let is_off =
+            env::var("AWS_EC2_METADATA_DISABLED").is_ok_and(|v| v.eq_ignore_ascii_case("true"));
+        if is_off {
+            return None;
+        }
+        let endpoint = env::var("AWS_EC2_METADATA_SERVICE_ENDPOINT");
+        let patience = if endpoint.is_ok() || is_ec2() { PATIENCE_ON_EC2 } else { PATIENCE };
+        Self::find_at(endpoint.as_deref().unwrap_or(ENDPOINT), patience).await
+    }
+
+    /// The metadata service at `endpoint`; `None` when it does not answer within `patience`.
+    pub async fn find_at(endpoint: &str, patience: Duration) -> Option<Self> {
+        let service = Service::at(endpoint);
+        let asked = async {
+            loop {
+                match service.get("instance-id").await {
+                    Ok(Some(id)) => return Some(id),
+                    // Someone is there, but it is not EC2's service.
+                    Ok(None) => return None,
+                    Err(failure) => {
+                        tracing::debug!(cause = %Chain(&failure), "No instance id from the metadata service.");
+                        sleep(PAUSE).await;
+                    }
+                }
+            }
+        };
+        let id = timeout(patience, asked).await.ok()??;
+        let id = id.trim();
+        let is_id = id.len() <= 63 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        if id.is_empty() || !is_id {
+            tracing::warn!("The metadata service's instance id is not one; it is not used.");
+            return None;
+        }
+        Some(Self { instance_id: id.into(), service: Arc::new(service) })
+    }
+
+    /// This VM's instance id, `i-…`: the same for as long as the VM exists.
+    pub fn instance_id(&self) -> &str {
+        &self.instance_id
+    }
+
+    /// What AWS has to say about the end of this VM: looks `every` so often, for as long as the stream is
+    /// read. Each notice comes once, also when the service says it again and again, and again only after
+    /// it was taken back. A service that does not answer is asked again at the next look.
+    pub fn watch(&self, every: Duration) -> BoxStream<'static, Notice> {
+        let mut looks = interval(every);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let watch = Watch {
+            service: Arc::clone(&self.service),
+            looks,
+            seen: Seen::default(),
+            news: VecDeque::new(),
+            was_silent: false,
+        };
+        stream::unfold(watch, |mut watch| async move {
+            let notice = watch.next().await;
+            Some((notice, watch))
+        })
+        .boxed()
+    }
+}
+
+struct Watch {
+    service: Arc<Service>,
+    looks: tokio::time::Interval,
+    seen: Seen,
+    /// Seen in the last look and not handed out yet.
+    news: VecDeque<Notice>,
+    was_silent: bool,
+}
+
+impl Watch {
+    async fn next(&mut self) -> Notice {
+        loop {
+            if let Some(notice) = self.news.pop_front() {
+                return notice;
+            }
+            self.looks.tick().await;
+            self.look().await;
+        }
+    }
+
+    async fn look(&mut self) {
+        let mut failure = None;
+        for source in notice::SOURCES {
+            match self.service.get(source.path()).await {
+                Ok(text) => self.news.extend(self.seen.hear(source, text.as_deref())),
+                Err(err) => failure = Some(err),
+            }
+        }
+        match failure {
+            Some(failure) if !self.was_silent => {
+                tracing::warn!(cause = %Chain(&failure), "The metadata service has nothing to say; it is asked on.");
+                self.was_silent = true;
+            }
+            Some(_) => {}
+            None => self.was_silent = false,
+        }
+    }
+}
+
+impl Service {
+    fn at(endpoint: &str) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(ANSWER));
+        // No idle connections: three questions each five seconds do not earn the races of keeping any.
+        let client =
+            Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
+        let endpoint = endpoint.trim_end_matches('/').to_owned();
+        Self { endpoint, client, token: Mutex::default() }
+    }
+
+    /// One path under `meta-data`; `None` when there is nothing (404). One more try with a new token when
+    /// the service does not know ours any more.
+    async fn get(&self, path: &str) -> Result<Option<String>, Failure> {
+        let path = format!("/latest/meta-data/{path}");
+        for is_last in [false, true] {
+            let token = self.token().await?;
+            let mut request = self.request(Method::GET, &path)?;
+            request.headers_mut().insert(TOKEN_HEADER, token);
+            let (status, _, body) = self.ask(request).await?;
+            match status {
+                StatusCode::OK => return Ok(Some(String::from_utf8_lossy(&body).into_owned())),
+                StatusCode::NOT_FOUND => return Ok(None),
+                StatusCode::UNAUTHORIZED if !is_last => *self.token.lock().await = None,
+                other => return Err(Failure::Status(other)),
+            }
+        }
+        Err(Failure::Status(StatusCode::UNAUTHORIZED))
+    }
+
+    /// A token; renewed at half its life.
+    async fn token(&self) -> Result<HeaderValue, Failure> {
+        let mut kept = self.token.lock().await;
+        if let Some(token) = kept.as_ref().filter(|token| Instant::now() < token.renew_at) {
+            return Ok(token.value.clone());
+        }
+        let mut request = self.request(Method::PUT, "/latest/api/token")?;
+        request.headers_mut().insert(TTL_HEADER, HeaderValue::from(TOKEN_LIFE.as_secs()));
+        let (status, headers, body) = self.ask(request).await?;
+        if status != StatusCode::OK {
+            return Err(Failure::Status(status));
+        }
+        let mut value = HeaderValue::from_bytes(&body).map_err(http::Error::from)?;
+        value.set_sensitive(true);
+        // Some stand-ins do not say how long; then it is what was asked for, and a 401 says otherwise.
+        let life = headers
+            .get(TTL_HEADER)
+            .and_then(|ttl| ttl.to_str().ok()?.parse().ok())
+            .map_or(TOKEN_LIFE, Duration::from_secs);
+        *kept = Some(Token {
+            value: value.clone(),
+            renew_at: Instant::now() + life.min(TOKEN_LIFE) / 2,
+        });
+        Ok(value)
+    }
+
+    fn request(&self, method: Method, path: &str) -> Result<Request<Full<Bytes>>, Failure> {
+        let uri: Uri = format!("{}{path}", self.endpoint).parse().map_err(http::Error::from)?;
+        Ok(Request::builder().method(method).uri(uri).body(Full::default())?)
+    }
+
+    async fn ask(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(StatusCode, http::HeaderMap, Bytes), Failure> {
+        let asked = async {
+            let answer = self.client.request(request).await.map_err(Failure::Unreachable)?;
+            let (head, body) = answer.into_parts();
+            let body = Limited::new(body, ANSWER_SIZE).collect().await.map_err(Failure::Broken)?;
+            Ok((head.status, head.headers, body.to_bytes()))
+        };
+        timeout(ANSWER, asked).await.unwrap_or(Err(Failure::Silent(ANSWER)))
+    }
+}
+
+/// What the machine's firmware says. Where it says nothing (containers, other systems), it is not EC2.
+fn is_ec2() -> bool {
+    fs::read_to_string("/sys/class/dmi/id/sys_vendor")
+        .is_ok_and(|vendor| vendor.trim() == "Amazon EC2")
+}
