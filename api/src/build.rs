@@ -2,8 +2,12 @@
 //! happens meanwhile is told as [`BuildEvent`]s for the person who waits.
 //!
 //! In `epsilon up` the builder itself stands behind [`Builder`]; in a fleet, a client of its listener does:
-//! `POST /v1/builds?deployment=ID&folder=NAME&only=F&only=G` with a gateway's pass and the archive as body, answered
-//! by lines of [`BuildNews`].
+//! `POST /v1/builds?deployment=ID&folder=NAME&only=F&only=G` ([`BuildOrder`]) with a gateway's pass and the archive as
+//! body, answered by lines of [`BuildNews`].
+
+mod order;
+
+pub use order::{BuildOrder, PATH};
 
 use crate::{
     admin::Step,
