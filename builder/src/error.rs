@@ -53,6 +53,10 @@ codes! {
     registry_failed => "REGISTRY_FAILED", BAD_GATEWAY;
     /// The builder's disk is full.
     disk_full => "DISK_FULL", INSUFFICIENT_STORAGE;
+    /// As many builds as the operator allows run or wait.
+    busy => "BUILDER_BUSY", SERVICE_UNAVAILABLE;
+    /// The builder ended before the build did.
+    stopped => "BUILDER_STOPPED", SERVICE_UNAVAILABLE;
     /// A bug, or a broken machine. The cause is in the log.
     internal => "INTERNAL", INTERNAL_SERVER_ERROR;
 }

@@ -13,6 +13,7 @@
 //! | `image` | layers and a configuration, composed to the same bytes each time |
 //! | `dockerfile` | `runtime: container` |
 //! | `ship` | into this machine's engine or a registry |
+//! | [`serve`] | its own listener, for the gateways of a fleet |
 //! | `engine` | all that is asked of the container engine; alone in naming bollard |
 //! | `cache`, `outside`, `network`, `blocking` | the folder on disk; the way to the outside; work that blocks |
 //! | [`error`] | why a build ended without images |
@@ -35,5 +36,6 @@ mod network;
 mod outside;
 pub mod plan;
 mod runtime;
+pub mod serve;
 mod ship;
 pub mod source;

@@ -354,7 +354,11 @@ async fn an_upload_that_breaks_off_leaves_nothing() {
     ];
     let body = body::boxed(http_body_util::StreamBody::new(futures_util::stream::iter(pieces)));
     let err = receive(body, &small(), work.path()).await.unwrap_err();
-    assert_eq!((&*err.code, err.message.contains("broke off")), ("SOURCE_INCOMPLETE", true), "{err}");
+    assert_eq!(
+        (&*err.code, err.message.contains("broke off")),
+        ("SOURCE_INCOMPLETE", true),
+        "{err}"
+    );
     removed(work.path()).await;
 }
 

@@ -1,0 +1,226 @@
+//! The builder's own listener: gateways of its fleet bring archives and read what comes of them. One request is
+//! one build; a gateway that hangs up cancels it. What a build is, is the `Builder`'s business; who may come in,
+//! the door's ([`epsilon_wire::door`]).
+//!
+//! ```text
+//! POST /v1/builds?… ─▶ a place (503 without) ─▶ 200 at once ─▶ the archive is read ─▶ news, line by line ─▶ built | failed
+//! ```
+//! The 200 comes before a byte of the archive is read: until then the gateway may still go to another builder.
+
+mod news;
+
+use crate::error::{self, Hint};
+use epsilon_api::{
+    body::{self, CallBody},
+    build::{self, BuildError, BuildJob, BuildNews, BuildOrder, Builder},
+    chain::Chain,
+    error::ErrorBody,
+    units::Bytes,
+};
+use epsilon_wire::{
+    door::{self, Door, Ending},
+    pass::Checker,
+    tls,
+};
+use futures_util::FutureExt;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http_body::Body;
+use hyper::body::Incoming;
+use news::News;
+use std::{io, net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How long builds that were cut may take to tell it and to let go.
+const LETTING_GO: Duration = Duration::from_secs(5);
+
+/// What the listener may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections and heads.
+    pub door: door::Limits,
+    /// Builds that run or wait for their turn.
+    pub builds: usize,
+    /// Largest archive.
+    pub archive: Bytes,
+}
+
+/// A listener that is bound and serves nothing yet.
+#[derive(Debug)]
+pub struct Serving {
+    door: Door,
+    checker: Arc<Checker>,
+    site: Arc<Site>,
+    ending: Ending,
+}
+
+/// What all requests share.
+#[derive(Debug)]
+struct Site {
+    builder: Arc<dyn Builder>,
+    limits: Limits,
+    places: Arc<Semaphore>,
+    builds: TaskTracker,
+    /// Ends every build.
+    stop: CancellationToken,
+}
+
+impl Serving {
+    /// Binds; port 0 takes any. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// When the address is taken or not ours.
+    pub fn bind(
+        address: SocketAddr,
+        tls: Option<tls::Server>,
+        limits: Limits,
+        checker: Arc<Checker>,
+        builder: Arc<dyn Builder>,
+    ) -> io::Result<Self> {
+        let ending = Ending::default();
+        let door = Door::bind(address, tls, limits.door, ending.clone())?;
+        let site = Site {
+            builder,
+            limits,
+            places: Arc::new(Semaphore::new(limits.builds)),
+            builds: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        };
+        Ok(Self { door, checker, site: Arc::new(site), ending })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// The system's own.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.door.address()
+    }
+
+    /// Begins to serve.
+    pub fn spawn(self) -> Running {
+        let Self { door, checker, site, ending } = self;
+        let answering = Arc::clone(&site);
+        ending.tasks.spawn(door.serve(checker, move |request| {
+            let site = Arc::clone(&answering);
+            async move { answer(&site, request) }
+        }));
+        Running { site, ending }
+    }
+}
+
+/// A listener that serves.
+#[derive(Debug)]
+pub struct Running {
+    site: Arc<Site>,
+    ending: Ending,
+}
+
+impl Running {
+    /// Builds that run or wait for their turn.
+    pub fn builds(&self) -> usize {
+        self.site.builds.len()
+    }
+
+    /// Takes no new build, lets those that run end within the grace, then cuts them. Says how many were cut.
+    pub async fn drain(self, grace: Duration) -> usize {
+        let Self { site, ending } = self;
+        ending.close.cancel();
+        site.builds.close();
+        ending.tasks.close();
+        let over = async { tokio::join!(site.builds.wait(), ending.tasks.wait()) };
+        let mut over = std::pin::pin!(over);
+        if tokio::time::timeout(grace, over.as_mut()).await.is_ok() {
+            return 0;
+        }
+        let cut = site.builds.len();
+        site.stop.cancel();
+        if tokio::time::timeout(LETTING_GO, over.as_mut()).await.is_err() {
+            ending.cut.cancel(); // nobody reads the last word
+        }
+        cut
+    }
+}
+
+/// Answers a request whose pass is good.
+fn answer(site: &Arc<Site>, request: Request<Incoming>) -> Response<CallBody> {
+    if request.uri().path() != build::PATH || request.method() != Method::POST {
+        let message = "a builder answers `POST /v1/builds` and nothing else";
+        return refusal(ErrorBody::new(StatusCode::NOT_FOUND, "NOT_FOUND", message, None), 404);
+    }
+    let order = request.uri().query().and_then(BuildOrder::from_query);
+    let Some(order) = order else {
+        let message = "the query is no order for a build; are gateway and builder of one version?";
+        let error = ErrorBody::new(StatusCode::BAD_REQUEST, "INVALID_PARAMETER", message, None);
+        return refusal(error, 400);
+    };
+    let limit = site.limits.archive;
+    if request.body().size_hint().lower() > limit.get() {
+        let error = error::source_too_large(format!("the archive is larger than {limit}"));
+        return refusal(error.body(), error.status.as_u16());
+    }
+    let Ok(place) = Arc::clone(&site.places).try_acquire_owned() else {
+        let error = error::busy(format!("{} builds run or wait here already", site.limits.builds));
+        return refusal(error.body(), error.status.as_u16());
+    };
+    let (news, lines) = news::channel(&site.stop);
+    site.builds.spawn(work(Arc::clone(site), order, request.into_body(), news, place));
+    let mut response = Response::new(lines);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    response
+}
+
+/// One build to its end. Stopped by its gateway's hanging up, and by the builder's own end.
+async fn work(
+    site: Arc<Site>,
+    order: BuildOrder,
+    archive: Incoming,
+    news: News,
+    _place: OwnedSemaphorePermit,
+) {
+    let deployment = order.deployment.clone();
+    let job = BuildJob {
+        deployment: order.deployment,
+        archive: body::boxed(archive),
+        folder: order.folder,
+        only: order.only,
+        log: news.as_build_log(),
+    };
+    tracing::info!(%deployment, "Build began.");
+    let building = AssertUnwindSafe(site.builder.build(job)).catch_unwind();
+    let built = tokio::select! {
+        biased; // who wants it to end goes before what comes of it; dropping a build cleans up after it
+        () = news.stopped() => Ok(Err(cut(&site))),
+        built = building => built,
+    };
+    let last = match built {
+        Ok(Ok(built)) => BuildNews::Built(built),
+        Ok(Err(error)) => BuildNews::Failed(error),
+        Err(_panic) => BuildNews::Failed(error::internal("a bug in the builder ended the build")),
+    };
+    match &last {
+        BuildNews::Failed(error) => {
+            tracing::info!(%deployment, code = %error.code, error = %Chain(error), "Build failed.");
+        }
+        BuildNews::Built(_) | BuildNews::Alive | BuildNews::Event(_) => {
+            tracing::info!(%deployment, "Build done.");
+        }
+    }
+    news.end(last).await;
+}
+
+/// The first is told to the gateway; of the second only the log hears.
+fn cut(site: &Site) -> BuildError {
+    if site.stop.is_cancelled() {
+        error::stopped("the builder was stopped before the build ended").hint("deploy again")
+    } else {
+        error::stopped("the gateway hung up")
+    }
+}
+
+fn refusal(error: ErrorBody, status: u16) -> Response<CallBody> {
+    let mut response = Response::new(body::full(error.to_json()));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

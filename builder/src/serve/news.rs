@@ -1,0 +1,175 @@
+//! The story of one build on its way to the gateway. The reader may be slow or gone: steps always find room, lines
+//! of tools are lost when there is none, and the build never waits. While nothing happens the reader is told that
+//! the build goes on.
+
+use crate::error;
+use bytes::Bytes;
+use epsilon_api::{
+    body::{self, CallBody},
+    build::{BuildEvent, BuildLog, BuildNews, HEARTBEAT},
+};
+use futures_util::stream;
+use http_body::Frame;
+use http_body_util::StreamBody;
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::mpsc::{self, Receiver, Sender},
+    time::timeout,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// News that wait for the reader. npm prints some hundreds of lines; each is about 100 bytes.
+const DEPTH: usize = 1024;
+/// Places that lines leave free for steps.
+const FOR_STEPS: usize = 64;
+/// How long the last word waits for a reader who is far behind.
+const LAST_WORD: Duration = Duration::from_secs(30);
+
+/// The writer's end.
+#[derive(Debug)]
+pub(super) struct News {
+    teller: Arc<Teller>,
+    stop: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Teller {
+    news: Sender<BuildNews>,
+    lost: AtomicU64,
+}
+
+/// A story and the body that tells it. `stop` ends the build; so does the end of the body, unless the last word
+/// was said.
+pub(super) fn channel(stop: &CancellationToken) -> (News, CallBody) {
+    let (sender, news) = mpsc::channel(DEPTH);
+    let stop = stop.child_token();
+    let reader = Reader { news, ended: false, _hung_up: stop.clone().drop_guard() };
+    let lines = stream::unfold(reader, |mut reader| async {
+        let line = Bytes::from(reader.next().await?.to_line());
+        Some((Ok::<_, Infallible>(Frame::data(line)), reader))
+    });
+    let teller = Arc::new(Teller { news: sender, lost: AtomicU64::new(0) });
+    (News { teller, stop }, body::boxed(StreamBody::new(lines)))
+}
+
+impl News {
+    /// As the build wants it.
+    pub(super) fn as_build_log(&self) -> Arc<dyn BuildLog> {
+        Arc::clone(&self.teller) as _
+    }
+
+    /// Waits until nobody wants the build any more.
+    pub(super) async fn stopped(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// Says the last word: waits for a slow reader, within a limit. One who is gone wants none.
+    pub(super) async fn end(self, last: BuildNews) {
+        let _ = self.teller.news.send_timeout(last, LAST_WORD).await;
+    }
+}
+
+impl BuildLog for Teller {
+    fn tell(&self, event: BuildEvent) {
+        if matches!(event, BuildEvent::Line(_)) {
+            if self.news.capacity() <= FOR_STEPS {
+                self.lost.fetch_add(1, Relaxed);
+                return;
+            }
+            match self.lost.swap(0, Relaxed) {
+                0 => {}
+                lost => self.send(error::note(format!("{lost} lines of output were lost"))),
+            }
+        }
+        self.send(event);
+    }
+}
+
+impl Teller {
+    fn send(&self, event: BuildEvent) {
+        // A reader who is gone wants nothing more; there is room for some dozens of steps.
+        let _ = self.news.try_send(BuildNews::Event(event));
+    }
+}
+
+/// The reader's end. Dropping it stops the build.
+#[derive(Debug)]
+struct Reader {
+    news: Receiver<BuildNews>,
+    ended: bool,
+    _hung_up: DropGuard,
+}
+
+impl Reader {
+    async fn next(&mut self) -> Option<BuildNews> {
+        if self.ended {
+            return None;
+        }
+        let news = match timeout(HEARTBEAT, self.news.recv()).await {
+            Ok(news) => news?,
+            Err(_) => BuildNews::Alive,
+        };
+        self.ended = match news {
+            BuildNews::Built(_) | BuildNews::Failed(_) => true,
+            BuildNews::Alive | BuildNews::Event(_) => false,
+        };
+        Some(news)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use epsilon_api::admin::Step;
+    use http_body_util::BodyExt;
+
+    async fn next(body: &mut CallBody) -> BuildNews {
+        let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        serde_json::from_slice(&frame).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_build_is_told_to_be_alive() {
+        let (news, mut lines) = channel(&CancellationToken::new());
+        for _ in 0..3 {
+            assert_eq!(next(&mut lines).await, BuildNews::Alive);
+        }
+        let failed = BuildNews::Failed(error::internal("x"));
+        news.end(failed.clone()).await;
+        assert_eq!(next(&mut lines).await, failed);
+        assert!(lines.frame().await.is_none(), "nothing comes after the last word");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_reader_loses_lines_and_never_a_step() {
+        let (news, mut lines) = channel(&CancellationToken::new());
+        let log = news.as_build_log();
+        for n in 0..2 * DEPTH {
+            log.tell(BuildEvent::Line(n.to_string()));
+        }
+        let step = BuildEvent::StepStarted { step: Step::Ship, detail: String::new() };
+        log.tell(step.clone());
+        for n in 0..DEPTH - FOR_STEPS {
+            assert_eq!(next(&mut lines).await, BuildNews::Event(BuildEvent::Line(n.to_string())));
+        }
+        assert_eq!(next(&mut lines).await, BuildNews::Event(step));
+        log.tell(BuildEvent::Line("heard again".into()));
+        let lost = format!("note: {} lines of output were lost", DEPTH + FOR_STEPS);
+        assert_eq!(next(&mut lines).await, BuildNews::Event(BuildEvent::Line(lost)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_who_leaves_stops_the_build() {
+        let (news, lines) = channel(&CancellationToken::new());
+        drop(lines);
+        news.stopped().await;
+        news.end(BuildNews::Alive).await; // waits for nobody
+    }
+}
