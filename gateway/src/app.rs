@@ -15,7 +15,7 @@ use crate::{
     routes::Routes,
     urls::Urls,
 };
-use epsilon_api::{build::Builder, error::ErrorBody, function::Version, vm::Vm};
+use epsilon_api::{build::Builder, error::ErrorBody, function::Version, ids::GatewayId, vm::Vm};
 use epsilon_store::{KeyRole, Store, StoreError};
 use futures_util::future::join_all;
 use http::StatusCode;
@@ -24,6 +24,8 @@ use prometheus::{IntGauge, Registry};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::task::TaskTracker;
 
+/// The id of a gateway that is the only one of its store.
+const LONE: &str = "g-000000000000";
 /// How long connections that were cut may take to let go.
 const LETTING_GO: Duration = Duration::from_secs(1);
 
@@ -97,9 +99,13 @@ impl App {
             (listen("listen", config.listen)?, listen("control", config.control)?);
         let address = public.local_addr().unwrap_or(config.listen);
 
-        keys::ensure(&*store, KeyRole::Admin, &config.data_dir.join("admin.key")).await?;
-        keys::ensure(&*store, KeyRole::Fleet, &config.data_dir.join("fleet.token")).await?;
-        let unfinished = store.fail_unfinished(&left_behind(), Timestamp::now()).await?;
+        let gateway = GatewayId::parse(LONE).expect("a constant that is one");
+        keys::ensure(&*store, &gateway, &KeyRole::Admin, &config.data_dir.join("admin.key"))
+            .await?;
+        keys::ensure(&*store, &gateway, &KeyRole::Fleet, &config.data_dir.join("fleet.token"))
+            .await?;
+        let now = Timestamp::now();
+        let unfinished = store.fail_unfinished(&gateway, now, &left_behind(), now).await?;
         if unfinished > 0 {
             tracing::warn!(
                 unfinished,
@@ -118,6 +124,7 @@ impl App {
         let urls = Urls::new(&config, address);
         let deploys = Arc::new(Deploys {
             store: Arc::clone(&store),
+            gateway,
             builder,
             fleet: Arc::clone(&fleet),
             routes: Arc::clone(&routes),

@@ -18,7 +18,7 @@ use epsilon_api::{
     chain::Chain,
     error::{CallError, ErrorBody},
     function::Version,
-    ids::{DeploymentId, FunctionName},
+    ids::{DeploymentId, FunctionName, GatewayId},
 };
 use epsilon_store::{Deployment, Prepared, Store, StoreError};
 use futures_util::{FutureExt, future::try_join_all};
@@ -44,6 +44,7 @@ pub(crate) struct Push {
 #[derive(Debug)]
 pub(crate) struct Deploys {
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) gateway: GatewayId,
     pub(crate) builder: Option<Arc<dyn Builder>>,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) routes: Arc<Routes>,
@@ -121,7 +122,10 @@ impl Deploys {
     ) {
         story.tell(DeployEvent::Accepted { deployment: id.clone() });
         let outcome = async {
-            self.store.begin_deployment(&id, Timestamp::now()).await.map_err(DeployError::Store)?;
+            self.store
+                .begin_deployment(&id, &self.gateway, Timestamp::now())
+                .await
+                .map_err(DeployError::Store)?;
             // Cancelling drops the work wherever it stands; `activate` is not in it.
             let prepared = tokio::select! {
                 biased;

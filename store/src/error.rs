@@ -1,7 +1,7 @@
 //! Why an operation of the store did nothing. The first group is the asker's to solve, the second the
 //! operator's. Nothing here is sent to a caller of a function.
 
-use epsilon_api::ids::{DeploymentId, FunctionName, ProjectName, VersionNumber};
+use epsilon_api::ids::{DeploymentId, FunctionName, ProjectName, VersionNumber, VmId};
 use std::path::PathBuf;
 
 /// Why an operation did nothing.
@@ -49,6 +49,9 @@ pub enum StoreError {
     /// The function was deleted while its deployment was at work.
     #[error("`{0}` was deleted while it was deployed")]
     DeletedMeanwhile(FunctionName),
+    /// No such member, or it left.
+    #[error("no member of the fleet has the id `{0}`")]
+    MemberNotFound(VmId),
     /// The list did not hand out this cursor.
     #[error("`{0}` is not a cursor of this list")]
     BadCursor(String),
@@ -65,9 +68,12 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The data base does not answer now; the same call may succeed later.
+    #[error("the store does not answer")]
+    Unavailable(#[source] sqlx::Error),
     /// The data base refused: disk full, file gone, locked by another process for too long.
     #[error("the store failed")]
-    Database(#[from] sqlx::Error),
+    Database(#[source] sqlx::Error),
     /// A row holds what no release wrote.
     #[error("the store holds a {what} that cannot be read")]
     Corrupt {
@@ -77,4 +83,24 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(err: sqlx::Error) -> Self {
+        use sqlx::Error as E;
+        let away = match &err {
+            E::Io(_) | E::PoolTimedOut | E::PoolClosed => true,
+            E::Database(told) => told.code().is_some_and(|code| says_away(&code)),
+            _ => false,
+        };
+        if away { Self::Unavailable(err) } else { Self::Database(err) }
+    }
+}
+
+/// PostgreSQL's own words for "not now": connection exceptions, too many connections, a lock or a statement
+/// that took too long, shutting down or starting up, and a server that only reads after a failover.
+fn says_away(code: &str) -> bool {
+    code.starts_with("08")
+        || code.starts_with("57P")
+        || matches!(code, "53300" | "55P03" | "57014" | "25006" | "25P03")
 }

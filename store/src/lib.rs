@@ -1,5 +1,5 @@
 //! Durable state of a gateway behind one trait, [`Store`]: functions, their versions, deployments,
-//! hashed keys, VMs that drain.
+//! hashed keys, members of the fleet, VMs that drain.
 //!
 //! Nothing on the path of a call reads it: the gateway keeps the active versions in memory and asks
 //! the store only when something changes. What a method answered with `Ok` is on disk.
@@ -12,15 +12,20 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `store` | the trait and its words |
+//! | `changes` | how a change reaches those who want to hear of it |
 //! | `error` | why an operation did nothing |
 //! | `sqlite` | the back end for one gateway; its SQL runs on PostgreSQL as it stands |
 
+mod changes;
 mod error;
 mod sqlite;
 mod store;
 
 pub use error::StoreError;
-pub use store::{Deployed, Deployment, Key, KeyRole, Page, Paged, Prepared, Store, StoredVersion};
+pub use store::{
+    Change, Deployed, Deployment, Gateway, Key, KeyRole, Member, Page, Paged, Prepared, Store,
+    StoredVersion,
+};
 
 use std::{path::Path, sync::Arc};
 

@@ -6,17 +6,23 @@
 
 mod deployments;
 mod functions;
+mod gateways;
 mod keys;
+mod members;
 mod rows;
 
-use crate::{Deployment, Key, Page, Paged, Prepared, Store, StoreError, StoredVersion};
+use crate::{
+    Change, Deployment, Gateway, Key, Member, Page, Paged, Prepared, Store, StoreError,
+    StoredVersion, changes::Changes,
+};
 use async_trait::async_trait;
 use epsilon_api::{
     build::Built,
     error::ErrorBody,
     function::Version,
-    ids::{DeploymentId, FunctionName, VersionNumber, VmId},
+    ids::{DeploymentId, FunctionName, GatewayId, VersionNumber, VmId},
 };
+use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 use sqlx::{
     SqlSafeStr, SqlitePool, Transaction,
@@ -35,14 +41,17 @@ const READERS: u32 = 4;
 type Tx = Transaction<'static, sqlx::Sqlite>;
 
 /// The schema, step by step. Steps are only ever added.
-const MIGRATIONS: [(i64, &str, &str); 1] =
-    [(1, "begin", include_str!("../migrations/sqlite/0001_begin.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "begin", include_str!("../migrations/sqlite/0001_begin.sql")),
+    (2, "fleet", include_str!("../migrations/sqlite/0002_fleet.sql")),
+];
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Sqlite {
     write: SqlitePool,
     read: SqlitePool,
+    changes: Changes,
 }
 
 impl Sqlite {
@@ -74,13 +83,20 @@ impl Sqlite {
             .await
             .map_err(|err| refused(err.into()))?;
         let read = pool().max_connections(READERS).connect_lazy_with(options.read_only(true));
-        Ok(Self { write, read })
+        Ok(Self { write, read, changes: Changes::new() })
     }
 
     /// A transaction that will write. Taking the write lock at once means that it never has to be
     /// given up half-way.
     async fn begin(&self) -> Result<Tx, StoreError> {
         Ok(self.write.begin_with("BEGIN IMMEDIATE").await?)
+    }
+
+    /// Ends a transaction; who listens hears of the change when it can be read.
+    async fn commit(&self, tx: Tx, change: Change) -> Result<(), StoreError> {
+        tx.commit().await?;
+        self.changes.tell(change);
+        Ok(())
     }
 }
 
@@ -95,8 +111,13 @@ fn ensure_private(path: &Path) -> io::Result<()> {
 
 #[async_trait]
 impl Store for Sqlite {
-    async fn begin_deployment(&self, id: &DeploymentId, now: Timestamp) -> Result<(), StoreError> {
-        deployments::begin(&self.write, id, now).await
+    async fn begin_deployment(
+        &self,
+        id: &DeploymentId,
+        gateway: &GatewayId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        deployments::begin(&self.write, id, gateway, now).await
     }
 
     async fn prepare(
@@ -115,7 +136,7 @@ impl Store for Sqlite {
         let mut tx = self.begin().await?;
         deployments::activate(&mut tx, id, now).await?;
         let deployment = deployments::get(&mut *tx, id).await?;
-        tx.commit().await?;
+        self.commit(tx, Change::Routes).await?;
         Ok(deployment)
     }
 
@@ -130,9 +151,15 @@ impl Store for Sqlite {
         Ok(tx.commit().await?)
     }
 
-    async fn fail_unfinished(&self, error: &ErrorBody, now: Timestamp) -> Result<u64, StoreError> {
+    async fn fail_unfinished(
+        &self,
+        gateway: &GatewayId,
+        dead_before: Timestamp,
+        error: &ErrorBody,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
         let mut tx = self.begin().await?;
-        let unfinished = deployments::unfinished(&mut *tx).await?;
+        let unfinished = deployments::unfinished(&mut *tx, gateway, dead_before).await?;
         for id in &unfinished {
             deployments::fail(&mut tx, id, error, now).await?;
         }
@@ -172,20 +199,20 @@ impl Store for Sqlite {
     ) -> Result<Version, StoreError> {
         let mut tx = self.begin().await?;
         let version = functions::rollback(&mut tx, name, to).await?;
-        tx.commit().await?;
+        self.commit(tx, Change::Routes).await?;
         Ok(version)
     }
 
     async fn delete_function(&self, name: &FunctionName) -> Result<Version, StoreError> {
         let mut tx = self.begin().await?;
         let version = functions::delete(&mut tx, name).await?;
-        tx.commit().await?;
+        self.commit(tx, Change::Routes).await?;
         Ok(version)
     }
 
-    async fn replace_key(&self, key: &Key) -> Result<(), StoreError> {
+    async fn replace_key(&self, gateway: &GatewayId, key: &Key) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
-        keys::replace(&mut tx, key).await?;
+        keys::replace(&mut tx, gateway, key).await?;
         Ok(tx.commit().await?)
     }
 
@@ -199,8 +226,9 @@ impl Store for Sqlite {
         } else {
             "DELETE FROM draining_vms WHERE id = $1"
         };
-        sqlx::query(statement).bind(vm.as_str()).execute(&self.write).await?;
-        Ok(())
+        let mut tx = self.begin().await?;
+        sqlx::query(statement).bind(vm.as_str()).execute(&mut *tx).await?;
+        self.commit(tx, Change::Draining).await
     }
 
     async fn draining(&self) -> Result<Vec<VmId>, StoreError> {
@@ -208,5 +236,51 @@ impl Store for Sqlite {
             .fetch_all(&self.read)
             .await?;
         ids.iter().map(|id| rows::parse("VM id", id)).collect()
+    }
+
+    async fn join(&self, member: &Member, key: &Key) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        members::join(&mut tx, member, key).await?;
+        self.commit(tx, Change::Members).await
+    }
+
+    async fn beat(&self, id: &VmId, now: Timestamp) -> Result<(), StoreError> {
+        members::beat(&self.write, id, now).await
+    }
+
+    async fn leave(&self, id: &VmId) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        members::leave(&mut tx, id).await?;
+        self.commit(tx, Change::Members).await
+    }
+
+    async fn members(&self) -> Result<Vec<Member>, StoreError> {
+        members::list(&self.read).await
+    }
+
+    async fn gateway_beat(&self, gateway: &Gateway) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        match gateways::beat(&mut tx, gateway).await? {
+            true => self.commit(tx, Change::Members).await,
+            false => Ok(tx.commit().await?),
+        }
+    }
+
+    async fn gateways(&self) -> Result<Vec<Gateway>, StoreError> {
+        gateways::list(&self.read).await
+    }
+
+    async fn lead(
+        &self,
+        gateway: &GatewayId,
+        role: &str,
+        lease: Duration,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        gateways::lead(&self.write, gateway, role, lease, now).await
+    }
+
+    fn changes(&self) -> BoxStream<'static, Change> {
+        self.changes.listen()
     }
 }

@@ -7,11 +7,13 @@ use epsilon_api::{
     admin::DeploymentState,
     build::Built,
     error::ErrorBody,
+    fleet::Join,
     function::Version,
-    ids::{DeploymentId, FunctionName, ProjectName, VersionNumber, VmId},
+    ids::{DeploymentId, FunctionName, GatewayId, ProjectName, VersionNumber, VmId},
 };
+use futures_util::stream::BoxStream;
 use jiff::Timestamp;
-use std::fmt;
+use std::{fmt, time::Duration};
 
 /// One push of a project, as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,12 +120,14 @@ impl<T> Paged<T> {
 }
 
 /// What a key opens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum KeyRole {
     /// The control API.
     Admin,
     /// Joining the fleet.
     Fleet,
+    /// What this member of the fleet may do.
+    Member(VmId),
 }
 
 /// A key without its secret.
@@ -139,12 +143,54 @@ pub struct Key {
     pub created_at: Timestamp,
 }
 
+/// A VM or a builder that joined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// What it said of itself.
+    pub join: Join,
+    /// When it joined, the last time that it did.
+    pub joined_at: Timestamp,
+    /// When it was heard last.
+    pub seen_at: Timestamp,
+}
+
+/// A gateway of the fleet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gateway {
+    /// Its id.
+    pub id: GatewayId,
+    /// What its passes are checked with: 64 hexadecimal digits.
+    pub public_key: String,
+    /// Where members reach its control listener.
+    pub control_url: String,
+    /// When it was heard last.
+    pub seen_at: Timestamp,
+}
+
+/// What is no longer as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Change {
+    /// Which versions serve.
+    Routes,
+    /// Who is in the fleet: members or gateways. Beats alone are not told.
+    Members,
+    /// Which VMs drain.
+    Draining,
+    /// Changes may have been missed: read everything again.
+    Resync,
+}
+
 /// Durable state. Each method is one transaction: it happens as a whole or not at all, and `Ok` means
 /// that it is on disk. Dropping a future before `Ok` leaves the one or the other.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug {
-    /// Notes that a deployment came in.
-    async fn begin_deployment(&self, id: &DeploymentId, now: Timestamp) -> Result<(), StoreError>;
+    /// Notes that a deployment came in and which gateway works on it.
+    async fn begin_deployment(
+        &self,
+        id: &DeploymentId,
+        gateway: &GatewayId,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
 
     /// Takes a number for each function whose image or settings differ from its active version. Nothing
     /// serves yet. A number that was taken is never used again, whatever becomes of the deployment.
@@ -166,9 +212,16 @@ pub trait Store: Send + Sync + fmt::Debug {
         now: Timestamp,
     ) -> Result<(), StoreError>;
 
-    /// Fails every deployment that is still at work. For the start of a gateway: none of them has
-    /// anybody who works on it. Answers how many there were.
-    async fn fail_unfinished(&self, error: &ErrorBody, now: Timestamp) -> Result<u64, StoreError>;
+    /// Fails the deployments that nobody works on any more: those of the given gateway, which has just
+    /// started, and those of gateways that have not beaten since `dead_before`. So a gateway beats before it
+    /// begins a deployment. Answers how many there were.
+    async fn fail_unfinished(
+        &self,
+        gateway: &GatewayId,
+        dead_before: Timestamp,
+        error: &ErrorBody,
+        now: Timestamp,
+    ) -> Result<u64, StoreError>;
 
     /// One deployment.
     async fn deployment(&self, id: &DeploymentId) -> Result<Deployment, StoreError>;
@@ -199,8 +252,9 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Removes a function with its versions and frees its name for any project. Answers what served.
     async fn delete_function(&self, name: &FunctionName) -> Result<Version, StoreError>;
 
-    /// Adds a key in place of all others of its role.
-    async fn replace_key(&self, key: &Key) -> Result<(), StoreError>;
+    /// Adds a key in place of the one of its role that this gateway made before. Keys of other gateways
+    /// stay valid: each gateway has its own, and all open every gateway's doors.
+    async fn replace_key(&self, gateway: &GatewayId, key: &Key) -> Result<(), StoreError>;
 
     /// The key with this id.
     async fn key(&self, id: &str) -> Result<Option<Key>, StoreError>;
@@ -210,4 +264,39 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// The VMs that drain.
     async fn draining(&self) -> Result<Vec<VmId>, StoreError>;
+
+    /// Takes a member in, or takes it in again: what it said before is replaced, and so is its key.
+    async fn join(&self, member: &Member, key: &Key) -> Result<(), StoreError>;
+
+    /// Notes that a member is still there.
+    async fn beat(&self, id: &VmId, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Forgets a member and its key. Whether it drains is remembered: it may come back. Idempotent.
+    async fn leave(&self, id: &VmId) -> Result<(), StoreError>;
+
+    /// The members by id, also those that have been silent for long.
+    async fn members(&self) -> Result<Vec<Member>, StoreError>;
+
+    /// Notes that a gateway is there, and how to recognise and reach it.
+    async fn gateway_beat(&self, gateway: &Gateway) -> Result<(), StoreError>;
+
+    /// The gateways by id. One that has been silent for a month is forgotten when another one beats.
+    async fn gateways(&self) -> Result<Vec<Gateway>, StoreError>;
+
+    /// Whether this gateway is the one that does `role` from `now` for the length of `lease`. It stays so as
+    /// long as it asks again before that; when it does not, the next one that asks takes over.
+    ///
+    /// Clocks of gateways may differ by as much as `lease`. A lease that ends later than that allows was
+    /// given by a clock that had jumped, and counts as over: nobody waits for the jump's length.
+    async fn lead(
+        &self,
+        gateway: &GatewayId,
+        role: &str,
+        lease: Duration,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    /// What changes from now on, by whichever gateway. A hint to read again, told after the change can be
+    /// read; several changes may be told as one. Never ends while the store lives.
+    fn changes(&self) -> BoxStream<'static, Change>;
 }

@@ -7,12 +7,15 @@ use epsilon_api::{
     admin::DeploymentState,
     build::{Built, BuiltFunction},
     error::ErrorBody,
+    fleet::{Join, MemberKind},
     function::{FunctionSpec, ImageRef, Runtime},
-    ids::{DeploymentId, FunctionName, ProjectName, VersionNumber, VmId},
+    ids::{DeploymentId, FunctionName, GatewayId, ProjectName, VersionNumber, VmId},
+    units::{Bytes, MilliCores},
 };
-use epsilon_store::{Key, KeyRole, Page, Store, StoreError};
-use jiff::Timestamp;
-use std::{any::Any, sync::Arc};
+use epsilon_store::{Change, Gateway, Key, KeyRole, Member, Page, Store, StoreError};
+use futures_util::StreamExt;
+use jiff::{SignedDuration, Timestamp};
+use std::{any::Any, sync::Arc, time::Duration};
 
 /// A store and what has to live as long as it.
 type Opened = (Arc<dyn Store>, Box<dyn Any>);
@@ -57,9 +60,44 @@ fn why() -> ErrorBody {
 }
 
 async fn begin(store: &dyn Store) -> DeploymentId {
+    begin_at(store, &GatewayId::random()).await
+}
+
+async fn begin_at(store: &dyn Store, gateway: &GatewayId) -> DeploymentId {
     let id = DeploymentId::random();
-    store.begin_deployment(&id, now()).await.unwrap();
+    store.begin_deployment(&id, gateway, now()).await.unwrap();
     id
+}
+
+fn gateway(seen_at: Timestamp) -> Gateway {
+    Gateway {
+        id: GatewayId::random(),
+        public_key: "ab".repeat(32),
+        control_url: "http://10.0.0.1:8081".into(),
+        seen_at,
+    }
+}
+
+fn member(id: &str) -> Member {
+    let join = Join {
+        protocol: 1,
+        kind: MemberKind::Vm,
+        id: VmId::parse(id).unwrap(),
+        address: "10.0.0.9:7070".into(),
+        tls: true,
+        memory_bytes: Bytes::mib(512),
+        cpu: MilliCores(1500),
+    };
+    Member { join, joined_at: now(), seen_at: now() }
+}
+
+fn key(id: &str, role: KeyRole) -> Key {
+    Key { id: id.into(), role, hash: "00".repeat(32), created_at: now() }
+}
+
+/// A while before, or after when negative.
+fn ago(of: Timestamp, seconds: i64) -> Timestamp {
+    of - SignedDuration::from_secs(seconds)
 }
 
 /// A whole deployment; answers (name, version, changed).
@@ -234,14 +272,34 @@ mod suite {
 
     pub(crate) async fn unfinished_deployments_fail_at_the_next_start(store: &dyn Store) {
         deploy(store, "shop", &[("pay", "a")]).await.unwrap();
-        let (one, two) = (begin(store).await, begin(store).await);
+        let me = gateway(now());
+        store.gateway_beat(&me).await.unwrap();
+        let (one, two) = (begin_at(store, &me.id).await, begin_at(store, &me.id).await);
         store.prepare(&two, &built("shop", &[("pay", "b")]), now()).await.unwrap();
-        assert_eq!(store.fail_unfinished(&why(), now()).await.unwrap(), 2);
-        assert_eq!(store.fail_unfinished(&why(), now()).await.unwrap(), 0);
+        let dead = ago(now(), 60);
+        assert_eq!(store.fail_unfinished(&me.id, dead, &why(), now()).await.unwrap(), 2);
+        assert_eq!(store.fail_unfinished(&me.id, dead, &why(), now()).await.unwrap(), 0);
         for id in [one, two] {
             assert_eq!(store.deployment(&id).await.unwrap().error, Some(why()));
         }
         assert_eq!(active(store).await, ["pay@1"]);
+    }
+
+    pub(crate) async fn deployments_of_living_gateways_go_on(store: &dyn Store) {
+        let (me, living) = (gateway(now()), gateway(now()));
+        let (silent, unknown) = (gateway(ago(now(), 90)), gateway(now()));
+        for one in [&me, &living, &silent] {
+            store.gateway_beat(one).await.unwrap();
+        }
+        let goes_on = begin_at(store, &living.id).await;
+        let dead = [begin_at(store, &silent.id).await, begin_at(store, &unknown.id).await];
+        let before = ago(now(), 60);
+        assert_eq!(store.fail_unfinished(&me.id, before, &why(), now()).await.unwrap(), 2);
+        for id in dead {
+            assert_eq!(store.deployment(&id).await.unwrap().state, DeploymentState::Failed);
+        }
+        store.prepare(&goes_on, &built("shop", &[("pay", "a")]), now()).await.unwrap();
+        store.activate(&goes_on, now()).await.unwrap();
     }
 
     pub(crate) async fn lists_come_in_parts(store: &dyn Store) {
@@ -274,17 +332,113 @@ mod suite {
         assert_eq!(active(store).await, ["Pay@1", "pay@1"]);
     }
 
-    pub(crate) async fn a_role_has_one_key(store: &dyn Store) {
-        let key =
-            |id: &str, role| Key { id: id.into(), role, hash: "00".repeat(32), created_at: now() };
+    pub(crate) async fn a_gateway_has_one_key_of_each_role(store: &dyn Store) {
+        let (here, there) = (GatewayId::random(), GatewayId::random());
         let (old, new) = (key("a", KeyRole::Admin), key("b", KeyRole::Admin));
-        let fleet = key("c", KeyRole::Fleet);
-        for one in [&old, &fleet, &new] {
-            store.replace_key(one).await.unwrap();
+        let (fleet, other) = (key("c", KeyRole::Fleet), key("d", KeyRole::Admin));
+        for (by, one) in [(&here, &old), (&there, &other), (&here, &fleet), (&here, &new)] {
+            store.replace_key(by, one).await.unwrap();
         }
         assert_eq!(store.key("a").await.unwrap(), None);
-        assert_eq!(store.key("b").await.unwrap(), Some(new));
-        assert_eq!(store.key("c").await.unwrap(), Some(fleet));
+        for one in [new, fleet, other] {
+            assert_eq!(store.key(&one.id).await.unwrap(), Some(one));
+        }
+    }
+
+    pub(crate) async fn members_come_beat_and_go(store: &dyn Store) {
+        let (mut one, two) = (member("vm-1"), member("vm-2"));
+        let role = || KeyRole::Member(one.join.id.clone());
+        let (old, new) = (key("k1", role()), key("k2", role()));
+        let builders = key("k3", KeyRole::Member(two.join.id.clone()));
+        store.join(&two, &builders).await.unwrap();
+        store.join(&one, &old).await.unwrap();
+        assert_eq!(store.members().await.unwrap(), [one.clone(), two.clone()]);
+
+        // It comes again from elsewhere, and another one stays as it is.
+        one.join.address = "10.0.0.7:1".into();
+        one.join.tls = false;
+        store.join(&one, &new).await.unwrap();
+        assert_eq!(store.key("k1").await.unwrap(), None);
+        assert_eq!(store.key("k2").await.unwrap(), Some(new));
+        one.seen_at = ago(now(), -5);
+        store.beat(&one.join.id, one.seen_at).await.unwrap();
+        assert_eq!(store.members().await.unwrap(), [one.clone(), two.clone()]);
+
+        for _ in 0..2 {
+            store.leave(&one.join.id).await.unwrap();
+        }
+        assert_eq!(store.key("k2").await.unwrap(), None);
+        assert_eq!(store.key("k3").await.unwrap(), Some(builders));
+        assert_eq!(store.members().await.unwrap(), [two]);
+        let gone = store.beat(&one.join.id, now()).await.unwrap_err();
+        assert!(matches!(gone, StoreError::MemberNotFound(id) if id == one.join.id));
+    }
+
+    pub(crate) async fn gateways_are_known_until_they_are_silent_for_a_month(store: &dyn Store) {
+        let (gone, mut one) = (gateway(ago(now(), 31 * 86_400)), gateway(ago(now(), 29 * 86_400)));
+        for beat in [&gone, &one] {
+            store.gateway_beat(beat).await.unwrap();
+        }
+        let fresh = gateway(now());
+        store.gateway_beat(&fresh).await.unwrap();
+        one.control_url = "https://g1:1".into();
+        one.seen_at = now();
+        store.gateway_beat(&one).await.unwrap();
+        let mut known = [one, fresh];
+        known.sort_by(|a, b| a.id.cmp(&b.id));
+        assert_eq!(store.gateways().await.unwrap(), known);
+    }
+
+    pub(crate) async fn one_gateway_leads_until_its_lease_is_over(store: &dyn Store) {
+        let (one, two) = (GatewayId::random(), GatewayId::random());
+        let (start, lease) = (now(), Duration::from_secs(30));
+        let lead = async |who: &GatewayId, at: i64| {
+            store.lead(who, "autoscaler", lease, ago(start, -at)).await.unwrap()
+        };
+        assert!(lead(&one, 0).await && !lead(&two, 0).await);
+        assert!(lead(&one, 20).await && !lead(&two, 49).await, "it asked again");
+        assert!(lead(&two, 50).await && !lead(&one, 50).await, "the lease was over");
+        assert!(store.lead(&one, "other", lease, start).await.unwrap(), "roles are apart");
+
+        // The leader's clock jumps ahead by a day and comes back, or its machine dies there.
+        assert!(lead(&two, 86_400).await);
+        assert!(lead(&one, 60).await && !lead(&two, 60).await, "nobody waits for a day");
+        // Clocks that differ by less than the lease do not make two leaders.
+        assert!(lead(&one, 85).await && !lead(&two, 60).await);
+        // The leader's clock goes back by an hour.
+        assert!(lead(&one, -3600).await);
+        assert!(!lead(&two, -3600).await);
+        assert!(store.lead(&one, "edge", Duration::MAX, Timestamp::MAX).await.unwrap());
+    }
+
+    pub(crate) async fn changes_are_told_when_they_can_be_read(store: &dyn Store) {
+        let mut heard = store.changes();
+        let mut next = async || {
+            tokio::time::timeout(Duration::from_secs(10), heard.next()).await.unwrap().unwrap()
+        };
+        deploy(store, "shop", &[("pay", "a")]).await.unwrap();
+        assert_eq!(next().await, Change::Routes);
+        deploy(store, "shop", &[("pay", "b")]).await.unwrap();
+        assert_eq!(next().await, Change::Routes);
+        store.rollback(&name("pay"), None).await.unwrap();
+        assert_eq!(next().await, Change::Routes);
+        store.delete_function(&name("pay")).await.unwrap();
+        assert_eq!(next().await, Change::Routes);
+
+        let vm = member("vm-1");
+        store.join(&vm, &key("k", KeyRole::Member(vm.join.id.clone()))).await.unwrap();
+        assert_eq!(next().await, Change::Members);
+        // A beat alone is no news, of a member or of a gateway.
+        let mut me = gateway(now());
+        store.beat(&vm.join.id, now()).await.unwrap();
+        store.gateway_beat(&me).await.unwrap();
+        assert_eq!(next().await, Change::Members);
+        me.seen_at = now();
+        store.gateway_beat(&me).await.unwrap();
+        store.set_draining(&vm.join.id, true).await.unwrap();
+        assert_eq!(next().await, Change::Draining);
+        store.leave(&vm.join.id).await.unwrap();
+        assert_eq!(next().await, Change::Members);
     }
 
     pub(crate) async fn a_drain_is_remembered(store: &dyn Store) {
@@ -324,10 +478,15 @@ macro_rules! contract {
             numbers_are_not_reused_after_a_delete,
             rollback_moves_the_pointer,
             unfinished_deployments_fail_at_the_next_start,
+            deployments_of_living_gateways_go_on,
             lists_come_in_parts,
             names_keep_their_case,
-            a_role_has_one_key,
+            a_gateway_has_one_key_of_each_role,
             a_drain_is_remembered,
+            members_come_beat_and_go,
+            gateways_are_known_until_they_are_silent_for_a_month,
+            one_gateway_leads_until_its_lease_is_over,
+            changes_are_told_when_they_can_be_read,
         ]);
     };
 }

@@ -6,7 +6,7 @@ use epsilon_api::{
     build::{Built, BuiltFunction},
     error::ErrorBody,
     function::{FunctionSpec, ImageRef, Runtime},
-    ids::{DeploymentId, FunctionName, ProjectName},
+    ids::{DeploymentId, FunctionName, GatewayId, ProjectName},
 };
 use epsilon_store::StoreError;
 use http::StatusCode;
@@ -33,7 +33,7 @@ async fn the_file_is_private_and_opens_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("epsilon.db");
     let id = DeploymentId::random();
-    open(&path).await.begin_deployment(&id, Timestamp::now()).await.unwrap();
+    open(&path).await.begin_deployment(&id, &GatewayId::random(), Timestamp::now()).await.unwrap();
     for entry in std::fs::read_dir(dir.path()).unwrap() {
         let entry = entry.unwrap();
         let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
@@ -63,7 +63,7 @@ async fn child_that_writes_until_it_is_killed() {
     let store = open(Path::new(&path)).await;
     loop {
         let id = DeploymentId::random();
-        store.begin_deployment(&id, Timestamp::now()).await.unwrap();
+        store.begin_deployment(&id, &GatewayId::random(), Timestamp::now()).await.unwrap();
         println!("answered {id}");
     }
 }
@@ -111,12 +111,78 @@ async fn an_operation_that_is_dropped_half_way_leaves_the_store_fit() {
     };
     for round in 0..200u64 {
         let id = DeploymentId::random();
-        store.begin_deployment(&id, Timestamp::now()).await.unwrap();
+        store.begin_deployment(&id, &GatewayId::random(), Timestamp::now()).await.unwrap();
         let limit = Duration::from_micros(round * 25);
         let _ = tokio::time::timeout(limit, store.prepare(&id, &built, Timestamp::now())).await;
         let why = ErrorBody::new(StatusCode::CONFLICT, "CANCELLED", "cancelled", None);
         store.fail_deployment(&id, &why, Timestamp::now()).await.unwrap();
-        assert_eq!(store.fail_unfinished(&why, Timestamp::now()).await.unwrap(), 0, "{round}");
+        let (me, now) = (GatewayId::random(), Timestamp::now());
+        assert_eq!(store.fail_unfinished(&me, now, &why, now).await.unwrap(), 0, "{round}");
     }
     assert!(store.snapshot().await.unwrap().is_empty());
+}
+
+/// A file system of its own that is soon full; unmounted at the end. Needs root, as all of the tests do.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(size: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(dir.path());
+        assert!(mount.status().unwrap().success());
+        Self(dir)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_was_full_is_forgotten_when_there_is_room_again() {
+    let disk = SmallDisk::new("1m");
+    let store = open(&disk.path().join("epsilon.db")).await;
+    // Fills what the store leaves free, to the last byte.
+    let ballast = disk.path().join("ballast");
+    let mut file = std::fs::File::create(&ballast).unwrap();
+    while std::io::Write::write(&mut file, &[0; 512]).is_ok_and(|written| written > 0) {}
+    let built = Built {
+        project: ProjectName::parse("shop").unwrap(),
+        functions: (0..50)
+            .map(|n| BuiltFunction {
+                name: FunctionName::parse(&format!("f{n}")).unwrap(),
+                spec: FunctionSpec::new(Runtime::Node, "index.js", "f".repeat(500)),
+                image: ImageRef { reference: "x".into(), digest: "sha256:1".into() },
+            })
+            .collect(),
+    };
+    let mut refused = 0;
+    for _ in 0..20 {
+        let id = DeploymentId::random();
+        let work = async {
+            store.begin_deployment(&id, &GatewayId::random(), Timestamp::now()).await?;
+            store.prepare(&id, &built, Timestamp::now()).await
+        };
+        if let Err(err) = work.await {
+            let chain = epsilon_api::chain::Chain(&err).to_string();
+            assert!(chain.contains("full") || chain.contains("disk I/O"), "{chain}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 10, "the disk was not full");
+    assert!(store.snapshot().await.unwrap().is_empty(), "it can be read all the time");
+    drop(file);
+    std::fs::remove_file(ballast).unwrap();
+    let id = DeploymentId::random();
+    store.begin_deployment(&id, &GatewayId::random(), Timestamp::now()).await.unwrap();
+    store.prepare(&id, &built, Timestamp::now()).await.unwrap();
+    store.activate(&id, Timestamp::now()).await.unwrap();
+    assert_eq!(store.snapshot().await.unwrap().len(), 50);
 }

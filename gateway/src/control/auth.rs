@@ -19,7 +19,7 @@ pub(super) async fn require_key(
     let Some(key) = bearer(request.headers()) else {
         return Err(refused("the control API wants `Authorization: Bearer <key>`"));
     };
-    if !keys::opens(&*control.store, KeyRole::Admin, key).await? {
+    if !keys::opens(&*control.store, &KeyRole::Admin, key).await? {
         return Err(refused("this key does not open the control API"));
     }
     Ok(next.run(request).await)

@@ -84,6 +84,14 @@ pub(crate) fn of_store(err: &StoreError) -> ApiError {
             "INVALID_PARAMETER",
             Some("take `pagination.next_cursor` of the page before".into()),
         ),
+        E::MemberNotFound(_) => {
+            (StatusCode::NOT_FOUND, "MEMBER_NOT_FOUND", Some("join again".into()))
+        }
+        E::Unavailable(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "STORE_UNAVAILABLE",
+            Some("calls go on; try again in a moment".into()),
+        ),
         E::UnknownScheme(_) | E::Open { .. } | E::Database(_) | E::Corrupt { .. } => {
             return internal(err);
         }

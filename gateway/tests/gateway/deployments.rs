@@ -7,7 +7,7 @@ use crate::{
 use epsilon_api::{
     admin::{DeployEvent, DeploymentState},
     build::BuildError,
-    ids::{DeploymentId, FunctionName, VersionNumber},
+    ids::{DeploymentId, FunctionName, GatewayId, VersionNumber},
     units,
 };
 use epsilon_gateway::config::Settings;
@@ -231,7 +231,7 @@ async fn an_archive_that_grows_over_the_limit_fails_the_build() {
 async fn what_a_crash_left_at_work_is_failed_at_the_next_start() {
     let world = World::with(&["hello"]).await;
     let id = DeploymentId::random();
-    world.store.begin_deployment(&id, Timestamp::now()).await.unwrap();
+    world.store.begin_deployment(&id, &GatewayId::random(), Timestamp::now()).await.unwrap();
     let work = built("shop", &[("hello", "2")]);
     world.store.prepare(&id, &work, Timestamp::now()).await.unwrap();
     let world = world.restarted().await;

@@ -6,7 +6,7 @@ use epsilon_api::{
     body::{self, CallBody},
     build::{BuildError, BuildEvent, BuildJob, Builder, Built, BuiltFunction},
     function::ImageRef,
-    ids::{DeploymentId, FunctionName, ProjectName},
+    ids::{DeploymentId, FunctionName, GatewayId, ProjectName},
 };
 use epsilon_gateway::{
     app::{App, Running, Stopped},
@@ -94,7 +94,7 @@ impl World {
         if !functions.is_empty() {
             let work: Vec<_> = functions.iter().map(|name| (*name, "1")).collect();
             let id = DeploymentId::random();
-            store.begin_deployment(&id, Timestamp::now()).await.unwrap();
+            store.begin_deployment(&id, &GatewayId::random(), Timestamp::now()).await.unwrap();
             store.prepare(&id, &built("shop", &work), Timestamp::now()).await.unwrap();
             store.activate(&id, Timestamp::now()).await.unwrap();
         }

@@ -7,7 +7,7 @@ use epsilon_api::{
     build::{Built, BuiltFunction},
     error::ErrorBody,
     function::Version,
-    ids::{DeploymentId, FunctionName, ProjectName},
+    ids::{DeploymentId, FunctionName, GatewayId, ProjectName},
 };
 use jiff::Timestamp;
 use sqlx::{Sqlite, SqliteExecutor};
@@ -15,12 +15,15 @@ use sqlx::{Sqlite, SqliteExecutor};
 pub(super) async fn begin(
     on: impl SqliteExecutor<'_>,
     id: &DeploymentId,
+    gateway: &GatewayId,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO deployments (id, state, created_at, plan) VALUES ($1, 'running', $2, '[]')",
+        "INSERT INTO deployments (id, gateway, state, created_at, plan) \
+         VALUES ($1, $2, 'running', $3, '[]')",
     )
     .bind(id.as_str())
+    .bind(gateway.as_str())
     .bind(rows::time(now))
     .execute(on)
     .await?;
@@ -224,13 +227,22 @@ async fn check_not_superseded(
     }
 }
 
+/// Deployments at work of this gateway, and of those that have not beaten since `dead_before`.
 pub(super) async fn unfinished(
     on: impl SqliteExecutor<'_>,
+    gateway: &GatewayId,
+    dead_before: Timestamp,
 ) -> Result<Vec<DeploymentId>, StoreError> {
-    let ids: Vec<String> =
-        sqlx::query_scalar("SELECT id FROM deployments WHERE state = 'running' ORDER BY seq")
-            .fetch_all(on)
-            .await?;
+    let ids: Vec<String> = sqlx::query_scalar(
+        "SELECT id FROM deployments WHERE state = 'running' AND (gateway IS NULL \
+          OR gateway = $1 \
+          OR gateway NOT IN (SELECT gateways.id FROM gateways WHERE gateways.seen_at >= $2)) \
+         ORDER BY seq",
+    )
+    .bind(gateway.as_str())
+    .bind(rows::time(dead_before))
+    .fetch_all(on)
+    .await?;
     ids.iter().map(|id| rows::parse("deployment id", id)).collect()
 }
 

@@ -2,40 +2,71 @@
 
 use super::{Tx, rows};
 use crate::{Key, KeyRole, StoreError};
+use epsilon_api::ids::{GatewayId, VmId};
 use sqlx::SqliteExecutor;
 
-const fn role_text(role: KeyRole) -> &'static str {
+/// The role and the member, as their columns hold them.
+fn columns(role: &KeyRole) -> (&'static str, Option<&str>) {
     match role {
-        KeyRole::Admin => "admin",
-        KeyRole::Fleet => "fleet",
+        KeyRole::Admin => ("admin", None),
+        KeyRole::Fleet => ("fleet", None),
+        KeyRole::Member(id) => ("member", Some(id.as_str())),
     }
 }
 
-pub(super) async fn replace(tx: &mut Tx, key: &Key) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM keys WHERE role = $1")
-        .bind(role_text(key.role))
-        .execute(&mut **tx)
-        .await?;
-    sqlx::query("INSERT INTO keys (id, role, hash, created_at) VALUES ($1, $2, $3, $4)")
-        .bind(&key.id)
-        .bind(role_text(key.role))
-        .bind(&key.hash)
-        .bind(rows::time(key.created_at))
-        .execute(&mut **tx)
-        .await?;
+pub(super) async fn replace(tx: &mut Tx, gateway: &GatewayId, key: &Key) -> Result<(), StoreError> {
+    match &key.role {
+        KeyRole::Member(id) => forget_member(tx, id).await?,
+        KeyRole::Admin | KeyRole::Fleet => {
+            // Without a gateway: of the time when there was one only.
+            sqlx::query("DELETE FROM keys WHERE role = $1 AND (gateway = $2 OR gateway IS NULL)")
+                .bind(columns(&key.role).0)
+                .bind(gateway.as_str())
+                .execute(&mut **tx)
+                .await?;
+        }
+    }
+    add(tx, Some(gateway), key).await
+}
+
+pub(super) async fn add(
+    tx: &mut Tx,
+    gateway: Option<&GatewayId>,
+    key: &Key,
+) -> Result<(), StoreError> {
+    let (role, member) = columns(&key.role);
+    sqlx::query(
+        "INSERT INTO keys (id, role, hash, created_at, gateway, member) \
+         VALUES ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(&key.id)
+    .bind(role)
+    .bind(&key.hash)
+    .bind(rows::time(key.created_at))
+    .bind(gateway.map(GatewayId::as_str))
+    .bind(member)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn forget_member(tx: &mut Tx, id: &VmId) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM keys WHERE member = $1").bind(id.as_str()).execute(&mut **tx).await?;
     Ok(())
 }
 
 pub(super) async fn get(on: impl SqliteExecutor<'_>, id: &str) -> Result<Option<Key>, StoreError> {
-    let row: Option<(String, String, String, String)> =
-        sqlx::query_as("SELECT id, role, hash, created_at FROM keys WHERE id = $1")
+    let row: Option<(String, String, Option<String>, String, String)> =
+        sqlx::query_as("SELECT id, role, member, hash, created_at FROM keys WHERE id = $1")
             .bind(id)
             .fetch_optional(on)
             .await?;
-    let Some((id, role, hash, created_at)) = row else { return Ok(None) };
-    let role = [KeyRole::Admin, KeyRole::Fleet]
-        .into_iter()
-        .find(|known| role_text(*known) == role)
-        .ok_or_else(|| StoreError::Corrupt { what: "key's role", source: role.into() })?;
+    let Some((id, role, member, hash, created_at)) = row else { return Ok(None) };
+    let role = match (role.as_str(), &member) {
+        ("admin", None) => KeyRole::Admin,
+        ("fleet", None) => KeyRole::Fleet,
+        ("member", Some(member)) => KeyRole::Member(rows::parse("VM id", member)?),
+        _ => return Err(StoreError::Corrupt { what: "key's role", source: role.into() }),
+    };
     Ok(Some(Key { id, role, hash, created_at: rows::parse("time", &created_at)? }))
 }

@@ -47,6 +47,16 @@ pub(super) fn number(value: i64) -> Result<VersionNumber, StoreError> {
         .ok_or_else(|| corrupt("version number")(value.to_string()))
 }
 
+/// A count as its column holds it.
+pub(super) fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// A count from its column.
+pub(super) fn unsigned<T: TryFrom<i64>>(what: &'static str, value: i64) -> Result<T, StoreError> {
+    T::try_from(value).map_err(|_| corrupt(what)(value.to_string()))
+}
+
 /// JSON for a column.
 pub(super) fn json<T: serde::Serialize>(
     what: &'static str,

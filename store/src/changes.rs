@@ -1,0 +1,63 @@
+//! How a change of the store reaches those who want to hear of it, inside one process. Nothing is kept: who
+//! falls behind is told to read everything again.
+
+use crate::Change;
+use futures_util::stream::{self, BoxStream};
+use std::fmt;
+use tokio::sync::broadcast::{self, error::RecvError};
+
+/// Changes that a listener may be behind before it is told to read everything. A listener reads whole tables
+/// anyway, so more would not help it.
+const BEHIND: usize = 64;
+
+/// Tells every listener.
+#[derive(Clone)]
+pub(crate) struct Changes(broadcast::Sender<Change>);
+
+impl Changes {
+    pub(crate) fn new() -> Self {
+        Self(broadcast::Sender::new(BEHIND))
+    }
+
+    /// Tells a change that can be read already. Nobody may be listening.
+    pub(crate) fn tell(&self, change: Change) {
+        let _ = self.0.send(change);
+    }
+
+    /// What is told from now on; ends when the last [`Changes`] is gone.
+    pub(crate) fn listen(&self) -> BoxStream<'static, Change> {
+        Box::pin(stream::unfold(self.0.subscribe(), async |mut from| match from.recv().await {
+            Ok(change) => Some((change, from)),
+            Err(RecvError::Lagged(_)) => Some((Change::Resync, from)),
+            Err(RecvError::Closed) => None,
+        }))
+    }
+}
+
+impl fmt::Debug for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Changes").field("listeners", &self.0.receiver_count()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::StreamExt;
+
+    #[tokio::test]
+    async fn who_falls_behind_reads_everything_again() {
+        let changes = Changes::new();
+        changes.tell(Change::Members); // nobody listens yet
+        let mut heard = changes.listen();
+        changes.tell(Change::Routes);
+        assert_eq!(heard.next().await, Some(Change::Routes));
+        for _ in 0..=BEHIND {
+            changes.tell(Change::Draining);
+        }
+        assert_eq!(heard.next().await, Some(Change::Resync));
+        assert_eq!(heard.next().await, Some(Change::Draining));
+        drop(changes);
+        assert_eq!(heard.by_ref().count().await, BEHIND - 1);
+    }
+}

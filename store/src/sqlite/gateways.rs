@@ -1,0 +1,95 @@
+//! Gateways of the fleet, and which of them does what only one may do.
+
+use super::{Tx, rows};
+use crate::{Gateway, StoreError};
+use epsilon_api::ids::GatewayId;
+use jiff::{SignedDuration, Timestamp};
+use sqlx::SqliteExecutor;
+use std::time::Duration;
+
+/// A gateway that has been silent for so long is gone for good; members trust its passes no more.
+const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Answers whether the gateway is new or speaks from elsewhere.
+pub(super) async fn beat(tx: &mut Tx, gateway: &Gateway) -> Result<bool, StoreError> {
+    let Gateway { id, public_key, control_url, seen_at } = gateway;
+    let same = sqlx::query(
+        "UPDATE gateways SET seen_at = $4 \
+         WHERE id = $1 AND public_key = $2 AND control_url = $3",
+    )
+    .bind(id.as_str())
+    .bind(public_key)
+    .bind(control_url)
+    .bind(rows::time(*seen_at))
+    .execute(&mut **tx)
+    .await?;
+    if same.rows_affected() > 0 {
+        return Ok(false);
+    }
+    sqlx::query(
+        "INSERT INTO gateways (id, public_key, control_url, seen_at) VALUES ($1, $2, $3, $4) \
+         ON CONFLICT (id) DO UPDATE SET public_key = excluded.public_key, \
+         control_url = excluded.control_url, seen_at = excluded.seen_at",
+    )
+    .bind(id.as_str())
+    .bind(public_key)
+    .bind(control_url)
+    .bind(rows::time(*seen_at))
+    .execute(&mut **tx)
+    .await?;
+    let forgotten = moved(*seen_at, -SignedDuration::try_from(FORGOTTEN).unwrap_or_default());
+    sqlx::query("DELETE FROM gateways WHERE seen_at < $1")
+        .bind(rows::time(forgotten))
+        .execute(&mut **tx)
+        .await?;
+    Ok(true)
+}
+
+pub(super) async fn list(on: impl SqliteExecutor<'_>) -> Result<Vec<Gateway>, StoreError> {
+    let found: Vec<(String, String, String, String)> =
+        sqlx::query_as("SELECT id, public_key, control_url, seen_at FROM gateways ORDER BY id")
+            .fetch_all(on)
+            .await?;
+    found
+        .into_iter()
+        .map(|(id, public_key, control_url, seen_at)| {
+            Ok(Gateway {
+                id: rows::parse("gateway id", &id)?,
+                public_key,
+                control_url,
+                seen_at: rows::parse("time", &seen_at)?,
+            })
+        })
+        .collect()
+}
+
+/// One statement, so of two gateways that ask at once the second one sees what the first one wrote.
+pub(super) async fn lead(
+    on: impl SqliteExecutor<'_>,
+    gateway: &GatewayId,
+    role: &str,
+    lease: Duration,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let lease = SignedDuration::try_from(lease).unwrap_or(SignedDuration::MAX);
+    let ends_at = moved(now, lease);
+    let taken = sqlx::query(
+        "INSERT INTO leaders (role, gateway, ends_at) VALUES ($1, $2, $3) \
+         ON CONFLICT (role) DO UPDATE SET gateway = excluded.gateway, ends_at = excluded.ends_at \
+         WHERE leaders.gateway = $2 OR leaders.ends_at <= $4 OR leaders.ends_at > $5",
+    )
+    .bind(role)
+    .bind(gateway.as_str())
+    .bind(rows::time(ends_at))
+    .bind(rows::time(now))
+    // Clocks may differ by a lease; what ends even later was given by a clock that had jumped.
+    .bind(rows::time(moved(ends_at, lease)))
+    .execute(on)
+    .await?;
+    Ok(taken.rows_affected() > 0)
+}
+
+fn moved(at: Timestamp, by: SignedDuration) -> Timestamp {
+    let end = if by.is_negative() { Timestamp::MIN } else { Timestamp::MAX };
+    at.checked_add(by).unwrap_or(end)
+}

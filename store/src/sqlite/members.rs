@@ -1,0 +1,98 @@
+//! Members of the fleet: who joined, and when each was heard last.
+
+use super::{Tx, keys, rows};
+use crate::{Key, Member, StoreError};
+use epsilon_api::{
+    fleet::{Join, MemberKind},
+    ids::VmId,
+    units::{Bytes, MilliCores},
+};
+use jiff::Timestamp;
+use sqlx::SqliteExecutor;
+
+const fn kind_text(kind: MemberKind) -> &'static str {
+    match kind {
+        MemberKind::Vm => "vm",
+        MemberKind::Builder => "builder",
+    }
+}
+
+pub(super) async fn join(tx: &mut Tx, member: &Member, key: &Key) -> Result<(), StoreError> {
+    let Member { join, joined_at, seen_at } = member;
+    sqlx::query(
+        "INSERT INTO members \
+         (id, kind, protocol, address, tls, memory_bytes, millicores, joined_at, seen_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
+         ON CONFLICT (id) DO UPDATE SET kind = excluded.kind, protocol = excluded.protocol, \
+         address = excluded.address, tls = excluded.tls, memory_bytes = excluded.memory_bytes, \
+         millicores = excluded.millicores, joined_at = excluded.joined_at, \
+         seen_at = excluded.seen_at",
+    )
+    .bind(join.id.as_str())
+    .bind(kind_text(join.kind))
+    .bind(i64::from(join.protocol))
+    .bind(&join.address)
+    .bind(i64::from(join.tls))
+    .bind(rows::signed(join.memory_bytes.get()))
+    .bind(rows::signed(join.cpu.0.into()))
+    .bind(rows::time(*joined_at))
+    .bind(rows::time(*seen_at))
+    .execute(&mut **tx)
+    .await?;
+    keys::forget_member(tx, &join.id).await?;
+    keys::add(tx, None, key).await
+}
+
+pub(super) async fn beat(
+    on: impl SqliteExecutor<'_>,
+    id: &VmId,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let noted = sqlx::query("UPDATE members SET seen_at = $2 WHERE id = $1")
+        .bind(id.as_str())
+        .bind(rows::time(now))
+        .execute(on)
+        .await?;
+    match noted.rows_affected() {
+        0 => Err(StoreError::MemberNotFound(id.clone())),
+        _ => Ok(()),
+    }
+}
+
+pub(super) async fn leave(tx: &mut Tx, id: &VmId) -> Result<(), StoreError> {
+    keys::forget_member(tx, id).await?;
+    sqlx::query("DELETE FROM members WHERE id = $1").bind(id.as_str()).execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// id, kind, protocol, address, tls, memory_bytes, millicores, joined_at, seen_at.
+type MemberRow = (String, String, i64, String, i64, i64, i64, String, String);
+
+pub(super) async fn list(on: impl SqliteExecutor<'_>) -> Result<Vec<Member>, StoreError> {
+    let found: Vec<MemberRow> = sqlx::query_as(
+        "SELECT id, kind, protocol, address, tls, memory_bytes, millicores, joined_at, seen_at \
+         FROM members ORDER BY id",
+    )
+    .fetch_all(on)
+    .await?;
+    found.into_iter().map(member).collect()
+}
+
+fn member(row: MemberRow) -> Result<Member, StoreError> {
+    let (id, kind, protocol, address, tls, memory_bytes, millicores, joined_at, seen_at) = row;
+    let kind = [MemberKind::Vm, MemberKind::Builder]
+        .into_iter()
+        .find(|known| kind_text(*known) == kind)
+        .ok_or_else(|| StoreError::Corrupt { what: "member's kind", source: kind.into() })?;
+    let join = Join {
+        protocol: rows::unsigned("member's protocol", protocol)?,
+        kind,
+        id: rows::parse("VM id", &id)?,
+        address,
+        tls: tls != 0,
+        memory_bytes: Bytes(rows::unsigned("member's memory", memory_bytes)?),
+        cpu: MilliCores(rows::unsigned("member's processors", millicores)?),
+    };
+    let (joined_at, seen_at) = (rows::parse("time", &joined_at)?, rows::parse("time", &seen_at)?);
+    Ok(Member { join, joined_at, seen_at })
+}
