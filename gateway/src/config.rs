@@ -2,7 +2,8 @@
 //! file), and what is left when they were checked ([`Config`]). Every limit that the gateway knows
 //! stands here with its reason.
 
-use epsilon_api::units::Bytes;
+use epsilon_api::{fleet, units::Bytes};
+use epsilon_wire::tls;
 use serde::{Deserialize, Deserializer};
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -49,9 +50,51 @@ pub struct Settings {
     /// and not a broken connection. Default `10s`.
     #[serde(deserialize_with = "duration")]
     pub linger: Duration,
+    /// Where members of the fleet and other gateways reach this gateway's control listener. Default: made from
+    /// `control`.
+    pub control_url: Option<String>,
+    /// This gateway's certificate in PEM, to speak TLS with members that want it. Then `control` speaks TLS as well, and
+    /// plain HTTP only with this machine. Set together with `tls_key` and `tls_authority`. Default: none, plain HTTP.
+    pub tls_certificate: Option<PathBuf>,
+    /// Its private key, in PEM.
+    pub tls_key: Option<PathBuf>,
+    /// Who signed the certificates of the fleet, in PEM.
+    pub tls_authority: Option<PathBuf>,
+    /// Longest wait for a connection to a VM, its TLS included. Default `1s`: then a call goes to the next VM.
+    #[serde(deserialize_with = "duration")]
+    pub member_connect_timeout: Duration,
+    /// How long a connection to a VM stays open between two requests. Default `15s`: shorter than the VM keeps it, so
+    /// that no call is sent into a connection that closes.
+    #[serde(deserialize_with = "duration")]
+    pub member_idle_timeout: Duration,
+    /// Longest that a member may take for what it does at once: take an order, begin to answer. Default `10s`.
+    #[serde(deserialize_with = "duration")]
+    pub member_order_timeout: Duration,
+    /// Longest that a VM may take before a function runs: wait for a place, pull the image, start. Default `10m`:
+    /// VMs have limits of their own for each, this one is for VMs that hang.
+    #[serde(deserialize_with = "duration")]
+    pub member_start_timeout: Duration,
+    /// After so long without a report nobody waits any more for the answers that a VM owes (502). Default `15s`: a VM
+    /// that only stood still goes on with its calls. New calls go elsewhere long before that.
+    #[serde(deserialize_with = "duration")]
+    pub member_lost_after: Duration,
+    /// After so long without a sign of life a member is no longer listed. Default `10m`.
+    #[serde(deserialize_with = "duration")]
+    pub member_forget_after: Duration,
+    /// Members that may join or beat at one moment; more are told to come again (429). Default 8: what a small data
+    /// base bears beside its work.
+    pub max_joining: usize,
     /// Longest deployment, waiting for another one of the same project included. Default `30m`.
     #[serde(deserialize_with = "duration")]
     pub deploy_timeout: Duration,
+    /// Longest that one VM may take to get a new version's image; then the deployment goes on without that VM.
+    /// Default `5m`: a large image over a slow line.
+    #[serde(deserialize_with = "duration")]
+    pub fetch_timeout: Duration,
+    /// Longest that a builder which joined may say nothing, in a build or before it. Default `30s`: a builder that
+    /// lives says something each 5 s.
+    #[serde(deserialize_with = "duration")]
+    pub builder_silence: Duration,
 }
 
 impl Default for Settings {
@@ -69,7 +112,20 @@ impl Default for Settings {
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             linger: Duration::from_secs(10),
+            control_url: None,
+            tls_certificate: None,
+            tls_key: None,
+            tls_authority: None,
+            member_connect_timeout: Duration::from_secs(1),
+            member_idle_timeout: Duration::from_secs(15),
+            member_order_timeout: Duration::from_secs(10),
+            member_start_timeout: Duration::from_secs(10 * 60),
+            member_lost_after: Duration::from_secs(15),
+            member_forget_after: Duration::from_secs(10 * 60),
+            max_joining: 8,
             deploy_timeout: Duration::from_secs(30 * 60),
+            fetch_timeout: Duration::from_secs(5 * 60),
+            builder_silence: Duration::from_secs(30),
         }
     }
 }
@@ -88,7 +144,25 @@ pub struct Config {
     pub(crate) max_source: Bytes,
     pub(crate) linger: Duration,
     pub(crate) deploy_timeout: Duration,
+    pub(crate) fetch_timeout: Duration,
+    pub(crate) builder_silence: Duration,
     pub(crate) connection: ConnectionLimits,
+    /// Without a slash at its end.
+    pub(crate) control_url: Option<String>,
+    pub(crate) tls: Option<tls::Files>,
+    pub(crate) members: MemberLimits,
+}
+
+/// What members of the fleet may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MemberLimits {
+    pub(crate) connect: Duration,
+    pub(crate) idle: Duration,
+    pub(crate) order: Duration,
+    pub(crate) start: Duration,
+    pub(crate) lost_after: Duration,
+    pub(crate) forget_after: Duration,
+    pub(crate) max_joining: usize,
 }
 
 /// What one connection may take.
@@ -139,9 +213,18 @@ impl Config {
             ("header_timeout", settings.header_timeout),
             ("idle_timeout", settings.idle_timeout),
             ("deploy_timeout", settings.deploy_timeout),
+            ("fetch_timeout", settings.fetch_timeout),
+            ("member_connect_timeout", settings.member_connect_timeout),
+            ("member_order_timeout", settings.member_order_timeout),
+            ("member_start_timeout", settings.member_start_timeout),
         ] {
             rule(!value.is_zero(), key, "must be longer than `0s`")?;
         }
+        rule(
+            settings.builder_silence > 2 * HEARTBEAT,
+            "builder_silence",
+            "must be longer than `10s`: two signs of life of a builder",
+        )?;
         let domain = settings.domain.map(|domain| domain.to_ascii_lowercase());
         rule(
             domain.as_deref().is_none_or(is_domain),
@@ -153,7 +236,43 @@ impl Config {
             "public_url",
             "must start with `http://` or `https://`",
         )?;
+        rule(
+            settings.control_url.as_deref().is_none_or(is_http_url),
+            "control_url",
+            "must start with `http://` or `https://`",
+        )?;
+        rule(
+            settings.member_lost_after > 3 * fleet::REPORT,
+            "member_lost_after",
+            "must be longer than `3s`, after which a VM gets no new calls",
+        )?;
+        rule(
+            settings.member_forget_after >= 12 * fleet::BEAT,
+            "member_forget_after",
+            "must be at least `1m`: a member tells that it is there each 5 s",
+        )?;
+        rule(settings.max_joining > 0, "max_joining", "must be at least 1")?;
+        let tls = tls::Files::from_settings(
+            settings.tls_certificate,
+            settings.tls_key,
+            settings.tls_authority,
+        )
+        .map_err(|_| ConfigError {
+            key: "tls_certificate",
+            rule: "is set together with `tls_key` and `tls_authority`, or none of them",
+        })?;
         Ok(Self {
+            control_url: settings.control_url.map(|url| url.trim_end_matches('/').to_owned()),
+            tls,
+            members: MemberLimits {
+                connect: settings.member_connect_timeout,
+                idle: settings.member_idle_timeout,
+                order: settings.member_order_timeout,
+                start: settings.member_start_timeout,
+                lost_after: settings.member_lost_after,
+                forget_after: settings.member_forget_after,
+                max_joining: settings.max_joining,
+            },
             listen: settings.listen,
             control: settings.control,
             data_dir: data_dir.into(),
@@ -163,6 +282,8 @@ impl Config {
             max_source: settings.max_source,
             linger: settings.linger,
             deploy_timeout: settings.deploy_timeout,
+            fetch_timeout: settings.fetch_timeout,
+            builder_silence: settings.builder_silence,
             connection: ConnectionLimits {
                 max_connections: settings.max_connections,
                 max_header: settings.max_header.get() as usize,
@@ -233,8 +354,15 @@ mod tests {
             (r#"{"max_header":"1KiB"}"#, "max_header"),
             (r#"{"max_headers":0}"#, "max_headers"),
             (r#"{"header_timeout":"0s"}"#, "header_timeout"),
+            (r#"{"fetch_timeout":"0s"}"#, "fetch_timeout"),
+            (r#"{"builder_silence":"10s"}"#, "builder_silence"),
             (r#"{"domain":".example.org"}"#, "domain"),
             (r#"{"public_url":"example.org"}"#, "public_url"),
+            (r#"{"control_url":"10.0.0.1:8081"}"#, "control_url"),
+            (r#"{"tls_key":"/etc/epsilon/key.pem"}"#, "tls_certificate"),
+            (r#"{"member_lost_after":"2s"}"#, "member_lost_after"),
+            (r#"{"member_forget_after":"5s"}"#, "member_forget_after"),
+            (r#"{"max_joining":0}"#, "max_joining"),
         ] {
             assert_eq!(refused(text), key);
         }

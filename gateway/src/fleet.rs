@@ -5,9 +5,13 @@
 //! |---|---|
 //! | `member` | one VM and what the gateway knows of it |
 //! | `view` | a VM's last report, made quick to ask: warm? image? room? |
+//! | `remote` | a VM behind its agent's listener; `Vm` over the wire |
+//! | `link` | the way to one member: connections, TLS, pass |
 //! | `trouble` | what can go wrong between gateway and VM |
 
+pub(crate) mod link;
 pub(crate) mod member;
+pub(crate) mod remote;
 pub(crate) mod trouble;
 pub(crate) mod view;
 

@@ -1,7 +1,10 @@
 //! What can go wrong between this gateway and a VM, as opposed to what goes wrong in it. Travels as the cause of a
 //! [`CallError`], so that the retry loop can tell the VM's health of it.
 
-use epsilon_api::{error::CallError, ids::FunctionName};
+use epsilon_api::{
+    error::{CallError, Cause},
+    ids::FunctionName,
+};
 use std::{error::Error, io, time::Duration};
 
 /// See the module.
@@ -15,7 +18,7 @@ pub(crate) enum Trouble {
     Unreachable(#[source] io::Error),
     /// A connection that there was broke.
     #[error("the connection to the VM broke")]
-    Broke(#[source] hyper::Error),
+    Broke(#[source] Cause),
     /// It took the call and said nothing for longer than any call may take.
     #[error("the VM gave no answer within {}", humantime::format_duration(*.0))]
     Silent(Duration),

@@ -32,6 +32,11 @@ impl VersionKey {
         Self(name ^ u64::from(number.get()).wrapping_mul(0x9E37_79B9_7F4A_7C15))
     }
 
+    /// Its bits, as well spread as a hash's.
+    pub(crate) fn spread(self) -> u64 {
+        self.0
+    }
+
     /// The key of a version.
     pub(crate) fn of_version(version: &Version) -> Self {
         Self::of(&version.function, version.number)

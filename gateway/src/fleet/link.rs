@@ -1,0 +1,207 @@
+//! The way from this gateway to one member's listener: kept connections, TLS where it is set, and the pass that
+//! shows who asks, prepared ahead of the calls. Knows HTTP and nothing of what is asked; `remote` and the client of a
+//! builder that joined use it.
+
+mod body;
+mod lines;
+
+use super::trouble::Trouble;
+use arc_swap::ArcSwap;
+pub(crate) use body::{Kept, text};
+use epsilon_api::{
+    body::{self as call_body, CallBody},
+    fleet::Join,
+    headers::{PASS, RESERVED_PREFIX},
+    ids::VmId,
+};
+use epsilon_wire::{
+    connection::{Connection, Idle},
+    pass::Signer,
+    tls,
+};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header::HOST};
+use hyper::body::Incoming;
+use jiff::Timestamp;
+pub(crate) use lines::{lines, parsed};
+use socket2::{SockRef, TcpKeepalive};
+use std::{io, sync::Arc, time::Duration};
+use tokio::{net::TcpStream, time::timeout};
+
+/// A member that vanished while we wait for it is found by these probes, some five seconds after its last sign.
+const PROBE_AFTER: Duration = Duration::from_secs(2);
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+const PROBES: u32 = 3;
+
+/// What a link may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LinkLimits {
+    /// Longest wait for a connection, its TLS included.
+    pub(crate) connect: Duration,
+    /// How long a connection is kept between two requests.
+    pub(crate) idle: Duration,
+}
+
+/// What all links of a gateway have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) signer: Arc<Signer>,
+    pub(crate) tls: Option<tls::Client>,
+    pub(crate) limits: LinkLimits,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Link {
+    member: VmId,
+    address: String,
+    /// `None`: the member speaks plain HTTP.
+    tls: Option<tls::Client>,
+    identity: Identity,
+    pass: ArcSwap<HeaderValue>,
+    idle: Idle,
+}
+
+/// What came of sending a request.
+pub(crate) enum Sent {
+    Answered(Response<Incoming>, Connection),
+    /// Nothing of it left this process.
+    Unsent(Trouble),
+    /// It may have arrived.
+    Lost(Trouble),
+    /// The request's own body failed.
+    BadBody(hyper::Error),
+}
+
+impl Link {
+    /// The way to what joined as this. Opens nothing yet.
+    ///
+    /// # Errors
+    /// When it wants TLS and this gateway has no certificate.
+    pub(crate) fn new(join: &Join, identity: &Identity) -> Result<Self, Trouble> {
+        let tls = if join.tls { identity.tls.clone() } else { None };
+        if join.tls && tls.is_none() {
+            let why = "the member wants TLS and `gateway.tls_certificate` is not set";
+            return Err(Trouble::Unreachable(io::Error::new(io::ErrorKind::Unsupported, why)));
+        }
+        let link = Self {
+            member: join.id.clone(),
+            address: join.address.clone(),
+            tls,
+            identity: identity.clone(),
+            pass: ArcSwap::from_pointee(HeaderValue::from_static("")),
+            idle: Idle::new(identity.limits.idle),
+        };
+        link.renew_pass();
+        Ok(link)
+    }
+
+    /// `host:port`, as the member gave it.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Signs the next pass; the one before stays good for some time.
+    pub(crate) fn renew_pass(&self) {
+        let pass = self.identity.signer.pass(&self.member, Timestamp::now());
+        if let Ok(value) = HeaderValue::try_from(pass) {
+            self.pass.store(Arc::new(value));
+        }
+    }
+
+    /// Sends one request, on a kept connection if there is one. A kept one that turns out to have been closed
+    /// before anything was sent is replaced by a fresh one, once.
+    pub(crate) async fn send(&self, mut request: Request<CallBody>) -> Sent {
+        request.headers_mut().insert(PASS, HeaderValue::clone(&self.pass.load()));
+        let mut kept = match self.idle.reuse() {
+            Some(connection) => connection.settled().await,
+            None => None,
+        };
+        loop {
+            let is_fresh = kept.is_none();
+            let mut connection = match kept.take() {
+                Some(connection) => connection,
+                None => match self.open().await {
+                    Ok(connection) => connection,
+                    Err(trouble) => return Sent::Unsent(trouble),
+                },
+            };
+            match connection.sender.try_send_request(request).await {
+                Ok(response) => return self.answered(response, connection),
+                Err(mut err) => match (err.take_message(), is_fresh) {
+                    (Some(unsent), false) => request = unsent,
+                    (Some(_), true) => {
+                        return Sent::Unsent(Trouble::Broke(err.into_error().into()));
+                    }
+                    (None, _) => {
+                        let err = err.into_error();
+                        let own_fault = err.is_user();
+                        return match own_fault {
+                            true => Sent::BadBody(err),
+                            false => Sent::Lost(Trouble::Broke(err.into())),
+                        };
+                    }
+                },
+            }
+        }
+    }
+
+    /// A member's door says 401 to a pass that it does not take, before it looks at anything else, and says nothing
+    /// more. Clocks that jumped are the likely reason: the next pass is made at once.
+    fn answered(&self, response: Response<Incoming>, connection: Connection) -> Sent {
+        let ours = |name: &HeaderName| name.as_str().starts_with(RESERVED_PREFIX);
+        if response.status() == StatusCode::UNAUTHORIZED && !response.headers().keys().any(ours) {
+            self.renew_pass();
+            return Sent::Unsent(Trouble::Odd("401: it does not take this gateway's pass".into()));
+        }
+        Sent::Answered(response, connection)
+    }
+
+    /// Asks the member something, in a request of our own making.
+    pub(crate) async fn ask(
+        self: &Arc<Self>,
+        method: Method,
+        path_and_query: &str,
+        body: impl Into<bytes::Bytes>,
+    ) -> Result<Response<Kept>, Trouble> {
+        let odd = |err: http::Error| Trouble::Odd(err.to_string());
+        let request = Request::builder().method(method).uri(path_and_query);
+        let request = request.header(HOST, self.address.as_str());
+        let request = request.body(call_body::full(body)).map_err(odd)?;
+        match self.send(request).await {
+            Sent::Answered(response, connection) => {
+                Ok(response.map(|body| Kept::new(body, connection, Arc::clone(self))))
+            }
+            Sent::Unsent(trouble) | Sent::Lost(trouble) => Err(trouble),
+            Sent::BadBody(err) => Err(Trouble::Broke(err.into())),
+        }
+    }
+
+    /// Takes back a connection whose answer was read to the end.
+    fn keep(&self, connection: Connection) {
+        self.idle.keep(connection);
+    }
+
+    async fn open(&self) -> Result<Connection, Trouble> {
+        match timeout(self.identity.limits.connect, self.connect()).await {
+            Ok(opened) => opened.map_err(Trouble::opening),
+            Err(_) => Err(Trouble::opening(io::ErrorKind::TimedOut.into())),
+        }
+    }
+
+    async fn connect(&self) -> io::Result<Connection> {
+        let stream = TcpStream::connect(&self.address).await?;
+        stream.set_nodelay(true)?;
+        let probes = TcpKeepalive::new()
+            .with_time(PROBE_AFTER)
+            .with_interval(PROBE_EVERY)
+            .with_retries(PROBES);
+        SockRef::from(&stream).set_tcp_keepalive(&probes)?;
+        match &self.tls {
+            None => Connection::handshake(stream).await,
+            Some(tls) => {
+                let host = self.address.rsplit_once(':').map_or(&*self.address, |(host, _)| host);
+                Connection::handshake(tls.connect(host, stream).await?).await
+            }
+        }
+    }
+}

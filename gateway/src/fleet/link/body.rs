@@ -1,0 +1,82 @@
+//! A member's answer on its way through: its connection is kept for the next request once the last byte was read,
+//! and closed when the reader goes before that, which is how the member learns of it.
+
+use super::{super::trouble::Trouble, Link};
+use bytes::Bytes;
+use epsilon_api::body::BodyError;
+use epsilon_wire::connection::Connection;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    incoming: Incoming,
+    /// `None` once it was kept or dropped.
+    held: Option<(Connection, Arc<Link>)>,
+}
+
+impl Kept {
+    pub(crate) fn new(incoming: Incoming, connection: Connection, link: Arc<Link>) -> Self {
+        let mut body = Self { incoming, held: Some((connection, link)) };
+        body.keep_if_over();
+        body
+    }
+
+    fn keep_if_over(&mut self) {
+        if self.incoming.is_end_stream() {
+            self.keep();
+        }
+    }
+
+    fn keep(&mut self) {
+        if let Some((connection, link)) = self.held.take() {
+            link.keep(connection);
+        }
+    }
+}
+
+impl Body for Kept {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                self.keep_if_over();
+                Poll::Ready(Some(Ok(frame)))
+            }
+            None => {
+                self.keep();
+                Poll::Ready(None)
+            }
+            Some(Err(err)) => {
+                self.held = None;
+                Poll::Ready(Some(Err(Trouble::Broke(err.into()).into())))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// All of a small answer.
+pub(crate) async fn text(body: Kept, limit: usize) -> Result<Bytes, Trouble> {
+    let read = Limited::new(body, limit).collect().await;
+    Ok(read.map_err(|err| Trouble::Odd(err.to_string()))?.to_bytes())
+}

@@ -1,0 +1,266 @@
+//! A VM behind its agent's listener: the trait `Vm` spoken over the wire (`epsilon_api::fleet` is what is said). In
+//! `epsilon up` the agent itself stands behind that trait; who uses it cannot tell.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `call` | a call and its answer on the wire |
+//! | `told` | which versions the agent knows, in this boot of it |
+//! | `orders` | what the VM is to do behind the caller's back, until it has done it |
+//!
+//! What it reports comes in by `fleet/watch.rs`, which also says when it is lost.
+
+mod call;
+pub(crate) mod orders;
+mod told;
+
+use super::{
+    link::{self, Identity, Link, lines, parsed},
+    trouble::Trouble,
+    view::VersionKey,
+};
+use arc_swap::ArcSwap;
+use epsilon_api::{
+    error::CallError,
+    fleet::{Join, Refusal},
+    function::Version,
+    headers::REFUSAL,
+    ids::{FunctionName, VersionId},
+    log::{LogQuery, LogRecord},
+    units::Bytes,
+    vm::{Answer, Call, Vm, VmState, VmStatus},
+};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
+use http::{Method, Response};
+use orders::Orders;
+use serde::Serialize;
+use std::{
+    fmt::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::timeout;
+use told::Told;
+
+/// A refusal is a code and a few words; an error of user code may be a stack.
+const LONGEST_REFUSAL: usize = 256 << 10;
+/// Agents cut a line of a log at 16 KiB.
+const LONGEST_LOG_LINE: usize = 256 << 10;
+
+/// How long a VM may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// For everything that a VM does at once.
+    pub(crate) order: Duration,
+    /// For what comes before a function runs: a place, a pull, a start.
+    pub(crate) start: Duration,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Remote {
+    pub(crate) link: Arc<Link>,
+    patience: Patience,
+    told: Told,
+    orders: Orders,
+    last: ArcSwap<VmStatus>,
+    /// Silent for so long that nobody waits for its answers any more.
+    lost: AtomicBool,
+}
+
+impl Remote {
+    /// What joined as this. Opens nothing yet.
+    ///
+    /// # Errors
+    /// When it can never be reached from here.
+    pub(crate) fn new(
+        join: &Join,
+        identity: &Identity,
+        patience: Patience,
+    ) -> Result<Self, Trouble> {
+        Ok(Self {
+            link: Arc::new(Link::new(join, identity)?),
+            patience,
+            told: Told::default(),
+            orders: Orders::default(),
+            last: ArcSwap::from_pointee(unheard(join)),
+            lost: AtomicBool::new(false),
+        })
+    }
+
+    /// It says how it is. The images are known to its member's view, which holds them in less memory.
+    pub(crate) fn reported(&self, status: &VmStatus) {
+        self.told.in_boot(status.boot);
+        self.lost.store(false, Ordering::Relaxed);
+        self.last.store(Arc::new(VmStatus { images: Vec::new(), ..status.clone() }));
+    }
+
+    /// Nobody waits any more for what it owes.
+    pub(crate) fn give_up(&self) {
+        self.lost.store(true, Ordering::Relaxed);
+    }
+
+    fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Sees that the agent knows the version, and wants it.
+    async fn tell(&self, version: &Version, key: VersionKey) -> Result<(), Trouble> {
+        if self.told.knows(key) {
+            return Ok(());
+        }
+        self.orders.keep(&version.id()).await;
+        let boot = self.told.boot();
+        self.order(Method::PUT, "/v1/version", version).await?;
+        self.told.learn(key, boot);
+        Ok(())
+    }
+
+    /// Has the agent do what it does at once.
+    async fn order<T: Serialize>(&self, verb: Method, path: &str, what: &T) -> Result<(), Trouble> {
+        let work = async {
+            let response = self.link.ask(verb, path, json(what)?).await?;
+            if response.status().is_success() {
+                return Ok(());
+            }
+            Err(Trouble::Odd(format!("{} to {path}", response.status())))
+        };
+        let limit = self.patience.order;
+        timeout(limit, work).await.unwrap_or(Err(Trouble::Silent(limit)))
+    }
+
+    /// Has the agent bring a version somewhere, which takes as long as a start does.
+    async fn bring(&self, path: &'static str, version: Arc<Version>) -> Result<(), CallError> {
+        let function = || version.function.clone();
+        let key = VersionKey::of_version(&version);
+        self.orders.keep(&version.id()).await;
+        let work = async {
+            let body = json(&*version).map_err(|trouble| trouble.before(function()))?;
+            let asked = self.link.ask(Method::POST, path, body).await;
+            let response = asked.map_err(|trouble| trouble.before(function()))?;
+            if response.status().is_success() {
+                self.told.learn(key, self.told.boot());
+                return Ok(());
+            }
+            Err(self.refusal(response, &version).await)
+        };
+        let limit = self.patience.start;
+        let done = timeout(limit, work).await;
+        done.unwrap_or_else(|_| Err(Trouble::Silent(limit).before(function())))
+    }
+
+    /// Why the agent did not do what it was asked.
+    async fn refusal(&self, response: Response<link::Kept>, version: &Version) -> CallError {
+        let function = version.function.clone();
+        if !response.headers().contains_key(REFUSAL) {
+            return Trouble::Odd(response.status().to_string()).after(function);
+        }
+        let read = timeout(self.patience.order, link::text(response.into_body(), LONGEST_REFUSAL));
+        let text = read.await.unwrap_or(Err(Trouble::Silent(self.patience.order)));
+        let refusal = text.and_then(|text| {
+            serde_json::from_slice(&text).map_err(|err| Trouble::Odd(err.to_string()))
+        });
+        match refusal {
+            Ok(Refusal::UnknownVersion) => {
+                self.told.forget(VersionKey::of_version(version));
+                Refusal::UnknownVersion.into_error(function, version.spec.timeout)
+            }
+            Ok(refusal) => refusal.into_error(function, version.spec.timeout),
+            Err(trouble) => trouble.after(function),
+        }
+    }
+}
+
+impl Vm for Remote {
+    fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, CallError>> {
+        self.send(call).boxed()
+    }
+
+    fn ensure_ready(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>> {
+        self.bring("/v1/ready", version).boxed()
+    }
+
+    fn fetch(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>> {
+        self.bring("/v1/fetch", version).boxed()
+    }
+
+    fn forget(&self, function: &FunctionName) {
+        self.orders.forget(function);
+    }
+
+    fn retire(&self, version: &VersionId) {
+        self.told.forget(VersionKey::of(&version.function, version.number));
+        self.orders.retire(version);
+    }
+
+    fn logs(&self, function: &FunctionName, query: LogQuery) -> BoxStream<'static, LogRecord> {
+        let path = log_path(function, &query);
+        let (link, limit) = (Arc::clone(&self.link), self.patience.order);
+        let opened = async move {
+            let asked = timeout(limit, link.ask(Method::GET, &path, "")).await;
+            match asked.unwrap_or(Err(Trouble::Silent(limit))) {
+                Ok(response) if response.status().is_success() => {
+                    lines(response.into_body(), LONGEST_LOG_LINE).left_stream()
+                }
+                Ok(response) => {
+                    let status = response.status();
+                    stream::iter([Err(Trouble::Odd(status.to_string()))]).right_stream()
+                }
+                Err(trouble) => stream::iter([Err(trouble)]).right_stream(),
+            }
+        };
+        let records = opened.flatten_stream().map(|line| parsed(&line?));
+        // A VM that is away has no lines to give; those of the others are worth having.
+        let records = records.scan((), |(), record: Result<LogRecord, Trouble>| {
+            let record = record.inspect_err(|err| tracing::warn!(error = %err, "Log broke off."));
+            std::future::ready(record.ok())
+        });
+        records.boxed()
+    }
+
+    fn status(&self) -> VmStatus {
+        VmStatus::clone(&self.last.load())
+    }
+
+    fn drain(&self, draining: bool) {
+        self.orders.drain(draining);
+    }
+}
+
+fn json<T: Serialize>(what: &T) -> Result<Vec<u8>, Trouble> {
+    serde_json::to_vec(what).map_err(|err| Trouble::Odd(err.to_string()))
+}
+
+fn log_path(function: &FunctionName, query: &LogQuery) -> String {
+    let mut path = format!("/v1/logs/{function}?follow={}", query.follow);
+    // Writing to a string cannot fail; the ids are made of characters that need no escape.
+    if let Some(id) = &query.request_id {
+        let _ = write!(path, "&request_id={id}");
+    }
+    if let Some(tail) = query.tail {
+        let _ = write!(path, "&tail={tail}");
+    }
+    path
+}
+
+/// A VM before its first report.
+fn unheard(join: &Join) -> VmStatus {
+    VmStatus {
+        id: join.id.clone(),
+        state: VmState::Ready,
+        boot: 0,
+        cpu_millicores: join.cpu,
+        memory_bytes: join.memory_bytes,
+        memory_used_bytes: Bytes(0),
+        calls_active: 0,
+        calls_waiting: 0,
+        instances: Vec::new(),
+        images: Vec::new(),
+    }
+}

@@ -1,0 +1,167 @@
+//! What a VM is to do without anybody waiting for it: let versions go, forget functions, drain. An order stands
+//! until the agent has taken it; what is wanted again meanwhile is crossed out. Bounded by what there is to order:
+//! the same order is kept once.
+
+use super::Remote;
+use epsilon_api::{
+    chain::Chain,
+    ids::{FunctionName, VersionId},
+};
+use http::Method;
+use parking_lot::Mutex;
+use std::{collections::BTreeSet, time::Duration};
+use tokio::{sync::Notify, time::sleep};
+
+/// Pauses while the VM cannot be reached.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Default)]
+pub(super) struct Orders {
+    open: Mutex<Open>,
+    wake: Notify,
+    /// Held while an order is on its way: who wants a version again waits for its retirement to arrive first.
+    sending: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    retire: BTreeSet<VersionId>,
+    forget: BTreeSet<FunctionName>,
+    drain: Option<bool>,
+    /// On its way now.
+    sent: Option<Order>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Order {
+    Retire(VersionId),
+    Forget(FunctionName),
+    Drain(bool),
+}
+
+impl Orders {
+    pub(super) fn retire(&self, version: &VersionId) {
+        self.open.lock().retire.insert(version.clone());
+        self.wake.notify_one();
+    }
+
+    pub(super) fn forget(&self, function: &FunctionName) {
+        self.open.lock().forget.insert(function.clone());
+        self.wake.notify_one();
+    }
+
+    pub(super) fn drain(&self, draining: bool) {
+        self.open.lock().drain = Some(draining);
+        self.wake.notify_one();
+    }
+
+    /// The version is wanted (again).
+    pub(super) async fn keep(&self, version: &VersionId) {
+        let is_leaving = {
+            let mut open = self.open.lock();
+            open.retire.remove(version);
+            matches!(&open.sent, Some(Order::Retire(sent)) if sent == version)
+        };
+        if is_leaving {
+            drop(self.sending.lock().await);
+        }
+    }
+
+    /// Takes up the most urgent one.
+    fn next(&self) -> Option<Order> {
+        let mut open = self.open.lock();
+        let next = open
+            .drain
+            .map(Order::Drain)
+            .or_else(|| open.retire.first().cloned().map(Order::Retire))
+            .or_else(|| open.forget.first().cloned().map(Order::Forget));
+        open.sent.clone_from(&next);
+        next
+    }
+
+    fn failed(&self) {
+        self.open.lock().sent = None;
+    }
+
+    fn done(&self, order: &Order) {
+        let mut open = self.open.lock();
+        open.sent = None;
+        match order {
+            Order::Retire(version) => drop(open.retire.remove(version)),
+            Order::Forget(function) => drop(open.forget.remove(function)),
+            // It may have been turned round while it was on its way.
+            Order::Drain(draining) if open.drain == Some(*draining) => open.drain = None,
+            Order::Drain(_) => {}
+        }
+    }
+}
+
+/// Carries out a VM's orders, one after the other. Input: its open orders. Output: requests to its agent. Ends only by
+/// being dropped; an order that was sent and not noted as done is sent again, which changes nothing.
+pub(crate) async fn carry_out(remote: &Remote) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let sending = remote.orders.sending.lock().await;
+        let Some(order) = remote.orders.next() else {
+            drop(sending);
+            remote.orders.wake.notified().await; // keeps a wake-up that came in between
+            continue;
+        };
+        match remote.carry_out(&order).await {
+            Ok(()) => {
+                remote.orders.done(&order);
+                pause = FIRST_PAUSE;
+            }
+            Err(trouble) => {
+                remote.orders.failed();
+                drop(sending);
+                tracing::debug!(vm = %remote.link.address(), ?order, error = %Chain(&trouble), "Order has to wait.");
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+impl Remote {
+    async fn carry_out(&self, order: &Order) -> Result<(), super::Trouble> {
+        match order {
+            Order::Retire(version) => self.order(Method::POST, "/v1/retire", version).await,
+            Order::Forget(function) => self.order(Method::POST, "/v1/forget", function).await,
+            Order::Drain(true) => self.order(Method::POST, "/v1/drain", &()).await,
+            Order::Drain(false) => self.order(Method::POST, "/v1/undrain", &()).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[tokio::test]
+    async fn what_is_wanted_again_is_not_retired() {
+        let orders = Orders::default();
+        let (one, two) = (testing::version("pay", 1).id(), testing::version("pay", 2).id());
+        orders.retire(&one);
+        orders.retire(&two);
+        orders.retire(&one);
+        orders.keep(&one).await;
+        assert_eq!(orders.next(), Some(Order::Retire(two.clone())));
+        orders.done(&Order::Retire(two));
+        assert_eq!(orders.next(), None);
+    }
+
+    #[test]
+    fn a_drain_that_was_turned_round_on_its_way_is_sent_again() {
+        let orders = Orders::default();
+        orders.drain(true);
+        let sent = orders.next().unwrap();
+        orders.drain(false);
+        orders.done(&sent);
+        assert_eq!(orders.next(), Some(Order::Drain(false)));
+        orders.done(&Order::Drain(false));
+        assert_eq!(orders.next(), None);
+    }
+}

@@ -1,0 +1,71 @@
+//! Which versions an agent was told of. It forgets them when it restarts; its reports say so by their `boot`.
+
+use crate::fleet::view::VersionKey;
+use parking_lot::RwLock;
+use std::collections::HashSet;
+
+/// See the module. Asked once per call, so it holds 8 bytes per version and no name.
+#[derive(Debug, Default)]
+pub(super) struct Told(RwLock<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    boot: u64,
+    versions: HashSet<VersionKey, rapidhash::fast::RandomState>,
+}
+
+impl Told {
+    /// Whether the agent knows the version.
+    pub(super) fn knows(&self, version: VersionKey) -> bool {
+        self.0.read().versions.contains(&version)
+    }
+
+    /// The boot of the agent's last report.
+    pub(super) fn boot(&self) -> u64 {
+        self.0.read().boot
+    }
+
+    /// The agent of that boot was told; if there is another one by now, it was not.
+    pub(super) fn learn(&self, version: VersionKey, boot: u64) {
+        let mut known = self.0.write();
+        if known.boot == boot {
+            known.versions.insert(version);
+        }
+    }
+
+    /// The agent does not know it after all.
+    pub(super) fn forget(&self, version: VersionKey) {
+        self.0.write().versions.remove(&version);
+    }
+
+    /// A report of this boot came in.
+    pub(super) fn in_boot(&self, boot: u64) {
+        if self.boot() != boot {
+            *self.0.write() = Known { boot, ..Known::default() };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn a_restart_forgets_everything_and_late_news_of_the_old_boot_too() {
+        let key = VersionKey::of_version(&testing::version("pay", 1));
+        let told = Told::default();
+        told.in_boot(7);
+        told.learn(key, told.boot());
+        assert!(told.knows(key));
+        told.in_boot(7);
+        assert!(told.knows(key), "the same boot");
+        told.in_boot(8);
+        assert!(!told.knows(key));
+        told.learn(key, 7);
+        assert!(!told.knows(key), "that was said to the agent before");
+        told.learn(key, 8);
+        told.forget(key);
+        assert!(!told.knows(key));
+    }
+}
