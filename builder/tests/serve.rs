@@ -111,7 +111,7 @@ impl Site {
             gate: Semaphore::new(0),
         });
         let limits = Limits {
-            door: door::Limits { connections: 8, head },
+            door: door::Limits { connections: 8, head, idle: head },
             builds: 2,
             archive: units::Bytes(1000),
         };

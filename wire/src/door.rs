@@ -1,21 +1,26 @@
 //! A member's own door: the listener where the gateways of its fleet come in, and nobody else. A request without
-//! a good pass is answered 401 with nothing told; its body is not read.
+//! a good pass is answered 401 with nothing told, its body is not read, and its connection ends. Only
+//! `GET /healthz` is answered to anybody.
 //!
 //! ```text
-//! accept ─▶ TLS, if set (limit: head) ─▶ head (limit: head) ─▶ pass? ─▶ the member's own work
+//! accept ─▶ TLS, if set (limit: head) ─▶ head (limit: head) ─▶ pass? ─▶ the member's own work ─▶ idle (limit: idle)
 //! ```
 //! One task per connection. What is done with a request is the handler's business; a handler is dropped when the
-//! gateway hangs up. Used by agents and builders.
+//! gateway hangs up. How long a connection may be silent or unread is kept in one word (`door/patience.rs`).
+//! Used by agents and builders.
+
+mod patience;
 
 use crate::{pass::Checker, tls};
 use epsilon_api::{
     body::{self, CallBody},
     headers,
 };
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use jiff::Timestamp;
+use hyper_util::rt::TokioIo;
+use patience::{Busy, Patience, Watched};
+use socket2::{SockRef, TcpKeepalive};
 use std::{
     convert::Infallible, future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration,
 };
@@ -23,7 +28,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -32,16 +37,28 @@ const BACKLOG: u32 = 1024;
 /// Pauses after an error that will come again at once, such as a lack of file descriptors.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// TCP's own probes on silent connections: a gateway whose machine vanished under a long call is noticed
+/// within a minute.
+const PROBE_AFTER: Duration = Duration::from_secs(30);
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+const PROBES: u32 = 6;
 
 /// What connections may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Connections at once; more wait in the kernel's queue.
     pub connections: usize,
-    /// Longest wait for a TLS handshake, and for a whole head, the silence before it included: so it also ends a
-    /// connection on which nothing is asked.
+    /// Longest wait for a TLS handshake, and for the first head; also for whoever is nobody to take the answer.
     pub head: Duration,
+    /// Longest silence between two requests of a gateway, the next head included. More than gateways keep
+    /// idle connections themselves, or they would send calls into closing ones.
+    pub idle: Duration,
 }
+
+/// How long an answer may take until its last byte is out: an extension of a response. It guards against gateways
+/// that stop reading; without it, a body of unknown length has no such limit.
+#[derive(Clone, Copy, Debug)]
+pub struct AnswerWithin(pub Duration);
 
 /// How a door is told to end.
 #[derive(Clone, Debug, Default)]
@@ -121,13 +138,12 @@ impl Door {
             let (checker, handler) = (Arc::clone(&checker), handler.clone());
             ending.tasks.spawn(async move {
                 let _place = place;
-                // Small messages must not wait for acknowledgements. A dead socket says so when it is read.
-                let _ = stream.set_nodelay(true);
+                prepare(&stream);
                 let ended = match tls {
-                    None => speak(stream, limits, &ending_of_one, checker, handler).await,
+                    None => speak(stream, limits, &ending_of_one, &checker, handler).await,
                     Some(tls) => match timeout(limits.head, tls.accept(stream)).await {
                         Ok(Ok(stream)) => {
-                            speak(stream, limits, &ending_of_one, checker, handler).await
+                            speak(stream, limits, &ending_of_one, &checker, handler).await
                         }
                         Ok(Err(err)) => Err(err),
                         Err(_) => Err(io::ErrorKind::TimedOut.into()),
@@ -161,12 +177,20 @@ fn is_of_one_connection(err: &io::Error) -> bool {
     )
 }
 
+/// A socket that refuses these is dead anyway; reading from it says so.
+fn prepare(stream: &TcpStream) {
+    // Small messages must not wait for acknowledgements.
+    let _ = stream.set_nodelay(true);
+    let probes = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY);
+    let _ = SockRef::from(stream).set_tcp_keepalive(&probes.with_retries(PROBES));
+}
+
 /// Serves one connection to its end.
 async fn speak<S, H, F>(
     stream: S,
     limits: Limits,
     ending: &Ending,
-    checker: Arc<Checker>,
+    checker: &Checker,
     handler: H,
 ) -> io::Result<()>
 where
@@ -174,21 +198,27 @@ where
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<CallBody>> + Send + 'static,
 {
+    let patience = Arc::new(Patience::new(limits.head));
     let service = service_fn(|request: Request<Incoming>| {
-        let work = admits(&checker, &request).then(|| handler(request));
+        let admitted = admits(checker, &request);
+        let after = if admitted { limits.idle } else { limits.head };
+        let busy = Busy::begin(&patience, after);
+        let work = if admitted { Ok(handler(request)) } else { Err(unknown_caller(&request)) };
         async move {
-            Ok::<_, Infallible>(match work {
-                Some(work) => work.await,
-                None => unknown_caller(),
-            })
+            let response = match work {
+                Ok(work) => work.await,
+                Err(response) => response,
+            };
+            Ok::<_, Infallible>(busy.answer(response))
         }
     });
+    // Its own limit on heads would be a timer per request, and would not know idle from slow.
     let http = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head)
+        .header_read_timeout(None)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let (mut http, mut closing) = (pin!(http), pin!(ending.close.cancelled()));
+    let mut look = pin!(sleep_until(Instant::now() + limits.head));
     let mut is_closing = false;
     loop {
         // Nothing is lost by any of these being polled again: they are pinned outside of the loop, and a
@@ -201,18 +231,32 @@ where
                 is_closing = true;
                 http.as_mut().graceful_shutdown();
             }
+            () = look.as_mut() => match patience.left() {
+                Some(left) => look.as_mut().reset(Instant::now() + left.min(limits.head)),
+                None => return Err(io::ErrorKind::TimedOut.into()),
+            },
         }
     }
 }
 
 fn admits(checker: &Checker, request: &Request<Incoming>) -> bool {
     let pass = request.headers().get(headers::PASS).and_then(|pass| pass.to_str().ok());
-    pass.is_some_and(|pass| checker.admits(pass, Timestamp::now()))
+    pass.is_some_and(|pass| checker.admits_now(pass))
 }
 
-/// Whoever has no pass learns nothing, not even what kind of member this is.
-fn unknown_caller() -> Response<CallBody> {
-    let mut response = Response::new(body::empty());
-    *response.status_mut() = StatusCode::UNAUTHORIZED;
+/// Whoever has no pass learns that somebody is here, and nothing else: not even what kind of member this is.
+fn unknown_caller(request: &Request<Incoming>) -> Response<CallBody> {
+    let asks_for_health = request.method() == Method::GET && request.uri().path() == "/healthz";
+    let (status, text) =
+        if asks_for_health { (StatusCode::OK, "ok\n") } else { (StatusCode::UNAUTHORIZED, "") };
+    let mut response = Response::new(body::full(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
+
+/// The body type of a door's answers; named here so that `patience.rs` need not know `CallBody`.
+type Answered = Response<Watched<CallBody>>;
+
+#[cfg(test)]
+mod tests;

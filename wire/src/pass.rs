@@ -9,6 +9,7 @@
 //! caller says `now`. What this does not do: keep a pass secret on its way (that is `tls.rs`), or say what
 //! the gateway may ask.
 
+use crate::private;
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use epsilon_api::{
     fleet::GatewayKey,
@@ -19,11 +20,9 @@ use parking_lot::RwLock;
 use std::{
     collections::HashMap,
     fmt::{self, Write as _},
-    fs,
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt,
+    fs, io,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How long a pass opens doors. What is stolen is of no use a minute later.
@@ -32,6 +31,9 @@ pub const LIFE: Duration = Duration::from_secs(60);
 pub const RENEW: Duration = Duration::from_secs(20);
 /// How far the clocks of gateway and member may be apart. Machines that keep time at all are within a second.
 pub const SKEW: Duration = Duration::from_secs(30);
+
+/// A word about the time that differs from ours by less is no news.
+const COARSE: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
 
 /// What this form of passes and key files begins with; another form gets another word.
 const FORM: &str = "eps1";
@@ -99,7 +101,7 @@ impl Signer {
                 let mut seed = [0; SEED_BYTES];
                 aws_lc_rs::rand::fill(&mut seed).map_err(|_| KeyError::Unable)?;
                 let signer = Self::from_seed(&seed)?;
-                write_private(path, &format!("{FORM}.{}\n", hex(&seed))).map_err(file)?;
+                private::write(path, &format!("{FORM}.{}\n", hex(&seed))).map_err(file)?;
                 Ok(signer)
             }
             Err(err) => Err(file(err)),
@@ -148,6 +150,25 @@ impl Signer {
 pub struct Checker {
     member: VmId,
     known: RwLock<Known>,
+    clock: RwLock<Clock>,
+}
+
+/// What time it is by the gateways' clocks. A machine whose own clock jumps goes on taking passes.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    then: Timestamp,
+    since: Instant,
+}
+
+impl Clock {
+    fn set(now: Timestamp) -> Self {
+        Self { then: now, since: Instant::now() }
+    }
+
+    fn now(self) -> Timestamp {
+        let passed = jiff::SignedDuration::try_from(self.since.elapsed()).unwrap_or_default();
+        self.then.saturating_add(passed).unwrap_or(self.then)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -160,7 +181,22 @@ struct Known {
 impl Checker {
     /// Trusts no gateway yet.
     pub fn new(member: VmId) -> Self {
-        Self { member, known: RwLock::default() }
+        let clock = RwLock::new(Clock::set(Timestamp::now()));
+        Self { member, known: RwLock::default(), clock }
+    }
+
+    /// A gateway that we trust said what time it is. Heard only when it is news: such words are a second coarse.
+    pub fn hear_time(&self, now: Timestamp) {
+        let mut clock = self.clock.write();
+        if clock.now().duration_since(now).abs() > COARSE {
+            *clock = Clock::set(now);
+        }
+    }
+
+    /// [`Checker::admits`], by the gateways' clocks.
+    pub fn admits_now(&self, text: &str) -> bool {
+        let now = self.clock.read().now();
+        self.admits(text, now)
     }
 
     /// These are the gateways, all of them. A key that is none is left out.
@@ -270,19 +306,6 @@ fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(bytes)
 }
 
-/// A reader sees the whole file or none; nobody but its owner ever sees any.
-fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    let draft = path.with_extension("new");
-    match fs::remove_file(&draft) {
-        Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
-        _ => {}
-    }
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&draft, path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -376,6 +399,22 @@ mod tests {
             assert!(remembers.admits(&pass, at(NOW)));
             assert_eq!(remembers.admits(&pass, at(now)), good, "remembered, {}", now - NOW);
         }
+    }
+
+    #[test]
+    fn the_time_is_the_gateways() {
+        let ours = signer();
+        let checker = checker(&[&ours]);
+        let hour = jiff::SignedDuration::from_hours(1);
+        let now = Timestamp::now();
+        let (early, late) = (now - hour, now + hour);
+        assert!(checker.admits_now(&ours.pass(&member("vm-1"), now)));
+        assert!(!checker.admits_now(&ours.pass(&member("vm-1"), late)));
+        checker.hear_time(late);
+        assert!(checker.admits_now(&ours.pass(&member("vm-1"), late)));
+        checker.hear_time(early);
+        assert!(checker.admits_now(&ours.pass(&member("vm-1"), early)));
+        assert!(!checker.admits_now(&ours.pass(&member("vm-1"), late)));
     }
 
     #[test]

@@ -1,0 +1,190 @@
+//! The door from outside, over real sockets: who gets in, what the others see, when a connection ends.
+
+use super::*;
+use crate::{connection::Connection, pass::Signer};
+use epsilon_api::ids::VmId;
+use http_body_util::{BodyExt, StreamBody};
+use jiff::Timestamp;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Long enough for anything that is to happen; what is not to happen is not waited for that long.
+const LIMIT: Duration = Duration::from_secs(10);
+
+struct Site {
+    address: SocketAddr,
+    signer: Signer,
+    ending: Ending,
+}
+
+impl Site {
+    /// A door whose handler echoes, or does as the path says.
+    fn open(limits: Limits) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let signer = Signer::load_or_make(&folder.path().join("gateway.key")).unwrap();
+        let checker = Arc::new(Checker::new(member()));
+        checker.trust(&[signer.key()]);
+        let ending = Ending::default();
+        let door =
+            Door::bind("127.0.0.1:0".parse().unwrap(), None, limits, ending.clone()).unwrap();
+        let address = door.address().unwrap();
+        ending.tasks.spawn(door.serve(checker, |request| async move {
+            match request.uri().path() {
+                "/stuck" => std::future::pending().await,
+                "/endless" => {
+                    let piece =
+                        || Ok::<_, Infallible>(hyper::body::Frame::data(vec![0; 1 << 16].into()));
+                    let pieces = futures_util::stream::repeat_with(piece);
+                    let mut response = Response::new(body::boxed(StreamBody::new(pieces)));
+                    response.extensions_mut().insert(AnswerWithin(Duration::from_millis(50)));
+                    response
+                }
+                _ => Response::new(body::boxed(request.into_body())),
+            }
+        }));
+        Self { address, signer, ending }
+    }
+
+    fn pass(&self) -> String {
+        self.signer.pass(&member(), Timestamp::now())
+    }
+
+    async fn connect(&self) -> Connection {
+        Connection::handshake(TcpStream::connect(self.address).await.unwrap()).await.unwrap()
+    }
+
+    fn request(&self, path: &str, body: CallBody) -> Request<CallBody> {
+        let request = Request::builder().uri(path).header("host", "x");
+        request.header(headers::PASS, self.pass()).body(body).unwrap()
+    }
+
+    /// What a socket says until it is closed.
+    async fn raw(&self, text: &str) -> String {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let read = timeout(LIMIT, stream.read_to_end(&mut answer)).await;
+        read.expect("the door ends the connection").unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+}
+
+fn member() -> VmId {
+    VmId::parse("vm-1").unwrap()
+}
+
+fn limits() -> Limits {
+    Limits { connections: 100, head: LIMIT, idle: LIMIT }
+}
+
+#[tokio::test]
+async fn a_gateway_gets_in_and_keeps_its_connection() {
+    let site = Site::open(limits());
+    let mut connection = site.connect().await;
+    for text in ["one", "two"] {
+        let request = site.request("/echo", body::full(text));
+        let response = connection.sender.send_request(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), text);
+    }
+}
+
+#[tokio::test]
+async fn nobody_else_learns_more_than_that_somebody_is_here() {
+    let site = Site::open(limits());
+    let good = site.pass();
+    let last = if good.ends_with('0') { '1' } else { '0' };
+    let forged = format!("{}{last}", &good[..good.len() - 1]);
+    for pass in [String::new(), format!("x-epsilon-pass: {forged}\r\n")] {
+        let answer = site
+            .raw(&format!("POST /v1/drain HTTP/1.1\r\nhost: x\r\n{pass}content-length: 9\r\n\r\n"))
+            .await;
+        let (head, rest) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.starts_with(
+                "HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 0\r\ndate: "
+            ),
+            "{head}"
+        );
+        assert_eq!(rest, "");
+    }
+    let health = site.raw("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(
+        health.starts_with("HTTP/1.1 200 OK\r\n") && health.ends_with("\r\n\r\nok\n"),
+        "{health}"
+    );
+}
+
+#[tokio::test]
+async fn who_says_nothing_or_only_half_of_it_is_let_go() {
+    let site = Site::open(Limits { head: Duration::from_millis(50), ..limits() });
+    assert_eq!(site.raw("").await, "");
+    assert_eq!(site.raw("GET /echo HTTP/1.1\r\nhost:").await, "");
+}
+
+#[tokio::test]
+async fn an_idle_connection_outlives_the_limit_of_heads_and_then_ends() {
+    let (head, idle) = (Duration::from_millis(20), Duration::from_millis(200));
+    let site = Site::open(Limits { head, idle, ..limits() });
+    let mut connection = site.connect().await;
+    let ask = |text| site.request("/echo", body::full(text));
+    let response = connection.sender.send_request(ask("x")).await.unwrap();
+    response.into_body().collect().await.unwrap();
+    let since = std::time::Instant::now();
+    timeout(LIMIT, async {
+        while !connection.sender.is_closed() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+    .unwrap();
+    assert!(since.elapsed() >= idle - head, "{:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn a_request_that_is_worked_on_has_no_limit_here() {
+    let site = Site::open(Limits {
+        head: Duration::from_millis(20),
+        idle: Duration::from_millis(20),
+        ..limits()
+    });
+    let mut connection = site.connect().await;
+    let request = site.request("/stuck", body::empty());
+    let answer = timeout(Duration::from_millis(200), connection.sender.send_request(request)).await;
+    assert!(answer.is_err(), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_gateway_that_stops_reading_is_cut_when_the_answer_had_to_be_out() {
+    let site = Site::open(Limits { head: Duration::from_millis(20), ..limits() });
+    let mut connection = site.connect().await;
+    let request = site.request("/endless", body::empty());
+    let response = connection.sender.send_request(request).await.unwrap();
+    site.ending.close.cancel();
+    site.ending.tasks.close();
+    // Its body is held and not read.
+    timeout(LIMIT, site.ending.tasks.wait()).await.expect("the connection ends");
+    drop(response);
+}
+
+#[tokio::test]
+async fn closing_lets_a_request_finish_and_takes_no_new_connection() {
+    let site = Site::open(limits());
+    let mut connection = site.connect().await;
+    let request = site.request("/stuck", body::empty());
+    let stuck = tokio::spawn(async move { connection.sender.send_request(request).await });
+    let mut idle = site.connect().await;
+    idle.sender.ready().await.unwrap();
+    site.ending.close.cancel();
+    site.ending.tasks.close();
+    timeout(LIMIT, async {
+        while !idle.sender.is_closed() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+    .expect("idle connections end");
+    assert!(!stuck.is_finished());
+    site.ending.cut.cancel();
+    assert!(timeout(LIMIT, stuck).await.unwrap().unwrap().is_err());
+    assert!(TcpStream::connect(site.address).await.is_err());
+}

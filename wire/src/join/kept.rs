@@ -1,0 +1,51 @@
+//! What a member keeps of its fleet across restarts.
+
+use crate::private;
+use epsilon_api::{fleet::Welcome, redacted::Secret};
+use std::{fs, io, path::PathBuf};
+
+#[derive(Debug)]
+pub(super) struct Kept {
+    folder: PathBuf,
+    /// As it stands in the file; so that a beat that brings no news writes nothing.
+    gateways: Option<Welcome>,
+}
+
+impl Kept {
+    pub(super) fn new(folder: PathBuf) -> Self {
+        let text = fs::read(folder.join("gateways.json")).unwrap_or_default();
+        // A file of another release is as good as none: the next beat brings it again.
+        Self { gateways: serde_json::from_slice(&text).ok(), folder }
+    }
+
+    pub(super) fn gateways(&self) -> Option<Welcome> {
+        self.gateways.clone()
+    }
+
+    pub(super) fn credential(&self) -> io::Result<Option<Secret<String>>> {
+        match fs::read_to_string(self.folder.join("credential")) {
+            Ok(text) => Ok(Some(Secret::new(text.trim().to_owned()))),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(err) => Err(err),
+        }
+    }
+
+    pub(super) fn keep_credential(&self, credential: &Secret<String>) -> io::Result<()> {
+        private::write(&self.folder.join("credential"), &format!("{}\n", credential.reveal()))
+    }
+
+    /// The fleet has forgotten it, too. A file that stays costs the next start one refusal.
+    pub(super) fn forget_credential(&self) {
+        let _ = fs::remove_file(self.folder.join("credential"));
+    }
+
+    pub(super) fn keep_gateways(&mut self, welcome: &Welcome) -> io::Result<()> {
+        if self.gateways.as_ref() == Some(welcome) {
+            return Ok(());
+        }
+        let text = serde_json::to_string(welcome).map_err(io::Error::other)?;
+        private::write(&self.folder.join("gateways.json"), &text)?;
+        self.gateways = Some(welcome.clone());
+        Ok(())
+    }
+}
