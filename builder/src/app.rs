@@ -18,6 +18,7 @@ use crate::{
 use epsilon_api::{
     build::{BuildError, BuildJob, BuildLog, Builder, Built},
     chain::Chain,
+    ids::VmId,
 };
 use futures_util::future::BoxFuture;
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
@@ -50,6 +51,7 @@ pub enum StartError {
 /// The builder.
 #[derive(Debug)]
 pub struct App {
+    id: VmId,
     jobs: Arc<Jobs>,
     tasks: TaskTracker,
     network: Arc<Network>,
@@ -78,6 +80,11 @@ impl App {
         let opened = opened.unwrap_or_else(|gone| Err(io::Error::other(gone)));
         let Opened { cache, id, alone } =
             opened.map_err(|source| StartError::Folder { path: config.data.clone(), source })?;
+        let member_id = VmId::parse(&format!("builder-{id}"));
+        let member_id = member_id.map_err(|err| StartError::Folder {
+            path: config.data.clone(),
+            source: io::Error::other(err),
+        })?;
         let silent = |err: EngineError| StartError::Engine {
             socket: config.engine.clone(),
             source: Box::new(err),
@@ -129,7 +136,12 @@ impl App {
         };
         let (builds, limit) = (workshop.config.builds, workshop.config.build_timeout);
         let jobs = Jobs { workshop, turns: Semaphore::new(builds), limit };
-        Ok(Self { jobs: Arc::new(jobs), tasks, network })
+        Ok(Self { id: member_id, jobs: Arc::new(jobs), tasks, network })
+    }
+
+    /// As a fleet knows this builder: stable across restarts.
+    pub fn member_id(&self) -> VmId {
+        self.id.clone()
     }
 
     /// What the gateway asks for builds.

@@ -1,6 +1,10 @@
 //! The builder's settings: as an operator writes them ([`Settings`], section `builder:`), and checked
 //! ([`Config`]). Holding a `Config` means that it is valid.
 
+mod member;
+
+pub use member::MemberConfig;
+
 use crate::{engine::container::Limits, manifest::Ceilings, source::SourceLimits};
 use epsilon_api::{
     redacted::Secret,
@@ -9,6 +13,7 @@ use epsilon_api::{
 use serde::{Deserialize, Deserializer, de::Error as _};
 use std::{
     env,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -130,6 +135,37 @@ pub struct Settings {
     pub max_instances: u32,
     /// Most functions of one project. Default 200.
     pub max_functions: usize,
+    /// Control addresses of the fleet's gateways (`http://10.0.0.4:8081`), with commas between them. This setting and
+    /// those below are for the program `epsilon-builder`; `epsilon up` has its builder in the same process.
+    pub gateways: Option<String>,
+    /// The file with the fleet's token: a copy of the gateway's `DATA/fleet.token`.
+    pub token_file: Option<PathBuf>,
+    /// Where gateways reach this builder. Default `0.0.0.0:8083`: they come from other machines, and nobody gets in
+    /// without a pass that a gateway of the fleet signed.
+    pub listen: SocketAddr,
+    /// What the fleet is told instead of the address that reaches the gateway: `host` or `host:port`.
+    pub advertise: Option<String>,
+    /// This builder's certificate, in PEM, to speak TLS. Set together with `tls_key` and `tls_authority`. Default:
+    /// none, plain HTTP.
+    pub tls_certificate: Option<PathBuf>,
+    /// Its private key, in PEM.
+    pub tls_key: Option<PathBuf>,
+    /// Who signed the certificates of the fleet, in PEM.
+    pub tls_authority: Option<PathBuf>,
+    /// Builds that may wait for their turn; a gateway takes more to another builder. Default 16.
+    pub builds_waiting: usize,
+    /// Connections at once. Default 64: each build has one.
+    pub max_connections: usize,
+    /// Longest wait for a TLS handshake and a request's head. Default 10 s.
+    #[serde(deserialize_with = "duration")]
+    pub head_timeout: Duration,
+    /// How long a gateway's connection may stay without a request. Default 60 s: longer than gateways keep one.
+    #[serde(deserialize_with = "duration")]
+    pub idle_timeout: Duration,
+    /// How long builds may go on after the first signal to end. Default 90 s: most builds take seconds, and
+    /// process managers get impatient after some two minutes.
+    #[serde(deserialize_with = "duration")]
+    pub drain_grace: Duration,
 }
 
 impl Default for Settings {
@@ -175,6 +211,18 @@ impl Default for Settings {
             max_concurrency: ceilings.concurrency,
             max_instances: ceilings.max_instances,
             max_functions: ceilings.functions,
+            gateways: None,
+            token_file: None,
+            listen: (Ipv4Addr::UNSPECIFIED, 8083).into(),
+            advertise: None,
+            tls_certificate: None,
+            tls_key: None,
+            tls_authority: None,
+            builds_waiting: 16,
+            max_connections: 64,
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            drain_grace: Duration::from_secs(90),
         }
     }
 }
@@ -227,6 +275,7 @@ pub struct Config {
     pub(crate) cache_size: Bytes,
     pub(crate) source: SourceLimits,
     pub(crate) ceilings: Ceilings,
+    member: Option<MemberConfig>,
 }
 
 /// A registry that takes images.
@@ -289,7 +338,9 @@ impl Config {
                 "it has to be a network's name",
             )?;
         }
+        let member = member::read(&s, data)?;
         Ok(Self {
+            member,
             data: data.to_owned(),
             engine: socket(s.engine)?,
             engine_timeout: s.engine_timeout,
@@ -343,6 +394,11 @@ impl Config {
                 ..Ceilings::default()
             },
         })
+    }
+
+    /// How it belongs to a fleet, where one is named.
+    pub fn member(&self) -> Option<&MemberConfig> {
+        self.member.as_ref()
     }
 }
 
@@ -448,7 +504,7 @@ mod tests {
     fn nothing_has_to_be_set() {
         let config = read("{}").unwrap();
         assert_eq!(config.inspect.time, Duration::from_secs(20));
-        assert!(config.registry.is_none());
+        assert!(config.registry.is_none() && config.member().is_none());
     }
 
     #[test]
@@ -478,6 +534,11 @@ mod tests {
         missing_bundle: "{ca_bundle: /nowhere/ca.crt}" => "no such file";
         registry_with_scheme: "{registry: 'https://registry.example'}" => "without `https://`";
         registry_without_host: "{registry: shop}" => "host";
+        fleet_without_a_token: "{gateways: 'http://10.0.0.4:8081'}" => "fleet.token";
+        fleet_that_is_no_url: "{gateways: '10.0.0.4', token_file: x}" => "URLs";
+        tls_fleet_without_tls: "{gateways: 'https://10.0.0.4:8081', token_file: x}" => "needs `tls_certificate`";
+        half_a_certificate: "{tls_key: x}" => "go together";
+        no_connections: "{max_connections: 0}" => "at least one";
         password_alone: "{registry: 'registry.example', registry_password: x}" => "go together";
         image_that_is_a_path: "{runtime_image: ../x}" => "image's name";
     }

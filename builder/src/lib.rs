@@ -13,7 +13,7 @@
 //! | `image` | layers and a configuration, composed to the same bytes each time |
 //! | `dockerfile` | `runtime: container` |
 //! | `ship` | into this machine's engine or a registry |
-//! | [`serve`] | its own listener, for the gateways of a fleet |
+//! | [`member`], [`serve`] | belonging to a fleet; the listener where its gateways come in |
 //! | `engine` | all that is asked of the container engine; alone in naming bollard |
 //! | `cache`, `outside`, `network`, `blocking` | the folder on disk; the way to the outside; work that blocks |
 //! | [`error`] | why a build ended without images |
@@ -32,6 +32,7 @@ mod inspect;
 pub mod inspection;
 mod job;
 pub mod manifest;
+pub mod member;
 mod network;
 mod outside;
 pub mod plan;

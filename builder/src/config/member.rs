@@ -1,0 +1,73 @@
+//! The settings of a builder that belongs to a fleet: the same section, the half that `epsilon up` has no use for.
+
+use super::{ConfigError, Settings, check};
+use crate::serve::Limits;
+use epsilon_wire::{
+    door,
+    join::Gateways,
+    tls::{Files, TlsError},
+};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// How a builder belongs to a fleet, checked.
+#[derive(Clone, Debug)]
+pub struct MemberConfig {
+    pub(crate) listen: SocketAddr,
+    pub(crate) advertise: Option<String>,
+    pub(crate) gateways: Gateways,
+    pub(crate) token_file: PathBuf,
+    pub(crate) folder: PathBuf,
+    pub(crate) tls: Option<Files>,
+    pub(crate) limits: Limits,
+    /// How long builds may go on after the first signal.
+    pub drain_grace: Duration,
+}
+
+/// `None` where no fleet is named.
+pub(super) fn read(s: &Settings, folder: &Path) -> Result<Option<MemberConfig>, ConfigError> {
+    for (key, value) in [("head_timeout", s.head_timeout), ("idle_timeout", s.idle_timeout)] {
+        check(!value.is_zero(), key, &format!("{value:?}"), "it has to be longer than 0")?;
+    }
+    let some = "at least one connection has to be possible";
+    check(s.max_connections > 0, "max_connections", "0", some)?;
+    let files = (s.tls_certificate.clone(), s.tls_key.clone(), s.tls_authority.clone());
+    let tls = Files::from_settings(files.0, files.1, files.2).map_err(|err| incomplete(s, &err))?;
+    let Some(gateways) = &s.gateways else { return Ok(None) };
+    let rule = "write URLs such as `http://10.0.0.4:8081`, with commas between them";
+    let wrong = || ConfigError { key: "gateways", value: gateways.clone(), rule };
+    let known: Gateways = gateways.parse().map_err(|_| wrong())?;
+    let rule = "`https://` needs `tls_certificate`, `tls_key` and `tls_authority`";
+    check(tls.is_some() || !known.need_tls(), "gateways", gateways, rule)?;
+    let rule = "it has to name the file with the fleet's token (the gateway's DATA/fleet.token)";
+    check(s.token_file.is_some(), "token_file", "", rule)?;
+    Ok(Some(MemberConfig {
+        listen: s.listen,
+        advertise: s.advertise.clone(),
+        gateways: known,
+        token_file: s.token_file.clone().unwrap_or_default(),
+        folder: folder.to_owned(),
+        tls,
+        limits: Limits {
+            door: door::Limits {
+                connections: s.max_connections,
+                head: s.head_timeout,
+                idle: s.idle_timeout,
+            },
+            builds: s.builds.saturating_add(s.builds_waiting),
+            archive: s.source_archive,
+        },
+        drain_grace: s.drain_grace,
+    }))
+}
+
+fn incomplete(s: &Settings, _: &TlsError) -> ConfigError {
+    let (key, rule) = match s.tls_certificate {
+        Some(_) => ("tls_certificate", "`tls_key` and `tls_authority` go with it"),
+        None => ("tls_key", "`tls_certificate`, `tls_key` and `tls_authority` go together"),
+    };
+    ConfigError { key, value: String::new(), rule }
+}

@@ -1,0 +1,155 @@
+//! A builder that belongs to a fleet: its listener serves, its joining runs, and both end in the right order.
+//!
+//! ```text
+//! bind ─▶ serve ─▶ join, beat … ─▶ told to end ─▶ leave, take no new build, let builds end ─▶ gone
+//! ```
+
+use crate::{
+    app::App,
+    config::MemberConfig,
+    serve::{self, Serving},
+};
+use epsilon_api::{
+    fleet::{BEAT, Join, MemberKind, PROTOCOL},
+    ids::VmId,
+    units::{Bytes, MilliCores},
+};
+use epsilon_wire::{
+    join::{Belonging, Settings},
+    pass::Checker,
+    tls::TlsError,
+};
+use std::{io, net::SocketAddr, sync::Arc, thread, time::Duration};
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+/// Why a builder cannot belong to a fleet.
+#[derive(Debug, thiserror::Error)]
+pub enum MemberError {
+    /// The address is taken or not ours.
+    #[error("`builder.listen`: cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The token's file or the builder's folder.
+    #[error("`builder.token_file`, or what the builder keeps of its fleet, cannot be read")]
+    Files(#[source] io::Error),
+    /// The certificate's files.
+    #[error("the settings `builder.tls_…` cannot be used")]
+    Tls(#[from] TlsError),
+}
+
+/// A builder that is bound and has not joined yet.
+#[derive(Debug)]
+pub struct Member {
+    id: VmId,
+    address: SocketAddr,
+    serving: Serving,
+    belonging: Belonging,
+}
+
+/// A builder at work in its fleet.
+#[derive(Debug)]
+pub struct Running {
+    serving: serve::Running,
+    joined: watch::Receiver<Option<String>>,
+    belonging: JoinHandle<()>,
+    end: CancellationToken,
+}
+
+impl Member {
+    /// Binds the listener (port 0 takes any) and reads what an earlier life kept. Asks no gateway yet.
+    ///
+    /// # Errors
+    /// [`MemberError`], for the operator.
+    pub fn build(config: &MemberConfig, app: &App) -> Result<Self, MemberError> {
+        let id = app.member_id();
+        let checker = Arc::new(Checker::new(id.clone()));
+        let (server, client) = match &config.tls {
+            Some(files) => (Some(files.server()?), Some(files.client()?)),
+            None => (None, None),
+        };
+        let tls = server.is_some();
+        let listen = |source| MemberError::Listen { address: config.listen, source };
+        let serving = Serving::bind(
+            config.listen,
+            server,
+            config.limits,
+            Arc::clone(&checker),
+            app.builder(),
+        )
+        .map_err(listen)?;
+        let address = serving.address().map_err(listen)?;
+        let settings = Settings {
+            gateways: config.gateways.clone(),
+            token_file: config.token_file.clone(),
+            folder: config.folder.clone(),
+            tls: client,
+            advertise: config.advertise.clone(),
+            listens: address,
+            beat: BEAT,
+        };
+        let me = Join {
+            protocol: PROTOCOL,
+            kind: MemberKind::Builder,
+            id: id.clone(),
+            address: address.to_string(),
+            tls,
+            memory_bytes: Bytes(0),
+            cpu: processors(),
+        };
+        let belonging = Belonging::new(settings, me, checker).map_err(MemberError::Files)?;
+        Ok(Self { id, address, serving, belonging })
+    }
+
+    /// As the fleet knows it.
+    pub fn id(&self) -> &VmId {
+        &self.id
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves and joins. Needs a tokio runtime.
+    pub fn spawn(self) -> Running {
+        let (end, joined) = (CancellationToken::new(), self.belonging.joined());
+        Running {
+            serving: self.serving.spawn(),
+            joined,
+            belonging: tokio::spawn(self.belonging.run(end.clone())),
+            end,
+        }
+    }
+}
+
+impl Running {
+    /// Waits until a gateway has let it in; tells where gateways reach it. Cancel-safe.
+    pub async fn joined(&mut self) -> String {
+        match self.joined.wait_for(Option::is_some).await {
+            Ok(address) => address.clone().unwrap_or_default(),
+            Err(_) => std::future::pending().await, // it is being told to end
+        }
+    }
+
+    /// Leaves the fleet, takes no new build, lets those that run end within the grace. Says how many were cut.
+    pub async fn drain(self, grace: Duration) -> usize {
+        let Self { serving, belonging, end, .. } = self;
+        end.cancel();
+        // The farewell first reaches the gateways, then the door closes on whoever did not hear it.
+        if let Err(err) = belonging.await {
+            tracing::error!(%err, "The task that belonged to the fleet was lost.");
+        }
+        serving.drain(grace).await
+    }
+}
+
+fn processors() -> MilliCores {
+    let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    MilliCores::from_cores(cores as f64).unwrap_or(MilliCores::ONE)
+}
