@@ -2,6 +2,10 @@
 //!
 //! | module | what it asks | who calls it |
 //! |---|---|---|
+//! | [`ecr`] | tokens and repositories of ECR | registry |
 //! | [`imds`] | who this VM is, whether it is about to go | vm-agent |
 
+pub mod ecr;
 pub mod imds;
+#[cfg(feature = "fake")]
+pub mod moto;

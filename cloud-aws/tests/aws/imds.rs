@@ -1,7 +1,5 @@
 //! The metadata client against a scripted service, over TCP.
 
-#![allow(clippy::unwrap_used, reason = "these are tests")]
-
 use epsilon_cloud_aws::imds::{Imds, Notice, fake::FakeImds};
 use futures_util::{FutureExt, StreamExt, stream::BoxStream};
 use std::time::Duration;

@@ -1,0 +1,218 @@
+//! Amazon ECR: tokens that registries take as a password, and repositories, which ECR makes no push
+//! without. Not the registry's own protocol: engine and builder speak that. Called by the `registry` crate.
+
+mod host;
+mod policy;
+mod token;
+
+pub use host::EcrHost;
+pub use policy::Retention;
+
+use aws_config::{BehaviorVersion, Region, SdkConfig, timeout::TimeoutConfig};
+use aws_sdk_ecr::{
+    Client,
+    config::Credentials,
+    error::{ProvideErrorMetadata, SdkError},
+};
+use epsilon_api::redacted::Secret;
+use parking_lot::Mutex;
+use std::{collections::HashMap, error::Error, sync::Arc, time::Duration};
+use token::Cell;
+use tokio::sync::OnceCell;
+
+/// The user that goes with every token.
+pub const USER: &str = "AWS";
+/// Most that one question to AWS takes, with the SDK's own retries.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Most that one try of it takes.
+const ATTEMPT: Duration = Duration::from_secs(5);
+
+/// A password for all registries of a region that this machine's role may use.
+pub type Token = Secret<String>;
+
+/// ECR in all regions that were asked for so far, with the credentials of this machine: its role on EC2, else
+/// what AWS's own tools would find (environment, profile).
+#[derive(Debug, Default)]
+pub struct Ecr {
+    /// A stand-in's; else `AWS_ENDPOINT_URL`, else AWS.
+    endpoint: Option<String>,
+    sdk: OnceCell<SdkConfig>,
+    regions: Mutex<HashMap<String, Arc<InRegion>>>,
+}
+
+#[derive(Debug)]
+struct InRegion {
+    client: Client,
+    token: Cell,
+}
+
+/// Why AWS did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum EcrError {
+    /// The credentials are known and not enough, or not known.
+    #[error("AWS does not let this machine do `ecr:{action}`")]
+    Denied {
+        /// The right that is missing.
+        action: &'static str,
+        /// AWS's words.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// No credentials, no answer, or one that makes no sense.
+    #[error("AWS did not answer `ecr:{action}`")]
+    Failed {
+        /// What was asked.
+        action: &'static str,
+        /// What happened.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+impl EcrError {
+    /// What the operator does next.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Denied { action, .. } => format!(
+                "add `ecr:{action}` to the role of this machine (docs/registries.md has the least policy)"
+            ),
+            Self::Failed { .. } => {
+                "look whether this machine has a role, and a way to AWS's endpoints".into()
+            }
+        }
+    }
+}
+
+impl Ecr {
+    /// Asks a stand-in at this address, with made-up credentials.
+    pub fn at(endpoint: &str) -> Self {
+        Self { endpoint: Some(endpoint.to_owned()), ..Self::default() }
+    }
+
+    /// A token for this registry: kept until half its life is over, asked for once however many wait for it.
+    /// A kept one is used on, as long as it is good, when AWS does not give a new one.
+    ///
+    /// # Errors
+    /// AWS's.
+    pub async fn token(&self, host: &EcrHost) -> Result<Token, EcrError> {
+        let region = self.region(host).await;
+        region.token.get(async || fetch(&region.client).await).await
+    }
+
+    /// A token other than `refused`, which the registry did not take.
+    ///
+    /// # Errors
+    /// AWS's.
+    pub async fn token_after(&self, host: &EcrHost, refused: &Token) -> Result<Token, EcrError> {
+        let region = self.region(host).await;
+        region.token.forget(refused).await;
+        region.token.get(async || fetch(&region.client).await).await
+    }
+
+    /// Makes sure that the repository is there, and that old images leave it some day. A policy that someone
+    /// else has set stays.
+    ///
+    /// # Errors
+    /// AWS's.
+    pub async fn ensure_repository(
+        &self,
+        host: &EcrHost,
+        name: &str,
+        keep: &Retention,
+    ) -> Result<(), EcrError> {
+        let client = &self.region(host).await.client;
+        let asked =
+            client.describe_repositories().registry_id(host.account()).repository_names(name);
+        match asked.send().await {
+            Ok(_) => {}
+            Err(err) if is(&err, "RepositoryNotFoundException") => {
+                let made =
+                    client.create_repository().registry_id(host.account()).repository_name(name);
+                match made.send().await {
+                    Ok(_) => tracing::info!(repository = name, host = %host, "Repository made."),
+                    // Another builder was faster.
+                    Err(err) if is(&err, "RepositoryAlreadyExistsException") => {}
+                    Err(err) => return Err(ours("CreateRepository", err)),
+                }
+            }
+            Err(err) => return Err(ours("DescribeRepositories", err)),
+        }
+        let policy =
+            client.get_lifecycle_policy().registry_id(host.account()).repository_name(name);
+        match policy.send().await {
+            Ok(_) => return Ok(()),
+            Err(err) if is(&err, "LifecyclePolicyNotFoundException") => {}
+            Err(err) => return Err(ours("GetLifecyclePolicy", err)),
+        }
+        let put = client.put_lifecycle_policy().registry_id(host.account()).repository_name(name);
+        let put = put.lifecycle_policy_text(keep.policy());
+        put.send().await.map_err(|err| ours("PutLifecyclePolicy", err))?;
+        Ok(())
+    }
+
+    async fn region(&self, host: &EcrHost) -> Arc<InRegion> {
+        if let Some(known) = self.regions.lock().get(host.region()) {
+            return Arc::clone(known);
+        }
+        let sdk = self.sdk.get_or_init(|| self.load()).await;
+        let region = Region::new(host.region().to_owned());
+        let config = aws_sdk_ecr::config::Builder::from(sdk).region(region).build();
+        let fresh = InRegion { client: Client::from_conf(config), token: Cell::default() };
+        let mut regions = self.regions.lock();
+        Arc::clone(regions.entry(host.region().to_owned()).or_insert_with(|| Arc::new(fresh)))
+    }
+
+    async fn load(&self) -> SdkConfig {
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(ATTEMPT)
+            .operation_attempt_timeout(ATTEMPT)
+            .operation_timeout(PATIENCE)
+            .build();
+        // The region comes with each host; without one here, the SDK would look for it at start.
+        let mut loader = aws_config::defaults(BehaviorVersion::latest())
+            .region(Region::from_static("us-east-1"))
+            .timeout_config(timeouts);
+        if let Some(endpoint) = &self.endpoint {
+            let made_up = Credentials::new("stand-in", "stand-in", None, None, "stand-in");
+            loader = loader.endpoint_url(endpoint).credentials_provider(made_up);
+        }
+        loader.load().await
+    }
+}
+
+async fn fetch(client: &Client) -> Result<token::Fresh, EcrError> {
+    const ACTION: &str = "GetAuthorizationToken";
+    let answer = client.get_authorization_token().send().await.map_err(|err| ours(ACTION, err))?;
+    let odd = |what: &str| EcrError::Failed { action: ACTION, source: what.into() };
+    let data =
+        answer.authorization_data().first().ok_or_else(|| odd("the answer holds no token"))?;
+    let text = data.authorization_token().ok_or_else(|| odd("the answer holds no token"))?;
+    let token = token::read(text).ok_or_else(|| odd("the token is not one"))?;
+    let expires_at = data.expires_at().and_then(|at| jiff::Timestamp::from_second(at.secs()).ok());
+    Ok(token::Fresh { token, life: token::life(expires_at, jiff::Timestamp::now()) })
+}
+
+fn is<E: ProvideErrorMetadata>(err: &SdkError<E>, code: &str) -> bool {
+    err.as_service_error().and_then(ProvideErrorMetadata::code) == Some(code)
+}
+
+fn ours<E>(action: &'static str, err: SdkError<E>) -> EcrError
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+{
+    const DENIALS: [&str; 6] = [
+        "AccessDeniedException",
+        "AccessDenied",
+        "UnrecognizedClientException",
+        "InvalidSignatureException",
+        "ExpiredTokenException",
+        "InvalidClientTokenId",
+    ];
+    let is_denied = DENIALS.iter().any(|code| is(&err, code));
+    let source = Box::new(err);
+    if is_denied {
+        EcrError::Denied { action, source }
+    } else {
+        EcrError::Failed { action, source }
+    }
+}

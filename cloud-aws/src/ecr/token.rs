@@ -1,0 +1,222 @@
+//! One region's token: when it is renewed, and by whom. Knows nothing of AWS; `ecr.rs` says how one is
+//! fetched.
+
+use super::{EcrError, Token};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use epsilon_api::{chain::Chain, redacted::Secret};
+use jiff::Timestamp;
+use std::time::Duration;
+use tokio::{sync::Mutex, time::Instant};
+
+/// No token is taken to live shorter, whatever its answer says: one that is over when it comes (a stand-in's, or
+/// because this machine's clock is wrong) would be asked for again with every image. The registry refuses
+/// a token that is really over, and then it is renewed.
+const LEAST_LIFE: Duration = Duration::from_secs(600);
+/// What AWS gives.
+const MOST_LIFE: Duration = Duration::from_secs(12 * 3600);
+/// How long a kept token is used on before AWS is asked again after it did not answer.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+
+/// A token as it was fetched.
+pub(super) struct Fresh {
+    pub(super) token: Token,
+    pub(super) life: Duration,
+}
+
+/// The kept token. The lock is held by whoever fetches: all others wait for the same answer.
+#[derive(Debug, Default)]
+pub(super) struct Cell(Mutex<Option<Kept>>);
+
+#[derive(Debug)]
+struct Kept {
+    token: Token,
+    renew_at: Instant,
+    expires_at: Instant,
+}
+
+impl Cell {
+    /// The kept token, or one from `fetch`, whose own limits bound the wait.
+    pub(super) async fn get(
+        &self,
+        fetch: impl AsyncFn() -> Result<Fresh, EcrError>,
+    ) -> Result<Token, EcrError> {
+        let mut kept = self.0.lock().await;
+        let now = Instant::now();
+        if let Some(kept) = kept.as_ref().filter(|kept| now < kept.renew_at) {
+            return Ok(kept.token.clone());
+        }
+        match fetch().await {
+            Ok(Fresh { token, life }) => {
+                let now = Instant::now();
+                let (renew_at, expires_at) = (now + life / 2, now + life);
+                *kept = Some(Kept { token: token.clone(), renew_at, expires_at });
+                Ok(token)
+            }
+            Err(err) => match kept.as_mut().filter(|kept| now < kept.expires_at) {
+                Some(kept) => {
+                    tracing::warn!(cause = %Chain(&err), "No new registry token; the old one is used on.");
+                    kept.renew_at = Instant::now() + ASK_AGAIN;
+                    Ok(kept.token.clone())
+                }
+                None => Err(err),
+            },
+        }
+    }
+
+    /// Drops this token, unless it has been replaced already.
+    pub(super) async fn forget(&self, refused: &Token) {
+        let mut kept = self.0.lock().await;
+        if kept.as_ref().is_some_and(|kept| kept.token == *refused) {
+            *kept = None;
+        }
+    }
+}
+
+/// How long a token that expires then may be used from now on.
+pub(super) fn life(expires_at: Option<Timestamp>, now: Timestamp) -> Duration {
+    let told = expires_at.map_or(MOST_LIFE, |at| {
+        Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO)
+    });
+    told.clamp(LEAST_LIFE, MOST_LIFE)
+}
+
+/// The password in base64 of `AWS:password`.
+pub(super) fn read(text: &str) -> Option<Token> {
+    let plain = BASE64_STANDARD.decode(text).ok()?;
+    let plain = String::from_utf8(plain).ok()?;
+    let (user, password) = plain.split_once(':')?;
+    (user == super::USER && !password.is_empty()).then(|| Secret::new(password.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+    use tokio::time::advance;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// Gives `token-1`, `token-2`… of this life, slowly; fails when told to.
+    #[derive(Clone, Default)]
+    struct Source(Arc<AtomicUsize>, Arc<AtomicUsize>);
+
+    impl Source {
+        async fn fetch(&self, life: Duration) -> Result<Fresh, EcrError> {
+            let number = self.0.fetch_add(1, Ordering::SeqCst) + 1;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if self.1.load(Ordering::SeqCst) > 0 {
+                return Err(EcrError::Failed {
+                    action: "GetAuthorizationToken",
+                    source: "down".into(),
+                });
+            }
+            Ok(Fresh { token: Secret::new(format!("token-{number}")), life })
+        }
+
+        fn fails(&self, fails: bool) {
+            self.1.store(usize::from(fails), Ordering::SeqCst);
+        }
+
+        fn asked(&self) -> usize {
+            self.0.load(Ordering::SeqCst)
+        }
+    }
+
+    async fn get(cell: &Cell, source: &Source, life: Duration) -> Result<String, EcrError> {
+        cell.get(async || source.fetch(life).await).await.map(|token| token.reveal().clone())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_is_renewed_at_half_its_life() {
+        let (cell, source) = (Cell::default(), Source::default());
+        assert_eq!(get(&cell, &source, 12 * HOUR).await.unwrap(), "token-1");
+        advance(6 * HOUR - Duration::from_secs(1)).await;
+        assert_eq!(get(&cell, &source, 12 * HOUR).await.unwrap(), "token-1");
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(get(&cell, &source, 12 * HOUR).await.unwrap(), "token-2");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn however_many_wait_one_asks() {
+        let (cell, source) = (Cell::default(), Source::default());
+        let all = (0..100).map(|_| get(&cell, &source, HOUR));
+        let all = futures_util::future::join_all(all).await;
+        assert!(all.iter().all(|token| token.as_ref().unwrap() == "token-1"));
+        assert_eq!(source.asked(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_up_leaves_the_asking_to_the_next() {
+        let (cell, source) = (Cell::default(), Source::default());
+        let gone = tokio::time::timeout(Duration::from_millis(10), get(&cell, &source, HOUR));
+        assert!(gone.await.is_err());
+        assert_eq!(get(&cell, &source, HOUR).await.unwrap(), "token-2");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_good_token_outlives_an_outage() {
+        let (cell, source) = (Cell::default(), Source::default());
+        get(&cell, &source, 12 * HOUR).await.unwrap();
+        source.fails(true);
+        advance(7 * HOUR).await;
+        for _ in 0..10 {
+            assert_eq!(get(&cell, &source, 12 * HOUR).await.unwrap(), "token-1");
+        }
+        assert_eq!(source.asked(), 2, "AWS is not asked with every image");
+        advance(ASK_AGAIN).await;
+        get(&cell, &source, 12 * HOUR).await.unwrap();
+        assert_eq!(source.asked(), 3);
+        advance(5 * HOUR).await;
+        assert!(get(&cell, &source, 12 * HOUR).await.is_err(), "it is over");
+        source.fails(false);
+        assert_eq!(get(&cell, &source, 12 * HOUR).await.unwrap(), "token-5");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_refused_token_is_dropped() {
+        let (cell, source) = (Cell::default(), Source::default());
+        let first: Token = Secret::new(get(&cell, &source, HOUR).await.unwrap());
+        cell.forget(&first).await;
+        assert_eq!(get(&cell, &source, HOUR).await.unwrap(), "token-2");
+        cell.forget(&first).await;
+        assert_eq!(
+            get(&cell, &source, HOUR).await.unwrap(),
+            "token-2",
+            "a late word changes nothing"
+        );
+    }
+
+    #[test]
+    fn a_life_is_never_shorter_nor_longer_than_makes_sense() {
+        let now: Timestamp = "2026-09-18T08:00:00Z".parse().unwrap();
+        for (at, want) in [
+            (Some("2026-09-18T20:00:00Z"), 12 * HOUR),
+            (Some("2026-09-18T09:00:00Z"), HOUR),
+            (Some("2015-01-01T00:00:00Z"), LEAST_LIFE), // as one stand-in answers
+            (Some("2026-09-18T08:00:00Z"), LEAST_LIFE),
+            (Some("2126-09-18T08:00:00Z"), MOST_LIFE),
+            (None, MOST_LIFE),
+        ] {
+            let at = at.map(|at| at.parse().unwrap());
+            assert_eq!(life(at, now), want, "{at:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_read() {
+        for (plain, want) in [
+            ("AWS:secret", Some("secret")),
+            ("AWS:a:b", Some("a:b")),
+            ("AWS:", None),
+            ("root:secret", None),
+            ("nothing", None),
+        ] {
+            let token = read(&BASE64_STANDARD.encode(plain));
+            assert_eq!(token.as_ref().map(|t| t.reveal().as_str()), want, "{plain}");
+        }
+        assert!(read("%%%").is_none());
+    }
+}

@@ -1,0 +1,112 @@
+//! ECR through the real SDK: against moto for what it knows, against a scripted AWS for what it does not.
+
+use crate::support::Aws;
+use aws_config::{BehaviorVersion, Region};
+use aws_sdk_ecr::config::Credentials;
+use epsilon_cloud_aws::{
+    ecr::{Ecr, EcrError, EcrHost, Retention},
+    moto::Moto,
+};
+use std::time::Duration;
+
+const KEEP: Retention = Retention { images: 7, untagged: Duration::from_secs(3 * 24 * 3600) };
+
+fn host() -> EcrHost {
+    EcrHost::parse("123456789012.dkr.ecr.eu-central-1.amazonaws.com").unwrap()
+}
+
+/// What moto holds, asked by the bare SDK.
+async fn policy(moto: &Moto, repository: &str) -> String {
+    let made_up = Credentials::new("test", "test", None, None, "test");
+    let config = aws_config::defaults(BehaviorVersion::latest())
+        .region(Region::new("eu-central-1"))
+        .endpoint_url(moto.endpoint())
+        .credentials_provider(made_up);
+    let client = aws_sdk_ecr::Client::new(&config.load().await);
+    let asked = client.get_lifecycle_policy().repository_name(repository).send();
+    asked.await.unwrap().lifecycle_policy_text().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn moto_gives_a_token_and_is_not_asked_again_though_it_says_that_it_is_over() {
+    let moto = Moto::start().await;
+    let front = Aws::before(&moto).await;
+    let ecr = Ecr::at(front.endpoint());
+    let all = (0..20).map(|_| async { ecr.token(&host()).await.unwrap() });
+    let tokens = futures_util::future::join_all(all).await;
+    assert!(tokens.iter().all(|token| token.reveal() == "123456789012-auth-token"));
+    for _ in 0..20 {
+        ecr.token(&host()).await.unwrap();
+    }
+    assert_eq!(front.asked("GetAuthorizationToken"), 1);
+}
+
+#[tokio::test]
+async fn a_repository_is_made_once_with_its_policy() {
+    let moto = Moto::start().await;
+    let front = Aws::before(&moto).await;
+    let ecr = Ecr::at(front.endpoint());
+    // Two builders at once: one of them hears that it is there already.
+    let host = host();
+    let make = || ecr.ensure_repository(&host, "epsilon/shop/pay", &KEEP);
+    let (one, two) = tokio::join!(make(), make());
+    one.unwrap();
+    two.unwrap();
+    let policy = policy(&moto, "epsilon/shop/pay").await;
+    assert!(policy.contains("imageCountMoreThan") && policy.contains('7'), "{policy}");
+
+    // An operator's own policy stays, with other settings and all.
+    let other = Retention { images: 99, ..KEEP };
+    ecr.ensure_repository(&host, "epsilon/shop/pay", &other).await.unwrap();
+    assert_eq!(self::policy(&moto, "epsilon/shop/pay").await, policy);
+    let made = front.asked("CreateRepository");
+    assert!((1..=2).contains(&made), "{made}");
+}
+
+#[tokio::test]
+async fn a_repository_that_another_builder_makes_meanwhile_is_fine() {
+    let aws = Aws::scripted().await;
+    aws.answers("DescribeRepositories", 400, r#"{"__type":"RepositoryNotFoundException"}"#);
+    aws.answers("CreateRepository", 400, r#"{"__type":"RepositoryAlreadyExistsException"}"#);
+    aws.answers("GetLifecyclePolicy", 200, r#"{"lifecyclePolicyText":"{}"}"#);
+    let ecr = Ecr::at(aws.endpoint());
+    ecr.ensure_repository(&host(), "pay", &KEEP).await.unwrap();
+    assert_eq!(aws.asked("PutLifecyclePolicy"), 0);
+}
+
+#[tokio::test]
+async fn a_missing_right_is_told_by_its_name() {
+    let aws = Aws::scripted().await;
+    let denied = r#"{"__type":"AccessDeniedException","Message":"not authorized to perform"}"#;
+    aws.answers("GetAuthorizationToken", 400, denied);
+    aws.answers("DescribeRepositories", 400, denied);
+    let ecr = Ecr::at(aws.endpoint());
+    let token = ecr.token(&host()).await.unwrap_err();
+    let made = ecr.ensure_repository(&host(), "pay", &KEEP).await.unwrap_err();
+    for (err, right) in [(token, "ecr:GetAuthorizationToken"), (made, "ecr:DescribeRepositories")] {
+        assert!(matches!(err, EcrError::Denied { .. }), "{err:?}");
+        assert!(err.to_string().contains(right) && err.hint().contains(right), "{err}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_token_is_replaced_by_a_fresh_one() {
+    let aws = Aws::scripted().await;
+    aws.gives_tokens();
+    let ecr = Ecr::at(aws.endpoint());
+    let first = ecr.token(&host()).await.unwrap();
+    assert_eq!(ecr.token(&host()).await.unwrap(), first);
+    let second = ecr.token_after(&host(), &first).await.unwrap();
+    assert_ne!(second, first);
+    assert_eq!(ecr.token_after(&host(), &first).await.unwrap(), second, "it was replaced already");
+    assert_eq!(aws.asked("GetAuthorizationToken"), 2);
+}
+
+#[tokio::test]
+async fn aws_that_cannot_be_reached_is_told_within_the_limit() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", free.local_addr().unwrap());
+    drop(free);
+    let err = Ecr::at(&endpoint).token(&host()).await.unwrap_err();
+    assert!(matches!(err, EcrError::Failed { .. }), "{err:?}");
+}

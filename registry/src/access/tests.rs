@@ -1,0 +1,136 @@
+use super::*;
+use crate::Written;
+use std::{cell::RefCell, io::Write};
+use tempfile::NamedTempFile;
+
+/// What a registry saw, and whom it takes.
+#[derive(Default)]
+struct Door {
+    takes: RefCell<String>,
+    seen: RefCell<Vec<String>>,
+}
+
+impl Door {
+    async fn ask(&self, login: Option<Login>) -> Result<(), &'static str> {
+        let password = login.map_or_else(String::new, |login| login.password.reveal().clone());
+        self.seen.borrow_mut().push(password.clone());
+        if password == *self.takes.borrow() { Ok(()) } else { Err("unauthorized") }
+    }
+
+    fn takes(&self, password: &str) {
+        *self.takes.borrow_mut() = password.to_owned();
+    }
+
+    fn seen(&self) -> Vec<String> {
+        self.seen.take()
+    }
+}
+
+fn host() -> Host {
+    Host::of_registry("registry.example")
+}
+
+async fn run(access: &Access, door: &Door) -> Result<(), Failed<&'static str>> {
+    access.run(&host(), |err| *err == "unauthorized", |login| door.ask(login)).await
+}
+
+fn file(text: &str) -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+fn with_file(file: &NamedTempFile) -> Access {
+    let written = Written {
+        registry: Some("registry.example/team".into()),
+        user: Some("ann".into()),
+        password_file: Some(file.path().to_owned()),
+        ..Written::default()
+    };
+    written.check().unwrap().1
+}
+
+#[tokio::test]
+async fn without_settings_nobody_logs_in() {
+    let access = Access::default();
+    assert_eq!(access.login(&host()).await.unwrap(), None);
+    let door = Door::default();
+    door.takes("pw");
+    assert!(matches!(run(&access, &door).await, Err(Failed::Work("unauthorized"))));
+    assert_eq!(door.seen(), [""], "nothing better is known, so it is asked once");
+}
+
+#[tokio::test]
+async fn a_password_is_shown_to_its_own_registry_only() {
+    let file = file("pw\n");
+    let access = with_file(&file);
+    let login = access.login(&host()).await.unwrap().unwrap();
+    assert_eq!((login.user.as_str(), login.password.reveal().as_str()), ("ann", "pw"));
+    for other in ["docker.io", "registry.example:5000", "x.registry.example"] {
+        assert_eq!(access.login(&Host::of_registry(other)).await.unwrap(), None, "{other}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_tried_once() {
+    let file = file("wrong");
+    let (access, door) = (with_file(&file), Door::default());
+    door.takes("right");
+    assert!(matches!(run(&access, &door).await, Err(Failed::Work("unauthorized"))));
+    assert_eq!(door.seen(), ["wrong"]);
+}
+
+#[tokio::test]
+async fn a_password_that_was_just_replaced_works_at_once() {
+    let file = file("old");
+    let (access, door) = (with_file(&file), Door::default());
+    door.takes("new");
+    let host = host();
+    let asked = access.run(
+        &host,
+        |err| *err == "unauthorized",
+        |login| {
+            // The operator is at work while the first try is on its way.
+            std::fs::write(file.path(), "new").unwrap();
+            door.ask(login)
+        },
+    );
+    assert!(asked.await.is_ok());
+    assert_eq!(door.seen(), ["old", "new"]);
+}
+
+#[tokio::test]
+async fn other_failures_are_not_tried_again() {
+    let file = file("pw");
+    let asked = RefCell::new(0);
+    let done: Result<(), _> = with_file(&file)
+        .run(
+            &host(),
+            |err| *err == "unauthorized",
+            |_| {
+                *asked.borrow_mut() += 1;
+                async { Err("connection refused") }
+            },
+        )
+        .await;
+    assert!(matches!(done, Err(Failed::Work("connection refused"))));
+    assert_eq!(asked.take(), 1);
+}
+
+#[tokio::test]
+async fn a_docker_configuration_serves_and_its_trouble_is_told() {
+    let good = file(r#"{"auths":{"registry.example":{"username":"bob","password":"pw"}}}"#);
+    let access = |file: &NamedTempFile| {
+        let written = Written { docker_config: Some(file.path().to_owned()), ..Written::default() };
+        written.check().unwrap().1
+    };
+    assert_eq!(access(&good).login(&host()).await.unwrap().unwrap().user, "bob");
+    let bad = file("{");
+    let err = access(&bad).login(&host()).await.unwrap_err();
+    assert!(matches!(err, AccessError::DockerConfig { .. }), "{err}");
+    let gone = access(&bad);
+    bad.close().unwrap();
+    let err = gone.login(&host()).await.unwrap_err();
+    assert!(matches!(err, AccessError::File { .. }), "{err}");
+    assert!(matches!(run(&gone, &Door::default()).await, Err(Failed::Login(_))));
+}

@@ -1,0 +1,202 @@
+//! What an operator writes about registries, for agents (section `vm_agent`) and builders (section `builder`)
+//! alike. The keys are declared in each part's own `config.rs`; what they mean together is checked here.
+
+use crate::{Access, Host, access::Sources};
+use epsilon_api::redacted::Secret;
+use std::path::PathBuf;
+
+/// The keys as written.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// `registry`: `host[:port][/prefix]`.
+    pub registry: Option<String>,
+    /// `registry_user`.
+    pub user: Option<String>,
+    /// `registry_password`.
+    pub password: Option<Secret<String>>,
+    /// `registry_password_file`.
+    pub password_file: Option<PathBuf>,
+    /// `registry_docker_config`.
+    pub docker_config: Option<PathBuf>,
+}
+
+/// A key that cannot be used, without its section.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{key}`: {rule}")]
+pub struct Invalid {
+    /// Which.
+    pub key: &'static str,
+    /// Its value; empty for secrets.
+    pub value: String,
+    /// What it has to be.
+    pub rule: &'static str,
+}
+
+/// The operator's own login for one registry.
+#[derive(Debug)]
+pub(crate) enum Own {
+    Password { user: String, password: Secret<String> },
+    File { user: String, path: PathBuf },
+}
+
+impl Own {
+    pub(crate) fn user(&self) -> &str {
+        match self {
+            Self::Password { user, .. } | Self::File { user, .. } => user,
+        }
+    }
+}
+
+/// Whether this can be a registry's name, `host[:port][/prefix]`.
+fn is_registry(name: &str) -> bool {
+    let is_part = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[')
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-:[]".contains(&b))
+    };
+    let host = name.split('/').next().unwrap_or_default();
+    name.len() <= 255
+        && name.split('/').all(is_part)
+        && (host.contains('.') || host.contains(':') || host == "localhost")
+}
+
+impl Written {
+    /// The registry's name without a `/` at its end, and the logins.
+    ///
+    /// # Errors
+    /// The first key that cannot be used.
+    pub fn check(self) -> Result<(Option<String>, Access), Invalid> {
+        let invalid = |key, value: &str, rule| Err(Invalid { key, value: value.to_owned(), rule });
+        let name = self.registry.map(|name| name.trim_end_matches('/').to_owned());
+        if let Some(name) = name.as_deref().filter(|name| !is_registry(name)) {
+            let rule = "write it as `host[:port][/prefix]`, in lower case, without `https://`";
+            return invalid("registry", name, rule);
+        }
+        let together = "user and password go together";
+        let own = match (self.user, self.password, self.password_file) {
+            (None, None, None) => None,
+            (_, Some(_), Some(path)) => {
+                let rule = "the password is either in the settings or in a file";
+                return invalid("registry_password_file", &path.to_string_lossy(), rule);
+            }
+            (Some(user), Some(password), None) => Some(Own::Password { user, password }),
+            (Some(user), None, Some(path)) => Some(Own::File { user, path }),
+            (Some(user), None, None) => return invalid("registry_user", &user, together),
+            (None, Some(_), None) => return invalid("registry_password", "", together),
+            (None, None, Some(path)) => {
+                return invalid("registry_password_file", &path.to_string_lossy(), together);
+            }
+        };
+        let own = match (&name, own) {
+            (_, None) => None,
+            (Some(name), Some(own)) => Some((Host::of_registry(name), own)),
+            (None, Some(own)) => {
+                let rule = "name the registry that it is for in `registry`: no other one is to see the password";
+                return invalid("registry_user", own.user(), rule);
+            }
+        };
+        for (key, path) in [
+            ("registry_password_file", own.as_ref().and_then(|(_, own)| own.path())),
+            ("registry_docker_config", self.docker_config.as_ref()),
+        ] {
+            if let Some(path) = path.filter(|path| !path.is_file()) {
+                return invalid(key, &path.to_string_lossy(), "there is no such file");
+            }
+        }
+        let sources = Sources { own, docker_config: self.docker_config, ..Sources::default() };
+        Ok((name, Access::new(sources)))
+    }
+}
+
+impl Own {
+    fn path(&self) -> Option<&PathBuf> {
+        match self {
+            Self::Password { .. } => None,
+            Self::File { path, .. } => Some(path),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn some(text: &str) -> Option<String> {
+        Some(text.to_owned())
+    }
+
+    fn key(written: Written) -> Result<(), &'static str> {
+        written.check().map(drop).map_err(|invalid| invalid.key)
+    }
+
+    #[test]
+    fn nothing_has_to_be_written() {
+        let (name, _) = Written::default().check().unwrap();
+        assert_eq!(name, None);
+    }
+
+    #[test]
+    fn names_are_hosts_with_an_optional_prefix() {
+        for (name, want) in [
+            ("registry.example", Some("registry.example")),
+            ("registry.example/", Some("registry.example")),
+            ("registry.example:5000/team/x", Some("registry.example:5000/team/x")),
+            ("localhost/x", Some("localhost/x")),
+            (
+                "123456789012.dkr.ecr.eu-west-1.amazonaws.com/shop",
+                Some("123456789012.dkr.ecr.eu-west-1.amazonaws.com/shop"),
+            ),
+            ("https://registry.example", None),
+            ("registry", None),
+            ("Registry.example", None),
+            ("registry.example//x", None),
+            ("registry.example/x@sha256", None),
+            ("registry.example/../x", None),
+            ("", None),
+        ] {
+            let read = Written { registry: some(name), ..Written::default() }.check();
+            let read = read.map(|(name, _)| name.unwrap()).ok();
+            assert_eq!(read.as_deref(), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_login_is_whole_and_for_one_registry() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = || Some(file.path().to_owned());
+        let secret = || Some(Secret::new("pw".to_owned()));
+        let host = || some("registry.example");
+        let (user, none) = (|| some("ann"), Written::default);
+        for (written, want) in [
+            (Written { registry: host(), user: user(), password: secret(), ..none() }, Ok(())),
+            (Written { registry: host(), user: user(), password_file: path(), ..none() }, Ok(())),
+            (Written { docker_config: path(), ..none() }, Ok(())),
+            (Written { registry: host(), user: user(), ..none() }, Err("registry_user")),
+            (Written { registry: host(), password: secret(), ..none() }, Err("registry_password")),
+            (
+                Written { registry: host(), password_file: path(), ..none() },
+                Err("registry_password_file"),
+            ),
+            (
+                Written {
+                    registry: host(),
+                    user: user(),
+                    password: secret(),
+                    password_file: path(),
+                    ..none()
+                },
+                Err("registry_password_file"),
+            ),
+            (Written { user: user(), password: secret(), ..none() }, Err("registry_user")),
+            (
+                Written { docker_config: Some("/nowhere".into()), ..none() },
+                Err("registry_docker_config"),
+            ),
+        ] {
+            let told = format!("{written:?}");
+            assert!(!told.contains("pw"), "{told}");
+            assert_eq!(key(written), want, "{told}");
+        }
+    }
+}

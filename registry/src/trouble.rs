@@ -1,0 +1,152 @@
+//! Why there was no image, read from the words of an engine or a registry, and what to do about it. Engines
+//! hand a registry's answer on as text only, and with a status of their own, so the text decides. Pure.
+
+use crate::Host;
+
+/// What went wrong between an engine and a registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The registry wants a login, or another one.
+    Refused,
+    /// The registry does not have it.
+    Absent,
+    /// Nobody answers at the registry's address.
+    Unreachable,
+    /// The engine does not trust the registry's certificate.
+    UnknownAuthority,
+    /// The registry speaks plain HTTP, and the engine was not told so.
+    PlainHttp,
+    /// There is no room on this machine.
+    DiskFull,
+    /// Something else.
+    Other,
+}
+
+/// What each trouble is known by; the first that fits. Collected from Docker 20.10 to 29 and containerd.
+const WORDS: [(Trouble, &[&str]); 6] = [
+    (Trouble::DiskFull, &["no space left on device", "disk quota exceeded"]),
+    (Trouble::PlainHttp, &["server gave http response to https client"]),
+    (
+        Trouble::UnknownAuthority,
+        &["x509:", "certificate signed by unknown authority", "tls: failed to verify"],
+    ),
+    (
+        Trouble::Refused,
+        &[
+            "unauthorized",
+            "no basic auth credentials",
+            "authentication required",
+            "authorization token has expired",
+            "access denied",
+            "denied:",
+            "403 forbidden",
+            "insufficient_scope",
+            "authorization failed",
+        ],
+    ),
+    (Trouble::Absent, &["manifest unknown", "name unknown", "not found", "does not exist"]),
+    (
+        Trouble::Unreachable,
+        &[
+            "connection refused",
+            "no such host",
+            "i/o timeout",
+            "timeout exceeded",
+            "handshake timeout",
+            "no route to host",
+            "network is unreachable",
+            "connection reset",
+            "server misbehaving",
+            ": eof",
+        ],
+    ),
+];
+
+impl Trouble {
+    /// Reads the text of a failed pull or push.
+    pub fn of(text: &str) -> Self {
+        let text = text.to_ascii_lowercase();
+        let known = WORDS.iter().find(|(_, words)| words.iter().any(|word| text.contains(word)));
+        known.map_or(Self::Other, |(trouble, _)| *trouble)
+    }
+
+    /// What happened, for the operator; to stand after the registry's name.
+    pub fn what(self) -> &'static str {
+        match self {
+            Self::Refused => "refused this machine's login, or wants one",
+            Self::Absent => "does not have the image",
+            Self::Unreachable => "cannot be reached",
+            Self::UnknownAuthority => "shows a certificate that is not trusted here",
+            Self::PlainHttp => "speaks plain HTTP, which is not allowed here",
+            Self::DiskFull => "gave an image for which this machine's disk has no room",
+            Self::Other => "did not give the image",
+        }
+    }
+
+    /// What the operator of a VM does next.
+    pub fn hint(self, host: &Host) -> String {
+        match self {
+            Self::Refused => "look at `vm_agent.registry_user` and its password file, `vm_agent.registry_docker_config`, or \
+                 the machine's role for ECR"
+                .into(),
+            Self::Absent => "deploy the function again; look whether the registry removes images too early".into(),
+            Self::Unreachable => format!("look whether `{host}` runs, and whether this machine reaches it"),
+            Self::UnknownAuthority => {
+                format!("put the registry's authority into `/etc/docker/certs.d/{host}/ca.crt`")
+            }
+            Self::PlainHttp => format!(
+                "name `{host}` in `insecure-registries` of `/etc/docker/daemon.json`, or give it a certificate"
+            ),
+            Self::DiskFull => "free space under the engine's folder (`docker image prune`)".into(),
+            Self::Other => "the engine's log says more".into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn troubles_are_known_by_their_words() {
+        for (text, want) in [
+            (
+                "Get \"https://r.example/v2/\": unauthorized: authentication required",
+                Trouble::Refused,
+            ),
+            (
+                "Head \"http://127.0.0.1:1/v2/a/manifests/b\": no basic auth credentials",
+                Trouble::Refused,
+            ),
+            (
+                "pull access denied for r.example/a, repository does not exist or may require 'docker login'",
+                Trouble::Refused,
+            ),
+            (
+                "denied: Your authorization token has expired. Reauthenticate and try again.",
+                Trouble::Refused,
+            ),
+            (
+                "unexpected status from HEAD request to https://r.example/v2/: 401 Unauthorized",
+                Trouble::Refused,
+            ),
+            ("manifest for r.example/a@sha256:00 not found: manifest unknown", Trouble::Absent),
+            ("name unknown: The repository with name 'a' does not exist", Trouble::Absent),
+            (
+                "Get \"http://127.0.0.1:1/v2/\": dial tcp 127.0.0.1:1: connect: connection refused",
+                Trouble::Unreachable,
+            ),
+            ("dial tcp: lookup r.example on 10.0.0.2:53: no such host", Trouble::Unreachable),
+            (
+                "net/http: request canceled (Client.Timeout exceeded while awaiting headers)",
+                Trouble::Unreachable,
+            ),
+            ("x509: certificate signed by unknown authority", Trouble::UnknownAuthority),
+            ("http: server gave HTTP response to HTTPS client", Trouble::PlainHttp),
+            ("write /var/lib/docker/tmp/x: no space left on device", Trouble::DiskFull),
+            ("toomanyrequests: Rate exceeded", Trouble::Other),
+        ] {
+            assert_eq!(Trouble::of(text), want, "{text}");
+        }
+    }
+}
