@@ -3,6 +3,7 @@
 
 use crate::{
     config::Config,
+    drain::Why,
     engine::{Engine, docker::DockerEngine},
     error::StartError,
     instance::budget::Budget,
@@ -99,10 +100,14 @@ impl Agent {
         let socket = config.engine_socket.clone();
         let vm = LocalVm::new(Parts { id, cpu, config, engine, budget, logs, metrics });
         registry.register(Box::new(Census::new(Arc::downgrade(&vm))?))?;
-        if let Err(err) = vm.network.ensure(&*vm.engine).await {
+        if let Err(err) = vm.network.ensure(&vm.engine).await {
             tracing::warn!(cause = %Chain(&err), "The network of functions is not in order.");
         }
         reconcile::adopt(&vm).await.map_err(|source| StartError::Engine { socket, source })?;
+        if vm.is_draining() {
+            tracing::info!(vm = %vm.id, "It drains, as before this start.");
+            vm.pools().iter().for_each(|pool| pool.close(true));
+        }
         vm.spawn(reconcile::run(Arc::clone(&vm)));
         tracing::info!(vm = %vm.id, memory = %vm.budget.total(), "Agent is ready.");
         Ok(Self { front: Arc::new(Front(Arc::clone(&vm))), vm, _lock: lock })
@@ -117,7 +122,7 @@ impl Agent {
     /// Bounded by `grace` and the settings' `remove_timeout`.
     pub async fn shutdown(self, grace: Duration) {
         let vm = &self.vm;
-        vm.set_draining(true);
+        vm.set_draining(Why::Ending, true);
         let deadline = Instant::now() + grace;
         while vm.calls() > 0 && Instant::now() < deadline {
             sleep(LOOK).await;

@@ -3,6 +3,7 @@
 //! keys are the section `vm_agent:` of the settings file, or `EPSILON_VM_AGENT_<KEY>`.
 
 use epsilon_api::{ids::VmId, units::Bytes};
+use epsilon_registry::{Access, Written};
 use serde::{Deserialize, Deserializer};
 use std::{
     path::{Path, PathBuf},
@@ -27,6 +28,20 @@ pub struct Settings {
     /// Longest that an image may take to arrive. Default `5m`: one gigabyte at 30 Mbit/s.
     #[serde(deserialize_with = "duration")]
     pub pull_timeout: Option<Duration>,
+    /// Images that may arrive at once; others wait for their turn. Default `3`: as many as the layers that an
+    /// engine fetches at once for one image, so that the first one is not slowed down by all that follow.
+    pub pulls_at_once: Option<usize>,
+    /// The registry that `registry_user` is known to, `host[:port][/prefix]`: no other one is shown the
+    /// password. Not needed for ECR, which is met with the machine's role.
+    pub registry: Option<String>,
+    /// User at that registry.
+    pub registry_user: Option<String>,
+    /// A file with that user's password or token. Read for each pull, so that it can be replaced at any
+    /// time.
+    pub registry_password_file: Option<PathBuf>,
+    /// A `config.json` with logins for any registry, as `docker login` writes it (`auths` only; helpers are
+    /// not run). Read for each pull.
+    pub registry_docker_config: Option<PathBuf>,
     /// Longest from the start of a container until its code is loaded; after it the start has failed
     /// with `FUNCTION_INIT_FAILED`. Default `30s`: room for heavy frameworks on a loaded machine.
     #[serde(deserialize_with = "duration")]
@@ -93,6 +108,10 @@ pub struct Config {
     pub engine_timeout: Duration,
     /// See [`Settings::pull_timeout`].
     pub pull_timeout: Duration,
+    /// See [`Settings::pulls_at_once`].
+    pub pulls_at_once: usize,
+    /// The logins of [`Settings::registry_user`] and [`Settings::registry_docker_config`], and ECR's.
+    pub registries: Access,
     /// See [`Settings::start_timeout`].
     pub start_timeout: Duration,
     /// See [`Settings::memory`]; `None` until the engine has said how much there is.
@@ -155,6 +174,9 @@ pub enum ConfigError {
         /// As written.
         at_once: usize,
     },
+    /// The login for a registry is not whole.
+    #[error("`vm_agent.{}` ({}): {}", .0.key, .0.value, .0.rule)]
+    Registry(#[from] epsilon_registry::Invalid),
 }
 
 impl Settings {
@@ -168,6 +190,14 @@ impl Settings {
         let starts_at_once = self.starts_at_once.unwrap_or_else(|| (2 * cores).clamp(4, 16));
         let starts_per_version =
             self.starts_per_version.unwrap_or_else(|| starts_at_once.div_ceil(2));
+        let written = Written {
+            registry: self.registry,
+            user: self.registry_user,
+            password: None,
+            password_file: self.registry_password_file,
+            docker_config: self.registry_docker_config,
+        };
+        let (_, registries) = written.check()?;
         let seconds = Duration::from_secs;
         let config = Config {
             folder: data.join("vm"),
@@ -175,6 +205,8 @@ impl Settings {
             engine_socket: self.engine_socket.unwrap_or_else(epsilon_engine_socket::default_path),
             engine_timeout: self.engine_timeout.unwrap_or(seconds(60)),
             pull_timeout: self.pull_timeout.unwrap_or(seconds(300)),
+            pulls_at_once: self.pulls_at_once.unwrap_or(3),
+            registries,
             start_timeout: self.start_timeout.unwrap_or(seconds(30)),
             memory: self.memory,
             starts_at_once,
@@ -199,6 +231,7 @@ impl Settings {
             ("engine_timeout", config.engine_timeout >= second, "1s"),
             ("pull_timeout", config.pull_timeout >= second, "1s"),
             ("start_timeout", config.start_timeout >= Duration::from_millis(100), "100ms"),
+            ("pulls_at_once", config.pulls_at_once >= 1, "1"),
             ("starts_at_once", config.starts_at_once >= 1, "1"),
             ("starts_per_version", config.starts_per_version >= 1, "1"),
             ("queue_depth", config.queue_depth >= 1, "1"),
@@ -272,6 +305,10 @@ mod tests {
             ("{quue_wait: 1s}", "quue_wait"),
             ("{starts_at_once: 2, starts_per_version: 3}", "starts_per_version"),
             ("{starts_at_once: 0}", "starts_at_once"),
+            ("{pulls_at_once: 0}", "pulls_at_once"),
+            ("{registry_user: ann}", "vm_agent.registry_user"),
+            ("{registry: 'https://registry.example'}", "vm_agent.registry"),
+            ("{registry_docker_config: /nowhere}", "no such file"),
         ] {
             let err = read(yaml).unwrap_err();
             assert!(err.contains(part), "{yaml}: {err}");

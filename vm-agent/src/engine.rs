@@ -16,6 +16,7 @@ use epsilon_api::{
     ids::VmId,
     units::{Bytes as Size, MilliCores},
 };
+use epsilon_registry::Host;
 use futures_util::stream::BoxStream;
 use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc};
 
@@ -169,6 +170,24 @@ pub enum EngineError {
     /// It understood and refused.
     #[error("the container engine refused: {0}")]
     Refused(String),
+    /// It is well, but has no image: a registry did not give it.
+    #[error(transparent)]
+    Registry(Box<Denied>),
+}
+
+/// A registry that did not give an image. For the operator.
+#[derive(Debug, thiserror::Error)]
+#[error("the registry `{host}` {what}; {hint}")]
+pub struct Denied {
+    /// Which registry.
+    pub host: Host,
+    /// What it did.
+    pub what: String,
+    /// What to do about it.
+    pub hint: String,
+    /// Its own words, or the engine's.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 /// What the agent needs of a container engine. All waits are bounded inside, but for [`Engine::wait`]

@@ -10,14 +10,17 @@ pub(crate) mod sockets;
 pub(crate) mod start;
 pub(crate) mod state;
 
-use crate::engine::{ContainerName, EngineError};
+use crate::{
+    engine::{ContainerName, EngineError},
+    vm::LocalVm,
+};
 use budget::Grant;
 use connections::Connections;
 use epsilon_api::{function::Version, ids::InstanceId};
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use std::{sync::Arc, time::Duration};
-use tokio::sync::Notify;
+use std::{panic::resume_unwind, sync::Arc, time::Duration};
+use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 #[derive(Debug)]
@@ -35,6 +38,8 @@ pub(crate) struct Instance {
     reached: Mutex<Reached>,
     /// Its share of the VM's memory, from the moment it was given out until the container is gone.
     memory: Mutex<Option<Grant>>,
+    /// Held while the engine makes or starts the container.
+    engine_at_work: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// How far its start got: what may have to be taken away.
@@ -68,6 +73,7 @@ impl Instance {
             changed: Notify::new(),
             reached: Mutex::new(Reached::Nothing),
             memory: Mutex::new(None),
+            engine_at_work: Arc::default(),
         })
     }
 
@@ -77,6 +83,31 @@ impl Instance {
 
     pub(crate) fn reached(&self) -> Reached {
         *self.reached.lock()
+    }
+
+    /// Asks the engine for something that it would do even if nobody waited for its answer any more: so somebody
+    /// does, in a task of its own. A container that is removed while Docker still makes or starts it may come
+    /// into being after that, or leave its place in its network behind.
+    pub(crate) async fn have_engine<F, T>(&self, vm: &LocalVm, work: F) -> Result<T, EngineError>
+    where
+        F: Future<Output = Result<T, EngineError>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let at_work = Arc::clone(&self.engine_at_work).lock_owned().await;
+        let task = vm.spawn(async move {
+            let done = work.await;
+            drop(at_work);
+            done
+        });
+        task.await.unwrap_or_else(|err| match err.try_into_panic() {
+            Ok(panic) => resume_unwind(panic), // told by the task of the instance
+            Err(err) => Err(EngineError::Down(err.into())),
+        })
+    }
+
+    /// Waits until the engine does nothing for this instance, within a limit.
+    pub(crate) async fn engine_is_done(&self, limit: Duration) {
+        drop(timeout(limit, self.engine_at_work.lock()).await);
     }
 
     pub(crate) fn keep_memory(&self, grant: Grant) {

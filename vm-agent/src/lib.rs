@@ -34,10 +34,12 @@
 //! | `reconcile` | containers against what is known: at start, and on a timer |
 //! | `logs/` | what containers write: bounded queue, files within a limit, followers |
 //! | `network` | the bridge of functions that may reach the outside |
+//! | `registry` | pulls: few at once, with the registry's login |
 
 pub mod app;
 mod call;
 pub mod config;
+mod drain;
 pub mod engine;
 pub mod error;
 mod images;
@@ -47,4 +49,5 @@ mod logs;
 mod metrics;
 mod network;
 mod reconcile;
+mod registry;
 mod vm;

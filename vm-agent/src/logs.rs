@@ -79,6 +79,13 @@ impl Logs {
         });
     }
 
+    /// Removes what is kept of a function. Returns at once.
+    pub(crate) fn forget(&self, function: FunctionName) {
+        if self.orders.try_send(Order::Forget(function)).is_err() {
+            tracing::warn!("The queue of the logs is full; the log of a deleted function stays.");
+        }
+    }
+
     /// Kept lines, oldest first, then new ones if asked for.
     pub(crate) fn read(
         &self,

@@ -7,15 +7,23 @@ use crate::engine::{Attachment, Engine, EngineError, NetworkSpec};
 use epsilon_api::ids::VmId;
 use std::{
     hash::{Hash, Hasher},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 #[derive(Debug)]
-pub(crate) struct Network {
+pub(crate) struct Network(Arc<Bridge>);
+
+#[derive(Debug)]
+struct Bridge {
     spec: NetworkSpec,
     dangerous_allow_metadata: bool,
     /// The network stands and is safe, as far as is known.
     is_safe: AtomicBool,
+    /// Held by whoever makes or removes it. Once it says so, the network was removed for good.
+    is_removed: tokio::sync::Mutex<bool>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -36,41 +44,65 @@ impl Network {
         vm.as_str().hash(&mut hasher);
         let bridge = format!("eps{:012x}", hasher.finish() >> 16);
         let spec = NetworkSpec { name: format!("epsilon-{vm}"), bridge, vm: vm.clone() };
-        Self { spec, dangerous_allow_metadata, is_safe: AtomicBool::new(false) }
+        Self(Arc::new(Bridge {
+            spec,
+            dangerous_allow_metadata,
+            is_safe: AtomicBool::new(false),
+            is_removed: tokio::sync::Mutex::new(false),
+        }))
     }
 
-    /// Makes the network and closes the way to the metadata service, as far as they are not.
-    pub(crate) async fn ensure(&self, engine: &dyn Engine) -> Result<(), NetworkError> {
-        let outcome = self.try_ensure(engine).await;
+    /// Makes the network and closes the way to the metadata service, as far as they are not. In a task of its own:
+    /// whoever asks may be told to go meanwhile, and the engine would make a network that nobody removes.
+    pub(crate) async fn ensure(&self, engine: &Arc<dyn Engine>) -> Result<(), NetworkError> {
+        let (bridge, engine) = (Arc::clone(&self.0), Arc::clone(engine));
+        let task = tokio::spawn(async move { bridge.ensure(&*engine).await });
+        task.await.unwrap_or_else(|err| Err(EngineError::Down(err.into()).into()))
+    }
+
+    /// What a function that may reach the outside is attached to.
+    pub(crate) async fn attachment(
+        &self,
+        engine: &Arc<dyn Engine>,
+    ) -> Result<Attachment, NetworkError> {
+        if !self.0.is_safe.load(Ordering::Acquire) {
+            self.ensure(engine).await?;
+        }
+        Ok(Attachment::Bridge(self.0.spec.name.clone()))
+    }
+
+    /// The engine turned out not to have it any more.
+    pub(crate) fn doubt(&self) {
+        self.0.is_safe.store(false, Ordering::Release);
+    }
+
+    /// Takes everything back, for good; waits for whoever makes it right now.
+    pub(crate) async fn remove(&self, engine: &dyn Engine) -> Result<(), EngineError> {
+        let bridge = &self.0;
+        let mut is_removed = bridge.is_removed.lock().await;
+        *is_removed = true;
+        bridge.is_safe.store(false, Ordering::Release);
+        engine.remove_network(&bridge.spec.name).await?;
+        engine.open_metadata(&bridge.spec.bridge).await
+    }
+}
+
+impl Bridge {
+    async fn ensure(&self, engine: &dyn Engine) -> Result<(), NetworkError> {
+        let is_removed = self.is_removed.lock().await;
+        if *is_removed {
+            return Err(EngineError::Refused("the agent ends".into()).into());
+        }
+        let outcome = self.make(engine).await;
         self.is_safe.store(outcome.is_ok(), Ordering::Release);
         outcome
     }
 
-    async fn try_ensure(&self, engine: &dyn Engine) -> Result<(), NetworkError> {
+    async fn make(&self, engine: &dyn Engine) -> Result<(), NetworkError> {
         engine.ensure_network(&self.spec).await?;
         match engine.close_metadata(&self.spec.bridge).await {
             Err(err) if !self.dangerous_allow_metadata => Err(NetworkError::MetadataOpen(err)),
             Ok(()) | Err(_) => Ok(()),
         }
-    }
-
-    /// What a function that may reach the outside is attached to.
-    pub(crate) async fn attachment(&self, engine: &dyn Engine) -> Result<Attachment, NetworkError> {
-        if !self.is_safe.load(Ordering::Acquire) {
-            self.ensure(engine).await?;
-        }
-        Ok(Attachment::Bridge(self.spec.name.clone()))
-    }
-
-    /// The engine turned out not to have it any more.
-    pub(crate) fn doubt(&self) {
-        self.is_safe.store(false, Ordering::Release);
-    }
-
-    /// Takes everything back.
-    pub(crate) async fn remove(&self, engine: &dyn Engine) -> Result<(), EngineError> {
-        self.is_safe.store(false, Ordering::Release);
-        engine.remove_network(&self.spec.name).await?;
-        engine.open_metadata(&self.spec.bridge).await
     }
 }

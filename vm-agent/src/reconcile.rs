@@ -14,12 +14,7 @@ use crate::{
 };
 use epsilon_api::{chain::Chain, function::Runtime, ids::InstanceId};
 use futures_util::{FutureExt, StreamExt, stream};
-use std::{
-    collections::HashSet,
-    panic::AssertUnwindSafe,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// Removals at once.
@@ -106,20 +101,20 @@ async fn sweep(vm: &Arc<LocalVm>) {
     // Known before listed: an instance that starts meanwhile is in neither or in both.
     let before = vm.known.lock().clone();
     let found = vm.engine.list(&vm.id).await;
-    let was_down = vm.is_engine_down.swap(found.is_err(), Ordering::Relaxed);
+    let is_news = vm.engine_is_down(found.is_err());
     let found = match found {
         Ok(found) => found,
         Err(err) => {
-            if !was_down {
+            if is_news {
                 tracing::error!(cause = %Chain(&err), "The container engine does not answer.");
             }
             return;
         }
     };
-    if was_down {
+    if is_news {
         tracing::info!("The container engine answers again.");
     }
-    if let Err(err) = vm.network.ensure(&*vm.engine).await {
+    if let Err(err) = vm.network.ensure(&vm.engine).await {
         tracing::warn!(cause = %Chain(&err), "The network of functions is not in order.");
     }
     let strangers = {

@@ -4,6 +4,7 @@
 use crate::{
     call,
     config::Config,
+    drain::{Drain, Why},
     engine::Engine,
     images::Images,
     instance::{
@@ -59,12 +60,14 @@ pub(crate) struct LocalVm {
     /// Instances whose runner lives: their containers are nobody else's business.
     pub(crate) known: Mutex<HashSet<InstanceId>>,
     pub(crate) is_engine_down: AtomicBool,
-    /// No new calls; set by a drain.
-    is_draining: AtomicBool,
+    /// Whether it takes new calls.
+    pub(crate) drain: Drain,
     /// The agent ends: nothing new, no retries.
     pub(crate) closed: CancellationToken,
     pub(crate) tasks: TaskTracker,
     pools: RwLock<Pools>,
+    /// Deleted functions whose last instance is still to go: what it logs goes with it.
+    forgotten: Mutex<HashSet<FunctionName>>,
     /// Held while victims are chosen, so that two starts do not count on the same ones.
     evicting: Mutex<()>,
     runtime: Handle,
@@ -88,6 +91,7 @@ impl LocalVm {
         let Parts { id, cpu, config, engine, budget, logs, metrics } = parts;
         Arc::new(Self {
             network: Network::new(&id, config.dangerous_allow_metadata),
+            drain: Drain::open(config.folder.join("draining")),
             starts: Semaphore::new(config.starts_at_once),
             id,
             boot: rand::rng().random(),
@@ -100,10 +104,10 @@ impl LocalVm {
             metrics,
             known: Mutex::default(),
             is_engine_down: AtomicBool::new(false),
-            is_draining: AtomicBool::new(false),
             closed: CancellationToken::new(),
             tasks: TaskTracker::new(),
             pools: RwLock::default(),
+            forgotten: Mutex::default(),
             evicting: Mutex::new(()),
             runtime: Handle::current(),
             epoch: Instant::now(),
@@ -163,6 +167,7 @@ impl LocalVm {
         }
         let pool = Pool::new(Arc::clone(self), Arc::clone(version));
         let old = pools.insert(id, Arc::clone(&pool));
+        self.forgotten.lock().remove(&version.function); // it is back
         drop(pools);
         if let Some(old) = old {
             old.close(false);
@@ -184,7 +189,7 @@ impl LocalVm {
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.is_draining.load(Ordering::Relaxed)
+        self.drain.is_on()
     }
 
     /// The pool is empty and unwanted.
@@ -193,10 +198,13 @@ impl LocalVm {
         let id = pool.version.id();
         if pools.get(&id).is_some_and(|other| Arc::ptr_eq(other, pool)) {
             pools.remove(&id);
-            self.images.forget(&pool.version.image); // seen again, it costs one question
+            self.images.doubt(&pool.version.image); // seen again, it costs one question
         }
         if !pools.keys().any(|other| other.function == id.function) {
             self.metrics.forget(&id.function);
+            if self.forgotten.lock().remove(&id.function) {
+                self.logs.forget(id.function);
+            }
         }
     }
 
@@ -209,12 +217,12 @@ impl LocalVm {
         self.spawn(runner.run());
     }
 
-    /// Makes idle instances of other versions leave, the longest idle first, until `shortage` bytes are on
-    /// their way; all or nothing. Says whether they are.
-    pub(crate) fn evict(&self, shortage: u64, needy: &Arc<Pool>) -> bool {
-        let _one_at_a_time = self.evicting.lock();
-        let pools = self.pools();
-        let mut idle: Vec<(Moment, Key, &Arc<Pool>)> = pools
+    /// Idle instances of other versions, the longest idle first.
+    fn idle_of_others<'a>(
+        pools: &'a [Arc<Pool>],
+        needy: &Arc<Pool>,
+    ) -> Vec<(Moment, Key, &'a Arc<Pool>)> {
+        let mut idle: Vec<_> = pools
             .iter()
             .filter(|pool| !Arc::ptr_eq(pool, needy))
             .flat_map(|pool| {
@@ -222,8 +230,21 @@ impl LocalVm {
             })
             .collect();
         idle.sort_unstable_by_key(|(since, key, _)| (*since, *key));
-        let available: u64 = idle.iter().map(|(_, _, pool)| pool.version.spec.memory.get()).sum();
-        if available < shortage {
+        idle
+    }
+
+    /// Whether idle instances of other versions have that many bytes.
+    pub(crate) fn can_evict(&self, shortage: u64, needy: &Arc<Pool>) -> bool {
+        memory_of(&Self::idle_of_others(&self.pools(), needy)) >= shortage
+    }
+
+    /// Makes idle instances of other versions leave, the longest idle first, until `shortage` bytes are on
+    /// their way; all or nothing. Says whether they are.
+    pub(crate) fn evict(&self, shortage: u64, needy: &Arc<Pool>) -> bool {
+        let _one_at_a_time = self.evicting.lock();
+        let pools = self.pools();
+        let idle = Self::idle_of_others(&pools, needy);
+        if memory_of(&idle) < shortage {
             return false;
         }
         let mut freed = 0;
@@ -244,12 +265,25 @@ impl LocalVm {
         self.pools().iter().map(|pool| pool.load()).map(|(active, waiting)| active + waiting).sum()
     }
 
-    pub(crate) fn set_draining(&self, draining: bool) {
-        self.is_draining.store(draining, Ordering::Relaxed);
+    pub(crate) fn set_draining(&self, why: Why, on: bool) {
+        let draining = self.drain.set(why, on);
         for pool in self.pools() {
             if draining { pool.close(true) } else { pool.open() }
         }
     }
+
+    /// Notes whether the container engine answers; says whether that is news.
+    pub(crate) fn engine_is_down(&self, is_down: bool) -> bool {
+        let is_news = self.is_engine_down.swap(is_down, Ordering::Relaxed) != is_down;
+        if is_news {
+            self.drain.news.notify_one();
+        }
+        is_news
+    }
+}
+
+fn memory_of(instances: &[(Moment, Key, &Arc<Pool>)]) -> u64 {
+    instances.iter().map(|(_, _, pool)| pool.version.spec.memory.get()).sum()
 }
 
 impl std::fmt::Debug for LocalVm {
@@ -274,7 +308,7 @@ impl Vm for Front {
     fn fetch(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>> {
         Box::pin(async move {
             let vm = &self.0;
-            let fetched = vm.images.ensure(&*vm.engine, &version.image).await;
+            let fetched = vm.images.ensure(&*vm.engine, &version).await;
             fetched.map(drop).map_err(|cause| CallError::NoCapacity {
                 function: version.function.clone(),
                 cause: Box::new(cause),
@@ -282,7 +316,14 @@ impl Vm for Front {
         })
     }
 
-    fn forget(&self, _function: &FunctionName) {}
+    fn forget(&self, function: &FunctionName) {
+        let vm = &self.0;
+        vm.images.forget_function(function);
+        if vm.pools.read().keys().any(|version| version.function == *function) {
+            vm.forgotten.lock().insert(function.clone());
+        }
+        vm.logs.forget(function.clone());
+    }
 
     fn retire(&self, version: &VersionId) {
         let pool = self.0.pools.read().get(version).cloned();
@@ -304,7 +345,7 @@ impl Vm for Front {
             .fold((0, 0), |(active, waiting), (a, w)| (active + a, waiting + w));
         let mut instances: Vec<_> = pools.iter().flat_map(|pool| pool.statuses()).collect();
         instances.sort_by_key(|instance| instance.started_at);
-        let state = if vm.is_draining.load(Ordering::Relaxed) {
+        let state = if vm.is_draining() {
             VmState::Draining
         } else if vm.is_engine_down.load(Ordering::Relaxed) {
             VmState::EngineDown
@@ -321,14 +362,11 @@ impl Vm for Front {
             calls_active,
             calls_waiting,
             instances,
-            images: Vec::new(),
+            images: vm.images.recent(),
         }
     }
 
     fn drain(&self, draining: bool) {
-        if self.0.is_draining.load(Ordering::Relaxed) != draining {
-            tracing::info!(draining, "Drain.");
-        }
-        self.0.set_draining(draining);
+        self.0.set_draining(Why::Asked, draining);
     }
 }

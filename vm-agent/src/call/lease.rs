@@ -5,7 +5,7 @@
 use super::settle;
 use crate::instance::{
     Instance,
-    pool::{Key, Pool, Taken},
+    pool::{Key, NoPlace, Pool, Taken},
     state::{Event, Why},
 };
 use epsilon_api::{
@@ -50,13 +50,15 @@ pub(crate) struct Placed {
 }
 
 /// Waits for a place within the operator's limit; a call that an instance is starting for waits for the
-/// end of that start, which has a limit of its own.
+/// end of that start, which has a limit of its own. A call that may not wait is sent away by the pool as soon as
+/// no start under way would serve it.
 pub(crate) async fn take(
     pool: &Arc<Pool>,
     request_id: &RequestId,
+    may_wait: bool,
     spent: &mut Spent,
 ) -> Result<Lease, CallError> {
-    let mut waiting = match pool.take(request_id)? {
+    let mut waiting = match pool.take(request_id, may_wait)? {
         Taken::Now(lease) => return Ok(lease),
         Taken::Later(waiting) => waiting,
     };
@@ -76,8 +78,7 @@ pub(crate) async fn take(
             Err(_) => {
                 drop(waiting);
                 pool.vm.metrics.queue_wait.observe(began.elapsed().as_secs_f64());
-                let (function, limit) = (pool.version.function.clone(), pool.limit());
-                return Err(CallError::ConcurrencyLimit { function, limit });
+                return Err(busy(pool));
             }
         }
     };
@@ -90,9 +91,14 @@ pub(crate) async fn take(
             spent.start = started.or(spent.start);
             Ok(lease)
         }
-        Ok(Err(failure)) => Err(failure.to_error(&pool.version.function)),
+        Ok(Err(NoPlace::Start(failure))) => Err(failure.to_error(&pool.version.function)),
+        Ok(Err(NoPlace::Busy)) => Err(busy(pool)),
         Err(_) => Err(CallError::Internal("the queue of a version was lost".into())),
     }
+}
+
+fn busy(pool: &Pool) -> CallError {
+    CallError::ConcurrencyLimit { function: pool.version.function.clone(), limit: pool.limit() }
 }
 
 impl Lease {

@@ -8,23 +8,29 @@ use super::{
     ContainerName, ContainerSpec, Engine, EngineError, Exit, Found, LocalImage, Machine,
     NetworkSpec, Output,
 };
-use crate::{config::Config, labels};
+use crate::{config::Config, labels, registry::Pulls};
 use async_trait::async_trait;
 use bollard::{
     Docker,
+    auth::DockerCredentials,
     container::LogOutput,
     errors::Error,
-    models::{ContainerSummaryStateEnum, NetworkCreateRequest},
+    models::{ContainerSummaryStateEnum, NetworkCreateRequest, NetworkDisconnectRequest},
     query_parameters::{
         AttachContainerOptions, CreateContainerOptions, CreateImageOptions, ListContainersOptions,
         RemoveContainerOptions, WaitContainerOptions,
     },
 };
-use epsilon_api::{function::ImageRef, ids::VmId, units::Bytes as Size};
+use epsilon_api::{chain::Chain, function::ImageRef, ids::VmId, units::Bytes as Size};
+use epsilon_registry::{Host, Login};
 use futures_util::{StreamExt, TryStreamExt, future::ready, stream::BoxStream};
 use prometheus::HistogramVec;
 use std::{collections::HashMap, net::IpAddr, time::Duration};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
+
+/// Pauses between two tries to remove a network that still has endpoints, doubled each time.
+const FIRST_AGAIN: Duration = Duration::from_millis(50);
+const SLOW_AGAIN: Duration = Duration::from_secs(1);
 
 /// A Docker Engine on this machine.
 #[derive(Clone)]
@@ -32,7 +38,10 @@ pub struct DockerEngine {
     docker: Docker,
     /// Bounds one question.
     patience: Duration,
+    pulls: Pulls,
     pull_timeout: Duration,
+    /// Bounds the tries to remove a network.
+    remove_timeout: Duration,
     cores: u32,
     /// `epsilon_engine_call_seconds{call}`.
     seconds: HistogramVec,
@@ -56,7 +65,9 @@ impl DockerEngine {
         Ok(Self {
             docker,
             patience: config.engine_timeout,
+            pulls: Pulls::new(config.registries.clone(), config.pulls_at_once, config.pull_timeout),
             pull_timeout: config.pull_timeout,
+            remove_timeout: config.remove_timeout,
             cores,
             seconds,
         })
@@ -84,6 +95,47 @@ impl DockerEngine {
             Ok(answer) => answer.map_err(ours),
             Err(_) => Err(EngineError::Down(format!("`{verb}` took longer than {limit:?}").into())),
         }
+    }
+
+    /// Takes whatever the network lists off it: somebody else's container, which goes on without it, or one that is
+    /// gone and whose endpoint Docker 20.10 forgot. That one is known by its container's name only.
+    async fn disconnect_all(&self, network: &str) -> Result<(), EngineError> {
+        let asked = self.docker.inspect_network(network_name(network)?, None);
+        let found = match self.ask("inspect_network", asked).await {
+            Err(EngineError::NotFound(_)) => return Ok(()),
+            found => found?,
+        };
+        for (id, endpoint) in found.containers.unwrap_or_default() {
+            let container = endpoint.name.filter(|name| !name.is_empty()).unwrap_or(id);
+            tracing::warn!(
+                network,
+                container,
+                "Something is still in the network; it is taken off."
+            );
+            let request = NetworkDisconnectRequest { container, force: Some(true) };
+            match self.ask("disconnect", self.docker.disconnect_network(network, request)).await {
+                Ok(()) | Err(EngineError::NotFound(_)) => {}
+                Err(err) => {
+                    tracing::warn!(network, cause = %Chain(&err), "It could not be taken off.");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the engine pull an image. A name with a digest in it is checked against what arrives.
+    async fn pull(&self, name: &str, host: Host, login: Option<Login>) -> Result<(), EngineError> {
+        let options =
+            CreateImageOptions { from_image: Some(name.to_owned()), ..Default::default() };
+        let login = login.map(|login| DockerCredentials {
+            username: Some(login.user),
+            password: Some(login.password.reveal().clone()),
+            serveraddress: Some(host.to_string()),
+            ..Default::default()
+        });
+        let pull =
+            self.docker.create_image(Some(options), None, login).try_for_each(|_| ready(Ok(())));
+        self.ask_within("pull", self.pull_timeout, pull).await
     }
 
     /// The name to create from, when the image is in the engine.
@@ -119,13 +171,8 @@ impl Engine for DockerEngine {
         if let Some(local) = self.local(image).await? {
             return Ok(local);
         }
-        let options = CreateImageOptions {
-            from_image: Some(image_name(&image.reference)?.to_owned()),
-            ..Default::default()
-        };
-        let pull =
-            self.docker.create_image(Some(options), None, None).try_for_each(|_| ready(Ok(())));
-        self.ask_within("pull", self.pull_timeout, pull).await?;
+        let name = image_name(&image.reference)?;
+        self.pulls.run(image, |host, login| self.pull(name, host, login)).await?;
         self.local(image).await?.ok_or_else(|| {
             EngineError::NotFound(format!(
                 "`{}` is not the image {}",
@@ -270,9 +317,21 @@ impl Engine for DockerEngine {
     }
 
     async fn remove_network(&self, name: &str) -> Result<(), EngineError> {
-        match self.ask("remove_network", self.docker.remove_network(network_name(name)?)).await {
-            Err(EngineError::NotFound(_)) => Ok(()),
-            other => other,
+        let give_up = Instant::now() + self.remove_timeout;
+        let mut pause = FIRST_AGAIN;
+        loop {
+            let removal = self.docker.remove_network(network_name(name)?);
+            match self.ask("remove_network", removal).await {
+                Err(EngineError::NotFound(_)) => return Ok(()),
+                Err(EngineError::Refused(text))
+                    if text.contains("active endpoints") && Instant::now() < give_up =>
+                {
+                    self.disconnect_all(name).await?;
+                    sleep(pause).await;
+                    pause = (pause * 2).min(SLOW_AGAIN);
+                }
+                other => return other,
+            }
         }
     }
 

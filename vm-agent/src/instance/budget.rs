@@ -57,6 +57,15 @@ impl Budget {
         Bytes(self.ledger.lock().used)
     }
 
+    /// What would have to leave for this much to be had: 0 when it is free or coming. Claims nothing.
+    pub(crate) fn shortage(&self, bytes: Bytes) -> u64 {
+        let ledger = self.ledger.lock();
+        let ahead: u64 =
+            ledger.waiting.iter().filter(|(_, to)| !to.is_closed()).map(|(bytes, _)| bytes).sum();
+        let free = self.total.saturating_sub(ledger.used);
+        (ahead + bytes.get()).saturating_sub(free + ledger.leaving)
+    }
+
     /// Asks for memory. Dropping the promise of a [`Claim::Later`] withdraws the request.
     pub(crate) fn claim(self: &Arc<Self>, bytes: Bytes) -> Claim {
         let bytes = bytes.get();
@@ -215,6 +224,20 @@ mod tests {
         assert_eq!(shortage, 4);
         drop(adopted);
         assert!(waits.try_recv().is_ok());
+    }
+
+    #[test]
+    fn the_shortage_is_known_without_a_claim() {
+        let budget = Budget::new(Bytes(10));
+        let mut a = granted(budget.claim(Bytes(6)));
+        assert_eq!((budget.shortage(Bytes(4)), budget.shortage(Bytes(5))), (0, 1));
+        a.leave();
+        assert_eq!(budget.shortage(Bytes(10)), 0);
+        let (_, waits) = later(budget.claim(Bytes(8)));
+        assert_eq!(budget.shortage(Bytes(3)), 1, "behind those who wait");
+        drop(waits);
+        assert_eq!(budget.shortage(Bytes(3)), 0);
+        assert_eq!(budget.used(), Bytes(6));
     }
 
     #[test]

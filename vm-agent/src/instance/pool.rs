@@ -36,7 +36,16 @@ use tokio::{
 };
 
 /// Where a waiting call gets its place, or the reason why there is none.
-type Reply = oneshot::Sender<Result<Placed, StartFailure>>;
+type Reply = oneshot::Sender<Result<Placed, NoPlace>>;
+
+/// Why a waiting call gets no place.
+#[derive(Debug)]
+pub(crate) enum NoPlace {
+    /// The start that was to serve it failed.
+    Start(StartFailure),
+    /// It may not wait, and nothing is under way that would serve it.
+    Busy,
+}
 
 /// An instance's place in its pool; never used twice.
 pub(crate) type Key = u64;
@@ -67,7 +76,7 @@ pub(crate) enum Taken {
 pub(crate) struct Waiting {
     pool: Arc<Pool>,
     ticket: u64,
-    pub(crate) place: oneshot::Receiver<Result<Placed, StartFailure>>,
+    pub(crate) place: oneshot::Receiver<Result<Placed, NoPlace>>,
 }
 
 impl Drop for Waiting {
@@ -114,8 +123,13 @@ impl Pool {
         self.version.spec.max_instances.get().saturating_mul(self.version.spec.concurrency.get())
     }
 
-    /// A place for one call: now, or as soon as one is free.
-    pub(crate) fn take(self: &Arc<Self>, request_id: &RequestId) -> Result<Taken, CallError> {
+    /// A place for one call: now, or as soon as one is free. One that may not wait gets its place from a start
+    /// that has room, or none.
+    pub(crate) fn take(
+        self: &Arc<Self>,
+        request_id: &RequestId,
+        may_wait: bool,
+    ) -> Result<Taken, CallError> {
         let mut books = self.books.lock();
         if let Some(place) = books.begin(self, request_id) {
             drop(books);
@@ -132,7 +146,7 @@ impl Pool {
         }
         let ticket = books.number();
         let (to, place) = oneshot::channel();
-        books.waiters.push_back(Waiter { ticket, request_id: request_id.clone(), to });
+        books.waiters.push_back(Waiter { ticket, request_id: request_id.clone(), may_wait, to });
         let todo = books.dispatch(self, now, None);
         drop(books);
         let waiting = Waiting { pool: Arc::clone(self), ticket, place };
@@ -165,6 +179,16 @@ impl Pool {
         self.act(todo);
     }
 
+    /// The instance's start has no memory yet, or has it now. Calls that may not wait do not wait for that.
+    pub(crate) fn start_is_short(self: &Arc<Self>, key: Key, is_short: bool) {
+        let mut books = self.books.lock();
+        let Some(slot) = books.slots.get_mut(&key) else { return };
+        slot.is_short = is_short;
+        let todo = books.dispatch(self, self.vm.now(), None);
+        drop(books);
+        self.act(todo);
+    }
+
     /// The instance's start worked.
     pub(crate) fn ready(self: &Arc<Self>, key: Key, phases: StartPhases) {
         let now = self.vm.now();
@@ -191,7 +215,7 @@ impl Pool {
             books.remember(&failure, now);
             if books.live() + books.starting() == 0 {
                 for waiter in books.waiters.drain(..) {
-                    todo.failures.push((waiter.to, failure.clone()));
+                    todo.failures.push((waiter.to, NoPlace::Start(failure.clone())));
                 }
             }
         }
@@ -342,7 +366,7 @@ impl Pool {
             (keys, std::mem::take(&mut books.waiters))
         };
         for waiter in waiters {
-            drop(waiter.to.send(Err(StartFailure::CalledOff)));
+            drop(waiter.to.send(Err(NoPlace::Start(StartFailure::CalledOff))));
         }
         for key in keys {
             self.event(key, Event::Kill(Why::Asked));
@@ -355,7 +379,7 @@ impl Pool {
         let mut books = self.books.lock();
         let key = books.number();
         let state = State::Idle { since: self.vm.now() };
-        books.slots.insert(key, Slot { instance, state, calls: Vec::new(), ready_at: None });
+        books.slots.insert(key, Slot::new(instance, state));
         books.refresh(key, self.concurrency());
         key
     }
@@ -437,8 +461,8 @@ impl Pool {
             // One who left in this moment drops the lease, which gives the place back.
             drop(to.send(Ok(Placed { lease: self.lease(place), started })));
         }
-        for (to, failure) in todo.failures {
-            drop(to.send(Err(failure)));
+        for (to, why) in todo.failures {
+            drop(to.send(Err(why)));
         }
         for (key, instance) in todo.starts {
             self.vm.launch(self, key, instance);

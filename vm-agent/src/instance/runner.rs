@@ -89,7 +89,11 @@ impl Runner {
     async fn start(&self) -> Result<Started, StartFailure> {
         // What others must give or send is waited for without a permit: it would keep theirs from them.
         let began = Instant::now();
-        let image = self.vm.images.ensure(&*self.vm.engine, &self.instance.version.image).await?;
+        self.look_for_memory();
+        if !self.pool.is_start_needed() {
+            return Err(StartFailure::CalledOff);
+        }
+        let image = self.vm.images.ensure(&*self.vm.engine, &self.instance.version).await?;
         let pull = began.elapsed();
         self.take_memory().await?;
         let _permit = match self.vm.starts.acquire().await {
@@ -102,6 +106,14 @@ impl Runner {
         start::start(&self.vm, &self.instance, image, pull).await
     }
 
+    /// Tells the pool before anything that takes long, such as a pull, when there is no memory to be had.
+    fn look_for_memory(&self) {
+        let shortage = self.vm.budget.shortage(self.instance.version.spec.memory);
+        if shortage > 0 && !self.vm.can_evict(shortage, &self.pool) {
+            self.pool.start_is_short(self.key, true);
+        }
+    }
+
     /// Waits for memory as long as a call waits for a place: calls of others end, and their instances are
     /// idle then. Between two looks nothing is claimed, so that a smaller one may go first.
     async fn take_memory(&self) -> Result<(), StartFailure> {
@@ -109,8 +121,10 @@ impl Runner {
         loop {
             if let Some(grant) = self.claim_memory().await? {
                 self.instance.keep_memory(grant);
+                self.pool.start_is_short(self.key, false);
                 return Ok(());
             }
+            self.pool.start_is_short(self.key, true);
             if Instant::now() >= give_up {
                 let text = "all memory for instances is in use by instances with calls";
                 return Err(StartFailure::NoCapacity(text.into()));
@@ -216,6 +230,7 @@ impl Runner {
     }
 
     async fn remove_container(&self) {
+        self.instance.engine_is_done(self.vm.config.engine_timeout).await;
         match self.instance.reached() {
             Reached::Nothing => {}
             // One try. It never ran, so it may be left to `reconcile.rs`, which removes what nobody knows.

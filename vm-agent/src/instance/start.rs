@@ -141,23 +141,23 @@ pub(crate) async fn start(
         limits: vm.config.limits.clone(),
     };
     instance.reach(Reached::Container);
-    if let Err(err) = vm.engine.create(&container).await {
+    if let Err(err) = create(vm, instance, &container).await {
         let EngineError::NotFound(_) = err else { return Err(err.into()) };
         // The image was removed behind our back: look again, once.
-        vm.images.forget(&version.image);
-        container.image = vm.images.ensure(&*vm.engine, &version.image).await?;
-        vm.engine.create(&container).await?;
+        vm.images.lost(&version.image);
+        container.image = vm.images.ensure(&*vm.engine, version).await?;
+        create(vm, instance, &container).await?;
     }
     phases.create = lap();
 
     let tap = Tap::open(vm, instance).await?; // before the start, or the first lines are lost
     instance.reach(Reached::Process);
-    if let Err(err) = vm.engine.start(&instance.container).await {
+    if let Err(err) = run(vm, instance).await {
         let EngineError::NotFound(_) = err else { return Err(err.into()) };
         // The network was removed behind our back: make it, once.
         vm.network.doubt();
         attachment(vm, spec.network, spec.runtime).await?;
-        vm.engine.start(&instance.container).await?;
+        run(vm, instance).await?;
     }
     let mut exit = watch_exit(vm, instance);
 
@@ -204,6 +204,20 @@ pub(crate) async fn start(
     }
 }
 
+async fn create(
+    vm: &Arc<LocalVm>,
+    instance: &Instance,
+    container: &ContainerSpec,
+) -> Result<(), EngineError> {
+    let (engine, container) = (Arc::clone(&vm.engine), container.clone());
+    instance.have_engine(vm, async move { engine.create(&container).await }).await
+}
+
+async fn run(vm: &Arc<LocalVm>, instance: &Instance) -> Result<(), EngineError> {
+    let (engine, name) = (Arc::clone(&vm.engine), instance.container.clone());
+    instance.have_engine(vm, async move { engine.start(&name).await }).await
+}
+
 /// Which network, if any; refuses what could not be kept safe.
 async fn attachment(
     vm: &LocalVm,
@@ -217,7 +231,7 @@ async fn attachment(
         )),
         (Network::Egress, Runtime::Node | Runtime::Container) => vm
             .network
-            .attachment(&*vm.engine)
+            .attachment(&vm.engine)
             .await
             .map_err(|err| StartFailure::NoCapacity(Chain(&err).to_string())),
     }
@@ -231,7 +245,9 @@ pub(crate) fn watch_exit(vm: &Arc<LocalVm>, instance: &Instance) -> ExitWatch {
         loop {
             match engine.wait(&name).await {
                 // Only what says that it ended, or is unknown, is an end.
-                Err(EngineError::Down(_) | EngineError::Refused(_)) => sleep(pause).await,
+                Err(
+                    EngineError::Down(_) | EngineError::Refused(_) | EngineError::Registry(_),
+                ) => sleep(pause).await,
                 end @ (Ok(_) | Err(EngineError::NotFound(_))) => return end,
             }
         }

@@ -93,7 +93,11 @@ impl Pump {
                 match self.vm.engine.attach(&self.container).await {
                     Ok(output) => break output,
                     Err(EngineError::Down(_)) => sleep(ATTACH_AGAIN).await,
-                    Err(EngineError::NotFound(_) | EngineError::Refused(_)) => return,
+                    Err(
+                        EngineError::NotFound(_)
+                        | EngineError::Refused(_)
+                        | EngineError::Registry(_),
+                    ) => return,
                 }
             };
         }

@@ -25,7 +25,13 @@ const OPEN_FILES: usize = 128;
 #[derive(Debug)]
 pub(super) enum Order {
     Write(LogRecord),
-    Read { function: FunctionName, follow: bool, to: oneshot::Sender<Snapshot> },
+    Read {
+        function: FunctionName,
+        follow: bool,
+        to: oneshot::Sender<Snapshot>,
+    },
+    /// The function is no more, and neither is what it wrote.
+    Forget(FunctionName),
     Close,
 }
 
@@ -73,6 +79,10 @@ impl Shelf {
                         self.write(&mut batch);
                         drop(to.send(self.snapshot(&function, follow)));
                     }
+                    Order::Forget(function) => {
+                        self.write(&mut batch);
+                        self.forget(&function);
+                    }
                     Order::Close => {
                         self.write(&mut batch);
                         return;
@@ -109,6 +119,17 @@ impl Shelf {
                 self.dropped.inc_by(lines);
                 tracing::warn!(%err, folder = %folder.display(), lines, "Log lines could not be written.");
             }
+        }
+    }
+
+    fn forget(&mut self, function: &FunctionName) {
+        self.rings.remove(function);
+        let folder = self.folder.join(function.as_str());
+        match fs::remove_dir_all(&folder) {
+            Err(err) if err.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%err, folder = %folder.display(), "The log of a deleted function could not be removed.");
+            }
+            _ => {}
         }
     }
 

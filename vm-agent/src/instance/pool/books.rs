@@ -1,7 +1,7 @@
 //! The books of a pool, kept under its lock: who is where, who waits, what is remembered. Decides what follows
 //! from each change and says it as [`Todo`]; does none of it. Only `pool.rs` comes here.
 
-use super::{Key, Pool, Reply};
+use super::{Key, NoPlace, Pool, Reply};
 use crate::instance::{
     Instance,
     start::StartFailure,
@@ -52,11 +52,21 @@ pub(super) struct Slot {
     pub(super) calls: Vec<(u64, RequestId)>,
     /// When it was ready; not known of one that was found running.
     pub(super) ready_at: Option<Moment>,
+    /// Its start waits for memory that others have.
+    pub(super) is_short: bool,
+}
+
+impl Slot {
+    pub(super) fn new(instance: Arc<Instance>, state: State) -> Self {
+        Self { instance, state, calls: Vec::new(), ready_at: None, is_short: false }
+    }
 }
 
 pub(super) struct Waiter {
     pub(super) ticket: u64,
     pub(super) request_id: RequestId,
+    /// There is no other VM for it.
+    pub(super) may_wait: bool,
     pub(super) to: Reply,
 }
 
@@ -70,7 +80,7 @@ pub(super) struct Remembered {
 #[derive(Default)]
 pub(super) struct Todo {
     pub(super) places: Vec<(Reply, Place, Option<StartPhases>)>,
-    pub(super) failures: Vec<(Reply, StartFailure)>,
+    pub(super) failures: Vec<(Reply, NoPlace)>,
     pub(super) starts: Vec<(Key, Arc<Instance>)>,
     pub(super) stops: Vec<Arc<Instance>>,
     pub(super) changed: Vec<Arc<Instance>>,
@@ -240,13 +250,7 @@ impl Books {
             match Instance::new(id, Arc::clone(&pool.version), idle, &pool.vm.closed) {
                 Ok(instance) => {
                     let (key, instance) = (self.number(), Arc::new(instance));
-                    let slot = Slot {
-                        instance: Arc::clone(&instance),
-                        state: State::Starting,
-                        calls: Vec::new(),
-                        ready_at: None,
-                    };
-                    self.slots.insert(key, slot);
+                    self.slots.insert(key, Slot::new(Arc::clone(&instance), State::Starting));
                     todo.starts.push((key, instance));
                 }
                 Err(err) => {
@@ -255,6 +259,7 @@ impl Books {
                 }
             }
         }
+        self.refuse_hurried(pool, &mut todo);
         if self.closing && self.waiters.is_empty() {
             let keys: Vec<Key> = self
                 .slots
@@ -267,6 +272,28 @@ impl Books {
             }
         }
         todo
+    }
+
+    /// Sends away those who may not wait and whom no start under way would serve.
+    fn refuse_hurried(&mut self, pool: &Pool, todo: &mut Todo) {
+        if self.waiters.iter().all(|waiter| waiter.may_wait) {
+            return;
+        }
+        let starting = self.slots.values().filter(|slot| slot.state == State::Starting);
+        let (short, begins): (Vec<_>, Vec<_>) = starting.partition(|slot| slot.is_short);
+        let (places, is_short) = (begins.len() * pool.concurrency(), !short.is_empty());
+        let mut position = 0;
+        for waiter in std::mem::take(&mut self.waiters) {
+            if waiter.may_wait || position < places {
+                position += 1;
+                self.waiters.push_back(waiter);
+            } else if is_short {
+                let text = "all memory for instances is in use".to_owned();
+                todo.failures.push((waiter.to, NoPlace::Start(StartFailure::NoCapacity(text))));
+            } else {
+                todo.failures.push((waiter.to, NoPlace::Busy));
+            }
+        }
     }
 
     pub(super) fn wants_start(&self, pool: &Pool, now: Moment) -> bool {

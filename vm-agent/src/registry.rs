@@ -1,0 +1,156 @@
+//! Pulls of this VM: few at once, each within one limit, with the login that the registry wants, and once
+//! more with a fresh one when it refuses that. Knows no engine; `engine/docker.rs` does the pulling.
+
+use crate::engine::{Denied, EngineError};
+use epsilon_api::function::ImageRef;
+use epsilon_registry::{Access, Failed, Host, Login, Trouble};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
+
+/// What stands between the engine and registries. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Pulls {
+    access: Access,
+    turns: Arc<Semaphore>,
+    limit: Duration,
+}
+
+impl Pulls {
+    pub(crate) fn new(access: Access, at_once: usize, limit: Duration) -> Self {
+        Self { access, turns: Arc::new(Semaphore::new(at_once)), limit }
+    }
+
+    /// Has `pull` bring the image, when it is its turn. The limit is for all of it: turn, login and both tries.
+    pub(crate) async fn run<F>(
+        &self,
+        image: &ImageRef,
+        pull: impl Fn(Host, Option<Login>) -> F,
+    ) -> Result<(), EngineError>
+    where
+        F: Future<Output = Result<(), EngineError>>,
+    {
+        let host = Host::of(&image.reference);
+        let deadline = Instant::now() + self.limit;
+        let work = async {
+            // A closed semaphore would be a bug that costs nothing: the pull goes on.
+            let _turn = self.turns.acquire().await;
+            self.access.run(&host, is_refused, |login| pull(host.clone(), login)).await
+        };
+        let failed = match timeout_at(deadline, work).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(failed)) => failed,
+            Err(_) => return Err(self.too_slow(host)),
+        };
+        Err(match failed {
+            Failed::Login(err) => EngineError::Registry(Box::new(Denied {
+                what: "has no login of this machine".into(),
+                hint: err.hint(),
+                host,
+                source: Some(Box::new(err)),
+            })),
+            Failed::Work(EngineError::Down(_)) if Instant::now() >= deadline => self.too_slow(host),
+            Failed::Work(err) => match text(&err) {
+                Some(said) => {
+                    let trouble = Trouble::of(said);
+                    EngineError::Registry(Box::new(Denied {
+                        what: trouble.what().into(),
+                        hint: trouble.hint(&host),
+                        host,
+                        source: Some(Box::new(err)),
+                    }))
+                }
+                None => err,
+            },
+        })
+    }
+
+    fn too_slow(&self, host: Host) -> EngineError {
+        let limit = humantime::format_duration(self.limit);
+        EngineError::Registry(Box::new(Denied {
+            hint: format!(
+                "look whether `{host}` is slow or `vm_agent.pulls_at_once` too small, or raise \
+                 `vm_agent.pull_timeout`"
+            ),
+            what: format!("did not give the image within {limit}"),
+            host,
+            source: None,
+        }))
+    }
+}
+
+/// What the engine had to say; nothing when it did not say anything itself.
+fn text(err: &EngineError) -> Option<&str> {
+    match err {
+        EngineError::NotFound(text) | EngineError::Refused(text) => Some(text),
+        EngineError::Down(_) | EngineError::Registry(_) => None,
+    }
+}
+
+fn is_refused(err: &EngineError) -> bool {
+    text(err).is_some_and(|text| Trouble::of(text) == Trouble::Refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use epsilon_api::chain::Chain;
+    use std::{
+        future::{pending, ready},
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    fn image() -> ImageRef {
+        ImageRef { reference: "registry.example/pay@sha256:00".into(), digest: "sha256:01".into() }
+    }
+
+    fn pulls(at_once: usize) -> Pulls {
+        Pulls::new(Access::default(), at_once, Duration::from_secs(300))
+    }
+
+    #[tokio::test]
+    async fn what_went_wrong_is_told_with_the_next_step() {
+        for (said, what, next) in [
+            ("no basic auth credentials", "refused", "vm_agent.registry_user"),
+            ("manifest unknown", "does not have", "deploy"),
+            ("dial tcp: connection refused", "cannot be reached", "`registry.example` runs"),
+            ("x509: unknown", "certificate", "/etc/docker/certs.d/registry.example/ca.crt"),
+        ] {
+            let pull = pulls(1);
+            let err = pull.run(&image(), |_, _| ready(Err(EngineError::Refused(said.into())))).await;
+            let told = Chain(&err.unwrap_err()).to_string();
+            for part in ["`registry.example`", what, next, said] {
+                assert!(told.contains(part), "{part}: {told}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_is_down_stays_the_one_to_blame() {
+        let down = |_, _| ready(Err(EngineError::Down("no socket".into())));
+        let err = pulls(1).run(&image(), down).await.unwrap_err();
+        assert!(matches!(err, EngineError::Down(_)), "{err}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_for_a_turn_counts() {
+        let (pulls, began) = (pulls(2), AtomicUsize::new(0));
+        let image = image();
+        let hang = || {
+            pulls.run(&image, |_, _| {
+                began.fetch_add(1, Ordering::SeqCst);
+                pending()
+            })
+        };
+        let (one, two, three) = tokio::join!(hang(), hang(), hang());
+        assert_eq!(began.load(Ordering::SeqCst), 2, "two at once");
+        for err in [one, two, three] {
+            let told = err.unwrap_err().to_string();
+            assert!(told.contains("within 5m") && told.contains("pull_timeout"), "{told}");
+        }
+        let done = pulls.run(&image, |_, _| ready(Ok(()))).await;
+        assert!(done.is_ok(), "turns come back: {done:?}");
+    }
+}
