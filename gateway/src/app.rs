@@ -8,8 +8,11 @@ use crate::{
     },
     config::Config,
     control::{Control, ControlHandler},
-    deploy::{Deploys, queue::Queue},
-    fleet::Fleet,
+    deploy::{Deploys, builders::Builders, queue::Queue},
+    fleet::{
+        Fleet,
+        link::{Identity, LinkLimits},
+    },
     keys::{self, KeyError},
     observe::{events::WarmUpFailed, metrics::Metrics},
     routes::Routes,
@@ -17,6 +20,7 @@ use crate::{
 };
 use epsilon_api::{build::Builder, error::ErrorBody, function::Version, ids::GatewayId, vm::Vm};
 use epsilon_store::{KeyRole, Store, StoreError};
+use epsilon_wire::pass::{self, Signer};
 use futures_util::future::join_all;
 use http::StatusCode;
 use jiff::Timestamp;
@@ -49,6 +53,9 @@ pub enum StartError {
     /// A key cannot be made.
     #[error("the gateway's keys cannot be made")]
     Keys(#[from] KeyError),
+    /// What it shows to members cannot be made.
+    #[error("the gateway's own key cannot be had")]
+    OwnKey(#[from] pass::KeyError),
     /// Two gateways share a registry.
     #[error("the metrics cannot be registered")]
     Metrics(#[from] prometheus::Error),
@@ -122,16 +129,26 @@ impl App {
             }
         }
         let urls = Urls::new(&config, address);
+        let identity = Identity {
+            signer: Arc::new(Signer::load_or_make(&config.data_dir.join("gateway.key"))?),
+            tls: None,
+            limits: LinkLimits {
+                connect: config.members.connect,
+                idle: config.members.idle,
+            },
+        };
+        let builders = Arc::new(Builders::new(builder, identity, config.builder_silence));
         let deploys = Arc::new(Deploys {
             store: Arc::clone(&store),
             gateway,
-            builder,
+            builders,
             fleet: Arc::clone(&fleet),
             routes: Arc::clone(&routes),
             metrics: Arc::clone(&metrics),
             urls: urls.clone(),
             queue: Queue::default(),
             limit: config.deploy_timeout,
+            fetch_limit: config.fetch_timeout,
         });
         let (ending, background) = (Ending::default(), TaskTracker::new());
         let placement = Box::new(InOrder);

@@ -221,7 +221,7 @@ impl Config {
             rule(!value.is_zero(), key, "must be longer than `0s`")?;
         }
         rule(
-            settings.builder_silence > 2 * HEARTBEAT,
+            settings.builder_silence > 2 * epsilon_api::build::HEARTBEAT,
             "builder_silence",
             "must be longer than `10s`: two signs of life of a builder",
         )?;

@@ -4,13 +4,20 @@
 //! ```text
 //! queue by folder → build → queue by project → prepare → start new versions → activate → retire old ones
 //! ```
+//! `builders` (with `remote` and `archive`) says who builds, `start` which VMs hold what before calls come.
+//!
 //! Up to `activate` everything can be dropped at any point (the caller hung up, the time is over, the
 //! gateway stops) and the old versions have never stopped serving; from there on nothing is dropped.
 
+mod archive;
+pub(crate) mod builders;
 pub(crate) mod queue;
+mod remote;
+mod start;
 pub(crate) mod story;
 
 use crate::{fleet::Fleet, observe::metrics::Metrics, routes::Routes, urls::Urls};
+use builders::Builders;
 use epsilon_api::{
     admin::{DeployEvent, DeploymentInfo, DeploymentState, Step},
     body::CallBody,
@@ -25,6 +32,7 @@ use futures_util::{FutureExt, future::try_join_all};
 use http::StatusCode;
 use jiff::Timestamp;
 use queue::Queue;
+use start::{NotReady, Starter};
 use std::{
     panic::AssertUnwindSafe,
     sync::Arc,
@@ -45,13 +53,16 @@ pub(crate) struct Push {
 pub(crate) struct Deploys {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) gateway: GatewayId,
-    pub(crate) builder: Option<Arc<dyn Builder>>,
+    pub(crate) builders: Arc<Builders>,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) routes: Arc<Routes>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) urls: Urls,
     pub(crate) queue: Queue,
+    /// Longest deployment.
     pub(crate) limit: Duration,
+    /// Longest that one VM may take to get an image.
+    pub(crate) fetch_limit: Duration,
 }
 
 /// Why a deployment changed nothing.
@@ -59,8 +70,8 @@ pub(crate) struct Deploys {
 enum DeployError {
     #[error("the build failed")]
     Build(#[source] BuildError),
-    #[error("a new version did not start")]
-    Start(#[source] CallError),
+    #[error("the new versions are not ready")]
+    NotReady(#[from] NotReady),
     #[error("the versions could not be kept")]
     Store(#[source] StoreError),
     #[error("the deployment took longer than {0:?}")]
@@ -76,7 +87,13 @@ impl DeployError {
     fn body(&self) -> ErrorBody {
         match self {
             Self::Build(err) => err.body(),
-            Self::Start(err) => start_failed(err),
+            Self::NotReady(NotReady::Start(err)) => start_failed(err),
+            Self::NotReady(err @ NotReady::OutOfReach { .. }) => ErrorBody::new(
+                StatusCode::BAD_GATEWAY,
+                "IMAGE_UNREACHABLE",
+                format!("{err}: it lies in the engine of the builder's machine only"),
+                Some("give the builder a registry: `epsilon-builder --registry REF`".into()),
+            ),
             Self::Store(err) => crate::control::error::of_store(err).into_body(),
             Self::TookTooLong(limit) => ErrorBody::new(
                 StatusCode::GATEWAY_TIMEOUT,
@@ -114,7 +131,6 @@ impl Deploys {
     /// ends it as long as nothing serves.
     pub(crate) async fn run(
         &self,
-        builder: &dyn Builder,
         id: DeploymentId,
         push: Push,
         story: Story,
@@ -130,7 +146,7 @@ impl Deploys {
             let prepared = tokio::select! {
                 biased;
                 () = cancel.cancelled() => Err(DeployError::Cancelled),
-                done = tokio::time::timeout(self.limit, self.prepare(builder, &id, push, &story)) => {
+                done = tokio::time::timeout(self.limit, self.prepare(&id, push, &story)) => {
                     done.unwrap_or(Err(DeployError::TookTooLong(self.limit)))
                 }
             }?;
@@ -161,7 +177,6 @@ impl Deploys {
     /// when this future is dropped.
     async fn prepare(
         &self,
-        builder: &dyn Builder,
         id: &DeploymentId,
         push: Push,
         story: &Story,
@@ -177,7 +192,7 @@ impl Deploys {
             only: push.only,
             log: story.as_build_log(),
         };
-        let built = builder.build(job).await.map_err(DeployError::Build)?;
+        let built = self.builders.build(job).await.map_err(DeployError::Build)?;
         let by_project = self.queue.wait(format!("project {}", built.project), story).await;
         let started = self.start(id, &built, story).await?;
         Ok(Ready { started, _turns: (by_folder, by_project) })
@@ -191,26 +206,26 @@ impl Deploys {
     ) -> Result<Started, DeployError> {
         let prepared =
             self.store.prepare(id, built, Timestamp::now()).await.map_err(DeployError::Store)?;
-        let new = prepared.iter().filter(|one| one.changed).count();
         let started = Started::new(prepared, Arc::clone(&self.fleet));
-        let began = story.begin(Step::Start, count(new, "new version"));
         let changed = started.changed();
-        try_join_all(changed.into_iter().map(|version| self.ensure_ready(version)))
-            .await
-            .map_err(DeployError::Start)?;
+        let new = changed.len();
+        let began = story.begin(Step::Start, count(new, "new version"));
+        self.warn_of_images_out_of_reach(&changed, story);
+        let starter = Starter { fleet: &self.fleet, story, patience: self.fetch_limit };
+        try_join_all(changed.into_iter().map(|version| starter.ensure_ready(version))).await?;
         let healthy = if new == 0 { "nothing to start".into() } else { count(new, "instance") };
         story.done(Step::Start, healthy, began);
         Ok(started)
     }
 
-    /// One VM that takes calls has an instance of it.
-    async fn ensure_ready(&self, version: Arc<Version>) -> Result<(), CallError> {
-        let member = self.fleet.members().into_iter().find(|member| member.takes_calls());
-        let member = member.ok_or_else(|| CallError::NoCapacity {
-            function: version.function.clone(),
-            cause: "every VM drains".into(),
-        })?;
-        member.vm.ensure_ready(version).await
+    /// One machine's engine is enough for the VM on that machine, and for no other one.
+    fn warn_of_images_out_of_reach(&self, changed: &[Arc<Version>], story: &Story) {
+        let is_one_machine = self.builders.is_local() && self.fleet.members().len() == 1;
+        if !is_one_machine && changed.iter().any(|new| !start::is_in_a_registry(&new.image)) {
+            let line = "note: without a registry, images lie in the engine of the builder's machine; VMs on other \
+                        machines cannot get them (`epsilon-builder --registry REF`)";
+            story.line(line.into());
+        }
     }
 
     async fn activate(

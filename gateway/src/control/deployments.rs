@@ -6,7 +6,7 @@ use super::{
     logs::lines,
     query::{InPath, PAGING, Params, data, listed},
 };
-use crate::deploy::{Push, story::Story};
+use crate::deploy::{Push, builders, story::Story};
 use axum::{
     Json,
     extract::{Request, State},
@@ -15,6 +15,7 @@ use axum::{
 use epsilon_api::{
     admin::{Data, DeploymentInfo},
     body,
+    build::BuildError,
     ids::DeploymentId,
 };
 use futures_util::StreamExt;
@@ -57,7 +58,9 @@ pub(super) async fn create(State(control): Shared, request: Request) -> Result<R
         return Err(unprocessable("INVALID_PARAMETER", message));
     }
     let only = params.all("only")?;
-    let builder = control.deploys.builder.clone().ok_or_else(no_builder)?;
+    if control.deploys.builders.is_empty() {
+        return Err(no_builder());
+    }
     let limit = control.max_source;
     if request.body().size_hint().lower() > limit.get() {
         let message = format!("the archive is larger than {limit}");
@@ -71,7 +74,7 @@ pub(super) async fn create(State(control): Shared, request: Request) -> Result<R
     let hung_up = cancel.clone().drop_guard();
     let deploys = Arc::clone(&control.deploys);
     control.background.spawn(async move {
-        deploys.run(&*builder, DeploymentId::random(), push, story, cancel).await;
+        deploys.run(DeploymentId::random(), push, story, cancel).await;
     });
     Ok(lines(ReceiverStream::new(reader).map(move |event| {
         let _ = &hung_up; // dropped with the answer's body
@@ -80,7 +83,10 @@ pub(super) async fn create(State(control): Shared, request: Request) -> Result<R
 }
 
 fn no_builder() -> ApiError {
-    let message = "no builder has joined this gateway";
-    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "NO_BUILDER", message)
-        .hint("start `epsilon-builder` with this gateway's address, or use `epsilon up`")
+    let BuildError { code, status, message, hint } = builders::no_builder();
+    let error = ApiError::new(status, &code, message);
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
 }

@@ -1,0 +1,111 @@
+//! A pushed archive on its way to a builder on another machine. It stays here until a builder has taken the build:
+//! up to then another builder can be asked, with nothing of the archive gone.
+
+use bytes::Bytes;
+use epsilon_api::body::{self, BodyError, CallBody};
+use http_body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+use tokio::sync::oneshot;
+
+/// The body of a request that goes out before it is known whether anybody wants the archive.
+struct Promised {
+    /// What the archive says of its length.
+    hint: SizeHint,
+    coming: oneshot::Receiver<CallBody>,
+    archive: Option<CallBody>,
+    failed: Failed,
+}
+
+/// Why the archive ended before its end, if it did: the developer's side, not the builder's.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Failed(Arc<Mutex<Option<BodyError>>>);
+
+impl Failed {
+    /// What went wrong with the archive.
+    pub(super) fn take(&self) -> Option<BodyError> {
+        self.0.lock().take()
+    }
+}
+
+/// Gives the archive to the request that it was promised to.
+pub(super) type Handover = oneshot::Sender<CallBody>;
+
+/// A body in place of this archive, which stays where it is until the handover.
+pub(super) fn promise(archive: &CallBody) -> (CallBody, Handover, Failed) {
+    let (handover, coming) = oneshot::channel();
+    let failed = Failed::default();
+    let hint = archive.size_hint();
+    let promised = Promised { hint, coming, archive: None, failed: failed.clone() };
+    (body::boxed(promised), handover, failed)
+}
+
+impl Body for Promised {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let archive = match &mut this.archive {
+            Some(archive) => archive,
+            None => match ready!(Pin::new(&mut this.coming).poll(cx)) {
+                Ok(archive) => this.archive.insert(archive),
+                Err(kept) => return Poll::Ready(Some(Err(kept.into()))),
+            },
+        };
+        match ready!(Pin::new(archive).poll_frame(cx)) {
+            Some(Err(err)) => {
+                let told = err.to_string();
+                *this.failed.0.lock() = Some(err);
+                Poll::Ready(Some(Err(told.into())))
+            }
+            other => Poll::Ready(other),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.archive.as_ref().map_or_else(|| self.hint.clone(), |archive| archive.size_hint())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+    use http_body_util::{BodyExt, StreamBody};
+
+    #[tokio::test]
+    async fn nothing_flows_before_the_handover_and_the_length_is_known() {
+        let archive = body::full("archive");
+        let (mut promised, handover, failed) = promise(&archive);
+        assert_eq!(promised.size_hint().exact(), Some(7));
+        assert!(promised.frame().now_or_never().is_none());
+        handover.send(archive).unwrap();
+        assert_eq!(promised.collect().await.unwrap().to_bytes(), "archive");
+        assert!(failed.take().is_none());
+    }
+
+    #[tokio::test]
+    async fn an_archive_that_fails_is_remembered() {
+        let pieces = [Ok(Frame::data(Bytes::from_static(b"x"))), Err("too much")];
+        let archive = body::boxed(StreamBody::new(futures_util::stream::iter(pieces)));
+        let (promised, handover, failed) = promise(&archive);
+        handover.send(archive).unwrap();
+        assert!(promised.collect().await.is_err());
+        assert_eq!(failed.take().unwrap().to_string(), "too much");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_given_up_gets_nothing() {
+        let (promised, handover, _) = promise(&body::full("archive"));
+        drop(handover);
+        assert!(promised.collect().await.is_err());
+    }
+}

@@ -1,0 +1,377 @@
+//! Builders on "other machines": real sockets and passes, scripted answers.
+
+use super::*;
+use crate::fleet::link::LinkLimits;
+use bytes::Bytes;
+use epsilon_api::{
+    body::{self, BodyTooLarge, CallBody},
+    build::{BuildLog, BuildNews},
+    error::ErrorBody,
+    fleet::PROTOCOL,
+    ids::{DeploymentId, ProjectName, VmId},
+    units::{self, MilliCores},
+};
+use epsilon_wire::{
+    door::{self, Door, Ending},
+    pass::{Checker, Signer},
+};
+use futures_util::stream;
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Incoming;
+use std::{future::Future, time::Instant};
+use tokio::sync::mpsc;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a scripted builder says to an archive.
+#[derive(Clone, Debug)]
+enum Script {
+    /// Reads the archive, tells its text as a line, then says this.
+    Says(&'static str),
+    /// Says 200, reads the archive, and says no more.
+    Hangs,
+    /// Does not even say 200.
+    Deaf,
+    /// Refuses with this status and code.
+    Refuses(u16, &'static str),
+}
+
+/// A listening builder. It ends with this.
+struct Site {
+    join: Join,
+    /// Archives that came, and answers that were given up.
+    seen: mpsc::UnboundedReceiver<String>,
+    ending: Ending,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.ending.close.cancel();
+        self.ending.cut.cancel();
+    }
+}
+
+fn signer() -> Arc<Signer> {
+    let folder = tempfile::tempdir().unwrap();
+    Arc::new(Signer::load_or_make(&folder.path().join("gateway.key")).unwrap())
+}
+
+impl Site {
+    fn open(id: &str, signer: &Signer, script: Script) -> Self {
+        let id = VmId::parse(id).unwrap();
+        let checker = Arc::new(Checker::new(id.clone()));
+        checker.trust(&[signer.key()]);
+        let (tell, seen) = mpsc::unbounded_channel();
+        let limits = door::Limits { connections: 9, head: PATIENCE, idle: PATIENCE };
+        let ending = Ending::default();
+        let any = "127.0.0.1:0".parse().unwrap();
+        let door = Door::bind(any, None, limits, ending.clone()).unwrap();
+        let address = door.address().unwrap().to_string();
+        ending.tasks.spawn(door.serve(checker, move |request| {
+            let (script, tell) = (script.clone(), tell.clone());
+            async move { answer(script, request, tell).await }
+        }));
+        Self { join: join(id, address), seen, ending }
+    }
+
+    async fn sees(&mut self, want: &str) {
+        assert_eq!(patient(self.seen.recv()).await.unwrap(), want);
+    }
+}
+
+fn join(id: VmId, address: String) -> Join {
+    Join {
+        protocol: PROTOCOL,
+        kind: MemberKind::Builder,
+        id,
+        address,
+        tls: false,
+        memory_bytes: units::Bytes(0),
+        cpu: MilliCores::ONE,
+    }
+}
+
+/// Tells when it is dropped.
+struct GivenUp(mpsc::UnboundedSender<String>);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        let _ = self.0.send("given up".into());
+    }
+}
+
+async fn answer(
+    script: Script,
+    request: Request<Incoming>,
+    tell: mpsc::UnboundedSender<String>,
+) -> Response<CallBody> {
+    match script {
+        Script::Deaf => std::future::pending().await,
+        Script::Refuses(status, code) => {
+            let status = StatusCode::from_u16(status).unwrap();
+            let text = ErrorBody::new(status, code, "no", None).to_json();
+            let mut response = Response::new(body::full(text));
+            *response.status_mut() = status;
+            response
+        }
+        Script::Hangs => {
+            let (given_up, archive) = (GivenUp(tell), request.into_body());
+            let lines = stream::once(async move {
+                let _given_up = given_up;
+                archive.collect().await?;
+                std::future::pending::<Result<Frame<Bytes>, hyper::Error>>().await
+            });
+            Response::new(body::boxed(StreamBody::new(lines)))
+        }
+        Script::Says(then) => {
+            let archive = request.into_body();
+            let lines = stream::once(async move {
+                // The answer's head is out by now; an archive that breaks off takes the connection with it.
+                let archive = archive.collect().await?.to_bytes();
+                let archive = String::from_utf8_lossy(&archive).into_owned();
+                tell.send(archive.clone()).unwrap();
+                let line = BuildNews::Event(BuildEvent::Line(archive)).to_line();
+                Ok::<_, hyper::Error>(Frame::data(Bytes::from(line + then)))
+            });
+            Response::new(body::boxed(StreamBody::new(lines)))
+        }
+    }
+}
+
+const BUILT: &str = "{\"built\":{\"project\":\"shop\",\"functions\":[]}}\n";
+
+#[derive(Debug, Default)]
+struct Told(Mutex<Vec<String>>);
+
+impl BuildLog for Told {
+    fn tell(&self, event: BuildEvent) {
+        self.0.lock().push(match event {
+            BuildEvent::Line(line) => line,
+            other => format!("{other:?}"),
+        });
+    }
+}
+
+fn builders(signer: &Arc<Signer>, silence: Duration, sites: &[&Site]) -> Builders {
+    let limits = LinkLimits { connect: PATIENCE, idle: PATIENCE };
+    let identity = Identity { signer: Arc::clone(signer), tls: None, limits };
+    let builders = Builders::new(None, identity, silence);
+    builders.set(sites.iter().map(|site| &site.join));
+    builders
+}
+
+fn job(archive: CallBody) -> (BuildJob, Arc<Told>) {
+    let told = Arc::<Told>::default();
+    let job = BuildJob {
+        deployment: DeploymentId::random(),
+        archive,
+        folder: Some("shop".into()),
+        only: Vec::new(),
+        log: Arc::clone(&told) as _,
+    };
+    (job, told)
+}
+
+async fn patient<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("in time")
+}
+
+/// What comes of one build, and what was told.
+async fn build(builders: &Builders, archive: CallBody) -> (Result<Built, String>, Vec<String>) {
+    let (job, told) = job(archive);
+    let ended = patient(builders.build(job)).await;
+    let told = told.0.lock().clone();
+    (ended.map_err(|err| format!("{} {}", err.status.as_u16(), err.code)), told)
+}
+
+fn shop() -> Result<Built, String> {
+    Ok(Built { project: ProjectName::parse("shop").unwrap(), functions: Vec::new() })
+}
+
+#[tokio::test]
+async fn a_build_elsewhere_is_told_as_it_goes() {
+    let signer = signer();
+    let mut site = Site::open("builder-1", &signer, Script::Says(BUILT));
+    let builders = builders(&signer, PATIENCE, &[&site]);
+    let (ended, told) = build(&builders, body::full("archive")).await;
+    assert_eq!((ended, told), (shop(), vec!["archive".to_owned()]));
+    site.sees("archive").await;
+}
+
+#[tokio::test]
+async fn without_a_builder_there_is_none() {
+    let builders = builders(&signer(), PATIENCE, &[]);
+    assert!(builders.is_empty());
+    assert_eq!(build(&builders, body::empty()).await.0, Err("503 NO_BUILDER".into()));
+}
+
+/// What goes wrong once the archive was handed over ends the build: it may have been half done.
+#[tokio::test]
+async fn a_builder_that_is_lost_in_the_middle_is_told_as_such() {
+    let signer = signer();
+    for (script, silence) in [
+        (Script::Says(""), PATIENCE),
+        (Script::Says("\"alive\"\n"), PATIENCE),
+        (Script::Says("{\"built\":{\"project\":\"shop\",\"func"), PATIENCE),
+        (Script::Says("{\"event\":{\"li\n"), PATIENCE),
+        (Script::Says("\"dead\"\n"), PATIENCE),
+        (Script::Hangs, Duration::from_millis(50)),
+    ] {
+        let site = Site::open("builder-1", &signer, script.clone());
+        let builders = builders(&signer, silence, &[&site]);
+        let (ended, _) = build(&builders, body::full("archive")).await;
+        assert_eq!(ended, Err("502 BUILDER_LOST".into()), "{script:?}");
+    }
+}
+
+/// Nothing of the archive is gone before a builder has taken the build.
+#[tokio::test]
+async fn a_builder_that_does_not_take_it_leaves_it_to_the_next() {
+    let signer = signer();
+    for (script, silence) in [
+        (Script::Refuses(503, "BUILDER_BUSY"), PATIENCE),
+        (Script::Refuses(401, "WHATEVER"), PATIENCE),
+        (Script::Deaf, Duration::from_millis(200)),
+    ] {
+        let first = Site::open("builder-1", &signer, script.clone());
+        let mut second = Site::open("builder-2", &signer, Script::Says(BUILT));
+        let builders = builders(&signer, silence, &[&first, &second]);
+        // Enough for the first one to be asked first.
+        builders.joined.lock()[1].at_work.store(1, Relaxed);
+        let (ended, told) = build(&builders, body::full("archive")).await;
+        assert_eq!(ended, shop(), "{script:?}");
+        assert_eq!(told[0], "note: builder `builder-1` did not take the build", "{script:?}");
+        second.sees("archive").await;
+    }
+}
+
+#[tokio::test]
+async fn a_builder_that_cannot_be_asked_comes_last_from_then_on() {
+    let signer = signer();
+    let gone = Site::open("builder-1", &signer, Script::Deaf);
+    let site = Site::open("builder-2", &signer, Script::Says(BUILT));
+    let builders = builders(&signer, PATIENCE, &[&gone, &site]);
+    let address = gone.join.address.clone();
+    drop(gone);
+    let began = Instant::now();
+    while tokio::net::TcpStream::connect(&address).await.is_ok() {
+        assert!(began.elapsed() < PATIENCE);
+        tokio::task::yield_now().await;
+    }
+    builders.joined.lock()[1].at_work.store(1, Relaxed);
+    assert_eq!(build(&builders, body::full("1")).await.1.len(), 2);
+    assert_eq!(build(&builders, body::full("2")).await, (shop(), vec!["2".to_owned()]));
+    drop(site);
+}
+
+#[tokio::test]
+async fn when_nobody_takes_it_the_last_reason_is_told() {
+    let signer = signer();
+    let busy = Site::open("builder-1", &signer, Script::Refuses(503, "BUILDER_BUSY"));
+    let ended = build(&builders(&signer, PATIENCE, &[&busy]), body::full("1")).await.0;
+    assert_eq!(ended, Err("503 BUILDER_BUSY".into()));
+    let away = builders(&signer, PATIENCE, &[]);
+    away.set([&join(VmId::parse("builder-1").unwrap(), "127.0.0.1:1".into())]);
+    let ended = build(&away, body::full("1")).await.0;
+    assert_eq!(ended, Err("503 BUILDER_UNREACHABLE".into()));
+    let strict = Site::open("builder-1", &signer, Script::Refuses(413, "SOURCE_TOO_LARGE"));
+    let other = Site::open("builder-2", &signer, Script::Says(BUILT));
+    let both = builders(&signer, PATIENCE, &[&strict, &other]);
+    both.joined.lock()[1].at_work.store(1, Relaxed);
+    let (ended, told) = build(&both, body::full("1")).await;
+    assert_eq!((ended, told.len()), (Err("413 SOURCE_TOO_LARGE".into()), 0), "it is the source");
+}
+
+#[tokio::test]
+async fn the_one_with_the_fewest_builds_gets_the_next() {
+    let signer = signer();
+    let sites: Vec<Site> = ["builder-1", "builder-2", "builder-3"]
+        .iter()
+        .map(|id| Site::open(id, &signer, Script::Hangs))
+        .collect();
+    let builders = Arc::new(builders(&signer, PATIENCE, &sites.iter().collect::<Vec<_>>()));
+    let counts = || -> Vec<usize> {
+        builders.joined.lock().iter().map(|one| one.at_work.load(Relaxed)).collect()
+    };
+    let mut at_work = Vec::new();
+    for round in 1..=2 {
+        for _ in &sites {
+            let chosen = Arc::clone(&builders);
+            let build = async move { chosen.build(job(body::full("x")).0).await };
+            at_work.push(tokio::spawn(build));
+            let began = Instant::now();
+            while counts().iter().sum::<usize>() < at_work.len() {
+                assert!(began.elapsed() < PATIENCE);
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(counts(), [round; 3]);
+    }
+    for build in &at_work {
+        build.abort();
+    }
+    // An unchanged member keeps its count and its connections; another one of its name is another one.
+    let before = builders.in_order(None);
+    builders.set(sites[1..].iter().map(|site| &site.join));
+    assert_eq!(builders.joined.lock().len(), 2);
+    assert!(before.iter().any(|one| Arc::ptr_eq(one, &builders.joined.lock()[0])));
+    let moved = Join { address: "127.0.0.1:1".into(), ..sites[1].join.clone() };
+    builders.set([&moved]);
+    assert!(!before.iter().any(|one| Arc::ptr_eq(one, &builders.joined.lock()[0])));
+}
+
+#[tokio::test]
+async fn one_project_goes_to_one_builder_while_all_are_idle() {
+    let signer = signer();
+    let sites: Vec<Site> =
+        (0..8).map(|n| Site::open(&format!("builder-{n}"), &signer, Script::Hangs)).collect();
+    let builders = builders(&signer, PATIENCE, &sites.iter().collect::<Vec<_>>());
+    let first = |folder| builders.in_order(Some(folder))[0].join.id.clone();
+    assert_eq!(first("shop"), first("shop"));
+    let homes: std::collections::HashSet<_> =
+        (0..50).map(|n| builders.in_order(Some(&format!("p{n}")))[0].join.id.clone()).collect();
+    assert!(homes.len() > 4, "{homes:?}");
+}
+
+#[tokio::test]
+async fn whoever_cancels_hangs_up() {
+    let signer = signer();
+    let mut site = Site::open("builder-1", &signer, Script::Hangs);
+    let builders = Arc::new(builders(&signer, PATIENCE, &[&site]));
+    let (job, _) = job(body::full("archive"));
+    let (handed_over, archive) = tokio::sync::oneshot::channel();
+    let job = BuildJob {
+        archive: body::boxed(StreamBody::new(stream::once(async move {
+            let _ = handed_over.send(());
+            Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(b"x")))
+        }))),
+        ..job
+    };
+    let at_work = {
+        let builders = Arc::clone(&builders);
+        tokio::spawn(async move { builders.build(job).await })
+    };
+    patient(archive).await.unwrap();
+    at_work.abort();
+    site.sees("given up").await;
+    assert_eq!(builders.joined.lock()[0].at_work.load(Relaxed), 0);
+}
+
+/// The developer's upload is to blame, not the builder whose connection it took along.
+#[tokio::test]
+async fn an_archive_that_fails_on_its_way_is_told_as_what_it_is() {
+    let signer = signer();
+    let limit = units::Bytes(10);
+    let site = Site::open("builder-1", &signer, Script::Says(BUILT));
+    let builders = builders(&signer, PATIENCE, &[&site]);
+    let pieces = |last: body::BodyError| {
+        let first = Ok(Frame::data(Bytes::from_static(b"x")));
+        body::boxed(StreamBody::new(stream::iter([first, Err(last)])))
+    };
+    let (ended, _) = build(&builders, pieces(Box::new(BodyTooLarge { limit }))).await;
+    assert_eq!(ended, Err("413 SOURCE_TOO_LARGE".into()));
+    let (ended, _) = build(&builders, pieces("the caller hung up".into())).await;
+    assert_eq!(ended, Err("400 SOURCE_INCOMPLETE".into()));
+}
