@@ -41,6 +41,10 @@ use std::{
 use story::Story;
 use tokio_util::sync::CancellationToken;
 
+/// Told in a fleet whose builder has no registry.
+const IN_ONE_ENGINE: &str = "note: without a registry, images lie in the engine of the builder's machine; VMs on other \
+                             machines cannot get them (`epsilon-builder --registry REF`)";
+
 /// What was pushed.
 pub(crate) struct Push {
     pub(crate) archive: CallBody,
@@ -160,7 +164,10 @@ impl Deploys {
                 DeployEvent::Done { deployment: self.info(deployment) }
             }
             Err(err) => {
-                tracing::info!(deployment = %id, error = %Chain(&err), "Deployment failed.");
+                // The developer reads all of it; npm's part alone may be a screen.
+                let told = Chain(&err).to_string();
+                let error = told.lines().next().unwrap_or_default();
+                tracing::info!(deployment = %id, error, "Deployment failed.");
                 self.count(DeploymentState::Failed);
                 let error = err.body();
                 if let Err(err) = self.store.fail_deployment(&id, &error, Timestamp::now()).await {
@@ -210,22 +217,16 @@ impl Deploys {
         let changed = started.changed();
         let new = changed.len();
         let began = story.begin(Step::Start, count(new, "new version"));
-        self.warn_of_images_out_of_reach(&changed, story);
-        let starter = Starter { fleet: &self.fleet, story, patience: self.fetch_limit };
+        let is_one_machine = self.builders.is_local() && self.fleet.members().len() == 1;
+        if !is_one_machine && changed.iter().any(|new| !start::is_in_a_registry(&new.image)) {
+            story.line(IN_ONE_ENGINE.into());
+        }
+        let starter =
+            Starter { fleet: &self.fleet, story, is_one_machine, patience: self.fetch_limit };
         try_join_all(changed.into_iter().map(|version| starter.ensure_ready(version))).await?;
         let healthy = if new == 0 { "nothing to start".into() } else { count(new, "instance") };
         story.done(Step::Start, healthy, began);
         Ok(started)
-    }
-
-    /// One machine's engine is enough for the VM on that machine, and for no other one.
-    fn warn_of_images_out_of_reach(&self, changed: &[Arc<Version>], story: &Story) {
-        let is_one_machine = self.builders.is_local() && self.fleet.members().len() == 1;
-        if !is_one_machine && changed.iter().any(|new| !start::is_in_a_registry(&new.image)) {
-            let line = "note: without a registry, images lie in the engine of the builder's machine; VMs on other \
-                        machines cannot get them (`epsilon-builder --registry REF`)";
-            story.line(line.into());
-        }
     }
 
     async fn activate(

@@ -102,6 +102,9 @@ pub(super) async fn delete(
                 let change = shared.routes.change().await;
                 let version = shared.store.delete_function(&name).await?;
                 change.remove(&name, &shared.fleet);
+                for member in shared.fleet.members() {
+                    member.vm.forget(&name); // before the name can be deployed again
+                }
                 version
             };
             tracing::info!(function = %name, "Function deleted.");

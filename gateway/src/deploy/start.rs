@@ -36,6 +36,8 @@ pub(super) enum NotReady {
 pub(super) struct Starter<'a> {
     pub(super) fleet: &'a Fleet,
     pub(super) story: &'a Story,
+    /// The one VM there is shares its engine with the builder: its start finds the image there.
+    pub(super) is_one_machine: bool,
     /// Longest that one VM may take to get an image, before it is left out.
     pub(super) patience: Duration,
 }
@@ -44,10 +46,8 @@ impl Starter<'_> {
     /// Some VM has an instance of it, and the next one at least the image, if it can be had.
     pub(super) async fn ensure_ready(self, version: Arc<Version>) -> Result<(), NotReady> {
         let order = self.order(&version.function);
-        let holders = match &order[..] {
-            [only] => vec![Arc::clone(only)], // its start fetches too
-            _ => self.spread(&order, &version).await?,
-        };
+        let holders =
+            if self.is_one_machine { order } else { self.spread(&order, &version).await? };
         let mut last = every_vm_drains(&version);
         for holder in holders {
             match holder.vm.ensure_ready(Arc::clone(&version)).await {
@@ -124,4 +124,113 @@ fn every_vm_drains(version: &Version) -> CallError {
 /// Whether every machine can get it. What is not in a registry lies in the engine of its builder.
 pub(super) fn is_in_a_registry(image: &ImageRef) -> bool {
     image.reference.contains("@sha256:")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        observe::metrics::Metrics,
+        testing::{self, FakeVm, Trouble},
+    };
+    use epsilon_api::admin::DeployEvent;
+
+    /// In the engine that the one VM has too.
+    const UP: &str = "epsilon/shop/pay:2";
+    const REGISTRY: &str = "registry.example/shop/pay@sha256:1";
+
+    /// What came of starting a version on these VMs: the outcome, which were asked to fetch and to start, and
+    /// the lines that were told.
+    async fn start(
+        image: &str,
+        vms: &[(&str, Option<Trouble>)],
+    ) -> (Result<(), &'static str>, Vec<String>, Vec<String>, usize) {
+        let vms: Vec<_> = vms
+            .iter()
+            .map(|(id, trouble)| {
+                let vm = FakeVm::new(id);
+                *vm.trouble.lock().unwrap() = *trouble;
+                vm.broken.lock().unwrap().insert("broken".into(), "Error: no key".into());
+                vm
+            })
+            .collect();
+        let fleet = Fleet::new(vms.iter().map(|vm| Arc::clone(vm) as _));
+        let (story, mut told) = Story::new(Metrics::new(&prometheus::Registry::new()).unwrap());
+        let mut version = testing::version(if image.is_empty() { "broken" } else { "pay" }, 1);
+        version.image.reference = image.into();
+        let starter = Starter {
+            fleet: &fleet,
+            story: &story,
+            is_one_machine: image == UP,
+            patience: Duration::from_millis(50),
+        };
+        let ended = starter.ensure_ready(Arc::new(version)).await;
+        drop(story);
+        let mut lines = 0;
+        while let Some(DeployEvent::Log { .. }) = told.recv().await {
+            lines += 1;
+        }
+        let ended = ended.map_err(|err| match err {
+            NotReady::Start(err) => err.verdict().code,
+            NotReady::OutOfReach { .. } => "IMAGE_UNREACHABLE",
+        });
+        let asked = |what: &dyn Fn(&FakeVm) -> usize| -> Vec<String> {
+            let mut ids: Vec<_> = vms
+                .iter()
+                .filter(|vm| what(vm) > 0)
+                .map(|vm| epsilon_api::vm::Vm::status(&**vm).id.to_string())
+                .collect();
+            ids.sort();
+            ids
+        };
+        (ended, asked(&FakeVm::fetched), asked(&|vm| vm.ready().len()), lines)
+    }
+
+    /// Each row: image, VMs in the order of calls and what is wrong with them => outcome, who fetched, who was
+    /// started on, lines told.
+    macro_rules! starts {
+        ($($name:ident: $image:expr, [$($vm:literal $trouble:expr),*]
+            => $ended:expr, $fetched:expr, $ready:expr, $lines:expr;)*) => {$(
+            #[tokio::test]
+            async fn $name() {
+                let (ended, fetched, ready, lines) = start($image, &[$(($vm, $trouble)),*]).await;
+                let (want_fetched, want_ready): (&[&str], &[&str]) = (&$fetched, &$ready);
+                assert_eq!((ended, lines), ($ended, $lines));
+                assert_eq!((fetched, ready), (owned(want_fetched), owned(want_ready)));
+            }
+        )*};
+    }
+
+    fn owned(ids: &[&str]) -> Vec<String> {
+        ids.iter().map(ToString::to_string).collect()
+    }
+
+    use Trouble::{Hangs, NoImage, NoStart};
+
+    starts! {
+        one_machine_only_starts: UP, ["a" None] => Ok(()), [], ["a"], 0;
+        one_machine_keeps_its_own_error: UP, ["a" Some(NoStart)] => Err("NO_CAPACITY"), [], ["a"], 1;
+        one_vm_elsewhere_fetches_too: REGISTRY, ["a" None] => Ok(()), ["a"], ["a"], 0;
+        two_hold_the_image_and_home_starts: REGISTRY, ["a" None, "b" None, "c" None]
+            => Ok(()), ["a", "b"], ["a"], 0;
+        home_without_the_image_is_left_out: REGISTRY, ["a" Some(NoImage), "b" None, "c" None]
+            => Ok(()), ["a", "b"], ["b"], 1;
+        the_second_without_the_image_is_told: REGISTRY, ["a" None, "b" Some(NoImage)]
+            => Ok(()), ["a", "b"], ["a"], 1;
+        a_vm_that_hangs_holds_nobody_up: REGISTRY, ["a" Some(Hangs), "b" None]
+            => Ok(()), ["a", "b"], ["b"], 1;
+        the_next_ones_are_asked_when_neither_can: REGISTRY, ["a" Some(NoImage), "b" Some(Hangs), "c" None]
+            => Ok(()), ["a", "b", "c"], ["c"], 2;
+        home_that_starts_nothing_is_passed_over: REGISTRY, ["a" Some(NoStart), "b" None]
+            => Ok(()), ["a", "b"], ["a", "b"], 1;
+        none_that_can_fails: REGISTRY, ["a" Some(NoImage), "b" Some(Hangs)]
+            => Err("NO_CAPACITY"), ["a", "b"], [], 2;
+        an_image_in_an_engine_that_none_can_get: "epsilon/shop/pay:1", ["a" Some(NoImage), "b" Some(NoImage)]
+            => Err("IMAGE_UNREACHABLE"), ["a", "b"], [], 2;
+        an_image_in_an_engine_that_the_only_one_cannot_get: "epsilon/shop/pay:1", ["a" Some(NoImage)]
+            => Err("IMAGE_UNREACHABLE"), ["a"], [], 1;
+        code_that_does_not_load_is_tried_once: "", ["a" None, "b" None]
+            => Err("FUNCTION_INIT_FAILED"), ["a", "b"], ["a"], 0;
+        no_vm_at_all: REGISTRY, [] => Err("NO_CAPACITY"), [], [], 0;
+    }
 }

@@ -326,6 +326,7 @@ async fn a_deleted_function_is_gone_with_its_metrics() {
     assert_eq!(reply.json()["data"]["name"], "hello");
     assert_eq!(world.get("/hello").await.status, 404);
     assert_eq!(world.vm.retired(), ["hello@1"]);
+    assert_eq!(world.vm.forgotten.lock().unwrap()[0].as_str(), "hello");
     eventually(false, || world.metrics().contains(r#"function="hello""#)).await;
     assert_eq!(last(&world.deploy("bank", &[("hello", "1")]).await), "done hello@2*");
 }

@@ -37,6 +37,17 @@ use tokio::sync::Semaphore;
 pub(crate) type Script =
     Arc<dyn Fn(Call) -> BoxFuture<'static, Result<Answer, CallError>> + Send + Sync>;
 
+/// What is wrong with a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// It cannot get images.
+    NoImage,
+    /// It never says anything.
+    Hangs,
+    /// It has images and starts nothing.
+    NoStart,
+}
+
 /// Runs once.
 pub(crate) type Hook = Box<dyn FnOnce() + Send>;
 
@@ -48,7 +59,12 @@ pub(crate) struct FakeVm {
     pub(crate) ready: Mutex<Vec<VersionId>>,
     /// Functions whose code does not load, and what it says.
     pub(crate) broken: Mutex<HashMap<String, String>>,
+    /// Versions that `fetch` was asked for.
+    pub(crate) fetched: Mutex<Vec<VersionId>>,
+    /// What `fetch` and `ensure_ready` do when the machine is in trouble.
+    pub(crate) trouble: Mutex<Option<Trouble>>,
     pub(crate) retired: Mutex<Vec<VersionId>>,
+    pub(crate) forgotten: Mutex<Vec<FunctionName>>,
     /// What happens inside of `retire`, before it is noted.
     pub(crate) on_retire: Mutex<Option<Hook>>,
     /// One permit lets one `ensure_ready` end.
@@ -81,7 +97,10 @@ impl FakeVm {
             scripts: Mutex::default(),
             ready: Mutex::default(),
             broken: Mutex::default(),
+            fetched: Mutex::default(),
+            trouble: Mutex::default(),
             retired: Mutex::default(),
+            forgotten: Mutex::default(),
             on_retire: Mutex::default(),
             gate: Semaphore::new(1000),
             active: Arc::default(),
@@ -110,6 +129,10 @@ impl FakeVm {
 
     pub(crate) fn ready(&self) -> Vec<String> {
         self.ready.lock().unwrap().iter().map(ToString::to_string).collect()
+    }
+
+    pub(crate) fn fetched(&self) -> usize {
+        self.fetched.lock().unwrap().len()
     }
 
     pub(crate) fn active(&self) -> usize {
@@ -142,6 +165,10 @@ impl Vm for FakeVm {
         Box::pin(async move {
             self.ready.lock().unwrap().push(version.id());
             self.gate.acquire().await.unwrap().forget();
+            if self.trouble.lock().unwrap().is_some() {
+                let cause = "the engine is down".into();
+                return Err(CallError::NoCapacity { function: version.function.clone(), cause });
+            }
             match self.broken.lock().unwrap().get(version.function.as_str()) {
                 Some(detail) => Err(CallError::InitFailed {
                     function: version.function.clone(),
@@ -152,11 +179,24 @@ impl Vm for FakeVm {
         })
     }
 
-    fn fetch(&self, _version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>> {
-        Box::pin(async { Ok(()) })
+    fn fetch(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>> {
+        Box::pin(async move {
+            self.fetched.lock().unwrap().push(version.id());
+            let trouble = *self.trouble.lock().unwrap();
+            match trouble {
+                Some(Trouble::NoImage) => Err(CallError::NoCapacity {
+                    function: version.function.clone(),
+                    cause: "no such image".into(),
+                }),
+                Some(Trouble::Hangs) => std::future::pending().await,
+                Some(Trouble::NoStart) | None => Ok(()),
+            }
+        })
     }
 
-    fn forget(&self, _function: &FunctionName) {}
+    fn forget(&self, function: &FunctionName) {
+        self.forgotten.lock().unwrap().push(function.clone());
+    }
 
     fn retire(&self, version: &VersionId) {
         let hook = self.on_retire.lock().unwrap().take();
