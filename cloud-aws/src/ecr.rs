@@ -96,7 +96,7 @@ impl Ecr {
     /// AWS's.
     pub async fn token(&self, host: &EcrHost) -> Result<Token, EcrError> {
         let region = self.region(host).await;
-        region.token.get(async || fetch(&region.client).await).await
+        region.token.get(fetch(&region.client)).await
     }
 
     /// A token other than `refused`, which the registry did not take.
@@ -106,7 +106,7 @@ impl Ecr {
     pub async fn token_after(&self, host: &EcrHost, refused: &Token) -> Result<Token, EcrError> {
         let region = self.region(host).await;
         region.token.forget(refused).await;
-        region.token.get(async || fetch(&region.client).await).await
+        region.token.get(fetch(&region.client)).await
     }
 
     /// Makes sure that the repository is there, and that old images leave it some day. A policy that someone

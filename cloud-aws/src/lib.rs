@@ -9,3 +9,5 @@ pub mod ecr;
 pub mod imds;
 #[cfg(feature = "fake")]
 pub mod moto;
+#[cfg(feature = "fake")]
+pub mod scripted;

@@ -10,6 +10,8 @@
 //! | `trouble` | why there was no image, and what to do |
 
 mod access;
+#[cfg(feature = "fake")]
+pub mod debian;
 mod docker_config;
 mod host;
 mod settings;

@@ -119,7 +119,8 @@ mod tests {
             ("x509: unknown", "certificate", "/etc/docker/certs.d/registry.example/ca.crt"),
         ] {
             let pull = pulls(1);
-            let err = pull.run(&image(), |_, _| ready(Err(EngineError::Refused(said.into())))).await;
+            let err =
+                pull.run(&image(), |_, _| ready(Err(EngineError::Refused(said.into())))).await;
             let told = Chain(&err.unwrap_err()).to_string();
             for part in ["`registry.example`", what, next, said] {
                 assert!(told.contains(part), "{part}: {told}");

@@ -35,17 +35,17 @@ struct Kept {
 }
 
 impl Cell {
-    /// The kept token, or one from `fetch`, whose own limits bound the wait.
+    /// The kept token, or one from `fetch`, which is only begun when it is needed; its own limits bound the wait.
     pub(super) async fn get(
         &self,
-        fetch: impl AsyncFn() -> Result<Fresh, EcrError>,
+        fetch: impl Future<Output = Result<Fresh, EcrError>>,
     ) -> Result<Token, EcrError> {
         let mut kept = self.0.lock().await;
         let now = Instant::now();
         if let Some(kept) = kept.as_ref().filter(|kept| now < kept.renew_at) {
             return Ok(kept.token.clone());
         }
-        match fetch().await {
+        match fetch.await {
             Ok(Fresh { token, life }) => {
                 let now = Instant::now();
                 let (renew_at, expires_at) = (now + life / 2, now + life);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     async fn get(cell: &Cell, source: &Source, life: Duration) -> Result<String, EcrError> {
-        cell.get(async || source.fetch(life).await).await.map(|token| token.reveal().clone())
+        cell.get(source.fetch(life)).await.map(|token| token.reveal().clone())
     }
 
     #[tokio::test(start_paused = true)]

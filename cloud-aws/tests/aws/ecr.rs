@@ -1,11 +1,11 @@
 //! ECR through the real SDK: against moto for what it knows, against a scripted AWS for what it does not.
 
-use crate::support::Aws;
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_ecr::config::Credentials;
 use epsilon_cloud_aws::{
     ecr::{Ecr, EcrError, EcrHost, Retention},
     moto::Moto,
+    scripted::Aws,
 };
 use std::time::Duration;
 

@@ -4,4 +4,3 @@
 
 mod ecr;
 mod imds;
-mod support;

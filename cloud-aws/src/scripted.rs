@@ -1,8 +1,10 @@
-//! An AWS for tests that counts what it is asked, and answers as scripted or as moto does.
+//! An AWS for tests: counts what it is asked, and answers as scripted or as moto does.
 
+#![allow(clippy::unwrap_used, reason = "only tests use this, and they may panic")]
+
+use crate::moto::Moto;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use epsilon_cloud_aws::moto::Moto;
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -13,35 +15,45 @@ use hyper_util::{
 use std::{
     collections::HashMap,
     convert::Infallible,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 
 /// A front of AWS; ends when it is dropped.
-pub(crate) struct Aws {
+#[derive(Debug)]
+pub struct Aws {
     endpoint: String,
     script: Arc<Script>,
     task: JoinHandle<()>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Script {
     /// Who answers what is not scripted.
     behind: Option<String>,
     answers: Mutex<HashMap<String, (u16, String)>>,
     asked: Mutex<HashMap<String, usize>>,
-    gives_tokens: std::sync::atomic::AtomicBool,
+    gives_tokens: AtomicBool,
 }
 
 impl Aws {
     /// Hands everything on to moto.
-    pub(crate) async fn before(moto: &Moto) -> Self {
+    ///
+    /// # Panics
+    /// When there is no free port.
+    pub async fn before(moto: &Moto) -> Self {
         Self::start(Script { behind: Some(moto.endpoint().to_owned()), ..Script::default() }).await
     }
 
     /// Answers 500 to everything that is not scripted.
-    pub(crate) async fn scripted() -> Self {
+    ///
+    /// # Panics
+    /// When there is no free port.
+    pub async fn scripted() -> Self {
         Self::start(Script::default()).await
     }
 
@@ -63,23 +75,30 @@ impl Aws {
         Self { endpoint, script, task }
     }
 
-    pub(crate) fn endpoint(&self) -> &str {
+    /// Where it listens.
+    pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
     /// Answers this operation so from now on.
-    pub(crate) fn answers(&self, operation: &str, status: u16, body: &str) {
+    ///
+    /// # Panics
+    /// Never in practice.
+    pub fn answers(&self, operation: &str, status: u16, body: &str) {
         let mut answers = self.script.answers.lock().unwrap();
         answers.insert(operation.to_owned(), (status, body.to_owned()));
     }
 
     /// Gives `token-1`, `token-2`…, each for twelve hours.
-    pub(crate) fn gives_tokens(&self) {
-        self.script.gives_tokens.store(true, std::sync::atomic::Ordering::Relaxed);
+    pub fn gives_tokens(&self) {
+        self.script.gives_tokens.store(true, Ordering::Relaxed);
     }
 
     /// How often this operation was asked for.
-    pub(crate) fn asked(&self, operation: &str) -> usize {
+    ///
+    /// # Panics
+    /// Never in practice.
+    pub fn asked(&self, operation: &str) -> usize {
         self.script.asked.lock().unwrap().get(operation).copied().unwrap_or_default()
     }
 }
@@ -101,7 +120,7 @@ impl Script {
             *count
         };
         let scripted = self.answers.lock().unwrap().get(&operation).cloned();
-        let gives_tokens = self.gives_tokens.load(std::sync::atomic::Ordering::Relaxed);
+        let gives_tokens = self.gives_tokens.load(Ordering::Relaxed);
         let (status, body) = match scripted {
             Some(answer) => answer,
             None if operation == "GetAuthorizationToken" && gives_tokens => (200, token(number)),

@@ -1,0 +1,142 @@
+//! The registry that Debian ships as `docker-registry`, for tests: on a port of its own, with or without
+//! logins, killed and removed with the value. `infra/ensure-tools.sh test` installs it.
+
+use std::{fmt::Write, fs, net::SocketAddr, path::PathBuf, process::Stdio, time::Duration};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+
+/// Most that it may take to start, on machines with other work.
+const START: Duration = Duration::from_secs(30);
+
+/// Someone whom the registry knows. Hashes are made with the lowest cost: a registry checks one per request.
+#[derive(Clone, Copy, Debug)]
+pub struct User {
+    /// Name.
+    pub name: &'static str,
+    /// Password.
+    pub password: &'static str,
+    /// bcrypt of the password.
+    hash: &'static str,
+}
+
+/// A person. The password holds what base64's two alphabets write differently.
+pub const ANN: User = User {
+    name: "ann",
+    password: "ab~cd~ef~?>>>~~~",
+    hash: "$2b$04$ayUTIQB1K2bHPflXvDO8RO3pu66UTmPsZ444usBzRmZfT0.DsYg/y",
+};
+/// Who has the second token of [`epsilon_cloud_aws::scripted`]'s AWS.
+pub const SECOND_TOKEN: User = User {
+    name: "AWS",
+    password: "token-2",
+    hash: "$2b$04$ls2v9cRq58nlYMPsExU.I.xADx2At0z.xIyr6fu1PxKtRdEU5Xzh2",
+};
+/// Who has moto's token.
+pub const MOTO_TOKEN: User = User {
+    name: "AWS",
+    password: "123456789012-auth-token",
+    hash: "$2b$04$tVNvKWsaUcOVZIvmrTq7HeqlJvgwXbq8zLHzCMT.RLC1JzInPUus2",
+};
+
+/// A running registry.
+#[derive(Debug)]
+pub struct DebianRegistry {
+    address: SocketAddr,
+    folder: TempDir,
+    /// Killed on drop.
+    process: Child,
+}
+
+impl DebianRegistry {
+    /// Starts one that takes anybody.
+    ///
+    /// # Panics
+    /// As [`DebianRegistry::with_users`].
+    pub async fn start() -> Self {
+        Self::with_users(&[]).await
+    }
+
+    /// Starts one that takes these users only; anybody when there are none.
+    ///
+    /// # Panics
+    /// When it is not installed or does not start: a test that needs it has failed.
+    pub async fn with_users(users: &[User]) -> Self {
+        let folder = TempDir::with_prefix("epsilon-registry-").expect("a temporary folder");
+        let auth = if users.is_empty() {
+            String::new()
+        } else {
+            let path = folder.path().join("htpasswd");
+            let lines = users.iter().fold(String::new(), |mut lines, user| {
+                let _ = writeln!(lines, "{}:{}", user.name, user.hash);
+                lines
+            });
+            fs::write(&path, lines).expect("a file in it");
+            format!("auth: {{ htpasswd: {{ realm: epsilon, path: {path:?} }} }}\n")
+        };
+        let config = format!(
+            "version: 0.1\nlog: {{ level: info }}\n{auth}\
+             storage: {{ delete: {{ enabled: true }}, filesystem: {{ rootdirectory: {:?} }} }}\n",
+            folder.path().join("data")
+        );
+        fs::write(folder.path().join("config.yml"), config).expect("a file in it");
+        let (process, address) = spawn(&folder, ([127, 0, 0, 1], 0).into()).await;
+        Self { address, folder, process }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where its blobs lie.
+    pub fn blobs(&self) -> PathBuf {
+        self.folder.path().join("data/docker/registry/v2/blobs/sha256")
+    }
+
+    /// Ends it; what it holds stays.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub async fn stop(&mut self) {
+        self.process.kill().await.expect("the registry ends");
+    }
+
+    /// Starts it again where it was.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_again(&mut self) {
+        (self.process, self.address) = spawn(&self.folder, self.address).await;
+    }
+}
+
+async fn spawn(folder: &TempDir, address: SocketAddr) -> (Child, SocketAddr) {
+    let mut process = Command::new("docker-registry")
+        .arg("serve")
+        .arg(folder.path().join("config.yml"))
+        .env("REGISTRY_HTTP_ADDR", address.to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("`docker-registry` is installed; run infra/ensure-tools.sh test");
+    let mut words = BufReader::new(process.stderr.take().expect("it is piped")).lines();
+    let listens = async {
+        while let Ok(Some(line)) = words.next_line().await {
+            if let Some((_, rest)) = line.split_once("listening on ") {
+                return rest.split('"').next().and_then(|address| address.parse().ok());
+            }
+        }
+        None
+    };
+    let address = timeout(START, listens).await.ok().flatten();
+    let address = address.expect("docker-registry says where it listens");
+    // It writes a line for each request; a full pipe would stop it.
+    tokio::spawn(async move { while let Ok(Some(_)) = words.next_line().await {} });
+    (process, address)
+}

@@ -1,0 +1,229 @@
+//! Images that only a registry has, through this machine's Docker: pulled by digest, with the login that the
+//! registry wants. The registry is Debian's `docker-registry`; AWS is scripted.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use bollard::{
+    auth::DockerCredentials,
+    body_full,
+    query_parameters::{CreateImageOptions, PushImageOptions, RemoveImageOptions},
+};
+use epsilon_api::{chain::Chain, function::ImageRef};
+use epsilon_cloud_aws::scripted::Aws;
+use epsilon_registry::{
+    Access, Ecr, EcrHost,
+    debian::{ANN, DebianRegistry, SECOND_TOKEN, User},
+};
+use epsilon_vm_agent::{
+    config::Settings,
+    engine::{Engine, EngineError, docker::DockerEngine},
+};
+use futures_util::{TryStreamExt, future::join_all};
+use prometheus::{HistogramOpts, HistogramVec};
+use std::{fs, path::Path, time::Duration};
+use tempfile::TempDir;
+
+/// An image of one file that the registry has and the engine has not.
+struct Remote {
+    docker: bollard::Docker,
+    registry: DebianRegistry,
+    image: ImageRef,
+}
+
+impl Remote {
+    /// `name` keeps the tests' images apart.
+    async fn with(name: &str, users: &[User]) -> Self {
+        let registry = DebianRegistry::with_users(users).await;
+        let socket = epsilon_engine_socket::default_path();
+        let docker = epsilon_engine_socket::connect(&socket, Duration::from_secs(60)).unwrap();
+        let repository = format!("{}/agent-test/{name}", registry.address());
+
+        let mut tar = Vec::new();
+        let content = format!("{name} {}", registry.address());
+        let mut header = [0_u8; 512];
+        header[..4].copy_from_slice(b"file");
+        header[100..107].copy_from_slice(b"0000644");
+        header[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
+        header[148..156].copy_from_slice(b"        ");
+        header[156] = b'0';
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        tar.extend(header);
+        tar.extend(content.bytes());
+        tar.resize(512 * 4, 0);
+
+        let import = CreateImageOptions {
+            from_src: Some("-".into()),
+            repo: Some(repository.clone()),
+            tag: Some("1".into()),
+            ..Default::default()
+        };
+        let made = docker.create_image(Some(import), Some(body_full(tar.into())), None);
+        made.try_collect::<Vec<_>>().await.unwrap();
+        let login = users.first().map(|user| DockerCredentials {
+            username: Some(user.name.into()),
+            password: Some(user.password.into()),
+            ..Default::default()
+        });
+        let push = PushImageOptions { tag: Some("1".into()), ..Default::default() };
+        let pushed = docker.push_image(&repository, Some(push), login);
+        pushed.try_collect::<Vec<_>>().await.unwrap();
+        let found = docker.inspect_image(&format!("{repository}:1")).await.unwrap();
+        let reference = found.repo_digests.unwrap().remove(0);
+        assert!(
+            reference.starts_with(&repository) && reference.contains("@sha256:"),
+            "{reference}"
+        );
+        let image = ImageRef { reference, digest: found.id.unwrap() };
+        let remote = Self { docker, registry, image };
+        remote.forget().await;
+        remote
+    }
+
+    /// The engine has it no more.
+    async fn forget(&self) {
+        let options = RemoveImageOptions { force: true, ..Default::default() };
+        let _ = self.docker.remove_image(&self.image.digest, Some(options), None).await;
+        assert!(!self.is_here().await);
+    }
+
+    async fn is_here(&self) -> bool {
+        self.docker.inspect_image(&self.image.digest).await.is_ok()
+    }
+
+    /// An agent's engine with these settings.
+    fn engine(&self, yaml: &str) -> DockerEngine {
+        let settings: Settings = serde_yaml::from_str(yaml).unwrap();
+        engine(settings, None)
+    }
+
+    fn password(&self, folder: &Path, password: &str) -> String {
+        let file = folder.join("password");
+        fs::write(&file, format!("{password}\n")).unwrap();
+        format!(
+            "{{ registry: '{}/agent-test', registry_user: ann, registry_password_file: {file:?} }}",
+            self.registry.address()
+        )
+    }
+}
+
+fn engine(settings: Settings, access: Option<Access>) -> DockerEngine {
+    let mut config = settings.check(Path::new("/nowhere")).unwrap();
+    if let Some(access) = access {
+        config.registries = access;
+    }
+    let seconds = HistogramVec::new(HistogramOpts::new("test_seconds", "test"), &["call"]).unwrap();
+    DockerEngine::new(&config, seconds).unwrap()
+}
+
+fn told(err: &EngineError) -> String {
+    Chain(err).to_string()
+}
+
+#[tokio::test]
+async fn an_image_is_pulled_by_its_digest_from_a_registry_that_takes_anybody() {
+    let remote = Remote::with("plain", &[]).await;
+    let engine = remote.engine("{ pulls_at_once: 1 }");
+    let all = join_all((0..4).map(|_| engine.ensure_image(&remote.image))).await;
+    for local in all {
+        local.unwrap();
+    }
+    assert!(remote.is_here().await);
+    remote.forget().await;
+
+    // Another digest in the same repository: not there, and told so.
+    let absent = ImageRef {
+        reference: format!(
+            "{}{}",
+            &remote.image.reference[..remote.image.reference.len() - 8],
+            "00000000"
+        ),
+        digest: format!("sha256:{}", "0".repeat(64)),
+    };
+    let err = told(&engine.ensure_image(&absent).await.unwrap_err());
+    assert!(err.contains("does not have the image"), "{err}");
+}
+
+#[tokio::test]
+async fn a_registry_gets_the_login_of_the_settings() {
+    let remote = Remote::with("login", &[ANN]).await;
+    let folder = TempDir::new().unwrap();
+    let engine = remote.engine(&remote.password(folder.path(), ANN.password));
+    engine.ensure_image(&remote.image).await.unwrap();
+    assert!(remote.is_here().await);
+    remote.forget().await;
+
+    // A password that was replaced on disk is seen without a restart.
+    remote.password(folder.path(), "old");
+    let err = told(&engine.ensure_image(&remote.image).await.unwrap_err());
+    for part in ["refused", "vm_agent.registry_user", &remote.registry.address().to_string()] {
+        assert!(err.contains(part), "{part}: {err}");
+    }
+    assert!(!err.contains("old"), "{err}");
+    remote.password(folder.path(), ANN.password);
+    engine.ensure_image(&remote.image).await.unwrap();
+    remote.forget().await;
+
+    let err = told(&remote.engine("{}").ensure_image(&remote.image).await.unwrap_err());
+    assert!(err.contains("wants one"), "no login at all: {err}");
+}
+
+#[tokio::test]
+async fn a_docker_configuration_is_a_login_too() {
+    let remote = Remote::with("config", &[ANN]).await;
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("config.json");
+    let (host, user, password) = (remote.registry.address(), ANN.name, ANN.password);
+    let text =
+        format!(r#"{{"auths":{{"{host}":{{"username":"{user}","password":"{password}"}}}}}}"#);
+    fs::write(&file, text).unwrap();
+    let engine = remote.engine(&format!("{{ registry_docker_config: {file:?} }}"));
+    engine.ensure_image(&remote.image).await.unwrap();
+    remote.forget().await;
+    fs::remove_file(&file).unwrap();
+    let err = told(&engine.ensure_image(&remote.image).await.unwrap_err());
+    assert!(err.contains("config.json"), "{err}");
+}
+
+#[tokio::test]
+async fn a_token_that_is_over_is_replaced_once() {
+    let remote = Remote::with("token", &[SECOND_TOKEN]).await;
+    let aws = Aws::scripted().await;
+    aws.gives_tokens();
+    let host = EcrHost::new(&remote.registry.address().to_string(), "123456789012", "eu-central-1");
+    let access = Access::to_stand_in(Ecr::at(aws.endpoint()), host);
+    let engine = engine(Settings::default(), Some(access));
+    // The first token is refused, the second is taken, and kept.
+    for _ in 0..2 {
+        engine.ensure_image(&remote.image).await.unwrap();
+        remote.forget().await;
+    }
+    assert_eq!(aws.asked("GetAuthorizationToken"), 2);
+}
+
+#[tokio::test]
+async fn a_registry_that_is_down_is_told_and_comes_back() {
+    let mut remote = Remote::with("down", &[]).await;
+    let engine = remote.engine("{}");
+    remote.registry.stop().await;
+    let err = engine.ensure_image(&remote.image).await.unwrap_err();
+    assert!(matches!(err, EngineError::Registry(_)), "the engine is well: {err:?}");
+    assert!(told(&err).contains("cannot be reached"), "{err}");
+    remote.registry.start_again().await;
+    engine.ensure_image(&remote.image).await.unwrap();
+    remote.forget().await;
+}
+
+#[tokio::test]
+async fn an_image_under_a_tag_that_moved_is_not_taken() {
+    let remote = Remote::with("moved", &[]).await;
+    let repository = remote.image.reference.split('@').next().unwrap();
+    let engine = remote.engine("{}");
+    let moved = ImageRef {
+        reference: format!("{repository}:1"),
+        digest: format!("sha256:{}", "0".repeat(64)),
+    };
+    let err = engine.ensure_image(&moved).await.unwrap_err();
+    assert!(told(&err).contains("is not the image"), "{err}");
+    remote.forget().await;
+}
