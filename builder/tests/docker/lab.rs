@@ -9,7 +9,7 @@ use epsilon_api::{
 };
 use epsilon_builder::{
     app::App,
-    config::{Config, Settings},
+    config::{Config, MemberConfig, Settings},
 };
 use std::{
     collections::BTreeSet,
@@ -29,6 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Lab {
     app: Option<App>,
+    member: Option<MemberConfig>,
     data: TempDir,
     log: Arc<Log>,
     images: Mutex<BTreeSet<String>>,
@@ -53,8 +54,20 @@ impl Lab {
         let data = tempfile::tempdir().unwrap();
         let settings: Settings = serde_yaml::from_str(yaml).unwrap();
         let config = Config::new(settings, &data.path().join("builder")).unwrap();
+        let member = config.member().cloned();
         let app = App::build(config).await.unwrap();
-        Self { app: Some(app), data, log: Arc::default(), images: Mutex::default() }
+        Self { app: Some(app), member, data, log: Arc::default(), images: Mutex::default() }
+    }
+
+    /// How this lab's builder belongs to the fleet that its settings name.
+    pub(crate) fn member(&self) -> &MemberConfig {
+        self.member.as_ref().unwrap()
+    }
+
+    /// Has these images removed when the lab ends.
+    pub(crate) fn owns(&self, built: &Built) {
+        let references = built.functions.iter().map(|function| function.image.reference.clone());
+        self.images.lock().unwrap().extend(references);
     }
 
     pub(crate) fn app(&self) -> &App {
@@ -80,8 +93,7 @@ impl Lab {
             log: Arc::clone(&self.log) as _,
         };
         let built = self.app().builder().build(job).await?;
-        let references = built.functions.iter().map(|function| function.image.reference.clone());
-        self.images.lock().unwrap().extend(references);
+        self.owns(&built);
         Ok(built)
     }
 

@@ -9,4 +9,5 @@ mod containers;
 mod dependencies;
 mod lab;
 mod loading;
+mod member;
 mod registry;
