@@ -12,11 +12,13 @@
 //! | [`build`] | one builder as the gateway sees it: source in, images out |
 //! | [`fleet`] | what gateways, agents and builders say to each other |
 //! | [`admin`] | bodies of the control API |
+//! | [`autoscaler`] | what the autoscaler shows of itself |
 //! | [`log`] | one line of a function's log |
 //! | [`error`] | why a call failed, and what to say to whom |
 //! | [`headers`] | names of the headers that belong to the platform |
 
 pub mod admin;
+pub mod autoscaler;
 pub mod body;
 pub mod build;
 pub mod chain;

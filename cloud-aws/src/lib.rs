@@ -4,9 +4,11 @@
 //! |---|---|---|
 //! | [`ecr`] | tokens and repositories of ECR | registry |
 //! | [`imds`] | who this VM is, whether it is about to go | vm-agent |
+//! | [`scale_group`] | how many VMs an Auto Scaling group has, and which one goes | gateway |
 
 pub mod ecr;
 pub mod imds;
+pub mod scale_group;
 #[cfg(feature = "fake")]
 pub mod moto;
 #[cfg(feature = "fake")]

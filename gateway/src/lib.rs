@@ -11,6 +11,7 @@
 //! | `call` | the public listener and a call's way |
 //! | `routes` | names → versions, in memory |
 //! | `fleet` | the VMs |
+//! | [`autoscale`] | how many VMs there should be, and who goes |
 //! | `deploy` | archive → versions that serve, all or none |
 //! | `control` | the control API |
 //! | `keys` | the keys of the gateway's own doors |
@@ -27,6 +28,7 @@ mod routes;
 mod urls;
 
 pub mod app;
+pub mod autoscale;
 pub mod config;
 
 #[cfg(test)]

@@ -1,0 +1,362 @@
+//! One EC2 Auto Scaling group: what the gateway's autoscaler asks of it, in our words. The SDK's errors
+//! become five here, each with something that a person can do about it; nothing else of the SDK leaves this
+//! file. Decides nothing; the gateway's `autoscale/plan.rs` does.
+//!
+//! Each question has three tries and half a minute in all, so that a caller need not count. Credentials,
+//! region and endpoint come from where the SDK looks for them (environment, profile, the instance's role),
+//! unless they are given.
+
+use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_sdk_autoscaling::{
+    Client,
+    error::{ProvideErrorMetadata, SdkError},
+    types::{Instance, LifecycleState},
+};
+use std::{error::Error, fmt, time::Duration};
+
+/// One try: the API answers in tenths of a second.
+const TRY: Duration = Duration::from_secs(8);
+/// All tries of one question, with the pauses between them.
+const QUESTION: Duration = Duration::from_secs(30);
+const CONNECT: Duration = Duration::from_secs(3);
+const TRIES: u32 = 3;
+/// AWS takes at most so many instances in one `SetInstanceProtection`.
+const PROTECT_AT_ONCE: usize = 50;
+/// The transition whose hooks hold an instance that is about to end.
+const ENDING: &str = "autoscaling:EC2_INSTANCE_TERMINATING";
+
+/// Where a group is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The group's name.
+    pub group: String,
+    /// Its region; the SDK's own search when absent.
+    pub region: Option<String>,
+    /// Another address of the API: a private endpoint, or a stand-in in tests.
+    pub endpoint: Option<String>,
+}
+
+/// A group. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ScaleGroup {
+    client: Client,
+    name: String,
+}
+
+/// How the group stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Instances that it tries to have.
+    pub desired: u32,
+    /// Its own limits.
+    pub min: u32,
+    /// Its own limits.
+    pub max: u32,
+    /// Its instances, warm pools left out.
+    pub instances: Vec<Member>,
+}
+
+/// One instance of the group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// EC2's id, `i-…`.
+    pub id: String,
+    /// How far it is.
+    pub phase: Phase,
+    /// Protected from scale-in.
+    pub protected: bool,
+}
+
+/// The lifecycle states that make a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// `Pending`, its hook included.
+    Starting,
+    /// `InService`.
+    Serving,
+    /// `Terminating:Wait`: a hook holds it.
+    Waiting,
+    /// `Terminating` and all that follows.
+    Ending,
+    /// Standby, detached, quarantined: set aside by somebody.
+    Aside,
+}
+
+/// Why the group did not do what it was asked.
+#[derive(Debug)]
+pub struct GroupError {
+    /// Which kind.
+    pub kind: Kind,
+    /// AWS's words, or the connection's.
+    source: Box<dyn Error + Send + Sync>,
+}
+
+/// Kinds of [`GroupError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Too many requests.
+    Throttled,
+    /// No right to ask, or no valid credentials.
+    Denied,
+    /// No such group.
+    Unknown,
+    /// AWS refused it.
+    Refused,
+    /// No answer, or none in time.
+    Silent,
+}
+
+impl fmt::Display for GroupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            Kind::Throttled => "EC2 Auto Scaling answers no more questions for now",
+            Kind::Denied => "EC2 Auto Scaling does not allow this",
+            Kind::Unknown => "EC2 Auto Scaling knows no such group",
+            Kind::Refused => "EC2 Auto Scaling refused",
+            Kind::Silent => "EC2 Auto Scaling does not answer",
+        })
+    }
+}
+
+impl Error for GroupError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+impl ScaleGroup {
+    /// Prepares to ask. Looks for region and credentials, which may ask the instance's metadata service; the
+    /// group itself is not asked yet.
+    pub async fn connect(place: Place) -> Self {
+        let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12());
+        if let Some(region) = place.region {
+            loader = loader.region(Region::new(region));
+        }
+        if let Some(endpoint) = place.endpoint {
+            loader = loader.endpoint_url(endpoint);
+        }
+        Self::new(&loader.load().await, place.group)
+    }
+
+    /// The group of this name, asked with what was found already.
+    pub fn new(found: &SdkConfig, group: String) -> Self {
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT)
+            .operation_attempt_timeout(TRY)
+            .operation_timeout(QUESTION)
+            .build();
+        let config = aws_sdk_autoscaling::config::Builder::from(found)
+            .retry_config(RetryConfig::standard().with_max_attempts(TRIES))
+            .timeout_config(timeouts)
+            .build();
+        Self { client: Client::from_conf(config), name: group }
+    }
+
+    /// How it stands.
+    ///
+    /// # Errors
+    /// [`Kind::Unknown`] when there is no such group; any other kind.
+    pub async fn describe(&self) -> Result<Standing, GroupError> {
+        let answer = self
+            .client
+            .describe_auto_scaling_groups()
+            .auto_scaling_group_names(&self.name)
+            .send()
+            .await
+            .map_err(failed)?;
+        let group = answer.auto_scaling_groups().first().ok_or_else(|| GroupError {
+            kind: Kind::Unknown,
+            source: format!("there is no Auto Scaling group `{}` in this region", self.name).into(),
+        })?;
+        Ok(Standing {
+            desired: count(group.desired_capacity()),
+            min: count(group.min_size()),
+            max: count(group.max_size()),
+            instances: group.instances().iter().filter_map(member).collect(),
+        })
+    }
+
+    /// Has it try to have so many instances.
+    ///
+    /// # Errors
+    /// Any kind; [`Kind::Refused`] beyond the group's limits.
+    pub async fn set_desired(&self, instances: u32) -> Result<(), GroupError> {
+        self.client
+            .set_desired_capacity()
+            .auto_scaling_group_name(&self.name)
+            .desired_capacity(i32::try_from(instances).unwrap_or(i32::MAX))
+            // The cool-downs are the policy's; the group's own would make it miss a surge.
+            .honor_cooldown(false)
+            .send()
+            .await
+            .map(drop)
+            .map_err(failed)
+    }
+
+    /// Protects instances from scale-in, or ends that.
+    ///
+    /// # Errors
+    /// Any kind; [`Kind::Refused`] when one of them is not in service any more. Some may be done then.
+    pub async fn protect(&self, ids: &[String], protected: bool) -> Result<(), GroupError> {
+        for ids in ids.chunks(PROTECT_AT_ONCE) {
+            self.client
+                .set_instance_protection()
+                .auto_scaling_group_name(&self.name)
+                .set_instance_ids(Some(ids.to_vec()))
+                .protected_from_scale_in(protected)
+                .send()
+                .await
+                .map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Ends an instance, with one instance wanted less. Its hooks hold it first.
+    ///
+    /// # Errors
+    /// Any kind; [`Kind::Refused`] at the group's minimum. One that is gone already is no error.
+    pub async fn terminate(&self, id: &str) -> Result<(), GroupError> {
+        let answer = self
+            .client
+            .terminate_instance_in_auto_scaling_group()
+            .instance_id(id)
+            .should_decrement_desired_capacity(true)
+            .send()
+            .await;
+        done_already(answer.map(drop), "not found")
+    }
+
+    /// Lets an instance that hooks hold go on to its end.
+    ///
+    /// # Errors
+    /// Any kind. One that no hook holds any more is no error.
+    pub async fn complete(&self, id: &str) -> Result<(), GroupError> {
+        for hook in self.hooks().await? {
+            let answer = self
+                .client
+                .complete_lifecycle_action()
+                .auto_scaling_group_name(&self.name)
+                .lifecycle_hook_name(hook)
+                .instance_id(id)
+                .lifecycle_action_result("CONTINUE")
+                .send()
+                .await;
+            done_already(answer.map(drop), "no active lifecycle action")?;
+        }
+        Ok(())
+    }
+
+    /// Gives an instance that hooks hold the hooks' time once more.
+    ///
+    /// # Errors
+    /// Any kind. One that no hook holds any more is no error.
+    pub async fn heartbeat(&self, id: &str) -> Result<(), GroupError> {
+        for hook in self.hooks().await? {
+            let answer = self
+                .client
+                .record_lifecycle_action_heartbeat()
+                .auto_scaling_group_name(&self.name)
+                .lifecycle_hook_name(hook)
+                .instance_id(id)
+                .send()
+                .await;
+            done_already(answer.map(drop), "no active lifecycle action")?;
+        }
+        Ok(())
+    }
+
+    /// The hooks that hold an instance before its end. Asked each time: VMs end rarely, and hooks change.
+    async fn hooks(&self) -> Result<Vec<String>, GroupError> {
+        let answer = self
+            .client
+            .describe_lifecycle_hooks()
+            .auto_scaling_group_name(&self.name)
+            .send()
+            .await
+            .map_err(failed)?;
+        let ending = answer
+            .lifecycle_hooks()
+            .iter()
+            .filter(|hook| hook.lifecycle_transition() == Some(ENDING));
+        Ok(ending.filter_map(|hook| hook.lifecycle_hook_name().map(str::to_owned)).collect())
+    }
+}
+
+fn count(number: Option<i32>) -> u32 {
+    number.and_then(|number| u32::try_from(number).ok()).unwrap_or(0)
+}
+
+fn member(instance: &Instance) -> Option<Member> {
+    use LifecycleState as State;
+    let phase = match instance.lifecycle_state()? {
+        State::Pending | State::PendingWait | State::PendingProceed => Phase::Starting,
+        State::InService => Phase::Serving,
+        State::TerminatingWait => Phase::Waiting,
+        State::Terminating
+        | State::TerminatingProceed
+        | State::TerminatingRetained
+        | State::Terminated => Phase::Ending,
+        state if state.as_str().starts_with("Warmed") => return None,
+        _ => Phase::Aside,
+    };
+    Some(Member {
+        id: instance.instance_id()?.to_owned(),
+        phase,
+        protected: instance.protected_from_scale_in().unwrap_or(false),
+    })
+}
+
+/// What was to be ended is ended: as good as done.
+fn done_already<E>(answer: Result<(), SdkError<E>>, words: &str) -> Result<(), GroupError>
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+{
+    match answer {
+        Err(err) if err.message().is_some_and(|text| text.to_lowercase().contains(words)) => Ok(()),
+        other => other.map_err(failed),
+    }
+}
+
+/// One of ours for one of the SDK's.
+fn failed<E>(err: SdkError<E>) -> GroupError
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+{
+    let code = err.code().unwrap_or_default();
+    let kind = match code {
+        "Throttling"
+        | "ThrottlingException"
+        | "RequestLimitExceeded"
+        | "TooManyRequestsException" => Kind::Throttled,
+        "AccessDenied"
+        | "AccessDeniedException"
+        | "UnauthorizedOperation"
+        | "AuthFailure"
+        | "InvalidClientTokenId"
+        | "SignatureDoesNotMatch"
+        | "MissingAuthenticationToken"
+        | "ExpiredToken"
+        | "ExpiredTokenException"
+        | "OptInRequired" => Kind::Denied,
+        // AWS has one code for all that is wrong in a question; only its words tell a missing group.
+        "ValidationError" => {
+            let words = err.message().unwrap_or_default().to_lowercase();
+            let group = words.contains("group")
+                && (words.contains("not found") || words.contains("does not exist"));
+            if group { Kind::Unknown } else { Kind::Refused }
+        }
+        "" | "InternalFailure" | "ServiceUnavailable" => match &err {
+            // Nobody to sign as: the search for credentials ended with nothing.
+            SdkError::DispatchFailure(failure) if failure.is_user() || failure.is_other() => {
+                Kind::Denied
+            }
+            _ => Kind::Silent,
+        },
+        _ => Kind::Refused,
+    };
+    let source = match (code, err.message()) {
+        ("", _) => err.into(),
+        (code, words) => format!("{code}: {}", words.unwrap_or("no words")).into(),
+    };
+    GroupError { kind, source }
+}

@@ -1,0 +1,85 @@
+//! The driver `aws-asg`: an EC2 Auto Scaling group, by way of `cloud-aws`. Translates words and nothing
+//! else. A VM's id is its instance id, so what the group calls it and what it calls itself are the same.
+
+use super::{Group, GroupError, GroupInstance, Phase, ScaleGroup};
+use async_trait::async_trait;
+use epsilon_api::ids::VmId;
+use epsilon_cloud_aws::scale_group as aws;
+use tokio::sync::OnceCell;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Aws {
+    place: aws::Place,
+    /// Credentials are looked for at the first question, so that no gateway waits for them at its start.
+    group: OnceCell<aws::ScaleGroup>,
+}
+
+impl Aws {
+    pub(crate) fn new(group: String, region: Option<String>, endpoint: Option<String>) -> Self {
+        Self { place: aws::Place { group, region, endpoint }, group: OnceCell::new() }
+    }
+
+    async fn group(&self) -> &aws::ScaleGroup {
+        self.group.get_or_init(|| aws::ScaleGroup::connect(self.place.clone())).await
+    }
+
+    fn error(&self, err: aws::GroupError) -> GroupError {
+        match err.kind {
+            aws::Kind::Throttled => GroupError::Throttled(err.into()),
+            aws::Kind::Denied => GroupError::Denied(err.into()),
+            aws::Kind::Unknown => GroupError::Unknown(self.place.group.clone()),
+            aws::Kind::Refused => GroupError::Refused(err.into()),
+            aws::Kind::Silent => GroupError::Silent(err.into()),
+        }
+    }
+}
+
+#[async_trait]
+impl ScaleGroup for Aws {
+    async fn describe(&self, _: &[VmId]) -> Result<Group, GroupError> {
+        let standing = self.group().await.describe().await.map_err(|err| self.error(err))?;
+        let instances = standing.instances.into_iter().filter_map(|member| {
+            // Instance ids are VM ids; anything else would be no EC2 that we know.
+            let id = VmId::parse(&member.id).ok()?;
+            Some(GroupInstance { id, phase: phase(member.phase), protected: member.protected })
+        });
+        Ok(Group {
+            desired: standing.desired,
+            min: standing.min,
+            max: standing.max,
+            instances: instances.collect(),
+        })
+    }
+
+    async fn set_desired(&self, vms: u32) -> Result<(), GroupError> {
+        self.group().await.set_desired(vms).await.map_err(|err| self.error(err))
+    }
+
+    async fn protect(&self, vms: &[VmId], protected: bool) -> Result<(), GroupError> {
+        let ids: Vec<String> = vms.iter().map(ToString::to_string).collect();
+        self.group().await.protect(&ids, protected).await.map_err(|err| self.error(err))
+    }
+
+    async fn terminate(&self, vm: &VmId) -> Result<(), GroupError> {
+        self.group().await.terminate(vm.as_str()).await.map_err(|err| self.error(err))
+    }
+
+    async fn complete(&self, vm: &VmId) -> Result<(), GroupError> {
+        self.group().await.complete(vm.as_str()).await.map_err(|err| self.error(err))
+    }
+
+    async fn heartbeat(&self, vm: &VmId) -> Result<(), GroupError> {
+        self.group().await.heartbeat(vm.as_str()).await.map_err(|err| self.error(err))
+    }
+}
+
+fn phase(phase: aws::Phase) -> Phase {
+    match phase {
+        aws::Phase::Starting => Phase::Starting,
+        aws::Phase::Serving => Phase::Serving,
+        aws::Phase::Waiting => Phase::Waiting,
+        aws::Phase::Ending => Phase::Ending,
+        aws::Phase::Aside => Phase::Aside,
+    }
+}

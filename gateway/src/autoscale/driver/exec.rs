@@ -1,0 +1,162 @@
+//! The driver `exec`: a command of the operator's, run with the wanted count as its last argument. For
+//! clouds that this program does not know.
+//!
+//! ```text
+//! COMMAND… 5      EPSILON_WANTED=5                             have so many VMs
+//! COMMAND… 4      EPSILON_WANTED=4 EPSILON_TERMINATE=vm-3      vm-3 is empty: end it; so many are left
+//! ```
+//! Exit code 0 means that it was ordered, not that it is there. The VMs that report are the group; what the
+//! command was told last is believed for [`BELIEVED`], then what is seen counts and it is told again.
+//! Which VMs leave is known to this process alone: after a change of leaders they stay drained, and go first
+//! when fewer are wanted.
+
+use super::{Group, GroupError, GroupInstance, Phase, ScaleGroup};
+use async_trait::async_trait;
+use epsilon_api::ids::VmId;
+use parking_lot::Mutex;
+use std::{collections::HashSet, process::Stdio, time::Duration};
+use tokio::{io::AsyncReadExt, process::Command, time::Instant};
+
+/// Longer than a VM takes to boot.
+const BELIEVED: Duration = Duration::from_secs(300);
+/// What is read of each of the command's outputs.
+const OUTPUT_MAX: u64 = 16 << 10;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Exec {
+    command: Vec<String>,
+    timeout: Duration,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    told: Option<(u32, Instant)>,
+    seen: u32,
+    leaving: HashSet<VmId>,
+}
+
+impl Known {
+    fn desired(&self) -> u32 {
+        match self.told {
+            Some((vms, at)) if at.elapsed() < BELIEVED => vms,
+            _ => self.seen,
+        }
+    }
+}
+
+impl Exec {
+    /// `command` is the program and its first arguments.
+    pub(crate) fn new(command: Vec<String>, timeout: Duration) -> Self {
+        Self { command, timeout, known: Mutex::default() }
+    }
+
+    async fn run(&self, wanted: u32, terminate: Option<&VmId>) -> Result<(), GroupError> {
+        let silent = |err: std::io::Error| GroupError::Silent(err.into());
+        let (program, arguments) =
+            self.command.split_first().ok_or_else(|| GroupError::Refused("no command".into()))?;
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .arg(wanted.to_string())
+            .env("EPSILON_WANTED", wanted.to_string())
+            .env_remove("EPSILON_TERMINATE")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        if let Some(vm) = terminate {
+            command.env("EPSILON_TERMINATE", vm.as_str());
+        }
+        let mut child = command.spawn().map_err(silent)?;
+        let (out, err) = (child.stdout.take(), child.stderr.take());
+        let ended = tokio::time::timeout(self.timeout, async {
+            // Both are read to their end, so that the command never blocks on a full pipe.
+            let (out, err, status) = tokio::join!(text(out), text(err), child.wait());
+            status.map(|status| (status, out, err))
+        });
+        let Ok(ended) = ended.await else {
+            let _ = child.start_kill(); // gone already is fine; dropping it reaps it
+            let message = format!("`{program}` took longer than {:?} and was ended", self.timeout);
+            return Err(GroupError::Silent(message.into()));
+        };
+        let (status, out, err) = ended.map_err(silent)?;
+        tracing::info!(
+            wanted,
+            code = status.code(),
+            stdout = out,
+            stderr = err,
+            "The scaling command ended."
+        );
+        if status.success() {
+            return Ok(());
+        }
+        let last = err.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+        Err(GroupError::Refused(format!("`{program}` ended with {status}: {last}").into()))
+    }
+}
+
+/// The beginning of an output; the rest is read and dropped.
+async fn text(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> String {
+    let Some(mut pipe) = pipe else { return String::new() };
+    let mut bytes = Vec::new();
+    // What cannot be read is missing in the log, no more.
+    let _ = (&mut pipe).take(OUTPUT_MAX).read_to_end(&mut bytes).await;
+    let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
+    String::from_utf8_lossy(&bytes).trim_end().to_owned()
+}
+
+#[async_trait]
+impl ScaleGroup for Exec {
+    async fn describe(&self, seen: &[VmId]) -> Result<Group, GroupError> {
+        let mut known = self.known.lock();
+        known.seen = u32::try_from(seen.len()).unwrap_or(u32::MAX);
+        known.leaving.retain(|vm| seen.contains(vm));
+        let instances = seen
+            .iter()
+            .map(|vm| GroupInstance {
+                id: vm.clone(),
+                phase: Phase::Serving,
+                protected: !known.leaving.contains(vm),
+            })
+            .collect();
+        Ok(Group { desired: known.desired(), min: 0, max: u32::MAX, instances })
+    }
+
+    async fn set_desired(&self, vms: u32) -> Result<(), GroupError> {
+        self.run(vms, None).await?;
+        self.known.lock().told = Some((vms, Instant::now()));
+        Ok(())
+    }
+
+    async fn protect(&self, vms: &[VmId], protected: bool) -> Result<(), GroupError> {
+        let mut known = self.known.lock();
+        for vm in vms {
+            if protected {
+                known.leaving.remove(vm);
+            } else {
+                known.leaving.insert(vm.clone());
+            }
+        }
+        Ok(())
+    }
+
+    async fn terminate(&self, vm: &VmId) -> Result<(), GroupError> {
+        let left = self.known.lock().desired().saturating_sub(1);
+        self.run(left, Some(vm)).await?;
+        self.known.lock().told = Some((left, Instant::now()));
+        Ok(())
+    }
+
+    async fn complete(&self, _: &VmId) -> Result<(), GroupError> {
+        Ok(()) // no VM of this driver waits to end
+    }
+
+    async fn heartbeat(&self, _: &VmId) -> Result<(), GroupError> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

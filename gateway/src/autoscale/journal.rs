@@ -1,0 +1,218 @@
+//! What the autoscaler did and why: its metrics, its log lines, and the ring of decisions that
+//! `GET /v1/autoscaler` shows. Written by `runner.rs`; read by the control API.
+
+use super::{
+    config::Config,
+    policy::{Decision, Reason},
+    sample::Sample,
+};
+use epsilon_api::autoscaler::{AutoscalerDecision, AutoscalerInfo, AutoscalerState};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use prometheus::{Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use std::collections::VecDeque;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    shown: Mutex<Shown>,
+    keep: usize,
+    metrics: Metrics,
+}
+
+#[derive(Debug)]
+struct Shown {
+    info: AutoscalerInfo,
+    /// Oldest first.
+    decisions: VecDeque<AutoscalerDecision>,
+}
+
+/// What one round of acting came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Acted {
+    pub(crate) state: AutoscalerState,
+    /// In words.
+    pub(crate) steps: Vec<String>,
+    /// What went wrong, with what to do, and its kind in one word.
+    pub(crate) problem: Option<(&'static str, String)>,
+}
+
+impl Journal {
+    pub(crate) fn new(config: &Config, registry: &Registry) -> Result<Self, prometheus::Error> {
+        let info = AutoscalerInfo {
+            driver: config.driver.as_str().to_owned(),
+            state: AutoscalerState::default(),
+            dry_run: config.dry_run,
+            wanted: 0,
+            current: 0,
+            ready: 0,
+            reason: "nothing was seen yet".to_owned(),
+            demand: 0.0,
+            places: 0.0,
+            panicking: false,
+            problem: None,
+            decisions: Vec::new(),
+        };
+        Ok(Self {
+            shown: Mutex::new(Shown { info, decisions: VecDeque::new() }),
+            keep: config.decisions,
+            metrics: Metrics::new(registry)?,
+        })
+    }
+
+    /// For the control API.
+    pub(crate) fn info(&self) -> AutoscalerInfo {
+        let shown = self.shown.lock();
+        let decisions = shown.decisions.iter().rev().cloned().collect();
+        AutoscalerInfo { decisions, ..shown.info.clone() }
+    }
+
+    /// Each second: what is wanted now. Another number than before is a decision.
+    pub(crate) fn decided(&self, now: Timestamp, decision: &Decision, sample: &Sample) {
+        self.metrics.decided(decision, sample);
+        let mut shown = self.shown.lock();
+        let before = shown.info.wanted;
+        let info = &mut shown.info;
+        info.wanted = decision.wanted;
+        info.current = sample.current;
+        info.ready = sample.ready;
+        info.reason = decision.reason.to_string();
+        info.demand = round(decision.demand);
+        info.places = round(sample.places);
+        info.panicking = decision.panicking;
+        if decision.wanted == before {
+            return;
+        }
+        let (wanted, current, reason) = (decision.wanted, sample.current, &info.reason);
+        if info.state == AutoscalerState::Leading {
+            tracing::info!(wanted, before, current, %reason, "Another number of VMs is wanted.");
+        } else {
+            tracing::debug!(wanted, before, current, %reason, "Another number of VMs is wanted.");
+        }
+        let made = shown.decision(now);
+        self.keep(&mut shown, made);
+    }
+
+    /// After each round.
+    pub(crate) fn acted(&self, now: Timestamp, acted: Acted) {
+        let mut shown = self.shown.lock();
+        let dry_run = shown.info.dry_run;
+        let before = std::mem::replace(&mut shown.info.state, acted.state);
+        if before != acted.state {
+            tracing::info!(state = %acted.state, "The autoscaler changed its state.");
+        }
+        self.metrics.leading.set(i64::from(acted.state == AutoscalerState::Leading));
+        let (kind, problem) = match acted.problem {
+            Some((kind, text)) => (Some(kind), Some(text)),
+            None => (None, None),
+        };
+        if let Some(kind) = kind {
+            self.metrics.problems.with_label_values(&[kind]).inc();
+        }
+        if let Some(problem) =
+            problem.as_ref().filter(|new| shown.info.problem.as_ref() != Some(*new))
+        {
+            tracing::warn!(%problem, "The autoscaler cannot act; calls go on.");
+        }
+        let unchanged = shown.info.problem == problem
+            && (acted.steps.is_empty() || dry_run && shown.last_steps() == Some(&acted.steps));
+        shown.info.problem.clone_from(&problem);
+        if unchanged || (acted.steps.is_empty() && problem.is_none()) {
+            return;
+        }
+        for step in &acted.steps {
+            tracing::info!(step, dry_run, "The autoscaler acts.");
+        }
+        let made = AutoscalerDecision { steps: acted.steps, problem, ..shown.decision(now) };
+        self.keep(&mut shown, made);
+    }
+
+    fn keep(&self, shown: &mut Shown, decision: AutoscalerDecision) {
+        if shown.decisions.len() == self.keep {
+            shown.decisions.pop_front();
+        }
+        shown.decisions.push_back(decision);
+    }
+}
+
+impl Shown {
+    fn decision(&self, at: Timestamp) -> AutoscalerDecision {
+        let AutoscalerInfo { wanted, current, reason, .. } = &self.info;
+        AutoscalerDecision {
+            at,
+            wanted: *wanted,
+            current: *current,
+            reason: reason.clone(),
+            steps: Vec::new(),
+            problem: None,
+        }
+    }
+
+    fn last_steps(&self) -> Option<&Vec<String>> {
+        self.decisions.iter().rev().map(|made| &made.steps).find(|steps| !steps.is_empty())
+    }
+}
+
+/// People read tenths.
+fn round(places: f64) -> f64 {
+    (places * 10.0).round() / 10.0
+}
+
+#[derive(Debug)]
+struct Metrics {
+    wanted: IntGauge,
+    current: IntGauge,
+    demand: Gauge,
+    places: Gauge,
+    leading: IntGauge,
+    reason: IntGaugeVec,
+    problems: IntCounterVec,
+}
+
+impl Metrics {
+    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let opts = |name: &str, help: &str| Opts::new(format!("epsilon_autoscaler_{name}"), help);
+        let metrics = Self {
+            wanted: IntGauge::with_opts(opts("wanted_vms", "VMs that the policy wants."))?,
+            current: IntGauge::with_opts(opts(
+                "current_vms",
+                "VMs that the group has or is about to have.",
+            ))?,
+            demand: Gauge::with_opts(opts(
+                "demand_places",
+                "Places needed, the mean of the stable window.",
+            ))?,
+            places: Gauge::with_opts(opts("places", "Places of the VMs that take calls."))?,
+            leading: IntGauge::with_opts(opts(
+                "leading",
+                "1 on the gateway whose autoscaler acts.",
+            ))?,
+            reason: IntGaugeVec::new(
+                opts("reason", "1 for why so many VMs are wanted."),
+                &["reason"],
+            )?,
+            problems: IntCounterVec::new(
+                opts("problems_total", "Rounds that ended with a problem, by its kind."),
+                &["kind"],
+            )?,
+        };
+        registry.register(Box::new(metrics.wanted.clone()))?;
+        registry.register(Box::new(metrics.current.clone()))?;
+        registry.register(Box::new(metrics.demand.clone()))?;
+        registry.register(Box::new(metrics.places.clone()))?;
+        registry.register(Box::new(metrics.leading.clone()))?;
+        registry.register(Box::new(metrics.reason.clone()))?;
+        registry.register(Box::new(metrics.problems.clone()))?;
+        Ok(metrics)
+    }
+
+    fn decided(&self, decision: &Decision, sample: &Sample) {
+        self.wanted.set(i64::from(decision.wanted));
+        self.current.set(i64::from(sample.current));
+        self.demand.set(decision.demand);
+        self.places.set(sample.places);
+        for word in Reason::WORDS {
+            self.reason.with_label_values(&[word]).set(i64::from(word == decision.reason.word()));
+        }
+    }
+}

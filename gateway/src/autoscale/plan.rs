@@ -1,0 +1,263 @@
+//! What follows from "so many are wanted": which VMs leave, which come back, what is ordered. Pure: the
+//! group, the reports and the drains go in, [`Step`]s come out. Everything it needs to know is found again
+//! after a restart; only the moment since when a VM leaves is counted anew.
+//!
+//! ```text
+//!            the emptiest            empty, or grace over          AWS keeps it (hook)
+//! serving ──────────────▶ leaving ──────────────────────▶ ended ──────────────────▶ waiting ──▶ gone
+//!    ▲    unprotect, drain   │      terminate, one less               drain if it runs calls,   ▲
+//!    └───────────────────────┘                                        heartbeat, then complete ─┘
+//!      demand is back: undrain, protect
+//! ```
+//! *Leaving* is what drains and is not protected: the drain is in the store, the mark in the group. What
+//! drains and *is* protected was drained by an operator; it is neither ended nor woken, and more are ordered
+//! in its place.
+
+use super::{
+    driver::{Group, GroupInstance, Phase},
+    history::Moment,
+};
+use epsilon_api::{
+    ids::VmId,
+    vm::{VmState, VmStatus},
+};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+    fmt,
+    time::Duration,
+};
+
+/// What the plan is made from.
+#[derive(Debug)]
+pub(crate) struct Picture<'a> {
+    /// VMs wanted by the policy.
+    pub(crate) wanted: u32,
+    /// How the group stands.
+    pub(crate) group: &'a Group,
+    /// Whether the group's marks outlive this gateway. Where they do not, whatever drains goes first.
+    pub(crate) marks_last: bool,
+    /// What VMs say of themselves.
+    pub(crate) vms: &'a [VmStatus],
+    /// The VMs that drain, by the store.
+    pub(crate) draining: &'a HashSet<VmId>,
+    /// Since when VMs leave, as far as this gateway has seen.
+    pub(crate) since: HashMap<VmId, Moment>,
+    /// Now.
+    pub(crate) at: Moment,
+    /// `leave_grace`.
+    pub(crate) grace: Duration,
+    /// `leaving_share`.
+    pub(crate) leaving_share: f64,
+}
+
+/// One thing to do. In the order in which they are to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Order VMs until there are so many.
+    SetDesired(u32),
+    /// Not to be taken away by the group itself, or free to be.
+    Protect(Vec<VmId>, bool),
+    /// No new calls for it.
+    Drain(VmId),
+    /// Takes calls again.
+    Undrain(VmId),
+    /// End it, one VM wanted less.
+    Terminate(VmId, Over),
+    /// Let a waiting one end.
+    Complete(VmId, Over),
+    /// More time for a waiting one.
+    Heartbeat(VmId),
+}
+
+/// Why a VM may end now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// It runs no call.
+    Empty,
+    /// It had its time.
+    GraceOver,
+}
+
+impl fmt::Display for Over {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "it is empty",
+            Self::GraceOver => "its grace is over",
+        })
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SetDesired(vms) => write!(f, "order VMs up to {vms}"),
+            Self::Protect(vms, true) => write!(f, "protect {}", list(vms)),
+            Self::Protect(vms, false) => write!(f, "take the protection from {}", list(vms)),
+            Self::Drain(vm) => write!(f, "drain {vm}"),
+            Self::Undrain(vm) => write!(f, "let {vm} serve again"),
+            Self::Terminate(vm, why) => write!(f, "end {vm}: {why}"),
+            Self::Complete(vm, why) => write!(f, "let {vm} go: {why}"),
+            Self::Heartbeat(vm) => write!(f, "ask for more time for {vm}"),
+        }
+    }
+}
+
+fn list(vms: &[VmId]) -> String {
+    let mut names: Vec<&str> = vms.iter().take(3).map(VmId::as_str).collect();
+    let more = format!("{} more", vms.len().saturating_sub(3));
+    if vms.len() > 3 {
+        names.push(&more);
+    }
+    names.join(", ")
+}
+
+impl Picture<'_> {
+    /// What to do now. Done in part or not at all, the next picture leads on from there.
+    pub(crate) fn plan(&self) -> Vec<Step> {
+        let mut steps = self.let_go();
+        let wanted = self.wanted.clamp(self.group.min, self.group.max.max(self.group.min));
+        let mut leaving = self.leaving();
+        // What the group has and keeps, in VMs that serve or will.
+        let staying =
+            (self.group.desired as usize).saturating_sub(leaving.len() + self.by_hand().count());
+        let wanted = wanted as usize;
+
+        if wanted > staying {
+            // The busiest has the most to lose by going; who is not seen cannot be woken.
+            leaving.sort_by_key(|vm| Reverse(self.fullness(&vm.id)));
+            let (mut back, mut going) = (Vec::new(), Vec::new());
+            for vm in leaving {
+                let wake = back.len() < wanted - staying && self.status(&vm.id).is_some();
+                if wake { back.push(vm) } else { going.push(vm) }
+            }
+            steps.extend(back.iter().map(|vm| Step::Undrain(vm.id.clone())));
+            let missing = (wanted - staying - back.len()) as u32;
+            let desired = self.group.desired.saturating_add(missing).min(self.group.max);
+            if desired > self.group.desired {
+                steps.push(Step::SetDesired(desired));
+            }
+            leaving = going;
+            self.protect(&mut steps, back.iter().map(|vm| vm.id.clone()).collect());
+        } else {
+            self.protect(&mut steps, Vec::new());
+            self.choose(staying - wanted, wanted, leaving.len(), &mut steps);
+        }
+        let mut left = self.group.desired;
+        for vm in leaving {
+            if let Some(over) = self.over(&vm.id).filter(|_| left > self.group.min) {
+                steps.push(Step::Terminate(vm.id.clone(), over));
+                left -= 1;
+            }
+        }
+        steps
+    }
+
+    /// VMs that the cloud is about to end and that wait for us.
+    fn let_go(&self) -> Vec<Step> {
+        let waiting = self.group.instances.iter().filter(|vm| vm.phase == Phase::Waiting);
+        let mut steps = Vec::new();
+        for GroupInstance { id, .. } in waiting {
+            let runs = self.status(id).is_some_and(|vm| vm.state == VmState::Ready);
+            if runs && !self.draining.contains(id) {
+                steps.push(Step::Drain(id.clone()));
+                steps.push(Step::Heartbeat(id.clone()));
+            } else {
+                steps.push(match self.over(id) {
+                    Some(over) => Step::Complete(id.clone(), over),
+                    None => Step::Heartbeat(id.clone()),
+                });
+            }
+        }
+        steps
+    }
+
+    /// Whether the VM may end. One that is not seen may still run calls of other gateways.
+    fn over(&self, id: &VmId) -> Option<Over> {
+        let drained = self.status(id).is_some_and(|vm| {
+            vm.state == VmState::Draining && vm.calls_active == 0 && vm.calls_waiting == 0
+        });
+        let since = self.since.get(id).copied().unwrap_or(self.at);
+        match drained {
+            true => Some(Over::Empty),
+            false => (since + self.grace <= self.at).then_some(Over::GraceOver),
+        }
+    }
+
+    /// Takes the emptiest VMs out, never so many that fewer than `wanted` serve.
+    fn choose(&self, excess: usize, wanted: usize, leaving: usize, steps: &mut Vec<Step>) {
+        let mut candidates: Vec<&VmStatus> = self
+            .serving()
+            .filter(|vm| self.may_leave(&vm.id))
+            .filter_map(|vm| self.status(&vm.id))
+            .collect();
+        let ready = candidates.iter().filter(|vm| vm.state == VmState::Ready).count();
+        let at_once =
+            (f64::from(self.group.desired) * self.leaving_share).floor().max(1.0) as usize;
+        // Beyond those that serve only what serves nobody may go.
+        let dead = candidates.len() - ready;
+        let count =
+            excess.min(at_once.saturating_sub(leaving)).min(dead + ready.saturating_sub(wanted));
+        candidates.sort_by_key(|vm| self.fullness(&vm.id));
+        let chosen: Vec<VmId> = candidates.iter().take(count).map(|vm| vm.id.clone()).collect();
+        if chosen.is_empty() {
+            return;
+        }
+        // In this order: a drain without the mark would look like an operator's.
+        steps.push(Step::Protect(chosen.clone(), false));
+        steps.extend(chosen.into_iter().map(Step::Drain));
+    }
+
+    /// Everything that serves and does not leave.
+    fn protect(&self, steps: &mut Vec<Step>, mut back: Vec<VmId>) {
+        let bare = self.serving().filter(|vm| !vm.protected && !self.draining.contains(&vm.id));
+        back.extend(bare.map(|vm| vm.id.clone()));
+        if !back.is_empty() {
+            steps.push(Step::Protect(back, true));
+        }
+    }
+
+    fn serving(&self) -> impl Iterator<Item = &GroupInstance> {
+        self.group.instances.iter().filter(|vm| vm.phase == Phase::Serving)
+    }
+
+    /// Those that leave by our own order.
+    fn leaving(&self) -> Vec<&GroupInstance> {
+        self.serving().filter(|vm| !vm.protected && self.draining.contains(&vm.id)).collect()
+    }
+
+    /// `since`, for those that leave or wait to be let go now; their grace runs.
+    pub(crate) fn still_leaving(&self) -> HashMap<VmId, Moment> {
+        let waiting = self.group.instances.iter().filter(|vm| vm.phase == Phase::Waiting);
+        let all = self.leaving().into_iter().chain(waiting);
+        all.map(|vm| (vm.id.clone(), self.since.get(&vm.id).copied().unwrap_or(self.at))).collect()
+    }
+
+    /// Those that an operator drains.
+    fn by_hand(&self) -> impl Iterator<Item = &GroupInstance> {
+        self.serving()
+            .filter(|vm| self.marks_last && vm.protected && self.draining.contains(&vm.id))
+    }
+
+    fn may_leave(&self, id: &VmId) -> bool {
+        let leaving = self.leaving().iter().any(|vm| vm.id == *id);
+        !leaving && (!self.marks_last || !self.draining.contains(id))
+    }
+
+    fn status(&self, id: &VmId) -> Option<&VmStatus> {
+        self.vms.iter().find(|vm| vm.id == *id)
+    }
+
+    /// Smaller is emptier: who drains or cannot serve, then fewer calls, then fewer warm instances; the id
+    /// settles the rest.
+    fn fullness(&self, id: &VmId) -> (bool, u32, usize, VmId) {
+        let (serves, calls, instances) = self.status(id).map_or((false, 0, 0), |vm| {
+            let calls = vm.calls_active.saturating_add(vm.calls_waiting);
+            (vm.state == VmState::Ready, calls, vm.instances.len())
+        });
+        (serves, calls, instances, id.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests;

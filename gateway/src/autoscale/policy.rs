@@ -1,0 +1,272 @@
+//! How many VMs are wanted, and why. Pure: time, the wall clock and a [`Sample`] go in each second, a
+//! [`Decision`] comes out. Acts on nothing; `plan.rs` says what follows from it.
+//!
+//! ```text
+//!            mean of 60 s ─▶ demand ─┐
+//! samples ─▶ line of 60 s ─▶ trend ──┼─▶ largest ─▶ ≤ serving + starting_at_once ─▶ largest of 5 min
+//!            mean of 6 s ──▶ panic ──┘                                                    └─▶ ≥ min, schedule ─▶ ≤ max
+//! ```
+//! Two windows, of which the short one counts while the load is beyond what is there, are Knative's idea
+//! (`kpa`, its pod autoscaler: stable 60 s, panic 10 % of it, never fewer while in panic). Three things differ,
+//! because a VM takes a minute and more to come and a pod a second: panic begins when every place is
+//! taken rather than at twice the target; a trend looks as far ahead as a VM needs to boot; and fewer are
+//! wanted only when fewer were enough for minutes.
+
+use super::{
+    config::PolicyConfig,
+    history::{History, Largest, Moment},
+    sample::Sample,
+    schedule::{self, AtLeast},
+};
+use jiff::Timestamp;
+use std::{fmt, time::Duration};
+
+/// How well a line must fit the window to be believed: noise alone fits none half as well.
+const BELIEVED: f64 = 0.5;
+/// A VM less is wanted only where so much more demand would still not need it: the mean of a noisy minute
+/// wanders by less, and a count near a border would go up and down with it.
+const SLACK: f64 = 0.05;
+/// Places are counted in floating point; the last digits do not order a machine.
+const ROUNDING: f64 = 1e-6;
+
+/// The policy and what it remembers.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    config: PolicyConfig,
+    demand: History,
+    wishes: Largest,
+    /// Until when the short window counts.
+    panic_until: Option<Moment>,
+    /// Places of one VM, as last seen.
+    vm_places: Option<f64>,
+    /// What demand came to last; `None` before the first sample.
+    last: Option<u32>,
+}
+
+/// What the policy came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// VMs wanted.
+    pub wanted: u32,
+    /// Why so many.
+    pub reason: Reason,
+    /// Places needed: the mean over the stable window.
+    pub demand: f64,
+    /// Whether the short window counts.
+    pub panicking: bool,
+}
+
+/// Why so many VMs are wanted.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reason {
+    /// The stable window's demand.
+    Demand {
+        /// Its mean, in places.
+        places: f64,
+        /// The window.
+        window: Duration,
+    },
+    /// Every place was taken; the panic window's demand.
+    Panic {
+        /// Its mean, in places.
+        places: f64,
+        /// The window.
+        window: Duration,
+    },
+    /// Where the demand will be when a VM that is ordered now takes calls.
+    Trend {
+        /// Expected places.
+        places: f64,
+        /// How far ahead.
+        ahead: Duration,
+    },
+    /// More are needed; so many start at once at most.
+    Starting {
+        /// What is needed.
+        needed: u32,
+        /// The setting.
+        at_once: u32,
+    },
+    /// One less is just enough.
+    Slack {
+        /// How many are just enough.
+        needed: u32,
+    },
+    /// Fewer are enough, not for long enough yet.
+    Held {
+        /// How many are enough now.
+        needed: u32,
+        /// For how much longer.
+        remaining: Duration,
+    },
+    /// A scheduled minimum.
+    Schedule {
+        /// The window as written.
+        window: String,
+    },
+    /// The group's minimum.
+    Minimum,
+    /// More are needed; this is the most.
+    Maximum {
+        /// What is needed.
+        needed: u32,
+    },
+}
+
+impl Reason {
+    /// One word, for metrics.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Demand { .. } => "demand",
+            Self::Panic { .. } => "panic",
+            Self::Trend { .. } => "trend",
+            Self::Starting { .. } => "starting",
+            Self::Slack { .. } => "slack",
+            Self::Held { .. } => "held",
+            Self::Schedule { .. } => "schedule",
+            Self::Minimum => "minimum",
+            Self::Maximum { .. } => "maximum",
+        }
+    }
+
+    /// Every word that [`Self::word`] can be.
+    pub const WORDS: [&'static str; 9] =
+        ["demand", "panic", "trend", "starting", "slack", "held", "schedule", "minimum", "maximum"];
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Demand { places, window } => {
+                write!(f, "{places:.1} places were busy over the last {window:?}")
+            }
+            Self::Panic { places, window } => {
+                write!(f, "every place was taken; {places:.1} were needed over the last {window:?}")
+            }
+            Self::Trend { places, ahead } => {
+                write!(f, "demand rises; {places:.1} places are expected in {ahead:?}")
+            }
+            Self::Starting { needed, at_once } => {
+                write!(f, "{needed} are needed; at most {at_once} start at the same time")
+            }
+            Self::Slack { needed } => {
+                write!(f, "{needed} are just enough; a little more demand would need one more")
+            }
+            Self::Held { needed, remaining } => {
+                let seconds = Duration::from_secs(remaining.as_secs());
+                write!(f, "{needed} are enough now; held for another {seconds:?}")
+            }
+            Self::Schedule { window } => write!(f, "scheduled: {window}"),
+            Self::Minimum => f.write_str("the minimum"),
+            Self::Maximum { needed } => write!(f, "{needed} are needed; this is the maximum"),
+        }
+    }
+}
+
+impl Policy {
+    /// A policy that has seen nothing yet.
+    pub fn new(config: &PolicyConfig) -> Self {
+        Self {
+            demand: History::new(config.stable_window),
+            wishes: Largest::new(config.scale_in_after),
+            panic_until: None,
+            vm_places: None,
+            last: None,
+            config: config.clone(),
+        }
+    }
+
+    /// Takes one sample. `at` never goes back; `now` is the wall clock, for schedules only.
+    pub fn decide(&mut self, at: Moment, now: Timestamp, sample: &Sample) -> Decision {
+        if sample.ready > 0 && sample.vm_places > 0.0 {
+            self.vm_places = Some(sample.vm_places);
+        }
+        if self.last.is_none() {
+            // What was before is not known: what is there may be needed.
+            self.wishes.push(at, sample.current.min(self.config.max));
+        }
+        self.demand.push(at, sample.demand);
+        let stable = self.demand.mean(at, self.config.stable_window);
+        let needed = self.needed(at, stable, sample);
+        let needed = self.with_slack(needed, stable, sample);
+        let (needed, reason) = self.limited(needed, sample);
+        self.wishes.push(at, needed);
+        let (wanted, reason) = match self.wishes.get(at) {
+            Some((largest, remaining)) if largest > needed => {
+                (largest, Reason::Held { needed, remaining })
+            }
+            _ => (needed, reason),
+        };
+        self.last = Some(wanted);
+        let floor = schedule::at_least(&self.config.schedule, now, self.config.boot_time);
+        let (wanted, reason) = self.within_limits(wanted, reason, floor);
+        let panicking = self.panic_until.is_some_and(|until| at < until);
+        Decision { wanted, reason, demand: stable, panicking }
+    }
+
+    /// The largest of the three answers to "how many does the demand need?".
+    fn needed(&mut self, at: Moment, stable: f64, sample: &Sample) -> (u32, Reason) {
+        let PolicyConfig { stable_window, panic_window, boot_time, .. } = self.config;
+        let panic = self.demand.mean(at, panic_window);
+        if panic >= sample.places * self.config.panic_at && panic > 0.0 {
+            self.panic_until = Some(at + stable_window);
+        }
+        let vms = |places| self.vms_for(places, sample);
+        let demand = Reason::Demand { places: stable, window: stable_window };
+        let mut largest = (vms(stable), demand);
+        let mut consider = |vms: u32, reason| {
+            if vms > largest.0 {
+                largest = (vms, reason);
+            }
+        };
+        if self.panic_until.is_some_and(|until| at < until) {
+            consider(vms(panic), Reason::Panic { places: panic, window: panic_window });
+        }
+        if let Some(line) = self.demand.line(at).filter(|l| l.slope > 0.0 && l.fit >= BELIEVED) {
+            let ahead = line.now + line.slope * boot_time.as_secs_f64();
+            let places = ahead.min(stable.max(panic) * self.config.trend_limit);
+            consider(vms(places), Reason::Trend { places, ahead: boot_time });
+        }
+        largest
+    }
+
+    /// VMs of the group that so many busy places need, with the free ones that are to be beside them.
+    fn vms_for(&self, demand: f64, sample: &Sample) -> u32 {
+        let places = (demand / self.config.target).max(demand + f64::from(self.config.headroom));
+        let Some(vm_places) = self.vm_places else {
+            // Nobody to learn the size from: one, which will tell.
+            return u32::from(demand > sample.outside);
+        };
+        let vms = ((places - sample.outside) / vm_places - ROUNDING).ceil();
+        vms.max(0.0) as u32 // a float that is too large becomes the largest number
+    }
+
+    /// Keeps one VM more of those that were wanted while less than [`SLACK`] speaks against it.
+    fn with_slack(&self, needed: (u32, Reason), stable: f64, sample: &Sample) -> (u32, Reason) {
+        let (fewest, reason) = needed;
+        let more = self.vms_for(stable * (1.0 + SLACK), sample);
+        let kept = more.min(fewest.saturating_add(1)).min(self.last.unwrap_or(0));
+        if kept > fewest { (kept, Reason::Slack { needed: fewest }) } else { (fewest, reason) }
+    }
+
+    fn limited(&self, (needed, reason): (u32, Reason), sample: &Sample) -> (u32, Reason) {
+        let at_once = self.config.starting_at_once;
+        let most = sample.ready.saturating_add(at_once);
+        if needed > most { (most, Reason::Starting { needed, at_once }) } else { (needed, reason) }
+    }
+
+    fn within_limits(&self, wanted: u32, reason: Reason, floor: Option<AtLeast>) -> (u32, Reason) {
+        let PolicyConfig { min, max, .. } = self.config;
+        let (wanted, reason) = match floor {
+            Some(AtLeast { vms, window }) if vms > wanted.max(min) => {
+                (vms, Reason::Schedule { window })
+            }
+            _ if wanted < min => (min, Reason::Minimum),
+            _ => (wanted, reason),
+        };
+        if wanted > max { (max, Reason::Maximum { needed: wanted }) } else { (wanted, reason) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,319 @@
+//! The loop: each second a sample and a decision, now and then a round in which the leader acts. The only
+//! place that touches the world; what to do is decided by `policy.rs` and `plan.rs`.
+//!
+//! Inputs: the VMs' reports, the group, the store's drains and lease. Outputs: drains, orders to the group,
+//! the journal. Stops when its token is cancelled, at once: a round that is cut leads on from its next picture.
+//!
+//! A round runs beside the samples, so that a slow cloud blurs no window. Every gateway samples and decides,
+//! so that whoever becomes leader knows the last minutes; only the leader looks at the group and acts. With
+//! the store away nobody knows who leads, and nobody acts; calls never come this way.
+
+use super::{
+    config::{Config, Driver},
+    driver::{Group, GroupError, ScaleGroup},
+    history::Moment,
+    journal::{Acted, Journal},
+    plan::{Picture, Step},
+    policy::Policy,
+    sample::Sample,
+    vms::Vms,
+};
+use epsilon_api::{
+    autoscaler::AutoscalerState, chain::Chain, fleet::REPORT, ids::VmId, vm::VmStatus,
+};
+use epsilon_store::StoreError;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use jiff::Timestamp;
+use std::{
+    collections::{HashMap, HashSet},
+    future::Future,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// Longest wait for the store in a round: it answers in milliseconds or is away.
+const STORE: Duration = Duration::from_secs(5);
+/// After failures the group is asked less often, down to this.
+const SLOWEST: Duration = Duration::from_secs(300);
+
+/// The parts of the loop.
+#[derive(Debug)]
+pub(crate) struct Runner {
+    pub(crate) config: Config,
+    pub(crate) vms: Arc<dyn Vms>,
+    /// `None` when nobody acts.
+    pub(crate) group: Option<Arc<dyn ScaleGroup>>,
+    pub(crate) journal: Arc<Journal>,
+    /// The wall clock; schedules and the journal read it.
+    pub(crate) clock: fn() -> Timestamp,
+}
+
+/// What one round leaves to the next.
+#[derive(Debug, Default)]
+struct Memory {
+    /// How the group stood.
+    group: Option<Group>,
+    /// Since when VMs leave or wait to end.
+    since: HashMap<VmId, Moment>,
+    /// VMs that were ended here and may still be noted as draining.
+    ended: HashSet<VmId>,
+}
+
+impl Runner {
+    /// Runs until it is stopped.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let begun = Instant::now();
+        let mut policy = Policy::new(&self.config.policy);
+        let mut memory = Some(Memory::default());
+        let mut group: Option<Group> = None;
+        let (mut pace, mut told) = (Pace::new(self.config.every), 0);
+        let mut rounds = FuturesUnordered::new();
+        let mut seconds = interval(REPORT);
+        seconds.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            // The stop goes first. A finished round is taken before the next sample, which reads its group.
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                // Cancel-safe: the round stays in the set.
+                Some(ended) = rounds.next(), if !rounds.is_empty() => {
+                    let (left, acted): (Memory, Acted) = ended;
+                    pace.ended(begun.elapsed(), acted.problem.is_some());
+                    group.clone_from(&left.group);
+                    memory = Some(left);
+                    self.journal.acted((self.clock)(), acted);
+                }
+                // Cancel-safe: a tick that was not taken comes again.
+                _ = seconds.tick() => {
+                    let at = begun.elapsed();
+                    let sample = self.sample(group.as_ref());
+                    let decision = policy.decide(at, (self.clock)(), &sample);
+                    self.journal.decided((self.clock)(), &decision, &sample);
+                    // More are ordered at once, fewer in the round's own time.
+                    let due = pace.due(at) || (decision.wanted > told && pace.fine());
+                    if let Some(driver) = self.group.as_ref().filter(|_| due)
+                        && let Some(memory) = memory.take()
+                    {
+                        told = decision.wanted;
+                        rounds.push(self.round(&**driver, decision.wanted, at, memory));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Who does not look at the group takes all VMs for it.
+    fn sample(&self, group: Option<&Group>) -> Sample {
+        let vms = self.vms.status();
+        let of_group = |vm: &VmStatus| {
+            group.is_none_or(|group| group.instances.iter().any(|member| member.id == vm.id))
+        };
+        let seen = u32::try_from(vms.len()).unwrap_or(u32::MAX);
+        let current = group.map_or(seen, |group| group.desired);
+        Sample::of(&vms, of_group, |instance| self.vms.memory(instance), current, &self.config)
+    }
+
+    /// One round. Whatever happens in it, its memory comes back.
+    async fn round(
+        &self,
+        group: &dyn ScaleGroup,
+        wanted: u32,
+        at: Moment,
+        mut memory: Memory,
+    ) -> (Memory, Acted) {
+        let mut acted = Acted { state: AutoscalerState::Leading, ..Acted::default() };
+        if let Err(trouble) = self.act(group, wanted, at, &mut memory, &mut acted).await {
+            let (state, problem) = match trouble {
+                Trouble::NotLeader => (AutoscalerState::Following, None),
+                Trouble::Store(err) => (AutoscalerState::StoreAway, Some(("store", err))),
+                Trouble::Group(err) => {
+                    let text = format!("{}; {}", Chain(&err), err.hint());
+                    (AutoscalerState::GroupAway, Some((err.word(), text)))
+                }
+            };
+            (acted.state, acted.problem) = (state, problem);
+        }
+        (memory, acted)
+    }
+
+    async fn act(
+        &self,
+        group: &dyn ScaleGroup,
+        wanted: u32,
+        at: Moment,
+        memory: &mut Memory,
+        acted: &mut Acted,
+    ) -> Result<(), Trouble> {
+        let led_until = Instant::now() + self.config.lease;
+        if !stored(self.vms.lead(self.config.lease)).await? {
+            memory.group = None; // what it was is the leader's to know
+            return Err(Trouble::NotLeader);
+        }
+        let draining: HashSet<VmId> = stored(self.vms.draining()).await?.into_iter().collect();
+        let vms = self.vms.status();
+        let seen: Vec<VmId> = vms.iter().map(|vm| vm.id.clone()).collect();
+        let standing = group.describe(&seen).await?;
+        let mut picture = Picture {
+            wanted,
+            group: &standing,
+            marks_last: self.config.driver.marks_last(),
+            vms: &vms,
+            draining: &draining,
+            since: std::mem::take(&mut memory.since),
+            at,
+            grace: self.config.leave_grace,
+            leaving_share: self.config.leaving_share,
+        };
+        picture.since = picture.still_leaving();
+        let steps = picture.plan();
+        memory.since = picture.since;
+        let forget = self.forgotten(memory, &standing, &seen);
+        memory.group = Some(standing.clone());
+        if self.config.dry_run {
+            acted.steps = steps.iter().map(|step| format!("would {step}")).collect();
+            return Ok(());
+        }
+        for vm in forget {
+            stored(self.vms.drain(&vm, false)).await?;
+            memory.ended.remove(&vm);
+        }
+        for step in steps {
+            // Whoever leads next must not meet our orders beside its own.
+            if Instant::now() >= led_until {
+                return Err(Trouble::NotLeader);
+            }
+            match self.take(group, &step, memory).await {
+                Ok(()) => acted.steps.push(step.to_string()),
+                // One VM that cannot be ended keeps no other one.
+                Err(Trouble::Group(err @ GroupError::Refused(_))) if step.stands_alone() => {
+                    tracing::warn!(%step, error = %Chain(&err), "The group refused a step.");
+                    acted.problem =
+                        Some((err.word(), format!("{step}: {}; {}", Chain(&err), err.hint())));
+                }
+                Err(trouble) => return Err(trouble),
+            }
+        }
+        Ok(())
+    }
+
+    /// One step. What it changed of the group is noted, so that the next sample sees it.
+    async fn take(
+        &self,
+        group: &dyn ScaleGroup,
+        step: &Step,
+        memory: &mut Memory,
+    ) -> Result<(), Trouble> {
+        let desired = memory.group.as_mut().map(|group| &mut group.desired);
+        match step {
+            Step::SetDesired(vms) => {
+                group.set_desired(*vms).await?;
+                if let Some(desired) = desired {
+                    *desired = *vms;
+                }
+            }
+            Step::Protect(vms, protected) => group.protect(vms, *protected).await?,
+            Step::Drain(vm) => stored(self.vms.drain(vm, true)).await?,
+            Step::Undrain(vm) => stored(self.vms.drain(vm, false)).await?,
+            Step::Terminate(vm, _) => {
+                group.terminate(vm).await?;
+                memory.ended.insert(vm.clone());
+                if let Some(desired) = desired {
+                    *desired = desired.saturating_sub(1);
+                }
+            }
+            Step::Complete(vm, _) => {
+                group.complete(vm).await?;
+                memory.ended.insert(vm.clone());
+            }
+            Step::Heartbeat(vm) => group.heartbeat(vm).await?,
+        }
+        Ok(())
+    }
+
+    /// VMs that were ended, that the group knows no more and that are silent: their drain is over.
+    fn forgotten(&self, memory: &Memory, group: &Group, seen: &[VmId]) -> Vec<VmId> {
+        let there =
+            |vm: &VmId| seen.contains(vm) || group.instances.iter().any(|member| member.id == *vm);
+        memory.ended.iter().filter(|vm| !there(vm)).cloned().collect()
+    }
+}
+
+impl Step {
+    /// Whether the steps after it can do without it.
+    fn stands_alone(&self) -> bool {
+        match self {
+            Self::Terminate(..) | Self::Complete(..) | Self::Heartbeat(_) => true,
+            Self::SetDesired(_) | Self::Protect(..) | Self::Drain(_) | Self::Undrain(_) => false,
+        }
+    }
+}
+
+impl Driver {
+    /// Whether its marks of who leaves outlive this process.
+    fn marks_last(&self) -> bool {
+        match self {
+            Self::AwsAsg { .. } => true,
+            Self::None | Self::Exec { .. } => false,
+        }
+    }
+}
+
+/// When the next round is due.
+#[derive(Debug)]
+struct Pace {
+    every: Duration,
+    next: Moment,
+    failures: u32,
+}
+
+impl Pace {
+    fn new(every: Duration) -> Self {
+        Self { every, next: Duration::ZERO, failures: 0 }
+    }
+
+    fn due(&self, at: Moment) -> bool {
+        at >= self.next
+    }
+
+    fn fine(&self) -> bool {
+        self.failures == 0
+    }
+
+    fn ended(&mut self, at: Moment, failed: bool) {
+        self.failures = if failed { self.failures.saturating_add(1) } else { 0 };
+        let slower = self.every.saturating_mul(1 << self.failures.saturating_sub(1).min(10));
+        self.next = at + slower.min(SLOWEST.max(self.every));
+    }
+}
+
+/// Why a round ended early.
+enum Trouble {
+    NotLeader,
+    Store(String),
+    Group(GroupError),
+}
+
+impl From<GroupError> for Trouble {
+    fn from(err: GroupError) -> Self {
+        Self::Group(err)
+    }
+}
+
+/// An answer of the store, within its limit.
+async fn stored<T>(answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, Trouble> {
+    let away = |why: String| {
+        Trouble::Store(format!(
+            "the store does not answer, so nobody knows which gateway leads: {why}"
+        ))
+    };
+    match timeout(STORE, answer).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(err)) => Err(away(Chain(&err).to_string())),
+        Err(_) => Err(away(format!("no answer in {STORE:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

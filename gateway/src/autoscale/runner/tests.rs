@@ -1,0 +1,455 @@
+//! The loop with a scripted group, scripted VMs and a paused clock: hours pass in milliseconds.
+
+use super::*;
+use crate::autoscale::{config::Settings, driver::GroupInstance};
+use async_trait::async_trait;
+use epsilon_api::{
+    ids::{FunctionName, InstanceId, VersionNumber},
+    units::{Bytes, MilliCores},
+    vm::{InstanceStatus, VmState},
+};
+use parking_lot::Mutex;
+use prometheus::Registry;
+use std::collections::BTreeMap;
+use tokio::task::JoinHandle;
+
+/// A cloud, its VMs and the store, all of them obedient unless told otherwise.
+#[derive(Debug, Default)]
+struct World {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    desired: u32,
+    /// By id: when it takes calls, its calls, its marks.
+    vms: BTreeMap<VmId, ScriptedVm>,
+    made: u32,
+    boot: Duration,
+    draining: HashSet<VmId>,
+    not_leader: bool,
+    store_away: bool,
+    group_fails: Option<fn() -> GroupError>,
+    /// Every change that was asked of the cloud.
+    orders: Vec<String>,
+    asked: u32,
+}
+
+#[derive(Debug)]
+struct ScriptedVm {
+    ready_at: Instant,
+    calls: u32,
+    protected: bool,
+    draining: bool,
+    ending: bool,
+}
+
+impl World {
+    /// A cloud with so many VMs that serve, each of 8 places.
+    fn with(vms: u32) -> Arc<Self> {
+        let world = Self::default();
+        world.state.lock().grow(vms);
+        world.state.lock().boot = Duration::from_secs(60);
+        Arc::new(world)
+    }
+
+    /// Spreads so many calls evenly over what takes calls; those of other VMs end.
+    fn load(&self, calls: u32) {
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        state.vms.values_mut().for_each(|vm| vm.calls = 0);
+        let serving: Vec<&mut ScriptedVm> = state
+            .vms
+            .values_mut()
+            .filter(|vm| vm.ready_at <= now && !vm.draining && !vm.ending)
+            .collect();
+        let count = serving.len().max(1) as u32;
+        for (n, vm) in (0..).zip(serving) {
+            vm.calls = calls / count + u32::from(n < calls % count);
+        }
+    }
+
+    fn edit<T>(&self, edit: impl FnOnce(&mut State) -> T) -> T {
+        edit(&mut self.state.lock())
+    }
+
+    fn orders(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.lock().orders)
+    }
+
+    fn count(&self) -> usize {
+        self.state.lock().vms.len()
+    }
+}
+
+impl State {
+    fn grow(&mut self, desired: u32) {
+        self.desired = desired;
+        while (self.vms.len() as u32) < desired {
+            self.made += 1;
+            let id = VmId::parse(&format!("i-{:02}", self.made)).unwrap();
+            let vm = ScriptedVm {
+                ready_at: Instant::now() + self.boot,
+                calls: 0,
+                protected: false,
+                draining: false,
+                ending: false,
+            };
+            self.vms.insert(id, vm);
+        }
+    }
+
+    fn answer(&mut self) -> Result<(), GroupError> {
+        self.asked += 1;
+        self.group_fails.map_or(Ok(()), |fail| Err(fail()))
+    }
+}
+
+#[async_trait]
+impl ScaleGroup for World {
+    async fn describe(&self, _: &[VmId]) -> Result<Group, GroupError> {
+        let mut state = self.state.lock();
+        state.answer()?;
+        let instances = state.vms.iter().map(|(id, vm)| GroupInstance {
+            id: id.clone(),
+            phase: match (vm.ending, vm.ready_at <= Instant::now()) {
+                (true, _) => crate::autoscale::driver::Phase::Waiting,
+                (false, true) => crate::autoscale::driver::Phase::Serving,
+                (false, false) => crate::autoscale::driver::Phase::Starting,
+            },
+            protected: vm.protected,
+        });
+        Ok(Group { desired: state.desired, min: 1, max: 20, instances: instances.collect() })
+    }
+
+    async fn set_desired(&self, vms: u32) -> Result<(), GroupError> {
+        let mut state = self.state.lock();
+        state.answer()?;
+        assert!(vms > state.desired, "never called to make the group smaller");
+        state.orders.push(format!("desired {vms}"));
+        state.grow(vms);
+        Ok(())
+    }
+
+    async fn protect(&self, vms: &[VmId], protected: bool) -> Result<(), GroupError> {
+        let mut state = self.state.lock();
+        state.answer()?;
+        for id in vms {
+            if let Some(vm) = state.vms.get_mut(id) {
+                vm.protected = protected;
+            }
+        }
+        Ok(())
+    }
+
+    async fn terminate(&self, id: &VmId) -> Result<(), GroupError> {
+        let mut state = self.state.lock();
+        state.answer()?;
+        let vm = state.vms.get_mut(id).unwrap();
+        assert!(vm.draining, "only what was drained is ended");
+        vm.ending = true;
+        let calls = vm.calls;
+        state.desired -= 1;
+        state.orders.push(format!("end {id} with {calls} calls"));
+        Ok(())
+    }
+
+    async fn complete(&self, id: &VmId) -> Result<(), GroupError> {
+        let mut state = self.state.lock();
+        state.answer()?;
+        state.vms.remove(id);
+        state.orders.push(format!("let {id} go"));
+        Ok(())
+    }
+
+    async fn heartbeat(&self, _: &VmId) -> Result<(), GroupError> {
+        self.state.lock().answer()
+    }
+}
+
+#[async_trait]
+impl Vms for World {
+    fn status(&self) -> Vec<VmStatus> {
+        let state = self.state.lock();
+        let ready = state.vms.iter().filter(|(_, vm)| vm.ready_at <= Instant::now());
+        ready.map(|(id, vm)| status(id, vm)).collect()
+    }
+
+    fn memory(&self, _: &InstanceStatus) -> Option<Bytes> {
+        Some(Bytes::mib(256))
+    }
+
+    async fn draining(&self) -> Result<Vec<VmId>, StoreError> {
+        Ok(self.state.lock().draining.iter().cloned().collect())
+    }
+
+    async fn drain(&self, id: &VmId, draining: bool) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        if draining {
+            state.draining.insert(id.clone());
+        } else {
+            state.draining.remove(id);
+        }
+        if let Some(vm) = state.vms.get_mut(id) {
+            vm.draining = draining;
+        }
+        Ok(())
+    }
+
+    async fn lead(&self, _: Duration) -> Result<bool, StoreError> {
+        if self.state.lock().store_away {
+            std::future::pending::<()>().await;
+        }
+        Ok(!self.state.lock().not_leader)
+    }
+}
+
+fn status(id: &VmId, vm: &ScriptedVm) -> VmStatus {
+    let busy = |_| InstanceStatus {
+        id: InstanceId::random(),
+        function: FunctionName::parse("pay").unwrap(),
+        version: VersionNumber::FIRST,
+        state: "busy".into(),
+        calls_active: 1,
+        concurrency: 1,
+        started_at: Timestamp::UNIX_EPOCH,
+    };
+    VmStatus {
+        id: id.clone(),
+        state: if vm.draining { VmState::Draining } else { VmState::Ready },
+        boot: 1,
+        cpu_millicores: MilliCores::ONE,
+        memory_bytes: Bytes::mib(2048),
+        memory_used_bytes: Bytes(0),
+        calls_active: vm.calls,
+        calls_waiting: 0,
+        instances: (0..vm.calls).map(busy).collect(),
+        images: Vec::new(),
+    }
+}
+
+struct Running {
+    journal: Arc<Journal>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap();
+    }
+
+    fn state(&self) -> AutoscalerState {
+        self.journal.info().state
+    }
+}
+
+/// The autoscaler of one gateway over this world. `aws-asg`, because that driver's marks last.
+fn run(world: &Arc<World>, change: impl FnOnce(&mut Settings)) -> Running {
+    let mut settings: Settings = serde_json::from_str(
+        r#"{"driver":"aws-asg","group":"vms","max":20,"headroom":2,"trend_limit":1}"#,
+    )
+    .unwrap();
+    change(&mut settings);
+    let config = Config::new(settings).unwrap();
+    let journal = Arc::new(Journal::new(&config, &Registry::new()).unwrap());
+    let group: Arc<dyn ScaleGroup> = Arc::clone(world) as _;
+    let runner = Runner {
+        config,
+        vms: Arc::clone(world) as _,
+        group: Some(group),
+        journal: Arc::clone(&journal),
+        clock: || Timestamp::UNIX_EPOCH,
+    };
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(runner.run(stop.clone()));
+    Running { journal, stop, task }
+}
+
+/// Lets so many seconds pass, with so many calls all the time.
+async fn pass(world: &World, seconds: u32, calls: u32) {
+    for _ in 0..seconds {
+        world.load(calls);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn load_rises_and_falls_and_vms_come_and_go() {
+    let world = World::with(1);
+    world.state.lock().boot = Duration::ZERO;
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let scaler = run(&world, |_| {});
+    pass(&world, 20, 4).await;
+    assert_eq!((world.count(), scaler.state()), (1, AutoscalerState::Leading));
+
+    world.edit(|state| state.boot = Duration::from_secs(60));
+    pass(&world, 10, 24).await;
+    assert_eq!(world.count(), 4, "{:?}", scaler.journal.info());
+    pass(&world, 200, 24).await;
+    // As the six seconds fill; and not again while those VMs boot.
+    assert_eq!(world.orders(), ["desired 2", "desired 3", "desired 4"]);
+
+    // Fewer only after minutes, one after the other, none with a call.
+    pass(&world, 240, 4).await;
+    assert_eq!(world.count(), 4);
+    pass(&world, 400, 4).await;
+    assert_eq!(world.count(), 1);
+    let orders = world.orders();
+    assert_eq!(
+        orders.iter().filter(|order| order.ends_with("with 0 calls")).count(),
+        3,
+        "{orders:?}"
+    );
+    pass(&world, 30, 4).await;
+    assert!(
+        world.edit(|state| state.draining.is_empty()),
+        "drains of VMs that are gone are forgotten"
+    );
+    let decisions = scaler.journal.info().decisions;
+    assert!(
+        decisions.iter().any(|made| made.steps.contains(&"order VMs up to 4".to_owned())),
+        "{decisions:#?}"
+    );
+    scaler.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leaving_vm_keeps_its_calls_until_its_grace_is_over() {
+    let world = World::with(2);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let scaler = run(&world, |settings| settings.leave_grace = Duration::from_secs(600));
+    // One place is busy on each: one VM is enough. The one that drains never ends its call.
+    for _ in 0..350 {
+        world.edit(|state| state.vms.values_mut().for_each(|vm| vm.calls = 1));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(world.edit(|state| state.draining.len()), 1);
+    let since = Instant::now();
+    while world.edit(|state| state.orders.is_empty()) {
+        assert!(since.elapsed() < Duration::from_secs(700));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(since.elapsed() > Duration::from_secs(500), "{:?}", since.elapsed());
+    assert!(world.orders()[0].ends_with("with 1 calls"));
+    scaler.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn demand_that_is_back_wakes_who_leaves_also_after_a_restart() {
+    let world = World::with(3);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let scaler = run(&world, |_| {});
+    let mut waited = 0;
+    while world.edit(|state| state.draining.is_empty()) {
+        world.edit(|state| state.vms.values_mut().for_each(|vm| vm.calls = 1));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        waited += 1;
+        assert!(waited < 700);
+    }
+    scaler.stop().await;
+
+    // Another process: what leaves is found again, by drain and mark.
+    let scaler = run(&world, |_| {});
+    for _ in 0..40 {
+        world.edit(|state| state.vms.values_mut().for_each(|vm| vm.calls = 7));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    world.edit(|state| {
+        assert!(state.draining.is_empty());
+        assert!(state.vms.values().all(|vm| vm.protected || vm.ready_at > Instant::now()));
+    });
+    assert!(world.orders().iter().all(|order| order.starts_with("desired")));
+    scaler.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_changes_nothing_and_says_what_it_would_do() {
+    let world = World::with(1);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let scaler = run(&world, |settings| settings.dry_run = true);
+    pass(&world, 120, 40).await;
+    assert!(
+        world.orders().is_empty() && world.edit(|state| state.vms.values().all(|vm| !vm.protected))
+    );
+    let decisions = scaler.journal.info().decisions;
+    let would =
+        |step: &str| decisions.iter().filter(|made| made.steps.iter().any(|s| s == step)).count();
+    assert_eq!(would("would order VMs up to 7"), 1, "said once: {decisions:#?}");
+    scaler.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_leader_acts_and_who_takes_over_knows_the_last_minutes() {
+    let world = World::with(2);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    world.edit(|state| state.not_leader = true);
+    let scaler = run(&world, |_| {});
+    pass(&world, 60, 40).await;
+    assert_eq!(scaler.state(), AutoscalerState::Following);
+    assert!(world.orders().is_empty());
+    assert_eq!(world.edit(|state| state.asked), 0, "who does not lead asks the cloud nothing");
+    world.edit(|state| state.not_leader = false);
+    pass(&world, 12, 40).await;
+    assert_eq!(world.orders(), ["desired 7"]);
+    scaler.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_the_store_away_nobody_acts() {
+    let world = World::with(1);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let scaler = run(&world, |_| {});
+    pass(&world, 20, 2).await;
+    world.edit(|state| state.store_away = true);
+    pass(&world, 60, 40).await;
+    let info = scaler.journal.info();
+    assert_eq!((info.state, info.wanted), (AutoscalerState::StoreAway, 7));
+    assert!(info.problem.unwrap().contains("nobody knows which gateway leads"));
+    assert!(world.orders().is_empty());
+    world.edit(|state| state.store_away = false);
+    pass(&world, 300, 40).await;
+    assert_eq!(world.orders(), ["desired 7"]);
+    scaler.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_refuses_is_asked_less_and_less() {
+    let world = World::with(1);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    world.edit(|state| state.group_fails = Some(|| GroupError::Throttled("Rate exceeded".into())));
+    let scaler = run(&world, |_| {});
+    pass(&world, 600, 40).await;
+    let info = scaler.journal.info();
+    assert_eq!(info.state, AutoscalerState::GroupAway);
+    assert!(info.problem.as_ref().unwrap().contains("Rate exceeded"), "{info:?}");
+    let asked = world.edit(|state| state.asked);
+    assert!((4..=8).contains(&asked), "asked {asked} times in ten minutes");
+    assert_eq!(info.decisions.iter().filter(|made| made.problem.is_some()).count(), 1, "{info:#?}");
+    world.edit(|state| state.group_fails = None);
+    pass(&world, 301, 40).await;
+    assert_eq!((scaler.state(), scaler.journal.info().problem), (AutoscalerState::Leading, None));
+    assert_eq!(world.orders(), ["desired 7"]);
+    scaler.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_that_the_cloud_takes_is_drained_and_let_go() {
+    let world = World::with(2);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let scaler = run(&world, |settings| settings.min = 2);
+    pass(&world, 20, 2).await;
+    let id = VmId::parse("i-02").unwrap();
+    world.edit(|state| state.vms.get_mut(&id).unwrap().ending = true);
+    for _ in 0..60 {
+        world.edit(|state| state.vms.get_mut(&id).unwrap().calls = 3);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(world.edit(|state| state.vms[&id].draining));
+    assert!(world.orders().is_empty(), "it runs calls");
+    world.edit(|state| state.vms.get_mut(&id).unwrap().calls = 0);
+    pass(&world, 15, 2).await;
+    assert_eq!(world.orders(), ["let i-02 go"]);
+    scaler.stop().await;
+}

@@ -1,0 +1,110 @@
+//! What the VMs say of themselves, as one [`Sample`]: how many places are needed and how many there are.
+//! Pure. The runner takes one each second.
+//!
+//! A *place* is the unit: memory of `place` bytes and `1 / places_per_core` of a core. A VM has as many as
+//! both its memory and its cores allow; a busy instance takes as many as its memory needs, one at least.
+//! Idle instances take none: the agent lets them go for those that are needed.
+//!
+//! A call that waits where there is room waits for something else (its function's `maxInstances`, a start):
+//! more VMs would not help it. So waiting calls count only on full VMs, and for no more than as many places
+//! as the VM has: a queue tells that more is needed, and little about how much.
+
+use super::config::Config;
+use epsilon_api::{
+    units::Bytes,
+    vm::{InstanceStatus, VmState, VmStatus},
+};
+
+/// The fleet in one second.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Sample {
+    /// Places needed: busy instances and calls that wait for want of room.
+    pub demand: f64,
+    /// Places of the VMs that take calls.
+    pub places: f64,
+    /// The part of them on VMs that are not of the group.
+    pub outside: f64,
+    /// Places of one VM of the group, in the mean; 0 when none is to be seen.
+    pub vm_places: f64,
+    /// VMs of the group that take calls.
+    pub ready: u32,
+    /// VMs that the group has or is about to have; what is wanted is compared with it.
+    pub current: u32,
+}
+
+/// One VM, in places.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Load {
+    places: f64,
+    demand: f64,
+}
+
+impl Sample {
+    /// Puts together what VMs report. `of_group` tells which of them the driver may order and end; `memory`
+    /// how much an instance was given; `current` how many VMs the group has.
+    pub fn of(
+        vms: &[VmStatus],
+        of_group: impl Fn(&VmStatus) -> bool,
+        memory: impl Fn(&InstanceStatus) -> Option<Bytes>,
+        current: u32,
+        config: &Config,
+    ) -> Self {
+        let mut sample = Self { current, ..Self::default() };
+        for vm in vms {
+            let load = load(vm, &memory, config);
+            // Also of those that drain: their calls will be somebody else's.
+            sample.demand += load.demand;
+            match (vm.state, of_group(vm)) {
+                (VmState::Ready, true) => {
+                    sample.places += load.places;
+                    sample.vm_places += load.places;
+                    sample.ready += 1;
+                }
+                (VmState::Ready, false) => {
+                    sample.places += load.places;
+                    sample.outside += load.places;
+                }
+                (VmState::Draining | VmState::EngineDown, _) => {}
+            }
+        }
+        if sample.ready > 0 {
+            sample.vm_places /= f64::from(sample.ready);
+        }
+        sample
+    }
+}
+
+fn load(vm: &VmStatus, memory: impl Fn(&InstanceStatus) -> Option<Bytes>, config: &Config) -> Load {
+    let place = config.place.get() as f64;
+    let by_memory = vm.memory_bytes.get() as f64 / place;
+    let by_cores = f64::from(vm.cpu_millicores.0) / 1000.0 * config.places_per_core;
+    // An agent that does not tell its cores is taken by its memory.
+    let places = if by_cores > 0.0 { by_memory.min(by_cores) } else { by_memory };
+
+    let takes = |instance: &InstanceStatus| {
+        memory(instance).map_or(1.0, |bytes| (bytes.get() as f64 / place).max(1.0))
+    };
+    let (mut busy, mut starting, mut idle, mut concurrency, mut sizes) = (0.0, 0.0, 0, 0, 0.0);
+    for instance in &vm.instances {
+        sizes += takes(instance);
+        concurrency += instance.concurrency.max(1);
+        match instance.state.as_str() {
+            "starting" => starting += takes(instance),
+            _ if instance.calls_active > 0 => busy += takes(instance),
+            _ => idle += 1,
+        }
+    }
+    let count = vm.instances.len().max(1) as f64;
+    let (concurrency, size) = (f64::from(concurrency.max(1)) / count, (sizes / count).max(1.0));
+    let waiting = f64::from(vm.calls_waiting) / concurrency.max(1.0) * size;
+
+    let full_by_memory = idle == 0
+        && vm.memory_bytes.get().saturating_sub(vm.memory_used_bytes.get()) < config.place.get();
+    let full = places - busy - starting < 1.0 || full_by_memory;
+    let queued = if full { waiting.min(places) } else { 0.0 };
+    // What starts is for those who wait.
+    Load { places, demand: busy + starting.max(queued) }
+}
+
+#[cfg(test)]
+mod tests;
