@@ -65,14 +65,16 @@ YAML
             ;;
         vm-agent)
             cat <<YAML
-gateway:
-  # What every program takes for the longest that running calls may go on after SIGTERM.
+vm_agent:
+  gateways: $EPSILON_JOIN
   drain_grace: $EPSILON_DRAIN_GRACE
 YAML
             ;;
         builder)
             cat <<YAML
 builder:
+  gateways: $EPSILON_JOIN
+  registry: $EPSILON_REGISTRY
   max_timeout: $EPSILON_LONGEST_CALL
 YAML
             ;;
@@ -106,12 +108,6 @@ say "installing Epsilon as $EPSILON_ROLE"
 
 settings | write 644 /etc/epsilon/epsilon.yaml
 drop_in | write 644 "/etc/systemd/system/$unit.d/aws.conf"
-case "$EPSILON_ROLE" in
-    vm-agent) printf 'EPSILON_JOIN=%s\n' "$EPSILON_JOIN" | write 600 /etc/epsilon/vm-agent.env ;;
-    builder) printf 'EPSILON_JOIN=%s\nEPSILON_REGISTRY=%s\n' "$EPSILON_JOIN" "$EPSILON_REGISTRY" |
-        write 600 /etc/epsilon/builder.env ;;
-    gateway) ;;
-esac
 {
     for name in ROLE REGION FLEET_TOKEN_SECRET ADMIN_KEY_SECRET DATABASE_PASSWORD_SECRET DATABASE_ADDRESS \
         DATABASE_URL_SECRET GROUP HOOK; do
