@@ -8,8 +8,8 @@
 
 pub mod ecr;
 pub mod imds;
-pub mod scale_group;
 #[cfg(feature = "fake")]
 pub mod moto;
+pub mod scale_group;
 #[cfg(feature = "fake")]
 pub mod scripted;

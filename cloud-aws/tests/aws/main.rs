@@ -4,3 +4,4 @@
 
 mod ecr;
 mod imds;
+mod scale_group;
