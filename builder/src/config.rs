@@ -2,8 +2,10 @@
 //! ([`Config`]). Holding a `Config` means that it is valid.
 
 mod member;
+mod registry;
 
 pub use member::MemberConfig;
+pub(crate) use registry::Registry;
 
 use crate::{engine::container::Limits, manifest::Ceilings, source::SourceLimits};
 use epsilon_api::{
@@ -91,11 +93,27 @@ pub struct Settings {
     pub build_timeout: Duration,
     /// Where images go: `registry.example/prefix`. Default: this machine's engine.
     pub registry: Option<String>,
-    /// User at the registry.
+    /// User at the registry. Not needed for ECR, which is met with the machine's role.
     pub registry_user: Option<String>,
     /// Password or token at the registry.
     #[serde(deserialize_with = "secret")]
     pub registry_password: Option<Secret<String>>,
+    /// A file with the password or token. Read for each push, so that it can be replaced at any time.
+    pub registry_password_file: Option<PathBuf>,
+    /// A `config.json` with logins, as `docker login` writes it (`auths` only; helpers are not run). Read for
+    /// each push.
+    pub registry_docker_config: Option<PathBuf>,
+    /// Certificates (PEM) that the registry's own may be signed by, besides those that this machine trusts.
+    pub registry_ca: Option<PathBuf>,
+    /// Speaks plain HTTP with the registry: whoever is on the way reads the password and changes images.
+    /// Default `false`. A registry on this machine is met so anyway.
+    pub dangerous_registry_plain_http: bool,
+    /// Images that a repository keeps which the builder makes in ECR; the newest ones. Default `50`: versions
+    /// to go back to. Other registries keep what they are told to.
+    pub registry_keep_images: u32,
+    /// How long an image without a tag stays in such a repository. Default 14 days; at least one.
+    #[serde(deserialize_with = "duration")]
+    pub registry_keep_untagged: Duration,
     /// The longest that one blob may take to or from the registry. Default 5 min.
     #[serde(deserialize_with = "duration")]
     pub registry_timeout: Duration,
@@ -197,6 +215,12 @@ impl Default for Settings {
             registry: None,
             registry_user: None,
             registry_password: None,
+            registry_password_file: None,
+            registry_docker_config: None,
+            registry_ca: None,
+            dangerous_registry_plain_http: false,
+            registry_keep_images: 50,
+            registry_keep_untagged: Duration::from_secs(14 * 24 * 3600),
             registry_timeout: Duration::from_secs(300),
             cache_size: Bytes::mib(10 << 10),
             source_archive: source.compressed,
@@ -278,15 +302,6 @@ pub struct Config {
     member: Option<MemberConfig>,
 }
 
-/// A registry that takes images.
-#[derive(Clone, Debug)]
-pub(crate) struct Registry {
-    /// `host[:port][/prefix]`.
-    pub(crate) name: String,
-    pub(crate) login: Option<(String, Secret<String>)>,
-    pub(crate) timeout: Duration,
-}
-
 /// Where distributions keep the bundle of trusted certificates: Debian and Ubuntu, then Fedora.
 const CA_BUNDLES: [&str; 2] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
@@ -297,7 +312,8 @@ impl Config {
     /// # Errors
     /// The first setting that cannot be used.
     pub fn new(settings: Settings, data: &Path) -> Result<Self, ConfigError> {
-        let s = settings;
+        let mut s = settings;
+        let registry = registry::read(&mut s)?;
         let positive = [
             ("engine_timeout", s.engine_timeout),
             ("pull_timeout", s.pull_timeout),
@@ -368,12 +384,7 @@ impl Config {
             dockerfile_timeout: s.dockerfile_timeout,
             builds: s.builds,
             build_timeout: s.build_timeout,
-            registry: registry(
-                s.registry,
-                s.registry_user,
-                s.registry_password,
-                s.registry_timeout,
-            )?,
+            registry,
             cache_size: s.cache_size,
             source: SourceLimits {
                 compressed: s.source_archive,
@@ -441,34 +452,6 @@ fn machine_bundle() -> Option<PathBuf> {
 fn own_npmrc() -> Option<PathBuf> {
     let home = env::var_os("HOME").filter(|home| !home.is_empty())?;
     Some(PathBuf::from(home).join(".npmrc")).filter(|path| path.is_absolute() && path.is_file())
-}
-
-fn registry(
-    name: Option<String>,
-    user: Option<String>,
-    password: Option<Secret<String>>,
-    timeout: Duration,
-) -> Result<Option<Registry>, ConfigError> {
-    let Some(name) = name else { return Ok(None) };
-    let name = name.trim_end_matches('/').to_owned();
-    let host = name.split('/').next().unwrap_or_default();
-    let rule = "write it as `host[:port][/prefix]`, in lower case, without `https://`";
-    let fits = crate::engine::is_reference(&name)
-        && !name.contains("//")
-        && !name.contains('@')
-        && !name.bytes().any(|b| b.is_ascii_uppercase())
-        && (host.contains('.') || host.contains(':') || host == "localhost");
-    check(fits, "registry", &name, rule)?;
-    let login = match (user, password) {
-        (Some(user), Some(password)) => Some((user, password)),
-        (None, None) => None,
-        (user, _) => {
-            let (key, value) =
-                user.map_or(("registry_user", String::new()), |u| ("registry_password", u));
-            return Err(ConfigError { key, value, rule: "user and password go together" });
-        }
-    };
-    Ok(Some(Registry { name, login, timeout }))
 }
 
 fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
@@ -539,6 +522,13 @@ mod tests {
         tls_fleet_without_tls: "{gateways: 'https://10.0.0.4:8081', token_file: x}" => "needs `tls_certificate`";
         half_a_certificate: "{tls_key: x}" => "go together";
         no_connections: "{max_connections: 0}" => "at least one";
+        password_without_registry: "{registry_user: ann, registry_password: x}" => "no other one";
+        two_passwords: "{registry: 'registry.example', registry_user: ann, registry_password: x, \
+                        registry_password_file: /dev/null}" => "either";
+        missing_authority: "{registry: 'registry.example', registry_ca: /nowhere}" => "no such file";
+        authority_that_is_none: "{registry: 'registry.example', registry_ca: /etc/hostname}" => "PEM";
+        no_images_kept: "{registry: 'registry.example', registry_keep_images: 0}" => "at least one";
+        images_without_a_tag_kept_for_hours: "{registry: 'registry.example', registry_keep_untagged: 1h}" => "whole days";
         password_alone: "{registry: 'registry.example', registry_password: x}" => "go together";
         image_that_is_a_path: "{runtime_image: ../x}" => "image's name";
     }

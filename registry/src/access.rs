@@ -58,6 +58,11 @@ pub enum AccessError {
 }
 
 impl AccessError {
+    /// Whether it is a right that is missing.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Ecr(EcrError::Denied { .. }))
+    }
+
     /// What the operator does next.
     pub fn hint(&self) -> String {
         match self {
@@ -143,7 +148,7 @@ impl Access {
         keep: &Retention,
     ) -> Result<(), AccessError> {
         if let Some(ecr) = self.ecr(host) {
-            self.0.ecr.ensure_repository(&ecr, path, keep).await?;
+            Box::pin(self.0.ecr.ensure_repository(&ecr, path, keep)).await?;
         }
         Ok(())
     }
@@ -170,8 +175,9 @@ impl Access {
         }
         let Some(ecr) = self.ecr(host) else { return Ok(None) };
         let password = match refused {
-            None => self.0.ecr.token(&ecr).await?,
-            Some(refused) => self.0.ecr.token_after(&ecr, &refused.password).await?,
+            // The SDK's futures are deep and large; boxed, those who wait for a login need not be.
+            None => Box::pin(self.0.ecr.token(&ecr)).await?,
+            Some(refused) => Box::pin(self.0.ecr.token_after(&ecr, &refused.password)).await?,
         };
         Ok(Some(Login { user: ecr::USER.to_owned(), password }))
     }

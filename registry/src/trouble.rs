@@ -1,7 +1,5 @@
-//! Why there was no image, read from the words of an engine or a registry, and what to do about it. Engines
+//! Why there was no image, read from the words of an engine or a registry. Engines
 //! hand a registry's answer on as text only, and with a status of their own, so the text decides. Pure.
-
-use crate::Host;
 
 /// What went wrong between an engine and a registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,15 +23,21 @@ pub enum Trouble {
 /// What each trouble is known by; the first that fits. Collected from Docker 20.10 to 29 and containerd.
 const WORDS: [(Trouble, &[&str]); 6] = [
     (Trouble::DiskFull, &["no space left on device", "disk quota exceeded"]),
-    (Trouble::PlainHttp, &["server gave http response to https client"]),
+    (Trouble::PlainHttp, &["server gave http response to https client", "invalidcontenttype"]),
     (
         Trouble::UnknownAuthority,
-        &["x509:", "certificate signed by unknown authority", "tls: failed to verify"],
+        &[
+            "x509:",
+            "certificate signed by unknown authority",
+            "tls: failed to verify",
+            "invalid peer certificate",
+        ],
     ),
     (
         Trouble::Refused,
         &[
             "unauthorized",
+            "not authorized",
             "no basic auth credentials",
             "authentication required",
             "authorization token has expired",
@@ -50,6 +54,8 @@ const WORDS: [(Trouble, &[&str]); 6] = [
         &[
             "connection refused",
             "no such host",
+            "dns error",
+            "timed out",
             "i/o timeout",
             "timeout exceeded",
             "handshake timeout",
@@ -80,25 +86,6 @@ impl Trouble {
             Self::PlainHttp => "speaks plain HTTP, which is not allowed here",
             Self::DiskFull => "gave an image for which this machine's disk has no room",
             Self::Other => "did not give the image",
-        }
-    }
-
-    /// What the operator of a VM does next.
-    pub fn hint(self, host: &Host) -> String {
-        match self {
-            Self::Refused => "look at `vm_agent.registry_user` and its password file, `vm_agent.registry_docker_config`, or \
-                 the machine's role for ECR"
-                .into(),
-            Self::Absent => "deploy the function again; look whether the registry removes images too early".into(),
-            Self::Unreachable => format!("look whether `{host}` runs, and whether this machine reaches it"),
-            Self::UnknownAuthority => {
-                format!("put the registry's authority into `/etc/docker/certs.d/{host}/ca.crt`")
-            }
-            Self::PlainHttp => format!(
-                "name `{host}` in `insecure-registries` of `/etc/docker/daemon.json`, or give it a certificate"
-            ),
-            Self::DiskFull => "free space under the engine's folder (`docker image prune`)".into(),
-            Self::Other => "the engine's log says more".into(),
         }
     }
 }
@@ -143,6 +130,15 @@ mod tests {
             ),
             ("x509: certificate signed by unknown authority", Trouble::UnknownAuthority),
             ("http: server gave HTTP response to HTTPS client", Trouble::PlainHttp),
+            (
+                "error sending request: client error (Connect): dns error: failed to lookup",
+                Trouble::Unreachable,
+            ),
+            (
+                "client error (Connect): invalid peer certificate: UnknownIssuer",
+                Trouble::UnknownAuthority,
+            ),
+            ("received corrupt message of type InvalidContentType", Trouble::PlainHttp),
             ("write /var/lib/docker/tmp/x: no space left on device", Trouble::DiskFull),
             ("toomanyrequests: Rate exceeded", Trouble::Other),
         ] {

@@ -57,7 +57,7 @@ impl Pulls {
                     let trouble = Trouble::of(said);
                     EngineError::Registry(Box::new(Denied {
                         what: trouble.what().into(),
-                        hint: trouble.hint(&host),
+                        hint: next_step(trouble, &host),
                         host,
                         source: Some(Box::new(err)),
                     }))
@@ -86,6 +86,30 @@ fn text(err: &EngineError) -> Option<&str> {
     match err {
         EngineError::NotFound(text) | EngineError::Refused(text) => Some(text),
         EngineError::Down(_) | EngineError::Registry(_) => None,
+    }
+}
+
+/// For the operator of this VM.
+fn next_step(trouble: Trouble, host: &Host) -> String {
+    match trouble {
+        Trouble::Refused => "look at `vm_agent.registry_user` and its password file, \
+                             `vm_agent.registry_docker_config`, or the machine's role for ECR"
+            .into(),
+        Trouble::Absent => {
+            "deploy the function again; look whether the registry removes images too early".into()
+        }
+        Trouble::Unreachable => {
+            format!("look whether `{host}` runs, and whether this machine reaches it")
+        }
+        Trouble::UnknownAuthority => {
+            format!("put the registry's authority into `/etc/docker/certs.d/{host}/ca.crt`")
+        }
+        Trouble::PlainHttp => format!(
+            "name `{host}` in `insecure-registries` of `/etc/docker/daemon.json`, or give it a \
+             certificate"
+        ),
+        Trouble::DiskFull => "free space under the engine's folder (`docker image prune`)".into(),
+        Trouble::Other => "the engine's log says more".into(),
     }
 }
 

@@ -1,0 +1,123 @@
+//! What a registry keeps: compressed layers, configurations, and the manifest that lists them. The same layer
+//! gives the same blob, so that a registry which has it is not sent it again.
+
+use crate::{cache::Cache, error, hashing::Hashing, image::Layer, source::ContentDigest};
+use bytes::Bytes;
+use epsilon_api::build::BuildError;
+use flate2::{Compression, GzBuilder};
+use oci_spec::image::{DescriptorBuilder, ImageManifestBuilder, MediaType, SCHEMA_VERSION};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    path::PathBuf,
+};
+
+/// Compression of layers: 6 is what everyone uses; a new level would be a new digest for every layer.
+const LEVEL: Compression = Compression::new(6);
+
+/// What a registry keeps: a compressed layer or a configuration.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct Blob {
+    pub(super) digest: String,
+    pub(super) bytes: u64,
+    #[serde(skip)]
+    pub(super) content: Content,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Content {
+    File(PathBuf),
+    Memory(Bytes),
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        Self::Memory(Bytes::new())
+    }
+}
+
+impl Blob {
+    pub(super) fn in_memory(content: Vec<u8>) -> Self {
+        Self {
+            digest: format!("sha256:{}", ContentDigest::of(&content)),
+            bytes: content.len() as u64,
+            content: Content::Memory(content.into()),
+        }
+    }
+}
+
+/// Lists the parts of an image.
+pub(super) fn manifest(config: &Blob, layers: &[Blob]) -> Result<Vec<u8>, BuildError> {
+    let describe = |blob: &Blob, kind: MediaType| {
+        let digest: oci_spec::image::Digest = blob.digest.parse()?;
+        DescriptorBuilder::default().media_type(kind).digest(digest).size(blob.bytes).build()
+    };
+    let make = || {
+        let layers: Result<Vec<_>, _> =
+            layers.iter().map(|blob| describe(blob, MediaType::ImageLayerGzip)).collect();
+        ImageManifestBuilder::default()
+            .schema_version(SCHEMA_VERSION)
+            .media_type(MediaType::ImageManifest)
+            .config(describe(config, MediaType::ImageConfig)?)
+            .layers(layers?)
+            .build()
+    };
+    let manifest = make().map_err(|err| error::broken("describing an image", &err))?;
+    serde_json::to_vec(&manifest).map_err(|err| error::broken("describing an image", &err))
+}
+
+/// A layer as a registry keeps it; made once, then taken from the cache.
+pub(super) fn compressed(layer: &Layer, cache: &Cache) -> Result<Blob, BuildError> {
+    let name = ContentDigest::of(layer.diff_id.as_bytes()).to_string();
+    let path = cache.kept("layers", &format!("{name}.gz"));
+    let known: Option<Blob> = cache.recall("layers", &name);
+    if let Some(blob) = known
+        && fs::metadata(&path).is_ok_and(|file| file.len() == blob.bytes)
+    {
+        return Ok(Blob { content: Content::File(path), ..blob });
+    }
+    let work = cache.work()?;
+    let draft = work.path().join("layer.gz");
+    let (digest, bytes) = write_compressed(layer, &draft)
+        .and_then(|written| fs::rename(&draft, &path).map(|()| written))
+        .map_err(|err| error::file("compressing a layer", &err))?;
+    let blob = Blob { digest: format!("sha256:{digest}"), bytes, content: Content::File(path) };
+    cache.remember("layers", &name, &blob)?;
+    Ok(blob)
+}
+
+/// gzip without a time or a name in its head: the same layer gives the same blob.
+fn write_compressed(layer: &Layer, to: &PathBuf) -> io::Result<(ContentDigest, u64)> {
+    let mut from = File::open(&layer.tar)?;
+    let mut to = GzBuilder::new().mtime(0).write(Hashing::new(File::create(to)?), LEVEL);
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        let n = from.read(&mut buffer)?;
+        if n == 0 {
+            break;
+        }
+        to.write_all(&buffer[..n])?;
+    }
+    let (mut file, digest, bytes) = to.finish()?.finish();
+    file.flush()?;
+    Ok((digest, bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_compresses_to_the_same_blob() {
+        let dir = tempfile::tempdir().unwrap();
+        let tar = dir.path().join("layer");
+        fs::write(&tar, vec![1; 100_000]).unwrap();
+        let layer = Layer { diff_id: "sha256:0a".into(), tar, bytes: 100_000 };
+        let (one, _) = write_compressed(&layer, &dir.path().join("1")).unwrap();
+        let (two, bytes) = write_compressed(&layer, &dir.path().join("2")).unwrap();
+        assert_eq!(one, two);
+        assert_eq!(fs::metadata(dir.path().join("2")).unwrap().len(), bytes);
+        assert_eq!(one, ContentDigest::of(&fs::read(dir.path().join("1")).unwrap()));
+    }
+}
