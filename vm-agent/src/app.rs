@@ -83,10 +83,7 @@ impl Agent {
         };
         fs::create_dir_all(config.folder.join("sockets")).map_err(folder(&config.folder))?;
         let lock = lock(&config.folder)?;
-        let id = match &config.id {
-            Some(id) => id.clone(),
-            None => vm_id(&config.folder)?,
-        };
+        let id = vm_id(&config.folder, config.id.as_ref())?;
         let machine = engine.ping().await.map_err(|source| StartError::Engine {
             socket: config.engine_socket.clone(),
             source,
@@ -111,6 +108,10 @@ impl Agent {
         vm.spawn(reconcile::run(Arc::clone(&vm)));
         tracing::info!(vm = %vm.id, memory = %vm.budget.total(), "Agent is ready.");
         Ok(Self { front: Arc::new(Front(Arc::clone(&vm))), vm, _lock: lock })
+    }
+
+    pub(crate) fn front(&self) -> &Arc<Front> {
+        &self.front
     }
 
     /// The VM as the gateway uses it.
@@ -173,19 +174,25 @@ fn lock(folder: &Path) -> Result<File, StartError> {
     }
 }
 
-/// Reads this VM's id; makes one at the first start.
-fn vm_id(folder: &Path) -> Result<VmId, StartError> {
+/// This VM's id: the one that is given, else the kept one, else a new one. Kept in any case, so that a start on
+/// which nobody gives one (EC2 did not say it in time) is no start of another VM.
+fn vm_id(folder: &Path, given: Option<&VmId>) -> Result<VmId, StartError> {
     let path = folder.join("id");
-    match fs::read_to_string(&path) {
-        Ok(text) => VmId::parse(text.trim()).map_err(|source| StartError::Id { path, source }),
-        Err(err) if err.kind() == io::ErrorKind::NotFound => {
-            let text = format!("vm-{}", InstanceId::random());
-            write_whole(&path, &text)
-                .map_err(|source| StartError::Folder { path: path.clone(), source })?;
-            VmId::parse(&text).map_err(|source| StartError::Id { path, source })
-        }
-        Err(source) => Err(StartError::Folder { path, source }),
+    let kept = match fs::read_to_string(&path) {
+        Ok(text) => Some(text.trim().to_owned()),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => None,
+        Err(source) => return Err(StartError::Folder { path, source }),
+    };
+    let text = match (given, &kept) {
+        (Some(given), _) => given.to_string(),
+        (None, Some(kept)) => kept.clone(),
+        (None, None) => format!("vm-{}", InstanceId::random()),
+    };
+    let id = VmId::parse(&text).map_err(|source| StartError::Id { path: path.clone(), source })?;
+    if kept.as_ref() != Some(&text) {
+        write_whole(&path, &text).map_err(|source| StartError::Folder { path, source })?;
     }
+    Ok(id)
 }
 
 /// A reader sees the whole file or none, whenever the machine stops.

@@ -2,10 +2,15 @@
 //! ([`Config`], checked). Every default is explained where its key is declared. In `epsilon up` these
 //! keys are the section `vm_agent:` of the settings file, or `EPSILON_VM_AGENT_<KEY>`.
 
+mod member;
+
 use epsilon_api::{ids::VmId, units::Bytes};
 use epsilon_registry::{Access, Written};
+use epsilon_wire::{join::BadGateway, tls::TlsError};
+pub use member::MemberConfig;
 use serde::{Deserialize, Deserializer};
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -15,7 +20,8 @@ use std::{
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// This VM's name in the fleet. Default: made at the first start and kept in `DATA/vm/id`.
+    /// This VM's name in the fleet. Default: the instance id where the agent joins a fleet on EC2, else one that is made
+    /// at the first start and kept in `DATA/vm/id`.
     pub id: Option<VmId>,
     /// The engine's unix socket. Default: `DOCKER_HOST` if it names one, else `/var/run/docker.sock`.
     pub engine_socket: Option<PathBuf>,
@@ -93,6 +99,36 @@ pub struct Settings {
     /// VM's own credentials) cannot be closed, because the agent is not root or has no iptables.
     /// Default `false`: such functions are refused.
     pub dangerous_allow_metadata: bool,
+    /// Control addresses of the fleet's gateways (`http://10.0.0.4:8081`), with commas between them. This setting and
+    /// those after it are for `epsilon-vm-agent`; `epsilon up` has its agent in its own process.
+    pub gateways: Option<String>,
+    /// The file with the fleet's token: a copy of a gateway's `DATA/fleet.token`. Read when the VM joins.
+    pub token_file: Option<PathBuf>,
+    /// Where gateways bring calls. Default `0.0.0.0:8082`: they come from other machines, and nobody gets in without a
+    /// gateway's pass.
+    pub listen: Option<SocketAddr>,
+    /// `host` or `host:port` under which gateways reach this VM. Default: the local address that reaches a gateway.
+    pub advertise: Option<String>,
+    /// This VM's certificate in PEM, to speak TLS with gateways; it names the host of `advertise`. Set together with
+    /// `tls_key` and `tls_authority`. Default: none, plain HTTP.
+    pub tls_certificate: Option<PathBuf>,
+    /// Its private key, in PEM.
+    pub tls_key: Option<PathBuf>,
+    /// Who signed the certificates of the fleet, in PEM.
+    pub tls_authority: Option<PathBuf>,
+    /// Connections of gateways at once. Default `4096`: a call takes one, and a VM rarely runs a thousand.
+    pub max_connections: Option<usize>,
+    /// Longest wait for a TLS handshake and for the first head on a connection. Default `10s`.
+    #[serde(deserialize_with = "duration")]
+    pub head_timeout: Option<Duration>,
+    /// Longest that a gateway's connection may stay without a request. Default `60s`: longer than gateways keep one
+    /// (`gateway.member_idle_timeout`), so that no call is sent into a connection that closes.
+    #[serde(deserialize_with = "duration")]
+    pub idle_timeout: Option<Duration>,
+    /// Longest that running calls may go on after the first signal, or after the cloud said that it takes this VM
+    /// away. Default `90s`: longer than a function's default timeout, and within the two minutes of a spot notice.
+    #[serde(deserialize_with = "duration")]
+    pub drain_grace: Option<Duration>,
 }
 
 /// Checked settings. Holding one means that it is valid.
@@ -138,6 +174,8 @@ pub struct Config {
     pub dangerous_allow_metadata: bool,
     /// What every container gets.
     pub limits: ContainerLimits,
+    /// How the VM belongs to a fleet; `None` where none is named.
+    pub member: Option<MemberConfig>,
 }
 
 /// The part of a container's limits that does not depend on the function.
@@ -177,6 +215,17 @@ pub enum ConfigError {
     /// The login for a registry is not whole.
     #[error("`vm_agent.{}` ({}): {}", .0.key, .0.value, .0.rule)]
     Registry(#[from] epsilon_registry::Invalid),
+    /// No gateways.
+    #[error("`vm_agent.gateways`")]
+    Gateways(#[from] BadGateway),
+    /// A fleet without its token.
+    #[error(
+        "`vm_agent.token_file` has to name the file with the fleet's token (a gateway's `DATA/fleet.token`)"
+    )]
+    NoToken,
+    /// Half of TLS.
+    #[error("the settings `vm_agent.tls_…` cannot be used")]
+    Tls(#[from] TlsError),
 }
 
 impl Settings {
@@ -190,6 +239,7 @@ impl Settings {
         let starts_at_once = self.starts_at_once.unwrap_or_else(|| (2 * cores).clamp(4, 16));
         let starts_per_version =
             self.starts_per_version.unwrap_or_else(|| starts_at_once.div_ceil(2));
+        let member = member::read(&self)?;
         let written = Written {
             registry: self.registry,
             user: self.registry_user,
@@ -225,6 +275,7 @@ impl Settings {
                 tmp_size: self.tmp_size.unwrap_or(Bytes::mib(64)),
                 open_files: self.open_files.unwrap_or(16_384),
             },
+            member,
         };
         let second = seconds(1);
         let rules = [
@@ -295,6 +346,14 @@ mod tests {
         assert_eq!(config.queue_wait, Duration::from_millis(250));
         assert_eq!(config.memory, Some(Bytes(2 << 30)));
         assert_eq!(config.starts_per_version, 1);
+    }
+
+    #[test]
+    fn a_fleet_is_named_or_there_is_none() {
+        assert!(read("{listen: '127.0.0.1:1'}").unwrap().member.is_none());
+        let member = read("{gateways: 'http://a:1', token_file: x}").unwrap().member.unwrap();
+        assert_eq!(member.listen, "0.0.0.0:8082".parse().unwrap());
+        assert!(member.limits.idle > Duration::from_secs(15), "longer than gateways keep one");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use crate::engine::EngineError;
 use epsilon_api::ids::InvalidId;
-use std::{io, path::PathBuf};
+use epsilon_wire::tls::TlsError;
+use std::{io, net::SocketAddr, path::PathBuf};
 
 /// Why an agent cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +44,27 @@ pub enum StartError {
         #[source]
         source: InvalidId,
     },
+    /// The address of its own listener.
+    #[error("`vm_agent.listen`: cannot listen on {address}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The token's file, or what it keeps of its fleet.
+    #[error("`{path}`, or what the agent keeps of its fleet, cannot be read")]
+    Fleet {
+        /// The token's file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The certificate's files.
+    #[error("the settings `vm_agent.tls_…` cannot be used")]
+    Tls(#[from] TlsError),
     /// Another part of the process has taken our names.
     #[error("the agent's metrics cannot be registered")]
     Metrics(#[from] prometheus::Error),

@@ -33,6 +33,9 @@
 //! | [`engine`] | containers in our words; Docker is named nowhere else |
 //! | `reconcile` | containers against what is known: at start, and on a timer |
 //! | `logs/` | what containers write: bounded queue, files within a limit, followers |
+//! | `serve` | the listener where gateways of a fleet bring calls |
+//! | [`member`] | the VM's belonging to a fleet: joins, reports, drains, leaves |
+//! | `drain` | whether new calls are taken, and why not |
 //! | `network` | the bridge of functions that may reach the outside |
 //! | `registry` | pulls: few at once, with the registry's login |
 
@@ -46,8 +49,10 @@ mod images;
 mod instance;
 pub mod labels;
 mod logs;
+pub mod member;
 mod metrics;
 mod network;
 mod reconcile;
 mod registry;
+mod serve;
 mod vm;

@@ -16,7 +16,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     fmt,
     net::{IpAddr, Ipv4Addr},
-    panic::AssertUnwindSafe,
+    panic::{AssertUnwindSafe, resume_unwind},
     sync::Arc,
     time::Duration,
 };
@@ -231,6 +231,40 @@ impl FakeEngine {
         }
     }
 
+    /// As with the real one: what it was asked to make it makes, also when the one who asked is gone.
+    async fn go_on<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, EngineError>> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let runtime = self.0.lock().runtime.clone().unwrap_or_else(Handle::current);
+        runtime.spawn(work).await.unwrap_or_else(|err| match err.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            Err(err) => Err(EngineError::Down(err.into())),
+        })
+    }
+
+    fn add_container(&self, spec: ContainerSpec) -> Result<(), EngineError> {
+        let mut state = self.0.lock();
+        if !state.images.contains_key(&spec.image.0) {
+            return Err(EngineError::NotFound(spec.image.0));
+        }
+        if state.containers.contains_key(spec.name.as_str()) {
+            return Err(EngineError::Refused(format!("`{}` is in use", spec.name)));
+        }
+        state.next_address += 1;
+        let [high, low] = state.next_address.to_be_bytes();
+        let process = Process {
+            spec: spec.clone(),
+            address: Ipv4Addr::new(127, 77, high, low).into(),
+            outputs: Arc::default(),
+        };
+        let exit = watch::Sender::new(None);
+        let name = spec.name.to_string();
+        let container = Container { spec, process, task: None, exit, was_started: false };
+        state.containers.insert(name, container);
+        Ok(())
+    }
+
     fn with<T>(
         &self,
         name: &ContainerName,
@@ -258,30 +292,12 @@ impl Engine for FakeEngine {
     }
 
     async fn create(&self, spec: &ContainerSpec) -> Result<(), EngineError> {
-        self.enter(Verb::Create).await?;
-        let mut state = self.0.lock();
-        if !state.images.contains_key(&spec.image.0) {
-            return Err(EngineError::NotFound(spec.image.0.clone()));
-        }
-        if state.containers.contains_key(spec.name.as_str()) {
-            return Err(EngineError::Refused(format!("`{}` is in use", spec.name)));
-        }
-        state.next_address += 1;
-        let [high, low] = state.next_address.to_be_bytes();
-        let process = Process {
-            spec: spec.clone(),
-            address: Ipv4Addr::new(127, 77, high, low).into(),
-            outputs: Arc::default(),
-        };
-        let container = Container {
-            spec: spec.clone(),
-            process,
-            task: None,
-            exit: watch::Sender::new(None),
-            was_started: false,
-        };
-        state.containers.insert(spec.name.to_string(), container);
-        Ok(())
+        let (engine, spec) = (self.clone(), spec.clone());
+        self.go_on(async move {
+            engine.enter(Verb::Create).await?;
+            engine.add_container(spec)
+        })
+        .await
     }
 
     async fn attach(
@@ -383,9 +399,13 @@ impl Engine for FakeEngine {
     }
 
     async fn ensure_network(&self, network: &NetworkSpec) -> Result<(), EngineError> {
-        self.enter(Verb::EnsureNetwork).await?;
-        self.0.lock().networks.insert(network.name.clone());
-        Ok(())
+        let (engine, name) = (self.clone(), network.name.clone());
+        self.go_on(async move {
+            engine.enter(Verb::EnsureNetwork).await?;
+            engine.0.lock().networks.insert(name);
+            Ok(())
+        })
+        .await
     }
 
     async fn remove_network(&self, name: &str) -> Result<(), EngineError> {

@@ -245,9 +245,9 @@ pub(crate) fn watch_exit(vm: &Arc<LocalVm>, instance: &Instance) -> ExitWatch {
         loop {
             match engine.wait(&name).await {
                 // Only what says that it ended, or is unknown, is an end.
-                Err(
-                    EngineError::Down(_) | EngineError::Refused(_) | EngineError::Registry(_),
-                ) => sleep(pause).await,
+                Err(EngineError::Down(_) | EngineError::Refused(_) | EngineError::Registry(_)) => {
+                    sleep(pause).await;
+                }
                 end @ (Ok(_) | Err(EngineError::NotFound(_))) => return end,
             }
         }

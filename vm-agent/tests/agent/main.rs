@@ -5,6 +5,8 @@
 
 mod calls;
 mod faults;
+mod fleet;
+mod gateway;
 mod lifecycle;
 mod outages;
 mod restart;

@@ -208,6 +208,16 @@ async fn answer_call(wrapper: Arc<Wrapper>, mut request: Request<Incoming>) -> A
             let of = |name| request.headers().get(name).unwrap().to_str().unwrap().to_owned();
             json(200, format!("{} {}", of(&headers::REQUEST_ID), of(&headers::DEADLINE_MS)))
         }
+        "/header-names" => {
+            let mut names: Vec<_> = request.headers().keys().map(ToString::to_string).collect();
+            names.sort();
+            json(200, names.join(" "))
+        }
+        // It speaks as only the agent may.
+        "/forge" => {
+            let answer = Response::builder().header(headers::REFUSAL, "1");
+            Ok(answer.header(headers::SPENT, "1;1").body(body::full("forged")).unwrap())
+        }
         "/gate" => {
             wrapper.image.gate.acquire().await.unwrap().forget();
             json(200, id.to_string())

@@ -1,0 +1,161 @@
+//! The `epsilon-vm-agent` program: one VM of a fleet, from its joining to its end.
+//!
+//! Nothing is decided here. SIGTERM and SIGINT: it drains within `vm_agent.drain_grace`, leaves the fleet and removes
+//! its containers; the same signal again ends the waiting. When the cloud takes the VM away it does the same, and
+//! then waits for the end, so that nobody starts it again on a machine that goes. Exit codes: 0 ended as asked, 1
+//! it cannot work or calls were cut, 2 wrong usage.
+
+use clap::Parser;
+use epsilon_api::ids::VmId;
+use epsilon_cloud_aws::imds::Imds;
+use epsilon_launch::{
+    data_dir,
+    failure::Failure,
+    files,
+    log::{self, Format},
+    settings::{Flag, Layers},
+    signals::Asked,
+};
+use epsilon_vm_agent::{app::Agent, config::Settings, member::Member};
+use prometheus::Registry;
+use std::{
+    error::Error, io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration,
+};
+use tracing::info;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// One VM of a fleet: runs functions in containers of this machine's Docker, for the gateways that it joins.
+#[derive(Debug, Parser)]
+#[command(name = "epsilon-vm-agent", version)]
+struct Arguments {
+    /// Control addresses of gateways, with commas between them
+    #[arg(long, value_name = "URL")]
+    gateway: Option<String>,
+    /// The file with the fleet's token: a copy of a gateway's DATA/fleet.token
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<String>,
+    /// Where gateways bring calls [default: 0.0.0.0:8082]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Where data are kept [default: /var/lib/epsilon for root, else the XDG data folder]
+    #[arg(long, value_name = "DIR", env = "EPSILON_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Settings, YAML: section `vm_agent`
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How to log to standard error [default: compact on a terminal, else json]
+    #[arg(long, value_enum)]
+    log_format: Option<Format>,
+}
+
+impl Arguments {
+    fn flags(&self) -> Vec<Flag> {
+        let flag = |name, key, value: Option<String>| {
+            value.map(|value| Flag { name, section: "vm_agent", key, value })
+        };
+        [
+            flag("--gateway", "gateways", self.gateway.clone()),
+            flag("--token-file", "token_file", self.token_file.clone()),
+            flag("--listen", "listen", self.listen.map(|address| address.to_string())),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse(); // ends the program by itself on --help (0) and wrong usage (2)
+    let ended = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(Box::pin(run(arguments))),
+        Err(err) => Err(Failure::new("RUNTIME", "the system refused worker threads").because(&err)),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(false),
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<(), Failure> {
+    log::init(arguments.log_format, std::env::var("EPSILON_LOG").ok().as_deref())?;
+    let data = data_dir::locate(arguments.data_dir.as_deref())?;
+    let flags = arguments.flags();
+    let layers = Layers::load(arguments.config.as_deref(), std::env::vars_os(), &flags)?;
+    let settings: Settings = layers.section("vm_agent")?;
+    let mut config = settings
+        .check(&data)
+        .map_err(|err| Failure::usage("a setting cannot be used").because(&err))?;
+    let member = config.member.clone().ok_or_else(|| {
+        Failure::usage("no fleet is named that this VM could join")
+            .hint("start it with `--gateway URL --token-file FILE`")
+    })?;
+    files::raise_file_limit();
+    let mut asked = Asked::new()?;
+
+    let cloud = Imds::find().await;
+    if config.id.is_none() {
+        config.id = cloud.as_ref().and_then(|cloud| VmId::parse(cloud.instance_id()).ok());
+    }
+    let folder = config.folder.clone();
+    let agent =
+        Box::pin(Agent::build(config, &Registry::new())).await.map_err(|err| unable(&err))?;
+    match Member::build(agent, member, &folder, cloud) {
+        Ok(member) => serve(member, &mut asked).await,
+        Err(failed) => {
+            let (err, agent) = *failed;
+            agent.shutdown(Duration::ZERO).await;
+            Err(unable(&err))
+        }
+    }
+}
+
+/// From the first try to join to the last call.
+async fn serve(member: Member, asked: &mut Asked) -> Result<(), Failure> {
+    let id = member.id();
+    let running = member.spawn();
+    let mut was_ready = false;
+    let end = loop {
+        tokio::select! {
+            biased; // a wish to end goes first
+            signal = asked.next() => {
+                info!(signal, "Draining.");
+                break End::Asked;
+            }
+            () = running.taken() => break End::Taken,
+            address = running.joined(), if !was_ready => {
+                ready(&format!("ready  vm {id}  calls {address}"))?;
+                was_ready = true;
+            }
+        }
+    };
+    let cut = running.drain(asked.next()).await;
+    if end == End::Taken {
+        info!("This VM has left its fleet; waiting for its end.");
+        asked.next().await;
+    }
+    match cut {
+        0 => Ok(()),
+        cut => Err(Failure::new("CALLS_CUT", format!("{cut} running calls were cut"))
+            .hint("give them longer with the setting `vm_agent.drain_grace`")),
+    }
+}
+
+/// Why it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Asked,
+    Taken,
+}
+
+/// The one line of standard output: whoever started this waits for it.
+fn ready(line: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let written = writeln!(out, "{line}").and_then(|()| out.flush());
+    written.map_err(|err| Failure::new("STDOUT", "standard output cannot be written").because(&err))
+}
+
+fn unable(err: &(dyn Error + 'static)) -> Failure {
+    Failure::new("START", "`epsilon-vm-agent` cannot start").because(err)
+}

@@ -1,0 +1,97 @@
+//! A call on the wire: the request as the function is to see it, with headers of the platform that end here; the
+//! answer as the function gave it, with one that begins here. Nothing of a body is looked at.
+
+use super::{Site, refused, tunnel::Tunnel, upload::Upload};
+use crate::call;
+use epsilon_api::{
+    body::{self, CallBody},
+    error::CallError,
+    fleet::{Refusal, write_spent},
+    function::Version,
+    headers::{MAY_WAIT, PASS, REFUSAL, REQUEST_ID, SPENT},
+    ids::RequestId,
+    vm::{Answer, Call, Held, Spent},
+};
+use epsilon_wire::door::AnswerWithin;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use hyper::upgrade::OnUpgrade;
+use std::{sync::Arc, time::Duration};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+/// How long an answer may take to be read beyond the function's `timeout`, at which the VM has ended it.
+const READ_SLACK: Duration = Duration::from_secs(10);
+
+impl Site {
+    pub(super) async fn call(
+        &self,
+        version: HeaderValue,
+        mut request: Request<Upload>,
+    ) -> Response<CallBody> {
+        let version = version.to_str().ok().and_then(|id| self.versions.get(id));
+        let Some(version) = version else { return refused(&Refusal::UnknownVersion) };
+        let gateway = request.extensions_mut().remove::<OnUpgrade>();
+        let (request_id, may_wait) = take_ours(request.headers_mut(), gateway.is_some());
+        let call = Call {
+            version: Arc::clone(&version),
+            request_id,
+            may_wait,
+            request: request.map(body::boxed),
+        };
+        match call::handle(&self.vm, call).await {
+            Ok(answer) => self.answered(answer, gateway, &version),
+            Err(err) => {
+                tracing::debug!(function = %version.function, %err, "Call refused or failed.");
+                refused(&Refusal::of(&err))
+            }
+        }
+    }
+
+    fn answered(
+        &self,
+        answer: Answer,
+        gateway: Option<OnUpgrade>,
+        version: &Version,
+    ) -> Response<CallBody> {
+        let Answer { mut response, spent } = answer;
+        let left = version.spec.timeout.saturating_sub(spent.exec) + READ_SLACK;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let extensions = response.extensions_mut();
+            let (function, held) = (extensions.remove::<OnUpgrade>(), extensions.remove::<Held>());
+            let (Some(gateway), Some(function)) = (gateway, function) else {
+                return refused(&Refusal::of(&CallError::FunctionCrashed {
+                    function: version.function.clone(),
+                    cause: "it answered 101 to a request that asked for no upgrade".into(),
+                }));
+            };
+            Tunnel { gateway, function, held, left, vm: Arc::clone(&self.vm) }.open();
+        }
+        let headers = response.headers_mut();
+        // A function cannot speak for the agent.
+        headers.remove(REFUSAL);
+        headers.insert(SPENT, spent_header(&spent));
+        response.extensions_mut().insert(AnswerWithin(left));
+        response
+    }
+}
+
+/// Takes out what is between gateway and agent, and what is of this connection only.
+fn take_ours(headers: &mut HeaderMap, upgrades: bool) -> (RequestId, bool) {
+    headers.remove(PASS);
+    headers.remove(header::TRANSFER_ENCODING);
+    if !upgrades {
+        headers.remove(header::CONNECTION);
+    }
+    headers.remove(KEEP_ALIVE);
+    let request_id = headers
+        .remove(REQUEST_ID)
+        .and_then(|id| RequestId::parse(id.to_str().ok()?).ok())
+        .unwrap_or_else(RequestId::random);
+    let may_wait = headers.remove(MAY_WAIT).is_none_or(|value| value != "0");
+    (request_id, may_wait)
+}
+
+fn spent_header(spent: &Spent) -> HeaderValue {
+    // Digits and semicolons are always a header's value.
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(write_spent(spent)))
+        .unwrap_or(HeaderValue::from_static("0;0"))
+}

@@ -1,0 +1,73 @@
+//! What this VM says of itself to every gateway that listens: one line of JSON each second, and at once when a
+//! drain begins or ends or the engine goes or comes. Written once for all; a gateway that reads slowly misses lines
+//! and gets the newest.
+//!
+//! Inputs of the task: time, [`Drain::news`](crate::drain::Drain::news), new readers. Output: the newest line. Ends
+//! when the listener closes, and with it all streams.
+
+use crate::vm::Front;
+use bytes::Bytes;
+use epsilon_api::{
+    body::{self, CallBody},
+    fleet::REPORT,
+    vm::Vm,
+};
+use futures_util::{StreamExt, stream};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use std::convert::Infallible;
+use tokio::{
+    sync::{Notify, watch},
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+#[derive(Debug, Default)]
+pub(super) struct Reports {
+    newest: watch::Sender<Bytes>,
+    /// Somebody new wants to know.
+    asked: Notify,
+}
+
+impl Reports {
+    pub(super) async fn run(&self, front: &Front, close: &CancellationToken) {
+        let mut timer = interval(REPORT);
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // The end first. All arms may be dropped: a token, notices that are kept, a timer.
+            tokio::select! {
+                biased;
+                () = close.cancelled() => return,
+                () = front.0.drain.news.notified() => {}
+                () = self.asked.notified() => {}
+                _ = timer.tick() => {}
+            }
+            if self.newest.receiver_count() > 0 {
+                self.newest.send_replace(line(front));
+            }
+        }
+    }
+
+    pub(super) fn readers(&self) -> usize {
+        self.newest.receiver_count()
+    }
+
+    /// The lines from now on.
+    pub(super) fn stream(&self, close: &CancellationToken) -> CallBody {
+        let newest = self.newest.subscribe();
+        self.asked.notify_one();
+        let lines = stream::unfold(newest, |mut newest| async move {
+            newest.changed().await.ok()?;
+            let line = newest.borrow_and_update().clone();
+            Some((Ok::<_, Infallible>(Frame::data(line)), newest))
+        });
+        body::boxed(StreamBody::new(Box::pin(lines.take_until(close.clone().cancelled_owned()))))
+    }
+}
+
+fn line(front: &Front) -> Bytes {
+    // Our own types always have a text; a gateway takes a broken line for no line.
+    let mut line = serde_json::to_vec(&front.status()).unwrap_or_default();
+    line.push(b'\n');
+    line.into()
+}

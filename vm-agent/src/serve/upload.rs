@@ -1,0 +1,68 @@
+//! A request's body from a gateway. When nobody here wants the rest of it, it is read to its end behind for a
+//! moment: closing a connection with bytes unread resets it, and the answer on it is lost.
+
+use crate::vm::LocalVm;
+use bytes::Bytes;
+use epsilon_api::body::BodyError;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::time::timeout;
+
+/// How long an unwanted rest may take. A gateway that read our answer closes the connection before that.
+const LINGER: Duration = Duration::from_secs(2);
+
+pub(super) struct Upload {
+    /// `None` once it was read to its end, or will be.
+    incoming: Option<Incoming>,
+    vm: Arc<LocalVm>,
+}
+
+impl Upload {
+    pub(super) fn new(incoming: Incoming, vm: &Arc<LocalVm>) -> Self {
+        let incoming = (!incoming.is_end_stream()).then_some(incoming);
+        Self { incoming, vm: Arc::clone(vm) }
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+        let frame = Pin::new(incoming).poll_frame(cx).map_err(Into::into);
+        if matches!(frame, Poll::Ready(None | Some(Err(_)))) {
+            self.incoming = None;
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let Some(mut rest) = self.incoming.take().filter(|rest| !rest.is_end_stream()) {
+            self.vm.spawn(timeout(
+                LINGER,
+                async move { while let Some(Ok(_)) = rest.frame().await {} },
+            ));
+        }
+    }
+}
