@@ -10,6 +10,25 @@ use tokio::sync::broadcast::{self, error::RecvError};
 /// anyway, so more would not help it.
 const BEHIND: usize = 64;
 
+impl Change {
+    /// How it travels between gateways.
+    pub(crate) const fn text(self) -> &'static str {
+        match self {
+            Self::Routes => "routes",
+            Self::Members => "members",
+            Self::Draining => "draining",
+            Self::Resync => "resync",
+        }
+    }
+
+    /// Reads [`Change::text`].
+    pub(crate) fn read(text: &str) -> Option<Self> {
+        [Self::Routes, Self::Members, Self::Draining, Self::Resync]
+            .into_iter()
+            .find(|change| change.text() == text)
+    }
+}
+
 /// Tells every listener.
 #[derive(Clone)]
 pub(crate) struct Changes(broadcast::Sender<Change>);

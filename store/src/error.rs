@@ -57,13 +57,24 @@ pub enum StoreError {
     BadCursor(String),
 
     /// No back end for this kind of URL.
-    #[error("there is no store for `{0}:` addresses; a path or `sqlite:PATH` works")]
+    #[error(
+        "there is no store for `{0}:` addresses; a path, `sqlite:PATH` or `postgres://…` works"
+    )]
     UnknownScheme(String),
     /// The file cannot be made or opened, or its schema is of a later release.
     #[error("the store at `{}` cannot be opened", path.display())]
     Open {
         /// The file.
         path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The server cannot be reached, does not let us in, or its schema is of a later release.
+    #[error("the store at {to} cannot be opened")]
+    Connect {
+        /// Host, port and data base.
+        to: String,
         /// Why.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -89,7 +100,7 @@ impl From<sqlx::Error> for StoreError {
     fn from(err: sqlx::Error) -> Self {
         use sqlx::Error as E;
         let away = match &err {
-            E::Io(_) | E::PoolTimedOut | E::PoolClosed => true,
+            E::Io(_) | E::Tls(_) | E::PoolTimedOut | E::PoolClosed => true,
             E::Database(told) => told.code().is_some_and(|code| says_away(&code)),
             _ => false,
         };

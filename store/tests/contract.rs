@@ -12,7 +12,9 @@ use epsilon_api::{
     ids::{DeploymentId, FunctionName, GatewayId, ProjectName, VersionNumber, VmId},
     units::{Bytes, MilliCores},
 };
-use epsilon_store::{Change, Gateway, Key, KeyRole, Member, Page, Store, StoreError};
+use epsilon_store::{
+    Change, Gateway, Key, KeyRole, Member, Page, Store, StoreError, testing::Postgres,
+};
 use futures_util::StreamExt;
 use jiff::{SignedDuration, Timestamp};
 use std::{any::Any, sync::Arc, time::Duration};
@@ -497,4 +499,10 @@ async fn open_sqlite() -> Opened {
     (epsilon_store::open(path.to_str().unwrap()).await.unwrap(), Box::new(dir))
 }
 
+async fn open_postgres() -> Opened {
+    let url = Postgres::shared().database().await;
+    (epsilon_store::open(&url).await.unwrap(), Box::new(()))
+}
+
 contract!(sqlite, super::open_sqlite());
+contract!(postgres, super::open_postgres());

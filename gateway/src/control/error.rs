@@ -92,7 +92,11 @@ pub(crate) fn of_store(err: &StoreError) -> ApiError {
             "STORE_UNAVAILABLE",
             Some("calls go on; try again in a moment".into()),
         ),
-        E::UnknownScheme(_) | E::Open { .. } | E::Database(_) | E::Corrupt { .. } => {
+        E::UnknownScheme(_)
+        | E::Open { .. }
+        | E::Connect { .. }
+        | E::Database(_)
+        | E::Corrupt { .. } => {
             return internal(err);
         }
     };

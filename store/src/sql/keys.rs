@@ -3,7 +3,7 @@
 use super::{Tx, rows};
 use crate::{Key, KeyRole, StoreError};
 use epsilon_api::ids::{GatewayId, VmId};
-use sqlx::SqliteExecutor;
+use sqlx::AnyExecutor;
 
 /// The role and the member, as their columns hold them.
 fn columns(role: &KeyRole) -> (&'static str, Option<&str>) {
@@ -55,7 +55,7 @@ pub(super) async fn forget_member(tx: &mut Tx, id: &VmId) -> Result<(), StoreErr
     Ok(())
 }
 
-pub(super) async fn get(on: impl SqliteExecutor<'_>, id: &str) -> Result<Option<Key>, StoreError> {
+pub(super) async fn get(on: impl AnyExecutor<'_>, id: &str) -> Result<Option<Key>, StoreError> {
     let row: Option<(String, String, Option<String>, String, String)> =
         sqlx::query_as("SELECT id, role, member, hash, created_at FROM keys WHERE id = $1")
             .bind(id)

@@ -1,4 +1,4 @@
-//! Members of the fleet: who joined, and when each was heard last.
+//! Members of the fleet: who joined, when each was heard last, and which VMs drain.
 
 use super::{Tx, keys, rows};
 use crate::{Key, Member, StoreError};
@@ -8,7 +8,7 @@ use epsilon_api::{
     units::{Bytes, MilliCores},
 };
 use jiff::Timestamp;
-use sqlx::SqliteExecutor;
+use sqlx::AnyExecutor;
 
 const fn kind_text(kind: MemberKind) -> &'static str {
     match kind {
@@ -44,7 +44,7 @@ pub(super) async fn join(tx: &mut Tx, member: &Member, key: &Key) -> Result<(), 
 }
 
 pub(super) async fn beat(
-    on: impl SqliteExecutor<'_>,
+    on: impl AnyExecutor<'_>,
     id: &VmId,
     now: Timestamp,
 ) -> Result<(), StoreError> {
@@ -68,7 +68,7 @@ pub(super) async fn leave(tx: &mut Tx, id: &VmId) -> Result<(), StoreError> {
 /// id, kind, protocol, address, tls, memory_bytes, millicores, joined_at, seen_at.
 type MemberRow = (String, String, i64, String, i64, i64, i64, String, String);
 
-pub(super) async fn list(on: impl SqliteExecutor<'_>) -> Result<Vec<Member>, StoreError> {
+pub(super) async fn list(on: impl AnyExecutor<'_>) -> Result<Vec<Member>, StoreError> {
     let found: Vec<MemberRow> = sqlx::query_as(
         "SELECT id, kind, protocol, address, tls, memory_bytes, millicores, joined_at, seen_at \
          FROM members ORDER BY id",
@@ -95,4 +95,20 @@ fn member(row: MemberRow) -> Result<Member, StoreError> {
     };
     let (joined_at, seen_at) = (rows::parse("time", &joined_at)?, rows::parse("time", &seen_at)?);
     Ok(Member { join, joined_at, seen_at })
+}
+
+pub(super) async fn set_draining(tx: &mut Tx, id: &VmId, draining: bool) -> Result<(), StoreError> {
+    let statement = if draining {
+        "INSERT INTO draining_vms (id) VALUES ($1) ON CONFLICT (id) DO NOTHING"
+    } else {
+        "DELETE FROM draining_vms WHERE id = $1"
+    };
+    sqlx::query(statement).bind(id.as_str()).execute(&mut **tx).await?;
+    Ok(())
+}
+
+pub(super) async fn draining(on: impl AnyExecutor<'_>) -> Result<Vec<VmId>, StoreError> {
+    let ids: Vec<String> =
+        sqlx::query_scalar("SELECT id FROM draining_vms ORDER BY id").fetch_all(on).await?;
+    ids.iter().map(|id| rows::parse("VM id", id)).collect()
 }

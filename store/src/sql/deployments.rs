@@ -10,10 +10,10 @@ use epsilon_api::{
     ids::{DeploymentId, FunctionName, GatewayId, ProjectName},
 };
 use jiff::Timestamp;
-use sqlx::{Sqlite, SqliteExecutor};
+use sqlx::{Any, AnyExecutor};
 
 pub(super) async fn begin(
-    on: impl SqliteExecutor<'_>,
+    on: impl AnyExecutor<'_>,
     id: &DeploymentId,
     gateway: &GatewayId,
     now: Timestamp,
@@ -229,7 +229,7 @@ async fn check_not_superseded(
 
 /// Deployments at work of this gateway, and of those that have not beaten since `dead_before`.
 pub(super) async fn unfinished(
-    on: impl SqliteExecutor<'_>,
+    on: impl AnyExecutor<'_>,
     gateway: &GatewayId,
     dead_before: Timestamp,
 ) -> Result<Vec<DeploymentId>, StoreError> {
@@ -247,10 +247,10 @@ pub(super) async fn unfinished(
 }
 
 pub(super) async fn get(
-    on: impl SqliteExecutor<'_>,
+    on: impl AnyExecutor<'_>,
     id: &DeploymentId,
 ) -> Result<Deployment, StoreError> {
-    let row = sqlx::query_as::<Sqlite, rows::DeploymentRow>(
+    let row = sqlx::query_as::<Any, rows::DeploymentRow>(
         "SELECT seq, id, project, state, created_at, ended_at, error, plan \
          FROM deployments WHERE id = $1",
     )
@@ -261,7 +261,7 @@ pub(super) async fn get(
 }
 
 pub(super) async fn list(
-    on: impl SqliteExecutor<'_>,
+    on: impl AnyExecutor<'_>,
     page: &Page,
 ) -> Result<Paged<Deployment>, StoreError> {
     let before = page.number_or(i64::MAX)?;

@@ -6,7 +6,7 @@ use epsilon_api::{
     function::Version,
     ids::{FunctionName, VersionNumber},
 };
-use sqlx::{Sqlite, SqliteExecutor};
+use sqlx::{Any, AnyExecutor};
 
 /// Active versions; the tail of the statement picks which.
 macro_rules! select_active {
@@ -20,7 +20,7 @@ macro_rules! select_active {
     };
 }
 
-pub(super) async fn snapshot(on: impl SqliteExecutor<'_>) -> Result<Vec<Version>, StoreError> {
+pub(super) async fn snapshot(on: impl AnyExecutor<'_>) -> Result<Vec<Version>, StoreError> {
     let found: Vec<rows::VersionRow> =
         sqlx::query_as(select_active!("ORDER BY f.name")).fetch_all(on).await?;
     found.into_iter().map(rows::version).collect()
@@ -28,10 +28,10 @@ pub(super) async fn snapshot(on: impl SqliteExecutor<'_>) -> Result<Vec<Version>
 
 /// The active version, if there is one.
 pub(super) async fn active(
-    on: impl SqliteExecutor<'_>,
+    on: impl AnyExecutor<'_>,
     name: &FunctionName,
 ) -> Result<Option<Version>, StoreError> {
-    sqlx::query_as::<Sqlite, rows::VersionRow>(select_active!("WHERE f.name = $1"))
+    sqlx::query_as::<Any, rows::VersionRow>(select_active!("WHERE f.name = $1"))
         .bind(name.as_str())
         .fetch_optional(on)
         .await?
@@ -44,7 +44,7 @@ async fn require_active(tx: &mut Tx, name: &FunctionName) -> Result<Version, Sto
 }
 
 pub(super) async fn list(
-    on: impl SqliteExecutor<'_>,
+    on: impl AnyExecutor<'_>,
     page: &Page,
 ) -> Result<Paged<Version>, StoreError> {
     let found: Vec<rows::VersionRow> =

@@ -4,14 +4,14 @@ use super::{Tx, rows};
 use crate::{Gateway, StoreError};
 use epsilon_api::ids::GatewayId;
 use jiff::{SignedDuration, Timestamp};
-use sqlx::SqliteExecutor;
+use sqlx::AnyExecutor;
 use std::time::Duration;
 
 /// A gateway that has been silent for so long is gone for good; members trust its passes no more.
 const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Answers whether the gateway is new or speaks from elsewhere.
-pub(super) async fn beat(tx: &mut Tx, gateway: &Gateway) -> Result<bool, StoreError> {
+/// Answers whether the gateway is known as it is.
+pub(super) async fn beat(on: impl AnyExecutor<'_>, gateway: &Gateway) -> Result<bool, StoreError> {
     let Gateway { id, public_key, control_url, seen_at } = gateway;
     let same = sqlx::query(
         "UPDATE gateways SET seen_at = $4 \
@@ -21,11 +21,14 @@ pub(super) async fn beat(tx: &mut Tx, gateway: &Gateway) -> Result<bool, StoreEr
     .bind(public_key)
     .bind(control_url)
     .bind(rows::time(*seen_at))
-    .execute(&mut **tx)
+    .execute(on)
     .await?;
-    if same.rows_affected() > 0 {
-        return Ok(false);
-    }
+    Ok(same.rows_affected() > 0)
+}
+
+/// Notes a gateway that is new or speaks from elsewhere, and forgets those that are gone for good.
+pub(super) async fn introduce(tx: &mut Tx, gateway: &Gateway) -> Result<(), StoreError> {
+    let Gateway { id, public_key, control_url, seen_at } = gateway;
     sqlx::query(
         "INSERT INTO gateways (id, public_key, control_url, seen_at) VALUES ($1, $2, $3, $4) \
          ON CONFLICT (id) DO UPDATE SET public_key = excluded.public_key, \
@@ -42,10 +45,10 @@ pub(super) async fn beat(tx: &mut Tx, gateway: &Gateway) -> Result<bool, StoreEr
         .bind(rows::time(forgotten))
         .execute(&mut **tx)
         .await?;
-    Ok(true)
+    Ok(())
 }
 
-pub(super) async fn list(on: impl SqliteExecutor<'_>) -> Result<Vec<Gateway>, StoreError> {
+pub(super) async fn list(on: impl AnyExecutor<'_>) -> Result<Vec<Gateway>, StoreError> {
     let found: Vec<(String, String, String, String)> =
         sqlx::query_as("SELECT id, public_key, control_url, seen_at FROM gateways ORDER BY id")
             .fetch_all(on)
@@ -65,7 +68,7 @@ pub(super) async fn list(on: impl SqliteExecutor<'_>) -> Result<Vec<Gateway>, St
 
 /// One statement, so of two gateways that ask at once the second one sees what the first one wrote.
 pub(super) async fn lead(
-    on: impl SqliteExecutor<'_>,
+    on: impl AnyExecutor<'_>,
     gateway: &GatewayId,
     role: &str,
     lease: Duration,

@@ -1,0 +1,96 @@
+//! The store in PostgreSQL, for several gateways. Opens it; the statements are in `sql`.
+//!
+//! The URL is that of libpq: `postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=verify-full&sslrootcert=FILE`,
+//! a socket by `?host=/run/postgresql`. A server that is away makes operations fail within seconds with
+//! [`StoreError::Unavailable`]; they succeed again when it is back, without a restart.
+
+mod listen;
+
+use crate::{
+    StoreError,
+    changes::Changes,
+    sql::{self, Engine, Sql},
+};
+use sqlx::{
+    ConnectOptions, Connection, SqlSafeStr,
+    any::AnyConnectOptions,
+    migrate::{Migration, MigrationType, Migrator},
+    postgres::PgConnectOptions,
+};
+use std::{error::Error, io, time::Duration};
+use tokio::time::timeout;
+
+/// What each connection asks of the server.
+/// - A writer waits for its turn as long as it would for a connection.
+/// - No statement runs longer than an operation may take.
+/// - A gateway that vanished in the middle of a transaction holds up the others for so long at most.
+const SESSION: &str = "SET lock_timeout = '3s'; SET statement_timeout = '5s'; \
+                       SET idle_in_transaction_session_timeout = '5s'";
+/// Connections of one gateway beside the one that listens. Operations take about a millisecond and calls need
+/// none; ten gateways fit into the hundred connections that a small server has.
+const CONNECTIONS: u32 = 6;
+/// How long an operation waits for a connection. New connections are tried all that time, so this is what an
+/// outage costs each of them.
+const ACQUIRE: Duration = Duration::from_secs(2);
+/// How long an operation may take in all. Enough for a deployment of a thousand functions at a server that is
+/// a millisecond away.
+const LIMIT: Duration = Duration::from_secs(5);
+/// How long a start waits for the server's first answer.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long a start waits for its schema: another gateway may be bringing it up to date.
+const MIGRATE: Duration = Duration::from_secs(60);
+
+/// The schema, step by step. Steps are only ever added.
+const MIGRATIONS: [(i64, &str, &str); 1] =
+    [(1, "begin", include_str!("../migrations/postgres/0001_begin.sql"))];
+
+/// Connects to the server and brings the data base's schema up to date.
+pub(crate) async fn open(url: &str) -> Result<Sql, StoreError> {
+    let parse =
+        |err: sqlx::Error| StoreError::Connect { to: "this URL".into(), source: err.into() };
+    let options: PgConnectOptions = url.parse().map_err(parse)?;
+    let any: AnyConnectOptions = url.parse().map_err(parse)?;
+    let refused = |source| StoreError::Connect { to: shown(&options), source };
+    migrate(&options).await.map_err(refused)?;
+
+    let changes = Changes::new();
+    let listener = listen::spawn(options.clone(), changes.clone()).await?;
+    let pool = sql::pool(SESSION)
+        .max_connections(CONNECTIONS)
+        .acquire_timeout(ACQUIRE)
+        .connect_lazy_with(any);
+    Ok(Sql {
+        engine: Engine::Postgres,
+        write: pool.clone(),
+        read: pool,
+        changes,
+        limit: LIMIT,
+        _listener: Some(listener),
+    })
+}
+
+/// A connection of its own tells why there is none; a pool would only say that it waited.
+async fn migrate(options: &PgConnectOptions) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let late = |what| io::Error::new(io::ErrorKind::TimedOut, what);
+    let mut connection = timeout(CONNECT, options.connect())
+        .await
+        .map_err(|_| late("the server does not answer"))??;
+    let steps = MIGRATIONS.map(|(version, name, sql)| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    });
+    // Gateways that start at once take turns by a lock of the migrator.
+    timeout(MIGRATE, Migrator::with_migrations(steps.into()).run(&mut connection))
+        .await
+        .map_err(|_| late("the schema is not up to date yet"))??;
+    Ok(connection.close().await?)
+}
+
+/// Where the server is, without what a log must not show.
+fn shown(options: &PgConnectOptions) -> String {
+    let host = match options.get_socket() {
+        Some(folder) => folder.display().to_string(),
+        None => options.get_host().to_owned(),
+    };
+    let database = options.get_database().unwrap_or_else(|| options.get_username());
+    format!("{host}:{}/{database}", options.get_port())
+}

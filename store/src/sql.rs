@@ -1,0 +1,335 @@
+//! The store in SQL, once for both back ends: every statement runs on SQLite and on PostgreSQL as it stands.
+//! What the two do not share is here (how a writer takes its turn, how a change is told) and in `sqlite` and
+//! `postgres` (how a connection is made, what the schema looks like).
+//!
+//! Whoever changes functions or deployments takes a turn first: SQLite has one writer anyway, and on PostgreSQL
+//! the writers of all gateways queue for one lock. So a transaction sees all that was committed before and
+//! nothing of what is at work, on both alike. Beats and leases are single statements and take no turn.
+
+mod deployments;
+mod functions;
+mod gateways;
+mod keys;
+mod members;
+mod rows;
+
+use crate::{
+    Change, Deployment, Gateway, Key, Member, Page, Paged, Prepared, Store, StoreError,
+    StoredVersion, changes::Changes,
+};
+use async_trait::async_trait;
+use epsilon_api::{
+    build::Built,
+    error::ErrorBody,
+    function::Version,
+    ids::{DeploymentId, FunctionName, GatewayId, VersionNumber, VmId},
+};
+use futures_util::stream::BoxStream;
+use jiff::Timestamp;
+use sqlx::{Any, AnyPool, Connection, Transaction, any::AnyPoolOptions};
+use std::{io, time::Duration};
+use tokio_util::task::AbortOnDropHandle;
+
+/// How long a connection that comes back may take to prove that it is fit for the next one.
+const FIT: Duration = Duration::from_secs(1);
+/// The channel of PostgreSQL that changes are told on.
+pub(crate) const CHANNEL: &str = "epsilon";
+/// PostgreSQL's advisory lock that gives writers their turn: "epsilon" in ASCII.
+const TURN: i64 = 0x65_70_73_69_6c_6f_6e;
+
+pub(crate) type Tx = Transaction<'static, Any>;
+
+/// What stands behind the pools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    Sqlite,
+    Postgres,
+}
+
+/// See the module. Both pools may be the same one.
+#[derive(Debug)]
+pub(crate) struct Sql {
+    pub(crate) engine: Engine,
+    pub(crate) write: AnyPool,
+    pub(crate) read: AnyPool,
+    pub(crate) changes: Changes,
+    /// How long an operation may take in all; then it ends as if the data base were away.
+    pub(crate) limit: Duration,
+    /// Hears what other gateways change; ends with the store.
+    pub(crate) _listener: Option<AbortOnDropHandle<()>>,
+}
+
+/// Pools of both back ends. A connection that is still in a transaction when it comes back (its COMMIT or
+/// ROLLBACK failed), or that does not answer, is closed: the next operation would fail on it.
+pub(crate) fn pool(session: &'static str) -> AnyPoolOptions {
+    AnyPoolOptions::new()
+        .after_connect(move |connection, _| {
+            Box::pin(async move { sqlx::raw_sql(session).execute(connection).await.map(drop) })
+        })
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                // Also waits for a rollback that was begun by dropping a transaction.
+                let answers = tokio::time::timeout(FIT, connection.ping()).await;
+                Ok(matches!(answers, Ok(Ok(()))) && !connection.is_in_transaction())
+            })
+        })
+}
+
+impl Sql {
+    /// A transaction that will write, when its turn has come.
+    pub(crate) async fn begin(&self) -> Result<Tx, StoreError> {
+        match self.engine {
+            // The write lock at once: it never has to be given up half-way.
+            Engine::Sqlite => Ok(self.write.begin_with("BEGIN IMMEDIATE").await?),
+            Engine::Postgres => {
+                let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+                let mut tx = self.write.begin_with(begin).await?;
+                sqlx::query("SELECT pg_advisory_xact_lock($1)")
+                    .bind(TURN)
+                    .execute(&mut *tx)
+                    .await?;
+                Ok(tx)
+            }
+        }
+    }
+
+    /// A transaction whose statements all read the same state.
+    pub(crate) async fn look(&self) -> Result<Tx, StoreError> {
+        let begin = match self.engine {
+            Engine::Sqlite => "BEGIN",
+            Engine::Postgres => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        };
+        Ok(self.read.begin_with(begin).await?)
+    }
+
+    /// Ends a transaction; who listens hears of the change when it can be read, and not if this fails.
+    pub(crate) async fn commit(&self, mut tx: Tx, change: Change) -> Result<(), StoreError> {
+        match self.engine {
+            Engine::Sqlite => {
+                tx.commit().await?;
+                self.changes.tell(change);
+            }
+            Engine::Postgres => {
+                sqlx::query("SELECT pg_notify($1, $2)")
+                    .bind(CHANNEL)
+                    .bind(change.text())
+                    .execute(&mut *tx)
+                    .await?;
+                tx.commit().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whatever the data base or the way to it does, an operation ends.
+    async fn within<T>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        tokio::time::timeout(self.limit, work).await.unwrap_or_else(|_| {
+            let told = format!("no answer within {:?}", self.limit);
+            Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, told)).into())
+        })
+    }
+}
+
+#[async_trait]
+impl Store for Sql {
+    async fn begin_deployment(
+        &self,
+        id: &DeploymentId,
+        gateway: &GatewayId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.within(deployments::begin(&self.write, id, gateway, now)).await
+    }
+
+    async fn prepare(
+        &self,
+        id: &DeploymentId,
+        built: &Built,
+        now: Timestamp,
+    ) -> Result<Vec<Prepared>, StoreError> {
+        self.within(async {
+            let mut tx = self.begin().await?;
+            let prepared = deployments::prepare(&mut tx, id, built, now).await?;
+            tx.commit().await?;
+            Ok(prepared)
+        })
+        .await
+    }
+
+    async fn activate(&self, id: &DeploymentId, now: Timestamp) -> Result<Deployment, StoreError> {
+        self.within(async {
+            let mut tx = self.begin().await?;
+            deployments::activate(&mut tx, id, now).await?;
+            let deployment = deployments::get(&mut *tx, id).await?;
+            self.commit(tx, Change::Routes).await?;
+            Ok(deployment)
+        })
+        .await
+    }
+
+    async fn fail_deployment(
+        &self,
+        id: &DeploymentId,
+        error: &ErrorBody,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.within(async {
+            let mut tx = self.begin().await?;
+            deployments::fail(&mut tx, id, error, now).await?;
+            Ok(tx.commit().await?)
+        })
+        .await
+    }
+
+    async fn fail_unfinished(
+        &self,
+        gateway: &GatewayId,
+        dead_before: Timestamp,
+        error: &ErrorBody,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        self.within(async {
+            let mut tx = self.begin().await?;
+            let unfinished = deployments::unfinished(&mut *tx, gateway, dead_before).await?;
+            for id in &unfinished {
+                deployments::fail(&mut tx, id, error, now).await?;
+            }
+            tx.commit().await?;
+            Ok(unfinished.len() as u64)
+        })
+        .await
+    }
+
+    async fn deployment(&self, id: &DeploymentId) -> Result<Deployment, StoreError> {
+        self.within(deployments::get(&self.read, id)).await
+    }
+
+    async fn deployments(&self, page: &Page) -> Result<Paged<Deployment>, StoreError> {
+        self.within(deployments::list(&self.read, page)).await
+    }
+
+    async fn snapshot(&self) -> Result<Vec<Version>, StoreError> {
+        self.within(functions::snapshot(&self.read)).await
+    }
+
+    async fn functions(&self, page: &Page) -> Result<Paged<Version>, StoreError> {
+        self.within(functions::list(&self.read, page)).await
+    }
+
+    async fn versions(
+        &self,
+        name: &FunctionName,
+        page: &Page,
+    ) -> Result<Paged<StoredVersion>, StoreError> {
+        self.within(async { functions::versions(&mut self.look().await?, name, page).await }).await
+    }
+
+    async fn rollback(
+        &self,
+        name: &FunctionName,
+        to: Option<VersionNumber>,
+    ) -> Result<Version, StoreError> {
+        self.within(async {
+            let mut tx = self.begin().await?;
+            let version = functions::rollback(&mut tx, name, to).await?;
+            self.commit(tx, Change::Routes).await?;
+            Ok(version)
+        })
+        .await
+    }
+
+    async fn delete_function(&self, name: &FunctionName) -> Result<Version, StoreError> {
+        self.within(async {
+            let mut tx = self.begin().await?;
+            let version = functions::delete(&mut tx, name).await?;
+            self.commit(tx, Change::Routes).await?;
+            Ok(version)
+        })
+        .await
+    }
+
+    async fn replace_key(&self, gateway: &GatewayId, key: &Key) -> Result<(), StoreError> {
+        self.within(async {
+            let mut tx = self.begin().await?;
+            keys::replace(&mut tx, gateway, key).await?;
+            Ok(tx.commit().await?)
+        })
+        .await
+    }
+
+    async fn key(&self, id: &str) -> Result<Option<Key>, StoreError> {
+        self.within(keys::get(&self.read, id)).await
+    }
+
+    async fn set_draining(&self, vm: &VmId, draining: bool) -> Result<(), StoreError> {
+        self.within(async {
+            let mut tx = self.begin().await?;
+            members::set_draining(&mut tx, vm, draining).await?;
+            self.commit(tx, Change::Draining).await
+        })
+        .await
+    }
+
+    async fn draining(&self) -> Result<Vec<VmId>, StoreError> {
+        self.within(members::draining(&self.read)).await
+    }
+
+    async fn join(&self, member: &Member, key: &Key) -> Result<(), StoreError> {
+        self.within(async {
+            let mut tx = self.begin().await?;
+            members::join(&mut tx, member, key).await?;
+            self.commit(tx, Change::Members).await
+        })
+        .await
+    }
+
+    async fn beat(&self, id: &VmId, now: Timestamp) -> Result<(), StoreError> {
+        self.within(members::beat(&self.write, id, now)).await
+    }
+
+    async fn leave(&self, id: &VmId) -> Result<(), StoreError> {
+        self.within(async {
+            let mut tx = self.begin().await?;
+            members::leave(&mut tx, id).await?;
+            self.commit(tx, Change::Members).await
+        })
+        .await
+    }
+
+    async fn members(&self) -> Result<Vec<Member>, StoreError> {
+        self.within(members::list(&self.read)).await
+    }
+
+    async fn gateway_beat(&self, gateway: &Gateway) -> Result<(), StoreError> {
+        self.within(async {
+            if gateways::beat(&self.write, gateway).await? {
+                return Ok(());
+            }
+            let mut tx = self.begin().await?;
+            gateways::introduce(&mut tx, gateway).await?;
+            self.commit(tx, Change::Members).await
+        })
+        .await
+    }
+
+    async fn gateways(&self) -> Result<Vec<Gateway>, StoreError> {
+        self.within(gateways::list(&self.read)).await
+    }
+
+    async fn lead(
+        &self,
+        gateway: &GatewayId,
+        role: &str,
+        lease: Duration,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.within(gateways::lead(&self.write, gateway, role, lease, now)).await
+    }
+
+    fn changes(&self) -> BoxStream<'static, Change> {
+        self.changes.listen()
+    }
+}

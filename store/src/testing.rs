@@ -1,0 +1,284 @@
+//! A real PostgreSQL for tests of this crate and of those above it (feature `testing`): a server of its own in a
+//! temporary folder, on a port of its own. Not for production.
+//!
+//! The server is gone when [`Postgres`] is dropped, and also when the test's process ends in any other way: a
+//! small shell keeps it, reads a pipe from the test, and when that pipe closes ends the server and removes the
+//! folder. Debian's package `postgresql` is enough; as root the server runs as `nobody`, which it insists on.
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use std::{
+    env, fs,
+    io::{self, Write},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Mutex, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long the server may take to come up on a machine that has much else to do.
+const READY: Duration = Duration::from_secs(60);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// Ports that are tried: another process may take a free one first.
+const ATTEMPTS: u32 = 5;
+/// Not durable, little memory, quick to stop.
+const SETTINGS: [&str; 9] = [
+    "fsync=off",
+    "synchronous_commit=off",
+    "full_page_writes=off",
+    "autovacuum=off",
+    "shared_buffers=16MB",
+    "max_connections=200",
+    "listen_addresses=127.0.0.1",
+    "log_min_messages=warning",
+    "timezone=UTC",
+];
+/// `$1` is the folder, the rest the server's command. A word on the pipe ends the server; its closing also
+/// removes the folder. A server that has only just begun does not hear the first signal.
+const KEEPER: &str = r#"
+    folder=$1; shift
+    "$@" >"$folder/log" 2>&1 </dev/null & server=$!
+    read -r word || word=
+    while kill -INT "$server"; do kill -CONT "$server"; sleep 0.05; done 2>/dev/null
+    [ -n "$word" ] || rm -rf "$folder"
+"#;
+
+/// A server with its data. Every method panics when the machine does not let it work: a test that cannot run fails.
+#[derive(Debug)]
+pub struct Postgres {
+    folder: PathBuf,
+    programs: PathBuf,
+    port: u16,
+    keeper: Mutex<Option<Child>>,
+    databases: AtomicU32,
+}
+
+impl Postgres {
+    /// Makes a server and waits until it answers.
+    ///
+    /// # Panics
+    /// When PostgreSQL is not installed or does not start.
+    pub fn start() -> Self {
+        let programs = programs();
+        let folder = tempfile::Builder::new()
+            .prefix("epsilon-postgres-")
+            .tempdir()
+            .expect("the temporary folder can be written")
+            .keep();
+        let data = folder.join("data");
+        if is_root() {
+            run(Command::new("chown").args(["nobody:", &text(&folder)]));
+        }
+        run(unprivileged(&programs.join("initdb")).arg("--pgdata").arg(&data).args([
+            "--username=epsilon",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8",
+            "--no-sync",
+        ]));
+        let mut server = Self {
+            folder,
+            programs,
+            port: 0,
+            keeper: Mutex::new(None),
+            databases: AtomicU32::new(0),
+        };
+        for _ in 0..ATTEMPTS {
+            server.port = free_port();
+            if server.launch() {
+                return server;
+            }
+        }
+        panic!("PostgreSQL did not start: {}", server.log());
+    }
+
+    /// The one server of this test program, for tests that leave it running. Ends with the process.
+    ///
+    /// # Panics
+    /// As [`Postgres::start`].
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Postgres> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    /// The URL of a new, empty data base.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub async fn database(&self) -> String {
+        let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        let mut admin =
+            PgConnection::connect(&self.url("postgres")).await.expect("the server answers");
+        // An operator's data base has whatever order of letters its language has.
+        let make = format!("CREATE DATABASE {name} TEMPLATE template0");
+        sqlx::raw_sql(AssertSqlSafe(make)).execute(&mut admin).await.expect("it is new");
+        self.url(&name)
+    }
+
+    /// The port on 127.0.0.1. It stays the same when the server is started again.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Ends the server as an operator does: connections are closed, new ones refused. Data stays.
+    ///
+    /// # Panics
+    /// When the server does not end.
+    pub fn stop(&self) {
+        let keeper = self.keeper.lock().expect("no test panicked here").take();
+        let mut keeper = keeper.expect("the server runs");
+        keeper.stdin.take().expect("it is piped").write_all(b"stop\n").expect("it reads");
+        assert!(keeper.wait().is_ok_and(|status| status.success()), "{}", self.log());
+    }
+
+    /// Starts it again after [`Postgres::stop`], with the same data on the same port.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_again(&self) {
+        assert!(self.launch(), "PostgreSQL did not start again: {}", self.log());
+    }
+
+    /// Makes the server deaf and dumb, as a cut link does: connections stay open and new ones are taken by the
+    /// kernel, but nothing answers. Ends with [`Postgres::heal`].
+    ///
+    /// # Panics
+    /// When there is no server.
+    pub fn cut(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Ends [`Postgres::cut`].
+    ///
+    /// # Panics
+    /// When there is no server.
+    pub fn heal(&self) {
+        self.signal("-CONT");
+    }
+
+    fn url(&self, database: &str) -> String {
+        format!("postgres://epsilon@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// The server has processes of its own; the first one is stopped first, so that it makes no more of them.
+    fn signal(&self, signal: &str) {
+        let pid = fs::read_to_string(self.folder.join("data/postmaster.pid"))
+            .ok()
+            .and_then(|file| file.lines().next().map(str::to_owned))
+            .expect("the server runs");
+        run(Command::new("kill").args([signal, &pid]));
+        let listed = Command::new("ps").args(["--ppid", &pid, "-o", "pid="]).output();
+        let listed = String::from_utf8(listed.expect("ps is there").stdout).expect("numbers");
+        // One of them may just have ended.
+        let _ = Command::new("kill").arg(signal).args(listed.split_whitespace()).status();
+    }
+
+    /// Whether the server came up. It does not when the port was taken in the meantime.
+    fn launch(&self) -> bool {
+        let mut server = unprivileged(&self.programs.join("postgres"));
+        server.arg("-D").arg(self.folder.join("data"));
+        server.arg("-p").arg(self.port.to_string()).arg("-k").arg(&self.folder);
+        for setting in SETTINGS {
+            server.args(["-c", setting]);
+        }
+        let mut keeper = Command::new("setsid")
+            .args(["sh", "-c", KEEPER, "sh"])
+            .arg(&self.folder)
+            .arg(server.get_program())
+            .args(server.get_args())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("util-linux is there");
+        if self.answers() {
+            *self.keeper.lock().expect("no test panicked here") = Some(keeper);
+            return true;
+        }
+        let _ = keeper.stdin.take().map(|mut pipe| pipe.write_all(b"stop\n"));
+        let _ = keeper.wait();
+        false
+    }
+
+    fn answers(&self) -> bool {
+        let until = Instant::now() + READY;
+        while Instant::now() < until {
+            let mut ask = Command::new(self.programs.join("pg_isready"));
+            ask.arg("-h").arg(&self.folder).arg("-p").arg(self.port.to_string());
+            if ask.stdout(Stdio::null()).status().expect("it is there").success() {
+                return true;
+            }
+            if self.log().contains("FATAL:  could not") {
+                return false;
+            }
+            thread::sleep(LOOK);
+        }
+        false
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        let keeper = self.keeper.get_mut().ok().and_then(Option::take);
+        match keeper {
+            Some(mut keeper) => {
+                drop(keeper.stdin.take());
+                let _ = keeper.wait();
+            }
+            None => drop(fs::remove_dir_all(&self.folder)),
+        }
+    }
+}
+
+/// Debian keeps the programs of each release in a folder of its own, off the PATH; the newest is taken.
+fn programs() -> PathBuf {
+    let release = |folder: &PathBuf| folder.file_name()?.to_str()?.parse::<u32>().ok();
+    let releases = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut releases: Vec<PathBuf> = releases.map(|entry| entry.path()).collect();
+    releases.sort_by_key(|folder| std::cmp::Reverse(release(folder)));
+    let path = env::var_os("PATH").unwrap_or_default();
+    releases
+        .into_iter()
+        .map(|folder| folder.join("bin"))
+        .chain(env::split_paths(&path))
+        .find(|folder| ["initdb", "postgres", "pg_isready"].iter().all(|p| folder.join(p).exists()))
+        .expect("PostgreSQL is installed: run infra/ensure-tools.sh")
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|of| std::os::unix::fs::MetadataExt::uid(&of) == 0)
+}
+
+/// A program of the server; it refuses to run as root.
+fn unprivileged(program: &Path) -> Command {
+    if !is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups"]).arg(program);
+    command
+}
+
+fn run(command: &mut Command) {
+    let done: io::Result<_> = command.stdin(Stdio::null()).output();
+    let done = done.unwrap_or_else(|err| panic!("{command:?}: {err}"));
+    let told = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{command:?}: {}: {told}", done.status);
+}
+
+fn free_port() -> u16 {
+    let any = TcpListener::bind(("127.0.0.1", 0)).expect("there are free ports");
+    any.local_addr().expect("it is bound").port()
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
