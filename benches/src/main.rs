@@ -11,6 +11,7 @@
 //! | [`cold`] | the first call of an instance beside Docker's own create + start + first answer |
 //! | [`push`] | `epsilon deploy` of a one-line change, and of no change |
 //! | [`memory`] | what the process holds when nothing runs |
+//! | [`autoscaling`] | nothing: a simulation, `make bench ARGS=autoscaling` |
 //! | [`generator`] | the callers |
 //! | [`haproxy`] | the reference proxy |
 //! | [`report`] | the table |
@@ -18,6 +19,7 @@
 #![allow(clippy::unwrap_used, reason = "a measurement that cannot be made ends the run")]
 #![allow(clippy::print_stdout, reason = "printing is what this program is for")]
 
+mod autoscaling;
 mod cold;
 mod generator;
 mod haproxy;
@@ -26,7 +28,7 @@ mod push;
 mod report;
 mod warm;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use epsilon_e2e::{project, up::Epsilon};
 use report::Report;
 use std::time::Duration;
@@ -38,8 +40,30 @@ struct Arguments {
     #[arg(long)]
     quick: bool,
     /// Put the table into benches/README.md
-    #[arg(long)]
+    #[arg(long, global = true)]
     write: bool,
+    /// A simulation instead
+    #[command(subcommand)]
+    simulation: Option<Simulation>,
+}
+
+/// What is computed rather than measured: no platform, no engine, the same numbers on every machine.
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum Simulation {
+    /// Surges and spikes through the autoscaler's policy: calls that wait, calls refused, VM-hours
+    Autoscaling,
+}
+
+impl Simulation {
+    fn run(self, write: bool) {
+        let (section, table) = match self {
+            Self::Autoscaling => ("autoscaling", autoscaling::table()),
+        };
+        println!("{table}");
+        if write {
+            report::write(section, &table);
+        }
+    }
 }
 
 /// How much is measured.
@@ -72,6 +96,9 @@ exports.cold = { config: { maxInstances: 1, cpu: 2 }, func: hello };
 #[tokio::main]
 async fn main() {
     let arguments = Arguments::parse();
+    if let Some(simulation) = arguments.simulation {
+        return simulation.run(arguments.write);
+    }
     let plan = if arguments.quick { Plan::QUICK } else { Plan::FULL };
     let mut report = Report::new(arguments.quick);
 
@@ -89,6 +116,6 @@ async fn main() {
     let table = report.table();
     println!("{table}");
     if arguments.write {
-        report::write(&table);
+        report::write("measured", &table);
     }
 }

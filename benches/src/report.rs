@@ -3,8 +3,13 @@
 use jiff::{Zoned, tz::TimeZone};
 use std::{fmt::Write, path::Path, process::Command};
 
-const BEGIN: &str = "<!-- measured: written by `make bench`, do not edit -->";
-const END: &str = "<!-- /measured -->";
+/// The marks between which a section's table stands in `benches/README.md`.
+fn marks(section: &str) -> [String; 2] {
+    [
+        format!("<!-- {section}: written by `make bench`, do not edit -->"),
+        format!("<!-- /{section} -->"),
+    ]
+}
 
 /// The middle one of some figures.
 pub(crate) fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
@@ -171,13 +176,14 @@ fn machine() -> String {
     format!("{model}, {cores} cores, Linux {kernel}, Docker {engine}")
 }
 
-/// Puts the table between the marks in `benches/README.md`.
-pub(crate) fn write(table: &str) {
+/// Puts the table between the section's marks in `benches/README.md`.
+pub(crate) fn write(section: &str, table: &str) {
+    let [begin, end] = marks(section);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let text = std::fs::read_to_string(&path).unwrap();
-    let (before, rest) = text.split_once(BEGIN).expect("the mark where the table begins");
-    let (_, after) = rest.split_once(END).expect("the mark where the table ends");
-    std::fs::write(&path, format!("{before}{BEGIN}\n{table}{END}{after}")).unwrap();
+    let (before, rest) = text.split_once(&begin).expect("the mark where the table begins");
+    let (_, after) = rest.split_once(&end).expect("the mark where the table ends");
+    std::fs::write(&path, format!("{before}{begin}\n{table}{end}{after}")).unwrap();
     eprintln!("written to {}", path.display());
 }
 
@@ -194,6 +200,8 @@ mod tests {
     #[test]
     fn the_readme_has_the_marks() {
         let text = include_str!("../README.md");
-        assert!(text.contains(BEGIN) && text.contains(END));
+        for section in ["measured", "autoscaling"] {
+            assert!(marks(section).iter().all(|mark| text.contains(mark)), "{section}");
+        }
     }
 }

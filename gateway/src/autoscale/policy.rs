@@ -26,6 +26,9 @@ const BELIEVED: f64 = 0.5;
 /// A VM less is wanted only where so much more demand would still not need it: the mean of a noisy minute
 /// wanders by less, and a count near a border would go up and down with it.
 const SLACK: f64 = 0.05;
+/// VMs that have just come work off what has waited for them: for so long after the last of them, waiting calls
+/// tell nothing about the demand to come. Longer than `vm_agent.queue_wait` lets a call wait, and the window after it.
+const SETTLE: Duration = Duration::from_secs(15);
 /// Places are counted in floating point; the last digits do not order a machine.
 const ROUNDING: f64 = 1e-6;
 
@@ -41,6 +44,9 @@ pub struct Policy {
     vm_places: Option<f64>,
     /// What demand came to last; `None` before the first sample.
     last: Option<u32>,
+    /// VMs that took calls a second ago, and until when their newest ones work off a queue.
+    ready: u32,
+    settled_at: Moment,
 }
 
 /// What the policy came to.
@@ -172,6 +178,8 @@ impl Policy {
             panic_until: None,
             vm_places: None,
             last: None,
+            ready: 0,
+            settled_at: Moment::ZERO,
             config: config.clone(),
         }
     }
@@ -185,7 +193,12 @@ impl Policy {
             // What was before is not known: what is there may be needed.
             self.wishes.push(at, sample.current.min(self.config.max));
         }
-        self.demand.push(at, sample.demand);
+        if sample.ready > self.ready && self.last.is_some() {
+            self.settled_at = at + SETTLE;
+        }
+        self.ready = sample.ready;
+        let queued = if at < self.settled_at { sample.queued } else { 0.0 };
+        self.demand.push(at, sample.demand - queued);
         let stable = self.demand.mean(at, self.config.stable_window);
         let needed = self.needed(at, stable, sample);
         let needed = self.with_slack(needed, stable, sample);

@@ -20,6 +20,8 @@ use epsilon_api::{
 pub struct Sample {
     /// Places needed: busy instances and calls that wait for want of room.
     pub demand: f64,
+    /// The part of it that waits.
+    pub queued: f64,
     /// Places of the VMs that take calls.
     pub places: f64,
     /// The part of them on VMs that are not of the group.
@@ -37,6 +39,7 @@ pub struct Sample {
 struct Load {
     places: f64,
     demand: f64,
+    queued: f64,
 }
 
 impl Sample {
@@ -54,6 +57,7 @@ impl Sample {
             let load = load(vm, &memory, config);
             // Also of those that drain: their calls will be somebody else's.
             sample.demand += load.demand;
+            sample.queued += load.queued;
             match (vm.state, of_group(vm)) {
                 (VmState::Ready, true) => {
                     sample.places += load.places;
@@ -103,7 +107,8 @@ fn load(vm: &VmStatus, memory: impl Fn(&InstanceStatus) -> Option<Bytes>, config
     let full = places - busy - starting < 1.0 || full_by_memory;
     let queued = if full { waiting.min(places) } else { 0.0 };
     // What starts is for those who wait.
-    Load { places, demand: busy + starting.max(queued) }
+    let queued = (queued - starting).max(0.0);
+    Load { places, demand: busy + starting + queued, queued }
 }
 
 #[cfg(test)]

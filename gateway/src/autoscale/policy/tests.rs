@@ -25,7 +25,7 @@ fn policy(settings: Settings) -> Policy {
 
 fn sample(demand: f64, ready: u32) -> Sample {
     let places = 8.0 * f64::from(ready);
-    Sample { demand, places, outside: 0.0, vm_places: 8.0, ready, current: ready }
+    Sample { demand, queued: 0.0, places, outside: 0.0, vm_places: 8.0, ready, current: ready }
 }
 
 /// Feeds one sample a second and gives the last decision.
@@ -166,6 +166,23 @@ fn limits_are_told() {
     let mut large = policy(Settings { min: 4, ..settings() });
     let decision = after(&mut large, 0, steady(10, 1.0), 1);
     assert_eq!((decision.wanted, decision.reason.to_string()), (4, "the minimum".into()));
+}
+
+#[test]
+fn what_new_vms_work_off_is_no_demand() {
+    let waiting = |ready: u32| {
+        let places = 8.0 * f64::from(ready);
+        Sample { demand: 2.0 * places, queued: places, ..sample(0.0, ready) }
+    };
+    let mut policy = policy(Settings { trend_limit: 1.0, ..settings() });
+    let mut at = |second, sample: &Sample| policy.decide(s(second), now(), sample).wanted;
+    let ordered = (0..70).map(|second| at(second, &waiting(2))).last();
+    assert_eq!(ordered, Some(6), "32 places");
+    // They are there, full, and the queue is as long as ever.
+    let settling = (70..85).map(|second| at(second, &waiting(6))).last();
+    assert_eq!(settling, Some(8), "48 places run; 48 calls wait");
+    let settled = (85..95).map(|second| at(second, &waiting(6))).last();
+    assert_eq!(settled, Some(16), "they still do");
 }
 
 #[test]

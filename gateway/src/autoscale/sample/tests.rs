@@ -46,8 +46,15 @@ fn sample(vms: &[VmStatus]) -> Sample {
 #[test]
 fn busy_counts_and_idle_does_not() {
     let vms = [vm("a", vec![instance("busy", 1), instance("idle", 0)]), vm("b", vec![])];
-    let want =
-        Sample { demand: 1.0, places: 16.0, outside: 0.0, vm_places: 8.0, ready: 2, current: 2 };
+    let want = Sample {
+        demand: 1.0,
+        queued: 0.0,
+        places: 16.0,
+        outside: 0.0,
+        vm_places: 8.0,
+        ready: 2,
+        current: 2,
+    };
     assert_eq!(sample(&vms), want);
 }
 
@@ -86,9 +93,11 @@ fn calls_that_wait_where_there_is_room_need_no_vm() {
 fn calls_that_wait_on_a_full_vm_count_up_to_its_size() {
     let mut full = vm("a", (0..8).map(|_| instance("busy", 1)).collect());
     full.calls_waiting = 3;
-    assert_eq!(sample(&[full.clone()]).demand, 11.0);
+    let got = sample(&[full.clone()]);
+    assert_eq!((got.demand, got.queued), (11.0, 3.0));
     full.calls_waiting = 500;
-    assert_eq!(sample(&[full]).demand, 16.0);
+    let got = sample(&[full]);
+    assert_eq!((got.demand, got.queued), (16.0, 8.0));
 }
 
 #[test]
