@@ -50,6 +50,14 @@ want_file() {
         packages+=("${1#*:}")
     }
 }
+# Debian keeps the server's programs off the PATH, a folder for each release.
+want_postgres() {
+    local program
+    for program in /usr/lib/postgresql/*/bin/initdb; do
+        [ ! -x "$program" ] || return 0
+    done
+    want_command initdb:postgresql
+}
 # The stamp is written last: a folder without it was left half made.
 has_python() {
     local folder=$tools/${1%%:*} requirement=${1##*:}
@@ -74,6 +82,7 @@ for group in "${groups[@]}"; do
             ;;
         test)
             for tool in "${test_tools[@]}"; do want_command "$tool"; done
+            want_postgres
             for tool in "${test_python[@]}"; do want_python "$tool"; done
             ;;
         *) die "\`$group\` is not one of: build, run, test" ;;
@@ -89,6 +98,13 @@ say "missing: ${missing[*]}"
 if [ ${#python[@]} -gt 0 ] && ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
     packages+=(python3-venv)
 fi
+
+no_cluster=/etc/postgresql-common/createcluster.d/epsilon.conf
+without_cluster() {
+    mkdir -p "${no_cluster%/*}"
+    printf 'create_main_cluster = false\n' >"$no_cluster"
+    trap 'rm -f "$no_cluster"' EXIT
+}
 
 install_packages() {
     if ! command -v apt-get >/dev/null; then
@@ -108,8 +124,11 @@ install_packages() {
             packages[index]=docker.io
         fi
     done
+    # Tests start servers of their own; the package would also make and start one that nobody asked for.
+    case " ${packages[*]} " in *" postgresql "*) without_cluster ;; esac
     "${get[@]}" install --no-install-recommends "${packages[@]}" >/dev/null ||
         die "apt-get could not install: ${packages[*]}" "see above why; then run this again"
+    case " ${packages[*]} " in *" postgresql "*) rm -f "$no_cluster" ;; esac
     say "installed: ${packages[*]}"
 }
 
