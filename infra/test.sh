@@ -79,7 +79,7 @@ platforms >"$logs/before" || true # none, or no engine: then the parts that need
 part format 2m cargo fmt --all --check
 part scripts 2m shellcheck --external-sources .ci/run infra/ensure-docker.sh infra/ensure-tools.sh infra/demo.sh infra/test.sh infra/test-wrapper.sh
 part lints 30m cargo clippy --workspace --all-targets --locked -- --deny warnings
-part build 30m cargo build --release --locked --package epsilon-cli
+part build 30m cargo build --release --locked --package epsilon-cli --package epsilon-gateway --package epsilon-vm-agent --package epsilon-builder --package epsilon-e2e --bins
 target=$(cargo metadata --format-version 1 --no-deps --offline | grep -o '"target_directory":"[^"]*"' | cut -d'"' -f4)
 # Makes the runtime base, which the tests of builder and vm-agent use.
 part wrapper 40m env EPSILON_BIN="$target/release/epsilon" infra/test-wrapper.sh

@@ -50,6 +50,7 @@ settings() {
 gateway:
   listen: 0.0.0.0:8080
   control: 0.0.0.0:8081
+  control_url: http://${EPSILON_ADDRESS:-$(hostname -I | cut -d' ' -f1)}:8081
   public_url: $EPSILON_PUBLIC_URL
   # Longer than the load balancer keeps its connections, so that it never sends into one that closes.
   idle_timeout: $EPSILON_KEEP_ALIVE

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# `make demo-fleet`: the second act. A gateway, a builder and three agents as processes of their own on this
+# machine; functions that keep to their VMs; one agent killed under load. Ends by itself and leaves nothing behind.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+infra/ensure-docker.sh
+cargo build --release --locked --package epsilon-cli --package epsilon-gateway --package epsilon-vm-agent --package epsilon-builder --package epsilon-e2e --bins
+target=$(cargo metadata --format-version 1 --no-deps --offline | grep -o '"target_directory":"[^"]*"' | cut -d'"' -f4)
+EPSILON_BIN="$target/release/epsilon" exec "$target/release/demo-fleet"
