@@ -65,6 +65,18 @@ impl DebianRegistry {
     /// # Panics
     /// When it is not installed or does not start: a test that needs it has failed.
     pub async fn with_users(users: &[User]) -> Self {
+        Self::with(users, None).await
+    }
+
+    /// Starts one that speaks TLS with this certificate and key (PEM).
+    ///
+    /// # Panics
+    /// As [`DebianRegistry::with_users`].
+    pub async fn with_tls(certificate: &str, key: &str) -> Self {
+        Self::with(&[], Some((certificate, key))).await
+    }
+
+    async fn with(users: &[User], tls: Option<(&str, &str)>) -> Self {
         let folder = TempDir::with_prefix("epsilon-registry-").expect("a temporary folder");
         let auth = if users.is_empty() {
             String::new()
@@ -77,8 +89,14 @@ impl DebianRegistry {
             fs::write(&path, lines).expect("a file in it");
             format!("auth: {{ htpasswd: {{ realm: epsilon, path: {path:?} }} }}\n")
         };
+        let tls = tls.map_or(String::new(), |(certificate, key)| {
+            let [one, two] = ["certificate.pem", "key.pem"].map(|name| folder.path().join(name));
+            fs::write(&one, certificate).expect("a file in it");
+            fs::write(&two, key).expect("a file in it");
+            format!("http: {{ tls: {{ certificate: {one:?}, key: {two:?} }} }}\n")
+        });
         let config = format!(
-            "version: 0.1\nlog: {{ level: info }}\n{auth}\
+            "version: 0.1\nlog: {{ level: info }}\n{auth}{tls}\
              storage: {{ delete: {{ enabled: true }}, filesystem: {{ rootdirectory: {:?} }} }}\n",
             folder.path().join("data")
         );
@@ -129,7 +147,7 @@ async fn spawn(folder: &TempDir, address: SocketAddr) -> (Child, SocketAddr) {
     let listens = async {
         while let Ok(Some(line)) = words.next_line().await {
             if let Some((_, rest)) = line.split_once("listening on ") {
-                return rest.split('"').next().and_then(|address| address.parse().ok());
+                return rest.split(['"', ',']).next().and_then(|address| address.parse().ok());
             }
         }
         None

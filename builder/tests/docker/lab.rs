@@ -17,7 +17,6 @@ use std::{
     future::Future,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    path::Path,
     process::Command,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -241,9 +240,4 @@ pub(crate) fn file_of(image: &str, path: &str) -> Option<String> {
         .output()
         .unwrap();
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// Whether a path exists on this machine.
-pub(crate) fn exists(path: &str) -> bool {
-    Path::new(path).exists()
 }

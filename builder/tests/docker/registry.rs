@@ -1,59 +1,16 @@
 //! Images in a real registry: Debian's `docker-registry`, started by the test.
 
-use super::lab::{Lab, Served, docker, exists, until};
+use super::lab::{Lab, Served, docker};
 use epsilon_api::admin::Step;
-use std::{
-    fs,
-    net::{TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
-};
+use epsilon_registry::debian::{ANN, DebianRegistry};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use std::fs;
 use tempfile::TempDir;
 
-struct Registry {
-    process: Child,
-    data: TempDir,
-    name: String,
-}
-
-impl Registry {
-    async fn start() -> Self {
-        let binary = "/usr/bin/docker-registry";
-        assert!(exists(binary), "install the package `docker-registry`");
-        let data = tempfile::tempdir().unwrap();
-        // Free a moment ago; the registry cannot be told to choose one itself.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let root = data.path().join("blobs");
-        let settings = format!(
-            "version: 0.1\nlog: {{ level: error }}\nstorage: {{ filesystem: {{ rootdirectory: {root:?} }} }}\n\
-             http: {{ addr: '127.0.0.1:{port}' }}\n"
-        );
-        let file = data.path().join("config.yml");
-        fs::write(&file, settings).unwrap();
-        let process = Command::new(binary)
-            .arg("serve")
-            .arg(&file)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        until("the registry", || async move { TcpStream::connect(("127.0.0.1", port)).is_ok() })
-            .await;
-        Self { process, data, name: format!("127.0.0.1:{port}") }
-    }
-
-    /// Bytes of all blobs.
-    fn blobs(&self) -> usize {
-        let folder = self.data.path().join("blobs/docker/registry/v2/blobs/sha256");
-        let Ok(groups) = fs::read_dir(folder) else { return 0 };
-        groups.map(|group| fs::read_dir(group.unwrap().path()).unwrap().count()).sum()
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// How many blobs it holds.
+fn blobs(registry: &DebianRegistry) -> usize {
+    let Ok(groups) = fs::read_dir(registry.blobs()) else { return 0 };
+    groups.map(|group| fs::read_dir(group.unwrap().path()).unwrap().count()).sum()
 }
 
 const CODE: (&str, &str) =
@@ -61,34 +18,34 @@ const CODE: (&str, &str) =
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pushed_image_can_be_pulled_and_run_and_is_not_pushed_twice() {
-    let registry = Registry::start().await;
-    let lab = Lab::with(&format!("{{registry: '{}/fleet'}}", registry.name)).await;
+    let registry = DebianRegistry::start().await;
+    let lab = Lab::with(&format!("{{registry: '{}/fleet'}}", registry.address())).await;
     let files = [("epsilon.yaml", "project: lab-registry\n"), CODE];
     let built = lab.build(&files).await.unwrap();
     let image = &built.functions[0].image;
-    let prefix = format!("{}/fleet/lab-registry/hello@sha256:", registry.name);
+    let prefix = format!("{}/fleet/lab-registry/hello@sha256:", registry.address());
     assert!(image.reference.starts_with(&prefix), "{}", image.reference);
     docker(&["pull", "-q", &image.reference]);
     assert_eq!(docker(&["image", "inspect", "-f", "{{.Id}}", &image.reference]), image.digest);
     assert_eq!(Served::run(&image.reference).get("/"), "from a registry");
 
-    let blobs = registry.blobs();
+    let before = blobs(&registry);
     let again = lab.build(&files).await.unwrap();
     assert_eq!(lab.done(Step::Image), "0 composed, 1 unchanged");
-    assert_eq!((built, registry.blobs()), (again, blobs));
+    assert_eq!((built, blobs(&registry)), (again, before));
 
     // Another function: its code, configuration and manifest are new; the base is mounted.
     let other =
         [("epsilon.yaml", "project: lab-other\n"), ("index.js", "exports.hi = (q, s) => s.end();")];
     lab.build(&other).await.unwrap();
-    assert_eq!(registry.blobs(), blobs + 3);
+    assert_eq!(blobs(&registry), before + 3);
     lab.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_source_has_the_same_digest_in_every_place() {
-    let registry = Registry::start().await;
-    let remote = Lab::with(&format!("{{registry: '{}'}}", registry.name)).await;
+    let registry = DebianRegistry::start().await;
+    let remote = Lab::with(&format!("{{registry: '{}'}}", registry.address())).await;
     let local = Lab::new().await;
     let files = [("epsilon.yaml", "project: lab-places\n"), CODE];
     let (there, here) = (remote.build(&files).await.unwrap(), local.build(&files).await.unwrap());
@@ -99,8 +56,8 @@ async fn the_same_source_has_the_same_digest_in_every_place() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_of_a_dockerfile_is_pushed_too() {
-    let registry = Registry::start().await;
-    let lab = Lab::with(&format!("{{registry: '{}'}}", registry.name)).await;
+    let registry = DebianRegistry::start().await;
+    let lab = Lab::with(&format!("{{registry: '{}'}}", registry.address())).await;
     let runtime = lab.app().ensure_runtime(lab.log()).await.unwrap();
     let yaml = format!(
         "project: lab-foreign\nruntime: container\nfunctions:\n  web: {{ image: '{runtime}' }}\n"
@@ -129,5 +86,62 @@ async fn a_registry_that_is_not_there_is_told() {
     let lab = Lab::with("{registry: '127.0.0.1:1', registry_timeout: 5s}").await;
     let err = lab.build(&[("epsilon.yaml", "project: lab-nowhere\n"), CODE]).await.unwrap_err();
     assert_eq!(err.code, "REGISTRY_FAILED");
+    assert!(err.message.contains("`127.0.0.1:1` cannot be reached"), "{err}");
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_with_logins_takes_the_one_of_the_settings() {
+    let registry = DebianRegistry::with_users(&[ANN]).await;
+    let folder = TempDir::new().unwrap();
+    let password = folder.path().join("password");
+    fs::write(&password, "not it").unwrap();
+    let lab = Lab::with(&format!(
+        "{{registry: '{}/fleet', registry_user: ann, registry_password_file: {password:?}}}",
+        registry.address()
+    ))
+    .await;
+    let files = [("epsilon.yaml", "project: lab-login\n"), CODE];
+    let err = lab.build(&files).await.unwrap_err();
+    assert_eq!(err.code, "REGISTRY_FAILED");
+    assert!(err.message.contains("refused the builder's login"), "{err}");
+    assert!(err.hint.unwrap().contains("builder.registry_user"));
+
+    // Replaced on disk; nothing is restarted.
+    fs::write(&password, ANN.password).unwrap();
+    let image = lab.build(&files).await.unwrap().functions.remove(0).image;
+    assert!(image.reference.starts_with(&format!("{}/fleet/", registry.address())));
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_s_own_authority_is_trusted_when_it_is_named() {
+    let authority = || {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        (Issuer::new(params, key), pem)
+    };
+    let ((issuer, trusted), (_, other)) = (authority(), authority());
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap();
+    let registry = DebianRegistry::with_tls(&certificate.pem(), &key.serialize_pem()).await;
+
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("ca.pem");
+    let files = [("epsilon.yaml", "project: lab-tls\n"), CODE];
+    let settings = format!("{{registry: '{}', registry_ca: {file:?}}}", registry.address());
+    fs::write(&file, &other).unwrap();
+    let lab = Lab::with(&settings).await;
+    let err = lab.build(&files).await.unwrap_err();
+    assert!(err.message.contains("certificate"), "{err}");
+    assert!(err.hint.unwrap().contains("builder.registry_ca"));
+    lab.end().await;
+
+    fs::write(&file, format!("{other}\n{trusted}")).unwrap();
+    let lab = Lab::with(&settings).await;
+    lab.build(&files).await.unwrap();
     lab.end().await;
 }

@@ -98,9 +98,13 @@ fn remote(settings: Registry) -> (Remote, TempDir) {
 }
 
 async fn push(remote: &Remote) -> Result<ImageRef, BuildError> {
-    let layer = Blob::in_memory(b"not a real layer".to_vec());
+    let folder = TempDir::new().unwrap();
+    let tar = folder.path().join("layer.tar");
+    std::fs::write(&tar, "not a real layer").unwrap();
+    let layer = Layer { diff_id: "sha256:0a".into(), tar, bytes: 16 };
+    let layers = remote.compressed(vec![layer]).await?;
     let config = br#"{"architecture":"amd64","os":"linux"}"#.to_vec();
-    remote.push_image(&Name::runtime("0123456789ab"), config, &[layer], &[]).await
+    remote.push_image(&Name::runtime("0123456789ab"), config, &layers, &[]).await
 }
 
 #[tokio::test]
