@@ -217,7 +217,7 @@ async fn a_builder_that_is_lost_in_the_middle_is_told_as_such() {
         (Script::Says("{\"built\":{\"project\":\"shop\",\"func"), PATIENCE),
         (Script::Says("{\"event\":{\"li\n"), PATIENCE),
         (Script::Says("\"dead\"\n"), PATIENCE),
-        (Script::Hangs, Duration::from_millis(50)),
+        (Script::Hangs, Duration::from_secs(1)),
     ] {
         let site = Site::open("builder-1", &signer, script.clone());
         let builders = builders(&signer, silence, &[&site]);
@@ -233,7 +233,7 @@ async fn a_builder_that_does_not_take_it_leaves_it_to_the_next() {
     for (script, silence) in [
         (Script::Refuses(503, "BUILDER_BUSY"), PATIENCE),
         (Script::Refuses(401, "WHATEVER"), PATIENCE),
-        (Script::Deaf, Duration::from_millis(200)),
+        (Script::Deaf, Duration::from_secs(1)),
     ] {
         let first = Site::open("builder-1", &signer, script.clone());
         let mut second = Site::open("builder-2", &signer, Script::Says(BUILT));
