@@ -149,6 +149,19 @@ impl Layers {
         read.map(Some).ok_or_else(wrong)
     }
 
+    /// Takes one key out of its section, as it is written: for what the program itself needs, and no part.
+    ///
+    /// # Errors
+    /// Wrong usage: not a text.
+    pub fn take_text(&mut self, section: &str, key: &str) -> Result<Option<String>, Failure> {
+        let taken = self.0.get_mut(section).and_then(|keys| keys.remove(key));
+        let Some((value, origin)) = taken else { return Ok(None) };
+        match value {
+            Value::String(text) => Ok(Some(text)),
+            _ => Err(Failure::usage(format!("{origin} is not a text"))),
+        }
+    }
+
     /// The keys of one section as its part declares them.
     ///
     /// # Errors
