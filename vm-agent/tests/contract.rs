@@ -206,6 +206,7 @@ contract! {
     a_name_is_used_once;
     the_unknown_is_not_found;
     the_network_is_made_once_and_removed_once;
+    a_network_goes_though_somebody_is_in_it_who_stays;
 }
 
 async fn it_says_what_the_machine_has<E: Engine>(bench: Bench<E>) {
@@ -317,6 +318,54 @@ async fn the_network_is_made_once_and_removed_once<E: Engine>(bench: Bench<E>) {
     engine.remove_network(&network.name).await.unwrap();
     engine.open_metadata(&network.bridge).await.unwrap();
     engine.open_metadata(&network.bridge).await.unwrap();
+}
+
+/// A container that is not ours to remove may sit in the network: it loses the network, not its life.
+async fn a_network_goes_though_somebody_is_in_it_who_stays<E: Engine>(bench: Bench<E>) {
+    let id = InstanceId::random();
+    let network = NetworkSpec {
+        name: format!("epsilon-contract-{id}"),
+        bridge: format!("epc{id}"),
+        vm: bench.vm.clone(),
+    };
+    let engine = &bench.engine;
+    engine.ensure_network(&network).await.unwrap();
+    let mut stranger = bench.spec(&bench.idle).await;
+    stranger.network = Attachment::Bridge(network.name.clone());
+    engine.create(&stranger).await.unwrap();
+    engine.start(&stranger.name).await.unwrap();
+    let removed = engine.remove_network(&network.name).await;
+    let found = engine.list(&bench.vm).await.unwrap();
+    engine.remove(&stranger.name).await.unwrap();
+    removed.unwrap();
+    assert!(found.iter().any(|one| one.name == stranger.name && one.is_running), "{found:?}");
+    engine.remove_network(&network.name).await.unwrap();
+}
+
+/// Docker 20.10 sometimes keeps the endpoint of a container that is removed while it starts, and then refuses to
+/// remove the network. Whether or not it happens in these rounds, the network goes.
+#[tokio::test]
+async fn a_network_goes_after_containers_that_were_removed_while_they_started() {
+    let bench = on_docker();
+    let id = InstanceId::random();
+    let (name, bridge) = (format!("epsilon-contract-{id}"), format!("epc{id}"));
+    let network = NetworkSpec { name, bridge, vm: bench.vm.clone() };
+    bench.engine.ensure_network(&network).await.unwrap();
+    for round in 0..4 {
+        let mut spec = bench.spec(&bench.idle).await;
+        spec.network = Attachment::Bridge(network.name.clone());
+        bench.engine.create(&spec).await.unwrap();
+        let (engine, started) = (bench.engine.clone(), spec.name.clone());
+        let start = tokio::spawn(async move { engine.start(&started).await });
+        tokio::time::sleep(Duration::from_millis(40 * round)).await; // somewhere in its start
+        while bench.engine.remove(&spec.name).await.is_err() {}
+        drop(start.await.unwrap());
+        bench.engine.remove(&spec.name).await.unwrap();
+    }
+    bench.engine.remove_network(&network.name).await.unwrap();
+    let filter = format!("name={}", network.name);
+    let left = Command::new("docker").args(["network", "ls", "-q", "-f", &filter]).output();
+    assert_eq!(String::from_utf8(left.unwrap().stdout).unwrap(), "");
 }
 
 /// Only the real one can be hard.

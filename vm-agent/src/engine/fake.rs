@@ -106,6 +106,8 @@ struct State {
     is_down: bool,
     most_running: usize,
     next_address: u16,
+    /// Things that are being made right now.
+    at_work: usize,
     /// Where containers run; the runtime of their start when not told otherwise.
     runtime: Option<Handle>,
 }
@@ -194,6 +196,11 @@ impl FakeEngine {
         self.0.lock().networks.iter().cloned().collect()
     }
 
+    /// Whether something is being made that somebody asked for, who may be gone.
+    pub fn is_at_work(&self) -> bool {
+        self.0.lock().at_work > 0
+    }
+
     /// Ends one process, as a signal would.
     pub fn crash(&self, name: &str) {
         if let Some(container) = self.0.lock().containers.get_mut(name) {
@@ -237,6 +244,11 @@ impl FakeEngine {
         work: impl Future<Output = Result<T, EngineError>> + Send + 'static,
     ) -> Result<T, EngineError> {
         let runtime = self.0.lock().runtime.clone().unwrap_or_else(Handle::current);
+        let at_work = AtWork::begin(self);
+        let work = async move {
+            let _at_work = at_work;
+            work.await
+        };
         runtime.spawn(work).await.unwrap_or_else(|err| match err.try_into_panic() {
             Ok(panic) => resume_unwind(panic),
             Err(err) => Err(EngineError::Down(err.into())),
@@ -273,6 +285,21 @@ impl FakeEngine {
         let mut state = self.0.lock();
         let container = state.containers.get_mut(name.as_str());
         container.map(act).ok_or_else(|| EngineError::NotFound(name.to_string()))
+    }
+}
+
+struct AtWork(FakeEngine);
+
+impl AtWork {
+    fn begin(engine: &FakeEngine) -> Self {
+        engine.0.lock().at_work += 1;
+        Self(engine.clone())
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.0.0.lock().at_work -= 1;
     }
 }
 

@@ -170,8 +170,8 @@ impl Ask<'_> {
             .await
             .map_err(|_| AskError::Silent { gateway: gateway.clone(), limit: ANSWER })?;
         let raw = answered?;
-        // Its own trouble, such as a store that is away.
-        if raw.status.is_server_error() {
+        // Its own trouble, such as a store that is away or too many members at once.
+        if raw.status.is_server_error() || raw.status == StatusCode::TOO_MANY_REQUESTS {
             let text = words(&raw.body);
             return Err(AskError::Unwell { gateway: gateway.clone(), status: raw.status, text });
         }

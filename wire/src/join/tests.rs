@@ -273,10 +273,11 @@ async fn a_member_that_the_fleet_forgot_joins_again() {
 
 #[tokio::test]
 async fn the_next_gateway_is_asked_when_one_is_down_or_unwell() {
-    let (down, unwell, well) =
-        (FakeGateway::new().await, FakeGateway::new().await, FakeGateway::new().await);
+    let (down, well) = (FakeGateway::new().await, FakeGateway::new().await);
+    let (unwell, full) = (FakeGateway::new().await, FakeGateway::new().await);
     unwell.set(|state| state.answers = Some(StatusCode::SERVICE_UNAVAILABLE));
-    let urls = [down.url(), unwell.url(), well.url()].join(",");
+    full.set(|state| state.answers = Some(StatusCode::TOO_MANY_REQUESTS));
+    let urls = [down.url(), unwell.url(), full.url(), well.url()].join(",");
     drop(down);
     let member = Member::new();
     let mut life = member.live(&urls);
