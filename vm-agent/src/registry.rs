@@ -169,8 +169,12 @@ mod tests {
                 pending()
             })
         };
-        let (one, two, three) = tokio::join!(hang(), hang(), hang());
-        assert_eq!(began.load(Ordering::SeqCst), 2, "two at once");
+        let at_last = async {
+            tokio::time::sleep(Duration::from_secs(299)).await;
+            began.load(Ordering::SeqCst)
+        };
+        let (one, two, three, running) = tokio::join!(hang(), hang(), hang(), at_last);
+        assert_eq!(running, 2, "two at once");
         for err in [one, two, three] {
             let told = err.unwrap_err().to_string();
             assert!(told.contains("within 5m") && told.contains("pull_timeout"), "{told}");

@@ -227,3 +227,26 @@ async fn an_image_under_a_tag_that_moved_is_not_taken() {
     assert!(told(&err).contains("is not the image"), "{err}");
     remote.forget().await;
 }
+
+#[tokio::test]
+async fn an_image_that_was_changed_in_the_registry_is_not_taken() {
+    let remote = Remote::with("changed", &[]).await;
+    let mut changed = 0;
+    for group in fs::read_dir(remote.registry.blobs()).unwrap() {
+        for blob in fs::read_dir(group.unwrap().path()).unwrap() {
+            let data = blob.unwrap().path().join("data");
+            let mut bytes = fs::read(&data).unwrap();
+            // The one layer; the manifest that lists it stays as it was.
+            if bytes.starts_with(&[0x1f, 0x8b]) {
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+                fs::write(&data, bytes).unwrap();
+                changed += 1;
+            }
+        }
+    }
+    assert_eq!(changed, 1);
+    let err = remote.engine("{}").ensure_image(&remote.image).await.unwrap_err();
+    assert!(matches!(err, EngineError::Registry(_)), "{err:?}");
+    assert!(!remote.is_here().await);
+}
