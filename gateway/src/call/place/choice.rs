@@ -1,0 +1,271 @@
+//! The choice: along a function's walk, the VM that gets this call. Pure: what stands against a VM and what it holds is
+//! told by the caller; nothing is sent, counted or remembered.
+//!
+//! A VM is passed over for a reason ([`Against`]), and a lesser reason beats a greater one when nobody is free:
+//! a call is refused for balance's, a breaker's or a report's sake only if every VM drains.
+//!
+//! **Equals** are the first [`EQUALS`] VMs of the walk that nothing stands against: usually home and its two
+//! neighbours; for a function that has filled five VMs, the sixth and two more. Among them the first with a free warm
+//! instance gets the call, else the first that holds the image, else the first. So a function grows along its walk, comes
+//! back along it when calls get fewer (home is asked first, the last VM's instances age out), and never
+//! wanders further than it has to.
+
+/// See the module. Large enough to find the instance that a surge left next door, small enough that a function
+/// does not become warm everywhere.
+const EQUALS: u32 = 3;
+
+/// What stands against a VM, from nothing to everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Against {
+    /// Nothing.
+    Nothing,
+    /// It carries its bound.
+    Bound,
+    /// The stream of its reports broke a moment ago: it may be gone, or its agent starts again.
+    Suspect,
+    /// No room for this function: it said so, or its report shows it. The call may wait there.
+    Room,
+    /// This function failed there several times in a row, and not by its own fault.
+    Breaker,
+    /// It does not answer. Chosen only if none does: then it may be this gateway that sees nobody.
+    Out,
+    /// It is being emptied. Never chosen.
+    Drain,
+}
+
+impl Against {
+    /// All that can stand against a VM.
+    pub const ALL: [Self; 6] =
+        [Self::Bound, Self::Suspect, Self::Room, Self::Breaker, Self::Out, Self::Drain];
+
+    /// The metric label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Bound => "bound",
+            Self::Suspect => "suspect",
+            Self::Room => "room",
+            Self::Breaker => "breaker",
+            Self::Out => "out",
+            Self::Drain => "drain",
+        }
+    }
+}
+
+/// What a VM has of a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Holds {
+    /// An instance that could take the call at once.
+    Warm,
+    /// The image.
+    Image,
+    /// Nothing that is known.
+    Nothing,
+}
+
+/// One VM, looked at for one call.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// What stands against it.
+    pub against: Against,
+    /// What it has.
+    pub holds: Holds,
+    /// Calls per share: who is the least loaded when all carry their bounds.
+    pub strain: u64,
+    /// It has had this call already.
+    pub tried: bool,
+}
+
+/// The VM that gets the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pick {
+    /// Its index.
+    pub vm: usize,
+    /// How far along the walk it stands; 0 is home.
+    pub step: u32,
+    /// What stands against it all the same.
+    pub against: Against,
+    /// What it has.
+    pub holds: Holds,
+    /// Whether another one would be worth a try, should this one refuse.
+    pub more: bool,
+    /// A VM before it in the walk that lacks nothing but the image.
+    pub lacks_image: Option<usize>,
+}
+
+/// Chooses. `walk` gives each VM once, home first; `look` tells about one; `passed` hears what each VM is passed over for.
+pub fn choose(
+    walk: impl Iterator<Item = usize>,
+    mut look: impl FnMut(usize) -> Look,
+    mut passed: impl FnMut(Against),
+) -> Option<Pick> {
+    let mut best: Option<(Key, Pick)> = None;
+    let (mut equals, mut worth_a_try, mut out, mut answers) = (0, 0_u32, 0_u32, false);
+    let mut bare = None;
+    for (vm, step) in walk.zip(0_u32..) {
+        let Look { against, holds, strain, tried } = look(vm);
+        if against != Against::Nothing && !tried {
+            passed(against);
+        }
+        answers |= against < Against::Out;
+        if tried || against == Against::Drain {
+            continue;
+        }
+        worth_a_try += u32::from(against < Against::Room);
+        out += u32::from(against == Against::Out);
+        if against == Against::Nothing {
+            equals += 1;
+            if holds == Holds::Nothing && bare.is_none() {
+                bare = Some((step, vm));
+            }
+        }
+        let key = Key::of(against, holds, strain, step);
+        if best.as_ref().is_none_or(|(least, _)| key < *least) {
+            let pick = Pick { vm, step, against, holds, more: false, lacks_image: None };
+            best = Some((key, pick));
+        }
+        let settled = best.as_ref().is_some_and(|(_, pick)| {
+            pick.against == Against::Nothing && (pick.holds == Holds::Warm || equals == EQUALS)
+        });
+        if settled && worth_a_try > 1 {
+            break;
+        }
+    }
+    let (_, mut pick) = best?;
+    if pick.against == Against::Out {
+        pick.more = out > 1;
+        // If somebody answers, it has had the call already: better its refusal than a wait for the dead.
+        return (!answers).then_some(pick);
+    }
+    pick.more = pick.against < Against::Room && worth_a_try > 1;
+    pick.lacks_image = match (pick.holds, bare) {
+        (Holds::Image, Some((step, vm))) if step < pick.step => Some(vm),
+        _ => None,
+    };
+    Some(pick)
+}
+
+/// The order of preference: the least is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    against: Against,
+    among_equals: u64,
+    step: u32,
+}
+
+impl Key {
+    fn of(against: Against, holds: Holds, strain: u64, step: u32) -> Self {
+        let among_equals = match against {
+            Against::Nothing => holds as u64,
+            Against::Bound => strain,
+            Against::Suspect | Against::Room | Against::Breaker | Against::Out | Against::Drain => {
+                0
+            }
+        };
+        Self { against, among_equals, step }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A VM in a table: what stands against it, with what it holds: `·` nothing, `i` image, `w` warm. A number is the strain of
+    /// one at its bound. `!` after it: tried already.
+    fn look(text: &str) -> Look {
+        let (text, tried) = text.strip_suffix('!').map_or((text, false), |text| (text, true));
+        let (against, holds, strain) = match text {
+            "." => (Against::Nothing, Holds::Nothing, 0),
+            "i" => (Against::Nothing, Holds::Image, 0),
+            "w" => (Against::Nothing, Holds::Warm, 0),
+            "suspect" => (Against::Suspect, Holds::Warm, 0),
+            "room" => (Against::Room, Holds::Image, 0),
+            "breaker" => (Against::Breaker, Holds::Warm, 0),
+            "out" => (Against::Out, Holds::Warm, 0),
+            "drain" => (Against::Drain, Holds::Warm, 0),
+            strain => (Against::Bound, Holds::Warm, strain.parse().unwrap()),
+        };
+        Look { against, holds, strain, tried }
+    }
+
+    /// The walk's VMs as [`look`] reads them => the step that is chosen, `+` when another would be worth a try.
+    macro_rules! choices {
+        ($($name:ident: $walk:expr => $want:expr;)*) => {$(
+            #[test]
+            fn $name() {
+                let looks: Vec<Look> = $walk.split_whitespace().map(look).collect();
+                let pick = choose(0..looks.len(), |vm| looks[vm], |_| ());
+                let told = pick.map(|p| format!("{}{}", p.step, if p.more { "+" } else { "" }));
+                assert_eq!(told.as_deref().unwrap_or("none"), $want);
+            }
+        )*};
+    }
+
+    choices! {
+        nobody: "" => "none";
+        one_vm_has_no_second: "." => "0";
+        a_cold_function_goes_home: ". . . ." => "0+";
+        warm_at_home: "w w w" => "0+";
+        an_image_at_home: "i i i" => "0+";
+        a_warm_neighbour_beats_a_cold_home: ". . w w" => "2+";
+        a_warm_neighbour_beats_the_image_at_home: "i w ." => "1+";
+        an_image_next_door_beats_a_pull_at_home: ". . i i" => "2+";
+        beyond_the_equals_nothing_is_looked_for: ". . . w" => "0+";
+        a_home_at_its_bound_gives_to_the_next: "9 . ." => "1+";
+        equals_begin_behind_those_at_their_bounds: "9 9 9 . . w w" => "5+";
+        all_at_their_bounds_the_least_loaded: "9 4 4 7" => "1+";
+        a_suspect_is_better_than_no_room: "room suspect room" => "1";
+        at_its_bound_is_better_than_suspect: "suspect 9" => "1+";
+        no_room_anywhere_waits_at_home: "room room room" => "0";
+        no_room_next_door_lets_it_wait_here: ". room room" => "0";
+        no_room_is_better_than_a_breaker: "breaker room" => "1";
+        all_breakers_open_is_as_if_there_were_none: "breaker breaker" => "0";
+        who_is_out_is_passed_over: "out . ." => "1+";
+        the_last_one_is_never_out: "out" => "0";
+        if_nobody_answers_all_are_tried: "out out" => "0+";
+        and_the_next_one_too: "out! out" => "1";
+        a_vm_that_waits_beats_one_that_is_out: "out room" => "1";
+        who_drains_is_never_chosen: "drain drain" => "none";
+        if_the_rest_drains_the_one_that_is_out_is_tried: "drain out" => "1";
+        who_refused_is_not_asked_again: "w! . ." => "1+";
+        all_asked_is_the_end: "w! .!" => "none";
+        the_dead_are_not_asked_after_the_living_refused: ".! out" => "none";
+        the_second_of_two_is_the_last: ".! ." => "1";
+        who_was_tried_is_no_equal: ".! . . w" => "3+";
+    }
+
+    #[test]
+    fn a_home_that_lacks_only_the_image_is_named() {
+        let lacks = |walk: &str| {
+            let looks: Vec<Look> = walk.split_whitespace().map(look).collect();
+            choose(0..looks.len(), |vm| looks[vm], |_| ()).unwrap().lacks_image
+        };
+        assert_eq!(
+            [lacks(". i ."), lacks("9 . i"), lacks("i . ."), lacks(". w .")],
+            [Some(0), Some(1), None, None]
+        );
+    }
+
+    #[test]
+    fn a_warm_home_asks_no_more_than_one_neighbour() {
+        let mut asked = 0;
+        let warm = look("w");
+        choose(
+            0..200,
+            |_| {
+                asked += 1;
+                warm
+            },
+            |_| (),
+        );
+        assert_eq!(asked, 2);
+    }
+
+    #[test]
+    fn each_reason_is_told_once_for_each_vm() {
+        let looks: Vec<Look> = "drain 9 out w".split_whitespace().map(look).collect();
+        let mut told = Vec::new();
+        choose(0..4, |vm| looks[vm], |against| told.push(against.as_str()));
+        assert_eq!(told, ["drain", "bound", "out"]);
+    }
+}

@@ -1,0 +1,237 @@
+//! Placement over a fleet of scripted VMs.
+
+use super::*;
+use crate::{
+    fleet::{Care, Fleet, view::VersionKey},
+    observe::metrics::Metrics,
+    routes::Routes,
+    testing::{self, FakeVm},
+};
+use epsilon_api::{
+    ids::{InstanceId, VmId},
+    units::{Bytes, MilliCores},
+    vm::{InstanceStatus, Vm, VmStatus},
+};
+use jiff::Timestamp;
+
+const BALANCE: Balance =
+    Balance { factor: 1.5, calls_per_core: 2.0, slow_start: Duration::from_secs(30) };
+
+struct World {
+    fleet: Fleet,
+    routes: Routes,
+    metrics: Arc<Metrics>,
+}
+
+impl World {
+    /// So many VMs, one core each, and the functions `f0`, `f1`, ….
+    fn new(vms: usize) -> Self {
+        let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
+        let versions = (0..20).map(|n| testing::version(&format!("f{n}"), 1)).collect();
+        let routes = Routes::new(versions, Arc::clone(&metrics));
+        let fleet = Fleet::new((0..vms).map(|n| FakeVm::arc(&format!("vm-{n}"))), &Care::default());
+        Self { fleet, routes, metrics }
+    }
+
+    fn route(&self, name: &str) -> Arc<Route> {
+        Arc::clone(self.routes.table().named(name).unwrap())
+    }
+
+    fn place(&self, route: &Route, tried: &[Arc<Member>]) -> Option<Placed> {
+        place(&self.fleet.snapshot(), route, tried, &BALANCE, &self.metrics.placement)
+    }
+
+    /// The function's VMs in their order.
+    fn order(&self, route: &Route) -> Vec<Arc<Member>> {
+        let fleet = self.fleet.snapshot();
+        fleet.ring.walk(route.home).map(|vm| Arc::clone(&fleet.members()[vm])).collect()
+    }
+
+    /// Where so many calls at once go, as steps of the order.
+    fn spread(&self, route: &Route, calls: usize) -> Vec<usize> {
+        let order = self.order(route);
+        let step = |placed: &Placed| {
+            order.iter().position(|member| member.id == placed.member.id).unwrap()
+        };
+        let placed: Vec<Placed> = (0..calls)
+            .map(|_| {
+                let placed = self.place(route, &[]).unwrap();
+                self.add_up();
+                placed
+            })
+            .collect();
+        placed.iter().map(step).collect()
+    }
+
+    /// What happens each 10 ms.
+    fn add_up(&self) {
+        self.fleet.snapshot().sums.due.store(0, Relaxed);
+    }
+}
+
+fn report(member: &Member, warm: &[(&Route, &str)], images: &[&Route]) {
+    let instance = |(route, state): &(&Route, &str)| InstanceStatus {
+        id: InstanceId::random(),
+        function: route.version.function.clone(),
+        version: route.version.number,
+        state: (*state).to_owned(),
+        calls_active: 0,
+        concurrency: 1,
+        started_at: Timestamp::UNIX_EPOCH,
+    };
+    let status = VmStatus {
+        instances: warm.iter().map(instance).collect(),
+        images: images.iter().map(|route| route.version.id()).collect(),
+        ..FakeVm::new(member.id.as_str()).status()
+    };
+    member.reported(status, Instant::now());
+}
+
+#[test]
+fn an_idle_fleet_sends_a_function_home() {
+    let world = World::new(5);
+    for n in 0..20 {
+        let route = world.route(&format!("f{n}"));
+        assert_eq!(world.spread(&route, 2), [0, 0], "two at once stay together");
+    }
+}
+
+#[test]
+fn a_hot_function_spreads_in_its_order_and_comes_back() {
+    let world = World::new(4);
+    let route = world.route("f1");
+    // Two each by the floor; the share is larger from the sixth call on: ⌈1.5 · 6 / 4⌉ = 3.
+    assert_eq!(world.spread(&route, 8), [0, 0, 1, 1, 2, 0, 1, 2]);
+    world.add_up();
+    assert_eq!(world.spread(&route, 1), [0], "when all have ended, it is at home again");
+}
+
+#[test]
+fn a_warm_neighbour_is_preferred_until_home_is_warm() {
+    let world = World::new(6);
+    let route = world.route("f2");
+    let order = world.order(&route);
+    report(&order[0], &[], &[&route]);
+    report(&order[2], &[(&route, "idle")], &[]);
+    assert_eq!(world.spread(&route, 2), [2, 0], "its one place is taken by the first call");
+    report(&order[0], &[(&route, "idle")], &[]);
+    assert_eq!(world.spread(&route, 1), [0]);
+}
+
+#[test]
+fn a_vm_with_the_image_gets_the_call_and_home_the_image() {
+    let world = World::new(6);
+    let route = world.route("f3");
+    let order = world.order(&route);
+    report(&order[1], &[], &[&route]);
+    let placed = world.place(&route, &[]).unwrap();
+    assert_eq!(placed.member.id, order[1].id);
+    assert_eq!(placed.lacks_image.unwrap().id, order[0].id);
+    report(&order[0], &[], &[&route]);
+    let placed = world.place(&route, &[]).unwrap();
+    assert_eq!(placed.member.id, order[0].id);
+    assert!(placed.lacks_image.is_none());
+}
+
+#[test]
+fn who_drains_is_out_or_refused_is_passed_over_and_home_is_home_afterwards() {
+    let world = World::new(4);
+    let route = world.route("f4");
+    let order = world.order(&route);
+    let full =
+        || CallError::ConcurrencyLimit { function: route.version.function.clone(), limit: 1 };
+    order[0].drain(true);
+    assert_eq!(world.spread(&route, 1), [1]);
+    learn(&order[1], &route, Some(&full()));
+    assert_eq!(world.spread(&route, 1), [2]);
+    let other = (0..20)
+        .map(|n| world.route(&format!("f{n}")))
+        .find(|other| other.key != route.key && world.order(other)[0].id == order[1].id)
+        .unwrap();
+    assert_eq!(world.spread(&other, 1), [0], "other functions have room there");
+    order[0].drain(false);
+    report(&order[1], &[], &[]);
+    assert_eq!(world.spread(&route, 1), [0]);
+}
+
+#[test]
+fn a_vm_that_has_just_come_gets_little_and_one_that_never_spoke_nothing() {
+    let world = World::new(0);
+    let care = Care::default();
+    let join = |id: &str, came| {
+        let member = Arc::new(Member::joined(FakeVm::arc(id), &care, came));
+        world.fleet.admit(Arc::clone(&member));
+        member
+    };
+    let old: Vec<_> = (0..3).map(|n| join(&format!("old-{n}"), None)).collect();
+    let new = join("new", Some(Instant::now()));
+    let names: Vec<String> = (0..20).map(|n| format!("f{n}")).collect();
+    let home_of_new = names
+        .iter()
+        .map(|name| world.route(name))
+        .find(|route| world.order(route)[0].id == new.id)
+        .unwrap();
+    for member in &old {
+        report(member, &[], &[]);
+    }
+    assert!(world.spread(&home_of_new, 3).iter().all(|step| *step > 0), "it never spoke");
+    report(&new, &[], &[]);
+    world.add_up();
+    let at_once = world.spread(&home_of_new, 3);
+    assert_eq!(at_once.iter().filter(|step| **step == 0).count(), 1, "{at_once:?}");
+}
+
+#[test]
+fn failures_by_the_platform_send_one_function_elsewhere_and_the_others_not() {
+    let world = World::new(4);
+    let (route, other) = (world.route("f6"), world.route("f7"));
+    let home = Arc::clone(&world.order(&route)[0]);
+    for _ in 0..3 {
+        learn(&home, &route, Some(&CallError::Internal("no such image".into())));
+    }
+    assert_eq!(world.spread(&route, 1), [1]);
+    learn(&home, &other, None);
+    assert_eq!(world.spread(&other, 1), [0]);
+    for _ in 0..9 {
+        let function = other.version.function.clone();
+        learn(&home, &other, Some(&CallError::FunctionError { function }));
+    }
+    assert_eq!(world.spread(&other, 1), [0], "its own errors are its own");
+}
+
+#[test]
+fn a_fleet_that_is_full_has_the_call_wait_at_home() {
+    let world = World::new(3);
+    let route = world.route("f8");
+    let order = world.order(&route);
+    for member in &order {
+        let function = route.version.function.clone();
+        learn(member, &route, Some(&CallError::NoCapacity { function, cause: "full".into() }));
+    }
+    let placed = world.place(&route, &[]).unwrap();
+    assert_eq!((placed.member.id.clone(), placed.more), (order[0].id.clone(), false));
+    assert!(world.place(&route, &order).is_none(), "everybody has been asked");
+}
+
+#[test]
+fn a_larger_vm_carries_more() {
+    let world = World::new(0);
+    for (id, gib) in [("large", 24), ("small-1", 8), ("small-2", 8)] {
+        let vm = FakeVm::new(id);
+        *vm.size.lock().unwrap() = (Bytes::mib(gib * 1024), MilliCores(1000));
+        world.fleet.admit(Arc::new(Member::at_home(vm, &Care::default())));
+    }
+    let route = world.route("f9");
+    let placed: Vec<_> = (0..60)
+        .map(|_| {
+            world.add_up();
+            world.place(&route, &[]).unwrap()
+        })
+        .collect();
+    let large = VmId::parse("large").unwrap();
+    let there = placed.iter().filter(|placed| placed.member.id == large).count();
+    // ⌈1.5 · 60 · 24 / 40⌉ at most; the two others 18 at most each.
+    assert!((24..=54).contains(&there), "{there}");
+    let key = VersionKey::of_version(&route.version);
+    assert_eq!(key, route.key);
+}

@@ -1,0 +1,350 @@
+//! Whether a VM answers. A state, an event and a moment give the next state; no clock, no I/O. What the world does is
+//! told by the stream of the VM's reports (the active probe) and by the calls that it gets (the passive one).
+//!
+//! ```text
+//!          line                              broken
+//! Unheard ──────▶ Up ◀──────────────────▶ Suspect
+//!                 │ ▲         line           │
+//!   silence, refused,│ failures              │ silence, refused, failures
+//!                 ▼ │ line, after `until`     ▼
+//!                  Out ◀──────────────────────┘
+//! ```
+//! A line that comes after `until` is the probe that lets a VM back in. It is then on trial for the window of failures: put
+//! out again meanwhile, it stays out twice as long. Whether the last VM may be put out is not decided here: placement takes one that
+//! is out when no other answers.
+
+use parking_lot::Mutex;
+use std::{
+    sync::atomic::{AtomicU8, Ordering::Relaxed},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// How long a VM stays out at first after a refusal or silence: until its next report.
+const ABSENT_FOR: Duration = Duration::from_secs(1);
+/// How long at most, however often it was put out.
+const LONGEST_OUT: Duration = Duration::from_secs(60);
+
+/// When a VM is out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Policy {
+    /// Without a line for so long it is out.
+    pub(crate) silence: Duration,
+    /// So many calls that failed by the platform's fault …
+    pub(crate) failures: u32,
+    /// … within so long put it out …
+    pub(crate) window: Duration,
+    /// … for so long at first.
+    pub(crate) pause: Duration,
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A report came.
+    Line,
+    /// The stream of reports ended or could not be opened.
+    Broken,
+    /// A connection to it was refused: nobody listens there.
+    Refused,
+    /// A call failed, neither by the function's fault nor for want of room.
+    Failed,
+    /// A call was answered, well or not.
+    Answered,
+    /// Time passes.
+    Tick,
+}
+
+/// Why a VM is out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// It has never reported.
+    Unheard,
+    /// No report for too long.
+    Silent,
+    /// It refused a connection.
+    Refused,
+    /// Too many calls failed.
+    Failing,
+}
+
+impl Why {
+    /// The word for people and metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Unheard => "unheard",
+            Self::Silent => "silent",
+            Self::Refused => "refused",
+            Self::Failing => "failing",
+        }
+    }
+}
+
+/// Whether it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It does.
+    Up,
+    /// Its stream broke; it may have gone.
+    Suspect,
+    /// It does not.
+    Out(Why),
+}
+
+/// One VM's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Health {
+    standing: Standing,
+    /// The last line; counts silence.
+    heard: Instant,
+    /// Out: not let in before. Up after that: since when.
+    until: Instant,
+    /// How long it was out last; doubles while it is on trial.
+    pause: Duration,
+    /// Failures in the window that began then.
+    failures: u32,
+    failing_since: Instant,
+}
+
+impl Health {
+    /// A VM that nobody has heard of yet.
+    pub(crate) fn unheard(now: Instant) -> Self {
+        Self {
+            standing: Standing::Out(Why::Unheard),
+            heard: now,
+            until: now,
+            pause: Duration::ZERO,
+            failures: 0,
+            failing_since: now,
+        }
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// The next state.
+    pub(crate) fn step(self, event: Event, now: Instant, policy: &Policy) -> Self {
+        use Standing::{Out, Suspect, Up};
+        match (self.standing, event) {
+            (Up | Suspect, Event::Line) => Self { standing: Up, heard: now, ..self },
+            (Out(_), Event::Line) if now >= self.until => {
+                Self { standing: Up, heard: now, until: now, failures: 0, ..self }
+            }
+            (Out(_), Event::Line) => Self { heard: now, ..self },
+
+            (Up, Event::Broken) => Self { standing: Suspect, ..self },
+            (Suspect | Out(_), Event::Broken) => self,
+
+            (Up | Suspect, Event::Refused) => self.put_out(Why::Refused, ABSENT_FOR, now, policy),
+            (Up | Suspect, Event::Tick) if now >= self.heard + policy.silence => {
+                self.put_out(Why::Silent, ABSENT_FOR, now, policy)
+            }
+            (Up | Suspect, Event::Failed) => {
+                let failing = self.one_more_failure(now, policy);
+                if failing.failures < policy.failures {
+                    return failing;
+                }
+                failing.put_out(Why::Failing, policy.pause, now, policy)
+            }
+            (Up | Suspect, Event::Answered) => Self { failures: 0, ..self },
+
+            (Up | Suspect, Event::Tick)
+            // Calls that were under way when it was put out.
+            | (Out(_), Event::Refused | Event::Failed | Event::Answered | Event::Tick) => self,
+        }
+    }
+
+    fn one_more_failure(self, now: Instant, policy: &Policy) -> Self {
+        if self.failures > 0 && now < self.failing_since + policy.window {
+            return Self { failures: self.failures + 1, ..self };
+        }
+        Self { failures: 1, failing_since: now, ..self }
+    }
+
+    fn put_out(self, why: Why, first: Duration, now: Instant, policy: &Policy) -> Self {
+        // `until` is when it came back.
+        let on_trial = !self.pause.is_zero() && now < self.until + policy.window;
+        let pause = if on_trial { (self.pause * 2).max(first).min(LONGEST_OUT) } else { first };
+        Self { standing: Standing::Out(why), until: now + pause, pause, failures: 0, ..self }
+    }
+}
+
+/// A VM's health, shared by its calls and its stream. Reading it is one atomic.
+#[derive(Debug)]
+pub(crate) struct Condition {
+    /// `None`: the VM is in this process, and there as long as we are.
+    policy: Option<Policy>,
+    state: Mutex<Health>,
+    seen: AtomicU8,
+}
+
+impl Condition {
+    /// Of a VM that is reached over a network.
+    pub(crate) fn remote(policy: Policy, now: Instant) -> Self {
+        let state = Health::unheard(now);
+        Self {
+            policy: Some(policy),
+            state: Mutex::new(state),
+            seen: AtomicU8::new(written(&state)),
+        }
+    }
+
+    /// Of the VM in this process.
+    pub(crate) fn at_home(now: Instant) -> Self {
+        let state = Health { standing: Standing::Up, ..Health::unheard(now) };
+        Self { policy: None, state: Mutex::new(state), seen: AtomicU8::new(written(&state)) }
+    }
+
+    /// Tells what happened; gives back the standing before and after when it changed.
+    pub(crate) fn note(&self, event: Event, now: Instant) -> Option<(Standing, Standing)> {
+        let policy = self.policy.as_ref()?;
+        // What happens with nearly each call takes no lock.
+        if event == Event::Answered && self.seen.load(Relaxed) == UP {
+            return None;
+        }
+        let mut state = self.state.lock();
+        let before = state.standing;
+        *state = state.step(event, now, policy);
+        let after = state.standing;
+        self.seen.store(written(&state), Relaxed);
+        (before != after).then_some((before, after))
+    }
+
+    /// Whether it answers, as of the last event.
+    pub(crate) fn standing(&self) -> Standing {
+        match self.seen.load(Relaxed) {
+            UP | UP_WITH_FAILURES => Standing::Up,
+            SUSPECT => Standing::Suspect,
+            SILENT => Standing::Out(Why::Silent),
+            REFUSED => Standing::Out(Why::Refused),
+            FAILING => Standing::Out(Why::Failing),
+            _ => Standing::Out(Why::Unheard),
+        }
+    }
+}
+
+const UP: u8 = 0;
+const UP_WITH_FAILURES: u8 = 1;
+const SUSPECT: u8 = 2;
+const UNHEARD: u8 = 3;
+const SILENT: u8 = 4;
+const REFUSED: u8 = 5;
+const FAILING: u8 = 6;
+
+fn written(health: &Health) -> u8 {
+    match health.standing {
+        Standing::Up if health.failures == 0 => UP,
+        Standing::Up => UP_WITH_FAILURES,
+        Standing::Suspect => SUSPECT,
+        Standing::Out(Why::Unheard) => UNHEARD,
+        Standing::Out(Why::Silent) => SILENT,
+        Standing::Out(Why::Refused) => REFUSED,
+        Standing::Out(Why::Failing) => FAILING,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Event::*, *};
+
+    const POLICY: Policy = Policy {
+        silence: Duration::from_secs(3),
+        failures: 3,
+        window: Duration::from_secs(10),
+        pause: Duration::from_secs(5),
+    };
+
+    /// Events as `(milliseconds, event)`; the standing after the last one.
+    fn after(events: &[(u64, Event)]) -> &'static str {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let health = events.iter().fold(Health::unheard(start), |health, (ms, event)| {
+            health.step(*event, at(*ms), &POLICY)
+        });
+        match health.standing() {
+            Standing::Up => "up",
+            Standing::Suspect => "suspect",
+            Standing::Out(why) => why.as_str(),
+        }
+    }
+
+    /// Each row is a test: what happens when => how it stands then.
+    macro_rules! stories {
+        ($($name:ident: $($at:literal $event:ident),* => $want:expr;)*) => {$(
+            #[test]
+            fn $name() {
+                assert_eq!(after(&[$(($at, $event)),*]), $want);
+            }
+        )*};
+    }
+
+    stories! {
+        who_never_spoke_is_out: 9000 Tick => "unheard";
+        the_first_line_lets_it_in: 10 Line => "up";
+        lines_keep_it_in: 0 Line, 1000 Line, 2000 Line, 4900 Tick => "up";
+        two_missed_lines_are_no_reason: 0 Line, 2999 Tick => "up";
+        three_are: 0 Line, 3000 Tick => "silent";
+        a_broken_stream_is_suspect_at_once: 0 Line, 500 Broken => "suspect";
+        and_heals_with_a_line: 0 Line, 500 Broken, 800 Line => "up";
+        or_goes_out_with_silence: 0 Line, 500 Broken, 3000 Tick => "silent";
+        a_refused_connection_is_out_at_once: 0 Line, 500 Refused => "refused";
+        also_for_a_suspect: 0 Line, 500 Broken, 501 Refused => "refused";
+        a_line_at_once_does_not_let_it_back: 0 Line, 500 Refused, 600 Line => "refused";
+        one_after_the_pause_does: 0 Line, 500 Refused, 1500 Line => "up";
+        silence_ends_with_a_line: 0 Line, 3000 Tick, 4000 Line => "up";
+        refused_again_soon_stays_out_twice_as_long:
+            0 Line, 500 Refused, 1500 Line, 2000 Refused, 3500 Line => "refused";
+        and_is_back_after_that: 0 Line, 500 Refused, 1500 Line, 2000 Refused, 4000 Line => "up";
+        refused_again_much_later_begins_anew:
+            0 Line, 500 Refused, 1500 Line, 60000 Refused, 61000 Line => "up";
+        two_failures_are_no_reason: 0 Line, 1 Failed, 2 Failed => "up";
+        three_in_a_row_are: 0 Line, 1 Failed, 2 Failed, 3 Failed => "failing";
+        an_answer_between_them_clears: 0 Line, 1 Failed, 2 Failed, 3 Answered, 4 Failed => "up";
+        failures_far_apart_are_no_row: 0 Line, 1 Failed, 9000 Failed, 10500 Failed, 10501 Failed => "up";
+        failing_stays_out_for_its_time: 0 Line, 1 Failed, 2 Failed, 3 Failed, 4000 Line => "failing";
+        and_a_line_is_the_probe: 0 Line, 1 Failed, 2 Failed, 3 Failed, 5003 Line => "up";
+        calls_that_end_later_change_nothing:
+            0 Line, 500 Refused, 501 Failed, 502 Answered, 503 Refused, 504 Broken, 505 Tick => "refused";
+        failing_again_after_the_probe_doubles:
+            0 Line, 1 Failed, 2 Failed, 3 Failed, 5003 Line, 5004 Failed, 5005 Failed, 5006 Failed, 14000 Line
+            => "failing";
+    }
+
+    #[test]
+    fn a_pause_has_a_longest() {
+        let mut now = Instant::now();
+        let mut health = Health::unheard(now).step(Line, now, &POLICY);
+        for _ in 0..40 {
+            health = health.step(Refused, now, &POLICY);
+            assert!(health.pause <= LONGEST_OUT);
+            now += health.pause;
+            health = health.step(Line, now, &POLICY);
+            assert_eq!(health.standing(), Standing::Up);
+        }
+    }
+
+    #[test]
+    fn the_vm_in_this_process_is_always_there() {
+        let now = Instant::now();
+        let condition = Condition::at_home(now);
+        for event in [Broken, Refused, Failed, Failed, Failed, Tick] {
+            assert_eq!(condition.note(event, now + Duration::from_secs(60)), None);
+            assert_eq!(condition.standing(), Standing::Up);
+        }
+    }
+
+    #[test]
+    fn a_condition_tells_of_changes_and_counts_answers_between_failures() {
+        let now = Instant::now();
+        let condition = Condition::remote(POLICY, now);
+        assert_eq!(condition.standing(), Standing::Out(Why::Unheard));
+        let came = Some((Standing::Out(Why::Unheard), Standing::Up));
+        assert_eq!(condition.note(Line, now), came);
+        for event in [Line, Failed, Failed, Answered, Failed, Failed] {
+            assert_eq!(condition.note(event, now), None);
+        }
+        assert_eq!(condition.note(Failed, now), Some((Standing::Up, Standing::Out(Why::Failing))));
+        assert_eq!(condition.standing(), Standing::Out(Why::Failing));
+    }
+}

@@ -1,0 +1,131 @@
+//! `epsilon_placement_*` and `epsilon_retries_*`: where calls go, why VMs are passed over, what is tried again. The handles
+//! of all label values are made once: counting is one atomic.
+
+use crate::call::{
+    place::choice::{Against, Pick},
+    retry::{Denied, Retry},
+};
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct PlacementMetrics {
+    /// By [`position`], then by what is held.
+    placed: [[IntCounter; 3]; 3],
+    passed: [IntCounter; Against::ALL.len()],
+    retried: [IntCounter; Retry::ALL.len()],
+    denied: [IntCounter; Denied::ALL.len()],
+    /// Images fetched to a function's home behind a call that went next door.
+    pub(crate) fetches: IntCounter,
+}
+
+const POSITIONS: [&str; 3] = ["home", "neighbour", "far"];
+const HELD: [&str; 3] = ["warm", "image", "nothing"];
+
+impl PlacementMetrics {
+    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let vec = |name: &str, help: &str, labels: &[&str]| {
+            let made = IntCounterVec::new(Opts::new(format!("epsilon_{name}"), help), labels)?;
+            registry.register(Box::new(made.clone()))?;
+            Ok::<_, prometheus::Error>(made)
+        };
+        let placed = vec(
+            "placements_total",
+            "Attempts of calls, by where the VM stands in the function's order and what it holds of it.",
+            &["position", "held"],
+        )?;
+        let passed = vec(
+            "placement_passed_over_total",
+            "VMs that a call was not given to, by reason.",
+            &["reason"],
+        )?;
+        let retried = vec("retries_total", "Calls tried on another VM, by reason.", &["reason"])?;
+        let denied = vec(
+            "retries_denied_total",
+            "Calls that failed though another VM might have done them, by reason.",
+            &["reason"],
+        )?;
+        let fetches = IntCounter::new(
+            "epsilon_placement_fetches_total",
+            "Images fetched to a function's home behind a call that went next door.",
+        )?;
+        registry.register(Box::new(fetches.clone()))?;
+        Ok(Self {
+            placed: POSITIONS
+                .map(|position| HELD.map(|held| placed.with_label_values(&[position, held]))),
+            passed: Against::ALL.map(|against| passed.with_label_values(&[against.as_str()])),
+            retried: Retry::ALL.map(|why| retried.with_label_values(&[why.as_str()])),
+            denied: Denied::ALL.map(|why| denied.with_label_values(&[why.as_str()])),
+            fetches,
+        })
+    }
+
+    pub(crate) fn placed(&self, pick: &Pick) {
+        self.placed[position(pick.step)][pick.holds as usize].inc();
+    }
+
+    pub(crate) fn passed_over(&self, against: Against) {
+        // `Nothing` is not among them, and nobody is passed over for it.
+        if let Some(at) = (against as usize).checked_sub(1) {
+            self.passed[at].inc();
+        }
+    }
+
+    pub(crate) fn retried(&self, retry: Retry) {
+        self.retried[retry as usize].inc();
+    }
+
+    pub(crate) fn denied(&self, denied: Denied) {
+        self.denied[denied as usize].inc();
+    }
+}
+
+/// Home, one of the two that follow, or further away.
+fn position(step: u32) -> usize {
+    match step {
+        0 => 0,
+        1 | 2 => 1,
+        3.. => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::place::choice::Holds;
+
+    #[test]
+    fn labels_stand_where_they_are_counted() {
+        let registry = Registry::new();
+        let metrics = PlacementMetrics::new(&registry).unwrap();
+        for against in Against::ALL {
+            metrics.passed_over(against);
+        }
+        metrics.passed_over(Against::Nothing);
+        metrics.passed_over(Against::Room);
+        metrics.retried(Retry::Repeatable);
+        metrics.denied(Denied::Budget);
+        let pick = Pick {
+            vm: 7,
+            step: 1,
+            against: Against::Nothing,
+            holds: Holds::Warm,
+            more: false,
+            lacks_image: None,
+        };
+        metrics.placed(&pick);
+        metrics.placed(&Pick { step: 9, holds: Holds::Nothing, ..pick });
+        let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        for line in [
+            r#"epsilon_placement_passed_over_total{reason="room"} 2"#,
+            r#"epsilon_placement_passed_over_total{reason="drain"} 1"#,
+            r#"epsilon_retries_total{reason="repeatable"} 1"#,
+            r#"epsilon_retries_total{reason="refused"} 0"#,
+            r#"epsilon_retries_denied_total{reason="budget"} 1"#,
+            r#"epsilon_placements_total{held="warm",position="neighbour"} 1"#,
+            r#"epsilon_placements_total{held="nothing",position="far"} 1"#,
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+    }
+}
