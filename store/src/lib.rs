@@ -14,11 +14,13 @@
 //! | `store` | the trait and its words |
 //! | `changes` | how a change reaches those who want to hear of it |
 //! | `error` | why an operation did nothing |
+//! | `copy` | moves a store from one back end to the other |
 //! | `sql` | the trait in SQL, for both back ends |
 //! | `sqlite` | opens a file, for one gateway |
 //! | `postgres` | opens a data base, for several gateways, and hears what they tell each other |
 
 mod changes;
+mod copy;
 mod error;
 mod postgres;
 mod sql;
@@ -27,6 +29,7 @@ mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use copy::{Copied, CopyError, copy};
 pub use error::StoreError;
 pub use store::{
     Change, Deployed, Deployment, Gateway, Key, KeyRole, Member, Page, Paged, Prepared, Store,
@@ -41,16 +44,25 @@ use std::{path::Path, sync::Arc};
 /// # Errors
 /// When the file or the server cannot be opened or holds something else, or when no back end knows the URL.
 pub async fn open(url_or_path: &str) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(Arc::new(open_sql(url_or_path).await?))
+}
+
+async fn open_sql(url_or_path: &str) -> Result<sql::Sql, StoreError> {
     sqlx::any::install_default_drivers();
-    let path = match url_or_path.split_once(':') {
-        Some(("sqlite", rest)) => rest.strip_prefix("//").unwrap_or(rest),
-        Some(("postgres" | "postgresql", _)) => {
-            return Ok(Arc::new(postgres::open(url_or_path).await?));
+    match file(url_or_path)? {
+        Some(path) => sqlite::open(path).await,
+        None => postgres::open(url_or_path).await,
+    }
+}
+
+/// The file that is meant; `None` for a server.
+fn file(url_or_path: &str) -> Result<Option<&Path>, StoreError> {
+    match url_or_path.split_once(':') {
+        Some(("sqlite", rest)) => Ok(Some(Path::new(rest.strip_prefix("//").unwrap_or(rest)))),
+        Some(("postgres" | "postgresql", _)) => Ok(None),
+        Some((scheme, rest)) if rest.starts_with("//") => {
+            Err(StoreError::UnknownScheme(scheme.to_owned()))
         }
-        Some((scheme, _)) if url_or_path[scheme.len()..].starts_with("://") => {
-            return Err(StoreError::UnknownScheme(scheme.to_owned()));
-        }
-        _ => url_or_path,
-    };
-    Ok(Arc::new(sqlite::open(Path::new(path)).await?))
+        _ => Ok(Some(Path::new(url_or_path))),
+    }
 }

@@ -79,9 +79,10 @@ async fn migrate(options: &PgConnectOptions) -> Result<(), Box<dyn Error + Send 
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     });
     // Gateways that start at once take turns by a lock of the migrator.
-    timeout(MIGRATE, Migrator::with_migrations(steps.into()).run(&mut connection))
-        .await
-        .map_err(|_| late("the schema is not up to date yet"))??;
+    let migrator = Migrator::with_migrations(steps.into());
+    // Not `run`: its future cannot be sent to another thread (rust-lang/rust#100013).
+    let run = migrator.run_direct(None, &mut connection, false);
+    timeout(MIGRATE, run).await.map_err(|_| late("the schema is not up to date yet"))??;
     Ok(connection.close().await?)
 }
 

@@ -60,7 +60,10 @@ async fn migrate(path: &Path) -> Result<(), Box<dyn Error + Send + Sync>> {
     let steps = MIGRATIONS.map(|(version, name, sql)| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     });
-    Migrator::with_migrations(steps.into()).run(&mut connection).await?;
+    let migrator = Migrator::with_migrations(steps.into());
+    // Not `run`: its future cannot be sent to another thread (rust-lang/rust#100013).
+    let run = migrator.run_direct(None, &mut connection, false);
+    run.await?;
     Ok(connection.close().await?)
 }
 

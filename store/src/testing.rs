@@ -114,8 +114,16 @@ impl Postgres {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
         let mut admin =
             PgConnection::connect(&self.url("postgres")).await.expect("the server answers");
-        // An operator's data base has whatever order of letters its language has.
-        let make = format!("CREATE DATABASE {name} TEMPLATE template0");
+        let release: String = sqlx::query_scalar("SHOW server_version_num")
+            .fetch_one(&mut admin)
+            .await
+            .expect("every server knows");
+        // An operator's data base has the order of letters that its language has: `a` before `B`.
+        let order = match release.parse::<u32>() {
+            Ok(release) if release >= 150_000 => "LOCALE_PROVIDER icu ICU_LOCALE 'en-US'",
+            _ => "",
+        };
+        let make = format!("CREATE DATABASE {name} TEMPLATE template0 {order}");
         sqlx::raw_sql(AssertSqlSafe(make)).execute(&mut admin).await.expect("it is new");
         self.url(&name)
     }
@@ -175,7 +183,8 @@ impl Postgres {
         let listed = Command::new("ps").args(["--ppid", &pid, "-o", "pid="]).output();
         let listed = String::from_utf8(listed.expect("ps is there").stdout).expect("numbers");
         // One of them may just have ended.
-        let _ = Command::new("kill").arg(signal).args(listed.split_whitespace()).status();
+        let mut others = Command::new("kill");
+        let _ = others.arg(signal).args(listed.split_whitespace()).stderr(Stdio::null()).status();
     }
 
     /// Whether the server came up. It does not when the port was taken in the meantime.

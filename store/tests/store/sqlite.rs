@@ -1,7 +1,6 @@
 //! What only the file has to prove: it is private, it survives a kill, it says what is wrong with it.
 
-#![allow(clippy::unwrap_used, reason = "a test panics where it stands")]
-
+use crate::support::open;
 use epsilon_api::{
     build::{Built, BuiltFunction},
     chain::Chain,
@@ -24,10 +23,6 @@ use std::{
 const CHILD_FILE: &str = "STORE_TEST_CHILD_FILE";
 /// How many answers the parent waits for before it kills.
 const ANSWERS: usize = 25;
-
-async fn open(path: &Path) -> std::sync::Arc<dyn epsilon_store::Store> {
-    epsilon_store::open(path.to_str().unwrap()).await.unwrap()
-}
 
 #[tokio::test]
 async fn the_file_is_private_and_opens_again() {
@@ -74,7 +69,12 @@ async fn kill_loses_nothing_that_was_answered() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("epsilon.db");
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child_that_writes_until_it_is_killed", "--ignored", "--nocapture"])
+        .args([
+            "--exact",
+            "sqlite::child_that_writes_until_it_is_killed",
+            "--ignored",
+            "--nocapture",
+        ])
         .env(CHILD_FILE, &path)
         .stdout(Stdio::piped())
         .spawn()

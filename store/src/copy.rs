@@ -1,0 +1,328 @@
+//! Moves a store from one back end to the other, for `epsilon store copy`: every row of every table, read in one
+//! state of the source and written in one transaction of the target. Below the trait, because it must lose
+//! nothing: numbers of deleted functions, who made a key, the order of deployments.
+
+use crate::{
+    Change, StoreError,
+    sql::{Engine, Sql, Tx},
+};
+use epsilon_api::ids::GatewayId;
+use jiff::Timestamp;
+use sqlx::{Any, AssertSqlSafe, Row, any::AnyRow};
+use std::time::Duration;
+
+/// A gateway that was heard so recently may still write to the source: three beats.
+const IN_USE: Duration = Duration::from_secs(15);
+/// Rows that are read and written at once. Times the widest table, far below the parameters that a statement
+/// may have (32,766 in SQLite).
+const ROWS: u32 = 500;
+
+/// Why nothing was copied.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// There is no file at the source.
+    #[error("there is no store at `{0}`")]
+    NoSource(String),
+    /// The source cannot be opened or read.
+    #[error("the source cannot be read")]
+    Source(#[source] StoreError),
+    /// The target cannot be opened or written.
+    #[error("the target cannot be written")]
+    Target(#[source] StoreError),
+    /// A gateway works on the source; what it writes after the copy would be lost.
+    #[error("gateway `{gateway}` uses the source: it was heard {} s ago", ago.as_secs())]
+    InUse {
+        /// Which.
+        gateway: GatewayId,
+        /// How long ago.
+        ago: Duration,
+    },
+    /// The target holds something already.
+    #[error("the target is not empty: it holds rows of {0}")]
+    NotEmpty(&'static str),
+}
+
+/// How many rows of a table were copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copied {
+    /// What they are, as people say it.
+    pub what: &'static str,
+    /// How many.
+    pub rows: u64,
+}
+
+/// What a column holds, on both back ends.
+#[derive(Clone, Copy)]
+enum Kind {
+    Text,
+    Number,
+}
+use Kind::{Number, Text};
+
+struct Table {
+    name: &'static str,
+    /// The name for people.
+    what: &'static str,
+    /// What tells its rows apart.
+    key: &'static str,
+    columns: &'static [(&'static str, Kind)],
+}
+
+/// All tables, those that others refer to first. A test compares this with both schemas.
+const TABLES: [Table; 8] = [
+    Table {
+        name: "functions",
+        what: "functions",
+        key: "name",
+        columns: &[
+            ("name", Text),
+            ("project", Text),
+            ("active_number", Number),
+            ("last_number", Number),
+        ],
+    },
+    Table {
+        name: "deployments",
+        what: "deployments",
+        key: "seq",
+        columns: &[
+            ("seq", Number),
+            ("id", Text),
+            ("project", Text),
+            ("state", Text),
+            ("created_at", Text),
+            ("ended_at", Text),
+            ("error", Text),
+            ("plan", Text),
+            ("gateway", Text),
+        ],
+    },
+    Table {
+        name: "versions",
+        what: "versions",
+        key: "function, number",
+        columns: &[
+            ("function", Text),
+            ("number", Number),
+            ("project", Text),
+            ("deployment", Text),
+            ("image", Text),
+            ("digest", Text),
+            ("spec", Text),
+            ("created_at", Text),
+            ("activated_at", Text),
+        ],
+    },
+    Table {
+        name: "keys",
+        what: "keys",
+        key: "id",
+        columns: &[
+            ("id", Text),
+            ("role", Text),
+            ("hash", Text),
+            ("created_at", Text),
+            ("gateway", Text),
+            ("member", Text),
+        ],
+    },
+    Table { name: "draining_vms", what: "draining VMs", key: "id", columns: &[("id", Text)] },
+    Table {
+        name: "members",
+        what: "members",
+        key: "id",
+        columns: &[
+            ("id", Text),
+            ("kind", Text),
+            ("protocol", Number),
+            ("address", Text),
+            ("tls", Number),
+            ("memory_bytes", Number),
+            ("millicores", Number),
+            ("joined_at", Text),
+            ("seen_at", Text),
+        ],
+    },
+    Table {
+        name: "gateways",
+        what: "gateways",
+        key: "id",
+        columns: &[("id", Text), ("public_key", Text), ("control_url", Text), ("seen_at", Text)],
+    },
+    Table {
+        name: "leaders",
+        what: "leases",
+        key: "role",
+        columns: &[("role", Text), ("gateway", Text), ("ends_at", Text)],
+    },
+];
+
+/// Copies everything from one store to another one that is empty. `told` hears how many rows of a table are
+/// copied so far, and of how many. Nothing stays at the target when it fails.
+///
+/// # Errors
+/// [`CopyError`]; a target that is not there is made.
+pub async fn copy(
+    from: &str,
+    to: &str,
+    now: Timestamp,
+    told: &(dyn Fn(Copied, u64) + Sync),
+) -> Result<Vec<Copied>, CopyError> {
+    if let Some(path) = crate::file(from).map_err(CopyError::Source)?
+        && !path.exists()
+    {
+        return Err(CopyError::NoSource(path.display().to_string()));
+    }
+    let source = crate::open_sql(from).await.map_err(CopyError::Source)?;
+    let mut read = source.look().await.map_err(CopyError::Source)?;
+    refuse_in_use(&source, now).await?;
+
+    let target = crate::open_sql(to).await.map_err(CopyError::Target)?;
+    let mut write = target.begin().await.map_err(CopyError::Target)?;
+    for table in &TABLES {
+        if table.count(&mut write).await.map_err(CopyError::Target)? > 0 {
+            return Err(CopyError::NotEmpty(table.what));
+        }
+    }
+    let mut copied = Vec::with_capacity(TABLES.len());
+    for table in &TABLES {
+        copied.push(table.copy(&mut read, &mut write, told).await?);
+    }
+    if target.engine == Engine::Postgres {
+        go_on_counting(&mut write).await.map_err(CopyError::Target)?;
+    }
+    target.commit(write, Change::Resync).await.map_err(CopyError::Target)?;
+    Ok(copied)
+}
+
+async fn refuse_in_use(source: &Sql, now: Timestamp) -> Result<(), CopyError> {
+    use crate::Store as _;
+    for gateway in source.gateways().await.map_err(CopyError::Source)? {
+        let ago = now.duration_since(gateway.seen_at).unsigned_abs();
+        if ago < IN_USE {
+            return Err(CopyError::InUse { gateway: gateway.id, ago });
+        }
+    }
+    Ok(())
+}
+
+/// Rows that were written with their number do not move PostgreSQL's counter on; SQLite's they do.
+async fn go_on_counting(write: &mut Tx) -> Result<(), StoreError> {
+    sqlx::query(
+        "SELECT setval(pg_get_serial_sequence('deployments', 'seq'), MAX(seq)) FROM deployments \
+         HAVING COUNT(*) > 0",
+    )
+    .execute(&mut **write)
+    .await?;
+    Ok(())
+}
+
+impl Table {
+    async fn count(&self, tx: &mut Tx) -> Result<u64, StoreError> {
+        let statement = format!("SELECT COUNT(*) FROM {}", self.name);
+        let rows: i64 = sqlx::query_scalar(AssertSqlSafe(statement)).fetch_one(&mut **tx).await?;
+        Ok(rows.unsigned_abs())
+    }
+
+    async fn copy(
+        &self,
+        read: &mut Tx,
+        write: &mut Tx,
+        told: &(dyn Fn(Copied, u64) + Sync),
+    ) -> Result<Copied, CopyError> {
+        let total = self.count(read).await.map_err(CopyError::Source)?;
+        let mut copied = Copied { what: self.what, rows: 0 };
+        told(copied, total);
+        while copied.rows < total {
+            let rows = self.read(read, copied.rows).await.map_err(CopyError::Source)?;
+            if rows.is_empty() {
+                break;
+            }
+            self.write(write, &rows).await.map_err(CopyError::Target)?;
+            copied.rows += rows.len() as u64;
+            told(copied, total);
+        }
+        Ok(copied)
+    }
+
+    fn names(&self) -> String {
+        self.columns.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The transaction sees one state, so that parts fit together.
+    async fn read(&self, tx: &mut Tx, from: u64) -> Result<Vec<AnyRow>, StoreError> {
+        let columns = self.names();
+        let Self { name, key, .. } = self;
+        let statement = format!("SELECT {columns} FROM {name} ORDER BY {key} LIMIT $1 OFFSET $2");
+        let rows = sqlx::query(AssertSqlSafe(statement))
+            .bind(i64::from(ROWS))
+            .bind(i64::try_from(from).unwrap_or(i64::MAX))
+            .fetch_all(&mut **tx)
+            .await?;
+        Ok(rows)
+    }
+
+    /// One statement for all of them: a server may be milliseconds away.
+    async fn write(&self, tx: &mut Tx, rows: &[AnyRow]) -> Result<(), StoreError> {
+        let width = self.columns.len();
+        let row = |n: usize| {
+            let places: Vec<_> = (1..=width).map(|i| format!("${}", n * width + i)).collect();
+            format!("({})", places.join(", "))
+        };
+        let values = (0..rows.len()).map(row).collect::<Vec<_>>().join(", ");
+        let columns = self.names();
+        let statement = format!("INSERT INTO {} ({columns}) VALUES {values}", self.name);
+        let mut insert = sqlx::query::<Any>(AssertSqlSafe(statement)).persistent(false);
+        for row in rows {
+            for (index, (_, kind)) in self.columns.iter().enumerate() {
+                insert = match kind {
+                    Text => insert.bind(row.try_get::<Option<String>, _>(index)?),
+                    Number => insert.bind(row.try_get::<Option<i64>, _>(index)?),
+                };
+            }
+        }
+        insert.execute(&mut **tx).await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Postgres;
+
+    /// Tables and columns, sorted, as the data base has them.
+    async fn schema(store: &Sql) -> Vec<(String, String)> {
+        let statement = match store.engine {
+            Engine::Sqlite => {
+                "SELECT tables.name, columns.name FROM sqlite_master AS tables \
+                 JOIN pragma_table_info(tables.name) AS columns \
+                 WHERE tables.type = 'table' AND tables.name NOT LIKE 'sqlite%' ORDER BY 1, 2"
+            }
+            Engine::Postgres => {
+                "SELECT table_name::text, column_name::text FROM information_schema.columns \
+                 WHERE table_schema = 'public' ORDER BY 1, 2"
+            }
+        };
+        let mut found: Vec<(String, String)> =
+            sqlx::query_as(statement).fetch_all(&store.read).await.unwrap();
+        found.retain(|(table, _)| table != "_sqlx_migrations");
+        found.sort();
+        found
+    }
+
+    #[tokio::test]
+    async fn no_table_and_no_column_is_forgotten() {
+        let mut known: Vec<(String, String)> = TABLES
+            .iter()
+            .flat_map(|table| table.columns.iter().map(|(name, _)| (table.name, *name)))
+            .map(|(table, column)| (table.into(), column.into()))
+            .collect();
+        known.sort();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("epsilon.db").display().to_string();
+        for url in [file, Postgres::shared().database().await] {
+            assert_eq!(schema(&crate::open_sql(&url).await.unwrap()).await, known, "{url}");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! `epsilon store copy`'s work: nothing is lost on the way from one back end to the other, in both directions.
+
+use crate::support::*;
+use epsilon_api::ids::{DeploymentId, FunctionName, GatewayId, VmId};
+use epsilon_store::{
+    Copied, CopyError, Deployment, Gateway, Key, KeyRole, Member, Page, Store, StoreError,
+    StoredVersion, testing::Postgres,
+};
+use jiff::Timestamp;
+use std::{sync::Mutex, time::Duration};
+
+/// More functions than are copied at once.
+const MANY: usize = 1_100;
+
+/// What a populated store holds that cannot be listed.
+struct Known {
+    keys: Vec<Key>,
+    /// Prepared, not over, of a gateway that beat a while ago.
+    at_work: DeploymentId,
+    leader: GatewayId,
+    leads_from: Timestamp,
+}
+
+/// Everything that the trait can read.
+#[derive(Debug, PartialEq)]
+struct Everything {
+    functions: Vec<epsilon_api::function::Version>,
+    versions: Vec<Vec<StoredVersion>>,
+    deployments: Vec<Deployment>,
+    keys: Vec<Option<Key>>,
+    draining: Vec<VmId>,
+    members: Vec<Member>,
+    gateways: Vec<Gateway>,
+}
+
+async fn populate(store: &dyn Store) -> Known {
+    let names: Vec<String> = (0..MANY).map(|n| format!("f{n}")).collect();
+    let many: Vec<_> = names.iter().map(|name| (name.as_str(), "a")).collect();
+    deploy(store, "many", &many).await.unwrap();
+    for digest in ["a", "b", "c"] {
+        deploy(store, "shop", &[("Pay", digest), ("gone", digest)]).await.unwrap();
+    }
+    store.rollback(&name("Pay"), Some(v(2))).await.unwrap();
+    store.delete_function(&name("gone")).await.unwrap();
+    let failed = begin(store).await;
+    store.fail_deployment(&failed, &why(), now()).await.unwrap();
+
+    let silent = gateway(ago(now(), 50));
+    store.gateway_beat(&silent).await.unwrap();
+    let at_work = begin_at(store, &silent.id).await;
+    store.prepare(&at_work, &built("shop", &[("Pay", "d")]), now()).await.unwrap();
+
+    let vms = [member("vm-1"), member("vm-2")];
+    let mut keys = vec![key("k-admin", KeyRole::Admin), key("k-fleet", KeyRole::Fleet)];
+    for one in &keys {
+        store.replace_key(&silent.id, one).await.unwrap();
+    }
+    for vm in &vms {
+        let id = &vm.join.id;
+        let own = key(&format!("k-{id}"), KeyRole::Member(id.clone()));
+        store.join(vm, &own).await.unwrap();
+        keys.push(own);
+    }
+    store.set_draining(&vms[1].join.id, true).await.unwrap();
+    let leads_from = now();
+    let lease = Duration::from_secs(30);
+    assert!(store.lead(&silent.id, "autoscaler", lease, leads_from).await.unwrap());
+    Known { keys, at_work, leader: silent.id, leads_from }
+}
+
+async fn read(store: &dyn Store, known: &Known) -> Everything {
+    let all = Page { cursor: None, limit: 10_000 };
+    let functions = store.snapshot().await.unwrap();
+    let mut versions = Vec::new();
+    for version in &functions {
+        versions.push(store.versions(&version.function, &all).await.unwrap().items);
+    }
+    let mut keys = Vec::new();
+    for key in &known.keys {
+        keys.push(store.key(&key.id).await.unwrap());
+    }
+    Everything {
+        versions,
+        deployments: store.deployments(&all).await.unwrap().items,
+        keys,
+        draining: store.draining().await.unwrap(),
+        members: store.members().await.unwrap(),
+        gateways: store.gateways().await.unwrap(),
+        functions,
+    }
+}
+
+/// What cannot be read is seen by what happens next: numbers go on, leases hold, deployments know their gateway.
+async fn goes_on(store: &dyn Store, known: &Known) {
+    let other = GatewayId::random();
+    let leads = async |who: &GatewayId, after: i64| {
+        let (lease, at) = (Duration::from_secs(30), ago(known.leads_from, -after));
+        store.lead(who, "autoscaler", lease, at).await.unwrap()
+    };
+    assert!(!leads(&other, 29).await && leads(&known.leader, 29).await);
+
+    let living = ago(now(), 300);
+    assert_eq!(store.fail_unfinished(&other, living, &why(), now()).await.unwrap(), 0);
+    store.activate(&known.at_work, now()).await.unwrap();
+    assert_eq!(
+        deploy(store, "bank", &[("gone", "x")]).await.unwrap(),
+        [row("gone", 4, true)],
+        "numbers of a deleted function are not used again"
+    );
+    assert_eq!(deploy(store, "shop", &[("Pay", "e")]).await.unwrap(), [row("Pay", 5, true)]);
+    let newest = store.deployments(&first(1)).await.unwrap().items.remove(0);
+    assert_eq!(newest.functions[0].name, FunctionName::parse("Pay").unwrap());
+    let new = key("k-new", KeyRole::Admin);
+    store.replace_key(&known.leader, &new).await.unwrap();
+    assert_eq!(store.key("k-admin").await.unwrap(), None, "it was known who made it");
+}
+
+async fn copies_all(from: &str, to: &str) {
+    let known = {
+        let store = epsilon_store::open(from).await.unwrap();
+        populate(&*store).await
+    };
+    let told = Mutex::new(Vec::new());
+    let copied =
+        epsilon_store::copy(from, to, now(), &|copied, of| told.lock().unwrap().push((copied, of)))
+            .await
+            .unwrap();
+    let rows = |what: &str| copied.iter().find(|copied| copied.what == what).unwrap().rows;
+    assert_eq!(rows("functions"), MANY as u64 + 2);
+    assert_eq!(rows("versions"), MANY as u64 + 4);
+    assert_eq!((rows("deployments"), rows("keys"), rows("members")), (6, 4, 2));
+    assert_eq!((rows("draining VMs"), rows("gateways"), rows("leases")), (1, 1, 1));
+    let told = told.into_inner().unwrap();
+    let of_functions: Vec<_> = told.iter().filter(|(c, _)| c.what == "functions").collect();
+    assert_eq!(of_functions.len(), 1 + (MANY + 2).div_ceil(500), "progress is told");
+    assert!(told.iter().all(|(Copied { rows, .. }, of)| rows <= of));
+
+    let (source, target) =
+        (epsilon_store::open(from).await.unwrap(), epsilon_store::open(to).await.unwrap());
+    assert_eq!(read(&*target, &known).await, read(&*source, &known).await);
+    goes_on(&*target, &known).await;
+
+    // What is there is never mixed with something else.
+    let again = epsilon_store::copy(from, to, now(), &|_, _| {}).await.unwrap_err();
+    assert!(matches!(again, CopyError::NotEmpty("functions")), "{again}");
+    goes_on(&*source, &known).await;
+}
+
+#[tokio::test]
+async fn a_file_goes_to_a_server() {
+    let dir = tempfile::tempdir().unwrap();
+    // Characters that mean something in a URL.
+    let file = dir.path().join("100% mine? #1 ä.db");
+    copies_all(file.to_str().unwrap(), &Postgres::shared().database().await).await;
+    assert_eq!(
+        std::fs::read_dir(dir.path()).unwrap().count(),
+        3,
+        "the file, its WAL and its index"
+    );
+}
+
+#[tokio::test]
+async fn a_server_goes_to_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = format!("sqlite:{}", dir.path().join("new.db").display());
+    copies_all(&Postgres::shared().database().await, &file).await;
+}
+
+#[tokio::test]
+async fn a_source_that_a_gateway_uses_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("epsilon.db");
+    let store = open(&file).await;
+    let me = gateway(now());
+    store.gateway_beat(&me).await.unwrap();
+    let to = Postgres::shared().database().await;
+    let copy = async |at| epsilon_store::copy(file.to_str().unwrap(), &to, at, &|_, _| {}).await;
+    let err = copy(now()).await.unwrap_err();
+    assert!(matches!(&err, CopyError::InUse { gateway, .. } if *gateway == me.id), "{err}");
+    copy(ago(now(), -16)).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_cannot_be_copied_leaves_no_trace() {
+    let dir = tempfile::tempdir().unwrap();
+    let (nothing, file) = (dir.path().join("nothing.db"), dir.path().join("epsilon.db"));
+    let (nothing, file) = (nothing.to_str().unwrap(), file.to_str().unwrap());
+    let err = epsilon_store::copy(nothing, file, now(), &|_, _| {}).await.unwrap_err();
+    assert!(matches!(err, CopyError::NoSource(_)), "{err}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "no file was made");
+
+    let known = populate(&*open(file.as_ref()).await).await;
+    let away = "postgres://nobody@127.0.0.1:1/none";
+    let err = epsilon_store::copy(file, away, now(), &|_, _| {}).await.unwrap_err();
+    assert!(matches!(&err, CopyError::Target(StoreError::Connect { .. })), "{err}");
+
+    // Fails in the middle: a row that the target refuses, after others that it took.
+    let to = Postgres::shared().database().await;
+    let target = epsilon_store::open(&to).await.unwrap();
+    {
+        use sqlx::Connection;
+        let mut admin = sqlx::PgConnection::connect(&to).await.unwrap();
+        let refuse = "ALTER TABLE leaders ADD CONSTRAINT none CHECK (role = 'nobody')";
+        sqlx::raw_sql(refuse).execute(&mut admin).await.unwrap();
+    }
+    let err = epsilon_store::copy(file, &to, now(), &|_, _| {}).await.unwrap_err();
+    assert!(matches!(err, CopyError::Target(StoreError::Database(_))), "{err}");
+    let left = read(&*target, &known).await;
+    assert!(left.functions.is_empty() && left.deployments.is_empty() && left.members.is_empty());
+}

@@ -1,0 +1,250 @@
+//! What only the server has to prove: two gateways at once, outages, news across processes, size.
+
+use crate::support::*;
+use epsilon_api::ids::GatewayId;
+use epsilon_store::{Change, KeyRole, Store, StoreError, testing::Postgres};
+use futures_util::{StreamExt, future::join_all, stream::BoxStream};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// What "quick" means for an operation while the server is away, on a machine that has much else to do.
+const QUICK: Duration = Duration::from_secs(8);
+/// How long a test waits for what must come.
+const SOON: Duration = Duration::from_secs(30);
+
+async fn open(url: &str) -> Arc<dyn Store> {
+    epsilon_store::open(url).await.unwrap()
+}
+
+async fn two() -> (Arc<dyn Store>, Arc<dyn Store>) {
+    let url = Postgres::shared().database().await;
+    (open(&url).await, open(&url).await)
+}
+
+/// Waits until `change` is told, or everything is to be read again.
+async fn hear(changes: &mut BoxStream<'static, Change>, change: Change) -> Change {
+    let wanted = async {
+        loop {
+            let told = changes.next().await.unwrap();
+            if told == change || told == Change::Resync {
+                return told;
+            }
+        }
+    };
+    tokio::time::timeout(SOON, wanted).await.unwrap()
+}
+
+async fn works_again(store: &dyn Store) {
+    let until = Instant::now() + SOON;
+    while let Err(err) = store.snapshot().await {
+        assert!(matches!(err, StoreError::Unavailable(_)), "{err:?}");
+        assert!(Instant::now() < until, "the store does not come back: {err:?}");
+    }
+}
+
+/// Reading, writing in a turn, and a single statement: all say the same, and soon.
+async fn is_away(store: &dyn Store) {
+    let began = Instant::now();
+    let vm = member("vm-1");
+    let (id, own) = (&vm.join.id, key("k", KeyRole::Member(vm.join.id.clone())));
+    let (read, join, beat) =
+        tokio::join!(store.snapshot(), store.join(&vm, &own), store.beat(id, now()));
+    for err in [read.map(drop), join, beat].map(Result::unwrap_err) {
+        assert!(matches!(err, StoreError::Unavailable(_)), "{err:?}");
+    }
+    assert!(began.elapsed() < QUICK, "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_was_away_is_used_again() {
+    let server = Postgres::start();
+    let url = server.database().await;
+    let (here, there) = (open(&url).await, open(&url).await);
+    deploy(&*here, "shop", &[("pay", "a")]).await.unwrap();
+    let mut told = here.changes();
+
+    server.stop();
+    is_away(&*here).await;
+    let err = epsilon_store::open(&url).await.unwrap_err();
+    assert!(matches!(&err, StoreError::Connect { .. }), "{err}");
+    server.start_again();
+    works_again(&*here).await;
+    works_again(&*there).await;
+    assert_eq!(active(&*here).await, ["pay@1"]);
+    assert_eq!(hear(&mut told, Change::Resync).await, Change::Resync);
+    deploy(&*there, "shop", &[("pay", "b")]).await.unwrap();
+    hear(&mut told, Change::Routes).await;
+
+    // While it is in use: what was answered is there, what was not may be.
+    let writer = Arc::clone(&there);
+    let writing = tokio::spawn(async move {
+        let mut answered = Vec::new();
+        loop {
+            match writer.begin_deployment(&id(), &GatewayId::random(), now()).await {
+                Ok(()) => answered.push(()),
+                Err(StoreError::Unavailable(_)) => return answered.len(),
+                Err(err) => panic!("{err:?}"),
+            }
+        }
+    });
+    while here.deployments(&first(100)).await.unwrap().items.len() < 20 {}
+    server.stop();
+    let answered = writing.await.unwrap();
+    server.start_again();
+    works_again(&*here).await;
+    assert!(here.deployments(&first(10_000)).await.unwrap().items.len() >= answered + 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_that_was_cut_holds_nobody_up() {
+    let server = Postgres::start();
+    let url = server.database().await;
+    let (here, there) = (open(&url).await, open(&url).await);
+    deploy(&*here, "shop", &[("pay", "a")]).await.unwrap();
+    let mut told = here.changes();
+    server.cut();
+    for _ in 0..4 {
+        // More than there are connections: none of them is held by an operation that was given up.
+        join_all((0..3).map(|_| is_away(&*here))).await;
+    }
+    let began = Instant::now();
+    let err = epsilon_store::open(&url).await.unwrap_err();
+    assert!(began.elapsed() < QUICK, "{:?}", began.elapsed());
+    assert!(err.to_string().contains("127.0.0.1"), "{err}");
+    server.heal();
+    works_again(&*here).await;
+    works_again(&*there).await;
+    assert_eq!(hear(&mut told, Change::Resync).await, Change::Resync, "news may be lost");
+    deploy(&*there, "shop", &[("pay", "b")]).await.unwrap();
+    hear(&mut told, Change::Routes).await;
+}
+
+#[tokio::test]
+async fn a_change_reaches_the_other_gateway_within_a_second() {
+    let (here, there) = two().await;
+    let mut told = there.changes();
+    let mut slowest = Duration::ZERO;
+    for round in 0..20 {
+        let draining = round % 2 == 0;
+        let began = Instant::now();
+        here.set_draining(&member("vm-1").join.id, draining).await.unwrap();
+        assert_eq!(hear(&mut told, Change::Draining).await, Change::Draining);
+        slowest = slowest.max(began.elapsed());
+        assert_eq!(there.draining().await.unwrap().len(), usize::from(draining));
+    }
+    println!("a change was heard after {slowest:?} at most");
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_gateways_that_deploy_at_once_agree() {
+    const EACH: u32 = 15;
+    let (here, there) = two().await;
+    let gateways = [&here, &there].map(|store| {
+        let store = Arc::clone(store);
+        tokio::spawn(async move {
+            let mut made = Vec::new();
+            for n in 0..EACH {
+                let digest = format!("{:p}{n}", Arc::as_ptr(&store));
+                let work = [("pay", digest.as_str()), ("ship", digest.as_str())];
+                match deploy(&*store, "shop", &work).await {
+                    Ok(done) => made.push(done[0].1),
+                    Err(StoreError::Superseded { .. }) => {}
+                    Err(err) => panic!("{err:?}"),
+                }
+                match store.rollback(&name("ship"), None).await {
+                    Ok(_) | Err(StoreError::NothingOlder { .. }) => {}
+                    Err(err) => panic!("{err:?}"),
+                }
+            }
+            made
+        })
+    });
+    let mut numbers = Vec::new();
+    for made in join_all(gateways).await {
+        numbers.extend(made.unwrap());
+    }
+    let served = numbers.len();
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), served, "no number was given twice");
+    assert!(numbers.iter().all(|number| *number <= 2 * EACH));
+    assert_eq!(here.snapshot().await.unwrap(), there.snapshot().await.unwrap());
+    // What serves is what came in last of all that served.
+    let serves = here.snapshot().await.unwrap().remove(0);
+    let done = here.deployments(&first(2 * EACH)).await.unwrap().items;
+    let newest = done.iter().find(|deployment| !deployment.functions.is_empty()).unwrap();
+    assert_eq!(serves.deployment, newest.id);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_gateways_that_ask_at_once_one_leads() {
+    let (here, there) = two().await;
+    let (one, two) = (GatewayId::random(), GatewayId::random());
+    let lease = Duration::from_secs(30);
+    for round in 0..20 {
+        // Each round the lease of the one before is over.
+        let at = ago(now(), -40 * round);
+        let asked = tokio::join!(
+            here.lead(&one, "autoscaler", lease, at),
+            there.lead(&two, "autoscaler", lease, at)
+        );
+        let leads = [asked.0.unwrap(), asked.1.unwrap()];
+        assert_eq!(leads.iter().filter(|leads| **leads).count(), 1, "round {round}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gateways_that_start_at_once_make_one_schema() {
+    let url = Postgres::shared().database().await;
+    let opened = join_all((0..4).map(|_| {
+        let url = url.clone();
+        tokio::spawn(async move { open(&url).await })
+    }));
+    for store in opened.await {
+        assert!(store.unwrap().snapshot().await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_opened_says_why_and_tells_no_password() {
+    let url = Postgres::shared().database().await;
+    let (server, _) = url.rsplit_once('/').unwrap();
+    let server = server.replace("epsilon@", "epsilon:geheim@");
+    let told = async |url: &str| {
+        let err = epsilon_store::open(url).await.unwrap_err();
+        let told = epsilon_api::chain::Chain(&err).to_string();
+        assert!(matches!(err, StoreError::Connect { .. }) && !told.contains("geheim"), "{told}");
+        told
+    };
+    let missing = told(&format!("{server}/missing")).await;
+    assert!(missing.contains("\"missing\" does not exist"), "{missing}");
+    let tls = told(&format!("{server}/postgres?sslmode=require")).await;
+    assert!(tls.contains("TLS"), "{tls}");
+    let refused = told("postgres://epsilon:geheim@127.0.0.1:1/x").await;
+    assert!(refused.contains("127.0.0.1:1/x") && refused.contains("refused"), "{refused}");
+    told("postgres://epsilon:geheim@127.0.0.1:port/x").await;
+}
+
+#[tokio::test]
+async fn ten_thousand_functions_are_read_in_one_go() {
+    const FUNCTIONS: usize = 10_000;
+    let (here, there) = two().await;
+    let names: Vec<String> = (0..FUNCTIONS).map(|n| format!("f{n:05}")).collect();
+    for part in names.chunks(500) {
+        let work: Vec<_> = part.iter().map(|name| (name.as_str(), "a")).collect();
+        let began = Instant::now();
+        deploy(&*here, "shop", &work).await.unwrap();
+        if part[0] == "f00000" {
+            println!("500 functions deployed in {:?}", began.elapsed());
+        }
+    }
+    let began = Instant::now();
+    let read = there.snapshot().await.unwrap();
+    let took = began.elapsed();
+    println!("snapshot of {FUNCTIONS} functions in {took:?} (not optimised)");
+    assert_eq!(read.len(), FUNCTIONS);
+    assert!(took < Duration::from_secs(5));
+}
