@@ -4,6 +4,7 @@ use crate::{
     error::ErrorBody,
     function::FunctionSpec,
     ids::{DeploymentId, FunctionName, ProjectName, VersionNumber},
+    vm::VmStatus,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -64,6 +65,78 @@ pub struct VersionInfo {
     pub created_at: Timestamp,
     /// Its settings.
     pub spec: FunctionSpec,
+}
+
+/// Whether calls go to a VM, as the gateway that answers sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VmStanding {
+    /// They do.
+    Ready,
+    /// It joined and has not reported yet.
+    Starting,
+    /// It is being emptied, or is empty.
+    Draining,
+    /// Something broke a moment ago; others are asked first.
+    Suspect,
+    /// It does not answer.
+    Out,
+    /// Only where an instance is there already: its container engine does not answer.
+    EngineDown,
+}
+
+impl VmStanding {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Ready,
+        Self::Starting,
+        Self::Draining,
+        Self::Suspect,
+        Self::Out,
+        Self::EngineDown,
+    ];
+
+    /// For people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Starting => "starting",
+            Self::Draining => "draining",
+            Self::Suspect => "suspect",
+            Self::Out => "out",
+            Self::EngineDown => "engine down",
+        }
+    }
+}
+
+/// One VM: what it said last, and how the gateway that answers sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmInfo {
+    /// Its last report. `images` is left out; see [`Self::images_held`].
+    #[serde(flatten)]
+    pub status: VmStatus,
+    /// Whether calls go there.
+    pub standing: VmStanding,
+    /// Why it is out, where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Since when it stands so.
+    pub since: Timestamp,
+    /// Where its agent listens; none for the one of the gateway's own process.
+    #[serde(default)]
+    pub address: Option<String>,
+    /// How old its last report is; none before the first one.
+    #[serde(default)]
+    pub report_age_ms: Option<u64>,
+    /// Calls of this gateway that run there.
+    #[serde(default)]
+    pub calls_from_here: u32,
+    /// Versions whose image lies there.
+    #[serde(default)]
+    pub images_held: u32,
+    /// Times that its stream of reports broke, or could not be had, since this gateway knows it.
+    #[serde(default)]
+    pub reports_missed: u64,
 }
 
 /// Body of `POST /v1/functions/{name}/rollback`.

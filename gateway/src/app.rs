@@ -1,35 +1,40 @@
 //! Builds every part once, starts them, ends them. Nothing is decided here.
 
 use crate::{
+    autoscale::{Autoscaler, FleetVms},
     call::{
         Calls,
         accept::{self, Door, Ending},
-        place::InOrder,
     },
     config::Config,
     control::{Control, ControlHandler},
     deploy::{Deploys, builders::Builders, queue::Queue},
     fleet::{
         Fleet,
+        handover::Handover,
         link::{Identity, LinkLimits},
+        roster::Roster,
+        watch,
     },
-    keys::{self, KeyError},
-    observe::{events::WarmUpFailed, metrics::Metrics},
+    keys::{self, Doors, KeyError},
+    observe::{fleet::FleetMetrics, metrics::Metrics},
     routes::Routes,
+    sync::{self, Others, Sync, away::StoreWatch},
     urls::Urls,
+    warm,
 };
-use epsilon_api::{build::Builder, error::ErrorBody, function::Version, ids::GatewayId, vm::Vm};
-use epsilon_store::{KeyRole, Store, StoreError};
-use epsilon_wire::pass::{self, Signer};
-use futures_util::future::join_all;
-use http::StatusCode;
+use epsilon_api::{build::Builder, vm::Vm};
+use epsilon_store::{Gateway, KeyRole, Store, StoreError};
+use epsilon_wire::{
+    pass::{self, Signer},
+    tls,
+};
 use jiff::Timestamp;
 use prometheus::{IntGauge, Registry};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
-use tokio_util::task::TaskTracker;
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// The id of a gateway that is the only one of its store.
-const LONE: &str = "g-000000000000";
 /// How long connections that were cut may take to let go.
 const LETTING_GO: Duration = Duration::from_secs(1);
 
@@ -56,6 +61,9 @@ pub enum StartError {
     /// What it shows to members cannot be made.
     #[error("the gateway's own key cannot be had")]
     OwnKey(#[from] pass::KeyError),
+    /// The files for TLS cannot be used.
+    #[error("the gateway's TLS cannot be set up")]
+    Tls(#[from] tls::TlsError),
     /// Two gateways share a registry.
     #[error("the metrics cannot be registered")]
     Metrics(#[from] prometheus::Error),
@@ -69,6 +77,9 @@ pub struct App {
     calls: Arc<Calls>,
     api: Arc<Control>,
     background: TaskTracker,
+    sync: Sync,
+    autoscaler: Autoscaler,
+    members: Background,
 }
 
 /// A gateway that serves.
@@ -77,6 +88,7 @@ pub struct Running {
     ending: Ending,
     calls: Arc<Calls>,
     background: TaskTracker,
+    members: Background,
 }
 
 /// How a drain ended.
@@ -106,13 +118,15 @@ impl App {
             (listen("listen", config.listen)?, listen("control", config.control)?);
         let address = public.local_addr().unwrap_or(config.listen);
 
-        let gateway = GatewayId::parse(LONE).expect("a constant that is one");
-        keys::ensure(&*store, &gateway, &KeyRole::Admin, &config.data_dir.join("admin.key"))
-            .await?;
-        keys::ensure(&*store, &gateway, &KeyRole::Fleet, &config.data_dir.join("fleet.token"))
-            .await?;
-        let now = Timestamp::now();
-        let unfinished = store.fail_unfinished(&gateway, now, &left_behind(), now).await?;
+        let signer = Arc::new(Signer::load_or_make(&config.data_dir.join("gateway.key"))?);
+        let gateway = signer.id().clone();
+        let store_watch = Arc::new(StoreWatch::new(store_up(registry)?));
+        let doors = Doors::new(Arc::clone(&store), Arc::clone(&store_watch));
+        for (role, file) in [(KeyRole::Admin, "admin.key"), (KeyRole::Fleet, "fleet.token")] {
+            let key = keys::ensure(&*store, &gateway, &role, &config.data_dir.join(file)).await?;
+            doors.remember(&key);
+        }
+        let unfinished = sync::fail_unfinished(&*store, &gateway).await?;
         if unfinished > 0 {
             tracing::warn!(
                 unfinished,
@@ -122,26 +136,25 @@ impl App {
 
         let metrics = Metrics::new(registry)?;
         let routes = Arc::new(Routes::new(store.snapshot().await?, Arc::clone(&metrics)));
-        let fleet = Arc::new(Fleet::new(local));
+        let fleet = Arc::new(Fleet::new(local, &config.care));
         for id in store.draining().await? {
             if let Some(member) = fleet.member(&id) {
                 member.drain(true);
             }
         }
         let urls = Urls::new(&config, address);
+        let tls = config.tls.as_ref();
         let identity = Identity {
-            signer: Arc::new(Signer::load_or_make(&config.data_dir.join("gateway.key"))?),
-            tls: None,
-            limits: LinkLimits {
-                connect: config.members.connect,
-                idle: config.members.idle,
-            },
+            tls: tls.map(tls::Files::client).transpose()?,
+            signer: Arc::clone(&signer),
+            limits: LinkLimits { connect: config.members.connect, idle: config.members.idle },
         };
-        let builders = Arc::new(Builders::new(builder, identity, config.builder_silence));
+        let builders = Builders::new(builder, identity.clone(), config.builder_silence);
+        let builders = Arc::new(builders);
         let deploys = Arc::new(Deploys {
             store: Arc::clone(&store),
             gateway,
-            builders,
+            builders: Arc::clone(&builders),
             fleet: Arc::clone(&fleet),
             routes: Arc::clone(&routes),
             metrics: Arc::clone(&metrics),
@@ -151,18 +164,54 @@ impl App {
             fetch_limit: config.fetch_timeout,
         });
         let (ending, background) = (Ending::default(), TaskTracker::new());
-        let placement = Box::new(InOrder);
-        let calls = Calls::new(
-            &config,
-            Arc::clone(&routes),
-            Arc::clone(&fleet),
-            placement,
-            Arc::clone(&metrics),
-        );
+        let members = Background::default();
+        let handover = Handover {
+            fleet: Arc::clone(&fleet),
+            routes: Arc::clone(&routes),
+            close: members.close.clone(),
+            tasks: members.tasks.clone(),
+        };
+        let roster = Roster::new(handover.clone(), identity, config.members, config.care);
+        let control_url = config.control_url.clone().unwrap_or_else(|| {
+            let scheme = if tls.is_some() { "https" } else { "http" };
+            format!("{scheme}://{}", control.local_addr().unwrap_or(config.control))
+        });
+        let sync = Sync {
+            store: Arc::clone(&store),
+            watch: Arc::clone(&store_watch),
+            routes: Arc::clone(&routes),
+            fleet: Arc::clone(&fleet),
+            builders,
+            roster,
+            me: Gateway {
+                id: signer.id().clone(),
+                public_key: signer.public_key_hex().to_owned(),
+                control_url,
+                seen_at: Timestamp::now(),
+            },
+            others: Others::default(),
+        };
+        store.gateway_beat(&sync.me).await?;
+        registry.register(Box::new(FleetMetrics::new(Arc::clone(&fleet))?))?;
+        let calls =
+            Calls::new(&config, Arc::clone(&routes), Arc::clone(&fleet), Arc::clone(&metrics));
+        let vms = FleetVms {
+            fleet: Arc::clone(&fleet),
+            routes: Arc::clone(&routes),
+            handover: handover.clone(),
+            store: Arc::clone(&store),
+            me: signer.id().clone(),
+        };
+        let autoscaler = Autoscaler::new(config.autoscale, Arc::new(vms), registry)?;
         let api = Control {
             store,
             routes,
             fleet,
+            handover,
+            autoscaler: autoscaler.journal(),
+            watch: store_watch,
+            doors,
+            joining: Semaphore::new(config.members.max_joining),
             deploys,
             urls,
             registry: registry.clone(),
@@ -171,19 +220,23 @@ impl App {
             close: ending.close.clone(),
             background: background.clone(),
         };
-        let door = |listener, open| Door {
+        let door = |listener, tls, open| Door {
             listener,
+            tls,
             limits: config.connection,
             ending: ending.clone(),
             metrics: Arc::clone(&metrics),
             open,
         };
         Ok(Self {
-            public: door(public, metrics.connections.clone()),
-            control: door(control, uncounted()?),
+            public: door(public, None, metrics.connections.clone()),
+            control: door(control, tls.map(tls::Files::server).transpose()?, uncounted()?),
             calls: Arc::new(calls),
             api: Arc::new(api),
             background,
+            sync,
+            autoscaler,
+            members,
         })
     }
 
@@ -199,12 +252,19 @@ impl App {
 
     /// Begins to serve. Needs a tokio runtime.
     pub fn spawn(self) -> Running {
-        let Self { public, control, calls, api, background } = self;
+        let Self { public, control, calls, api, background, sync, autoscaler, members } = self;
         let ending = public.ending.clone();
-        background.spawn(ending.close.clone().run_until_cancelled_owned(warm_up(Arc::clone(&api))));
+        for member in api.fleet.members() {
+            members.spawn(watch::follow_at_home(member));
+        }
+        members.spawn(watch::tick(Arc::clone(&api.fleet)));
+        members.spawn(sync.run());
+        members.spawn(autoscaler.run(members.close.clone()));
+        let warm = warm::keep(Arc::clone(&api.routes), Arc::clone(&api.fleet));
+        background.spawn(ending.close.clone().run_until_cancelled_owned(warm));
         ending.tasks.spawn(control.serve(ControlHandler::new(api)));
         ending.tasks.spawn(public.serve(Arc::clone(&calls)));
-        Running { ending, calls, background }
+        Running { ending, calls, background, members }
     }
 }
 
@@ -215,11 +275,22 @@ impl Running {
     }
 
     /// Accepts nothing more, tells idle connections to close, cancels deployments that do not serve yet,
-    /// and lets calls end within the grace; then cuts what is left.
+    /// and lets calls end within the grace; then cuts what is left. VMs are heard to the end.
     pub async fn drain(self, grace: Duration) -> Stopped {
-        let Self { ending, calls, background } = self;
+        let Self { ending, calls, background, members } = self;
+        let stopped = Self::end(&ending, &calls, &background, grace).await;
+        members.end().await;
+        stopped
+    }
+
+    async fn end(
+        ending: &Ending,
+        calls: &Calls,
+        background: &TaskTracker,
+        grace: Duration,
+    ) -> Stopped {
         ending.close.cancel();
-        for tracker in [&ending.tasks, calls.running(), &background] {
+        for tracker in [&ending.tasks, calls.running(), background] {
             tracker.close();
         }
         let over = async {
@@ -239,25 +310,29 @@ impl Running {
     }
 }
 
-/// Instances that functions want ready when nobody calls.
-async fn warm_up(api: Arc<Control>) {
-    let versions: Vec<Arc<Version>> = {
-        let table = api.routes.table();
-        table.routes().map(|route| Arc::clone(&route.version)).collect()
-    };
-    let wanted = versions.into_iter().filter(|version| version.spec.min_instances > 0);
-    join_all(wanted.map(|version| ensure_ready(&api, version))).await;
+/// Tasks that end together, by being dropped where they stand.
+#[derive(Debug, Default)]
+struct Background {
+    close: CancellationToken,
+    tasks: TaskTracker,
 }
 
-/// Has every VM that takes calls keep the wanted instances; a failure is noted and left to the first call.
-/// A version that serves no more by the time they are there is let go again.
-pub(crate) async fn ensure_ready(api: &Control, version: Arc<Version>) {
-    for member in api.fleet.members().iter().filter(|member| member.takes_calls()) {
-        if let Err(error) = member.vm.ensure_ready(Arc::clone(&version)).await {
-            WarmUpFailed { function: &version.function, error: &error }.emit();
-        }
+impl Background {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(self.close.clone().run_until_cancelled_owned(task));
     }
-    api.routes.change().await.let_go(&version, &api.fleet);
+
+    async fn end(self) {
+        self.close.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.close.cancel();
+    }
 }
 
 fn bound(door: &Door) -> SocketAddr {
@@ -269,11 +344,8 @@ fn uncounted() -> Result<IntGauge, prometheus::Error> {
     IntGauge::new("epsilon_control_connections", "Not registered.")
 }
 
-fn left_behind() -> ErrorBody {
-    ErrorBody::new(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        "DEPLOYMENT_INTERRUPTED",
-        "the gateway stopped while the deployment was at work",
-        Some("nothing was changed; deploy again".into()),
-    )
+fn store_up(registry: &Registry) -> Result<IntGauge, prometheus::Error> {
+    let up = IntGauge::new("epsilon_store_up", "Whether the store answers.")?;
+    registry.register(Box::new(up.clone()))?;
+    Ok(up)
 }

@@ -22,7 +22,7 @@ mod runner;
 mod vms;
 
 pub(crate) use journal::Journal;
-pub(crate) use vms::Vms;
+pub(crate) use vms::{FleetVms, Vms};
 
 use config::{Config, Driver};
 use driver::{ScaleGroup, exec::Exec};

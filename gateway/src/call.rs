@@ -1,8 +1,10 @@
 //! One call, from its head to the last byte of its answer. [`Calls::handle`] names the phases top to
-//! bottom; each is a file in `call/`, in this order. The only retry loop of the program is here.
+//! bottom; each is a file in `call/`, in this order. The only retry loop of the program is here: [`Calls::relay`].
 //!
 //! ```text
-//! accept → lookup → permit → place → relay → reply
+//! accept → lookup → permit → place ⇄ relay → reply
+//!                              retry: may it go to another VM? budget: not too often
+//!                              fetch: the image, to a home that lacks it
 //! ```
 //! A call has no task of its own: it lives in its connection's future. When the caller hangs up, that
 //! future is dropped, and with it the lease, the body and the record; nothing has to be cleaned up.
@@ -14,26 +16,35 @@ pub(crate) mod place;
 pub(crate) mod relay;
 pub(crate) mod reply;
 
+pub(crate) mod budget;
+mod fetch;
+pub(crate) mod retry;
+
 use crate::{
     config::Config,
-    fleet::Fleet,
+    fleet::{Fleet, load::Carried},
     observe::metrics::Metrics,
     routes::{Route, Routes},
 };
 use accept::{Connection, Handler};
+use budget::Budget;
 use epsilon_api::{
     body::{self, CallBody},
+    chain::Chain,
     error::CallError,
     units::Bytes,
     vm::{Answer, Held},
 };
+use fetch::Fetches;
 use http::{Request, Response, StatusCode, Uri};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use lookup::Target;
-use place::Placement;
+use place::{Placed, bound::Balance};
 use relay::{Outgoing, limited::Limited, upgrade::Tunnel};
 use reply::{CallRecord, ReplyBody};
+use retry::{Failure, Tries};
 use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long an answer of the platform's own (anything that is there as a whole) may take to be written, and how long an answer of a function
@@ -45,7 +56,10 @@ const WRITE_SLACK: Duration = Duration::from_secs(10);
 pub(crate) struct Calls {
     routes: Arc<Routes>,
     fleet: Arc<Fleet>,
-    placement: Box<dyn Placement>,
+    balance: Balance,
+    max_tries: usize,
+    budget: Budget,
+    fetches: Fetches,
     metrics: Arc<Metrics>,
     domain: Option<String>,
     max_body: Bytes,
@@ -61,19 +75,22 @@ impl Calls {
         config: &Config,
         routes: Arc<Routes>,
         fleet: Arc<Fleet>,
-        placement: Box<dyn Placement>,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let stop = CancellationToken::new();
         Self {
             routes,
             fleet,
-            placement,
+            balance: config.balance,
+            max_tries: config.max_tries,
+            budget: Budget::new(config.retries, Instant::now()),
+            fetches: Fetches::new(stop.clone()),
             metrics,
             domain: config.domain.clone(),
             max_body: config.max_body,
             linger: config.linger,
             running: TaskTracker::new(),
-            stop: CancellationToken::new(),
+            stop,
         }
     }
 
@@ -108,7 +125,10 @@ impl Calls {
         let (request, caller) = self.prepare(request, target, connection);
         let call = Outgoing::new(Arc::clone(&route.version), record.request_id().clone(), request);
         match self.relay(&route, call).await {
-            Ok(answer) => self.reply(answer, caller, &route, record, connection),
+            Ok(Relayed { answer, carried }) => {
+                record.carried = Some(carried);
+                self.reply(answer, caller, &route, record, connection)
+            }
             Err(err) => reply::error(&err, record),
         }
     }
@@ -146,29 +166,66 @@ impl Calls {
         (request.map(body::boxed), caller.filter(|_| upgrade.is_some()))
     }
 
-    /// Sends the call to one VM after the other until one answers. Goes on only when a VM says that
-    /// nothing was executed, and the body is still whole.
-    async fn relay(&self, route: &Route, mut call: Outgoing) -> Result<Answer, CallError> {
-        let function = &route.version.function;
-        let choose = |attempt| self.placement.choose(function, &self.fleet.snapshot(), attempt);
-        let mut place = choose(0).ok_or_else(|| CallError::NoCapacity {
-            function: function.clone(),
-            cause: "every VM drains".into(),
-        })?;
-        let mut attempt = 0;
+    /// Sends the call to one VM after the other until one answers. Goes on only as `retry.rs` allows, within the
+    /// budget; what is executed a second time has what is left of the function's `timeout`.
+    async fn relay(&self, route: &Arc<Route>, mut call: Outgoing) -> Result<Relayed, CallError> {
+        self.budget.call();
+        let mut tries = Tries::new(route, call.method());
+        let mut failed: Option<CallError> = None;
         loop {
-            attempt += 1;
-            let Some(next) = choose(attempt) else {
-                let call = call.last().ok_or_else(body_used_up)?;
-                return place.vm.call(call).await.map_err(relay::explain);
+            let (placed, alone) = {
+                let fleet = self.fleet.snapshot();
+                let placed = place::place(
+                    &fleet,
+                    route,
+                    &tries.made,
+                    &self.balance,
+                    &self.metrics.placement,
+                );
+                (placed, fleet.members().len() == 1)
             };
-            let (lent, rest) = call.lend().ok_or_else(body_used_up)?;
-            match place.vm.call(lent).await {
-                Err(err) if err.verdict().retry_safe && rest.is_whole() => {
-                    tracing::debug!(%function, vm = %place.id, %err, "Trying the next VM.");
-                    (place, call) = (next, rest);
+            let Some(Placed { member, carried, more, lacks_image }) = placed else {
+                return Err(failed.map_or_else(|| nobody(route), relay::explain));
+            };
+            if let Some(home) = lacks_image {
+                self.fetches.begin(home, route, &self.metrics.placement);
+            }
+            let is_last = alone || tries.made.len() + 1 >= self.max_tries;
+            let (sent, rest) = if is_last {
+                (call.last().ok_or_else(body_used_up)?, None)
+            } else {
+                let (lent, rest) = call.lend(!more).ok_or_else(body_used_up)?;
+                (lent, Some(rest))
+            };
+            let result = tries.in_time(route, member.vm.call(sent)).await;
+            let err = match result {
+                Ok(answer) => {
+                    place::learn(&member, route, None);
+                    return Ok(Relayed { answer, carried });
                 }
-                result => return result.map_err(relay::explain),
+                Err(err) => err,
+            };
+            // First this, then what it tells: the end of a call that ran makes room, the end of this one does not.
+            drop(carried);
+            place::learn(&member, route, Some(&err));
+            // Where it could wait, it did; elsewhere it would wait again.
+            let waited = !more && Failure::of(&err) == Failure::Refused;
+            let rest = rest.filter(|_| !waited);
+            let whole = rest.as_ref().is_none_or(Outgoing::is_whole);
+            match (tries.again(&err, whole, rest.is_some(), &self.budget), rest) {
+                (Some(Ok(retry)), Some(rest)) => {
+                    self.metrics.placement.retried(retry);
+                    let (function, vm, cause) = (&route.version.function, &member.id, Chain(&err));
+                    tracing::debug!(%function, %vm, %cause, "Trying the next VM.");
+                    tries.made.push(member);
+                    (call, failed) = (rest, Some(err));
+                }
+                (verdict, _) => {
+                    if let Some(Err(denied)) = verdict.filter(|_| !alone) {
+                        self.metrics.placement.denied(denied);
+                    }
+                    return Err(relay::explain(err));
+                }
             }
         }
     }
@@ -200,6 +257,19 @@ impl Calls {
         let (stop, connection) = (self.stop.clone(), Arc::clone(connection));
         Tunnel { caller, function, held, left, stop, record, connection }.open();
         reply::answer(answer, &request_id, None)
+    }
+}
+
+/// An answer, and the place of its call in the load of its VM.
+struct Relayed {
+    answer: Answer,
+    carried: Carried,
+}
+
+fn nobody(route: &Route) -> CallError {
+    CallError::NoCapacity {
+        function: route.version.function.clone(),
+        cause: "there is no VM that takes calls".into(),
     }
 }
 

@@ -2,10 +2,16 @@
 //! file), and what is left when they were checked ([`Config`]). Every limit that the gateway knows
 //! stands here with its reason.
 
+use crate::{
+    autoscale::config as autoscale,
+    call::{budget, place::bound::Balance},
+    fleet::{breaker, health, member::Care},
+};
 use epsilon_api::{fleet, units::Bytes};
 use epsilon_wire::tls;
 use serde::{Deserialize, Deserializer};
 use std::{
+    borrow::Cow,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     str::FromStr,
@@ -84,6 +90,40 @@ pub struct Settings {
     /// Members that may join or beat at one moment; more are told to come again (429). Default 8: what a small data
     /// base bears beside its work.
     pub max_joining: usize,
+    /// How many times its share of all calls a VM may carry before a function's next call goes to the next VM of its
+    /// order. Default 1.5: lower spreads functions over more VMs (cold starts), higher loads VMs less evenly.
+    pub balance_factor: f64,
+    /// Calls for each processor of a VM that are no reason to spread, however little the others do. Default 2: two calls at
+    /// once do not start a function on a second idle VM.
+    pub balance_floor: f64,
+    /// How long a VM that has just come gets less than its share, growing. Default `30s`: it has nothing warm yet.
+    #[serde(deserialize_with = "duration")]
+    pub slow_start: Duration,
+    /// VMs that one call is tried on at most; on the last one it may wait for a place. Default 4.
+    pub max_tries: usize,
+    /// Second attempts for each hundred calls, after failures. Default 20: when everything fails at once, the fleet
+    /// gets a fifth more calls and not several times as many. A VM that has no room costs nothing of it.
+    pub retry_percent: u32,
+    /// Second attempts each second that there are in any case. Default 10: a quiet gateway can retry, too.
+    pub retry_per_second: u32,
+    /// Without a report for so long a VM gets no new calls. Default `3s`: three reports.
+    #[serde(deserialize_with = "duration")]
+    pub vm_silence: Duration,
+    /// Calls in a row that fail by a VM's fault, within `failure_window`, until it gets no new ones for `vm_pause`. Default 5.
+    pub vm_failures: u32,
+    /// How far apart failures in a row may be, of VMs and of functions on them. Default `10s`.
+    #[serde(deserialize_with = "duration")]
+    pub failure_window: Duration,
+    /// How long a failing VM gets no calls at first; twice as long each time that it fails again at once, at most `1m`.
+    /// Default `5s`. The last VM that answers always gets calls.
+    #[serde(deserialize_with = "duration")]
+    pub vm_pause: Duration,
+    /// Calls of one function in a row that fail on one VM by the platform's fault, within `failure_window`, until they go
+    /// to other VMs for `breaker_pause`. Default 3.
+    pub breaker_failures: u32,
+    /// How long they do; then one call tries. Default `10s`.
+    #[serde(deserialize_with = "duration")]
+    pub breaker_pause: Duration,
     /// Longest deployment, waiting for another one of the same project included. Default `30m`.
     #[serde(deserialize_with = "duration")]
     pub deploy_timeout: Duration,
@@ -95,6 +135,9 @@ pub struct Settings {
     /// lives says something each 5 s.
     #[serde(deserialize_with = "duration")]
     pub builder_silence: Duration,
+    /// How many VMs the fleet should have, and who makes them: a mapping of its own, see `gateway.autoscale` below.
+    /// Default: nobody makes any; the wanted count is only shown.
+    pub autoscale: autoscale::Settings,
 }
 
 impl Default for Settings {
@@ -123,9 +166,22 @@ impl Default for Settings {
             member_lost_after: Duration::from_secs(15),
             member_forget_after: Duration::from_secs(10 * 60),
             max_joining: 8,
+            balance_factor: 1.5,
+            balance_floor: 2.0,
+            slow_start: Duration::from_secs(30),
+            max_tries: 4,
+            retry_percent: 20,
+            retry_per_second: 10,
+            vm_silence: 3 * fleet::REPORT,
+            vm_failures: 5,
+            failure_window: Duration::from_secs(10),
+            vm_pause: Duration::from_secs(5),
+            breaker_failures: 3,
+            breaker_pause: Duration::from_secs(10),
             deploy_timeout: Duration::from_secs(30 * 60),
             fetch_timeout: Duration::from_secs(5 * 60),
             builder_silence: Duration::from_secs(30),
+            autoscale: autoscale::Settings::default(),
         }
     }
 }
@@ -143,6 +199,10 @@ pub struct Config {
     pub(crate) max_body: Bytes,
     pub(crate) max_source: Bytes,
     pub(crate) linger: Duration,
+    pub(crate) balance: Balance,
+    pub(crate) max_tries: usize,
+    pub(crate) retries: budget::Policy,
+    pub(crate) care: Care,
     pub(crate) deploy_timeout: Duration,
     pub(crate) fetch_timeout: Duration,
     pub(crate) builder_silence: Duration,
@@ -151,6 +211,7 @@ pub struct Config {
     pub(crate) control_url: Option<String>,
     pub(crate) tls: Option<tls::Files>,
     pub(crate) members: MemberLimits,
+    pub(crate) autoscale: autoscale::Config,
 }
 
 /// What members of the fleet may take.
@@ -182,7 +243,7 @@ pub struct ConfigError {
     /// Which setting.
     pub key: &'static str,
     /// What it must be.
-    pub rule: &'static str,
+    pub rule: Cow<'static, str>,
 }
 
 /// hyper's read buffer cannot be smaller.
@@ -195,8 +256,8 @@ impl Config {
     /// # Errors
     /// When a setting cannot work; the first one is named.
     pub fn new(settings: Settings, data_dir: impl Into<PathBuf>) -> Result<Self, ConfigError> {
-        let rule = |holds: bool, key, rule| {
-            if holds { Ok(()) } else { Err(ConfigError { key, rule }) }
+        let rule = |holds: bool, key, rule: &'static str| {
+            if holds { Ok(()) } else { Err(ConfigError { key, rule: rule.into() }) }
         };
         rule(settings.max_connections > 0, "max_connections", "must be at least 1")?;
         rule(
@@ -213,6 +274,9 @@ impl Config {
             ("header_timeout", settings.header_timeout),
             ("idle_timeout", settings.idle_timeout),
             ("deploy_timeout", settings.deploy_timeout),
+            ("failure_window", settings.failure_window),
+            ("vm_pause", settings.vm_pause),
+            ("breaker_pause", settings.breaker_pause),
             ("fetch_timeout", settings.fetch_timeout),
             ("member_connect_timeout", settings.member_connect_timeout),
             ("member_order_timeout", settings.member_order_timeout),
@@ -252,6 +316,26 @@ impl Config {
             "must be at least `1m`: a member tells that it is there each 5 s",
         )?;
         rule(settings.max_joining > 0, "max_joining", "must be at least 1")?;
+        rule(
+            (1.1..=10.0).contains(&settings.balance_factor),
+            "balance_factor",
+            "must be between 1.1 and 10",
+        )?;
+        rule(
+            (0.0..=1000.0).contains(&settings.balance_floor),
+            "balance_floor",
+            "must be between 0 and 1000",
+        )?;
+        rule((1..=16).contains(&settings.max_tries), "max_tries", "must be between 1 and 16")?;
+        rule(settings.retry_percent <= 100, "retry_percent", "must be at most 100")?;
+        rule(
+            settings.vm_silence >= 2 * fleet::REPORT
+                && settings.vm_silence < settings.member_lost_after,
+            "vm_silence",
+            "must be at least `2s`, as a VM reports each second, and shorter than `member_lost_after`",
+        )?;
+        rule(settings.vm_failures > 0, "vm_failures", "must be at least 1")?;
+        rule(settings.breaker_failures > 0, "breaker_failures", "must be at least 1")?;
         let tls = tls::Files::from_settings(
             settings.tls_certificate,
             settings.tls_key,
@@ -259,9 +343,11 @@ impl Config {
         )
         .map_err(|_| ConfigError {
             key: "tls_certificate",
-            rule: "is set together with `tls_key` and `tls_authority`, or none of them",
+            rule: "is set together with `tls_key` and `tls_authority`, or none of them".into(),
         })?;
+        let autoscale = autoscale::Config::new(settings.autoscale)?;
         Ok(Self {
+            autoscale,
             control_url: settings.control_url.map(|url| url.trim_end_matches('/').to_owned()),
             tls,
             members: MemberLimits {
@@ -281,6 +367,29 @@ impl Config {
             max_body: settings.max_body,
             max_source: settings.max_source,
             linger: settings.linger,
+            balance: Balance {
+                factor: settings.balance_factor,
+                calls_per_core: settings.balance_floor,
+                slow_start: settings.slow_start,
+            },
+            max_tries: settings.max_tries,
+            retries: budget::Policy {
+                percent: settings.retry_percent,
+                per_second: settings.retry_per_second,
+            },
+            care: Care {
+                health: health::Policy {
+                    silence: settings.vm_silence,
+                    failures: settings.vm_failures,
+                    window: settings.failure_window,
+                    pause: settings.vm_pause,
+                },
+                breaker: breaker::Policy {
+                    failures: settings.breaker_failures,
+                    window: settings.failure_window,
+                    pause: settings.breaker_pause,
+                },
+            },
             deploy_timeout: settings.deploy_timeout,
             fetch_timeout: settings.fetch_timeout,
             builder_silence: settings.builder_silence,
@@ -353,6 +462,14 @@ mod tests {
             (r#"{"max_connections":0}"#, "max_connections"),
             (r#"{"max_header":"1KiB"}"#, "max_header"),
             (r#"{"max_headers":0}"#, "max_headers"),
+            (r#"{"balance_factor":1.0}"#, "balance_factor"),
+            (r#"{"balance_floor":-1}"#, "balance_floor"),
+            (r#"{"max_tries":0}"#, "max_tries"),
+            (r#"{"retry_percent":101}"#, "retry_percent"),
+            (r#"{"vm_silence":"1s"}"#, "vm_silence"),
+            (r#"{"vm_silence":"20s"}"#, "vm_silence"),
+            (r#"{"vm_failures":0}"#, "vm_failures"),
+            (r#"{"breaker_failures":0}"#, "breaker_failures"),
             (r#"{"header_timeout":"0s"}"#, "header_timeout"),
             (r#"{"fetch_timeout":"0s"}"#, "fetch_timeout"),
             (r#"{"builder_silence":"10s"}"#, "builder_silence"),

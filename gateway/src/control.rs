@@ -9,8 +9,10 @@
 //! goes on to its end, because half of it would be worse than all of it.
 
 mod auth;
+mod autoscaler;
 mod deployments;
 pub(crate) mod error;
+mod fleet;
 mod functions;
 mod logs;
 mod openapi;
@@ -18,14 +20,17 @@ mod query;
 mod vms;
 
 use crate::{
+    autoscale::Journal,
     call::{
         accept::{Connection, Handler},
         permit,
         relay::limited::Limited,
     },
     deploy::Deploys,
-    fleet::Fleet,
+    fleet::{Fleet, handover::Handover},
+    keys::Doors,
     routes::Routes,
+    sync::away::StoreWatch,
     urls::Urls,
 };
 use axum::{
@@ -34,7 +39,7 @@ use axum::{
     extract::State,
     middleware,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use epsilon_api::{
     error::{ErrorBody, ErrorEnvelope},
@@ -47,6 +52,7 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode, header::CONTENT_TYPE};
 use hyper::body::Incoming;
 use prometheus::{Registry, TextEncoder};
 use std::{future::Future, sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
 
@@ -56,6 +62,12 @@ pub(crate) struct Control {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) routes: Arc<Routes>,
     pub(crate) fleet: Arc<Fleet>,
+    pub(crate) handover: Handover,
+    pub(crate) autoscaler: Arc<Journal>,
+    pub(crate) watch: Arc<StoreWatch>,
+    pub(crate) doors: Doors,
+    /// Members that join or beat at one moment.
+    pub(crate) joining: Semaphore,
     pub(crate) deploys: Arc<Deploys>,
     pub(crate) urls: Urls,
     pub(crate) registry: Registry,
@@ -81,18 +93,27 @@ impl Control {
 type Shared = State<Arc<Control>>;
 
 fn router(control: &Arc<Control>) -> Router {
+    let store = middleware::from_fn_with_state(Arc::clone(control), auth::require_store);
+    let delete = delete(functions::delete).layer(store.clone());
     Router::new()
         .route("/v1/functions", get(functions::list))
-        .route("/v1/functions/{name}", get(functions::detail).delete(functions::delete))
         .route("/v1/functions/{name}/versions", get(functions::versions))
         .route("/v1/functions/{name}/rollback", post(functions::rollback))
-        .route("/v1/functions/{name}/logs", get(logs::stream))
         .route("/v1/deployments", get(deployments::list).post(deployments::create))
         .route("/v1/deployments/{id}", get(deployments::detail))
-        .route("/v1/vms", get(vms::list))
         .route("/v1/vms/{id}/drain", post(vms::drain))
         .route("/v1/vms/{id}/undrain", post(vms::undrain))
+        .route_layer(store)
+        // These answer from memory.
+        .route("/v1/functions/{name}", get(functions::detail).merge(delete))
+        .route("/v1/functions/{name}/logs", get(logs::stream))
+        .route("/v1/vms", get(vms::list))
+        .route("/v1/autoscaler", get(autoscaler::show))
         .route_layer(middleware::from_fn_with_state(Arc::clone(control), auth::require_key))
+        // Asked by members, which have keys of their own.
+        .route("/v1/fleet/join", post(fleet::join))
+        .route("/v1/fleet/beat", post(fleet::beat))
+        .route("/v1/fleet/leave", post(fleet::leave))
         .route("/v1/openapi.json", get(openapi::document))
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
@@ -101,8 +122,13 @@ fn router(control: &Arc<Control>) -> Router {
         .with_state(Arc::clone(control))
 }
 
-async fn healthz() -> Response {
-    axum::Json(serde_json::json!({"data": {"status": "ok"}})).into_response()
+/// Well as long as calls are served: a gateway without its store serves those of every function that it knows.
+async fn healthz(State(control): Shared) -> Response {
+    let store = match control.watch.away_since() {
+        None => serde_json::json!({"status": "ok"}),
+        Some(since) => serde_json::json!({"status": "away", "since": since}),
+    };
+    axum::Json(serde_json::json!({"data": {"status": "ok", "store": store}})).into_response()
 }
 
 async fn metrics(State(control): Shared) -> Result<Response, ApiError> {

@@ -4,44 +4,71 @@
 //! | file | what it is |
 //! |---|---|
 //! | `member` | one VM and what the gateway knows of it |
+//! | `health` | whether it answers: a state machine |
+//! | `load` | what it carries |
+//! | `breaker` | functions that cannot be run on it just now |
+//! | `roster` | who joined, by the store → members |
+//! | `watch` | hears the reports of one VM |
+//! | `handover` | a VM drains: the next one gets warm |
 //! | `view` | a VM's last report, made quick to ask: warm? image? room? |
 //! | `remote` | a VM behind its agent's listener; `Vm` over the wire |
 //! | `link` | the way to one member: connections, TLS, pass |
 //! | `trouble` | what can go wrong between gateway and VM |
 
+pub(crate) mod breaker;
+pub(crate) mod handover;
+pub(crate) mod health;
 pub(crate) mod link;
+pub(crate) mod load;
 pub(crate) mod member;
 pub(crate) mod remote;
+pub(crate) mod roster;
 pub(crate) mod trouble;
 pub(crate) mod view;
+pub(crate) mod watch;
 
+use crate::call::place::{Sums, ring::Ring, stable};
 use arc_swap::{ArcSwap, Guard};
 use epsilon_api::{
     function::Version,
-    ids::{VersionId, VmId},
+    ids::{FunctionName, VersionId, VmId},
     vm::{Vm, VmStatus},
 };
-pub(crate) use member::Member;
+use health::Standing;
+pub(crate) use member::{Care, Member};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
 /// The members at one moment, and whatever is made from their set alone (the ring).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Snapshot {
     /// By id, so that every gateway has them in the same order.
     members: Vec<Arc<Member>>,
+    /// Of all members, those that drain or are out included.
+    pub(crate) ring: Ring,
+    /// Of those that take calls.
+    pub(crate) sums: Sums,
 }
 
 impl Snapshot {
     /// A snapshot of these members, by id.
     fn new(mut members: Vec<Arc<Member>>) -> Self {
         members.sort_by(|a, b| a.id.cmp(&b.id));
-        Self { members }
+        let ring = Ring::new(members.iter().map(|member| (member.id.as_str(), member.weight)));
+        Self { members, ring, sums: Sums::new() }
     }
 
     /// The VMs, in a fixed order.
     pub(crate) fn members(&self) -> &[Arc<Member>] {
         &self.members
+    }
+
+    /// The VMs that take calls and answer, in the order in which calls of this function come to them.
+    pub(crate) fn order(&self, function: &FunctionName) -> Vec<Arc<Member>> {
+        let walk = self.ring.walk(stable::of_name(function.as_str()));
+        let in_order = walk.map(|vm| &self.members[vm]);
+        let answers = |member: &&Arc<Member>| !matches!(member.standing(), Standing::Out(_));
+        in_order.filter(|member| member.takes_calls()).filter(answers).cloned().collect()
     }
 
     /// The VM with this id.
@@ -52,7 +79,7 @@ impl Snapshot {
 }
 
 /// All VMs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Fleet {
     now: ArcSwap<Snapshot>,
     /// Held while a new snapshot is made from the one before; calls never wait for it.
@@ -60,9 +87,9 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    /// A fleet of these VMs.
-    pub(crate) fn new(vms: impl IntoIterator<Item = Arc<dyn Vm>>) -> Self {
-        let members = vms.into_iter().map(|vm| Arc::new(Member::new(vm))).collect();
+    /// A fleet of these VMs of our own process.
+    pub(crate) fn new(vms: impl IntoIterator<Item = Arc<dyn Vm>>, care: &Care) -> Self {
+        let members = vms.into_iter().map(|vm| Arc::new(Member::at_home(vm, care))).collect();
         Self { now: ArcSwap::from_pointee(Snapshot::new(members)), door: Mutex::default() }
     }
 
@@ -131,10 +158,11 @@ mod tests {
 
     #[test]
     fn members_come_and_go_in_the_order_of_their_ids() {
-        let fleet = Fleet::new([FakeVm::arc("c"), FakeVm::arc("a")]);
+        let care = Care::default();
+        let fleet = Fleet::new([FakeVm::arc("c"), FakeVm::arc("a")], &care);
         let before = fleet.snapshot();
-        fleet.admit(Arc::new(Member::new(FakeVm::arc("b"))));
-        fleet.admit(Arc::new(Member::new(FakeVm::arc("a"))));
+        fleet.admit(Arc::new(Member::at_home(FakeVm::arc("b"), &care)));
+        fleet.admit(Arc::new(Member::at_home(FakeVm::arc("a"), &care)));
         assert_eq!(ids(&fleet), ["a", "b", "c"]);
         let id = VmId::parse("b").unwrap();
         assert_eq!(fleet.member(&id).unwrap().id, id);

@@ -1,22 +1,33 @@
 //! The keys of the gateway's own doors: made at the first start, kept in a file that only the operator can
 //! read, recognised by a hash. A file that is gone or does not match makes a new key, and the old one
-//! opens nothing any more.
+//! opens nothing any more. Each gateway of a store makes its own; all of them open every gateway's doors. Members of
+//! the fleet get theirs when they join.
 //!
 //! Text form: `epsilon_<role>_<id>_<secret>`; the id finds the hash, the secret has 256 bits, so a plain
 //! SHA-256 is enough.
 
+use crate::sync::away::StoreWatch;
 use epsilon_api::{ids::GatewayId, redacted::Secret};
 use epsilon_store::{Key, KeyRole, Store, StoreError};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use rand::RngExt;
 use sha2::{Digest, Sha256};
 use std::{
+    collections::HashMap,
     fs,
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 use subtle::ConstantTimeEq;
+
+/// Lengths of a key's parts: 48 bits to find it, 256 that nobody guesses.
+const ID_DIGITS: usize = 12;
+const SECRET_DIGITS: usize = 64;
+/// Keys that are remembered: the gateways' and the members' of far more than a fleet has.
+const REMEMBERED: usize = 4096;
 
 /// A key that could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -49,18 +60,40 @@ const fn role_name(role: &KeyRole) -> &'static str {
     }
 }
 
-/// Makes sure that the file holds a key that opens this role's doors.
+/// Makes sure that the file holds a key that opens this role's doors, and answers it. What the operator has put there
+/// is taken if it has the form of a key: so all gateways of a fleet can have one.
 pub(crate) async fn ensure(
     store: &dyn Store,
     gateway: &GatewayId,
     role: &KeyRole,
     path: &Path,
-) -> Result<(), KeyError> {
+) -> Result<Key, KeyError> {
     let file = |source| KeyError::File { path: path.to_owned(), source };
     let kept = |source| KeyError::Store { path: path.to_owned(), source };
     match fs::read_to_string(path) {
-        Ok(text) if opens(store, role, text.trim()).await.map_err(kept)? => return Ok(()),
-        Ok(_) => tracing::warn!(path = %path.display(), "Key is not known; a new one is made."),
+        Ok(text) => match read(role, text.trim()) {
+            Some(key)
+                if store
+                    .key(&key.id)
+                    .await
+                    .map_err(kept)?
+                    .is_some_and(|known| same(&known, &key)) =>
+            {
+                return Ok(key);
+            }
+            Some(key) => match store.replace_key(gateway, &key).await {
+                Ok(()) => {
+                    tracing::info!(path = %path.display(), "The key in this file opens from now on.");
+                    return Ok(key);
+                }
+                // Its id is another key's.
+                Err(StoreError::Database(_)) => {
+                    tracing::warn!(path = %path.display(), "Key cannot be used; a new one is made.");
+                }
+                Err(err) => return Err(kept(err)),
+            },
+            None => tracing::warn!(path = %path.display(), "This is no key; a new one is made."),
+        },
         Err(err) if err.kind() == io::ErrorKind::NotFound => {}
         Err(err) => return Err(file(err)),
     }
@@ -69,26 +102,102 @@ pub(crate) async fn ensure(
     store.replace_key(gateway, &key).await.map_err(kept)?;
     write_private(path, text.reveal()).map_err(file)?;
     tracing::info!(path = %path.display(), "Key written.");
-    Ok(())
+    Ok(key)
 }
 
-/// Whether this text is a key for this role.
-pub(crate) async fn opens(
-    store: &dyn Store,
-    role: &KeyRole,
-    text: &str,
-) -> Result<bool, StoreError> {
-    let Some((id, secret)) = parse(role, text) else { return Ok(false) };
-    let Some(key) = store.key(id).await? else { return Ok(false) };
-    let same = hash(secret).as_bytes().ct_eq(key.hash.as_bytes());
-    Ok(key.role == *role && bool::from(same))
+/// The key that this text is, if it is one of this role that cannot be guessed.
+fn read(role: &KeyRole, text: &str) -> Option<Key> {
+    let (name, id, secret) = parse(text)?;
+    let is_hex = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'));
+    let good = name == role_name(role)
+        && (id.len(), secret.len()) == (ID_DIGITS, SECRET_DIGITS)
+        && is_hex(id)
+        && is_hex(secret);
+    let created_at = Timestamp::now();
+    good.then(|| Key { id: id.to_owned(), role: role.clone(), hash: hash(secret), created_at })
 }
 
-fn parse<'t>(role: &KeyRole, text: &'t str) -> Option<(&'t str, &'t str)> {
-    text.strip_prefix("epsilon_")?.strip_prefix(role_name(role))?.strip_prefix('_')?.split_once('_')
+fn same(known: &Key, key: &Key) -> bool {
+    known.role == key.role && known.hash == key.hash
 }
 
-fn make(role: &KeyRole) -> (Key, Secret<String>) {
+/// Nobody can say now whether a key opens.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unknowable {
+    /// The store does not answer, and was not asked again.
+    #[error("the store does not answer")]
+    Away,
+    /// It was asked.
+    #[error("the store does not say")]
+    Store(#[source] StoreError),
+}
+
+/// Who comes with a key. Remembers the keys that opened, for the time that the store is away: an operator looks after a
+/// fleet then more than ever.
+#[derive(Debug)]
+pub(crate) struct Doors {
+    store: Arc<dyn Store>,
+    watch: Arc<StoreWatch>,
+    known: Mutex<HashMap<String, Key>>,
+}
+
+impl Doors {
+    pub(crate) fn new(store: Arc<dyn Store>, watch: Arc<StoreWatch>) -> Self {
+        Self { store, watch, known: Mutex::default() }
+    }
+
+    /// What this text opens; `None` when it is no key.
+    pub(crate) async fn role(&self, text: &str) -> Result<Option<KeyRole>, Unknowable> {
+        let Some((role, id, secret)) = parse(text) else { return Ok(None) };
+        let key = self.key(id).await?;
+        let key = key.filter(|key| role_name(&key.role) == role && matches(key, secret));
+        Ok(key.map(|key| key.role))
+    }
+
+    async fn key(&self, id: &str) -> Result<Option<Key>, Unknowable> {
+        let known = self.known.lock().get(id).cloned();
+        if self.watch.away_since().is_some() {
+            return known.map(Some).ok_or(Unknowable::Away);
+        }
+        match self.store.key(id).await {
+            Ok(key) => {
+                self.watch.answered();
+                match &key {
+                    Some(key) => self.remember(key),
+                    None => drop(self.known.lock().remove(id)),
+                }
+                Ok(key)
+            }
+            Err(err @ StoreError::Unavailable(_)) => {
+                self.watch.silent();
+                known.map(Some).ok_or(Unknowable::Store(err))
+            }
+            Err(err) => Err(Unknowable::Store(err)),
+        }
+    }
+
+    /// This is one, whether or not the store says so later.
+    pub(crate) fn remember(&self, key: &Key) {
+        let mut known = self.known.lock();
+        if known.len() < REMEMBERED || known.contains_key(&key.id) {
+            known.insert(key.id.clone(), key.clone());
+        }
+    }
+}
+
+/// Role, id and secret of a text in the form of a key.
+fn parse(text: &str) -> Option<(&str, &str, &str)> {
+    let (role, rest) = text.strip_prefix("epsilon_")?.split_once('_')?;
+    let (id, secret) = rest.split_once('_')?;
+    Some((role, id, secret))
+}
+
+fn matches(key: &Key, secret: &str) -> bool {
+    hash(secret).as_bytes().ct_eq(key.hash.as_bytes()).into()
+}
+
+/// A fresh key and its text, which is never shown again.
+pub(crate) fn make(role: &KeyRole) -> (Key, Secret<String>) {
     let mut rng = rand::rng();
     let id = format!("{:012x}", rng.random::<u64>() >> 16);
     let secret = format!("{:032x}{:032x}", rng.random::<u128>(), rng.random::<u128>());
@@ -119,43 +228,109 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use prometheus::IntGauge;
     use std::os::unix::fs::PermissionsExt;
+    use tempfile::TempDir;
 
-    #[tokio::test]
-    async fn the_first_start_makes_a_key_and_the_next_one_keeps_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let gateway = GatewayId::random();
-        let path = dir.path().join("admin.key");
-        let store = epsilon_store::open(dir.path().join("db").to_str().unwrap()).await.unwrap();
-        ensure(&*store, &gateway, &KeyRole::Admin, &path).await.unwrap();
-        let first = fs::read_to_string(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        ensure(&*store, &gateway, &KeyRole::Admin, &path).await.unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), first);
+    struct Lab {
+        dir: TempDir,
+        store: Arc<dyn Store>,
+        gateway: GatewayId,
+    }
 
-        let key = first.trim();
-        assert!(opens(&*store, &KeyRole::Admin, key).await.unwrap());
-        assert!(!opens(&*store, &KeyRole::Fleet, key).await.unwrap());
-        let forged = format!("{}0", &key[..key.len() - 1]);
-        for wrong in ["", "epsilon_admin_", &forged, &key.replace("admin", "fleet")] {
-            assert!(wrong == key || !opens(&*store, &KeyRole::Admin, wrong).await.unwrap());
+    impl Lab {
+        async fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let store = epsilon_store::open(dir.path().join("db").to_str().unwrap()).await.unwrap();
+            Self { dir, store, gateway: GatewayId::random() }
+        }
+
+        fn path(&self) -> PathBuf {
+            self.dir.path().join("key")
+        }
+
+        /// What is in the file after a start.
+        async fn start(&self, role: &KeyRole) -> String {
+            ensure(&*self.store, &self.gateway, role, &self.path()).await.unwrap();
+            fs::read_to_string(self.path()).unwrap()
+        }
+
+        fn doors(&self) -> Doors {
+            let watch = Arc::new(StoreWatch::new(IntGauge::new("up", "up").unwrap()));
+            Doors::new(Arc::clone(&self.store), watch)
+        }
+
+        async fn opens(&self, text: &str) -> Option<KeyRole> {
+            self.doors().role(text.trim()).await.unwrap()
         }
     }
 
     #[tokio::test]
-    async fn a_lost_or_foreign_file_is_replaced_and_the_old_key_dies() {
-        let dir = tempfile::tempdir().unwrap();
-        let gateway = GatewayId::random();
-        let path = dir.path().join("fleet.token");
-        let store = epsilon_store::open(dir.path().join("db").to_str().unwrap()).await.unwrap();
-        ensure(&*store, &gateway, &KeyRole::Fleet, &path).await.unwrap();
-        let old = fs::read_to_string(&path).unwrap();
-        fs::remove_file(&path).unwrap();
-        ensure(&*store, &gateway, &KeyRole::Fleet, &path).await.unwrap();
-        assert!(!opens(&*store, &KeyRole::Fleet, old.trim()).await.unwrap());
-        fs::write(&path, &old).unwrap();
-        ensure(&*store, &gateway, &KeyRole::Fleet, &path).await.unwrap();
-        let new = fs::read_to_string(&path).unwrap();
-        assert!(new != old && opens(&*store, &KeyRole::Fleet, new.trim()).await.unwrap());
+    async fn the_first_start_makes_a_key_and_the_next_one_keeps_it() {
+        let lab = Lab::new().await;
+        let first = lab.start(&KeyRole::Admin).await;
+        assert_eq!(fs::metadata(lab.path()).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(lab.start(&KeyRole::Admin).await, first);
+
+        assert_eq!(lab.opens(&first).await, Some(KeyRole::Admin));
+        let key = first.trim();
+        let last = if key.ends_with('0') { "1" } else { "0" };
+        let forged = format!("{}{last}", &key[..key.len() - 1]);
+        for wrong in ["", "epsilon_admin_", "epsilon__", &forged, &key.replace("admin", "fleet")] {
+            assert_eq!(lab.opens(wrong).await, None, "{wrong}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lost_file_makes_a_new_key_and_the_old_one_dies() {
+        let lab = Lab::new().await;
+        let old = lab.start(&KeyRole::Fleet).await;
+        fs::remove_file(lab.path()).unwrap();
+        let new = lab.start(&KeyRole::Fleet).await;
+        assert_eq!(lab.opens(&old).await, None);
+        assert_eq!(lab.opens(&new).await, Some(KeyRole::Fleet));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_key_of_the_role_is_replaced() {
+        let lab = Lab::new().await;
+        let fleet = make(&KeyRole::Fleet).1.reveal().clone();
+        let short = &fleet[..fleet.len() - 1];
+        let admin = fleet.replace("fleet", "admin");
+        for wrong in ["secret", short, admin.as_str(), &fleet.to_uppercase()] {
+            fs::write(lab.path(), wrong).unwrap();
+            let made = lab.start(&KeyRole::Fleet).await;
+            assert_ne!(made.trim(), wrong);
+            assert_eq!(lab.opens(&made).await, Some(KeyRole::Fleet));
+            assert_eq!(lab.opens(wrong).await, None, "{wrong}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_that_the_operator_gave_to_two_gateways_opens_for_both() {
+        let mut lab = Lab::new().await;
+        let given = make(&KeyRole::Fleet).1.reveal().clone();
+        fs::write(lab.path(), &given).unwrap();
+        assert_eq!(lab.start(&KeyRole::Fleet).await, given);
+        lab.gateway = GatewayId::random();
+        assert_eq!(lab.start(&KeyRole::Fleet).await, given);
+        assert_eq!(lab.opens(&given).await, Some(KeyRole::Fleet));
+    }
+
+    #[tokio::test]
+    async fn keys_that_opened_once_open_while_the_store_is_away() {
+        let lab = Lab::new().await;
+        let (used, unused) = (make(&KeyRole::Admin), make(&KeyRole::Admin));
+        let (one, other) = (GatewayId::random(), GatewayId::random());
+        lab.store.replace_key(&one, &used.0).await.unwrap();
+        lab.store.replace_key(&other, &unused.0).await.unwrap();
+        let doors = lab.doors();
+        assert_eq!(doors.role(used.1.reveal()).await.unwrap(), Some(KeyRole::Admin));
+        doors.watch.silent();
+        assert_eq!(doors.role(used.1.reveal()).await.unwrap(), Some(KeyRole::Admin));
+        assert!(doors.role(unused.1.reveal()).await.is_err(), "nobody can say");
+        assert_eq!(doors.role(&format!("{}0", used.1.reveal())).await.unwrap(), None);
+        doors.watch.answered();
+        assert_eq!(doors.role(unused.1.reveal()).await.unwrap(), Some(KeyRole::Admin));
     }
 }

@@ -15,7 +15,9 @@
 //! | `deploy` | archive → versions that serve, all or none |
 //! | `control` | the control API |
 //! | `keys` | the keys of the gateway's own doors |
+//! | `sync` | in step with the store, which other gateways change |
 //! | `urls` | addresses that are shown to people |
+//! | `warm` | instances that functions want ready when nobody calls |
 //! | `observe` | events and metrics |
 
 mod call;
@@ -25,11 +27,18 @@ mod fleet;
 mod keys;
 mod observe;
 mod routes;
+mod sync;
 mod urls;
+mod warm;
 
 pub mod app;
 pub mod autoscale;
 pub mod config;
+
+/// The rules of placement without a fleet, for the simulation in `benches`.
+pub mod placement {
+    pub use crate::call::place::{bound, choice, ring, stable, trial};
+}
 
 #[cfg(test)]
 #[path = "../tests/support/fake.rs"]

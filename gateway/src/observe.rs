@@ -2,4 +2,6 @@
 //! the crate touches a counter of calls.
 
 pub(crate) mod events;
+pub(crate) mod fleet;
 pub(crate) mod metrics;
+pub(crate) mod placement;

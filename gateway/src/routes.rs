@@ -2,13 +2,17 @@
 //! something is activated, rolled back or deleted, after the store has said yes.
 
 use crate::{
+    call::place::stable,
     fleet::{Fleet, view::VersionKey},
     observe::metrics::{FunctionMetrics, Metrics},
 };
 use arc_swap::{ArcSwap, Guard};
 use epsilon_api::{function::Version, ids::FunctionName};
 use rapidhash::fast::RandomState;
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 /// One function that can be called.
 #[derive(Debug)]
@@ -17,6 +21,8 @@ pub(crate) struct Route {
     pub(crate) version: Arc<Version>,
     /// The same, as the fleet looks it up.
     pub(crate) key: VersionKey,
+    /// The function's place on the ring.
+    pub(crate) home: u64,
     /// Where its calls are counted.
     pub(crate) metrics: Arc<FunctionMetrics>,
 }
@@ -39,6 +45,12 @@ impl Table {
     pub(crate) fn named_in_host(&self, label: &str) -> Option<&Arc<Route>> {
         self.named(label)
             .or_else(|| self.named(self.by_host.get(&label.to_ascii_lowercase())?.as_str()))
+    }
+
+    /// Whether this version is the one that answers to its name.
+    pub(crate) fn serves(&self, version: &Version) -> bool {
+        self.named(version.function.as_str())
+            .is_some_and(|route| route.version.number == version.number)
     }
 
     /// All functions, in no order.
@@ -105,7 +117,8 @@ impl Routes {
             None => self.metrics.function(&name),
         };
         let key = VersionKey::of_version(&version);
-        let route = Arc::new(Route { version, key, metrics });
+        let home = stable::of_name(version.function.as_str());
+        let route = Arc::new(Route { version, key, home, metrics });
         table.by_name.insert(name, route).map(|old| Arc::clone(&old.version))
     }
 
@@ -146,11 +159,35 @@ impl Change<'_> {
         }
     }
 
+    /// These serve, all of them and no others: what another gateway has changed. Nothing happens where nothing differs.
+    pub(crate) fn follow(&self, versions: Vec<Version>, fleet: &Fleet) {
+        let (mut new, mut gone) = (Vec::new(), Vec::new());
+        {
+            let table = self.routes.table();
+            let names: HashSet<&FunctionName> = versions.iter().map(|one| &one.function).collect();
+            gone.extend(table.by_name.keys().filter(|name| !names.contains(name)).cloned());
+            new.extend(versions.iter().filter(|version| !table.serves(version)).cloned());
+        }
+        if new.is_empty() && gone.is_empty() {
+            return;
+        }
+        tracing::info!(changed = new.len(), gone = gone.len(), "Following what serves now.");
+        let old: Vec<Arc<Version>> = self.routes.swap(|table| {
+            let removed = gone.iter().filter_map(|name| table.by_name.remove(name.as_str()));
+            let mut old: Vec<_> = removed.map(|route| Arc::clone(&route.version)).collect();
+            old.extend(
+                new.into_iter().filter_map(|version| self.routes.put(table, version.into())),
+            );
+            old
+        });
+        for version in &old {
+            fleet.retire(version);
+        }
+    }
+
     /// Retires a version unless it serves.
     pub(crate) fn let_go(&self, version: &Version, fleet: &Fleet) {
-        let table = self.routes.table();
-        let serves = |route: &Arc<Route>| route.version.number == version.number;
-        if !table.named(version.function.as_str()).is_some_and(serves) {
+        if !self.routes.table().serves(version) {
             fleet.retire(version);
         }
     }

@@ -12,6 +12,8 @@ mod fake;
 #[path = "support/world.rs"]
 mod world;
 
+#[path = "gateway/autoscaler.rs"]
+mod autoscaler;
 #[path = "gateway/calls.rs"]
 mod calls;
 #[path = "gateway/control.rs"]

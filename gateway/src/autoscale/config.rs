@@ -3,6 +3,7 @@
 //! know stands here with its reason; `docs/autoscaling.md` shows them at work.
 
 use super::schedule::{Window, WindowSettings};
+use crate::config::ConfigError;
 use epsilon_api::units::Bytes;
 use serde::{Deserialize, Deserializer};
 use std::{str::FromStr, time::Duration};
@@ -201,16 +202,6 @@ pub struct PolicyConfig {
     pub(crate) scale_in_after: Duration,
 }
 
-/// A setting of the autoscaler that cannot work.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`gateway.autoscale.{key}`: {rule}")]
-pub struct ConfigError {
-    /// Which setting.
-    pub key: &'static str,
-    /// What it must be.
-    pub rule: String,
-}
-
 /// One sample each second is kept; this bounds them.
 const LONGEST_WINDOW: Duration = Duration::from_secs(60 * 60);
 
@@ -224,7 +215,11 @@ impl Config {
         let schedule = settings
             .schedule
             .iter()
-            .map(|window| window.check().map_err(|rule| ConfigError { key: "schedule", rule }))
+            .map(|window| {
+                let wrong =
+                    |rule: String| ConfigError { key: "autoscale.schedule", rule: rule.into() };
+                window.check().map_err(wrong)
+            })
             .collect::<Result<_, _>>()?;
         let driver = match settings.driver {
             DriverKind::None => Driver::None,
@@ -272,38 +267,54 @@ impl Config {
 
 /// Every rule but those of the schedule.
 fn check(settings: &Settings) -> Result<(), ConfigError> {
-    let rule = |holds: bool, key, rule: &str| {
-        if holds { Ok(()) } else { Err(ConfigError { key, rule: rule.to_owned() }) }
+    let rule = |holds: bool, key, rule: &'static str| {
+        if holds { Ok(()) } else { Err(ConfigError { key, rule: rule.into() }) }
     };
     let named = settings.group.as_deref().is_some_and(|name| !name.trim().is_empty());
     let aws = settings.driver == DriverKind::AwsAsg;
-    rule(!aws || named, "group", "the driver `aws-asg` needs the group's name")?;
-    rule(!aws || cfg!(feature = "aws"), "driver", "this program was built without AWS")?;
+    rule(!aws || named, "autoscale.group", "the driver `aws-asg` needs the group's name")?;
+    rule(!aws || cfg!(feature = "aws"), "autoscale.driver", "this program was built without AWS")?;
     rule(
         settings.driver != DriverKind::Exec || !settings.command.is_empty(),
-        "command",
+        "autoscale.command",
         "the driver `exec` needs a command, such as `[/usr/local/bin/scale]`",
     )?;
-    rule(settings.min >= 1, "min", "must be at least 1: nobody would take the first call")?;
-    rule(settings.max >= settings.min, "max", "must not be smaller than `min`")?;
-    rule(settings.place.get() >= 1 << 20, "place", "must be at least `1MiB`")?;
+    rule(
+        settings.min >= 1,
+        "autoscale.min",
+        "must be at least 1: nobody would take the first call",
+    )?;
+    rule(settings.max >= settings.min, "autoscale.max", "must not be smaller than `min`")?;
+    rule(settings.place.get() >= 1 << 20, "autoscale.place", "must be at least `1MiB`")?;
     let within = |value: f64, least: f64, most: f64| (least..=most).contains(&value);
     rule(
         within(settings.places_per_core, 0.1, 1000.0),
-        "places_per_core",
+        "autoscale.places_per_core",
         "must be between 0.1 and 1000",
     )?;
-    rule(within(settings.target, 0.1, 1.0), "target", "must be between 0.1 and 1")?;
-    rule(within(settings.panic_at, 0.1, 10.0), "panic_at", "must be between 0.1 and 10")?;
-    rule(within(settings.trend_limit, 1.0, 10.0), "trend_limit", "must be between 1 and 10")?;
-    rule(within(settings.leaving_share, 0.0, 1.0), "leaving_share", "must be between 0 and 1")?;
-    rule(settings.starting_at_once >= 1, "starting_at_once", "must be at least 1")?;
-    rule((1..=10_000).contains(&settings.decisions), "decisions", "must be between 1 and 10000")?;
+    rule(within(settings.target, 0.1, 1.0), "autoscale.target", "must be between 0.1 and 1")?;
+    rule(within(settings.panic_at, 0.1, 10.0), "autoscale.panic_at", "must be between 0.1 and 10")?;
+    rule(
+        within(settings.trend_limit, 1.0, 10.0),
+        "autoscale.trend_limit",
+        "must be between 1 and 10",
+    )?;
+    rule(
+        within(settings.leaving_share, 0.0, 1.0),
+        "autoscale.leaving_share",
+        "must be between 0 and 1",
+    )?;
+    rule(settings.starting_at_once >= 1, "autoscale.starting_at_once", "must be at least 1")?;
+    rule(
+        (1..=10_000).contains(&settings.decisions),
+        "autoscale.decisions",
+        "must be between 1 and 10000",
+    )?;
     for (key, value) in [
-        ("stable_window", settings.stable_window),
-        ("panic_window", settings.panic_window),
-        ("scale_in_after", settings.scale_in_after),
-        ("every", settings.every),
+        ("autoscale.stable_window", settings.stable_window),
+        ("autoscale.panic_window", settings.panic_window),
+        ("autoscale.scale_in_after", settings.scale_in_after),
+        ("autoscale.every", settings.every),
     ] {
         rule(
             (Duration::from_secs(1)..=LONGEST_WINDOW).contains(&value),
@@ -313,17 +324,25 @@ fn check(settings: &Settings) -> Result<(), ConfigError> {
     }
     rule(
         settings.panic_window <= settings.stable_window,
-        "panic_window",
+        "autoscale.panic_window",
         "must not be longer than `stable_window`",
     )?;
     rule(
         settings.stable_window <= settings.scale_in_after,
-        "scale_in_after",
+        "autoscale.scale_in_after",
         "must not be shorter than `stable_window`",
     )?;
-    rule(settings.boot_time <= LONGEST_WINDOW, "boot_time", "must not be longer than `1h`")?;
-    rule(settings.lease > settings.every, "lease", "must be longer than `every`")?;
-    rule(!settings.command_timeout.is_zero(), "command_timeout", "must be longer than `0s`")
+    rule(
+        settings.boot_time <= LONGEST_WINDOW,
+        "autoscale.boot_time",
+        "must not be longer than `1h`",
+    )?;
+    rule(settings.lease > settings.every, "autoscale.lease", "must be longer than `every`")?;
+    rule(
+        !settings.command_timeout.is_zero(),
+        "autoscale.command_timeout",
+        "must be longer than `0s`",
+    )
 }
 
 fn text<'de, T, D>(from: D) -> Result<T, D::Error>
@@ -394,7 +413,8 @@ mod tests {
                 "schedule",
             ),
         ] {
-            assert_eq!(Config::new(read(text)).unwrap_err().key, key, "{text}");
+            let err = Config::new(read(text)).unwrap_err();
+            assert_eq!(err.key, format!("autoscale.{key}"), "{text}");
         }
     }
 }

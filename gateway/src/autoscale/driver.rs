@@ -13,7 +13,7 @@ use std::fmt;
 /// A group of VMs that can be made larger and smaller. Each method has a limit of its own; each may be
 /// repeated, and dropping its future is safe.
 #[async_trait]
-pub trait ScaleGroup: Send + Sync + fmt::Debug {
+pub(crate) trait ScaleGroup: Send + Sync + fmt::Debug {
     /// How the group stands. `seen` are the VMs that report to this gateway.
     async fn describe(&self, seen: &[VmId]) -> Result<Group, GroupError>;
 
@@ -35,32 +35,32 @@ pub trait ScaleGroup: Send + Sync + fmt::Debug {
 
 /// How a group stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Group {
+pub(crate) struct Group {
     /// VMs that it tries to have.
-    pub desired: u32,
+    pub(crate) desired: u32,
     /// Its own limits.
-    pub min: u32,
+    pub(crate) min: u32,
     /// Its own limits.
-    pub max: u32,
+    pub(crate) max: u32,
     /// Its VMs.
-    pub instances: Vec<GroupInstance>,
+    pub(crate) instances: Vec<GroupInstance>,
 }
 
 /// One VM of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GroupInstance {
+pub(crate) struct GroupInstance {
     /// Its id.
-    pub id: VmId,
+    pub(crate) id: VmId,
     /// How far it is.
-    pub phase: Phase,
+    pub(crate) phase: Phase,
     /// Not to be taken away by the group itself. What drains and is not protected is leaving by our own
     /// order: this mark outlives the gateway that made it.
-    pub protected: bool,
+    pub(crate) protected: bool,
 }
 
 /// How far a VM of a group is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// Ordered, not there yet.
     Starting,
     /// There.
@@ -75,7 +75,7 @@ pub enum Phase {
 
 /// Why a group did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
-pub enum GroupError {
+pub(crate) enum GroupError {
     /// Too many questions.
     #[error("the group answers no more questions for now")]
     Throttled(#[source] Cause),
@@ -94,11 +94,11 @@ pub enum GroupError {
 }
 
 /// What was behind it.
-pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 impl GroupError {
     /// What the operator can do.
-    pub fn hint(&self) -> &'static str {
+    pub(crate) fn hint(&self) -> &'static str {
         match self {
             Self::Throttled(_) => "nothing: it is asked less often until it answers again",
             Self::Denied(_) => {

@@ -4,7 +4,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 /// Time since the autoscaler started; tests write it as plain numbers.
-pub type Moment = Duration;
+pub(crate) type Moment = Duration;
 
 /// Samples of the last `keep`.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 //! `GET /v1/autoscaler` shows. Written by `runner.rs`; read by the control API.
 
 use super::{
-    config::Config,
+    config::{Config, Driver},
     policy::{Decision, Reason},
     sample::Sample,
 };
@@ -56,7 +56,7 @@ impl Journal {
         Ok(Self {
             shown: Mutex::new(Shown { info, decisions: VecDeque::new() }),
             keep: config.decisions,
-            metrics: Metrics::new(registry)?,
+            metrics: Metrics::new(registry, config.driver != Driver::None)?,
         })
     }
 
@@ -162,6 +162,7 @@ fn round(places: f64) -> f64 {
 struct Metrics {
     wanted: IntGauge,
     current: IntGauge,
+    ready: IntGauge,
     demand: Gauge,
     places: Gauge,
     leading: IntGauge,
@@ -170,45 +171,40 @@ struct Metrics {
 }
 
 impl Metrics {
-    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+    /// `acts`: without a driver nobody leads, and nobody is to be missed as a leader.
+    fn new(registry: &Registry, acts: bool) -> Result<Self, prometheus::Error> {
         let opts = |name: &str, help: &str| Opts::new(format!("epsilon_autoscaler_{name}"), help);
+        let count = |name, help| IntGauge::with_opts(opts(name, help));
+        let places = |name, help| Gauge::with_opts(opts(name, help));
+        let reason = opts("reason", "1 for why so many VMs are wanted.");
+        let problems = opts("problems_total", "Rounds that ended with a problem, by its kind.");
         let metrics = Self {
-            wanted: IntGauge::with_opts(opts("wanted_vms", "VMs that the policy wants."))?,
-            current: IntGauge::with_opts(opts(
-                "current_vms",
-                "VMs that the group has or is about to have.",
-            ))?,
-            demand: Gauge::with_opts(opts(
-                "demand_places",
-                "Places needed, the mean of the stable window.",
-            ))?,
-            places: Gauge::with_opts(opts("places", "Places of the VMs that take calls."))?,
-            leading: IntGauge::with_opts(opts(
-                "leading",
-                "1 on the gateway whose autoscaler acts.",
-            ))?,
-            reason: IntGaugeVec::new(
-                opts("reason", "1 for why so many VMs are wanted."),
-                &["reason"],
-            )?,
-            problems: IntCounterVec::new(
-                opts("problems_total", "Rounds that ended with a problem, by its kind."),
-                &["kind"],
-            )?,
+            wanted: count("wanted_vms", "VMs that the policy wants.")?,
+            current: count("current_vms", "VMs that the group has or is about to have.")?,
+            ready: count("ready_vms", "VMs of the group that take calls.")?,
+            demand: places("demand_places", "Places needed, the mean of the stable window.")?,
+            places: places("places", "Places of the VMs that take calls.")?,
+            leading: count("leading", "1 on the gateway whose autoscaler acts.")?,
+            reason: IntGaugeVec::new(reason, &["reason"])?,
+            problems: IntCounterVec::new(problems, &["kind"])?,
         };
         registry.register(Box::new(metrics.wanted.clone()))?;
         registry.register(Box::new(metrics.current.clone()))?;
+        registry.register(Box::new(metrics.ready.clone()))?;
         registry.register(Box::new(metrics.demand.clone()))?;
         registry.register(Box::new(metrics.places.clone()))?;
-        registry.register(Box::new(metrics.leading.clone()))?;
         registry.register(Box::new(metrics.reason.clone()))?;
         registry.register(Box::new(metrics.problems.clone()))?;
+        if acts {
+            registry.register(Box::new(metrics.leading.clone()))?;
+        }
         Ok(metrics)
     }
 
     fn decided(&self, decision: &Decision, sample: &Sample) {
         self.wanted.set(i64::from(decision.wanted));
         self.current.set(i64::from(sample.current));
+        self.ready.set(i64::from(sample.ready));
         self.demand.set(decision.demand);
         self.places.set(sample.places);
         for word in Reason::WORDS {

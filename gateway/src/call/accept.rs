@@ -18,6 +18,7 @@ use crate::{
 use activity::{Activity, Busy, Check, Watched};
 use bytes::Bytes;
 use epsilon_api::body::BodyError;
+use epsilon_wire::tls;
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -34,10 +35,12 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::sleep,
+    time::{sleep, timeout},
 };
+use tokio_rustls::server::TlsStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Connections that the kernel keeps while all ours are taken.
@@ -130,6 +133,8 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 #[derive(Debug)]
 pub(crate) struct Door {
     pub(crate) listener: TcpListener,
+    /// Spoken with who begins with it; then plain HTTP is for this machine only.
+    pub(crate) tls: Option<tls::Server>,
     pub(crate) limits: ConnectionLimits,
     pub(crate) ending: Ending,
     pub(crate) metrics: Arc<Metrics>,
@@ -140,7 +145,7 @@ pub(crate) struct Door {
 impl Door {
     /// Accepts until told to close. An error never ends it.
     pub(crate) async fn serve(self, handler: impl Handler) {
-        let Self { listener, limits, ending, metrics, open } = self;
+        let Self { listener, tls, limits, ending, metrics, open } = self;
         let places = Arc::new(Semaphore::new(limits.max_connections));
         let mut pause = FIRST_PAUSE;
         loop {
@@ -165,17 +170,48 @@ impl Door {
             open.inc();
             let place = Place { open: open.clone(), _permit: permit };
             let connection = Arc::new(Connection::new(peer, Some(place)));
-            let task = serve_connection(
-                stream,
-                connection,
-                handler.clone(),
-                limits,
-                ending.close.child_token(),
-                ending.cut.child_token(),
-            );
-            ending.tasks.spawn(task);
+            let (handler, tls) = (handler.clone(), tls.clone());
+            let (close, cut) = (ending.close.child_token(), ending.cut.child_token());
+            ending.tasks.spawn(async move {
+                prepare(&stream);
+                let Some(tls) = tls else {
+                    return serve_connection(stream, connection, handler, limits, close, cut).await;
+                };
+                let opened = timeout(limits.header_timeout, secure(stream, peer, &tls));
+                // A drain does not wait for who has not asked anything yet.
+                match close.run_until_cancelled(opened).await {
+                    Some(Ok(Ok(Opened::Tls(stream)))) => {
+                        serve_connection(*stream, connection, handler, limits, close, cut).await;
+                    }
+                    Some(Ok(Ok(Opened::Plain(stream)))) => {
+                        serve_connection(stream, connection, handler, limits, close, cut).await;
+                    }
+                    Some(Ok(Err(error))) => tracing::debug!(%peer, %error, "No TLS came about."),
+                    Some(Err(_)) | None => {}
+                }
+            });
         }
     }
+}
+
+/// The first byte of a TLS handshake; no HTTP method begins so.
+const HANDSHAKE: u8 = 0x16;
+
+enum Opened {
+    Tls(Box<TlsStream<TcpStream>>),
+    Plain(TcpStream),
+}
+
+/// Who comes over a network has to speak TLS; a program on this machine need not.
+async fn secure(stream: TcpStream, peer: SocketAddr, tls: &tls::Server) -> io::Result<Opened> {
+    let mut first = [0];
+    if stream.peek(&mut first).await? == 1 && first[0] == HANDSHAKE {
+        return Ok(Opened::Tls(Box::new(tls.accept(stream).await?)));
+    }
+    if peer.ip().to_canonical().is_loopback() {
+        return Ok(Opened::Plain(stream));
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "plain HTTP from another machine"))
 }
 
 async fn accept(
@@ -209,15 +245,16 @@ fn prepare(stream: &TcpStream) {
 
 /// Serves one connection to its end. Input: its bytes. Stopped by either side, by its limits, or by the
 /// tokens: `close` lets the answer that runs finish, `cut` does not.
-async fn serve_connection(
-    stream: TcpStream,
+async fn serve_connection<S>(
+    stream: S,
     connection: Arc<Connection>,
     handler: impl Handler,
     limits: ConnectionLimits,
     close: CancellationToken,
     cut: CancellationToken,
-) {
-    prepare(&stream);
+) where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let service = {
         let connection = Arc::clone(&connection);
         service_fn(move |request| {

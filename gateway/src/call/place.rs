@@ -1,44 +1,184 @@
-//! Fourth phase: which VM. A choice and nothing else: it looks at the fleet, sends nothing and
-//! remembers nothing. The consistent-hash ring with bounded loads takes this trait's place with the fleet.
+//! Fourth phase: which VM. A choice and nothing else: it looks at the fleet and sends nothing.
+//!
+//! A function has a home on a consistent-hash ring and a fixed order from there; it stays at home as long as
+//! that VM carries no more than its share, and spreads along its order when it must. `docs/routing.md` tells it with a drawing.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `stable` | hashes that never change |
+//! | `ring` | home, and the order from there |
+//! | `bound` | how much a VM may carry |
+//! | `choice` | which VM of the order |
+//!
+//! These four are pure; the simulation in `benches` plays with them. Here they meet the fleet. `trial` lets `benches` time that.
 
-use crate::fleet::{Member, Snapshot};
-use epsilon_api::ids::FunctionName;
-use std::{fmt, sync::Arc};
+pub mod bound;
+pub mod choice;
+pub mod ring;
+pub mod stable;
+pub mod trial;
 
-/// Where a call may go.
-pub(crate) trait Placement: Send + Sync + fmt::Debug {
-    /// The VM to try as number `attempt` (from 0) for this function; `None` when there is no further one.
-    /// Different attempts never get the same VM.
-    fn choose(
-        &self,
-        function: &FunctionName,
-        fleet: &Snapshot,
-        attempt: usize,
-    ) -> Option<Arc<Member>>;
+use super::retry::Failure;
+use crate::{
+    fleet::{
+        Member, Snapshot,
+        health::{Event, Standing},
+        load::Carried,
+        trouble::Trouble,
+    },
+    observe::placement::PlacementMetrics,
+    routes::Route,
+};
+use bound::{Balance, Totals};
+use choice::{Against, Holds, Look, Pick};
+use epsilon_api::{error::CallError, vm::VmState};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// How old sums over the fleet may be. A call moves them by one; adding 200 VMs up takes some microseconds.
+const SUM_EVERY: Duration = Duration::from_millis(10);
+
+/// Where a call goes.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    /// The VM.
+    pub(crate) member: Arc<Member>,
+    /// Counts the call as carried by it.
+    pub(crate) carried: Carried,
+    /// Whether another VM would be worth a try.
+    pub(crate) more: bool,
+    /// A VM nearer to home that only lacks the image.
+    pub(crate) lacks_image: Option<Arc<Member>>,
 }
 
-/// The VMs in their order: right for one, enough to prove the walk.
-#[derive(Debug)]
-pub(crate) struct InOrder;
+/// Chooses a VM for a call of this function, other than those tried already. `None` when there is none left.
+pub(crate) fn place(
+    fleet: &Snapshot,
+    route: &Route,
+    tried: &[Arc<Member>],
+    balance: &Balance,
+    metrics: &PlacementMetrics,
+) -> Option<Placed> {
+    let now = Instant::now();
+    let totals = fleet.sums.fresh(fleet.members(), balance, now);
+    let members = fleet.members();
+    let look = |vm: usize| Look {
+        tried: tried.iter().any(|member| Arc::ptr_eq(member, &members[vm])),
+        ..look(&members[vm], route, balance, totals, now)
+    };
+    let walk = fleet.ring.walk(route.home);
+    let pick = choice::choose(walk, look, |against| metrics.passed_over(against))?;
+    metrics.placed(&pick);
+    let Pick { vm, more, lacks_image, .. } = pick;
+    let member = Arc::clone(&members[vm]);
+    member.breakers.begins(route.key, now);
+    let carried = member.load.carry(route.key);
+    let lacks_image = lacks_image.map(|vm| Arc::clone(&members[vm]));
+    Some(Placed { member, carried, more, lacks_image })
+}
 
-impl Placement for InOrder {
-    fn choose(&self, _: &FunctionName, fleet: &Snapshot, attempt: usize) -> Option<Arc<Member>> {
-        fleet.members().iter().filter(|member| member.takes_calls()).nth(attempt).cloned()
+/// One VM, looked at for one call.
+fn look(member: &Member, route: &Route, balance: &Balance, totals: Totals, now: Instant) -> Look {
+    let view = member.view();
+    let load = &member.load;
+    let free = load.still_free(route.key, view.warm(route.key).free);
+    let holds = match free {
+        1.. => Holds::Warm,
+        0 if view.holds_image(route.key) => Holds::Image,
+        0 => Holds::Nothing,
+    };
+    let can_start = view.state != VmState::EngineDown && load.has_memory(route.version.spec.memory);
+    // Not `takes_calls`: one that was never heard is out, and so the last resort of a gateway that has just started.
+    let against = if member.is_asked_to_drain() || view.state == VmState::Draining {
+        Against::Drain
+    } else {
+        match member.standing() {
+            Standing::Out(_) => Against::Out,
+            _ if member.breakers.is_open(route.key, now) => Against::Breaker,
+            _ if load.has_refused(route.key) || (free == 0 && !can_start) => Against::Room,
+            Standing::Suspect => Against::Suspect,
+            Standing::Up if !load.is_within(balance, totals) => Against::Bound,
+            Standing::Up => Against::Nothing,
+        }
+    };
+    let strain = if against == Against::Bound { load.strain() } else { 0 };
+    Look { against, holds, strain, tried: false }
+}
+
+/// What an attempt tells of its VM: the next calls know it.
+pub(crate) fn learn(member: &Member, route: &Route, err: Option<&CallError>) {
+    let now = Instant::now();
+    match err.map(Failure::of) {
+        None | Some(Failure::Own) => {
+            member.note(Event::Answered, now);
+            member.breakers.answered(route.key);
+        }
+        Some(Failure::Crashed) => member.note(Event::Answered, now),
+        Some(Failure::Refused) => {
+            member.load.refused(route.key);
+            // Without room by its own report it is full; with room something is wrong with this function there.
+            let is_full = member.view().memory_free() < route.version.spec.memory;
+            if matches!(err, Some(CallError::NoCapacity { .. })) && !is_full {
+                failed(member, route, now);
+            }
+        }
+        Some(Failure::Unsent | Failure::VmLost) => {
+            let refused = matches!(err.and_then(Trouble::of), Some(Trouble::Refused(_)));
+            member.note(if refused { Event::Refused } else { Event::Failed }, now);
+        }
+        Some(Failure::Platform) => failed(member, route, now),
+    }
+}
+
+fn failed(member: &Member, route: &Route, now: Instant) {
+    if member.breakers.failed(route.key, now) {
+        let (function, vm) = (&route.version.function, &member.id);
+        tracing::warn!(%function, %vm, "Function cannot be run on this VM; it goes to others for a while.");
+    }
+}
+
+/// What the VMs that take calls carry together; added up when a call asks and the last time was a while ago.
+#[derive(Debug)]
+pub(crate) struct Sums {
+    made: Instant,
+    /// When to add up again, in microseconds from `made`.
+    due: AtomicU64,
+    calls: AtomicU64,
+    shares: AtomicU64,
+}
+
+impl Sums {
+    pub(crate) fn new() -> Self {
+        let zero = || AtomicU64::new(0);
+        Self { made: Instant::now(), due: zero(), calls: zero(), shares: zero() }
+    }
+
+    /// The sums as they were at most [`SUM_EVERY`] ago. Of several callers, one adds up.
+    fn fresh(&self, members: &[Arc<Member>], balance: &Balance, now: Instant) -> Totals {
+        let passed = now.saturating_duration_since(self.made).as_micros() as u64;
+        let due = self.due.load(Relaxed);
+        let next = passed + SUM_EVERY.as_micros() as u64;
+        if passed >= due && self.due.compare_exchange(due, next, Relaxed, Relaxed).is_ok() {
+            let mut totals = Totals::default();
+            let takes = |member: &&Arc<Member>| {
+                member.takes_calls() && !matches!(member.standing(), Standing::Out(_))
+            };
+            for member in members.iter().filter(takes) {
+                let (cpu, age) = (member.view().cpu, member.age(now));
+                member.load.weigh(balance, member.weight, cpu, age, &mut totals);
+            }
+            self.calls.store(totals.calls, Relaxed);
+            self.shares.store(totals.shares, Relaxed);
+        }
+        Totals { calls: self.calls.load(Relaxed), shares: self.shares.load(Relaxed) }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{fleet::Fleet, testing::FakeVm};
-
-    #[test]
-    fn a_draining_vm_is_passed_over() {
-        let fleet = Fleet::new([FakeVm::arc("a"), FakeVm::arc("b"), FakeVm::arc("c")]);
-        fleet.members()[1].drain(true);
-        let name = FunctionName::parse("pay").unwrap();
-        let chosen =
-            |attempt| InOrder.choose(&name, &fleet.snapshot(), attempt).map(|vm| vm.id.to_string());
-        assert_eq!([chosen(0), chosen(1), chosen(2)], [Some("a".into()), Some("c".into()), None]);
-    }
-}
+mod tests;

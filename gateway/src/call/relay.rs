@@ -18,7 +18,7 @@ use epsilon_api::{
     ids::RequestId,
     vm::Call,
 };
-use http::{Request, request};
+use http::{Method, Request, request};
 use http_body::{Body as _, Frame, SizeHint};
 use parking_lot::Mutex;
 use std::{
@@ -52,6 +52,11 @@ impl Outgoing {
         Self { version, request_id, head, body: Source::Whole(body) }
     }
 
+    /// Its method.
+    pub(crate) fn method(&self) -> &Method {
+        &self.head.method
+    }
+
     /// Whether nobody has begun to read the body.
     pub(crate) fn is_whole(&self) -> bool {
         match &self.body {
@@ -70,8 +75,8 @@ impl Outgoing {
         Some(Call { version, request_id, may_wait: true, request: Request::from_parts(head, body) })
     }
 
-    /// For a VM after which another may be tried. `None` when the body is used up.
-    pub(crate) fn lend(mut self) -> Option<(Call, Self)> {
+    /// For a VM after which another may be tried. `may_wait` as in [`Call`]. `None` when the body is used up.
+    pub(crate) fn lend(mut self, may_wait: bool) -> Option<(Call, Self)> {
         let slot = match self.body {
             Source::Whole(body) => Arc::new(Mutex::new(Some(body))),
             Source::Lent(slot) => slot,
@@ -81,7 +86,7 @@ impl Outgoing {
         let call = Call {
             version: Arc::clone(&self.version),
             request_id: self.request_id.clone(),
-            may_wait: false,
+            may_wait,
             request,
         };
         self.body = Source::Lent(slot);
@@ -113,7 +118,8 @@ impl http_body::Body for Borrowed {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<bytes::Bytes>, body::BodyError>>> {
-        if self.taken.is_none() {
+        // Reading nothing uses nothing up.
+        if self.taken.is_none() && !self.empty {
             let taken = self.slot.lock().take();
             self.taken = taken;
         }
@@ -152,10 +158,10 @@ mod tests {
 
     #[tokio::test]
     async fn an_untouched_body_can_be_lent_again() {
-        let (call, outgoing) = outgoing(body::full("hello")).lend().unwrap();
+        let (call, outgoing) = outgoing(body::full("hello")).lend(false).unwrap();
         assert_eq!(call.request.body().size_hint().exact(), Some(5));
         drop(call);
-        let (call, outgoing) = outgoing.lend().unwrap();
+        let (call, outgoing) = outgoing.lend(false).unwrap();
         drop(call);
         let call = outgoing.last().unwrap();
         assert_eq!(call.request.into_body().collect().await.unwrap().to_bytes(), "hello");
@@ -163,10 +169,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_was_read_is_used_up() {
-        let (mut call, outgoing) = outgoing(body::full("hello")).lend().unwrap();
+        let (mut call, outgoing) = outgoing(body::full("hello")).lend(false).unwrap();
         call.request.body_mut().frame().await.unwrap().unwrap();
         drop(call);
-        assert!(outgoing.lend().is_none());
+        assert!(outgoing.lend(false).is_none());
     }
 
     #[test]

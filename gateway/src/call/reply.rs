@@ -3,6 +3,7 @@
 
 use super::relay::headers;
 use crate::{
+    fleet::load::Carried,
     observe::{
         events::{CallEnded, CallFailed},
         metrics::Metrics,
@@ -42,6 +43,8 @@ pub(crate) struct CallRecord {
     request_id: RequestId,
     /// Known after lookup.
     pub(crate) route: Option<Arc<Route>>,
+    /// Known when a VM has answered.
+    pub(crate) carried: Option<Carried>,
     status: u16,
     bytes_out: u64,
     complete: bool,
@@ -64,6 +67,7 @@ impl CallRecord {
             began: Instant::now(),
             request_id,
             route: None,
+            carried: None,
             status: CALLER_GONE,
             bytes_out: 0,
             complete: false,

@@ -2,40 +2,119 @@
 
 use super::*;
 use crate::{
-    call::place::InOrder,
     config::Settings,
+    fleet::{Care, Member, trouble::Trouble},
     testing::{self, FakeVm, ok},
 };
 use epsilon_api::{
     ids::{FunctionName, RequestId},
-    vm::Vm,
+    vm::{Call, Vm},
 };
+use http::Method;
 use http_body_util::BodyExt;
 use prometheus::Registry;
+use std::{
+    io,
+    sync::atomic::{AtomicU32, Ordering::SeqCst},
+};
 
-/// `calls` over these VMs, and the one function that they know.
-fn fleet(vms: &[&Arc<FakeVm>]) -> (Calls, Arc<Route>) {
-    let config = Config::new(Settings::default(), "/data").unwrap();
-    let metrics = Metrics::new(&Registry::new()).unwrap();
-    let versions = vec![testing::version("pay", 1)];
-    let routes = Arc::new(Routes::new(versions, Arc::clone(&metrics)));
-    let route = Arc::clone(routes.table().named("pay").unwrap());
-    let fleet = Fleet::new(vms.iter().map(|vm| Arc::clone(*vm) as Arc<dyn Vm>));
-    (Calls::new(&config, routes, Arc::new(fleet), Box::new(InOrder), metrics), route)
+/// `calls` over some VMs, and the one function that they know.
+struct World {
+    calls: Calls,
+    route: Arc<Route>,
+    registry: Registry,
+    /// In the order of the function.
+    vms: Vec<Arc<FakeVm>>,
 }
 
-fn outgoing(route: &Route) -> Outgoing {
-    let request = Request::post("/x").header("x-mine", "1").body(body::full("hello")).unwrap();
-    Outgoing::new(Arc::clone(&route.version), RequestId::random(), request)
+impl World {
+    fn new(vms: usize) -> Self {
+        Self::with(vms, Settings::default(), false)
+    }
+
+    fn with(vms: usize, settings: Settings, idempotent: bool) -> Self {
+        let config = Config::new(settings, "/data").unwrap();
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).unwrap();
+        let mut version = testing::version("pay", 1);
+        version.spec.idempotent = idempotent;
+        let routes = Arc::new(Routes::new(vec![version], Arc::clone(&metrics)));
+        let route = Arc::clone(routes.table().named("pay").unwrap());
+        let vms: Vec<_> = (0..vms).map(|n| FakeVm::new(&format!("vm-{n}"))).collect();
+        // As if all came by joining: only those can be out.
+        let fleet = Fleet::new([], &config.care);
+        for vm in &vms {
+            let member = Member::joined(Arc::clone(vm) as Arc<dyn Vm>, &Care::default(), None);
+            member.reported(vm.status(), Instant::now());
+            fleet.admit(Arc::new(member));
+        }
+        let snapshot = fleet.snapshot();
+        let vms = snapshot.ring.walk(route.home).map(|at| Arc::clone(&vms[at])).collect();
+        drop(snapshot);
+        Self { calls: Calls::new(&config, routes, Arc::new(fleet), metrics), route, registry, vms }
+    }
+
+    async fn call(&self, method: Method) -> String {
+        let request = Request::builder().method(method).uri("/x").header("x-mine", "1");
+        let body = body::full("hello");
+        self.send(request.body(body).unwrap()).await
+    }
+
+    /// Without a body.
+    async fn get(&self) -> String {
+        self.send(Request::get("/x").header("x-mine", "1").body(body::empty()).unwrap()).await
+    }
+
+    async fn send(&self, request: Request<CallBody>) -> String {
+        let version = Arc::clone(&self.route.version);
+        let outgoing = Outgoing::new(version, RequestId::random(), request);
+        match self.calls.relay(&self.route, outgoing).await {
+            Ok(Relayed { answer, .. }) => {
+                let body = answer.response.into_body().collect().await.unwrap().to_bytes();
+                String::from_utf8_lossy(&body).into_owned()
+            }
+            Err(err) => err.verdict().code.to_owned(),
+        }
+    }
+
+    fn metric(&self, line: &str) -> bool {
+        let text = prometheus::TextEncoder::new();
+        text.encode_to_string(&self.registry.gather()).unwrap().contains(line)
+    }
 }
 
-fn full(vm: &FakeVm) {
-    vm.script("pay", |call| async move {
-        Err(CallError::ConcurrencyLimit { function: call.version.function.clone(), limit: 1 })
+/// What the function says on this VM, and how often it was asked.
+fn fails(
+    vm: &FakeVm,
+    err: impl Fn(FunctionName) -> CallError + Send + Sync + 'static,
+) -> Arc<AtomicU32> {
+    let count = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&count);
+    vm.script("pay", move |call: Call| {
+        counted.fetch_add(1, SeqCst);
+        let err = err(call.version.function.clone());
+        async move { Err(err) }
     });
+    count
 }
 
-/// Answers with the body and a header that it saw.
+fn full(vm: &FakeVm) -> Arc<AtomicU32> {
+    fails(vm, |function| CallError::ConcurrencyLimit { function, limit: 1 })
+}
+
+fn refused(function: FunctionName) -> CallError {
+    Trouble::opening(io::ErrorKind::ConnectionRefused.into()).before(function)
+}
+
+fn lost(function: FunctionName) -> CallError {
+    Trouble::Broke("reset".into()).after(function)
+}
+
+fn crashed(function: FunctionName) -> CallError {
+    CallError::FunctionCrashed { function, cause: "exit 7".into() }
+}
+
+/// Answers with a header and the body that it saw.
 fn echoes(vm: &FakeVm) {
     vm.script("pay", |call| async move {
         let mine = call.request.headers()["x-mine"].to_str().unwrap().to_owned();
@@ -44,64 +123,174 @@ fn echoes(vm: &FakeVm) {
     });
 }
 
-async fn text(result: Result<Answer, CallError>) -> String {
-    match result {
-        Ok(answer) => {
-            let body = answer.response.into_body().collect().await.unwrap().to_bytes();
-            String::from_utf8_lossy(&body).into_owned()
-        }
-        Err(err) => err.verdict().code.to_owned(),
-    }
-}
-
 #[tokio::test]
 async fn a_full_vm_passes_the_whole_call_to_the_next() {
-    let (a, b, c) = (FakeVm::new("a"), FakeVm::new("b"), FakeVm::new("c"));
-    full(&a);
-    full(&b);
-    echoes(&c);
-    let (calls, route) = fleet(&[&a, &b, &c]);
-    assert_eq!(text(calls.relay(&route, outgoing(&route)).await).await, "1 hello");
+    let world = World::new(3);
+    let asked = full(&world.vms[0]);
+    full(&world.vms[1]);
+    echoes(&world.vms[2]);
+    assert_eq!(world.call(Method::POST).await, "1 hello");
+    assert!(world.metric(r#"epsilon_retries_total{reason="refused"} 2"#));
+    // It is known now: until it reports, nobody asks it again.
+    assert_eq!(world.call(Method::POST).await, "1 hello");
+    assert_eq!(asked.load(SeqCst), 1);
 }
 
 #[tokio::test]
 async fn when_all_are_full_the_last_answer_stands() {
-    let (a, b) = (FakeVm::new("a"), FakeVm::new("b"));
-    full(&a);
-    full(&b);
-    let (calls, route) = fleet(&[&a, &b]);
-    assert_eq!(text(calls.relay(&route, outgoing(&route)).await).await, "CONCURRENCY_LIMIT");
+    let world = World::new(2);
+    let asked = [full(&world.vms[0]), full(&world.vms[1])];
+    assert_eq!(world.call(Method::POST).await, "CONCURRENCY_LIMIT");
+    assert_eq!(asked.map(|asked| asked.load(SeqCst)), [1, 1]);
+}
+
+#[tokio::test]
+async fn a_call_may_wait_only_where_no_other_vm_is_left() {
+    let world = World::new(3);
+    let seen: Arc<parking_lot::Mutex<Vec<bool>>> = Arc::default();
+    for vm in &world.vms {
+        let seen = Arc::clone(&seen);
+        vm.script("pay", move |call: Call| {
+            seen.lock().push(call.may_wait);
+            let function = call.version.function.clone();
+            async move { Err(CallError::ConcurrencyLimit { function, limit: 1 }) }
+        });
+    }
+    assert_eq!(world.call(Method::POST).await, "CONCURRENCY_LIMIT");
+    assert_eq!(*seen.lock(), [false, false, true]);
+    // All are known to be full: it waits at home, and asks nobody afterwards.
+    seen.lock().clear();
+    assert_eq!(world.call(Method::POST).await, "CONCURRENCY_LIMIT");
+    assert_eq!(*seen.lock(), [true]);
+}
+
+#[tokio::test]
+async fn a_walk_is_no_longer_than_it_may_be() {
+    let settings = Settings { max_tries: 2, ..Settings::default() };
+    let world = World::with(4, settings, false);
+    let asked: Vec<_> = world.vms.iter().map(|vm| full(vm)).collect();
+    assert_eq!(world.call(Method::POST).await, "CONCURRENCY_LIMIT");
+    assert_eq!(asked.iter().map(|asked| asked.load(SeqCst)).collect::<Vec<_>>(), [1, 1, 0, 0]);
 }
 
 #[tokio::test]
 async fn a_call_that_may_have_run_is_never_sent_twice() {
-    let (a, b) = (FakeVm::new("a"), FakeVm::new("b"));
-    a.script("pay", |call| async move {
-        let function = call.version.function.clone();
-        Err(CallError::FunctionCrashed { function, cause: "gone".into() })
+    for err in [crashed, lost] {
+        let world = World::new(2);
+        fails(&world.vms[0], err);
+        echoes(&world.vms[1]);
+        assert_eq!(world.call(Method::POST).await, "FUNCTION_CRASHED");
+        assert!(world.metric(r#"epsilon_retries_denied_total{reason="not_repeatable"} 1"#));
+    }
+}
+
+#[tokio::test]
+async fn one_that_may_run_twice_is_by_its_method_or_by_its_functions_word() {
+    for err in [crashed, lost] {
+        let world = World::new(2);
+        fails(&world.vms[0], err);
+        echoes(&world.vms[1]);
+        assert_eq!(world.get().await, "1 ");
+        assert_eq!(world.call(Method::PUT).await, "1 hello");
+
+        let world = World::with(2, Settings::default(), true);
+        fails(&world.vms[0], err);
+        echoes(&world.vms[1]);
+        assert_eq!(world.call(Method::POST).await, "1 hello");
+        assert!(world.metric(r#"epsilon_retries_total{reason="repeatable"} 1"#));
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_kills_instances_kills_two_and_no_more() {
+    let world = World::new(4);
+    let asked: Vec<_> = world.vms.iter().map(|vm| fails(vm, crashed)).collect();
+    assert_eq!(world.get().await, "FUNCTION_CRASHED");
+    assert_eq!(asked.iter().map(|asked| asked.load(SeqCst)).sum::<u32>(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_attempt_has_what_is_left_of_the_timeout() {
+    let world = World::new(2);
+    let timeout = world.route.version.spec.timeout;
+    world.vms[0].script("pay", move |call| async move {
+        tokio::time::sleep(timeout * 2 / 3).await;
+        Err(lost(call.version.function.clone()))
     });
-    echoes(&b);
-    let (calls, route) = fleet(&[&a, &b]);
-    assert_eq!(text(calls.relay(&route, outgoing(&route)).await).await, "FUNCTION_CRASHED");
+    world.vms[1].script("pay", |_| std::future::pending());
+    let began = Instant::now();
+    assert_eq!(world.get().await, "FUNCTION_TIMEOUT");
+    assert_eq!(began.elapsed().as_secs(), timeout.as_secs());
+}
+
+#[tokio::test]
+async fn a_vm_that_refuses_connections_is_out_at_once() {
+    let world = World::new(2);
+    let asked = fails(&world.vms[0], refused);
+    echoes(&world.vms[1]);
+    for _ in 0..3 {
+        assert_eq!(world.call(Method::POST).await, "1 hello");
+    }
+    assert_eq!(asked.load(SeqCst), 1);
+    assert!(world.metric(r#"epsilon_retries_total{reason="unsent"} 1"#));
+    assert!(world.metric(r#"epsilon_placement_passed_over_total{reason="out"} 2"#));
+}
+
+#[tokio::test]
+async fn the_last_vm_is_asked_though_it_is_out() {
+    let world = World::new(1);
+    let asked = fails(&world.vms[0], refused);
+    for _ in 0..3 {
+        assert_eq!(world.call(Method::POST).await, "NO_CAPACITY");
+    }
+    assert_eq!(asked.load(SeqCst), 3);
+    echoes(&world.vms[0]);
+    assert_eq!(world.call(Method::POST).await, "1 hello");
+}
+
+#[tokio::test]
+async fn without_budget_a_failure_stands_and_a_refusal_still_goes_on() {
+    let settings = Settings { retry_percent: 0, retry_per_second: 0, ..Settings::default() };
+    let world = World::with(3, settings, false);
+    fails(&world.vms[0], lost);
+    echoes(&world.vms[1]);
+    echoes(&world.vms[2]);
+    assert_eq!(world.get().await, "FUNCTION_CRASHED");
+    assert!(world.metric(r#"epsilon_retries_denied_total{reason="budget"} 1"#));
+    full(&world.vms[0]);
+    assert_eq!(world.get().await, "1 ");
 }
 
 #[tokio::test]
 async fn a_body_that_was_touched_is_never_sent_twice() {
-    let (a, b) = (FakeVm::new("a"), FakeVm::new("b"));
-    a.script("pay", |mut call| async move {
+    let world = World::new(2);
+    world.vms[0].script("pay", |mut call| async move {
         call.request.body_mut().frame().await.unwrap().unwrap();
         let function: FunctionName = call.version.function.clone();
         Err(CallError::NoCapacity { function, cause: "changed its mind".into() })
     });
-    echoes(&b);
-    let (calls, route) = fleet(&[&a, &b]);
-    assert_eq!(text(calls.relay(&route, outgoing(&route)).await).await, "NO_CAPACITY");
+    echoes(&world.vms[1]);
+    assert_eq!(world.call(Method::POST).await, "NO_CAPACITY");
+    assert!(world.metric(r#"epsilon_retries_denied_total{reason="body_read"} 1"#));
 }
 
 #[tokio::test]
 async fn when_every_vm_drains_there_is_no_capacity() {
-    let a = FakeVm::new("a");
-    let (calls, route) = fleet(&[&a]);
-    calls.fleet.members()[0].drain(true);
-    assert_eq!(text(calls.relay(&route, outgoing(&route)).await).await, "NO_CAPACITY");
+    let world = World::new(1);
+    world.calls.fleet.members()[0].drain(true);
+    assert_eq!(world.call(Method::POST).await, "NO_CAPACITY");
+}
+
+#[tokio::test]
+async fn an_answer_counts_as_load_until_it_is_over() {
+    let world = World::new(1);
+    echoes(&world.vms[0]);
+    let request = Request::get("/x").header("x-mine", "1").body(body::empty()).unwrap();
+    let version = Arc::clone(&world.route.version);
+    let outgoing = Outgoing::new(version, RequestId::random(), request);
+    let relayed = world.calls.relay(&world.route, outgoing).await.unwrap();
+    let member = Arc::clone(&world.calls.fleet.members()[0]);
+    assert_eq!(member.load.calls(), 1);
+    drop(relayed);
+    assert_eq!(member.load.calls(), 0);
 }

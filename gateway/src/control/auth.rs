@@ -1,7 +1,9 @@
 //! Who may use the control API: the holder of the admin key, compared in constant time by its hash.
 
-use super::{Shared, error::ApiError};
-use crate::keys;
+use super::{
+    Shared,
+    error::{self, ApiError},
+};
 use axum::{
     extract::{Request, State},
     middleware::Next,
@@ -19,13 +21,25 @@ pub(super) async fn require_key(
     let Some(key) = bearer(request.headers()) else {
         return Err(refused("the control API wants `Authorization: Bearer <key>`"));
     };
-    if !keys::opens(&*control.store, &KeyRole::Admin, key).await? {
+    if control.doors.role(key).await? != Some(KeyRole::Admin) {
         return Err(refused("this key does not open the control API"));
     }
     Ok(next.run(request).await)
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+/// Lets a request through that will ask the store, unless it is known to be away: nobody waits for nothing.
+pub(super) async fn require_store(
+    State(control): Shared,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    if control.watch.away_since().is_some() {
+        return Err(error::store_away());
+    }
+    Ok(next.run(request).await)
+}
+
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, key) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
 }

@@ -1,11 +1,15 @@
 //! Errors of the control API. They leave a handler as an extension of the response; the listener's
 //! handler adds the request id and writes the body.
 
+use crate::keys::Unknowable;
 use axum::response::{IntoResponse, Response};
 use epsilon_api::{chain::Chain, error::ErrorBody};
 use epsilon_store::StoreError;
 use http::StatusCode;
 use std::error::Error;
+
+const STORE_UNAVAILABLE: &str = "STORE_UNAVAILABLE";
+const STORE_HINT: &str = "calls go on; try again in a moment";
 
 /// An answer that is an error.
 #[derive(Debug)]
@@ -49,6 +53,12 @@ pub(crate) fn internal(err: &(dyn Error + 'static)) -> ApiError {
     ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", message)
 }
 
+/// The store is known to be away: who asks shall not wait for it.
+pub(crate) fn store_away() -> ApiError {
+    let message = "the store does not answer";
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, STORE_UNAVAILABLE, message).hint(STORE_HINT)
+}
+
 /// What the store's refusal means to the one who asked.
 pub(crate) fn of_store(err: &StoreError) -> ApiError {
     use StoreError as E;
@@ -87,11 +97,9 @@ pub(crate) fn of_store(err: &StoreError) -> ApiError {
         E::MemberNotFound(_) => {
             (StatusCode::NOT_FOUND, "MEMBER_NOT_FOUND", Some("join again".into()))
         }
-        E::Unavailable(_) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "STORE_UNAVAILABLE",
-            Some("calls go on; try again in a moment".into()),
-        ),
+        E::Unavailable(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, STORE_UNAVAILABLE, Some(STORE_HINT.into()))
+        }
         E::UnknownScheme(_)
         | E::Open { .. }
         | E::Connect { .. }
@@ -103,6 +111,15 @@ pub(crate) fn of_store(err: &StoreError) -> ApiError {
     let mut error = ApiError::new(status, code, err.to_string());
     error.body.hint = hint;
     error
+}
+
+impl From<Unknowable> for ApiError {
+    fn from(err: Unknowable) -> Self {
+        match err {
+            Unknowable::Away => store_away(),
+            Unknowable::Store(err) => of_store(&err),
+        }
+    }
 }
 
 impl From<StoreError> for ApiError {

@@ -5,7 +5,7 @@ use super::{
     error::ApiError,
     query::{InPath, PAGING, Params, data, json, listed},
 };
-use crate::{app, control::Control};
+use crate::{control::Control, warm};
 use axum::{Json, body::Body, extract::State};
 use epsilon_api::{
     admin::{Data, FunctionInfo, RollbackRequest, VersionInfo},
@@ -80,7 +80,8 @@ pub(super) async fn rollback(
             // VMs that were told to let it go must hear that it is wanted again.
             let (close, wanted) = (shared.close.clone(), Arc::clone(&version));
             let background = shared.background.clone();
-            let warm_up = async move { app::ensure_ready(&shared, wanted).await };
+            let warm_up =
+                async move { warm::ensure_ready(&shared.routes, &shared.fleet, &wanted).await };
             background.spawn(close.run_until_cancelled_owned(warm_up));
             Ok(version)
         })

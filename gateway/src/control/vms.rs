@@ -1,4 +1,4 @@
-//! VMs: what each holds, and emptying one.
+//! VMs: what each holds and how it stands, and emptying one.
 
 use super::{
     Control, Shared,
@@ -6,18 +6,25 @@ use super::{
     query::{InPath, PAGING, Params, data, listed},
 };
 use axum::{Json, extract::State};
-use epsilon_api::{admin::Data, ids::VmId, suggest::nearest, vm::VmStatus};
+use epsilon_api::{
+    admin::{Data, VmInfo},
+    ids::VmId,
+    suggest::nearest,
+};
 use epsilon_store::Paged;
 use http::{StatusCode, Uri};
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// `GET /v1/vms`: a fleet is small; all of it is one part.
 pub(super) async fn list(
     State(control): Shared,
     uri: Uri,
-) -> Result<Json<Data<Vec<VmStatus>>>, ApiError> {
+) -> Result<Json<Data<Vec<VmInfo>>>, ApiError> {
     Params::read(&uri, &PAGING)?.page()?;
-    Ok(Json(listed(Paged { items: control.fleet.status(), next: None })))
+    let now = Instant::now();
+    let items = control.fleet.members().iter().map(|member| member.info(now)).collect();
+    Ok(Json(listed(Paged { items, next: None })))
 }
 
 /// `POST /v1/vms/{id}/drain`
@@ -25,7 +32,7 @@ pub(super) async fn drain(
     State(control): Shared,
     InPath(id): InPath<VmId>,
     uri: Uri,
-) -> Result<Json<Data<VmStatus>>, ApiError> {
+) -> Result<Json<Data<VmInfo>>, ApiError> {
     set(control, id, &uri, true).await
 }
 
@@ -34,29 +41,33 @@ pub(super) async fn undrain(
     State(control): Shared,
     InPath(id): InPath<VmId>,
     uri: Uri,
-) -> Result<Json<Data<VmStatus>>, ApiError> {
+) -> Result<Json<Data<VmInfo>>, ApiError> {
     set(control, id, &uri, false).await
 }
 
-/// Notes it first: a drain survives a restart.
+/// Notes it first: a drain survives a restart, and other gateways learn of it by the store.
 async fn set(
     control: Arc<Control>,
     id: VmId,
     uri: &Uri,
     draining: bool,
-) -> Result<Json<Data<VmStatus>>, ApiError> {
+) -> Result<Json<Data<VmInfo>>, ApiError> {
     Params::read(uri, &[])?;
     let shared = Arc::clone(&control);
-    let status = control
+    let info = control
         .to_the_end(async move {
             let member = shared.fleet.member(&id).ok_or_else(|| not_found(&shared, &id))?;
+            // What it holds now: soon it holds nothing.
+            let holds = member.vm.status();
             shared.store.set_draining(&id, draining).await?;
-            member.drain(draining);
+            if member.drain(draining) && draining {
+                shared.handover.begin(holds);
+            }
             tracing::info!(vm = %id, draining, "Drain asked for.");
-            Ok(member.vm.status())
+            Ok(member.info(Instant::now()))
         })
         .await?;
-    Ok(Json(data(status)))
+    Ok(Json(data(info)))
 }
 
 fn not_found(control: &Control, id: &VmId) -> ApiError {

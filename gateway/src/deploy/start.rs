@@ -63,10 +63,8 @@ impl Starter<'_> {
     }
 
     /// The VMs in the order in which calls come to them.
-    fn order(self, _function: &FunctionName) -> Vec<Arc<Member>> {
-        let mut members = self.fleet.members();
-        members.retain(|member| member.takes_calls());
-        members
+    fn order(self, function: &FunctionName) -> Vec<Arc<Member>> {
+        self.fleet.snapshot().order(function)
     }
 
     /// Has the first VMs fetch the image; if none of them can, the next ones. Answers who holds it.
@@ -130,40 +128,44 @@ pub(super) fn is_in_a_registry(image: &ImageRef) -> bool {
 mod tests {
     use super::*;
     use crate::{
+        fleet::Care,
         observe::metrics::Metrics,
         testing::{self, FakeVm, Trouble},
     };
-    use epsilon_api::admin::DeployEvent;
+    use epsilon_api::{admin::DeployEvent, vm::Vm as _};
 
     /// In the engine that the one VM has too.
     const UP: &str = "epsilon/shop/pay:2";
+    const IN_AN_ENGINE: &str = "epsilon/shop/pay:1";
     const REGISTRY: &str = "registry.example/shop/pay@sha256:1";
 
-    /// What came of starting a version on these VMs: the outcome, which were asked to fetch and to start, and
-    /// the lines that were told.
+    /// What came of starting a version on VMs with these troubles, in the order in which calls come to them: the
+    /// outcome, which were asked to fetch and to start (from 1), and how many lines were told.
     async fn start(
         image: &str,
-        vms: &[(&str, Option<Trouble>)],
-    ) -> (Result<(), &'static str>, Vec<String>, Vec<String>, usize) {
-        let vms: Vec<_> = vms
-            .iter()
-            .map(|(id, trouble)| {
-                let vm = FakeVm::new(id);
-                *vm.trouble.lock().unwrap() = *trouble;
-                vm.broken.lock().unwrap().insert("broken".into(), "Error: no key".into());
-                vm
-            })
-            .collect();
-        let fleet = Fleet::new(vms.iter().map(|vm| Arc::clone(vm) as _));
-        let (story, mut told) = Story::new(Metrics::new(&prometheus::Registry::new()).unwrap());
+        troubles: &[Option<Trouble>],
+    ) -> (Result<(), &'static str>, Vec<usize>, Vec<usize>, usize) {
         let mut version = testing::version(if image.is_empty() { "broken" } else { "pay" }, 1);
         version.image.reference = image.into();
+        let vms: Vec<_> = (0..troubles.len()).map(|n| FakeVm::new(&format!("vm-{n}"))).collect();
+        let fleet = Fleet::new(vms.iter().map(|vm| Arc::clone(vm) as _), &Care::default());
+        let (story, mut told) = Story::new(Metrics::new(&prometheus::Registry::new()).unwrap());
         let starter = Starter {
             fleet: &fleet,
             story: &story,
             is_one_machine: image == UP,
             patience: Duration::from_millis(50),
         };
+        let order = starter.order(&version.function);
+        let in_order = order.iter().map(|member| {
+            let found = vms.iter().find(|vm| vm.status().id == member.id);
+            found.expect("a VM of this fleet")
+        });
+        let in_order: Vec<_> = in_order.collect();
+        for (vm, trouble) in in_order.iter().zip(troubles) {
+            *vm.trouble.lock().unwrap() = *trouble;
+            vm.broken.lock().unwrap().insert("broken".into(), "Error: no key".into());
+        }
         let ended = starter.ensure_ready(Arc::new(version)).await;
         drop(story);
         let mut lines = 0;
@@ -174,63 +176,49 @@ mod tests {
             NotReady::Start(err) => err.verdict().code,
             NotReady::OutOfReach { .. } => "IMAGE_UNREACHABLE",
         });
-        let asked = |what: &dyn Fn(&FakeVm) -> usize| -> Vec<String> {
-            let mut ids: Vec<_> = vms
-                .iter()
-                .filter(|vm| what(vm) > 0)
-                .map(|vm| epsilon_api::vm::Vm::status(&**vm).id.to_string())
-                .collect();
-            ids.sort();
-            ids
+        let asked = |what: &dyn Fn(&FakeVm) -> usize| -> Vec<usize> {
+            (1..).zip(&in_order).filter(|(_, vm)| what(vm) > 0).map(|(nth, _)| nth).collect()
         };
         (ended, asked(&FakeVm::fetched), asked(&|vm| vm.ready().len()), lines)
     }
 
-    /// Each row: image, VMs in the order of calls and what is wrong with them => outcome, who fetched, who was
-    /// started on, lines told.
+    /// Each row: image, what is wrong with the VMs => outcome, who fetched, who was started on, lines told.
     macro_rules! starts {
-        ($($name:ident: $image:expr, [$($vm:literal $trouble:expr),*]
+        ($($name:ident: $image:expr, [$($trouble:expr),*]
             => $ended:expr, $fetched:expr, $ready:expr, $lines:expr;)*) => {$(
             #[tokio::test]
             async fn $name() {
-                let (ended, fetched, ready, lines) = start($image, &[$(($vm, $trouble)),*]).await;
-                let (want_fetched, want_ready): (&[&str], &[&str]) = (&$fetched, &$ready);
+                let (ended, fetched, ready, lines) = start($image, &[$($trouble),*]).await;
+                let (want_fetched, want_ready): (&[usize], &[usize]) = (&$fetched, &$ready);
                 assert_eq!((ended, lines), ($ended, $lines));
-                assert_eq!((fetched, ready), (owned(want_fetched), owned(want_ready)));
+                assert_eq!((&fetched[..], &ready[..]), (want_fetched, want_ready));
             }
         )*};
     }
 
-    fn owned(ids: &[&str]) -> Vec<String> {
-        ids.iter().map(ToString::to_string).collect()
-    }
-
-    use Trouble::{Hangs, NoImage, NoStart};
+    const FINE: Option<Trouble> = None;
+    const NO_IMAGE: Option<Trouble> = Some(Trouble::NoImage);
+    const HANGS: Option<Trouble> = Some(Trouble::Hangs);
+    const NO_START: Option<Trouble> = Some(Trouble::NoStart);
 
     starts! {
-        one_machine_only_starts: UP, ["a" None] => Ok(()), [], ["a"], 0;
-        one_machine_keeps_its_own_error: UP, ["a" Some(NoStart)] => Err("NO_CAPACITY"), [], ["a"], 1;
-        one_vm_elsewhere_fetches_too: REGISTRY, ["a" None] => Ok(()), ["a"], ["a"], 0;
-        two_hold_the_image_and_home_starts: REGISTRY, ["a" None, "b" None, "c" None]
-            => Ok(()), ["a", "b"], ["a"], 0;
-        home_without_the_image_is_left_out: REGISTRY, ["a" Some(NoImage), "b" None, "c" None]
-            => Ok(()), ["a", "b"], ["b"], 1;
-        the_second_without_the_image_is_told: REGISTRY, ["a" None, "b" Some(NoImage)]
-            => Ok(()), ["a", "b"], ["a"], 1;
-        a_vm_that_hangs_holds_nobody_up: REGISTRY, ["a" Some(Hangs), "b" None]
-            => Ok(()), ["a", "b"], ["b"], 1;
-        the_next_ones_are_asked_when_neither_can: REGISTRY, ["a" Some(NoImage), "b" Some(Hangs), "c" None]
-            => Ok(()), ["a", "b", "c"], ["c"], 2;
-        home_that_starts_nothing_is_passed_over: REGISTRY, ["a" Some(NoStart), "b" None]
-            => Ok(()), ["a", "b"], ["a", "b"], 1;
-        none_that_can_fails: REGISTRY, ["a" Some(NoImage), "b" Some(Hangs)]
-            => Err("NO_CAPACITY"), ["a", "b"], [], 2;
-        an_image_in_an_engine_that_none_can_get: "epsilon/shop/pay:1", ["a" Some(NoImage), "b" Some(NoImage)]
-            => Err("IMAGE_UNREACHABLE"), ["a", "b"], [], 2;
-        an_image_in_an_engine_that_the_only_one_cannot_get: "epsilon/shop/pay:1", ["a" Some(NoImage)]
-            => Err("IMAGE_UNREACHABLE"), ["a"], [], 1;
-        code_that_does_not_load_is_tried_once: "", ["a" None, "b" None]
-            => Err("FUNCTION_INIT_FAILED"), ["a", "b"], ["a"], 0;
+        one_machine_only_starts: UP, [FINE] => Ok(()), [], [1], 0;
+        one_machine_keeps_its_own_error: UP, [NO_START] => Err("NO_CAPACITY"), [], [1], 1;
+        one_vm_elsewhere_fetches_too: REGISTRY, [FINE] => Ok(()), [1], [1], 0;
+        two_hold_the_image_and_home_starts: REGISTRY, [FINE, FINE, FINE] => Ok(()), [1, 2], [1], 0;
+        home_without_the_image_is_left_out: REGISTRY, [NO_IMAGE, FINE, FINE] => Ok(()), [1, 2], [2], 1;
+        the_second_without_the_image_is_told: REGISTRY, [FINE, NO_IMAGE] => Ok(()), [1, 2], [1], 1;
+        a_vm_that_hangs_holds_nobody_up: REGISTRY, [HANGS, FINE] => Ok(()), [1, 2], [2], 1;
+        the_next_ones_are_asked_when_neither_can: REGISTRY, [NO_IMAGE, HANGS, FINE]
+            => Ok(()), [1, 2, 3], [3], 2;
+        home_that_starts_nothing_is_passed_over: REGISTRY, [NO_START, FINE] => Ok(()), [1, 2], [1, 2], 1;
+        none_that_can_fails: REGISTRY, [NO_IMAGE, HANGS] => Err("NO_CAPACITY"), [1, 2], [], 2;
+        an_image_in_an_engine_that_none_can_get: IN_AN_ENGINE, [NO_IMAGE, NO_IMAGE]
+            => Err("IMAGE_UNREACHABLE"), [1, 2], [], 2;
+        an_image_in_an_engine_that_the_only_one_cannot_get: IN_AN_ENGINE, [NO_IMAGE]
+            => Err("IMAGE_UNREACHABLE"), [1], [], 1;
+        code_that_does_not_load_is_tried_once: "", [FINE, FINE]
+            => Err("FUNCTION_INIT_FAILED"), [1, 2], [1], 0;
         no_vm_at_all: REGISTRY, [] => Err("NO_CAPACITY"), [], [], 0;
     }
 }

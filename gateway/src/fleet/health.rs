@@ -119,10 +119,6 @@ impl Health {
         }
     }
 
-    pub(crate) fn standing(&self) -> Standing {
-        self.standing
-    }
-
     /// The next state.
     pub(crate) fn step(self, event: Event, now: Instant, policy: &Policy) -> Self {
         use Standing::{Out, Suspect, Up};
@@ -262,7 +258,7 @@ mod tests {
         let health = events.iter().fold(Health::unheard(start), |health, (ms, event)| {
             health.step(*event, at(*ms), &POLICY)
         });
-        match health.standing() {
+        match health.standing {
             Standing::Up => "up",
             Standing::Suspect => "suspect",
             Standing::Out(why) => why.as_str(),
@@ -320,7 +316,7 @@ mod tests {
             assert!(health.pause <= LONGEST_OUT);
             now += health.pause;
             health = health.step(Line, now, &POLICY);
-            assert_eq!(health.standing(), Standing::Up);
+            assert_eq!(health.standing, Standing::Up);
         }
     }
 

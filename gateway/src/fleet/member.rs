@@ -1,16 +1,43 @@
 //! One VM and what the gateway knows of it. Everything that a call reads here is an atomic or a swap.
 
-use super::view::View;
+use super::{
+    breaker::{self, Breakers},
+    health::{self, Condition, Event, Standing},
+    load::Load,
+    trouble::Trouble,
+    view::View,
+};
+use crate::call::place::ring;
 use arc_swap::{ArcSwap, Guard};
 use epsilon_api::{
+    admin::{VmInfo, VmStanding},
     ids::VmId,
     vm::{Vm, VmState, VmStatus},
 };
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 use tokio::time::Instant;
+
+/// When a VM, or a function on it, is left alone for a while.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Care {
+    pub(crate) health: health::Policy,
+    pub(crate) breaker: breaker::Policy,
+}
+
+#[cfg(test)]
+impl Default for Care {
+    fn default() -> Self {
+        crate::config::Config::new(crate::config::Settings::default(), "/data").unwrap().care
+    }
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -19,22 +46,69 @@ pub(crate) struct Member {
     pub(crate) id: VmId,
     /// The VM itself: the one of this process, or a client of an agent's listener.
     pub(crate) vm: Arc<dyn Vm>,
+    /// Where its listener is; `None` for the one of this process.
+    pub(crate) address: Option<String>,
+    /// What it counts on the ring, by its size.
+    pub(crate) weight: u32,
+    /// What it carries.
+    pub(crate) load: Arc<Load>,
+    /// Functions that cannot be run on it just now.
+    pub(crate) breakers: Breakers,
+    health: Condition,
     /// The operator wants it empty. It may drain without that, by its own decision; see [`Self::takes_calls`].
     drain_asked: AtomicBool,
     /// Its last report.
     view: ArcSwap<View>,
+    /// When it came, or its agent started again; `None`: it was there before us.
+    came: Mutex<Option<Instant>>,
+    /// How it stood when somebody looked last, and since when.
+    stands: Mutex<(VmStanding, Timestamp)>,
+    missed: AtomicU64,
 }
 
 impl Member {
-    /// A VM that has just come.
-    pub(crate) fn new(vm: Arc<dyn Vm>) -> Self {
-        let status = vm.status();
-        Self {
-            id: status.id.clone(),
+    /// The VM of this process.
+    pub(crate) fn at_home(vm: Arc<dyn Vm>, care: &Care) -> Self {
+        let now = Instant::now();
+        let view = View::of(&vm.status(), now);
+        Self::new(vm, view, Condition::at_home(now), care, None)
+    }
+
+    /// A VM that joined and was not heard yet; it `came` just now, or was there before us.
+    pub(crate) fn joined(vm: Arc<dyn Vm>, care: &Care, came: Option<Instant>) -> Self {
+        let now = Instant::now();
+        let view = View::unheard(&vm.status(), now);
+        Self::new(vm, view, Condition::remote(care.health, now), care, came)
+    }
+
+    /// Its listener is there.
+    pub(crate) fn at(self, address: String) -> Self {
+        Self { address: Some(address), ..self }
+    }
+
+    fn new(
+        vm: Arc<dyn Vm>,
+        view: View,
+        health: Condition,
+        care: &Care,
+        came: Option<Instant>,
+    ) -> Self {
+        let member = Self {
+            id: view.id.clone(),
             vm,
+            address: None,
+            weight: ring::weight(view.memory.get()),
+            load: Load::new(),
+            breakers: Breakers::new(care.breaker),
+            health,
             drain_asked: AtomicBool::new(false),
-            view: ArcSwap::from_pointee(View::of(status, Instant::now())),
-        }
+            view: ArcSwap::from_pointee(view),
+            came: Mutex::new(came),
+            stands: Mutex::new((VmStanding::Starting, Timestamp::now())),
+            missed: AtomicU64::new(0),
+        };
+        member.look(Timestamp::now());
+        member
     }
 
     /// What it said last.
@@ -44,7 +118,51 @@ impl Member {
 
     /// It says how it is.
     pub(crate) fn reported(&self, status: VmStatus, now: Instant) {
-        self.view.store(Arc::new(View::of(status, now)));
+        let before = self.view();
+        if before.is_heard && before.boot != status.boot {
+            *self.came.lock() = Some(now);
+        }
+        self.load.reported(&status);
+        self.view.store(Arc::new(View::of(&status, now)));
+        self.note(Event::Line, now);
+    }
+
+    /// The stream of its reports ended by this, or could not be had.
+    pub(crate) fn met(&self, trouble: &Trouble, now: Instant) {
+        self.missed.fetch_add(1, Relaxed);
+        self.load.silent();
+        self.note(
+            if matches!(trouble, Trouble::Refused(_)) { Event::Refused } else { Event::Broken },
+            now,
+        );
+    }
+
+    /// Time passes.
+    pub(crate) fn tick(&self, now: Instant) {
+        self.note(Event::Tick, now);
+        self.look(Timestamp::now());
+    }
+
+    /// What happened, to its health.
+    pub(crate) fn note(&self, event: Event, now: Instant) {
+        let Some((before, after)) = self.health.note(event, now) else { return };
+        self.look(Timestamp::now());
+        let vm = &self.id;
+        match (before, after) {
+            (_, Standing::Up) => tracing::info!(%vm, "VM is up."),
+            (_, Standing::Suspect) => tracing::warn!(%vm, "VM is suspect."),
+            (_, Standing::Out(why)) => tracing::warn!(%vm, why = why.as_str(), "VM is out."),
+        }
+    }
+
+    /// Whether it answers.
+    pub(crate) fn standing(&self) -> Standing {
+        self.health.standing()
+    }
+
+    /// How long it has been there.
+    pub(crate) fn age(&self, now: Instant) -> Duration {
+        self.came.lock().map_or(Duration::MAX, |came| now.saturating_duration_since(came))
     }
 
     /// Whether it may be sent calls, as far as drains go: neither the operator nor the VM itself wants it empty.
@@ -54,12 +172,63 @@ impl Member {
 
     /// Whether the operator wants it empty.
     pub(crate) fn is_asked_to_drain(&self) -> bool {
-        self.drain_asked.load(Ordering::Relaxed)
+        self.drain_asked.load(Relaxed)
     }
 
-    /// Starts or ends a drain.
-    pub(crate) fn drain(&self, draining: bool) {
-        self.drain_asked.store(draining, Ordering::Relaxed);
-        self.vm.drain(draining);
+    /// The operator wants it empty, or no more. Says whether that is news.
+    pub(crate) fn drain(&self, draining: bool) -> bool {
+        let is_news = self.drain_asked.swap(draining, Relaxed) != draining;
+        if is_news {
+            self.vm.drain(draining);
+            self.look(Timestamp::now());
+        }
+        is_news
+    }
+
+    /// As people and programs are told.
+    pub(crate) fn info(&self, now: Instant) -> VmInfo {
+        let (standing, since) = self.look(Timestamp::now());
+        let view = self.view();
+        let age = view.is_heard.then(|| now.saturating_duration_since(view.at).as_millis());
+        let reason = match self.standing() {
+            Standing::Out(why) if standing == VmStanding::Out => Some(why.as_str().to_owned()),
+            Standing::Up | Standing::Suspect | Standing::Out(_) => None,
+        };
+        let mut status = self.vm.status();
+        status.images = Vec::new();
+        VmInfo {
+            status,
+            standing,
+            reason,
+            since,
+            address: self.address.clone(),
+            report_age_ms: age.map(|age| u64::try_from(age).unwrap_or(u64::MAX)),
+            calls_from_here: self.load.own_calls(),
+            images_held: view.images_held(),
+            reports_missed: self.missed(),
+        }
+    }
+
+    /// Times that its stream of reports ended or could not be had.
+    pub(crate) fn missed(&self) -> u64 {
+        self.missed.load(Relaxed)
+    }
+
+    /// How it stands, and since when.
+    fn look(&self, now: Timestamp) -> (VmStanding, Timestamp) {
+        let view = self.view();
+        let standing = match self.standing() {
+            _ if !view.is_heard => VmStanding::Starting,
+            Standing::Out(_) => VmStanding::Out,
+            _ if !self.takes_calls() => VmStanding::Draining,
+            Standing::Suspect => VmStanding::Suspect,
+            Standing::Up if view.state == VmState::EngineDown => VmStanding::EngineDown,
+            Standing::Up => VmStanding::Ready,
+        };
+        let mut stands = self.stands.lock();
+        if stands.0 != standing {
+            *stands = (standing, now);
+        }
+        *stands
     }
 }

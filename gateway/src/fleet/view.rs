@@ -59,6 +59,8 @@ pub(crate) struct View {
     pub(crate) id: VmId,
     /// Takes calls, drains, or has lost its engine.
     pub(crate) state: VmState,
+    /// Whether it has reported at all. What joined and was not heard yet is only known by what it said of itself.
+    pub(crate) is_heard: bool,
     /// Which start of its agent this is.
     pub(crate) boot: u64,
     /// Processors of the machine.
@@ -67,10 +69,6 @@ pub(crate) struct View {
     pub(crate) memory: Bytes,
     /// Memory given out.
     pub(crate) memory_used: Bytes,
-    /// Calls that run there, of all gateways.
-    pub(crate) calls_active: u32,
-    /// Calls that wait there.
-    pub(crate) calls_waiting: u32,
     /// When the report came in.
     pub(crate) at: Instant,
     warm: HashMap<VersionKey, Warm, BuildHasherDefault<AsItIs>>,
@@ -79,8 +77,13 @@ pub(crate) struct View {
 }
 
 impl View {
+    /// A VM that has not reported.
+    pub(crate) fn unheard(status: &VmStatus, at: Instant) -> Self {
+        Self { is_heard: false, ..Self::of(status, at) }
+    }
+
     /// A report as it came in at this moment.
-    pub(crate) fn of(status: VmStatus, at: Instant) -> Self {
+    pub(crate) fn of(status: &VmStatus, at: Instant) -> Self {
         let mut warm: HashMap<VersionKey, Warm, _> = HashMap::default();
         for instance in &status.instances {
             let entry =
@@ -94,14 +97,13 @@ impl View {
         images.sort_unstable();
         images.dedup();
         Self {
-            id: status.id,
+            id: status.id.clone(),
+            is_heard: true,
             state: status.state,
             boot: status.boot,
             cpu: status.cpu_millicores,
             memory: status.memory_bytes,
             memory_used: status.memory_used_bytes,
-            calls_active: status.calls_active,
-            calls_waiting: status.calls_waiting,
             at,
             warm,
             images: images.into_boxed_slice(),
@@ -116,6 +118,11 @@ impl View {
     /// Whether a start of this version needs no pull.
     pub(crate) fn holds_image(&self, version: VersionKey) -> bool {
         self.images.binary_search(&version).is_ok() || self.warm.contains_key(&version)
+    }
+
+    /// Versions that need no pull.
+    pub(crate) fn images_held(&self) -> u32 {
+        u32::try_from(self.images.len()).unwrap_or(u32::MAX)
     }
 
     /// Memory that nobody has.
@@ -187,7 +194,7 @@ mod tests {
             images: images.iter().map(|(function, number)| id(function, *number)).collect(),
             ..testing::FakeVm::arc("a").status()
         };
-        View::of(status, Instant::now())
+        View::of(&status, Instant::now())
     }
 
     macro_rules! warm {

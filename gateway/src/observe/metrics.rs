@@ -1,6 +1,7 @@
 //! `epsilon_*` metrics of the gateway. Handles are looked up once per function, not once per call; the
 //! series of a deleted function go away with its last call.
 
+use super::placement::PlacementMetrics;
 use epsilon_api::ids::FunctionName;
 use parking_lot::{Mutex, RwLock};
 use prometheus::{
@@ -42,6 +43,8 @@ pub(crate) struct Metrics {
     pub(crate) source_bytes: IntCounter,
     /// Lines of build logs that a slow reader missed.
     pub(crate) lost_lines: IntCounter,
+    /// Where calls go, and what is tried again.
+    pub(crate) placement: PlacementMetrics,
     known: Mutex<HashMap<FunctionName, Weak<FunctionMetrics>>>,
 }
 
@@ -96,6 +99,7 @@ impl Metrics {
                 "deployment_log_lines_lost_total",
                 "Lines of build logs that a slow reader missed.",
             ))?,
+            placement: PlacementMetrics::new(registry)?,
             known: Mutex::default(),
         };
         registry.register(Box::new(metrics.calls.clone()))?;

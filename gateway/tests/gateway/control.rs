@@ -242,6 +242,11 @@ async fn golden_vms() {
     world.ask(Method::POST, "/v1/vms/vm-1/drain", "").await;
     let mut reply = world.ask(Method::GET, "/v1/vms", "").await;
     reply.body = reply.body.replace("1970-01-01T00:00:00Z", "[time]");
+    let vm = &reply.json()["data"][0];
+    assert!(vm["report_age_ms"].as_u64().unwrap() < 20_000, "{vm}");
+    let (since, age) = (vm["since"].to_string(), vm["report_age_ms"].to_string());
+    reply.body = reply.body.replace(&since, "\"[time]\"");
+    reply.body = reply.body.replace(&format!("ms\":{age}"), "ms\":0");
     golden!(reply);
 }
 

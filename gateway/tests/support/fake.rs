@@ -72,6 +72,8 @@ pub(crate) struct FakeVm {
     /// Calls whose future or body has not ended.
     pub(crate) active: Arc<AtomicUsize>,
     pub(crate) draining: AtomicBool,
+    /// Memory for instances, and processors.
+    pub(crate) size: Mutex<(Bytes, MilliCores)>,
     pub(crate) log: Mutex<Vec<LogRecord>>,
 }
 
@@ -105,6 +107,7 @@ impl FakeVm {
             gate: Semaphore::new(1000),
             active: Arc::default(),
             draining: AtomicBool::new(false),
+            size: Mutex::new((Bytes::mib(4096), MilliCores::ONE)),
             log: Mutex::default(),
         })
     }
@@ -229,12 +232,13 @@ impl Vm for FakeVm {
             concurrency: 1,
             started_at: Timestamp::UNIX_EPOCH,
         });
+        let (memory_bytes, cpu_millicores) = *self.size.lock().unwrap();
         VmStatus {
             id: self.id.clone(),
             state: if self.draining.load(SeqCst) { VmState::Draining } else { VmState::Ready },
             boot: 0,
-            cpu_millicores: MilliCores::ONE,
-            memory_bytes: Bytes::mib(4096),
+            cpu_millicores,
+            memory_bytes,
             memory_used_bytes: Bytes(0),
             calls_active: u32::try_from(self.active()).unwrap(),
             calls_waiting: 0,

@@ -14,10 +14,7 @@ use std::{
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes of a head are awaited; also the state of a fresh connection.
 const HEAD: u64 = 0;
@@ -171,19 +168,19 @@ impl<B: Body + Unpin> Body for Attached<B> {
 
 /// The socket, watched.
 #[derive(Debug)]
-pub(super) struct Watched {
-    pub(super) stream: TcpStream,
+pub(super) struct Watched<S> {
+    pub(super) stream: S,
     pub(super) connection: Arc<Connection>,
 }
 
-impl Watched {
+impl<S> Watched<S> {
     fn wrote<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         self.connection.activity.unread.store(result.is_pending(), Relaxed);
         result
     }
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -198,7 +195,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -99,7 +99,7 @@ impl Orders {
 
 /// Carries out a VM's orders, one after the other. Input: its open orders. Output: requests to its agent. Ends only by
 /// being dropped; an order that was sent and not noted as done is sent again, which changes nothing.
-pub(crate) async fn carry_out(remote: &Remote) {
+pub(crate) async fn carry_out(remote: std::sync::Arc<Remote>) {
     let mut pause = FIRST_PAUSE;
     loop {
         let sending = remote.orders.sending.lock().await;

@@ -1,0 +1,55 @@
+//! The real lookup and placement over a fleet that nobody serves: for measuring what they cost. Nothing of the gateway
+//! uses it.
+
+use super::{bound::Balance, place};
+use crate::{
+    call::lookup::{self, Target},
+    config::{Config, Settings},
+    fleet::Fleet,
+    observe::metrics::Metrics,
+    routes::Routes,
+};
+use epsilon_api::{function::Version, ids::VmId, vm::Vm};
+use http::{Method, Uri};
+use std::sync::Arc;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Trial {
+    routes: Routes,
+    fleet: Fleet,
+    balance: Balance,
+    metrics: Arc<Metrics>,
+}
+
+impl Trial {
+    /// These functions on these VMs, with the default settings. `None` when those cannot work.
+    pub fn new(versions: Vec<Version>, vms: Vec<Arc<dyn Vm>>) -> Option<Self> {
+        let config = Config::new(Settings::default(), "/").ok()?;
+        let metrics = Metrics::new(&prometheus::Registry::new()).ok()?;
+        let routes = Routes::new(versions, Arc::clone(&metrics));
+        let fleet = Fleet::new(vms, &config.care);
+        Some(Self { routes, fleet, balance: config.balance, metrics })
+    }
+
+    /// Where a request for this path goes; the call is over at once.
+    pub fn place(&self, uri: &Uri) -> Option<VmId> {
+        self.begin(uri).map(|(vm, _)| vm)
+    }
+
+    /// The same, and what keeps the call counted as running there.
+    pub fn begin(&self, uri: &Uri) -> Option<(VmId, Running)> {
+        let table = self.routes.table();
+        let found = lookup::lookup(&table, None, &Method::GET, uri, "localhost");
+        let Ok(Target::Function(route, _)) = found else { return None };
+        let fleet = self.fleet.snapshot();
+        let placed = place(&fleet, &route, &[], &self.balance, &self.metrics.placement)?;
+        Some((placed.member.id.clone(), Running { _carried: placed.carried }))
+    }
+}
+
+/// A call that counts as running until this is dropped.
+#[derive(Debug)]
+pub struct Running {
+    _carried: crate::fleet::load::Carried,
+}

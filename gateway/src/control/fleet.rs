@@ -1,0 +1,187 @@
+//! How agents and builders join the fleet, say that they are there, and leave. Asked by them, not by people; what they
+//! say is `epsilon_api::fleet`. Joining wants the fleet's token, all else the credential that joining gives.
+//!
+//! Each of these writes to the store, so only as many are let in at a time as it bears; the others come again.
+
+use super::{
+    Control, Shared,
+    auth::bearer,
+    error::{self, ApiError},
+    query::{Params, json},
+};
+use crate::{fleet::watch::SILENCE, keys};
+use axum::{Json, body::Body, extract::State};
+use epsilon_api::{
+    admin::Data,
+    fleet::{BEAT, GatewayKey, Join, Joined, PROTOCOL, Welcome},
+    ids::VmId,
+};
+use epsilon_store::{KeyRole, Member, StoreError};
+use http::{HeaderMap, StatusCode, Uri};
+use jiff::Timestamp;
+use tokio::{
+    sync::SemaphorePermit,
+    time::{Instant, timeout},
+};
+
+/// The fields of a [`Join`].
+const JOIN: [&str; 7] = ["protocol", "kind", "id", "address", "tls", "memory_bytes", "cpu"];
+
+/// `POST /v1/fleet/join`
+pub(super) async fn join(
+    State(control): Shared,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Data<Joined>>, ApiError> {
+    Params::read(&uri, &[])?;
+    let _turn = control.turn()?;
+    if control.role(&headers).await? != Some(KeyRole::Fleet) {
+        return Err(stranger("joining wants the fleet's token"));
+    }
+    let join: Join = json(body, &JOIN).await?;
+    check(&join)?;
+    control.check_free(&join)?;
+    let (key, credential) = keys::make(&KeyRole::Member(join.id.clone()));
+    let now = Timestamp::now();
+    let member = Member { join, joined_at: now, seen_at: now };
+    control.in_time(control.store.join(&member, &key)).await?;
+    let welcome = control.welcome().await?;
+    tracing::info!(member = %member.join.id, kind = ?member.join.kind, address = member.join.address, "Member joined.");
+    Ok(Json(Data { data: Joined { credential, welcome }, pagination: None }))
+}
+
+/// `POST /v1/fleet/beat`
+pub(super) async fn beat(
+    State(control): Shared,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Data<Welcome>>, ApiError> {
+    Params::read(&uri, &[])?;
+    let _turn = control.turn()?;
+    let id = control.member(&headers).await?;
+    let join: Join = json(body, &JOIN).await?;
+    check(&join)?;
+    if join.id != id {
+        return Err(stranger("this credential is another member's"));
+    }
+    // What it says of itself is taken at joining; when that has changed, it joins again.
+    let known = control.fleet.member(&id).and_then(|member| member.address.clone());
+    if known.is_some_and(|address| address != join.address) {
+        return Err(stranger("the member has moved; it has to join again"));
+    }
+    let beat = async {
+        match control.store.beat(&id, Timestamp::now()).await {
+            Err(StoreError::MemberNotFound(_)) => Ok(false),
+            done => done.map(|()| true),
+        }
+    };
+    if !control.in_time(beat).await? {
+        return Err(stranger("the member has left; it has to join again"));
+    }
+    Ok(Json(Data { data: control.welcome().await?, pagination: None }))
+}
+
+/// `POST /v1/fleet/leave`
+pub(super) async fn leave(
+    State(control): Shared,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<StatusCode, ApiError> {
+    Params::read(&uri, &[])?;
+    let _turn = control.turn()?;
+    let id = control.member(&headers).await?;
+    control.in_time(control.store.leave(&id)).await?;
+    tracing::info!(member = %id, "Member left.");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+impl Control {
+    /// A place among those who are asked for at once.
+    fn turn(&self) -> Result<SemaphorePermit<'_>, ApiError> {
+        self.joining.try_acquire().map_err(|_| {
+            let message = "too many members join or beat at this moment";
+            ApiError::new(StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_MEMBERS", message)
+                .hint("come again in a moment; the operator's setting is `gateway.max_joining`")
+        })
+    }
+
+    async fn role(&self, headers: &HeaderMap) -> Result<Option<KeyRole>, ApiError> {
+        let Some(key) = bearer(headers) else { return Ok(None) };
+        self.in_time(self.doors.role(key)).await
+    }
+
+    /// Whose credential this is.
+    async fn member(&self, headers: &HeaderMap) -> Result<VmId, ApiError> {
+        match self.role(headers).await? {
+            Some(KeyRole::Member(id)) => Ok(id),
+            Some(KeyRole::Admin | KeyRole::Fleet) | None => {
+                Err(stranger("this is no credential of a member"))
+            }
+        }
+    }
+
+    /// Two machines with one id would take each other's calls. A member that restarts elsewhere is not heard any more
+    /// by the time that it joins again.
+    fn check_free(&self, join: &Join) -> Result<(), ApiError> {
+        let Some(member) = self.fleet.member(&join.id) else { return Ok(()) };
+        let view = member.view();
+        let is_heard = view.is_heard && Instant::now().duration_since(view.at) < SILENCE;
+        let there = member.address.as_deref().unwrap_or("this gateway's own process");
+        if is_heard && there != join.address {
+            let message = format!("`{}` is in the fleet already, at {there}", join.id);
+            return Err(ApiError::new(StatusCode::CONFLICT, "ID_TAKEN", message)
+                .hint("was its data folder copied from another machine? remove its id there, or wait 3 s after a restart"));
+        }
+        Ok(())
+    }
+
+    /// Whose passes a member takes.
+    async fn welcome(&self) -> Result<Welcome, ApiError> {
+        let gateways = self.in_time(self.store.gateways()).await?;
+        let key = |gateway: epsilon_store::Gateway| GatewayKey {
+            id: gateway.id,
+            public_key: gateway.public_key,
+        };
+        Ok(Welcome { gateways: gateways.into_iter().map(key).collect() })
+    }
+
+    /// Members ask each few seconds; one that would wait for longer is better told.
+    async fn in_time<T, E: Into<ApiError>>(
+        &self,
+        asked: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, ApiError> {
+        match timeout(BEAT, asked).await {
+            Ok(answer) => answer.map_err(Into::into),
+            Err(_) => {
+                self.watch.silent();
+                Err(error::store_away())
+            }
+        }
+    }
+}
+
+fn check(join: &Join) -> Result<(), ApiError> {
+    if join.protocol != PROTOCOL {
+        let (theirs, ours) = (join.protocol, PROTOCOL);
+        let message = format!("`{}` speaks protocol {theirs}, this gateway {ours}", join.id);
+        let hint = if theirs > ours {
+            "upgrade the gateways first, then their members"
+        } else {
+            "upgrade the member: it is older than its gateway"
+        };
+        return Err(ApiError::new(StatusCode::CONFLICT, "PROTOCOL_MISMATCH", message).hint(hint));
+    }
+    let port = join.address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    if port.and_then(|(_, port)| port.parse::<u16>().ok()).is_none_or(|port| port == 0) {
+        let message = format!("`address`: `{}` is not `host:port`", join.address);
+        return Err(error::unprocessable("INVALID_BODY", message));
+    }
+    Ok(())
+}
+
+fn stranger(message: &str) -> ApiError {
+    ApiError::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message)
+        .hint("the token is in `fleet.token` in a gateway's data folder")
+}

@@ -1,0 +1,65 @@
+//! A VM is being emptied: what only it held warm gets an instance on the VM that calls go to next, so that few of them
+//! wait for a start. Nothing depends on it; a call that comes first starts the same instance.
+
+use super::{Fleet, view::VersionKey};
+use crate::{observe::events::WarmUpFailed, routes::Routes};
+use epsilon_api::{function::Version, vm::VmStatus};
+use futures_util::{StreamExt, stream};
+use std::{collections::HashSet, sync::Arc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Starts at once: more would be queued by the VMs anyway, and starve the calls' own.
+const AT_ONCE: usize = 4;
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(crate) struct Handover {
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) close: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+}
+
+impl Handover {
+    /// Warms elsewhere what this VM held when it said so. Returns at once.
+    pub(crate) fn begin(&self, leaving: VmStatus) {
+        let (work, close) = (self.clone(), self.close.clone());
+        self.tasks.spawn(close.run_until_cancelled_owned(async move { work.run(&leaving).await }));
+    }
+
+    async fn run(&self, leaving: &VmStatus) {
+        let versions = self.held_only_by(leaving);
+        if versions.is_empty() {
+            return;
+        }
+        tracing::info!(vm = %leaving.id, versions = versions.len(), "Warming elsewhere what it held.");
+        let warm = async |version: Arc<Version>| {
+            let order = self.fleet.snapshot().order(&version.function);
+            let Some(next) = order.into_iter().find(|member| member.id != leaving.id) else {
+                return;
+            };
+            if let Err(error) = next.vm.ensure_ready(Arc::clone(&version)).await {
+                WarmUpFailed { function: &version.function, error: &error }.emit();
+            }
+        };
+        stream::iter(versions).for_each_concurrent(AT_ONCE, warm).await;
+    }
+
+    /// Versions that serve, have an instance there, and have none anywhere else that takes calls.
+    fn held_only_by(&self, leaving: &VmStatus) -> Vec<Arc<Version>> {
+        let (table, snapshot) = (self.routes.table(), self.fleet.snapshot());
+        let elsewhere = |key: VersionKey| {
+            let others = snapshot.members().iter().filter(|member| member.id != leaving.id);
+            others
+                .filter(|member| member.takes_calls())
+                .any(|member| member.view().warm(key).instances > 0)
+        };
+        let mut seen = HashSet::new();
+        let serving = leaving.instances.iter().filter_map(|instance| {
+            let route = table.named(instance.function.as_str())?;
+            let is_new = route.version.number == instance.version && seen.insert(route.key);
+            (is_new && !elsewhere(route.key)).then(|| Arc::clone(&route.version))
+        });
+        serving.collect()
+    }
+}

@@ -1,0 +1,154 @@
+//! Who belongs to the fleet, by the store, turned into members with their tasks. Told by `sync.rs` whenever the list may
+//! have changed; keeps whom it hears, also while the store says nothing or has struck them off.
+
+use super::{
+    Care, Member,
+    handover::Handover,
+    link::Identity,
+    remote::{Patience, Remote, orders},
+    watch,
+};
+use crate::config::MemberLimits;
+use epsilon_api::{
+    chain::Chain,
+    fleet::{Join, MemberKind},
+    ids::VmId,
+};
+use epsilon_store as store;
+use jiff::Timestamp;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::Instant;
+use tokio_util::sync::DropGuard;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Roster {
+    handover: Handover,
+    identity: Identity,
+    limits: MemberLimits,
+    care: Care,
+    /// Those of the first reading were there before us; who comes later has just come.
+    has_read: bool,
+    joined: HashMap<VmId, Joined>,
+    /// The last sign of life in the store of each member, and when it was new to us: clocks may jump, this one does not.
+    signs: HashMap<VmId, (Timestamp, Instant)>,
+}
+
+#[derive(Debug)]
+struct Joined {
+    join: Join,
+    member: Arc<Member>,
+    remote: Arc<Remote>,
+    _tasks: DropGuard,
+}
+
+impl Roster {
+    /// Nobody has joined yet. The members' tasks end with the handover's and are counted with them.
+    pub(crate) fn new(
+        handover: Handover,
+        identity: Identity,
+        limits: MemberLimits,
+        care: Care,
+    ) -> Self {
+        let (joined, signs) = (HashMap::new(), HashMap::new());
+        Self { handover, identity, limits, care, has_read: false, joined, signs }
+    }
+
+    /// These are in the store now. Answers those that have given no sign of life for too long, to be struck off.
+    pub(crate) fn set(&mut self, members: &[store::Member]) -> Vec<VmId> {
+        let now = Instant::now();
+        for member in members {
+            if member.join.kind == MemberKind::Vm {
+                self.admit(&member.join);
+            }
+        }
+        self.has_read = true;
+        let listed: HashSet<&VmId> = members.iter().map(|member| &member.join.id).collect();
+        let gone = self.joined.iter().filter(|(id, joined)| {
+            !listed.contains(id) && !heard_within(&joined.member, watch::SILENCE, now)
+        });
+        let gone: Vec<VmId> = gone.map(|(id, _)| id.clone()).collect();
+        for id in gone {
+            self.forget(&id);
+        }
+        self.signs.retain(|id, _| listed.contains(id));
+        members.iter().filter(|member| self.is_long_gone(member, now)).map(id_of).collect()
+    }
+
+    fn admit(&mut self, join: &Join) {
+        if self.joined.get(&join.id).is_some_and(|known| known.join == *join) {
+            return;
+        }
+        let patience = Patience { order: self.limits.order, start: self.limits.start };
+        let remote = match Remote::new(join, &self.identity, patience) {
+            Ok(remote) => Arc::new(remote),
+            Err(trouble) => {
+                tracing::warn!(vm = %join.id, error = %Chain(&trouble), "A VM joined that cannot be used.");
+                return;
+            }
+        };
+        tracing::info!(vm = %join.id, address = join.address, "A VM joined.");
+        let vm = Arc::clone(&remote);
+        let member = Member::joined(vm, &self.care, self.has_read.then(Instant::now));
+        let member = Arc::new(member.at(join.address.clone()));
+        let Handover { fleet, close, tasks, .. } = &self.handover;
+        let before = fleet.member(&join.id);
+        if before.is_some_and(|before| before.is_asked_to_drain()) {
+            member.drain(true);
+        }
+        let ends = close.child_token();
+        let (watched, reached) = (Arc::clone(&member), Arc::clone(&remote));
+        let watch = watch::follow(watched, reached, self.limits.lost_after, self.handover.clone());
+        tasks.spawn(ends.clone().run_until_cancelled_owned(watch));
+        let orders = orders::carry_out(Arc::clone(&remote));
+        tasks.spawn(ends.clone().run_until_cancelled_owned(orders));
+        fleet.admit(Arc::clone(&member));
+        let (join, id) = (join.clone(), join.id.clone());
+        self.joined.insert(id, Joined { join, member, remote, _tasks: ends.drop_guard() });
+    }
+
+    fn forget(&mut self, id: &VmId) {
+        tracing::info!(vm = %id, "A VM left.");
+        self.joined.remove(id);
+        self.handover.fleet.forget(id);
+    }
+
+    /// No beat that another gateway noted, no report to us.
+    fn is_long_gone(&mut self, member: &store::Member, now: Instant) -> bool {
+        let id = &member.join.id;
+        let sign = self.signs.entry(id.clone()).or_insert((member.seen_at, now));
+        if sign.0 != member.seen_at {
+            *sign = (member.seen_at, now);
+        }
+        let limit = self.limits.forget_after;
+        let is_heard = |joined: &Joined| heard_within(&joined.member, limit, now);
+        now.duration_since(sign.1) >= limit && !self.joined.get(id).is_some_and(is_heard)
+    }
+
+    /// The operator wants these empty, and no others.
+    pub(crate) fn drain(&self, draining: &HashSet<VmId>) {
+        for member in self.handover.fleet.members() {
+            member.drain(draining.contains(&member.id));
+        }
+    }
+
+    /// Shows members new passes.
+    pub(crate) fn renew_passes(&self) {
+        for joined in self.joined.values() {
+            joined.remote.link.renew_pass();
+        }
+    }
+}
+
+fn id_of(member: &store::Member) -> VmId {
+    member.join.id.clone()
+}
+
+fn heard_within(member: &Member, limit: Duration, now: Instant) -> bool {
+    let view = member.view();
+    view.is_heard && now.duration_since(view.at) < limit
+}

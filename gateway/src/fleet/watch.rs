@@ -1,0 +1,122 @@
+//! Hears what a VM says of itself: one task per VM. The stream of reports is the probe as well: what can be told from
+//! it, and from its end, goes to the member at once.
+//!
+//! ```text
+//! GET /v1/reports ─▶ a line each REPORT ─▶ view, health, load
+//!      ▲                 │ none for SILENCE, or the stream breaks, or it cannot be opened
+//!      └── pause ◀───────┘ after `lost_after` without a line: what the VM owes is given up
+//! ```
+
+use super::{
+    Fleet,
+    handover::Handover,
+    link::{lines, parsed},
+    member::Member,
+    remote::Remote,
+    trouble::Trouble,
+};
+use epsilon_api::{
+    chain::Chain,
+    fleet::REPORT,
+    vm::{VmState, VmStatus},
+};
+use futures_util::StreamExt;
+use http::Method;
+use rand::RngExt;
+use std::{convert::Infallible, sync::Arc, time::Duration};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+
+/// Without a report for so long a VM is taken for gone.
+pub(crate) const SILENCE: Duration = Duration::from_secs(3);
+/// How late silence may be noticed.
+const TICK: Duration = Duration::from_millis(100);
+/// A VM that holds thousands of images and hundreds of instances says so in some hundred KiB.
+const LONGEST_REPORT: usize = 8 << 20;
+/// Pauses before a stream is opened again. The longest is short: a VM that is back is wanted.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Follows the reports of a VM on another machine. Ends only by being dropped.
+pub(crate) async fn follow(
+    member: Arc<Member>,
+    remote: Arc<Remote>,
+    lost_after: Duration,
+    handover: Handover,
+) {
+    let mut pause = FIRST_PAUSE;
+    let mut told = None;
+    let mut heard = Instant::now();
+    loop {
+        let Err(trouble) = reports(&member, &remote, &handover, &mut heard, &mut pause).await;
+        let now = Instant::now();
+        member.met(&trouble, now);
+        if now.duration_since(heard) >= lost_after {
+            remote.give_up();
+        }
+        // One line per outage, not one per attempt.
+        if told.replace(std::mem::discriminant(&trouble)) != Some(std::mem::discriminant(&trouble))
+            || pause == FIRST_PAUSE
+        {
+            tracing::warn!(vm = %member.id, error = %Chain(&trouble), "No reports.");
+        }
+        let part = rand::rng().random_range(0.5..1.0);
+        sleep(pause.mul_f64(part)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// One stream of reports, to its end.
+async fn reports(
+    member: &Member,
+    remote: &Remote,
+    handover: &Handover,
+    heard: &mut Instant,
+    pause: &mut Duration,
+) -> Result<Infallible, Trouble> {
+    let silent = || Trouble::Silent(SILENCE);
+    let opened = timeout(SILENCE, remote.link.ask(Method::GET, "/v1/reports", "")).await;
+    let response = opened.unwrap_or_else(|_| Err(silent()))?;
+    if !response.status().is_success() {
+        return Err(Trouble::Odd(format!("{} to /v1/reports", response.status())));
+    }
+    let mut lines = lines(response.into_body(), LONGEST_REPORT);
+    loop {
+        let line = timeout(SILENCE, lines.next()).await.map_err(|_| silent())?;
+        let line = line.ok_or_else(|| Trouble::Broke("the stream of reports ended".into()))??;
+        let status: VmStatus = parsed(&line)?;
+        if status.id != member.id {
+            return Err(Trouble::Odd(format!("the reports of `{}`", status.id)));
+        }
+        let now = Instant::now();
+        let drained_before = member.view().state == VmState::Draining;
+        if status.state == VmState::Draining && !drained_before {
+            handover.begin(status.clone());
+        }
+        remote.reported(&status);
+        member.reported(status, now);
+        (*heard, *pause) = (now, FIRST_PAUSE);
+    }
+}
+
+/// Follows the VM of this process, which is there as long as we are. Ends only by being dropped.
+pub(crate) async fn follow_at_home(member: Arc<Member>) {
+    let mut each = interval(REPORT);
+    each.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        each.tick().await;
+        member.reported(member.vm.status(), Instant::now());
+    }
+}
+
+/// Tells all VMs that time passes: silence is noticed by nothing else. Ends only by being dropped.
+pub(crate) async fn tick(fleet: Arc<Fleet>) {
+    let mut each = interval(TICK);
+    each.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        each.tick().await;
+        let now = Instant::now();
+        for member in fleet.snapshot().members() {
+            member.tick(now);
+        }
+    }
+}

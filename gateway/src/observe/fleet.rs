@@ -1,0 +1,65 @@
+//! `epsilon_vm_*`: the VMs as this gateway sees them, read when somebody asks, so that a VM that is gone leaves no series.
+
+use crate::fleet::{Fleet, Member};
+use epsilon_api::admin::VmStanding;
+use prometheus::{
+    GaugeVec, Opts,
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// See the module.
+pub(crate) struct FleetMetrics {
+    fleet: Arc<Fleet>,
+    descs: Vec<Desc>,
+}
+
+/// One metric: name, help, and its value for a VM.
+type Row = (&'static str, &'static str, fn(&Member) -> f64);
+
+const ROWS: [Row; 4] = [
+    ("epsilon_vm_up", "Whether calls go to the VM.", |member| {
+        let standing = member.info(Instant::now()).standing;
+        f64::from(u8::from(matches!(standing, VmStanding::Ready | VmStanding::Suspect)))
+    }),
+    ("epsilon_vm_draining", "Whether the VM is being emptied.", |member| {
+        f64::from(u8::from(!member.takes_calls()))
+    }),
+    ("epsilon_vm_in_flight", "Calls of this gateway that run on the VM.", |member| {
+        f64::from(member.load.own_calls())
+    }),
+    (
+        "epsilon_vm_reports_missed",
+        "Times that the VM's stream of reports broke or could not be had, since this gateway knows it.",
+        |member| member.missed() as f64,
+    ),
+];
+
+impl FleetMetrics {
+    pub(crate) fn new(fleet: Arc<Fleet>) -> Result<Self, prometheus::Error> {
+        let desc = |(name, help, _): Row| {
+            Desc::new(name.into(), help.into(), vec!["vm".into()], [].into())
+        };
+        Ok(Self { fleet, descs: ROWS.into_iter().map(desc).collect::<Result<_, _>>()? })
+    }
+
+    fn family(&self, (name, help, value): Row) -> Vec<MetricFamily> {
+        let Ok(gauges) = GaugeVec::new(Opts::new(name, help), &["vm"]) else { return Vec::new() };
+        for member in self.fleet.members() {
+            gauges.with_label_values(&[member.id.as_str()]).set(value(&member));
+        }
+        gauges.collect()
+    }
+}
+
+impl Collector for FleetMetrics {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        ROWS.into_iter().flat_map(|row| self.family(row)).collect()
+    }
+}

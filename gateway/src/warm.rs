@@ -1,0 +1,74 @@
+//! Keeps the instances that functions want ready when nobody calls, at the VM where calls come first. Looks again and again,
+//! because VMs come and go; asks only where something is missing.
+
+use crate::{
+    fleet::{Fleet, view::VersionKey},
+    observe::events::WarmUpFailed,
+    routes::{Route, Routes},
+};
+use epsilon_api::function::Version;
+use futures_util::{StreamExt, stream};
+use std::{collections::HashMap, sync::Arc, time::Duration};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+/// A VM that is lost is missed for some seconds anyway.
+const LOOK: Duration = Duration::from_secs(5);
+/// Starts at once.
+const AT_ONCE: usize = 4;
+/// Pauses between two attempts with what does not start.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// Runs until it is dropped. Input: the table and the reports. Output: orders to VMs.
+pub(crate) async fn keep(routes: Arc<Routes>, fleet: Arc<Fleet>) {
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failing: HashMap<VersionKey, (Instant, Duration)> = HashMap::new();
+    loop {
+        look.tick().await;
+        let now = Instant::now();
+        let missing: Vec<_> = missing(&routes, &fleet)
+            .into_iter()
+            .filter(|route| failing.get(&route.key).is_none_or(|(again_at, _)| now >= *again_at))
+            .collect();
+        let asked = stream::iter(missing)
+            .map(async |route| (route.key, ensure_ready(&routes, &fleet, &route.version).await));
+        let done: Vec<_> = asked.buffer_unordered(AT_ONCE).collect().await;
+        for (key, is_ready) in done {
+            if is_ready {
+                failing.remove(&key);
+                continue;
+            }
+            let pause = failing.get(&key).map_or(FIRST_PAUSE, |(_, pause)| *pause * 2);
+            let pause = pause.min(LONGEST_PAUSE);
+            failing.insert(key, (Instant::now() + pause, pause));
+        }
+        let table = routes.table();
+        failing.retain(|key, _| table.routes().any(|route| route.key == *key));
+    }
+}
+
+/// Functions whose first VM does not hold what they want.
+fn missing(routes: &Routes, fleet: &Fleet) -> Vec<Arc<Route>> {
+    let (table, snapshot) = (routes.table(), fleet.snapshot());
+    let wants = table.routes().filter(|route| route.version.spec.min_instances > 0);
+    let is_missing = |route: &&Arc<Route>| {
+        let order = snapshot.order(&route.version.function);
+        let wanted = route.version.spec.min_instances;
+        order.first().is_some_and(|home| home.view().warm(route.key).instances < wanted)
+    };
+    wants.filter(is_missing).cloned().collect()
+}
+
+/// Has the first VM keep what the function wants; says whether it does. A failure is noted and left to the first call. A
+/// version that serves no more by the time that its instances are there is let go again.
+pub(crate) async fn ensure_ready(routes: &Routes, fleet: &Fleet, version: &Arc<Version>) -> bool {
+    let order = fleet.snapshot().order(&version.function);
+    let Some(home) = order.first() else { return false };
+    let done = home.vm.ensure_ready(Arc::clone(version)).await;
+    if let Err(error) = &done {
+        WarmUpFailed { function: &version.function, error }.emit();
+    }
+    routes.change().await.let_go(version, fleet);
+    done.is_ok()
+}

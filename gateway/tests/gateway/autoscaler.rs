@@ -1,0 +1,66 @@
+//! The autoscaler in a whole gateway: reports of a VM, a lease in a real store, a real command, the control API.
+
+use crate::world::{PATIENCE, World};
+use epsilon_gateway::config::Settings;
+use http::Method;
+use serde_json::Value;
+use std::time::{Duration, Instant};
+
+async fn info(world: &World) -> Value {
+    world.ask(Method::GET, "/v1/autoscaler", "").await.json()["data"].clone()
+}
+
+/// Asks until the answer is as wanted; the last one is told when it never is.
+async fn until(world: &World, wanted: impl Fn(&Value) -> bool) -> Value {
+    let since = Instant::now();
+    loop {
+        let last = info(world).await;
+        if wanted(&last) {
+            return last;
+        }
+        assert!(since.elapsed() < PATIENCE, "{last:#}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn without_a_driver_it_only_shows() {
+    let world = World::with(&["hello"]).await;
+    let shown = until(&world, |info| info["wanted"] == 1).await;
+    assert_eq!((&shown["driver"], &shown["state"]), (&"none".into(), &"watching".into()));
+    assert_eq!((&shown["current"], &shown["ready"]), (&1.into(), &1.into()));
+    let metrics = world.ask(Method::GET, "/metrics", "").await.body;
+    assert!(metrics.contains("epsilon_autoscaler_wanted_vms 1"), "{metrics}");
+    assert!(!metrics.contains("epsilon_autoscaler_leading"), "nobody leads where nobody acts");
+}
+
+#[tokio::test]
+async fn a_command_is_told_how_many() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = folder.path().join("told");
+    let script = format!("echo \"$1 $EPSILON_WANTED\" >> '{}'", told.display());
+    let settings = serde_json::json!({
+        "autoscale": { "driver": "exec", "command": ["sh", "-c", script, "scale"], "min": 3, "every": "1s" }
+    });
+    let settings: Settings = serde_json::from_value(settings).unwrap();
+    let world = World::start(&["hello"], settings).await;
+    let shown = until(&world, |info| info["current"] == 3).await;
+    assert_eq!((&shown["state"], &shown["reason"]), (&"leading".into(), &"the minimum".into()));
+    let steps = shown["decisions"][0]["steps"].to_string();
+    assert!(steps.contains("order VMs up to 3"), "{shown:#}");
+    assert_eq!(std::fs::read_to_string(told).unwrap(), "3 3\n");
+    let metrics = world.ask(Method::GET, "/metrics", "").await.body;
+    assert!(metrics.contains("epsilon_autoscaler_leading 1"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_command_that_fails_is_told_and_calls_go_on() {
+    let settings = serde_json::json!({
+        "autoscale": { "driver": "exec", "command": ["sh", "-c", "echo no quota >&2; exit 1"], "min": 2, "every": "1s" }
+    });
+    let settings: Settings = serde_json::from_value(settings).unwrap();
+    let world = World::start(&["hello"], settings).await;
+    let shown = until(&world, |info| info["state"] == "group_away").await;
+    assert!(shown["problem"].as_str().unwrap().contains("no quota"), "{shown:#}");
+    assert_eq!(world.get("/hello").await.status, 200);
+}
