@@ -40,6 +40,7 @@ const MEMORY_SHARE: u64 = 80;
 pub struct Agent {
     vm: Arc<LocalVm>,
     front: Arc<Front>,
+    registry: Registry,
     /// Keeps a second agent out of the folder.
     _lock: File,
 }
@@ -107,7 +108,17 @@ impl Agent {
         }
         vm.spawn(reconcile::run(Arc::clone(&vm)));
         tracing::info!(vm = %vm.id, memory = %vm.budget.total(), "Agent is ready.");
-        Ok(Self { front: Arc::new(Front(Arc::clone(&vm))), vm, _lock: lock })
+        Ok(Self {
+            front: Arc::new(Front(Arc::clone(&vm))),
+            vm,
+            registry: registry.clone(),
+            _lock: lock,
+        })
+    }
+
+    /// Where its metrics are.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     pub(crate) fn front(&self) -> &Arc<Front> {

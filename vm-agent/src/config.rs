@@ -107,6 +107,9 @@ pub struct Settings {
     /// Where gateways bring calls. Default `0.0.0.0:8082`: they come from other machines, and nobody gets in without a
     /// gateway's pass.
     pub listen: Option<SocketAddr>,
+    /// Where `GET /metrics` and `GET /healthz` answer without a pass, for collectors: for example `0.0.0.0:8084`.
+    /// Default: nowhere.
+    pub metrics: Option<SocketAddr>,
     /// `host` or `host:port` under which gateways reach this VM. Default: the local address that reaches a gateway.
     pub advertise: Option<String>,
     /// This VM's certificate in PEM, to speak TLS with gateways; it names the host of `advertise`. Set together with

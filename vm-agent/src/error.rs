@@ -44,10 +44,12 @@ pub enum StartError {
         #[source]
         source: InvalidId,
     },
-    /// The address of its own listener.
-    #[error("`vm_agent.listen`: cannot listen on {address}")]
+    /// The address of one of its own listeners.
+    #[error("`vm_agent.{key}`: cannot listen on {address}")]
     Listen {
-        /// Which.
+        /// Which setting.
+        key: &'static str,
+        /// The address.
         address: SocketAddr,
         /// Why.
         #[source]

@@ -19,7 +19,8 @@ use epsilon_launch::{
 use epsilon_vm_agent::{app::Agent, config::Settings, member::Member};
 use prometheus::Registry;
 use std::{
-    error::Error, io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration,
+    cell::Cell, error::Error, io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode,
+    time::Duration,
 };
 use tracing::info;
 
@@ -130,8 +131,17 @@ async fn serve(member: Member, asked: &mut Asked) -> Result<(), Failure> {
             }
         }
     };
-    let cut = running.drain(asked.next()).await;
-    if end == End::Taken {
+    // A VM that is taken away drains already when whoever stops its programs asks for the same.
+    let was_told = Cell::new(end == End::Asked);
+    let hurry = async {
+        if !was_told.get() {
+            asked.next().await;
+            was_told.set(true);
+        }
+        asked.next().await
+    };
+    let cut = running.drain(hurry).await;
+    if !was_told.get() {
         info!("This VM has left its fleet; waiting for its end.");
         asked.next().await;
     }

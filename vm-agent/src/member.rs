@@ -16,9 +16,11 @@ use epsilon_cloud_aws::imds::{self, Imds, Notice};
 use epsilon_wire::{
     door::{Door, Ending},
     join::{Belonging, Settings},
+    metrics::Metrics,
     pass::Checker,
 };
 use futures_util::StreamExt;
+use prometheus::TextEncoder;
 use std::{future::pending, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use tokio::{
     sync::watch,
@@ -39,11 +41,7 @@ const FLUSH: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Member {
     agent: Agent,
-    address: SocketAddr,
-    door: Door,
-    checker: Arc<Checker>,
-    belonging: Belonging,
-    ending: Ending,
+    parts: Parts,
     drain_grace: Duration,
     cloud: Option<Imds>,
 }
@@ -75,10 +73,7 @@ impl Member {
         cloud: Option<Imds>,
     ) -> Result<Self, Box<(StartError, Agent)>> {
         match Parts::build(&agent, &config, folder) {
-            Ok(Parts { address, door, checker, belonging, ending }) => {
-                let drain_grace = config.drain_grace;
-                Ok(Self { agent, address, door, checker, belonging, ending, drain_grace, cloud })
-            }
+            Ok(parts) => Ok(Self { agent, parts, drain_grace: config.drain_grace, cloud }),
             Err(err) => Err(Box::new((err, agent))),
         }
     }
@@ -90,18 +85,29 @@ impl Member {
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.parts.address
+    }
+
+    /// Where collectors read metrics, if anywhere.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.parts.metrics.as_ref().and_then(|metrics| metrics.address().ok())
     }
 
     /// Serves, joins, and listens to the cloud. Needs a tokio runtime.
     pub fn spawn(self) -> Running {
-        let Self { agent, door, checker, belonging, ending, drain_grace, cloud, .. } = self;
+        let Self { agent, parts, drain_grace, cloud } = self;
+        let Parts { door, metrics, checker, belonging, ending, .. } = parts;
         let site = Site::new(agent.front(), ending.clone());
         let answering = Arc::clone(&site);
         ending
             .tasks
             .spawn(door.serve(checker, move |request| Arc::clone(&answering).answer(request)));
         ending.tasks.spawn(Arc::clone(&site).report());
+        if let Some(metrics) = metrics {
+            let registry = agent.registry().clone();
+            let gather = move || TextEncoder::new().encode_to_string(&registry.gather());
+            ending.tasks.spawn(metrics.serve(move || gather().unwrap_or_default()));
+        }
         let (takes, taken) = watch::channel(false);
         if let Some(cloud) = cloud {
             let (vm, close) = (Arc::clone(&agent.front().0), ending.close.clone());
@@ -188,9 +194,11 @@ impl Running {
 }
 
 /// What [`Member::build`] makes beside the agent.
+#[derive(Debug)]
 struct Parts {
     address: SocketAddr,
     door: Door,
+    metrics: Option<Metrics>,
     checker: Arc<Checker>,
     belonging: Belonging,
     ending: Ending,
@@ -203,11 +211,15 @@ impl Parts {
             Some(files) => (Some(files.server()?), Some(files.client()?)),
             None => (None, None),
         };
-        let listen = |source| StartError::Listen { address: config.listen, source };
+        let listen = |source| StartError::Listen { key: "listen", address: config.listen, source };
         let (tls, ending) = (server.is_some(), Ending::default());
         let door =
             Door::bind(config.listen, server, config.limits, ending.clone()).map_err(listen)?;
         let address = door.address().map_err(listen)?;
+        let metrics = config.metrics.map(|address| {
+            let listen = |source| StartError::Listen { key: "metrics", address, source };
+            Metrics::bind(address, ending.clone()).map_err(listen)
+        });
         let checker = Arc::new(Checker::new(status.id.clone()));
         let settings = Settings {
             gateways: config.gateways.clone(),
@@ -229,6 +241,6 @@ impl Parts {
         };
         let belonging = Belonging::new(settings, me, Arc::clone(&checker))
             .map_err(|source| StartError::Fleet { path: config.token_file.clone(), source })?;
-        Ok(Self { address, door, checker, belonging, ending })
+        Ok(Self { address, door, metrics: metrics.transpose()?, checker, belonging, ending })
     }
 }

@@ -106,9 +106,29 @@ impl Door {
         self.listener.local_addr()
     }
 
-    /// Accepts until told to close. An error never ends it.
+    /// Lets gateways in, until told to close.
     pub async fn serve<H, F>(self, checker: Arc<Checker>, handler: H)
     where
+        H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<CallBody>> + Send + 'static,
+    {
+        self.accept_all(move |request: &Request<Incoming>| admits(&checker, request), handler)
+            .await;
+    }
+
+    /// Lets everybody in, until told to close: for what is no secret (`metrics.rs`).
+    pub(crate) async fn serve_anybody<H, F>(self, handler: H)
+    where
+        H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<CallBody>> + Send + 'static,
+    {
+        self.accept_all(|_: &Request<Incoming>| true, handler).await;
+    }
+
+    /// Accepts until told to close. An error never ends it.
+    async fn accept_all<A, H, F>(self, admits: A, handler: H)
+    where
+        A: Fn(&Request<Incoming>) -> bool + Clone + Send + Sync + 'static,
         H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<CallBody>> + Send + 'static,
     {
@@ -135,15 +155,15 @@ impl Door {
             };
             pause = FIRST_PAUSE;
             let (tls, ending_of_one) = (tls.clone(), ending.clone());
-            let (checker, handler) = (Arc::clone(&checker), handler.clone());
+            let (admits, handler) = (admits.clone(), handler.clone());
             ending.tasks.spawn(async move {
                 let _place = place;
                 prepare(&stream);
                 let ended = match tls {
-                    None => speak(stream, limits, &ending_of_one, &checker, handler).await,
+                    None => speak(stream, limits, &ending_of_one, admits, handler).await,
                     Some(tls) => match timeout(limits.head, tls.accept(stream)).await {
                         Ok(Ok(stream)) => {
-                            speak(stream, limits, &ending_of_one, &checker, handler).await
+                            speak(stream, limits, &ending_of_one, admits, handler).await
                         }
                         Ok(Err(err)) => Err(err),
                         Err(_) => Err(io::ErrorKind::TimedOut.into()),
@@ -186,21 +206,22 @@ fn prepare(stream: &TcpStream) {
 }
 
 /// Serves one connection to its end.
-async fn speak<S, H, F>(
+async fn speak<S, A, H, F>(
     stream: S,
     limits: Limits,
     ending: &Ending,
-    checker: &Checker,
+    admits: A,
     handler: H,
 ) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    A: Fn(&Request<Incoming>) -> bool,
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<CallBody>> + Send + 'static,
 {
     let patience = Arc::new(Patience::new(limits.head));
     let service = service_fn(|request: Request<Incoming>| {
-        let admitted = admits(checker, &request);
+        let admitted = admits(&request);
         let after = if admitted { limits.idle } else { limits.head };
         let busy = Busy::begin(&patience, after);
         let work = if admitted { Ok(handler(request)) } else { Err(unknown_caller(&request)) };

@@ -20,6 +20,8 @@ const PORT: u16 = 8082;
 pub struct MemberConfig {
     /// See [`Settings::listen`].
     pub listen: SocketAddr,
+    /// See [`Settings::metrics`].
+    pub metrics: Option<SocketAddr>,
     /// See [`Settings::advertise`].
     pub advertise: Option<String>,
     /// See [`Settings::gateways`].
@@ -61,6 +63,7 @@ pub(super) fn read(s: &Settings) -> Result<Option<MemberConfig>, ConfigError> {
     }
     Ok(Some(MemberConfig {
         listen: s.listen.unwrap_or((Ipv4Addr::UNSPECIFIED, PORT).into()),
+        metrics: s.metrics,
         advertise: s.advertise.clone(),
         gateways,
         token_file: s.token_file.clone().ok_or(ConfigError::NoToken)?,

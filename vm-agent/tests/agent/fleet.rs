@@ -1,7 +1,7 @@
 //! An agent of a fleet, from the side of its gateway: calls, orders, reports, drains, over real sockets.
 
 use crate::{
-    gateway::{Gateway, LIMIT, Vm, refusal, text},
+    gateway::{Gateway, LIMIT, Vm, connect, refusal, text},
     support::{one, until, version},
     wrapper::{Image, Load},
 };
@@ -483,4 +483,16 @@ async fn nobody_gets_in_without_a_pass() {
     }
     assert_eq!(image.calls.load(Ordering::SeqCst), 0);
     assert_eq!(vm.report().await.state, VmState::Ready);
+}
+
+#[tokio::test]
+async fn collectors_read_metrics_on_a_listener_of_their_own() {
+    let vm = Vm::with(", metrics: '127.0.0.1:0'").await;
+    let mut connection = connect(vm.metrics.unwrap()).await;
+    let request = http::Request::builder().uri("/metrics").header("host", "vm");
+    let request = request.body(body::empty()).unwrap();
+    let response = connection.sender.send_request(request).await.unwrap();
+    let metrics = text(response).await;
+    assert!(metrics.contains("\nepsilon_engine_up 1\n"), "{metrics}");
+    vm.end().await;
 }

@@ -111,6 +111,7 @@ pub(crate) struct Vm {
     pub(crate) folder: TempDir,
     pub(crate) id: VmId,
     pub(crate) address: SocketAddr,
+    pub(crate) metrics: Option<SocketAddr>,
 }
 
 impl Vm {
@@ -144,15 +145,14 @@ impl Vm {
             Agent::with_engine(config, Arc::new(engine.clone()), &Registry::new()).await.unwrap();
         let member = Member::build(agent, member, &folder.path().join("vm"), cloud);
         let member = member.map_err(|failed| failed.0).unwrap();
-        let (id, address) = (member.id(), member.address());
+        let (id, address, metrics) = (member.id(), member.address(), member.metrics_address());
         let running = member.spawn();
         assert_eq!(timeout(LIMIT, running.joined()).await.unwrap(), address.to_string());
-        Self { running, gateway, engine, folder, id, address }
+        Self { running, gateway, engine, folder, id, address, metrics }
     }
 
     pub(crate) async fn connect(&self) -> Connection {
-        let stream = TcpStream::connect(self.address).await.unwrap();
-        Connection::handshake(stream).await.unwrap()
+        connect(self.address).await
     }
 
     pub(crate) fn pass(&self) -> String {
@@ -212,6 +212,10 @@ impl Vm {
         assert_eq!(engine.networks(), [""; 0]);
         gateway
     }
+}
+
+pub(crate) async fn connect(address: SocketAddr) -> Connection {
+    Connection::handshake(TcpStream::connect(address).await.unwrap()).await.unwrap()
 }
 
 /// A stream of lines; each comes in a piece of its own.
