@@ -82,6 +82,8 @@ pub(crate) enum Command {
     Delete(commands::delete::Delete),
     /// List the VMs and what they hold
     Vms(commands::vms::Vms),
+    /// Show how many VMs are wanted, why, and what was done about it
+    Autoscaler(commands::autoscaler::Autoscaler),
     /// Let a VM finish its calls and take no new ones
     Drain(commands::drain::Drain),
     /// Let a drained VM take calls again

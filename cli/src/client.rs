@@ -8,6 +8,7 @@ pub(crate) use lines::{JsonLines, LineError};
 use crate::{args::Globals, data_dir, failure::Failure};
 use epsilon_api::{
     admin::{Data, FunctionInfo, RollbackRequest, VersionInfo},
+    autoscaler::AutoscalerInfo,
     error::ErrorEnvelope,
     ids::{FunctionName, RequestId, VersionNumber, VmId},
     redacted::Secret,
@@ -155,6 +156,11 @@ impl Client {
     /// The VMs.
     pub(crate) async fn vms(&self) -> Result<Vec<VmStatus>, Failure> {
         self.list(&["vms"]).await
+    }
+
+    /// How many VMs are wanted, and why.
+    pub(crate) async fn autoscaler(&self) -> Result<AutoscalerInfo, Failure> {
+        self.ask(Method::GET, &["autoscaler"], None::<&()>).await
     }
 
     /// Starts (`drain`) or ends (`undrain`) a drain.

@@ -1,5 +1,6 @@
 //! The verbs, one file each, and the one match that picks among them.
 
+pub(crate) mod autoscaler;
 pub(crate) mod delete;
 pub(crate) mod deploy;
 pub(crate) mod drain;
@@ -32,6 +33,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Rollback(rollback) => rollback.run(globals).await,
         Command::Delete(delete) => delete.run(globals).await,
         Command::Vms(vms) => vms.run(globals).await,
+        Command::Autoscaler(autoscaler) => autoscaler.run(globals).await,
         Command::Drain(drain) => drain.run(globals).await,
         Command::Undrain(undrain) => undrain.run(globals).await,
     }

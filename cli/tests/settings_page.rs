@@ -6,14 +6,17 @@
 use std::{fmt::Write, fs, path::Path};
 
 /// Section of the settings file, who owns it, and where it is declared.
-const SECTIONS: [(&str, &str, &str); 3] = [
+const SECTIONS: [(&str, &str, &str); 4] = [
     ("gateway", "the two listeners and the relay", "gateway/src/config.rs"),
+    ("gateway.autoscale", "how many VMs, and who makes them", "gateway/src/autoscale/config.rs"),
     ("vm_agent", "instances and their engine", "vm-agent/src/config.rs"),
     ("builder", "source to image", "builder/src/config.rs"),
 ];
 
 /// Settings that are not a part's own: the one who composes the parts reads them.
-const COMPOSED: &str = "| `gateway.drain_grace` | The longest that running calls may go on after the first signal. Default `30s`. |\n";
+const COMPOSED: &str = "| `gateway.drain_grace` | The longest that running calls may go on after the first signal. Default `30s`. |\n\
+    | `gateway.store` | Of `epsilon-gateway`: where state is kept. `sqlite` is a file in the data folder; `postgres://…` is shared by several \
+    gateways. Default `sqlite`. |\n";
 
 fn page() -> String {
     let mut page = String::from(

@@ -1,6 +1,9 @@
 //! The autoscaler in a whole gateway: reports of a VM, a lease in a real store, a real command, the control API.
 
-use crate::world::{PATIENCE, World};
+use crate::{
+    fake::ok,
+    world::{PATIENCE, World},
+};
 use epsilon_gateway::config::Settings;
 use http::Method;
 use serde_json::Value;
@@ -62,5 +65,6 @@ async fn a_command_that_fails_is_told_and_calls_go_on() {
     let world = World::start(&["hello"], settings).await;
     let shown = until(&world, |info| info["state"] == "group_away").await;
     assert!(shown["problem"].as_str().unwrap().contains("no quota"), "{shown:#}");
-    assert_eq!(world.get("/hello").await.status, 200);
+    world.vm.script("hello", |_| async { ok("hi") });
+    assert_eq!(world.get("/hello").await.body, "hi");
 }
