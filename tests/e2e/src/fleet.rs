@@ -223,11 +223,11 @@ impl Gateway {
         vms.as_array().expect("a list").iter().find(|vm| vm["id"] == id).cloned()
     }
 
-    /// Waits until a VM is in a state.
-    pub async fn sees(&self, id: &str, state: &str) {
-        until(&format!("VM {id} is {state}"), SOON, async || match self.vm(id).await {
-            Some(vm) if vm["state"] == state => Ok(()),
-            other => Err(other.map(|vm| vm["state"].clone())),
+    /// Waits until a VM stands so, as this gateway sees it.
+    pub async fn sees(&self, id: &str, standing: &str) {
+        until(&format!("VM {id} is {standing}"), SOON, async || match self.vm(id).await {
+            Some(vm) if vm["standing"] == standing => Ok(()),
+            other => Err(other.map(|vm| vm["standing"].clone())),
         })
         .await;
     }

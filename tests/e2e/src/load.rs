@@ -8,7 +8,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::task::JoinSet;
 
@@ -21,6 +21,8 @@ pub struct Tally {
     pub refused: u64,
     /// Calls that were sent and got no whole answer, in words.
     pub broken: Vec<String>,
+    /// The longest that an answer took.
+    pub slowest: Duration,
 }
 
 impl Tally {
@@ -34,7 +36,8 @@ impl Tally {
         self.statuses.values().sum()
     }
 
-    fn add(&mut self, result: Result<u16, CallBroken>) {
+    fn add(&mut self, result: Result<u16, CallBroken>, took: Duration) {
+        self.slowest = self.slowest.max(took);
         match result {
             Ok(status) => *self.statuses.entry(status).or_default() += 1,
             Err(broken) if broken.is_refused() => self.refused += 1,
@@ -61,9 +64,10 @@ impl Load {
             let (stop, tally, path) = (stop.clone(), tally.clone(), path.to_owned());
             tasks.spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
+                    let began = Instant::now();
                     let result = Call::get(&path).try_send(to).await.map(|answer| answer.status);
                     let refused = matches!(&result, Err(broken) if broken.is_refused());
-                    tally.lock().unwrap().add(result);
+                    tally.lock().unwrap().add(result, began.elapsed());
                     if refused {
                         // Nobody listens: not a reason to spin on a machine of two cores.
                         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -100,11 +104,16 @@ pub async fn at_once(to: SocketAddr, path: &str, calls: usize) -> Tally {
     let mut tasks = JoinSet::new();
     for _ in 0..calls {
         let path = path.to_owned();
-        tasks.spawn(async move { Call::get(&path).try_send(to).await.map(|answer| answer.status) });
+        tasks.spawn(async move {
+            let began = Instant::now();
+            let result = Call::get(&path).try_send(to).await.map(|answer| answer.status);
+            (result, began.elapsed())
+        });
     }
     let mut tally = Tally::default();
     while let Some(ended) = tasks.join_next().await {
-        tally.add(ended.unwrap());
+        let (result, took) = ended.unwrap();
+        tally.add(result, took);
     }
     tally
 }
