@@ -8,6 +8,7 @@
 # same checkout give the same bytes: names sorted, no owners, one time for all files (SOURCE_DATE_EPOCH, else the
 # last commit's).
 set -euo pipefail
+called_from=$PWD
 cd "$(dirname "$0")/.."
 
 die() {
@@ -24,9 +25,11 @@ shift
 bin='' out=dist
 while [ $# -gt 0 ]; do
     [ -n "${2:-}" ] || die "$1 needs a folder"
+    folder=$2
+    [[ "$folder" = /* ]] || folder=$called_from/$folder
     case "$1" in
-        --bin) bin=$2 ;;
-        --out) out=$2 ;;
+        --bin) bin=$folder ;;
+        --out) out=$folder ;;
         *) die "\`$1\` is not known" ;;
     esac
     shift 2

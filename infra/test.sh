@@ -77,7 +77,9 @@ part tools 15m infra/ensure-tools.sh
 part docker 10m infra/ensure-docker.sh
 platforms >"$logs/before" || true # none, or no engine: then the parts that need it fail
 part format 2m cargo fmt --all --check
-part scripts 2m shellcheck --external-sources .ci/run infra/ensure-docker.sh infra/ensure-tools.sh infra/demo.sh infra/test.sh infra/test-wrapper.sh
+mapfile -t scripts < <(git ls-files '*.sh' .ci/run)
+part scripts 2m shellcheck --external-sources "${scripts[@]}"
+part infra 10m infra/test-infra.sh
 part lints 30m cargo clippy --workspace --all-targets --locked -- --deny warnings
 part build 30m cargo build --release --locked --package epsilon-cli --package epsilon-gateway --package epsilon-vm-agent --package epsilon-builder --package epsilon-e2e --bins
 target=$(cargo metadata --format-version 1 --no-deps --offline | grep -o '"target_directory":"[^"]*"' | cut -d'"' -f4)

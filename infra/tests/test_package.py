@@ -45,6 +45,10 @@ class Package(unittest.TestCase):
             self.assertEqual(done.returncode, 1, version)
             self.assertIn("usage", done.stderr)
 
+    def test_folders_are_the_callers(self):
+        world.run(world.INFRA / "package.sh", "1", "--bin", "bin", "--out", "here", cwd=self.dir)
+        self.assertTrue((self.dir / "here/epsilon-1-linux-amd64.tar.gz").is_file())
+
     def test_a_missing_program_is_named(self):
         (self.bin / "epsilon-builder").unlink()
         done = world.run(world.INFRA / "package.sh", "1", "--bin", self.bin, "--out", self.dir, check=False)
