@@ -77,7 +77,7 @@ part tools 15m infra/ensure-tools.sh
 part docker 10m infra/ensure-docker.sh
 platforms >"$logs/before" || true # none, or no engine: then the parts that need it fail
 part format 2m cargo fmt --all --check
-mapfile -t scripts < <(git ls-files '*.sh' .ci/run)
+mapfile -t scripts < <(git ls-files .ci/run 'infra/*.sh')
 part scripts 2m shellcheck --external-sources "${scripts[@]}"
 part infra 10m infra/test-infra.sh
 part lints 30m cargo clippy --workspace --all-targets --locked -- --deny warnings
