@@ -9,6 +9,7 @@ pub(crate) mod init;
 pub(crate) mod invoke;
 pub(crate) mod logs;
 pub(crate) mod rollback;
+pub(crate) mod store;
 pub(crate) mod undrain;
 pub(crate) mod up;
 pub(crate) mod versions;
@@ -36,5 +37,6 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Autoscaler(autoscaler) => autoscaler.run(globals).await,
         Command::Drain(drain) => drain.run(globals).await,
         Command::Undrain(undrain) => undrain.run(globals).await,
+        Command::Store(store) => store.run(globals).await,
     }
 }

@@ -3,16 +3,19 @@
 //! nothing: numbers of deleted functions, who made a key, the order of deployments.
 
 use crate::{
-    Change, StoreError,
+    Change, Store as _, StoreError,
     sql::{Engine, Sql, Tx},
 };
 use epsilon_api::ids::GatewayId;
 use jiff::Timestamp;
 use sqlx::{Any, AssertSqlSafe, Row, any::AnyRow};
 use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
-/// A gateway that was heard so recently may still write to the source: three beats.
+/// A gateway that was heard so recently may still be there: three beats.
 const IN_USE: Duration = Duration::from_secs(15);
+/// How often it is looked whether it beats again.
+const LOOK: Duration = Duration::from_millis(500);
 /// Rows that are read and written at once. Times the widest table, far below the parameters that a statement
 /// may have (32,766 in SQLite).
 const ROWS: u32 = 500;
@@ -30,13 +33,8 @@ pub enum CopyError {
     #[error("the target cannot be written")]
     Target(#[source] StoreError),
     /// A gateway works on the source; what it writes after the copy would be lost.
-    #[error("gateway `{gateway}` uses the source: it was heard {} s ago", ago.as_secs())]
-    InUse {
-        /// Which.
-        gateway: GatewayId,
-        /// How long ago.
-        ago: Duration,
-    },
+    #[error("gateway `{0}` is at work on the source")]
+    InUse(GatewayId),
     /// The target holds something already.
     #[error("the target is not empty: it holds rows of {0}")]
     NotEmpty(&'static str),
@@ -49,6 +47,25 @@ pub struct Copied {
     pub what: &'static str,
     /// How many.
     pub rows: u64,
+}
+
+/// How far a copy is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// A gateway was heard a moment ago: it is waited whether it is heard again.
+    Waiting {
+        /// Which.
+        gateway: GatewayId,
+        /// How long it takes at most.
+        up_to: Duration,
+    },
+    /// So much of one table.
+    Copying {
+        /// Copied so far.
+        copied: Copied,
+        /// Rows of the table in all.
+        of: u64,
+    },
 }
 
 /// What a column holds, on both back ends.
@@ -157,16 +174,16 @@ const TABLES: [Table; 8] = [
     },
 ];
 
-/// Copies everything from one store to another one that is empty. `told` hears how many rows of a table are
-/// copied so far, and of how many. Nothing stays at the target when it fails.
+/// Copies everything from one store to another one that is empty. Nothing stays at the target when it fails.
+///
+/// A source that a gateway works on is refused; one whose gateway has just stopped is waited for, at most 15 s.
 ///
 /// # Errors
 /// [`CopyError`]; a target that is not there is made.
 pub async fn copy(
     from: &str,
     to: &str,
-    now: Timestamp,
-    told: &(dyn Fn(Copied, u64) + Sync),
+    told: &(dyn Fn(Progress) + Sync),
 ) -> Result<Vec<Copied>, CopyError> {
     if let Some(path) = crate::file(from).map_err(CopyError::Source)?
         && !path.exists()
@@ -174,8 +191,7 @@ pub async fn copy(
         return Err(CopyError::NoSource(path.display().to_string()));
     }
     let source = crate::open_sql(from).await.map_err(CopyError::Source)?;
-    let mut read = source.look().await.map_err(CopyError::Source)?;
-    refuse_in_use(&source, now).await?;
+    refuse_in_use(&source, told).await?;
 
     let target = crate::open_sql(to).await.map_err(CopyError::Target)?;
     let mut write = target.begin().await.map_err(CopyError::Target)?;
@@ -184,6 +200,7 @@ pub async fn copy(
             return Err(CopyError::NotEmpty(table.what));
         }
     }
+    let mut read = source.look().await.map_err(CopyError::Source)?;
     let mut copied = Vec::with_capacity(TABLES.len());
     for table in &TABLES {
         copied.push(table.copy(&mut read, &mut write, told).await?);
@@ -195,12 +212,20 @@ pub async fn copy(
     Ok(copied)
 }
 
-async fn refuse_in_use(source: &Sql, now: Timestamp) -> Result<(), CopyError> {
-    use crate::Store as _;
-    for gateway in source.gateways().await.map_err(CopyError::Source)? {
-        let ago = now.duration_since(gateway.seen_at).unsigned_abs();
-        if ago < IN_USE {
-            return Err(CopyError::InUse { gateway: gateway.id, ago });
+async fn refuse_in_use(source: &Sql, told: &(dyn Fn(Progress) + Sync)) -> Result<(), CopyError> {
+    let heard = async || source.gateways().await.map_err(CopyError::Source);
+    let before = heard().await?;
+    let fresh = before.iter().filter_map(|gateway| {
+        let ago = Timestamp::now().duration_since(gateway.seen_at).unsigned_abs();
+        Some((gateway, IN_USE.checked_sub(ago)?))
+    });
+    let Some((gateway, up_to)) = fresh.max_by_key(|(_, left)| *left) else { return Ok(()) };
+    told(Progress::Waiting { gateway: gateway.id.clone(), up_to });
+    let until = Instant::now() + up_to;
+    while Instant::now() < until {
+        sleep(LOOK).await;
+        if let Some(beat) = heard().await?.into_iter().find(|gateway| !before.contains(gateway)) {
+            return Err(CopyError::InUse(beat.id));
         }
     }
     Ok(())
@@ -228,11 +253,11 @@ impl Table {
         &self,
         read: &mut Tx,
         write: &mut Tx,
-        told: &(dyn Fn(Copied, u64) + Sync),
+        told: &(dyn Fn(Progress) + Sync),
     ) -> Result<Copied, CopyError> {
         let total = self.count(read).await.map_err(CopyError::Source)?;
         let mut copied = Copied { what: self.what, rows: 0 };
-        told(copied, total);
+        told(Progress::Copying { copied, of: total });
         while copied.rows < total {
             let rows = self.read(read, copied.rows).await.map_err(CopyError::Source)?;
             if rows.is_empty() {
@@ -240,7 +265,7 @@ impl Table {
             }
             self.write(write, &rows).await.map_err(CopyError::Target)?;
             copied.rows += rows.len() as u64;
-            told(copied, total);
+            told(Progress::Copying { copied, of: total });
         }
         Ok(copied)
     }

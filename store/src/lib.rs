@@ -29,7 +29,7 @@ mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use copy::{Copied, CopyError, copy};
+pub use copy::{Copied, CopyError, Progress, copy};
 pub use error::StoreError;
 pub use store::{
     Change, Deployed, Deployment, Gateway, Key, KeyRole, Member, Page, Paged, Prepared, Store,

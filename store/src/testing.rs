@@ -39,12 +39,15 @@ const SETTINGS: [&str; 9] = [
     "timezone=UTC",
 ];
 /// `$1` is the folder, the rest the server's command. A word on the pipe ends the server; its closing also
-/// removes the folder. A server that has only just begun does not hear the first signal.
+/// removes the folder. A server that has only just begun does not hear the first signal, one that was cut none.
 const KEEPER: &str = r#"
     folder=$1; shift
     "$@" >"$folder/log" 2>&1 </dev/null & server=$!
     read -r word || word=
-    while kill -INT "$server"; do kill -CONT "$server"; sleep 0.05; done 2>/dev/null
+    while kill -INT "$server"; do
+        kill -CONT "$server" $(ps -o pid= --ppid "$server")
+        sleep 0.05
+    done 2>/dev/null
     [ -n "$word" ] || rm -rf "$folder"
 "#;
 
@@ -158,33 +161,47 @@ impl Postgres {
     /// # Panics
     /// When there is no server.
     pub fn cut(&self) {
-        self.signal("-STOP");
+        let server = self.pid();
+        // The first process first: then it makes no more of them.
+        run(Command::new("kill").args(["-STOP", &server]));
+        self.hang();
     }
 
-    /// Ends [`Postgres::cut`].
+    /// Makes the connections that are open now deaf and dumb; new ones work. So it looks from here when another
+    /// machine took over the server's address. Ends with [`Postgres::heal`].
+    ///
+    /// # Panics
+    /// When there is no server.
+    pub fn hang(&self) {
+        self.signal_children("-STOP");
+    }
+
+    /// Ends [`Postgres::cut`] and [`Postgres::hang`].
     ///
     /// # Panics
     /// When there is no server.
     pub fn heal(&self) {
-        self.signal("-CONT");
+        self.signal_children("-CONT");
+        run(Command::new("kill").args(["-CONT", &self.pid()]));
     }
 
     fn url(&self, database: &str) -> String {
         format!("postgres://epsilon@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// The server has processes of its own; the first one is stopped first, so that it makes no more of them.
-    fn signal(&self, signal: &str) {
-        let pid = fs::read_to_string(self.folder.join("data/postmaster.pid"))
-            .ok()
-            .and_then(|file| file.lines().next().map(str::to_owned))
-            .expect("the server runs");
-        run(Command::new("kill").args([signal, &pid]));
-        let listed = Command::new("ps").args(["--ppid", &pid, "-o", "pid="]).output();
+    fn pid(&self) -> String {
+        let file = fs::read_to_string(self.folder.join("data/postmaster.pid"));
+        let file = file.expect("the server runs");
+        file.lines().next().expect("it says which process it is").to_owned()
+    }
+
+    /// The server has a process for each connection, and some for itself.
+    fn signal_children(&self, signal: &str) {
+        let listed = Command::new("ps").args(["--ppid", &self.pid(), "-o", "pid="]).output();
         let listed = String::from_utf8(listed.expect("ps is there").stdout).expect("numbers");
         // One of them may just have ended.
-        let mut others = Command::new("kill");
-        let _ = others.arg(signal).args(listed.split_whitespace()).stderr(Stdio::null()).status();
+        let mut kill = Command::new("kill");
+        let _ = kill.arg(signal).args(listed.split_whitespace()).stderr(Stdio::null()).status();
     }
 
     /// Whether the server came up. It does not when the port was taken in the meantime.

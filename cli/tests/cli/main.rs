@@ -10,4 +10,5 @@ mod init;
 mod invoke;
 mod listings;
 mod logs;
+mod store;
 mod support;

@@ -3,7 +3,7 @@
 use crate::support::*;
 use epsilon_api::ids::{DeploymentId, FunctionName, GatewayId, VmId};
 use epsilon_store::{
-    Copied, CopyError, Deployment, Gateway, Key, KeyRole, Member, Page, Store, StoreError,
+    CopyError, Deployment, Gateway, Key, KeyRole, Member, Page, Progress, Store, StoreError,
     StoredVersion, testing::Postgres,
 };
 use jiff::Timestamp;
@@ -122,18 +122,20 @@ async fn copies_all(from: &str, to: &str) {
     };
     let told = Mutex::new(Vec::new());
     let copied =
-        epsilon_store::copy(from, to, now(), &|copied, of| told.lock().unwrap().push((copied, of)))
-            .await
-            .unwrap();
+        epsilon_store::copy(from, to, &|news| told.lock().unwrap().push(news)).await.unwrap();
     let rows = |what: &str| copied.iter().find(|copied| copied.what == what).unwrap().rows;
     assert_eq!(rows("functions"), MANY as u64 + 2);
     assert_eq!(rows("versions"), MANY as u64 + 4);
     assert_eq!((rows("deployments"), rows("keys"), rows("members")), (6, 4, 2));
     assert_eq!((rows("draining VMs"), rows("gateways"), rows("leases")), (1, 1, 1));
     let told = told.into_inner().unwrap();
-    let of_functions: Vec<_> = told.iter().filter(|(c, _)| c.what == "functions").collect();
-    assert_eq!(of_functions.len(), 1 + (MANY + 2).div_ceil(500), "progress is told");
-    assert!(told.iter().all(|(Copied { rows, .. }, of)| rows <= of));
+    let of_functions = told.iter().filter_map(|news| match news {
+        Progress::Copying { copied, of } if copied.what == "functions" => Some((copied.rows, *of)),
+        _ => None,
+    });
+    let all = MANY as u64 + 2;
+    let parts = [0, 500, 1000, all].map(|rows| (rows, all));
+    assert_eq!(of_functions.collect::<Vec<_>>(), parts);
 
     let (source, target) =
         (epsilon_store::open(from).await.unwrap(), epsilon_store::open(to).await.unwrap());
@@ -141,7 +143,7 @@ async fn copies_all(from: &str, to: &str) {
     goes_on(&*target, &known).await;
 
     // What is there is never mixed with something else.
-    let again = epsilon_store::copy(from, to, now(), &|_, _| {}).await.unwrap_err();
+    let again = epsilon_store::copy(from, to, &|_| {}).await.unwrap_err();
     assert!(matches!(again, CopyError::NotEmpty("functions")), "{again}");
     goes_on(&*source, &known).await;
 }
@@ -171,13 +173,35 @@ async fn a_source_that_a_gateway_uses_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("epsilon.db");
     let store = open(&file).await;
-    let me = gateway(now());
-    store.gateway_beat(&me).await.unwrap();
     let to = Postgres::shared().database().await;
-    let copy = async |at| epsilon_store::copy(file.to_str().unwrap(), &to, at, &|_, _| {}).await;
-    let err = copy(now()).await.unwrap_err();
-    assert!(matches!(&err, CopyError::InUse { gateway, .. } if *gateway == me.id), "{err}");
-    copy(ago(now(), -16)).await.unwrap();
+    let (mut me, gone) = (gateway(now()), gateway(ago(now(), 13)));
+    for one in [&me, &gone] {
+        store.gateway_beat(one).await.unwrap();
+    }
+    let beats = async {
+        loop {
+            me.seen_at = now();
+            store.gateway_beat(&me).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        copied = epsilon_store::copy(file.to_str().unwrap(), &to, &|_| {}) => {
+            assert!(matches!(copied.unwrap_err(), CopyError::InUse(_)));
+        }
+        () = beats => {}
+    }
+
+    // It stopped a while ago, the other one just now: nobody has to look at the clock.
+    me.seen_at = ago(now(), 60);
+    store.gateway_beat(&me).await.unwrap();
+    let told = Mutex::new(Vec::new());
+    epsilon_store::copy(file.to_str().unwrap(), &to, &|news| told.lock().unwrap().push(news))
+        .await
+        .unwrap();
+    let first = told.into_inner().unwrap().remove(0);
+    let Progress::Waiting { gateway, up_to } = first else { panic!("{first:?}") };
+    assert!(gateway == gone.id && up_to < Duration::from_secs(3), "{up_to:?}");
 }
 
 #[tokio::test]
@@ -185,13 +209,13 @@ async fn what_cannot_be_copied_leaves_no_trace() {
     let dir = tempfile::tempdir().unwrap();
     let (nothing, file) = (dir.path().join("nothing.db"), dir.path().join("epsilon.db"));
     let (nothing, file) = (nothing.to_str().unwrap(), file.to_str().unwrap());
-    let err = epsilon_store::copy(nothing, file, now(), &|_, _| {}).await.unwrap_err();
+    let err = epsilon_store::copy(nothing, file, &|_| {}).await.unwrap_err();
     assert!(matches!(err, CopyError::NoSource(_)), "{err}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "no file was made");
 
     let known = populate(&*open(file.as_ref()).await).await;
     let away = "postgres://nobody@127.0.0.1:1/none";
-    let err = epsilon_store::copy(file, away, now(), &|_, _| {}).await.unwrap_err();
+    let err = epsilon_store::copy(file, away, &|_| {}).await.unwrap_err();
     assert!(matches!(&err, CopyError::Target(StoreError::Connect { .. })), "{err}");
 
     // Fails in the middle: a row that the target refuses, after others that it took.
@@ -203,7 +227,7 @@ async fn what_cannot_be_copied_leaves_no_trace() {
         let refuse = "ALTER TABLE leaders ADD CONSTRAINT none CHECK (role = 'nobody')";
         sqlx::raw_sql(refuse).execute(&mut admin).await.unwrap();
     }
-    let err = epsilon_store::copy(file, &to, now(), &|_, _| {}).await.unwrap_err();
+    let err = epsilon_store::copy(file, &to, &|_| {}).await.unwrap_err();
     assert!(matches!(err, CopyError::Target(StoreError::Database(_))), "{err}");
     let left = read(&*target, &known).await;
     assert!(left.functions.is_empty() && left.deployments.is_empty() && left.members.is_empty());

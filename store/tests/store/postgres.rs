@@ -121,6 +121,31 @@ async fn a_link_that_was_cut_holds_nobody_up() {
     hear(&mut told, Change::Routes).await;
 }
 
+/// What a fail-over to another machine looks like: nothing ever comes over the old connections.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_hang_are_given_up_for_new_ones() {
+    let server = Postgres::start();
+    let store = open(&server.database().await).await;
+    let mut told = store.changes();
+    // All connections are in the middle of something.
+    let busy = (0..12).map(|_| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { while store.snapshot().await.is_ok() {} })
+    });
+    let busy: Vec<_> = busy.collect();
+    for _ in 0..50 {
+        store.snapshot().await.unwrap();
+    }
+    server.hang();
+    works_again(&*store).await;
+    assert_eq!(hear(&mut told, Change::Resync).await, Change::Resync);
+    deploy(&*store, "shop", &[("pay", "a")]).await.unwrap();
+    hear(&mut told, Change::Routes).await;
+    for one in busy {
+        one.abort();
+    }
+}
+
 #[tokio::test]
 async fn a_change_reaches_the_other_gateway_within_a_second() {
     let (here, there) = two().await;
@@ -177,6 +202,35 @@ async fn two_gateways_that_deploy_at_once_agree() {
     let done = here.deployments(&first(2 * EACH)).await.unwrap().items;
     let newest = done.iter().find(|deployment| !deployment.functions.is_empty()).unwrap();
     assert_eq!(serves.deployment, newest.id);
+}
+
+/// The two races that rows alone do not decide: what each one checked is no longer so when it writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_gateways_that_activate_at_once_take_turns() {
+    const ROUNDS: u32 = 40;
+    let (here, there) = two().await;
+    for round in 0..ROUNDS {
+        let function = format!("f{round}");
+        let prepared = async |owner: &str, digest: &str| {
+            let id = begin(&*here).await;
+            here.prepare(&id, &built(owner, &[(&function, digest)]), now()).await.unwrap();
+            id
+        };
+        // A name that nobody has goes to one of two projects.
+        let (shop, bank) = (prepared("shop", "a").await, prepared("bank", "b").await);
+        let (one, two) = tokio::join!(here.activate(&shop, now()), there.activate(&bank, now()));
+        assert!(one.is_ok() != two.is_ok(), "round {round}: {one:?} {two:?}");
+        let owner = one.or(two).unwrap().project.unwrap();
+
+        // Of two deployments, the one that came in later serves.
+        let owner = owner.as_str();
+        let (older, later) = (prepared(owner, "c").await, prepared(owner, "d").await);
+        let (_, done) = tokio::join!(here.activate(&older, now()), there.activate(&later, now()));
+        done.unwrap();
+        let serves = here.snapshot().await.unwrap();
+        let serves = serves.iter().find(|version| version.function == name(&function)).unwrap();
+        assert_eq!(serves.deployment, later, "round {round}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,125 @@
+//! `epsilon store copy --from STORE --to STORE`: moves the state of gateways to another data base. Works on the
+//! stores themselves; no gateway is asked, and none may be at work on the source.
+
+use crate::{args::Globals, failure::Failure, output};
+use clap::{Args, Subcommand};
+use console::Term;
+use epsilon_store::{Copied, CopyError, Progress, StoreError};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use std::time::Duration;
+
+/// How often the spinner turns.
+const TICK: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Args)]
+pub(crate) struct Store {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Copy everything from one store to another one that is empty; the source stays as it is
+    #[command(after_help = "\
+Stop all gateways of the source first; VMs go on with the calls that they have.
+A password in a URL can be seen by other users of this machine while this runs. It may come from PGPASSWORD instead.
+
+  epsilon store copy --from /var/lib/epsilon/epsilon.db --to postgres://epsilon@db.internal/epsilon")]
+    Copy(Copy),
+}
+
+#[derive(Debug, Args)]
+struct Copy {
+    /// What is copied: a file (`epsilon.db` in the data folder), or postgres://…
+    #[arg(long, value_name = "STORE")]
+    from: String,
+    /// Where to: a new file, or an empty data base by postgres://…
+    #[arg(long, value_name = "STORE")]
+    to: String,
+}
+
+impl Store {
+    pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
+        let Verb::Copy(copy) = self.verb;
+        let shown = Shown::new();
+        let copied = epsilon_store::copy(&copy.from, &copy.to, &|news| shown.tell(&news)).await;
+        drop(shown);
+        let copied = copied.map_err(|err| failure(&err))?;
+        if globals.json {
+            let rows = copied.iter().map(|one| json!({"what": one.what, "rows": one.rows}));
+            return output::json(rows.collect::<Vec<_>>());
+        }
+        let rows = copied.iter().map(|one| [one.what.to_owned(), one.rows.to_string()]);
+        output::table(["COPIED", "ROWS"], &[1], rows)?;
+        output::line("")?;
+        output::line(if copy.to.starts_with("postgres") {
+            "Next: start gateways with the target as `gateway.store` (EPSILON_GATEWAY_STORE). The source is as it was."
+        } else {
+            "Next: start the gateway with the target as `epsilon.db` in its data folder. The source is as it was."
+        })
+    }
+}
+
+fn failure(err: &CopyError) -> Failure {
+    let told = Failure::new("STORE_COPY", "nothing was copied").because(err);
+    match err {
+        CopyError::Source(StoreError::UnknownScheme(_))
+        | CopyError::Target(StoreError::UnknownScheme(_)) => {
+            Failure::usage("nothing was copied").because(err)
+        }
+        CopyError::NoSource(_) => {
+            told.hint("a gateway keeps its file at `epsilon.db` in its data folder")
+        }
+        CopyError::InUse(_) => {
+            told.hint("stop all gateways first: what they write after the copy would be lost")
+        }
+        CopyError::NotEmpty(_) => {
+            told.hint("name a file that is not there yet, or an empty data base")
+        }
+        CopyError::Source(_) | CopyError::Target(_) => told,
+    }
+}
+
+/// How far it is: a line that changes on a terminal; in a pipe only what takes long.
+struct Shown(Option<ProgressBar>);
+
+impl Shown {
+    fn new() -> Self {
+        Self(Term::stderr().is_term().then(|| {
+            let bar = ProgressBar::new_spinner();
+            let style = ProgressStyle::with_template("  {spinner:.cyan} {wide_msg}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+            bar.enable_steady_tick(TICK);
+            bar
+        }))
+    }
+
+    fn tell(&self, news: &Progress) {
+        match (&self.0, news) {
+            (Some(bar), _) => bar.set_message(line(news)),
+            (None, Progress::Waiting { .. }) => eprintln!("{}", line(news)),
+            (None, Progress::Copying { .. }) => {}
+        }
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn line(news: &Progress) -> String {
+    match news {
+        Progress::Waiting { gateway, up_to } => format!(
+            "waiting {} s to see whether gateway `{gateway}` has stopped",
+            up_to.as_secs() + 1
+        ),
+        Progress::Copying { copied: Copied { what, rows }, of } => {
+            format!("{what}: {rows} of {of}")
+        }
+    }
+}
