@@ -14,6 +14,8 @@ mod world;
 
 #[path = "gateway/autoscaler.rs"]
 mod autoscaler;
+#[path = "gateway/builders.rs"]
+mod builders;
 #[path = "gateway/calls.rs"]
 mod calls;
 #[path = "gateway/control.rs"]

@@ -68,6 +68,7 @@ pub(super) async fn beat(
     }
     // What it says of itself is taken at joining; when that has changed, it joins again.
     let known = control.fleet.member(&id).and_then(|member| member.address.clone());
+    let known = known.or_else(|| control.deploys.builders.address(&id));
     if known.is_some_and(|address| address != join.address) {
         return Err(stranger("the member has moved; it has to join again"));
     }

@@ -7,6 +7,7 @@ use epsilon_api::{
     build::{BuildError, BuildEvent, BuildJob, BuildOrder, Builder, Built},
     chain::Chain,
     fleet::{Join, MemberKind},
+    ids::VmId,
 };
 use futures_util::future::BoxFuture;
 use http::StatusCode;
@@ -103,6 +104,12 @@ impl Builders {
                 }
             }
         }
+    }
+
+    /// Where this builder is taken to be, if it is one that joined.
+    pub(crate) fn address(&self, id: &VmId) -> Option<String> {
+        let joined = self.joined.lock();
+        joined.iter().find(|one| one.join.id == *id).map(|one| one.join.address.clone())
     }
 
     /// The builders in the order in which they are asked for this project.

@@ -8,7 +8,7 @@ use epsilon_api::{
     build::{BuildLog, BuildNews},
     error::ErrorBody,
     fleet::PROTOCOL,
-    ids::{DeploymentId, ProjectName, VmId},
+    ids::{DeploymentId, ProjectName},
     units::{self, MilliCores},
 };
 use epsilon_wire::{

@@ -1,0 +1,141 @@
+//! A builder that joins a running gateway: deployments go to it, follow it when it moves, and end when it leaves.
+//! The builder's own side is in `builder/tests`; how one is chosen, in `src/deploy/builders/tests.rs`.
+
+use crate::world::{PATIENCE, Reply, World, built, events, patient, read};
+use bytes::Bytes;
+use epsilon_api::{
+    admin::{Data, DeployEvent},
+    body::{self, CallBody},
+    build::BuildNews,
+    fleet::{Join, Joined, MemberKind, PROTOCOL},
+    ids::VmId,
+    units::{self, MilliCores},
+};
+use epsilon_gateway::config::Settings;
+use epsilon_wire::{
+    door::{Door, Ending, Limits},
+    pass::Checker,
+};
+use futures_util::stream;
+use http::{Method, Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Incoming;
+use std::{sync::Arc, time::Instant};
+
+/// A builder that makes the same of every archive.
+struct Site {
+    join: Join,
+    checker: Arc<Checker>,
+    ending: Ending,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.ending.close.cancel();
+        self.ending.cut.cancel();
+    }
+}
+
+impl Site {
+    /// Its `hello` has this digest.
+    fn open(digest: &'static str) -> Self {
+        let id = VmId::parse("builder-1").unwrap();
+        let checker = Arc::new(Checker::new(id.clone()));
+        let limits = Limits { connections: 9, head: PATIENCE, idle: PATIENCE };
+        let ending = Ending::default();
+        let any = "127.0.0.1:0".parse().unwrap();
+        let door = Door::bind(any, None, limits, ending.clone()).unwrap();
+        let join = Join {
+            protocol: PROTOCOL,
+            kind: MemberKind::Builder,
+            id,
+            address: door.address().unwrap().to_string(),
+            tls: false,
+            memory_bytes: units::Bytes(0),
+            cpu: MilliCores::ONE,
+        };
+        let serving = door.serve(Arc::clone(&checker), move |request| build(request, digest));
+        ending.tasks.spawn(serving);
+        Self { join, checker, ending }
+    }
+}
+
+async fn build(request: Request<Incoming>, digest: &'static str) -> Response<CallBody> {
+    let lines = stream::once(async move {
+        request.into_body().collect().await?;
+        let line = BuildNews::Built(built("shop", &[("hello", digest)])).to_line();
+        Ok::<_, hyper::Error>(Frame::data(Bytes::from(line)))
+    });
+    Response::new(body::boxed(StreamBody::new(lines)))
+}
+
+async fn say(world: &World, verb: &str, key: &str, join: &Join) -> Reply {
+    let (path, text) = (format!("/v1/fleet/{verb}"), serde_json::to_string(join).unwrap());
+    world.ask_with(&format!("Bearer {key}"), Method::POST, &path, &text).await
+}
+
+/// Joins with the fleet's token; answers the credential.
+async fn join(world: &World, site: &Site) -> String {
+    let token = std::fs::read_to_string(world.dir.path().join("fleet.token")).unwrap();
+    let reply = say(world, "join", token.trim(), &site.join).await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let Data { data: joined, .. } = serde_json::from_str::<Data<Joined>>(&reply.body).unwrap();
+    site.checker.trust(&joined.welcome.gateways);
+    joined.credential.reveal().clone()
+}
+
+/// The digest of what a deployment made, or the code of its error.
+async fn deploy(world: &World) -> String {
+    let response = world.push().await;
+    if response.status() != 200 {
+        return read(response).await.code();
+    }
+    match events(response).await.last().unwrap() {
+        DeployEvent::Done { .. } => {
+            let all = world.store.snapshot().await.unwrap();
+            all[0].image.digest.clone()
+        }
+        DeployEvent::Failed { error } => error.code.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Members are learned of behind their joining.
+async fn eventually_deploys(world: &World, want: &str) {
+    let began = Instant::now();
+    loop {
+        let seen = deploy(world).await;
+        if seen == want {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "still {seen}, wanted {want}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn deployments_follow_the_builder_that_joined() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let path = dir.path().join("epsilon.db");
+    let store = epsilon_store::open(path.to_str().unwrap()).await.unwrap();
+    let world = World::on(dir, store, Settings::default(), false).await;
+    assert_eq!(deploy(&world).await, "NO_BUILDER");
+
+    let first = Site::open("1");
+    let credential = join(&world, &first).await;
+    eventually_deploys(&world, "sha256:1").await;
+    assert_eq!(say(&world, "beat", &credential, &first.join).await.status, 200);
+
+    // It starts again elsewhere and goes on with the credential that it kept.
+    drop(first);
+    let second = Site::open("2");
+    let moved = say(&world, "beat", &credential, &second.join).await;
+    assert_eq!(moved.status, 401, "what it says of itself is taken at joining: {moved:?}");
+    let credential = join(&world, &second).await;
+    eventually_deploys(&world, "sha256:2").await;
+
+    let reply = patient(say(&world, "leave", &credential, &second.join)).await;
+    assert_eq!(reply.status, 204);
+    eventually_deploys(&world, "NO_BUILDER").await;
+}
