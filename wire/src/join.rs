@@ -185,8 +185,8 @@ impl Belonging {
             let heard: Heard<Welcome> = self.ask(gateway, "beat", &credential).await?;
             match heard.answer {
                 Ok(welcome) => return Ok(self.welcomed(welcome, heard.date, heard.local)),
-                Err((StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _)) => {
-                    tracing::info!("The fleet does not know this member any more; joining again.");
+                Err((StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, why)) => {
+                    tracing::info!(why, "The credential is not taken; joining again.");
                     self.credential = None;
                 }
                 Err((_, text)) => {

@@ -213,7 +213,7 @@ impl fmt::Debug for Client {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
     use std::fs;
@@ -221,13 +221,13 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     /// An authority and what it signs, in a folder.
-    struct Authority {
+    pub(crate) struct Authority {
         folder: TempDir,
         issuer: Issuer<'static, KeyPair>,
     }
 
     impl Authority {
-        fn new() -> Self {
+        pub(crate) fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
             let mut params = CertificateParams::new([]).unwrap();
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -237,7 +237,7 @@ mod tests {
             Self { folder, issuer: Issuer::new(params, key) }
         }
 
-        fn files(&self, name: &str) -> Files {
+        pub(crate) fn files(&self, name: &str) -> Files {
             let params = CertificateParams::new([name.to_owned()]).unwrap();
             let key = KeyPair::generate().unwrap();
             let certificate = params.signed_by(&key, &self.issuer).unwrap();

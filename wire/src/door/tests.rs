@@ -19,13 +19,16 @@ struct Site {
 impl Site {
     /// A door whose handler echoes, or does as the path says.
     fn open(limits: Limits) -> Self {
+        Self::open_with(None, limits)
+    }
+
+    fn open_with(tls: Option<tls::Server>, limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let signer = Signer::load_or_make(&folder.path().join("gateway.key")).unwrap();
         let checker = Arc::new(Checker::new(member()));
         checker.trust(&[signer.key()]);
         let ending = Ending::default();
-        let door =
-            Door::bind("127.0.0.1:0".parse().unwrap(), None, limits, ending.clone()).unwrap();
+        let door = Door::bind("127.0.0.1:0".parse().unwrap(), tls, limits, ending.clone()).unwrap();
         let address = door.address().unwrap();
         ending.tasks.spawn(door.serve(checker, |request| async move {
             match request.uri().path() {
@@ -187,4 +190,30 @@ async fn closing_lets_a_request_finish_and_takes_no_new_connection() {
     site.ending.cut.cancel();
     assert!(timeout(LIMIT, stuck).await.unwrap().unwrap().is_err());
     assert!(TcpStream::connect(site.address).await.is_err());
+}
+
+#[tokio::test]
+async fn with_tls_a_pass_is_shown_behind_a_certificate_only() {
+    let fleet = crate::tls::tests::Authority::new();
+    let files = fleet.files("127.0.0.1");
+    let site = Site::open_with(Some(files.server().unwrap()), limits());
+    let stream = TcpStream::connect(site.address).await.unwrap();
+    let stream = files.client().unwrap().connect("127.0.0.1", stream).await.unwrap();
+    let mut connection = Connection::handshake(stream).await.unwrap();
+    let request = site.request("/echo", body::full("sealed"));
+    let response = connection.sender.send_request(request).await.unwrap();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "sealed");
+
+    let mut plain = site.connect().await;
+    let request = site.request("/echo", body::full("open"));
+    assert!(timeout(LIMIT, plain.sender.send_request(request)).await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn who_does_not_finish_a_handshake_is_let_go() {
+    let fleet = crate::tls::tests::Authority::new();
+    let files = fleet.files("127.0.0.1");
+    let limits = Limits { head: Duration::from_millis(50), ..limits() };
+    let site = Site::open_with(Some(files.server().unwrap()), limits);
+    assert_eq!(site.raw("").await, "");
 }

@@ -47,10 +47,10 @@ struct State {
 
 impl FakeGateway {
     async fn new() -> Self {
-        Self::at("127.0.0.1:0".parse().unwrap()).await
+        Self::at("127.0.0.1:0".parse().unwrap(), None).await
     }
 
-    async fn at(address: SocketAddr) -> Self {
+    async fn at(address: SocketAddr, tls: Option<tls::Server>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let signer = Signer::load_or_make(&folder.path().join("gateway.key")).unwrap();
         let script = Arc::new(Script { signer, state: Mutex::default() });
@@ -60,9 +60,14 @@ impl FakeGateway {
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let script = Arc::clone(&answering);
+                let (script, tls) = (Arc::clone(&answering), tls.clone());
                 tokio::spawn(async move {
                     let service = service_fn(|request| script.answer(request));
+                    if let Some(tls) = tls {
+                        let stream = TokioIo::new(tls.accept(stream).await.unwrap());
+                        drop(http1::Builder::new().serve_connection(stream, service).await);
+                        return;
+                    }
                     drop(
                         http1::Builder::new().serve_connection(TokioIo::new(stream), service).await,
                     );
@@ -171,6 +176,10 @@ impl Member {
     }
 
     fn live(&self, gateways: &str) -> Life {
+        self.live_with(self.settings(gateways))
+    }
+
+    fn live_with(&self, settings: Settings) -> Life {
         let me = Join {
             protocol: PROTOCOL,
             kind: MemberKind::Vm,
@@ -180,7 +189,6 @@ impl Member {
             memory_bytes: Size::mib(1),
             cpu: MilliCores::ONE,
         };
-        let settings = self.settings(gateways);
         let belonging = Belonging::new(settings, me, Arc::clone(&self.checker)).unwrap();
         let (end, joined) = (CancellationToken::new(), belonging.joined());
         let task = tokio::spawn(belonging.run(end.clone()));
@@ -296,7 +304,7 @@ async fn a_gateway_that_comes_late_is_joined() {
     let member = Member::new();
     let mut life = member.live(&url);
     assert!(timeout(2 * FIRST_PAUSE, life.joined.changed()).await.is_err());
-    let _gateway = FakeGateway::at(address).await;
+    let _gateway = FakeGateway::at(address, None).await;
     life.joined().await;
     life.end().await;
 }
@@ -382,4 +390,18 @@ fn addresses_are_what_was_said_or_what_was_seen() {
     assert_eq!(me(Some("vm.internal:9"), "0.0.0.0:8082", "10.0.0.9"), "vm.internal:9");
     assert_eq!(me(Some("[fd00::9]"), "0.0.0.0:8082", "10.0.0.9"), "[fd00::9]:8082");
     assert_eq!(me(Some("[fd00::9]:9"), "0.0.0.0:8082", "10.0.0.9"), "[fd00::9]:9");
+}
+
+#[tokio::test]
+async fn a_gateway_behind_tls_is_joined_with_a_certificate() {
+    let fleet = tls::tests::Authority::new();
+    let files = fleet.files("127.0.0.1");
+    let server = Some(files.server().unwrap());
+    let gateway = FakeGateway::at("127.0.0.1:0".parse().unwrap(), server).await;
+    let member = Member::new();
+    let settings = member.settings(&format!("https://{}", gateway.address));
+    let client = Some(files.client().unwrap());
+    let mut life = member.live_with(Settings { tls: client, ..settings });
+    life.joined().await;
+    life.end().await;
 }
