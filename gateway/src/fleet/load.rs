@@ -33,6 +33,8 @@ const PART: i32 = 16;
 pub(crate) struct Load {
     /// Calls of this gateway that run there.
     own: AtomicU32,
+    /// All that were sent there so far.
+    sent: AtomicU64,
     /// What reports showed beyond `own`, in parts of a call: smoothed, because a report is as old as its way here and
     /// own calls begin and end meanwhile. Negative as often as not when there is no other gateway.
     others: AtomicI32,
@@ -59,6 +61,7 @@ impl Load {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             own: AtomicU32::new(0),
+            sent: AtomicU64::new(0),
             others: AtomicI32::new(0),
             share: AtomicU32::new(0),
             floor: AtomicU32::new(0),
@@ -74,6 +77,7 @@ impl Load {
     /// A call of this version goes there; it counts until the returned value is dropped: at its last byte.
     pub(crate) fn carry(self: &Arc<Self>, version: VersionKey) -> Carried {
         self.own.fetch_add(1, Relaxed);
+        self.sent.fetch_add(1, Relaxed);
         self.slots.running[slot(version)].fetch_add(1, Relaxed);
         Carried { load: Arc::clone(self), version }
     }
@@ -124,6 +128,11 @@ impl Load {
     /// Whether an instance of this size can be started, as far as the last report tells.
     pub(crate) fn has_memory(&self, memory: Bytes) -> bool {
         memory.get() <= self.room.load(Relaxed)
+    }
+
+    /// Calls of this gateway that were sent there so far.
+    pub(crate) fn sent_calls(&self) -> u64 {
+        self.sent.load(Relaxed)
     }
 
     /// Calls of this gateway that run there.

@@ -3,7 +3,7 @@
 use crate::fleet::{Fleet, Member};
 use epsilon_api::admin::VmStanding;
 use prometheus::{
-    GaugeVec, Opts,
+    CounterVec, GaugeVec, Opts,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
@@ -37,12 +37,18 @@ const ROWS: [Row; 4] = [
     ),
 ];
 
+/// The one that only grows.
+const SENT: Row = ("epsilon_vm_calls_total", "Calls that this gateway sent to the VM.", |member| {
+    member.load.sent_calls() as f64
+});
+
 impl FleetMetrics {
     pub(crate) fn new(fleet: Arc<Fleet>) -> Result<Self, prometheus::Error> {
         let desc = |(name, help, _): Row| {
             Desc::new(name.into(), help.into(), vec!["vm".into()], [].into())
         };
-        Ok(Self { fleet, descs: ROWS.into_iter().map(desc).collect::<Result<_, _>>()? })
+        let rows = ROWS.into_iter().chain([SENT]);
+        Ok(Self { fleet, descs: rows.map(desc).collect::<Result<_, _>>()? })
     }
 
     fn family(&self, (name, help, value): Row) -> Vec<MetricFamily> {
@@ -52,6 +58,17 @@ impl FleetMetrics {
         }
         gauges.collect()
     }
+
+    fn sent(&self) -> Vec<MetricFamily> {
+        let (name, help, value) = SENT;
+        let Ok(counters) = CounterVec::new(Opts::new(name, help), &["vm"]) else {
+            return Vec::new();
+        };
+        for member in self.fleet.members() {
+            counters.with_label_values(&[member.id.as_str()]).inc_by(value(&member));
+        }
+        counters.collect()
+    }
 }
 
 impl Collector for FleetMetrics {
@@ -60,6 +77,6 @@ impl Collector for FleetMetrics {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        ROWS.into_iter().flat_map(|row| self.family(row)).collect()
+        ROWS.into_iter().flat_map(|row| self.family(row)).chain(self.sent()).collect()
     }
 }
