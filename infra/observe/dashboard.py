@@ -53,8 +53,9 @@ ROWS = {
             ("serving", "sum(epsilon:vm:up == bool 1)"),
             ("draining", "sum(epsilon:vm:draining == bool 1)"),
             ("out", "count(epsilon:vm:up == 0 unless on (vm) epsilon:vm:draining == 1) or vector(0)")]),
-        ("Autoscaler: VMs wanted and there", "short", [
-            ("wanted", "max(epsilon_autoscaler_wanted_vms)"), ("there", "max(epsilon_autoscaler_current_vms)")]),
+        ("Autoscaler: VMs wanted, ordered, taking calls", "short", [
+            ("wanted", "max(epsilon_autoscaler_wanted_vms)"), ("ordered", "max(epsilon_autoscaler_current_vms)"),
+            ("taking calls", "max(epsilon_autoscaler_ready_vms)")]),
         ("Autoscaler: places needed and there", "short", [
             ("needed", "max(epsilon_autoscaler_demand_places)"), ("there", "max(epsilon_autoscaler_places)")]),
         ("Calls that run, by VM", "short", [("{{vm}}", "sum by (vm) (epsilon_vm_in_flight)")]),
@@ -73,12 +74,13 @@ ROWS = {
             ("{{reason}}", "sum by (reason) (rate(epsilon_retries_total[$__rate_interval]))"),
             ("denied: {{reason}}", "sum by (reason) (rate(epsilon_retries_denied_total[$__rate_interval]))")]),
     ],
-    "Deployments and the engine": [
+    "Deployments, the engine, the store": [
         ("Deployments an hour", "short", [
             ("{{state}}", "sum by (state) (increase(epsilon_deployments_total[1h]))")]),
         ("The engine's answers, p95", "s", [
             ("{{call}}", "histogram_quantile(0.95, sum by (le, call) (rate(epsilon_engine_call_seconds_bucket"
                          "[$__rate_interval])))")]),
+        ("Gateways that reach the store", "short", [("reach it", "sum(epsilon_store_up)"), ("gateways", "count(epsilon_store_up)")]),
     ],
 }
 

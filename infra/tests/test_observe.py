@@ -20,7 +20,7 @@ GIVEN_LABELS = {"le", "job", "instance", "zone"}
 
 
 def declared():
-    """Metrics of the source files with their labels: `Opts::new("epsilon_x"`, or `opts("x"` where the file makes its
+    """Metrics of the source files with their labels: `Opts::new("epsilon_x"`, or `gauge("x"` where the file makes its
     names of a prefix, and the list of labels after it; where none follows, all labels of the file will do."""
     found = {}
     for path in world.ROOT.glob("*/src/**/*.rs"):
@@ -28,7 +28,7 @@ def declared():
         prefix = re.search(r'format!\("(epsilon_\w*)\{name\}"', text)
         names = [(one.group(1), one.end()) for one in re.finditer(r'"(epsilon_[a-z_]+)"', text)]
         if prefix:
-            made = re.finditer(r'\b(?:opts|vec)\(\s*"([a-z_]+)"', text)
+            made = re.finditer(r'\b[a-z_]+\(\s*"([a-z_]+)"', text)
             names += [(prefix.group(1) + one.group(1), one.end()) for one in made]
         lists = r'&?\[((?:\s*"[a-z_]+",?)+)\s*\]'
         for name, end in names:

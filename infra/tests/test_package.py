@@ -30,10 +30,11 @@ class Package(unittest.TestCase):
         self.assertEqual(first.name, "epsilon-0.0.1-linux-amd64.tar.gz")
         world.run("sha256sum", "--check", first.name + ".sha256", cwd=first.parent)
 
-    def test_it_holds_what_a_machine_needs_and_nobody_owns_it(self):
+    def test_it_holds_what_a_machine_needs_of_one_time_and_no_owner(self):
         archive = world.package(self.dir / "out", self.bin)
-        listed = world.run("tar", "--numeric-owner", "-tvzf", archive).stdout.splitlines()
+        listed = world.run("tar", "--numeric-owner", "--full-time", "-tvzf", archive, env={"TZ": "UTC"}).stdout.splitlines()
         self.assertEqual({line.split()[1] for line in listed}, {"0/0"})
+        self.assertEqual({" ".join(line.split()[3:5]) for line in listed}, {"2023-11-14 22:13:20"}, "SOURCE_DATE_EPOCH")
         names = {line.split()[-1].split("/", 1)[1] for line in listed}
         for name in [*(f"bin/{program}" for program in world.PROGRAMS), *(f"systemd/{unit}" for unit in world.UNITS),
                      "install.sh", "ensure-docker.sh", "LICENSE", "VERSION", "SHA256SUMS", "aws/setup.sh"]:

@@ -33,6 +33,7 @@ UNNARROWABLE = {
     "ecr:GetAuthorizationToken",
     "autoscaling:DescribeAutoScalingGroups",
     "autoscaling:DescribeAutoScalingInstances",
+    "autoscaling:DescribeLifecycleHooks",
 }
 
 
@@ -136,6 +137,22 @@ class Written(unittest.TestCase):
         for name, properties in self.of("AWS::IAM::Role").items():
             self.assertEqual(properties["ManagedPolicyArns"], [{"Ref": "MachinePolicy"}], name)
 
+    def test_roles_hold_what_the_pages_of_their_parts_ask_for(self):
+        """docs/registries.md: two policies, the builder's and the VMs'. docs/autoscaling.md: a table."""
+        def actions(role, service):
+            return {action for statement in self.of("AWS::IAM::Role")[role]["Policies"][0]["PolicyDocument"]["Statement"]
+                    for action in listed(statement["Action"]) if action.startswith(service)}
+
+        builder, vm = [set(re.findall(r'"(ecr:\w+)"', block)) for block in re.findall(
+            r"```json\n(.*?)```", (world.ROOT / "docs/registries.md").read_text(), re.S) if "ecr:" in block]
+        self.assertEqual(actions("BuilderRole", "ecr:"), builder)
+        self.assertEqual(actions("VmRole", "ecr:"), vm)
+        rows = [line.split("|")[1] for line in (world.ROOT / "docs/autoscaling.md").read_text().splitlines()
+                if line.startswith("| `autoscaling:")]
+        asked = {f"autoscaling:{word.removeprefix('autoscaling:')}" for row in rows for word in re.findall(r"`([\w:]+)`", row)}
+        self.assertGreater(len(asked), 5)
+        self.assertLessEqual(asked, actions("GatewayRole", "autoscaling:"))
+
     def test_limits_grow_along_the_way_of_a_call(self):
         for longest, limits in self.all["Mappings"]["Limits"].items():
             number = {name: int(str(value).rstrip("s")) for name, value in limits.items()}
@@ -166,6 +183,7 @@ class Written(unittest.TestCase):
         gateways = json.dumps({"Fn::GetAtt": ["GatewayDoor", "GroupId"]})
         self.assertEqual(opened[8082], {("VmDoor", gateways)})
         self.assertEqual(opened[8083], {("BuilderDoor", gateways)})
+        self.assertEqual(opened[8084], {("VmDoor", json.dumps({"Ref": "MonitoringCidr"}))})
         self.assertEqual(opened[5432], {("DatabaseDoor", gateways)})
         world_open = {name for rules in opened.values() for name, source in rules if "AllowedCidr" in source}
         self.assertEqual(world_open, {"PublicDoor"})
@@ -355,7 +373,7 @@ class Fresh(Made):
         common = re.search(r"^need (EPSILON_ROLE .*)$", setup, re.M).group(1).split()
         for name, role in [("GatewayTemplate", "gateway"), ("VmTemplate", "vm-agent"), ("BuilderTemplate", "builder")]:
             own = re.search(rf"^    {role}\) need (.*) ;;$", setup, re.M).group(1).split()
-            exported = dict(re.findall(r"(EPSILON_\w+)='?([^'\s]*)'?", self.user_data(name)))
+            exported = dict(re.findall(r"(EPSILON_\w+)='?([^'\s]+)'?", self.user_data(name)))
             for needed in common + own:
                 self.assertTrue(exported.get(needed), f"{name}: {needed}")
 

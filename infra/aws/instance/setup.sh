@@ -25,7 +25,7 @@ root=${EPSILON_SETUP_ROOT:-}
 here=$(cd "$(dirname "$0")/.." && pwd)
 lib=/usr/local/lib/epsilon
 
-need EPSILON_ROLE EPSILON_REGION EPSILON_FLEET_TOKEN_SECRET EPSILON_LONGEST_CALL EPSILON_DRAIN_GRACE EPSILON_STOP_LIMIT
+need EPSILON_ROLE EPSILON_REGION EPSILON_ADDRESS EPSILON_FLEET_TOKEN_SECRET EPSILON_LONGEST_CALL EPSILON_DRAIN_GRACE EPSILON_STOP_LIMIT
 case "$EPSILON_ROLE" in
     gateway) need EPSILON_ADMIN_KEY_SECRET EPSILON_KEEP_ALIVE EPSILON_VM_GROUP EPSILON_VM_MIN EPSILON_VM_MAX EPSILON_PUBLIC_URL ;;
     vm-agent) need EPSILON_JOIN EPSILON_VPC_CIDR ;;
@@ -50,7 +50,7 @@ settings() {
 gateway:
   listen: 0.0.0.0:8080
   control: 0.0.0.0:8081
-  control_url: http://${EPSILON_ADDRESS:-$(hostname -I | cut -d' ' -f1)}:8081
+  control_url: http://$EPSILON_ADDRESS:8081
   public_url: $EPSILON_PUBLIC_URL
   # Longer than the load balancer keeps its connections, so that it never sends into one that closes.
   idle_timeout: $EPSILON_KEEP_ALIVE
@@ -68,6 +68,9 @@ YAML
             cat <<YAML
 vm_agent:
   gateways: $EPSILON_JOIN
+  # The machine's address, not all: functions reach what listens on their bridge.
+  listen: $EPSILON_ADDRESS:8082
+  metrics: $EPSILON_ADDRESS:8084
   drain_grace: $EPSILON_DRAIN_GRACE
 YAML
             ;;
@@ -75,6 +78,7 @@ YAML
             cat <<YAML
 builder:
   gateways: $EPSILON_JOIN
+  listen: $EPSILON_ADDRESS:8083
   registry: $EPSILON_REGISTRY
   max_timeout: $EPSILON_LONGEST_CALL
 YAML
@@ -97,7 +101,7 @@ UNIT
     [ "$EPSILON_ROLE" != gateway ] || return 0
     # Functions and builds run on this machine and would be taken for its agent by the control address's security
     # group. The keys would stop them; this stops them before. Bridges of Epsilon are called ep….
-    local rule="PREROUTING -i ep+ -d $EPSILON_VPC_CIDR -p tcp -m multiport --dports 8081:8083 -j DROP"
+    local rule="PREROUTING -i ep+ -d $EPSILON_VPC_CIDR -p tcp -m multiport --dports 8081:8084 -j DROP"
     cat <<UNIT
 ExecStartPre=/bin/sh -c '/usr/sbin/iptables -w 10 -t raw -C $rule 2>/dev/null || /usr/sbin/iptables -w 10 -t raw -A $rule'
 UNIT
