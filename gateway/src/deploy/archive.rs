@@ -71,7 +71,7 @@ impl Body for Promised {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.archive.as_ref().map_or_else(|| self.hint.clone(), |archive| archive.size_hint())
+        self.archive.as_ref().map_or(self.hint, |archive| archive.size_hint())
     }
 }
 
