@@ -190,7 +190,11 @@ async fn code_that_outlives_its_caller_keeps_its_place_until_the_deadline() {
         spec.timeout = Duration::from_millis(300);
         spec.max_instances = one(1);
     });
-    drop(tokio::time::timeout(Duration::from_millis(100), world.get(&version, "/forever")).await);
+    world.text(&version, "/").await;
+    tokio::select! {
+        answer = world.get(&version, "/forever") => panic!("{answer:?}"),
+        _ = until(|| image.running.load(Ordering::SeqCst), |running| *running == 1) => {}
+    }
     assert_eq!(world.states(), ["busy"], "its code still runs");
     world.text(&version, "/").await;
     assert_eq!(image.starts.load(Ordering::SeqCst), 2);
