@@ -7,6 +7,8 @@
     reason = "a test panics where it stands, and its stack is its own"
 )]
 
+#[path = "support/agent.rs"]
+mod agent;
 #[path = "support/fake.rs"]
 mod fake;
 #[path = "support/world.rs"]
@@ -26,5 +28,9 @@ mod deployments;
 mod drain;
 #[path = "gateway/edges.rs"]
 mod edges;
+#[path = "gateway/fleet.rs"]
+mod fleet;
+#[path = "gateway/gateways.rs"]
+mod gateways;
 #[path = "gateway/raw.rs"]
 mod raw;

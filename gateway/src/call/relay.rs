@@ -5,29 +5,20 @@
 //! |---|---|
 //! | `headers` | which headers pass, in either direction |
 //! | `limited` | the request's body, counted and cut |
+//! | `replay` | the same, for one VM after the other |
 //! | `upgrade` | bytes both ways after a 101 |
 
 pub(crate) mod headers;
 pub(crate) mod limited;
+mod replay;
 pub(crate) mod upgrade;
 
-use epsilon_api::{
-    body::{self, CallBody},
-    error::CallError,
-    function::Version,
-    ids::RequestId,
-    vm::Call,
-};
+use epsilon_api::{body::CallBody, error::CallError, function::Version, ids::RequestId, vm::Call};
 use http::{Method, Request, request};
-use http_body::{Body as _, Frame, SizeHint};
-use parking_lot::Mutex;
-use std::{
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use replay::Lender;
+use std::sync::Arc;
 
-/// A call that can be sent more than once, as long as nobody has touched its body.
+/// A call that can be sent more than once, as long as what was read of its body is kept.
 pub(crate) struct Outgoing {
     version: Arc<Version>,
     request_id: RequestId,
@@ -38,8 +29,8 @@ pub(crate) struct Outgoing {
 enum Source {
     /// Never lent out so far.
     Whole(CallBody),
-    /// Lent out; still here unless the borrower began to read.
-    Lent(Arc<Mutex<Option<CallBody>>>),
+    /// Lent out.
+    Lent(Lender),
 }
 
 impl Outgoing {
@@ -57,19 +48,19 @@ impl Outgoing {
         &self.head.method
     }
 
-    /// Whether nobody has begun to read the body.
+    /// Whether the body can be sent from its first byte.
     pub(crate) fn is_whole(&self) -> bool {
         match &self.body {
             Source::Whole(_) => true,
-            Source::Lent(slot) => slot.lock().is_some(),
+            Source::Lent(lender) => lender.is_whole(),
         }
     }
 
-    /// For the last VM: everything moves, nothing is copied. `None` when the body is used up.
+    /// For the last VM: everything moves, nothing is kept. `None` when the body is used up.
     pub(crate) fn last(self) -> Option<Call> {
         let body = match self.body {
             Source::Whole(body) => body,
-            Source::Lent(slot) => slot.lock().take()?,
+            Source::Lent(lender) => lender.give()?,
         };
         let Self { version, request_id, head, .. } = self;
         Some(Call { version, request_id, may_wait: true, request: Request::from_parts(head, body) })
@@ -77,64 +68,19 @@ impl Outgoing {
 
     /// For a VM after which another may be tried. `may_wait` as in [`Call`]. `None` when the body is used up.
     pub(crate) fn lend(mut self, may_wait: bool) -> Option<(Call, Self)> {
-        let slot = match self.body {
-            Source::Whole(body) => Arc::new(Mutex::new(Some(body))),
-            Source::Lent(slot) => slot,
+        let lender = match self.body {
+            Source::Whole(body) => Lender::new(body),
+            Source::Lent(lender) => lender,
         };
-        let borrowed = Borrowed::new(&slot)?;
-        let request = Request::from_parts(self.head.clone(), body::boxed(borrowed));
+        let request = Request::from_parts(self.head.clone(), lender.lend()?);
         let call = Call {
             version: Arc::clone(&self.version),
             request_id: self.request_id.clone(),
             may_wait,
             request,
         };
-        self.body = Source::Lent(slot);
+        self.body = Source::Lent(lender);
         Some((call, self))
-    }
-}
-
-/// A body that is taken out of its slot by the first read.
-struct Borrowed {
-    slot: Arc<Mutex<Option<CallBody>>>,
-    taken: Option<CallBody>,
-    /// What the body says of itself as long as it is untouched.
-    hint: SizeHint,
-    empty: bool,
-}
-
-impl Borrowed {
-    fn new(slot: &Arc<Mutex<Option<CallBody>>>) -> Option<Self> {
-        let (hint, empty) = slot.lock().as_ref().map(|b| (b.size_hint(), b.is_end_stream()))?;
-        Some(Self { slot: Arc::clone(slot), taken: None, hint, empty })
-    }
-}
-
-impl http_body::Body for Borrowed {
-    type Data = bytes::Bytes;
-    type Error = body::BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<bytes::Bytes>, body::BodyError>>> {
-        // Reading nothing uses nothing up.
-        if self.taken.is_none() && !self.empty {
-            let taken = self.slot.lock().take();
-            self.taken = taken;
-        }
-        match &mut self.taken {
-            Some(body) => Pin::new(body).poll_frame(cx),
-            None => Poll::Ready(None),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.taken.as_ref().map_or(self.empty, http_body::Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.taken.as_ref().map_or_else(|| self.hint, http_body::Body::size_hint)
     }
 }
 
@@ -148,7 +94,11 @@ pub(crate) fn explain(err: CallError) -> CallError {
 mod tests {
     use super::*;
     use crate::testing;
-    use epsilon_api::{body::BodyTooLarge, units::Bytes};
+    use epsilon_api::{
+        body::{self, BodyTooLarge},
+        units::Bytes,
+    };
+    use http_body::Body as _;
     use http_body_util::BodyExt;
 
     fn outgoing(body: CallBody) -> Outgoing {
@@ -168,11 +118,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_was_read_is_used_up() {
+    async fn a_body_that_was_read_is_kept_for_the_next() {
         let (mut call, outgoing) = outgoing(body::full("hello")).lend(false).unwrap();
         call.request.body_mut().frame().await.unwrap().unwrap();
         drop(call);
-        assert!(outgoing.lend(false).is_none());
+        let call = outgoing.last().unwrap();
+        assert_eq!(call.request.into_body().collect().await.unwrap().to_bytes(), "hello");
     }
 
     #[test]

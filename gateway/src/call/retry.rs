@@ -6,6 +6,8 @@
 //! | no connection to the VM came about | nothing | if the body is whole, within the budget |
 //! | the VM or the instance died before an answer's head | maybe all of it | if also method or function say that twice is as good as once |
 //! | everything else: an error of the function's, a timeout, the caller's fault | – | never |
+//!
+//! A body is whole as long as what was read of it is kept, or nothing was: see `relay/replay.rs`.
 
 use super::budget::Budget;
 use crate::{
@@ -51,7 +53,7 @@ pub(crate) enum Retry {
 /// Why it is not, though another VM might have done it; a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Denied {
-    /// The first VM has read of the body.
+    /// VMs have read more of the body than is kept.
     BodyRead,
     /// It may have been executed, and nobody said that twice is as good as once.
     NotRepeatable,
@@ -125,8 +127,8 @@ impl Failure {
         }
     }
 
-    /// Whether the call may be tried again as far as the call itself goes; `None` when no VM would do better. `whole`: nobody has read of its
-    /// body. `repeatable`: twice is as good as once. `crashes`: how often it killed an instance before.
+    /// Whether the call may be tried again as far as the call itself goes; `None` when no VM would do better. `whole`: its body can
+    /// be sent from the first byte. `repeatable`: twice is as good as once. `crashes`: how often it killed an instance before.
     pub(crate) fn again(
         self,
         whole: bool,

@@ -262,15 +262,21 @@ async fn without_budget_a_failure_stands_and_a_refusal_still_goes_on() {
 }
 
 #[tokio::test]
-async fn a_body_that_was_touched_is_never_sent_twice() {
-    let world = World::new(2);
-    world.vms[0].script("pay", |mut call| async move {
-        call.request.body_mut().frame().await.unwrap().unwrap();
-        let function: FunctionName = call.version.function.clone();
-        Err(CallError::NoCapacity { function, cause: "changed its mind".into() })
-    });
-    echoes(&world.vms[1]);
-    assert_eq!(world.call(Method::POST).await, "NO_CAPACITY");
+async fn a_body_that_a_refusal_read_goes_to_the_next_vm_unless_it_is_large() {
+    let world = || {
+        let world = World::new(2);
+        world.vms[0].script("pay", |mut call| async move {
+            call.request.body_mut().frame().await.unwrap().unwrap();
+            let function: FunctionName = call.version.function.clone();
+            Err(CallError::NoCapacity { function, cause: "changed its mind".into() })
+        });
+        echoes(&world.vms[1]);
+        world
+    };
+    assert_eq!(world().call(Method::POST).await, "1 hello");
+    let world = world();
+    let large = Request::post("/x").header("x-mine", "1").body(body::full(vec![b'x'; 1 << 20]));
+    assert_eq!(world.send(large.unwrap()).await, "NO_CAPACITY");
     assert!(world.metric(r#"epsilon_retries_denied_total{reason="body_read"} 1"#));
 }
 

@@ -52,6 +52,7 @@ pub(crate) struct World {
     pub(crate) registry: Registry,
     client: Client<HttpConnector, CallBody>,
     pub(crate) dir: Arc<TempDir>,
+    store_dir: Option<TempDir>,
 }
 
 /// An answer that was read to its end.
@@ -92,11 +93,7 @@ impl World {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let store = open(&dir).await;
         if !functions.is_empty() {
-            let work: Vec<_> = functions.iter().map(|name| (*name, "1")).collect();
-            let id = DeploymentId::random();
-            store.begin_deployment(&id, &GatewayId::random(), Timestamp::now()).await.unwrap();
-            store.prepare(&id, &built("shop", &work), Timestamp::now()).await.unwrap();
-            store.activate(&id, Timestamp::now()).await.unwrap();
+            serve(&store, functions).await;
         }
         Self::on(dir, store, settings, true).await
     }
@@ -107,14 +104,44 @@ impl World {
         settings: Settings,
         with_builder: bool,
     ) -> Self {
+        Self::build(dir, store, settings, true, with_builder).await
+    }
+
+    /// A gateway of a fleet: no VM of its own. With these functions, if the store has none.
+    pub(crate) async fn gateway(
+        store: Arc<dyn Store>,
+        functions: &[&str],
+        settings: Settings,
+    ) -> Self {
+        if store.snapshot().await.unwrap().is_empty() && !functions.is_empty() {
+            serve(&store, functions).await;
+        }
+        Self::build(Arc::new(tempfile::tempdir().unwrap()), store, settings, false, true).await
+    }
+
+    /// The same with a store of its own.
+    pub(crate) async fn fleet(functions: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir).await;
+        let mut world = Self::gateway(store, functions, Settings::default()).await;
+        world.store_dir = Some(dir);
+        world
+    }
+
+    async fn build(
+        dir: Arc<TempDir>,
+        store: Arc<dyn Store>,
+        settings: Settings,
+        with_vm: bool,
+        with_builder: bool,
+    ) -> Self {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let settings = Settings { listen: any, control: any, ..settings };
         let config = Config::new(settings, dir.path()).unwrap();
         let (vm, builder, registry) = (FakeVm::new("vm-1"), FakeBuilder::new(), Registry::new());
         let given = with_builder.then(|| Arc::clone(&builder) as Arc<dyn Builder>);
-        let app =
-            App::build(config, Arc::clone(&store), Some(Arc::clone(&vm) as _), given, &registry)
-                .await;
+        let local = with_vm.then(|| Arc::clone(&vm) as _);
+        let app = App::build(config, Arc::clone(&store), local, given, &registry).await;
         let app = app.unwrap();
         let (public, control) = (app.public_addr(), app.control_addr());
         let key = std::fs::read_to_string(dir.path().join("admin.key")).unwrap();
@@ -129,6 +156,7 @@ impl World {
             registry,
             client: Client::builder(TokioExecutor::new()).build_http(),
             dir,
+            store_dir: None,
         }
     }
 
@@ -210,12 +238,40 @@ impl World {
         read_to_close(&mut stream).await
     }
 
+    /// What the control API says of a VM.
+    pub(crate) async fn vm(&self, id: &str) -> Option<Value> {
+        let vms = self.ask(Method::GET, "/v1/vms", "").await.json();
+        vms["data"].as_array().unwrap().iter().find(|vm| vm["id"] == id).cloned()
+    }
+
+    /// Waits until a VM stands so.
+    pub(crate) async fn stands(&self, id: &str, standing: &str) {
+        let began = Instant::now();
+        loop {
+            let seen = self.vm(id).await;
+            if seen.as_ref().is_some_and(|vm| vm["standing"] == standing) {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "{id} shall be {standing}: {seen:?}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
     pub(crate) fn metrics(&self) -> String {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap()
     }
 }
 
-async fn open(dir: &TempDir) -> Arc<dyn Store> {
+/// These functions of the project `shop` serve at version 1.
+async fn serve(store: &Arc<dyn Store>, functions: &[&str]) {
+    let work: Vec<_> = functions.iter().map(|name| (*name, "1")).collect();
+    let id = DeploymentId::random();
+    store.begin_deployment(&id, &GatewayId::random(), Timestamp::now()).await.unwrap();
+    store.prepare(&id, &built("shop", &work), Timestamp::now()).await.unwrap();
+    store.activate(&id, Timestamp::now()).await.unwrap();
+}
+
+pub(crate) async fn open(dir: &TempDir) -> Arc<dyn Store> {
     epsilon_store::open(dir.path().join("epsilon.db").to_str().unwrap()).await.unwrap()
 }
 

@@ -8,7 +8,7 @@
 //! the rest      after [`JUMPS`], whoever was not met, by id, beginning where the name says
 //! ```
 //! The first point is looked up in the crate `consistent_hash`. Its own list of next candidates is not
-//! used: asked for a third one, its dependency breaks Rust's aliasing rules (see `docs/decisions/0006-placement.md`), and a jump
+//! used: asked for a third one, its dependency breaks Rust's aliasing rules (see `docs/decisions/0011-placement.md`), and a jump
 //! spreads the functions of a lost or full VM over all others, where the clockwise neighbour would get them all.
 
 use super::stable;

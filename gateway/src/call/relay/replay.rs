@@ -1,0 +1,284 @@
+//! The request's body on its way to one VM after the other. What a VM took of it before it refused is kept for the next
+//! one, up to [`KEPT`]: a client reads a body as soon as it has written the head, so by the time that an agent's
+//! refusal is there, small bodies are gone. Keeping is counting references; nothing is copied.
+
+use bytes::Bytes;
+use epsilon_api::body::{self, BodyError, CallBody};
+use http_body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+/// Most of a body that is kept: JSON and forms fit, uploads do not. Held only while the call waits for its answer and
+/// another VM could take it.
+const KEPT: usize = 64 << 10;
+
+/// A body that can be lent to several VMs, one at a time.
+pub(super) struct Lender {
+    shared: Arc<Mutex<Shared>>,
+    /// What the body says of itself while it is untouched.
+    hint: SizeHint,
+    empty: bool,
+}
+
+struct Shared {
+    /// What nobody has read; away while a borrower reads it.
+    rest: Option<CallBody>,
+    kept: Vec<Bytes>,
+    size: usize,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// `kept` and then `rest` are the whole of it.
+    Going,
+    /// `kept` is.
+    Ended,
+    /// It broke, or is more than is kept.
+    Lost,
+}
+
+impl Lender {
+    pub(super) fn new(body: CallBody) -> Self {
+        let (hint, empty) = (body.size_hint(), body.is_end_stream());
+        let state = if empty { State::Ended } else { State::Going };
+        let shared = Shared { rest: Some(body), kept: Vec::new(), size: 0, state };
+        Self { shared: Arc::new(Mutex::new(shared)), hint, empty }
+    }
+
+    /// Whether it can be sent from its first byte.
+    pub(super) fn is_whole(&self) -> bool {
+        let shared = self.shared.lock();
+        match shared.state {
+            State::Going => shared.rest.is_some(),
+            State::Ended => true,
+            State::Lost => false,
+        }
+    }
+
+    /// From its first byte, for a VM; `None` when that is not to be had.
+    pub(super) fn lend(&self) -> Option<CallBody> {
+        self.is_whole().then(|| body::boxed(self.borrowed()))
+    }
+
+    /// The same for the last VM: nothing more is kept.
+    pub(super) fn give(self) -> Option<CallBody> {
+        {
+            let mut shared = self.shared.lock();
+            if shared.state != State::Lost && shared.kept.is_empty() && shared.rest.is_some() {
+                return shared.rest.take(); // untouched: as if it had never been lent
+            }
+        }
+        self.lend()
+    }
+
+    fn borrowed(&self) -> Borrowed {
+        let shared = Arc::clone(&self.shared);
+        Borrowed { shared, reads: None, at: 0, given: 0, hint: self.hint, empty: self.empty }
+    }
+}
+
+/// A body in the hands of one VM. Gives back what it has not read.
+struct Borrowed {
+    shared: Arc<Mutex<Shared>>,
+    /// The rest, once what was kept is through.
+    reads: Option<CallBody>,
+    /// Kept frames that were given.
+    at: usize,
+    given: u64,
+    hint: SizeHint,
+    empty: bool,
+}
+
+impl Borrowed {
+    /// What was kept for it.
+    fn next_kept(&mut self) -> Option<Bytes> {
+        if self.reads.is_some() {
+            return None;
+        }
+        let next = self.shared.lock().kept.get(self.at).cloned()?;
+        self.at += 1;
+        Some(next)
+    }
+
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        let mut shared = self.shared.lock();
+        match frame.data_ref() {
+            Some(data) if shared.state == State::Going && shared.size + data.len() <= KEPT => {
+                shared.size += data.len();
+                shared.kept.push(data.clone());
+                self.at += 1;
+            }
+            // Trailers come with bodies that nobody repeats.
+            Some(_) | None => shared.lose(),
+        }
+    }
+}
+
+impl Shared {
+    fn lose(&mut self) {
+        self.state = State::Lost;
+        self.kept = Vec::new();
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        if let Some(rest) = self.reads.take() {
+            self.shared.lock().rest = Some(rest);
+        }
+    }
+}
+
+impl Body for Borrowed {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.empty {
+            return Poll::Ready(None); // reading nothing uses nothing up
+        }
+        if let Some(kept) = self.next_kept() {
+            self.given += kept.len() as u64;
+            return Poll::Ready(Some(Ok(Frame::data(kept))));
+        }
+        if self.reads.is_none() {
+            let rest = self.shared.lock().rest.take();
+            self.reads = rest;
+        }
+        let Some(rest) = &mut self.reads else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(rest).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                self.given += frame.data_ref().map_or(0, |data| data.len() as u64);
+                self.keep(frame);
+            }
+            Some(Err(_)) => self.shared.lock().lose(),
+            None => {}
+        }
+        let is_over = self.reads.as_ref().is_none_or(Body::is_end_stream);
+        if frame.is_none() || is_over {
+            let mut shared = self.shared.lock();
+            if shared.state == State::Going {
+                shared.state = State::Ended;
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.reads {
+            Some(rest) => rest.is_end_stream(),
+            None => {
+                let shared = self.shared.lock();
+                self.empty || (shared.state == State::Ended && self.at >= shared.kept.len())
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.hint.exact() {
+            Some(all) => SizeHint::with_exact(all.saturating_sub(self.given)),
+            None => SizeHint::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::stream;
+    use http_body_util::{BodyExt, StreamBody};
+    use std::convert::Infallible;
+
+    /// A body of these frames, of unknown length.
+    fn frames(frames: &[&'static [u8]]) -> CallBody {
+        let frames: Vec<_> = frames
+            .iter()
+            .map(|frame| Ok::<_, Infallible>(Frame::data(Bytes::from_static(frame))))
+            .collect();
+        body::boxed(StreamBody::new(stream::iter(frames)))
+    }
+
+    async fn read(mut body: CallBody, most: usize) -> Vec<u8> {
+        let mut seen = Vec::new();
+        for _ in 0..most {
+            let Some(frame) = body.frame().await else { break };
+            seen.extend_from_slice(&frame.unwrap().into_data().unwrap());
+        }
+        seen
+    }
+
+    #[tokio::test]
+    async fn what_one_vm_took_the_next_one_gets() {
+        let lender = Lender::new(frames(&[b"one ", b"two ", b"three"]));
+        assert_eq!(read(lender.lend().unwrap(), 2).await, b"one two ");
+        assert!(lender.is_whole());
+        assert_eq!(read(lender.lend().unwrap(), 1).await, b"one ");
+        assert_eq!(read(lender.lend().unwrap(), 9).await, b"one two three");
+        assert_eq!(read(lender.lend().unwrap(), 9).await, b"one two three", "all of it was kept");
+        assert_eq!(read(lender.give().unwrap(), 9).await, b"one two three");
+    }
+
+    #[tokio::test]
+    async fn a_body_of_known_length_keeps_its_length() {
+        let lender = Lender::new(body::full("hello"));
+        for _ in 0..3 {
+            let mut body = lender.lend().unwrap();
+            assert_eq!(body.size_hint().exact(), Some(5));
+            body.frame().await.unwrap().unwrap();
+            assert_eq!(body.size_hint().exact(), Some(0));
+            assert!(body.is_end_stream());
+        }
+    }
+
+    #[tokio::test]
+    async fn while_one_reads_nobody_else_can() {
+        let lender = Lender::new(frames(&[b"one", b"two"]));
+        let mut reads = lender.lend().unwrap();
+        reads.frame().await.unwrap().unwrap();
+        assert!(!lender.is_whole() && lender.lend().is_none());
+        drop(reads);
+        assert_eq!(read(lender.give().unwrap(), 9).await, b"onetwo");
+    }
+
+    #[tokio::test]
+    async fn a_large_body_is_sent_once() {
+        static LARGE: [u8; KEPT] = [7; KEPT];
+        let lender = Lender::new(frames(&[&LARGE, b"!", b"?"]));
+        assert_eq!(read(lender.lend().unwrap(), 1).await.len(), KEPT);
+        assert!(lender.is_whole(), "just so much is kept");
+        let mut second = lender.lend().unwrap();
+        for _ in 0..2 {
+            second.frame().await.unwrap().unwrap();
+        }
+        assert_eq!(read(second, 9).await, b"?", "the reader gets all the same");
+        assert!(!lender.is_whole() && lender.give().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_broke_is_lost() {
+        let broken = stream::iter([Ok(Frame::data(Bytes::from_static(b"x"))), Err("gone")]);
+        let lender = Lender::new(body::boxed(StreamBody::new(broken)));
+        let mut reads = lender.lend().unwrap();
+        reads.frame().await.unwrap().unwrap();
+        assert!(reads.frame().await.unwrap().is_err());
+        drop(reads);
+        assert!(!lender.is_whole());
+    }
+
+    #[tokio::test]
+    async fn an_empty_body_is_never_used_up() {
+        let lender = Lender::new(body::empty());
+        assert!(lender.lend().unwrap().frame().await.is_none());
+        assert!(lender.lend().unwrap().is_end_stream());
+        assert_eq!(lender.give().unwrap().size_hint().exact(), Some(0));
+    }
+}

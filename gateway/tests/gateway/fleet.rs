@@ -1,0 +1,536 @@
+//! A gateway and agents that join it over real sockets: joining, calls, loss, silence, return, drains, orders.
+
+use crate::{
+    agent::Agent,
+    fake::{self, answer, ok},
+    world::{PATIENCE, World, eventually, patient, read_until},
+};
+use epsilon_api::{
+    body,
+    error::CallError,
+    fleet::{Join, MemberKind, PROTOCOL},
+    ids::VmId,
+    units::{Bytes, MilliCores},
+    vm::Call,
+};
+use epsilon_gateway::config::Settings;
+use epsilon_wire::tls;
+use http::{Method, Response, StatusCode};
+use http_body_util::BodyExt;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+use tokio::{io::AsyncWriteExt, net::TcpStream, sync::Semaphore};
+
+/// Each VM says its own name.
+fn says_its_name(agent: &Agent, function: &str) {
+    let name = agent.id.to_string();
+    agent.vm.script(function, move |_| {
+        let name = name.clone();
+        async move { ok(name) }
+    });
+}
+
+/// Sends back what it got.
+async fn echo(call: Call) -> Result<epsilon_api::vm::Answer, CallError> {
+    let headers = format!("{:?}", call.request.headers());
+    assert!(!headers.contains("x-epsilon-"), "{headers}");
+    let path = call.request.uri().to_string();
+    let body = call.request.into_body().collect().await.unwrap().to_bytes();
+    ok(format!("{path} {}", String::from_utf8_lossy(&body)))
+}
+
+#[tokio::test]
+async fn a_vm_that_joins_gets_calls_and_is_told_of_a_version_once() {
+    let world = World::fleet(&["pay"]).await;
+    let reply = world.get("/pay").await;
+    assert_eq!((reply.status.as_u16(), &*reply.code()), (503, "NO_CAPACITY"));
+
+    let agent = Agent::join("vm-a", &world).await;
+    agent.vm.script("pay", echo);
+    let reply = world.call(Method::POST, "/pay/x?y=1", "hello").await;
+    assert_eq!((reply.status.as_u16(), &*reply.body), (200, "/x?y=1 hello"));
+    assert!(reply.header("server-timing").contains("exec;dur=1.000"), "{reply:?}");
+    assert_eq!(world.get("/pay").await.status, 200);
+    assert_eq!(agent.orders(), ["PUT /v1/version pay@1"]);
+
+    let vm = world.vm("vm-a").await.unwrap();
+    assert_eq!(vm["address"], agent.address.to_string());
+    assert!(vm["report_age_ms"].as_u64().unwrap() < 3000, "{vm}");
+    let metrics = world.metrics();
+    assert!(metrics.contains(r#"epsilon_vm_up{vm="vm-a"} 1"#), "{metrics}");
+}
+
+#[tokio::test]
+async fn an_agent_that_started_again_is_told_again() {
+    let world = World::fleet(&["pay"]).await;
+    let agent = Agent::join("vm-a", &world).await;
+    agent.vm.script("pay", echo);
+    assert_eq!(world.get("/pay").await.status, 200);
+    agent.boot_again();
+    let boot = || async { world.vm("vm-a").await.unwrap()["boot"].clone() };
+    let before = boot().await;
+    let began = Instant::now();
+    while boot().await == before && began.elapsed() < Duration::from_secs(1) {}
+    assert_eq!(world.get("/pay").await.status, 200);
+    assert_eq!(agent.orders(), ["PUT /v1/version pay@1", "PUT /v1/version pay@1"]);
+}
+
+#[tokio::test]
+async fn a_vm_that_does_not_know_the_version_after_all_is_passed_over_and_told_again() {
+    let world = World::fleet(&["pay"]).await;
+    let (a, b) = (Agent::join("vm-a", &world).await, Agent::join("vm-b", &world).await);
+    for agent in [&a, &b] {
+        says_its_name(agent, "pay");
+    }
+    let home = world.get("/pay").await.body;
+    let (home, next) = if home == "vm-a" { (&a, &b) } else { (&b, &a) };
+    home.forget_silently();
+    let reply = world.call(Method::POST, "/pay", "not lost").await;
+    assert_eq!((reply.status.as_u16(), &*reply.body), (200, next.id.as_str()));
+    let told =
+        |agent: &Agent| agent.orders().iter().filter(|one| *one == "PUT /v1/version pay@1").count();
+    let began = Instant::now();
+    while told(home) < 2 {
+        assert_eq!(world.get("/pay").await.status, 200);
+        assert!(began.elapsed() < PATIENCE, "{:?}", home.orders());
+    }
+}
+
+#[tokio::test]
+async fn a_killed_vm_is_out_at_once_and_only_its_running_calls_are_lost() {
+    let world = World::fleet(&["pay"]).await;
+    let (a, b) = (Agent::join("vm-a", &world).await, Agent::join("vm-b", &world).await);
+    for agent in [&a, &b] {
+        says_its_name(agent, "pay");
+    }
+    let home = if world.get("/pay").await.body == "vm-a" { &a } else { &b };
+    let (begun, never) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+    {
+        let (begun, never) = (Arc::clone(&begun), Arc::clone(&never));
+        home.vm.script("pay", move |_| {
+            let (begun, never) = (Arc::clone(&begun), Arc::clone(&never));
+            async move {
+                begun.fetch_add(1, SeqCst);
+                drop(never.acquire().await);
+                ok("late")
+            }
+        });
+    }
+    // A GET would be tried elsewhere: twice is as good as once.
+    let running = world.call(Method::POST, "/pay", "x");
+    let killed = async {
+        eventually(1, || begun.load(SeqCst)).await;
+        home.kill().await;
+        for _ in 0..20 {
+            let reply = world.call(Method::POST, "/pay", "x").await;
+            assert_eq!(reply.status, 200, "{reply:?}");
+            assert_ne!(reply.body, home.id.as_str());
+        }
+    };
+    let (lost, ()) = tokio::join!(running, killed);
+    assert_eq!((lost.status.as_u16(), &*lost.code()), (502, "FUNCTION_CRASHED"));
+    assert!(lost.body.contains("the VM that ran `pay` was lost"), "{}", lost.body);
+    let began = Instant::now();
+    world.stands(home.id.as_str(), "out").await;
+    assert!(began.elapsed() < Duration::from_secs(1));
+    assert_eq!(world.vm(home.id.as_str()).await.unwrap()["reason"], "refused");
+    let up = format!(r#"epsilon_vm_up{{vm="{}"}} 0"#, home.id);
+    assert!(world.metrics().contains(&up));
+}
+
+#[tokio::test]
+async fn a_silent_vm_is_out_within_its_time_and_back_with_its_next_report() {
+    let world = World::fleet(&["pay"]).await;
+    let (a, b) = (Agent::join("vm-a", &world).await, Agent::join("vm-b", &world).await);
+    for agent in [&a, &b] {
+        says_its_name(agent, "pay");
+    }
+    let home = if world.get("/pay").await.body == "vm-a" { &a } else { &b };
+    home.hush(true);
+    let began = Instant::now();
+    world.stands(home.id.as_str(), "out").await;
+    let took = began.elapsed();
+    assert!((Duration::from_secs(2)..Duration::from_secs(4)).contains(&took), "{took:?}");
+    assert_ne!(world.get("/pay").await.body, home.id.as_str());
+    home.hush(false);
+    world.stands(home.id.as_str(), "ready").await;
+    assert_eq!(world.get("/pay").await.body, home.id.as_str());
+}
+
+#[tokio::test]
+async fn a_vm_that_comes_back_elsewhere_takes_its_place() {
+    let world = World::fleet(&["pay"]).await;
+    let agent = Agent::join("vm-a", &world).await;
+    agent.kill().await;
+    world.stands("vm-a", "out").await;
+    let again = Agent::start("vm-a", &world, ([127, 0, 0, 1], 0).into(), None).await;
+    assert_ne!(again.address, agent.address);
+    says_its_name(&again, "pay");
+    world.stands("vm-a", "ready").await;
+    let vm = world.vm("vm-a").await.unwrap();
+    assert_eq!(vm["address"], again.address.to_string());
+    assert_eq!(world.get("/pay").await.body, "vm-a");
+}
+
+#[tokio::test]
+async fn a_vm_that_leaves_is_forgotten_once_it_is_gone() {
+    let world = World::fleet(&["pay"]).await;
+    let (leaves, stays) = (Agent::join("vm-a", &world).await, Agent::join("vm-b", &world).await);
+    leaves.leave().await;
+    let began = Instant::now();
+    while world.vm("vm-a").await.is_some() {
+        assert!(began.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(world.vm(stays.id.as_str()).await.is_some());
+    assert!(!world.metrics().contains(r#"vm="vm-a""#), "its series are gone");
+}
+
+#[tokio::test]
+async fn a_drain_reaches_the_agent_and_what_only_it_held_gets_warm_elsewhere() {
+    let world = World::fleet(&["pay"]).await;
+    let (a, b) = (Agent::join("vm-a", &world).await, Agent::join("vm-b", &world).await);
+    for agent in [&a, &b] {
+        says_its_name(agent, "pay");
+    }
+    let home = if world.get("/pay").await.body == "vm-a" { &a } else { &b };
+    let other = if home.id == a.id { &b } else { &a };
+    // An instance of it, as far as reports tell.
+    home.vm.ready.lock().unwrap().push(fake::version("pay", 1).id());
+    let id = home.id.as_str();
+    let held = async || world.vm(id).await.unwrap()["instances"][0]["function"] == "pay";
+    while !held().await {}
+
+    let reply = world.ask(Method::POST, &format!("/v1/vms/{id}/drain"), "").await;
+    assert_eq!(reply.json()["data"]["standing"], "draining", "{reply:?}");
+    assert_eq!(world.get("/pay").await.body, other.id.as_str());
+    eventually(true, || home.vm.draining.load(SeqCst)).await;
+    eventually(true, || other.was_asked("POST /v1/ready pay@1")).await;
+
+    world.ask(Method::POST, &format!("/v1/vms/{id}/undrain"), "").await;
+    eventually(false, || home.vm.draining.load(SeqCst)).await;
+    world.stands(id, "ready").await;
+}
+
+#[tokio::test]
+async fn a_vm_that_drains_by_itself_gets_nothing_new_and_its_last_report_is_believed() {
+    let world = World::fleet(&["pay"]).await;
+    let (a, b) = (Agent::join("vm-a", &world).await, Agent::join("vm-b", &world).await);
+    for agent in [&a, &b] {
+        says_its_name(agent, "pay");
+    }
+    let home = if world.get("/pay").await.body == "vm-a" { &a } else { &b };
+    home.vm.ready.lock().unwrap().push(fake::version("pay", 1).id());
+    let other = if home.id == a.id { &b } else { &a };
+    home.vm.draining.store(true, SeqCst);
+    world.stands(home.id.as_str(), "draining").await;
+    assert_eq!(world.get("/pay").await.body, other.id.as_str());
+    eventually(true, || other.was_asked("POST /v1/ready pay@1")).await;
+    assert!(world.store.draining().await.unwrap().is_empty(), "nobody but the VM wants it");
+}
+
+#[tokio::test]
+async fn a_version_that_serves_no_more_is_retired_also_on_a_vm_that_was_away() {
+    let world = World::fleet(&["pay"]).await;
+    let first = Agent::join("vm-a", &world).await;
+    let address = first.address;
+    first.kill().await;
+    world.stands("vm-a", "out").await;
+    let reply = world.ask(Method::DELETE, "/v1/functions/pay", "").await;
+    assert_eq!(reply.status, 200);
+    let again = Agent::start("vm-a", &world, address, None).await;
+    eventually(true, || again.was_asked("POST /v1/retire pay@1")).await;
+}
+
+#[tokio::test]
+async fn a_deployment_starts_its_versions_on_a_vm_that_joined() {
+    let world = World::fleet(&["pay"]).await;
+    let agent = Agent::join("vm-a", &world).await;
+    agent.vm.script("pay", echo);
+    let events = world.deploy("shop", &[("pay", "2")]).await;
+    assert!(
+        matches!(events.last(), Some(epsilon_api::admin::DeployEvent::Done { .. })),
+        "{events:?}"
+    );
+    assert!(agent.was_asked("POST /v1/ready pay@2"), "{:?}", agent.orders());
+    eventually(true, || agent.was_asked("POST /v1/retire pay@1")).await;
+    assert_eq!(world.get("/pay").await.status, 200);
+    // Told by the start already.
+    assert!(!agent.was_asked("PUT /v1/version pay@2"));
+
+    agent.vm.broken.lock().unwrap().insert("pay".into(), "Error: no key".into());
+    let events = world.deploy("shop", &[("pay", "3")]).await;
+    let last = format!("{:?}", events.last());
+    assert!(last.contains("FUNCTION_INIT_FAILED") && last.contains("no key"), "{last}");
+}
+
+#[tokio::test]
+async fn logs_of_all_vms_come_over_the_wire() {
+    let world = World::fleet(&["pay"]).await;
+    let (a, b) = (Agent::join("vm-a", &world).await, Agent::join("vm-b", &world).await);
+    a.vm.log.lock().unwrap().push(fake::line("pay", Some("12345678"), "from a"));
+    b.vm.log.lock().unwrap().push(fake::line("pay", None, "from b"));
+    let path = "/v1/functions/pay/logs?request_id=12345678&tail=7";
+    let reply = world.ask(Method::GET, path, "").await;
+    assert!(reply.body.contains("from a") && reply.body.contains("from b"), "{reply:?}");
+    let asked = "GET /v1/logs/pay follow=false&request_id=12345678&tail=7";
+    assert!(a.was_asked(asked), "{:?}", a.orders());
+    b.kill().await;
+    assert!(world.ask(Method::GET, path, "").await.body.contains("from a"));
+}
+
+#[tokio::test]
+async fn an_upgrade_passes_both_hops() {
+    let world = World::fleet(&["chat"]).await;
+    let agent = Agent::join("vm-a", &world).await;
+    agent.vm.script("chat", |_| async {
+        let response = Response::builder()
+            .status(StatusCode::SWITCHING_PROTOCOLS)
+            .header("connection", "upgrade")
+            .header("upgrade", "shout");
+        Ok(answer(response.body(body::empty()).unwrap()))
+    });
+    let mut stream = TcpStream::connect(world.public).await.unwrap();
+    let head = "GET /chat HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: shout\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let seen = read_until(&mut stream, "\r\n\r\n").await;
+    assert!(seen.starts_with("HTTP/1.1 101 "), "{seen}");
+    for word in ["hello", "there"] {
+        stream.write_all(word.as_bytes()).await.unwrap();
+        read_until(&mut stream, &word.to_uppercase()).await;
+    }
+    drop(stream);
+    eventually(0, || world.running().calls()).await;
+}
+
+#[tokio::test]
+async fn a_body_streams_through_while_it_is_sent() {
+    let world = World::fleet(&["pay"]).await;
+    let agent = Agent::join("vm-a", &world).await;
+    agent
+        .vm
+        .script("pay", |call| async move { Ok(answer(Response::new(call.request.into_body()))) });
+    let mut stream = TcpStream::connect(world.public).await.unwrap();
+    let head = "POST /pay HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    for word in ["first", "other"] {
+        stream.write_all(format!("5\r\n{word}\r\n").as_bytes()).await.unwrap();
+        read_until(&mut stream, word).await;
+    }
+    stream.write_all(b"0\r\n\r\n").await.unwrap();
+    read_until(&mut stream, "0\r\n\r\n").await;
+}
+
+#[tokio::test]
+async fn a_caller_that_hangs_up_is_noticed_by_the_vm() {
+    let world = World::fleet(&["pay"]).await;
+    let agent = Agent::join("vm-a", &world).await;
+    agent.vm.script("pay", |_| std::future::pending());
+    let mut stream = TcpStream::connect(world.public).await.unwrap();
+    stream.write_all(b"GET /pay HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    eventually(1, || agent.vm.active()).await;
+    drop(stream);
+    eventually(0, || agent.vm.active()).await;
+}
+
+#[tokio::test]
+async fn connections_to_a_vm_are_kept() {
+    let world = World::fleet(&["pay"]).await;
+    let agent = Agent::join("vm-a", &world).await;
+    says_its_name(&agent, "pay");
+    let before = agent.connections();
+    for _ in 0..50 {
+        assert_eq!(world.call(Method::POST, "/pay", "x").await.status, 200);
+    }
+    assert!(agent.connections() <= before + 2, "{before} → {}", agent.connections());
+}
+
+struct Door<'a>(&'a World);
+
+impl Door<'_> {
+    async fn ask(&self, key: &str, verb: &str, body: &str) -> (u16, String) {
+        let path = format!("/v1/fleet/{verb}");
+        let reply = self.0.ask_with(&format!("Bearer {key}"), Method::POST, &path, body).await;
+        let code = reply.status.as_u16();
+        (code, if code < 300 { String::new() } else { reply.code() })
+    }
+
+    fn token(&self) -> String {
+        std::fs::read_to_string(self.0.dir.path().join("fleet.token")).unwrap().trim().to_owned()
+    }
+}
+
+fn join(id: &str, address: &str) -> Join {
+    Join {
+        protocol: PROTOCOL,
+        kind: MemberKind::Vm,
+        id: VmId::parse(id).unwrap(),
+        address: address.to_owned(),
+        tls: false,
+        memory_bytes: Bytes::mib(1),
+        cpu: MilliCores::ONE,
+    }
+}
+
+fn text(join: &Join) -> String {
+    serde_json::to_string(join).unwrap()
+}
+
+#[tokio::test]
+async fn who_may_join_and_what_is_said_to_others() {
+    let world = World::fleet(&[]).await;
+    let door = Door(&world);
+    let token = door.token();
+    let good = text(&join("vm-x", "127.0.0.1:9"));
+    let refused = |code: u16, text: &str| (code, text.to_owned());
+
+    for key in ["", "nonsense", world.key.as_str()] {
+        assert_eq!(door.ask(key, "join", &good).await, refused(401, "UNAUTHORIZED"), "{key}");
+        assert_eq!(door.ask(key, "beat", &good).await, refused(401, "UNAUTHORIZED"), "{key}");
+        assert_eq!(door.ask(key, "leave", "").await, refused(401, "UNAUTHORIZED"), "{key}");
+    }
+    assert_eq!(door.ask(&token, "beat", &good).await, refused(401, "UNAUTHORIZED"));
+
+    for (other, code) in [(PROTOCOL + 1, 409), (0, 409)] {
+        let odd = Join { protocol: other, ..join("vm-x", "127.0.0.1:9") };
+        assert_eq!(door.ask(&token, "join", &text(&odd)).await, refused(code, "PROTOCOL_MISMATCH"));
+    }
+    for address in ["", "127.0.0.1", ":8082", "host:port", "127.0.0.1:0"] {
+        let odd = text(&join("vm-x", address));
+        assert_eq!(door.ask(&token, "join", &odd).await, refused(422, "INVALID_BODY"), "{address}");
+    }
+    let odd = good.replace("\"tls\"", "\"tsl\"");
+    assert_eq!(door.ask(&token, "join", &odd).await, refused(422, "UNKNOWN_FIELD"));
+    assert!(world.store.members().await.unwrap().is_empty(), "none of these got in");
+}
+
+#[tokio::test]
+async fn a_credential_is_its_members_own_and_ends_with_it() {
+    let world = World::fleet(&[]).await;
+    let door = Door(&world);
+    let (a, b) = (Agent::join("vm-a", &world).await, Agent::join("vm-b", &world).await);
+    let me = |agent: &Agent| text(&join(agent.id.as_str(), &agent.address.to_string()));
+    assert_eq!(door.ask(&a.credential(), "beat", &me(&a)).await.0, 200);
+    assert_eq!(door.ask(&a.credential(), "beat", &me(&b)).await.0, 401, "another's");
+    let moved = text(&join("vm-a", "127.0.0.1:9"));
+    assert_eq!(door.ask(&a.credential(), "beat", &moved).await.0, 401, "it has to join again");
+    let key = format!("Bearer {}", a.credential());
+    let reply = world.ask_with(&key, Method::GET, "/v1/vms", "").await;
+    assert_eq!(reply.status, 401, "it is no admin");
+
+    let credential = a.credential();
+    assert_eq!(door.ask(&credential, "leave", "").await.0, 204);
+    assert_eq!(door.ask(&credential, "beat", &me(&a)).await.0, 401);
+}
+
+#[tokio::test]
+async fn two_machines_cannot_have_one_id() {
+    let world = World::fleet(&[]).await;
+    let agent = Agent::join("vm-a", &world).await;
+    let door = Door(&world);
+    let copy = text(&join("vm-a", "127.0.0.1:9"));
+    assert_eq!(door.ask(&door.token(), "join", &copy).await, (409, "ID_TAKEN".to_owned()));
+    agent.kill().await;
+    world.stands("vm-a", "out").await;
+    let began = Instant::now();
+    while door.ask(&door.token(), "join", &copy).await.0 != 200 {
+        assert!(began.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// An authority of one's own and a certificate for 127.0.0.1, in a folder.
+fn certificates(folder: &std::path::Path) -> tls::Files {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    let mut params = CertificateParams::new([]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let own = params.self_signed(&key).unwrap();
+    let issuer = Issuer::new(params, key);
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap();
+    let path = |name: &str| folder.join(name);
+    std::fs::write(path("authority.pem"), own.pem()).unwrap();
+    std::fs::write(path("certificate.pem"), certificate.pem()).unwrap();
+    std::fs::write(path("key.pem"), key.serialize_pem()).unwrap();
+    tls::Files {
+        certificate: path("certificate.pem"),
+        key: path("key.pem"),
+        authority: path("authority.pem"),
+    }
+}
+
+#[tokio::test]
+async fn with_certificates_all_of_it_goes_over_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = certificates(folder.path());
+    let store = crate::world::open(&folder).await;
+    let settings = Settings {
+        tls_certificate: Some(files.certificate.clone()),
+        tls_key: Some(files.key.clone()),
+        tls_authority: Some(files.authority.clone()),
+        ..Settings::default()
+    };
+    let world = World::gateway(store, &["pay"], settings).await;
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let agent = Agent::start("vm-a", &world, any, Some(&files)).await;
+    agent.vm.script("pay", echo);
+    // Asked in plain HTTP, which this machine may.
+    world.stands("vm-a", "ready").await;
+    for _ in 0..2 {
+        assert_eq!(world.call(Method::POST, "/pay/x", "hello").await.body, "/x hello");
+    }
+    let plain = patient(TcpStream::connect(agent.address)).await;
+    assert!(plain.is_ok(), "it listens, and speaks nothing but TLS");
+}
+
+#[tokio::test]
+async fn a_vm_that_wants_tls_of_a_gateway_without_it_is_left_out() {
+    let world = World::fleet(&[]).await;
+    let door = Door(&world);
+    let secure = Join { tls: true, ..join("vm-a", "127.0.0.1:9") };
+    assert_eq!(door.ask(&door.token(), "join", &text(&secure)).await.0, 200);
+    let _heard = Agent::join("vm-b", &world).await;
+    assert!(world.vm("vm-a").await.is_none());
+}
+
+/// The scripted agent is a `Vm` like others: what the gateway's own tests of calls prove of one in its process holds of one
+/// behind a socket.
+#[tokio::test]
+async fn errors_keep_their_meaning_over_the_wire() {
+    let world = World::fleet(&["pay"]).await;
+    let agent = Agent::join("vm-a", &world).await;
+    let function = || fake::version("pay", 1).function;
+    type Make = fn(epsilon_api::ids::FunctionName) -> CallError;
+    let rows: [(Make, u16, &str); 5] = [
+        (|function| CallError::FunctionError { function }, 500, "FUNCTION_ERROR"),
+        (|function| CallError::ConcurrencyLimit { function, limit: 3 }, 429, "CONCURRENCY_LIMIT"),
+        (|function| CallError::NoCapacity { function, cause: "full".into() }, 503, "NO_CAPACITY"),
+        (
+            |function| CallError::InitFailed { function, detail: "boom".into() },
+            502,
+            "FUNCTION_INIT_FAILED",
+        ),
+        (
+            |function| CallError::FunctionTimeout { function, timeout: Duration::from_secs(60) },
+            504,
+            "FUNCTION_TIMEOUT",
+        ),
+    ];
+    for (make, status, code) in rows {
+        let function = function();
+        agent.vm.script("pay", move |_| {
+            let function = function.clone();
+            async move { Err(make(function)) }
+        });
+        let reply = world.call(Method::POST, "/pay", "x").await;
+        assert_eq!((reply.status.as_u16(), &*reply.code()), (status, code));
+    }
+}

@@ -1,0 +1,160 @@
+//! Several gateways on one store: what one of them changes the others follow; a store that is away stops nobody's calls.
+
+use crate::{
+    agent::Agent,
+    fake::ok,
+    world::{PATIENCE, World},
+};
+use epsilon_gateway::config::Settings;
+use epsilon_store::{Store, testing::Postgres};
+use http::Method;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+async fn open(url: &str) -> Arc<dyn Store> {
+    epsilon_store::open(url).await.unwrap()
+}
+
+/// Two gateways, each with a handle of its own on the store.
+async fn two(url: &str) -> (World, World) {
+    let one = World::gateway(open(url).await, &["pay"], Settings::default()).await;
+    let two = World::gateway(open(url).await, &["pay"], Settings::default()).await;
+    (one, two)
+}
+
+/// Says the version that it was called as.
+fn says_its_version(agent: &Agent) {
+    agent.vm.script("pay", |call| async move { ok(call.version.number.to_string()) });
+}
+
+/// Waits until the function answers this.
+async fn answers(world: &World, want: &str) {
+    let began = Instant::now();
+    loop {
+        let reply = world.get("/pay").await;
+        if reply.body == want {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "wanted {want}: {reply:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Whatever the store is.
+async fn what_one_changes_the_other_follows(url: &str) {
+    let (one, two) = two(url).await;
+    // It joins one gateway; both watch it.
+    let (a, b) = (Agent::join("vm-a", &one).await, Agent::join("vm-b", &two).await);
+    for agent in [&a, &b] {
+        says_its_version(agent);
+    }
+    for world in [&one, &two] {
+        world.stands("vm-a", "ready").await;
+        world.stands("vm-b", "ready").await;
+        answers(world, "1").await;
+    }
+    one.deploy("shop", &[("pay", "2")]).await;
+    assert_eq!(one.get("/pay").await.body, "2");
+    answers(&two, "2").await;
+
+    let reply = two.ask(Method::POST, "/v1/functions/pay/rollback", "").await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    answers(&one, "1").await;
+
+    one.ask(Method::POST, "/v1/vms/vm-a/drain", "").await;
+    two.stands("vm-a", "draining").await;
+    two.ask(Method::POST, "/v1/vms/vm-a/undrain", "").await;
+    one.stands("vm-a", "ready").await;
+
+    two.ask(Method::DELETE, "/v1/functions/pay", "").await;
+    let began = Instant::now();
+    while one.get("/pay").await.status != 404 {
+        assert!(began.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Each has keys of its own; all of them open every door.
+    let reply = two.ask_with(&format!("Bearer {}", one.key), Method::GET, "/v1/vms", "").await;
+    assert_eq!(reply.status, 200);
+    assert_ne!(one.key, two.key);
+}
+
+#[tokio::test]
+async fn on_postgresql_what_one_gateway_changes_the_other_follows() {
+    what_one_changes_the_other_follows(&Postgres::shared().database().await).await;
+}
+
+#[tokio::test]
+async fn on_one_file_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("epsilon.db");
+    what_one_changes_the_other_follows(path.to_str().unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_starts_later_finds_the_members_and_the_drains() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("epsilon.db");
+    let url = path.to_str().unwrap();
+    let one = World::gateway(open(url).await, &["pay"], Settings::default()).await;
+    let (a, _b) = (Agent::join("vm-a", &one).await, Agent::join("vm-b", &one).await);
+    says_its_version(&a);
+    one.ask(Method::POST, "/v1/vms/vm-b/drain", "").await;
+    drop(one);
+    let two = World::gateway(open(url).await, &[], Settings::default()).await;
+    two.stands("vm-a", "ready").await;
+    two.stands("vm-b", "draining").await;
+    answers(&two, "1").await;
+}
+
+#[tokio::test]
+async fn calls_go_on_while_the_store_is_away_and_verbs_say_so_at_once() {
+    let server = Postgres::start();
+    let world =
+        World::gateway(open(&server.database().await).await, &["pay"], Settings::default()).await;
+    let agent = Agent::join("vm-a", &world).await;
+    says_its_version(&agent);
+    answers(&world, "1").await;
+
+    server.stop();
+    let health =
+        async || world.ask_with("", Method::GET, "/healthz", "").await.json()["data"].clone();
+    let began = Instant::now();
+    while health().await["store"]["status"] != "away" {
+        assert!(began.elapsed() < PATIENCE);
+        assert_eq!(world.get("/pay").await.body, "1");
+    }
+    assert_eq!(health().await["status"], "ok", "calls are served");
+    assert!(world.metrics().contains("epsilon_store_up 0"));
+    let verbs = [
+        (Method::GET, "/v1/functions"),
+        (Method::DELETE, "/v1/functions/pay"),
+        (Method::POST, "/v1/deployments"),
+        (Method::POST, "/v1/vms/vm-a/drain"),
+    ];
+    for (method, path) in verbs {
+        let began = Instant::now();
+        let reply = world.ask(method, path, "").await;
+        assert_eq!((reply.status.as_u16(), &*reply.code()), (503, "STORE_UNAVAILABLE"), "{path}");
+        assert!(began.elapsed() < Duration::from_secs(1), "{path}: {:?}", began.elapsed());
+    }
+    // What is known is told.
+    assert_eq!(world.vm("vm-a").await.unwrap()["standing"], "ready");
+    assert_eq!(world.ask(Method::GET, "/v1/functions/pay", "").await.status, 200);
+    assert_eq!(world.get("/pay").await.body, "1");
+    // A VM that is lost meanwhile is lost all the same.
+    agent.kill().await;
+    world.stands("vm-a", "out").await;
+
+    server.start_again();
+    let began = Instant::now();
+    while health().await["store"]["status"] != "ok" {
+        assert!(began.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(world.ask(Method::GET, "/v1/functions", "").await.status, 200);
+    let again = Agent::join("vm-b", &world).await;
+    says_its_version(&again);
+    answers(&world, "1").await;
+}

@@ -1,0 +1,316 @@
+//! An agent that plays a script: a [`FakeVm`] behind a real listener, which joins a gateway as agents do. It takes only
+//! what the contract (`epsilon_api::fleet`) names and refuses all else.
+
+use crate::{
+    fake::FakeVm,
+    world::{World, patient},
+};
+use bytes::Bytes;
+use epsilon_api::{
+    body::{self, CallBody},
+    fleet::{BEAT, Join, MemberKind, PROTOCOL, Refusal, write_spent},
+    function::Version,
+    headers,
+    ids::{FunctionName, RequestId, VersionId, VmId},
+    units::{Bytes as Size, MilliCores},
+    vm::{Call, Vm, VmStatus},
+};
+use epsilon_wire::{
+    door::{Door, Ending, Limits},
+    join::{self, Belonging},
+    pass::Checker,
+    tls,
+};
+use futures_util::{StreamExt, stream};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
+
+/// More often than real ones report, so that tests are quick.
+const REPORT: Duration = Duration::from_millis(50);
+
+/// See the module.
+pub(crate) struct Agent {
+    pub(crate) id: VmId,
+    pub(crate) vm: Arc<FakeVm>,
+    pub(crate) address: SocketAddr,
+    site: Arc<Site>,
+    ending: Ending,
+    leave: CancellationToken,
+    dir: TempDir,
+}
+
+struct Site {
+    vm: Arc<FakeVm>,
+    versions: Mutex<HashMap<String, Arc<Version>>>,
+    /// What it was asked, but for calls and reports: `PUT /v1/version pay@1`.
+    orders: Mutex<Vec<String>>,
+    boot: AtomicU64,
+    hushed: AtomicBool,
+}
+
+impl Agent {
+    /// Joins this gateway and waits until it is heard there.
+    pub(crate) async fn join(id: &str, world: &World) -> Self {
+        let agent = Self::start(id, world, ([127, 0, 0, 1], 0).into(), None).await;
+        world.stands(id, "ready").await;
+        agent
+    }
+
+    /// Joins; whether it is heard is the test's business.
+    pub(crate) async fn start(
+        id: &str,
+        world: &World,
+        address: SocketAddr,
+        tls: Option<&tls::Files>,
+    ) -> Self {
+        let (id, dir) = (VmId::parse(id).unwrap(), tempfile::tempdir().unwrap());
+        let vm = FakeVm::new(id.as_str());
+        let ending = Ending::default();
+        let second = Duration::from_secs(10);
+        let limits = Limits { connections: 1000, head: second, idle: 60 * second };
+        let server = tls.map(|files| files.server().unwrap());
+        let door = Door::bind(address, server, limits, ending.clone()).unwrap();
+        let address = door.address().unwrap();
+        let site = Arc::new(Site {
+            vm: Arc::clone(&vm),
+            versions: Mutex::default(),
+            orders: Mutex::default(),
+            boot: AtomicU64::new(rand::random()),
+            hushed: AtomicBool::new(false),
+        });
+        let checker = Arc::new(Checker::new(id.clone()));
+        let served = Arc::clone(&site);
+        let handler = move |request| Arc::clone(&served).answer(request);
+        tokio::spawn(door.serve(Arc::clone(&checker), handler));
+        let token_file = dir.path().join("token");
+        std::fs::copy(world.dir.path().join("fleet.token"), &token_file).unwrap();
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let settings = join::Settings {
+            gateways: format!("{scheme}://{}", world.control).parse().unwrap(),
+            token_file,
+            folder: dir.path().to_owned(),
+            tls: tls.map(|files| files.client().unwrap()),
+            advertise: None,
+            listens: address,
+            beat: BEAT,
+        };
+        let me = Join {
+            protocol: PROTOCOL,
+            kind: MemberKind::Vm,
+            id: id.clone(),
+            address: String::new(),
+            tls: tls.is_some(),
+            memory_bytes: Size::mib(4096),
+            cpu: MilliCores(2000),
+        };
+        let leave = CancellationToken::new();
+        let belonging = Belonging::new(settings, me, checker).unwrap();
+        let mut joined = belonging.joined();
+        tokio::spawn(belonging.run(leave.clone()));
+        patient(joined.wait_for(Option::is_some)).await.unwrap();
+        Self { id, vm, address, site, ending, leave, dir }
+    }
+
+    /// As `kill -9`: all sockets are gone, nobody says farewell.
+    pub(crate) async fn kill(&self) {
+        self.ending.close.cancel();
+        self.ending.cut.cancel();
+        self.ending.tasks.close();
+        patient(self.ending.tasks.wait()).await;
+    }
+
+    /// Says nothing more, or speaks again; its connections stay.
+    pub(crate) fn hush(&self, hushed: bool) {
+        self.site.hushed.store(hushed, SeqCst);
+    }
+
+    /// Another start of the agent, by what its reports say.
+    pub(crate) fn boot_again(&self) {
+        self.site.versions.lock().unwrap().clear();
+        self.site.boot.fetch_add(1, SeqCst);
+    }
+
+    /// Knows no version any more, and its reports do not tell.
+    pub(crate) fn forget_silently(&self) {
+        self.site.versions.lock().unwrap().clear();
+    }
+
+    /// Leaves the fleet as asked, then ends.
+    pub(crate) async fn leave(&self) {
+        self.leave.cancel();
+        self.kill().await;
+    }
+
+    /// What it was asked so far.
+    pub(crate) fn orders(&self) -> Vec<String> {
+        self.site.orders.lock().unwrap().clone()
+    }
+
+    pub(crate) fn was_asked(&self, order: &str) -> bool {
+        self.orders().iter().any(|one| one == order)
+    }
+
+    /// Connections that gateways have open.
+    pub(crate) fn connections(&self) -> usize {
+        self.ending.tasks.len()
+    }
+
+    /// What it proves itself with.
+    pub(crate) fn credential(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("credential")).unwrap().trim().to_owned()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.ending.close.cancel();
+        self.ending.cut.cancel();
+    }
+}
+
+impl Site {
+    async fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> Response<CallBody> {
+        match request.headers_mut().remove(headers::VERSION) {
+            Some(version) => self.call(version, request).await,
+            None => self.order(request).await,
+        }
+    }
+
+    async fn call(
+        &self,
+        version: HeaderValue,
+        mut request: Request<Incoming>,
+    ) -> Response<CallBody> {
+        let version = self.versions.lock().unwrap().get(version.to_str().unwrap()).cloned();
+        let Some(version) = version else { return refused(&Refusal::UnknownVersion) };
+        let upgrade = hyper::upgrade::on(&mut request);
+        let head = request.headers_mut();
+        assert!(head.remove(headers::PASS).is_some());
+        let request_id = head.remove(headers::REQUEST_ID).unwrap();
+        let may_wait = head.remove(headers::MAY_WAIT).is_none_or(|value| value != "0");
+        let request_id = RequestId::parse(request_id.to_str().unwrap()).unwrap();
+        let request = request.map(body::boxed);
+        match self.vm.call(Call { version, request_id, may_wait, request }).await {
+            Ok(answer) => {
+                let mut response = answer.response;
+                let spent = HeaderValue::try_from(write_spent(&answer.spent)).unwrap();
+                response.headers_mut().insert(headers::SPENT, spent);
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    tokio::spawn(shout(upgrade));
+                }
+                response
+            }
+            Err(err) => refused(&Refusal::of(&err)),
+        }
+    }
+
+    async fn order(self: Arc<Self>, request: Request<Incoming>) -> Response<CallBody> {
+        let (head, body) = request.into_parts();
+        let (method, path) = (head.method.clone(), head.uri.path().to_owned());
+        let note =
+            |what: String| self.orders.lock().unwrap().push(format!("{method} {path} {what}"));
+        match (&head.method, head.uri.path()) {
+            (&Method::GET, "/v1/reports") => return Response::new(Arc::clone(&self).reports()),
+            (&Method::PUT, "/v1/version") => note(self.learn(body).await.id().to_string()),
+            (&Method::POST, "/v1/ready") => {
+                let version = self.learn(body).await;
+                note(version.id().to_string());
+                if let Err(err) = self.vm.ensure_ready(version).await {
+                    return refused(&Refusal::of(&err));
+                }
+            }
+            (&Method::POST, "/v1/fetch") => note(self.learn(body).await.id().to_string()),
+            (&Method::POST, "/v1/retire") => {
+                let version: VersionId = read(body).await;
+                self.vm.retire(&version);
+                note(version.to_string());
+            }
+            (&Method::POST, "/v1/forget") => note(read::<FunctionName>(body).await.to_string()),
+            (&Method::POST, "/v1/drain") => self.vm.drain(true),
+            (&Method::POST, "/v1/undrain") => self.vm.drain(false),
+            (&Method::GET, path) if path.starts_with("/v1/logs/") => {
+                note(head.uri.query().unwrap_or_default().to_owned());
+                let lines = self
+                    .vm
+                    .log
+                    .lock()
+                    .unwrap()
+                    .clone()
+                    .into_iter()
+                    .map(|record| Ok::<_, Infallible>(Frame::data(line(&record))));
+                return Response::new(body::boxed(StreamBody::new(stream::iter(lines))));
+            }
+            (method, path) => panic!("no gateway asks {method} {path}"),
+        }
+        let mut response = Response::new(body::empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        response
+    }
+
+    async fn learn(&self, body: Incoming) -> Arc<Version> {
+        let version: Arc<Version> = Arc::new(read(body).await);
+        self.versions.lock().unwrap().insert(version.id().to_string(), Arc::clone(&version));
+        version
+    }
+
+    fn reports(self: Arc<Self>) -> CallBody {
+        let lines = stream::unfold(tokio::time::interval(REPORT), move |mut each| {
+            let site = Arc::clone(&self);
+            async move {
+                loop {
+                    each.tick().await;
+                    if !site.hushed.load(SeqCst) {
+                        let boot = site.boot.load(SeqCst);
+                        let status = VmStatus { boot, ..site.vm.status() };
+                        return Some((Ok::<_, Infallible>(Frame::data(line(&status))), each));
+                    }
+                }
+            }
+        });
+        body::boxed(StreamBody::new(lines.boxed()))
+    }
+}
+
+/// Sends back what comes in, in capitals.
+async fn shout(upgrade: OnUpgrade) {
+    let mut stream = TokioIo::new(upgrade.await.unwrap());
+    let mut buffer = [0; 1024];
+    while let Ok(n @ 1..) = stream.read(&mut buffer).await {
+        stream.write_all(&buffer[..n].to_ascii_uppercase()).await.unwrap();
+    }
+}
+
+async fn read<T: DeserializeOwned>(body: Incoming) -> T {
+    let text = body.collect().await.unwrap().to_bytes();
+    serde_json::from_slice(&text).unwrap_or_else(|err| panic!("{err}: {text:?}"))
+}
+
+fn line<T: serde::Serialize>(value: &T) -> Bytes {
+    let mut line = serde_json::to_vec(value).unwrap();
+    line.push(b'\n');
+    line.into()
+}
+
+fn refused(refusal: &Refusal) -> Response<CallBody> {
+    let mut response = Response::new(body::full(serde_json::to_vec(refusal).unwrap()));
+    *response.status_mut() = refusal.status();
+    response.headers_mut().insert(headers::REFUSAL, HeaderValue::from_static("1"));
+    response
+}
