@@ -21,7 +21,7 @@ def setting(value, meaning):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    # List prices in dollars, us-east-1, on demand, Linux, without tax; read in June 2026.
+    # List prices in dollars, us-east-1, on demand, Linux, without tax; as of 2026, to be checked before deciding by them.
     vm_hour: float = setting(0.2016, "a VM: m7i.xlarge, 4 cores, 16 GiB")
     gateway_hour: float = setting(0.08925, "a gateway: c7i.large")
     builder_hour: float = setting(0.1008, "the builder, and the one machine of `epsilon up`: m7i.large, 2 cores, 8 GiB")
