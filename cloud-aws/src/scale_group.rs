@@ -6,6 +6,9 @@
 //! region and endpoint come from where the SDK looks for them (environment, profile, the instance's role),
 //! unless they are given.
 
+#[cfg(feature = "fake")]
+pub mod in_moto;
+
 use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_autoscaling::{
     Client,

@@ -3,35 +3,13 @@
 
 mod fake;
 
-use aws_config::{BehaviorVersion, Region, SdkConfig, profile::ProfileFileCredentialsProvider};
-use aws_sdk_autoscaling::{Client, config::Credentials};
+use aws_config::{BehaviorVersion, Region, profile::ProfileFileCredentialsProvider};
 use epsilon_cloud_aws::{
     moto::Moto,
-    scale_group::{GroupError, Kind, Member, Phase, Place, ScaleGroup},
+    scale_group::{GroupError, Kind, Member, Phase, Place, ScaleGroup, in_moto},
 };
 use fake::Fake;
 use std::error::Error;
-
-async fn sdk(endpoint: &str) -> SdkConfig {
-    aws_config::defaults(BehaviorVersion::v2026_01_12())
-        .region(Region::new("eu-central-1"))
-        .endpoint_url(endpoint)
-        .credentials_provider(Credentials::new("test", "test", None, None, "test"))
-        .load()
-        .await
-}
-
-/// A group `vms` of 1 to 5 instances in moto, and the bare SDK to look behind.
-async fn group(moto: &Moto, desired: i32) -> (ScaleGroup, Client) {
-    let sdk = sdk(moto.endpoint()).await;
-    let client = Client::new(&sdk);
-    let template = client.create_launch_configuration().launch_configuration_name("vm");
-    template.image_id("ami-12c6146b").instance_type("t3.medium").send().await.unwrap();
-    let made = client.create_auto_scaling_group().auto_scaling_group_name("vms");
-    let made = made.launch_configuration_name("vm").availability_zones("eu-central-1a");
-    made.min_size(1).max_size(5).desired_capacity(desired).send().await.unwrap();
-    (ScaleGroup::new(&sdk, "vms".into()), client)
-}
 
 fn told(err: &GroupError) -> String {
     format!("{err}: {}", err.source().unwrap())
@@ -40,7 +18,7 @@ fn told(err: &GroupError) -> String {
 #[tokio::test]
 async fn a_group_grows_protects_and_loses_the_one_that_was_named() {
     let moto = Moto::start().await;
-    let (group, _) = group(&moto, 1).await;
+    let group = in_moto::group(&moto, 1, 5, 1).await;
     let before = group.describe().await.unwrap();
     assert_eq!((before.desired, before.min, before.max), (1, 1, 5));
 
@@ -68,7 +46,7 @@ fn marks(instances: &[Member]) -> Vec<(String, bool)> {
 #[tokio::test]
 async fn a_group_that_is_not_there_is_told() {
     let moto = Moto::start().await;
-    let group = ScaleGroup::new(&sdk(moto.endpoint()).await, "vmz".into());
+    let group = ScaleGroup::new(&in_moto::sdk(moto.endpoint()).await, "vmz".into());
     let err = group.describe().await.unwrap_err();
     assert_eq!(err.kind, Kind::Unknown);
     assert!(told(&err).contains("`vmz`"), "{}", told(&err));
@@ -224,7 +202,7 @@ async fn an_answer_that_makes_no_sense_is_no_answer() {
 
 #[tokio::test]
 async fn nobody_there_is_told() {
-    let group = ScaleGroup::new(&sdk("http://127.0.0.1:1").await, "vms".into());
+    let group = ScaleGroup::new(&in_moto::sdk("http://127.0.0.1:1").await, "vms".into());
     let err = group.describe().await.unwrap_err();
     assert_eq!(err.kind, Kind::Silent, "{}", told(&err));
 }

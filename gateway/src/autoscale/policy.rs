@@ -38,6 +38,8 @@ pub struct Policy {
     config: PolicyConfig,
     demand: History,
     wishes: Largest,
+    /// When the first sample came.
+    begun: Option<Moment>,
     /// Until when the short window counts.
     panic_until: Option<Moment>,
     /// Places of one VM, as last seen.
@@ -175,6 +177,7 @@ impl Policy {
         Self {
             demand: History::new(config.stable_window),
             wishes: Largest::new(config.scale_in_after),
+            begun: None,
             panic_until: None,
             vm_places: None,
             last: None,
@@ -189,8 +192,8 @@ impl Policy {
         if sample.ready > 0 && sample.vm_places > 0.0 {
             self.vm_places = Some(sample.vm_places);
         }
-        if self.last.is_none() {
-            // What was before is not known: what is there may be needed.
+        // What was before is not known: what is there may be needed. VMs are heard of one by one.
+        if at < *self.begun.get_or_insert(at) + self.config.stable_window {
             self.wishes.push(at, sample.current.min(self.config.max));
         }
         if sample.ready > self.ready && self.last.is_some() {

@@ -80,7 +80,7 @@ impl Runner {
                 // Cancel-safe: the round stays in the set.
                 Some(ended) = rounds.next(), if !rounds.is_empty() => {
                     let (left, acted): (Memory, Acted) = ended;
-                    pace.ended(begun.elapsed(), acted.problem.is_some());
+                    pace.ended(begun.elapsed(), &acted);
                     group.clone_from(&left.group);
                     memory = Some(left);
                     self.journal.acted((self.clock)(), acted);
@@ -92,6 +92,7 @@ impl Runner {
                     let decision = policy.decide(at, (self.clock)(), &sample);
                     self.journal.decided((self.clock)(), &decision, &sample);
                     // More are ordered at once, fewer in the round's own time.
+                    told = told.min(decision.wanted);
                     let due = pace.due(at) || (decision.wanted > told && pace.fine());
                     if let Some(driver) = self.group.as_ref().filter(|_| due)
                         && let Some(memory) = memory.take()
@@ -169,6 +170,11 @@ impl Runner {
         picture.since = picture.still_leaving();
         let steps = picture.plan();
         memory.since = picture.since;
+        if wanted > standing.max {
+            let text =
+                format!("the group's own maximum is {}; raise it, or lower `max`", standing.max);
+            acted.problem = Some(("limit", text));
+        }
         let forget = self.forgotten(memory, &standing, &seen);
         memory.group = Some(standing.clone());
         if self.config.dry_run {
@@ -185,6 +191,8 @@ impl Runner {
                 return Err(Trouble::NotLeader);
             }
             match self.take(group, &step, memory).await {
+                // Told each time, it would be all that is left to read.
+                Ok(()) if matches!(step, Step::Heartbeat(_)) => tracing::debug!(%step, "Asked."),
                 Ok(()) => acted.steps.push(step.to_string()),
                 // One VM that cannot be ended keeps no other one.
                 Err(Trouble::Group(err @ GroupError::Refused(_))) if step.stands_alone() => {
@@ -281,8 +289,12 @@ impl Pace {
         self.failures == 0
     }
 
-    fn ended(&mut self, at: Moment, failed: bool) {
-        self.failures = if failed { self.failures.saturating_add(1) } else { 0 };
+    fn ended(&mut self, at: Moment, acted: &Acted) {
+        use AutoscalerState::{Following, GroupAway, Leading, StoreAway, Watching};
+        self.failures = match acted.state {
+            StoreAway | GroupAway => self.failures.saturating_add(1),
+            Watching | Following | Leading => 0,
+        };
         let slower = self.every.saturating_mul(1 << self.failures.saturating_sub(1).min(10));
         self.next = at + slower.min(SLOWEST.max(self.every));
     }
@@ -315,5 +327,7 @@ async fn stored<T>(answer: impl Future<Output = Result<T, StoreError>>) -> Resul
     }
 }
 
+#[cfg(all(test, feature = "aws"))]
+mod moto;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 //! scripted are refused.
 
 use bytes::Bytes;
-use epsilon_cloud_aws::scale_group::ScaleGroup;
+use epsilon_cloud_aws::scale_group::{ScaleGroup, in_moto};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -49,7 +49,7 @@ impl Fake {
 
     /// The group `vms` behind it.
     pub(crate) async fn group(&self) -> ScaleGroup {
-        ScaleGroup::new(&super::sdk(&self.endpoint).await, "vms".into())
+        ScaleGroup::new(&in_moto::sdk(&self.endpoint).await, "vms".into())
     }
 
     /// The action succeeds with this result.

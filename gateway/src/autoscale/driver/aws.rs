@@ -20,6 +20,12 @@ impl Aws {
         Self { place: aws::Place { group, region, endpoint }, group: OnceCell::new() }
     }
 
+    /// Asks a group that is connected already.
+    #[cfg(test)]
+    pub(crate) fn of(group: aws::ScaleGroup) -> Self {
+        Self { place: aws::Place::default(), group: OnceCell::new_with(Some(group)) }
+    }
+
     async fn group(&self) -> &aws::ScaleGroup {
         self.group.get_or_init(|| aws::ScaleGroup::connect(self.place.clone())).await
     }

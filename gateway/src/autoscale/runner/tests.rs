@@ -30,18 +30,28 @@ struct State {
     not_leader: bool,
     store_away: bool,
     group_fails: Option<fn() -> GroupError>,
+    /// How long an order of VMs takes.
+    slow: Duration,
     /// Every change that was asked of the cloud.
     orders: Vec<String>,
     asked: u32,
 }
 
 #[derive(Debug)]
-struct ScriptedVm {
+pub(super) struct ScriptedVm {
     ready_at: Instant,
-    calls: u32,
+    pub(super) calls: u32,
     protected: bool,
-    draining: bool,
+    pub(super) draining: bool,
     ending: bool,
+}
+
+impl ScriptedVm {
+    /// One that takes calls.
+    pub(super) fn booted() -> Self {
+        let ready_at = Instant::now();
+        Self { ready_at, calls: 0, protected: false, draining: false, ending: false }
+    }
 }
 
 impl World {
@@ -88,13 +98,7 @@ impl State {
         while (self.vms.len() as u32) < desired {
             self.made += 1;
             let id = VmId::parse(&format!("i-{:02}", self.made)).unwrap();
-            let vm = ScriptedVm {
-                ready_at: Instant::now() + self.boot,
-                calls: 0,
-                protected: false,
-                draining: false,
-                ending: false,
-            };
+            let vm = ScriptedVm { ready_at: Instant::now() + self.boot, ..ScriptedVm::booted() };
             self.vms.insert(id, vm);
         }
     }
@@ -123,6 +127,8 @@ impl ScaleGroup for World {
     }
 
     async fn set_desired(&self, vms: u32) -> Result<(), GroupError> {
+        let slow = self.state.lock().slow;
+        tokio::time::sleep(slow).await;
         let mut state = self.state.lock();
         state.answer()?;
         assert!(vms > state.desired, "never called to make the group smaller");
@@ -204,7 +210,7 @@ impl Vms for World {
     }
 }
 
-fn status(id: &VmId, vm: &ScriptedVm) -> VmStatus {
+pub(super) fn status(id: &VmId, vm: &ScriptedVm) -> VmStatus {
     let busy = |_| InstanceStatus {
         id: InstanceId::random(),
         function: FunctionName::parse("pay").unwrap(),
@@ -321,7 +327,7 @@ async fn a_leaving_vm_keeps_its_calls_until_its_grace_is_over() {
     tokio::time::advance(Duration::from_secs(60)).await;
     let scaler = run(&world, |settings| settings.leave_grace = Duration::from_secs(600));
     // One place is busy on each: one VM is enough. The one that drains never ends its call.
-    for _ in 0..350 {
+    for _ in 0..400 {
         world.edit(|state| state.vms.values_mut().for_each(|vm| vm.calls = 1));
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -451,5 +457,40 @@ async fn a_vm_that_the_cloud_takes_is_drained_and_let_go() {
     world.edit(|state| state.vms.get_mut(&id).unwrap().calls = 0);
     pass(&world, 15, 2).await;
     assert_eq!(world.orders(), ["let i-02 go"]);
+    scaler.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_is_smaller_than_what_is_wanted_is_told_and_filled() {
+    let world = World::with(1);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let scaler = run(&world, |settings| (settings.max, settings.min) = (30, 25));
+    pass(&world, 30, 2).await;
+    let info = scaler.journal.info();
+    assert_eq!(info.state, AutoscalerState::Leading);
+    assert!(info.problem.unwrap().contains("the group's own maximum is 20"));
+    assert_eq!(world.orders(), ["desired 20"]);
+    scaler.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leads_no_more_does_not_go_on_with_its_round() {
+    let world = World::with(1);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    // The lease is 30 s: while the cloud thinks, another gateway may have begun to lead.
+    world.edit(|state| state.slow = Duration::from_secs(35));
+    let scaler = run(&world, |settings| settings.min = 3);
+    pass(&world, 30, 2).await;
+    world.edit(|state| state.slow = Duration::ZERO);
+    let since = Instant::now();
+    while scaler.state() != AutoscalerState::Following {
+        assert!(since.elapsed() < Duration::from_secs(10), "{:?}", scaler.journal.info());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(world.orders(), ["desired 3"]);
+    assert!(world.edit(|state| state.vms.values().all(|vm| !vm.protected)), "the next step");
+    pass(&world, 20, 2).await;
+    let id = VmId::parse("i-01").unwrap();
+    assert!(world.edit(|state| state.vms[&id].protected), "in its next round, with a new lease");
     scaler.stop().await;
 }
