@@ -11,6 +11,7 @@
 
 mod archive;
 pub(crate) mod builders;
+mod lease;
 pub(crate) mod queue;
 mod remote;
 mod start;
@@ -31,6 +32,7 @@ use epsilon_store::{Deployment, Prepared, Store, StoreError};
 use futures_util::{FutureExt, future::try_join_all};
 use http::StatusCode;
 use jiff::Timestamp;
+use lease::Lease;
 use queue::Queue;
 use start::{NotReady, Starter};
 use std::{
@@ -201,8 +203,10 @@ impl Deploys {
         };
         let built = self.builders.build(job).await.map_err(DeployError::Build)?;
         let by_project = self.queue.wait(format!("project {}", built.project), story).await;
+        let lease = Lease::take(&self.store, &self.gateway, &built.project, story).await;
+        let lease = lease.map_err(DeployError::Store)?;
         let started = self.start(id, &built, story).await?;
-        Ok(Ready { started, _turns: (by_folder, by_project) })
+        Ok(Ready { started, _lease: lease, _turns: (by_folder, by_project) })
     }
 
     async fn start(
@@ -279,6 +283,8 @@ impl Deploys {
 /// What `prepare` hands to `activate`.
 struct Ready {
     started: Started,
+    /// Other gateways wait as well.
+    _lease: Lease,
     /// Others of this project wait until this is dropped.
     _turns: (Option<queue::Turn>, queue::Turn),
 }

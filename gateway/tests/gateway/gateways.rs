@@ -3,11 +3,13 @@
 use crate::{
     agent::Agent,
     fake::ok,
-    world::{PATIENCE, World},
+    world::{PATIENCE, World, built, patient},
 };
+use epsilon_api::admin::DeployEvent;
 use epsilon_gateway::config::Settings;
 use epsilon_store::{Store, testing::Postgres};
 use http::Method;
+use http_body_util::BodyExt;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -90,6 +92,40 @@ async fn on_one_file_too() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("epsilon.db");
     what_one_changes_the_other_follows(path.to_str().unwrap()).await;
+}
+
+#[tokio::test]
+async fn deployments_of_one_project_wait_for_each_other_across_gateways() {
+    let (one, two) = two(&Postgres::shared().database().await).await;
+    let agent = Agent::join("vm-a", &one).await;
+    two.stands("vm-a", "ready").await;
+    says_its_version(&agent);
+    // The first holds at the start of its version.
+    agent.vm.gate.forget_permits(1000);
+    let first = one.deploy("shop", &[("pay", "2")]);
+    let second = async {
+        while !agent.was_asked("POST /v1/ready pay@2") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        two.builder.next(Ok(built("shop", &[("pay", "3")])));
+        let mut story = two.push().await.into_body();
+        let mut told = String::new();
+        while let Some(frame) = patient(story.frame()).await {
+            let line = String::from_utf8(frame.unwrap().into_data().unwrap().to_vec()).unwrap();
+            told.push_str(&line);
+            if line.contains("on another gateway") {
+                assert!(!agent.was_asked("POST /v1/ready pay@3"), "{:?}", agent.orders());
+                agent.vm.gate.add_permits(1000);
+            }
+        }
+        told
+    };
+    let (first, second) = tokio::join!(first, second);
+    assert!(matches!(first.last(), Some(DeployEvent::Done { .. })), "{first:?}");
+    assert!(second.contains("on another gateway") && second.contains(r#""done""#), "{second}");
+    for world in [&one, &two] {
+        answers(world, "3").await;
+    }
 }
 
 #[tokio::test]
