@@ -60,6 +60,7 @@ pub(crate) struct GroupInstance {
 
 /// How far a VM of a group is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "aws"), expect(dead_code, reason = "only that driver tells all of them"))]
 pub(crate) enum Phase {
     /// Ordered, not there yet.
     Starting,
@@ -75,6 +76,7 @@ pub(crate) enum Phase {
 
 /// Why a group did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
+#[cfg_attr(not(feature = "aws"), expect(dead_code, reason = "only that driver tells all of them"))]
 pub(crate) enum GroupError {
     /// Too many questions.
     #[error("the group answers no more questions for now")]

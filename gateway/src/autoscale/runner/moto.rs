@@ -33,8 +33,11 @@ impl Machines {
     /// Boots a VM for each new instance, ends those that are gone, spreads the calls over the others.
     fn follow(&self, group: &scale_group::Standing, calls: u32) {
         let mut vms = self.vms.lock();
-        let ids: HashSet<VmId> =
-            group.instances.iter().map(|vm| VmId::parse(&vm.id).unwrap()).collect();
+        let ids: HashSet<VmId> = group
+            .instances
+            .iter()
+            .map(|vm| VmId::parse(&vm.id).expect("ids of EC2 are ids of VMs"))
+            .collect();
         let mut gone = self.gone.lock();
         vms.retain(|id, vm| {
             let stays = ids.contains(id);
