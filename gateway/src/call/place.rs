@@ -35,7 +35,7 @@ use epsilon_api::{error::CallError, vm::VmState};
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -73,7 +73,8 @@ pub(crate) fn place(
         ..look(&members[vm], route, balance, totals, now)
     };
     let walk = fleet.ring.walk(route.home);
-    let pick = choice::choose(walk, look, |against| metrics.passed_over(against))?;
+    let company = totals.vms as usize > tried.len() + 1;
+    let pick = choice::choose(walk, company, look, |against| metrics.passed_over(against))?;
     metrics.placed(&pick);
     let Pick { vm, more, lacks_image, .. } = pick;
     let member = Arc::clone(&members[vm]);
@@ -151,12 +152,19 @@ pub(crate) struct Sums {
     due: AtomicU64,
     calls: AtomicU64,
     shares: AtomicU64,
+    vms: AtomicU32,
 }
 
 impl Sums {
     pub(crate) fn new() -> Self {
         let zero = || AtomicU64::new(0);
-        Self { made: Instant::now(), due: zero(), calls: zero(), shares: zero() }
+        Self {
+            made: Instant::now(),
+            due: zero(),
+            calls: zero(),
+            shares: zero(),
+            vms: AtomicU32::new(0),
+        }
     }
 
     /// The sums as they were at most [`SUM_EVERY`] ago. Of several callers, one adds up.
@@ -175,8 +183,13 @@ impl Sums {
             }
             self.calls.store(totals.calls, Relaxed);
             self.shares.store(totals.shares, Relaxed);
+            self.vms.store(totals.vms, Relaxed);
         }
-        Totals { calls: self.calls.load(Relaxed), shares: self.shares.load(Relaxed) }
+        Totals {
+            calls: self.calls.load(Relaxed),
+            shares: self.shares.load(Relaxed),
+            vms: self.vms.load(Relaxed),
+        }
     }
 }
 

@@ -160,6 +160,7 @@ impl Load {
         self.floor.store(balance.floor(cpu.0, age), Relaxed);
         totals.calls += u64::from(self.calls());
         totals.shares += u64::from(share);
+        totals.vms += 1;
     }
 
     /// Whether one more call is within its bound.

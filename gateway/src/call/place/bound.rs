@@ -36,6 +36,8 @@ pub struct Totals {
     pub calls: u64,
     /// What their [`Balance::share`]s add up to.
     pub shares: u64,
+    /// How many they are.
+    pub vms: u32,
 }
 
 impl Balance {
@@ -91,7 +93,7 @@ mod tests {
             fn $name() {
                 let weights: &[u32] = &$weights;
                 let shares = weights.iter().map(|w| u64::from(BALANCE.share(*w, OLD))).sum();
-                let totals = Totals { calls: $calls, shares };
+                let totals = Totals { calls: $calls, shares, vms: weights.len() as u32 };
                 let floor = BALANCE.floor(4000, OLD);
                 assert_eq!(BALANCE.bound(BALANCE.share(weights[0], OLD), floor, totals), $want);
             }
@@ -131,7 +133,8 @@ mod tests {
         #[test]
         fn not_all_vms_are_at_their_bounds(loads in prop::collection::vec((1_u32..300, 0_u32..1000), 1..50)) {
             let shares = loads.iter().map(|(weight, _)| u64::from(BALANCE.share(*weight, OLD))).sum();
-            let totals = Totals { calls: loads.iter().map(|(_, load)| u64::from(*load)).sum(), shares };
+            let calls = loads.iter().map(|(_, load)| u64::from(*load)).sum();
+            let totals = Totals { calls, shares, vms: loads.len() as u32 };
             let has_room = |(weight, load): &(u32, u32)| {
                 *load < BALANCE.bound(BALANCE.share(*weight, OLD), 1, totals)
             };

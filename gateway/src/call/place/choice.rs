@@ -93,9 +93,13 @@ pub struct Pick {
     pub lacks_image: Option<usize>,
 }
 
-/// Chooses. `walk` gives each VM once, home first; `look` tells about one; `passed` hears what each VM is passed over for.
+/// Chooses. `walk` gives each VM once, home first; `company`: more than one VM takes calls; `look` tells about one; `passed`
+/// hears what each VM is passed over for.
+///
+/// A warm home is the usual case, and then nobody else is looked at: each look reads memory that no cache holds.
 pub fn choose(
     walk: impl Iterator<Item = usize>,
+    company: bool,
     mut look: impl FnMut(usize) -> Look,
     mut passed: impl FnMut(Against),
 ) -> Option<Pick> {
@@ -124,10 +128,12 @@ pub fn choose(
             let pick = Pick { vm, step, against, holds, more: false, lacks_image: None };
             best = Some((key, pick));
         }
-        let settled = best.as_ref().is_some_and(|(_, pick)| {
-            pick.against == Against::Nothing && (pick.holds == Holds::Warm || equals == EQUALS)
-        });
-        if settled && worth_a_try > 1 {
+        if against == Against::Nothing && holds == Holds::Warm {
+            // No equal before it was warm, or the walk had ended there.
+            worth_a_try += u32::from(company);
+            break;
+        }
+        if equals == EQUALS {
             break;
         }
     }
@@ -188,13 +194,17 @@ mod tests {
         Look { against, holds, strain, tried }
     }
 
+    fn company(looks: &[Look]) -> bool {
+        looks.iter().filter(|look| look.against < Against::Out && !look.tried).count() > 1
+    }
+
     /// The walk's VMs as [`look`] reads them => the step that is chosen, `+` when another would be worth a try.
     macro_rules! choices {
         ($($name:ident: $walk:expr => $want:expr;)*) => {$(
             #[test]
             fn $name() {
                 let looks: Vec<Look> = $walk.split_whitespace().map(look).collect();
-                let pick = choose(0..looks.len(), |vm| looks[vm], |_| ());
+                let pick = choose(0..looks.len(), company(&looks), |vm| looks[vm], |_| ());
                 let told = pick.map(|p| format!("{}{}", p.step, if p.more { "+" } else { "" }));
                 assert_eq!(told.as_deref().unwrap_or("none"), $want);
             }
@@ -238,7 +248,7 @@ mod tests {
     fn a_home_that_lacks_only_the_image_is_named() {
         let lacks = |walk: &str| {
             let looks: Vec<Look> = walk.split_whitespace().map(look).collect();
-            choose(0..looks.len(), |vm| looks[vm], |_| ()).unwrap().lacks_image
+            choose(0..looks.len(), true, |vm| looks[vm], |_| ()).unwrap().lacks_image
         };
         assert_eq!(
             [lacks(". i ."), lacks("9 . i"), lacks("i . ."), lacks(". w .")],
@@ -247,25 +257,23 @@ mod tests {
     }
 
     #[test]
-    fn a_warm_home_asks_no_more_than_one_neighbour() {
-        let mut asked = 0;
+    fn at_a_warm_home_nobody_else_is_looked_at() {
+        let mut looked = 0;
         let warm = look("w");
-        choose(
-            0..200,
-            |_| {
-                asked += 1;
-                warm
-            },
-            |_| (),
-        );
-        assert_eq!(asked, 2);
+        let mut count = |_| {
+            looked += 1;
+            warm
+        };
+        assert!(choose(0..200, true, &mut count, |_| ()).unwrap().more);
+        assert!(!choose(0..1, false, &mut count, |_| ()).unwrap().more);
+        assert_eq!(looked, 2);
     }
 
     #[test]
     fn each_reason_is_told_once_for_each_vm() {
         let looks: Vec<Look> = "drain 9 out w".split_whitespace().map(look).collect();
         let mut told = Vec::new();
-        choose(0..4, |vm| looks[vm], |against| told.push(against.as_str()));
+        choose(0..4, true, |vm| looks[vm], |against| told.push(against.as_str()));
         assert_eq!(told, ["drain", "bound", "out"]);
     }
 }
