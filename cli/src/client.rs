@@ -7,13 +7,12 @@ pub(crate) use lines::{JsonLines, LineError};
 
 use crate::{args::Globals, data_dir, failure::Failure};
 use epsilon_api::{
-    admin::{Data, FunctionInfo, RollbackRequest, VersionInfo},
+    admin::{Data, FunctionInfo, RollbackRequest, VersionInfo, VmInfo},
     autoscaler::AutoscalerInfo,
     error::ErrorEnvelope,
     ids::{FunctionName, RequestId, VersionNumber, VmId},
     redacted::Secret,
     suggest::nearest,
-    vm::VmStatus,
 };
 use http::{HeaderValue, Method, StatusCode, header};
 use reqwest::{Body, RequestBuilder, Response, Url};
@@ -154,7 +153,7 @@ impl Client {
     }
 
     /// The VMs.
-    pub(crate) async fn vms(&self) -> Result<Vec<VmStatus>, Failure> {
+    pub(crate) async fn vms(&self) -> Result<Vec<VmInfo>, Failure> {
         self.list(&["vms"]).await
     }
 
@@ -172,7 +171,7 @@ impl Client {
                 let vms = self.vms().await.unwrap_or_default();
                 Err(failure.hint(did_you_mean(
                     vm.as_str(),
-                    vms.iter().map(|vm| vm.id.as_str()),
+                    vms.iter().map(|vm| vm.status.id.as_str()),
                     "vms",
                 )))
             }

@@ -1,8 +1,12 @@
-//! `epsilon vms`: the machines, and what each holds.
+//! `epsilon vms`: the machines, what each holds, and how the gateway sees it.
 
 use crate::{args::Globals, client::Client, failure::Failure, output};
 use clap::Args;
-use epsilon_api::vm::VmState;
+use epsilon_api::{admin::VmInfo, units::Bytes};
+use std::time::Duration;
+
+/// Characters of a memory bar.
+const BAR: u64 = 8;
 
 #[derive(Debug, Args)]
 pub(crate) struct Vms {}
@@ -13,25 +17,67 @@ impl Vms {
         if globals.json {
             return output::json(&vms);
         }
-        let rows = vms.into_iter().map(|vm| {
-            [
-                vm.id.to_string(),
-                state(vm.state).to_owned(),
-                vm.instances.len().to_string(),
-                vm.calls_active.to_string(),
-                vm.calls_waiting.to_string(),
-                format!("{} of {}", vm.memory_used_bytes, vm.memory_bytes),
-            ]
-        });
-        let headings = ["VM", "STATE", "INSTANCES", "CALLS", "WAITING", "MEMORY GIVEN OUT"];
-        output::table(headings, &[2, 3, 4], rows)
+        let headings = [
+            "VM",
+            "STATE",
+            "SINCE",
+            "INSTANCES",
+            "CALLS",
+            "WAITING",
+            "MEMORY GIVEN OUT",
+            "ADDRESS",
+            "LAST REPORT",
+        ];
+        output::table(headings, &[3, 4, 5], vms.iter().map(row))
     }
 }
 
-fn state(state: VmState) -> &'static str {
-    match state {
-        VmState::Ready => "ready",
-        VmState::Draining => "draining",
-        VmState::EngineDown => "engine down",
+fn row(vm: &VmInfo) -> [String; 9] {
+    let status = &vm.status;
+    [
+        status.id.to_string(),
+        state(vm),
+        output::time(vm.since),
+        status.instances.len().to_string(),
+        status.calls_active.to_string(),
+        status.calls_waiting.to_string(),
+        memory(status.memory_used_bytes, status.memory_bytes),
+        // The one in the gateway's own process has none.
+        vm.address.clone().unwrap_or_else(|| "here".to_owned()),
+        match vm.report_age_ms {
+            Some(age) => format!("{} ago", output::took(Duration::from_millis(age))),
+            None => "none yet".to_owned(),
+        },
+    ]
+}
+
+fn state(vm: &VmInfo) -> String {
+    match &vm.reason {
+        Some(reason) => format!("{} ({reason})", vm.standing.as_str()),
+        None => vm.standing.as_str().to_owned(),
+    }
+}
+
+/// `##------  1GiB of 4GiB`
+fn memory(used: Bytes, all: Bytes) -> String {
+    let full = (used.get().saturating_mul(BAR)).div_ceil(all.get().max(1)).min(BAR) as usize;
+    format!("{}{}  {used} of {all}", "#".repeat(full), "-".repeat(BAR as usize - full))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_shows_the_least_and_never_more_than_all() {
+        for (used, all, want) in [
+            (0, 4096, "--------  0B of 4GiB"),
+            (1, 4096, "#-------  1MiB of 4GiB"),
+            (1024, 4096, "##------  1GiB of 4GiB"),
+            (9000, 4096, "########  8.8GiB of 4GiB"),
+            (0, 0, "--------  0B of 0B"),
+        ] {
+            assert_eq!(memory(Bytes::mib(used), Bytes::mib(all)), want);
+        }
     }
 }

@@ -40,7 +40,8 @@ fn an_unknown_vm_names_the_nearest() {
     let error = r#"{"error":{"type":"not_found","code":"VM_NOT_FOUND","message":"no VM is `vm-2`",
         "hint":null,"request_id":null}}"#;
     let vm = r#"{"data":[{"id":"vm-1","state":"ready","memory_bytes":1,"memory_used_bytes":0,
-        "calls_active":0,"calls_waiting":0,"instances":[]}]}"#;
+        "calls_active":0,"calls_waiting":0,"instances":[],
+        "standing":"ready","since":"2026-11-21T05:00:00Z"}]}"#;
     let fake = Fake::new(vec![
         ("POST /v1/vms/vm-2/drain", Reply::json(404, error)),
         ("GET /v1/vms", Reply::json(200, vm)),

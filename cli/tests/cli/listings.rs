@@ -107,7 +107,15 @@ fn the_autoscaler_and_its_decisions() {
 #[test]
 fn vms_and_their_drain() {
     let vm = r#"{"data":[{"id":"vm-1","state":"engine_down","memory_bytes":4294967296,
-        "memory_used_bytes":268435456,"calls_active":3,"calls_waiting":1,"instances":[]}]}"#;
+        "memory_used_bytes":268435456,"calls_active":3,"calls_waiting":1,"instances":[],
+        "standing":"engine_down","since":"2026-11-21T05:00:00Z","report_age_ms":412},
+        {"id":"vm-2","state":"ready","memory_bytes":4294967296,
+        "memory_used_bytes":3221225472,"calls_active":0,"calls_waiting":0,"instances":[],
+        "standing":"out","reason":"silent","since":"2026-11-21T05:10:00Z",
+        "address":"10.0.0.7:8082","report_age_ms":61000,"images_held":12},
+        {"id":"vm-3","state":"ready","memory_bytes":4294967296,"memory_used_bytes":0,
+        "calls_active":0,"calls_waiting":0,"instances":[],"standing":"starting",
+        "since":"2026-11-21T05:11:00Z","address":"10.0.0.8:8082"}]}"#;
     let fake = Fake::new(vec![
         ("GET /v1/vms", Reply::json(200, vm)),
         ("POST /v1/vms/vm-1/drain", Reply::json(200, r#"{"data":{}}"#)),
