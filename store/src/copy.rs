@@ -32,6 +32,9 @@ pub enum CopyError {
     /// The target cannot be opened or written.
     #[error("the target cannot be written")]
     Target(#[source] StoreError),
+    /// The source's schema has what this release does not know and would leave behind.
+    #[error("the source was written by a later release")]
+    Newer,
     /// A gateway works on the source; what it writes after the copy would be lost.
     #[error("gateway `{0}` is at work on the source")]
     InUse(GatewayId),
@@ -191,6 +194,9 @@ pub async fn copy(
         return Err(CopyError::NoSource(path.display().to_string()));
     }
     let source = crate::open_sql(from).await.map_err(CopyError::Source)?;
+    if schema(&source).await.map_err(CopyError::Source)? > source.known {
+        return Err(CopyError::Newer);
+    }
     refuse_in_use(&source, told).await?;
 
     let target = crate::open_sql(to).await.map_err(CopyError::Target)?;
@@ -210,6 +216,13 @@ pub async fn copy(
     }
     target.commit(write, Change::Resync).await.map_err(CopyError::Target)?;
     Ok(copied)
+}
+
+/// The newest step that was taken.
+async fn schema(store: &Sql) -> Result<i64, StoreError> {
+    Ok(sqlx::query_scalar("SELECT MAX(version) FROM _sqlx_migrations")
+        .fetch_one(&store.read)
+        .await?)
 }
 
 async fn refuse_in_use(source: &Sql, told: &(dyn Fn(Progress) + Sync)) -> Result<(), CopyError> {
@@ -317,7 +330,7 @@ mod tests {
     use crate::testing::Postgres;
 
     /// Tables and columns, sorted, as the data base has them.
-    async fn schema(store: &Sql) -> Vec<(String, String)> {
+    async fn columns(store: &Sql) -> Vec<(String, String)> {
         let statement = match store.engine {
             Engine::Sqlite => {
                 "SELECT tables.name, columns.name FROM sqlite_master AS tables \
@@ -347,7 +360,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("epsilon.db").display().to_string();
         for url in [file, Postgres::shared().database().await] {
-            assert_eq!(schema(&crate::open_sql(&url).await.unwrap()).await, known, "{url}");
+            assert_eq!(columns(&crate::open_sql(&url).await.unwrap()).await, known, "{url}");
         }
     }
 }

@@ -61,7 +61,7 @@ pub enum StoreError {
         "there is no store for `{0}:` addresses; a path, `sqlite:PATH` or `postgres://…` works"
     )]
     UnknownScheme(String),
-    /// The file cannot be made or opened, or its schema is of a later release.
+    /// The file cannot be made or opened.
     #[error("the store at `{}` cannot be opened", path.display())]
     Open {
         /// The file.
@@ -70,7 +70,7 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The server cannot be reached, does not let us in, or its schema is of a later release.
+    /// The server cannot be reached or does not let us in.
     #[error("the store at {to} cannot be opened")]
     Connect {
         /// Host, port and data base.

@@ -32,15 +32,15 @@ const CONNECTIONS: u32 = 6;
 /// How long an operation waits for a connection. New connections are tried all that time, so this is what an
 /// outage costs each of them.
 const ACQUIRE: Duration = Duration::from_secs(2);
-/// How long an operation may take in all. Enough for a deployment of a thousand functions at a server that is
-/// a millisecond away.
+/// How long an operation may take in all; they take milliseconds.
 const LIMIT: Duration = Duration::from_secs(5);
 /// How long a start waits for the server's first answer.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long a start waits for its schema: another gateway may be bringing it up to date.
 const MIGRATE: Duration = Duration::from_secs(60);
 
-/// The schema, step by step. Steps are only ever added.
+/// The schema, step by step. Steps are only ever added, and what they do only adds: the release before runs on the
+/// newer schema, so that an upgrade can be taken back.
 const MIGRATIONS: [(i64, &str, &str); 1] =
     [(1, "begin", include_str!("../migrations/postgres/0001_begin.sql"))];
 
@@ -64,6 +64,7 @@ pub(crate) async fn open(url: &str) -> Result<Sql, StoreError> {
         write: pool.clone(),
         read: pool,
         changes,
+        known: MIGRATIONS.map(|(version, ..)| version).into_iter().max().unwrap_or(0),
         limit: LIMIT,
         _listener: Some(listener),
     })
@@ -79,7 +80,8 @@ async fn migrate(options: &PgConnectOptions) -> Result<(), Box<dyn Error + Send 
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     });
     // Gateways that start at once take turns by a lock of the migrator.
-    let migrator = Migrator::with_migrations(steps.into());
+    let mut migrator = Migrator::with_migrations(steps.into());
+    migrator.set_ignore_missing(true);
     // Not `run`: its future cannot be sent to another thread (rust-lang/rust#100013).
     let run = migrator.run_direct(None, &mut connection, false);
     timeout(MIGRATE, run).await.map_err(|_| late("the schema is not up to date yet"))??;

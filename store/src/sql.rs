@@ -32,6 +32,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// How long a connection that comes back may take to prove that it is fit for the next one.
 const FIT: Duration = Duration::from_secs(1);
+/// How long preparing or activating a deployment may take: a few rows for each of its functions, at a server that
+/// may be milliseconds away. Only the deployment waits for it.
+const DEPLOYMENT: Duration = Duration::from_secs(30);
 /// The channel of PostgreSQL that changes are told on.
 pub(crate) const CHANNEL: &str = "epsilon";
 /// PostgreSQL's advisory lock that gives writers their turn: "epsilon" in ASCII.
@@ -53,7 +56,9 @@ pub(crate) struct Sql {
     pub(crate) write: AnyPool,
     pub(crate) read: AnyPool,
     pub(crate) changes: Changes,
-    /// How long an operation may take in all; then it ends as if the data base were away.
+    /// The newest step of the schema that this release knows.
+    pub(crate) known: i64,
+    /// How long any other operation may take in all; then it ends as if the data base were away.
     pub(crate) limit: Duration,
     /// Hears what other gateways change; ends with the store.
     pub(crate) _listener: Option<AbortOnDropHandle<()>>,
@@ -126,11 +131,18 @@ impl Sql {
         &self,
         work: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
-        tokio::time::timeout(self.limit, work).await.unwrap_or_else(|_| {
-            let told = format!("no answer within {:?}", self.limit);
-            Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, told)).into())
-        })
+        ends_within(self.limit, work).await
     }
+}
+
+async fn ends_within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, StoreError>> + Send,
+) -> Result<T, StoreError> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        let told = format!("no answer within {limit:?}");
+        Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, told)).into())
+    })
 }
 
 #[async_trait]
@@ -150,7 +162,7 @@ impl Store for Sql {
         built: &Built,
         now: Timestamp,
     ) -> Result<Vec<Prepared>, StoreError> {
-        self.within(async {
+        ends_within(DEPLOYMENT, async {
             let mut tx = self.begin().await?;
             let prepared = deployments::prepare(&mut tx, id, built, now).await?;
             tx.commit().await?;
@@ -160,7 +172,7 @@ impl Store for Sql {
     }
 
     async fn activate(&self, id: &DeploymentId, now: Timestamp) -> Result<Deployment, StoreError> {
-        self.within(async {
+        ends_within(DEPLOYMENT, async {
             let mut tx = self.begin().await?;
             deployments::activate(&mut tx, id, now).await?;
             let deployment = deployments::get(&mut *tx, id).await?;

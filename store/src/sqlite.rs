@@ -26,7 +26,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Connections that read. The control API is the only reader; a handful of people look at once.
 const READERS: u32 = 4;
 
-/// The schema, step by step. Steps are only ever added.
+/// The schema, step by step. Steps are only ever added, and what they do only adds: the release before runs on the
+/// newer schema, so that an upgrade can be taken back.
 const MIGRATIONS: [(i64, &str, &str); 2] = [
     (1, "begin", include_str!("../migrations/sqlite/0001_begin.sql")),
     (2, "fleet", include_str!("../migrations/sqlite/0002_fleet.sql")),
@@ -49,6 +50,7 @@ pub(crate) async fn open(path: &Path) -> Result<Sql, StoreError> {
         write: pool(sql::pool(SESSION).max_connections(1), "rw")?,
         read: pool(sql::pool(SESSION).max_connections(READERS), "ro")?,
         changes: Changes::new(),
+        known: MIGRATIONS.map(|(version, ..)| version).into_iter().max().unwrap_or(0),
         limit: LIMIT,
         _listener: None,
     })
@@ -60,7 +62,8 @@ async fn migrate(path: &Path) -> Result<(), Box<dyn Error + Send + Sync>> {
     let steps = MIGRATIONS.map(|(version, name, sql)| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     });
-    let migrator = Migrator::with_migrations(steps.into());
+    let mut migrator = Migrator::with_migrations(steps.into());
+    migrator.set_ignore_missing(true);
     // Not `run`: its future cannot be sent to another thread (rust-lang/rust#100013).
     let run = migrator.run_direct(None, &mut connection, false);
     run.await?;

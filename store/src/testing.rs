@@ -308,3 +308,18 @@ fn free_port() -> u16 {
 fn text(path: &Path) -> String {
     path.display().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_left_of_a_server_that_was_cut() {
+        let server = Postgres::start();
+        let (folder, process) = (server.folder.clone(), Path::new("/proc").join(server.pid()));
+        assert!(folder.exists() && process.exists());
+        server.cut();
+        drop(server);
+        assert!(!folder.exists() && !process.exists());
+    }
+}

@@ -71,6 +71,7 @@ fn failure(err: &CopyError) -> Failure {
         CopyError::NoSource(_) => {
             told.hint("a gateway keeps its file at `epsilon.db` in its data folder")
         }
+        CopyError::Newer => told.hint("copy it with the `epsilon` of the gateways that use it"),
         CopyError::InUse(_) => {
             told.hint("stop all gateways first: what they write after the copy would be lost")
         }

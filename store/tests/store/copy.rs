@@ -7,6 +7,7 @@ use epsilon_store::{
     StoredVersion, testing::Postgres,
 };
 use jiff::Timestamp;
+use sqlx::Connection;
 use std::{sync::Mutex, time::Duration};
 
 /// More functions than are copied at once.
@@ -204,6 +205,23 @@ async fn a_source_that_a_gateway_uses_is_refused() {
     assert!(gateway == gone.id && up_to < Duration::from_secs(3), "{up_to:?}");
 }
 
+/// An upgrade that was taken back: the release before works on, and copies nothing that it only half knows.
+#[tokio::test]
+async fn a_newer_schema_is_used_but_not_copied() {
+    let url = Postgres::shared().database().await;
+    drop(epsilon_store::open(&url).await.unwrap());
+    let mut admin = sqlx::PgConnection::connect(&url).await.unwrap();
+    let later = "INSERT INTO _sqlx_migrations (version, description, success, checksum, \
+                 execution_time) VALUES (9999, 'later', true, '', 0)";
+    sqlx::raw_sql(later).execute(&mut admin).await.unwrap();
+    let store = epsilon_store::open(&url).await.unwrap();
+    deploy(&*store, "shop", &[("pay", "a")]).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let to = dir.path().join("new.db");
+    let err = epsilon_store::copy(&url, to.to_str().unwrap(), &|_| {}).await.unwrap_err();
+    assert!(matches!(err, CopyError::Newer) && !to.exists(), "{err}");
+}
+
 #[tokio::test]
 async fn what_cannot_be_copied_leaves_no_trace() {
     let dir = tempfile::tempdir().unwrap();
@@ -221,12 +239,9 @@ async fn what_cannot_be_copied_leaves_no_trace() {
     // Fails in the middle: a row that the target refuses, after others that it took.
     let to = Postgres::shared().database().await;
     let target = epsilon_store::open(&to).await.unwrap();
-    {
-        use sqlx::Connection;
-        let mut admin = sqlx::PgConnection::connect(&to).await.unwrap();
-        let refuse = "ALTER TABLE leaders ADD CONSTRAINT none CHECK (role = 'nobody')";
-        sqlx::raw_sql(refuse).execute(&mut admin).await.unwrap();
-    }
+    let mut admin = sqlx::PgConnection::connect(&to).await.unwrap();
+    let refuse = "ALTER TABLE leaders ADD CONSTRAINT none CHECK (role = 'nobody')";
+    sqlx::raw_sql(refuse).execute(&mut admin).await.unwrap();
     let err = epsilon_store::copy(file, &to, &|_| {}).await.unwrap_err();
     assert!(matches!(err, CopyError::Target(StoreError::Database(_))), "{err}");
     let left = read(&*target, &known).await;

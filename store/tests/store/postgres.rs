@@ -5,7 +5,10 @@ use epsilon_api::ids::GatewayId;
 use epsilon_store::{Change, KeyRole, Store, StoreError, testing::Postgres};
 use futures_util::{StreamExt, future::join_all, stream::BoxStream};
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -128,9 +131,12 @@ async fn connections_that_hang_are_given_up_for_new_ones() {
     let store = open(&server.database().await).await;
     let mut told = store.changes();
     // All connections are in the middle of something.
+    let enough = Arc::new(AtomicBool::new(false));
     let busy = (0..12).map(|_| {
-        let store = Arc::clone(&store);
-        tokio::spawn(async move { while store.snapshot().await.is_ok() {} })
+        let (store, enough) = (Arc::clone(&store), Arc::clone(&enough));
+        tokio::spawn(async move {
+            while !enough.load(Ordering::Relaxed) && store.snapshot().await.is_ok() {}
+        })
     });
     let busy: Vec<_> = busy.collect();
     for _ in 0..50 {
@@ -138,12 +144,13 @@ async fn connections_that_hang_are_given_up_for_new_ones() {
     }
     server.hang();
     works_again(&*store).await;
+    enough.store(true, Ordering::Relaxed);
+    for one in busy {
+        tokio::time::timeout(SOON, one).await.expect("an operation hangs").unwrap();
+    }
     assert_eq!(hear(&mut told, Change::Resync).await, Change::Resync);
     deploy(&*store, "shop", &[("pay", "a")]).await.unwrap();
     hear(&mut told, Change::Routes).await;
-    for one in busy {
-        one.abort();
-    }
 }
 
 #[tokio::test]
