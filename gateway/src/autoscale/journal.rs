@@ -31,6 +31,9 @@ struct Shown {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Acted {
     pub(crate) state: AutoscalerState,
+    /// VMs wanted when it began, and why.
+    pub(crate) wanted: u32,
+    pub(crate) reason: String,
     /// In words.
     pub(crate) steps: Vec<String>,
     /// What went wrong, with what to do, and its kind in one word.
@@ -123,7 +126,8 @@ impl Journal {
         for step in &acted.steps {
             tracing::info!(step, dry_run, "The autoscaler acts.");
         }
-        let made = AutoscalerDecision { steps: acted.steps, problem, ..shown.decision(now) };
+        let Acted { wanted, reason, steps, .. } = acted;
+        let made = AutoscalerDecision { wanted, reason, steps, problem, ..shown.decision(now) };
         self.keep(&mut shown, made);
     }
 

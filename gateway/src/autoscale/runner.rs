@@ -14,7 +14,7 @@ use super::{
     history::Moment,
     journal::{Acted, Journal},
     plan::{Picture, Step},
-    policy::Policy,
+    policy::{Decision, Policy},
     sample::Sample,
     vms::Vms,
 };
@@ -98,7 +98,7 @@ impl Runner {
                         && let Some(memory) = memory.take()
                     {
                         told = decision.wanted;
-                        rounds.push(self.round(&**driver, decision.wanted, at, memory));
+                        rounds.push(self.round(&**driver, decision, at, memory));
                     }
                 }
             }
@@ -120,11 +120,17 @@ impl Runner {
     async fn round(
         &self,
         group: &dyn ScaleGroup,
-        wanted: u32,
+        decision: Decision,
         at: Moment,
         mut memory: Memory,
     ) -> (Memory, Acted) {
-        let mut acted = Acted { state: AutoscalerState::Leading, ..Acted::default() };
+        let Decision { wanted, reason, .. } = decision;
+        let mut acted = Acted {
+            state: AutoscalerState::Leading,
+            wanted,
+            reason: reason.to_string(),
+            ..Acted::default()
+        };
         if let Err(trouble) = self.act(group, wanted, at, &mut memory, &mut acted).await {
             let (state, problem) = match trouble {
                 Trouble::NotLeader => (AutoscalerState::Following, None),

@@ -48,9 +48,11 @@ async fn a_command_is_told_how_many() {
     let settings: Settings = serde_json::from_value(settings).unwrap();
     let world = World::start(&["hello"], settings).await;
     let shown = until(&world, |info| info["current"] == 3).await;
-    assert_eq!((&shown["state"], &shown["reason"]), (&"leading".into(), &"the minimum".into()));
-    let steps = shown["decisions"][0]["steps"].to_string();
-    assert!(steps.contains("order VMs up to 3"), "{shown:#}");
+    assert_eq!(shown["state"], "leading");
+    let ordered = shown["decisions"].as_array().unwrap().iter().find(|made| {
+        made["steps"].to_string().contains("order VMs up to 3") && made["reason"] == "the minimum"
+    });
+    assert!(ordered.is_some(), "{shown:#}");
     assert_eq!(std::fs::read_to_string(told).unwrap(), "3 3\n");
     let metrics = world.ask(Method::GET, "/metrics", "").await.body;
     assert!(metrics.contains("epsilon_autoscaler_leading 1"), "{metrics}");
