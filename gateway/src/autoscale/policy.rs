@@ -215,7 +215,7 @@ impl Policy {
         };
         self.last = Some(wanted);
         let floor = schedule::at_least(&self.config.schedule, now, self.config.boot_time);
-        let (wanted, reason) = self.within_limits(wanted, reason, floor);
+        let (wanted, reason) = self.within_limits((wanted, reason), needed, floor);
         let panicking = self.panic_until.is_some_and(|until| at < until);
         Decision { wanted, reason, demand: stable, panicking }
     }
@@ -271,13 +271,20 @@ impl Policy {
         if needed > most { (most, Reason::Starting { needed, at_once }) } else { (needed, reason) }
     }
 
-    fn within_limits(&self, wanted: u32, reason: Reason, floor: Option<AtLeast>) -> (u32, Reason) {
+    /// A floor is the reason also where what is held would be as many: it holds for longer.
+    fn within_limits(
+        &self,
+        (wanted, reason): (u32, Reason),
+        needed: u32,
+        scheduled: Option<AtLeast>,
+    ) -> (u32, Reason) {
         let PolicyConfig { min, max, .. } = self.config;
-        let (wanted, reason) = match floor {
-            Some(AtLeast { vms, window }) if vms > wanted.max(min) => {
+        let decides = |floor: u32| floor >= wanted && floor > needed;
+        let (wanted, reason) = match scheduled {
+            Some(AtLeast { vms, window }) if vms > min && decides(vms) => {
                 (vms, Reason::Schedule { window })
             }
-            _ if wanted < min => (min, Reason::Minimum),
+            _ if decides(min) => (min, Reason::Minimum),
             _ => (wanted, reason),
         };
         if wanted > max { (max, Reason::Maximum { needed: wanted }) } else { (wanted, reason) }

@@ -168,6 +168,9 @@ fn limits_are_told() {
     let mut large = policy(Settings { min: 4, ..settings() });
     let decision = after(&mut large, 0, steady(10, 1.0), 1);
     assert_eq!((decision.wanted, decision.reason.to_string()), (4, "the minimum".into()));
+    // What is held would be as many; the minimum is what stays.
+    let decision = after(&mut large, 10, steady(10, 1.0), 4);
+    assert_eq!((decision.wanted, decision.reason.to_string()), (4, "the minimum".into()));
 }
 
 #[test]
