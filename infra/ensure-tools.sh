@@ -22,7 +22,7 @@ die() {
 build_tools=(cc:gcc ld:binutils git:git) # SQLite and mimalloc are C
 run_tools=(curl:curl tar:tar unshare:util-linux debootstrap:debootstrap iptables:iptables)
 test_tools=(docker:docker-cli docker-registry:docker-registry haproxy:haproxy python3:python3
-    busybox:busybox-static shellcheck:shellcheck jq:jq mkfifo:coreutils xargs:findutils ps:procps
+    busybox:busybox-static ip:iproute2 faketime:faketime shellcheck:shellcheck jq:jq mkfifo:coreutils xargs:findutils ps:procps
     promtool:prometheus systemd-analyze:systemd systemd-sysusers:systemd)
 # folder:command:requirement, for python tools.
 test_python=('moto:moto_server:moto[server]==5.2.5' 'cfn-lint:cfn-lint:cfn-lint==1.58.0')

@@ -19,11 +19,12 @@ use crate::{
     keys::{self, Doors, KeyError},
     observe::{fleet::FleetMetrics, metrics::Metrics},
     routes::Routes,
+    sweep,
     sync::{self, Others, Sync, away::StoreWatch},
     urls::Urls,
     warm,
 };
-use epsilon_api::{build::Builder, vm::Vm};
+use epsilon_api::{build::Builder, fleet::MemberKind, vm::Vm};
 use epsilon_store::{Gateway, KeyRole, Store, StoreError};
 use epsilon_wire::{
     pass::{self, Signer},
@@ -80,6 +81,8 @@ pub struct App {
     sync: Sync,
     autoscaler: Autoscaler,
     members: Background,
+    /// VMs that had joined before we started.
+    known: usize,
 }
 
 /// A gateway that serves.
@@ -192,6 +195,8 @@ impl App {
             others: Others::default(),
         };
         store.gateway_beat(&sync.me).await?;
+        let known = store.members().await?;
+        let known = known.iter().filter(|member| member.join.kind == MemberKind::Vm).count();
         registry.register(Box::new(FleetMetrics::new(Arc::clone(&fleet))?))?;
         let calls =
             Calls::new(&config, Arc::clone(&routes), Arc::clone(&fleet), Arc::clone(&metrics));
@@ -237,6 +242,7 @@ impl App {
             sync,
             autoscaler,
             members,
+            known,
         })
     }
 
@@ -252,8 +258,10 @@ impl App {
 
     /// Begins to serve. Needs a tokio runtime.
     pub fn spawn(self) -> Running {
-        let Self { public, control, calls, api, background, sync, autoscaler, members } = self;
+        let Self { public, control, calls, api, background, sync, autoscaler, members, known } =
+            self;
         let ending = public.ending.clone();
+        let (fleet, close) = (Arc::clone(&api.fleet), ending.close.clone());
         for member in api.fleet.members() {
             members.spawn(watch::follow_at_home(member));
         }
@@ -262,8 +270,15 @@ impl App {
         members.spawn(autoscaler.run(members.close.clone()));
         let warm = warm::keep(Arc::clone(&api.routes), Arc::clone(&api.fleet));
         background.spawn(ending.close.clone().run_until_cancelled_owned(warm));
+        let (routes, vms) = (Arc::clone(&api.routes), Arc::clone(&api.fleet));
+        members.spawn(sweep::sweep(routes, vms, api.deploys.limit));
         ending.tasks.spawn(control.serve(ControlHandler::new(api)));
-        ending.tasks.spawn(public.serve(Arc::clone(&calls)));
+        let answering = Arc::clone(&calls);
+        // The first callers of a gateway that comes back wait in the kernel's queue: it has VMs when it takes them.
+        ending.tasks.spawn(async move {
+            close.run_until_cancelled(watch::all_heard(&fleet, known)).await;
+            public.serve(answering).await;
+        });
         Running { ending, calls, background, members }
     }
 }

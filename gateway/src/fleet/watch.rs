@@ -17,7 +17,7 @@ use super::{
 };
 use epsilon_api::{
     chain::Chain,
-    fleet::REPORT,
+    fleet::{BEAT, REPORT},
     vm::{VmState, VmStatus},
 };
 use futures_util::StreamExt;
@@ -30,11 +30,28 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 pub(crate) const SILENCE: Duration = Duration::from_secs(3);
 /// How late silence may be noticed.
 const TICK: Duration = Duration::from_millis(100);
+/// How often the first words of VMs are looked for.
+const LOOK: Duration = Duration::from_millis(10);
 /// A VM that holds thousands of images and hundreds of instances says so in some hundred KiB.
 const LONGEST_REPORT: usize = 8 << 20;
 /// Pauses before a stream is opened again. The longest is short: a VM that is back is wanted.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Waits until all VMs, of which there are so many at least, have reported or do not answer. Not longer than it takes
+/// members to hear of a gateway that is new to them.
+pub(crate) async fn all_heard(fleet: &Fleet, known: usize) {
+    let decided = || {
+        let members = fleet.members();
+        members.len() >= known && members.iter().all(|member| member.is_decided())
+    };
+    let all = async {
+        while !decided() {
+            sleep(LOOK).await;
+        }
+    };
+    let _ = timeout(BEAT + SILENCE, all).await;
+}
 
 /// Follows the reports of a VM on another machine. Ends only by being dropped.
 pub(crate) async fn follow(

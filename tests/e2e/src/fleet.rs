@@ -10,7 +10,7 @@ use crate::{
 };
 use serde_json::Value;
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 use tempfile::TempDir;
@@ -26,11 +26,22 @@ pub struct Plan {
     pub store: Option<String>,
     /// Settings of all programs (YAML).
     pub config: Option<String>,
+    /// Where gateways listen.
+    pub host: IpAddr,
+    /// More environment of gateways.
+    pub gateway_env: Vec<(String, String)>,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { gateways: 1, agents: 3, store: None, config: None }
+        Self {
+            gateways: 1,
+            agents: 3,
+            store: None,
+            config: None,
+            host: Ipv4Addr::LOCALHOST.into(),
+            gateway_env: Vec::new(),
+        }
     }
 }
 
@@ -159,7 +170,8 @@ fn joining(gateways: &[Gateway], token: &Path) -> Vec<String> {
 
 impl Gateway {
     async fn start(plan: &Plan) -> Self {
-        let mut arguments = arguments(([127, 0, 0, 1], 0).into(), ([127, 0, 0, 1], 0).into());
+        let any = SocketAddr::new(plan.host, 0);
+        let mut arguments = arguments(any, any);
         if let Some(store) = &plan.store {
             arguments.extend(["--store".to_owned(), store.clone()]);
         }
@@ -167,6 +179,7 @@ impl Gateway {
             binary: "epsilon-gateway",
             arguments,
             config: plan.config.clone(),
+            env: plan.gateway_env.clone(),
             ..Launch::default()
         })
         .await;

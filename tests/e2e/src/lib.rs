@@ -16,6 +16,7 @@
 //! | [`wire`] | bytes on a socket, for what no HTTP client would send |
 //! | [`websocket`] | as much of RFC 6455 as an echo needs |
 //! | [`load`] | callers that call without a pause and count what they get |
+//! | [`network`] | namespaces with links that can be cut, slowed and healed |
 //! | [`cli`] | the command line, with its exit code |
 //! | [`engine`] | what Docker says is there |
 //! | [`wait`] | the only way to wait: for a condition, with a limit |
@@ -28,6 +29,7 @@ pub mod engine;
 pub mod fleet;
 pub mod http;
 pub mod load;
+pub mod network;
 pub mod program;
 pub mod project;
 pub mod up;

@@ -36,6 +36,16 @@ impl Tally {
         self.statuses.values().sum()
     }
 
+    /// Adds what others got.
+    pub fn merge(&mut self, other: Self) {
+        for (status, count) in other.statuses {
+            *self.statuses.entry(status).or_default() += count;
+        }
+        self.refused += other.refused;
+        self.broken.extend(other.broken);
+        self.slowest = self.slowest.max(other.slowest);
+    }
+
     fn add(&mut self, result: Result<u16, CallBroken>, took: Duration) {
         self.slowest = self.slowest.max(took);
         match result {

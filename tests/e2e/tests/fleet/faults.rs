@@ -1,82 +1,33 @@
 //! Faults under constant load: only calls that were running on what died may fail, and those with a clear 502.
 
-use super::{functions, turn};
+use super::{
+    calls::{Calls, home, only_lost},
+    functions, turn,
+};
 use epsilon_e2e::{
     fleet::{Fleet, Plan},
     http::Call,
-    load::{Load, Tally},
     wait::{SOON, until},
 };
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
-
-const CALLERS: usize = 4;
-
-/// Callers of each function, one load each.
-fn load(fleet: &Fleet, functions: usize) -> Vec<Load> {
-    let public = fleet.gateways[0].public();
-    (0..functions).map(|index| Load::start(public, &format!("/f{index}"), CALLERS)).collect()
-}
-
-async fn stop(loads: Vec<Load>) -> Tally {
-    let mut all = Tally::default();
-    for load in loads {
-        let tally = load.stop().await;
-        for (status, count) in tally.statuses {
-            *all.statuses.entry(status).or_default() += count;
-        }
-        all.refused += tally.refused;
-        all.broken.extend(tally.broken);
-        all.slowest = all.slowest.max(tally.slowest);
-    }
-    all
-}
-
-/// Waits until so many more answers have come.
-async fn more_answers(loads: &[Load], count: u64) {
-    let answers = || loads.iter().map(|load| load.tally().answers()).sum::<u64>();
-    let start = answers();
-    until("calls go on", SOON, async || {
-        let now = answers() - start;
-        if now >= count { Ok(()) } else { Err(now) }
-    })
-    .await;
-}
-
-/// All calls were answered: with 200, but for at most `lost` clear 502s.
-fn only_lost(tally: &Tally, lost: u64) {
-    let other: u64 = tally.answers() - tally.of(200) - tally.of(502);
-    assert!(tally.of(502) <= lost && other == 0, "at most {lost} may be lost: {tally:?}");
-    assert!(tally.broken.is_empty() && tally.refused == 0, "{tally:?}");
-    eprintln!("{tally:?}");
-}
-
-/// The VM that holds a function's instances.
-async fn home(fleet: &Fleet, function: &str) -> String {
-    let vms = fleet.gateways[0].admin("/v1/vms").await;
-    let holds = |vm: &&serde_json::Value| {
-        vm["instances"].as_array().unwrap().iter().any(|instance| instance["function"] == function)
-    };
-    let home = vms.as_array().unwrap().iter().find(holds);
-    home.expect("some VM holds it")["id"].as_str().unwrap().to_owned()
-}
 
 #[tokio::test]
 async fn kill_9_of_an_agent_costs_only_the_calls_that_it_was_running() {
     let _turn = turn().await;
     let mut fleet = Fleet::start(Plan::default()).await;
     fleet.deploy(&functions(6)).await;
-    let loads = load(&fleet, 6);
-    more_answers(&loads, 300).await;
-    let victim = home(&fleet, "f0").await;
+    let calls = Calls::start(&fleet.gateways[0], 6);
+    calls.more(300).await;
+    let victim = home(&fleet.gateways[0], "f0").await;
     fleet.agent(&victim).program.kill().await;
     let killed = Instant::now();
     fleet.gateways[0].sees(&victim, "out").await;
     let seen = killed.elapsed();
     assert!(seen <= Duration::from_secs(3), "the ring is right after {seen:?}");
-    more_answers(&loads, 600).await;
+    calls.more(600).await;
     // GETs are idempotent: even those that ran on it are done again elsewhere.
-    only_lost(&stop(loads).await, 0);
+    only_lost(&calls.stop().await, 0);
     eprintln!("out after {seen:?}");
 }
 
@@ -86,7 +37,7 @@ async fn kill_9_of_an_agent_answers_a_running_post_with_a_clear_502() {
     let mut fleet = Fleet::start(Plan { agents: 2, ..Plan::default() }).await;
     fleet.deploy(&functions(1)).await;
     fleet.gateways[0].get("/f0").await.expect(200);
-    let victim = home(&fleet, "f0").await;
+    let victim = home(&fleet.gateways[0], "f0").await;
     let public = fleet.gateways[0].public();
     let slow =
         tokio::spawn(
@@ -107,27 +58,23 @@ async fn an_agent_that_is_stopped_for_ten_seconds_is_out_and_comes_back() {
     let _turn = turn().await;
     let mut fleet = Fleet::start(Plan::default()).await;
     fleet.deploy(&functions(6)).await;
-    let loads = load(&fleet, 6);
-    more_answers(&loads, 300).await;
-    let victim = home(&fleet, "f0").await;
+    let calls = Calls::start(&fleet.gateways[0], 6);
+    calls.more(300).await;
+    let victim = home(&fleet.gateways[0], "f0").await;
     fleet.agent(&victim).program.signal(Signal::STOP);
     let stopped = Instant::now();
     fleet.gateways[0].sees(&victim, "out").await;
     let seen = stopped.elapsed();
     assert!(seen <= Duration::from_secs(5), "out after {seen:?}");
-    more_answers(&loads, 300).await;
-    until("ten seconds are over", SOON, async || {
-        if stopped.elapsed() > Duration::from_secs(10) { Ok(()) } else { Err("waiting") }
-    })
-    .await;
+    calls.go_on_until(stopped + Duration::from_secs(10)).await;
     fleet.agent(&victim).program.signal(Signal::CONT);
     until("it is back", SOON, async || match fleet.gateways[0].vm(&victim).await {
         Some(vm) if vm["standing"] == "ready" => Ok(()),
         other => Err(other.map(|vm| vm["standing"].clone())),
     })
     .await;
-    more_answers(&loads, 300).await;
-    only_lost(&stop(loads).await, 0);
+    calls.more(300).await;
+    only_lost(&calls.stop().await, 0);
 }
 
 #[tokio::test]
@@ -135,8 +82,8 @@ async fn three_of_five_agents_die_at_once() {
     let _turn = turn().await;
     let mut fleet = Fleet::start(Plan { agents: 5, ..Plan::default() }).await;
     fleet.deploy(&functions(6)).await;
-    let loads = load(&fleet, 6);
-    more_answers(&loads, 300).await;
+    let calls = Calls::start(&fleet.gateways[0], 6);
+    calls.more(300).await;
     for agent in &mut fleet.agents[..3] {
         agent.program.signal(Signal::KILL);
     }
@@ -148,8 +95,8 @@ async fn three_of_five_agents_die_at_once() {
     }
     let seen = killed.elapsed();
     assert!(seen <= Duration::from_secs(3), "the ring is right after {seen:?}");
-    more_answers(&loads, 600).await;
-    only_lost(&stop(loads).await, 0);
+    calls.more(600).await;
+    only_lost(&calls.stop().await, 0);
 }
 
 #[tokio::test]
@@ -157,17 +104,17 @@ async fn every_process_is_restarted_in_turn() {
     let _turn = turn().await;
     let mut fleet = Fleet::start(Plan::default()).await;
     fleet.deploy(&functions(3)).await;
-    let loads = load(&fleet, 3);
-    more_answers(&loads, 100).await;
+    let calls = Calls::start(&fleet.gateways[0], 3);
+    calls.more(100).await;
     for index in 0..fleet.agents.len() {
         let status = fleet.agents[index].program.terminate().await;
         assert!(status.success(), "{status}");
         fleet.agents[index].program.start_again().await;
         fleet.all_ready().await;
-        more_answers(&loads, 100).await;
+        calls.more(100).await;
     }
     fleet.builder.terminate().await;
     fleet.builder.start_again().await;
-    only_lost(&stop(loads).await, 0);
+    only_lost(&calls.stop().await, 0);
     fleet.deploy(&functions(3)).await;
 }

@@ -4,8 +4,12 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+mod autoscale;
+mod calls;
 mod faults;
+mod gateways;
 mod joining;
+mod links;
 mod routing;
 
 use epsilon_e2e::{project, project::Project};

@@ -1,0 +1,124 @@
+//! A network of virtual machines on this one: namespaces, each with one link to a bridge that this process
+//! reaches, so that a test can cut, slow and heal them. Gone with the value, and also when the test's process
+//! ends in any other way. Needs root.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    os::unix::process::CommandExt,
+    process::{Child, Command, Stdio},
+};
+
+/// `$1`: what all names begin with; `$2`: how many namespaces.
+const GUARD: &str = r#"
+cat >/dev/null
+for number in $(seq 0 $(($2 - 1))); do
+  ip link del "$1v$number"
+  ip netns del "$1n$number"
+done
+ip link del "$1"
+"#;
+
+/// A bridge and its namespaces.
+#[derive(Debug)]
+pub struct Network {
+    name: String,
+    subnet: [u8; 3],
+    guard: Child,
+}
+
+impl Network {
+    /// Makes so many namespaces, each linked to the bridge.
+    ///
+    /// # Panics
+    /// When the machine does not let us.
+    pub fn start(namespaces: u8) -> Self {
+        let pid = std::process::id();
+        // Unique for each process; one network at a time in each.
+        let name = format!("e2e{pid}");
+        let [low, middle, ..] = pid.to_le_bytes();
+        let subnet = [10, 128 | middle, low];
+        let mut guard = Command::new("sh");
+        guard.args(["-c", GUARD, "guard", &name, &namespaces.to_string()]);
+        guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Not in our process group: Ctrl-C in a terminal ends the test, not its guard.
+        let guard = guard.process_group(0).spawn().expect("a shell");
+        let network = Self { name, subnet, guard };
+        let bridge = &network.name;
+        run(&format!("ip link add {bridge} type bridge"));
+        run(&format!("ip addr add {}/24 dev {bridge}", network.host()));
+        run(&format!("ip link set {bridge} up"));
+        for number in 0..namespaces {
+            let (netns, link) = (network.netns(number), network.link(number));
+            run(&format!("ip netns add {netns}"));
+            run(&format!("ip link add {link} type veth peer name eth0 netns {netns}"));
+            run(&format!("ip link set {link} master {bridge} up"));
+            run(&format!("ip -n {netns} addr add {}/24 dev eth0", network.address(number)));
+            run(&format!("ip -n {netns} link set eth0 up"));
+            run(&format!("ip -n {netns} link set lo up"));
+        }
+        network
+    }
+
+    /// This process's address in the network.
+    pub fn host(&self) -> IpAddr {
+        self.at(1)
+    }
+
+    /// The address of a namespace.
+    pub fn address(&self, number: u8) -> IpAddr {
+        self.at(10 + number)
+    }
+
+    /// The name of a namespace, for [`crate::program::Launch::netns`].
+    pub fn netns(&self, number: u8) -> String {
+        format!("{}n{number}", self.name)
+    }
+
+    /// Nothing gets through to this namespace, nor out of it.
+    pub fn cut(&self, number: u8) {
+        run(&format!("ip link set {} down", self.link(number)));
+    }
+
+    /// What goes to this namespace waits for its turn on a line of so many kbit/s. (A plain delay would want `netem`,
+    /// which many kernels lack.)
+    pub fn slow(&self, number: u8, kbit: u32) {
+        let link = self.link(number);
+        run(&format!("tc qdisc add dev {link} root tbf rate {kbit}kbit burst 2kb latency 400ms"));
+    }
+
+    /// Ends [`Self::cut`].
+    pub fn join(&self, number: u8) {
+        run(&format!("ip link set {} up", self.link(number)));
+    }
+
+    /// Ends [`Self::slow`].
+    pub fn hasten(&self, number: u8) {
+        run(&format!("tc qdisc del dev {} root", self.link(number)));
+    }
+
+    fn link(&self, number: u8) -> String {
+        format!("{}v{number}", self.name)
+    }
+
+    fn at(&self, last: u8) -> IpAddr {
+        let [a, b, c] = self.subnet;
+        Ipv4Addr::new(a, b, c, last).into()
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        drop(self.guard.stdin.take());
+        let _ = self.guard.wait();
+    }
+}
+
+/// Runs a command of words without spaces.
+fn run(line: &str) {
+    let mut words = line.split(' ');
+    let mut command = Command::new(words.next().expect("split gives one"));
+    let done = command.args(words).stdin(Stdio::null()).output();
+    let done = done.unwrap_or_else(|err| panic!("`{line}`: {err}"));
+    let told = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "`{line}`: {}: {told} (run this as root)", done.status);
+}

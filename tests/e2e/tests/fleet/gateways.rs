@@ -1,0 +1,196 @@
+//! Two gateways on one PostgreSQL: what one of them is told both know, and neither needs the other, nor the
+//! data base, to bring calls to functions that are known.
+
+use super::{
+    calls::{CALLERS, Calls, only_lost},
+    functions, turn,
+};
+use epsilon_e2e::{
+    fleet::{Fleet, Gateway, Plan},
+    http::{Answer, Call},
+    project,
+    wait::{SOON, until, within},
+};
+use epsilon_store::testing::Postgres;
+use http::Method;
+use serde_json::json;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// How soon a gateway knows what another was told.
+const KNOWN: Duration = Duration::from_secs(1);
+/// How soon a control verb that needs the data base says that it is away.
+const QUICK: Duration = Duration::from_secs(2);
+
+async fn two_gateways(agents: usize, postgres: &Postgres) -> Fleet {
+    let store = Some(postgres.database().await);
+    Fleet::start(Plan { gateways: 2, agents, store, ..Plan::default() }).await
+}
+
+/// Waits until the function answers so through this gateway.
+async fn answers(gateway: &Gateway, function: &str, status: u16, text: &str) {
+    until(&format!("/{function} answers {status} `{text}`"), KNOWN, async || {
+        let answer = gateway.get(&format!("/{function}")).await;
+        match answer.status == status && answer.text().starts_with(text) {
+            true => Ok(()),
+            false => Err(answer.to_string()),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_one_gateway_is_told_the_other_knows_within_a_second() {
+    let _turn = turn().await;
+    let postgres = Postgres::start();
+    let fleet = two_gateways(1, &postgres).await;
+    let [first, second] = &fleet.gateways[..] else { panic!("two") };
+    let hello =
+        project!("hello", { "index.js" => "exports.hello = (req, res) => res.send('one')" });
+    fleet.deploy(&hello).await;
+    answers(second, "hello", 200, "one").await;
+    hello.write("index.js", "exports.hello = (req, res) => res.send('two')");
+    fleet.try_deploy(1, &hello).await.done();
+    answers(first, "hello", 200, "two").await;
+
+    // Each gateway has an admin key of its own, and both open both.
+    assert_ne!(first.key(), second.key());
+    let foreign = |call: Call| call.header("authorization", &format!("Bearer {}", first.key()));
+    let rollback = Call::post_json("/v1/functions/hello/rollback", &json!({ "version": 1 }));
+    foreign(rollback).send(second.control()).await.expect(200);
+    answers(first, "hello", 200, "one").await;
+    first.send_admin(Call::new(Method::DELETE, "/v1/functions/hello")).await.expect(200);
+    answers(second, "hello", 404, "").await;
+}
+
+#[tokio::test]
+async fn kill_9_of_a_gateway_costs_the_callers_of_the_other_nothing() {
+    let _turn = turn().await;
+    let postgres = Postgres::start();
+    let mut fleet = two_gateways(3, &postgres).await;
+    fleet.deploy(&functions(3)).await;
+    let (living, dying) =
+        (Calls::start(&fleet.gateways[0], 3), Calls::start(&fleet.gateways[1], 3));
+    living.more(150).await;
+    dying.more(150).await;
+    fleet.gateways[1].program.kill().await;
+    living.more(150).await;
+    fleet.gateways[1].start_again().await;
+    dying.more(150).await;
+    only_lost(&living.stop().await, 0);
+    let tally = dying.stop().await;
+    eprintln!("{tally:?}");
+    assert_eq!(tally.answers(), tally.of(200), "no answer but a good one: {tally:?}");
+    // Each caller had one call under way; the next one may meet the listener in the moment when it closes.
+    assert!(tally.broken.len() <= 2 * 3 * CALLERS, "{tally:?}");
+    fleet.all_ready().await;
+}
+
+/// What needs the data base, asked while it is away.
+async fn asked_without_store(gateway: &Gateway) -> Vec<Answer> {
+    let rollback = Call::post_json("/v1/functions/f0/rollback", &json!({ "version": 1 }));
+    let verbs = [
+        Call::get("/v1/functions"),
+        Call::get("/v1/deployments"),
+        rollback,
+        Call::new(Method::DELETE, "/v1/functions/f1"),
+        Call::post("/v1/deployments?folder=many", "application/gzip", functions(2).archive()),
+    ];
+    let mut answers = Vec::new();
+    for verb in verbs {
+        answers.push(within("a control verb", QUICK, gateway.send_admin(verb)).await);
+    }
+    answers
+}
+
+#[tokio::test]
+async fn calls_go_on_without_the_data_base() {
+    let _turn = turn().await;
+    let postgres = Arc::new(Postgres::start());
+    let fleet = two_gateways(2, &postgres).await;
+    fleet.deploy(&functions(2)).await;
+    // Its methods wait with the thread, and the callers are on it, too.
+    let database = async |act: fn(&Postgres)| {
+        let postgres = Arc::clone(&postgres);
+        tokio::task::spawn_blocking(move || act(&postgres)).await.unwrap();
+    };
+    let calls: Vec<Calls> = fleet.gateways.iter().map(|gateway| Calls::start(gateway, 2)).collect();
+    // Once it is stopped and says so, once it says nothing any more.
+    let away: [(fn(&Postgres), fn(&Postgres)); 2] =
+        [(Postgres::stop, Postgres::start_again), (Postgres::cut, Postgres::heal)];
+    for (leave, come_back) in away {
+        database(leave).await;
+        let left = Instant::now();
+        for gateway in &fleet.gateways {
+            until("a gateway knows that the store is away", SOON, async || {
+                match gateway.send_admin(Call::get("/v1/functions")).await.status {
+                    503 => Ok(()),
+                    status => Err(status),
+                }
+            })
+            .await;
+            for answer in asked_without_store(gateway).await {
+                assert_eq!(answer.status, 503, "{answer}");
+                assert_eq!(answer.json()["error"]["code"], "STORE_UNAVAILABLE", "{answer}");
+            }
+        }
+        for calls in &calls {
+            calls.go_on_until(left + Duration::from_secs(10)).await;
+        }
+        database(come_back).await;
+        for gateway in &fleet.gateways {
+            until("a gateway works again", SOON, async || {
+                match gateway.send_admin(Call::get("/v1/functions")).await.status {
+                    200 => Ok(()),
+                    status => Err(status),
+                }
+            })
+            .await;
+        }
+        fleet.all_ready().await;
+        let project = functions(2);
+        fleet.try_deploy(1, &project).await.done();
+    }
+    for calls in calls {
+        only_lost(&calls.stop().await, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_deployment_dies_with_its_gateway_and_changes_nothing() {
+    let _turn = turn().await;
+    let postgres = Postgres::start();
+    let mut fleet = two_gateways(1, &postgres).await;
+    let hello =
+        project!("hello", { "index.js" => "exports.hello = (req, res) => res.send('one')" });
+    fleet.deploy(&hello).await;
+    hello.write("index.js", "exports.hello = (req, res) => res.send('two')");
+    let bearer = format!("Bearer {}", fleet.gateways[1].key());
+    let deploy = Call::post("/v1/deployments?folder=hello", "application/gzip", hello.archive());
+    let deploy = deploy.header("authorization", &bearer);
+    let mut events = deploy.open(fleet.gateways[1].control()).await;
+    let mut story = String::new();
+    while !story.contains("step_started") {
+        story.push_str(&String::from_utf8_lossy(&events.piece().await.unwrap().unwrap()));
+    }
+    fleet.gateways[1].program.kill().await;
+    while let Ok(Some(piece)) = events.piece().await {
+        assert!(!String::from_utf8_lossy(&piece).contains("\"done\""), "it was too late");
+    }
+
+    let last = async |gateway: &Gateway| gateway.admin("/v1/deployments").await[0].clone();
+    assert_eq!(last(&fleet.gateways[0]).await["state"], "running");
+    assert_eq!(fleet.gateways[0].get("/hello").await.expect(200).text(), "one");
+    fleet.gateways[1].start_again().await;
+    let failed = last(&fleet.gateways[0]).await;
+    assert_eq!(failed["state"], "failed", "{failed}");
+    assert_eq!(failed["error"]["code"], "DEPLOYMENT_INTERRUPTED", "{failed}");
+    fleet.all_ready().await;
+    for gateway in &fleet.gateways {
+        assert_eq!(gateway.get("/hello").await.expect(200).text(), "one");
+    }
+    fleet.deploy(&hello).await;
+    answers(&fleet.gateways[1], "hello", 200, "two").await;
+}
