@@ -16,6 +16,7 @@
 //! | `control` | the control API |
 //! | `keys` | the keys of the gateway's own doors |
 //! | `sync` | in step with the store, which other gateways change |
+//! | `sweep` | instances that nobody serves |
 //! | `urls` | addresses that are shown to people |
 //! | `warm` | instances that functions want ready when nobody calls |
 //! | `observe` | events and metrics |
@@ -27,6 +28,7 @@ mod fleet;
 mod keys;
 mod observe;
 mod routes;
+mod sweep;
 mod sync;
 mod urls;
 mod warm;

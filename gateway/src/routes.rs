@@ -192,3 +192,57 @@ impl Change<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        fleet::Care,
+        testing::{self, FakeVm},
+    };
+    use prometheus::Registry;
+    use std::time::{Duration, Instant};
+
+    fn routes(versions: Vec<Version>) -> (Routes, Fleet, Arc<FakeVm>) {
+        let metrics = Metrics::new(&Registry::new()).unwrap();
+        let vm = FakeVm::new("a");
+        let fleet = Fleet::new([Arc::clone(&vm) as _], &Care::default());
+        (Routes::new(versions, metrics), fleet, vm)
+    }
+
+    fn serving(routes: &Routes) -> Vec<String> {
+        let table = routes.table();
+        let mut all: Vec<_> = table.routes().map(|one| one.version.id().to_string()).collect();
+        all.sort();
+        all
+    }
+
+    #[tokio::test]
+    async fn what_another_gateway_changed_is_followed_and_what_it_left_is_not_touched() {
+        let version = testing::version;
+        let (routes, fleet, vm) = routes(vec![version("a", 1), version("b", 1), version("c", 3)]);
+        let before = Arc::clone(routes.table().named("a").unwrap());
+        let now = vec![version("a", 1), version("c", 2), version("d", 1)];
+        routes.change().await.follow(now.clone(), &fleet);
+        assert_eq!(serving(&routes), ["a@1", "c@2", "d@1"]);
+        assert_eq!(vm.retired(), ["b@1", "c@3"]);
+        assert!(Arc::ptr_eq(routes.table().named("a").unwrap(), &before));
+        assert!(routes.table().named_in_host("b").is_none());
+
+        let table = Arc::clone(&routes.table());
+        routes.change().await.follow(now, &fleet);
+        assert!(Arc::ptr_eq(&table, &routes.table()), "nothing differs, nothing is copied");
+    }
+
+    /// The table is copied for each change; this holds it to what that may cost.
+    #[tokio::test]
+    async fn a_change_among_ten_thousand_functions_is_no_event() {
+        let all = (0..10_000).map(|n| testing::version(&format!("function-{n}"), 1)).collect();
+        let (routes, fleet, _) = routes(all);
+        let change = routes.change().await;
+        let began = Instant::now();
+        change.serve(vec![Arc::new(testing::version("function-7", 2))], &fleet);
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(1), "{took:?}, without optimisation");
+    }
+}

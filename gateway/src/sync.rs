@@ -79,7 +79,7 @@ impl Sync {
                 _ = beat.tick() => {
                     // When the store does not take the beat, it does not give answers either.
                     if self.beat().await.is_ok() {
-                        let _ = (self.read_members().await, self.read_draining().await);
+                        let _ = (self.read_draining().await, self.read_members().await);
                     }
                     if Instant::now() >= routes_at {
                         let began = Instant::now();
@@ -128,9 +128,9 @@ impl Sync {
     }
 
     /// Whom the operator wants empty.
-    pub(crate) async fn read_draining(&self) -> Result<(), Away> {
+    pub(crate) async fn read_draining(&mut self) -> Result<(), Away> {
         let draining = self.ask(self.store.draining()).await?;
-        self.roster.drain(&draining.into_iter().collect());
+        self.roster.drain(draining.into_iter().collect());
         Ok(())
     }
 

@@ -151,7 +151,7 @@ impl Link {
         let ours = |name: &HeaderName| name.as_str().starts_with(RESERVED_PREFIX);
         if response.status() == StatusCode::UNAUTHORIZED && !response.headers().keys().any(ours) {
             self.renew_pass();
-            return Sent::Unsent(Trouble::Odd("401: it does not take this gateway's pass".into()));
+            return Sent::Unsent(Trouble::Stranger);
         }
         Sent::Answered(response, connection)
     }

@@ -64,6 +64,8 @@ pub(crate) struct Member {
     /// How it stood when somebody looked last, and since when.
     stands: Mutex<(VmStanding, Timestamp)>,
     missed: AtomicU64,
+    /// It was asked for reports and did not answer.
+    is_absent: AtomicBool,
 }
 
 impl Member {
@@ -106,6 +108,7 @@ impl Member {
             came: Mutex::new(came),
             stands: Mutex::new((VmStanding::Starting, Timestamp::now())),
             missed: AtomicU64::new(0),
+            is_absent: AtomicBool::new(false),
         };
         member.look(Timestamp::now());
         member
@@ -130,6 +133,9 @@ impl Member {
     /// The stream of its reports ended by this, or could not be had.
     pub(crate) fn met(&self, trouble: &Trouble, now: Instant) {
         self.missed.fetch_add(1, Relaxed);
+        // A member that does not know us yet will in a moment.
+        let knows_us_not_yet = matches!(trouble, Trouble::Stranger);
+        self.is_absent.store(!knows_us_not_yet, Relaxed);
         self.load.silent();
         self.note(
             if matches!(trouble, Trouble::Refused(_)) { Event::Refused } else { Event::Broken },
@@ -207,6 +213,11 @@ impl Member {
             images_held: view.images_held(),
             reports_missed: self.missed(),
         }
+    }
+
+    /// Whether it reported, or will hardly do so soon.
+    pub(crate) fn is_decided(&self) -> bool {
+        self.view().is_heard || self.is_absent.load(Relaxed)
     }
 
     /// Times that its stream of reports ended or could not be had.

@@ -33,6 +33,7 @@ pub(crate) struct Roster {
     care: Care,
     /// Those of the first reading were there before us; who comes later has just come.
     has_read: bool,
+    draining: HashSet<VmId>,
     joined: HashMap<VmId, Joined>,
     /// The last sign of life in the store of each member, and when it was new to us: clocks may jump, this one does not.
     signs: HashMap<VmId, (Timestamp, Instant)>,
@@ -55,7 +56,8 @@ impl Roster {
         care: Care,
     ) -> Self {
         let (joined, signs) = (HashMap::new(), HashMap::new());
-        Self { handover, identity, limits, care, has_read: false, joined, signs }
+        let draining = HashSet::new();
+        Self { handover, identity, limits, care, has_read: false, draining, joined, signs }
     }
 
     /// These are in the store now. Answers those that have given no sign of life for too long, to be struck off.
@@ -96,8 +98,7 @@ impl Roster {
         let member = Member::joined(vm, &self.care, self.has_read.then(Instant::now));
         let member = Arc::new(member.at(join.address.clone()));
         let Handover { fleet, close, tasks, .. } = &self.handover;
-        let before = fleet.member(&join.id);
-        if before.is_some_and(|before| before.is_asked_to_drain()) {
+        if self.draining.contains(&join.id) {
             member.drain(true);
         }
         let ends = close.child_token();
@@ -129,10 +130,11 @@ impl Roster {
         now.duration_since(sign.1) >= limit && !self.joined.get(id).is_some_and(is_heard)
     }
 
-    /// The operator wants these empty, and no others.
-    pub(crate) fn drain(&self, draining: &HashSet<VmId>) {
+    /// The operator wants these empty, and no others; also when they join later.
+    pub(crate) fn drain(&mut self, draining: HashSet<VmId>) {
+        self.draining = draining;
         for member in self.handover.fleet.members() {
-            member.drain(draining.contains(&member.id));
+            member.drain(self.draining.contains(&member.id));
         }
     }
 

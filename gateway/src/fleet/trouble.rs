@@ -1,4 +1,4 @@
-//! What can go wrong between this gateway and a VM, as opposed to what goes wrong in it. Travels as the cause of a
+//! What can go wrong between this gateway and a member (a VM, a builder), as opposed to what goes wrong in it. Travels as the cause of a
 //! [`CallError`], so that the retry loop can tell the VM's health of it.
 
 use epsilon_api::{
@@ -11,19 +11,22 @@ use std::{error::Error, io, time::Duration};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Trouble {
     /// Its machine answers, and nobody listens there: the agent is gone.
-    #[error("the VM refuses connections")]
+    #[error("it refuses connections")]
     Refused(#[source] io::Error),
     /// No connection came about: no route, silence, or a handshake that failed.
-    #[error("the VM cannot be reached")]
+    #[error("it cannot be reached")]
     Unreachable(#[source] io::Error),
     /// A connection that there was broke.
-    #[error("the connection to the VM broke")]
+    #[error("the connection to it broke")]
     Broke(#[source] Cause),
     /// It took the call and said nothing for longer than any call may take.
-    #[error("the VM gave no answer within {}", humantime::format_duration(*.0))]
+    #[error("it gave no answer within {}", humantime::format_duration(*.0))]
     Silent(Duration),
+    /// Its door does not take our pass: it has not heard of this gateway yet, or the clocks differ.
+    #[error("it does not take this gateway's pass")]
+    Stranger,
     /// It speaks, but not as agents do.
-    #[error("the VM answered what no agent answers: {0}")]
+    #[error("it answered what no member of a fleet answers: {0}")]
     Odd(String),
 }
 

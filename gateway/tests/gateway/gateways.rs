@@ -139,6 +139,8 @@ async fn a_gateway_that_starts_later_finds_the_members_and_the_drains() {
     one.ask(Method::POST, "/v1/vms/vm-b/drain", "").await;
     drop(one);
     let two = World::gateway(open(url).await, &[], Settings::default()).await;
+    // Its first call waits in the kernel's queue until the VMs were heard.
+    assert_eq!(two.get("/pay").await.body, "1");
     two.stands("vm-a", "ready").await;
     two.stands("vm-b", "draining").await;
     answers(&two, "1").await;

@@ -1,0 +1,148 @@
+//! Finds instances of versions that nobody serves any more and has their VMs let them go. As a rule a version is retired
+//! when the next one serves; but a gateway may die between the two, and an agent that started again adopts what it finds.
+//!
+//! Only what stays so for long is touched: a version that is being deployed has instances before it serves, and
+//! this gateway may be the last to hear of a rollback.
+
+use crate::{
+    fleet::Fleet,
+    routes::{Routes, Table},
+};
+use epsilon_api::{
+    ids::{VersionId, VmId},
+    vm::VmStatus,
+};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+const LOOK: Duration = Duration::from_secs(15);
+/// A version older than the one that serves: longer than a change takes to be heard of anywhere.
+const OLDER: Duration = Duration::from_secs(60);
+
+/// Since when a version has instances on a VM and does not serve.
+type Strays = HashMap<(VmId, VersionId), Instant>;
+
+/// Runs until it is dropped. `deployments` is the longest that one may take.
+pub(crate) async fn sweep(routes: Arc<Routes>, fleet: Arc<Fleet>, deployments: Duration) {
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut strays = Strays::new();
+    loop {
+        look.tick().await;
+        // The same door as for every change of what serves: nothing begins to serve while it is retired.
+        let _change = routes.change().await;
+        let (now, members) = (Instant::now(), fleet.members());
+        let reports: Vec<_> = members.iter().map(|member| member.vm.status()).collect();
+        for (vm, version) in overdue(&mut strays, &routes.table(), &reports, now, deployments) {
+            tracing::info!(%vm, %version, "Nobody serves this version; its instances go.");
+            if let Some(member) = fleet.member(&vm) {
+                member.vm.retire(&version);
+            }
+        }
+    }
+}
+
+/// Notes the strays of these reports, and answers those that have been there for too long.
+fn overdue(
+    strays: &mut Strays,
+    table: &Table,
+    reports: &[VmStatus],
+    now: Instant,
+    deployments: Duration,
+) -> Vec<(VmId, VersionId)> {
+    let mut there: HashMap<(VmId, VersionId), Duration> = HashMap::new();
+    for report in reports {
+        for instance in &report.instances {
+            let id = VersionId { function: instance.function.clone(), number: instance.version };
+            let serves = table.named(id.function.as_str()).map(|route| route.version.number);
+            let grace = match serves {
+                Some(number) if number == id.number => continue,
+                Some(number) if id.number < number => OLDER,
+                // Newer, or of a function that is new: it may be on its way to serving.
+                Some(_) | None => deployments,
+            };
+            there.insert((report.id.clone(), id), grace);
+        }
+    }
+    strays.retain(|stray, _| there.contains_key(stray));
+    let late = there.into_iter().filter(|(stray, grace)| {
+        let since = *strays.entry(stray.clone()).or_insert(now);
+        now.duration_since(since) >= *grace
+    });
+    let late: HashSet<_> = late.map(|(stray, _)| stray).collect();
+    strays.retain(|stray, _| !late.contains(stray));
+    late.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        observe::metrics::Metrics,
+        testing::{self, FakeVm},
+    };
+    use prometheus::Registry;
+
+    const DEPLOYMENTS: Duration = Duration::from_secs(1800);
+
+    /// A VM with an instance of each of these.
+    fn report(versions: &[(&str, u32)]) -> VmStatus {
+        let vm = FakeVm::new("a");
+        for (function, number) in versions {
+            vm.ready.lock().unwrap().push(testing::version(function, *number).id());
+        }
+        epsilon_api::vm::Vm::status(&*vm)
+    }
+
+    /// What is overdue after so many seconds of the same report, with `pay@3` serving.
+    fn after(versions: &[(&str, u32)], seconds: &[u64]) -> Vec<String> {
+        let metrics = Metrics::new(&Registry::new()).unwrap();
+        let routes = Routes::new(vec![testing::version("pay", 3)], metrics);
+        let (mut strays, start) = (Strays::new(), Instant::now());
+        let mut found = Vec::new();
+        for second in seconds {
+            let now = start + Duration::from_secs(*second);
+            let table = routes.table();
+            let late = overdue(&mut strays, &table, &[report(versions)], now, DEPLOYMENTS);
+            found.extend(late.into_iter().map(|(_, version)| format!("{version} at {second}")));
+        }
+        found
+    }
+
+    macro_rules! swept {
+        ($($name:ident: $versions:expr, $seconds:expr => $want:expr;)*) => {$(
+            #[tokio::test]
+            async fn $name() {
+                let want: &[&str] = &$want;
+                assert_eq!(after(&$versions, &$seconds), want);
+            }
+        )*};
+    }
+
+    swept! {
+        what_serves_stays: [("pay", 3)], [0, 60, 9999] => [];
+        an_older_version_goes_after_a_minute: [("pay", 2)], [0, 59, 60] => ["pay@2 at 60"];
+        if_it_does_not_go_it_is_told_again: [("pay", 2)], [0, 60, 75, 135] => ["pay@2 at 60", "pay@2 at 135"];
+        a_newer_one_may_be_on_its_way: [("pay", 4)], [0, 1799, 1800] => ["pay@4 at 1800"];
+        so_may_a_new_function: [("ship", 1)], [0, 60, 1800] => ["ship@1 at 1800"];
+    }
+
+    #[tokio::test]
+    async fn one_that_went_and_came_back_has_its_time_again() {
+        let metrics = Metrics::new(&Registry::new()).unwrap();
+        let routes = Routes::new(vec![testing::version("pay", 3)], metrics);
+        let (mut strays, start) = (Strays::new(), Instant::now());
+        let mut at = |second: u64, versions: &[(&str, u32)]| {
+            let now = start + Duration::from_secs(second);
+            overdue(&mut strays, &routes.table(), &[report(versions)], now, DEPLOYMENTS).len()
+        };
+        assert_eq!(at(0, &[("pay", 2)]), 0);
+        assert_eq!(at(50, &[]), 0);
+        assert_eq!(at(60, &[("pay", 2)]), 0);
+        assert_eq!(at(120, &[("pay", 2)]), 1);
+    }
+}
