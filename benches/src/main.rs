@@ -12,6 +12,7 @@
 //! | [`push`] | `epsilon deploy` of a one-line change, and of no change |
 //! | [`memory`] | what the process holds when nothing runs |
 //! | [`autoscaling`] | nothing: a simulation, `make bench ARGS=autoscaling` |
+//! | [`placement`] | a simulation too, and how long one placement takes: `make bench ARGS=placement` |
 //! | [`generator`] | the callers |
 //! | [`haproxy`] | the reference proxy |
 //! | [`report`] | the table |
@@ -24,6 +25,7 @@ mod cold;
 mod generator;
 mod haproxy;
 mod memory;
+mod placement;
 mod push;
 mod report;
 mod warm;
@@ -52,12 +54,15 @@ struct Arguments {
 enum Simulation {
     /// Surges and spikes through the autoscaler's policy: calls that wait, calls refused, VM-hours
     Autoscaling,
+    /// Where calls go: warm instances found, balance, functions that move; and how long one placement takes (measured)
+    Placement,
 }
 
 impl Simulation {
     fn run(self, write: bool) {
         let (section, table) = match self {
             Self::Autoscaling => ("autoscaling", autoscaling::table()),
+            Self::Placement => ("placement", placement::table()),
         };
         println!("{table}");
         if write {

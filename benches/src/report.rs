@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn the_readme_has_the_marks() {
         let text = include_str!("../README.md");
-        for section in ["measured", "autoscaling"] {
+        for section in ["measured", "autoscaling", "placement"] {
             assert!(marks(section).iter().all(|mark| text.contains(mark)), "{section}");
         }
     }

@@ -1,0 +1,181 @@
+//! Who gets a call. [`Policy::Epsilon`] is the gateway's own code with its default settings; the others are what one would
+//! write instead.
+
+use super::{
+    traffic::{Call, Dice},
+    world::{CORES, PLACES, World},
+};
+use epsilon_gateway::placement::{
+    bound::{Balance, Totals},
+    choice::{self, Against, Holds, Look},
+    ring::{self, Ring},
+    stable,
+};
+use std::time::Duration;
+
+/// The gateway's defaults.
+const BALANCE: Balance =
+    Balance { factor: 1.5, calls_per_core: 2.0, slow_start: Duration::from_secs(30) };
+/// VMs that one call is tried on, whoever chooses.
+const TRIES: usize = 4;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Policy {
+    /// Home, bounded loads, warm neighbours.
+    Epsilon,
+    /// Home on the same ring, whatever its load.
+    Ring,
+    /// Hash of the name, modulo the number of VMs.
+    Modulo,
+    /// Any VM.
+    Random,
+    /// The VM with the fewest calls.
+    LeastLoaded,
+}
+
+impl Policy {
+    pub(super) const ALL: [Self; 5] =
+        [Self::Epsilon, Self::Ring, Self::Modulo, Self::Random, Self::LeastLoaded];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Epsilon => "**Epsilon**",
+            Self::Ring => "ring without bound",
+            Self::Modulo => "hash % VMs",
+            Self::Random => "random",
+            Self::LeastLoaded => "least loaded",
+        }
+    }
+
+    /// Whether a function belongs to a VM, so that it can move.
+    pub(super) fn has_homes(self) -> bool {
+        matches!(self, Self::Epsilon | Self::Ring | Self::Modulo)
+    }
+}
+
+/// A policy at work.
+#[derive(Debug)]
+pub(super) struct Placing {
+    policy: Policy,
+    ring: Ring,
+    dice: Dice,
+    /// Share and floor of each VM, as of this second, and the sum of the shares.
+    shares: Vec<(u32, u32)>,
+    sum: u64,
+}
+
+impl Placing {
+    pub(super) fn new(policy: Policy, world: &World, seed: u64) -> Self {
+        let (ring, dice) = (ring(world), Dice::new(seed));
+        let mut placing = Self { policy, ring, dice, shares: Vec::new(), sum: 0 };
+        placing.weigh(world);
+        placing
+    }
+
+    /// A second has passed: VMs that have just come have grown.
+    pub(super) fn weigh(&mut self, world: &World) {
+        let share = |since: f64| {
+            let age = Duration::from_secs_f64(world.now - since);
+            (BALANCE.share(weight(), age), BALANCE.floor(CORES * 1000, age))
+        };
+        self.shares = world.vms.iter().map(|vm| share(vm.since)).collect();
+        self.sum = self.shares.iter().map(|(share, _)| u64::from(*share)).sum();
+    }
+
+    /// Runs a call somewhere: whether it was warm; `None` when it found no room.
+    pub(super) fn place(&mut self, world: &mut World, call: &Call) -> Option<bool> {
+        let mut tried = Vec::new();
+        while tried.len() < TRIES.min(world.vms.len()) {
+            let vm = self.choose(world, call, &tried)?;
+            if let Some(warm) = world.run(vm, call) {
+                return Some(warm);
+            }
+            tried.push(vm);
+        }
+        None
+    }
+
+    /// Changes the fleet; gives back the share of functions whose home is another one afterwards.
+    pub(super) fn moved(
+        &mut self,
+        world: &mut World,
+        functions: usize,
+        change: impl FnOnce(&mut World),
+    ) -> f64 {
+        let homes = |placing: &Self, world: &World| -> Vec<String> {
+            (0..functions).map(|f| world.vms[placing.home(world, f)].id.clone()).collect()
+        };
+        let before = homes(self, world);
+        change(world);
+        self.ring = ring(world);
+        self.weigh(world);
+        let after = homes(self, world);
+        let moved = before.iter().zip(&after).filter(|(before, after)| before != after).count();
+        moved as f64 / functions as f64
+    }
+
+    fn home(&self, world: &World, function: usize) -> usize {
+        let key = key(function);
+        match self.policy {
+            Policy::Modulo => (key % world.vms.len() as u64) as usize,
+            Policy::Epsilon | Policy::Ring | Policy::Random | Policy::LeastLoaded => {
+                self.ring.walk(key).next().unwrap()
+            }
+        }
+    }
+
+    fn choose(&mut self, world: &World, call: &Call, tried: &[usize]) -> Option<usize> {
+        let vms = world.vms.len();
+        match self.policy {
+            Policy::Epsilon => self.choose_as_the_gateway(world, call, tried),
+            // One home and no way on.
+            Policy::Ring | Policy::Modulo => {
+                tried.is_empty().then(|| self.home(world, call.function))
+            }
+            Policy::Random => Some((self.dice.unit() * vms as f64) as usize),
+            Policy::LeastLoaded => {
+                let least = (0..vms).filter(|vm| !tried.contains(vm));
+                // Ties go to whoever comes first after a random one: else the first VM gets them all.
+                let from = (self.dice.unit() * vms as f64) as usize;
+                least.min_by_key(|vm| (world.vms[*vm].load, (vm + vms - from) % vms))
+            }
+        }
+    }
+
+    /// The gateway knows of each instance whether it is free: it counts its own calls between two reports.
+    fn choose_as_the_gateway(&self, world: &World, call: &Call, tried: &[usize]) -> Option<usize> {
+        let vms = world.vms.len();
+        let totals = Totals { calls: world.calls, shares: self.sum, vms: vms as u32 };
+        let look = |vm: usize| {
+            let ((share, floor), known) = (self.shares[vm], &world.vms[vm]);
+            let against = match known.load {
+                _ if !known.has_room() => Against::Room,
+                load if load >= BALANCE.bound(share, floor, totals) => Against::Bound,
+                _ => Against::Nothing,
+            };
+            Look {
+                against,
+                holds: match known.warm(call.function, world.now) {
+                    0 => Holds::Nothing,
+                    1.. => Holds::Warm,
+                },
+                strain: u64::from(known.load) * 1_000_000 / u64::from(share),
+                tried: tried.contains(&vm),
+            }
+        };
+        let walk = self.ring.walk(key(call.function));
+        choice::choose(walk, vms > tried.len() + 1, look, |_| ()).map(|pick| pick.vm)
+    }
+}
+
+fn ring(world: &World) -> Ring {
+    Ring::new(world.vms.iter().map(|vm| (vm.id.as_str(), weight())))
+}
+
+fn weight() -> u32 {
+    ring::weight(PLACES as u64 * (256 << 20))
+}
+
+fn key(function: usize) -> u64 {
+    stable::of_name(&format!("function-{function}"))
+}

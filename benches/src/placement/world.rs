@@ -1,0 +1,187 @@
+//! VMs as far as placement can see them: instances of functions, one call in each, memory for so many of them. An instance
+//! stays for a while when it has nothing to do, and goes earlier when another function needs its memory.
+
+use super::traffic::Call;
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, HashMap},
+};
+
+/// Instances that a VM has memory for: 12 GiB.
+pub(super) const PLACES: usize = 48;
+/// Processors of a VM.
+pub(super) const CORES: u32 = 4;
+/// How long an instance stays without a call, seconds: shorter than the default of five minutes, as the runs are short.
+const IDLE: f64 = 60.0;
+
+/// One VM.
+#[derive(Debug, Default)]
+pub(super) struct Vm {
+    /// Stable; the index changes when another one leaves.
+    pub(super) id: String,
+    /// When it came.
+    pub(super) since: f64,
+    /// Calls that run.
+    pub(super) load: u32,
+    /// Instances, busy or idle.
+    instances: usize,
+    /// Busy instances of each function.
+    busy: HashMap<usize, u32>,
+    /// Idle ones: since when, the oldest first.
+    idle: HashMap<usize, Vec<f64>>,
+    /// All idle ones, by when they became so; some are busy again or gone by now.
+    ages: BTreeMap<u64, usize>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) vms: Vec<Vm>,
+    pub(super) now: f64,
+    /// Calls that run on all of them.
+    pub(super) calls: u64,
+    /// Ends of calls: microsecond, VM's id, function.
+    ends: BinaryHeap<Reverse<(u64, String, usize)>>,
+    came: usize,
+    /// Tells apart what became idle in the same microsecond.
+    ticket: u64,
+}
+
+impl World {
+    pub(super) fn new(vms: usize) -> Self {
+        let mut world = Self {
+            vms: Vec::new(),
+            now: 0.0,
+            calls: 0,
+            ends: BinaryHeap::new(),
+            came: 0,
+            ticket: 0,
+        };
+        for _ in 0..vms {
+            world.join();
+        }
+        // They were there before the run.
+        world.vms.iter_mut().for_each(|vm| vm.since = -3600.0);
+        world
+    }
+
+    /// A VM more.
+    pub(super) fn join(&mut self) {
+        let id = format!("i-{:08x}", self.came);
+        self.came += 1;
+        self.vms.push(Vm { id, since: self.now, ..Vm::default() });
+        self.vms.sort_by(|a, b| a.id.cmp(&b.id));
+    }
+
+    /// A VM less: one that was there from the start. Its calls end elsewhere; nobody counts them.
+    pub(super) fn leave(&mut self) {
+        let middle = self.vms.len() / 2;
+        let gone = self.vms.remove(middle);
+        self.calls -= u64::from(gone.load);
+    }
+
+    /// Ends what has ended by now.
+    pub(super) fn advance(&mut self, now: f64) {
+        self.now = now;
+        while let Some(Reverse((at, _, _))) = self.ends.peek()
+            && *at <= micros(now)
+        {
+            let Some(Reverse((at, id, function))) = self.ends.pop() else { break };
+            let Ok(vm) = self.vms.binary_search_by(|vm| vm.id.cmp(&id)) else { continue };
+            self.ticket += 1;
+            self.calls -= 1;
+            self.vms[vm].call_ends(function, at as f64 / 1e6, self.ticket);
+        }
+    }
+
+    /// Runs a call on this VM: whether an instance was warm; `None` when there is no room.
+    pub(super) fn run(&mut self, vm: usize, call: &Call) -> Option<bool> {
+        let now = self.now;
+        let warm = self.vms[vm].call_begins(call.function, now)?;
+        self.calls += 1;
+        let end = micros(call.at + call.takes);
+        self.ends.push(Reverse((end, self.vms[vm].id.clone(), call.function)));
+        Some(warm)
+    }
+
+    /// The largest load over the mean one.
+    pub(super) fn imbalance(&self) -> f64 {
+        let loads = self.vms.iter().map(|vm| f64::from(vm.load));
+        let mean = loads.clone().sum::<f64>() / self.vms.len() as f64;
+        if mean == 0.0 { 1.0 } else { loads.fold(0.0, f64::max) / mean }
+    }
+
+    /// VMs with an instance of a function, over the functions that have any.
+    pub(super) fn spread(&self) -> f64 {
+        let mut holders: HashMap<usize, u32> = HashMap::new();
+        for vm in &self.vms {
+            let has = |function: &usize| vm.warm(*function, self.now) + vm.busy(*function) > 0;
+            let functions: std::collections::HashSet<_> =
+                vm.idle.keys().chain(vm.busy.keys()).copied().filter(has).collect();
+            for function in functions {
+                *holders.entry(function).or_default() += 1;
+            }
+        }
+        f64::from(holders.values().sum::<u32>()) / holders.len().max(1) as f64
+    }
+}
+
+impl Vm {
+    /// Idle instances of a function.
+    pub(super) fn warm(&self, function: usize, now: f64) -> u32 {
+        let idle = self.idle.get(&function);
+        idle.map_or(0, |since| since.iter().filter(|since| now - **since < IDLE).count() as u32)
+    }
+
+    fn busy(&self, function: usize) -> u32 {
+        self.busy.get(&function).copied().unwrap_or(0)
+    }
+
+    /// Whether a call could begin, by a start if need be.
+    pub(super) fn has_room(&self) -> bool {
+        (self.load as usize) < PLACES
+    }
+
+    fn call_begins(&mut self, function: usize, now: f64) -> Option<bool> {
+        let idle = self.idle.entry(function).or_default();
+        let expired = idle.partition_point(|since| now - *since >= IDLE);
+        idle.drain(..expired);
+        self.instances -= expired;
+        let is_warm = idle.pop().is_some();
+        if !is_warm {
+            if self.instances >= PLACES && !self.evict_one() {
+                return None;
+            }
+            self.instances += 1;
+        }
+        *self.busy.entry(function).or_default() += 1;
+        self.load += 1;
+        Some(is_warm)
+    }
+
+    fn call_ends(&mut self, function: usize, at: f64, ticket: u64) {
+        if let Some(busy) = self.busy.get_mut(&function) {
+            *busy -= 1;
+        }
+        self.load -= 1;
+        self.idle.entry(function).or_default().push(at);
+        self.ages.insert(ticket, function);
+    }
+
+    /// Lets the instance go that has been idle longest.
+    fn evict_one(&mut self) -> bool {
+        while let Some((_, function)) = self.ages.pop_first() {
+            let idle = self.idle.entry(function).or_default();
+            if !idle.is_empty() {
+                idle.remove(0);
+                self.instances -= 1;
+                return true;
+            }
+        }
+        false
+    }
+}
+
+fn micros(seconds: f64) -> u64 {
+    (seconds * 1e6) as u64
+}
