@@ -24,6 +24,9 @@ const KNOWN: Duration = Duration::from_secs(1);
 /// How soon a control verb that needs the data base says that it is away.
 const QUICK: Duration = Duration::from_secs(2);
 
+/// What is done to the data base.
+type Act = fn(&Postgres);
+
 async fn two_gateways(agents: usize, postgres: &Postgres) -> Fleet {
     let store = Some(postgres.database().await);
     Fleet::start(Plan { gateways: 2, agents, store, ..Plan::default() }).await
@@ -112,13 +115,13 @@ async fn calls_go_on_without_the_data_base() {
     let fleet = two_gateways(2, &postgres).await;
     fleet.deploy(&functions(2)).await;
     // Its methods wait with the thread, and the callers are on it, too.
-    let database = async |act: fn(&Postgres)| {
+    let database = async |act: Act| {
         let postgres = Arc::clone(&postgres);
         tokio::task::spawn_blocking(move || act(&postgres)).await.unwrap();
     };
     let calls: Vec<Calls> = fleet.gateways.iter().map(|gateway| Calls::start(gateway, 2)).collect();
     // Once it is stopped and says so, once it says nothing any more.
-    let away: [(fn(&Postgres), fn(&Postgres)); 2] =
+    let away: [(Act, Act); 2] =
         [(Postgres::stop, Postgres::start_again), (Postgres::cut, Postgres::heal)];
     for (leave, come_back) in away {
         database(leave).await;

@@ -10,6 +10,7 @@ mod faults;
 mod gateways;
 mod joining;
 mod links;
+mod machines;
 mod routing;
 
 use epsilon_e2e::{project, project::Project};
