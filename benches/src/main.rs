@@ -11,6 +11,7 @@
 //! | [`cold`] | the first call of an instance beside Docker's own create + start + first answer |
 //! | [`push`] | `epsilon deploy` of a one-line change, and of no change |
 //! | [`memory`] | what the process holds when nothing runs |
+//! | [`fleet`] | gateway, agents and builder as processes: the hop, routing, lost VMs: `make bench ARGS=fleet` |
 //! | [`autoscaling`] | nothing: a simulation, `make bench ARGS=autoscaling` |
 //! | [`placement`] | a simulation too, and how long one placement takes: `make bench ARGS=placement` |
 //! | [`generator`] | the callers |
@@ -22,6 +23,7 @@
 
 mod autoscaling;
 mod cold;
+mod fleet;
 mod generator;
 mod haproxy;
 mod memory;
@@ -44,23 +46,26 @@ struct Arguments {
     /// Put the table into benches/README.md
     #[arg(long, global = true)]
     write: bool,
-    /// A simulation instead
+    /// Another section instead
     #[command(subcommand)]
-    simulation: Option<Simulation>,
+    section: Option<Section>,
 }
 
-/// What is computed rather than measured: no platform, no engine, the same numbers on every machine.
+/// A section of its own.
 #[derive(Clone, Copy, Debug, Subcommand)]
-enum Simulation {
+enum Section {
+    /// A gateway, a builder and three agents: added latency, warm instances found, balance, what a lost VM costs
+    Fleet,
     /// Surges and spikes through the autoscaler's policy: calls that wait, calls refused, VM-hours
     Autoscaling,
     /// Where calls go: warm instances found, balance, functions that move; and how long one placement takes (measured)
     Placement,
 }
 
-impl Simulation {
-    fn run(self, write: bool) {
+impl Section {
+    async fn run(self, plan: Plan, write: bool) {
         let (section, table) = match self {
+            Self::Fleet => ("fleet", fleet::section(plan).await),
             Self::Autoscaling => ("autoscaling", autoscaling::table()),
             Self::Placement => ("placement", placement::table()),
         };
@@ -101,10 +106,10 @@ exports.cold = { config: { maxInstances: 1, cpu: 2 }, func: hello };
 #[tokio::main]
 async fn main() {
     let arguments = Arguments::parse();
-    if let Some(simulation) = arguments.simulation {
-        return simulation.run(arguments.write);
-    }
     let plan = if arguments.quick { Plan::QUICK } else { Plan::FULL };
+    if let Some(section) = arguments.section {
+        return section.run(plan, arguments.write).await;
+    }
     let mut report = Report::new(arguments.quick);
 
     eprintln!("starting {} …", epsilon_e2e::up::binary().display());

@@ -81,10 +81,9 @@ impl Report {
     /// The table as markdown.
     pub(crate) fn table(&self) -> String {
         let mut out = String::new();
-        let date = Zoned::now().with_time_zone(TimeZone::UTC).strftime("%Y-%m-%d").to_string();
-        let quick = if self.quick { ", quick run" } else { "" };
-        writeln!(out, "{date}, {}{quick}. Medians of turns.\n", machine()).unwrap();
-        self.warm_rows(&mut out);
+        let quick = if self.quick { "A quick run. " } else { "" };
+        out.push_str(&heading(&format!("{quick}Medians of turns.")));
+        warm_rows(&self.warm, &mut out);
         writeln!(out, "\n| what | Epsilon | reference | ratio or difference |").unwrap();
         writeln!(out, "|---|---:|---:|---:|").unwrap();
         if let Some(cold) = &self.cold {
@@ -130,28 +129,29 @@ impl Report {
         }
         out
     }
+}
 
-    fn warm_rows(&self, out: &mut String) {
+/// Date and machine, and a word about the figures.
+pub(crate) fn heading(word: &str) -> String {
+    let date = Zoned::now().with_time_zone(TimeZone::UTC).strftime("%Y-%m-%d").to_string();
+    format!("{date}, {}. {word}\n\n", machine())
+}
+
+/// The table of warm calls.
+pub(crate) fn warm_rows(rows: &[Warm], out: &mut String) {
+    writeln!(
+        out,
+        "| warm call | connections | p50 | p99 | calls/s | p50 − socket's p50 | calls/s ÷ socket's |"
+    )
+    .unwrap();
+    writeln!(out, "|---|---:|---:|---:|---:|---:|---:|").unwrap();
+    for row in rows {
         writeln!(
             out,
-            "| warm call | connections | p50 | p99 | calls/s | p50 − socket's p50 | calls/s ÷ socket's |"
+            "| {} | {} | {:.0} µs | {:.0} µs | {:.0} | {:+.0} µs | {:.2}× |",
+            row.name, row.connections, row.p50, row.p99, row.rate, row.added_p50, row.rate_ratio
         )
         .unwrap();
-        writeln!(out, "|---|---:|---:|---:|---:|---:|---:|").unwrap();
-        for row in &self.warm {
-            writeln!(
-                out,
-                "| {} | {} | {:.0} µs | {:.0} µs | {:.0} | {:+.0} µs | {:.2}× |",
-                row.name,
-                row.connections,
-                row.p50,
-                row.p99,
-                row.rate,
-                row.added_p50,
-                row.rate_ratio
-            )
-            .unwrap();
-        }
     }
 }
 
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn the_readme_has_the_marks() {
         let text = include_str!("../README.md");
-        for section in ["measured", "autoscaling", "placement"] {
+        for section in ["measured", "fleet", "autoscaling", "placement"] {
             assert!(marks(section).iter().all(|mark| text.contains(mark)), "{section}");
         }
     }

@@ -54,7 +54,7 @@ pub(crate) async fn measure(up: &Epsilon, plan: Plan, report: &mut Report) {
     let image = container.inspect["Config"]["Image"].as_str().unwrap();
     let plain = Plain::start(image).await;
     let haproxy = Haproxy::start(&socket).await;
-    let mut targets: Vec<(&'static str, Target, &str)> = vec![
+    let mut targets: Vec<Way<'_>> = vec![
         ("the container's socket", Target::Unix(socket), "/"),
         ("Epsilon", up.public().into(), "/warm"),
         ("the container over TCP", plain.address.into(), "/"),
@@ -63,12 +63,23 @@ pub(crate) async fn measure(up: &Epsilon, plan: Plan, report: &mut Report) {
         targets.push(("HAProxy", haproxy.target(), "/"));
     }
 
+    for row in compare(&targets, plan).await {
+        report.warm(row);
+    }
+}
+
+/// A way to make the call: its name, where, which path.
+pub(crate) type Way<'a> = (&'static str, Target, &'a str);
+
+/// Each way in turn, on so many connections; the first one is what the others are compared with.
+pub(crate) async fn compare(ways: &[Way<'_>], plan: Plan) -> Vec<Warm> {
+    let mut rows = Vec::new();
     for connections in CONNECTIONS {
         eprintln!("warm calls on {connections} connections …");
-        let mut turns: Vec<Vec<Turn>> = vec![Vec::new(); targets.len()];
+        let mut turns: Vec<Vec<Turn>> = vec![Vec::new(); ways.len()];
         // The turn before the first one warms the code up and is not counted.
         for round in 0..=plan.turns {
-            for (at, (_, target, path)) in targets.iter().enumerate() {
+            for (at, (_, target, path)) in ways.iter().enumerate() {
                 let (target, path) = (target.clone(), (*path).to_owned());
                 let work = move || turn(target, path, connections, plan.turn);
                 let result = tokio::task::spawn_blocking(work).await.unwrap();
@@ -78,9 +89,9 @@ pub(crate) async fn measure(up: &Epsilon, plan: Plan, report: &mut Report) {
             }
         }
         let direct = turns[0].clone();
-        for ((name, ..), turns) in targets.iter().zip(turns) {
+        rows.extend(ways.iter().zip(turns).map(|((name, ..), turns)| {
             let pairs = || turns.iter().zip(&direct);
-            report.warm(Warm {
+            Warm {
                 connections,
                 name,
                 p50: median(turns.iter().map(|turn| turn.p50)),
@@ -88,7 +99,8 @@ pub(crate) async fn measure(up: &Epsilon, plan: Plan, report: &mut Report) {
                 rate: median(turns.iter().map(|turn| turn.rate)),
                 added_p50: median(pairs().map(|(turn, direct)| turn.p50 - direct.p50)),
                 rate_ratio: median(pairs().map(|(turn, direct)| turn.rate / direct.rate)),
-            });
-        }
+            }
+        }));
     }
+    rows
 }

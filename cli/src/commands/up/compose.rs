@@ -144,6 +144,7 @@ fn no_gateway(err: &gateway::app::StartError) -> Failure {
         gateway::app::StartError::Store(_)
         | gateway::app::StartError::Keys(_)
         | gateway::app::StartError::OwnKey(_)
+        | gateway::app::StartError::Tls(_)
         | gateway::app::StartError::Metrics(_) => failure,
     }
 }

@@ -1,0 +1,237 @@
+//! A fleet of real processes on this machine: what the hop from gateway to agent costs, whether calls find their
+//! warm instances, how evenly VMs are loaded, and what a killed or drained VM costs its callers.
+
+use crate::{
+    Plan,
+    haproxy::Haproxy,
+    report,
+    warm::{Way, compare},
+};
+use epsilon_e2e::{
+    engine::{Container, ask},
+    fleet::{self, Fleet},
+    http::{Call, Connection, Target},
+    load::Load,
+    project,
+    wait::{SOON, until},
+};
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    time::{Duration, Instant},
+};
+
+/// Functions that Zipf callers call.
+const FUNCTIONS: usize = 30;
+/// Calls of the routing measurement.
+const CALLS: usize = 6_000;
+
+/// Measures all of it; the section as markdown.
+pub(crate) async fn section(plan: Plan) -> String {
+    eprintln!("starting a gateway, a builder and three agents …");
+    let mut fleet = Fleet::start(fleet::Plan::default()).await;
+    fleet.deploy(&project!("bench", { "index.js" => code() })).await;
+    let mut out = report::heading("Medians of turns; all processes on this one machine.");
+    hop(&fleet, plan, &mut out).await;
+    writeln!(out, "\n| what | figure |\n|---|---|").unwrap();
+    routing(&fleet, &mut out).await;
+    drain(&mut fleet, &mut out).await;
+    kill(&mut fleet, &mut out).await;
+    out
+}
+
+fn code() -> String {
+    let mut code = String::from(
+        "const hello = (req, res) => res.send('Hello');\n\
+         exports.warm = { config: { concurrency: 100, maxInstances: 1, cpu: 2 }, func: hello };\n\
+         const config = { memory: '128MiB', concurrency: 16 };\n",
+    );
+    for index in 0..FUNCTIONS {
+        let line = format!(
+            "exports.f{index} = {{ config, func: (req, res) => setTimeout(() => res.send('Hello'), 2) }};\n"
+        );
+        code.push_str(&line);
+    }
+    code
+}
+
+/// Gateway → agent over TCP → container, beside the container alone.
+async fn hop(fleet: &Fleet, plan: Plan, out: &mut String) {
+    let public = fleet.gateways[0].public();
+    Call::get("/warm").send(public).await.expect(200);
+    let socket = the_instance("warm").await.sockets().join("calls.sock");
+    let haproxy = Haproxy::start(&socket).await;
+    let mut ways: Vec<Way<'_>> = vec![
+        ("the container's socket", Target::Unix(socket), "/"),
+        ("gateway → agent → container", public.into(), "/warm"),
+    ];
+    if let Some(haproxy) = &haproxy {
+        ways.push(("HAProxy (one hop)", haproxy.target(), "/"));
+    }
+    report::warm_rows(&compare(&ways, plan).await, out);
+}
+
+/// The only running container of a function.
+async fn the_instance(function: &str) -> Container {
+    let label = format!("label=epsilon.function={function}");
+    let id = ask(&["ps", "-q", "--no-trunc", "--filter", &label]).await;
+    let inspect = ask(&["inspect", &id]).await;
+    let inspect: serde_json::Value = serde_json::from_str(&inspect).unwrap();
+    Container { id, inspect: inspect[0].clone() }
+}
+
+/// Zipf calls, one at a time on eight connections.
+async fn routing(fleet: &Fleet, out: &mut String) {
+    eprintln!("{CALLS} Zipf calls to {FUNCTIONS} functions …");
+    let public = fleet.gateways[0].public();
+    // A call of each, so that the share below is about finding instances and not about making the first ones.
+    for index in 0..FUNCTIONS {
+        Call::get(&format!("/f{index}")).send(public).await.expect(200);
+    }
+    let before = served(fleet).await;
+    let mut callers = tokio::task::JoinSet::new();
+    for caller in 0..8_u64 {
+        callers.spawn(async move {
+            let mut connection = Connection::open(&public.into()).await.unwrap();
+            let mut random = Random(caller + 1);
+            let mut warm = 0;
+            for _ in 0..CALLS / 8 {
+                let path = format!("/f{}", random.zipf(FUNCTIONS));
+                let answer = connection.call(Call::get(&path)).await.unwrap().expect(200);
+                warm += usize::from(!answer.header("server-timing").contains("start"));
+            }
+            warm
+        });
+    }
+    let mut warm = 0;
+    while let Some(count) = callers.join_next().await {
+        warm += count.unwrap();
+    }
+    let after = served(fleet).await;
+    let calls: Vec<f64> =
+        after.iter().map(|(vm, count)| count - before.get(vm).unwrap_or(&0.0)).collect();
+    let mean = calls.iter().sum::<f64>() / calls.len() as f64;
+    let max = calls.iter().copied().fold(0.0, f64::max);
+    writeln!(
+        out,
+        "| {CALLS} Zipf calls to {FUNCTIONS} functions on 3 VMs: found a warm instance | {:.1} % |",
+        100.0 * warm as f64 / CALLS as f64
+    )
+    .unwrap();
+    writeln!(out, "| the same: calls of the busiest VM ÷ mean | {:.2} |", max / mean).unwrap();
+}
+
+/// Calls that each VM has answered so far, by the gateway's own count of instances' calls.
+async fn served(fleet: &Fleet) -> BTreeMap<String, f64> {
+    let text = Call::get("/metrics")
+        .header("authorization", &format!("Bearer {}", fleet.gateways[0].key()))
+        .send(fleet.gateways[0].control())
+        .await
+        .expect(200)
+        .text();
+    let mut served = BTreeMap::new();
+    for line in text.lines().filter(|line| line.starts_with("epsilon_vm_calls_total{")) {
+        let (labels, value) = line.rsplit_once(' ').unwrap();
+        let vm = labels.split('"').nth(1).unwrap().to_owned();
+        served.insert(vm, value.parse().unwrap());
+    }
+    assert!(!served.is_empty(), "the gateway counts calls by VM");
+    served
+}
+
+async fn drain(fleet: &mut Fleet, out: &mut String) {
+    let victim = busiest(fleet).await;
+    let loads = load(fleet);
+    more(&loads, 2_000).await;
+    let began = Instant::now();
+    fleet.agent(&victim).program.terminate().await;
+    let took = began.elapsed();
+    more(&loads, 2_000).await;
+    let (good, bad, slowest) = stop(loads).await;
+    writeln!(
+        out,
+        "| an agent ends by SIGTERM under load ({took:.1?} until its process is gone) | {good} calls answered, {bad} lost, \
+         slowest {slowest:.0?} |"
+    )
+    .unwrap();
+    fleet.agent(&victim).program.start_again().await;
+    fleet.all_ready().await;
+}
+
+async fn kill(fleet: &mut Fleet, out: &mut String) {
+    let victim = busiest(fleet).await;
+    let loads = load(fleet);
+    more(&loads, 2_000).await;
+    fleet.agent(&victim).program.kill().await;
+    let killed = Instant::now();
+    fleet.gateways[0].sees(&victim, "out").await;
+    let seen = killed.elapsed();
+    more(&loads, 4_000).await;
+    let (good, bad, slowest) = stop(loads).await;
+    writeln!(
+        out,
+        "| an agent is killed (-9) under load: out of the ring after {seen:.0?} | {good} calls answered, {bad} lost, slowest \
+         {slowest:.0?} |"
+    )
+    .unwrap();
+}
+
+/// The VM with most instances.
+async fn busiest(fleet: &Fleet) -> String {
+    let vms = fleet.gateways[0].admin("/v1/vms").await;
+    let vms = vms.as_array().unwrap();
+    let most = vms.iter().max_by_key(|vm| vm["instances"].as_array().unwrap().len()).unwrap();
+    most["id"].as_str().unwrap().to_owned()
+}
+
+fn load(fleet: &Fleet) -> Vec<Load> {
+    let public = fleet.gateways[0].public();
+    (0..FUNCTIONS).map(|index| Load::start(public, &format!("/f{index}"), 1)).collect()
+}
+
+async fn more(loads: &[Load], count: u64) {
+    let answers = || loads.iter().map(|load| load.tally().answers()).sum::<u64>();
+    let start = answers();
+    until("calls go on", SOON, async || {
+        let now = answers() - start;
+        if now >= count { Ok(()) } else { Err(now) }
+    })
+    .await;
+}
+
+async fn stop(loads: Vec<Load>) -> (u64, u64, Duration) {
+    let (mut good, mut bad, mut slowest) = (0, 0, Duration::ZERO);
+    for load in loads {
+        let tally = load.stop().await;
+        good += tally.of(200);
+        bad += tally.answers() - tally.of(200) + tally.refused + tally.broken.len() as u64;
+        slowest = slowest.max(tally.slowest);
+    }
+    (good, bad, slowest)
+}
+
+/// Steele, Lea and Flood's SplitMix64 (OOPSLA 2014): the same calls in each run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A rank below `count`, the first one most often: Zipf's law with exponent 1.
+    fn zipf(&mut self, count: usize) -> usize {
+        let total: f64 = (1..=count).map(|rank| 1.0 / rank as f64).sum();
+        let mut left = (self.next() >> 11) as f64 / (1_u64 << 53) as f64 * total;
+        for rank in 1..=count {
+            left -= 1.0 / rank as f64;
+            if left <= 0.0 {
+                return rank - 1;
+            }
+        }
+        count - 1
+    }
+}
