@@ -19,7 +19,7 @@ pub(crate) struct FleetMetrics {
 /// One metric: name, help, and its value for a VM.
 type Row = (&'static str, &'static str, fn(&Member) -> f64);
 
-const ROWS: [Row; 4] = [
+const ROWS: [Row; 5] = [
     ("epsilon_vm_up", "Whether calls go to the VM.", |member| {
         let standing = member.info(Instant::now()).standing;
         f64::from(u8::from(matches!(standing, VmStanding::Ready | VmStanding::Suspect)))
@@ -29,6 +29,9 @@ const ROWS: [Row; 4] = [
     }),
     ("epsilon_vm_in_flight", "Calls of this gateway that run on the VM.", |member| {
         f64::from(member.load.own_calls())
+    }),
+    ("epsilon_vm_waiting", "Calls of all gateways that wait on the VM, by its report.", |member| {
+        f64::from(member.vm.status().calls_waiting)
     }),
     (
         "epsilon_vm_reports_missed",
@@ -42,13 +45,33 @@ const SENT: Row = ("epsilon_vm_calls_total", "Calls that this gateway sent to th
     member.load.sent_calls() as f64
 });
 
+const VMS: &str = "epsilon_vms";
+const VMS_HELP: &str = "VMs by how they stand, as this gateway sees them.";
+
 impl FleetMetrics {
     pub(crate) fn new(fleet: Arc<Fleet>) -> Result<Self, prometheus::Error> {
         let desc = |(name, help, _): Row| {
             Desc::new(name.into(), help.into(), vec!["vm".into()], [].into())
         };
         let rows = ROWS.into_iter().chain([SENT]);
-        Ok(Self { fleet, descs: rows.map(desc).collect::<Result<_, _>>()? })
+        let mut descs: Vec<Desc> = rows.map(desc).collect::<Result<_, _>>()?;
+        descs.push(Desc::new(VMS.into(), VMS_HELP.into(), vec!["standing".into()], [].into())?);
+        Ok(Self { fleet, descs })
+    }
+
+    /// How many VMs stand how; what none of them is is told as well, so that a graph has no holes.
+    fn standings(&self) -> Vec<MetricFamily> {
+        let Ok(gauges) = GaugeVec::new(Opts::new(VMS, VMS_HELP), &["standing"]) else {
+            return Vec::new();
+        };
+        let gauge = |standing: VmStanding| gauges.with_label_values(&[standing.as_str()]);
+        for standing in VmStanding::ALL {
+            gauge(standing).set(0.0);
+        }
+        for member in self.fleet.members() {
+            gauge(member.info(Instant::now()).standing).inc();
+        }
+        gauges.collect()
     }
 
     fn family(&self, (name, help, value): Row) -> Vec<MetricFamily> {
@@ -77,6 +100,10 @@ impl Collector for FleetMetrics {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        ROWS.into_iter().flat_map(|row| self.family(row)).chain(self.sent()).collect()
+        ROWS.into_iter()
+            .flat_map(|row| self.family(row))
+            .chain(self.sent())
+            .chain(self.standings())
+            .collect()
     }
 }

@@ -64,6 +64,8 @@ async fn a_vm_that_joins_gets_calls_and_is_told_of_a_version_once() {
     assert!(vm["report_age_ms"].as_u64().unwrap() < 3000, "{vm}");
     let metrics = world.metrics();
     assert!(metrics.contains(r#"epsilon_vm_up{vm="vm-a"} 1"#), "{metrics}");
+    assert!(metrics.contains(r#"epsilon_vms{standing="ready"} 1"#), "{metrics}");
+    assert!(metrics.contains(r#"epsilon_vms{standing="out"} 0"#), "{metrics}");
 }
 
 #[tokio::test]
