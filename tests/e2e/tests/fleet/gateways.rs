@@ -119,11 +119,12 @@ async fn calls_go_on_without_the_data_base() {
         let postgres = Arc::clone(&postgres);
         tokio::task::spawn_blocking(move || act(&postgres)).await.unwrap();
     };
-    let calls: Vec<Calls> = fleet.gateways.iter().map(|gateway| Calls::start(gateway, 2)).collect();
     // Once it is stopped and says so, once it says nothing any more.
     let away: [(Act, Act); 2] =
         [(Postgres::stop, Postgres::start_again), (Postgres::cut, Postgres::heal)];
     for (leave, come_back) in away {
+        let calls: Vec<Calls> =
+            fleet.gateways.iter().map(|gateway| Calls::start(gateway, 2)).collect();
         database(leave).await;
         let left = Instant::now();
         for gateway in &fleet.gateways {
@@ -152,13 +153,12 @@ async fn calls_go_on_without_the_data_base() {
             })
             .await;
         }
+        for calls in calls {
+            only_lost(&calls.stop().await, 0);
+        }
         fleet.all_ready().await;
-        let project = functions(2);
-        fleet.try_deploy(1, &project).await.done();
     }
-    for calls in calls {
-        only_lost(&calls.stop().await, 0);
-    }
+    fleet.try_deploy(1, &functions(2)).await.done();
 }
 
 #[tokio::test]
