@@ -50,15 +50,19 @@ async fn a_gateway_that_is_at_work_is_seen() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("old.db");
     let store = epsilon_store::open(file.to_str().unwrap()).await.unwrap();
+    let beat = async move || {
+        let gateway = Gateway {
+            id: GatewayId::parse("g-00000000000a").unwrap(),
+            public_key: "ab".repeat(32),
+            control_url: "http://127.0.0.1:8081".into(),
+            seen_at: Timestamp::now(),
+        };
+        store.gateway_beat(&gateway).await.unwrap();
+    };
+    beat().await; // seen before the copy begins
     let beats = tokio::spawn(async move {
         loop {
-            let gateway = Gateway {
-                id: GatewayId::parse("g-00000000000a").unwrap(),
-                public_key: "ab".repeat(32),
-                control_url: "http://127.0.0.1:8081".into(),
-                seen_at: Timestamp::now(),
-            };
-            store.gateway_beat(&gateway).await.unwrap();
+            beat().await;
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
     });
