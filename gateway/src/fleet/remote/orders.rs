@@ -9,12 +9,21 @@ use epsilon_api::{
 };
 use http::Method;
 use parking_lot::Mutex;
-use std::{collections::BTreeSet, time::Duration};
-use tokio::{sync::Notify, time::sleep};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
 
 /// Pauses while the VM cannot be reached.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a version that serves no more is left: other gateways may not have heard of it, and send it calls.
+const LATE: Duration = Duration::from_secs(6);
+const LOOK: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub(super) struct Orders {
@@ -26,7 +35,8 @@ pub(super) struct Orders {
 
 #[derive(Debug, Default)]
 struct Open {
-    retire: BTreeSet<VersionId>,
+    /// With the moment before which it is not sent.
+    retire: BTreeMap<VersionId, Instant>,
     forget: BTreeSet<FunctionName>,
     drain: Option<bool>,
     /// On its way now.
@@ -42,7 +52,7 @@ enum Order {
 
 impl Orders {
     pub(super) fn retire(&self, version: &VersionId) {
-        self.open.lock().retire.insert(version.clone());
+        self.open.lock().retire.entry(version.clone()).or_insert(Instant::now() + LATE);
         self.wake.notify_one();
     }
 
@@ -69,12 +79,15 @@ impl Orders {
     }
 
     /// Takes up the most urgent one.
-    fn next(&self) -> Option<Order> {
+    fn next(&self, now: Instant) -> Option<Order> {
         let mut open = self.open.lock();
         let next = open
             .drain
             .map(Order::Drain)
-            .or_else(|| open.retire.first().cloned().map(Order::Retire))
+            .or_else(|| {
+                let due = open.retire.iter().find(|(_, at)| **at <= now);
+                due.map(|(version, _)| Order::Retire(version.clone()))
+            })
             .or_else(|| open.forget.first().cloned().map(Order::Forget));
         open.sent.clone_from(&next);
         next
@@ -103,9 +116,10 @@ pub(crate) async fn carry_out(remote: std::sync::Arc<Remote>) {
     let mut pause = FIRST_PAUSE;
     loop {
         let sending = remote.orders.sending.lock().await;
-        let Some(order) = remote.orders.next() else {
+        let Some(order) = remote.orders.next(Instant::now()) else {
             drop(sending);
-            remote.orders.wake.notified().await; // keeps a wake-up that came in between
+            // A wake-up that came in between is kept; what is not due yet is looked at again.
+            let _ = timeout(LOOK, remote.orders.wake.notified()).await;
             continue;
         };
         match remote.carry_out(&order).await {
@@ -148,20 +162,23 @@ mod tests {
         orders.retire(&two);
         orders.retire(&one);
         orders.keep(&one).await;
-        assert_eq!(orders.next(), Some(Order::Retire(two.clone())));
+        assert_eq!(orders.next(Instant::now()), None, "others may send it calls still");
+        let later = Instant::now() + LATE;
+        assert_eq!(orders.next(later), Some(Order::Retire(two.clone())));
         orders.done(&Order::Retire(two));
-        assert_eq!(orders.next(), None);
+        assert_eq!(orders.next(later), None);
     }
 
     #[test]
     fn a_drain_that_was_turned_round_on_its_way_is_sent_again() {
         let orders = Orders::default();
         orders.drain(true);
-        let sent = orders.next().unwrap();
+        let now = Instant::now();
+        let sent = orders.next(now).unwrap();
         orders.drain(false);
         orders.done(&sent);
-        assert_eq!(orders.next(), Some(Order::Drain(false)));
+        assert_eq!(orders.next(now), Some(Order::Drain(false)));
         orders.done(&Order::Drain(false));
-        assert_eq!(orders.next(), None);
+        assert_eq!(orders.next(now), None);
     }
 }
