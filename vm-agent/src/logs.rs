@@ -21,7 +21,9 @@ use prometheus::IntCounter;
 use shelf::{Order, Shelf, Snapshot};
 use std::{
     collections::VecDeque,
+    fs,
     io::{self, BufRead},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     sync::Arc,
     thread,
@@ -34,6 +36,9 @@ const QUEUE: usize = 8192;
 /// Longest wait of a reader for the thread that owns the files.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Mode of the folder.
+const OWNER_ONLY: u32 = 0o700;
+
 /// The way to the logs; cheap to clone. The thread ends when the last one is gone.
 #[derive(Clone, Debug)]
 pub(crate) struct Logs {
@@ -43,9 +48,11 @@ pub(crate) struct Logs {
 }
 
 impl Logs {
-    /// Opens the folder `logs/` and starts the thread that owns it.
+    /// Opens the folder `logs/`, which only this user may enter (functions log what concerns their callers), and
+    /// starts the thread that owns it.
     pub(crate) fn open(folder: &Path, limit: Bytes, dropped: IntCounter) -> io::Result<Self> {
-        std::fs::create_dir_all(folder)?;
+        fs::create_dir_all(folder)?;
+        fs::set_permissions(folder, fs::Permissions::from_mode(OWNER_ONLY))?;
         let (orders, inbox) = mpsc::channel(QUEUE);
         let shelf = Shelf::new(folder.to_owned(), limit, dropped.clone());
         let thread =
@@ -135,7 +142,7 @@ fn matches(record: &LogRecord, wanted: Option<&RequestId>) -> bool {
     wanted.is_none() || record.request_id.as_ref() == wanted
 }
 
-fn read_kept(files: Vec<std::fs::File>, query: &LogQuery) -> Vec<LogRecord> {
+fn read_kept(files: Vec<fs::File>, query: &LogQuery) -> Vec<LogRecord> {
     let tail = query.tail.unwrap_or(usize::MAX);
     let mut kept = VecDeque::new();
     for file in files {

@@ -129,3 +129,13 @@ async fn a_full_disk_costs_lines_and_leaves_no_files() {
     logs.record(record("kept", None));
     assert_eq!(messages(&logs, LogQuery::default()).await, ["kept"]);
 }
+
+#[test]
+fn others_on_this_machine_cannot_read_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("logs");
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap(); // of an earlier release
+    drop(logs(&folder, 1 << 20));
+    assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, OWNER_ONLY);
+}
