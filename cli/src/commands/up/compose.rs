@@ -55,7 +55,8 @@ impl Platform {
         let rest = async {
             let builder = builder::app::App::build(builder).await.map_err(|e| unable(&e))?;
             let hands = Some(builder.builder());
-            let gateway = gateway::app::App::build(gateway, store, Some(agent.vm()), hands, &registry);
+            let gateway =
+                gateway::app::App::build(gateway, store, Some(agent.vm()), hands, &registry);
             Ok((builder, gateway.await.map_err(|e| no_gateway(&e))?))
         };
         match Box::pin(rest).await {
