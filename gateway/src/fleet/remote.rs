@@ -101,6 +101,11 @@ impl Remote {
         self.last.store(Arc::new(VmStatus { images: Vec::new(), ..status.clone() }));
     }
 
+    /// Its reports broke off: it may be another boot by the next call, which is then told of its version again.
+    pub(crate) fn doubt(&self) {
+        self.told.doubt();
+    }
+
     /// Nobody waits any more for what it owes.
     pub(crate) fn give_up(&self) {
         self.lost.store(true, Ordering::Relaxed);
@@ -140,12 +145,13 @@ impl Remote {
         let function = || version.function.clone();
         let key = VersionKey::of_version(&version);
         self.orders.keep(&version.id()).await;
+        let boot = self.told.boot();
         let work = async {
             let body = json(&*version).map_err(|trouble| trouble.before(function()))?;
             let asked = self.link.ask(Method::POST, path, body).await;
             let response = asked.map_err(|trouble| trouble.before(function()))?;
             if response.status().is_success() {
-                self.told.learn(key, self.told.boot());
+                self.told.learn(key, boot);
                 return Ok(());
             }
             Err(self.refusal(response, &version).await)

@@ -67,6 +67,7 @@ pub(crate) async fn follow(
         let Err(trouble) = reports(&member, &remote, &handover, &mut heard, &mut pause).await;
         let now = Instant::now();
         member.met(&trouble, now);
+        remote.doubt();
         if now.duration_since(heard) >= lost_after {
             remote.give_up();
         }

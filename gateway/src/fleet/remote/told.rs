@@ -38,6 +38,11 @@ impl Told {
         self.0.write().versions.remove(&version);
     }
 
+    /// The agent may have been started again: nothing is certain until it is told once more.
+    pub(super) fn doubt(&self) {
+        self.0.write().versions.clear();
+    }
+
     /// A report of this boot came in.
     pub(super) fn in_boot(&self, boot: u64) {
         if self.boot() != boot {
@@ -64,6 +69,9 @@ mod tests {
         assert!(!told.knows(key));
         told.learn(key, 7);
         assert!(!told.knows(key), "that was said to the agent before");
+        told.learn(key, 8);
+        told.doubt();
+        assert!(!told.knows(key), "its reports broke off");
         told.learn(key, 8);
         told.forget(key);
         assert!(!told.knows(key));
