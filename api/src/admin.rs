@@ -87,14 +87,8 @@ pub enum VmStanding {
 
 impl VmStanding {
     /// All of them.
-    pub const ALL: [Self; 6] = [
-        Self::Ready,
-        Self::Starting,
-        Self::Draining,
-        Self::Suspect,
-        Self::Out,
-        Self::EngineDown,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Ready, Self::Starting, Self::Draining, Self::Suspect, Self::Out, Self::EngineDown];
 
     /// For people.
     pub fn as_str(self) -> &'static str {
