@@ -81,7 +81,7 @@ mapfile -t scripts < <(git ls-files .ci/run 'infra/*.sh')
 part scripts 2m shellcheck --external-sources "${scripts[@]}"
 part infra 10m infra/test-infra.sh
 part lints 30m cargo clippy --workspace --all-targets --locked -- --deny warnings
-part build 30m cargo build --release --locked --package epsilon-cli --package epsilon-gateway --package epsilon-vm-agent --package epsilon-builder --package epsilon-e2e --bins
+part build 30m cargo build --release --locked --package epsilon-cli --package epsilon-gateway --package epsilon-vm-agent --package epsilon-builder --bins
 target=$(cargo metadata --format-version 1 --no-deps --offline | grep -o '"target_directory":"[^"]*"' | cut -d'"' -f4)
 # Makes the runtime base, which the tests of builder and vm-agent use.
 part wrapper 40m env EPSILON_BIN="$target/release/epsilon" infra/test-wrapper.sh
