@@ -186,6 +186,10 @@ impl Member {
         let is_news = self.drain_asked.swap(draining, Relaxed) != draining;
         if is_news {
             self.vm.drain(draining);
+            // The one of this process can be asked at once; another one tells by its next report.
+            if self.address.is_none() {
+                self.reported(self.vm.status(), Instant::now());
+            }
             self.look(Timestamp::now());
         }
         is_news
