@@ -111,7 +111,7 @@ impl Calls {
     ) -> Response<ReplyBody> {
         let request_id = permit::request_id(request.headers());
         let (metrics, running) = (Arc::clone(&self.metrics), self.running.token());
-        let mut record = CallRecord::begin(metrics, request_id, request.method(), running);
+        let mut record = CallRecord::begin(metrics, request_id, &request, running);
 
         let (request, target) = match self.lookup_and_permit(request) {
             Ok(found) => found,

@@ -5,7 +5,7 @@ use super::relay::headers;
 use crate::{
     fleet::load::Carried,
     observe::{
-        events::{CallEnded, CallFailed},
+        events::{Asked, CallEnded, CallFailed},
         metrics::Metrics,
     },
     routes::Route,
@@ -19,7 +19,7 @@ use epsilon_api::{
     vm::{Answer, Spent},
 };
 use http::{
-    HeaderMap, HeaderValue, Method, Response, StatusCode,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
     header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
 };
 use http_body::{Body, Frame, SizeHint};
@@ -41,6 +41,8 @@ pub(crate) struct CallRecord {
     metrics: Arc<Metrics>,
     began: Instant,
     request_id: RequestId,
+    /// Where calls are logged.
+    asked: Option<Asked>,
     /// Known after lookup.
     pub(crate) route: Option<Arc<Route>>,
     /// Known when a VM has answered.
@@ -55,10 +57,10 @@ pub(crate) struct CallRecord {
 }
 
 impl CallRecord {
-    pub(crate) fn begin(
+    pub(crate) fn begin<B>(
         metrics: Arc<Metrics>,
         request_id: RequestId,
-        method: &Method,
+        request: &Request<B>,
         running: TaskTrackerToken,
     ) -> Self {
         metrics.in_flight.inc();
@@ -66,12 +68,13 @@ impl CallRecord {
             metrics,
             began: Instant::now(),
             request_id,
+            asked: Asked::of(request),
             route: None,
             carried: None,
             status: CALLER_GONE,
             bytes_out: 0,
             complete: false,
-            head_only: *method == Method::HEAD,
+            head_only: *request.method() == Method::HEAD,
             _running: running,
         }
     }
@@ -97,6 +100,7 @@ impl Drop for CallRecord {
     fn drop(&mut self) {
         let ended = CallEnded {
             request_id: Some(&self.request_id),
+            asked: self.asked.as_ref(),
             route: self.route.as_deref(),
             status: self.status,
             took: self.began.elapsed(),

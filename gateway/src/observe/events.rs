@@ -8,12 +8,29 @@ use epsilon_api::{
     error::{CallError, Fault},
     ids::{FunctionName, RequestId},
 };
+use http::{Method, Request, Uri};
 use std::{error::Error, time::Duration};
+
+/// What a caller asked for. Kept only where calls are logged: nobody else pays for it.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    method: Method,
+    uri: Uri,
+}
+
+impl Asked {
+    /// Of a request, when lines at debug level are read.
+    pub(crate) fn of<B>(request: &Request<B>) -> Option<Self> {
+        tracing::enabled!(tracing::Level::DEBUG)
+            .then(|| Self { method: request.method().clone(), uri: request.uri().clone() })
+    }
+}
 
 /// A call is over: its answer's last byte went out, or it was cut.
 #[derive(Debug)]
 pub(crate) struct CallEnded<'a> {
     pub(crate) request_id: Option<&'a RequestId>,
+    pub(crate) asked: Option<&'a Asked>,
     pub(crate) route: Option<&'a Route>,
     pub(crate) status: u16,
     pub(crate) took: Duration,
@@ -34,6 +51,9 @@ impl CallEnded<'_> {
         }
         tracing::debug!(
             request_id = self.request_id.map(tracing::field::display),
+            method = self.asked.map(|asked| asked.method.as_str()),
+            // Without the query: callers put secrets there.
+            path = self.asked.map(|asked| asked.uri.path()),
             function = self.route.map(|route| tracing::field::display(&route.version.function)),
             version = self.route.map(|route| tracing::field::display(route.version.number)),
             status = self.status,
