@@ -27,6 +27,7 @@ use crate::{
     vm::{Spent, StartPhases},
 };
 use http::StatusCode;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -83,6 +84,9 @@ pub struct Joined {
 pub struct Welcome {
     /// The gateways whose passes a member takes.
     pub gateways: Vec<GatewayKey>,
+    /// What time it is by the clock that passes are dated by. It does not jump, as the wall clock may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<Timestamp>,
 }
 
 /// One gateway and how to recognise its passes.
@@ -157,7 +161,9 @@ impl Refusal {
             CallError::NoCapacity { cause, .. } => Self::NoCapacity { cause: told(cause) },
             CallError::FunctionTimeout { .. } => Self::FunctionTimeout,
             CallError::Internal(cause) => Self::Internal { cause: told(cause) },
-            CallError::FunctionNotFound(_) | CallError::CallerGone => {
+            CallError::FunctionNotFound(_)
+            | CallError::VersionNotFound { .. }
+            | CallError::CallerGone => {
                 Self::Internal { cause: err.to_string() }
             }
         }

@@ -27,6 +27,7 @@ use crate::{
 use epsilon_api::{build::Builder, fleet::MemberKind, vm::Vm};
 use epsilon_store::{Gateway, KeyRole, Store, StoreError};
 use epsilon_wire::{
+    clock::Clock,
     pass::{self, Signer},
     tls,
 };
@@ -150,6 +151,7 @@ impl App {
         let identity = Identity {
             tls: tls.map(tls::Files::client).transpose()?,
             signer: Arc::clone(&signer),
+            clock: Arc::new(Clock::start(Timestamp::now())),
             limits: LinkLimits { connect: config.members.connect, idle: config.members.idle },
         };
         let builders = Builders::new(builder, identity.clone(), config.builder_silence);
@@ -174,7 +176,7 @@ impl App {
             close: members.close.clone(),
             tasks: members.tasks.clone(),
         };
-        let roster = Roster::new(handover.clone(), identity, config.members, config.care);
+        let roster = Roster::new(handover.clone(), identity.clone(), config.members, config.care);
         let control_url = config.control_url.clone().unwrap_or_else(|| {
             let scheme = if tls.is_some() { "https" } else { "http" };
             format!("{scheme}://{}", control.local_addr().unwrap_or(config.control))
@@ -193,6 +195,7 @@ impl App {
                 seen_at: Timestamp::now(),
             },
             others: Others::default(),
+            clock: Arc::clone(&identity.clock),
         };
         store.gateway_beat(&sync.me).await?;
         let known = store.members().await?;
@@ -218,6 +221,7 @@ impl App {
             doors,
             joining: Semaphore::new(config.members.max_joining),
             deploys,
+            identity,
             urls,
             registry: registry.clone(),
             max_source: config.max_source,

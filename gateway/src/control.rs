@@ -27,7 +27,7 @@ use crate::{
         relay::limited::Limited,
     },
     deploy::Deploys,
-    fleet::{Fleet, handover::Handover},
+    fleet::{Fleet, handover::Handover, link::Identity},
     keys::Doors,
     routes::Routes,
     sync::away::StoreWatch,
@@ -69,6 +69,8 @@ pub(crate) struct Control {
     /// Members that join or beat at one moment.
     pub(crate) joining: Semaphore,
     pub(crate) deploys: Arc<Deploys>,
+    /// How this gateway shows itself to members.
+    pub(crate) identity: Identity,
     pub(crate) urls: Urls,
     pub(crate) registry: Registry,
     pub(crate) max_source: Bytes,

@@ -6,7 +6,7 @@
 //! store.changes() ─▶ Routes | Members | Draining | Resync ─┐
 //! each BEAT: beat, members, drains ────────────────────────┼─▶ read again ─▶ routes, roster, builders
 //! each now and then: routes ───────────────────────────────┘
-//! each second: passes, if it is time or the clock jumped
+//! each RENEW: new passes
 //! ```
 
 pub(crate) mod away;
@@ -19,19 +19,18 @@ use crate::{
 use away::StoreWatch;
 use epsilon_api::{chain::Chain, error::ErrorBody, fleet::BEAT, ids::GatewayId};
 use epsilon_store::{Change, Gateway, Store, StoreError};
-use epsilon_wire::pass;
+use epsilon_wire::{clock::Clock, pass};
 use futures_util::StreamExt;
 use http::StatusCode;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 /// Longest that one question to the store may take here. Nobody waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How often passes are looked after.
-const TICK: Duration = Duration::from_secs(1);
-/// The wall clock may run so far away from the steady one within a tick; more is a jump.
-const DRIFT: Duration = Duration::from_secs(2);
+/// The clock of passes follows the wall's by so much with each beat: members hear of it as often, and one that has missed
+/// ten of its own beats still takes our passes.
+const STEP: Duration = Duration::from_secs(2);
 /// Reading all routes is kept to this part of the time, where nothing tells that they changed.
 const ROUTES_SHARE: u32 = 200;
 const ROUTES_AT_LEAST: Duration = Duration::from_secs(5);
@@ -50,26 +49,23 @@ pub(crate) struct Sync {
     /// As this gateway shows itself; its time is filled in.
     pub(crate) me: Gateway,
     pub(crate) others: Others,
+    /// What passes are dated by.
+    pub(crate) clock: Arc<Clock>,
 }
 
 impl Sync {
     /// Runs until it is dropped.
     pub(crate) async fn run(mut self) {
         let mut changes = self.store.changes();
-        let (mut tick, mut beat) = (interval(TICK), interval(BEAT));
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut renew, mut beat) = (interval(pass::RENEW), interval(BEAT));
+        renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut passes = Passes::new();
         let mut routes_at = Instant::now() + ROUTES_AT_LEAST;
         loop {
             // Nothing is lost by dropping an arm that was not ready: the stream keeps its changes, intervals their times.
             tokio::select! {
                 biased; // passes first: without them calls fail
-                _ = tick.tick() => {
-                    if passes.are_due(Instant::now(), Timestamp::now()) {
-                        self.roster.renew_passes();
-                    }
-                }
+                _ = renew.tick() => self.roster.renew_passes(),
                 Some(change) = changes.next() => match change {
                     Change::Routes => drop(self.read_routes().await),
                     Change::Members => drop(self.read_members().await),
@@ -99,6 +95,8 @@ impl Sync {
     async fn beat(&mut self) -> Result<(), Away> {
         self.me.seen_at = Timestamp::now();
         self.ask(self.store.gateway_beat(&self.me)).await?;
+        // Not while the store is away: members do not hear of the step then.
+        self.clock.approach(self.me.seen_at, STEP);
         let gateways = self.ask(self.store.gateways()).await?;
         for gone in self.others.gone(&gateways, Instant::now()) {
             let failed = fail_unfinished(&*self.store, &gone);
@@ -148,35 +146,6 @@ impl Sync {
 /// The store gave no answer; it was told to whoever has to know.
 #[derive(Debug)]
 pub(crate) struct Away;
-
-/// When new passes are made.
-#[derive(Debug)]
-struct Passes {
-    made: Instant,
-    last: (Instant, Timestamp),
-}
-
-impl Passes {
-    fn new() -> Self {
-        Self { made: Instant::now(), last: (Instant::now(), Timestamp::now()) }
-    }
-
-    /// At their time, and at once when the clock that dates them was set.
-    fn are_due(&mut self, now: Instant, wall: Timestamp) -> bool {
-        let steady = SignedDuration::try_from(now.duration_since(self.last.0)).unwrap_or_default();
-        let drift = wall.duration_since(self.last.1) - steady;
-        self.last = (now, wall);
-        let jumped = drift.unsigned_abs() >= DRIFT;
-        if jumped {
-            tracing::warn!(?drift, "The clock was set.");
-        }
-        let due = jumped || now.duration_since(self.made) >= pass::RENEW;
-        if due {
-            self.made = now;
-        }
-        due
-    }
-}
 
 /// The other gateways' last beats, and when they were new to us: clocks differ and jump, ours does not.
 #[derive(Debug, Default)]
@@ -253,21 +222,5 @@ mod tests {
         assert_eq!(gone(3, 200), 0, "told already");
         assert_eq!(gone(4, 201), 0, "it is back");
         assert_eq!(gone(4, 261), 1);
-    }
-
-    #[tokio::test]
-    async fn passes_are_made_in_time_and_when_the_clock_was_set() {
-        let mut passes = Passes::new();
-        let (start, wall) = passes.last;
-        let mut due = |steady: u64, wall_seconds: i64| {
-            let wall = wall + SignedDuration::from_secs(wall_seconds);
-            passes.are_due(start + Duration::from_secs(steady), wall)
-        };
-        assert!(!due(1, 1));
-        assert!(due(2, 302), "five minutes ahead");
-        assert!(!due(3, 303), "and it goes on from there");
-        assert!(due(4, 4), "back again");
-        assert!(!due(23, 23));
-        assert!(due(24, 24));
     }
 }

@@ -11,7 +11,11 @@
 
 mod patience;
 
-use crate::{pass::Checker, tls};
+use crate::{
+    listen::{Accepted, Listener, Probes},
+    pass::Checker,
+    tls,
+};
 use epsilon_api::{
     body::{self, CallBody},
     headers,
@@ -20,28 +24,19 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use patience::{Busy, Patience, Watched};
-use socket2::{SockRef, TcpKeepalive};
 use std::{
     convert::Infallible, future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpSocket, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Connections that the kernel keeps while all ours are taken.
-const BACKLOG: u32 = 1024;
-/// Pauses after an error that will come again at once, such as a lack of file descriptors.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// TCP's own probes on silent connections: a gateway whose machine vanished under a long call is noticed
-/// within a minute.
-const PROBE_AFTER: Duration = Duration::from_secs(30);
-const PROBE_EVERY: Duration = Duration::from_secs(5);
-const PROBES: u32 = 6;
+/// A gateway whose machine vanished under a long call is noticed within a minute.
+const PROBES: Probes =
+    Probes { after: Duration::from_secs(30), every: Duration::from_secs(5), count: 6 };
 
 /// What connections may take.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +69,7 @@ pub struct Ending {
 /// A listener that is bound.
 #[derive(Debug)]
 pub struct Door {
-    listener: TcpListener,
+    listener: Listener,
     tls: Option<tls::Server>,
     limits: Limits,
     ending: Ending,
@@ -91,19 +86,12 @@ impl Door {
         limits: Limits,
         ending: Ending,
     ) -> io::Result<Self> {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        // A restart must not wait for connections of the last run.
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        Ok(Self { listener: socket.listen(BACKLOG)?, tls, limits, ending })
+        Ok(Self { listener: Listener::bind(address, PROBES)?, tls, limits, ending })
     }
 
     /// Where it listens.
-    ///
-    /// # Errors
-    /// The system's own.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+    pub fn address(&self) -> SocketAddr {
+        self.listener.address()
     }
 
     /// Lets gateways in, until told to close.
@@ -132,33 +120,18 @@ impl Door {
         H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<CallBody>> + Send + 'static,
     {
-        let Self { listener, tls, limits, ending } = self;
+        let Self { mut listener, tls, limits, ending } = self;
         let places = Arc::new(Semaphore::new(limits.connections));
-        let mut pause = FIRST_PAUSE;
-        loop {
-            // Closing first: a flood of connections must not keep the door open. Both may be dropped at any
-            // point; a connection that was accepted is never lost in between.
-            let (stream, place) = tokio::select! {
-                biased;
-                () = ending.close.cancelled() => return,
-                accepted = accept(&listener, &places) => match accepted {
-                    Ok(accepted) => accepted,
-                    Err(err) if is_of_one_connection(&err) => continue,
-                    Err(error) => {
-                        tracing::warn!(%error, ?pause, "Cannot accept connections; trying again.");
-                        // Cut short by closing: the loop's first arm sees it next.
-                        let _ = timeout(pause, ending.close.cancelled()).await;
-                        pause = (pause * 2).min(LONGEST_PAUSE);
-                        continue;
-                    }
-                },
-            };
-            pause = FIRST_PAUSE;
+        let trouble = |error: &io::Error, pause| {
+            tracing::warn!(%error, ?pause, "Cannot accept connections; trying again.");
+        };
+        while let Some(Accepted { stream, place, .. }) =
+            listener.next(&places, &ending.close, trouble).await
+        {
             let (tls, ending_of_one) = (tls.clone(), ending.clone());
             let (admits, handler) = (admits.clone(), handler.clone());
             ending.tasks.spawn(async move {
                 let _place = place;
-                prepare(&stream);
                 let ended = match tls {
                     None => speak(stream, limits, &ending_of_one, admits, handler).await,
                     Some(tls) => match timeout(limits.head, tls.accept(stream)).await {
@@ -175,34 +148,6 @@ impl Door {
             });
         }
     }
-}
-
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    // The place first: who cannot be served yet waits in the kernel, unaccepted.
-    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, place))
-}
-
-/// The other side gave up before it was accepted; nothing is wrong with us.
-fn is_of_one_connection(err: &io::Error) -> bool {
-    matches!(
-        err.kind(),
-        io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-    )
-}
-
-/// A socket that refuses these is dead anyway; reading from it says so.
-fn prepare(stream: &TcpStream) {
-    // Small messages must not wait for acknowledgements.
-    let _ = stream.set_nodelay(true);
-    let probes = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY);
-    let _ = SockRef::from(stream).set_tcp_keepalive(&probes.with_retries(PROBES));
 }
 
 /// Serves one connection to its end.

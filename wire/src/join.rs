@@ -112,7 +112,7 @@ impl Belonging {
         if credential.is_none() {
             std::fs::read_to_string(&settings.token_file)?;
         }
-        if let Some(Welcome { gateways }) = kept.gateways() {
+        if let Some(Welcome { gateways, .. }) = kept.gateways() {
             checker.trust(&gateways);
         }
         let joined = watch::Sender::new(None);
@@ -229,9 +229,12 @@ impl Belonging {
         date: Option<jiff::Timestamp>,
         local: IpAddr,
     ) -> Result<(), Refused> {
-        if let Some(date) = date {
-            self.checker.hear_time(date);
+        let Welcome { gateways, now } = welcome;
+        if let Some(now) = now.or(date) {
+            self.checker.hear_time(now);
         }
+        // What time it was is no use to a later life.
+        let welcome = Welcome { gateways, now: None };
         self.checker.trust(&welcome.gateways);
         self.kept.keep_gateways(&welcome).map_err(Refused::Folder)?;
         let address = self.address(local);

@@ -9,7 +9,7 @@
 //! caller says `now`. What this does not do: keep a pass secret on its way (that is `tls.rs`), or say what
 //! the gateway may ask.
 
-use crate::private;
+use crate::{clock::Clock, private};
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use epsilon_api::{
     fleet::GatewayKey,
@@ -22,7 +22,7 @@ use std::{
     fmt::{self, Write as _},
     fs, io,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// How long a pass opens doors. What is stolen is of no use a minute later.
@@ -150,25 +150,8 @@ impl Signer {
 pub struct Checker {
     member: VmId,
     known: RwLock<Known>,
-    clock: RwLock<Clock>,
-}
-
-/// What time it is by the gateways' clocks. A machine whose own clock jumps goes on taking passes.
-#[derive(Clone, Copy, Debug)]
-struct Clock {
-    then: Timestamp,
-    since: Instant,
-}
-
-impl Clock {
-    fn set(now: Timestamp) -> Self {
-        Self { then: now, since: Instant::now() }
-    }
-
-    fn now(self) -> Timestamp {
-        let passed = jiff::SignedDuration::try_from(self.since.elapsed()).unwrap_or_default();
-        self.then.saturating_add(passed).unwrap_or(self.then)
-    }
+    /// The gateways'. A machine whose own clock jumps goes on taking passes.
+    clock: Clock,
 }
 
 #[derive(Debug, Default)]
@@ -181,22 +164,20 @@ struct Known {
 impl Checker {
     /// Trusts no gateway yet.
     pub fn new(member: VmId) -> Self {
-        let clock = RwLock::new(Clock::set(Timestamp::now()));
+        let clock = Clock::start(Timestamp::now());
         Self { member, known: RwLock::default(), clock }
     }
 
     /// A gateway that we trust said what time it is. Heard only when it is news: such words are a second coarse.
     pub fn hear_time(&self, now: Timestamp) {
-        let mut clock = self.clock.write();
-        if clock.now().duration_since(now).abs() > COARSE {
-            *clock = Clock::set(now);
+        if self.clock.behind(now).abs() > COARSE {
+            self.clock.set(now);
         }
     }
 
     /// [`Checker::admits`], by the gateways' clocks.
     pub fn admits_now(&self, text: &str) -> bool {
-        let now = self.clock.read().now();
-        self.admits(text, now)
+        self.admits(text, self.clock.now())
     }
 
     /// These are the gateways, all of them. A key that is none is left out.

@@ -48,7 +48,7 @@ impl Gateway {
         let (heard, joined) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<Mutex<_>>::default());
         let gateway =
             Self { url, folder, heard: Arc::clone(&heard), joined: Arc::clone(&joined), signer };
-        let welcome = Welcome { gateways: vec![gateway.signer.key()] };
+        let welcome = Welcome { gateways: vec![gateway.signer.key()], now: None };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (heard, joined) = (Arc::clone(&heard), Arc::clone(&joined));

@@ -145,7 +145,8 @@ impl Control {
             id: gateway.id,
             public_key: gateway.public_key,
         };
-        Ok(Welcome { gateways: gateways.into_iter().map(key).collect() })
+        let gateways = gateways.into_iter().map(key).collect();
+        Ok(Welcome { gateways, now: Some(self.identity.clock.now()) })
     }
 
     /// Members ask each few seconds; one that would wait for longer is better told.

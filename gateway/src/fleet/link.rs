@@ -15,13 +15,13 @@ use epsilon_api::{
     ids::VmId,
 };
 use epsilon_wire::{
+    clock::Clock,
     connection::{Connection, Idle},
     pass::Signer,
     tls,
 };
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header::HOST};
 use hyper::body::Incoming;
-use jiff::Timestamp;
 pub(crate) use lines::{lines, parsed};
 use socket2::{SockRef, TcpKeepalive};
 use std::{io, sync::Arc, time::Duration};
@@ -45,6 +45,8 @@ pub(crate) struct LinkLimits {
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) signer: Arc<Signer>,
+    /// What passes are dated by. Members are told the same one.
+    pub(crate) clock: Arc<Clock>,
     pub(crate) tls: Option<tls::Client>,
     pub(crate) limits: LinkLimits,
 }
@@ -102,7 +104,7 @@ impl Link {
 
     /// Signs the next pass; the one before stays good for some time.
     pub(crate) fn renew_pass(&self) {
-        let pass = self.identity.signer.pass(&self.member, Timestamp::now());
+        let pass = self.identity.signer.pass(&self.member, self.identity.clock.now());
         if let Ok(value) = HeaderValue::try_from(pass) {
             self.pass.store(Arc::new(value));
         }
@@ -146,7 +148,7 @@ impl Link {
     }
 
     /// A member's door says 401 to a pass that it does not take, before it looks at anything else, and says nothing
-    /// more. Clocks that jumped are the likely reason: the next pass is made at once.
+    /// more. A gateway that stood still for a while shows an old one: the next pass is made at once.
     fn answered(&self, response: Response<Incoming>, connection: Connection) -> Sent {
         let ours = |name: &HeaderName| name.as_str().starts_with(RESERVED_PREFIX);
         if response.status() == StatusCode::UNAUTHORIZED && !response.headers().keys().any(ours) {

@@ -92,7 +92,7 @@ async fn answer(
     let body = request.into_body().collect().await.unwrap().to_bytes();
     let me = serde_json::from_slice::<Join>(&body).map_or(String::new(), |me| me.address);
     heard.lock().unwrap().push(format!("{verb} {me}"));
-    let welcome = Welcome { gateways: vec![key] };
+    let welcome = Welcome { gateways: vec![key], now: None };
     let data = match verb.as_str() {
         "join" => {
             serde_json::json!(Joined { credential: Secret::new("credential".into()), welcome })

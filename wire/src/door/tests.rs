@@ -5,7 +5,10 @@ use crate::{connection::Connection, pass::Signer};
 use epsilon_api::ids::VmId;
 use http_body_util::{BodyExt, StreamBody};
 use jiff::Timestamp;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 /// Long enough for anything that is to happen; what is not to happen is not waited for that long.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -29,7 +32,7 @@ impl Site {
         checker.trust(&[signer.key()]);
         let ending = Ending::default();
         let door = Door::bind("127.0.0.1:0".parse().unwrap(), tls, limits, ending.clone()).unwrap();
-        let address = door.address().unwrap();
+        let address = door.address();
         ending.tasks.spawn(door.serve(checker, |request| async move {
             match request.uri().path() {
                 "/stuck" => std::future::pending().await,

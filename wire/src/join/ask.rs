@@ -111,7 +111,7 @@ pub(super) enum AskError {
 pub(super) struct Heard<T> {
     /// Or the status of its refusal, and its words.
     pub(super) answer: Result<T, (StatusCode, String)>,
-    /// What time it is there.
+    /// What time it is there by its wall clock: for gateways that do not say in their answer what they date passes by.
     pub(super) date: Option<Timestamp>,
     /// The address of ours that reaches it.
     pub(super) local: IpAddr,

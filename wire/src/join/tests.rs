@@ -43,6 +43,8 @@ struct State {
     /// Answers everything with this, when set.
     answers: Option<StatusCode>,
     clock: Option<&'static str>,
+    /// What it dates passes by, if it says so.
+    now: Option<Timestamp>,
 }
 
 impl FakeGateway {
@@ -119,7 +121,7 @@ impl Script {
         let who = serde_json::from_slice::<Join>(&body)
             .map_or_else(|_| String::new(), |me| format!("{} {}", me.id, me.address));
         state.heard.push(format!("{verb} {who}"));
-        let welcome = Welcome { gateways: vec![self.signer.key()] };
+        let welcome = Welcome { gateways: vec![self.signer.key()], now: state.now };
         let text = match verb.as_str() {
             "join" => {
                 state.given += 1;
@@ -348,6 +350,22 @@ async fn the_gateways_clock_counts() {
     let then: Timestamp = "2097-01-01T00:00:01Z".parse().unwrap();
     assert!(member.checker.admits_now(&gateway.script.signer.pass(&id(), then)));
     assert!(!member.admits(&gateway), "a pass of our own time is long over");
+    life.end().await;
+}
+
+#[tokio::test]
+async fn the_clock_of_its_passes_counts_more_and_is_not_kept() {
+    let (gateway, member) = (FakeGateway::new().await, Member::new());
+    let then: Timestamp = "2050-01-01T00:00:01Z".parse().unwrap();
+    gateway.set(|state| {
+        state.clock = Some("Tue, 01 Jan 2097 00:00:00 GMT"); // its wall clock was set
+        state.now = Some(then);
+    });
+    let mut life = member.live(&gateway.url());
+    life.joined().await;
+    assert!(member.checker.admits_now(&gateway.script.signer.pass(&id(), then)));
+    let kept = fs::read_to_string(member.folder.path().join("gateways.json")).unwrap();
+    assert!(!kept.contains("now"), "{kept}");
     life.end().await;
 }
 

@@ -12,6 +12,7 @@ use epsilon_api::{
     units::{self, MilliCores},
 };
 use epsilon_wire::{
+    clock::Clock,
     door::{self, Door, Ending},
     pass::{Checker, Signer},
 };
@@ -20,6 +21,7 @@ use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
+use jiff::Timestamp;
 use std::{future::Future, time::Instant};
 use tokio::sync::mpsc;
 
@@ -68,7 +70,7 @@ impl Site {
         let ending = Ending::default();
         let any = "127.0.0.1:0".parse().unwrap();
         let door = Door::bind(any, None, limits, ending.clone()).unwrap();
-        let address = door.address().unwrap().to_string();
+        let address = door.address().to_string();
         ending.tasks.spawn(door.serve(checker, move |request| {
             let (script, tell) = (script.clone(), tell.clone());
             async move { answer(script, request, tell).await }
@@ -156,7 +158,8 @@ impl BuildLog for Told {
 
 fn builders(signer: &Arc<Signer>, silence: Duration, sites: &[&Site]) -> Builders {
     let limits = LinkLimits { connect: PATIENCE, idle: PATIENCE };
-    let identity = Identity { signer: Arc::clone(signer), tls: None, limits };
+    let clock = Arc::new(Clock::start(Timestamp::now()));
+    let identity = Identity { signer: Arc::clone(signer), clock, tls: None, limits };
     let builders = Builders::new(None, identity, silence);
     builders.set(sites.iter().map(|site| &site.join));
     builders

@@ -1,0 +1,96 @@
+//! A clock that nobody sets: the wall's time at its start, and steady time from there. Gateways date passes by one and tell
+//! the same one to members, members go by what they were told; so a machine whose clock is set loses no call.
+//!
+//! It may follow the wall clock in small steps ([`Clock::approach`]), each smaller than what a pass allows: a machine that
+//! started with a wrong clock is right again some time after that was noticed.
+
+use jiff::{SignedDuration, Timestamp};
+use std::{
+    sync::atomic::{AtomicI64, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+/// See the module. Reading it is one atomic and the machine's steady clock.
+#[derive(Debug)]
+pub struct Clock {
+    began: Instant,
+    then: Timestamp,
+    /// Milliseconds by which it was moved since.
+    moved: AtomicI64,
+}
+
+impl Clock {
+    /// It is so late now.
+    pub fn start(now: Timestamp) -> Self {
+        Self { began: Instant::now(), then: now, moved: AtomicI64::new(0) }
+    }
+
+    /// What time it is.
+    pub fn now(&self) -> Timestamp {
+        let passed = SignedDuration::try_from(self.began.elapsed()).unwrap_or_default();
+        let moved = SignedDuration::from_millis(self.moved.load(Relaxed));
+        self.then.saturating_add(passed.saturating_add(moved)).unwrap_or(self.then)
+    }
+
+    /// How far that clock is ahead of this one.
+    pub fn behind(&self, other: Timestamp) -> SignedDuration {
+        other.duration_since(self.now())
+    }
+
+    /// It is so late, whatever it was before.
+    pub fn set(&self, now: Timestamp) {
+        self.move_by(self.behind(now));
+    }
+
+    /// Moves towards that time, by no more than `step`.
+    pub fn approach(&self, now: Timestamp, step: Duration) {
+        let step = SignedDuration::try_from(step).unwrap_or(SignedDuration::MAX);
+        self.move_by(self.behind(now).clamp(-step, step));
+    }
+
+    fn move_by(&self, by: SignedDuration) {
+        self.moved.fetch_add(i64::try_from(by.as_millis()).unwrap_or(0), Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The clock's own steps are milliseconds, and the test takes some time.
+    fn is_about(clock: &Clock, want: Timestamp) -> bool {
+        clock.behind(want).abs() < SignedDuration::from_secs(1)
+    }
+
+    #[test]
+    fn it_goes_on_from_where_it_was_set() {
+        let hour = SignedDuration::from_hours(1);
+        let start = Timestamp::from_second(1_800_000_000).unwrap();
+        let clock = Clock::start(start);
+        assert!(is_about(&clock, start));
+        clock.set(start + hour);
+        assert!(is_about(&clock, start + hour));
+        clock.set(start - hour);
+        assert!(is_about(&clock, start - hour));
+        clock.set(Timestamp::MIN);
+        clock.set(Timestamp::MAX);
+        clock.set(start);
+        assert!(is_about(&clock, start), "no time of day breaks it");
+    }
+
+    #[test]
+    fn it_follows_a_clock_that_jumped_in_small_steps_and_stops_there() {
+        let start = Timestamp::from_second(1_800_000_000).unwrap();
+        let seconds = SignedDuration::from_secs;
+        let (clock, step) = (Clock::start(start), Duration::from_secs(2));
+        for ahead in [5, -5] {
+            clock.set(start);
+            let wall = start + seconds(ahead);
+            let seen = [2, 4, 5, 5].map(|moved| {
+                clock.approach(wall, step);
+                is_about(&clock, start + seconds(moved * ahead.signum()))
+            });
+            assert_eq!(seen, [true; 4], "{ahead}");
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! A bound port and the connections that come in there: how many at once, what becomes of an error, how it
+//! ends. What is said on a connection is not known here. Used by the gateway's listeners and by members' doors.
+//!
+//! Told to close, it still hands out what the kernel had taken in by then: whoever sees a connection established
+//! may have sent a request already, and would get a reset for it.
+
+use socket2::{SockRef, TcpKeepalive};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Connections that the kernel keeps while all ours are taken.
+const BACKLOG: u32 = 4096;
+/// Pauses after an error that will come again at once, such as a lack of file descriptors.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// One connection.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The connection; small writes go out at once.
+    pub stream: TcpStream,
+    /// Who it is.
+    pub peer: SocketAddr,
+    /// Its place among those that may be open at once; gives it back when dropped.
+    pub place: OwnedSemaphorePermit,
+}
+
+/// TCP's own questions to a peer that says nothing, so that one that vanished without a word is noticed.
+#[derive(Clone, Copy, Debug)]
+pub struct Probes {
+    /// Silence before the first one.
+    pub after: Duration,
+    /// Time between two.
+    pub every: Duration,
+    /// How many in vain.
+    pub count: u32,
+}
+
+/// A port that is bound.
+#[derive(Debug)]
+pub struct Listener {
+    port: Port,
+    address: SocketAddr,
+    probes: Probes,
+    pause: Duration,
+}
+
+#[derive(Debug)]
+enum Port {
+    Open(TcpListener),
+    /// Only what the kernel has taken in already; never more than its queue holds, or a flood would keep it open.
+    Closing(std::net::TcpListener, u32),
+    Closed,
+}
+
+impl Listener {
+    /// Binds; port 0 takes any. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// When the address is taken or not ours.
+    pub fn bind(address: SocketAddr, probes: Probes) -> io::Result<Self> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // A restart must not wait for connections of the last run.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let listener = socket.listen(BACKLOG)?;
+        let address = listener.local_addr()?;
+        Ok(Self { port: Port::Open(listener), address, probes, pause: FIRST_PAUSE })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The next connection; `None` once it is told to `close` and nobody waits any more. An error never ends it: it is
+    /// told to `trouble`, with the pause that follows. May be dropped at any point; what was accepted is not lost.
+    pub async fn next(
+        &mut self,
+        places: &Arc<Semaphore>,
+        close: &CancellationToken,
+        trouble: impl Fn(&io::Error, Duration),
+    ) -> Option<Accepted> {
+        while let Port::Open(listener) = &self.port {
+            // Closing first: a flood of connections must not keep the port open.
+            let accepted = tokio::select! {
+                biased;
+                () = close.cancelled() => {
+                    self.close();
+                    break;
+                }
+                accepted = accept(listener, places) => accepted,
+            };
+            match accepted {
+                Ok(accepted) => {
+                    self.pause = FIRST_PAUSE;
+                    return Some(self.prepared(accepted));
+                }
+                Err(err) if is_of_one_connection(&err) => {}
+                Err(err) => {
+                    trouble(&err, self.pause);
+                    // Cut short by closing: the loop's first arm sees it next.
+                    let _ = timeout(self.pause, close.cancelled()).await;
+                    self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+        self.waiting(places).map(|accepted| self.prepared(accepted))
+    }
+
+    fn close(&mut self) {
+        self.port = match std::mem::replace(&mut self.port, Port::Closed) {
+            Port::Open(listener) => match listener.into_std() {
+                Ok(listener) => Port::Closing(listener, BACKLOG),
+                Err(_) => Port::Closed,
+            },
+            other => other,
+        };
+    }
+
+    /// One that waits in the kernel's queue; the port is closed when there is none. Asks the kernel itself: the runtime
+    /// may not have heard of the newest ones yet.
+    fn waiting(&mut self, places: &Arc<Semaphore>) -> Option<Accepted> {
+        while let Port::Closing(listener, left @ 1..) = &mut self.port {
+            *left -= 1;
+            // Who finds no place was not going to be served.
+            let Ok(place) = Arc::clone(places).try_acquire_owned() else { break };
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    let stream =
+                        stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+                    match stream {
+                        Ok(stream) => return Some(Accepted { stream, peer, place }),
+                        Err(_) => continue,
+                    }
+                }
+                Err(err) if is_of_one_connection(&err) => {}
+                Err(_) => break,
+            }
+        }
+        self.port = Port::Closed;
+        None
+    }
+
+    /// A socket that refuses these is dead anyway; reading from it says so.
+    fn prepared(&self, accepted: Accepted) -> Accepted {
+        // Heads and small bodies must not wait for an acknowledgement.
+        let _ = accepted.stream.set_nodelay(true);
+        let Probes { after, every, count } = self.probes;
+        let probes = TcpKeepalive::new().with_time(after).with_interval(every).with_retries(count);
+        let _ = SockRef::from(&accepted.stream).set_tcp_keepalive(&probes);
+        accepted
+    }
+}
+
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> io::Result<Accepted> {
+    // The place first: who cannot be served yet waits in the kernel, unaccepted.
+    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, peer) = listener.accept().await?;
+    Ok(Accepted { stream, peer, place })
+}
+
+/// The other side gave up before it was accepted; nothing is wrong with us.
+fn is_of_one_connection(err: &io::Error) -> bool {
+    matches!(
+        err.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    const PROBES: Probes =
+        Probes { after: Duration::from_secs(9), every: Duration::from_secs(9), count: 3 };
+
+    fn listener() -> Listener {
+        Listener::bind("127.0.0.1:0".parse().unwrap(), PROBES).unwrap()
+    }
+
+    fn no_trouble(err: &io::Error, _: Duration) {
+        panic!("{err}");
+    }
+
+    #[tokio::test]
+    async fn who_was_in_before_it_closed_is_served_and_nobody_after() {
+        let (mut listener, places) = (listener(), Arc::new(Semaphore::new(100)));
+        let (address, close) = (listener.address(), CancellationToken::new());
+        let mut callers = Vec::new();
+        for _ in 0..50 {
+            callers.push(TcpStream::connect(address).await.unwrap());
+        }
+        close.cancel();
+        let mut served = 0;
+        while let Some(mut accepted) = listener.next(&places, &close, no_trouble).await {
+            accepted.stream.write_all(b"!").await.unwrap();
+            served += 1;
+        }
+        assert_eq!(served, callers.len());
+        for mut caller in callers {
+            assert_eq!(caller.read_u8().await.unwrap(), b'!');
+        }
+        let refused = TcpStream::connect(address).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(listener.next(&places, &close, no_trouble).await.is_none(), "it stays closed");
+    }
+
+    #[tokio::test]
+    async fn no_more_are_open_at_once_than_there_are_places() {
+        let (mut listener, places) = (listener(), Arc::new(Semaphore::new(1)));
+        let close = CancellationToken::new();
+        let _callers = [
+            TcpStream::connect(listener.address()).await.unwrap(),
+            TcpStream::connect(listener.address()).await.unwrap(),
+        ];
+        let first = listener.next(&places, &close, no_trouble).await.unwrap();
+        let next = listener.next(&places, &close, no_trouble);
+        assert!(futures_util::FutureExt::now_or_never(next).is_none());
+        drop(first);
+        assert!(listener.next(&places, &close, no_trouble).await.is_some());
+    }
+}
