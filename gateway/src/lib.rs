@@ -13,6 +13,7 @@
 //! | `fleet` | the VMs |
 //! | [`autoscale`] | how many VMs there should be, and who goes |
 //! | `deploy` | archive → versions that serve, all or none |
+//! | `git` | `git push` as a deployment |
 //! | `control` | the control API |
 //! | `keys` | the keys of the gateway's own doors |
 //! | `sync` | in step with the store, which other gateways change |
@@ -25,6 +26,7 @@ mod call;
 mod control;
 mod deploy;
 mod fleet;
+mod git;
 mod keys;
 mod observe;
 mod routes;

@@ -1,0 +1,100 @@
+//! gzip on the way: packs a stream of bytes, or unpacks one that a client sent. Holds some tens of KiB, whatever
+//! goes through.
+
+use bytes::Bytes;
+use epsilon_api::body::BodyError;
+use flate2::{
+    Compression,
+    write::{GzDecoder, GzEncoder},
+};
+use futures_util::{Stream, TryStreamExt, stream};
+use std::io::{self, Write};
+
+/// What is unpacked at one time: a small piece may hold a thousand times as much.
+const STEP: usize = 1 << 10;
+
+/// Packs fast rather than small: it goes to a builder, at most over a data centre's network.
+pub(super) fn pack(
+    plain: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static,
+) -> impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static {
+    let state = Some((Box::pin(plain), GzEncoder::new(Vec::new(), Compression::fast())));
+    stream::try_unfold(state, async |state| {
+        let Some((mut plain, mut packer)) = state else { return Ok(None) };
+        loop {
+            match plain.try_next().await? {
+                Some(piece) => packer.write_all(&piece)?,
+                None => return Ok(Some((packer.finish()?.into(), None))),
+            }
+            if !packer.get_ref().is_empty() {
+                let packed = std::mem::take(packer.get_mut());
+                return Ok(Some((packed.into(), Some((plain, packer)))));
+            }
+        }
+    })
+}
+
+/// Unpacks what git clients send packed.
+#[derive(Debug)]
+pub(super) struct Unpacker(GzDecoder<Vec<u8>>);
+
+impl Unpacker {
+    pub(super) fn new() -> Self {
+        Self(GzDecoder::new(Vec::new()))
+    }
+
+    /// The parts of a piece that are unpacked one after another, so that none of them is large.
+    pub(super) fn steps(piece: &Bytes) -> impl Iterator<Item = Bytes> {
+        (0..piece.len()).step_by(STEP).map(|at| piece.slice(at..piece.len().min(at + STEP)))
+    }
+
+    /// What comes out for this step.
+    pub(super) fn step(&mut self, step: &[u8]) -> io::Result<Bytes> {
+        self.0.write_all(step)?;
+        Ok(std::mem::take(self.0.get_mut()).into())
+    }
+
+    /// What comes out at the end; an error when it is not the end.
+    pub(super) fn end(mut self) -> io::Result<Bytes> {
+        self.0.try_finish()?;
+        Ok(std::mem::take(self.0.get_mut()).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn packed(plain: &[u8]) -> Bytes {
+        let pieces: Vec<_> =
+            plain.chunks(7000).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+        let packed: Vec<Bytes> = pack(stream::iter(pieces)).try_collect().await.unwrap();
+        packed.concat().into()
+    }
+
+    #[tokio::test]
+    async fn what_was_packed_comes_out_again() {
+        for plain in
+            [vec![], b"a".to_vec(), vec![7; 1 << 20], (0..=255).cycle().take(99_999).collect()]
+        {
+            let packed = packed(&plain).await;
+            let (mut unpacker, mut out) = (Unpacker::new(), Vec::new());
+            for step in Unpacker::steps(&packed) {
+                let part = unpacker.step(&step).unwrap();
+                assert!(part.len() <= 2 << 20, "a step gives little");
+                out.extend(part);
+            }
+            out.extend(unpacker.end().unwrap());
+            assert_eq!(out, plain);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_breaks_off_or_is_no_gzip_is_an_error() {
+        let packed = packed(&[9; 5000]).await;
+        let mut unpacker = Unpacker::new();
+        unpacker.step(&packed[..packed.len() / 2]).unwrap();
+        assert!(unpacker.end().is_err());
+        let mut unpacker = Unpacker::new();
+        assert!(unpacker.step(b"0000not gzip at all").and_then(|_| unpacker.end()).is_err());
+    }
+}
