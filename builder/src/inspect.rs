@@ -68,7 +68,11 @@ impl Inspector {
             return Ok(Seen { inspection: Inspection::default(), cached: true });
         }
         let entries = manifest.entries();
-        let env = environment(manifest);
+        let env: Vec<_> = manifest
+            .environment()
+            .into_iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
         let key = key(manifest, source, runtime, packages, &entries, &env);
         let kept = self.cache.kept("inspections", &format!("{key}.json"));
         if let Some(inspection) =
@@ -151,15 +155,16 @@ impl Inspector {
     }
 }
 
-/// What functions of the manifest will see when they run: code may need it to load at all. Entries are
-/// loaded once for all functions, so they see the variables of all.
-fn environment(manifest: &Manifest) -> Vec<String> {
-    let Functions::Named(functions) = manifest.functions() else { return Vec::new() };
-    let specs = functions.iter().filter_map(|(name, (entry, keys))| {
-        keys.clone().spec(Kind::Node, entry, name.as_str()).ok()
-    });
-    let all: BTreeMap<String, String> = specs.flat_map(|spec| spec.env).collect();
-    all.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+impl Manifest {
+    /// What functions of the manifest will see when they run: code may need it to load at all. Entries are
+    /// loaded once for all functions, so they see the variables of all.
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        let Functions::Named(functions) = self.functions() else { return BTreeMap::new() };
+        let specs = functions.iter().filter_map(|(name, (entry, keys))| {
+            keys.clone().spec(Kind::Node, entry, name.as_str()).ok()
+        });
+        specs.flat_map(|spec| spec.env).collect()
+    }
 }
 
 fn key(

@@ -7,6 +7,7 @@
 //! | [`source`] | the archive → a checked folder within limits |
 //! | [`manifest`] | `epsilon.yaml` and in-code `config` → settings, strictly |
 //! | `runtime` | the base image of Node functions, made where it is missing |
+//! | [`wrapper`] | the files of the Node wrapper, which are part of this binary |
 //! | `dependencies` | npm packages, installed in a throw-away container |
 //! | `inspect`, [`inspection`] | what the code exports, as the runtime saw it in such a container |
 //! | [`plan`] | all of these → which functions, with what settings, keyed by content |
@@ -40,3 +41,4 @@ mod runtime;
 pub mod serve;
 mod ship;
 pub mod source;
+pub mod wrapper;

@@ -62,6 +62,13 @@ impl fmt::Debug for ContainerName {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalImage(pub(crate) String);
 
+impl LocalImage {
+    /// An image under the name by which its engine knows it.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self(name.into())
+    }
+}
+
 /// What a container may reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attachment {

@@ -9,12 +9,10 @@ use crate::{
     error::{self, Hint},
     image::{Layer, tree},
     source::{ContentDigest, Hasher},
+    wrapper::FILES,
 };
 use epsilon_api::build::BuildError;
 use std::{fs, io, path::Path, sync::Arc};
-
-/// Paths and contents, sorted by path.
-const FILES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/wrapper_files.rs"));
 
 /// Checks the base and installs the wrapper's packages; the scripts of packages are not run.
 const INSTALL: &str = include_str!("wrapper.sh");
@@ -84,19 +82,4 @@ fn write(folder: &Path, owner: (u32, u32)) -> io::Result<()> {
         give(&path, owner)?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_wrapper_is_in_the_binary_without_its_tests() {
-        let has = |name: &str| FILES.iter().any(|(file, _)| *file == name);
-        assert!(has("package.json") && has("package-lock.json"));
-        assert!(FILES.is_sorted());
-        assert!(
-            !FILES.iter().any(|(name, _)| name.contains("test/") || name.contains("node_modules"))
-        );
-    }
 }

@@ -1,0 +1,20 @@
+//! The Node wrapper's own files, which are part of this binary (`build.rs`): `runtime` puts them into images,
+//! `epsilon dev` into a folder of the developer's machine. The packages that they need are not among them.
+
+/// Paths and contents, sorted by path.
+pub const FILES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/wrapper_files.rs"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wrapper_is_in_the_binary_without_its_tests() {
+        let has = |name: &str| FILES.iter().any(|(file, _)| *file == name);
+        assert!(has("package.json") && has("package-lock.json"));
+        assert!(FILES.is_sorted());
+        assert!(
+            !FILES.iter().any(|(name, _)| name.contains("test/") || name.contains("node_modules"))
+        );
+    }
+}
