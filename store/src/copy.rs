@@ -89,7 +89,7 @@ struct Table {
 }
 
 /// All tables, those that others refer to first. A test compares this with both schemas.
-const TABLES: [Table; 8] = [
+const TABLES: [Table; 10] = [
     Table {
         name: "functions",
         what: "functions",
@@ -134,6 +134,18 @@ const TABLES: [Table; 8] = [
         ],
     },
     Table {
+        name: "traffic",
+        what: "splits",
+        key: "function",
+        columns: &[
+            ("function", Text),
+            ("stable", Number),
+            ("split", Text),
+            ("since", Text),
+            ("aborted", Text),
+        ],
+    },
+    Table {
         name: "keys",
         what: "keys",
         key: "id",
@@ -144,6 +156,18 @@ const TABLES: [Table; 8] = [
             ("created_at", Text),
             ("gateway", Text),
             ("member", Text),
+        ],
+    },
+    Table {
+        name: "unneeded_images",
+        what: "unneeded images",
+        key: "image",
+        columns: &[
+            ("image", Text),
+            ("digest", Text),
+            ("since", Text),
+            ("state", Text),
+            ("seen_by", Number),
         ],
     },
     Table { name: "draining_vms", what: "draining VMs", key: "id", columns: &[("id", Text)] },

@@ -1,7 +1,10 @@
 //! Why an operation of the store did nothing. The first group is the asker's to solve, the second the
 //! operator's. Nothing here is sent to a caller of a function.
 
-use epsilon_api::ids::{DeploymentId, FunctionName, ProjectName, VersionNumber, VmId};
+use epsilon_api::{
+    ids::{DeploymentId, FunctionName, ProjectName, VersionNumber, VmId},
+    traffic::slots::BadShares,
+};
 use std::path::PathBuf;
 
 /// Why an operation did nothing.
@@ -18,9 +21,37 @@ pub enum StoreError {
         /// What was asked for.
         number: VersionNumber,
     },
+    /// The version is older than all that are kept.
+    #[error("`{function}` keeps version {number} no more; the oldest one is {oldest}")]
+    VersionNotKept {
+        /// The function.
+        function: FunctionName,
+        /// What was asked for.
+        number: VersionNumber,
+        /// The oldest version that can serve again.
+        oldest: VersionNumber,
+    },
+    /// A builder found the image of this function while it was being removed, because no version needed it.
+    #[error("the image of `{0}` was removed in this moment, because no version needed it")]
+    ImageLeaving(FunctionName),
     /// The active version is the oldest one.
     #[error("`{function}` has no version older than the active one")]
     NothingOlder {
+        /// The function.
+        function: FunctionName,
+    },
+    /// Shares that make no split.
+    #[error(transparent)]
+    Shares(#[from] BadShares),
+    /// No split holds, and no version was named.
+    #[error("the calls of `{function}` are not split: there is no version to promote")]
+    NothingToPromote {
+        /// The function.
+        function: FunctionName,
+    },
+    /// More than one version stands beside the stable one.
+    #[error("the split of `{function}` has more than one version to promote")]
+    PromoteWhich {
         /// The function.
         function: FunctionName,
     },

@@ -11,18 +11,21 @@ mod functions;
 mod gateways;
 mod keys;
 mod members;
+mod retention;
 mod rows;
+mod traffic;
 
 use crate::{
-    Change, Deployment, Gateway, Key, Member, Page, Paged, Prepared, Store, StoreError,
-    StoredVersion, changes::Changes,
+    Change, Deployment, Gateway, Key, Member, Outcome, Page, Paged, Prepared, Store, StoreError,
+    StoredVersion, Traffic, WantedSplit, changes::Changes,
 };
 use async_trait::async_trait;
 use epsilon_api::{
     build::Built,
     error::ErrorBody,
-    function::Version,
-    ids::{DeploymentId, FunctionName, GatewayId, VersionNumber, VmId},
+    function::{ImageRef, Version},
+    ids::{DeploymentId, FunctionName, GatewayId, VersionId, VersionNumber, VmId},
+    traffic::Aborted,
 };
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
@@ -239,6 +242,62 @@ impl Store for Sql {
         self.within(async { functions::versions(&mut self.look().await?, name, page).await }).await
     }
 
+    async fn version(
+        &self,
+        name: &FunctionName,
+        number: VersionNumber,
+    ) -> Result<Version, StoreError> {
+        self.within(functions::version(&self.read, name, number)).await
+    }
+
+    async fn traffic(&self) -> Result<Vec<Traffic>, StoreError> {
+        self.within(async { traffic::list(&mut self.look().await?).await }).await
+    }
+
+    async fn split(
+        &self,
+        name: &FunctionName,
+        wanted: &WantedSplit,
+        now: Timestamp,
+    ) -> Result<(Version, Option<Traffic>), StoreError> {
+        self.within(async {
+            let mut tx = self.begin().await?;
+            let split = traffic::split(&mut tx, name, wanted, now).await?;
+            self.commit(tx, Change::Routes).await?;
+            Ok(split)
+        })
+        .await
+    }
+
+    async fn promote(
+        &self,
+        name: &FunctionName,
+        to: Option<VersionNumber>,
+    ) -> Result<Version, StoreError> {
+        self.within(async {
+            let mut tx = self.begin().await?;
+            let version = traffic::promote(&mut tx, name, to).await?;
+            self.commit(tx, Change::Routes).await?;
+            Ok(version)
+        })
+        .await
+    }
+
+    async fn abort_split(
+        &self,
+        name: &FunctionName,
+        since: Timestamp,
+        why: &Aborted,
+    ) -> Result<bool, StoreError> {
+        self.within(async {
+            let mut tx = self.begin().await?;
+            let done = traffic::abort(&mut tx, name, since, why).await?;
+            self.commit(tx, Change::Routes).await?;
+            Ok(done)
+        })
+        .await
+    }
+
     async fn rollback(
         &self,
         name: &FunctionName,
@@ -253,12 +312,62 @@ impl Store for Sql {
         .await
     }
 
-    async fn delete_function(&self, name: &FunctionName) -> Result<Version, StoreError> {
+    async fn delete_function(
+        &self,
+        name: &FunctionName,
+        now: Timestamp,
+    ) -> Result<Version, StoreError> {
         self.within(async {
             let mut tx = self.begin().await?;
-            let version = functions::delete(&mut tx, name).await?;
+            let version = functions::delete(&mut tx, name, now).await?;
             self.commit(tx, Change::Routes).await?;
             Ok(version)
+        })
+        .await
+    }
+
+    async fn prune(&self, keep: u32, now: Timestamp) -> Result<Vec<VersionId>, StoreError> {
+        self.within(async {
+            let mut tx = self.begin().await?;
+            let removed = retention::prune(&mut tx, keep, now).await?;
+            tx.commit().await?;
+            Ok(removed)
+        })
+        .await
+    }
+
+    async fn note_unneeded(&self, images: &[ImageRef], now: Timestamp) -> Result<(), StoreError> {
+        self.within(async {
+            let mut tx = self.begin().await?;
+            retention::note(&mut tx, images, now).await?;
+            Ok(tx.commit().await?)
+        })
+        .await
+    }
+
+    async fn take_unneeded(
+        &self,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<ImageRef>, StoreError> {
+        self.within(async {
+            let mut tx = self.begin().await?;
+            let images = retention::take(&mut tx, before, limit).await?;
+            tx.commit().await?;
+            Ok(images)
+        })
+        .await
+    }
+
+    async fn taken(
+        &self,
+        images: &[(ImageRef, Outcome)],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.within(async {
+            let mut tx = self.begin().await?;
+            retention::taken(&mut tx, images, now).await?;
+            Ok(tx.commit().await?)
         })
         .await
     }

@@ -8,8 +8,9 @@ use epsilon_api::{
     build::Built,
     error::ErrorBody,
     fleet::Join,
-    function::Version,
-    ids::{DeploymentId, FunctionName, GatewayId, ProjectName, VersionNumber, VmId},
+    function::{ImageRef, Version},
+    ids::{DeploymentId, FunctionName, GatewayId, ProjectName, VersionId, VersionNumber, VmId},
+    traffic::{AbortRule, Aborted, Share, Split, Sticky, slots::BadShares},
 };
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
@@ -61,6 +62,72 @@ pub struct StoredVersion {
     pub version: Version,
     /// Whether it serves now.
     pub active: bool,
+}
+
+/// A split that somebody asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedSplit {
+    /// The shares.
+    pub shares: Vec<Share>,
+    /// The version that all calls go back to, if the choice is not left to the store.
+    pub stable: Option<VersionNumber>,
+    /// Whether a caller stays on its version.
+    pub sticky: Option<Sticky>,
+    /// When it ends by itself.
+    pub abort: AbortRule,
+}
+
+impl WantedSplit {
+    /// The version that all calls go back to: the one that is named, else the one of the split that runs, else the one
+    /// with the largest share (of equals the active one, else the oldest).
+    pub(crate) fn stable_version(
+        &self,
+        running: Option<VersionNumber>,
+        active: VersionNumber,
+    ) -> Result<VersionNumber, BadShares> {
+        let shares = BadShares::check(&self.shares)?;
+        let is_in = |version| shares.iter().any(|share| share.version == version);
+        if let Some(named) = self.stable {
+            return if is_in(named) { Ok(named) } else { Err(BadShares::StableLeftOut(named)) };
+        }
+        if let Some(stable) = running.filter(|stable| is_in(*stable)) {
+            return Ok(stable);
+        }
+        let largest = shares.iter().max_by_key(|share| {
+            let older = std::cmp::Reverse(share.version);
+            (share.percent, share.version == active, older)
+        });
+        // Shares that make 100 are not empty.
+        largest.map(|share| share.version).ok_or(BadShares::Sum(0))
+    }
+}
+
+/// A function's split as it holds, or as it ended when it did so by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Traffic {
+    /// The function.
+    pub function: FunctionName,
+    /// The active version.
+    pub stable: VersionNumber,
+    /// The terms.
+    pub split: Split,
+    /// Since when these shares hold. Tells this split from every other one of the function.
+    pub since: Timestamp,
+    /// Why it is over.
+    pub aborted: Option<Aborted>,
+    /// The other versions; none of a split that is over.
+    pub candidates: Vec<Version>,
+}
+
+/// What came of the removal of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is nowhere any more.
+    Gone,
+    /// Something still uses it; nothing was touched.
+    InUse,
+    /// It may be gone in one place and lie in another.
+    Unknown,
 }
 
 /// Which part of a list is wanted.
@@ -242,7 +309,43 @@ pub trait Store: Send + Sync + fmt::Debug {
         page: &Page,
     ) -> Result<Paged<StoredVersion>, StoreError>;
 
-    /// Makes another version serve: the given one, else the newest that is older than the active one.
+    /// One version that serves or served.
+    async fn version(
+        &self,
+        name: &FunctionName,
+        number: VersionNumber,
+    ) -> Result<Version, StoreError>;
+
+    /// The splits that hold, and those that ended by themselves when nothing was changed since; by name.
+    async fn traffic(&self) -> Result<Vec<Traffic>, StoreError>;
+
+    /// Splits a function's calls, from now on in this way. The stable version becomes the active one; answered with the
+    /// split, unless all calls are to go to that one version.
+    async fn split(
+        &self,
+        name: &FunctionName,
+        wanted: &WantedSplit,
+        now: Timestamp,
+    ) -> Result<(Version, Option<Traffic>), StoreError>;
+
+    /// Ends a split: the given version serves all calls, else the only one beside the stable one.
+    async fn promote(
+        &self,
+        name: &FunctionName,
+        to: Option<VersionNumber>,
+    ) -> Result<Version, StoreError>;
+
+    /// Ends the split of this time, and no other one, because a version failed; the stable version serves all calls.
+    /// Whether it was this that ended it.
+    async fn abort_split(
+        &self,
+        name: &FunctionName,
+        since: Timestamp,
+        why: &Aborted,
+    ) -> Result<bool, StoreError>;
+
+    /// Makes another version serve all calls: the given one, else the stable one of a split that holds, else the newest
+    /// that is older than the active one.
     async fn rollback(
         &self,
         name: &FunctionName,
@@ -250,7 +353,32 @@ pub trait Store: Send + Sync + fmt::Debug {
     ) -> Result<Version, StoreError>;
 
     /// Removes a function with its versions and frees its name for any project. Answers what served.
-    async fn delete_function(&self, name: &FunctionName) -> Result<Version, StoreError>;
+    async fn delete_function(
+        &self,
+        name: &FunctionName,
+        now: Timestamp,
+    ) -> Result<Version, StoreError>;
+
+    /// Removes the versions that are not among the newest `keep` of their function. One that serves, or that a
+    /// deployment at work counts on, stays. Answers which are gone.
+    async fn prune(&self, keep: u32, now: Timestamp) -> Result<Vec<VersionId>, StoreError>;
+
+    /// Notes images that were made and that no version came of, like those that removed versions leave behind. What a
+    /// version has is not noted.
+    async fn note_unneeded(&self, images: &[ImageRef], now: Timestamp) -> Result<(), StoreError>;
+
+    /// Takes at most `limit` images that no version has needed since `before`, to be removed wherever they lie. Until
+    /// [`Store::taken`] tells what came of it, a deployment that brings one of them is refused.
+    async fn take_unneeded(
+        &self,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<ImageRef>, StoreError>;
+
+    /// What came of the removal of images that were taken. Those that are not gone can be taken again, as if they were
+    /// unneeded since now.
+    async fn taken(&self, images: &[(ImageRef, Outcome)], now: Timestamp)
+    -> Result<(), StoreError>;
 
     /// Adds a key in place of the one of its role that this gateway made before. Keys of other gateways
     /// stay valid: each gateway has its own, and all open every gateway's doors.

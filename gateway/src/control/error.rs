@@ -73,6 +73,14 @@ pub(crate) fn of_store(err: &StoreError) -> ApiError {
             "VERSION_NOT_FOUND",
             Some(format!("`epsilon versions {function}` lists the versions")),
         ),
+        E::VersionNotKept { function, .. } => (
+            StatusCode::GONE,
+            "VERSION_NOT_KEPT",
+            Some(format!(
+                "`epsilon versions {function}` lists those that are kept; `gateway.keep_versions` says how many"
+            )),
+        ),
+        E::ImageLeaving(_) => (StatusCode::CONFLICT, "IMAGE_LEAVING", Some("deploy again".into())),
         E::DeploymentNotFound(_) => (StatusCode::NOT_FOUND, "DEPLOYMENT_NOT_FOUND", None),
         E::NothingOlder { .. } => (
             StatusCode::CONFLICT,

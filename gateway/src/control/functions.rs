@@ -15,6 +15,7 @@ use epsilon_api::{
 };
 use epsilon_store::{StoreError, StoredVersion};
 use http::Uri;
+use jiff::Timestamp;
 use std::sync::Arc;
 
 /// `GET /v1/functions`
@@ -101,7 +102,7 @@ pub(super) async fn delete(
         .to_the_end(async move {
             let version = {
                 let change = shared.routes.change().await;
-                let version = shared.store.delete_function(&name).await?;
+                let version = shared.store.delete_function(&name, Timestamp::now()).await?;
                 change.remove(&name, &shared.fleet);
                 for member in shared.fleet.members() {
                     member.vm.forget(&name); // before the name can be deployed again

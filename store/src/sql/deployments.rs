@@ -36,11 +36,15 @@ pub(super) async fn prepare(
     built: &Built,
     now: Timestamp,
 ) -> Result<Vec<Prepared>, StoreError> {
-    running(tx, id).await?;
+    let (seq, _) = running(tx, id).await?;
     let mut prepared = Vec::with_capacity(built.functions.len());
     for function in &built.functions {
         check_owner(tx, &function.name, &built.project).await?;
-        prepared.push(prepare_one(tx, id, &built.project, function, now).await?);
+        let one = prepare_one(tx, id, &built.project, function, now).await?;
+        if one.changed {
+            super::retention::need(tx, seq, function).await?;
+        }
+        prepared.push(one);
     }
     let plan: Vec<Deployed> = prepared
         .iter()
@@ -116,6 +120,7 @@ pub(super) async fn activate(
     for Deployed { name, version, changed } in rows::plan(&plan)? {
         if changed {
             check_not_superseded(tx, seq, &name).await?;
+            super::traffic::end(tx, &name).await?;
         }
         let project: Option<String> = sqlx::query_scalar(
             "UPDATE versions SET activated_at = COALESCE(activated_at, $3) \
@@ -145,10 +150,7 @@ pub(super) async fn fail(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     running(tx, id).await?;
-    sqlx::query("DELETE FROM versions WHERE deployment = $1 AND activated_at IS NULL")
-        .bind(id.as_str())
-        .execute(&mut **tx)
-        .await?;
+    super::retention::remove_prepared(tx, id, now).await?;
     end(tx, id, DeploymentState::Failed, Some(error), now).await
 }
 

@@ -6,6 +6,7 @@ use epsilon_api::{
     function::Version,
     ids::{FunctionName, VersionNumber},
 };
+use jiff::Timestamp;
 use sqlx::{Any, AnyExecutor};
 
 /// Active versions; the tail of the statement picks which.
@@ -39,7 +40,7 @@ pub(super) async fn active(
         .transpose()
 }
 
-async fn require_active(tx: &mut Tx, name: &FunctionName) -> Result<Version, StoreError> {
+pub(super) async fn require_active(tx: &mut Tx, name: &FunctionName) -> Result<Version, StoreError> {
     active(&mut **tx, name).await?.ok_or_else(|| StoreError::FunctionNotFound(name.clone()))
 }
 
@@ -79,25 +80,51 @@ pub(super) async fn versions(
     })
 }
 
+/// A version that serves or served.
+pub(super) async fn version(
+    on: impl AnyExecutor<'_>,
+    name: &FunctionName,
+    number: VersionNumber,
+) -> Result<Version, StoreError> {
+    let row: Option<rows::VersionRow> = sqlx::query_as(
+        "SELECT function, number, project, deployment, image, digest, spec, created_at \
+         FROM versions WHERE function = $1 AND number = $2 AND activated_at IS NOT NULL",
+    )
+    .bind(name.as_str())
+    .bind(i64::from(number.get()))
+    .fetch_optional(on)
+    .await?;
+    let missing = || StoreError::VersionNotFound { function: name.clone(), number };
+    rows::version(row.ok_or_else(missing)?)
+}
+
+/// Makes a version that is there the active one.
+pub(super) async fn point_at(
+    tx: &mut Tx,
+    name: &FunctionName,
+    number: VersionNumber,
+) -> Result<Version, StoreError> {
+    sqlx::query("UPDATE functions SET active_number = $2 WHERE name = $1")
+        .bind(name.as_str())
+        .bind(i64::from(number.get()))
+        .execute(&mut **tx)
+        .await?;
+    require_active(tx, name).await
+}
+
 pub(super) async fn rollback(
     tx: &mut Tx,
     name: &FunctionName,
     to: Option<VersionNumber>,
 ) -> Result<Version, StoreError> {
     let from = require_active(tx, name).await?.number;
-    let target: Option<i64> = match to {
-        Some(number) => {
-            sqlx::query_scalar(
-                "SELECT number FROM versions \
-                 WHERE function = $1 AND activated_at IS NOT NULL AND number = $2",
-            )
-            .bind(name.as_str())
-            .bind(i64::from(number.get()))
-            .fetch_optional(&mut **tx)
-            .await?
-        }
-        None => {
-            sqlx::query_scalar(
+    let split = super::traffic::end(tx, name).await?;
+    let target = match (to, split) {
+        (Some(number), _) => version(&mut **tx, name, number).await?.number,
+        // Away from what is tried: not also away from what has proved itself.
+        (None, Some(stable)) => stable,
+        (None, None) => {
+            let older: Option<i64> = sqlx::query_scalar(
                 "SELECT number FROM versions \
                  WHERE function = $1 AND activated_at IS NOT NULL AND number < $2 \
                  ORDER BY number DESC LIMIT 1",
@@ -105,31 +132,26 @@ pub(super) async fn rollback(
             .bind(name.as_str())
             .bind(i64::from(from.get()))
             .fetch_optional(&mut **tx)
-            .await?
+            .await?;
+            let none = || StoreError::NothingOlder { function: name.clone() };
+            rows::number(older.ok_or_else(none)?)?
         }
     };
-    let target = target.ok_or_else(|| match to {
-        Some(number) => StoreError::VersionNotFound { function: name.clone(), number },
-        None => StoreError::NothingOlder { function: name.clone() },
-    })?;
-    sqlx::query("UPDATE functions SET active_number = $2 WHERE name = $1")
-        .bind(name.as_str())
-        .bind(target)
-        .execute(&mut **tx)
-        .await?;
-    require_active(tx, name).await
+    point_at(tx, name, target).await
 }
 
-pub(super) async fn delete(tx: &mut Tx, name: &FunctionName) -> Result<Version, StoreError> {
+pub(super) async fn delete(
+    tx: &mut Tx,
+    name: &FunctionName,
+    now: Timestamp,
+) -> Result<Version, StoreError> {
     let active = require_active(tx, name).await?;
+    super::traffic::end(tx, name).await?;
     // The row of the function stays: it remembers which numbers were used.
     sqlx::query("UPDATE functions SET project = NULL, active_number = NULL WHERE name = $1")
         .bind(name.as_str())
         .execute(&mut **tx)
         .await?;
-    sqlx::query("DELETE FROM versions WHERE function = $1")
-        .bind(name.as_str())
-        .execute(&mut **tx)
-        .await?;
+    super::retention::remove_all(tx, name, now).await?;
     Ok(active)
 }

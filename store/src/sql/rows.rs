@@ -1,7 +1,7 @@
 //! Rows as they lie in the tables, and how they become words of the store. The only place that
 //! knows how a column is written.
 
-use crate::{Deployed, Deployment, StoreError};
+use crate::{Deployed, Deployment, StoreError, Traffic};
 use epsilon_api::{
     admin::DeploymentState,
     function::{ImageRef, Version},
@@ -13,6 +13,9 @@ use std::str::FromStr;
 
 /// function, number, project, deployment, image, digest, spec, created_at.
 pub(super) type VersionRow = (String, i64, String, String, String, String, String, String);
+
+/// function, stable, split, since, aborted.
+pub(super) type TrafficRow = (String, i64, String, String, Option<String>);
 
 /// seq, id, project, state, created_at, ended_at, error, plan.
 pub(super) type DeploymentRow =
@@ -75,6 +78,20 @@ pub(super) fn version(row: VersionRow) -> Result<Version, StoreError> {
         image: ImageRef { reference, digest },
         spec: serde_json::from_str(&spec).map_err(corrupt("function's settings"))?,
         created_at: parse("time", &created_at)?,
+    })
+}
+
+/// Without its candidates.
+pub(super) fn traffic(row: TrafficRow) -> Result<Traffic, StoreError> {
+    let (function, stable, split, since, aborted) = row;
+    let aborted = aborted.map(|text| serde_json::from_str(&text));
+    Ok(Traffic {
+        function: parse("function name", &function)?,
+        stable: number(stable)?,
+        split: serde_json::from_str(&split).map_err(corrupt("split"))?,
+        since: parse("time", &since)?,
+        aborted: aborted.transpose().map_err(corrupt("end of a split"))?,
+        candidates: Vec::new(),
     })
 }
 

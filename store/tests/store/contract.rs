@@ -6,7 +6,7 @@ use epsilon_api::{
     admin::DeploymentState,
     ids::{GatewayId, VmId},
 };
-use epsilon_store::{Change, KeyRole, Page, Store, StoreError, testing::Postgres};
+use epsilon_store::{Change, KeyRole, Outcome, Page, Store, StoreError, testing::Postgres};
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use std::{any::Any, sync::Arc, time::Duration};
@@ -117,7 +117,7 @@ mod suite {
         deploy(store, "shop", &[("pay", "a")]).await.unwrap();
         let id = begin(store).await;
         store.prepare(&id, &built("shop", &[("pay", "a")]), now()).await.unwrap();
-        store.delete_function(&name("pay")).await.unwrap();
+        store.delete_function(&name("pay"), now()).await.unwrap();
         assert!(matches!(
             store.activate(&id, now()).await,
             Err(StoreError::DeletedMeanwhile(function)) if function == name("pay")
@@ -127,17 +127,17 @@ mod suite {
     pub(crate) async fn numbers_are_not_reused_after_a_delete(store: &dyn Store) {
         deploy(store, "shop", &[("pay", "a")]).await.unwrap();
         deploy(store, "shop", &[("pay", "b")]).await.unwrap();
-        assert_eq!(store.delete_function(&name("pay")).await.unwrap().number, v(2));
+        assert_eq!(store.delete_function(&name("pay"), now()).await.unwrap().number, v(2));
         assert!(active(store).await.is_empty());
         assert!(matches!(
-            store.delete_function(&name("pay")).await,
+            store.delete_function(&name("pay"), now()).await,
             Err(StoreError::FunctionNotFound(_))
         ));
         // The name is free for another project.
         assert_eq!(deploy(store, "bank", &[("pay", "a")]).await.unwrap(), [row("pay", 3, true)]);
         assert!(matches!(
             store.rollback(&name("pay"), Some(v(1))).await,
-            Err(StoreError::VersionNotFound { .. })
+            Err(StoreError::VersionNotKept { .. })
         ));
     }
 
@@ -161,6 +161,104 @@ mod suite {
         let kept = store.versions(&pay, &first(9)).await.unwrap().items;
         let kept: Vec<_> = kept.iter().map(|one| (one.version.number.get(), one.active)).collect();
         assert_eq!(kept, [(3, false), (2, false), (1, true)]);
+    }
+
+    pub(crate) async fn only_the_newest_versions_are_kept_and_the_one_that_serves(
+        store: &dyn Store,
+    ) {
+        let pay = name("pay");
+        for digest in ["a", "b", "c", "d", "e"] {
+            deploy(store, "shop", &[("pay", digest), ("ship", "x")]).await.unwrap();
+        }
+        store.rollback(&pay, Some(v(1))).await.unwrap();
+        let gone = store.prune(2, now()).await.unwrap();
+        let gone: Vec<_> = gone.iter().map(ToString::to_string).collect();
+        assert_eq!(gone, ["pay@2", "pay@3"]);
+        let kept = store.versions(&pay, &first(9)).await.unwrap().items;
+        let kept: Vec<_> = kept.iter().map(|kept| kept.version.number.get()).collect();
+        assert_eq!(kept, [5, 4, 1]);
+        assert!(store.prune(2, now()).await.unwrap().is_empty(), "once");
+        store.rollback(&pay, Some(v(5))).await.unwrap();
+        assert_eq!(store.prune(2, now()).await.unwrap().len(), 1, "nothing holds the first now");
+        let err = store.rollback(&pay, Some(v(3))).await.unwrap_err();
+        assert_eq!(err.to_string(), "`pay` keeps version 3 no more; the oldest one is 4");
+        let err = store.rollback(&pay, Some(v(9))).await.unwrap_err();
+        assert!(matches!(err, StoreError::VersionNotFound { .. }), "{err}");
+    }
+
+    pub(crate) async fn what_a_deployment_at_work_counts_on_is_kept(store: &dyn Store) {
+        deploy(store, "shop", &[("pay", "a")]).await.unwrap();
+        let id = begin(store).await;
+        let work = built("shop", &[("pay", "a"), ("ship", "a")]);
+        store.prepare(&id, &work, now()).await.unwrap();
+        for digest in ["b", "c"] {
+            deploy(store, "shop", &[("pay", digest)]).await.unwrap();
+        }
+        assert!(store.prune(1, now()).await.unwrap().iter().all(|gone| gone.number != v(1)));
+        store.activate(&id, now()).await.unwrap();
+        assert_eq!(active(store).await, ["pay@1", "ship@1"]);
+    }
+
+    pub(crate) async fn images_are_unneeded_when_no_version_has_them(store: &dyn Store) {
+        let take = async |before| {
+            let taken = store.take_unneeded(before, 9).await.unwrap();
+            taken.into_iter().map(|image| image.reference).collect::<Vec<_>>()
+        };
+        let begun = now();
+        for digest in ["a", "b", "a", "c"] {
+            deploy(store, "shop", &[("pay", digest)]).await.unwrap();
+        }
+        store.prune(2, now()).await.unwrap();
+        assert_eq!(take(ago(begun, 60)).await, [""; 0], "not yet");
+        assert_eq!(take(now()).await, ["epsilon/pay:b"], "another version has `a`");
+        // Failed, never served, deleted: all of it leaves images.
+        let id = begin(store).await;
+        store.prepare(&id, &built("shop", &[("pay", "d")]), now()).await.unwrap();
+        store.fail_deployment(&id, &why(), now()).await.unwrap();
+        store.note_unneeded(&[image("pay", "c"), image("pay", "e")], now()).await.unwrap();
+        let mut found = take(now()).await;
+        found.sort();
+        assert_eq!(found, ["epsilon/pay:b", "epsilon/pay:d", "epsilon/pay:e"]);
+        store.delete_function(&name("pay"), now()).await.unwrap();
+        assert_eq!(take(now()).await.len(), 5, "what was taken and not told of is taken again");
+    }
+
+    pub(crate) async fn an_image_that_leaves_is_not_brought_again(store: &dyn Store) {
+        deploy(store, "shop", &[("pay", "a")]).await.unwrap();
+        deploy(store, "shop", &[("pay", "b")]).await.unwrap();
+        store.prune(1, now()).await.unwrap();
+        let early = begin(store).await;
+        let brings =
+            async |id| store.prepare(id, &built("shop", &[("pay", "a")]), now()).await.map(drop);
+        let one = store.take_unneeded(now(), 9).await.unwrap().remove(0);
+        assert!(matches!(brings(&early).await, Err(StoreError::ImageLeaving(_))));
+        store.taken(&[(one, Outcome::Gone)], now()).await.unwrap();
+        assert!(
+            matches!(brings(&early).await, Err(StoreError::ImageLeaving(_))),
+            "it may have been found before it went"
+        );
+        let late = begin(store).await;
+        brings(&late).await.unwrap();
+        assert!(store.take_unneeded(now(), 9).await.unwrap().is_empty(), "needed again");
+        store.fail_deployment(&early, &why(), now()).await.unwrap();
+        store.activate(&late, now()).await.unwrap();
+        assert_eq!(active(store).await, ["pay@3"]);
+    }
+
+    pub(crate) async fn an_image_in_use_is_tried_again_and_can_be_brought_again(store: &dyn Store) {
+        deploy(store, "shop", &[("pay", "a")]).await.unwrap();
+        deploy(store, "shop", &[("pay", "b")]).await.unwrap();
+        store.prune(1, now()).await.unwrap();
+        let early = begin(store).await;
+        let one = store.take_unneeded(now(), 9).await.unwrap().remove(0);
+        store.taken(&[(one, Outcome::Unknown)], ago(now(), -60)).await.unwrap();
+        assert!(store.take_unneeded(now(), 9).await.unwrap().is_empty(), "later");
+        let one = store.take_unneeded(ago(now(), -120), 9).await.unwrap().remove(0);
+        store.taken(&[(one, Outcome::InUse)], now()).await.unwrap();
+        let work = built("shop", &[("pay", "a")]);
+        let err = store.prepare(&early, &work, now()).await.unwrap_err();
+        assert!(matches!(err, StoreError::ImageLeaving(_)), "the first time may have taken it");
+        assert_eq!(deploy(store, "shop", &[("pay", "a")]).await.unwrap(), [row("pay", 3, true)]);
     }
 
     pub(crate) async fn unfinished_deployments_fail_at_the_next_start(store: &dyn Store) {
@@ -315,7 +413,7 @@ mod suite {
         assert_eq!(next().await, Change::Routes);
         store.rollback(&name("pay"), None).await.unwrap();
         assert_eq!(next().await, Change::Routes);
-        store.delete_function(&name("pay")).await.unwrap();
+        store.delete_function(&name("pay"), now()).await.unwrap();
         assert_eq!(next().await, Change::Routes);
 
         let vm = member("vm-1");
@@ -370,6 +468,11 @@ macro_rules! contract {
             a_delete_while_deploying_is_seen,
             numbers_are_not_reused_after_a_delete,
             rollback_moves_the_pointer,
+            only_the_newest_versions_are_kept_and_the_one_that_serves,
+            what_a_deployment_at_work_counts_on_is_kept,
+            images_are_unneeded_when_no_version_has_them,
+            an_image_that_leaves_is_not_brought_again,
+            an_image_in_use_is_tried_again_and_can_be_brought_again,
             unfinished_deployments_fail_at_the_next_start,
             deployments_of_living_gateways_go_on,
             lists_come_in_parts,

@@ -42,7 +42,7 @@ async fn populate(store: &dyn Store) -> Known {
         deploy(store, "shop", &[("Pay", digest), ("gone", digest)]).await.unwrap();
     }
     store.rollback(&name("Pay"), Some(v(2))).await.unwrap();
-    store.delete_function(&name("gone")).await.unwrap();
+    store.delete_function(&name("gone"), now()).await.unwrap();
     let failed = begin(store).await;
     store.fail_deployment(&failed, &why(), now()).await.unwrap();
 

@@ -47,13 +47,17 @@ pub(crate) fn built(owner: &str, functions: &[(&str, &str)]) -> Built {
         .map(|(function, digest)| BuiltFunction {
             name: name(function),
             spec: FunctionSpec::new(Runtime::Node, "index.js", *function),
-            image: ImageRef {
-                reference: format!("epsilon/{function}:{digest}"),
-                digest: format!("sha256:{digest}"),
-            },
+            image: image(function, digest),
         })
         .collect();
     Built { project: project(owner), functions }
+}
+
+pub(crate) fn image(function: &str, digest: &str) -> ImageRef {
+    ImageRef {
+        reference: format!("epsilon/{function}:{digest}"),
+        digest: format!("sha256:{digest}"),
+    }
 }
 
 pub(crate) fn why() -> ErrorBody {

@@ -1,0 +1,167 @@
+//! Splits of a function's calls: set, ended, listed. The stable version of a split is the active one, so that whatever
+//! knows nothing of splits does what is right without them.
+
+use super::{Tx, functions, rows};
+use crate::{StoreError, Traffic, WantedSplit};
+use epsilon_api::{
+    function::Version,
+    ids::{FunctionName, VersionId, VersionNumber},
+    traffic::{Aborted, Share, Split, slots::Slots},
+};
+use jiff::Timestamp;
+use sqlx::{Any, AnyExecutor};
+
+/// Splits of functions whose stable version serves; the tail of the statement picks which.
+macro_rules! select_splits {
+    ($tail:literal) => {
+        concat!(
+            "SELECT t.function, t.stable, t.split, t.since, t.aborted FROM traffic t \
+             JOIN functions f ON f.name = t.function AND f.active_number = t.stable ",
+            $tail
+        )
+    };
+}
+
+pub(super) async fn list(tx: &mut Tx) -> Result<Vec<Traffic>, StoreError> {
+    let found: Vec<rows::TrafficRow> =
+        sqlx::query_as(select_splits!("ORDER BY t.function")).fetch_all(&mut **tx).await?;
+    let mut all = Vec::with_capacity(found.len());
+    for row in found {
+        let mut traffic = rows::traffic(row)?;
+        traffic.candidates = candidates(tx, &traffic).await?;
+        all.push(traffic);
+    }
+    Ok(all)
+}
+
+/// The versions beside the stable one; none of a split that is over.
+async fn candidates(tx: &mut Tx, traffic: &Traffic) -> Result<Vec<Version>, StoreError> {
+    let mut candidates = Vec::new();
+    if traffic.aborted.is_none() {
+        for Share { version, .. } in traffic.split.slots.shares() {
+            if version != traffic.stable {
+                candidates.push(functions::version(&mut **tx, &traffic.function, version).await?);
+            }
+        }
+    }
+    Ok(candidates)
+}
+
+/// The split that holds now.
+async fn running(
+    on: impl AnyExecutor<'_>,
+    name: &FunctionName,
+) -> Result<Option<Traffic>, StoreError> {
+    let select = select_splits!("WHERE t.function = $1 AND t.aborted IS NULL");
+    let found = sqlx::query_as::<Any, rows::TrafficRow>(select).bind(name.as_str());
+    found.fetch_optional(on).await?.map(rows::traffic).transpose()
+}
+
+pub(super) async fn split(
+    tx: &mut Tx,
+    name: &FunctionName,
+    wanted: &WantedSplit,
+    now: Timestamp,
+) -> Result<(Version, Option<Traffic>), StoreError> {
+    let active = functions::require_active(tx, name).await?.number;
+    let running = running(&mut **tx, name).await?;
+    for share in &wanted.shares {
+        functions::version(&mut **tx, name, share.version).await?;
+    }
+    let before = running.as_ref().map(|running| running.stable);
+    let stable = wanted.stable_version(before, active)?;
+    let base = running.map_or_else(|| Slots::all(stable), |running| running.split.slots);
+    let slots = base.share(&wanted.shares)?;
+    let version = functions::point_at(tx, name, stable).await?;
+    if slots == Slots::all(stable) {
+        end(tx, name).await?;
+        return Ok((version, None));
+    }
+    let split = Split { slots, sticky: wanted.sticky.clone(), abort: wanted.abort };
+    sqlx::query(
+        "INSERT INTO traffic (function, stable, split, since) VALUES ($1, $2, $3, $4) \
+         ON CONFLICT (function) DO UPDATE SET stable = excluded.stable, split = excluded.split, \
+         since = excluded.since, aborted = NULL",
+    )
+    .bind(name.as_str())
+    .bind(i64::from(stable.get()))
+    .bind(rows::json("split", &split)?)
+    .bind(rows::time(now))
+    .execute(&mut **tx)
+    .await?;
+    let function = name.clone();
+    let mut traffic =
+        Traffic { function, stable, split, since: now, aborted: None, candidates: Vec::new() };
+    traffic.candidates = candidates(tx, &traffic).await?;
+    Ok((version, Some(traffic)))
+}
+
+pub(super) async fn promote(
+    tx: &mut Tx,
+    name: &FunctionName,
+    to: Option<VersionNumber>,
+) -> Result<Version, StoreError> {
+    functions::require_active(tx, name).await?;
+    let to = match to {
+        Some(number) => number,
+        None => {
+            let running = running(&mut **tx, name).await?;
+            let running =
+                running.ok_or_else(|| StoreError::NothingToPromote { function: name.clone() })?;
+            match candidates(tx, &running).await?.as_slice() {
+                [only] => only.number,
+                _ => return Err(StoreError::PromoteWhich { function: name.clone() }),
+            }
+        }
+    };
+    functions::version(&mut **tx, name, to).await?;
+    end(tx, name).await?;
+    functions::point_at(tx, name, to).await
+}
+
+/// Whether that very split still held.
+pub(super) async fn abort(
+    tx: &mut Tx,
+    name: &FunctionName,
+    since: Timestamp,
+    why: &Aborted,
+) -> Result<bool, StoreError> {
+    let done = sqlx::query(
+        "UPDATE traffic SET aborted = $3 \
+         WHERE function = $1 AND since = $2 AND aborted IS NULL AND EXISTS \
+          (SELECT 1 FROM functions f WHERE f.name = traffic.function \
+           AND f.active_number = traffic.stable)",
+    )
+    .bind(name.as_str())
+    .bind(rows::time(since))
+    .bind(rows::json("end of a split", why)?)
+    .execute(&mut **tx)
+    .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// The function has no split any more, and none is remembered. Answers the stable version of the one that held.
+pub(super) async fn end(
+    tx: &mut Tx,
+    name: &FunctionName,
+) -> Result<Option<VersionNumber>, StoreError> {
+    let held = running(&mut **tx, name).await?.map(|running| running.stable);
+    sqlx::query("DELETE FROM traffic WHERE function = $1")
+        .bind(name.as_str())
+        .execute(&mut **tx)
+        .await?;
+    Ok(held)
+}
+
+/// The versions of every split that holds.
+pub(super) async fn held(tx: &mut Tx) -> Result<Vec<VersionId>, StoreError> {
+    let rows: Vec<rows::TrafficRow> =
+        sqlx::query_as(select_splits!("WHERE t.aborted IS NULL")).fetch_all(&mut **tx).await?;
+    let mut held = Vec::new();
+    for row in rows {
+        let Traffic { function, split, .. } = rows::traffic(row)?;
+        let id = |share: Share| VersionId { function: function.clone(), number: share.version };
+        held.extend(split.slots.shares().into_iter().map(id));
+    }
+    Ok(held)
+}
