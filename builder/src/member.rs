@@ -83,7 +83,7 @@ impl Member {
             app.builder(),
         )
         .map_err(listen)?;
-        let address = serving.address().map_err(listen)?;
+        let address = serving.address();
         let settings = Settings {
             gateways: config.gateways.clone(),
             token_file: config.token_file.clone(),

@@ -90,10 +90,7 @@ impl Serving {
     }
 
     /// Where it listens.
-    ///
-    /// # Errors
-    /// The system's own.
-    pub fn address(&self) -> io::Result<SocketAddr> {
+    pub fn address(&self) -> SocketAddr {
         self.door.address()
     }
 

@@ -120,7 +120,7 @@ impl App {
         };
         let (public, control) =
             (listen("listen", config.listen)?, listen("control", config.control)?);
-        let address = public.local_addr().unwrap_or(config.listen);
+        let address = public.address();
 
         let signer = Arc::new(Signer::load_or_make(&config.data_dir.join("gateway.key"))?);
         let gateway = signer.id().clone();
@@ -179,7 +179,7 @@ impl App {
         let roster = Roster::new(handover.clone(), identity.clone(), config.members, config.care);
         let control_url = config.control_url.clone().unwrap_or_else(|| {
             let scheme = if tls.is_some() { "https" } else { "http" };
-            format!("{scheme}://{}", control.local_addr().unwrap_or(config.control))
+            format!("{scheme}://{}", control.address())
         });
         let sync = Sync {
             store: Arc::clone(&store),
@@ -252,12 +252,12 @@ impl App {
 
     /// Where callers reach functions.
     pub fn public_addr(&self) -> SocketAddr {
-        bound(&self.public)
+        self.public.listener.address()
     }
 
     /// Where the control API listens.
     pub fn control_addr(&self) -> SocketAddr {
-        bound(&self.control)
+        self.control.listener.address()
     }
 
     /// Begins to serve. Needs a tokio runtime.
@@ -352,10 +352,6 @@ impl Drop for Background {
     fn drop(&mut self) {
         self.close.cancel();
     }
-}
-
-fn bound(door: &Door) -> SocketAddr {
-    door.listener.local_addr().expect("a listener that is bound has an address")
 }
 
 /// Connections of the control API are few and not counted.

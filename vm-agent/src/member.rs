@@ -90,7 +90,7 @@ impl Member {
 
     /// Where collectors read metrics, if anywhere.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
-        self.parts.metrics.as_ref().and_then(|metrics| metrics.address().ok())
+        self.parts.metrics.as_ref().map(Metrics::address)
     }
 
     /// Serves, joins, and listens to the cloud. Needs a tokio runtime.
@@ -215,7 +215,7 @@ impl Parts {
         let (tls, ending) = (server.is_some(), Ending::default());
         let door =
             Door::bind(config.listen, server, config.limits, ending.clone()).map_err(listen)?;
-        let address = door.address().map_err(listen)?;
+        let address = door.address();
         let metrics = config.metrics.map(|address| {
             let listen = |source| StartError::Listen { key: "metrics", address, source };
             Metrics::bind(address, ending.clone()).map_err(listen)

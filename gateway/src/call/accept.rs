@@ -18,13 +18,15 @@ use crate::{
 use activity::{Activity, Busy, Check, Watched};
 use bytes::Bytes;
 use epsilon_api::body::BodyError;
-use epsilon_wire::tls;
+use epsilon_wire::{
+    listen::{Accepted, Listener, Probes},
+    tls,
+};
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use prometheus::IntGauge;
-use socket2::{SockRef, TcpKeepalive};
 use std::{
     convert::Infallible,
     future::Future,
@@ -36,21 +38,16 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpSocket, TcpStream},
+    net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_rustls::server::TlsStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Connections that the kernel keeps while all ours are taken.
-const BACKLOG: u32 = 4096;
-/// Pauses after an error that will come again at once, such as a lack of file descriptors.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// TCP's own probes on silent connections; a peer that is gone is noticed after some two minutes.
-const PROBE_AFTER: Duration = Duration::from_secs(60);
-const PROBE_EVERY: Duration = Duration::from_secs(10);
+/// Finds callers that vanished without a word while they wait for a slow answer or a log, after some two minutes.
+const PROBES: Probes =
+    Probes { after: Duration::from_secs(60), every: Duration::from_secs(10), count: 9 };
 
 /// What hyper parses on its stack.
 const HYPERS_MAX_HEADERS: usize = 100;
@@ -121,18 +118,14 @@ pub(crate) struct Ending {
 }
 
 /// Binds a listener; port 0 takes any.
-pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A restart must not wait for connections of the last run.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+pub(crate) fn bind(address: SocketAddr) -> io::Result<Listener> {
+    Listener::bind(address, PROBES)
 }
 
 /// One listener with what its connections share.
 #[derive(Debug)]
 pub(crate) struct Door {
-    pub(crate) listener: TcpListener,
+    pub(crate) listener: Listener,
     /// Spoken with who begins with it; then plain HTTP is for this machine only.
     pub(crate) tls: Option<tls::Server>,
     pub(crate) limits: ConnectionLimits,
@@ -145,35 +138,18 @@ pub(crate) struct Door {
 impl Door {
     /// Accepts until told to close. An error never ends it.
     pub(crate) async fn serve(self, handler: impl Handler) {
-        let Self { listener, tls, limits, ending, metrics, open } = self;
+        let Self { mut listener, tls, limits, ending, metrics, open } = self;
         let places = Arc::new(Semaphore::new(limits.max_connections));
-        let mut pause = FIRST_PAUSE;
-        loop {
-            // Closing first: a flood of connections must not keep the door open. Both futures may be
-            // dropped at any point; a connection that was accepted is never lost in between.
-            let (stream, peer, permit) = tokio::select! {
-                biased;
-                () = ending.close.cancelled() => return,
-                accepted = accept(&listener, &places) => match accepted {
-                    Ok(accepted) => accepted,
-                    Err(err) if is_of_one_connection(&err) => continue,
-                    Err(err) => {
-                        AcceptFailed { error: &err, pause }.emit(&metrics);
-                        // Cut short by closing: the loop's first arm sees it next.
-                        let _ = tokio::time::timeout(pause, ending.close.cancelled()).await;
-                        pause = (pause * 2).min(LONGEST_PAUSE);
-                        continue;
-                    }
-                },
-            };
-            pause = FIRST_PAUSE;
+        let trouble = |error: &io::Error, pause| AcceptFailed { error, pause }.emit(&metrics);
+        while let Some(Accepted { stream, peer, place }) =
+            listener.next(&places, &ending.close, trouble).await
+        {
             open.inc();
-            let place = Place { open: open.clone(), _permit: permit };
+            let place = Place { open: open.clone(), _permit: place };
             let connection = Arc::new(Connection::new(peer, Some(place)));
             let (handler, tls) = (handler.clone(), tls.clone());
             let (close, cut) = (ending.close.child_token(), ending.cut.child_token());
             ending.tasks.spawn(async move {
-                prepare(&stream);
                 let Some(tls) = tls else {
                     return serve_connection(stream, connection, handler, limits, close, cut).await;
                 };
@@ -212,35 +188,6 @@ async fn secure(stream: TcpStream, peer: SocketAddr, tls: &tls::Server) -> io::R
         return Ok(Opened::Plain(stream));
     }
     Err(io::Error::new(io::ErrorKind::InvalidData, "plain HTTP from another machine"))
-}
-
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    // The place first: who cannot be served yet waits in the kernel, unaccepted.
-    let permit = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, peer) = listener.accept().await?;
-    Ok((stream, peer, permit))
-}
-
-/// The caller gave up before it was accepted; nothing is wrong with us.
-fn is_of_one_connection(err: &io::Error) -> bool {
-    matches!(
-        err.kind(),
-        io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-    )
-}
-
-/// A socket that refuses these is dead anyway; reading from it says so.
-fn prepare(stream: &TcpStream) {
-    // Heads and small bodies must not wait for an acknowledgement.
-    let _ = stream.set_nodelay(true);
-    // Finds callers that vanished without a word while they wait for a slow answer or a log.
-    let probes = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY);
-    let _ = SockRef::from(stream).set_tcp_keepalive(&probes);
 }
 
 /// Serves one connection to its end. Input: its bytes. Stopped by either side, by its limits, or by the
