@@ -1,5 +1,6 @@
-//! Puts the Node wrapper into the binary, so that a builder needs nothing beside it: writes a table of
-//! `wrapper-image/node`'s files, without its tests and installed packages, for `runtime/wrapper.rs`.
+//! Puts the JavaScript that builds need into the binary, so that a builder needs nothing beside it: writes a table
+//! of the files of the Node wrapper (`wrapper-image/node`) and of what looks at module graphs (`graph`), without
+//! their tests and installed packages, for `src/wrapper.rs` and `src/runtime/layer.rs`.
 
 use std::{
     env,
@@ -9,14 +10,24 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Folders and files of the wrapper that an image does not need.
+/// Tables, and the folders that they are of.
+const TABLES: [(&str, &str); 2] =
+    [("wrapper_files.rs", "../wrapper-image/node"), ("graph_files.rs", "graph")];
+
+/// Folders and files of them that an image does not need.
 const LEFT_OUT: [&str; 3] = ["node_modules", "test", "bench.js"];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let root = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../wrapper-image/node");
+    for (table, folder) in TABLES {
+        write_table(table, &Path::new(&env::var("CARGO_MANIFEST_DIR")?).join(folder))?;
+    }
+    Ok(())
+}
+
+fn write_table(name: &str, root: &Path) -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={}", root.display());
     let mut files = Vec::new();
-    collect(&root, "", &mut files)?;
+    collect(root, "", &mut files)?;
     files.sort();
     let mut table = String::from("&[\n");
     for (name, path) in files {
@@ -24,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         writeln!(table, "    ({name:?}, include_bytes!({:?})),", path.display().to_string())?;
     }
     table.push_str("]\n");
-    fs::write(Path::new(&env::var("OUT_DIR")?).join("wrapper_files.rs"), table)?;
+    fs::write(Path::new(&env::var("OUT_DIR")?).join(name), table)?;
     Ok(())
 }
 

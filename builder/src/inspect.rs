@@ -28,6 +28,8 @@ use std::{collections::BTreeMap, fs, io, path::PathBuf, sync::Arc, time::Duratio
 
 /// The inspector in the runtime.
 const INSPECT: &str = "/epsilon/wrapper/inspect.js";
+/// What it asks which files each export reaches; in the inspector's image.
+const GRAPH: &str = "/epsilon/graph/graph.js";
 /// Where it writes: one file, not a folder, so that code cannot fill this machine's disk through it.
 const OUT: &str = "/run/epsilon/inspection.json";
 /// Largest file that loading code can write, its exports' description included.
@@ -126,12 +128,13 @@ impl Inspector {
         }
         let limit = self.limits.time;
         env.push(format!("EPSILON_INSPECT_OUT={OUT}"));
+        env.push(format!("EPSILON_INSPECT_GRAPH={GRAPH}"));
         env.push(format!("EPSILON_INSPECT_TIMEOUT_MS={}", limit.as_millis()));
         env.push("HOME=/tmp".into());
         let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
         let task = Task {
             purpose: "inspect",
-            image: runtime.reference.clone(),
+            image: runtime.inspector.reference.clone(),
             command: ["node", INSPECT]
                 .map(str::to_owned)
                 .into_iter()
@@ -175,7 +178,7 @@ fn key(
     entries: &[String],
     env: &[String],
 ) -> ContentDigest {
-    let mut key = Hasher::default().part(runtime.image.id.as_bytes());
+    let mut key = Hasher::default().part(runtime.inspector.image.id.as_bytes());
     key = key.part(packages.map(|p| p.key.to_string()).unwrap_or_default().as_bytes());
     for text in entries.iter().chain(env) {
         key = key.part(text.as_bytes());

@@ -9,11 +9,14 @@
 //!
 //! The first that can be had, in this order. KEY is of everything that decides what the image is, so an
 //! engine that has the image needs no work and no network, whoever made it.
+//!
+//! `epsilon/inspector-node` is the same with one layer more: what builds need to look at a project, and no
+//! function does. It is made here too, so that nothing is installed while somebody waits for a push.
 
 mod command;
+mod layer;
 mod mirror;
 mod packages;
-mod wrapper;
 
 use crate::{
     cache::{Cache, WorkDir},
@@ -60,6 +63,8 @@ pub(crate) struct Runtime {
     /// `epsilon/runtime-node:KEY`.
     pub(crate) reference: String,
     pub(crate) image: EngineImage,
+    /// The image in which projects are looked at.
+    pub(crate) inspector: Base,
 }
 
 /// Makes sure that the engine has the runtime. One per process.
@@ -139,17 +144,25 @@ impl Runtimes {
         let begun = Instant::now();
         let _turn = self.turn.lock().await;
         log.tell(BuildEvent::StepStarted { step: Step::Runtime, detail: "Node 24".into() });
-        let (runtime, how) = match self.find().await? {
+        let (Base { reference, image }, mut how) = match self.find().await? {
             Some(runtime) => (runtime, "cached"),
             None => (self.make(log).await?, "made"),
         };
-        let detail = format!("{how}: {}", runtime.reference);
+        let name = inspector(&image);
+        let inspector = match self.named(&name).await? {
+            Some(inspector) => inspector,
+            None => {
+                how = "made";
+                self.make_inspector(&reference, &name, log).await?
+            }
+        };
+        let detail = format!("{how}: {reference}");
         log.tell(BuildEvent::StepDone { step: Step::Runtime, detail, took: begun.elapsed() });
-        Ok(runtime)
+        Ok(Runtime { reference, image, inspector })
     }
 
     /// The best runtime that the engine has already.
-    async fn find(&self) -> Result<Option<Runtime>, BuildError> {
+    async fn find(&self) -> Result<Option<Base>, BuildError> {
         for origin in self.origins().await? {
             if let Some(runtime) = self.existing(&origin).await? {
                 return Ok(Some(runtime));
@@ -174,31 +187,61 @@ impl Runtimes {
         Ok(origins)
     }
 
-    async fn existing(&self, origin: &Origin) -> Result<Option<Runtime>, BuildError> {
-        let name = Name::runtime(&origin.key());
+    async fn existing(&self, origin: &Origin) -> Result<Option<Base>, BuildError> {
+        self.named(&Name::runtime(&origin.key())).await
+    }
+
+    /// The image with this name, if the engine has it; it is the current one then.
+    async fn named(&self, name: &Name) -> Result<Option<Base>, BuildError> {
         let reference = name.to_string();
         let Some(image) = self.engine.image(&reference).await? else { return Ok(None) };
         self.engine.tag(&reference, &name.repository(), "current").await?;
-        Ok(Some(Runtime { reference, image }))
+        Ok(Some(Base { reference, image }))
     }
 
-    async fn make(&self, log: &dyn BuildLog) -> Result<Runtime, BuildError> {
+    /// The inspector's image, on top of this runtime.
+    async fn make_inspector(
+        &self,
+        runtime: &str,
+        name: &Name,
+        log: &dyn BuildLog,
+    ) -> Result<Base, BuildError> {
         let (_lock, waited) = self.lock(log).await?;
-        if waited && let Some(runtime) = self.find().await? {
-            return Ok(runtime);
+        if waited && let Some(inspector) = self.named(name).await? {
+            return Ok(inspector);
         }
-        let workshop = Workshop {
+        let (workshop, work) = (self.workshop(log), self.cache.work()?);
+        let base = Base::of(&self.engine, runtime).await?;
+        let layer = layer::make(layer::GRAPH, &workshop, runtime, &work);
+        let layer = workshop.phase("what looks at module graphs", layer).await?;
+        let image = Image::runtime(&base.image, &layer)?;
+        let parcel = Parcel { base, layers: vec![layer], images: vec![(image, name.clone())] };
+        self.shelf.put(&parcel).await?;
+        self.named(name).await?.ok_or_else(|| {
+            error::runtime_failed("the engine lost the inspector's image right after it was made")
+        })
+    }
+
+    fn workshop<'a>(&'a self, log: &'a dyn BuildLog) -> Workshop<'a> {
+        Workshop {
             engine: &self.engine,
             cache: &self.cache,
             outside: &self.outside,
             limits: self.limits,
             log,
-        };
-        let work = self.cache.work()?;
+        }
+    }
+
+    async fn make(&self, log: &dyn BuildLog) -> Result<Base, BuildError> {
+        let (_lock, waited) = self.lock(log).await?;
+        if waited && let Some(runtime) = self.find().await? {
+            return Ok(runtime);
+        }
+        let (workshop, work) = (self.workshop(log), self.cache.work()?);
         let made = tokio::time::timeout(self.limits.time, async {
             let (origin, base) = self.base(&workshop, &work).await?;
             log.tell(BuildEvent::Line(format!("the runtime base is {origin}")));
-            let layer = wrapper::layer(&workshop, &base.reference, &work);
+            let layer = layer::make(layer::WRAPPER, &workshop, &base.reference, &work);
             let layer = workshop.phase("the wrapper's packages", layer).await?;
             let image = Image::runtime(&base.image, &layer)?;
             let name = Name::runtime(&origin.key());
@@ -299,6 +342,16 @@ impl Runtimes {
     }
 }
 
+/// What the inspector's image on top of this runtime is called.
+fn inspector(runtime: &EngineImage) -> Name {
+    let key = Hasher::default()
+        .part(RECIPE.as_bytes())
+        .part(runtime.id.as_bytes())
+        .part(layer::GRAPH.digest().to_string().as_bytes())
+        .finish();
+    Name::inspector(&key.to_string()[..12])
+}
+
 impl Origin {
     /// What the base is made of.
     fn recipe(&self) -> String {
@@ -317,7 +370,7 @@ impl Origin {
             .part(RECIPE.as_bytes())
             .part(std::env::consts::ARCH.as_bytes())
             .part(self.recipe().as_bytes())
-            .part(wrapper::digest().to_string().as_bytes())
+            .part(layer::WRAPPER.digest().to_string().as_bytes())
             .finish();
         key.to_string()[..12].to_owned()
     }

@@ -98,6 +98,11 @@ impl Name {
         Self { path: "runtime-node".into(), tag: tag.to_owned() }
     }
 
+    /// What projects are looked at in.
+    pub(crate) fn inspector(tag: &str) -> Self {
+        Self { path: "inspector-node".into(), tag: tag.to_owned() }
+    }
+
     /// A function's image; its id gives the tag.
     pub(crate) fn function(project: &ProjectName, function: &FunctionName, id: &str) -> Self {
         let path = format!("{}/{}", part(project.as_str()), part(function.as_str()));

@@ -4,6 +4,9 @@
 //
 // Each entry is loaded in a process of its own, so that one that throws, exits or never ends its loading
 // is one entry's error and says nothing of the others. What the code prints goes through to the log.
+//
+// What each export of an entry reaches is asked of the module that `EPSILON_INSPECT_GRAPH` names: the builder's
+// (builder/graph), which is no part of the runtime.
 
 const { spawn } = require('node:child_process');
 const fs = require('node:fs');
@@ -50,6 +53,25 @@ function parsed(bytes) {
   }
 }
 
+/** Adds to each export the files that it reaches; where that cannot be known, why it cannot. */
+async function withGraph(report, graph) {
+  const { entry, error, exports, files, dynamic } = report;
+  if (!graph || error !== null || dynamic.length > 0 || exports.length < 2) return report;
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`no answer within ${LOAD_LIMIT_MS} ms`)), LOAD_LIMIT_MS);
+  });
+  try {
+    const names = exports.map(({ name }) => name);
+    const reached = await Promise.race([require(graph).split(process.cwd(), entry, files, names), late]);
+    return { ...report, exports: exports.map((one) => ({ ...one, reach: reached[one.name] })) };
+  } catch (err) {
+    return { ...report, together: String(err?.errors?.[0]?.text ?? err?.message ?? err) };
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 async function main(entries, out) {
   if (entries.length === 0 || !out) {
     console.error('usage: EPSILON_INSPECT_OUT=FILE node inspect.js ENTRY…');
@@ -57,8 +79,9 @@ async function main(entries, out) {
     return;
   }
   const report = { entries: [] };
-  for (const entry of entries) report.entries.push(await inspectEntry(entry));
+  for (const entry of entries) report.entries.push(await withGraph(await inspectEntry(entry), process.env.EPSILON_INSPECT_GRAPH));
   fs.writeFileSync(out, JSON.stringify(report));
+  process.exit(); // whatever a graph that was late still does
 }
 
 main(process.argv.slice(2), process.env.EPSILON_INSPECT_OUT);

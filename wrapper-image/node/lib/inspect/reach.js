@@ -21,7 +21,7 @@ const DYNAMIC = [
   /\brequire(?:\.resolve)?\s*\(\s*(?!\s|['"][^'"\n]*['"]\s*[,)]|`[^`$\n]*`\s*[,)])[^\n]*/g,
   /\bimport\s*\(\s*(?!\s|['"][^'"\n]*['"]\s*[,)]|`[^`$\n]*`\s*[,)])[^\n]*/g,
   /(?<![.\w])require\b(?!\s*[.(]|\s*:)[^\n]*/g,
-  /\b(?:createRequire|new\s+Worker|fork|registerHooks|import\.meta\.(?:resolve|glob))\s*\([^\n]*/g,
+  /\b(?:createRequire|new\s+Worker|fork|registerHooks|import\.meta\.(?:resolve|glob)|(?<!\.)eval)\s*\([^\n]*/g,
 ];
 const TEXT_MAX = 120;
 

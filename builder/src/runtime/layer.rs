@@ -1,0 +1,120 @@
+//! JavaScript that is part of this binary, and the layer that it becomes together with the packages that it
+//! needs: the Node wrapper in the runtime, and what looks at module graphs in the inspector's image. A layer is
+//! the same for every base.
+
+use super::Workshop;
+use crate::{
+    blocking,
+    cache::{WorkDir, container_user, give},
+    engine::container::{Bind, Exit, Rights, Task},
+    error::{self, Hint},
+    image::{Layer, tree},
+    source::{ContentDigest, Hasher},
+    wrapper,
+};
+use epsilon_api::build::BuildError;
+use std::{fs, io, path::Path, sync::Arc};
+
+/// Checks the base and installs the wrapper's packages; the scripts of packages are not run.
+const INSTALL: &str = include_str!("layer.sh");
+
+/// Files of this binary that belong together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Program {
+    name: &'static str,
+    /// Paths and contents, sorted by path.
+    files: &'static [(&'static str, &'static [u8])],
+    /// Where they lie in an image: from the root, and as a container sees it.
+    path: &'static str,
+    inside: &'static str,
+    /// Folders that the layer makes besides.
+    folders: &'static [&'static str],
+}
+
+/// What serves calls around a developer's code: part of every function's image.
+pub(super) const WRAPPER: Program = Program {
+    name: "wrapper",
+    files: wrapper::FILES,
+    path: "epsilon/wrapper",
+    inside: "/epsilon/wrapper",
+    folders: &["app"],
+};
+
+/// What tells which files each export reaches (`builder/graph`): part of the inspector's image alone.
+pub(super) const GRAPH: Program = Program {
+    name: "graph",
+    files: include!(concat!(env!("OUT_DIR"), "/graph_files.rs")),
+    path: "epsilon/graph",
+    inside: "/epsilon/graph",
+    folders: &[],
+};
+
+impl Program {
+    /// Of all that it is made of.
+    pub(super) fn digest(self) -> ContentDigest {
+        let part = |hasher: Hasher, (name, content): &(&str, &[u8])| {
+            hasher.part(name.as_bytes()).part(content)
+        };
+        self.files.iter().fold(Hasher::default().part(INSTALL.as_bytes()), part).finish()
+    }
+}
+
+/// Makes the layer with the help of a container of `base`.
+pub(super) async fn make(
+    program: Program,
+    workshop: &Workshop<'_>,
+    base: &str,
+    work: &Arc<WorkDir>,
+) -> Result<Layer, BuildError> {
+    let owner @ (uid, gid) = container_user();
+    let folder = work.folder(program.name, owner)?;
+    write(program, &folder, owner).map_err(|err| error::file("unpacking a program", &err))?;
+    let mut env = workshop.outside.env();
+    let mut mounts = workshop.outside.mounts();
+    if let Some((variable, bind)) = workshop.outside.npmrc() {
+        env.push(variable);
+        mounts.push(bind);
+    }
+    env.extend(["HOME=/tmp".to_owned(), "npm_config_cache=/npm".to_owned()]);
+    mounts.push(Bind { host: folder.clone(), inside: program.inside, writable: true });
+    mounts.push(Bind { host: workshop.cache.npm(), inside: "/npm", writable: true });
+    let task = Task {
+        purpose: program.name,
+        image: base.to_owned(),
+        command: ["sh", "-euc", INSTALL].map(str::to_owned).to_vec(),
+        env,
+        mounts,
+        workdir: program.inside,
+        rights: Rights::None { uid, gid },
+        network: workshop.outside.network(),
+        limits: workshop.limits,
+        largest_file: None,
+    };
+    let container = workshop.engine.create(&task, Some(Arc::clone(work) as _)).await?;
+    let ended = container.run(|_| {}).await?;
+    if ended.exit != Exit::Code(0) {
+        let says = ended.tail.join("\n");
+        return Err(error::runtime_failed(format!("the {} does not install into `{base}`:\n{says}", program.name))
+            .hint("the base needs `sh`, `npm` and `node` 24 or later, and npm's registry has to be reached"));
+    }
+    let to = work.path().join(format!("{}.tar", program.name));
+    blocking::run("writing a layer", move || {
+        tree::folder(&folder, program.path, program.folders, &to)
+    })
+    .await
+}
+
+fn write(program: Program, folder: &Path, owner: (u32, u32)) -> io::Result<()> {
+    for (name, content) in program.files {
+        let path = folder.join(name);
+        let mut parent = folder.to_owned();
+        for part in Path::new(name).parent().into_iter().flat_map(Path::iter) {
+            parent.push(part);
+            fs::create_dir_all(&parent)?;
+            give(&parent, owner)?;
+        }
+        fs::write(&path, content)?;
+        give(&path, owner)?;
+    }
+    Ok(())
+}
