@@ -7,7 +7,7 @@
 
 use crate::{
     body::{BodyMalformed, BodyTooLarge},
-    ids::{FunctionName, RequestId},
+    ids::{FunctionName, RequestId, VersionNumber},
     units::Bytes,
 };
 use http::StatusCode;
@@ -26,6 +26,14 @@ pub enum CallError {
     /// The text before the first `/` names nothing.
     #[error("no function is named `{0}`")]
     FunctionNotFound(String),
+    /// The address names a version that is not kept.
+    #[error("`{function}` has no version {number}")]
+    VersionNotFound {
+        /// Which function.
+        function: FunctionName,
+        /// What was asked for.
+        number: VersionNumber,
+    },
     /// The caller sent, or announced, more than the operator allows.
     #[error("the request body is larger than {limit}")]
     BodyTooLarge {
@@ -164,6 +172,9 @@ impl CallError {
             Self::FunctionNotFound(_) => {
                 (StatusCode::NOT_FOUND, "FUNCTION_NOT_FOUND", Caller, false, None)
             }
+            Self::VersionNotFound { .. } => {
+                (StatusCode::NOT_FOUND, "VERSION_NOT_FOUND", Caller, false, None)
+            }
             Self::BodyTooLarge { .. } => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", Caller, false, None)
             }
@@ -208,6 +219,9 @@ impl CallError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::FunctionNotFound(_) => Some("`epsilon functions` lists the names".into()),
+            Self::VersionNotFound { function, .. } => {
+                Some(format!("`epsilon versions {function}` lists those that are kept"))
+            }
             Self::BodyTooLarge { .. } => {
                 Some("the operator's setting is `gateway.max_body`".into())
             }
@@ -321,6 +335,15 @@ mod tests {
         let function = name();
         let rows = [
             (CallError::FunctionNotFound("x".into()), 404, "FUNCTION_NOT_FOUND", "not_found"),
+            (
+                CallError::VersionNotFound {
+                    function: function.clone(),
+                    number: VersionNumber::FIRST,
+                },
+                404,
+                "VERSION_NOT_FOUND",
+                "not_found",
+            ),
             (CallError::BodyTooLarge { limit: Bytes(1) }, 413, "BODY_TOO_LARGE", "limit"),
             (
                 CallError::ConcurrencyLimit { function: function.clone(), limit: 2 },

@@ -13,9 +13,11 @@
 //!                                        POST /v1/fetch         pass    Version           → 204 or Refusal
 //!                                        POST /v1/retire        pass    VersionId         → 204
 //!                                        POST /v1/forget        pass    FunctionName      → 204
+//!                                        POST /v1/images/remove pass    ImageRef          → ImageRemoval
 //!                                        POST /v1/drain|undrain pass    –                 → 204
 //!                                        GET  /v1/logs/{function}?… pass                  NDJSON of LogRecord
 //! gateway ──▶ builder's listener         POST /v1/builds?…      pass    tar.gz            NDJSON of BuildNews
+//!                                        POST /v1/images/remove pass    ImageRef          → 204 or ErrorBody
 //! ```
 //! A call is told from everything else by its [`headers::VERSION`](crate::headers::VERSION).
 
@@ -163,9 +165,7 @@ impl Refusal {
             CallError::Internal(cause) => Self::Internal { cause: told(cause) },
             CallError::FunctionNotFound(_)
             | CallError::VersionNotFound { .. }
-            | CallError::CallerGone => {
-                Self::Internal { cause: err.to_string() }
-            }
+            | CallError::CallerGone => Self::Internal { cause: err.to_string() },
         }
     }
 

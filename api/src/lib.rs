@@ -13,6 +13,7 @@
 //! | [`fleet`] | what gateways, agents and builders say to each other |
 //! | [`admin`] | bodies of the control API |
 //! | [`autoscaler`] | what the autoscaler shows of itself |
+//! | [`traffic`] | how calls are split among versions |
 //! | [`log`] | one line of a function's log |
 //! | [`error`] | why a call failed, and what to say to whom |
 //! | [`headers`] | names of the headers that belong to the platform |
@@ -30,5 +31,6 @@ pub mod ids;
 pub mod log;
 pub mod redacted;
 pub mod suggest;
+pub mod traffic;
 pub mod units;
 pub mod vm;

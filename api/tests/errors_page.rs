@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it stands")]
 
-use epsilon_api::{error::CallError, ids::FunctionName, units::Bytes};
+use epsilon_api::{
+    error::CallError,
+    ids::{FunctionName, VersionNumber},
+    units::Bytes,
+};
 use std::{fmt::Write, path::Path, time::Duration};
 
 /// Every error of a call, with when it happens and who does what next.
@@ -16,6 +20,10 @@ fn rows() -> Vec<(CallError, &'static str)> {
         (
             CallError::FunctionNotFound("chekout".into()),
             "The first part of the path (or of the host) names no function. The caller mends the name.",
+        ),
+        (
+            CallError::VersionNotFound { function: function.clone(), number: VersionNumber::FIRST },
+            "`/{function}@{version}` names a version that never served or is not kept any more. The caller mends the number; `epsilon versions` lists those that are kept.",
         ),
         (
             CallError::BodyTooLarge { limit: Bytes::mib(100) },

@@ -116,6 +116,7 @@ impl Failure {
             CallError::Internal(_)
             | CallError::BadRequest(_)
             | CallError::FunctionNotFound(_)
+            | CallError::VersionNotFound { .. }
             | CallError::BodyTooLarge { .. }
             | CallError::FunctionError { .. }
             | CallError::InitFailed { .. }

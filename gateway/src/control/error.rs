@@ -87,6 +87,21 @@ pub(crate) fn of_store(err: &StoreError) -> ApiError {
             "NO_OLDER_VERSION",
             Some("name a version to roll back to".into()),
         ),
+        E::Shares(_) => (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "INVALID_SHARES",
+            Some("name each version once, like `3=90 4=10`".into()),
+        ),
+        E::NothingToPromote { .. } => (
+            StatusCode::CONFLICT,
+            "NOTHING_TO_PROMOTE",
+            Some("name the version that is to get all calls".into()),
+        ),
+        E::PromoteWhich { function } => (
+            StatusCode::CONFLICT,
+            "PROMOTE_WHICH",
+            Some(format!("name it: `epsilon traffic {function}` shows the versions")),
+        ),
         E::DeploymentOver(_) => (StatusCode::CONFLICT, "DEPLOYMENT_OVER", None),
         E::OwnedByOther { function, .. } => (
             StatusCode::CONFLICT,

@@ -40,7 +40,10 @@ pub(super) async fn active(
         .transpose()
 }
 
-pub(super) async fn require_active(tx: &mut Tx, name: &FunctionName) -> Result<Version, StoreError> {
+pub(super) async fn require_active(
+    tx: &mut Tx,
+    name: &FunctionName,
+) -> Result<Version, StoreError> {
     active(&mut **tx, name).await?.ok_or_else(|| StoreError::FunctionNotFound(name.clone()))
 }
 

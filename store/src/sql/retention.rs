@@ -9,18 +9,18 @@
 //! A builder does not make an image again that it finds where it put it. So a deployment that may have found an image
 //! before it went is refused: `seen_by` is the newest deployment of which that can be true.
 
-use super::{Tx, rows};
+use super::{Tx, rows, traffic};
 use crate::{Outcome, StoreError};
 use epsilon_api::{
     build::BuiltFunction,
-    function::ImageRef,
+    function::{ImageRef, Version},
     ids::{DeploymentId, FunctionName, VersionId},
 };
 use jiff::Timestamp;
 use std::collections::HashSet;
 
-/// Removes the versions that are not among the newest `keep` of their function, do not serve, and are in no plan of a
-/// deployment at work.
+/// Removes the versions that are not among the newest `keep` of their function, do not serve, have no share of its calls,
+/// and are in no plan of a deployment at work.
 pub(super) async fn prune(
     tx: &mut Tx,
     keep: u32,
@@ -68,13 +68,15 @@ pub(super) async fn prune(
     Ok(removed)
 }
 
-/// The versions that deployments at work count on.
+/// The versions that deployments at work count on, and those that get a share of calls.
 async fn pinned(tx: &mut Tx) -> Result<HashSet<VersionId>, StoreError> {
     let plans: Vec<String> =
         sqlx::query_scalar("SELECT plan FROM deployments WHERE state = 'running'")
             .fetch_all(&mut **tx)
             .await?;
-    let mut pinned = HashSet::new();
+    let splits = traffic::list(tx).await?;
+    let mut pinned: HashSet<VersionId> =
+        splits.iter().flat_map(|split| split.candidates.iter().map(Version::id)).collect();
     for plan in plans {
         let plan = rows::plan(&plan)?.into_iter();
         pinned.extend(plan.map(|one| VersionId { function: one.name, number: one.version }));

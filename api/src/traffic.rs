@@ -1,0 +1,368 @@
+//! How the calls of one function are split among its versions: what is asked for, what is kept, what is shown. The
+//! gateway's `call/split.rs` chooses by it for each call; the store keeps it. [`slots`] is the arithmetic.
+
+pub mod slots;
+
+use crate::ids::{FunctionName, VersionNumber};
+use http::HeaderName;
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use slots::Slots;
+use std::{fmt, str::FromStr, time::Duration};
+
+/// Most versions of one split. Each has series of its own in the metrics.
+pub const MOST: usize = 8;
+
+/// How many of a hundred calls a version gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Share {
+    /// The version.
+    pub version: VersionNumber,
+    /// Its share, whole percents.
+    pub percent: u8,
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.version, self.percent)
+    }
+}
+
+/// A text that is not what it should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not {rule}")]
+pub struct Unreadable {
+    text: String,
+    rule: &'static str,
+}
+
+impl Unreadable {
+    fn new(text: &str, rule: &'static str) -> Self {
+        Self { text: text.chars().filter(|c| !c.is_control()).take(80).collect(), rule }
+    }
+}
+
+impl FromStr for Share {
+    type Err = Unreadable;
+
+    fn from_str(text: &str) -> Result<Self, Unreadable> {
+        let odd = || Unreadable::new(text, "a share such as `3=90`: a version and its percent");
+        let (version, percent) = text.split_once('=').ok_or_else(odd)?;
+        let percent = percent.strip_suffix('%').unwrap_or(percent);
+        let percent = percent.parse().ok().filter(|percent| *percent <= 100);
+        Ok(Self { version: version.parse().map_err(|_| odd())?, percent: percent.ok_or_else(odd)? })
+    }
+}
+
+/// Shares as people write them: `3=90 4=10`.
+pub fn text(shares: &[Share]) -> String {
+    shares.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+/// By what a caller is known, so that it stays on one version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sticky {
+    /// A cookie that the gateway sets: which hundredth of all callers this one is in.
+    Cookie,
+    /// The value of this header, such as a user's or a session's id.
+    Header(HeaderName),
+}
+
+impl fmt::Display for Sticky {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cookie => f.write_str("cookie"),
+            Self::Header(name) => write!(f, "header:{name}"),
+        }
+    }
+}
+
+impl FromStr for Sticky {
+    type Err = Unreadable;
+
+    fn from_str(text: &str) -> Result<Self, Unreadable> {
+        let odd = || Unreadable::new(text, "`cookie` or `header:NAME`");
+        match text.split_once(':') {
+            None if text == "cookie" => Ok(Self::Cookie),
+            Some(("header", name)) => name.parse().map(Self::Header).map_err(|_| odd()),
+            _ => Err(odd()),
+        }
+    }
+}
+
+impl Serialize for Sticky {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Sticky {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// A part of calls, in hundredths of a percent. On the wire a number of percents: `0.5`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rate(u16);
+
+impl Rate {
+    /// All calls: no rate is above it.
+    pub const ALL: Self = Self(10_000);
+
+    /// Whole percents, at most 100.
+    pub const fn percent(percent: u8) -> Self {
+        Self(if percent > 100 { 10_000 } else { percent as u16 * 100 })
+    }
+
+    /// Whether so many failed calls of so many are more than this.
+    pub fn is_passed_by(self, failed: u64, calls: u64) -> bool {
+        failed.saturating_mul(10_000) > calls.saturating_mul(u64::from(self.0))
+    }
+
+    fn of_percents(percents: f64) -> Option<Self> {
+        (0.0..=100.0).contains(&percents).then(|| Self((percents * 100.0).round() as u16))
+    }
+
+    fn percents(self) -> f64 {
+        f64::from(self.0) / 100.0
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", self.percents())
+    }
+}
+
+impl FromStr for Rate {
+    type Err = Unreadable;
+
+    fn from_str(text: &str) -> Result<Self, Unreadable> {
+        let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
+        let odd = || Unreadable::new(text, "a percentage such as `5%`, from 0 to 100");
+        number.and_then(Self::of_percents).ok_or_else(odd)
+    }
+}
+
+impl Serialize for Rate {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_f64(self.percents())
+    }
+}
+
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let percents = f64::deserialize(from)?;
+        let odd = || D::Error::custom(format_args!("{percents} is not between 0 and 100"));
+        Self::of_percents(percents).ok_or_else(odd)
+    }
+}
+
+/// When a split ends by itself: a version other than the stable one answers with a status of 500 or above, or the
+/// platform does in its place, too often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AbortRule {
+    /// More than this part of its calls.
+    #[serde(rename = "abort_above_percent")]
+    pub above: Rate,
+    /// Of the calls that ended within so many milliseconds.
+    #[serde(rename = "abort_window_ms")]
+    pub window_ms: u64,
+    /// And at least so many of them: a few calls tell nothing.
+    #[serde(rename = "abort_min_calls")]
+    pub min_calls: u32,
+}
+
+impl AbortRule {
+    /// How far back calls count.
+    pub fn window(&self) -> Duration {
+        Duration::from_millis(self.window_ms)
+    }
+
+    /// Whether so many failed calls of so many are too many.
+    pub fn is_broken_by(&self, failed: u64, calls: u64) -> bool {
+        calls >= u64::from(self.min_calls) && self.above.is_passed_by(failed, calls)
+    }
+}
+
+/// A split as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Split {
+    /// Which version each hundredth of the calls goes to.
+    pub slots: Slots,
+    /// Whether a caller stays on its version.
+    #[serde(default)]
+    pub sticky: Option<Sticky>,
+    /// When it ends by itself.
+    #[serde(flatten)]
+    pub abort: AbortRule,
+}
+
+/// Why a split ended by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aborted {
+    /// When.
+    pub at: Timestamp,
+    /// The version that failed.
+    pub version: VersionNumber,
+    /// Its calls within the window.
+    pub calls: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// How many were allowed.
+    pub limit: Rate,
+}
+
+impl fmt::Display for Aborted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { version, calls, failed, limit, .. } = self;
+        write!(f, "{failed} of {calls} calls of version {version} failed; the limit is {limit}")
+    }
+}
+
+/// Body of `POST /v1/functions/{name}/traffic`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrafficRequest {
+    /// The shares; together 100.
+    pub shares: Vec<Share>,
+    /// The version that all calls go back to when the split ends by itself. Default: that of the split that runs, else
+    /// the one with the largest share.
+    #[serde(default)]
+    pub stable: Option<VersionNumber>,
+    /// Whether a caller stays on its version: `cookie` or `header:NAME`. Default: it does not.
+    #[serde(default)]
+    pub sticky: Option<Sticky>,
+    /// Failed calls of a version that end the split; 100 never does. Default: `gateway.traffic.abort_above`.
+    #[serde(default)]
+    pub abort_above_percent: Option<Rate>,
+    /// How far back calls count. Default: `gateway.traffic.abort_window`.
+    #[serde(default)]
+    pub abort_window_ms: Option<u64>,
+    /// Calls of a version before it is judged. Default: `gateway.traffic.abort_min_calls`.
+    #[serde(default)]
+    pub abort_min_calls: Option<u32>,
+}
+
+/// Body of `POST /v1/functions/{name}/promote`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PromoteRequest {
+    /// The version that gets all calls; the one that is tried beside the stable one when absent.
+    #[serde(default)]
+    pub version: Option<VersionNumber>,
+}
+
+/// Where the calls of a function go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrafficInfo {
+    /// The function.
+    pub function: FunctionName,
+    /// The version that gets all calls when there is no split, and again when one ends by itself.
+    pub stable: VersionNumber,
+    /// Who gets how much, the stable version first.
+    pub shares: Vec<VersionTraffic>,
+    /// The rest of a split; none when one version serves all calls.
+    #[serde(default)]
+    pub split: Option<SplitInfo>,
+    /// How the last split ended, when it did so by itself and nothing was changed since.
+    #[serde(default)]
+    pub aborted: Option<Aborted>,
+}
+
+/// The terms of a split.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SplitInfo {
+    /// Since when these shares hold.
+    pub since: Timestamp,
+    /// Whether a caller stays on its version.
+    pub sticky: Option<Sticky>,
+    /// When it ends by itself.
+    #[serde(flatten)]
+    pub abort: AbortRule,
+}
+
+/// One version's part of the calls.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionTraffic {
+    /// The version.
+    pub version: VersionNumber,
+    /// Its share.
+    pub percent: u8,
+    /// Where to call just this one.
+    pub url: String,
+    /// Its calls that ended within the window, through the gateway that answers.
+    pub calls: u64,
+    /// Those that failed.
+    pub failed: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    macro_rules! read {
+        ($($name:ident: $kind:ty, $text:expr => $want:expr;)*) => {$(
+            #[test]
+            fn $name() {
+                let read = $text.parse::<$kind>().map(|it| it.to_string());
+                assert_eq!(read.ok().as_deref(), $want);
+            }
+        )*};
+    }
+
+    read! {
+        a_share: Share, "3=90" => Some("3=90");
+        a_share_with_its_sign: Share, "3=90%" => Some("3=90");
+        a_share_of_nothing: Share, "3=0" => Some("3=0");
+        more_than_all: Share, "3=101" => None;
+        half_a_percent_of_calls: Share, "3=0.5" => None;
+        no_version: Share, "=90" => None;
+        version_zero: Share, "0=90" => None;
+        no_percent: Share, "3" => None;
+        a_cookie: Sticky, "cookie" => Some("cookie");
+        a_header: Sticky, "header:X-User" => Some("header:x-user");
+        a_header_without_a_name: Sticky, "header:" => None;
+        a_header_that_cannot_be: Sticky, "header:a b" => None;
+        a_cookie_with_a_name: Sticky, "cookie:x" => None;
+        a_rate: Rate, "5%" => Some("5%");
+        a_rate_without_its_sign: Rate, "0.25" => Some("0.25%");
+        a_rate_above_all: Rate, "101%" => None;
+        a_rate_below_none: Rate, "-1" => None;
+        not_a_number: Rate, "NaN" => None;
+    }
+
+    /// As it lies in stores: whoever changes this changes what an older gateway reads.
+    #[test]
+    fn a_kept_split_is_read_again() {
+        let kept = r#"{"slots":[[3,90],[4,10]],"sticky":"header:x-user","abort_above_percent":5.0,"abort_window_ms":60000,"abort_min_calls":20}"#;
+        let split: Split = serde_json::from_str(kept).unwrap();
+        assert_eq!(text(&split.slots.shares()), "3=90 4=10");
+        assert_eq!(serde_json::to_string(&split).unwrap(), kept);
+        for odd in ["[[3,90]]", "[[3,90],[4,11]]", "[]", "[[0,100]]", "[[3,200]]"] {
+            let text = kept.replace("[[3,90],[4,10]]", odd);
+            assert!(serde_json::from_str::<Split>(&text).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_version_is_judged_by_enough_calls() {
+        let rule = AbortRule { above: Rate::percent(5), window_ms: 60_000, min_calls: 20 };
+        for (failed, calls, broken) in [
+            (19, 19, false),
+            (1, 20, false), // just the limit
+            (2, 20, true),
+            (5, 100, false),
+            (6, 100, true),
+            (0, u64::MAX, false),
+        ] {
+            assert_eq!(rule.is_broken_by(failed, calls), broken, "{failed} of {calls}");
+        }
+        let never = AbortRule { above: Rate::ALL, ..rule };
+        assert!(!never.is_broken_by(100, 100));
+        let none = AbortRule { above: Rate::percent(0), ..rule };
+        assert!(none.is_broken_by(1, 100_000));
+    }
+}
