@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # `make demo-fleet`: the second act. A gateway, a builder and three agents as processes of their own on this
-# machine; functions that keep to their VMs; one agent killed under load. Ends by itself and leaves nothing behind.
+# machine: functions that keep to their VMs, one agent killed under load, and an autoscaler that asks moto for VMs.
+# Stays up until Ctrl-C, then removes everything; DEMO_EXIT=1: ends by itself after the tour.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+infra/ensure-tools.sh build run demo
 infra/ensure-docker.sh
 cargo build --release --locked --package epsilon-cli --package epsilon-gateway --package epsilon-vm-agent --package epsilon-builder --bins
 # By itself: what its tests need of the parts must not get into the programs.

@@ -9,11 +9,7 @@ use crate::{
     wait::{SOON, until},
 };
 use serde_json::Value;
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
-};
-use tempfile::TempDir;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// What a fleet is made of.
 #[derive(Clone, Debug)]
@@ -55,7 +51,6 @@ pub struct Fleet {
     /// The gateways, in the order of their start.
     pub gateways: Vec<Gateway>,
     plan: Plan,
-    tokens: TempDir,
 }
 
 /// One gateway.
@@ -83,18 +78,14 @@ impl Fleet {
         for _ in 0..plan.gateways {
             gateways.push(Gateway::start(&plan).await);
         }
-        let tokens = TempDir::with_prefix("epsilon-e2e-tokens-").expect("a temporary folder");
-        let token = tokens.path().join("fleet.token");
-        std::fs::write(&token, gateways[0].program.data_file("fleet.token")).unwrap();
-        let joining = joining(&gateways, &token);
         let builder = Program::start(Launch {
             binary: "epsilon-builder",
-            arguments: joining.clone(),
+            arguments: joining(&gateways),
             config: plan.config.clone(),
             ..Launch::default()
         })
         .await;
-        let mut fleet = Self { agents: Vec::new(), builder, gateways, plan, tokens };
+        let mut fleet = Self { agents: Vec::new(), builder, gateways, plan };
         for _ in 0..fleet.plan.agents {
             fleet.add_agent().await;
         }
@@ -111,7 +102,7 @@ impl Fleet {
     pub async fn add_agent_with(&mut self, change: impl FnOnce(&mut Launch)) -> &mut Agent {
         let mut launch = Launch {
             binary: "epsilon-vm-agent",
-            arguments: joining(&self.gateways, &self.token_file()),
+            arguments: joining(&self.gateways),
             config: self.plan.config.clone(),
             ..Launch::default()
         };
@@ -120,11 +111,6 @@ impl Fleet {
         let id = program.data_file("vm/id");
         self.agents.push(Agent { program, id });
         self.agents.last_mut().expect("it was just pushed")
-    }
-
-    /// The file with the fleet's token.
-    pub fn token_file(&self) -> PathBuf {
-        self.tokens.path().join("fleet.token")
     }
 
     /// Waits until each gateway has each agent as a VM that takes calls.
@@ -159,9 +145,10 @@ impl Fleet {
     }
 }
 
-fn joining(gateways: &[Gateway], token: &Path) -> Vec<String> {
+fn joining(gateways: &[Gateway]) -> Vec<String> {
     let urls: Vec<_> =
         gateways.iter().map(|gateway| format!("http://{}", gateway.control)).collect();
+    let token = gateways[0].program.data().join("fleet.token");
     let token = token.to_str().expect("a path of text");
     ["--gateway", &urls.join(","), "--token-file", token, "--listen", "127.0.0.1:0"]
         .map(str::to_owned)

@@ -1,6 +1,9 @@
 //! Callers that call without a pause and count what they get, while the test kills things.
 
-use crate::http::{Call, CallBroken};
+use crate::{
+    http::{Call, CallBroken},
+    wait::{SOON, until},
+};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -44,6 +47,11 @@ impl Tally {
         self.refused += other.refused;
         self.broken.extend(other.broken);
         self.slowest = self.slowest.max(other.slowest);
+    }
+
+    /// Calls that got anything but a 200.
+    pub fn lost(&self) -> u64 {
+        self.answers() - self.of(200) + self.refused + self.broken.len() as u64
     }
 
     fn add(&mut self, result: Result<u16, CallBroken>, took: Duration) {
@@ -103,6 +111,56 @@ impl Load {
             ended.unwrap();
         }
         self.tally.lock().unwrap().clone()
+    }
+}
+
+/// Callers at work on several paths.
+#[derive(Debug)]
+pub struct Loads(Vec<Load>);
+
+impl Loads {
+    /// Starts so many callers of each path.
+    pub fn start(
+        to: SocketAddr,
+        paths: impl IntoIterator<Item = impl AsRef<str>>,
+        callers: usize,
+    ) -> Self {
+        Self(paths.into_iter().map(|path| Load::start(to, path.as_ref(), callers)).collect())
+    }
+
+    /// What they got so far.
+    pub fn tally(&self) -> Tally {
+        let mut all = Tally::default();
+        self.0.iter().for_each(|load| all.merge(load.tally()));
+        all
+    }
+
+    /// Waits until so many more calls went well.
+    pub async fn more(&self, count: u64) {
+        let start = self.tally().of(200);
+        until("calls go on", SOON, async || {
+            let now = self.tally().of(200) - start;
+            if now >= count { Ok(()) } else { Err(now) }
+        })
+        .await;
+    }
+
+    /// Waits until this moment, through which calls must go on.
+    pub async fn go_on_until(&self, end: Instant) {
+        while Instant::now() < end {
+            self.more(20).await;
+        }
+    }
+
+    /// Lets each caller end its call; then all that they got.
+    pub async fn stop(self) -> Tally {
+        // All of them first: those that wait for their turn would go on calling.
+        self.0.iter().for_each(|load| load.stop.store(true, Ordering::Relaxed));
+        let mut all = Tally::default();
+        for load in self.0 {
+            all.merge(load.stop().await);
+        }
+        all
     }
 }
 

@@ -94,9 +94,7 @@ pub struct Program {
     process: Child,
     ready: String,
     log: PathBuf,
-    guard: Child,
-    // After the guard in the order of drops: it has emptied the folder by then.
-    folder: TempDir,
+    home: Home,
 }
 
 impl Program {
@@ -105,29 +103,23 @@ impl Program {
     /// # Panics
     /// When it does not become ready, with the end of its log.
     pub async fn start(launch: Launch) -> Self {
-        let folder = TempDir::with_prefix("epsilon-e2e-").expect("a temporary folder");
-        std::fs::write(folder.path().join("images"), function_images()).unwrap();
+        let home = Home::new();
         let log = log_file(launch.binary);
-        let mut guard = Command::new("sh");
-        guard.args(["-c", GUARD, "guard"]).arg(folder.path());
-        guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        // Not in our process group: Ctrl-C in a terminal ends the test, not its guard.
-        let guard = guard.process_group(0).spawn().expect("a shell");
         if let Some(size) = &launch.disk {
-            let data = folder.path().join("data");
+            let data = home.folder.path().join("data");
             std::fs::create_dir(&data).unwrap();
             let mut mount = Command::new("mount");
             mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(&data);
             let done = mount.status().expect("mount");
             assert!(done.success(), "a small disk cannot be mounted: {done} (run this as root)");
         }
-        let (process, ready) = spawn(&launch, folder.path(), &log).await;
-        Self { launch, process, ready, log, guard, folder }
+        let (process, ready) = spawn(&launch, home.folder.path(), &log).await;
+        Self { launch, process, ready, log, home }
     }
 
     /// Starts it again on the same data, after [`Self::kill`] or [`Self::terminate`].
     pub async fn start_again(&mut self) {
-        (self.process, self.ready) = spawn(&self.launch, self.folder.path(), &self.log).await;
+        (self.process, self.ready) = spawn(&self.launch, self.home.folder.path(), &self.log).await;
     }
 
     /// Changes what the next [`Self::start_again`] starts it with.
@@ -153,7 +145,7 @@ impl Program {
 
     /// Its data folder.
     pub fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.home.folder.path().join("data")
     }
 
     /// The text of a file in its data folder, without white space around it.
@@ -212,9 +204,41 @@ impl Drop for Program {
         if std::thread::panicking() {
             eprintln!("--- the end of {}\n{}", self.log.display(), tail(&self.log));
         }
-        drop(self.guard.stdin.take());
-        // The guard looks at the process; as our child it must be reaped to be gone.
+        self.home.release();
         let _ = self.process.wait();
+    }
+}
+
+/// A program's folder and its guard. It is there before the process, and waits for the guard: also when the start
+/// is given up half-way.
+#[derive(Debug)]
+struct Home {
+    guard: Child,
+    // Dropped last: the guard has emptied it by then.
+    folder: TempDir,
+}
+
+impl Home {
+    fn new() -> Self {
+        let folder = TempDir::with_prefix("epsilon-e2e-").expect("a temporary folder");
+        std::fs::write(folder.path().join("images"), function_images()).unwrap();
+        let mut guard = Command::new("sh");
+        guard.args(["-c", GUARD, "guard"]).arg(folder.path());
+        guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Not in our process group: Ctrl-C in a terminal ends the test, not its guard.
+        let guard = guard.process_group(0).spawn().expect("a shell");
+        Self { guard, folder }
+    }
+
+    /// Lets the guard begin.
+    fn release(&mut self) {
+        drop(self.guard.stdin.take());
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        self.release();
         let _ = self.guard.wait();
     }
 }

@@ -5,86 +5,16 @@
 
 use epsilon_e2e::{
     engine::{ask, docker},
-    http::Call,
     project,
     up::{Epsilon, Settings},
     wait::{SOON, until},
 };
-use std::{
-    net::SocketAddr,
-    process::{Child, Command, Stdio},
-};
-use tempfile::TempDir;
-
-/// A registry of its own, killed and removed with the value.
-struct Registry {
-    process: Child,
-    address: SocketAddr,
-    folder: TempDir,
-}
-
-impl Registry {
-    async fn start() -> Self {
-        let folder = TempDir::with_prefix("epsilon-registry-").unwrap();
-        // The registry cannot say which port it got; a free one is looked for and handed over.
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap();
-        drop(free);
-        let process = Self::spawn(&folder, address);
-        let registry = Self { process, address, folder };
-        registry.answers().await;
-        registry
-    }
-
-    fn spawn(folder: &TempDir, address: SocketAddr) -> Child {
-        let config = folder.path().join("config.yml");
-        let text = format!(
-            "version: 0.1\nlog: {{ level: error }}\nhttp: {{ addr: \"{address}\" }}\n\
-             storage: {{ filesystem: {{ rootdirectory: {} }} }}\n",
-            folder.path().join("data").display()
-        );
-        std::fs::write(&config, text).unwrap();
-        Command::new("docker-registry")
-            .arg("serve")
-            .arg(config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("`docker-registry` is installed (`make test` does it)")
-    }
-
-    async fn answers(&self) {
-        until("the registry answers", SOON, async || {
-            match Call::get("/v2/").try_send(self.address).await {
-                Ok(answer) if answer.status == 200 => Ok(()),
-                other => Err(format!("{other:?}")),
-            }
-        })
-        .await;
-    }
-
-    fn stop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-
-    async fn start_again(&mut self) {
-        self.process = Self::spawn(&self.folder, self.address);
-        self.answers().await;
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
+use epsilon_registry::debian::DebianRegistry;
 
 #[tokio::test]
 async fn images_go_to_a_registry_and_come_back_from_it() {
-    let mut registry = Registry::start().await;
-    let name = format!("{}/e2e", registry.address);
+    let mut registry = DebianRegistry::start().await;
+    let name = format!("{}/e2e", registry.address());
     let config = format!("builder: {{ registry: \"{name}\" }}");
     let up = Epsilon::start_with(Settings::config(&config)).await;
     let project = project!("remote", {
@@ -112,7 +42,7 @@ async fn images_go_to_a_registry_and_come_back_from_it() {
     assert_eq!(up.deploy(&project).await.changed(), [], "unchanged");
 
     // Without the registry a push fails with a clear word, and what serves goes on.
-    registry.stop();
+    registry.stop().await;
     project.write("index.js", "exports.remote = (req, res) => res.send('2')");
     let failed = up.try_deploy(&project).await;
     assert_eq!(failed.failed().code, "REGISTRY_FAILED", "{failed:?}");

@@ -2,7 +2,7 @@
 //! come, calls spread; load falls, the emptiest VM drains and is terminated. No call is lost.
 
 use super::{
-    calls::{Calls, only_lost},
+    calls::{load, only_lost},
     turn,
 };
 use epsilon_cloud_aws::{moto::Moto, scale_group::ScaleGroup, scale_group::in_moto};
@@ -69,7 +69,7 @@ async fn vms_come_with_the_load_and_the_emptiest_goes_with_it() {
     boot(&mut fleet, &group).await;
     fleet.deploy(&busy(4)).await;
 
-    let calls = Calls::start(&fleet.gateways[0], 4);
+    let calls = load(&fleet.gateways[0], 4);
     until("the group is to grow", SOON, async || match group.describe().await.unwrap().desired {
         0 | 1 => Err(fleet.gateways[0].admin("/v1/autoscaler").await),
         _ => Ok(()),
@@ -86,7 +86,7 @@ async fn vms_come_with_the_load_and_the_emptiest_goes_with_it() {
     only_lost(&calls.stop().await, 0);
 
     let most = instances(&group).await;
-    let calls = Calls::start(&fleet.gateways[0], 1);
+    let calls = load(&fleet.gateways[0], 1);
     let mut drained = BTreeSet::new();
     let left = until("one VM is left", PATIENT, async || {
         for vm in fleet.gateways[0].admin("/v1/vms").await.as_array().unwrap() {

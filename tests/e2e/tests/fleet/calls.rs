@@ -2,57 +2,16 @@
 
 use epsilon_e2e::{
     fleet::Gateway,
-    load::{Load, Tally},
-    wait::{SOON, until},
+    load::{Loads, Tally},
 };
 use serde_json::Value;
-use std::time::Instant;
 
 /// Callers of each function.
 pub(crate) const CALLERS: usize = 4;
 
-/// Callers of `f0`, `f1`… through one gateway.
-pub(crate) struct Calls(Vec<Load>);
-
-impl Calls {
-    /// Starts the callers of so many functions.
-    pub(crate) fn start(gateway: &Gateway, functions: usize) -> Self {
-        let start = |index| Load::start(gateway.public(), &format!("/f{index}"), CALLERS);
-        Self((0..functions).map(start).collect())
-    }
-
-    /// What they got so far.
-    pub(crate) fn tally(&self) -> Tally {
-        let mut all = Tally::default();
-        self.0.iter().for_each(|load| all.merge(load.tally()));
-        all
-    }
-
-    /// Waits until so many more calls went well.
-    pub(crate) async fn more(&self, count: u64) {
-        let start = self.tally().of(200);
-        until("calls go on", SOON, async || {
-            let now = self.tally().of(200) - start;
-            if now >= count { Ok(()) } else { Err(now) }
-        })
-        .await;
-    }
-
-    /// Waits until this moment, through which calls must go on.
-    pub(crate) async fn go_on_until(&self, end: Instant) {
-        while Instant::now() < end {
-            self.more(20).await;
-        }
-    }
-
-    /// Lets each caller end its call; then all that they got.
-    pub(crate) async fn stop(self) -> Tally {
-        let mut all = Tally::default();
-        for load in self.0 {
-            all.merge(load.stop().await);
-        }
-        all
-    }
+/// Starts the callers of `f0`, `f1`… through one gateway.
+pub(crate) fn load(gateway: &Gateway, functions: usize) -> Loads {
+    Loads::start(gateway.public(), (0..functions).map(|index| format!("/f{index}")), CALLERS)
 }
 
 /// All calls were answered: with 200, but for at most `lost` clear 502s.

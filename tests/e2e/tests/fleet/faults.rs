@@ -1,7 +1,7 @@
 //! Faults under constant load: only calls that were running on what died may fail, and those with a clear 502.
 
 use super::{
-    calls::{Calls, home, only_lost},
+    calls::{home, load, only_lost},
     functions, turn,
 };
 use epsilon_e2e::{
@@ -17,7 +17,7 @@ async fn kill_9_of_an_agent_costs_only_the_calls_that_it_was_running() {
     let _turn = turn().await;
     let mut fleet = Fleet::start(Plan::default()).await;
     fleet.deploy(&functions(6)).await;
-    let calls = Calls::start(&fleet.gateways[0], 6);
+    let calls = load(&fleet.gateways[0], 6);
     calls.more(300).await;
     let victim = home(&fleet.gateways[0], "f0").await;
     fleet.agent(&victim).program.kill().await;
@@ -58,7 +58,7 @@ async fn an_agent_that_is_stopped_for_ten_seconds_is_out_and_comes_back() {
     let _turn = turn().await;
     let mut fleet = Fleet::start(Plan::default()).await;
     fleet.deploy(&functions(6)).await;
-    let calls = Calls::start(&fleet.gateways[0], 6);
+    let calls = load(&fleet.gateways[0], 6);
     calls.more(300).await;
     let victim = home(&fleet.gateways[0], "f0").await;
     fleet.agent(&victim).program.signal(Signal::STOP);
@@ -82,7 +82,7 @@ async fn three_of_five_agents_die_at_once() {
     let _turn = turn().await;
     let mut fleet = Fleet::start(Plan { agents: 5, ..Plan::default() }).await;
     fleet.deploy(&functions(6)).await;
-    let calls = Calls::start(&fleet.gateways[0], 6);
+    let calls = load(&fleet.gateways[0], 6);
     calls.more(300).await;
     for agent in &mut fleet.agents[..3] {
         agent.program.signal(Signal::KILL);
@@ -104,7 +104,7 @@ async fn every_process_is_restarted_in_turn() {
     let _turn = turn().await;
     let mut fleet = Fleet::start(Plan::default()).await;
     fleet.deploy(&functions(3)).await;
-    let calls = Calls::start(&fleet.gateways[0], 3);
+    let calls = load(&fleet.gateways[0], 3);
     calls.more(100).await;
     for index in 0..fleet.agents.len() {
         let status = fleet.agents[index].program.terminate().await;

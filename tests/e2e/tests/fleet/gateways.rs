@@ -2,7 +2,7 @@
 //! data base, to bring calls to functions that are known.
 
 use super::{
-    calls::{CALLERS, Calls, only_lost},
+    calls::{CALLERS, load, only_lost},
     functions, turn,
 };
 use epsilon_e2e::{
@@ -74,8 +74,7 @@ async fn kill_9_of_a_gateway_costs_the_callers_of_the_other_nothing() {
     let postgres = Postgres::start();
     let mut fleet = two_gateways(3, &postgres).await;
     fleet.deploy(&functions(3)).await;
-    let (living, dying) =
-        (Calls::start(&fleet.gateways[0], 3), Calls::start(&fleet.gateways[1], 3));
+    let (living, dying) = (load(&fleet.gateways[0], 3), load(&fleet.gateways[1], 3));
     living.more(150).await;
     dying.more(150).await;
     fleet.gateways[1].program.kill().await;
@@ -123,8 +122,7 @@ async fn calls_go_on_without_the_data_base() {
     let away: [(Act, Act); 2] =
         [(Postgres::stop, Postgres::start_again), (Postgres::cut, Postgres::heal)];
     for (leave, come_back) in away {
-        let calls: Vec<Calls> =
-            fleet.gateways.iter().map(|gateway| Calls::start(gateway, 2)).collect();
+        let calls: Vec<_> = fleet.gateways.iter().map(|gateway| load(gateway, 2)).collect();
         database(leave).await;
         let left = Instant::now();
         for gateway in &fleet.gateways {

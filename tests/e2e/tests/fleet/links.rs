@@ -1,7 +1,7 @@
 //! Agents on machines of their own, as far as the network goes: a link is cut, slowed and healed under load.
 
 use super::{
-    calls::{Calls, home, only_lost},
+    calls::{home, load, only_lost},
     functions, turn,
 };
 use epsilon_e2e::{
@@ -47,7 +47,7 @@ async fn a_vm_behind_a_cut_link_is_out_and_one_behind_a_slow_link_is_not() {
     let gateway = &fleet.gateways[0];
     fleet.deploy(&functions(3)).await;
 
-    let calls = Calls::start(gateway, 3);
+    let calls = load(gateway, 3);
     calls.more(150).await;
     let number = number_of_home(&fleet, "f0").await;
     let vm = fleet.agents[usize::from(number)].id();
@@ -66,7 +66,7 @@ async fn a_vm_behind_a_cut_link_is_out_and_one_behind_a_slow_link_is_not() {
 
     let number = number_of_home(&fleet, "f0").await;
     let vm = fleet.agents[usize::from(number)].id();
-    let calls = Calls::start(gateway, 3);
+    let calls = load(gateway, 3);
     network.slow(number, SLOW);
     let slow = Instant::now();
     while slow.elapsed() < Duration::from_secs(4) {
@@ -79,7 +79,7 @@ async fn a_vm_behind_a_cut_link_is_out_and_one_behind_a_slow_link_is_not() {
     assert!(tally.slowest >= Duration::from_millis(100), "no call met the slow link: {tally:?}");
     only_lost(&tally, 0);
 
-    let calls = Calls::start(gateway, 3);
+    let calls = load(gateway, 3);
     calls.more(150).await;
     only_lost(&calls.stop().await, 0);
 }

@@ -1,7 +1,7 @@
 //! A machine of the fleet has a fault of its own: its disk is full, its clock is set.
 
 use super::{
-    calls::{Calls, only_lost},
+    calls::{load, only_lost},
     functions, turn,
 };
 use epsilon_e2e::{
@@ -14,7 +14,6 @@ use std::{
     path::Path,
     time::{Duration, Instant},
 };
-use tempfile::TempDir;
 
 /// Long enough for a beat of a member.
 const A_WHILE: Duration = Duration::from_secs(6);
@@ -27,7 +26,7 @@ async fn a_full_disk_on_one_vm_costs_no_call() {
     let noise = full.program.data().join("noise");
     fleet.all_ready().await;
     fleet.deploy(&functions(6)).await;
-    let calls = Calls::start(&fleet.gateways[0], 6);
+    let calls = load(&fleet.gateways[0], 6);
     calls.more(200).await;
     // The write ends with the last byte of the disk.
     assert!(fs::write(&noise, vec![1; 16 << 20]).is_err(), "the disk takes 16 MiB");
@@ -63,16 +62,15 @@ fn with_clock(launch: &mut Launch, file: &Path) {
 #[tokio::test]
 async fn a_vms_clock_that_jumps_costs_no_call() {
     let _turn = turn().await;
-    let clocks = TempDir::with_prefix("epsilon-e2e-clocks-").unwrap();
-    let clock = clocks.path().join("agent");
-    fs::write(&clock, "+0").unwrap();
     let mut fleet = Fleet::start(Plan { agents: 1, ..Plan::default() }).await;
+    let clock = fleet.builder.data().join("clock");
+    fs::write(&clock, "+0").unwrap();
     let agent = fleet.add_agent_with(|launch| with_clock(launch, &clock)).await;
     let agent = agent.id().to_owned();
     fleet.all_ready().await;
     fleet.deploy(&functions(3)).await;
     let gateway = &fleet.gateways[0];
-    let calls = Calls::start(gateway, 3);
+    let calls = load(gateway, 3);
     calls.more(100).await;
     for offset in ["+1h", "-1h", "+0"] {
         fs::write(&clock, offset).unwrap();
@@ -96,11 +94,11 @@ async fn gateways_are_restarted_in_turn_behind_a_balancer() {
     fleet.deploy(&functions(3)).await;
     for (restarted, other) in [(0, 1), (1, 0)] {
         // The balancer sends new calls to the other one first, and here again as soon as it listens.
-        let calls = Calls::start(&fleet.gateways[other], 3);
+        let calls = load(&fleet.gateways[other], 3);
         let status = fleet.gateways[restarted].program.terminate().await;
         assert!(status.success(), "{status}");
         fleet.gateways[restarted].start_again().await;
-        let back = Calls::start(&fleet.gateways[restarted], 3);
+        let back = load(&fleet.gateways[restarted], 3);
         back.more(100).await;
         only_lost(&back.stop().await, 0);
         only_lost(&calls.stop().await, 0);
