@@ -2,8 +2,12 @@
 //! gateway and agent can pass it on without knowing each other's types. Never read as a whole.
 
 use bytes::Bytes;
-use http_body::Body;
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 /// Whatever went wrong while a body was read.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -28,6 +32,35 @@ pub fn empty() -> CallBody {
 /// A body that is already in memory.
 pub fn full(bytes: impl Into<Bytes>) -> CallBody {
     boxed(Full::new(bytes.into()))
+}
+
+/// A body that holds something until its last byte was handed over, or nobody wants it any more.
+#[derive(Debug)]
+pub struct Holding<B, G> {
+    /// The body.
+    pub body: B,
+    /// What is dropped with it.
+    pub held: G,
+}
+
+impl<B: Body + Unpin, G: Unpin> Body for Holding<B, G> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// The caller sent more than the operator's limit. Found as the source of a relay error, it becomes

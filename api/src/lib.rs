@@ -17,6 +17,7 @@
 //! | [`log`] | one line of a function's log |
 //! | [`error`] | why a call failed, and what to say to whom |
 //! | [`headers`] | names of the headers that belong to the platform |
+//! | [`written`] | how people write values in settings |
 
 pub mod admin;
 pub mod autoscaler;
@@ -34,3 +35,4 @@ pub mod suggest;
 pub mod traffic;
 pub mod units;
 pub mod vm;
+pub mod written;

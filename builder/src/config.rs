@@ -3,265 +3,19 @@
 
 mod member;
 mod registry;
+mod settings;
 
 pub use member::MemberConfig;
 pub(crate) use registry::Registry;
+pub use settings::{Settings, Way};
 
 use crate::{engine::container::Limits, manifest::Ceilings, source::SourceLimits};
-use epsilon_api::{
-    redacted::Secret,
-    units::{Bytes, MilliCores},
-};
-use serde::{Deserialize, Deserializer, de::Error as _};
+use epsilon_api::units::Bytes;
 use std::{
     env,
-    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
-
-/// The section `builder:` of the settings file. Every key may be left out; each may also be given as
-/// `EPSILON_BUILDER_<KEY>`. Times are written `30s`, sizes `100MiB`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Settings {
-    /// The engine's socket. Default: `DOCKER_HOST`, else `unix:///var/run/docker.sock`.
-    pub engine: Option<String>,
-    /// The longest wait for the engine to begin an answer. Default 2 min: loading a large image on a
-    /// slow disk says nothing until it is done.
-    #[serde(deserialize_with = "duration")]
-    pub engine_timeout: Duration,
-    /// How images get into the engine, at first; the ways after it are tried when it fails. Default
-    /// `lacking`: only the layers that the engine lacks. `whole`: all layers. `commit`: through a
-    /// container.
-    pub image_transfer: Way,
-    /// The image that Node functions are based on; it must have `node` 24 and `npm`. Default: chosen by
-    /// the builder.
-    pub runtime_image: Option<String>,
-    /// How long a public hub may take to be heard of before the base is made from the distribution's
-    /// packages instead. Default 8 s; `0s` asks no hub.
-    #[serde(deserialize_with = "duration")]
-    pub hub_patience: Duration,
-    /// The longest that pulling an image may take. Default 5 min.
-    #[serde(deserialize_with = "duration")]
-    pub pull_timeout: Duration,
-    /// The longest that making the runtime base may take. Default 20 min, for a slow mirror.
-    #[serde(deserialize_with = "duration")]
-    pub runtime_timeout: Duration,
-    /// Certificates that installs trust besides the usual ones. Default: `SSL_CERT_FILE` or
-    /// `NODE_EXTRA_CA_CERTS`, else the machine's own bundle.
-    pub ca_bundle: Option<PathBuf>,
-    /// npm's settings for installs. Default: `~/.npmrc`, where there is one. Install scripts never
-    /// see it.
-    pub npmrc: Option<PathBuf>,
-    /// The engine's network that installs and Dockerfiles use, as it is. Default: one of the builder's own,
-    /// without a way to 169.254.169.254 (the cloud's metadata, with the machine's own credentials), which
-    /// needs root and iptables.
-    pub install_network: Option<String>,
-    /// Memory of one install. Default 2 GiB.
-    #[serde(deserialize_with = "size")]
-    pub install_memory: Bytes,
-    /// Most that the packages of one project may take on disk. Default 2 GiB.
-    #[serde(deserialize_with = "size")]
-    pub install_size: Bytes,
-    /// Processor cores of one install. Default 2.
-    #[serde(deserialize_with = "cores")]
-    pub install_cpu: MilliCores,
-    /// Processes and threads of one install. Default 512.
-    pub install_pids: u32,
-    /// The longest that one install may take. Default 5 min.
-    #[serde(deserialize_with = "duration")]
-    pub install_timeout: Duration,
-    /// Memory of one look at a project's exports. Default 512 MiB.
-    #[serde(deserialize_with = "size")]
-    pub inspect_memory: Bytes,
-    /// Processor cores of one look. Default 2: loading is on the way of every deploy.
-    #[serde(deserialize_with = "cores")]
-    pub inspect_cpu: MilliCores,
-    /// Processes and threads of one look. Default 128.
-    pub inspect_pids: u32,
-    /// The longest that a project may take to load. Default 20 s.
-    #[serde(deserialize_with = "duration")]
-    pub inspect_timeout: Duration,
-    /// The longest that a project's Dockerfile may take. Default 10 min.
-    #[serde(deserialize_with = "duration")]
-    pub dockerfile_timeout: Duration,
-    /// Builds at once; others wait. Default 2.
-    pub builds: usize,
-    /// The longest that one build may take, with its wait for a turn. Default 30 min.
-    #[serde(deserialize_with = "duration")]
-    pub build_timeout: Duration,
-    /// Where images go: `registry.example/prefix`. Default: this machine's engine.
-    pub registry: Option<String>,
-    /// User at the registry. Not needed for ECR, which is met with the machine's role.
-    pub registry_user: Option<String>,
-    /// Password or token at the registry.
-    #[serde(deserialize_with = "secret")]
-    pub registry_password: Option<Secret<String>>,
-    /// A file with the password or token. Read for each push, so that it can be replaced at any time.
-    pub registry_password_file: Option<PathBuf>,
-    /// A `config.json` with logins, as `docker login` writes it (`auths` only; helpers are not run). Read for
-    /// each push.
-    pub registry_docker_config: Option<PathBuf>,
-    /// Certificates (PEM) that the registry's own may be signed by, besides those that this machine trusts.
-    pub registry_ca: Option<PathBuf>,
-    /// Speaks plain HTTP with the registry: whoever is on the way reads the password and changes images.
-    /// Default `false`. A registry on this machine is met so anyway.
-    pub dangerous_registry_plain_http: bool,
-    /// Images that a repository keeps which the builder makes in ECR; the newest ones. Default `50`: versions
-    /// to go back to. Other registries keep what they are told to.
-    pub registry_keep_images: u32,
-    /// How long an image without a tag stays in such a repository. Default 14 days; at least one.
-    #[serde(deserialize_with = "duration")]
-    pub registry_keep_untagged: Duration,
-    /// The longest that one blob may take to or from the registry. Default 5 min.
-    #[serde(deserialize_with = "duration")]
-    pub registry_timeout: Duration,
-    /// Most that kept dependencies and layers may take on disk. Default 10 GiB; the ones used least
-    /// recently go first.
-    #[serde(deserialize_with = "size")]
-    pub cache_size: Bytes,
-    /// Largest archive that may be pushed. Default 100 MiB.
-    #[serde(deserialize_with = "size")]
-    pub source_archive: Bytes,
-    /// Largest project after unpacking. Default 512 MiB.
-    #[serde(deserialize_with = "size")]
-    pub source_unpacked: Bytes,
-    /// Largest file of a project. Default 256 MiB.
-    #[serde(deserialize_with = "size")]
-    pub source_file: Bytes,
-    /// Most files of a project. Default 20,000.
-    pub source_files: usize,
-    /// Longest silence in an upload. Default 60 s.
-    #[serde(deserialize_with = "duration")]
-    pub source_stall: Duration,
-    /// Largest `timeout` of a function. Default 15 min.
-    #[serde(deserialize_with = "duration")]
-    pub max_timeout: Duration,
-    /// Largest `idleTimeout` of a function. Default 24 h.
-    #[serde(deserialize_with = "duration")]
-    pub max_idle_timeout: Duration,
-    /// Largest `memory` of a function. Default 8 GiB.
-    #[serde(deserialize_with = "size")]
-    pub max_memory: Bytes,
-    /// Largest `cpu` of a function. Default 16.
-    #[serde(deserialize_with = "cores")]
-    pub max_cpu: MilliCores,
-    /// Largest `concurrency` of a function. Default 1,000.
-    pub max_concurrency: u32,
-    /// Largest `maxInstances` of a function. Default 1,000.
-    pub max_instances: u32,
-    /// Most functions of one project. Default 200.
-    pub max_functions: usize,
-    /// Control addresses of the fleet's gateways (`http://10.0.0.4:8081`), with commas between them. This setting and
-    /// those below are for the program `epsilon-builder`; `epsilon up` has its builder in the same process.
-    pub gateways: Option<String>,
-    /// The file with the fleet's token: a copy of the gateway's `DATA/fleet.token`.
-    pub token_file: Option<PathBuf>,
-    /// Where gateways reach this builder. Default `0.0.0.0:8083`: they come from other machines, and nobody gets in
-    /// without a pass that a gateway of the fleet signed.
-    pub listen: SocketAddr,
-    /// What the fleet is told instead of the address that reaches the gateway: `host` or `host:port`.
-    pub advertise: Option<String>,
-    /// This builder's certificate, in PEM, to speak TLS. Set together with `tls_key` and `tls_authority`. Default:
-    /// none, plain HTTP.
-    pub tls_certificate: Option<PathBuf>,
-    /// Its private key, in PEM.
-    pub tls_key: Option<PathBuf>,
-    /// Who signed the certificates of the fleet, in PEM.
-    pub tls_authority: Option<PathBuf>,
-    /// Builds that may wait for their turn; a gateway takes more to another builder. Default 16.
-    pub builds_waiting: usize,
-    /// Connections at once. Default 64: each build has one.
-    pub max_connections: usize,
-    /// Longest wait for a TLS handshake and a request's head. Default 10 s.
-    #[serde(deserialize_with = "duration")]
-    pub head_timeout: Duration,
-    /// How long a gateway's connection may stay without a request. Default 60 s: longer than gateways keep one.
-    #[serde(deserialize_with = "duration")]
-    pub idle_timeout: Duration,
-    /// How long builds may go on after the first signal to end. Default 90 s: most builds take seconds, and
-    /// process managers get impatient after some two minutes.
-    #[serde(deserialize_with = "duration")]
-    pub drain_grace: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        let (source, ceilings) = (SourceLimits::default(), Ceilings::default());
-        Self {
-            engine: None,
-            engine_timeout: Duration::from_secs(120),
-            image_transfer: Way::Lacking,
-            runtime_image: None,
-            hub_patience: Duration::from_secs(8),
-            pull_timeout: Duration::from_secs(300),
-            runtime_timeout: Duration::from_secs(1200),
-            ca_bundle: None,
-            npmrc: None,
-            install_network: None,
-            install_memory: Bytes::mib(2048),
-            install_size: Bytes::mib(2048),
-            install_cpu: MilliCores(2000),
-            install_pids: 512,
-            install_timeout: Duration::from_secs(300),
-            inspect_memory: Bytes::mib(512),
-            inspect_cpu: MilliCores(2000),
-            inspect_pids: 128,
-            inspect_timeout: Duration::from_secs(20),
-            dockerfile_timeout: Duration::from_secs(600),
-            builds: 2,
-            build_timeout: Duration::from_secs(1800),
-            registry: None,
-            registry_user: None,
-            registry_password: None,
-            registry_password_file: None,
-            registry_docker_config: None,
-            registry_ca: None,
-            dangerous_registry_plain_http: false,
-            registry_keep_images: 50,
-            registry_keep_untagged: Duration::from_secs(14 * 24 * 3600),
-            registry_timeout: Duration::from_secs(300),
-            cache_size: Bytes::mib(10 << 10),
-            source_archive: source.compressed,
-            source_unpacked: source.unpacked,
-            source_file: source.file,
-            source_files: source.files,
-            source_stall: source.stall,
-            max_timeout: ceilings.timeout,
-            max_idle_timeout: ceilings.idle_timeout,
-            max_memory: ceilings.memory,
-            max_cpu: ceilings.cpu,
-            max_concurrency: ceilings.concurrency,
-            max_instances: ceilings.max_instances,
-            max_functions: ceilings.functions,
-            gateways: None,
-            token_file: None,
-            listen: (Ipv4Addr::UNSPECIFIED, 8083).into(),
-            advertise: None,
-            tls_certificate: None,
-            tls_key: None,
-            tls_authority: None,
-            builds_waiting: 16,
-            max_connections: 64,
-            head_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(60),
-            drain_grace: Duration::from_secs(90),
-        }
-    }
-}
-
-/// A way for images into the engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Way {
-    /// An archive with the layers that the engine lacks. Engines with the classic store take that.
-    Lacking,
-    /// An archive with all layers.
-    Whole,
-    /// Layers unpacked into a container, which is then committed.
-    Commit,
-}
 
 /// A setting that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -454,26 +208,6 @@ fn own_npmrc() -> Option<PathBuf> {
     Some(PathBuf::from(home).join(".npmrc")).filter(|path| path.is_absolute() && path.is_file())
 }
 
-fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(from)?;
-    humantime::parse_duration(&text)
-        .map_err(|_| D::Error::custom(format!("`{text}` is not a time; write for example `30s`")))
-}
-
-fn secret<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Secret<String>>, D::Error> {
-    Ok(Option::<String>::deserialize(from)?.map(Secret::new))
-}
-
-fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> {
-    String::deserialize(from)?.parse().map_err(D::Error::custom)
-}
-
-fn cores<'de, D: Deserializer<'de>>(from: D) -> Result<MilliCores, D::Error> {
-    let cores = f64::deserialize(from)?;
-    MilliCores::from_cores(cores)
-        .ok_or_else(|| D::Error::custom(format!("`{cores}` is not a number of cores")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -510,7 +244,7 @@ mod tests {
 
     refused! {
         unknown_key: "{regsitry: x}" => "regsitry";
-        time_without_unit: "{inspect_timeout: 20}" => "not a time";
+        time_without_unit: "{inspect_timeout: 20}" => "not a duration";
         zero_time: "{inspect_timeout: 0s}" => "longer than 0";
         no_builds: "{builds: 0}" => "at least one";
         engine_elsewhere: "{engine: 'tcp://10.0.0.1:2375'}" => "on this machine";

@@ -12,16 +12,13 @@ use epsilon_builder::{
     member::Member,
 };
 use epsilon_launch::{
-    data_dir,
     failure::Failure,
     files,
-    log::{self, Format},
-    settings::{Flag, Layers},
+    program::{self, Common},
+    settings::Flag,
     signals::Asked,
 };
-use std::{
-    error::Error, io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration,
-};
+use std::{error::Error, net::SocketAddr, process::ExitCode, time::Duration};
 use tracing::{info, warn};
 
 /// How long containers and folders of builds that were cut may take to go. What is left goes at the next start.
@@ -46,54 +43,34 @@ struct Arguments {
     /// Where gateways reach this builder [default: 0.0.0.0:8083]
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
-    /// Where data are kept [default: /var/lib/epsilon for root, else the XDG data folder]
-    #[arg(long, value_name = "DIR", env = "EPSILON_DATA_DIR")]
-    data_dir: Option<PathBuf>,
-    /// Settings, YAML: section `builder`
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// How to log to standard error [default: compact on a terminal, else json]
-    #[arg(long, value_enum)]
-    log_format: Option<Format>,
+    #[command(flatten)]
+    common: Common,
 }
 
 impl Arguments {
     fn flags(&self) -> Vec<Flag> {
-        let flag = |name, key, value: Option<String>| {
-            value.map(|value| Flag { name, section: "builder", key, value })
-        };
-        [
-            flag("--gateway", "gateways", self.gateway.clone()),
-            flag("--token-file", "token_file", self.token_file.clone()),
-            flag("--registry", "registry", self.registry.clone()),
-            flag("--listen", "listen", self.listen.map(|address| address.to_string())),
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
+        program::flags(
+            "builder",
+            [
+                ("--gateway", "gateways", self.gateway.clone()),
+                ("--token-file", "token_file", self.token_file.clone()),
+                ("--registry", "registry", self.registry.clone()),
+                ("--listen", "listen", self.listen.map(|address| address.to_string())),
+            ],
+        )
     }
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse(); // ends the program by itself on --help (0) and wrong usage (2)
-    let ended = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime.block_on(Box::pin(run(arguments))),
-        Err(err) => Err(Failure::new("RUNTIME", "the system refused worker threads").because(&err)),
-    };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(false),
-    }
+    // Ends the program by itself on --help (0) and wrong usage (2).
+    program::run(run(Arguments::parse()))
 }
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {
-    log::init(arguments.log_format, std::env::var("EPSILON_LOG").ok().as_deref())?;
-    let data = data_dir::locate(arguments.data_dir.as_deref())?;
-    let flags = arguments.flags();
-    let layers = Layers::load(arguments.config.as_deref(), std::env::vars_os(), &flags)?;
+    let (data, layers) = arguments.common.begin(&arguments.flags())?;
     let settings: Settings = layers.section("builder")?;
-    let config = Config::new(settings, &data.join("builder"))
-        .map_err(|err| Failure::usage("a setting cannot be used").because(&err))?;
+    let config =
+        Config::new(settings, &data.join("builder")).map_err(|err| program::unusable(&err))?;
     let member = config.member().cloned().ok_or_else(|| {
         Failure::usage("no fleet is named that this builder could join")
             .hint("start it with `--gateway URL --token-file FILE`")
@@ -103,11 +80,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let app = App::build(config).await.map_err(|err| unable(&err))?;
     let ended = serve(&app, &member, &mut asked).await;
     app.shutdown(CLEANED_WITHIN).await;
-    match ended? {
-        0 => Ok(()),
-        cut => Err(Failure::new("BUILDS_CUT", format!("{cut} running builds were cut"))
-            .hint("give them longer with the setting `builder.drain_grace`")),
-    }
+    program::all_ended(ended?, "builds", "builder.drain_grace")
 }
 
 /// From the making of the runtime base to the last build. Says how many builds were cut.
@@ -131,7 +104,7 @@ async fn serve(app: &App, config: &MemberConfig, asked: &mut Asked) -> Result<us
         biased;
         signal = asked.next() => info!(signal, "Ending before a gateway let it in."),
         reached = running.joined() => {
-            ready(&format!("ready  builder {id}  builds http://{address}  reached at {reached}"))?;
+            program::ready(&format!("ready  builder {id}  builds http://{address}  reached at {reached}"))?;
             let signal = asked.next().await;
             info!(signal, "Draining.");
         }
@@ -146,15 +119,8 @@ async fn serve(app: &App, config: &MemberConfig, asked: &mut Asked) -> Result<us
     })
 }
 
-/// The one line of standard output: whoever started this waits for it.
-fn ready(line: &str) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    let written = writeln!(out, "{line}").and_then(|()| out.flush());
-    written.map_err(|err| Failure::new("STDOUT", "standard output cannot be written").because(&err))
-}
-
 fn unable(err: &(dyn Error + 'static)) -> Failure {
-    Failure::new("START", "`epsilon-builder` cannot start").because(err)
+    program::cannot_start("epsilon-builder", err)
 }
 
 /// What is done before builds come, in the log: the first start on a machine takes minutes.

@@ -10,7 +10,7 @@ const SECTIONS: [(&str, &str, &str); 4] = [
     ("gateway", "the two listeners and the relay", "gateway/src/config.rs"),
     ("gateway.autoscale", "how many VMs, and who makes them", "gateway/src/autoscale/config.rs"),
     ("vm_agent", "instances and their engine", "vm-agent/src/config.rs"),
-    ("builder", "source to image", "builder/src/config.rs"),
+    ("builder", "source to image", "builder/src/config/settings.rs"),
 ];
 
 /// Settings that are not a part's own: the one who composes the parts reads them.

@@ -7,14 +7,13 @@ use crate::{
     call::{budget, place::bound::Balance},
     fleet::{breaker, health, member::Care},
 };
-use epsilon_api::{fleet, units::Bytes};
+use epsilon_api::{fleet, units::Bytes, written};
 use epsilon_wire::tls;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use std::{
     borrow::Cow,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
-    str::FromStr,
     time::Duration,
 };
 
@@ -32,13 +31,13 @@ pub struct Settings {
     /// Default: made from `listen` (or `domain`).
     pub public_url: Option<String>,
     /// Largest body of a call. Default `100MiB`. Bodies are streamed; this protects functions, not the gateway.
-    #[serde(deserialize_with = "text")]
+    #[serde(deserialize_with = "written::text")]
     pub max_body: Bytes,
     /// Largest archive of a deployment, packed. Default `512MiB`.
-    #[serde(deserialize_with = "text")]
+    #[serde(deserialize_with = "written::text")]
     pub max_source: Bytes,
     /// Largest head of a request (431 beyond it). Default `64KiB`: room for large cookies and tokens.
-    #[serde(deserialize_with = "text")]
+    #[serde(deserialize_with = "written::text")]
     pub max_header: Bytes,
     /// Most header fields of a request (431 beyond it). Default 100.
     pub max_headers: usize,
@@ -46,15 +45,15 @@ pub struct Settings {
     /// ends. Default 8192: some 20 KiB of memory each.
     pub max_connections: usize,
     /// Longest a connection may take for a whole head, its first byte included. Default `10s`.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::duration")]
     pub header_timeout: Duration,
     /// How long a connection stays open between two calls. Default `75s`: longer than the 60 s after which load
     /// balancers drop theirs, so that they never send into a connection that closes.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::duration")]
     pub idle_timeout: Duration,
     /// How long the rest of an unwanted body is read and thrown away, so that its sender sees the answer
     /// and not a broken connection. Default `10s`.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::duration")]
     pub linger: Duration,
     /// Where members of the fleet and other gateways reach this gateway's control listener. Default: made from
     /// `control`.
@@ -67,25 +66,25 @@ pub struct Settings {
     /// Who signed the certificates of the fleet, in PEM.
     pub tls_authority: Option<PathBuf>,
     /// Longest wait for a connection to a VM, its TLS included. Default `1s`: then a call goes to the next VM.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::duration")]
     pub member_connect_timeout: Duration,
     /// How long a connection to a VM stays open between two requests. Default `15s`: shorter than the VM keeps it, so
     /// that no call is sent into a connection that closes.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::duration")]
     pub member_idle_timeout: Duration,
     /// Longest that a member may take for what it does at once: take an order, begin to answer. Default `10s`.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::duration")]
     pub member_order_timeout: Duration,
     /// Longest that a VM may take before a function runs: wait for a place, pull the image, start. Default `10m`:
     /// VMs have limits of their own for each, this one is for VMs that hang.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::duration")]
     pub member_start_timeout: Duration,
     /// After so long without a report nobody waits any more for the answers that a VM owes (502). Default `15s`: a VM
     /// that only stood still goes on with its calls. New calls go elsewhere long before that.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::duration")]
     pub member_lost_after: Duration,
     /// After so long without a sign of life a member is no longer listed. Default `10m`.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::duration")]
     pub member_forget_after: Duration,
     /// Members that may join or beat at one moment; more are told to come again (429). Default 8: what a small data
     /// base bears beside its work.
@@ -97,7 +96,7 @@ pub struct Settings {
     /// once do not start a function on a second idle VM.
     pub balance_floor: f64,
     /// How long a VM that has just come gets less than its share, growing. Default `30s`: it has nothing warm yet.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::duration")]
     pub slow_start: Duration,
     /// VMs that one call is tried on at most; on the last one it may wait for a place. Default 4.
     pub max_tries: usize,
@@ -107,33 +106,33 @@ pub struct Settings {
     /// Second attempts each second that there are in any case. Default 10: a quiet gateway can retry, too.
     pub retry_per_second: u32,
     /// Without a report for so long a VM gets no new calls. Default `3s`: three reports.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::duration")]
     pub vm_silence: Duration,
     /// Calls in a row that fail by a VM's fault, within `failure_window`, until it gets no new ones for `vm_pause`. Default 5.
     pub vm_failures: u32,
     /// How far apart failures in a row may be, of VMs and of functions on them. Default `10s`.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::duration")]
     pub failure_window: Duration,
     /// How long a failing VM gets no calls at first; twice as long each time that it fails again at once, at most `1m`.
     /// Default `5s`. The last VM that answers always gets calls.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::duration")]
     pub vm_pause: Duration,
     /// Calls of one function in a row that fail on one VM by the platform's fault, within `failure_window`, until they go
     /// to other VMs for `breaker_pause`. Default 3.
     pub breaker_failures: u32,
     /// How long they do; then one call tries. Default `10s`.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::duration")]
     pub breaker_pause: Duration,
     /// Longest deployment, waiting for another one of the same project included. Default `30m`.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::duration")]
     pub deploy_timeout: Duration,
     /// Longest that one VM may take to get a new version's image; then the deployment goes on without that VM.
     /// Default `5m`: a large image over a slow line.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::duration")]
     pub fetch_timeout: Duration,
     /// Longest that a builder which joined may say nothing, in a build or before it. Default `30s`: a builder that
     /// lives says something each 5 s.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::duration")]
     pub builder_silence: Duration,
     /// How many VMs the fleet should have, and who makes them: a mapping of its own, see `gateway.autoscale` below.
     /// Default: nobody makes any; the wanted count is only shown.
@@ -415,21 +414,6 @@ fn is_http_url(text: &str) -> bool {
     ["http://", "https://"]
         .iter()
         .any(|scheme| text.len() > scheme.len() && text.starts_with(scheme))
-}
-
-fn text<'de, T, D>(from: D) -> Result<T, D::Error>
-where
-    T: FromStr<Err: std::fmt::Display>,
-    D: Deserializer<'de>,
-{
-    String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
-}
-
-fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(from)?;
-    humantime::parse_duration(&text).map_err(|err| {
-        serde::de::Error::custom(format_args!("`{text}` is not a duration such as `30s`: {err}"))
-    })
 }
 
 #[cfg(test)]

@@ -9,22 +9,15 @@ use epsilon_gateway::{
     config::{Config, Settings},
 };
 use epsilon_launch::{
-    data_dir,
     failure::Failure,
     files,
     lock::Lock,
-    log::{self, Format},
-    settings::{Flag, Layers},
+    program::{self, Common},
+    settings::Flag,
     signals::Asked,
 };
 use prometheus::Registry;
-use std::{
-    error::Error,
-    io::Write as _,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{error::Error, net::SocketAddr, path::Path, process::ExitCode};
 use tracing::info;
 
 #[global_allocator]
@@ -44,55 +37,34 @@ struct Arguments {
     /// on the command line can be seen by all users: then use EPSILON_GATEWAY_STORE [default: sqlite]
     #[arg(long, value_name = "STORE")]
     store: Option<String>,
-    /// Where keys and an SQLite store are kept [default: /var/lib/epsilon for root, else the XDG data folder]
-    #[arg(long, value_name = "DIR", env = "EPSILON_DATA_DIR")]
-    data_dir: Option<PathBuf>,
-    /// Settings, YAML: section `gateway`
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// How to log to standard error [default: compact on a terminal, else json]
-    #[arg(long, value_enum)]
-    log_format: Option<Format>,
+    #[command(flatten)]
+    common: Common,
 }
 
 impl Arguments {
     fn flags(&self) -> Vec<Flag> {
-        let flag = |name, key, value: Option<String>| {
-            value.map(|value| Flag { name, section: "gateway", key, value })
-        };
-        [
-            flag("--listen", "listen", self.listen.map(|address| address.to_string())),
-            flag("--control", "control", self.control.map(|address| address.to_string())),
-            flag("--store", "store", self.store.clone()),
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
+        program::flags(
+            "gateway",
+            [
+                ("--listen", "listen", self.listen.map(|address| address.to_string())),
+                ("--control", "control", self.control.map(|address| address.to_string())),
+                ("--store", "store", self.store.clone()),
+            ],
+        )
     }
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse(); // ends the program by itself on --help (0) and wrong usage (2)
-    let ended = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime.block_on(Box::pin(run(arguments))),
-        Err(err) => Err(Failure::new("RUNTIME", "the system refused worker threads").because(&err)),
-    };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(false),
-    }
+    // Ends the program by itself on --help (0) and wrong usage (2).
+    program::run(run(Arguments::parse()))
 }
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {
-    log::init(arguments.log_format, std::env::var("EPSILON_LOG").ok().as_deref())?;
-    let data = data_dir::locate(arguments.data_dir.as_deref())?;
-    let flags = arguments.flags();
-    let mut layers = Layers::load(arguments.config.as_deref(), std::env::vars_os(), &flags)?;
+    let (data, mut layers) = arguments.common.begin(&arguments.flags())?;
     let grace = layers.take_drain_grace()?;
     let store = layers.take_text("gateway", "store")?;
     let settings: Settings = layers.section("gateway")?;
-    let config = Config::new(settings, &data)
-        .map_err(|err| Failure::usage("a setting cannot be used").because(&err))?;
+    let config = Config::new(settings, &data).map_err(|err| program::unusable(&err))?;
     let lock = Lock::take(&data)?;
     files::raise_file_limit();
     let mut asked = Asked::new()?;
@@ -104,7 +76,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let (public, control) = (app.public_addr(), app.control_addr());
     let running = app.spawn();
     lock.announce(&format!("http://{control}"))?;
-    ready(&format!("ready  calls http://{public}  control http://{control}"))?;
+    program::ready(&format!("ready  calls http://{public}  control http://{control}"))?;
 
     let signal = asked.next().await;
     info!(signal, "Draining.");
@@ -118,11 +90,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         }
     };
     drop(lock);
-    match cut {
-        0 => Ok(()),
-        cut => Err(Failure::new("CALLS_CUT", format!("{cut} running calls were cut"))
-            .hint("give them longer with the setting `gateway.drain_grace`")),
-    }
+    program::all_ended(cut, "calls", "gateway.drain_grace")
 }
 
 /// `sqlite` is a file of its own; anything else is an URL that the store knows.
@@ -136,13 +104,6 @@ fn store_url(store: &str, data: &Path) -> Result<String, Failure> {
         .ok_or_else(|| Failure::usage(format!("the data folder `{}` is not UTF-8", data.display())))
 }
 
-/// The one line of standard output: whoever started this waits for it.
-fn ready(line: &str) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    let written = writeln!(out, "{line}").and_then(|()| out.flush());
-    written.map_err(|err| Failure::new("STDOUT", "standard output cannot be written").because(&err))
-}
-
 fn unable(err: &(dyn Error + 'static)) -> Failure {
-    Failure::new("START", "`epsilon-gateway` cannot start").because(err)
+    program::cannot_start("epsilon-gateway", err)
 }

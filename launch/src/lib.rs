@@ -9,6 +9,7 @@
 //! | [`log`] | lines for people or JSON for collectors |
 //! | [`signals`] | "please end", once or twice |
 //! | [`files`] | room for many connections |
+//! | [`program`] | the frame of the fleet's programs: common flags, the runtime, "ready" |
 //! | [`failure`] | what went wrong, what to do next, the exit code |
 
 pub mod data_dir;
@@ -16,5 +17,6 @@ pub mod failure;
 pub mod files;
 pub mod lock;
 pub mod log;
+pub mod program;
 pub mod settings;
 pub mod signals;

@@ -4,15 +4,14 @@
 
 mod member;
 
-use epsilon_api::{ids::VmId, units::Bytes};
+use epsilon_api::{ids::VmId, units::Bytes, written};
 use epsilon_registry::{Access, Written};
 use epsilon_wire::{join::BadGateway, tls::TlsError};
 pub use member::MemberConfig;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    str::FromStr,
     time::Duration,
 };
 
@@ -29,10 +28,10 @@ pub struct Settings {
     pub engine_runtime: Option<String>,
     /// Longest that one question to the engine may take. Default `60s`: a busy engine on a slow disk
     /// needs seconds for a container; a minute means that it hangs.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::some_duration")]
     pub engine_timeout: Option<Duration>,
     /// Longest that an image may take to arrive. Default `5m`: one gigabyte at 30 Mbit/s.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::some_duration")]
     pub pull_timeout: Option<Duration>,
     /// Images that may arrive at once; others wait for their turn. Default `3`: as many as the layers that an
     /// engine fetches at once for one image, so that the first one is not slowed down by all that follow.
@@ -50,11 +49,11 @@ pub struct Settings {
     pub registry_docker_config: Option<PathBuf>,
     /// Longest from the start of a container until its code is loaded; after it the start has failed
     /// with `FUNCTION_INIT_FAILED`. Default `30s`: room for heavy frameworks on a loaded machine.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::some_duration")]
     pub start_timeout: Option<Duration>,
     /// Memory that all instances may have together. Default: 80 % of the machine's, so that the engine,
     /// the page cache and this agent keep the rest.
-    #[serde(deserialize_with = "bytes")]
+    #[serde(deserialize_with = "written::some_text")]
     pub memory: Option<Bytes>,
     /// Instances that may start at once on this VM. Default: two per core, from 4 to 16. More only
     /// makes each of them slower: the engine does much of a start one at a time.
@@ -66,7 +65,7 @@ pub struct Settings {
     /// waits for memory before its calls are answered 503. A call that an instance is starting for
     /// waits for the end of that start. `0s` turns waiting off. Default
     /// `10s`: bridges a burst, and ends before the 30 s that most clients wait.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::some_duration")]
     pub queue_wait: Option<Duration>,
     /// Calls of one version that may wait at once; one more is answered 429. Default `1000`: each
     /// costs a few kilobytes and an open connection at the gateway.
@@ -74,26 +73,30 @@ pub struct Settings {
     /// Age at which an idle connection to an instance is closed. Must stay well below the instance's
     /// own keep-alive, or a call could meet a closing connection. Default `1500ms`: common servers
     /// keep 2 s (gunicorn) or 5 s (Node, uvicorn).
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::some_duration")]
     pub connection_idle: Option<Duration>,
     /// Processes and threads in one instance. Default `256`: Node takes a dozen; a fork bomb ends here.
     pub pids_limit: Option<u32>,
     /// Size of an instance's `/tmp`, which is memory and counts against the instance. Default `64MiB`.
-    #[serde(deserialize_with = "bytes")]
+    #[serde(deserialize_with = "written::some_text")]
     pub tmp_size: Option<Bytes>,
     /// Open files in one instance. Default `16384`.
     pub open_files: Option<u32>,
     /// Kept log of one function on this VM; the oldest goes first. Default `10MiB`.
-    #[serde(deserialize_with = "bytes")]
+    #[serde(deserialize_with = "written::some_text")]
     pub log_size: Option<Bytes>,
     /// Longest line or message of a log; the rest of it is cut. Default `16KiB`.
-    #[serde(deserialize_with = "bytes")]
+    #[serde(deserialize_with = "written::some_text")]
     pub log_line: Option<Bytes>,
+    /// How full the disk with the engine's images may be, in percent. Beyond it, images that no instance uses and that can
+    /// be pulled again go, the one not used for longest first, until 5 less are used. Default `85`: what is left is room
+    /// for the largest images that arrive at once. `100` turns it off.
+    pub disk_limit: Option<u8>,
     /// How often the engine's containers are compared with what the agent knows. Default `10s`.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::some_duration")]
     pub reconcile_every: Option<Duration>,
     /// Longest that a stop of the agent waits for its containers to go, after its grace. Default `20s`.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::some_duration")]
     pub remove_timeout: Option<Duration>,
     /// Gives functions a network although the way to 169.254.169.254 (the cloud's metadata, with the
     /// VM's own credentials) cannot be closed, because the agent is not root or has no iptables.
@@ -122,15 +125,15 @@ pub struct Settings {
     /// Connections of gateways at once. Default `4096`: a call takes one, and a VM rarely runs a thousand.
     pub max_connections: Option<usize>,
     /// Longest wait for a TLS handshake and for the first head on a connection. Default `10s`.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::some_duration")]
     pub head_timeout: Option<Duration>,
     /// Longest that a gateway's connection may stay without a request. Default `60s`: longer than gateways keep one
     /// (`gateway.member_idle_timeout`), so that no call is sent into a connection that closes.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::some_duration")]
     pub idle_timeout: Option<Duration>,
     /// Longest that running calls may go on after the first signal, or after the cloud said that it takes this VM
     /// away. Default `90s`: longer than a function's default timeout, and within the two minutes of a spot notice.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::some_duration")]
     pub drain_grace: Option<Duration>,
 }
 
@@ -169,6 +172,8 @@ pub struct Config {
     pub log_size: Bytes,
     /// See [`Settings::log_line`].
     pub log_line: usize,
+    /// See [`Settings::disk_limit`].
+    pub disk_limit: u8,
     /// See [`Settings::reconcile_every`].
     pub reconcile_every: Duration,
     /// See [`Settings::remove_timeout`].
@@ -204,6 +209,14 @@ pub enum ConfigError {
         key: &'static str,
         /// The smallest usable value.
         least: &'static str,
+    },
+    /// There is no such thing.
+    #[error("`vm_agent.{key}` must be at most {most}")]
+    TooLarge {
+        /// Which.
+        key: &'static str,
+        /// The largest value that makes sense.
+        most: &'static str,
     },
     /// The two contradict each other.
     #[error(
@@ -269,6 +282,7 @@ impl Settings {
             connection_idle: self.connection_idle.unwrap_or(Duration::from_millis(1500)),
             log_size: self.log_size.unwrap_or(Bytes::mib(10)),
             log_line: self.log_line.map_or(16 << 10, |size| size.get() as usize),
+            disk_limit: self.disk_limit.unwrap_or(85),
             reconcile_every: self.reconcile_every.unwrap_or(seconds(10)),
             remove_timeout: self.remove_timeout.unwrap_or(seconds(20)),
             dangerous_allow_metadata: self.dangerous_allow_metadata,
@@ -299,6 +313,9 @@ impl Settings {
             ("remove_timeout", config.remove_timeout >= second, "1s"),
             ("memory", config.memory.is_none_or(|size| size >= Bytes::mib(16)), "16MiB"),
         ];
+        if config.disk_limit > 100 {
+            return Err(ConfigError::TooLarge { key: "disk_limit", most: "100" });
+        }
         for (key, good, least) in rules {
             if !good {
                 return Err(ConfigError::TooSmall { key, least });
@@ -312,18 +329,6 @@ impl Settings {
         }
         Ok(config)
     }
-}
-
-fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-    let text = String::deserialize(from)?;
-    humantime::parse_duration(&text).map(Some).map_err(|_| {
-        serde::de::Error::custom(format!("`{text}` is not a duration; write for example `30s`"))
-    })
-}
-
-fn bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Bytes>, D::Error> {
-    let text = String::deserialize(from)?;
-    Bytes::from_str(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]
@@ -367,6 +372,7 @@ mod tests {
             ("{quue_wait: 1s}", "quue_wait"),
             ("{starts_at_once: 2, starts_per_version: 3}", "starts_per_version"),
             ("{starts_at_once: 0}", "starts_at_once"),
+            ("{disk_limit: 101}", "disk_limit"),
             ("{pulls_at_once: 0}", "pulls_at_once"),
             ("{registry_user: ann}", "vm_agent.registry_user"),
             ("{registry: 'https://registry.example'}", "vm_agent.registry"),

@@ -9,19 +9,15 @@ use clap::Parser;
 use epsilon_api::ids::VmId;
 use epsilon_cloud_aws::imds::Imds;
 use epsilon_launch::{
-    data_dir,
     failure::Failure,
     files,
-    log::{self, Format},
-    settings::{Flag, Layers},
+    program::{self, Common},
+    settings::Flag,
     signals::Asked,
 };
 use epsilon_vm_agent::{app::Agent, config::Settings, member::Member};
 use prometheus::Registry;
-use std::{
-    cell::Cell, error::Error, io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode,
-    time::Duration,
-};
+use std::{cell::Cell, error::Error, net::SocketAddr, process::ExitCode, time::Duration};
 use tracing::info;
 
 #[global_allocator]
@@ -40,54 +36,32 @@ struct Arguments {
     /// Where gateways bring calls [default: 0.0.0.0:8082]
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
-    /// Where data are kept [default: /var/lib/epsilon for root, else the XDG data folder]
-    #[arg(long, value_name = "DIR", env = "EPSILON_DATA_DIR")]
-    data_dir: Option<PathBuf>,
-    /// Settings, YAML: section `vm_agent`
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// How to log to standard error [default: compact on a terminal, else json]
-    #[arg(long, value_enum)]
-    log_format: Option<Format>,
+    #[command(flatten)]
+    common: Common,
 }
 
 impl Arguments {
     fn flags(&self) -> Vec<Flag> {
-        let flag = |name, key, value: Option<String>| {
-            value.map(|value| Flag { name, section: "vm_agent", key, value })
-        };
-        [
-            flag("--gateway", "gateways", self.gateway.clone()),
-            flag("--token-file", "token_file", self.token_file.clone()),
-            flag("--listen", "listen", self.listen.map(|address| address.to_string())),
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
+        program::flags(
+            "vm_agent",
+            [
+                ("--gateway", "gateways", self.gateway.clone()),
+                ("--token-file", "token_file", self.token_file.clone()),
+                ("--listen", "listen", self.listen.map(|address| address.to_string())),
+            ],
+        )
     }
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse(); // ends the program by itself on --help (0) and wrong usage (2)
-    let ended = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime.block_on(Box::pin(run(arguments))),
-        Err(err) => Err(Failure::new("RUNTIME", "the system refused worker threads").because(&err)),
-    };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(false),
-    }
+    // Ends the program by itself on --help (0) and wrong usage (2).
+    program::run(run(Arguments::parse()))
 }
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {
-    log::init(arguments.log_format, std::env::var("EPSILON_LOG").ok().as_deref())?;
-    let data = data_dir::locate(arguments.data_dir.as_deref())?;
-    let flags = arguments.flags();
-    let layers = Layers::load(arguments.config.as_deref(), std::env::vars_os(), &flags)?;
+    let (data, layers) = arguments.common.begin(&arguments.flags())?;
     let settings: Settings = layers.section("vm_agent")?;
-    let mut config = settings
-        .check(&data)
-        .map_err(|err| Failure::usage("a setting cannot be used").because(&err))?;
+    let mut config = settings.check(&data).map_err(|err| program::unusable(&err))?;
     let member = config.member.clone().ok_or_else(|| {
         Failure::usage("no fleet is named that this VM could join")
             .hint("start it with `--gateway URL --token-file FILE`")
@@ -126,7 +100,7 @@ async fn serve(member: Member, asked: &mut Asked) -> Result<(), Failure> {
             }
             () = running.taken() => break End::Taken,
             address = running.joined(), if !was_ready => {
-                ready(&format!("ready  vm {id}  calls {address}"))?;
+                program::ready(&format!("ready  vm {id}  calls {address}"))?;
                 was_ready = true;
             }
         }
@@ -145,11 +119,7 @@ async fn serve(member: Member, asked: &mut Asked) -> Result<(), Failure> {
         info!("This VM has left its fleet; waiting for its end.");
         asked.next().await;
     }
-    match cut {
-        0 => Ok(()),
-        cut => Err(Failure::new("CALLS_CUT", format!("{cut} running calls were cut"))
-            .hint("give them longer with the setting `vm_agent.drain_grace`")),
-    }
+    program::all_ended(cut as usize, "calls", "vm_agent.drain_grace")
 }
 
 /// Why it ends.
@@ -159,13 +129,6 @@ enum End {
     Taken,
 }
 
-/// The one line of standard output: whoever started this waits for it.
-fn ready(line: &str) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    let written = writeln!(out, "{line}").and_then(|()| out.flush());
-    written.map_err(|err| Failure::new("STDOUT", "standard output cannot be written").because(&err))
-}
-
 fn unable(err: &(dyn Error + 'static)) -> Failure {
-    Failure::new("START", "`epsilon-vm-agent` cannot start").because(err)
+    program::cannot_start("epsilon-vm-agent", err)
 }

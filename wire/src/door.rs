@@ -17,13 +17,13 @@ use crate::{
     tls,
 };
 use epsilon_api::{
-    body::{self, CallBody},
+    body::{self, CallBody, Holding},
     headers,
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use patience::{Busy, Patience, Watched};
+use patience::{Busy, Patience};
 use std::{
     convert::Infallible, future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration,
 };
@@ -221,8 +221,8 @@ fn unknown_caller(request: &Request<Incoming>) -> Response<CallBody> {
     response
 }
 
-/// The body type of a door's answers; named here so that `patience.rs` need not know `CallBody`.
-type Answered = Response<Watched<CallBody>>;
+/// What a door answers: its connection is busy to the last byte.
+type Answered = Response<Holding<CallBody, Busy>>;
 
 #[cfg(test)]
 mod tests;

@@ -4,9 +4,9 @@
 
 use super::schedule::{Window, WindowSettings};
 use crate::config::ConfigError;
-use epsilon_api::units::Bytes;
-use serde::{Deserialize, Deserializer};
-use std::{str::FromStr, time::Duration};
+use epsilon_api::{units::Bytes, written};
+use serde::Deserialize;
+use std::time::Duration;
 
 /// The mapping `gateway.autoscale`, as written. Every key may be left out.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -25,7 +25,7 @@ pub struct Settings {
     pub command: Vec<String>,
     /// Longest that the command may take; then it is ended and tried again later. Default `60s`: clouds answer an
     /// order for a machine in seconds.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::duration")]
     pub command_timeout: Duration,
     /// Only says what it would do, in the log and in `epsilon autoscaler`. Default `false`.
     pub dry_run: bool,
@@ -38,7 +38,7 @@ pub struct Settings {
     pub schedule: Vec<WindowSettings>,
     /// Memory of one place, the unit of the policy: a busy instance takes as many places as its memory needs, one at
     /// least. Default `256MiB`: what a function has when it says nothing.
-    #[serde(deserialize_with = "text")]
+    #[serde(deserialize_with = "written::text")]
     pub place: Bytes,
     /// Places that one core of a VM serves well; a VM has as many as both its memory and its cores allow. Default 8:
     /// functions mostly wait for others. Set 1 to 2 for functions that compute.
@@ -49,18 +49,18 @@ pub struct Settings {
     /// `target` keeps free counts too. Default 4: single calls find room in a small fleet.
     pub headroom: u32,
     /// Demand is averaged over this window. Default `60s`: longer than the usual ripple, shorter than the boot of a VM.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::duration")]
     pub stable_window: Duration,
     /// With every place taken, demand is averaged over this window. Default `6s`, a tenth of the stable one: jumps are
     /// seen at once, a single second is not.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::duration")]
     pub panic_window: Duration,
     /// Share of all places in use (waiting calls included) over the panic window at which it counts. Default 1: calls
     /// begin to wait.
     pub panic_at: f64,
     /// How long a VM takes from its order to its first call. Schedules begin so much earlier, and the trend looks so
     /// far ahead. Default `90s`: what an EC2 instance with a prepared image takes.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::duration")]
     pub boot_time: Duration,
     /// The trend may ask for at most so many times the present demand; 1 turns it off. Default 1.25: a line through a
     /// jump points far too high.
@@ -70,21 +70,21 @@ pub struct Settings {
     pub starting_at_once: u32,
     /// Fewer VMs are wanted only when fewer were enough for this long. Default `5m`: a VM costs its boot to come back.
     /// Not shorter than `stable_window`.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::duration")]
     pub scale_in_after: Duration,
     /// Largest share of the group's VMs that leaves at the same time, one VM at least. Default 0.1.
     pub leaving_share: f64,
     /// Longest that a leaving VM may take for its running calls; then it is ended with them. Default `15m`: longer than
     /// the timeouts of most functions. Not shorter than your functions' longest `timeout`.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::duration")]
     pub leave_grace: Duration,
     /// How often the group is looked at. More VMs are ordered at once, whatever this says. Default `10s`: six questions
     /// a minute are far from AWS's limits.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::duration")]
     pub every: Duration,
     /// How long the leader among the gateways stays leader without renewing it. Default `30s`: three rounds of `every`.
     /// Longer than `every`.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "written::duration")]
     pub lease: Duration,
     /// Decisions that are kept for `epsilon autoscaler`. Default 100.
     pub decisions: usize,
@@ -343,21 +343,6 @@ fn check(settings: &Settings) -> Result<(), ConfigError> {
         "autoscale.command_timeout",
         "must be longer than `0s`",
     )
-}
-
-fn text<'de, T, D>(from: D) -> Result<T, D::Error>
-where
-    T: FromStr<Err: std::fmt::Display>,
-    D: Deserializer<'de>,
-{
-    String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
-}
-
-fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(from)?;
-    humantime::parse_duration(&text).map_err(|err| {
-        serde::de::Error::custom(format_args!("`{text}` is not a duration such as `30s`: {err}"))
-    })
 }
 
 #[cfg(test)]

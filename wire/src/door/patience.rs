@@ -7,16 +7,14 @@
 //! ```
 
 use super::{AnswerWithin, Answered};
-use epsilon_api::body::CallBody;
+use epsilon_api::body::{CallBody, Holding};
 use http::Response;
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body as _;
 use std::{
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -84,7 +82,7 @@ impl Busy {
             }
             None => {}
         }
-        response.map(|body| Watched { body, _busy: self })
+        response.map(|body| Holding { body, held: self })
     }
 }
 
@@ -93,32 +91,5 @@ impl Drop for Busy {
         // Its last byte was handed over, perhaps into a full buffer: what it was given to be out still counts.
         let idle = self.patience.now().saturating_add(millis(self.after));
         self.patience.over_at.store(idle.max(self.out_at), Relaxed);
-    }
-}
-
-/// A body that keeps its connection busy to the last byte.
-#[derive(Debug)]
-pub(super) struct Watched<B> {
-    body: B,
-    _busy: Busy,
-}
-
-impl<B: Body + Unpin> Body for Watched<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

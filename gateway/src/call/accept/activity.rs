@@ -3,7 +3,8 @@
 
 use super::Connection;
 use crate::{call::WRITE_SLACK, config::ConnectionLimits};
-use http_body::{Body, Frame, SizeHint};
+use epsilon_api::body::Holding;
+use http_body::Body;
 use std::{
     io,
     pin::Pin,
@@ -125,44 +126,17 @@ impl Busy {
     }
 
     /// A body of known length that nobody set a deadline for gets one.
-    pub(super) fn until_end_of<B: Body>(self, body: B) -> Attached<B> {
+    pub(super) fn until_end_of<B: Body>(self, body: B) -> Holding<B, Self> {
         if body.size_hint().exact().is_some() {
             self.0.activity.is_whole();
         }
-        Attached { body, _busy: self }
+        Holding { body, held: self }
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.activity.enter(IDLE);
-    }
-}
-
-/// A body that keeps its connection busy to the last byte.
-#[derive(Debug)]
-pub(super) struct Attached<B> {
-    body: B,
-    _busy: Busy,
-}
-
-impl<B: Body + Unpin> Body for Attached<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -1,0 +1,59 @@
+//! How people write values in settings: `30s`, `100MiB`, `0.5` cores. For `#[serde(deserialize_with = "…")]` of the
+//! parts' settings; an error names what was written and how it could be.
+
+use crate::units::MilliCores;
+use serde::{Deserialize, Deserializer, de::Error as _};
+use std::{fmt::Display, str::FromStr, time::Duration};
+
+/// A time with its unit.
+///
+/// # Errors
+/// When it is none.
+pub fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(from)?;
+    humantime::parse_duration(&text).map_err(|_| {
+        D::Error::custom(format!("`{text}` is not a duration; write for example `30s`"))
+    })
+}
+
+/// A time with its unit, where leaving it out means something else than any time.
+///
+/// # Errors
+/// When it is none.
+pub fn some_duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    duration(from).map(Some)
+}
+
+/// Anything that is read from text: sizes, addresses.
+///
+/// # Errors
+/// What its own parser says.
+pub fn text<'de, T, D>(from: D) -> Result<T, D::Error>
+where
+    T: FromStr<Err: Display>,
+    D: Deserializer<'de>,
+{
+    String::deserialize(from)?.parse().map_err(D::Error::custom)
+}
+
+/// The same, where leaving it out means something else than any value.
+///
+/// # Errors
+/// What its own parser says.
+pub fn some_text<'de, T, D>(from: D) -> Result<Option<T>, D::Error>
+where
+    T: FromStr<Err: Display>,
+    D: Deserializer<'de>,
+{
+    text(from).map(Some)
+}
+
+/// A number of cores.
+///
+/// # Errors
+/// When it is none.
+pub fn cores<'de, D: Deserializer<'de>>(from: D) -> Result<MilliCores, D::Error> {
+    let cores = f64::deserialize(from)?;
+    MilliCores::from_cores(cores)
+        .ok_or_else(|| D::Error::custom(format!("`{cores}` is not a number of cores")))
+}

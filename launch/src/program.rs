@@ -1,0 +1,97 @@
+//! What the programs of a fleet have in common from their first line to their exit code: the flags that each takes,
+//! the runtime, the line that says "ready", and how a start fails. What a program does is in its own `main.rs`.
+//!
+//! The `epsilon` command line has verbs and output of its own; it takes from here only what fits.
+
+use crate::{
+    data_dir,
+    failure::Failure,
+    log::{self, Format},
+    settings::{Flag, Layers},
+};
+use clap::Args;
+use std::{error::Error, io::Write as _, path::PathBuf, process::ExitCode};
+
+/// The flags that every program takes.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Where data are kept [default: /var/lib/epsilon for root, else the XDG data folder]
+    #[arg(long, value_name = "DIR", env = "EPSILON_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Settings, YAML: each program reads its own section
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How to log to standard error [default: compact on a terminal, else json]
+    #[arg(long, value_enum)]
+    log_format: Option<Format>,
+}
+
+impl Common {
+    /// Begins to log; finds the data folder and reads the settings, `flags` over all.
+    ///
+    /// # Errors
+    /// When the person wrote something that cannot be used.
+    pub fn begin(&self, flags: &[Flag]) -> Result<(PathBuf, Layers), Failure> {
+        log::init(self.log_format, std::env::var("EPSILON_LOG").ok().as_deref())?;
+        let data = data_dir::locate(self.data_dir.as_deref())?;
+        let layers = Layers::load(self.config.as_deref(), std::env::vars_os(), flags)?;
+        Ok((data, layers))
+    }
+}
+
+/// Flags of one section, given as `(flag, setting, value)`; those without a value say nothing.
+pub fn flags<const N: usize>(
+    section: &'static str,
+    all: [(&'static str, &'static str, Option<String>); N],
+) -> Vec<Flag> {
+    let flag =
+        |(name, key, value): (_, _, Option<_>)| Some(Flag { name, section, key, value: value? });
+    all.into_iter().filter_map(flag).collect()
+}
+
+/// Runs a program to its end and says how it ended.
+pub fn run(work: impl Future<Output = Result<(), Failure>>) -> ExitCode {
+    let ended = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(Box::pin(work)),
+        Err(err) => Err(Failure::new("RUNTIME", "the system refused worker threads").because(&err)),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(false),
+    }
+}
+
+/// The one line of standard output: whoever started this waits for it.
+///
+/// # Errors
+/// When nobody can read it.
+pub fn ready(line: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let written = writeln!(out, "{line}").and_then(|()| out.flush());
+    written.map_err(|err| Failure::new("STDOUT", "standard output cannot be written").because(&err))
+}
+
+/// A setting that was read and cannot be used: exit code 2.
+pub fn unusable(err: &(dyn Error + 'static)) -> Failure {
+    Failure::usage("a setting cannot be used").because(err)
+}
+
+/// The machine or a neighbour is not as it has to be: exit code 1.
+pub fn cannot_start(program: &str, err: &(dyn Error + 'static)) -> Failure {
+    Failure::new("START", format!("`{program}` cannot start")).because(err)
+}
+
+/// What ran when the time was over: exit code 1, if there was any.
+///
+/// # Errors
+/// When something was cut.
+pub fn all_ended(cut: usize, what: &str, setting: &str) -> Result<(), Failure> {
+    match cut {
+        0 => Ok(()),
+        cut => {
+            let code = format!("{}_CUT", what.to_uppercase());
+            Err(Failure::new(&code, format!("{cut} running {what} were cut"))
+                .hint(format!("give them longer with the setting `{setting}`")))
+        }
+    }
+}
