@@ -7,7 +7,7 @@
 //!             /npm/            npm's own cache
 //!             /dependencies/KEY/   node_modules, its layer
 //!             /layers/         layers exported from the engine, and compressed ones
-//!             /inspections/KEY.json, /images/KEY.json
+//!             /inspections/KEY.json, /images/KEY.json, /projects/KEY.json
 //! ```
 //!
 //! Nothing here is precious: removing the folder costs time, no data.
@@ -25,7 +25,8 @@ use std::{
 };
 use tokio_util::task::TaskTracker;
 
-const FOLDERS: [&str; 6] = ["work", "npm", "dependencies", "layers", "inspections", "images"];
+const FOLDERS: [&str; 7] =
+    ["work", "npm", "dependencies", "layers", "inspections", "images", "projects"];
 
 /// The folder.
 #[derive(Clone, Debug)]

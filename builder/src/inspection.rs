@@ -26,6 +26,9 @@ const READING: &str = "reading what the code exports";
 const MESSAGE_MAX: usize = 1000;
 const STACK_MAX: usize = 4000;
 
+/// Longest text about a line of code, in characters.
+const SHOWN_MAX: usize = 300;
+
 /// What all entries of a project export. Empty for `runtime: container`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,6 +51,9 @@ pub struct Entry {
     pub files: Vec<String>,
     /// Places that load something that only a run can tell.
     pub dynamic: Vec<Dynamic>,
+    /// Why its exports could not be told apart, where that was tried.
+    #[serde(default)]
+    pub together: Option<String>,
 }
 
 /// What the code threw while it was loaded.
@@ -70,6 +76,20 @@ pub struct Export {
     pub signature: Signature,
     /// The settings beside it in the code.
     pub config: Option<Node>,
+    /// What it reaches of what its entry reaches; without it, all of that.
+    #[serde(default)]
+    pub reach: Option<Reach>,
+}
+
+/// What one export reaches, as a bundler's module graph tells.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reach {
+    /// Files of the project.
+    pub files: Vec<String>,
+    /// Of the code that is left of them when all that this export does not use is dropped, and of the packages
+    /// that its entry loads.
+    pub code: String,
 }
 
 /// A `require` or `import` whose argument is computed.
@@ -139,6 +159,31 @@ impl Inspection {
                 })
             }
             None => Ok(entry),
+        }
+    }
+}
+
+impl Entry {
+    /// What the log says about files of which it is not known which export reaches them: where, or why.
+    pub fn unknown(&self) -> Option<String> {
+        let path = &self.entry;
+        match (self.dynamic.as_slice(), &self.together) {
+            ([first, rest @ ..], _) => {
+                let Dynamic { file, line, text } = first;
+                let more = match rest.len() {
+                    0 => String::new(),
+                    more => format!(" (and {more} more such places)"),
+                };
+                let place = printable(&format!("{file}:{line}: {text}"), SHOWN_MAX);
+                Some(format!(
+                    "every file counts for the functions of `{path}`: only a run can tell what is loaded at {place}{more}"
+                ))
+            }
+            ([], Some(why)) => Some(format!(
+                "every file of `{path}` counts for each of its functions: {}",
+                printable(why, SHOWN_MAX)
+            )),
+            ([], None) => None,
         }
     }
 }
@@ -269,11 +314,13 @@ mod tests {
     /// As the runtime's `inspect.js` wrote it, character by character.
     #[test]
     fn a_real_answer_is_read_whole() {
-        let real = r#"{"entries":[{"entry":"index.js","error":null,"exports":[{"name":"hello","signature":"express","config":{"timeout":10000,"env":{"A":1.5}}},{"name":"default","signature":"fetch","config":null}],"files":["index.js","lib/a.js"],"dynamic":[{"file":"index.js","line":3,"text":"require(n);"}]},{"entry":"broken.js","error":{"message":"boom","stack":"Error: boom\n    at Object.<anonymous> (/app/broken.js:1:7)"},"exports":[],"files":["broken.js"],"dynamic":[]}]}"#;
+        let real = r#"{"entries":[{"entry":"index.js","error":null,"exports":[{"name":"hello","signature":"express","config":{"timeout":10000,"env":{"A":1.5}},"reach":{"files":["index.js"],"code":"96d8"}},{"name":"default","signature":"fetch","config":null}],"files":["index.js","lib/a.js"],"together":"no","dynamic":[{"file":"index.js","line":3,"text":"require(n);"}]},{"entry":"broken.js","error":{"message":"boom","stack":"Error: boom\n    at Object.<anonymous> (/app/broken.js:1:7)"},"exports":[],"files":["broken.js"],"dynamic":[]}]}"#;
         let inspection = Inspection::parse(real.as_bytes()).unwrap();
         let index = inspection.found("index.js").unwrap();
         assert_eq!(index.exports[1].signature, Signature::Fetch);
         assert_eq!((index.files.len(), index.dynamic[0].line), (2, 3));
+        assert_eq!(index.exports[0].reach.as_ref().unwrap().files, ["index.js"]);
+        assert!(index.unknown().unwrap().ends_with("is loaded at index.js:3: require(n);"));
         let broken = inspection.found("broken.js").unwrap_err();
         assert_eq!(
             broken.message,

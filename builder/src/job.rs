@@ -11,6 +11,7 @@
 use crate::{
     blocking,
     cache::{Cache, WorkDir},
+    changes::{self, Snapshot},
     config::Config,
     dependencies::{Dependencies, Installed},
     dockerfile::Dockerfiles,
@@ -129,7 +130,7 @@ impl Workshop {
         let cached = if seen.cached { ", cached" } else { "" };
         told.done(counted(plan.functions.len(), "function") + cached);
 
-        self.compose(manifest, source, plan, runtime, packages, work, log).await
+        self.compose(manifest, source, plan, only.is_empty(), runtime, packages, work, log).await
     }
 
     async fn plan(
@@ -157,11 +158,15 @@ impl Workshop {
         manifest: &Manifest,
         source: &Arc<Source>,
         plan: Plan,
+        is_all: bool,
         runtime: Runtime,
         packages: Option<Installed>,
         work: &Arc<WorkDir>,
         log: &dyn BuildLog,
     ) -> Result<Vec<BuiltFunction>, BuildError> {
+        let project = self.own_key(Hasher::default().part(manifest.project.as_str().as_bytes()));
+        let digest = packages.as_ref().map_or("", |packages| packages.layer.diff_id.as_str());
+        let now = Snapshot::of(&plan, source, &runtime.image.id, digest);
         let told = Telling::begin(log, Step::Image, counted(plan.functions.len(), "function"));
         let mut images: BTreeMap<_, ImageRef> = BTreeMap::new();
         let mut changed = Vec::new();
@@ -179,6 +184,11 @@ impl Workshop {
             Some(self.parcel(manifest, source, &changed, runtime, packages, work).await?)
         };
         told.done(format!("{} composed, {unchanged} unchanged", changed.len()));
+        let before = self.cache.recall::<Snapshot>("projects", &project);
+        let is_built = |function: &FunctionPlan| !images.contains_key(&function.name);
+        for line in changes::told(before.as_ref(), &now, &plan, source, is_built) {
+            log.tell(error::note(line));
+        }
 
         let told = Telling::begin(log, Step::Ship, "");
         if let Some(parcel) = parcel {
@@ -189,6 +199,10 @@ impl Workshop {
             }
         }
         told.done(counted(changed.len(), "image"));
+        // A build of some functions says nothing of when the others were built last.
+        if is_all && before.as_ref() != Some(&now) {
+            self.cache.remember("projects", &project, &now)?;
+        }
         Ok(plan
             .functions
             .iter()

@@ -11,6 +11,7 @@
 //! | `dependencies` | npm packages, installed in a throw-away container |
 //! | `inspect`, [`inspection`] | what the code exports, as the runtime saw it in such a container |
 //! | [`plan`] | all of these → which functions, with what settings, keyed by content |
+//! | `changes` | for people: which functions are built anew, and why |
 //! | `image` | layers and a configuration, composed to the same bytes each time |
 //! | `dockerfile` | `runtime: container` |
 //! | `ship` | into this machine's engine or a registry |
@@ -22,6 +23,7 @@
 pub mod app;
 mod blocking;
 mod cache;
+mod changes;
 pub mod config;
 mod dependencies;
 mod dockerfile;

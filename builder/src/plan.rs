@@ -11,11 +11,12 @@ mod tests;
 
 use crate::{
     error::{self, Hint},
-    inspection::Inspection,
+    inspection::{Entry, Inspection},
     manifest::{Functions, Manifest, short},
     source::{ContentDigest, Source},
 };
 use code::Chosen;
+pub use content::Counted;
 use content::Scope;
 use epsilon_api::{
     build::BuildError,
@@ -31,6 +32,8 @@ pub struct Plan {
     pub functions: Vec<FunctionPlan>,
     /// What the developer should know, one line each: exports that are not deployed, and why.
     pub notes: Vec<String>,
+    /// Where it is not known which files matter to which function, and why.
+    pub unknown: Vec<String>,
 }
 
 /// One function to build.
@@ -45,6 +48,8 @@ pub struct FunctionPlan {
     /// Of the settings and of all content of the source that can matter to this function. As long as it
     /// (and the runtime's and the dependencies' digest) stays the same, so does the image.
     pub content: ContentDigest,
+    /// The files in it.
+    pub counted: Counted,
 }
 
 /// What an image is made of.
@@ -94,13 +99,15 @@ pub fn plan(
                     Origin::Image(_) => Scope::Nothing,
                     Origin::Code | Origin::Dockerfile(_) => Scope::Everything,
                 };
-                let content = content::digest(manifest, source, &name, &spec, origin, &scope);
-                Ok(FunctionPlan { name, spec, origin: origin.clone(), content })
+                let (content, counted) =
+                    content::digest(manifest, source, &name, &spec, origin, &scope);
+                Ok(FunctionPlan { name, spec, origin: origin.clone(), content, counted })
             });
             plans.collect()
         }
     }?;
-    Ok(Plan { functions, notes })
+    let unknown = inspection.entries.iter().filter_map(Entry::unknown).collect();
+    Ok(Plan { functions, notes, unknown })
 }
 
 fn code_plans(
@@ -109,11 +116,13 @@ fn code_plans(
     inspection: &Inspection,
     chosen: Vec<(FunctionName, Chosen<'_>)>,
 ) -> Result<Vec<FunctionPlan>, BuildError> {
+    let others = content::reached(inspection);
     let plans = chosen.into_iter().map(|(name, chosen)| {
         let spec = chosen.spec(&name, manifest)?;
-        let scope = Scope::of(chosen.entry, inspection);
-        let content = content::digest(manifest, source, &name, &spec, &Origin::Code, &scope);
-        Ok(FunctionPlan { name, spec, origin: Origin::Code, content })
+        let scope = Scope::of(chosen.entry, chosen.export, &others);
+        let (content, counted) =
+            content::digest(manifest, source, &name, &spec, &Origin::Code, &scope);
+        Ok(FunctionPlan { name, spec, origin: Origin::Code, content, counted })
     });
     plans.collect()
 }

@@ -21,7 +21,7 @@ const DEFAULT: &str = "default";
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chosen<'a> {
     pub(super) entry: &'a Entry,
-    export: &'a Export,
+    pub(super) export: &'a Export,
     /// What the manifest says of it.
     keys: Option<&'a FunctionKeys>,
 }

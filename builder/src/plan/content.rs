@@ -1,13 +1,14 @@
 //! What can matter to one function, as one digest. Too little would leave old code running, so the rule
 //! errs on the other side: a file counts unless it is *known* to matter to other functions only.
 //!
-//! Known is: it is a module, another entry reaches it, this entry does not, and nothing in this entry's
+//! Known is: it is a module, another export reaches it, this export does not, and nothing in this entry's
 //! files is loaded by a name that only a run can tell. So data files, workers and scripts that nobody
-//! imports count for every function.
+//! imports count for every function. What an export reaches is what its entry reaches, unless a bundler's
+//! module graph could tell more.
 
 use super::Origin;
 use crate::{
-    inspection::{Entry, Inspection},
+    inspection::{Entry, Export, Inspection, Reach},
     manifest::{Manifest, is_module},
     source::{ContentDigest, FileKind, Hasher, Source, SourceFile},
 };
@@ -15,7 +16,7 @@ use epsilon_api::{function::FunctionSpec, ids::FunctionName};
 use std::collections::HashSet;
 
 /// First of what is digested. Another rule needs another text, so that no image of the old rule is taken.
-const RULE: &[u8] = b"epsilon function content 1";
+const RULE: &[u8] = b"epsilon function content 2";
 
 /// Which files of the source count for a function.
 #[derive(Debug)]
@@ -25,25 +26,51 @@ pub(super) enum Scope<'a> {
     /// All.
     Everything,
     /// All but modules that only others reach.
-    Reached { own: HashSet<&'a str>, others: HashSet<&'a str> },
+    Reached { own: HashSet<&'a str>, others: &'a HashSet<&'a str>, code: &'a str },
+}
+
+/// All that any export reaches.
+pub(super) fn reached(inspection: &Inspection) -> HashSet<&str> {
+    let files = |entry: &'_ Entry| entry.files.len();
+    let mut all = HashSet::with_capacity(inspection.entries.iter().map(files).sum());
+    for entry in &inspection.entries {
+        all.extend(entry.files.iter().chain([&entry.entry]).map(String::as_str));
+        let reaches = entry.exports.iter().filter_map(|export| export.reach.as_ref());
+        all.extend(reaches.flat_map(|reach| &reach.files).map(String::as_str));
+    }
+    all
+}
+
+/// The files that count for one function, by their place among the source's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counted(Vec<bool>);
+
+impl Counted {
+    /// Whether the file at this place of the source counts.
+    pub fn has(&self, place: usize) -> bool {
+        self.0.get(place).copied().unwrap_or_default()
+    }
 }
 
 impl<'a> Scope<'a> {
-    /// What counts for a function of this entry.
-    pub(super) fn of(entry: &'a Entry, inspection: &'a Inspection) -> Self {
+    /// What counts for a function that is this export of this entry. `others` are all files that are reached.
+    pub(super) fn of(entry: &'a Entry, export: &'a Export, others: &'a HashSet<&'a str>) -> Self {
         if !entry.dynamic.is_empty() {
             return Self::Everything;
         }
-        let files = |entry: &'a Entry| entry.files.iter().chain([&entry.entry]).map(String::as_str);
-        let others = inspection.entries.iter().filter(|other| other.entry != entry.entry);
-        Self::Reached { own: files(entry).collect(), others: others.flat_map(files).collect() }
+        let (files, code) = match &export.reach {
+            Some(Reach { files, code }) => (files, code.as_str()),
+            None => (&entry.files, ""),
+        };
+        let own = files.iter().chain([&entry.entry]).map(String::as_str).collect();
+        Self::Reached { own, others, code }
     }
 
     fn has(&self, file: &SourceFile) -> bool {
         match self {
             Self::Nothing => false,
             Self::Everything => true,
-            Self::Reached { own, others } => {
+            Self::Reached { own, others, code: _ } => {
                 let path = file.path.as_str();
                 let module = is_module(path) && file.kind == FileKind::File;
                 !module || own.contains(path) || !others.contains(path)
@@ -61,18 +88,23 @@ pub(super) fn digest(
     spec: &FunctionSpec,
     origin: &Origin,
     scope: &Scope<'_>,
-) -> ContentDigest {
+) -> (ContentDigest, Counted) {
     let (origin, detail) = match origin {
         Origin::Code => ("code", ""),
         Origin::Image(reference) => ("image", reference.as_str()),
         Origin::Dockerfile(path) => ("dockerfile", path.as_str()),
     };
     let spec = serde_json::to_vec(spec).expect("settings are plain values: they have a JSON form");
-    let head = [RULE, name.as_str().as_bytes(), &spec, origin.as_bytes(), detail.as_bytes()];
+    let code = match scope {
+        Scope::Reached { code, .. } => code,
+        Scope::Nothing | Scope::Everything => "",
+    };
+    let name = name.as_str().as_bytes();
+    let head = [RULE, name, &spec, origin.as_bytes(), detail.as_bytes(), code.as_bytes()];
     let hasher = head.into_iter().fold(Hasher::default(), Hasher::part);
-    let files = source.files.iter().filter(|file| Some(file.path.as_str()) != manifest.file());
-    files
-        .filter(|file| scope.has(file))
-        .fold(hasher, |hasher, file| file.digest_into(hasher))
-        .finish()
+    let counts = |file: &SourceFile| Some(file.path.as_str()) != manifest.file() && scope.has(file);
+    let counted: Vec<bool> = source.files.iter().map(counts).collect();
+    let files = source.files.iter().zip(&counted).filter(|(_, counts)| **counts);
+    let digest = files.fold(hasher, |hasher, (file, _)| file.digest_into(hasher)).finish();
+    (digest, Counted(counted))
 }

@@ -210,3 +210,42 @@ async fn names_are_content_and_images_are_not_files() {
         container("runtime: container", "2").await
     );
 }
+
+/// Two functions of one file, which a module graph told apart.
+async fn split(files: &[(&str, &str)], code: &str) -> BTreeMap<String, ContentDigest> {
+    let mut index = entry("index.js", &["a", "b"], &["index.js", "lib/a.js", "lib/b.js"]);
+    index["exports"][0]["reach"] = json!({"files": ["index.js", "lib/a.js"], "code": "1"});
+    index["exports"][1]["reach"] = json!({"files": ["index.js", "lib/b.js"], "code": code});
+    let plan = planned(files, &[index], &[]).await.unwrap();
+    plan.functions.into_iter().map(|f| (f.name.to_string(), f.content)).collect()
+}
+
+#[tokio::test]
+async fn functions_of_one_file_change_with_what_each_of_them_reaches() {
+    let files = [("index.js", "1"), ("lib/a.js", "1"), ("lib/b.js", "1"), ("data.json", "1")];
+    let before = split(&files, "1").await;
+    for (path, want) in [
+        ("index.js", &["a", "b"][..]),
+        ("lib/a.js", &["a"]),
+        ("lib/b.js", &["b"]),
+        ("data.json", &["a", "b"]),
+    ] {
+        let files = files.map(|(p, text)| if p == path { (p, "2") } else { (p, text) });
+        let after = split(&files, "1").await;
+        let changed: Vec<_> = before.keys().filter(|name| before[*name] != after[*name]).collect();
+        assert_eq!(changed, want, "{path}");
+    }
+    let after = split(&files, "2").await;
+    assert!(
+        before["a"] == after["a"] && before["b"] != after["b"],
+        "other code is left of the same files"
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_known_is_told_with_file_and_line() {
+    let mut index = entry("index.js", &["a", "b"], &["index.js"]);
+    index["dynamic"] = json!([{"file": "lib/x.js", "line": 3, "text": "require(name)"}]);
+    let plan = planned(&[INDEX], &[index], &[]).await.unwrap();
+    assert!(plan.unknown[0].ends_with("loaded at lib/x.js:3: require(name)"), "{:?}", plan.unknown);
+}
