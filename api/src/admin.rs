@@ -179,6 +179,9 @@ pub struct DeploymentInfo {
     pub ended_at: Option<Timestamp>,
     /// Why it failed.
     pub error: Option<ErrorBody>,
+    /// Where it came from, such as `github octo/shop main 1a2b3c4`; absent when it was sent to the control API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// What it made or left as it was.
     pub functions: Vec<DeployedFunction>,
 }

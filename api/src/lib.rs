@@ -12,6 +12,7 @@
 //! | [`build`] | one builder as the gateway sees it: source in, images out |
 //! | [`fleet`] | what gateways, agents and builders say to each other |
 //! | [`admin`] | bodies of the control API |
+//! | [`hook`] | what a webhook's delivery is answered with |
 //! | [`autoscaler`] | what the autoscaler shows of itself |
 //! | [`traffic`] | how calls are split among versions |
 //! | [`log`] | one line of a function's log |
@@ -28,6 +29,7 @@ pub mod error;
 pub mod fleet;
 pub mod function;
 pub mod headers;
+pub mod hook;
 pub mod ids;
 pub mod log;
 pub mod redacted;

@@ -271,6 +271,7 @@ impl Deploys {
             created_at: deployment.created_at,
             ended_at: deployment.ended_at,
             error: deployment.error,
+            source: deployment.source,
             functions: deployment.functions.into_iter().map(function).collect(),
         }
     }

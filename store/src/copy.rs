@@ -89,7 +89,7 @@ struct Table {
 }
 
 /// All tables, those that others refer to first. A test compares this with both schemas.
-const TABLES: [Table; 10] = [
+const TABLES: [Table; 11] = [
     Table {
         name: "functions",
         what: "functions",
@@ -115,6 +115,7 @@ const TABLES: [Table; 10] = [
             ("error", Text),
             ("plan", Text),
             ("gateway", Text),
+            ("source", Text),
         ],
     },
     Table {
@@ -198,6 +199,18 @@ const TABLES: [Table; 10] = [
         what: "leases",
         key: "role",
         columns: &[("role", Text), ("gateway", Text), ("ends_at", Text)],
+    },
+    Table {
+        name: "hook_deliveries",
+        what: "webhooks' deliveries",
+        key: "project, id",
+        columns: &[
+            ("project", Text),
+            ("id", Text),
+            ("digest", Text),
+            ("deployment", Text),
+            ("seen_at", Text),
+        ],
     },
 ];
 

@@ -32,8 +32,8 @@ pub mod testing;
 pub use copy::{Copied, CopyError, Progress, copy};
 pub use error::StoreError;
 pub use store::{
-    Change, Deployed, Deployment, Gateway, Key, KeyRole, Member, Outcome, Page, Paged, Prepared,
-    Store, StoredVersion, Traffic, WantedSplit,
+    Change, Delivery, Deployed, Deployment, Gateway, Key, KeyRole, Member, Outcome, Page, Paged,
+    Prepared, Store, StoredVersion, Traffic, WantedSplit,
 };
 
 use std::{path::Path, sync::Arc};

@@ -9,6 +9,7 @@
 mod deployments;
 mod functions;
 mod gateways;
+mod hooks;
 mod keys;
 mod members;
 mod retention;
@@ -16,8 +17,8 @@ mod rows;
 mod traffic;
 
 use crate::{
-    Change, Deployment, Gateway, Key, Member, Outcome, Page, Paged, Prepared, Store, StoreError,
-    StoredVersion, Traffic, WantedSplit, changes::Changes,
+    Change, Delivery, Deployment, Gateway, Key, Member, Outcome, Page, Paged, Prepared, Store,
+    StoreError, StoredVersion, Traffic, WantedSplit, changes::Changes,
 };
 use async_trait::async_trait;
 use epsilon_api::{
@@ -157,6 +158,21 @@ impl Store for Sql {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         self.within(deployments::begin(&self.write, id, gateway, now)).await
+    }
+
+    async fn begin_delivery(
+        &self,
+        delivery: &Delivery,
+        gateway: &GatewayId,
+        keep: Duration,
+    ) -> Result<Option<DeploymentId>, StoreError> {
+        self.within(async {
+            let mut tx = self.begin().await?;
+            let earlier = hooks::begin(&mut tx, delivery, gateway, keep).await?;
+            tx.commit().await?;
+            Ok(earlier)
+        })
+        .await
     }
 
     async fn prepare(

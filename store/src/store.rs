@@ -31,8 +31,27 @@ pub struct Deployment {
     pub ended_at: Option<Timestamp>,
     /// Why it failed.
     pub error: Option<ErrorBody>,
+    /// Where it came from, for people; none when it was sent to the control API.
+    pub source: Option<String>,
     /// What it made or left as it was; empty unless it is done.
     pub functions: Vec<Deployed>,
+}
+
+/// A push that a hub told of, and the deployment that it is to begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// Whose webhook it came by.
+    pub project: ProjectName,
+    /// The hub's id of it.
+    pub id: String,
+    /// SHA-256 of its payload, in hexadecimal.
+    pub digest: String,
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// What the deployment says of where it came from.
+    pub source: String,
+    /// When it came.
+    pub seen_at: Timestamp,
 }
 
 /// One function in a deployment's result.
@@ -251,13 +270,23 @@ pub enum Change {
 /// that it is on disk. Dropping a future before `Ok` leaves the one or the other.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug {
-    /// Notes that a deployment came in and which gateway works on it.
+    /// Notes that a deployment came in and which gateway works on it. Nothing happens when that is noted already.
     async fn begin_deployment(
         &self,
         id: &DeploymentId,
         gateway: &GatewayId,
         now: Timestamp,
     ) -> Result<(), StoreError>;
+
+    /// Notes a delivery for the length of `keep`, and that its deployment came in. A project's delivery that has its id
+    /// or its payload in common with one that is known begins nothing, unless the deployment of that one failed: then
+    /// the earlier deployment is the answer.
+    async fn begin_delivery(
+        &self,
+        delivery: &Delivery,
+        gateway: &GatewayId,
+        keep: Duration,
+    ) -> Result<Option<DeploymentId>, StoreError>;
 
     /// Takes a number for each function whose image or settings differ from its active version. Nothing
     /// serves yet. A number that was taken is never used again, whatever becomes of the deployment.

@@ -12,6 +12,7 @@ use epsilon_api::{
 use jiff::Timestamp;
 use sqlx::{Any, AnyExecutor};
 
+/// Does nothing for one that has begun.
 pub(super) async fn begin(
     on: impl AnyExecutor<'_>,
     id: &DeploymentId,
@@ -20,7 +21,7 @@ pub(super) async fn begin(
 ) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO deployments (id, gateway, state, created_at, plan) \
-         VALUES ($1, $2, 'running', $3, '[]')",
+         VALUES ($1, $2, 'running', $3, '[]') ON CONFLICT (id) DO NOTHING",
     )
     .bind(id.as_str())
     .bind(gateway.as_str())
@@ -253,7 +254,7 @@ pub(super) async fn get(
     id: &DeploymentId,
 ) -> Result<Deployment, StoreError> {
     let row = sqlx::query_as::<Any, rows::DeploymentRow>(
-        "SELECT seq, id, project, state, created_at, ended_at, error, plan \
+        "SELECT seq, id, project, state, created_at, ended_at, error, plan, source \
          FROM deployments WHERE id = $1",
     )
     .bind(id.as_str())
@@ -268,7 +269,7 @@ pub(super) async fn list(
 ) -> Result<Paged<Deployment>, StoreError> {
     let before = page.number_or(i64::MAX)?;
     let found: Vec<rows::DeploymentRow> = sqlx::query_as(
-        "SELECT seq, id, project, state, created_at, ended_at, error, plan \
+        "SELECT seq, id, project, state, created_at, ended_at, error, plan, source \
          FROM deployments WHERE seq < $1 ORDER BY seq DESC LIMIT $2",
     )
     .bind(before)

@@ -17,9 +17,18 @@ pub(super) type VersionRow = (String, i64, String, String, String, String, Strin
 /// function, stable, split, since, aborted.
 pub(super) type TrafficRow = (String, i64, String, String, Option<String>);
 
-/// seq, id, project, state, created_at, ended_at, error, plan.
-pub(super) type DeploymentRow =
-    (i64, String, Option<String>, String, String, Option<String>, Option<String>, String);
+/// seq, id, project, state, created_at, ended_at, error, plan, source.
+pub(super) type DeploymentRow = (
+    i64,
+    String,
+    Option<String>,
+    String,
+    String,
+    Option<String>,
+    Option<String>,
+    String,
+    Option<String>,
+);
 
 fn corrupt<E>(what: &'static str) -> impl FnOnce(E) -> StoreError
 where
@@ -96,7 +105,7 @@ pub(super) fn traffic(row: TrafficRow) -> Result<Traffic, StoreError> {
 }
 
 pub(super) fn deployment(row: DeploymentRow) -> Result<Deployment, StoreError> {
-    let (_, id, project, state, created_at, ended_at, error, plan_) = row;
+    let (_, id, project, state, created_at, ended_at, error, plan_, source) = row;
     let state: DeploymentState =
         serde_json::from_value(Value::String(state)).map_err(corrupt("deployment state"))?;
     Ok(Deployment {
@@ -109,6 +118,7 @@ pub(super) fn deployment(row: DeploymentRow) -> Result<Deployment, StoreError> {
         error: error
             .map(|text| serde_json::from_str(&text).map_err(corrupt("deployment's error")))
             .transpose()?,
+        source,
     })
 }
 

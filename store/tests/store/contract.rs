@@ -17,6 +17,8 @@ type Opened = (Arc<dyn Store>, Box<dyn Any>);
 mod suite {
     use super::*;
 
+    const HOUR: Duration = Duration::from_secs(3600);
+
     pub(crate) async fn nothing_serves_before_it_is_activated(store: &dyn Store) {
         let id = begin(store).await;
         let plan = store.prepare(&id, &built("shop", &[("pay", "a")]), now()).await.unwrap();
@@ -293,6 +295,63 @@ mod suite {
         store.activate(&goes_on, now()).await.unwrap();
     }
 
+    pub(crate) async fn a_delivery_begins_one_deployment(store: &dyn Store) {
+        let gateway = GatewayId::random();
+        let one = delivery("shop", "a", "1", now());
+        assert_eq!(store.begin_delivery(&one, &gateway, HOUR).await.unwrap(), None);
+        let begun = store.deployment(&one.deployment).await.unwrap();
+        assert_eq!(begun.state, DeploymentState::Running);
+        assert_eq!(begun.source.as_deref(), Some("github octo/shop main 1"));
+        // Its id, its payload, or both have come before.
+        for (id, digest) in [("a", "1"), ("a", "2"), ("b", "1")] {
+            let again = delivery("shop", id, digest, now());
+            let earlier = store.begin_delivery(&again, &GatewayId::random(), HOUR).await.unwrap();
+            assert_eq!(earlier, Some(one.deployment.clone()), "{id} {digest}");
+            let unknown = store.deployment(&again.deployment).await;
+            assert!(matches!(unknown, Err(StoreError::DeploymentNotFound(_))));
+        }
+        let others = [("shop", "b", "2"), ("blog", "a", "1")];
+        for (project, id, digest) in others {
+            let other = delivery(project, id, digest, now());
+            assert_eq!(store.begin_delivery(&other, &gateway, HOUR).await.unwrap(), None);
+        }
+        // Its turn has come: it is the same deployment, and later ones come after it.
+        store.begin_deployment(&one.deployment, &gateway, now()).await.unwrap();
+        store.prepare(&one.deployment, &built("shop", &[("pay", "a")]), now()).await.unwrap();
+        store.activate(&one.deployment, now()).await.unwrap();
+        let done = store.begin_delivery(&delivery("shop", "a", "1", now()), &gateway, HOUR).await;
+        assert_eq!(done.unwrap(), Some(one.deployment));
+        assert_eq!(store.deployments(&first(9)).await.unwrap().items.len(), 3);
+    }
+
+    pub(crate) async fn a_delivery_whose_deployment_failed_may_come_again(store: &dyn Store) {
+        let gateway = GatewayId::random();
+        let failed = delivery("shop", "a", "1", now());
+        store.begin_delivery(&failed, &gateway, HOUR).await.unwrap();
+        store.fail_deployment(&failed.deployment, &why(), now()).await.unwrap();
+        let again = delivery("shop", "a", "1", now());
+        assert_eq!(store.begin_delivery(&again, &gateway, HOUR).await.unwrap(), None);
+        let third = delivery("shop", "a", "1", now());
+        let earlier = store.begin_delivery(&third, &gateway, HOUR).await.unwrap();
+        assert_eq!(earlier, Some(again.deployment));
+    }
+
+    pub(crate) async fn deliveries_are_forgotten_when_they_are_old(store: &dyn Store) {
+        let gateway = GatewayId::random();
+        let old = delivery("shop", "a", "1", ago(now(), 3601));
+        let young = delivery("shop", "b", "2", ago(now(), 3500));
+        for one in [&old, &young] {
+            assert_eq!(store.begin_delivery(one, &gateway, HOUR).await.unwrap(), None);
+        }
+        let known = |id, digest| {
+            let again = delivery("shop", id, digest, now());
+            let gateway = gateway.clone();
+            async move { store.begin_delivery(&again, &gateway, HOUR).await.unwrap().is_some() }
+        };
+        assert!(!known("a", "1").await);
+        assert!(known("b", "2").await);
+    }
+
     pub(crate) async fn lists_come_in_parts(store: &dyn Store) {
         let functions: Vec<String> = (0..7).map(|i| format!("f{i}")).collect();
         for function in &functions {
@@ -476,6 +535,9 @@ macro_rules! contract {
             unfinished_deployments_fail_at_the_next_start,
             deployments_of_living_gateways_go_on,
             lists_come_in_parts,
+            a_delivery_begins_one_deployment,
+            a_delivery_whose_deployment_failed_may_come_again,
+            deliveries_are_forgotten_when_they_are_old,
             names_keep_their_case,
             a_gateway_has_one_key_of_each_role,
             a_drain_is_remembered,

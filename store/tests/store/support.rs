@@ -9,7 +9,7 @@ use epsilon_api::{
     ids::{DeploymentId, FunctionName, GatewayId, ProjectName, VersionNumber, VmId},
     units::{Bytes, MilliCores},
 };
-use epsilon_store::{Gateway, Key, KeyRole, Member, Page, Store, StoreError};
+use epsilon_store::{Delivery, Gateway, Key, KeyRole, Member, Page, Store, StoreError};
 use jiff::{SignedDuration, Timestamp};
 use std::{path::Path, sync::Arc};
 
@@ -72,6 +72,17 @@ pub(crate) async fn begin_at(store: &dyn Store, gateway: &GatewayId) -> Deployme
     let id = DeploymentId::random();
     store.begin_deployment(&id, gateway, now()).await.unwrap();
     id
+}
+
+pub(crate) fn delivery(owner: &str, id: &str, digest: &str, seen_at: Timestamp) -> Delivery {
+    Delivery {
+        project: project(owner),
+        id: id.into(),
+        digest: digest.into(),
+        deployment: DeploymentId::random(),
+        source: format!("github octo/{owner} main {digest}"),
+        seen_at,
+    }
 }
 
 pub(crate) fn gateway(seen_at: Timestamp) -> Gateway {
