@@ -48,7 +48,10 @@ use epsilon_api::{
 };
 use epsilon_store::Store;
 use error::ApiError;
-use http::{HeaderMap, HeaderValue, Request, StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, HeaderValue, Request, StatusCode,
+    header::{CONTENT_TYPE, RETRY_AFTER},
+};
 use hyper::body::Incoming;
 use prometheus::{Registry, TextEncoder};
 use std::{future::Future, sync::Arc, time::Duration};
@@ -184,9 +187,12 @@ impl Handler for ControlHandler {
         if let Some(mut error) = response.extensions_mut().remove::<ErrorBody>() {
             // Only here is the id known that the error has to quote.
             error.request_id = Some(id.clone());
-            let status = response.status();
+            let (status, again) = (response.status(), response.headers_mut().remove(RETRY_AFTER));
             response = axum::Json(ErrorEnvelope { error }).into_response();
             *response.status_mut() = status;
+            if let Some(again) = again {
+                response.headers_mut().insert(RETRY_AFTER, again);
+            }
         }
         if let Ok(value) = HeaderValue::from_str(id.as_str()) {
             response.headers_mut().insert(REQUEST_ID, value);

@@ -2,14 +2,20 @@
 //! handler adds the request id and writes the body.
 
 use crate::keys::Unknowable;
-use axum::response::{IntoResponse, Response};
+use axum::{
+    http::header::RETRY_AFTER,
+    response::{IntoResponse, Response},
+};
 use epsilon_api::{chain::Chain, error::ErrorBody};
 use epsilon_store::StoreError;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use std::error::Error;
 
 const STORE_UNAVAILABLE: &str = "STORE_UNAVAILABLE";
 const STORE_HINT: &str = "calls go on; try again in a moment";
+
+/// Seconds after which it is worth asking again: a store that was away is asked each few seconds.
+const SOON: HeaderValue = HeaderValue::from_static("2");
 
 /// An answer that is an error.
 #[derive(Debug)]
@@ -36,6 +42,9 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = self.status.into_response();
+        if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            response.headers_mut().insert(RETRY_AFTER, SOON);
+        }
         response.extensions_mut().insert(self.body);
         response
     }

@@ -1,7 +1,8 @@
 //! How agents and builders join the fleet, say that they are there, and leave. Asked by them, not by people; what they
 //! say is `epsilon_api::fleet`. Joining wants the fleet's token, all else the credential that joining gives.
 //!
-//! Each of these writes to the store, so only as many are let in at a time as it bears; the others come again.
+//! Each of these writes to the store, so only as many take a turn at a time as it bears; the others wait a moment, or come
+//! again. A turn is taken by who has shown a key and has sent all that there is to read: strangers and the slow take none.
 
 use super::{
     Control, Shared,
@@ -13,16 +14,22 @@ use crate::{fleet::watch::SILENCE, keys};
 use axum::{Json, body::Body, extract::State};
 use epsilon_api::{
     admin::Data,
-    fleet::{BEAT, GatewayKey, Join, Joined, PROTOCOL, Welcome},
+    fleet::{BEAT, GatewayKey, Join, Joined, MemberKind, PROTOCOL, Welcome},
     ids::VmId,
 };
 use epsilon_store::{KeyRole, Member, StoreError};
 use http::{HeaderMap, StatusCode, Uri};
 use jiff::Timestamp;
+use std::time::Duration;
 use tokio::{
     sync::SemaphorePermit,
     time::{Instant, timeout},
 };
+
+/// Longest wait for a turn: a member waits 4 s for its answer, and the store's part of that comes after the turn.
+const TURN: Duration = Duration::from_secs(1);
+/// A member that has said nothing for a beat and a half is not there, or it is in trouble that a name cannot mend.
+const ALIVE: Duration = Duration::from_millis(BEAT.as_millis() as u64 * 3 / 2);
 
 /// The fields of a [`Join`].
 const JOIN: [&str; 7] = ["protocol", "kind", "id", "address", "tls", "memory_bytes", "cpu"];
@@ -35,13 +42,13 @@ pub(super) async fn join(
     body: Body,
 ) -> Result<Json<Data<Joined>>, ApiError> {
     Params::read(&uri, &[])?;
-    let _turn = control.turn()?;
     if control.role(&headers).await? != Some(KeyRole::Fleet) {
         return Err(stranger("joining wants the fleet's token"));
     }
     let join: Join = json(body, &JOIN).await?;
-    check(&join)?;
-    control.check_free(&join)?;
+    control.check(&join)?;
+    let _turn = control.turn().await?;
+    control.check_free(&join).await?;
     let (key, credential) = keys::make(&KeyRole::Member(join.id.clone()));
     let now = Timestamp::now();
     let member = Member { join, joined_at: now, seen_at: now };
@@ -59,10 +66,9 @@ pub(super) async fn beat(
     body: Body,
 ) -> Result<Json<Data<Welcome>>, ApiError> {
     Params::read(&uri, &[])?;
-    let _turn = control.turn()?;
     let id = control.member(&headers).await?;
     let join: Join = json(body, &JOIN).await?;
-    check(&join)?;
+    control.check(&join)?;
     if join.id != id {
         return Err(stranger("this credential is another member's"));
     }
@@ -72,6 +78,7 @@ pub(super) async fn beat(
     if known.is_some_and(|address| address != join.address) {
         return Err(stranger("the member has moved; it has to join again"));
     }
+    let _turn = control.turn().await?;
     let beat = async {
         match control.store.beat(&id, Timestamp::now()).await {
             Err(StoreError::MemberNotFound(_)) => Ok(false),
@@ -91,17 +98,18 @@ pub(super) async fn leave(
     headers: HeaderMap,
 ) -> Result<StatusCode, ApiError> {
     Params::read(&uri, &[])?;
-    let _turn = control.turn()?;
     let id = control.member(&headers).await?;
+    let _turn = control.turn().await?;
     control.in_time(control.store.leave(&id)).await?;
     tracing::info!(member = %id, "Member left.");
     Ok(StatusCode::NO_CONTENT)
 }
 
 impl Control {
-    /// A place among those who are asked for at once.
-    fn turn(&self) -> Result<SemaphorePermit<'_>, ApiError> {
-        self.joining.try_acquire().map_err(|_| {
+    /// A place among those who are at the store at once.
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, ApiError> {
+        let turn = timeout(TURN, self.joining.acquire()).await;
+        turn.ok().and_then(Result::ok).ok_or_else(|| {
             let message = "too many members join or beat at this moment";
             ApiError::new(StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_MEMBERS", message)
                 .hint("come again in a moment; the operator's setting is `gateway.max_joining`")
@@ -123,17 +131,47 @@ impl Control {
         }
     }
 
-    /// Two machines with one id would take each other's calls. A member that restarts elsewhere is not heard any more
-    /// by the time that it joins again.
-    fn check_free(&self, join: &Join) -> Result<(), ApiError> {
-        let Some(member) = self.fleet.member(&join.id) else { return Ok(()) };
-        let view = member.view();
-        let is_heard = view.is_heard && Instant::now().duration_since(view.at) < SILENCE;
-        let there = member.address.as_deref().unwrap_or("this gateway's own process");
-        if is_heard && there != join.address {
+    /// Whether what it says of itself can be had here.
+    fn check(&self, join: &Join) -> Result<(), ApiError> {
+        check(join)?;
+        if self.identity.refuses(join) {
+            let message = format!(
+                "`{}` listens in plain HTTP, and this gateway speaks TLS with other machines",
+                join.id
+            );
+            return Err(ApiError::new(StatusCode::CONFLICT, "TLS_REQUIRED", message)
+                .hint("set `tls_certificate`, `tls_key` and `tls_authority` of the member, as they are set of the gateway"));
+        }
+        Ok(())
+    }
+
+    /// Two machines with one id would take each other's calls. A member that restarts elsewhere is not there any more
+    /// by the time that it joins again: a VM is heard each second, a builder by its beats alone.
+    async fn check_free(&self, join: &Join) -> Result<(), ApiError> {
+        let taken = |there: &str, after: &str| {
             let message = format!("`{}` is in the fleet already, at {there}", join.id);
-            return Err(ApiError::new(StatusCode::CONFLICT, "ID_TAKEN", message)
-                .hint("was its data folder copied from another machine? remove its id there, or wait 3 s after a restart"));
+            let hint = format!(
+                "was its data folder copied from another machine? remove its id there, or wait {after} after a restart"
+            );
+            Err(ApiError::new(StatusCode::CONFLICT, "ID_TAKEN", message).hint(hint))
+        };
+        if let Some(member) = self.fleet.member(&join.id) {
+            let view = member.view();
+            let is_heard = view.is_heard && Instant::now().duration_since(view.at) < SILENCE;
+            let there = member.address.as_deref().unwrap_or("this gateway's own process");
+            if is_heard && (there != join.address || join.kind != MemberKind::Vm) {
+                return taken(there, "3 s");
+            }
+        }
+        let members = self.in_time(self.store.members()).await?;
+        let builder = members
+            .iter()
+            .find(|other| other.join.id == join.id && other.join.kind == MemberKind::Builder);
+        if let Some(other) = builder
+            && Timestamp::now().duration_since(other.seen_at).unsigned_abs() < ALIVE
+            && (other.join.address != join.address || join.kind != MemberKind::Builder)
+        {
+            return taken(&other.join.address, "8 s");
         }
         Ok(())
     }

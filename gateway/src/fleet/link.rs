@@ -24,7 +24,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, heade
 use hyper::body::Incoming;
 pub(crate) use lines::{lines, parsed};
 use socket2::{SockRef, TcpKeepalive};
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpStream, time::timeout};
 
 /// A member that vanished while we wait for it is found by these probes, some five seconds after its last sign.
@@ -49,6 +49,19 @@ pub(crate) struct Identity {
     pub(crate) clock: Arc<Clock>,
     pub(crate) tls: Option<tls::Client>,
     pub(crate) limits: LinkLimits,
+}
+
+impl Identity {
+    /// Whether this member is not spoken to: it speaks plain HTTP on another machine, and this gateway has certificates.
+    /// Calls and passes must not be read on the way because one machine's settings were forgotten.
+    pub(crate) fn refuses(&self, join: &Join) -> bool {
+        let host = || join.address.rsplit_once(':').map_or("", |(host, _)| host);
+        let is_here = |host: &str| {
+            let bare = host.trim_start_matches('[').trim_end_matches(']');
+            bare == "localhost" || bare.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+        };
+        self.tls.is_some() && !join.tls && !is_here(host())
+    }
 }
 
 /// See the module.
@@ -78,12 +91,16 @@ impl Link {
     /// The way to what joined as this. Opens nothing yet.
     ///
     /// # Errors
-    /// When it wants TLS and this gateway has no certificate.
+    /// When one of the two has certificates and the other has not.
     pub(crate) fn new(join: &Join, identity: &Identity) -> Result<Self, Trouble> {
+        let unable =
+            |why| Err(Trouble::Unreachable(io::Error::new(io::ErrorKind::Unsupported, why)));
         let tls = if join.tls { identity.tls.clone() } else { None };
         if join.tls && tls.is_none() {
-            let why = "the member wants TLS and `gateway.tls_certificate` is not set";
-            return Err(Trouble::Unreachable(io::Error::new(io::ErrorKind::Unsupported, why)));
+            return unable("the member wants TLS and `gateway.tls_certificate` is not set");
+        }
+        if identity.refuses(join) {
+            return unable("`gateway.tls_certificate` is set and the member speaks plain HTTP");
         }
         let link = Self {
             member: join.id.clone(),

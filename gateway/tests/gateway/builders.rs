@@ -50,7 +50,7 @@ impl Site {
             protocol: PROTOCOL,
             kind: MemberKind::Builder,
             id,
-            address: door.address().unwrap().to_string(),
+            address: door.address().to_string(),
             tls: false,
             memory_bytes: units::Bytes(0),
             cpu: MilliCores::ONE,

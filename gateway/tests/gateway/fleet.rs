@@ -14,9 +14,11 @@ use epsilon_api::{
     vm::Call,
 };
 use epsilon_gateway::config::Settings;
+use epsilon_store::{Key, KeyRole, Member};
 use epsilon_wire::tls;
 use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt;
+use jiff::Timestamp;
 use std::{
     net::SocketAddr,
     sync::{
@@ -447,6 +449,42 @@ async fn two_machines_cannot_have_one_id() {
     }
 }
 
+#[tokio::test]
+async fn two_builders_cannot_have_one_id_nor_a_builder_that_of_a_vm() {
+    let world = World::fleet(&[]).await;
+    let door = Door(&world);
+    let builder =
+        |id: &str, address: &str| text(&Join { kind: MemberKind::Builder, ..join(id, address) });
+    let taken = (409, "ID_TAKEN".to_owned());
+    assert_eq!(door.ask(&door.token(), "join", &builder("b", "127.0.0.1:9")).await.0, 200);
+    assert_eq!(door.ask(&door.token(), "join", &builder("b", "127.0.0.1:10")).await, taken);
+    assert_eq!(door.ask(&door.token(), "join", &text(&join("b", "127.0.0.1:9"))).await, taken);
+    assert_eq!(door.ask(&door.token(), "join", &builder("b", "127.0.0.1:9")).await.0, 200, "again");
+    let agent = Agent::join("vm-a", &world).await;
+    assert_eq!(door.ask(&door.token(), "join", &builder("vm-a", "127.0.0.1:9")).await, taken);
+    let same_place = builder("vm-a", &agent.address.to_string());
+    assert_eq!(door.ask(&door.token(), "join", &same_place).await, taken);
+}
+
+#[tokio::test]
+async fn who_is_slow_and_who_is_a_stranger_takes_no_place_among_those_who_join() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = crate::world::open(&folder).await;
+    let world =
+        World::gateway(store, &[], Settings { max_joining: 1, ..Settings::default() }).await;
+    let door = Door(&world);
+    let mut slow = TcpStream::connect(world.control).await.unwrap();
+    let head = format!(
+        "POST /v1/fleet/join HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\ncontent-length: 9\r\nexpect: 100-continue\r\n\r\n",
+        door.token()
+    );
+    slow.write_all(head.as_bytes()).await.unwrap();
+    read_until(&mut slow, "100 Continue").await; // it is let in, and its body waited for
+    let good = text(&join("vm-x", "127.0.0.1:9"));
+    assert_eq!(door.ask("nonsense", "join", &good).await, (401, "UNAUTHORIZED".to_owned()));
+    assert_eq!(door.ask(&door.token(), "join", &good).await.0, 200);
+}
+
 /// An authority of one's own and a certificate for 127.0.0.1, in a folder.
 fn certificates(folder: &std::path::Path) -> tls::Files {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -491,6 +529,39 @@ async fn with_certificates_all_of_it_goes_over_tls() {
     }
     let plain = patient(TcpStream::connect(agent.address)).await;
     assert!(plain.is_ok(), "it listens, and speaks nothing but TLS");
+}
+
+#[tokio::test]
+async fn a_gateway_with_certificates_speaks_plain_http_with_this_machine_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = certificates(folder.path());
+    let store = crate::world::open(&folder).await;
+    // It joined before there were certificates.
+    let (early, now) = (join("vm-early", "192.0.2.7:8082"), Timestamp::now());
+    let role = KeyRole::Member(early.id.clone());
+    let key = Key { id: "0".into(), role, hash: "none".into(), created_at: now };
+    store.join(&Member { join: early, joined_at: now, seen_at: now }, &key).await.unwrap();
+    let settings = Settings {
+        tls_certificate: Some(files.certificate.clone()),
+        tls_key: Some(files.key.clone()),
+        tls_authority: Some(files.authority.clone()),
+        ..Settings::default()
+    };
+    let world = World::gateway(store, &[], settings).await;
+    let door = Door(&world);
+    let refused = (409, "TLS_REQUIRED".to_owned());
+    for address in ["192.0.2.7:8082", "gateway.internal:8082", "[2001:db8::1]:8082"] {
+        let plain = text(&join("vm-x", address));
+        assert_eq!(door.ask(&door.token(), "join", &plain).await, refused, "{address}");
+        let secure = text(&Join { tls: true, ..join("vm-x", address) });
+        assert_eq!(door.ask(&door.token(), "join", &secure).await.0, 200, "{address}");
+    }
+    for address in ["127.0.0.1:9", "[::1]:9"] {
+        let here = text(&join("vm-y", address));
+        assert_eq!(door.ask(&door.token(), "join", &here).await.0, 200, "{address}");
+    }
+    while world.vm("vm-y").await.is_none() {}
+    assert!(world.vm("vm-early").await.is_none(), "it is not spoken to any more");
 }
 
 #[tokio::test]

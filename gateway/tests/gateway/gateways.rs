@@ -175,6 +175,7 @@ async fn calls_go_on_while_the_store_is_away_and_verbs_say_so_at_once() {
         let began = Instant::now();
         let reply = world.ask(method, path, "").await;
         assert_eq!((reply.status.as_u16(), &*reply.code()), (503, "STORE_UNAVAILABLE"), "{path}");
+        assert!(reply.header("retry-after").parse::<u32>().is_ok(), "{path}: {reply:?}");
         assert!(began.elapsed() < Duration::from_secs(1), "{path}: {:?}", began.elapsed());
     }
     // What is known is told.

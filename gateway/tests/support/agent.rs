@@ -87,7 +87,7 @@ impl Agent {
         let limits = Limits { connections: 1000, head: second, idle: 60 * second };
         let server = tls.map(|files| files.server().unwrap());
         let door = Door::bind(address, server, limits, ending.clone()).unwrap();
-        let address = door.address().unwrap();
+        let address = door.address();
         let site = Arc::new(Site {
             vm: Arc::clone(&vm),
             versions: Mutex::default(),
