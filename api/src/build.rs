@@ -9,6 +9,9 @@ mod order;
 
 pub use order::{BuildOrder, PATH};
 
+/// The path of a builder's listener that takes images to be removed.
+pub const REMOVE_PATH: &str = "/v1/images/remove";
+
 use crate::{
     admin::Step,
     body::CallBody,
@@ -166,6 +169,15 @@ pub trait Builder: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`BuildError`], written for the developer who pushed.
     fn build(&self, job: BuildJob) -> BoxFuture<'_, Result<Built, BuildError>>;
+
+    /// No version needs this image any more: takes it away from where this builder puts images, as far as that place
+    /// lets it. What lies elsewhere is not touched. Idempotent. A builder that keeps no images has nothing to do.
+    ///
+    /// # Errors
+    /// [`BuildError`], written for the operator: it is not known whether the image is still there.
+    fn remove(&self, _: ImageRef) -> BoxFuture<'_, Result<(), BuildError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 #[cfg(test)]

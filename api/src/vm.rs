@@ -4,7 +4,7 @@
 use crate::{
     body::CallBody,
     error::CallError,
-    function::Version,
+    function::{ImageRef, Version},
     ids::{FunctionName, InstanceId, RequestId, VersionId, VersionNumber, VmId},
     log::{LogQuery, LogRecord},
     units::{Bytes, MilliCores},
@@ -162,6 +162,16 @@ pub struct InstanceStatus {
     pub started_at: Timestamp,
 }
 
+/// What came of the removal of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageRemoval {
+    /// It is not here any more, or is not ours to remove.
+    Gone,
+    /// Something here still uses it; nothing was touched.
+    InUse,
+}
+
 /// One machine with one agent and one engine.
 ///
 /// All waits inside have limits of their own; no method waits for ever. Cancelling a future (dropping it)
@@ -185,6 +195,15 @@ pub trait Vm: Send + Sync + fmt::Debug {
     /// # Errors
     /// Why it could not be had.
     fn fetch(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>>;
+
+    /// No version needs this image any more: takes it off this VM, unless an instance uses it. Idempotent. A VM that keeps
+    /// no images has nothing to do.
+    ///
+    /// # Errors
+    /// Why it is not known whether it is still here.
+    fn remove_image(&self, _: ImageRef) -> BoxFuture<'_, Result<ImageRemoval, CallError>> {
+        Box::pin(std::future::ready(Ok(ImageRemoval::Gone)))
+    }
 
     /// The function was deleted: its kept log lines go. Returns at once. Idempotent.
     fn forget(&self, function: &FunctionName);

@@ -6,6 +6,7 @@ use crate::{
     drain::Why,
     engine::{Engine, docker::DockerEngine},
     error::StartError,
+    images::room,
     instance::budget::Budget,
     logs::Logs,
     metrics::{Census, Metrics},
@@ -107,6 +108,8 @@ impl Agent {
             vm.pools().iter().for_each(|pool| pool.close(true));
         }
         vm.spawn(reconcile::run(Arc::clone(&vm)));
+        let images = Arc::clone(&vm);
+        vm.spawn(async move { room::keep(&images).await });
         tracing::info!(vm = %vm.id, memory = %vm.budget.total(), "Agent is ready.");
         Ok(Self {
             front: Arc::new(Front(Arc::clone(&vm))),

@@ -92,6 +92,9 @@ pub struct Settings {
     /// be pulled again go, the one not used for longest first, until 5 less are used. Default `85`: what is left is room
     /// for the largest images that arrive at once. `100` turns it off.
     pub disk_limit: Option<u8>,
+    /// How often that disk is looked at. Default `1m`: what arrives in a minute is less than what is left.
+    #[serde(deserialize_with = "written::some_duration")]
+    pub disk_look: Option<Duration>,
     /// How often the engine's containers are compared with what the agent knows. Default `10s`.
     #[serde(deserialize_with = "written::some_duration")]
     pub reconcile_every: Option<Duration>,
@@ -174,6 +177,8 @@ pub struct Config {
     pub log_line: usize,
     /// See [`Settings::disk_limit`].
     pub disk_limit: u8,
+    /// See [`Settings::disk_look`].
+    pub disk_look: Duration,
     /// See [`Settings::reconcile_every`].
     pub reconcile_every: Duration,
     /// See [`Settings::remove_timeout`].
@@ -283,6 +288,7 @@ impl Settings {
             log_size: self.log_size.unwrap_or(Bytes::mib(10)),
             log_line: self.log_line.map_or(16 << 10, |size| size.get() as usize),
             disk_limit: self.disk_limit.unwrap_or(85),
+            disk_look: self.disk_look.unwrap_or(seconds(60)),
             reconcile_every: self.reconcile_every.unwrap_or(seconds(10)),
             remove_timeout: self.remove_timeout.unwrap_or(seconds(20)),
             dangerous_allow_metadata: self.dangerous_allow_metadata,
@@ -309,6 +315,7 @@ impl Settings {
             ("tmp_size", config.limits.tmp_size >= Bytes::mib(1), "1MiB"),
             ("log_size", config.log_size >= Bytes(64 << 10), "64KiB"),
             ("log_line", config.log_line >= 256, "256B"),
+            ("disk_look", config.disk_look >= Duration::from_millis(10), "10ms"),
             ("reconcile_every", config.reconcile_every >= Duration::from_millis(50), "50ms"),
             ("remove_timeout", config.remove_timeout >= second, "1s"),
             ("memory", config.memory.is_none_or(|size| size >= Bytes::mib(16)), "16MiB"),

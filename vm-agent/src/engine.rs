@@ -15,6 +15,7 @@ use epsilon_api::{
     function::ImageRef,
     ids::VmId,
     units::{Bytes as Size, MilliCores},
+    vm::ImageRemoval,
 };
 use epsilon_registry::Host;
 use futures_util::stream::BoxStream;
@@ -128,6 +129,24 @@ pub struct Found {
     pub is_running: bool,
 }
 
+/// The disk that the images lie on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// All of it.
+    pub size: Size,
+    /// What is left for those who are not root.
+    pub free: Size,
+}
+
+impl Disk {
+    /// How much of it is used, in percent.
+    pub fn used_percent(&self) -> u8 {
+        let used = self.size.get().saturating_sub(self.free.get());
+        let percent = u128::from(used) * 100 / u128::from(self.size.get().max(1));
+        u8::try_from(percent).unwrap_or(100)
+    }
+}
+
 /// How a container's process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exit {
@@ -206,6 +225,16 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// Makes sure that the image is here; pulls it when it is not.
     async fn ensure_image(&self, image: &ImageRef) -> Result<LocalImage, EngineError>;
+
+    /// Takes an image's name off, and with its last name the image. Only a name of ours or an image with our label, and
+    /// none that a container uses.
+    async fn remove_image(&self, image: &ImageRef) -> Result<ImageRemoval, EngineError>;
+
+    /// Images of functions that can be pulled again.
+    async fn pulled_images(&self) -> Result<Vec<ImageRef>, EngineError>;
+
+    /// How full the disk with the images is; nothing where that cannot be seen from here.
+    async fn disk(&self) -> Result<Option<Disk>, EngineError>;
 
     /// Makes a container; it does not run yet.
     async fn create(&self, spec: &ContainerSpec) -> Result<(), EngineError>;

@@ -1,10 +1,13 @@
 //! Which images this VM's engine is known to have, and for which versions. One pull at a time per image,
 //! whoever asks.
 
+pub(crate) mod room;
+
 use crate::engine::{Engine, EngineError, LocalImage};
 use epsilon_api::{
     function::{ImageRef, Version},
     ids::{FunctionName, VersionId},
+    vm::ImageRemoval,
 };
 use parking_lot::Mutex;
 use std::{
@@ -47,6 +50,27 @@ impl Images {
         Ok(found)
     }
 
+    /// Takes the image off the engine, unless something uses it. Who fetches it meanwhile waits, and then looks again; who
+    /// has just been told that it is here finds out when it makes a container, and fetches it once more.
+    pub(crate) async fn remove(
+        &self,
+        engine: &dyn Engine,
+        image: &ImageRef,
+        is_used: impl Fn() -> bool,
+    ) -> Result<ImageRemoval, EngineError> {
+        let entry = Arc::clone(self.known.lock().entry(image.clone()).or_default());
+        let mut local = entry.lock().await;
+        if is_used() {
+            return Ok(ImageRemoval::InUse);
+        }
+        *local = None;
+        let removal = engine.remove_image(image).await?;
+        if removal == ImageRemoval::Gone {
+            self.lost(image);
+        }
+        Ok(removal)
+    }
+
     fn used(&self, version: &Version) {
         let id = version.id();
         let mut recent = self.recent.lock();
@@ -62,6 +86,11 @@ impl Images {
     /// Versions whose image is here as far as is known, the one used last first.
     pub(crate) fn recent(&self) -> Vec<VersionId> {
         self.recent.lock().iter().map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Images that were used here, the one used last first.
+    pub(crate) fn by_use(&self) -> Vec<ImageRef> {
+        self.recent.lock().iter().map(|(_, image)| image.clone()).collect()
     }
 
     /// It is looked for again before it is used again.

@@ -18,6 +18,11 @@ pub const VERSION: &str = "epsilon.version";
 /// The whole [`Version`] as JSON.
 pub const SPEC: &str = "epsilon.spec";
 
+/// On images that a builder of ours made: `function` or `runtime`.
+pub const IMAGE: &str = "epsilon.image";
+/// What names of images in an engine begin with, where a builder of ours gave them.
+pub const IMAGE_NAMES: &str = "epsilon/";
+
 /// What a container of ours says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Labels {

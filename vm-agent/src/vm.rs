@@ -5,7 +5,7 @@ use crate::{
     call,
     config::Config,
     drain::{Drain, Why},
-    engine::Engine,
+    engine::{Engine, EngineError},
     images::Images,
     instance::{
         Instance,
@@ -20,11 +20,11 @@ use crate::{
 };
 use epsilon_api::{
     error::CallError,
-    function::Version,
+    function::{ImageRef, Version},
     ids::{FunctionName, InstanceId, VersionId, VmId},
     log::{LogQuery, LogRecord},
     units::MilliCores,
-    vm::{Answer, Call, Vm, VmState, VmStatus},
+    vm::{Answer, Call, ImageRemoval, Vm, VmState, VmStatus},
 };
 use futures_util::{future::BoxFuture, stream::BoxStream};
 use parking_lot::{Mutex, RwLock};
@@ -208,6 +208,12 @@ impl LocalVm {
         }
     }
 
+    /// Takes an image off this VM unless a version that has instances, or is about to, is made of it.
+    pub(crate) async fn remove_image(&self, image: &ImageRef) -> Result<ImageRemoval, EngineError> {
+        let is_used = || self.pools.read().values().any(|pool| pool.version.image == *image);
+        self.images.remove(&*self.engine, image, is_used).await
+    }
+
     /// Hands a new instance to a task of its own.
     pub(crate) fn launch(self: &Arc<Self>, pool: &Arc<Pool>, key: Key, instance: Arc<Instance>) {
         self.known.lock().insert(instance.id.clone());
@@ -313,6 +319,13 @@ impl Vm for Front {
                 function: version.function.clone(),
                 cause: Box::new(cause),
             })
+        })
+    }
+
+    fn remove_image(&self, image: ImageRef) -> BoxFuture<'_, Result<ImageRemoval, CallError>> {
+        Box::pin(async move {
+            let removed = self.0.remove_image(&image).await;
+            removed.map_err(|err| CallError::Internal(Box::new(err)))
         })
     }
 

@@ -5,7 +5,7 @@ mod firewall;
 mod harden;
 
 use super::{
-    ContainerName, ContainerSpec, Engine, EngineError, Exit, Found, LocalImage, Machine,
+    ContainerName, ContainerSpec, Disk, Engine, EngineError, Exit, Found, LocalImage, Machine,
     NetworkSpec, Output,
 };
 use crate::{config::Config, labels, registry::Pulls};
@@ -18,10 +18,12 @@ use bollard::{
     models::{ContainerSummaryStateEnum, NetworkCreateRequest, NetworkDisconnectRequest},
     query_parameters::{
         AttachContainerOptions, CreateContainerOptions, CreateImageOptions, ListContainersOptions,
-        RemoveContainerOptions, WaitContainerOptions,
+        ListImagesOptions, RemoveContainerOptions, RemoveImageOptions, WaitContainerOptions,
     },
 };
-use epsilon_api::{chain::Chain, function::ImageRef, ids::VmId, units::Bytes as Size};
+use epsilon_api::{
+    chain::Chain, function::ImageRef, ids::VmId, units::Bytes as Size, vm::ImageRemoval,
+};
 use epsilon_registry::{Host, Login};
 use futures_util::{StreamExt, TryStreamExt, future::ready, stream::BoxStream};
 use prometheus::HistogramVec;
@@ -179,6 +181,56 @@ impl Engine for DockerEngine {
                 image.reference, image.digest
             ))
         })
+    }
+
+    async fn remove_image(&self, image: &ImageRef) -> Result<ImageRemoval, EngineError> {
+        let name = image_name(&image.reference)?;
+        let found = match self.ask("inspect_image", self.docker.inspect_image(name)).await {
+            Ok(found) => found,
+            Err(EngineError::NotFound(_)) => return Ok(ImageRemoval::Gone),
+            Err(other) => return Err(other),
+        };
+        let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
+        let is_function = labels.get(labels::IMAGE).is_some_and(|kind| kind == "function");
+        // A tag may have moved on since; a digest cannot.
+        let is_same = name.contains('@') || found.id.as_deref() == Some(image.digest.as_str());
+        if !is_same || !(is_function || name.starts_with(labels::IMAGE_NAMES)) {
+            return Ok(ImageRemoval::Gone);
+        }
+        let removal = async {
+            use Error::DockerResponseServerError as Said;
+            match self.docker.remove_image(name, None::<RemoveImageOptions>, None).await {
+                Ok(_) | Err(Said { status_code: 404, .. }) => Ok(ImageRemoval::Gone),
+                Err(Said { status_code: 409, .. }) => Ok(ImageRemoval::InUse),
+                Err(other) => Err(other),
+            }
+        };
+        self.ask("remove_image", removal).await
+    }
+
+    async fn pulled_images(&self) -> Result<Vec<ImageRef>, EngineError> {
+        let label = format!("{}=function", labels::IMAGE);
+        let filters = Some([("label".to_owned(), vec![label])].into());
+        let options = ListImagesOptions { filters, ..Default::default() };
+        let found = self.ask("list_images", self.docker.list_images(Some(options))).await?;
+        let names = found.into_iter().flat_map(|image| {
+            let digest = image.id;
+            let digests = image.repo_digests.into_iter().filter(|name| !name.starts_with("<none>"));
+            digests.map(move |reference| ImageRef { reference, digest: digest.clone() })
+        });
+        Ok(names.collect())
+    }
+
+    async fn disk(&self) -> Result<Option<Disk>, EngineError> {
+        let root = self.ask("info", self.docker.info()).await?.docker_root_dir;
+        // An engine in a container or on another machine has its folder elsewhere.
+        let Some(found) = root.and_then(|root| rustix::fs::statvfs(root).ok()) else {
+            return Ok(None);
+        };
+        Ok(Some(Disk {
+            size: Size(found.f_blocks.saturating_mul(found.f_frsize)),
+            free: Size(found.f_bavail.saturating_mul(found.f_frsize)),
+        }))
     }
 
     async fn create(&self, spec: &ContainerSpec) -> Result<(), EngineError> {

@@ -4,12 +4,12 @@
 //! Compiled with the feature `fake` only.
 
 use super::{
-    Attachment, ContainerName, ContainerSpec, Engine, EngineError, Exit, Found, LocalImage,
+    Attachment, ContainerName, ContainerSpec, Disk, Engine, EngineError, Exit, Found, LocalImage,
     Machine, NetworkSpec, Output,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use epsilon_api::{function::ImageRef, ids::VmId, units::Bytes as Size};
+use epsilon_api::{function::ImageRef, ids::VmId, units::Bytes as Size, vm::ImageRemoval};
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream, stream::BoxStream};
 use parking_lot::Mutex;
 use std::{
@@ -65,6 +65,7 @@ impl Process {
 pub enum Verb {
     Ping,
     EnsureImage,
+    RemoveImage,
     Create,
     Attach,
     Start,
@@ -104,6 +105,7 @@ struct State {
     faults: HashMap<Verb, VecDeque<Fault>>,
     used: HashMap<Verb, usize>,
     is_down: bool,
+    disk: Option<Disk>,
     most_running: usize,
     next_address: u16,
     /// Things that are being made right now.
@@ -164,6 +166,16 @@ impl FakeEngine {
     /// Removes an image, as somebody who tidies up would.
     pub fn remove_image(&self, reference: &str) {
         self.0.lock().images.remove(reference);
+    }
+
+    /// References of all images.
+    pub fn images(&self) -> Vec<String> {
+        self.0.lock().images.keys().cloned().collect()
+    }
+
+    /// How full the disk is from now on.
+    pub fn set_disk(&self, disk: Disk) {
+        self.0.lock().disk = Some(disk);
     }
 
     /// Lets the next use of the verb go wrong; several calls queue up.
@@ -316,6 +328,31 @@ impl Engine for FakeEngine {
             true => Ok(LocalImage(image.reference.clone())),
             false => Err(EngineError::NotFound(image.reference.clone())),
         }
+    }
+
+    async fn remove_image(&self, image: &ImageRef) -> Result<ImageRemoval, EngineError> {
+        self.enter(Verb::RemoveImage).await?;
+        let mut state = self.0.lock();
+        let mut specs = state.containers.values().map(|container| &container.spec);
+        if specs.any(|spec| spec.image.0 == image.reference) {
+            return Ok(ImageRemoval::InUse);
+        }
+        state.images.remove(&image.reference);
+        Ok(ImageRemoval::Gone)
+    }
+
+    /// Those with a digest in their name.
+    async fn pulled_images(&self) -> Result<Vec<ImageRef>, EngineError> {
+        self.enter(Verb::RemoveImage).await?;
+        let state = self.0.lock();
+        let pulled = state.images.keys().filter(|name| name.contains('@'));
+        let image = |name: &String| ImageRef { reference: name.clone(), digest: name.clone() };
+        Ok(pulled.map(image).collect())
+    }
+
+    async fn disk(&self) -> Result<Option<Disk>, EngineError> {
+        self.enter(Verb::Ping).await?;
+        Ok(self.0.lock().disk)
     }
 
     async fn create(&self, spec: &ContainerSpec) -> Result<(), EngineError> {

@@ -6,7 +6,7 @@ use epsilon_api::{
     body::{self, BodyError, CallBody},
     error::CallError,
     fleet::Refusal,
-    function::Version,
+    function::{ImageRef, Version},
     ids::{FunctionName, RequestId, VersionId},
     log::LogQuery,
     vm::Vm,
@@ -33,6 +33,7 @@ impl Site {
             (&Method::POST, "/v1/fetch") => self.fetch(body).await,
             (&Method::POST, "/v1/retire") => self.retire(body).await,
             (&Method::POST, "/v1/forget") => self.forget(body).await,
+            (&Method::POST, "/v1/images/remove") => return self.remove_image(body).await,
             (&Method::POST, "/v1/drain") => self.drain(true),
             (&Method::POST, "/v1/undrain") => self.drain(false),
             (&Method::GET, "/v1/reports") => {
@@ -75,6 +76,20 @@ impl Site {
         let function: FunctionName = read(body).await?;
         self.front.forget(&function);
         Ok(())
+    }
+
+    async fn remove_image(&self, body: Upload) -> Response<CallBody> {
+        let removed = async {
+            let image: ImageRef = read(body).await?;
+            self.front.remove_image(image).await.map_err(told)
+        };
+        match removed.await {
+            // A text of ours; a gateway takes an empty one for trouble.
+            Ok(removal) => {
+                Response::new(body::full(serde_json::to_vec(&removal).unwrap_or_default()))
+            }
+            Err(refusal) => refused(&refusal),
+        }
     }
 
     fn drain(&self, draining: bool) -> Result<(), Refusal> {

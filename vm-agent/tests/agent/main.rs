@@ -7,6 +7,7 @@ mod calls;
 mod faults;
 mod fleet;
 mod gateway;
+mod images;
 mod leftovers;
 mod lifecycle;
 mod outages;
