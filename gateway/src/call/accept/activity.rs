@@ -263,7 +263,8 @@ mod tests {
         let (whole, stream, told) = (connection(), connection(), connection());
         let _whole = Busy::new(Arc::clone(&whole)).until_end_of(body::full("ok"));
         assert!(!is_over(&whole.activity, 8) && is_over(&whole.activity, 12));
-        let frames = futures_util::stream::pending::<Result<Frame<bytes::Bytes>, BodyError>>();
+        let frames =
+            futures_util::stream::pending::<Result<http_body::Frame<bytes::Bytes>, BodyError>>();
         let endless = body::boxed(http_body_util::StreamBody::new(frames));
         let _stream = Busy::new(Arc::clone(&stream)).until_end_of(endless);
         assert!(!is_over(&stream.activity, 1_000_000));
