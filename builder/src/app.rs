@@ -13,11 +13,12 @@ use crate::{
     network::Network,
     outside::Outside,
     runtime::Runtimes,
-    ship::{Exports, Remote, Shelf, Sink},
+    ship::{Exports, Layout, Remote, Shelf, Sink},
 };
 use epsilon_api::{
     build::{BuildError, BuildJob, BuildLog, Builder, Built},
     chain::Chain,
+    function::ImageRef,
     ids::VmId,
 };
 use futures_util::future::BoxFuture;
@@ -71,6 +72,14 @@ impl App {
     /// # Errors
     /// When the folder cannot be used or no engine answers.
     pub async fn build(config: Config) -> Result<Self, StartError> {
+        Self::build_into(config, None).await
+    }
+
+    /// The same for one build whose images go into this file, an OCI layout.
+    ///
+    /// # Errors
+    /// As of [`Self::build`].
+    pub async fn build_into(config: Config, file: Option<PathBuf>) -> Result<Self, StartError> {
         let tasks = TaskTracker::new();
         let (root, size) = (config.data.clone(), config.cache_size.get());
         let opened = {
@@ -106,9 +115,10 @@ impl App {
         let exports = Arc::new(Exports::new(engine.clone(), cache.clone()));
         let shelf =
             Arc::new(Shelf::new(engine.clone(), Arc::clone(&exports), config.image_transfer));
-        let sink = match config.registry.clone() {
-            None => Sink::Engine(Arc::clone(&shelf)),
-            Some(registry) => {
+        let sink = match (file, config.registry.clone()) {
+            (Some(file), _) => Sink::File(Layout::new(file, cache.clone(), exports)),
+            (None, None) => Sink::Engine(Arc::clone(&shelf)),
+            (None, Some(registry)) => {
                 Sink::Registry(Box::new(Remote::new(registry, cache.clone(), exports)))
             }
         };
@@ -191,6 +201,10 @@ impl Builder for Jobs {
             };
             built.await.map_err(slow)?
         })
+    }
+
+    fn remove(&self, image: ImageRef) -> BoxFuture<'_, Result<(), BuildError>> {
+        Box::pin(async move { self.workshop.sink.remove(&image).await })
     }
 }
 

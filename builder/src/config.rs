@@ -211,6 +211,7 @@ fn own_npmrc() -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use epsilon_api::units::MilliCores;
 
     fn read(yaml: &str) -> Result<Config, String> {
         let settings: Settings = serde_yaml::from_str(yaml).map_err(|e| e.to_string())?;

@@ -197,6 +197,14 @@ impl Engine {
         }
     }
 
+    /// Takes one of our names off an image for good. One that a container uses keeps it.
+    pub(crate) async fn remove_name(&self, reference: &str) -> Result<(), EngineError> {
+        match self.untag(reference).await {
+            Ok(()) | Err(Bollard::DockerResponseServerError { status_code: 409, .. }) => Ok(()),
+            Err(err) => Err(EngineError::new("removing an image")(err)),
+        }
+    }
+
     /// The image and all its layers in the form of `docker save`.
     pub(crate) fn save(&self, reference: &str) -> impl Stream<Item = io::Result<Bytes>> + use<> {
         self.docker.export_image(reference).map_err(io::Error::other).boxed()

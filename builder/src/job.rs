@@ -80,6 +80,7 @@ impl Workshop {
             Kind::Node => self.node(&manifest, &source, &only, &work, log).await?,
             Kind::Container => self.containers(&manifest, &source, &only, &work, log).await?,
         };
+        self.sink.finish().await?;
         Ok(Built { project: manifest.project.clone(), functions })
     }
 
@@ -328,8 +329,7 @@ impl Workshop {
 
     /// An image in one registry says nothing of another.
     fn own_key(&self, key: Hasher) -> String {
-        let place = self.config.registry.as_ref().map_or("", |registry| registry.name.as_str());
-        key.part(place.as_bytes()).finish().to_string()
+        key.part(self.sink.place().as_bytes()).finish().to_string()
     }
 
     /// The image that was made under this key, if it is still there.

@@ -25,12 +25,15 @@ use epsilon_wire::{
 use futures_util::FutureExt;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body::Body;
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use news::News;
 use std::{io, net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+/// Largest order beside a build: an image's name.
+const LARGEST_ORDER: usize = 64 << 10;
 /// How long builds that were cut may take to tell it and to let go.
 const LETTING_GO: Duration = Duration::from_secs(5);
 
@@ -100,7 +103,7 @@ impl Serving {
         let answering = Arc::clone(&site);
         ending.tasks.spawn(door.serve(checker, move |request| {
             let site = Arc::clone(&answering);
-            async move { answer(&site, request) }
+            async move { answer(&site, request).await }
         }));
         Running { site, ending }
     }
@@ -140,9 +143,13 @@ impl Running {
 }
 
 /// Answers a request whose pass is good.
-fn answer(site: &Arc<Site>, request: Request<Incoming>) -> Response<CallBody> {
+async fn answer(site: &Arc<Site>, request: Request<Incoming>) -> Response<CallBody> {
+    if request.uri().path() == build::REMOVE_PATH && request.method() == Method::POST {
+        return remove(site, request.into_body()).await;
+    }
     if request.uri().path() != build::PATH || request.method() != Method::POST {
-        let message = "a builder answers `POST /v1/builds` and nothing else";
+        let message =
+            "a builder answers `POST /v1/builds`, `POST /v1/images/remove` and nothing else";
         return refusal(ErrorBody::new(StatusCode::NOT_FOUND, "NOT_FOUND", message, None), 404);
     }
     let order = request.uri().query().and_then(BuildOrder::from_query);
@@ -204,6 +211,26 @@ async fn work(
         }
     }
     news.end(last).await;
+}
+
+/// Takes an image away that no version needs any more. Within the limits of whoever takes it; a gateway that hangs up
+/// ends it where it is.
+async fn remove(site: &Site, body: Incoming) -> Response<CallBody> {
+    let text = Limited::new(body, LARGEST_ORDER).collect().await;
+    let image = text.ok().and_then(|text| serde_json::from_slice(&text.to_bytes()).ok());
+    let Some(image) = image else {
+        let message = "the body is no image; are gateway and builder of one version?";
+        let error = ErrorBody::new(StatusCode::BAD_REQUEST, "INVALID_PARAMETER", message, None);
+        return refusal(error, 400);
+    };
+    match site.builder.remove(image).await {
+        Ok(()) => {
+            let mut done = Response::new(body::empty());
+            *done.status_mut() = StatusCode::NO_CONTENT;
+            done
+        }
+        Err(error) => refusal(error.body(), error.status.as_u16()),
+    }
 }
 
 /// The first is told to the gateway; of the second only the log hears.

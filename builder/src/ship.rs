@@ -1,12 +1,15 @@
-//! Where finished images go: this machine's engine, or a registry. Both take the same parcel and answer
+//! Where finished images go: this machine's engine, a registry, or a file. All take the same parcel and answer
 //! with what an agent needs to run it.
 
+mod blob;
 mod engine;
 mod export;
+mod layout;
 mod registry;
 
 pub(crate) use engine::Shelf;
 pub(crate) use export::Exports;
+pub(crate) use layout::Layout;
 pub(crate) use registry::Remote;
 
 use crate::{
@@ -53,14 +56,34 @@ impl Base {
 pub(crate) enum Sink {
     Engine(Arc<Shelf>),
     Registry(Box<Remote>),
+    File(Layout),
 }
 
 impl Sink {
+    /// Tells one place from others: an image in one says nothing of another. Empty for this machine's engine.
+    pub(crate) fn place(&self) -> &str {
+        match self {
+            Self::Engine(_) => "",
+            Self::Registry(remote) => remote.name(),
+            Self::File(_) => "file",
+        }
+    }
+
+    /// All images of a build were shipped.
+    pub(crate) async fn finish(&self) -> Result<(), BuildError> {
+        match self {
+            Self::Engine(_) | Self::Registry(_) => Ok(()),
+            Self::File(layout) => layout.write().await,
+        }
+    }
+
     /// Whether an image that was shipped before is still there.
     pub(crate) async fn has(&self, image: &ImageRef) -> Result<bool, BuildError> {
         match self {
             Self::Engine(shelf) => shelf.has(image).await,
             Self::Registry(remote) => remote.has(image).await,
+            // What a file held before is not looked at: each build writes all of it.
+            Self::File(_) => Ok(false),
         }
     }
 
@@ -69,6 +92,16 @@ impl Sink {
         match self {
             Self::Engine(shelf) => shelf.put(parcel).await,
             Self::Registry(remote) => remote.push(parcel).await,
+            Self::File(layout) => layout.add(parcel).await,
+        }
+    }
+
+    /// Takes an image away that was put here.
+    pub(crate) async fn remove(&self, image: &ImageRef) -> Result<(), BuildError> {
+        match self {
+            Self::Engine(shelf) => shelf.remove(image).await,
+            Self::Registry(remote) => remote.remove(image).await,
+            Self::File(_) => Ok(()),
         }
     }
 
@@ -81,9 +114,13 @@ impl Sink {
         match self {
             Self::Engine(shelf) => shelf.adopt(image, name).await,
             Self::Registry(remote) => remote.push_foreign(image, name).await,
+            Self::File(layout) => layout.add_foreign(image, name).await,
         }
     }
 }
+
+/// What our names in an engine begin with.
+const NAMES: &str = "epsilon/";
 
 /// What an image is called: `epsilon/PATH:TAG` in an engine, `PATH` behind the name of a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +148,7 @@ impl Name {
 
     /// In the engine, without the tag.
     pub(crate) fn repository(&self) -> String {
-        format!("epsilon/{}", self.path)
+        format!("{NAMES}{}", self.path)
     }
 
     /// In the registry with this name, without the tag.
@@ -123,7 +160,7 @@ impl Name {
 /// As the engine knows it.
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "epsilon/{}:{}", self.path, self.tag)
+        write!(f, "{NAMES}{}:{}", self.path, self.tag)
     }
 }
 

@@ -83,6 +83,14 @@ impl Shelf {
         Ok(ImageRef { reference: name.to_string(), digest: image.image.id.clone() })
     }
 
+    /// Takes one of our names off, as long as it stands for this image. An image that a container uses keeps its name.
+    pub(super) async fn remove(&self, image: &ImageRef) -> Result<(), BuildError> {
+        if image.reference.starts_with(super::NAMES) && self.has(image).await? {
+            self.engine.remove_name(&image.reference).await?;
+        }
+        Ok(())
+    }
+
     async fn put_by(&self, way: Way, parcel: &Parcel) -> Result<Vec<ImageRef>, BuildError> {
         match way {
             Way::Lacking => {

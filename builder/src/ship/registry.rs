@@ -2,12 +2,15 @@
 //! name are mounted there. The base is pushed as an image of its own first, so that its layers can be
 //! mounted into every function, and an agent can have it before the first function comes.
 
-mod blob;
+mod removal;
 mod session;
 
-use super::{Base, Exports, Name, Parcel, export::Exported};
-use crate::{blocking, cache::Cache, config::Registry, error, image::Layer, source::ContentDigest};
-use blob::{Blob, Content};
+use super::{
+    Base, Exports, Name, Parcel,
+    blob::{self, Blob, Content},
+    export::Exported,
+};
+use crate::{cache::Cache, config::Registry, error, source::ContentDigest};
 use epsilon_api::{build::BuildError, chain::Chain, function::ImageRef};
 use futures_util::TryStreamExt;
 use oci_client::{Reference, RegistryOperation, errors::OciDistributionError};
@@ -15,7 +18,7 @@ use oci_spec::image::MediaType;
 use session::{Door, Failure, Session};
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
 };
 
 /// One registry, and what is known to be in it.
@@ -25,6 +28,8 @@ pub(crate) struct Remote {
     door: Door,
     cache: Cache,
     exports: Arc<Exports>,
+    /// The registry was told of already.
+    is_removal_refused: AtomicBool,
     /// `repository digest` of blobs that are there. Only a hint: registries collect garbage.
     known: Mutex<HashSet<(String, String)>>,
 }
@@ -38,7 +43,19 @@ impl std::fmt::Debug for Remote {
 impl Remote {
     pub(crate) fn new(settings: Registry, cache: Cache, exports: Arc<Exports>) -> Self {
         let name = settings.name.clone();
-        Self { name, door: Door::new(settings), cache, exports, known: Mutex::default() }
+        Self {
+            name,
+            door: Door::new(settings),
+            cache,
+            exports,
+            is_removal_refused: AtomicBool::new(false),
+            known: Mutex::default(),
+        }
+    }
+
+    /// `host[:port][/prefix]`.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Whether the registry has this image. Trouble counts as no: the push that follows tells it better.
@@ -59,8 +76,8 @@ impl Remote {
         if let Some((_, name)) = parcel.images.first() {
             self.knock(name).await?;
         }
-        let base = self.compressed(self.exports.layers(&parcel.base).await?).await?;
-        let own = self.compressed(parcel.layers.clone()).await?;
+        let base = blob::all(self.exports.layers(&parcel.base).await?, &self.cache).await?;
+        let own = blob::all(parcel.layers.clone(), &self.cache).await?;
         let below = self.push_base(&parcel.base, &base).await?;
         let layers: Vec<Blob> = base.into_iter().chain(own).collect();
         let mut pushed = Vec::with_capacity(parcel.images.len());
@@ -81,7 +98,7 @@ impl Remote {
     ) -> Result<ImageRef, BuildError> {
         self.knock(name).await?;
         let Exported { config, layers } = self.exports.whole(image).await?;
-        let layers = self.compressed(layers).await?;
+        let layers = blob::all(layers, &self.cache).await?;
         self.push_image(name, config, &layers, &[]).await
     }
 
@@ -180,16 +197,6 @@ impl Remote {
             }
         }
         false
-    }
-
-    /// The layers as a registry keeps them; compressed once, then kept.
-    async fn compressed(&self, layers: Vec<Layer>) -> Result<Vec<Blob>, BuildError> {
-        let cache = self.cache.clone();
-        let doing = "compressing a layer";
-        blocking::run(doing, move || {
-            layers.iter().map(|layer| blob::compressed(layer, &cache)).collect()
-        })
-        .await
     }
 
     fn knows(&self, repository: &str, digest: &str) -> bool {

@@ -17,6 +17,7 @@ use std::{
     future::Future,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
+    path::PathBuf,
     process::Command,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -50,11 +51,16 @@ impl Lab {
     }
 
     pub(crate) async fn with(yaml: &str) -> Self {
+        Self::into(yaml, None).await
+    }
+
+    /// One whose images go into this file.
+    pub(crate) async fn into(yaml: &str, file: Option<PathBuf>) -> Self {
         let data = tempfile::tempdir().unwrap();
         let settings: Settings = serde_yaml::from_str(yaml).unwrap();
         let config = Config::new(settings, &data.path().join("builder")).unwrap();
         let member = config.member().cloned();
-        let app = App::build(config).await.unwrap();
+        let app = App::build_into(config, file).await.unwrap();
         Self { app: Some(app), member, data, log: Arc::default(), images: Mutex::default() }
     }
 

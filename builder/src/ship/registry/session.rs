@@ -35,6 +35,9 @@ pub(super) struct Door {
 pub(super) struct Session {
     pub(super) client: Client,
     pub(super) auth: RegistryAuth,
+    /// For what the client has no word for.
+    pub(super) http: reqwest::Client,
+    is_plain: bool,
     host: Host,
     limit: Duration,
 }
@@ -58,6 +61,11 @@ impl Door {
     pub(super) fn new(settings: Registry) -> Self {
         let host = Host::of_registry(&settings.name);
         Self { host, settings, last: Mutex::default(), made: Mutex::default() }
+    }
+
+    /// Which registry.
+    pub(super) fn host(&self) -> &Host {
+        &self.host
     }
 
     /// Runs work in a session; once more in one with a fresh login when the registry refuses the first.
@@ -122,7 +130,10 @@ impl Door {
             Some(login) => RegistryAuth::Basic(login.user.clone(), login.password.reveal().clone()),
             None => RegistryAuth::Anonymous,
         };
-        let session = Session { client, auth, host: self.host.clone(), limit: settings.timeout };
+        let http = plain_client(settings)
+            .map_err(|err| error::broken("making a way to the registry", &err))?;
+        let (host, limit) = (self.host.clone(), settings.timeout);
+        let session = Session { client, auth, http, is_plain, host, limit };
         *last = Some((login, session.clone()));
         Ok(session)
     }
@@ -154,6 +165,12 @@ impl Session {
                 .hint("the limit is `builder.registry_timeout`"),
             )),
         }
+    }
+
+    /// The address of a path behind `/v2/`.
+    pub(super) fn url(&self, path: &str) -> String {
+        let scheme = if self.is_plain { "http" } else { "https" };
+        format!("{scheme}://{}/v2/{path}", self.host)
     }
 
     pub(super) fn limit(&self) -> Duration {
@@ -220,6 +237,16 @@ impl Failure {
         };
         error::registry_failed(format!("the registry `{host}` {what} (while {doing})")).hint(hint)
     }
+}
+
+fn plain_client(settings: &Registry) -> Result<reqwest::Client, reqwest::Error> {
+    let builder =
+        settings.authorities.iter().try_fold(reqwest::Client::builder(), |builder, pem| {
+            Ok::<_, reqwest::Error>(
+                builder.add_root_certificate(reqwest::Certificate::from_pem(pem.as_bytes())?),
+            )
+        })?;
+    builder.connect_timeout(settings.timeout).timeout(settings.timeout).build()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -2,7 +2,10 @@
 //! comes in chunks. AWS is scripted, or moto.
 
 use super::*;
-use crate::config::{Config, Settings};
+use crate::{
+    config::{Config, Settings},
+    image::Layer,
+};
 use bytes::Bytes;
 use epsilon_cloud_aws::{moto::Moto, scripted::Aws};
 use epsilon_registry::{
@@ -102,7 +105,7 @@ async fn push(remote: &Remote) -> Result<ImageRef, BuildError> {
     let tar = folder.path().join("layer.tar");
     std::fs::write(&tar, "not a real layer").unwrap();
     let layer = Layer { diff_id: "sha256:0a".into(), tar, bytes: 16 };
-    let layers = remote.compressed(vec![layer]).await?;
+    let layers = blob::all(vec![layer], &remote.cache).await?;
     let config = br#"{"architecture":"amd64","os":"linux"}"#.to_vec();
     remote.push_image(&Name::runtime("0123456789ab"), config, &layers, &[]).await
 }

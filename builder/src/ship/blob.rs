@@ -1,7 +1,7 @@
-//! What a registry keeps: compressed layers, configurations, and the manifest that lists them. The same layer
-//! gives the same blob, so that a registry which has it is not sent it again.
+//! What a registry and an OCI layout keep: compressed layers, configurations, and the manifest that lists them.
+//! The same layer gives the same blob, so that a registry which has it is not sent it again.
 
-use crate::{cache::Cache, error, hashing::Hashing, image::Layer, source::ContentDigest};
+use crate::{blocking, cache::Cache, error, hashing::Hashing, image::Layer, source::ContentDigest};
 use bytes::Bytes;
 use epsilon_api::build::BuildError;
 use flate2::{Compression, GzBuilder};
@@ -67,8 +67,17 @@ pub(super) fn manifest(config: &Blob, layers: &[Blob]) -> Result<Vec<u8>, BuildE
     serde_json::to_vec(&manifest).map_err(|err| error::broken("describing an image", &err))
 }
 
+/// Layers as a registry keeps them.
+pub(super) async fn all(layers: Vec<Layer>, cache: &Cache) -> Result<Vec<Blob>, BuildError> {
+    let cache = cache.clone();
+    blocking::run("compressing a layer", move || {
+        layers.iter().map(|layer| compressed(layer, &cache)).collect()
+    })
+    .await
+}
+
 /// A layer as a registry keeps it; made once, then taken from the cache.
-pub(super) fn compressed(layer: &Layer, cache: &Cache) -> Result<Blob, BuildError> {
+fn compressed(layer: &Layer, cache: &Cache) -> Result<Blob, BuildError> {
     let name = ContentDigest::of(layer.diff_id.as_bytes()).to_string();
     let path = cache.kept("layers", &format!("{name}.gz"));
     let known: Option<Blob> = cache.recall("layers", &name);
