@@ -16,6 +16,7 @@ use crate::{
         roster::Roster,
         watch,
     },
+    git::GitHost,
     keys::{self, Doors, KeyError},
     observe::{fleet::FleetMetrics, metrics::Metrics},
     routes::Routes,
@@ -211,6 +212,9 @@ impl App {
             me: signer.id().clone(),
         };
         let autoscaler = Autoscaler::new(config.autoscale, Arc::new(vms), registry)?;
+        let work = (ending.close.clone(), background.clone());
+        let (data, max) = (&config.data_dir, config.max_source);
+        let git = Arc::new(GitHost::new(config.git, data, max, Arc::clone(&deploys), work));
         let api = Control {
             store,
             routes,
@@ -228,6 +232,7 @@ impl App {
             linger: config.linger,
             close: ending.close.clone(),
             background: background.clone(),
+            git,
         };
         let door = |listener, tls, open| Door {
             listener,

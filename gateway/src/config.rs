@@ -6,6 +6,7 @@ use crate::{
     autoscale::config as autoscale,
     call::{budget, place::bound::Balance},
     fleet::{breaker, health, member::Care},
+    git::config as git,
 };
 use epsilon_api::{fleet, units::Bytes, written};
 use epsilon_wire::tls;
@@ -137,6 +138,8 @@ pub struct Settings {
     /// How many VMs the fleet should have, and who makes them: a mapping of its own, see `gateway.autoscale` below.
     /// Default: nobody makes any; the wanted count is only shown.
     pub autoscale: autoscale::Settings,
+    /// `git push` as a deployment: a mapping of its own, see `gateway.git` below.
+    pub git: git::Settings,
 }
 
 impl Default for Settings {
@@ -181,6 +184,7 @@ impl Default for Settings {
             fetch_timeout: Duration::from_secs(5 * 60),
             builder_silence: Duration::from_secs(30),
             autoscale: autoscale::Settings::default(),
+            git: git::Settings::default(),
         }
     }
 }
@@ -211,6 +215,7 @@ pub struct Config {
     pub(crate) tls: Option<tls::Files>,
     pub(crate) members: MemberLimits,
     pub(crate) autoscale: autoscale::Config,
+    pub(crate) git: git::Config,
 }
 
 /// What members of the fleet may take.
@@ -345,8 +350,10 @@ impl Config {
             rule: "is set together with `tls_key` and `tls_authority`, or none of them".into(),
         })?;
         let autoscale = autoscale::Config::new(settings.autoscale)?;
+        let git = git::Config::new(settings.git, settings.max_source)?;
         Ok(Self {
             autoscale,
+            git,
             control_url: settings.control_url.map(|url| url.trim_end_matches('/').to_owned()),
             tls,
             members: MemberLimits {

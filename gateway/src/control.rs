@@ -14,6 +14,7 @@ mod deployments;
 pub(crate) mod error;
 mod fleet;
 mod functions;
+mod git;
 mod logs;
 mod openapi;
 mod query;
@@ -28,6 +29,7 @@ use crate::{
     },
     deploy::Deploys,
     fleet::{Fleet, handover::Handover, link::Identity},
+    git::GitHost,
     keys::Doors,
     routes::Routes,
     sync::away::StoreWatch,
@@ -82,6 +84,7 @@ pub(crate) struct Control {
     pub(crate) close: CancellationToken,
     /// Work that outlives the request that asked for it.
     pub(crate) background: TaskTracker,
+    pub(crate) git: Arc<GitHost>,
 }
 
 impl Control {
@@ -119,6 +122,8 @@ fn router(control: &Arc<Control>) -> Router {
         .route("/v1/fleet/join", post(fleet::join))
         .route("/v1/fleet/beat", post(fleet::beat))
         .route("/v1/fleet/leave", post(fleet::leave))
+        // Asked by git, which has manners of its own.
+        .merge(git::router())
         .route("/v1/openapi.json", get(openapi::document))
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))

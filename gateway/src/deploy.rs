@@ -26,7 +26,7 @@ use epsilon_api::{
     chain::Chain,
     error::{CallError, ErrorBody},
     function::Version,
-    ids::{DeploymentId, FunctionName, GatewayId},
+    ids::{DeploymentId, FunctionName, GatewayId, ProjectName},
 };
 use epsilon_store::{Deployment, Prepared, Store, StoreError};
 use futures_util::{FutureExt, future::try_join_all};
@@ -52,6 +52,8 @@ pub(crate) struct Push {
     pub(crate) archive: CallBody,
     pub(crate) folder: Option<String>,
     pub(crate) only: Vec<FunctionName>,
+    /// It was pushed as this project: what calls itself something else is refused.
+    pub(crate) project: Option<ProjectName>,
 }
 
 /// Carries out deployments.
@@ -76,6 +78,8 @@ pub(crate) struct Deploys {
 enum DeployError {
     #[error("the build failed")]
     Build(#[source] BuildError),
+    #[error("the project calls itself `{named}`")]
+    OtherProject { named: ProjectName, pushed: ProjectName },
     #[error("the new versions are not ready")]
     NotReady(#[from] NotReady),
     #[error("the versions could not be kept")]
@@ -93,6 +97,12 @@ impl DeployError {
     fn body(&self) -> ErrorBody {
         match self {
             Self::Build(err) => err.body(),
+            Self::OtherProject { named, pushed } => ErrorBody::new(
+                StatusCode::CONFLICT,
+                "OTHER_PROJECT",
+                format!("{self}, and was pushed as `{pushed}`"),
+                Some(format!("push it as `{named}`, or write `project: {pushed}` into `epsilon.yaml`")),
+            ),
             Self::NotReady(NotReady::Start(err)) => start_failed(err),
             Self::NotReady(err @ NotReady::OutOfReach { .. }) => ErrorBody::new(
                 StatusCode::BAD_GATEWAY,
@@ -202,6 +212,9 @@ impl Deploys {
             log: story.as_build_log(),
         };
         let built = self.builders.build(job).await.map_err(DeployError::Build)?;
+        if let Some(pushed) = push.project.filter(|pushed| *pushed != built.project) {
+            return Err(DeployError::OtherProject { named: built.project, pushed });
+        }
         let by_project = self.queue.wait(format!("project {}", built.project), story).await;
         let lease = Lease::take(&self.store, &self.gateway, &built.project, story).await;
         let lease = lease.map_err(DeployError::Store)?;

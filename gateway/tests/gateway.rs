@@ -32,5 +32,7 @@ mod edges;
 mod fleet;
 #[path = "gateway/gateways.rs"]
 mod gateways;
+#[path = "gateway/git.rs"]
+mod git;
 #[path = "gateway/raw.rs"]
 mod raw;

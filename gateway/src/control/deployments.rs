@@ -67,7 +67,7 @@ pub(super) async fn create(State(control): Shared, request: Request) -> Result<R
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", message)
             .hint("the operator's setting is `gateway.max_source`"));
     }
-    let push = Push { archive: body::boxed(request.into_body()), folder, only };
+    let push = Push { archive: body::boxed(request.into_body()), folder, only, project: None };
 
     let (story, reader) = Story::new(Arc::clone(&control.deploys.metrics));
     let cancel = control.close.child_token();

@@ -83,16 +83,28 @@ pub(crate) enum GitError {
 
 /// The machine's git. Looked for when it is first needed, and again until it was found: who installs it need not
 /// restart the gateway.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Git {
+    program: PathBuf,
     found: OnceCell<Version>,
 }
 
+impl Default for Git {
+    fn default() -> Self {
+        Self::new("git".into())
+    }
+}
+
 impl Git {
+    /// This program, looked for on the `PATH` where it is only a name.
+    pub(crate) fn new(program: PathBuf) -> Self {
+        Self { program, found: OnceCell::new() }
+    }
+
     /// Looks whether there is a git that can do what we ask for.
     pub(crate) async fn ready(&self) -> Result<Version, GitError> {
         let look = async {
-            let said = Run::new(["version"]).output(ASKING).await?;
+            let said = self.run(["version"]).output(ASKING).await?;
             let found = version(&said).ok_or(GitError::Missing)?;
             if found < OLDEST { Err(GitError::TooOld { found }) } else { Ok(found) }
         };
@@ -101,7 +113,14 @@ impl Git {
 
     /// One run of it. Ask [`Git::ready`] before.
     pub(crate) fn run<I: IntoIterator<Item: AsRef<OsStr>>>(&self, args: I) -> Run {
-        Run::new(args)
+        Run {
+            program: self.program.clone(),
+            repository: None,
+            settings: SETTINGS.into_iter().map(OsString::from).collect(),
+            args: args.into_iter().map(|arg| arg.as_ref().to_owned()).collect(),
+            env: Vec::new(),
+            input: Vec::new(),
+        }
     }
 }
 
@@ -115,6 +134,7 @@ fn version(said: &[u8]) -> Option<Version> {
 /// One run of git, being put together.
 #[derive(Debug)]
 pub(crate) struct Run {
+    program: PathBuf,
     repository: Option<PathBuf>,
     settings: Vec<OsString>,
     args: Vec<OsString>,
@@ -123,19 +143,15 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    fn new<I: IntoIterator<Item: AsRef<OsStr>>>(args: I) -> Self {
-        Self {
-            repository: None,
-            settings: SETTINGS.into_iter().map(OsString::from).collect(),
-            args: args.into_iter().map(|arg| arg.as_ref().to_owned()).collect(),
-            env: Vec::new(),
-            input: Vec::new(),
-        }
-    }
-
     /// In this bare repository.
     pub(crate) fn within(mut self, repository: &Path) -> Self {
         self.repository = Some(repository.to_owned());
+        self
+    }
+
+    /// With one more argument.
+    pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
         self
     }
 
@@ -184,7 +200,7 @@ impl Run {
 
     /// Starts it with all three pipes, for who reads and writes while it runs.
     pub(crate) fn start(self) -> Result<(Process, Pipes), GitError> {
-        let mut command = Command::new("git");
+        let mut command = Command::new(&self.program);
         command.env_clear().envs(SET);
         for name in KEPT {
             command.envs(std::env::var_os(name).map(|value| (name, value)));

@@ -42,9 +42,11 @@ impl Unpacker {
         Self(GzDecoder::new(Vec::new()))
     }
 
-    /// The parts of a piece that are unpacked one after another, so that none of them is large.
-    pub(super) fn steps(piece: &Bytes) -> impl Iterator<Item = Bytes> {
-        (0..piece.len()).step_by(STEP).map(|at| piece.slice(at..piece.len().min(at + STEP)))
+    /// The parts of a piece that are unpacked one after another, so that none of them becomes large. What is plain
+    /// stays one.
+    pub(super) fn steps(piece: &Bytes, is_packed: bool) -> impl Iterator<Item = Bytes> {
+        let step = if is_packed { STEP } else { piece.len().max(1) };
+        (0..piece.len()).step_by(step).map(move |at| piece.slice(at..piece.len().min(at + step)))
     }
 
     /// What comes out for this step.
@@ -78,7 +80,7 @@ mod tests {
         {
             let packed = packed(&plain).await;
             let (mut unpacker, mut out) = (Unpacker::new(), Vec::new());
-            for step in Unpacker::steps(&packed) {
+            for step in Unpacker::steps(&packed, true) {
                 let part = unpacker.step(&step).unwrap();
                 assert!(part.len() <= 2 << 20, "a step gives little");
                 out.extend(part);

@@ -1,0 +1,203 @@
+//! git's smart HTTP: `/git/PROJECT` and `/git/PROJECT.git`, with an API key as the password of any user. Errors are plain
+//! text, which git shows to the one at its terminal. What happens behind it is in [`crate::git`].
+
+use super::{Control, Shared, auth, query::Params};
+use crate::{
+    git::{
+        Received, Refused,
+        command::GitError,
+        service::{self, Service},
+    },
+    keys::Unknowable,
+};
+use axum::{
+    Router,
+    body::Body,
+    extract::{Path, Request, State},
+    response::{IntoResponse, Response},
+    routing::{any, get, post},
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use epsilon_api::{body::CallBody, chain::Chain, ids::ProjectName};
+use epsilon_store::KeyRole;
+use futures_util::TryStreamExt;
+use http::{
+    HeaderMap, HeaderValue, StatusCode, Uri,
+    header::{
+        AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+    },
+};
+use std::sync::Arc;
+
+/// Where a client says which protocol it speaks.
+const PROTOCOL: &str = "git-protocol";
+/// What asks for the password; credential helpers keep it under this name.
+const CHALLENGE: HeaderValue =
+    HeaderValue::from_static(r#"Basic realm="Epsilon", charset="UTF-8""#);
+/// Of an answer to LFS, whose clients show its `message`.
+const LFS_TYPE: HeaderValue = HeaderValue::from_static("application/vnd.git-lfs+json");
+
+/// The paths that git asks for.
+pub(super) fn router() -> Router<Arc<Control>> {
+    Router::new()
+        .route("/git/{project}/info/refs", get(refs))
+        .route("/git/{project}/git-receive-pack", post(receive))
+        .route("/git/{project}/git-upload-pack", post(upload))
+        .route("/git/{project}/info/lfs/{*rest}", any(lfs))
+        .route("/git/{project}", any(browser))
+}
+
+/// `GET /git/PROJECT/info/refs?service=`: what every push, clone and fetch begins with.
+async fn refs(
+    State(control): Shared,
+    Path(project): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Response> {
+    let project = enter(&control, &headers, &project).await?;
+    let params = Params::read(&uri, &["service"]).map_err(IntoResponse::into_response)?;
+    let asked: Option<String> = params.one("service").map_err(IntoResponse::into_response)?;
+    let Some(service) = asked.as_deref().and_then(Service::parse) else {
+        return Err(text(
+            StatusCode::FORBIDDEN,
+            "this client's git is too old: it speaks no smart HTTP",
+        ));
+    };
+    let list = control.git.advertise(&project, service, protocol(&headers)).await;
+    Ok(answer(list.map_err(refused)?, &format!("application/x-{}-advertisement", service.name())))
+}
+
+/// `POST /git/PROJECT/git-receive-pack`: a push.
+async fn receive(
+    State(control): Shared,
+    Path(project): Path<String>,
+    request: Request,
+) -> Result<Response, Response> {
+    let project = enter(&control, request.headers(), &project).await?;
+    let (is_gzip, protocol) = (
+        is_gzip(request.headers()).map_err(IntoResponse::into_response)?,
+        protocol(request.headers()),
+    );
+    let body = request.into_body().into_data_stream().map_err(Into::into);
+    let push = Received { project, body, is_gzip, protocol };
+    let said = control.git.receive(push).await.map_err(refused)?;
+    Ok(answer(said, "application/x-git-receive-pack-result"))
+}
+
+/// `POST /git/PROJECT/git-upload-pack`: what a clone or fetch wants.
+async fn upload(
+    State(control): Shared,
+    Path(project): Path<String>,
+    request: Request,
+) -> Result<Response, Response> {
+    let project = enter(&control, request.headers(), &project).await?;
+    let (is_gzip, protocol) = (
+        is_gzip(request.headers()).map_err(IntoResponse::into_response)?,
+        protocol(request.headers()),
+    );
+    let wants = request.into_body().into_data_stream().map_err(Into::into);
+    let pack = control.git.fetch(&project, protocol, wants, is_gzip).await.map_err(refused)?;
+    Ok(answer(pack, "application/x-git-upload-pack-result"))
+}
+
+/// Git LFS looks for its own server here before it lets git push.
+async fn lfs() -> Response {
+    let message =
+        "Git LFS is not supported here: commit the files themselves (`git lfs migrate export`)";
+    let body = serde_json::json!({"message": message}).to_string();
+    (StatusCode::NOT_IMPLEMENTED, [(CONTENT_TYPE, LFS_TYPE)], body).into_response()
+}
+
+/// Somebody opened the remote's address.
+async fn browser() -> Response {
+    text(
+        StatusCode::NOT_FOUND,
+        "this is an address for git: `git remote add epsilon` with it, then `git push epsilon`",
+    )
+}
+
+/// Who has the key comes to this project.
+async fn enter(
+    control: &Control,
+    headers: &HeaderMap,
+    project: &str,
+) -> Result<ProjectName, Response> {
+    let Some(key) = key(headers) else {
+        return Err(locked("git wants an API key as password; any user name will do"));
+    };
+    match control.doors.role(&key).await {
+        Ok(Some(KeyRole::Admin)) => {}
+        Ok(_) => return Err(locked("this password is no API key of this gateway")),
+        Err(Unknowable::Away | Unknowable::Store(_)) => {
+            return Err(text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the store does not answer; try again in a moment",
+            ));
+        }
+    }
+    let name = project.strip_suffix(".git").unwrap_or(project);
+    ProjectName::parse(name).map_err(|err| text(StatusCode::NOT_FOUND, &err.to_string()))
+}
+
+/// The password of basic authentication, or a bearer's key as elsewhere.
+fn key(headers: &HeaderMap) -> Option<String> {
+    if let Some(key) = auth::bearer(headers) {
+        return Some(key.to_owned());
+    }
+    let (scheme, coded) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let plain = BASE64_STANDARD.decode(coded.trim()).ok()?;
+    let (_, password) = std::str::from_utf8(&plain).ok()?.split_once(':')?;
+    scheme.eq_ignore_ascii_case("basic").then(|| password.trim().to_owned())
+}
+
+fn protocol(headers: &HeaderMap) -> Option<String> {
+    service::protocol(headers.get(PROTOCOL).and_then(|value| value.to_str().ok()))
+}
+
+fn is_gzip(headers: &HeaderMap) -> Result<bool, StatusCode> {
+    match headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
+        None | Some(b"identity") => Ok(false),
+        Some(b"gzip" | b"x-gzip") => Ok(true),
+        Some(_) => Err(StatusCode::UNSUPPORTED_MEDIA_TYPE),
+    }
+}
+
+fn answer(body: CallBody, kind: &str) -> Response {
+    let mut response = Response::new(Body::new(body));
+    let headers = response.headers_mut();
+    if let Ok(kind) = HeaderValue::from_str(kind) {
+        headers.insert(CONTENT_TYPE, kind);
+    }
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, max-age=0, must-revalidate"));
+    response
+}
+
+fn locked(why: &str) -> Response {
+    let mut response = text(StatusCode::UNAUTHORIZED, why);
+    response.headers_mut().insert(WWW_AUTHENTICATE, CHALLENGE);
+    response
+}
+
+/// git prints text that it gets instead of an answer.
+fn text(status: StatusCode, text: &str) -> Response {
+    (status, format!("{text}\n")).into_response()
+}
+
+fn refused(why: Refused) -> Response {
+    let status = match &why {
+        Refused::Off | Refused::Unknown(_) => StatusCode::NOT_FOUND,
+        Refused::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
+        Refused::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        Refused::NotGzip => StatusCode::BAD_REQUEST,
+        Refused::Git(GitError::Missing | GitError::TooOld { .. }) => StatusCode::NOT_IMPLEMENTED,
+        Refused::Git(_) | Refused::Repository(_) => {
+            tracing::error!(error = %Chain(&why), "git is in trouble.");
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+    };
+    let mut response = text(status, &Chain(&why).to_string());
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+    }
+    response
+}

@@ -1,0 +1,141 @@
+//! Settings of `git push` as a deployment, section `gateway.git:`.
+
+use crate::config::ConfigError;
+use epsilon_api::{units::Bytes, written};
+use serde::Deserialize;
+use std::{path::PathBuf, time::Duration};
+
+/// The section `gateway.git:`, as written. Every key may be left out.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Whether the control listener takes `git push` at `/git/PROJECT`. Default `true`: it wants the admin key, and a
+    /// machine without git answers with what to install.
+    pub enabled: bool,
+    /// The git that serves the repositories, 2.30 or newer. Default `git`: the first one on the `PATH`.
+    pub program: PathBuf,
+    /// The branch whose pushes are deployed. Default `main`. Other branches are kept, and the pusher is told so.
+    pub branch: String,
+    /// Tags whose pushes are deployed, too: a name in which `*` stands for anything, such as `v*`. Default: none; tags are
+    /// kept.
+    pub tags: Option<String>,
+    /// Largest push, packed as git sends it; never more than `gateway.max_source`. Default `256MiB`: sources with their
+    /// history, not a museum of videos.
+    #[serde(deserialize_with = "written::text")]
+    pub max_push: Bytes,
+    /// Pushes, clones and fetches at one moment; more are told to come again (503). Default 16: each is one git or two.
+    /// A push counts until its deployment has ended.
+    pub max_requests: usize,
+    /// Longest that git may take to receive a push, or to send what is fetched; the deployment between has
+    /// `gateway.deploy_timeout`. Default `10m`: a large push over a slow line.
+    #[serde(deserialize_with = "written::duration")]
+    pub timeout: Duration,
+    /// Longest that git may take to look something up in a repository. Default `1m`: milliseconds on a quiet machine.
+    #[serde(deserialize_with = "written::duration")]
+    pub lookup_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            program: "git".into(),
+            branch: "main".into(),
+            tags: None,
+            max_push: Bytes::mib(256),
+            max_requests: 16,
+            timeout: Duration::from_secs(10 * 60),
+            lookup_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Checked settings.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) enabled: bool,
+    pub(crate) program: PathBuf,
+    pub(crate) branch: String,
+    pub(crate) tags: Option<String>,
+    pub(crate) max_push: Bytes,
+    pub(crate) max_requests: usize,
+    pub(crate) timeout: Duration,
+    pub(crate) lookup_timeout: Duration,
+}
+
+impl Config {
+    /// Checks the settings.
+    pub(crate) fn new(settings: Settings, max_source: Bytes) -> Result<Self, ConfigError> {
+        let rule = |holds: bool, key, rule: &'static str| {
+            if holds { Ok(()) } else { Err(ConfigError { key, rule: rule.into() }) }
+        };
+        rule(
+            is_branch(&settings.branch),
+            "git.branch",
+            "must be a branch's name such as `main`, without `refs/heads/`",
+        )?;
+        rule(
+            settings.tags.as_deref().is_none_or(|tags| is_branch(&tags.replace('*', "x"))),
+            "git.tags",
+            "must be a tag's name such as `v*`, without `refs/tags/`",
+        )?;
+        rule(settings.max_push >= Bytes(64 << 10), "git.max_push", "must be at least `64KiB`")?;
+        rule(settings.max_requests > 0, "git.max_requests", "must be at least 1")?;
+        rule(!settings.timeout.is_zero(), "git.timeout", "must be longer than `0s`")?;
+        rule(!settings.lookup_timeout.is_zero(), "git.lookup_timeout", "must be longer than `0s`")?;
+        Ok(Self {
+            enabled: settings.enabled,
+            program: settings.program,
+            branch: settings.branch,
+            tags: settings.tags,
+            max_push: settings.max_push.min(max_source),
+            max_requests: settings.max_requests,
+            timeout: settings.timeout,
+            lookup_timeout: settings.lookup_timeout,
+        })
+    }
+}
+
+/// What git takes for a name, a little narrower.
+fn is_branch(name: &str) -> bool {
+    let part = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with(['.', '-'])
+            && !part.ends_with('.')
+            && !part.ends_with(".lock")
+            && !part.contains("..")
+            && part.bytes().all(|b| b.is_ascii_graphic() && !b"~^:?*[\\@{}".contains(&b))
+    };
+    name.len() <= 200 && !name.starts_with("refs/") && name.split('/').all(part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(settings: Settings) -> &'static str {
+        Config::new(settings, Bytes::mib(512)).unwrap_err().key
+    }
+
+    #[test]
+    fn what_cannot_work_is_named() {
+        let branch = |branch: &str| Settings { branch: branch.into(), ..Settings::default() };
+        for wrong in ["", "refs/heads/main", "-x", "a..b", "a b", "main.lock", "a//b", "v*"] {
+            assert_eq!(refused(branch(wrong)), "git.branch", "{wrong}");
+        }
+        assert!(Config::new(branch("release/2026"), Bytes::mib(512)).is_ok());
+        let tags = |tags: &str| Settings { tags: Some(tags.into()), ..Settings::default() };
+        assert_eq!(refused(tags("refs/tags/v*")), "git.tags");
+        assert!(Config::new(tags("v*"), Bytes::mib(512)).is_ok());
+        let small = Settings { max_push: Bytes(1), ..Settings::default() };
+        assert_eq!(refused(small), "git.max_push");
+        let never = Settings { timeout: Duration::ZERO, ..Settings::default() };
+        assert_eq!(refused(never), "git.timeout");
+    }
+
+    #[test]
+    fn a_push_is_never_larger_than_a_source_may_be() {
+        let config = Config::new(Settings::default(), Bytes::mib(5)).unwrap();
+        assert_eq!(config.max_push, Bytes::mib(5));
+    }
+}

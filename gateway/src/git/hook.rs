@@ -1,0 +1,210 @@
+//! git's pre-receive hook: the moment in which the whole of a push is there, checked, and no branch has moved. The hook is a
+//! few lines of shell that ask this process and print what it says; what it prints, git sends to the pusher at once.
+//!
+//! ```text
+//! receive-pack ─ starts ─▶ hook ─ `asked` ─▶ gateway
+//!       ▲                   │  ◀─ `told` ──    │ say LINE …, then accept | refuse
+//!       └─ stderr ◀─────────┘
+//! ```
+//! Two named pipes in a folder of each push. A gateway that dies closes them, and the hook refuses.
+
+use super::refs::Update;
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, accessat, mknodat};
+use std::{
+    fs, io,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::unix::pipe,
+};
+
+/// Where the hook finds its pipes.
+pub(super) const FOLDER: &str = "EPSILON_PUSH";
+/// Asks, prints, and ends as it is told.
+const SCRIPT: &str = r#"#!/bin/sh
+# Written by the gateway at each push. No push changes anything before the gateway has said `accept`.
+exec 3>"$EPSILON_PUSH/asked" 4<"$EPSILON_PUSH/told" || exit 1
+{ printf '%s\n' "$GIT_QUARANTINE_PATH"; cat; printf '.\n'; } >&3
+exec 3>&-
+while IFS= read -r line <&4; do
+    case $line in
+        accept) exit 0 ;;
+        refuse) exit 1 ;;
+        *) printf '%s\n' "${line#say}" >&2 ;;
+    esac
+done
+exit 1
+"#;
+/// What a push may ask to change: some thousands of branches and tags.
+const LONGEST: u64 = 1 << 20;
+
+/// Writes the hook, whatever is there, by way of a file of this name. Says whether it can be run.
+pub(super) fn install(folder: &Path, half: &str) -> io::Result<bool> {
+    let hook = folder.join("pre-receive");
+    if !fs::read(&hook).is_ok_and(|text| text == SCRIPT.as_bytes()) {
+        fs::create_dir_all(folder)?;
+        let half = folder.join(half);
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create(true).truncate(true).mode(0o755).open(&half);
+        io::Write::write_all(&mut file?, SCRIPT.as_bytes())?;
+        fs::rename(&half, &hook)?;
+    }
+    Ok(accessat(CWD, &hook, Access::EXEC_OK, AtFlags::empty()).is_ok())
+}
+
+/// The folder of one push; gone with the value.
+#[derive(Debug)]
+pub(super) struct Folder(PathBuf);
+
+impl Folder {
+    pub(super) fn make(path: PathBuf) -> io::Result<Self> {
+        fs::create_dir_all(&path)?;
+        Ok(Self(path))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // The next start removes what is left.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The gateway's end of the pipes.
+#[derive(Debug)]
+pub(super) struct Hook {
+    asked: pipe::Receiver,
+    told: pipe::Sender,
+}
+
+/// What the hook asks.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// Where the objects of the push lie; empty when it brings none.
+    pub(super) quarantine: String,
+    pub(super) updates: Vec<Update>,
+}
+
+impl Hook {
+    /// Makes the pipes. Both ends of both are held here, so that neither side waits for the other to open its own.
+    pub(super) fn open(folder: &Folder) -> io::Result<Self> {
+        let make = |name: &str| {
+            let path = folder.path().join(name);
+            let own = Mode::RUSR | Mode::WUSR;
+            mknodat(CWD, &path, FileType::Fifo, own, 0)?;
+            io::Result::Ok(path)
+        };
+        let mut options = pipe::OpenOptions::new();
+        options.read_write(true);
+        let asked = options.open_receiver(make("asked")?)?;
+        Ok(Self { asked, told: options.open_sender(make("told")?)? })
+    }
+
+    /// Waits until the hook runs. Never ends when git sees no reason to run it.
+    pub(super) async fn asked(&mut self) -> io::Result<Asked> {
+        let broken = |what| io::Error::new(io::ErrorKind::InvalidData, what);
+        let mut lines = BufReader::new((&mut self.asked).take(LONGEST)).lines();
+        let mut next = async || {
+            let line = lines.next_line().await?;
+            line.ok_or_else(|| broken("the push changes too many branches and tags at once"))
+        };
+        let quarantine = next().await?;
+        let mut updates = Vec::new();
+        loop {
+            let line = next().await?;
+            if line == "." {
+                return Ok(Asked { quarantine, updates });
+            }
+            let update = Update::parse(&line);
+            updates.push(update.ok_or_else(|| broken("git's hook was given what is no update"))?);
+        }
+    }
+
+    /// Says one line to the pusher. Waits for a slow one.
+    pub(super) async fn say(&mut self, line: &str) -> io::Result<()> {
+        self.told.write_all(format!("say{line}\n").as_bytes()).await
+    }
+
+    /// The last word.
+    pub(super) async fn decide(&mut self, accepted: bool) -> io::Result<()> {
+        let word: &[u8] = if accepted { b"accept\n" } else { b"refuse\n" };
+        self.told.write_all(word).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Stdio;
+    use tokio::process::Command;
+
+    const OLD: &str = "0000000000000000000000000000000000000000";
+    const NEW: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+    struct Lab {
+        _dir: tempfile::TempDir,
+        folder: Folder,
+        script: PathBuf,
+    }
+
+    impl Lab {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            assert!(install(dir.path(), ".new-1").unwrap());
+            assert!(install(dir.path(), ".new-1").unwrap(), "once more changes nothing");
+            let folder = Folder::make(dir.path().join("push")).unwrap();
+            Self { script: dir.path().join("pre-receive"), folder, _dir: dir }
+        }
+
+        fn start(&self) -> tokio::process::Child {
+            Command::new(&self.script)
+                .env_clear()
+                .env("PATH", std::env::var_os("PATH").unwrap())
+                .env(FOLDER, self.folder.path())
+                .env("GIT_QUARANTINE_PATH", "/q")
+                .stdin(Stdio::piped())
+                .stderr(Stdio::piped())
+                .kill_on_drop(true)
+                .spawn()
+                .unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn the_hook_asks_prints_and_ends_as_it_is_told() {
+        for accepted in [true, false] {
+            let lab = Lab::new();
+            let mut hook = Hook::open(&lab.folder).unwrap();
+            let mut child = lab.start();
+            let update = format!("{OLD} {NEW} refs/heads/main\n");
+            child.stdin.take().unwrap().write_all(update.as_bytes()).await.unwrap();
+            let asked = hook.asked().await.unwrap();
+            assert_eq!((asked.quarantine.as_str(), asked.updates.len()), ("/q", 1));
+            for line in ["  building", "", r"a \n 100% $HOME `id`", "accept"] {
+                hook.say(line).await.unwrap();
+            }
+            hook.decide(accepted).await.unwrap();
+            let ended = child.wait_with_output().await.unwrap();
+            assert_eq!(ended.status.success(), accepted);
+            let printed = String::from_utf8(ended.stderr).unwrap();
+            assert_eq!(printed, "  building\n\na \\n 100% $HOME `id`\naccept\n");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_dies_refuses() {
+        let lab = Lab::new();
+        let mut hook = Hook::open(&lab.folder).unwrap();
+        let mut child = lab.start();
+        drop(child.stdin.take());
+        hook.asked().await.unwrap();
+        drop(hook);
+        assert!(!child.wait().await.unwrap().success());
+    }
+}

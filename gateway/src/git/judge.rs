@@ -1,0 +1,243 @@
+//! What is done while the hook waits: nothing of the push is kept yet. Here it is decided what it means, and where it is a
+//! deployment, that is carried out to its end. Only then may git move the branch.
+//!
+//! ```text
+//! plan → turn of the project → have the branches moved meanwhile? can they be moved? → commit → deploy → yes | no
+//! ```
+
+use super::{
+    GitHost,
+    archive::{self, Limits},
+    contents,
+    hook::{Asked, Hook},
+    refs::{self, ObjectId, Plan, Update},
+    remote,
+    repository::{Quarantine, Repository},
+};
+use crate::deploy::{Push, builders, queue::Turn, story::Story};
+use epsilon_api::{
+    admin::{DeployEvent, DeploymentState},
+    chain::Chain,
+    ids::{DeploymentId, ProjectName},
+};
+use std::{io, sync::Arc};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Decides about one push.
+pub(super) struct Judge<'a> {
+    pub(super) host: &'a Arc<GitHost>,
+    pub(super) project: &'a ProjectName,
+    pub(super) repository: &'a Repository,
+    /// The pusher hung up, or the gateway stops.
+    pub(super) cancel: &'a CancellationToken,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) enum Judged {
+    Refused,
+    /// Kept; nothing was deployed.
+    Kept,
+    /// It serves.
+    Deployed(Update),
+}
+
+impl Judged {
+    pub(super) fn is_accepted(&self) -> bool {
+        match self {
+            Self::Refused => false,
+            Self::Kept | Self::Deployed(_) => true,
+        }
+    }
+
+    /// Once git has ended: what serves and where the branch stands are to be the same. git says no more than that it could
+    /// not move it, when its disk is full for example.
+    pub(super) async fn settle(self, repository: &Repository) {
+        let Self::Deployed(update) = self else { return };
+        match repository.at(&update.name).await {
+            Ok(Some(now)) if now == update.new => return,
+            Ok(_) | Err(_) => {}
+        }
+        let (name, commit) = (&update.name, update.new.as_str());
+        match repository.update(&update).await {
+            Ok(()) => tracing::warn!(
+                name,
+                commit,
+                "git did not move what serves already; it is moved now."
+            ),
+            Err(err) => tracing::error!(
+                name, commit, error = %Chain(&err),
+                "This commit serves, and its branch could not be moved; push again."
+            ),
+        }
+    }
+}
+
+/// Why nothing is changed, for the pusher.
+type Refusal = String;
+
+/// What goes on when all was looked at.
+enum Next {
+    Keep,
+    Deploy(Update, DeploymentId),
+}
+
+impl Judge<'_> {
+    /// Tells the pusher all of it; the last word is the caller's. The turn is to be held until git has ended.
+    pub(super) async fn judge(
+        &self,
+        asked: Asked,
+        hook: &mut Hook,
+    ) -> io::Result<(Judged, Option<Turn>)> {
+        let (story, reader) = Story::new(Arc::clone(&self.host.deploys.metrics));
+        let ((turn, next), told) = tokio::join!(self.decide(asked, story), tell(reader, hook));
+        let told = told?;
+        let judged = match next {
+            Err(why) => {
+                for line in remote::refused(&why) {
+                    hook.say(&line).await?;
+                }
+                Judged::Refused
+            }
+            Ok(Next::Keep) => Judged::Kept,
+            Ok(Next::Deploy(update, id)) => match self.ended_well(told, &id).await {
+                true => Judged::Deployed(update),
+                false => Judged::Refused,
+            },
+        };
+        Ok((judged, turn))
+    }
+
+    /// The last event says how it ended, unless the pusher's terminal was too slow for it.
+    async fn ended_well(&self, told: Option<bool>, id: &DeploymentId) -> bool {
+        match told {
+            Some(told) => told,
+            None => {
+                let found = self.host.deploys.store.deployment(id).await;
+                found.is_ok_and(|one| one.state == DeploymentState::Done)
+            }
+        }
+    }
+
+    async fn decide(&self, asked: Asked, story: Story) -> (Option<Turn>, Result<Next, Refusal>) {
+        let Some(turn) = self.host.turn(self.project, &story).await else {
+            return (None, Err("the pushes before this one took too long; push again".into()));
+        };
+        let quarantine = Quarantine::new(&asked.quarantine, self.repository);
+        let next = self.look(&asked.updates, &quarantine, story).await;
+        (Some(turn), next)
+    }
+
+    async fn look(
+        &self,
+        updates: &[Update],
+        quarantine: &Quarantine,
+        story: Story,
+    ) -> Result<Next, Refusal> {
+        if self.cancel.is_cancelled() {
+            return Err("the gateway stops, or the one who pushed hung up".into());
+        }
+        let plan = refs::plan(updates, &self.host.config);
+        if let Plan::Refuse(why) = plan {
+            return Err(why);
+        }
+        self.can_move(updates, quarantine).await?;
+        let (update, notes) = match plan {
+            Plan::Refuse(why) => return Err(why),
+            Plan::Keep(notes) => (None, notes),
+            Plan::Deploy(update, notes) => (Some(update), notes),
+        };
+        notes.into_iter().for_each(|note| story.line(note));
+        let Some(update) = update else { return Ok(Next::Keep) };
+        let commit = self.repository.commit(&update.new, quarantine).await.map_err(told)?;
+        let commit = commit.ok_or_else(|| format!("{} is no commit", update.shown()))?;
+        let (git, path) = (self.repository.git(), self.repository.path());
+        let time = self.host.config.lookup_timeout;
+        let contents = contents::check(git, path, commit.as_str(), quarantine.env(), time).await;
+        contents.map_err(told)?.map_err(|what| format!("{what}: {}", what.hint()))?;
+        if self.host.deploys.builders.is_empty() {
+            let none = builders::no_builder();
+            return Err(none.message);
+        }
+        let id = self.deploy(&update, &commit, quarantine, story)?;
+        Ok(Next::Deploy(update, id))
+    }
+
+    /// Whether the branches are still where the pusher saw them, and git can move them.
+    async fn can_move(&self, updates: &[Update], quarantine: &Quarantine) -> Result<(), Refusal> {
+        for update in updates {
+            let now = self.repository.at(&update.name).await.map_err(told)?;
+            let shown = update.shown();
+            match &now {
+                Some(now) if *now == update.old => {}
+                None if update.old.is_null() => {}
+                Some(now) if *now == update.new => {
+                    return Err(format!(
+                        "{shown} is at {} already: another push was first",
+                        now.short()
+                    ));
+                }
+                Some(now) => {
+                    let now = now.short();
+                    return Err(format!(
+                        "{shown} is at {now} since another push; `git pull`, then push again"
+                    ));
+                }
+                None => return Err(format!("{shown} is gone since another push; push again")),
+            }
+        }
+        self.repository.try_updates(updates, quarantine).await.map_err(told)
+    }
+
+    /// Begins the deployment; its story goes on after this.
+    fn deploy(
+        &self,
+        update: &Update,
+        commit: &ObjectId,
+        quarantine: &Quarantine,
+        story: Story,
+    ) -> Result<DeploymentId, Refusal> {
+        let deploys = Arc::clone(&self.host.deploys);
+        let limits = Limits { size: self.host.max_source, time: deploys.limit };
+        let (git, path) = (self.repository.git(), self.repository.path());
+        let archive = archive::of_commit(git, path, commit.as_str(), quarantine.env(), limits);
+        let archive = archive.map_err(told)?;
+        story.line(format!("{}: deploying {} of {}", self.project, commit.short(), update.shown()));
+        let project = self.project.clone();
+        let folder = Some(project.to_string());
+        let push = Push { archive, folder, only: Vec::new(), project: Some(project) };
+        let (id, cancel) = (DeploymentId::random(), self.cancel.clone());
+        let deployment = id.clone();
+        self.host
+            .background
+            .spawn(async move { deploys.run(deployment, push, story, cancel).await });
+        Ok(id)
+    }
+}
+
+fn told(err: super::GitError) -> Refusal {
+    err.to_string()
+}
+
+/// Says to the pusher all that happens, to its end. How a deployment ended, when that was told.
+async fn tell(
+    mut reader: mpsc::Receiver<DeployEvent>,
+    hook: &mut Hook,
+) -> io::Result<Option<bool>> {
+    let mut ended = None;
+    while let Some(event) = reader.recv().await {
+        match &event {
+            DeployEvent::Done { .. } => ended = Some(true),
+            DeployEvent::Failed { .. } => ended = Some(false),
+            DeployEvent::Accepted { .. }
+            | DeployEvent::StepStarted { .. }
+            | DeployEvent::StepDone { .. }
+            | DeployEvent::Log { .. } => {}
+        }
+        for line in remote::lines(&event) {
+            hook.say(&line).await?;
+        }
+    }
+    Ok(ended)
+}

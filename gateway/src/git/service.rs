@@ -1,0 +1,213 @@
+//! What git answers without changing anything: what there is (the begin of every push, clone and fetch), and what a clone
+//! or fetch wants of it. Its output goes to the client as it comes.
+
+use super::{
+    GitHost, Refused,
+    command::{Limits, Pipes, Process},
+    gzip::Unpacker,
+};
+use bytes::Bytes;
+use epsilon_api::{
+    body::{self, BodyError, CallBody},
+    ids::ProjectName,
+    units,
+};
+use futures_util::{Stream, TryStreamExt, stream};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use std::pin::pin;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    process::ChildStdin,
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout_at},
+};
+
+/// What a list of all branches and tags may take.
+const LIST: units::Bytes = units::Bytes::mib(16);
+/// What a client may say of what it has; some kilobytes in practice.
+const WANTS: units::Bytes = units::Bytes::mib(16);
+/// What git hands over at a time.
+const PIECE: usize = 64 << 10;
+
+/// The two halves of git's protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Service {
+    /// A push.
+    Receive,
+    /// A clone or fetch.
+    Upload,
+}
+
+impl Service {
+    /// From `?service=`.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        [Self::Receive, Self::Upload].into_iter().find(|service| service.name() == name)
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Receive => "git-receive-pack",
+            Self::Upload => "git-upload-pack",
+        }
+    }
+
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Receive => "receive-pack",
+            Self::Upload => "upload-pack",
+        }
+    }
+}
+
+/// The version of the protocol that a client asks for, as git reads it. Anything else than a version is nobody's.
+pub(crate) fn protocol(header: Option<&str>) -> Option<String> {
+    header.filter(|text| matches!(*text, "version=1" | "version=2")).map(str::to_owned)
+}
+
+impl GitHost {
+    /// Which branches and tags there are. A push makes the repository that it is for.
+    pub(crate) async fn advertise(
+        &self,
+        project: &ProjectName,
+        service: Service,
+        protocol: Option<String>,
+    ) -> Result<CallBody, Refused> {
+        let repository = match service {
+            Service::Receive => {
+                // Before a place is taken: this may wait, and what it waits for has one.
+                self.settled(project).await;
+                let _place = self.place().await?;
+                self.repositories.ensure(project).await?
+            }
+            Service::Upload => self.known(project)?,
+        };
+        let _place = self.place().await?;
+        // Version 2 begins with itself, the older ones with a word to proxies.
+        let is_new = service == Service::Upload && protocol.as_deref() == Some("version=2");
+        let head = format!("# service={}\n", service.name());
+        let head = if is_new { String::new() } else { format!("{:04x}{head}0000", head.len() + 4) };
+        let run = self.git.run([service.verb(), "--stateless-rpc", "--advertise-refs"]);
+        let run = protocol.into_iter().fold(run, |run, version| run.env("GIT_PROTOCOL", version));
+        let run = run.setting("receive.advertisePushOptions=false").arg(repository.path());
+        let limits = Limits { time: self.config.lookup_timeout, output: LIST };
+        let mut said = head.into_bytes();
+        said.extend(run.output(limits).await?);
+        Ok(body::full(said))
+    }
+
+    /// What a clone or fetch asks for.
+    pub(crate) async fn fetch(
+        &self,
+        project: &ProjectName,
+        protocol: Option<String>,
+        wants: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static,
+        is_gzip: bool,
+    ) -> Result<CallBody, Refused> {
+        let place = self.place().await?;
+        let repository = self.known(project)?;
+        let run = self.git.run([Service::Upload.verb(), "--stateless-rpc"]).arg(repository.path());
+        let run = protocol.into_iter().fold(run, |run, version| run.env("GIT_PROTOCOL", version));
+        let (process, Pipes { stdin, stdout, stderr: _ }) = run.start()?;
+        let until = Instant::now() + self.config.timeout;
+        // git reads all of it before it answers, and holds it as we would.
+        let fed = timeout_at(until, feed(wants, stdin, is_gzip, WANTS)).await;
+        fed.unwrap_or(Fed::Broken).or_refused(WANTS)?;
+        let state = Sending { process, stdout, until, _place: place };
+        let pieces = stream::try_unfold(state, Sending::next).map_ok(Frame::data);
+        Ok(body::boxed(StreamBody::new(pieces)))
+    }
+}
+
+/// A git that sends. Killed when its reader goes.
+struct Sending {
+    process: Process,
+    stdout: tokio::process::ChildStdout,
+    until: Instant,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Sending {
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>, BodyError> {
+        let mut piece = Vec::with_capacity(PIECE);
+        match timeout_at(self.until, self.stdout.read_buf(&mut piece)).await?? {
+            0 => {}
+            _ => return Ok(Some((piece.into(), self))),
+        }
+        // Its words are in its output: both ends speak git.
+        timeout_at(self.until, self.process.wait()).await??;
+        Ok(None)
+    }
+}
+
+/// How a request's body got to git.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fed {
+    /// All of it, or as much as git wanted.
+    Whole,
+    /// The client hung up, or was too slow.
+    Broken,
+    TooLarge,
+    NotGzip,
+}
+
+impl Fed {
+    /// Whose fault it is that there is no answer, if it is the request's.
+    pub(super) fn or_refused(self, limit: units::Bytes) -> Result<(), Refused> {
+        match self {
+            Self::Whole | Self::Broken => Ok(()),
+            Self::TooLarge => Err(Refused::TooLarge(limit)),
+            Self::NotGzip => Err(Refused::NotGzip),
+        }
+    }
+}
+
+/// Hands a request's body to git, unpacked. However it ends, git's input ends with it.
+pub(super) async fn feed(
+    body: impl Stream<Item = Result<Bytes, BodyError>>,
+    mut stdin: ChildStdin,
+    is_gzip: bool,
+    limit: units::Bytes,
+) -> Fed {
+    let (mut body, mut left) = (pin!(body), limit.get());
+    let mut unpacker = is_gzip.then(Unpacker::new);
+    let mut is_heard = true;
+    loop {
+        let piece = match body.try_next().await {
+            Ok(Some(piece)) => piece,
+            Ok(None) => break,
+            Err(err) if is_too_large(&*err) => return Fed::TooLarge,
+            Err(_) => return Fed::Broken,
+        };
+        for step in Unpacker::steps(&piece, unpacker.is_some()) {
+            let plain = match &mut unpacker {
+                None => step,
+                Some(unpacker) => match unpacker.step(&step) {
+                    Ok(plain) => plain,
+                    Err(_) => return Fed::NotGzip,
+                },
+            };
+            let Some(rest) = left.checked_sub(plain.len() as u64) else { return Fed::TooLarge };
+            left = rest;
+            // A git that wants no more says why; the client is to send its all before it reads that.
+            is_heard = is_heard && stdin.write_all(&plain).await.is_ok();
+        }
+    }
+    let Some(unpacker) = unpacker else { return Fed::Whole };
+    let Ok(last) = unpacker.end() else { return Fed::NotGzip };
+    if is_heard {
+        let _ = stdin.write_all(&last).await;
+    }
+    Fed::Whole
+}
+
+fn is_too_large(err: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(err);
+    while let Some(one) = cause {
+        if one.is::<body::BodyTooLarge>() {
+            return true;
+        }
+        cause = one.source();
+    }
+    false
+}
