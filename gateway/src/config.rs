@@ -384,6 +384,7 @@ impl Config {
                 per_second: settings.retry_per_second,
             },
             care: Care {
+                slow_start: settings.slow_start,
                 health: health::Policy {
                     silence: settings.vm_silence,
                     failures: settings.vm_failures,

@@ -27,7 +27,11 @@ pub(crate) mod trouble;
 pub(crate) mod view;
 pub(crate) mod watch;
 
-use crate::call::place::{Sums, ring::Ring, stable};
+use crate::call::place::{
+    Sums,
+    ring::{Ring, Walk},
+    stable,
+};
 use arc_swap::{ArcSwap, Guard};
 use epsilon_api::{
     function::Version,
@@ -37,7 +41,8 @@ use epsilon_api::{
 use health::Standing;
 pub(crate) use member::{Care, Member};
 use parking_lot::Mutex;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
 
 /// The members at one moment, and whatever is made from their set alone (the ring).
 #[derive(Debug)]
@@ -45,17 +50,43 @@ pub(crate) struct Snapshot {
     /// By id, so that every gateway has them in the same order.
     members: Vec<Arc<Member>>,
     /// Of all members, those that drain or are out included.
-    pub(crate) ring: Ring,
+    ring: Ring,
+    /// The same without those that had just come when this was made. `None` if there were none, or nobody else.
+    settled: Option<Ring>,
+    slow_start: Duration,
     /// Of those that take calls.
     pub(crate) sums: Sums,
 }
 
 impl Snapshot {
-    /// A snapshot of these members, by id.
-    fn new(mut members: Vec<Arc<Member>>) -> Self {
+    /// A snapshot of these members, by id. A VM has just come for the time of `slow_start`.
+    fn new(mut members: Vec<Arc<Member>>, slow_start: Duration) -> Self {
         members.sort_by(|a, b| a.id.cmp(&b.id));
-        let ring = Ring::new(members.iter().map(|member| (member.id.as_str(), member.weight)));
-        Self { members, ring, sums: Sums::new() }
+        let vms = || members.iter().map(|member| (member.id.as_str(), member.weight));
+        let now = Instant::now();
+        let is_new = |vm: usize| members[vm].grown(slow_start, now) < 1.0;
+        let count = (0..members.len()).filter(|vm| is_new(*vm)).count();
+        let settled = (1..members.len()).contains(&count).then(|| Ring::without(vms(), is_new));
+        let ring = Ring::new(vms());
+        Self { ring, settled, members, slow_start, sums: Sums::new() }
+    }
+
+    /// The VMs in the order in which calls of the function with this hash come to them.
+    pub(crate) fn walk(&self, function: u64, now: Instant) -> Walk<'_> {
+        let former = self.settled.as_ref().and_then(|settled| {
+            let grown = self.members[self.ring.home(function)?].grown(self.slow_start, now);
+            if grown < 1.0 { Some((settled.home(function)?, grown)) } else { None }
+        });
+        match former {
+            Some((former, grown)) => self.ring.walk_since(function, former, grown),
+            None => self.ring.walk(function),
+        }
+    }
+
+    /// Where functions are at home once all VMs have been there for a while.
+    #[cfg(test)]
+    pub(crate) fn ring(&self) -> &Ring {
+        &self.ring
     }
 
     /// The VMs, in a fixed order.
@@ -65,7 +96,7 @@ impl Snapshot {
 
     /// The VMs that take calls and answer, in the order in which calls of this function come to them.
     pub(crate) fn order(&self, function: &FunctionName) -> Vec<Arc<Member>> {
-        let walk = self.ring.walk(stable::of_name(function.as_str()));
+        let walk = self.walk(stable::of_name(function.as_str()), Instant::now());
         let in_order = walk.map(|vm| &self.members[vm]);
         let answers = |member: &&Arc<Member>| !matches!(member.standing(), Standing::Out(_));
         in_order.filter(|member| member.takes_calls()).filter(answers).cloned().collect()
@@ -84,13 +115,16 @@ pub(crate) struct Fleet {
     now: ArcSwap<Snapshot>,
     /// Held while a new snapshot is made from the one before; calls never wait for it.
     door: Mutex<()>,
+    slow_start: Duration,
 }
 
 impl Fleet {
     /// A fleet of these VMs of our own process.
     pub(crate) fn new(vms: impl IntoIterator<Item = Arc<dyn Vm>>, care: &Care) -> Self {
         let members = vms.into_iter().map(|vm| Arc::new(Member::at_home(vm, care))).collect();
-        Self { now: ArcSwap::from_pointee(Snapshot::new(members)), door: Mutex::default() }
+        let slow_start = care.slow_start;
+        let now = ArcSwap::from_pointee(Snapshot::new(members, slow_start));
+        Self { now, door: Mutex::default(), slow_start }
     }
 
     /// The VMs as they are now. Keep it for one call, not longer: it holds VMs that may be gone.
@@ -128,7 +162,7 @@ impl Fleet {
         let _door = self.door.lock();
         let mut members = self.members();
         let result = edit(&mut members);
-        self.now.store(Arc::new(Snapshot::new(members)));
+        self.now.store(Arc::new(Snapshot::new(members, self.slow_start)));
         result
     }
 

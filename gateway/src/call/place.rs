@@ -72,7 +72,7 @@ pub(crate) fn place(
         tried: tried.iter().any(|member| Arc::ptr_eq(member, &members[vm])),
         ..look(&members[vm], route, balance, totals, now)
     };
-    let walk = fleet.ring.walk(route.home);
+    let walk = fleet.walk(route.home, now);
     let company = totals.vms as usize > tried.len() + 1;
     let pick = choice::choose(walk, company, look, |against| metrics.passed_over(against))?;
     metrics.placed(&pick);

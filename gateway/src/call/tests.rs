@@ -49,7 +49,7 @@ impl World {
             fleet.admit(Arc::new(member));
         }
         let snapshot = fleet.snapshot();
-        let vms = snapshot.ring.walk(route.home).map(|at| Arc::clone(&vms[at])).collect();
+        let vms = snapshot.ring().walk(route.home).map(|at| Arc::clone(&vms[at])).collect();
         drop(snapshot);
         Self { calls: Calls::new(&config, routes, Arc::new(fleet), metrics), route, registry, vms }
     }

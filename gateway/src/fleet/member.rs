@@ -30,6 +30,8 @@ use tokio::time::Instant;
 pub(crate) struct Care {
     pub(crate) health: health::Policy,
     pub(crate) breaker: breaker::Policy,
+    /// How long one that has just come gets less than its share.
+    pub(crate) slow_start: Duration,
 }
 
 #[cfg(test)]
@@ -59,6 +61,8 @@ pub(crate) struct Member {
     drain_asked: AtomicBool,
     /// Its last report.
     view: ArcSwap<View>,
+    /// When it joined; `None`: it was there before us.
+    joined: Option<Instant>,
     /// When it came, or its agent started again; `None`: it was there before us.
     came: Mutex<Option<Instant>>,
     /// How it stood when somebody looked last, and since when.
@@ -105,6 +109,7 @@ impl Member {
             health,
             drain_asked: AtomicBool::new(false),
             view: ArcSwap::from_pointee(view),
+            joined: came,
             came: Mutex::new(came),
             stands: Mutex::new((VmStanding::Starting, Timestamp::now())),
             missed: AtomicU64::new(0),
@@ -169,6 +174,15 @@ impl Member {
     /// How long it has been there.
     pub(crate) fn age(&self, now: Instant) -> Duration {
         self.came.lock().map_or(Duration::MAX, |came| now.saturating_duration_since(came))
+    }
+
+    /// How much of what is its own it has taken by now, if it takes it within so long: from 0 to 1. An agent that started
+    /// again is as much at home as it was.
+    pub(crate) fn grown(&self, within: Duration, now: Instant) -> f64 {
+        match self.joined.map(|joined| now.saturating_duration_since(joined)) {
+            Some(age) if age < within => age.as_secs_f64() / within.as_secs_f64(),
+            Some(_) | None => 1.0,
+        }
     }
 
     /// Whether it may be sent calls, as far as drains go: neither the operator nor the VM itself wants it empty.

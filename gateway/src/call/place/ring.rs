@@ -7,6 +7,9 @@
 //! k-th jump     the first point at or after nth(hash(name), k), VMs that were met before left out
 //! the rest      after [`JUMPS`], whoever was not met, by id, beginning where the name says
 //! ```
+//! A VM that has just come takes the functions that are its own one after the other ([`Ring::walk_since`]): until a function's
+//! turn has come, the VM that was its home stays so, and for as long as it goes on it is not far along the walk.
+//!
 //! The first point is looked up in the crate `consistent_hash`. Its own list of next candidates is not
 //! used: asked for a third one, its dependency breaks Rust's aliasing rules (see `docs/decisions/0011-placement.md`), and a jump
 //! spreads the functions of a lost or full VM over all others, where the clockwise neighbour would get them all.
@@ -29,6 +32,12 @@ const MOST_PLACES: u32 = 256;
 /// Jumps before the rest is taken in order. With a few VMs all are met by then.
 const JUMPS: u64 = 64;
 
+/// Number of the jump that nobody makes: it says when a function's turn comes.
+const TURN: u64 = JUMPS + 1;
+/// Where in the walk the old home stands once a function's turn has come: behind the VMs among which a warm one is preferred,
+/// or nothing would ever move.
+const BEHIND: usize = 3;
+
 /// How much a VM counts, in places of the default instance's memory.
 pub fn weight(memory_bytes: u64) -> u32 {
     let places = (memory_bytes + PLACE / 2) / PLACE;
@@ -44,16 +53,21 @@ pub struct Ring {
 impl Ring {
     /// A ring of these VMs: id and [`weight`]. Ids differ and come in their order.
     pub fn new<'a>(vms: impl IntoIterator<Item = (&'a str, u32)>) -> Self {
-        let nodes: Vec<_> = vms
-            .into_iter()
-            .zip(0_u32..)
-            .map(|((id, weight), index)| {
-                let points = weight as usize * POINTS_PER_PLACE;
-                Node::new(stable::of_name(id)).value(index).quantity(points)
-            })
-            .collect();
-        let vms = nodes.len();
-        Self { points: StaticHashRing::new(AsItIs, nodes.into_iter()), vms }
+        Self::without(vms, |_| false)
+    }
+
+    /// The same as if those were not there; the others keep their indices.
+    pub fn without<'a>(
+        vms: impl IntoIterator<Item = (&'a str, u32)>,
+        left_out: impl Fn(usize) -> bool,
+    ) -> Self {
+        let vms = vms.into_iter().zip(0_u32..);
+        let vms: Vec<_> = vms.filter(|(_, index)| !left_out(*index as usize)).collect();
+        let nodes = vms.iter().map(|((id, weight), index)| {
+            let points = *weight as usize * POINTS_PER_PLACE;
+            Node::new(stable::of_name(id)).value(*index).quantity(points)
+        });
+        Self { points: StaticHashRing::new(AsItIs, nodes), vms: vms.len() }
     }
 
     /// How many VMs it is made of.
@@ -68,7 +82,19 @@ impl Ring {
 
     /// All VMs in the order of this function, home first, each once. `key` is [`stable::of_name`] of its name.
     pub fn walk(&self, key: u64) -> Walk<'_> {
-        Walk { ring: self, key, asked: 0, met: Met::default() }
+        Walk { ring: self, key, asked: 0, met: Met::default(), former: None }
+    }
+
+    /// The same while this function's home is new: `former` was it before, and `grown` is how much of its share the new one
+    /// has taken, from 0 to 1.
+    pub fn walk_since(&self, key: u64, former: usize, grown: f64) -> Walk<'_> {
+        let has_turn = (stable::nth(key, TURN) as f64) < grown * u64::MAX as f64;
+        Walk { former: Some((if has_turn { BEHIND } else { 0 }, former)), ..self.walk(key) }
+    }
+
+    /// The VM that is home to this function; `None` when there is no VM.
+    pub fn home(&self, key: u64) -> Option<usize> {
+        self.owner(key)
     }
 
     fn owner(&self, hash: u64) -> Option<usize> {
@@ -90,6 +116,8 @@ pub struct Walk<'a> {
     /// Jumps and steps made so far.
     asked: u64,
     met: Met,
+    /// A VM that is met earlier than the jumps would: after so many others.
+    former: Option<(usize, usize)>,
 }
 
 impl Iterator for Walk<'_> {
@@ -97,6 +125,11 @@ impl Iterator for Walk<'_> {
 
     fn next(&mut self) -> Option<usize> {
         let vms = self.ring.vms as u64;
+        if let Some((_, former)) = self.former.take_if(|(after, _)| *after == self.met.count)
+            && self.met.first_time(former)
+        {
+            return Some(former);
+        }
         while self.met.count < self.ring.vms {
             let asked = self.asked;
             self.asked += 1;

@@ -44,7 +44,7 @@ impl World {
     /// The function's VMs in their order.
     fn order(&self, route: &Route) -> Vec<Arc<Member>> {
         let fleet = self.fleet.snapshot();
-        fleet.ring.walk(route.home).map(|vm| Arc::clone(&fleet.members()[vm])).collect()
+        fleet.ring().walk(route.home).map(|vm| Arc::clone(&fleet.members()[vm])).collect()
     }
 
     /// Where so many calls at once go, as steps of the order.
@@ -179,6 +179,78 @@ fn a_vm_that_has_just_come_gets_little_and_one_that_never_spoke_nothing() {
     world.add_up();
     let at_once = world.spread(&home_of_new, 3);
     assert_eq!(at_once.iter().filter(|step| **step == 0).count(), 1, "{at_once:?}");
+}
+
+/// Functions and where they are at home.
+type Homes = Vec<(Arc<Route>, VmId)>;
+
+/// Five VMs with warm instances of all functions that are at home there, and a sixth that joined so long ago. Gives the
+/// functions with their homes before, and the newcomer.
+fn with_newcomer(age: Duration) -> (World, Homes, Arc<Member>) {
+    let mut world = World::new(5);
+    let versions = (0..300).map(|n| testing::version(&format!("g{n}"), 1)).collect();
+    world.routes = Routes::new(versions, Arc::clone(&world.metrics));
+    let routes: Vec<_> = (0..300).map(|n| world.route(&format!("g{n}"))).collect();
+    let placed = |route: &Arc<Route>| world.place(route, &[]).unwrap().member;
+    let homes: Vec<_> = routes.iter().map(|route| (Arc::clone(route), placed(route))).collect();
+    for member in world.fleet.members() {
+        let own = homes.iter().filter(|(_, home)| home.id == member.id);
+        let warm: Vec<_> = own.map(|(route, _)| (&**route, "idle")).collect();
+        report(&member, &warm, &[]);
+    }
+    let homes = homes.into_iter().map(|(route, home)| (route, home.id.clone())).collect();
+    let joined = Instant::now().checked_sub(age).unwrap();
+    let new = Arc::new(Member::joined(FakeVm::arc("new"), &Care::default(), Some(joined)));
+    world.fleet.admit(Arc::clone(&new));
+    (world, homes, new)
+}
+
+#[test]
+fn a_vm_that_has_just_come_takes_its_functions_one_after_the_other_and_the_rest_stays_home() {
+    let mut moved_by = Vec::new();
+    for seconds in [0, 10, 20, 31] {
+        let (world, homes, new) = with_newcomer(Duration::from_secs(seconds));
+        let mut moved = 0;
+        for is_heard in [false, true] {
+            if is_heard {
+                report(&new, &[], &[]);
+            }
+            world.add_up();
+            for (route, before) in &homes {
+                let now = world.place(route, &[]).unwrap().member.id.clone();
+                moved += u32::from(now == new.id);
+                let name = &route.version.function;
+                // Before it speaks it takes nothing; nobody else does, either.
+                let may_be_new = is_heard && world.order(route)[0].id == new.id;
+                let stays = now == *before || (now == new.id && may_be_new);
+                assert!(stays || seconds > 30, "{name}: {before} → {now} after {seconds} s");
+            }
+        }
+        moved_by.push(moved);
+    }
+    // Its share of 300 functions is 50; some have their warm instance with one of the two VMs after it, and stay there.
+    let all = f64::from(moved_by[3]);
+    assert!((20.0..75.0).contains(&all), "{moved_by:?}");
+    for (moved, part) in moved_by.iter().zip([0.0, 0.33, 0.67]) {
+        let part_moved = f64::from(*moved) / all;
+        assert!((part_moved - part).abs() < 0.2, "{part}: {moved_by:?}");
+    }
+}
+
+#[test]
+fn what_a_vm_that_has_just_come_cannot_take_yet_stays_with_its_old_home() {
+    let (world, homes, new) = with_newcomer(Duration::from_secs(20));
+    report(&new, &[], &[]);
+    world.add_up();
+    // Its bound: it has one core, and carries one call in these seconds.
+    let own: Vec<_> =
+        homes.iter().filter(|(route, _)| world.order(route)[0].id == new.id).collect();
+    let _busy = new.load.carry(own[0].0.key);
+    world.add_up();
+    for (route, before) in &own {
+        let now = world.place(route, &[]).unwrap().member.id.clone();
+        assert_eq!(now, *before, "{}", route.version.function);
+    }
 }
 
 #[test]

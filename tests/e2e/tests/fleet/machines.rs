@@ -86,6 +86,38 @@ async fn a_vms_clock_that_jumps_costs_no_call() {
 }
 
 #[tokio::test]
+async fn a_gateways_clock_that_jumps_costs_no_call() {
+    let _turn = turn().await;
+    let mut fleet = Fleet::start(Plan { agents: 2, ..Plan::default() }).await;
+    fleet.deploy(&functions(3)).await;
+    let clock = fleet.gateways[0].program.data().join("clock");
+    fs::write(&clock, "+0").unwrap();
+    fleet.gateways[0].program.terminate().await;
+    with_clock(fleet.gateways[0].program.launch(), &clock);
+    fleet.gateways[0].start_again().await;
+    fleet.all_ready().await;
+    let gateway = &fleet.gateways[0];
+    let calls = load(gateway, 3);
+    calls.more(100).await;
+    for offset in ["-1h", "+1h", "+0"] {
+        fs::write(&clock, offset).unwrap();
+        let jumped = Instant::now();
+        while jumped.elapsed() < A_WHILE {
+            calls.more(20).await;
+            for agent in &fleet.agents {
+                let vm = gateway.vm(agent.id()).await.unwrap();
+                assert_eq!(vm["standing"], "ready", "{offset}: {vm}");
+            }
+        }
+    }
+    only_lost(&calls.stop().await, 0);
+    // What joins and what is asked for goes on by the gateways' clock, too.
+    fleet.add_agent().await;
+    fleet.all_ready().await;
+    fleet.deploy(&functions(3)).await;
+}
+
+#[tokio::test]
 async fn gateways_are_restarted_in_turn_behind_a_balancer() {
     let _turn = turn().await;
     let postgres = Postgres::start();

@@ -3,7 +3,10 @@
 use super::{functions, turn};
 use epsilon_e2e::fleet::{Fleet, Gateway, Plan};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 const FUNCTIONS: usize = 9;
 
@@ -41,18 +44,27 @@ async fn a_function_stays_on_one_vm_and_functions_spread_over_vms() {
 }
 
 #[tokio::test]
-async fn a_new_vm_takes_no_more_than_its_share() {
+async fn functions_move_to_a_new_vm_and_nowhere_else_no_more_than_its_share() {
     let _turn = turn().await;
-    let mut fleet = Fleet::start(Plan::default()).await;
+    let config = Some("gateway: { slow_start: 4s }\n".to_owned());
+    let mut fleet = Fleet::start(Plan { config, ..Plan::default() }).await;
     fleet.deploy(&functions(FUNCTIONS)).await;
     call_all(&fleet.gateways[0], 2).await;
     let before = homes(&fleet.gateways[0]).await;
-    fleet.add_agent().await;
-    fleet.all_ready().await;
-    call_all(&fleet.gateways[0], 2).await;
-    let after = homes(&fleet.gateways[0]).await;
-    let moved: usize =
-        after.iter().map(|(function, vms)| vms.difference(&before[function]).count()).sum();
-    // Its share of nine functions is 2.25; a ring of a few VMs is not even.
-    assert!(moved <= 5, "{moved} of {FUNCTIONS} moved: {before:?} {after:?}");
+    let new = fleet.add_agent().await.id().to_owned();
+    // From before its first report until it has taken all that is its own.
+    let came = Instant::now();
+    let mut moved = BTreeSet::new();
+    while came.elapsed() < Duration::from_secs(6) {
+        call_all(&fleet.gateways[0], 1).await;
+        for (function, vms) in homes(&fleet.gateways[0]).await {
+            for vm in vms.difference(&before[&function]) {
+                assert_eq!(*vm, new, "{function} was at home at {:?}", before[&function]);
+                moved.insert(function.clone());
+            }
+        }
+    }
+    // Its share of nine functions is 2.25; chance gives it more than seven once in ten thousand times.
+    assert!(moved.len() <= 7, "{moved:?} moved: {before:?}");
+    eprintln!("{} of {FUNCTIONS} moved", moved.len());
 }
