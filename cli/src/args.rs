@@ -66,6 +66,8 @@ pub(crate) enum Command {
     Up(commands::up::Up),
     /// Write a small working project to start from
     Init(commands::init::Init),
+    /// Run a project's functions on this machine's Node, without Docker, and reload them at each save
+    Dev(commands::dev::Dev),
     /// Push a project: build its functions and let them serve
     Deploy(commands::deploy::Deploy),
     /// Call a function and print its answer

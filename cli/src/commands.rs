@@ -3,6 +3,7 @@
 pub(crate) mod autoscaler;
 pub(crate) mod delete;
 pub(crate) mod deploy;
+pub(crate) mod dev;
 pub(crate) mod drain;
 pub(crate) mod functions;
 pub(crate) mod init;
@@ -24,8 +25,9 @@ use crate::{
 pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
     let globals = &cli.globals;
     match cli.command {
-        Command::Up(up) => up.run(globals).await,
+        Command::Up(up) => Box::pin(up.run(globals)).await,
         Command::Init(init) => init.run(globals),
+        Command::Dev(dev) => Box::pin(dev.run(globals)).await,
         Command::Deploy(deploy) => deploy.run(globals).await,
         Command::Invoke(invoke) => invoke.run(globals).await,
         Command::Logs(logs) => logs.run(globals).await,

@@ -57,6 +57,11 @@ impl Failure {
         self
     }
 
+    /// As the API would tell it.
+    pub fn into_body(self) -> ErrorBody {
+        *self.body
+    }
+
     /// The stable code.
     pub fn code(&self) -> &str {
         &self.body.code

@@ -223,6 +223,11 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Answers, and says what the machine has.
     async fn ping(&self) -> Result<Machine, EngineError>;
 
+    /// The folder with a function's code, as its wrapper sees it.
+    fn code(&self) -> &str {
+        "/app"
+    }
+
     /// Makes sure that the image is here; pulls it when it is not.
     async fn ensure_image(&self, image: &ImageRef) -> Result<LocalImage, EngineError>;
 

@@ -18,9 +18,16 @@ use epsilon_api::{
     ids::FunctionName,
     units::Bytes,
 };
-use std::{path::PathBuf, time::Duration};
+use futures_util::future::BoxFuture;
+use reqwest::Body;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use story::Story;
 use tree::Tree;
+
+pub(super) use tree::walk;
 
 /// A first deployment installs dependencies and may build an image of some GiB.
 const DEPLOY_WITHIN: Duration = Duration::from_secs(15 * 60);
@@ -94,6 +101,23 @@ impl Deploy {
             }
         }
     }
+}
+
+/// A project on its way, for other verbs that push one.
+pub(super) struct Archive {
+    /// What its folder is called.
+    pub(super) folder: Option<String>,
+    pub(super) body: Body,
+    /// What comes of packing it, once the body was read.
+    pub(super) packing: BoxFuture<'static, Result<(), Failure>>,
+}
+
+/// Packs a folder, as `epsilon deploy` does.
+pub(super) fn archive(dir: &Path, max_file: Bytes) -> Result<Archive, Failure> {
+    let tree = Tree::read(dir, max_file)?;
+    let folder = tree.name();
+    let (body, packing) = pack::stream(tree, |_| {});
+    Ok(Archive { folder, body, packing: Box::pin(packing) })
 }
 
 fn cut() -> Failure {

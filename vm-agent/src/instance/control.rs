@@ -30,11 +30,11 @@ pub(crate) struct Init<'a> {
     version: u32,
     instance: &'a str,
     env: &'a BTreeMap<String, String>,
-    root: &'static str,
+    root: &'a str,
 }
 
 impl<'a> Init<'a> {
-    pub(crate) fn new(version: &'a Version, instance: &'a InstanceId) -> Self {
+    pub(crate) fn new(version: &'a Version, instance: &'a InstanceId, root: &'a str) -> Self {
         let spec = &version.spec;
         Self {
             function: version.function.as_str(),
@@ -46,7 +46,7 @@ impl<'a> Init<'a> {
             version: version.number.get(),
             instance: instance.as_str(),
             env: &spec.env,
-            root: "/app",
+            root,
         }
     }
 }

@@ -167,7 +167,7 @@ pub(crate) async fn start(
             Some(folder) => {
                 let control = wait_for_wrapper(&folder).await;
                 phases.start = lap();
-                load(control, instance).await?;
+                load(control, instance, vm.engine.code()).await?;
                 phases.init = lap();
                 Ok(Upstream::Sockets(folder))
             }
@@ -274,8 +274,12 @@ async fn wait_for_wrapper(folder: &SocketFolder) -> UnixStream {
     }
 }
 
-async fn load(control: UnixStream, instance: &Instance) -> Result<(), StartFailure> {
-    let init = Init::new(&instance.version, &instance.id);
+async fn load(
+    control: UnixStream,
+    instance: &Instance,
+    root: &str,
+) -> Result<(), StartFailure> {
+    let init = Init::new(&instance.version, &instance.id, root);
     control::init(control, &init).await.map_err(|err| {
         StartFailure::Init(match err {
             ControlError::Failed { message, stack } => match stack {

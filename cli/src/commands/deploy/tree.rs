@@ -89,7 +89,8 @@ impl Kind {
     }
 }
 
-fn walk(root: &Path) -> Result<WalkBuilder, Failure> {
+/// How a project's files are found.
+pub(in crate::commands) fn walk(root: &Path) -> Result<WalkBuilder, Failure> {
     let mut never = OverrideBuilder::new(root);
     for name in ["!.git", "!node_modules"] {
         never.add(name).map_err(|err| Failure::new("WALK", "a pattern is wrong").because(&err))?;

@@ -1,0 +1,241 @@
+//! An engine without containers: the agent's instances are plain Node processes in the project's own folder. So
+//! the whole path of a call and the whole life of an instance are the platform's own; only what contains the code
+//! is missing here: limits of memory and processor, the read-only root, the network's rules.
+//!
+//! ```text
+//! create: a process that waits ─▶ attach: its output ─▶ start: the order to be the wrapper ─▶ wait, remove
+//! ```
+
+use super::processes::{Order, Process, Processes};
+use async_trait::async_trait;
+use epsilon_api::{
+    function::ImageRef,
+    ids::{FunctionName, VmId},
+    units::Bytes,
+    vm::ImageRemoval,
+};
+use epsilon_vm_agent::engine::{
+    ContainerName, ContainerSpec, Disk, Engine, EngineError, Exit, Found, LocalImage, Machine,
+    NetworkSpec, Output,
+};
+use futures_util::{StreamExt as _, stream, stream::BoxStream};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    net::{IpAddr, Ipv4Addr},
+    os::unix::process::ExitStatusExt as _,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    process::{ChildStderr, ChildStdout},
+    sync::{oneshot, watch},
+    time::timeout,
+};
+use tokio_util::io::ReaderStream;
+
+/// More than functions can ask for together: the machine's own limits are the only ones here.
+pub(super) const MEMORY: Bytes = Bytes(1 << 50);
+/// How long a killed process may take to be gone. SIGKILL takes effect at once, unless a disk hangs.
+const GONE_WITHIN: Duration = Duration::from_secs(5);
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct ProcessEngine {
+    /// The project's folder.
+    code: String,
+    processes: Arc<Processes>,
+    instances: Mutex<HashMap<ContainerName, Instance>>,
+    /// The first port for debuggers, and the functions that have one, in the order in which they got it.
+    inspect: Option<u16>,
+    ports: Mutex<Vec<FunctionName>>,
+}
+
+#[derive(Debug)]
+struct Instance {
+    labels: HashMap<String, String>,
+    function: FunctionName,
+    sockets: Option<PathBuf>,
+    /// Until it is started.
+    waiting: Option<Process>,
+    output: Option<(ChildStdout, ChildStderr)>,
+    exit: watch::Receiver<Option<Exit>>,
+    /// Asks the one who waits for the process to kill it.
+    kill: Option<oneshot::Sender<()>>,
+}
+
+impl ProcessEngine {
+    /// `inspect` is the first port for debuggers.
+    pub(super) fn new(processes: Arc<Processes>, inspect: Option<u16>) -> Self {
+        let code = processes.project.display().to_string();
+        Self { code, processes, instances: Mutex::default(), inspect, ports: Mutex::default() }
+    }
+
+    /// Each function has a port of its own, the same one over all reloads.
+    fn port(&self, function: &FunctionName) -> Option<u16> {
+        let first = self.inspect?;
+        let mut ports = self.ports.lock();
+        let nth = ports.iter().position(|one| one == function).unwrap_or_else(|| {
+            ports.push(function.clone());
+            ports.len() - 1
+        });
+        first.checked_add(u16::try_from(nth).ok()?)
+    }
+
+    fn with<T>(
+        &self,
+        name: &ContainerName,
+        look: impl FnOnce(&mut Instance) -> Option<T>,
+    ) -> Result<T, EngineError> {
+        let mut instances = self.instances.lock();
+        let found = instances.get_mut(name).and_then(look);
+        found.ok_or_else(|| EngineError::NotFound(name.to_string()))
+    }
+}
+
+#[async_trait]
+impl Engine for ProcessEngine {
+    fn code(&self) -> &str {
+        &self.code
+    }
+
+    async fn ping(&self) -> Result<Machine, EngineError> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Machine { memory: MEMORY, cores: u32::try_from(cores).unwrap_or(u32::MAX) })
+    }
+
+    async fn ensure_image(&self, image: &ImageRef) -> Result<LocalImage, EngineError> {
+        Ok(LocalImage::new(image.reference.clone())) // it is the project's folder
+    }
+
+    async fn remove_image(&self, _: &ImageRef) -> Result<ImageRemoval, EngineError> {
+        Ok(ImageRemoval::Gone) // the developer's own files are nobody's to remove
+    }
+
+    async fn pulled_images(&self) -> Result<Vec<ImageRef>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    async fn disk(&self) -> Result<Option<Disk>, EngineError> {
+        Ok(None)
+    }
+
+    async fn create(&self, spec: &ContainerSpec) -> Result<(), EngineError> {
+        let mut process = self.processes.take().map_err(|err| unable(&err))?;
+        let output = process.child.stdout.take().zip(process.child.stderr.take());
+        let instance = Instance {
+            labels: spec.labels.to_map(),
+            function: spec.labels.version.function.clone(),
+            sockets: spec.sockets.clone(),
+            waiting: Some(process),
+            output,
+            exit: watch::channel(None).1,
+            kill: None,
+        };
+        self.instances.lock().insert(spec.name.clone(), instance);
+        Ok(())
+    }
+
+    async fn attach(
+        &self,
+        name: &ContainerName,
+    ) -> Result<BoxStream<'static, Output>, EngineError> {
+        let (stdout, stderr) = self.with(name, |instance| instance.output.take())?;
+        let pieces = |stream| {
+            stream::StreamExt::filter_map(stream, |piece: io::Result<_>| async { piece.ok() })
+        };
+        let stdout = pieces(ReaderStream::new(stdout).boxed()).map(Output::Stdout);
+        let stderr = pieces(ReaderStream::new(stderr).boxed()).map(Output::Stderr);
+        Ok(stream::select(stdout, stderr).boxed())
+    }
+
+    async fn start(&self, name: &ContainerName) -> Result<(), EngineError> {
+        let (mut process, sockets, function) = self.with(name, |instance| {
+            Some((instance.waiting.take()?, instance.sockets.clone()?, instance.function.clone()))
+        })?;
+        let env = [("EPSILON_SOCKETS".to_owned(), sockets.display().to_string())];
+        let env = BTreeMap::from(env);
+        let inspect = self.port(&function);
+        let order = Order { run: "./main.js", arguments: &[], env, inspect };
+        process.order(&order).await.map_err(|err| unable(&err))?;
+        let (killer, kill) = oneshot::channel();
+        let (told, exit) = watch::channel(None);
+        tokio::spawn(attend(process, kill, told));
+        self.with(name, |instance| {
+            (instance.kill, instance.exit) = (Some(killer), exit);
+            Some(())
+        })
+    }
+
+    async fn address(&self, _: &ContainerName) -> Result<IpAddr, EngineError> {
+        Ok(Ipv4Addr::LOCALHOST.into())
+    }
+
+    async fn wait(&self, name: &ContainerName) -> Result<Exit, EngineError> {
+        let mut exit = self.with(name, |instance| Some(instance.exit.clone()))?;
+        let exit = exit.wait_for(Option::is_some).await.ok().and_then(|exit| *exit);
+        exit.ok_or_else(|| EngineError::NotFound(name.to_string()))
+    }
+
+    async fn remove(&self, name: &ContainerName) -> Result<(), EngineError> {
+        let Some(instance) = self.instances.lock().remove(name) else { return Ok(()) };
+        let Instance { kill, mut exit, .. } = instance;
+        if let Some(kill) = kill {
+            let _ = kill.send(()); // it has ended by itself
+            drop(timeout(GONE_WITHIN, exit.wait_for(Option::is_some)).await);
+        }
+        Ok(())
+    }
+
+    async fn list(&self, _: &VmId) -> Result<Vec<Found>, EngineError> {
+        let instances = self.instances.lock();
+        let found = instances.iter().map(|(name, instance)| Found {
+            name: name.clone(),
+            labels: instance.labels.clone(),
+            is_running: instance.exit.borrow().is_none(),
+        });
+        Ok(found.collect())
+    }
+
+    async fn ensure_network(&self, _: &NetworkSpec) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    async fn remove_network(&self, _: &str) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    async fn close_metadata(&self, _: &str) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    async fn open_metadata(&self, _: &str) -> Result<(), EngineError> {
+        Ok(())
+    }
+}
+
+/// Waits for the end of a process, or brings it about.
+async fn attend(process: Process, kill: oneshot::Receiver<()>, told: watch::Sender<Option<Exit>>) {
+    let Process { mut child, orders, group } = process;
+    let status = tokio::select! {
+        // Both may be dropped: the end of a process is told again, and nobody asks twice.
+        status = child.wait() => status,
+        _ = kill => {
+            group.kill();
+            child.wait().await
+        }
+    };
+    group.ended();
+    drop(orders);
+    let code = status.map_or(-1, |status| {
+        // As a shell and Docker tell of a signal.
+        status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(-1)
+    });
+    told.send_replace(Some(Exit { code: code.into(), out_of_memory: false }));
+}
+
+fn unable(err: &io::Error) -> EngineError {
+    EngineError::Refused(format!("Node could not be started: {err}"))
+}

@@ -1,0 +1,187 @@
+//! Saved files → a deployment to the gateway of this process, by its control API, as `epsilon deploy` does it. So
+//! the new code is ready before the old one goes, running calls end on the old one, and code that does not load
+//! never serves: what served before still does, which the terminal says at each call.
+//!
+//! A save in the middle of a reload begins a new one: what was not done of the old one is dropped.
+
+use super::{terminal::Terminal, watch::Change};
+use crate::{
+    client::Client,
+    commands::deploy::{self, Archive},
+    failure::Failure,
+};
+use epsilon_api::{
+    admin::{DeployEvent, DeployedFunction},
+    error::ErrorBody,
+    ids::FunctionName,
+    log::LogQuery,
+    units::Bytes,
+    vm::Vm,
+};
+use futures_util::StreamExt as _;
+use std::{
+    collections::{BTreeSet, HashSet, VecDeque},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+use tokio::sync::mpsc;
+
+/// Largest file of a project; the builder has the same limit.
+const FILE_MAX: Bytes = Bytes::mib(256);
+/// Lines that the code printed while it was loaded, told when it does not load.
+const LINES: usize = 20;
+/// How words to the developer begin.
+const NOTE: &str = "note: ";
+
+/// See the module.
+pub(super) struct Reloads {
+    client: Client,
+    project: PathBuf,
+    only: Vec<FunctionName>,
+    vm: Arc<dyn Vm>,
+    terminal: Terminal,
+    stale: Arc<AtomicBool>,
+    /// Functions whose log is shown.
+    followed: HashSet<FunctionName>,
+    /// Words that were said already.
+    said: HashSet<String>,
+}
+
+/// Why new code does not serve.
+struct Broken {
+    error: ErrorBody,
+    output: Vec<String>,
+}
+
+impl Reloads {
+    pub(super) fn new(
+        client: Client,
+        project: PathBuf,
+        only: Vec<FunctionName>,
+        vm: Arc<dyn Vm>,
+        terminal: Terminal,
+        stale: Arc<AtomicBool>,
+    ) -> Self {
+        let (followed, said) = (HashSet::new(), HashSet::new());
+        Self { client, project, only, vm, terminal, stale, followed, said }
+    }
+
+    /// Deploys what is there, then what is saved; until dropped.
+    pub(super) async fn run(mut self, mut changes: mpsc::Receiver<Change>) {
+        let mut pending = Some(Change { since: Instant::now(), files: BTreeSet::new() });
+        loop {
+            tokio::select! {
+                // What was saved last first. Dropping a reload hangs up, which cancels the deployment.
+                biased;
+                change = changes.recv() => {
+                    let Some(mut change) = change else { return };
+                    if let Some(mut older) = pending.take() {
+                        change.files.append(&mut older.files);
+                    }
+                    pending = Some(change);
+                }
+                outcome = self.deploy(), if pending.is_some() => {
+                    if let Some(change) = pending.take() {
+                        self.tell(change, outcome);
+                    }
+                }
+            }
+        }
+    }
+
+    fn tell(
+        &mut self,
+        change: Change,
+        outcome: Result<(Vec<DeployedFunction>, Vec<String>), Broken>,
+    ) {
+        let terminal = &self.terminal;
+        match outcome {
+            Ok((functions, notes)) => {
+                let was_stale = self.stale.swap(false, Ordering::Relaxed);
+                for note in notes {
+                    if self.said.insert(note.clone()) {
+                        terminal.note(&note);
+                    }
+                }
+                if was_stale || change.files.is_empty() || functions.iter().any(|one| one.changed) {
+                    terminal.serves(&functions, &change.files, change.since.elapsed());
+                }
+                for function in functions {
+                    self.follow(function.name);
+                }
+            }
+            Err(Broken { error, output }) => {
+                self.stale.store(true, Ordering::Relaxed);
+                terminal.broken(&error, &output, !self.followed.is_empty());
+            }
+        }
+    }
+
+    /// Shows what a function logs, from its first line on.
+    fn follow(&mut self, function: FunctionName) {
+        if !self.followed.insert(function.clone()) {
+            return;
+        }
+        let query = LogQuery { follow: true, ..LogQuery::default() };
+        let (mut records, terminal) = (self.vm.logs(&function, query), self.terminal.clone());
+        tokio::spawn(async move {
+            while let Some(record) = records.next().await {
+                terminal.log(&record);
+            }
+        });
+    }
+
+    /// The functions that serve now, and words to the developer.
+    async fn deploy(&self) -> Result<(Vec<DeployedFunction>, Vec<String>), Broken> {
+        let mut output = VecDeque::new();
+        match self.try_deploy(&mut output).await {
+            Ok(functions) => Ok((functions, output.into_iter().filter_map(noted).collect())),
+            Err(error) => {
+                let output = output.into_iter().filter(|line| !line.starts_with(NOTE)).collect();
+                Err(Broken { error, output })
+            }
+        }
+    }
+
+    async fn try_deploy(
+        &self,
+        output: &mut VecDeque<String>,
+    ) -> Result<Vec<DeployedFunction>, ErrorBody> {
+        let archive = deploy::archive(&self.project, FILE_MAX).map_err(Failure::into_body)?;
+        let Archive { folder, body, packing } = archive;
+        let answer = self.client.deploy(folder.as_deref(), &self.only, body).await;
+        packing.await.map_err(Failure::into_body)?;
+        let mut events = answer.map_err(Failure::into_body)?;
+        loop {
+            let event = events.next::<DeployEvent>().await.map_err(|err| cut().because(&err));
+            match event.map_err(Failure::into_body)? {
+                Some(DeployEvent::Done { deployment }) => return Ok(deployment.functions),
+                Some(DeployEvent::Failed { error }) => return Err(error),
+                Some(DeployEvent::Log { line }) => {
+                    if output.len() == LINES {
+                        output.pop_front();
+                    }
+                    output.push_back(line);
+                }
+                Some(
+                    DeployEvent::Accepted { .. }
+                    | DeployEvent::StepStarted { .. }
+                    | DeployEvent::StepDone { .. },
+                ) => {}
+                None => return Err(cut().into_body()),
+            }
+        }
+    }
+}
+
+fn noted(line: String) -> Option<String> {
+    line.strip_prefix(NOTE).map(str::to_owned)
+}
+
+fn cut() -> Failure {
+    Failure::new("CONNECTION_LOST", "the deployment did not end")
+}
