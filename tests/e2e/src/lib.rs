@@ -16,6 +16,7 @@
 //! | [`wire`] | bytes on a socket, for what no HTTP client would send |
 //! | [`websocket`] | as much of RFC 6455 as an echo needs |
 //! | [`load`] | callers that call without a pause and count what they get |
+//! | [`dockerd`] | an engine of its own for one VM |
 //! | [`network`] | namespaces with links that can be cut, slowed and healed |
 //! | [`cli`] | the command line, with its exit code |
 //! | [`engine`] | what Docker says is there |
@@ -25,8 +26,10 @@
 
 pub mod cli;
 pub mod deploy;
+pub mod dockerd;
 pub mod engine;
 pub mod fleet;
+mod guard;
 pub mod http;
 pub mod load;
 pub mod network;

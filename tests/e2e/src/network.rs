@@ -2,10 +2,10 @@
 //! reaches, so that a test can cut, slow and heal them. Gone with the value, and also when the test's process
 //! ends in any other way. Needs root.
 
+use crate::guard::Guard;
 use std::{
     net::{IpAddr, Ipv4Addr},
-    os::unix::process::CommandExt,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
 /// `$1`: what all names begin with; `$2`: how many namespaces.
@@ -23,7 +23,7 @@ ip link del "$1"
 pub struct Network {
     name: String,
     subnet: [u8; 3],
-    guard: Child,
+    _guard: Guard,
 }
 
 impl Network {
@@ -37,12 +37,8 @@ impl Network {
         let name = format!("e2e{pid}");
         let [low, middle, ..] = pid.to_le_bytes();
         let subnet = [10, 128 | middle, low];
-        let mut guard = Command::new("sh");
-        guard.args(["-c", GUARD, "guard", &name, &namespaces.to_string()]);
-        guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        // Not in our process group: Ctrl-C in a terminal ends the test, not its guard.
-        let guard = guard.process_group(0).spawn().expect("a shell");
-        let network = Self { name, subnet, guard };
+        let guard = Guard::new(GUARD, [&name, &namespaces.to_string()]);
+        let network = Self { name, subnet, _guard: guard };
         let bridge = &network.name;
         run(&format!("ip link add {bridge} type bridge"));
         run(&format!("ip addr add {}/24 dev {bridge}", network.host()));
@@ -103,13 +99,6 @@ impl Network {
     fn at(&self, last: u8) -> IpAddr {
         let [a, b, c] = self.subnet;
         Ipv4Addr::new(a, b, c, last).into()
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        drop(self.guard.stdin.take());
-        let _ = self.guard.wait();
     }
 }
 

@@ -1,7 +1,10 @@
 //! One process of the platform with a folder of its own: started, watched, signalled, started again; and
 //! removed with all its traces, whatever becomes of the test.
 
-use crate::wait::{LONG, SOON, until};
+use crate::{
+    guard::Guard,
+    wait::{LONG, SOON, until},
+};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fs::File,
@@ -94,7 +97,9 @@ pub struct Program {
     process: Child,
     ready: String,
     log: PathBuf,
-    home: Home,
+    guard: Guard,
+    // After the guard in the order of drops: it has emptied the folder by then.
+    folder: TempDir,
 }
 
 impl Program {
@@ -103,23 +108,26 @@ impl Program {
     /// # Panics
     /// When it does not become ready, with the end of its log.
     pub async fn start(launch: Launch) -> Self {
-        let home = Home::new();
+        let folder = TempDir::with_prefix("epsilon-e2e-").expect("a temporary folder");
+        std::fs::write(folder.path().join("images"), function_images()).unwrap();
         let log = log_file(launch.binary);
+        // There before the process: the start may be given up half-way.
+        let guard = Guard::new(GUARD, [folder.path()]);
         if let Some(size) = &launch.disk {
-            let data = home.folder.path().join("data");
+            let data = folder.path().join("data");
             std::fs::create_dir(&data).unwrap();
             let mut mount = Command::new("mount");
             mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(&data);
             let done = mount.status().expect("mount");
             assert!(done.success(), "a small disk cannot be mounted: {done} (run this as root)");
         }
-        let (process, ready) = spawn(&launch, home.folder.path(), &log).await;
-        Self { launch, process, ready, log, home }
+        let (process, ready) = spawn(&launch, folder.path(), &log).await;
+        Self { launch, process, ready, log, guard, folder }
     }
 
     /// Starts it again on the same data, after [`Self::kill`] or [`Self::terminate`].
     pub async fn start_again(&mut self) {
-        (self.process, self.ready) = spawn(&self.launch, self.home.folder.path(), &self.log).await;
+        (self.process, self.ready) = spawn(&self.launch, self.folder.path(), &self.log).await;
     }
 
     /// Changes what the next [`Self::start_again`] starts it with.
@@ -145,7 +153,7 @@ impl Program {
 
     /// Its data folder.
     pub fn data(&self) -> PathBuf {
-        self.home.folder.path().join("data")
+        self.folder.path().join("data")
     }
 
     /// The text of a file in its data folder, without white space around it.
@@ -204,42 +212,8 @@ impl Drop for Program {
         if std::thread::panicking() {
             eprintln!("--- the end of {}\n{}", self.log.display(), tail(&self.log));
         }
-        self.home.release();
+        self.guard.release();
         let _ = self.process.wait();
-    }
-}
-
-/// A program's folder and its guard. It is there before the process, and waits for the guard: also when the start
-/// is given up half-way.
-#[derive(Debug)]
-struct Home {
-    guard: Child,
-    // Dropped last: the guard has emptied it by then.
-    folder: TempDir,
-}
-
-impl Home {
-    fn new() -> Self {
-        let folder = TempDir::with_prefix("epsilon-e2e-").expect("a temporary folder");
-        std::fs::write(folder.path().join("images"), function_images()).unwrap();
-        let mut guard = Command::new("sh");
-        guard.args(["-c", GUARD, "guard"]).arg(folder.path());
-        guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        // Not in our process group: Ctrl-C in a terminal ends the test, not its guard.
-        let guard = guard.process_group(0).spawn().expect("a shell");
-        Self { guard, folder }
-    }
-
-    /// Lets the guard begin.
-    fn release(&mut self) {
-        drop(self.guard.stdin.take());
-    }
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        self.release();
-        let _ = self.guard.wait();
     }
 }
 

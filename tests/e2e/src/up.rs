@@ -1,7 +1,7 @@
 //! A running `epsilon up` of its own: own data, own ports, own containers; removed with all its traces
 //! when the value is dropped, when the test panics, and when the whole test process is killed.
 //!
-//! The last is the work of the guard (see [`crate::program`]): a small shell script that waits for the end of
+//! The last is the work of the guard (see `guard.rs`): a small shell script that waits for the end of
 //! its input, a pipe from this process, and then cleans up by the VM's id. `Drop` only closes that pipe, so
 //! there is one way to clean up and it is always taken. A value in a `static` is never dropped; its guard
 //! does the work when the test process ends.

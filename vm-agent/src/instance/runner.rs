@@ -47,7 +47,8 @@ impl Runner {
 
     /// Stays with an instance that was found running.
     pub(crate) async fn adopt(self) {
-        let exit = start::watch_exit(&self.vm, &self.instance);
+        let container = &self.instance.container;
+        let exit = start::watch_exit(&self.vm, container, start::wait(&self.vm, container));
         self.to_its_end(self.supervise(exit)).await;
     }
 

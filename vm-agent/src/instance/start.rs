@@ -10,7 +10,7 @@ use super::{
     sockets::{CONTROL, CodeUser, SocketFolder},
 };
 use crate::{
-    engine::{Attachment, ContainerSpec, EngineError, Exit, LocalImage, SOCKETS},
+    engine::{Attachment, ContainerName, ContainerSpec, EngineError, Exit, LocalImage, SOCKETS},
     labels::Labels,
     logs::attach::Tap,
     vm::LocalVm,
@@ -159,7 +159,7 @@ pub(crate) async fn start(
         attachment(vm, spec.network, spec.runtime).await?;
         run(vm, instance).await?;
     }
-    let mut exit = watch_exit(vm, instance);
+    let mut exit = wait(vm, &instance.container);
 
     let deadline = Instant::now() + vm.config.start_timeout;
     let ready = async {
@@ -180,14 +180,14 @@ pub(crate) async fn start(
         }
     };
     // The exit first: a wrapper that died has no other news.
-    tokio::select! {
+    let outcome = tokio::select! {
         biased;
         exit = &mut exit => Err(died(exit, tap).await),
         ready = tokio::time::timeout_at(deadline, ready) => match ready {
             Ok(ready) => match ready {
                 Ok(upstream) => {
                     instance.connections.reach(upstream);
-                    Ok(Started { phases, exit })
+                    Ok(Started { phases, exit: watch_exit(vm, &instance.container, exit) })
                 }
                 // A wrapper that hung up is about to exit; its exit says more than its silence.
                 Err(failure) => match timeout(LAST_WORDS, &mut exit).await {
@@ -201,6 +201,10 @@ pub(crate) async fn start(
                 tap.last_lines(),
             ))),
         },
+    };
+    match outcome {
+        Err(failure @ StartFailure::Init(_)) => Err(or_engine(vm, failure).await),
+        outcome => outcome,
     }
 }
 
@@ -237,30 +241,62 @@ async fn attachment(
     }
 }
 
-/// Asks the engine for the end of the container, again when it was interrupted itself.
-pub(crate) fn watch_exit(vm: &Arc<LocalVm>, instance: &Instance) -> ExitWatch {
-    let (engine, name) = (Arc::clone(&vm.engine), instance.container.clone());
-    let pause = vm.config.reconcile_every.min(Duration::from_secs(1));
+/// Asks the engine for the end of the container. What it refuses is asked again; that it is away is an answer.
+pub(crate) fn wait(vm: &Arc<LocalVm>, container: &ContainerName) -> ExitWatch {
+    let (vm, container) = (Arc::clone(vm), container.clone());
     Box::pin(async move {
         loop {
-            match engine.wait(&name).await {
-                // Only what says that it ended, or is unknown, is an end.
-                Err(EngineError::Down(_) | EngineError::Refused(_) | EngineError::Registry(_)) => {
-                    sleep(pause).await;
-                }
-                end @ (Ok(_) | Err(EngineError::NotFound(_))) => return end,
+            match vm.engine.wait(&container).await {
+                Err(EngineError::Refused(_) | EngineError::Registry(_)) => pause(&vm).await,
+                end @ (Ok(_) | Err(EngineError::NotFound(_) | EngineError::Down(_))) => return end,
             }
         }
     })
 }
 
+/// Goes on asking after an `answer` that the engine is away: a container may outlive that.
+pub(crate) fn watch_exit(
+    vm: &Arc<LocalVm>,
+    container: &ContainerName,
+    mut answer: ExitWatch,
+) -> ExitWatch {
+    let (vm, container) = (Arc::clone(vm), container.clone());
+    Box::pin(async move {
+        loop {
+            match answer.await {
+                Err(EngineError::Down(_)) => pause(&vm).await,
+                end => return end,
+            }
+            answer = wait(&vm, &container);
+        }
+    })
+}
+
+/// Between two questions to an engine that is not well.
+async fn pause(vm: &LocalVm) {
+    sleep(vm.config.reconcile_every.min(Duration::from_secs(1))).await;
+}
+
+/// An engine that is stopped takes its containers with it: that is no fault of the code.
 async fn died(exit: Result<Exit, EngineError>, tap: Tap) -> StartFailure {
     let how = match exit {
         Ok(exit) => format!("the process ended while loading: {exit}"),
-        Err(_) => "the container vanished while loading".to_owned(),
+        Err(EngineError::NotFound(_)) => "the container vanished while loading".to_owned(),
+        Err(err @ (EngineError::Down(_) | EngineError::Refused(_) | EngineError::Registry(_))) => {
+            return err.into();
+        }
     };
     let lines = tap.last_lines_after(LAST_WORDS).await;
     StartFailure::Init(format!("{how}{lines}"))
+}
+
+/// The same, where the container went before its engine hung up.
+async fn or_engine(vm: &LocalVm, failure: StartFailure) -> StartFailure {
+    match timeout(PROBE, vm.engine.ping()).await {
+        Ok(Ok(_)) => failure,
+        Ok(Err(err)) => err.into(),
+        Err(_) => StartFailure::NoCapacity("the container engine does not answer".into()),
+    }
 }
 
 async fn wait_for_wrapper(folder: &SocketFolder) -> UnixStream {
@@ -274,11 +310,7 @@ async fn wait_for_wrapper(folder: &SocketFolder) -> UnixStream {
     }
 }
 
-async fn load(
-    control: UnixStream,
-    instance: &Instance,
-    root: &str,
-) -> Result<(), StartFailure> {
+async fn load(control: UnixStream, instance: &Instance, root: &str) -> Result<(), StartFailure> {
     let init = Init::new(&instance.version, &instance.id, root);
     control::init(control, &init).await.map_err(|err| {
         StartFailure::Init(match err {

@@ -30,6 +30,22 @@ async fn calls_while_the_engine_is_down_leave_nothing_that_waits_for_its_return(
 }
 
 #[tokio::test]
+async fn code_whose_engine_is_stopped_while_it_loads_is_not_to_blame() {
+    let world = World::new().await;
+    let (version, image) = world.function("loading", Load::Hangs, |_| {});
+    let stops = async {
+        until(|| image.starts.load(Ordering::SeqCst), |starts| *starts == 1).await;
+        world.engine.set_down(true);
+        world.engine.crash(&world.engine.containers()[0]);
+    };
+    let (answer, ()) = tokio::join!(world.get(&version, "/"), stops);
+    assert_eq!(code(&answer), "NO_CAPACITY");
+    world.engine.set_down(false);
+    until(|| world.engine.containers(), Vec::is_empty).await;
+    world.end().await;
+}
+
+#[tokio::test]
 async fn a_container_whose_creation_was_not_answered_is_removed_later() {
     let world = World::with("{reconcile_every: 50ms}").await;
     let (version, _) = world.function("hello", Load::Works, |_| {});

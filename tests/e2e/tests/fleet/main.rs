@@ -6,6 +6,7 @@
 
 mod autoscale;
 mod calls;
+mod engines;
 mod faults;
 mod gateways;
 mod joining;

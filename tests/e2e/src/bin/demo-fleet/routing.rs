@@ -14,7 +14,7 @@ const FUNCTIONS: [&str; 9] =
     ["pay", "cart", "login", "search", "email", "resize", "report", "feed", "quote"];
 const ROUNDS: usize = 20;
 /// Callers of each function while an agent is killed.
-const CALLERS: usize = 4;
+const CALLERS: usize = 2;
 
 /// A fleet with the default settings.
 pub(crate) async fn start() -> Fleet {
