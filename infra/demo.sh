@@ -2,8 +2,9 @@
 # `make demo`: the whole platform, from nothing to answers, on this machine.
 #
 # Sets up what is missing, builds the release binary, starts `epsilon up` on a data folder of its own,
-# deploys each of examples/, calls each, then stays up until Ctrl-C. Removes everything at its end, however
-# it ends, and looks whether that is true. DEMO_EXIT=1: ends by itself after the tour, with status 0.
+# deploys each of examples/, calls each, pushes a change of one with git while it is called, then stays up
+# until Ctrl-C. Removes everything at its end, however it ends, and looks whether that is true. DEMO_EXIT=1:
+# ends by itself after the tour, with status 0.
 #
 # What is called is written in infra/demo-calls.
 set -euo pipefail
@@ -17,6 +18,10 @@ READY_LIMIT=${DEMO_READY_LIMIT:-1500}
 STOP_LIMIT=90
 # One call of an example.
 CALL_LIMIT=60
+# From a push that ended to the new version's answers.
+NEW_LIMIT=30
+# Those who call while git pushes.
+CALLERS=4
 
 if [ -t 1 ]; then bold=$'\e[1m' dim=$'\e[2m' green=$'\e[32m' red=$'\e[31m' plain=$'\e[0m'; else bold='' dim='' green='' red='' plain=''; fi
 title() { printf '\n%s== %s%s\n' "$bold" "$*" "$plain"; }
@@ -91,6 +96,7 @@ finish() {
     cleaned=yes
     exec >&3
     if [ -n "$shown" ]; then kill "$shown" 2>/dev/null || true; fi
+    if [ -n "$work" ]; then rm -f "$work/calling"; fi # callers end
     if [ -n "$work" ]; then
         title "The end"
         note "draining, removing containers…"
@@ -225,6 +231,72 @@ tour() {
     run epsilon deploy "examples/$folder"
 }
 
+# ------------------------------------------------------------------------------------------------- git push
+
+# git as on a machine that nobody has set up: no settings, no questions; the key comes from a helper.
+dev_git() {
+    GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_TERMINAL_PROMPT=0 git -C "$work/hello" \
+        -c user.name=Demo -c user.email=demo@localhost -c commit.gpgSign=false -c init.defaultBranch=main \
+        -c credential.helper= -c credential.helper="!f() { echo username=demo; echo password=\$(cat '$work/data/admin.key'); }; f" \
+        "$@"
+}
+
+# Runs it and shows it as its developer types it.
+type_git() {
+    printf '\n%s$ git %s%s\n' "$green" "$*" "$plain"
+    dev_git "$@"
+}
+
+# Calls one after another until told to stop; a line for each: the answer and its status, 000 for none.
+call_on() {
+    while [ -e "$work/calling" ]; do
+        curl -s --noproxy '*' --max-time "$CALL_LIMIT" -w ' %{http_code}\n' "$calls_url/hello" || true
+    done >"$work/calls.$1"
+}
+
+# How many lines of all callers match.
+calls_that() { cat "$work"/calls.* | grep -c -e "$1" || true; }
+
+push_with_git() {
+    title "git push deploys, and no call is lost"
+    cp -r examples/hello "$work/hello"
+    dev_git init --quiet
+    type_git remote add epsilon "$control_url/git/hello"
+    dev_git add --all
+    type_git commit --quiet --message "As in examples/"
+    type_git push epsilon main || wrong "the first push failed"
+
+    local caller callers=() waited=0 total lost
+    : >"$work/calling"
+    for caller in $(seq "$CALLERS"); do
+        call_on "$caller" &
+        callers+=("$!")
+    done
+    until [ "$(calls_that '^Hello.* 200$')" -ge 20 ] || [ "$waited" -ge $((CALL_LIMIT * 10)) ]; do
+        sleep 0.1
+        waited=$((waited + 1))
+    done
+    note "$CALLERS callers are at work. Now a change:"
+    printf "\n%s$ sed -i 's/Hello/Good morning/' index.js%s\n" "$green" "$plain"
+    sed -i 's/Hello/Good morning/' "$work/hello/index.js"
+    type_git commit --quiet --all --message "Good morning"
+    type_git push epsilon main || wrong "the push failed"
+    waited=0
+    until [ "$(calls_that '^Good morning.* 200$')" -ge 20 ] || [ "$waited" -ge $((NEW_LIMIT * 10)) ]; do
+        sleep 0.1
+        waited=$((waited + 1))
+    done
+    rm -f "$work/calling"
+    wait "${callers[@]}" || true
+
+    total=$(calls_that '') lost=$(cat "$work"/calls.* | grep -v -c ' 200$' || true)
+    printf '\n%s calls meanwhile: %s by the old version, %s by the new one, %s%s lost%s\n' "$total" \
+        "$(calls_that '^Hello.* 200$')" "$(calls_that '^Good morning.* 200$')" "$bold" "$lost" "$plain"
+    [ "$lost" -eq 0 ] || wrong "$lost calls were lost during a push"
+    [ "$(calls_that '^Good morning.* 200$')" -gt 0 ] || wrong "the pushed version does not answer"
+    run epsilon versions hello
+}
+
 # -------------------------------------------------------------------------------------------------- script
 
 title "What this machine needs"
@@ -242,6 +314,7 @@ while IFS= read -r name; do unset "$name"; done < <(compgen -e | grep '^EPSILON_
 export EPSILON_DATA_DIR="$work/data"
 start_platform
 tour
+push_with_git
 
 if [ "${DEMO_EXIT:-}" = 1 ]; then
     exit 0

@@ -6,9 +6,10 @@
 use std::{fmt::Write, fs, path::Path};
 
 /// Section of the settings file, who owns it, and where it is declared.
-const SECTIONS: [(&str, &str, &str); 4] = [
+const SECTIONS: [(&str, &str, &str); 5] = [
     ("gateway", "the two listeners and the relay", "gateway/src/config.rs"),
     ("gateway.autoscale", "how many VMs, and who makes them", "gateway/src/autoscale/config.rs"),
+    ("gateway.git", "`git push` as a deployment", "gateway/src/git/config.rs"),
     ("vm_agent", "instances and their engine", "vm-agent/src/config.rs"),
     ("builder", "source to image", "builder/src/config/settings.rs"),
 ];

@@ -36,7 +36,9 @@ const DEPLOY_WITHIN: Duration = Duration::from_secs(15 * 60);
 #[command(after_help = "\
 All files of the folder are pushed and become part of the image, `.env` too; but not `.git`, not
 `node_modules`, and nothing that `.gitignore` or `.epsilonignore` names. A line `!dist/` in
-`.epsilonignore` takes back in what `.gitignore` leaves out.")]
+`.epsilonignore` takes back in what `.gitignore` leaves out.
+
+`git push` deploys, too: to `http://CONTROL-ADDRESS/git/PROJECT`, with the key as password.")]
 pub(crate) struct Deploy {
     /// The project's folder
     #[arg(default_value = ".")]

@@ -13,6 +13,7 @@ mod calls;
 mod command_line;
 mod containers;
 mod examples;
+mod git_push;
 mod headers;
 mod images;
 mod isolation;
