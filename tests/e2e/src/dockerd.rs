@@ -1,7 +1,8 @@
 //! A second container engine on this machine: for a VM of a fleet whose engine is stopped and started while the
 //! others notice nothing. Needs root. Gone with the value, and also when the test's process ends in any other way.
 //!
-//! It leaves the machine's firewall alone, because two engines would clear each other's rules.
+//! It has a network namespace of its own and leaves the machine's firewall alone: two engines would clear each other's rules
+//! and remove each other's bridges.
 
 use crate::{
     cli::{Outcome, run},
@@ -107,12 +108,15 @@ fn host(folder: &Path) -> String {
 
 fn spawn(folder: &Path) -> Child {
     let log = File::options().create(true).append(true).open(folder.join("log")).unwrap();
-    let mut command = Command::new("dockerd");
+    // In a network of its own, gone with it: `--bridge=none` *removes* a bridge `docker0` that it finds, which is the
+    // machine's own engine's.
+    let mut command = Command::new("unshare");
+    command.args(["--net", "dockerd"]);
     for (flag, name) in [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid")] {
         command.arg(flag).arg(folder.join(name));
     }
     command.args(["--host", &host(folder), "--bridge=none", "--iptables=false"]);
     command.args(["--ip6tables=false", "--ip-masq=false"]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    command.spawn().expect("`dockerd` can be run")
+    command.spawn().expect("`unshare` and `dockerd` can be run")
 }
