@@ -10,7 +10,7 @@ use crate::{
     dependencies::Installed,
     engine::{
         Engine,
-        container::{Bind, Ended, Exit, Limits, Rights, Task},
+        container::{Bind, Ended, Exit, KILLED, Limits, Rights, Task},
     },
     error::{self, Hint},
     image::APP,
@@ -212,6 +212,14 @@ fn failed(ended: &Ended, limits: Limits) -> BuildError {
             let limit = limits.memory;
             error::load_failed(format!("the code needs more than {limit} to load"))
                 .hint("the operator's limit is `builder.inspect_memory`")
+        }
+        // Told only by the exit, as by an engine that did not see why.
+        Exit::Code(KILLED) => {
+            let limit = limits.memory;
+            error::load_failed(format!(
+                "the code was killed while it was loaded; most likely it needs more memory than {limit}"
+            ))
+            .hint("the operator's limit is `builder.inspect_memory`")
         }
         Exit::Code(code) => error::load_failed(format!(
             "the code ended with exit status {code} while it was loaded"

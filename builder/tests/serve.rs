@@ -117,7 +117,7 @@ impl Site {
         };
         let any = "127.0.0.1:0".parse().unwrap();
         let serving = Serving::bind(any, None, limits, checker, Arc::clone(&builder) as _).unwrap();
-        let address = serving.address().unwrap();
+        let address = serving.address();
         Self { address, running: serving.spawn(), builder, signer, id }
     }
 

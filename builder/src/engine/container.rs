@@ -33,6 +33,16 @@ use tokio::task::JoinHandle;
 const TAIL: usize = 40;
 /// Most that the engine keeps of a container's output on disk.
 const LOG_SIZE: &str = "16m";
+/// Exit code of a process that was killed, 128 + SIGKILL.
+pub(crate) const KILLED: i64 = 137;
+/// Looks for the engine's word that memory was full, and the pauses after them.
+const OOM_TOLD_WITHIN: [Duration; 5] = [
+    Duration::from_millis(20),
+    Duration::from_millis(80),
+    Duration::from_millis(200),
+    Duration::from_millis(500),
+    Duration::ZERO,
+];
 
 /// What a container is made of.
 #[derive(Clone, Debug)]
@@ -208,8 +218,8 @@ impl Container {
         };
         let (code, ()) = tokio::join!(self.exit_code(), output);
         match code? {
-            // 128 + SIGKILL: either the engine's memory limit or the code itself.
-            137 if self.ran_out_of_memory().await => Ok(Exit::OutOfMemory),
+            // Either the engine's memory limit or the code itself.
+            KILLED if self.ran_out_of_memory().await => Ok(Exit::OutOfMemory),
             code => Ok(Exit::Code(code)),
         }
     }
@@ -227,10 +237,17 @@ impl Container {
         }
     }
 
+    /// The engine hears of full memory and of the end on two ways: on a busy machine the first word may come last.
     async fn ran_out_of_memory(&self) -> bool {
-        let options = None::<bollard::query_parameters::InspectContainerOptions>;
-        let found = self.engine.docker.inspect_container(&self.name, options).await;
-        found.is_ok_and(|c| c.state.and_then(|s| s.oom_killed).unwrap_or(false))
+        for pause in OOM_TOLD_WITHIN {
+            let options = None::<bollard::query_parameters::InspectContainerOptions>;
+            let found = self.engine.docker.inspect_container(&self.name, options).await;
+            if found.is_ok_and(|c| c.state.and_then(|s| s.oom_killed).unwrap_or(false)) {
+                return true;
+            }
+            tokio::time::sleep(pause).await;
+        }
+        false
     }
 }
 

@@ -15,7 +15,9 @@ use bollard::{
     auth::DockerCredentials,
     container::LogOutput,
     errors::Error,
-    models::{ContainerSummaryStateEnum, NetworkCreateRequest, NetworkDisconnectRequest},
+    models::{
+        ContainerState, ContainerSummaryStateEnum, NetworkCreateRequest, NetworkDisconnectRequest,
+    },
     query_parameters::{
         AttachContainerOptions, CreateContainerOptions, CreateImageOptions, ListContainersOptions,
         ListImagesOptions, RemoveContainerOptions, RemoveImageOptions, WaitContainerOptions,
@@ -33,6 +35,16 @@ use tokio::time::{Instant, sleep, timeout};
 /// Pauses between two tries to remove a network that still has endpoints, doubled each time.
 const FIRST_AGAIN: Duration = Duration::from_millis(50);
 const SLOW_AGAIN: Duration = Duration::from_secs(1);
+/// Exit code of a process that was killed: by itself, or by the kernel when its memory was full.
+const KILLED: i64 = 137;
+/// Docker hears of full memory and of the end on two ways: the first word may come last, on a busy machine.
+const OOM_TOLD_WITHIN: [Duration; 5] = [
+    Duration::from_millis(5),
+    Duration::from_millis(15),
+    Duration::from_millis(40),
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+];
 
 /// A Docker Engine on this machine.
 #[derive(Clone)]
@@ -76,6 +88,15 @@ impl DockerEngine {
     }
 
     /// Runs one question within the limit and counts its time.
+    /// How a container stands, unless it is gone.
+    async fn state(&self, name: &ContainerName) -> Result<Option<ContainerState>, EngineError> {
+        match self.ask("inspect", self.docker.inspect_container(name.as_str(), None)).await {
+            Ok(found) => Ok(found.state),
+            Err(EngineError::NotFound(_)) => Ok(None),
+            Err(other) => Err(other),
+        }
+    }
+
     async fn ask<T>(
         &self,
         verb: &'static str,
@@ -295,15 +316,20 @@ impl Engine for DockerEngine {
             Some(Err(other)) => return Err(ours(other)),
             None => return Err(EngineError::Down("the wait was cut".into())),
         };
-        let inspect = self.docker.inspect_container(name.as_str(), None);
-        let state = match self.ask("inspect", inspect).await {
-            Ok(found) => found.state,
-            Err(EngineError::NotFound(_)) => None,
-            Err(other) => return Err(other),
-        };
+        let mut state = self.state(name).await?;
         // When the engine itself stops, it ends its waits with 0 while the container goes on.
         if state.as_ref().is_some_and(|state| state.running == Some(true)) {
             return Err(EngineError::Down("the wait was cut".into()));
+        }
+        let is_told = |state: &Option<ContainerState>| {
+            state.as_ref().is_none_or(|state| state.oom_killed == Some(true))
+        };
+        for pause in OOM_TOLD_WITHIN {
+            if code != KILLED || is_told(&state) {
+                break;
+            }
+            sleep(pause).await;
+            state = self.state(name).await?;
         }
         let out_of_memory = state.and_then(|state| state.oom_killed).unwrap_or(false);
         Ok(Exit { code, out_of_memory })
