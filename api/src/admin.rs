@@ -4,6 +4,7 @@ use crate::{
     error::ErrorBody,
     function::FunctionSpec,
     ids::{DeploymentId, FunctionName, ProjectName, VersionNumber},
+    traffic::{Aborted, Share},
     vm::VmStatus,
 };
 use jiff::Timestamp;
@@ -40,6 +41,12 @@ pub struct FunctionInfo {
     pub active_version: VersionNumber,
     /// Where to call it.
     pub url: String,
+    /// Which versions share its calls; empty when one has them all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<Share>,
+    /// How its last split ended, when it did so by itself and nothing was changed since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aborted: Option<Aborted>,
     /// Instances that exist now, on all VMs.
     pub instances: u32,
     /// When the active version was made.
@@ -53,8 +60,14 @@ pub struct FunctionInfo {
 pub struct VersionInfo {
     /// Its number.
     pub version: VersionNumber,
-    /// Whether it serves.
+    /// Whether it serves; of a split, whether it is the stable version.
     pub active: bool,
+    /// Its share of the calls, when they are split and it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<u8>,
+    /// Where to call just this version.
+    #[serde(default)]
+    pub url: String,
     /// A reference that `docker run` takes on this machine.
     pub image: String,
     /// `sha256:…` of the image's configuration.

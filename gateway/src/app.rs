@@ -5,6 +5,7 @@ use crate::{
     call::{
         Calls,
         accept::{self, Door, Ending},
+        lookup::kept::Kept,
     },
     config::Config,
     control::{Control, ControlHandler},
@@ -22,6 +23,7 @@ use crate::{
     routes::Routes,
     sweep,
     sync::{self, Others, Sync, away::StoreWatch},
+    traffic::abort::Aborts,
     urls::Urls,
     warm,
 };
@@ -140,7 +142,11 @@ impl App {
         }
 
         let metrics = Metrics::new(registry)?;
-        let routes = Arc::new(Routes::new(store.snapshot().await?, Arc::clone(&metrics)));
+        let routes = Arc::new(Routes::new(
+            store.snapshot().await?,
+            store.traffic().await?,
+            Arc::clone(&metrics),
+        ));
         let fleet = Arc::new(Fleet::new(local, &config.care));
         for id in store.draining().await? {
             if let Some(member) = fleet.member(&id) {
@@ -202,8 +208,9 @@ impl App {
         let known = store.members().await?;
         let known = known.iter().filter(|member| member.join.kind == MemberKind::Vm).count();
         registry.register(Box::new(FleetMetrics::new(Arc::clone(&fleet))?))?;
-        let calls =
-            Calls::new(&config, Arc::clone(&routes), Arc::clone(&fleet), Arc::clone(&metrics));
+        let kept = Arc::new(Kept::new(Arc::clone(&store)));
+        let (table, vms) = (Arc::clone(&routes), Arc::clone(&fleet));
+        let calls = Calls::new(&config, table, kept, vms, Arc::clone(&metrics));
         let vms = FleetVms {
             fleet: Arc::clone(&fleet),
             routes: Arc::clone(&routes),
@@ -227,6 +234,7 @@ impl App {
             deploys,
             identity,
             urls,
+            traffic: config.traffic,
             registry: registry.clone(),
             max_source: config.max_source,
             linger: config.linger,
@@ -280,7 +288,14 @@ impl App {
         let warm = warm::keep(Arc::clone(&api.routes), Arc::clone(&api.fleet));
         background.spawn(ending.close.clone().run_until_cancelled_owned(warm));
         let (routes, vms) = (Arc::clone(&api.routes), Arc::clone(&api.fleet));
-        members.spawn(sweep::sweep(routes, vms, api.deploys.limit));
+        members.spawn(sweep::sweep(routes, vms, Arc::clone(calls.kept()), api.deploys.limit));
+        let aborts = Aborts {
+            routes: Arc::clone(&api.routes),
+            fleet: Arc::clone(&api.fleet),
+            store: Arc::clone(&api.store),
+            metrics: Arc::clone(&api.deploys.metrics),
+        };
+        members.spawn(aborts.run());
         ending.tasks.spawn(control.serve(ControlHandler::new(api)));
         let answering = Arc::clone(&calls);
         // The first callers of a gateway that comes back wait in the kernel's queue: it has VMs when it takes them.

@@ -3,8 +3,9 @@
 //!
 //! ```text
 //! accept → lookup → permit → place ⇄ relay → reply
-//!                              retry: may it go to another VM? budget: not too often
-//!                              fetch: the image, to a home that lacks it
+//!            │                 retry: may it go to another VM? budget: not too often
+//!            │                 fetch: the image, to a home that lacks it
+//!            split: which version, where a function's calls go to more than one
 //! ```
 //! A call has no task of its own: it lives in its connection's future. When the caller hangs up, that
 //! future is dropped, and with it the lease, the body and the record; nothing has to be cleaned up.
@@ -19,6 +20,7 @@ pub(crate) mod reply;
 pub(crate) mod budget;
 mod fetch;
 pub(crate) mod retry;
+mod split;
 
 use crate::{
     config::Config,
@@ -36,13 +38,14 @@ use epsilon_api::{
     vm::{Answer, Held},
 };
 use fetch::Fetches;
-use http::{Request, Response, StatusCode, Uri};
+use http::{Request, Response, StatusCode, Uri, header::SET_COOKIE};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-use lookup::Target;
+use lookup::{Target, kept::Kept};
 use place::{Placed, bound::Balance};
 use relay::{Outgoing, limited::Limited, upgrade::Tunnel};
 use reply::{CallRecord, ReplyBody};
 use retry::{Failure, Tries};
+use split::Chosen;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -55,6 +58,7 @@ const WRITE_SLACK: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Calls {
     routes: Arc<Routes>,
+    kept: Arc<Kept>,
     fleet: Arc<Fleet>,
     balance: Balance,
     max_tries: usize,
@@ -74,12 +78,14 @@ impl Calls {
     pub(crate) fn new(
         config: &Config,
         routes: Arc<Routes>,
+        kept: Arc<Kept>,
         fleet: Arc<Fleet>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let stop = CancellationToken::new();
         Self {
             routes,
+            kept,
             fleet,
             balance: config.balance,
             max_tries: config.max_tries,
@@ -92,6 +98,11 @@ impl Calls {
             running: TaskTracker::new(),
             stop,
         }
+    }
+
+    /// What is known of versions that are called by their address.
+    pub(crate) fn kept(&self) -> &Arc<Kept> {
+        &self.kept
     }
 
     /// The calls that run now.
@@ -117,20 +128,33 @@ impl Calls {
             Ok(found) => found,
             Err(err) => return reply::error(&err, record),
         };
-        let (route, target) = match target {
+        let (function, target, version) = match target {
             Target::Health => return reply::health(record),
-            Target::Function(route, target) => (route, target),
+            Target::Function(function, target) => (function, target, None),
+            Target::Version(function, number, target) => (function, target, Some(number)),
+        };
+        let Chosen { route, cookie } = match (version, function.split()) {
+            (None, None) => Chosen { route: function, cookie: None },
+            (None, Some(split)) => split::choose(split, request.headers()),
+            (Some(number), _) => match self.kept.find(&function, number).await {
+                Ok(route) => Chosen { route, cookie: None },
+                Err(err) => return reply::error(&err, record),
+            },
         };
         record.route = Some(Arc::clone(&route));
         let (request, caller) = self.prepare(request, target, connection);
         let call = Outgoing::new(Arc::clone(&route.version), record.request_id().clone(), request);
-        match self.relay(&route, call).await {
+        let mut response = match self.relay(&route, call).await {
             Ok(Relayed { answer, carried }) => {
                 record.carried = Some(carried);
                 self.reply(answer, caller, &route, record, connection)
             }
             Err(err) => reply::error(&err, record),
+        };
+        if let Some(cookie) = cookie {
+            response.headers_mut().append(SET_COOKIE, cookie);
         }
+        response
     }
 
     /// Who is meant, and whether the request may go on. An unwanted body is read to its end behind.

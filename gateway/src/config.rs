@@ -7,6 +7,7 @@ use crate::{
     call::{budget, place::bound::Balance},
     fleet::{breaker, health, member::Care},
     git::config as git,
+    traffic::config as traffic,
 };
 use epsilon_api::{fleet, units::Bytes, written};
 use epsilon_wire::tls;
@@ -138,6 +139,8 @@ pub struct Settings {
     /// How many VMs the fleet should have, and who makes them: a mapping of its own, see `gateway.autoscale` below.
     /// Default: nobody makes any; the wanted count is only shown.
     pub autoscale: autoscale::Settings,
+    /// When a split of a function's calls ends by itself: a mapping of its own, see `gateway.traffic` below.
+    pub traffic: traffic::Settings,
     /// `git push` as a deployment: a mapping of its own, see `gateway.git` below.
     pub git: git::Settings,
 }
@@ -184,6 +187,7 @@ impl Default for Settings {
             fetch_timeout: Duration::from_secs(5 * 60),
             builder_silence: Duration::from_secs(30),
             autoscale: autoscale::Settings::default(),
+            traffic: traffic::Settings::default(),
             git: git::Settings::default(),
         }
     }
@@ -215,6 +219,7 @@ pub struct Config {
     pub(crate) tls: Option<tls::Files>,
     pub(crate) members: MemberLimits,
     pub(crate) autoscale: autoscale::Config,
+    pub(crate) traffic: traffic::Config,
     pub(crate) git: git::Config,
 }
 
@@ -353,6 +358,7 @@ impl Config {
         let git = git::Config::new(settings.git, settings.max_source)?;
         Ok(Self {
             autoscale,
+            traffic: traffic::Config::new(&settings.traffic)?,
             git,
             control_url: settings.control_url.map(|url| url.trim_end_matches('/').to_owned()),
             tls,

@@ -18,6 +18,7 @@ mod git;
 mod logs;
 mod openapi;
 mod query;
+mod traffic;
 mod vms;
 
 use crate::{
@@ -33,6 +34,7 @@ use crate::{
     keys::Doors,
     routes::Routes,
     sync::away::StoreWatch,
+    traffic::config::Config as Traffic,
     urls::Urls,
 };
 use axum::{
@@ -77,6 +79,7 @@ pub(crate) struct Control {
     /// How this gateway shows itself to members.
     pub(crate) identity: Identity,
     pub(crate) urls: Urls,
+    pub(crate) traffic: Traffic,
     pub(crate) registry: Registry,
     pub(crate) max_source: Bytes,
     pub(crate) linger: Duration,
@@ -103,10 +106,12 @@ type Shared = State<Arc<Control>>;
 fn router(control: &Arc<Control>) -> Router {
     let store = middleware::from_fn_with_state(Arc::clone(control), auth::require_store);
     let delete = delete(functions::delete).layer(store.clone());
+    let split = post(traffic::split).layer(store.clone());
     Router::new()
         .route("/v1/functions", get(functions::list))
         .route("/v1/functions/{name}/versions", get(functions::versions))
         .route("/v1/functions/{name}/rollback", post(functions::rollback))
+        .route("/v1/functions/{name}/promote", post(traffic::promote))
         .route("/v1/deployments", get(deployments::list).post(deployments::create))
         .route("/v1/deployments/{id}", get(deployments::detail))
         .route("/v1/vms/{id}/drain", post(vms::drain))
@@ -114,6 +119,7 @@ fn router(control: &Arc<Control>) -> Router {
         .route_layer(store)
         // These answer from memory.
         .route("/v1/functions/{name}", get(functions::detail).merge(delete))
+        .route("/v1/functions/{name}/traffic", get(traffic::show).merge(split))
         .route("/v1/functions/{name}/logs", get(logs::stream))
         .route("/v1/vms", get(vms::list))
         .route("/v1/autoscaler", get(autoscaler::show))

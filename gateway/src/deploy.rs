@@ -257,7 +257,9 @@ impl Deploys {
             let change = self.routes.change().await;
             let deployment =
                 self.store.activate(id, Timestamp::now()).await.map_err(DeployError::Store)?;
-            change.serve(ready.started.serve(), &self.fleet);
+            for line in change.serve(ready.started.serve(), &self.fleet) {
+                story.line(line);
+            }
             deployment
         };
         let changed = deployment.functions.iter().filter(|function| function.changed).count();

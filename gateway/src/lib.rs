@@ -17,6 +17,7 @@
 //! | `control` | the control API |
 //! | `keys` | the keys of the gateway's own doors |
 //! | `sync` | in step with the store, which other gateways change |
+//! | `traffic` | splits of a function's calls among its versions |
 //! | `sweep` | instances that nobody serves |
 //! | `urls` | addresses that are shown to people |
 //! | `warm` | instances that functions want ready when nobody calls |
@@ -32,6 +33,7 @@ mod observe;
 mod routes;
 mod sweep;
 mod sync;
+mod traffic;
 mod urls;
 mod warm;
 

@@ -1,23 +1,31 @@
 //! Which version answers to which name, in memory. Read by every call without a lock; written when
-//! something is activated, rolled back or deleted, after the store has said yes.
+//! something is activated, split, rolled back or deleted, after the store has said yes.
 
 use crate::{
     call::place::stable,
     fleet::{Fleet, view::VersionKey},
     observe::metrics::{FunctionMetrics, Metrics},
+    traffic::{split::Split, tally::Tally},
 };
 use arc_swap::{ArcSwap, Guard};
-use epsilon_api::{function::Version, ids::FunctionName};
+use epsilon_api::{
+    function::Version,
+    ids::{FunctionName, VersionNumber},
+    traffic::{Aborted, text},
+};
+use epsilon_store::Traffic;
+use jiff::Timestamp;
 use rapidhash::fast::RandomState;
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
 };
+use tokio::sync::Notify;
 
-/// One function that can be called.
+/// One function that can be called, or one version of it.
 #[derive(Debug)]
 pub(crate) struct Route {
-    /// What serves.
+    /// What serves; of a split, the stable version.
     pub(crate) version: Arc<Version>,
     /// The same, as the fleet looks it up.
     pub(crate) key: VersionKey,
@@ -25,6 +33,70 @@ pub(crate) struct Route {
     pub(crate) home: u64,
     /// Where its calls are counted.
     pub(crate) metrics: Arc<FunctionMetrics>,
+    /// Whether that version has all calls.
+    pub(crate) sharing: Sharing,
+    /// Where they are counted as well, when this is a version of a split.
+    pub(crate) tally: Option<Arc<Tally>>,
+}
+
+/// Whether a version has all calls of its function.
+#[derive(Debug)]
+pub(crate) enum Sharing {
+    /// It has.
+    Alone,
+    /// Others have a part of them.
+    Split(Arc<Split>),
+    /// It has again, because another one failed too often.
+    Aborted(Arc<Traffic>),
+}
+
+impl Sharing {
+    /// What tells it from what was there before.
+    fn identity(&self) -> Option<(Timestamp, bool)> {
+        match self {
+            Self::Alone => None,
+            Self::Split(split) => Some((split.terms.since, false)),
+            Self::Aborted(traffic) => Some((traffic.since, true)),
+        }
+    }
+}
+
+impl Route {
+    /// A version that has all calls.
+    pub(crate) fn of(version: Arc<Version>, metrics: Arc<FunctionMetrics>) -> Self {
+        let key = VersionKey::of_version(&version);
+        let home = stable::of_name(version.function.as_str());
+        Self { version, key, home, metrics, sharing: Sharing::Alone, tally: None }
+    }
+
+    /// The same version, its calls counted.
+    pub(crate) fn tallied(&self, tally: Arc<Tally>) -> Self {
+        let tally = Some(tally);
+        Self { tally, ..Self::of(Arc::clone(&self.version), Arc::clone(&self.metrics)) }
+    }
+
+    /// The split that holds.
+    pub(crate) fn split(&self) -> Option<&Arc<Split>> {
+        match &self.sharing {
+            Sharing::Split(split) => Some(split),
+            Sharing::Alone | Sharing::Aborted(_) => None,
+        }
+    }
+
+    /// How its last split ended by itself.
+    pub(crate) fn aborted(&self) -> Option<&Aborted> {
+        match &self.sharing {
+            Sharing::Aborted(traffic) => traffic.aborted.as_ref(),
+            Sharing::Alone | Sharing::Split(_) => None,
+        }
+    }
+
+    /// The versions that get calls, each by itself.
+    pub(crate) fn versions(self: &Arc<Self>) -> impl Iterator<Item = &Arc<Self>> {
+        let arms = self.split().map_or(&[][..], |split| split.arms());
+        let alone = arms.is_empty().then_some(self);
+        arms.iter().map(|arm| &arm.plain).chain(alone)
+    }
 }
 
 /// All functions at one moment.
@@ -47,15 +119,24 @@ impl Table {
             .or_else(|| self.named(self.by_host.get(&label.to_ascii_lowercase())?.as_str()))
     }
 
-    /// Whether this version is the one that answers to its name.
+    /// The route of this version by itself, if it gets calls of its function.
+    pub(crate) fn serving(&self, function: &str, number: VersionNumber) -> Option<&Arc<Route>> {
+        self.named(function)?.versions().find(|route| route.version.number == number)
+    }
+
+    /// Whether this version gets calls of its function.
     pub(crate) fn serves(&self, version: &Version) -> bool {
-        self.named(version.function.as_str())
-            .is_some_and(|route| route.version.number == version.number)
+        self.serving(version.function.as_str(), version.number).is_some()
     }
 
     /// All functions, in no order.
     pub(crate) fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.by_name.values()
+    }
+
+    /// All versions that get calls, each by itself.
+    pub(crate) fn versions(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.by_name.values().flat_map(Route::versions)
     }
 
     fn with_hosts(mut self) -> Self {
@@ -76,6 +157,8 @@ impl Table {
 pub(crate) struct Routes {
     table: ArcSwap<Table>,
     metrics: Arc<Metrics>,
+    /// A version of a split failed too often.
+    breached: Arc<Notify>,
     /// Held over "store, then table", so that both see changes in the same order. Calls never wait for it.
     door: tokio::sync::Mutex<()>,
 }
@@ -88,13 +171,23 @@ pub(crate) struct Change<'a> {
 }
 
 impl Routes {
-    /// A table of these versions.
-    pub(crate) fn new(versions: Vec<Version>, metrics: Arc<Metrics>) -> Self {
-        let routes =
-            Self { table: ArcSwap::default(), metrics, door: tokio::sync::Mutex::default() };
+    /// A table of these versions, and of the splits among them.
+    pub(crate) fn new(
+        versions: Vec<Version>,
+        traffic: Vec<Traffic>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let routes = Self {
+            table: ArcSwap::default(),
+            metrics,
+            breached: Arc::default(),
+            door: tokio::sync::Mutex::default(),
+        };
+        let mut traffic = by_name(traffic);
         routes.swap(|table| {
             for version in versions {
-                routes.put(table, Arc::new(version));
+                let traffic = traffic.remove(&version.function);
+                routes.put(table, Arc::new(version), traffic);
             }
         });
         routes
@@ -110,16 +203,34 @@ impl Routes {
         Change { routes: self, _door: self.door.lock().await }
     }
 
-    fn put(&self, table: &mut Table, version: Arc<Version>) -> Option<Arc<Version>> {
+    /// Waits until a version of a split has failed too often.
+    pub(crate) async fn breached(&self) {
+        self.breached.notified().await;
+    }
+
+    /// Answers what was there before.
+    fn put(
+        &self,
+        table: &mut Table,
+        version: Arc<Version>,
+        traffic: Option<Traffic>,
+    ) -> Option<Arc<Route>> {
         let name = version.function.clone();
         let metrics = match table.by_name.get(&name) {
             Some(route) => Arc::clone(&route.metrics),
             None => self.metrics.function(&name),
         };
-        let key = VersionKey::of_version(&version);
-        let home = stable::of_name(version.function.as_str());
-        let route = Arc::new(Route { version, key, home, metrics });
-        table.by_name.insert(name, route).map(|old| Arc::clone(&old.version))
+        let mut route = Route::of(version, metrics);
+        route.sharing = match traffic.filter(|traffic| traffic.stable == route.version.number) {
+            None => Sharing::Alone,
+            Some(traffic) if traffic.aborted.is_some() => Sharing::Aborted(traffic.into()),
+            Some(traffic) => {
+                let (metrics, news) = (&self.metrics, &self.breached);
+                let split = Split::new(&route.version, traffic, &route.metrics, metrics, news);
+                Sharing::Split(split.into())
+            }
+        };
+        table.by_name.insert(name, Arc::new(route))
     }
 
     fn swap<T>(&self, edit: impl FnOnce(&mut Table) -> T) -> T {
@@ -132,56 +243,107 @@ impl Routes {
     }
 }
 
+fn by_name(traffic: Vec<Traffic>) -> HashMap<FunctionName, Traffic> {
+    traffic.into_iter().map(|one| (one.function.clone(), one)).collect()
+}
+
 /// What serves no more is retired while the door is still held: done later, it could hit a version that
 /// the next change has made serve again.
 impl Change<'_> {
-    /// Lets all these versions serve from now on, in one step, and retires those that no longer do.
-    pub(crate) fn serve(&self, versions: Vec<Arc<Version>>, fleet: &Fleet) {
-        let old: Vec<Arc<Version>> = self.routes.swap(|table| {
-            versions
-                .into_iter()
-                .filter_map(|version| {
-                    let number = version.number;
-                    self.routes.put(table, version).filter(|old| old.number != number)
-                })
-                .collect()
+    /// Lets all these versions serve all calls from now on, in one step, and retires those that no longer do. A version
+    /// that serves already, alone or beside others, goes on as it does. Answers what there is to say of splits that ended.
+    pub(crate) fn serve(&self, versions: Vec<Arc<Version>>, fleet: &Fleet) -> Vec<String> {
+        let before: Vec<Arc<Route>> = self.routes.swap(|table| {
+            let new = versions.into_iter().filter(|version| {
+                let route = table.named(version.function.as_str());
+                route.is_none_or(|route| route.version.number != version.number)
+            });
+            let new: Vec<_> = new.collect();
+            new.into_iter().filter_map(|version| self.routes.put(table, version, None)).collect()
         });
-        for version in &old {
-            fleet.retire(version);
+        self.retire(&before, fleet);
+        let ended = before.iter().filter_map(|route| {
+            let shares = text(&route.split()?.terms.split.slots.shares());
+            let function = &route.version.function;
+            Some(format!(
+                "note: the split of `{function}` ({shares}) is over: the new version has all calls"
+            ))
+        });
+        ended.collect()
+    }
+
+    /// This version serves, or the stable version of this split does beside others.
+    pub(crate) fn share(&self, version: Version, traffic: Option<Traffic>, fleet: &Fleet) {
+        let put = |table: &mut Table| self.routes.put(table, version.into(), traffic);
+        let before = self.routes.swap(put);
+        self.retire(&before, fleet);
+    }
+
+    /// The stable version of this split has all calls again, if it is the one that holds. Why is remembered.
+    pub(crate) fn abort(&self, terms: &Traffic, why: Option<&Aborted>, fleet: &Fleet) {
+        let holds = self.routes.table().named(terms.function.as_str()).and_then(|route| {
+            let split = route.split().filter(|split| split.terms.since == terms.since);
+            split.map(|_| Version::clone(&route.version))
+        });
+        if let Some(version) = holds {
+            let ended = |why: &Aborted| Traffic {
+                aborted: Some(why.clone()),
+                candidates: Vec::new(),
+                ..terms.clone()
+            };
+            self.share(version, why.map(ended), fleet);
         }
     }
 
     /// The function answers no more.
     pub(crate) fn remove(&self, name: &FunctionName, fleet: &Fleet) {
-        let old = self.routes.swap(|table| table.by_name.remove(name.as_str()));
-        if let Some(route) = old {
-            fleet.retire(&route.version);
-        }
+        let before = self.routes.swap(|table| table.by_name.remove(name.as_str()));
+        self.retire(&before, fleet);
     }
 
-    /// These serve, all of them and no others: what another gateway has changed. Nothing happens where nothing differs.
-    pub(crate) fn follow(&self, versions: Vec<Version>, fleet: &Fleet) {
+    /// These serve, all of them and no others, split like this: what another gateway has changed. Nothing happens where
+    /// nothing differs.
+    pub(crate) fn follow(&self, versions: Vec<Version>, traffic: Vec<Traffic>, fleet: &Fleet) {
+        let mut traffic = by_name(traffic);
         let (mut new, mut gone) = (Vec::new(), Vec::new());
         {
             let table = self.routes.table();
             let names: HashSet<&FunctionName> = versions.iter().map(|one| &one.function).collect();
             gone.extend(table.by_name.keys().filter(|name| !names.contains(name)).cloned());
-            new.extend(versions.iter().filter(|version| !table.serves(version)).cloned());
+            for version in versions {
+                let traffic = traffic.remove(&version.function);
+                let traffic = traffic.filter(|traffic| traffic.stable == version.number);
+                let identity = traffic.as_ref().map(|one| (one.since, one.aborted.is_some()));
+                let is_known = table.named(version.function.as_str()).is_some_and(|route| {
+                    route.version.number == version.number && route.sharing.identity() == identity
+                });
+                if !is_known {
+                    new.push((version, traffic));
+                }
+            }
         }
         if new.is_empty() && gone.is_empty() {
             return;
         }
         tracing::info!(changed = new.len(), gone = gone.len(), "Following what serves now.");
-        let old: Vec<Arc<Version>> = self.routes.swap(|table| {
+        let before: Vec<Arc<Route>> = self.routes.swap(|table| {
             let removed = gone.iter().filter_map(|name| table.by_name.remove(name.as_str()));
-            let mut old: Vec<_> = removed.map(|route| Arc::clone(&route.version)).collect();
-            old.extend(
-                new.into_iter().filter_map(|version| self.routes.put(table, version.into())),
-            );
-            old
+            let mut before: Vec<_> = removed.collect();
+            let put =
+                |(version, traffic): (Version, _)| self.routes.put(table, version.into(), traffic);
+            before.extend(new.into_iter().filter_map(put));
+            before
         });
-        for version in &old {
-            fleet.retire(version);
+        self.retire(&before, fleet);
+    }
+
+    /// Retires the versions of these routes that get no calls any more.
+    fn retire<'a>(&self, before: impl IntoIterator<Item = &'a Arc<Route>>, fleet: &Fleet) {
+        let table = self.routes.table();
+        for route in before.into_iter().flat_map(Route::versions) {
+            if !table.serves(&route.version) {
+                fleet.retire(&route.version);
+            }
         }
     }
 
@@ -207,7 +369,7 @@ mod tests {
         let metrics = Metrics::new(&Registry::new()).unwrap();
         let vm = FakeVm::new("a");
         let fleet = Fleet::new([Arc::clone(&vm) as _], &Care::default());
-        (Routes::new(versions, metrics), fleet, vm)
+        (Routes::new(versions, Vec::new(), metrics), fleet, vm)
     }
 
     fn serving(routes: &Routes) -> Vec<String> {
@@ -223,14 +385,14 @@ mod tests {
         let (routes, fleet, vm) = routes(vec![version("a", 1), version("b", 1), version("c", 3)]);
         let before = Arc::clone(routes.table().named("a").unwrap());
         let now = vec![version("a", 1), version("c", 2), version("d", 1)];
-        routes.change().await.follow(now.clone(), &fleet);
+        routes.change().await.follow(now.clone(), Vec::new(), &fleet);
         assert_eq!(serving(&routes), ["a@1", "c@2", "d@1"]);
         assert_eq!(vm.retired(), ["b@1", "c@3"]);
         assert!(Arc::ptr_eq(routes.table().named("a").unwrap(), &before));
         assert!(routes.table().named_in_host("b").is_none());
 
         let table = Arc::clone(&routes.table());
-        routes.change().await.follow(now, &fleet);
+        routes.change().await.follow(now, Vec::new(), &fleet);
         assert!(Arc::ptr_eq(&table, &routes.table()), "nothing differs, nothing is copied");
     }
 

@@ -5,6 +5,7 @@
 //! this gateway may be the last to hear of a rollback.
 
 use crate::{
+    call::lookup::kept::Kept,
     fleet::Fleet,
     routes::{Routes, Table},
 };
@@ -27,7 +28,12 @@ const OLDER: Duration = Duration::from_secs(60);
 type Strays = HashMap<(VmId, VersionId), Instant>;
 
 /// Runs until it is dropped. `deployments` is the longest that one may take.
-pub(crate) async fn sweep(routes: Arc<Routes>, fleet: Arc<Fleet>, deployments: Duration) {
+pub(crate) async fn sweep(
+    routes: Arc<Routes>,
+    fleet: Arc<Fleet>,
+    kept: Arc<Kept>,
+    deployments: Duration,
+) {
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut strays = Strays::new();
@@ -38,6 +44,9 @@ pub(crate) async fn sweep(routes: Arc<Routes>, fleet: Arc<Fleet>, deployments: D
         let (now, members) = (Instant::now(), fleet.members());
         let reports: Vec<_> = members.iter().map(|member| member.vm.status()).collect();
         for (vm, version) in overdue(&mut strays, &routes.table(), &reports, now, deployments) {
+            if kept.is_called(version.function.as_str(), version.number) {
+                continue; // by its own address
+            }
             tracing::info!(%vm, %version, "Nobody serves this version; its instances go.");
             if let Some(member) = fleet.member(&vm) {
                 member.vm.retire(&version);
@@ -60,7 +69,7 @@ fn overdue(
             let id = VersionId { function: instance.function.clone(), number: instance.version };
             let serves = table.named(id.function.as_str()).map(|route| route.version.number);
             let grace = match serves {
-                Some(number) if number == id.number => continue,
+                _ if table.serving(id.function.as_str(), id.number).is_some() => continue,
                 Some(number) if id.number < number => OLDER,
                 // Newer, or of a function that is new: it may be on its way to serving.
                 Some(_) | None => deployments,
@@ -101,7 +110,7 @@ mod tests {
     /// What is overdue after so many seconds of the same report, with `pay@3` serving.
     fn after(versions: &[(&str, u32)], seconds: &[u64]) -> Vec<String> {
         let metrics = Metrics::new(&Registry::new()).unwrap();
-        let routes = Routes::new(vec![testing::version("pay", 3)], metrics);
+        let routes = Routes::new(vec![testing::version("pay", 3)], Vec::new(), metrics);
         let (mut strays, start) = (Strays::new(), Instant::now());
         let mut found = Vec::new();
         for second in seconds {
@@ -134,7 +143,7 @@ mod tests {
     #[tokio::test]
     async fn one_that_went_and_came_back_has_its_time_again() {
         let metrics = Metrics::new(&Registry::new()).unwrap();
-        let routes = Routes::new(vec![testing::version("pay", 3)], metrics);
+        let routes = Routes::new(vec![testing::version("pay", 3)], Vec::new(), metrics);
         let (mut strays, start) = (Strays::new(), Instant::now());
         let mut at = |second: u64, versions: &[(&str, u32)]| {
             let now = start + Duration::from_secs(second);

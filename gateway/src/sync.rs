@@ -110,7 +110,8 @@ impl Sync {
     pub(crate) async fn read_routes(&self) -> Result<(), Away> {
         let change = self.routes.change().await;
         let versions = self.ask(self.store.snapshot()).await?;
-        change.follow(versions, &self.fleet);
+        let traffic = self.ask(self.store.traffic()).await?;
+        change.follow(versions, traffic, &self.fleet);
         Ok(())
     }
 

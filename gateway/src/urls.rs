@@ -1,7 +1,10 @@
 //! Where people call a function: the address that is shown, not one that is listened on.
 
-use crate::config::Config;
-use epsilon_api::ids::FunctionName;
+use crate::{
+    call::lookup::{IN_HOST, IN_PATH},
+    config::Config,
+};
+use epsilon_api::ids::{FunctionName, VersionNumber};
 use std::net::SocketAddr;
 
 /// Makes addresses of functions.
@@ -37,6 +40,14 @@ impl Urls {
             Self::Host { rest } => format!("http://{name}.{rest}/"),
         }
     }
+
+    /// Where to call this version of it, whoever else gets its calls.
+    pub(crate) fn of_version(&self, name: &FunctionName, version: VersionNumber) -> String {
+        match self {
+            Self::Path(base) => format!("{base}/{name}{IN_PATH}{version}"),
+            Self::Host { rest } => format!("http://{name}{IN_HOST}{version}.{rest}/"),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -49,7 +60,11 @@ mod tests {
         let name = FunctionName::parse("pay").unwrap();
         let url = |settings: Settings, public: &str| {
             let config = Config::new(settings, "/data").unwrap();
-            Urls::new(&config, public.parse().unwrap()).of(&name)
+            let urls = Urls::new(&config, public.parse().unwrap());
+            let version = urls.of_version(&name, VersionNumber::new(3).unwrap());
+            let of_version = version.replace("pay@3", "pay").replace("pay--v3", "pay");
+            assert!(version != of_version && of_version == urls.of(&name), "{version}");
+            urls.of(&name)
         };
         let domain = || Settings { domain: Some("fn.example.org".into()), ..Settings::default() };
         let public = Some("https://api.example.org/".into());

@@ -44,14 +44,14 @@ pub(crate) async fn keep(routes: Arc<Routes>, fleet: Arc<Fleet>) {
             failing.insert(key, (Instant::now() + pause, pause));
         }
         let table = routes.table();
-        failing.retain(|key, _| table.routes().any(|route| route.key == *key));
+        failing.retain(|key, _| table.versions().any(|route| route.key == *key));
     }
 }
 
-/// Functions whose first VM does not hold what they want.
+/// Versions whose first VM does not hold what they want.
 fn missing(routes: &Routes, fleet: &Fleet) -> Vec<Arc<Route>> {
     let (table, snapshot) = (routes.table(), fleet.snapshot());
-    let wants = table.routes().filter(|route| route.version.spec.min_instances > 0);
+    let wants = table.versions().filter(|route| route.version.spec.min_instances > 0);
     let is_missing = |route: &&Arc<Route>| {
         let order = snapshot.order(&route.version.function);
         let wanted = route.version.spec.min_instances;

@@ -36,3 +36,5 @@ mod gateways;
 mod git;
 #[path = "gateway/raw.rs"]
 mod raw;
+#[path = "gateway/traffic.rs"]
+mod traffic;

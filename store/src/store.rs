@@ -98,11 +98,10 @@ pub struct WantedSplit {
 
 impl WantedSplit {
     /// The version that all calls go back to: the one that is named, else the one of the split that runs, else the one
-    /// with the largest share (of equals the active one, else the oldest).
+    /// with the largest share (of equals the oldest).
     pub(crate) fn stable_version(
         &self,
         running: Option<VersionNumber>,
-        active: VersionNumber,
     ) -> Result<VersionNumber, BadShares> {
         let shares = BadShares::check(&self.shares)?;
         let is_in = |version| shares.iter().any(|share| share.version == version);
@@ -112,10 +111,8 @@ impl WantedSplit {
         if let Some(stable) = running.filter(|stable| is_in(*stable)) {
             return Ok(stable);
         }
-        let largest = shares.iter().max_by_key(|share| {
-            let older = std::cmp::Reverse(share.version);
-            (share.percent, share.version == active, older)
-        });
+        let largest =
+            shares.iter().max_by_key(|share| (share.percent, std::cmp::Reverse(share.version)));
         // Shares that make 100 are not empty.
         largest.map(|share| share.version).ok_or(BadShares::Sum(0))
     }

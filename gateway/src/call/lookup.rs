@@ -1,8 +1,11 @@
-//! Second phase: which function is meant. Pure. A name is compared as it was sent, without decoding
-//! or folding, so `%2e%2e`, `__proto__` and whatever else people try simply name nothing.
+//! Second phase: which function is meant, or which of its versions (`/name@3`, `name--v3.domain`). Pure. A name is compared as it was sent, without decoding
+//! or folding, so `%2e%2e`, `__proto__` and whatever else people try simply name nothing. `kept` has the versions that get
+//! calls in no other way.
+
+pub(crate) mod kept;
 
 use crate::routes::{Route, Table};
-use epsilon_api::error::CallError;
+use epsilon_api::{error::CallError, ids::VersionNumber};
 use http::{Method, Uri, uri::PathAndQuery};
 use std::sync::Arc;
 
@@ -16,6 +19,8 @@ pub(crate) enum Target {
     Health,
     /// A function, and the target as the function is to see it.
     Function(Arc<Route>, Uri),
+    /// One version of it.
+    Version(Arc<Route>, VersionNumber, Uri),
 }
 
 /// Finds the function by the host's first label where a domain is set and the host lies in it, else by
@@ -28,18 +33,45 @@ pub(crate) fn lookup(
     host: &str,
 ) -> Result<Target, CallError> {
     if let Some(label) = domain.and_then(|domain| label_before(host, domain)) {
-        let route = table.named_in_host(label).ok_or_else(|| not_found(label))?;
-        let whole = uri.path_and_query().cloned().unwrap_or(ROOT);
-        return Ok(Target::Function(Arc::clone(route), whole.into()));
+        let whole = uri.path_and_query().cloned().unwrap_or(ROOT).into();
+        // A function may be named like a version of another one; its own name comes first.
+        if let Some(route) = table.named_in_host(label) {
+            return Ok(Target::Function(Arc::clone(route), whole));
+        }
+        let (route, number) = version(label, IN_HOST, |name| table.named_in_host(name))?;
+        return Ok(Target::Version(Arc::clone(route), number, whole));
     }
     let (name, rest) = split(uri.path());
     if name.is_empty() && rest.is_empty() && matches!(*method, Method::GET | Method::HEAD) {
         return Ok(Target::Health);
     }
-    let route = table.named(name).ok_or_else(|| not_found(name))?;
-    let target = inner_target(rest, uri.query())
-        .ok_or(CallError::BadRequest("the path after the function's name cannot be read"))?;
-    Ok(Target::Function(Arc::clone(route), target))
+    let target = || {
+        inner_target(rest, uri.query())
+            .ok_or(CallError::BadRequest("the path after the function's name cannot be read"))
+    };
+    if let Some(route) = table.named(name) {
+        return Ok(Target::Function(Arc::clone(route), target()?));
+    }
+    let (route, number) = version(name, IN_PATH, |name| table.named(name))?;
+    Ok(Target::Version(Arc::clone(route), number, target()?))
+}
+
+/// What stands between a function's name and a version's number, in a path and in a host name.
+pub(crate) const IN_PATH: &str = "@";
+pub(crate) const IN_HOST: &str = "--v";
+
+/// `name@3`: the function and the number.
+fn version<'t>(
+    text: &str,
+    between: &str,
+    find: impl FnOnce(&str) -> Option<&'t Arc<Route>>,
+) -> Result<(&'t Arc<Route>, VersionNumber), CallError> {
+    let found = text.rsplit_once(between).and_then(|(name, number)| {
+        // Written in one way only: no sign, no zeros before it.
+        let number = number.starts_with(|c: char| matches!(c, '1'..='9')).then_some(number)?;
+        Some((find(name)?, number.parse().ok()?))
+    });
+    found.ok_or_else(|| not_found(text))
 }
 
 const ROOT: PathAndQuery = PathAndQuery::from_static("/");
@@ -83,16 +115,19 @@ mod tests {
     fn table(names: &[&str]) -> Arc<Table> {
         let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
         let versions = names.iter().map(|name| testing::version(name, 1)).collect();
-        Arc::clone(&Routes::new(versions, metrics).table())
+        Arc::clone(&Routes::new(versions, Vec::new(), metrics).table())
     }
 
     /// What a request for `uri` finds: `name target`, `health`, or the code of the error.
     fn find(domain: Option<&str>, host: &str, uri: &str) -> String {
-        let table = table(&["hello", "sendMail", "Twin", "twin"]);
+        let table = table(&["hello", "sendMail", "Twin", "twin", "like--v2"]);
         let uri: Uri = uri.parse().unwrap();
         match lookup(&table, domain, &Method::GET, &uri, host) {
             Ok(Target::Health) => "health".into(),
             Ok(Target::Function(route, target)) => format!("{} {target}", route.version.function),
+            Ok(Target::Version(route, number, target)) => {
+                format!("{} {number} {target}", route.version.function)
+            }
             Err(err) => err.verdict().code.into(),
         }
     }
@@ -125,6 +160,19 @@ mod tests {
         escaped_parent_folder: "/%2e%2e" => "FUNCTION_NOT_FOUND";
         escaped_slash: "/..%2fhello" => "FUNCTION_NOT_FOUND";
         shell_characters: "/hello;id|sh$(x)" => "FUNCTION_NOT_FOUND";
+        a_version: "/hello@3" => "hello 3 /";
+        a_version_and_what_follows: "/hello@12/a/b?c" => "hello 12 /a/b?c";
+        the_largest_version: "/hello@4294967295" => "hello 4294967295 /";
+        beyond_the_largest_version: "/hello@4294967296" => "FUNCTION_NOT_FOUND";
+        version_zero: "/hello@0" => "FUNCTION_NOT_FOUND";
+        a_version_with_zeros: "/hello@03" => "FUNCTION_NOT_FOUND";
+        a_version_with_a_sign: "/hello@+3" => "FUNCTION_NOT_FOUND";
+        no_version: "/hello@" => "FUNCTION_NOT_FOUND";
+        a_word_for_a_version: "/hello@latest" => "FUNCTION_NOT_FOUND";
+        two_versions: "/hello@3@4" => "FUNCTION_NOT_FOUND";
+        a_version_of_nothing: "/@3" => "FUNCTION_NOT_FOUND";
+        a_version_of_nobody: "/nobody@3" => "FUNCTION_NOT_FOUND";
+        a_host_s_way_in_a_path: "/hello--v3" => "FUNCTION_NOT_FOUND";
         three_hundred_characters: &format!("/{}", "a".repeat(300)) => "FUNCTION_NOT_FOUND";
     }
 
@@ -139,6 +187,14 @@ mod tests {
             ("twin.fn.example.org", "/", "twin /"),
             ("TWIN.fn.example.org", "/", "FUNCTION_NOT_FOUND"),
             ("nobody.fn.example.org", "/hello", "FUNCTION_NOT_FOUND"),
+            ("hello--v3.fn.example.org", "/a?b", "hello 3 /a?b"),
+            ("SENDMAIL--V3.FN.example.org", "/", "FUNCTION_NOT_FOUND"),
+            ("sendmail--v3.fn.example.org", "/", "sendMail 3 /"),
+            ("like--v2.fn.example.org", "/", "like--v2 /"),
+            ("like--v2--v3.fn.example.org", "/", "like--v2 3 /"),
+            ("hello--v.fn.example.org", "/", "FUNCTION_NOT_FOUND"),
+            ("--v3.fn.example.org", "/", "FUNCTION_NOT_FOUND"),
+            ("hello@3.fn.example.org", "/", "FUNCTION_NOT_FOUND"),
             ("a.hello.fn.example.org", "/hello/x", "hello /x"),
             ("fn.example.org", "/hello/x", "hello /x"),
             ("example.org", "/", "health"),
@@ -163,7 +219,7 @@ mod tests {
             let uri: Uri = format!("/hello{rest}?{query}").parse().unwrap();
             match lookup(&table(&["hello"]), None, &Method::GET, &uri, "x").unwrap() {
                 Target::Function(_, seen) => prop_assert_eq!(seen.to_string(), format!("{rest}?{query}")),
-                Target::Health => prop_assert!(false),
+                Target::Health | Target::Version(..) => prop_assert!(false),
             }
         }
     }

@@ -25,20 +25,21 @@ struct World {
     registry: Registry,
     /// In the order of the function.
     vms: Vec<Arc<FakeVm>>,
+    _dir: tempfile::TempDir,
 }
 
 impl World {
-    fn new(vms: usize) -> Self {
-        Self::with(vms, Settings::default(), false)
+    async fn new(vms: usize) -> Self {
+        Self::with(vms, Settings::default(), false).await
     }
 
-    fn with(vms: usize, settings: Settings, idempotent: bool) -> Self {
+    async fn with(vms: usize, settings: Settings, idempotent: bool) -> Self {
         let config = Config::new(settings, "/data").unwrap();
         let registry = Registry::new();
         let metrics = Metrics::new(&registry).unwrap();
         let mut version = testing::version("pay", 1);
         version.spec.idempotent = idempotent;
-        let routes = Arc::new(Routes::new(vec![version], Arc::clone(&metrics)));
+        let routes = Arc::new(Routes::new(vec![version], Vec::new(), Arc::clone(&metrics)));
         let route = Arc::clone(routes.table().named("pay").unwrap());
         let vms: Vec<_> = (0..vms).map(|n| FakeVm::new(&format!("vm-{n}"))).collect();
         // As if all came by joining: only those can be out.
@@ -51,7 +52,11 @@ impl World {
         let snapshot = fleet.snapshot();
         let vms = snapshot.ring().walk(route.home).map(|at| Arc::clone(&vms[at])).collect();
         drop(snapshot);
-        Self { calls: Calls::new(&config, routes, Arc::new(fleet), metrics), route, registry, vms }
+        let dir = tempfile::tempdir().unwrap();
+        let store = epsilon_store::open(dir.path().join("s.db").to_str().unwrap()).await.unwrap();
+        let kept = Arc::new(Kept::new(store));
+        let calls = Calls::new(&config, routes, kept, Arc::new(fleet), metrics);
+        Self { calls, route, registry, vms, _dir: dir }
     }
 
     async fn call(&self, method: Method) -> String {
@@ -125,7 +130,7 @@ fn echoes(vm: &FakeVm) {
 
 #[tokio::test]
 async fn a_full_vm_passes_the_whole_call_to_the_next() {
-    let world = World::new(3);
+    let world = World::new(3).await;
     let asked = full(&world.vms[0]);
     full(&world.vms[1]);
     echoes(&world.vms[2]);
@@ -138,7 +143,7 @@ async fn a_full_vm_passes_the_whole_call_to_the_next() {
 
 #[tokio::test]
 async fn when_all_are_full_the_last_answer_stands() {
-    let world = World::new(2);
+    let world = World::new(2).await;
     let asked = [full(&world.vms[0]), full(&world.vms[1])];
     assert_eq!(world.call(Method::POST).await, "CONCURRENCY_LIMIT");
     assert_eq!(asked.map(|asked| asked.load(SeqCst)), [1, 1]);
@@ -146,7 +151,7 @@ async fn when_all_are_full_the_last_answer_stands() {
 
 #[tokio::test]
 async fn a_call_may_wait_only_where_no_other_vm_is_left() {
-    let world = World::new(3);
+    let world = World::new(3).await;
     let seen: Arc<parking_lot::Mutex<Vec<bool>>> = Arc::default();
     for vm in &world.vms {
         let seen = Arc::clone(&seen);
@@ -167,7 +172,7 @@ async fn a_call_may_wait_only_where_no_other_vm_is_left() {
 #[tokio::test]
 async fn a_walk_is_no_longer_than_it_may_be() {
     let settings = Settings { max_tries: 2, ..Settings::default() };
-    let world = World::with(4, settings, false);
+    let world = World::with(4, settings, false).await;
     let asked: Vec<_> = world.vms.iter().map(|vm| full(vm)).collect();
     assert_eq!(world.call(Method::POST).await, "CONCURRENCY_LIMIT");
     assert_eq!(asked.iter().map(|asked| asked.load(SeqCst)).collect::<Vec<_>>(), [1, 1, 0, 0]);
@@ -176,7 +181,7 @@ async fn a_walk_is_no_longer_than_it_may_be() {
 #[tokio::test]
 async fn a_call_that_may_have_run_is_never_sent_twice() {
     for err in [crashed, lost] {
-        let world = World::new(2);
+        let world = World::new(2).await;
         fails(&world.vms[0], err);
         echoes(&world.vms[1]);
         assert_eq!(world.call(Method::POST).await, "FUNCTION_CRASHED");
@@ -187,13 +192,13 @@ async fn a_call_that_may_have_run_is_never_sent_twice() {
 #[tokio::test]
 async fn one_that_may_run_twice_is_by_its_method_or_by_its_functions_word() {
     for err in [crashed, lost] {
-        let world = World::new(2);
+        let world = World::new(2).await;
         fails(&world.vms[0], err);
         echoes(&world.vms[1]);
         assert_eq!(world.get().await, "1 ");
         assert_eq!(world.call(Method::PUT).await, "1 hello");
 
-        let world = World::with(2, Settings::default(), true);
+        let world = World::with(2, Settings::default(), true).await;
         fails(&world.vms[0], err);
         echoes(&world.vms[1]);
         assert_eq!(world.call(Method::POST).await, "1 hello");
@@ -203,7 +208,7 @@ async fn one_that_may_run_twice_is_by_its_method_or_by_its_functions_word() {
 
 #[tokio::test]
 async fn a_call_that_kills_instances_kills_two_and_no_more() {
-    let world = World::new(4);
+    let world = World::new(4).await;
     let asked: Vec<_> = world.vms.iter().map(|vm| fails(vm, crashed)).collect();
     assert_eq!(world.get().await, "FUNCTION_CRASHED");
     assert_eq!(asked.iter().map(|asked| asked.load(SeqCst)).sum::<u32>(), 2);
@@ -211,7 +216,7 @@ async fn a_call_that_kills_instances_kills_two_and_no_more() {
 
 #[tokio::test(start_paused = true)]
 async fn a_second_attempt_has_what_is_left_of_the_timeout() {
-    let world = World::new(2);
+    let world = World::new(2).await;
     let timeout = world.route.version.spec.timeout;
     world.vms[0].script("pay", move |call| async move {
         tokio::time::sleep(timeout * 2 / 3).await;
@@ -225,7 +230,7 @@ async fn a_second_attempt_has_what_is_left_of_the_timeout() {
 
 #[tokio::test]
 async fn a_vm_that_refuses_connections_is_out_at_once() {
-    let world = World::new(2);
+    let world = World::new(2).await;
     let asked = fails(&world.vms[0], refused);
     echoes(&world.vms[1]);
     for _ in 0..3 {
@@ -238,7 +243,7 @@ async fn a_vm_that_refuses_connections_is_out_at_once() {
 
 #[tokio::test]
 async fn the_last_vm_is_asked_though_it_is_out() {
-    let world = World::new(1);
+    let world = World::new(1).await;
     let asked = fails(&world.vms[0], refused);
     for _ in 0..3 {
         assert_eq!(world.call(Method::POST).await, "NO_CAPACITY");
@@ -251,7 +256,7 @@ async fn the_last_vm_is_asked_though_it_is_out() {
 #[tokio::test]
 async fn without_budget_a_failure_stands_and_a_refusal_still_goes_on() {
     let settings = Settings { retry_percent: 0, retry_per_second: 0, ..Settings::default() };
-    let world = World::with(3, settings, false);
+    let world = World::with(3, settings, false).await;
     fails(&world.vms[0], lost);
     echoes(&world.vms[1]);
     echoes(&world.vms[2]);
@@ -263,8 +268,8 @@ async fn without_budget_a_failure_stands_and_a_refusal_still_goes_on() {
 
 #[tokio::test]
 async fn a_body_that_a_refusal_read_goes_to_the_next_vm_unless_it_is_large() {
-    let world = || {
-        let world = World::new(2);
+    let world = async || {
+        let world = World::new(2).await;
         world.vms[0].script("pay", |mut call| async move {
             call.request.body_mut().frame().await.unwrap().unwrap();
             let function: FunctionName = call.version.function.clone();
@@ -273,8 +278,8 @@ async fn a_body_that_a_refusal_read_goes_to_the_next_vm_unless_it_is_large() {
         echoes(&world.vms[1]);
         world
     };
-    assert_eq!(world().call(Method::POST).await, "1 hello");
-    let world = world();
+    assert_eq!(world().await.call(Method::POST).await, "1 hello");
+    let world = world().await;
     let large = Request::post("/x").header("x-mine", "1").body(body::full(vec![b'x'; 1 << 20]));
     assert_eq!(world.send(large.unwrap()).await, "NO_CAPACITY");
     assert!(world.metric(r#"epsilon_retries_denied_total{reason="body_read"} 1"#));
@@ -282,14 +287,14 @@ async fn a_body_that_a_refusal_read_goes_to_the_next_vm_unless_it_is_large() {
 
 #[tokio::test]
 async fn when_every_vm_drains_there_is_no_capacity() {
-    let world = World::new(1);
+    let world = World::new(1).await;
     world.calls.fleet.members()[0].drain(true);
     assert_eq!(world.call(Method::POST).await, "NO_CAPACITY");
 }
 
 #[tokio::test]
 async fn an_answer_counts_as_load_until_it_is_over() {
-    let world = World::new(1);
+    let world = World::new(1).await;
     echoes(&world.vms[0]);
     let request = Request::get("/x").header("x-mine", "1").body(body::empty()).unwrap();
     let version = Arc::clone(&world.route.version);

@@ -48,9 +48,17 @@ pub(super) async fn versions(
 ) -> Result<Json<Data<Vec<VersionInfo>>>, ApiError> {
     let page = Params::read(&uri, &PAGING)?.page()?;
     let part = control.store.versions(&name, &page).await?;
+    let table = control.routes.table();
+    let split = table.named(name.as_str()).and_then(|route| route.split());
+    let percent = |number| {
+        let arm = split?.arms().iter().find(|arm| arm.plain.version.number == number);
+        arm.map(|arm| arm.percent)
+    };
     Ok(Json(listed(part.map(|StoredVersion { version, active }| VersionInfo {
         version: version.number,
         active,
+        percent: percent(version.number),
+        url: control.urls.of_version(&name, version.number),
         image: version.image.reference,
         digest: version.image.digest,
         deployment: version.deployment,
@@ -59,7 +67,7 @@ pub(super) async fn versions(
     }))))
 }
 
-/// `POST /v1/functions/{name}/rollback`: one pointer is written; calls that run end where they began.
+/// `POST /v1/functions/{name}/rollback`: one pointer is written, and a split is over; calls that run end where they began.
 pub(super) async fn rollback(
     State(control): Shared,
     InPath(name): InPath<FunctionName>,
@@ -74,7 +82,7 @@ pub(super) async fn rollback(
             let version = {
                 let change = shared.routes.change().await;
                 let version = Arc::new(shared.store.rollback(&name, version).await?);
-                change.serve(vec![Arc::clone(&version)], &shared.fleet);
+                change.share(Version::clone(&version), None, &shared.fleet);
                 version
             };
             tracing::info!(function = %name, version = %version.number, "Rolled back.");
@@ -125,13 +133,18 @@ impl Control {
         Ok(Arc::clone(&route.version))
     }
 
-    fn info(&self, version: Version, vms: &[VmStatus]) -> FunctionInfo {
+    pub(super) fn info(&self, version: Version, vms: &[VmStatus]) -> FunctionInfo {
         let instances = vms
             .iter()
             .flat_map(|vm| &vm.instances)
             .filter(|instance| instance.function == version.function)
             .count();
+        let table = self.routes.table();
+        let route = table.named(version.function.as_str());
+        let split = route.and_then(|route| route.split());
         FunctionInfo {
+            shares: split.map_or_else(Vec::new, |split| split.terms.split.slots.shares()),
+            aborted: route.and_then(|route| route.aborted()).cloned(),
             url: self.urls.of(&version.function),
             name: version.function,
             project: version.project,

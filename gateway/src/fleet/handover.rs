@@ -56,8 +56,8 @@ impl Handover {
         };
         let mut seen = HashSet::new();
         let serving = leaving.instances.iter().filter_map(|instance| {
-            let route = table.named(instance.function.as_str())?;
-            let is_new = route.version.number == instance.version && seen.insert(route.key);
+            let route = table.serving(instance.function.as_str(), instance.version)?;
+            let is_new = seen.insert(route.key);
             (is_new && !elsewhere(route.key)).then(|| Arc::clone(&route.version))
         });
         serving.collect()

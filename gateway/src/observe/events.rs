@@ -48,6 +48,9 @@ impl CallEnded<'_> {
         }
         if let Some(route) = self.route {
             route.metrics.ended(self.status, self.took.as_secs_f64());
+            if let Some(tally) = &route.tally {
+                tally.ended(self.status);
+            }
         }
         tracing::debug!(
             request_id = self.request_id.map(tracing::field::display),

@@ -2,6 +2,7 @@
 //! series of a deleted function go away with its last call.
 
 use super::placement::PlacementMetrics;
+use crate::traffic::metrics::TrafficMetrics;
 use epsilon_api::ids::FunctionName;
 use parking_lot::{Mutex, RwLock};
 use prometheus::{
@@ -45,6 +46,8 @@ pub(crate) struct Metrics {
     pub(crate) lost_lines: IntCounter,
     /// Where calls go, and what is tried again.
     pub(crate) placement: PlacementMetrics,
+    /// Versions of splits.
+    pub(crate) traffic: Arc<TrafficMetrics>,
     known: Mutex<HashMap<FunctionName, Weak<FunctionMetrics>>>,
 }
 
@@ -100,6 +103,7 @@ impl Metrics {
                 "Lines of build logs that a slow reader missed.",
             ))?,
             placement: PlacementMetrics::new(registry)?,
+            traffic: TrafficMetrics::new(registry)?,
             known: Mutex::default(),
         };
         registry.register(Box::new(metrics.calls.clone()))?;

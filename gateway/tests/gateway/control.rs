@@ -44,12 +44,15 @@ fn blot(value: &mut Value) {
     }
 }
 
-const PATHS: [(&str, &str); 11] = [
+const PATHS: [(&str, &str); 14] = [
     ("GET", "/v1/functions"),
     ("GET", "/v1/functions/hello"),
     ("DELETE", "/v1/functions/hello"),
     ("GET", "/v1/functions/hello/versions"),
     ("POST", "/v1/functions/hello/rollback"),
+    ("GET", "/v1/functions/hello/traffic"),
+    ("POST", "/v1/functions/hello/traffic"),
+    ("POST", "/v1/functions/hello/promote"),
     ("GET", "/v1/functions/hello/logs"),
     ("GET", "/v1/deployments"),
     ("POST", "/v1/deployments"),

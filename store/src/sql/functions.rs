@@ -85,7 +85,7 @@ pub(super) async fn versions(
 
 /// A version that serves or served.
 pub(super) async fn version(
-    on: impl AnyExecutor<'_>,
+    tx: &mut Tx,
     name: &FunctionName,
     number: VersionNumber,
 ) -> Result<Version, StoreError> {
@@ -95,10 +95,31 @@ pub(super) async fn version(
     )
     .bind(name.as_str())
     .bind(i64::from(number.get()))
-    .fetch_optional(on)
+    .fetch_optional(&mut **tx)
     .await?;
-    let missing = || StoreError::VersionNotFound { function: name.clone(), number };
-    rows::version(row.ok_or_else(missing)?)
+    match row {
+        Some(row) => rows::version(row),
+        None => Err(missing(tx, name, number).await?),
+    }
+}
+
+/// Whether it is no longer there or never was.
+async fn missing(
+    tx: &mut Tx,
+    name: &FunctionName,
+    number: VersionNumber,
+) -> Result<StoreError, StoreError> {
+    let oldest: Option<i64> = sqlx::query_scalar(
+        "SELECT MIN(number) FROM versions WHERE function = $1 AND activated_at IS NOT NULL",
+    )
+    .bind(name.as_str())
+    .fetch_one(&mut **tx)
+    .await?;
+    let function = name.clone();
+    Ok(match oldest.map(rows::number).transpose()? {
+        Some(oldest) if number < oldest => StoreError::VersionNotKept { function, number, oldest },
+        Some(_) | None => StoreError::VersionNotFound { function, number },
+    })
 }
 
 /// Makes a version that is there the active one.
@@ -123,7 +144,7 @@ pub(super) async fn rollback(
     let from = require_active(tx, name).await?.number;
     let split = super::traffic::end(tx, name).await?;
     let target = match (to, split) {
-        (Some(number), _) => version(&mut **tx, name, number).await?.number,
+        (Some(number), _) => version(tx, name, number).await?.number,
         // Away from what is tried: not also away from what has proved itself.
         (None, Some(stable)) => stable,
         (None, None) => {

@@ -6,7 +6,7 @@ use crate::{StoreError, Traffic, WantedSplit};
 use epsilon_api::{
     chain::Chain,
     function::Version,
-    ids::{FunctionName, VersionId, VersionNumber},
+    ids::{FunctionName, VersionNumber},
     traffic::{Aborted, Share, Split, slots::Slots},
 };
 use jiff::Timestamp;
@@ -23,6 +23,11 @@ macro_rules! select_splits {
     };
 }
 
+/// How many functions have a split, or had one that ended by itself.
+pub(super) async fn count(on: impl AnyExecutor<'_>) -> Result<i64, StoreError> {
+    Ok(sqlx::query_scalar("SELECT COUNT(*) FROM traffic").fetch_one(on).await?)
+}
+
 pub(super) async fn list(tx: &mut Tx) -> Result<Vec<Traffic>, StoreError> {
     let found: Vec<rows::TrafficRow> =
         sqlx::query_as(select_splits!("ORDER BY t.function")).fetch_all(&mut **tx).await?;
@@ -32,7 +37,7 @@ pub(super) async fn list(tx: &mut Tx) -> Result<Vec<Traffic>, StoreError> {
         match candidates(tx, &traffic).await {
             Ok(candidates) => traffic.candidates = candidates,
             // A release that knows nothing of splits removed it: then its calls go to the stable one.
-            Err(err @ StoreError::VersionNotFound { .. }) => {
+            Err(err @ (StoreError::VersionNotFound { .. } | StoreError::VersionNotKept { .. })) => {
                 tracing::warn!(error = %Chain(&err), "A split is passed over.");
                 continue;
             }
@@ -49,7 +54,7 @@ async fn candidates(tx: &mut Tx, traffic: &Traffic) -> Result<Vec<Version>, Stor
     if traffic.aborted.is_none() {
         for Share { version, .. } in traffic.split.slots.shares() {
             if version != traffic.stable {
-                candidates.push(functions::version(&mut **tx, &traffic.function, version).await?);
+                candidates.push(functions::version(tx, &traffic.function, version).await?);
             }
         }
     }
@@ -72,13 +77,13 @@ pub(super) async fn split(
     wanted: &WantedSplit,
     now: Timestamp,
 ) -> Result<(Version, Option<Traffic>), StoreError> {
-    let active = functions::require_active(tx, name).await?.number;
+    functions::require_active(tx, name).await?;
     let running = running(&mut **tx, name).await?;
     for share in &wanted.shares {
-        functions::version(&mut **tx, name, share.version).await?;
+        functions::version(tx, name, share.version).await?;
     }
     let before = running.as_ref().map(|running| running.stable);
-    let stable = wanted.stable_version(before, active)?;
+    let stable = wanted.stable_version(before)?;
     let base = running.map_or_else(|| Slots::all(stable), |running| running.split.slots);
     let slots = base.share(&wanted.shares)?;
     let version = functions::point_at(tx, name, stable).await?;
@@ -123,7 +128,7 @@ pub(super) async fn promote(
             }
         }
     };
-    functions::version(&mut **tx, name, to).await?;
+    functions::version(tx, name, to).await?;
     end(tx, name).await?;
     functions::point_at(tx, name, to).await
 }
@@ -159,18 +164,5 @@ pub(super) async fn end(
         .bind(name.as_str())
         .execute(&mut **tx)
         .await?;
-    Ok(held)
-}
-
-/// The versions of every split that holds.
-pub(super) async fn held(tx: &mut Tx) -> Result<Vec<VersionId>, StoreError> {
-    let rows: Vec<rows::TrafficRow> =
-        sqlx::query_as(select_splits!("WHERE t.aborted IS NULL")).fetch_all(&mut **tx).await?;
-    let mut held = Vec::new();
-    for row in rows {
-        let Traffic { function, split, .. } = rows::traffic(row)?;
-        let id = |share: Share| VersionId { function: function.clone(), number: share.version };
-        held.extend(split.slots.shares().into_iter().map(id));
-    }
     Ok(held)
 }

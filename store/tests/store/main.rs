@@ -8,3 +8,4 @@ mod copy;
 mod postgres;
 mod sqlite;
 mod support;
+mod traffic;

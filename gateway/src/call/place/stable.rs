@@ -1,4 +1,4 @@
-//! Hashes that never change: of names, and of what is made from them. Written out here, so that no new release of
+//! Hashes that never change: of names, of callers, and of what is made from them. Written out here, so that no new release of
 //! a library or of the compiler can send every function of a fleet to another VM, and two gateways of
 //! different versions still agree. Not for hash tables and not against attackers: who names a function also
 //! pays for where it lands.
@@ -14,12 +14,23 @@ const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The hash of a function's name or a VM's id.
 pub fn of_name(name: &str) -> u64 {
-    mix(fnv1a(name.as_bytes()))
+    of_bytes(name.as_bytes())
+}
+
+/// The hash of what a caller is known by.
+pub fn of_bytes(bytes: &[u8]) -> u64 {
+    mix(fnv1a(bytes))
 }
 
 /// The `n`th of the numbers that follow from this one, from 0.
 pub fn nth(hash: u64, n: u64) -> u64 {
     mix(hash.wrapping_add(GOLDEN.wrapping_mul(n.wrapping_add(1))))
+}
+
+/// Numbers that follow each other, spread over all 64 bits: of any run of them, each part of the whole gets as many as
+/// its size says, but for one or two (the additive sequence of the golden ratio).
+pub fn spread(n: u64) -> u64 {
+    n.wrapping_mul(GOLDEN)
 }
 
 fn fnv1a(bytes: &[u8]) -> u64 {

@@ -28,7 +28,7 @@ impl World {
     fn new(vms: usize) -> Self {
         let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
         let versions = (0..20).map(|n| testing::version(&format!("f{n}"), 1)).collect();
-        let routes = Routes::new(versions, Arc::clone(&metrics));
+        let routes = Routes::new(versions, Vec::new(), Arc::clone(&metrics));
         let fleet = Fleet::new((0..vms).map(|n| FakeVm::arc(&format!("vm-{n}"))), &Care::default());
         Self { fleet, routes, metrics }
     }
@@ -189,7 +189,7 @@ type Homes = Vec<(Arc<Route>, VmId)>;
 fn with_newcomer(age: Duration) -> (World, Homes, Arc<Member>) {
     let mut world = World::new(5);
     let versions = (0..300).map(|n| testing::version(&format!("g{n}"), 1)).collect();
-    world.routes = Routes::new(versions, Arc::clone(&world.metrics));
+    world.routes = Routes::new(versions, Vec::new(), Arc::clone(&world.metrics));
     let routes: Vec<_> = (0..300).map(|n| world.route(&format!("g{n}"))).collect();
     let placed = |route: &Arc<Route>| world.place(route, &[]).unwrap().member;
     let homes: Vec<_> = routes.iter().map(|route| (Arc::clone(route), placed(route))).collect();

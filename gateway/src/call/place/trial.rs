@@ -27,7 +27,7 @@ impl Trial {
     pub fn new(versions: Vec<Version>, vms: Vec<Arc<dyn Vm>>) -> Option<Self> {
         let config = Config::new(Settings::default(), "/").ok()?;
         let metrics = Metrics::new(&prometheus::Registry::new()).ok()?;
-        let routes = Routes::new(versions, Arc::clone(&metrics));
+        let routes = Routes::new(versions, Vec::new(), Arc::clone(&metrics));
         let fleet = Fleet::new(vms, &config.care);
         Some(Self { routes, fleet, balance: config.balance, metrics })
     }

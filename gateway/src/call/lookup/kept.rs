@@ -1,0 +1,135 @@
+//! Versions that get calls only by their own address, `/{function}@{version}`. The store knows them; this is what was heard
+//! of it a moment ago. Of each function that is asked about, all kept versions are read at once, so that numbers that do not
+//! exist cost the store no more than those that do: one question for each function and [`FRESH`].
+
+use crate::routes::Route;
+use epsilon_api::{
+    chain::Chain,
+    error::CallError,
+    ids::{FunctionName, VersionNumber},
+};
+use epsilon_store::{Page, Store, StoreError};
+use parking_lot::Mutex;
+use std::{collections::HashMap, sync::Arc, time::Duration};
+use tokio::{
+    sync::OnceCell,
+    time::{Instant, timeout},
+};
+
+/// How long what was read says which versions do not exist: a new one is callable by its address that much later.
+const FRESH: Duration = Duration::from_secs(2);
+/// How long it says which ones do: one that is no longer kept is callable for so long.
+const KNOWN: Duration = Duration::from_secs(30);
+/// Longest that a call waits for the store.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Functions that are remembered; one more, and the one read first is forgotten.
+const FUNCTIONS: usize = 256;
+/// Versions of a function, the newest ones; an operator who keeps more calls them by making them serve.
+const VERSIONS: u32 = 1000;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    store: Arc<dyn Store>,
+    read: Mutex<HashMap<FunctionName, Arc<Reading>>>,
+}
+
+/// One question to the store; whoever comes meanwhile waits for the same answer.
+#[derive(Debug)]
+struct Reading {
+    began: Instant,
+    versions: OnceCell<HashMap<VersionNumber, Arc<Route>>>,
+}
+
+impl Kept {
+    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, read: Mutex::default() }
+    }
+
+    /// This version of a function that serves.
+    pub(crate) async fn find(
+        &self,
+        function: &Arc<Route>,
+        number: VersionNumber,
+    ) -> Result<Arc<Route>, CallError> {
+        if let Some(serving) = function.versions().find(|route| route.version.number == number) {
+            return Ok(Arc::clone(serving));
+        }
+        let name = &function.version.function;
+        if let Some(found) = self.heard(name, number) {
+            return found
+                .ok_or_else(|| CallError::VersionNotFound { function: name.clone(), number });
+        }
+        let reading = self.reading(name);
+        let asked = reading.versions.get_or_try_init(|| self.ask(function));
+        let known = timeout(PATIENCE, asked).await;
+        let known = known.unwrap_or_else(|_| Err(away(name, "it took too long".into())))?;
+        let found = known.get(&number).cloned();
+        found.ok_or_else(|| CallError::VersionNotFound { function: name.clone(), number })
+    }
+
+    /// Whether this version may have been called by its address lately, or its call still runs.
+    pub(crate) fn is_called(&self, function: &str, number: VersionNumber) -> bool {
+        let read = self.read.lock();
+        let versions =
+            read.get(function).and_then(|reading| Some((reading, reading.versions.get()?)));
+        versions.is_some_and(|(reading, versions)| {
+            let runs = |route: &Arc<Route>| Arc::strong_count(route) > 1;
+            versions.get(&number).is_some_and(|it| reading.began.elapsed() < KNOWN || runs(it))
+        })
+    }
+
+    /// What is known without asking: the version, that there is none, or nothing.
+    fn heard(&self, name: &FunctionName, number: VersionNumber) -> Option<Option<Arc<Route>>> {
+        let read = self.read.lock();
+        let reading = read.get(name)?;
+        let age = reading.began.elapsed();
+        let versions = reading.versions.get()?;
+        match versions.get(&number) {
+            Some(route) if age < KNOWN => Some(Some(Arc::clone(route))),
+            None if age < FRESH => Some(None),
+            Some(_) | None => None,
+        }
+    }
+
+    /// The question that is on its way, or a new one.
+    fn reading(&self, name: &FunctionName) -> Arc<Reading> {
+        let mut read = self.read.lock();
+        let on_its_way = |reading: &&Arc<Reading>| {
+            reading.versions.get().is_none() && reading.began.elapsed() < PATIENCE
+        };
+        if let Some(reading) = read.get(name).filter(on_its_way) {
+            return Arc::clone(reading);
+        }
+        if read.len() >= FUNCTIONS && !read.contains_key(name) {
+            let oldest = read.iter().min_by_key(|(_, reading)| reading.began);
+            if let Some(oldest) = oldest.map(|(name, _)| name.clone()) {
+                read.remove(&oldest);
+            }
+        }
+        let reading = Arc::new(Reading { began: Instant::now(), versions: OnceCell::new() });
+        read.insert(name.clone(), Arc::clone(&reading));
+        reading
+    }
+
+    async fn ask(&self, function: &Route) -> Result<HashMap<VersionNumber, Arc<Route>>, CallError> {
+        let name = &function.version.function;
+        let page = Page { cursor: None, limit: VERSIONS };
+        let kept = match self.store.versions(name, &page).await {
+            Ok(kept) => kept.items,
+            Err(StoreError::FunctionNotFound(_)) => Vec::new(), // deleted in this moment
+            Err(err) => return Err(away(name, Chain(&err).to_string().into())),
+        };
+        let kept = kept.into_iter().map(|one| {
+            let number = one.version.number;
+            (number, Arc::new(Route::of(one.version.into(), Arc::clone(&function.metrics))))
+        });
+        Ok(kept.collect())
+    }
+}
+
+/// Nothing was executed, and later it may go well.
+fn away(function: &FunctionName, why: epsilon_api::error::Cause) -> CallError {
+    tracing::debug!(%function, why, "Its versions could not be read.");
+    CallError::NoCapacity { function: function.clone(), cause: why }
+}

@@ -1,0 +1,70 @@
+//! Between lookup and permit, for functions whose calls are split: which version this call goes to. Pure but for the turn
+//! that callers without a place of their own take.
+//!
+//! A caller's place among all callers comes from its cookie, from a header's hash, or by turn; `slots` of the API turns a
+//! place into a version. The cookie says which hundredth of all callers this one is in, and nothing else about it.
+
+use crate::{call::place::stable, routes::Route, traffic::split::Split};
+use epsilon_api::traffic::{
+    Sticky,
+    slots::{COUNT, Slots},
+};
+use http::{HeaderMap, HeaderValue, header::COOKIE};
+use std::sync::Arc;
+
+/// What comes before the function's name in the cookie's.
+const COOKIE_PREFIX: &str = "epsilon-version-";
+/// Long enough for a visitor who comes back during a split, too short to be kept by who never does.
+const REMEMBERED: &str = "; Path=/; Max-Age=604800; HttpOnly; SameSite=Lax";
+
+/// Where a call goes.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    /// The version.
+    pub(crate) route: Arc<Route>,
+    /// What the caller is to remember.
+    pub(crate) cookie: Option<HeaderValue>,
+}
+
+/// Chooses the version of a call with these headers.
+pub(crate) fn choose(split: &Split, headers: &HeaderMap) -> Chosen {
+    let terms = &split.terms;
+    let by_turn = || Slots::of(split.draw());
+    let mut cookie = None;
+    let slot = match &terms.split.sticky {
+        None => by_turn(),
+        Some(Sticky::Header(name)) => match headers.get(name) {
+            Some(value) => Slots::of(stable::of_bytes(value.as_bytes())),
+            None => by_turn(),
+        },
+        Some(Sticky::Cookie) => {
+            let function = terms.function.as_str();
+            remembered(function, headers).unwrap_or_else(|| {
+                let slot = by_turn();
+                cookie = remember(function, slot);
+                slot
+            })
+        }
+    };
+    Chosen { route: Arc::clone(split.at(slot)), cookie }
+}
+
+/// The slot in the caller's cookie. One that we did not write is as good as none.
+fn remembered(function: &str, headers: &HeaderMap) -> Option<usize> {
+    let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut ours = cookies.flat_map(|value| value.split(';')).filter_map(|cookie| {
+        let (name, value) = cookie.trim().split_once('=')?;
+        (name.strip_prefix(COOKIE_PREFIX)? == function).then_some(value)
+    });
+    let is_number = |text: &&str| text.bytes().all(|b| b.is_ascii_digit());
+    let slot = ours.next().filter(is_number)?.parse().ok()?;
+    (slot < COUNT).then_some(slot)
+}
+
+fn remember(function: &str, slot: usize) -> Option<HeaderValue> {
+    // A function's name and a number are fit for a cookie.
+    HeaderValue::try_from(format!("{COOKIE_PREFIX}{function}={slot}{REMEMBERED}")).ok()
+}
+
+#[cfg(test)]
+mod tests;

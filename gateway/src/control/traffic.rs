@@ -1,0 +1,181 @@
+//! Where the calls of a function go: show it, split them among versions, promote one of them.
+
+use super::{
+    Shared,
+    error::{ApiError, of_store, unprocessable},
+    query::{InPath, Params, data, json},
+};
+use crate::{
+    control::Control,
+    routes::{Route, Sharing},
+    traffic::{config, ready::Started},
+};
+use axum::{Json, body::Body, extract::State};
+use epsilon_api::{
+    admin::{Data, FunctionInfo},
+    chain::Chain,
+    error::CallError,
+    function::Version,
+    ids::FunctionName,
+    traffic::{
+        PromoteRequest, SplitInfo, TrafficInfo, TrafficRequest, VersionTraffic, slots::BadShares,
+        text,
+    },
+};
+use epsilon_store::{StoreError, WantedSplit};
+use http::Uri;
+use jiff::Timestamp;
+use std::sync::Arc;
+
+const FIELDS: [&str; 6] =
+    ["shares", "stable", "sticky", "abort_above_percent", "abort_window_ms", "abort_min_calls"];
+
+/// `GET /v1/functions/{name}/traffic`
+pub(super) async fn show(
+    State(control): Shared,
+    InPath(name): InPath<FunctionName>,
+    uri: Uri,
+) -> Result<Json<Data<TrafficInfo>>, ApiError> {
+    Params::read(&uri, &[])?;
+    Ok(Json(data(control.traffic_info(&name)?)))
+}
+
+/// `POST /v1/functions/{name}/traffic`: versions that get no calls yet have an instance before they do.
+pub(super) async fn split(
+    State(control): Shared,
+    InPath(name): InPath<FunctionName>,
+    uri: Uri,
+    body: Body,
+) -> Result<Json<Data<TrafficInfo>>, ApiError> {
+    Params::read(&uri, &[])?;
+    let request: TrafficRequest = json(body, &FIELDS).await?;
+    let wanted = control.wanted(request)?;
+    control.active(&name)?;
+    let (shared, function) = (Arc::clone(&control), name.clone());
+    control
+        .to_the_end(async move {
+            let mut started = Started::new(&shared.routes, &shared.fleet);
+            let done = shared.split(&function, &wanted, &mut started).await;
+            started.settle().await;
+            done
+        })
+        .await?;
+    Ok(Json(data(control.traffic_info(&name)?)))
+}
+
+/// `POST /v1/functions/{name}/promote`: one version gets all calls; calls that run end where they began.
+pub(super) async fn promote(
+    State(control): Shared,
+    InPath(name): InPath<FunctionName>,
+    uri: Uri,
+    body: Body,
+) -> Result<Json<Data<FunctionInfo>>, ApiError> {
+    Params::read(&uri, &[])?;
+    let request: PromoteRequest = json(body, &["version"]).await?;
+    control.active(&name)?;
+    let (shared, function) = (Arc::clone(&control), name.clone());
+    let version = control
+        .to_the_end(async move {
+            let mut started = Started::new(&shared.routes, &shared.fleet);
+            let done = shared.promote(&function, &request, &mut started).await;
+            started.settle().await;
+            done
+        })
+        .await?;
+    Ok(Json(data(control.info(version, &control.fleet.status()))))
+}
+
+impl Control {
+    /// What is asked for, with the operator's defaults.
+    fn wanted(&self, request: TrafficRequest) -> Result<WantedSplit, ApiError> {
+        let mut abort = self.traffic.abort;
+        abort.above = request.abort_above_percent.unwrap_or(abort.above);
+        abort.window_ms = request.abort_window_ms.unwrap_or(abort.window_ms);
+        abort.min_calls = request.abort_min_calls.unwrap_or(abort.min_calls);
+        if !config::is_sound(&abort) {
+            let message = format!("the window of an abort {}", config::RULE);
+            return Err(unprocessable("INVALID_BODY", message));
+        }
+        let shares = BadShares::check(&request.shares).map_err(StoreError::from)?;
+        Ok(WantedSplit { shares, stable: request.stable, sticky: request.sticky, abort })
+    }
+
+    async fn split(
+        &self,
+        name: &FunctionName,
+        wanted: &WantedSplit,
+        started: &mut Started<'_>,
+    ) -> Result<(), ApiError> {
+        for share in &wanted.shares {
+            let version = self.store.version(name, share.version).await?;
+            self.ready(started, version).await?;
+        }
+        let change = self.routes.change().await;
+        let (version, traffic) = self.store.split(name, wanted, Timestamp::now()).await?;
+        let stable = version.number;
+        change.share(version, traffic, &self.fleet);
+        let shares = text(&wanted.shares);
+        tracing::info!(function = %name, %stable, shares, "Calls are split.");
+        Ok(())
+    }
+
+    async fn promote(
+        &self,
+        name: &FunctionName,
+        request: &PromoteRequest,
+        started: &mut Started<'_>,
+    ) -> Result<Version, ApiError> {
+        if let Some(number) = request.version {
+            let version = self.store.version(name, number).await?;
+            self.ready(started, version).await?;
+        }
+        let change = self.routes.change().await;
+        let version = self.store.promote(name, request.version).await?;
+        change.share(version.clone(), None, &self.fleet);
+        tracing::info!(function = %name, version = %version.number, "Promoted.");
+        Ok(version)
+    }
+
+    async fn ready(&self, started: &mut Started<'_>, version: Version) -> Result<(), ApiError> {
+        let number = version.number;
+        let ready = started.ensure(version, self.deploys.fetch_limit).await;
+        ready.map_err(|err| {
+            let told = match &err {
+                CallError::InitFailed { detail, .. } if !detail.is_empty() => {
+                    format!("{err}: {detail}")
+                }
+                other => Chain(other).to_string(),
+            };
+            let verdict = err.verdict();
+            let message = format!("version {number} is not ready: {told}");
+            ApiError::new(verdict.status, verdict.code, message)
+                .hint("nothing was changed; what served before still does")
+        })
+    }
+
+    fn traffic_info(&self, name: &FunctionName) -> Result<TrafficInfo, ApiError> {
+        let table = self.routes.table();
+        let route = table.named(name.as_str());
+        let route = route.ok_or_else(|| of_store(&StoreError::FunctionNotFound(name.clone())))?;
+        let (shares, split) = match &route.sharing {
+            Sharing::Split(split) => {
+                let shares = split.arms().iter().map(|arm| {
+                    let counts = arm.tally.counts();
+                    self.share(&arm.plain, arm.percent, counts.calls, counts.failed)
+                });
+                let (terms, since) = (&split.terms.split, split.terms.since);
+                let sticky = terms.sticky.clone();
+                (shares.collect(), Some(SplitInfo { since, sticky, abort: terms.abort }))
+            }
+            Sharing::Alone | Sharing::Aborted(_) => (vec![self.share(route, 100, 0, 0)], None),
+        };
+        let (function, stable) = (name.clone(), route.version.number);
+        Ok(TrafficInfo { function, stable, shares, split, aborted: route.aborted().cloned() })
+    }
+
+    fn share(&self, route: &Route, percent: u8, calls: u64, failed: u64) -> VersionTraffic {
+        let version = route.version.number;
+        let url = self.urls.of_version(&route.version.function, version);
+        VersionTraffic { version, percent, url, calls, failed }
+    }
+}

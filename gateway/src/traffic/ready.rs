@@ -1,0 +1,63 @@
+//! Instances of a version before calls go there, as at a deployment: no caller waits for a pull, and a version that does
+//! not load gets no calls at all.
+
+use crate::{fleet::Fleet, routes::Routes};
+use epsilon_api::{
+    error::{CallError, Fault},
+    function::Version,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::time::timeout;
+
+/// Versions that were started for a change. Ends with [`Started::settle`].
+#[derive(Debug)]
+pub(crate) struct Started<'a> {
+    routes: &'a Routes,
+    fleet: &'a Fleet,
+    versions: Vec<Arc<Version>>,
+}
+
+impl<'a> Started<'a> {
+    pub(crate) fn new(routes: &'a Routes, fleet: &'a Fleet) -> Self {
+        Self { routes, fleet, versions: Vec::new() }
+    }
+
+    /// Some VM has an instance of it that loaded the code; `limit` is the longest that one VM may take.
+    pub(crate) async fn ensure(
+        &mut self,
+        version: Version,
+        limit: Duration,
+    ) -> Result<(), CallError> {
+        if self.routes.table().serves(&version) {
+            return Ok(());
+        }
+        let version = Arc::new(version);
+        self.versions.push(Arc::clone(&version));
+        let order = self.fleet.snapshot().order(&version.function);
+        let mut last = no_capacity(&version, "no VM takes calls now".into());
+        for member in order {
+            match timeout(limit, member.vm.ensure_ready(Arc::clone(&version))).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(err)) if err.verdict().fault == Fault::Platform => last = err,
+                Ok(Err(err)) => return Err(err), // the same everywhere
+                Err(_) => {
+                    let limit = humantime::format_duration(limit);
+                    last = no_capacity(&version, format!("it took longer than {limit}").into());
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// The change is made, or it is not: what does not serve by now goes again.
+    pub(crate) async fn settle(self) {
+        let change = self.routes.change().await;
+        for version in &self.versions {
+            change.let_go(version, self.fleet);
+        }
+    }
+}
+
+fn no_capacity(version: &Version, cause: epsilon_api::error::Cause) -> CallError {
+    CallError::NoCapacity { function: version.function.clone(), cause }
+}

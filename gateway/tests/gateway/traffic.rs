@@ -1,0 +1,332 @@
+//! Calls that are split among versions: set, shown, promoted, aborted, remembered; versions by their own address.
+
+use crate::{
+    fake::{FakeVm, answer, ok},
+    world::{PATIENCE, World, eventually},
+};
+use epsilon_api::{admin::DeployEvent, body};
+use epsilon_gateway::config::Settings;
+use http::{Method, Request, Response};
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+const TRAFFIC: &str = "/v1/functions/pay/traffic";
+
+/// Says as which version it was called. Version 4 fails when the path says so.
+fn says_its_version(vm: &Arc<FakeVm>) {
+    vm.script("pay", |call| async move {
+        let version = call.version.number.get();
+        if version == 4 && call.request.uri().path() == "/fail" {
+            let mut response = Response::new(body::full("broken"));
+            *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+            return Ok(answer(response));
+        }
+        ok(version.to_string())
+    });
+}
+
+/// `pay` at version 4, with all four kept.
+async fn world() -> World {
+    let world = World::with(&["pay"]).await;
+    says_its_version(&world.vm);
+    for digest in ["2", "3", "4"] {
+        world.deploy("shop", &[("pay", digest)]).await;
+    }
+    assert_eq!(world.get("/pay").await.body, "4");
+    world
+}
+
+async fn split(world: &World, text: &str) -> Value {
+    let reply = world.ask(Method::POST, TRAFFIC, text).await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    reply.json()["data"].clone()
+}
+
+async fn traffic(world: &World) -> Value {
+    world.ask(Method::GET, TRAFFIC, "").await.json()["data"].clone()
+}
+
+const NINETY_TEN: &str =
+    r#"{"shares":[{"version":3,"percent":90},{"version":4,"percent":10}],"abort_min_calls":10}"#;
+
+/// How often each version answered.
+async fn counts(world: &World, calls: usize) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for _ in 0..calls {
+        let reply = world.get("/pay").await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        *counts.entry(reply.body).or_default() += 1;
+    }
+    counts
+}
+
+#[tokio::test]
+async fn calls_are_shared_and_it_is_shown() {
+    let world = world().await;
+    let set = split(&world, NINETY_TEN).await;
+    assert_eq!((&set["stable"], &set["split"]["abort_min_calls"]), (&json!(3), &json!(10)));
+    let counts = counts(&world, 100).await;
+    assert!((88..=92).contains(&counts["3"]), "{counts:?}");
+
+    let shown = traffic(&world).await;
+    let shares: Vec<_> = shown["shares"].as_array().unwrap().iter().collect();
+    for (share, version, percent) in [(shares[0], 3, 90), (shares[1], 4, 10)] {
+        assert_eq!((&share["version"], &share["percent"]), (&json!(version), &json!(percent)));
+        assert_eq!(share["calls"], json!(counts[&version.to_string()]));
+        let url = share["url"].as_str().unwrap();
+        assert!(url.ends_with(&format!("/pay@{version}")), "{url}");
+    }
+    let function = world.ask(Method::GET, "/v1/functions/pay", "").await.json()["data"].clone();
+    assert_eq!((&function["active_version"], &function["shares"]), (&json!(3), &set_shares()));
+    let versions = world.ask(Method::GET, "/v1/functions/pay/versions", "").await.json();
+    let percents: Vec<_> = (0..4).map(|n| versions["data"][n]["percent"].clone()).collect();
+    assert_eq!(percents, [json!(10), json!(90), Value::Null, Value::Null]);
+    let metrics = world.metrics();
+    for line in [
+        r#"epsilon_traffic_share_percent{function="pay",version="4"} 10"#,
+        &format!(
+            r#"epsilon_traffic_calls_total{{function="pay",outcome="ok",version="3"}} {}"#,
+            counts["3"]
+        ),
+    ] {
+        assert!(metrics.contains(line), "{line}\n{metrics}");
+    }
+}
+
+fn set_shares() -> Value {
+    json!([{"version": 3, "percent": 90}, {"version": 4, "percent": 10}])
+}
+
+#[tokio::test]
+async fn a_version_is_ready_before_it_gets_calls_and_one_that_does_not_load_gets_none() {
+    let world = world().await;
+    world.vm.ready.lock().unwrap().clear();
+    world.vm.broken.lock().unwrap().insert("pay".into(), "Error: no key".into());
+    let reply = world.ask(Method::POST, TRAFFIC, NINETY_TEN).await;
+    assert_eq!((reply.status.as_u16(), &*reply.code()), (502, "FUNCTION_INIT_FAILED"));
+    assert!(reply.body.contains("no key"), "its developer reads why: {}", reply.body);
+    assert_eq!(world.vm.ready(), ["pay@3"]);
+    assert_eq!(counts(&world, 20).await, BTreeMap::from([("4".to_owned(), 20)]));
+    assert_eq!(world.vm.retired().last().map(String::as_str), Some("pay@3"), "it went again");
+
+    world.vm.broken.lock().unwrap().clear();
+    world.vm.ready.lock().unwrap().clear();
+    split(&world, NINETY_TEN).await;
+    assert_eq!(world.vm.ready(), ["pay@3"], "version 4 serves already");
+}
+
+#[tokio::test]
+async fn promoting_gives_all_calls_to_one_version_and_lets_the_other_go() {
+    let world = world().await;
+    split(&world, NINETY_TEN).await;
+    world.vm.retired.lock().unwrap().clear();
+    let reply = world.ask(Method::POST, "/v1/functions/pay/promote", "").await;
+    assert_eq!(reply.json()["data"]["active_version"], 4, "{reply:?}");
+    assert_eq!(counts(&world, 20).await, BTreeMap::from([("4".to_owned(), 20)]));
+    assert_eq!(world.vm.retired(), ["pay@3"]);
+    assert_eq!(traffic(&world).await["split"], Value::Null);
+    assert!(!world.metrics().contains("epsilon_traffic_share_percent{"), "series end with it");
+
+    let reply = world.ask(Method::POST, "/v1/functions/pay/promote", "").await;
+    assert_eq!((reply.status.as_u16(), &*reply.code()), (409, "NOTHING_TO_PROMOTE"));
+    let reply = world.ask(Method::POST, "/v1/functions/pay/promote", r#"{"version":2}"#).await;
+    assert_eq!(reply.json()["data"]["active_version"], 2);
+    assert_eq!(world.get("/pay").await.body, "2");
+}
+
+#[tokio::test]
+async fn of_several_candidates_the_one_to_promote_is_named() {
+    let world = world().await;
+    let three = r#"{"shares":[{"version":2,"percent":80},{"version":3,"percent":10},
+        {"version":4,"percent":10}]}"#;
+    split(&world, three).await;
+    let reply = world.ask(Method::POST, "/v1/functions/pay/promote", "").await;
+    assert_eq!((reply.status.as_u16(), &*reply.code()), (409, "PROMOTE_WHICH"));
+    let reply = world.ask(Method::POST, "/v1/functions/pay/promote", r#"{"version":3}"#).await;
+    assert_eq!(reply.json()["data"]["active_version"], 3);
+}
+
+#[tokio::test]
+async fn a_version_that_fails_too_often_gets_no_calls_any_more_and_everybody_is_told() {
+    let world = world().await;
+    let half = r#"{"shares":[{"version":3,"percent":50},{"version":4,"percent":50}],"abort_min_calls":10}"#;
+    assert_eq!(split(&world, half).await["stable"], 3, "of equals, the one that is older");
+    world.vm.retired.lock().unwrap().clear();
+    let began = Instant::now();
+    while !traffic(&world).await["aborted"].is_object() {
+        world.get("/pay/fail").await;
+        assert!(began.elapsed() < PATIENCE, "{}", traffic(&world).await);
+    }
+    for _ in 0..50 {
+        let reply = world.get("/pay/fail").await;
+        assert_eq!((reply.status.as_u16(), &*reply.body), (200, "3"), "none of the stable one");
+    }
+    let why = traffic(&world).await["aborted"].clone();
+    assert_eq!((&why["version"], &why["limit"]), (&json!(4), &json!(5.0)));
+    assert!(why["calls"].as_u64().unwrap() >= 10, "{why}");
+    eventually(vec!["pay@4".to_owned()], || world.vm.retired()).await;
+    assert!(world.metrics().contains("epsilon_splits_aborted_total 1"));
+
+    let world = world.restarted().await;
+    says_its_version(&world.vm);
+    assert_eq!(traffic(&world).await["aborted"], why, "the reason is kept");
+    assert_eq!(world.get("/pay").await.body, "3");
+    let list = world.ask(Method::GET, "/v1/functions", "").await.json();
+    assert_eq!(list["data"][0]["aborted"], why);
+    split(&world, NINETY_TEN).await;
+    assert_eq!(traffic(&world).await["aborted"], Value::Null, "the next split is another one");
+}
+
+#[tokio::test]
+async fn a_split_survives_a_restart() {
+    let world = world().await;
+    split(&world, r#"{"shares":[{"version":3,"percent":50},{"version":4,"percent":50}],"sticky":"header:X-User"}"#).await;
+    let answers = async |world: &World| {
+        let mut all = String::new();
+        for n in 0..40 {
+            let request = Request::get("/pay").header("x-user", format!("user-{n}"));
+            let request = request.body(body::empty()).unwrap();
+            all += &crate::world::read(world.send(request).await).await.body;
+        }
+        all
+    };
+    let before = answers(&world).await;
+    assert!(before.contains('3') && before.contains('4'), "{before}");
+    let world = world.restarted().await;
+    says_its_version(&world.vm);
+    assert_eq!(answers(&world).await, before, "each user is where it was");
+    assert_eq!(traffic(&world).await["split"]["sticky"], "header:x-user");
+}
+
+#[tokio::test]
+async fn a_cookie_is_set_once_and_keeps_its_caller() {
+    let world = world().await;
+    split(
+        &world,
+        r#"{"shares":[{"version":3,"percent":50},{"version":4,"percent":50}],"sticky":"cookie"}"#,
+    )
+    .await;
+    let first = world.get("/pay").await;
+    let cookie = first.header("set-cookie");
+    assert!(cookie.starts_with("epsilon-version-pay=") && cookie.contains("HttpOnly"), "{cookie}");
+    let pair = cookie.split(';').next().unwrap();
+    for _ in 0..10 {
+        let request = Request::get("/pay").header("cookie", pair).body(body::empty()).unwrap();
+        let reply = crate::world::read(world.send(request).await).await;
+        assert_eq!((&reply.body, reply.header("set-cookie")), (&first.body, ""));
+    }
+    let other = world.get("/pay@3").await;
+    assert_eq!(
+        (&*other.body, other.header("set-cookie")),
+        ("3", ""),
+        "who names a version gets it"
+    );
+}
+
+#[tokio::test]
+async fn a_deployment_and_a_rollback_end_a_split() {
+    let world = world().await;
+    split(&world, NINETY_TEN).await;
+    let events = world.deploy("shop", &[("pay", "3")]).await; // what the stable version is made of
+    assert!(matches!(events.last(), Some(DeployEvent::Done { .. })), "{events:?}");
+    assert!(traffic(&world).await["split"]["since"].is_string(), "nothing changed");
+
+    let events = world.deploy("shop", &[("pay", "5")]).await;
+    let told = events.iter().any(|event| {
+        matches!(event, DeployEvent::Log { line } if line.contains("the split of `pay` (3=90 4=10) is over"))
+    });
+    assert!(told, "{events:?}");
+    assert_eq!(traffic(&world).await["split"], Value::Null);
+    assert_eq!(counts(&world, 10).await, BTreeMap::from([("5".to_owned(), 10)]));
+
+    split(&world, r#"{"shares":[{"version":3,"percent":90},{"version":5,"percent":10}]}"#).await;
+    let reply = world.ask(Method::POST, "/v1/functions/pay/rollback", "").await;
+    assert_eq!(reply.json()["data"]["active_version"], 3, "away from what was tried, not further");
+    assert_eq!(traffic(&world).await["split"], Value::Null);
+    let reply = world.ask(Method::POST, "/v1/functions/pay/rollback", "").await;
+    assert_eq!(reply.json()["data"]["active_version"], 2, "and from there as ever");
+}
+
+#[tokio::test]
+async fn a_deleted_function_takes_its_split_along() {
+    let world = world().await;
+    split(&world, NINETY_TEN).await;
+    world.vm.retired.lock().unwrap().clear();
+    world.ask(Method::DELETE, "/v1/functions/pay", "").await;
+    let mut retired = world.vm.retired();
+    retired.sort();
+    assert_eq!(retired, ["pay@3", "pay@4"]);
+    assert_eq!(world.get("/pay@3").await.code(), "FUNCTION_NOT_FOUND");
+    world.deploy("shop", &[("pay", "9")]).await;
+    assert_eq!(traffic(&world).await["split"], Value::Null);
+}
+
+#[tokio::test]
+async fn each_version_has_an_address_of_its_own() {
+    let settings = Settings { domain: Some("fn.example.org".into()), ..Settings::default() };
+    let world = World::start(&["pay"], settings).await;
+    says_its_version(&world.vm);
+    for digest in ["2", "3"] {
+        world.deploy("shop", &[("pay", digest)]).await;
+    }
+    for (path, want) in [("/pay@1", "1"), ("/pay@2/x?y", "2"), ("/pay@3", "3"), ("/pay", "3")] {
+        assert_eq!(world.get(path).await.body, want, "{path}");
+    }
+    let request = Request::get("/").header("host", "pay--v2.fn.example.org");
+    let reply = world.send(request.body(body::empty()).unwrap()).await;
+    assert_eq!(crate::world::read(reply).await.body, "2");
+    for (path, code) in [
+        ("/pay@4", "VERSION_NOT_FOUND"),
+        ("/pay@4", "VERSION_NOT_FOUND"),
+        ("/pay@0", "FUNCTION_NOT_FOUND"),
+        ("/ship@1", "FUNCTION_NOT_FOUND"),
+    ] {
+        let reply = world.get(path).await;
+        assert_eq!((reply.status.as_u16(), &*reply.code()), (404, code), "{path}");
+    }
+    world.deploy("shop", &[("pay", "4")]).await;
+    assert_eq!(world.get("/pay@4").await.body, "4", "what serves needs no looking up");
+    let metrics = world.metrics();
+    assert!(!metrics.contains("epsilon_traffic"), "calls by address are no split: {metrics}");
+}
+
+#[tokio::test]
+async fn what_makes_no_split_is_refused_with_a_word() {
+    let world = world().await;
+    let shares = |text: &str| {
+        let of = |share: &str| {
+            let (version, percent) = share.split_once('=').unwrap();
+            format!(r#"{{"version":{version},"percent":{percent}}}"#)
+        };
+        let shares: Vec<_> = text.split_whitespace().map(of).collect();
+        format!(r#"{{"shares":[{}]"#, shares.join(","))
+    };
+    for (text, rest, status, code, words) in [
+        ("3=90 4=11", "}", 422, "INVALID_SHARES", "101 percent"),
+        ("3=90 4=9", "}", 422, "INVALID_SHARES", "99 percent"),
+        ("3=50 3=50", "}", 422, "INVALID_SHARES", "named twice"),
+        ("", "}", 422, "INVALID_SHARES", "0 percent"),
+        ("3=90 9=10", "}", 404, "VERSION_NOT_FOUND", "no version 9"),
+        ("3=90 4=10", r#","stable":2}"#, 422, "INVALID_SHARES", "stable"),
+        ("3=90 0=10", "}", 422, "INVALID_BODY", ""),
+        ("3=90 4=300", "}", 422, "INVALID_BODY", ""),
+        ("3=90 4=10", r#","sticky":"ip"}"#, 422, "INVALID_BODY", "header:NAME"),
+        ("3=90 4=10", r#","abort_above_percent":101}"#, 422, "INVALID_BODY", "between 0 and 100"),
+        ("3=90 4=10", r#","abort_window_ms":1}"#, 422, "INVALID_BODY", "1h"),
+        ("3=90 4=10", r#","stiky":"cookie"}"#, 422, "UNKNOWN_FIELD", ""),
+    ] {
+        let reply = world.ask(Method::POST, TRAFFIC, &(shares(text) + rest)).await;
+        assert_eq!((reply.status.as_u16(), &*reply.code()), (status, code), "{text} {rest}");
+        let message = reply.json()["error"]["message"].as_str().unwrap().to_owned();
+        assert!(message.contains(words), "{text} {rest}: {message}");
+    }
+    for (method, verb) in [("GET", "traffic"), ("POST", "traffic"), ("POST", "promote")] {
+        let path = format!("/v1/functions/nobody/{verb}");
+        let body = if method == "POST" && verb == "traffic" { NINETY_TEN } else { "" };
+        let reply = world.ask(method.parse().unwrap(), &path, body).await;
+        assert_eq!((reply.status.as_u16(), &*reply.code()), (404, "FUNCTION_NOT_FOUND"), "{path}");
+    }
+    assert_eq!(counts(&world, 10).await, BTreeMap::from([("4".to_owned(), 10)]));
+    let all = shares("4=100 3=0") + "}";
+    assert_eq!(split(&world, &all).await["split"], Value::Null, "all calls to one is no split");
+}

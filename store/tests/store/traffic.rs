@@ -1,0 +1,232 @@
+//! What every back end must do about splits.
+
+use crate::support::*;
+use epsilon_api::{
+    ids::VersionNumber,
+    traffic::{AbortRule, Aborted, Rate, Share, Sticky, slots::BadShares, text},
+};
+use epsilon_store::{Change, Store, StoreError, Traffic, WantedSplit, testing::Postgres};
+use futures_util::StreamExt;
+
+fn wanted(shares: &str) -> WantedSplit {
+    let shares = shares.split_whitespace().map(|share| share.parse::<Share>().unwrap());
+    WantedSplit {
+        shares: shares.collect(),
+        stable: None,
+        sticky: Some(Sticky::Cookie),
+        abort: AbortRule { above: Rate::percent(5), window_ms: 60_000, min_calls: 20 },
+    }
+}
+
+/// `pay` with so many versions, the newest serving.
+async fn pay(store: &dyn Store, versions: u32) {
+    for digest in 1..=versions {
+        deploy(store, "shop", &[("pay", &digest.to_string())]).await.unwrap();
+    }
+}
+
+async fn split(store: &dyn Store, shares: &str) -> Result<Option<Traffic>, StoreError> {
+    let done = store.split(&name("pay"), &wanted(shares), now()).await;
+    done.map(|(_, traffic)| traffic)
+}
+
+/// `3 of 3=90 4=10` of the split of `pay`, or why it is over.
+async fn held(store: &dyn Store) -> Option<String> {
+    let all = store.traffic().await.unwrap();
+    assert!(all.len() <= 1, "{all:?}");
+    all.first().map(|one| match &one.aborted {
+        None => format!("{} of {}", one.stable, text(&one.split.slots.shares())),
+        Some(why) => why.to_string(),
+    })
+}
+
+fn why(version: VersionNumber) -> Aborted {
+    Aborted { at: now(), version, calls: 20, failed: 3, limit: Rate::percent(5) }
+}
+
+mod suite {
+    use super::*;
+
+    pub(crate) async fn a_split_is_kept_with_its_versions(store: &dyn Store) {
+        pay(store, 4).await;
+        assert!(store.traffic().await.unwrap().is_empty());
+        let set = split(store, "3=90 4=10").await.unwrap().unwrap();
+        assert_eq!((set.stable, &set.candidates[0].image.digest), (v(3), &"sha256:4".to_owned()));
+        assert_eq!(set.split.sticky, Some(Sticky::Cookie));
+        assert_eq!(store.traffic().await.unwrap(), [set]);
+        assert_eq!(active(store).await, ["pay@3"], "the stable version is the active one");
+    }
+
+    pub(crate) async fn the_stable_version_is_named_or_found(store: &dyn Store) {
+        pay(store, 5).await;
+        for (shares, stable) in [
+            ("4=10 5=90", 5), // the largest
+            ("4=60 5=40", 5), // that of the split that runs
+            ("2=50 3=50", 2), // the oldest of equals
+            ("2=40 3=60", 2),
+            ("3=40 4=60", 4),
+        ] {
+            assert_eq!(split(store, shares).await.unwrap().unwrap().stable, v(stable), "{shares}");
+        }
+        let pay = name("pay");
+        let named = WantedSplit { stable: Some(v(3)), ..wanted("3=1 4=99") };
+        assert_eq!(store.split(&pay, &named, now()).await.unwrap().0.number, v(3));
+        let out = WantedSplit { stable: Some(v(5)), ..named };
+        assert!(matches!(
+            store.split(&pay, &out, now()).await,
+            Err(StoreError::Shares(BadShares::StableLeftOut(_)))
+        ));
+    }
+
+    pub(crate) async fn what_makes_no_split_changes_nothing(store: &dyn Store) {
+        pay(store, 2).await;
+        let refused = split(store, "1=90 3=10").await.unwrap_err();
+        assert_eq!(refused.to_string(), "`pay` has no version 3");
+        assert!(matches!(split(store, "1=90 2=11").await, Err(StoreError::Shares(_))));
+        let nobody = store.split(&name("nobody"), &wanted("1=90 2=10"), now()).await;
+        assert!(matches!(nobody, Err(StoreError::FunctionNotFound(_))));
+        // Its number is taken, but it never served.
+        let id = begin(store).await;
+        store.prepare(&id, &built("shop", &[("pay", "x")]), now()).await.unwrap();
+        assert!(matches!(split(store, "1=90 3=10").await, Err(StoreError::VersionNotFound { .. })));
+        assert_eq!((active(store).await, held(store).await), (vec!["pay@2".to_owned()], None));
+    }
+
+    pub(crate) async fn slots_move_only_as_they_must(store: &dyn Store) {
+        pay(store, 4).await;
+        split(store, "3=50 4=50").await.unwrap();
+        split(store, "2=20 3=40 4=40").await.unwrap();
+        let moved = split(store, "2=10 3=40 4=50").await.unwrap().unwrap();
+        let slots = serde_json::to_string(&moved.split.slots).unwrap();
+        assert_eq!(slots, "[[3,40],[2,10],[4,50]]");
+    }
+
+    pub(crate) async fn one_share_of_all_ends_it(store: &dyn Store) {
+        pay(store, 4).await;
+        split(store, "3=90 4=10").await.unwrap();
+        assert_eq!(split(store, "3=0 4=100").await.unwrap(), None);
+        assert_eq!((active(store).await, held(store).await), (vec!["pay@4".to_owned()], None));
+    }
+
+    pub(crate) async fn promoting_ends_it(store: &dyn Store) {
+        pay(store, 4).await;
+        let pay = name("pay");
+        assert!(matches!(
+            store.promote(&pay, None).await,
+            Err(StoreError::NothingToPromote { .. })
+        ));
+        split(store, "2=80 3=10 4=10").await.unwrap();
+        assert!(matches!(store.promote(&pay, None).await, Err(StoreError::PromoteWhich { .. })));
+        assert_eq!(held(store).await.unwrap(), "2 of 2=80 3=10 4=10");
+        split(store, "2=80 4=20").await.unwrap();
+        assert_eq!(store.promote(&pay, None).await.unwrap().number, v(4));
+        assert_eq!(held(store).await, None);
+        assert_eq!(store.promote(&pay, Some(v(1))).await.unwrap().number, v(1));
+        assert!(matches!(
+            store.promote(&pay, Some(v(9))).await,
+            Err(StoreError::VersionNotFound { .. })
+        ));
+    }
+
+    pub(crate) async fn an_abort_ends_that_split_and_no_other_one_and_is_remembered(
+        store: &dyn Store,
+    ) {
+        pay(store, 4).await;
+        let pay = name("pay");
+        let first = split(store, "3=90 4=10").await.unwrap().unwrap();
+        let second = split(store, "3=50 4=50").await.unwrap().unwrap();
+        assert!(!store.abort_split(&pay, first.since, &why(v(4))).await.unwrap(), "it is another");
+        assert!(store.abort_split(&pay, second.since, &why(v(4))).await.unwrap());
+        assert!(!store.abort_split(&pay, second.since, &why(v(4))).await.unwrap(), "only once");
+        let told = "3 of 20 calls of version 4 failed; the limit is 5%";
+        assert_eq!(held(store).await.as_deref(), Some(told));
+        assert!(store.traffic().await.unwrap()[0].candidates.is_empty());
+        assert_eq!(active(store).await, ["pay@3"]);
+        assert!(matches!(
+            store.promote(&pay, None).await,
+            Err(StoreError::NothingToPromote { .. })
+        ));
+        assert_eq!(store.rollback(&pay, None).await.unwrap().number, v(2), "no split holds");
+        assert_eq!(held(store).await, None);
+    }
+
+    pub(crate) async fn whatever_else_changes_what_serves_ends_it(store: &dyn Store) {
+        pay(store, 4).await;
+        let again = async || split(store, "3=90 4=10").await.unwrap().unwrap();
+        again().await;
+        assert_eq!(deploy(store, "shop", &[("pay", "3")]).await.unwrap(), [row("pay", 3, false)]);
+        assert!(held(store).await.is_some(), "nothing was changed");
+        deploy(store, "shop", &[("pay", "5")]).await.unwrap();
+        assert_eq!((active(store).await, held(store).await), (vec!["pay@5".to_owned()], None));
+
+        again().await;
+        let back = store.rollback(&name("pay"), None).await.unwrap();
+        assert_eq!((back.number, held(store).await), (v(3), None), "to the stable version");
+        let split = again().await;
+        assert_eq!(store.rollback(&name("pay"), Some(v(1))).await.unwrap().number, v(1));
+        assert_eq!(store.rollback(&name("pay"), Some(v(3))).await.unwrap().number, v(3));
+        assert_eq!(held(store).await, None, "it does not come back with its stable version");
+        assert!(!store.abort_split(&name("pay"), split.since, &why(v(4))).await.unwrap());
+
+        again().await;
+        store.delete_function(&name("pay"), now()).await.unwrap();
+        assert_eq!(held(store).await, None);
+    }
+
+    pub(crate) async fn versions_of_a_split_are_kept(store: &dyn Store) {
+        pay(store, 6).await;
+        split(store, "1=80 2=20").await.unwrap();
+        let mut gone: Vec<_> =
+            store.prune(2, now()).await.unwrap().iter().map(ToString::to_string).collect();
+        gone.sort();
+        assert_eq!(gone, ["pay@3", "pay@4"]);
+        assert_eq!(held(store).await.unwrap(), "1 of 1=80 2=20");
+    }
+
+    pub(crate) async fn each_change_is_told(store: &dyn Store) {
+        pay(store, 4).await;
+        let mut changes = store.changes();
+        let mut next = async || {
+            tokio::time::timeout(std::time::Duration::from_secs(20), changes.next()).await.unwrap()
+        };
+        let since = split(store, "3=90 4=10").await.unwrap().unwrap().since;
+        assert_eq!(next().await, Some(Change::Routes));
+        store.abort_split(&name("pay"), since, &why(v(4))).await.unwrap();
+        assert_eq!(next().await, Some(Change::Routes));
+        store.promote(&name("pay"), Some(v(4))).await.unwrap();
+        assert_eq!(next().await, Some(Change::Routes));
+    }
+}
+
+/// Runs the suite on both back ends.
+macro_rules! on_both {
+    ($($test:ident,)*) => {
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $test() {
+                let dir = tempfile::tempdir().unwrap();
+                super::suite::$test(&*super::open(&dir.path().join("epsilon.db")).await).await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test]
+            async fn $test() {
+                let url = super::Postgres::shared().database().await;
+                super::suite::$test(&*epsilon_store::open(&url).await.unwrap()).await;
+            })*
+        }
+    };
+}
+
+on_both! {
+    a_split_is_kept_with_its_versions,
+    the_stable_version_is_named_or_found,
+    what_makes_no_split_changes_nothing,
+    slots_move_only_as_they_must,
+    one_share_of_all_ends_it,
+    promoting_ends_it,
+    an_abort_ends_that_split_and_no_other_one_and_is_remembered,
+    whatever_else_changes_what_serves_ends_it,
+    versions_of_a_split_are_kept,
+    each_change_is_told,
+}
