@@ -26,6 +26,7 @@ use crate::{
     traffic::abort::Aborts,
     urls::Urls,
     warm,
+    webhook::{self, Hooks},
 };
 use epsilon_api::{build::Builder, fleet::MemberKind, vm::Vm};
 use epsilon_store::{Gateway, KeyRole, Store, StoreError};
@@ -219,6 +220,14 @@ impl App {
             me: signer.id().clone(),
         };
         let autoscaler = Autoscaler::new(config.autoscale, Arc::new(vms), registry)?;
+        let parts = webhook::Parts {
+            store: Arc::clone(&store),
+            deploys: Arc::clone(&deploys),
+            max_source: config.max_source,
+            close: ending.close.clone(),
+            background: background.clone(),
+        };
+        let hooks = Arc::new(Hooks::new(config.hooks, &config.data_dir, parts, registry)?);
         let work = (ending.close.clone(), background.clone());
         let (data, max) = (&config.data_dir, config.max_source);
         let git = Arc::new(GitHost::new(config.git, data, max, Arc::clone(&deploys), work));
@@ -232,6 +241,7 @@ impl App {
             doors,
             joining: Semaphore::new(config.members.max_joining),
             deploys,
+            hooks,
             identity,
             urls,
             traffic: config.traffic,
@@ -279,6 +289,8 @@ impl App {
             self;
         let ending = public.ending.clone();
         let (fleet, close) = (Arc::clone(&api.fleet), ending.close.clone());
+        let hooks = Arc::clone(&api.hooks);
+        members.spawn(async move { hooks.look().await });
         for member in api.fleet.members() {
             members.spawn(watch::follow_at_home(member));
         }

@@ -7,13 +7,15 @@ use crate::{
     call::{budget, place::bound::Balance},
     fleet::{breaker, health, member::Care},
     git::config as git,
+    webhook,
     traffic::config as traffic,
 };
-use epsilon_api::{fleet, units::Bytes, written};
+use epsilon_api::{fleet, ids::ProjectName, units::Bytes, written};
 use epsilon_wire::tls;
 use serde::Deserialize;
 use std::{
     borrow::Cow,
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
@@ -143,6 +145,11 @@ pub struct Settings {
     pub traffic: traffic::Settings,
     /// `git push` as a deployment: a mapping of its own, see `gateway.git` below.
     pub git: git::Settings,
+    /// What the webhooks of all projects may do and take: a mapping of its own, see `gateway.hooks` below.
+    pub hooks: webhook::config::Settings,
+    /// Projects that a hub's webhook deploys, by name: mappings of their own, see `gateway.github.<project>` below. Default:
+    /// none.
+    pub github: BTreeMap<ProjectName, webhook::project::Settings>,
 }
 
 impl Default for Settings {
@@ -189,6 +196,8 @@ impl Default for Settings {
             autoscale: autoscale::Settings::default(),
             traffic: traffic::Settings::default(),
             git: git::Settings::default(),
+            hooks: webhook::config::Settings::default(),
+            github: BTreeMap::new(),
         }
     }
 }
@@ -221,6 +230,7 @@ pub struct Config {
     pub(crate) autoscale: autoscale::Config,
     pub(crate) traffic: traffic::Config,
     pub(crate) git: git::Config,
+    pub(crate) hooks: webhook::config::Config,
 }
 
 /// What members of the fleet may take.
@@ -356,10 +366,12 @@ impl Config {
         })?;
         let autoscale = autoscale::Config::new(settings.autoscale)?;
         let git = git::Config::new(settings.git, settings.max_source)?;
+        let hooks = webhook::config::Config::new(settings.hooks, settings.github)?;
         Ok(Self {
             autoscale,
             traffic: traffic::Config::new(&settings.traffic)?,
             git,
+            hooks,
             control_url: settings.control_url.map(|url| url.trim_end_matches('/').to_owned()),
             tls,
             members: MemberLimits {

@@ -14,6 +14,7 @@ mod deployments;
 pub(crate) mod error;
 mod fleet;
 mod functions;
+mod hooks;
 mod git;
 mod logs;
 mod openapi;
@@ -36,6 +37,7 @@ use crate::{
     sync::away::StoreWatch,
     traffic::config::Config as Traffic,
     urls::Urls,
+    webhook::Hooks,
 };
 use axum::{
     Router,
@@ -76,6 +78,7 @@ pub(crate) struct Control {
     /// Members that join or beat at one moment.
     pub(crate) joining: Semaphore,
     pub(crate) deploys: Arc<Deploys>,
+    pub(crate) hooks: Arc<Hooks>,
     /// How this gateway shows itself to members.
     pub(crate) identity: Identity,
     pub(crate) urls: Urls,
@@ -130,6 +133,8 @@ fn router(control: &Arc<Control>) -> Router {
         .route("/v1/fleet/leave", post(fleet::leave))
         // Asked by git, which has manners of its own.
         .merge(git::router())
+        // Asked by a hub, which signs what it says.
+        .route("/v1/hooks/github/{project}", post(hooks::github))
         .route("/v1/openapi.json", get(openapi::document))
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))

@@ -20,6 +20,7 @@
 //! | `traffic` | splits of a function's calls among its versions |
 //! | `sweep` | instances that nobody serves |
 //! | `urls` | addresses that are shown to people |
+//! | `webhook` | pushes that a hub tells of as deployments |
 //! | `warm` | instances that functions want ready when nobody calls |
 //! | `observe` | events and metrics |
 
@@ -36,6 +37,7 @@ mod sync;
 mod traffic;
 mod urls;
 mod warm;
+mod webhook;
 
 pub mod app;
 pub mod autoscale;

@@ -11,6 +11,8 @@
 mod agent;
 #[path = "support/fake.rs"]
 mod fake;
+#[path = "support/hub.rs"]
+mod hub;
 #[path = "support/world.rs"]
 mod world;
 
@@ -36,5 +38,7 @@ mod gateways;
 mod git;
 #[path = "gateway/raw.rs"]
 mod raw;
+#[path = "gateway/webhook.rs"]
+mod webhook;
 #[path = "gateway/traffic.rs"]
 mod traffic;

@@ -34,6 +34,10 @@ impl ApiError {
         self
     }
 
+    pub(crate) fn message(&self) -> &str {
+        &self.body.message
+    }
+
     pub(crate) fn into_body(self) -> ErrorBody {
         self.body
     }

@@ -15,6 +15,8 @@ mod containers;
 mod examples;
 mod git_push;
 mod headers;
+#[path = "../../../../gateway/tests/support/hub.rs"]
+mod hub;
 mod images;
 mod isolation;
 mod lifecycle;
@@ -25,6 +27,7 @@ mod settings;
 mod signatures;
 mod streaming;
 mod versions;
+mod webhook;
 
 use epsilon_e2e::{
     http::{Answer, Call},

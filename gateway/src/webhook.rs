@@ -1,0 +1,403 @@
+//! Deployments that a hub asks for: somebody pushed to a repository there, and its webhook tells the control listener.
+//!
+//! ```text
+//! delivery → who is it for → signature over the raw body → what does it ask for → seen before? → 202
+//!                                                                              ╰▶ lane → fetch → deploy → status
+//! ```
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `config`, `project` | the settings, of all and of one |
+//! | `payload` | reading a stranger's body, within bounds |
+//! | `signature` | whether the hub sent it |
+//! | `event` | what it asks for |
+//! | `lane` | one at work, one waiting; the newest wins |
+//! | `job` | one deployment, from its turn to its end |
+//! | `source` | the commit, fetched |
+//! | `host` | where the gateway may go for that |
+//! | `status` | what the hub shows beside the commit |
+//!
+//! The hub waits ten seconds for an answer, so everything slow is done behind it. A delivery that was accepted is in
+//! the store before the answer goes out: all gateways know it then, also after a restart.
+
+pub(crate) mod config;
+mod event;
+mod host;
+mod job;
+mod lane;
+mod metrics;
+mod payload;
+pub(crate) mod project;
+mod signature;
+mod source;
+mod status;
+
+#[cfg(test)]
+#[path = "../tests/support/hub.rs"]
+mod hub;
+
+use crate::{
+    control::error::{ApiError, of_store, unprocessable},
+    deploy::Deploys,
+    git::command::Git,
+};
+use axum::body::Body;
+use config::{Config, Limits};
+use epsilon_api::{
+    chain::Chain,
+    hook::{HookAnswer, HookResult},
+    ids::{DeploymentId, ProjectName},
+    units::Bytes,
+};
+use epsilon_store::{Delivery, Store};
+use event::{Event, Push};
+use futures_util::FutureExt;
+use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
+use jiff::Timestamp;
+use job::Job;
+use lane::{Lanes, Placed};
+use metrics::{HookMetrics, Outcome};
+use payload::{Payloads, Unread};
+use project::Hook;
+use prometheus::Registry;
+use sha2::{Digest, Sha256};
+use signature::Signature;
+use status::Statuses;
+use std::{
+    collections::BTreeMap,
+    panic::AssertUnwindSafe,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+const EVENT: &str = "x-github-event";
+const DELIVERY: &str = "x-github-delivery";
+/// The hub's ids are UUIDs.
+const LONGEST_ID: usize = 64;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Hooks {
+    hooks: BTreeMap<ProjectName, Arc<Hook>>,
+    limits: Limits,
+    payloads: Payloads,
+    lanes: Lanes<Job>,
+    git: Git,
+    /// Where commits are while they are deployed.
+    folder: PathBuf,
+    max_source: Bytes,
+    store: Arc<dyn Store>,
+    deploys: Arc<Deploys>,
+    metrics: HookMetrics,
+    close: CancellationToken,
+    background: TaskTracker,
+}
+
+/// Why a delivery is not taken, and how that is counted.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    outcome: Outcome,
+    error: ApiError,
+}
+
+/// The parts of the gateway that webhooks use.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) deploys: Arc<Deploys>,
+    pub(crate) max_source: Bytes,
+    /// The gateway stops.
+    pub(crate) close: CancellationToken,
+    /// What goes on when the hub has its answer.
+    pub(crate) background: TaskTracker,
+}
+
+impl Hooks {
+    /// With a folder of its own, which is emptied: commits of a gateway that was killed are of no use.
+    pub(crate) fn new(
+        config: Config,
+        data: &Path,
+        parts: Parts,
+        registry: &Registry,
+    ) -> Result<Self, prometheus::Error> {
+        let folder = data.join("hooks");
+        // It is not there, as a rule; one that cannot be removed shows when a commit is fetched.
+        let _ = std::fs::remove_dir_all(&folder);
+        let Config { hooks, limits } = config;
+        let Parts { store, deploys, max_source, close, background } = parts;
+        Ok(Self {
+            hooks: hooks.into_iter().map(|(project, hook)| (project, Arc::new(hook))).collect(),
+            payloads: Payloads::new(
+                limits.max_payload,
+                limits.payload_timeout,
+                limits.payload_memory,
+            ),
+            limits,
+            lanes: Lanes::new(),
+            git: Git::default(),
+            folder,
+            max_source,
+            store,
+            deploys,
+            metrics: HookMetrics::new(registry)?,
+            close,
+            background,
+        })
+    }
+
+    /// Tells the operator at the start what would be refused later.
+    pub(crate) async fn look(&self) {
+        for (project, hook) in &self.hooks {
+            let usable = match hook.secret().await {
+                Ok(_) => hook.token().await.map(drop),
+                Err(err) => Err(err),
+            };
+            match usable {
+                Ok(()) => {
+                    tracing::info!(%project, repository = hook.repository, branch = hook.branch, "Webhook.")
+                }
+                Err(err) => {
+                    tracing::error!(%project, error = %Chain(&err), "A webhook cannot work yet.")
+                }
+            }
+        }
+    }
+
+    /// Takes a delivery. Answers within seconds, whatever comes of it.
+    pub(crate) async fn receive(
+        self: &Arc<Self>,
+        project: &ProjectName,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<HookAnswer, ApiError> {
+        let (outcome, answer) = match self.take(project, headers, body).await {
+            Ok(answer) => (Outcome::of(&answer), Ok(answer)),
+            Err(Refused { outcome, error }) => (outcome, Err(error)),
+        };
+        self.metrics.came(outcome);
+        let event = text(headers, EVENT).unwrap_or_default();
+        let delivery = text(headers, DELIVERY).unwrap_or_default();
+        let outcome = outcome.as_str();
+        match &answer {
+            Ok(HookAnswer { message, deployment, .. }) => {
+                let deployment = deployment.as_ref().map(tracing::field::display);
+                tracing::info!(%project, event, delivery, outcome, deployment, message, "Webhook delivered.");
+            }
+            // Anybody can make these, as many as they like: the metric counts them.
+            Err(error) => {
+                let message = error.message();
+                tracing::debug!(%project, event, delivery, outcome, message, "Webhook refused.");
+            }
+        }
+        answer
+    }
+
+    async fn take(
+        self: &Arc<Self>,
+        project: &ProjectName,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<HookAnswer, Refused> {
+        let hook = self.hooks.get(project).ok_or_else(|| no_hook(project))?;
+        let signature = Signature::of(headers).ok_or_else(unsigned)?;
+        let secret = hook.secret().await.map_err(|err| {
+            tracing::error!(%project, error = %Chain(&err), "A webhook's secret cannot be used.");
+            unable(
+                "HOOK_NOT_READY",
+                "the secret of this hook cannot be used; the gateway's log says why",
+            )
+        })?;
+        let payload = self.payloads.read(body).await.map_err(unread)?;
+        if !signature.is_of(&payload.bytes, &secret) {
+            return Err(unsigned());
+        }
+        // From here on, the hub speaks.
+        let name = text(headers, EVENT).ok_or_else(|| invalid(EVENT))?;
+        let delivery =
+            text(headers, DELIVERY).filter(|id| is_id(id)).ok_or_else(|| invalid(DELIVERY))?;
+        if !is_json(headers) {
+            return Err(not_json());
+        }
+        let now = Timestamp::now();
+        let event = event::read(name, &payload.bytes, hook, self.limits.remember, now);
+        match event.map_err(|err| {
+            Refused::new(Outcome::Invalid, unprocessable("INVALID_BODY", err.to_string()))
+        })? {
+            Event::Ping => {
+                Ok(answer(HookResult::Pong, "pushes to this repository will be deployed".into()))
+            }
+            Event::Ignored(why) => Ok(answer(HookResult::Ignored, why.to_string())),
+            Event::Push(push) => {
+                let digest = hex(&Sha256::digest(&payload.bytes));
+                drop(payload);
+                self.accept(hook, push, delivery, digest, now).await
+            }
+        }
+    }
+
+    /// Notes the delivery and its deployment, and begins with it or puts it into its lane.
+    async fn accept(
+        self: &Arc<Self>,
+        hook: &Arc<Hook>,
+        push: Push,
+        delivery: &str,
+        digest: String,
+        now: Timestamp,
+    ) -> Result<HookAnswer, Refused> {
+        if self.close.is_cancelled() {
+            return Err(unable(
+                "HOOK_NOT_READY",
+                "this gateway stops; deliver it again in a moment",
+            ));
+        }
+        if self.deploys.builders.is_empty() {
+            return Err(unable("NO_BUILDER", "no builder has joined this gateway"));
+        }
+        let id = DeploymentId::random();
+        let source = format!("github {} {} {}", hook.repository, push.name(), push.short());
+        let delivery = Delivery {
+            project: hook.project.clone(),
+            id: delivery.to_owned(),
+            digest,
+            deployment: id.clone(),
+            source,
+            seen_at: now,
+        };
+        let noted =
+            self.store.begin_delivery(&delivery, &self.deploys.gateway, self.limits.remember);
+        if let Some(earlier) =
+            noted.await.map_err(|err| Refused::new(Outcome::Unable, of_store(&err)))?
+        {
+            return Err(replayed(&earlier));
+        }
+        let what = format!("{} at {}", push.name(), push.short());
+        let statuses = Statuses::of(hook, &id, self.limits, &self.metrics, &self.background);
+        let job = Job { id: id.clone(), hook: Arc::clone(hook), push, statuses };
+        job.accepted();
+        let message = match self.lanes.place(&hook.project, job) {
+            Placed::Begin(job) => {
+                self.background.spawn(Arc::clone(self).work(job));
+                format!("{what} is being deployed")
+            }
+            Placed::Waits(replaced) => {
+                if let Some(replaced) = replaced {
+                    let hooks = Arc::clone(self);
+                    self.background.spawn(async move { replaced.superseded(&hooks).await });
+                }
+                format!("{what} is deployed after the push before it")
+            }
+        };
+        Ok(HookAnswer { deployment: Some(id), ..answer(HookResult::Accepted, message) })
+    }
+
+    /// This job and those that come while it is at work.
+    async fn work(self: Arc<Self>, first: Job) {
+        let project = first.hook.project.clone();
+        let mut next = Some(first);
+        while let Some(job) = next {
+            // A bug must not hold up the pushes that come after it.
+            if AssertUnwindSafe(job.run(&self)).catch_unwind().await.is_err() {
+                tracing::error!(%project, "A bug ended a webhook's deployment; the panic is in the log above.");
+            }
+            next = self.lanes.next(&project);
+        }
+    }
+}
+
+impl Outcome {
+    fn of(answer: &HookAnswer) -> Self {
+        match answer.result {
+            HookResult::Pong => Self::Pong,
+            HookResult::Ignored => Self::Ignored,
+            HookResult::Accepted => Self::Accepted,
+        }
+    }
+}
+
+impl Refused {
+    fn new(outcome: Outcome, error: ApiError) -> Self {
+        Self { outcome, error }
+    }
+}
+
+fn answer(result: HookResult, message: String) -> HookAnswer {
+    HookAnswer { result, message, deployment: None }
+}
+
+fn no_hook(project: &ProjectName) -> Refused {
+    let message = format!("project `{project}` has no webhook");
+    let error = ApiError::new(StatusCode::NOT_FOUND, "HOOK_NOT_FOUND", message);
+    Refused::new(Outcome::Invalid, error.hint("the operator sets it as `gateway.github.<project>`"))
+}
+
+/// One text for all of it: who guesses learns nothing.
+fn unsigned() -> Refused {
+    let message = "the signature of this delivery is missing or not made with this hook's secret";
+    let error = ApiError::new(StatusCode::UNAUTHORIZED, "SIGNATURE_REFUSED", message);
+    Refused::new(
+        Outcome::Unsigned,
+        error
+            .hint("the hook's secret at the hub and the content of `secret_file` must be the same"),
+    )
+}
+
+fn unread(err: Unread) -> Refused {
+    let (outcome, status, code) = match err {
+        Unread::TooLarge(_) => (Outcome::TooMuch, StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE"),
+        Unread::TooSlow(_) => (Outcome::Invalid, StatusCode::REQUEST_TIMEOUT, "BODY_TOO_SLOW"),
+        Unread::Crowded => (Outcome::TooMuch, StatusCode::SERVICE_UNAVAILABLE, "TOO_MANY_HOOKS"),
+        Unread::BrokeOff => (Outcome::Invalid, StatusCode::UNPROCESSABLE_ENTITY, "INVALID_BODY"),
+    };
+    Refused::new(outcome, ApiError::new(status, code, err.to_string()))
+}
+
+fn invalid(header: &str) -> Refused {
+    let message = format!("the header `{header}` is missing or odd");
+    Refused::new(Outcome::Invalid, unprocessable("INVALID_HEADER", message))
+}
+
+fn not_json() -> Refused {
+    let message = "the payload is not `application/json`";
+    let error = ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "NOT_JSON", message);
+    Refused::new(
+        Outcome::Invalid,
+        error.hint("set the hook's content type at the hub to `application/json`"),
+    )
+}
+
+fn replayed(earlier: &DeploymentId) -> Refused {
+    let message = format!("this delivery came before; its deployment is `{earlier}`");
+    let error = ApiError::new(StatusCode::CONFLICT, "DELIVERY_REPLAYED", message);
+    Refused::new(
+        Outcome::Replayed,
+        error.hint("it is taken again only when that deployment has failed"),
+    )
+}
+
+fn unable(code: &str, message: &str) -> Refused {
+    Refused::new(Outcome::Unable, ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, message))
+}
+
+/// A header that is there once and is text.
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let mut all = headers.get_all(name).iter();
+    match (all.next(), all.next()) {
+        (Some(value), None) => value.to_str().ok(),
+        _ => None,
+    }
+}
+
+fn is_id(text: &str) -> bool {
+    (1..=LONGEST_ID).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let essence = text(headers, CONTENT_TYPE.as_str()).and_then(|kind| kind.split(';').next());
+    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

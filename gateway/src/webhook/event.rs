@@ -1,0 +1,219 @@
+//! What a delivery asks for: `ping` and `push` are understood, all else is left alone with a word that says why. Pure;
+//! called with a body whose signature holds.
+
+use super::project::Hook;
+use crate::git::refs;
+use jiff::Timestamp;
+use serde::Deserialize;
+use std::{fmt, time::Duration};
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// The hub looks whether somebody is there.
+    Ping,
+    /// A commit to deploy.
+    Push(Push),
+    /// Nothing.
+    Ignored(Ignored),
+}
+
+/// A branch or tag that has a new commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Push {
+    /// In full: `refs/heads/main`. Its characters are harmless.
+    pub(crate) reference: String,
+    /// What it points at now: a commit, or an annotated tag. Hexadecimal digits.
+    pub(crate) after: String,
+    /// The commit, also where `after` is a tag.
+    pub(crate) commit: String,
+}
+
+/// Why nothing is done.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Ignored {
+    Event(String),
+    Repository { told: String, ours: String },
+    Deleted(String),
+    Branch { told: String, ours: String },
+    Tag(String),
+    Reference(String),
+    Old { limit: Duration },
+}
+
+/// A body that is not what its signer's documentation says.
+#[derive(Debug, thiserror::Error)]
+#[error("the payload of `{event}` cannot be read: {why}")]
+pub(crate) struct Malformed {
+    event: String,
+    why: String,
+}
+
+/// The parts of a push that matter. The hub adds fields as it likes.
+#[derive(Debug, Deserialize)]
+struct Payload {
+    #[serde(rename = "ref")]
+    reference: String,
+    after: String,
+    #[serde(default)]
+    deleted: bool,
+    repository: Repository,
+    #[serde(default)]
+    head_commit: Option<Commit>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Commit {
+    id: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Repository {
+    full_name: String,
+    /// When it was last pushed to: seconds in pushes. Older releases of the hub's enterprise edition write text.
+    #[serde(default)]
+    pushed_at: Option<serde_json::Value>,
+}
+
+/// Longest name of a branch or tag that is taken: the hub's own limit is lower.
+const LONGEST_NAME: usize = 255;
+
+/// Reads an event of the hub. A push that happened longer ago than deliveries are remembered is not taken: nobody
+/// could tell any more whether it had come before.
+pub(crate) fn read(
+    name: &str,
+    body: &[u8],
+    hook: &Hook,
+    remembered: Duration,
+    now: Timestamp,
+) -> Result<Event, Malformed> {
+    match name {
+        "ping" => Ok(Event::Ping),
+        "push" => push(body, hook, remembered, now),
+        other => Ok(Event::Ignored(Ignored::Event(shown(other)))),
+    }
+}
+
+fn push(
+    body: &[u8],
+    hook: &Hook,
+    remembered: Duration,
+    now: Timestamp,
+) -> Result<Event, Malformed> {
+    let malformed = |why: String| Malformed { event: "push".into(), why };
+    let payload: Payload =
+        serde_json::from_slice(body).map_err(|err| malformed(err.to_string()))?;
+    let Payload { reference, after, deleted, repository, head_commit } = payload;
+    let ignored = |why| Ok(Event::Ignored(why));
+    // The hub's names know no case.
+    if !repository.full_name.eq_ignore_ascii_case(&hook.repository) {
+        let told = shown(&repository.full_name);
+        return ignored(Ignored::Repository { told, ours: hook.repository.clone() });
+    }
+    if !is_object_id(&after) {
+        return Err(malformed("`after` is no commit's id".into()));
+    }
+    if deleted || after.bytes().all(|b| b == b'0') {
+        return ignored(Ignored::Deleted(shown(&reference)));
+    }
+    if let Some(branch) = reference.strip_prefix("refs/heads/") {
+        if branch != hook.branch {
+            let (told, ours) = (shown(branch), hook.branch.clone());
+            return ignored(Ignored::Branch { told, ours });
+        }
+    } else if let Some(tag) = reference.strip_prefix("refs/tags/") {
+        if !is_ref_name(tag) {
+            return Err(malformed("`ref` is no name of a tag".into()));
+        }
+        if !hook.tags.as_ref().is_some_and(|pattern| refs::matches(pattern, tag)) {
+            return ignored(Ignored::Tag(shown(tag)));
+        }
+    } else {
+        return ignored(Ignored::Reference(shown(&reference)));
+    }
+    if let Some(at) = repository.pushed_at.as_ref().and_then(moment)
+        && now.duration_since(at) > remembered.try_into().unwrap_or(jiff::SignedDuration::MAX)
+    {
+        return ignored(Ignored::Old { limit: remembered });
+    }
+    let commit = head_commit.map(|commit| commit.id).filter(|id| is_object_id(id));
+    let commit = commit.unwrap_or_else(|| after.clone());
+    Ok(Event::Push(Push { reference, after, commit }))
+}
+
+fn moment(value: &serde_json::Value) -> Option<Timestamp> {
+    match value {
+        serde_json::Value::Number(seconds) => Timestamp::from_second(seconds.as_i64()?).ok(),
+        serde_json::Value::String(text) => text.parse().ok(),
+        _ => None,
+    }
+}
+
+/// SHA-1, or SHA-256 in repositories that have it.
+fn is_object_id(text: &str) -> bool {
+    matches!(text.len(), 40 | 64) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Whether git takes this as what comes after `refs/heads/`, by `git check-ref-format`; and no name that could be
+/// taken for an option.
+pub(super) fn is_ref_name(text: &str) -> bool {
+    let is_odd = |c: char| c.is_control() || c.is_whitespace() || "~^:?*[\\".contains(c);
+    (1..=LONGEST_NAME).contains(&text.len())
+        && !text.starts_with('-')
+        && !text.ends_with('.')
+        && !text.contains(is_odd)
+        && !["..", "@{"].iter().any(|pair| text.contains(pair))
+        && text != "@"
+        && text
+            .split('/')
+            .all(|part| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock"))
+}
+
+/// A stranger's text on one short line.
+fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(100).collect()
+}
+
+impl Push {
+    /// The name of the branch or tag.
+    pub(crate) fn name(&self) -> &str {
+        let name = |prefix| self.reference.strip_prefix(prefix);
+        name("refs/heads/").or_else(|| name("refs/tags/")).unwrap_or(&self.reference)
+    }
+
+    /// As people abbreviate it.
+    pub(crate) fn short(&self) -> &str {
+        self.after.get(..7).unwrap_or(&self.after)
+    }
+}
+
+impl fmt::Display for Ignored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Event(name) => {
+                write!(f, "events `{name}` are not for this address; it wants `push`")
+            }
+            Self::Repository { told, ours } => {
+                write!(f, "this hook deploys `{ours}`, and the push is of `{told}`")
+            }
+            Self::Deleted(reference) => {
+                write!(f, "`{reference}` was deleted; what is deployed goes on serving")
+            }
+            Self::Branch { told, ours } => {
+                write!(f, "branch `{ours}` is deployed, and the push is of `{told}`")
+            }
+            Self::Tag(name) => {
+                write!(f, "tag `{name}` is not among those that are deployed (the setting `tags`)")
+            }
+            Self::Reference(name) => write!(f, "`{name}` is neither a branch nor a tag"),
+            Self::Old { limit } => {
+                let limit = humantime::format_duration(*limit);
+                write!(f, "the push is older than {limit}, for which deliveries are remembered")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "event/tests.rs"]
+mod tests;

@@ -1,0 +1,133 @@
+//! One deployment that a webhook asked for, from its turn to its end: the commit is fetched, goes through
+//! `deploy::Deploys` as any other push, and the hub hears how it ended.
+
+use super::{
+    Hooks,
+    event::Push,
+    project::Hook,
+    source::{NotFetched, Source},
+    status::{State, Status, Statuses},
+};
+use crate::{
+    deploy::{self, story::Story},
+    git::archive,
+};
+use epsilon_api::{admin::DeployEvent, chain::Chain, error::ErrorBody, ids::DeploymentId};
+use http::StatusCode;
+use jiff::Timestamp;
+use std::sync::Arc;
+
+/// A push that was accepted: it is noted in the store, and the hub knows its id.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) id: DeploymentId,
+    pub(super) hook: Arc<Hook>,
+    pub(super) push: Push,
+    pub(super) statuses: Statuses,
+}
+
+impl Job {
+    /// Its turn has not come yet.
+    pub(super) fn accepted(&self) {
+        self.tell(State::Pending, format!("{} is being deployed", self.push.name()), None);
+    }
+
+    /// To its end. A gateway that stops ends it as long as nothing serves.
+    pub(super) async fn run(self, hooks: &Hooks) {
+        let fetched = tokio::select! {
+            biased; // a gateway that stops begins nothing
+            () = hooks.close.cancelled() => return self.fail(hooks, stopped()).await,
+            fetched = self.fetch(hooks) => fetched,
+        };
+        let (project, deployment) = (&self.hook.project, &self.id);
+        let (source, push) = match fetched {
+            Ok(fetched) => fetched,
+            Err(err) => {
+                let error = err.told();
+                tracing::warn!(%project, %deployment, error, "A webhook's commit was not fetched.");
+                return self.fail(hooks, err.body()).await;
+            }
+        };
+        let (story, mut told) = Story::new(Arc::clone(&hooks.deploys.metrics));
+        let work = hooks.deploys.run(self.id.clone(), push, story, hooks.close.child_token());
+        let read = async {
+            let mut last = None;
+            while let Some(event) = told.recv().await {
+                if let DeployEvent::Log { line } = &event {
+                    tracing::debug!(%project, %deployment, line, "Deployment's log.");
+                }
+                last = Some(event);
+            }
+            last
+        };
+        let ((), last) = tokio::join!(work, read);
+        drop(source); // its folder was needed until here
+        match last {
+            Some(DeployEvent::Done { deployment }) => {
+                let changed = deployment.functions.iter().filter(|one| one.changed).count();
+                let target = deployment.functions.first().map(|one| one.url.clone());
+                let described = match (changed, deployment.functions.len()) {
+                    (0, _) => "deployed; nothing changed".into(),
+                    (changed, all) => format!("deployed; {changed} of {all} functions changed"),
+                };
+                self.tell(State::Success, described, target);
+            }
+            Some(DeployEvent::Failed { error }) => self.tell_failed(&error),
+            // The story always has an end.
+            Some(_) | None => self.tell(State::Error, "the deployment has no result".into(), None),
+        }
+    }
+
+    async fn fetch(&self, hooks: &Hooks) -> Result<(Source, deploy::Push), NotFetched> {
+        let folder = hooks.folder.join(self.id.as_str());
+        let limits = &hooks.limits;
+        let source = Source::fetch(&hooks.git, &self.hook, &self.push, folder, limits).await?;
+        let size = archive::Limits { size: hooks.max_source, time: hooks.deploys.limit };
+        let push = deploy::Push {
+            archive: source.archive(&hooks.git, size)?,
+            folder: Some(self.hook.project.to_string()),
+            // Who may push to one repository does not deploy another project.
+            project: Some(self.hook.project.clone()),
+            only: Vec::new(),
+        };
+        Ok((source, push))
+    }
+
+    /// A newer push took its place before its turn came.
+    pub(super) async fn superseded(self, hooks: &Hooks) {
+        let (project, deployment) = (&self.hook.project, &self.id);
+        tracing::info!(%project, %deployment, "A newer push is deployed in the place of one that waited.");
+        let message = "a newer push came before its turn";
+        let error = ErrorBody::new(StatusCode::CONFLICT, "SUPERSEDED", message, None);
+        self.fail(hooks, error).await;
+    }
+
+    /// Ends it before there was anything to deploy.
+    pub(super) async fn fail(self, hooks: &Hooks, error: ErrorBody) {
+        let noted = hooks.store.fail_deployment(&self.id, &error, Timestamp::now()).await;
+        if let Err(err) = noted {
+            // The next start of a gateway fails it.
+            tracing::error!(deployment = %self.id, error = %Chain(&err), "Could not note it.");
+        }
+        self.tell_failed(&error);
+    }
+
+    fn tell_failed(&self, error: &ErrorBody) {
+        let state = match error.code.as_str() {
+            "SUPERSEDED" | "DEPLOYMENT_CANCELLED" => State::Error,
+            _ => State::Failure,
+        };
+        self.tell(state, error.message.clone(), None);
+    }
+
+    fn tell(&self, state: State, description: String, target: Option<String>) {
+        let commit = self.push.commit.clone();
+        self.statuses.tell(Status { commit, state, description, target });
+    }
+}
+
+fn stopped() -> ErrorBody {
+    let message = "the gateway stopped before the commit was deployed";
+    let hint = Some("let the hub deliver it again".to_owned());
+    ErrorBody::new(StatusCode::CONFLICT, "DEPLOYMENT_CANCELLED", message, hint)
+}

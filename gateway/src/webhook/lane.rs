@@ -1,0 +1,76 @@
+//! Deployments of one project by webhook: one at work, one waiting. A newer one takes the place of the one that waits,
+//! which is told so; the one at work goes on to its end. So a project that is pushed to in bursts costs two
+//! deployments, and the last push is what serves.
+
+use epsilon_api::ids::ProjectName;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+
+/// Who waits behind whom. A project is in the map for as long as one of its jobs is at work.
+#[derive(Debug)]
+pub(crate) struct Lanes<J>(Mutex<HashMap<ProjectName, Option<J>>>);
+
+/// What became of a job that was handed in.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Placed<J> {
+    /// Nobody is at work: begin with it, and ask for the next one when it is done.
+    Begin(J),
+    /// It waits, in the place of this one.
+    Waits(Option<J>),
+}
+
+impl<J> Lanes<J> {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::default())
+    }
+
+    /// Hands a job in.
+    pub(crate) fn place(&self, project: &ProjectName, job: J) -> Placed<J> {
+        let mut lanes = self.0.lock();
+        match lanes.get_mut(project) {
+            Some(waiting) => Placed::Waits(waiting.replace(job)),
+            None => {
+                lanes.insert(project.clone(), None);
+                Placed::Begin(job)
+            }
+        }
+    }
+
+    /// The one at work is done: which is the next? With none, the lane is free.
+    pub(crate) fn next(&self, project: &ProjectName) -> Option<J> {
+        let mut lanes = self.0.lock();
+        let next = lanes.get_mut(project).and_then(Option::take);
+        if next.is_none() {
+            lanes.remove(project);
+        }
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_works_one_waits_and_the_newest_wins() {
+        let (lanes, shop) = (Lanes::new(), ProjectName::parse("shop").unwrap());
+        assert_eq!(lanes.place(&shop, 1), Placed::Begin(1));
+        assert_eq!(lanes.place(&shop, 2), Placed::Waits(None));
+        assert_eq!(lanes.place(&shop, 3), Placed::Waits(Some(2)));
+        assert_eq!(lanes.place(&shop, 4), Placed::Waits(Some(3)));
+        assert_eq!(lanes.next(&shop), Some(4));
+        assert_eq!(lanes.place(&shop, 5), Placed::Waits(None));
+        assert_eq!(lanes.next(&shop), Some(5));
+        assert_eq!(lanes.next(&shop), None);
+        assert_eq!(lanes.place(&shop, 6), Placed::Begin(6));
+    }
+
+    #[test]
+    fn projects_do_not_wait_for_each_other() {
+        let lanes = Lanes::new();
+        for name in ["shop", "blog"] {
+            let project = ProjectName::parse(name).unwrap();
+            assert_eq!(lanes.place(&project, name), Placed::Begin(name));
+        }
+    }
+}

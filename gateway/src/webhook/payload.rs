@@ -1,0 +1,150 @@
+//! The body of a delivery, read whole before anybody knows who sent it: its signature is over all of it. So strangers
+//! decide how much comes, and what it may cost is bounded three ways: each body by its size and its time, and all of
+//! them together by a purse of memory that each pays from for the bytes that are there, not for those it announces.
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use epsilon_api::units;
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// What one coin of the purse pays for.
+const COIN: usize = 4 << 10;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Payloads {
+    largest: units::Bytes,
+    limit: Duration,
+    purse: Arc<Semaphore>,
+}
+
+/// A body that is in memory, and what it paid for that.
+#[derive(Debug)]
+pub(crate) struct Payload {
+    pub(crate) bytes: Bytes,
+    _paid: Option<OwnedSemaphorePermit>,
+}
+
+/// Why a body was not read.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unread {
+    #[error("the payload is larger than {0}")]
+    TooLarge(units::Bytes),
+    #[error("the payload did not come within {}", humantime::format_duration(*.0))]
+    TooSlow(Duration),
+    #[error("too many payloads are read at this moment")]
+    Crowded,
+    #[error("the payload ended before its end")]
+    BrokeOff,
+}
+
+impl Payloads {
+    /// Bodies of at most `largest`, each within `limit`, all together in `memory`.
+    pub(crate) fn new(largest: units::Bytes, limit: Duration, memory: units::Bytes) -> Self {
+        let coins = usize::try_from(memory.get()).unwrap_or(usize::MAX) / COIN;
+        let purse = Arc::new(Semaphore::new(coins.clamp(1, Semaphore::MAX_PERMITS)));
+        Self { largest, limit, purse }
+    }
+
+    /// Reads one; of a body that is announced as too large, nothing.
+    pub(crate) async fn read(&self, body: Body) -> Result<Payload, Unread> {
+        if body.size_hint().lower() > self.largest.get() {
+            return Err(Unread::TooLarge(self.largest));
+        }
+        match tokio::time::timeout(self.limit, self.whole(body)).await {
+            Ok(read) => read,
+            Err(_) => Err(Unread::TooSlow(self.limit)),
+        }
+    }
+
+    async fn whole(&self, mut body: Body) -> Result<Payload, Unread> {
+        let (mut bytes, mut paid) = (BytesMut::new(), None::<OwnedSemaphorePermit>);
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|_| Unread::BrokeOff)?.into_data() else { continue };
+            let length = bytes.len() + data.len();
+            if length as u64 > self.largest.get() {
+                return Err(Unread::TooLarge(self.largest));
+            }
+            let has = paid.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+            let owes = u32::try_from(length.div_ceil(COIN).saturating_sub(has));
+            let more = Arc::clone(&self.purse).try_acquire_many_owned(owes.unwrap_or(u32::MAX));
+            let more = more.map_err(|_| Unread::Crowded)?;
+            match &mut paid {
+                Some(paid) => paid.merge(more),
+                None => paid = Some(more),
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok(Payload { bytes: bytes.freeze(), _paid: paid })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::{StreamExt, stream};
+    use std::convert::Infallible;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    fn payloads(largest: u64, memory: u64) -> Payloads {
+        Payloads::new(units::Bytes(largest), LIMIT, units::Bytes(memory))
+    }
+
+    /// Of unknown length.
+    fn pieces(count: usize, of: usize) -> Body {
+        let piece = move |_| Ok::<_, Infallible>(Bytes::from(vec![b'x'; of]));
+        Body::from_stream(stream::iter(0..count).map(piece))
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_whole_and_gives_its_memory_back() {
+        let payloads = payloads(1 << 20, 1 << 20);
+        let read = payloads.read(pieces(10, 1000)).await.unwrap();
+        assert_eq!(read.bytes.len(), 10_000);
+        assert_eq!(payloads.purse.available_permits(), (1 << 20) / COIN - 3);
+        drop(read);
+        assert_eq!(payloads.purse.available_permits(), (1 << 20) / COIN);
+        assert!(payloads.read(Body::empty()).await.unwrap().bytes.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_is_refused_announced_or_not() {
+        let payloads = payloads(10_000, 1 << 20);
+        for body in [pieces(11, 1000), Body::from(vec![0; 10_001])] {
+            assert_eq!(
+                payloads.read(body).await.unwrap_err(),
+                Unread::TooLarge(units::Bytes(10_000))
+            );
+        }
+        assert_eq!(payloads.read(pieces(10, 1000)).await.unwrap().bytes.len(), 10_000);
+        assert_eq!(payloads.purse.available_permits(), (1 << 20) / COIN);
+    }
+
+    #[tokio::test]
+    async fn many_at_once_share_one_purse() {
+        let payloads = payloads(1 << 20, 1 << 20);
+        let first = payloads.read(pieces(8, 100 << 10)).await.unwrap();
+        assert_eq!(payloads.read(pieces(8, 100 << 10)).await.unwrap_err(), Unread::Crowded);
+        drop(first);
+        assert!(payloads.read(pieces(8, 100 << 10)).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_never_ends_is_given_up() {
+        let body = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
+        assert_eq!(
+            payloads(1 << 20, 1 << 20).read(body).await.unwrap_err(),
+            Unread::TooSlow(LIMIT)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_is_told() {
+        let body = Body::from_stream(stream::iter([Ok(Bytes::from_static(b"{")), Err("gone")]));
+        assert_eq!(payloads(1 << 20, 1 << 20).read(body).await.unwrap_err(), Unread::BrokeOff);
+    }
+}

@@ -1,0 +1,425 @@
+//! Webhooks: who is let in, what is deployed, what the hub hears, and what is remembered.
+
+use crate::{
+    fake::ok,
+    hub::{self, File, Hub, Manner},
+    world::{Reply, World, built, eventually, open, patient, read},
+};
+use epsilon_api::{
+    admin::DeploymentState,
+    body::{self, CallBody},
+    build::BuildError,
+    ids::DeploymentId,
+};
+use epsilon_gateway::config::Settings;
+use http::{Method, Request, StatusCode};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use serde_json::{Value, json};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+const REPOSITORY: &str = "octo/shop";
+const MAIN: &str = "refs/heads/main";
+
+/// The project `shop` of a gateway is deployed from `octo/shop` of this hub, with these settings of its own.
+fn settings(hub: &Hub, more: &Value) -> Settings {
+    let mut hook = json!({"token_file": hub.token_file()});
+    for (key, value) in more.as_object().unwrap() {
+        hook[key] = value.clone();
+    }
+    serde_json::from_value(json!({
+        "hooks": {"private_hosts": ["127.0.0.1"]},
+        "github": {"shop": hub.hook(REPOSITORY, &hook)},
+    }))
+    .unwrap()
+}
+
+async fn world(hub: &Hub) -> World {
+    let world = World::start(&["hello"], settings(hub, &json!({}))).await;
+    world.vm.script("hello", |call| async move { ok(call.version.number.to_string()) });
+    world
+}
+
+/// A commit on `main` of the hub, and the body of the delivery that tells of it.
+fn pushed(hub: &Hub, text: &str) -> (String, Vec<u8>) {
+    let id = hub.commit(REPOSITORY, MAIN, &[("index.js", File::Text(text))]);
+    let body = hub::push(REPOSITORY, MAIN, &id, &id).to_string().into_bytes();
+    (id, body)
+}
+
+/// Sends a delivery; a header that is there twice wins the second time, an empty one is left out.
+async fn send(world: &World, project: &str, headers: &[(&str, String)], body: Vec<u8>) -> Reply {
+    let mut request = world.control_request(Method::POST, &format!("/v1/hooks/github/{project}"));
+    let mut names: Vec<&str> = headers.iter().map(|(name, _)| *name).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let (_, value) = headers.iter().rfind(|(other, _)| *other == name).unwrap();
+        if !value.is_empty() {
+            request = request.header(name, value);
+        }
+    }
+    let request: Request<CallBody> = request.body(body::full(body)).unwrap();
+    let client: Client<_, CallBody> = Client::builder(TokioExecutor::new()).build_http();
+    read(patient(client.request(request)).await.unwrap()).await
+}
+
+async fn deliver(world: &World, event: &str, delivery: &str, body: &[u8]) -> Reply {
+    send(world, "shop", &hub::headers(event, delivery, body), body.to_vec()).await
+}
+
+/// The deployment that an accepted delivery began.
+fn accepted(reply: &Reply) -> DeploymentId {
+    assert_eq!(reply.status, StatusCode::ACCEPTED, "{reply:?}");
+    let data = &reply.json()["data"];
+    assert_eq!(data["result"], "accepted", "{reply:?}");
+    data["deployment"].as_str().unwrap().parse().unwrap()
+}
+
+/// Waits for the end of a deployment: its state and the code of its error.
+async fn ended(world: &World, id: &DeploymentId) -> (DeploymentState, Option<String>) {
+    let wait = async {
+        loop {
+            let deployment = world.store.deployment(id).await.unwrap();
+            if deployment.state != DeploymentState::Running {
+                return (deployment.state, deployment.error.map(|error| error.code));
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    patient(wait).await
+}
+
+fn failed(code: &str) -> (DeploymentState, Option<String>) {
+    (DeploymentState::Failed, Some(code.into()))
+}
+
+fn refused() -> BuildError {
+    BuildError {
+        code: "BUILD_FAILED".into(),
+        status: StatusCode::UNPROCESSABLE_ENTITY,
+        message: format!("index.js:1: unexpected end of input {}", "…".repeat(200)),
+        hint: None,
+    }
+}
+
+#[tokio::test]
+async fn a_push_is_deployed_and_the_hub_hears_of_it() {
+    let hub = Hub::start().await;
+    let world = world(&hub).await;
+    let (commit, body) = pushed(&hub, "2");
+    world.builder.next(Ok(built("shop", &[("hello", "2")])));
+    let reply = deliver(&world, "push", "11111111-aaaa", &body).await;
+    let id = accepted(&reply);
+    assert_eq!(
+        reply.json()["data"]["message"],
+        format!("main at {} is being deployed", &commit[..7])
+    );
+    assert_eq!(ended(&world, &id).await, (DeploymentState::Done, None));
+    assert_eq!(world.get("/hello").await.body, "2");
+    let short = &commit[..7];
+    eventually(
+        vec![
+            format!("{short} pending main is being deployed"),
+            format!("{short} success deployed; 1 of 1 functions changed"),
+        ],
+        || hub.told(),
+    )
+    .await;
+    assert_eq!(hub.statuses()[1].body["target_url"], format!("http://{}/hello", world.public));
+    let shown = world.ask(Method::GET, &format!("/v1/deployments/{id}"), "").await.json();
+    assert_eq!(shown["data"]["source"], format!("github octo/shop main {short}"));
+    assert!(!world.dir.path().join("hooks").join(id.as_str()).exists(), "nothing of it stays");
+    let metrics = world.metrics();
+    assert!(metrics.contains(r#"epsilon_hooks_total{outcome="accepted"} 1"#), "{metrics}");
+    assert!(metrics.contains(r#"epsilon_hook_statuses_total{outcome="taken"} 2"#), "{metrics}");
+}
+
+#[tokio::test]
+async fn samples_of_the_hub_are_understood() {
+    let hub = Hub::start().await;
+    let mut settings = settings(&hub, &json!({}));
+    let other = hub.hook("Codertocat/Hello-World", &json!({}));
+    settings.github.insert("other".parse().unwrap(), serde_json::from_value(other).unwrap());
+    let world = World::start(&[], settings).await;
+    for (event, sample, result, word) in [
+        ("ping", "ping", "pong", "pushes to this repository will be deployed"),
+        ("ping", "ping-organization", "pong", "will be deployed"),
+        (
+            "push",
+            "push-branch",
+            "ignored",
+            "branch `main` is deployed, and the push is of `master`",
+        ),
+        ("push", "push-tag", "ignored", "tag `simple-tag`"),
+        ("push", "push-deleted", "ignored", "`refs/tags/simple-tag` was deleted"),
+        ("fork", "fork", "ignored", "events `fork` are not for this address"),
+    ] {
+        let path = format!("{}/tests/fixtures/github/{sample}.json", env!("CARGO_MANIFEST_DIR"));
+        let body = std::fs::read(path).unwrap();
+        // The same one may come as often as it likes where it does nothing.
+        for _ in 0..2 {
+            let headers = hub::headers(event, "22222222-bbbb", &body);
+            let reply = send(&world, "other", &headers, body.clone()).await;
+            let data = &reply.json()["data"];
+            assert_eq!((reply.status, &data["result"]), (StatusCode::ACCEPTED, &json!(result)));
+            assert!(data["message"].as_str().unwrap().contains(word), "{reply:?}");
+        }
+        let headers = hub::headers(event, "22222222-bbbb", &body);
+        let reply = send(&world, "shop", &headers, body).await;
+        if event == "push" {
+            assert!(reply.body.contains("this hook deploys `octo/shop`"), "{reply:?}");
+        }
+    }
+    assert_eq!(world.builder.begun(), 0);
+    let all = world.ask(Method::GET, "/v1/deployments", "").await.json();
+    assert_eq!(all["data"], json!([]));
+}
+
+#[tokio::test]
+async fn only_the_hub_is_let_in() {
+    let hub = Hub::start().await;
+    let world = world(&hub).await;
+    let (_, body) = pushed(&hub, "2");
+    let signed = hub::signature(&body);
+    let other = hub::signature(b"another body");
+    for signature in [
+        String::new(),
+        other,
+        signed[..signed.len() - 1].to_owned(),
+        signed[..40].to_owned(),
+        format!("{signed}00"),
+        signed.replace("sha256", "sha1"),
+        "sha256=".to_owned(),
+    ] {
+        let mut headers = hub::headers("push", "33333333-cccc", &body).to_vec();
+        headers.push(("x-hub-signature-256", signature.clone()));
+        // The admin's key does not help.
+        headers.push(("authorization", format!("Bearer {}", world.key)));
+        let reply = send(&world, "shop", &headers, body.clone()).await;
+        assert_eq!(
+            (reply.status, &*reply.code()),
+            (StatusCode::UNAUTHORIZED, "SIGNATURE_REFUSED"),
+            "{signature}"
+        );
+    }
+    // Without a signature it is not even looked whether it is JSON.
+    let reply = send(&world, "shop", &[], b"{".to_vec()).await;
+    assert_eq!(reply.code(), "SIGNATURE_REFUSED");
+    let reply = send(&world, "nobody", &hub::headers("push", "33333333-cccc", &body), body).await;
+    assert_eq!((reply.status, &*reply.code()), (StatusCode::NOT_FOUND, "HOOK_NOT_FOUND"));
+    assert_eq!(world.builder.begun(), 0);
+    assert!(world.metrics().contains(r#"epsilon_hooks_total{outcome="unsigned"} 8"#));
+}
+
+#[tokio::test]
+async fn what_is_signed_and_odd_is_named() {
+    let hub = Hub::start().await;
+    let world = world(&hub).await;
+    let (_, body) = pushed(&hub, "2");
+    let ask = async |name: &'static str, value: &str, body: &[u8]| {
+        let mut headers = hub::headers("push", "44444444-dddd", body).to_vec();
+        headers.push((name, value.to_owned()));
+        let reply = send(&world, "shop", &headers, body.to_vec()).await;
+        (reply.status.as_u16(), reply.code())
+    };
+    let told = |status, code: &str| (status, code.to_owned());
+    assert_eq!(
+        ask("content-type", "application/x-www-form-urlencoded", &body).await,
+        told(415, "NOT_JSON")
+    );
+    assert_eq!(ask("content-type", "", &body).await, told(415, "NOT_JSON"));
+    assert_eq!(ask("x-github-event", "", &body).await, told(422, "INVALID_HEADER"));
+    assert_eq!(ask("x-github-delivery", "", &body).await, told(422, "INVALID_HEADER"));
+    assert_eq!(ask("x-github-delivery", "a b", &body).await, told(422, "INVALID_HEADER"));
+    assert_eq!(ask("x-more", "", b"{\"ref\":1}").await, told(422, "INVALID_BODY"));
+    assert_eq!(ask("x-more", "", b"").await, told(422, "INVALID_BODY"));
+    let reply = world.ask(Method::GET, "/v1/hooks/github/shop", "").await;
+    assert_eq!(reply.status, StatusCode::METHOD_NOT_ALLOWED);
+}
+
+/// 30 MB are announced and a thousandth of it is sent: the answer is there before the rest.
+#[tokio::test]
+async fn a_payload_of_30_megabytes_is_not_read() {
+    let hub = Hub::start().await;
+    let world = world(&hub).await;
+    let mut stream = TcpStream::connect(world.control).await.unwrap();
+    let head = format!(
+        "POST /v1/hooks/github/shop HTTP/1.1\r\nhost: epsilon\r\ncontent-length: 30000000\r\n\
+         content-type: application/json\r\nx-github-event: push\r\nx-github-delivery: 5\r\n\
+         x-hub-signature-256: {}\r\n\r\n",
+        hub::signature(b"")
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&[b' '; 30_000]).await.unwrap();
+    let mut answer = vec![0; 4096];
+    let length = patient(stream.read(&mut answer)).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("25MiB"), "{answer}");
+    assert!(world.metrics().contains(r#"epsilon_hooks_total{outcome="too_much"} 1"#));
+}
+
+#[tokio::test]
+async fn a_delivery_is_deployed_once_whoever_it_comes_to() {
+    let hub = Hub::start().await;
+    let mut world = world(&hub).await;
+    let (_, body) = pushed(&hub, "2");
+    world.builder.next(Ok(built("shop", &[("hello", "2")])));
+    let id = accepted(&deliver(&world, "push", "66666666-ffff", &body).await);
+    // At work or done, by its id or by its payload: the id is not under the signature.
+    let refused = async |world: &World| {
+        for delivery in ["66666666-ffff", "77777777-ffff"] {
+            let reply = deliver(world, "push", delivery, &body).await;
+            assert_eq!((reply.status, &*reply.code()), (StatusCode::CONFLICT, "DELIVERY_REPLAYED"));
+            assert!(reply.body.contains(id.as_str()), "{reply:?}");
+        }
+    };
+    refused(&world).await;
+    assert_eq!(ended(&world, &id).await, (DeploymentState::Done, None));
+    refused(&world).await;
+
+    let other = World::gateway(Arc::clone(&world.store), &[], settings(&hub, &json!({}))).await;
+    refused(&other).await;
+    drop(other);
+    world.drain(Duration::from_secs(5)).await;
+    let dir = Arc::clone(&world.dir);
+    drop(world);
+    let store = open(&dir).await;
+    let world = World::on(dir, store, settings(&hub, &json!({})), true).await;
+    refused(&world).await;
+    assert_eq!(world.builder.begun(), 0);
+}
+
+#[tokio::test]
+async fn a_deployment_that_fails_is_told_and_may_be_delivered_again() {
+    let hub = Hub::start().await;
+    let world = world(&hub).await;
+    let (commit, body) = pushed(&hub, "2");
+    world.builder.next(Err(refused()));
+    let id = accepted(&deliver(&world, "push", "88888888-aaaa", &body).await);
+    assert_eq!(ended(&world, &id).await, failed("BUILD_FAILED"));
+    assert_eq!(world.get("/hello").await.body, "1");
+    eventually(2, || hub.told().len()).await;
+    let told = hub.told().pop().unwrap();
+    let start = format!("{} failure index.js:1: unexpected end of input ", &commit[..7]);
+    assert!(told.starts_with(&start), "{told}");
+    let description = hub.statuses()[1].body["description"].as_str().unwrap().to_owned();
+    assert_eq!(description.chars().count(), 140);
+
+    world.builder.next(Ok(built("shop", &[("hello", "2")])));
+    let again = accepted(&deliver(&world, "push", "88888888-aaaa", &body).await);
+    assert_eq!(ended(&world, &again).await, (DeploymentState::Done, None));
+    assert_eq!(world.get("/hello").await.body, "2");
+}
+
+#[tokio::test]
+async fn of_pushes_that_wait_the_newest_is_deployed() {
+    let hub = Hub::start().await;
+    let world = world(&hub).await;
+    world.builder.close_gate();
+    for digest in ["2", "4"] {
+        world.builder.next(Ok(built("shop", &[("hello", digest)])));
+    }
+    let (first_commit, first) = pushed(&hub, "2");
+    let first = accepted(&deliver(&world, "push", "99999999-0001", &first).await);
+    eventually(1, || world.builder.begun()).await;
+    let (second_commit, second) = pushed(&hub, "3");
+    let second = deliver(&world, "push", "99999999-0002", &second).await;
+    assert!(second.body.contains("is deployed after the push before it"), "{second:?}");
+    let second = accepted(&second);
+    let (third_commit, third) = pushed(&hub, "4");
+    let third = accepted(&deliver(&world, "push", "99999999-0003", &third).await);
+    assert_eq!(ended(&world, &second).await, failed("SUPERSEDED"));
+    world.builder.gate.add_permits(2);
+    assert_eq!(ended(&world, &first).await, (DeploymentState::Done, None));
+    assert_eq!(ended(&world, &third).await, (DeploymentState::Done, None));
+    assert_eq!((world.builder.begun(), &*world.get("/hello").await.body), (2, "3"));
+    let mut want = vec![
+        format!("{} pending main is being deployed", &first_commit[..7]),
+        format!("{} success deployed; 1 of 1 functions changed", &first_commit[..7]),
+        format!("{} pending main is being deployed", &second_commit[..7]),
+        format!("{} error a newer push came before its turn", &second_commit[..7]),
+        format!("{} pending main is being deployed", &third_commit[..7]),
+        format!("{} success deployed; 1 of 1 functions changed", &third_commit[..7]),
+    ];
+    want.sort();
+    eventually(want, || {
+        let mut told = hub.told();
+        told.sort();
+        told
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_commit_that_cannot_be_had_changes_nothing() {
+    let hub = Hub::start().await;
+    let world = world(&hub).await;
+    let (_, body) = pushed(&hub, "2");
+    hub.behave(Manner::Privately);
+    std::fs::write(hub.token_file(), "a token that is fine").unwrap();
+    hub.behave(Manner::Empty);
+    let id = accepted(&deliver(&world, "push", "aaaaaaaa-0001", &body).await);
+    assert_eq!(ended(&world, &id).await, failed("SOURCE_NOT_FETCHED"));
+    let shown = world.ask(Method::GET, &format!("/v1/deployments/{id}"), "").await.json();
+    assert_eq!(
+        shown["data"]["error"]["message"],
+        "the hub knows no such repository, or does not show it"
+    );
+    eventually(2, || hub.told().len()).await;
+    assert!(
+        hub.told()[1].contains(" failure the hub knows no such repository"),
+        "{:?}",
+        hub.told()
+    );
+    assert_eq!((world.builder.begun(), &*world.get("/hello").await.body), (0, "1"));
+}
+
+/// Who may push to one repository does not deploy into another project.
+#[tokio::test]
+async fn a_repository_deploys_its_own_project_only() {
+    let hub = Hub::start().await;
+    let world = world(&hub).await;
+    let (_, body) = pushed(&hub, "2");
+    world.builder.next(Ok(built("blog", &[("post", "1")])));
+    let id = accepted(&deliver(&world, "push", "bbbbbbbb-0001", &body).await);
+    assert_eq!(ended(&world, &id).await, failed("OTHER_PROJECT"));
+    assert_eq!(world.get("/post").await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_gateway_that_stops_tells_the_hub() {
+    let hub = Hub::start().await;
+    let mut world = world(&hub).await;
+    world.builder.close_gate();
+    let (_, first) = pushed(&hub, "2");
+    let at_work = accepted(&deliver(&world, "push", "cccccccc-0001", &first).await);
+    eventually(1, || world.builder.begun()).await;
+    let (_, second) = pushed(&hub, "3");
+    let waits = accepted(&deliver(&world, "push", "cccccccc-0002", &second).await);
+    world.drain(Duration::from_secs(20)).await;
+    for id in [at_work, waits] {
+        assert_eq!(ended(&world, &id).await, failed("DEPLOYMENT_CANCELLED"));
+    }
+    let told = hub.told();
+    assert_eq!(told.iter().filter(|line| line.contains(" error ")).count(), 2, "{told:?}");
+}
+
+#[tokio::test]
+async fn a_secret_that_is_not_there_yet_needs_no_restart() {
+    let hub = Hub::start().await;
+    let world = world(&hub).await;
+    let (_, body) = pushed(&hub, "2");
+    let secret = std::fs::read(hub.secret_file()).unwrap();
+    std::fs::remove_file(hub.secret_file()).unwrap();
+    let reply = deliver(&world, "push", "dddddddd-0001", &body).await;
+    assert_eq!((reply.status, &*reply.code()), (StatusCode::SERVICE_UNAVAILABLE, "HOOK_NOT_READY"));
+    assert!(!reply.body.contains("secret\""), "no path in the answer: {reply:?}");
+    std::fs::write(hub.secret_file(), secret).unwrap();
+    world.builder.next(Ok(built("shop", &[("hello", "2")])));
+    let id = accepted(&deliver(&world, "push", "dddddddd-0001", &body).await);
+    assert_eq!(ended(&world, &id).await, (DeploymentState::Done, None));
+}

@@ -1,0 +1,98 @@
+//! A push at a hub is the deployment: from the hub's signed delivery to the function's answer, with git, the builder and
+//! Docker between, and across a gateway that is killed. Who is let in and what is remembered is proved in the gateway's
+//! own tests.
+
+use crate::hub::{self, File, Hub, Manner, SECRET, TOKEN};
+use epsilon_e2e::{
+    http::{Answer, Call},
+    up::{Epsilon, Settings},
+    wait::{LONG, SOON, until},
+};
+use serde_json::{Value, json};
+
+const REPOSITORY: &str = "octo/hooked";
+const MAIN: &str = "refs/heads/main";
+
+fn commit(hub: &Hub, text: &str) -> (String, Vec<u8>) {
+    let code = format!("exports.hooked = (req, res) => res.send({text:?});\n");
+    let id = hub.commit(REPOSITORY, MAIN, &[("index.js", File::Text(&code))]);
+    let body = hub::push(REPOSITORY, MAIN, &id, &id).to_string().into_bytes();
+    (id, body)
+}
+
+async fn deliver(up: &Epsilon, delivery: &str, body: &[u8]) -> Answer {
+    let mut call = Call::post("/v1/hooks/github/hooked", "application/json", body.to_vec());
+    for (name, value) in hub::headers("push", delivery, body) {
+        call = call.header(name, &value);
+    }
+    call.limit(SOON).send(up.control()).await
+}
+
+/// What came of the deployment that a delivery began.
+async fn deployed(up: &Epsilon, answer: Answer) -> Value {
+    let id = answer.expect(202).json()["data"]["deployment"].as_str().unwrap().to_owned();
+    until("the deployment ends", LONG, async || {
+        let deployment = up.admin(&format!("/v1/deployments/{id}")).await;
+        if deployment["state"] == "running" { Err(deployment) } else { Ok(deployment) }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_push_at_the_hub_is_deployed_also_when_the_platform_was_killed() {
+    let hub = Hub::start().await;
+    let hook = hub.hook(REPOSITORY, &json!({"token_file": hub.token_file()}));
+    let config = json!({
+        "gateway": {"hooks": {"private_hosts": ["127.0.0.1"]}, "github": {"hooked": hook}},
+    });
+    let mut up = Epsilon::start_with(Settings::config(&config.to_string())).await;
+
+    hub.behave(Manner::Privately);
+    let (first, body) = commit(&hub, "one");
+    let deployment =
+        deployed(&up, deliver(&up, "11111111-0000-4000-8000-000000000001", &body).await).await;
+    assert_eq!(deployment["state"], "done", "{deployment}");
+    assert_eq!(deployment["source"], format!("github {REPOSITORY} main {}", &first[..7]));
+    assert_eq!(up.get("/hooked").await.expect(200).text(), "one");
+
+    // The hub says nothing while a commit is fetched; then all is killed. What was accepted is not forgotten.
+    hub.behave(Manner::Silent);
+    let asked = hub.shown().len();
+    let (_, second) = commit(&hub, "two");
+    let second_id = "11111111-0000-4000-8000-000000000002";
+    deliver(&up, second_id, &second).await.expect(202);
+    until("the commit is being fetched", SOON, async || {
+        if hub.shown().len() > asked { Ok(()) } else { Err(up.log()) }
+    })
+    .await;
+    up.kill().await;
+    up.start_again().await;
+    assert_eq!(up.get("/hooked").await.expect(200).text(), "one");
+    let replayed = deliver(&up, "11111111-0000-4000-8000-000000000001", &body).await;
+    assert_eq!(replayed.expect(409).json()["error"]["code"], "DELIVERY_REPLAYED");
+
+    // Its deployment was failed by the start, so the hub may deliver it again.
+    hub.behave(Manner::Privately);
+    let deployment = deployed(&up, deliver(&up, second_id, &second).await).await;
+    assert_eq!(deployment["state"], "done", "{deployment}");
+    assert_eq!(up.get("/hooked").await.expect(200).text(), "two");
+
+    // Code that throws when it is loaded never serves, and the hub hears why.
+    let broken = "throw new Error('no such luck');\n";
+    let id = hub.commit(REPOSITORY, MAIN, &[("index.js", File::Text(broken))]);
+    let body = hub::push(REPOSITORY, MAIN, &id, &id).to_string().into_bytes();
+    let deployment =
+        deployed(&up, deliver(&up, "11111111-0000-4000-8000-000000000003", &body).await).await;
+    assert_eq!(deployment["state"], "failed", "{deployment}");
+    assert_eq!(up.get("/hooked").await.expect(200).text(), "two");
+    until("the hub hears of it", SOON, async || {
+        let told = hub.told();
+        let want = format!("{} failure ", &id[..7]);
+        if told.iter().any(|line| line.starts_with(&want)) { Ok(()) } else { Err(told) }
+    })
+    .await;
+
+    let log = up.log();
+    assert!(log.contains("Webhook delivered."), "{log}");
+    assert!(!log.contains(SECRET) && !log.contains(TOKEN), "a secret is in the log");
+}
