@@ -101,7 +101,9 @@ impl DeployError {
                 StatusCode::CONFLICT,
                 "OTHER_PROJECT",
                 format!("{self}, and was pushed as `{pushed}`"),
-                Some(format!("push it as `{named}`, or write `project: {pushed}` into `epsilon.yaml`")),
+                Some(format!(
+                    "push it as `{named}`, or write `project: {pushed}` into `epsilon.yaml`"
+                )),
             ),
             Self::NotReady(NotReady::Start(err)) => start_failed(err),
             Self::NotReady(err @ NotReady::OutOfReach { .. }) => ErrorBody::new(

@@ -65,7 +65,9 @@ pub(crate) struct GitHost {
 pub(crate) enum Refused {
     #[error("`git push` is switched off on this gateway (`gateway.git.enabled`)")]
     Off,
-    #[error("{0} git requests are at work, which is all that may be at once; try again in a moment")]
+    #[error(
+        "{0} git requests are at work, which is all that may be at once; try again in a moment"
+    )]
     Busy(usize),
     #[error("nothing was pushed to the project `{0}` on this gateway")]
     Unknown(ProjectName),

@@ -199,6 +199,9 @@ pub enum EngineError {
     /// It is well, but has no image: a registry did not give it.
     #[error(transparent)]
     Registry(Box<Denied>),
+    /// What somebody else met who asked for the same, and for whom this one waited.
+    #[error(transparent)]
+    Same(std::sync::Arc<EngineError>),
 }
 
 /// A registry that did not give an image. For the operator.

@@ -1,5 +1,5 @@
 //! Which images this VM's engine is known to have, and for which versions. One pull at a time per image,
-//! whoever asks.
+//! whoever asks; who waits for one that fails fails with it, so that a registry that hangs costs one wait.
 
 pub(crate) mod room;
 
@@ -9,22 +9,19 @@ use epsilon_api::{
     ids::{FunctionName, VersionId},
     vm::ImageRemoval,
 };
+use epsilon_wire::together::Together;
 use parking_lot::Mutex;
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::collections::{HashMap, VecDeque};
 
 /// Versions that a VM reports to have the image of. It does so each second; a gateway uses them to choose
 /// between VMs that are equal otherwise, and what was not used for that long is no loss.
 const REPORTED: usize = 128;
 
-/// One image: the lock is held by whoever fetches it.
-type Entry = Arc<tokio::sync::Mutex<Option<LocalImage>>>;
-
 #[derive(Debug, Default)]
 pub(crate) struct Images {
-    known: Mutex<HashMap<ImageRef, Entry>>,
+    known: Mutex<HashMap<ImageRef, LocalImage>>,
+    /// Pulls and removals, one at a time for each image.
+    at_work: Together<ImageRef, EngineError>,
     /// What was fetched or started; the last one first.
     recent: Mutex<VecDeque<(VersionId, ImageRef)>>,
 }
@@ -36,16 +33,17 @@ impl Images {
         engine: &dyn Engine,
         version: &Version,
     ) -> Result<LocalImage, EngineError> {
-        let entry = Arc::clone(self.known.lock().entry(version.image.clone()).or_default());
-        let mut local = entry.lock().await;
-        if let Some(local) = &*local {
-            self.used(version);
-            return Ok(local.clone());
-        }
-        let found = engine.ensure_image(&version.image).await.inspect_err(|_| {
-            self.doubt(&version.image); // nothing stays of what is not here
-        })?;
-        *local = Some(found.clone());
+        let image = &version.image;
+        let there = || self.known.lock().get(image).cloned();
+        let pull = async {
+            let found = engine.ensure_image(image).await?;
+            self.known.lock().insert(image.clone(), found.clone());
+            Ok(found)
+        };
+        let found = match there() {
+            Some(found) => found,
+            None => self.at_work.ensure(image, there, pull).await.map_err(EngineError::Same)?,
+        };
         self.used(version);
         Ok(found)
     }
@@ -58,17 +56,18 @@ impl Images {
         image: &ImageRef,
         is_used: impl Fn() -> bool,
     ) -> Result<ImageRemoval, EngineError> {
-        let entry = Arc::clone(self.known.lock().entry(image.clone()).or_default());
-        let mut local = entry.lock().await;
-        if is_used() {
-            return Ok(ImageRemoval::InUse);
-        }
-        *local = None;
-        let removal = engine.remove_image(image).await?;
-        if removal == ImageRemoval::Gone {
-            self.lost(image);
-        }
-        Ok(removal)
+        let work = async {
+            if is_used() {
+                return Ok(ImageRemoval::InUse);
+            }
+            self.doubt(image);
+            let removal = engine.remove_image(image).await?;
+            if removal == ImageRemoval::Gone {
+                self.lost(image);
+            }
+            Ok(removal)
+        };
+        self.at_work.alone(image, work).await
     }
 
     fn used(&self, version: &Version) {

@@ -85,6 +85,7 @@ impl Pulls {
 fn text(err: &EngineError) -> Option<&str> {
     match err {
         EngineError::NotFound(text) | EngineError::Refused(text) => Some(text),
+        EngineError::Same(other) => text(other),
         EngineError::Down(_) | EngineError::Registry(_) => None,
     }
 }

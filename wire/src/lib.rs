@@ -1,6 +1,6 @@
 //! How the parts of a fleet talk to each other: kept HTTP/1.1 connections ([`connection`]), signed passes that
 //! say which gateway asks ([`pass`]), the door where members check them ([`door`]), how a member joins and stays
-//! ([`join`]), the clock that passes are dated by ([`clock`]), TLS from an operator's
+//! ([`join`]), one attempt for all who want the same ([`together`]), the clock that passes are dated by ([`clock`]), TLS from an operator's
 //! PEM files ([`tls`]), a listener for collectors of metrics ([`metrics`]), and the port under all of these ([`listen`]).
 //!
 //! What they say is `epsilon_api::fleet`; who says it is gateway, vm-agent and builder.
@@ -14,3 +14,4 @@ pub mod metrics;
 pub mod pass;
 mod private;
 pub mod tls;
+pub mod together;

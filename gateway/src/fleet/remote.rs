@@ -29,6 +29,7 @@ use epsilon_api::{
     units::Bytes,
     vm::{Answer, Call, Vm, VmState, VmStatus},
 };
+use epsilon_wire::together::Together;
 use futures_util::{
     FutureExt, StreamExt,
     future::BoxFuture,
@@ -68,6 +69,7 @@ pub(crate) struct Remote {
     pub(crate) link: Arc<Link>,
     patience: Patience,
     told: Told,
+    telling: Together<VersionKey, Trouble>,
     orders: Orders,
     last: ArcSwap<VmStatus>,
     /// Silent for so long that nobody waits for its answers any more.
@@ -88,6 +90,7 @@ impl Remote {
             link: Arc::new(Link::new(join, identity)?),
             patience,
             told: Told::default(),
+            telling: Together::default(),
             orders: Orders::default(),
             last: ArcSwap::from_pointee(unheard(join)),
             lost: AtomicBool::new(false),
@@ -115,16 +118,20 @@ impl Remote {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Sees that the agent knows the version, and wants it.
+    /// Sees that the agent knows the version, and wants it. Of the calls that come together one tells it.
     async fn tell(&self, version: &Version, key: VersionKey) -> Result<(), Trouble> {
-        if self.told.knows(key) {
+        let knows = || self.told.knows(key).then_some(());
+        if knows().is_some() {
             return Ok(());
         }
-        self.orders.keep(&version.id()).await;
-        let boot = self.told.boot();
-        self.order(Method::PUT, "/v1/version", version).await?;
-        self.told.learn(key, boot);
-        Ok(())
+        let tell = async {
+            self.orders.keep(&version.id()).await;
+            let boot = self.told.boot();
+            self.order(Method::PUT, "/v1/version", version).await?;
+            self.told.learn(key, boot);
+            Ok(())
+        };
+        self.telling.ensure(&key, knows, tell).await.map_err(Trouble::Same)
     }
 
     /// Has the agent do what it does at once.

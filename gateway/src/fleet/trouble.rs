@@ -5,7 +5,7 @@ use epsilon_api::{
     error::{CallError, Cause},
     ids::FunctionName,
 };
-use std::{error::Error, io, time::Duration};
+use std::{error::Error, io, sync::Arc, time::Duration};
 
 /// See the module.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,9 @@ pub(crate) enum Trouble {
     /// Its door does not take our pass: it has not heard of this gateway yet, or the clocks differ.
     #[error("it does not take this gateway's pass")]
     Stranger,
+    /// What another call met that did the same, and for which this one waited.
+    #[error(transparent)]
+    Same(Arc<Trouble>),
     /// It speaks, but not as agents do.
     #[error("it answered what no member of a fleet answers: {0}")]
     Odd(String),
@@ -43,12 +46,19 @@ impl Trouble {
     pub(crate) fn of(err: &CallError) -> Option<&Self> {
         let mut cause = err.source();
         while let Some(one) = cause {
-            if let Some(trouble) = one.downcast_ref() {
-                return Some(trouble);
+            if let Some(trouble) = one.downcast_ref::<Self>() {
+                return Some(trouble.itself());
             }
             cause = one.source();
         }
         None
+    }
+
+    fn itself(&self) -> &Self {
+        match self {
+            Self::Same(other) => other.itself(),
+            own => own,
+        }
     }
 
     /// Nothing of the call was executed: it may go to another VM.
@@ -74,6 +84,10 @@ mod tests {
         let before = Trouble::opening(refused).before(function());
         assert!(matches!(Trouble::of(&before), Some(Trouble::Refused(_))));
         assert!(before.verdict().retry_safe);
+
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let shared = Trouble::Same(Arc::new(Trouble::opening(refused))).before(function());
+        assert!(matches!(Trouble::of(&shared), Some(Trouble::Refused(_))), "as if it were its own");
 
         let timed_out = io::Error::from(io::ErrorKind::TimedOut);
         let after = Trouble::opening(timed_out).after(function());

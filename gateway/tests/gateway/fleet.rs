@@ -344,6 +344,50 @@ async fn a_caller_that_hangs_up_is_noticed_by_the_vm() {
 }
 
 #[tokio::test]
+async fn calls_that_come_together_tell_a_vm_of_their_version_once() {
+    let world = World::fleet(&["pay"]).await;
+    let agent = Agent::join("vm-a", &world).await;
+    says_its_name(&agent, "pay");
+    agent.slow_orders(Duration::from_millis(200));
+    let replies = futures_util::future::join_all((0..20).map(|_| world.get("/pay"))).await;
+    assert!(replies.iter().all(|reply| reply.status == 200), "{replies:?}");
+    assert_eq!(agent.orders(), ["PUT /v1/version pay@1"]);
+}
+
+#[tokio::test]
+async fn calls_that_wait_for_a_version_to_be_told_fail_together() {
+    let world = World::fleet(&["pay"]).await;
+    let agent = Agent::join("vm-a", &world).await;
+    agent.slow_orders(Duration::from_millis(200));
+    agent.refuse_orders(true);
+    let replies = futures_util::future::join_all((0..20).map(|_| world.get("/pay"))).await;
+    assert!(replies.iter().all(|reply| reply.status == 503), "{replies:?}");
+    let told = agent.orders().len();
+    // Who comes after the failure tries anew, as often as a call may try.
+    assert!(told <= 4, "{told} times");
+}
+
+#[tokio::test]
+async fn a_connection_on_which_a_refused_call_still_uploads_is_not_used_again() {
+    let world = World::fleet(&["pay"]).await;
+    let agent = Agent::join("vm-a", &world).await;
+    // As an agent does, which reads on for a while.
+    agent.vm.script("pay", move |call| {
+        tokio::spawn(call.request.into_body().collect());
+        let function = fake::version("pay", 1).function;
+        async { Err(CallError::ConcurrencyLimit { function, limit: 1 }) }
+    });
+    assert_eq!(world.get("/pay").await.status, 429);
+    let before = agent.connections();
+    let mut slow = TcpStream::connect(world.public).await.unwrap();
+    let head = "POST /pay HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\nhello";
+    slow.write_all(head.as_bytes()).await.unwrap();
+    read_until(&mut slow, "429").await;
+    eventually(before - 1, || agent.connections()).await;
+    assert_eq!(world.get("/pay").await.status, 429);
+}
+
+#[tokio::test]
 async fn connections_to_a_vm_are_kept() {
     let world = World::fleet(&["pay"]).await;
     let agent = Agent::join("vm-a", &world).await;

@@ -63,6 +63,9 @@ struct Site {
     orders: Mutex<Vec<String>>,
     boot: AtomicU64,
     hushed: AtomicBool,
+    /// How long each order takes, in milliseconds, and whether it comes to nothing.
+    slow: AtomicU64,
+    refuses: AtomicBool,
 }
 
 impl Agent {
@@ -94,6 +97,8 @@ impl Agent {
             orders: Mutex::default(),
             boot: AtomicU64::new(rand::random()),
             hushed: AtomicBool::new(false),
+            slow: AtomicU64::new(0),
+            refuses: AtomicBool::new(false),
         });
         let checker = Arc::new(Checker::new(id.clone()));
         let served = Arc::clone(&site);
@@ -139,6 +144,16 @@ impl Agent {
     /// Says nothing more, or speaks again; its connections stay.
     pub(crate) fn hush(&self, hushed: bool) {
         self.site.hushed.store(hushed, SeqCst);
+    }
+
+    /// Orders take so long from now on.
+    pub(crate) fn slow_orders(&self, time: Duration) {
+        self.site.slow.store(time.as_millis() as u64, SeqCst);
+    }
+
+    /// It does not take orders (500), or does again.
+    pub(crate) fn refuse_orders(&self, refuses: bool) {
+        self.site.refuses.store(refuses, SeqCst);
     }
 
     /// Another start of the agent, by what its reports say.
@@ -258,6 +273,12 @@ impl Site {
                 return Response::new(body::boxed(StreamBody::new(stream::iter(lines))));
             }
             (method, path) => panic!("no gateway asks {method} {path}"),
+        }
+        tokio::time::sleep(Duration::from_millis(self.slow.load(SeqCst))).await;
+        if self.refuses.load(SeqCst) {
+            let mut response = Response::new(body::empty());
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            return response;
         }
         let mut response = Response::new(body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;

@@ -247,7 +247,9 @@ pub(crate) fn wait(vm: &Arc<LocalVm>, container: &ContainerName) -> ExitWatch {
     Box::pin(async move {
         loop {
             match vm.engine.wait(&container).await {
-                Err(EngineError::Refused(_) | EngineError::Registry(_)) => pause(&vm).await,
+                Err(EngineError::Refused(_) | EngineError::Registry(_) | EngineError::Same(_)) => {
+                    pause(&vm).await;
+                }
                 end @ (Ok(_) | Err(EngineError::NotFound(_) | EngineError::Down(_))) => return end,
             }
         }
@@ -282,9 +284,12 @@ async fn died(exit: Result<Exit, EngineError>, tap: Tap) -> StartFailure {
     let how = match exit {
         Ok(exit) => format!("the process ended while loading: {exit}"),
         Err(EngineError::NotFound(_)) => "the container vanished while loading".to_owned(),
-        Err(err @ (EngineError::Down(_) | EngineError::Refused(_) | EngineError::Registry(_))) => {
-            return err.into();
-        }
+        Err(
+            err @ (EngineError::Down(_)
+            | EngineError::Refused(_)
+            | EngineError::Registry(_)
+            | EngineError::Same(_)),
+        ) => return err.into(),
     };
     let lines = tap.last_lines_after(LAST_WORDS).await;
     StartFailure::Init(format!("{how}{lines}"))

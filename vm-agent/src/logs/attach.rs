@@ -96,7 +96,8 @@ impl Pump {
                     Err(
                         EngineError::NotFound(_)
                         | EngineError::Refused(_)
-                        | EngineError::Registry(_),
+                        | EngineError::Registry(_)
+                        | EngineError::Same(_),
                     ) => return,
                 }
             };

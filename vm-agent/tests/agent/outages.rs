@@ -4,8 +4,9 @@ use crate::{
     support::{self, World, call, code, one, until},
     wrapper::Load,
 };
-use epsilon_api::body;
+use epsilon_api::{body, chain::Chain};
 use epsilon_vm_agent::engine::fake::{Fault, Verb};
+use futures_util::future::join_all;
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -65,6 +66,24 @@ async fn a_start_that_panics_fails_its_calls_and_is_cleared_away() {
     until(|| world.engine.containers(), Vec::is_empty).await;
     until(|| world.vm.status().memory_used_bytes.get(), |used| *used == 0).await;
     world.text(&version, "/").await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_pull_that_fails_fails_with_it_and_who_comes_later_asks_anew() {
+    let world = World::new().await;
+    let (version, _) = world.function("hello", Load::Works, |_| {});
+    for _ in 0..5 {
+        world.engine.script(Verb::EnsureImage, Fault::Hang); // a registry that does not answer
+    }
+    let seen = world.engine.used(Verb::EnsureImage);
+    let all = join_all((0..5).map(|_| world.vm.fetch(Arc::clone(&version)))).await;
+    let texts: Vec<_> =
+        all.iter().map(|one| Chain(one.as_ref().unwrap_err()).to_string()).collect();
+    assert!(texts.iter().all(|text| text.contains("engine does not answer")), "{texts:?}");
+    assert_eq!(world.engine.used(Verb::EnsureImage) - seen, 1, "one pull for all of them");
+    assert!(world.vm.fetch(Arc::clone(&version)).await.is_err(), "the second one that hangs");
+    assert_eq!(world.engine.used(Verb::EnsureImage) - seen, 2);
     world.end().await;
 }
 

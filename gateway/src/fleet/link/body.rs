@@ -18,15 +18,20 @@ use std::{
 #[derive(Debug)]
 pub(crate) struct Kept {
     incoming: Incoming,
-    /// `None` once it was kept or dropped.
-    held: Option<(Connection, Arc<Link>)>,
+    /// `None` once it was kept or dropped; no link: it is used by nobody after this.
+    held: Option<(Connection, Option<Arc<Link>>)>,
 }
 
 impl Kept {
     pub(crate) fn new(incoming: Incoming, connection: Connection, link: Arc<Link>) -> Self {
-        let mut body = Self { incoming, held: Some((connection, link)) };
+        let mut body = Self { incoming, held: Some((connection, Some(link))) };
         body.keep_if_over();
         body
+    }
+
+    /// On a connection that is closed after it.
+    pub(crate) fn once(incoming: Incoming, connection: Connection) -> Self {
+        Self { incoming, held: Some((connection, None)) }
     }
 
     fn keep_if_over(&mut self) {
@@ -36,7 +41,7 @@ impl Kept {
     }
 
     fn keep(&mut self) {
-        if let Some((connection, link)) = self.held.take() {
+        if let Some((connection, Some(link))) = self.held.take() {
             link.keep(connection);
         }
     }

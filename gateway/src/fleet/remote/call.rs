@@ -18,7 +18,7 @@ use epsilon_api::{
 use epsilon_wire::connection::Connection;
 use http::{
     HeaderValue, Request, Response, StatusCode,
-    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+    header::{CONTENT_LENGTH, HOST, InvalidHeaderValue, TRANSFER_ENCODING},
 };
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -35,10 +35,13 @@ impl Remote {
         self.tell(&version, key)
             .await
             .map_err(|trouble| trouble.before(version.function.clone()))?;
-        let request = prepare(request, &version, &request_id, may_wait);
+        let uploads = !request.body().is_end_stream();
+        let request = prepare(request, &version, &request_id, may_wait).map_err(|err| {
+            CallError::Internal(Box::new(err)) // a bug of ours; nothing was sent
+        })?;
         match self.wait_for(self.link.send(request), &version).await? {
             Sent::Answered(response, connection) => {
-                self.answer(response, connection, &version).await
+                self.answer(response, connection, uploads, &version).await
             }
             Sent::Unsent(trouble) => Err(trouble.before(version.function.clone())),
             Sent::Lost(trouble) => Err(trouble.after(version.function.clone())),
@@ -74,10 +77,15 @@ impl Remote {
         &self,
         mut response: Response<Incoming>,
         connection: Connection,
+        uploads: bool,
         version: &Version,
     ) -> Result<Answer, CallError> {
         if response.headers().contains_key(REFUSAL) {
-            let kept = |body| Kept::new(body, connection, Arc::clone(&self.link));
+            // Nobody reads on what a refused call uploads: its connection goes with it.
+            let kept = |body| match uploads {
+                true => Kept::once(body, connection),
+                false => Kept::new(body, connection, Arc::clone(&self.link)),
+            };
             return Err(self.refusal(response.map(kept), version).await);
         }
         let spent = response.headers_mut().remove(SPENT);
@@ -97,13 +105,14 @@ impl Remote {
     }
 }
 
-/// Adds what the agent has to know.
+/// Adds what the agent has to know. What it would take for another request is not sent at all: one without its version is no
+/// call, and one without its id has another one's in the log.
 fn prepare(
     mut request: Request<CallBody>,
     version: &Version,
     request_id: &RequestId,
     may_wait: bool,
-) -> Request<CallBody> {
+) -> Result<Request<CallBody>, InvalidHeaderValue> {
     *request.version_mut() = http::Version::HTTP_11;
     // Said outright: without it hyper takes a GET for one without a body.
     let is_chunked =
@@ -112,16 +121,12 @@ fn prepare(
     if is_chunked && !headers.contains_key(CONTENT_LENGTH) {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    // Names, numbers and ids are visible ASCII; a value that were not is left out, and the agent refuses.
-    if let Ok(id) = HeaderValue::try_from(format!("{}@{}", version.function, version.number)) {
-        headers.insert(VERSION, id);
-    }
-    if let Ok(id) = HeaderValue::from_str(request_id.as_str()) {
-        headers.insert(REQUEST_ID, id);
-    }
+    let id = format!("{}@{}", version.function, version.number);
+    headers.insert(VERSION, HeaderValue::try_from(id)?);
+    headers.insert(REQUEST_ID, HeaderValue::from_str(request_id.as_str())?);
     if !may_wait {
         headers.insert(MAY_WAIT, HeaderValue::from_static("0"));
     }
     headers.entry(HOST).or_insert(HeaderValue::from_static("localhost"));
-    request
+    Ok(request)
 }

@@ -1,0 +1,215 @@
+//! One attempt at a time for all who want the same thing at the same moment. Who waits while one is made shares its end: the
+//! thing is there, or all of them fail with the one error. Who comes later tries anew. So a hundred calls that need one
+//! image, or one VM to be told of one version, ask for it once, and a peer that hangs costs them one wait and not a hundred.
+//!
+//! Not a cache: whether the thing is there is known by whoever asks here. Used by the gateway (versions that VMs are told
+//! of) and by the agent (images).
+
+use parking_lot::Mutex;
+use std::{collections::HashMap, fmt, hash::Hash, sync::Arc};
+
+/// Attempts under way, by what they are for. Entries are there while somebody wants them.
+pub struct Together<K, E> {
+    at_work: Mutex<HashMap<K, Arc<Entry<E>>>>,
+}
+
+struct Entry<E> {
+    turn: tokio::sync::Mutex<()>,
+    /// How many attempts failed, and by what the last one.
+    failed: Mutex<(u64, Option<Arc<E>>)>,
+}
+
+/// Somebody who wants it. The last one takes the entry away, however it ends for them.
+struct Wish<'a, K: Hash + Eq, E> {
+    all: &'a Together<K, E>,
+    key: K,
+    entry: Arc<Entry<E>>,
+}
+
+impl<K, E> Default for Together<K, E> {
+    fn default() -> Self {
+        Self { at_work: Mutex::default() }
+    }
+}
+
+impl<K, E> fmt::Debug for Together<K, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Together").field("at_work", &self.at_work.lock().len()).finish()
+    }
+}
+
+impl<K: Hash + Eq + Clone, E> Together<K, E> {
+    /// `there` tells whether the thing is there by now; `make` makes it, and its success must show in `there`. An attempt whose
+    /// future is dropped is no end: the next one who waits makes its own.
+    ///
+    /// # Errors
+    /// Of the attempt, for all who waited for it.
+    pub async fn ensure<T>(
+        &self,
+        key: &K,
+        there: impl Fn() -> Option<T>,
+        make: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Arc<E>> {
+        let wish = self.wish(key);
+        let seen = wish.entry.failed.lock().0;
+        let _turn = wish.entry.turn.lock().await;
+        if let Some(thing) = there() {
+            return Ok(thing);
+        }
+        {
+            let failed = wish.entry.failed.lock();
+            if let (count, Some(err)) = &*failed
+                && *count > seen
+            {
+                return Err(Arc::clone(err));
+            }
+        }
+        make.await.map_err(|err| {
+            let err = Arc::new(err);
+            let mut failed = wish.entry.failed.lock();
+            *failed = (failed.0 + 1, Some(Arc::clone(&err)));
+            err
+        })
+    }
+
+    /// Does something else with the thing while nobody makes it, and nobody waits for the outcome but the one who asks.
+    pub async fn alone<T>(&self, key: &K, work: impl Future<Output = T>) -> T {
+        let wish = self.wish(key);
+        let _turn = wish.entry.turn.lock().await;
+        work.await
+    }
+
+    fn wish(&self, key: &K) -> Wish<'_, K, E> {
+        let mut at_work = self.at_work.lock();
+        let entry = at_work.entry(key.clone()).or_insert_with(|| {
+            Arc::new(Entry { turn: tokio::sync::Mutex::new(()), failed: Mutex::new((0, None)) })
+        });
+        Wish { all: self, key: key.clone(), entry: Arc::clone(entry) }
+    }
+}
+
+impl<K: Hash + Eq, E> Drop for Wish<'_, K, E> {
+    fn drop(&mut self) {
+        let mut at_work = self.all.at_work.lock();
+        // The map's and ours: nobody else waits, and nobody can come while the map is locked.
+        if Arc::strong_count(&self.entry) == 2 {
+            at_work.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::{FutureExt, future::join_all};
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+    use tokio::sync::Semaphore;
+
+    /// Something that can be made, once the gate is opened for it.
+    #[derive(Default)]
+    struct Thing {
+        together: Together<&'static str, String>,
+        there: Mutex<Option<u32>>,
+        attempts: AtomicU32,
+        gate: Option<Semaphore>,
+    }
+
+    impl Thing {
+        fn closed() -> Self {
+            Self { gate: Some(Semaphore::new(0)), ..Self::default() }
+        }
+
+        async fn get(&self, works: bool) -> Result<u32, String> {
+            let make = async {
+                let attempt = self.attempts.fetch_add(1, Relaxed) + 1;
+                if let Some(gate) = &self.gate {
+                    gate.acquire().await.unwrap().forget();
+                }
+                if !works {
+                    return Err(format!("attempt {attempt}"));
+                }
+                *self.there.lock() = Some(attempt);
+                Ok(attempt)
+            };
+            self.together
+                .ensure(&"it", || *self.there.lock(), make)
+                .await
+                .map_err(|err| (*err).clone())
+        }
+
+        fn open(&self) {
+            self.gate.as_ref().unwrap().add_permits(1);
+        }
+
+        fn is_forgotten(&self) -> bool {
+            self.together.at_work.lock().is_empty()
+        }
+    }
+
+    #[tokio::test]
+    async fn all_get_what_one_makes() {
+        let thing = Thing::default();
+        let all = join_all((0..5).map(|_| thing.get(true))).await;
+        assert!(all.iter().all(|one| *one == Ok(1)), "{all:?}");
+        assert!(thing.is_forgotten());
+    }
+
+    #[tokio::test]
+    async fn who_waited_fails_with_the_attempt_and_who_comes_later_tries_anew() {
+        let thing = Thing::closed();
+        let first = join_all((0..5).map(|_| thing.get(false)));
+        let mut first = std::pin::pin!(first);
+        assert!(first.as_mut().now_or_never().is_none());
+        thing.open();
+        let first = first.await;
+        assert!(first.iter().all(|one| *one == Err("attempt 1".into())), "{first:?}");
+        thing.open();
+        assert_eq!(thing.get(true).await, Ok(2));
+        assert!(thing.is_forgotten());
+    }
+
+    #[tokio::test]
+    async fn who_comes_while_others_hear_of_a_failure_does_not_share_it() {
+        let thing = Thing::closed();
+        let mut first = Box::pin(thing.get(false));
+        let mut waits = Box::pin(thing.get(false));
+        assert!(first.as_mut().now_or_never().is_none() && waits.as_mut().now_or_never().is_none());
+        thing.open();
+        assert_eq!(first.await, Err("attempt 1".into()));
+        let mut late = Box::pin(thing.get(true));
+        assert!(late.as_mut().now_or_never().is_none(), "it waits behind the other one");
+        assert_eq!(waits.await, Err("attempt 1".into()));
+        thing.open();
+        assert_eq!(late.await, Ok(2));
+        assert!(thing.is_forgotten());
+    }
+
+    #[tokio::test]
+    async fn who_works_alone_waits_for_an_attempt_and_fails_for_nobody() {
+        let thing = Thing::closed();
+        let mut first = Box::pin(thing.get(true));
+        assert!(first.as_mut().now_or_never().is_none());
+        let took = || async { thing.there.lock().take() };
+        let mut alone = Box::pin(thing.together.alone(&"it", took()));
+        assert!(alone.as_mut().now_or_never().is_none());
+        let mut waits = Box::pin(thing.get(true));
+        assert!(waits.as_mut().now_or_never().is_none());
+        thing.open();
+        assert_eq!((first.await, alone.await), (Ok(1), Some(1)));
+        thing.open();
+        assert_eq!(waits.await, Ok(2), "what was taken away meanwhile is made again");
+        assert!(thing.is_forgotten());
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_is_given_up_is_made_by_the_next_one() {
+        let thing = Thing::closed();
+        let mut first = Box::pin(thing.get(true));
+        let mut waits = Box::pin(thing.get(true));
+        assert!(first.as_mut().now_or_never().is_none() && waits.as_mut().now_or_never().is_none());
+        drop(first); // its caller hung up
+        thing.open();
+        assert_eq!(waits.await, Ok(2));
+        assert!(thing.is_forgotten());
+    }
+}
