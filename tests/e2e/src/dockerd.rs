@@ -1,12 +1,14 @@
 //! A second container engine on this machine: for a VM of a fleet whose engine is stopped and started while the
 //! others notice nothing. Needs root. Gone with the value, and also when the test's process ends in any other way.
 //!
-//! It has a network namespace of its own and leaves the machine's firewall alone: two engines would clear each other's rules
-//! and remove each other's bridges.
+//! It leaves the machine's firewall alone and has a bridge of its own: two engines would clear each other's rules, and
+//! one without a bridge *removes* the `docker0` that it finds. It cannot have a network namespace of its own, because
+//! it pulls from a registry on this machine's loopback.
 
 use crate::{
     cli::{Outcome, run},
     guard::Guard,
+    network::Network,
     wait::{LONG, until},
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -44,6 +46,7 @@ pub struct Dockerd {
     guard: Guard,
     // After the guard in the order of drops: it has emptied the folder by then.
     folder: TempDir,
+    network: Network,
 }
 
 impl Dockerd {
@@ -51,8 +54,9 @@ impl Dockerd {
     pub async fn start() -> Self {
         let folder = TempDir::with_prefix("epsilon-e2e-").expect("a temporary folder");
         let guard = Guard::new(GUARD, [folder.path()]);
-        let process = spawn(folder.path());
-        let engine = Self { process, guard, folder };
+        let network = Network::start(0);
+        let process = spawn(folder.path(), network.bridge());
+        let engine = Self { process, guard, folder, network };
         engine.answers().await;
         engine
     }
@@ -70,7 +74,7 @@ impl Dockerd {
 
     /// Starts it again on what it had, and waits until it answers.
     pub async fn start_again(&mut self) {
-        self.process = spawn(self.folder.path());
+        self.process = spawn(self.folder.path(), self.network.bridge());
         self.answers().await;
     }
 
@@ -106,17 +110,14 @@ fn host(folder: &Path) -> String {
     format!("unix://{}/docker.sock", folder.display())
 }
 
-fn spawn(folder: &Path) -> Child {
+fn spawn(folder: &Path, bridge: &str) -> Child {
     let log = File::options().create(true).append(true).open(folder.join("log")).unwrap();
-    // In a network of its own, gone with it: `--bridge=none` *removes* a bridge `docker0` that it finds, which is the
-    // machine's own engine's.
-    let mut command = Command::new("unshare");
-    command.args(["--net", "dockerd"]);
+    let mut command = Command::new("dockerd");
     for (flag, name) in [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "pid")] {
         command.arg(flag).arg(folder.join(name));
     }
-    command.args(["--host", &host(folder), "--bridge=none", "--iptables=false"]);
-    command.args(["--ip6tables=false", "--ip-masq=false"]);
+    command.args(["--host", &host(folder), "--bridge", bridge, "--iptables=false"]);
+    command.args(["--ip6tables=false", "--ip-masq=false", "--ip-forward=false"]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    command.spawn().expect("`unshare` and `dockerd` can be run")
+    command.spawn().expect("`dockerd` can be run")
 }

@@ -223,6 +223,16 @@ impl Gateway {
         vms.as_array().expect("a list").iter().find(|vm| vm["id"] == id).cloned()
     }
 
+    /// The VM that runs the test's one call.
+    ///
+    /// # Errors
+    /// All VMs, when there is none such.
+    pub async fn busy_vm(&self) -> Result<String, Value> {
+        let vms = self.admin("/v1/vms").await;
+        let busy = vms.as_array().expect("a list").iter().find(|vm| vm["calls_active"] == 1);
+        busy.and_then(|vm| vm["id"].as_str()).map(str::to_owned).ok_or_else(|| vms.clone())
+    }
+
     /// Waits until a VM stands so, as this gateway sees it.
     pub async fn sees(&self, id: &str, standing: &str) {
         until(&format!("VM {id} is {standing}"), SOON, async || match self.vm(id).await {

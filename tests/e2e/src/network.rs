@@ -55,6 +55,11 @@ impl Network {
         network
     }
 
+    /// The bridge's name.
+    pub fn bridge(&self) -> &str {
+        &self.name
+    }
+
     /// This process's address in the network.
     pub fn host(&self) -> IpAddr {
         self.at(1)

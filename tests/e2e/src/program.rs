@@ -197,6 +197,11 @@ impl Program {
         kill_process(pid, signal).expect("the program runs");
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.try_wait().expect("it is our child").is_some()
+    }
+
     /// Waits until it has ended by itself.
     pub async fn ended(&mut self, limit: Duration) -> ExitStatus {
         let (process, name) = (&mut self.process, self.launch.binary);

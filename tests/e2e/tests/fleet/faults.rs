@@ -2,24 +2,31 @@
 
 use super::{
     calls::{home, load, only_lost},
-    functions, turn,
+    functions,
+    lent::{self, FUNCTIONS, Lent},
+    turn,
 };
 use epsilon_e2e::{
     fleet::{Fleet, Plan},
     http::Call,
+    load::Loads,
     wait::{SOON, until},
 };
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
-#[tokio::test]
-async fn kill_9_of_an_agent_costs_only_the_calls_that_it_was_running() {
-    let _turn = turn().await;
-    let mut fleet = Fleet::start(Plan::default()).await;
-    fleet.deploy(&functions(6)).await;
-    let calls = load(&fleet.gateways[0], 6);
+/// A fleet under load, and a VM that runs some of it.
+async fn under_load() -> (Lent, Loads, String) {
+    let fleet = lent::one().await;
+    let calls = load(&fleet.gateways[0], FUNCTIONS);
     calls.more(300).await;
     let victim = home(&fleet.gateways[0], "f0").await;
+    (fleet, calls, victim)
+}
+
+#[tokio::test]
+async fn kill_9_of_an_agent_costs_only_the_calls_that_it_was_running() {
+    let (mut fleet, calls, victim) = under_load().await;
     fleet.agent(&victim).program.kill().await;
     let killed = Instant::now();
     fleet.gateways[0].sees(&victim, "out").await;
@@ -33,21 +40,10 @@ async fn kill_9_of_an_agent_costs_only_the_calls_that_it_was_running() {
 
 #[tokio::test]
 async fn kill_9_of_an_agent_answers_a_running_post_with_a_clear_502() {
-    let _turn = turn().await;
-    let mut fleet = Fleet::start(Plan { agents: 2, ..Plan::default() }).await;
-    fleet.deploy(&functions(1)).await;
-    fleet.gateways[0].get("/f0").await.expect(200);
-    let victim = home(&fleet.gateways[0], "f0").await;
+    let mut fleet = lent::one().await;
     let public = fleet.gateways[0].public();
-    let slow =
-        tokio::spawn(
-            async move { Call::post("/f0/slow", "text/plain", "once").send(public).await },
-        );
-    until("the call runs", SOON, async || match fleet.gateways[0].vm(&victim).await {
-        Some(vm) if vm["calls_active"] == 1 => Ok(()),
-        other => Err(other),
-    })
-    .await;
+    let slow = tokio::spawn(Call::post("/f0/slow", "text/plain", "once").send(public));
+    let victim = until("the call runs", SOON, async || fleet.gateways[0].busy_vm().await).await;
     fleet.agent(&victim).program.kill().await;
     slow.await.unwrap().expect_error(502, "FUNCTION_CRASHED");
     fleet.gateways[0].get("/f0").await.expect(200);
@@ -55,12 +51,7 @@ async fn kill_9_of_an_agent_answers_a_running_post_with_a_clear_502() {
 
 #[tokio::test]
 async fn an_agent_that_is_stopped_for_ten_seconds_is_out_and_comes_back() {
-    let _turn = turn().await;
-    let mut fleet = Fleet::start(Plan::default()).await;
-    fleet.deploy(&functions(6)).await;
-    let calls = load(&fleet.gateways[0], 6);
-    calls.more(300).await;
-    let victim = home(&fleet.gateways[0], "f0").await;
+    let (mut fleet, calls, victim) = under_load().await;
     fleet.agent(&victim).program.signal(Signal::STOP);
     let stopped = Instant::now();
     fleet.gateways[0].sees(&victim, "out").await;
@@ -68,11 +59,7 @@ async fn an_agent_that_is_stopped_for_ten_seconds_is_out_and_comes_back() {
     assert!(seen <= Duration::from_secs(5), "out after {seen:?}");
     calls.go_on_until(stopped + Duration::from_secs(10)).await;
     fleet.agent(&victim).program.signal(Signal::CONT);
-    until("it is back", SOON, async || match fleet.gateways[0].vm(&victim).await {
-        Some(vm) if vm["standing"] == "ready" => Ok(()),
-        other => Err(other.map(|vm| vm["standing"].clone())),
-    })
-    .await;
+    fleet.gateways[0].sees(&victim, "ready").await;
     calls.more(300).await;
     only_lost(&calls.stop().await, 0);
 }
@@ -81,8 +68,8 @@ async fn an_agent_that_is_stopped_for_ten_seconds_is_out_and_comes_back() {
 async fn three_of_five_agents_die_at_once() {
     let _turn = turn().await;
     let mut fleet = Fleet::start(Plan { agents: 5, ..Plan::default() }).await;
-    fleet.deploy(&functions(6)).await;
-    let calls = load(&fleet.gateways[0], 6);
+    fleet.deploy(&functions(FUNCTIONS)).await;
+    let calls = load(&fleet.gateways[0], FUNCTIONS);
     calls.more(300).await;
     for agent in &mut fleet.agents[..3] {
         agent.program.signal(Signal::KILL);
@@ -101,9 +88,7 @@ async fn three_of_five_agents_die_at_once() {
 
 #[tokio::test]
 async fn every_process_is_restarted_in_turn() {
-    let _turn = turn().await;
-    let mut fleet = Fleet::start(Plan::default()).await;
-    fleet.deploy(&functions(3)).await;
+    let mut fleet = lent::one().await;
     let calls = load(&fleet.gateways[0], 3);
     calls.more(100).await;
     for index in 0..fleet.agents.len() {
@@ -116,5 +101,5 @@ async fn every_process_is_restarted_in_turn() {
     fleet.builder.terminate().await;
     fleet.builder.start_again().await;
     only_lost(&calls.stop().await, 0);
-    fleet.deploy(&functions(3)).await;
+    fleet.deploy(&functions(FUNCTIONS)).await;
 }

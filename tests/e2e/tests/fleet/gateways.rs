@@ -3,15 +3,16 @@
 
 use super::{
     calls::{CALLERS, load, only_lost},
-    functions, turn,
+    functions, lent,
 };
 use epsilon_e2e::{
-    fleet::{Fleet, Gateway, Plan},
+    fleet::Gateway,
     http::{Answer, Call},
     project,
     wait::{SOON, until, within},
 };
 use epsilon_store::testing::Postgres;
+use futures_util::future::join_all;
 use http::Method;
 use serde_json::json;
 use std::{
@@ -24,13 +25,11 @@ const KNOWN: Duration = Duration::from_secs(1);
 /// How soon a control verb that needs the data base says that it is away.
 const QUICK: Duration = Duration::from_secs(2);
 
+/// How long the data base is away: longer than every limit on a question to it, and than a look at what it holds.
+const AWAY: Duration = Duration::from_secs(7);
+
 /// What is done to the data base.
 type Act = fn(&Postgres);
-
-async fn two_gateways(agents: usize, postgres: &Postgres) -> Fleet {
-    let store = Some(postgres.database().await);
-    Fleet::start(Plan { gateways: 2, agents, store, ..Plan::default() }).await
-}
 
 /// Waits until the function answers so through this gateway.
 async fn answers(gateway: &Gateway, function: &str, status: u16, text: &str) {
@@ -46,34 +45,28 @@ async fn answers(gateway: &Gateway, function: &str, status: u16, text: &str) {
 
 #[tokio::test]
 async fn what_one_gateway_is_told_the_other_knows_within_a_second() {
-    let _turn = turn().await;
-    let postgres = Postgres::start();
-    let fleet = two_gateways(1, &postgres).await;
+    let fleet = lent::two().await;
     let [first, second] = &fleet.gateways[..] else { panic!("two") };
-    let hello =
-        project!("hello", { "index.js" => "exports.hello = (req, res) => res.send('one')" });
-    fleet.deploy(&hello).await;
-    answers(second, "hello", 200, "one").await;
-    hello.write("index.js", "exports.hello = (req, res) => res.send('two')");
-    fleet.try_deploy(1, &hello).await.done();
-    answers(first, "hello", 200, "two").await;
+    let told = project!("told", { "index.js" => "exports.told = (req, res) => res.send('one')" });
+    fleet.deploy(&told).await;
+    answers(second, "told", 200, "one").await;
+    told.write("index.js", "exports.told = (req, res) => res.send('two')");
+    fleet.try_deploy(1, &told).await.done();
+    answers(first, "told", 200, "two").await;
 
     // Each gateway has an admin key of its own, and both open both.
     assert_ne!(first.key(), second.key());
     let foreign = |call: Call| call.header("authorization", &format!("Bearer {}", first.key()));
-    let rollback = Call::post_json("/v1/functions/hello/rollback", &json!({ "version": 1 }));
+    let rollback = Call::post_json("/v1/functions/told/rollback", &json!({ "version": 1 }));
     foreign(rollback).send(second.control()).await.expect(200);
-    answers(first, "hello", 200, "one").await;
-    first.send_admin(Call::new(Method::DELETE, "/v1/functions/hello")).await.expect(200);
-    answers(second, "hello", 404, "").await;
+    answers(first, "told", 200, "one").await;
+    first.send_admin(Call::new(Method::DELETE, "/v1/functions/told")).await.expect(200);
+    answers(second, "told", 404, "").await;
 }
 
 #[tokio::test]
 async fn kill_9_of_a_gateway_costs_the_callers_of_the_other_nothing() {
-    let _turn = turn().await;
-    let postgres = Postgres::start();
-    let mut fleet = two_gateways(3, &postgres).await;
-    fleet.deploy(&functions(3)).await;
+    let mut fleet = lent::two().await;
     let (living, dying) = (load(&fleet.gateways[0], 3), load(&fleet.gateways[1], 3));
     living.more(150).await;
     dying.more(150).await;
@@ -100,19 +93,14 @@ async fn asked_without_store(gateway: &Gateway) -> Vec<Answer> {
         Call::new(Method::DELETE, "/v1/functions/f1"),
         Call::post("/v1/deployments?folder=many", "application/gzip", functions(2).archive()),
     ];
-    let mut answers = Vec::new();
-    for verb in verbs {
-        answers.push(within("a control verb", QUICK, gateway.send_admin(verb)).await);
-    }
-    answers
+    // At once: when the data base says nothing, each waits for its own limit.
+    join_all(verbs.map(|verb| within("a control verb", QUICK, gateway.send_admin(verb)))).await
 }
 
 #[tokio::test]
 async fn calls_go_on_without_the_data_base() {
-    let _turn = turn().await;
-    let postgres = Arc::new(Postgres::start());
-    let fleet = two_gateways(2, &postgres).await;
-    fleet.deploy(&functions(2)).await;
+    let fleet = lent::two().await;
+    let postgres = fleet.postgres();
     // Its methods wait with the thread, and the callers are on it, too.
     let database = async |act: Act| {
         let postgres = Arc::clone(&postgres);
@@ -139,7 +127,7 @@ async fn calls_go_on_without_the_data_base() {
             }
         }
         for calls in &calls {
-            calls.go_on_until(left + Duration::from_secs(10)).await;
+            calls.go_on_until(left + AWAY).await;
         }
         database(come_back).await;
         for gateway in &fleet.gateways {
@@ -156,14 +144,12 @@ async fn calls_go_on_without_the_data_base() {
         }
         fleet.all_ready().await;
     }
-    fleet.try_deploy(1, &functions(2)).await.done();
+    fleet.try_deploy(1, &functions(lent::FUNCTIONS)).await.done();
 }
 
 #[tokio::test]
 async fn a_deployment_dies_with_its_gateway_and_changes_nothing() {
-    let _turn = turn().await;
-    let postgres = Postgres::start();
-    let mut fleet = two_gateways(1, &postgres).await;
+    let mut fleet = lent::two().await;
     let hello =
         project!("hello", { "index.js" => "exports.hello = (req, res) => res.send('one')" });
     fleet.deploy(&hello).await;

@@ -1,6 +1,6 @@
 //! Programs join and leave a gateway; a stranger does not.
 
-use super::{functions, turn};
+use super::{functions, lent, turn};
 use epsilon_e2e::{
     fleet::{Fleet, Plan},
     http::Call,
@@ -10,9 +10,7 @@ use rustix::process::Signal;
 
 #[tokio::test]
 async fn three_agents_and_a_builder_join_and_serve() {
-    let _turn = turn().await;
-    let fleet = Fleet::start(Plan::default()).await;
-    fleet.deploy(&functions(2)).await;
+    let fleet = lent::one().await;
     for name in ["f0", "f1"] {
         let answer = fleet.gateways[0].get(&format!("/{name}")).await.expect(200);
         assert!(answer.text().starts_with(name), "{answer}");
@@ -28,8 +26,7 @@ async fn three_agents_and_a_builder_join_and_serve() {
 
 #[tokio::test]
 async fn a_gateway_without_a_builder_says_so() {
-    let _turn = turn().await;
-    let mut fleet = Fleet::start(Plan { agents: 1, ..Plan::default() }).await;
+    let mut fleet = lent::one().await;
     fleet.builder.terminate().await;
     until("deployments are refused", SOON, async || {
         let deployment = fleet.try_deploy(0, &functions(1)).await;
@@ -60,17 +57,11 @@ async fn an_agent_keeps_its_id_and_its_instances_over_a_restart() {
 
 #[tokio::test]
 async fn sigterm_of_an_agent_is_a_drain() {
-    let _turn = turn().await;
-    let mut fleet = Fleet::start(Plan { agents: 2, ..Plan::default() }).await;
-    fleet.deploy(&functions(1)).await;
+    let mut fleet = lent::one().await;
     let mut long = Call::get("/f0/long").open(fleet.gateways[0].public()).await;
     assert_eq!(long.piece().await.unwrap().unwrap(), "begun ");
-    let home = until("a report tells of the call", SOON, async || {
-        let vms = fleet.gateways[0].admin("/v1/vms").await;
-        let home = vms.as_array().unwrap().iter().find(|vm| vm["calls_active"] == 1);
-        home.map(|vm| vm["id"].as_str().unwrap().to_owned()).ok_or(vms.clone())
-    })
-    .await;
+    let told = async || fleet.gateways[0].busy_vm().await;
+    let home = until("a report tells of the call", SOON, told).await;
     fleet.agent(&home).program.signal(Signal::TERM);
     until("the other VM takes its calls", SOON, async || {
         match Call::get("/f0").try_send(fleet.gateways[0].public()).await {
@@ -89,8 +80,7 @@ async fn sigterm_of_an_agent_is_a_drain() {
 
 #[tokio::test]
 async fn without_a_pass_an_agent_says_nothing() {
-    let _turn = turn().await;
-    let fleet = Fleet::start(Plan { agents: 1, ..Plan::default() }).await;
+    let fleet = lent::one().await;
     let agent = fleet.agents[0].program.addresses()[0];
     for path in ["/v1/reports", "/v1/logs/f0", "/", "/f0"] {
         let answer = Call::get(path).header("x-epsilon-version", "f0@1").send(agent).await;

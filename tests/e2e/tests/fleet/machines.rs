@@ -2,13 +2,12 @@
 
 use super::{
     calls::{load, only_lost},
-    functions, turn,
+    functions, lent, turn,
 };
 use epsilon_e2e::{
     fleet::{Fleet, Plan},
     program::Launch,
 };
-use epsilon_store::testing::Postgres;
 use std::{
     fs,
     path::Path,
@@ -119,11 +118,7 @@ async fn a_gateways_clock_that_jumps_costs_no_call() {
 
 #[tokio::test]
 async fn gateways_are_restarted_in_turn_behind_a_balancer() {
-    let _turn = turn().await;
-    let postgres = Postgres::start();
-    let store = Some(postgres.database().await);
-    let mut fleet = Fleet::start(Plan { gateways: 2, agents: 2, store, ..Plan::default() }).await;
-    fleet.deploy(&functions(3)).await;
+    let mut fleet = lent::two().await;
     for (restarted, other) in [(0, 1), (1, 0)] {
         // The balancer sends new calls to the other one first, and here again as soon as it listens.
         let calls = load(&fleet.gateways[other], 3);

@@ -10,18 +10,24 @@ mod engines;
 mod faults;
 mod gateways;
 mod joining;
+mod lent;
 mod links;
 mod machines;
 mod routing;
 
 use epsilon_e2e::{project, project::Project};
-use std::sync::atomic::{AtomicU32, Ordering};
+use lent::Spare;
+use std::sync::{
+    LazyLock,
+    atomic::{AtomicU32, Ordering},
+};
 use tokio::sync::{Mutex, MutexGuard};
 
 /// One fleet at a time.
-static TURN: Mutex<()> = Mutex::const_new(());
+static TURN: LazyLock<Mutex<Spare>> = LazyLock::new(Mutex::default);
 
-async fn turn() -> MutexGuard<'static, ()> {
+/// The turn of a test with a fleet of its own.
+async fn turn() -> MutexGuard<'static, Spare> {
     TURN.lock().await
 }
 
