@@ -20,6 +20,7 @@ use crate::{
     git::GitHost,
     keys::{self, Doors, KeyError},
     observe::{fleet::FleetMetrics, metrics::Metrics},
+    retention::Retention,
     routes::Routes,
     sweep,
     sync::{self, Others, Sync, away::StoreWatch},
@@ -85,6 +86,7 @@ pub struct App {
     background: TaskTracker,
     sync: Sync,
     autoscaler: Autoscaler,
+    retention: Retention,
     members: Background,
     /// VMs that had joined before we started.
     known: usize,
@@ -175,6 +177,7 @@ impl App {
             queue: Queue::default(),
             limit: config.deploy_timeout,
             fetch_limit: config.fetch_timeout,
+            ceilings: config.ceilings,
         });
         let (ending, background) = (Ending::default(), TaskTracker::new());
         let members = Background::default();
@@ -228,6 +231,13 @@ impl App {
             background: background.clone(),
         };
         let hooks = Arc::new(Hooks::new(config.hooks, &config.data_dir, parts, registry)?);
+        let retention = Retention {
+            store: Arc::clone(&store),
+            fleet: Arc::clone(&fleet),
+            builders: Arc::clone(&deploys.builders),
+            me: signer.id().clone(),
+            keep: config.keep,
+        };
         let work = (ending.close.clone(), background.clone());
         let (data, max) = (&config.data_dir, config.max_source);
         let git = Arc::new(GitHost::new(config.git, data, max, Arc::clone(&deploys), work));
@@ -268,6 +278,7 @@ impl App {
             background,
             sync,
             autoscaler,
+            retention,
             members,
             known,
         })
@@ -285,8 +296,18 @@ impl App {
 
     /// Begins to serve. Needs a tokio runtime.
     pub fn spawn(self) -> Running {
-        let Self { public, control, calls, api, background, sync, autoscaler, members, known } =
-            self;
+        let Self {
+            public,
+            control,
+            calls,
+            api,
+            background,
+            sync,
+            autoscaler,
+            retention,
+            members,
+            known ,
+        } = self;
         let ending = public.ending.clone();
         let (fleet, close) = (Arc::clone(&api.fleet), ending.close.clone());
         let hooks = Arc::clone(&api.hooks);
@@ -296,6 +317,7 @@ impl App {
         }
         members.spawn(watch::tick(Arc::clone(&api.fleet)));
         members.spawn(sync.run());
+        members.spawn(retention.run());
         members.spawn(autoscaler.run(members.close.clone()));
         let warm = warm::keep(Arc::clone(&api.routes), Arc::clone(&api.fleet));
         background.spawn(ending.close.clone().run_until_cancelled_owned(warm));

@@ -4,11 +4,13 @@
 
 use crate::{
     autoscale::config as autoscale,
+    deploy::elsewhere::ceilings,
     call::{budget, place::bound::Balance},
     fleet::{breaker, health, member::Care},
+    retention::Keep,
+    traffic::config as traffic,
     git::config as git,
     webhook,
-    traffic::config as traffic,
 };
 use epsilon_api::{fleet, ids::ProjectName, units::Bytes, written};
 use epsilon_wire::tls;
@@ -17,9 +19,12 @@ use std::{
     borrow::Cow,
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
     path::PathBuf,
     time::Duration,
 };
+
+const KEEP_VERSIONS: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 
 /// The section `gateway:`, as written. Every key may be left out.
 #[derive(Clone, Debug, Deserialize)]
@@ -138,6 +143,15 @@ pub struct Settings {
     /// lives says something each 5 s.
     #[serde(deserialize_with = "written::duration")]
     pub builder_silence: Duration,
+    /// Newest versions of each function that are kept, and can serve again; older ones are removed with their images.
+    /// Default 10: some days of work to go back to. A version that serves or has a share of the calls stays in any case.
+    pub keep_versions: NonZeroU32,
+    /// How long an image stays after the last version that had it was removed. Default `10m`: whoever deletes a function or
+    /// fixes a deployment that failed, and deploys the same code again, finds it built.
+    #[serde(deserialize_with = "written::duration")]
+    pub image_grace: Duration,
+    /// What functions may have whose images were made elsewhere: a mapping of its own, see `gateway.ceilings` below.
+    pub ceilings: ceilings::Settings,
     /// How many VMs the fleet should have, and who makes them: a mapping of its own, see `gateway.autoscale` below.
     /// Default: nobody makes any; the wanted count is only shown.
     pub autoscale: autoscale::Settings,
@@ -193,6 +207,9 @@ impl Default for Settings {
             deploy_timeout: Duration::from_secs(30 * 60),
             fetch_timeout: Duration::from_secs(5 * 60),
             builder_silence: Duration::from_secs(30),
+            keep_versions: KEEP_VERSIONS,
+            image_grace: Duration::from_secs(10 * 60),
+            ceilings: ceilings::Settings::default(),
             autoscale: autoscale::Settings::default(),
             traffic: traffic::Settings::default(),
             git: git::Settings::default(),
@@ -227,6 +244,8 @@ pub struct Config {
     pub(crate) control_url: Option<String>,
     pub(crate) tls: Option<tls::Files>,
     pub(crate) members: MemberLimits,
+    pub(crate) keep: Keep,
+    pub(crate) ceilings: ceilings::Settings,
     pub(crate) autoscale: autoscale::Config,
     pub(crate) traffic: traffic::Config,
     pub(crate) git: git::Config,
@@ -368,6 +387,8 @@ impl Config {
         let git = git::Config::new(settings.git, settings.max_source)?;
         let hooks = webhook::config::Config::new(settings.hooks, settings.github)?;
         Ok(Self {
+            ceilings: settings.ceilings,
+            keep: Keep { versions: settings.keep_versions, grace: settings.image_grace },
             autoscale,
             traffic: traffic::Config::new(&settings.traffic)?,
             git,

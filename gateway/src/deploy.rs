@@ -3,14 +3,16 @@
 //!
 //! ```text
 //! queue by folder → build → queue by project → prepare → start new versions → activate → retire old ones
+//!            images made elsewhere ──▶┘
 //! ```
-//! `builders` (with `remote` and `archive`) says who builds, `start` which VMs hold what before calls come.
+//! `elsewhere` checks images that nobody builds here; `builders` (with `remote` and `archive`) says who builds, `start` which VMs hold what before calls come.
 //!
 //! Up to `activate` everything can be dropped at any point (the caller hung up, the time is over, the
 //! gateway stops) and the old versions have never stopped serving; from there on nothing is dropped.
 
 mod archive;
 pub(crate) mod builders;
+pub(crate) mod elsewhere;
 mod lease;
 pub(crate) mod queue;
 mod remote;
@@ -56,6 +58,26 @@ pub(crate) struct Push {
     pub(crate) project: Option<ProjectName>,
 }
 
+/// Where a deployment's images come from.
+pub(crate) enum Work {
+    /// They are built from what was pushed.
+    Push(Push),
+    /// They were made elsewhere; the document was checked.
+    Built(Built),
+}
+
+impl From<Push> for Work {
+    fn from(push: Push) -> Self {
+        Self::Push(push)
+    }
+}
+
+impl From<Built> for Work {
+    fn from(built: Built) -> Self {
+        Self::Built(built)
+    }
+}
+
 /// Carries out deployments.
 #[derive(Debug)]
 pub(crate) struct Deploys {
@@ -71,6 +93,8 @@ pub(crate) struct Deploys {
     pub(crate) limit: Duration,
     /// Longest that one VM may take to get an image.
     pub(crate) fetch_limit: Duration,
+    /// For what was built elsewhere.
+    pub(crate) ceilings: elsewhere::Ceilings,
 }
 
 /// Why a deployment changed nothing.
@@ -82,6 +106,12 @@ enum DeployError {
     OtherProject { named: ProjectName, pushed: ProjectName },
     #[error("the new versions are not ready")]
     NotReady(#[from] NotReady),
+    #[error("no VM has the image of `{function}` in its engine")]
+    NotThere {
+        function: FunctionName,
+        #[source]
+        cause: CallError,
+    },
     #[error("the versions could not be kept")]
     Store(#[source] StoreError),
     #[error("the deployment took longer than {0:?}")]
@@ -111,6 +141,12 @@ impl DeployError {
                 "IMAGE_UNREACHABLE",
                 format!("{err}: it lies in the engine of the builder's machine only"),
                 Some("give the builder a registry: `epsilon-builder --registry REF`".into()),
+            ),
+            Self::NotThere { .. } => ErrorBody::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "IMAGE_UNREACHABLE",
+                self.to_string(),
+                Some("push it to a registry and name it by digest, or load it into this machine's engine".into()),
             ),
             Self::Store(err) => crate::control::error::of_store(err).into_body(),
             Self::TookTooLong(limit) => ErrorBody::new(
@@ -150,10 +186,11 @@ impl Deploys {
     pub(crate) async fn run(
         &self,
         id: DeploymentId,
-        push: Push,
+        work: impl Into<Work>,
         story: Story,
         cancel: CancellationToken,
     ) {
+        let work = work.into();
         story.tell(DeployEvent::Accepted { deployment: id.clone() });
         let outcome = async {
             self.store
@@ -164,7 +201,7 @@ impl Deploys {
             let prepared = tokio::select! {
                 biased;
                 () = cancel.cancelled() => Err(DeployError::Cancelled),
-                done = tokio::time::timeout(self.limit, self.prepare(&id, push, &story)) => {
+                done = tokio::time::timeout(self.limit, self.prepare(&id, work, &story)) => {
                     done.unwrap_or(Err(DeployError::TookTooLong(self.limit)))
                 }
             }?;
@@ -199,9 +236,28 @@ impl Deploys {
     async fn prepare(
         &self,
         id: &DeploymentId,
-        push: Push,
+        work: Work,
         story: &Story,
     ) -> Result<Ready, DeployError> {
+        let is_ours = matches!(work, Work::Push(_));
+        let (built, by_folder) = match work {
+            Work::Push(push) => self.build(id, push, story).await?,
+            Work::Built(built) => (built, None),
+        };
+        let by_project = self.queue.wait(format!("project {}", built.project), story).await;
+        let lease = Lease::take(&self.store, &self.gateway, &built.project, story).await;
+        let lease = lease.map_err(DeployError::Store)?;
+        let prepared = self.number(id, &built, is_ours).await?;
+        let started = self.start(prepared, is_ours, story).await?;
+        Ok(Ready { started, _lease: lease, _turns: (by_folder, by_project) })
+    }
+
+    async fn build(
+        &self,
+        id: &DeploymentId,
+        push: Push,
+        story: &Story,
+    ) -> Result<(Built, Option<queue::Turn>), DeployError> {
         let by_folder = match &push.folder {
             Some(folder) => Some(self.queue.wait(format!("folder {folder}"), story).await),
             None => None,
@@ -217,32 +273,59 @@ impl Deploys {
         if let Some(pushed) = push.project.filter(|pushed| *pushed != built.project) {
             return Err(DeployError::OtherProject { named: built.project, pushed });
         }
-        let by_project = self.queue.wait(format!("project {}", built.project), story).await;
-        let lease = Lease::take(&self.store, &self.gateway, &built.project, story).await;
-        let lease = lease.map_err(DeployError::Store)?;
-        let started = self.start(id, &built, story).await?;
-        Ok(Ready { started, _lease: lease, _turns: (by_folder, by_project) })
+        Ok((built, by_folder))
+    }
+
+    /// Takes numbers for what changed. Images that were built for nothing may go some day.
+    async fn number(
+        &self,
+        id: &DeploymentId,
+        built: &Built,
+        is_ours: bool,
+    ) -> Result<Vec<Prepared>, DeployError> {
+        let err = match self.store.prepare(id, built, Timestamp::now()).await {
+            Ok(prepared) => return Ok(prepared),
+            Err(err) => err,
+        };
+        if is_ours {
+            let images: Vec<_> = built.functions.iter().map(|one| one.image.clone()).collect();
+            if let Err(err) = self.store.note_unneeded(&images, Timestamp::now()).await {
+                tracing::warn!(deployment = %id, error = %Chain(&err), "Its images stay where they are.");
+            }
+        }
+        Err(DeployError::Store(err))
     }
 
     async fn start(
         &self,
-        id: &DeploymentId,
-        built: &Built,
+        prepared: Vec<Prepared>,
+        is_ours: bool,
         story: &Story,
     ) -> Result<Started, DeployError> {
-        let prepared =
-            self.store.prepare(id, built, Timestamp::now()).await.map_err(DeployError::Store)?;
         let started = Started::new(prepared, Arc::clone(&self.fleet));
         let changed = started.changed();
         let new = changed.len();
         let began = story.begin(Step::Start, count(new, "new version"));
         let is_one_machine = self.builders.is_local() && self.fleet.members().len() == 1;
-        if !is_one_machine && changed.iter().any(|new| !start::is_in_a_registry(&new.image)) {
+        if is_ours
+            && !is_one_machine
+            && changed.iter().any(|new| !start::is_in_a_registry(&new.image))
+        {
             story.line(IN_ONE_ENGINE.into());
         }
-        let starter =
-            Starter { fleet: &self.fleet, story, is_one_machine, patience: self.fetch_limit };
-        try_join_all(changed.into_iter().map(|version| starter.ensure_ready(version))).await?;
+        let starter = Starter {
+            fleet: &self.fleet,
+            story,
+            is_here: is_ours && is_one_machine,
+            patience: self.fetch_limit,
+        };
+        let ready = try_join_all(changed.into_iter().map(|version| starter.ensure_ready(version)));
+        ready.await.map_err(|not_ready| match not_ready {
+            NotReady::OutOfReach { function, cause } if !is_ours => {
+                DeployError::NotThere { function, cause }
+            }
+            other => DeployError::NotReady(other),
+        })?;
         let healthy = if new == 0 { "nothing to start".into() } else { count(new, "instance") };
         story.done(Step::Start, healthy, began);
         Ok(started)

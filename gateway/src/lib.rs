@@ -31,6 +31,7 @@ mod fleet;
 mod git;
 mod keys;
 mod observe;
+mod retention;
 mod routes;
 mod sweep;
 mod sync;

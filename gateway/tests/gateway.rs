@@ -38,7 +38,7 @@ mod gateways;
 mod git;
 #[path = "gateway/raw.rs"]
 mod raw;
-#[path = "gateway/webhook.rs"]
-mod webhook;
 #[path = "gateway/traffic.rs"]
 mod traffic;
+#[path = "gateway/webhook.rs"]
+mod webhook;

@@ -6,7 +6,10 @@ use super::{
     logs::lines,
     query::{InPath, PAGING, Params, data, listed},
 };
-use crate::deploy::{Push, builders, story::Story};
+use crate::{
+    control::Control,
+    deploy::{Push, Work, builders, elsewhere, story::Story},
+};
 use axum::{
     Json,
     extract::{Request, State},
@@ -15,12 +18,14 @@ use axum::{
 use epsilon_api::{
     admin::{Data, DeploymentInfo},
     body,
-    build::BuildError,
+    build::{BuildError, BuildNews, Built},
     ids::DeploymentId,
+    units::Bytes,
 };
 use futures_util::StreamExt;
-use http::{StatusCode, Uri};
+use http::{HeaderMap, StatusCode, Uri, header::CONTENT_TYPE};
 use http_body::Body as _;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use std::sync::Arc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -48,9 +53,19 @@ pub(super) async fn detail(
     Ok(Json(data(control.deploys.info(deployment))))
 }
 
-/// `POST /v1/deployments?folder=NAME&only=F`: takes a tar.gz, answers with what happens. A client that
-/// hangs up cancels the deployment, unless its versions serve already.
+/// `POST /v1/deployments?folder=NAME&only=F`: takes a tar.gz, or as `application/json` a document of images made
+/// elsewhere; answers with what happens. A client that hangs up cancels the deployment, unless its versions serve
+/// already.
 pub(super) async fn create(State(control): Shared, request: Request) -> Result<Response, ApiError> {
+    let work = match is_json(request.headers()) {
+        true => built(&control, request).await?.into(),
+        false => push(&control, request)?.into(),
+    };
+    Ok(carry_out(&control, work))
+}
+
+/// A project to be built here.
+fn push(control: &Control, request: Request) -> Result<Push, ApiError> {
     let params = Params::read(request.uri(), &["folder", "only"])?;
     let folder: Option<String> = params.one("folder")?;
     if folder.as_ref().is_some_and(|folder| folder.len() > FOLDER_MAX) {
@@ -67,19 +82,56 @@ pub(super) async fn create(State(control): Shared, request: Request) -> Result<R
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", message)
             .hint("the operator's setting is `gateway.max_source`"));
     }
-    let push = Push { archive: body::boxed(request.into_body()), folder, only, project: None };
+    Ok(Push { archive: body::boxed(request.into_body()), folder, only, project: None })
+}
 
+/// Images that were made elsewhere: the JSON of [`Built`], as `epsilon build --json` prints it.
+async fn built(control: &Control, request: Request) -> Result<Built, ApiError> {
+    let only = Params::read(request.uri(), &["only"])?.all("only")?;
+    let body = Limited::new(request.into_body(), BuildNews::LONGEST_LINE).collect().await;
+    let body = body.map_err(|err| match err.downcast_ref::<LengthLimitError>() {
+        Some(_) => {
+            let most = Bytes(BuildNews::LONGEST_LINE as u64);
+            let message = format!("the document is larger than {most}");
+            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", message)
+        }
+        None => {
+            let message = "the upload broke off before the document's end";
+            ApiError::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", message)
+        }
+    })?;
+    let refused = |message: String| {
+        unprocessable("BUILT_INVALID", message)
+            .hint("`epsilon build --json` prints a document that is taken")
+    };
+    let text = body.to_bytes();
+    let mut json = serde_json::Deserializer::from_slice(&text);
+    let built: Built = serde_path_to_error::deserialize(&mut json)
+        .map_err(|err| refused(format!("the document cannot be read: {err}")))?;
+    json.end().map_err(|err| refused(format!("the document cannot be read: {err}")))?;
+    let has_engine = control.deploys.builders.is_local();
+    elsewhere::checked(built, &only, &control.deploys.ceilings, has_engine)
+        .map_err(|err| refused(format!("the document cannot be deployed: {err}")))
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    kind.eq_ignore_ascii_case("application/json")
+}
+
+fn carry_out(control: &Control, work: Work) -> Response {
     let (story, reader) = Story::new(Arc::clone(&control.deploys.metrics));
     let cancel = control.close.child_token();
     let hung_up = cancel.clone().drop_guard();
     let deploys = Arc::clone(&control.deploys);
     control.background.spawn(async move {
-        deploys.run(DeploymentId::random(), push, story, cancel).await;
+        deploys.run(DeploymentId::random(), work, story, cancel).await;
     });
-    Ok(lines(ReceiverStream::new(reader).map(move |event| {
+    lines(ReceiverStream::new(reader).map(move |event| {
         let _ = &hung_up; // dropped with the answer's body
         event
-    })))
+    }))
 }
 
 fn no_builder() -> ApiError {

@@ -7,9 +7,10 @@ use epsilon_api::{
     build::{BuildError, BuildEvent, BuildJob, BuildOrder, Builder, Built},
     chain::Chain,
     fleet::{Join, MemberKind},
+    function::ImageRef,
     ids::VmId,
 };
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use http::StatusCode;
 use parking_lot::Mutex;
 use std::{
@@ -121,6 +122,26 @@ impl Builders {
             (one.is_silent.load(Relaxed), one.at_work.load(Relaxed), hasher.finish())
         });
         joined
+    }
+
+    /// Every builder takes the image away from where it put it. Says whether all of them did.
+    pub(crate) async fn remove(&self, image: &ImageRef) -> bool {
+        if let Some(local) = &self.local {
+            let removed = local.remove(image.clone()).await;
+            let told = removed.inspect_err(|err| {
+                tracing::warn!(image = %image, error = %Chain(err), "An image was not removed.");
+            });
+            return told.is_ok();
+        }
+        let joined = self.joined.lock().clone();
+        let removals = joined.iter().map(async |one| {
+            let removed = one.remote.remove(image).await;
+            let told = removed.inspect_err(|err| {
+                tracing::warn!(image = %image, builder = %one.join.id, error = %Chain(err), "An image was not removed.");
+            });
+            told.is_ok()
+        });
+        join_all(removals).await.into_iter().all(|is_removed| is_removed)
     }
 
     async fn build_away(&self, job: BuildJob) -> Result<Built, BuildError> {

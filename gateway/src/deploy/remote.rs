@@ -8,9 +8,10 @@ use crate::fleet::{
 };
 use epsilon_api::{
     body::{BodyTooLarge, CallBody},
-    build::{BuildError, BuildLog, BuildNews, BuildOrder, Built},
+    build::{BuildError, BuildLog, BuildNews, BuildOrder, Built, REMOVE_PATH},
     chain::Chain,
     error::ErrorEnvelope,
+    function::ImageRef,
     ids::VmId,
 };
 use futures_util::StreamExt;
@@ -69,6 +70,20 @@ impl Remote {
                 None => self.lost(&trouble),
             })
         }))
+    }
+
+    /// Has it take an image away from where it put it. Bounded by its silence.
+    pub(super) async fn remove(&self, image: &ImageRef) -> Result<(), Trouble> {
+        self.link.renew_pass();
+        let work = async {
+            let order = serde_json::to_vec(image).map_err(|err| Trouble::Odd(err.to_string()))?;
+            let answer = self.link.ask(Method::POST, REMOVE_PATH, order).await?;
+            match answer.status() {
+                status if status.is_success() => Ok(()),
+                status => Err(Trouble::Odd(format!("{status} to {REMOVE_PATH}"))),
+            }
+        };
+        timeout(self.silence, work).await.unwrap_or(Err(Trouble::Silent(self.silence)))
     }
 
     async fn open(&self, order: &BuildOrder, body: CallBody) -> Result<Kept, NotTaken> {

@@ -37,7 +37,7 @@ pub(super) struct Starter<'a> {
     pub(super) fleet: &'a Fleet,
     pub(super) story: &'a Story,
     /// The one VM there is shares its engine with the builder: its start finds the image there.
-    pub(super) is_one_machine: bool,
+    pub(super) is_here: bool,
     /// Longest that one VM may take to get an image, before it is left out.
     pub(super) patience: Duration,
 }
@@ -46,8 +46,7 @@ impl Starter<'_> {
     /// Some VM has an instance of it, and the next one at least the image, if it can be had.
     pub(super) async fn ensure_ready(self, version: Arc<Version>) -> Result<(), NotReady> {
         let order = self.order(&version.function);
-        let holders =
-            if self.is_one_machine { order } else { self.spread(&order, &version).await? };
+        let holders = if self.is_here { order } else { self.spread(&order, &version).await? };
         let mut last = every_vm_drains(&version);
         for holder in holders {
             match holder.vm.ensure_ready(Arc::clone(&version)).await {
@@ -153,7 +152,7 @@ mod tests {
         let starter = Starter {
             fleet: &fleet,
             story: &story,
-            is_one_machine: image == UP,
+            is_here: image == UP,
             patience: Duration::from_millis(50),
         };
         let order = starter.order(&version.function);

@@ -22,16 +22,16 @@ use arc_swap::ArcSwap;
 use epsilon_api::{
     error::CallError,
     fleet::{Join, Refusal},
-    function::Version,
+    function::{ImageRef, Version},
     headers::REFUSAL,
     ids::{FunctionName, VersionId},
     log::{LogQuery, LogRecord},
     units::Bytes,
-    vm::{Answer, Call, Vm, VmState, VmStatus},
+    vm::{Answer, Call, ImageRemoval, Vm, VmState, VmStatus},
 };
 use epsilon_wire::together::Together;
 use futures_util::{
-    FutureExt, StreamExt,
+    FutureExt, StreamExt, TryFutureExt,
     future::BoxFuture,
     stream::{self, BoxStream},
 };
@@ -51,6 +51,8 @@ use told::Told;
 
 /// A refusal is a code and a few words; an error of user code may be a stack.
 const LONGEST_REFUSAL: usize = 256 << 10;
+/// An order that is answered.
+const REMOVE_IMAGE: &str = "/v1/images/remove";
 /// Agents cut a line of a log at 16 KiB.
 const LONGEST_LOG_LINE: usize = 256 << 10;
 
@@ -201,6 +203,24 @@ impl Vm for Remote {
 
     fn fetch(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>> {
         self.bring("/v1/fetch", version).boxed()
+    }
+
+    fn remove_image(&self, image: ImageRef) -> BoxFuture<'_, Result<ImageRemoval, CallError>> {
+        let work = async move {
+            let response = self.link.ask(Method::POST, REMOVE_IMAGE, json(&image)?).await?;
+            let status = response.status();
+            if !status.is_success() {
+                return Err(Trouble::Odd(format!("{status} to {REMOVE_IMAGE}")));
+            }
+            let text = link::text(response.into_body(), LONGEST_REFUSAL).await?;
+            serde_json::from_slice(&text).map_err(|err| Trouble::Odd(err.to_string()))
+        };
+        let limit = self.patience.order;
+        let removal = timeout(limit, work);
+        removal
+            .map(move |done| done.unwrap_or(Err(Trouble::Silent(limit))))
+            .map_err(|trouble| CallError::Internal(Box::new(trouble)))
+            .boxed()
     }
 
     fn forget(&self, function: &FunctionName) {

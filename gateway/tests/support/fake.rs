@@ -13,7 +13,7 @@ use epsilon_api::{
     },
     log::{Level, LogQuery, LogRecord},
     units::{Bytes, MilliCores},
-    vm::{Answer, Call, InstanceStatus, Spent, Vm, VmState, VmStatus},
+    vm::{Answer, Call, ImageRemoval, InstanceStatus, Spent, Vm, VmState, VmStatus},
 };
 use futures_util::{
     StreamExt,
@@ -65,6 +65,9 @@ pub(crate) struct FakeVm {
     pub(crate) trouble: Mutex<Option<Trouble>>,
     pub(crate) retired: Mutex<Vec<VersionId>>,
     pub(crate) forgotten: Mutex<Vec<FunctionName>>,
+    /// Images that it was told to remove, and whether something uses them.
+    pub(crate) removed: Mutex<Vec<ImageRef>>,
+    pub(crate) uses_images: AtomicBool,
     /// What happens inside of `retire`, before it is noted.
     pub(crate) on_retire: Mutex<Option<Hook>>,
     /// One permit lets one `ensure_ready` end.
@@ -103,6 +106,8 @@ impl FakeVm {
             trouble: Mutex::default(),
             retired: Mutex::default(),
             forgotten: Mutex::default(),
+            removed: Mutex::default(),
+            uses_images: AtomicBool::new(false),
             on_retire: Mutex::default(),
             gate: Semaphore::new(1000),
             active: Arc::default(),
@@ -195,6 +200,13 @@ impl Vm for FakeVm {
                 Some(Trouble::NoStart) | None => Ok(()),
             }
         })
+    }
+
+    fn remove_image(&self, image: ImageRef) -> BoxFuture<'_, Result<ImageRemoval, CallError>> {
+        self.removed.lock().unwrap().push(image);
+        let is_used = self.uses_images.load(SeqCst);
+        let removal = if is_used { ImageRemoval::InUse } else { ImageRemoval::Gone };
+        Box::pin(std::future::ready(Ok(removal)))
     }
 
     fn forget(&self, function: &FunctionName) {

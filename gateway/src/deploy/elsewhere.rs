@@ -1,0 +1,224 @@
+//! Images made elsewhere, by `epsilon build` or a pipeline of somebody's own: what a builder of ours would have checked
+//! is checked here before anything begins. Whether the images can be had, the VMs say when they fetch them.
+//!
+//! Pure. Called by the control API; the rest of the deployment is `deploy.rs`, as for a pushed project.
+
+pub(crate) mod ceilings;
+
+pub(crate) use ceilings::Settings as Ceilings;
+use epsilon_api::{
+    build::{Built, BuiltFunction},
+    function::{FunctionSpec, ImageRef, Runtime},
+    ids::FunctionName,
+    suggest::nearest,
+};
+use std::{collections::BTreeSet, fmt, time::Duration};
+
+/// Names of variables that belong to the platform.
+const RESERVED_PREFIX: &str = "EPSILON_";
+const RESERVED: &str = "PORT";
+/// Most bytes of one function's environment, as for projects.
+const LARGEST_ENV: usize = 64 << 10;
+/// Longest name of an image or a file.
+const LONGEST_NAME: usize = 512;
+
+/// What is wrong with a document of images. For whoever made it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refused {
+    /// Nothing to deploy.
+    #[error("it names no functions")]
+    Empty,
+    /// Too much of it.
+    #[error("it names {0} functions; the operator's ceiling is {1}")]
+    TooMany(usize, usize),
+    /// One name for two.
+    #[error("it names `{0}` twice")]
+    Twice(FunctionName),
+    /// `--only` names what is not there.
+    #[error("it does not name `{0}`{1}")]
+    NotThere(FunctionName, Nearest),
+    /// A setting or an image of one function.
+    #[error("`{function}`: {key} {what}")]
+    Bad {
+        /// Which.
+        function: FunctionName,
+        /// The key, in backticks.
+        key: &'static str,
+        /// Completes the sentence.
+        what: String,
+    },
+}
+
+/// The name that was meant, perhaps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Nearest(Option<String>);
+
+impl fmt::Display for Nearest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(name) => write!(f, "; it names `{name}`"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Checks a document and leaves in it what `only` names; everything when that is empty. With `has_engine` images may lie
+/// in the engine of this machine, else they have to be in a registry.
+pub(crate) fn checked(
+    mut built: Built,
+    only: &[FunctionName],
+    ceilings: &Ceilings,
+    has_engine: bool,
+) -> Result<Built, Refused> {
+    if built.functions.is_empty() {
+        return Err(Refused::Empty);
+    }
+    if built.functions.len() > ceilings.max_functions {
+        return Err(Refused::TooMany(built.functions.len(), ceilings.max_functions));
+    }
+    let mut names = BTreeSet::new();
+    for function in &built.functions {
+        if !names.insert(function.name.clone()) {
+            return Err(Refused::Twice(function.name.clone()));
+        }
+        check(function, ceilings, has_engine).map_err(|(key, what)| Refused::Bad {
+            function: function.name.clone(),
+            key,
+            what,
+        })?;
+    }
+    for name in only {
+        if !names.contains(name) {
+            let near = nearest(name.as_str(), names.iter().map(FunctionName::as_str));
+            return Err(Refused::NotThere(name.clone(), Nearest(near.map(str::to_owned))));
+        }
+    }
+    if !only.is_empty() {
+        built.functions.retain(|function| only.contains(&function.name));
+    }
+    built.functions.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(built)
+}
+
+type Wrong = (&'static str, String);
+
+fn check(function: &BuiltFunction, ceilings: &Ceilings, has_engine: bool) -> Result<(), Wrong> {
+    image(&function.image, has_engine)?;
+    let FunctionSpec {
+        runtime,
+        entry,
+        export,
+        signature: _,
+        timeout,
+        memory,
+        cpu,
+        concurrency,
+        min_instances,
+        max_instances,
+        idle_timeout,
+        env: _,
+        network: _,
+        idempotent: _,
+    } = &function.spec;
+    match runtime {
+        Runtime::Node => {
+            for (key, text) in [("`entry`", entry), ("`export`", export)] {
+                let is_name = !text.is_empty()
+                    && text.len() <= LONGEST_NAME
+                    && !text.chars().any(char::is_control);
+                ensure(is_name, key, || "must be a name".into())?;
+            }
+        }
+        Runtime::Container => {}
+    }
+    within("`timeout_ms`", *timeout, Duration::from_millis(1), ceilings.max_timeout)?;
+    within("`idle_timeout_ms`", *idle_timeout, Duration::ZERO, ceilings.max_idle_timeout)?;
+    ensure(*memory >= ceilings.min_memory, "`memory_bytes`", || {
+        format!("must be at least {}", ceilings.min_memory)
+    })?;
+    ensure(*memory <= ceilings.max_memory, "`memory_bytes`", || {
+        format!("is more than the operator's ceiling of {}", ceilings.max_memory)
+    })?;
+    ensure(cpu.0 > 0, "`cpu_millicores`", || "must be at least 1".into())?;
+    at_most("`cpu_millicores`", cpu.0, ceilings.max_cpu.0)?;
+    at_most("`concurrency`", concurrency.get(), ceilings.max_concurrency)?;
+    at_most("`max_instances`", max_instances.get(), ceilings.max_instances)?;
+    ensure(*min_instances <= max_instances.get(), "`min_instances`", || {
+        format!("is more than `max_instances` ({max_instances})")
+    })?;
+    environment(&function.spec)
+}
+
+fn ensure(holds: bool, key: &'static str, what: impl FnOnce() -> String) -> Result<(), Wrong> {
+    if holds { Ok(()) } else { Err((key, what())) }
+}
+
+fn at_most(key: &'static str, value: u32, most: u32) -> Result<(), Wrong> {
+    ensure(value <= most, key, || format!("is more than the operator's ceiling of {most}"))
+}
+
+fn within(
+    key: &'static str,
+    value: Duration,
+    least: Duration,
+    most: Duration,
+) -> Result<(), Wrong> {
+    ensure(value >= least, key, || format!("must be at least {}", least.as_millis()))?;
+    ensure(value <= most, key, || {
+        format!("is more than the operator's ceiling of {}", humantime::format_duration(most))
+    })
+}
+
+fn environment(spec: &FunctionSpec) -> Result<(), Wrong> {
+    const KEY: &str = "`env`";
+    let mut bytes = 0;
+    for (name, value) in &spec.env {
+        let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        let is_name = starts_well && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        ensure(is_name, KEY, || {
+            format!("has {name:?}; a name is letters, digits and `_`, no digit first")
+        })?;
+        let is_free = !name.starts_with(RESERVED_PREFIX) && name != RESERVED;
+        ensure(is_free, KEY, || format!("sets `{name}`, which belongs to the platform"))?;
+        ensure(!value.contains('\0'), KEY, || format!("has a zero byte in `{name}`"))?;
+        bytes += name.len() + value.len();
+    }
+    ensure(bytes <= LARGEST_ENV, KEY, || format!("is longer than {} KiB", LARGEST_ENV >> 10))
+}
+
+fn image(image: &ImageRef, has_engine: bool) -> Result<(), Wrong> {
+    const KEY: &str = "`image`";
+    ensure(is_digest(&image.digest), KEY, || {
+        "must have a `digest` of the form `sha256:` and 64 hexadecimal digits".into()
+    })?;
+    let name = &image.reference;
+    let is_name = name.len() <= LONGEST_NAME
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[')
+        && !name.contains("..")
+        && !name.contains("//")
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-/:@[]".contains(&b));
+    ensure(is_name, KEY, || format!("is {name:?}, which no registry and no engine takes"))?;
+    match name.split_once('@') {
+        Some((repository, digest)) => {
+            let is_whole = repository.contains('/') && is_digest(digest);
+            ensure(is_whole, KEY, || {
+                format!("is `{name}`; write `host/path@sha256:…` with 64 hexadecimal digits")
+            })
+        }
+        None => ensure(has_engine, KEY, || {
+            format!(
+                "is `{name}`, in one machine's engine; VMs of a fleet need it in a registry, by digest \
+                 (`host/path@sha256:…`)"
+            )
+        }),
+    }
+}
+
+fn is_digest(text: &str) -> bool {
+    text.strip_prefix("sha256:").is_some_and(|hex| {
+        hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'))
+    })
+}
+
+#[cfg(test)]
+mod tests;

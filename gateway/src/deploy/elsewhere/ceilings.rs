@@ -1,0 +1,51 @@
+//! What an operator lets functions have whose images were made elsewhere: the mapping `gateway.ceilings`. Projects that
+//! are built here are held to the same limits by their builder (`builder.max_…`), which reads their settings.
+
+use epsilon_api::{
+    units::{Bytes, MilliCores},
+    written,
+};
+use serde::Deserialize;
+use std::time::Duration;
+
+/// The mapping as written, and as it holds. Every key may be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Largest `timeout`. Default `15m`, as long as anyone should hold a connection open.
+    #[serde(deserialize_with = "written::duration")]
+    pub max_timeout: Duration,
+    /// Largest `idleTimeout`. Default `24h`.
+    #[serde(deserialize_with = "written::duration")]
+    pub max_idle_timeout: Duration,
+    /// Smallest `memory`. Default `32MiB`: the Node runtime alone does not start below.
+    #[serde(deserialize_with = "written::text")]
+    pub min_memory: Bytes,
+    /// Largest `memory`. Default `8GiB`.
+    #[serde(deserialize_with = "written::text")]
+    pub max_memory: Bytes,
+    /// Largest `cpu`, in cores. Default `16`.
+    #[serde(deserialize_with = "written::cores")]
+    pub max_cpu: MilliCores,
+    /// Largest `concurrency`. Default 1,000.
+    pub max_concurrency: u32,
+    /// Largest `maxInstances`. Default 1,000.
+    pub max_instances: u32,
+    /// Functions in one document. Default 200.
+    pub max_functions: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_timeout: Duration::from_secs(15 * 60),
+            max_idle_timeout: Duration::from_secs(24 * 60 * 60),
+            min_memory: Bytes::mib(32),
+            max_memory: Bytes::mib(8 << 10),
+            max_cpu: MilliCores(16_000),
+            max_concurrency: 1000,
+            max_instances: 1000,
+            max_functions: 200,
+        }
+    }
+}
