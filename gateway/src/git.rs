@@ -38,8 +38,14 @@ use crate::deploy::{
 use command::{Git, GitError};
 use config::Config;
 use epsilon_api::{ids::ProjectName, units::Bytes};
+use parking_lot::Mutex;
 use repository::{Repositories, Repository, RepositoryError};
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -51,6 +57,8 @@ pub(crate) struct GitHost {
     repositories: Repositories,
     /// Pushes of one project go one after another.
     turns: Queue,
+    /// Where a push left each project, and when.
+    before: Mutex<HashMap<ProjectName, (Instant, String)>>,
     places: Arc<Semaphore>,
     deploys: Arc<Deploys>,
     max_source: Bytes,
@@ -95,7 +103,18 @@ impl GitHost {
         let repositories = Repositories::new(data, Arc::clone(&git), branch, lookup);
         let places = Arc::new(Semaphore::new(config.max_requests));
         let turns = Queue::default();
-        Self { config, git, repositories, turns, places, deploys, max_source, close, background }
+        Self {
+            config,
+            git,
+            repositories,
+            turns,
+            before: Mutex::default(),
+            places,
+            deploys,
+            max_source,
+            close,
+            background,
+        }
     }
 
     /// The right to run one git; given back when it ended.
@@ -121,10 +140,27 @@ impl GitHost {
         drop(self.turn(project, &story).await);
     }
 
+    /// A push left the project at this commit.
+    fn left(&self, project: &ProjectName, commit: &str) {
+        let mut before = self.before.lock();
+        before.retain(|_, (when, _)| when.elapsed() < LATELY);
+        before.insert(project.clone(), (Instant::now(), commit.to_owned()));
+    }
+
+    /// For the next pusher: who was a moment ago, if anybody. git has waited without a word until that push had ended.
+    fn lately(&self, project: &ProjectName) -> Option<String> {
+        let before = self.before.lock();
+        let (when, commit) = before.get(project).filter(|(when, _)| when.elapsed() < LATELY)?;
+        let seconds = when.elapsed().as_secs();
+        Some(format!("this push comes after another one, of {commit}, that ended {seconds} s ago"))
+    }
+
     fn known(&self, project: &ProjectName) -> Result<Repository, Refused> {
         self.repositories.get(project).ok_or_else(|| Refused::Unknown(project.clone()))
     }
 }
 
+/// How long a pusher is told of the one before.
+const LATELY: Duration = Duration::from_secs(60);
 /// What git may take to end once all was said.
 const ENDING: Duration = Duration::from_secs(60);

@@ -43,7 +43,8 @@ const LONGEST: u64 = 1 << 20;
 /// Writes the hook, whatever is there, by way of a file of this name. Says whether it can be run.
 pub(super) fn install(folder: &Path, half: &str) -> io::Result<bool> {
     let hook = folder.join("pre-receive");
-    if !fs::read(&hook).is_ok_and(|text| text == SCRIPT.as_bytes()) {
+    let can_run = || accessat(CWD, &hook, Access::EXEC_OK, AtFlags::empty()).is_ok();
+    if !fs::read(&hook).is_ok_and(|text| text == SCRIPT.as_bytes()) || !can_run() {
         fs::create_dir_all(folder)?;
         let half = folder.join(half);
         let mut options = fs::OpenOptions::new();
@@ -51,7 +52,7 @@ pub(super) fn install(folder: &Path, half: &str) -> io::Result<bool> {
         io::Write::write_all(&mut file?, SCRIPT.as_bytes())?;
         fs::rename(&half, &hook)?;
     }
-    Ok(accessat(CWD, &hook, Access::EXEC_OK, AtFlags::empty()).is_ok())
+    Ok(can_run())
 }
 
 /// The folder of one push; gone with the value.
@@ -195,6 +196,18 @@ mod tests {
             let printed = String::from_utf8(ended.stderr).unwrap();
             assert_eq!(printed, "  building\n\na \\n 100% $HOME `id`\naccept\n");
         }
+    }
+
+    #[test]
+    fn a_hook_that_is_not_ours_or_cannot_run_is_written_again() {
+        let lab = Lab::new();
+        let folder = lab.script.parent().unwrap();
+        let mode = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+        fs::set_permissions(&lab.script, mode(0o644)).unwrap();
+        assert!(install(folder, ".new-2").unwrap());
+        fs::write(&lab.script, "#!/bin/sh\nexit 0\n").unwrap();
+        assert!(install(folder, ".new-3").unwrap());
+        assert_eq!(fs::read_to_string(&lab.script).unwrap(), SCRIPT);
     }
 
     #[tokio::test]

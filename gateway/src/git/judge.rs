@@ -148,7 +148,7 @@ impl Judge<'_> {
             Plan::Keep(notes) => (None, notes),
             Plan::Deploy(update, notes) => (Some(update), notes),
         };
-        notes.into_iter().for_each(|note| story.line(note));
+        self.host.lately(self.project).into_iter().chain(notes).for_each(|note| story.line(note));
         let Some(update) = update else { return Ok(Next::Keep) };
         let commit = self.repository.commit(&update.new, quarantine).await.map_err(told)?;
         let commit = commit.ok_or_else(|| format!("{} is no commit", update.shown()))?;

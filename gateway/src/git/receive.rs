@@ -135,6 +135,9 @@ impl GitHost {
             () = hang_up => return Ok(()),
         };
         if let Some((judged, _turn)) = judged {
+            if let Judged::Deployed(update) = &judged {
+                self.left(&project, update.new.short());
+            }
             judged.settle(&repository).await;
             let tidied = repository.tidy(self.config.timeout).await;
             if let Err(err) = tidied {

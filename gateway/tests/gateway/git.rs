@@ -534,7 +534,8 @@ async fn a_push_that_comes_while_another_is_at_work_comes_after_it() {
     let second = Pushing::start(&dev, &world, &["main"]);
     world.builder.gate.add_permits(2);
     first.end().await.fine();
-    second.end().await.fine();
+    let text = second.end().await.fine();
+    assert!(text.contains("this push comes after another one, of"), "{text}");
     assert_eq!(world.get("/hello").await.body, "2");
     assert_eq!(at(&world, "refs/heads/main").await, Some(dev.head().await));
 }
