@@ -11,20 +11,17 @@ use epsilon_e2e::{
     engine::{Container, ask},
     fleet::{self, Fleet},
     http::{Call, Connection, Target},
-    load::Load,
+    load::{Loads, Tally},
     project,
-    wait::{SOON, until},
 };
-use std::{
-    collections::BTreeMap,
-    fmt::Write,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, fmt::Write, time::Instant};
 
 /// Functions that Zipf callers call.
 const FUNCTIONS: usize = 30;
 /// Calls of the routing measurement.
 const CALLS: usize = 6_000;
+/// How often an agent is ended, and how often one is killed.
+const ROUNDS: usize = 3;
 
 /// Measures all of it; the section as markdown.
 pub(crate) async fn section(plan: Plan) -> String {
@@ -35,8 +32,8 @@ pub(crate) async fn section(plan: Plan) -> String {
     hop(&fleet, plan, &mut out).await;
     writeln!(out, "\n| what | figure |\n|---|---|").unwrap();
     routing(&fleet, &mut out).await;
-    drain(&mut fleet, &mut out).await;
-    kill(&mut fleet, &mut out).await;
+    lose(&mut fleet, "ends by SIGTERM", End::Drain, &mut out).await;
+    lose(&mut fleet, "is killed (-9)", End::Kill, &mut out).await;
     out
 }
 
@@ -55,29 +52,42 @@ fn code() -> String {
     code
 }
 
-/// Gateway → agent over TCP → container, beside the container alone.
+/// Gateway → agent over TCP → container, beside the container alone and as many hops of a plain proxy.
 async fn hop(fleet: &Fleet, plan: Plan, out: &mut String) {
     let public = fleet.gateways[0].public();
     Call::get("/warm").send(public).await.expect(200);
-    let socket = the_instance("warm").await.sockets().join("calls.sock");
-    let haproxy = Haproxy::start(&socket).await;
+    let socket = the_instance(fleet, "warm").await.sockets().join("calls.sock");
+    let near = Haproxy::start(&format!("unix@{}", socket.display())).await;
+    let far = match &near {
+        Some(near) => Haproxy::start(&near.address().to_string()).await,
+        None => None,
+    };
+    let mut proxies = Vec::new();
     let mut ways: Vec<Way<'_>> = vec![
         ("the container's socket", Target::Unix(socket), "/"),
         ("gateway → agent → container", public.into(), "/warm"),
     ];
-    if let Some(haproxy) = &haproxy {
-        ways.push(("HAProxy (one hop)", haproxy.target(), "/"));
+    for (name, haproxy) in [("HAProxy → container", near), ("HAProxy → HAProxy → container", far)]
+    {
+        ways.extend(haproxy.as_ref().map(|haproxy| (name, haproxy.address().into(), "/")));
+        proxies.extend(haproxy);
     }
     report::warm_rows(&compare(&ways, plan).await, out);
 }
 
-/// The only running container of a function.
-async fn the_instance(function: &str) -> Container {
-    let label = format!("label=epsilon.function={function}");
-    let id = ask(&["ps", "-q", "--no-trunc", "--filter", &label]).await;
-    let inspect = ask(&["inspect", &id]).await;
-    let inspect: serde_json::Value = serde_json::from_str(&inspect).unwrap();
-    Container { id, inspect: inspect[0].clone() }
+/// The only running container of a function of this fleet.
+async fn the_instance(fleet: &Fleet, function: &str) -> Container {
+    let function = format!("label=epsilon.function={function}");
+    for agent in &fleet.agents {
+        let vm = format!("label=epsilon.vm={}", agent.id());
+        let id = ask(&["ps", "-q", "--no-trunc", "--filter", &function, "--filter", &vm]).await;
+        if !id.is_empty() {
+            let inspect = ask(&["inspect", &id]).await;
+            let inspect: serde_json::Value = serde_json::from_str(&inspect).unwrap();
+            return Container { id, inspect: inspect[0].clone() };
+        }
+    }
+    panic!("no VM runs it");
 }
 
 /// Zipf calls, one at a time on eight connections.
@@ -139,39 +149,48 @@ async fn served(fleet: &Fleet) -> BTreeMap<String, f64> {
     served
 }
 
-async fn drain(fleet: &mut Fleet, out: &mut String) {
-    let victim = busiest(fleet).await;
-    let loads = load(fleet);
-    more(&loads, 2_000).await;
-    let began = Instant::now();
-    fleet.agent(&victim).program.terminate().await;
-    let took = began.elapsed();
-    more(&loads, 2_000).await;
-    let (good, bad, slowest) = stop(loads).await;
-    writeln!(
-        out,
-        "| an agent ends by SIGTERM under load ({took:.1?} until its process is gone) | {good} calls answered, {bad} lost, \
-         slowest {slowest:.0?} |"
-    )
-    .unwrap();
-    fleet.agent(&victim).program.start_again().await;
-    fleet.all_ready().await;
+/// How a VM is lost.
+#[derive(Clone, Copy)]
+enum End {
+    Drain,
+    Kill,
 }
 
-async fn kill(fleet: &mut Fleet, out: &mut String) {
-    let victim = busiest(fleet).await;
-    let loads = load(fleet);
-    more(&loads, 2_000).await;
-    fleet.agent(&victim).program.kill().await;
-    let killed = Instant::now();
-    fleet.gateways[0].sees(&victim, "out").await;
-    let seen = killed.elapsed();
-    more(&loads, 4_000).await;
-    let (good, bad, slowest) = stop(loads).await;
+/// One agent after the other ends under load, and is started again.
+async fn lose(fleet: &mut Fleet, what: &str, how: End, out: &mut String) {
+    eprintln!("an agent {what}, {ROUNDS} times …");
+    let (mut all, mut times) = (Tally::default(), Vec::new());
+    for _ in 0..ROUNDS {
+        let victim = busiest(fleet).await;
+        let paths = (0..FUNCTIONS).map(|index| format!("/f{index}"));
+        let loads = Loads::start(fleet.gateways[0].public(), paths, 1);
+        loads.more(2_000).await;
+        let began = Instant::now();
+        match how {
+            End::Drain => {
+                fleet.agent(&victim).program.terminate().await;
+            }
+            End::Kill => {
+                fleet.agent(&victim).program.kill().await;
+                fleet.gateways[0].sees(&victim, "out").await;
+            }
+        }
+        times.push(began.elapsed().as_secs_f64());
+        loads.more(2_000).await;
+        all.merge(loads.stop().await);
+        fleet.agent(&victim).program.start_again().await;
+        fleet.all_ready().await;
+    }
+    let until = match how {
+        End::Drain => "its process is gone",
+        End::Kill => "it is out of the ring",
+    };
+    let median = report::median(times) * 1e3;
+    let (good, lost, slowest) = (all.of(200), all.lost(), all.slowest);
     writeln!(
         out,
-        "| an agent is killed (-9) under load: out of the ring after {seen:.0?} | {good} calls answered, {bad} lost, slowest \
-         {slowest:.0?} |"
+        "| an agent {what} under load, {ROUNDS} times: until {until} | {median:.0} ms; {good} calls answered, {lost} lost, \
+         slowest {slowest:.1?} |"
     )
     .unwrap();
 }
@@ -182,32 +201,6 @@ async fn busiest(fleet: &Fleet) -> String {
     let vms = vms.as_array().unwrap();
     let most = vms.iter().max_by_key(|vm| vm["instances"].as_array().unwrap().len()).unwrap();
     most["id"].as_str().unwrap().to_owned()
-}
-
-fn load(fleet: &Fleet) -> Vec<Load> {
-    let public = fleet.gateways[0].public();
-    (0..FUNCTIONS).map(|index| Load::start(public, &format!("/f{index}"), 1)).collect()
-}
-
-async fn more(loads: &[Load], count: u64) {
-    let answers = || loads.iter().map(|load| load.tally().answers()).sum::<u64>();
-    let start = answers();
-    until("calls go on", SOON, async || {
-        let now = answers() - start;
-        if now >= count { Ok(()) } else { Err(now) }
-    })
-    .await;
-}
-
-async fn stop(loads: Vec<Load>) -> (u64, u64, Duration) {
-    let (mut good, mut bad, mut slowest) = (0, 0, Duration::ZERO);
-    for load in loads {
-        let tally = load.stop().await;
-        good += tally.of(200);
-        bad += tally.answers() - tally.of(200) + tally.refused + tally.broken.len() as u64;
-        slowest = slowest.max(tally.slowest);
-    }
-    (good, bad, slowest)
 }
 
 /// Steele, Lea and Flood's SplitMix64 (OOPSLA 2014): the same calls in each run.

@@ -2,12 +2,11 @@
 //! socket that Epsilon's agent calls.
 
 use epsilon_e2e::{
-    http::{Call, Target},
+    http::Call,
     wait::{SOON, until},
 };
 use std::{
     net::{SocketAddr, TcpListener},
-    path::Path,
     process::{Child, Command, Stdio},
 };
 use tempfile::TempDir;
@@ -21,8 +20,8 @@ pub(crate) struct Haproxy {
 }
 
 impl Haproxy {
-    /// Starts one in front of a unix socket; `None` when it is not installed.
-    pub(crate) async fn start(socket: &Path) -> Option<Self> {
+    /// Starts one in front of a server, `unix@PATH` or `IP:PORT`; `None` when it is not installed.
+    pub(crate) async fn start(server: &str) -> Option<Self> {
         let folder = TempDir::with_prefix("epsilon-bench-").unwrap();
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap();
@@ -32,8 +31,7 @@ impl Haproxy {
             "global\n  maxconn 2000\ndefaults\n  mode http\n  option http-keep-alive\n  \
              http-reuse always\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n\
              frontend calls\n  bind {address}\n  default_backend instance\n\
-             backend instance\n  server one unix@{}\n",
-            socket.display()
+             backend instance\n  server one {server}\n"
         );
         std::fs::write(&config, text).unwrap();
         let mut command = Command::new("haproxy");
@@ -55,8 +53,8 @@ impl Haproxy {
         Some(haproxy)
     }
 
-    pub(crate) fn target(&self) -> Target {
-        self.address.into()
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 }
 

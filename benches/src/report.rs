@@ -173,7 +173,10 @@ fn machine() -> String {
     // What a distributor appends says nothing about speed.
     let kernel = release.split('-').next().unwrap_or("?");
     let engine = said("docker", &["version", "--format", "{{.Server.Version}}"]);
-    format!("{model}, {cores} cores, Linux {kernel}, Docker {engine}")
+    // Who reads the figures has to know who else was at work.
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or("?");
+    format!("{model}, {cores} cores (load {load}), Linux {kernel}, Docker {engine}")
 }
 
 /// Puts the table between the section's marks in `benches/README.md`.

@@ -53,14 +53,14 @@ pub(crate) async fn measure(up: &Epsilon, plan: Plan, report: &mut Report) {
     let socket = container.sockets().join("calls.sock");
     let image = container.inspect["Config"]["Image"].as_str().unwrap();
     let plain = Plain::start(image).await;
-    let haproxy = Haproxy::start(&socket).await;
+    let haproxy = Haproxy::start(&format!("unix@{}", socket.display())).await;
     let mut targets: Vec<Way<'_>> = vec![
         ("the container's socket", Target::Unix(socket), "/"),
         ("Epsilon", up.public().into(), "/warm"),
         ("the container over TCP", plain.address.into(), "/"),
     ];
     if let Some(haproxy) = &haproxy {
-        targets.push(("HAProxy", haproxy.target(), "/"));
+        targets.push(("HAProxy", haproxy.address().into(), "/"));
     }
 
     for row in compare(&targets, plan).await {
