@@ -41,4 +41,15 @@ async fn a_full_disk_fails_the_deployment_and_nothing_else() {
     std::fs::remove_file(project.path().join("noise.bin")).unwrap();
     up.deploy(&project).await;
     assert_eq!(up.get("/squeeze").await.expect(200).text(), "2");
+
+    // Not a byte is left: a rollback that cannot be written does not happen, and can be done when there is room.
+    let filler = up.data().join("filler");
+    let full = std::fs::write(&filler, noise()).expect_err("the disk is full");
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    let outcome = up.cli(&["rollback", "squeeze", "1"]).await;
+    let serves = up.get("/squeeze").await.expect(200).text();
+    assert_eq!(serves, if outcome.code == 0 { "1" } else { "2" }, "{outcome}");
+    std::fs::remove_file(&filler).unwrap();
+    up.cli(&["rollback", "squeeze", "1"]).await.expect(0);
+    assert_eq!(up.get("/squeeze").await.expect(200).text(), "1");
 }

@@ -5,11 +5,184 @@
 
 use epsilon_e2e::{
     engine::{ask, docker},
+    http::Call,
     project,
     up::{Epsilon, Settings},
-    wait::{SOON, until},
+    wait::{LONG, SOON, until},
 };
 use epsilon_registry::debian::DebianRegistry;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+
+/// The way to a registry, which breaks when somebody says a certain word on it.
+struct Way {
+    address: SocketAddr,
+    state: Arc<State>,
+    _accepting: JoinSet<()>,
+}
+
+#[derive(Default)]
+struct State {
+    word: Mutex<Option<&'static str>>,
+    is_broken: AtomicBool,
+    /// The connections that are open.
+    open: Mutex<JoinSet<()>>,
+}
+
+impl Way {
+    async fn to(registry: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (state, mut accepting) = (Arc::new(State::default()), JoinSet::new());
+        let shared = Arc::clone(&state);
+        accepting.spawn(async move {
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                if shared.is_broken.load(Ordering::SeqCst) {
+                    continue; // hung up at once
+                }
+                let pipe = pipe(client, registry, Arc::clone(&shared));
+                shared.open.lock().unwrap().spawn(pipe);
+            }
+        });
+        Self { address, state, _accepting: accepting }
+    }
+
+    /// From when this word is said on, nothing passes until it is healed.
+    fn breaks_at(&self, word: &'static str) {
+        *self.state.word.lock().unwrap() = Some(word);
+    }
+
+    fn is_broken(&self) -> bool {
+        self.state.is_broken.load(Ordering::SeqCst)
+    }
+
+    fn heal(&self) {
+        *self.state.word.lock().unwrap() = None;
+        self.state.is_broken.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Copies both ways and listens to what the client says.
+async fn pipe(client: TcpStream, registry: SocketAddr, state: Arc<State>) {
+    let Ok(server) = TcpStream::connect(registry).await else { return };
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let down = async { drop(copy(&mut from_server, &mut to_client).await) };
+    let up = async {
+        let mut piece = vec![0; 64 << 10];
+        while let Ok(bytes) = from_client.read(&mut piece).await
+            && bytes > 0
+        {
+            let said = String::from_utf8_lossy(&piece[..bytes]);
+            let word = *state.word.lock().unwrap();
+            if word.is_some_and(|word| said.contains(word)) {
+                state.is_broken.store(true, Ordering::SeqCst);
+                state.open.lock().unwrap().abort_all();
+                return;
+            }
+            if to_server.write_all(&piece[..bytes]).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! { () = down => {}, () = up => {} }
+}
+
+/// In the middle of the builder's push, of its last step, and of the VM's pull: the deployment fails with a clear word, what
+/// served serves, and nothing stands in the way of the next try.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_goes_in_the_middle_fails_the_deployment_and_nothing_else() {
+    let registry = DebianRegistry::start().await;
+    let way = Way::to(registry.address()).await;
+    let config = format!("builder: {{ registry: \"{}/middle\" }}", way.address);
+    let up = Epsilon::start_with(Settings::config(&config)).await;
+    let text = |n: usize| {
+        format!(
+            "exports.middle = {{ config: {{ memory: '128MiB' }}, func: (req, res) => res.send('{n}') }}"
+        )
+    };
+    let project = project!("middle", { "index.js" => text(1) });
+    up.deploy(&project).await;
+    let words = [
+        ("POST /v2/", "REGISTRY_FAILED"),
+        ("PUT /v2/middle/middle/middle/manifests", "REGISTRY_FAILED"),
+        ("docker/", "NO_CAPACITY"),
+    ];
+    for (n, (word, code)) in (2..).zip(words) {
+        project.write("index.js", text(n));
+        way.breaks_at(word);
+        let failed = up.try_deploy(&project).await;
+        assert!(way.is_broken(), "`{word}` was never said: {failed:?}");
+        let error = failed.failed();
+        assert_eq!(error.code, code, "{error:?}");
+        assert!(error.message.contains(&way.address.to_string()), "{error:?}");
+        assert!(error.hint.is_some(), "{error:?}");
+        let before = (n - 1).to_string();
+        assert_eq!(up.get("/middle").await.expect(200).text(), before, "the old one serves");
+        way.heal();
+        up.deploy(&project).await;
+        assert_eq!(up.get("/middle").await.expect(200).text(), n.to_string());
+    }
+    for version in up.admin("/v1/functions/middle/versions").await.as_array().unwrap() {
+        docker(&["rmi", "-f", version["image"].as_str().unwrap()]).await;
+    }
+}
+
+/// What no version needs leaves the VM and the registry.
+#[tokio::test]
+async fn images_of_old_versions_leave_the_registry() {
+    let registry = DebianRegistry::start().await;
+    let config = format!(
+        "gateway: {{ keep_versions: 2, image_grace: 1s }}\nbuilder: {{ registry: \"{}/old\" }}",
+        registry.address()
+    );
+    let up = Epsilon::start_with(Settings::config(&config)).await;
+    let project = project!("aging", {});
+    let mut made = Vec::new();
+    for n in 1..=4 {
+        let config = "config: { memory: '128MiB' }";
+        let text = format!("exports.aging = {{ {config}, func: (req, res) => res.send('{n}') }}");
+        project.write("index.js", text);
+        up.deploy(&project).await;
+        let listed = up.admin("/v1/functions/aging/versions").await;
+        made.push(listed[0]["image"].as_str().unwrap().to_owned());
+    }
+    let status = async |image: &str| {
+        let (path, digest) = image.split_once('@').unwrap();
+        let path = path.split_once('/').unwrap().1;
+        let call = Call::get(&format!("/v2/{path}/manifests/{digest}"));
+        let call = call.header("accept", "application/vnd.oci.image.manifest.v1+json");
+        call.send(registry.address()).await.status
+    };
+    until("the registry has the newest two", LONG, async || {
+        let mut found = Vec::new();
+        for image in &made {
+            found.push(status(image).await);
+        }
+        if found == [404, 404, 200, 200] { Ok(()) } else { Err(found) }
+    })
+    .await;
+    for old in &made[..2] {
+        let there = docker(&["image", "inspect", old]).await;
+        assert_ne!(there.code, 0, "the VM has it no more: {there}");
+    }
+    up.cli(&["rollback", "aging"]).await.expect(0);
+    assert_eq!(up.get("/aging").await.expect(200).text(), "3");
+    for image in &made {
+        docker(&["rmi", "-f", image]).await;
+    }
+}
 
 #[tokio::test]
 async fn images_go_to_a_registry_and_come_back_from_it() {

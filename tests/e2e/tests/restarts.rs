@@ -13,6 +13,7 @@ use epsilon_e2e::{
     wait::{SOON, until, within},
 };
 use rustix::process::Signal;
+use serde_json::json;
 use std::{
     collections::HashSet,
     sync::atomic::{AtomicU32, Ordering},
@@ -138,6 +139,93 @@ async fn kill_9_in_a_deployment_leaves_what_was_and_can_be_done_again() {
     assert_eq!(up.deploy(&project).await.changed().len(), 1);
     assert_eq!(up.get("/hardy").await.expect(200).text(), "2");
     nothing_is_leaked(&up).await;
+}
+
+/// Two functions of one project that answer the number of their deployment.
+fn twins(project: &Project, n: u32) {
+    let config = "config: { memory: '128MiB' }";
+    let function = |name: &str| {
+        format!("exports.{name} = {{ {config}, func: (req, res) => res.send('{n}') }};\n")
+    };
+    project.write("index.js", function("twinA") + &function("twinB"));
+}
+
+/// What both answer, which is the same.
+async fn twins_serve(up: &Epsilon) -> u32 {
+    answers(up, "/twinA").await;
+    let [one, two] = ["/twinA", "/twinB"].map(async |path| up.get(path).await.expect(200).text());
+    let (one, two) = (one.await, two.await);
+    assert_eq!(one, two, "both or none");
+    one.parse().unwrap()
+}
+
+#[tokio::test]
+async fn kill_9_in_an_activation_leaves_the_old_or_the_new_whole() {
+    let mut up = Epsilon::start().await;
+    let project = project!("twins", {});
+    twins(&project, 1);
+    up.deploy(&project).await;
+    let mut serves = 1;
+    // While instances start, while the step is taken, and when it was told that it is done.
+    let moments = [r#""step":"start""#, r#""step":"activate""#, r#""event":"done""#];
+    for (n, moment) in (2..).zip(moments) {
+        twins(&project, n);
+        let call =
+            Call::post("/v1/deployments?folder=twins", "application/gzip", project.archive())
+                .header("authorization", &format!("Bearer {}", up.key()));
+        let mut open = call.open(up.control()).await;
+        let mut told = String::new();
+        while !told.contains(moment) {
+            told += &String::from_utf8_lossy(&open.piece().await.unwrap().expect("more events"));
+        }
+        up.kill().await;
+        drop(open);
+        up.start_again().await;
+        let now = twins_serve(&up).await;
+        assert!(now == serves || now == n, "{now} after {serves} and {n}");
+        assert!(now == n || !moment.contains("done"), "what was told to be done is done");
+        let newest = up.admin("/v1/deployments").await[0]["state"].clone();
+        assert_eq!(newest, if now == n { "done" } else { "failed" });
+        serves = now;
+        nothing_is_leaked(&up).await;
+    }
+    twins(&project, 9);
+    up.deploy(&project).await;
+    assert_eq!(twins_serve(&up).await, 9, "nothing stands in the way of the next one");
+}
+
+#[tokio::test]
+async fn kill_9_in_a_rollback_leaves_the_old_or_the_new_whole() {
+    let mut up = Epsilon::start().await;
+    let project = project!("twins", {});
+    for n in 1..=2 {
+        twins(&project, n);
+        up.deploy(&project).await;
+    }
+    let mut serves = 2;
+    for pause in [0, 1, 3] {
+        let to = 3 - serves;
+        let call = Call::post_json("/v1/functions/twinA/rollback", &json!({ "version": to }))
+            .header("authorization", &format!("Bearer {}", up.key()));
+        let control = up.control();
+        let rollback = tokio::spawn(async move { call.try_send(control).await });
+        // Not a wait for anything: the kill is to come before, in and after the change.
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        up.kill().await;
+        let answer = rollback.await.unwrap();
+        up.start_again().await;
+        answers(&up, "/twinA").await;
+        let now: u32 = up.get("/twinA").await.expect(200).text().parse().unwrap();
+        assert!(now == serves || now == to, "{now} after {serves} and {to}");
+        if answer.is_ok_and(|answer| answer.status == 200) {
+            assert_eq!(now, to, "what was answered is so");
+        }
+        let listed = up.admin("/v1/functions/twinA/versions").await;
+        let active = listed.as_array().unwrap().iter().find(|one| one["active"] == true).unwrap();
+        assert_eq!(active["version"], now);
+        serves = now;
+        nothing_is_leaked(&up).await;
+    }
 }
 
 /// The other half of the origin's defect 14: all state was in memory.

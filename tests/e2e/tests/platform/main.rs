@@ -12,6 +12,7 @@ mod bad_projects;
 mod calls;
 mod command_line;
 mod containers;
+mod deployments;
 mod dev;
 mod examples;
 mod git_push;

@@ -1,0 +1,307 @@
+//! Deployments under traffic, images made elsewhere, and what is not kept.
+
+use crate::up;
+use epsilon_e2e::{
+    engine::{ask, docker},
+    http::Call,
+    load::Load,
+    project,
+    project::Project,
+    up::{Epsilon, Settings},
+    wait::{LONG, SOON, until},
+};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// Two functions that answer the number of their deployment.
+fn tide(project: &Project, n: u64) {
+    let config = "config: { memory: '128MiB', concurrency: 8, maxInstances: 2 }";
+    let function = |name: &str| {
+        format!("exports.{name} = {{ {config}, func: (req, res) => res.send('{n}') }};\n")
+    };
+    project.write("index.js", function("tideA") + &function("tideB"));
+}
+
+/// Calls one function after the other, until it is told to stop: what it reads never goes back, whichever function it
+/// asks, because both begin to serve in one step. Answers the calls made.
+async fn sequential(
+    to: SocketAddr,
+    begun: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+) -> Result<u64, String> {
+    let (mut seen, mut calls) = (1, 0);
+    while !stop.load(Ordering::Relaxed) {
+        for name in ["tideA", "tideB"] {
+            let answer = Call::get(&format!("/{name}")).try_send(to).await;
+            let answer = answer.map_err(|broken| format!("{name}: {broken}"))?;
+            let newest = begun.load(Ordering::SeqCst);
+            let n: u64 = match (answer.status, answer.text().parse()) {
+                (200, Ok(n)) => n,
+                _ => return Err(format!("{name}: {answer}")),
+            };
+            if n < seen || n > newest {
+                return Err(format!("{name} answered {n} after {seen}, newest {newest}"));
+            }
+            (seen, calls) = (n, calls + 1);
+        }
+    }
+    Ok(calls)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_deployments_under_traffic_lose_no_call_and_nobody_sees_time_go_back() {
+    let up = up().await;
+    let project = project!("tide", {});
+    tide(&project, 1);
+    up.deploy(&project).await;
+    let (begun, stop) = (Arc::new(AtomicU64::new(1)), Arc::new(AtomicBool::new(false)));
+    let load = Load::start(up.public(), "/tideA", 2);
+    let callers: Vec<_> = (0..2)
+        .map(|_| tokio::spawn(sequential(up.public(), Arc::clone(&begun), Arc::clone(&stop))))
+        .collect();
+    // As many as fit into the time, on a machine that has other work too.
+    let (began, mut last) = (Instant::now(), 1);
+    while last < 21 && (last < 5 || began.elapsed() < Duration::from_secs(35)) {
+        last += 1;
+        tide(&project, last);
+        begun.store(last, Ordering::SeqCst);
+        let deployment = up.deploy(&project).await;
+        assert_eq!(deployment.changed().len(), 2, "{deployment:?}");
+        // Whoever calls after the last word gets the new version.
+        for name in ["/tideA", "/tideB"] {
+            assert_eq!(up.get(name).await.expect(200).text(), last.to_string());
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut calls = 0;
+    for caller in callers {
+        calls += caller.await.unwrap().unwrap();
+    }
+    let tally = load.stop().await;
+    assert_eq!(tally.broken, Vec::<String>::new(), "{tally:?}");
+    assert_eq!((tally.refused, tally.answers()), (0, tally.of(200)), "{tally:?}");
+    println!("{} deployments, {} calls, none lost", last - 1, calls + tally.answers());
+    until("only the last version's instances are left", SOON, async || {
+        let mut old = Vec::new();
+        for name in ["tideA", "tideB"] {
+            let containers = up.containers(Some(name)).await;
+            let versions = containers.iter().map(|one| one.label("epsilon.version").to_owned());
+            old.extend(versions.filter(|version| *version != last.to_string()));
+        }
+        if old.is_empty() { Ok(()) } else { Err(old) }
+    })
+    .await;
+}
+
+/// The document that deploys the newest version of a function as it is.
+async fn document(up: &Epsilon, project: &str, function: &str) -> Value {
+    let versions = up.admin(&format!("/v1/functions/{function}/versions")).await;
+    let newest = &versions[0];
+    json!({ "project": project, "functions": [{
+        "name": function,
+        "spec": newest["spec"],
+        "image": { "reference": newest["image"], "digest": newest["digest"] },
+    }]})
+}
+
+async fn deploy_built(
+    up: &Epsilon,
+    document: &Value,
+    arguments: &[&str],
+) -> epsilon_e2e::cli::Outcome {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), document.to_string()).unwrap();
+    let mut all = vec!["deploy", "--built", file.path().to_str().unwrap()];
+    all.extend(arguments);
+    up.cli(&all).await
+}
+
+#[tokio::test]
+async fn images_made_elsewhere_are_deployed_as_those_that_were_built_here() {
+    let up = up().await;
+    let text =
+        "exports.moved = { config: { memory: '128MiB' }, func: (req, res) => res.send('1') }";
+    up.deploy(&project!("mover", { "index.js" => text })).await;
+    let mut built = document(up, "mover", "moved").await;
+    deploy_built(up, &built, &[]).await.expect(0);
+    let numbers = async || {
+        let versions = up.admin("/v1/functions/moved/versions").await;
+        versions.as_array().unwrap().iter().map(|one| one["version"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(numbers().await, [1], "nothing changed");
+    built["functions"][0]["spec"]["timeout_ms"] = json!(5000);
+    deploy_built(up, &built, &["--only", "moved"]).await.expect(0);
+    assert_eq!(numbers().await, [2, 1]);
+    assert_eq!(up.get("/moved").await.expect(200).text(), "1");
+
+    let refused = async |change: &dyn Fn(&mut Value), arguments: &[&str], part: &str| {
+        let mut wrong = built.clone();
+        change(&mut wrong);
+        let outcome = deploy_built(up, &wrong, arguments).await.expect(1);
+        assert!(outcome.stderr.contains(part), "{part}: {outcome}");
+    };
+    refused(&|d| d["functions"][0]["spec"]["timeout_ms"] = json!(3_600_000), &[], "ceiling of 15m")
+        .await;
+    refused(&|d| d["functions"][0]["image"]["digest"] = json!("latest"), &[], "sha256").await;
+    refused(&|d| d["functions"][0]["name"] = json!("9x"), &[], "functions[0].name").await;
+    refused(&|d| d["project"] = json!("thief"), &[], "belongs to project `mover`").await;
+    refused(&|_| {}, &["--only", "movd"], "it names `moved`").await;
+    let gone = |d: &mut Value| {
+        d["functions"][0]["image"] = json!({
+            "reference": "epsilon/mover/nobody:1", "digest": format!("sha256:{}", "0".repeat(64)),
+        });
+    };
+    refused(&gone, &[], "no VM has the image of `moved` in its engine").await;
+    let away = |d: &mut Value| {
+        let hex = "0".repeat(64);
+        let reference = format!("127.0.0.1:9/mover/moved@sha256:{hex}");
+        d["functions"][0]["image"] =
+            json!({ "reference": reference, "digest": format!("sha256:{hex}") });
+    };
+    refused(&away, &[], "127.0.0.1:9").await;
+    assert_eq!(numbers().await, [2, 1], "none of these changed anything");
+    assert_eq!(up.get("/moved").await.expect(200).text(), "1");
+}
+
+#[tokio::test]
+async fn a_document_that_is_none_is_refused_at_the_door() {
+    let up = up().await;
+    let send = async |body: String| {
+        up.send_admin(Call::post("/v1/deployments", "application/json; charset=utf-8", body)).await
+    };
+    for wrong in ["", "{", "[]", "{\"project\":\"x\"}", "{\"project\":\"x\",\"functions\":[]}"] {
+        send(wrong.to_owned()).await.expect_error(422, "BUILT_INVALID");
+    }
+    let large = format!("{{\"project\":\"{}\"}}", "x".repeat(17 << 20));
+    send(large).await.expect_error(413, "BODY_TOO_LARGE");
+}
+
+/// The code that throws only where it serves, so that no build can see it.
+#[tokio::test]
+async fn a_version_that_throws_at_load_never_serves_and_its_stack_is_told_and_logged() {
+    let up = up().await;
+    let config = "config: { memory: '128MiB' }";
+    let well = format!("exports.brittle = {{ {config}, func: (req, res) => res.send('1') }}");
+    let project = project!("brittle", { "index.js" => &well });
+    up.deploy(&project).await;
+    // Where the builder looks at code, there is no folder for sockets.
+    project.write(
+        "index.js",
+        format!("function boom() {{ throw new Error('no licence') }}\nif (require('fs').existsSync('/run/epsilon')) boom();\n{well}"),
+    );
+    let failed = up.try_deploy(&project).await;
+    let error = failed.failed();
+    assert_eq!(error.code, "FUNCTION_INIT_FAILED", "{error:?}");
+    assert!(error.message.contains("no licence") && error.message.contains("boom"), "{error:?}");
+    assert_eq!(up.get("/brittle").await.expect(200).text(), "1", "the old one serves");
+    until("the stack is in the log", SOON, async || {
+        let log = up.cli(&["logs", "brittle"]).await.text();
+        if log.contains("no licence") && log.contains("boom") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    let listed = up.admin("/v1/functions/brittle/versions").await;
+    assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed}");
+}
+
+/// Names of a project's function images in the engine.
+async fn images(project: &str) -> BTreeSet<String> {
+    let pattern = format!("reference=epsilon/{project}/*");
+    let format = "{{.Repository}}:{{.Tag}}";
+    let listed = ask(&["image", "ls", "--filter", &pattern, "--format", format]).await;
+    listed.lines().map(str::to_owned).collect()
+}
+
+/// Digests of an image's layers, bottom first.
+async fn layers(image: &str) -> Vec<String> {
+    let text = ask(&["image", "inspect", "-f", "{{json .RootFS.Layers}}", image]).await;
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Digests of all layers in the engine's store; nothing where it is not of the kind that keeps them as files.
+async fn stored_layers() -> Option<BTreeSet<String>> {
+    let root = ask(&["info", "-f", "{{.DockerRootDir}}/image/{{.Driver}}/layerdb/sha256"]).await;
+    let entries = std::fs::read_dir(Path::new(&root)).ok()?;
+    let diffs = entries.flatten().map(|entry| std::fs::read_to_string(entry.path().join("diff")));
+    Some(diffs.flatten().collect())
+}
+
+#[tokio::test]
+async fn of_fifteen_versions_the_newest_stay_and_the_others_leave_nothing_behind() {
+    let config = "gateway: { keep_versions: 4, image_grace: 1s }";
+    let up = Epsilon::start_with(Settings::config(config)).await;
+    let project = project!("tidy", {});
+    let mut made = Vec::new();
+    let deploy = async |n: u32| {
+        let config = "config: { memory: '128MiB' }";
+        let nonce = up.vm();
+        let text = format!(
+            "// {nonce}\nexports.tidy = {{ {config}, func: (req, res) => res.send('{n}') }}"
+        );
+        project.write("index.js", text);
+        up.deploy(&project).await;
+        let versions = up.admin("/v1/functions/tidy/versions").await;
+        let image = versions[0]["image"].as_str().unwrap().to_owned();
+        // As `docker image inspect` knows it: removed ones are not there to ask later.
+        let code = layers(&image).await.pop().unwrap();
+        (image, code)
+    };
+    for n in 1..=3 {
+        made.push(deploy(n).await);
+    }
+    up.cli(&["rollback", "tidy", "2"]).await.expect(0);
+    let listed = async || {
+        let versions = up.admin("/v1/functions/tidy/versions").await;
+        let numbers = versions.as_array().unwrap().iter().map(|one| one["version"].as_u64());
+        numbers.map(Option::unwrap).collect::<Vec<_>>()
+    };
+    assert_eq!(listed().await, [3, 2, 1]);
+    for n in 4..=15 {
+        made.push(deploy(n).await);
+    }
+    until("the newest four are listed", SOON, async || {
+        let listed = listed().await;
+        if listed == [15, 14, 13, 12] { Ok(()) } else { Err(listed) }
+    })
+    .await;
+    let kept: BTreeSet<String> = made[11..].iter().map(|one| one.0.clone()).collect();
+    until("the engine has the images of these", LONG, async || {
+        let there = images("tidy").await;
+        if there == kept { Ok(()) } else { Err(there) }
+    })
+    .await;
+    if let Some(stored) = stored_layers().await {
+        let left: Vec<_> = made[..11].iter().filter(|one| stored.contains(&one.1)).collect();
+        assert!(left.is_empty(), "layers without an image: {left:?}");
+        assert!(made[11..].iter().all(|one| stored.contains(&one.1)));
+    }
+
+    let outcome = up.cli(&["rollback", "tidy", "3"]).await.expect(1);
+    assert!(outcome.stderr.contains("version 3") && outcome.stderr.contains("12"), "{outcome}");
+    up.cli(&["rollback", "tidy", "12"]).await.expect(0);
+    assert_eq!(up.get("/tidy").await.expect(200).text(), "12", "what is kept can serve");
+    // The same source as one that left is built anew.
+    deploy(5).await;
+    assert_eq!(up.get("/tidy").await.expect(200).text(), "5");
+
+    up.cli(&["delete", "tidy"]).await.expect(0);
+    until("a deleted function leaves no image", LONG, async || {
+        let there = images("tidy").await;
+        if there.is_empty() { Ok(()) } else { Err(there) }
+    })
+    .await;
+    until("and no log", SOON, async || {
+        if up.data().join("vm/logs/tidy").exists() { Err("it is there") } else { Ok(()) }
+    })
+    .await;
+    let base = docker(&["image", "ls", "-q", "--filter", "label=epsilon.image=runtime"]).await;
+    assert!(!base.expect(0).stdout.trim().is_empty(), "the runtime's base stays");
+}
