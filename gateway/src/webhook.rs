@@ -155,10 +155,10 @@ impl Hooks {
             };
             match usable {
                 Ok(()) => {
-                    tracing::info!(%project, repository = hook.repository, branch = hook.branch, "Webhook.")
+                    tracing::info!(%project, repository = hook.repository, branch = hook.branch, "Webhook.");
                 }
                 Err(err) => {
-                    tracing::error!(%project, error = %Chain(&err), "A webhook cannot work yet.")
+                    tracing::error!(%project, error = %Chain(&err), "A webhook cannot work yet.");
                 }
             }
         }
