@@ -72,14 +72,23 @@ impl App {
     /// # Errors
     /// When the folder cannot be used or no engine answers.
     pub async fn build(config: Config) -> Result<Self, StartError> {
-        Self::build_into(config, None).await
+        Self::open(config, None, false).await
     }
 
-    /// The same for one build whose images go into this file, an OCI layout.
+    /// The same for builds whose images follow from nothing but the source and the base: what was built before
+    /// is not looked at. They go where the settings say, or into this file, an OCI layout.
     ///
     /// # Errors
     /// As of [`Self::build`].
-    pub async fn build_into(config: Config, file: Option<PathBuf>) -> Result<Self, StartError> {
+    pub async fn build_afresh(config: Config, file: Option<PathBuf>) -> Result<Self, StartError> {
+        Self::open(config, file, true).await
+    }
+
+    async fn open(
+        config: Config,
+        file: Option<PathBuf>,
+        is_afresh: bool,
+    ) -> Result<Self, StartError> {
         let tasks = TaskTracker::new();
         let (root, size) = (config.data.clone(), config.cache_size.get());
         let opened = {
@@ -142,6 +151,7 @@ impl App {
             dockerfiles: Dockerfiles::new(&config, engine, outside, Arc::clone(&network)),
             sink,
             cache,
+            is_afresh,
             config,
         };
         let (builds, limit) = (workshop.config.builds, workshop.config.build_timeout);

@@ -47,6 +47,9 @@ pub(crate) struct Workshop {
     pub(crate) inspector: Inspector,
     pub(crate) dockerfiles: Dockerfiles,
     pub(crate) sink: Sink,
+    /// Each image is made anew, so that it follows from the source alone: one that was kept may hold files of
+    /// before, which do not matter to its function.
+    pub(crate) is_afresh: bool,
 }
 
 /// Tells of one step: that it began, and, with its time, that it ended.
@@ -187,6 +190,7 @@ impl Workshop {
         told.done(format!("{} composed, {unchanged} unchanged", changed.len()));
         let before = self.cache.recall::<Snapshot>("projects", &project);
         let is_built = |function: &FunctionPlan| !images.contains_key(&function.name);
+        let before = before.filter(|_| !self.is_afresh);
         for line in changes::told(before.as_ref(), &now, &plan, source, is_built) {
             log.tell(error::note(line));
         }
@@ -195,13 +199,13 @@ impl Workshop {
         if let Some(parcel) = parcel {
             let shipped = self.sink.ship(&parcel).await?;
             for ((function, key), image) in changed.iter().zip(shipped) {
-                self.cache.remember("images", key, &image)?;
+                self.remember(key, &image)?;
                 images.insert(function.name.clone(), image);
             }
         }
         told.done(counted(changed.len(), "image"));
         // A build of some functions says nothing of when the others were built last.
-        if is_all && before.as_ref() != Some(&now) {
+        if is_all && !self.is_afresh && before.as_ref() != Some(&now) {
             self.cache.remember("projects", &project, &now)?;
         }
         Ok(plan
@@ -303,7 +307,7 @@ impl Workshop {
 
         let told = Telling::begin(log, Step::Ship, function.name.as_str());
         let shipped = self.sink.ship_foreign(image, &name).await?;
-        self.cache.remember("images", key, &shipped)?;
+        self.remember(key, &shipped)?;
         told.done("1 image");
         Ok(shipped)
     }
@@ -334,8 +338,15 @@ impl Workshop {
 
     /// The image that was made under this key, if it is still there.
     async fn known(&self, key: &str) -> Result<Option<ImageRef>, BuildError> {
+        if self.is_afresh {
+            return Ok(None);
+        }
         let Some(image) = self.cache.recall::<ImageRef>("images", key) else { return Ok(None) };
         Ok(self.sink.has(&image).await?.then_some(image))
+    }
+
+    fn remember(&self, key: &str, image: &ImageRef) -> Result<(), BuildError> {
+        if self.is_afresh { Ok(()) } else { self.cache.remember("images", key, image) }
     }
 }
 

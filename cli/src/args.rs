@@ -70,6 +70,8 @@ pub(crate) enum Command {
     Dev(commands::dev::Dev),
     /// Push a project: build its functions and let them serve
     Deploy(commands::deploy::Deploy),
+    /// Make a project's images without deploying them
+    Build(commands::build::Build),
     /// Call a function and print its answer
     Invoke(commands::invoke::Invoke),
     /// Show what a function logged

@@ -1,6 +1,7 @@
 //! The verbs, one file each, and the one match that picks among them.
 
 pub(crate) mod autoscaler;
+pub(crate) mod build;
 pub(crate) mod delete;
 pub(crate) mod deploy;
 pub(crate) mod dev;
@@ -29,6 +30,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Init(init) => init.run(globals),
         Command::Dev(dev) => Box::pin(dev.run(globals)).await,
         Command::Deploy(deploy) => deploy.run(globals).await,
+        Command::Build(build) => build.run(globals).await,
         Command::Invoke(invoke) => invoke.run(globals).await,
         Command::Logs(logs) => logs.run(globals).await,
         Command::Functions(functions) => functions.run(globals).await,

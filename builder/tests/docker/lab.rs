@@ -60,7 +60,10 @@ impl Lab {
         let settings: Settings = serde_yaml::from_str(yaml).unwrap();
         let config = Config::new(settings, &data.path().join("builder")).unwrap();
         let member = config.member().cloned();
-        let app = App::build_into(config, file).await.unwrap();
+        let app = match file {
+            Some(_) => App::build_afresh(config, file).await.unwrap(),
+            None => App::build(config).await.unwrap(),
+        };
         Self { app: Some(app), member, data, log: Arc::default(), images: Mutex::default() }
     }
 

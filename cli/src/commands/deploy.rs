@@ -24,9 +24,9 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-use story::Story;
 use tree::Tree;
 
+pub(super) use story::Story;
 pub(super) use tree::walk;
 
 /// A first deployment installs dependencies and may build an image of some GiB.

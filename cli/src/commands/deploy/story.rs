@@ -24,7 +24,7 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// Tells one deployment's story.
 #[derive(Debug)]
-pub(super) struct Story {
+pub(in crate::commands) struct Story {
     look: Look,
     verbose: bool,
     lines: VecDeque<String>,
@@ -44,7 +44,7 @@ enum Look {
 
 /// Shows how much of the project was packed and sent.
 #[derive(Clone, Debug)]
-pub(super) struct Upload {
+pub(in crate::commands) struct Upload {
     bar: ProgressBar,
     what: String,
     since: Instant,
@@ -52,14 +52,14 @@ pub(super) struct Upload {
 
 impl Upload {
     /// So many bytes more.
-    pub(super) fn advance(&self, bytes: u64) {
+    pub(in crate::commands) fn advance(&self, bytes: u64) {
         self.bar.inc(bytes);
     }
 }
 
 impl Story {
     /// Looks at standard error to see who reads.
-    pub(super) fn new(json: bool, verbose: bool) -> Self {
+    pub(in crate::commands) fn new(json: bool, verbose: bool) -> Self {
         let look = match (json, Term::stderr().is_term()) {
             (true, _) => Look::Json,
             (false, false) => Look::Plain,
@@ -71,7 +71,7 @@ impl Story {
     }
 
     /// The upload begins.
-    pub(super) fn upload(&mut self, files: usize, bytes: Bytes) -> Upload {
+    pub(in crate::commands) fn upload(&mut self, files: usize, bytes: Bytes) -> Upload {
         let plural = if files == 1 { "" } else { "s" };
         let what = format!("{files} file{plural}, {bytes}");
         let bar = match &self.look {
@@ -90,7 +90,7 @@ impl Story {
     }
 
     /// The whole project is with the gateway.
-    pub(super) fn uploaded(&mut self) {
+    pub(in crate::commands) fn uploaded(&mut self) {
         if let Some(Upload { bar, what, since }) = self.upload.take() {
             bar.finish_and_clear();
             self.done("upload", since.elapsed(), &what);
@@ -98,7 +98,7 @@ impl Story {
     }
 
     /// One event.
-    pub(super) fn tell(&mut self, event: &DeployEvent) -> Result<(), Failure> {
+    pub(in crate::commands) fn tell(&mut self, event: &DeployEvent) -> Result<(), Failure> {
         if let Look::Json = self.look {
             return output::json_line(event);
         }
@@ -117,7 +117,7 @@ impl Story {
     }
 
     /// The deployment failed: what the tools said last helps to see why.
-    pub(super) fn failed(&mut self, error: ErrorBody) -> Failure {
+    pub(in crate::commands) fn failed(&mut self, error: ErrorBody) -> Failure {
         if let Some((step, bar)) = self.steps.pop() {
             bar.finish_and_clear();
             self.say(&format!("  {} {step}", style("✘").for_stderr().red()));
@@ -134,7 +134,7 @@ impl Story {
     }
 
     /// Nothing moves any more.
-    pub(super) fn end(&mut self) {
+    pub(in crate::commands) fn end(&mut self) {
         if let Some(upload) = self.upload.take() {
             upload.bar.finish_and_clear();
         }

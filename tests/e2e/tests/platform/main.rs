@@ -9,6 +9,7 @@ mod admin;
 mod bad_archives;
 mod bad_code;
 mod bad_projects;
+mod builds;
 mod calls;
 mod command_line;
 mod containers;

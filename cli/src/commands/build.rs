@@ -1,0 +1,244 @@
+//! `epsilon build [DIR]`: a project's images, without a gateway. The builder runs in this process, with this
+//! machine's engine, as it does in `epsilon up`; nothing is deployed.
+
+use super::deploy::{self, Archive, Story};
+use crate::{args::Globals, data_dir, failure::Failure, output};
+use clap::Args;
+use epsilon_api::{
+    admin::DeployEvent,
+    body,
+    build::{BuildEvent, BuildJob, BuildLog, Built},
+    ids::{DeploymentId, FunctionName},
+    units::Bytes,
+};
+use epsilon_builder::{
+    app::App,
+    config::{Config, Settings},
+};
+use epsilon_launch::{log, settings::Flag, settings::Layers, signals::Asked};
+use parking_lot::Mutex;
+use std::{
+    fs::DirBuilder,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+/// Removing the containers and folders of a build that was ended: a busy engine takes some seconds.
+const GONE_WITHIN: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+WHERE is one of
+  engine             this machine's container engine (the default)
+  registry REF       a registry, `registry.example/prefix`, with the logins of the settings
+  oci:FILE           an OCI image layout in one tar file, for `skopeo copy oci-archive:FILE:NAME …`
+                     and `docker load`
+
+The same source on the same base has the same digests on every machine. `--base REF@sha256:…` pins
+the base. With --json, what is printed is what `epsilon deploy --built FILE` takes.")]
+pub(crate) struct Build {
+    /// The project's folder [default: .]
+    dir: Option<PathBuf>,
+    /// Build only this function (may be given several times)
+    #[arg(long, value_name = "NAME")]
+    only: Vec<FunctionName>,
+    /// Where the images go
+    #[arg(long, num_args = 1..=2, value_names = ["WHERE", "REF"], default_value = "engine")]
+    to: Vec<String>,
+    /// The image that Node functions are based on [default: the setting `builder.runtime_image`]
+    #[arg(long, value_name = "REF")]
+    base: Option<String>,
+    /// Settings, YAML: of the section `builder`
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Refuse a larger file
+    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
+    max_file: Bytes,
+    /// Show all that npm and docker print
+    #[arg(long)]
+    verbose: bool,
+}
+
+/// Where images go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum To {
+    Engine,
+    Registry(String),
+    File(PathBuf),
+}
+
+impl Build {
+    pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
+        let filter = std::env::var("EPSILON_LOG").ok();
+        log::init(Some(log::Format::Compact), Some(filter.as_deref().unwrap_or("warn")))?;
+        let (to, dir) = destination(&self.to, self.dir.as_deref())?;
+        let archive = deploy::archive(&dir, self.max_file)?;
+        let data = data_dir::locate(globals.data_dir.as_deref())?;
+        let config = Config::new(self.settings(&to)?, &data.join("builder"))
+            .map_err(|err| Failure::usage("a setting cannot be used").because(&err))?;
+        let mut asked = Asked::new()?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&data).map_err(|err| {
+            Failure::new("DATA_DIR", format!("`{}` cannot be used", data.display())).because(&err)
+        })?;
+        let file = match &to {
+            To::File(file) => Some(file.clone()),
+            To::Engine | To::Registry(_) => None,
+        };
+        let app = App::build_afresh(config, file)
+            .await
+            .map_err(|err| Failure::new("START", "nothing can be built here").because(&err))?;
+
+        let story = Arc::new(Mutex::new(Story::new(false, self.verbose)));
+        let limit = globals.timeout.unwrap_or(Duration::MAX);
+        let built = tokio::select! {
+            biased; // a wish to end goes first
+            signal = asked.next() => Err(Failure::new("INTERRUPTED", format!("ended by {signal}"))),
+            built = tokio::time::timeout(limit, self.build(&app, archive, &story)) => built
+                .unwrap_or_else(|_| Err(Failure::new("TIMEOUT", "the build took longer than `--timeout`"))),
+        };
+        story.lock().end();
+        app.shutdown(GONE_WITHIN).await;
+        let built = built?;
+        if globals.json { output::json_line(&built) } else { table(built) }
+    }
+
+    fn settings(&self, to: &To) -> Result<Settings, Failure> {
+        let flag = |name, key, value: &String| Flag {
+            name,
+            section: "builder",
+            key,
+            value: value.clone(),
+        };
+        let mut flags: Vec<_> =
+            self.base.iter().map(|base| flag("--base", "runtime_image", base)).collect();
+        if let To::Registry(reference) = to {
+            flags.push(flag("--to", "registry", reference));
+        }
+        let layers = Layers::load(self.config.as_deref(), std::env::vars_os(), &flags)?;
+        let mut settings: Settings = layers.section("builder")?;
+        if !matches!(to, To::Registry(_)) {
+            settings.registry = None;
+            settings.registry_user = None;
+            settings.registry_password = None;
+            settings.registry_password_file = None;
+            settings.registry_docker_config = None;
+        }
+        Ok(settings)
+    }
+
+    async fn build(
+        &self,
+        app: &App,
+        archive: Archive,
+        story: &Arc<Mutex<Story>>,
+    ) -> Result<Built, Failure> {
+        let Archive { folder, body, packing } = archive;
+        let job = BuildJob {
+            deployment: DeploymentId::random(),
+            archive: body::boxed(body),
+            folder,
+            only: self.only.clone(),
+            log: Arc::new(Told(Arc::clone(story))),
+        };
+        let built = app.builder().build(job).await;
+        // A file that could not be read breaks the archive; the file is the cause to tell.
+        packing.await?;
+        built.map_err(|err| story.lock().failed(err.body()))
+    }
+}
+
+/// The builder's words, on the screen.
+struct Told(Arc<Mutex<Story>>);
+
+impl BuildLog for Told {
+    fn tell(&self, event: BuildEvent) {
+        let event = match event {
+            BuildEvent::StepStarted { step, detail } => DeployEvent::StepStarted { step, detail },
+            BuildEvent::StepDone { step, detail, took } => DeployEvent::StepDone {
+                step,
+                detail,
+                took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            },
+            BuildEvent::Line(line) => DeployEvent::Log { line },
+        };
+        // A story for people fails only where standard error is gone: the build goes on without it.
+        let _nobody_reads = self.0.lock().tell(&event);
+    }
+}
+
+/// Where to, and from which folder: a word after one that needs none is the folder.
+fn destination(to: &[String], dir: Option<&Path>) -> Result<(To, PathBuf), Failure> {
+    let words: Vec<_> = to.iter().map(String::as_str).collect();
+    let (to, dir) = match (words.as_slice(), dir) {
+        (["registry", reference], dir) => (To::Registry((*reference).to_owned()), dir),
+        ([to], dir) => (place(to)?, dir),
+        ([to, folder], None) => (place(to)?, Some(Path::new(*folder))),
+        _ => return Err(Failure::usage("one folder can be built at a time")),
+    };
+    if let To::File(file) = &to {
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let is_there = folder.unwrap_or(Path::new(".")).is_dir();
+        if !is_there || file.is_dir() || file.file_name().is_none() {
+            return Err(Failure::usage(format!("no file `{}` can be made", file.display()))
+                .hint("name a file in a folder that is there: `--to oci:shop.tar`"));
+        }
+    }
+    Ok((to, dir.unwrap_or(Path::new(".")).to_owned()))
+}
+
+fn place(word: &str) -> Result<To, Failure> {
+    match (word, word.split_once(':')) {
+        ("engine", _) => Ok(To::Engine),
+        (_, Some(("registry", reference))) => Ok(To::Registry(reference.to_owned())),
+        (_, Some(("oci", file))) => Ok(To::File(file.into())),
+        _ => Err(Failure::usage(format!("`--to {word}` is no place for images"))
+            .hint("it is `engine`, `registry REF` or `oci:FILE`")),
+    }
+}
+
+fn table(built: Built) -> Result<(), Failure> {
+    let rows = built.functions.into_iter().map(|function| {
+        [function.name.to_string(), function.image.digest, function.image.reference]
+    });
+    output::table(["FUNCTION", "DIGEST", "IMAGE"], &[], rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_images_go_and_from_which_folder() {
+        let here = PathBuf::from(".");
+        for (typed, dir, want) in [
+            (&["engine"][..], None, (To::Engine, here.clone())),
+            (&["engine", "shop"], None, (To::Engine, "shop".into())),
+            (&["oci:a.tar"], Some("shop"), (To::File("a.tar".into()), "shop".into())),
+            (
+                &["registry", "r.example/x"],
+                None,
+                (To::Registry("r.example/x".into()), here.clone()),
+            ),
+            (
+                &["registry:r.example/x", "shop"],
+                None,
+                (To::Registry("r.example/x".into()), "shop".into()),
+            ),
+        ] {
+            let typed: Vec<_> = typed.iter().map(|word| (*word).to_owned()).collect();
+            assert_eq!(destination(&typed, dir.map(Path::new)).unwrap(), want, "{typed:?}");
+        }
+        for (typed, dir) in [
+            (&["registry"][..], None),
+            (&["docker"], None),
+            (&["oci:"], None),
+            (&["oci:/no/such/folder/a.tar"], None),
+            (&["engine", "shop"], Some("other")),
+        ] {
+            let typed: Vec<_> = typed.iter().map(|word| (*word).to_owned()).collect();
+            assert!(destination(&typed, dir.map(Path::new)).is_err(), "{typed:?}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Builds: which functions a change makes new and what the log says of it, and `epsilon build`, whose images
+//! follow from nothing but the source and the base.
+
+use crate::up;
+use epsilon_e2e::{cli, project, up::binary};
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
+    path::Path,
+    process::Stdio,
+    time::{Duration, SystemTime},
+};
+use tokio::process::Command;
+
+/// The engine's socket, as far as a test needs to know it.
+const SOCKET: &str = "/var/run/docker.sock";
+/// A user that this machine knows nothing of.
+const SOMEBODY: u32 = 12_345;
+
+#[tokio::test]
+async fn a_change_in_one_file_makes_new_only_the_functions_that_reach_it() {
+    let up = up().await;
+    let project = project!("sharers", {
+        "index.js" => "
+const { one } = require('./lib/one');
+const { two } = require('./lib/two');
+const mark = require('./lib/mark');
+module.exports.shareOne = { func: async (req, res) => res.send(mark(one())), config: { timeout: 10_000 } };
+module.exports.shareTwo = { func: async (req, res) => res.send(mark(two())) };
+",
+        "lib/one.js" => "exports.one = () => 'one'",
+        "lib/two.js" => "exports.two = () => 'two'",
+        "lib/mark.js" => "module.exports = (text) => `${text}!`",
+    });
+    up.deploy(&project).await.done();
+
+    project.write("lib/two.js", "exports.two = () => 'TWO'");
+    let second = up.deploy(&project).await;
+    assert_eq!(second.changed(), [("shareTwo".into(), 2)]);
+    let log = second.log();
+    assert!(log.contains("built `shareTwo`: `lib/two.js` changed"), "{log}");
+    assert!(log.contains("not built, nothing that they reach changed: `shareOne`"), "{log}");
+    assert_eq!(up.get("/shareOne").await.expect(200).text(), "one!");
+    assert_eq!(up.get("/shareTwo").await.expect(200).text(), "TWO!");
+
+    project.write("lib/mark.js", "module.exports = (text) => `${text}?`");
+    let third = up.deploy(&project).await;
+    assert_eq!(third.changed(), [("shareOne".into(), 2), ("shareTwo".into(), 3)]);
+    assert!(
+        third.log().contains("`shareOne`, `shareTwo`: `lib/mark.js` changed"),
+        "{}",
+        third.log()
+    );
+
+    project.write("lib/two.js", "globalThis.seen = true; exports.two = () => 'TWO'");
+    let fourth = up.deploy(&project).await;
+    assert_eq!(fourth.changed(), [("shareOne".into(), 3), ("shareTwo".into(), 4)]);
+    assert_eq!(up.get("/shareOne").await.expect(200).text(), "one?");
+}
+
+#[tokio::test]
+async fn where_only_a_run_can_tell_all_are_built_and_the_log_names_file_and_line() {
+    let up = up().await;
+    let project = project!("guessers", {
+        "index.js" => "
+const load = (name) => require('./lib/' + name);
+exports.guessOne = (req, res) => res.send(load('one').text);
+exports.guessTwo = (req, res) => res.send('two');
+",
+        "lib/one.js" => "exports.text = 'one'",
+    });
+    up.deploy(&project).await.done();
+    project.write("lib/one.js", "exports.text = 'ONE'");
+    let second = up.deploy(&project).await;
+    assert_eq!(second.changed(), [("guessOne".into(), 2), ("guessTwo".into(), 2)]);
+    let log = second.log();
+    assert!(log.contains("index.js:2: require('./lib/' + name)"), "{log}");
+    assert_eq!(up.get("/guessOne").await.expect(200).text(), "ONE");
+}
+
+/// A project whose files are made in this order, with these rights and times.
+fn written(folder: &Path, order: &[usize], mode: u32, days: u64) {
+    let files = [
+        (
+            "index.js",
+            "const { a } = require('./lib/a');\nexports.sameA = a;\nexports.sameB = (q, s) => s.end();",
+        ),
+        ("lib/a.js", "exports.a = (req, res) => res.send('a');"),
+        ("page.html", "<p>hello</p>"),
+    ];
+    fs::create_dir_all(folder.join("lib")).unwrap();
+    for &at in order {
+        let (path, text) = files[at];
+        let path = folder.join(path);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let time = SystemTime::now() - Duration::from_secs(days * 86_400);
+        File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+    }
+}
+
+/// Names and digests of what a build tells.
+fn digests(built: &Value) -> BTreeMap<String, String> {
+    let functions = built["functions"].as_array().unwrap().iter();
+    let pairs = functions.map(|function| {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        (text(&function["name"]), text(&function["image"]["digest"]))
+    });
+    pairs.collect()
+}
+
+#[tokio::test]
+async fn the_same_source_has_the_same_digests_whoever_builds_it_where() {
+    up().await; // the runtime base is there
+    let place = tempfile::tempdir().unwrap();
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (mine, theirs) = (place.path().join("mine/same"), place.path().join("theirs/same"));
+    written(&mine, &[0, 1, 2], 0o644, 0);
+    written(&theirs, &[2, 1, 0], 0o600, 900);
+    for path in ["", "lib", "index.js", "lib/a.js", "page.html"] {
+        chown(theirs.join(path), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    }
+
+    let build = async |source: &Path, shell: &str, zone: &str, data: &Path| {
+        let mut command = Command::new("sh");
+        command.args(["-c", shell, "sh"]).arg(binary());
+        command.args(["build", "--json", "--data-dir"]).arg(data).arg(source);
+        command.env("TZ", zone).env("HOME", data).stdin(Stdio::null()).current_dir("/");
+        let outcome = cli::run(command).await.expect(0);
+        let built = outcome.json();
+        assert_eq!(built["project"], "same");
+        digests(&built)
+    };
+    let first = build(&mine, "umask 022; exec \"$@\"", "UTC", &place.path().join("data")).await;
+    assert_eq!(first.keys().collect::<Vec<_>>(), ["sameA", "sameB"]);
+
+    let data = place.path().join("their-data");
+    fs::create_dir(&data).unwrap();
+    chown(&data, Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    let engine = fs::metadata(SOCKET).unwrap().gid();
+    let somebody = format!(
+        "umask 077; exec setpriv --reuid {SOMEBODY} --regid {SOMEBODY} --groups {engine} \"$@\""
+    );
+    let second = build(&theirs, &somebody, "Asia/Kathmandu", &data).await;
+    assert_eq!(first, second);
+
+    // What was built before, and what another version left behind, is nothing to it.
+    fs::write(mine.join("lib/a.js"), "exports.a = (req, res) => res.send('A');").unwrap();
+    let other = build(&mine, "umask 022; exec \"$@\"", "UTC", &place.path().join("data")).await;
+    assert_ne!(first["sameA"], other["sameA"]);
+    fs::write(mine.join("lib/a.js"), "exports.a = (req, res) => res.send('a');").unwrap();
+    let again = build(&mine, "umask 022; exec \"$@\"", "UTC", &place.path().join("data")).await;
+    assert_eq!(first, again);
+}
+
+#[tokio::test]
+async fn a_build_that_cannot_be_says_what_is_wrong() {
+    let up = up().await;
+    let project = project!("unbuildable", { "index.js" => "exports.a = (q, s) => s.end()" });
+    for (to, says) in [
+        (&["--to", "nowhere"][..], "`engine`, `registry REF` or `oci:FILE`"),
+        (&["--to", "oci:/no/such/folder/x.tar"], "no file `/no/such/folder/x.tar` can be made"),
+        (&["--to", "registry", "not a name"], "builder.registry"),
+        (&["--only", "missing"], "the project has no function `missing`"),
+    ] {
+        let arguments: Vec<_> = ["build"].iter().chain(to).copied().collect();
+        let outcome = up.cli_in(&project.path(), &arguments).await;
+        let code = if to[0] == "--only" { 1 } else { 2 };
+        let outcome = outcome.expect(code);
+        assert!(outcome.stderr.contains(says), "{}", outcome.stderr);
+    }
+}
