@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the Node wrapper's tests where the wrapper runs: in a container of the runtime base, with the Node
-# and the Express of that image, as the user that functions run as. The base is made as every start of
+# and the Express of that image, as the user that functions run as; and the tests of the builder's module graphs
+# in the inspector's image, with the esbuild of that one. The base is made as every start of
 # Epsilon makes it: by `epsilon up` (EPSILON_BIN, default: the release binary).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -41,8 +42,11 @@ done
 stop
 
 # Only the tests come from this checkout; what they test is what the image ships.
-docker run --rm --init --name "$container" --network none --read-only --tmpfs /tmp:exec,mode=1777 --cap-drop ALL \
-    --user 65532:65532 --env HOME=/tmp --env NODE_ENV=production \
-    --volume "$PWD/wrapper-image/node/test:/epsilon/wrapper/test:ro" \
-    --workdir /epsilon/wrapper --entrypoint node "$IMAGE" \
-    --test --test-reporter=spec 'test/**/*.test.js'
+run_tests() { # image, folder of the tests here, folder of the program there
+    docker run --rm --init --name "$container" --network none --read-only --tmpfs /tmp:exec,mode=1777 --cap-drop ALL \
+        --user 65532:65532 --env HOME=/tmp --env NODE_ENV=production \
+        --volume "$PWD/$2:$3/test:ro" --workdir "$3" --entrypoint node "$1" \
+        --test --test-reporter=spec 'test/**/*.test.js'
+}
+run_tests "$IMAGE" wrapper-image/node/test /epsilon/wrapper
+run_tests epsilon/inspector-node:current builder/graph/test /epsilon/graph
