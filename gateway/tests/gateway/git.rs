@@ -8,7 +8,12 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use epsilon_api::{build::BuildError, units::Bytes};
 use epsilon_gateway::config::Settings;
 use http::{Method, StatusCode};
-use std::{path::PathBuf, process::Stdio, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    process::Stdio,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
@@ -491,6 +496,37 @@ async fn who_hangs_up_while_it_builds_cancels() {
     next(&world, "1");
     dev.push(&world, &["main"]).await.fine();
     assert_eq!(world.get("/hello").await.body, "1");
+}
+
+/// What serves already is not taken back: then the branch moves as well, whoever still listens.
+#[tokio::test]
+async fn who_hangs_up_when_it_serves_changes_nothing_any_more() {
+    let world = world().await;
+    let dev = Dev::with("1").await;
+    next(&world, "1");
+    let mut pushing = Pushing::start(&dev, &world, &["main"]);
+    pushing.says("activate").await;
+    kill(&mut pushing).await;
+    let (began, head) = (Instant::now(), Some(dev.head().await));
+    while at(&world, "refs/heads/main").await != head {
+        assert!(began.elapsed() < PATIENCE, "it serves, and its branch does not move");
+    }
+    assert_eq!(world.get("/hello").await.body, "1");
+}
+
+#[tokio::test]
+async fn of_an_empty_repository_nothing_is_deployed() {
+    let world = world().await;
+    let dev = Dev::new().await;
+    let text = dev.push(&world, &["main"]).await.failed();
+    assert!(text.contains("src refspec main does not match any"), "{text}");
+    // What a push begins with makes the gateway's repository; there is nothing in it.
+    let begin = "/git/shop/info/refs?service=git-receive-pack";
+    assert_eq!(world.ask(Method::GET, begin, "").await.status, 200);
+    assert_eq!(dev.git(&["ls-remote", &url(&world, "shop")]).await.fine(), "");
+    let text = dev.git(&["clone", &url(&world, "shop"), "clone"]).await.fine();
+    assert!(text.contains("empty repository"), "{text}");
+    assert_eq!(world.builder.begun(), 0);
 }
 
 /// git's helper that speaks HTTP is another process: it goes with the terminal, as in life.
