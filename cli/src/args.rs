@@ -80,6 +80,10 @@ pub(crate) enum Command {
     Functions(commands::functions::Functions),
     /// List the versions of a function, newest first
     Versions(commands::versions::Versions),
+    /// Show where a function's calls go, or split them among versions
+    Traffic(commands::traffic::Traffic),
+    /// Let one version of a function have all calls
+    Promote(commands::promote::Promote),
     /// Let an older version of a function serve again
     Rollback(commands::rollback::Rollback),
     /// Remove a function and all its versions

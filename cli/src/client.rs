@@ -13,6 +13,7 @@ use epsilon_api::{
     ids::{FunctionName, RequestId, VersionNumber, VmId},
     redacted::Secret,
     suggest::nearest,
+    traffic::{PromoteRequest, TrafficInfo, TrafficRequest},
 };
 use http::{HeaderValue, Method, StatusCode, header};
 use reqwest::{Body, RequestBuilder, Response, Url};
@@ -103,6 +104,33 @@ impl Client {
     ) -> Result<FunctionInfo, Failure> {
         let body = RollbackRequest { version };
         let answer = self.ask(Method::POST, &["functions", name, "rollback"], Some(&body)).await;
+        self.or_nearest_function(name, answer).await
+    }
+
+    /// Where the calls of a function go.
+    pub(crate) async fn traffic(&self, name: &str) -> Result<TrafficInfo, Failure> {
+        let answer = self.ask(Method::GET, &["functions", name, "traffic"], None::<&()>).await;
+        self.or_nearest_function(name, answer).await
+    }
+
+    /// Splits them.
+    pub(crate) async fn split(
+        &self,
+        name: &str,
+        request: &TrafficRequest,
+    ) -> Result<TrafficInfo, Failure> {
+        let answer = self.ask(Method::POST, &["functions", name, "traffic"], Some(request)).await;
+        self.or_nearest_function(name, answer).await
+    }
+
+    /// Lets one version have all calls.
+    pub(crate) async fn promote(
+        &self,
+        name: &str,
+        version: Option<VersionNumber>,
+    ) -> Result<FunctionInfo, Failure> {
+        let body = PromoteRequest { version };
+        let answer = self.ask(Method::POST, &["functions", name, "promote"], Some(&body)).await;
         self.or_nearest_function(name, answer).await
     }
 

@@ -10,8 +10,10 @@ pub(crate) mod functions;
 pub(crate) mod init;
 pub(crate) mod invoke;
 pub(crate) mod logs;
+pub(crate) mod promote;
 pub(crate) mod rollback;
 pub(crate) mod store;
+pub(crate) mod traffic;
 pub(crate) mod undrain;
 pub(crate) mod up;
 pub(crate) mod versions;
@@ -35,6 +37,8 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Logs(logs) => logs.run(globals).await,
         Command::Functions(functions) => functions.run(globals).await,
         Command::Versions(versions) => versions.run(globals).await,
+        Command::Traffic(traffic) => traffic.run(globals).await,
+        Command::Promote(promote) => promote.run(globals).await,
         Command::Rollback(rollback) => rollback.run(globals).await,
         Command::Delete(delete) => delete.run(globals).await,
         Command::Vms(vms) => vms.run(globals).await,

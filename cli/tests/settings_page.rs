@@ -6,9 +6,10 @@
 use std::{fmt::Write, fs, path::Path};
 
 /// Section of the settings file, who owns it, and where it is declared.
-const SECTIONS: [(&str, &str, &str); 7] = [
+const SECTIONS: [(&str, &str, &str); 8] = [
     ("gateway", "the two listeners and the relay", "gateway/src/config.rs"),
     ("gateway.autoscale", "how many VMs, and who makes them", "gateway/src/autoscale/config.rs"),
+    ("gateway.traffic", "when a split of calls ends by itself", "gateway/src/traffic/config.rs"),
     ("gateway.git", "`git push` as a deployment", "gateway/src/git/config.rs"),
     ("gateway.hooks", "what webhooks may do and take", "gateway/src/webhook/config.rs"),
     ("gateway.github.<project>", "one project's webhook", "gateway/src/webhook/project.rs"),
@@ -36,7 +37,7 @@ fn page() -> String {
             page.push_str(COMPOSED);
         }
         let rows = rows(&source);
-        assert!(rows.len() > 5, "{file} declares no `pub struct Settings` that this test can read");
+        assert!(rows.len() > 1, "{file} declares no `pub struct Settings` that this test can read");
         for (name, doc) in rows {
             assert!(!doc.is_empty(), "`{section}.{name}` has no doc comment");
             let _ = writeln!(page, "| `{section}.{name}` | {} |", doc.replace('|', "\\|"));

@@ -15,6 +15,7 @@ use console::style;
 use epsilon_api::{
     error::{ErrorBody, ErrorEnvelope},
     headers::{REQUEST_ID, SERVER_TIMING},
+    ids::{InvalidId, VersionNumber},
 };
 use futures_util::StreamExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -33,7 +34,7 @@ const ERROR_MAX: u64 = 64 << 10;
 
 #[derive(Debug, Args)]
 pub(crate) struct Invoke {
-    /// The function
+    /// The function, or one version of it: NAME@3
     name: String,
     /// What to send: the text itself, @FILE, or @- for standard input
     #[arg(long, short, value_name = "DATA|@FILE")]
@@ -70,8 +71,8 @@ struct Answered {
 
 impl Invoke {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
-        let function = Client::new(globals)?.function(&self.name).await?;
-        let url = self.url(&function.url)?;
+        let address = self.address(&Client::new(globals)?).await?;
+        let url = self.url(&address)?;
         let within = globals.timeout.unwrap_or(CALL_WITHIN);
         let request = self.request(&url).await?.timeout(within);
         let lost = |err: reqwest::Error| lost(&url, err);
@@ -110,6 +111,23 @@ impl Invoke {
             }
             None => Ok(()),
         }
+    }
+
+    /// Where the function is called, or its version.
+    async fn address(&self, client: &Client) -> Result<String, Failure> {
+        let Some((name, version)) = self.name.split_once('@') else {
+            return Ok(client.function(&self.name).await?.url);
+        };
+        let version: VersionNumber = version.parse().map_err(|err: InvalidId| {
+            Failure::usage(format!("`{}` names no version", self.name)).because(&err)
+        })?;
+        let versions = client.versions(name).await?;
+        let found = versions.into_iter().find(|one| one.version == version);
+        let missing = || {
+            Failure::new("VERSION_NOT_FOUND", format!("`{name}` has no version {version}"))
+                .hint(format!("`epsilon versions {name}` lists those that are kept"))
+        };
+        Ok(found.ok_or_else(missing)?.url)
     }
 
     fn url(&self, function: &str) -> Result<Url, Failure> {

@@ -1,26 +1,32 @@
-//! `epsilon rollback NAME [VERSION]`: lets an older version serve again. Nothing is built.
+//! `epsilon rollback NAME [VERSION]`: lets an older version have all calls again. Nothing is built.
 
 use crate::{args::Globals, client::Client, failure::Failure, output};
 use clap::Args;
-use epsilon_api::ids::VersionNumber;
+use epsilon_api::{admin::FunctionInfo, ids::VersionNumber};
 
 #[derive(Debug, Args)]
 pub(crate) struct Rollback {
     /// The function
     name: String,
-    /// The version to go back to [default: the one before the active one]
+    /// The version to go back to [default: the stable one of a split, else the one before the active
+    /// one]
     version: Option<VersionNumber>,
 }
 
 impl Rollback {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
         let function = Client::new(globals)?.rollback(&self.name, self.version).await?;
-        if globals.json {
-            return output::json(&function);
-        }
-        output::line(&format!(
-            "`{}` serves version {} at {}",
-            function.name, function.active_version, function.url
-        ))
+        told(globals, &function)
     }
+}
+
+/// What serves now.
+pub(crate) fn told(globals: &Globals, function: &FunctionInfo) -> Result<(), Failure> {
+    if globals.json {
+        return output::json(function);
+    }
+    output::line(&format!(
+        "`{}` serves version {} at {}",
+        function.name, function.active_version, function.url
+    ))
 }

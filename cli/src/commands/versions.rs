@@ -2,6 +2,7 @@
 
 use crate::{args::Globals, client::Client, failure::Failure, output};
 use clap::Args;
+use epsilon_api::admin::VersionInfo;
 
 #[derive(Debug, Args)]
 pub(crate) struct Versions {
@@ -18,12 +19,21 @@ impl Versions {
         let rows = versions.into_iter().map(|version| {
             [
                 version.version.to_string(),
-                if version.active { "active" } else { "" }.to_owned(),
+                state(&version),
                 output::time(version.created_at),
                 version.deployment.to_string(),
                 version.image,
             ]
         });
         output::table(["VERSION", "", "CREATED", "DEPLOYMENT", "IMAGE"], &[0], rows)
+    }
+}
+
+fn state(version: &VersionInfo) -> String {
+    match (version.active, version.percent) {
+        (true, None) => "active".to_owned(),
+        (true, Some(percent)) => format!("stable, {percent}%"),
+        (false, Some(percent)) => format!("{percent}%"),
+        (false, None) => String::new(),
     }
 }

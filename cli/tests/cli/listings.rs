@@ -4,7 +4,7 @@ use crate::support::{Fake, Ran, Reply, epsilon};
 use insta::assert_snapshot;
 use std::path::Path;
 
-const SPEC: &str = r#"{"runtime":"node","entry":"index.js","export":"hello","signature":"auto",
+pub(crate) const SPEC: &str = r#"{"runtime":"node","entry":"index.js","export":"hello","signature":"auto",
     "timeout_ms":60000,"memory_bytes":268435456,"cpu_millicores":1000,"concurrency":1,
     "min_instances":0,"max_instances":20,"idle_timeout_ms":300000,"env":{},"network":"egress"}"#;
 
@@ -34,7 +34,7 @@ fn help_of_the_program() {
 
 #[test]
 fn help_of_each_verb() {
-    for verb in ["up", "init", "deploy", "invoke", "logs", "rollback", "drain"] {
+    for verb in ["up", "init", "deploy", "invoke", "logs", "rollback", "traffic", "drain"] {
         assert_snapshot!(format!("help_{verb}"), help(&[verb, "--help"]).golden());
     }
 }

@@ -12,3 +12,4 @@ mod listings;
 mod logs;
 mod store;
 mod support;
+mod traffic;

@@ -1,0 +1,20 @@
+//! `epsilon promote NAME [VERSION]`: one version gets all calls, and a split is over. Nothing is built.
+
+use crate::{args::Globals, client::Client, commands::rollback, failure::Failure};
+use clap::Args;
+use epsilon_api::ids::VersionNumber;
+
+#[derive(Debug, Args)]
+pub(crate) struct Promote {
+    /// The function
+    name: String,
+    /// The version that gets all calls [default: the one that is tried beside the stable one]
+    version: Option<VersionNumber>,
+}
+
+impl Promote {
+    pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
+        let function = Client::new(globals)?.promote(&self.name, self.version).await?;
+        rollback::told(globals, &function)
+    }
+}
