@@ -69,6 +69,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 const EVENT: &str = "x-github-event";
@@ -83,6 +84,8 @@ pub(crate) struct Hooks {
     limits: Limits,
     payloads: Payloads,
     lanes: Lanes<Job>,
+    /// Jobs that may be at work.
+    places: Semaphore,
     git: Git,
     /// Where commits are while they are deployed.
     folder: PathBuf,
@@ -135,6 +138,7 @@ impl Hooks {
             ),
             limits,
             lanes: Lanes::new(),
+            places: Semaphore::new(limits.at_once),
             git: Git::default(),
             folder,
             max_source,
@@ -296,6 +300,11 @@ impl Hooks {
         let project = first.hook.project.clone();
         let mut next = Some(first);
         while let Some(job) = next {
+            let _place = tokio::select! {
+                biased; // a gateway that stops ends the job, with a place or without
+                () = self.close.cancelled() => None,
+                place = self.places.acquire() => place.ok(),
+            };
             // A bug must not hold up the pushes that come after it.
             if AssertUnwindSafe(job.run(&self)).catch_unwind().await.is_err() {
                 tracing::error!(%project, "A bug ended a webhook's deployment; the panic is in the log above.");

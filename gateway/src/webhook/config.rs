@@ -37,6 +37,9 @@ pub struct Settings {
     /// Default `7days`: longer than the hub offers to send a delivery again.
     #[serde(deserialize_with = "duration")]
     pub remember: Duration,
+    /// Deployments of webhooks at one moment, of all projects together; more wait. Default 4: a repository with a hook for
+    /// each of many projects does not fill the disk and the builders' queue by one push.
+    pub at_once: usize,
     /// Most that a fetched commit may take on the disk, packed. Default `512MiB`.
     #[serde(deserialize_with = "text")]
     pub max_fetch: Bytes,
@@ -63,6 +66,7 @@ impl Default for Settings {
             payload_memory: Bytes::mib(64),
             payload_timeout: Duration::from_secs(8),
             remember: Duration::from_secs(7 * 24 * 3600),
+            at_once: 4,
             max_fetch: Bytes::mib(512),
             fetch_timeout: Duration::from_secs(2 * 60),
             connect_timeout: Duration::from_secs(5),
@@ -86,6 +90,7 @@ pub(crate) struct Limits {
     pub(crate) payload_memory: Bytes,
     pub(crate) payload_timeout: Duration,
     pub(crate) remember: Duration,
+    pub(crate) at_once: usize,
     pub(crate) max_fetch: Bytes,
     pub(crate) fetch: Duration,
     pub(crate) connect: Duration,
@@ -121,6 +126,11 @@ impl Config {
             "hooks.status_tries",
             "must be between 1 and 10",
         )?;
+        rule(
+            (1..=1000).contains(&settings.at_once),
+            "hooks.at_once",
+            "must be between 1 and 1000",
+        )?;
         let hosts = Hosts::new(settings.hosts, settings.private_hosts);
         let hooks = projects.into_iter().map(|(project, settings)| {
             Ok((project.clone(), Hook::new(project, settings, &hosts)?))
@@ -132,6 +142,7 @@ impl Config {
                 payload_memory: settings.payload_memory,
                 payload_timeout: settings.payload_timeout,
                 remember: settings.remember,
+                at_once: settings.at_once,
                 max_fetch: settings.max_fetch,
                 fetch: settings.fetch_timeout,
                 connect: settings.connect_timeout,
@@ -163,6 +174,7 @@ mod tests {
         for (text, want) in [
             (r#"{"max_payload":"65MiB"}"#, "`gateway.hooks.payload_memory`: must"),
             (r#"{"max_payload":"0B"}"#, "`gateway.hooks.max_payload`: must"),
+            (r#"{"at_once":0}"#, "`gateway.hooks.at_once`: must"),
             (r#"{"status_tries":0}"#, "`gateway.hooks.status_tries`: must"),
             (r#"{"remember":"0s"}"#, "`gateway.hooks.remember`: must"),
             (r#"{"fetch_timeout":"0s"}"#, "`gateway.hooks.fetch_timeout`: must"),

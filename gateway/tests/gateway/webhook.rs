@@ -354,6 +354,34 @@ async fn of_pushes_that_wait_the_newest_is_deployed() {
     .await;
 }
 
+/// One push to a repository with a hook for each of several projects.
+#[tokio::test]
+async fn many_projects_take_turns() {
+    let hub = Hub::start().await;
+    let mut settings: Settings = settings(&hub, &json!({}));
+    settings
+        .github
+        .insert("blog".parse().unwrap(), settings.github.values().next().unwrap().clone());
+    settings.hooks.at_once = 1;
+    let world = World::start(&["hello"], settings).await;
+    world.builder.close_gate();
+    world.builder.next(Ok(built("shop", &[("hello", "2")])));
+    world.builder.next(Ok(built("blog", &[("post", "1")])));
+    let (_, body) = pushed(&hub, "2");
+    let headers = hub::headers("push", "eeeeeeee-0001", &body);
+    let shop = accepted(&send(&world, "shop", &headers, body.clone()).await);
+    eventually(1, || world.builder.begun()).await;
+    // The same payload and secret: another hook of the same repository.
+    let blog = accepted(&send(&world, "blog", &headers, body).await);
+    let fetched = hub.shown().len();
+    world.builder.gate.add_permits(1);
+    assert_eq!(ended(&world, &shop).await, (DeploymentState::Done, None));
+    eventually(2, || world.builder.begun()).await;
+    assert!(hub.shown().len() > fetched, "it was fetched when its turn came");
+    world.builder.gate.add_permits(1);
+    assert_eq!(ended(&world, &blog).await, (DeploymentState::Done, None));
+}
+
 #[tokio::test]
 async fn a_commit_that_cannot_be_had_changes_nothing() {
     let hub = Hub::start().await;
