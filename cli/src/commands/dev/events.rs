@@ -20,21 +20,23 @@ use tracing_subscriber::{
 
 /// Where the gateway tells of calls.
 const CALLS: &str = "epsilon_gateway::observe::events";
-/// What is heard of the others: an instance that does not load, say, is told by its function's log.
-const OTHERS: &str = "error,epsilon=warn";
+/// This program's own modules.
+const OURS: &str = "epsilon::";
 /// How it begins.
 const ENDED: &str = "Call ended.";
 const FAILED: &str = "Call failed.";
 
 /// Listens from now on, for the whole process. `stale`: what serves is not what was saved last.
 pub(super) fn listen(terminal: Terminal, stale: Arc<AtomicBool>) -> Result<(), Failure> {
-    let asked = std::env::var("EPSILON_LOG").unwrap_or_else(|_| OTHERS.into());
-    let others: Targets =
-        asked.parse().map_err(|err: tracing_subscriber::filter::ParseError| {
+    let others = match std::env::var("EPSILON_LOG") {
+        Ok(asked) => asked.parse().map_err(|err: tracing_subscriber::filter::ParseError| {
             Failure::usage("EPSILON_LOG is not a filter")
                 .because(&err)
                 .hint("write it like `info` or `info,epsilon_gateway=debug`")
-        })?;
+        })?,
+        // An instance that does not load, say, is told by its function's log.
+        Err(_) => Targets::new().with_default(Level::ERROR).with_target(OURS, Level::WARN),
+    };
     let wanted = others.with_target(CALLS, Level::DEBUG);
     tracing_subscriber::registry().with(Listener { terminal, stale }.with_filter(wanted)).init();
     Ok(())

@@ -11,7 +11,7 @@ use crate::{
     failure::Failure,
 };
 use epsilon_api::{
-    admin::{DeployEvent, DeployedFunction},
+    admin::{DeployEvent, DeployedFunction, Step},
     error::ErrorBody,
     ids::FunctionName,
     log::LogQuery,
@@ -49,6 +49,14 @@ pub(super) struct Reloads {
     followed: HashSet<FunctionName>,
     /// Words that were said already.
     said: HashSet<String>,
+}
+
+/// New code that serves.
+struct Served {
+    functions: Vec<DeployedFunction>,
+    notes: Vec<String>,
+    /// What took how many milliseconds.
+    steps: Vec<(Step, u64)>,
 }
 
 /// Why new code does not serve.
@@ -93,14 +101,10 @@ impl Reloads {
         }
     }
 
-    fn tell(
-        &mut self,
-        change: Change,
-        outcome: Result<(Vec<DeployedFunction>, Vec<String>), Broken>,
-    ) {
+    fn tell(&mut self, change: Change, outcome: Result<Served, Broken>) {
         let terminal = &self.terminal;
         match outcome {
-            Ok((functions, notes)) => {
+            Ok(Served { functions, notes, steps }) => {
                 let was_stale = self.stale.swap(false, Ordering::Relaxed);
                 for note in notes {
                     if self.said.insert(note.clone()) {
@@ -108,7 +112,7 @@ impl Reloads {
                     }
                 }
                 if was_stale || change.files.is_empty() || functions.iter().any(|one| one.changed) {
-                    terminal.serves(&functions, &change.files, change.since.elapsed());
+                    terminal.serves(&functions, &change.files, change.since.elapsed(), &steps);
                 }
                 for function in functions {
                     self.follow(function.name);
@@ -135,11 +139,14 @@ impl Reloads {
         });
     }
 
-    /// The functions that serve now, and words to the developer.
-    async fn deploy(&self) -> Result<(Vec<DeployedFunction>, Vec<String>), Broken> {
-        let mut output = VecDeque::new();
-        match self.try_deploy(&mut output).await {
-            Ok(functions) => Ok((functions, output.into_iter().filter_map(noted).collect())),
+    /// Brings what is there now to serve.
+    async fn deploy(&self) -> Result<Served, Broken> {
+        let (mut output, mut steps) = (VecDeque::new(), Vec::new());
+        match self.try_deploy(&mut output, &mut steps).await {
+            Ok(functions) => {
+                let notes = output.into_iter().filter_map(noted).collect();
+                Ok(Served { functions, notes, steps })
+            }
             Err(error) => {
                 let output = output.into_iter().filter(|line| !line.starts_with(NOTE)).collect();
                 Err(Broken { error, output })
@@ -150,6 +157,7 @@ impl Reloads {
     async fn try_deploy(
         &self,
         output: &mut VecDeque<String>,
+        steps: &mut Vec<(Step, u64)>,
     ) -> Result<Vec<DeployedFunction>, ErrorBody> {
         let archive = deploy::archive(&self.project, FILE_MAX).map_err(Failure::into_body)?;
         let Archive { folder, body, packing } = archive;
@@ -167,11 +175,8 @@ impl Reloads {
                     }
                     output.push_back(line);
                 }
-                Some(
-                    DeployEvent::Accepted { .. }
-                    | DeployEvent::StepStarted { .. }
-                    | DeployEvent::StepDone { .. },
-                ) => {}
+                Some(DeployEvent::StepDone { step, took_ms, .. }) => steps.push((step, took_ms)),
+                Some(DeployEvent::Accepted { .. } | DeployEvent::StepStarted { .. }) => {}
                 None => return Err(cut().into_body()),
             }
         }

@@ -5,14 +5,18 @@
 use crate::output;
 use console::Style;
 use epsilon_api::{
-    admin::DeployedFunction,
+    admin::{DeployedFunction, Step},
     error::ErrorBody,
     log::{Level, LogRecord},
 };
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeSet, fmt::Write as _, net::SocketAddr, path::PathBuf, sync::Arc,
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 use tokio_util::sync::CancellationToken;
@@ -77,12 +81,14 @@ impl Terminal {
         functions: &[DeployedFunction],
         files: &BTreeSet<PathBuf>,
         took: Duration,
+        steps: &[(Step, u64)],
     ) {
         if self.json {
             let names = |changed: bool| functions.iter().filter(move |one| one.changed || !changed);
             let changed: Vec<_> = names(true).map(|one| &one.name).collect();
             return self.value(json!({
                 "event": "serves", "changed": changed, "files": files, "took_ms": took.as_secs_f64() * 1e3,
+                "steps_ms": steps.iter().map(|(step, ms)| (step.to_string(), *ms)).collect::<BTreeMap<_, _>>(),
                 "functions": names(false).map(|one| json!({ "name": one.name, "url": one.url })).collect::<Vec<_>>(),
             }));
         }

@@ -38,16 +38,21 @@ pub(super) async fn ensure(cache: &Path, node: &Node) -> Result<PathBuf, Failure
     if folder.exists() {
         return Ok(folder);
     }
-    let draft = cache.join(format!("draft-{}", std::process::id()));
-    let made = make(&draft, node).await;
-    let made = made.and_then(|()| match fs::rename(&draft, &folder) {
+    let draft = Draft(cache.join(format!("draft-{}", std::process::id())));
+    make(&draft.0, node).await?;
+    match fs::rename(&draft.0, &folder) {
         Err(err) if !folder.exists() => Err(unwritable(&folder, &err)),
-        _ => Ok(()), // or another `epsilon dev` was faster
-    });
-    if draft.exists() {
-        drop(fs::remove_dir_all(&draft)); // the next start of the same process id would find it
+        _ => Ok(folder), // or another `epsilon dev` was faster
     }
-    made.map(|()| folder)
+}
+
+/// A folder in the making; what is left of it when this is dropped goes.
+struct Draft(PathBuf);
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0)); // mostly, it has its name by now
+    }
 }
 
 async fn make(draft: &Path, node: &Node) -> Result<(), Failure> {
