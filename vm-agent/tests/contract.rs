@@ -9,6 +9,7 @@ use epsilon_api::{
     function::{FunctionSpec, ImageRef, Runtime, Version},
     ids::{DeploymentId, FunctionName, InstanceId, ProjectName, VersionNumber, VmId},
     units::{Bytes, MilliCores},
+    vm::ImageRemoval,
 };
 use epsilon_vm_agent::{
     config::{Config, Settings},
@@ -79,6 +80,14 @@ fn image(command: &[&str]) -> ImageRef {
     ImageRef { reference, digest }
 }
 
+/// An image with one name, which is one of ours; made when it is first asked for.
+fn spare() -> ImageRef {
+    ImageRef {
+        reference: format!("epsilon/contract:{}", InstanceId::random()),
+        digest: String::new(),
+    }
+}
+
 fn import(reference: &str, command: &str) {
     let folder = tempfile::tempdir().unwrap();
     let bin = folder.path().join("bin");
@@ -132,6 +141,8 @@ struct Bench<E> {
     vm: VmId,
     idle: ImageRef,
     talker: ImageRef,
+    /// Ours, and this test's own.
+    spare: ImageRef,
 }
 
 fn vm() -> VmId {
@@ -139,11 +150,13 @@ fn vm() -> VmId {
 }
 
 fn on_docker() -> Bench<DockerEngine> {
-    Bench { engine: docker(), vm: vm(), idle: image(IDLE), talker: image(TALKER) }
+    Bench { engine: docker(), vm: vm(), idle: image(IDLE), talker: image(TALKER), spare: spare() }
 }
 
 fn on_fake() -> Bench<FakeEngine> {
-    Bench { engine: fake(), vm: vm(), idle: fake_image("idle"), talker: fake_image("talker") }
+    let (engine, spare) = (fake(), fake_image("epsilon/contract:spare"));
+    engine.add_image(&spare.reference, Arc::new(|_| Box::pin(pending())));
+    Bench { engine, vm: vm(), idle: fake_image("idle"), talker: fake_image("talker"), spare }
 }
 
 impl<E: Engine> Bench<E> {
@@ -205,6 +218,7 @@ contract! {
     an_exit_is_known_to_those_who_ask_late;
     a_name_is_used_once;
     the_unknown_is_not_found;
+    an_image_of_ours_goes_unless_a_container_uses_it;
     the_network_is_made_once_and_removed_once;
     a_network_goes_though_somebody_is_in_it_who_stays;
 }
@@ -221,6 +235,39 @@ async fn an_unknown_image_is_not_found<E: Engine>(bench: Bench<E>) {
         digest: format!("sha256:{}", "0".repeat(64)),
     };
     assert!(bench.engine.ensure_image(&unknown).await.is_err());
+}
+
+async fn an_image_of_ours_goes_unless_a_container_uses_it<E: Engine>(mut bench: Bench<E>) {
+    if bench.spare.digest.is_empty() {
+        import(&bench.spare.reference, &serde_json::to_string(IDLE).unwrap());
+        bench.spare.digest = digest(&bench.spare.reference).unwrap();
+    }
+    let spec = bench.spec(&bench.spare).await;
+    bench.engine.create(&spec).await.unwrap();
+    let remove = async || bench.engine.remove_image(&bench.spare).await.unwrap();
+    assert_eq!(remove().await, ImageRemoval::InUse);
+    bench.engine.ensure_image(&bench.spare).await.expect("nothing was touched");
+    bench.engine.remove(&spec.name).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(remove().await, ImageRemoval::Gone, "also when it is gone already");
+    }
+    assert!(matches!(bench.engine.create(&spec).await, Err(EngineError::NotFound(_))));
+}
+
+/// No label and no name of ours; a name of ours that stands for something else by now.
+#[tokio::test]
+async fn an_image_that_is_not_ours_stays() {
+    let bench = on_docker();
+    let other = ImageRef { digest: format!("sha256:{}", "0".repeat(64)), ..bench.idle.clone() };
+    for image in [&bench.idle, &other] {
+        assert_eq!(bench.engine.remove_image(image).await.unwrap(), ImageRemoval::Gone);
+        assert_eq!(digest(&bench.idle.reference).as_ref(), Some(&bench.idle.digest));
+    }
+    let pulled = bench.engine.pulled_images().await.unwrap();
+    assert!(pulled.iter().all(|image| image.reference.contains("@sha256:")), "{pulled:?}");
+    let disk =
+        bench.engine.disk().await.unwrap().expect("this machine's engine is on this machine");
+    assert!(disk.size > Bytes::mib(100) && disk.used_percent() <= 100, "{disk:?}");
 }
 
 async fn output_and_exit_status_arrive<E: Engine>(bench: Bench<E>) {
