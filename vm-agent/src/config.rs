@@ -384,6 +384,8 @@ mod tests {
             ("{registry_user: ann}", "vm_agent.registry_user"),
             ("{registry: 'https://registry.example'}", "vm_agent.registry"),
             ("{registry_docker_config: /nowhere}", "no such file"),
+            ("{gateways: 'https://a:1', token_file: x}", "`https://` needs the settings"),
+            ("{tls_key: k.pem}", "set together or not at all"),
         ] {
             let err = read(yaml).unwrap_err();
             assert!(err.contains(part), "{yaml}: {err}");

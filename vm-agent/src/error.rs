@@ -55,8 +55,8 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
-    /// The token's file, or what it keeps of its fleet.
-    #[error("`{path}`, or what the agent keeps of its fleet, cannot be read")]
+    /// The token's file, or what it keeps of its fleet; the source says which.
+    #[error("this VM cannot join its fleet")]
     Fleet {
         /// The token's file.
         path: PathBuf,

@@ -95,10 +95,23 @@ enum Refused {
     Stranger { gateway: Gateway, path: PathBuf },
     #[error("the gateway at `{gateway}` does not let this member in: {text}")]
     Turned { gateway: Gateway, text: String },
+    #[error(
+        "`{gateway}` is no control address of a gateway; its `ready` line names that one after `control`, port 8081 unless set otherwise (it said: {text})"
+    )]
+    Elsewhere { gateway: Gateway, text: String },
     #[error("no gateway can be reached")]
     Nobody(#[source] ask::AskError),
     #[error("what the gateway said cannot be kept")]
     Folder(#[source] io::Error),
+}
+
+/// A member that has never joined needs the token.
+#[derive(Debug, thiserror::Error)]
+#[error("the fleet's token cannot be read from `{}`; copy the file `fleet.token` of a gateway's data folder there", path.display())]
+struct NoToken {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
 }
 
 impl Belonging {
@@ -110,7 +123,10 @@ impl Belonging {
         let kept = Kept::new(settings.folder.clone());
         let credential = kept.credential()?;
         if credential.is_none() {
-            std::fs::read_to_string(&settings.token_file)?;
+            let path = &settings.token_file;
+            std::fs::read_to_string(path).map_err(|source| {
+                io::Error::new(source.kind(), NoToken { path: path.clone(), source })
+            })?;
         }
         if let Some(Welcome { gateways, .. }) = kept.gateways() {
             checker.trust(&gateways);
@@ -189,9 +205,7 @@ impl Belonging {
                     tracing::info!(why, "The credential is not taken; joining again.");
                     self.credential = None;
                 }
-                Err((_, text)) => {
-                    return Ok(Err(Refused::Turned { gateway: gateway.clone(), text }));
-                }
+                Err((status, text)) => return Ok(Err(turned(gateway, status, text))),
             }
         }
         let path = self.settings.token_file.clone();
@@ -209,7 +223,7 @@ impl Belonging {
             Err((StatusCode::UNAUTHORIZED, _)) => {
                 Err(Refused::Stranger { gateway: gateway.clone(), path })
             }
-            Err((_, text)) => Err(Refused::Turned { gateway: gateway.clone(), text }),
+            Err((status, text)) => Err(turned(gateway, status, text)),
         })
     }
 
@@ -287,6 +301,17 @@ impl Belonging {
             }
         }
         false
+    }
+}
+
+/// A gateway's control address knows what is asked; where callers reach functions, there is none of that name.
+fn turned(gateway: &Gateway, status: StatusCode, text: String) -> Refused {
+    let gateway = gateway.clone();
+    match status {
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => {
+            Refused::Elsewhere { gateway, text }
+        }
+        _ => Refused::Turned { gateway, text },
     }
 }
 

@@ -41,6 +41,11 @@ pub enum TlsError {
     /// Some of the three settings are there, some are not.
     #[error("`tls_certificate`, `tls_key` and `tls_authority` are set together or not at all")]
     Incomplete,
+    /// None of them is there, and somebody is to be spoken to by TLS.
+    #[error(
+        "`https://` needs the settings `tls_certificate`, `tls_key` and `tls_authority`; set them, or write `http://`"
+    )]
+    Needed,
     /// A file that is not there, or not PEM, or holds something else.
     #[error("`{}` does not hold {what} in PEM", path.display())]
     File {

@@ -23,7 +23,12 @@ use epsilon_api::{
 use futures_util::StreamExt;
 use http::Method;
 use rand::RngExt;
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    mem::{Discriminant, discriminant},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 /// Without a report for so long a VM is taken for gone.
@@ -38,6 +43,9 @@ const LONGEST_REPORT: usize = 8 << 20;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// So long a member may take to hear of a gateway that is new to it: a beat, and what it takes to ask.
+const KNOWN: Duration = BEAT.saturating_add(SILENCE);
+
 /// Waits until all VMs, of which there are so many at least, have reported or do not answer. Not longer than it takes
 /// members to hear of a gateway that is new to them.
 pub(crate) async fn all_heard(fleet: &Fleet, known: usize) {
@@ -50,7 +58,7 @@ pub(crate) async fn all_heard(fleet: &Fleet, known: usize) {
             sleep(LOOK).await;
         }
     };
-    let _ = timeout(BEAT + SILENCE, all).await;
+    let _ = timeout(KNOWN, all).await;
 }
 
 /// Follows the reports of a VM on another machine. Ends only by being dropped.
@@ -61,7 +69,7 @@ pub(crate) async fn follow(
     handover: Handover,
 ) {
     let mut pause = FIRST_PAUSE;
-    let mut told = None;
+    let mut outage = Outage::default();
     let mut heard = Instant::now();
     loop {
         let Err(trouble) = reports(&member, &remote, &handover, &mut heard, &mut pause).await;
@@ -71,15 +79,38 @@ pub(crate) async fn follow(
         if now.duration_since(heard) >= lost_after {
             remote.give_up();
         }
-        // One line per outage, not one per attempt.
-        if told.replace(std::mem::discriminant(&trouble)) != Some(std::mem::discriminant(&trouble))
-            || pause == FIRST_PAUSE
-        {
+        if outage.is_news(&trouble, pause == FIRST_PAUSE, now) {
             tracing::warn!(vm = %member.id, error = %Chain(&trouble), "No reports.");
+        } else {
+            tracing::debug!(vm = %member.id, error = %Chain(&trouble), "No reports.");
         }
         let part = rand::rng().random_range(0.5..1.0);
         sleep(pause.mul_f64(part)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// What was told of an outage: one line for each kind of trouble, not one for each attempt.
+#[derive(Debug, Default)]
+struct Outage {
+    told: Option<Discriminant<Trouble>>,
+    strange_since: Option<Instant>,
+}
+
+impl Outage {
+    /// Whether somebody should know. `begins`: there was a report since the last trouble. That a member does not know us mends
+    /// itself with its next beat, at each joining and each new gateway.
+    fn is_news(&mut self, trouble: &Trouble, begins: bool, now: Instant) -> bool {
+        if begins {
+            *self = Self::default();
+        }
+        if matches!(trouble, Trouble::Stranger)
+            && now.duration_since(*self.strange_since.get_or_insert(now)) < KNOWN
+        {
+            return false;
+        }
+        let kind = discriminant(trouble);
+        self.told.replace(kind) != Some(kind)
     }
 }
 
@@ -136,5 +167,26 @@ pub(crate) async fn tick(fleet: Arc<Fleet>) {
         for member in fleet.snapshot().members() {
             member.tick(now);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_is_told_once_for_each_outage_and_a_stranger_has_time_to_be_known() {
+        let start = Instant::now();
+        let mut outage = Outage::default();
+        let mut told = |trouble: Trouble, begins: bool, after: u64| {
+            outage.is_news(&trouble, begins, start + Duration::from_secs(after))
+        };
+        let broke = || Trouble::Broke("reset".into());
+        assert!(told(broke(), true, 0) && !told(broke(), false, 1), "once");
+        assert!(told(Trouble::Silent(SILENCE), false, 2), "another kind");
+        assert!(told(broke(), true, 3), "another outage");
+        assert!(!told(Trouble::Stranger, true, 10) && !told(Trouble::Stranger, false, 17));
+        assert!(told(Trouble::Stranger, false, 18) && !told(Trouble::Stranger, false, 30));
+        assert!(!told(Trouble::Stranger, true, 40), "the next one begins anew");
     }
 }

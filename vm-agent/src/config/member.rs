@@ -59,7 +59,7 @@ pub(super) fn read(s: &Settings) -> Result<Option<MemberConfig>, ConfigError> {
     let Some(text) = &s.gateways else { return Ok(None) };
     let gateways: Gateways = text.parse()?;
     if gateways.need_tls() && tls.is_none() {
-        return Err(TlsError::Incomplete.into());
+        return Err(TlsError::Needed.into());
     }
     Ok(Some(MemberConfig {
         listen: s.listen.unwrap_or((Ipv4Addr::UNSPECIFIED, PORT).into()),

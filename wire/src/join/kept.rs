@@ -23,10 +23,14 @@ impl Kept {
     }
 
     pub(super) fn credential(&self) -> io::Result<Option<Secret<String>>> {
-        match fs::read_to_string(self.folder.join("credential")) {
+        let path = self.folder.join("credential");
+        match fs::read_to_string(&path) {
             Ok(text) => Ok(Some(Secret::new(text.trim().to_owned()))),
             Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(err) => Err(err),
+            Err(err) => {
+                let text = format!("`{}` cannot be read: {err}", path.display());
+                Err(io::Error::new(err.kind(), text))
+            }
         }
     }
 

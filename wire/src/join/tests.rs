@@ -369,6 +369,40 @@ async fn the_clock_of_its_passes_counts_more_and_is_not_kept() {
     life.end().await;
 }
 
+fn says(err: &(dyn std::error::Error + 'static), words: &[&str]) {
+    let text = Chain(err).to_string();
+    assert!(words.iter().all(|word| text.contains(word)), "{text}");
+}
+
+#[test]
+fn what_is_wrong_is_said_with_what_to_do() {
+    let gateway: Gateways = "http://10.0.0.4:8080".parse().unwrap();
+    let text =
+        turned(&gateway.as_slice()[0], StatusCode::NOT_FOUND, "no function is named `v1`".into());
+    says(&text, &["http://10.0.0.4:8080", "no control address", "8081", "is named `v1`"]);
+    let text = turned(&gateway.as_slice()[0], StatusCode::CONFLICT, "too old".into());
+    says(&text, &["does not let this member in: too old"]);
+
+    let me = || Join {
+        protocol: PROTOCOL,
+        kind: MemberKind::Vm,
+        id: id(),
+        address: String::new(),
+        tls: false,
+        memory_bytes: Size::mib(1),
+        cpu: MilliCores::ONE,
+    };
+    let member = Member::new();
+    fs::remove_file(member.folder.path().join("token")).unwrap();
+    let settings = member.settings("http://10.0.0.4:8081");
+    let none = Belonging::new(settings, me(), Arc::clone(&member.checker)).unwrap_err();
+    says(&none, &["/token", "copy the file `fleet.token`"]);
+    fs::create_dir(member.folder.path().join("credential")).unwrap();
+    let settings = member.settings("http://10.0.0.4:8081");
+    let none = Belonging::new(settings, me(), Arc::clone(&member.checker)).unwrap_err();
+    says(&none, &["/credential` cannot be read"]);
+}
+
 #[tokio::test]
 async fn gateways_that_are_gone_do_not_hold_up_the_end() {
     let (gateway, member) = (FakeGateway::new().await, Member::new());

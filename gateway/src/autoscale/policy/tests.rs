@@ -135,6 +135,49 @@ fn near_a_border_one_more_stays() {
     assert_eq!(after(&mut policy, 660, steady(400, 11.0), 3).wanted, 2);
 }
 
+/// The settings of the end-to-end test: VMs of 4 places, windows of seconds.
+fn brisk() -> Policy {
+    policy(Settings {
+        max: 3,
+        headroom: 2,
+        trend_limit: 1.0,
+        stable_window: s(4),
+        panic_window: s(1),
+        scale_in_after: s(4),
+        boot_time: s(1),
+        ..Settings::default()
+    })
+}
+
+fn small(demand: f64, ready: u32) -> Sample {
+    Sample { vm_places: 4.0, places: 4.0 * f64::from(ready), ..sample(demand, ready) }
+}
+
+/// How many are wanted, second by second, after a load that needed three of them has fallen to this.
+fn after_the_fall(demand: f64) -> Vec<u32> {
+    let mut policy = brisk();
+    for second in 0..20 {
+        policy.decide(s(second), now(), &small(8.0, 3));
+    }
+    (20..60).map(|second| policy.decide(s(second), now(), &small(demand, 3)).wanted).collect()
+}
+
+/// Once seen: a group of three that shrank to two and no further in 20 s. The policy's own part of that is 6 s.
+#[test]
+fn a_load_that_falls_is_followed_within_the_windows() {
+    let wanted = after_the_fall(1.0);
+    assert_eq!(wanted.iter().position(|vms| *vms == 1), Some(6), "{wanted:?}");
+    assert!(wanted[6..].iter().all(|vms| *vms == 1), "{wanted:?}");
+}
+
+/// And this is where it stays at two for ever, rightly: two places that are busy all the time and two to be free are one VM,
+/// just, so one more stays.
+#[test]
+fn two_busy_places_and_two_free_ones_on_vms_of_four_keep_two() {
+    assert_eq!(after_the_fall(2.0).last(), Some(&2));
+    assert_eq!(after_the_fall(1.9).last(), Some(&1), "a little less and it is one");
+}
+
 #[test]
 fn a_new_leader_sends_nobody_away_at_once() {
     let mut policy = policy(settings());
