@@ -1,5 +1,7 @@
 //! What a developer waits for: `epsilon deploy` after a change of one line until the new code answered,
-//! and `epsilon deploy` without a change.
+//! `epsilon deploy` without a change, and a first one with many packages (`packages`).
+
+mod packages;
 
 use crate::{
     Plan,
@@ -34,5 +36,12 @@ pub(crate) async fn measure(up: &Epsilon, plan: Plan, report: &mut Report) {
         up.cli_in(&folder, &["deploy"]).await.expect(0);
         unchanged.push(began.elapsed().as_secs_f64() * 1e3);
     }
-    report.push(Push { changed_ms: median(changed), unchanged_ms: median(unchanged) });
+    let packages = packages::measure(up, plan).await;
+    report.push(Push {
+        changed_ms: median(changed),
+        unchanged_ms: median(unchanged),
+        packages: packages.count,
+        packed_ms: packages.deploy_ms,
+        npm_ms: packages.npm_ms,
+    });
 }

@@ -45,6 +45,10 @@ pub(crate) struct Cold {
 pub(crate) struct Push {
     pub(crate) changed_ms: f64,
     pub(crate) unchanged_ms: f64,
+    /// Packages of the project whose first deployment the next two are about.
+    pub(crate) packages: usize,
+    pub(crate) packed_ms: f64,
+    pub(crate) npm_ms: f64,
 }
 
 /// All that was measured.
@@ -113,6 +117,16 @@ impl Report {
                 "| `epsilon deploy` without a change | {:.0} ms | | {:.2}× of a change |",
                 push.unchanged_ms,
                 push.unchanged_ms / push.changed_ms
+            )
+            .unwrap();
+            writeln!(
+                out,
+                "| `epsilon deploy` of {} npm packages that were not installed before | {:.0} ms | {:.0} ms: npm's own, \
+                 same image, flags and cache | {:+.0} ms |",
+                push.packages,
+                push.packed_ms,
+                push.npm_ms,
+                push.packed_ms - push.npm_ms
             )
             .unwrap();
         }
