@@ -344,7 +344,7 @@ mod tests {
 
     fn read(yaml: &str) -> Result<Config, String> {
         let settings: Settings = serde_yaml::from_str(yaml).map_err(|e| e.to_string())?;
-        settings.check(Path::new("/data")).map_err(|e| e.to_string())
+        settings.check(Path::new("/data")).map_err(|e| epsilon_api::chain::Chain(&e).to_string())
     }
 
     #[test]
