@@ -135,14 +135,17 @@ impl Loads {
         all
     }
 
-    /// Waits until so many more calls went well.
+    /// Waits until so many more calls went well. The limit is on each of them: a busy machine makes few.
     pub async fn more(&self, count: u64) {
-        let start = self.tally().of(200);
-        until("calls go on", SOON, async || {
-            let now = self.tally().of(200) - start;
-            if now >= count { Ok(()) } else { Err(now) }
-        })
-        .await;
+        let mut seen = self.tally().of(200);
+        let goal = seen + count;
+        while seen < goal {
+            seen = until("calls go on", SOON, async || match self.tally().of(200) {
+                now if now > seen => Ok(now),
+                now => Err(now),
+            })
+            .await;
+        }
     }
 
     /// Waits until this moment, through which calls must go on.

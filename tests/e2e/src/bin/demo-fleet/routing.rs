@@ -116,12 +116,12 @@ async fn kill_under_load(fleet: &mut Fleet) -> bool {
     );
     let paths = FUNCTIONS.map(|name| format!("/{name}"));
     let loads = Loads::start(fleet.gateways[0].public(), paths, CALLERS);
-    loads.more(2000).await;
+    loads.more(1000).await;
     fleet.agent(&victim).program.kill().await;
     let killed = Instant::now();
     fleet.gateways[0].sees(&victim, "out").await;
     println!("out of the ring after {:.0?}", killed.elapsed());
-    loads.more(4000).await;
+    loads.more(2000).await;
     let tally = loads.stop().await;
     println!(
         "calls answered 200: {}   anything else: {}   slowest answer: {:.0?}",
