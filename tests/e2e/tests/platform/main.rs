@@ -29,6 +29,7 @@ mod origin_defects;
 mod settings;
 mod signatures;
 mod streaming;
+mod traffic;
 mod versions;
 mod webhook;
 
