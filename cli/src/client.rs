@@ -180,6 +180,20 @@ impl Client {
         Ok(JsonLines::new(self.send(builder).await?))
     }
 
+    /// Deploys images made elsewhere; the answer is the deployment's story.
+    pub(crate) async fn deploy_built(
+        &self,
+        only: &[FunctionName],
+        document: String,
+    ) -> Result<JsonLines, Failure> {
+        let mut builder = self.request(Method::POST, &["deployments"]);
+        for name in only {
+            builder = builder.query(&[("only", name.as_str())]);
+        }
+        let builder = builder.header(header::CONTENT_TYPE, "application/json").body(document);
+        Ok(JsonLines::new(self.send(builder).await?))
+    }
+
     /// The VMs.
     pub(crate) async fn vms(&self) -> Result<Vec<VmInfo>, Failure> {
         self.list(&["vms"]).await

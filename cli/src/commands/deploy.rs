@@ -11,7 +11,12 @@ mod pack;
 mod story;
 mod tree;
 
-use crate::{args::Globals, client::Client, failure::Failure, output};
+use crate::{
+    args::Globals,
+    client::{Client, JsonLines},
+    failure::Failure,
+    output,
+};
 use clap::Args;
 use epsilon_api::{
     admin::{DeployEvent, DeploymentInfo},
@@ -21,6 +26,7 @@ use epsilon_api::{
 use futures_util::future::BoxFuture;
 use reqwest::Body;
 use std::{
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -46,6 +52,10 @@ pub(crate) struct Deploy {
     /// Deploy only this function (may be given several times)
     #[arg(long, value_name = "NAME")]
     only: Vec<FunctionName>,
+    /// Deploy images made elsewhere instead of a folder: a document that `epsilon build --json` printed (`-`: from
+    /// standard input)
+    #[arg(long, value_name = "FILE", conflicts_with = "dir")]
+    built: Option<PathBuf>,
     /// Refuse a larger file before anything is sent; the builder has limits of its own
     #[arg(long, value_name = "SIZE", default_value = "256MiB")]
     max_file: Bytes,
@@ -59,7 +69,13 @@ impl Deploy {
         let client = Client::new(globals)?;
         let within = globals.timeout.unwrap_or(DEPLOY_WITHIN);
         let mut story = Story::new(globals.json, self.verbose);
-        match tokio::time::timeout(within, self.push(&client, &mut story)).await {
+        let work = async {
+            match &self.built {
+                Some(file) => self.send(file, &client, &mut story).await,
+                None => self.push(&client, &mut story).await,
+            }
+        };
+        match tokio::time::timeout(within, work).await {
             Ok(deployed) => {
                 story.end();
                 let deployment = deployed?;
@@ -84,23 +100,49 @@ impl Deploy {
         let answer = client.deploy(folder.as_deref(), &self.only, archive).await;
         // A file that could not be read breaks the request; the file is the cause to tell.
         let packed = packing.await;
-        let mut lines = match (answer, packed) {
+        let lines = match (answer, packed) {
             (_, Err(failure)) => return Err(failure),
             (answer, Ok(())) => answer?,
         };
         story.uploaded();
-        loop {
-            let event = lines.next::<DeployEvent>().await.map_err(|err| cut().because(&err))?;
-            let Some(event) = event else { return Err(cut()) };
-            story.tell(&event)?;
-            match event {
-                DeployEvent::Done { deployment } => return Ok(deployment),
-                DeployEvent::Failed { error } => return Err(story.failed(error)),
-                DeployEvent::Accepted { .. }
-                | DeployEvent::StepStarted { .. }
-                | DeployEvent::StepDone { .. }
-                | DeployEvent::Log { .. } => {}
+        follow(lines, story).await
+    }
+
+    /// Images that are somewhere already.
+    async fn send(
+        &self,
+        file: &Path,
+        client: &Client,
+        story: &mut Story,
+    ) -> Result<DeploymentInfo, Failure> {
+        let read = match file.to_str() {
+            Some("-") => {
+                let read = tokio::task::spawn_blocking(|| io::read_to_string(io::stdin()));
+                read.await.unwrap_or_else(|ended| Err(io::Error::other(ended)))
             }
+            _ => tokio::fs::read_to_string(file).await,
+        };
+        let document = read.map_err(|err| {
+            Failure::usage(format!("`{}` cannot be read", file.display())).because(&err)
+        })?;
+        let lines = client.deploy_built(&self.only, document).await?;
+        follow(lines, story).await
+    }
+}
+
+/// Tells the story to its end.
+async fn follow(mut lines: JsonLines, story: &mut Story) -> Result<DeploymentInfo, Failure> {
+    loop {
+        let event = lines.next::<DeployEvent>().await.map_err(|err| cut().because(&err))?;
+        let Some(event) = event else { return Err(cut()) };
+        story.tell(&event)?;
+        match event {
+            DeployEvent::Done { deployment } => return Ok(deployment),
+            DeployEvent::Failed { error } => return Err(story.failed(error)),
+            DeployEvent::Accepted { .. }
+            | DeployEvent::StepStarted { .. }
+            | DeployEvent::StepDone { .. }
+            | DeployEvent::Log { .. } => {}
         }
     }
 }
