@@ -45,7 +45,7 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_layout_is_what_oci_says_and_every_builder_writes_the_same() {
+async fn a_layout_is_what_oci_says_every_builder_writes_the_same_and_an_engine_runs_it() {
     let dir = tempfile::tempdir().unwrap();
     let (one, two) = (dir.path().join("one.tar"), dir.path().join("two.tar"));
     let first = built(&one, &[INDEX, YAML]).await;
@@ -87,14 +87,11 @@ async fn a_layout_is_what_oci_says_and_every_builder_writes_the_same() {
         referenced.extend(parts.map(|part| part["digest"].as_str().unwrap().replace(':', "/")));
     }
     assert_eq!(referenced.len() + 3, names.len(), "nothing that no image names");
+    loaded(&one, &first);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_engine_loads_a_layout_and_runs_what_is_in_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("images.tar");
-    let yaml = ("epsilon.yaml", "project: lab-layout-run\n");
-    let built = built(&file, &[yaml, INDEX]).await;
+/// An engine takes the file and runs what is in it.
+fn loaded(file: &Path, built: &Built) {
     let hello = built.functions.iter().find(|f| f.name.as_str() == "hello").unwrap();
     let name = hello.image.reference.rsplit_once("tar:").unwrap().1;
     docker(&["load", "-q", "-i", file.to_str().unwrap()]);

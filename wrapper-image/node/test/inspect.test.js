@@ -9,9 +9,13 @@ const { test } = require('node:test');
 const { folder, project } = require('./support/process.js');
 
 function inspect(t, files, ...entries) {
+  return inspectWith(t, {}, files, ...entries);
+}
+
+function inspectWith(t, more, files, ...entries) {
   const root = project(t, files);
   const out = path.join(folder(t), 'out.json');
-  const env = { PATH: process.env.PATH, EPSILON_INSPECT_OUT: out, EPSILON_INSPECT_TIMEOUT_MS: '5000' };
+  const env = { PATH: process.env.PATH, EPSILON_INSPECT_OUT: out, EPSILON_INSPECT_TIMEOUT_MS: '5000', ...more };
   execFileSync(process.execPath, [path.join(__dirname, '../inspect.js'), ...entries], { cwd: root, env, stdio: 'pipe' });
   return JSON.parse(fs.readFileSync(out)).entries;
 }
@@ -124,10 +128,11 @@ test('dynamic: what cannot be followed is told', (t) => {
     'exports.c = () => require("./" + name);',
     'const r = require;',
     'exports.d = () => new Worker("./w.js");',
+    'exports.e = () => eval(name);',
     'if (require.main === module) {}',
     'require("node:fs"); require.resolve("node:fs");',
   ].join('\n') }, 'e.js');
-  assert.deepEqual(dynamic.map((d) => [d.file, d.line]), [['e.js', 2], ['e.js', 3], ['e.js', 4], ['e.js', 5], ['e.js', 6]]);
+  assert.deepEqual(dynamic.map((d) => [d.file, d.line]), [['e.js', 2], ['e.js', 3], ['e.js', 4], ['e.js', 5], ['e.js', 6], ['e.js', 7]]);
   assert.equal(dynamic[0].text, 'require(name);');
 });
 
@@ -135,3 +140,20 @@ test('user code cannot write the report by printing', (t) => {
   const [entry] = inspect(t, { 'e.js': 'console.log("{}"); exports.a = () => {}' }, 'e.js');
   assert.equal(entry.exports.length, 1);
 });
+
+for (const [what, code, graph, expected] of [
+  ['what each export reaches is added', 'exports.a = () => {}; exports.b = () => {}', 'async (root, entry, files, names) => Object.fromEntries(names.map((name) => [name, { files, code: entry }]))',
+    { reach: [{ files: ['e.js'], code: 'e.js' }, { files: ['e.js'], code: 'e.js' }] }],
+  ['one export is not asked about', 'exports.a = () => {}', '() => { throw new Error("asked") }', { reach: [undefined] }],
+  ['nor what only a run can tell', 'exports.a = (n) => require(n); exports.b = () => {}', '() => { throw new Error("asked") }', { reach: [undefined, undefined] }],
+  ['a failure is told, and all counts', 'exports.a = () => {}; exports.b = () => {}', 'async () => { throw new Error("no graph") }', { reach: [undefined, undefined], together: 'no graph' }],
+  ['an answer that never comes is no answer', 'exports.a = () => {}; exports.b = () => {}', '() => { setInterval(() => {}, 1000); return new Promise(() => {}) }', { reach: [undefined, undefined], together: 'no answer within 5000 ms' }],
+]) {
+  test(`the module graph: ${what}`, (t) => {
+    const file = path.join(folder(t), 'graph.js');
+    fs.writeFileSync(file, `exports.split = ${graph}`);
+    const [{ exports, together, error }] = inspectWith(t, { EPSILON_INSPECT_GRAPH: file }, { 'e.js': code }, 'e.js');
+    assert.equal(error, null);
+    assert.deepEqual({ reach: exports.map((one) => one.reach), ...(together && { together }) }, expected);
+  });
+}
