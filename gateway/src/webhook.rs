@@ -28,6 +28,7 @@ mod lane;
 mod metrics;
 mod payload;
 pub(crate) mod project;
+mod refused;
 mod signature;
 mod source;
 mod status;
@@ -36,11 +37,7 @@ mod status;
 #[path = "../tests/support/hub.rs"]
 mod hub;
 
-use crate::{
-    control::error::{ApiError, of_store, unprocessable},
-    deploy::Deploys,
-    git::command::Git,
-};
+use crate::{control::error::ApiError, deploy::Deploys, git::command::Git};
 use axum::body::Body;
 use config::{Config, Limits};
 use epsilon_api::{
@@ -52,14 +49,15 @@ use epsilon_api::{
 use epsilon_store::{Delivery, Store};
 use event::{Event, Push};
 use futures_util::FutureExt;
-use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderMap, header::CONTENT_TYPE};
 use jiff::Timestamp;
 use job::Job;
 use lane::{Lanes, Placed};
 use metrics::{HookMetrics, Outcome};
-use payload::{Payloads, Unread};
+use payload::Payloads;
 use project::Hook;
 use prometheus::Registry;
+use refused::Refused;
 use sha2::{Digest, Sha256};
 use signature::Signature;
 use status::Statuses;
@@ -95,13 +93,6 @@ pub(crate) struct Hooks {
     metrics: HookMetrics,
     close: CancellationToken,
     background: TaskTracker,
-}
-
-/// Why a delivery is not taken, and how that is counted.
-#[derive(Debug)]
-pub(crate) struct Refused {
-    outcome: Outcome,
-    error: ApiError,
 }
 
 /// The parts of the gateway that webhooks use.
@@ -203,31 +194,27 @@ impl Hooks {
         headers: &HeaderMap,
         body: Body,
     ) -> Result<HookAnswer, Refused> {
-        let hook = self.hooks.get(project).ok_or_else(|| no_hook(project))?;
-        let signature = Signature::of(headers).ok_or_else(unsigned)?;
+        let hook = self.hooks.get(project).ok_or_else(|| refused::no_hook(project))?;
+        let signature = Signature::of(headers).ok_or_else(refused::unsigned)?;
         let secret = hook.secret().await.map_err(|err| {
             tracing::error!(%project, error = %Chain(&err), "A webhook's secret cannot be used.");
-            unable(
-                "HOOK_NOT_READY",
-                "the secret of this hook cannot be used; the gateway's log says why",
-            )
+            let message = "the secret of this hook cannot be used; the gateway's log says why";
+            refused::unable("HOOK_NOT_READY", message)
         })?;
-        let payload = self.payloads.read(body).await.map_err(unread)?;
+        let payload = self.payloads.read(body).await.map_err(refused::unread)?;
         if !signature.is_of(&payload.bytes, &secret) {
-            return Err(unsigned());
+            return Err(refused::unsigned());
         }
         // From here on, the hub speaks.
-        let name = text(headers, EVENT).ok_or_else(|| invalid(EVENT))?;
-        let delivery =
-            text(headers, DELIVERY).filter(|id| is_id(id)).ok_or_else(|| invalid(DELIVERY))?;
+        let name = text(headers, EVENT).ok_or_else(|| refused::header(EVENT))?;
+        let delivery = text(headers, DELIVERY).filter(|id| is_id(id));
+        let delivery = delivery.ok_or_else(|| refused::header(DELIVERY))?;
         if !is_json(headers) {
-            return Err(not_json());
+            return Err(refused::not_json());
         }
         let now = Timestamp::now();
         let event = event::read(name, &payload.bytes, hook, self.limits.remember, now);
-        match event.map_err(|err| {
-            Refused::new(Outcome::Invalid, unprocessable("INVALID_BODY", err.to_string()))
-        })? {
+        match event.map_err(|err| refused::malformed(&err))? {
             Event::Ping => {
                 Ok(answer(HookResult::Pong, "pushes to this repository will be deployed".into()))
             }
@@ -235,7 +222,13 @@ impl Hooks {
             Event::Push(push) => {
                 let digest = hex(&Sha256::digest(&payload.bytes));
                 drop(payload);
-                self.accept(hook, push, delivery, digest, now).await
+                let (hooks, hook, delivery) =
+                    (Arc::clone(self), Arc::clone(hook), delivery.to_owned());
+                // To the end, also when the hub hangs up: what is noted is carried out.
+                let accepted = self
+                    .background
+                    .spawn(async move { hooks.accept(&hook, push, delivery, digest, now).await });
+                accepted.await.unwrap_or_else(|err| Err(refused::internal(&err)))
             }
         }
     }
@@ -245,24 +238,22 @@ impl Hooks {
         self: &Arc<Self>,
         hook: &Arc<Hook>,
         push: Push,
-        delivery: &str,
+        delivery: String,
         digest: String,
         now: Timestamp,
     ) -> Result<HookAnswer, Refused> {
         if self.close.is_cancelled() {
-            return Err(unable(
-                "HOOK_NOT_READY",
-                "this gateway stops; deliver it again in a moment",
-            ));
+            let message = "this gateway stops; deliver it again in a moment";
+            return Err(refused::unable("HOOK_NOT_READY", message));
         }
         if self.deploys.builders.is_empty() {
-            return Err(unable("NO_BUILDER", "no builder has joined this gateway"));
+            return Err(refused::unable("NO_BUILDER", "no builder has joined this gateway"));
         }
         let id = DeploymentId::random();
         let source = format!("github {} {} {}", hook.repository, push.name(), push.short());
         let delivery = Delivery {
             project: hook.project.clone(),
-            id: delivery.to_owned(),
+            id: delivery,
             digest,
             deployment: id.clone(),
             source,
@@ -270,10 +261,8 @@ impl Hooks {
         };
         let noted =
             self.store.begin_delivery(&delivery, &self.deploys.gateway, self.limits.remember);
-        if let Some(earlier) =
-            noted.await.map_err(|err| Refused::new(Outcome::Unable, of_store(&err)))?
-        {
-            return Err(replayed(&earlier));
+        if let Some(earlier) = noted.await.map_err(|err| refused::by_store(&err))? {
+            return Err(refused::replayed(&earlier));
         }
         let what = format!("{} at {}", push.name(), push.short());
         let statuses = Statuses::of(hook, &id, self.limits, &self.metrics, &self.background);
@@ -324,68 +313,8 @@ impl Outcome {
     }
 }
 
-impl Refused {
-    fn new(outcome: Outcome, error: ApiError) -> Self {
-        Self { outcome, error }
-    }
-}
-
 fn answer(result: HookResult, message: String) -> HookAnswer {
     HookAnswer { result, message, deployment: None }
-}
-
-fn no_hook(project: &ProjectName) -> Refused {
-    let message = format!("project `{project}` has no webhook");
-    let error = ApiError::new(StatusCode::NOT_FOUND, "HOOK_NOT_FOUND", message);
-    Refused::new(Outcome::Invalid, error.hint("the operator sets it as `gateway.github.<project>`"))
-}
-
-/// One text for all of it: who guesses learns nothing.
-fn unsigned() -> Refused {
-    let message = "the signature of this delivery is missing or not made with this hook's secret";
-    let error = ApiError::new(StatusCode::UNAUTHORIZED, "SIGNATURE_REFUSED", message);
-    Refused::new(
-        Outcome::Unsigned,
-        error
-            .hint("the hook's secret at the hub and the content of `secret_file` must be the same"),
-    )
-}
-
-fn unread(err: Unread) -> Refused {
-    let (outcome, status, code) = match err {
-        Unread::TooLarge(_) => (Outcome::TooMuch, StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE"),
-        Unread::TooSlow(_) => (Outcome::Invalid, StatusCode::REQUEST_TIMEOUT, "BODY_TOO_SLOW"),
-        Unread::Crowded => (Outcome::TooMuch, StatusCode::SERVICE_UNAVAILABLE, "TOO_MANY_HOOKS"),
-        Unread::BrokeOff => (Outcome::Invalid, StatusCode::UNPROCESSABLE_ENTITY, "INVALID_BODY"),
-    };
-    Refused::new(outcome, ApiError::new(status, code, err.to_string()))
-}
-
-fn invalid(header: &str) -> Refused {
-    let message = format!("the header `{header}` is missing or odd");
-    Refused::new(Outcome::Invalid, unprocessable("INVALID_HEADER", message))
-}
-
-fn not_json() -> Refused {
-    let message = "the payload is not `application/json`";
-    let error = ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "NOT_JSON", message);
-    Refused::new(
-        Outcome::Invalid,
-        error.hint("set the hook's content type at the hub to `application/json`"),
-    )
-}
-
-fn replayed(earlier: &DeploymentId) -> Refused {
-    let message = format!("this delivery came before; its deployment is `{earlier}`");
-    let error = ApiError::new(StatusCode::CONFLICT, "DELIVERY_REPLAYED", message);
-    Refused::new(
-        Outcome::Replayed,
-        error.hint("it is taken again only when that deployment has failed"),
-    )
-}
-
-fn unable(code: &str, message: &str) -> Refused {
-    Refused::new(Outcome::Unable, ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, message))
 }
 
 /// A header that is there once and is text.

@@ -212,30 +212,3 @@ async fn an_address_of_this_machine_is_refused_where_it_was_not_allowed() {
     assert!(!message.contains("127.0.0.1") && !message.contains("::1"), "{message}");
     assert!(hub.shown().is_empty());
 }
-
-#[test]
-fn gits_words_are_understood() {
-    for (words, want) in [
-        (
-            "fatal: could not read Username for 'https://github.com': terminal prompts disabled",
-            Refusal::Credentials,
-        ),
-        ("fatal: Authentication failed for 'https://github.com/o/s.git/'", Refusal::Credentials),
-        (
-            "remote: Repository not found.\nfatal: repository 'https://github.com/o/s.git/' not found",
-            Refusal::Absent,
-        ),
-        ("fatal: couldn't find remote ref refs/heads/main", Refusal::Reference),
-        (
-            "fatal: unable to access 'http://h/': The requested URL returned error: 301",
-            Refusal::Redirect,
-        ),
-        (
-            "fatal: unable to access 'http://h/': The requested URL returned error: 403",
-            Refusal::Credentials,
-        ),
-        ("fatal: unable to access 'https://h/': SSL certificate problem", Refusal::Other),
-    ] {
-        assert_eq!(Refusal::of(words), want, "{words}");
-    }
-}

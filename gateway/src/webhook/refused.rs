@@ -1,0 +1,87 @@
+//! Deliveries that are not taken, in words for who set the hook up: they stand under its recent deliveries at the hub.
+
+use super::{event::Malformed, metrics::Outcome, payload::Unread};
+use crate::control::error::{self, ApiError, unprocessable};
+use epsilon_api::ids::{DeploymentId, ProjectName};
+use epsilon_store::StoreError;
+use http::StatusCode;
+use std::error::Error;
+
+/// Why a delivery is not taken, and how that is counted.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(super) outcome: Outcome,
+    pub(super) error: ApiError,
+}
+
+impl Refused {
+    fn new(outcome: Outcome, error: ApiError) -> Self {
+        Self { outcome, error }
+    }
+}
+
+pub(super) fn no_hook(project: &ProjectName) -> Refused {
+    let message = format!("project `{project}` has no webhook");
+    let error = ApiError::new(StatusCode::NOT_FOUND, "HOOK_NOT_FOUND", message);
+    Refused::new(Outcome::Invalid, error.hint("the operator sets it as `gateway.github.<project>`"))
+}
+
+/// One text for all of it: who guesses learns nothing.
+pub(super) fn unsigned() -> Refused {
+    let message = "the signature of this delivery is missing or not made with this hook's secret";
+    let error = ApiError::new(StatusCode::UNAUTHORIZED, "SIGNATURE_REFUSED", message);
+    Refused::new(
+        Outcome::Unsigned,
+        error
+            .hint("the hook's secret at the hub and the content of `secret_file` must be the same"),
+    )
+}
+
+pub(super) fn unread(err: Unread) -> Refused {
+    let (outcome, status, code) = match err {
+        Unread::TooLarge(_) => (Outcome::TooMuch, StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE"),
+        Unread::TooSlow(_) => (Outcome::Invalid, StatusCode::REQUEST_TIMEOUT, "BODY_TOO_SLOW"),
+        Unread::Crowded => (Outcome::TooMuch, StatusCode::SERVICE_UNAVAILABLE, "TOO_MANY_HOOKS"),
+        Unread::BrokeOff => (Outcome::Invalid, StatusCode::UNPROCESSABLE_ENTITY, "INVALID_BODY"),
+    };
+    Refused::new(outcome, ApiError::new(status, code, err.to_string()))
+}
+
+pub(super) fn header(header: &str) -> Refused {
+    let message = format!("the header `{header}` is missing or odd");
+    Refused::new(Outcome::Invalid, unprocessable("INVALID_HEADER", message))
+}
+
+pub(super) fn not_json() -> Refused {
+    let message = "the payload is not `application/json`";
+    let error = ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "NOT_JSON", message);
+    Refused::new(
+        Outcome::Invalid,
+        error.hint("set the hook's content type at the hub to `application/json`"),
+    )
+}
+
+pub(super) fn replayed(earlier: &DeploymentId) -> Refused {
+    let message = format!("this delivery came before; its deployment is `{earlier}`");
+    let error = ApiError::new(StatusCode::CONFLICT, "DELIVERY_REPLAYED", message);
+    Refused::new(
+        Outcome::Replayed,
+        error.hint("it is taken again only when that deployment has failed"),
+    )
+}
+
+pub(super) fn unable(code: &str, message: &str) -> Refused {
+    Refused::new(Outcome::Unable, ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, message))
+}
+
+pub(super) fn malformed(err: &Malformed) -> Refused {
+    Refused::new(Outcome::Invalid, unprocessable("INVALID_BODY", err.to_string()))
+}
+
+pub(super) fn by_store(err: &StoreError) -> Refused {
+    Refused::new(Outcome::Unable, error::of_store(err))
+}
+
+pub(super) fn internal(err: &(dyn Error + 'static)) -> Refused {
+    Refused::new(Outcome::Unable, error::internal(err))
+}

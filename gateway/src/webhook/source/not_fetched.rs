@@ -1,0 +1,229 @@
+//! Why a commit is not here, and what whom is told of it: the developer the reason, the operator's log git's own words
+//! and addresses as well.
+
+use crate::{
+    git::{command::GitError, contents::Unsupported},
+    webhook::{host::Unreachable, project::SecretError},
+};
+use epsilon_api::{chain::Chain, error::ErrorBody, units};
+use http::StatusCode;
+use std::{io, time::Duration};
+
+/// Why a commit is not here.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotFetched {
+    #[error(transparent)]
+    Unreachable(#[from] Unreachable),
+    #[error("a token cannot be used")]
+    Token(#[from] SecretError),
+    #[error("the folder for it cannot be made")]
+    Folder(#[source] io::Error),
+    #[error("git cannot be used")]
+    Git(#[source] GitError),
+    #[error("git did not fetch it")]
+    Refused { kind: Refusal, source: GitError },
+    #[error("it is larger than {0}")]
+    TooLarge(units::Bytes),
+    #[error("it did not come within {}", humantime::format_duration(*.0))]
+    TookTooLong(Duration),
+    #[error("`{0}` points elsewhere by now")]
+    Moved(String),
+    #[error("it holds what cannot be deployed")]
+    Unsupported(#[source] Unsupported),
+}
+
+/// What git's words mean, as far as they are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Credentials,
+    Absent,
+    Reference,
+    Redirect,
+    DiskFull,
+    Other,
+}
+
+impl Refusal {
+    pub(super) fn of(words: &str) -> Self {
+        let says = |parts: &[&str]| parts.iter().any(|part| words.contains(part));
+        if says(&["No space left on device", "Disk quota exceeded"]) {
+            Self::DiskFull
+        } else if says(&[
+            "could not read Username",
+            "could not read Password",
+            "Authentication failed",
+            "askpass",
+        ]) {
+            Self::Credentials
+        } else if says(&["couldn't find remote ref"]) {
+            Self::Reference
+        } else if says(&["not found", "returned error: 404"]) {
+            Self::Absent
+        } else if says(&[
+            "returned error: 301",
+            "returned error: 302",
+            "returned error: 303",
+            "returned error: 307",
+            "returned error: 308",
+            "redirect",
+        ]) {
+            Self::Redirect
+        } else if says(&["returned error: 401", "returned error: 403"]) {
+            Self::Credentials
+        } else {
+            Self::Other
+        }
+    }
+}
+
+impl NotFetched {
+    /// What a run of git that is no fetch failed of.
+    pub(super) fn of(err: GitError) -> Self {
+        match err {
+            GitError::TookTooLong { limit, .. } => Self::TookTooLong(limit),
+            GitError::Failed { ref words, .. } => match Refusal::of(words) {
+                kind @ Refusal::DiskFull => Self::Refused { kind, source: err },
+                Refusal::Credentials
+                | Refusal::Absent
+                | Refusal::Reference
+                | Refusal::Redirect
+                | Refusal::Other => Self::Git(err),
+            },
+            GitError::Missing
+            | GitError::TooOld { .. }
+            | GitError::Run { .. }
+            | GitError::TooMuch { .. } => Self::Git(err),
+        }
+    }
+
+    /// What a fetch failed of: then the hub's side may have refused it.
+    pub(super) fn of_fetch(err: GitError) -> Self {
+        match err {
+            GitError::Failed { ref words, .. } => {
+                Self::Refused { kind: Refusal::of(words), source: err }
+            }
+            other => Self::of(other),
+        }
+    }
+
+    /// For the developer, without addresses and git's own words.
+    pub(crate) fn body(&self) -> ErrorBody {
+        let (status, code, hint) = self.verdict();
+        let message = match self {
+            Self::Unsupported(what) => what.to_string(),
+            Self::Refused { kind, .. } => match kind {
+                Refusal::Credentials => {
+                    "the hub wants credentials: the repository is private, or there is none".into()
+                }
+                Refusal::Absent => "the hub knows no such repository, or does not show it".into(),
+                Refusal::Reference => "what was pushed is not there any more".into(),
+                Refusal::Redirect => {
+                    "the hub answered with a redirect, which is not followed".into()
+                }
+                Refusal::DiskFull => "the gateway's disk is full".into(),
+                Refusal::Other => {
+                    "the hub did not let the commit be fetched; the gateway's log says more".into()
+                }
+            },
+            Self::Git(err @ (GitError::Missing | GitError::TooOld { .. })) => err.to_string(),
+            Self::Unreachable(_) | Self::Token(_) | Self::Folder(_) | Self::Git(_) => {
+                "the commit cannot be fetched; the gateway's log says why".into()
+            }
+            Self::TooLarge(_) | Self::TookTooLong(_) | Self::Moved(_) => {
+                format!("the commit was not fetched: {self}")
+            }
+        };
+        ErrorBody::new(status, code, message, hint.map(str::to_owned))
+    }
+
+    fn verdict(&self) -> (StatusCode, &'static str, Option<&'static str>) {
+        const NOT_FETCHED: &str = "SOURCE_NOT_FETCHED";
+        match self {
+            Self::Moved(_) | Self::Refused { kind: Refusal::Reference, .. } => (
+                StatusCode::CONFLICT,
+                "SUPERSEDED",
+                Some("what it points at now is deployed by its own delivery"),
+            ),
+            Self::Unsupported(what) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "SOURCE_UNSUPPORTED", Some(what.hint()))
+            }
+            Self::TooLarge(_) => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "SOURCE_TOO_LARGE",
+                Some("the operator's setting is `gateway.hooks.max_fetch`"),
+            ),
+            Self::TookTooLong(_) => (
+                StatusCode::GATEWAY_TIMEOUT,
+                NOT_FETCHED,
+                Some("the operator's setting is `gateway.hooks.fetch_timeout`"),
+            ),
+            Self::Refused { kind: Refusal::Credentials | Refusal::Absent, .. } => (
+                StatusCode::BAD_GATEWAY,
+                NOT_FETCHED,
+                Some("check `repository`, and for a private one `token_file`, of `gateway.github`"),
+            ),
+            Self::Refused { kind: Refusal::Redirect, .. } => (
+                StatusCode::BAD_GATEWAY,
+                NOT_FETCHED,
+                Some("was the repository renamed? set its new name in `gateway.github`"),
+            ),
+            Self::Refused { kind: Refusal::DiskFull, .. } => (
+                StatusCode::INSUFFICIENT_STORAGE,
+                NOT_FETCHED,
+                Some(
+                    "make room in the data folder of the gateway, then let the hub deliver it again",
+                ),
+            ),
+            Self::Refused { kind: Refusal::Other, .. } | Self::Unreachable(_) => {
+                (StatusCode::BAD_GATEWAY, NOT_FETCHED, None)
+            }
+            Self::Token(_) | Self::Folder(_) | Self::Git(_) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, NOT_FETCHED, None)
+            }
+        }
+    }
+
+    /// For the operator's log.
+    pub(crate) fn told(&self) -> String {
+        Chain(self).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gits_words_are_understood() {
+        for (words, want) in [
+            (
+                "fatal: could not read Username for 'https://github.com': terminal prompts disabled",
+                Refusal::Credentials,
+            ),
+            (
+                "fatal: Authentication failed for 'https://github.com/o/s.git/'",
+                Refusal::Credentials,
+            ),
+            (
+                "remote: Repository not found.\nfatal: repository 'https://github.com/o/s.git/' not found",
+                Refusal::Absent,
+            ),
+            ("fatal: couldn't find remote ref refs/heads/main", Refusal::Reference),
+            (
+                "fatal: unable to access 'http://h/': The requested URL returned error: 301",
+                Refusal::Redirect,
+            ),
+            (
+                "fatal: unable to access 'http://h/': The requested URL returned error: 403",
+                Refusal::Credentials,
+            ),
+            (
+                "fatal: write error: No space left on device\nfatal: index-pack failed",
+                Refusal::DiskFull,
+            ),
+            ("fatal: unable to access 'https://h/': SSL certificate problem", Refusal::Other),
+        ] {
+            assert_eq!(Refusal::of(words), want, "{words}");
+        }
+    }
+}
