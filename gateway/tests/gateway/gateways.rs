@@ -11,7 +11,10 @@ use epsilon_store::{Store, testing::Postgres};
 use http::Method;
 use http_body_util::BodyExt;
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -29,6 +32,40 @@ async fn two(url: &str) -> (World, World) {
 /// Says the version that it was called as.
 fn says_its_version(agent: &Agent) {
     agent.vm.script("pay", |call| async move { ok(call.version.number.to_string()) });
+}
+
+/// A caller of any gateway who saw the new version of one function never sees the old one of the other after it.
+async fn functions_of_one_deployment_change_together(url: &str) {
+    const NAMES: [&str; 2] = ["pay", "ship"];
+    let one = World::gateway(open(url).await, &NAMES, Settings::default()).await;
+    let two = World::gateway(open(url).await, &NAMES, Settings::default()).await;
+    let agent = Agent::join("vm-a", &one).await;
+    for name in NAMES {
+        agent.vm.script(name, |call| async move { ok(call.version.number.to_string()) });
+    }
+    for world in [&one, &two] {
+        world.stands("vm-a", "ready").await;
+    }
+    let stop = AtomicBool::new(false);
+    let calling = async |world: &World| {
+        let mut seen = 1;
+        while !stop.load(Ordering::Relaxed) {
+            for path in ["/pay", "/ship"] {
+                let now: u32 = world.get(path).await.body.parse().unwrap();
+                assert!(now >= seen, "{path}: {now} after {seen}");
+                seen = now;
+            }
+        }
+    };
+    let deploying = async {
+        for n in 2..=8 {
+            let digest = n.to_string();
+            one.deploy("shop", &[("pay", &digest), ("ship", &digest)]).await;
+        }
+        answers(&two, "8").await;
+        stop.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(calling(&one), calling(&two), deploying);
 }
 
 /// Waits until the function answers this.
@@ -92,6 +129,11 @@ async fn on_one_file_too() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("epsilon.db");
     what_one_changes_the_other_follows(path.to_str().unwrap()).await;
+}
+
+#[tokio::test]
+async fn nobody_sees_half_a_deployment_on_any_gateway() {
+    functions_of_one_deployment_change_together(&Postgres::shared().database().await).await;
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 
 use epsilon_e2e::{
     engine::{ask, docker},
+    fleet::{Fleet, Plan},
     http::Call,
     project,
     up::{Epsilon, Settings},
@@ -139,6 +140,45 @@ async fn a_registry_that_goes_in_the_middle_fails_the_deployment_and_nothing_els
     }
 }
 
+/// The same on machines of their own: over the wire to VMs and builder.
+#[tokio::test]
+async fn in_a_fleet_images_of_old_versions_leave_vms_and_registry() {
+    let registry = DebianRegistry::start().await;
+    let config = format!(
+        "gateway: {{ keep_versions: 1, image_grace: 1s }}\nbuilder: {{ registry: \"{}/fleet\" }}",
+        registry.address()
+    );
+    let fleet = Fleet::start(Plan { agents: 2, config: Some(config), ..Plan::default() }).await;
+    let project = project!("herd", {});
+    let mut made = Vec::new();
+    for n in 1..=2 {
+        let config = "config: { memory: '128MiB' }";
+        let text = format!("exports.herd = {{ {config}, func: (req, res) => res.send('{n}') }}");
+        project.write("index.js", text);
+        fleet.deploy(&project).await;
+        let listed = fleet.gateways[0].admin("/v1/functions/herd/versions").await;
+        made.push(listed[0]["image"].as_str().unwrap().to_owned());
+    }
+    until("the first image is nowhere", LONG, async || {
+        let in_registry = manifest(registry.address(), &made[0]).await == 200;
+        let on_vm = docker(&["image", "inspect", &made[0]]).await.code == 0;
+        if in_registry || on_vm { Err((in_registry, on_vm)) } else { Ok(()) }
+    })
+    .await;
+    assert_eq!(manifest(registry.address(), &made[1]).await, 200);
+    assert_eq!(fleet.gateways[0].get("/herd").await.expect(200).text(), "2");
+    docker(&["rmi", "-f", &made[1]]).await;
+}
+
+/// The status of an image in the registry.
+async fn manifest(registry: SocketAddr, image: &str) -> u16 {
+    let (path, digest) = image.split_once('@').unwrap();
+    let path = path.split_once('/').unwrap().1;
+    let call = Call::get(&format!("/v2/{path}/manifests/{digest}"));
+    let call = call.header("accept", "application/vnd.oci.image.manifest.v1+json");
+    call.send(registry).await.status
+}
+
 /// What no version needs leaves the VM and the registry.
 #[tokio::test]
 async fn images_of_old_versions_leave_the_registry() {
@@ -158,17 +198,10 @@ async fn images_of_old_versions_leave_the_registry() {
         let listed = up.admin("/v1/functions/aging/versions").await;
         made.push(listed[0]["image"].as_str().unwrap().to_owned());
     }
-    let status = async |image: &str| {
-        let (path, digest) = image.split_once('@').unwrap();
-        let path = path.split_once('/').unwrap().1;
-        let call = Call::get(&format!("/v2/{path}/manifests/{digest}"));
-        let call = call.header("accept", "application/vnd.oci.image.manifest.v1+json");
-        call.send(registry.address()).await.status
-    };
     until("the registry has the newest two", LONG, async || {
         let mut found = Vec::new();
         for image in &made {
-            found.push(status(image).await);
+            found.push(manifest(registry.address(), image).await);
         }
         if found == [404, 404, 200, 200] { Ok(()) } else { Err(found) }
     })
