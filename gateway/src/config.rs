@@ -4,12 +4,12 @@
 
 use crate::{
     autoscale::config as autoscale,
-    deploy::elsewhere::ceilings,
     call::{budget, place::bound::Balance},
+    deploy::elsewhere::ceilings,
     fleet::{breaker, health, member::Care},
+    git::config as git,
     retention::Keep,
     traffic::config as traffic,
-    git::config as git,
     webhook,
 };
 use epsilon_api::{fleet, ids::ProjectName, units::Bytes, written};
