@@ -138,16 +138,12 @@ impl Judge<'_> {
         if self.cancel.is_cancelled() {
             return Err("the gateway stops, or the one who pushed hung up".into());
         }
-        let plan = refs::plan(updates, &self.host.config);
-        if let Plan::Refuse(why) = plan {
-            return Err(why);
-        }
-        self.can_move(updates, quarantine).await?;
-        let (update, notes) = match plan {
+        let (update, notes) = match refs::plan(updates, &self.host.config) {
             Plan::Refuse(why) => return Err(why),
             Plan::Keep(notes) => (None, notes),
             Plan::Deploy(update, notes) => (Some(update), notes),
         };
+        self.can_move(updates, quarantine).await?;
         self.host.lately(self.project).into_iter().chain(notes).for_each(|note| story.line(note));
         let Some(update) = update else { return Ok(Next::Keep) };
         let commit = self.repository.commit(&update.new, quarantine).await.map_err(told)?;
