@@ -43,7 +43,7 @@ fn command(project: &Project) -> Command {
     command
 }
 
-/// A running `epsilon dev`; killed when dropped.
+/// A running `epsilon dev`; ended when dropped.
 struct Dev {
     process: Child,
     events: Arc<Mutex<Vec<Value>>>,
@@ -126,7 +126,9 @@ impl Drop for Dev {
         if std::thread::panicking() {
             eprintln!("--- told: {:#?}", self.events.lock().unwrap());
         }
-        let _ = self.process.kill();
+        if let Ok(None) = self.process.try_wait() {
+            self.signal(Signal::TERM); // it takes its folder along; all its waits have limits
+        }
         let _ = self.process.wait();
     }
 }
@@ -302,6 +304,8 @@ async fn no_process_outlives_it_also_when_it_is_killed() {
         let status = dev.ended().await;
         assert_eq!(status.code(), (signal == Signal::INT).then_some(0), "{status}");
         gone(&processes).await;
+        // What a kill leaves, the next start removes; here, perhaps nobody starts it again.
+        drop(fs::remove_dir_all(std::env::temp_dir().join(format!("epsilon-dev-{}", dev.pid()))));
     }
 }
 
