@@ -228,7 +228,10 @@ impl Hooks {
                 let accepted = self
                     .background
                     .spawn(async move { hooks.accept(&hook, push, delivery, digest, now).await });
-                accepted.await.unwrap_or_else(|err| Err(refused::internal(&err)))
+                match accepted.await {
+                    Ok(accepted) => accepted,
+                    Err(err) => Err(refused::internal(&err)),
+                }
             }
         }
     }
