@@ -5,7 +5,7 @@ use crate::{
     call::{
         Calls,
         accept::{self, Door, Ending},
-        lookup::kept::Kept,
+        lookup::{kept::Kept, late::Late},
     },
     config::Config,
     control::{Control, ControlHandler},
@@ -214,7 +214,8 @@ impl App {
         registry.register(Box::new(FleetMetrics::new(Arc::clone(&fleet))?))?;
         let kept = Arc::new(Kept::new(Arc::clone(&store)));
         let (table, vms) = (Arc::clone(&routes), Arc::clone(&fleet));
-        let calls = Calls::new(&config, table, kept, vms, Arc::clone(&metrics));
+        let late = store.is_shared().then(Arc::<Late>::default);
+        let calls = Calls::new(&config, table, kept, late, vms, Arc::clone(&metrics));
         let vms = FleetVms {
             fleet: Arc::clone(&fleet),
             routes: Arc::clone(&routes),
@@ -330,6 +331,10 @@ impl App {
             metrics: Arc::clone(&api.deploys.metrics),
         };
         members.spawn(aborts.run());
+        if let Some(late) = calls.late() {
+            let (routes, fleet) = (Arc::clone(&api.routes), Arc::clone(&api.fleet));
+            members.spawn(Arc::clone(late).run(routes, fleet, Arc::clone(&api.store)));
+        }
         ending.tasks.spawn(control.serve(ControlHandler::new(api)));
         let answering = Arc::clone(&calls);
         // The first callers of a gateway that comes back wait in the kernel's queue: it has VMs when it takes them.

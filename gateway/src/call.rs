@@ -38,9 +38,9 @@ use epsilon_api::{
     vm::{Answer, Held},
 };
 use fetch::Fetches;
-use http::{Request, Response, StatusCode, Uri, header::SET_COOKIE};
+use http::{Method, Request, Response, StatusCode, Uri, header::SET_COOKIE};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-use lookup::{Target, kept::Kept};
+use lookup::{Target, kept::Kept, late::Late};
 use place::{Placed, bound::Balance};
 use relay::{Outgoing, limited::Limited, upgrade::Tunnel};
 use reply::{CallRecord, ReplyBody};
@@ -59,6 +59,8 @@ const WRITE_SLACK: Duration = Duration::from_secs(10);
 pub(crate) struct Calls {
     routes: Arc<Routes>,
     kept: Arc<Kept>,
+    /// Where other gateways make functions too.
+    late: Option<Arc<Late>>,
     fleet: Arc<Fleet>,
     balance: Balance,
     max_tries: usize,
@@ -79,6 +81,7 @@ impl Calls {
         config: &Config,
         routes: Arc<Routes>,
         kept: Arc<Kept>,
+        late: Option<Arc<Late>>,
         fleet: Arc<Fleet>,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -86,6 +89,7 @@ impl Calls {
         Self {
             routes,
             kept,
+            late,
             fleet,
             balance: config.balance,
             max_tries: config.max_tries,
@@ -103,6 +107,11 @@ impl Calls {
     /// What is known of versions that are called by their address.
     pub(crate) fn kept(&self) -> &Arc<Kept> {
         &self.kept
+    }
+
+    /// Where names that nobody knows are asked about.
+    pub(crate) fn late(&self) -> Option<&Arc<Late>> {
+        self.late.as_ref()
     }
 
     /// The calls that run now.
@@ -124,7 +133,7 @@ impl Calls {
         let (metrics, running) = (Arc::clone(&self.metrics), self.running.token());
         let mut record = CallRecord::begin(metrics, request_id, &request, running);
 
-        let (request, target) = match self.lookup_and_permit(request) {
+        let (request, target) = match self.lookup_and_permit(request).await {
             Ok(found) => found,
             Err(err) => return reply::error(&err, record),
         };
@@ -158,7 +167,7 @@ impl Calls {
     }
 
     /// Who is meant, and whether the request may go on. An unwanted body is read to its end behind.
-    fn lookup_and_permit(
+    async fn lookup_and_permit(
         &self,
         request: Request<Incoming>,
     ) -> Result<(Request<Limited<Incoming>>, Target), CallError> {
@@ -169,11 +178,23 @@ impl Calls {
         });
         permit::coding(request.headers())?;
         let host = permit::host(&request)?;
-        let (method, uri) = (request.method(), request.uri());
-        let table = self.routes.table();
-        let target = lookup::lookup(&table, self.domain.as_deref(), method, uri, host)?;
+        let target = match (self.lookup(request.method(), request.uri(), host), &self.late) {
+            (Err(CallError::FunctionNotFound(name)), Some(late)) => {
+                let (method, uri) = (request.method().clone(), request.uri().clone());
+                let host = host.to_owned();
+                if !late.asked(&name).await {
+                    return Err(CallError::FunctionNotFound(name));
+                }
+                self.lookup(&method, &uri, &host)?
+            }
+            (found, _) => found?,
+        };
         declared?;
         Ok((request, target))
+    }
+
+    fn lookup(&self, method: &Method, uri: &Uri, host: &str) -> Result<Target, CallError> {
+        lookup::lookup(&self.routes.table(), self.domain.as_deref(), method, uri, host)
     }
 
     /// The request as the function is to see it, and the caller's end of an upgrade.

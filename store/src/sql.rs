@@ -258,6 +258,14 @@ impl Store for Sql {
         self.within(async { functions::versions(&mut self.look().await?, name, page).await }).await
     }
 
+    fn is_shared(&self) -> bool {
+        self.engine == Engine::Postgres
+    }
+
+    async fn any_serves(&self, names: &[FunctionName]) -> Result<bool, StoreError> {
+        self.within(functions::any_serves(&self.read, names)).await
+    }
+
     async fn version(
         &self,
         name: &FunctionName,

@@ -335,6 +335,12 @@ pub trait Store: Send + Sync + fmt::Debug {
         page: &Page,
     ) -> Result<Paged<StoredVersion>, StoreError>;
 
+    /// Whether several gateways may change it.
+    fn is_shared(&self) -> bool;
+
+    /// Whether a version of any of these functions serves.
+    async fn any_serves(&self, names: &[FunctionName]) -> Result<bool, StoreError>;
+
     /// One version that serves or served.
     async fn version(
         &self,

@@ -1,8 +1,9 @@
 //! Second phase: which function is meant, or which of its versions (`/name@3`, `name--v3.domain`). Pure. A name is compared as it was sent, without decoding
 //! or folding, so `%2e%2e`, `__proto__` and whatever else people try simply name nothing. `kept` has the versions that get
-//! calls in no other way.
+//! calls in no other way, `late` the functions that this gateway has not heard of yet.
 
 pub(crate) mod kept;
+pub(crate) mod late;
 
 use crate::routes::{Route, Table};
 use epsilon_api::{error::CallError, ids::VersionNumber};

@@ -10,7 +10,6 @@ use epsilon_api::{
     ids::{FunctionName, RequestId},
     vm::{Call, Vm},
 };
-use http::Method;
 use http_body_util::BodyExt;
 use prometheus::Registry;
 use std::{
@@ -55,7 +54,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let store = epsilon_store::open(dir.path().join("s.db").to_str().unwrap()).await.unwrap();
         let kept = Arc::new(Kept::new(store));
-        let calls = Calls::new(&config, routes, kept, Arc::new(fleet), metrics);
+        let calls = Calls::new(&config, routes, kept, None, Arc::new(fleet), metrics);
         Self { calls, route, registry, vms, _dir: dir }
     }
 

@@ -1,11 +1,13 @@
 //! Calls that are split among versions: set, shown, promoted, aborted, remembered; versions by their own address.
 
 use crate::{
+    agent::Agent,
     fake::{FakeVm, answer, ok},
     world::{PATIENCE, World, eventually},
 };
 use epsilon_api::{admin::DeployEvent, body};
 use epsilon_gateway::config::Settings;
+use epsilon_store::testing::Postgres;
 use http::{Method, Request, Response};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
@@ -329,4 +331,32 @@ async fn what_makes_no_split_is_refused_with_a_word() {
     assert_eq!(counts(&world, 10).await, BTreeMap::from([("4".to_owned(), 10)]));
     let all = shares("4=100 3=0") + "}";
     assert_eq!(split(&world, &all).await["split"], Value::Null, "all calls to one is no split");
+}
+
+/// Two gateways on one data base; the second has not yet been told of what the first has made.
+#[tokio::test]
+async fn what_another_gateway_has_just_made_is_there_for_the_first_call() {
+    let url = Postgres::shared().database().await;
+    let store = async || epsilon_store::open(&url).await.unwrap();
+    let one = World::gateway(store().await, &["pay"], Settings::default()).await;
+    let two = World::gateway(store().await, &["pay"], Settings::default()).await;
+    let agent = Agent::join("vm-a", &one).await;
+    for world in [&one, &two] {
+        world.stands("vm-a", "ready").await;
+    }
+    for n in 0..10 {
+        let name = format!("new-{n}");
+        agent.vm.script(&name, |_| async { ok("here") });
+        one.deploy("shop", &[(&name, "1")]).await;
+        let reply = two.get(&format!("/{name}")).await;
+        assert_eq!((reply.status.as_u16(), &*reply.body), (200, "here"), "{name}");
+    }
+    for path in ["/nobody", "/nobody@3", "/__proto__"] {
+        assert_eq!(two.get(path).await.code(), "FUNCTION_NOT_FOUND", "{path}");
+    }
+    // Far more than may wait.
+    let many = (0..300).map(|n| two.get(if n % 2 == 0 { "/nobody" } else { "/no-one" }));
+    for reply in futures_util::future::join_all(many).await {
+        assert_eq!(reply.status, 404);
+    }
 }

@@ -7,7 +7,7 @@ use epsilon_api::{
     ids::{FunctionName, VersionNumber},
 };
 use jiff::Timestamp;
-use sqlx::{Any, AnyExecutor};
+use sqlx::{Any, AnyExecutor, AssertSqlSafe};
 
 /// Active versions; the tail of the statement picks which.
 macro_rules! select_active {
@@ -81,6 +81,23 @@ pub(super) async fn versions(
         let version = rows::version(row)?;
         Ok(StoredVersion { active: version.number == active, version })
     })
+}
+
+/// Whether any of these serves.
+pub(super) async fn any_serves(
+    on: impl AnyExecutor<'_>,
+    names: &[FunctionName],
+) -> Result<bool, StoreError> {
+    let places: Vec<_> = (1..=names.len()).map(|n| format!("${n}")).collect();
+    let statement = format!(
+        "SELECT COUNT(*) FROM functions WHERE active_number IS NOT NULL AND name IN ({})",
+        places.join(", ")
+    );
+    let mut count = sqlx::query_scalar::<Any, i64>(AssertSqlSafe(statement)).persistent(false);
+    for name in names {
+        count = count.bind(name.as_str().to_owned());
+    }
+    Ok(count.fetch_one(on).await? > 0)
 }
 
 /// A version that serves or served.

@@ -183,6 +183,19 @@ mod suite {
         assert_eq!(held(store).await.unwrap(), "1 of 1=80 2=20");
     }
 
+    pub(crate) async fn it_is_known_whether_a_function_serves(store: &dyn Store) {
+        let any = async |names: &[&str]| {
+            let names: Vec<_> = names.iter().map(|text| name(text)).collect();
+            store.any_serves(&names).await.unwrap()
+        };
+        assert!(!any(&["pay"]).await);
+        pay(store, 1).await;
+        assert!(any(&["pay"]).await && any(&["a", "b", "pay"]).await);
+        assert!(!any(&["Pay", "pa", "payx"]).await);
+        store.delete_function(&name("pay"), now()).await.unwrap();
+        assert!(!any(&["pay"]).await);
+    }
+
     pub(crate) async fn each_change_is_told(store: &dyn Store) {
         pay(store, 4).await;
         let mut changes = store.changes();
@@ -228,5 +241,6 @@ on_both! {
     an_abort_ends_that_split_and_no_other_one_and_is_remembered,
     whatever_else_changes_what_serves_ends_it,
     versions_of_a_split_are_kept,
+    it_is_known_whether_a_function_serves,
     each_change_is_told,
 }
