@@ -16,6 +16,7 @@ use epsilon_launch::{
     settings::Flag,
     signals::Asked,
 };
+use epsilon_store::StoreError;
 use prometheus::Registry;
 use std::{error::Error, net::SocketAddr, path::Path, process::ExitCode};
 use tracing::info;
@@ -70,7 +71,10 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut asked = Asked::new()?;
 
     let store = store_url(store.as_deref().unwrap_or("sqlite"), &data)?;
-    let store = epsilon_store::open(&store).await.map_err(|err| unable(&err))?;
+    let store = epsilon_store::open(&store).await.map_err(|err| match err {
+        StoreError::UnknownScheme(_) => program::unusable(&err),
+        err => unable(&err),
+    })?;
     let app = Box::pin(App::build(config, store, None, None, &Registry::new())).await;
     let app = app.map_err(|err| unable(&err))?;
     let (public, control) = (app.public_addr(), app.control_addr());

@@ -42,7 +42,11 @@ pub struct Flag {
 
 /// Section by section, the keys with their values and where each came from.
 #[derive(Debug, Default)]
-pub struct Layers(BTreeMap<String, BTreeMap<String, (Value, String)>>);
+pub struct Layers {
+    sections: BTreeMap<String, BTreeMap<String, (Value, String)>>,
+    /// What the program took for itself, by section: settings all the same for whoever asks what there is.
+    taken: Vec<(String, String)>,
+}
 
 impl Layers {
     /// Reads all sources.
@@ -66,7 +70,7 @@ impl Layers {
     }
 
     fn set(&mut self, section: &str, key: &str, value: Value, origin: &str) {
-        let section = self.0.entry(section.to_owned()).or_default();
+        let section = self.sections.entry(section.to_owned()).or_default();
         section.insert(key.to_owned(), (value, origin.to_owned()));
     }
 
@@ -141,8 +145,7 @@ impl Layers {
     /// # Errors
     /// Wrong usage: not a duration.
     pub fn take_duration(&mut self, section: &str, key: &str) -> Result<Option<Duration>, Failure> {
-        let taken = self.0.get_mut(section).and_then(|keys| keys.remove(key));
-        let Some((value, origin)) = taken else { return Ok(None) };
+        let Some((value, origin)) = self.take(section, key) else { return Ok(None) };
         let read = value.as_str().and_then(|text| humantime::parse_duration(text).ok());
         let wrong =
             || Failure::usage(format!("{origin} is not a duration")).hint("write it like `30s`");
@@ -154,12 +157,16 @@ impl Layers {
     /// # Errors
     /// Wrong usage: not a text.
     pub fn take_text(&mut self, section: &str, key: &str) -> Result<Option<String>, Failure> {
-        let taken = self.0.get_mut(section).and_then(|keys| keys.remove(key));
-        let Some((value, origin)) = taken else { return Ok(None) };
+        let Some((value, origin)) = self.take(section, key) else { return Ok(None) };
         match value {
             Value::String(text) => Ok(Some(text)),
             _ => Err(Failure::usage(format!("{origin} is not a text"))),
         }
+    }
+
+    fn take(&mut self, section: &str, key: &str) -> Option<(Value, String)> {
+        self.taken.push((section.to_owned(), key.to_owned()));
+        self.sections.get_mut(section)?.remove(key)
     }
 
     /// The keys of one section as its part declares them.
@@ -168,14 +175,16 @@ impl Layers {
     /// Wrong usage: the key and where it stands.
     pub fn section<T: DeserializeOwned>(&self, section: &str) -> Result<T, Failure> {
         let empty = BTreeMap::new();
-        let keys = self.0.get(section).unwrap_or(&empty);
+        let keys = self.sections.get(section).unwrap_or(&empty);
         let mapping: Mapping =
             keys.iter().map(|(key, (value, _))| (key.clone().into(), value.clone())).collect();
         serde_path_to_error::deserialize(Value::Mapping(mapping)).map_err(|err| {
             let path = err.path().to_string();
             let message = err.inner().to_string();
             let key = path.split(['.', '[']).next().unwrap_or_default();
-            let (named, known) = unknown_field(&message);
+            let (named, mut known) = unknown_field(&message);
+            let own = self.taken.iter().filter(|(of, _)| of == section);
+            known.extend(own.map(|(_, key)| key.as_str()));
             let origin = match (keys.get(key), named.and_then(|name| keys.get(name))) {
                 (Some((_, origin)), _) | (None, Some((_, origin))) => origin.clone(),
                 (None, None) => format!("the section `{section}`"),
@@ -277,5 +286,14 @@ mod tests {
         assert!(text.contains("`gateway.workers` in") && text.contains("invalid type"), "{text}");
         let text = error("", &[("EPSILON_GATEWAY_WORKERS", "-1")]);
         assert!(text.contains("EPSILON_GATEWAY_WORKERS: invalid value"), "{text}");
+    }
+
+    #[test]
+    fn what_the_program_took_is_among_what_there_is() {
+        let mut layers = Layers::default();
+        assert_eq!(layers.take_text("gateway", "store").unwrap(), None);
+        layers.set("gateway", "zzz", "x".into(), "EPSILON_GATEWAY_ZZZ");
+        let told = format!("{:?}", layers.section::<Part>("gateway").unwrap_err());
+        assert!(told.contains("workers") && told.contains("store"), "{told}");
     }
 }
