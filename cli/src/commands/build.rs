@@ -216,11 +216,7 @@ mod tests {
             (&["engine"][..], None, (To::Engine, here.clone())),
             (&["engine", "shop"], None, (To::Engine, "shop".into())),
             (&["oci:a.tar"], Some("shop"), (To::File("a.tar".into()), "shop".into())),
-            (
-                &["registry", "r.example/x"],
-                None,
-                (To::Registry("r.example/x".into()), here.clone()),
-            ),
+            (&["registry", "r.example/x"], None, (To::Registry("r.example/x".into()), here)),
             (
                 &["registry:r.example/x", "shop"],
                 None,

@@ -2,10 +2,10 @@
 //! follow from nothing but the source and the base.
 
 use crate::up;
-use epsilon_e2e::{cli, project, up::binary};
+use epsilon_e2e::{cli, engine, project, up::binary};
 use serde_json::Value;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::Path,
@@ -139,9 +139,9 @@ async fn the_same_source_has_the_same_digests_whoever_builds_it_where() {
     let data = place.path().join("their-data");
     fs::create_dir(&data).unwrap();
     chown(&data, Some(SOMEBODY), Some(SOMEBODY)).unwrap();
-    let engine = fs::metadata(SOCKET).unwrap().gid();
+    let group = fs::metadata(SOCKET).unwrap().gid();
     let somebody = format!(
-        "umask 077; exec setpriv --reuid {SOMEBODY} --regid {SOMEBODY} --groups {engine} \"$@\""
+        "umask 077; exec setpriv --reuid {SOMEBODY} --regid {SOMEBODY} --groups {group} \"$@\""
     );
     let second = build(&theirs, &somebody, "Asia/Kathmandu", &data).await;
     assert_eq!(first, second);
@@ -153,6 +153,10 @@ async fn the_same_source_has_the_same_digests_whoever_builds_it_where() {
     fs::write(mine.join("lib/a.js"), "exports.a = (req, res) => res.send('a');").unwrap();
     let again = build(&mine, "umask 022; exec \"$@\"", "UTC", &place.path().join("data")).await;
     assert_eq!(first, again);
+    let images: BTreeSet<_> = first.values().chain(other.values()).collect();
+    let removal: Vec<_> =
+        ["rmi", "-f"].into_iter().chain(images.into_iter().map(String::as_str)).collect();
+    engine::docker(&removal).await.expect(0);
 }
 
 #[tokio::test]
