@@ -307,7 +307,7 @@ impl App {
             autoscaler,
             retention,
             members,
-            known ,
+            known,
         } = self;
         let ending = public.ending.clone();
         let (fleet, close) = (Arc::clone(&api.fleet), ending.close.clone());

@@ -360,3 +360,42 @@ async fn what_another_gateway_has_just_made_is_there_for_the_first_call() {
         assert_eq!(reply.status, 404);
     }
 }
+
+#[tokio::test]
+async fn a_split_that_one_gateway_makes_or_ends_the_other_follows() {
+    let url = Postgres::shared().database().await;
+    let store = async || epsilon_store::open(&url).await.unwrap();
+    let one = World::gateway(store().await, &["pay"], Settings::default()).await;
+    let two = World::gateway(store().await, &["pay"], Settings::default()).await;
+    let agent = Agent::join("vm-a", &one).await;
+    says_its_version(&agent.vm);
+    for world in [&one, &two] {
+        world.stands("vm-a", "ready").await;
+    }
+    for digest in ["2", "3", "4"] {
+        one.deploy("shop", &[("pay", digest)]).await;
+    }
+    let seen = async |want: &dyn Fn(&Value) -> bool| {
+        let began = Instant::now();
+        loop {
+            let shown = traffic(&two).await;
+            if want(&shown) {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "{shown}");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    let half = r#"{"shares":[{"version":3,"percent":50},{"version":4,"percent":50}],"abort_min_calls":10}"#;
+    split(&one, half).await;
+    seen(&|shown| shown["shares"][1]["percent"] == 50).await;
+    let counts = counts(&two, 40).await;
+    assert!(counts["3"] >= 15 && counts["4"] >= 15, "{counts:?}");
+    let began = Instant::now();
+    while !traffic(&one).await["aborted"].is_object() {
+        one.get("/pay/fail").await;
+        assert!(began.elapsed() < PATIENCE);
+    }
+    seen(&|shown| shown["aborted"]["version"] == 4 && shown["stable"] == 3).await;
+    assert_eq!(two.get("/pay").await.body, "3");
+}
