@@ -13,7 +13,7 @@ use crate::{
     fleet::{
         Fleet,
         handover::Handover,
-        link::{Identity, LinkLimits},
+        link::{Identity, Link, LinkLimits},
         roster::Roster,
         watch,
     },
@@ -210,7 +210,11 @@ impl App {
         };
         store.gateway_beat(&sync.me).await?;
         let known = store.members().await?;
-        let known = known.iter().filter(|member| member.join.kind == MemberKind::Vm).count();
+        // One that this gateway cannot speak to will not be heard, however long callers wait.
+        let will_be_heard = |member: &&epsilon_store::Member| {
+            member.join.kind == MemberKind::Vm && Link::new(&member.join, &identity).is_ok()
+        };
+        let known = known.iter().filter(will_be_heard).count();
         registry.register(Box::new(FleetMetrics::new(Arc::clone(&fleet))?))?;
         let kept = Arc::new(Kept::new(Arc::clone(&store)));
         let (table, vms) = (Arc::clone(&routes), Arc::clone(&fleet));

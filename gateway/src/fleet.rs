@@ -29,7 +29,7 @@ pub(crate) mod watch;
 
 use crate::call::place::{
     Sums,
-    ring::{Ring, Walk},
+    ring::{self, Ring, Walk},
     stable,
 };
 use arc_swap::{ArcSwap, Guard};
@@ -71,16 +71,29 @@ impl Snapshot {
         Self { ring, settled, members, slow_start, sums: Sums::new() }
     }
 
-    /// The VMs in the order in which calls of the function with this hash come to them.
-    pub(crate) fn walk(&self, function: u64, now: Instant) -> Walk<'_> {
-        let former = self.settled.as_ref().and_then(|settled| {
-            let grown = self.members[self.ring.home(function)?].grown(self.slow_start, now);
-            if grown < 1.0 { Some((settled.home(function)?, grown)) } else { None }
-        });
-        match former {
-            Some((former, grown)) => self.ring.walk_since(function, former, grown),
-            None => self.ring.walk(function),
-        }
+    /// The VMs in the order in which calls of the function with this hash come to them. While its home is new, it stays with
+    /// the one before until its turn has come and the new one `holds` its image: else it would start on whoever has that.
+    pub(crate) fn walk(
+        &self,
+        function: u64,
+        now: Instant,
+        holds: impl FnOnce(&Member) -> bool,
+    ) -> Way<'_> {
+        let homes = self
+            .settled
+            .as_ref()
+            .and_then(|settled| Some((self.ring.home(function)?, settled.home(function)?)));
+        let Some((home, former)) = homes.filter(|(home, former)| home != former) else {
+            return Way { walk: self.ring.walk(function), lacks_image: None };
+        };
+        let grown = self.members[home].grown(self.slow_start, now);
+        let has_turn = ring::has_turn(function, grown);
+        let stays = !has_turn || !holds(&self.members[home]);
+        let walk = match grown < 1.0 || stays {
+            true => self.ring.walk_since(function, former, stays),
+            false => self.ring.walk(function),
+        };
+        Way { walk, lacks_image: (has_turn && stays).then_some(home) }
     }
 
     /// Where functions are at home once all VMs have been there for a while.
@@ -96,7 +109,8 @@ impl Snapshot {
 
     /// The VMs that take calls and answer, in the order in which calls of this function come to them.
     pub(crate) fn order(&self, function: &FunctionName) -> Vec<Arc<Member>> {
-        let walk = self.walk(stable::of_name(function.as_str()), Instant::now());
+        let Way { walk, .. } =
+            self.walk(stable::of_name(function.as_str()), Instant::now(), |_| true);
         let in_order = walk.map(|vm| &self.members[vm]);
         let answers = |member: &&Arc<Member>| !matches!(member.standing(), Standing::Out(_));
         in_order.filter(|member| member.takes_calls()).filter(answers).cloned().collect()
@@ -107,6 +121,14 @@ impl Snapshot {
         let found = self.members.binary_search_by(|member| member.id.cmp(id)).ok()?;
         self.members.get(found)
     }
+}
+
+/// A function's way over the VMs.
+#[derive(Debug)]
+pub(crate) struct Way<'a> {
+    pub(crate) walk: Walk<'a>,
+    /// Its new home, which only waits for the image.
+    pub(crate) lacks_image: Option<usize>,
 }
 
 /// All VMs.

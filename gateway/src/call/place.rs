@@ -21,7 +21,7 @@ pub mod trial;
 use super::retry::Failure;
 use crate::{
     fleet::{
-        Member, Snapshot,
+        Member, Snapshot, Way,
         health::{Event, Standing},
         load::Carried,
         trouble::Trouble,
@@ -72,7 +72,8 @@ pub(crate) fn place(
         tried: tried.iter().any(|member| Arc::ptr_eq(member, &members[vm])),
         ..look(&members[vm], route, balance, totals, now)
     };
-    let walk = fleet.walk(route.home, now);
+    let Way { walk, lacks_image: new_home } =
+        fleet.walk(route.home, now, |home| home.view().holds_image(route.key));
     let company = totals.vms as usize > tried.len() + 1;
     let pick = choice::choose(walk, company, look, |against| metrics.passed_over(against))?;
     metrics.placed(&pick);
@@ -80,7 +81,11 @@ pub(crate) fn place(
     let member = Arc::clone(&members[vm]);
     member.breakers.begins(route.key, now);
     let carried = member.load.carry(route.key);
-    let lacks_image = lacks_image.map(|vm| Arc::clone(&members[vm]));
+    // Who cannot be asked yet is not asked for images, either.
+    let new_home = new_home.filter(|home| {
+        *home != vm && members[*home].takes_calls() && members[*home].standing() == Standing::Up
+    });
+    let lacks_image = lacks_image.or(new_home).map(|vm| Arc::clone(&members[vm]));
     Some(Placed { member, carried, more, lacks_image })
 }
 

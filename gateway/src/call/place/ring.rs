@@ -7,8 +7,8 @@
 //! k-th jump     the first point at or after nth(hash(name), k), VMs that were met before left out
 //! the rest      after [`JUMPS`], whoever was not met, by id, beginning where the name says
 //! ```
-//! A VM that has just come takes the functions that are its own one after the other ([`Ring::walk_since`]): until a function's
-//! turn has come, the VM that was its home stays so, and for as long as it goes on it is not far along the walk.
+//! A VM that has just come takes the functions that are its own one after the other ([`has_turn`], [`Ring::walk_since`]): until a
+//! function's turn has come, and its image, the VM that was its home stays so; after that it is not far along the walk.
 //!
 //! The first point is looked up in the crate `consistent_hash`. Its own list of next candidates is not
 //! used: asked for a third one, its dependency breaks Rust's aliasing rules (see `docs/decisions/0011-placement.md`), and a jump
@@ -85,11 +85,9 @@ impl Ring {
         Walk { ring: self, key, asked: 0, met: Met::default(), former: None }
     }
 
-    /// The same while this function's home is new: `former` was it before, and `grown` is how much of its share the new one
-    /// has taken, from 0 to 1.
-    pub fn walk_since(&self, key: u64, former: usize, grown: f64) -> Walk<'_> {
-        let has_turn = (stable::nth(key, TURN) as f64) < grown * u64::MAX as f64;
-        Walk { former: Some((if has_turn { BEHIND } else { 0 }, former)), ..self.walk(key) }
+    /// The same while this function's home is new: `former` was it before, and still is it as long as the function `stays`.
+    pub fn walk_since(&self, key: u64, former: usize, stays: bool) -> Walk<'_> {
+        Walk { former: Some((if stays { 0 } else { BEHIND }, former)), ..self.walk(key) }
     }
 
     /// The VM that is home to this function; `None` when there is no VM.
@@ -100,6 +98,11 @@ impl Ring {
     fn owner(&self, hash: u64) -> Option<usize> {
         self.points.calc_candidates(&hash).next().map(|node| node.value as usize)
     }
+}
+
+/// Whether a function's turn to move to its new home has come, once that has taken so much of its share: from 0 to 1.
+pub fn has_turn(key: u64, grown: f64) -> bool {
+    grown >= 1.0 || (stable::nth(key, TURN) as f64) < grown * u64::MAX as f64
 }
 
 impl fmt::Debug for Ring {
