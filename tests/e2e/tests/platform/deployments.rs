@@ -204,6 +204,34 @@ async fn a_version_that_throws_at_load_never_serves_and_its_stack_is_told() {
     assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed}");
 }
 
+/// It loads where it is looked at, with the builder's memory, and throws in an instance, with its own.
+#[tokio::test]
+async fn a_version_that_throws_only_in_its_instance_never_serves_and_its_stack_is_logged() {
+    let up = up().await;
+    let config = "config: { memory: '96MiB' }";
+    let well = format!("exports.moody = {{ {config}, func: (req, res) => res.send('1') }}");
+    let project = project!("moody", { "index.js" => &well });
+    up.deploy(&project).await;
+    let boom = r#"
+        const fs = require('fs');
+        const files = ['/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes'];
+        const limits = files.filter((f) => fs.existsSync(f)).map((f) => fs.readFileSync(f, 'utf8').trim());
+        function boom() { throw new Error('no licence') }
+        if (limits.includes(String(96 << 20))) boom();
+    "#;
+    project.write("index.js", format!("{boom}{well}"));
+    let failed = up.try_deploy(&project).await;
+    let error = failed.failed();
+    assert_eq!(error.code, "FUNCTION_INIT_FAILED", "{error:?}");
+    assert!(error.message.contains("no licence") && error.message.contains("boom"), "{error:?}");
+    assert_eq!(up.get("/moody").await.expect(200).text(), "1", "the old one serves");
+    until("the stack is in the log", SOON, async || {
+        let log = up.cli(&["logs", "moody"]).await.text();
+        if log.contains("no licence") && log.contains("boom") { Ok(()) } else { Err(log) }
+    })
+    .await;
+}
+
 /// Names of a project's function images in the engine.
 async fn images(project: &str) -> BTreeSet<String> {
     let pattern = format!("reference=epsilon/{project}/*");
