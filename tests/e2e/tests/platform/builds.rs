@@ -163,13 +163,15 @@ async fn the_same_source_has_the_same_digests_whoever_builds_it_where() {
 async fn a_build_that_cannot_be_says_what_is_wrong() {
     let up = up().await;
     let project = project!("unbuildable", { "index.js" => "exports.a = (q, s) => s.end()" });
+    let data = tempfile::tempdir().unwrap();
+    let data = ["--data-dir", data.path().to_str().unwrap()];
     for (to, says) in [
         (&["--to", "nowhere"][..], "`engine`, `registry REF` or `oci:FILE`"),
         (&["--to", "oci:/no/such/folder/x.tar"], "no file `/no/such/folder/x.tar` can be made"),
         (&["--to", "registry", "not a name"], "builder.registry"),
         (&["--only", "missing"], "the project has no function `missing`"),
     ] {
-        let arguments: Vec<_> = ["build"].iter().chain(to).copied().collect();
+        let arguments: Vec<_> = ["build"].iter().chain(&data).chain(to).copied().collect();
         let outcome = up.cli_in(&project.path(), &arguments).await;
         let code = if to[0] == "--only" { 1 } else { 2 };
         let outcome = outcome.expect(code);
