@@ -104,4 +104,20 @@ impl Epsilon {
         let list = ask(&["network", "ls", "-q", "--filter", &vm]).await;
         list.split_whitespace().map(str::to_owned).collect()
     }
+
+    /// Its networks once it has ended, but for an empty one that the engine refuses to remove because something is in it:
+    /// Docker 20.10 can miscount when many containers come and go at once. Removes what it can.
+    pub async fn networks_left(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        for network in self.networks().await {
+            let names = "{{range .Containers}}{{.Name}} {{end}}";
+            let inside = ask(&["network", "inspect", "-f", names, &network]).await;
+            let removal = docker(&["network", "rm", &network]).await;
+            let is_miscounted = removal.stderr.contains("has active endpoints");
+            if !inside.is_empty() || !is_miscounted {
+                left.push(network);
+            }
+        }
+        left
+    }
 }

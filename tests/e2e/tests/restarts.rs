@@ -298,7 +298,7 @@ async fn sigterm_under_load_loses_no_call_and_leaves_nothing_behind() {
     assert_eq!(tally.answers(), tally.of(200), "{tally:?}");
 
     assert_eq!(up.containers(None).await.len(), 0);
-    assert_eq!(up.networks().await, Vec::<String>::new());
+    assert_eq!(up.networks_left().await, Vec::<String>::new());
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
     assert!(!mounts.contains(&up.data().display().to_string()), "{mounts}");
     let sockets = std::fs::read_dir(up.data().join("vm/sockets"));
@@ -338,7 +338,7 @@ async fn sigterm_while_it_starts_ends_it_cleanly() {
     up.start_again().await;
     let status = within("the end", SOON, up.terminate()).await;
     assert!(status.success(), "{status}");
-    assert_eq!(up.networks().await, Vec::<String>::new());
+    assert_eq!(up.networks_left().await, Vec::<String>::new());
 }
 
 #[tokio::test]
