@@ -248,8 +248,10 @@ impl Engine for DockerEngine {
         let Some(found) = root.and_then(|root| rustix::fs::statvfs(root).ok()) else {
             return Ok(None);
         };
+        // As `df` counts: what is kept for root is neither used nor free.
+        let used = found.f_blocks.saturating_sub(found.f_bfree);
         Ok(Some(Disk {
-            size: Size(found.f_blocks.saturating_mul(found.f_frsize)),
+            size: Size(used.saturating_add(found.f_bavail).saturating_mul(found.f_frsize)),
             free: Size(found.f_bavail.saturating_mul(found.f_frsize)),
         }))
     }
