@@ -74,10 +74,7 @@ async fn receive(
     request: Request,
 ) -> Result<Response, Response> {
     let project = enter(&control, request.headers(), &project).await?;
-    let (is_gzip, protocol) = (
-        is_gzip(request.headers()).map_err(IntoResponse::into_response)?,
-        protocol(request.headers()),
-    );
+    let (is_gzip, protocol) = form(request.headers())?;
     let body = request.into_body().into_data_stream().map_err(Into::into);
     let push = Received { project, body, is_gzip, protocol };
     let said = control.git.receive(push).await.map_err(refused)?;
@@ -91,10 +88,7 @@ async fn upload(
     request: Request,
 ) -> Result<Response, Response> {
     let project = enter(&control, request.headers(), &project).await?;
-    let (is_gzip, protocol) = (
-        is_gzip(request.headers()).map_err(IntoResponse::into_response)?,
-        protocol(request.headers()),
-    );
+    let (is_gzip, protocol) = form(request.headers())?;
     let wants = request.into_body().into_data_stream().map_err(Into::into);
     let pack = control.git.fetch(&project, protocol, wants, is_gzip).await.map_err(refused)?;
     Ok(answer(pack, "application/x-git-upload-pack-result"))
@@ -154,12 +148,14 @@ fn protocol(headers: &HeaderMap) -> Option<String> {
     service::protocol(headers.get(PROTOCOL).and_then(|value| value.to_str().ok()))
 }
 
-fn is_gzip(headers: &HeaderMap) -> Result<bool, StatusCode> {
-    match headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
-        None | Some(b"identity") => Ok(false),
-        Some(b"gzip" | b"x-gzip") => Ok(true),
-        Some(_) => Err(StatusCode::UNSUPPORTED_MEDIA_TYPE),
-    }
+/// Whether the body is packed by gzip, and which protocol is spoken.
+fn form(headers: &HeaderMap) -> Result<(bool, Option<String>), Response> {
+    let is_gzip = match headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
+        None | Some(b"identity") => false,
+        Some(b"gzip" | b"x-gzip") => true,
+        Some(_) => return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response()),
+    };
+    Ok((is_gzip, protocol(headers)))
 }
 
 fn answer(body: CallBody, kind: &str) -> Response {

@@ -1,3 +1,5 @@
+//! Which login is shown at which door, and when it is asked for again.
+
 use super::*;
 use crate::Written;
 use std::{cell::RefCell, io::Write};

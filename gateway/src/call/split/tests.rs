@@ -1,3 +1,5 @@
+//! Which version a call goes to: shares over many calls, and who stays where.
+
 use super::*;
 use crate::{observe::metrics::Metrics, routes::Routes, testing};
 use epsilon_api::{

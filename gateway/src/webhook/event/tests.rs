@@ -1,3 +1,5 @@
+//! Deliveries as the hub sends them (its own samples), and as it never would.
+
 use super::*;
 use crate::webhook::{host::Hosts, project::Settings};
 use epsilon_api::ids::ProjectName;

@@ -1,3 +1,5 @@
+//! Commits fetched from a hub on this machine: real git on both sides.
+
 use super::*;
 use crate::webhook::{
     config::{Config, Settings as All},

@@ -1,3 +1,5 @@
+//! What is told to a hub, which answers by script.
+
 use super::*;
 use crate::webhook::{
     config::{Config, Settings as All},
