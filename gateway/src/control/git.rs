@@ -74,7 +74,7 @@ async fn receive(
     request: Request,
 ) -> Result<Response, Response> {
     let project = enter(&control, request.headers(), &project).await?;
-    let (is_gzip, protocol) = form(request.headers())?;
+    let (is_gzip, protocol) = form(request.headers()).map_err(IntoResponse::into_response)?;
     let body = request.into_body().into_data_stream().map_err(Into::into);
     let push = Received { project, body, is_gzip, protocol };
     let said = control.git.receive(push).await.map_err(refused)?;
@@ -88,7 +88,7 @@ async fn upload(
     request: Request,
 ) -> Result<Response, Response> {
     let project = enter(&control, request.headers(), &project).await?;
-    let (is_gzip, protocol) = form(request.headers())?;
+    let (is_gzip, protocol) = form(request.headers()).map_err(IntoResponse::into_response)?;
     let wants = request.into_body().into_data_stream().map_err(Into::into);
     let pack = control.git.fetch(&project, protocol, wants, is_gzip).await.map_err(refused)?;
     Ok(answer(pack, "application/x-git-upload-pack-result"))
@@ -149,11 +149,11 @@ fn protocol(headers: &HeaderMap) -> Option<String> {
 }
 
 /// Whether the body is packed by gzip, and which protocol is spoken.
-fn form(headers: &HeaderMap) -> Result<(bool, Option<String>), Response> {
+fn form(headers: &HeaderMap) -> Result<(bool, Option<String>), StatusCode> {
     let is_gzip = match headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
         None | Some(b"identity") => false,
         Some(b"gzip" | b"x-gzip") => true,
-        Some(_) => return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response()),
+        Some(_) => return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE),
     };
     Ok((is_gzip, protocol(headers)))
 }
