@@ -132,6 +132,12 @@ async fn deployments_follow_the_builder_that_joined() {
     let second = Site::open("2");
     let moved = say(&world, "beat", &credential, &second.join).await;
     assert_eq!(moved.status, 401, "what it says of itself is taken at joining: {moved:?}");
+    // Until it is known to be gone, this could be another machine with a copied id.
+    let token = std::fs::read_to_string(world.dir.path().join("fleet.token")).unwrap();
+    let twin = say(&world, "join", token.trim(), &second.join).await;
+    assert_eq!((twin.status.as_u16(), twin.code()), (409, "ID_TAKEN".to_owned()));
+    let left = say(&world, "leave", &credential, &second.join).await;
+    assert_eq!(left.status, 204, "{left:?}");
     let credential = join(&world, &second).await;
     eventually_deploys(&world, "sha256:2").await;
 
