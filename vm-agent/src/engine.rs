@@ -156,6 +156,11 @@ pub struct Exit {
     pub out_of_memory: bool,
 }
 
+impl Exit {
+    /// The status of a process that ended by SIGTERM, which nothing here sends to a container.
+    pub(crate) const ASKED: i64 = 128 + 15;
+}
+
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.out_of_memory {

@@ -279,9 +279,13 @@ async fn pause(vm: &LocalVm) {
     sleep(vm.config.reconcile_every.min(Duration::from_secs(1))).await;
 }
 
-/// An engine that is stopped takes its containers with it: that is no fault of the code.
+/// An engine that is stopped takes its containers with it, and first asks them to end: that is no fault of the code.
 async fn died(exit: Result<Exit, EngineError>, tap: Tap) -> StartFailure {
     let how = match exit {
+        Ok(Exit { code: Exit::ASKED, .. }) => {
+            let how = "somebody asked the container to end while it was loading";
+            return StartFailure::NoCapacity(how.into());
+        }
         Ok(exit) => format!("the process ended while loading: {exit}"),
         Err(EngineError::NotFound(_)) => "the container vanished while loading".to_owned(),
         Err(

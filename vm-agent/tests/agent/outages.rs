@@ -5,7 +5,10 @@ use crate::{
     wrapper::Load,
 };
 use epsilon_api::{body, chain::Chain};
-use epsilon_vm_agent::engine::fake::{Fault, Verb};
+use epsilon_vm_agent::engine::{
+    Exit,
+    fake::{Fault, Verb},
+};
 use futures_util::future::join_all;
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -43,6 +46,20 @@ async fn code_whose_engine_is_stopped_while_it_loads_is_not_to_blame() {
     assert_eq!(code(&answer), "NO_CAPACITY");
     world.engine.set_down(false);
     until(|| world.engine.containers(), Vec::is_empty).await;
+    world.end().await;
+}
+
+/// An engine that stops asks its containers to end first, and still answers then.
+#[tokio::test]
+async fn code_that_is_asked_to_end_while_it_loads_is_not_to_blame() {
+    let world = World::new().await;
+    let (version, image) = world.function("loading", Load::Hangs, |_| {});
+    let asked = async {
+        until(|| image.starts.load(Ordering::SeqCst), |starts| *starts == 1).await;
+        world.engine.crash_all(Exit { code: 143, out_of_memory: false });
+    };
+    let (answer, ()) = tokio::join!(world.get(&version, "/"), asked);
+    assert_eq!(code(&answer), "NO_CAPACITY");
     world.end().await;
 }
 
