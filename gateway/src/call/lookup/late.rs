@@ -83,7 +83,11 @@ async fn ask(
     fleet: &Fleet,
     store: &dyn Store,
 ) -> Result<(), StoreError> {
-    let names: Vec<_> = question.names.iter().cloned().collect();
+    // `hello@0` of a function that is known is nobody's news.
+    let names: Vec<_> = {
+        let table = routes.table();
+        question.names.iter().filter(|name| table.named(name.as_str()).is_none()).cloned().collect()
+    };
     if names.is_empty() || !store.any_serves(&names).await? {
         return Ok(());
     }
