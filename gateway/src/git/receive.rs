@@ -19,7 +19,7 @@ use epsilon_api::{
 use futures_util::Stream;
 use http_body::Frame;
 use http_body_util::StreamBody;
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 use tokio::{
     io::AsyncReadExt,
     process::ChildStdout,
@@ -30,6 +30,8 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 
 /// Pieces of git's answer that wait for a slow client.
 const DEPTH: usize = 16;
+/// How long a client may leave git's answer unread before it hears no more of it.
+const UNREAD: Duration = Duration::from_secs(60);
 /// What git hands over at a time.
 const PIECE: usize = 16 << 10;
 /// What is kept of the words of a git that failed.
@@ -191,7 +193,7 @@ impl From<io::Error> for Trouble {
 }
 
 /// git's answer on its way to the client. Read to its end in any case: a git whose answer nobody takes would die where it
-/// stands.
+/// stands, and a client that was put to sleep would hold its project's turn.
 async fn pump(mut stdout: ChildStdout, pieces: mpsc::Sender<Bytes>) {
     let mut pieces = Some(pieces);
     loop {
@@ -201,7 +203,7 @@ async fn pump(mut stdout: ChildStdout, pieces: mpsc::Sender<Bytes>) {
             Ok(_) => {}
         }
         if let Some(client) = &pieces
-            && client.send(piece.into()).await.is_err()
+            && !matches!(timeout(UNREAD, client.send(piece.into())).await, Ok(Ok(())))
         {
             pieces = None;
         }
