@@ -22,6 +22,9 @@ use tokio::{
 
 /// Where the hook finds its pipes.
 pub(super) const FOLDER: &str = "EPSILON_PUSH";
+/// The pipes, by their names there.
+const ASKED: &str = "asked";
+const TOLD: &str = "told";
 /// Asks, prints, and ends as it is told.
 const SCRIPT: &str = r#"#!/bin/sh
 # Written by the gateway at each push. No push changes anything before the gateway has said `accept`.
@@ -77,6 +80,19 @@ impl Drop for Folder {
     }
 }
 
+/// Removes the folders of pushes whose gateway was killed. A hook that still waits there for somebody at the other end
+/// of its pipes finds none, and git ends with it.
+pub(super) fn remove_left(pushes: &Path) {
+    let left = fs::read_dir(pushes).into_iter().flatten().flatten();
+    let pipes = left.flat_map(|push| [ASKED, TOLD].map(|name| push.path().join(name)));
+    // Both ways, which waits for nobody. Held until the names are gone: the hook that goes on cannot come to wait for the next one.
+    let held: Vec<_> = pipes
+        .filter_map(|pipe| fs::File::options().read(true).write(true).open(pipe).ok())
+        .collect();
+    let _ = fs::remove_dir_all(pushes);
+    drop(held);
+}
+
 /// The gateway's end of the pipes.
 #[derive(Debug)]
 pub(super) struct Hook {
@@ -103,8 +119,8 @@ impl Hook {
         };
         let mut options = pipe::OpenOptions::new();
         options.read_write(true);
-        let asked = options.open_receiver(make("asked")?)?;
-        Ok(Self { asked, told: options.open_sender(make("told")?)? })
+        let asked = options.open_receiver(make(ASKED)?)?;
+        Ok(Self { asked, told: options.open_sender(make(TOLD)?)? })
     }
 
     /// Waits until the hook runs. Never ends when git sees no reason to run it.
@@ -145,6 +161,7 @@ mod tests {
     use std::process::Stdio;
     use tokio::process::Command;
 
+    const LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
     const OLD: &str = "0000000000000000000000000000000000000000";
     const NEW: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
@@ -219,5 +236,23 @@ mod tests {
         hook.asked().await.unwrap();
         drop(hook);
         assert!(!child.wait().await.unwrap().success());
+    }
+
+    #[tokio::test]
+    async fn a_hook_that_waits_for_a_gateway_that_died_before_ends() {
+        let lab = Lab::new();
+        drop(Hook::open(&lab.folder).unwrap());
+        let mut child = lab.start();
+        drop(child.stdin.take());
+        let pid = child.id().unwrap();
+        // Asleep, it stands in the opening of its first pipe.
+        let began = std::time::Instant::now();
+        while !fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") S ") {
+            assert!(began.elapsed() < LIMIT, "it does not get as far as its pipes");
+            tokio::task::yield_now().await;
+        }
+        remove_left(lab.folder.path().parent().unwrap());
+        let ended = tokio::time::timeout(LIMIT, child.wait()).await;
+        assert!(!ended.unwrap().unwrap().success());
     }
 }

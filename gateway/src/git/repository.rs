@@ -55,7 +55,7 @@ impl Repositories {
     pub(super) fn new(data: &Path, git: Arc<Git>, branch: &str, lookup: Duration) -> Self {
         let root = data.join("git");
         // Of a gateway that was killed. Nobody else uses this folder.
-        let _ = fs::remove_dir_all(root.join(".pushes"));
+        hook::remove_left(&root.join(".pushes"));
         let limits = Limits { time: lookup, output: LIST };
         Self { root, git, branch: branch.to_owned(), limits, count: AtomicU64::default() }
     }
