@@ -16,7 +16,8 @@ use bollard::{
     container::LogOutput,
     errors::Error,
     models::{
-        ContainerState, ContainerSummaryStateEnum, NetworkCreateRequest, NetworkDisconnectRequest,
+        ContainerState, ContainerSummaryStateEnum, ImageSummary, NetworkCreateRequest,
+        NetworkDisconnectRequest,
     },
     query_parameters::{
         AttachContainerOptions, CreateContainerOptions, CreateImageOptions, ListContainersOptions,
@@ -234,12 +235,7 @@ impl Engine for DockerEngine {
         let filters = Some([("label".to_owned(), vec![label])].into());
         let options = ListImagesOptions { filters, ..Default::default() };
         let found = self.ask("list_images", self.docker.list_images(Some(options))).await?;
-        let names = found.into_iter().flat_map(|image| {
-            let digest = image.id;
-            let digests = image.repo_digests.into_iter().filter(|name| !name.starts_with("<none>"));
-            digests.map(move |reference| ImageRef { reference, digest: digest.clone() })
-        });
-        Ok(names.collect())
+        Ok(found.into_iter().flat_map(pulled).collect())
     }
 
     async fn disk(&self) -> Result<Option<Disk>, EngineError> {
@@ -435,6 +431,24 @@ fn ours(err: Error) -> EngineError {
     }
 }
 
+/// The names by which an image can be pulled again: those that say in which registry. An engine with containerd's image
+/// store gives a digest to what was made here, too, and that may be the only copy.
+fn pulled(image: ImageSummary) -> Vec<ImageRef> {
+    // A builder's label is on all its images; what it put into this engine is known by the name only.
+    if image.repo_tags.iter().any(|name| name.starts_with(labels::IMAGE_NAMES)) {
+        return Vec::new();
+    }
+    let digest = image.id;
+    let names = image.repo_digests.into_iter().filter(|name| names_a_registry(name));
+    names.map(|reference| ImageRef { reference, digest: digest.clone() }).collect()
+}
+
+/// Whether a host stands before the first `/`, as Docker reads names.
+fn names_a_registry(name: &str) -> bool {
+    let first = name.split_once('/').map(|(first, _)| first);
+    first.is_some_and(|first| first == "localhost" || first.contains(['.', ':']))
+}
+
 /// Names go into the path of a request as they are, so they must not be able to change it.
 fn image_name(name: &str) -> Result<&str, EngineError> {
     let good = name.len() <= 512
@@ -453,7 +467,7 @@ fn network_name(name: &str) -> Result<&str, EngineError> {
 
 #[cfg(test)]
 mod tests {
-    use super::image_name;
+    use super::{ImageSummary, image_name, pulled};
 
     #[test]
     fn names_cannot_leave_their_place_in_the_path() {
@@ -462,6 +476,37 @@ mod tests {
         }
         for bad in ["", "../containers", "a/../../b", "a?x=1", "a#b", "a b", "/a", "a//b", "a%2e"] {
             assert!(image_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    /// An engine with containerd's image store gives a digest to what was made here, too.
+    #[test]
+    fn only_what_a_registry_has_counts_as_pulled() {
+        for (row, tags, digests, want) in [
+            ("a registry's", &[][..], &["r.example/shop/pay@sha256:00"][..], 1),
+            ("by port", &[], &["registry:5000/shop/pay@sha256:00"], 1),
+            ("on this machine", &[], &["localhost/shop/pay@sha256:00"], 1),
+            ("in two", &[], &["a.example/pay@sha256:00", "b.example/pay@sha256:00"], 2),
+            ("pulled and named", &["mine:1"], &["r.example/pay@sha256:00", "mine@sha256:00"], 1),
+            ("made here", &["epsilon/shop/pay:1"], &[], 0),
+            ("made here, containerd", &["epsilon/shop/pay:1"], &["epsilon/shop/pay@sha256:00"], 0),
+            ("adopted", &["epsilon/shop/pay:1"], &["r.example/pay@sha256:00"], 0),
+            ("of a stranger's name", &["shop.example:1"], &["shop.example@sha256:00"], 0),
+            ("without a name", &[], &["<none>@<none>"], 0),
+        ] {
+            let text = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+            let image = ImageSummary {
+                id: "sha256:11".into(),
+                repo_tags: text(tags),
+                repo_digests: text(digests),
+                ..Default::default()
+            };
+            let found = pulled(image);
+            assert_eq!(found.len(), want, "{row}");
+            for image in found {
+                assert!(digests.contains(&image.reference.as_str()), "{row}");
+                assert_eq!(image.digest, "sha256:11", "{row}");
+            }
         }
     }
 }
