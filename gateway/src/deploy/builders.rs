@@ -124,7 +124,8 @@ impl Builders {
         joined
     }
 
-    /// Every builder takes the image away from where it put it. Says whether all of them did.
+    /// Every builder takes the image away from where it put it. Says whether all of them did; not where nobody
+    /// was there to ask.
     pub(crate) async fn remove(&self, image: &ImageRef) -> bool {
         if let Some(local) = &self.local {
             let removed = local.remove(image.clone()).await;
@@ -134,6 +135,9 @@ impl Builders {
             return told.is_ok();
         }
         let joined = self.joined.lock().clone();
+        if joined.is_empty() {
+            return false;
+        }
         let removals = joined.iter().map(async |one| {
             let removed = one.remote.remove(image).await;
             let told = removed.inspect_err(|err| {

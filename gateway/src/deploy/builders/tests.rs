@@ -210,6 +210,15 @@ async fn without_a_builder_there_is_none() {
     assert_eq!(build(&builders, body::empty()).await.0, Err("503 NO_BUILDER".into()));
 }
 
+/// An image that nobody was asked to remove is still where it was put; whoever joins later can be asked.
+#[tokio::test]
+async fn without_a_builder_no_image_is_removed() {
+    let builders = builders(&signer(), PATIENCE, &[]);
+    let reference = format!("registry.example/shop/pay@sha256:{}", "0".repeat(64));
+    let image = ImageRef { digest: format!("sha256:{}", "0".repeat(64)), reference };
+    assert!(!builders.remove(&image).await);
+}
+
 /// What goes wrong once the archive was handed over ends the build: it may have been half done.
 #[tokio::test]
 async fn a_builder_that_is_lost_in_the_middle_is_told_as_such() {
