@@ -17,7 +17,7 @@ use crate::{
         roster::Roster,
         watch,
     },
-    git::GitHost,
+    git::{GitHost, command::Git},
     keys::{self, Doors, KeyError},
     observe::{fleet::FleetMetrics, metrics::Metrics},
     retention::Retention,
@@ -232,6 +232,7 @@ impl App {
             store: Arc::clone(&store),
             deploys: Arc::clone(&deploys),
             max_source: config.max_source,
+            git: Git::new(config.git.program.clone()),
             close: ending.close.clone(),
             background: background.clone(),
         };

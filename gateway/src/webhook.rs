@@ -101,6 +101,8 @@ pub(crate) struct Parts {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) deploys: Arc<Deploys>,
     pub(crate) max_source: Bytes,
+    /// Fetches commits.
+    pub(crate) git: Git,
     /// The gateway stops.
     pub(crate) close: CancellationToken,
     /// What goes on when the hub has its answer.
@@ -119,7 +121,7 @@ impl Hooks {
         // It is not there, as a rule; one that cannot be removed shows when a commit is fetched.
         let _ = std::fs::remove_dir_all(&folder);
         let Config { hooks, limits } = config;
-        let Parts { store, deploys, max_source, close, background } = parts;
+        let Parts { store, deploys, max_source, git, close, background } = parts;
         Ok(Self {
             hooks: hooks.into_iter().map(|(project, hook)| (project, Arc::new(hook))).collect(),
             payloads: Payloads::new(
@@ -130,7 +132,7 @@ impl Hooks {
             limits,
             lanes: Lanes::new(),
             places: Semaphore::new(limits.at_once),
-            git: Git::default(),
+            git,
             folder,
             max_source,
             store,

@@ -406,6 +406,20 @@ async fn a_commit_that_cannot_be_had_changes_nothing() {
     assert_eq!((world.builder.begun(), &*world.get("/hello").await.body), (0, "1"));
 }
 
+#[tokio::test]
+async fn a_commit_is_fetched_by_the_git_of_the_settings() {
+    let hub = Hub::start().await;
+    let mut settings = settings(&hub, &json!({}));
+    settings.git.program = "/nonexistent/git".into();
+    let world = World::start(&["hello"], settings).await;
+    let (_, body) = pushed(&hub, "2");
+    world.builder.next(Ok(built("shop", &[("hello", "2")])));
+    let id = accepted(&deliver(&world, "push", "11111111-eeee", &body).await);
+    assert_eq!(ended(&world, &id).await, failed("SOURCE_NOT_FETCHED"));
+    let shown = world.ask(Method::GET, &format!("/v1/deployments/{id}"), "").await;
+    assert!(shown.body.contains("there is no `git` on the gateway's machine"), "{shown:?}");
+}
+
 /// Who may push to one repository does not deploy into another project.
 #[tokio::test]
 async fn a_repository_deploys_its_own_project_only() {
