@@ -1,15 +1,22 @@
 //! The folder of one run: state, sockets, keys. In the system's temporary folder, because nothing of it is worth
 //! keeping and a socket's path must be short. Removed at the end; what a kill -9 left is removed by the next start.
+//!
+//! Everybody may write to the temporary folder, and who could make ours first would choose its keys. So its name cannot
+//! be guessed, and one that is there already is never taken.
 
 use crate::{data_dir, failure::Failure};
 use epsilon_launch::lock::Lock;
+use rustix::{io::Errno, process::Pid};
 use std::{
-    fs::{self, File},
+    fs::{self, DirEntry, File, Permissions},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
-/// How the folders are called; the process's id follows.
+/// How the folders are called; the process's id, a dash and chance follow.
 const PREFIX: &str = "epsilon-dev-";
+/// Nobody else looks in, or puts anything in.
+const MODE: u32 = 0o700;
 
 /// A folder that is ours until this is dropped.
 #[derive(Debug)]
@@ -21,11 +28,20 @@ pub(super) struct RunFolder {
 impl RunFolder {
     /// Makes it, after removing those of runs that are over.
     pub(super) fn make() -> Result<Self, Failure> {
-        let all = std::env::temp_dir();
-        remove_old(&all);
-        let path = all.join(format!("{PREFIX}{}", std::process::id()));
-        let lock = Lock::take(&path)?;
-        Ok(Self { path, lock })
+        Self::make_in(&std::env::temp_dir())
+    }
+
+    fn make_in(all: &Path) -> Result<Self, Failure> {
+        remove_old(all);
+        let prefix = format!("{PREFIX}{}-", std::process::id());
+        let mut folder = tempfile::Builder::new();
+        folder.prefix(&prefix).permissions(Permissions::from_mode(MODE));
+        let folder = folder.tempdir_in(all).map_err(|err| {
+            let text = format!("no folder can be made in `{}`", all.display());
+            Failure::new("DATA_DIR", text).because(&err).hint("name another one with TMPDIR")
+        })?;
+        let lock = Lock::take(folder.path())?;
+        Ok(Self { path: folder.keep(), lock })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -48,16 +64,9 @@ impl Drop for RunFolder {
 
 /// Ours alone: the names of others' folders may be anything, and a lock that is held is somebody's life.
 fn remove_old(all: &Path) {
-    let user = rustix::process::geteuid().as_raw();
     for entry in fs::read_dir(all).into_iter().flatten().flatten() {
-        let is_one = entry.file_name().to_str().is_some_and(|name| {
-            name.strip_prefix(PREFIX).is_some_and(|id| id.parse::<u32>().is_ok())
-        });
-        let is_ours = || {
-            use std::os::unix::fs::MetadataExt as _;
-            entry.metadata().is_ok_and(|meta| meta.is_dir() && meta.uid() == user)
-        };
-        if !is_one || !is_ours() {
+        let Some(process) = entry.file_name().to_str().and_then(maker) else { continue };
+        if !is_ours(&entry) || is_alive(process) {
             continue;
         }
         let is_over = File::open(data_dir::lock_path(&entry.path()))
@@ -66,5 +75,92 @@ fn remove_old(all: &Path) {
             // Two starts may remove the same one.
             drop(fs::remove_dir_all(entry.path()));
         }
+    }
+}
+
+/// The process that made the folder of this name, if a run did.
+fn maker(name: &str) -> Option<Pid> {
+    let id = name.strip_prefix(PREFIX)?.split('-').next()?;
+    Pid::from_raw(id.parse().ok().filter(|id| *id > 0)?)
+}
+
+/// Whether it is a folder, no link to one, of this user and closed to all others.
+fn is_ours(entry: &DirEntry) -> bool {
+    let user = rustix::process::geteuid().as_raw();
+    entry
+        .metadata()
+        .is_ok_and(|meta| meta.is_dir() && meta.uid() == user && meta.mode() & 0o777 == MODE)
+}
+
+/// Whether another process has this id. Ours had another life: this run has made no folder yet.
+fn is_alive(process: Pid) -> bool {
+    process != rustix::process::getpid()
+        && rustix::process::test_kill_process(process) != Err(Errno::SRCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No process has this id: Linux gives none beyond 2^22.
+    const NOBODY: i32 = i32::MAX;
+
+    fn folder(all: &Path, name: &str, mode: u32) -> PathBuf {
+        let path = all.join(name);
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    /// One that somebody else could make would let in whoever put a key there.
+    #[test]
+    fn a_folder_is_new_and_closed_to_others() {
+        let all = tempfile::tempdir().unwrap();
+        let guessed = folder(all.path(), &format!("{PREFIX}{}", std::process::id()), 0o755);
+        fs::write(guessed.join("admin.key"), "somebody's").unwrap();
+        let (one, two) =
+            (RunFolder::make_in(all.path()).unwrap(), RunFolder::make_in(all.path()).unwrap());
+        assert_ne!(one.path(), two.path());
+        for run in [&one, &two] {
+            assert!(!run.path().join("admin.key").exists(), "{run:?}");
+            assert_eq!(fs::metadata(run.path()).unwrap().mode() & 0o777, 0o700, "{run:?}");
+        }
+        let path = one.path().to_owned();
+        drop(one);
+        assert!(!path.exists() && two.path().exists());
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_removed_and_nothing_else() {
+        let all = tempfile::tempdir().unwrap();
+        for (row, name, mode, has_lock, stays) in [
+            ("over", format!("{NOBODY}-a1B2c3"), 0o700, true, false),
+            (
+                "over, of an id that is ours now",
+                format!("{}-x", std::process::id()),
+                0o700,
+                true,
+                false,
+            ),
+            ("of an older release", format!("{NOBODY}"), 0o700, true, false),
+            ("open to others", format!("{NOBODY}-open"), 0o755, true, true),
+            ("of a process that runs", "1-live".to_owned(), 0o700, true, true),
+            ("not a run's", format!("{NOBODY}-other"), 0o700, false, true),
+            ("of another name", "mine".to_owned(), 0o700, true, true),
+        ] {
+            let path = folder(all.path(), &format!("{PREFIX}{name}"), mode);
+            if has_lock {
+                File::create(data_dir::lock_path(&path)).unwrap();
+            }
+            remove_old(all.path());
+            assert_eq!(path.exists(), stays, "{row}");
+        }
+        let held = folder(all.path(), &format!("{PREFIX}{NOBODY}-held"), 0o700);
+        let lock = Lock::take(&held).unwrap();
+        remove_old(all.path());
+        assert!(held.exists(), "whoever holds it lives, whatever its name says");
+        drop(lock);
+        remove_old(all.path());
+        assert!(!held.exists());
     }
 }

@@ -163,6 +163,16 @@ fn descendants(pid: u32) -> BTreeSet<u32> {
     }
 }
 
+/// What the `epsilon dev` with this id has left in the temporary folder.
+fn folders(pid: u32) -> Vec<PathBuf> {
+    let prefix = format!("epsilon-dev-{pid}-");
+    let all = fs::read_dir(std::env::temp_dir()).unwrap().flatten().map(|entry| entry.path());
+    let is_one = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix))
+    };
+    all.filter(is_one).collect()
+}
+
 /// Waits until none of these processes runs.
 async fn gone(pids: &BTreeSet<u32>) {
     until("all processes are gone", SOON, async || {
@@ -305,7 +315,11 @@ async fn no_process_outlives_it_also_when_it_is_killed() {
         assert_eq!(status.code(), (signal == Signal::INT).then_some(0), "{status}");
         gone(&processes).await;
         // What a kill leaves, the next start removes; here, perhaps nobody starts it again.
-        drop(fs::remove_dir_all(std::env::temp_dir().join(format!("epsilon-dev-{}", dev.pid()))));
+        let left = folders(dev.pid());
+        assert_eq!(left.len(), usize::from(signal == Signal::KILL), "{left:?}");
+        for folder in left {
+            drop(fs::remove_dir_all(folder));
+        }
     }
 }
 
