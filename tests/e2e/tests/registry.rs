@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+use epsilon_api::ids::DeploymentId;
 use epsilon_e2e::{
     engine::{ask, docker},
     fleet::{Fleet, Plan},
@@ -108,9 +109,11 @@ async fn a_registry_that_goes_in_the_middle_fails_the_deployment_and_nothing_els
     let way = Way::to(registry.address()).await;
     let config = format!("builder: {{ registry: \"{}/middle\" }}", way.address);
     let up = Epsilon::start_with(Settings::config(&config)).await;
+    // Of this run only: the same code would be the same image, and one that lies in the engine is not pulled.
+    let run = DeploymentId::random();
     let text = |n: usize| {
         format!(
-            "exports.middle = {{ config: {{ memory: '128MiB' }}, func: (req, res) => res.send('{n}') }}"
+            "// {run}\nexports.middle = {{ config: {{ memory: '128MiB' }}, func: (req, res) => res.send('{n}') }}"
         )
     };
     let project = project!("middle", { "index.js" => text(1) });
