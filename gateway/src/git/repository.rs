@@ -56,6 +56,7 @@ impl Repositories {
         let root = data.join("git");
         // Of a gateway that was killed. Nobody else uses this folder.
         hook::remove_left(&root.join(".pushes"));
+        remove_quarantines(&root);
         let limits = Limits { time: lookup, output: LIST };
         Self { root, git, branch: branch.to_owned(), limits, count: AtomicU64::default() }
     }
@@ -216,5 +217,17 @@ impl Repository {
         // git's own default for what is worth it.
         let gc = gc.setting("gc.auto=6700").setting("gc.autoDetach=false");
         gc.output(Limits { time, output: LIST }).await.map(drop)
+    }
+}
+
+/// Objects of pushes that were cut by a kill: git keeps them apart until it accepts them, and removes them by itself where it can.
+fn remove_quarantines(root: &Path) {
+    let inside = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
+    for repository in inside(root) {
+        for entry in inside(&repository.path().join("objects")) {
+            if entry.file_name().as_encoded_bytes().starts_with(b"tmp_objdir-") {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
     }
 }

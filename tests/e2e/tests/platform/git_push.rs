@@ -174,6 +174,10 @@ async fn a_gateway_that_is_killed_in_a_push_leaves_what_was() {
     })
     .await;
     assert_eq!(up.get("/killed").await.expect(200).text(), "1");
+    let objects = std::fs::read_dir(up.data().join("git/killed.git/objects")).unwrap();
+    let names = objects.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let left: Vec<_> = names.filter(|name| name.starts_with("tmp_objdir")).collect();
+    assert!(left.is_empty(), "what was pushed and not accepted: {left:?}");
     let main = ["push", &url, "main"];
     let text = run(&project, &main).await.fine();
     assert!(!text.contains("up-to-date"), "the branch has not moved: {text}");
