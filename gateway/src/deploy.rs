@@ -407,8 +407,11 @@ impl Started {
         self.versions.iter().filter(|one| one.1).map(|one| Arc::clone(&one.0)).collect()
     }
 
+    /// Those that are new; what is unchanged serves on as it does by now.
     fn serve(mut self) -> Vec<Arc<Version>> {
-        std::mem::take(&mut self.versions).into_iter().map(|one| one.0).collect()
+        let changed = self.changed();
+        self.versions.clear();
+        changed
     }
 }
 

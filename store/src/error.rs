@@ -55,6 +55,14 @@ pub enum StoreError {
         /// The function.
         function: FunctionName,
     },
+    /// Another version became the active one while this was at work on the one that it saw.
+    #[error("the active version of `{function}` changed to v{active} meanwhile")]
+    ActiveChanged {
+        /// The function.
+        function: FunctionName,
+        /// What is active now.
+        active: VersionNumber,
+    },
     /// No such deployment.
     #[error("no deployment has the id `{0}`")]
     DeploymentNotFound(DeploymentId),

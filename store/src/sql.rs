@@ -274,6 +274,10 @@ impl Store for Sql {
         self.within(async { functions::version(&mut self.look().await?, name, number).await }).await
     }
 
+    async fn active(&self, name: &FunctionName) -> Result<Version, StoreError> {
+        self.within(async { functions::require_active(&mut self.look().await?, name).await }).await
+    }
+
     async fn traffic(&self) -> Result<Vec<Traffic>, StoreError> {
         self.within(async {
             // Most stores have none, and gateways ask often.
@@ -288,12 +292,13 @@ impl Store for Sql {
     async fn split(
         &self,
         name: &FunctionName,
+        seen: VersionNumber,
         wanted: &WantedSplit,
         now: Timestamp,
     ) -> Result<(Version, Option<Traffic>), StoreError> {
         self.within(async {
             let mut tx = self.begin().await?;
-            let split = traffic::split(&mut tx, name, wanted, now).await?;
+            let split = traffic::split(&mut tx, name, seen, wanted, now).await?;
             self.commit(tx, Change::Routes).await?;
             Ok(split)
         })
@@ -303,11 +308,12 @@ impl Store for Sql {
     async fn promote(
         &self,
         name: &FunctionName,
+        seen: VersionNumber,
         to: Option<VersionNumber>,
     ) -> Result<Version, StoreError> {
         self.within(async {
             let mut tx = self.begin().await?;
-            let version = traffic::promote(&mut tx, name, to).await?;
+            let version = traffic::promote(&mut tx, name, seen, to).await?;
             self.commit(tx, Change::Routes).await?;
             Ok(version)
         })

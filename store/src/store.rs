@@ -294,7 +294,8 @@ pub trait Store: Send + Sync + fmt::Debug {
         now: Timestamp,
     ) -> Result<Vec<Prepared>, StoreError>;
 
-    /// Makes everything that was prepared serve, in one step.
+    /// Makes every new version that was prepared serve, in one step. What has none serves on as it does by then; the
+    /// answer says which version that is.
     async fn activate(&self, id: &DeploymentId, now: Timestamp) -> Result<Deployment, StoreError>;
 
     /// Ends a deployment without effect; forgets what was prepared.
@@ -348,22 +349,28 @@ pub trait Store: Send + Sync + fmt::Debug {
         number: VersionNumber,
     ) -> Result<Version, StoreError>;
 
+    /// The version that serves: of a split, the stable one.
+    async fn active(&self, name: &FunctionName) -> Result<Version, StoreError>;
+
     /// The splits that hold, and those that ended by themselves when nothing was changed since; by name.
     async fn traffic(&self) -> Result<Vec<Traffic>, StoreError>;
 
     /// Splits a function's calls, from now on in this way. The stable version becomes the active one; answered with the
-    /// split, unless all calls are to go to that one version.
+    /// split, unless all calls are to go to that one version. Refused when another version than `seen` is active by now.
     async fn split(
         &self,
         name: &FunctionName,
+        seen: VersionNumber,
         wanted: &WantedSplit,
         now: Timestamp,
     ) -> Result<(Version, Option<Traffic>), StoreError>;
 
-    /// Ends a split: the given version serves all calls, else the only one beside the stable one.
+    /// Ends a split: the given version serves all calls, else the only one beside the stable one. Refused when another
+    /// version than `seen` is active by now.
     async fn promote(
         &self,
         name: &FunctionName,
+        seen: VersionNumber,
         to: Option<VersionNumber>,
     ) -> Result<Version, StoreError>;
 

@@ -115,6 +115,11 @@ pub(crate) fn of_store(err: &StoreError) -> ApiError {
             "PROMOTE_WHICH",
             Some(format!("name it: `epsilon traffic {function}` shows the versions")),
         ),
+        E::ActiveChanged { function, .. } => (
+            StatusCode::CONFLICT,
+            "ACTIVE_VERSION_CHANGED",
+            Some(format!("look again with `epsilon traffic {function}`")),
+        ),
         E::DeploymentOver(_) => (StatusCode::CONFLICT, "DEPLOYMENT_OVER", None),
         E::OwnedByOther { function, .. } => (
             StatusCode::CONFLICT,

@@ -16,7 +16,7 @@ use epsilon_api::{
     chain::Chain,
     error::CallError,
     function::Version,
-    ids::FunctionName,
+    ids::{FunctionName, VersionNumber},
     traffic::{
         PromoteRequest, SplitInfo, TrafficInfo, TrafficRequest, VersionTraffic, slots::BadShares,
         text,
@@ -50,12 +50,12 @@ pub(super) async fn split(
     Params::read(&uri, &[])?;
     let request: TrafficRequest = json(body, &FIELDS).await?;
     let wanted = control.wanted(request)?;
-    control.active(&name)?;
+    let seen = control.store.active(&name).await?.number;
     let (shared, function) = (Arc::clone(&control), name.clone());
     control
         .to_the_end(async move {
             let mut started = Started::new(&shared.routes, &shared.fleet);
-            let done = shared.split(&function, &wanted, &mut started).await;
+            let done = shared.split(&function, seen, &wanted, &mut started).await;
             started.settle().await;
             done
         })
@@ -72,12 +72,12 @@ pub(super) async fn promote(
 ) -> Result<Json<Data<FunctionInfo>>, ApiError> {
     Params::read(&uri, &[])?;
     let request: PromoteRequest = json(body, &["version"]).await?;
-    control.active(&name)?;
+    let seen = control.store.active(&name).await?.number;
     let (shared, function) = (Arc::clone(&control), name.clone());
     let version = control
         .to_the_end(async move {
             let mut started = Started::new(&shared.routes, &shared.fleet);
-            let done = shared.promote(&function, &request, &mut started).await;
+            let done = shared.promote(&function, seen, &request, &mut started).await;
             started.settle().await;
             done
         })
@@ -103,6 +103,7 @@ impl Control {
     async fn split(
         &self,
         name: &FunctionName,
+        seen: VersionNumber,
         wanted: &WantedSplit,
         started: &mut Started<'_>,
     ) -> Result<(), ApiError> {
@@ -111,7 +112,7 @@ impl Control {
             self.ready(started, version).await?;
         }
         let change = self.routes.change().await;
-        let (version, traffic) = self.store.split(name, wanted, Timestamp::now()).await?;
+        let (version, traffic) = self.store.split(name, seen, wanted, Timestamp::now()).await?;
         let stable = version.number;
         change.share(version, traffic, &self.fleet);
         let shares = text(&wanted.shares);
@@ -122,6 +123,7 @@ impl Control {
     async fn promote(
         &self,
         name: &FunctionName,
+        seen: VersionNumber,
         request: &PromoteRequest,
         started: &mut Started<'_>,
     ) -> Result<Version, ApiError> {
@@ -130,7 +132,7 @@ impl Control {
             self.ready(started, version).await?;
         }
         let change = self.routes.change().await;
-        let version = self.store.promote(name, request.version).await?;
+        let version = self.store.promote(name, seen, request.version).await?;
         change.share(version.clone(), None, &self.fleet);
         tracing::info!(function = %name, version = %version.number, "Promoted.");
         Ok(version)

@@ -262,6 +262,51 @@ async fn a_rollback_serves_at_once_and_retires_the_other() {
     assert_eq!(world.restarted().await.store.snapshot().await.unwrap()[0].number.get(), 2);
 }
 
+/// The deployment of one function is at work when the other one of its project is rolled back.
+#[tokio::test]
+async fn a_rollback_while_another_function_is_deployed_stays() {
+    let world = World::with(&["hello", "pay"]).await;
+    world.vm.script("pay", |call| async move { ok(call.version.number.to_string()) });
+    world.deploy("shop", &[("hello", "1"), ("pay", "2")]).await;
+    world.vm.gate.forget_permits(1000);
+    world.builder.next(Ok(built("shop", &[("hello", "2"), ("pay", "2")])));
+    let deploying = world.push().await;
+    eventually(true, || world.vm.ready().contains(&"hello@2".to_owned())).await;
+    let reply = world.ask(Method::POST, "/v1/functions/pay/rollback", "").await;
+    assert_eq!(reply.json()["data"]["active_version"], 1);
+    world.vm.gate.add_permits(1000);
+    assert_eq!(last(&events(deploying).await), "done hello@2* pay@1");
+    assert_eq!(world.get("/pay").await.body, "1");
+    assert_eq!(world.restarted().await.store.snapshot().await.unwrap()[1].number.get(), 1);
+}
+
+/// It gets a version ready, and by then there is a newer one that nobody had seen.
+#[tokio::test]
+async fn who_promotes_or_splits_does_not_take_a_newer_deployment_back() {
+    let world = Arc::new(World::with(&["hello"]).await);
+    world.deploy("shop", &[("hello", "2")]).await;
+    let share = r#"{"shares":[{"version":1,"percent":90},{"version":2,"percent":10}]}"#;
+    for (verb, body, newer) in [("promote", r#"{"version":1}"#, "3"), ("traffic", share, "4")] {
+        world.vm.ready.lock().unwrap().clear();
+        world.vm.gate.forget_permits(1000);
+        let asking = Arc::clone(&world);
+        let asking = tokio::spawn(async move {
+            asking.ask(Method::POST, &format!("/v1/functions/hello/{verb}"), body).await
+        });
+        eventually(vec!["hello@1".to_owned()], || world.vm.ready()).await;
+        // Another gateway's.
+        let (store, id, now) = (&world.store, DeploymentId::random(), Timestamp::now());
+        store.begin_deployment(&id, &GatewayId::random(), now).await.unwrap();
+        store.prepare(&id, &built("shop", &[("hello", newer)]), now).await.unwrap();
+        store.activate(&id, now).await.unwrap();
+        world.vm.gate.add_permits(1000);
+        let reply = patient(asking).await.unwrap();
+        assert_eq!((reply.status.as_u16(), &*reply.code()), (409, "ACTIVE_VERSION_CHANGED"));
+        let serves = store.snapshot().await.unwrap()[0].number.to_string();
+        assert_eq!(serves, newer, "{verb}");
+    }
+}
+
 /// Two changes of one function: whoever comes last serves, and only the other one is retired last.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_serves_is_never_retired_by_an_earlier_change() {

@@ -55,13 +55,22 @@ pub(super) async fn prepare(
             changed: one.changed,
         })
         .collect();
-    sqlx::query("UPDATE deployments SET project = $2, plan = $3 WHERE id = $1")
+    sqlx::query("UPDATE deployments SET project = $2 WHERE id = $1")
         .bind(id.as_str())
         .bind(built.project.as_str())
-        .bind(rows::plan_text(&plan)?)
         .execute(&mut **tx)
         .await?;
+    note_plan(tx, id, &plan).await?;
     Ok(prepared)
+}
+
+async fn note_plan(tx: &mut Tx, id: &DeploymentId, plan: &[Deployed]) -> Result<(), StoreError> {
+    sqlx::query("UPDATE deployments SET plan = $2 WHERE id = $1")
+        .bind(id.as_str())
+        .bind(rows::plan_text(plan)?)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
 }
 
 async fn prepare_one(
@@ -118,10 +127,11 @@ pub(super) async fn activate(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let (seq, plan) = running(tx, id).await?;
-    for Deployed { name, version, changed } in rows::plan(&plan)? {
-        if changed {
-            check_not_superseded(tx, seq, &name).await?;
-            super::traffic::end(tx, &name).await?;
+    let mut plan = rows::plan(&plan)?;
+    for Deployed { name, version, changed } in &mut plan {
+        if *changed {
+            check_not_superseded(tx, seq, name).await?;
+            super::traffic::end(tx, name).await?;
         }
         let project: Option<String> = sqlx::query_scalar(
             "UPDATE versions SET activated_at = COALESCE(activated_at, $3) \
@@ -132,8 +142,13 @@ pub(super) async fn activate(
         .bind(rows::time(now))
         .fetch_optional(&mut **tx)
         .await?;
-        let Some(project) = project else { return Err(StoreError::DeletedMeanwhile(name)) };
-        check_owner(tx, &name, &rows::parse("project name", &project)?).await?;
+        let Some(project) = project else { return Err(StoreError::DeletedMeanwhile(name.clone())) };
+        check_owner(tx, name, &rows::parse("project name", &project)?).await?;
+        if !*changed {
+            // It may have been rolled back, promoted or split since it was prepared.
+            *version = super::functions::require_active(tx, name).await?.number;
+            continue;
+        }
         sqlx::query("UPDATE functions SET project = $2, active_number = $3 WHERE name = $1")
             .bind(name.as_str())
             .bind(project)
@@ -141,6 +156,7 @@ pub(super) async fn activate(
             .execute(&mut **tx)
             .await?;
     }
+    note_plan(tx, id, &plan).await?;
     end(tx, id, DeploymentState::Done, None, now).await
 }
 

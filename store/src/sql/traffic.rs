@@ -71,13 +71,27 @@ async fn running(
     found.fetch_optional(on).await?.map(rows::traffic).transpose()
 }
 
+/// The active version is the one that the asker saw: a newer one is not taken back by who knows nothing of it.
+async fn require_still(
+    tx: &mut Tx,
+    name: &FunctionName,
+    seen: VersionNumber,
+) -> Result<(), StoreError> {
+    let active = functions::require_active(tx, name).await?.number;
+    if active != seen {
+        return Err(StoreError::ActiveChanged { function: name.clone(), active });
+    }
+    Ok(())
+}
+
 pub(super) async fn split(
     tx: &mut Tx,
     name: &FunctionName,
+    seen: VersionNumber,
     wanted: &WantedSplit,
     now: Timestamp,
 ) -> Result<(Version, Option<Traffic>), StoreError> {
-    functions::require_active(tx, name).await?;
+    require_still(tx, name, seen).await?;
     let running = running(&mut **tx, name).await?;
     for share in &wanted.shares {
         functions::version(tx, name, share.version).await?;
@@ -113,9 +127,10 @@ pub(super) async fn split(
 pub(super) async fn promote(
     tx: &mut Tx,
     name: &FunctionName,
+    seen: VersionNumber,
     to: Option<VersionNumber>,
 ) -> Result<Version, StoreError> {
-    functions::require_active(tx, name).await?;
+    require_still(tx, name, seen).await?;
     let to = match to {
         Some(number) => number,
         None => {

@@ -5,8 +5,11 @@ use crate::support::*;
 use epsilon_api::{
     admin::DeploymentState,
     ids::{GatewayId, VmId},
+    traffic::{AbortRule, Rate},
 };
-use epsilon_store::{Change, KeyRole, Outcome, Page, Store, StoreError, testing::Postgres};
+use epsilon_store::{
+    Change, KeyRole, Outcome, Page, Store, StoreError, WantedSplit, testing::Postgres,
+};
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use std::{any::Any, sync::Arc, time::Duration};
@@ -126,6 +129,32 @@ mod suite {
         ));
     }
 
+    pub(crate) async fn what_a_deployment_left_unchanged_stays_as_it_is_by_then(store: &dyn Store) {
+        let (pay, tax) = (name("pay"), name("tax"));
+        for digest in ["a", "b"] {
+            deploy(store, "shop", &[("pay", digest), ("tax", digest)]).await.unwrap();
+        }
+        let id = begin(store).await;
+        let next = built("shop", &[("pay", "b"), ("ship", "c"), ("tax", "b")]);
+        store.prepare(&id, &next, now()).await.unwrap();
+        store.rollback(&pay, None).await.unwrap();
+        let shares = ["1=10", "2=90"].map(|share| share.parse().unwrap()).to_vec();
+        let abort = AbortRule { above: Rate::percent(5), window_ms: 60_000, min_calls: 20 };
+        let wanted = WantedSplit { shares, stable: None, sticky: None, abort };
+        let (_, split) = store.split(&tax, v(2), &wanted, now()).await.unwrap();
+
+        let done = store.activate(&id, now()).await.unwrap();
+        assert_eq!(active(store).await, ["pay@1", "ship@1", "tax@2"]);
+        assert_eq!(store.traffic().await.unwrap(), [split.unwrap()]);
+        assert_eq!(store.deployment(&id).await.unwrap(), done);
+        let told = done
+            .functions
+            .into_iter()
+            .map(|one| row(one.name.as_str(), one.version.get(), one.changed));
+        let want = [row("pay", 1, false), row("ship", 1, true), row("tax", 2, false)];
+        assert_eq!(told.collect::<Vec<_>>(), want, "the versions that serve");
+    }
+
     pub(crate) async fn numbers_are_not_reused_after_a_delete(store: &dyn Store) {
         deploy(store, "shop", &[("pay", "a")]).await.unwrap();
         deploy(store, "shop", &[("pay", "b")]).await.unwrap();
@@ -198,7 +227,7 @@ mod suite {
         }
         assert!(store.prune(1, now()).await.unwrap().iter().all(|gone| gone.number != v(1)));
         store.activate(&id, now()).await.unwrap();
-        assert_eq!(active(store).await, ["pay@1", "ship@1"]);
+        assert_eq!(active(store).await, ["pay@3", "ship@1"], "it found `pay` unchanged");
     }
 
     pub(crate) async fn images_are_unneeded_when_no_version_has_them(store: &dyn Store) {
@@ -525,6 +554,7 @@ macro_rules! contract {
             of_two_projects_that_race_for_a_name_one_gets_it,
             an_older_deployment_never_replaces_a_later_one,
             a_delete_while_deploying_is_seen,
+            what_a_deployment_left_unchanged_stays_as_it_is_by_then,
             numbers_are_not_reused_after_a_delete,
             rollback_moves_the_pointer,
             only_the_newest_versions_are_kept_and_the_one_that_serves,

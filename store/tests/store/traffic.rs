@@ -2,6 +2,7 @@
 
 use crate::support::*;
 use epsilon_api::{
+    function::Version,
     ids::VersionNumber,
     traffic::{AbortRule, Aborted, Rate, Share, Sticky, slots::BadShares, text},
 };
@@ -26,8 +27,22 @@ async fn pay(store: &dyn Store, versions: u32) {
 }
 
 async fn split(store: &dyn Store, shares: &str) -> Result<Option<Traffic>, StoreError> {
-    let done = store.split(&name("pay"), &wanted(shares), now()).await;
-    done.map(|(_, traffic)| traffic)
+    split_as(store, &wanted(shares)).await.map(|(_, traffic)| traffic)
+}
+
+/// By somebody who has just looked.
+async fn split_as(
+    store: &dyn Store,
+    wanted: &WantedSplit,
+) -> Result<(Version, Option<Traffic>), StoreError> {
+    let seen = store.active(&name("pay")).await?.number;
+    store.split(&name("pay"), seen, wanted, now()).await
+}
+
+/// By somebody who has just looked.
+async fn promote(store: &dyn Store, to: Option<u32>) -> Result<Version, StoreError> {
+    let seen = store.active(&name("pay")).await?.number;
+    store.promote(&name("pay"), seen, to.map(v)).await
 }
 
 /// `3 of 3=90 4=10` of the split of `pay`, or why it is over.
@@ -68,12 +83,11 @@ mod suite {
         ] {
             assert_eq!(split(store, shares).await.unwrap().unwrap().stable, v(stable), "{shares}");
         }
-        let pay = name("pay");
         let named = WantedSplit { stable: Some(v(3)), ..wanted("3=1 4=99") };
-        assert_eq!(store.split(&pay, &named, now()).await.unwrap().0.number, v(3));
+        assert_eq!(split_as(store, &named).await.unwrap().0.number, v(3));
         let out = WantedSplit { stable: Some(v(5)), ..named };
         assert!(matches!(
-            store.split(&pay, &out, now()).await,
+            split_as(store, &out).await,
             Err(StoreError::Shares(BadShares::StableLeftOut(_)))
         ));
     }
@@ -83,7 +97,7 @@ mod suite {
         let refused = split(store, "1=90 3=10").await.unwrap_err();
         assert_eq!(refused.to_string(), "`pay` has no version 3");
         assert!(matches!(split(store, "1=90 2=11").await, Err(StoreError::Shares(_))));
-        let nobody = store.split(&name("nobody"), &wanted("1=90 2=10"), now()).await;
+        let nobody = store.split(&name("nobody"), v(1), &wanted("1=90 2=10"), now()).await;
         assert!(matches!(nobody, Err(StoreError::FunctionNotFound(_))));
         // Its number is taken, but it never served.
         let id = begin(store).await;
@@ -110,22 +124,30 @@ mod suite {
 
     pub(crate) async fn promoting_ends_it(store: &dyn Store) {
         pay(store, 4).await;
-        let pay = name("pay");
-        assert!(matches!(
-            store.promote(&pay, None).await,
-            Err(StoreError::NothingToPromote { .. })
-        ));
+        assert!(matches!(promote(store, None).await, Err(StoreError::NothingToPromote { .. })));
         split(store, "2=80 3=10 4=10").await.unwrap();
-        assert!(matches!(store.promote(&pay, None).await, Err(StoreError::PromoteWhich { .. })));
+        assert!(matches!(promote(store, None).await, Err(StoreError::PromoteWhich { .. })));
         assert_eq!(held(store).await.unwrap(), "2 of 2=80 3=10 4=10");
         split(store, "2=80 4=20").await.unwrap();
-        assert_eq!(store.promote(&pay, None).await.unwrap().number, v(4));
+        assert_eq!(promote(store, None).await.unwrap().number, v(4));
         assert_eq!(held(store).await, None);
-        assert_eq!(store.promote(&pay, Some(v(1))).await.unwrap().number, v(1));
-        assert!(matches!(
-            store.promote(&pay, Some(v(9))).await,
-            Err(StoreError::VersionNotFound { .. })
-        ));
+        assert_eq!(promote(store, Some(1)).await.unwrap().number, v(1));
+        assert!(matches!(promote(store, Some(9)).await, Err(StoreError::VersionNotFound { .. })));
+    }
+
+    pub(crate) async fn who_saw_another_active_version_changes_nothing(store: &dyn Store) {
+        pay(store, 3).await;
+        let (pay, seen) = (name("pay"), store.active(&name("pay")).await.unwrap().number);
+        deploy(store, "shop", &[("pay", "4")]).await.unwrap();
+        split(store, "4=90 3=10").await.unwrap();
+        let told = "the active version of `pay` changed to v4 meanwhile";
+        let late = store.split(&pay, seen, &wanted("2=10 3=90"), now()).await.unwrap_err();
+        assert_eq!(late.to_string(), told);
+        for to in [Some(v(2)), None] {
+            assert_eq!(store.promote(&pay, seen, to).await.unwrap_err().to_string(), told);
+        }
+        assert_eq!(active(store).await, ["pay@4"]);
+        assert_eq!(held(store).await.unwrap(), "4 of 3=10 4=90");
     }
 
     pub(crate) async fn an_abort_ends_that_split_and_no_other_one_and_is_remembered(
@@ -142,10 +164,7 @@ mod suite {
         assert_eq!(held(store).await.as_deref(), Some(told));
         assert!(store.traffic().await.unwrap()[0].candidates.is_empty());
         assert_eq!(active(store).await, ["pay@3"]);
-        assert!(matches!(
-            store.promote(&pay, None).await,
-            Err(StoreError::NothingToPromote { .. })
-        ));
+        assert!(matches!(promote(store, None).await, Err(StoreError::NothingToPromote { .. })));
         assert_eq!(store.rollback(&pay, None).await.unwrap().number, v(2), "no split holds");
         assert_eq!(held(store).await, None);
     }
@@ -206,7 +225,7 @@ mod suite {
         assert_eq!(next().await, Some(Change::Routes));
         store.abort_split(&name("pay"), since, &why(v(4))).await.unwrap();
         assert_eq!(next().await, Some(Change::Routes));
-        store.promote(&name("pay"), Some(v(4))).await.unwrap();
+        promote(store, Some(4)).await.unwrap();
         assert_eq!(next().await, Some(Change::Routes));
     }
 }
@@ -238,6 +257,7 @@ on_both! {
     slots_move_only_as_they_must,
     one_share_of_all_ends_it,
     promoting_ends_it,
+    who_saw_another_active_version_changes_nothing,
     an_abort_ends_that_split_and_no_other_one_and_is_remembered,
     whatever_else_changes_what_serves_ends_it,
     versions_of_a_split_are_kept,
