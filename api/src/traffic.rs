@@ -229,7 +229,7 @@ pub struct TrafficRequest {
     /// The shares; together 100.
     pub shares: Vec<Share>,
     /// The version that all calls go back to when the split ends by itself. Default: that of the split that runs, else
-    /// the one with the largest share.
+    /// the oldest.
     #[serde(default)]
     pub stable: Option<VersionNumber>,
     /// Whether a caller stays on its version: `cookie` or `header:NAME`. Default: it does not.

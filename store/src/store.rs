@@ -97,8 +97,8 @@ pub struct WantedSplit {
 }
 
 impl WantedSplit {
-    /// The version that all calls go back to: the one that is named, else the one of the split that runs, else the one
-    /// with the largest share (of equals the oldest).
+    /// The version that all calls go back to: the one that is named, else the one of the split that runs, else the
+    /// oldest: a newer one that fails goes back to it, whatever its share.
     pub(crate) fn stable_version(
         &self,
         running: Option<VersionNumber>,
@@ -111,10 +111,8 @@ impl WantedSplit {
         if let Some(stable) = running.filter(|stable| is_in(*stable)) {
             return Ok(stable);
         }
-        let largest =
-            shares.iter().max_by_key(|share| (share.percent, std::cmp::Reverse(share.version)));
         // Shares that make 100 are not empty.
-        largest.map(|share| share.version).ok_or(BadShares::Sum(0))
+        shares.iter().map(|share| share.version).min().ok_or(BadShares::Sum(0))
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) struct Traffic {
     #[arg(long, value_name = "CALLS", requires = "shares")]
     min_calls: Option<u32>,
     /// The version that gets all calls back when the split is ended [default: that of the split
-    /// there is, else the one with the largest share]
+    /// there is, else the oldest]
     #[arg(long, value_name = "VERSION", requires = "shares")]
     stable: Option<VersionNumber>,
 }

@@ -140,7 +140,7 @@ mod suite {
         store.rollback(&pay, None).await.unwrap();
         let shares = ["1=10", "2=90"].map(|share| share.parse().unwrap()).to_vec();
         let abort = AbortRule { above: Rate::percent(5), window_ms: 60_000, min_calls: 20 };
-        let wanted = WantedSplit { shares, stable: None, sticky: None, abort };
+        let wanted = WantedSplit { shares, stable: Some(v(2)), sticky: None, abort };
         let (_, split) = store.split(&tax, v(2), &wanted, now()).await.unwrap();
 
         let done = store.activate(&id, now()).await.unwrap();

@@ -75,11 +75,11 @@ mod suite {
     pub(crate) async fn the_stable_version_is_named_or_found(store: &dyn Store) {
         pay(store, 5).await;
         for (shares, stable) in [
-            ("4=10 5=90", 5), // the largest
-            ("4=60 5=40", 5), // that of the split that runs
-            ("2=50 3=50", 2), // the oldest of equals
+            ("4=10 5=90", 4), // the oldest
+            ("3=60 4=40", 4), // that of the split that runs
+            ("2=50 3=50", 2),
             ("2=40 3=60", 2),
-            ("3=40 4=60", 4),
+            ("3=40 4=60", 3),
         ] {
             assert_eq!(split(store, shares).await.unwrap().unwrap().stable, v(stable), "{shares}");
         }
@@ -139,7 +139,8 @@ mod suite {
         pay(store, 3).await;
         let (pay, seen) = (name("pay"), store.active(&name("pay")).await.unwrap().number);
         deploy(store, "shop", &[("pay", "4")]).await.unwrap();
-        split(store, "4=90 3=10").await.unwrap();
+        let newest = WantedSplit { stable: Some(v(4)), ..wanted("4=90 3=10") };
+        split_as(store, &newest).await.unwrap();
         let told = "the active version of `pay` changed to v4 meanwhile";
         let late = store.split(&pay, seen, &wanted("2=10 3=90"), now()).await.unwrap_err();
         assert_eq!(late.to_string(), told);
