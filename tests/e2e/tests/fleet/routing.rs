@@ -44,7 +44,7 @@ async fn a_function_stays_on_one_vm_and_functions_spread_over_vms() {
 }
 
 #[tokio::test]
-async fn functions_move_to_a_new_vm_and_nowhere_else_no_more_than_its_share() {
+async fn functions_move_to_a_new_vm_no_more_than_its_share_and_hardly_any_elsewhere() {
     let _turn = turn().await;
     let config = Some("gateway: { slow_start: 4s }\n".to_owned());
     let mut fleet = Fleet::start(Plan { config, ..Plan::default() }).await;
@@ -54,17 +54,20 @@ async fn functions_move_to_a_new_vm_and_nowhere_else_no_more_than_its_share() {
     let new = fleet.add_agent().await.id().to_owned();
     // From before its first report until it has taken all that is its own.
     let came = Instant::now();
-    let mut moved = BTreeSet::new();
+    let (mut moved, mut elsewhere) = (BTreeSet::new(), BTreeSet::new());
     while came.elapsed() < Duration::from_secs(6) {
         call_all(&fleet.gateways[0], 1).await;
         for (function, vms) in homes(&fleet.gateways[0]).await {
             for vm in vms.difference(&before[&function]) {
-                assert_eq!(*vm, new, "{function} was at home at {:?}", before[&function]);
-                moved.insert(function.clone());
+                let place = if *vm == new { &mut moved } else { &mut elsewhere };
+                place.insert((function.clone(), vm.clone()));
             }
         }
     }
     // Its share of nine functions is 2.25; chance gives it more than seven once in ten thousand times.
     assert!(moved.len() <= 7, "{moved:?} moved: {before:?}");
-    eprintln!("{} of {FUNCTIONS} moved", moved.len());
+    // A report that was made while a call ran hides its free instance for up to a second; one call may start
+    // another one next door then.
+    assert!(elsewhere.len() <= 2, "{elsewhere:?} went elsewhere: {before:?}");
+    eprintln!("{} of {FUNCTIONS} moved, {} elsewhere", moved.len(), elsewhere.len());
 }
