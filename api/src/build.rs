@@ -16,7 +16,7 @@ use crate::{
     admin::Step,
     body::CallBody,
     error::ErrorBody,
-    function::{FunctionSpec, ImageRef},
+    function::{FunctionSpec, ImageRef, Parts},
     ids::{DeploymentId, FunctionName, ProjectName},
 };
 use futures_util::future::BoxFuture;
@@ -87,6 +87,9 @@ pub struct BuiltFunction {
     pub spec: FunctionSpec,
     /// Its image; the same source gives the same digest.
     pub image: ImageRef,
+    /// What the image comes apart into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parts: Option<Parts>,
 }
 
 /// All that a build made.
@@ -194,7 +197,7 @@ mod tests {
         let name = FunctionName::parse("hi").unwrap();
         let built = Built {
             project: ProjectName::parse("shop").unwrap(),
-            functions: vec![BuiltFunction { name, spec, image }],
+            functions: vec![BuiltFunction { name, spec, image, parts: None }],
         };
         let failed = BuildError {
             code: "LOAD_FAILED".into(),

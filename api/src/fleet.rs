@@ -210,12 +210,14 @@ impl Refusal {
 }
 
 /// [`Spent`] as the value of the header [`headers::SPENT`](crate::headers::SPENT): microseconds of queue and exec,
-/// then, after a start, of pull, create, start and init: `12;340` or `12;340;0;45000;110000;30000`.
+/// then, after a start, of pull, layers, cell, create, start and init: `12;340` or
+/// `12;340;0;0;0;45000;110000;30000`.
 pub fn write_spent(spent: &Spent) -> String {
     let us = |duration: Duration| duration.as_micros();
     let mut text = format!("{};{}", us(spent.queue), us(spent.exec));
     if let Some(start) = &spent.start {
-        for phase in [start.pull, start.create, start.start, start.init] {
+        let StartPhases { pull, layers, cell, create, start, init } = *start;
+        for phase in [pull, layers, cell, create, start, init] {
             text.push(';');
             text.push_str(&us(phase).to_string());
         }
@@ -230,7 +232,13 @@ pub fn read_spent(text: &str) -> Option<Spent> {
     let rest: Vec<Duration> = numbers.collect::<Option<_>>()?;
     let start = match rest[..] {
         [] => None,
-        [pull, create, start, init] => Some(StartPhases { pull, create, start, init }),
+        [pull, layers, cell, create, start, init] => {
+            Some(StartPhases { pull, layers, cell, create, start, init })
+        }
+        // Of a VM that knows no cells.
+        [pull, create, start, init] => {
+            Some(StartPhases { pull, create, start, init, ..StartPhases::default() })
+        }
         _ => return None,
     };
     Some(Spent { queue, start, exec })
@@ -266,12 +274,20 @@ mod tests {
     #[test]
     fn what_was_spent_survives_the_header() {
         let ms = Duration::from_millis;
-        let start = StartPhases { pull: ms(0), create: ms(45), start: ms(110), init: ms(30) };
+        let start = StartPhases {
+            layers: ms(2),
+            create: ms(45),
+            start: ms(110),
+            init: ms(30),
+            ..StartPhases::default()
+        };
+        let old = read_spent("12;3000;0;45000;110000;30000").unwrap();
+        assert_eq!(old.start.unwrap().total(), ms(185));
         for start in [None, Some(start)] {
             let spent = Spent { queue: Duration::from_micros(12), start, exec: ms(3) };
             assert_eq!(read_spent(&write_spent(&spent)), Some(spent));
         }
-        for wrong in ["", "1", "1;x", "1;2;3", "1;2;3;4;5;6;7", "-1;2"] {
+        for wrong in ["", "1", "1;x", "1;2;3", "1;2;3;4;5;6;7;8;9", "-1;2"] {
             assert_eq!(read_spent(wrong), None, "{wrong}");
         }
     }

@@ -48,6 +48,23 @@ pub enum Network {
     None,
 }
 
+/// What calls share with each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolation {
+    /// An instance, one call after the other (or `concurrency` at once).
+    #[default]
+    Instance,
+    /// Nothing: each call has a fresh instance, which goes after it. Needs `concurrency: 1`.
+    Call,
+}
+
+impl Isolation {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// The settings of one function.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -75,9 +92,15 @@ pub struct FunctionSpec {
     pub min_instances: u32,
     /// Instances at most, per VM.
     pub max_instances: NonZeroU32,
-    /// How long an instance beyond `min_instances` stays without a call.
-    #[serde(with = "millis", rename = "idle_timeout_ms")]
-    pub idle_timeout: Duration,
+    /// How long an instance beyond `min_instances` stays without a call. `None`: as the function's own pauses
+    /// suggest.
+    #[serde(
+        default,
+        with = "optional_millis",
+        rename = "idle_timeout_ms",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub idle_timeout: Option<Duration>,
     /// Environment of the code.
     pub env: BTreeMap<String, String>,
     /// What an instance may reach.
@@ -86,6 +109,9 @@ pub struct FunctionSpec {
     /// same when it runs twice.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub idempotent: bool,
+    /// What calls share.
+    #[serde(default, skip_serializing_if = "Isolation::is_default")]
+    pub isolation: Isolation,
 }
 
 impl FunctionSpec {
@@ -102,10 +128,11 @@ impl FunctionSpec {
             concurrency: NonZeroU32::MIN,
             min_instances: 0,
             max_instances: NonZeroU32::MIN.saturating_add(19),
-            idle_timeout: Duration::from_secs(300),
+            idle_timeout: None,
             env: BTreeMap::new(),
             network: Network::Egress,
             idempotent: false,
+            isolation: Isolation::Instance,
         }
     }
 }
@@ -125,6 +152,35 @@ impl fmt::Display for ImageRef {
     }
 }
 
+/// What a function's image is made of, so that a VM can have its code without the image: layers that are mounted
+/// into a booted container of the runtime base.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parts {
+    /// The runtime base.
+    pub base: ImageRef,
+    /// What lies above it, bottom first. Files of the function are below `app` in each.
+    pub layers: Vec<ImageLayer>,
+}
+
+/// One layer of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ImageLayer {
+    /// `sha256:…` of the plain tar: what the layer *is*, wherever it lies.
+    pub diff_id: String,
+    /// How it lies in the registry, beside the function's image; `None` where there is no registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blob: Option<Blob>,
+}
+
+/// A layer as a registry keeps it: compressed (gzip).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Blob {
+    /// `sha256:…` of its bytes.
+    pub digest: String,
+    /// How many they are.
+    pub bytes: Bytes,
+}
+
 /// One immutable build of one function.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Version {
@@ -138,6 +194,9 @@ pub struct Version {
     pub deployment: DeploymentId,
     /// What instances are made of.
     pub image: ImageRef,
+    /// What the image comes apart into. `None` for images that nobody here composed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parts: Option<Parts>,
     /// How they are run.
     pub spec: FunctionSpec,
     /// When it was made.
@@ -170,5 +229,30 @@ pub mod millis {
     /// The deserializer's own.
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
         u64::deserialize(from).map(Duration::from_millis)
+    }
+}
+
+/// [`millis`] of what may be absent.
+pub mod optional_millis {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::time::Duration;
+
+    /// Writes whole milliseconds, or nothing.
+    ///
+    /// # Errors
+    /// The serializer's own.
+    pub fn serialize<S: Serializer>(duration: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+        match duration {
+            Some(duration) => super::millis::serialize(duration, to),
+            None => to.serialize_none(),
+        }
+    }
+
+    /// Reads whole milliseconds, or nothing.
+    ///
+    /// # Errors
+    /// The deserializer's own.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(from)?.map(Duration::from_millis))
     }
 }

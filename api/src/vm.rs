@@ -82,11 +82,16 @@ pub struct Spent {
     pub exec: Duration,
 }
 
-/// The phases of one start of an instance.
+/// The phases of one start of an instance. Those that were not part of it are zero: a start in a cell has `layers`, `cell` and
+/// `init`; one from an image `pull`, `create`, `start` and `init`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StartPhases {
     /// Getting the image to this VM.
     pub pull: Duration,
+    /// Getting the layers of the code to this VM.
+    pub layers: Duration,
+    /// Taking a cell and mounting the layers into it.
+    pub cell: Duration,
     /// The engine made the container.
     pub create: Duration,
     /// The engine started it and its runtime listened.
@@ -98,7 +103,7 @@ pub struct StartPhases {
 impl StartPhases {
     /// All phases together.
     pub fn total(&self) -> Duration {
-        self.pull + self.create + self.start + self.init
+        self.pull + self.layers + self.cell + self.create + self.start + self.init
     }
 }
 
@@ -125,9 +130,46 @@ pub struct VmStatus {
     pub calls_waiting: u32,
     /// The instances, oldest first.
     pub instances: Vec<InstanceStatus>,
+    /// Booted containers that wait for a function.
+    #[serde(default)]
+    pub cells: CellCount,
+    /// How long idle instances stay here, for versions whose pauses were measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keeps: Vec<Keep>,
     /// Versions whose image lies on this VM, as far as the agent has looked; the one used last comes first.
     #[serde(default)]
     pub images: Vec<VersionId>,
+}
+
+/// The cells of a VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CellCount {
+    /// Can be given to a function at once.
+    pub ready: u32,
+    /// Boot.
+    pub booting: u32,
+}
+
+/// How long a VM keeps idle instances of a version, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keep {
+    /// The function.
+    pub function: FunctionName,
+    /// Its version.
+    pub version: VersionNumber,
+    /// How long an instance stays after its last call.
+    #[serde(with = "crate::function::millis", rename = "idle_ms")]
+    pub idle: Duration,
+    /// How long after the last call one is made ready for the next; `None` where that would not pay.
+    #[serde(
+        default,
+        with = "crate::function::optional_millis",
+        rename = "ready_after_ms",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub ready_after: Option<Duration>,
+    /// Why, for people: "99 of 100 pauses were shorter than 11m".
+    pub why: String,
 }
 
 /// Whether a VM takes calls.

@@ -217,6 +217,7 @@ impl Workshop {
                     name: function.name.clone(),
                     spec: function.spec.clone(),
                     image,
+                    parts: None,
                 })
             })
             .collect())
@@ -279,7 +280,12 @@ impl Workshop {
                 }
                 None => self.container(manifest, source, &function, &key, work, log).await?,
             };
-            built.push(BuiltFunction { name: function.name, spec: function.spec, image });
+            built.push(BuiltFunction {
+                name: function.name,
+                spec: function.spec,
+                image,
+                parts: None,
+            });
         }
         Ok(built)
     }

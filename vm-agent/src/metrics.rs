@@ -80,6 +80,8 @@ impl Metrics {
         self.starts.with_label_values(&[function.as_str(), "ready"]).inc();
         for (phase, took) in [
             ("pull", phases.pull),
+            ("layers", phases.layers),
+            ("cell", phases.cell),
             ("create", phases.create),
             ("start", phases.start),
             ("init", phases.init),

@@ -24,7 +24,7 @@ use epsilon_api::{
     ids::{FunctionName, InstanceId, VersionId, VmId},
     log::{LogQuery, LogRecord},
     units::MilliCores,
-    vm::{Answer, Call, ImageRemoval, Vm, VmState, VmStatus},
+    vm::{Answer, Call, CellCount, ImageRemoval, Vm, VmState, VmStatus},
 };
 use futures_util::{future::BoxFuture, stream::BoxStream};
 use parking_lot::{Mutex, RwLock};
@@ -375,6 +375,8 @@ impl Vm for Front {
             calls_active,
             calls_waiting,
             instances,
+            cells: CellCount::default(),
+            keeps: Vec::new(),
             images: vm.images.recent(),
         }
     }

@@ -163,6 +163,7 @@ impl<E: Engine> Bench<E> {
     async fn spec(&self, image: &ImageRef) -> ContainerSpec {
         let id = InstanceId::random();
         let version = Version {
+            parts: None,
             function: FunctionName::parse("contract").unwrap(),
             number: VersionNumber::FIRST,
             project: ProjectName::parse("contract").unwrap(),

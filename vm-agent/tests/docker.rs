@@ -99,6 +99,7 @@ fn version(image: &Image, change: impl FnOnce(&mut FunctionSpec)) -> Arc<Version
     spec.timeout = Duration::from_secs(20);
     change(&mut spec);
     Arc::new(Version {
+        parts: None,
         function: FunctionName::parse("hello").unwrap(),
         number: VersionNumber::FIRST,
         project: ProjectName::parse("test").unwrap(),

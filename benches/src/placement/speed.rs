@@ -101,6 +101,7 @@ fn time(trial: &Trial, uris: &[Uri]) -> f64 {
 fn version(n: usize) -> Version {
     let function = name(n);
     Version {
+        parts: None,
         image: ImageRef {
             reference: format!("registry.example/shop/{function}@sha256:{n:064x}"),
             digest: format!("sha256:{n:064x}"),
@@ -132,6 +133,8 @@ fn status(id: &str, size: Bytes, functions: &[usize]) -> VmStatus {
         |n| VersionId { function: name((n * 17) % FUNCTIONS), number: VersionNumber::FIRST };
     let images = if functions.is_empty() { 0 } else { IMAGES };
     VmStatus {
+        cells: Default::default(),
+        keeps: Vec::new(),
         id: VmId::parse(id).unwrap(),
         state: VmState::Ready,
         boot: 1,

@@ -148,7 +148,7 @@ impl FunctionKeys {
             concurrency: self.concurrency.unwrap_or(default.concurrency),
             min_instances,
             max_instances,
-            idle_timeout: self.idle_timeout.unwrap_or(default.idle_timeout),
+            idle_timeout: self.idle_timeout.or(default.idle_timeout),
             env: self.env,
             network: self.network.unwrap_or(default.network),
             idempotent: self.idempotent.unwrap_or(default.idempotent),

@@ -235,10 +235,18 @@ fn timing(spent: &Spent) -> String {
     put_ms(&mut text, "queue", spent.queue);
     if let Some(start) = &spent.start {
         put_ms(&mut text, "start", start.total());
-        put_ms(&mut text, "pull", start.pull);
-        put_ms(&mut text, "create", start.create);
-        put_ms(&mut text, "boot", start.start);
-        put_ms(&mut text, "init", start.init);
+        for (name, took) in [
+            ("pull", start.pull),
+            ("layers", start.layers),
+            ("cell", start.cell),
+            ("create", start.create),
+            ("boot", start.start),
+            ("init", start.init),
+        ] {
+            if !took.is_zero() {
+                put_ms(&mut text, name, took);
+            }
+        }
     }
     put_ms(&mut text, "exec", spent.exec);
     text
@@ -270,11 +278,12 @@ mod tests {
     #[test]
     fn a_cold_call_tells_the_phases_of_its_start() {
         let ms = Duration::from_millis;
-        let start = StartPhases { pull: ms(0), create: ms(60), start: ms(90), init: ms(5) };
+        let start =
+            StartPhases { create: ms(60), start: ms(90), init: ms(5), ..StartPhases::default() };
         let spent = Spent { queue: ms(1), start: Some(start), exec: ms(2) };
         assert_eq!(
             timing(&spent),
-            "queue;dur=1.000, start;dur=155.000, pull;dur=0.000, create;dur=60.000, \
+            "queue;dur=1.000, start;dur=155.000, create;dur=60.000, \
              boot;dur=90.000, init;dur=5.000, exec;dur=2.000"
         );
     }

@@ -8,7 +8,7 @@ pub(crate) mod ceilings;
 pub(crate) use ceilings::Settings as Ceilings;
 use epsilon_api::{
     build::{Built, BuiltFunction},
-    function::{FunctionSpec, ImageRef, Runtime},
+    function::{FunctionSpec, ImageRef, Isolation, Runtime},
     ids::FunctionName,
     suggest::nearest,
 };
@@ -119,6 +119,7 @@ fn check(function: &BuiltFunction, ceilings: &Ceilings, has_engine: bool) -> Res
         env: _,
         network: _,
         idempotent: _,
+        isolation,
     } = &function.spec;
     match runtime {
         Runtime::Node => {
@@ -132,7 +133,11 @@ fn check(function: &BuiltFunction, ceilings: &Ceilings, has_engine: bool) -> Res
         Runtime::Container => {}
     }
     within("`timeout_ms`", *timeout, Duration::from_millis(1), ceilings.max_timeout)?;
-    within("`idle_timeout_ms`", *idle_timeout, Duration::ZERO, ceilings.max_idle_timeout)?;
+    if let Some(idle) = *idle_timeout {
+        within("`idle_timeout_ms`", idle, Duration::ZERO, ceilings.max_idle_timeout)?;
+    }
+    let is_alone = *isolation == Isolation::Instance || concurrency.get() == 1;
+    ensure(is_alone, "`isolation`", || "`call` needs a `concurrency` of 1".into())?;
     ensure(*memory >= ceilings.min_memory, "`memory_bytes`", || {
         format!("must be at least {}", ceilings.min_memory)
     })?;

@@ -285,6 +285,8 @@ fn log_path(function: &FunctionName, query: &LogQuery) -> String {
 /// A VM before its first report.
 fn unheard(join: &Join) -> VmStatus {
     VmStatus {
+        cells: Default::default(),
+        keeps: Vec::new(),
         id: join.id.clone(),
         state: VmState::Ready,
         boot: 0,

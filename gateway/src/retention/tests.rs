@@ -77,7 +77,8 @@ impl World {
             reference: format!("epsilon/pay:{digest}"),
             digest: format!("sha256:{digest}"),
         };
-        let functions = vec![BuiltFunction { name, spec: testing::spec("pay"), image }];
+        let functions =
+            vec![BuiltFunction { name, spec: testing::spec("pay"), image, parts: None }];
         let built = Built { project: ProjectName::parse("shop").unwrap(), functions };
         store.prepare(&id, &built, Timestamp::now()).await?;
         store.activate(&id, Timestamp::now()).await.map(drop)

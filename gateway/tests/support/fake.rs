@@ -246,6 +246,8 @@ impl Vm for FakeVm {
         });
         let (memory_bytes, cpu_millicores) = *self.size.lock().unwrap();
         VmStatus {
+            cells: Default::default(),
+            keeps: Vec::new(),
             id: self.id.clone(),
             state: if self.draining.load(SeqCst) { VmState::Draining } else { VmState::Ready },
             boot: 0,
@@ -308,6 +310,7 @@ pub(crate) fn spec(function: &str) -> FunctionSpec {
 /// A version made of nothing.
 pub(crate) fn version(function: &str, number: u32) -> Version {
     Version {
+        parts: None,
         function: FunctionName::parse(function).unwrap(),
         number: VersionNumber::new(number).unwrap(),
         project: ProjectName::parse("shop").unwrap(),

@@ -337,6 +337,7 @@ pub(crate) fn built(owner: &str, work: &[(&str, &str)]) -> Built {
                 reference: format!("epsilon/{function}:{digest}"),
                 digest: format!("sha256:{digest}"),
             },
+            parts: None,
         })
         .collect();
     Built { project: ProjectName::parse(owner).unwrap(), functions }

@@ -95,6 +95,7 @@ async fn prepare_one(
     .fetch_one(&mut **tx)
     .await?;
     let version = Version {
+        parts: None,
         function: function.name.clone(),
         number: rows::number(number)?,
         project: project.clone(),

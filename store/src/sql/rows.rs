@@ -80,6 +80,7 @@ pub(super) fn json<T: serde::Serialize>(
 pub(super) fn version(row: VersionRow) -> Result<Version, StoreError> {
     let (function, number_, project, deployment, reference, digest, spec, created_at) = row;
     Ok(Version {
+        parts: None,
         function: parse("function name", &function)?,
         number: number(number_)?,
         project: parse("project name", &project)?,

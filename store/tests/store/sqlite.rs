@@ -107,6 +107,7 @@ async fn an_operation_that_is_dropped_half_way_leaves_the_store_fit() {
                 name: FunctionName::parse(&format!("f{n}")).unwrap(),
                 spec: FunctionSpec::new(Runtime::Node, "index.js", "f"),
                 image: ImageRef { reference: "x".into(), digest: "sha256:1".into() },
+                parts: None,
             })
             .collect(),
     };
@@ -157,6 +158,7 @@ async fn a_disk_that_was_full_is_forgotten_when_there_is_room_again() {
                 name: FunctionName::parse(&format!("f{n}")).unwrap(),
                 spec: FunctionSpec::new(Runtime::Node, "index.js", "f".repeat(500)),
                 image: ImageRef { reference: "x".into(), digest: "sha256:1".into() },
+                parts: None,
             })
             .collect(),
     };

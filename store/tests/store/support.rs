@@ -48,6 +48,7 @@ pub(crate) fn built(owner: &str, functions: &[(&str, &str)]) -> Built {
             name: name(function),
             spec: FunctionSpec::new(Runtime::Node, "index.js", *function),
             image: image(function, digest),
+            parts: None,
         })
         .collect();
     Built { project: project(owner), functions }

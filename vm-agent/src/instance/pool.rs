@@ -50,6 +50,8 @@ pub(crate) enum NoPlace {
 /// An instance's place in its pool; never used twice.
 pub(crate) type Key = u64;
 
+/// How long an idle instance stays where nothing else is known.
+const IDLE: Duration = Duration::from_secs(300);
 /// A timer of an instance is never looked at more often than this.
 const SHORTEST_LOOK: Duration = Duration::from_millis(10);
 /// An instance without timers is looked at all the same, for the sake of its successor states.
@@ -101,7 +103,7 @@ impl Waiting {
 impl Pool {
     pub(crate) fn new(vm: Arc<LocalVm>, version: Arc<Version>) -> Arc<Self> {
         let spec = &version.spec;
-        let policy = Policy { idle: spec.idle_timeout, timeout: spec.timeout };
+        let policy = Policy { idle: spec.idle_timeout.unwrap_or(IDLE), timeout: spec.timeout };
         let deadline_ms =
             HeaderValue::from(u64::try_from(spec.timeout.as_millis()).unwrap_or(u64::MAX));
         Arc::new(Self {

@@ -15,7 +15,7 @@ use std::{
 async fn idle_instances_go_and_the_minimum_stays() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| {
-        spec.idle_timeout = Duration::from_millis(200);
+        spec.idle_timeout = Some(Duration::from_millis(200));
         spec.min_instances = 1;
     });
     world.vm.ensure_ready(Arc::clone(&version)).await.unwrap();

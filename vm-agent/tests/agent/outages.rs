@@ -152,7 +152,7 @@ async fn a_network_that_somebody_removed_is_made_again() {
 async fn an_image_that_somebody_removed_is_looked_for_again() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| {
-        spec.idle_timeout = Duration::from_millis(20);
+        spec.idle_timeout = Some(Duration::from_millis(20));
     });
     world.text(&version, "/").await;
     until(|| world.engine.containers(), Vec::is_empty).await;

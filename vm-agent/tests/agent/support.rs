@@ -113,6 +113,7 @@ impl World {
 
 pub(crate) fn version(name: &str, number: u32, spec: FunctionSpec) -> Arc<Version> {
     Arc::new(Version {
+        parts: None,
         function: FunctionName::parse(name).unwrap(),
         number: VersionNumber::new(number).unwrap(),
         project: ProjectName::parse("test").unwrap(),

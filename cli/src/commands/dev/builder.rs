@@ -85,7 +85,7 @@ impl DevBuilder {
             digest: format!("sha256:{content}"),
         };
         let spec = if self.inspect { held_by_a_debugger(spec) } else { spec };
-        BuiltFunction { name, spec, image }
+        BuiltFunction { name, spec, image, parts: None }
     }
 
     /// What the entries export.

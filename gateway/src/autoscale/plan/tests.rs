@@ -40,6 +40,8 @@ fn vm(line: &str) -> (GroupInstance, Option<VmStatus>, bool, bool) {
     };
     let seen = phase != Phase::Starting && !has('u');
     let status = seen.then(|| VmStatus {
+        cells: Default::default(),
+        keeps: Vec::new(),
         id: id.clone(),
         state,
         boot: 1,

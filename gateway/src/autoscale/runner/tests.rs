@@ -221,6 +221,8 @@ pub(super) fn status(id: &VmId, vm: &ScriptedVm) -> VmStatus {
         started_at: Timestamp::UNIX_EPOCH,
     };
     VmStatus {
+        cells: Default::default(),
+        keeps: Vec::new(),
         id: id.clone(),
         state: if vm.draining { VmState::Draining } else { VmState::Ready },
         boot: 1,

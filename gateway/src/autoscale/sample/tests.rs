@@ -10,6 +10,8 @@ use jiff::Timestamp;
 /// A VM of 8 places by memory and by cores.
 fn vm(id: &str, instances: Vec<InstanceStatus>) -> VmStatus {
     VmStatus {
+        cells: Default::default(),
+        keeps: Vec::new(),
         id: VmId::parse(id).unwrap(),
         state: VmState::Ready,
         boot: 1,

@@ -21,6 +21,7 @@ fn function(text: &str) -> BuiltFunction {
             reference: format!("registry.example:5000/shop/{text}@sha256:{HEX}"),
             digest: format!("sha256:{HEX}"),
         },
+        parts: None,
     }
 }
 
@@ -52,7 +53,7 @@ says! {
     no_entry: |f| f.spec.entry.clear() => "`pay`: `entry` must be a name";
     no_timeout: |f| f.spec.timeout = Duration::ZERO => "`timeout_ms` must be at least 1";
     a_long_timeout: |f| f.spec.timeout = Duration::from_secs(901) => "`timeout_ms` is more than the operator's ceiling of 15m";
-    idle_for_ever: |f| f.spec.idle_timeout = Duration::MAX => "`idle_timeout_ms` is more than";
+    idle_for_ever: |f| f.spec.idle_timeout = Some(Duration::MAX) => "`idle_timeout_ms` is more than";
     little_memory: |f| f.spec.memory = Bytes::mib(31) => "`memory_bytes` must be at least 32MiB";
     much_memory: |f| f.spec.memory = Bytes::mib(9 << 10) => "`memory_bytes` is more than the operator's ceiling of 8GiB";
     no_processor: |f| f.spec.cpu = MilliCores(0) => "`cpu_millicores` must be at least 1";
