@@ -31,7 +31,10 @@ function serveAgent(folder) {
   const { listenControl } = require('./lib/control.js');
   const { warm } = require('./lib/warm.js');
   const start = (request) => instance.start(request, { path: path.join(folder, 'calls.sock') });
-  listenControl(path.join(folder, 'control.sock'), instance, start).then(() => warm(instance), faults.stop);
+  const warmed = Promise.withResolvers();
+  listenControl(path.join(folder, 'control.sock'), instance, start, warmed.promise)
+    .then(() => warm(instance))
+    .then(warmed.resolve, faults.stop);
 }
 
 async function servePlainly() {

@@ -1,7 +1,8 @@
 'use strict';
-// The agent's own socket: `POST /init` and `GET /health`. It shares nothing with the calls' listener but
-// the instance, so no byte of a caller can come here.
+// The agent's own socket: `GET /health`, `GET /warm` and `POST /init`. It shares nothing with the calls' listener
+// but the instance, so no byte of a caller can come here.
 
+const fs = require('node:fs');
 const http = require('node:http');
 const { AlreadyStarted, LoadFailed } = require('./instance.js');
 const { InvalidSpec } = require('./spec.js');
@@ -11,11 +12,19 @@ const { listen } = require('./server.js');
 /** A spec with its environment; an environment alone may be some 100 KiB. */
 const INIT_MAX_BYTES = 1024 * 1024;
 
-/** Listens at `path`. `start` loads the function and resolves to what `/init` answers. */
-async function listenControl(path, instance, start) {
+/** `/init` came before the code was mounted, or the mount does not reach this container. */
+class NotMounted extends Error {}
+
+/**
+ * Listens at `path`.
+ *
+ * @param {(request: object) => Promise<object>} start loads the function; resolves to what `/init` answers
+ * @param {Promise<void>} warmed settles when the process does nothing any more but wait
+ */
+async function listenControl(path, instance, start, warmed) {
   const server = http.createServer({ keepAliveTimeout: 0, requestTimeout: 0, headersTimeout: 0 });
   server.on('request', async (req, res) => {
-    const [status, body] = await route(req, instance, start);
+    const [status, body] = await route(req, instance, start, warmed);
     res.writeHead(status, { 'content-type': 'application/json' });
     res.end(JSON.stringify(body));
   });
@@ -23,18 +32,47 @@ async function listenControl(path, instance, start) {
   return server;
 }
 
-async function route(req, instance, start) {
-  const what = `${req.method} ${req.url}`;
-  if (what === 'GET /health') return [200, { data: { state: instance.state, active: instance.active } }];
-  if (what !== 'POST /init') return [404, failure('NOT_FOUND', `nothing answers \`${what}\``)];
+async function route(req, instance, start, warmed) {
+  switch (`${req.method} ${req.url}`) {
+    case 'GET /health':
+      return [200, { data: { state: instance.state, active: instance.active } }];
+    case 'GET /warm':
+      await warmed;
+      if (instance.state === 'waiting') return [200, { data: { state: 'waiting' } }];
+      return [409, failure('ALREADY_STARTED', `this instance is ${instance.state}`)];
+    case 'POST /init':
+      return init(req, instance, start);
+    default:
+      return [404, failure('NOT_FOUND', `nothing answers \`${req.method} ${req.url}\``)];
+  }
+}
+
+async function init(req, instance, start) {
   try {
-    return [200, { data: await start(JSON.parse(await bodyOf(req))) }];
+    const request = JSON.parse(await bodyOf(req));
+    if (instance.state === 'waiting' && isEmptyFolder(request?.root)) {
+      throw new NotMounted(`\`${request.root}\` is empty`);
+    }
+    return [200, { data: await start(request) }];
   } catch (err) {
     if (err instanceof AlreadyStarted) return [409, failure('ALREADY_STARTED', err.message)];
+    if (err instanceof NotMounted) return [409, failure('NOT_MOUNTED', err.message)];
     if (!(err instanceof LoadFailed)) return [400, failure('BAD_REQUEST', err.message)];
     const { cause } = err;
     instance.log.error(`${err.message}.`, cause);
     return [422, failure('FUNCTION_INIT_FAILED', withoutOurs(cause?.message ?? String(cause)), describe(cause))];
+  }
+}
+
+/** No function is an empty folder. Anything else that is wrong with it is told by the loading. */
+function isEmptyFolder(root) {
+  try {
+    const folder = fs.opendirSync(root);
+    const isEmpty = folder.readSync() === null;
+    folder.closeSync();
+    return isEmpty;
+  } catch {
+    return false;
   }
 }
 

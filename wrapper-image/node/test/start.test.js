@@ -73,7 +73,7 @@ for (const [what, files, spec, message] of [
   ['throws', { 'index.js': 'null.x' }, {}, /Cannot read properties of null/],
   ['has a syntax error', { 'index.js': 'const a = 1;\nfoo bar' }, {}, /Unexpected identifier/],
   ['requires what is not there', { 'index.js': 'require("not-there")' }, {}, /Cannot find module 'not-there'/],
-  ['is not there', {}, {}, /`index.js` does not exist/],
+  ['is not there', { 'other.js': '' }, {}, /`index.js` does not exist/],
   ['exports nothing', { 'index.js': '' }, {}, /exports no function `f`; it exports no function/],
   ['exports something else', { 'index.js': 'exports.g = () => {}; exports.n = 1; exports.C = class {}' }, {}, /no function `f`; it exports `g`$/],
   ['has only inherited members of that name', { 'index.js': 'exports.g = () => {}' }, { export: 'constructor' }, /no function `constructor`/],
@@ -116,6 +116,25 @@ test('init sets environment and folder, and user code does not see the wrapper\'
 test('require.main is not the function, so `if (require.main === module)` does not run', async (t) => {
   const f = await ready(t, 'if (require.main === module) throw new Error("main"); exports.f = (req, res) => res.send("x");');
   assert.equal((await f.call()).body, 'x');
+});
+
+test('an empty folder is not mounted yet: the process still waits for its code', async (t) => {
+  const f = await waiting(t);
+  const { status, json } = await f.init({ export: 'f' });
+  assert.deepEqual([status, json.error.code], [409, 'NOT_MOUNTED']);
+  assert.equal((await f.health()).state, 'waiting');
+  fs.writeFileSync(path.join(f.root, 'index.js'), `exports.f = ${HELLO}`);
+  assert.equal((await f.init({ export: 'f' })).status, 200);
+  assert.equal((await f.call()).body, 'Hello');
+});
+
+test('warm answers when the process only waits, and no more when it was started', async (t) => {
+  const f = await waiting(t, { 'index.js': `exports.f = ${HELLO}` });
+  const warm = await f.control({ path: '/warm' });
+  assert.deepEqual([warm.status, warm.json], [200, { data: { state: 'waiting' } }]);
+  assert.equal((await f.init({ export: 'f' })).status, 200);
+  const late = await f.control({ path: '/warm' });
+  assert.deepEqual([late.status, late.json.error.code], [409, 'ALREADY_STARTED']);
 });
 
 for (const [what, options, status] of [
