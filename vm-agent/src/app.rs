@@ -8,6 +8,7 @@ use crate::{
     error::StartError,
     images::room,
     instance::budget::Budget,
+    layers::Layers,
     logs::Logs,
     metrics::{Census, Metrics},
     reconcile,
@@ -96,8 +97,10 @@ impl Agent {
         let logs =
             Logs::open(&config.folder.join("logs"), config.log_size, metrics.dropped_lines.clone())
                 .map_err(folder(&config.folder.join("logs")))?;
+        let layers =
+            Layers::open(&config, &id).map_err(folder(&config.folder.join("layers")))?;
         let socket = config.engine_socket.clone();
-        let vm = LocalVm::new(Parts { id, cpu, config, engine, budget, logs, metrics });
+        let vm = LocalVm::new(Parts { id, cpu, config, engine, budget, layers, logs, metrics });
         registry.register(Box::new(Census::new(Arc::downgrade(&vm))?))?;
         if let Err(err) = vm.network.ensure(&vm.engine).await {
             tracing::warn!(cause = %Chain(&err), "The network of functions is not in order.");

@@ -32,6 +32,7 @@
 //! | `instance/` | one instance: state table, runner, start; the pool of a version; the VM's memory |
 //! | [`engine`] | containers in our words; Docker is named nowhere else |
 //! | `reconcile` | containers against what is known: at start, and on a timer |
+//! | `layers/` | code layers unpacked on this machine, for cells |
 //! | `logs/` | what containers write: bounded queue, files within a limit, followers |
 //! | `serve` | the listener where gateways of a fleet bring calls |
 //! | [`member`] | the VM's belonging to a fleet: joins, reports, drains, leaves |
@@ -48,6 +49,7 @@ pub mod error;
 mod images;
 mod instance;
 pub mod labels;
+mod layers;
 mod logs;
 pub mod member;
 mod metrics;

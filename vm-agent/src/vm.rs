@@ -14,6 +14,7 @@ use crate::{
         runner::Runner,
         state::Moment,
     },
+    layers::Layers,
     logs::Logs,
     metrics::Metrics,
     network::Network,
@@ -51,6 +52,8 @@ pub(crate) struct LocalVm {
     pub(crate) config: Config,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) images: Images,
+    /// Code layers for cells.
+    pub(crate) layers: Layers,
     pub(crate) network: Network,
     pub(crate) budget: Arc<Budget>,
     /// Starts at once.
@@ -81,6 +84,7 @@ pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) budget: Arc<Budget>,
+    pub(crate) layers: Layers,
     pub(crate) logs: Logs,
     pub(crate) metrics: Metrics,
 }
@@ -88,7 +92,7 @@ pub(crate) struct Parts {
 impl LocalVm {
     /// Must be called inside a runtime; its tasks run there.
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { id, cpu, config, engine, budget, logs, metrics } = parts;
+        let Parts { id, cpu, config, engine, budget, layers, logs, metrics } = parts;
         Arc::new(Self {
             network: Network::new(&id, config.dangerous_allow_metadata),
             drain: Drain::open(config.folder.join("draining")),
@@ -99,6 +103,7 @@ impl LocalVm {
             config,
             engine,
             images: Images::default(),
+            layers,
             budget,
             logs,
             metrics,
