@@ -97,8 +97,7 @@ impl Agent {
         let logs =
             Logs::open(&config.folder.join("logs"), config.log_size, metrics.dropped_lines.clone())
                 .map_err(folder(&config.folder.join("logs")))?;
-        let layers =
-            Layers::open(&config, &id).map_err(folder(&config.folder.join("layers")))?;
+        let layers = Layers::open(&config, &id).map_err(folder(&config.folder.join("layers")))?;
         let socket = config.engine_socket.clone();
         let vm = LocalVm::new(Parts { id, cpu, config, engine, budget, layers, logs, metrics });
         registry.register(Box::new(Census::new(Arc::downgrade(&vm))?))?;

@@ -95,6 +95,21 @@ pub struct Settings {
     /// How often that disk is looked at. Default `1m`: what arrives in a minute is less than what is left.
     #[serde(deserialize_with = "written::some_duration")]
     pub disk_look: Option<Duration>,
+    /// Disk that unpacked code layers may take, beside the engine's images. Beyond it, those that no cell has mounted go, the
+    /// one not used for longest first. Default `10GiB`: the code of hundreds of functions; a layer that went costs one
+    /// fetch.
+    #[serde(deserialize_with = "written::some_text")]
+    pub layers_size: Option<Bytes>,
+    /// Code layers that may be fetched and unpacked at once; others wait for their turn. Each has `pull_timeout`, with its
+    /// wait. Default `8`: most are small and cost a way to the registry and back.
+    pub layers_at_once: Option<usize>,
+    /// The folder where a builder on this machine leaves the layers that it made (`DATA/builder/shelf`). Default: none, but
+    /// `epsilon up` names its own builder's.
+    pub layer_shelf: Option<PathBuf>,
+    /// Speaks plain HTTP with registries when it fetches code layers, as `insecure-registries` lets the engine: whoever is
+    /// on the way reads the password. What arrives is checked by its digest in any case. Default `false`; a registry on
+    /// this machine is met so anyway, unless `/etc/docker/certs.d` has a certificate for it.
+    pub dangerous_registry_plain_http: bool,
     /// How often the engine's containers are compared with what the agent knows. Default `10s`.
     #[serde(deserialize_with = "written::some_duration")]
     pub reconcile_every: Option<Duration>,
@@ -179,6 +194,14 @@ pub struct Config {
     pub disk_limit: u8,
     /// See [`Settings::disk_look`].
     pub disk_look: Duration,
+    /// See [`Settings::layers_size`].
+    pub layers_size: Bytes,
+    /// See [`Settings::layers_at_once`].
+    pub layers_at_once: usize,
+    /// See [`Settings::layer_shelf`].
+    pub layer_shelf: Option<PathBuf>,
+    /// See [`Settings::dangerous_registry_plain_http`].
+    pub dangerous_registry_plain_http: bool,
     /// See [`Settings::reconcile_every`].
     pub reconcile_every: Duration,
     /// See [`Settings::remove_timeout`].
@@ -289,6 +312,10 @@ impl Settings {
             log_line: self.log_line.map_or(16 << 10, |size| size.get() as usize),
             disk_limit: self.disk_limit.unwrap_or(85),
             disk_look: self.disk_look.unwrap_or(seconds(60)),
+            layers_size: self.layers_size.unwrap_or(Bytes::mib(10 << 10)),
+            layers_at_once: self.layers_at_once.unwrap_or(8),
+            layer_shelf: self.layer_shelf,
+            dangerous_registry_plain_http: self.dangerous_registry_plain_http,
             reconcile_every: self.reconcile_every.unwrap_or(seconds(10)),
             remove_timeout: self.remove_timeout.unwrap_or(seconds(20)),
             dangerous_allow_metadata: self.dangerous_allow_metadata,
@@ -316,6 +343,8 @@ impl Settings {
             ("log_size", config.log_size >= Bytes(64 << 10), "64KiB"),
             ("log_line", config.log_line >= 256, "256B"),
             ("disk_look", config.disk_look >= Duration::from_millis(10), "10ms"),
+            ("layers_size", config.layers_size >= Bytes::mib(1), "1MiB"),
+            ("layers_at_once", config.layers_at_once >= 1, "1"),
             ("reconcile_every", config.reconcile_every >= Duration::from_millis(50), "50ms"),
             ("remove_timeout", config.remove_timeout >= second, "1s"),
             ("memory", config.memory.is_none_or(|size| size >= Bytes::mib(16)), "16MiB"),
@@ -381,6 +410,7 @@ mod tests {
             ("{starts_at_once: 0}", "starts_at_once"),
             ("{disk_limit: 101}", "disk_limit"),
             ("{pulls_at_once: 0}", "pulls_at_once"),
+            ("{layers_at_once: 0}", "layers_at_once"),
             ("{registry_user: ann}", "vm_agent.registry_user"),
             ("{registry: 'https://registry.example'}", "vm_agent.registry"),
             ("{registry_docker_config: /nowhere}", "no such file"),
