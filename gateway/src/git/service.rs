@@ -6,7 +6,7 @@ use super::{
     command::{Limits, Pipes, Process},
     gzip::Unpacker,
 };
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use epsilon_api::{
     body::{self, BodyError, CallBody},
     ids::ProjectName,
@@ -17,7 +17,7 @@ use http_body::Frame;
 use http_body_util::StreamBody;
 use std::pin::pin;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     process::ChildStdin,
     sync::OwnedSemaphorePermit,
     time::{Instant, timeout_at},
@@ -27,6 +27,8 @@ use tokio::{
 const LIST: units::Bytes = units::Bytes::mib(16);
 /// What a client may say of what it has; some kilobytes in practice.
 const WANTS: units::Bytes = units::Bytes::mib(16);
+/// What git may say before it has heard all: a line of 57 bytes for each of the 50 that a client sends.
+const EARLY: usize = 20 << 20;
 /// What git hands over at a time.
 const PIECE: usize = 64 << 10;
 
@@ -108,20 +110,41 @@ impl GitHost {
         let repository = self.known(project)?;
         let run = self.git.run([Service::Upload.verb(), "--stateless-rpc"]).arg(repository.path());
         let run = protocol.into_iter().fold(run, |run, version| run.env("GIT_PROTOCOL", version));
-        let (process, Pipes { stdin, stdout, stderr: _ }) = run.start()?;
+        let (process, Pipes { stdin, mut stdout, stderr: _ }) = run.start()?;
         let until = Instant::now() + self.config.timeout;
-        // git reads all of it before it answers, and holds it as we would.
-        let fed = timeout_at(until, feed(wants, stdin, is_gzip, WANTS)).await;
+        let feeding = timeout_at(until, feed(wants, stdin, is_gzip, WANTS));
+        let (fed, early) = heard(feeding, &mut stdout).await;
         fed.unwrap_or(Fed::Broken).or_refused(WANTS)?;
-        let state = Sending { process, stdout, until, _place: place };
+        let state = Sending { process, early, stdout, until, _place: place };
         let pieces = stream::try_unfold(state, Sending::next).map_ok(Frame::data);
         Ok(body::boxed(StreamBody::new(pieces)))
+    }
+}
+
+/// Feeds git and keeps what it says meanwhile: in the older versions of its protocol it acknowledges as it reads, and one
+/// whose output nobody takes reads no more.
+async fn heard<T>(
+    feeding: impl Future<Output = T>,
+    mut from: impl AsyncRead + Unpin,
+) -> (T, Bytes) {
+    let (mut early, mut has_ended) = (BytesMut::new(), false);
+    let mut feeding = pin!(feeding);
+    loop {
+        tokio::select! {
+            // Either may be dropped: the first is kept, the second reads nothing then.
+            fed = &mut feeding => return (fed, early.freeze()),
+            read = from.read_buf(&mut early), if !has_ended && early.len() < EARLY => {
+                has_ended = !matches!(read, Ok(1..));
+            }
+        }
     }
 }
 
 /// A git that sends. Killed when its reader goes.
 struct Sending {
     process: Process,
+    /// What it said while it was fed.
+    early: Bytes,
     stdout: tokio::process::ChildStdout,
     until: Instant,
     _place: OwnedSemaphorePermit,
@@ -129,6 +152,9 @@ struct Sending {
 
 impl Sending {
     async fn next(mut self) -> Result<Option<(Bytes, Self)>, BodyError> {
+        if !self.early.is_empty() {
+            return Ok(Some((std::mem::take(&mut self.early), self)));
+        }
         let mut piece = Vec::with_capacity(PIECE);
         match timeout_at(self.until, self.stdout.read_buf(&mut piece)).await?? {
             0 => {}
@@ -210,4 +236,28 @@ fn is_too_large(err: &(dyn std::error::Error + 'static)) -> bool {
         cause = one.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{process::Stdio, time::Duration};
+
+    /// `cat` says each byte back at once, and stands still when nobody takes it.
+    #[tokio::test]
+    async fn a_git_that_answers_while_it_reads_is_heard() {
+        const BYTES: usize = 1 << 20;
+        let mut cat = tokio::process::Command::new("cat");
+        let mut cat = cat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (stdin, mut stdout) = (cat.stdin.take().unwrap(), cat.stdout.take().unwrap());
+        let wants = stream::iter((0..BYTES / 1024).map(|_| Ok(Bytes::from(vec![b'x'; 1024]))));
+        let until = Instant::now() + Duration::from_secs(20);
+        let feeding = timeout_at(until, feed(wants, stdin, false, WANTS));
+        let (fed, early) = heard(feeding, &mut stdout).await;
+        assert_eq!(fed.unwrap(), Fed::Whole);
+        let mut rest = Vec::new();
+        stdout.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(early.len() + rest.len(), BYTES);
+        cat.wait().await.unwrap();
+    }
 }
