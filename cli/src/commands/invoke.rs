@@ -2,6 +2,7 @@
 //! body goes to standard output as it comes; errors of the platform are told as errors of this program.
 
 mod payload;
+mod receipt;
 
 use crate::{
     args::Globals,
@@ -14,12 +15,13 @@ use clap::Args;
 use console::style;
 use epsilon_api::{
     error::{ErrorBody, ErrorEnvelope},
-    headers::{REQUEST_ID, SERVER_TIMING},
+    headers::REQUEST_ID,
     ids::{InvalidId, VersionNumber},
 };
 use futures_util::StreamExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use payload::Payload;
+use receipt::Receipt;
 use reqwest::{Response, Url};
 use serde::Serialize;
 use std::{
@@ -51,7 +53,7 @@ pub(crate) struct Invoke {
     /// Show status and headers before the body, and the timing
     #[arg(long, short)]
     include: bool,
-    /// Show status and timing on standard error
+    /// Show status and timing on standard error; of a cold start, each phase
     #[arg(long)]
     timing: bool,
 }
@@ -101,7 +103,9 @@ impl Invoke {
             }
         }
         if (self.timing || self.include) && !globals.json {
-            eprintln!("{}", style(spent(status, began.elapsed(), &headers)).for_stderr().dim());
+            let is_terminal = console::Term::stderr().is_term();
+            let told = Receipt::of(&headers).tell(status, began.elapsed(), is_terminal);
+            eprintln!("{}", style(told).for_stderr().dim());
         }
         match error {
             Some(error) => Err(Failure::from(error)),
@@ -199,7 +203,7 @@ impl Answered {
         Self {
             status: status.as_u16(),
             took_ms: (took.as_secs_f64() * 1e6).round() / 1e3,
-            timing_ms: timing(headers).into_iter().collect(),
+            timing_ms: Receipt::of(headers).to_ms(),
             request_id: headers.get(REQUEST_ID).map(text),
             headers: headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
             body: serde_json::from_slice(body)
@@ -231,30 +235,6 @@ fn print_head(status: StatusCode, headers: &HeaderMap) -> Result<(), Failure> {
     output::line("")
 }
 
-/// `200 OK in 12 ms (queue 0.1 ms, exec 3.2 ms)`.
-fn spent(status: StatusCode, took: Duration, headers: &HeaderMap) -> String {
-    let phases: Vec<String> = timing(headers)
-        .into_iter()
-        .map(|(phase, ms)| format!("{phase} {}", output::took(Duration::from_secs_f64(ms / 1e3))))
-        .collect();
-    let phases =
-        if phases.is_empty() { String::new() } else { format!(" ({})", phases.join(", ")) };
-    format!("{status} in {}{phases}", output::took(took))
-}
-
-/// The phases of `server-timing: queue;dur=0.1, exec;dur=3.2`, in their order.
-fn timing(headers: &HeaderMap) -> Vec<(String, f64)> {
-    let values = headers.get_all(SERVER_TIMING).into_iter().filter_map(|value| value.to_str().ok());
-    let metrics = values.flat_map(|value| value.split(','));
-    let phase = |metric: &str| {
-        let (name, rest) = metric.split_once(';')?;
-        let dur = rest.split(';').find_map(|param| param.trim().strip_prefix("dur="))?;
-        let ms: f64 = dur.parse().ok().filter(|ms: &f64| ms.is_finite() && *ms >= 0.0)?;
-        Some((name.trim().to_owned(), ms))
-    };
-    metrics.filter_map(phase).collect()
-}
-
 fn lost(url: &Url, err: reqwest::Error) -> Failure {
     let at = url.origin().ascii_serialization();
     if err.is_timeout() {
@@ -270,15 +250,6 @@ fn lost(url: &Url, err: reqwest::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn timing_reads_what_the_gateway_writes_and_skips_the_rest() {
-        let mut headers = HeaderMap::new();
-        let value = "queue;dur=0.1, start;desc=\"cold\";dur=180, odd, x;dur=-1";
-        headers.insert(SERVER_TIMING, HeaderValue::from_static(value));
-        let phases = [("queue".to_owned(), 0.1), ("start".to_owned(), 180.0)];
-        assert_eq!(timing(&headers), phases);
-    }
 
     #[test]
     fn only_an_error_with_the_calls_own_id_is_the_platforms() {
