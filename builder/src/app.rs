@@ -13,7 +13,7 @@ use crate::{
     network::Network,
     outside::Outside,
     runtime::Runtimes,
-    ship::{Exports, Layout, Remote, Shelf, Sink},
+    ship::{Exports, Layout, Local, Remote, Shelf, Sink},
 };
 use epsilon_api::{
     build::{BuildError, BuildJob, BuildLog, Builder, Built},
@@ -122,17 +122,18 @@ impl App {
             network.remove().await; // a killed builder's
         }
         let exports = Arc::new(Exports::new(engine.clone(), cache.clone()));
-        let shelf =
-            Arc::new(Shelf::new(engine.clone(), Arc::clone(&exports), config.image_transfer));
+        let local =
+            Arc::new(Local::new(engine.clone(), Arc::clone(&exports), config.image_transfer));
+        let shelf = Shelf::new(config.shelf(), config.shelf_size);
         let sink = match (file, config.registry.clone()) {
             (Some(file), _) => Sink::File(Layout::new(file, cache.clone(), exports)),
-            (None, None) => Sink::Engine(Arc::clone(&shelf)),
+            (None, None) => Sink::Engine(Arc::clone(&local), shelf),
             (None, Some(registry)) => {
                 Sink::Registry(Box::new(Remote::new(registry, cache.clone(), exports)))
             }
         };
         let runtimes =
-            Runtimes::new(&config, engine.clone(), cache.clone(), outside.clone(), shelf);
+            Runtimes::new(&config, engine.clone(), cache.clone(), outside.clone(), local);
         let workshop = Workshop {
             runtimes: Arc::new(runtimes),
             dependencies: Dependencies {

@@ -7,6 +7,7 @@
 //!             /npm/            npm's own cache
 //!             /dependencies/KEY/   node_modules, its layer
 //!             /layers/         layers exported from the engine, and compressed ones
+//!             /shelf/          layers of functions, for an agent on this machine
 //!             /inspections/KEY.json, /images/KEY.json, /projects/KEY.json
 //! ```
 //!
@@ -25,8 +26,8 @@ use std::{
 };
 use tokio_util::task::TaskTracker;
 
-const FOLDERS: [&str; 7] =
-    ["work", "npm", "dependencies", "layers", "inspections", "images", "projects"];
+const FOLDERS: [&str; 8] =
+    ["work", "npm", "dependencies", "layers", "shelf", "inspections", "images", "projects"];
 
 /// The folder.
 #[derive(Clone, Debug)]
@@ -197,7 +198,7 @@ fn remove(path: &Path) {
 }
 
 /// Removes what was used least recently until the rest fits.
-fn prune(folder: &Path, size: u64) -> io::Result<()> {
+pub(crate) fn prune(folder: &Path, size: u64) -> io::Result<()> {
     let mut kept = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;

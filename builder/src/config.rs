@@ -51,6 +51,7 @@ pub struct Config {
     pub(crate) build_timeout: Duration,
     pub(crate) registry: Option<Registry>,
     pub(crate) cache_size: Bytes,
+    pub(crate) shelf_size: Bytes,
     pub(crate) source: SourceLimits,
     pub(crate) ceilings: Ceilings,
     member: Option<MemberConfig>,
@@ -140,6 +141,7 @@ impl Config {
             build_timeout: s.build_timeout,
             registry,
             cache_size: s.cache_size,
+            shelf_size: s.shelf_size,
             source: SourceLimits {
                 compressed: s.source_archive,
                 unpacked: s.source_unpacked,
@@ -159,6 +161,11 @@ impl Config {
                 ..Ceilings::default()
             },
         })
+    }
+
+    /// Where layers of functions are kept for an agent on this machine.
+    pub fn shelf(&self) -> PathBuf {
+        self.data.join("shelf")
     }
 
     /// How it belongs to a fleet, where one is named.

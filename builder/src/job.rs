@@ -22,15 +22,16 @@ use crate::{
     manifest::Manifest,
     plan::{self, FunctionPlan, Origin, Plan},
     runtime::{Runtime, Runtimes},
-    ship::{Base, Name, Parcel, Sink},
+    ship::{Base, Name, Parcel, Shipped, Sink},
     source::{self, Hasher, Source},
 };
 use epsilon_api::{
     admin::Step,
     build::{BuildError, BuildEvent, BuildJob, BuildLog, Built, BuiltFunction},
-    function::{ImageRef, Runtime as Kind},
+    function::{ImageRef, Parts, Runtime as Kind},
     units::Bytes,
 };
+use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
 use tokio::time::Instant;
 
@@ -50,6 +51,13 @@ pub(crate) struct Workshop {
     /// Each image is made anew, so that it follows from the source alone: one that was kept may hold files of
     /// before, which do not matter to its function.
     pub(crate) is_afresh: bool,
+}
+
+/// One function's image as it was shipped: what is remembered under the key of all that decides it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct Made {
+    image: ImageRef,
+    parts: Option<Parts>,
 }
 
 /// Tells of one step: that it began, and, with its time, that it ended.
@@ -172,12 +180,12 @@ impl Workshop {
         let digest = packages.as_ref().map_or("", |packages| packages.layer.diff_id.as_str());
         let now = Snapshot::of(&plan, source, &runtime.image.id, digest);
         let told = Telling::begin(log, Step::Image, counted(plan.functions.len(), "function"));
-        let mut images: BTreeMap<_, ImageRef> = BTreeMap::new();
+        let mut images: BTreeMap<_, Made> = BTreeMap::new();
         let mut changed = Vec::new();
         for function in &plan.functions {
             let key = self.key(manifest, function, &runtime, packages.as_ref());
             match self.known(&key).await? {
-                Some(image) => drop(images.insert(function.name.clone(), image)),
+                Some(made) => drop(images.insert(function.name.clone(), made)),
                 None => changed.push((function, key)),
             }
         }
@@ -197,10 +205,11 @@ impl Workshop {
 
         let told = Telling::begin(log, Step::Ship, "");
         if let Some(parcel) = parcel {
-            let shipped = self.sink.ship(&parcel).await?;
+            let Shipped { images: shipped, parts } = self.sink.ship(&parcel).await?;
             for ((function, key), image) in changed.iter().zip(shipped) {
-                self.remember(key, &image)?;
-                images.insert(function.name.clone(), image);
+                let made = Made { image, parts: parts.clone() };
+                self.remember(key, &made)?;
+                images.insert(function.name.clone(), made);
             }
         }
         told.done(counted(changed.len(), "image"));
@@ -212,12 +221,12 @@ impl Workshop {
             .functions
             .iter()
             .filter_map(|function| {
-                let image = images.remove(&function.name)?;
+                let Made { image, parts } = images.remove(&function.name)?;
                 Some(BuiltFunction {
                     name: function.name.clone(),
                     spec: function.spec.clone(),
                     image,
-                    parts: None,
+                    parts,
                 })
             })
             .collect())
@@ -274,7 +283,7 @@ impl Workshop {
             let is_fixed = matches!(function.origin, Origin::Dockerfile(_));
             let known = if is_fixed { self.known(&key).await? } else { None };
             let image = match known {
-                Some(image) => {
+                Some(Made { image, parts: _ }) => {
                     Telling::begin(log, Step::Image, function.name.as_str()).done("unchanged");
                     image
                 }
@@ -313,9 +322,10 @@ impl Workshop {
 
         let told = Telling::begin(log, Step::Ship, function.name.as_str());
         let shipped = self.sink.ship_foreign(image, &name).await?;
-        self.remember(key, &shipped)?;
+        let made = Made { image: shipped, parts: None };
+        self.remember(key, &made)?;
         told.done("1 image");
-        Ok(shipped)
+        Ok(made.image)
     }
 
     /// Of everything that decides what a function's image is.
@@ -343,16 +353,16 @@ impl Workshop {
     }
 
     /// The image that was made under this key, if it is still there.
-    async fn known(&self, key: &str) -> Result<Option<ImageRef>, BuildError> {
+    async fn known(&self, key: &str) -> Result<Option<Made>, BuildError> {
         if self.is_afresh {
             return Ok(None);
         }
-        let Some(image) = self.cache.recall::<ImageRef>("images", key) else { return Ok(None) };
-        Ok(self.sink.has(&image).await?.then_some(image))
+        let Some(made) = self.cache.recall::<Made>("images", key) else { return Ok(None) };
+        Ok(self.sink.has(&made.image).await?.then_some(made))
     }
 
-    fn remember(&self, key: &str, image: &ImageRef) -> Result<(), BuildError> {
-        if self.is_afresh { Ok(()) } else { self.cache.remember("images", key, image) }
+    fn remember(&self, key: &str, made: &Made) -> Result<(), BuildError> {
+        if self.is_afresh { Ok(()) } else { self.cache.remember("images", key, made) }
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
     error::{self, Hint},
     image::Image,
     outside::Outside,
-    ship::{Base, Name, Parcel, Shelf},
+    ship::{Base, Local, Name, Parcel},
     source::Hasher,
 };
 use epsilon_api::{
@@ -73,7 +73,7 @@ pub(crate) struct Runtimes {
     engine: Engine,
     cache: Cache,
     outside: Outside,
-    shelf: Arc<Shelf>,
+    local: Arc<Local>,
     operators: Option<String>,
     hub_patience: Duration,
     pull_timeout: Duration,
@@ -116,13 +116,13 @@ impl Runtimes {
         engine: Engine,
         cache: Cache,
         outside: Outside,
-        shelf: Arc<Shelf>,
+        local: Arc<Local>,
     ) -> Self {
         Self {
             engine,
             cache,
             outside,
-            shelf,
+            local,
             operators: config.runtime_image.clone(),
             hub_patience: config.hub_patience,
             pull_timeout: config.pull_timeout,
@@ -216,7 +216,7 @@ impl Runtimes {
         let layer = workshop.phase("what looks at module graphs", layer).await?;
         let image = Image::runtime(&base.image, &layer)?;
         let parcel = Parcel { base, layers: vec![layer], images: vec![(image, name.clone())] };
-        self.shelf.put(&parcel).await?;
+        self.local.put(&parcel).await?;
         self.named(name).await?.ok_or_else(|| {
             error::runtime_failed("the engine lost the inspector's image right after it was made")
         })
@@ -246,7 +246,7 @@ impl Runtimes {
             let image = Image::runtime(&base.image, &layer)?;
             let name = Name::runtime(&origin.key());
             let parcel = Parcel { base, layers: vec![layer], images: vec![(image, name)] };
-            workshop.phase("the runtime becomes an image", self.shelf.put(&parcel)).await?;
+            workshop.phase("the runtime becomes an image", self.local.put(&parcel)).await?;
             self.existing(&origin).await
         });
         let limit = self.limits.time;

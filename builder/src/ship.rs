@@ -2,15 +2,17 @@
 //! with what an agent needs to run it.
 
 mod blob;
-mod engine;
 mod export;
 mod layout;
+mod local;
 mod registry;
+mod shelf;
 
-pub(crate) use engine::Shelf;
 pub(crate) use export::Exports;
 pub(crate) use layout::Layout;
+pub(crate) use local::Local;
 pub(crate) use registry::Remote;
+pub(crate) use shelf::Shelf;
 
 use crate::{
     engine::{Engine, EngineImage},
@@ -19,7 +21,8 @@ use crate::{
 };
 use epsilon_api::{
     build::BuildError,
-    function::ImageRef,
+    chain::Chain,
+    function::{ImageLayer, ImageRef, Parts},
     ids::{FunctionName, ProjectName},
 };
 use std::{fmt, sync::Arc};
@@ -32,6 +35,29 @@ pub(crate) struct Parcel {
     /// What they add to it, bottom first.
     pub(crate) layers: Vec<Layer>,
     pub(crate) images: Vec<(Image, Name)>,
+}
+
+impl Parcel {
+    /// What its images come apart into in this machine's engine.
+    fn parts(&self) -> Parts {
+        let Base { reference, image } = &self.base;
+        let layers = self.layers.iter();
+        Parts {
+            base: ImageRef { reference: reference.clone(), digest: image.id.clone() },
+            layers: layers
+                .map(|layer| ImageLayer { diff_id: layer.diff_id.clone(), blob: None })
+                .collect(),
+        }
+    }
+}
+
+/// A parcel that has arrived.
+#[derive(Clone, Debug)]
+pub(crate) struct Shipped {
+    /// In the parcel's order.
+    pub(crate) images: Vec<ImageRef>,
+    /// What each of them comes apart into, where an agent can make use of it.
+    pub(crate) parts: Option<Parts>,
 }
 
 /// An image in the engine that others are based on.
@@ -54,7 +80,8 @@ impl Base {
 /// Where images go.
 #[derive(Debug)]
 pub(crate) enum Sink {
-    Engine(Arc<Shelf>),
+    /// The layers of functions are kept beside it.
+    Engine(Arc<Local>, Shelf),
     Registry(Box<Remote>),
     File(Layout),
 }
@@ -63,7 +90,7 @@ impl Sink {
     /// Tells one place from others: an image in one says nothing of another. Empty for this machine's engine.
     pub(crate) fn place(&self) -> &str {
         match self {
-            Self::Engine(_) => "",
+            Self::Engine(..) => "",
             Self::Registry(remote) => remote.name(),
             Self::File(_) => "file",
         }
@@ -72,7 +99,7 @@ impl Sink {
     /// All images of a build were shipped.
     pub(crate) async fn finish(&self) -> Result<(), BuildError> {
         match self {
-            Self::Engine(_) | Self::Registry(_) => Ok(()),
+            Self::Engine(..) | Self::Registry(_) => Ok(()),
             Self::File(layout) => layout.write().await,
         }
     }
@@ -80,26 +107,34 @@ impl Sink {
     /// Whether an image that was shipped before is still there.
     pub(crate) async fn has(&self, image: &ImageRef) -> Result<bool, BuildError> {
         match self {
-            Self::Engine(shelf) => shelf.has(image).await,
+            Self::Engine(local, _) => local.has(image).await,
             Self::Registry(remote) => remote.has(image).await,
             // What a file held before is not looked at: each build writes all of it.
             Self::File(_) => Ok(false),
         }
     }
 
-    /// Ships all images of a parcel; answers in their order.
-    pub(crate) async fn ship(&self, parcel: &Parcel) -> Result<Vec<ImageRef>, BuildError> {
+    /// Ships all images of a parcel.
+    pub(crate) async fn ship(&self, parcel: &Parcel) -> Result<Shipped, BuildError> {
         match self {
-            Self::Engine(shelf) => shelf.put(parcel).await,
+            Self::Engine(local, shelf) => {
+                let images = local.put(parcel).await?;
+                // Only a shortcut: what is not on the shelf is in the engine.
+                if let Err(err) = shelf.put(&parcel.layers).await {
+                    tracing::warn!(error = %Chain(&err), "Layers could not be kept for the agent.");
+                }
+                Ok(Shipped { images, parts: Some(parcel.parts()) })
+            }
             Self::Registry(remote) => remote.push(parcel).await,
-            Self::File(layout) => layout.add(parcel).await,
+            // Nobody mounts layers out of a file; whoever loads the images has them whole.
+            Self::File(layout) => Ok(Shipped { images: layout.add(parcel).await?, parts: None }),
         }
     }
 
     /// Takes an image away that was put here.
     pub(crate) async fn remove(&self, image: &ImageRef) -> Result<(), BuildError> {
         match self {
-            Self::Engine(shelf) => shelf.remove(image).await,
+            Self::Engine(local, _) => local.remove(image).await,
             Self::Registry(remote) => remote.remove(image).await,
             Self::File(_) => Ok(()),
         }
@@ -112,7 +147,7 @@ impl Sink {
         name: &Name,
     ) -> Result<ImageRef, BuildError> {
         match self {
-            Self::Engine(shelf) => shelf.adopt(image, name).await,
+            Self::Engine(local, _) => local.adopt(image, name).await,
             Self::Registry(remote) => remote.push_foreign(image, name).await,
             Self::File(layout) => layout.add_foreign(image, name).await,
         }

@@ -132,6 +132,7 @@ const TABLES: [Table; 11] = [
             ("spec", Text),
             ("created_at", Text),
             ("activated_at", Text),
+            ("parts", Text),
         ],
     },
     Table {

@@ -41,11 +41,12 @@ const MIGRATE: Duration = Duration::from_secs(60);
 
 /// The schema, step by step. Steps are only ever added, and what they do only adds: the release before runs on the
 /// newer schema, so that an upgrade can be taken back.
-const MIGRATIONS: [(i64, &str, &str); 4] = [
+const MIGRATIONS: [(i64, &str, &str); 5] = [
     (1, "begin", include_str!("../migrations/postgres/0001_begin.sql")),
     (2, "traffic", include_str!("../migrations/postgres/0002_traffic.sql")),
     (3, "retention", include_str!("../migrations/postgres/0003_retention.sql")),
     (4, "hooks", include_str!("../migrations/postgres/0004_hooks.sql")),
+    (5, "parts", include_str!("../migrations/postgres/0005_parts.sql")),
 ];
 
 /// Connects to the server and brings the data base's schema up to date.

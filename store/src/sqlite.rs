@@ -28,12 +28,13 @@ const READERS: u32 = 4;
 
 /// The schema, step by step. Steps are only ever added, and what they do only adds: the release before runs on the
 /// newer schema, so that an upgrade can be taken back.
-const MIGRATIONS: [(i64, &str, &str); 5] = [
+const MIGRATIONS: [(i64, &str, &str); 6] = [
     (1, "begin", include_str!("../migrations/sqlite/0001_begin.sql")),
     (2, "fleet", include_str!("../migrations/sqlite/0002_fleet.sql")),
     (3, "traffic", include_str!("../migrations/sqlite/0003_traffic.sql")),
     (4, "retention", include_str!("../migrations/sqlite/0004_retention.sql")),
     (5, "hooks", include_str!("../migrations/sqlite/0005_hooks.sql")),
+    (6, "parts", include_str!("../migrations/sqlite/0006_parts.sql")),
 ];
 
 /// Opens or makes the file.

@@ -114,6 +114,11 @@ pub struct Settings {
     /// recently go first.
     #[serde(deserialize_with = "written::text")]
     pub cache_size: Bytes,
+    /// Most that layers kept for this machine's own agent may take on disk; those of dependencies share it with
+    /// `cache_size`. Default 2 GiB: code layers are small. The ones put there least recently go first; an agent takes
+    /// what is gone out of the engine, which is slower.
+    #[serde(deserialize_with = "written::text")]
+    pub shelf_size: Bytes,
     /// Largest archive that may be pushed. Default 100 MiB.
     #[serde(deserialize_with = "written::text")]
     pub source_archive: Bytes,
@@ -216,6 +221,7 @@ impl Default for Settings {
             registry_keep_untagged: Duration::from_secs(14 * 24 * 3600),
             registry_timeout: Duration::from_secs(300),
             cache_size: Bytes::mib(10 << 10),
+            shelf_size: Bytes::mib(2 << 10),
             source_archive: source.compressed,
             source_unpacked: source.unpacked,
             source_file: source.file,

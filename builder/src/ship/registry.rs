@@ -6,18 +6,23 @@ mod removal;
 mod session;
 
 use super::{
-    Base, Exports, Name, Parcel,
+    Base, Exports, Name, Parcel, Shipped,
     blob::{self, Blob, Content},
     export::Exported,
 };
 use crate::{cache::Cache, config::Registry, error, source::ContentDigest};
-use epsilon_api::{build::BuildError, chain::Chain, function::ImageRef};
+use epsilon_api::{
+    build::BuildError,
+    chain::Chain,
+    function::{self, ImageRef, Parts},
+    units,
+};
 use futures_util::TryStreamExt;
 use oci_client::{Reference, RegistryOperation, errors::OciDistributionError};
 use oci_spec::image::MediaType;
 use session::{Door, Failure, Session};
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
 };
 
@@ -32,6 +37,8 @@ pub(crate) struct Remote {
     is_removal_refused: AtomicBool,
     /// `repository digest` of blobs that are there. Only a hint: registries collect garbage.
     known: Mutex<HashSet<(String, String)>>,
+    /// Bases that this process pushed, by their ids in the engine.
+    bases: Mutex<HashMap<String, ImageRef>>,
 }
 
 impl std::fmt::Debug for Remote {
@@ -50,6 +57,7 @@ impl Remote {
             exports,
             is_removal_refused: AtomicBool::new(false),
             known: Mutex::default(),
+            bases: Mutex::default(),
         }
     }
 
@@ -72,22 +80,27 @@ impl Remote {
     }
 
     /// Pushes all images of a parcel.
-    pub(super) async fn push(&self, parcel: &Parcel) -> Result<Vec<ImageRef>, BuildError> {
+    pub(super) async fn push(&self, parcel: &Parcel) -> Result<Shipped, BuildError> {
         if let Some((_, name)) = parcel.images.first() {
             self.knock(name).await?;
         }
         let base = blob::all(self.exports.layers(&parcel.base).await?, &self.cache).await?;
         let own = blob::all(parcel.layers.clone(), &self.cache).await?;
         let below = self.push_base(&parcel.base, &base).await?;
+        let mut parts = parcel.parts();
+        for (layer, blob) in parts.layers.iter_mut().zip(&own) {
+            let bytes = units::Bytes(blob.bytes);
+            layer.blob = Some(function::Blob { digest: blob.digest.clone(), bytes });
+        }
         let layers: Vec<Blob> = base.into_iter().chain(own).collect();
-        let mut pushed = Vec::with_capacity(parcel.images.len());
-        let mut sources = vec![below];
+        let mut images = Vec::with_capacity(parcel.images.len());
+        let mut sources = vec![self.base_repository(&parcel.base)];
         for (image, name) in &parcel.images {
             let done = self.push_image(name, image.config.clone(), &layers, &sources).await?;
-            pushed.push(done);
+            images.push(done);
             sources.push(name.remote_repository(&self.name));
         }
-        Ok(pushed)
+        Ok(Shipped { images, parts: Some(Parts { base: below, ..parts }) })
     }
 
     /// Pushes an image that the engine built or pulled.
@@ -113,17 +126,27 @@ impl Remote {
             .await
     }
 
-    /// Pushes the base with its own configuration, once per process; tells its repository.
-    async fn push_base(&self, base: &Base, layers: &[Blob]) -> Result<String, BuildError> {
-        let tag = base.reference.rsplit(':').next().unwrap_or_default();
-        let name = Name::runtime(tag);
-        let repository = name.remote_repository(&self.name);
-        let all_known = layers.iter().all(|blob| self.knows(&repository, &blob.digest));
-        if !all_known {
-            let config = self.exports.whole(base).await?.config;
-            self.push_image(&name, config, layers, &[]).await?;
+    /// Pushes the base with its own configuration, once per process.
+    async fn push_base(&self, base: &Base, layers: &[Blob]) -> Result<ImageRef, BuildError> {
+        let repository = self.base_repository(base);
+        let pushed = self.bases().get(&base.image.id).cloned();
+        if let Some(pushed) = pushed
+            && layers.iter().all(|blob| self.knows(&repository, &blob.digest))
+        {
+            return Ok(pushed);
         }
-        Ok(repository)
+        let config = self.exports.whole(base).await?.config;
+        let pushed = self.push_image(&base_name(base), config, layers, &[]).await?;
+        self.bases().insert(base.image.id.clone(), pushed.clone());
+        Ok(pushed)
+    }
+
+    fn base_repository(&self, base: &Base) -> String {
+        base_name(base).remote_repository(&self.name)
+    }
+
+    fn bases(&self) -> std::sync::MutexGuard<'_, HashMap<String, ImageRef>> {
+        self.bases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn push_image(
@@ -206,6 +229,11 @@ impl Remote {
     fn known(&self) -> std::sync::MutexGuard<'_, HashSet<(String, String)>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What the base is called in a registry.
+fn base_name(base: &Base) -> Name {
+    Name::runtime(base.reference.rsplit(':').next().unwrap_or_default())
 }
 
 /// Where an image goes, and which repositories may hold some of its blobs already.

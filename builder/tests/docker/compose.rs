@@ -1,7 +1,8 @@
 //! Function images: composed to the same bytes, fit for plain `docker run`, made anew only when they change.
 
 use super::lab::{Lab, Served, docker, file_of};
-use epsilon_api::{admin::Step, build::Built};
+use epsilon_api::{admin::Step, build::Built, function::Parts};
+use std::{collections::BTreeSet, process::Command};
 
 const MANIFEST: (&str, &str) = ("epsilon.yaml", "project: lab-compose\n");
 const HELLO: (&str, &str) = (
@@ -60,6 +61,52 @@ async fn only_the_function_that_changed_gets_another_image() {
     assert_eq!(lab.done(Step::Image), "1 composed, 1 unchanged");
     assert_eq!(digest(&first, "a"), digest(&second, "a"));
     assert_ne!(digest(&first, "b"), digest(&second, "b"));
+    lab.end().await;
+}
+
+/// A package of the project itself: no registry of packages is asked.
+const PACKAGES: [(&str, &str); 3] = [
+    ("package.json", r#"{ "dependencies": { "own": "file:own" } }"#),
+    ("own/package.json", r#"{ "name": "own", "version": "1.0.0" }"#),
+    ("own/index.js", "module.exports = 'own';\n"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_comes_apart_into_the_base_and_the_layers_above_it() {
+    let lab = Lab::new().await;
+    let runtime = lab.app().ensure_runtime(lab.log()).await.unwrap();
+    let manifest = ("epsilon.yaml", "project: lab-parts\n");
+    let mut files = vec![manifest, HELLO, TEXT];
+    files.extend(PACKAGES);
+    let built = lab.build(&files).await.unwrap();
+    let function = &built.functions[0];
+    let parts = function.parts.as_ref().unwrap();
+    assert_eq!(parts.base.reference, runtime);
+    let inspect = |image: &str, what: &str| docker(&["image", "inspect", "-f", what, image]);
+    assert_eq!(parts.base.digest, inspect(&runtime, "{{.Id}}"));
+    // The base's layers and those of the parts are the image's, in this order.
+    let layers = |image: &str| -> Vec<String> {
+        serde_json::from_str(&inspect(image, "{{json .RootFS.Layers}}")).unwrap()
+    };
+    let own = parts.layers.iter().map(|layer| layer.diff_id.clone());
+    let all: Vec<String> = layers(&runtime).into_iter().chain(own).collect();
+    assert_eq!(layers(&function.image.reference), all);
+    assert_eq!(parts.layers.len(), 2);
+    assert!(parts.layers.iter().all(|layer| layer.blob.is_none()));
+
+    // Each lies on the shelf, as what it says it is.
+    let files_of = |parts: &Parts| -> BTreeSet<String> {
+        parts.layers.iter().map(|l| format!("{}.tar", &l.diff_id["sha256:".len()..])).collect()
+    };
+    assert_eq!(lab.shelf(), files_of(parts));
+    for name in lab.shelf() {
+        let sum = Command::new("sha256sum").arg(lab.shelf_folder().join(&name)).output().unwrap();
+        assert_eq!(&String::from_utf8(sum.stdout).unwrap()[..64], &name[..64]);
+    }
+
+    // What is not made again tells the same.
+    assert_eq!(lab.build(&files).await.unwrap(), built);
+    assert_eq!(lab.done(Step::Image), "0 composed, 1 unchanged");
     lab.end().await;
 }
 

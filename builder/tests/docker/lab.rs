@@ -72,6 +72,16 @@ impl Lab {
         self.member.as_ref().unwrap()
     }
 
+    pub(crate) fn shelf_folder(&self) -> PathBuf {
+        self.data.path().join("builder/shelf")
+    }
+
+    /// What lies on the shelf for this machine's agent.
+    pub(crate) fn shelf(&self) -> BTreeSet<String> {
+        let entries = fs::read_dir(self.shelf_folder()).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
     /// Has these images removed when the lab ends.
     pub(crate) fn owns(&self, built: &Built) {
         let references = built.functions.iter().map(|function| function.image.reference.clone());

@@ -16,6 +16,7 @@ const INDEX: (&str, &str) = (
 async fn built(file: &Path, files: &[(&str, &str)]) -> Built {
     let lab = Lab::into("{}", Some(file.to_owned())).await;
     let built = lab.build(files).await.unwrap();
+    assert!(built.functions.iter().all(|function| function.parts.is_none()));
     lab.end().await;
     built
 }

@@ -4,7 +4,7 @@ use super::lab::{Lab, Served, docker};
 use epsilon_api::admin::Step;
 use epsilon_registry::debian::{ANN, DebianRegistry};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use std::fs;
+use std::{fs, io::Read};
 use tempfile::TempDir;
 
 /// How many blobs it holds.
@@ -39,6 +39,44 @@ async fn a_pushed_image_can_be_pulled_and_run_and_is_not_pushed_twice() {
         [("epsilon.yaml", "project: lab-other\n"), ("index.js", "exports.hi = (q, s) => s.end();")];
     lab.build(&other).await.unwrap();
     assert_eq!(blobs(&registry), before + 3);
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_can_be_had_from_the_registry() {
+    let registry = DebianRegistry::start().await;
+    let yaml = format!("{{registry: '{}/fleet'}}", registry.address());
+    let lab = Lab::with(&yaml).await;
+    let files = [("epsilon.yaml", "project: lab-blobs\n"), CODE];
+    let built = lab.build(&files).await.unwrap();
+    let parts = built.functions[0].parts.clone().unwrap();
+    let prefix = format!("{}/fleet/runtime-node@sha256:", registry.address());
+    assert!(parts.base.reference.starts_with(&prefix), "{}", parts.base);
+    docker(&["pull", "-q", &parts.base.reference]);
+    let id = docker(&["image", "inspect", "-f", "{{.Id}}", &parts.base.reference]);
+    assert_eq!(id, parts.base.digest);
+    docker(&["rmi", &parts.base.reference]);
+
+    let [code] = &parts.layers[..] else { panic!("{parts:?}") };
+    let blob = code.blob.as_ref().unwrap();
+    let hex = blob.digest.strip_prefix("sha256:").unwrap();
+    let kept = fs::read(registry.blobs().join(&hex[..2]).join(hex).join("data")).unwrap();
+    assert_eq!(kept.len() as u64, blob.bytes.get());
+    let mut tar = Vec::new();
+    flate2::read::GzDecoder::new(&kept[..]).read_to_end(&mut tar).unwrap();
+    let mut names = Vec::new();
+    for entry in tar::Archive::new(&tar[..]).entries().unwrap() {
+        names.push(entry.unwrap().path().unwrap().display().to_string());
+    }
+    assert_eq!(names, ["app/", "app/index.js"]);
+    assert!(lab.shelf().is_empty(), "what lies in a registry is fetched from there");
+
+    // Another function of the same process, and an unchanged one: the base is told as before.
+    let other = [("epsilon.yaml", "project: lab-blobs-2\n"), CODE];
+    let second = lab.build(&other).await.unwrap().functions[0].parts.clone().unwrap();
+    assert_eq!(second.base, parts.base);
+    assert_eq!(lab.build(&files).await.unwrap(), built);
+    assert_eq!(lab.done(Step::Image), "0 composed, 1 unchanged");
     lab.end().await;
 }
 

@@ -84,7 +84,7 @@ async fn prepare_one(
         && active.image.digest == function.image.digest
         && active.spec == function.spec
     {
-        return Ok(Prepared { version: active, changed: false });
+        return Ok(Prepared { version: with_parts(tx, active, function).await?, changed: false });
     }
     let number: i64 = sqlx::query_scalar(
         "INSERT INTO functions (name, last_number) VALUES ($1, 1) \
@@ -95,19 +95,19 @@ async fn prepare_one(
     .fetch_one(&mut **tx)
     .await?;
     let version = Version {
-        parts: None,
         function: function.name.clone(),
         number: rows::number(number)?,
         project: project.clone(),
         deployment: id.clone(),
         image: function.image.clone(),
+        parts: function.parts.clone(),
         spec: function.spec.clone(),
         created_at: now,
     };
     sqlx::query(
         "INSERT INTO versions \
-         (function, number, project, deployment, image, digest, spec, created_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+         (function, number, project, deployment, image, digest, spec, created_at, parts) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
     .bind(version.function.as_str())
     .bind(number)
@@ -117,9 +117,29 @@ async fn prepare_one(
     .bind(&version.image.digest)
     .bind(rows::json("function's settings", &version.spec)?)
     .bind(rows::time(now))
+    .bind(rows::parts_text(version.parts.as_ref())?)
     .execute(&mut **tx)
     .await?;
     Ok(Prepared { version, changed: true })
+}
+
+/// A version of before parts were kept learns them from a build that made the same image in the same place. They
+/// say nothing new of what it is, so it stays the same version.
+async fn with_parts(
+    tx: &mut Tx,
+    version: Version,
+    built: &BuiltFunction,
+) -> Result<Version, StoreError> {
+    if version.parts.is_some() || built.parts.is_none() || version.image != built.image {
+        return Ok(version);
+    }
+    sqlx::query("UPDATE versions SET parts = $3 WHERE function = $1 AND number = $2")
+        .bind(version.function.as_str())
+        .bind(i64::from(version.number.get()))
+        .bind(rows::parts_text(built.parts.as_ref())?)
+        .execute(&mut **tx)
+        .await?;
+    Ok(Version { parts: built.parts.clone(), ..version })
 }
 
 pub(super) async fn activate(

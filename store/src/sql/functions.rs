@@ -14,7 +14,7 @@ macro_rules! select_active {
     ($tail:literal) => {
         concat!(
             "SELECT v.function, v.number, v.project, v.deployment, v.image, v.digest, v.spec, \
-             v.created_at FROM functions f \
+             v.created_at, v.parts FROM functions f \
              JOIN versions v ON v.function = f.name AND v.number = f.active_number ",
             $tail
         )
@@ -68,7 +68,7 @@ pub(super) async fn versions(
     let active = require_active(tx, name).await?.number;
     let before = page.number_or(i64::MAX)?;
     let found: Vec<rows::VersionRow> = sqlx::query_as(
-        "SELECT function, number, project, deployment, image, digest, spec, created_at \
+        "SELECT function, number, project, deployment, image, digest, spec, created_at, parts \
          FROM versions WHERE function = $1 AND activated_at IS NOT NULL AND number < $2 \
          ORDER BY number DESC LIMIT $3",
     )
@@ -107,7 +107,7 @@ pub(super) async fn version(
     number: VersionNumber,
 ) -> Result<Version, StoreError> {
     let row: Option<rows::VersionRow> = sqlx::query_as(
-        "SELECT function, number, project, deployment, image, digest, spec, created_at \
+        "SELECT function, number, project, deployment, image, digest, spec, created_at, parts \
          FROM versions WHERE function = $1 AND number = $2 AND activated_at IS NOT NULL",
     )
     .bind(name.as_str())

@@ -4,15 +4,16 @@
 use crate::{Deployed, Deployment, StoreError, Traffic};
 use epsilon_api::{
     admin::DeploymentState,
-    function::{ImageRef, Version},
+    function::{ImageRef, Parts, Version},
     ids::{FunctionName, VersionNumber},
 };
 use jiff::Timestamp;
 use serde_json::Value;
 use std::str::FromStr;
 
-/// function, number, project, deployment, image, digest, spec, created_at.
-pub(super) type VersionRow = (String, i64, String, String, String, String, String, String);
+/// function, number, project, deployment, image, digest, spec, created_at, parts.
+pub(super) type VersionRow =
+    (String, i64, String, String, String, String, String, String, Option<String>);
 
 /// function, stable, split, since, aborted.
 pub(super) type TrafficRow = (String, i64, String, String, Option<String>);
@@ -77,15 +78,22 @@ pub(super) fn json<T: serde::Serialize>(
     serde_json::to_string(value).map_err(corrupt(what))
 }
 
+/// What an image comes apart into, for its column.
+pub(super) fn parts_text(parts: Option<&Parts>) -> Result<Option<String>, StoreError> {
+    parts.map(|parts| json("parts of an image", parts)).transpose()
+}
+
 pub(super) fn version(row: VersionRow) -> Result<Version, StoreError> {
-    let (function, number_, project, deployment, reference, digest, spec, created_at) = row;
+    let (function, number_, project, deployment, reference, digest, spec, created_at, parts) = row;
     Ok(Version {
-        parts: None,
         function: parse("function name", &function)?,
         number: number(number_)?,
         project: parse("project name", &project)?,
         deployment: parse("deployment id", &deployment)?,
         image: ImageRef { reference, digest },
+        parts: parts
+            .map(|text| serde_json::from_str(&text).map_err(corrupt("parts of an image")))
+            .transpose()?,
         spec: serde_json::from_str(&spec).map_err(corrupt("function's settings"))?,
         created_at: parse("time", &created_at)?,
     })

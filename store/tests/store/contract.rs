@@ -52,6 +52,43 @@ mod suite {
         );
     }
 
+    pub(crate) async fn parts_are_kept_with_their_version(store: &dyn Store) {
+        deploy(store, "shop", &[("pay", "a")]).await.unwrap();
+        let mut foreign = built("shop", &[("pay", "b")]);
+        foreign.functions[0].parts = None;
+        let id = begin(store).await;
+        store.prepare(&id, &foreign, now()).await.unwrap();
+        store.activate(&id, now()).await.unwrap();
+        assert_eq!(store.active(&name("pay")).await.unwrap().parts, None);
+        let kept = store.versions(&name("pay"), &first(9)).await.unwrap().items;
+        let told: Vec<_> = kept.into_iter().map(|one| one.version.parts).collect();
+        assert_eq!(told, [None, Some(parts("a"))]);
+        assert_eq!(store.version(&name("pay"), v(1)).await.unwrap().parts, Some(parts("a")));
+    }
+
+    pub(crate) async fn a_version_without_parts_learns_them(store: &dyn Store) {
+        let mut before = built("shop", &[("pay", "a")]);
+        before.functions[0].parts = None;
+        let mut elsewhere = built("shop", &[("pay", "a")]);
+        elsewhere.functions[0].image.reference = "registry.example/pay@sha256:1".into();
+        let now_told = built("shop", &[("pay", "a")]);
+        let mut otherwise = built("shop", &[("pay", "a")]);
+        otherwise.functions[0].parts = Some(parts("z"));
+        for (work, changed, want) in [
+            (&before, true, None),
+            (&elsewhere, false, None),
+            (&now_told, false, Some(parts("a"))),
+            (&before, false, Some(parts("a"))),
+            (&otherwise, false, Some(parts("a"))),
+        ] {
+            let id = begin(store).await;
+            let prepared = store.prepare(&id, work, now()).await.unwrap().remove(0);
+            assert_eq!((prepared.changed, &prepared.version.parts), (changed, &want));
+            store.activate(&id, now()).await.unwrap();
+            assert_eq!(store.snapshot().await.unwrap(), [prepared.version]);
+        }
+    }
+
     pub(crate) async fn changed_settings_are_a_new_version(store: &dyn Store) {
         deploy(store, "shop", &[("pay", "a")]).await.unwrap();
         let id = begin(store).await;
@@ -546,6 +583,8 @@ macro_rules! contract {
         contract!($backend, $open, [
             nothing_serves_before_it_is_activated,
             an_unchanged_function_keeps_its_version,
+            parts_are_kept_with_their_version,
+            a_version_without_parts_learns_them,
             changed_settings_are_a_new_version,
             a_build_equal_to_an_older_version_is_new_again,
             after_a_rollback_the_active_version_is_the_measure,

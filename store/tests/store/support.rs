@@ -5,7 +5,7 @@ use epsilon_api::{
     build::{Built, BuiltFunction},
     error::ErrorBody,
     fleet::{Join, MemberKind},
-    function::{FunctionSpec, ImageRef, Runtime},
+    function::{Blob, FunctionSpec, ImageLayer, ImageRef, Parts, Runtime},
     ids::{DeploymentId, FunctionName, GatewayId, ProjectName, VersionNumber, VmId},
     units::{Bytes, MilliCores},
 };
@@ -48,7 +48,7 @@ pub(crate) fn built(owner: &str, functions: &[(&str, &str)]) -> Built {
             name: name(function),
             spec: FunctionSpec::new(Runtime::Node, "index.js", *function),
             image: image(function, digest),
-            parts: None,
+            parts: Some(parts(digest)),
         })
         .collect();
     Built { project: project(owner), functions }
@@ -58,6 +58,17 @@ pub(crate) fn image(function: &str, digest: &str) -> ImageRef {
     ImageRef {
         reference: format!("epsilon/{function}:{digest}"),
         digest: format!("sha256:{digest}"),
+    }
+}
+
+pub(crate) fn parts(digest: &str) -> Parts {
+    let blob = Blob { digest: format!("sha256:gz-{digest}"), bytes: Bytes::mib(1) };
+    Parts {
+        base: image("runtime-node", "base"),
+        layers: vec![
+            ImageLayer { diff_id: "sha256:packages".into(), blob: None },
+            ImageLayer { diff_id: format!("sha256:code-{digest}"), blob: Some(blob) },
+        ],
     }
 }
 

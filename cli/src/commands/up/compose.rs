@@ -41,9 +41,11 @@ impl Platform {
         // All settings are checked before anything is touched.
         let gateway =
             gateway::config::Config::new(settings.gateway, data).map_err(|e| wrong(&e))?;
-        let agent = settings.vm_agent.check(data).map_err(|e| wrong(&e))?;
         let builder = builder::config::Config::new(settings.builder, &data.join("builder"))
             .map_err(|e| wrong(&e))?;
+        let mut agent = settings.vm_agent;
+        agent.layer_shelf.get_or_insert_with(|| builder.shelf());
+        let agent = agent.check(data).map_err(|e| wrong(&e))?;
         let database = data.join("epsilon.db");
         let database = database.to_str().ok_or_else(|| {
             Failure::usage(format!("the data folder `{}` is not UTF-8", data.display()))

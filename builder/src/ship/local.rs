@@ -26,7 +26,7 @@ use std::{
 
 /// The engine's images.
 #[derive(Debug)]
-pub(crate) struct Shelf {
+pub(crate) struct Local {
     engine: Engine,
     exports: Arc<Exports>,
     state: Mutex<State>,
@@ -40,7 +40,7 @@ struct State {
     known: HashSet<ContentDigest>,
 }
 
-impl Shelf {
+impl Local {
     pub(crate) fn new(engine: Engine, exports: Arc<Exports>, way: Way) -> Self {
         let state = Mutex::new(State { way, known: HashSet::new() });
         Self { engine, exports, state }

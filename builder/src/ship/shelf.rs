@@ -1,0 +1,114 @@
+//! Layers of functions on this machine's disk, as plain tars by what they are: `DATA/builder/shelf/HEX.tar`. An agent
+//! of the same machine unpacks them from here, without asking the engine for what was just put into it.
+//!
+//! Written by `ship` when images go to this machine's engine; read by the agent (`vm_agent.layer_shelf`). Nothing
+//! here is precious: what is not found is taken out of the engine.
+
+use crate::{blocking, cache, error, image::Layer};
+use epsilon_api::{build::BuildError, ids::InstanceId, units::Bytes};
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+/// The folder.
+#[derive(Clone, Debug)]
+pub(crate) struct Shelf {
+    folder: PathBuf,
+    /// Most that lies in it.
+    size: Bytes,
+}
+
+impl Shelf {
+    /// `folder` is there already.
+    pub(crate) fn new(folder: PathBuf, size: Bytes) -> Self {
+        Self { folder, size }
+    }
+
+    /// Puts layers here, and takes away what was put here least recently when there is no room.
+    pub(super) async fn put(&self, layers: &[Layer]) -> Result<(), BuildError> {
+        let (shelf, layers) = (self.clone(), layers.to_vec());
+        blocking::run("keeping layers", move || {
+            layers
+                .iter()
+                .try_for_each(|layer| shelf.put_one(layer))
+                .and_then(|()| cache::prune(&shelf.folder, shelf.size.get()))
+                .map_err(|err| error::file("keeping layers", &err))
+        })
+        .await
+    }
+
+    /// A second name for the tar: at once, whole, and without room of its own as long as the first one is there.
+    fn put_one(&self, layer: &Layer) -> io::Result<()> {
+        let hex = layer.diff_id.trim_start_matches("sha256:");
+        let target = self.folder.join(format!("{hex}.tar"));
+        match fs::hard_link(&layer.tar, &target) {
+            Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
+            // Not every file system has hard links.
+            Err(_) => self.copy(&layer.tar, &target)?,
+            Ok(()) => {}
+        }
+        File::open(&target)?.set_modified(SystemTime::now())
+    }
+
+    fn copy(&self, from: &Path, target: &Path) -> io::Result<()> {
+        let draft = self.folder.join(format!(".{}", InstanceId::random()));
+        let copied = fs::copy(from, &draft).and_then(|_| fs::rename(&draft, target));
+        if copied.is_err() {
+            let _gone_or_never_there = fs::remove_file(&draft);
+        }
+        copied
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn layer(dir: &Path, name: &str) -> Layer {
+        let tar = dir.join(name);
+        fs::write(&tar, vec![b'x'; 40]).unwrap();
+        Layer { diff_id: format!("sha256:{name}"), tar, bytes: 40 }
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[tokio::test]
+    async fn layers_stay_when_their_work_is_gone_and_the_oldest_go_first() {
+        let (work, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let shelf = Shelf::new(home.path().to_owned(), Bytes(100));
+        let layers = ["aa", "bb"].map(|name| layer(work.path(), name));
+        shelf.put(&layers).await.unwrap();
+        for (name, age) in [("aa.tar", 2000), ("bb.tar", 1000)] {
+            let file = File::open(home.path().join(name)).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
+        }
+        shelf.put(&layers[..1]).await.unwrap();
+        drop(work);
+        assert_eq!(fs::read(home.path().join("aa.tar")).unwrap(), vec![b'x'; 40]);
+
+        let work = tempfile::tempdir().unwrap();
+        shelf.put(&[layer(work.path(), "cc")]).await.unwrap();
+        assert_eq!(names(home.path()), ["aa.tar", "cc.tar"]);
+    }
+
+    #[tokio::test]
+    async fn a_copy_takes_the_place_of_a_link() {
+        let (work, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let shelf = Shelf::new(home.path().to_owned(), Bytes(100));
+        let layer = layer(work.path(), "aa");
+        shelf.copy(&layer.tar, &home.path().join("aa.tar")).unwrap();
+        assert_eq!(names(home.path()), ["aa.tar"]);
+        assert!(shelf.copy(Path::new("/nowhere"), &home.path().join("bb.tar")).is_err());
+        assert_eq!(names(home.path()), ["aa.tar"]);
+    }
+}
