@@ -3,8 +3,10 @@
 use crate::{
     cli::{Outcome, run},
     up::Epsilon,
+    wait::{LONG, SOON, until},
 };
 use serde_json::Value;
+use std::path::Path;
 use tokio::process::Command;
 
 /// Runs `docker ARGUMENTS`.
@@ -37,6 +39,24 @@ impl Container {
         self.inspect["Config"]["Labels"][name].as_str().unwrap_or("")
     }
 
+    /// A cell that no function was given.
+    pub fn is_waiting_cell(&self) -> bool {
+        self.label("epsilon.cell") == "1" && self.label("epsilon.function").is_empty()
+    }
+
+    fn read_record(&mut self, data: &Path) {
+        if self.label("epsilon.cell") != "1" {
+            return;
+        }
+        let record =
+            data.join("vm/cells").join(self.label("epsilon.instance")).join("version.json");
+        let Ok(text) = std::fs::read(record) else { return };
+        let version: Value = serde_json::from_slice(&text).unwrap_or_default();
+        let labels = &mut self.inspect["Config"]["Labels"];
+        labels["epsilon.function"] = version["function"].clone();
+        labels["epsilon.version"] = version["number"].to_string().into();
+    }
+
     /// Whether it runs.
     pub fn is_running(&self) -> bool {
         self.inspect["State"]["Running"] == true
@@ -66,25 +86,39 @@ impl Container {
     }
 }
 
+/// All containers of a VM with this data folder, in any state. The labels of a container cannot change: of a cell that
+/// serves a function, its record on this machine says which one, and that is read like a label.
+pub async fn containers_of(vm: &str, data: &Path) -> Vec<Container> {
+    let vm = format!("label=epsilon.vm={vm}");
+    let ids = ask(&["ps", "-aq", "--no-trunc", "--filter", &vm]).await;
+    let mut containers = Vec::new();
+    for id in ids.split_whitespace() {
+        // One may be gone between the two questions.
+        let inspected = docker(&["inspect", id]).await;
+        if inspected.code == 0 {
+            let mut container = Container { id: id.into(), inspect: inspected.json()[0].clone() };
+            container.read_record(data);
+            containers.push(container);
+        }
+    }
+    containers
+}
+
 impl Epsilon {
-    /// All containers of this platform's VM, in any state; of one function, if one is given.
+    /// All containers that serve or served a function of this platform's VM, in any state; of one function, if one is
+    /// given. Cells that wait are not among them.
     pub async fn containers(&self, function: Option<&str>) -> Vec<Container> {
-        let vm = format!("label=epsilon.vm={}", self.vm());
-        let function = function.map(|name| format!("label=epsilon.function={name}"));
-        let mut list = vec!["ps", "-aq", "--no-trunc", "--filter", &vm];
-        if let Some(function) = &function {
-            list.extend(["--filter", function]);
-        }
-        let ids = ask(&list).await;
-        let mut containers = Vec::new();
-        for id in ids.split_whitespace() {
-            // One may be gone between the two questions.
-            let inspected = docker(&["inspect", id]).await;
-            if inspected.code == 0 {
-                containers.push(Container { id: id.into(), inspect: inspected.json()[0].clone() });
-            }
-        }
+        let mut containers = self.containers_and_cells().await;
+        containers.retain(|container| match function {
+            Some(function) => container.label("epsilon.function") == function,
+            None => !container.is_waiting_cell(),
+        });
         containers
+    }
+
+    /// All containers of this platform's VM, in any state.
+    pub async fn containers_and_cells(&self) -> Vec<Container> {
+        containers_of(self.vm(), self.data()).await
     }
 
     /// The only running container of a function.
@@ -96,6 +130,36 @@ impl Epsilon {
         running.retain(Container::is_running);
         assert_eq!(running.len(), 1, "containers of {function}: {running:?}");
         running.remove(0)
+    }
+
+    /// The image of a function's newest version.
+    ///
+    /// # Panics
+    /// When there is no such function.
+    pub async fn image(&self, function: &str) -> String {
+        let versions = self.admin(&format!("/v1/functions/{function}/versions")).await;
+        versions[0]["image"].as_str().expect("an image").to_owned()
+    }
+
+    /// Waits until so many cells can be given to functions at once.
+    pub async fn cells_are_ready(&self, count: u64) {
+        until("cells are ready", LONG, async || {
+            let vms = self.admin("/v1/vms").await;
+            let cells = &vms[0]["cells"];
+            if cells["ready"].as_u64() >= Some(count) { Ok(()) } else { Err(cells.clone()) }
+        })
+        .await;
+    }
+
+    /// Waits until no container of a function is left.
+    pub async fn is_cold(&self, function: &str) {
+        until(&format!("no container of `{function}` is left"), SOON, async || {
+            match self.containers(Some(function)).await.len() {
+                0 => Ok(()),
+                left => Err(left),
+            }
+        })
+        .await;
     }
 
     /// Networks of this platform's VM.

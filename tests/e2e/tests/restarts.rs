@@ -297,7 +297,7 @@ async fn sigterm_under_load_loses_no_call_and_leaves_nothing_behind() {
     assert_eq!(tally.broken, Vec::<String>::new(), "{tally:?}");
     assert_eq!(tally.answers(), tally.of(200), "{tally:?}");
 
-    assert_eq!(up.containers(None).await.len(), 0);
+    assert_eq!(up.containers_and_cells().await.len(), 0);
     assert_eq!(up.networks_left().await, Vec::<String>::new());
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
     assert!(!mounts.contains(&up.data().display().to_string()), "{mounts}");
@@ -328,7 +328,7 @@ async fn a_second_sigterm_ends_the_waiting_and_says_what_it_cut() {
     up.signal(Signal::TERM);
     let status = up.ended(Duration::from_secs(30)).await;
     assert_eq!(status.code(), Some(1), "{}", up.log());
-    assert_eq!(up.containers(None).await.len(), 0, "also then nothing is left behind");
+    assert_eq!(up.containers_and_cells().await.len(), 0, "also then nothing is left behind");
 }
 
 #[tokio::test]
