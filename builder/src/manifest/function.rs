@@ -8,7 +8,7 @@ use super::{
     values::{self, word},
 };
 use epsilon_api::{
-    function::{FunctionSpec, Network, Runtime, Signature},
+    function::{FunctionSpec, Isolation, Network, Runtime, Signature},
     units::{Bytes, MilliCores},
 };
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
@@ -31,6 +31,7 @@ pub(crate) struct FunctionKeys {
     env: BTreeMap<String, String>,
     network: Option<Network>,
     idempotent: Option<bool>,
+    isolation: Option<Isolation>,
 }
 
 /// Where settings are written: it decides which keys have a meaning.
@@ -94,6 +95,7 @@ impl FunctionKeys {
         section.take("secrets", no_secrets)?;
         keys.network = section.take("network", |node| word(node, &NETWORKS))?;
         keys.idempotent = section.take("idempotent", values::yes_or_no)?;
+        keys.isolation = section.take("isolation", |node| word(node, &ISOLATIONS))?;
         section.take("auth", only_public)?;
         section.end()?;
         Ok(keys)
@@ -119,6 +121,7 @@ impl FunctionKeys {
             env,
             network: self.network.or(other.network),
             idempotent: self.idempotent.or(other.idempotent),
+            isolation: self.isolation.or(other.isolation),
         }
     }
 
@@ -140,18 +143,27 @@ impl FunctionKeys {
                  ({max_instances}{from})"
             ));
         }
+        let concurrency = self.concurrency.unwrap_or(default.concurrency);
+        let isolation = self.isolation.unwrap_or(default.isolation);
+        if isolation == Isolation::Call && concurrency != NonZeroU32::MIN {
+            return Err(format!(
+                "has `concurrency: {concurrency}`, but `isolation: call` needs `concurrency: 1`: each call \
+                 has an instance of its own"
+            ));
+        }
         Ok(FunctionSpec {
             signature: self.signature.unwrap_or(default.signature),
             timeout: self.timeout.unwrap_or(default.timeout),
             memory: self.memory.unwrap_or(default.memory),
             cpu: self.cpu.unwrap_or(default.cpu),
-            concurrency: self.concurrency.unwrap_or(default.concurrency),
+            concurrency,
             min_instances,
             max_instances,
             idle_timeout: self.idle_timeout.or(default.idle_timeout),
             env: self.env,
             network: self.network.unwrap_or(default.network),
             idempotent: self.idempotent.unwrap_or(default.idempotent),
+            isolation,
             ..default
         })
     }
@@ -170,6 +182,9 @@ const SIGNATURES: [(&str, Signature); 4] = [
 ];
 
 const NETWORKS: [(&str, Network); 2] = [("egress", Network::Egress), ("none", Network::None)];
+
+const ISOLATIONS: [(&str, Isolation); 2] =
+    [("instance", Isolation::Instance), ("call", Isolation::Call)];
 
 fn no_secrets(node: &Node) -> Result<(), String> {
     match node {

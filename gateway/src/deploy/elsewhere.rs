@@ -8,7 +8,7 @@ pub(crate) mod ceilings;
 pub(crate) use ceilings::Settings as Ceilings;
 use epsilon_api::{
     build::{Built, BuiltFunction},
-    function::{FunctionSpec, ImageRef, Isolation, Runtime},
+    function::{FunctionSpec, ImageRef, Isolation, Parts, Runtime},
     ids::FunctionName,
     suggest::nearest,
 };
@@ -19,6 +19,8 @@ const RESERVED_PREFIX: &str = "EPSILON_";
 const RESERVED: &str = "PORT";
 /// Most bytes of one function's environment, as for projects.
 const LARGEST_ENV: usize = 64 << 10;
+/// Most layers above a runtime base. Builders of ours make two; an engine mounts some tens at most.
+const MOST_LAYERS: usize = 16;
 /// Longest name of an image or a file.
 const LONGEST_NAME: usize = 512;
 
@@ -103,7 +105,10 @@ pub(crate) fn checked(
 type Wrong = (&'static str, String);
 
 fn check(function: &BuiltFunction, ceilings: &Ceilings, has_engine: bool) -> Result<(), Wrong> {
-    image(&function.image, has_engine)?;
+    image("`image`", &function.image, has_engine)?;
+    if let Some(told) = &function.parts {
+        parts(told, function.spec.runtime, has_engine)?;
+    }
     let FunctionSpec {
         runtime,
         entry,
@@ -191,9 +196,27 @@ fn environment(spec: &FunctionSpec) -> Result<(), Wrong> {
     ensure(bytes <= LARGEST_ENV, KEY, || format!("is longer than {} KiB", LARGEST_ENV >> 10))
 }
 
-fn image(image: &ImageRef, has_engine: bool) -> Result<(), Wrong> {
-    const KEY: &str = "`image`";
-    ensure(is_digest(&image.digest), KEY, || {
+fn parts(parts: &Parts, runtime: Runtime, has_engine: bool) -> Result<(), Wrong> {
+    const KEY: &str = "`parts`";
+    ensure(runtime == Runtime::Node, KEY, || "has no meaning with `runtime: container`".into())?;
+    image("`parts.base`", &parts.base, has_engine)?;
+    let count = parts.layers.len();
+    ensure((1..=MOST_LAYERS).contains(&count), KEY, || {
+        format!("has {count} layers; it can have 1 to {MOST_LAYERS}")
+    })?;
+    for layer in &parts.layers {
+        let blob = layer.blob.as_ref().map(|blob| &blob.digest);
+        let are_digests =
+            [Some(&layer.diff_id), blob].into_iter().flatten().all(|it| is_digest(it));
+        ensure(are_digests, KEY, || {
+            "must name layers and blobs by `sha256:` and 64 hexadecimal digits".into()
+        })?;
+    }
+    Ok(())
+}
+
+fn image(key: &'static str, image: &ImageRef, has_engine: bool) -> Result<(), Wrong> {
+    ensure(is_digest(&image.digest), key, || {
         "must have a `digest` of the form `sha256:` and 64 hexadecimal digits".into()
     })?;
     let name = &image.reference;
@@ -202,15 +225,15 @@ fn image(image: &ImageRef, has_engine: bool) -> Result<(), Wrong> {
         && !name.contains("..")
         && !name.contains("//")
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-/:@[]".contains(&b));
-    ensure(is_name, KEY, || format!("is {name:?}, which no registry and no engine takes"))?;
+    ensure(is_name, key, || format!("is {name:?}, which no registry and no engine takes"))?;
     match name.split_once('@') {
         Some((repository, digest)) => {
             let is_whole = repository.contains('/') && is_digest(digest);
-            ensure(is_whole, KEY, || {
+            ensure(is_whole, key, || {
                 format!("is `{name}`; write `host/path@sha256:…` with 64 hexadecimal digits")
             })
         }
-        None => ensure(has_engine, KEY, || {
+        None => ensure(has_engine, key, || {
             format!(
                 "is `{name}`, in one machine's engine; VMs of a fleet need it in a registry, by digest \
                  (`host/path@sha256:…`)"

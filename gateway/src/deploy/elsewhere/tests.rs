@@ -2,6 +2,7 @@
 
 use super::*;
 use epsilon_api::{
+    function::{Blob, ImageLayer},
     ids::ProjectName,
     units::{Bytes, MilliCores},
 };
@@ -13,15 +14,33 @@ fn name(text: &str) -> FunctionName {
     FunctionName::parse(text).unwrap()
 }
 
+fn image(name: &str) -> ImageRef {
+    ImageRef {
+        reference: format!("registry.example:5000/shop/{name}@sha256:{HEX}"),
+        digest: format!("sha256:{HEX}"),
+    }
+}
+
+fn parts(f: &mut BuiltFunction) -> &mut Parts {
+    f.parts.as_mut().unwrap()
+}
+
+fn blob(f: &mut BuiltFunction) -> &mut Blob {
+    parts(f).layers[0].blob.as_mut().unwrap()
+}
+
 fn function(text: &str) -> BuiltFunction {
     BuiltFunction {
         name: name(text),
         spec: FunctionSpec::new(Runtime::Node, "index.js", text),
-        image: ImageRef {
-            reference: format!("registry.example:5000/shop/{text}@sha256:{HEX}"),
-            digest: format!("sha256:{HEX}"),
-        },
-        parts: None,
+        image: image(text),
+        parts: Some(Parts {
+            base: image("base"),
+            layers: vec![ImageLayer {
+                diff_id: format!("sha256:{HEX}"),
+                blob: Some(Blob { digest: format!("sha256:{HEX}"), bytes: Bytes(9) }),
+            }],
+        }),
     }
 }
 
@@ -49,7 +68,7 @@ macro_rules! says {
 
 says! {
     defaults_are_good: |_| {} => "good";
-    a_container_needs_no_entry: |f| { f.spec.runtime = Runtime::Container; f.spec.entry.clear(); } => "good";
+    a_container_needs_no_entry: |f| { f.spec.runtime = Runtime::Container; f.spec.entry.clear(); f.parts = None; } => "good";
     no_entry: |f| f.spec.entry.clear() => "`pay`: `entry` must be a name";
     no_timeout: |f| f.spec.timeout = Duration::ZERO => "`timeout_ms` must be at least 1";
     a_long_timeout: |f| f.spec.timeout = Duration::from_secs(901) => "`timeout_ms` is more than the operator's ceiling of 15m";
@@ -71,6 +90,15 @@ says! {
     an_upper_case_digest: |f| f.image.digest = f.image.digest.to_uppercase() => "`image` must have a `digest`";
     another_path: |f| f.image.reference = format!("a/../containers@sha256:{HEX}") => "no registry and no engine takes";
     a_question: |f| f.image.reference = format!("a/b?x=1@sha256:{HEX}") => "no registry and no engine takes";
+    no_parts: |f| f.parts = None => "good";
+    parts_of_a_container: |f| f.spec.runtime = Runtime::Container => "`parts` has no meaning";
+    a_base_by_its_tag: |f| parts(f).base.reference = "registry.example/base:1".into() => "`parts.base` is `registry.example/base:1`, in one machine's";
+    a_base_without_a_digest: |f| parts(f).base.digest = "latest".into() => "`parts.base` must have a `digest`";
+    no_layers: |f| parts(f).layers.clear() => "`parts` has 0 layers; it can have 1 to 16";
+    many_layers: |f| { let one = parts(f).layers[0].clone(); parts(f).layers = vec![one; 17]; } => "`parts` has 17 layers";
+    a_layer_that_is_a_path: |f| parts(f).layers[0].diff_id = "../../etc".into() => "`parts` must name layers and blobs by `sha256:`";
+    a_blob_that_is_a_path: |f| blob(f).digest = format!("sha256:..{HEX}") => "`parts` must name layers and blobs by `sha256:`";
+    layers_without_blobs: |f| parts(f).layers[0].blob = None => "good";
     no_name: |f| f.image.reference = String::new() => "no registry and no engine takes";
 }
 

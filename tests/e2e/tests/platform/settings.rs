@@ -84,7 +84,7 @@ async fn the_defaults_are_the_documented_ones() {
         ("concurrency", json!(1)),
         ("min_instances", json!(0)),
         ("max_instances", json!(20)),
-        ("idle_timeout_ms", json!(300_000)),
+        ("idle_timeout_ms", json!(null)),
         ("network", json!("egress")),
     ] {
         assert_eq!(spec[key], wanted, "{key} in {spec}");
