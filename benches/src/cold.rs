@@ -1,83 +1,88 @@
-//! The first call of a fresh instance on the image path, beside what Docker alone needs for the same
-//! image: create + start over its API, and the first answer. They take turns.
+//! First calls: of functions that have no instance. `make bench` measures a small one ([`small`]); `make bench ARGS=cold`
+//! all of it, each beside its reference, in turns within the same run.
+//!
+//! | module | the first call of |
+//! |---|---|
+//! | [`small`] | a small function, a cell being ready; the same from its image; the same image by Docker alone |
+//! | [`packages`] | Express with sixty packages, beside bare `node` that loads the same code |
+//! | [`unseen`] | a function whose code is not on the machine but in a registry, beside `docker pull` and run |
+//! | [`burst`] | fifty functions at once, and of one function fifty times at once |
+//! | [`alone`] | each call with `isolation: call`, paced and without a pause, beside the image path |
+//! | [`docker`] | Docker's own first answer |
+//! | [`times`] | how figures are told |
+
+mod alone;
+mod burst;
+mod docker;
+mod packages;
+mod small;
+mod times;
+mod unseen;
 
 use crate::{
     Plan,
-    report::{Cold, Report, median},
+    report::{self, Report, Row},
 };
 use epsilon_e2e::{
-    http::{Answer, Call, Target},
+    http::{Answer, Call},
+    project,
     up::Epsilon,
-    wait::{SOON, until},
-};
-use serde_json::json;
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::{Duration, Instant},
 };
 
-/// Measures and reports.
+/// A function that can be told to go, in a cell and from its image: a variable that counts only when a process starts
+/// keeps it out of cells.
+const FUNCTIONS: &str = r#"
+const hello = (req, res) => {
+  if (req.path === "/exit") process.exit();
+  res.send("Hello");
+};
+const env = { NODE_OPTIONS: "--no-deprecation" };
+exports.cold = { config: { maxInstances: 1 }, func: hello };
+exports.image = { config: { maxInstances: 1, cpu: 2, env }, func: hello };
+exports.alone = { config: { isolation: "call" }, func: hello };
+exports.aloneImage = { config: { isolation: "call", cpu: 2, env }, func: hello };
+"#;
+
+/// The rows of the first table.
 pub(crate) async fn measure(up: &Epsilon, plan: Plan, report: &mut Report) {
-    eprintln!("cold starts …");
-    up.get("/cold").await.expect(200);
-    let image = up.container("cold").await.inspect["Config"]["Image"].as_str().unwrap().to_owned();
-    let mut epsilon = Vec::new();
-    let mut started = Vec::new();
-    let mut answered = Vec::new();
-    for _ in 0..plan.starts {
-        epsilon.push(epsilon_cold(up).await);
-        let (start, answer) = docker_cold(&image).await;
-        started.push(start);
-        answered.push(answer);
-    }
-    let ms = |times: &[Duration]| median(times.iter().map(|time| time.as_secs_f64() * 1e3));
-    let over = epsilon.iter().zip(&started);
-    let ratio = epsilon.iter().zip(&answered);
-    report.cold(Cold {
-        epsilon_ms: ms(&epsilon),
-        docker_started_ms: ms(&started),
-        docker_answered_ms: ms(&answered),
-        over_start_ms: median(over.map(|(e, d)| (e.as_secs_f64() - d.as_secs_f64()) * 1e3)),
-        ratio: median(ratio.map(|(e, d)| e.as_secs_f64() / d.as_secs_f64())),
-    });
+    up.deploy(&project!("first-calls", { "index.js" => FUNCTIONS })).await;
+    small::measure(up, plan.starts, plan.starts, report.rows()).await;
 }
 
-async fn epsilon_cold(up: &Epsilon) -> Duration {
-    // The only instance goes, and with it its container: nothing warm is left.
-    let _ = Call::get("/cold/exit").try_send(up.public()).await;
-    until("no instance is left", SOON, async || match up.containers(Some("cold")).await.len() {
-        0 => Ok(()),
-        left => Err(left),
-    })
-    .await;
-    let answer = up.get("/cold").await.expect(200);
+/// All of it, as markdown.
+pub(crate) async fn section(plan: Plan) -> String {
+    let mut rows: Vec<Row> = Vec::new();
+    {
+        let up = Epsilon::start().await;
+        up.deploy(&project!("first-calls", { "index.js" => FUNCTIONS })).await;
+        small::measure(&up, plan.cells, plan.starts, &mut rows).await;
+        alone::measure(&up, plan, &mut rows).await;
+        packages::measure(&up, plan, &mut rows).await;
+    }
+    burst::measure(plan, &mut rows).await;
+    unseen::measure(plan, &mut rows).await;
+    let mut out = report::heading("Request to answer, on a new connection.");
+    report::rows(&rows, &mut out);
+    out
+}
+
+/// Lets the only instance of a function exit, waits its container away and a cell ready, and makes the next call.
+async fn first_call(up: &Epsilon, function: &str) -> Answer {
+    go(up, function).await;
+    up.cells_are_ready(1).await;
+    let answer = up.get(&format!("/{function}")).await.expect(200);
     assert!(answer.header("server-timing").contains("start"), "a cold start: {answer}");
-    answer.took
+    answer
 }
 
-/// Until Docker says "started", and until the function answers.
-async fn docker_cold(image: &str) -> (Duration, Duration) {
-    let body = json!({ "Image": image, "Labels": { "epsilon.bench": "cold" } });
-    let began = Instant::now();
-    let created = docker(Call::post_json("/containers/create", &body)).await.expect(201).json();
-    let id = created["Id"].as_str().unwrap().to_owned();
-    docker(Call::post(&format!("/containers/{id}/start"), "application/json", ""))
-        .await
-        .expect(204);
-    let started = began.elapsed();
-    let inspected = docker(Call::get(&format!("/containers/{id}/json"))).await.expect(200).json();
-    let ip: IpAddr = inspected["NetworkSettings"]["IPAddress"].as_str().unwrap().parse().unwrap();
-    let address = SocketAddr::new(ip, 8080);
-    while Call::get("/").try_send(address).await.is_err() {
-        assert!(began.elapsed() < SOON, "the plain container does not answer");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    let answered = began.elapsed();
-    let remove = Call::new("DELETE".parse().unwrap(), &format!("/containers/{id}?force=true"));
-    docker(remove).await.expect(204);
-    (started, answered)
+/// Lets it exit, and waits its container away.
+async fn go(up: &Epsilon, function: &str) {
+    // The answer is 502, or 404 of a function that went by itself.
+    let _ = Call::get(&format!("/{function}/exit")).try_send(up.public()).await;
+    up.is_cold(function).await;
 }
 
-async fn docker(call: Call) -> Answer {
-    call.send(Target::Unix("/var/run/docker.sock".into())).await
+/// Whether a start in a cell was part of the answer.
+fn is_from_cell(answer: &Answer) -> bool {
+    answer.header("server-timing").contains("cell;")
 }

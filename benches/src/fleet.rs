@@ -8,7 +8,7 @@ use crate::{
     warm::{Way, compare},
 };
 use epsilon_e2e::{
-    engine::{Container, ask},
+    engine::{Container, containers_of},
     fleet::{self, Fleet},
     http::{Call, Connection, Target},
     load::{Loads, Tally},
@@ -77,14 +77,12 @@ async fn hop(fleet: &Fleet, plan: Plan, out: &mut String) {
 
 /// The only running container of a function of this fleet.
 async fn the_instance(fleet: &Fleet, function: &str) -> Container {
-    let function = format!("label=epsilon.function={function}");
     for agent in &fleet.agents {
-        let vm = format!("label=epsilon.vm={}", agent.id());
-        let id = ask(&["ps", "-q", "--no-trunc", "--filter", &function, "--filter", &vm]).await;
-        if !id.is_empty() {
-            let inspect = ask(&["inspect", &id]).await;
-            let inspect: serde_json::Value = serde_json::from_str(&inspect).unwrap();
-            return Container { id, inspect: inspect[0].clone() };
+        let containers = containers_of(agent.id(), &agent.program.data()).await;
+        let mut its =
+            containers.into_iter().filter(|one| one.label("epsilon.function") == function);
+        if let Some(container) = its.find(Container::is_running) {
+            return container;
         }
     }
     panic!("no VM runs it");

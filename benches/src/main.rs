@@ -8,7 +8,8 @@
 //! | module | what it measures |
 //! |---|---|
 //! | [`warm`] | a warm call: through Epsilon, through HAProxy, and the same container directly |
-//! | [`cold`] | the first call of an instance beside Docker's own create + start + first answer |
+//! | [`cold`] | first calls beside Docker's own create + start + first answer; all of them: `make bench ARGS=cold` |
+//! | [`assignments`] | what a thousand assignments of a cell leave behind: `make bench ARGS=assignments` |
 //! | [`push`] | `epsilon deploy` of a one-line change, and of no change |
 //! | [`memory`] | what the process holds when nothing runs |
 //! | [`fleet`] | gateway, agents and builder as processes: the hop, routing, lost VMs: `make bench ARGS=fleet` |
@@ -21,6 +22,7 @@
 #![allow(clippy::unwrap_used, reason = "a measurement that cannot be made ends the run")]
 #![allow(clippy::print_stdout, reason = "printing is what this program is for")]
 
+mod assignments;
 mod autoscaling;
 mod cold;
 mod fleet;
@@ -54,6 +56,10 @@ struct Arguments {
 /// A section of its own.
 #[derive(Clone, Copy, Debug, Subcommand)]
 enum Section {
+    /// First calls: in a cell, with sixty packages, from a registry, fifty at once, each alone (about four minutes)
+    Cold,
+    /// A thousand assignments of a cell one after the other: what is left of them (about seven minutes)
+    Assignments,
     /// A gateway, a builder and three agents: added latency, warm instances found, balance, what a lost VM costs
     Fleet,
     /// Surges and spikes through the autoscaler's policy: calls that wait, calls refused, VM-hours
@@ -65,6 +71,8 @@ enum Section {
 impl Section {
     async fn run(self, plan: Plan, write: bool) {
         let (section, table) = match self {
+            Self::Cold => ("cold", cold::section(plan).await),
+            Self::Assignments => ("assignments", assignments::section(plan).await),
             Self::Fleet => ("fleet", fleet::section(plan).await),
             Self::Autoscaling => ("autoscaling", autoscaling::table()),
             Self::Placement => ("placement", placement::table()),
@@ -83,24 +91,42 @@ struct Plan {
     turns: usize,
     /// The length of one turn.
     turn: Duration,
-    /// Cold starts, deployments.
+    /// First calls that need a container each, deployments.
     starts: usize,
     pushes: usize,
+    /// First calls with a cell ready: enough of them to tell the slowest hundredth.
+    cells: usize,
+    /// Rounds of fifty first calls at once.
+    bursts: usize,
+    /// Assignments of a cell in a row.
+    assignments: usize,
 }
 
 impl Plan {
-    const FULL: Self = Self { turns: 5, turn: Duration::from_millis(1500), starts: 11, pushes: 7 };
-    const QUICK: Self = Self { turns: 3, turn: Duration::from_millis(500), starts: 3, pushes: 3 };
+    const FULL: Self = Self {
+        turns: 5,
+        turn: Duration::from_millis(1500),
+        starts: 11,
+        pushes: 7,
+        cells: 100,
+        bursts: 3,
+        assignments: 1000,
+    };
+    const QUICK: Self = Self {
+        turns: 3,
+        turn: Duration::from_millis(500),
+        starts: 3,
+        pushes: 3,
+        cells: 10,
+        bursts: 1,
+        assignments: 30,
+    };
 }
 
 const FUNCTIONS: &str = r#"
-const hello = (req, res) => {
-  if (req.path === "/exit") process.exit();
-  res.send("Hello");
-};
+const hello = (req, res) => res.send("Hello");
 // Room for all callers in one instance, so that both sides of each comparison meet the same container.
 exports.warm = { config: { concurrency: 100, maxInstances: 1, cpu: 2 }, func: hello };
-exports.cold = { config: { maxInstances: 1, cpu: 2 }, func: hello };
 "#;
 
 #[tokio::main]

@@ -30,14 +30,13 @@ pub(crate) struct Warm {
     pub(crate) rate_ratio: f64,
 }
 
-/// Cold starts.
+/// A line of the table `what | Epsilon | reference | ratio or difference`.
 #[derive(Debug)]
-pub(crate) struct Cold {
-    pub(crate) epsilon_ms: f64,
-    pub(crate) docker_started_ms: f64,
-    pub(crate) docker_answered_ms: f64,
-    pub(crate) over_start_ms: f64,
-    pub(crate) ratio: f64,
+pub(crate) struct Row {
+    pub(crate) what: String,
+    pub(crate) epsilon: String,
+    pub(crate) reference: String,
+    pub(crate) ratio: String,
 }
 
 /// Deployments.
@@ -56,7 +55,7 @@ pub(crate) struct Push {
 pub(crate) struct Report {
     quick: bool,
     warm: Vec<Warm>,
-    cold: Option<Cold>,
+    rows: Vec<Row>,
     push: Option<Push>,
     memory: Option<(u64, u64)>,
 }
@@ -70,8 +69,9 @@ impl Report {
         self.warm.push(row);
     }
 
-    pub(crate) fn cold(&mut self, row: Cold) {
-        self.cold = Some(row);
+    /// Rows that need no arithmetic here.
+    pub(crate) fn rows(&mut self) -> &mut Vec<Row> {
+        &mut self.rows
     }
 
     pub(crate) fn push(&mut self, row: Push) {
@@ -88,23 +88,8 @@ impl Report {
         let quick = if self.quick { "A quick run. " } else { "" };
         out.push_str(&heading(&format!("{quick}Medians of turns.")));
         warm_rows(&self.warm, &mut out);
-        writeln!(out, "\n| what | Epsilon | reference | ratio or difference |").unwrap();
-        writeln!(out, "|---|---:|---:|---:|").unwrap();
-        if let Some(cold) = &self.cold {
-            writeln!(
-                out,
-                "| cold start, image path, request to answer | {:.0} ms | {:.0} ms: Docker's create + start + \
-                 first answer | {:.2}× |",
-                cold.epsilon_ms, cold.docker_answered_ms, cold.ratio
-            )
-            .unwrap();
-            writeln!(
-                out,
-                "| the same over Docker's create + start alone | {:.0} ms | {:.0} ms | {:+.0} ms |",
-                cold.epsilon_ms, cold.docker_started_ms, cold.over_start_ms
-            )
-            .unwrap();
-        }
+        out.push('\n');
+        rows(&self.rows, &mut out);
         if let Some(push) = &self.push {
             writeln!(
                 out,
@@ -169,6 +154,15 @@ pub(crate) fn warm_rows(rows: &[Warm], out: &mut String) {
     }
 }
 
+/// A table of rows.
+pub(crate) fn rows(rows: &[Row], out: &mut String) {
+    writeln!(out, "| what | Epsilon | reference | ratio or difference |").unwrap();
+    writeln!(out, "|---|---:|---:|---:|").unwrap();
+    for Row { what, epsilon, reference, ratio } in rows {
+        writeln!(out, "| {what} | {epsilon} | {reference} | {ratio} |").unwrap();
+    }
+}
+
 /// The machine in a few words.
 fn machine() -> String {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -217,7 +211,7 @@ mod tests {
     #[test]
     fn the_readme_has_the_marks() {
         let text = include_str!("../README.md");
-        for section in ["measured", "fleet", "autoscaling", "placement"] {
+        for section in ["measured", "cold", "assignments", "fleet", "autoscaling", "placement"] {
             assert!(marks(section).iter().all(|mark| text.contains(mark)), "{section}");
         }
     }

@@ -51,8 +51,7 @@ pub(crate) async fn measure(up: &Epsilon, plan: Plan, report: &mut Report) {
     up.get("/warm").await.expect(200);
     let container = up.container("warm").await;
     let socket = container.sockets().join("calls.sock");
-    let image = container.inspect["Config"]["Image"].as_str().unwrap();
-    let plain = Plain::start(image).await;
+    let plain = Plain::start(&up.image("warm").await).await;
     let haproxy = Haproxy::start(&format!("unix@{}", socket.display())).await;
     let mut targets: Vec<Way<'_>> = vec![
         ("the container's socket", Target::Unix(socket), "/"),

@@ -1,0 +1,105 @@
+//! The first call of a function whose code is not on the machine: its layer comes from a registry on the same machine. Beside
+//! `docker pull` of its image, whose base the engine has, and create + start + first answer.
+//!
+//! A machine that has seen a function keeps its layer. Here there is room for next to none: a second function, whose layer
+//! alone takes that room, drives the first one's out before each turn.
+
+use super::{
+    docker, go, is_from_cell,
+    times::{Times, ms, share},
+};
+use crate::{Plan, report::Row};
+use epsilon_e2e::{
+    engine::{ask, docker as run_docker},
+    project,
+    up::{Epsilon, Settings},
+};
+use epsilon_registry::debian::DebianRegistry;
+use std::{
+    fmt::Write,
+    time::{Duration, Instant},
+};
+
+/// Code of the function that is measured: 10 KB, as hex that does not compress to nothing.
+const SMALL: usize = 10 << 10;
+/// More than there is room for.
+const LARGE: usize = 3 << 20;
+/// A layer that was there takes microseconds.
+const FETCHED: Duration = Duration::from_micros(500);
+
+/// Takes turns; the first one is not counted.
+pub(super) async fn measure(plan: Plan, rows: &mut Vec<Row>) {
+    eprintln!("first calls of a function that comes from a registry …");
+    let registry = DebianRegistry::start().await;
+    let shelf = tempfile::tempdir().unwrap();
+    let config = format!(
+        "builder: {{ registry: \"{}/bench\" }}\nvm_agent: {{ layers_size: 1MiB, layer_shelf: \"{}\" }}",
+        registry.address(),
+        shelf.path().display()
+    );
+    let up = Epsilon::start_with(Settings::config(&config)).await;
+    for (name, size) in [("unseen", SMALL), ("large", LARGE)] {
+        up.deploy(&project!(name, { "index.js" => code(name, size) })).await;
+    }
+    let image = up.image("unseen").await;
+    let (mut epsilon, mut pulled, mut in_cells) = (Times::default(), Times::default(), 0);
+    for turn in 0..=plan.starts {
+        let answer = loop {
+            go(&up, "unseen").await;
+            // Its layer takes all the room that there is.
+            up.get("/large").await.expect(200);
+            up.cells_are_ready(1).await;
+            let answer = up.get("/unseen").await.expect(200);
+            if layers(answer.header("server-timing")) >= FETCHED {
+                break answer;
+            }
+            go(&up, "large").await;
+        };
+        go(&up, "large").await;
+        run_docker(&["rmi", "-f", &image]).await;
+        let began = Instant::now();
+        ask(&["pull", "-q", &image]).await;
+        docker::first_answer(&image).await;
+        if turn > 0 {
+            epsilon.push(answer.took);
+            pulled.push(began.elapsed());
+            in_cells += usize::from(is_from_cell(&answer));
+        }
+    }
+    for name in ["unseen", "large"] {
+        run_docker(&["rmi", "-f", &up.image(name).await]).await;
+    }
+    rows.push(Row {
+        what: "first call of a function whose code (10 KB) is in a registry on this machine".into(),
+        epsilon: epsilon.tell() + &share(in_cells, plan.starts),
+        reference: format!("{}: `docker pull` + create + start + first answer", ms(pulled.p50())),
+        ratio: format!("{:.1}× faster", pulled.p50() / epsilon.p50()),
+    });
+}
+
+/// Code of about this size, different in each run: it lies nowhere yet.
+fn code(name: &str, size: usize) -> String {
+    let mut state = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
+    let mut text = String::with_capacity(size + 200);
+    text.push_str("const text = \"");
+    while text.len() < size {
+        // Knuth's MMIX: any bytes will do that gzip cannot shorten.
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        write!(text, "{:08x}", state >> 32).unwrap();
+    }
+    write!(
+        text,
+        "\";\nexports.{name} = {{ config: {{ maxInstances: 1 }}, func: (req, res) => \
+         req.path === '/exit' ? process.exit() : res.send(String(text.length)) }};\n"
+    )
+    .unwrap();
+    text
+}
+
+/// The phase `layers` of a receipt.
+fn layers(timing: &str) -> Duration {
+    let phase = timing.split(", ").find_map(|phase| phase.strip_prefix("layers;dur="));
+    let ms: f64 = phase.map_or(0.0, |ms| ms.parse().unwrap());
+    Duration::from_secs_f64(ms / 1e3)
+}
