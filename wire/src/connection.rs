@@ -1,16 +1,40 @@
 //! One HTTP/1 connection that we opened, and the idle ones beside it. The one used last is taken first, so
 //! that the others grow old and are closed by us, before the server would close them.
+//!
+//! A connection is read and written by a task of its own, or by whoever waits for an answer on it
+//! ([`Connection::attended`]): then a call costs no task, and no way from one task to another and back.
 
+mod alarm;
+mod joined;
+
+use alarm::Alarm;
 use epsilon_api::body::CallBody;
-use hyper::client::conn::http1::{self, SendRequest};
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{
+        TrySendError,
+        http1::{self, SendRequest},
+    },
+};
 use hyper_util::rt::TokioIo;
+use joined::Joined;
+pub use joined::poll_write_joined;
 use parking_lot::Mutex;
-use std::{collections::VecDeque, io, time::Duration};
+use std::{
+    collections::VecDeque,
+    fmt,
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    task::AbortHandle,
     time::{Instant, timeout},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 /// How long a connection may take from the last byte of one answer until it takes the next request. Only a
 /// request whose upload nobody read keeps it longer, and then a fresh one is the better choice.
@@ -21,11 +45,19 @@ const SETTLE: Duration = Duration::from_millis(2);
 pub struct Connection {
     /// Takes requests.
     pub sender: SendRequest<CallBody>,
-    driver: AbortHandle,
+    driver: Driver,
+    alarm: Alarm,
+}
+
+/// Who reads and writes. Ends with the connection; its errors reach the call through the sender.
+enum Driver {
+    Task(#[allow(dead_code, reason = "held for its drop")] AbortOnDropHandle<()>),
+    Caller(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Over,
 }
 
 impl Connection {
-    /// Speaks HTTP/1 on a stream. Needs a tokio runtime.
+    /// Speaks HTTP/1 on a stream, in a task. Needs a tokio runtime.
     ///
     /// # Errors
     /// When the stream breaks.
@@ -33,12 +65,57 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        let mut connection = Self::attended(stream).await?;
+        connection.detach();
+        Ok(connection)
+    }
+
+    /// Speaks HTTP/1 on a stream while somebody is in [`Self::send`], and at no other time: what then remains to be done
+    /// needs [`Self::detach`].
+    ///
+    /// # Errors
+    /// When the stream breaks.
+    pub async fn attended<S>(stream: S) -> io::Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let (sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        // Ends with the connection; its errors reach the call through the sender.
-        let driver =
-            tokio::spawn(async move { drop(connection.with_upgrades().await) }).abort_handle();
-        Ok(Self { sender, driver })
+            http1::handshake(TokioIo::new(Joined(stream))).await.map_err(io::Error::other)?;
+        let driver = Box::pin(async move { drop(connection.with_upgrades().await) });
+        Ok(Self { sender, driver: Driver::Caller(driver), alarm: Alarm::default() })
+    }
+
+    /// From now on a task reads and writes. Needs a tokio runtime.
+    pub fn detach(&mut self) {
+        if let Driver::Caller(driver) = std::mem::replace(&mut self.driver, Driver::Over) {
+            self.driver = Driver::Task(AbortOnDropHandle::new(tokio::spawn(driver)));
+        }
+    }
+
+    /// Sends a request and waits for the head of its answer; `None` at the deadline. Dropped before its end, the connection
+    /// is of no more use.
+    pub async fn send(
+        &mut self,
+        request: Request<CallBody>,
+        deadline: Instant,
+    ) -> Option<Result<Response<Incoming>, TrySendError<Request<CallBody>>>> {
+        let Self { sender, driver, alarm } = self;
+        let mut answer = pin!(sender.try_send_request(request));
+        poll_fn(|cx| {
+            let answered = match driver {
+                Driver::Caller(_) => {
+                    driver.poll(cx);
+                    // Nobody else gives the answer: this task need not be woken to look for it.
+                    answer.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+                }
+                Driver::Task(_) | Driver::Over => answer.as_mut().poll(cx),
+            };
+            match answered {
+                Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                Poll::Pending => alarm.poll(cx, deadline).map(|()| None),
+            }
+        })
+        .await
     }
 
     /// The connection once it is ready for a request; `None` when it does not get there.
@@ -46,16 +123,35 @@ impl Connection {
         if self.sender.is_ready() {
             return Some(self);
         }
-        match timeout(SETTLE, self.sender.ready()).await {
+        let ready = poll_fn(|cx| {
+            self.driver.poll(cx);
+            self.sender.poll_ready(cx)
+        });
+        match timeout(SETTLE, ready).await {
             Ok(Ok(())) => Some(self),
             Ok(Err(_)) | Err(_) => None,
         }
     }
 }
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.driver.abort();
+impl Driver {
+    /// Reads and writes what can be, where that is the caller's work.
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        if let Self::Caller(driver) = self
+            && driver.as_mut().poll(cx).is_ready()
+        {
+            *self = Self::Over;
+        }
+    }
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Task(_) => "Task",
+            Self::Caller(_) => "Caller",
+            Self::Over => "Over",
+        })
     }
 }
 
@@ -90,9 +186,12 @@ impl Idle {
     }
 
     /// Takes back a connection whose answer was read to the end.
-    pub fn keep(&self, connection: Connection) {
+    pub fn keep(&self, mut connection: Connection) {
         if connection.sender.is_closed() {
             return;
+        }
+        if !connection.sender.is_ready() {
+            connection.detach(); // an upload that nobody read is still on it
         }
         let now = Instant::now();
         let mut kept = self.kept.lock();
@@ -102,3 +201,6 @@ impl Idle {
         kept.push_back((connection, now));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,59 @@
+//! A timer for one deadline after the other. To set a timer and to take it away again costs a lock of the runtime's each
+//! time, and nearly no call runs into its deadline. So it is never taken away: it rings for a deadline that is long past its
+//! use, about once in a `timeout`, and is set anew for the one that counts by then.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// See the module. Needs a tokio runtime at its first use.
+#[derive(Debug, Default)]
+pub(super) struct Alarm(Option<Pin<Box<Sleep>>>);
+
+impl Alarm {
+    /// Ready at the deadline and not before.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if sleep.deadline() > deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        loop {
+            ready!(sleep.as_mut().poll(cx));
+            if sleep.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{future::poll_fn, time::Duration};
+    use tokio::time::{advance, timeout};
+
+    /// Seconds until it rings for that deadline, in seconds from now; `None` within 100.
+    async fn rings(alarm: &mut Alarm, deadline: u64) -> Option<u64> {
+        let began = Instant::now();
+        let deadline = began + Duration::from_secs(deadline);
+        let rings = poll_fn(|cx| alarm.poll(cx, deadline));
+        let rang = timeout(Duration::from_secs(100), rings).await;
+        rang.ok().map(|()| began.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_rings_at_each_deadline_whatever_was_before() {
+        let mut alarm = Alarm::default();
+        assert_eq!(rings(&mut alarm, 3600).await, None, "given up: it stays set");
+        for deadline in [50, 10, 10, 90] {
+            assert_eq!(rings(&mut alarm, deadline).await, Some(deadline));
+        }
+        assert_eq!(rings(&mut alarm, 150).await, None);
+        advance(Duration::from_secs(100)).await;
+        assert_eq!(rings(&mut alarm, 20).await, Some(20), "the one before rang for nobody");
+        assert_eq!(rings(&mut alarm, 0).await, Some(0));
+    }
+}

@@ -1,0 +1,136 @@
+use super::*;
+use epsilon_api::body;
+use http_body_util::BodyExt;
+use std::io::IoSlice;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    runtime::Handle,
+};
+
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nHello";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn pair() -> (Connection, DuplexStream) {
+    let (ours, theirs) = duplex(4096);
+    (Connection::attended(ours).await.unwrap(), theirs)
+}
+
+async fn read_head(server: &mut DuplexStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(server.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
+}
+
+fn get() -> Request<CallBody> {
+    Request::get("/").header("host", "x").body(body::empty()).unwrap()
+}
+
+/// One call, and its answer to the end.
+async fn call(connection: &mut Connection) -> bytes::Bytes {
+    let answer = connection.send(get(), Instant::now() + PATIENCE).await;
+    let answer = answer.expect("in time").expect("an answer").into_body();
+    answer.collect().await.unwrap().to_bytes()
+}
+
+#[tokio::test]
+async fn whoever_waits_for_the_answer_does_the_work_and_no_task() {
+    let (mut connection, mut server) = pair().await;
+    let idle = Idle::new(PATIENCE);
+    for _ in 0..3 {
+        let serve = async {
+            assert!(read_head(&mut server).await.starts_with("GET / HTTP/1.1\r\n"));
+            server.write_all(ANSWER).await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(call(&mut connection), serve);
+        assert_eq!(answer, "Hello");
+        idle.keep(connection);
+        connection = idle.reuse().expect("kept").settled().await.expect("ready for the next");
+        assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
+    }
+}
+
+#[tokio::test]
+async fn from_its_detachment_on_it_goes_on_by_itself() {
+    let (mut connection, mut server) = pair().await;
+    let serve = async {
+        read_head(&mut server).await;
+        let (head, body) = ANSWER.split_at(ANSWER.len() - 5);
+        server.write_all(head).await.unwrap();
+        body
+    };
+    let (answer, body) = tokio::join!(connection.send(get(), Instant::now() + PATIENCE), serve);
+    let answer = answer.unwrap().unwrap().into_body();
+    connection.detach();
+    server.write_all(body).await.unwrap();
+    assert_eq!(answer.collect().await.unwrap().to_bytes(), "Hello");
+    drop(connection);
+    assert_eq!(server.read(&mut [0]).await.unwrap(), 0, "dropped, it is closed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_deadline_there_is_no_answer() {
+    let (mut connection, server) = pair().await;
+    assert!(connection.send(get(), Instant::now() + PATIENCE).await.is_none());
+    drop(server);
+}
+
+#[tokio::test]
+async fn what_the_server_closed_before_gives_the_request_back() {
+    let (mut connection, server) = pair().await;
+    drop(server);
+    let mut failed = connection.send(get(), Instant::now() + PATIENCE).await.unwrap().unwrap_err();
+    assert!(failed.take_message().is_some(), "nothing was sent");
+    let idle = Idle::new(PATIENCE);
+    idle.keep(connection);
+    assert!(idle.reuse().is_none(), "of no more use");
+}
+
+/// Counts writes of either kind.
+#[derive(Default)]
+struct Writes(Vec<(&'static str, usize)>);
+
+impl AsyncWrite for Writes {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.0.push(("one", buf.len()));
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let size = bufs.iter().map(|buf| buf.len()).sum();
+        self.0.push(("several", size));
+        Poll::Ready(Ok(size))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[test]
+fn small_pieces_are_written_as_one_and_large_ones_are_not_copied() {
+    let (mut writes, large) = (Writes::default(), [0; 4096]);
+    let cx = &mut Context::from_waker(Waker::noop());
+    for pieces in
+        [&[&b"head"[..], b"body"][..], &[&large], &[b"head", &large], &[], &[&large[..1024]]]
+    {
+        let slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        let size: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let written = poll_write_joined(Pin::new(&mut writes), cx, &slices);
+        assert!(matches!(written, Poll::Ready(Ok(n)) if n == size));
+    }
+    assert_eq!(writes.0, [("one", 8), ("one", 4096), ("several", 4100), ("one", 0), ("one", 1024)]);
+}
