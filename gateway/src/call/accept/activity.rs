@@ -4,6 +4,7 @@
 use super::Connection;
 use crate::{call::WRITE_SLACK, config::ConnectionLimits};
 use epsilon_api::body::Holding;
+use epsilon_wire::connection::poll_write_joined;
 use http_body::Body;
 use std::{
     io,
@@ -30,7 +31,7 @@ const NO_DEADLINE: u64 = u64::MAX;
 #[derive(Debug)]
 pub(super) struct Activity {
     opened: Instant,
-    /// Milliseconds since `opened` at which the state began, times four, plus the state.
+    /// Milliseconds since `opened` at which the state began (0 while busy), times four, plus the state.
     state: AtomicU64,
     /// Milliseconds since `opened` by which the answer must be out.
     deadline: AtomicU64,
@@ -61,7 +62,9 @@ impl Activity {
     }
 
     fn enter(&self, state: u64) {
-        self.state.store(self.now() << 2 | state, Relaxed);
+        // Since when it is busy, nobody asks: an answer has a deadline.
+        let since = if state == BUSY { 0 } else { self.now() };
+        self.state.store(since << 2 | state, Relaxed);
     }
 
     fn is(&self, state: u64) -> bool {
@@ -184,7 +187,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let result = poll_write_joined(Pin::new(&mut self.stream), cx, bufs);
         self.wrote(result)
     }
 

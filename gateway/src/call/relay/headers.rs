@@ -1,7 +1,8 @@
-//! Which headers pass the gateway. Works in place: the map moves through, it is never rebuilt.
+//! Which headers pass the gateway. Works in place: the map moves through, it is never rebuilt. Looked at in one pass: a
+//! message has few headers, and to look each unwanted name up costs more than to compare all that are there.
 
 use super::super::accept::Connection;
-use epsilon_api::headers::{REQUEST_ID, RESERVED_PREFIX};
+use epsilon_api::headers::RESERVED_PREFIX;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
@@ -10,8 +11,6 @@ use http::{
     },
 };
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -19,18 +18,23 @@ const FORWARDED_PREFIX: &str = "x-forwarded-";
 const REAL_IP: &str = "x-real-ip";
 const HTTP: HeaderValue = HeaderValue::from_static("http");
 
-/// Of one hop only, whatever `Connection` says (RFC 9110, 7.6.1). `Upgrade` and `TE` have their own rules.
-const HOP_BY_HOP: [HeaderName; 6] = [
+/// Of one hop only, whatever `Connection` says (RFC 9110, 7.6.1). `Upgrade` has its own rules.
+static OF_ONE_HOP: [HeaderName; 7] = [
     CONNECTION,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
     PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION,
     TRANSFER_ENCODING,
+    UPGRADE,
 ];
 
+/// Of a request, and not for a function: hyper has answered `Expect`, or will when the body is read; `TE` has its own rules;
+/// who forwarded, we say.
+static NOT_FOR_FUNCTIONS: [HeaderName; 3] = [EXPECT, TE, FORWARDED];
+
 /// What frames or routes a message.
-const FRAMING: [HeaderName; 5] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, UPGRADE];
+static FRAMING: [HeaderName; 5] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, UPGRADE];
 
 /// Makes a caller's headers fit for a function. Answers the protocol that the caller wants to change
 /// to, if it can (HTTP/1.0 cannot) and the gateway passes it on.
@@ -41,17 +45,16 @@ pub(crate) fn clean_request(
 ) -> Option<HeaderValue> {
     let upgrade = if can_upgrade { wanted_upgrade(headers) } else { None };
     let trailers = headers.get(TE).is_some_and(|te| has_token(te.as_bytes(), b"trailers"));
-    strip_hop_by_hop(headers);
-    // hyper has answered it, or will when the body is read.
-    headers.remove(EXPECT);
-    headers.remove(TE);
+    let named = named_by_connection(headers);
+    remove_all(headers, |name| {
+        OF_ONE_HOP.contains(name)
+            || NOT_FOR_FUNCTIONS.contains(name)
+            || speaks_for_us(name)
+            || named.contains(name)
+    });
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    headers.remove(REQUEST_ID);
-    headers.remove(FORWARDED);
-    remove_all(headers, speaks_for_us);
-
     headers.insert(X_FORWARDED_FOR, connection.forwarded_for.clone());
     headers.insert(X_FORWARDED_PROTO, HTTP);
     if let Some(host) = headers.get(HOST).cloned() {
@@ -67,8 +70,10 @@ pub(crate) fn clean_request(
 /// Makes a function's headers fit for a caller. After a 101 the upgrade's headers stay.
 pub(crate) fn clean_answer(headers: &mut HeaderMap, upgraded: bool) {
     let upgrade = if upgraded { headers.get(UPGRADE).cloned() } else { None };
-    strip_hop_by_hop(headers);
-    remove_all(headers, is_reserved);
+    let named = named_by_connection(headers);
+    remove_all(headers, |name| {
+        OF_ONE_HOP.contains(name) || is_reserved(name) || named.contains(name)
+    });
     if let Some(protocol) = upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, protocol);
@@ -90,24 +95,16 @@ fn remove_all(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
     }
 }
 
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|b| *b == b','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-            // Framing and routing are decided already; a caller cannot name them away.
-            .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-    }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
-    headers.remove(UPGRADE);
+/// What `Connection` says is of this hop, too.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        // Framing and routing are decided already; a caller cannot name them away.
+        .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
+        .collect()
 }
 
 /// The protocol after `Upgrade`, if `Connection` agrees. HTTP/2 in clear is not passed on: its frames
