@@ -4,7 +4,7 @@
 //! ```text
 //! accept → lookup → permit → place ⇄ relay → reply
 //!            │                 retry: may it go to another VM? budget: not too often
-//!            │                 fetch: the image, to a home that lacks it
+//!            │                 errands: image or instance, to the VM that the next call should go to
 //!            split: which version, where a function's calls go to more than one
 //! ```
 //! A call has no task of its own: it lives in its connection's future. When the caller hangs up, that
@@ -18,7 +18,7 @@ pub(crate) mod relay;
 pub(crate) mod reply;
 
 pub(crate) mod budget;
-mod fetch;
+mod errands;
 pub(crate) mod retry;
 mod split;
 
@@ -37,7 +37,7 @@ use epsilon_api::{
     units::Bytes,
     vm::{Answer, Held},
 };
-use fetch::Fetches;
+use errands::Errands;
 use http::{Method, Request, Response, StatusCode, Uri, header::SET_COOKIE};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use lookup::{Target, kept::Kept, late::Late};
@@ -65,7 +65,7 @@ pub(crate) struct Calls {
     balance: Balance,
     max_tries: usize,
     budget: Budget,
-    fetches: Fetches,
+    errands: Errands,
     metrics: Arc<Metrics>,
     domain: Option<String>,
     max_body: Bytes,
@@ -94,7 +94,7 @@ impl Calls {
             balance: config.balance,
             max_tries: config.max_tries,
             budget: Budget::new(config.retries, Instant::now()),
-            fetches: Fetches::new(stop.clone()),
+            errands: Errands::new(stop.clone()),
             metrics,
             domain: config.domain.clone(),
             max_body: config.max_body,
@@ -229,11 +229,11 @@ impl Calls {
                 );
                 (placed, fleet.members().len() == 1)
             };
-            let Some(Placed { member, carried, more, lacks_image }) = placed else {
+            let Some(Placed { member, carried, more, errand }) = placed else {
                 return Err(failed.map_or_else(|| nobody(route), relay::explain));
             };
-            if let Some(home) = lacks_image {
-                self.fetches.begin(home, route, &self.metrics.placement);
+            if let Some((errand, member)) = errand {
+                self.errands.begin(errand, member, route, &self.metrics.placement);
             }
             let is_last = alone || tries.made.len() + 1 >= self.max_tries;
             let (sent, rest) = if is_last {
@@ -246,7 +246,7 @@ impl Calls {
             let err = match result {
                 Ok(answer) => {
                     place::learn(&member, route, None);
-                    return Ok(Relayed { answer, carried });
+                    return Ok(Relayed { answer, carried: carried.answered() });
                 }
                 Err(err) => err,
             };

@@ -7,7 +7,7 @@ use super::{
 };
 use epsilon_gateway::placement::{
     bound::{Balance, Totals},
-    choice::{self, Against, Holds, Look},
+    choice::{self, Against, Errand, Holds, Look, Pick},
     ring::{self, Ring},
     stable,
 };
@@ -53,6 +53,17 @@ impl Policy {
     }
 }
 
+/// What a call met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Placed {
+    /// A free instance.
+    Warm,
+    /// It waited for a start; `needless`: home had a free instance.
+    Cold { needless: bool },
+    /// Nobody had room.
+    NoRoom,
+}
+
 /// A policy at work.
 #[derive(Debug)]
 pub(super) struct Placing {
@@ -82,17 +93,20 @@ impl Placing {
         self.sum = self.shares.iter().map(|(share, _)| u64::from(*share)).sum();
     }
 
-    /// Runs a call somewhere: whether it was warm; `None` when it found no room.
-    pub(super) fn place(&mut self, world: &mut World, call: &Call) -> Option<bool> {
+    /// Runs a call somewhere.
+    pub(super) fn place(&mut self, world: &mut World, call: &Call) -> Placed {
         let mut tried = Vec::new();
+        let home = self.policy.has_homes().then(|| self.home(world, call.function));
+        let was_warm = home.is_some_and(|home| world.vms[home].warm(call.function, world.now) > 0);
         while tried.len() < TRIES.min(world.vms.len()) {
-            let vm = self.choose(world, call, &tried)?;
-            if let Some(warm) = world.run(vm, call) {
-                return Some(warm);
+            let Some(vm) = self.choose(world, call, &tried) else { break };
+            match world.run(vm, call) {
+                Some(true) => return Placed::Warm,
+                Some(false) => return Placed::Cold { needless: was_warm },
+                None => tried.push(vm),
             }
-            tried.push(vm);
         }
-        None
+        Placed::NoRoom
     }
 
     /// Changes the fleet; gives back the share of functions whose home is another one afterwards.
@@ -124,10 +138,17 @@ impl Placing {
         }
     }
 
-    fn choose(&mut self, world: &World, call: &Call, tried: &[usize]) -> Option<usize> {
+    fn choose(&mut self, world: &mut World, call: &Call, tried: &[usize]) -> Option<usize> {
         let vms = world.vms.len();
         match self.policy {
-            Policy::Epsilon => self.choose_as_the_gateway(world, call, tried),
+            Policy::Epsilon => {
+                let pick = self.choose_as_the_gateway(world, call, tried)?;
+                // Images lie everywhere here.
+                if let Some((Errand::Ready, vm)) = pick.errand {
+                    world.make_ready(vm, call.function);
+                }
+                Some(pick.vm)
+            }
             // One home and no way on.
             Policy::Ring | Policy::Modulo => {
                 tried.is_empty().then(|| self.home(world, call.function))
@@ -143,7 +164,7 @@ impl Placing {
     }
 
     /// The gateway knows of each instance whether it is free: it counts its own calls between two reports.
-    fn choose_as_the_gateway(&self, world: &World, call: &Call, tried: &[usize]) -> Option<usize> {
+    fn choose_as_the_gateway(&self, world: &World, call: &Call, tried: &[usize]) -> Option<Pick> {
         let vms = world.vms.len();
         let totals = Totals { calls: world.calls, shares: self.sum, vms: vms as u32 };
         let look = |vm: usize| {
@@ -164,7 +185,7 @@ impl Placing {
             }
         };
         let walk = self.ring.walk(key(call.function));
-        choice::choose(walk, vms > tried.len() + 1, look, |_| ()).map(|pick| pick.vm)
+        choice::choose(walk, vms > tried.len() + 1, look, |_| ())
     }
 }
 

@@ -13,6 +13,8 @@ pub(super) const PLACES: usize = 48;
 pub(super) const CORES: u32 = 4;
 /// How long an instance stays without a call, seconds: shorter than the default of five minutes, as the runs are short.
 const IDLE: f64 = 60.0;
+/// How long a start takes that no call waits for, seconds: an image's, on a machine that has other things to do.
+const START: f64 = 1.0;
 
 /// One VM.
 #[derive(Debug, Default)]
@@ -33,6 +35,13 @@ pub(super) struct Vm {
     ages: BTreeMap<u64, usize>,
 }
 
+/// What ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    Call,
+    Start,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct World {
@@ -40,8 +49,8 @@ pub(super) struct World {
     pub(super) now: f64,
     /// Calls that run on all of them.
     pub(super) calls: u64,
-    /// Ends of calls: microsecond, VM's id, function.
-    ends: BinaryHeap<Reverse<(u64, String, usize)>>,
+    /// Ends of calls, and of starts that none waits for: microsecond, VM's id, function.
+    ends: BinaryHeap<Reverse<(u64, String, usize, What)>>,
     came: usize,
     /// Tells apart what became idle in the same microsecond.
     ticket: u64,
@@ -83,14 +92,14 @@ impl World {
     /// Ends what has ended by now.
     pub(super) fn advance(&mut self, now: f64) {
         self.now = now;
-        while let Some(Reverse((at, _, _))) = self.ends.peek()
+        while let Some(Reverse((at, ..))) = self.ends.peek()
             && *at <= micros(now)
         {
-            let Some(Reverse((at, id, function))) = self.ends.pop() else { break };
+            let Some(Reverse((at, id, function, what))) = self.ends.pop() else { break };
             let Ok(vm) = self.vms.binary_search_by(|vm| vm.id.cmp(&id)) else { continue };
             self.ticket += 1;
-            self.calls -= 1;
-            self.vms[vm].call_ends(function, at as f64 / 1e6, self.ticket);
+            self.calls -= u64::from(what == What::Call);
+            self.vms[vm].ends(what, function, at as f64 / 1e6, self.ticket);
         }
     }
 
@@ -100,8 +109,19 @@ impl World {
         let warm = self.vms[vm].call_begins(call.function, now)?;
         self.calls += 1;
         let end = micros(call.at + call.takes);
-        self.ends.push(Reverse((end, self.vms[vm].id.clone(), call.function)));
+        self.ends.push(Reverse((end, self.vms[vm].id.clone(), call.function, What::Call)));
         Some(warm)
+    }
+
+    /// Has this VM start an instance that no call waits for, unless it has one, or no room.
+    pub(super) fn make_ready(&mut self, vm: usize, function: usize) {
+        let known = &mut self.vms[vm];
+        if known.warm(function, self.now) + known.busy(function) == 0
+            && known.start_begins(function)
+        {
+            let end = micros(self.now + START);
+            self.ends.push(Reverse((end, known.id.clone(), function, What::Start)));
+        }
     }
 
     /// The largest load over the mean one.
@@ -148,22 +168,30 @@ impl Vm {
         idle.drain(..expired);
         self.instances -= expired;
         let is_warm = idle.pop().is_some();
-        if !is_warm {
-            if self.instances >= PLACES && !self.evict_one() {
-                return None;
-            }
-            self.instances += 1;
+        if is_warm {
+            *self.busy.entry(function).or_default() += 1;
+        } else if !self.start_begins(function) {
+            return None;
         }
-        *self.busy.entry(function).or_default() += 1;
         self.load += 1;
         Some(is_warm)
     }
 
-    fn call_ends(&mut self, function: usize, at: f64, ticket: u64) {
+    /// One instance more, busy with its start. `false` when there is no room.
+    fn start_begins(&mut self, function: usize) -> bool {
+        if self.instances >= PLACES && !self.evict_one() {
+            return false;
+        }
+        self.instances += 1;
+        *self.busy.entry(function).or_default() += 1;
+        true
+    }
+
+    fn ends(&mut self, what: What, function: usize, at: f64, ticket: u64) {
         if let Some(busy) = self.busy.get_mut(&function) {
             *busy -= 1;
         }
-        self.load -= 1;
+        self.load -= u32::from(what == What::Call);
         self.idle.entry(function).or_default().push(at);
         self.ages.insert(ticket, function);
     }

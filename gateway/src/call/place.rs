@@ -30,8 +30,8 @@ use crate::{
     routes::Route,
 };
 use bound::{Balance, Totals};
-use choice::{Against, Holds, Look, Pick};
-use epsilon_api::{error::CallError, vm::VmState};
+use choice::{Against, Errand, Holds, Look, Pick};
+use epsilon_api::{error::CallError, function::Isolation, vm::VmState};
 use std::{
     sync::{
         Arc,
@@ -53,8 +53,8 @@ pub(crate) struct Placed {
     pub(crate) carried: Carried,
     /// Whether another VM would be worth a try.
     pub(crate) more: bool,
-    /// A VM nearer to home that only lacks the image.
-    pub(crate) lacks_image: Option<Arc<Member>>,
+    /// What another VM lacks to have got the call, and which: to be brought behind it.
+    pub(crate) errand: Option<(Errand, Arc<Member>)>,
 }
 
 /// Chooses a VM for a call of this function, other than those tried already. `None` when there is none left.
@@ -77,7 +77,7 @@ pub(crate) fn place(
     let company = totals.vms as usize > tried.len() + 1;
     let pick = choice::choose(walk, company, look, |against| metrics.passed_over(against))?;
     metrics.placed(&pick);
-    let Pick { vm, more, lacks_image, .. } = pick;
+    let Pick { vm, more, errand, .. } = pick;
     let member = Arc::clone(&members[vm]);
     member.breakers.begins(route.key, now);
     let carried = member.load.carry(route.key);
@@ -85,21 +85,27 @@ pub(crate) fn place(
     let new_home = new_home.filter(|home| {
         *home != vm && members[*home].takes_calls() && members[*home].standing() == Standing::Up
     });
-    let lacks_image = lacks_image.or(new_home).map(|vm| Arc::clone(&members[vm]));
-    Some(Placed { member, carried, more, lacks_image })
+    let errand = errand.or(new_home.map(|home| (Errand::Fetch, home)));
+    let errand = errand.map(|(errand, vm)| (errand, Arc::clone(&members[vm])));
+    Some(Placed { member, carried, more, errand })
 }
 
 /// One VM, looked at for one call.
 fn look(member: &Member, route: &Route, balance: &Balance, totals: Totals, now: Instant) -> Look {
     let view = member.view();
     let load = &member.load;
-    let free = load.still_free(route.key, view.warm(route.key).free);
+    let spec = &route.version.spec;
+    let free = match spec.isolation {
+        Isolation::Instance => load.free(route.key, view.warm(route.key), spec.concurrency.get()),
+        // No instance takes a second call.
+        Isolation::Call => 0,
+    };
     let holds = match free {
         1.. => Holds::Warm,
         0 if view.holds_image(route.key) => Holds::Image,
         0 => Holds::Nothing,
     };
-    let can_start = view.state != VmState::EngineDown && load.has_memory(route.version.spec.memory);
+    let can_start = view.state != VmState::EngineDown && load.has_memory(spec.memory);
     // Not `takes_calls`: one that was never heard is out, and so the last resort of a gateway that has just started.
     let against = if member.is_asked_to_drain() || view.state == VmState::Draining {
         Against::Drain

@@ -292,6 +292,32 @@ async fn when_every_vm_drains_there_is_no_capacity() {
 }
 
 #[tokio::test]
+async fn behind_a_call_that_stays_at_a_home_over_its_bound_the_next_vm_is_made_ready() {
+    let world = World::new(3).await;
+    let home = &world.vms[0];
+    echoes(home);
+    home.ready.lock().unwrap().push(world.route.version.id());
+    let fleet = world.calls.fleet.snapshot();
+    let member = fleet.members().iter().find(|member| member.vm.status().id == home.status().id);
+    let member = Arc::clone(member.unwrap());
+    member.reported(home.status(), Instant::now());
+    let other = testing::version("other", 1);
+    let key = crate::fleet::view::VersionKey::of_version(&other);
+    let _busy: Vec<_> = (0..20).map(|_| member.load.carry(key)).collect();
+    for _ in 0..3 {
+        assert_eq!(world.get().await, "1 ");
+    }
+    let is_asked = async {
+        while world.vms[1].ready().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), is_asked).await.expect("it is made ready");
+    assert_eq!((world.vms[1].ready(), world.vms[2].ready()), (vec!["pay@1".to_owned()], vec![]));
+    assert!(world.metric("epsilon_placement_starts_total 1"));
+}
+
+#[tokio::test]
 async fn an_answer_counts_as_load_until_it_is_over() {
     let world = World::new(1).await;
     echoes(&world.vms[0]);

@@ -5,7 +5,7 @@
 //! Hints, all of it: the agent has the last word. So versions share [`SLOTS`] by their keys instead of having entries: it never
 //! grows, and two versions in one slot cost a wrong guess now and then.
 
-use super::view::VersionKey;
+use super::view::{VersionKey, Warm};
 use crate::call::place::bound::{Balance, Totals};
 use epsilon_api::{
     units::{Bytes, MilliCores},
@@ -15,7 +15,7 @@ use std::{
     sync::{
         Arc,
         atomic::{
-            AtomicI32, AtomicU16, AtomicU32, AtomicU64,
+            AtomicI32, AtomicU32, AtomicU64,
             Ordering::{Relaxed, Release},
         },
     },
@@ -48,12 +48,30 @@ pub(crate) struct Load {
 
 #[derive(Debug)]
 struct Slots {
-    /// Own calls of the version that run now.
-    running: [AtomicU16; SLOTS],
-    /// The same when the last report came.
-    reported: [AtomicU16; SLOTS],
+    /// [`Own`] calls of the version: those that run now, and that were answered and ended since the last report.
+    own: [AtomicU32; SLOTS],
+    /// The same when the last report came: those that ran, and that were answered and ended between it and the one before.
+    reported: [AtomicU32; SLOTS],
     /// Versions that the VM refused since then, a bit each.
     refused: [AtomicU64; SLOTS / BITS],
+}
+
+/// Two counts in one number, so that the end of a call moves both at once.
+#[derive(Clone, Copy, Debug)]
+struct Own(u32);
+
+impl Own {
+    const RUNS: u32 = 1;
+    const ENDED: u32 = 1 << 16;
+
+    fn running(self) -> u32 {
+        self.0 % Self::ENDED
+    }
+
+    /// From 65,536 on from zero again: it then explains fewer of a report's calls than it could.
+    fn ended(self) -> u32 {
+        self.0 / Self::ENDED
+    }
 }
 
 impl Load {
@@ -67,8 +85,8 @@ impl Load {
             floor: AtomicU32::new(0),
             room: AtomicU64::new(u64::MAX),
             slots: Box::new(Slots {
-                running: [const { AtomicU16::new(0) }; SLOTS],
-                reported: [const { AtomicU16::new(0) }; SLOTS],
+                own: [const { AtomicU32::new(0) }; SLOTS],
+                reported: [const { AtomicU32::new(0) }; SLOTS],
                 refused: [const { AtomicU64::new(0) }; SLOTS / BITS],
             }),
         })
@@ -78,8 +96,8 @@ impl Load {
     pub(crate) fn carry(self: &Arc<Self>, version: VersionKey) -> Carried {
         self.own.fetch_add(1, Relaxed);
         self.sent.fetch_add(1, Relaxed);
-        self.slots.running[slot(version)].fetch_add(1, Relaxed);
-        Carried { load: Arc::clone(self), version }
+        self.slots.own[slot(version)].fetch_add(Own::RUNS, Relaxed);
+        Carried { load: Arc::clone(self), version, is_answered: false }
     }
 
     /// The VM says how it is.
@@ -91,8 +109,12 @@ impl Load {
         let smooth = |others: i32| others + (seen - others) / 2;
         self.others.store(smooth(self.others.load(Relaxed)), Relaxed);
         self.room.store(room(status), Relaxed);
-        for (reported, running) in self.slots.reported.iter().zip(&self.slots.running) {
-            reported.store(running.load(Relaxed), Relaxed);
+        for (reported, own) in self.slots.reported.iter().zip(&self.slots.own) {
+            let mut seen = own.load(Relaxed);
+            if Own(seen).ended() > 0 {
+                seen = own.fetch_and(Own::ENDED - 1, Relaxed);
+            }
+            reported.store(seen, Relaxed);
         }
         for refused in &self.slots.refused {
             refused.store(0, Relaxed);
@@ -116,13 +138,21 @@ impl Load {
         self.slots.refused[slot / BITS].load(Relaxed) & (1 << (slot % BITS)) != 0
     }
 
-    /// Free warm places of a version, when the last report told so many: own calls that began since have taken some,
-    /// those that ended have left some.
-    pub(crate) fn still_free(&self, version: VersionKey, told: u32) -> u32 {
+    /// Free warm places of a version with so many for each instance, when the last report told this. Own calls are known to the call;
+    /// those of other gateways are what the report showed beyond them.
+    ///
+    /// A report is older than it seems: it was made while a call ran that had ended when it came, or while the instance of that
+    /// call started. So what it shows beyond our calls is others' only as far as no call of ours ended lately, or others are
+    /// known to have calls there; and where an answer came from, an instance is.
+    pub(crate) fn free(&self, version: VersionKey, told: Warm, each: u32) -> u32 {
         let slot = slot(version);
-        let running = self.slots.running[slot].load(Relaxed);
-        let begun = running.wrapping_sub(self.slots.reported[slot].load(Relaxed)) as i16;
-        u32::try_from(i64::from(told) - i64::from(begun)).unwrap_or(0)
+        let now = Own(self.slots.own[slot].load(Relaxed));
+        let then = Own(self.slots.reported[slot].load(Relaxed));
+        let beyond = told.taken.saturating_sub(then.running());
+        let others = beyond.saturating_sub(then.ended()).max(beyond.min(self.others()));
+        let has_served = now.ended() > 0 || (told.starting > 0 && then.ended() > 0);
+        let places = if told.places == 0 && has_served { each } else { told.places };
+        places.saturating_sub(others).saturating_sub(now.running())
     }
 
     /// Whether an instance of this size can be started, as far as the last report tells.
@@ -142,8 +172,12 @@ impl Load {
 
     /// Calls that it carries, of all gateways.
     pub(crate) fn calls(&self) -> u32 {
-        let others = u32::try_from(self.others.load(Relaxed) / PART).unwrap_or(0);
-        self.own.load(Relaxed).saturating_add(others)
+        self.own.load(Relaxed).saturating_add(self.others())
+    }
+
+    /// Calls of other gateways that it carries, as far as its reports show.
+    fn others(&self) -> u32 {
+        u32::try_from(self.others.load(Relaxed) / PART).unwrap_or(0)
     }
 
     /// Computes its share again, and adds it to the totals of those that take calls.
@@ -181,13 +215,24 @@ impl Load {
 pub(crate) struct Carried {
     load: Arc<Load>,
     version: VersionKey,
+    is_answered: bool,
+}
+
+impl Carried {
+    /// The VM answers it: when it ends, its place in an instance is free.
+    pub(crate) fn answered(self) -> Self {
+        let mut carried = self;
+        carried.is_answered = true;
+        carried
+    }
 }
 
 impl Drop for Carried {
     fn drop(&mut self) {
         let slot = slot(self.version);
         self.load.own.fetch_sub(1, Relaxed);
-        self.load.slots.running[slot].fetch_sub(1, Relaxed);
+        let ended = if self.is_answered { Own::ENDED } else { 0 };
+        self.load.slots.own[slot].fetch_add(ended.wrapping_sub(Own::RUNS), Relaxed);
         let refused = &self.load.slots.refused[slot / BITS];
         if refused.load(Relaxed) != 0 {
             refused.fetch_and(!(1 << (slot % BITS)), Relaxed);
@@ -278,17 +323,91 @@ mod tests {
         assert_eq!(load.calls(), 1);
     }
 
+    /// What a report says of instances with four places each: how many serve, calls in them, how many start.
+    fn told(serving: u32, taken: u32, starting: u32) -> Warm {
+        Warm { instances: serving + starting, starting, places: 4 * serving, taken }
+    }
+
     #[test]
     fn free_places_follow_our_calls_between_reports() {
         let load = Load::new();
+        let free = |told| load.free(key("pay"), told, 4);
         let old = load.carry(key("pay"));
         load.reported(&report(1, 0));
-        assert_eq!(load.still_free(key("pay"), 2), 2);
-        let new = [load.carry(key("pay")), load.carry(key("pay")), load.carry(key("pay"))];
-        assert_eq!(load.still_free(key("pay"), 2), 0, "never less than none");
-        drop(new);
-        drop(old);
-        assert_eq!(load.still_free(key("pay"), 2), 3, "what the report saw running has ended");
+        assert_eq!(free(told(1, 1, 0)), 3);
+        let new = [(); 3].map(|()| load.carry(key("pay")));
+        assert_eq!(free(told(1, 1, 0)), 0);
+        let more = load.carry(key("pay"));
+        assert_eq!(free(told(1, 1, 0)), 0, "never less than none");
+        drop((new, more));
+        assert_eq!(free(told(1, 1, 0)), 3);
+        drop(old.answered());
+        assert_eq!(free(told(1, 1, 0)), 4, "what the report saw running has ended");
+    }
+
+    #[test]
+    fn a_call_that_began_while_the_report_was_on_its_way_has_a_place() {
+        let load = Load::new();
+        let _own = load.carry(key("pay"));
+        load.reported(&report(0, 0));
+        assert_eq!(load.free(key("pay"), told(1, 0, 0), 4), 3);
+    }
+
+    #[test]
+    fn a_call_that_ended_while_the_report_was_on_its_way_has_none() {
+        let load = Load::new();
+        drop(load.carry(key("pay")).answered());
+        load.reported(&report(1, 0));
+        assert_eq!(load.free(key("pay"), told(1, 1, 0), 4), 4);
+        // It stays so: somebody else runs it.
+        load.reported(&report(1, 0));
+        assert_eq!(load.free(key("pay"), told(1, 1, 0), 4), 3);
+        assert_eq!(
+            load.free(key("ship"), told(1, 1, 0), 4),
+            3,
+            "another function's end says nothing"
+        );
+    }
+
+    #[test]
+    fn calls_of_others_are_not_taken_for_those_that_ended() {
+        let load = Load::new();
+        (0..8).for_each(|_| load.reported(&report(3, 0)));
+        for _ in 0..9 {
+            drop(load.carry(key("pay")).answered());
+        }
+        load.reported(&report(3, 0));
+        assert_eq!(load.free(key("pay"), told(1, 3, 0), 4), 2, "one of three at least may be ours");
+        load.reported(&report(3, 0));
+        assert_eq!(load.free(key("pay"), told(1, 3, 0), 4), 1, "none of ours ended since");
+    }
+
+    #[test]
+    fn where_an_answer_came_from_an_instance_is() {
+        let load = Load::new();
+        let free = |told| load.free(key("pay"), told, 4);
+        load.reported(&report(0, 0));
+        drop(load.carry(key("pay")));
+        assert_eq!((free(told(0, 0, 0)), free(told(0, 0, 1))), (0, 0), "it was refused");
+        drop(load.carry(key("pay")).answered());
+        assert_eq!((free(told(0, 0, 0)), free(told(0, 0, 1))), (4, 4), "it started since");
+        load.reported(&report(0, 0));
+        assert_eq!(free(told(0, 0, 1)), 4, "it started while the report was on its way");
+        assert_eq!(free(told(0, 0, 0)), 0, "it is gone");
+        load.reported(&report(0, 0));
+        assert_eq!(free(told(0, 0, 1)), 0, "that is another one");
+    }
+
+    #[test]
+    fn ends_of_calls_do_not_count_as_running_ones() {
+        let load = Load::new();
+        let _running = [(); 2].map(|()| load.carry(key("pay")));
+        for _ in 0..70_000 {
+            drop(load.carry(key("pay")).answered());
+        }
+        assert_eq!(load.free(key("pay"), told(1, 0, 0), 4), 2);
+        load.reported(&report(2, 0));
+        assert_eq!(load.free(key("pay"), told(1, 2, 0), 4), 2);
     }
 
     #[test]

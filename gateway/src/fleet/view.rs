@@ -6,7 +6,7 @@ use epsilon_api::{
     function::Version,
     ids::{FunctionName, VersionNumber, VmId},
     units::{Bytes, MilliCores},
-    vm::{InstanceStatus, VmState, VmStatus},
+    vm::{VmState, VmStatus},
 };
 use rapidhash::v3::rapidhash_v3;
 use std::{
@@ -48,8 +48,12 @@ impl VersionKey {
 pub(crate) struct Warm {
     /// Instances that serve, are starting, or are about to go.
     pub(crate) instances: u32,
-    /// Calls that could begin at once.
-    pub(crate) free: u32,
+    /// Those that are starting.
+    pub(crate) starting: u32,
+    /// Calls that may run in those that serve.
+    pub(crate) places: u32,
+    /// Calls that run in them, no more than there are places.
+    pub(crate) taken: u32,
 }
 
 /// See the module.
@@ -89,7 +93,14 @@ impl View {
             let entry =
                 warm.entry(VersionKey::of(&instance.function, instance.version)).or_default();
             entry.instances += 1;
-            entry.free += free_places(instance);
+            match instance.state.as_str() {
+                "idle" | "busy" => {
+                    entry.places += instance.concurrency;
+                    entry.taken += instance.calls_active.min(instance.concurrency);
+                }
+                "starting" => entry.starting += 1,
+                _ => {}
+            }
         }
         warm.shrink_to_fit();
         let images = status.images.iter().take(MAX_IMAGES);
@@ -131,13 +142,6 @@ impl View {
     }
 }
 
-fn free_places(instance: &InstanceStatus) -> u32 {
-    match instance.state.as_str() {
-        "idle" | "busy" => instance.concurrency.saturating_sub(instance.calls_active),
-        _ => 0,
-    }
-}
-
 /// The keys are hashes already.
 #[derive(Clone, Copy, Debug, Default)]
 struct AsItIs(u64);
@@ -162,7 +166,10 @@ impl Hasher for AsItIs {
 mod tests {
     use super::*;
     use crate::testing;
-    use epsilon_api::ids::{InstanceId, VersionId};
+    use epsilon_api::{
+        ids::{InstanceId, VersionId},
+        vm::InstanceStatus,
+    };
     use jiff::Timestamp;
 
     fn id(function: &str, number: u32) -> VersionId {
@@ -197,27 +204,29 @@ mod tests {
         View::of(&status, Instant::now())
     }
 
+    /// Instances => how many, how many of them start, places, places taken.
     macro_rules! warm {
         ($($name:ident: $instances:expr => $want:expr;)*) => {$(
             #[test]
             fn $name() {
-                let Warm { instances, free } = view(&$instances, &[]).warm(key("pay", 2));
-                assert_eq!((instances, free), $want);
+                let Warm { instances, starting, places, taken } =
+                    view(&$instances, &[]).warm(key("pay", 2));
+                assert_eq!((instances, starting, places, taken), $want);
             }
         )*};
     }
 
     warm! {
-        nothing_there: [] => (0, 0);
-        an_idle_instance_has_all_its_places: [("pay", 2, "idle", 0, 3)] => (1, 3);
-        a_busy_one_has_the_rest: [("pay", 2, "busy", 2, 3), ("pay", 2, "idle", 0, 3)] => (2, 4);
-        more_calls_than_places_is_none_free: [("pay", 2, "busy", 9, 3)] => (1, 0);
+        nothing_there: [] => (0, 0, 0, 0);
+        an_idle_instance_has_all_its_places: [("pay", 2, "idle", 0, 3)] => (1, 0, 3, 0);
+        a_busy_one_has_the_rest: [("pay", 2, "busy", 2, 3), ("pay", 2, "idle", 0, 3)] => (2, 0, 6, 2);
+        more_calls_than_places_take_no_other_instances: [("pay", 2, "busy", 9, 3)] => (1, 0, 3, 3);
         what_starts_or_goes_has_none:
             [("pay", 2, "starting", 0, 3), ("pay", 2, "draining", 1, 3), ("pay", 2, "stopping", 0, 3)]
-            => (3, 0);
-        a_state_of_a_later_agent_has_none: [("pay", 2, "frozen", 0, 3)] => (1, 0);
+            => (3, 1, 0, 0);
+        a_state_of_a_later_agent_has_none: [("pay", 2, "frozen", 0, 3)] => (1, 0, 0, 0);
         other_versions_and_functions_do_not_count:
-            [("pay", 1, "idle", 0, 1), ("Pay", 2, "idle", 0, 1), ("pay2", 2, "idle", 0, 1)] => (0, 0);
+            [("pay", 1, "idle", 0, 1), ("Pay", 2, "idle", 0, 1), ("pay2", 2, "idle", 0, 1)] => (0, 0, 0, 0);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! of all label values are made once: counting is one atomic.
 
 use crate::call::{
-    place::choice::{Against, Pick},
+    place::choice::{Against, Errand, Pick},
     retry::{Denied, Retry},
 };
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
@@ -15,8 +15,8 @@ pub(crate) struct PlacementMetrics {
     passed: [IntCounter; Against::ALL.len()],
     retried: [IntCounter; Retry::ALL.len()],
     denied: [IntCounter; Denied::ALL.len()],
-    /// Images fetched to a function's home behind a call that went next door.
-    pub(crate) fetches: IntCounter,
+    fetches: IntCounter,
+    starts: IntCounter,
 }
 
 const POSITIONS: [&str; 3] = ["home", "neighbour", "far"];
@@ -45,11 +45,19 @@ impl PlacementMetrics {
             "Calls that failed though another VM might have done them, by reason.",
             &["reason"],
         )?;
-        let fetches = IntCounter::new(
-            "epsilon_placement_fetches_total",
+        let counter = |name: &str, help: &str| {
+            let made = IntCounter::new(format!("epsilon_{name}"), help)?;
+            registry.register(Box::new(made.clone()))?;
+            Ok::<_, prometheus::Error>(made)
+        };
+        let fetches = counter(
+            "placement_fetches_total",
             "Images fetched to a function's home behind a call that went next door.",
         )?;
-        registry.register(Box::new(fetches.clone()))?;
+        let starts = counter(
+            "placement_starts_total",
+            "Instances started next door behind a call that stayed at a home over its bound.",
+        )?;
         Ok(Self {
             placed: POSITIONS
                 .map(|position| HELD.map(|held| placed.with_label_values(&[position, held]))),
@@ -57,6 +65,7 @@ impl PlacementMetrics {
             retried: Retry::ALL.map(|why| retried.with_label_values(&[why.as_str()])),
             denied: Denied::ALL.map(|why| denied.with_label_values(&[why.as_str()])),
             fetches,
+            starts,
         })
     }
 
@@ -68,6 +77,13 @@ impl PlacementMetrics {
         // `Nothing` is not among them, and nobody is passed over for it.
         if let Some(at) = (against as usize).checked_sub(1) {
             self.passed[at].inc();
+        }
+    }
+
+    pub(crate) fn errand(&self, errand: Errand) {
+        match errand {
+            Errand::Fetch => self.fetches.inc(),
+            Errand::Ready => self.starts.inc(),
         }
     }
 
@@ -111,7 +127,7 @@ mod tests {
             against: Against::Nothing,
             holds: Holds::Warm,
             more: false,
-            lacks_image: None,
+            errand: None,
         };
         metrics.placed(&pick);
         metrics.placed(&Pick { step: 9, holds: Holds::Nothing, ..pick });

@@ -9,6 +9,15 @@
 //! instance gets the call, else the first that holds the image, else the first. So a function grows along its walk, comes
 //! back along it when calls get fewer (home is asked first, the last VM's instances age out), and never
 //! wanders further than it has to.
+//!
+//! **Beyond the bound** one thing counts for more than balance: no call waits for a start while a free warm instance is
+//! there. So a VM at its bound that has one is passed over for an equal that has one too, and for nobody else; the best of the equals is
+//! made ready behind the call ([`Errand::Ready`]), and takes what comes once it is.
+//!
+//! | | warm and free | holds the image | holds nothing |
+//! |---|---|---|---|
+//! | nothing against it | 1st | 3rd | 4th |
+//! | at its bound | 2nd, the least loaded | 5th, the least loaded | 5th |
 
 /// See the module. Large enough to find the instance that a surge left next door, small enough that a function
 /// does not become warm everywhere.
@@ -89,8 +98,17 @@ pub struct Pick {
     pub holds: Holds,
     /// Whether another one would be worth a try, should this one refuse.
     pub more: bool,
-    /// A VM before it in the walk that lacks nothing but the image.
-    pub lacks_image: Option<usize>,
+    /// What another VM lacks to have got the call, and which: to be brought behind it.
+    pub errand: Option<(Errand, usize)>,
+}
+
+/// What is brought to a VM before calls go there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Errand {
+    /// The image: a VM before the chosen one in the walk lacks nothing else.
+    Fetch,
+    /// An instance: the chosen one is over its bound, and this one is not.
+    Ready,
 }
 
 /// Chooses. `walk` gives each VM once, home first; `company`: more than one VM takes calls; `look` tells about one; `passed`
@@ -105,7 +123,7 @@ pub fn choose(
 ) -> Option<Pick> {
     let mut best: Option<(Key, Pick)> = None;
     let (mut equals, mut worth_a_try, mut out, mut answers) = (0, 0_u32, 0_u32, false);
-    let mut bare = None;
+    let (mut bare, mut spare): (_, Option<(Key, usize)>) = (None, None);
     for (vm, step) in walk.zip(0_u32..) {
         let Look { against, holds, strain, tried } = look(vm);
         if against != Against::Nothing && !tried {
@@ -117,15 +135,18 @@ pub fn choose(
         }
         worth_a_try += u32::from(against < Against::Room);
         out += u32::from(against == Against::Out);
+        let key = Key { rank: Rank::of(against, holds, strain), step };
         if against == Against::Nothing {
             equals += 1;
             if holds == Holds::Nothing && bare.is_none() {
                 bare = Some((step, vm));
             }
+            if spare.as_ref().is_none_or(|(least, _)| key < *least) {
+                spare = Some((key, vm));
+            }
         }
-        let key = Key::of(against, holds, strain, step);
         if best.as_ref().is_none_or(|(least, _)| key < *least) {
-            let pick = Pick { vm, step, against, holds, more: false, lacks_image: None };
+            let pick = Pick { vm, step, against, holds, more: false, errand: None };
             best = Some((key, pick));
         }
         if against == Against::Nothing && holds == Holds::Warm {
@@ -144,9 +165,12 @@ pub fn choose(
         return (!answers).then_some(pick);
     }
     pick.more = pick.against < Against::Room && worth_a_try > 1;
-    pick.lacks_image = match (pick.holds, bare) {
-        (Holds::Image, Some((step, vm))) if step < pick.step => Some(vm),
-        _ => None,
+    pick.errand = match (pick.against, pick.holds) {
+        (Against::Bound, Holds::Warm) => spare.map(|(_, vm)| (Errand::Ready, vm)),
+        (_, Holds::Image) => {
+            bare.filter(|(step, _)| *step < pick.step).map(|(_, vm)| (Errand::Fetch, vm))
+        }
+        (_, Holds::Warm | Holds::Nothing) => None,
     };
     Some(pick)
 }
@@ -154,21 +178,35 @@ pub fn choose(
 /// The order of preference: the least is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
-    against: Against,
-    among_equals: u64,
+    rank: Rank,
     step: u32,
 }
 
-impl Key {
-    fn of(against: Against, holds: Holds, strain: u64, step: u32) -> Self {
-        let among_equals = match against {
-            Against::Nothing => holds as u64,
-            Against::Bound => strain,
-            Against::Suspect | Against::Room | Against::Breaker | Against::Out | Against::Drain => {
-                0
-            }
-        };
-        Self { against, among_equals, step }
+/// The module's table, and those that more stands against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Warm,
+    /// Beyond its bound, with its strain.
+    WarmBeyond(u64),
+    Image,
+    Bare,
+    Beyond(u64),
+    Worse(Against),
+}
+
+impl Rank {
+    fn of(against: Against, holds: Holds, strain: u64) -> Self {
+        match (against, holds) {
+            (Against::Nothing, Holds::Warm) => Self::Warm,
+            (Against::Nothing, Holds::Image) => Self::Image,
+            (Against::Nothing, Holds::Nothing) => Self::Bare,
+            (Against::Bound, Holds::Warm) => Self::WarmBeyond(strain),
+            (Against::Bound, Holds::Image | Holds::Nothing) => Self::Beyond(strain),
+            (
+                Against::Suspect | Against::Room | Against::Breaker | Against::Out | Against::Drain,
+                _,
+            ) => Self::Worse(against),
+        }
     }
 }
 
@@ -176,8 +214,8 @@ impl Key {
 mod tests {
     use super::*;
 
-    /// A VM in a table: what stands against it, with what it holds: `·` nothing, `i` image, `w` warm. A number is the strain of
-    /// one at its bound. `!` after it: tried already.
+    /// A VM in a table: what stands against it, with what it holds: `.` nothing, `i` image, `w` warm. A number is the strain of
+    /// one at its bound that holds the image, `w` after it: that is warm. `!` after it: tried already.
     fn look(text: &str) -> Look {
         let (text, tried) = text.strip_suffix('!').map_or((text, false), |text| (text, true));
         let (against, holds, strain) = match text {
@@ -189,7 +227,11 @@ mod tests {
             "breaker" => (Against::Breaker, Holds::Warm, 0),
             "out" => (Against::Out, Holds::Warm, 0),
             "drain" => (Against::Drain, Holds::Warm, 0),
-            strain => (Against::Bound, Holds::Warm, strain.parse().unwrap()),
+            strain => {
+                let warm = strain.strip_suffix('w');
+                let holds = if warm.is_some() { Holds::Warm } else { Holds::Image };
+                (Against::Bound, holds, warm.unwrap_or(strain).parse().unwrap())
+            }
         };
         Look { against, holds, strain, tried }
     }
@@ -224,6 +266,15 @@ mod tests {
         a_home_at_its_bound_gives_to_the_next: "9 . ." => "1+";
         equals_begin_behind_those_at_their_bounds: "9 9 9 . . w w" => "5+";
         all_at_their_bounds_the_least_loaded: "9 4 4 7" => "1+";
+        a_warm_home_beyond_its_bound_beats_a_start_next_door: "9w i ." => "0+";
+        and_a_pull_next_door: "9w . ." => "0+";
+        a_warm_neighbour_within_its_bound_beats_it: "9w . w" => "2+";
+        of_the_warm_beyond_their_bounds_the_least_loaded: "9w 4w 3 i" => "1+";
+        all_at_their_bounds_the_warm_one: "9w 4 4 7" => "0+";
+        beyond_the_equals_no_warm_one_is_looked_for: "9 i i i 9w" => "1+";
+        a_warm_home_that_refused_gives_to_the_next: "9w! i ." => "1+";
+        full_is_full: "room i ." => "1+";
+        beyond_its_bound_and_alone: "9w" => "0";
         a_suspect_is_better_than_no_room: "room suspect room" => "1";
         at_its_bound_is_better_than_suspect: "suspect 9" => "1+";
         no_room_anywhere_waits_at_home: "room room room" => "0";
@@ -245,15 +296,30 @@ mod tests {
     }
 
     #[test]
-    fn a_home_that_lacks_only_the_image_is_named() {
-        let lacks = |walk: &str| {
+    fn what_is_brought_where_behind_the_call() {
+        use Errand::{Fetch, Ready};
+        for (walk, want) in [
+            // The image, to a home that lacks only that.
+            (". i .", Some((Fetch, 0))),
+            ("9 . i", Some((Fetch, 1))),
+            ("i . .", None),
+            (". w .", None),
+            // An instance, to the one that would have got the call.
+            ("9w . .", Some((Ready, 1))),
+            ("9w . i", Some((Ready, 2))),
+            ("9w 9 room i", Some((Ready, 3))),
+            ("9w 4w i", Some((Ready, 2))),
+            // Nobody has room for more, or somebody has taken it.
+            ("9w 9 9", None),
+            ("9w suspect room", None),
+            ("9w w .", None),
+            ("9w i! room", None),
+            ("9 i .", None),
+        ] {
             let looks: Vec<Look> = walk.split_whitespace().map(look).collect();
-            choose(0..looks.len(), true, |vm| looks[vm], |_| ()).unwrap().lacks_image
-        };
-        assert_eq!(
-            [lacks(". i ."), lacks("9 . i"), lacks("i . ."), lacks(". w .")],
-            [Some(0), Some(1), None, None]
-        );
+            let pick = choose(0..looks.len(), true, |vm| looks[vm], |_| ()).unwrap();
+            assert_eq!(pick.errand, want, "{walk}");
+        }
     }
 
     #[test]

@@ -70,17 +70,27 @@ impl World {
 }
 
 fn report(member: &Member, warm: &[(&Route, &str)], images: &[&Route]) {
-    let instance = |(route, state): &(&Route, &str)| InstanceStatus {
+    let instance = |(route, state): &(&Route, &str)| instance(route, state, 0, 1);
+    says(member, warm.iter().map(instance).collect(), images);
+}
+
+/// An instance in which so many calls run, of so many that may.
+fn instance(route: &Route, state: &str, calls: u32, concurrency: u32) -> InstanceStatus {
+    InstanceStatus {
         id: InstanceId::random(),
         function: route.version.function.clone(),
         version: route.version.number,
-        state: (*state).to_owned(),
-        calls_active: 0,
-        concurrency: 1,
+        state: state.to_owned(),
+        calls_active: calls,
+        concurrency,
         started_at: Timestamp::UNIX_EPOCH,
-    };
+    }
+}
+
+fn says(member: &Member, instances: Vec<InstanceStatus>, images: &[&Route]) {
     let status = VmStatus {
-        instances: warm.iter().map(instance).collect(),
+        calls_active: instances.iter().map(|instance| instance.calls_active).sum(),
+        instances,
         images: images.iter().map(|route| route.version.id()).collect(),
         ..FakeVm::new(member.id.as_str()).status()
     };
@@ -107,6 +117,71 @@ fn a_hot_function_spreads_in_its_order_and_comes_back() {
 }
 
 #[test]
+fn over_its_bound_a_warm_home_keeps_its_calls_until_the_next_one_is_ready() {
+    let world = World::new(4);
+    let route = world.route("f1");
+    let order = world.order(&route);
+    for member in &order {
+        says(member, Vec::new(), &[&route]);
+    }
+    says(&order[0], vec![instance(&route, "idle", 0, 16)], &[]);
+    let place = || {
+        world.add_up();
+        world.place(&route, &[]).unwrap()
+    };
+    let errand = |placed: &Placed| placed.errand.as_ref().map(|(what, vm)| (*what, vm.id.clone()));
+    let make_next_ready = Some((Errand::Ready, order[1].id.clone()));
+    // Two are its floor; nobody waits for a start while it has free places.
+    let mut running: Vec<_> = (0..12).map(|_| place()).collect();
+    assert!(running.iter().all(|placed| placed.member.id == order[0].id));
+    let errands: Vec<_> = running.iter().map(errand).collect();
+    assert_eq!(errands[..2], [None, None]);
+    assert!(errands[2..].iter().all(|errand| *errand == make_next_ready), "{errands:?}");
+
+    says(&order[0], vec![instance(&route, "busy", 12, 16)], &[]);
+    says(&order[1], vec![instance(&route, "idle", 0, 16)], &[]);
+    // ⌈1.5 · 18 / 4⌉ = 7 at most with 17 running: the next one takes them all.
+    running.extend((0..6).map(|_| place()));
+    assert!(running[12..].iter().all(|placed| placed.member.id == order[1].id));
+    // All of the first one's places are taken now, and the second is at its bound: it keeps what comes, the third is made ready.
+    says(&order[0], vec![instance(&route, "busy", 12, 12)], &[]);
+    let _of_others: Vec<_> = (0..4).map(|_| order[1].load.carry(world.route("f9").key)).collect();
+    let placed = place();
+    assert_eq!(placed.member.id, order[1].id);
+    assert_eq!(errand(&placed), Some((Errand::Ready, order[2].id.clone())));
+}
+
+#[test]
+fn a_home_whose_places_are_all_taken_gives_to_the_next_one_though_that_is_cold() {
+    let world = World::new(4);
+    let route = world.route("f1");
+    let order = world.order(&route);
+    says(&order[0], vec![instance(&route, "idle", 0, 3)], &[]);
+    assert_eq!(world.spread(&route, 5), [0, 0, 0, 1, 1]);
+}
+
+#[test]
+fn another_gateways_calls_at_home_count_for_its_bound_and_for_its_places() {
+    let world = World::new(4);
+    let route = world.route("f1");
+    let order = world.order(&route);
+    let busy = |calls| says(&order[0], vec![instance(&route, "busy", calls, 8)], &[]);
+    (0..8).for_each(|_| busy(6));
+    let placed: Vec<_> = (0..2).map(|_| world.place(&route, &[]).unwrap()).collect();
+    for placed in &placed {
+        let (what, next) = placed.errand.as_ref().unwrap();
+        assert_eq!(
+            (&placed.member.id, *what, &next.id),
+            (&order[0].id, Errand::Ready, &order[1].id)
+        );
+    }
+    assert_eq!(world.spread(&route, 1), [1], "no place is left");
+    drop(placed);
+    (0..8).for_each(|_| busy(8));
+    assert_eq!(world.spread(&route, 1), [1]);
+}
+
+#[test]
 fn a_warm_neighbour_is_preferred_until_home_is_warm() {
     let world = World::new(6);
     let route = world.route("f2");
@@ -126,11 +201,11 @@ fn a_vm_with_the_image_gets_the_call_and_home_the_image() {
     report(&order[1], &[], &[&route]);
     let placed = world.place(&route, &[]).unwrap();
     assert_eq!(placed.member.id, order[1].id);
-    assert_eq!(placed.lacks_image.unwrap().id, order[0].id);
+    assert_eq!(placed.errand.unwrap().1.id, order[0].id);
     report(&order[0], &[], &[&route]);
     let placed = world.place(&route, &[]).unwrap();
     assert_eq!(placed.member.id, order[0].id);
-    assert!(placed.lacks_image.is_none());
+    assert!(placed.errand.is_none());
 }
 
 #[test]
@@ -227,7 +302,7 @@ fn a_vm_that_has_just_come_takes_its_functions_one_after_the_other_and_the_rest_
                 let is_moved = has_images && *now == new.id && world.order(route)[0].id == new.id;
                 assert!(now == before || is_moved, "{name}: {before} → {now} after {seconds} s");
                 moved += u32::from(*now == new.id);
-                fetched += u32::from(placed.lacks_image.is_some_and(|vm| vm.id == new.id));
+                fetched += u32::from(placed.errand.is_some_and(|(_, vm)| vm.id == new.id));
             }
         }
         assert!(fetched >= moved, "what moves was fetched before: {fetched}, {moved}");
