@@ -1,49 +1,95 @@
 'use strict';
-// Does while waiting what the first start and the first call would otherwise do: loads the adapters and
-// Express, and sends a few calls through them so that V8 has compiled the way from parser to answer. In
-// small steps, so that `/init` gets in between, and ends when it does. No socket is involved, and a
-// function can see nothing of it.
+// A rehearsal while the process waits: what the agent and the first caller will do is done before, to instances that
+// nobody else sees, so that V8 has compiled the way from `POST /init` to the answer and Node has loaded what lies on
+// it. Over real sockets beside the real ones: Node takes another way with anything else.
+//
+// In small steps, so that the real `/init` gets in between, and ends when it does. User code can see nothing of it
+// but three modules of the wrapper's own in `require.cache`.
 
-const { duplexPair } = require('node:stream');
+const net = require('node:net');
+const path = require('node:path');
 const { setImmediate: nextTurn } = require('node:timers/promises');
-const { callServer } = require('./server.js');
-const { BODY_LIMIT_BYTES } = require('./spec.js');
+const { listenControl } = require('./control.js');
+const { AlreadyStarted, Instance } = require('./instance.js');
 
 /** V8 compiles a function on its first run, and inline caches settle within a few. */
-const ROUNDS = 10;
-const HEAD = 'Host: warm\r\nx-epsilon-request-id: warm-warm\r\nx-epsilon-deadline-ms: 1000\r\n';
-const REQUESTS = [
-  `GET /?a=1 HTTP/1.1\r\n${HEAD}\r\n`,
-  `POST / HTTP/1.1\r\n${HEAD}Content-Type: application/json\r\nContent-Length: 7\r\n\r\n{"a":1}`,
+const ROUNDS = 5;
+/** One of each signature, and of each kind of module. What is used most comes last: it is fresh then. */
+const PIECES = [
+  { entry: 'fetch.mjs', export: 'default', signature: 'auto' },
+  { entry: 'lambda.js', export: 'handler', signature: 'auto' },
+  { entry: 'express.js', export: 'warm', signature: 'express' },
+];
+const CALLS = [
+  request('GET', '/warm?a=1'),
+  request('POST', '/warm?a=1', 'application/json', '{"a":1}'),
+  request('POST', '/warm', 'application/x-www-form-urlencoded', 'a=1'),
+  request('POST', '/warm', 'text/plain', 'a'),
 ];
 
-async function warm(instance) {
+/** @param {string} folder of the sockets */
+async function warm(instance, folder) {
   const isWaiting = () => instance.state === 'waiting';
   await nextTurn();
-  if (isWaiting()) require('express');
-  await nextTurn();
-  if (isWaiting()) await import('data:text/javascript,'); // Node's loader of ES modules
-  if (isWaiting()) await sendCalls('express', (req, res) => res.json(req.body ?? req.query), isWaiting);
-  if (isWaiting()) await sendCalls('lambda', async () => ({ statusCode: 200, body: '' }), isWaiting);
+  if (isWaiting()) require('express'); // the largest piece: `/init` may come before it
+  for (const piece of PIECES) {
+    await nextTurn();
+    if (isWaiting()) await rehearse(piece, folder, isWaiting);
+  }
+  if (isWaiting()) await import('data:text/javascript,'); // for modules with a top-level await
 }
 
-async function sendCalls(signature, func, isWaiting) {
-  const silent = {
-    name: 'warm', active: 0, behindGateway: true, timeoutMs: 1000,
-    log: { write() {}, error() {} }, callEnded() {},
+async function rehearse(piece, folder, isWaiting) {
+  const silent = new Instance({ log: { write() {}, error() {} }, capture: { flush() {} }, behindGateway: true });
+  const control = path.join(folder, 'warm-control.sock');
+  const calls = path.join(folder, 'warm-calls.sock');
+  const start = async (spec) => {
+    // From here to the change of folder nothing can come in between, and the real start changes it again.
+    if (!isWaiting()) throw new AlreadyStarted('the real one has begun');
+    return silent.start(spec, { path: calls });
   };
-  const spec = { root: process.cwd(), bodyLimit: BODY_LIMIT_BYTES, function: 'warm' };
-  const server = callServer(silent, spec, { func, signature, parseBody: true }, { onSocket: true });
-  const [client, connection] = duplexPair();
-  server.emit('connection', connection);
-  client.on('error', () => {});
-  for (let sent = 0; sent < ROUNDS * REQUESTS.length && isWaiting(); sent += 1) {
-    client.write(REQUESTS[sent % REQUESTS.length]);
-    await new Promise((resolve) => client.once('data', resolve));
-    await nextTurn();
+  const server = await listenControl(control, silent, start, null);
+  const agent = new Client(control);
+  const spec = { function: 'warm', root: path.join(__dirname, 'rehearsal'), timeout_ms: 1000, env: {}, ...piece };
+  await agent.ask(request('POST', '/init', 'application/json', JSON.stringify(spec)));
+  if (silent.state === 'ready') {
+    const caller = new Client(calls);
+    for (let sent = 0; sent < ROUNDS * CALLS.length && isWaiting(); sent += 1) {
+      await caller.ask(CALLS[sent % CALLS.length]);
+      await nextTurn();
+    }
+    caller.close();
   }
-  client.destroy();
-  connection.destroy();
+  agent.close();
+  server.close();
+  await silent.drain();
+}
+
+function request(method, target, type, body = '') {
+  const about = type ? `Content-Type: ${type}\r\nContent-Length: ${Buffer.byteLength(body)}\r\n` : '';
+  return `${method} ${target} HTTP/1.1\r\nHost: warm\r\nx-epsilon-request-id: warm-warm\r\n`
+    + `x-epsilon-deadline-ms: 1000\r\n${about}\r\n${body}`;
+}
+
+/** Sends one request after the other over one connection. What is answered does not matter. */
+class Client {
+  #socket;
+  #answered = null;
+
+  constructor(at) {
+    this.#socket = net.connect(at);
+    this.#socket.on('error', () => {}); // `close` follows
+    for (const event of ['data', 'close']) this.#socket.on(event, () => this.#answered?.());
+  }
+
+  ask(text) {
+    this.#socket.write(text);
+    return new Promise((resolve) => (this.#answered = resolve));
+  }
+
+  close() {
+    this.#socket.destroy();
+  }
 }
 
 module.exports = { warm };

@@ -132,9 +132,19 @@ test('warm answers when the process only waits, and no more when it was started'
   const f = await waiting(t, { 'index.js': `exports.f = ${HELLO}` });
   const warm = await f.control({ path: '/warm' });
   assert.deepEqual([warm.status, warm.json], [200, { data: { state: 'waiting' } }]);
+  assert.deepEqual(fs.readdirSync(f.sockets), ['control.sock']); // nothing of the rehearsal is left
+  assert.deepEqual(f.records(), []);
   assert.equal((await f.init({ export: 'f' })).status, 200);
   const late = await f.control({ path: '/warm' });
   assert.deepEqual([late.status, late.json.error.code], [409, 'ALREADY_STARTED']);
+});
+
+test('init does not wait for the warming, and what it changes stays', async (t) => {
+  const f = await waiting(t, { 'index.js': 'exports.f = (req, res) => res.send(process.cwd());' });
+  const warm = f.control({ path: '/warm' });
+  assert.equal((await f.init({ export: 'f' })).status, 200);
+  assert.ok([200, 409].includes((await warm).status)); // whichever was over first
+  assert.equal((await f.call()).body, fs.realpathSync(f.root));
 });
 
 for (const [what, options, status] of [

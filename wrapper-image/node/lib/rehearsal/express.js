@@ -1,0 +1,7 @@
+'use strict';
+// What `(req, res)` functions mostly do. Served by `../warm.js` to nobody.
+
+exports.warm = (req, res) => {
+  if (req.body === undefined) return res.set('x-warm', req.get('host')).send('warm');
+  return res.status(200).json({ body: req.body, query: req.query, path: req.path });
+};
