@@ -1,0 +1,307 @@
+//! From a version to folders: each source, what happens when one fails, and what is left behind.
+
+mod registry;
+mod scripted;
+
+use super::{
+    tars::{SmallDisk, Tar, digest},
+    *,
+};
+use crate::{
+    config::Settings,
+    engine::fake::{FakeEngine, Fault, Verb},
+};
+use epsilon_api::{
+    function::{FunctionSpec, ImageRef, Parts, Runtime},
+    ids::{DeploymentId, FunctionName, ProjectName, VersionNumber},
+    units::Bytes as Size,
+};
+use prometheus::Registry;
+use std::fs;
+use tempfile::TempDir;
+
+/// A store of layers in a folder of its own, with an engine without images.
+struct World {
+    layers: Layers,
+    engine: FakeEngine,
+    metrics: Registry,
+    folder: PathBuf,
+    _home: TempDir,
+}
+
+impl World {
+    fn new(settings: &str) -> Self {
+        let home = TempDir::new().unwrap();
+        let folder = home.path().to_owned();
+        Self::at(home, &folder, settings)
+    }
+
+    fn at(home: TempDir, folder: &Path, settings: &str) -> Self {
+        let settings: Settings = serde_yaml::from_str(settings).unwrap();
+        let config = settings.check(folder).unwrap();
+        let metrics = Registry::new();
+        let counts = Counts::register(&metrics).unwrap();
+        let vm = VmId::parse("test").unwrap();
+        let layers = Layers::open(&config, &vm, counts).unwrap();
+        let folder = folder.join("vm/layers");
+        Self { layers, engine: FakeEngine::new(), metrics, folder, _home: home }
+    }
+
+    async fn ensure(&self, version: &Version) -> Result<Code, LayersError> {
+        self.layers.ensure(&self.engine, version).await
+    }
+
+    /// `epsilon_layer_fetches_total{source,outcome}`.
+    fn fetches(&self, source: &str, outcome: &str) -> u64 {
+        let found = self.metrics.gather().into_iter();
+        let metrics = found.filter(|family| family.name() == "epsilon_layer_fetches_total");
+        let mut metrics = metrics.flat_map(|family| family.get_metric().to_vec());
+        let labels = [outcome, source]; // by name
+        let found = metrics.find(|metric| {
+            metric.get_label().iter().map(prometheus::proto::LabelPair::value).eq(labels)
+        });
+        found.map_or(0, |metric| metric.get_counter().get_value() as u64)
+    }
+
+    /// What lies in the folder, but for what every one has.
+    fn names(&self) -> Vec<String> {
+        let names = fs::read_dir(&self.folder).unwrap().map(|entry| entry.unwrap().file_name());
+        let names = names.map(|name| name.into_string().unwrap());
+        let mut names: Vec<_> = names.filter(|name| name != "boot").collect();
+        names.sort();
+        names
+    }
+}
+
+/// A layer with one file.
+fn layer(file: &str, content: &str) -> Tar {
+    let mut tar = Tar::default();
+    tar.folder("app/").file(&format!("app/{file}"), content);
+    tar
+}
+
+/// A version of these layers; `at` is the repository that they are in.
+fn version(name: &str, at: Option<&str>, layers: &[&Tar]) -> Version {
+    let image = digest(name.as_bytes());
+    let reference = match at {
+        Some(repository) => format!("{repository}@{image}"),
+        None => format!("epsilon/{name}:1"),
+    };
+    let layers = layers.iter().map(|tar| ImageLayer {
+        diff_id: tar.diff_id(),
+        blob: at.map(|_| {
+            let gzip = tar.gzip();
+            Blob { digest: digest(&gzip), bytes: Size(gzip.len() as u64) }
+        }),
+    });
+    Version {
+        parts: Some(Parts {
+            base: ImageRef { reference: "base".into(), digest: "base".into() },
+            layers: layers.collect(),
+        }),
+        function: FunctionName::parse(name).unwrap(),
+        number: VersionNumber::FIRST,
+        project: ProjectName::parse("test").unwrap(),
+        deployment: DeploymentId::random(),
+        image: ImageRef { reference, digest: image },
+        spec: FunctionSpec::new(Runtime::Node, "index.js", "hello"),
+        created_at: jiff::Timestamp::now(),
+    }
+}
+
+fn put_on_shelf(shelf: &Path, tar: &Tar) -> PathBuf {
+    let path = shelf.join(format!("{}.tar", tar.diff_id().strip_prefix("sha256:").unwrap()));
+    fs::write(&path, tar.bytes()).unwrap();
+    path
+}
+
+/// What the code would see, bottom first.
+fn contents(code: &Code) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for folder in code.folders() {
+        let entries = fs::read_dir(folder).unwrap().map(Result::unwrap);
+        let mut files: Vec<_> = entries
+            .map(|entry| {
+                let name = entry.file_name().into_string().unwrap();
+                (name, fs::read_to_string(entry.path()).unwrap())
+            })
+            .collect();
+        files.sort();
+        all.extend(files);
+    }
+    all
+}
+
+fn file(name: &str, content: &str) -> (String, String) {
+    (name.to_owned(), content.to_owned())
+}
+
+fn told(err: &LayersError) -> String {
+    Chain(err).to_string()
+}
+
+#[tokio::test]
+async fn a_shelf_gives_each_layer_once() {
+    let shelf = TempDir::new().unwrap();
+    let world = World::new(&format!("{{layer_shelf: {:?}}}", shelf.path()));
+    let packages = layer("express.js", "express");
+    let (one, two) = (layer("index.js", "one"), layer("index.js", "two"));
+    let tars = [&packages, &one, &two].map(|tar| put_on_shelf(shelf.path(), tar));
+    let first = version("one", None, &[&packages, &one]);
+    let second = version("two", None, &[&packages, &two]);
+
+    let code = world.ensure(&first).await.unwrap();
+    assert_eq!(contents(&code), [file("express.js", "express"), file("index.js", "one")]);
+    let other = world.ensure(&second).await.unwrap();
+    assert_eq!(contents(&other), [file("express.js", "express"), file("index.js", "two")]);
+    assert_eq!(world.fetches("shelf", "ok"), 3, "what they share is unpacked once");
+    assert_eq!(code.folders().next(), other.folders().next());
+
+    // What is here needs no source.
+    tars.iter().for_each(|tar| fs::remove_file(tar).unwrap());
+    assert_eq!(contents(&world.ensure(&first).await.unwrap()).len(), 2);
+    assert!(world.layers.here(&second).is_some());
+    assert_eq!(world.fetches("shelf", "ok"), 3);
+}
+
+#[tokio::test]
+async fn many_who_want_it_at_once_share_one_fetch() {
+    let shelf = TempDir::new().unwrap();
+    let world = World::new(&format!("{{layer_shelf: {:?}, layers_at_once: 1}}", shelf.path()));
+    let (packages, code) = (layer("a.js", "a"), layer("index.js", "x"));
+    [&packages, &code].map(|tar| put_on_shelf(shelf.path(), tar));
+    let version = version("hello", None, &[&packages, &code]);
+    let all = futures_util::future::join_all((0..20).map(|_| world.ensure(&version))).await;
+    assert!(all.iter().all(Result::is_ok));
+    assert_eq!(world.fetches("shelf", "ok"), 2);
+}
+
+#[tokio::test]
+async fn without_a_shelf_and_a_registry_the_image_gives_all_of_it() {
+    let world = World::new("{}");
+    let version = version("hello", None, &[&layer("a.js", "a"), &layer("index.js", "x")]);
+    world.engine.add_image("epsilon/hello:1", Arc::new(|_| Box::pin(async { 0 })));
+    world.engine.add_code(
+        "epsilon/hello:1",
+        Tar::default().file("app/a.js", "a").file("app/index.js", "x").bytes(),
+    );
+    // A container that is made, and then cannot be read, does not stay.
+    world.engine.script(Verb::CodeOf, Fault::Refuse);
+    let err = world.ensure(&version).await.unwrap_err();
+    assert!(told(&err).contains("refused"), "{err}");
+    assert!(world.engine.containers().is_empty());
+
+    let code = world.ensure(&version).await.unwrap();
+    assert_eq!(contents(&code), [file("a.js", "a"), file("index.js", "x")]);
+    assert!(world.engine.containers().is_empty());
+    let image = version.image.digest.replace(':', "-").replace("sha256", "image");
+    assert_eq!(world.names(), [image]);
+    world.ensure(&version).await.unwrap();
+    assert_eq!(world.fetches("engine", "ok"), 1);
+
+    let absent = super::tests::version("absent", None, &[&layer("b.js", "b")]);
+    let err = world.ensure(&absent).await.unwrap_err();
+    assert!(matches!(&err, LayersError::Same(err) if matches!(**err, LayersError::Engine(_))));
+}
+
+#[tokio::test]
+async fn an_unfit_layer_is_told_once_and_leaves_nothing() {
+    let shelf = TempDir::new().unwrap();
+    let world = World::new(&format!("{{layer_shelf: {:?}}}", shelf.path()));
+    let mut tar = layer("index.js", "x");
+    tar.file("app/.wh.old.js", "");
+    put_on_shelf(shelf.path(), &tar);
+    let version = version("hello", None, &[&tar]);
+    for _ in 0..3 {
+        let err = world.ensure(&version).await.unwrap_err();
+        assert!(err.is_unfit() && told(&err).contains("lower layer"), "{err}");
+    }
+    assert_eq!((world.fetches("shelf", "unfit"), world.names()), (1, vec![]));
+}
+
+#[tokio::test]
+async fn a_shelf_with_something_else_is_passed_over() {
+    let shelf = TempDir::new().unwrap();
+    let world = World::new(&format!("{{layer_shelf: {:?}}}", shelf.path()));
+    let tar = layer("index.js", "x");
+    let path = put_on_shelf(shelf.path(), &tar);
+    // Cut, other bytes, another tar, an unfit one under this name.
+    let good = tar.bytes();
+    let mut flipped = good.clone();
+    let middle = good.iter().position(|byte| *byte == b'x').unwrap();
+    flipped[middle] ^= 1;
+    let whiteout = Tar::default().file("app/.wh.x", "").bytes();
+    let bad = [good[..600].to_vec(), flipped, layer("other.js", "y").bytes(), whiteout];
+    let version = version("hello", None, &[&tar]);
+    for (n, bytes) in bad.into_iter().enumerate() {
+        fs::write(&path, bytes).unwrap();
+        let err = world.ensure(&version).await.unwrap_err();
+        assert!(!err.is_unfit(), "{n}: nothing is known of the layer itself: {err}");
+        assert_eq!((world.fetches("shelf", "corrupt"), world.names()), (n as u64 + 1, vec![]));
+    }
+    fs::write(&path, good).unwrap();
+    assert_eq!(contents(&world.ensure(&version).await.unwrap()), [file("index.js", "x")]);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_and_leaves_nothing() {
+    let Some(disk) = SmallDisk::mount(1 << 20) else { return };
+    let shelf = TempDir::new().unwrap();
+    let home = TempDir::new().unwrap();
+    let settings = format!("{{layer_shelf: {:?}}}", shelf.path());
+    let world = World::at(home, disk.path(), &settings);
+    let (small, large) = (layer("small.js", "s"), layer("large.js", &"x".repeat(600 << 10)));
+    [&small, &large].map(|tar| put_on_shelf(shelf.path(), tar));
+    fs::write(disk.join("ballast"), vec![0; 500 << 10]).unwrap();
+    let version = version("hello", None, &[&large]);
+    let err = world.ensure(&version).await.unwrap_err();
+    let text = told(&err);
+    for part in ["no room", "vm_agent.layers_size", "free space", "No space left"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!err.is_unfit());
+    assert_eq!((world.names(), world.fetches("shelf", "disk")), (vec![], 1));
+    // What is small still fits, and when there is room, all does.
+    let fits = super::tests::version("small", None, &[&small]);
+    assert!(world.ensure(&fits).await.is_ok());
+    fs::remove_file(disk.join("ballast")).unwrap();
+    assert_eq!(contents(&world.ensure(&version).await.unwrap())[0].0, "large.js");
+}
+
+#[tokio::test]
+async fn layers_stay_within_their_size_and_never_go_while_they_are_mounted() {
+    let shelf = TempDir::new().unwrap();
+    let world = World::new(&format!("{{layer_shelf: {:?}, layers_size: 1MiB}}", shelf.path()));
+    let tars: Vec<_> = (0..4).map(|n| layer("x.js", &n.to_string().repeat(400 << 10))).collect();
+    tars.iter().for_each(|tar| drop(put_on_shelf(shelf.path(), tar)));
+    let versions: Vec<_> =
+        tars.iter().enumerate().map(|(n, tar)| version(&format!("f{n}"), None, &[tar])).collect();
+    let mounted = world.ensure(&versions[0]).await.unwrap();
+    for version in &versions[1..] {
+        drop(world.ensure(version).await.unwrap());
+    }
+    assert_eq!(world.names().len(), 4);
+    world.layers.collect().await;
+    assert!(world.layers.stock.bytes() <= 1 << 20);
+    let is_here: Vec<_> = versions.iter().map(|v| world.layers.here(v).is_some()).collect();
+    assert_eq!(is_here, [true, false, false, true], "the last used one and the mounted one");
+    assert_eq!(contents(&mounted).len(), 1);
+
+    // One that alone is more than all may be is none for this machine.
+    let huge = layer("huge.js", &"h".repeat(2 << 20));
+    put_on_shelf(shelf.path(), &huge);
+    let err = world.ensure(&version("huge", None, &[&huge])).await.unwrap_err();
+    assert!(err.is_unfit() && told(&err).contains("larger than 1MiB"), "{err}");
+}
+
+#[tokio::test]
+async fn who_hangs_up_leaves_no_draft_and_the_next_one_gets_it() {
+    let world = World::new("{pull_timeout: 2s}");
+    let tar = layer("index.js", "x");
+    let registry = scripted::Scripted::start(vec![scripted::Answer::Hang]).await;
+    let version = version("hello", Some(&registry.repository()), &[&tar]);
+    let asked = tokio::time::timeout(Duration::from_millis(100), world.ensure(&version)).await;
+    assert!(asked.is_err(), "it hangs");
+    registry.answer(&[scripted::Answer::Good(tar.gzip())]);
+    assert_eq!(contents(&world.ensure(&version).await.unwrap()), [file("index.js", "x")]);
+}

@@ -1,0 +1,108 @@
+//! A registry of a few lines that does what registries rarely do: answers to `GET …/blobs/…` in the order of a script,
+//! the last one for good.
+
+use parking_lot::Mutex;
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    task::AbortHandle,
+};
+
+#[derive(Clone, Debug)]
+pub(super) enum Answer {
+    /// These bytes.
+    Good(Vec<u8>),
+    /// The head of these bytes, half of them, and the end of the connection.
+    Cut(Vec<u8>),
+    /// This status, with an error in OCI's words.
+    Status(u16, &'static str),
+    /// Nothing.
+    Hang,
+}
+
+pub(super) struct Scripted {
+    address: SocketAddr,
+    script: Arc<Mutex<VecDeque<Answer>>>,
+    asked: Arc<Mutex<Vec<String>>>,
+    task: AbortHandle,
+}
+
+impl Scripted {
+    pub(super) async fn start(script: Vec<Answer>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let script = Arc::new(Mutex::new(VecDeque::from(script)));
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (answers, requests) = (Arc::clone(&script), Arc::clone(&asked));
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (answers, requests) = (Arc::clone(&answers), Arc::clone(&requests));
+                tokio::spawn(async move { serve(stream, &answers, &requests).await });
+            }
+        });
+        Self { address, script, asked, task: task.abort_handle() }
+    }
+
+    pub(super) fn repository(&self) -> String {
+        format!("{}/shop/pay", self.address)
+    }
+
+    /// From now on.
+    pub(super) fn answer(&self, script: &[Answer]) {
+        *self.script.lock() = script.to_vec().into();
+    }
+
+    /// First lines of all requests.
+    pub(super) fn asked(&self) -> Vec<String> {
+        self.asked.lock().clone()
+    }
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// One request, then the end: a client must not count on more.
+async fn serve(
+    mut stream: TcpStream,
+    script: &Mutex<VecDeque<Answer>>,
+    asked: &Mutex<Vec<String>>,
+) -> Option<()> {
+    let (from, mut to) = stream.split();
+    let mut lines = BufReader::new(from).lines();
+    let first = lines.next_line().await.ok()??;
+    while !lines.next_line().await.ok()??.is_empty() {}
+    asked.lock().push(first);
+    let answer = {
+        let mut script = script.lock();
+        let last = script.back().cloned();
+        script.pop_front().inspect(|_| {
+            if script.is_empty() {
+                script.extend(last);
+            }
+        })
+    };
+    let (status, body, cut) = match answer? {
+        Answer::Hang => {
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            return None;
+        }
+        Answer::Good(body) => (200, body, false),
+        Answer::Cut(body) => (200, body, true),
+        Answer::Status(status, code) => {
+            let body = format!(r#"{{"errors":[{{"code":"{code}","message":"scripted"}}]}}"#);
+            (status, body.into_bytes(), false)
+        }
+    };
+    let head = format!(
+        "HTTP/1.1 {status} scripted\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    to.write_all(head.as_bytes()).await.ok()?;
+    let most = if cut { body.len() / 2 } else { body.len() };
+    to.write_all(&body[..most]).await.ok()?;
+    to.shutdown().await.ok()
+}

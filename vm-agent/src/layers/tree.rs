@@ -1,0 +1,153 @@
+//! Writes files below one folder and nowhere else: each step of a path is opened by itself and never through a
+//! link, so that no name, however chosen, leads out. Owner, times and rights are ours to decide, not a tar's.
+//! Blocking. Called by `unpack.rs`.
+
+use rustix::{
+    fs::{
+        AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, fchmod, futimens, linkat,
+        mkdirat, openat, statat, symlinkat, utimensat,
+    },
+    io::Errno,
+};
+use std::{
+    ffi::{OsStr, OsString},
+    fs::File,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+/// Owner (root, where cells are): all. The code's user: reads and runs. As the layer's image would have it, so that a
+/// copy of a file is as writable as it is there.
+const FOLDER: Mode = Mode::from_raw_mode(0o755);
+const PROGRAM: Mode = Mode::from_raw_mode(0o755);
+const PLAIN: Mode = Mode::from_raw_mode(0o644);
+
+/// A folder that is being filled.
+pub(super) struct Tree {
+    root: OwnedFd,
+    /// The folders that lead to what was written last, outermost first: its neighbours come next.
+    open: Vec<(OsString, OwnedFd)>,
+}
+
+impl Tree {
+    /// Makes the folder.
+    pub(super) fn create(path: &Path) -> io::Result<Self> {
+        mkdirat(CWD, path, FOLDER)?;
+        let root = enter(CWD, path.as_os_str())?;
+        fchmod(&root, FOLDER)?; // whatever this process's umask is
+        Ok(Self { root, open: Vec::new() })
+    }
+
+    /// A folder and those above it.
+    pub(super) fn folder(&mut self, path: &[&OsStr]) -> io::Result<()> {
+        self.within(path).map(drop)
+    }
+
+    /// An empty new file, to be written. `time`: its last change, in seconds since 1970.
+    pub(super) fn file(
+        &mut self,
+        path: &[&OsStr],
+        is_program: bool,
+        time: u64,
+    ) -> io::Result<Written> {
+        let (folder, name) = self.parent(path)?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = File::from(openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?);
+        Ok(Written { file, mode: if is_program { PROGRAM } else { PLAIN }, time: changed(time) })
+    }
+
+    /// A link that says `target`, wherever that may be: it is read inside a container only.
+    pub(super) fn symlink(&mut self, path: &[&OsStr], target: &OsStr, time: u64) -> io::Result<()> {
+        let (folder, name) = self.parent(path)?;
+        symlinkat(target, folder, name)?;
+        utimensat(folder, name, &changed(time), AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(())
+    }
+
+    /// Another name of a file that is here already.
+    pub(super) fn hard_link(&mut self, path: &[&OsStr], other: &[&OsStr]) -> io::Result<()> {
+        let (folder, name) = self.parent(other)?;
+        let found = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if !rustix::fs::FileType::from_raw_mode(found.st_mode).is_file() {
+            return Err(Errno::NOTDIR.into());
+        }
+        let from = folder.try_clone_to_owned()?;
+        let (to, new) = self.parent(path)?;
+        linkat(from, name, to, new, AtFlags::empty())?;
+        Ok(())
+    }
+
+    fn parent<'a>(&mut self, path: &[&'a OsStr]) -> io::Result<(BorrowedFd<'_>, &'a OsStr)> {
+        // The tree itself is no file: a name that stands for it is in the way of it.
+        let (name, above) = path.split_last().ok_or(Errno::EXIST)?;
+        Ok((self.within(above)?, name))
+    }
+
+    fn within(&mut self, path: &[&OsStr]) -> io::Result<BorrowedFd<'_>> {
+        let common = self.open.iter().zip(path).take_while(|((open, _), name)| open == *name);
+        let common = common.count();
+        self.open.truncate(common);
+        for name in &path[common..] {
+            let next = {
+                let at = self.open.last().map_or(self.root.as_fd(), |(_, folder)| folder.as_fd());
+                match mkdirat(at, *name, FOLDER) {
+                    Ok(()) => {
+                        let made = enter(at, name)?;
+                        fchmod(&made, FOLDER)?;
+                        made
+                    }
+                    Err(Errno::EXIST) => enter(at, name)?,
+                    Err(err) => return Err(err.into()),
+                }
+            };
+            self.open.push(((*name).to_owned(), next));
+        }
+        Ok(self.open.last().map_or(self.root.as_fd(), |(_, folder)| folder.as_fd()))
+    }
+}
+
+/// A file while it is written.
+pub(super) struct Written {
+    file: File,
+    mode: Mode,
+    time: Timestamps,
+}
+
+impl Written {
+    /// Gives it its rights and its time.
+    pub(super) fn finish(self) -> io::Result<()> {
+        fchmod(&self.file, self.mode)?;
+        futimens(&self.file, &self.time)?;
+        Ok(())
+    }
+}
+
+impl io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether a name could not be written because something of the same tree is there already.
+pub(super) fn is_in_the_way(err: &io::Error) -> bool {
+    let met = Errno::from_io_error(err);
+    met.is_some_and(|met| [Errno::EXIST, Errno::NOTDIR, Errno::LOOP, Errno::ISDIR].contains(&met))
+}
+
+/// Opens a folder, and nothing else.
+fn enter(at: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+    openat(at, name, flags, Mode::empty())
+}
+
+fn changed(time: u64) -> Timestamps {
+    let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    let seconds = i64::try_from(time).unwrap_or_default();
+    Timestamps { last_access: omit, last_modification: Timespec { tv_sec: seconds, tv_nsec: 0 } }
+}

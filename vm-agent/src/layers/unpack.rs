@@ -1,0 +1,237 @@
+//! A layer's tar as a folder: only what lies below `app/`, and only what code is made of. Everything else makes the
+//! layer unfit to be mounted, so that its version takes the image path; nothing is skipped in silence.
+//!
+//! | entry | what becomes of it |
+//! |---|---|
+//! | file, folder, symbolic link, hard link to a file of the same layer | unpacked; owner, rights and attributes are ours |
+//! | set-user-id, set-group-id, sticky, capabilities, other attributes | stripped |
+//! | device, pipe, socket, sparse file | unfit |
+//! | absolute name, `..`, a name behind a link, one name twice | unfit |
+//! | whiteout (`.wh.…`): takes away what a lower layer has | unfit |
+//! | anything outside `app/` | not needed: it is the base's |
+//!
+//! Blocking. `Tree` sees to it that nothing is written elsewhere, whatever the names say.
+
+use super::tree::{Tree, is_in_the_way};
+use std::{
+    cell::Cell,
+    ffi::OsStr,
+    io::{self, Read, Write},
+    os::unix::ffi::OsStrExt,
+    path::Path,
+};
+use tar::{Archive, Entry, EntryType};
+
+/// Where the code lies in a layer, and in a folder of layers.
+pub(super) const APP: &str = "app";
+/// Files and folders of one layer: the largest installations have 200,000, and each takes an inode.
+const ENTRIES: u64 = 500_000;
+/// Folders in each other: each one is open while those below it are written.
+const DEPTH: usize = 128;
+/// Longest name of one file: what file systems take.
+const NAME: usize = 255;
+/// What names and attributes of one entry may take in the tar; they are held in memory.
+const HEADERS: u64 = 1 << 20;
+/// What the smallest file takes on a disk.
+const BLOCK: u64 = 4096;
+
+/// Why a tar was not unpacked.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// It is whole and no tree of code. For people.
+    Unfit(String),
+    /// It is no tar, or not to its end.
+    Corrupt(io::Error),
+    /// The folder could not be written.
+    Disk(io::Error),
+}
+
+/// Unpacks a tar into `to`, which is made, and reads it to its end. Tells how many bytes it takes on disk.
+pub(super) fn unpack(from: impl Read, to: &Path, most: u64) -> Result<u64, Trouble> {
+    let left = Cell::new(HEADERS);
+    let mut archive = Archive::new(Guarded { from, left: &left });
+    let mut work = Work {
+        tree: Tree::create(to).map_err(Trouble::Disk)?,
+        buffer: vec![0; 128 << 10],
+        left: &left,
+        most,
+        bytes: 0,
+    };
+    let mut seen = 0;
+    for entry in archive.entries().map_err(Trouble::Corrupt)? {
+        let mut entry = entry.map_err(|err| match left.get() {
+            0 => unfit("names that are too long"),
+            _ => Trouble::Corrupt(err),
+        })?;
+        seen += 1;
+        if seen > ENTRIES {
+            return Err(unfit(format!("more than {ENTRIES} files")));
+        }
+        work.entry(&mut entry)?;
+        left.set(HEADERS);
+    }
+    // The rest is padding, but counts for the digest.
+    left.set(u64::MAX);
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(Trouble::Corrupt)?;
+    Ok(work.bytes)
+}
+
+struct Work<'a> {
+    tree: Tree,
+    buffer: Vec<u8>,
+    left: &'a Cell<u64>,
+    /// Most that may come of it, in bytes on disk.
+    most: u64,
+    bytes: u64,
+}
+
+impl Work<'_> {
+    fn entry<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<(), Trouble> {
+        let kind = entry.header().entry_type();
+        if kind == EntryType::XGlobalHeader {
+            return self.skip(entry); // comments, as git writes them
+        }
+        let name = entry.path_bytes().into_owned();
+        let Some(path) = below_app(&name)? else { return self.skip(entry) };
+        let time = entry.header().mtime().unwrap_or_default();
+        self.count(BLOCK, &name)?;
+        let done = match kind {
+            EntryType::Directory => self.tree.folder(&path),
+            EntryType::Regular => return self.file(entry, &name, &path, time),
+            EntryType::Symlink => {
+                let target = link_of(entry, &name)?;
+                self.tree.symlink(&path, OsStr::from_bytes(&target), time)
+            }
+            EntryType::Link => {
+                let target = link_of(entry, &name)?;
+                let other = below_app(&target)?.ok_or_else(|| {
+                    unfit(format!("`{}` is a link to a file of another layer", text(&name)))
+                })?;
+                self.tree.hard_link(&path, &other)
+            }
+            _ => return Err(unfit(format!("`{}` is neither file nor folder", text(&name)))),
+        };
+        done.map_err(|err| blocked(err, &name))?;
+        self.skip(entry)
+    }
+
+    fn file<R: Read>(
+        &mut self,
+        entry: &mut Entry<'_, R>,
+        name: &[u8],
+        path: &[&OsStr],
+        time: u64,
+    ) -> Result<(), Trouble> {
+        self.count(entry.size().div_ceil(BLOCK).saturating_mul(BLOCK), name)?;
+        let is_program = entry.header().mode().unwrap_or_default() & 0o111 != 0;
+        let made = self.tree.file(path, is_program, time);
+        let mut file = made.map_err(|err| blocked(err, name))?;
+        let mut missing = entry.size();
+        self.left.set(u64::MAX);
+        while missing > 0 {
+            let n = entry.read(&mut self.buffer).map_err(Trouble::Corrupt)?;
+            if n == 0 {
+                return Err(Trouble::Corrupt(io::ErrorKind::UnexpectedEof.into()));
+            }
+            file.write_all(&self.buffer[..n]).map_err(Trouble::Disk)?;
+            missing = missing.saturating_sub(n as u64);
+        }
+        file.finish().map_err(Trouble::Disk)
+    }
+
+    /// Reads an entry's content to its end.
+    fn skip<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<(), Trouble> {
+        self.left.set(u64::MAX);
+        let read = io::copy(entry, &mut io::sink()).map_err(Trouble::Corrupt)?;
+        if read < entry.size() {
+            return Err(Trouble::Corrupt(io::ErrorKind::UnexpectedEof.into()));
+        }
+        Ok(())
+    }
+
+    /// Before anything is written: a layer is not to fill the disk first.
+    fn count(&mut self, bytes: u64, name: &[u8]) -> Result<(), Trouble> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > self.most {
+            let most = epsilon_api::units::Bytes(self.most);
+            return Err(unfit(format!("with `{}` it is larger than {most}", text(name))));
+        }
+        Ok(())
+    }
+}
+
+/// The steps of a name below `app`; `None` for what lies elsewhere.
+fn below_app(name: &[u8]) -> Result<Option<Vec<&OsStr>>, Trouble> {
+    let bad = |why: &str| Err(unfit(format!("`{}` {why}", text(name))));
+    if name.starts_with(b"/") {
+        return bad("is an absolute name");
+    }
+    let mut steps = Vec::new();
+    for step in name.split(|byte| *byte == b'/') {
+        match step {
+            b"" | b"." => {}
+            b".." => return bad("leads out of its folder"),
+            _ if step.starts_with(b".wh.") => {
+                return bad("takes something away from a lower layer");
+            }
+            _ if step.len() > NAME || step.contains(&0) => return bad("is no file's name"),
+            _ => steps.push(OsStr::from_bytes(step)),
+        }
+    }
+    if steps.len() > DEPTH {
+        return bad("is too deep");
+    }
+    match steps.split_first() {
+        Some((first, below)) if *first == APP => Ok(Some(below.to_vec())),
+        _ => Ok(None),
+    }
+}
+
+fn link_of<R: Read>(entry: &Entry<'_, R>, name: &[u8]) -> Result<Vec<u8>, Trouble> {
+    let target = entry.link_name_bytes().filter(|target| {
+        !target.is_empty() && target.len() < 4096 && !target.contains(&0) // PATH_MAX
+    });
+    target
+        .map(std::borrow::Cow::into_owned)
+        .ok_or_else(|| unfit(format!("`{}` is a link to nowhere", text(name))))
+}
+
+fn blocked(err: io::Error, name: &[u8]) -> Trouble {
+    match err.kind() {
+        _ if is_in_the_way(&err) => unfit(format!("something is in the way of `{}`", text(name))),
+        io::ErrorKind::NotFound => unfit(format!("`{}` is a link to nowhere", text(name))),
+        _ => Trouble::Disk(err),
+    }
+}
+
+fn unfit(why: impl Into<String>) -> Trouble {
+    Trouble::Unfit(why.into())
+}
+
+/// A name as people can read it, and not longer than they want to.
+fn text(name: &[u8]) -> String {
+    let shown: String = String::from_utf8_lossy(name).escape_debug().take(200).collect();
+    shown
+}
+
+/// Ends the archive where more is read than may be: what the tar crate reads between two entries, it keeps.
+struct Guarded<'a, R> {
+    from: R,
+    left: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Guarded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.get();
+        let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        if most == 0 && !buffer.is_empty() {
+            return Err(io::Error::other("the limit of an entry's headers"));
+        }
+        let n = self.from.read(&mut buffer[..most])?;
+        self.left.set(left.saturating_sub(n as u64));
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,224 @@
+//! What of a tar is taken, and what makes a layer unfit: one hand-made tar for each.
+
+use super::*;
+use crate::layers::tars::{self, Tar};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::PathBuf,
+};
+use tempfile::TempDir;
+
+const PLENTY: u64 = 1 << 30;
+
+/// A folder that is to stay as it is, and in it the one that is unpacked to.
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        fs::write(folder.path().join("neighbour"), "mine").unwrap();
+        Self { folder }
+    }
+
+    fn app(&self) -> PathBuf {
+        self.folder.path().join("app")
+    }
+
+    fn unpack(&self, tar: &Tar) -> Result<u64, Trouble> {
+        unpack(&tar.bytes()[..], &self.app(), PLENTY)
+    }
+
+    fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.app().join(path)).unwrap()
+    }
+
+    /// Nothing was written beside the folder.
+    fn is_as_it_was(&self) -> bool {
+        let names = fs::read_dir(self.folder.path()).unwrap().map(|e| e.unwrap().file_name());
+        let others: Vec<_> = names.filter(|name| name != "app").collect();
+        others == ["neighbour"]
+            && fs::read_to_string(self.folder.path().join("neighbour")).unwrap() == "mine"
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[test]
+fn code_is_unpacked_as_it_is() {
+    let place = Place::new();
+    let long = format!("app/{}/deep.js", "long-name/".repeat(20).trim_end_matches('/'));
+    let mut tar = Tar::default();
+    tar.folder("app/").folder("app/bin").file("app/index.js", "exports.a = 1").file(&long, "deep");
+    tar.program("app/bin/run", "#!/bin/sh").symlink("app/link.js", "index.js");
+    tar.symlink("app/out", "/etc/passwd").hard_link("app/same.js", "app/index.js");
+    tar.file("./app/./dotted.js", "dotted").file("app/empty", "");
+    let bytes = place.unpack(&tar).unwrap();
+    let app = place.app();
+
+    assert_eq!(place.read("index.js"), "exports.a = 1");
+    assert_eq!(place.read(long.strip_prefix("app/").unwrap()), "deep");
+    assert_eq!((place.read("dotted.js"), place.read("empty")), ("dotted".into(), String::new()));
+    assert_eq!(fs::read_link(app.join("link.js")).unwrap(), Path::new("index.js"));
+    assert_eq!(fs::read_link(app.join("out")).unwrap(), Path::new("/etc/passwd"), "not followed");
+    let inode = |name: &str| fs::metadata(app.join(name)).unwrap().ino();
+    assert_eq!(inode("same.js"), inode("index.js"));
+    assert_eq!((mode(&app.join("bin/run")), mode(&app.join("index.js"))), (0o755, 0o644));
+    assert_eq!((mode(&app), mode(&app.join("bin")), mode(&app.join("long-name"))), {
+        (0o755, 0o755, 0o755)
+    });
+    // What web servers make `Last-Modified` of.
+    assert_eq!(fs::metadata(app.join("index.js")).unwrap().mtime(), tars::TIME as i64);
+    assert_eq!(fs::symlink_metadata(app.join("link.js")).unwrap().mtime(), tars::TIME as i64);
+    assert!(bytes >= 10 * 4096, "{bytes}: each takes a block");
+    assert!(place.is_as_it_was());
+}
+
+#[test]
+fn what_lies_elsewhere_is_not_needed() {
+    let place = Place::new();
+    let mut tar = Tar::default();
+    tar.folder("etc/").file("etc/passwd", "root").file("application", "no").file("app.js", "no");
+    tar.add("dev/null", tar::EntryType::Char, "", 0o666).file("app/a.js", "a");
+    place.unpack(&tar).unwrap();
+    let names: Vec<_> =
+        fs::read_dir(place.app()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names, ["a.js"]);
+    assert!(place.is_as_it_was());
+
+    let nothing = Place::new();
+    nothing.unpack(Tar::default().file("etc/x", "x")).unwrap();
+    assert!(nothing.app().is_dir(), "a layer without code is an empty one");
+}
+
+#[test]
+fn rights_owners_and_attributes_are_not_taken() {
+    let place = Place::new();
+    let mut tar = Tar::default();
+    tar.attribute("SCHILY.xattr.security.capability", "\u{1}\0\0\u{2}");
+    tar.add("app/suid", tar::EntryType::Regular, "x", 0o6755);
+    tar.add("app/open", tar::EntryType::Regular, "x", 0o1666);
+    tar.add("app/secret", tar::EntryType::Regular, "x", 0o000);
+    tar.add("app/sticky/", tar::EntryType::Directory, "", 0o7777);
+    place.unpack(&tar).unwrap();
+    let app = place.app();
+    let modes = ["suid", "open", "secret", "sticky"].map(|name| mode(&app.join(name)));
+    assert_eq!(modes, [0o755, 0o644, 0o644, 0o755]);
+    let me = fs::metadata(place.folder.path()).unwrap();
+    for name in ["suid", "sticky"] {
+        let found = fs::metadata(app.join(name)).unwrap();
+        assert_eq!((found.uid(), found.gid()), (me.uid(), me.gid()), "{name}: not the tar's 4711");
+    }
+    let attributes = rustix::fs::getxattr(app.join("suid"), "security.capability", &mut [0; 64]);
+    assert_eq!(attributes.unwrap_err(), rustix::io::Errno::NODATA);
+}
+
+/// Each row: what a layer is not to do, and what is said.
+#[test]
+fn a_layer_that_is_no_tree_of_code_is_unfit() {
+    use tar::EntryType::{Block, Char, Fifo};
+    type Make = fn(&mut Tar);
+    let rows: [(&str, Make, &str); 21] = [
+        ("absolute", |t| drop(t.file("/app/x", "x")), "absolute"),
+        ("absolute elsewhere", |t| drop(t.file("/etc/x", "x")), "absolute"),
+        ("parent", |t| drop(t.file("app/../../neighbour", "x")), "leads out"),
+        ("parent first", |t| drop(t.file("../app/x", "x")), "leads out"),
+        ("parent that stays", |t| drop(t.file("app/a/../x", "x")), "leads out"),
+        (
+            "link to a folder",
+            |t| drop(t.symlink("app/d", "..").file("app/d/neighbour", "x")),
+            "way",
+        ),
+        ("link, absolute", |t| drop(t.symlink("app/d", "/tmp").folder("app/d/epsilon-x")), "way"),
+        ("link as a file", |t| drop(t.symlink("app/f", "../neighbour").file("app/f", "x")), "way"),
+        ("app is a link", |t| drop(t.symlink("app", "/").file("app/tmp/epsilon-x", "x")), "way"),
+        ("app is a file", |t| drop(t.file("app", "x")), "way"),
+        ("twice", |t| drop(t.file("app/x", "1").file("app/x", "2")), "way"),
+        ("below a file", |t| drop(t.file("app/x", "1").file("app/x/y", "2")), "way"),
+        ("hard link out", |t| drop(t.hard_link("app/x", "etc/passwd")), "another layer"),
+        ("hard link up", |t| drop(t.hard_link("app/x", "app/../../neighbour")), "leads out"),
+        (
+            "hard link by a link",
+            |t| drop(t.symlink("app/d", "..").hard_link("app/x", "app/d/neighbour")),
+            "way",
+        ),
+        (
+            "hard link to a link",
+            |t| drop(t.symlink("app/l", "../neighbour").hard_link("app/x", "app/l")),
+            "way",
+        ),
+        ("hard link to nothing", |t| drop(t.hard_link("app/x", "app/y")), "nowhere"),
+        ("character device", |t| drop(t.add("app/null", Char, "", 0o666)), "neither"),
+        ("block device", |t| drop(t.add("app/disk", Block, "", 0o666)), "neither"),
+        ("pipe", |t| drop(t.add("app/pipe", Fifo, "", 0o666)), "neither"),
+        ("whiteout", |t| drop(t.file("app/lib/.wh.old.js", "")), "takes something away"),
+    ];
+    for (row, make, want) in rows {
+        let place = Place::new();
+        let mut tar = Tar::default();
+        make(&mut tar);
+        match place.unpack(&tar) {
+            Err(Trouble::Unfit(why)) => assert!(why.contains(want), "{row}: {why}"),
+            other => panic!("{row}: {other:?}"),
+        }
+        assert!(place.is_as_it_was(), "{row}");
+    }
+}
+
+#[test]
+fn a_layer_is_refused_before_it_fills_the_disk_or_the_memory() {
+    let place = Place::new();
+    let mut tar = Tar::default();
+    tar.file("app/a", &"a".repeat(10_000)).file("app/b", &"b".repeat(90_000));
+    let most = unpack(&tar.bytes()[..], &place.app(), 60_000);
+    assert!(matches!(&most, Err(Trouble::Unfit(why)) if why.contains("app/b")), "{most:?}");
+    assert!(!place.app().join("b").exists(), "refused by what it says, not by what it wrote");
+
+    // A name of megabytes would be held in memory.
+    let mut tar = Tar::default();
+    tar.add("././@LongLink", tar::EntryType::GNULongName, &"n".repeat(3 << 20), 0o644);
+    tar.file("app/x", "x");
+    let found = Place::new().unpack(&tar);
+    assert!(matches!(&found, Err(Trouble::Unfit(why)) if why.contains("too long")), "{found:?}");
+
+    let mut tar = Tar::default();
+    tar.file(&format!("app/{}x", "d/".repeat(DEPTH)), "x");
+    let found = Place::new().unpack(&tar);
+    assert!(matches!(&found, Err(Trouble::Unfit(why)) if why.contains("too deep")), "{found:?}");
+    let mut tar = Tar::default();
+    tar.file(&format!("app/{}", "n".repeat(NAME + 1)), "x");
+    let found = Place::new().unpack(&tar);
+    assert!(matches!(&found, Err(Trouble::Unfit(_))), "{found:?}");
+}
+
+#[test]
+fn a_tar_that_is_cut_or_none_is_corrupt() {
+    let mut tar = Tar::default();
+    tar.file("app/a", &"a".repeat(10_000));
+    let bytes = tar.bytes();
+    for cut in [100, 512, 5_000] {
+        let place = Place::new();
+        let found = unpack(&bytes[..cut], &place.app(), PLENTY);
+        // A header alone ends where a file should begin.
+        assert!(matches!(found, Err(Trouble::Corrupt(_))), "{cut}: {found:?}");
+    }
+    let mut changed = bytes.clone();
+    changed[10] ^= 1;
+    let found = unpack(&changed[..], &Place::new().app(), PLENTY);
+    assert!(matches!(found, Err(Trouble::Corrupt(_))), "a header's own sum: {found:?}");
+}
+
+#[test]
+fn a_full_disk_is_the_disk_s_trouble() {
+    let Some(disk) = tars::SmallDisk::mount(64 << 10) else { return };
+    let mut tar = Tar::default();
+    tar.file("app/a", &"a".repeat(256 << 10));
+    match unpack(&tar.bytes()[..], &disk.path().join("app"), PLENTY) {
+        Err(Trouble::Disk(err)) => assert_eq!(err.kind(), io::ErrorKind::StorageFull),
+        other => panic!("{other:?}"),
+    }
+}
