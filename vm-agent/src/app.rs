@@ -2,6 +2,7 @@
 //! tests, with an engine of their own).
 
 use crate::{
+    cell::refill,
     config::Config,
     drain::Why,
     engine::{Engine, docker::DockerEngine},
@@ -23,6 +24,7 @@ use epsilon_api::{
 use prometheus::Registry;
 use rustix::fs::{FlockOperation, flock};
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io::{self, Write},
     path::Path,
@@ -110,6 +112,7 @@ impl Agent {
             vm.pools().iter().for_each(|pool| pool.close(true));
         }
         vm.spawn(reconcile::run(Arc::clone(&vm)));
+        vm.spawn(refill::run(Arc::clone(&vm)));
         let images = Arc::clone(&vm);
         vm.spawn(async move { room::keep(&images).await });
         tracing::info!(vm = %vm.id, memory = %vm.budget.total(), "Agent is ready.");
@@ -169,6 +172,8 @@ impl Agent {
             Err(err) => tracing::error!(cause = %Chain(&err), "Containers could not be listed."),
         }
         reconcile::remove_orphaned_folders(vm);
+        vm.cells.sweep(&HashSet::new());
+        vm.cells.close();
         if let Err(err) = vm.network.remove(&*vm.engine).await {
             tracing::error!(cause = %Chain(&err), "The network of functions could not be removed.");
         }

@@ -4,6 +4,7 @@
 
 mod member;
 
+use crate::cell::demand::Range;
 use epsilon_api::{ids::VmId, units::Bytes, written};
 use epsilon_registry::{Access, Written};
 use epsilon_wire::{join::BadGateway, tls::TlsError};
@@ -14,6 +15,10 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+
+/// Defaults of `cells_min` and `cells_max`.
+const CELLS_MIN: u32 = 2;
+const CELLS_MAX: u32 = 8;
 
 /// The section as written. All keys may be left out.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -61,6 +66,14 @@ pub struct Settings {
     /// The same for one version of one function. Default: half of `starts_at_once`, so that a burst on
     /// one function leaves room for the first call of another.
     pub starts_per_version: Option<usize>,
+    /// Booted containers that wait for code (cells) kept ready at least for functions that say nothing about memory and
+    /// network, once a function was deployed or called here. Default `2`, at most `cells_max`: a first call and one more at
+    /// the same time find one. Each takes 256 MiB of the VM's memory, and gives it up when instances need it.
+    pub cells_min: Option<u32>,
+    /// Cells at most, of all kinds; how many there are follows the starts of the last minutes. Default `8`: a burst of so
+    /// many first calls starts in milliseconds, and what comes behind waits for one to boot. Cells never take the last
+    /// memory. `0` turns them off: each cold start makes a container from the function's image.
+    pub cells_max: Option<u32>,
     /// Longest that a call waits for a place in an instance before it is answered 429, and that a start
     /// waits for memory before its calls are answered 503. A call that an instance is starting for
     /// waits for the end of that start. `0s` turns waiting off. Default
@@ -180,6 +193,8 @@ pub struct Config {
     pub starts_at_once: usize,
     /// See [`Settings::starts_per_version`].
     pub starts_per_version: usize,
+    /// See [`Settings::cells_min`] and [`Settings::cells_max`].
+    pub(crate) cells: Range,
     /// See [`Settings::queue_wait`].
     pub queue_wait: Duration,
     /// See [`Settings::queue_depth`].
@@ -283,6 +298,7 @@ impl Settings {
         let starts_at_once = self.starts_at_once.unwrap_or_else(|| (2 * cores).clamp(4, 16));
         let starts_per_version =
             self.starts_per_version.unwrap_or_else(|| starts_at_once.div_ceil(2));
+        let cells_max = self.cells_max.unwrap_or(CELLS_MAX);
         let member = member::read(&self)?;
         let written = Written {
             registry: self.registry,
@@ -305,6 +321,7 @@ impl Settings {
             memory: self.memory,
             starts_at_once,
             starts_per_version,
+            cells: Range { min: self.cells_min.unwrap_or(CELLS_MIN.min(cells_max)), max: cells_max },
             queue_wait: self.queue_wait.unwrap_or(seconds(10)),
             queue_depth: self.queue_depth.unwrap_or(1000),
             connection_idle: self.connection_idle.unwrap_or(Duration::from_millis(1500)),
@@ -335,6 +352,7 @@ impl Settings {
             ("pulls_at_once", config.pulls_at_once >= 1, "1"),
             ("starts_at_once", config.starts_at_once >= 1, "1"),
             ("starts_per_version", config.starts_per_version >= 1, "1"),
+            ("cells_max", config.cells.max >= config.cells.min, "`cells_min`"),
             ("queue_depth", config.queue_depth >= 1, "1"),
             ("connection_idle", config.connection_idle >= Duration::from_millis(1), "1ms"),
             ("pids_limit", config.limits.pids >= 16, "16"),
@@ -393,6 +411,12 @@ mod tests {
     }
 
     #[test]
+    fn no_cells_at_all_need_one_setting() {
+        assert_eq!(read("{cells_max: 0}").unwrap().cells, Range { min: 0, max: 0 });
+        assert_eq!(read("{cells_max: 1}").unwrap().cells, Range { min: 1, max: 1 });
+    }
+
+    #[test]
     fn a_fleet_is_named_or_there_is_none() {
         assert!(read("{listen: '127.0.0.1:1'}").unwrap().member.is_none());
         let member = read("{gateways: 'http://a:1', token_file: x}").unwrap().member.unwrap();
@@ -408,6 +432,8 @@ mod tests {
             ("{quue_wait: 1s}", "quue_wait"),
             ("{starts_at_once: 2, starts_per_version: 3}", "starts_per_version"),
             ("{starts_at_once: 0}", "starts_at_once"),
+            ("{cells_min: 3, cells_max: 2}", "vm_agent.cells_max"),
+            ("{cells_min: 9}", "vm_agent.cells_max"),
             ("{disk_limit: 101}", "disk_limit"),
             ("{pulls_at_once: 0}", "pulls_at_once"),
             ("{layers_at_once: 0}", "layers_at_once"),

@@ -92,6 +92,9 @@ pub struct ContainerSpec {
     pub env: Vec<(String, String)>,
     /// A folder of this machine that appears as [`SOCKETS`] inside.
     pub sockets: Option<PathBuf>,
+    /// A folder of this machine that appears as [`Engine::code`] inside, to read; what is mounted on it later
+    /// appears there, too. It lies in a shared mount.
+    pub mounts: Option<PathBuf>,
     /// `uid:gid` of the code.
     pub user: String,
     /// Memory; there is no swap beyond it.
@@ -236,6 +239,11 @@ pub trait Engine: Send + Sync + fmt::Debug {
         "/app"
     }
 
+    /// Whether what this machine mounts on a folder later can appear in a container that was made with it.
+    fn sees_mounts(&self) -> bool {
+        false
+    }
+
     /// Makes sure that the image is here; pulls it when it is not.
     async fn ensure_image(&self, image: &ImageRef) -> Result<LocalImage, EngineError>;
 
@@ -257,8 +265,22 @@ pub trait Engine: Send + Sync + fmt::Debug {
     async fn attach(&self, name: &ContainerName)
     -> Result<BoxStream<'static, Output>, EngineError>;
 
+    /// The container's folder with code ([`Engine::code`] of a real one) as a tar, `app/…`, whether or not it was ever
+    /// started. The stream has no limit in time.
+    async fn code_of(
+        &self,
+        _: &ContainerName,
+    ) -> Result<BoxStream<'static, Result<Bytes, EngineError>>, EngineError> {
+        Err(EngineError::Refused("it does not give the files of containers".into()))
+    }
+
     /// Runs a container that was created.
     async fn start(&self, name: &ContainerName) -> Result<(), EngineError>;
+
+    /// Gives a container that runs other limits. Of use for cells only.
+    async fn update(&self, _: &ContainerName, _: Size, _: MilliCores) -> Result<(), EngineError> {
+        Err(EngineError::Refused("it does not change limits".into()))
+    }
 
     /// The container's address in its bridge network.
     async fn address(&self, name: &ContainerName) -> Result<IpAddr, EngineError>;

@@ -33,19 +33,27 @@ impl Images {
         engine: &dyn Engine,
         version: &Version,
     ) -> Result<LocalImage, EngineError> {
-        let image = &version.image;
+        let found = self.ensure_image(engine, &version.image).await?;
+        self.used(version);
+        Ok(found)
+    }
+
+    /// The same for an image that is no version's: a runtime base.
+    pub(crate) async fn ensure_image(
+        &self,
+        engine: &dyn Engine,
+        image: &ImageRef,
+    ) -> Result<LocalImage, EngineError> {
         let there = || self.known.lock().get(image).cloned();
         let pull = async {
             let found = engine.ensure_image(image).await?;
             self.known.lock().insert(image.clone(), found.clone());
             Ok(found)
         };
-        let found = match there() {
-            Some(found) => found,
-            None => self.at_work.ensure(image, there, pull).await.map_err(EngineError::Same)?,
-        };
-        self.used(version);
-        Ok(found)
+        match there() {
+            Some(found) => Ok(found),
+            None => self.at_work.ensure(image, there, pull).await.map_err(EngineError::Same),
+        }
     }
 
     /// Takes the image off the engine, unless something uses it. Who fetches it meanwhile waits, and then looks again; who
@@ -70,7 +78,8 @@ impl Images {
         self.at_work.alone(image, work).await
     }
 
-    fn used(&self, version: &Version) {
+    /// What the version's instances are made of is here: its image, or base and layers.
+    pub(crate) fn used(&self, version: &Version) {
         let id = version.id();
         let mut recent = self.recent.lock();
         recent.retain(|(other, _)| *other != id);

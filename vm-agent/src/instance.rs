@@ -11,6 +11,7 @@ pub(crate) mod start;
 pub(crate) mod state;
 
 use crate::{
+    cell::place::Place,
     engine::{ContainerName, EngineError},
     vm::LocalVm,
 };
@@ -19,15 +20,22 @@ use connections::Connections;
 use epsilon_api::{function::Version, ids::InstanceId};
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use std::{panic::resume_unwind, sync::Arc, time::Duration};
+use std::{
+    panic::resume_unwind,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 #[derive(Debug)]
 pub(crate) struct Instance {
-    pub(crate) id: InstanceId,
+    /// By what it goes until it is in a cell.
+    own_id: InstanceId,
+    own_container: ContainerName,
+    /// The cell that it is in: from then on it goes by the cell's names, which the container bears already.
+    cell: OnceLock<Place>,
     pub(crate) version: Arc<Version>,
-    pub(crate) container: ContainerName,
     pub(crate) asked_at: Timestamp,
     /// Ways to its listeners; there once it started.
     pub(crate) connections: Connections,
@@ -61,12 +69,13 @@ impl Instance {
         connection_idle: Duration,
         agent_ends: &CancellationToken,
     ) -> Result<Self, EngineError> {
-        let container =
+        let own_container =
             ContainerName::parse(&format!("epsilon-{}-{}-{id}", version.function, version.number))?;
         Ok(Self {
-            id,
+            own_id: id,
+            own_container,
+            cell: OnceLock::new(),
             version,
-            container,
             asked_at: Timestamp::now(),
             connections: Connections::new(connection_idle),
             stop: agent_ends.child_token(),
@@ -75,6 +84,33 @@ impl Instance {
             memory: Mutex::new(None),
             engine_at_work: Arc::default(),
         })
+    }
+
+    /// Its id; another one once it is in a cell.
+    pub(crate) fn id(&self) -> &InstanceId {
+        self.cell.get().map_or(&self.own_id, |cell| &cell.id)
+    }
+
+    /// The id that it was asked for by.
+    pub(crate) fn first_id(&self) -> &InstanceId {
+        &self.own_id
+    }
+
+    pub(crate) fn container(&self) -> &ContainerName {
+        self.cell.get().map_or(&self.own_container, |cell| &cell.container)
+    }
+
+    pub(crate) fn cell(&self) -> Option<&Place> {
+        self.cell.get()
+    }
+
+    /// It is in this cell from now on, with the memory that the cell has, and clears it away in the end.
+    pub(crate) fn move_into(&self, mut cell: Place) {
+        if let Some(memory) = cell.memory.take() {
+            self.keep_memory(memory);
+        }
+        drop(self.cell.set(cell));
+        self.reach(Reached::Process);
     }
 
     pub(crate) fn reach(&self, reached: Reached) {
@@ -110,8 +146,13 @@ impl Instance {
         drop(timeout(limit, self.engine_at_work.lock()).await);
     }
 
+    /// Adds to its share.
     pub(crate) fn keep_memory(&self, grant: Grant) {
-        *self.memory.lock() = Some(grant);
+        let mut memory = self.memory.lock();
+        match memory.as_mut() {
+            Some(share) => share.join(grant),
+            None => *memory = Some(grant),
+        }
     }
 
     pub(crate) fn give_memory_back(&self) {

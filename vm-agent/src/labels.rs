@@ -17,6 +17,8 @@ pub const FUNCTION: &str = "epsilon.function";
 pub const VERSION: &str = "epsilon.version";
 /// The whole [`Version`] as JSON.
 pub const SPEC: &str = "epsilon.spec";
+/// On cells: `1`. What a cell serves is not known when it is made; its folder says it, once there is something.
+pub const CELL: &str = "epsilon.cell";
 
 /// On images that a builder of ours made: `function` or `runtime`.
 pub const IMAGE: &str = "epsilon.image";
@@ -30,32 +32,36 @@ pub struct Labels {
     pub vm: VmId,
     /// Which instance.
     pub instance: InstanceId,
-    /// What it serves.
-    pub version: Arc<Version>,
+    /// What it serves. `None` of a cell: that serves nothing yet when it is made.
+    pub version: Option<Arc<Version>>,
 }
 
 impl Labels {
     /// As the engine takes them.
     pub fn to_map(&self) -> HashMap<String, String> {
-        let spec = serde_json::to_string(&*self.version).unwrap_or_default();
-        [
-            (VM, self.vm.to_string()),
-            (INSTANCE, self.instance.to_string()),
-            (FUNCTION, self.version.function.to_string()),
-            (VERSION, self.version.number.to_string()),
-            (SPEC, spec),
-        ]
-        .map(|(key, value)| (key.to_owned(), value))
-        .into()
+        let mut all = vec![(VM, self.vm.to_string()), (INSTANCE, self.instance.to_string())];
+        match &self.version {
+            Some(version) => all.extend([
+                (FUNCTION, version.function.to_string()),
+                (VERSION, version.number.to_string()),
+                (SPEC, serde_json::to_string(&**version).unwrap_or_default()),
+            ]),
+            None => all.push((CELL, "1".to_owned())),
+        }
+        all.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
     /// Reads them back. `None` when one is missing or of another release: such a container is not fit
     /// to be adopted.
     pub fn from_map(map: &HashMap<String, String>) -> Option<Self> {
+        let version = match map.contains_key(CELL) {
+            true => None,
+            false => Some(Arc::new(serde_json::from_str(map.get(SPEC)?).ok()?)),
+        };
         Some(Self {
             vm: map.get(VM)?.parse().ok()?,
             instance: map.get(INSTANCE)?.parse().ok()?,
-            version: Arc::new(serde_json::from_str(map.get(SPEC)?).ok()?),
+            version,
         })
     }
 }

@@ -30,6 +30,7 @@
 //! | [`app`] | start and end of the agent |
 //! | [`config`] | every setting, with its default and the reason for it |
 //! | `instance/` | one instance: state table, runner, start; the pool of a version; the VM's memory |
+//! | `cell/` | booted containers that wait for code, and how one becomes an instance |
 //! | [`engine`] | containers in our words; Docker is named nowhere else |
 //! | `reconcile` | containers against what is known: at start, and on a timer |
 //! | `layers/` | code layers unpacked on this machine, for cells |
@@ -42,6 +43,7 @@
 
 pub mod app;
 mod call;
+mod cell;
 pub mod config;
 mod drain;
 pub mod engine;

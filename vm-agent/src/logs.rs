@@ -80,7 +80,7 @@ impl Logs {
             level,
             function: instance.version.function.clone(),
             version: instance.version.number,
-            instance: instance.id.clone(),
+            instance: instance.id().clone(),
             request_id,
             message,
         });

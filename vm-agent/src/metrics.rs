@@ -31,6 +31,7 @@ pub(crate) struct Metrics {
     starts: IntCounterVec,
     cold_start: HistogramVec,
     crashes: IntCounterVec,
+    assignments: IntCounterVec,
     pub(crate) queue_wait: Histogram,
     pub(crate) evictions: IntCounter,
     pub(crate) engine_seconds: HistogramVec,
@@ -58,6 +59,14 @@ impl Metrics {
                 Opts::new("epsilon_instance_crashes_total", "Instances that ended by themselves."),
                 &["function"],
             )?,
+            assignments: IntCounterVec::new(
+                Opts::new(
+                    "epsilon_cell_assignments_total",
+                    "Starts that were to go through a cell: by one that was ready, by one booted for it, by an image after all, \
+                     or not at all.",
+                ),
+                &["outcome"],
+            )?,
             queue_wait: Histogram::with_opts(seconds(
                 "epsilon_queue_wait_seconds",
                 "Waits of calls that found no free place.",
@@ -78,6 +87,7 @@ impl Metrics {
         registry.register(Box::new(metrics.starts.clone()))?;
         registry.register(Box::new(metrics.cold_start.clone()))?;
         registry.register(Box::new(metrics.crashes.clone()))?;
+        registry.register(Box::new(metrics.assignments.clone()))?;
         registry.register(Box::new(metrics.queue_wait.clone()))?;
         registry.register(Box::new(metrics.evictions.clone()))?;
         registry.register(Box::new(metrics.engine_seconds.clone()))?;
@@ -107,6 +117,11 @@ impl Metrics {
         self.starts.with_label_values(&[function.as_str(), failure.outcome()]).inc();
     }
 
+    /// What came of a start that was to go through a cell.
+    pub(crate) fn assigned(&self, outcome: &str) {
+        self.assignments.with_label_values(&[outcome]).inc();
+    }
+
     pub(crate) fn crashed(&self, function: &FunctionName) {
         self.crashes.with_label_values(&[function.as_str()]).inc();
     }
@@ -126,6 +141,7 @@ impl Metrics {
 pub(crate) struct Census {
     vm: Weak<LocalVm>,
     instances: IntGaugeVec,
+    cells: IntGaugeVec,
     memory: Gauge,
     memory_used: Gauge,
     engine_up: Gauge,
@@ -139,6 +155,13 @@ impl Census {
                 Opts::new("epsilon_instances", "Instances by state."),
                 &["function", "state"],
             )?,
+            cells: IntGaugeVec::new(
+                Opts::new(
+                    "epsilon_cells",
+                    "Booted containers that wait for code, and those that boot.",
+                ),
+                &["state"],
+            )?,
             memory: Gauge::new("epsilon_vm_memory_bytes", "Memory that instances may have.")?,
             memory_used: Gauge::new("epsilon_vm_memory_used_bytes", "Memory given out.")?,
             engine_up: Gauge::new("epsilon_engine_up", "1 while the container engine answers.")?,
@@ -149,6 +172,7 @@ impl Census {
 impl Collector for Census {
     fn desc(&self) -> Vec<&Desc> {
         let mut all = self.instances.desc();
+        all.extend(self.cells.desc());
         all.extend(self.memory.desc());
         all.extend(self.memory_used.desc());
         all.extend(self.engine_up.desc());
@@ -166,10 +190,14 @@ impl Collector for Census {
         for ((function, state), count) in counts {
             self.instances.with_label_values(&[function.as_str(), state]).set(count);
         }
+        let cells = vm.cells.count();
+        self.cells.with_label_values(&["ready"]).set(i64::from(cells.ready));
+        self.cells.with_label_values(&["booting"]).set(i64::from(cells.booting));
         self.memory.set(vm.budget.total().get() as f64);
         self.memory_used.set(vm.budget.used().get() as f64);
         self.engine_up.set(f64::from(u8::from(!vm.is_engine_down.load(Ordering::Relaxed))));
         let mut all = self.instances.collect();
+        all.extend(self.cells.collect());
         all.extend(self.memory.collect());
         all.extend(self.memory_used.collect());
         all.extend(self.engine_up.collect());

@@ -4,6 +4,7 @@
 //! `minInstances` asks for. So a crash of the agent or of the engine heals without memory of it.
 
 use crate::{
+    cell::{assign, place::Place},
     engine::{EngineError, Found},
     instance::{
         Instance, Reached, connections::Upstream, control, runner::Runner, sockets::SocketFolder,
@@ -12,7 +13,11 @@ use crate::{
     logs::attach::Tap,
     vm::LocalVm,
 };
-use epsilon_api::{chain::Chain, function::Runtime, ids::InstanceId};
+use epsilon_api::{
+    chain::Chain,
+    function::{Runtime, Version},
+    ids::InstanceId,
+};
 use futures_util::{FutureExt, StreamExt, stream};
 use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -36,6 +41,7 @@ pub(crate) async fn adopt(vm: &Arc<LocalVm>) -> Result<(), EngineError> {
     let (adopted, removed) = (looked_at.len() - leftovers.len(), leftovers.len());
     remove(vm, leftovers).await;
     remove_orphaned_folders(vm);
+    vm.cells.sweep(&vm.known.lock().clone());
     if adopted + removed > 0 {
         tracing::info!(adopted, removed, "Took over containers of an earlier run.");
     }
@@ -47,10 +53,20 @@ async fn adopt_one(vm: &Arc<LocalVm>, found: &Found) -> bool {
         return false;
     };
     let Labels { instance: id, version, vm: _ } = labels;
+    let (version, cell) = match version {
+        Some(version) => (version, None),
+        None => match served(vm, &id).await {
+            Some((version, cell)) => (version, Some(cell)),
+            None => return false,
+        },
+    };
     let idle = vm.config.connection_idle;
     let Ok(instance) = Instance::new(id.clone(), version, idle, &vm.closed) else { return false };
     instance.reach(Reached::Process);
-    if instance.container != found.name {
+    if let Some(cell) = cell {
+        instance.move_into(cell);
+    }
+    if *instance.container() != found.name {
         return false;
     }
     // `runtime: container` cannot say whether calls still run in it.
@@ -62,8 +78,9 @@ async fn adopt_one(vm: &Arc<LocalVm>, found: &Found) -> bool {
         Ok(Ok(health)) if health.state == "ready" && health.active == 0 => {}
         _ => return false,
     }
-    if Tap::open(vm, &instance).await.is_err() {
-        return false;
+    match Tap::open(vm, instance.container(), &instance.stop).await {
+        Ok(tap) => tap.belongs_to(&instance.version, instance.id()),
+        Err(_) => return false,
     }
     instance.connections.reach(Upstream::Sockets(folder));
     instance.keep_memory(vm.budget.adopt(instance.version.spec.memory));
@@ -72,6 +89,17 @@ async fn adopt_one(vm: &Arc<LocalVm>, found: &Found) -> bool {
     let key = pool.adopt(Arc::clone(&instance));
     vm.spawn(Runner { vm: Arc::clone(vm), pool, key, instance }.adopt());
     true
+}
+
+/// What a cell serves, if it was given to a version and its layers are still there and mounted. One that waited is
+/// cheaper to boot again than to be looked through.
+async fn served(vm: &Arc<LocalVm>, id: &InstanceId) -> Option<(Arc<Version>, Place)> {
+    let version = assign::read(vm, id).filter(|_| vm.cells.is_mounted(id))?;
+    let code = vm.layers.ensure(&*vm.engine, &version).await.ok()?;
+    let cell = Place::found(vm, id.clone()).ok()?;
+    *cell.code.lock() = Some(code);
+    vm.cells.saw(&version);
+    Some((Arc::new(version), cell))
 }
 
 /// Runs until the agent ends.
@@ -124,7 +152,8 @@ async fn sweep(vm: &Arc<LocalVm>) {
             .into_iter()
             .filter(|container| {
                 let id = container.labels.get(labels::INSTANCE);
-                !id.and_then(|id| InstanceId::parse(id).ok()).is_some_and(|id| is_known(&id))
+                let id = id.and_then(|id| InstanceId::parse(id).ok());
+                !id.is_some_and(|id| is_known(&id))
             })
             .collect::<Vec<_>>()
     };
@@ -132,6 +161,11 @@ async fn sweep(vm: &Arc<LocalVm>) {
         tracing::warn!(count = strangers.len(), "Removing containers that nobody knows.");
         remove(vm, strangers).await;
     }
+    let known = {
+        let now = vm.known.lock();
+        before.union(&now).cloned().collect()
+    };
+    vm.cells.sweep(&known);
     for pool in vm.pools() {
         pool.ensure();
     }

@@ -3,6 +3,7 @@
 
 use crate::{
     call,
+    cell::{Cells, fetch::fetch},
     config::Config,
     drain::{Drain, Why},
     engine::{Engine, EngineError},
@@ -25,7 +26,7 @@ use epsilon_api::{
     ids::{FunctionName, InstanceId, VersionId, VmId},
     log::{LogQuery, LogRecord},
     units::MilliCores,
-    vm::{Answer, Call, CellCount, ImageRemoval, Vm, VmState, VmStatus},
+    vm::{Answer, Call, ImageRemoval, Vm, VmState, VmStatus},
 };
 use futures_util::{future::BoxFuture, stream::BoxStream};
 use parking_lot::{Mutex, RwLock};
@@ -52,6 +53,7 @@ pub(crate) struct LocalVm {
     pub(crate) config: Config,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) images: Images,
+    pub(crate) cells: Cells,
     /// Code layers for cells.
     pub(crate) layers: Layers,
     pub(crate) network: Network,
@@ -93,6 +95,7 @@ impl LocalVm {
     /// Must be called inside a runtime; its tasks run there.
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         let Parts { id, cpu, config, engine, budget, layers, logs, metrics } = parts;
+        let cells = Cells::open(&config, &*engine);
         Arc::new(Self {
             network: Network::new(&id, config.dangerous_allow_metadata),
             drain: Drain::open(config.folder.join("draining")),
@@ -103,6 +106,7 @@ impl LocalVm {
             config,
             engine,
             images: Images::default(),
+            cells,
             layers,
             budget,
             logs,
@@ -171,6 +175,7 @@ impl LocalVm {
             return Arc::clone(pool);
         }
         let pool = Pool::new(Arc::clone(self), Arc::clone(version));
+        self.cells.saw(version);
         let old = pools.insert(id, Arc::clone(&pool));
         self.forgotten.lock().remove(&version.function); // it is back
         drop(pools);
@@ -221,7 +226,7 @@ impl LocalVm {
 
     /// Hands a new instance to a task of its own.
     pub(crate) fn launch(self: &Arc<Self>, pool: &Arc<Pool>, key: Key, instance: Arc<Instance>) {
-        self.known.lock().insert(instance.id.clone());
+        self.known.lock().insert(instance.id().clone());
         // A call may have held on to a pool that was forgotten meanwhile: it is back.
         self.pools.write().entry(pool.version.id()).or_insert_with(|| Arc::clone(pool));
         let runner = Runner { vm: Arc::clone(self), pool: Arc::clone(pool), key, instance };
@@ -318,12 +323,9 @@ impl Vm for Front {
 
     fn fetch(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>> {
         Box::pin(async move {
-            let vm = &self.0;
-            let fetched = vm.images.ensure(&*vm.engine, &version).await;
-            fetched.map(drop).map_err(|cause| CallError::NoCapacity {
-                function: version.function.clone(),
-                cause: Box::new(cause),
-            })
+            let fetched = fetch(&self.0, &version).await;
+            let function = version.function.clone();
+            fetched.map_err(|cause| CallError::NoCapacity { function, cause })
         })
     }
 
@@ -380,7 +382,7 @@ impl Vm for Front {
             calls_active,
             calls_waiting,
             instances,
-            cells: CellCount::default(),
+            cells: vm.cells.count(),
             keeps: Vec::new(),
             images: vm.images.recent(),
         }

@@ -175,9 +175,10 @@ impl<E: Engine> Bench<E> {
         ContainerSpec {
             name: ContainerName::parse(&format!("epsilon-contract-{id}")).unwrap(),
             image: self.engine.ensure_image(image).await.unwrap(),
-            labels: Labels { vm: self.vm.clone(), instance: id, version: Arc::new(version) },
+            labels: Labels { vm: self.vm.clone(), instance: id, version: Some(Arc::new(version)) },
             env: vec![("A".into(), "b c=d".into())],
             sockets: None,
+            mounts: None,
             user: "65532:65532".into(),
             memory: Bytes::mib(64),
             cpu: MilliCores(64_000), // more than any machine here has

@@ -67,7 +67,7 @@ pub(crate) async fn send(
             None => match lease.instance.connections.open().await {
                 Ok(connection) => connection,
                 Err(err) if sockets::is_nobody_there(&err) => {
-                    tracing::warn!(instance = %lease.instance.id, %err, "Instance does not accept connections.");
+                    tracing::warn!(instance = %lease.instance.id(), %err, "Instance does not accept connections.");
                     lease.lost();
                     return Outcome::Unsent(request);
                 }

@@ -20,15 +20,25 @@ use bollard::{
         NetworkDisconnectRequest,
     },
     query_parameters::{
-        AttachContainerOptions, CreateContainerOptions, CreateImageOptions, ListContainersOptions,
-        ListImagesOptions, RemoveContainerOptions, RemoveImageOptions, WaitContainerOptions,
+        AttachContainerOptions, CreateContainerOptions, CreateImageOptions,
+        DownloadFromContainerOptions, ListContainersOptions, ListImagesOptions,
+        RemoveContainerOptions, RemoveImageOptions, WaitContainerOptions,
     },
 };
+use bytes::Bytes;
 use epsilon_api::{
-    chain::Chain, function::ImageRef, ids::VmId, units::Bytes as Size, vm::ImageRemoval,
+    chain::Chain,
+    function::ImageRef,
+    ids::VmId,
+    units::{Bytes as Size, MilliCores},
+    vm::ImageRemoval,
 };
 use epsilon_registry::{Host, Login};
-use futures_util::{StreamExt, TryStreamExt, future::ready, stream::BoxStream};
+use futures_util::{
+    StreamExt, TryStreamExt,
+    future::ready,
+    stream::{self, BoxStream},
+};
 use prometheus::HistogramVec;
 use std::{collections::HashMap, net::IpAddr, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
@@ -191,6 +201,11 @@ impl Engine for DockerEngine {
         })
     }
 
+    /// It is asked over a unix socket, so it is most likely on this machine; the first cell tells for sure.
+    fn sees_mounts(&self) -> bool {
+        true
+    }
+
     async fn ensure_image(&self, image: &ImageRef) -> Result<LocalImage, EngineError> {
         if let Some(local) = self.local(image).await? {
             return Ok(local);
@@ -255,7 +270,7 @@ impl Engine for DockerEngine {
     async fn create(&self, spec: &ContainerSpec) -> Result<(), EngineError> {
         let options =
             CreateContainerOptions { name: Some(spec.name.to_string()), ..Default::default() };
-        let body = harden::container(spec, self.cores);
+        let body = harden::container(spec, self.code(), self.cores);
         self.ask("create", self.docker.create_container(Some(options), body)).await.map(drop)
     }
 
@@ -290,8 +305,29 @@ impl Engine for DockerEngine {
             .boxed())
     }
 
+    async fn code_of(
+        &self,
+        name: &ContainerName,
+    ) -> Result<BoxStream<'static, Result<Bytes, EngineError>>, EngineError> {
+        let options = DownloadFromContainerOptions { path: self.code().to_owned() };
+        let mut pieces = self.docker.download_from_container(name.as_str(), Some(options)).boxed();
+        // Whether there is such a folder is said before its first byte.
+        let first = self.ask("archive", async { pieces.try_next().await }).await?;
+        Ok(stream::iter(first.map(Ok)).chain(pieces.map_err(ours)).boxed())
+    }
+
     async fn start(&self, name: &ContainerName) -> Result<(), EngineError> {
         self.ask("start", self.docker.start_container(name.as_str(), None)).await
+    }
+
+    async fn update(
+        &self,
+        name: &ContainerName,
+        memory: Size,
+        cpu: MilliCores,
+    ) -> Result<(), EngineError> {
+        let body = harden::update(memory, cpu, self.cores);
+        self.ask("update", self.docker.update_container(name.as_str(), body)).await
     }
 
     async fn address(&self, name: &ContainerName) -> Result<IpAddr, EngineError> {

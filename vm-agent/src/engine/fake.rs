@@ -9,7 +9,12 @@ use super::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use epsilon_api::{function::ImageRef, ids::VmId, units::Bytes as Size, vm::ImageRemoval};
+use epsilon_api::{
+    function::ImageRef,
+    ids::VmId,
+    units::{Bytes as Size, MilliCores},
+    vm::ImageRemoval,
+};
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream, stream::BoxStream};
 use parking_lot::Mutex;
 use std::{
@@ -67,8 +72,10 @@ pub enum Verb {
     EnsureImage,
     RemoveImage,
     Create,
+    CodeOf,
     Attach,
     Start,
+    Update,
     Address,
     Wait,
     Remove,
@@ -99,12 +106,15 @@ pub struct FakeEngine(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     images: HashMap<String, Program>,
+    /// Tars of images' folders with code.
+    code: HashMap<String, Bytes>,
     containers: BTreeMap<String, Container>,
     networks: HashSet<String>,
     closed_bridges: HashSet<String>,
     faults: HashMap<Verb, VecDeque<Fault>>,
     used: HashMap<Verb, usize>,
     is_down: bool,
+    sees_mounts: bool,
     disk: Option<Disk>,
     most_running: usize,
     next_address: u16,
@@ -163,6 +173,11 @@ impl FakeEngine {
         self.0.lock().images.insert(reference.to_owned(), program);
     }
 
+    /// Gives an image a folder with code, as a tar of `app/…`.
+    pub fn add_code(&self, reference: &str, tar: impl Into<Bytes>) {
+        self.0.lock().code.insert(reference.to_owned(), tar.into());
+    }
+
     /// Removes an image, as somebody who tidies up would.
     pub fn remove_image(&self, reference: &str) {
         self.0.lock().images.remove(reference);
@@ -188,6 +203,11 @@ impl FakeEngine {
         self.0.lock().is_down = is_down;
     }
 
+    /// From now on, containers see what is mounted on their folders later.
+    pub fn see_mounts(&self) {
+        self.0.lock().sees_mounts = true;
+    }
+
     /// How often a verb was used.
     pub fn used(&self, verb: Verb) -> usize {
         self.0.lock().used.get(&verb).copied().unwrap_or(0)
@@ -201,6 +221,11 @@ impl FakeEngine {
     /// Most containers that ran at the same time.
     pub fn most_running(&self) -> usize {
         self.0.lock().most_running
+    }
+
+    /// What a container was made from, with the limits that it has now.
+    pub fn spec(&self, name: &str) -> Option<ContainerSpec> {
+        self.0.lock().containers.get(name).map(|container| container.spec.clone())
     }
 
     /// Names of all networks.
@@ -322,6 +347,10 @@ impl Engine for FakeEngine {
         Ok(Machine { memory: Size::mib(8192), cores: 2 })
     }
 
+    fn sees_mounts(&self) -> bool {
+        self.0.lock().sees_mounts
+    }
+
     async fn ensure_image(&self, image: &ImageRef) -> Result<LocalImage, EngineError> {
         self.enter(Verb::EnsureImage).await?;
         match self.0.lock().images.contains_key(&image.reference) {
@@ -382,6 +411,19 @@ impl Engine for FakeEngine {
         })?
     }
 
+    async fn code_of(
+        &self,
+        name: &ContainerName,
+    ) -> Result<BoxStream<'static, Result<Bytes, EngineError>>, EngineError> {
+        self.enter(Verb::CodeOf).await?;
+        let state = self.0.lock();
+        let container = state.containers.get(name.as_str());
+        let image = container.map(|container| &container.spec.image.0);
+        let code = image.and_then(|image| state.code.get(image));
+        let code = code.cloned().ok_or_else(|| EngineError::NotFound(name.to_string()))?;
+        Ok(stream::iter([Ok(code)]).boxed())
+    }
+
     async fn start(&self, name: &ContainerName) -> Result<(), EngineError> {
         self.enter(Verb::Start).await?;
         let engine = self.clone();
@@ -421,6 +463,16 @@ impl Engine for FakeEngine {
         let running = state.containers.values().filter(|container| container.is_running()).count();
         state.most_running = state.most_running.max(running);
         Ok(())
+    }
+
+    async fn update(
+        &self,
+        name: &ContainerName,
+        memory: Size,
+        cpu: MilliCores,
+    ) -> Result<(), EngineError> {
+        self.enter(Verb::Update).await?;
+        self.with(name, |container| (container.spec.memory, container.spec.cpu) = (memory, cpu))
     }
 
     async fn address(&self, name: &ContainerName) -> Result<IpAddr, EngineError> {

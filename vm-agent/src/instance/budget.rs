@@ -86,6 +86,18 @@ impl Budget {
         Claim::Later { shortage, grant: Promise { budget: Arc::clone(self), from: Some(from) } }
     }
 
+    /// Takes memory only if as much again stays free, and nobody waits: for what can do without.
+    pub(crate) fn claim_spare(self: &Arc<Self>, bytes: Bytes) -> Option<Grant> {
+        let bytes = bytes.get();
+        let mut ledger = self.ledger.lock();
+        let is_wanted = ledger.waiting.iter().any(|(_, to)| !to.is_closed());
+        if is_wanted || self.total.saturating_sub(ledger.used) < bytes.saturating_mul(2) {
+            return None;
+        }
+        ledger.used += bytes;
+        Some(Grant { budget: Arc::clone(self), bytes, leaving: false })
+    }
+
     /// Takes memory that is in use already (an adopted instance), even beyond the total.
     pub(crate) fn adopt(self: &Arc<Self>, bytes: Bytes) -> Grant {
         self.ledger.lock().used += bytes.get();
@@ -153,6 +165,16 @@ impl Grant {
             self.leaving = true;
             self.budget.ledger.lock().leaving += self.bytes;
         }
+    }
+
+    /// Two shares of one owner become one.
+    pub(crate) fn join(&mut self, mut other: Self) {
+        if self.leaving {
+            other.leave();
+        } else if other.leaving {
+            self.leave();
+        }
+        self.bytes += std::mem::take(&mut other.bytes);
     }
 }
 
@@ -238,6 +260,36 @@ mod tests {
         drop(waits);
         assert_eq!(budget.shortage(Bytes(3)), 0);
         assert_eq!(budget.used(), Bytes(6));
+    }
+
+    #[test]
+    fn spare_memory_leaves_as_much_again_and_room_for_those_who_wait() {
+        let budget = Budget::new(Bytes(10));
+        let a = budget.claim_spare(Bytes(4)).unwrap();
+        assert!(budget.claim_spare(Bytes(4)).is_none(), "6 are free, and 8 would have to be");
+        let b = granted(budget.claim(Bytes(2)));
+        let c = budget.claim_spare(Bytes(2)).unwrap();
+        let (_, waits) = later(budget.claim(Bytes(5)));
+        assert!(budget.claim_spare(Bytes(1)).is_none(), "somebody waits");
+        drop(waits);
+        assert!(budget.claim_spare(Bytes(1)).is_some());
+        drop((a, b, c));
+        assert_eq!(budget.used(), Bytes(0));
+    }
+
+    #[test]
+    fn two_shares_become_one() {
+        let budget = Budget::new(Bytes(10));
+        let mut a = granted(budget.claim(Bytes(6)));
+        a.join(granted(budget.claim(Bytes(3))));
+        assert_eq!(budget.used(), Bytes(9));
+        a.leave();
+        let (shortage, _waits) = later(budget.claim(Bytes(10)));
+        assert_eq!(shortage, 0, "all of it leaves");
+        drop(a);
+        let mut a = granted(budget.claim(Bytes(0)));
+        a.leave();
+        drop(a);
     }
 
     #[test]

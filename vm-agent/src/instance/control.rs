@@ -1,5 +1,5 @@
-//! The agent's own questions to a runtime wrapper, over `control.sock`: load this code, how are you. One
-//! connection per question; no caller's byte ever comes this way.
+//! The agent's own questions to a runtime wrapper, over `control.sock`: load this code, how are you, are you warm.
+//! No caller's byte ever comes this way. A cell's connection is kept open from its boot to its only load.
 
 use super::sockets::{CONTROL, SocketFolder, is_nobody_there};
 use bytes::Bytes;
@@ -9,14 +9,19 @@ use epsilon_api::{
 };
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
+use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, io};
-use tokio::net::UnixStream;
+use std::{collections::BTreeMap, io, time::Duration};
+use tokio::{net::UnixStream, time::sleep};
 
 /// Longest answer of a wrapper: a message and a stack.
 const ANSWER_MAX: usize = 1 << 20;
+/// First pause between two looks for a listener; doubled up to [`SLOW_LOOK`]. A wrapper needs about 40 ms.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const SLOW_LOOK: Duration = Duration::from_millis(4);
+/// What a wrapper says whose folder is empty.
+const NOT_MOUNTED: &str = "NOT_MOUNTED";
 
 /// What `POST /init` carries: the function as the image's `EPSILON_FUNCTION` describes it, and who asks.
 #[derive(Debug, Serialize)]
@@ -71,6 +76,9 @@ pub(crate) enum ControlError {
     /// The code threw while loading, or its export is missing.
     #[error("{message}")]
     Failed { message: String, stack: Option<String> },
+    /// There is no code where it was told to look.
+    #[error("the wrapper sees no code")]
+    NotMounted,
 }
 
 #[derive(Deserialize)]
@@ -85,66 +93,119 @@ struct Failure {
 
 #[derive(Deserialize)]
 struct FailureBody {
+    #[serde(default)]
+    code: String,
     message: String,
     #[serde(default)]
     stack: Option<String>,
 }
 
-/// Has the code loaded. Answers when it is.
-pub(crate) async fn init(stream: UnixStream, init: &Init<'_>) -> Result<(), ControlError> {
-    let body = serde_json::to_vec(init).map_err(|err| ControlError::NoAnswer(err.into()))?;
-    let (status, answer) = ask(stream, Method::POST, "/init", body).await?;
-    if status == StatusCode::OK {
-        return Ok(());
-    }
-    let failure: Failure =
-        serde_json::from_slice(&answer).map_err(|err| ControlError::NoAnswer(err.into()))?;
-    Err(ControlError::Failed { message: failure.error.message, stack: failure.error.stack })
-}
-
 /// Asks how the wrapper is.
 pub(crate) async fn health(folder: &SocketFolder) -> Result<Health, ControlError> {
-    let stream = folder.connect(CONTROL).await.map_err(|err| match is_nobody_there(&err) {
-        true => ControlError::NotListening(err),
-        false => ControlError::NoAnswer(err.into()),
-    })?;
-    let (_, answer) = ask(stream, Method::GET, "/health", Vec::new()).await?;
+    let mut line = Line::open(folder).await?;
+    let (_, answer) = line.ask(Method::GET, "/health", Vec::new()).await?;
     let health: Data<Health> =
         serde_json::from_slice(&answer).map_err(|err| ControlError::NoAnswer(err.into()))?;
     Ok(health.data)
 }
 
-async fn ask(
-    stream: UnixStream,
-    method: Method,
-    path: &'static str,
-    body: Vec<u8>,
-) -> Result<(StatusCode, Bytes), ControlError> {
-    let no_answer = |err: hyper::Error| ControlError::NoAnswer(err.into());
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(no_answer)?;
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header(header::HOST, "wrapper")
-        .header(header::CONTENT_TYPE, "application/json")
-        .body(Full::<Bytes>::from(body))
-        .map_err(|err| ControlError::NoAnswer(err.into()))?;
-    let exchange = async {
-        let answer = sender.send_request(request).await.map_err(no_answer)?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), ANSWER_MAX)
-            .collect()
-            .await
-            .map_err(ControlError::NoAnswer)?;
-        Ok((status, body.to_bytes()))
-    };
-    let mut exchange = std::pin::pin!(exchange);
-    // Both on this task: when the question is given up, its connection goes with it.
-    tokio::select! {
-        // The answer first: the connection may well end in the same moment.
-        biased;
-        answer = &mut exchange => answer,
-        _ = connection => exchange.await,
+/// A connection to a wrapper's control socket. It is served only while a question is under way.
+pub(crate) struct Line {
+    sender: SendRequest<Full<Bytes>>,
+    /// `None` once it broke.
+    connection: Option<Connection<TokioIo<UnixStream>, Full<Bytes>>>,
+}
+
+impl Line {
+    pub(crate) async fn open(folder: &SocketFolder) -> Result<Self, ControlError> {
+        let stream = folder.connect(CONTROL).await.map_err(|err| match is_nobody_there(&err) {
+            true => ControlError::NotListening(err),
+            false => ControlError::NoAnswer(err.into()),
+        })?;
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(no_answer)?;
+        Ok(Self { sender, connection: Some(connection) })
     }
+
+    /// Connects as soon as the wrapper listens. Waits without a limit of its own.
+    pub(crate) async fn wait(folder: &SocketFolder) -> Self {
+        let mut pause = FIRST_LOOK;
+        loop {
+            if let Ok(line) = Self::open(folder).await {
+                return line;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(SLOW_LOOK);
+        }
+    }
+
+    /// Answers when the wrapper has done all that it can do before it has code. One that does not know the question
+    /// does nothing ahead.
+    pub(crate) async fn warm(&mut self) -> Result<(), ControlError> {
+        match self.ask(Method::GET, "/warm", Vec::new()).await? {
+            (StatusCode::OK | StatusCode::NOT_FOUND, _) => Ok(()),
+            (status, _) => Err(ControlError::NoAnswer(format!("it answered {status}").into())),
+        }
+    }
+
+    /// Has the code loaded. Answers when it is.
+    pub(crate) async fn init(&mut self, init: &Init<'_>) -> Result<(), ControlError> {
+        let body = serde_json::to_vec(init).map_err(|err| ControlError::NoAnswer(err.into()))?;
+        let (status, answer) = self.ask(Method::POST, "/init", body).await?;
+        if status == StatusCode::OK {
+            return Ok(());
+        }
+        let failure: Failure =
+            serde_json::from_slice(&answer).map_err(|err| ControlError::NoAnswer(err.into()))?;
+        let FailureBody { code, message, stack } = failure.error;
+        if code == NOT_MOUNTED {
+            return Err(ControlError::NotMounted);
+        }
+        Err(ControlError::Failed { message, stack })
+    }
+
+    async fn ask(
+        &mut self,
+        method: Method,
+        path: &'static str,
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Bytes), ControlError> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "wrapper")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::<Bytes>::from(body))
+            .map_err(|err| ControlError::NoAnswer(err.into()))?;
+        let Some(connection) = &mut self.connection else {
+            return Err(ControlError::NoAnswer("the wrapper hung up before".into()));
+        };
+        let sender = &mut self.sender;
+        let exchange = async {
+            sender.ready().await.map_err(no_answer)?;
+            let answer = sender.send_request(request).await.map_err(no_answer)?;
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), ANSWER_MAX)
+                .collect()
+                .await
+                .map_err(ControlError::NoAnswer)?;
+            Ok((status, body.to_bytes()))
+        };
+        let mut exchange = std::pin::pin!(exchange);
+        // Both on this task: when the question is given up, its connection goes with it.
+        tokio::select! {
+            // The answer first: the connection may well end in the same moment.
+            biased;
+            answer = &mut exchange => answer,
+            _ = connection => {
+                let answer = exchange.await;
+                self.connection = None;
+                answer
+            }
+        }
+    }
+}
+
+fn no_answer(err: hyper::Error) -> ControlError {
+    ControlError::NoAnswer(err.into())
 }

@@ -437,7 +437,7 @@ impl Pool {
     pub(crate) fn statuses(&self) -> Vec<InstanceStatus> {
         let books = self.books.lock();
         let status = |slot: &Slot| InstanceStatus {
-            id: slot.instance.id.clone(),
+            id: slot.instance.id().clone(),
             function: self.version.function.clone(),
             version: self.version.number,
             state: slot.state.name().into(),

@@ -5,11 +5,14 @@
 //! time. Output: the pool's `ready`, `start_failed`, `exited`, `gone`. Ends when the container is away; at the
 //! end of the agent, with what `app.rs` removes by label.
 
+mod memory;
+mod way;
+
 use super::{
     Instance, Reached,
-    budget::{Claim, Grant},
     pool::{Key, Pool},
     start::{self, ExitWatch, StartFailure, Started},
+    state::{Event, Why},
 };
 use crate::{
     engine::{EngineError, Exit},
@@ -18,15 +21,15 @@ use crate::{
 use epsilon_api::{chain::Chain, log::Level};
 use futures_util::FutureExt;
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until, timeout},
+};
 
 /// Pause between two tries to remove a container that the engine does not let go of; doubled up to
 /// [`SLOW_REMOVE`].
 const FIRST_REMOVE: Duration = Duration::from_millis(50);
 const SLOW_REMOVE: Duration = Duration::from_secs(5);
-
-/// Pause between two looks for memory that others may have left.
-const MEMORY_LOOK: Duration = Duration::from_millis(50);
 
 /// How long the exit of a process that stopped listening may take to be known.
 const LAST_EXIT: Duration = Duration::from_secs(2);
@@ -47,7 +50,7 @@ impl Runner {
 
     /// Stays with an instance that was found running.
     pub(crate) async fn adopt(self) {
-        let container = &self.instance.container;
+        let container = self.instance.container();
         let exit = start::watch_exit(&self.vm, container, start::wait(&self.vm, container));
         self.to_its_end(self.supervise(exit)).await;
     }
@@ -55,7 +58,7 @@ impl Runner {
     /// Clears away after a life, also after one that a bug of ours cut short.
     async fn to_its_end(&self, life: impl Future<Output = ()>) {
         if AssertUnwindSafe(life).catch_unwind().await.is_err() {
-            tracing::error!(instance = %self.instance.id, "A bug: the task of an instance panicked.");
+            tracing::error!(instance = %self.instance.id(), "A bug: the task of an instance panicked.");
             let failure = StartFailure::NoCapacity("a bug of the agent ended the start".into());
             self.pool.start_failed(self.key, failure);
         }
@@ -71,90 +74,36 @@ impl Runner {
             outcome = self.start() => outcome,
         };
         match outcome {
-            Ok(Started { phases, exit }) => {
+            Ok(Started { phases, exit, limits }) => {
                 self.vm.metrics.started(&self.instance.version.function, &phases);
                 tracing::info!(
                     function = %self.instance.version.function,
                     version = %self.instance.version.number,
-                    instance = %self.instance.id,
+                    instance = %self.instance.id(),
                     took_ms = phases.total().as_millis() as u64,
                     "Instance is ready."
                 );
                 self.pool.ready(self.key, phases);
+                if let Some(limits) = limits {
+                    self.look_after(limits);
+                }
                 self.supervise(exit).await;
             }
             Err(failure) => self.report(failure),
         }
     }
 
-    async fn start(&self) -> Result<Started, StartFailure> {
-        // What others must give or send is waited for without a permit: it would keep theirs from them.
-        let began = Instant::now();
-        self.look_for_memory();
-        if !self.pool.is_start_needed() {
-            return Err(StartFailure::CalledOff);
-        }
-        let image = self.vm.images.ensure(&*self.vm.engine, &self.instance.version).await?;
-        let pull = began.elapsed();
-        self.take_memory().await?;
-        let _permit = match self.vm.starts.acquire().await {
-            Ok(permit) => permit,
-            Err(_) => return Err(StartFailure::CalledOff),
-        };
-        if !self.pool.is_start_needed() {
-            return Err(StartFailure::CalledOff); // those who waited were served meanwhile
-        }
-        start::start(&self.vm, &self.instance, image, pull).await
-    }
-
-    /// Tells the pool before anything that takes long, such as a pull, when there is no memory to be had.
-    fn look_for_memory(&self) {
-        let shortage = self.vm.budget.shortage(self.instance.version.spec.memory);
-        if shortage > 0 && !self.vm.can_evict(shortage, &self.pool) {
-            self.pool.start_is_short(self.key, true);
-        }
-    }
-
-    /// Waits for memory as long as a call waits for a place: calls of others end, and their instances are
-    /// idle then. Between two looks nothing is claimed, so that a smaller one may go first.
-    async fn take_memory(&self) -> Result<(), StartFailure> {
-        let give_up = Instant::now() + self.vm.config.queue_wait;
-        loop {
-            if let Some(grant) = self.claim_memory().await? {
-                self.instance.keep_memory(grant);
-                self.pool.start_is_short(self.key, false);
-                return Ok(());
+    /// A function that has not the limits that it asked for must not go on.
+    fn look_after(&self, limits: JoinHandle<Result<(), EngineError>>) {
+        let (pool, key, instance) = (Arc::clone(&self.pool), self.key, Arc::clone(&self.instance));
+        self.vm.spawn(async move {
+            if let Ok(Err(err)) = limits.await
+                && !instance.stop.is_cancelled()
+            {
+                tracing::warn!(instance = %instance.id(), cause = %Chain(&err), "Its limits could not be set; it goes.");
+                pool.event(key, Event::Stop(Why::Asked));
             }
-            self.pool.start_is_short(self.key, true);
-            if Instant::now() >= give_up {
-                let text = "all memory for instances is in use by instances with calls";
-                return Err(StartFailure::NoCapacity(text.into()));
-            }
-            sleep_until(give_up.min(Instant::now() + MEMORY_LOOK)).await;
-            if !self.pool.is_start_needed() {
-                return Err(StartFailure::CalledOff);
-            }
-        }
-    }
-
-    /// Memory that is free or about to be; `None` when all of it is in use for now.
-    async fn claim_memory(&self) -> Result<Option<Grant>, StartFailure> {
-        let memory = self.instance.version.spec.memory;
-        match self.vm.budget.claim(memory) {
-            Claim::Granted(grant) => Ok(Some(grant)),
-            Claim::Later { shortage, grant } => {
-                if shortage > 0 && !self.vm.evict(shortage, &self.pool) {
-                    return Ok(None);
-                }
-                Ok(timeout(self.vm.config.start_timeout, grant.kept()).await.ok().flatten())
-            }
-            Claim::Never => {
-                let total = self.vm.budget.total();
-                let text =
-                    format!("it needs {memory}, and instances of this VM have {total} in all");
-                Err(StartFailure::NoCapacity(text))
-            }
-        }
+        });
     }
 
     fn report(&self, failure: StartFailure) {
@@ -165,7 +114,7 @@ impl Runner {
             StartFailure::Init(detail) => {
                 let text = format!("could not be loaded: {detail}");
                 self.vm.logs.event(&self.instance, Level::Error, None, text);
-                tracing::warn!(function = %version.function, version = %version.number, instance = %self.instance.id, "Code could not be loaded.");
+                tracing::warn!(function = %version.function, version = %version.number, instance = %self.instance.id(), "Code could not be loaded.");
             }
             StartFailure::NoCapacity(cause) if is_news => {
                 tracing::warn!(function = %version.function, version = %version.number, cause, "No instance could be started.");
@@ -206,7 +155,7 @@ impl Runner {
         };
         let version = &self.instance.version;
         self.vm.metrics.crashed(&version.function);
-        tracing::warn!(function = %version.function, version = %version.number, instance = %self.instance.id, calls = calls.len(), how, "Instance ended by itself.");
+        tracing::warn!(function = %version.function, version = %version.number, instance = %self.instance.id(), calls = calls.len(), how, "Instance ended by itself.");
         let text = format!("the instance ended by itself: {how}");
         if calls.is_empty() {
             self.vm.logs.event(&self.instance, Level::Error, None, text);
@@ -221,11 +170,14 @@ impl Runner {
     async fn clear_away(&self) {
         self.instance.stop.cancel(); // whoever still attends to it may go
         while AssertUnwindSafe(self.remove_container()).catch_unwind().await.is_err() {
-            tracing::error!(container = %self.instance.container, "A bug: a removal panicked; trying again.");
+            tracing::error!(container = %self.instance.container(), "A bug: a removal panicked; trying again.");
             sleep(10 * FIRST_REMOVE).await;
         }
-        self.vm.remove_sockets(&self.instance.id);
-        self.vm.known.lock().remove(&self.instance.id);
+        if let Some(cell) = self.instance.cell() {
+            cell.clear(&self.vm);
+        }
+        self.vm.remove_sockets(self.instance.first_id());
+        self.vm.known.lock().remove(self.instance.first_id());
         self.instance.give_memory_back();
         self.pool.gone(self.key);
     }
@@ -235,7 +187,7 @@ impl Runner {
         match self.instance.reached() {
             Reached::Nothing => {}
             // One try. It never ran, so it may be left to `reconcile.rs`, which removes what nobody knows.
-            Reached::Container => drop(self.vm.engine.remove(&self.instance.container).await),
+            Reached::Container => drop(self.vm.engine.remove(self.instance.container()).await),
             Reached::Process => self.remove_process().await,
         }
     }
@@ -243,7 +195,7 @@ impl Runner {
     /// Tries until the container is away; the memory comes back before that if the process is known to
     /// have ended.
     async fn remove_process(&self) {
-        let name = &self.instance.container;
+        let name = self.instance.container();
         let mut pause = FIRST_REMOVE;
         let (mut is_news, mut has_ended) = (true, false);
         while let Err(err) = self.vm.engine.remove(name).await {

@@ -3,19 +3,27 @@
 
 use super::parse::{Line, Lines};
 use crate::{
-    engine::{EngineError, Output},
-    instance::Instance,
+    engine::{ContainerName, EngineError, Output},
     vm::LocalVm,
 };
-use epsilon_api::log::{Level, LogRecord};
+use epsilon_api::{
+    function::Version,
+    ids::InstanceId,
+    log::{Level, LogRecord},
+};
 use futures_util::{StreamExt, stream::BoxStream};
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio::{
     task::JoinHandle,
     time::{sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 /// Lines that are remembered for the report on an instance that died while loading.
 const LAST_LINES: usize = 10;
@@ -25,34 +33,46 @@ const LAST_LINES_WAIT: Duration = Duration::from_millis(500);
 const ATTACH_AGAIN: Duration = Duration::from_secs(1);
 
 type LastLines = Arc<Mutex<VecDeque<String>>>;
+/// Whose lines a container's are: nobody's while it is a cell that waits.
+type Owner = Arc<OnceLock<LogRecord>>;
 
 /// An attached output.
 pub(crate) struct Tap {
     last: LastLines,
+    owner: Owner,
     pump: JoinHandle<()>,
 }
 
 impl Tap {
-    /// Attaches to the instance's container and pumps until it ends.
-    pub(crate) async fn open(vm: &Arc<LocalVm>, instance: &Instance) -> Result<Self, EngineError> {
-        let output = vm.engine.attach(&instance.container).await?;
-        let last = LastLines::default();
+    /// Attaches to the container and pumps until it ends; a moment after `stop`, it stops at the latest.
+    pub(crate) async fn open(
+        vm: &Arc<LocalVm>,
+        container: &ContainerName,
+        stop: &CancellationToken,
+    ) -> Result<Self, EngineError> {
+        let output = vm.engine.attach(container).await?;
+        let (last, owner) = (LastLines::default(), Owner::default());
         let pump = Pump {
             vm: Arc::clone(vm),
-            record: LogRecord {
-                time: Timestamp::UNIX_EPOCH,
-                level: Level::Info,
-                function: instance.version.function.clone(),
-                version: instance.version.number,
-                instance: instance.id.clone(),
-                request_id: None,
-                message: String::new(),
-            },
-            container: instance.container.clone(),
-            stop: instance.stop.clone(),
+            owner: Arc::clone(&owner),
+            container: container.clone(),
+            stop: stop.clone(),
             last: Arc::clone(&last),
         };
-        Ok(Self { last, pump: vm.spawn(pump.run(output)) })
+        Ok(Self { last, owner, pump: vm.spawn(pump.run(output)) })
+    }
+
+    /// From now on, what it writes goes to this version's log.
+    pub(crate) fn belongs_to(&self, version: &Version, instance: &InstanceId) {
+        drop(self.owner.set(LogRecord {
+            time: Timestamp::UNIX_EPOCH,
+            level: Level::Info,
+            function: version.function.clone(),
+            version: version.number,
+            instance: instance.clone(),
+            request_id: None,
+            message: String::new(),
+        }));
     }
 
     /// What the container wrote last, indented below a line of text; empty when it wrote nothing.
@@ -69,10 +89,10 @@ impl Tap {
 
 struct Pump {
     vm: Arc<LocalVm>,
-    /// Whose lines these are; the rest is filled in for each.
-    record: LogRecord,
-    container: crate::engine::ContainerName,
-    stop: tokio_util::sync::CancellationToken,
+    /// The rest of a record is filled in for each line.
+    owner: Owner,
+    container: ContainerName,
+    stop: CancellationToken,
     last: LastLines,
 }
 
@@ -119,6 +139,10 @@ impl Pump {
     }
 
     fn tell(&self, line: Line) {
+        let Some(owner) = self.owner.get() else {
+            tracing::debug!(container = %self.container, message = line.message, "A cell wrote before it had code.");
+            return;
+        };
         {
             let mut last = self.last.lock();
             if last.len() == LAST_LINES {
@@ -131,7 +155,7 @@ impl Pump {
             level: line.level,
             request_id: line.request_id,
             message: line.message,
-            ..self.record.clone()
+            ..owner.clone()
         });
     }
 }

@@ -123,11 +123,14 @@ impl Engine for ProcessEngine {
     }
 
     async fn create(&self, spec: &ContainerSpec) -> Result<(), EngineError> {
+        let version = spec.labels.version.as_ref();
+        let function = version.map(|version| version.function.clone());
+        let function = function.ok_or_else(|| EngineError::Refused("it has no cells".into()))?;
         let mut process = self.processes.take().map_err(|err| unable(&err))?;
         let output = process.child.stdout.take().zip(process.child.stderr.take());
         let instance = Instance {
             labels: spec.labels.to_map(),
-            function: spec.labels.version.function.clone(),
+            function,
             sockets: spec.sockets.clone(),
             waiting: Some(process),
             output,

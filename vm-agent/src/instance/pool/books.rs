@@ -179,7 +179,7 @@ impl Books {
                     return Some(Place { key, call, instance: Arc::clone(&slot.instance) });
                 }
                 Err(illegal) => {
-                    tracing::error!(%illegal, instance = %slot.instance.id, "A bug in the pool.");
+                    tracing::error!(%illegal, instance = %slot.instance.id(), "A bug in the pool.");
                     self.available.pop();
                 }
             }
@@ -204,7 +204,7 @@ impl Books {
                 }
             }
             Err(illegal) => {
-                tracing::error!(%illegal, instance = %slot.instance.id, "A bug in the pool.");
+                tracing::error!(%illegal, instance = %slot.instance.id(), "A bug in the pool.");
             }
         }
         self.refresh(key, pool.concurrency());

@@ -1,0 +1,116 @@
+//! A ready cell becomes an instance: the version's layers are mounted, its code is loaded, and beside that its limits are
+//! set and what it is now is written down. Until all of that worked the cell is its own: a start that is called off, and
+//! one that fails, drops it, which removes it.
+//!
+//! No question to the engine stands between a call and its answer: limits that differ are set beside the load, and may be
+//! set a moment after it.
+
+use super::{Cell, boot::CPU, place::Place};
+use crate::{
+    engine::EngineError,
+    instance::{
+        Instance,
+        connections::Upstream,
+        control::Init,
+        start::{self, LoadFailure, StartFailure, Started},
+    },
+    layers::Code,
+    vm::LocalVm,
+};
+use epsilon_api::{function::Version, ids::InstanceId, vm::StartPhases};
+use std::{fs, io, path::Path, sync::Arc};
+use tokio::{
+    task::{JoinHandle, spawn_blocking},
+    time::Instant,
+};
+
+/// What a cell serves, in its folder: the whole version as JSON. Without it, the cell serves nothing.
+const RECORD: &str = "version.json";
+
+/// Why a cell did not become an instance.
+#[derive(Debug)]
+pub(crate) enum NotAssigned {
+    /// The start failed as it would have in any container.
+    Start(StartFailure),
+    /// It is cells that do not work here; an image may.
+    Cells(String),
+}
+
+/// `phases`: what it took to have the cell and the code; `since`: when taking the cell began.
+pub(crate) async fn assign(
+    vm: &Arc<LocalVm>,
+    instance: &Instance,
+    cell: Cell,
+    code: Code,
+    mut phases: StartPhases,
+    since: Instant,
+) -> Result<Started, NotAssigned> {
+    let Cell { kind, place, tap, exit, mut line, sockets } = cell;
+    let version = &instance.version;
+    tap.belongs_to(version, &place.id);
+    mount(vm, &place, &code)?;
+    *place.code.lock() = Some(code);
+    let limits = ((version.spec.memory, version.spec.cpu) != (kind.memory, CPU))
+        .then(|| update(vm, &place, version));
+    let record = spawn_blocking({
+        let (folder, version) = (vm.cells.folder(&place.id), Arc::clone(version));
+        move || write(&folder, &version)
+    });
+    let loading = Instant::now();
+    phases.cell = loading - since;
+    let load = async {
+        let init = Init::new(version, &place.id, vm.engine.code());
+        line.init(&init).await?;
+        Ok(Upstream::Sockets(sockets))
+    };
+    let (upstream, exit) = match start::settle(vm, exit, tap, load).await {
+        Ok(settled) => settled,
+        Err(LoadFailure::NotMounted) => {
+            return Err(NotAssigned::Cells(
+                "a container does not see what is mounted for it".into(),
+            ));
+        }
+        Err(LoadFailure::Start(failure)) => return Err(NotAssigned::Start(failure)),
+    };
+    phases.init = loading.elapsed();
+    if let Ok(Err(err)) = record.await {
+        // It serves all the same; only an agent that is started again will not know what it is, and removes it.
+        tracing::warn!(cell = %place.id, %err, "What a cell serves could not be written down.");
+    }
+    instance.connections.reach(upstream);
+    instance.move_into(place.handed_over());
+    Ok(Started { phases, exit: start::watch_exit(vm, instance.container(), exit), limits })
+}
+
+fn mount(vm: &LocalVm, place: &Place, code: &Code) -> Result<(), NotAssigned> {
+    let Some(mounts) = vm.cells.mounts() else {
+        return Err(NotAssigned::Cells("cells were turned off".into()));
+    };
+    mounts
+        .overlay(code.folders(), &place.app(vm))
+        .map_err(|err| NotAssigned::Cells(format!("its layers could not be mounted: {err}")))
+}
+
+fn update(
+    vm: &Arc<LocalVm>,
+    place: &Place,
+    version: &Version,
+) -> JoinHandle<Result<(), EngineError>> {
+    let (task, container) = (Arc::clone(vm), place.container.clone());
+    let (memory, cpu) = (version.spec.memory, version.spec.cpu);
+    vm.spawn(async move { task.engine.update(&container, memory, cpu).await })
+}
+
+/// A reader sees all of it or none. Not flushed: it is of use only while the container runs, and that does not outlive
+/// the machine.
+fn write(folder: &Path, version: &Version) -> io::Result<()> {
+    let draft = folder.join("version.new");
+    fs::write(&draft, serde_json::to_vec(version)?)?;
+    fs::rename(draft, folder.join(RECORD))
+}
+
+/// What the cell of an earlier life served, if anything.
+pub(crate) fn read(vm: &LocalVm, id: &InstanceId) -> Option<Version> {
+    let bytes = fs::read(vm.cells.folder(id).join(RECORD)).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}

@@ -1,0 +1,74 @@
+//! The runtime base that cells are kept ready for: that of the newest version seen on this VM, kept in `DATA/vm/base.json`,
+//! so that a restarted agent has cells before the first call. A guess that costs nothing when it is wrong: the file is
+//! neither flushed nor missed.
+
+use epsilon_api::function::ImageRef;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use std::{fs, path::PathBuf};
+
+#[derive(Debug)]
+pub(crate) struct Base {
+    file: PathBuf,
+    newest: Mutex<Option<Seen>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Seen {
+    base: ImageRef,
+    /// When the newest version on it was made.
+    created_at: Timestamp,
+}
+
+impl Base {
+    pub(crate) fn open(file: PathBuf) -> Self {
+        let kept = fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Self { file, newest: Mutex::new(kept) }
+    }
+
+    pub(crate) fn newest(&self) -> Option<ImageRef> {
+        self.newest.lock().as_ref().map(|seen| seen.base.clone())
+    }
+
+    /// A version on `base` is used here. Says whether this is another base than the one before.
+    pub(crate) fn saw(&self, base: ImageRef, created_at: Timestamp) -> bool {
+        let mut newest = self.newest.lock();
+        if newest.as_ref().is_some_and(|seen| seen.base == base || created_at < seen.created_at) {
+            return false;
+        }
+        let seen = Seen { base, created_at };
+        let text = serde_json::to_vec(&seen).unwrap_or_default();
+        let draft = self.file.with_extension("new");
+        if let Err(err) = fs::write(&draft, text).and_then(|()| fs::rename(&draft, &self.file)) {
+            tracing::debug!(%err, file = %self.file.display(), "The base is not remembered.");
+        }
+        *newest = Some(seen);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(digest: &str) -> ImageRef {
+        ImageRef { reference: "base".into(), digest: digest.into() }
+    }
+
+    #[test]
+    fn the_base_of_the_newest_version_is_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("base.json");
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let base = Base::open(file.clone());
+        assert_eq!(base.newest(), None);
+        assert!(base.saw(image("a"), at(5)));
+        assert!(!base.saw(image("a"), at(6)), "the same again is no news");
+        assert!(base.saw(image("b"), at(7)));
+        assert!(!base.saw(image("a"), at(6)), "an old version is called");
+        assert_eq!(Base::open(file.clone()).newest(), Some(image("b")));
+        fs::write(&file, "torn").unwrap();
+        assert_eq!(Base::open(file).newest(), None);
+    }
+}

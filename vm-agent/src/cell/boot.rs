@@ -1,0 +1,137 @@
+//! From nothing to a cell that waits: `base → folders → container → attached log → running → listening → warm`.
+//!
+//! Runs in a task of its own that nobody cuts, so that the engine is never left alone with half a container. Called by
+//! `refill.rs`, and for a start that found no cell ready.
+
+use super::{Cell, kind::Kind, place::Place};
+use crate::{
+    engine::{ContainerSpec, EngineError, SOCKETS},
+    instance::{
+        budget::Grant,
+        control::Line,
+        sockets::{CodeUser, SocketFolder},
+        start::{self, ExitWatch, StartFailure},
+    },
+    labels::Labels,
+    logs::attach::Tap,
+    vm::LocalVm,
+};
+use epsilon_api::{chain::Chain, function::Runtime, units::MilliCores, vm::StartPhases};
+use futures_util::FutureExt;
+use std::{fs, os::unix::fs::DirBuilderExt, sync::Arc};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
+
+/// What a cell may use of the processor until it is given to a function: what most functions have.
+pub(crate) const CPU: MilliCores = MilliCores::ONE;
+/// Mode of a cell's folders: its user enters them, and writes nothing.
+const READABLE: u32 = 0o755;
+
+/// Boots one. `memory`: its share; `None` where somebody else answers for it until the cell is given away.
+///
+/// # Errors
+/// Why there is none, for the operator. What was made is being removed.
+pub(crate) async fn boot(
+    vm: &Arc<LocalVm>,
+    kind: Kind,
+    memory: Option<Grant>,
+    phases: &mut StartPhases,
+) -> Result<Cell, String> {
+    let text = |err: EngineError| Chain(&err).to_string();
+    let began = Instant::now();
+    let image = vm.images.ensure_image(&*vm.engine, &kind.base).await.map_err(text)?;
+    phases.pull = began.elapsed();
+    let network =
+        start::attachment(vm, kind.network, Runtime::Node).await.map_err(
+            |failure| match failure {
+                StartFailure::Init(text) | StartFailure::NoCapacity(text) => text,
+                StartFailure::CalledOff => "called off".to_owned(),
+            },
+        )?;
+    let since = Instant::now();
+    let mut place = Place::new(vm, memory).map_err(text)?;
+    let user = CodeUser::of_this_process();
+    let app = place.app(vm);
+    let folders = || {
+        fs::DirBuilder::new().recursive(true).mode(READABLE).create(&app)?;
+        SocketFolder::create(vm.sockets_folder(&place.id), user)
+    };
+    let sockets = folders().map_err(|err| format!("no folder for a cell: {err}"))?;
+    let spec = ContainerSpec {
+        name: place.container.clone(),
+        image,
+        labels: Labels { vm: vm.id.clone(), instance: place.id.clone(), version: None },
+        env: vec![("EPSILON_SOCKETS".to_owned(), SOCKETS.to_owned())],
+        sockets: Some(sockets.path().to_owned()),
+        mounts: Some(app),
+        user: user.to_string(),
+        memory: kind.memory,
+        cpu: CPU,
+        network,
+        limits: vm.config.limits.clone(),
+    };
+    place.has_container();
+    if let Err(err) = vm.engine.create(&spec).await {
+        if matches!(err, EngineError::NotFound(_)) {
+            vm.images.doubt(&kind.base); // removed behind our back: the next boot looks again
+        }
+        return Err(text(err));
+    }
+    phases.create = since.elapsed();
+
+    let since = Instant::now();
+    let tap = Tap::open(vm, &place.container, &place.stop).await.map_err(text)?;
+    if let Err(err) = vm.engine.start(&place.container).await {
+        if matches!(err, EngineError::NotFound(_)) {
+            vm.network.doubt(); // as above
+        }
+        return Err(text(err));
+    }
+    let mut exit = watch(vm, &place);
+    let ready = async {
+        let mut line = Line::wait(&sockets).await;
+        line.warm().await.map(|()| line).map_err(|err| Chain(&err).to_string())
+    };
+    let limit = vm.config.start_timeout;
+    let line = tokio::select! {
+        // The ends first: behind them, nothing else comes. All arms may be dropped.
+        biased;
+        () = place.stop.cancelled() => return Err("the agent ends".into()),
+        end = &mut exit => return Err(match end {
+            Ok(exit) => format!("its process ended: {exit}"),
+            Err(err) => text(err),
+        }),
+        ready = timeout(limit, ready) => match ready {
+            Ok(ready) => ready?,
+            Err(_) => {
+                return Err(format!("it was not warm within {}", humantime::format_duration(limit)));
+            }
+        },
+    };
+    phases.start = since.elapsed();
+    Ok(Cell { kind, place, tap, exit, line, sockets })
+}
+
+/// Asks for the end of the cell's container from now on, whoever has the cell then. One that waits in the pool is taken
+/// out of it.
+fn watch(vm: &Arc<LocalVm>, place: &Place) -> ExitWatch {
+    let exit = start::watch_exit(vm, &place.container, start::wait(vm, &place.container));
+    let (to, from) = oneshot::channel();
+    let (vm, id, stop) = (Arc::clone(vm), place.id.clone(), place.stop.clone());
+    let task = Arc::clone(&vm);
+    task.spawn(async move {
+        tokio::select! {
+            // Both arms may be dropped: the watch asks again, a token.
+            biased;
+            exit = exit => {
+                drop(to.send(exit));
+                vm.cells.lost(&id);
+            }
+            () = stop.cancelled() => {}
+        }
+    });
+    let gone = || Err(EngineError::NotFound("the cell was removed".into()));
+    from.map(move |exit| exit.unwrap_or_else(|_| gone())).boxed()
+}

@@ -1,0 +1,30 @@
+//! What a later start of a version will need, brought to this VM ahead: base and layers where a cell will serve it, its image
+//! otherwise.
+
+use crate::vm::LocalVm;
+use epsilon_api::{chain::Chain, function::Version};
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// # Errors
+/// Why the version cannot be had here.
+pub(crate) async fn fetch(vm: &LocalVm, version: &Version) -> Result<(), Cause> {
+    vm.cells.saw(version);
+    if let Some(kind) = vm.cells.kind_for(version) {
+        let base = vm.images.ensure_image(&*vm.engine, &kind.base).await.map_err(Cause::from);
+        let brought = match base {
+            Ok(_) => vm.layers.ensure(&*vm.engine, version).await.map(drop).map_err(Cause::from),
+            Err(err) => Err(err),
+        };
+        match brought {
+            Ok(()) => {
+                vm.images.used(version);
+                return Ok(());
+            }
+            Err(err) => {
+                tracing::warn!(function = %version.function, version = %version.number, cause = %Chain(&*err), "No layers to fetch; its image is fetched.");
+            }
+        }
+    }
+    vm.images.ensure(&*vm.engine, version).await.map(drop).map_err(Cause::from)
+}

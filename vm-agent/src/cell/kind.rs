@@ -1,0 +1,184 @@
+//! Kinds of cells, and which versions fit one. Pure; asked for each start, and for each version that is seen.
+//!
+//! A cell is booted before anybody knows for whom, so all that is settled when its process starts is part of its kind:
+//! what runs (the base), what it may reach, and the memory by which the runtime sizes its heap.
+
+use epsilon_api::{
+    function::{FunctionSpec, ImageRef, Network, Runtime, Version},
+    units::Bytes,
+};
+use std::fmt;
+
+/// The memory of cells. A function's is a rung or lies between two: it gets a cell of the lower one, whose limit is raised
+/// while its code loads; the runtime's heap stays as it was sized, a little smaller than it could be.
+const LADDER_MIB: [u64; 16] =
+    [64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384];
+
+/// What cells have in common that can stand in for each other.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Kind {
+    /// The runtime base.
+    pub(crate) base: ImageRef,
+    pub(crate) network: Network,
+    /// A rung of the ladder.
+    pub(crate) memory: Bytes,
+}
+
+/// Why a version cannot be served by a cell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unfit {
+    /// It brings its own server.
+    Runtime,
+    /// Nobody said what its image is made of.
+    NoParts,
+    /// This variable counts only when the process starts.
+    Env(String),
+    /// Less memory than any cell has.
+    TooSmall,
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Runtime => f.write_str("its runtime is not `node`"),
+            Self::NoParts => f.write_str("its image is not known to be made of layers"),
+            Self::Env(name) => write!(f, "`{name}` counts when a process starts"),
+            Self::TooSmall => write!(f, "its memory is less than {} MiB", LADDER_MIB[0]),
+        }
+    }
+}
+
+impl Kind {
+    /// The kind of cell that a version fits.
+    ///
+    /// # Errors
+    /// Why it fits none: its instances are made from its image.
+    pub(crate) fn of(version: &Version) -> Result<Self, Unfit> {
+        let spec = &version.spec;
+        if spec.runtime != Runtime::Node {
+            return Err(Unfit::Runtime);
+        }
+        let parts = version.parts.as_ref().ok_or(Unfit::NoParts)?;
+        if let Some(name) = early_variable(spec) {
+            return Err(Unfit::Env(name.to_owned()));
+        }
+        let memory = class(spec.memory).ok_or(Unfit::TooSmall)?;
+        Ok(Self { base: parts.base.clone(), network: spec.network, memory })
+    }
+
+    /// The kind that most functions fit: those that say nothing about memory and network.
+    pub(crate) fn usual(base: ImageRef) -> Self {
+        let usual = FunctionSpec::new(Runtime::Node, "", "");
+        let memory = class(usual.memory).unwrap_or(usual.memory);
+        Self { base, network: usual.network, memory }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let network = match self.network {
+            Network::Egress => "egress",
+            Network::None => "none",
+        };
+        write!(f, "{} {network} {}", self.base, self.memory)
+    }
+}
+
+/// The largest rung within `memory`.
+fn class(memory: Bytes) -> Option<Bytes> {
+    LADDER_MIB.into_iter().map(Bytes::mib).rfind(|rung| *rung <= memory)
+}
+
+/// A variable that Node, V8, libuv, OpenSSL, ICU or the C library reads when the process starts, and never again. The
+/// wrapper sets all others when it loads the code.
+fn early_variable(spec: &FunctionSpec) -> Option<&str> {
+    /// Of Node's own, these are read when they are needed.
+    const LATE: [&str; 2] = ["NODE_ENV", "NODE_TLS_REJECT_UNAUTHORIZED"];
+    const PREFIXES: [&str; 9] =
+        ["NODE_", "UV_", "LD_", "SSL_CERT_", "OPENSSL_", "ICU_", "MALLOC_", "GLIBC_", "LC_"];
+    const NAMES: [&str; 2] = ["LANG", "LANGUAGE"];
+    let is_early = |name: &str| {
+        let by_prefix = PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+        (by_prefix && !LATE.contains(&name)) || NAMES.contains(&name)
+    };
+    spec.env.keys().map(String::as_str).find(|name| is_early(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use epsilon_api::{
+        function::Parts,
+        ids::{DeploymentId, FunctionName, ProjectName, VersionNumber},
+    };
+
+    fn base() -> ImageRef {
+        ImageRef { reference: "base:1".into(), digest: "sha256:00".into() }
+    }
+
+    fn version(change: impl FnOnce(&mut Version)) -> Version {
+        let mut version = Version {
+            function: FunctionName::parse("hello").unwrap(),
+            number: VersionNumber::FIRST,
+            project: ProjectName::parse("test").unwrap(),
+            deployment: DeploymentId::random(),
+            image: ImageRef { reference: "hello:1".into(), digest: "sha256:01".into() },
+            parts: Some(Parts { base: base(), layers: Vec::new() }),
+            spec: FunctionSpec::new(Runtime::Node, "index.js", "hello"),
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+        };
+        change(&mut version);
+        version
+    }
+
+    fn env(name: &str) -> Result<Kind, Unfit> {
+        Kind::of(&version(|v| drop(v.spec.env.insert(name.into(), "1".into()))))
+    }
+
+    macro_rules! fits {
+        ($($name:ident: $version:expr => $want:expr;)*) => {$(
+            #[test]
+            fn $name() {
+                assert_eq!(Kind::of(&version($version)).map(|kind| (kind.network, kind.memory.get() >> 20)), $want);
+            }
+        )*};
+    }
+
+    fits! {
+        a_function_that_says_nothing: |_| {} => Ok((Network::Egress, 256));
+        one_without_a_network: |v| v.spec.network = Network::None => Ok((Network::None, 256));
+        memory_of_a_rung: |v| v.spec.memory = Bytes::mib(512) => Ok((Network::Egress, 512));
+        memory_between_two_rungs_has_the_lower: |v| v.spec.memory = Bytes::mib(511) => Ok((Network::Egress, 384));
+        memory_beyond_the_ladder: |v| v.spec.memory = Bytes::mib(100_000) => Ok((Network::Egress, 16384));
+        the_smallest: |v| v.spec.memory = Bytes::mib(64) => Ok((Network::Egress, 64));
+        below_the_smallest: |v| v.spec.memory = Bytes::mib(63) => Err(Unfit::TooSmall);
+        a_container: |v| v.spec.runtime = Runtime::Container => Err(Unfit::Runtime);
+        an_old_version: |v| v.parts = None => Err(Unfit::NoParts);
+    }
+
+    #[test]
+    fn variables_that_count_at_the_start_of_a_process() {
+        for name in ["NODE_OPTIONS", "NODE_EXTRA_CA_CERTS", "UV_THREADPOOL_SIZE", "LD_PRELOAD"] {
+            assert_eq!(env(name), Err(Unfit::Env(name.into())));
+        }
+        assert_eq!(env("SSL_CERT_FILE"), Err(Unfit::Env("SSL_CERT_FILE".into())));
+        for name in ["NODE_ENV", "CURRENCY", "TZ", "LDAP_URL", "LANGUAGES", "UVX"] {
+            assert!(env(name).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_usual_kind_is_that_of_a_function_that_says_nothing() {
+        assert_eq!(Kind::of(&version(|_| {})), Ok(Kind::usual(base())));
+    }
+
+    #[test]
+    fn kinds_differ_by_base() {
+        let other = version(|v| {
+            if let Some(parts) = &mut v.parts {
+                parts.base.digest = "sha256:02".into();
+            }
+        });
+        assert_ne!(Kind::of(&other), Kind::of(&version(|_| {})));
+    }
+}

@@ -1,0 +1,148 @@
+//! What a cell takes up, from the first folder on: its names, container, folders, mount, memory. Whoever drops a place has
+//! it removed; the instance that a cell becomes keeps it and is cleared away by its own runner.
+
+use super::Kind;
+use crate::{
+    engine::{ContainerName, EngineError},
+    instance::budget::Grant,
+    layers::Code,
+    vm::LocalVm,
+};
+use epsilon_api::{chain::Chain, ids::InstanceId};
+use parking_lot::Mutex;
+use std::{
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+/// Pause between two tries to remove a container; doubled up to [`SLOW_REMOVE`].
+const FIRST_REMOVE: Duration = Duration::from_millis(50);
+const SLOW_REMOVE: Duration = Duration::from_secs(5);
+
+pub(crate) struct Place {
+    pub(crate) id: InstanceId,
+    pub(crate) container: ContainerName,
+    /// Whoever attends to its container may go.
+    pub(crate) stop: CancellationToken,
+    /// The layers that are mounted; they stay on disk for so long.
+    pub(crate) code: Mutex<Option<Code>>,
+    /// Until an instance takes it over.
+    pub(crate) memory: Option<Grant>,
+    /// The engine was asked for a container.
+    has_container: bool,
+    /// `None` once somebody else clears it away, or it is cleared away. Weak, because the VM owns the cells that wait.
+    vm: Option<Weak<LocalVm>>,
+}
+
+impl Place {
+    /// A new one: from here on, its id is known on the VM.
+    pub(crate) fn new(vm: &Arc<LocalVm>, memory: Option<Grant>) -> Result<Self, EngineError> {
+        let id = InstanceId::random();
+        let place = Self::at(vm, id, memory)?;
+        vm.known.lock().insert(place.id.clone());
+        Ok(place)
+    }
+
+    /// That of a cell of an earlier life.
+    pub(crate) fn found(vm: &Arc<LocalVm>, id: InstanceId) -> Result<Self, EngineError> {
+        let mut place = Self::at(vm, id, None)?;
+        place.vm = None;
+        place.has_container = true;
+        Ok(place)
+    }
+
+    fn at(vm: &Arc<LocalVm>, id: InstanceId, memory: Option<Grant>) -> Result<Self, EngineError> {
+        Ok(Self {
+            container: ContainerName::parse(&format!("epsilon-cell-{id}"))?,
+            stop: vm.closed.child_token(),
+            code: Mutex::new(None),
+            memory,
+            has_container: false,
+            vm: Some(Arc::downgrade(vm)),
+            id,
+        })
+    }
+
+    pub(crate) fn app(&self, vm: &LocalVm) -> PathBuf {
+        vm.cells.app(&self.id)
+    }
+
+    /// The engine is about to be asked for its container.
+    pub(crate) fn has_container(&mut self) {
+        self.has_container = true;
+    }
+
+    /// From now on somebody else clears it away.
+    pub(crate) fn handed_over(mut self) -> Self {
+        self.vm = None;
+        self
+    }
+
+    /// All but the container, once that is gone.
+    pub(crate) fn clear(&self, vm: &LocalVm) {
+        self.stop.cancel();
+        vm.cells.clear(&self.id);
+        drop(self.code.lock().take());
+        vm.remove_sockets(&self.id);
+        vm.known.lock().remove(&self.id);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(vm) = self.vm.take().and_then(|vm| vm.upgrade()) else { return };
+        self.stop.cancel();
+        let mut memory = self.memory.take();
+        if let Some(memory) = &mut memory {
+            memory.leave();
+        }
+        let place = Self {
+            id: self.id.clone(),
+            container: self.container.clone(),
+            stop: self.stop.clone(),
+            code: Mutex::new(self.code.lock().take()),
+            memory,
+            has_container: self.has_container,
+            vm: None,
+        };
+        let task = Arc::clone(&vm);
+        vm.spawn(async move { remove(&task, place).await });
+    }
+}
+
+/// Removes the container, trying until the engine lets it go or the agent ends; then the rest.
+async fn remove(vm: &LocalVm, place: Place) {
+    let (mut pause, mut is_news) = (FIRST_REMOVE, true);
+    while place.has_container
+        && let Err(err) = vm.engine.remove(&place.container).await
+    {
+        if vm.closed.is_cancelled() {
+            return; // the end of the agent removes by label what is left
+        }
+        if std::mem::take(&mut is_news) {
+            tracing::warn!(container = %place.container, cause = %Chain(&err), "A cell could not be removed; trying again.");
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(SLOW_REMOVE);
+    }
+    place.clear(vm);
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Place").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for super::Cell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind: &Kind = &self.kind;
+        f.debug_struct("Cell")
+            .field("id", &self.place.id)
+            .field("kind", kind)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,138 @@
+//! The cells that wait, by kind, and what was asked for. Kept under one short lock by [`Cells`](super::Cells); decides,
+//! and does nothing itself: what it hands out is dropped or used after the lock.
+
+use super::{
+    Cell,
+    demand::{Demand, Range, shares},
+    kind::Kind,
+};
+use crate::instance::state::Moment;
+use epsilon_api::{function::ImageRef, ids::InstanceId, vm::CellCount};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+
+/// Pause after a boot that failed; doubled up to [`LONGEST_PAUSE`]. An engine that is away, a base that is not to be had:
+/// both last.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    kinds: HashMap<Kind, Shelf>,
+    booting: u32,
+    /// No boot before this moment, and how long that was.
+    rest: Option<(Moment, Duration)>,
+}
+
+#[derive(Debug, Default)]
+struct Shelf {
+    /// The one that booted last is at the end, and goes first: what it warmed is still in the processor's caches.
+    ready: VecDeque<Cell>,
+    demand: Demand,
+}
+
+/// What is to be changed so that the right cells wait.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// Too many of their kind, the oldest first. To be dropped.
+    pub(crate) surplus: Vec<Cell>,
+    /// What to boot next.
+    pub(crate) next: Option<Kind>,
+}
+
+impl Pool {
+    pub(crate) fn started(&mut self, kind: &Kind, now: Moment) {
+        match self.kinds.get_mut(kind) {
+            Some(shelf) => shelf.demand.started(now),
+            None => self.kinds.entry(kind.clone()).or_default().demand.started(now),
+        }
+    }
+
+    pub(crate) fn take(&mut self, kind: &Kind) -> Option<Cell> {
+        self.kinds.get_mut(kind)?.ready.pop_back()
+    }
+
+    pub(crate) fn has(&self, kind: &Kind) -> bool {
+        self.kinds.get(kind).is_some_and(|shelf| !shelf.ready.is_empty())
+    }
+
+    pub(crate) fn put(&mut self, cell: Cell) {
+        self.kinds.entry(cell.kind.clone()).or_default().ready.push_back(cell);
+    }
+
+    pub(crate) fn remove(&mut self, id: &InstanceId) -> Option<Cell> {
+        self.kinds.values_mut().find_map(|shelf| {
+            let at = shelf.ready.iter().position(|cell| cell.place.id == *id)?;
+            shelf.ready.remove(at)
+        })
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.kinds.iter().map(|(kind, shelf)| kind.memory.get() * shelf.ready.len() as u64).sum()
+    }
+
+    /// Cells of so much memory, of the kinds that have most of them.
+    pub(crate) fn give_way(&mut self, bytes: u64) -> Vec<Cell> {
+        let (mut leaving, mut freed) = (Vec::new(), 0);
+        while freed < bytes {
+            let richest = self.kinds.values_mut().max_by_key(|shelf| shelf.ready.len());
+            let Some(cell) = richest.and_then(|shelf| shelf.ready.pop_front()) else { break };
+            freed += cell.kind.memory.get();
+            leaving.push(cell);
+        }
+        leaving
+    }
+
+    pub(crate) fn count(&self) -> CellCount {
+        let ready = self.kinds.values().map(|shelf| shelf.ready.len() as u32).sum();
+        CellCount { ready, booting: self.booting }
+    }
+
+    pub(crate) fn boots(&mut self, more: bool) {
+        self.booting = if more { self.booting + 1 } else { self.booting.saturating_sub(1) };
+    }
+
+    /// What came of a boot for the pool.
+    pub(crate) fn booted(&mut self, worked: bool, now: Moment) {
+        let before = self.rest.take().map(|(_, pause)| pause);
+        if !worked {
+            let pause = before.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
+            self.rest = Some((now + pause, pause));
+        }
+    }
+
+    /// `base`: the newest one, whose usual kind is kept at the minimum.
+    pub(crate) fn plan(&mut self, base: Option<&ImageRef>, range: Range, now: Moment) -> Plan {
+        let usual = base.map(|base| Kind::usual(base.clone()));
+        if let Some(usual) = &usual
+            && !self.kinds.contains_key(usual)
+        {
+            self.kinds.insert(usual.clone(), Shelf::default());
+        }
+        self.kinds.retain(|kind, shelf| {
+            Some(kind) == usual.as_ref() || !shelf.ready.is_empty() || !shelf.demand.is_over(now)
+        });
+        // The usual one first: what is short is short for the others.
+        let mut kinds: Vec<(&Kind, &mut Shelf)> = self.kinds.iter_mut().collect();
+        kinds.sort_by_key(|(kind, _)| (Some(*kind) != usual.as_ref(), kind.to_string()));
+        let targets = kinds.iter_mut().map(|(kind, shelf)| {
+            let min = if Some(*kind) == usual.as_ref() { range.min } else { 0 };
+            shelf.demand.target(now, Range { min, max: range.max })
+        });
+        let shares = shares(&targets.collect::<Vec<_>>(), range.max);
+        let mut plan = Plan::default();
+        for ((kind, shelf), share) in kinds.into_iter().zip(shares) {
+            let too_many = shelf.ready.len().saturating_sub(share as usize);
+            plan.surplus.extend(shelf.ready.drain(..too_many));
+            if plan.next.is_none() && shelf.ready.len() < share as usize {
+                plan.next = Some(kind.clone());
+            }
+        }
+        if self.rest.is_some_and(|(until, _)| now < until) {
+            plan.next = None;
+        }
+        plan
+    }
+}

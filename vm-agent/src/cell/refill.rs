@@ -1,0 +1,107 @@
+//! The task that keeps the right cells ready, behind everything else: one boot at a time, none while a start of an instance
+//! is under way, none on memory that the next start may need.
+//!
+//! Inputs: starts that ended, cells that were taken or died, a new base, time. Output: cells in the pool. Ends with the
+//! agent, whose waiting cells it removes.
+
+use super::{Cell, boot, kind::Kind, pool::Plan};
+use crate::{instance::budget::Grant, vm::LocalVm};
+use epsilon_api::vm::StartPhases;
+use futures_util::FutureExt;
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep},
+};
+
+/// How often demand is looked at without news: idle kinds shrink, memory comes back, a pause ends.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Runs until the agent ends.
+pub(crate) async fn run(vm: Arc<LocalVm>) {
+    loop {
+        while let Some((kind, memory)) = next(&vm) {
+            // Not cut by the end of the agent: the boot itself is told of it, and clears up.
+            let booted = begin(&vm, kind, Some(memory)).await;
+            let (worked, cell) = match booted {
+                Ok(Ok((cell, _))) => (true, Some(cell)),
+                Ok(Err(_)) | Err(_) => (false, None),
+            };
+            let mut pool = vm.cells.pool.lock();
+            pool.booted(worked, vm.now());
+            if let Some(cell) = cell {
+                pool.put(cell);
+            }
+        }
+        tokio::select! {
+            // The end first. All arms may be dropped: a token, a stored notice, a timer.
+            biased;
+            () = vm.closed.cancelled() => break,
+            () = vm.cells.news.notified() => {}
+            () = sleep(LOOK) => {}
+        }
+    }
+    let all = vm.cells.pool.lock().give_way(u64::MAX);
+    drop(all);
+}
+
+/// Lets go what is too much; says what to boot next, and on which memory.
+fn next(vm: &LocalVm) -> Option<(Kind, Grant)> {
+    let cells = &vm.cells;
+    let mut range = cells.range;
+    if cells.mounts().is_none() || vm.is_draining() {
+        (range.min, range.max) = (0, 0);
+    }
+    let Plan { surplus, next } =
+        cells.pool.lock().plan(cells.base.newest().as_ref(), range, vm.now());
+    drop(surplus);
+    let is_quiet = cells.starts.load(Ordering::Relaxed) == 0
+        && !vm.is_engine_down.load(Ordering::Relaxed)
+        && !vm.closed.is_cancelled();
+    let kind = next.filter(|_| is_quiet)?;
+    let memory = vm.budget.claim_spare(kind.memory)?;
+    Some((kind, memory))
+}
+
+/// What a boot comes to: a cell and what it took, or the reason why there is none.
+pub(crate) type Booted = oneshot::Receiver<Result<(Cell, StartPhases), String>>;
+
+/// Boots a cell in a task of its own. Nobody there to take it: it is removed.
+pub(crate) fn begin(vm: &Arc<LocalVm>, kind: Kind, memory: Option<Grant>) -> Booted {
+    let (to, from) = oneshot::channel();
+    let task = Arc::clone(vm);
+    vm.cells.pool.lock().boots(true);
+    vm.spawn(async move {
+        let began = Instant::now();
+        let mut phases = StartPhases::default();
+        let boot = boot::boot(&task, kind.clone(), memory, &mut phases);
+        let booted = AssertUnwindSafe(boot).catch_unwind().await.unwrap_or_else(|_| {
+            tracing::error!(%kind, "A bug: the boot of a cell panicked.");
+            Err("a bug of the agent".to_owned())
+        });
+        task.cells.pool.lock().boots(false);
+        match &booted {
+            Ok(cell) => tracing::debug!(
+                cell = %cell.place.id, %kind, took_ms = began.elapsed().as_millis() as u64, "A cell is ready."
+            ),
+            Err(_) if task.closed.is_cancelled() => {}
+            Err(why) => {
+                tracing::warn!(%kind, why, "A cell did not boot.");
+                if is_unshared(why) {
+                    task.cells.turn_off(why);
+                }
+            }
+        }
+        drop(to.send(booted.map(|cell| (cell, phases))));
+    });
+    from
+}
+
+/// How Docker says that it does not see the shared mount.
+fn is_unshared(why: &str) -> bool {
+    why.contains("not a shared") || why.contains("shared or slave mount")
+}

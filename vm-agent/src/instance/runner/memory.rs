@@ -1,0 +1,77 @@
+//! Memory for one start: what is free, what leaves anyway, what can be made to leave. Cells that wait go before idle instances
+//! of others: they are somebody's next start at most, and come back by themselves.
+
+use super::Runner;
+use crate::instance::{
+    budget::{Claim, Grant},
+    start::StartFailure,
+};
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// Pause between two looks for memory that others may have left.
+const MEMORY_LOOK: Duration = Duration::from_millis(50);
+
+impl Runner {
+    /// Tells the pool before anything that takes long, such as a pull, when there is no memory to be had.
+    pub(super) fn look_for_memory(&self) {
+        let shortage = self.vm.budget.shortage(self.instance.version.spec.memory);
+        let shortage = shortage.saturating_sub(self.vm.cells.spare_bytes());
+        if shortage > 0 && !self.vm.can_evict(shortage, &self.pool) {
+            self.pool.start_is_short(self.key, true);
+        }
+    }
+
+    /// Waits for memory as long as a call waits for a place: calls of others end, and their instances are
+    /// idle then. Between two looks nothing is claimed, so that a smaller one may go first.
+    pub(super) async fn take_memory(&self) -> Result<(), StartFailure> {
+        let give_up = Instant::now() + self.vm.config.queue_wait;
+        loop {
+            if let Some(grant) = self.claim_memory().await? {
+                self.instance.keep_memory(grant);
+                self.pool.start_is_short(self.key, false);
+                return Ok(());
+            }
+            self.pool.start_is_short(self.key, true);
+            if Instant::now() >= give_up {
+                let text = "all memory for instances is in use by instances with calls";
+                return Err(StartFailure::NoCapacity(text.into()));
+            }
+            sleep_until(give_up.min(Instant::now() + MEMORY_LOOK)).await;
+            if !self.pool.is_start_needed() {
+                return Err(StartFailure::CalledOff);
+            }
+        }
+    }
+
+    /// Memory that is free or about to be; `None` when all of it is in use for now.
+    async fn claim_memory(&self) -> Result<Option<Grant>, StartFailure> {
+        let memory = self.instance.version.spec.memory;
+        match self.vm.budget.claim(memory) {
+            Claim::Granted(grant) => Ok(Some(grant)),
+            Claim::Later { shortage, grant } => {
+                if shortage > 0 && !self.make_room(shortage) {
+                    return Ok(None);
+                }
+                Ok(timeout(self.vm.config.start_timeout, grant.kept()).await.ok().flatten())
+            }
+            Claim::Never => {
+                let total = self.vm.budget.total();
+                let text =
+                    format!("it needs {memory}, and instances of this VM have {total} in all");
+                Err(StartFailure::NoCapacity(text))
+            }
+        }
+    }
+
+    /// All or nothing: no cell goes for a start that gets no memory all the same.
+    fn make_room(&self, shortage: u64) -> bool {
+        let cells = self.vm.cells.spare_bytes().min(shortage);
+        let instances = shortage - cells;
+        if instances > 0 && !self.vm.evict(instances, &self.pool) {
+            return false;
+        }
+        // One may have been taken meanwhile; then the memory comes a look later.
+        cells == 0 || self.vm.cells.give_way(cells) >= cells
+    }
+}

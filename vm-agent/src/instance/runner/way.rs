@@ -1,0 +1,159 @@
+//! Which way a start takes. Through a cell, when the version fits one: one that waits, else one that is booted for it. From its
+//! image otherwise, and whenever cells turn out not to work here: without a gap, with what was taken already.
+
+use super::Runner;
+use crate::{
+    cell::{
+        assign::{NotAssigned, assign},
+        kind::Kind,
+        refill,
+    },
+    instance::{
+        budget::Claim,
+        start::{StartFailure, Started, image},
+    },
+    layers::Code,
+};
+use epsilon_api::{chain::Chain, units::Bytes, vm::StartPhases};
+use tokio::{sync::SemaphorePermit, time::Instant};
+
+/// What a start has taken while it looked for a way.
+#[derive(Default)]
+struct Taken<'a> {
+    has_memory: bool,
+    permit: Option<SemaphorePermit<'a>>,
+}
+
+impl Runner {
+    pub(super) async fn start(&self) -> Result<Started, StartFailure> {
+        let _under_way = self.vm.cells.begin_start();
+        let mut taken = Taken::default();
+        if let Some(kind) = self.vm.cells.kind_for(&self.instance.version) {
+            match self.in_cell(kind, &mut taken).await {
+                Ok(started) => {
+                    self.vm.images.used(&self.instance.version);
+                    return Ok(started);
+                }
+                Err(NotAssigned::Start(failure)) => return Err(failure),
+                Err(NotAssigned::Cells(why)) => {
+                    let version = &self.instance.version;
+                    self.vm.metrics.assigned("image");
+                    tracing::warn!(function = %version.function, version = %version.number, why, "No cell could serve; it is made from its image.");
+                }
+            }
+        }
+        self.from_image(&mut taken).await
+    }
+
+    async fn in_cell<'a>(
+        &'a self,
+        kind: Kind,
+        taken: &mut Taken<'a>,
+    ) -> Result<Started, NotAssigned> {
+        let cells = &self.vm.cells;
+        cells.wants(&kind, self.vm.now());
+        let mut phases = StartPhases::default();
+        let began = Instant::now();
+        if !cells.has(&kind) {
+            self.look_for_memory();
+        }
+        if !self.pool.is_start_needed() {
+            return Err(NotAssigned::Start(StartFailure::CalledOff));
+        }
+        let code = self.layers().await?;
+        phases.layers = began.elapsed();
+
+        let since = Instant::now();
+        if self.top_up(&kind)
+            && let Some(cell) = cells.take(&kind)
+        {
+            return self.assign(cell, code, phases, since, "ready").await;
+        }
+        self.take_turn(taken).await.map_err(NotAssigned::Start)?;
+        let since = Instant::now();
+        if let Some(mut cell) = cells.take(&kind) {
+            drop(cell.place.memory.take()); // the start has all that it needs by now
+            return self.assign(cell, code, phases, since, "ready").await;
+        }
+        let booted = refill::begin(&self.vm, kind, None).await;
+        let (cell, boot) = match booted {
+            Ok(Ok(booted)) => booted,
+            Ok(Err(why)) => return Err(NotAssigned::Cells(why)),
+            Err(_) => return Err(NotAssigned::Start(StartFailure::CalledOff)),
+        };
+        let phases = StartPhases { layers: phases.layers, ..boot };
+        self.assign(cell, code, phases, Instant::now(), "booted").await
+    }
+
+    async fn assign(
+        &self,
+        cell: crate::cell::Cell,
+        code: Code,
+        phases: StartPhases,
+        since: Instant,
+        how: &str,
+    ) -> Result<Started, NotAssigned> {
+        let assigned = assign(&self.vm, &self.instance, cell, code, phases, since).await;
+        match &assigned {
+            Ok(_) => self.vm.metrics.assigned(how),
+            Err(NotAssigned::Start(failure)) => self.vm.metrics.assigned(failure.outcome()),
+            Err(NotAssigned::Cells(_)) => {}
+        }
+        assigned
+    }
+
+    async fn layers(&self) -> Result<Code, NotAssigned> {
+        let version = &self.instance.version;
+        let found = self.vm.layers.ensure(&*self.vm.engine, version).await;
+        found.map_err(|err| NotAssigned::Cells(Chain(&err).to_string()))
+    }
+
+    /// What the function has beyond its cell. Only what is free at once: else the start waits for all of its memory, and
+    /// finds a cell then.
+    fn top_up(&self, kind: &Kind) -> bool {
+        let memory = self.instance.version.spec.memory;
+        let beyond = memory.get().saturating_sub(kind.memory.get());
+        if beyond == 0 || !self.vm.cells.has(kind) {
+            return beyond == 0;
+        }
+        match self.vm.budget.claim(Bytes(beyond)) {
+            Claim::Granted(grant) => {
+                self.instance.keep_memory(grant);
+                true
+            }
+            Claim::Later { .. } | Claim::Never => false,
+        }
+    }
+
+    async fn from_image<'a>(&'a self, taken: &mut Taken<'a>) -> Result<Started, StartFailure> {
+        // What others must give or send is waited for without a permit: it would keep theirs from them.
+        let began = Instant::now();
+        if !taken.has_memory {
+            self.look_for_memory();
+        }
+        if !self.pool.is_start_needed() {
+            return Err(StartFailure::CalledOff);
+        }
+        let image = self.vm.images.ensure(&*self.vm.engine, &self.instance.version).await?;
+        let pull = began.elapsed();
+        self.take_turn(taken).await?;
+        image::start(&self.vm, &self.instance, image, pull).await
+    }
+
+    /// Memory for all of it, then a place among those that start at once.
+    async fn take_turn<'a>(&'a self, taken: &mut Taken<'a>) -> Result<(), StartFailure> {
+        if !taken.has_memory {
+            self.instance.give_memory_back(); // a part of it
+            self.take_memory().await?;
+            taken.has_memory = true;
+        }
+        if taken.permit.is_none() {
+            let permit = self.vm.starts.acquire().await;
+            taken.permit = Some(permit.map_err(|_| StartFailure::CalledOff)?);
+        }
+        if !self.pool.is_start_needed() {
+            return Err(StartFailure::CalledOff); // those who waited were served meanwhile
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,168 @@
+//! The image path from nothing to an instance that takes calls:
+//! `image → folder → container → attached log → running → listening → code loaded`.
+//!
+//! For whatever fits no cell, and where there are none. Called by `runner/way.rs`.
+
+use super::{LoadFailure, PROBE, StartFailure, Started, attachment, settle, wait, watch_exit};
+use crate::{
+    engine::{ContainerSpec, EngineError, LocalImage, SOCKETS},
+    instance::{
+        Instance, Reached,
+        connections::Upstream,
+        control::{Init, Line},
+        sockets::{CodeUser, SocketFolder},
+    },
+    labels::Labels,
+    logs::attach::Tap,
+    vm::LocalVm,
+};
+use epsilon_api::{function::Runtime, vm::StartPhases};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::time::{Instant, sleep, timeout};
+
+/// The port of `runtime: container`.
+const PORT: u16 = 8080;
+/// First pause between two looks for a server; doubled up to [`SLOW_LOOK`].
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const SLOW_LOOK: Duration = Duration::from_millis(4);
+
+/// `pull`: what it took to have `image`.
+pub(crate) async fn start(
+    vm: &Arc<LocalVm>,
+    instance: &Instance,
+    image: LocalImage,
+    pull: Duration,
+) -> Result<Started, StartFailure> {
+    let version = &instance.version;
+    let spec = &version.spec;
+    let mut phases = StartPhases { pull, ..StartPhases::default() };
+    let mut since = Instant::now();
+    let mut lap = || {
+        let took = since.elapsed();
+        since = Instant::now();
+        took
+    };
+
+    let network = attachment(vm, spec.network, spec.runtime).await?;
+    let user = CodeUser::of_this_process();
+    let folder = match spec.runtime {
+        Runtime::Node => Some(
+            SocketFolder::create(vm.sockets_folder(instance.id()), user)
+                .map_err(|err| StartFailure::NoCapacity(format!("no folder for sockets: {err}")))?,
+        ),
+        Runtime::Container => None,
+    };
+    let env = match spec.runtime {
+        Runtime::Node => vec![("EPSILON_SOCKETS".to_owned(), SOCKETS.to_owned())],
+        Runtime::Container => {
+            let mut env: Vec<_> = spec.env.clone().into_iter().collect();
+            env.retain(|(key, _)| key != "PORT");
+            env.push(("PORT".into(), PORT.to_string()));
+            env
+        }
+    };
+    let mut container = ContainerSpec {
+        name: instance.container().clone(),
+        image,
+        labels: Labels {
+            vm: vm.id.clone(),
+            instance: instance.id().clone(),
+            version: Some(Arc::clone(version)),
+        },
+        env,
+        mounts: None,
+        sockets: folder.as_ref().map(|folder| folder.path().to_owned()),
+        user: user.to_string(),
+        memory: spec.memory,
+        cpu: spec.cpu,
+        network,
+        limits: vm.config.limits.clone(),
+    };
+    instance.reach(Reached::Container);
+    if let Err(err) = create(vm, instance, &container).await {
+        let EngineError::NotFound(_) = err else { return Err(err.into()) };
+        // The image was removed behind our back: look again, once.
+        vm.images.lost(&version.image);
+        container.image = vm.images.ensure(&*vm.engine, version).await?;
+        create(vm, instance, &container).await?;
+    }
+    phases.create = lap();
+
+    // Before the start, or the first lines are lost.
+    let tap = Tap::open(vm, instance.container(), &instance.stop).await?;
+    tap.belongs_to(version, instance.id());
+    instance.reach(Reached::Process);
+    if let Err(err) = run(vm, instance).await {
+        let EngineError::NotFound(_) = err else { return Err(err.into()) };
+        // The network was removed behind our back: make it, once.
+        vm.network.doubt();
+        attachment(vm, spec.network, spec.runtime).await?;
+        run(vm, instance).await?;
+    }
+    let exit = wait(vm, instance.container());
+
+    let load = async {
+        match folder {
+            Some(folder) => {
+                let mut line = Line::wait(&folder).await;
+                phases.start = lap();
+                line.init(&Init::new(version, instance.id(), vm.engine.code())).await?;
+                Ok(Upstream::Sockets(folder))
+            }
+            None => {
+                let address = vm.engine.address(instance.container()).await;
+                let address = SocketAddr::new(address.map_err(StartFailure::from)?, PORT);
+                wait_for_server(address).await;
+                phases.start = lap();
+                Ok(Upstream::Tcp(address))
+            }
+        }
+    };
+    let (upstream, exit) = match settle(vm, exit, tap, load).await {
+        Ok(settled) => settled,
+        Err(LoadFailure::Start(failure)) => return Err(failure),
+        Err(LoadFailure::NotMounted) => {
+            return Err(StartFailure::Init("the image holds no code".into()));
+        }
+    };
+    if spec.runtime == Runtime::Node {
+        phases.init = lap();
+    }
+    instance.connections.reach(upstream);
+    Ok(Started { phases, exit: watch_exit(vm, instance.container(), exit), limits: None })
+}
+
+async fn create(
+    vm: &Arc<LocalVm>,
+    instance: &Instance,
+    container: &ContainerSpec,
+) -> Result<(), EngineError> {
+    let (engine, container) = (Arc::clone(&vm.engine), container.clone());
+    instance.have_engine(vm, async move { engine.create(&container).await }).await
+}
+
+async fn run(vm: &Arc<LocalVm>, instance: &Instance) -> Result<(), EngineError> {
+    let (engine, name) = (Arc::clone(&vm.engine), instance.container().clone());
+    instance.have_engine(vm, async move { engine.start(&name).await }).await
+}
+
+/// Ready is a server that accepts and answers anything at all.
+async fn wait_for_server(address: SocketAddr) {
+    let mut pause = FIRST_LOOK;
+    while !matches!(timeout(PROBE, probe(address)).await, Ok(Ok(()))) {
+        sleep(pause).await;
+        pause = (pause * 2).min(SLOW_LOOK);
+    }
+}
+
+async fn probe(address: SocketAddr) -> io::Result<()> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nuser-agent: epsilon-ready\r\nconnection: close\r\n\r\n")
+        .await?;
+    match stream.read(&mut [0; 1]).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
+    }
+}
