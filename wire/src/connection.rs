@@ -52,7 +52,8 @@ pub struct Connection {
 /// Who reads and writes. Ends with the connection; its errors reach the call through the sender.
 enum Driver {
     Task(#[allow(dead_code, reason = "held for its drop")] AbortOnDropHandle<()>),
-    Caller(Pin<Box<dyn Future<Output = ()> + Send>>),
+    /// Never locked: only who has the connection for itself polls it, but others may hold it.
+    Caller(Mutex<Pin<Box<dyn Future<Output = ()> + Send>>>),
     Over,
 }
 
@@ -82,14 +83,17 @@ impl Connection {
         let (sender, connection) =
             http1::handshake(TokioIo::new(Joined(stream))).await.map_err(io::Error::other)?;
         let driver = Box::pin(async move { drop(connection.with_upgrades().await) });
-        Ok(Self { sender, driver: Driver::Caller(driver), alarm: Alarm::default() })
+        Ok(Self { sender, driver: Driver::Caller(Mutex::new(driver)), alarm: Alarm::default() })
     }
 
     /// From now on a task reads and writes. Needs a tokio runtime.
     pub fn detach(&mut self) {
-        if let Driver::Caller(driver) = std::mem::replace(&mut self.driver, Driver::Over) {
-            self.driver = Driver::Task(AbortOnDropHandle::new(tokio::spawn(driver)));
-        }
+        self.driver = match std::mem::replace(&mut self.driver, Driver::Over) {
+            Driver::Caller(driver) => {
+                Driver::Task(AbortOnDropHandle::new(tokio::spawn(driver.into_inner())))
+            }
+            driver @ (Driver::Task(_) | Driver::Over) => driver,
+        };
     }
 
     /// Sends a request and waits for the head of its answer; `None` at the deadline. Dropped before its end, the connection
@@ -138,7 +142,7 @@ impl Driver {
     /// Reads and writes what can be, where that is the caller's work.
     fn poll(&mut self, cx: &mut Context<'_>) {
         if let Self::Caller(driver) = self
-            && driver.as_mut().poll(cx).is_ready()
+            && driver.get_mut().as_mut().poll(cx).is_ready()
         {
             *self = Self::Over;
         }

@@ -7,7 +7,6 @@ use epsilon_api::{body::CallBody, error::CallError, headers, ids::RequestId};
 use epsilon_wire::connection::Connection;
 use http::{HeaderValue, Request, Response, Version, header};
 use hyper::body::{Body, Incoming};
-use tokio::time::timeout_at;
 
 /// A call that an instance answers: the lease, and the connection that the answer comes on. Dropping it
 /// closes the connection and leaves the rest to the lease.
@@ -80,11 +79,11 @@ pub(crate) async fn send(
             },
         };
         let deadline = lease.hand_over(request_id);
-        match timeout_at(deadline, connection.sender.try_send_request(request)).await {
-            Ok(Ok(response)) => {
+        match connection.send(request, deadline).await {
+            Some(Ok(response)) => {
                 return Outcome::Answered { response, call: Running { connection, lease } };
             }
-            Ok(Err(mut err)) => match err.take_message() {
+            Some(Err(mut err)) => match err.take_message() {
                 // It had been closed before: nothing was executed, so a fresh one may carry the call.
                 Some(unsent) if !is_fresh => {
                     lease.take_back();
@@ -97,7 +96,7 @@ pub(crate) async fn send(
                 }
                 None => return Outcome::Failed(failed(err.into_error(), &mut lease)),
             },
-            Err(_) => {
+            None => {
                 let spec = &lease.pool().version.spec;
                 let function = lease.pool().version.function.clone();
                 let err = CallError::FunctionTimeout { function, timeout: spec.timeout };

@@ -68,7 +68,9 @@ struct Watchdog {
 }
 
 impl Watchdog {
-    fn start(call: Running) -> Self {
+    fn start(mut call: Running) -> Self {
+        // Who reads the answer may not be there to read the connection, too.
+        call.connection.detach();
         let deadline = call.lease.deadline();
         let call = Arc::new(Mutex::new(Some(call)));
         let watched = Arc::clone(&call);

@@ -1,5 +1,6 @@
 //! Connections to one instance: over its unix socket, or TCP for `runtime: container`. A connection is kept
-//! again only after its answer was read to the end.
+//! again only after its answer was read to the end. The call that uses it reads and writes it itself; an answer that
+//! comes in pieces gets a task for that (`call/reply.rs`).
 
 use super::sockets::{self, SocketFolder};
 use epsilon_wire::connection::{Connection, Idle};
@@ -52,12 +53,12 @@ impl Connections {
     pub(crate) async fn open(&self) -> io::Result<Connection> {
         match self.upstream.get() {
             Some(Upstream::Sockets(folder)) => {
-                Connection::handshake(folder.connect(sockets::CALLS).await?).await
+                Connection::attended(folder.connect(sockets::CALLS).await?).await
             }
             Some(Upstream::Tcp(address)) => {
                 let stream = timeout(OPEN, TcpStream::connect(address)).await??;
                 stream.set_nodelay(true)?;
-                Connection::handshake(stream).await
+                Connection::attended(stream).await
             }
             None => {
                 Err(io::Error::new(io::ErrorKind::NotConnected, "the instance has not started"))

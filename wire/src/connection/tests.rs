@@ -63,6 +63,7 @@ async fn from_its_detachment_on_it_goes_on_by_itself() {
     let (answer, body) = tokio::join!(connection.send(get(), Instant::now() + PATIENCE), serve);
     let answer = answer.unwrap().unwrap().into_body();
     connection.detach();
+    connection.detach(); // as often as one likes
     server.write_all(body).await.unwrap();
     assert_eq!(answer.collect().await.unwrap().to_bytes(), "Hello");
     drop(connection);

@@ -22,7 +22,6 @@ use http::{
 };
 use http_body::Body as _;
 use hyper::body::Incoming;
-use parking_lot::Mutex;
 use std::{pin::pin, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
@@ -97,8 +96,8 @@ impl Remote {
             return Err(odd.after(version.function.clone()));
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            // The connection is the tunnel now; what is held may be shared, which a connection may not.
-            response.extensions_mut().insert(Held(Arc::new(Mutex::new(connection))));
+            // The connection is the tunnel now.
+            response.extensions_mut().insert(Held(Arc::new(connection)));
             return Ok(Answer { response: response.map(|_| body::empty()), spent });
         }
         let kept = |body| body::boxed(Kept::new(body, connection, Arc::clone(&self.link)));
