@@ -2,8 +2,8 @@
 # `make demo`: the whole platform, from nothing to answers, on this machine.
 #
 # Sets up what is missing, builds the release binary, starts `epsilon up` on a data folder of its own,
-# deploys each of examples/, calls each, pushes a change of one with git while it is called, then stays up
-# until Ctrl-C. Removes everything at its end, however it ends, and looks whether that is true. DEMO_EXIT=1:
+# deploys each of examples/, calls each, once more without an instance, with the receipt of its start, pushes a change
+# of one with git while it is called, then stays up until Ctrl-C. Removes everything at its end, however it ends, and looks whether that is true. DEMO_EXIT=1:
 # ends by itself after the tour, with status 0.
 #
 # What is called is written in infra/demo-calls.
@@ -20,6 +20,8 @@ STOP_LIMIT=90
 CALL_LIMIT=60
 # From a push that ended to the new version's answers.
 NEW_LIMIT=30
+# Until instances have gone, or cells are ready.
+REST_LIMIT=60
 # Those who call while git pushes.
 CALLERS=4
 
@@ -231,6 +233,51 @@ tour() {
     run epsilon deploy "examples/$folder"
 }
 
+# --------------------------------------------------------------------------------------------- first calls
+
+# What the VM holds, without blanks, for grep.
+vm_holds() { epsilon vms --json | tr -d ' \n'; }
+
+# wait_for WHAT COMMAND…: looks until the command succeeds; fails after REST_LIMIT.
+wait_for() {
+    local what=$1 waited=0
+    shift
+    until "$@"; do
+        if [ "$waited" -ge $((REST_LIMIT * 5)) ]; then
+            note "not within $REST_LIMIT s: $what"
+            return 1
+        fi
+        sleep 0.2
+        waited=$((waited + 1))
+    done
+}
+
+no_instance_is_left() { vm_holds | grep -q '"instances":\[\]'; }
+cells_are_ready() { vm_holds | grep -qE '"cells":\{"ready":[1-9][0-9]*,"booting":0'; }
+
+# The first line of each example, without an instance.
+first_calls() {
+    local vm line words status
+    title "First calls: nothing of these functions runs"
+    note "Draining the VM sends all instances away, as an hour without a call does. Then cells get ready: booted containers"
+    note "that wait for a function's code. What a call's start was made of is its receipt."
+    vm=$(cat "$work/data/vm/id")
+    run epsilon drain "$vm"
+    wait_for "no instance is left" no_instance_is_left || wrong "instances stayed after a drain"
+    run epsilon undrain "$vm"
+    while IFS= read -r line; do
+        # Each call takes one.
+        wait_for "cells are ready" cells_are_ready || true
+        mapfile -t words < <(xargs -n1 printf '%s\n' <<<"$line")
+        printf '\n%s$ epsilon invoke %s --timing%s\n' "$green" "$line" "$plain"
+        status=0
+        # Its errors go where ours go: on a terminal the receipt is a table.
+        timeout "$CALL_LIMIT" "$binary" invoke "${words[@]}" --timing >"$work/answer" || status=$?
+        head -c 300 "$work/answer" | head -n 3
+        [ "$status" -eq 0 ] || wrong "that call ended with status $status"
+    done < <(awk '!/^#/ && NF && !seen[$1]++ && $2 != "websocket" { sub(/^[^ ]+ +/, ""); print }' infra/demo-calls)
+}
+
 # ------------------------------------------------------------------------------------------------- git push
 
 # git as on a machine that nobody has set up: no settings, no questions; the key comes from a helper.
@@ -314,6 +361,7 @@ while IFS= read -r name; do unset "$name"; done < <(compgen -e | grep '^EPSILON_
 export EPSILON_DATA_DIR="$work/data"
 start_platform
 tour
+first_calls
 push_with_git
 
 if [ "${DEMO_EXIT:-}" = 1 ]; then

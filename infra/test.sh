@@ -55,6 +55,15 @@ platforms() {
     } | grep -oE '"epsilon\.(vm|builder)":"[^"]*"' | sort -u
 }
 
+# Mounts of the tests' platforms: those in temporary folders, and those that were noted by who cleans up after a platform that
+# ended in order (tests/e2e/src/program.rs).
+mounts() {
+    {
+        grep -oE " ${TMPDIR:-/tmp}/[^ ]*/vm/[^ ]*" /proc/mounts || true
+        sed 's/^/left by a platform that ended in order:/' "$noted" 2>/dev/null || true
+    } | sort -u
+}
+
 # What was there before the tests may stay: it is the person's own.
 no_leftovers() {
     local left waited line label ours=''
@@ -73,8 +82,9 @@ no_leftovers() {
             ours+="$label"$'\n'
         fi
     done <<<"$left"
-    [ -z "$ours" ] || {
-        printf 'left behind on the engine, by label:\n%s' "$ours"
+    left=$(comm -13 "$logs/mounts" <(mounts))
+    [ -z "$ours$left" ] || {
+        printf 'left behind on the engine, by label:\n%smounts left behind:\n%s\n' "$ours" "$left"
         return 1
     }
 }
@@ -85,13 +95,16 @@ while IFS= read -r name; do unset "$name"; done < <(compgen -e | grep -E '^(EPSI
 part tools 15m infra/ensure-tools.sh
 part docker 10m infra/ensure-docker.sh
 platforms >"$logs/before" || true # none, or no engine: then the parts that need it fail
+target=$(cargo metadata --format-version 1 --no-deps --offline | grep -o '"target_directory":"[^"]*"' | cut -d'"' -f4)
+noted=$target/tmp/left-behind
+rm -f "$noted"
+mounts >"$logs/mounts"
 part format 2m cargo fmt --all --check
 mapfile -t scripts < <(git ls-files .ci/run 'infra/*.sh')
 part scripts 2m shellcheck --external-sources "${scripts[@]}"
 part infra 10m infra/test-infra.sh
 part lints 30m cargo clippy --workspace --all-targets --locked -- --deny warnings
 part build 30m cargo build --release --locked --package epsilon-cli --package epsilon-gateway --package epsilon-vm-agent --package epsilon-builder --bins
-target=$(cargo metadata --format-version 1 --no-deps --offline | grep -o '"target_directory":"[^"]*"' | cut -d'"' -f4)
 # Makes the runtime base, which the tests of builder and vm-agent use.
 part wrapper 40m env EPSILON_BIN="$target/release/epsilon" infra/test-wrapper.sh
 part rust 40m cargo test --workspace --exclude epsilon-e2e --locked --no-fail-fast

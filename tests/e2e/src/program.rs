@@ -26,19 +26,22 @@ const READY: Duration = Duration::from_secs(600);
 
 /// `$1`: the folder with `pid`, `data/`, and `images`: the function images that were there before, and stay.
 /// Everything else is found by what only this program has: the folder that it runs in, its VM's id in the
-/// labels, the images that its builder remembers.
+/// labels, the images that its builder remembers. `$2`: where mounts are noted that a program has left which ended in
+/// order, a line for each; `infra/test.sh` looks there.
 const GUARD: &str = r#"
 cat >/dev/null
+ended=
 pid=$(cat "$1/pid")
 ours() { [ "$(readlink "/proc/$pid/cwd")" = "$1" ]; }
 # One that a test stopped (SIGSTOP) hears nothing else before this.
-ours "$1" && kill -CONT "$pid"
+ours "$1" && kill -CONT "$pid" && ended=itself
 # The second TERM ends the wait for calls that a test left running.
 for tenths in $(seq 0 200); do
   ours "$1" || break
-  case "$tenths" in 0 | 30) kill -TERM "$pid" ;; 200) kill -KILL "$pid" ;; esac
+  case "$tenths" in 0 | 30) kill -TERM "$pid" ;; 200) kill -KILL "$pid"; ended=killed ;; esac
   sleep 0.1
 done
+[ "$ended" != itself ] || grep -oE " $1/data/vm/[^ ]*" /proc/mounts >>"$2"
 if vm=$(cat "$1/data/vm/id" 2>/dev/null); then
   docker ps -aq --filter "label=epsilon.vm=$vm" | xargs -r docker rm -f
   for network in $(docker network ls -q --filter "label=epsilon.vm=$vm"); do
@@ -50,7 +53,7 @@ if vm=$(cat "$1/data/vm/id" 2>/dev/null); then
 fi
 grep -ho '"reference":"[^"]*"' "$1"/data/builder/images/*.json | cut -d'"' -f4 | sort -u |
   grep -vxFf "$1/images" | xargs -r docker rmi
-grep -oE " $1[^ ]*" /proc/mounts | sort -r | xargs -r umount
+grep -oE " $1[^ ]*" /proc/mounts | sort -r | xargs -rn1 umount -l
 rm -rf "$1"
 "#;
 
@@ -112,7 +115,8 @@ impl Program {
         std::fs::write(folder.path().join("images"), function_images()).unwrap();
         let log = log_file(launch.binary);
         // There before the process: the start may be given up half-way.
-        let guard = Guard::new(GUARD, [folder.path()]);
+        let left = log.with_file_name("left-behind");
+        let guard = Guard::new(GUARD, [folder.path(), &left]);
         if let Some(size) = &launch.disk {
             let data = folder.path().join("data");
             std::fs::create_dir(&data).unwrap();
