@@ -9,7 +9,7 @@ use crate::{
     error::StartError,
     images::room,
     instance::budget::Budget,
-    layers::Layers,
+    layers::{self, Layers},
     logs::Logs,
     metrics::{Census, Metrics},
     reconcile,
@@ -99,7 +99,8 @@ impl Agent {
         let logs =
             Logs::open(&config.folder.join("logs"), config.log_size, metrics.dropped_lines.clone())
                 .map_err(folder(&config.folder.join("logs")))?;
-        let layers = Layers::open(&config, &id).map_err(folder(&config.folder.join("layers")))?;
+        let layers = Layers::open(&config, &id, metrics.layers.clone())
+            .map_err(folder(&config.folder.join("layers")))?;
         let socket = config.engine_socket.clone();
         let vm = LocalVm::new(Parts { id, cpu, config, engine, budget, layers, logs, metrics });
         registry.register(Box::new(Census::new(Arc::downgrade(&vm))?))?;
@@ -115,6 +116,8 @@ impl Agent {
         vm.spawn(refill::run(Arc::clone(&vm)));
         let images = Arc::clone(&vm);
         vm.spawn(async move { room::keep(&images).await });
+        let layers = Arc::clone(&vm);
+        vm.spawn(async move { layers::room::keep(&layers).await });
         tracing::info!(vm = %vm.id, memory = %vm.budget.total(), "Agent is ready.");
         Ok(Self {
             front: Arc::new(Front(Arc::clone(&vm))),

@@ -3,6 +3,7 @@
 
 use crate::{
     instance::{start::StartFailure, state::STATE_NAMES},
+    layers::Counts,
     vm::LocalVm,
 };
 use epsilon_api::{ids::FunctionName, vm::StartPhases};
@@ -36,6 +37,7 @@ pub(crate) struct Metrics {
     pub(crate) evictions: IntCounter,
     pub(crate) engine_seconds: HistogramVec,
     pub(crate) dropped_lines: IntCounter,
+    pub(crate) layers: Counts,
 }
 
 impl Metrics {
@@ -83,6 +85,7 @@ impl Metrics {
                 "epsilon_log_lines_dropped_total",
                 "Log lines lost because the queue or the disk was full.",
             )?,
+            layers: Counts::register(registry)?,
         };
         registry.register(Box::new(metrics.starts.clone()))?;
         registry.register(Box::new(metrics.cold_start.clone()))?;

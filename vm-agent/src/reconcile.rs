@@ -55,7 +55,7 @@ async fn adopt_one(vm: &Arc<LocalVm>, found: &Found) -> bool {
     let Labels { instance: id, version, vm: _ } = labels;
     let (version, cell) = match version {
         Some(version) => (version, None),
-        None => match served(vm, &id).await {
+        None => match served(vm, &id) {
             Some((version, cell)) => (version, Some(cell)),
             None => return false,
         },
@@ -93,9 +93,9 @@ async fn adopt_one(vm: &Arc<LocalVm>, found: &Found) -> bool {
 
 /// What a cell serves, if it was given to a version and its layers are still there and mounted. One that waited is
 /// cheaper to boot again than to be looked through.
-async fn served(vm: &Arc<LocalVm>, id: &InstanceId) -> Option<(Arc<Version>, Place)> {
+fn served(vm: &Arc<LocalVm>, id: &InstanceId) -> Option<(Arc<Version>, Place)> {
     let version = assign::read(vm, id).filter(|_| vm.cells.is_mounted(id))?;
-    let code = vm.layers.ensure(&*vm.engine, &version).await.ok()?;
+    let code = vm.layers.here(&version)?;
     let cell = Place::found(vm, id.clone()).ok()?;
     *cell.code.lock() = Some(code);
     vm.cells.saw(&version);
@@ -153,7 +153,7 @@ async fn sweep(vm: &Arc<LocalVm>) {
             .filter(|container| {
                 let id = container.labels.get(labels::INSTANCE);
                 let id = id.and_then(|id| InstanceId::parse(id).ok());
-                !id.is_some_and(|id| is_known(&id))
+                !id.is_some_and(|id| is_known(&id) || vm.layers.reads(&id))
             })
             .collect::<Vec<_>>()
     };

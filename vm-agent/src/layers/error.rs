@@ -1,12 +1,13 @@
-//! Why a version's layers are not here. For the operator; shared by all who waited for the same layer.
+//! Why a version's layers are not here. For the operator, but for [`LayersError::is_unfit`], which is for whoever
+//! starts instances. Shared by all who waited for the same layer.
 
 use crate::engine::EngineError;
-use std::{io, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc};
 
 /// Why a version's layers are not here.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LayersError {
-    /// It is no plain tree of files above its base: only its image can be run.
+    /// It is no plain tree of files above its base, or one that is too large: only its image can be run.
     #[error("layer {layer} cannot be mounted: {why}")]
     Unfit {
         /// Its digest.
@@ -14,10 +15,34 @@ pub(crate) enum LayersError {
         /// What it holds that a tree of code does not.
         why: String,
     },
-    /// This machine's disk.
-    #[error("layers cannot be unpacked on this machine")]
-    Disk(#[from] io::Error),
-    /// The engine or the registry.
+    /// Neither this machine's shelf nor a registry has it: its image does.
+    #[error("no source gives layer {layer}")]
+    Absent {
+        /// Its digest.
+        layer: String,
+    },
+    /// There is no room for it. The same may work later.
+    #[error(
+        "this machine's disk has no room for code layers in `{folder}`; free space there, or lower \
+         `vm_agent.layers_size`"
+    )]
+    Full {
+        /// Where they are kept.
+        folder: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Another trouble with this machine's disk.
+    #[error("code layers cannot be kept in `{folder}`; look at its owner and its disk")]
+    Disk {
+        /// Where they are kept.
+        folder: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The engine, or a registry.
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// What somebody else met who wanted the same layer.
@@ -26,12 +51,42 @@ pub(crate) enum LayersError {
 }
 
 impl LayersError {
+    /// What the disk said.
+    pub(super) fn disk(folder: PathBuf, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::Full { folder, source }
+            }
+            _ => Self::Disk { folder, source },
+        }
+    }
+
     /// The version's layers can never be mounted: it takes the image path.
     pub(crate) fn is_unfit(&self) -> bool {
         match self {
             Self::Unfit { .. } => true,
             Self::Same(other) => other.is_unfit(),
-            Self::Disk(_) | Self::Engine(_) => false,
+            Self::Absent { .. } | Self::Full { .. } | Self::Disk { .. } | Self::Engine(_) => false,
+        }
+    }
+
+    /// Another source may have it.
+    pub(super) fn is_absent(&self) -> bool {
+        match self {
+            Self::Absent { .. } => true,
+            Self::Same(other) => other.is_absent(),
+            Self::Unfit { .. } | Self::Full { .. } | Self::Disk { .. } | Self::Engine(_) => false,
+        }
+    }
+
+    /// The metric label.
+    pub(super) fn outcome(&self) -> &'static str {
+        match self {
+            Self::Unfit { .. } => "unfit",
+            Self::Absent { .. } => "absent",
+            Self::Full { .. } | Self::Disk { .. } => "disk",
+            Self::Engine(_) => "failed",
+            Self::Same(other) => other.outcome(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! From a version to folders: each source, what happens when one fails, and what is left behind.
 
+mod docker;
 mod registry;
 mod scripted;
 
@@ -169,7 +170,9 @@ async fn many_who_want_it_at_once_share_one_fetch() {
     let shelf = TempDir::new().unwrap();
     let world = World::new(&format!("{{layer_shelf: {:?}, layers_at_once: 1}}", shelf.path()));
     let (packages, code) = (layer("a.js", "a"), layer("index.js", "x"));
-    [&packages, &code].map(|tar| put_on_shelf(shelf.path(), tar));
+    for tar in [&packages, &code] {
+        put_on_shelf(shelf.path(), tar);
+    }
     let version = version("hello", None, &[&packages, &code]);
     let all = futures_util::future::join_all((0..20).map(|_| world.ensure(&version))).await;
     assert!(all.iter().all(Result::is_ok));
@@ -198,6 +201,8 @@ async fn without_a_shelf_and_a_registry_the_image_gives_all_of_it() {
     assert_eq!(world.names(), [image]);
     world.ensure(&version).await.unwrap();
     assert_eq!(world.fetches("engine", "ok"), 1);
+    // An agent that takes over an instance holds what may be mounted there.
+    assert_eq!(contents(&world.layers.here(&version).unwrap()), contents(&code));
 
     let absent = super::tests::version("absent", None, &[&layer("b.js", "b")]);
     let err = world.ensure(&absent).await.unwrap_err();
@@ -251,7 +256,9 @@ async fn a_full_disk_is_told_and_leaves_nothing() {
     let settings = format!("{{layer_shelf: {:?}}}", shelf.path());
     let world = World::at(home, disk.path(), &settings);
     let (small, large) = (layer("small.js", "s"), layer("large.js", &"x".repeat(600 << 10)));
-    [&small, &large].map(|tar| put_on_shelf(shelf.path(), tar));
+    for tar in [&small, &large] {
+        put_on_shelf(shelf.path(), tar);
+    }
     fs::write(disk.join("ballast"), vec![0; 500 << 10]).unwrap();
     let version = version("hello", None, &[&large]);
     let err = world.ensure(&version).await.unwrap_err();
