@@ -1,5 +1,6 @@
-//! The reference proxy: HAProxy as Debian ships it, with keep-alive on both sides, in front of the very
-//! socket that Epsilon's agent calls.
+//! The reference proxy: HAProxy as Debian ships it, with one thread and keep-alive on both sides, in front of the very
+//! socket that Epsilon's agent calls. It places calls as Epsilon does, by consistent hashing with bounded loads
+//! (`hash-balance-factor`, with the gateway's own factor).
 
 use epsilon_e2e::{
     http::Call,
@@ -28,10 +29,11 @@ impl Haproxy {
         drop(free);
         let config = folder.path().join("haproxy.cfg");
         let text = format!(
-            "global\n  maxconn 2000\ndefaults\n  mode http\n  option http-keep-alive\n  \
+            "global\n  maxconn 2000\n  nbthread 1\ndefaults\n  mode http\n  option http-keep-alive\n  \
              http-reuse always\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n\
              frontend calls\n  bind {address}\n  default_backend instance\n\
-             backend instance\n  server one {server}\n"
+             backend instance\n  balance uri\n  hash-type consistent\n  hash-balance-factor 150\n  \
+             server one {server}\n"
         );
         std::fs::write(&config, text).unwrap();
         let mut command = Command::new("haproxy");

@@ -28,6 +28,8 @@ pub(crate) struct Warm {
     pub(crate) rate: f64,
     pub(crate) added_p50: f64,
     pub(crate) rate_ratio: f64,
+    /// Calls per second beside HAProxy's, where that is installed.
+    pub(crate) proxy_ratio: Option<f64>,
 }
 
 /// A line of the table `what | Epsilon | reference | ratio or difference`.
@@ -140,14 +142,15 @@ pub(crate) fn heading(word: &str) -> String {
 pub(crate) fn warm_rows(rows: &[Warm], out: &mut String) {
     writeln!(
         out,
-        "| warm call | connections | p50 | p99 | calls/s | p50 − socket's p50 | calls/s ÷ socket's |"
+        "| warm call | connections | p50 | p99 | calls/s | p50 − socket's p50 | calls/s ÷ socket's | calls/s ÷ HAProxy's |"
     )
     .unwrap();
-    writeln!(out, "|---|---:|---:|---:|---:|---:|---:|").unwrap();
+    writeln!(out, "|---|---:|---:|---:|---:|---:|---:|---:|").unwrap();
     for row in rows {
+        let proxy_ratio = row.proxy_ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}×"));
         writeln!(
             out,
-            "| {} | {} | {:.0} µs | {:.0} µs | {:.0} | {:+.0} µs | {:.2}× |",
+            "| {} | {} | {:.0} µs | {:.0} µs | {:.0} | {:+.0} µs | {:.2}× | {proxy_ratio} |",
             row.name, row.connections, row.p50, row.p99, row.rate, row.added_p50, row.rate_ratio
         )
         .unwrap();

@@ -1,5 +1,9 @@
-//! A warm call four ways, taking turns: the instance's own socket, Epsilon, HAProxy in front of that
-//! socket, and the same image run plainly by Docker and called over TCP.
+//! A warm call five ways, taking turns: the instance's own socket, Epsilon, HAProxy in front of that socket, Epsilon as it
+//! starts by itself, and the same image run plainly by Docker and called over TCP.
+//!
+//! Epsilon and HAProxy have one thread each (tokio's own `TOKIO_WORKER_THREADS=1`, `nbthread 1`), and both hash with bounded
+//! loads. *As it starts* is the platform that all other benches measure: a thread for each processor, which on a small machine
+//! the function would rather have.
 
 use crate::{
     Plan,
@@ -10,13 +14,20 @@ use crate::{
 use epsilon_e2e::{
     engine::ask,
     http::{Call, Target},
-    up::Epsilon,
+    project,
+    up::{Epsilon, Settings},
     wait::{SOON, until},
 };
 use std::net::{IpAddr, SocketAddr};
 
 /// How many callers there are.
 const CONNECTIONS: [usize; 3] = [1, 8, 32];
+
+const FUNCTION: &str = r#"
+const hello = (req, res) => res.send("Hello");
+// Room for all callers in one instance, so that both sides of each comparison meet the same container.
+exports.warm = { config: { concurrency: 32, maxInstances: 1, cpu: 2 }, func: hello };
+"#;
 
 /// The function's image, run by Docker without us; removed with the value.
 struct Plain {
@@ -46,21 +57,26 @@ impl Drop for Plain {
     }
 }
 
-/// Measures and reports.
+/// Measures and reports. `up` has a function `warm`, too.
 pub(crate) async fn measure(up: &Epsilon, plan: Plan, report: &mut Report) {
-    up.get("/warm").await.expect(200);
-    let container = up.container("warm").await;
-    let socket = container.sockets().join("calls.sock");
-    let plain = Plain::start(&up.image("warm").await).await;
+    let env = vec![("TOKIO_WORKER_THREADS".to_owned(), "1".to_owned())];
+    let one = Epsilon::start_with(Settings { env, ..Settings::default() }).await;
+    one.deploy(&project!("warm", { "index.js" => FUNCTION })).await;
+    for platform in [&one, up] {
+        platform.get("/warm").await.expect(200);
+    }
+    let socket = one.container("warm").await.sockets().join("calls.sock");
+    let plain = Plain::start(&one.image("warm").await).await;
     let haproxy = Haproxy::start(&format!("unix@{}", socket.display())).await;
     let mut targets: Vec<Way<'_>> = vec![
         ("the container's socket", Target::Unix(socket), "/"),
-        ("Epsilon", up.public().into(), "/warm"),
-        ("the container over TCP", plain.address.into(), "/"),
+        ("Epsilon, one thread", one.public().into(), "/warm"),
     ];
     if let Some(haproxy) = &haproxy {
-        targets.push(("HAProxy", haproxy.address().into(), "/"));
+        targets.push(("HAProxy, one thread", haproxy.address().into(), "/"));
     }
+    targets.push(("Epsilon, as it starts", up.public().into(), "/warm"));
+    targets.push(("the container over TCP", plain.address.into(), "/"));
 
     for row in compare(&targets, plan).await {
         report.warm(row);
@@ -70,7 +86,8 @@ pub(crate) async fn measure(up: &Epsilon, plan: Plan, report: &mut Report) {
 /// A way to make the call: its name, where, which path.
 pub(crate) type Way<'a> = (&'static str, Target, &'a str);
 
-/// Each way in turn, on so many connections; the first one is what the others are compared with.
+/// Each way in turn, on so many connections. The first one is what the others are compared with, and so is the last one that
+/// HAProxy's name begins.
 pub(crate) async fn compare(ways: &[Way<'_>], plan: Plan) -> Vec<Warm> {
     let mut rows = Vec::new();
     for connections in CONNECTIONS {
@@ -88,6 +105,8 @@ pub(crate) async fn compare(ways: &[Way<'_>], plan: Plan) -> Vec<Warm> {
             }
         }
         let direct = turns[0].clone();
+        let proxy = ways.iter().rposition(|(name, ..)| name.starts_with("HAProxy"));
+        let proxy = proxy.map(|at| turns[at].clone());
         rows.extend(ways.iter().zip(turns).map(|((name, ..), turns)| {
             let pairs = || turns.iter().zip(&direct);
             Warm {
@@ -98,6 +117,9 @@ pub(crate) async fn compare(ways: &[Way<'_>], plan: Plan) -> Vec<Warm> {
                 rate: median(turns.iter().map(|turn| turn.rate)),
                 added_p50: median(pairs().map(|(turn, direct)| turn.p50 - direct.p50)),
                 rate_ratio: median(pairs().map(|(turn, direct)| turn.rate / direct.rate)),
+                proxy_ratio: proxy.as_ref().map(|proxy| {
+                    median(turns.iter().zip(proxy).map(|(turn, proxy)| turn.rate / proxy.rate))
+                }),
             }
         }));
     }
