@@ -15,7 +15,7 @@ const TABLES: [(&str, &str); 2] =
     [("wrapper_files.rs", "../wrapper-image/node"), ("graph_files.rs", "graph")];
 
 /// Folders and files of them that an image does not need.
-const LEFT_OUT: [&str; 3] = ["node_modules", "test", "bench.js"];
+const LEFT_OUT: [&str; 4] = ["node_modules", "test", "bench.js", "bench-start.js"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     for (table, folder) in TABLES {
