@@ -168,8 +168,24 @@ pub struct Keep {
         skip_serializing_if = "Option::is_none"
     )]
     pub ready_after: Option<Duration>,
+    /// Who chose these times.
+    #[serde(default)]
+    pub by: KeepBy,
     /// Why, for people: "99 of 100 pauses were shorter than 11m".
     pub why: String,
+}
+
+/// Who chose how long idle instances stay; the one who knows more is greater.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeepBy {
+    /// The operator: the function's pauses say nothing (yet).
+    #[default]
+    Default,
+    /// The function's pauses.
+    Adaptive,
+    /// The function's `idleTimeout`.
+    Set,
 }
 
 /// Whether a VM takes calls.

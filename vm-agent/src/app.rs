@@ -9,6 +9,7 @@ use crate::{
     error::StartError,
     images::room,
     instance::budget::Budget,
+    keep::sweep,
     layers::{self, Layers},
     logs::Logs,
     metrics::{Census, Metrics},
@@ -114,6 +115,7 @@ impl Agent {
         }
         vm.spawn(reconcile::run(Arc::clone(&vm)));
         vm.spawn(refill::run(Arc::clone(&vm)));
+        vm.spawn(sweep::run(Arc::clone(&vm)));
         let images = Arc::clone(&vm);
         vm.spawn(async move { room::keep(&images).await });
         let layers = Arc::clone(&vm);
@@ -220,7 +222,7 @@ fn vm_id(folder: &Path, given: Option<&VmId>) -> Result<VmId, StartError> {
 }
 
 /// A reader sees the whole file or none, whenever the machine stops.
-fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+pub(crate) fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     let draft = path.with_extension("new");
     let mut file = File::create(&draft)?;
     file.write_all(text.as_bytes())?;

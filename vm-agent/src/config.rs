@@ -4,7 +4,10 @@
 
 mod member;
 
-use crate::cell::demand::Range;
+use crate::{
+    cell::demand::Range,
+    keep::{histogram::REACH, policy},
+};
 use epsilon_api::{ids::VmId, units::Bytes, written};
 use epsilon_registry::{Access, Written};
 use epsilon_wire::{join::BadGateway, tls::TlsError};
@@ -88,6 +91,19 @@ pub struct Settings {
     /// keep 2 s (gunicorn) or 5 s (Node, uvicorn).
     #[serde(deserialize_with = "written::some_duration")]
     pub connection_idle: Option<Duration>,
+    /// How long an idle instance stays where the function sets no `idleTimeout` and its pauses between calls say nothing
+    /// (yet). Default `5m`, as of most platforms.
+    #[serde(deserialize_with = "written::some_duration")]
+    pub instance_idle: Option<Duration>,
+    /// The shortest time that a function's pauses may make of it. Default `30s`: much less would turn a short gap in a busy
+    /// function's calls into starts.
+    #[serde(deserialize_with = "written::some_duration")]
+    pub instance_idle_min: Option<Duration>,
+    /// The longest. Default `4h`, as far as pauses are told apart: memory that nobody else needs costs nothing, and when
+    /// somebody does, the instance that is worth least goes at once. With the same value as `instance_idle_min`, all
+    /// functions whose pauses are known have this time.
+    #[serde(deserialize_with = "written::some_duration")]
+    pub instance_idle_max: Option<Duration>,
     /// Processes and threads in one instance. Default `256`: Node takes a dozen; a fork bomb ends here.
     pub pids_limit: Option<u32>,
     /// Size of an instance's `/tmp`, which is memory and counts against the instance. Default `64MiB`.
@@ -201,6 +217,8 @@ pub struct Config {
     pub queue_depth: usize,
     /// See [`Settings::connection_idle`].
     pub connection_idle: Duration,
+    /// See [`Settings::instance_idle`] and its bounds.
+    pub keep: policy::Settings,
     /// See [`Settings::log_size`].
     pub log_size: Bytes,
     /// See [`Settings::log_line`].
@@ -321,10 +339,18 @@ impl Settings {
             memory: self.memory,
             starts_at_once,
             starts_per_version,
-            cells: Range { min: self.cells_min.unwrap_or(CELLS_MIN.min(cells_max)), max: cells_max },
+            cells: Range {
+                min: self.cells_min.unwrap_or(CELLS_MIN.min(cells_max)),
+                max: cells_max,
+            },
             queue_wait: self.queue_wait.unwrap_or(seconds(10)),
             queue_depth: self.queue_depth.unwrap_or(1000),
             connection_idle: self.connection_idle.unwrap_or(Duration::from_millis(1500)),
+            keep: policy::Settings {
+                default: self.instance_idle.unwrap_or(seconds(300)),
+                min: self.instance_idle_min.unwrap_or(seconds(30)),
+                max: self.instance_idle_max.unwrap_or(REACH),
+            },
             log_size: self.log_size.unwrap_or(Bytes::mib(10)),
             log_line: self.log_line.map_or(16 << 10, |size| size.get() as usize),
             disk_limit: self.disk_limit.unwrap_or(85),
@@ -355,6 +381,9 @@ impl Settings {
             ("cells_max", config.cells.max >= config.cells.min, "`cells_min`"),
             ("queue_depth", config.queue_depth >= 1, "1"),
             ("connection_idle", config.connection_idle >= Duration::from_millis(1), "1ms"),
+            ("instance_idle", !config.keep.default.is_zero(), "1ms"),
+            ("instance_idle_min", !config.keep.min.is_zero(), "1ms"),
+            ("instance_idle_max", config.keep.max >= config.keep.min, "`instance_idle_min`"),
             ("pids_limit", config.limits.pids >= 16, "16"),
             ("open_files", config.limits.open_files >= 64, "64"),
             ("tmp_size", config.limits.tmp_size >= Bytes::mib(1), "1MiB"),
@@ -441,6 +470,8 @@ mod tests {
             ("{registry: 'https://registry.example'}", "vm_agent.registry"),
             ("{registry_docker_config: /nowhere}", "no such file"),
             ("{gateways: 'https://a:1', token_file: x}", "`https://` needs the settings"),
+            ("{instance_idle_min: 1h, instance_idle_max: 1m}", "vm_agent.instance_idle_max"),
+            ("{instance_idle: 0s}", "vm_agent.instance_idle"),
             ("{tls_key: k.pem}", "set together or not at all"),
         ] {
             let err = read(yaml).unwrap_err();

@@ -32,6 +32,7 @@
 //! | `instance/` | one instance: state table, runner, start; the pool of a version; the VM's memory |
 //! | `cell/` | booted containers that wait for code, and how one becomes an instance |
 //! | [`engine`] | containers in our words; Docker is named nowhere else |
+//! | [`keep`] | how long idle instances stay, who goes first, who is made ready before a call |
 //! | `reconcile` | containers against what is known: at start, and on a timer |
 //! | `layers/` | code layers unpacked on this machine, for cells |
 //! | `logs/` | what containers write: bounded queue, files within a limit, followers |
@@ -50,6 +51,7 @@ pub mod engine;
 pub mod error;
 mod images;
 mod instance;
+pub mod keep;
 pub mod labels;
 mod layers;
 mod logs;

@@ -35,6 +35,8 @@ pub(crate) struct Metrics {
     assignments: IntCounterVec,
     pub(crate) queue_wait: Histogram,
     pub(crate) evictions: IntCounter,
+    pub(crate) prewarms: IntCounter,
+    pub(crate) prewarms_used: IntCounter,
     pub(crate) engine_seconds: HistogramVec,
     pub(crate) dropped_lines: IntCounter,
     pub(crate) layers: Counts,
@@ -77,6 +79,14 @@ impl Metrics {
                 "epsilon_evictions_total",
                 "Idle instances that went to make room for another function.",
             )?,
+            prewarms: IntCounter::new(
+                "epsilon_prewarms_total",
+                "Instances started shortly before a call was expected.",
+            )?,
+            prewarms_used: IntCounter::new(
+                "epsilon_prewarms_used_total",
+                "Those of them that a call came to.",
+            )?,
             engine_seconds: HistogramVec::new(
                 seconds("epsilon_engine_call_seconds", "Answers of the container engine."),
                 &["call"],
@@ -93,6 +103,8 @@ impl Metrics {
         registry.register(Box::new(metrics.assignments.clone()))?;
         registry.register(Box::new(metrics.queue_wait.clone()))?;
         registry.register(Box::new(metrics.evictions.clone()))?;
+        registry.register(Box::new(metrics.prewarms.clone()))?;
+        registry.register(Box::new(metrics.prewarms_used.clone()))?;
         registry.register(Box::new(metrics.engine_seconds.clone()))?;
         registry.register(Box::new(metrics.dropped_lines.clone()))?;
         Ok(metrics)

@@ -11,10 +11,11 @@ use crate::{
     instance::{
         Instance,
         budget::Budget,
-        pool::{Key, Pool},
+        pool::{Idle, Key, Pool},
         runner::Runner,
         state::Moment,
     },
+    keep::{cost::Clock, file, histories::Histories},
     layers::Layers,
     logs::Logs,
     metrics::Metrics,
@@ -26,7 +27,7 @@ use epsilon_api::{
     ids::{FunctionName, InstanceId, VersionId, VmId},
     log::{LogQuery, LogRecord},
     units::MilliCores,
-    vm::{Answer, Call, ImageRemoval, Vm, VmState, VmStatus},
+    vm::{Answer, Call, ImageRemoval, Keep, Vm, VmState, VmStatus},
 };
 use futures_util::{future::BoxFuture, stream::BoxStream};
 use parking_lot::{Mutex, RwLock};
@@ -73,8 +74,12 @@ pub(crate) struct LocalVm {
     pools: RwLock<Pools>,
     /// Deleted functions whose last instance is still to go: what it logs goes with it.
     forgotten: Mutex<HashSet<FunctionName>>,
+    /// What functions did before.
+    pub(crate) histories: Histories,
+    /// How long instances stay, as the sweep last saw it.
+    pub(crate) keeps: Mutex<Vec<Keep>>,
     /// Held while victims are chosen, so that two starts do not count on the same ones.
-    evicting: Mutex<()>,
+    evicting: Mutex<Clock>,
     runtime: Handle,
     epoch: Instant,
 }
@@ -96,6 +101,7 @@ impl LocalVm {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         let Parts { id, cpu, config, engine, budget, layers, logs, metrics } = parts;
         let cells = Cells::open(&config, &*engine);
+        let histories = Histories::recall(file::read(&keep_file(&config)));
         Arc::new(Self {
             network: Network::new(&id, config.dangerous_allow_metadata),
             drain: Drain::open(config.folder.join("draining")),
@@ -117,7 +123,9 @@ impl LocalVm {
             tasks: TaskTracker::new(),
             pools: RwLock::default(),
             forgotten: Mutex::default(),
-            evicting: Mutex::new(()),
+            histories,
+            keeps: Mutex::default(),
+            evicting: Mutex::default(),
             runtime: Handle::current(),
             epoch: Instant::now(),
         })
@@ -233,47 +241,61 @@ impl LocalVm {
         self.spawn(runner.run());
     }
 
-    /// Idle instances of other versions, the longest idle first.
+    /// Idle instances of other versions, the one that is worth least first; of equals, the one idle longest.
     fn idle_of_others<'a>(
         pools: &'a [Arc<Pool>],
         needy: &Arc<Pool>,
-    ) -> Vec<(Moment, Key, &'a Arc<Pool>)> {
+        clock: Clock,
+    ) -> Vec<(Idle, &'a Arc<Pool>)> {
         let mut idle: Vec<_> = pools
             .iter()
             .filter(|pool| !Arc::ptr_eq(pool, needy))
-            .flat_map(|pool| {
-                pool.evictable().into_iter().map(move |(since, key)| (since, key, pool))
-            })
+            .flat_map(|pool| pool.evictable(clock).into_iter().map(move |idle| (idle, pool)))
             .collect();
-        idle.sort_unstable_by_key(|(since, key, _)| (*since, *key));
+        idle.sort_unstable_by(|(a, _), (b, _)| {
+            a.priority.total_cmp(&b.priority).then((a.since, a.key).cmp(&(b.since, b.key)))
+        });
         idle
     }
 
     /// Whether idle instances of other versions have that many bytes.
     pub(crate) fn can_evict(&self, shortage: u64, needy: &Arc<Pool>) -> bool {
-        memory_of(&Self::idle_of_others(&self.pools(), needy)) >= shortage
+        let clock = *self.evicting.lock();
+        memory_of(&Self::idle_of_others(&self.pools(), needy, clock)) >= shortage
     }
 
-    /// Makes idle instances of other versions leave, the longest idle first, until `shortage` bytes are on
-    /// their way; all or nothing. Says whether they are.
+    /// Makes idle instances of other versions leave, the one that is worth least first (Greedy-Dual, `keep/cost.rs`), until
+    /// `shortage` bytes are on their way; all or nothing. Says whether they are. Nobody leaves for a guess.
     pub(crate) fn evict(&self, shortage: u64, needy: &Arc<Pool>) -> bool {
-        let _one_at_a_time = self.evicting.lock();
+        if needy.is_guess_only() {
+            return false;
+        }
+        let mut clock = self.evicting.lock();
         let pools = self.pools();
-        let idle = Self::idle_of_others(&pools, needy);
+        let idle = Self::idle_of_others(&pools, needy, *clock);
         if memory_of(&idle) < shortage {
             return false;
         }
         let mut freed = 0;
-        for (_, key, pool) in idle {
+        for (Idle { key, priority, .. }, pool) in idle {
             if freed >= shortage {
                 break;
             }
             if pool.evict(key) {
+                clock.gave_up(priority);
                 freed += pool.version.spec.memory.get();
                 self.metrics.evictions.inc();
             }
         }
         freed >= shortage
+    }
+
+    /// Takes note of what was used since the last time. Called on a timer.
+    pub(crate) fn note_uses(&self, pools: &[Arc<Pool>]) {
+        let clock = self.evicting.lock();
+        for pool in pools {
+            pool.note_uses(*clock);
+        }
     }
 
     /// Calls that run or wait.
@@ -298,8 +320,13 @@ impl LocalVm {
     }
 }
 
-fn memory_of(instances: &[(Moment, Key, &Arc<Pool>)]) -> u64 {
-    instances.iter().map(|(_, _, pool)| pool.version.spec.memory.get()).sum()
+fn memory_of(instances: &[(Idle, &Arc<Pool>)]) -> u64 {
+    instances.iter().map(|(_, pool)| pool.version.spec.memory.get()).sum()
+}
+
+/// Where [`LocalVm::histories`] outlive the agent.
+pub(crate) fn keep_file(config: &Config) -> PathBuf {
+    config.folder.join("keep.json")
 }
 
 impl std::fmt::Debug for LocalVm {
@@ -339,6 +366,7 @@ impl Vm for Front {
     fn forget(&self, function: &FunctionName) {
         let vm = &self.0;
         vm.images.forget_function(function);
+        vm.histories.forget(function);
         if vm.pools.read().keys().any(|version| version.function == *function) {
             vm.forgotten.lock().insert(function.clone());
         }
@@ -383,7 +411,7 @@ impl Vm for Front {
             calls_waiting,
             instances,
             cells: vm.cells.count(),
-            keeps: Vec::new(),
+            keeps: vm.keeps.lock().clone(),
             images: vm.images.recent(),
         }
     }

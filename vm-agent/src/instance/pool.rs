@@ -18,14 +18,19 @@ use super::{
 };
 use crate::{
     call::lease::{Lease, Placed},
+    keep::{
+        cost::{self, Clock, Rate},
+        history::History,
+        policy::{self, Choice},
+    },
     vm::LocalVm,
 };
-use books::{Books, Place, Slot, Todo, Waiter};
+use books::{Books, Place, Slot, Todo, Uses, Waiter};
 use epsilon_api::{
     error::CallError,
-    function::Version,
+    function::{Isolation, Version},
     ids::RequestId,
-    vm::{InstanceStatus, StartPhases},
+    vm::{InstanceStatus, Keep, StartPhases},
 };
 use http::HeaderValue;
 use parking_lot::Mutex;
@@ -50,8 +55,6 @@ pub(crate) enum NoPlace {
 /// An instance's place in its pool; never used twice.
 pub(crate) type Key = u64;
 
-/// How long an idle instance stays where nothing else is known.
-const IDLE: Duration = Duration::from_secs(300);
 /// A timer of an instance is never looked at more often than this.
 const SHORTEST_LOOK: Duration = Duration::from_millis(10);
 /// An instance without timers is looked at all the same, for the sake of its successor states.
@@ -63,9 +66,29 @@ pub(crate) struct Pool {
     pub(crate) deadline_ms: HeaderValue,
     pub(crate) vm: Arc<LocalVm>,
     policy: Policy,
+    /// What the function did so far, in all its versions.
+    history: Arc<History>,
     books: Mutex<Books>,
+    worth: Mutex<Worth>,
     /// Bumped when an instance became ready, failed or went.
     pulse: watch::Sender<()>,
+}
+
+/// What its instances are worth: only looked at by those who evict, and by a timer.
+#[derive(Debug, Default)]
+struct Worth {
+    rate: Rate,
+    /// The VM's clock at the last use.
+    clock: f64,
+}
+
+/// An idle instance that may be taken for the sake of another version.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Idle {
+    pub(crate) key: Key,
+    pub(crate) since: Moment,
+    /// The lowest one goes first.
+    pub(crate) priority: f64,
 }
 
 /// What a call gets from its pool.
@@ -103,7 +126,8 @@ impl Waiting {
 impl Pool {
     pub(crate) fn new(vm: Arc<LocalVm>, version: Arc<Version>) -> Arc<Self> {
         let spec = &version.spec;
-        let policy = Policy { idle: spec.idle_timeout.unwrap_or(IDLE), timeout: spec.timeout };
+        let policy = Policy { timeout: spec.timeout, one_call: spec.isolation == Isolation::Call };
+        let history = vm.histories.of(&version.function);
         let deadline_ms =
             HeaderValue::from(u64::try_from(spec.timeout.as_millis()).unwrap_or(u64::MAX));
         Arc::new(Self {
@@ -111,18 +135,21 @@ impl Pool {
             deadline_ms,
             vm,
             policy,
+            history,
             books: Mutex::default(),
+            worth: Mutex::default(),
             pulse: watch::Sender::new(()),
         })
     }
 
     fn concurrency(&self) -> usize {
-        self.version.spec.concurrency.get() as usize
+        if self.policy.one_call { 1 } else { self.version.spec.concurrency.get() as usize }
     }
 
     /// Places at most, for the answer to one who got none.
     pub(crate) fn limit(&self) -> u32 {
-        self.version.spec.max_instances.get().saturating_mul(self.version.spec.concurrency.get())
+        let concurrency = u32::try_from(self.concurrency()).unwrap_or(u32::MAX);
+        self.version.spec.max_instances.get().saturating_mul(concurrency)
     }
 
     /// A place for one call: now, or as soon as one is free. One that may not wait gets its place from a start
@@ -138,6 +165,9 @@ impl Pool {
             return Ok(Taken::Now(self.lease(place)));
         }
         let now = self.vm.now();
+        if books.running == 0 {
+            self.history.arrives(now);
+        }
         let function = &self.version.function;
         if let Some(failure) = books.remembered(now) {
             return Err(failure.to_error(function));
@@ -163,6 +193,7 @@ impl Pool {
         let Some(slot) = books.slots.get_mut(&key) else { return };
         let Some(at) = slot.calls.iter().position(|(number, _)| *number == call) else { return };
         slot.calls.swap_remove(at);
+        books.rest(self, 1, now);
         let mut todo = books.event(self, key, how, now);
         if !books.waiters.is_empty() || books.closing || !todo.stops.is_empty() {
             todo.append(books.dispatch(self, now, None));
@@ -197,6 +228,8 @@ impl Pool {
         let mut books = self.books.lock();
         books.failure = None;
         books.no_start_before = None;
+        books.uses.instances += 1;
+        self.history.started(&phases);
         let mut todo = books.event(self, key, Event::Healthy, now);
         if let Some(slot) = books.slots.get_mut(&key) {
             slot.ready_at = Some(now);
@@ -247,10 +280,12 @@ impl Pool {
     pub(crate) fn gone(self: &Arc<Self>, key: Key) {
         let now = self.vm.now();
         let mut books = self.books.lock();
-        books.slots.remove(&key);
+        if let Some(slot) = books.slots.remove(&key) {
+            books.rest(self, slot.calls.len(), now);
+        }
         books.available.retain(|other| *other != key);
         let todo = books.dispatch(self, now, None);
-        let forgotten = books.is_forgotten(now);
+        let forgotten = books.is_forgotten(self, now);
         drop(books);
         self.act(todo);
         self.pulse.send_replace(());
@@ -263,12 +298,15 @@ impl Pool {
     pub(crate) fn tick(self: &Arc<Self>, key: Key) -> Instant {
         let now = self.vm.now();
         let mut books = self.books.lock();
-        let spare = books.live() > books.floor(self);
-        let mut todo = books.event(self, key, Event::Tick { spare }, now);
+        let idle = books.idle(self, key);
+        let is_spare = books.live() > books.floor(self);
+        let mut todo = books.event(self, key, Event::Tick { idle: is_spare.then_some(idle) }, now);
         let look = match books.slots.get(&key).map(|slot| slot.state) {
-            Some(State::Idle { since }) if spare => since + self.policy.idle,
-            // One that becomes idle after now has its whole idle time before it.
-            Some(State::Idle { .. } | State::Busy { .. }) => now + self.policy.idle,
+            Some(State::Idle { since }) if is_spare => since + idle,
+            // One that becomes idle after now has its whole idle time before it, which may be another one by then.
+            Some(State::Idle { .. } | State::Busy { .. }) => {
+                now + idle.min(self.vm.config.keep.default)
+            }
             Some(State::Draining { kill_at, .. }) => kill_at,
             Some(State::Starting | State::Stopping { .. } | State::Gone { .. }) | None => {
                 now + LONGEST_LOOK
@@ -288,6 +326,86 @@ impl Pool {
         let others = books.starting().saturating_sub(1);
         books.waiters.len() > others as usize * self.concurrency()
             || books.live() + others < books.floor(self)
+            || (books.slots.values().any(|slot| slot.guess.is_some()) && self.has_memory())
+    }
+
+    /// Whether an instance more would take nothing from others.
+    fn has_memory(&self) -> bool {
+        self.vm.budget.shortage(self.version.spec.memory) == 0
+    }
+
+    /// Whether somebody waits for a start, or only a guess does: for that, nobody else has to go.
+    pub(crate) fn is_guess_only(&self) -> bool {
+        let books = self.books.lock();
+        books.waiters.is_empty()
+            && books.live() >= books.floor(self)
+            && books.slots.values().any(|slot| slot.guess.is_some())
+    }
+
+    /// How long an idle instance stays, and when the last call of the function ended if none runs.
+    fn choice(&self) -> (Choice, Option<Moment>) {
+        let settings = &self.vm.config.keep;
+        match self.version.spec.idle_timeout {
+            Some(idle) => (Choice { idle, ready: None, why: policy::Why::Set }, None),
+            None if self.policy.one_call => {
+                let idle = settings.default;
+                (Choice { idle, ready: None, why: policy::Why::OneCall }, None)
+            }
+            None => self.history.choice(settings),
+        }
+    }
+
+    /// From when until when an instance should be there for the next call, where that is known.
+    fn expected(&self) -> Option<(Moment, Moment)> {
+        let (choice, ended) = self.choice();
+        let (ready, ended) = (choice.ready?, ended?);
+        Some((ended + ready.after, ended + ready.until))
+    }
+
+    /// Starts an instance shortly before a call is expected, if there is none, and memory that nobody uses. Called on a
+    /// timer.
+    pub(crate) fn start_ahead(self: &Arc<Self>) {
+        let now = self.vm.now();
+        let Some((from, until)) = self.expected() else { return };
+        if now < from || now >= until || !self.has_memory() {
+            return;
+        }
+        let mut books = self.books.lock();
+        let todo = books.start_ahead(self, now, until);
+        drop(books);
+        if !todo.starts.is_empty() {
+            self.vm.metrics.prewarms.inc();
+        }
+        self.act(todo);
+    }
+
+    /// How long instances stay here and why, for listings; `None` where there is nothing to tell.
+    pub(crate) fn keep(&self) -> Option<Keep> {
+        let (Choice { idle, ready, why }, _) = self.choice();
+        if why == policy::Why::OneCall || matches!(why, policy::Why::TooFew { samples: 0 }) {
+            return None;
+        }
+        Some(Keep {
+            function: self.version.function.clone(),
+            version: self.version.number,
+            idle,
+            ready_after: ready.map(|ready| ready.after),
+            by: why.by(),
+            why: why.to_string(),
+        })
+    }
+
+    /// Takes note of the calls since the last time. Called before anything is evicted, so that all of them meet the
+    /// clock of their time, and on a timer, so that the rate is one.
+    pub(crate) fn note_uses(&self, clock: Clock) -> f64 {
+        let Uses { calls, instances } = std::mem::take(&mut self.books.lock().uses);
+        let now = self.vm.now();
+        let mut worth = self.worth.lock();
+        if calls + instances > 0 {
+            worth.rate.add(calls, now);
+            worth.clock = clock.now();
+        }
+        worth.rate.at(now)
     }
 
     /// The version is to be served: at least one instance now, `minInstances` from now on.
@@ -334,7 +452,7 @@ impl Pool {
         let now = self.vm.now();
         let mut books = self.books.lock();
         let todo = books.dispatch(self, now, None);
-        let forgotten = books.is_forgotten(now);
+        let forgotten = books.is_forgotten(self, now);
         drop(books);
         self.act(todo);
         if forgotten {
@@ -382,12 +500,16 @@ impl Pool {
         let key = books.number();
         let state = State::Idle { since: self.vm.now() };
         books.slots.insert(key, Slot::new(instance, state));
+        books.uses.instances += 1;
         books.refresh(key, self.concurrency());
         key
     }
 
-    /// Idle instances that may be taken for the sake of another version: since when, and which.
-    pub(crate) fn evictable(&self) -> Vec<(Moment, Key)> {
+    /// Idle instances that may be taken for the sake of another version, and what each is worth.
+    pub(crate) fn evictable(&self, clock: Clock) -> Vec<Idle> {
+        let rate = self.note_uses(clock);
+        let (start, memory) = (self.history.start_cost(), self.version.spec.memory.get());
+        let used_at = self.worth.lock().clock;
         let books = self.books.lock();
         let spare = books.live().saturating_sub(books.floor(self)) as usize;
         let mut idle: Vec<_> = books
@@ -403,8 +525,15 @@ impl Pool {
             })
             .collect();
         idle.sort_unstable();
-        idle.truncate(spare);
-        idle
+        let busy = books.live().saturating_sub(idle.len() as u32);
+        let ranked = idle.iter().rev().zip(busy + 1..).map(|(&(since, key), rank)| {
+            let priority = used_at + cost::worth(rate, start, memory, rank);
+            Idle { key, since, priority }
+        });
+        let mut ranked: Vec<_> = ranked.collect();
+        ranked.reverse(); // those that were idle longest first
+        ranked.truncate(spare);
+        ranked
     }
 
     /// Takes an instance away for the sake of another version, if it is still idle.

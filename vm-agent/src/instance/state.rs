@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Starting ─healthy─▶ Idle ◀─call begins / last ends─▶ Busy ─stop, shared timeout─▶ Draining
-//!     └───────────────┴──── timer, stop, kill, timeout ────▶ Stopping ◀─ last ends, limit ─┘
+//!     └───────────────┴─ timer, stop, kill, timeout, one call ─▶ Stopping ◀─ last ends, limit ─┘
 //!                                                                └─ exited ─▶ Gone
 //! ```
 //! `pool.rs` applies [`Event`]s under its lock; `runner.rs` carries out [`Effect::Kill`]. Memory is given
@@ -37,9 +37,9 @@ pub(crate) enum Event {
     CallEnded,
     /// A call was still running at its deadline: its code may run for ever.
     CallTimedOut,
-    /// Time passed. `spare`: the version keeps enough instances without this one.
+    /// Time passed. `idle`: how long it may be idle; `None` where the version needs it.
     Tick {
-        spare: bool,
+        idle: Option<Duration>,
     },
     /// Take no new call; go when nothing runs.
     Stop(Why),
@@ -53,6 +53,8 @@ pub(crate) enum Event {
 pub(crate) enum Why {
     NeverReady,
     IdleTooLong,
+    /// `isolation: call`: it served its call.
+    OneCall,
     Evicted,
     Asked,
     TimedOut,
@@ -74,10 +76,10 @@ pub(crate) struct Illegal {
 }
 
 pub(crate) struct Policy {
-    /// How long an instance may be idle.
-    pub(crate) idle: Duration,
     /// The function's timeout: no call that runs now can run longer than this.
     pub(crate) timeout: Duration,
+    /// `isolation: call`: no instance serves a second call.
+    pub(crate) one_call: bool,
 }
 
 impl State {
@@ -96,14 +98,17 @@ impl State {
             (Starting, Stop(why) | Event::Kill(why)) => stopping(why),
 
             (Idle { .. }, CallBegan) => (Busy { active: NonZeroU32::MIN }, Nothing),
-            (Idle { since }, Tick { spare: true }) if now >= since + policy.idle => {
+            (Idle { since }, Tick { idle: Some(idle) }) if now >= since + idle => {
                 stopping(Why::IdleTooLong)
             }
             (Idle { .. }, Stop(why)) => stopping(why),
 
-            (Busy { active }, CallBegan) => (Busy { active: active.saturating_add(1) }, Nothing),
+            (Busy { active }, CallBegan) if !policy.one_call => {
+                (Busy { active: active.saturating_add(1) }, Nothing)
+            }
             (Busy { active }, CallEnded) => match one_less(active) {
                 Some(active) => (Busy { active }, Nothing),
+                None if policy.one_call => stopping(Why::OneCall),
                 None => (Idle { since: now }, Nothing),
             },
             (Busy { active }, CallTimedOut) => match one_less(active) {
@@ -174,26 +179,42 @@ fn one_less(n: NonZeroU32) -> Option<NonZeroU32> {
 mod tests {
     use super::{Effect::Nothing, Event::*, State::*, *};
 
-    const POLICY: Policy = Policy { idle: s(60), timeout: s(10) };
+    const POLICY: Policy = Policy { timeout: s(10), one_call: false };
+    const ONE_CALL: Policy = Policy { one_call: true, ..POLICY };
     const ONE: NonZeroU32 = NonZeroU32::MIN;
     const TWO: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
     const KILL: Effect = Effect::Kill;
-    const SPARE: Event = Tick { spare: true };
+    const SPARE: Event = Tick { idle: Some(s(60)) };
     const fn s(seconds: u64) -> Moment {
         Duration::from_secs(seconds)
     }
 
     /// Each row is a test of its own name: state + event, at a moment => state and effect, or `None` for illegal.
     macro_rules! steps {
-        ($($name:ident: $state:expr, $event:expr, at $now:expr => $want:expr;)*) => {$(
+        ($policy:ident: $($name:ident: $state:expr, $event:expr, at $now:expr => $want:expr;)*) => {$(
             #[test]
             fn $name() {
-                assert_eq!($state.step($event, $now, &POLICY).ok(), $want);
+                assert_eq!($state.step($event, $now, &$policy).ok(), $want);
             }
         )*};
     }
 
     steps! {
+        ONE_CALL:
+        after_its_only_call_it_goes: Busy { active: ONE }, CallEnded, at s(3)
+            => Some((Stopping { why: Why::OneCall }, KILL));
+        a_call_that_timed_out_was_its_only_one_too: Busy { active: ONE }, CallTimedOut, at s(3)
+            => Some((Stopping { why: Why::TimedOut }, KILL));
+        the_first_call_begins: Idle { since: s(1) }, CallBegan, at s(2) => Some((Busy { active: ONE }, Nothing));
+        a_second_call_beside_it_does_not: Busy { active: ONE }, CallBegan, at s(2) => None;
+        a_fresh_one_that_nobody_calls_goes: Idle { since: s(1) }, SPARE, at s(61)
+            => Some((Stopping { why: Why::IdleTooLong }, KILL));
+        one_that_is_told_to_go_lets_its_call_end: Busy { active: ONE }, Stop(Why::Asked), at s(2)
+            => Some((Draining { active: ONE, kill_at: s(12), why: Why::Asked }, Nothing));
+    }
+
+    steps! {
+        POLICY:
         healthy_becomes_idle: Starting, Healthy, at s(1) => Some((Idle { since: s(1) }, Nothing));
         failed_start_is_killed: Starting, Event::Kill(Why::NeverReady), at s(5)
             => Some((Stopping { why: Why::NeverReady }, KILL));
@@ -203,7 +224,7 @@ mod tests {
         idle_too_long_goes: Idle { since: s(1) }, SPARE, at s(61)
             => Some((Stopping { why: Why::IdleTooLong }, KILL));
         idle_a_bit_less_stays: Idle { since: s(1) }, SPARE, at s(60) => Some((Idle { since: s(1) }, Nothing));
-        min_instances_stay: Idle { since: s(1) }, Tick { spare: false }, at s(999)
+        min_instances_stay: Idle { since: s(1) }, Tick { idle: None }, at s(999)
             => Some((Idle { since: s(1) }, Nothing));
         a_busy_instance_is_not_reaped: Busy { active: ONE }, SPARE, at s(999) => Some((Busy { active: ONE }, Nothing));
         last_call_restarts_clock: Busy { active: ONE }, CallEnded, at s(9) => Some((Idle { since: s(9) }, Nothing));
@@ -237,8 +258,8 @@ mod tests {
         CallBegan,
         CallEnded,
         CallTimedOut,
-        Tick { spare: true },
-        Tick { spare: false },
+        Tick { idle: Some(s(60)) },
+        Tick { idle: None },
         Stop(Why::Asked),
         Event::Kill(Why::Crashed),
         Exited,

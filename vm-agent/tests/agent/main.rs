@@ -8,6 +8,7 @@ mod faults;
 mod fleet;
 mod gateway;
 mod images;
+mod keep;
 mod leftovers;
 mod lifecycle;
 mod outages;

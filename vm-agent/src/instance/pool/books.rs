@@ -2,10 +2,13 @@
 //! from each change and says it as [`Todo`]; does none of it. Only `pool.rs` comes here.
 
 use super::{Key, NoPlace, Pool, Reply};
-use crate::instance::{
-    Instance,
-    start::StartFailure,
-    state::{Effect, Event, Moment, State, Why},
+use crate::{
+    instance::{
+        Instance,
+        start::StartFailure,
+        state::{Effect, Event, Moment, State, Why},
+    },
+    keep::policy,
 };
 use epsilon_api::{
     ids::{InstanceId, RequestId},
@@ -34,6 +37,10 @@ pub(super) struct Books {
     pub(super) next: u64,
     /// The version is wanted: `minInstances` holds.
     pub(super) wanted: bool,
+    /// Calls that hold a place.
+    pub(super) running: u32,
+    /// Calls and new instances since `vm.rs` last looked at what the pool is worth.
+    pub(super) uses: Uses,
     /// How many `ensure_ready` wait for at least one instance.
     pub(super) askers: u32,
     /// Idle instances go at once: the version was retired, or the VM drains.
@@ -46,6 +53,20 @@ pub(super) struct Books {
     pub(super) failures: u64,
 }
 
+/// What speaks for keeping the pool's instances.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Uses {
+    pub(super) calls: u64,
+    pub(super) instances: u64,
+}
+
+/// An instance that was started before anybody called.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Guess {
+    /// When it goes if nobody calls.
+    pub(super) until: Moment,
+}
+
 pub(super) struct Slot {
     pub(super) instance: Arc<Instance>,
     pub(super) state: State,
@@ -54,11 +75,13 @@ pub(super) struct Slot {
     pub(super) ready_at: Option<Moment>,
     /// Its start waits for memory that others have.
     pub(super) is_short: bool,
+    /// Nobody has called yet, and perhaps nobody will.
+    pub(super) guess: Option<Guess>,
 }
 
 impl Slot {
     pub(super) fn new(instance: Arc<Instance>, state: State) -> Self {
-        Self { instance, state, calls: Vec::new(), ready_at: None, is_short: false }
+        Self { instance, state, calls: Vec::new(), ready_at: None, is_short: false, guess: None }
     }
 }
 
@@ -129,11 +152,12 @@ impl Books {
         if self.closing { 0 } else { min.max(asked).min(spec.max_instances.get()) }
     }
 
-    /// Nothing is here and nothing is to be remembered.
-    pub(super) fn is_forgotten(&self, now: Moment) -> bool {
+    /// Nothing is here, nothing is expected, and nothing is to be remembered.
+    pub(super) fn is_forgotten(&self, pool: &Pool, now: Moment) -> bool {
         let remembers = self.failure.as_ref().is_some_and(|kept| now < kept.until);
         let empty = self.slots.is_empty() && self.waiters.is_empty();
-        empty && !self.wanted && self.askers == 0 && !remembers
+        let expects = || !self.closing && pool.expected().is_some_and(|(_, until)| now < until);
+        empty && !self.wanted && self.askers == 0 && !remembers && !expects()
     }
 
     pub(super) fn remembered(&self, now: Moment) -> Option<&StartFailure> {
@@ -168,6 +192,7 @@ impl Books {
     pub(super) fn begin(&mut self, pool: &Pool, request_id: &RequestId) -> Option<Place> {
         while let Some(&key) = self.available.last() {
             let call = self.number();
+            let is_first = self.running == 0;
             let slot = self.slots.get_mut(&key)?;
             match slot.state.step(Event::CallBegan, Moment::ZERO, &pool.policy) {
                 Ok((state, _)) => {
@@ -175,6 +200,14 @@ impl Books {
                     slot.calls.push((call, request_id.clone()));
                     if slot.calls.len() >= pool.concurrency() {
                         self.available.pop();
+                    }
+                    if slot.guess.take().is_some() {
+                        pool.vm.metrics.prewarms_used.inc();
+                    }
+                    self.uses.calls += 1;
+                    self.running += 1;
+                    if is_first {
+                        pool.history.begins(pool.vm.now());
                     }
                     return Some(Place { key, call, instance: Arc::clone(&slot.instance) });
                 }
@@ -245,18 +278,8 @@ impl Books {
             }
         }
         while self.wants_start(pool, now) {
-            let id = InstanceId::random();
-            let idle = pool.vm.config.connection_idle;
-            match Instance::new(id, Arc::clone(&pool.version), idle, &pool.vm.closed) {
-                Ok(instance) => {
-                    let (key, instance) = (self.number(), Arc::new(instance));
-                    self.slots.insert(key, Slot::new(Arc::clone(&instance), State::Starting));
-                    todo.starts.push((key, instance));
-                }
-                Err(err) => {
-                    tracing::error!(%err, "A function's name is no container's name.");
-                    break;
-                }
+            if !self.start(pool, None, &mut todo) {
+                break;
             }
         }
         self.refuse_hurried(pool, &mut todo);
@@ -272,6 +295,61 @@ impl Books {
             }
         }
         todo
+    }
+
+    /// One instance more. Says whether there will be one.
+    fn start(&mut self, pool: &Pool, guess: Option<Guess>, todo: &mut Todo) -> bool {
+        let id = InstanceId::random();
+        let idle = pool.vm.config.connection_idle;
+        match Instance::new(id, Arc::clone(&pool.version), idle, &pool.vm.closed) {
+            Ok(instance) => {
+                let (key, instance) = (self.number(), Arc::new(instance));
+                let slot = Slot::new(Arc::clone(&instance), State::Starting);
+                self.slots.insert(key, Slot { guess, ..slot });
+                todo.starts.push((key, instance));
+                true
+            }
+            Err(err) => {
+                tracing::error!(%err, "A function's name is no container's name.");
+                false
+            }
+        }
+    }
+
+    /// Starts an instance for a call that is expected, where there is none and nothing speaks against it.
+    pub(super) fn start_ahead(&mut self, pool: &Pool, now: Moment, until: Moment) -> Todo {
+        let mut todo = Todo::default();
+        let resting = self.no_start_before.is_some_and(|then| now < then)
+            || self.brittle.is_some_and(|(until, _)| now < until)
+            || self.failure.is_some();
+        let idle = self.slots.is_empty() && self.waiters.is_empty();
+        if idle && !resting && !self.closing && !pool.vm.closed.is_cancelled() {
+            self.start(pool, Some(Guess { until }), &mut todo);
+        }
+        todo
+    }
+
+    /// Gives up the places of calls that are over, one way or another.
+    pub(super) fn rest(&mut self, pool: &Pool, calls: usize, now: Moment) {
+        if calls > 0 {
+            self.running = self.running.saturating_sub(u32::try_from(calls).unwrap_or(u32::MAX));
+            if self.running == 0 {
+                pool.history.rests(now);
+            }
+        }
+    }
+
+    /// How long this idle instance may be idle. Pauses between calls say nothing of calls side by side: only the last
+    /// instance stays as long as they suggest, those beside it as long as the operator says.
+    pub(super) fn idle(&self, pool: &Pool, key: Key) -> Duration {
+        let slot = self.slots.get(&key);
+        if let Some(Slot { guess: Some(guess), state: State::Idle { since }, .. }) = slot {
+            return guess.until.saturating_sub(*since);
+        }
+        let (choice, _) = pool.choice();
+        let is_last = self.live() <= 1;
+        let is_set = choice.why == policy::Why::Set;
+        if is_last || is_set { choice.idle } else { pool.vm.config.keep.default }
     }
 
     /// Sends away those who may not wait and whom no start under way would serve.

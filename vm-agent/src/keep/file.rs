@@ -1,0 +1,140 @@
+//! `DATA/vm/keep.json`: what functions did, for the next life of the agent. Losing it costs some cold starts and nothing
+//! else, so what cannot be read is left aside with a line in the log. A pause that a restart falls into is not counted.
+
+use super::{histogram::Histogram, history::Lasting};
+use epsilon_api::{chain::Chain, ids::FunctionName};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    path::Path,
+    time::Duration,
+};
+
+/// Another number is another format.
+const FORMAT: u32 = 1;
+/// A file larger than this was not written by an agent.
+const LARGEST: u64 = 64 << 20;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    format: u32,
+    functions: Vec<KeptFunction>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptFunction {
+    function: FunctionName,
+    /// Number of the bin and its weight.
+    bins: Vec<(usize, f32)>,
+    beyond: f32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    start_us: Option<u64>,
+}
+
+/// Why there is nothing to read, although there is a file.
+#[derive(Debug, thiserror::Error)]
+enum Unreadable {
+    #[error("it cannot be read")]
+    Io(#[from] io::Error),
+    #[error("it is no list of functions")]
+    Json(#[from] serde_json::Error),
+    #[error("it has another format ({0})")]
+    Format(u32),
+    #[error("it has {0} bytes")]
+    Large(u64),
+    #[error("what it says of `{0}` makes no sense")]
+    Nonsense(FunctionName),
+}
+
+/// What an earlier life left; nothing where it left nothing of use.
+pub(crate) fn read(path: &Path) -> Vec<(FunctionName, Lasting)> {
+    match try_read(path) {
+        Ok(functions) => functions,
+        Err(Unreadable::Io(err)) if err.kind() == ErrorKind::NotFound => Vec::new(),
+        Err(err) => {
+            tracing::warn!(path = %path.display(), cause = %Chain(&err), "Pauses of functions are measured anew.");
+            Vec::new()
+        }
+    }
+}
+
+fn try_read(path: &Path) -> Result<Vec<(FunctionName, Lasting)>, Unreadable> {
+    let bytes = fs::metadata(path)?.len();
+    if bytes > LARGEST {
+        return Err(Unreadable::Large(bytes));
+    }
+    let kept: Kept = serde_json::from_slice(&fs::read(path)?)?;
+    if kept.format != FORMAT {
+        return Err(Unreadable::Format(kept.format));
+    }
+    let lasting = |KeptFunction { function, bins, beyond, start_us }| match Histogram::from_parts(
+        &bins, beyond,
+    ) {
+        Some(pauses) => {
+            Ok((function, Lasting { pauses, start: start_us.map(Duration::from_micros) }))
+        }
+        None => Err(Unreadable::Nonsense(function)),
+    };
+    kept.functions.into_iter().map(lasting).collect()
+}
+
+/// What to write.
+pub(crate) fn text(functions: Vec<(FunctionName, Lasting)>) -> Result<String, serde_json::Error> {
+    let kept = |(function, Lasting { pauses, start }): (FunctionName, Lasting)| {
+        let (bins, beyond) = pauses.parts();
+        let start_us = start.map(|start| u64::try_from(start.as_micros()).unwrap_or(u64::MAX));
+        KeptFunction { function, bins, beyond, start_us }
+    };
+    let functions = functions.into_iter().map(kept).collect();
+    serde_json::to_string(&Kept { format: FORMAT, functions })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lasting() -> Lasting {
+        let mut pauses = Histogram::default();
+        [5, 700, 700, 99_999].into_iter().for_each(|pause| pauses.add(Duration::from_secs(pause)));
+        Lasting { pauses, start: Some(Duration::from_micros(4321)) }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keep.json");
+        let name = FunctionName::parse("hello").unwrap();
+        let text = text(vec![(name.clone(), lasting())]).unwrap();
+        // The format as it is on disks: a change of it needs another number.
+        let golden = r#"{"format":1,"functions":[{"function":"hello","bins":[[0,1.0],[21,2.0]],"beyond":1.0,"start_us":4321}]}"#;
+        assert_eq!(text, golden);
+        fs::write(&path, text).unwrap();
+        let read = read(&path);
+        assert_eq!(read[0].0, name);
+        assert_eq!(read[0].1.pauses.parts(), lasting().pauses.parts());
+        assert_eq!(read[0].1.start, lasting().start);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_left_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keep.json");
+        assert!(matches!(try_read(&path), Err(Unreadable::Io(_))));
+        for (text, why) in [
+            ("", "no list"),
+            ("{\"format\":1,\"func", "no list"),
+            ("{\"format\":2,\"functions\":[]}", "another format (2)"),
+            (
+                r#"{"format":1,"functions":[{"function":"a","bins":[[9999,1.0]],"beyond":0}]}"#,
+                "of `a` makes no sense",
+            ),
+            (r#"{"format":1,"functions":[{"function":"A b","bins":[],"beyond":0}]}"#, "no list"),
+        ] {
+            fs::write(&path, text).unwrap();
+            let err = try_read(&path).unwrap_err().to_string();
+            assert!(err.contains(why), "{text}: {err}");
+            assert_eq!(read(&path), []);
+        }
+    }
+}

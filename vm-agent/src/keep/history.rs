@@ -1,0 +1,149 @@
+//! What is known of one function, over all its versions on this VM: its pauses, and what a start costs. `instance/pool.rs`
+//! tells it when a version goes from nothing to a call and back; that is all that a call pays for it: a lock of its
+//! own, held for some nanoseconds.
+
+use super::{
+    cost::StartCost,
+    histogram::Histogram,
+    policy::{self, Choice, Settings},
+};
+use crate::instance::state::Moment;
+use epsilon_api::vm::StartPhases;
+use parking_lot::Mutex;
+use std::time::Duration;
+
+/// See the module. Shared by the pools of the function's versions.
+#[derive(Debug, Default)]
+pub(crate) struct History(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    pauses: Histogram,
+    start: StartCost,
+    /// Versions with a call.
+    busy: u32,
+    /// When the last call ended; `None` while one runs, and where nobody knows.
+    ended: Option<Moment>,
+    /// What follows from `pauses`, until there is one more.
+    choice: Option<Choice>,
+    /// Something is not on the disk.
+    is_news: bool,
+}
+
+/// What lasts beyond this life of the agent.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Lasting {
+    pub(crate) pauses: Histogram,
+    pub(crate) start: Option<Duration>,
+}
+
+impl History {
+    pub(crate) fn recall(lasting: Lasting) -> Self {
+        let Lasting { pauses, start } = lasting;
+        Self(Mutex::new(Known { pauses, start: StartCost::known(start), ..Known::default() }))
+    }
+
+    /// A call came to a version that runs none. It may wait for a start, so it has not begun yet.
+    pub(crate) fn arrives(&self, now: Moment) {
+        self.0.lock().note_pause(now);
+    }
+
+    /// A version that ran nothing runs a call.
+    pub(crate) fn begins(&self, now: Moment) {
+        let mut known = self.0.lock();
+        known.note_pause(now);
+        known.busy += 1;
+    }
+
+    /// The version runs nothing any more.
+    pub(crate) fn rests(&self, now: Moment) {
+        let mut known = self.0.lock();
+        known.busy = known.busy.saturating_sub(1);
+        if known.busy == 0 {
+            known.ended = Some(now);
+        }
+    }
+
+    /// A start worked. What came over the network is here the next time.
+    pub(crate) fn started(&self, phases: &StartPhases) {
+        let mut known = self.0.lock();
+        known.start.add(phases.total().saturating_sub(phases.pull + phases.layers));
+        known.is_news = true;
+    }
+
+    /// What the next start will take.
+    pub(crate) fn start_cost(&self) -> Duration {
+        self.0.lock().start.get()
+    }
+
+    /// What its pauses say, and when the last call ended if nothing runs.
+    pub(crate) fn choice(&self, settings: &Settings) -> (Choice, Option<Moment>) {
+        let mut known = self.0.lock();
+        let Known { pauses, choice, ended, .. } = &mut *known;
+        (*choice.get_or_insert_with(|| policy::choose(pauses, None, settings)), *ended)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has_samples(&self) -> bool {
+        self.0.lock().pauses.samples() > 0.0
+    }
+
+    /// What to write, and whether it is news since the last time.
+    pub(crate) fn lasting(&self) -> (Lasting, bool) {
+        let mut known = self.0.lock();
+        let is_news = std::mem::take(&mut known.is_news);
+        (Lasting { pauses: known.pauses.clone(), start: known.start.measured() }, is_news)
+    }
+}
+
+impl Known {
+    fn note_pause(&mut self, now: Moment) {
+        if let Some(ended) = self.ended.take() {
+            self.pauses.add(now.saturating_sub(ended));
+            self.choice = None;
+            self.is_news = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn upper(history: &History) -> Duration {
+        history.0.lock().pauses.upper(1.0)
+    }
+
+    #[test]
+    fn a_pause_lasts_from_the_end_of_all_calls_to_the_next_one() {
+        let history = History::default();
+        history.begins(s(0));
+        assert!(!history.has_samples(), "what was before nobody knows");
+        history.begins(s(5)); // another version
+        history.rests(s(10));
+        history.begins(s(500));
+        assert!(!history.has_samples(), "the other one was at work all the time");
+        history.rests(s(510));
+        history.rests(s(600));
+        history.arrives(s(1200)); // and waits for a start
+        history.begins(s(1230));
+        assert_eq!(upper(&history), s(660), "ten minutes, without the wait");
+        assert_eq!(history.0.lock().pauses.samples(), 1.0);
+    }
+
+    #[test]
+    fn a_start_costs_what_it_takes_on_a_vm_that_has_the_code() {
+        let history = History::default();
+        let phases = StartPhases { pull: s(30), layers: s(1), init: s(2), ..Default::default() };
+        history.started(&phases);
+        assert_eq!(history.start_cost(), s(2));
+        let (lasting, is_news) = history.lasting();
+        assert!(is_news);
+        assert_eq!(History::recall(lasting).start_cost(), s(2));
+        assert!(!history.lasting().1, "nothing new since");
+    }
+}

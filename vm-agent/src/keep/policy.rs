@@ -1,0 +1,243 @@
+//! From a function's pauses to the time that an idle instance stays: the hybrid histogram policy of "Serverless in the
+//! Wild" (Shahrad et al., USENIX ATC'20, section 4.2), without its forecast for what is rarer than the histogram reaches.
+//!
+//! ```text
+//! last call ends ──── idle ────▶ gone ········ ready at `head` ──── stays until `tail` ────▶ gone
+//!                                  (only where the function is periodic; else: stays until `tail`)
+//! ```
+//! Pure. `history.rs` asks it, and the replay in `benches/`.
+
+use super::histogram::{Histogram, REACH};
+use epsilon_api::vm::KeepBy;
+use std::{fmt, time::Duration};
+
+/// Fewer pauses than this say nothing.
+const SAMPLES: f32 = 8.0;
+/// Bins whose weights vary less than this say nothing (the paper's value).
+const VARIATION: f32 = 2.0;
+/// Where more pauses than this are longer than the histogram reaches, it says nothing (the paper's value).
+const BEYOND: f32 = 0.5;
+/// The percentiles that are head and tail, and the margin on each (the paper's values).
+const HEAD: f32 = 0.05;
+const TAIL: f32 = 0.99;
+const MARGIN: f64 = 0.1;
+/// An instance is let go until `head` only where that is at least this part of the time that it would stay, and no less
+/// than the default time: for less, a start more is not worth it.
+const WORTH_LEAVING: u32 = 4;
+
+/// What an operator says of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long an instance stays where the pauses say nothing.
+    pub default: Duration,
+    /// No chosen time is shorter …
+    pub min: Duration,
+    /// … or longer.
+    pub max: Duration,
+}
+
+/// What is to be done with an idle instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// How long it stays after the last call.
+    pub idle: Duration,
+    /// When the next one is made ready, in a periodic function.
+    pub ready: Option<Ready>,
+    /// Why.
+    pub why: Why,
+}
+
+/// An instance before its call. Both count from the end of the last call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// When it is made.
+    pub after: Duration,
+    /// When it goes if nobody calls.
+    pub until: Duration,
+}
+
+/// Why it is so; `Display` is for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The function's settings say so.
+    Set,
+    /// `isolation: call`: an instance goes after its call, so pauses have nothing to say.
+    OneCall,
+    /// Too few pauses are known.
+    TooFew {
+        /// How many are.
+        samples: u32,
+    },
+    /// Most pauses are longer than anybody would wait for.
+    Rare {
+        /// Of a hundred.
+        percent: u32,
+    },
+    /// Any pause is as likely as any other.
+    Even,
+    /// Nearly all pauses are shorter than this.
+    Tail {
+        /// Upper edge of the 99th percentile.
+        upper: Duration,
+        /// Pauses beyond the histogram, of a hundred.
+        rare: u32,
+        /// Whether the operator's limits changed the time.
+        limited: bool,
+    },
+    /// Nearly all pauses are this long.
+    Periodic {
+        /// Lower edge of the 5th percentile.
+        from: Duration,
+        /// Upper edge of the 99th.
+        upto: Duration,
+    },
+}
+
+impl Why {
+    /// Who chose.
+    pub fn by(self) -> KeepBy {
+        match self {
+            Self::Set => KeepBy::Set,
+            Self::OneCall | Self::TooFew { .. } | Self::Rare { .. } | Self::Even => KeepBy::Default,
+            Self::Tail { .. } | Self::Periodic { .. } => KeepBy::Adaptive,
+        }
+    }
+}
+
+/// Decides. `set`: what the function's own settings say.
+pub fn choose(pauses: &Histogram, set: Option<Duration>, settings: &Settings) -> Choice {
+    if let Some(idle) = set {
+        return Choice { idle, ready: None, why: Why::Set };
+    }
+    let default = |why| Choice { idle: settings.default, ready: None, why };
+    if pauses.samples() < SAMPLES {
+        return default(Why::TooFew { samples: pauses.samples().round() as u32 });
+    }
+    let rare = percent(pauses.beyond());
+    if pauses.beyond() > BEYOND {
+        return default(Why::Rare { percent: rare });
+    }
+    if pauses.variation() < VARIATION {
+        return default(Why::Even);
+    }
+    let (from, upto) = (pauses.lower(HEAD), pauses.upper(TAIL));
+    let (head, tail) = (from.mul_f64(1.0 - MARGIN), upto.mul_f64(1.0 + MARGIN));
+    let stays = tail.clamp(settings.min, settings.max);
+    if head >= settings.default.max(2 * settings.min) && head >= stays / WORTH_LEAVING {
+        let until = tail.min(head + settings.max);
+        let ready = Some(Ready { after: head, until });
+        return Choice { idle: settings.min, ready, why: Why::Periodic { from, upto } };
+    }
+    let why = Why::Tail { upper: upto, rare, limited: stays != tail };
+    Choice { idle: stays, ready: None, why }
+}
+
+fn percent(share: f32) -> u32 {
+    (share * 100.0).round() as u32
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = humantime::format_duration;
+        match *self {
+            Self::Set => f.write_str("set by the function's `idleTimeout`"),
+            Self::OneCall => f.write_str("the default: each call has a fresh instance"),
+            Self::TooFew { samples } => {
+                write!(
+                    f,
+                    "the default: {samples} pauses between calls were seen, {SAMPLES} are needed"
+                )
+            }
+            Self::Rare { percent } => {
+                write!(f, "the default: {percent} of 100 pauses were longer than {}", time(REACH))
+            }
+            Self::Even => {
+                f.write_str("the default: a pause of any length is as likely as any other")
+            }
+            Self::Tail { upper, rare, limited } => {
+                write!(f, "99 of 100 pauses ")?;
+                if rare > 0 {
+                    write!(f, "up to {} ", time(REACH))?;
+                }
+                write!(f, "were shorter than {}", time(upper))?;
+                if rare > 0 {
+                    write!(f, "; {rare} of 100 were longer than {}", time(REACH))?;
+                }
+                if limited {
+                    f.write_str("; the VM's limits bound the time")?;
+                }
+                Ok(())
+            }
+            Self::Periodic { from, upto } => write!(
+                f,
+                "calls come {} to {} after the last one; an instance is made ready just before",
+                time(from),
+                time(upto)
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+    const SETTINGS: Settings = Settings { default: s(300), min: s(30), max: s(7200) };
+
+    fn of(pauses: impl IntoIterator<Item = u64>) -> Choice {
+        let mut histogram = Histogram::default();
+        pauses.into_iter().for_each(|pause| histogram.add(s(pause)));
+        choose(&histogram, None, &SETTINGS)
+    }
+
+    /// Each row is a test of its own name: pauses => idle, ready after and until (seconds), and the text.
+    macro_rules! choices {
+        ($($name:ident: $pauses:expr => $idle:expr, $ready:expr, $text:expr;)*) => {$(
+            #[test]
+            fn $name() {
+                let choice = of($pauses);
+                let ready = choice.ready.map(|ready| (ready.after.as_secs(), ready.until.as_secs()));
+                assert_eq!((choice.idle, ready), (s($idle), $ready), "{choice:?}");
+                assert_eq!(choice.why.to_string(), $text);
+            }
+        )*};
+    }
+
+    choices! {
+        nothing_known_is_the_default: [] => 300, None, "the default: 0 pauses between calls were seen, 8 are needed";
+        seven_are_too_few: [60; 7] => 300, None, "the default: 7 pauses between calls were seen, 8 are needed";
+        short_pauses_stay_short: [100; 20] => 121, None, "99 of 100 pauses were shorter than 1m 50s";
+        the_least_time_holds: [1; 20] => 30, None, "99 of 100 pauses were shorter than 10s; the VM's limits bound the time";
+        from_nothing_to_ten_minutes: (0..60).map(|n| n * 10) => 660, None, "99 of 100 pauses were shorter than 10m";
+        an_hourly_timer_is_let_go_and_made_ready: [3600; 8] => 30, Some((3240, 4026)),
+            "calls come 1h to 1h 1m after the last one; an instance is made ready just before";
+        hours_are_bounded: (0..60).map(|n| 20 + (n % 8) * 1800) => 7200, None,
+            "99 of 100 pauses were shorter than 3h 31m; the VM's limits bound the time";
+        some_rare_ones_are_said: (0..20).map(|n| if n % 5 == 0 { 99_999 } else { 90 }) => 110, None,
+            "99 of 100 pauses up to 4h were shorter than 1m 40s; 20 of 100 were longer than 4h";
+        mostly_rare_is_the_default: (0..20).map(|n| if n % 3 == 0 { 60 } else { 99_999 }) => 300, None,
+            "the default: 65 of 100 pauses were longer than 4h";
+        even_ones_are_the_default: (0..63).map(|n| 150 + n * 226) => 300, None,
+            "the default: a pause of any length is as likely as any other";
+    }
+
+    #[test]
+    fn what_is_set_overrides_all() {
+        let mut pauses = Histogram::default();
+        (0..50).for_each(|_| pauses.add(s(3600)));
+        let choice = choose(&pauses, Some(s(5)), &SETTINGS);
+        assert_eq!((choice.idle, choice.ready, choice.why), (s(5), None, Why::Set));
+        assert_eq!(choice.why.by(), KeepBy::Set);
+    }
+
+    #[test]
+    fn a_start_before_the_call_has_to_pay() {
+        // Between 15 minutes and an hour and a half: to be away for a seventh of that is not worth a start.
+        let choice = of((0..60).map(|n| 900 + (n % 10) * 500));
+        assert_eq!(choice.ready, None, "{choice:?}");
+        assert_eq!(choice.why.by(), KeepBy::Adaptive);
+    }
+}
