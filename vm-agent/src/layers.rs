@@ -142,7 +142,7 @@ impl Layers {
     /// `vm_agent.pull_timeout`. What is here costs a look each.
     ///
     /// # Errors
-    /// [`LayersError`]; [`LayersError::is_unfit`] says that an image can do what layers cannot.
+    /// [`LayersError`]; [`LayersError::leaves_the_image`] says whether the version's image may do what layers cannot.
     pub(crate) async fn ensure(
         &self,
         engine: &dyn Engine,
@@ -152,7 +152,9 @@ impl Layers {
         if let Some(held) = here {
             return Ok(Code { held });
         }
-        let brought = timeout(self.limit, self.bring(engine, version)).await;
+        // Boxed: a start that finds its layers here need not be as large as a fetch.
+        let bring = Box::pin(self.bring(engine, version));
+        let brought = timeout(self.limit, bring).await;
         brought.unwrap_or_else(|_| Err(self.too_slow(version).into()))
     }
 
@@ -202,7 +204,8 @@ impl Layers {
         let fetch = async {
             let _turn = self.turns.acquire().await;
             if let Some(shelf) = &self.shelf {
-                let taken = self.counted(Source::Shelf, &name, self.from_shelf(shelf, &name)).await;
+                let taken =
+                    self.counted(Source::Shelf, &name, self.take_from_shelf(shelf, &name)).await;
                 match taken {
                     Ok(lease) => return Ok(lease),
                     Err(Miss::Final(err)) => return Err(err),
@@ -213,7 +216,7 @@ impl Layers {
                 }
             }
             match &layer.blob {
-                Some(blob) => self.from_registry_twice(version, &name, blob).await,
+                Some(blob) => self.fetch_twice(version, &name, blob).await,
                 None => Err(LayersError::Absent { layer: name.to_string() }),
             }
         };
@@ -225,7 +228,7 @@ impl Layers {
         let name = Name::image(&version.image.digest)?;
         let fetch = async {
             let _turn = self.turns.acquire().await;
-            let read = self.from_engine(engine, version, &name);
+            let read = self.read_image(engine, version, &name);
             self.counted(Source::Engine, &name, read).await.map_err(|miss| match miss {
                 Miss::Final(err) => err,
                 Miss::Absent(None) => LayersError::Absent { layer: name.to_string() },
@@ -251,7 +254,7 @@ impl Layers {
         self.at_work.ensure(name, there, fetch).await.map_err(LayersError::Same)
     }
 
-    async fn from_shelf(&self, shelf: &Path, name: &Name) -> Result<Unpacked, Miss> {
+    async fn take_from_shelf(&self, shelf: &Path, name: &Name) -> Result<Unpacked, Miss> {
         let (stock, shelf, wanted) = (Arc::clone(&self.stock), shelf.to_owned(), self.wanted(name));
         let work = move || match shelf::find(&shelf, &wanted.name) {
             Ok(Some(tar)) => Some(Ok(pour::from_reader(&stock, &wanted, tar))),
@@ -267,7 +270,7 @@ impl Layers {
     }
 
     /// A layer that arrives as something else is asked for once more; after that, somebody has to know.
-    async fn from_registry_twice(
+    async fn fetch_twice(
         &self,
         version: &Version,
         name: &Name,
@@ -275,7 +278,7 @@ impl Layers {
     ) -> Result<Lease, LayersError> {
         let mut again = true;
         loop {
-            let fetch = self.from_registry(version, name, blob);
+            let fetch = self.fetch_blob(version, name, blob);
             match self.counted(Source::Registry, name, fetch).await {
                 Ok(lease) => return Ok(lease),
                 Err(Miss::Final(err)) => return Err(err),
@@ -302,7 +305,7 @@ impl Layers {
         }
     }
 
-    async fn from_registry(
+    async fn fetch_blob(
         &self,
         version: &Version,
         name: &Name,
@@ -322,7 +325,7 @@ impl Layers {
         }
     }
 
-    async fn from_engine(
+    async fn read_image(
         &self,
         engine: &dyn Engine,
         version: &Version,

@@ -13,7 +13,10 @@ pub(crate) async fn fetch(vm: &LocalVm, version: &Version) -> Result<(), Cause> 
     if let Some(kind) = vm.cells.kind_for(version) {
         let base = vm.images.ensure_image(&*vm.engine, &kind.base).await.map_err(Cause::from);
         let brought = match base {
-            Ok(_) => vm.layers.ensure(&*vm.engine, version).await.map(drop).map_err(Cause::from),
+            Ok(_) => match vm.layers.ensure(&*vm.engine, version).await {
+                Err(err) if !err.leaves_the_image() => return Err(err.into()),
+                brought => brought.map(drop).map_err(Cause::from),
+            },
             Err(err) => Err(err),
         };
         match brought {

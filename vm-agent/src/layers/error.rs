@@ -1,4 +1,4 @@
-//! Why a version's layers are not here. For the operator, but for [`LayersError::is_unfit`], which is for whoever
+//! Why a version's layers are not here. For the operator, but for [`LayersError::leaves_the_image`], which is for whoever
 //! starts instances. Shared by all who waited for the same layer.
 
 use crate::engine::EngineError;
@@ -61,12 +61,23 @@ impl LayersError {
         }
     }
 
-    /// The version's layers can never be mounted: it takes the image path.
-    pub(crate) fn is_unfit(&self) -> bool {
+    /// Whether the version's image can do what its layers cannot. Not where a registry failed: the image comes from the
+    /// same one, and this error says better what is wrong.
+    pub(crate) fn leaves_the_image(&self) -> bool {
         match self {
-            Self::Unfit { .. } => true,
+            Self::Unfit { .. } | Self::Absent { .. } | Self::Full { .. } | Self::Disk { .. } => {
+                true
+            }
+            Self::Engine(err) => !matches!(err, EngineError::Registry(_)),
+            Self::Same(other) => other.leaves_the_image(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_unfit(&self) -> bool {
+        match self {
             Self::Same(other) => other.is_unfit(),
-            Self::Absent { .. } | Self::Full { .. } | Self::Disk { .. } | Self::Engine(_) => false,
+            err => matches!(err, Self::Unfit { .. }),
         }
     }
 

@@ -105,7 +105,10 @@ impl Runner {
     async fn layers(&self) -> Result<Code, NotAssigned> {
         let version = &self.instance.version;
         let found = self.vm.layers.ensure(&*self.vm.engine, version).await;
-        found.map_err(|err| NotAssigned::Cells(Chain(&err).to_string()))
+        found.map_err(|err| match (err.leaves_the_image(), Chain(&err).to_string()) {
+            (true, why) => NotAssigned::Cells(why),
+            (false, why) => NotAssigned::Start(StartFailure::NoCapacity(why)),
+        })
     }
 
     /// What the function has beyond its cell. Only what is free at once: else the start waits for all of its memory, and

@@ -80,6 +80,7 @@ async fn a_corrupt_layer_is_refused_asked_for_once_more_and_told() {
     for part in [&*registry.address().to_string(), "twice", "look at its disk", "deploy"] {
         assert!(text.contains(part), "{part}: {text}");
     }
+    assert!(!err.leaves_the_image(), "it is of the same registry");
     assert_eq!((world.fetches("registry", "corrupt"), world.names()), (2, vec![]));
     assert_eq!(world.engine.used(Verb::EnsureImage), 0, "it is told, and not passed over");
     fs::write(&path, good).unwrap();
