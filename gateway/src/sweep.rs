@@ -1,8 +1,10 @@
-//! Finds instances of versions that nobody serves any more and has their VMs let them go. As a rule a version is retired
-//! when the next one serves; but a gateway may die between the two, and an agent that started again adopts what it finds.
+//! Finds instances of versions that nobody serves any more and that would stay, and has their VMs let them go. As a rule a version
+//! is retired when the next one serves; but a gateway may die between the two, and an agent that started again adopts what
+//! it finds.
 //!
 //! Only what stays so for long is touched: a version that is being deployed has instances before it serves, and
-//! this gateway may be the last to hear of a rollback.
+//! this gateway may be the last to hear of a rollback. And only what does not go by itself: a kept version may get calls
+//! by its address through another gateway, and when it gets none, its instances are idle and go as all others do.
 
 use crate::{
     call::lookup::kept::Kept,
@@ -10,6 +12,7 @@ use crate::{
     routes::{Routes, Table},
 };
 use epsilon_api::{
+    error::CallError,
     ids::{VersionId, VmId},
     vm::VmStatus,
 };
@@ -39,13 +42,16 @@ pub(crate) async fn sweep(
     let mut strays = Strays::new();
     loop {
         look.tick().await;
-        // The same door as for every change of what serves: nothing begins to serve while it is retired.
-        let _change = routes.change().await;
-        let (now, members) = (Instant::now(), fleet.members());
-        let reports: Vec<_> = members.iter().map(|member| member.vm.status()).collect();
-        for (vm, version) in overdue(&mut strays, &routes.table(), &reports, now, deployments) {
-            if kept.is_called(version.function.as_str(), version.number) {
-                continue; // by its own address
+        let reports: Vec<_> = fleet.members().iter().map(|member| member.vm.status()).collect();
+        let late = overdue(&mut strays, &routes.table(), &reports, Instant::now(), deployments);
+        for (vm, version) in late {
+            if goes_by_itself(&routes, &kept, &version).await {
+                continue;
+            }
+            // The same door as for every change of what serves: nothing begins to serve while it is retired.
+            let _change = routes.change().await;
+            if is_served(&routes.table(), &version) {
+                continue;
             }
             tracing::info!(%vm, %version, "Nobody serves this version; its instances go.");
             if let Some(member) = fleet.member(&vm) {
@@ -53,6 +59,26 @@ pub(crate) async fn sweep(
             }
         }
     }
+}
+
+/// Whether nobody has to be told that the version serves no more: a kept one, of which VMs keep no instances that
+/// nobody calls, or one that was called here a moment ago.
+async fn goes_by_itself(routes: &Routes, kept: &Kept, version: &VersionId) -> bool {
+    let VersionId { function, number } = version;
+    if kept.is_called(function.as_str(), *number) {
+        return true;
+    }
+    let Some(serving) = routes.table().named(function.as_str()).cloned() else { return false };
+    match kept.find(&serving, *number).await {
+        Ok(found) => found.version.spec.min_instances == 0,
+        Err(CallError::VersionNotFound { .. }) => false,
+        // The store is away: nothing is known, and it is asked again in a while.
+        Err(_) => true,
+    }
+}
+
+fn is_served(table: &Table, version: &VersionId) -> bool {
+    table.serving(version.function.as_str(), version.number).is_some()
 }
 
 /// Notes the strays of these reports, and answers those that have been there for too long.
@@ -69,7 +95,7 @@ fn overdue(
             let id = VersionId { function: instance.function.clone(), number: instance.version };
             let serves = table.named(id.function.as_str()).map(|route| route.version.number);
             let grace = match serves {
-                _ if table.serving(id.function.as_str(), id.number).is_some() => continue,
+                _ if is_served(table, &id) => continue,
                 Some(number) if id.number < number => OLDER,
                 // Newer, or of a function that is new: it may be on its way to serving.
                 Some(_) | None => deployments,
@@ -94,6 +120,12 @@ mod tests {
         observe::metrics::Metrics,
         testing::{self, FakeVm},
     };
+    use epsilon_api::{
+        build::{Built, BuiltFunction},
+        function::{ImageRef, Version},
+        ids::{DeploymentId, FunctionName, GatewayId, ProjectName, VersionNumber},
+    };
+    use jiff::Timestamp;
     use prometheus::Registry;
 
     const DEPLOYMENTS: Duration = Duration::from_secs(1800);
@@ -153,5 +185,43 @@ mod tests {
         assert_eq!(at(50, &[]), 0);
         assert_eq!(at(60, &[("pay", 2)]), 0);
         assert_eq!(at(120, &[("pay", 2)]), 1);
+    }
+
+    #[tokio::test]
+    async fn only_what_would_stay_is_let_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("epsilon.db");
+        let store = epsilon_store::open(path.to_str().unwrap()).await.unwrap();
+        let me = GatewayId::random();
+        // 1 wants nothing ready, 2 does, 3 serves.
+        let mut serving: Option<Version> = None;
+        for (digest, min_instances) in [("a", 0), ("b", 1), ("c", 0)] {
+            let id = DeploymentId::random();
+            store.begin_deployment(&id, &me, Timestamp::now()).await.unwrap();
+            let mut spec = testing::spec("pay");
+            spec.min_instances = min_instances;
+            let image = ImageRef { reference: format!("pay:{digest}"), digest: digest.to_owned() };
+            let name = FunctionName::parse("pay").unwrap();
+            let functions = vec![BuiltFunction { name, spec, image, parts: None }];
+            let built = Built { project: ProjectName::parse("shop").unwrap(), functions };
+            let prepared = store.prepare(&id, &built, Timestamp::now()).await.unwrap();
+            store.activate(&id, Timestamp::now()).await.unwrap();
+            serving = prepared.into_iter().next().map(|one| one.version);
+        }
+        let metrics = Metrics::new(&Registry::new()).unwrap();
+        let routes = Routes::new(vec![serving.unwrap()], Vec::new(), metrics);
+        let mut goes = Vec::new();
+        for (function, number) in [("pay", 1), ("pay", 2), ("pay", 9), ("ship", 1)] {
+            let number = VersionNumber::new(number).unwrap();
+            let id = VersionId { function: FunctionName::parse(function).unwrap(), number };
+            let kept = Kept::new(Arc::clone(&store));
+            goes.push(goes_by_itself(&routes, &kept, &id).await);
+        }
+        assert_eq!(goes, [true, false, false, false], "kept, kept and wanted, unknown, deleted");
+        // Who was asked about a moment ago may have been called.
+        let kept = Kept::new(store);
+        let id = testing::version("pay", 2).id();
+        assert!(!goes_by_itself(&routes, &kept, &id).await);
+        assert!(goes_by_itself(&routes, &kept, &id).await);
     }
 }
