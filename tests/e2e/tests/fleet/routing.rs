@@ -1,7 +1,11 @@
 //! Functions keep to their VMs, also when VMs come and go.
 
 use super::{functions, turn};
-use epsilon_e2e::fleet::{Fleet, Gateway, Plan};
+use epsilon_e2e::{
+    fleet::{Fleet, Gateway, Plan},
+    http::Call,
+    wait::{SOON, until},
+};
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,6 +34,28 @@ async fn call_all(gateway: &Gateway, rounds: usize) {
     }
 }
 
+/// Waits for a report of each VM from after this moment.
+async fn all_reported_since(gateway: &Gateway, moment: Instant) {
+    until("a report of each VM", SOON, async || {
+        let vms = gateway.admin("/v1/vms").await;
+        let passed = moment.elapsed().as_millis() as u64;
+        let is_new = |vm: &Value| vm["report_age_ms"].as_u64().is_some_and(|age| age < passed);
+        if vms.as_array().unwrap().iter().all(is_new) { Ok(()) } else { Err(vms) }
+    })
+    .await;
+}
+
+/// What sends calls elsewhere with good reason, counted: a VM whose reports are late or that is full, a call that was refused.
+async fn troubles(gateway: &Gateway) -> Vec<String> {
+    let metrics = gateway.send_admin(Call::get("/metrics")).await.expect(200).text();
+    let counts = |line: &&str| {
+        let passed = line.starts_with("epsilon_placement_passed_over_total");
+        let troubled = ["suspect", "room", "breaker"].iter().any(|why| line.contains(why));
+        line.starts_with("epsilon_retries_total") || (passed && troubled)
+    };
+    metrics.lines().filter(counts).map(str::to_owned).collect()
+}
+
 #[tokio::test]
 async fn a_function_stays_on_one_vm_and_functions_spread_over_vms() {
     let _turn = turn().await;
@@ -50,7 +76,9 @@ async fn functions_move_to_a_new_vm_no_more_than_its_share_and_hardly_any_elsewh
     let mut fleet = Fleet::start(Plan { config, ..Plan::default() }).await;
     fleet.deploy(&functions(FUNCTIONS)).await;
     call_all(&fleet.gateways[0], 2).await;
+    all_reported_since(&fleet.gateways[0], Instant::now()).await;
     let before = homes(&fleet.gateways[0]).await;
+    let troubles_before = troubles(&fleet.gateways[0]).await;
     let new = fleet.add_agent().await.id().to_owned();
     // From before its first report until it has taken all that is its own.
     let came = Instant::now();
@@ -66,8 +94,9 @@ async fn functions_move_to_a_new_vm_no_more_than_its_share_and_hardly_any_elsewh
     }
     // Its share of nine functions is 2.25; chance gives it more than seven once in ten thousand times.
     assert!(moved.len() <= 7, "{moved:?} moved: {before:?}");
-    // A report that was made while a call ran hides its free instance for up to a second; one call may start
-    // another one next door then.
-    assert!(elsewhere.len() <= 2, "{elsewhere:?} went elsewhere: {before:?}");
+    // A machine that is so busy that reports of a second come after three has its VMs passed over for a while.
+    let is_at_ease = troubles(&fleet.gateways[0]).await == troubles_before;
+    let most = if is_at_ease { 0 } else { 2 };
+    assert!(elsewhere.len() <= most, "{elsewhere:?} went elsewhere: {before:?}");
     eprintln!("{} of {FUNCTIONS} moved, {} elsewhere", moved.len(), elsewhere.len());
 }
