@@ -3,7 +3,7 @@
 use crate::{
     agent::Agent,
     fake::ok,
-    world::{PATIENCE, World, built, patient},
+    world::{PATIENCE, World, built, parts, patient},
 };
 use epsilon_api::admin::DeployEvent;
 use epsilon_gateway::config::Settings;
@@ -129,6 +129,26 @@ async fn on_one_file_too() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("epsilon.db");
     what_one_changes_the_other_follows(path.to_str().unwrap()).await;
+}
+
+#[tokio::test]
+async fn vms_of_every_gateway_get_versions_with_their_parts() {
+    let (one, two) = two(&Postgres::shared().database().await).await;
+    let (a, b) = (Agent::join("vm-a", &one).await, Agent::join("vm-b", &two).await);
+    for agent in [&a, &b] {
+        agent.vm.script("pay", |call| async move {
+            ok(serde_json::to_string(&call.version.parts).unwrap())
+        });
+    }
+    for world in [&one, &two] {
+        world.stands("vm-a", "ready").await;
+        world.stands("vm-b", "ready").await;
+    }
+    one.deploy("shop", &[("pay", "2")]).await;
+    let want = serde_json::to_string(&Some(parts("2"))).unwrap();
+    for world in [&one, &two] {
+        answers(world, &want).await;
+    }
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use epsilon_api::{
     admin::DeployEvent,
     body::{self, CallBody},
     build::{BuildError, BuildEvent, BuildJob, Builder, Built, BuiltFunction},
-    function::ImageRef,
+    function::{ImageLayer, ImageRef, Parts},
     ids::{DeploymentId, FunctionName, GatewayId, ProjectName},
 };
 use epsilon_gateway::{
@@ -326,6 +326,13 @@ pub(crate) async fn eventually<T: std::fmt::Debug + PartialEq>(want: T, now: imp
     }
 }
 
+/// What an image of this digest comes apart into.
+pub(crate) fn parts(digest: &str) -> Parts {
+    let base =
+        ImageRef { reference: "epsilon/runtime-node:1".into(), digest: "sha256:ba5e".into() };
+    Parts { base, layers: vec![ImageLayer { diff_id: format!("sha256:c0de{digest}"), blob: None }] }
+}
+
 /// What a builder makes of `(function, digest)`.
 pub(crate) fn built(owner: &str, work: &[(&str, &str)]) -> Built {
     let functions = work
@@ -337,7 +344,7 @@ pub(crate) fn built(owner: &str, work: &[(&str, &str)]) -> Built {
                 reference: format!("epsilon/{function}:{digest}"),
                 digest: format!("sha256:{digest}"),
             },
-            parts: None,
+            parts: Some(parts(digest)),
         })
         .collect();
     Built { project: ProjectName::parse(owner).unwrap(), functions }
