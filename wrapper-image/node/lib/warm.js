@@ -41,8 +41,8 @@ async function warm(instance, folder) {
 
 async function rehearse(piece, folder, isWaiting) {
   const silent = new Instance({ log: { write() {}, error() {} }, capture: { flush() {} }, behindGateway: true });
-  const control = path.join(folder, 'warm-control.sock');
-  const calls = path.join(folder, 'warm-calls.sock');
+  // Not longer than the real names: paths of sockets have a limit.
+  const [control, calls] = ['warm1.sock', 'warm2.sock'].map((name) => path.join(folder, name));
   const start = async (spec) => {
     // From here to the change of folder nothing can come in between, and the real start changes it again.
     if (!isWaiting()) throw new AlreadyStarted('the real one has begun');
