@@ -39,6 +39,7 @@ use epsilon_api::{
 };
 use errands::Errands;
 use http::{Method, Request, Response, StatusCode, Uri, header::SET_COOKIE};
+use http_body::Body as _;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use lookup::{Target, kept::Kept, late::Late};
 use place::{Placed, bound::Balance};
@@ -208,7 +209,11 @@ impl Calls {
         let headers = request.headers_mut();
         let upgrade = relay::headers::clean_request(headers, connection, caller.is_some());
         *request.uri_mut() = target;
-        (request.map(body::boxed), caller.filter(|_| upgrade.is_some()))
+        let request = request.map(|body| match body.is_end_stream() {
+            true => body::empty(), // which is no allocation
+            false => body::boxed(body),
+        });
+        (request, caller.filter(|_| upgrade.is_some()))
     }
 
     /// Sends the call to one VM after the other until one answers. Goes on only as `retry.rs` allows, within the

@@ -22,6 +22,7 @@ use epsilon_wire::{
     listen::{Accepted, Listener, Probes},
     tls,
 };
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -223,14 +224,16 @@ async fn serve_connection<S>(
     }
     let http = http.serve_connection(io, service).with_upgrades();
     let mut http = pin!(http);
-    let mut closing = pin!(close.cancelled());
-    let mut cutting = pin!(cut.cancelled());
-    let mut check = pin!(sleep(limits.header_timeout.min(limits.idle_timeout)));
-    let mut is_closing = false;
+    // Asked only once one of them has something to say: bytes come some thousand times as often.
+    let mut asides = FuturesUnordered::<BoxFuture<'_, Aside>>::new();
+    asides.push(cut.cancelled().map(|()| Aside::Cut).boxed());
+    asides.push(close.cancelled().map(|()| Aside::Close).boxed());
+    let look = |after| sleep(after).map(|()| Aside::Look).boxed();
+    asides.push(look(limits.header_timeout.min(limits.idle_timeout)));
     loop {
-        // The connection first: it is nearly always the reason for waking up. Nothing is lost by the
-        // others being polled again, they are pinned outside of the loop.
-        tokio::select! {
+        // The connection first: it is nearly always the reason for waking up. Nothing is lost by polling it again, it is
+        // pinned outside of the loop; the asides keep themselves.
+        let aside = tokio::select! {
             biased;
             ended = http.as_mut() => {
                 if let Err(error) = ended {
@@ -238,13 +241,13 @@ async fn serve_connection<S>(
                 }
                 return;
             }
-            () = cutting.as_mut() => return,
-            () = closing.as_mut(), if !is_closing => {
-                is_closing = true;
-                http.as_mut().graceful_shutdown();
-            }
-            () = check.as_mut() => match connection.activity.check(&limits, Instant::now()) {
-                Check::Fine { again_in } => check.as_mut().reset((Instant::now() + again_in).into()),
+            Some(aside) = asides.next() => aside,
+        };
+        match aside {
+            Aside::Cut => return,
+            Aside::Close => http.as_mut().graceful_shutdown(),
+            Aside::Look => match connection.activity.check(&limits, Instant::now()) {
+                Check::Fine { again_in } => asides.push(look(again_in)),
                 Check::Over(why) => {
                     tracing::debug!(why, "Connection closed.");
                     return;
@@ -252,4 +255,14 @@ async fn serve_connection<S>(
             },
         }
     }
+}
+
+/// What ends or changes a connection besides its own bytes.
+enum Aside {
+    /// Everything ends now.
+    Cut,
+    /// After the answer that runs.
+    Close,
+    /// Is one of its limits over?
+    Look,
 }
