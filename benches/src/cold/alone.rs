@@ -35,8 +35,9 @@ async fn sequence(up: &Epsilon, path: &str, calls: usize, is_paced: bool) -> (Ti
             up.cells_are_ready(1).await;
         }
         let answer = up.get(path).await.expect(200);
-        assert!(answer.header("server-timing").contains("start"), "a fresh instance: {answer}");
+        // The first one may have the instance that the deployment started.
         if turn > 0 {
+            assert!(answer.header("server-timing").contains("start"), "a fresh one: {answer}");
             times.push(answer.took);
             in_cells += usize::from(is_from_cell(&answer));
         }
