@@ -73,6 +73,10 @@ async fn adopt_one(vm: &Arc<LocalVm>, found: &Found) -> bool {
     if instance.version.spec.runtime != Runtime::Node {
         return false;
     }
+    // Whether it has had its one call is not known.
+    if instance.version.spec.isolation == Isolation::Call {
+        return false;
+    }
     let Ok(folder) = SocketFolder::open(vm.sockets_folder(&id)) else { return false };
     match timeout(HEALTHY, control::health(&folder)).await {
         Ok(Ok(health)) if health.state == "ready" && health.active == 0 => {}

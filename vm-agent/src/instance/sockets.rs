@@ -1,21 +1,19 @@
 //! The folder through which the agent and one instance meet: made before the container, mounted into it,
 //! removed after it. Only the container's user and root may enter.
 //!
-//! AF_UNIX addresses end at 107 bytes, data folders do not: a longer path is reached through the folder's
-//! descriptor under `/proc/self/fd`.
+//! What lies in it is the code's to change, and the agent may be root: it connects to sockets of this folder and to
+//! nothing that a symbolic link there leads to (the engine's own socket, say). So a socket is opened first, looked at, and
+//! reached through its descriptor under `/proc/self/fd`; which also bears paths beyond the 107 bytes of an AF_UNIX address.
 
 use rustix::{
-    fs::{Mode, OFlags},
+    fs::{FileType, Mode, OFlags},
     io::Errno,
 };
 use std::{
     fs, io,
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::{
-            ffi::OsStrExt,
-            fs::{DirBuilderExt, PermissionsExt},
-        },
+        unix::fs::{DirBuilderExt, PermissionsExt},
     },
     path::{Path, PathBuf},
     time::Duration,
@@ -29,8 +27,6 @@ use tokio::{
 pub(crate) const CALLS: &str = "calls.sock";
 /// Where the agent's own questions go.
 pub(crate) const CONTROL: &str = "control.sock";
-/// Bytes of `sun_path`, less the closing zero.
-const ADDRESS_MAX: usize = 107;
 
 /// Longest that a full queue is waited for; then the call is refused, and another may do better.
 const QUEUE_IS_FULL: Duration = Duration::from_secs(5);
@@ -41,8 +37,7 @@ const SLOW_AGAIN: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct SocketFolder {
     path: PathBuf,
-    /// Held open when the path is too long to connect by.
-    short: Option<(OwnedFd, PathBuf)>,
+    folder: OwnedFd,
 }
 
 /// The user that code runs as: nobody's in particular when the agent may choose, else the agent's own.
@@ -81,33 +76,33 @@ impl SocketFolder {
 
     /// Takes the folder of an instance that runs already.
     pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
-        let longest = path.as_os_str().as_bytes().len() + 1 + CONTROL.len();
-        let short = if longest > ADDRESS_MAX {
-            let fd = rustix::fs::open(
-                &path,
-                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-                Mode::empty(),
-            )?;
-            let short = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-            Some((fd, short))
-        } else {
-            None
-        };
-        Ok(Self { path, short })
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(&path, flags, Mode::empty())?;
+        Ok(Self { path, folder })
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
+    /// A socket of this very folder.
+    fn socket(&self, name: &str) -> io::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(&self.folder, name, flags, Mode::empty())?;
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(&opened)?.st_mode);
+        match kind.is_socket() {
+            true => Ok(opened),
+            false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a socket")),
+        }
+    }
+
     /// Connects. A listener whose queue is full is busy (a burst, or code that computes): it is tried again.
     pub(crate) async fn connect(&self, socket: &str) -> io::Result<UnixStream> {
-        let folder = self.short.as_ref().map_or(&self.path, |(_, short)| short);
-        let path = folder.join(socket);
         let give_up = Instant::now() + QUEUE_IS_FULL;
         let mut pause = FIRST_AGAIN;
         loop {
-            match UnixStream::connect(&path).await {
+            let opened = self.socket(socket)?;
+            match UnixStream::connect(by_descriptor(&opened)).await {
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock && Instant::now() < give_up => {
                     sleep(pause).await;
                     pause = (pause * 2).min(SLOW_AGAIN);
@@ -116,6 +111,11 @@ impl SocketFolder {
             }
         }
     }
+}
+
+/// Where a descriptor of this process can be reached by path.
+fn by_descriptor(opened: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()))
 }
 
 /// Whether an error of a connect says that nobody listens, as against a listener that is busy or a limit of
@@ -156,13 +156,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn only_a_socket_of_the_folder_itself_is_connected_to() {
+        let root = tempfile::tempdir().unwrap();
+        let outside = root.path().join("engine.sock");
+        let _engine = tokio::net::UnixListener::bind(&outside).unwrap();
+        let own = root.path().join("own");
+        let folder = SocketFolder::create(own.clone(), CodeUser::of_this_process()).unwrap();
+        std::os::unix::fs::symlink(&outside, own.join(CALLS)).unwrap();
+        std::os::unix::fs::symlink("../engine.sock", own.join(CONTROL)).unwrap();
+        fs::write(own.join("file"), "").unwrap();
+        for name in [CALLS, CONTROL, "file"] {
+            let refused = folder.connect(name).await.unwrap_err();
+            assert!(is_nobody_there(&refused), "{name}: {refused}");
+        }
+        let _own = tokio::net::UnixListener::bind(own.join("own.sock")).unwrap();
+        folder.connect("own.sock").await.unwrap();
+    }
+
+    #[tokio::test]
     async fn a_long_path_is_no_obstacle() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("x".repeat(120));
         let folder = SocketFolder::create(path.clone(), CodeUser::of_this_process()).unwrap();
         // The listener binds from inside the folder, as a container does.
-        let (_, short) = folder.short.as_ref().unwrap();
-        let _listener = tokio::net::UnixListener::bind(short.join(CALLS)).unwrap();
+        let inside = by_descriptor(&folder.folder);
+        let _listener = tokio::net::UnixListener::bind(inside.join(CALLS)).unwrap();
         folder.connect(CALLS).await.unwrap();
         let mode = fs::metadata(path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
