@@ -5,7 +5,8 @@
 //! queue by folder → build → queue by project → prepare → start new versions → activate → retire old ones
 //!            images made elsewhere ──▶┘
 //! ```
-//! `elsewhere` checks images that nobody builds here; `builders` (with `remote` and `archive`) says who builds, `start` which VMs hold what before calls come.
+//! `elsewhere` checks images that nobody builds here; `builders` (with `remote` and `archive`) says who builds, `start` which VMs hold what before calls come, `unnoted` tells
+//! the store of a failure that it did not hear of.
 //!
 //! Up to `activate` everything can be dropped at any point (the caller hung up, the time is over, the
 //! gateway stops) and the old versions have never stopped serving; from there on nothing is dropped.
@@ -18,6 +19,7 @@ pub(crate) mod queue;
 mod remote;
 mod start;
 pub(crate) mod story;
+mod unnoted;
 
 use crate::{fleet::Fleet, observe::metrics::Metrics, routes::Routes, urls::Urls};
 use builders::Builders;
@@ -222,8 +224,8 @@ impl Deploys {
                 self.count(DeploymentState::Failed);
                 let error = err.body();
                 if let Err(err) = self.store.fail_deployment(&id, &error, Timestamp::now()).await {
-                    // The next start of the gateway fails it.
-                    tracing::error!(deployment = %id, error = %Chain(&err), "Could not note it.");
+                    tracing::error!(deployment = %id, error = %Chain(&err), "Could not note it; it is told again.");
+                    unnoted::tell_again(Arc::clone(&self.store), id, error.clone());
                 }
                 DeployEvent::Failed { error }
             }
@@ -340,8 +342,10 @@ impl Deploys {
         let began = story.begin(Step::Activate, String::new());
         let deployment = {
             let change = self.routes.change().await;
-            let deployment =
-                self.store.activate(id, Timestamp::now()).await.map_err(DeployError::Store)?;
+            let deployment = match self.store.activate(id, Timestamp::now()).await {
+                Ok(deployment) => deployment,
+                Err(err) => self.done(id).await.ok_or(DeployError::Store(err))?,
+            };
             for line in change.serve(ready.started.serve(), &self.fleet) {
                 story.line(line);
             }
@@ -354,6 +358,12 @@ impl Deploys {
         };
         story.done(Step::Activate, detail, began);
         Ok(deployment)
+    }
+
+    /// The deployment if it serves all the same: what was lost may only be the store's answer.
+    async fn done(&self, id: &DeploymentId) -> Option<Deployment> {
+        let deployment = self.store.deployment(id).await.ok()?;
+        (deployment.state == DeploymentState::Done).then_some(deployment)
     }
 
     /// As the control API tells it.

@@ -153,6 +153,25 @@ async fn a_deployment_that_panics_fails() {
     assert_eq!(last(&world.deploy("shop", &[("hello", "2")]).await), "done hello@2*");
 }
 
+/// As when the store's answer to the activation is lost, after all of it was done.
+#[tokio::test]
+async fn a_deployment_that_serves_is_done_whatever_the_activation_says() {
+    let world = World::with(&[]).await;
+    world.vm.script("hello", |call| async move { ok(call.version.number.to_string()) });
+    world.vm.gate.forget_permits(1000);
+    let activated = async {
+        eventually(1, || world.vm.ready().len()).await;
+        let page = Page { cursor: None, limit: 1 };
+        let id = world.store.deployments(&page).await.unwrap().items.remove(0).id;
+        world.store.activate(&id, Timestamp::now()).await.unwrap();
+        world.vm.gate.add_permits(1000);
+    };
+    let (told, ()) = tokio::join!(world.deploy("shop", &[("hello", "1")]), activated);
+    assert_eq!(last(&told), "done hello@1*");
+    assert_eq!(world.get("/hello").await.body, "1");
+    assert_eq!(newest(&world).await, (DeploymentState::Done, None));
+}
+
 #[tokio::test]
 async fn who_hangs_up_while_it_builds_cancels() {
     let world = World::with(&["hello"]).await;
