@@ -34,13 +34,15 @@ ROWS = {
     "Cold starts": [
         ("Starts a second, by outcome", "ops", [
             ("{{outcome}}", f"sum by (outcome) (rate(epsilon_instance_starts_total{{{F}}}[$__rate_interval]))")]),
-        ("Share of calls that start an instance", "percentunit", [("share", "epsilon:cold_share:rate5m")]),
+        ("Share of calls that start an instance; of starts, those in a cell", "percentunit", [
+            ("calls that start one", "epsilon:cold_share:rate5m"), ("starts in a cell", "epsilon:cell_share:rate5m")]),
         ("Median of each phase of a start", "s", [
             ("{{phase}}", "histogram_quantile(0.5, sum by (le, phase) (rate(epsilon_cold_start_seconds_bucket"
                           '{phase!="total"}[$__rate_interval])))')]),
         ("Whole start", "s", [
             (f"p{int(q * 100)}", f"histogram_quantile({q}, sum by (le) (rate(epsilon_cold_start_seconds_bucket"
                                  '{phase="total"}[$__rate_interval])))') for q in (0.5, 0.95, 0.99)]),
+        ("Cells: booted containers that wait for code", "short", [("{{state}}", "sum by (state) (epsilon_cells)")]),
         ("Waits for a free place", "s", [
             (f"p{int(q * 100)}", f"histogram_quantile({q}, sum by (le) (rate(epsilon_queue_wait_seconds_bucket"
                                  "[$__rate_interval])))") for q in (0.5, 0.99)]),

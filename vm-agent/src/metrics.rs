@@ -177,6 +177,10 @@ impl Census {
                 ),
                 &["state"],
             )?,
+            cells: IntGaugeVec::new(
+                Opts::new("epsilon_cells", "Booted containers that wait for code, by state."),
+                &["state"],
+            )?,
             memory: Gauge::new("epsilon_vm_memory_bytes", "Memory that instances may have.")?,
             memory_used: Gauge::new("epsilon_vm_memory_used_bytes", "Memory given out.")?,
             engine_up: Gauge::new("epsilon_engine_up", "1 while the container engine answers.")?,
@@ -187,6 +191,7 @@ impl Census {
 impl Collector for Census {
     fn desc(&self) -> Vec<&Desc> {
         let mut all = self.instances.desc();
+        all.extend(self.cells.desc());
         all.extend(self.cells.desc());
         all.extend(self.memory.desc());
         all.extend(self.memory_used.desc());
@@ -208,10 +213,15 @@ impl Collector for Census {
         let cells = vm.cells.count();
         self.cells.with_label_values(&["ready"]).set(i64::from(cells.ready));
         self.cells.with_label_values(&["booting"]).set(i64::from(cells.booting));
+        let cells = vm.cells.count();
+        for (state, count) in [("ready", cells.ready), ("booting", cells.booting)] {
+            self.cells.with_label_values(&[state]).set(count.into());
+        }
         self.memory.set(vm.budget.total().get() as f64);
         self.memory_used.set(vm.budget.used().get() as f64);
         self.engine_up.set(f64::from(u8::from(!vm.is_engine_down.load(Ordering::Relaxed))));
         let mut all = self.instances.collect();
+        all.extend(self.cells.collect());
         all.extend(self.cells.collect());
         all.extend(self.memory.collect());
         all.extend(self.memory_used.collect());

@@ -5,7 +5,7 @@
 
 use epsilon_api::ids::DeploymentId;
 use epsilon_e2e::{
-    engine::{ask, docker},
+    engine::{ask, containers_of, docker},
     fleet::{Fleet, Plan},
     http::Call,
     project,
@@ -101,6 +101,50 @@ async fn pipe(client: TcpStream, registry: SocketAddr, state: Arc<State>) {
     tokio::select! { () = down => {}, () = up => {} }
 }
 
+/// A variable that keeps a function out of cells: these tests are about its image.
+const NO_CELL: &str = "env: { NODE_OPTIONS: '--no-deprecation' }";
+
+/// A VM that serves a function from a cell has fetched its code from the registry, and not its image.
+#[tokio::test]
+async fn a_vm_fetches_code_and_not_the_image() {
+    let registry = DebianRegistry::start().await;
+    let config = format!("builder: {{ registry: \"{}/code\" }}", registry.address());
+    let fleet = Fleet::start(Plan { agents: 1, config: Some(config), ..Plan::default() }).await;
+    // Code of this run only: it lies nowhere yet.
+    let run = DeploymentId::random();
+    let text = format!("exports.light = (req, res) => res.send('{run}')");
+    fleet.deploy(&project!("light", { "index.js" => text })).await;
+    let gateway = &fleet.gateways[0];
+    let version = gateway.admin("/v1/functions/light/versions").await[0].clone();
+    let image = version["image"].as_str().unwrap();
+    // The deployment's own instance may have come from the image, before the first cell was ready.
+    let seen = until("a call is served by a cell", LONG, async || {
+        let answer = gateway.get("/light").await;
+        if answer.status != 200 {
+            return Err(answer.to_string()); // met the container that was removed below
+        }
+        assert_eq!(answer.text(), run.to_string());
+        let timing = answer.header("server-timing").to_owned();
+        if timing.contains("cell;") {
+            return Ok(timing);
+        }
+        let vm = &fleet.agents[0];
+        for container in containers_of(vm.id(), &vm.program.data()).await {
+            if container.label("epsilon.function") == "light" {
+                docker(&["rm", "-f", &container.id]).await;
+            }
+        }
+        Err(timing)
+    })
+    .await;
+    assert!(!seen.contains("pull") && !seen.contains("create"), "{seen}");
+    let layers = fleet.agents[0].program.data().join("vm/layers");
+    let unpacked = std::fs::read_dir(&layers).unwrap().flatten();
+    let names: Vec<_> = unpacked.map(|one| one.file_name().into_string().unwrap()).collect();
+    assert!(names.iter().any(|name| name.starts_with("sha256-")), "{names:?}");
+    docker(&["rmi", "-f", image]).await;
+}
+
 /// In the middle of the builder's push, of its last step, and of the VM's pull: the deployment fails with a clear word, what
 /// served serves, and nothing stands in the way of the next try.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -113,7 +157,7 @@ async fn a_registry_that_goes_in_the_middle_fails_the_deployment_and_nothing_els
     let run = DeploymentId::random();
     let text = |n: usize| {
         format!(
-            "// {run}\nexports.middle = {{ config: {{ memory: '128MiB' }}, func: (req, res) => res.send('{n}') }}"
+            "// {run}\nexports.middle = {{ config: {{ memory: '128MiB', {NO_CELL} }}, func: (req, res) => res.send('{n}') }}"
         )
     };
     let project = project!("middle", { "index.js" => text(1) });
@@ -227,8 +271,8 @@ async fn images_go_to_a_registry_and_come_back_from_it() {
     let config = format!("builder: {{ registry: \"{name}\" }}");
     let up = Epsilon::start_with(Settings::config(&config)).await;
     let project = project!("remote", {
-        "index.js" => "exports.remote = { config: { memory: '128MiB', idleTimeout: '1s' },
-            func: (req, res) => res.send(require('ms')('1s') + '') }",
+        "index.js" => format!("exports.remote = {{ config: {{ memory: '128MiB', idleTimeout: '1s', {NO_CELL} }},
+            func: (req, res) => res.send(require('ms')('1s') + '') }}"),
         "package.json" => r#"{ "dependencies": { "ms": "2.1.3" } }"#,
     });
     assert_eq!(up.deploy(&project).await.changed(), [("remote".into(), 1)]);
