@@ -2,7 +2,7 @@
 
 use crate::{args::Globals, client::Client, failure::Failure, output};
 use clap::Args;
-use epsilon_api::{admin::VmInfo, units::Bytes};
+use epsilon_api::{admin::VmInfo, units::Bytes, vm::CellCount};
 use std::time::Duration;
 
 /// Characters of a memory bar.
@@ -22,23 +22,25 @@ impl Vms {
             "STATE",
             "SINCE",
             "INSTANCES",
+            "CELLS",
             "CALLS",
             "WAITING",
             "MEMORY GIVEN OUT",
             "ADDRESS",
             "LAST REPORT",
         ];
-        output::table(headings, &[3, 4, 5], vms.iter().map(row))
+        output::table(headings, &[3, 4, 5, 6], vms.iter().map(row))
     }
 }
 
-fn row(vm: &VmInfo) -> [String; 9] {
+fn row(vm: &VmInfo) -> [String; 10] {
     let status = &vm.status;
     [
         status.id.to_string(),
         state(vm),
         output::time(vm.since),
         status.instances.len().to_string(),
+        cells(status.cells),
         status.calls_active.to_string(),
         status.calls_waiting.to_string(),
         memory(status.memory_used_bytes, status.memory_bytes),
@@ -58,6 +60,11 @@ fn state(vm: &VmInfo) -> String {
     }
 }
 
+/// Those that can be given to a function at once, and those that boot: `2 (+1)`.
+fn cells(CellCount { ready, booting }: CellCount) -> String {
+    if booting == 0 { ready.to_string() } else { format!("{ready} (+{booting})") }
+}
+
 /// `##------  1GiB of 4GiB`
 fn memory(used: Bytes, all: Bytes) -> String {
     let full = (used.get().saturating_mul(BAR)).div_ceil(all.get().max(1)).min(BAR) as usize;
@@ -67,6 +74,12 @@ fn memory(used: Bytes, all: Bytes) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cells_that_boot_are_told_apart() {
+        assert_eq!(cells(CellCount { ready: 2, booting: 0 }), "2");
+        assert_eq!(cells(CellCount { ready: 0, booting: 3 }), "0 (+3)");
+    }
 
     #[test]
     fn a_bar_shows_the_least_and_never_more_than_all() {
