@@ -208,7 +208,8 @@ async fn a_version_that_throws_at_load_never_serves_and_its_stack_is_told() {
 #[tokio::test]
 async fn a_version_that_throws_only_in_its_instance_never_serves_and_its_stack_is_logged() {
     let up = up().await;
-    let config = "config: { memory: '96MiB' }";
+    // As much as a cell has: code that loads in one would else see its own limit only a moment later.
+    let config = "config: { memory: '192MiB' }";
     let well = format!("exports.moody = {{ {config}, func: (req, res) => res.send('1') }}");
     let project = project!("moody", { "index.js" => &well });
     up.deploy(&project).await;
@@ -217,7 +218,7 @@ async fn a_version_that_throws_only_in_its_instance_never_serves_and_its_stack_i
         const files = ['/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes'];
         const limits = files.filter((f) => fs.existsSync(f)).map((f) => fs.readFileSync(f, 'utf8').trim());
         function boom() { throw new Error('no licence') }
-        if (limits.includes(String(96 << 20))) boom();
+        if (limits.includes(String(192 << 20))) boom();
     "#;
     project.write("index.js", format!("{boom}{well}"));
     let failed = up.try_deploy(&project).await;
