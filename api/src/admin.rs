@@ -5,11 +5,11 @@ use crate::{
     function::FunctionSpec,
     ids::{DeploymentId, FunctionName, ProjectName, VersionNumber},
     traffic::{Aborted, Share},
-    vm::VmStatus,
+    vm::{Keep, KeepBy, VmStatus},
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::{fmt, time::Duration};
 
 /// Every good answer: `{"data": …}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,10 +49,41 @@ pub struct FunctionInfo {
     pub aborted: Option<Aborted>,
     /// Instances that exist now, on all VMs.
     pub instances: u32,
+    /// How long idle ones stay; absent where it is the VMs' default and no call was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<KeepInfo>,
     /// When the active version was made.
     pub updated_at: Timestamp,
     /// Settings of the active version.
     pub spec: FunctionSpec,
+}
+
+/// How long idle instances of a function stay, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeepInfo {
+    /// How long an instance stays after its last call.
+    #[serde(with = "crate::function::millis", rename = "idle_ms")]
+    pub idle: Duration,
+    /// How long after the last call one is made ready for the next, where calls come at even distances.
+    #[serde(
+        default,
+        with = "crate::function::optional_millis",
+        rename = "ready_after_ms",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub ready_after: Option<Duration>,
+    /// Who chose it.
+    #[serde(default)]
+    pub by: KeepBy,
+    /// Why, for people.
+    pub why: String,
+}
+
+impl From<&Keep> for KeepInfo {
+    fn from(keep: &Keep) -> Self {
+        let Keep { idle, ready_after, by, why, .. } = keep;
+        Self { idle: *idle, ready_after: *ready_after, by: *by, why: why.clone() }
+    }
 }
 
 /// One version of a function.

@@ -1,15 +1,34 @@
-//! `epsilon functions`: what can be called, and where; how calls are split, and which split ended by itself.
+//! `epsilon functions`: what can be called, and where; how calls are split, which split ended by itself, and how long idle
+//! instances stay. Of one function, why.
 
 use crate::{args::Globals, client::Client, failure::Failure, output};
 use clap::Args;
-use epsilon_api::{admin::FunctionInfo, traffic};
+use epsilon_api::{
+    admin::{FunctionInfo, KeepInfo},
+    traffic,
+    vm::KeepBy,
+};
+use std::time::Duration;
 
 #[derive(Debug, Args)]
-pub(crate) struct Functions {}
+pub(crate) struct Functions {
+    /// Only this one, with the reason why its idle instances stay as long as they do
+    name: Option<String>,
+}
 
 impl Functions {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
-        let functions = Client::new(globals)?.functions().await?;
+        let client = Client::new(globals)?;
+        if let Some(name) = self.name {
+            let function = client.function(&name).await?;
+            if globals.json {
+                return output::json(&function);
+            }
+            let why = why(&function);
+            table(vec![function])?;
+            return output::line(&why);
+        }
+        let functions = client.functions().await?;
         if globals.json {
             return output::json(&functions);
         }
@@ -18,27 +37,72 @@ impl Functions {
                 "no functions yet; `epsilon init` writes one, `epsilon deploy` pushes it",
             );
         }
-        let notes: Vec<_> = functions.iter().filter_map(note).collect();
-        let rows = functions.into_iter().map(|function| {
-            [
-                function.name.to_string(),
-                match &function.shares[..] {
-                    [] => function.active_version.to_string(),
-                    shares => traffic::text(shares),
-                },
-                function.instances.to_string(),
-                output::time(function.updated_at),
-                function.project.to_string(),
-                function.url,
-            ]
-        });
-        output::table(
-            ["FUNCTION", "VERSION", "INSTANCES", "UPDATED", "PROJECT", "URL"],
-            &[1, 2],
-            rows,
-        )?;
-        notes.iter().try_for_each(|note| output::line(note))
+        table(functions)
     }
+}
+
+fn table(functions: Vec<FunctionInfo>) -> Result<(), Failure> {
+    let notes: Vec<_> = functions.iter().filter_map(note).collect();
+    let rows = functions.into_iter().map(|function| {
+        [
+            function.name.to_string(),
+            match &function.shares[..] {
+                [] => function.active_version.to_string(),
+                shares => traffic::text(shares),
+            },
+            function.instances.to_string(),
+            keep(function.keep.as_ref()),
+            output::time(function.updated_at),
+            function.project.to_string(),
+            function.url,
+        ]
+    });
+    output::table(
+        ["FUNCTION", "VERSION", "INSTANCES", "KEEP", "UPDATED", "PROJECT", "URL"],
+        &[1, 2],
+        rows,
+    )?;
+    notes.iter().try_for_each(|note| output::line(note))
+}
+
+/// `11m adaptive`, `2m set`, `5m default`; `ready at 54m` where one is made ready before each call.
+fn keep(keep: Option<&KeepInfo>) -> String {
+    match keep {
+        None => "default".to_owned(),
+        Some(KeepInfo { ready_after: Some(after), .. }) => format!("ready at {}", short(*after)),
+        Some(KeepInfo { idle, by, .. }) => {
+            let by = match by {
+                KeepBy::Default => "default",
+                KeepBy::Adaptive => "adaptive",
+                KeepBy::Set => "set",
+            };
+            format!("{} {by}", short(*idle))
+        }
+    }
+}
+
+fn why(function: &FunctionInfo) -> String {
+    let name = &function.name;
+    let Some(KeepInfo { idle, ready_after, why, .. }) = &function.keep else {
+        return format!(
+            "Idle instances of `{name}` stay as long as its VM's default: no pause between calls was seen yet."
+        );
+    };
+    let ready = ready_after.map_or_else(String::new, |after| {
+        format!(", and one is made ready {} after the last call", short(after))
+    });
+    format!("Idle instances of `{name}` stay for {}{ready}: {why}.", short(*idle))
+}
+
+/// To the second, beyond an hour to the minute.
+fn short(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let whole = match seconds {
+        0 => time,
+        1..3600 => Duration::from_secs(seconds),
+        _ => Duration::from_secs(seconds / 60 * 60),
+    };
+    humantime::format_duration(whole).to_string()
 }
 
 /// What an operator must not miss.

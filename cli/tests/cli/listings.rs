@@ -57,6 +57,50 @@ fn functions_over_two_pages() {
     assert_snapshot!("functions_json", Fake::new(script()).run(&["functions", "--json"]).golden());
 }
 
+/// A function with what a VM chose for it.
+fn kept(name: &str, keep: &str) -> String {
+    function(name, 3).replacen(r#""instances":2"#, &format!(r#""instances":2,"keep":{keep}"#), 1)
+}
+
+#[test]
+fn functions_say_how_long_idle_instances_stay() {
+    let all = [
+        kept(
+            "often",
+            r#"{"idle_ms":660000,"by":"adaptive","why":"99 of 100 pauses were shorter than 10m"}"#,
+        ),
+        kept(
+            "hourly",
+            r#"{"idle_ms":30000,"ready_after_ms":3240000,"by":"adaptive",
+            "why":"calls come 1h to 1h 1m after the last one"}"#,
+        ),
+        kept(
+            "fixed",
+            r#"{"idle_ms":120000,"by":"set","why":"set by the function's `idleTimeout`"}"#,
+        ),
+        kept(
+            "new",
+            r#"{"idle_ms":300000,"by":"default","why":"the default: 3 pauses between calls were seen, 8 are needed"}"#,
+        ),
+        function("silent", 1),
+    ];
+    let list = format!(r#"{{"data":[{}]}}"#, all.join(","));
+    let one = |n: usize| Reply::json(200, &format!(r#"{{"data":{}}}"#, all[n]));
+    let fake = Fake::new(vec![
+        ("GET /v1/functions", Reply::json(200, &list)),
+        ("GET /v1/functions/often", one(0)),
+        ("GET /v1/functions/hourly", one(1)),
+        ("GET /v1/functions/silent", one(4)),
+    ]);
+    assert_snapshot!("keep", fake.run(&["functions"]).golden());
+    assert_snapshot!("keep_adaptive", fake.run(&["functions", "often"]).golden());
+    assert_snapshot!("keep_ready", fake.run(&["functions", "hourly"]).golden());
+    assert_snapshot!("keep_unknown", fake.run(&["functions", "silent"]).golden());
+    let json = fake.run(&["functions", "often", "--json"]).stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["keep"]["idle_ms"], 660_000);
+}
+
 #[test]
 fn no_functions_yet() {
     let fake = Fake::new(vec![("GET /v1/functions", Reply::json(200, r#"{"data":[]}"#))]);

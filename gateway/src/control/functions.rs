@@ -8,10 +8,10 @@ use super::{
 use crate::{control::Control, warm};
 use axum::{Json, body::Body, extract::State};
 use epsilon_api::{
-    admin::{Data, FunctionInfo, RollbackRequest, VersionInfo},
+    admin::{Data, FunctionInfo, KeepInfo, RollbackRequest, VersionInfo},
     function::Version,
     ids::FunctionName,
-    vm::VmStatus,
+    vm::{KeepBy, VmStatus},
 };
 use epsilon_store::{StoreError, StoredVersion};
 use http::Uri;
@@ -146,6 +146,7 @@ impl Control {
             shares: split.map_or_else(Vec::new, |split| split.terms.split.slots.shares()),
             aborted: route.and_then(|route| route.aborted()).cloned(),
             url: self.urls.of(&version.function),
+            keep: keep(&version, vms),
             name: version.function,
             project: version.project,
             active_version: version.number,
@@ -153,5 +154,75 @@ impl Control {
             updated_at: version.created_at,
             spec: version.spec,
         }
+    }
+}
+
+/// What the VM says that keeps instances for longest; each goes by the calls that it has seen, and home has seen most.
+fn keep(version: &Version, vms: &[VmStatus]) -> Option<KeepInfo> {
+    let told = vms
+        .iter()
+        .flat_map(|vm| &vm.keeps)
+        .filter(|keep| keep.function == version.function && keep.version == version.number)
+        .max_by_key(|keep| (keep.by, keep.idle));
+    let set = || {
+        let idle = version.spec.idle_timeout?;
+        let why = "set by the function's `idleTimeout`".to_owned();
+        Some(KeepInfo { idle, ready_after: None, by: KeepBy::Set, why })
+    };
+    told.map(KeepInfo::from).or_else(set)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use epsilon_api::{
+        function::{FunctionSpec, ImageRef, Runtime},
+        ids::{DeploymentId, ProjectName, VersionNumber},
+        vm::Keep,
+    };
+    use std::time::Duration;
+
+    fn version(idle: Option<u64>) -> Version {
+        let mut spec = FunctionSpec::new(Runtime::Node, "index.js", "hello");
+        spec.idle_timeout = idle.map(Duration::from_secs);
+        Version {
+            parts: None,
+            function: FunctionName::parse("hello").unwrap(),
+            number: VersionNumber::new(2).unwrap(),
+            project: ProjectName::parse("test").unwrap(),
+            deployment: DeploymentId::random(),
+            image: ImageRef { reference: "hello".into(), digest: "sha256:hello".into() },
+            spec,
+            created_at: Timestamp::now(),
+        }
+    }
+
+    fn vm(number: u32, idle: u64, by: KeepBy) -> VmStatus {
+        let keep = Keep {
+            function: FunctionName::parse("hello").unwrap(),
+            version: VersionNumber::new(number).unwrap(),
+            idle: Duration::from_secs(idle),
+            ready_after: None,
+            by,
+            why: "so it is".into(),
+        };
+        let vm = r#"{"id":"vm-1","state":"ready","memory_bytes":1,"memory_used_bytes":0,"calls_active":0,
+            "calls_waiting":0,"instances":[]}"#;
+        VmStatus { keeps: vec![keep], ..serde_json::from_str(vm).unwrap() }
+    }
+
+    #[test]
+    fn the_vm_that_chose_by_calls_is_believed() {
+        let vms =
+            [vm(2, 300, KeepBy::Default), vm(2, 90, KeepBy::Adaptive), vm(1, 999, KeepBy::Set)];
+        let told = keep(&version(None), &vms).unwrap();
+        assert_eq!((told.idle.as_secs(), told.by), (90, KeepBy::Adaptive));
+        assert_eq!(keep(&version(None), &vms[2..]), None, "another version says nothing");
+    }
+
+    #[test]
+    fn what_is_set_is_told_without_a_vm() {
+        let told = keep(&version(Some(120)), &[]).unwrap();
+        assert_eq!((told.idle.as_secs(), told.by), (120, KeepBy::Set));
     }
 }

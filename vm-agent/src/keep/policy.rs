@@ -168,12 +168,9 @@ impl fmt::Display for Why {
                 }
                 Ok(())
             }
-            Self::Periodic { from, upto } => write!(
-                f,
-                "calls come {} to {} after the last one; an instance is made ready just before",
-                time(from),
-                time(upto)
-            ),
+            Self::Periodic { from, upto } => {
+                write!(f, "calls come {} to {} after the last one", time(from), time(upto))
+            }
         }
     }
 }
@@ -213,7 +210,7 @@ mod tests {
         the_least_time_holds: [1; 20] => 30, None, "99 of 100 pauses were shorter than 10s; the VM's limits bound the time";
         from_nothing_to_ten_minutes: (0..60).map(|n| n * 10) => 660, None, "99 of 100 pauses were shorter than 10m";
         an_hourly_timer_is_let_go_and_made_ready: [3600; 8] => 30, Some((3240, 4026)),
-            "calls come 1h to 1h 1m after the last one; an instance is made ready just before";
+            "calls come 1h to 1h 1m after the last one";
         hours_are_bounded: (0..60).map(|n| 20 + (n % 8) * 1800) => 7200, None,
             "99 of 100 pauses were shorter than 3h 31m; the VM's limits bound the time";
         some_rare_ones_are_said: (0..20).map(|n| if n % 5 == 0 { 99_999 } else { 90 }) => 110, None,
