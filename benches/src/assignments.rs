@@ -7,7 +7,7 @@ use crate::{
 };
 use epsilon_e2e::{
     project,
-    up::Epsilon,
+    up::{Epsilon, Settings},
     wait::{LONG, until},
 };
 use std::{path::Path, time::Instant};
@@ -17,6 +17,8 @@ const WARM_UP: usize = 20;
 /// Calls that may come from the image while no cell is ready, for each assignment that is wanted.
 const PATIENCE: usize = 20;
 
+/// As many cells before and after: a pool that follows the demand has more of them after a thousand calls.
+const CONFIG: &str = "vm_agent: { cells_min: 4, cells_max: 4 }";
 const CODE: &str = r#"
 exports.alone = { config: { isolation: "call" }, func: (req, res) => res.send("Hello") };
 "#;
@@ -33,7 +35,7 @@ struct Held {
 
 /// The section as markdown.
 pub(crate) async fn section(plan: Plan) -> String {
-    let up = Epsilon::start().await;
+    let up = Epsilon::start_with(Settings::config(CONFIG)).await;
     up.deploy(&project!("assignments", { "index.js" => CODE })).await;
     assign(&up, WARM_UP).await;
     let before = Held::by(&up).await;
