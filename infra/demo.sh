@@ -273,7 +273,9 @@ first_calls() {
         status=0
         # Its errors go where ours go: on a terminal the receipt is a table.
         timeout "$CALL_LIMIT" "$binary" invoke "${words[@]}" --timing >"$work/answer" || status=$?
-        head -c 300 "$work/answer" | head -n 3
+        head -c 300 "$work/answer" | head -n 3 >"$work/shown"
+        cat "$work/shown"
+        [ -z "$(tail -c1 "$work/shown")" ] || echo
         [ "$status" -eq 0 ] || wrong "that call ended with status $status"
     done < <(awk '!/^#/ && NF && !seen[$1]++ && $2 != "websocket" { sub(/^[^ ]+ +/, ""); print }' infra/demo-calls)
 }
