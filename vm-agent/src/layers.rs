@@ -153,7 +153,14 @@ impl Layers {
             return Ok(Code { held });
         }
         // Boxed: a start that finds its layers here need not be as large as a fetch.
-        let bring = Box::pin(self.bring(engine, version));
+        let bring = Box::pin(async {
+            match self.bring(engine, version).await {
+                Err(err) if err.is_full() && self.shrink(self.stock.bytes() / 2).await => {
+                    self.bring(engine, version).await
+                }
+                brought => brought,
+            }
+        });
         let brought = timeout(self.limit, bring).await;
         brought.unwrap_or_else(|_| Err(self.too_slow(version).into()))
     }

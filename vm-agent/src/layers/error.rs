@@ -81,6 +81,14 @@ impl LayersError {
         }
     }
 
+    /// Less has to lie here first.
+    pub(super) fn is_full(&self) -> bool {
+        match self {
+            Self::Same(other) => other.is_full(),
+            err => matches!(err, Self::Full { .. }),
+        }
+    }
+
     /// Another source may have it.
     pub(super) fn is_absent(&self) -> bool {
         match self {

@@ -1,5 +1,6 @@
 //! Keeps unpacked layers within `vm_agent.layers_size`: beyond it, those that nobody has mounted go, the one whose use is
-//! the longest ago first. Run on a timer, and at once when a layer came that is one too many.
+//! the longest ago first. Run on a timer, and at once when a layer came that is one too many. A disk that has no room for
+//! the next one makes half of them go: what can be fetched again is not to keep out what is needed.
 
 use super::Layers;
 use crate::vm::LocalVm;
@@ -35,8 +36,13 @@ impl Layers {
     /// One look: what came is made to last, and what is too much goes.
     pub(crate) async fn collect(&self) {
         self.settle().await;
+        self.shrink(self.size).await;
+    }
+
+    /// Removes what nobody holds, the oldest first, until all of it takes no more than that. Tells whether something went.
+    pub(super) async fn shrink(&self, to: u64) -> bool {
         let mut removed = 0_u64;
-        while self.stock.bytes() > self.size {
+        while self.stock.bytes() > to {
             let Some(name) = self.stock.oldest() else {
                 tracing::debug!(held = self.stock.bytes(), "All layers are in use.");
                 break;
@@ -56,6 +62,7 @@ impl Layers {
             tracing::info!(removed, held = self.stock.bytes(), "Code layers made room.");
         }
         self.counts.holds(self.stock.bytes());
+        removed > 0
     }
 
     /// Makes sure that what is here is found by the next agent.

@@ -276,6 +276,27 @@ async fn a_full_disk_is_told_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_full_disk_is_no_reason_to_keep_what_nobody_uses() {
+    let Some(disk) = SmallDisk::mount(1 << 20) else { return };
+    let shelf = TempDir::new().unwrap();
+    let settings = format!("{{layer_shelf: {:?}}}", shelf.path());
+    let world = World::at(TempDir::new().unwrap(), disk.path(), &settings);
+    let tars: Vec<_> = (0..3).map(|n| layer("x.js", &n.to_string().repeat(300 << 10))).collect();
+    tars.iter().for_each(|tar| drop(put_on_shelf(shelf.path(), tar)));
+    let versions: Vec<_> =
+        tars.iter().enumerate().map(|(n, tar)| version(&format!("f{n}"), None, &[tar])).collect();
+    drop(world.ensure(&versions[0]).await.unwrap());
+    let mounted = world.ensure(&versions[1]).await.unwrap();
+    let large = layer("large.js", &"l".repeat(600 << 10));
+    put_on_shelf(shelf.path(), &large);
+    let large = version("large", None, &[&large]);
+    assert_eq!(contents(&world.ensure(&large).await.unwrap())[0].0, "large.js");
+    assert!(world.layers.here(&versions[0]).is_none() && world.layers.here(&versions[1]).is_some());
+    assert_eq!(contents(&mounted).len(), 1);
+    assert!(world.ensure(&versions[2]).await.is_ok(), "and the large one goes for this one");
+}
+
+#[tokio::test]
 async fn layers_stay_within_their_size_and_never_go_while_they_are_mounted() {
     let shelf = TempDir::new().unwrap();
     let world = World::new(&format!("{{layer_shelf: {:?}, layers_size: 1MiB}}", shelf.path()));
