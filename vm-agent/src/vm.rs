@@ -13,6 +13,7 @@ use crate::{
         budget::Budget,
         pool::{Idle, Key, Pool},
         runner::Runner,
+        sockets,
         state::Moment,
     },
     keep::{cost::Clock, file, histories::Histories},
@@ -154,12 +155,8 @@ impl LocalVm {
 
     pub(crate) fn remove_sockets(&self, instance: &InstanceId) {
         let folder = self.sockets_folder(instance);
-        match std::fs::remove_dir_all(&folder) {
-            Ok(()) => {}
-            Err(err) if err.kind() == std::io::ErrorKind::NotFound => {}
-            Err(err) => {
-                tracing::warn!(%err, folder = %folder.display(), "Folder could not be removed.");
-            }
+        if let Err(err) = sockets::clear(&folder) {
+            tracing::warn!(%err, folder = %folder.display(), "Folder could not be removed.");
         }
     }
 
