@@ -121,6 +121,10 @@ impl Cells {
         self.news.notify_one();
     }
 
+    pub(crate) fn is_on(&self) -> bool {
+        self.mounts().is_some()
+    }
+
     /// The kind of cell in which the version is to be started; `None`: it takes its image.
     pub(crate) fn kind_for(&self, version: &Version) -> Option<Kind> {
         self.mounts()?;
@@ -204,15 +208,13 @@ impl Cells {
 
     /// Whether layers are mounted there.
     pub(crate) fn is_mounted(&self, id: &InstanceId) -> bool {
-        let Some(mounts) = &self.mounts else { return false };
-        let app = mounts.root().join(id.as_str()).join("app");
-        mounts.below().is_ok_and(|all| all.contains(&app))
+        mounts::found(&self.folder(id)).is_ok_and(|all| !all.is_empty())
     }
 
     /// Takes a cell's mount and folder away, once its container is gone. What fails is done by the next sweep.
     pub(crate) fn clear(&self, id: &InstanceId) {
-        let unmounted = self.mounts.as_ref().map_or(Ok(()), |mounts| mounts.detach(&self.app(id)));
-        let removed = unmounted.and_then(|()| remove_folder(&self.folder(id)));
+        let removed =
+            mounts::close(&self.folder(id)).and_then(|()| remove_folder(&self.folder(id)));
         if let Err(err) = removed {
             tracing::warn!(cell = %id, %err, "What a cell leaves behind could not be removed; it is tried again.");
         }
@@ -230,7 +232,7 @@ impl Cells {
 
     /// Takes all mounts off, the one of the folder itself last. Nobody may use a cell any more.
     pub(crate) fn close(&self) {
-        if let Some(Err(err)) = self.mounts.as_ref().map(Mounts::close) {
+        if let Err(err) = mounts::close(&self.root) {
             tracing::error!(%err, folder = %self.root.display(), "Mounts of cells stay.");
         }
     }

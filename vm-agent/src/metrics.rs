@@ -171,13 +171,6 @@ impl Census {
                 &["function", "state"],
             )?,
             cells: IntGaugeVec::new(
-                Opts::new(
-                    "epsilon_cells",
-                    "Booted containers that wait for code, and those that boot.",
-                ),
-                &["state"],
-            )?,
-            cells: IntGaugeVec::new(
                 Opts::new("epsilon_cells", "Booted containers that wait for code, by state."),
                 &["state"],
             )?,
@@ -191,7 +184,6 @@ impl Census {
 impl Collector for Census {
     fn desc(&self) -> Vec<&Desc> {
         let mut all = self.instances.desc();
-        all.extend(self.cells.desc());
         all.extend(self.cells.desc());
         all.extend(self.memory.desc());
         all.extend(self.memory_used.desc());
@@ -211,9 +203,6 @@ impl Collector for Census {
             self.instances.with_label_values(&[function.as_str(), state]).set(count);
         }
         let cells = vm.cells.count();
-        self.cells.with_label_values(&["ready"]).set(i64::from(cells.ready));
-        self.cells.with_label_values(&["booting"]).set(i64::from(cells.booting));
-        let cells = vm.cells.count();
         for (state, count) in [("ready", cells.ready), ("booting", cells.booting)] {
             self.cells.with_label_values(&[state]).set(count.into());
         }
@@ -221,7 +210,6 @@ impl Collector for Census {
         self.memory_used.set(vm.budget.used().get() as f64);
         self.engine_up.set(f64::from(u8::from(!vm.is_engine_down.load(Ordering::Relaxed))));
         let mut all = self.instances.collect();
-        all.extend(self.cells.collect());
         all.extend(self.cells.collect());
         all.extend(self.memory.collect());
         all.extend(self.memory_used.collect());

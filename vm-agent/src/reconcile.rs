@@ -15,7 +15,7 @@ use crate::{
 };
 use epsilon_api::{
     chain::Chain,
-    function::{Runtime, Version},
+    function::{Isolation, Runtime, Version},
     ids::InstanceId,
 };
 use futures_util::{FutureExt, StreamExt, stream};

@@ -70,7 +70,9 @@ pub(crate) async fn assign(
                 "a container does not see what is mounted for it".into(),
             ));
         }
-        Err(LoadFailure::Start(failure)) => return Err(NotAssigned::Start(failure)),
+        Err(LoadFailure::Start(failure) | LoadFailure::Silent(failure)) => {
+            return Err(NotAssigned::Start(failure));
+        }
     };
     phases.init = loading.elapsed();
     if let Ok(Err(err)) = record.await {

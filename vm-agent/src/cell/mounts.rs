@@ -101,33 +101,22 @@ impl Mounts {
         mount("epsilon", target, "overlay", CODE, data.as_c_str())?;
         Ok(())
     }
+}
 
-    /// Takes off whatever is mounted at `target`; that nothing is mounted there, or that it is no more, is fine.
-    pub(crate) fn detach(&self, target: &Path) -> io::Result<()> {
-        detach(target)
-    }
+/// Folders at or below `root` that something is mounted on, in the order of the mounts. An agent without cells asks, too: the
+/// one before may have had some.
+pub(crate) fn found(root: &Path) -> io::Result<Vec<PathBuf>> {
+    let root = match fs::canonicalize(root) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        root => root?,
+    };
+    let table = fs::read_to_string(TABLE)?;
+    Ok(points(&table).map(|(point, _)| point).filter(|point| point.starts_with(&root)).collect())
+}
 
-    /// Folders below the root that something is mounted on.
-    pub(crate) fn below(&self) -> io::Result<Vec<PathBuf>> {
-        let table = fs::read_to_string(TABLE)?;
-        Ok(points(&table).map(|(point, _)| point).filter(|point| self.is_below(point)).collect())
-    }
-
-    fn is_below(&self, point: &Path) -> bool {
-        point.starts_with(&self.root) && point != self.root
-    }
-
-    pub(crate) fn root(&self) -> &Path {
-        &self.root
-    }
-
-    /// Takes everything off, the shared mount itself last.
-    pub(crate) fn close(&self) -> io::Result<()> {
-        for point in self.below()? {
-            detach(&point)?;
-        }
-        detach(&self.root)
-    }
+/// Takes everything off, the shared mount itself last.
+pub(crate) fn close(root: &Path) -> io::Result<()> {
+    found(root)?.iter().rev().try_for_each(|point| detach(point))
 }
 
 /// Without its contents being opened: what the path says now is what is mounted.
@@ -136,8 +125,9 @@ fn folder(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
-/// Mounts are not followed, and several at one place are all taken off.
-fn detach(target: &Path) -> io::Result<()> {
+/// Takes off whatever is mounted at `target`, several at one place, too; that nothing is mounted there, or that it is no
+/// more, is fine.
+pub(crate) fn detach(target: &Path) -> io::Result<()> {
     use rustix::io::Errno;
     loop {
         match unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {

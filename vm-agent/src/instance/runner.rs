@@ -71,7 +71,8 @@ impl Runner {
             // dropped: whatever was made is removed below, by name.
             biased;
             () = self.instance.stop.cancelled() => Err(StartFailure::CalledOff),
-            outcome = self.start() => outcome,
+            // In a box: it is far larger than what supervises afterwards, and goes before that.
+            outcome = Box::pin(self.start()) => outcome,
         };
         match outcome {
             Ok(Started { phases, exit, limits }) => {

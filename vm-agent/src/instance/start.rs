@@ -25,6 +25,8 @@ use tokio::{task::JoinHandle, time::timeout};
 
 /// One probe of a container that accepted but says nothing, and of the engine.
 const PROBE: Duration = Duration::from_secs(5);
+/// How long the end of a process that fell silent may take to be known.
+const LAST_EXIT: Duration = Duration::from_secs(5);
 /// How long the last lines of a dead container may take to arrive, for the report on it.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -81,29 +83,27 @@ pub(crate) struct Started {
 #[derive(Debug)]
 pub(crate) enum LoadFailure {
     Start(StartFailure),
+    /// Nobody answers any more: its process is about to end, and says more by that.
+    Silent(StartFailure),
     /// Its wrapper sees no code at all, and still waits.
     NotMounted,
 }
 
-impl From<StartFailure> for LoadFailure {
-    fn from(failure: StartFailure) -> Self {
-        Self::Start(failure)
-    }
-}
-
 impl From<ControlError> for LoadFailure {
     fn from(err: ControlError) -> Self {
-        Self::Start(StartFailure::Init(match err {
-            ControlError::Failed { message, stack } => match stack {
-                Some(stack) if stack.contains(&message) => stack,
-                Some(stack) => format!("{message}\n{stack}"),
-                None => message,
-            },
-            other @ (ControlError::NotListening(_) | ControlError::NoAnswer(_)) => {
-                Chain(&other).to_string()
+        match err {
+            ControlError::Failed { message, stack } => {
+                Self::Start(StartFailure::Init(match stack {
+                    Some(stack) if stack.contains(&message) => stack,
+                    Some(stack) => format!("{message}\n{stack}"),
+                    None => message,
+                }))
             }
-            ControlError::NotMounted => return Self::NotMounted,
-        }))
+            other @ (ControlError::NotListening(_) | ControlError::NoAnswer(_)) => {
+                Self::Silent(StartFailure::Init(Chain(&other).to_string()))
+            }
+            ControlError::NotMounted => Self::NotMounted,
+        }
     }
 }
 
@@ -122,8 +122,8 @@ pub(crate) async fn settle(
         loaded = timeout(vm.config.start_timeout, load) => match loaded {
             Ok(Ok(upstream)) => return Ok((upstream, exit)),
             Ok(Err(LoadFailure::NotMounted)) => return Err(LoadFailure::NotMounted),
-            // A wrapper that hung up is about to exit; its exit says more than its silence.
-            Ok(Err(LoadFailure::Start(failure))) => match timeout(LAST_WORDS, &mut exit).await {
+            Ok(Err(LoadFailure::Start(failure))) => failure,
+            Ok(Err(LoadFailure::Silent(failure))) => match timeout(LAST_EXIT, &mut exit).await {
                 Ok(exit) => died(exit, tap).await,
                 Err(_) => failure,
             },

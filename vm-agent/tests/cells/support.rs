@@ -3,7 +3,7 @@
 use epsilon_api::{
     body,
     error::CallError,
-    function::{FunctionSpec, ImageRef, Network, Parts, Runtime, Version},
+    function::{FunctionSpec, ImageLayer, ImageRef, Parts, Runtime, Version},
     ids::{DeploymentId, FunctionName, InstanceId, ProjectName, RequestId, VersionNumber},
     log::LogQuery,
     vm::{Answer, Call, Vm, VmStatus},
@@ -16,7 +16,7 @@ use prometheus::Registry;
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    sync::Arc,
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 use tempfile::TempDir;
@@ -36,7 +36,7 @@ pub(crate) fn docker(args: &[&str]) -> String {
 
 /// An image of the test's own, removed in the end.
 #[derive(Debug)]
-struct Image(ImageRef);
+pub(crate) struct Image(ImageRef);
 
 impl Image {
     /// `from` with folders of this machine copied in.
@@ -59,58 +59,98 @@ impl Drop for Image {
     }
 }
 
-/// A runtime base.
-#[derive(Debug)]
-pub(crate) struct Base(Image);
+/// A runtime base, shared by the tests that run at the same time.
+#[derive(Clone, Debug)]
+pub(crate) struct Base(Arc<Image>);
 
 impl Base {
     pub(crate) fn new() -> Self {
+        static ALIVE: Mutex<Weak<Image>> = Mutex::new(Weak::new());
+        let mut alive = ALIVE.lock().unwrap();
+        let image = alive.upgrade().unwrap_or_else(|| Arc::new(Self::image()));
+        *alive = Arc::downgrade(&image);
+        Self(image)
+    }
+
+    fn image_ref(&self) -> ImageRef {
+        self.0.0.clone()
+    }
+
+    fn image() -> Image {
         let known = Command::new("docker").args(["image", "inspect", RUNTIME]).output().unwrap();
         assert!(known.status.success(), "there is no {RUNTIME}; `epsilon up` makes it");
         let wrapper = Path::new(WRAPPER);
         let (main, lib) = (wrapper.join("main.js"), wrapper.join("lib/."));
-        Self(Image::new(RUNTIME, &[(&main, "/epsilon/wrapper/"), (&lib, "/epsilon/wrapper/lib")]))
+        Image::new(RUNTIME, &[(&main, "/epsilon/wrapper/"), (&lib, "/epsilon/wrapper/lib")])
     }
 }
 
-/// A function's first version, with its image.
-#[derive(Debug)]
-pub(crate) struct Function {
-    _image: Image,
-    version: Arc<Version>,
+/// The code of a function as a layer on the shelf of a builder. Its image is the base: as good as none.
+pub(crate) fn function(
+    world: &World,
+    base: &Base,
+    code: &str,
+    change: impl FnOnce(&mut FunctionSpec),
+) -> Arc<Version> {
+    let folder = tempfile::tempdir().unwrap();
+    let app = folder.path().join("app");
+    std::fs::create_dir(&app).unwrap();
+    // No two functions have the same layer: it is the mount that makes them different.
+    let name = format!("f{}", InstanceId::random());
+    std::fs::write(app.join("index.js"), format!("{code}\n// {name}\n")).unwrap();
+    let tar = folder.path().join("layer.tar");
+    run(Command::new("tar").arg("-cf").arg(&tar).arg("-C").arg(folder.path()).arg("app"));
+    let hex = run(Command::new("sha256sum").arg(&tar))[..64].to_owned();
+    std::fs::create_dir_all(world.shelf()).unwrap();
+    std::fs::copy(&tar, world.shelf().join(format!("{hex}.tar"))).unwrap();
+    let base = base.image_ref();
+    let layers = vec![ImageLayer { diff_id: format!("sha256:{hex}"), blob: None }];
+    version(&name, base.clone(), Some(Parts { base, layers }), change)
 }
 
-impl Function {
-    pub(crate) fn new(base: &Base, code: &str, change: impl FnOnce(&mut FunctionSpec)) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("index.js"), code).unwrap();
-        let base = &base.0.0;
-        let image = Image::new(&base.reference, &[(&folder.path().join("."), "/app")]);
-        let mut spec = FunctionSpec::new(Runtime::Node, "index.js", "hello");
-        spec.timeout = Duration::from_secs(20);
-        change(&mut spec);
-        let version = Version {
-            parts: Some(Parts { base: base.clone(), layers: Vec::new() }),
-            function: FunctionName::parse(&format!("f{}", InstanceId::random())).unwrap(),
-            number: VersionNumber::FIRST,
-            project: ProjectName::parse("test").unwrap(),
-            deployment: DeploymentId::random(),
-            image: image.0.clone(),
-            spec,
-            created_at: jiff::Timestamp::now(),
-        };
-        Self { _image: image, version: Arc::new(version) }
-    }
+/// The same as an image that can run without cells; its layers are in nobody's shelf.
+pub(crate) fn image_of(base: &Base, code: &str) -> (Image, Arc<Version>) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("index.js"), code).unwrap();
+    let parts = Parts { base: base.image_ref(), layers: Vec::new() };
+    let image = Image::new(&base.image_ref().reference, &[(&folder.path().join("."), "/app")]);
+    let name = format!("f{}", InstanceId::random());
+    let version = version(&name, image.0.clone(), Some(parts), |_| {});
+    (image, version)
+}
 
-    pub(crate) fn version(&self) -> Arc<Version> {
-        Arc::clone(&self.version)
-    }
+fn version(
+    name: &str,
+    image: ImageRef,
+    parts: Option<Parts>,
+    change: impl FnOnce(&mut FunctionSpec),
+) -> Arc<Version> {
+    let mut spec = FunctionSpec::new(Runtime::Node, "index.js", "hello");
+    spec.timeout = Duration::from_secs(20);
+    change(&mut spec);
+    Arc::new(Version {
+        parts,
+        function: FunctionName::parse(name).unwrap(),
+        number: VersionNumber::FIRST,
+        project: ProjectName::parse("test").unwrap(),
+        deployment: DeploymentId::random(),
+        image,
+        spec,
+        created_at: jiff::Timestamp::now(),
+    })
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// An agent on this machine's Docker.
 pub(crate) struct World {
     agent: Agent,
     folder: TempDir,
+    registry: Registry,
 }
 
 impl World {
@@ -119,9 +159,15 @@ impl World {
     }
 
     pub(crate) async fn on(folder: TempDir, yaml: &str) -> Self {
-        let settings: Settings = serde_yaml::from_str(yaml).unwrap();
-        let config = settings.check(folder.path()).unwrap();
-        Self { agent: Agent::build(config, &Registry::new()).await.unwrap(), folder }
+        let mut settings: Settings = serde_yaml::from_str(yaml).unwrap();
+        settings.layer_shelf = Some(folder.path().join("shelf"));
+        let registry = Registry::new();
+        let agent = Agent::build(settings.check(folder.path()).unwrap(), &registry).await.unwrap();
+        Self { agent, folder, registry }
+    }
+
+    fn shelf(&self) -> PathBuf {
+        self.folder.path().join("shelf")
     }
 
     pub(crate) fn vm(&self) -> Arc<dyn Vm> {
@@ -132,29 +178,43 @@ impl World {
         self.vm().status()
     }
 
-    pub(crate) async fn until_ready(&self, cells: u32) {
-        until(|| self.status().cells, |seen| seen.ready >= cells).await;
+    /// Has the version known here, and waits for that many cells.
+    pub(crate) async fn until_ready(&self, version: &Arc<Version>, cells: u32) {
+        self.vm().fetch(Arc::clone(version)).await.unwrap();
+        until(|| self.status().cells, |seen| seen.ready >= cells && seen.booting == 0).await;
     }
 
-    pub(crate) async fn get(&self, function: &Function, path: &str) -> Result<Answer, CallError> {
+    pub(crate) async fn get(
+        &self,
+        version: &Arc<Version>,
+        path: &str,
+    ) -> Result<Answer, CallError> {
         let request =
             Request::builder().uri(path).header("host", "test").body(body::empty()).unwrap();
-        let version = function.version();
-        let request_id = RequestId::random();
+        let (version, request_id) = (Arc::clone(version), RequestId::random());
         let call = Call { version, request_id, may_wait: true, request };
         timeout(LIMIT, self.vm().call(call)).await.unwrap()
     }
 
-    pub(crate) async fn text(&self, function: &Function, path: &str) -> String {
-        text(self.get(function, path).await.unwrap()).await
+    pub(crate) async fn text(&self, version: &Arc<Version>, path: &str) -> String {
+        text(self.get(version, path).await.unwrap()).await
     }
 
     /// Waits for a line of the function's log that holds the text.
-    pub(crate) async fn line(&self, function: &Function, part: &str) {
+    pub(crate) async fn line(&self, version: &Version, part: &str) {
         let query = LogQuery { follow: true, ..LogQuery::default() };
-        let mut lines = self.vm().logs(&function.version.function, query);
+        let mut lines = self.vm().logs(&version.function, query);
         let find = async { while !lines.next().await.unwrap().message.contains(part) {} };
         timeout(LIMIT, find).await.unwrap_or_else(|_| panic!("no line with `{part}`"));
+    }
+
+    /// How many starts that were to go through a cell came to this.
+    pub(crate) fn assigned(&self, outcome: &str) -> u64 {
+        let families = self.registry.gather();
+        let family = families.iter().find(|f| f.name() == "epsilon_cell_assignments_total");
+        let metrics = family.map(|family| family.get_metric()).unwrap_or_default();
+        let metric = metrics.iter().find(|metric| metric.get_label()[0].value() == outcome);
+        metric.map_or(0, |metric| metric.get_counter().get_value() as u64)
     }
 
     /// Names of the VM's containers.
@@ -164,28 +224,76 @@ impl World {
         names.lines().map(str::to_owned).collect()
     }
 
-    /// Folders that something is mounted on, below the agent's.
-    pub(crate) fn mounts(&self) -> Vec<PathBuf> {
-        mounts_below(self.folder.path())
+    /// The container of the only instance.
+    pub(crate) fn container(&self) -> String {
+        let instances = self.status().instances;
+        assert_eq!(instances.len(), 1);
+        format!("epsilon-cell-{}", instances[0].id)
     }
 
-    /// Folders of cells.
-    pub(crate) fn folders(&self) -> usize {
-        folders_in(self.folder.path())
+    /// Folders of cells on which something is mounted.
+    pub(crate) fn mounts(&self) -> Vec<PathBuf> {
+        let below = mounts_below(self.folder.path());
+        below.into_iter().filter(|point| point.ends_with("app")).collect()
+    }
+
+    /// The folders of cells.
+    pub(crate) fn cells(&self) -> Vec<PathBuf> {
+        cells_in(self.folder.path())
+    }
+
+    /// Retires a version and waits until its instances are gone.
+    pub(crate) async fn retire(&self, version: &Version) {
+        self.vm().retire(&version.id());
+        let of = |status: VmStatus| {
+            status.instances.into_iter().filter(|i| i.function == version.function).count()
+        };
+        until(|| of(self.status()), |left| *left == 0).await;
+    }
+
+    /// Ends the agent without a word, as a kill does: with its runtime, so that no destructor says goodbye.
+    pub(crate) fn abandon(self) -> TempDir {
+        let Self { agent, folder, .. } = self;
+        drop(agent);
+        folder
     }
 
     /// Ends the agent; nothing of its VM is left in the engine, in the kernel, or on disk.
-    pub(crate) async fn end(self) {
+    pub(crate) async fn end(self) -> TempDir {
         let id = self.status().id;
         self.agent.shutdown(Duration::from_secs(5)).await;
         let label = format!("label=epsilon.vm={id}");
         assert_eq!(docker(&["ps", "-aq", "--filter", &label]), "");
         assert_eq!(docker(&["network", "ls", "-q", "--filter", &label]), "");
-        assert_eq!(mounts_below(self.folder.path()), [PathBuf::new(); 0]);
-        assert_eq!(folders_in(self.folder.path()), 0);
+        assert_eq!(mounts_below(self.folder.path()), Vec::<PathBuf>::new());
+        assert_eq!(cells_in(self.folder.path()), Vec::<PathBuf>::new());
         let sockets = std::fs::read_dir(self.folder.path().join("vm/sockets")).unwrap();
         assert_eq!(sockets.count(), 0);
+        self.folder
     }
+
+    pub(crate) fn cells_folder(&self) -> PathBuf {
+        self.folder.path().join("vm/cells")
+    }
+}
+
+/// Runs an agent in a runtime of its own and takes that away.
+pub(crate) fn leave_behind(
+    folder: TempDir,
+    yaml: &'static str,
+    act: impl AsyncFnOnce(&World) + Send + 'static,
+) -> TempDir {
+    let life = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let world = runtime.block_on(async {
+            let world = World::on(folder, yaml).await;
+            act(&world).await;
+            world
+        });
+        runtime.shutdown_background();
+        world.abandon()
+    });
+    life.join().unwrap()
 }
 
 fn mounts_below(folder: &Path) -> Vec<PathBuf> {
@@ -194,9 +302,11 @@ fn mounts_below(folder: &Path) -> Vec<PathBuf> {
     points.filter(|point| point.starts_with(folder)).collect()
 }
 
-fn folders_in(folder: &Path) -> usize {
+fn cells_in(folder: &Path) -> Vec<PathBuf> {
     let cells = std::fs::read_dir(folder.join("vm/cells")).into_iter().flatten().flatten();
-    cells.filter(|entry| InstanceId::parse(&entry.file_name().to_string_lossy()).is_ok()).count()
+    let is_cell = |name: &str| InstanceId::parse(name).is_ok();
+    let cells = cells.filter(|entry| is_cell(&entry.file_name().to_string_lossy()));
+    cells.map(|entry| entry.path()).collect()
 }
 
 pub(crate) async fn text(answer: Answer) -> String {

@@ -90,12 +90,12 @@ fn the_shared_mount_is_made_once_and_taken_off_again() {
     // Twice over each other, or private: as an agent that was killed in the middle, or somebody else, left it.
     mount_bind(data.root(), data.root()).unwrap();
     assert_eq!(data.table().len(), 2);
-    let mounts = data.open();
+    drop(data.open());
     assert_eq!(data.table(), [(data.root(), true)]);
     mount_change(data.root(), MountPropagationFlags::PRIVATE).unwrap();
     drop(data.open());
     assert_eq!(data.table(), [(data.root(), true)]);
-    mounts.close().unwrap();
+    close(&data.root()).unwrap();
     assert_eq!(data.table(), []);
 }
 
@@ -123,11 +123,12 @@ fn layers_lie_over_each_other_and_cannot_be_written() {
     let table = fs::read_to_string(TABLE).unwrap();
     let line = table.lines().find(|line| line.contains("0123456789ab/app")).unwrap();
     assert!(line.contains(" ro,nosuid,nodev"), "{line}");
-    assert_eq!(mounts.below().unwrap(), [target.clone()], "once, not once more in a peer");
-    mounts.detach(&target).unwrap();
-    mounts.detach(&target).unwrap();
-    assert_eq!(mounts.below().unwrap(), [PathBuf::new(); 0]);
-    mounts.close().unwrap();
+    let below = || found(&target).unwrap();
+    assert_eq!(below(), vec![target.clone()], "once, not once more in a peer");
+    detach(&target).unwrap();
+    detach(&target).unwrap();
+    assert_eq!(below(), Vec::<PathBuf>::new());
+    close(&data.root()).unwrap();
 }
 
 #[test]
@@ -141,11 +142,11 @@ fn one_layer_is_as_good_as_many_and_too_many_are_refused() {
     let target = data.target();
     mounts.overlay(std::iter::once(only.as_path()), &target).unwrap();
     assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "1");
-    mounts.detach(&target).unwrap();
+    detach(&target).unwrap();
     let many: Vec<PathBuf> =
         (0..=LAYERS_MAX).map(|n| data.layer(&format!("l{n}"), &[("a", "x")])).collect();
     mounts.overlay(many.iter().take(LAYERS_MAX).map(PathBuf::as_path), &target).unwrap();
-    mounts.detach(&target).unwrap();
+    detach(&target).unwrap();
     let err = mounts.overlay(many.iter().map(PathBuf::as_path), &target).unwrap_err();
     assert_eq!(err.kind(), io::ErrorKind::InvalidInput);
     // What is not there, and what is no folder but leads to one.
@@ -153,7 +154,7 @@ fn one_layer_is_as_good_as_many_and_too_many_are_refused() {
     let link = data.0.path().join("link");
     std::os::unix::fs::symlink(&only, &link).unwrap();
     assert!(mounts.overlay(std::iter::once(link.as_path()), &target).is_err());
-    mounts.close().unwrap();
+    close(&data.root()).unwrap();
 }
 
 #[test]
@@ -165,6 +166,6 @@ fn the_end_takes_off_what_cells_left() {
     let mounts = data.open();
     let only = data.layer("only", &[("a", "1")]);
     mounts.overlay(std::iter::once(only.as_path()), &data.target()).unwrap();
-    mounts.close().unwrap();
+    close(&data.root()).unwrap();
     assert_eq!(data.table(), []);
 }

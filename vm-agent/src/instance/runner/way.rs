@@ -42,7 +42,7 @@ impl Runner {
                 }
             }
         }
-        self.from_image(&mut taken).await
+        self.by_image(&mut taken).await
     }
 
     async fn in_cell<'a>(
@@ -74,6 +74,9 @@ impl Runner {
         if let Some(mut cell) = cells.take(&kind) {
             drop(cell.place.memory.take()); // the start has all that it needs by now
             return self.assign(cell, code, phases, since, "ready").await;
+        }
+        if !cells.is_on() {
+            return Err(NotAssigned::Cells("cells were turned off".into()));
         }
         let booted = refill::begin(&self.vm, kind, None).await;
         let (cell, boot) = match booted {
@@ -128,7 +131,7 @@ impl Runner {
         }
     }
 
-    async fn from_image<'a>(&'a self, taken: &mut Taken<'a>) -> Result<Started, StartFailure> {
+    async fn by_image<'a>(&'a self, taken: &mut Taken<'a>) -> Result<Started, StartFailure> {
         // What others must give or send is waited for without a permit: it would keep theirs from them.
         let began = Instant::now();
         if !taken.has_memory {

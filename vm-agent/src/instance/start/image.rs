@@ -111,7 +111,8 @@ pub(crate) async fn start(
             }
             None => {
                 let address = vm.engine.address(instance.container()).await;
-                let address = SocketAddr::new(address.map_err(StartFailure::from)?, PORT);
+                let address = address.map_err(|err| LoadFailure::Silent(err.into()))?;
+                let address = SocketAddr::new(address, PORT);
                 wait_for_server(address).await;
                 phases.start = lap();
                 Ok(Upstream::Tcp(address))
@@ -120,7 +121,7 @@ pub(crate) async fn start(
     };
     let (upstream, exit) = match settle(vm, exit, tap, load).await {
         Ok(settled) => settled,
-        Err(LoadFailure::Start(failure)) => return Err(failure),
+        Err(LoadFailure::Start(failure) | LoadFailure::Silent(failure)) => return Err(failure),
         Err(LoadFailure::NotMounted) => {
             return Err(StartFailure::Init("the image holds no code".into()));
         }

@@ -1,0 +1,49 @@
+//! Starts and stops through cells, one after the other: nothing grows. Alone in its process, because it counts what that has open.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(dead_code, reason = "the support of the tests in `cells.rs`")]
+
+#[path = "cells/support.rs"]
+mod support;
+
+use support::{Base, World, function, until};
+
+const CODE: &str = "exports.hello = (req, res) => res.send('hello')";
+const ROUNDS: usize = 24;
+
+/// Open files, mounts, containers, folders; once everything that was started is gone.
+async fn counts(world: &World) -> [usize; 4] {
+    let quiet = || {
+        let cells = world.status().cells;
+        let count = [world.mounts().len(), world.containers().len(), world.cells().len()];
+        (count, cells.ready as usize, cells.booting)
+    };
+    let (rest, ..) = until(quiet, |(count, ready, booting)| {
+        *count == [0, *ready, *ready] && *booting == 0 && *ready == 1
+    })
+    .await;
+    let files = std::fs::read_dir("/proc/self/fd").unwrap().count();
+    [files, rest[0], rest[1], rest[2]]
+}
+
+#[tokio::test]
+async fn nothing_grows() {
+    let (base, world) = (Base::new(), World::new("{cells_min: 1, cells_max: 1}").await);
+    let mut before = None;
+    for round in 0..ROUNDS {
+        let version = function(&world, &base, CODE, |_| {});
+        world.until_ready(&version, 1).await;
+        assert_eq!(world.text(&version, "/").await, "hello");
+        world.retire(&version).await;
+        // The first rounds open what stays open: connections to the engine, files of the logs.
+        if round == 3 {
+            before = Some(counts(&world).await);
+        }
+    }
+    let (before, after) = (before.unwrap(), counts(&world).await);
+    assert_eq!(after[1..], before[1..]);
+    // A connection to the engine more or less is none that was lost in each round.
+    assert!(after[0] < before[0] + ROUNDS / 2, "open files: {before:?}, then {after:?}");
+    assert_eq!(world.assigned("ready"), ROUNDS as u64);
+    world.end().await;
+}

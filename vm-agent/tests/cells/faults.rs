@@ -1,0 +1,153 @@
+//! What goes wrong with a cell, and what is left of it: nothing, and the same answer as without cells.
+
+use crate::support::{Base, World, code, docker, function, image_of, until};
+use epsilon_api::{error::CallError, function::Version};
+use std::{process::Command, sync::Arc};
+
+const CODE: &str = "exports.hello = (req, res) => res.send('hello')";
+/// Loading never ends.
+const HANGS: &str = "Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)";
+
+/// Only the cells that wait are left.
+async fn only_waiting_cells_are_left(world: &World) {
+    until(
+        || {
+            (
+                world.mounts().len(),
+                world.containers().len(),
+                world.cells().len(),
+                world.status().cells,
+            )
+        },
+        |(mounts, containers, folders, cells)| {
+            let waiting = cells.ready as usize;
+            cells.booting == 0 && *mounts == 0 && *containers == waiting && *folders == waiting
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn code_that_cannot_be_loaded_says_why_and_its_cell_is_thrown_away() {
+    let (base, world) = (Base::new(), World::new("{}").await);
+    for (source, expected) in [
+        ("throw new Error('bad luck')", "bad luck"),
+        ("exports.other = () => {}", "hello"),
+        ("process.exit(4)", "the process ended while loading: exit status 4"),
+        ("console.error('last words'); process.exit(4)", "last words"),
+        ("syntax error here", "SyntaxError"),
+    ] {
+        let version = function(&world, &base, source, |_| {});
+        world.until_ready(&version, 1).await;
+        match world.get(&version, "/").await {
+            Err(CallError::InitFailed { detail, .. }) => {
+                assert!(detail.contains(expected), "{source}: {detail}");
+            }
+            other => panic!("{source}: {other:?}"),
+        }
+        world.retire(&version).await;
+    }
+    assert_eq!(world.assigned("init_failed"), 5);
+    only_waiting_cells_are_left(&world).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_cell_that_is_killed_while_it_loads_is_an_instance_that_died() {
+    let (base, world) = (Base::new(), World::new("{cells_min: 1, cells_max: 1}").await);
+    let hangs = function(&world, &base, HANGS, |_| {});
+    world.until_ready(&hangs, 1).await;
+    let waiting = world.containers();
+    let kill = async {
+        until(|| world.mounts(), |mounts| mounts.len() == 1).await;
+        // Only the one that loads, not the next one that boots.
+        docker(&["kill", &waiting[0]]);
+    };
+    let (answer, ()) = tokio::join!(world.get(&hangs, "/"), kill);
+    match answer {
+        Err(CallError::InitFailed { detail, .. }) => {
+            assert!(
+                detail.contains("the process ended while loading: exit status 137"),
+                "{detail}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    world.retire(&hangs).await;
+    only_waiting_cells_are_left(&world).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_start_that_nobody_waits_for_throws_its_cell_away() {
+    let (base, world) = (Base::new(), World::new("{cells_min: 1, cells_max: 1}").await);
+    let hangs = function(&world, &base, HANGS, |_| {});
+    world.until_ready(&hangs, 1).await;
+    let leave = async { drop(until(|| world.mounts(), |mounts| mounts.len() == 1).await) };
+    tokio::select! {
+        answer = world.get(&hangs, "/") => panic!("{answer:?}"),
+        () = leave => {}
+    }
+    world.retire(&hangs).await;
+    only_waiting_cells_are_left(&world).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_cell_that_dies_while_it_waits_is_replaced() {
+    let (base, world) = (Base::new(), World::new("{cells_min: 1, cells_max: 1}").await);
+    let hello = function(&world, &base, CODE, |_| {});
+    world.until_ready(&hello, 1).await;
+    let first = world.containers();
+    docker(&["kill", &first[0]]);
+    until(|| world.containers(), |now| now.len() == 1 && *now != first).await;
+    world.until_ready(&hello, 1).await;
+    assert_eq!(world.text(&hello, "/").await, "hello");
+    assert_eq!(world.assigned("ready"), 1);
+    world.end().await;
+}
+
+/// The same layer twice, over itself: the kernel refuses that.
+fn unmountable(world: &World, base: &Base, image: &Version) -> Arc<Version> {
+    let with_layers = function(world, base, CODE, |_| {});
+    let mut version = image.clone();
+    let mut parts = with_layers.parts.clone().unwrap();
+    parts.layers.push(parts.layers[0].clone());
+    version.parts = Some(parts);
+    Arc::new(version)
+}
+
+#[tokio::test]
+async fn a_mount_that_fails_is_no_failed_call() {
+    let (base, world) = (Base::new(), World::new("{}").await);
+    let (_image, version) = image_of(&base, CODE);
+    let version = unmountable(&world, &base, &version);
+    world.until_ready(&version, 1).await;
+    assert_eq!(world.text(&version, "/").await, "hello");
+    assert_eq!((world.assigned("ready"), world.assigned("image")), (0, 1));
+    // It is this version's layers, and nobody else's.
+    let other = function(&world, &base, CODE, |_| {});
+    world.until_ready(&other, 1).await;
+    assert_eq!(world.text(&other, "/").await, "hello");
+    assert_eq!(world.assigned("ready"), 1);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn an_engine_that_does_not_see_mounts_serves_from_images() {
+    let (base, world) = (Base::new(), World::new("{}").await);
+    let (_image, version) = image_of(&base, CODE);
+    world.until_ready(&version, 2).await;
+    // From here on nothing reaches the containers, as if the engine lived elsewhere.
+    let folder = world.cells_folder();
+    assert!(Command::new("mount").arg("--make-private").arg(folder).status().unwrap().success());
+    assert_eq!(world.text(&version, "/").await, "hello");
+    assert_eq!((world.assigned("ready"), world.assigned("image")), (0, 1));
+    // No more of them: those that waited go, and none follows.
+    until(|| (world.status().cells.ready, world.containers().len()), |seen| *seen == (0, 1)).await;
+    let (_image, other) = image_of(&base, CODE);
+    assert_eq!(world.text(&other, "/").await, "hello");
+    assert_eq!(world.assigned("image"), 1, "it is not tried again");
+    assert_eq!(code(&world.get(&other, "/").await), "OK");
+    world.end().await;
+}
