@@ -326,20 +326,20 @@ impl Pool {
         let others = books.starting().saturating_sub(1);
         books.waiters.len() > others as usize * self.concurrency()
             || books.live() + others < books.floor(self)
-            || (books.slots.values().any(|slot| slot.guess.is_some()) && self.has_memory())
+            || books.slots.values().any(|slot| slot.is_starting_ahead() && !slot.is_short)
     }
 
-    /// Whether an instance more would take nothing from others.
-    fn has_memory(&self) -> bool {
-        self.vm.budget.shortage(self.version.spec.memory) == 0
-    }
-
-    /// Whether somebody waits for a start, or only a guess does: for that, nobody else has to go.
+    /// Whether the start under way serves a guess and nobody who waits: for that, nobody else has to go.
     pub(crate) fn is_guess_only(&self) -> bool {
         let books = self.books.lock();
         books.waiters.is_empty()
             && books.live() >= books.floor(self)
-            && books.slots.values().any(|slot| slot.guess.is_some())
+            && books.slots.values().any(Slot::is_starting_ahead)
+    }
+
+    /// Whether an instance more would take nothing from others, but for a cell that waits for just that.
+    fn has_memory(&self) -> bool {
+        self.vm.budget.shortage(self.version.spec.memory) <= self.vm.cells.spare_bytes()
     }
 
     /// How long an idle instance stays, and when the last call of the function ended if none runs.

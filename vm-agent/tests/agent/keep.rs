@@ -51,9 +51,12 @@ fn keep(world: &World, version: &Version) -> Option<Keep> {
 
 #[tokio::test]
 async fn a_periodic_function_is_let_go_and_ready_before_its_call() {
-    let world =
-        World::on(FakeEngine::new(), periodic(), "{instance_idle: 10s, instance_idle_min: 2s}")
-            .await;
+    let world = World::on(
+        FakeEngine::new(),
+        periodic(),
+        "{memory: 256MiB, instance_idle: 10s, instance_idle_min: 2s}",
+    )
+    .await;
     let (version, image) = world.function("hello", Load::Works, |_| {});
     let first = world.text(&version, "/").await;
     later(3 * SECOND).await;

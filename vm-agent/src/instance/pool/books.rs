@@ -83,6 +83,11 @@ impl Slot {
     pub(super) fn new(instance: Arc<Instance>, state: State) -> Self {
         Self { instance, state, calls: Vec::new(), ready_at: None, is_short: false, guess: None }
     }
+
+    /// Starts although nobody has called.
+    pub(super) fn is_starting_ahead(&self) -> bool {
+        self.guess.is_some() && self.state == State::Starting
+    }
 }
 
 pub(super) struct Waiter {
