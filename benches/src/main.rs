@@ -14,6 +14,7 @@
 //! | [`memory`] | what the process holds when nothing runs |
 //! | [`fleet`] | gateway, agents and builder as processes: the hop, routing, lost VMs: `make bench ARGS=fleet` |
 //! | [`autoscaling`] | nothing: a simulation, `make bench ARGS=autoscaling` |
+//! | [`keepalive`] | a simulation: how long idle instances stay, `make bench ARGS=keepalive` |
 //! | [`placement`] | a simulation too, and how long one placement takes: `make bench ARGS=placement` |
 //! | [`generator`] | the callers |
 //! | [`haproxy`] | the reference proxy |
@@ -28,6 +29,7 @@ mod cold;
 mod fleet;
 mod generator;
 mod haproxy;
+mod keepalive;
 mod memory;
 mod placement;
 mod push;
@@ -64,6 +66,8 @@ enum Section {
     Fleet,
     /// Surges and spikes through the autoscaler's policy: calls that wait, calls refused, VM-hours
     Autoscaling,
+    /// How long idle instances stay, fixed and adaptive: cold starts and memory of a week of calls
+    Keepalive,
     /// Where calls go: warm instances found, balance, functions that move; and how long one placement takes (measured)
     Placement,
 }
@@ -75,6 +79,7 @@ impl Section {
             Self::Assignments => ("assignments", assignments::section(plan).await),
             Self::Fleet => ("fleet", fleet::section(plan).await),
             Self::Autoscaling => ("autoscaling", autoscaling::table()),
+            Self::Keepalive => ("keepalive", keepalive::table()),
             Self::Placement => ("placement", placement::table()),
         };
         println!("{table}");

@@ -214,7 +214,9 @@ mod tests {
     #[test]
     fn the_readme_has_the_marks() {
         let text = include_str!("../README.md");
-        for section in ["measured", "cold", "assignments", "fleet", "autoscaling", "placement"] {
+        for section in
+            ["measured", "cold", "assignments", "fleet", "autoscaling", "keepalive", "placement"]
+        {
             assert!(marks(section).iter().all(|mark| text.contains(mark)), "{section}");
         }
     }
