@@ -18,7 +18,7 @@ use crate::{
 };
 use epsilon_api::{chain::Chain, function::Runtime, units::MilliCores, vm::StartPhases};
 use futures_util::FutureExt;
-use std::{fs, os::unix::fs::DirBuilderExt, sync::Arc};
+use std::{fs, os::unix::fs::PermissionsExt, sync::Arc};
 use tokio::{
     sync::oneshot,
     time::{Instant, timeout},
@@ -26,7 +26,7 @@ use tokio::{
 
 /// What a cell may use of the processor until it is given to a function: what most functions have.
 pub(crate) const CPU: MilliCores = MilliCores::ONE;
-/// Mode of a cell's folders: its user enters them, and writes nothing.
+/// Mode of the folder that code is mounted on: the cell's user enters it, and writes nothing.
 const READABLE: u32 = 0o755;
 
 /// Boots one. `memory`: its share; `None` where somebody else answers for it until the cell is given away.
@@ -55,7 +55,9 @@ pub(crate) async fn boot(
     let user = CodeUser::of_this_process();
     let app = place.app(vm);
     let folders = || {
-        fs::DirBuilder::new().recursive(true).mode(READABLE).create(&app)?;
+        fs::create_dir_all(&app)?;
+        // Whatever the umask is: a service's is 0077.
+        fs::set_permissions(&app, fs::Permissions::from_mode(READABLE))?;
         SocketFolder::create(vm.sockets_folder(&place.id), user)
     };
     let sockets = folders().map_err(|err| format!("no folder for a cell: {err}"))?;
