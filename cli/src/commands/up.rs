@@ -55,7 +55,7 @@ impl Up {
         let mut asked = Asked::new()?;
 
         // A signal while the parts start ends the start; what was made is removed.
-        let platform = Platform::build(settings, &data).await?;
+        let platform = Box::pin(Platform::build(settings, &data)).await?;
         let prepared = tokio::select! {
             biased; // a wish to end goes first
             why = asked.next() => Err(why),
