@@ -27,12 +27,15 @@ const CALLS = [
   request('POST', '/warm', 'text/plain', 'a'),
 ];
 
-/** @param {string} folder of the sockets */
+/**
+ * @param {string} [folder] of the sockets. Without one nothing is rehearsed, only loaded: the process stays in its
+ * folder (`epsilon dev`, whose processes may become something else)
+ */
 async function warm(instance, folder) {
   const isWaiting = () => instance.state === 'waiting';
   await nextTurn();
   if (isWaiting()) require('express'); // the largest piece: `/init` may come before it
-  for (const piece of PIECES) {
+  for (const piece of folder === undefined ? [] : PIECES) {
     await nextTurn();
     if (isWaiting()) await rehearse(piece, folder, isWaiting);
   }

@@ -42,7 +42,7 @@ watch.once('message', ({ run, arguments: args, env, inspect }) => {
 // As on the platform, nothing is to be read there; and what the thread reads is not user code's.
 Object.defineProperty(process, 'stdin', { configurable: true, get: () => Readable.from([]) });
 
-// All that the first start and the first call would otherwise wait for.
+// Much of what the first start would otherwise load.
 const { warm } = require('./lib/warm.js');
 warm({ get state() { return waits ? 'waiting' : 'taken'; } });
 
