@@ -15,6 +15,7 @@
 
 use crate::error;
 use epsilon_api::{build::BuildError, ids::InstanceId};
+use epsilon_launch::clear::clear;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
@@ -189,7 +190,8 @@ fn own_id(path: &Path) -> io::Result<String> {
 }
 
 fn remove(path: &Path) {
-    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    let is_folder = path.is_dir() && !path.is_symlink();
+    let removed = if is_folder { clear(path) } else { fs::remove_file(path) };
     if let Err(err) = removed
         && err.kind() != io::ErrorKind::NotFound
     {

@@ -8,10 +8,12 @@
 //! | [`lock`] | one gateway per data folder |
 //! | [`log`] | lines for people or JSON for collectors |
 //! | [`signals`] | "please end", once or twice |
+//! | [`clear`] | removes what other people's code has left |
 //! | [`files`] | room for many connections |
 //! | [`program`] | the frame of the fleet's programs: common flags, the runtime, "ready" |
 //! | [`failure`] | what went wrong, what to do next, the exit code |
 
+pub mod clear;
 pub mod data_dir;
 pub mod failure;
 pub mod files;

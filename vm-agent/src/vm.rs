@@ -13,7 +13,6 @@ use crate::{
         budget::Budget,
         pool::{Idle, Key, Pool},
         runner::Runner,
-        sockets,
         state::Moment,
     },
     keep::{cost::Clock, file, histories::Histories},
@@ -30,6 +29,7 @@ use epsilon_api::{
     units::MilliCores,
     vm::{Answer, Call, ImageRemoval, Keep, Vm, VmState, VmStatus},
 };
+use epsilon_launch::clear::clear;
 use futures_util::{future::BoxFuture, stream::BoxStream};
 use parking_lot::{Mutex, RwLock};
 use rand::RngExt;
@@ -155,7 +155,7 @@ impl LocalVm {
 
     pub(crate) fn remove_sockets(&self, instance: &InstanceId) {
         let folder = self.sockets_folder(instance);
-        if let Err(err) = sockets::clear(&folder) {
+        if let Err(err) = clear(&folder) {
             tracing::warn!(%err, folder = %folder.display(), "Folder could not be removed.");
         }
     }

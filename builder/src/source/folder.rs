@@ -3,6 +3,7 @@
 use super::{ContentDigest, Hasher, archive};
 use crate::error;
 use epsilon_api::build::BuildError;
+use epsilon_launch::clear::clear;
 use std::{
     fs::{self, File, OpenOptions, Permissions},
     io::{self, Read, Write},
@@ -111,7 +112,7 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let path = std::mem::take(&mut self.0);
         let remove = move || {
-            if let Err(cause) = fs::remove_dir_all(&path) {
+            if let Err(cause) = clear(&path) {
                 // The work folder is emptied at the next start.
                 tracing::warn!(path = %path.display(), error = %cause, "A source was not removed.");
             }

@@ -5,10 +5,6 @@
 //! nothing that a symbolic link there leads to (the engine's own socket, say). So a socket is opened first, looked at, and
 //! reached through its descriptor under `/proc/self/fd`; which also bears paths beyond the 107 bytes of an AF_UNIX address.
 
-mod clear;
-
-pub(crate) use clear::clear;
-
 use rustix::{
     fs::{FileType, Mode, OFlags},
     io::Errno,

@@ -5,7 +5,7 @@
 //! be guessed, and one that is there already is never taken.
 
 use crate::{data_dir, failure::Failure};
-use epsilon_launch::lock::Lock;
+use epsilon_launch::{clear::clear, lock::Lock};
 use rustix::{io::Errno, process::Pid};
 use std::{
     fs::{self, DirEntry, File, Permissions},
@@ -56,7 +56,7 @@ impl RunFolder {
 
 impl Drop for RunFolder {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
+        if let Err(error) = clear(&self.path) {
             tracing::warn!(%error, path = %self.path.display(), "The folder was not removed.");
         }
     }
@@ -73,7 +73,7 @@ fn remove_old(all: &Path) {
             .is_ok_and(|lock| lock.try_lock().is_ok());
         if is_over {
             // Two starts may remove the same one.
-            drop(fs::remove_dir_all(entry.path()));
+            drop(clear(&entry.path()));
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Removes a folder that code could write to. Its container is gone; what it left may be anything, folders in folders by the
-//! ten thousand too: so nothing here recurses, and no link is followed. Called for folders of sockets.
+//! Removes a folder that other people's code could write to: an instance, a package's install script. Its container is gone;
+//! what it left may be anything, folders in folders by the ten thousand too. The standard library's removal goes down into
+//! them by recursion, and its stack ends before they do: nothing here recurses, and no link is followed.
 
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, chmodat, openat, renameat, statat, unlinkat},
@@ -16,7 +17,7 @@ use std::{
 ///
 /// # Errors
 /// The first thing that could not be removed.
-pub(crate) fn clear(path: &Path) -> io::Result<()> {
+pub fn clear(path: &Path) -> io::Result<()> {
     let top = match open(rustix::fs::CWD, path) {
         Err(Errno::NOENT) => return Ok(()),
         top => top?,
