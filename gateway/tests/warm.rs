@@ -119,7 +119,7 @@ fn hello() -> Built {
 fn program(accepted: &Arc<AtomicU32>) -> Program {
     let accepted = Arc::clone(accepted);
     Arc::new(move |process: Process| {
-        let folder = process.spec.sockets.clone().unwrap();
+        let folder = process.spec.sockets.unwrap();
         let control = UnixListener::bind(folder.join("control.sock")).unwrap();
         let calls = UnixListener::bind(folder.join("calls.sock")).unwrap();
         let accepted = Arc::clone(&accepted);
