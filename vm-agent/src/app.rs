@@ -25,7 +25,6 @@ use epsilon_api::{
 use prometheus::Registry;
 use rustix::fs::{FlockOperation, flock};
 use std::{
-    collections::HashSet,
     fs::{self, File},
     io::{self, Write},
     path::Path,
@@ -177,7 +176,8 @@ impl Agent {
             Err(err) => tracing::error!(cause = %Chain(&err), "Containers could not be listed."),
         }
         reconcile::remove_orphaned_folders(vm);
-        vm.cells.sweep(&HashSet::new());
+        vm.tasks.wait().await;
+        vm.cells.sweep(|_| false);
         vm.cells.close();
         if let Err(err) = vm.network.remove(&*vm.engine).await {
             tracing::error!(cause = %Chain(&err), "The network of functions could not be removed.");

@@ -37,12 +37,16 @@ use parking_lot::Mutex;
 use place::Place;
 use pool::Pool;
 use std::{
-    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
 };
 use tokio::sync::Notify;
+
+/// Cells that see nothing, before any saw something, after which there are no more.
+const DOUBTS: u32 = 3;
+/// Instead of a number of doubts: one saw it.
+const PROVEN: u32 = u32::MAX;
 
 /// A booted container that waits for code. Dropping it removes it.
 pub(crate) struct Cell {
@@ -67,8 +71,10 @@ pub(crate) struct Cells {
     pool: Mutex<Pool>,
     base: Base,
     range: Range,
-    /// Starts of instances under way, in cells or not: the pool is not filled at their cost.
-    starts: AtomicUsize,
+    /// Starts that the engine works for, in cells or not: the pool is not filled at their cost.
+    at_engine: AtomicUsize,
+    /// How often nothing was seen of what was mounted, until it was seen once.
+    doubts: AtomicU32,
     /// Something happened that the refill has to look at.
     news: Notify,
 }
@@ -98,7 +104,8 @@ impl Cells {
             is_off: AtomicBool::new(false),
             pool: Mutex::default(),
             range,
-            starts: AtomicUsize::new(0),
+            at_engine: AtomicUsize::new(0),
+            doubts: AtomicU32::new(0),
             news: Notify::new(),
             root,
         }
@@ -146,10 +153,11 @@ impl Cells {
         }
     }
 
-    /// A start begins; it is under way until the answer is dropped.
-    pub(crate) fn begin_start(&self) -> UnderWay<'_> {
-        self.starts.fetch_add(1, Ordering::Relaxed);
-        UnderWay(self)
+    /// A start is about to have the engine make a container; it does until the answer is dropped. Code that loads is no
+    /// work for the engine, and may take for ever.
+    pub(crate) fn has_engine(&self) -> AtEngine<'_> {
+        self.at_engine.fetch_add(1, Ordering::Relaxed);
+        AtEngine(self)
     }
 
     /// One start of this kind begins: what is ready is to follow.
@@ -157,14 +165,31 @@ impl Cells {
         self.pool.lock().started(kind, now);
     }
 
-    /// A ready cell, the one that booted last.
+    /// A ready cell, the one that booted last. Of one that has just died the engine may not know yet.
     pub(crate) fn take(&self, kind: &Kind) -> Option<Cell> {
         self.mounts()?;
-        let taken = self.pool.lock().take(kind);
-        if taken.is_some() {
+        loop {
+            let cell = self.pool.lock().take(kind)?;
             self.news.notify_one();
+            if cell.line.is_open() {
+                return Some(cell);
+            }
+            tracing::warn!(cell = %cell.place.id, %kind, "A cell was dead when it was needed.");
         }
-        taken
+    }
+
+    /// What is mounted for a cell was seen in it, or not. One word that it was not counts little: code that loads could
+    /// have said it. Some in a row, before it ever worked, mean that it does not work here.
+    pub(crate) fn told(&self, was_seen: bool) {
+        if was_seen {
+            self.doubts.store(PROVEN, Ordering::Relaxed);
+            return;
+        }
+        let more = |doubts| (doubts != PROVEN).then_some(doubts + 1);
+        let before = self.doubts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        if before.is_ok_and(|before| before + 1 >= DOUBTS) {
+            self.turn_off("containers do not see what is mounted for them");
+        }
     }
 
     /// Whether one waits.
@@ -220,11 +245,11 @@ impl Cells {
         }
     }
 
-    /// Clears away what belongs to none of the `known` cells.
-    pub(crate) fn sweep(&self, known: &HashSet<InstanceId>) {
+    /// Clears away what belongs to no known cell. Asked for each, right before: cells are made meanwhile.
+    pub(crate) fn sweep(&self, is_known: impl Fn(&InstanceId) -> bool) {
         for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
             let id = entry.file_name().to_str().and_then(|name| InstanceId::parse(name).ok());
-            if let Some(id) = id.filter(|id| !known.contains(id)) {
+            if let Some(id) = id.filter(|id| !is_known(id)) {
                 self.clear(&id);
             }
         }
@@ -246,12 +271,12 @@ fn remove_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// A start that is under way.
-pub(crate) struct UnderWay<'a>(&'a Cells);
+/// A start that the engine works for.
+pub(crate) struct AtEngine<'a>(&'a Cells);
 
-impl Drop for UnderWay<'_> {
+impl Drop for AtEngine<'_> {
     fn drop(&mut self) {
-        if self.0.starts.fetch_sub(1, Ordering::Relaxed) == 1 {
+        if self.0.at_engine.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.0.news.notify_one();
         }
     }

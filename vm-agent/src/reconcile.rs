@@ -19,7 +19,7 @@ use epsilon_api::{
     ids::InstanceId,
 };
 use futures_util::{FutureExt, StreamExt, stream};
-use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// Removals at once.
@@ -41,7 +41,7 @@ pub(crate) async fn adopt(vm: &Arc<LocalVm>) -> Result<(), EngineError> {
     let (adopted, removed) = (looked_at.len() - leftovers.len(), leftovers.len());
     remove(vm, leftovers).await;
     remove_orphaned_folders(vm);
-    vm.cells.sweep(&vm.known.lock().clone());
+    vm.cells.sweep(|id| vm.known.lock().contains(id));
     if adopted + removed > 0 {
         tracing::info!(adopted, removed, "Took over containers of an earlier run.");
     }
@@ -165,11 +165,7 @@ async fn sweep(vm: &Arc<LocalVm>) {
         tracing::warn!(count = strangers.len(), "Removing containers that nobody knows.");
         remove(vm, strangers).await;
     }
-    let known = {
-        let now = vm.known.lock();
-        before.union(&now).cloned().collect()
-    };
-    vm.cells.sweep(&known);
+    vm.cells.sweep(|id| vm.known.lock().contains(id));
     for pool in vm.pools() {
         pool.ensure();
     }
@@ -187,10 +183,9 @@ pub(crate) async fn remove(vm: &LocalVm, containers: Vec<Found>) {
 
 /// Folders of instances that are no more.
 pub(crate) fn remove_orphaned_folders(vm: &LocalVm) {
-    let known: HashSet<InstanceId> = vm.known.lock().clone();
     for entry in std::fs::read_dir(vm.sockets_root()).into_iter().flatten().flatten() {
         let id = entry.file_name().to_str().and_then(|name| InstanceId::parse(name).ok());
-        if let Some(id) = id.filter(|id| !known.contains(id)) {
+        if let Some(id) = id.filter(|id| !vm.known.lock().contains(id)) {
             vm.remove_sockets(&id);
         }
     }

@@ -153,11 +153,16 @@ impl LocalVm {
         self.sockets_root().join(instance.as_str())
     }
 
+    /// Removes what an instance and the agent met in. Code may have left anything there, so it is done where
+    /// blocking is fine, and behind the caller's back.
     pub(crate) fn remove_sockets(&self, instance: &InstanceId) {
         let folder = self.sockets_folder(instance);
-        if let Err(err) = clear(&folder) {
-            tracing::warn!(%err, folder = %folder.display(), "Folder could not be removed.");
-        }
+        let remove = move || {
+            if let Err(err) = clear(&folder) {
+                tracing::warn!(%err, folder = %folder.display(), "Folder could not be removed.");
+            }
+        };
+        drop(self.tasks.spawn_blocking_on(remove, &self.runtime));
     }
 
     pub(crate) fn pools(&self) -> Vec<Arc<Pool>> {

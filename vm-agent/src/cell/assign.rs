@@ -66,6 +66,7 @@ pub(crate) async fn assign(
     let (upstream, exit) = match start::settle(vm, exit, tap, load).await {
         Ok(settled) => settled,
         Err(LoadFailure::NotMounted) => {
+            vm.cells.told(false);
             return Err(NotAssigned::Cells(
                 "a container does not see what is mounted for it".into(),
             ));
@@ -75,6 +76,7 @@ pub(crate) async fn assign(
         }
     };
     phases.init = loading.elapsed();
+    vm.cells.told(true);
     if let Ok(Err(err)) = record.await {
         // It serves all the same; only an agent that is started again will not know what it is, and removes it.
         tracing::warn!(cell = %place.id, %err, "What a cell serves could not be written down.");

@@ -40,6 +40,7 @@ pub(crate) async fn boot(
     phases: &mut StartPhases,
 ) -> Result<Cell, String> {
     let text = |err: EngineError| Chain(&err).to_string();
+    let is_spare = memory.is_some();
     let began = Instant::now();
     let image = vm.images.ensure_image(&*vm.engine, &kind.base).await.map_err(text)?;
     phases.pull = began.elapsed();
@@ -94,7 +95,9 @@ pub(crate) async fn boot(
     let mut exit = watch(vm, &place);
     let ready = async {
         let mut line = Line::wait(&sockets).await;
-        line.warm().await.map(|()| line).map_err(|err| Chain(&err).to_string())
+        // A start that waits for it has more use for its time.
+        let warm = if is_spare { line.warm().await } else { Ok(()) };
+        warm.map(|()| line).map_err(|err| Chain(&err).to_string())
     };
     let limit = vm.config.start_timeout;
     let line = tokio::select! {

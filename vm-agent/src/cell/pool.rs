@@ -18,10 +18,15 @@ use std::{
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// How long nothing is booted behind the begin of a start.
+pub(crate) const QUIET: Duration = Duration::from_millis(50);
+
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
     kinds: HashMap<Kind, Shelf>,
     booting: u32,
+    /// When the last start began.
+    last_start: Option<Moment>,
     /// No boot before this moment, and how long that was.
     rest: Option<(Moment, Duration)>,
 }
@@ -44,10 +49,16 @@ pub(crate) struct Plan {
 
 impl Pool {
     pub(crate) fn started(&mut self, kind: &Kind, now: Moment) {
+        self.last_start = Some(now);
         match self.kinds.get_mut(kind) {
             Some(shelf) => shelf.demand.started(now),
             None => self.kinds.entry(kind.clone()).or_default().demand.started(now),
         }
+    }
+
+    /// Whether no start has just begun: one in a ready cell is over by then, and not slowed down by a boot.
+    pub(crate) fn is_quiet(&self, now: Moment) -> bool {
+        self.last_start.is_none_or(|then| now.saturating_sub(then) >= QUIET)
     }
 
     pub(crate) fn take(&mut self, kind: &Kind) -> Option<Cell> {

@@ -1,10 +1,14 @@
-//! The task that keeps the right cells ready, behind everything else: one boot at a time, none while a start of an instance
-//! is under way, none on memory that the next start may need.
+//! The task that keeps the right cells ready, behind everything else: one boot at a time, none while the engine
+//! works for a start or one has just begun, none on memory that the next start may need.
 //!
 //! Inputs: starts that ended, cells that were taken or died, a new base, time. Output: cells in the pool. Ends with the
 //! agent, whose waiting cells it removes.
 
-use super::{Cell, boot, kind::Kind, pool::Plan};
+use super::{
+    Cell, boot,
+    kind::Kind,
+    pool::{Plan, QUIET},
+};
 use crate::{instance::budget::Grant, vm::LocalVm};
 use epsilon_api::vm::StartPhases;
 use futures_util::FutureExt;
@@ -37,12 +41,13 @@ pub(crate) async fn run(vm: Arc<LocalVm>) {
                 pool.put(cell);
             }
         }
+        let look = if vm.cells.pool.lock().is_quiet(vm.now()) { LOOK } else { QUIET };
         tokio::select! {
             // The end first. All arms may be dropped: a token, a stored notice, a timer.
             biased;
             () = vm.closed.cancelled() => break,
             () = vm.cells.news.notified() => {}
-            () = sleep(LOOK) => {}
+            () = sleep(look) => {}
         }
     }
     let all = vm.cells.pool.lock().give_way(u64::MAX);
@@ -59,7 +64,8 @@ fn next(vm: &LocalVm) -> Option<(Kind, Grant)> {
     let Plan { surplus, next } =
         cells.pool.lock().plan(cells.base.newest().as_ref(), range, vm.now());
     drop(surplus);
-    let is_quiet = cells.starts.load(Ordering::Relaxed) == 0
+    let is_quiet = cells.at_engine.load(Ordering::Relaxed) == 0
+        && cells.pool.lock().is_quiet(vm.now())
         && !vm.is_engine_down.load(Ordering::Relaxed)
         && !vm.closed.is_cancelled();
     let kind = next.filter(|_| is_quiet)?;

@@ -11,8 +11,14 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, io, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    time::Duration,
+};
 use tokio::{net::UnixStream, time::sleep};
 
 /// Longest answer of a wrapper: a message and a stack.
@@ -112,6 +118,8 @@ pub(crate) async fn health(folder: &SocketFolder) -> Result<Health, ControlError
 /// A connection to a wrapper's control socket. It is served only while a question is under way.
 pub(crate) struct Line {
     sender: SendRequest<Full<Bytes>>,
+    /// The same socket, to look at.
+    socket: OwnedFd,
     /// `None` once it broke.
     connection: Option<Connection<TokioIo<UnixStream>, Full<Bytes>>>,
 }
@@ -122,9 +130,11 @@ impl Line {
             true => ControlError::NotListening(err),
             false => ControlError::NoAnswer(err.into()),
         })?;
+        let socket = stream.as_fd().try_clone_to_owned();
+        let socket = socket.map_err(|err| ControlError::NoAnswer(err.into()))?;
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(no_answer)?;
-        Ok(Self { sender, connection: Some(connection) })
+        Ok(Self { sender, socket, connection: Some(connection) })
     }
 
     /// Connects as soon as the wrapper listens. Waits without a limit of its own.
@@ -137,6 +147,13 @@ impl Line {
             sleep(pause).await;
             pause = (pause * 2).min(SLOW_LOOK);
         }
+    }
+
+    /// Whether the wrapper still has its end: asks the kernel, which knows before anybody here was told. Between two
+    /// questions a wrapper says nothing, so anything to be read is the end.
+    pub(crate) fn is_open(&self) -> bool {
+        let mut looked_at = [PollFd::new(&self.socket, PollFlags::IN)];
+        matches!(poll(&mut looked_at, Some(&Timespec::default())), Ok(0))
     }
 
     /// Answers when the wrapper has done all that it can do before it has code. One that does not know the question

@@ -107,6 +107,28 @@ async fn a_cell_that_dies_while_it_waits_is_replaced() {
     world.end().await;
 }
 
+/// What the engine has not heard of yet is seen all the same.
+#[tokio::test]
+async fn cells_that_have_just_died_are_nobodys_fault() {
+    let (base, world) = (Base::new(), World::new("{cells_min: 2, cells_max: 2}").await);
+    let hello = function(&world, &base, CODE, |_| {});
+    world.until_ready(&hello, 2).await;
+    let pid = |name: &String| docker(&["inspect", "-f", "{{.State.Pid}}", name]).trim().to_owned();
+    let pids: Vec<String> = world.containers().iter().map(pid).collect();
+    assert!(Command::new("kill").arg("-9").args(&pids).status().unwrap().success());
+    let alive = || pids.iter().filter(|pid| is_alive(pid)).count();
+    while alive() > 0 {
+        std::thread::yield_now(); // not `await`: the agent is to hear of nothing
+    }
+    assert_eq!(world.text(&hello, "/").await, "hello");
+    world.end().await;
+}
+
+/// A zombie has closed all that it had.
+fn is_alive(pid: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
 /// The same layer twice, over itself: the kernel refuses that.
 fn unmountable(world: &World, base: &Base, image: &Version) -> Arc<Version> {
     let with_layers = function(world, base, CODE, |_| {});

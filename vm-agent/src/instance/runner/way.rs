@@ -4,6 +4,7 @@
 use super::Runner;
 use crate::{
     cell::{
+        AtEngine,
         assign::{NotAssigned, assign},
         kind::Kind,
         refill,
@@ -21,12 +22,17 @@ use tokio::{sync::SemaphorePermit, time::Instant};
 #[derive(Default)]
 struct Taken<'a> {
     has_memory: bool,
-    permit: Option<SemaphorePermit<'a>>,
+    turn: Option<Turn<'a>>,
+}
+
+/// A place among the starts that the engine works for at once.
+struct Turn<'a> {
+    _permit: SemaphorePermit<'a>,
+    _at_engine: AtEngine<'a>,
 }
 
 impl Runner {
     pub(super) async fn start(&self) -> Result<Started, StartFailure> {
-        let _under_way = self.vm.cells.begin_start();
         let mut taken = Taken::default();
         if let Some(kind) = self.vm.cells.kind_for(&self.instance.version) {
             match self.in_cell(kind, &mut taken).await {
@@ -84,6 +90,7 @@ impl Runner {
             Ok(Err(why)) => return Err(NotAssigned::Cells(why)),
             Err(_) => return Err(NotAssigned::Start(StartFailure::CalledOff)),
         };
+        taken.turn = None; // the rest is the code's time, and nobody knows how much that is
         let phases = StartPhases { layers: phases.layers, ..boot };
         self.assign(cell, code, phases, Instant::now(), "booted").await
     }
@@ -153,9 +160,10 @@ impl Runner {
             self.take_memory().await?;
             taken.has_memory = true;
         }
-        if taken.permit.is_none() {
-            let permit = self.vm.starts.acquire().await;
-            taken.permit = Some(permit.map_err(|_| StartFailure::CalledOff)?);
+        if taken.turn.is_none() {
+            let permit = self.vm.starts.acquire().await.map_err(|_| StartFailure::CalledOff)?;
+            let at_engine = self.vm.cells.has_engine();
+            taken.turn = Some(Turn { _permit: permit, _at_engine: at_engine });
         }
         if !self.pool.is_start_needed() {
             return Err(StartFailure::CalledOff); // those who waited were served meanwhile
