@@ -50,6 +50,10 @@ impl Errands {
         route: &Route,
         metrics: &PlacementMetrics,
     ) {
+        // A VM that is to be ready has `minInstances` from then on. Those are for the VMs that a deployment asked.
+        if errand == Errand::Ready && route.version.spec.min_instances > 0 {
+            return;
+        }
         let work = (errand, member.id.clone(), route.key);
         {
             let mut at_work = self.at_work.lock();

@@ -363,20 +363,22 @@ impl Pool {
     }
 
     /// Starts an instance shortly before a call is expected, if there is none, and memory that nobody uses. Called on a
-    /// timer.
-    pub(crate) fn start_ahead(self: &Arc<Self>) {
+    /// timer; says whether it did.
+    pub(crate) fn start_ahead(self: &Arc<Self>) -> bool {
         let now = self.vm.now();
-        let Some((from, until)) = self.expected() else { return };
+        let Some((from, until)) = self.expected() else { return false };
         if now < from || now >= until || !self.has_memory() {
-            return;
+            return false;
         }
         let mut books = self.books.lock();
         let todo = books.start_ahead(self, now, until);
         drop(books);
-        if !todo.starts.is_empty() {
+        let starts = !todo.starts.is_empty();
+        if starts {
             self.vm.metrics.prewarms.inc();
         }
         self.act(todo);
+        starts
     }
 
     /// How long instances stay here and why, for listings; `None` where there is nothing to tell.

@@ -53,9 +53,12 @@ fn sweep(vm: &Arc<LocalVm>) {
     keeps.sort_unstable_by(|a, b| (&a.function, a.version).cmp(&(&b.function, b.version)));
     keeps.truncate(TOLD);
     *vm.keeps.lock() = keeps;
-    if !vm.is_draining() {
-        pools.iter().for_each(|pool| pool.start_ahead());
+    if vm.is_draining() {
+        return;
     }
+    // What is due in the same second does not stand in the way of calls: no more than could start at once by now.
+    let room = vm.starts.available_permits();
+    pools.iter().filter(|pool| pool.start_ahead()).take(room).for_each(drop);
 }
 
 /// A disk that is full or slow costs nobody anything but this.
