@@ -13,27 +13,39 @@ use std::{
     path::Path,
 };
 
-/// Removes the folder with all that is in it; that there is none is fine.
+/// How often what was emptied may have something in it again: others remove the same folder, or a part of it.
+const AGAIN: u32 = 1000;
+
+/// Removes the folder with all that is in it; that there is none, or no more, is fine.
 ///
 /// # Errors
 /// The first thing that could not be removed.
 pub fn clear(path: &Path) -> io::Result<()> {
-    let top = match open(rustix::fs::CWD, path) {
-        Err(Errno::NOENT) => return Ok(()),
-        top => top?,
-    };
-    let mut moved = 0u64;
+    let Some(top) = there(open(rustix::fs::CWD, path))? else { return Ok(()) };
+    let (mut moved, mut again) = (0u64, 0);
     loop {
         let names = names(&top)?;
         if names.is_empty() {
-            return fs::remove_dir(path);
+            match unlinkat(rustix::fs::CWD, path, AtFlags::REMOVEDIR) {
+                Err(Errno::NOTEMPTY) if again < AGAIN => again += 1,
+                removed => return there(removed).map(|_| ()),
+            }
         }
         for name in names {
-            if is_folder(&top, &name)? {
-                empty(&top, &name, &mut moved)?;
-                unlinkat(&top, &name, AtFlags::REMOVEDIR)?;
-            } else {
-                unlinkat(&top, &name, AtFlags::empty())?;
+            match is_folder(&top, &name)? {
+                None => {}
+                Some(false) => {
+                    there(unlinkat(&top, &name, AtFlags::empty()))?;
+                }
+                Some(true) => {
+                    empty(&top, &name, &mut moved)?;
+                    match unlinkat(&top, &name, AtFlags::REMOVEDIR) {
+                        Err(Errno::NOTEMPTY) if again < AGAIN => again += 1,
+                        removed => {
+                            there(removed)?;
+                        }
+                    }
+                }
             }
         }
     }
@@ -41,22 +53,36 @@ pub fn clear(path: &Path) -> io::Result<()> {
 
 /// Takes all out of a folder below `top`: files go, folders move up beside it and have their turn there.
 fn empty(top: &OwnedFd, name: &CString, moved: &mut u64) -> io::Result<()> {
-    let folder = open(top, name)?;
+    let Some(folder) = there(open(top, name))? else { return Ok(()) };
     for name in names(&folder)? {
-        if !is_folder(&folder, &name)? {
-            unlinkat(&folder, &name, AtFlags::empty())?;
-            continue;
-        }
-        loop {
-            *moved += 1;
-            match renameat(&folder, &name, top, format!("{moved}")) {
-                // Something else is called so: the next number.
-                Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => {}
-                done => break done?,
+        match is_folder(&folder, &name)? {
+            None => {}
+            Some(false) => {
+                there(unlinkat(&folder, &name, AtFlags::empty()))?;
             }
+            Some(true) => loop {
+                *moved += 1;
+                match renameat(&folder, &name, top, format!("{moved}")) {
+                    // Something else is called so: the next number.
+                    Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => {}
+                    done => {
+                        there(done)?;
+                        break;
+                    }
+                }
+            },
         }
     }
     Ok(())
+}
+
+/// What is gone was somebody else's work.
+fn there<T>(found: rustix::io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(err) => Err(err.into()),
+    }
 }
 
 fn open(at: impl AsFd, name: impl rustix::path::Arg + Copy) -> rustix::io::Result<OwnedFd> {
@@ -64,21 +90,23 @@ fn open(at: impl AsFd, name: impl rustix::path::Arg + Copy) -> rustix::io::Resul
     openat(at, name, flags, Mode::empty())
 }
 
-/// Says whether it is a folder, and makes sure that it can be opened.
-fn is_folder(at: &OwnedFd, name: &CString) -> io::Result<bool> {
-    let about = statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?;
+/// Says whether it is a folder, and makes sure that it can be opened; nothing when it is gone.
+fn is_folder(at: &OwnedFd, name: &CString) -> io::Result<Option<bool>> {
+    let Some(about) = there(statat(at, name, AtFlags::SYMLINK_NOFOLLOW))? else { return Ok(None) };
     let is_folder = FileType::from_raw_mode(about.st_mode).is_dir();
     if is_folder && Mode::from_raw_mode(about.st_mode) & Mode::RWXU != Mode::RWXU {
-        chmodat(at, name, Mode::RWXU, AtFlags::empty())?;
+        there(chmodat(at, name, Mode::RWXU, AtFlags::empty()))?;
     }
-    Ok(is_folder)
+    Ok(Some(is_folder))
 }
 
+/// What is in a folder; nothing, where the folder itself is gone.
 fn names(of: &OwnedFd) -> io::Result<Vec<CString>> {
     let is_own = |name: &CString| matches!(name.as_bytes(), b"." | b"..");
-    let entries = Dir::read_from(of)?.map(|entry| Ok(entry?.file_name().to_owned()));
-    let names: io::Result<Vec<CString>> = entries.collect();
-    Ok(names?.into_iter().filter(|name| !is_own(name)).collect())
+    let Some(entries) = there(Dir::read_from(of))? else { return Ok(Vec::new()) };
+    let names = entries.map(|entry| Ok(entry?.file_name().to_owned()));
+    let names: Option<Vec<CString>> = there(names.collect())?;
+    Ok(names.unwrap_or_default().into_iter().filter(|name| !is_own(name)).collect())
 }
 
 #[cfg(test)]
@@ -104,6 +132,25 @@ mod tests {
         clear(&folder).unwrap();
         assert!(!folder.exists() && outside.join("kept").exists());
         clear(&folder).unwrap();
+    }
+
+    /// A project's source lies in the folder of its build, and both are removed at once.
+    #[test]
+    fn several_may_remove_the_same() {
+        for _ in 0..50 {
+            let root = tempfile::tempdir().unwrap();
+            let folder = root.path().join("work");
+            for n in 0..20 {
+                fs::create_dir_all(folder.join(format!("source/{n}/a/b/c"))).unwrap();
+                fs::write(folder.join(format!("source/{n}/a/file")), "").unwrap();
+            }
+            std::thread::scope(|scope| {
+                for path in [folder.clone(), folder.join("source"), folder.join("source/3")] {
+                    scope.spawn(move || clear(&path).unwrap());
+                }
+            });
+            assert!(!folder.exists());
+        }
     }
 
     /// More levels than a path may have bytes.
