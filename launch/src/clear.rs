@@ -8,7 +8,7 @@ use rustix::{
 };
 use std::{
     ffi::CString,
-    fs, io,
+    io,
     os::fd::{AsFd, OwnedFd},
     path::Path,
 };
@@ -112,7 +112,10 @@ fn names(of: &OwnedFd) -> io::Result<Vec<CString>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::{
+        fs,
+        os::unix::fs::{PermissionsExt, symlink},
+    };
 
     #[test]
     fn whatever_code_leaves_goes_and_nothing_else() {
