@@ -37,7 +37,7 @@ pub(super) async fn measure(plan: Plan, rows: &mut Vec<Row>) {
     let registry = DebianRegistry::start().await;
     let shelf = tempfile::tempdir().unwrap();
     let config = format!(
-        "builder: {{ registry: \"{}/bench\" }}\nvm_agent: {{ layers_size: 1MiB, layer_shelf: \"{}\" }}",
+        "builder: {{ registry: \"{}/bench\" }}\nvm_agent: {{ layers_size: 1MiB, disk_look: 200ms, layer_shelf: \"{}\" }}",
         registry.address(),
         shelf.path().display()
     );
