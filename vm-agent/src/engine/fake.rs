@@ -198,6 +198,11 @@ impl FakeEngine {
         self.0.lock().faults.entry(verb).or_default().push_back(fault);
     }
 
+    /// What was scripted and did not happen does not happen any more.
+    pub fn forget_script(&self) {
+        self.0.lock().faults.clear();
+    }
+
     /// Stops or starts the engine itself. Its containers go on.
     pub fn set_down(&self, is_down: bool) {
         self.0.lock().is_down = is_down;
