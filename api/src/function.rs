@@ -65,6 +65,23 @@ impl Isolation {
     }
 }
 
+/// What an instance does between calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Idle {
+    /// Its processes are stopped after a while without a call, and go on with the next one.
+    #[default]
+    Freeze,
+    /// It runs on: for code that works in the background.
+    Run,
+}
+
+impl Idle {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// The settings of one function.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -112,7 +129,41 @@ pub struct FunctionSpec {
     /// What calls share.
     #[serde(default, skip_serializing_if = "Isolation::is_default")]
     pub isolation: Isolation,
+    /// Most of one body that the runtime wrapper reads into memory, decompressed. `None`: what follows from
+    /// the memory, see [`Self::body_limit`].
+    #[serde(default, rename = "max_body_bytes", skip_serializing_if = "Option::is_none")]
+    pub max_body: Option<Bytes>,
+    /// How long an instance that is to go may take to end by itself, from SIGTERM to SIGKILL.
+    #[serde(
+        default = "default_stop_grace",
+        with = "millis",
+        rename = "stop_grace_ms",
+        skip_serializing_if = "is_default_stop_grace"
+    )]
+    pub stop_grace: Duration,
+    /// What an instance does between calls.
+    #[serde(default, skip_serializing_if = "Idle::is_default")]
+    pub idle: Idle,
 }
+
+/// Default of [`FunctionSpec::stop_grace`]: long enough to close the connections to a database, short enough
+/// that a VM's memory is not held up by what is over.
+pub const STOP_GRACE: Duration = Duration::from_secs(3);
+
+/// Largest [`FunctionSpec::stop_grace`]: an instance that is over holds its memory that long.
+pub const MAX_STOP_GRACE: Duration = Duration::from_secs(60);
+
+fn default_stop_grace() -> Duration {
+    STOP_GRACE
+}
+
+fn is_default_stop_grace(grace: &Duration) -> bool {
+    *grace == STOP_GRACE
+}
+
+/// A parsed body takes up to some twenty times its bytes (a list of empty lists), and not all of the memory is
+/// the body's: a sixty-fourth of it is safe, 4 MiB at the default of 256 MiB.
+const BODY_SHARE: u64 = 64;
 
 impl FunctionSpec {
     /// The documented defaults for a function of this runtime.
@@ -133,7 +184,16 @@ impl FunctionSpec {
             network: Network::Egress,
             idempotent: false,
             isolation: Isolation::Instance,
+            max_body: None,
+            stop_grace: STOP_GRACE,
+            idle: Idle::Freeze,
         }
+    }
+
+    /// Most of one body that the runtime wrapper reads into memory, decompressed: `max_body`, else what the
+    /// memory of an instance bears.
+    pub fn body_limit(&self) -> Bytes {
+        self.max_body.unwrap_or(Bytes(self.memory.0 / BODY_SHARE))
     }
 }
 

@@ -31,6 +31,10 @@ pub const REFUSAL: HeaderName = HeaderName::from_static("x-epsilon-refusal");
 /// Set by the runtime wrapper on an answer that the platform has to replace; see [`Outcome`].
 pub const OUTCOME: HeaderName = HeaderName::from_static("x-epsilon-outcome");
 
+/// From a gateway to a function that is called below its name (`/{function}/…`): what was taken off the path, so
+/// that the code can make links to itself. Absent where the function has a host of its own.
+pub const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+
 /// What the platform spent on a call, in the format of W3C Server-Timing.
 pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 

@@ -86,6 +86,7 @@ struct Told<'a> {
     export: &'a str,
     signature: epsilon_api::function::Signature,
     timeout_ms: u64,
+    body_limit_bytes: u64,
     concurrency: u32,
 }
 
@@ -97,6 +98,7 @@ impl<'a> Told<'a> {
             export: &spec.export,
             signature: spec.signature,
             timeout_ms: u64::try_from(spec.timeout.as_millis()).unwrap_or(u64::MAX),
+            body_limit_bytes: spec.body_limit().0,
             concurrency: spec.concurrency.get(),
         }
     }

@@ -8,7 +8,7 @@ use super::{
     values::{self, word},
 };
 use epsilon_api::{
-    function::{FunctionSpec, Isolation, Network, Runtime, Signature},
+    function::{FunctionSpec, Idle, Isolation, MAX_STOP_GRACE, Network, Runtime, Signature},
     units::{Bytes, MilliCores},
 };
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
@@ -32,6 +32,9 @@ pub(crate) struct FunctionKeys {
     network: Option<Network>,
     idempotent: Option<bool>,
     isolation: Option<Isolation>,
+    max_body: Option<Bytes>,
+    stop_grace: Option<Duration>,
+    idle: Option<Idle>,
 }
 
 /// Where settings are written: it decides which keys have a meaning.
@@ -96,6 +99,10 @@ impl FunctionKeys {
         keys.network = section.take("network", |node| word(node, &NETWORKS))?;
         keys.idempotent = section.take("idempotent", values::yes_or_no)?;
         keys.isolation = section.take("isolation", |node| word(node, &ISOLATIONS))?;
+        keys.max_body = section.take("maxBody", |node| values::size(node, Bytes(1), memory))?;
+        keys.stop_grace =
+            section.take("stopGrace", |node| values::duration(node, MAX_STOP_GRACE))?;
+        keys.idle = section.take("idle", |node| word(node, &IDLES))?;
         section.take("auth", only_public)?;
         section.end()?;
         Ok(keys)
@@ -122,6 +129,9 @@ impl FunctionKeys {
             network: self.network.or(other.network),
             idempotent: self.idempotent.or(other.idempotent),
             isolation: self.isolation.or(other.isolation),
+            max_body: self.max_body.or(other.max_body),
+            stop_grace: self.stop_grace.or(other.stop_grace),
+            idle: self.idle.or(other.idle),
         }
     }
 
@@ -164,6 +174,9 @@ impl FunctionKeys {
             network: self.network.unwrap_or(default.network),
             idempotent: self.idempotent.unwrap_or(default.idempotent),
             isolation,
+            max_body: self.max_body.or(default.max_body),
+            stop_grace: self.stop_grace.unwrap_or(default.stop_grace),
+            idle: self.idle.unwrap_or(default.idle),
             ..default
         })
     }
@@ -185,6 +198,8 @@ const NETWORKS: [(&str, Network); 2] = [("egress", Network::Egress), ("none", Ne
 
 const ISOLATIONS: [(&str, Isolation); 2] =
     [("instance", Isolation::Instance), ("call", Isolation::Call)];
+
+const IDLES: [(&str, Idle); 2] = [("freeze", Idle::Freeze), ("run", Idle::Run)];
 
 fn no_secrets(node: &Node) -> Result<(), String> {
     match node {

@@ -8,7 +8,7 @@ pub(crate) mod ceilings;
 pub(crate) use ceilings::Settings as Ceilings;
 use epsilon_api::{
     build::{Built, BuiltFunction},
-    function::{FunctionSpec, ImageRef, Isolation, Parts, Runtime},
+    function::{FunctionSpec, ImageRef, Isolation, MAX_STOP_GRACE, Parts, Runtime},
     ids::FunctionName,
     suggest::nearest,
 };
@@ -125,6 +125,9 @@ fn check(function: &BuiltFunction, ceilings: &Ceilings, has_engine: bool) -> Res
         network: _,
         idempotent: _,
         isolation,
+        max_body,
+        stop_grace,
+        idle: _,
     } = &function.spec;
     match runtime {
         Runtime::Node => {
@@ -141,6 +144,10 @@ fn check(function: &BuiltFunction, ceilings: &Ceilings, has_engine: bool) -> Res
     if let Some(idle) = *idle_timeout {
         within("`idle_timeout_ms`", idle, Duration::ZERO, ceilings.max_idle_timeout)?;
     }
+    if let Some(limit) = *max_body {
+        ensure(limit.0 > 0, "`max_body_bytes`", || "must be at least 1".into())?;
+    }
+    within("`stop_grace_ms`", *stop_grace, Duration::ZERO, MAX_STOP_GRACE)?;
     let is_alone = *isolation == Isolation::Instance || concurrency.get() == 1;
     ensure(is_alone, "`isolation`", || "`call` needs a `concurrency` of 1".into())?;
     ensure(*memory >= ceilings.min_memory, "`memory_bytes`", || {
