@@ -4,7 +4,7 @@
 //! DATA/builder/id              names the builder's containers
 //!             /lock            shared while a builder uses the folder
 //!             /work/RANDOM/    one per build; removed when the build ends, however it ends
-//!             /npm/            npm's own cache
+//!             /npm/KEY/        npm's own cache, one per project
 //!             /dependencies/KEY/   node_modules, its layer
 //!             /layers/         layers exported from the engine, and compressed ones
 //!             /shelf/          layers of functions, for an agent on this machine
@@ -13,7 +13,7 @@
 //!
 //! Nothing here is precious: removing the folder costs time, no data.
 
-use crate::error;
+use crate::{error, source::ContentDigest};
 use epsilon_api::{build::BuildError, ids::InstanceId};
 use epsilon_launch::clear::clear;
 use rustix::fs::{FlockOperation, flock};
@@ -29,6 +29,9 @@ use tokio_util::task::TaskTracker;
 
 const FOLDERS: [&str; 8] =
     ["work", "npm", "dependencies", "layers", "shelf", "inspections", "images", "projects"];
+
+/// Length of a key.
+const KEY: usize = 64;
 
 /// The folder.
 #[derive(Clone, Debug)]
@@ -60,12 +63,17 @@ impl Cache {
             for left in fs::read_dir(root.join("work"))? {
                 remove(&left?.path());
             }
+            // One cache for all projects, of an earlier release: any of them may have put something there.
+            for left in fs::read_dir(root.join("npm"))?.flatten() {
+                if left.file_name().len() != KEY {
+                    remove(&left.path());
+                }
+            }
             for kind in ["dependencies", "layers"] {
                 prune(&root.join(kind), size)?;
             }
         }
         flock(&lock, FlockOperation::LockShared)?;
-        give(&root.join("npm"), container_user())?;
         let id = own_id(&root.join("id"))?;
         let cache = Self { root: root.to_owned(), tasks, _in_use: Arc::new(lock) };
         Ok(Opened { cache, id, alone })
@@ -78,9 +86,14 @@ impl Cache {
         Ok(Arc::new(WorkDir { path, tasks: self.tasks.clone() }))
     }
 
-    /// npm's own cache.
-    pub(crate) fn npm(&self) -> PathBuf {
-        self.root.join("npm")
+    /// npm's own cache for whoever has this key. What is in it decides what is installed from it, and npm writes
+    /// there what registries answered: nobody with another key sees it.
+    pub(crate) fn npm(&self, key: ContentDigest) -> Result<PathBuf, BuildError> {
+        let path = self.kept("npm", &key.to_string());
+        fs::create_dir_all(&path)
+            .and_then(|()| give(&path, container_user()))
+            .map_err(|err| error::file("making a cache for npm", &err))?;
+        Ok(path)
     }
 
     /// Where something that is kept lies, or would lie. Looking for it counts as use.
@@ -272,6 +285,21 @@ mod tests {
         fs::write(dir.path().join("images/k.json"), "[1,").unwrap();
         assert_eq!(cache.recall::<Vec<u8>>("images", "k"), None);
         assert_eq!(fs::read_dir(dir.path().join("images")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_cache_of_npm_is_its_keys_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = dir.path().join("npm/_cacache");
+        fs::create_dir_all(&shared).unwrap();
+        let cache = open(dir.path(), 0).cache;
+        assert!(!shared.exists());
+        let [one, two] =
+            ["a", "b"].map(|key| cache.npm(ContentDigest::of(key.as_bytes())).unwrap());
+        assert!(one.is_dir() && two.is_dir() && one != two);
+        drop(cache);
+        open(dir.path(), 0);
+        assert!(one.exists());
     }
 
     #[test]

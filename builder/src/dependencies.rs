@@ -8,12 +8,16 @@
 //!                                            of the operator       with neither
 //! ```
 //!
-//! Packages' own install scripts run, but in a second container: what a package runs never sees the cache
-//! that others install from, nor the operator's npm settings, which may hold tokens.
+//! npm believes the operator's settings and, of the project's, what [`npmrc`] lets through. Packages' own install
+//! scripts run, but in a second container: what a package runs never sees a cache that is installed from, nor the
+//! settings of either, which may hold tokens.
 
 mod manifest;
+mod npmrc;
 mod size;
 mod words;
+
+pub(crate) use npmrc::Operator;
 
 use crate::{
     blocking,
@@ -31,6 +35,7 @@ use crate::{
 };
 use epsilon_api::{
     build::{BuildError, BuildEvent, BuildLog},
+    ids::ProjectName,
     units::Bytes,
 };
 use manifest::Manifest;
@@ -43,7 +48,7 @@ use std::{
 use words::Words;
 
 /// Raised when installs are done in another way.
-const RECIPE: &[u8] = b"1";
+const RECIPE: &[u8] = b"2";
 /// What npm is told in every container.
 const QUIET: [&str; 4] = ["--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=notice"];
 
@@ -82,17 +87,19 @@ impl Dependencies {
     /// The packages that a project needs; `None` when it needs none.
     pub(crate) async fn ensure(
         &self,
+        project: &ProjectName,
         source: &Arc<Source>,
         runtime: &Runtime,
         work: &Arc<WorkDir>,
         log: &dyn BuildLog,
     ) -> Result<Option<Installed>, BuildError> {
-        let from = Arc::clone(source);
+        let (from, outside) = (Arc::clone(source), self.outside.clone());
         let asked = blocking::run("reading package.json", move || {
-            let manifest = Manifest::read(&from)?;
-            Ok(manifest.map(|manifest| (manifest.key(&from), manifest)))
+            let operator = outside.operator()?;
+            let manifest = Manifest::read(&from, &operator)?;
+            Ok(manifest.map(|manifest| (manifest.key(&from), manifest, operator)))
         });
-        let Some((asked, manifest)) = asked.await? else { return Ok(None) };
+        let Some((asked, manifest, operator)) = asked.await? else { return Ok(None) };
         for note in &manifest.notes {
             log.tell(error::note(note));
         }
@@ -106,13 +113,19 @@ impl Dependencies {
         }
         let folder = work.folder("install", container_user())?;
         let (from, to, whole) = (Arc::clone(source), folder.clone(), manifest.needs_tree);
+        let npmrc = manifest.npmrc.clone();
         blocking::run("preparing an install", move || {
-            prepare(&from, &to, whole).map_err(|err| error::file("preparing an install", &err))
+            prepare(&from, &to, whole, &npmrc)
+                .map_err(|err| error::file("preparing an install", &err))
         })
         .await?;
-        self.install(&manifest, runtime, &folder, work, log).await?;
+        let cache = self.cache.npm(manifest.cache_key(project))?;
+        let npm =
+            Npm { dependencies: self, runtime, folder: &folder, operator: &operator, work, log };
+        npm.install(&manifest, cache).await?;
+        forget(&folder).map_err(|err| error::file("preparing install scripts", &err))?;
         if has_scripts(&folder) {
-            self.run_scripts(runtime, &folder, work, log).await?;
+            npm.run_scripts().await?;
         }
         let limit = self.size;
         let looked_at = folder.clone();
@@ -134,96 +147,87 @@ impl Dependencies {
         let layer = Layer { diff_id: kept.diff_id, tar: home.join("layer.tar"), bytes: kept.bytes };
         Some(Installed { key, folder: home.join("node_modules"), layer, cached: false })
     }
+}
 
+/// npm in throw-away containers, at work in one folder.
+struct Npm<'a> {
+    dependencies: &'a Dependencies,
+    runtime: &'a Runtime,
+    folder: &'a Path,
+    operator: &'a Operator,
+    work: &'a Arc<WorkDir>,
+    log: &'a dyn BuildLog,
+}
+
+impl Npm<'_> {
     /// Fetches and unpacks, without running anything of the packages.
-    async fn install(
-        &self,
-        manifest: &Manifest,
-        runtime: &Runtime,
-        folder: &Path,
-        work: &Arc<WorkDir>,
-        log: &dyn BuildLog,
-    ) -> Result<(), BuildError> {
+    async fn install(&self, manifest: &Manifest, cache: PathBuf) -> Result<(), BuildError> {
         let verb = if manifest.has_lockfile { "ci" } else { "install" };
         let mut command = vec!["npm", verb, "--omit=dev", "--ignore-scripts"];
         command.extend(QUIET);
-        // The project's own `.npmrc` could name one of its files as the git to run, `.npmrc` and cache in reach.
-        let mut env = ["npm_config_cache=/npm", "npm_config_git=git"].map(str::to_owned).to_vec();
-        let mut mounts = vec![Bind { host: self.cache.npm(), inside: "/npm", writable: true }];
-        if let Some((variable, bind)) = self.outside.npmrc() {
-            env.push(variable);
-            mounts.push(bind);
-        }
-        self.run(&command, env, mounts, runtime, folder, work, log).await
+        let mut mounts = vec![Bind { host: cache, inside: "/npm", writable: true }];
+        mounts.extend(self.dependencies.outside.npmrc(self.work)?);
+        self.run(&command, "/npm", mounts).await
     }
 
     /// Runs the install scripts of packages that have some: native addons, downloads of binaries.
-    async fn run_scripts(
-        &self,
-        runtime: &Runtime,
-        folder: &Path,
-        work: &Arc<WorkDir>,
-        log: &dyn BuildLog,
-    ) -> Result<(), BuildError> {
+    async fn run_scripts(&self) -> Result<(), BuildError> {
         let mut command = vec!["npm", "rebuild", "--foreground-scripts"];
         command.extend(QUIET);
-        let env = vec!["npm_config_cache=/tmp/npm".to_owned()];
-        self.run(&command, env, Vec::new(), runtime, folder, work, log).await
+        self.run(&command, "/tmp/npm", Vec::new()).await
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one call each for the two containers")]
     async fn run(
         &self,
         command: &[&str],
-        mut env: Vec<String>,
+        cache: &str,
         mut mounts: Vec<Bind>,
-        runtime: &Runtime,
-        folder: &Path,
-        work: &Arc<WorkDir>,
-        log: &dyn BuildLog,
     ) -> Result<(), BuildError> {
+        let Dependencies { engine, outside, network, limits, size, .. } = self.dependencies;
         let (uid, gid) = container_user();
-        env.push("HOME=/tmp".to_owned());
-        env.extend(self.outside.env());
-        mounts.extend(self.outside.mounts());
-        mounts.push(Bind { host: folder.to_owned(), inside: APP, writable: true });
+        let mut env = outside.env();
+        env.extend(outside.npm_env(self.operator));
+        env.extend([format!("npm_config_cache={cache}"), "HOME=/tmp".to_owned()]);
+        mounts.extend(outside.mounts());
+        mounts.push(Bind { host: self.folder.to_owned(), inside: APP, writable: true });
         let task = Task {
             purpose: "npm",
-            image: runtime.reference.clone(),
+            image: self.runtime.reference.clone(),
             command: command.iter().map(|&word| word.to_owned()).collect(),
             env,
             mounts,
             workdir: APP,
             rights: Rights::None { uid, gid },
-            network: Some(self.network.name().await?),
-            limits: self.limits,
-            largest_file: Some(self.size),
+            network: Some(network.name().await?),
+            limits: *limits,
+            largest_file: Some(*size),
         };
-        let container = self.engine.create(&task, Some(Arc::clone(work) as _)).await?;
+        let container = engine.create(&task, Some(Arc::clone(self.work) as _)).await?;
         let mut words = Words::default();
         let ended = tokio::select! {
             ended = container.run(|line| {
                 if words.take(line) {
-                    log.tell(BuildEvent::Line(line.to_owned()));
+                    self.log.tell(BuildEvent::Line(line.to_owned()));
                 }
             }) => ended?,
-            too_large = size::outgrown(folder, self.size) => return Err(too_large),
+            too_large = size::outgrown(self.folder, *size) => return Err(too_large),
         };
         match ended.exit {
             Exit::Code(0) => Ok(()),
             exit @ (Exit::Code(_) | Exit::OutOfMemory | Exit::TimedOut) => {
-                Err(words::failed(exit, &words, command[1], self.limits))
+                Err(words::failed(exit, &words, command[1], *limits))
             }
         }
     }
 }
 
-/// Puts what npm needs into the folder that it works in: the manifest, the lockfile and npm's settings
-/// of the project; for packages that lie in the project itself, everything.
-fn prepare(source: &Source, to: &Path, whole: bool) -> io::Result<()> {
+/// Puts what npm needs into the folder that it works in: the manifest and the lockfile of the project; for packages
+/// that lie in the project itself, everything. Its settings for npm only as far as an install may see them.
+fn prepare(source: &Source, to: &Path, whole: bool, npmrc: &str) -> io::Result<()> {
     let owner = container_user();
     for file in &source.files {
-        if !whole && !manifest::FILES.contains(&file.path.as_str()) {
+        let is_settings = || file.path.split('/').any(|name| name == manifest::SETTINGS);
+        if !whole && !manifest::FILES.contains(&file.path.as_str()) || is_settings() {
             continue;
         }
         let mut folder = to.to_owned();
@@ -239,7 +243,20 @@ fn prepare(source: &Source, to: &Path, whole: bool) -> io::Result<()> {
         }
         give(&target, owner)?;
     }
-    Ok(())
+    if npmrc.is_empty() {
+        return Ok(());
+    }
+    let settings = to.join(manifest::SETTINGS);
+    fs::write(&settings, npmrc)?;
+    give(&settings, owner)
+}
+
+/// Takes the project's settings for npm away again: tokens are not for the packages' own scripts.
+fn forget(folder: &Path) -> io::Result<()> {
+    match fs::remove_file(folder.join(manifest::SETTINGS)) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 /// npm writes beside the packages what it installed, and which of them have scripts.

@@ -180,12 +180,13 @@ fn key(
 ) -> ContentDigest {
     let mut key = Hasher::default().part(runtime.inspector.image.id.as_bytes());
     key = key.part(packages.map(|p| p.key.to_string()).unwrap_or_default().as_bytes());
-    for text in entries.iter().chain(env) {
-        key = key.part(text.as_bytes());
+    for texts in [entries, env] {
+        key = key.part(&texts.len().to_le_bytes());
+        key = texts.iter().fold(key, |key, text| key.part(text.as_bytes()));
     }
     // Settings are not code: another `timeout` in the manifest needs no second look.
     for file in source.files.iter().filter(|file| manifest.file() != Some(file.path.as_str())) {
-        key = key.part(file.path.as_bytes()).part(file.sha256.to_string().as_bytes());
+        key = file.digest_into(key);
     }
     key.finish()
 }

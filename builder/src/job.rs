@@ -128,7 +128,8 @@ impl Workshop {
         let runtime = self.runtimes.ensure(log).await?;
 
         let told = Telling::begin(log, Step::Dependencies, "");
-        let packages = self.dependencies.ensure(source, &runtime, work, log).await?;
+        let packages =
+            self.dependencies.ensure(&manifest.project, source, &runtime, work, log).await?;
         told.done(match &packages {
             None => "none".to_owned(),
             Some(packages) if packages.cached => format!("cached, {}", Bytes(packages.layer.bytes)),

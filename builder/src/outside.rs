@@ -3,8 +3,21 @@
 //!
 //! Only for containers that install something. Functions get none of this.
 
-use crate::{config::Config, engine::container::Bind};
-use std::{collections::HashMap, env, path::PathBuf};
+use crate::{
+    cache::{WorkDir, container_user},
+    config::Config,
+    dependencies::Operator,
+    engine::container::Bind,
+    error,
+};
+use epsilon_api::{build::BuildError, ids::InstanceId};
+use std::{
+    collections::HashMap,
+    env,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+};
 
 /// Where the machine's certificates are mounted. Not over the base's own bundle: that one stays what
 /// the distribution made it.
@@ -72,10 +85,53 @@ impl Outside {
     }
 
     /// The operator's npm settings, which may hold tokens: only for containers in which nothing but npm
-    /// itself runs.
-    pub(crate) fn npmrc(&self) -> Option<(String, Bind)> {
-        let host = self.npmrc.as_ref()?;
-        Some((format!("npm_config_userconfig={NPMRC_INSIDE}"), read_only(host, NPMRC_INSIDE)))
+    /// itself runs. A copy that the container's user may read, whoever owns the file. Blocking, but short.
+    pub(crate) fn npmrc(&self, work: &WorkDir) -> Result<Option<Bind>, BuildError> {
+        let Some(from) = &self.npmrc else { return Ok(None) };
+        let owner = container_user();
+        let host = work.file(&format!("npmrc-{}", InstanceId::random()), owner)?;
+        let copied = fs::set_permissions(&host, Permissions::from_mode(0o600))
+            .and_then(|()| fs::read(from))
+            .and_then(|text| fs::write(&host, text));
+        copied.map_err(|err| error::file("reading npm's settings", &err))?;
+        Ok(Some(read_only(&host, NPMRC_INSIDE)))
+    }
+
+    /// What the operator has decided for npm. Blocking, but short: read anew for each build, tokens change.
+    pub(crate) fn operator(&self) -> Result<Operator, BuildError> {
+        let text = self.npmrc.as_ref().map(fs::read).transpose();
+        let text = text.map_err(|err| error::file("reading npm's settings", &err))?;
+        let text = text.unwrap_or_default();
+        let registry = self.variable("npm_config_registry");
+        Ok(Operator::read(&String::from_utf8_lossy(&text), registry))
+    }
+
+    /// `NAME=value` for every container in which npm runs: how it reaches registries, and whom it believes. npm puts
+    /// variables above all files, so each is set, also where the operator has nothing to say: none is left to a
+    /// file of a project.
+    pub(crate) fn npm_env(&self, operator: &Operator) -> Vec<String> {
+        let said = |key: &str| operator.connection(key);
+        // `null` makes npm look at the plain variables, `HTTPS_PROXY` and its like.
+        let settings = [
+            ("npm_config_proxy", said("proxy").unwrap_or("null")),
+            ("npm_config_https_proxy", said("https-proxy").unwrap_or("null")),
+            (
+                "npm_config_noproxy",
+                said("noproxy").or_else(|| self.variable("no_proxy")).unwrap_or("localhost"),
+            ),
+            ("npm_config_strict_ssl", said("strict-ssl").unwrap_or("true")),
+            ("npm_config_cafile", CA_INSIDE),
+            ("npm_config_userconfig", NPMRC_INSIDE),
+            ("npm_config_git", "git"),
+            ("npm_config_script_shell", "sh"),
+        ];
+        let unset = settings.into_iter().filter(|(name, _)| self.variable(name).is_none());
+        unset.map(|(name, value)| format!("{name}={value}")).collect()
+    }
+
+    fn variable(&self, name: &str) -> Option<&str> {
+        let found = self.variables.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.as_str())
     }
 
     /// The proxies alone, as arguments of a Dockerfile: the engine knows them without an `ARG`, and
@@ -139,6 +195,35 @@ mod tests {
         assert!(
             !env.iter().any(|variable| variable.contains("AWS") || variable.contains("prefix"))
         );
+    }
+
+    #[test]
+    fn npm_is_told_how_to_reach_registries_whatever_the_operator_says() {
+        let silent = outside().npm_env(&Operator::default());
+        for variable in [
+            "npm_config_proxy=null",
+            "npm_config_https_proxy=null",
+            "npm_config_noproxy=localhost",
+            "npm_config_strict_ssl=true",
+            "npm_config_cafile=/run/epsilon/ca.crt",
+            "npm_config_userconfig=/run/epsilon/npmrc",
+            "npm_config_git=git",
+            "npm_config_script_shell=sh",
+        ] {
+            assert!(silent.iter().any(|told| told == variable), "{variable}: {silent:?}");
+        }
+        let operator = Operator::read("proxy=http://p:1\nstrict-ssl=false\nnoproxy=x", None);
+        let told = outside().npm_env(&operator);
+        for variable in
+            ["npm_config_proxy=http://p:1", "npm_config_strict_ssl=false", "npm_config_noproxy=x"]
+        {
+            assert!(told.iter().any(|told| told == variable), "{variable}: {told:?}");
+        }
+        let variables =
+            relevant([("NPM_CONFIG_PROXY".to_owned(), "http://p:2".to_owned())].into_iter());
+        let told = Outside { variables, ..outside() }.npm_env(&operator);
+        assert!(!told.iter().any(|told| told.starts_with("npm_config_proxy")), "{told:?}");
+        assert_eq!(outside().operator().unwrap().registry.as_deref(), Some("https://npm.example"));
     }
 
     #[test]

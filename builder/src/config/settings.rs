@@ -44,8 +44,8 @@ pub struct Settings {
     /// Certificates that installs trust besides the usual ones. Default: `SSL_CERT_FILE` or
     /// `NODE_EXTRA_CA_CERTS`, else the machine's own bundle.
     pub ca_bundle: Option<PathBuf>,
-    /// npm's settings for installs. Default: `~/.npmrc`, where there is one. Install scripts never
-    /// see it.
+    /// npm's settings for installs: registries, tokens, proxies, whom to trust; no project's `.npmrc` changes one of
+    /// them. Default: `~/.npmrc`, where there is one. Install scripts never see it.
     pub npmrc: Option<PathBuf>,
     /// The engine's network that installs and Dockerfiles use, as it is. Default: one of the builder's own,
     /// without a way to 169.254.169.254 (the cloud's metadata, with the machine's own credentials), which

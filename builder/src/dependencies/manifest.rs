@@ -1,18 +1,19 @@
 //! What a project asks npm for: the parts of `package.json` that decide what is installed, and the files
 //! beside it. Reads, runs nothing.
 
+use super::npmrc::{self, Operator};
 use crate::{
     error::{self, Hint},
     manifest::short,
     source::{ContentDigest, Hasher, Source},
 };
-use epsilon_api::{build::BuildError, units::Bytes};
+use epsilon_api::{build::BuildError, ids::ProjectName, units::Bytes};
 use serde_json::{Map, Value};
 
-/// What npm reads at the root of a project. None of it but the lockfiles and `package.json` goes into an
-/// image.
-pub(super) const FILES: [&str; 4] =
-    ["package.json", "package-lock.json", "npm-shrinkwrap.json", ".npmrc"];
+/// What npm reads at the root of a project, beside its settings.
+pub(super) const FILES: [&str; 3] = ["package.json", "package-lock.json", "npm-shrinkwrap.json"];
+/// npm's settings. No file of this name gets to npm as it is: see [`npmrc`].
+pub(super) const SETTINGS: &str = ".npmrc";
 /// The lockfiles that npm honours, the one that wins first.
 const LOCKFILES: [&str; 2] = ["npm-shrinkwrap.json", "package-lock.json"];
 /// Lockfiles of other tools.
@@ -38,6 +39,10 @@ const LOCKFILE_MAX: Bytes = Bytes::mib(64);
 pub(super) struct Manifest {
     parts: String,
     files: Vec<(&'static str, Vec<u8>)>,
+    /// The project's settings for npm, as far as an install may see them.
+    pub(super) npmrc: String,
+    /// Where packages come from without them.
+    origins: String,
     pub(super) has_lockfile: bool,
     /// Packages lie in the project itself, so npm has to see all of it.
     pub(super) needs_tree: bool,
@@ -47,7 +52,7 @@ pub(super) struct Manifest {
 
 impl Manifest {
     /// `None` when nothing is to be installed.
-    pub(super) fn read(source: &Source) -> Result<Option<Self>, BuildError> {
+    pub(super) fn read(source: &Source, operator: &Operator) -> Result<Option<Self>, BuildError> {
         let Some(text) = source.read("package.json", PACKAGE_MAX)? else { return Ok(None) };
         let package: Map<String, Value> = serde_json::from_slice(&text)
             .map_err(|err| error::manifest_invalid(format!("package.json: {err}")))?;
@@ -74,21 +79,25 @@ impl Manifest {
             files.extend(source.read(name, LOCKFILE_MAX)?.map(|content| (name, content)));
         }
         let has_lockfile = !files.is_empty();
-        files.extend(source.read(".npmrc", PACKAGE_MAX)?.map(|content| (".npmrc", content)));
+        let settings = source.read(SETTINGS, PACKAGE_MAX)?.unwrap_or_default();
+        let settings = npmrc::reduce(&String::from_utf8_lossy(&settings), operator);
         let parts: Vec<_> = PARTS.iter().map(|part| (part, package.get(*part))).collect();
         Ok(Some(Self {
             parts: serde_json::to_string(&parts).unwrap_or_default(),
             files,
+            npmrc: settings.text,
+            origins: operator.origins(),
             has_lockfile,
             needs_tree: !is_empty("workspaces")
                 || asked[..2].iter().any(|part| is_local(&package, part)),
-            notes: notes(source, &package, has_lockfile),
+            notes: [notes(source, &package, has_lockfile), settings.notes].concat(),
         }))
     }
 
-    /// Of all that decides what is installed.
+    /// Of all that decides what is installed. What a project has under its key is what every other one would have.
     pub(super) fn key(&self, source: &Source) -> ContentDigest {
-        let mut key = Hasher::default().part(self.parts.as_bytes());
+        let mut key = Hasher::default().part(self.parts.as_bytes()).part(self.npmrc.as_bytes());
+        key = key.part(self.origins.as_bytes());
         for (name, content) in &self.files {
             key = key.part(name.as_bytes()).part(content);
         }
@@ -96,6 +105,16 @@ impl Manifest {
             key = key.part(source.digest.to_string().as_bytes());
         }
         key.finish()
+    }
+
+    /// Of what may be in one cache of npm: what one project fetched with its own tokens, or from its own registries,
+    /// is nobody else's to find.
+    pub(super) fn cache_key(&self, project: &ProjectName) -> ContentDigest {
+        Hasher::default()
+            .part(project.as_str().as_bytes())
+            .part(self.npmrc.as_bytes())
+            .part(self.origins.as_bytes())
+            .finish()
     }
 }
 
@@ -164,12 +183,12 @@ mod tests {
 
     async fn read(files: &[(&str, &str)]) -> Option<Manifest> {
         let (_work, source) = project(files).await;
-        Manifest::read(&source).unwrap()
+        Manifest::read(&source, &Operator::default()).unwrap()
     }
 
     async fn key(files: &[(&str, &str)]) -> ContentDigest {
         let (_work, source) = project(files).await;
-        Manifest::read(&source).unwrap().unwrap().key(&source)
+        Manifest::read(&source, &Operator::default()).unwrap().unwrap().key(&source)
     }
 
     async fn notes(files: &[(&str, &str)]) -> Vec<String> {
@@ -193,7 +212,28 @@ mod tests {
         assert_eq!(first, key(&[("package.json", named)]).await);
         assert_ne!(first, key(&[("package.json", r#"{"dependencies":{"a":"2"}}"#)]).await);
         assert_ne!(first, key(&[A, ("package-lock.json", "{}")]).await);
-        assert_ne!(first, key(&[A, (".npmrc", "x=1")]).await);
+        assert_ne!(first, key(&[A, (".npmrc", "legacy-peer-deps=true")]).await);
+        // What npm is not given decides nothing.
+        assert_eq!(first, key(&[A, (".npmrc", "proxy=http://x")]).await);
+    }
+
+    #[tokio::test]
+    async fn another_registry_of_the_operators_is_another_key() {
+        let (_work, source) = project(&[A]).await;
+        let key =
+            |operator: &Operator| Manifest::read(&source, operator).unwrap().unwrap().key(&source);
+        let other = Operator::read("registry=https://npm.example/", None);
+        assert_ne!(key(&Operator::default()), key(&other));
+    }
+
+    #[tokio::test]
+    async fn a_cache_of_npm_is_one_projects_with_one_set_of_registries() {
+        let name = |name| ProjectName::parse(name).unwrap();
+        let tokened = (".npmrc", "//npm.example/:_authToken=x");
+        let (plain, own) = (read(&[A]).await.unwrap(), read(&[A, tokened]).await.unwrap());
+        assert_eq!(plain.cache_key(&name("a")), plain.cache_key(&name("a")));
+        assert_ne!(plain.cache_key(&name("a")), plain.cache_key(&name("b")));
+        assert_ne!(plain.cache_key(&name("a")), own.cache_key(&name("a")));
     }
 
     #[tokio::test]
@@ -214,7 +254,7 @@ mod tests {
         {
             let package = format!(r#"{{"dependencies":{{"shared":"{path}"}}}}"#);
             let (_work, source) = project(&[("package.json", &package)]).await;
-            let err = Manifest::read(&source).unwrap_err();
+            let err = Manifest::read(&source, &Operator::default()).unwrap_err();
             assert_eq!(err.code, "MANIFEST_INVALID");
             assert!(err.message.contains(path) && err.hint.is_some(), "{}", err.message);
         }
@@ -235,6 +275,9 @@ mod tests {
     #[tokio::test]
     async fn a_package_json_that_is_no_object_is_an_error() {
         let (_work, source) = project(&[("package.json", "[]")]).await;
-        assert_eq!(Manifest::read(&source).unwrap_err().code, "MANIFEST_INVALID");
+        assert_eq!(
+            Manifest::read(&source, &Operator::default()).unwrap_err().code,
+            "MANIFEST_INVALID"
+        );
     }
 }

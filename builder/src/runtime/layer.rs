@@ -69,15 +69,15 @@ pub(super) async fn make(
     let owner @ (uid, gid) = container_user();
     let folder = work.folder(program.name, owner)?;
     write(program, &folder, owner).map_err(|err| error::file("unpacking a program", &err))?;
+    let operator = workshop.outside.operator()?;
     let mut env = workshop.outside.env();
+    env.extend(workshop.outside.npm_env(&operator));
     let mut mounts = workshop.outside.mounts();
-    if let Some((variable, bind)) = workshop.outside.npmrc() {
-        env.push(variable);
-        mounts.push(bind);
-    }
+    mounts.extend(workshop.outside.npmrc(work)?);
+    let cache = workshop.cache.npm(ContentDigest::of(b"runtime"))?;
     env.extend(["HOME=/tmp".to_owned(), "npm_config_cache=/npm".to_owned()]);
     mounts.push(Bind { host: folder.clone(), inside: program.inside, writable: true });
-    mounts.push(Bind { host: workshop.cache.npm(), inside: "/npm", writable: true });
+    mounts.push(Bind { host: cache, inside: "/npm", writable: true });
     let task = Task {
         purpose: program.name,
         image: base.to_owned(),

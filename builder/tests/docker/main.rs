@@ -12,4 +12,5 @@ mod lab;
 mod layout;
 mod loading;
 mod member;
+mod npmrc;
 mod registry;

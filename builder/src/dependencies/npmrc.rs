@@ -1,0 +1,413 @@
+//! The `.npmrc` of a project → the lines of it that an install may see; and what the operator's own says, which no
+//! project changes. Pure: reads text, asks nobody.
+//!
+//! npm believes a project's `.npmrc` more than the operator's. Its proxy sees the operator's tokens, its authorities
+//! and `strict-ssl=false` decide who may answer for a registry. So only what can do no such harm is passed on: where
+//! packages of a scope come from, the project's own tokens for those hosts, and how npm resolves versions. The result
+//! is written anew, line by line, out of values of a narrow form: npm reads in it what was read here.
+
+use crate::manifest::short;
+use std::collections::BTreeSet;
+
+/// Switches that change what is installed, and nobody else's business.
+const SWITCHES: [&str; 5] =
+    ["legacy-peer-deps", "strict-peer-deps", "engine-strict", "install-links", "prefer-dedupe"];
+/// Kept where its value is one of these.
+const STRATEGY: (&str, [&str; 3]) = ("install-strategy", ["hoisted", "nested", "shallow"]);
+/// Of no effect on an install in a container; left out without a word.
+const WITHOUT_EFFECT: [&str; 17] = [
+    "access",
+    "audit",
+    "color",
+    "fund",
+    "git-tag-version",
+    "init-author-name",
+    "init-license",
+    "init-version",
+    "loglevel",
+    "progress",
+    "provenance",
+    "save",
+    "save-exact",
+    "save-prefix",
+    "tag-version-prefix",
+    "update-notifier",
+    "yes",
+];
+/// What a line of a host may say, `//HOST/:KEY`. Certificates and keys are no texts but files.
+const CREDENTIALS: [&str; 4] = ["_authToken", "_auth", "username", "_password"];
+/// What npm asks when nobody names a registry.
+const DEFAULT_REGISTRY: &str = "npm.example";
+/// Longest value that is taken: tokens of clouds have some 2 KiB.
+const LONGEST: usize = 4096;
+/// Most keys that one note names.
+const NAMED: usize = 8;
+
+/// What the operator has decided, in the settings file or in variables of the builder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Operator {
+    /// Where packages come from, if it is said.
+    pub(crate) registry: Option<String>,
+    /// `@scope:registry` and where.
+    scopes: Vec<(String, String)>,
+    /// `host` or `host:port` of registries and of credentials.
+    hosts: BTreeSet<String>,
+    /// Of `proxy`, `strict-ssl` and their like: key and value, as written.
+    connection: Vec<(String, String)>,
+}
+
+/// What is left of a project's file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reduced {
+    /// For npm to read.
+    pub(super) text: String,
+    /// For the developer: what was left out, and why.
+    pub(super) notes: Vec<String>,
+}
+
+/// Why a line is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Why {
+    Operators,
+    Set,
+    Variable,
+    Stranger,
+    Form,
+}
+
+impl Operator {
+    /// Of the text of the operator's `.npmrc`; `registry` is the one that a variable names, which wins.
+    pub(crate) fn read(text: &str, registry: Option<&str>) -> Self {
+        let mut operator = Self::default();
+        for (key, value) in lines(text) {
+            match key {
+                "registry" => operator.registry = Some(value.to_owned()),
+                "proxy" | "http-proxy" | "https-proxy" | "noproxy" | "strict-ssl" => {
+                    let key = if key == "http-proxy" { "proxy" } else { key };
+                    operator.connection.push((key.to_owned(), value.to_owned()));
+                }
+                key if is_scope(key) => operator.scopes.push((key.to_owned(), value.to_owned())),
+                key => operator.hosts.extend(host_of(key)),
+            }
+        }
+        if let Some(registry) = registry {
+            operator.registry = Some(registry.to_owned());
+        }
+        let named = operator.scopes.iter().map(|(_, url)| url).chain(&operator.registry);
+        let named: Vec<_> = named.filter_map(|url| host_of(url)).collect();
+        operator.hosts.extend(named);
+        operator
+    }
+
+    /// What the operator's file says of a key of the connection.
+    pub(crate) fn connection(&self, key: &str) -> Option<&str> {
+        let said = self.connection.iter().rev().find(|(name, _)| name == key);
+        said.map(|(_, value)| value.as_str())
+    }
+
+    /// All that decides where packages come from, as one text. Tokens change by the hour and are not in it.
+    pub(super) fn origins(&self) -> String {
+        format!("{:?} {:?} {:?}", self.registry, self.scopes, self.hosts)
+    }
+
+    fn names_scope(&self, key: &str) -> bool {
+        self.scopes.iter().any(|(scope, _)| scope == key)
+    }
+
+    /// Whether a URL would carry the operator's token in clear text that the operator sends by TLS.
+    fn is_exposed_by(&self, url: &str) -> bool {
+        let own = self.scopes.iter().map(|(_, url)| url).chain(&self.registry);
+        let host = host_of(url);
+        url.starts_with("http:")
+            && host.as_ref().is_some_and(|host| self.hosts.contains(host))
+            && !own.into_iter().any(|own| own.starts_with("http:") && host_of(own) == host)
+    }
+}
+
+/// Reduces a project's file to what an install may see.
+pub(super) fn reduce(text: &str, operator: &Operator) -> Reduced {
+    let all: Vec<_> = lines(text).collect();
+    let mut left_out: Vec<(Why, &str)> = Vec::new();
+    let mut kept: Vec<(&str, &str)> = Vec::new();
+    // Which hosts are the project's own is known from its registries: they come first.
+    let (registries, others): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|(key, _)| *key == "registry" || is_scope(key));
+    for (key, value) in registries {
+        let is_set =
+            if key == "registry" { operator.registry.is_some() } else { operator.names_scope(key) };
+        match value {
+            _ if is_set => left_out.push((Why::Set, key)),
+            value if value.contains('$') => left_out.push((Why::Variable, key)),
+            value if !is_url(value) => left_out.push((Why::Form, key)),
+            value if operator.is_exposed_by(value) => left_out.push((Why::Operators, key)),
+            value => kept.push((key, value)),
+        }
+    }
+    let own: BTreeSet<String> = kept
+        .iter()
+        .filter_map(|(_, url)| host_of(url))
+        .chain([DEFAULT_REGISTRY.to_owned()])
+        .filter(|host| !operator.hosts.contains(host))
+        .collect();
+    for (key, value) in others {
+        match judge(key, value, &own, operator) {
+            Some(Ok(())) => kept.push((key, value)),
+            Some(Err(why)) => left_out.push((why, key)),
+            None => {}
+        }
+    }
+    let text = kept.into_iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+    Reduced { text, notes: notes(left_out) }
+}
+
+/// `None`: left out, and nobody has to know.
+fn judge(
+    key: &str,
+    value: &str,
+    own: &BTreeSet<String>,
+    operator: &Operator,
+) -> Option<Result<(), Why>> {
+    if WITHOUT_EFFECT.contains(&key) {
+        return None;
+    }
+    if SWITCHES.contains(&key) {
+        return Some(if matches!(value, "true" | "false") { Ok(()) } else { Err(Why::Form) });
+    }
+    if key == STRATEGY.0 {
+        return Some(if STRATEGY.1.contains(&value) { Ok(()) } else { Err(Why::Form) });
+    }
+    let Some((place, name)) = key.strip_prefix("//").and_then(|_| key.rsplit_once(":")) else {
+        return Some(Err(Why::Operators));
+    };
+    if matches!(name, "email" | "always-auth") {
+        return None;
+    }
+    if !CREDENTIALS.contains(&name) || !is_place(place) {
+        return Some(Err(Why::Operators));
+    }
+    Some(match host_of(place) {
+        Some(host) if operator.hosts.contains(&host) => Err(Why::Set),
+        Some(host) if !own.contains(&host) => Err(Why::Stranger),
+        Some(_) if value.contains('$') => Err(Why::Variable),
+        Some(_) if is_credential(value) => Ok(()),
+        Some(_) | None => Err(Why::Form),
+    })
+}
+
+/// Keys and values. What comes below a `[section]` is not npm's.
+fn lines(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with('['));
+    lines.filter(|line| !line.is_empty() && !line.starts_with([';', '#'])).map(|line| {
+        let (key, value) = line.split_once('=').unwrap_or((line, "true"));
+        (unquoted(key.trim()), unquoted(value.trim()))
+    })
+}
+
+fn unquoted(text: &str) -> &str {
+    let inner = |quote| text.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote));
+    inner('"').or_else(|| inner('\'')).unwrap_or(text)
+}
+
+/// `@scope:registry`
+fn is_scope(key: &str) -> bool {
+    let scope = key.strip_prefix('@').and_then(|rest| rest.strip_suffix(":registry"));
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"._~-".contains(&b);
+    scope.is_some_and(|scope| !scope.is_empty() && scope.len() < 215 && scope.bytes().all(fits))
+}
+
+/// `https://host/path`, without a user, a query, or anything that npm's file could read as more.
+fn is_url(text: &str) -> bool {
+    let rest = text.strip_prefix("https:").or_else(|| text.strip_prefix("http:"));
+    rest.is_some_and(is_place)
+}
+
+/// `//host:port/path`
+fn is_place(text: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"._~%:/@+-".contains(&b);
+    let host = host_of(text).unwrap_or_default();
+    text.len() <= LONGEST
+        && text.bytes().all(fits)
+        && !host.is_empty()
+        && !host.contains(['@', '%'])
+}
+
+/// What `text` has between `//` and the next slash, in lower case.
+fn host_of(text: &str) -> Option<String> {
+    let rest = text.split_once("//")?.1;
+    let host = rest.split('/').next()?.to_ascii_lowercase();
+    (!host.is_empty()).then_some(host)
+}
+
+fn is_credential(text: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"+/=._~:@-".contains(&b);
+    (1..=LONGEST).contains(&text.len()) && text.bytes().all(fits)
+}
+
+fn notes(mut left_out: Vec<(Why, &str)>) -> Vec<String> {
+    left_out.sort_unstable();
+    left_out.dedup();
+    left_out
+        .chunk_by(|(a, _), (b, _)| a == b)
+        .filter_map(|same| {
+            let why = match same.first()?.0 {
+                Why::Operators => "only the operator sets that (`builder.npmrc`)",
+                Why::Set => "the operator has set that",
+                Why::Variable => {
+                    "its value names a variable, and an install has none; write the value, or ask the operator to \
+                     set it (`builder.npmrc`)"
+                }
+                Why::Stranger => "no `registry` line of the file names that host",
+                Why::Form => "its value is none that is understood",
+            };
+            let keys: Vec<_> = same.iter().take(NAMED).map(|(_, key)| format!("`{}`", short(key))).collect();
+            let more = match same.len().checked_sub(NAMED) {
+                None | Some(0) => String::new(),
+                Some(more) => format!(" and {more} more"),
+            };
+            Some(format!("`.npmrc`: {}{more} left out: {why}", keys.join(", ")))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn operator() -> Operator {
+        Operator::read(
+            "; ours\n@ours:registry=https://npm.example/ours/\n//npm.example/:_authToken=${TOKEN}\n\
+             http-proxy = \"http://proxy.example:3128\"\nstrict-ssl=false\n[section]\nregistry=http://x/\n",
+            None,
+        )
+    }
+
+    #[test]
+    fn what_the_operator_says_is_known() {
+        let operator = operator();
+        assert_eq!(operator.registry, None);
+        assert_eq!(operator.connection("proxy"), Some("http://proxy.example:3128"));
+        assert_eq!(operator.connection("strict-ssl"), Some("false"));
+        assert_eq!(operator.connection("https-proxy"), None);
+        assert!(operator.hosts.contains("npm.example"));
+        let one = Operator::read("//a/:_authToken=1\nregistry=https://a/", None);
+        let two = Operator::read("//a/:_authToken=2\nregistry=https://a/", None);
+        assert_eq!(one.origins(), two.origins());
+        let other = Operator::read("registry=https://a/", Some("https://b/"));
+        assert_ne!(one.origins(), other.origins());
+    }
+
+    #[test]
+    fn what_an_install_may_see_stays_and_nothing_else() {
+        let long = "x".repeat(LONGEST + 1);
+        for (line, stays) in [
+            ("legacy-peer-deps=true", true),
+            ("engine-strict", true),
+            ("install-strategy = nested", true),
+            ("install-strategy=linked", false),
+            ("registry=https://mirror.example/npm/", true),
+            ("registry=\"https://mirror.example/npm/\"", true),
+            ("registry=http://mirror.example:4873", true),
+            ("@theirs:registry=https://theirs.example", true),
+            ("//npm.example/:_authToken=npm_0aZ", true),
+            // The operator's alone.
+            ("proxy=http://evil.example", false),
+            ("https-proxy=http://evil.example", false),
+            ("http-proxy=http://evil.example", false),
+            ("noproxy=*", false),
+            ("strict-ssl=false", false),
+            ("ca=-----BEGIN", false),
+            ("ca[]=x", false),
+            ("cafile=/app/ca.pem", false),
+            ("cert=x", false),
+            ("key=x", false),
+            ("git=/app/git.sh", false),
+            ("script-shell=/app/sh", false),
+            ("node-options=--require /app/x", false),
+            ("cache=/app/cache", false),
+            ("prefix=/app", false),
+            ("userconfig=/app/x", false),
+            ("globalconfig=/app/x", false),
+            ("ignore-scripts=false", false),
+            ("offline=true", false),
+            ("replace-registry-host=always", false),
+            ("_authToken=x", false),
+            ("omit[]=optional", false),
+            // The operator's scope and host.
+            ("@ours:registry=https://evil.example", false),
+            ("@other:registry=http://npm.example/", false),
+            ("@other:registry=https://npm.example/", true),
+            ("//npm.example/:_authToken=x", false),
+            ("//NPM.example/:_authToken=x", false),
+            ("//npm.example/:certfile=/app/x", false),
+            // Hosts that nobody named, forms that mean something else to npm.
+            ("//evil.example/:_authToken=x", false),
+            ("//npm.example/:_authToken=${HTTPS_PROXY}", false),
+            ("//npm.example/:_authToken=a;b", false),
+            ("//npm.example/:_authToken=a b", false),
+            ("//npm.example/:_authToken=", false),
+            ("registry=https://${HOST}/", false),
+            ("registry=https://a@b/", false),
+            ("registry=https://a/?x", false),
+            ("registry=https://a/#x", false),
+            ("registry=https:///", false),
+            ("registry=file:///etc", false),
+            ("@${X}:registry=https://a/", false),
+            (&format!("registry=https://{long}/"), false),
+            ("legacy-peer-deps=${X}", false),
+            ("legacy-peer-deps=true;proxy=x", false),
+        ] {
+            let reduced = reduce(line, &operator());
+            assert_eq!(!reduced.text.is_empty(), stays, "{line}: {reduced:?}");
+            assert_eq!(reduced.notes.is_empty(), stays, "{line}: {reduced:?}");
+            // What is passed on is read as it was written.
+            assert_eq!(reduce(&reduced.text, &operator()).text, reduced.text);
+        }
+    }
+
+    #[test]
+    fn tokens_go_with_the_hosts_that_the_file_names() {
+        let text = "//theirs.example/npm/:_authToken=abc\n@theirs:registry=https://theirs.example/npm/\n\
+                    //other.example/:_authToken=abc\n# no\n; no\nfund=false\n[x]\nregistry=https://x/\n";
+        let reduced = reduce(text, &operator());
+        assert_eq!(
+            reduced.text,
+            "@theirs:registry=https://theirs.example/npm/\n//theirs.example/npm/:_authToken=abc\n"
+        );
+        assert_eq!(reduced.notes.len(), 1, "{reduced:?}");
+        assert!(reduced.notes[0].contains("`//other.example/:_authToken`"), "{reduced:?}");
+    }
+
+    #[test]
+    fn the_operators_registry_stays() {
+        let operator = Operator::read("registry=https://npm.example/", None);
+        let reduced =
+            reduce("registry=https://evil.example/\n//evil.example/:_authToken=x", &operator);
+        assert_eq!(reduced.text, "");
+        assert!(reduced.notes[0].contains("operator has set"), "{reduced:?}");
+    }
+
+    #[test]
+    fn one_note_for_one_reason() {
+        let text = "proxy=x\nstrict-ssl=false\nproxy=y\n";
+        let notes = reduce(text, &Operator::default()).notes;
+        assert_eq!(notes.len(), 1);
+        assert!(notes[0].contains("`proxy`, `strict-ssl` left out"), "{notes:?}");
+        let many: String = (0..20).map(|n| format!("key-{n}=x\n")).collect();
+        assert!(reduce(&many, &Operator::default()).notes[0].contains("and 12 more"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_gets_more_than_that_through(text in "[a-z@:/=.$\\{\\}\\[\\]\"' ;#\\\\\\n-]{0,200}") {
+            let reduced = reduce(&text, &operator());
+            for line in reduced.text.lines() {
+                let (key, value) = line.split_once('=').unwrap();
+                proptest::prop_assert!(
+                    key == "registry" || is_scope(key) || SWITCHES.contains(&key) || key == STRATEGY.0 || key.starts_with("//"),
+                    "{}", line
+                );
+                proptest::prop_assert!(!value.contains(['$', ';', '#', '"', ' ']), "{}", line);
+            }
+        }
+    }
+}
