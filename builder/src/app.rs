@@ -24,7 +24,7 @@ use epsilon_api::{
 use futures_util::future::BoxFuture;
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 /// Why the builder did not start.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +56,8 @@ pub struct App {
     jobs: Arc<Jobs>,
     tasks: TaskTracker,
     network: Arc<Network>,
+    /// Ends with this.
+    _upkeep: AbortOnDropHandle<()>,
 }
 
 /// What the gateway asks for builds.
@@ -121,6 +123,7 @@ impl App {
         if alone {
             network.remove().await; // a killed builder's
         }
+        let upkeep = AbortOnDropHandle::new(tokio::spawn(cache.clone().run_upkeep()));
         let exports = Arc::new(Exports::new(engine.clone(), cache.clone()));
         let local =
             Arc::new(Local::new(engine.clone(), Arc::clone(&exports), config.image_transfer));
@@ -157,7 +160,7 @@ impl App {
         };
         let (builds, limit) = (workshop.config.builds, workshop.config.build_timeout);
         let jobs = Jobs { workshop, turns: Semaphore::new(builds), limit };
-        Ok(Self { id: member_id, jobs: Arc::new(jobs), tasks, network })
+        Ok(Self { id: member_id, jobs: Arc::new(jobs), tasks, network, _upkeep: upkeep })
     }
 
     /// As a fleet knows this builder: stable across restarts.
@@ -205,12 +208,14 @@ impl Builder for Jobs {
                 let _turn = self.turn(&*log).await?;
                 self.workshop.build(job).await
             });
+            let built = built.await;
+            self.workshop.cache.ask_for_upkeep();
             let limit = self.limit;
             let slow = |_| {
                 error::internal(format!("the build took longer than {limit:?}"))
                     .hint("the operator's limit is `builder.build_timeout`")
             };
-            built.await.map_err(slow)?
+            built.map_err(slow)?
         })
     }
 

@@ -4,41 +4,98 @@
 //! DATA/builder/id              names the builder's containers
 //!             /lock            shared while a builder uses the folder
 //!             /work/RANDOM/    one per build; removed when the build ends, however it ends
-//!             /npm/KEY/        npm's own cache, one per project
-//!             /dependencies/KEY/   node_modules, its layer
+//!             /npm/KEY/        npm's own cache, one per project, and its size
+//!             /dependencies/KEY/   node_modules, its layer, their size
 //!             /layers/         layers exported from the engine, and compressed ones
 //!             /shelf/          layers of functions, for an agent on this machine
 //!             /inspections/KEY.json, /images/KEY.json, /projects/KEY.json
 //! ```
 //!
-//! Nothing here is precious: removing the folder costs time, no data.
+//! Nothing here is precious: removing the folder costs time, no data. What a build works with is held by a lock of the
+//! system's, which ends with the process; [`upkeep`] removes nothing that is held.
+
+pub(crate) mod upkeep;
+pub(crate) mod walk;
 
 use crate::{error, source::ContentDigest};
-use epsilon_api::{build::BuildError, ids::InstanceId};
+use epsilon_api::{build::BuildError, ids::InstanceId, units::Bytes};
 use epsilon_launch::clear::clear;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fs::{self, File},
     io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
+use upkeep::Bound;
 
 const FOLDERS: [&str; 8] =
     ["work", "npm", "dependencies", "layers", "shelf", "inspections", "images", "projects"];
 
-/// Length of a key.
-const KEY: usize = 64;
+/// What is large, and bounded together by `cache_size`.
+const LARGE: [&str; 3] = ["npm", "dependencies", "layers"];
+/// Small results, a file each: they are bounded apart, so that packages do not push them out.
+const SMALL: [&str; 3] = ["inspections", "images", "projects"];
+/// What the small ones may take of `cache_size`.
+const SMALL_SHARE: u64 = 16;
+/// Most things of one sort.
+const COUNT: usize = 20_000;
+/// Between two looks at all that is kept, if no build asks for one.
+const UPKEEP_EVERY: Duration = Duration::from_secs(300);
+/// What of a kept folder others may write to.
+const CONTENT: &str = "cache";
+/// How often something that upkeep just took away is looked for again.
+const HOLD_TRIES: u32 = 100;
 
 /// The folder.
 #[derive(Clone, Debug)]
 pub(crate) struct Cache {
     root: PathBuf,
+    size: u64,
     tasks: TaskTracker,
+    /// Asked for when a build has ended.
+    upkeep: Arc<Notify>,
     _in_use: Arc<File>,
+}
+
+/// Something kept that stays as long as this lives. Says nothing of what it is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Held(#[expect(dead_code, reason = "its lock is what counts")] Option<Arc<File>>);
+
+impl PartialEq for Held {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Held {}
+
+/// A cache of npm, held.
+#[derive(Debug)]
+pub(crate) struct NpmCache {
+    home: PathBuf,
+    _held: Held,
+}
+
+impl NpmCache {
+    /// What npm reads and writes.
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.home.join(CONTENT)
+    }
+
+    /// Writes down how large it is, for upkeep. Blocking. One that is larger than `limit`, or cannot be measured, is the
+    /// first to go.
+    pub(crate) fn measure(&self, limit: Bytes) {
+        let bytes = upkeep::measure(&self.folder()).ok().filter(|bytes| *bytes <= limit.get());
+        if let Err(err) = upkeep::write_size(&self.home, bytes.unwrap_or(u64::MAX)) {
+            tracing::warn!(%err, "The size of a cache of npm could not be written.");
+        }
+    }
 }
 
 /// What opening the folder tells.
@@ -60,22 +117,15 @@ impl Cache {
         let lock = File::create(root.join("lock"))?;
         let alone = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
         if alone {
-            for left in fs::read_dir(root.join("work"))? {
-                remove(&left?.path());
-            }
+            empty(&root.join("work"), |_| true);
             // One cache for all projects, of an earlier release: any of them may have put something there.
-            for left in fs::read_dir(root.join("npm"))?.flatten() {
-                if left.file_name().len() != KEY {
-                    remove(&left.path());
-                }
-            }
-            for kind in ["dependencies", "layers"] {
-                prune(&root.join(kind), size)?;
-            }
+            empty(&root.join("npm"), |left| !left.join(CONTENT).is_dir());
         }
         flock(&lock, FlockOperation::LockShared)?;
         let id = own_id(&root.join("id"))?;
-        let cache = Self { root: root.to_owned(), tasks, _in_use: Arc::new(lock) };
+        let upkeep = Arc::default();
+        let cache = Self { root: root.to_owned(), size, tasks, upkeep, _in_use: Arc::new(lock) };
+        cache.tidy();
         Ok(Opened { cache, id, alone })
     }
 
@@ -86,14 +136,60 @@ impl Cache {
         Ok(Arc::new(WorkDir { path, tasks: self.tasks.clone() }))
     }
 
+    /// Removes what was used least recently of all that is too much. Blocking. Never fails: what cannot be removed is
+    /// told in the log.
+    pub(crate) fn tidy(&self) {
+        let folders = |kinds: [&str; 3]| kinds.map(|kind| self.root.join(kind));
+        let trash = self.root.join("work");
+        let bound = |bytes| Bound { bytes, count: COUNT };
+        upkeep::keep_within(bound(self.size), &folders(LARGE), &trash);
+        upkeep::keep_within(bound(self.size / SMALL_SHARE), &folders(SMALL), &trash);
+    }
+
+    /// Has a look at all that is kept soon.
+    pub(crate) fn ask_for_upkeep(&self) {
+        self.upkeep.notify_one();
+    }
+
+    /// Keeps all within its bounds, for as long as it is polled. Cancel-safe.
+    pub(crate) async fn run_upkeep(self) {
+        loop {
+            let _asked_or_time = tokio::time::timeout(UPKEEP_EVERY, self.upkeep.notified()).await;
+            let cache = self.clone();
+            if let Err(err) = tokio::task::spawn_blocking(move || cache.tidy()).await {
+                tracing::error!(%err, "Upkeep of the builder's caches ended in the middle.");
+            }
+        }
+    }
+
     /// npm's own cache for whoever has this key. What is in it decides what is installed from it, and npm writes
-    /// there what registries answered: nobody with another key sees it.
-    pub(crate) fn npm(&self, key: ContentDigest) -> Result<PathBuf, BuildError> {
-        let path = self.kept("npm", &key.to_string());
-        fs::create_dir_all(&path)
-            .and_then(|()| give(&path, container_user()))
-            .map_err(|err| error::file("making a cache for npm", &err))?;
-        Ok(path)
+    /// there what registries answered: nobody with another key sees it. Blocking, but short.
+    pub(crate) fn npm(&self, key: ContentDigest) -> Result<NpmCache, BuildError> {
+        let doing = "making a cache for npm";
+        for _ in 0..HOLD_TRIES {
+            let home = self.root.join("npm").join(key.to_string());
+            let content = home.join(CONTENT);
+            fs::create_dir_all(&content)
+                .and_then(|()| give(&content, container_user()))
+                .map_err(|err| error::file(doing, &err))?;
+            if let Some((home, held)) = self.hold("npm", &key.to_string())
+                && content.is_dir()
+            {
+                return Ok(NpmCache { home, _held: held });
+            }
+        }
+        Err(error::broken(doing, &io::Error::from(io::ErrorKind::NotFound)))
+    }
+
+    /// Where something lies that is kept, if it is, and what keeps it there. Looking for it counts as use.
+    pub(crate) fn hold(&self, kind: &'static str, name: &str) -> Option<(PathBuf, Held)> {
+        let path = self.kept(kind, name);
+        let file = File::open(&path).ok()?;
+        flock(&file, FlockOperation::NonBlockingLockShared).ok()?;
+        // It may have been taken away between the two.
+        let (held, there) = (file.metadata().ok()?, fs::metadata(&path).ok()?);
+        ((held.dev(), held.ino()) == (there.dev(), there.ino()))
+            .then(|| (path, Held(Some(Arc::new(file)))))
     }
 
     /// Where something that is kept lies, or would lie. Looking for it counts as use.
@@ -107,7 +203,7 @@ impl Cache {
 
     /// What was remembered under a key. Anything unreadable counts as forgotten.
     pub(crate) fn recall<T: DeserializeOwned>(&self, kind: &'static str, key: &str) -> Option<T> {
-        let text = fs::read(self.root.join(kind).join(format!("{key}.json"))).ok()?;
+        let text = fs::read(self.kept(kind, &format!("{key}.json"))).ok()?;
         serde_json::from_slice(&text).ok()
     }
 
@@ -212,30 +308,10 @@ fn remove(path: &Path) {
     }
 }
 
-/// Removes what was used least recently until the rest fits.
-pub(crate) fn prune(folder: &Path, size: u64) -> io::Result<()> {
-    let mut kept = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        kept.push((entry.metadata()?.modified()?, entry.path()));
-    }
-    kept.sort_by(|a, b| b.cmp(a));
-    let mut total = 0;
-    for (_, path) in kept {
-        total += weight(&path)?;
-        if total > size {
-            remove(&path);
-        }
-    }
-    Ok(())
-}
-
-fn weight(path: &Path) -> io::Result<u64> {
-    let about = fs::symlink_metadata(path)?;
-    if !about.is_dir() {
-        return Ok(about.len());
-    }
-    fs::read_dir(path)?.map(|entry| weight(&entry?.path())).sum()
+/// Removes of what is in a folder what `goes` says.
+fn empty(folder: &Path, goes: impl Fn(&Path) -> bool) {
+    let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    entries.map(|entry| entry.path()).filter(|path| goes(path)).for_each(|path| remove(&path));
 }
 
 #[cfg(test)]
@@ -279,7 +355,7 @@ mod tests {
     #[test]
     fn what_is_remembered_comes_back_and_damage_is_forgotten() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = open(dir.path(), 0).cache;
+        let cache = open(dir.path(), 1000).cache;
         cache.remember("images", "k", &vec![1, 2]).unwrap();
         assert_eq!(cache.recall::<Vec<u8>>("images", "k"), Some(vec![1, 2]));
         fs::write(dir.path().join("images/k.json"), "[1,").unwrap();
@@ -292,30 +368,91 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let shared = dir.path().join("npm/_cacache");
         fs::create_dir_all(&shared).unwrap();
-        let cache = open(dir.path(), 0).cache;
+        let cache = open(dir.path(), 1000).cache;
         assert!(!shared.exists());
         let [one, two] =
             ["a", "b"].map(|key| cache.npm(ContentDigest::of(key.as_bytes())).unwrap());
-        assert!(one.is_dir() && two.is_dir() && one != two);
-        drop(cache);
-        open(dir.path(), 0);
-        assert!(one.exists());
+        assert!(one.folder().is_dir() && two.folder().is_dir() && one.folder() != two.folder());
+        fs::write(one.folder().join("x"), [0; 10]).unwrap();
+        fs::write(two.folder().join("x"), [0; 600]).unwrap();
+        one.measure(Bytes(500));
+        two.measure(Bytes(500));
+        cache.tidy();
+        assert!(two.folder().exists(), "it is held");
+        let folders = [one.folder(), two.folder()];
+        drop((one, two));
+        cache.tidy();
+        assert_eq!(folders.map(|folder| folder.exists()), [true, false]);
+    }
+
+    /// What a package's install script left, kept by an earlier release: 55 bytes further down than it was made.
+    #[test]
+    fn whatever_lies_there_ends_no_start() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(dir.path(), 100));
+        for kind in LARGE.into_iter().chain(SMALL) {
+            let bomb = dir.path().join(kind).join("bomb").join(CONTENT);
+            fs::create_dir_all(&bomb).unwrap();
+            walk::tests::nest(&bomb, 3000);
+        }
+        std::os::unix::fs::symlink("/nowhere", dir.path().join("layers/link")).unwrap();
+        open(dir.path(), 100);
+        for kind in LARGE.into_iter().chain(SMALL) {
+            assert!(!dir.path().join(kind).join("bomb").exists(), "{kind}");
+        }
     }
 
     #[test]
-    fn the_least_recently_used_goes_first() {
+    fn each_kind_is_bounded() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = open(dir.path(), 100).cache;
-        for (name, age) in [("old", 3), ("used", 2), ("new", 1)] {
-            let path = dir.path().join("layers").join(name);
-            fs::write(&path, [0; 40]).unwrap();
-            let file = File::options().write(true).open(&path).unwrap();
-            file.set_modified(SystemTime::now() - Duration::from_secs(age * 1000)).unwrap();
+        let cache = open(dir.path(), 160).cache;
+        for kind in LARGE.into_iter().chain(SMALL) {
+            for age in [3000, 2000, 1000] {
+                let path = dir.path().join(kind).join(age.to_string());
+                fs::write(&path, [0; 5]).unwrap();
+                let file = File::options().write(true).open(&path).unwrap();
+                file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
+            }
         }
-        cache.kept("layers", "used");
-        drop(cache);
-        open(dir.path(), 100);
-        let exists = |name| dir.path().join("layers").join(name).exists();
-        assert_eq!((exists("old"), exists("used"), exists("new")), (false, true, true));
+        fs::write(dir.path().join("layers/new"), [0; 150]).unwrap();
+        cache.tidy();
+        let count = |kinds: [&str; 3]| {
+            kinds
+                .map(|kind| fs::read_dir(dir.path().join(kind)).unwrap().count())
+                .iter()
+                .sum::<usize>()
+        };
+        assert_eq!((count(LARGE), count(SMALL)), (3, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn upkeep_is_done_by_time_and_when_it_is_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = open(dir.path(), 0).cache;
+        let running = tokio::spawn(cache.clone().run_upkeep());
+        for asks in [true, false] {
+            let path = dir.path().join("layers/x");
+            fs::write(&path, [0; 5]).unwrap();
+            if asks {
+                cache.ask_for_upkeep();
+            }
+            while path.exists() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+        running.abort();
+    }
+
+    #[test]
+    fn what_is_held_survives_and_what_is_gone_is_not_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = open(dir.path(), 0).cache;
+        fs::write(dir.path().join("layers/x"), [0; 5]).unwrap();
+        let held = cache.hold("layers", "x").unwrap();
+        cache.tidy();
+        assert!(held.0.exists());
+        drop(held);
+        cache.tidy();
+        assert!(cache.hold("layers", "x").is_none());
     }
 }

@@ -21,7 +21,7 @@ pub(crate) use npmrc::Operator;
 
 use crate::{
     blocking,
-    cache::{Cache, WorkDir, container_user, give},
+    cache::{Cache, NpmCache, WorkDir, container_user, give, upkeep},
     engine::{
         Engine,
         container::{Bind, Exit, Limits, Rights, Task},
@@ -122,7 +122,14 @@ impl Dependencies {
         let cache = self.cache.npm(manifest.cache_key(project))?;
         let npm =
             Npm { dependencies: self, runtime, folder: &folder, operator: &operator, work, log };
-        npm.install(&manifest, cache).await?;
+        let installed = npm.install(&manifest, &cache).await;
+        let most = self.size;
+        blocking::run("measuring npm's cache", move || {
+            cache.measure(most);
+            Ok(())
+        })
+        .await?;
+        installed?;
         forget(&folder).map_err(|err| error::file("preparing install scripts", &err))?;
         if has_scripts(&folder) {
             npm.run_scripts().await?;
@@ -130,21 +137,22 @@ impl Dependencies {
         let limit = self.size;
         let looked_at = folder.clone();
         let is_there = blocking::run("looking at dependencies", move || found(&looked_at, limit));
-        if !is_there.await? {
-            return Ok(None);
-        }
+        let Some(size) = is_there.await? else { return Ok(None) };
         let (cache, work) = (self.cache.clone(), Arc::clone(work));
-        blocking::run("keeping dependencies", move || keep(&cache, key, &folder, work.path()))
-            .await?;
+        blocking::run("keeping dependencies", move || {
+            keep(&cache, key, &folder, size, work.path())
+        })
+        .await?;
         self.kept(key).map(Some).ok_or_else(|| {
             error::broken("keeping dependencies", &io::Error::from(io::ErrorKind::NotFound))
         })
     }
 
     fn kept(&self, key: ContentDigest) -> Option<Installed> {
-        let home = self.cache.kept("dependencies", &key.to_string());
+        let (home, held) = self.cache.hold("dependencies", &key.to_string())?;
         let kept: Kept = serde_json::from_slice(&fs::read(home.join("layer.json")).ok()?).ok()?;
-        let layer = Layer { diff_id: kept.diff_id, tar: home.join("layer.tar"), bytes: kept.bytes };
+        let layer =
+            Layer { diff_id: kept.diff_id, tar: home.join("layer.tar"), bytes: kept.bytes, held };
         Some(Installed { key, folder: home.join("node_modules"), layer, cached: false })
     }
 }
@@ -161,20 +169,23 @@ struct Npm<'a> {
 
 impl Npm<'_> {
     /// Fetches and unpacks, without running anything of the packages.
-    async fn install(&self, manifest: &Manifest, cache: PathBuf) -> Result<(), BuildError> {
+    async fn install(&self, manifest: &Manifest, cache: &NpmCache) -> Result<(), BuildError> {
         let verb = if manifest.has_lockfile { "ci" } else { "install" };
         let mut command = vec!["npm", verb, "--omit=dev", "--ignore-scripts"];
         command.extend(QUIET);
-        let mut mounts = vec![Bind { host: cache, inside: "/npm", writable: true }];
+        let folder = cache.folder();
+        let mut mounts = vec![Bind { host: folder.clone(), inside: "/npm", writable: true }];
         mounts.extend(self.dependencies.outside.npmrc(self.work)?);
-        self.run(&command, "/npm", mounts).await
+        // It had at most that much before, and gets at most that much more.
+        let limit = Bytes(self.dependencies.size.get().saturating_mul(2));
+        self.run(&command, "/npm", mounts, vec![(folder, limit)]).await
     }
 
     /// Runs the install scripts of packages that have some: native addons, downloads of binaries.
     async fn run_scripts(&self) -> Result<(), BuildError> {
         let mut command = vec!["npm", "rebuild", "--foreground-scripts"];
         command.extend(QUIET);
-        self.run(&command, "/tmp/npm", Vec::new()).await
+        self.run(&command, "/tmp/npm", Vec::new(), Vec::new()).await
     }
 
     async fn run(
@@ -182,6 +193,7 @@ impl Npm<'_> {
         command: &[&str],
         cache: &str,
         mut mounts: Vec<Bind>,
+        mut watched: Vec<(PathBuf, Bytes)>,
     ) -> Result<(), BuildError> {
         let Dependencies { engine, outside, network, limits, size, .. } = self.dependencies;
         let (uid, gid) = container_user();
@@ -202,6 +214,7 @@ impl Npm<'_> {
             limits: *limits,
             largest_file: Some(*size),
         };
+        watched.push((self.folder.to_owned(), *size));
         let container = engine.create(&task, Some(Arc::clone(self.work) as _)).await?;
         let mut words = Words::default();
         let ended = tokio::select! {
@@ -210,7 +223,7 @@ impl Npm<'_> {
                     self.log.tell(BuildEvent::Line(line.to_owned()));
                 }
             }) => ended?,
-            too_large = size::outgrown(self.folder, *size) => return Err(too_large),
+            too_large = size::outgrown(&watched) => return Err(too_large),
         };
         match ended.exit {
             Exit::Code(0) => Ok(()),
@@ -277,7 +290,13 @@ fn has_scripts(folder: &Path) -> bool {
 }
 
 /// Moves the installed folder to where it is kept, with its layer. Whoever comes second finds it there.
-fn keep(cache: &Cache, key: ContentDigest, folder: &Path, work: &Path) -> Result<(), BuildError> {
+fn keep(
+    cache: &Cache,
+    key: ContentDigest,
+    folder: &Path,
+    size: Bytes,
+    work: &Path,
+) -> Result<(), BuildError> {
     let doing = "keeping dependencies";
     let file = |err: io::Error| error::file(doing, &err);
     let home = work.join("kept");
@@ -285,6 +304,7 @@ fn keep(cache: &Cache, key: ContentDigest, folder: &Path, work: &Path) -> Result
     let modules = home.join("node_modules");
     fs::rename(folder.join("node_modules"), &modules).map_err(file)?;
     let layer = tree::folder(&modules, "app/node_modules", &[], &home.join("layer.tar"))?;
+    upkeep::write_size(&home, size.get().saturating_add(layer.bytes)).map_err(file)?;
     let kept = Kept { diff_id: layer.diff_id, bytes: layer.bytes };
     let text = serde_json::to_vec(&kept).map_err(|err| error::broken(doing, &err))?;
     fs::write(home.join("layer.json"), text).map_err(file)?;
@@ -295,9 +315,9 @@ fn keep(cache: &Cache, key: ContentDigest, folder: &Path, work: &Path) -> Result
     }
 }
 
-/// Whether packages were installed. Install scripts may have put anything in their place: what lies there
+/// The size of the packages, if some were installed. Install scripts may have put anything in their place: what lies there
 /// is read by this process, with its rights, so it has to be a folder and no link to one of this machine.
-fn found(folder: &Path, limit: Bytes) -> Result<bool, BuildError> {
+fn found(folder: &Path, limit: Bytes) -> Result<Option<Bytes>, BuildError> {
     let modules = folder.join("node_modules");
     match fs::symlink_metadata(&modules) {
         Ok(about) if about.is_dir() => {}
@@ -307,13 +327,10 @@ fn found(folder: &Path, limit: Bytes) -> Result<bool, BuildError> {
             )
             .hint("one of the packages does harm, or was taken over: see which ones have install scripts"));
         }
-        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(err) => return Err(error::file("looking at dependencies", &err)),
     }
-    match size::of(&modules, size::Count::Length) {
-        bytes if bytes > limit => Err(size::too_large(limit)),
-        _ => Ok(true),
-    }
+    size::within(&modules, size::Count::Length, limit).map(Some)
 }
 
 #[cfg(test)]
@@ -324,7 +341,7 @@ mod tests {
     fn a_link_in_the_place_of_packages_is_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         let limit = Bytes::mib(1);
-        assert!(!found(dir.path(), limit).unwrap());
+        assert!(found(dir.path(), limit).unwrap().is_none());
         let modules = dir.path().join("node_modules");
         std::os::unix::fs::symlink("/etc", &modules).unwrap();
         let err = found(dir.path(), limit).unwrap_err();
@@ -332,7 +349,7 @@ mod tests {
         assert!(err.message.contains("install script"), "{}", err.message);
         fs::remove_file(&modules).unwrap();
         fs::create_dir(&modules).unwrap();
-        assert!(found(dir.path(), limit).unwrap());
+        assert!(found(dir.path(), limit).unwrap().is_some());
         // Nothing on disk, yet a terabyte in a layer.
         fs::File::create(modules.join("sparse")).unwrap().set_len(1 << 40).unwrap();
         assert!(found(dir.path(), limit).unwrap_err().message.contains("1MiB"));

@@ -12,6 +12,7 @@ pub(crate) mod archive;
 pub(crate) mod tree;
 
 use crate::{
+    cache::Held,
     engine::{EngineImage, IMAGE_LABEL},
     error,
     source::ContentDigest,
@@ -40,6 +41,8 @@ pub(crate) struct Layer {
     pub(crate) diff_id: String,
     pub(crate) tar: PathBuf,
     pub(crate) bytes: u64,
+    /// Keeps the tar where it is, if it is a kept one.
+    pub(crate) held: Held,
 }
 
 /// An image whose layers may lie anywhere.

@@ -110,8 +110,9 @@ pub struct Settings {
     /// The longest that one blob may take to or from the registry. Default 5 min.
     #[serde(deserialize_with = "written::duration")]
     pub registry_timeout: Duration,
-    /// Most that kept dependencies and layers may take on disk. Default 10 GiB; the ones used least
-    /// recently go first.
+    /// Most that kept dependencies, layers and caches of npm may take on disk together, looked at when a build ends
+    /// and every 5 min. Default 10 GiB; the ones used least recently go first, but none that a build works with. Small
+    /// results (what code exports, which images were made) have a sixteenth of that for themselves.
     #[serde(deserialize_with = "written::text")]
     pub cache_size: Bytes,
     /// Most that layers kept for this machine's own agent may take on disk; those of dependencies share it with

@@ -1,78 +1,83 @@
 //! How much an install takes on disk, so that no package fills this machine's: looked at while it runs,
-//! and once more before what came of it is packed.
+//! and once more before what came of it is packed. What cannot be looked at is too large.
 
-use crate::error::{self, Hint};
+use crate::{
+    cache::walk::{Bounds, Stopped, walk},
+    error::{self, Hint},
+};
 use epsilon_api::{build::BuildError, units::Bytes};
 use std::{
-    fs, io,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 /// Between two looks. A look takes about a tenth of a second for 50,000 files.
 const EVERY: Duration = Duration::from_secs(2);
-/// What the engine's disk gives, in the unit of `stat`.
-const BLOCK: u64 = 512;
 
 /// What of a file counts.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Count {
+pub(crate) enum Count {
     /// What it takes on disk now.
     Blocks,
     /// How long it is: a file with holes takes this much in a layer.
     Length,
 }
 
-/// Ends, with the error to tell, once the folder has outgrown its limit. Cancel-safe: it only looks.
-pub(super) async fn outgrown(folder: &Path, limit: Bytes) -> BuildError {
+/// Ends, with the error to tell, once one of the folders has outgrown its limit. Cancel-safe: it only looks.
+pub(crate) async fn outgrown(folders: &[(PathBuf, Bytes)]) -> BuildError {
     loop {
         tokio::time::sleep(EVERY).await;
-        let folder = folder.to_owned();
-        let size = tokio::task::spawn_blocking(move || of(&folder, Count::Blocks)).await;
-        if size.is_ok_and(|size| size > limit) {
-            return too_large(limit);
+        for (folder, limit) in folders {
+            let (folder, limit) = (folder.clone(), *limit);
+            let looked = tokio::task::spawn_blocking(move || within(&folder, Count::Blocks, limit));
+            if let Ok(Err(err)) = looked.await {
+                return err;
+            }
         }
     }
 }
 
-/// The size of all below a folder. Follows no links. What goes while it is looked at does not count.
-pub(super) fn of(folder: &Path, count: Count) -> Bytes {
-    let mut total: u64 = 0;
-    let mut waiting = vec![folder.to_owned()];
-    while let Some(folder) = waiting.pop() {
-        let sizes = entries(&folder, count, &mut waiting).unwrap_or_default();
-        total = total.saturating_add(sizes);
+/// The size of all below a folder, if it is within the limit. Follows no links; what goes meanwhile does not count.
+pub(crate) fn within(folder: &Path, count: Count, limit: Bytes) -> Result<Bytes, BuildError> {
+    match of(folder, count) {
+        Ok(size) if size <= limit => Ok(size),
+        Ok(_) => Err(too_large(limit)),
+        Err(stopped) => Err(refused(&stopped, limit)),
     }
-    Bytes(total)
 }
 
-fn entries(folder: &Path, count: Count, below: &mut Vec<PathBuf>) -> io::Result<u64> {
+fn of(folder: &Path, count: Count) -> Result<Bytes, Stopped> {
     let mut total: u64 = 0;
-    for entry in fs::read_dir(folder)?.filter_map(Result::ok) {
-        // Of the entry itself: links are not followed.
-        let Ok(about) = entry.metadata() else { continue };
-        if about.is_dir() {
-            below.push(entry.path());
-        }
-        let bytes = match count {
-            Count::Blocks => about.blocks().saturating_mul(BLOCK),
-            Count::Length => about.len(),
-        };
-        total = total.saturating_add(bytes);
-    }
-    Ok(total)
+    walk(folder, Bounds::default(), |entry| {
+        total = total.saturating_add(match count {
+            Count::Blocks => entry.on_disk(),
+            Count::Length => entry.length(),
+        });
+        Ok::<_, Stopped>(())
+    })?;
+    Ok(Bytes(total))
 }
 
 /// What the developer reads.
-pub(super) fn too_large(limit: Bytes) -> BuildError {
+fn too_large(limit: Bytes) -> BuildError {
     error::dependencies_failed(format!("the packages take more than {limit} on disk"))
         .hint("the operator's limit is `builder.install_size`")
+}
+
+fn refused(stopped: &Stopped, limit: Bytes) -> BuildError {
+    if let Stopped::Unreadable(err) = stopped {
+        tracing::warn!(%err, "What an install makes cannot be read; it counts as too large.");
+        return too_large(limit);
+    }
+    error::dependencies_failed(format!("the packages are not taken: {stopped}"))
+        .hint("no package needs that: see which ones have install scripts")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::walk::tests::nest;
+    use std::fs;
 
     #[test]
     fn all_below_counts_and_links_do_not_lead_out() {
@@ -81,19 +86,30 @@ mod tests {
         fs::write(dir.path().join("a/x"), [1; 100_000]).unwrap();
         std::os::unix::fs::symlink("/usr", dir.path().join("out")).unwrap();
         for count in [Count::Blocks, Count::Length] {
-            let size = of(dir.path(), count).get();
+            let size = of(dir.path(), count).unwrap().get();
             assert!((100_000..200_000).contains(&size), "{size}");
         }
         fs::File::create(dir.path().join("holes")).unwrap().set_len(1 << 30).unwrap();
-        assert!(of(dir.path(), Count::Blocks).get() < 200_000);
-        assert!(of(dir.path(), Count::Length).get() > 1 << 30);
+        assert!(of(dir.path(), Count::Blocks).unwrap().get() < 200_000);
+        assert!(of(dir.path(), Count::Length).unwrap().get() > 1 << 30);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn growth_is_noticed() {
-        let dir = tempfile::tempdir().unwrap();
+    async fn growth_is_noticed_in_each_folder() {
+        let (small, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         fs::write(dir.path().join("x"), [1; 100_000]).unwrap();
-        let err = outgrown(dir.path(), Bytes(1000)).await;
+        let folders =
+            [(small.path().to_owned(), Bytes::mib(1)), (dir.path().to_owned(), Bytes(1000))];
+        let err = outgrown(&folders).await;
         assert!(err.message.contains("1000B"), "{}", err.message);
+    }
+
+    #[test]
+    fn what_is_too_deep_to_be_counted_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        nest(dir.path(), 3000);
+        let err = within(dir.path(), Count::Blocks, Bytes::mib(1)).unwrap_err();
+        assert_eq!(err.code, "DEPENDENCIES_FAILED");
+        assert!(err.message.contains("more than 128 folders"), "{}", err.message);
     }
 }

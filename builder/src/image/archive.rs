@@ -79,7 +79,7 @@ fn padding(bytes: u64) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::files;
+    use crate::{cache::Held, engine::files};
     use futures_util::TryStreamExt;
     use std::io::Read;
 
@@ -88,7 +88,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let tar = dir.path().join("layer");
         std::fs::write(&tar, [7; 700]).unwrap();
-        let layer = Layer { diff_id: "sha256:0a".into(), tar, bytes: 700 };
+        let layer = Layer { diff_id: "sha256:0a".into(), tar, bytes: 700, held: Held::default() };
         let image = Image {
             config: b"{}".to_vec(),
             diff_ids: vec!["sha256:09".into(), "sha256:0a".into()],

@@ -7,6 +7,7 @@
 
 use super::Layer;
 use crate::{
+    cache::Held,
     error,
     hashing::Hashing,
     source::{FileKind, Source, SourceFile},
@@ -172,7 +173,8 @@ impl Writer {
         let mut written = self.tar.into_inner()?;
         written.flush()?;
         let (_, digest, bytes) = written.finish();
-        Ok(Layer { diff_id: format!("sha256:{digest}"), tar: self.path, bytes })
+        let diff_id = format!("sha256:{digest}");
+        Ok(Layer { diff_id, tar: self.path, bytes, held: Held::default() })
     }
 }
 

@@ -77,7 +77,7 @@ pub(super) async fn make(
     let cache = workshop.cache.npm(ContentDigest::of(b"runtime"))?;
     env.extend(["HOME=/tmp".to_owned(), "npm_config_cache=/npm".to_owned()]);
     mounts.push(Bind { host: folder.clone(), inside: program.inside, writable: true });
-    mounts.push(Bind { host: cache, inside: "/npm", writable: true });
+    mounts.push(Bind { host: cache.folder(), inside: "/npm", writable: true });
     let task = Task {
         purpose: program.name,
         image: base.to_owned(),

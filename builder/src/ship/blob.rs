@@ -1,7 +1,14 @@
 //! What a registry and an OCI layout keep: compressed layers, configurations, and the manifest that lists them.
 //! The same layer gives the same blob, so that a registry which has it is not sent it again.
 
-use crate::{blocking, cache::Cache, error, hashing::Hashing, image::Layer, source::ContentDigest};
+use crate::{
+    blocking,
+    cache::{Cache, Held},
+    error,
+    hashing::Hashing,
+    image::Layer,
+    source::ContentDigest,
+};
 use bytes::Bytes;
 use epsilon_api::build::BuildError;
 use flate2::{Compression, GzBuilder};
@@ -23,6 +30,9 @@ pub(super) struct Blob {
     pub(super) bytes: u64,
     #[serde(skip)]
     pub(super) content: Content,
+    /// Keeps the content where it is, if it is a kept one.
+    #[serde(skip)]
+    _held: Held,
 }
 
 #[derive(Clone, Debug)]
@@ -43,6 +53,7 @@ impl Blob {
             digest: format!("sha256:{}", ContentDigest::of(&content)),
             bytes: content.len() as u64,
             content: Content::Memory(content.into()),
+            _held: Held::default(),
         }
     }
 }
@@ -79,19 +90,25 @@ pub(super) async fn all(layers: Vec<Layer>, cache: &Cache) -> Result<Vec<Blob>, 
 /// A layer as a registry keeps it; made once, then taken from the cache.
 fn compressed(layer: &Layer, cache: &Cache) -> Result<Blob, BuildError> {
     let name = ContentDigest::of(layer.diff_id.as_bytes()).to_string();
-    let path = cache.kept("layers", &format!("{name}.gz"));
+    let file = format!("{name}.gz");
     let known: Option<Blob> = cache.recall("layers", &name);
     if let Some(blob) = known
+        && let Some((path, held)) = cache.hold("layers", &file)
         && fs::metadata(&path).is_ok_and(|file| file.len() == blob.bytes)
     {
-        return Ok(Blob { content: Content::File(path), ..blob });
+        return Ok(Blob { content: Content::File(path), _held: held, ..blob });
     }
+    let path = cache.kept("layers", &file);
     let work = cache.work()?;
     let draft = work.path().join("layer.gz");
     let (digest, bytes) = write_compressed(layer, &draft)
         .and_then(|written| fs::rename(&draft, &path).map(|()| written))
         .map_err(|err| error::file("compressing a layer", &err))?;
-    let blob = Blob { digest: format!("sha256:{digest}"), bytes, content: Content::File(path) };
+    let (path, held) = cache.hold("layers", &file).ok_or_else(|| {
+        error::broken("compressing a layer", &io::Error::from(io::ErrorKind::NotFound))
+    })?;
+    let digest = format!("sha256:{digest}");
+    let blob = Blob { digest, bytes, content: Content::File(path), _held: held };
     cache.remember("layers", &name, &blob)?;
     Ok(blob)
 }
@@ -122,7 +139,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let tar = dir.path().join("layer");
         fs::write(&tar, vec![1; 100_000]).unwrap();
-        let layer = Layer { diff_id: "sha256:0a".into(), tar, bytes: 100_000 };
+        let layer =
+            Layer { diff_id: "sha256:0a".into(), tar, bytes: 100_000, held: Held::default() };
         let (one, _) = write_compressed(&layer, &dir.path().join("1")).unwrap();
         let (two, bytes) = write_compressed(&layer, &dir.path().join("2")).unwrap();
         assert_eq!(one, two);

@@ -62,9 +62,9 @@ impl Exports {
     }
 
     fn kept(&self, diff_id: &str) -> Option<Layer> {
-        let tar = self.cache.kept("layers", &file_name(diff_id));
+        let (tar, held) = self.cache.hold("layers", &file_name(diff_id))?;
         let bytes = fs::metadata(&tar).ok()?.len();
-        Some(Layer { diff_id: diff_id.to_owned(), tar, bytes })
+        Some(Layer { diff_id: diff_id.to_owned(), tar, bytes, held })
     }
 
     async fn export(&self, reference: &str) -> Result<Exported, BuildError> {
@@ -105,7 +105,10 @@ fn unpack(work: &Arc<WorkDir>, archive: &Path, cache: &Cache) -> io::Result<Expo
         let (diff_id, bytes) = plain_copy(&root.join(file), &plain)?;
         let kept = cache.kept("layers", &file_name(&diff_id));
         fs::rename(&plain, &kept)?;
-        layers.push(Layer { diff_id, tar: kept, bytes });
+        let Some((tar, held)) = cache.hold("layers", &file_name(&diff_id)) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        layers.push(Layer { diff_id, tar, bytes, held });
     }
     Ok(Exported { config, layers })
 }

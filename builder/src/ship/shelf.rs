@@ -4,7 +4,12 @@
 //! Written by `ship` when images go to this machine's engine; read by the agent (`vm_agent.layer_shelf`). Nothing
 //! here is precious: what is not found is taken out of the engine.
 
-use crate::{blocking, cache, error, image::Layer};
+use crate::{
+    blocking,
+    cache::upkeep::{Bound, keep_within},
+    error,
+    image::Layer,
+};
 use epsilon_api::{build::BuildError, ids::InstanceId, units::Bytes};
 use std::{
     fs::{self, File},
@@ -12,6 +17,9 @@ use std::{
     path::{Path, PathBuf},
     time::SystemTime,
 };
+
+/// Most layers.
+const COUNT: usize = 20_000;
 
 /// The folder.
 #[derive(Clone, Debug)]
@@ -34,10 +42,17 @@ impl Shelf {
             layers
                 .iter()
                 .try_for_each(|layer| shelf.put_one(layer))
-                .and_then(|()| cache::prune(&shelf.folder, shelf.size.get()))
-                .map_err(|err| error::file("keeping layers", &err))
+                .map_err(|err| error::file("keeping layers", &err))?;
+            let bound = Bound { bytes: shelf.size.get(), count: COUNT };
+            keep_within(bound, std::slice::from_ref(&shelf.folder), &shelf.trash());
+            Ok(())
         })
         .await
+    }
+
+    /// The builder's work folder, which is beside.
+    fn trash(&self) -> PathBuf {
+        self.folder.with_file_name("work")
     }
 
     /// A second name for the tar: at once, whole, and without room of its own as long as the first one is there.
@@ -71,7 +86,12 @@ mod tests {
     fn layer(dir: &Path, name: &str) -> Layer {
         let tar = dir.join(name);
         fs::write(&tar, vec![b'x'; 40]).unwrap();
-        Layer { diff_id: format!("sha256:{name}"), tar, bytes: 40 }
+        Layer {
+            diff_id: format!("sha256:{name}"),
+            tar,
+            bytes: 40,
+            held: crate::cache::Held::default(),
+        }
     }
 
     fn names(folder: &Path) -> Vec<String> {

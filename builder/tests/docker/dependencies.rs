@@ -115,6 +115,30 @@ async fn packages_that_fill_the_disk_are_refused() {
     lab.end().await;
 }
 
+/// Below a path of 4,096 bytes nothing can be counted by its path, and a kept tree lies deeper than the one that was
+/// made: the next start met names that were too long.
+#[tokio::test(flavor = "multi_thread")]
+async fn folders_in_folders_are_refused_and_end_no_start() {
+    let lab = Lab::with("{install_size: 64MiB}").await;
+    let nest = "for(let n=0;n<2005;n++){fs.mkdirSync('a');process.chdir('a')}";
+    let err =
+        with_script(&lab, &format!("cd /app/node_modules; node -e \"{nest}\"")).await.unwrap_err();
+    assert_eq!(err.code, "DEPENDENCIES_FAILED");
+    assert!(err.message.contains("128 folders"), "{}", err.message);
+
+    // All that fills the disk lies too deep for a path.
+    let fill = "const b=Buffer.alloc(1<<20);for(let n=0;n<200;n++)fs.writeFileSync('f'+n,b)";
+    let err = with_script(
+        &lab,
+        &format!("cd /app/node_modules; node -e \"{nest};{fill};setTimeout(()=>{{}},60000)\""),
+    )
+    .await
+    .unwrap_err();
+    assert!(err.message.contains("128 folders"), "{}", err.message);
+    with_script(&lab, "true").await.unwrap();
+    lab.restart().await.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn installs_have_a_network_of_their_own_without_the_metadata_service() {
     let lab = Lab::new().await;

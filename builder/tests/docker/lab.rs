@@ -157,6 +157,16 @@ impl Lab {
         self.left().is_empty() && work.count() == 0
     }
 
+    /// Ends the builder and starts another one on the same folder.
+    pub(crate) async fn restart(mut self) -> Self {
+        let app = self.app.take().unwrap();
+        assert!(app.shutdown(PATIENCE).await, "the builder did not clean up in time");
+        let settings: Settings = serde_yaml::from_str("{}").unwrap();
+        let config = Config::new(settings, &self.data.path().join("builder")).unwrap();
+        self.app = Some(App::build(config).await.unwrap());
+        self
+    }
+
     /// Ends the builder; nothing may be left of it.
     pub(crate) async fn end(mut self) {
         let app = self.app.take().unwrap();

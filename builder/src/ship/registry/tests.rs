@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::{
+    cache::Held,
     config::{Config, Settings},
     image::Layer,
 };
@@ -104,7 +105,7 @@ async fn push(remote: &Remote) -> Result<ImageRef, BuildError> {
     let folder = TempDir::new().unwrap();
     let tar = folder.path().join("layer.tar");
     std::fs::write(&tar, "not a real layer").unwrap();
-    let layer = Layer { diff_id: "sha256:0a".into(), tar, bytes: 16 };
+    let layer = Layer { diff_id: "sha256:0a".into(), tar, bytes: 16, held: Held::default() };
     let layers = blob::all(vec![layer], &remote.cache).await?;
     let config = br#"{"architecture":"amd64","os":"linux"}"#.to_vec();
     remote.push_image(&Name::runtime("0123456789ab"), config, &layers, &[]).await

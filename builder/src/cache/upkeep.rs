@@ -1,0 +1,201 @@
+//! Keeps what is kept within bounds: by size and by count, what was used least recently goes first. Never ends a start
+//! or a build, whatever lies there, and never takes what a build of any process holds.
+//!
+//! The size of a folder is written in it when it is kept (`size`), so nothing is walked here. A folder without one was
+//! made by an earlier release; it is looked at within bounds, and goes when that does not work.
+
+use super::{
+    remove,
+    walk::{Bounds, Stopped, walk},
+};
+use epsilon_api::ids::InstanceId;
+use rustix::fs::{FlockOperation, flock};
+use std::{
+    fs::{self, DirEntry, File},
+    io,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+/// Most things of several kinds together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bound {
+    pub(crate) bytes: u64,
+    pub(crate) count: usize,
+}
+
+/// In a kept folder, beside what is kept: how many bytes that is.
+const SIZE: &str = "size";
+
+/// Something kept.
+struct Kept {
+    used: SystemTime,
+    path: PathBuf,
+    bytes: u64,
+}
+
+/// Removes from these folders what was used least recently until the rest is within the bound. What is removed is taken
+/// out of its place through `trash`, a folder on the same disk, so that nobody finds a half of it.
+pub(crate) fn keep_within(bound: Bound, folders: &[PathBuf], trash: &Path) {
+    let mut kept: Vec<Kept> = folders.iter().flat_map(|folder| list(folder)).collect();
+    kept.sort_by(|a, b| b.used.cmp(&a.used).then_with(|| a.path.cmp(&b.path)));
+    let mut total: u64 = 0;
+    for (at, one) in kept.iter().enumerate() {
+        total = total.saturating_add(one.bytes);
+        if (at >= bound.count || total > bound.bytes) && discard(&one.path, trash) {
+            total = total.saturating_sub(one.bytes);
+        }
+    }
+}
+
+fn list(folder: &Path) -> Vec<Kept> {
+    let entries = fs::read_dir(folder).inspect_err(|err| {
+        tracing::warn!(%err, folder = %folder.display(), "A cache of the builder cannot be read.");
+    });
+    entries.into_iter().flatten().filter_map(Result::ok).map(|entry| look(&entry)).collect()
+}
+
+fn look(entry: &DirEntry) -> Kept {
+    let path = entry.path();
+    let about = entry.metadata();
+    let used = about.as_ref().ok().and_then(|about| about.modified().ok());
+    let bytes = match &about {
+        Ok(about) if about.is_dir() => size_of(&path),
+        Ok(about) => Some(about.len()),
+        Err(_) => None,
+    };
+    match (used, bytes) {
+        (Some(used), Some(bytes)) => Kept { used, path, bytes },
+        // The oldest, and more than fits.
+        _ => Kept { used: SystemTime::UNIX_EPOCH, path, bytes: u64::MAX },
+    }
+}
+
+fn size_of(folder: &Path) -> Option<u64> {
+    let written = fs::read_to_string(folder.join(SIZE)).ok();
+    written.and_then(|text| text.trim().parse().ok()).or_else(|| measure(folder).ok())
+}
+
+/// Bytes of all below a folder.
+pub(crate) fn measure(folder: &Path) -> Result<u64, Stopped> {
+    let mut total: u64 = 0;
+    walk(folder, Bounds::default(), |entry| {
+        total = total.saturating_add(entry.length());
+        Ok::<_, Stopped>(())
+    })?;
+    Ok(total)
+}
+
+/// Writes how much is in a kept folder.
+pub(crate) fn write_size(folder: &Path, bytes: u64) -> io::Result<()> {
+    fs::write(folder.join(SIZE), bytes.to_string())
+}
+
+/// Removes one thing unless somebody holds it.
+fn discard(path: &Path, trash: &Path) -> bool {
+    if let Ok(file) = File::open(path) {
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return false;
+        }
+        let gone = trash.join(format!("gone-{}", InstanceId::random()));
+        if fs::rename(path, &gone).is_ok() {
+            remove(&gone);
+            return true;
+        }
+    }
+    remove(path);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{CONTENT, walk::tests::nest},
+        *,
+    };
+    use std::time::Duration;
+
+    const COUNT: usize = 100;
+
+    fn aged(path: &Path, seconds: u64) {
+        File::open(path)
+            .unwrap()
+            .set_modified(SystemTime::now() - Duration::from_secs(seconds))
+            .unwrap();
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(folder)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn folders() -> (tempfile::TempDir, PathBuf, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let (kept, trash) = (dir.path().join("kept"), dir.path().join("trash"));
+        fs::create_dir(&kept).unwrap();
+        fs::create_dir(&trash).unwrap();
+        (dir, kept, trash)
+    }
+
+    #[test]
+    fn the_least_recently_used_goes_first_by_size_and_by_count() {
+        let (_dir, kept, trash) = folders();
+        for (name, age) in [("old", 3000), ("used", 2000), ("new", 1000)] {
+            fs::write(kept.join(name), [0; 40]).unwrap();
+            aged(&kept.join(name), age);
+        }
+        let folder = [kept.clone()];
+        keep_within(Bound { bytes: 120, count: COUNT }, &folder, &trash);
+        assert_eq!(names(&kept).len(), 3);
+        keep_within(Bound { bytes: 100, count: COUNT }, &folder, &trash);
+        assert_eq!(names(&kept), ["new", "used"]);
+        keep_within(Bound { bytes: 100, count: 1 }, &folder, &trash);
+        assert_eq!(names(&kept), ["new"]);
+        assert_eq!(names(&trash), [""; 0]);
+        // Nothing there to look at ends nothing.
+        keep_within(Bound { bytes: 0, count: 0 }, &["/nowhere".into()], &trash);
+    }
+
+    #[test]
+    fn sizes_are_read_from_what_was_written_beside() {
+        let (_dir, kept, trash) = folders();
+        for (name, age, size) in [("a", 2000, 10), ("b", 1000, 95)] {
+            fs::create_dir(kept.join(name)).unwrap();
+            write_size(&kept.join(name), size).unwrap();
+            aged(&kept.join(name), age);
+        }
+        keep_within(Bound { bytes: 100, count: COUNT }, std::slice::from_ref(&kept), &trash);
+        assert_eq!(names(&kept), ["b"]);
+    }
+
+    #[test]
+    fn what_is_held_stays() {
+        let (_dir, kept, trash) = folders();
+        fs::write(kept.join("held"), [0; 40]).unwrap();
+        let held = File::open(kept.join("held")).unwrap();
+        flock(&held, FlockOperation::LockShared).unwrap();
+        let none = Bound { bytes: 0, count: 0 };
+        keep_within(none, std::slice::from_ref(&kept), &trash);
+        assert_eq!(names(&kept), ["held"]);
+        drop(held);
+        keep_within(none, std::slice::from_ref(&kept), &trash);
+        assert_eq!(names(&kept), [""; 0]);
+    }
+
+    #[test]
+    fn a_tree_that_cannot_be_measured_goes_and_nothing_else() {
+        let (_dir, kept, trash) = folders();
+        for name in ["bomb", "fine"] {
+            fs::create_dir_all(kept.join(name).join(CONTENT)).unwrap();
+        }
+        nest(&kept.join("bomb").join(CONTENT), 3000);
+        fs::write(kept.join("fine/x"), [0; 40]).unwrap();
+        keep_within(Bound { bytes: 1 << 20, count: COUNT }, std::slice::from_ref(&kept), &trash);
+        assert_eq!(names(&kept), ["fine"]);
+        assert_eq!(names(&trash), [""; 0]);
+    }
+}
