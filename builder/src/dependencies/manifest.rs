@@ -9,6 +9,7 @@ use crate::{
 };
 use epsilon_api::{build::BuildError, ids::ProjectName, units::Bytes};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
 /// What npm reads at the root of a project, beside its settings.
 pub(super) const FILES: [&str; 3] = ["package.json", "package-lock.json", "npm-shrinkwrap.json"];
@@ -38,6 +39,8 @@ const LOCKFILE_MAX: Bytes = Bytes::mib(64);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Manifest {
     parts: String,
+    /// A `package.json` of what is asked for alone: no scripts, no workspaces.
+    pub(super) package: String,
     files: Vec<(&'static str, Vec<u8>)>,
     /// The project's settings for npm, as far as an install may see them.
     pub(super) npmrc: String,
@@ -82,7 +85,10 @@ impl Manifest {
         let settings = source.read(SETTINGS, PACKAGE_MAX)?.unwrap_or_default();
         let settings = npmrc::reduce(&String::from_utf8_lossy(&settings), operator);
         let parts: Vec<_> = PARTS.iter().map(|part| (part, package.get(*part))).collect();
+        let asked_for = asked[..3].iter().filter_map(|part| Some((*part, package.get(*part)?)));
+        let asked_for: BTreeMap<_, _> = asked_for.collect();
         Ok(Some(Self {
+            package: serde_json::to_string(&asked_for).unwrap_or_default(),
             parts: serde_json::to_string(&parts).unwrap_or_default(),
             files,
             npmrc: settings.text,
@@ -169,8 +175,8 @@ fn notes(source: &Source, package: &Map<String, Value>, has_lockfile: bool) -> V
         ["preinstall", "install", "postinstall", "prepare"].into_iter().find(is_ours)
     {
         notes.push(format!(
-            "the project's own `{script}` script is not run: push what it makes, or use \
-             `runtime: container`"
+            "the project's own `{script}` script is not run: push what it makes, or run it with `build:` in \
+             `epsilon.yaml`"
         ));
     }
     notes

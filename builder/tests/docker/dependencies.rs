@@ -52,17 +52,93 @@ async fn a_package_that_does_not_exist_is_told_in_npms_words() {
     lab.end().await;
 }
 
-/// A project whose one package, in its own folder, runs this when it is installed.
+/// A package as a tarball.
+fn packed(package: &serde_json::Value, files: &[(&str, &str)]) -> Vec<u8> {
+    let gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut tar = tar::Builder::new(gz);
+    add(&mut tar, "package/package.json", package.to_string().as_bytes());
+    for (path, content) in files {
+        add(&mut tar, &format!("package/{path}"), content.as_bytes());
+    }
+    tar.into_inner().unwrap().finish().unwrap()
+}
+
+/// A project with one package, packed as `dep.tgz`.
+async fn with_package(
+    lab: &Lab,
+    files: &[(&str, &str)],
+    package: &[u8],
+) -> Result<Built, BuildError> {
+    let gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut tar = tar::Builder::new(gz);
+    add(&mut tar, "dep.tgz", package);
+    for (path, content) in files {
+        add(&mut tar, path, content.as_bytes());
+    }
+    lab.build_archive(tar.into_inner().unwrap().finish().unwrap()).await
+}
+
+/// A project whose one package runs this when it is installed.
 async fn with_script(lab: &Lab, script: &str) -> Result<Built, BuildError> {
     let package = serde_json::json!({
         "name": "dep", "version": "1.0.0", "scripts": { "install": script },
     });
-    lab.build(&[
-        ("package.json", r#"{"name":"lab-script","dependencies":{"dep":"file:./dep"}}"#),
-        ("dep/package.json", &package.to_string()),
+    let files = [
+        ("package.json", r#"{"name":"lab-script","dependencies":{"dep":"file:./dep.tgz"}}"#),
         ("index.js", "exports.hello = (req, res) => res.send('hi');"),
-    ])
-    .await
+    ];
+    with_package(lab, &files, &packed(&package, &[])).await
+}
+
+/// The project's own scripts, one in a folder of it, and a package with a script beside them.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_packages_scripts_run_and_they_see_nothing_of_the_project() {
+    let lab = Lab::new().await;
+    let see = "require('fs').writeFileSync('seen', require('fs').readdirSync('/app').join())";
+    let package = serde_json::json!({
+        "name": "dep", "version": "1.0.0", "scripts": { "postinstall": format!("node -e \"{see}\"") },
+    });
+    let own = serde_json::json!({
+        "name": "lab-own",
+        "dependencies": { "dep": "file:./dep.tgz", "own": "file:./own" },
+        "scripts": { "preinstall": "false", "install": "false", "postinstall": "false", "prepare": "false" },
+    });
+    let folder = r#"{"name":"own","version":"1.0.0","main":"i.js","scripts":{"install":"false","prepare":"false"}}"#;
+    let files = [
+        ("package.json", own.to_string()),
+        ("own/package.json", folder.to_owned()),
+        ("own/i.js", "module.exports = 'own'".to_owned()),
+        (".npmrc", "//npm.example/:_authToken=x".to_owned()),
+        (
+            "index.js",
+            "const seen = require('fs').readFileSync(require.resolve('dep/seen'), 'utf8');\n\
+                      exports.hello = (req, res) => res.send(seen + ' ' + require('own'));"
+                .to_owned(),
+        ),
+    ];
+    let files: Vec<_> = files.iter().map(|(path, text)| (*path, text.as_str())).collect();
+    let built = with_package(&lab, &files, &packed(&package, &[])).await.unwrap();
+    assert!(lab.lines().contains("own `preinstall` script is not run"), "{}", lab.lines());
+    assert!(lab.lines().contains("scripts of `own`, a folder"), "{}", lab.lines());
+    let image = &built.functions[0].image.reference;
+    assert_eq!(Served::run(image).get("/"), "node_modules,package.json own");
+    lab.end().await;
+}
+
+/// npm's own record of what is installed does not say that a package brings its binary.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_package_that_brings_its_binary_needs_no_compiler() {
+    let lab = Lab::new().await;
+    let package = serde_json::json!({
+        "name": "dep", "version": "1.0.0", "gypfile": false, "scripts": { "postinstall": "true" },
+    });
+    let binding = ("binding.gyp", "{}");
+    let files = [
+        ("package.json", r#"{"name":"lab-gyp","dependencies":{"dep":"file:./dep.tgz"}}"#),
+        ("index.js", "exports.hello = (req, res) => res.send('hi');"),
+    ];
+    with_package(&lab, &files, &packed(&package, &[binding])).await.unwrap();
+    lab.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,235 @@
+//! npm at work: in one container it fetches and unpacks, in a second one it runs the packages' own install scripts.
+//! The second has the packages and nothing else: no cache that is installed from, no settings, nothing of the project.
+
+use super::{
+    Dependencies, Operator, manifest,
+    manifest::Manifest,
+    size,
+    words::{self, Words},
+};
+use crate::{
+    cache::{NpmCache, WorkDir, container_user, give},
+    engine::container::{Bind, Exit, Rights, Task},
+    image::APP,
+    runtime::Runtime,
+    source::{FileKind, Source},
+};
+use epsilon_api::{
+    build::{BuildError, BuildEvent, BuildLog},
+    units::Bytes,
+};
+use serde::Deserialize;
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// What npm is told in every container.
+const QUIET: [&str; 4] = ["--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=notice"];
+/// What npm writes beside the packages: which ones there are.
+const LOCK: &str = "node_modules/.package-lock.json";
+
+/// npm in throw-away containers.
+pub(super) struct Npm<'a> {
+    pub(super) dependencies: &'a Dependencies,
+    pub(super) runtime: &'a Runtime,
+    pub(super) operator: &'a Operator,
+    pub(super) work: &'a Arc<WorkDir>,
+    pub(super) log: &'a dyn BuildLog,
+}
+
+impl Npm<'_> {
+    /// Fetches and unpacks, without running anything of the packages.
+    pub(super) async fn install(
+        &self,
+        folder: &Path,
+        manifest: &Manifest,
+        cache: &NpmCache,
+    ) -> Result<(), BuildError> {
+        let verb = if manifest.has_lockfile { "ci" } else { "install" };
+        let mut command = vec!["npm", verb, "--omit=dev", "--ignore-scripts"];
+        command.extend(QUIET);
+        let cached = cache.folder();
+        let mut mounts = vec![Bind { host: cached.clone(), inside: "/npm", writable: true }];
+        mounts.extend(self.dependencies.outside.npmrc(self.work)?);
+        // It had at most that much before, and gets at most that much more.
+        let limit = Bytes(self.dependencies.size.get().saturating_mul(2));
+        self.run(&command, folder, "/npm", mounts, vec![(cached, limit)]).await
+    }
+
+    /// Runs the install scripts of packages that have some: native addons, downloads of binaries.
+    /// The project is not there: neither its files and settings, nor a script of its own that npm could run.
+    pub(super) async fn run_scripts(&self, folder: &Path) -> Result<(), BuildError> {
+        let mut command = vec!["npm", "rebuild", "--foreground-scripts"];
+        command.extend(QUIET);
+        self.run(&command, folder, "/tmp/npm", Vec::new(), Vec::new()).await
+    }
+
+    async fn run(
+        &self,
+        command: &[&str],
+        folder: &Path,
+        cache: &str,
+        mut mounts: Vec<Bind>,
+        mut watched: Vec<(PathBuf, Bytes)>,
+    ) -> Result<(), BuildError> {
+        let Dependencies { engine, outside, network, limits, size, .. } = self.dependencies;
+        let (uid, gid) = container_user();
+        let mut env = outside.env();
+        env.extend(outside.npm_env(self.operator));
+        env.extend([format!("npm_config_cache={cache}"), "HOME=/tmp".to_owned()]);
+        mounts.extend(outside.mounts());
+        mounts.push(Bind { host: folder.to_owned(), inside: APP, writable: true });
+        let task = Task {
+            purpose: "npm",
+            image: self.runtime.reference.clone(),
+            command: command.iter().map(|&word| word.to_owned()).collect(),
+            env,
+            mounts,
+            workdir: APP,
+            rights: Rights::None { uid, gid },
+            network: Some(network.name().await?),
+            limits: *limits,
+            largest_file: Some(*size),
+        };
+        watched.push((folder.to_owned(), *size));
+        let container = engine.create(&task, Some(Arc::clone(self.work) as _)).await?;
+        let mut words = Words::default();
+        let ended = tokio::select! {
+            ended = container.run(|line| {
+                if words.take(line) {
+                    self.log.tell(BuildEvent::Line(line.to_owned()));
+                }
+            }) => ended?,
+            too_large = size::outgrown(&watched) => return Err(too_large),
+        };
+        match ended.exit {
+            Exit::Code(0) => Ok(()),
+            exit @ (Exit::Code(_) | Exit::OutOfMemory | Exit::TimedOut) => {
+                Err(words::failed(exit, &words, command[1], *limits))
+            }
+        }
+    }
+}
+
+/// Puts what npm needs into the folder that it works in: the manifest and the lockfile of the project; for packages
+/// that lie in the project itself, everything. Its settings for npm only as far as an install may see them.
+pub(super) fn prepare(source: &Source, to: &Path, whole: bool, npmrc: &str) -> io::Result<()> {
+    let owner = container_user();
+    for file in &source.files {
+        let is_settings = || file.path.split('/').any(|name| name == manifest::SETTINGS);
+        if !whole && !manifest::FILES.contains(&file.path.as_str()) || is_settings() {
+            continue;
+        }
+        let mut folder = to.to_owned();
+        for part in Path::new(&file.path).parent().into_iter().flat_map(Path::iter) {
+            folder.push(part);
+            fs::create_dir_all(&folder)?;
+            give(&folder, owner)?;
+        }
+        let target = to.join(&file.path);
+        match &file.kind {
+            FileKind::File => drop(fs::copy(source.root.join(&file.path), &target)?),
+            FileKind::Symlink { target: text } => std::os::unix::fs::symlink(text, &target)?,
+        }
+        give(&target, owner)?;
+    }
+    if npmrc.is_empty() {
+        return Ok(());
+    }
+    let settings = to.join(manifest::SETTINGS);
+    fs::write(&settings, npmrc)?;
+    give(&settings, owner)
+}
+
+/// What npm says of what it installed.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Lock {
+    packages: BTreeMap<String, Package>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Package {
+    #[serde(default)]
+    has_install_script: bool,
+}
+
+impl Lock {
+    /// Reads it and takes it away: npm would believe it in place of the packages, and it lacks what a package says of a
+    /// compiler (`gypfile: false`, of one that brings its binary).
+    pub(super) fn take(folder: &Path) -> io::Result<Self> {
+        let path = folder.join(LOCK);
+        match fs::read(&path) {
+            Ok(text) => {
+                fs::remove_file(&path)?;
+                Ok(serde_json::from_slice(&text).unwrap_or_default())
+            }
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Whether packages have install scripts. Folders of the project are not meant: they are no `node_modules`.
+    pub(super) fn has_scripts(&self) -> bool {
+        self.with_scripts().any(is_package)
+    }
+
+    /// Folders of the project that are installed as packages, and have install scripts.
+    pub(super) fn own_folders(&self) -> impl Iterator<Item = &str> {
+        self.with_scripts().filter(|path| !is_package(path) && !path.is_empty())
+    }
+
+    fn with_scripts(&self) -> impl Iterator<Item = &str> {
+        let packages = self.packages.iter().filter(|(_, package)| package.has_install_script);
+        packages.map(|(path, _)| path.as_str())
+    }
+}
+
+fn is_package(path: &str) -> bool {
+    path.split('/').any(|name| name == "node_modules")
+}
+
+/// Moves the packages into a folder of their own, with as much of `package.json` as npm needs to find its way.
+pub(super) fn set_apart(from: &Path, to: &Path, package: &str) -> io::Result<()> {
+    match fs::rename(from.join("node_modules"), to.join("node_modules")) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(()),
+        moved => moved?,
+    }
+    let file = to.join("package.json");
+    fs::write(&file, package)?;
+    give(&file, container_user())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_are_known_from_what_npm_wrote() {
+        for (packages, has, own) in [
+            (r#"{"node_modules/a":{"version":"1.0.0"}}"#, false, vec![]),
+            (r#"{"node_modules/a":{"hasInstallScript":true}}"#, true, vec![]),
+            (r#"{"lib/node_modules/a":{"hasInstallScript":true}}"#, true, vec![]),
+            // A folder of the project, and the project.
+            (
+                r#"{"lib":{"hasInstallScript":true},"node_modules/lib":{"link":true}}"#,
+                false,
+                vec!["lib"],
+            ),
+            (r#"{"":{"hasInstallScript":true}}"#, false, vec![]),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            assert!(!Lock::take(dir.path()).unwrap().has_scripts());
+            fs::create_dir(dir.path().join("node_modules")).unwrap();
+            let file = dir.path().join(LOCK);
+            fs::write(&file, format!(r#"{{"packages":{packages}}}"#)).unwrap();
+            let lock = Lock::take(dir.path()).unwrap();
+            assert_eq!(lock.has_scripts(), has, "{packages}");
+            assert_eq!(lock.own_folders().collect::<Vec<_>>(), own, "{packages}");
+            assert!(!file.exists());
+        }
+    }
+}
