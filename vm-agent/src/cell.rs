@@ -25,7 +25,9 @@ pub(crate) mod refill;
 use crate::{
     config::Config,
     engine::Engine,
-    instance::{control::Line, sockets::SocketFolder, start::ExitWatch, state::Moment},
+    instance::{
+        control::Line, sockets::SocketFolder, start::ExitWatch, state::Moment, unsettled::Unsettled,
+    },
     logs::attach::Tap,
 };
 use base::Base;
@@ -58,6 +60,7 @@ pub(crate) struct Cell {
     /// An open connection to its wrapper.
     pub(crate) line: Line,
     pub(crate) sockets: SocketFolder,
+    pub(crate) unsettled: Option<Unsettled>,
 }
 
 /// The cells of this VM.

@@ -9,6 +9,7 @@ pub(crate) mod runner;
 pub(crate) mod sockets;
 pub(crate) mod start;
 pub(crate) mod state;
+pub(crate) mod unsettled;
 
 use crate::{
     cell::place::Place,

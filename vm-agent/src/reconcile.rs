@@ -8,6 +8,7 @@ use crate::{
     engine::{EngineError, Found},
     instance::{
         Instance, Reached, connections::Upstream, control, runner::Runner, sockets::SocketFolder,
+        unsettled::Unsettled,
     },
     labels::{self, Labels},
     logs::attach::Tap,
@@ -86,7 +87,8 @@ async fn adopt_one(vm: &Arc<LocalVm>, found: &Found) -> bool {
         Ok(tap) => tap.belongs_to(&instance.version, instance.id()),
         Err(_) => return false,
     }
-    instance.connections.reach(Upstream::Sockets(folder));
+    let unsettled = Unsettled::open(&folder).await;
+    instance.connections.reach(Upstream::Sockets(folder, unsettled));
     instance.keep_memory(vm.budget.adopt(instance.version.spec.memory));
     let (pool, instance) = (vm.pool(&instance.version), Arc::new(instance));
     vm.known.lock().insert(id);

@@ -1,6 +1,6 @@
 //! The right to send one call to one instance, and how a call gets it: at once, or by waiting in its
 //! version's queue. A lease knows three ways to end, and a dropped one picks the right way by itself:
-//! not handed over yet: the place is free; running: the caller is gone, see `settle.rs`; over: nothing.
+//! not handed over yet: the place is free; running: the caller is gone, or the handler outlasts its answer, see `settle.rs`; over: nothing.
 
 use super::settle;
 use crate::instance::{
@@ -36,10 +36,21 @@ pub(crate) struct Lease {
 enum Phase {
     /// The instance knows nothing of the call.
     Placed,
-    /// The instance may be at work on it. `is_suspect`: it broke the exchange off and may be dying.
-    Running { deadline: Instant, request_id: RequestId, is_suspect: bool },
+    /// The instance may be at work on it.
+    Running { deadline: Instant, request_id: RequestId, exchange: Exchange },
     /// The place was given back.
     Over,
+}
+
+/// What became of the request and its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exchange {
+    /// On its way. When the lease is dropped, the caller is gone.
+    Open,
+    /// The instance broke it off and may be dying.
+    Broken,
+    /// The answer was read to its end; the handler goes on.
+    Answered,
 }
 
 /// A lease, and the start that was waited for.
@@ -113,7 +124,8 @@ impl Lease {
     /// The call is about to be sent. Its time starts now.
     pub(crate) fn hand_over(&mut self, request_id: &RequestId) -> Instant {
         let deadline = Instant::now() + self.pool.version.spec.timeout;
-        self.phase = Phase::Running { deadline, request_id: request_id.clone(), is_suspect: false };
+        let (request_id, exchange) = (request_id.clone(), Exchange::Open);
+        self.phase = Phase::Running { deadline, request_id, exchange };
         deadline
     }
 
@@ -126,8 +138,8 @@ impl Lease {
 
     /// The instance broke the exchange off: it is looked at before its place is given to another call.
     pub(crate) fn suspect(&mut self) {
-        if let Phase::Running { is_suspect, .. } = &mut self.phase {
-            *is_suspect = true;
+        if let Phase::Running { exchange, .. } = &mut self.phase {
+            *exchange = Exchange::Broken;
         }
     }
 
@@ -136,21 +148,43 @@ impl Lease {
         self.phase = Phase::Placed;
     }
 
-    /// The call ended well: its last byte was read.
+    /// The last byte of the answer was read. The call is over with it, unless its wrapper says that the handler, or what
+    /// it gave to `ctx.waitUntil`, goes on: then the place stays taken until that is over as well.
+    pub(crate) fn answered(mut self) {
+        match &mut self.phase {
+            Phase::Running { request_id, exchange, .. }
+                if self.instance.connections.is_unsettled(request_id) =>
+            {
+                *exchange = Exchange::Answered; // and the drop has it settled
+            }
+            _ => self.finish(),
+        }
+    }
+
+    /// What runs behind an answer is about to be cut, because its instance has to go.
+    pub(crate) fn cut(self) {
+        if let Phase::Running { request_id, exchange: Exchange::Answered, .. } = &self.phase {
+            let text = "work after the answer was stopped: the instance had to go";
+            self.tell(Level::Warn, request_id.clone(), text.to_owned());
+        }
+        self.finish();
+    }
+
+    /// The call ended well, with all of its work.
     pub(crate) fn finish(mut self) {
         self.end(Event::CallEnded);
     }
 
     /// The call ran into its deadline. Its code may run for ever, so the instance goes.
     pub(crate) fn expire(mut self) {
-        if let Phase::Running { request_id, .. } = &self.phase {
-            let spec = &self.pool.version.spec;
-            let text = format!(
-                "the call was stopped: its `timeout` of {} ran out",
-                humantime::format_duration(spec.timeout)
-            );
-            let request_id = Some(request_id.clone());
-            self.pool.vm.logs.event(&self.instance, Level::Error, request_id, text);
+        if let Phase::Running { request_id, exchange, .. } = &self.phase {
+            let what = match exchange {
+                Exchange::Answered => "work after the answer",
+                Exchange::Open | Exchange::Broken => "the call",
+            };
+            let timeout = humantime::format_duration(self.pool.version.spec.timeout);
+            let text = format!("{what} was stopped: the function's `timeout` of {timeout} ran out");
+            self.tell(Level::Error, request_id.clone(), text);
         }
         self.end(Event::CallTimedOut);
     }
@@ -172,6 +206,23 @@ impl Lease {
         self.pool.calls(self.key).len()
     }
 
+    /// Whether the answer is out already.
+    pub(crate) fn is_answered(&self) -> bool {
+        matches!(self.phase, Phase::Running { exchange: Exchange::Answered, .. })
+    }
+
+    /// The call's id, while the instance may be at work on it.
+    pub(crate) fn request_id(&self) -> Option<&RequestId> {
+        match &self.phase {
+            Phase::Running { request_id, .. } => Some(request_id),
+            Phase::Placed | Phase::Over => None,
+        }
+    }
+
+    fn tell(&self, level: Level, request_id: RequestId, text: String) {
+        self.pool.vm.logs.event(&self.instance, level, Some(request_id), text);
+    }
+
     fn end(&mut self, how: Event) {
         self.phase = Phase::Over;
         self.pool.end(self.key, self.call, how);
@@ -184,7 +235,7 @@ impl Drop for Lease {
             Phase::Over => {}
             Phase::Placed => self.pool.end(self.key, self.call, Event::CallEnded),
             // Of a caller who is gone, such an image cannot be asked.
-            Phase::Running { is_suspect: false, .. }
+            Phase::Running { exchange: Exchange::Open, .. }
                 if self.pool.version.spec.runtime == Runtime::Container =>
             {
                 self.pool.end(self.key, self.call, Event::CallEnded);

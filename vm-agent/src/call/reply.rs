@@ -109,12 +109,12 @@ impl LeasedBody {
         }
     }
 
-    /// The last byte was read: the connection may carry another call, the place is free.
+    /// The last byte was read: the connection may carry another call, and the place is free unless the handler goes on.
     fn finish(&mut self) {
         self.incoming = None;
         if let Some(Running { connection, lease }) = self.take_call() {
             lease.instance.connections.keep(connection);
-            lease.finish();
+            lease.answered();
         }
     }
 

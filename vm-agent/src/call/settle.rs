@@ -1,11 +1,11 @@
-//! What becomes of a call that did not end with its answer: the caller left, or the instance hung up. Its
-//! connection is closed, but its code may still run, so its place stays taken until the wrapper says that
-//! the call ended; at the deadline the instance is killed, as for any call that does not end.
+//! What becomes of a call that did not end with its answer: the caller left, the instance hung up, or the handler goes on
+//! behind its answer. Its code may still run, so its place stays taken until the wrapper says that the call ended; at
+//! the deadline the instance is killed, as for any call that does not end.
 
 use super::lease::Lease;
 use crate::instance::{
     connections::Upstream,
-    control::{self, ControlError},
+    control::{self, ControlError, Health},
     sockets::is_nobody_there,
 };
 use std::{net::SocketAddr, time::Duration};
@@ -14,9 +14,11 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-/// First pause between two questions; doubled up to [`SLOW_ASK`]. Most handlers end with their connection.
+/// First pause between two questions. Most handlers end with their connection. Each pause is an eighth of what the call
+/// has taken since, so that a place is free soon after its call and long calls are not asked about all the time.
 const FIRST_ASK: Duration = Duration::from_millis(2);
 const SLOW_ASK: Duration = Duration::from_millis(250);
+const SHARE: u32 = 8;
 /// One question. A wrapper that computes answers late, not never.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -48,6 +50,7 @@ pub(crate) async fn settle(mut abandoned: Abandoned) {
     let Some(lease) = abandoned.0.take() else { return };
     match outcome {
         Outcome::Ended => lease.finish(),
+        Outcome::Cut => lease.cut(),
         Outcome::Dead => lease.died(),
         Outcome::Deadline => lease.expire(),
     }
@@ -55,27 +58,31 @@ pub(crate) async fn settle(mut abandoned: Abandoned) {
 
 enum Outcome {
     Ended,
+    /// The instance goes, whatever runs in it.
+    Cut,
     Dead,
     Deadline,
 }
 
 async fn watch(lease: &Lease, deadline: Instant) -> Outcome {
     let folder = match lease.instance.connections.upstream() {
-        Some(Upstream::Sockets(folder)) => folder,
+        Some(Upstream::Sockets(folder, _)) => folder,
         Some(Upstream::Tcp(address)) => return watch_server(*address).await,
         None => return Outcome::Ended,
     };
-    // With others in the instance, one look may catch a moment in which a call of theirs is not there yet.
-    let looks_needed = if lease.pool().version.spec.concurrency.get() > 1 { 2 } else { 1 };
+    // With others in the instance, one look may catch a moment in which a call of theirs is not there yet. One that was
+    // answered was there.
+    let is_alone = lease.pool().version.spec.concurrency.get() == 1 || lease.is_answered();
+    let looks_needed = if is_alone { 1 } else { 2 };
     let mut looks = 0;
-    let mut pause = FIRST_ASK;
+    let began = Instant::now();
     loop {
         if lease.instance.stop.is_cancelled() {
-            return Outcome::Ended; // its container goes anyway
+            return Outcome::Cut; // its container goes anyway
         }
         let held = lease.calls_in_instance();
         match timeout(PATIENCE, control::health(folder)).await {
-            Ok(Ok(health)) if (health.active as usize) < held => {
+            Ok(Ok(health)) if is_over(&health, lease, held) => {
                 looks += 1;
                 if looks >= looks_needed {
                     return Outcome::Ended;
@@ -84,13 +91,25 @@ async fn watch(lease: &Lease, deadline: Instant) -> Outcome {
             Ok(Err(ControlError::NotListening(_))) => return Outcome::Dead,
             Ok(_) | Err(_) => looks = 0,
         }
+        let pause = (began.elapsed() / SHARE).clamp(FIRST_ASK, SLOW_ASK);
         let next = Instant::now() + pause;
         if next >= deadline {
             sleep_until(deadline).await;
             return Outcome::Deadline;
         }
-        sleep_until(next).await;
-        pause = (pause * 2).min(SLOW_ASK);
+        tokio::select! {
+            // Both may be dropped: a timer, a token.
+            () = sleep_until(next) => {}
+            () = lease.instance.stop.cancelled() => {}
+        }
+    }
+}
+
+/// By its id, where the wrapper names the calls that run; else one of those that hold a place here is over.
+fn is_over(health: &Health, lease: &Lease, held: usize) -> bool {
+    match (&health.calls, lease.request_id()) {
+        (Some(calls), Some(id)) => !calls.iter().any(|call| call == id.as_str()),
+        (Some(_) | None, _) => (health.active as usize) < held,
     }
 }
 

@@ -45,7 +45,7 @@ pub(crate) async fn assign(
     mut phases: StartPhases,
     since: Instant,
 ) -> Result<Started, NotAssigned> {
-    let Cell { kind, place, tap, exit, mut line, sockets } = cell;
+    let Cell { kind, place, tap, exit, mut line, sockets, unsettled } = cell;
     let version = &instance.version;
     tap.belongs_to(version, &place.id);
     mount(vm, &place, &code)?;
@@ -61,7 +61,7 @@ pub(crate) async fn assign(
     let load = async {
         let init = Init::new(version, &place.id, vm.engine.code());
         line.init(&init).await?;
-        Ok(Upstream::Sockets(sockets))
+        Ok(Upstream::Sockets(sockets, unsettled))
     };
     let (upstream, exit) = match start::settle(vm, exit, tap, load).await {
         Ok(settled) => settled,

@@ -11,6 +11,7 @@ use crate::{
         control::Line,
         sockets::{CodeUser, SocketFolder},
         start::{self, ExitWatch, StartFailure},
+        unsettled::Unsettled,
     },
     labels::Labels,
     logs::attach::Tap,
@@ -97,10 +98,11 @@ pub(crate) async fn boot(
         let mut line = Line::wait(&sockets).await;
         // A start that waits for it has more use for its time.
         let warm = if is_spare { line.warm().await } else { Ok(()) };
-        warm.map(|()| line).map_err(|err| Chain(&err).to_string())
+        warm.map_err(|err| Chain(&err).to_string())?;
+        Ok::<_, String>((line, Unsettled::open(&sockets).await))
     };
     let limit = vm.config.start_timeout;
-    let line = tokio::select! {
+    let (line, unsettled) = tokio::select! {
         // The ends first: behind them, nothing else comes. All arms may be dropped.
         biased;
         () = place.stop.cancelled() => return Err("the agent ends".into()),
@@ -116,7 +118,7 @@ pub(crate) async fn boot(
         },
     };
     phases.start = since.elapsed();
-    Ok(Cell { kind, place, tap, exit, line, sockets })
+    Ok(Cell { kind, place, tap, exit, line, sockets, unsettled })
 }
 
 /// Asks for the end of the cell's container from now on, whoever has the cell then. One that waits in the pool is taken

@@ -2,7 +2,11 @@
 //! again only after its answer was read to the end. The call that uses it reads and writes it itself; an answer that
 //! comes in pieces gets a task for that (`call/reply.rs`).
 
-use super::sockets::{self, SocketFolder};
+use super::{
+    sockets::{self, SocketFolder},
+    unsettled::Unsettled,
+};
+use epsilon_api::ids::RequestId;
 use epsilon_wire::connection::{Connection, Idle};
 use std::{io, net::SocketAddr, sync::OnceLock, time::Duration};
 use tokio::{net::TcpStream, time::timeout};
@@ -10,8 +14,8 @@ use tokio::{net::TcpStream, time::timeout};
 /// How an instance is reached.
 #[derive(Debug)]
 pub(crate) enum Upstream {
-    /// A wrapper's sockets.
-    Sockets(SocketFolder),
+    /// A wrapper's sockets, and what it says of calls that outlast their answers.
+    Sockets(SocketFolder, Option<Unsettled>),
     /// `$PORT` of a container in the egress network.
     Tcp(SocketAddr),
 }
@@ -39,6 +43,14 @@ impl Connections {
         self.upstream.get()
     }
 
+    /// Whether a call goes on whose answer was just read to its end.
+    pub(crate) fn is_unsettled(&self, call: &RequestId) -> bool {
+        match self.upstream.get() {
+            Some(Upstream::Sockets(_, Some(unsettled))) => unsettled.take(call),
+            Some(Upstream::Sockets(_, None) | Upstream::Tcp(_)) | None => false,
+        }
+    }
+
     /// A connection that was used before and is fit to be used again.
     pub(crate) fn reuse(&self) -> Option<Connection> {
         self.idle.reuse()
@@ -52,7 +64,7 @@ impl Connections {
     /// A new connection.
     pub(crate) async fn open(&self) -> io::Result<Connection> {
         match self.upstream.get() {
-            Some(Upstream::Sockets(folder)) => {
+            Some(Upstream::Sockets(folder, _)) => {
                 Connection::attended(folder.connect(sockets::CALLS).await?).await
             }
             Some(Upstream::Tcp(address)) => {

@@ -70,6 +70,9 @@ pub(crate) struct Health {
     pub(crate) state: String,
     /// Calls whose handler has not ended.
     pub(crate) active: u32,
+    /// Their ids. Absent: the wrapper only counts them.
+    #[serde(default)]
+    pub(crate) calls: Option<Vec<String>>,
 }
 
 /// Why a wrapper did not do what it was asked.
@@ -225,6 +228,6 @@ impl Line {
     }
 }
 
-fn no_answer(err: hyper::Error) -> ControlError {
+pub(super) fn no_answer(err: hyper::Error) -> ControlError {
     ControlError::NoAnswer(err.into())
 }

@@ -13,5 +13,6 @@ mod leftovers;
 mod lifecycle;
 mod outages;
 mod restart;
+mod settled;
 mod support;
 mod wrapper;

@@ -8,6 +8,7 @@ use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::{body::Frame, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use std::{
     convert::Infallible,
     future::pending,
@@ -20,7 +21,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixListener,
-    sync::{Semaphore, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
 };
 
@@ -44,6 +45,8 @@ pub(crate) struct Image {
     /// `/gate` takes a permit of it before it answers; so does [`Load::Gated`].
     pub(crate) gate: Semaphore,
     pub(crate) calls: AtomicUsize,
+    /// How often the agent asked how it is.
+    pub(crate) health: AtomicUsize,
     pub(crate) starts: AtomicUsize,
     pub(crate) connections: AtomicUsize,
     /// Calls that run now, over all instances, and the most there were in any one instance.
@@ -57,6 +60,7 @@ impl Image {
             load,
             gate: Semaphore::new(0),
             calls: AtomicUsize::new(0),
+            health: AtomicUsize::new(0),
             starts: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             running: AtomicU32::new(0),
@@ -75,6 +79,10 @@ struct Wrapper {
     image: Arc<Image>,
     process: Process,
     active: AtomicU32,
+    /// Ids of the calls whose handler has not ended.
+    calls: Mutex<Vec<String>>,
+    /// The agent's ear for calls that outlast their answers.
+    unsettled: Mutex<Option<Unsettled>>,
     exit: watch::Sender<Option<i64>>,
     state: watch::Sender<&'static str>,
 }
@@ -87,6 +95,8 @@ async fn run(image: Arc<Image>, process: Process) -> i64 {
         image,
         process,
         active: AtomicU32::new(0),
+        calls: Mutex::default(),
+        unsettled: Mutex::default(),
         exit: watch::Sender::new(None),
         state: watch::Sender::new("waiting"),
     });
@@ -103,7 +113,8 @@ async fn run(image: Arc<Image>, process: Process) -> i64 {
                 let service =
                     service_fn(move |request| answer_control(Arc::clone(&wrapper), request));
                 let server = hyper::server::conn::http1::Builder::new();
-                drop(server.serve_connection(TokioIo::new(stream), service).await);
+                let connection = server.serve_connection(TokioIo::new(stream), service);
+                drop(connection.with_upgrades().await);
             });
         }
     });
@@ -135,11 +146,31 @@ fn json(status: u16, text: impl Into<Bytes>) -> Answer {
     Ok(Response::builder().status(status).body(body::full(text)).unwrap())
 }
 
-async fn answer_control(wrapper: Arc<Wrapper>, request: Request<Incoming>) -> Answer {
+/// A line, and who waits until it is written.
+type Unsettled = mpsc::UnboundedSender<(String, oneshot::Sender<()>)>;
+
+async fn answer_control(wrapper: Arc<Wrapper>, mut request: Request<Incoming>) -> Answer {
     if request.uri().path() == "/health" {
+        wrapper.image.health.fetch_add(1, Ordering::SeqCst);
         let state = *wrapper.state.borrow();
         let active = wrapper.active.load(Ordering::SeqCst);
-        return json(200, format!(r#"{{"data":{{"state":"{state}","active":{active}}}}}"#));
+        let calls = wrapper.calls.lock().clone();
+        let data = serde_json::json!({"data": {"state": state, "active": active, "calls": calls}});
+        return json(200, data.to_string());
+    }
+    if request.uri().path() == "/unsettled" {
+        let upgrade = hyper::upgrade::on(&mut request);
+        let (to, mut lines) = mpsc::unbounded_channel::<(String, oneshot::Sender<()>)>();
+        *wrapper.unsettled.lock() = Some(to);
+        tokio::spawn(async move {
+            let mut stream = TokioIo::new(upgrade.await.unwrap());
+            while let Some((line, written)) = lines.recv().await {
+                stream.write_all(line.as_bytes()).await.unwrap();
+                let _gone = written.send(());
+            }
+        });
+        let answer = Response::builder().status(101).header(header::CONNECTION, "upgrade");
+        return Ok(answer.header(header::UPGRADE, "unsettled").body(body::empty()).unwrap());
     }
     let init: serde_json::Value =
         serde_json::from_slice(&request.into_body().collect().await.unwrap().to_bytes()).unwrap();
@@ -173,27 +204,30 @@ async fn answer_control(wrapper: Arc<Wrapper>, request: Request<Incoming>) -> An
 }
 
 /// Counts a handler that has not ended.
-struct Active(Arc<Wrapper>);
+struct Active(Arc<Wrapper>, String);
 
 impl Active {
-    fn begin(wrapper: &Arc<Wrapper>) -> Self {
+    fn begin(wrapper: &Arc<Wrapper>, request: &Request<Incoming>) -> Self {
+        let id = request.headers()[headers::REQUEST_ID].to_str().unwrap().to_owned();
+        wrapper.calls.lock().push(id.clone());
         let now = wrapper.active.fetch_add(1, Ordering::SeqCst) + 1;
         wrapper.image.most_in_one.fetch_max(now, Ordering::SeqCst);
         wrapper.image.running.fetch_add(1, Ordering::SeqCst);
         wrapper.image.calls.fetch_add(1, Ordering::SeqCst);
-        Self(Arc::clone(wrapper))
+        Self(Arc::clone(wrapper), id)
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
         self.0.active.fetch_sub(1, Ordering::SeqCst);
+        self.0.calls.lock().retain(|id| *id != self.1);
         self.0.image.running.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 async fn answer_call(wrapper: Arc<Wrapper>, mut request: Request<Incoming>) -> Answer {
-    let active = Active::begin(&wrapper);
+    let active = Active::begin(&wrapper, &request);
     let id = wrapper.process.spec.labels.instance.clone();
     let path = request.uri().path().to_owned();
     match path.as_str() {
@@ -220,6 +254,19 @@ async fn answer_call(wrapper: Arc<Wrapper>, mut request: Request<Incoming>) -> A
         }
         "/gate" => {
             wrapper.image.gate.acquire().await.unwrap().forget();
+            json(200, id.to_string())
+        }
+        // Its handler goes on behind its answer, until the gate opens.
+        "/after" => {
+            let (written, is_written) = oneshot::channel();
+            let line = format!("{}\n", active.1);
+            let unsettled = wrapper.unsettled.lock().clone().expect("the agent asked for it");
+            unsettled.send((line, written)).unwrap();
+            is_written.await.unwrap();
+            tokio::spawn(async move {
+                wrapper.image.gate.acquire().await.unwrap().forget();
+                drop(active);
+            });
             json(200, id.to_string())
         }
         // Its code goes on for ever, whether or not somebody listens.

@@ -11,6 +11,7 @@ use crate::{
         connections::Upstream,
         control::{Init, Line},
         sockets::{CodeUser, SocketFolder},
+        unsettled::Unsettled,
     },
     labels::Labels,
     logs::attach::Tap,
@@ -106,8 +107,9 @@ pub(crate) async fn start(
             Some(folder) => {
                 let mut line = Line::wait(&folder).await;
                 phases.start = lap();
+                let unsettled = Unsettled::open(&folder).await;
                 line.init(&Init::new(version, instance.id(), vm.engine.code())).await?;
-                Ok(Upstream::Sockets(folder))
+                Ok(Upstream::Sockets(folder, unsettled))
             }
             None => {
                 let address = vm.engine.address(instance.container()).await;

@@ -1,0 +1,99 @@
+//! Calls whose handler outlasts their answer: their place stays taken until it has settled, or their time is over.
+
+use crate::{
+    support::{World, one, text, until},
+    wrapper::Load,
+};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+#[tokio::test]
+async fn work_after_the_answer_keeps_its_place() {
+    let world = World::new().await;
+    let (version, image) = world.function("hello", Load::Works, |_| {});
+    let first = world.text(&version, "/after").await;
+    assert_eq!(world.states(), ["busy"]);
+    let second = world.text(&version, "/after").await;
+    assert_ne!(first, second, "with `concurrency: 1`, one instance runs one call");
+    assert_eq!(image.most_in_one.load(Ordering::SeqCst), 1);
+    image.gate.add_permits(2);
+    until(|| world.states(), |states| states == &["idle", "idle"]).await;
+    world.text(&version, "/").await;
+    assert_eq!(image.starts.load(Ordering::SeqCst), 2);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn each_of_several_calls_in_one_instance_has_its_own_end() {
+    let world = World::new().await;
+    let (version, image) = world.function("hello", Load::Works, |spec| {
+        (spec.concurrency, spec.max_instances) = (one(2), one(1));
+    });
+    world.text(&version, "/after").await;
+    world.text(&version, "/after").await;
+    let third = tokio::spawn({
+        let (vm, version) = (Arc::clone(&world.vm), Arc::clone(&version));
+        async move { vm.call(crate::support::call(&version, "/", epsilon_api::body::empty())).await }
+    });
+    until(|| world.vm.status().calls_waiting, |waiting| *waiting == 1).await;
+    image.gate.add_permits(1);
+    text(third.await.unwrap().unwrap()).await;
+    until(|| world.vm.status().calls_active, |active| *active == 1).await;
+    image.gate.add_permits(1);
+    until(|| world.vm.status().calls_active, |active| *active == 0).await;
+    assert_eq!(image.most_in_one.load(Ordering::SeqCst), 2);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn work_after_the_answer_ends_with_the_timeout() {
+    let world = World::new().await;
+    let (version, image) =
+        world.function("hello", Load::Works, |spec| spec.timeout = Duration::from_millis(300));
+    world.text(&version, "/after").await;
+    until(|| world.engine.containers(), Vec::is_empty).await;
+    assert_eq!(image.running.load(Ordering::SeqCst), 1, "its code had not ended");
+    let log = world.log(&version).await;
+    let told = "work after the answer was stopped: the function's `timeout` of 300ms ran out";
+    assert!(log.iter().any(|line| line == told), "{log:?}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_retired_version_ends_what_runs_after_its_answers() {
+    let world = World::new().await;
+    let (version, image) = world.function("hello", Load::Works, |_| {});
+    world.text(&version, "/after").await;
+    world.vm.retire(&version.id());
+    assert_eq!(world.states(), ["busy"]);
+    image.gate.add_permits(1);
+    until(|| world.engine.containers(), Vec::is_empty).await;
+    assert_eq!(image.running.load(Ordering::SeqCst), 0);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn what_the_end_of_the_agent_cuts_is_told() {
+    let world = World::new().await;
+    let (version, _) = world.function("hello", Load::Works, |_| {});
+    world.text(&version, "/after").await;
+    world.agent.shutdown(Duration::ZERO).await;
+    let next = World::on(world.engine, world.folder, "{}").await;
+    let log = next.log(&version).await;
+    let told = "work after the answer was stopped: the instance had to go";
+    assert!(log.iter().any(|line| line == told), "{log:?}");
+    next.end().await;
+}
+
+#[tokio::test]
+async fn a_call_that_settles_with_its_answer_costs_no_question() {
+    let world = World::new().await;
+    let (version, image) = world.function("hello", Load::Works, |_| {});
+    for _ in 0..10 {
+        world.text(&version, "/").await;
+    }
+    assert_eq!(image.health.load(Ordering::SeqCst), 0);
+    world.end().await;
+}
