@@ -160,7 +160,7 @@ pub struct Exit {
 }
 
 impl Exit {
-    /// The status of a process that ended by SIGTERM, which nothing here sends to a container.
+    /// The status of a process that ended by SIGTERM. The agent sends that to no container which loads.
     pub(crate) const ASKED: i64 = 128 + 15;
 }
 
@@ -287,6 +287,9 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// Waits for the container's process to end; at once when it has.
     async fn wait(&self, name: &ContainerName) -> Result<Exit, EngineError>;
+
+    /// Sends SIGTERM to the container's process. Says nothing of its end.
+    async fn terminate(&self, name: &ContainerName) -> Result<(), EngineError>;
 
     /// Kills the container if it runs, and removes it.
     async fn remove(&self, name: &ContainerName) -> Result<(), EngineError>;

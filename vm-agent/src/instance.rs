@@ -40,8 +40,10 @@ pub(crate) struct Instance {
     pub(crate) asked_at: Timestamp,
     /// Ways to its listeners; there once it started.
     pub(crate) connections: Connections,
-    /// Told to go: the container is to be killed, whatever runs in it.
+    /// Told to go: the container is to end, whatever runs in it.
     pub(crate) stop: CancellationToken,
+    /// Its container is away: nothing comes of its output any more.
+    pub(crate) gone: CancellationToken,
     /// Its state changed so that the runner has to look at its timers again.
     pub(crate) changed: Notify,
     reached: Mutex<Reached>,
@@ -80,6 +82,7 @@ impl Instance {
             asked_at: Timestamp::now(),
             connections: Connections::new(connection_idle),
             stop: agent_ends.child_token(),
+            gone: CancellationToken::new(),
             changed: Notify::new(),
             reached: Mutex::new(Reached::Nothing),
             memory: Mutex::new(None),

@@ -83,7 +83,7 @@ async fn adopt_one(vm: &Arc<LocalVm>, found: &Found) -> bool {
         Ok(Ok(health)) if health.state == "ready" && health.active == 0 => {}
         _ => return false,
     }
-    match Tap::open(vm, instance.container(), &instance.stop).await {
+    match Tap::open(vm, instance.container(), &instance.gone).await {
         Ok(tap) => tap.belongs_to(&instance.version, instance.id()),
         Err(_) => return false,
     }

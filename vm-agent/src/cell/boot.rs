@@ -86,7 +86,7 @@ pub(crate) async fn boot(
     phases.create = since.elapsed();
 
     let since = Instant::now();
-    let tap = Tap::open(vm, &place.container, &place.stop).await.map_err(text)?;
+    let tap = Tap::open(vm, &place.container, &place.gone).await.map_err(text)?;
     if let Err(err) = vm.engine.start(&place.container).await {
         if matches!(err, EngineError::NotFound(_)) {
             vm.network.doubt(); // as above
@@ -126,7 +126,7 @@ pub(crate) async fn boot(
 fn watch(vm: &Arc<LocalVm>, place: &Place) -> ExitWatch {
     let exit = start::watch_exit(vm, &place.container, start::wait(vm, &place.container));
     let (to, from) = oneshot::channel();
-    let (vm, id, stop) = (Arc::clone(vm), place.id.clone(), place.stop.clone());
+    let (vm, id, gone) = (Arc::clone(vm), place.id.clone(), place.gone.clone());
     let task = Arc::clone(&vm);
     task.spawn(async move {
         tokio::select! {
@@ -136,7 +136,7 @@ fn watch(vm: &Arc<LocalVm>, place: &Place) -> ExitWatch {
                 drop(to.send(exit));
                 vm.cells.lost(&id);
             }
-            () = stop.cancelled() => {}
+            () = gone.cancelled() => {}
         }
     });
     let gone = || Err(EngineError::NotFound("the cell was removed".into()));

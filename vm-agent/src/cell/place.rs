@@ -25,8 +25,10 @@ const SLOW_REMOVE: Duration = Duration::from_secs(5);
 pub(crate) struct Place {
     pub(crate) id: InstanceId,
     pub(crate) container: ContainerName,
-    /// Whoever attends to its container may go.
+    /// It is not to become a cell any more.
     pub(crate) stop: CancellationToken,
+    /// Its container is away: whoever attends to it may go.
+    pub(crate) gone: CancellationToken,
     /// The layers that are mounted; they stay on disk for so long.
     pub(crate) code: Mutex<Option<Code>>,
     /// Until an instance takes it over.
@@ -58,6 +60,7 @@ impl Place {
         Ok(Self {
             container: ContainerName::parse(&format!("epsilon-cell-{id}"))?,
             stop: vm.closed.child_token(),
+            gone: CancellationToken::new(),
             code: Mutex::new(None),
             memory,
             has_container: false,
@@ -83,7 +86,7 @@ impl Place {
 
     /// All but the container, once that is gone.
     pub(crate) fn clear(&self, vm: &LocalVm) {
-        self.stop.cancel();
+        self.gone.cancel();
         vm.cells.clear(&self.id);
         drop(self.code.lock().take());
         vm.remove_sockets(&self.id);
@@ -103,6 +106,7 @@ impl Drop for Place {
             id: self.id.clone(),
             container: self.container.clone(),
             stop: self.stop.clone(),
+            gone: self.gone.clone(),
             code: Mutex::new(self.code.lock().take()),
             memory,
             has_container: self.has_container,
@@ -120,6 +124,7 @@ async fn remove(vm: &LocalVm, place: Place) {
         && let Err(err) = vm.engine.remove(&place.container).await
     {
         if vm.closed.is_cancelled() {
+            place.gone.cancel();
             return; // the end of the agent removes by label what is left
         }
         if std::mem::take(&mut is_news) {

@@ -21,8 +21,8 @@ use bollard::{
     },
     query_parameters::{
         AttachContainerOptions, CreateContainerOptions, CreateImageOptions,
-        DownloadFromContainerOptions, ListContainersOptions, ListImagesOptions,
-        RemoveContainerOptions, RemoveImageOptions, WaitContainerOptions,
+        DownloadFromContainerOptions, KillContainerOptions, ListContainersOptions,
+        ListImagesOptions, RemoveContainerOptions, RemoveImageOptions, WaitContainerOptions,
     },
 };
 use bytes::Bytes;
@@ -367,6 +367,11 @@ impl Engine for DockerEngine {
         }
         let out_of_memory = state.and_then(|state| state.oom_killed).unwrap_or(false);
         Ok(Exit { code, out_of_memory })
+    }
+
+    async fn terminate(&self, name: &ContainerName) -> Result<(), EngineError> {
+        let options = KillContainerOptions { signal: "SIGTERM".to_owned() };
+        self.ask("terminate", self.docker.kill_container(name.as_str(), Some(options))).await
     }
 
     async fn remove(&self, name: &ContainerName) -> Result<(), EngineError> {

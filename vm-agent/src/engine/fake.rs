@@ -46,6 +46,8 @@ pub struct Process {
     /// Its own address.
     pub address: IpAddr,
     outputs: Arc<Mutex<Vec<mpsc::UnboundedSender<Output>>>>,
+    /// There once the program handles SIGTERM, which would end it otherwise.
+    on_sigterm: Arc<Mutex<Option<watch::Sender<bool>>>>,
 }
 
 impl Process {
@@ -57,6 +59,12 @@ impl Process {
     /// Writes to standard error.
     pub fn complain(&self, text: &str) {
         self.write(&Output::Stderr(Bytes::copy_from_slice(text.as_bytes())));
+    }
+
+    /// Handles SIGTERM from now on: becomes true when it comes.
+    pub fn on_sigterm(&self) -> watch::Receiver<bool> {
+        let mut handler = self.on_sigterm.lock();
+        handler.get_or_insert_with(|| watch::Sender::new(false)).subscribe()
     }
 
     fn write(&self, piece: &Output) {
@@ -78,6 +86,7 @@ pub enum Verb {
     Update,
     Address,
     Wait,
+    Terminate,
     Remove,
     List,
     EnsureNetwork,
@@ -311,6 +320,7 @@ impl FakeEngine {
             spec: spec.clone(),
             address: Ipv4Addr::new(127, 77, high, low).into(),
             outputs: Arc::default(),
+            on_sigterm: Arc::default(),
         };
         let exit = watch::Sender::new(None);
         let name = spec.name.to_string();
@@ -492,6 +502,17 @@ impl Engine for FakeEngine {
             Ok(exit) => Ok(exit.unwrap_or(KILLED)),
             Err(_) => Ok(KILLED),
         }
+    }
+
+    async fn terminate(&self, name: &ContainerName) -> Result<(), EngineError> {
+        self.enter(Verb::Terminate).await?;
+        self.with(name, |container| {
+            let handler = container.process.on_sigterm.lock().clone();
+            match handler {
+                Some(handler) => drop(handler.send_replace(true)),
+                None => container.end(Exit { code: Exit::ASKED, out_of_memory: false }),
+            }
+        })
     }
 
     async fn remove(&self, name: &ContainerName) -> Result<(), EngineError> {

@@ -269,11 +269,14 @@ impl Pool {
         calls
     }
 
-    /// Whether a call found the instance dead.
-    pub(crate) fn is_lost(&self, key: Key) -> bool {
-        let books = self.books.lock();
-        let state = books.slots.get(&key).map(|slot| slot.state);
-        state == Some(State::Stopping { why: Why::Crashed })
+    /// Why the instance was told to go; [`Why::Crashed`]: a call found it dead.
+    pub(crate) fn why_stopping(&self, key: Key) -> Option<Why> {
+        match self.books.lock().slots.get(&key)?.state {
+            State::Stopping { why } | State::Gone { why } => Some(why),
+            State::Starting | State::Idle { .. } | State::Busy { .. } | State::Draining { .. } => {
+                None
+            }
+        }
     }
 
     /// The container is away.

@@ -6,6 +6,7 @@
 //! end of the agent, with what `app.rs` removes by label.
 
 mod memory;
+mod terminate;
 mod way;
 
 use super::{
@@ -142,9 +143,11 @@ impl Runner {
 
     /// Told to go. When a call found the process dead, its exit is about to be known and worth telling.
     async fn stopped(&self, exit: ExitWatch) {
-        if self.pool.is_lost(self.key) {
+        if self.pool.why_stopping(self.key) == Some(Why::Crashed) {
             let unknown = EngineError::NotFound("it stopped listening".into());
             self.crashed(timeout(LAST_EXIT, exit).await.unwrap_or(Err(unknown)));
+        } else {
+            self.terminate(exit).await;
         }
     }
 
@@ -174,6 +177,7 @@ impl Runner {
             tracing::error!(container = %self.instance.container(), "A bug: a removal panicked; trying again.");
             sleep(10 * FIRST_REMOVE).await;
         }
+        self.instance.gone.cancel();
         if let Some(cell) = self.instance.cell() {
             cell.clear(&self.vm);
         }

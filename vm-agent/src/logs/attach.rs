@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Lines that are remembered for the report on an instance that died while loading.
 const LAST_LINES: usize = 10;
-/// How long the pump goes on behind an instance that was told to go, for what is on its way.
+/// How long the pump goes on behind a container that is gone, for what is on its way.
 const LAST_LINES_WAIT: Duration = Duration::from_millis(500);
 /// Pause before an output that broke off is attached again: the engine restarted, or the container ended.
 const ATTACH_AGAIN: Duration = Duration::from_secs(1);
@@ -44,11 +44,11 @@ pub(crate) struct Tap {
 }
 
 impl Tap {
-    /// Attaches to the container and pumps until it ends; a moment after `stop`, it stops at the latest.
+    /// Attaches to the container and pumps until it ends; a moment after it is `gone`, it stops at the latest.
     pub(crate) async fn open(
         vm: &Arc<LocalVm>,
         container: &ContainerName,
-        stop: &CancellationToken,
+        gone: &CancellationToken,
     ) -> Result<Self, EngineError> {
         let output = vm.engine.attach(container).await?;
         let (last, owner) = (LastLines::default(), Owner::default());
@@ -56,7 +56,7 @@ impl Tap {
             vm: Arc::clone(vm),
             owner: Arc::clone(&owner),
             container: container.clone(),
-            stop: stop.clone(),
+            gone: gone.clone(),
             last: Arc::clone(&last),
         };
         Ok(Self { last, owner, pump: vm.spawn(pump.run(output)) })
@@ -92,7 +92,7 @@ struct Pump {
     /// The rest of a record is filled in for each line.
     owner: Owner,
     container: ContainerName,
-    stop: CancellationToken,
+    gone: CancellationToken,
     last: LastLines,
 }
 
@@ -101,14 +101,16 @@ impl Pump {
         tokio::select! {
             () = self.pump_on(output) => {}
             // An output can stay open behind a container that is no more.
-            () = async { self.stop.cancelled().await; sleep(LAST_LINES_WAIT).await } => {}
+            () = async { self.gone.cancelled().await; sleep(LAST_LINES_WAIT).await } => {}
         }
     }
 
     async fn pump_on(&self, mut output: BoxStream<'static, Output>) {
         loop {
             self.pump(output).await;
-            sleep(ATTACH_AGAIN).await;
+            if timeout(ATTACH_AGAIN, self.gone.cancelled()).await.is_ok() {
+                return;
+            }
             output = loop {
                 match self.vm.engine.attach(&self.container).await {
                     Ok(output) => break output,

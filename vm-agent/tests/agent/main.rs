@@ -15,4 +15,5 @@ mod outages;
 mod restart;
 mod settled;
 mod support;
+mod termination;
 mod wrapper;

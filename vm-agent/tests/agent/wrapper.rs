@@ -36,6 +36,8 @@ pub(crate) enum Load {
     Exits,
     /// Then the process ends.
     WorksThenExits,
+    /// At SIGTERM it says so, and ends once the gate opens.
+    CleansUp,
 }
 
 /// All wrappers of one image, and what the test sees of them.
@@ -91,6 +93,8 @@ async fn run(image: Arc<Image>, process: Process) -> i64 {
     image.starts.fetch_add(1, Ordering::SeqCst);
     let folder = process.spec.sockets.clone().expect("a Node function has sockets");
     let control = UnixListener::bind(folder.join("control.sock")).unwrap();
+    let (image_load, image_handle, process_handle) =
+        (image.load, Arc::clone(&image), process.clone());
     let wrapper = Arc::new(Wrapper {
         image,
         process,
@@ -100,7 +104,7 @@ async fn run(image: Arc<Image>, process: Process) -> i64 {
         exit: watch::Sender::new(None),
         state: watch::Sender::new("waiting"),
     });
-    let mut exit = wrapper.exit.subscribe();
+    let (mut exit, exit_handle) = (wrapper.exit.subscribe(), wrapper.exit.clone());
     let mut state = wrapper.state.subscribe();
     let mut tasks = JoinSet::new();
     let control_wrapper = Arc::clone(&wrapper);
@@ -135,6 +139,17 @@ async fn run(image: Arc<Image>, process: Process) -> i64 {
             });
         }
     });
+    if image_load == Load::CleansUp {
+        let mut sigterm = process_handle.on_sigterm();
+        let (image, exit) = (Arc::clone(&image_handle), exit_handle.clone());
+        tasks.spawn(async move {
+            sigterm.wait_for(|came| *came).await.unwrap();
+            process_handle.print("sigterm\n");
+            image.gate.acquire().await.unwrap().forget();
+            process_handle.print("cleanup done\n");
+            exit.send_replace(Some(0));
+        });
+    }
     let code = exit.wait_for(Option::is_some).await.unwrap().unwrap();
     drop(tasks);
     code
@@ -177,7 +192,7 @@ async fn answer_control(wrapper: Arc<Wrapper>, mut request: Request<Incoming>) -
     assert_eq!(init["root"], "/app");
     assert_eq!(init["instance"], wrapper.process.spec.labels.instance.as_str());
     match wrapper.image.load {
-        Load::Works | Load::WorksThenExits => {}
+        Load::Works | Load::WorksThenExits | Load::CleansUp => {}
         Load::Gated => wrapper.image.gate.acquire().await.unwrap().forget(),
         Load::Throws => {
             let text = r#"{"error":{"code":"FUNCTION_INIT_FAILED","message":"no such thing","stack":"Error: no such thing\n    at /app/index.js:1"}}"#;

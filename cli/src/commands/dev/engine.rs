@@ -62,7 +62,9 @@ struct Instance {
     waiting: Option<Process>,
     output: Option<(ChildStdout, ChildStderr)>,
     exit: watch::Receiver<Option<Exit>>,
-    /// Asks the one who waits for the process to kill it.
+    /// Asks the one who waits for the process to send it SIGTERM.
+    terminate: Option<oneshot::Sender<()>>,
+    /// The same, to kill it.
     kill: Option<oneshot::Sender<()>>,
 }
 
@@ -135,6 +137,7 @@ impl Engine for ProcessEngine {
             waiting: Some(process),
             output,
             exit: watch::channel(None).1,
+            terminate: None,
             kill: None,
         };
         self.instances.lock().insert(spec.name.clone(), instance);
@@ -163,10 +166,12 @@ impl Engine for ProcessEngine {
         let inspect = self.port(&function);
         let order = Order { run: "./main.js", arguments: &[], env, inspect };
         process.order(&order).await.map_err(|err| unable(&err))?;
+        let (terminator, terminate) = oneshot::channel();
         let (killer, kill) = oneshot::channel();
         let (told, exit) = watch::channel(None);
-        tokio::spawn(attend(process, kill, told));
+        tokio::spawn(attend(process, terminate, kill, told));
         self.with(name, |instance| {
+            instance.terminate = Some(terminator);
             (instance.kill, instance.exit) = (Some(killer), exit);
             Some(())
         })
@@ -180,6 +185,11 @@ impl Engine for ProcessEngine {
         let mut exit = self.with(name, |instance| Some(instance.exit.clone()))?;
         let exit = exit.wait_for(Option::is_some).await.ok().and_then(|exit| *exit);
         exit.ok_or_else(|| EngineError::NotFound(name.to_string()))
+    }
+
+    async fn terminate(&self, name: &ContainerName) -> Result<(), EngineError> {
+        let terminate = self.with(name, |instance| instance.terminate.take())?;
+        terminate.send(()).map_err(|()| EngineError::NotFound(name.to_string()))
     }
 
     async fn remove(&self, name: &ContainerName) -> Result<(), EngineError> {
@@ -220,14 +230,22 @@ impl Engine for ProcessEngine {
 }
 
 /// Waits for the end of a process, or brings it about.
-async fn attend(process: Process, kill: oneshot::Receiver<()>, told: watch::Sender<Option<Exit>>) {
+async fn attend(
+    process: Process,
+    mut terminate: oneshot::Receiver<()>,
+    mut kill: oneshot::Receiver<()>,
+    told: watch::Sender<Option<Exit>>,
+) {
     let Process { mut child, orders, group } = process;
-    let status = tokio::select! {
-        // Both may be dropped: the end of a process is told again, and nobody asks twice.
-        status = child.wait() => status,
-        _ = kill => {
-            group.kill();
-            child.wait().await
+    let status = loop {
+        tokio::select! {
+            // All may be dropped: the end of a process is told again, and nobody asks twice.
+            status = child.wait() => break status,
+            Ok(()) = &mut terminate, if !terminate.is_terminated() => group.terminate(),
+            _ = &mut kill => {
+                group.kill();
+                break child.wait().await;
+            }
         }
     };
     group.ended();

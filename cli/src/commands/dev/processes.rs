@@ -4,7 +4,7 @@
 
 use super::{node::Node, wrapper};
 use parking_lot::Mutex;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde::Serialize;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -143,6 +143,13 @@ impl Group {
         if let Some(group) = self.0 {
             // Gone is what is wanted.
             let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+
+    /// Asks its first process to end.
+    pub(super) fn terminate(&self) {
+        if let Some(first) = self.0 {
+            let _ = kill_process(first, Signal::TERM); // as below
         }
     }
 

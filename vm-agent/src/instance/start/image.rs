@@ -90,7 +90,7 @@ pub(crate) async fn start(
     phases.create = lap();
 
     // Before the start, or the first lines are lost.
-    let tap = Tap::open(vm, instance.container(), &instance.stop).await?;
+    let tap = Tap::open(vm, instance.container(), &instance.gone).await?;
     tap.belongs_to(version, instance.id());
     instance.reach(Reached::Process);
     if let Err(err) = run(vm, instance).await {
