@@ -104,6 +104,11 @@ pub struct Settings {
     /// functions whose pauses are known have this time.
     #[serde(deserialize_with = "written::some_duration")]
     pub instance_idle_max: Option<Duration>,
+    /// How long an instance is idle before its processes are stopped, so that it costs no processor until its next call, which
+    /// lets them go on within microseconds. Default `10s`: work that a handler left behind has its time, a burst does not
+    /// notice. `0s` turns it off for all; a function that works between calls says `idle: run`.
+    #[serde(deserialize_with = "written::some_duration")]
+    pub freeze_after: Option<Duration>,
     /// Processes and threads in one instance. Default `256`: Node takes a dozen; a fork bomb ends here.
     pub pids_limit: Option<u32>,
     /// Size of an instance's `/tmp`, which is memory and counts against the instance. Default `64MiB`.
@@ -219,6 +224,8 @@ pub struct Config {
     pub connection_idle: Duration,
     /// See [`Settings::instance_idle`] and its bounds.
     pub keep: policy::Settings,
+    /// See [`Settings::freeze_after`]; `None`: never.
+    pub freeze_after: Option<Duration>,
     /// See [`Settings::log_size`].
     pub log_size: Bytes,
     /// See [`Settings::log_line`].
@@ -351,6 +358,8 @@ impl Settings {
                 min: self.instance_idle_min.unwrap_or(seconds(30)),
                 max: self.instance_idle_max.unwrap_or(REACH),
             },
+            freeze_after: Some(self.freeze_after.unwrap_or(seconds(10)))
+                .filter(|after| !after.is_zero()),
             log_size: self.log_size.unwrap_or(Bytes::mib(10)),
             log_line: self.log_line.map_or(16 << 10, |size| size.get() as usize),
             disk_limit: self.disk_limit.unwrap_or(85),

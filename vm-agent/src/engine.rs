@@ -183,6 +183,22 @@ pub enum Output {
     Stderr(Bytes),
 }
 
+/// Stops all processes of one container and lets them go on. Both are one write to the kernel, short enough for the path
+/// of a call. A stopped container that is removed dies all the same.
+pub trait Freezer: Send + Sync + fmt::Debug {
+    /// Stops.
+    ///
+    /// # Errors
+    /// The kernel's own; then nothing is stopped.
+    fn freeze(&self) -> std::io::Result<()>;
+
+    /// Lets go on. On a container that goes on, it changes nothing.
+    ///
+    /// # Errors
+    /// The kernel's own.
+    fn thaw(&self) -> std::io::Result<()>;
+}
+
 /// What the engine's machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Machine {
@@ -280,6 +296,11 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Gives a container that runs other limits. Of use for cells only.
     async fn update(&self, _: &ContainerName, _: Size, _: MilliCores) -> Result<(), EngineError> {
         Err(EngineError::Refused("it does not change limits".into()))
+    }
+
+    /// The way to stop and continue a running container; `None` where there is none.
+    async fn freezer(&self, _: &ContainerName) -> Result<Option<Box<dyn Freezer>>, EngineError> {
+        Ok(None)
     }
 
     /// The container's address in its bridge network.

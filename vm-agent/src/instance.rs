@@ -13,7 +13,7 @@ pub(crate) mod unsettled;
 
 use crate::{
     cell::place::Place,
-    engine::{ContainerName, EngineError},
+    engine::{ContainerName, EngineError, Freezer},
     vm::LocalVm,
 };
 use budget::Grant;
@@ -23,7 +23,10 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use std::{
     panic::resume_unwind,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{sync::Notify, time::timeout};
@@ -46,6 +49,9 @@ pub(crate) struct Instance {
     pub(crate) gone: CancellationToken,
     /// Its state changed so that the runner has to look at its timers again.
     pub(crate) changed: Notify,
+    /// The way to stop its processes while nobody calls; asked for when it is first of use.
+    freezer: OnceLock<Option<Box<dyn Freezer>>>,
+    is_frozen: AtomicBool,
     reached: Mutex<Reached>,
     /// Its share of the VM's memory, from the moment it was given out until the container is gone.
     memory: Mutex<Option<Grant>>,
@@ -84,6 +90,8 @@ impl Instance {
             stop: agent_ends.child_token(),
             gone: CancellationToken::new(),
             changed: Notify::new(),
+            freezer: OnceLock::new(),
+            is_frozen: AtomicBool::new(false),
             reached: Mutex::new(Reached::Nothing),
             memory: Mutex::new(None),
             engine_at_work: Arc::default(),
@@ -148,6 +156,48 @@ impl Instance {
     /// Waits until the engine does nothing for this instance, within a limit.
     pub(crate) async fn engine_is_done(&self, limit: Duration) {
         drop(timeout(limit, self.engine_at_work.lock()).await);
+    }
+
+    /// Whether it is known how its processes are stopped, or that they cannot be.
+    pub(crate) fn knows_freezer(&self) -> bool {
+        self.freezer.get().is_some()
+    }
+
+    /// How its processes are stopped; once.
+    pub(crate) fn set_freezer(&self, freezer: Option<Box<dyn Freezer>>) {
+        drop(self.freezer.set(freezer));
+    }
+
+    /// Stops its processes. Only under its pool's lock, so that no call begins in the same moment.
+    pub(crate) fn freeze(&self) {
+        if self.is_frozen.load(Ordering::Relaxed) {
+            return;
+        }
+        let Some(Some(freezer)) = self.freezer.get() else { return };
+        match freezer.freeze() {
+            Ok(()) => self.is_frozen.store(true, Ordering::Release),
+            Err(err) => {
+                tracing::warn!(instance = %self.id(), %err, "Instance could not be frozen.");
+            }
+        }
+    }
+
+    /// Lets them go on, if they were stopped: some microseconds, once after a long pause.
+    pub(crate) fn thaw(&self) {
+        if !self.is_frozen.load(Ordering::Acquire) || !self.is_frozen.swap(false, Ordering::AcqRel)
+        {
+            return;
+        }
+        if let Some(Some(freezer)) = self.freezer.get()
+            && let Err(err) = freezer.thaw()
+        {
+            tracing::error!(instance = %self.id(), %err, "Instance could not be thawed.");
+        }
+        self.changed.notify_one(); // its timer of freezing runs again
+    }
+
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.is_frozen.load(Ordering::Acquire)
     }
 
     /// Adds to its share.

@@ -79,6 +79,11 @@ async fn adopt_one(vm: &Arc<LocalVm>, found: &Found) -> bool {
         return false;
     }
     let Ok(folder) = SocketFolder::open(vm.sockets_folder(&id)) else { return false };
+    // The earlier life may have frozen it.
+    if let Ok(Some(freezer)) = vm.engine.freezer(&found.name).await {
+        drop(freezer.thaw());
+        instance.set_freezer(Some(freezer));
+    }
     match timeout(HEALTHY, control::health(&folder)).await {
         Ok(Ok(health)) if health.state == "ready" && health.active == 0 => {}
         _ => return false,

@@ -217,6 +217,8 @@ contract! {
     output_and_exit_status_arrive;
     a_container_is_found_by_its_label_and_what_it_says_can_be_read_back;
     removing_kills_and_may_be_repeated;
+    sigterm_ends_a_process_that_does_nothing_about_it;
+    a_frozen_container_can_be_thawed_and_removed;
     an_exit_is_known_to_those_who_ask_late;
     a_name_is_used_once;
     the_unknown_is_not_found;
@@ -313,6 +315,33 @@ async fn removing_kills_and_may_be_repeated<E: Engine>(bench: Bench<E>) {
     // Its status, or that it is no more: both mean that it ended.
     assert!(matches!(end.unwrap(), Ok(_) | Err(EngineError::NotFound(_))));
     bench.engine.remove(&spec.name).await.unwrap();
+}
+
+async fn sigterm_ends_a_process_that_does_nothing_about_it<E: Engine>(bench: Bench<E>) {
+    let spec = bench.spec(&bench.idle).await;
+    bench.engine.create(&spec).await.unwrap();
+    bench.engine.start(&spec.name).await.unwrap();
+    bench.engine.terminate(&spec.name).await.unwrap();
+    let exit = timeout(LIMIT, bench.engine.wait(&spec.name)).await.unwrap().unwrap();
+    assert_eq!(exit.code, 143);
+    bench.engine.remove(&spec.name).await.unwrap();
+    assert!(bench.engine.terminate(&spec.name).await.is_err());
+}
+
+async fn a_frozen_container_can_be_thawed_and_removed<E: Engine>(bench: Bench<E>) {
+    let spec = bench.spec(&bench.idle).await;
+    bench.engine.create(&spec).await.unwrap();
+    bench.engine.start(&spec.name).await.unwrap();
+    let freezer = bench.engine.freezer(&spec.name).await.unwrap().unwrap();
+    for _ in 0..2 {
+        freezer.freeze().unwrap();
+        freezer.thaw().unwrap();
+    }
+    freezer.thaw().unwrap();
+    freezer.freeze().unwrap();
+    timeout(LIMIT / 6, bench.engine.remove(&spec.name)).await.unwrap().unwrap();
+    assert!(bench.engine.list(&bench.vm).await.unwrap().is_empty());
+    assert!(freezer.thaw().is_err());
 }
 
 async fn an_exit_is_known_to_those_who_ask_late<E: Engine>(bench: Bench<E>) {

@@ -2,11 +2,12 @@
 //! its errors become ours here.
 
 mod firewall;
+mod freezer;
 mod harden;
 
 use super::{
-    ContainerName, ContainerSpec, Disk, Engine, EngineError, Exit, Found, LocalImage, Machine,
-    NetworkSpec, Output,
+    ContainerName, ContainerSpec, Disk, Engine, EngineError, Exit, Found, Freezer, LocalImage,
+    Machine, NetworkSpec, Output,
 };
 use crate::{config::Config, labels, registry::Pulls};
 use async_trait::async_trait;
@@ -34,6 +35,7 @@ use epsilon_api::{
     vm::ImageRemoval,
 };
 use epsilon_registry::{Host, Login};
+use freezer::CgroupFreezer;
 use futures_util::{
     StreamExt, TryStreamExt,
     future::ready,
@@ -328,6 +330,14 @@ impl Engine for DockerEngine {
     ) -> Result<(), EngineError> {
         let body = harden::update(memory, cpu, self.cores);
         self.ask("update", self.docker.update_container(name.as_str(), body)).await
+    }
+
+    async fn freezer(&self, name: &ContainerName) -> Result<Option<Box<dyn Freezer>>, EngineError> {
+        let found = self.ask("inspect", self.docker.inspect_container(name.as_str(), None)).await?;
+        let pid = found.state.and_then(|state| state.pid).filter(|pid| *pid > 0);
+        let (Some(pid), Some(id)) = (pid, found.id) else { return Ok(None) };
+        let freezer = CgroupFreezer::open(&id, pid);
+        Ok(freezer.map(|freezer| Box::new(freezer) as Box<dyn Freezer>))
     }
 
     async fn address(&self, name: &ContainerName) -> Result<IpAddr, EngineError> {

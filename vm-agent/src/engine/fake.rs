@@ -4,8 +4,8 @@
 //! Compiled with the feature `fake` only.
 
 use super::{
-    Attachment, ContainerName, ContainerSpec, Disk, Engine, EngineError, Exit, Found, LocalImage,
-    Machine, NetworkSpec, Output,
+    Attachment, ContainerName, ContainerSpec, Disk, Engine, EngineError, Exit, Found, Freezer,
+    LocalImage, Machine, NetworkSpec, Output,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream, stream::BoxS
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    fmt,
+    fmt, io,
     net::{IpAddr, Ipv4Addr},
     panic::{AssertUnwindSafe, resume_unwind},
     sync::Arc,
@@ -87,6 +87,7 @@ pub enum Verb {
     Address,
     Wait,
     Terminate,
+    Freezer,
     Remove,
     List,
     EnsureNetwork,
@@ -139,6 +140,7 @@ struct Container {
     task: Option<AbortHandle>,
     exit: watch::Sender<Option<Exit>>,
     was_started: bool,
+    is_frozen: bool,
 }
 
 impl Container {
@@ -242,6 +244,13 @@ impl FakeEngine {
         self.0.lock().containers.get(name).map(|container| container.spec.clone())
     }
 
+    /// Names of the containers whose processes are stopped.
+    pub fn frozen(&self) -> Vec<String> {
+        let state = self.0.lock();
+        let frozen = state.containers.iter().filter(|(_, container)| container.is_frozen);
+        frozen.map(|(name, _)| name.clone()).collect()
+    }
+
     /// Names of all networks.
     pub fn networks(&self) -> Vec<String> {
         self.0.lock().networks.iter().cloned().collect()
@@ -324,7 +333,8 @@ impl FakeEngine {
         };
         let exit = watch::Sender::new(None);
         let name = spec.name.to_string();
-        let container = Container { spec, process, task: None, exit, was_started: false };
+        let container =
+            Container { spec, process, task: None, exit, was_started: false, is_frozen: false };
         state.containers.insert(name, container);
         Ok(())
     }
@@ -337,6 +347,30 @@ impl FakeEngine {
         let mut state = self.0.lock();
         let container = state.containers.get_mut(name.as_str());
         container.map(act).ok_or_else(|| EngineError::NotFound(name.to_string()))
+    }
+}
+
+/// Only notes what it was told.
+#[derive(Debug)]
+struct FakeFreezer {
+    engine: FakeEngine,
+    container: ContainerName,
+}
+
+impl FakeFreezer {
+    fn set(&self, is_frozen: bool) -> io::Result<()> {
+        let set = self.engine.with(&self.container, |container| container.is_frozen = is_frozen);
+        set.map_err(io::Error::other)
+    }
+}
+
+impl Freezer for FakeFreezer {
+    fn freeze(&self) -> io::Result<()> {
+        self.set(true)
+    }
+
+    fn thaw(&self) -> io::Result<()> {
+        self.set(false)
     }
 }
 
@@ -488,6 +522,12 @@ impl Engine for FakeEngine {
     ) -> Result<(), EngineError> {
         self.enter(Verb::Update).await?;
         self.with(name, |container| (container.spec.memory, container.spec.cpu) = (memory, cpu))
+    }
+
+    async fn freezer(&self, name: &ContainerName) -> Result<Option<Box<dyn Freezer>>, EngineError> {
+        self.enter(Verb::Freezer).await?;
+        self.with(name, |_| ())?;
+        Ok(Some(Box::new(FakeFreezer { engine: self.clone(), container: name.clone() })))
     }
 
     async fn address(&self, name: &ContainerName) -> Result<IpAddr, EngineError> {

@@ -52,6 +52,25 @@ pub(crate) enum NoPlace {
     Busy,
 }
 
+/// What a look at an instance's timers says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Look {
+    /// When to look again.
+    pub(crate) at: Instant,
+    /// It is to be frozen, and nobody has asked yet how.
+    pub(crate) needs_freezer: bool,
+}
+
+/// What the timer of freezing says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Freeze {
+    /// It is frozen, will not be idle again, or may not be frozen.
+    Never,
+    /// At this moment at the earliest, if nobody calls.
+    At(Moment),
+    NeedsFreezer,
+}
+
 /// An instance's place in its pool; never used twice.
 pub(crate) type Key = u64;
 
@@ -66,6 +85,8 @@ pub(crate) struct Pool {
     pub(crate) deadline_ms: HeaderValue,
     pub(crate) vm: Arc<LocalVm>,
     policy: Policy,
+    /// How long an instance is idle before its processes are stopped; `None`: they run on.
+    freeze_after: Option<Duration>,
     /// What the function did so far, in all its versions.
     history: Arc<History>,
     books: Mutex<Books>,
@@ -127,6 +148,10 @@ impl Pool {
     pub(crate) fn new(vm: Arc<LocalVm>, version: Arc<Version>) -> Arc<Self> {
         let spec = &version.spec;
         let policy = Policy { timeout: spec.timeout, one_call: spec.isolation == Isolation::Call };
+        let freeze_after = match spec.idle {
+            epsilon_api::function::Idle::Freeze => vm.config.freeze_after,
+            epsilon_api::function::Idle::Run => None,
+        };
         let history = vm.histories.of(&version.function);
         let deadline_ms =
             HeaderValue::from(u64::try_from(spec.timeout.as_millis()).unwrap_or(u64::MAX));
@@ -135,6 +160,7 @@ impl Pool {
             deadline_ms,
             vm,
             policy,
+            freeze_after,
             history,
             books: Mutex::default(),
             worth: Mutex::default(),
@@ -298,12 +324,13 @@ impl Pool {
     }
 
     /// Lets the instance's timers act; says when to look at them again.
-    pub(crate) fn tick(self: &Arc<Self>, key: Key) -> Instant {
+    pub(crate) fn tick(self: &Arc<Self>, key: Key) -> Look {
         let now = self.vm.now();
         let mut books = self.books.lock();
         let idle = books.idle(self, key);
         let is_spare = books.live() > books.floor(self);
         let mut todo = books.event(self, key, Event::Tick { idle: is_spare.then_some(idle) }, now);
+        let frozen = books.slots.get(&key).map_or(Freeze::Never, |slot| self.freeze(slot, now));
         let look = match books.slots.get(&key).map(|slot| slot.state) {
             Some(State::Idle { since }) if is_spare => since + idle,
             // One that becomes idle after now has its whole idle time before it, which may be another one by then.
@@ -318,9 +345,42 @@ impl Pool {
         if !todo.stops.is_empty() {
             todo.append(books.dispatch(self, now, None));
         }
+        let look = match frozen {
+            Freeze::At(then) => look.min(then),
+            Freeze::Never | Freeze::NeedsFreezer => look,
+        };
         drop(books);
         self.act(todo);
-        Instant::now() + look.saturating_sub(now).clamp(SHORTEST_LOOK, LONGEST_LOOK)
+        Look {
+            at: Instant::now() + look.saturating_sub(now).clamp(SHORTEST_LOOK, LONGEST_LOOK),
+            needs_freezer: frozen == Freeze::NeedsFreezer,
+        }
+    }
+
+    /// Stops the processes of an instance that was idle for long enough, where its function allows it.
+    fn freeze(&self, slot: &Slot, now: Moment) -> Freeze {
+        let Some(after) = self.freeze_after else { return Freeze::Never };
+        let since = match slot.state {
+            State::Idle { since } => since,
+            State::Busy { .. } => now, // it may be idle from now on, without a word
+            State::Starting
+            | State::Draining { .. }
+            | State::Stopping { .. }
+            | State::Gone { .. } => {
+                return Freeze::Never;
+            }
+        };
+        if slot.instance.is_frozen() {
+            return Freeze::Never;
+        }
+        if now < since + after {
+            return Freeze::At(since + after);
+        }
+        if !slot.instance.knows_freezer() {
+            return Freeze::NeedsFreezer;
+        }
+        slot.instance.freeze();
+        Freeze::Never
     }
 
     /// Whether one of the starts under way still has somebody to serve.

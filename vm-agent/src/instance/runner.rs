@@ -128,7 +128,11 @@ impl Runner {
 
     async fn supervise(&self, mut exit: ExitWatch) {
         loop {
-            let look_again = self.pool.tick(self.key);
+            let look = self.pool.tick(self.key);
+            if look.needs_freezer {
+                self.find_freezer().await;
+                continue;
+            }
             tokio::select! {
                 // The order to go first: after it, an exit is no news. All arms may be dropped: a token, the
                 // watch itself (kept across rounds), a stored notice, a timer.
@@ -136,9 +140,15 @@ impl Runner {
                 () = self.instance.stop.cancelled() => return self.stopped(exit).await,
                 exit = &mut exit => return self.crashed(exit),
                 () = self.instance.changed.notified() => {}
-                () = sleep_until(look_again) => {}
+                () = sleep_until(look.at) => {}
             }
         }
+    }
+
+    /// An engine that cannot say how leaves the instance running.
+    async fn find_freezer(&self) {
+        let found = self.vm.engine.freezer(self.instance.container()).await;
+        self.instance.set_freezer(found.unwrap_or_default());
     }
 
     /// Told to go. When a call found the process dead, its exit is about to be known and worth telling.
@@ -173,6 +183,7 @@ impl Runner {
     /// Removes the container and what belongs to it; then the place and the memory are free again.
     async fn clear_away(&self) {
         self.instance.stop.cancel(); // whoever still attends to it may go
+        self.instance.thaw();
         while AssertUnwindSafe(self.remove_container()).catch_unwind().await.is_err() {
             tracing::error!(container = %self.instance.container(), "A bug: a removal panicked; trying again.");
             sleep(10 * FIRST_REMOVE).await;

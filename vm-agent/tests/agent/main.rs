@@ -6,6 +6,7 @@
 mod calls;
 mod faults;
 mod fleet;
+mod freezing;
 mod gateway;
 mod images;
 mod keep;

@@ -15,9 +15,18 @@ fn leave_behind(
     folder: tempfile::TempDir,
     act: impl AsyncFnOnce(&World) + Send,
 ) -> tempfile::TempDir {
+    leave_behind_with("{}", engine, folder, act)
+}
+
+fn leave_behind_with(
+    settings: &str,
+    engine: &FakeEngine,
+    folder: tempfile::TempDir,
+    act: impl AsyncFnOnce(&World) + Send,
+) -> tempfile::TempDir {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let world = runtime.block_on(async {
-        let world = World::on(engine.clone(), folder, "{}").await;
+        let world = World::on(engine.clone(), folder, settings).await;
         act(&world).await;
         world
     });
@@ -97,4 +106,26 @@ async fn an_engine_that_goes_down_is_seen_and_so_is_its_return() {
     world.engine.set_down(false);
     until(|| world.vm.status().state, |state| *state == VmState::Ready).await;
     world.end().await;
+}
+
+#[test]
+fn a_frozen_instance_is_taken_over_too() {
+    let machine = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let engine = machine.block_on(async { FakeEngine::on_this_runtime() });
+    let mut functions = Vec::new();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = leave_behind_with("{freeze_after: 50ms}", &engine, folder, async |world| {
+        let (version, image) = world.function("hello", Load::Works, |_| {});
+        world.text(&version, "/").await;
+        until(|| engine.frozen().len(), |frozen| *frozen == 1).await;
+        functions.push((version, image));
+    });
+    machine.block_on(async {
+        let world = World::on(engine.clone(), folder, "{}").await;
+        assert_eq!(engine.frozen(), [""; 0]);
+        let (version, image) = functions.remove(0);
+        world.text(&version, "/").await;
+        assert_eq!(image.starts.load(Ordering::SeqCst), 1);
+        world.end().await;
+    });
 }

@@ -209,6 +209,7 @@ impl Books {
                     if slot.guess.take().is_some() {
                         pool.vm.metrics.prewarms_used.inc();
                     }
+                    slot.instance.thaw();
                     self.uses.calls += 1;
                     self.running += 1;
                     if is_first {

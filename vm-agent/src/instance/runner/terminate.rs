@@ -18,6 +18,7 @@ impl Runner {
         if grace.is_zero() {
             return;
         }
+        self.instance.thaw(); // stopped processes get no signal
         let asked = Instant::now();
         if let Err(err) = self.vm.engine.terminate(self.instance.container()).await {
             tracing::debug!(instance = %self.instance.id(), cause = %Chain(&err), "SIGTERM could not be sent to the instance.");
