@@ -2,10 +2,12 @@
 //! their authors, through one bounded queue to one thread (`shelf.rs`) that keeps them on disk within a limit
 //! and passes them on to those who follow.
 //!
-//! The path of a call never waits for a log: a full queue drops lines, and counts them.
+//! The path of a call never waits for a log: a full queue drops lines, and counts them. Each function has a share of it
+//! (`rate.rs`), so that one which floods drops its own.
 
 pub(crate) mod attach;
 mod parse;
+mod rate;
 mod shelf;
 
 use crate::instance::Instance;
@@ -17,19 +19,24 @@ use epsilon_api::{
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use prometheus::IntCounter;
+use prometheus::IntCounterVec;
+use rate::Share;
 use shelf::{Order, Shelf, Snapshot};
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     fs,
     io::{self, BufRead},
     os::unix::fs::PermissionsExt as _,
     path::Path,
-    sync::Arc,
+    sync::{Arc, Weak},
     thread,
     time::Duration,
 };
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{
+    broadcast,
+    mpsc::{self, error::TrySendError},
+    oneshot,
+};
 
 /// Lines between the containers and the disk: a second of a function that logs without restraint.
 const QUEUE: usize = 8192;
@@ -43,28 +50,54 @@ const OWNER_ONLY: u32 = 0o700;
 #[derive(Clone, Debug)]
 pub(crate) struct Logs {
     orders: mpsc::Sender<Order>,
-    dropped: IntCounter,
+    /// Lines that were lost, by function.
+    dropped: IntCounterVec,
+    /// Of the functions with an instance here.
+    shares: Arc<Mutex<HashMap<FunctionName, Weak<Share>>>>,
     thread: Arc<Mutex<Option<thread::JoinHandle<()>>>>,
 }
 
 impl Logs {
     /// Opens the folder `logs/`, which only this user may enter (functions log what concerns their callers), and
     /// starts the thread that owns it.
-    pub(crate) fn open(folder: &Path, limit: Bytes, dropped: IntCounter) -> io::Result<Self> {
+    pub(crate) fn open(folder: &Path, limit: Bytes, dropped: IntCounterVec) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         fs::set_permissions(folder, fs::Permissions::from_mode(OWNER_ONLY))?;
         let (orders, inbox) = mpsc::channel(QUEUE);
         let shelf = Shelf::new(folder.to_owned(), limit, dropped.clone());
         let thread =
             thread::Builder::new().name("epsilon-logs".into()).spawn(move || shelf.serve(inbox))?;
-        Ok(Self { orders, dropped, thread: Arc::new(Mutex::new(Some(thread))) })
+        let thread = Arc::new(Mutex::new(Some(thread)));
+        Ok(Self { orders, dropped, shares: Arc::default(), thread })
+    }
+
+    /// What all instances of a function log together is counted in one share.
+    fn share(&self, function: &FunctionName) -> Arc<Share> {
+        let mut shares = self.shares.lock();
+        if let Some(share) = shares.get(function).and_then(Weak::upgrade) {
+            return share;
+        }
+        shares.retain(|_, share| share.strong_count() > 0);
+        let share = Arc::new(Share::default());
+        shares.insert(function.clone(), Arc::downgrade(&share));
+        share
     }
 
     /// Keeps one line, unless the queue is full.
     pub(crate) fn record(&self, record: LogRecord) {
-        if self.orders.try_send(Order::Write(record)).is_err() {
-            self.dropped.inc();
+        if let Err(
+            TrySendError::Full(Order::Write(record)) | TrySendError::Closed(Order::Write(record)),
+        ) = self.orders.try_send(Order::Write(record))
+        {
+            self.count_dropped(&record.function);
+            if let Some(share) = self.shares.lock().get(&record.function).and_then(Weak::upgrade) {
+                share.queue_was_full();
+            }
         }
+    }
+
+    fn count_dropped(&self, function: &FunctionName) {
+        self.dropped.with_label_values(&[function.as_str()]).inc();
     }
 
     /// Something that the agent has to tell the function's author.

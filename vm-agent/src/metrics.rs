@@ -38,7 +38,7 @@ pub(crate) struct Metrics {
     pub(crate) prewarms: IntCounter,
     pub(crate) prewarms_used: IntCounter,
     pub(crate) engine_seconds: HistogramVec,
-    pub(crate) dropped_lines: IntCounter,
+    pub(crate) dropped_lines: IntCounterVec,
     pub(crate) layers: Counts,
 }
 
@@ -91,9 +91,12 @@ impl Metrics {
                 seconds("epsilon_engine_call_seconds", "Answers of the container engine."),
                 &["call"],
             )?,
-            dropped_lines: IntCounter::new(
-                "epsilon_log_lines_dropped_total",
-                "Log lines lost because the queue or the disk was full.",
+            dropped_lines: IntCounterVec::new(
+                Opts::new(
+                    "epsilon_log_lines_dropped_total",
+                    "Log lines lost: beyond their function's share, or because the queue or the disk was full.",
+                ),
+                &["function"],
             )?,
             layers: Counts::register(registry)?,
         };
@@ -149,6 +152,7 @@ impl Metrics {
             drop(self.starts.remove_label_values(&[name, outcome]));
         }
         drop(self.crashes.remove_label_values(&[name]));
+        drop(self.dropped_lines.remove_label_values(&[name]));
     }
 }
 

@@ -62,6 +62,8 @@ pub(crate) struct LocalVm {
     pub(crate) budget: Arc<Budget>,
     /// Starts at once.
     pub(crate) starts: Semaphore,
+    /// The same for functions whose instances end all the time.
+    pub(crate) turbulent_starts: Semaphore,
     pub(crate) logs: Logs,
     pub(crate) metrics: Metrics,
     /// Instances whose runner lives: their containers are nobody else's business.
@@ -107,6 +109,7 @@ impl LocalVm {
             network: Network::new(&id, config.dangerous_allow_metadata),
             drain: Drain::open(config.folder.join("draining")),
             starts: Semaphore::new(config.starts_at_once),
+            turbulent_starts: Semaphore::new(1),
             id,
             boot: rand::rng().random(),
             cpu,

@@ -400,6 +400,11 @@ impl Pool {
             && books.slots.values().any(Slot::is_starting_ahead)
     }
 
+    /// Whether instances of the function end so often that it has to boot its own cells.
+    pub(crate) fn is_turbulent(&self) -> bool {
+        self.history.is_turbulent(self.vm.now())
+    }
+
     /// Whether an instance more would take nothing from others, but for a cell that waits for just that.
     fn has_memory(&self) -> bool {
         self.vm.budget.shortage(self.version.spec.memory) <= self.vm.cells.spare_bytes()

@@ -10,7 +10,11 @@ use super::{
 use crate::instance::state::Moment;
 use epsilon_api::vm::StartPhases;
 use parking_lot::Mutex;
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
+
+/// So many bad ends within [`TURBULENCE`] are no accident: more than one burst of calls in one broken instance makes.
+const TURBULENT: usize = 3;
+const TURBULENCE: Duration = Duration::from_secs(10);
 
 /// See the module. Shared by the pools of the function's versions.
 #[derive(Debug, Default)]
@@ -26,6 +30,8 @@ struct Known {
     ended: Option<Moment>,
     /// What follows from `pauses`, until there is one more.
     choice: Option<Choice>,
+    /// When its last instances ended otherwise than in peace, the newest last.
+    bad_ends: VecDeque<Moment>,
     /// Something is not on the disk.
     is_news: bool,
 }
@@ -69,6 +75,22 @@ impl History {
         let mut known = self.0.lock();
         known.start.add(phases.total().saturating_sub(phases.pull + phases.layers));
         known.is_news = true;
+    }
+
+    /// An instance crashed, ran out of time, or did not come about.
+    pub(crate) fn ended_badly(&self, now: Moment) {
+        let mut known = self.0.lock();
+        if known.bad_ends.len() == TURBULENT {
+            known.bad_ends.pop_front();
+        }
+        known.bad_ends.push_back(now);
+    }
+
+    /// Whether instances end so often that the function boots its own cells, and leaves those that are ready to others.
+    pub(crate) fn is_turbulent(&self, now: Moment) -> bool {
+        let known = self.0.lock();
+        let oldest = known.bad_ends.front().filter(|_| known.bad_ends.len() == TURBULENT);
+        oldest.is_some_and(|then| now.saturating_sub(*then) < TURBULENCE)
     }
 
     /// What the next start will take.
@@ -133,6 +155,21 @@ mod tests {
         history.begins(s(1230));
         assert_eq!(upper(&history), s(660), "ten minutes, without the wait");
         assert_eq!(history.0.lock().pauses.samples(), 1.0);
+    }
+
+    #[test]
+    fn three_bad_ends_in_ten_seconds_are_no_accident() {
+        let history = History::default();
+        for now in [0, 8, 9] {
+            assert!(!history.is_turbulent(s(now)));
+            history.ended_badly(s(now));
+        }
+        assert!(
+            history.is_turbulent(s(9)) && !history.is_turbulent(s(10)),
+            "the first one is over"
+        );
+        history.ended_badly(s(17));
+        assert!(history.is_turbulent(s(17)) && !history.is_turbulent(s(18)));
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! One container's output on its way to the log. The pump reads as fast as it comes, whatever happens
-//! behind it: a container whose pipe is full stands still.
+//! behind it: a container whose pipe is full stands still. Only one that writes without end waits (`rate.rs`).
 
-use super::parse::{Line, Lines};
+use super::{
+    Logs,
+    parse::{Line, Lines},
+    rate::{ReadRate, Share},
+};
 use crate::{
     engine::{ContainerName, EngineError, Output},
     vm::LocalVm,
@@ -21,7 +25,7 @@ use std::{
 };
 use tokio::{
     task::JoinHandle,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -34,12 +38,20 @@ const ATTACH_AGAIN: Duration = Duration::from_secs(1);
 
 type LastLines = Arc<Mutex<VecDeque<String>>>;
 /// Whose lines a container's are: nobody's while it is a cell that waits.
-type Owner = Arc<OnceLock<LogRecord>>;
+type Owner = Arc<OnceLock<Author>>;
+
+/// The function that writes.
+struct Author {
+    /// All of a line's record but what the line says.
+    record: LogRecord,
+    share: Arc<Share>,
+}
 
 /// An attached output.
 pub(crate) struct Tap {
     last: LastLines,
     owner: Owner,
+    logs: Logs,
     pump: JoinHandle<()>,
 }
 
@@ -59,12 +71,12 @@ impl Tap {
             gone: gone.clone(),
             last: Arc::clone(&last),
         };
-        Ok(Self { last, owner, pump: vm.spawn(pump.run(output)) })
+        Ok(Self { last, owner, logs: vm.logs.clone(), pump: vm.spawn(pump.run(output)) })
     }
 
     /// From now on, what it writes goes to this version's log.
     pub(crate) fn belongs_to(&self, version: &Version, instance: &InstanceId) {
-        drop(self.owner.set(LogRecord {
+        let record = LogRecord {
             time: Timestamp::UNIX_EPOCH,
             level: Level::Info,
             function: version.function.clone(),
@@ -72,7 +84,9 @@ impl Tap {
             instance: instance.clone(),
             request_id: None,
             message: String::new(),
-        }));
+        };
+        let share = self.logs.share(&version.function);
+        drop(self.owner.set(Author { record, share }));
     }
 
     /// What the container wrote last, indented below a line of text; empty when it wrote nothing.
@@ -130,18 +144,46 @@ impl Pump {
         let limit = self.vm.config.log_line;
         let mut stdout = Lines::new(Level::Info, limit);
         let mut stderr = Lines::new(Level::Error, limit);
-        while let Some(piece) = output.next().await {
+        let mut rate = ReadRate::new();
+        while let Some(piece) = self.next(&mut output).await {
+            let bytes = match &piece {
+                Output::Stdout(bytes) | Output::Stderr(bytes) => bytes.len(),
+            };
             match piece {
                 Output::Stdout(bytes) => stdout.push(&bytes, |line| self.tell(line)),
                 Output::Stderr(bytes) => stderr.push(&bytes, |line| self.tell(line)),
             }
+            if let Some(wait) = rate.read(bytes, Instant::now()) {
+                sleep(wait).await;
+            }
         }
         stdout.flush(|line| self.tell(line));
         stderr.flush(|line| self.tell(line));
+        self.report();
+    }
+
+    /// The next piece; meanwhile, what was lost is told.
+    async fn next(&self, output: &mut BoxStream<'static, Output>) -> Option<Output> {
+        loop {
+            let report = self.owner.get().and_then(|author| author.share.next_report());
+            let Some(report) = report else { return output.next().await };
+            match timeout_at(report, output.next()).await {
+                Ok(piece) => return piece,
+                Err(_) => self.report(),
+            }
+        }
+    }
+
+    fn report(&self) {
+        let Some(author) = self.owner.get() else { return };
+        if let Some(message) = author.share.report(Instant::now()) {
+            let (time, level) = (Timestamp::now(), Level::Warn);
+            self.vm.logs.record(LogRecord { time, level, message, ..author.record.clone() });
+        }
     }
 
     fn tell(&self, line: Line) {
-        let Some(owner) = self.owner.get() else {
+        let Some(author) = self.owner.get() else {
             tracing::debug!(container = %self.container, message = line.message, "A cell wrote before it had code.");
             return;
         };
@@ -152,12 +194,16 @@ impl Pump {
             }
             last.push_back(line.message.clone());
         }
+        if !author.share.admits(line.message.len(), Instant::now()) {
+            self.vm.logs.count_dropped(&author.record.function);
+            return;
+        }
         self.vm.logs.record(LogRecord {
             time: line.time.unwrap_or_else(Timestamp::now),
             level: line.level,
             request_id: line.request_id,
             message: line.message,
-            ..owner.clone()
+            ..author.record.clone()
         });
     }
 }

@@ -4,7 +4,7 @@
 //! between the kept and the new ones.
 
 use epsilon_api::{ids::FunctionName, log::LogRecord, units::Bytes};
-use prometheus::IntCounter;
+use prometheus::IntCounterVec;
 use std::{
     collections::{HashMap, VecDeque},
     fs::{self, File},
@@ -47,7 +47,7 @@ pub(super) struct Shelf {
     limit: u64,
     rings: HashMap<FunctionName, Ring>,
     followers: HashMap<FunctionName, broadcast::Sender<LogRecord>>,
-    dropped: IntCounter,
+    dropped: IntCounterVec,
 }
 
 /// The segments of one function.
@@ -59,7 +59,7 @@ struct Ring {
 }
 
 impl Shelf {
-    pub(super) fn new(folder: PathBuf, limit: Bytes, dropped: IntCounter) -> Self {
+    pub(super) fn new(folder: PathBuf, limit: Bytes, dropped: IntCounterVec) -> Self {
         let (rings, followers) = (HashMap::new(), HashMap::new());
         Self { folder, limit: limit.get(), rings, followers, dropped }
     }
@@ -113,10 +113,11 @@ impl Shelf {
         }
         for (function, (text, lines)) in texts {
             let folder = self.folder.join(function.as_str());
+            let name = function.clone();
             let ring = self.rings.entry(function).or_insert_with(|| Ring::find(&folder));
             if let Err(err) = ring.append(&folder, &text, self.limit) {
                 ring.open = None;
-                self.dropped.inc_by(lines);
+                self.dropped.with_label_values(&[name.as_str()]).inc_by(lines);
                 tracing::warn!(%err, folder = %folder.display(), lines, "Log lines could not be written.");
             }
         }

@@ -2,9 +2,10 @@
 
 use super::*;
 use epsilon_api::ids::{InstanceId, VersionNumber};
+use prometheus::Opts;
 
 fn logs(folder: &Path, limit: u64) -> Logs {
-    let dropped = IntCounter::new("dropped", "lines").unwrap();
+    let dropped = IntCounterVec::new(Opts::new("dropped", "lines"), &["function"]).unwrap();
     Logs::open(folder, Bytes(limit), dropped).unwrap()
 }
 

@@ -12,6 +12,7 @@ mod images;
 mod keep;
 mod leftovers;
 mod lifecycle;
+mod neighbours;
 mod outages;
 mod restart;
 mod settled;

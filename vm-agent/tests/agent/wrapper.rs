@@ -334,6 +334,15 @@ async fn answer_call(wrapper: Arc<Wrapper>, mut request: Request<Incoming>) -> A
             ));
             json(200, "logged")
         }
+        // Faster than anybody can read, let alone keep.
+        "/flood" => {
+            let lines: String = (0..2000).map(|n| format!("flood {n}\n")).collect();
+            for _ in 0..50 {
+                wrapper.process.print(&lines);
+                tokio::task::yield_now().await;
+            }
+            json(200, id.to_string())
+        }
         "/upgrade" => {
             let upgrade = hyper::upgrade::on(&mut request);
             tokio::spawn(async move {

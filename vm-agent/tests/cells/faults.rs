@@ -173,3 +173,34 @@ async fn an_engine_that_does_not_see_mounts_serves_from_images() {
     assert_eq!(code(&world.get(&other, "/").await), "OK");
     world.end().await;
 }
+
+#[tokio::test]
+async fn a_crash_loop_boots_its_own_cells_and_leaves_those_that_are_ready() {
+    let (base, world) = (Base::new(), World::new("{cells_min: 2, cells_max: 2}").await);
+    let crashes = function(&world, &base, "exports.hello = () => process.exit(3)", |_| {});
+    let calm = function(&world, &base, CODE, |_| {});
+    world.until_ready(&crashes, 2).await;
+    for _ in 0..3 {
+        world.get(&crashes, "/").await.unwrap_err();
+    }
+    // From now on it goes on all the time, and cells are ready for others all the same.
+    let vm = world.vm();
+    let looping = tokio::spawn(async move {
+        for _ in 0..12 {
+            let request = http::Request::builder().uri("/").header("host", "test");
+            let request = request.body(epsilon_api::body::empty()).unwrap();
+            let request_id = epsilon_api::ids::RequestId::random();
+            let version = Arc::clone(&crashes);
+            let call = epsilon_api::vm::Call { version, request_id, may_wait: true, request };
+            vm.call(call).await.unwrap_err();
+        }
+    });
+    until(|| world.status().cells.ready, |ready| *ready == 2).await;
+    let ready = world.assigned("ready");
+    world.text(&calm, "/").await;
+    assert_eq!(world.assigned("ready"), ready + 1);
+    assert!(!looping.is_finished(), "it was at it all the time");
+    looping.await.unwrap();
+    assert!(world.assigned("booted") >= 10, "{}", world.assigned("booted"));
+    world.end().await;
+}

@@ -233,6 +233,9 @@ impl Books {
         match before.step(event, now, &pool.policy) {
             Ok((state, effect)) => {
                 slot.state = state;
+                if state != before && is_bad_end(state) && !is_bad_end(before) {
+                    pool.history.ended_badly(now);
+                }
                 let drains = |state| matches!(state, State::Draining { .. });
                 match effect {
                     Effect::Kill => todo.stops.push(Arc::clone(&slot.instance)),
@@ -394,6 +397,17 @@ impl Books {
             || (starting + live < self.floor(pool)
                 && !resting
                 && self.brittle.is_none_or(|(until, _)| now >= until))
+    }
+}
+
+/// Whether the instance ends because of its own code.
+fn is_bad_end(state: State) -> bool {
+    match state {
+        State::Stopping { why } | State::Gone { why } => match why {
+            Why::Crashed | Why::TimedOut | Why::NeverReady => true,
+            Why::IdleTooLong | Why::OneCall | Why::Evicted | Why::Asked => false,
+        },
+        State::Starting | State::Idle { .. } | State::Busy { .. } | State::Draining { .. } => false,
     }
 }
 

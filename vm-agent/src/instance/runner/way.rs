@@ -28,7 +28,10 @@ struct Taken<'a> {
 /// A place among the starts that the engine works for at once.
 struct Turn<'a> {
     _permit: SemaphorePermit<'a>,
-    _at_engine: AtEngine<'a>,
+    /// Cells are not refilled at the cost of a start; but beside one of a function whose instances end all the time.
+    _at_engine: Option<AtEngine<'a>>,
+    /// Of such functions, one start at once on this VM.
+    _turbulent: Option<SemaphorePermit<'a>>,
 }
 
 impl Runner {
@@ -57,7 +60,11 @@ impl Runner {
         taken: &mut Taken<'a>,
     ) -> Result<Started, NotAssigned> {
         let cells = &self.vm.cells;
-        cells.wants(&kind, self.vm.now());
+        // What such a function takes is not what others will need.
+        let is_calm = !self.pool.is_turbulent();
+        if is_calm {
+            cells.wants(&kind, self.vm.now());
+        }
         let mut phases = StartPhases::default();
         let began = Instant::now();
         if !cells.has(&kind) {
@@ -70,14 +77,15 @@ impl Runner {
         phases.layers = began.elapsed();
 
         let since = Instant::now();
-        if self.top_up(&kind)
+        if is_calm
+            && self.top_up(&kind)
             && let Some(cell) = cells.take(&kind)
         {
             return self.assign(cell, code, phases, since, "ready").await;
         }
         self.take_turn(taken).await.map_err(NotAssigned::Start)?;
         let since = Instant::now();
-        if let Some(mut cell) = cells.take(&kind) {
+        if is_calm && let Some(mut cell) = cells.take(&kind) {
             drop(cell.place.memory.take()); // the start has all that it needs by now
             return self.assign(cell, code, phases, since, "ready").await;
         }
@@ -161,9 +169,15 @@ impl Runner {
             taken.has_memory = true;
         }
         if taken.turn.is_none() {
-            let permit = self.vm.starts.acquire().await.map_err(|_| StartFailure::CalledOff)?;
-            let at_engine = self.vm.cells.has_engine();
-            taken.turn = Some(Turn { _permit: permit, _at_engine: at_engine });
+            let closed = |_| StartFailure::CalledOff;
+            let turbulent = match self.pool.is_turbulent() {
+                true => Some(self.vm.turbulent_starts.acquire().await.map_err(closed)?),
+                false => None,
+            };
+            let permit = self.vm.starts.acquire().await.map_err(closed)?;
+            let at_engine = turbulent.is_none().then(|| self.vm.cells.has_engine());
+            taken.turn =
+                Some(Turn { _permit: permit, _at_engine: at_engine, _turbulent: turbulent });
         }
         if !self.pool.is_start_needed() {
             return Err(StartFailure::CalledOff); // those who waited were served meanwhile
