@@ -10,7 +10,10 @@ import world
 SYSTEMD = world.INFRA / "systemd"
 # Highest exposure that `systemd-analyze security` may give, of 10. The agent and the builder are root on purpose; what
 # they cannot close, and why, stands in their units.
-EXPOSURE = {"epsilon-gateway.service": 1.5, "epsilon-vm-agent.service": 5.5, "epsilon-builder.service": 6.5}
+EXPOSURE = {
+    "epsilon.service": 6.5, "epsilon-gateway.service": 1.5, "epsilon-vm-agent.service": 5.5, "epsilon-builder.service": 6.5}
+# Who goes last when a machine is short of memory. What runs functions goes after its functions.
+OOM_SCORE = {"epsilon.service": "-900", "epsilon-vm-agent.service": "-900"}
 
 
 def seconds(text):
@@ -45,6 +48,15 @@ class Units(unittest.TestCase):
                 "systemd-analyze", "security", "--offline=true", "--no-pager", f"--threshold={round(most * 10)}",
                 SYSTEMD / unit, check=False)
             self.assertEqual(done.returncode, 0, f"{unit} is more open than {most}:\n{done.stdout[-400:]}{done.stderr}")
+
+    def test_functions_are_killed_for_memory_before_what_runs_them(self):
+        for unit, score in OOM_SCORE.items():
+            self.assertEqual(setting(unit, "OOMScoreAdjust"), [score], unit)
+
+    def test_what_they_write_is_nobody_elses(self):
+        for unit in ["epsilon.service", "epsilon-vm-agent.service"]:
+            self.assertEqual(setting(unit, "UMask"), ["0077"], unit)
+            self.assertEqual(setting(unit, "StateDirectoryMode"), ["0700"], unit)
 
     def test_a_drain_ends_before_systemds_patience(self):
         """Each part's grace, as its settings declare it, and the removal of what it made on the engine after it."""
