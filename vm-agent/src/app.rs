@@ -27,6 +27,7 @@ use rustix::fs::{FlockOperation, flock};
 use std::{
     fs::{self, File},
     io::{self, Write},
+    os::unix::fs::PermissionsExt,
     path::Path,
     sync::Arc,
     time::Duration,
@@ -86,7 +87,10 @@ impl Agent {
             let path = path.to_owned();
             move |source| StartError::Folder { path, source }
         };
-        fs::create_dir_all(config.folder.join("sockets")).map_err(folder(&config.folder))?;
+        fs::create_dir_all(config.folder.join("sockets"))
+            // What functions log and keep lies below: nobody else's, also where the data folder is open.
+            .and_then(|()| fs::set_permissions(&config.folder, fs::Permissions::from_mode(0o700)))
+            .map_err(folder(&config.folder))?;
         let lock = lock(&config.folder)?;
         let id = vm_id(&config.folder, config.id.as_ref())?;
         let machine = engine.ping().await.map_err(|source| StartError::Engine {

@@ -7,6 +7,7 @@ mod member;
 use crate::{
     cell::demand::Range,
     keep::{histogram::REACH, policy},
+    network::reach::Reach,
 };
 use epsilon_api::{ids::VmId, units::Bytes, written};
 use epsilon_registry::{Access, Written};
@@ -15,6 +16,7 @@ pub use member::MemberConfig;
 use serde::Deserialize;
 use std::{
     net::SocketAddr,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -22,6 +24,8 @@ use std::{
 /// Defaults of `cells_min` and `cells_max`.
 const CELLS_MIN: u32 = 2;
 const CELLS_MAX: u32 = 8;
+/// Default of `user_ids`: what systemd's table of ids calls unused, and below what engines take for an id.
+const USER_IDS: RangeInclusive<u32> = 1_879_048_192..=2_147_483_646;
 
 /// The section as written. All keys may be left out.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -111,11 +115,21 @@ pub struct Settings {
     pub freeze_after: Option<Duration>,
     /// Processes and threads in one instance. Default `256`: Node takes a dozen; a fork bomb ends here.
     pub pids_limit: Option<u32>,
-    /// Size of an instance's `/tmp`, which is memory and counts against the instance. Default `64MiB`.
+    /// Size of an instance's `/tmp`, which is memory and counts against the instance. Programs in it may be executed.
+    /// Default `64MiB`.
     #[serde(deserialize_with = "written::some_text")]
     pub tmp_size: Option<Bytes>,
     /// Open files in one instance. Default `16384`.
     pub open_files: Option<u32>,
+    /// User ids of which each instance gets one of its own, `FIRST-LAST`, so that what the kernel counts by user is nobody
+    /// else's. Default `1879048192-2147483646`: a range that neither people, services nor other container engines use. A
+    /// smaller one has to hold all instances of this machine. `shared`: all instances run as 65532, as they do where the
+    /// agent is not root.
+    pub user_ids: Option<String>,
+    /// Which seccomp profile instances run under. Default `own`: the one of this release, which allows what Docker's does but
+    /// io_uring, AF_VSOCK and other rare kinds of sockets, and 32-bit programs. `engine`: the engine's own, for an engine
+    /// without seccomp and for programs that need what is refused.
+    pub seccomp: Seccomp,
     /// Kept log of one function on this VM; the oldest goes first. Default `10MiB`.
     #[serde(deserialize_with = "written::some_text")]
     pub log_size: Option<Bytes>,
@@ -150,10 +164,17 @@ pub struct Settings {
     /// Longest that a stop of the agent waits for its containers to go, after its grace. Default `20s`.
     #[serde(deserialize_with = "written::some_duration")]
     pub remove_timeout: Option<Duration>,
-    /// Gives functions a network although the way to 169.254.169.254 (the cloud's metadata, with the
+    /// Gives functions a network although their way to this machine and to 169.254.169.254 (the cloud's metadata, with the
     /// VM's own credentials) cannot be closed, because the agent is not root or has no iptables.
     /// Default `false`: such functions are refused.
     pub dangerous_allow_metadata: bool,
+    /// Networks that functions do not reach, CIDRs with commas between them. Default `own`: those that this VM's interfaces
+    /// are in, where its neighbours and other VMs of the fleet are. For example `own,10.0.0.0/8`; `none` closes nothing. The
+    /// machine itself is closed in any case, and so is 169.254.169.254; the resolvers of the machine stay open for DNS.
+    pub closed_networks: Option<String>,
+    /// Addresses that functions reach all the same, `ADDRESS[/BITS][:PORT]` with commas between them: for example
+    /// `192.168.1.10:5432`, a data base on this machine that listens on its address in the network. Default: none.
+    pub open_addresses: Option<String>,
     /// Control addresses of the fleet's gateways (`http://10.0.0.4:8081`), with commas between them. This setting and
     /// those after it are for `epsilon-vm-agent`; `epsilon up` has its agent in its own process.
     pub gateways: Option<String>,
@@ -248,6 +269,10 @@ pub struct Config {
     pub remove_timeout: Duration,
     /// See [`Settings::dangerous_allow_metadata`].
     pub dangerous_allow_metadata: bool,
+    /// See [`Settings::user_ids`]; `None`: shared.
+    pub user_ids: Option<RangeInclusive<u32>>,
+    /// See [`Settings::closed_networks`] and [`Settings::open_addresses`].
+    pub(crate) reach: Reach,
     /// What every container gets.
     pub limits: ContainerLimits,
     /// How the VM belongs to a fleet; `None` where none is named.
@@ -265,6 +290,19 @@ pub struct ContainerLimits {
     pub tmp_size: Bytes,
     /// See [`Settings::open_files`].
     pub open_files: u32,
+    /// See [`Settings::seccomp`].
+    pub seccomp: Seccomp,
+}
+
+/// Where an instance's seccomp profile comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Seccomp {
+    /// From this release.
+    #[default]
+    Own,
+    /// From the container engine.
+    Engine,
 }
 
 /// A setting that cannot be used.
@@ -307,6 +345,21 @@ pub enum ConfigError {
         "`vm_agent.token_file` has to name the file with the fleet's token (a gateway's `DATA/fleet.token`)"
     )]
     NoToken,
+    /// No range of user ids.
+    #[error(
+        "`vm_agent.user_ids` (`{0}`) must be `FIRST-LAST`, both from 1000 to 2147483646, or `shared`"
+    )]
+    UserIds(String),
+    /// No networks or addresses.
+    #[error("`vm_agent.{key}`: `{text}` {rule}")]
+    Reach {
+        /// Which setting.
+        key: &'static str,
+        /// The part that cannot be read.
+        text: String,
+        /// What it has to be.
+        rule: &'static str,
+    },
     /// Half of TLS.
     #[error("the settings `vm_agent.tls_…` cannot be used")]
     Tls(#[from] TlsError),
@@ -371,11 +424,14 @@ impl Settings {
             reconcile_every: self.reconcile_every.unwrap_or(seconds(10)),
             remove_timeout: self.remove_timeout.unwrap_or(seconds(20)),
             dangerous_allow_metadata: self.dangerous_allow_metadata,
+            user_ids: user_ids(self.user_ids.as_deref())?,
+            reach: Reach::read(self.closed_networks.as_deref(), self.open_addresses.as_deref())?,
             limits: ContainerLimits {
                 runtime: self.engine_runtime,
                 pids: self.pids_limit.unwrap_or(256),
                 tmp_size: self.tmp_size.unwrap_or(Bytes::mib(64)),
                 open_files: self.open_files.unwrap_or(16_384),
+                seccomp: self.seccomp,
             },
             member,
         };
@@ -423,6 +479,22 @@ impl Settings {
     }
 }
 
+/// Ids of people begin at 1000, and the kernel's last ones mean something else.
+fn user_ids(written: Option<&str>) -> Result<Option<RangeInclusive<u32>>, ConfigError> {
+    let range = match written.map(str::trim) {
+        None => return Ok(Some(USER_IDS)),
+        Some("shared") => return Ok(None),
+        Some(text) => text
+            .split_once('-')
+            .and_then(|(first, last)| Some(first.trim().parse().ok()?..=last.trim().parse().ok()?)),
+    };
+    let good = |range: &RangeInclusive<u32>| {
+        !range.is_empty() && *range.start() >= 1000 && *range.end() <= *USER_IDS.end()
+    };
+    let range = range.filter(good);
+    range.map(Some).ok_or_else(|| ConfigError::UserIds(written.unwrap_or_default().to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -463,6 +535,13 @@ mod tests {
     }
 
     #[test]
+    fn instances_have_user_ids_of_their_own_unless_told_otherwise() {
+        assert_eq!(read("{}").unwrap().user_ids, Some(USER_IDS));
+        assert_eq!(read("{user_ids: 100000-165535}").unwrap().user_ids, Some(100_000..=165_535));
+        assert_eq!(read("{user_ids: shared}").unwrap().user_ids, None);
+    }
+
+    #[test]
     fn bad_settings_name_the_key() {
         for (yaml, part) in [
             ("{queue_wait: soon}", "`soon` is not a duration"),
@@ -481,6 +560,13 @@ mod tests {
             ("{gateways: 'https://a:1', token_file: x}", "`https://` needs the settings"),
             ("{instance_idle_min: 1h, instance_idle_max: 1m}", "vm_agent.instance_idle_max"),
             ("{instance_idle: 0s}", "vm_agent.instance_idle"),
+            ("{user_ids: 0-100000}", "vm_agent.user_ids"),
+            ("{user_ids: 200000-100000}", "vm_agent.user_ids"),
+            ("{user_ids: 100000-4294967295}", "vm_agent.user_ids"),
+            ("{user_ids: many}", "vm_agent.user_ids"),
+            ("{seccomp: none}", "seccomp"),
+            ("{closed_networks: '10.0.0.0/8,10.0'}", "vm_agent.closed_networks"),
+            ("{open_addresses: 'db.example:5432'}", "vm_agent.open_addresses"),
             ("{tls_key: k.pem}", "set together or not at all"),
         ] {
             let err = read(yaml).unwrap_err();

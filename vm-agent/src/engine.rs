@@ -7,7 +7,9 @@
 pub mod docker;
 #[cfg(feature = "fake")]
 pub mod fake;
+mod volumes;
 
+pub use crate::network::reach::{Ipv4Network, OpenAddress};
 use crate::{config::ContainerLimits, labels::Labels};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,7 +21,12 @@ use epsilon_api::{
 };
 use epsilon_registry::Host;
 use futures_util::stream::BoxStream;
-use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    sync::Arc,
+};
 
 /// The name of a container; valid in every engine by construction.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -61,12 +68,27 @@ impl fmt::Debug for ContainerName {
 
 /// An image that the engine has: what [`Engine::create`] takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LocalImage(pub(crate) String);
+pub struct LocalImage {
+    pub(crate) name: String,
+    /// Folders that it declares as volumes. Each is a bounded tmpfs in a container.
+    pub(crate) volumes: Vec<String>,
+}
 
 impl LocalImage {
     /// An image under the name by which its engine knows it.
     pub fn new(name: impl Into<String>) -> Self {
-        Self(name.into())
+        Self { name: name.into(), volumes: Vec::new() }
+    }
+
+    /// The same with the volumes that it declares.
+    #[must_use]
+    pub fn with_volumes(self, declared: impl IntoIterator<Item = String>) -> Self {
+        Self { volumes: volumes::normalized(declared), ..self }
+    }
+
+    /// Why its volumes cannot be had, for the author of the image.
+    pub(crate) fn unfit(&self) -> Option<String> {
+        volumes::unfit(&self.volumes)
     }
 }
 
@@ -95,6 +117,8 @@ pub struct ContainerSpec {
     /// A folder of this machine that appears as [`Engine::code`] inside, to read; what is mounted on it later
     /// appears there, too. It lies in a shared mount.
     pub mounts: Option<PathBuf>,
+    /// A file of this machine that appears as `/etc/passwd` inside: it has a name for [`user`](Self::user).
+    pub passwd: Option<PathBuf>,
     /// `uid:gid` of the code.
     pub user: String,
     /// Memory; there is no swap beyond it.
@@ -119,6 +143,19 @@ pub struct NetworkSpec {
     pub bridge: String,
     /// The VM that it belongs to; its label.
     pub vm: VmId,
+}
+
+/// What is behind a bridge reaches the outside, and neither this machine, nor 169.254.169.254, nor the closed networks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Firewall {
+    /// The interface on this machine.
+    pub bridge: String,
+    /// Who answers for names. Only port 53 of theirs is open.
+    pub resolvers: Vec<Ipv4Addr>,
+    /// What is open although it is this machine or in a closed network.
+    pub open: Vec<OpenAddress>,
+    /// What is closed besides.
+    pub closed: Vec<Ipv4Network>,
 }
 
 /// A container that exists.
@@ -324,9 +361,9 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Removes the network.
     async fn remove_network(&self, name: &str) -> Result<(), EngineError>;
 
-    /// Makes sure that nothing behind the bridge reaches 169.254.169.254.
-    async fn close_metadata(&self, bridge: &str) -> Result<(), EngineError>;
+    /// Makes sure that what is behind the bridge reaches neither this machine nor what is closed to it.
+    async fn ensure_firewall(&self, firewall: &Firewall) -> Result<(), EngineError>;
 
-    /// Takes that rule back.
-    async fn open_metadata(&self, bridge: &str) -> Result<(), EngineError>;
+    /// Takes those rules back.
+    async fn remove_firewall(&self, bridge: &str) -> Result<(), EngineError>;
 }

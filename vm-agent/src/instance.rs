@@ -10,6 +10,7 @@ pub(crate) mod sockets;
 pub(crate) mod start;
 pub(crate) mod state;
 pub(crate) mod unsettled;
+pub(crate) mod user_ids;
 
 use crate::{
     cell::place::Place,
@@ -31,6 +32,7 @@ use std::{
 };
 use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
+use user_ids::Lease;
 
 #[derive(Debug)]
 pub(crate) struct Instance {
@@ -55,6 +57,8 @@ pub(crate) struct Instance {
     reached: Mutex<Reached>,
     /// Its share of the VM's memory, from the moment it was given out until the container is gone.
     memory: Mutex<Option<Grant>>,
+    /// Who it runs as, where it is not a cell's user. Given back with the instance.
+    user: OnceLock<Lease>,
     /// Held while the engine makes or starts the container.
     engine_at_work: Arc<tokio::sync::Mutex<()>>,
 }
@@ -94,6 +98,7 @@ impl Instance {
             is_frozen: AtomicBool::new(false),
             reached: Mutex::new(Reached::Nothing),
             memory: Mutex::new(None),
+            user: OnceLock::new(),
             engine_at_work: Arc::default(),
         })
     }
@@ -207,6 +212,11 @@ impl Instance {
             Some(share) => share.join(grant),
             None => *memory = Some(grant),
         }
+    }
+
+    /// It runs as this user.
+    pub(crate) fn keep_user(&self, user: Lease) {
+        drop(self.user.set(user));
     }
 
     pub(crate) fn give_memory_back(&self) {

@@ -20,6 +20,9 @@ pub const SPEC: &str = "epsilon.spec";
 /// On cells: `1`. What a cell serves is not known when it is made; its folder says it, once there is something.
 pub const CELL: &str = "epsilon.cell";
 
+/// The user id that the container's code runs as, where it is nobody else's.
+pub const USER: &str = "epsilon.user";
+
 /// On images that a builder of ours made: `function` or `runtime`.
 pub const IMAGE: &str = "epsilon.image";
 /// What names of images in an engine begin with, where a builder of ours gave them.
@@ -34,12 +37,15 @@ pub struct Labels {
     pub instance: InstanceId,
     /// What it serves. `None` of a cell: that serves nothing yet when it is made.
     pub version: Option<Arc<Version>>,
+    /// The user id that is its own, if it has one.
+    pub user: Option<u32>,
 }
 
 impl Labels {
     /// As the engine takes them.
     pub fn to_map(&self) -> HashMap<String, String> {
         let mut all = vec![(VM, self.vm.to_string()), (INSTANCE, self.instance.to_string())];
+        all.extend(self.user.map(|user| (USER, user.to_string())));
         match &self.version {
             Some(version) => all.extend([
                 (FUNCTION, version.function.to_string()),
@@ -62,6 +68,7 @@ impl Labels {
             vm: map.get(VM)?.parse().ok()?,
             instance: map.get(INSTANCE)?.parse().ok()?,
             version,
+            user: map.get(USER).and_then(|user| user.parse().ok()),
         })
     }
 }

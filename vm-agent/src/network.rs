@@ -1,10 +1,17 @@
-//! The one network of this VM's functions: a bridge without traffic between instances and without a way to
-//! the cloud's metadata service. A function that wants a network gets this one or none.
+//! The one network of this VM's functions: a bridge without traffic between instances, and without a way to this machine,
+//! its networks and the cloud's metadata service. A function that wants a network gets this one or none.
 //!
-//! The engine loses the rule about the metadata service when it restarts, so it is ensured again on a timer.
+//! The engine loses rules when it restarts, and a machine may come into other networks, so they are ensured again on a
+//! timer.
 
-use crate::engine::{Attachment, Engine, EngineError, NetworkSpec};
+pub(crate) mod reach;
+
+use crate::{
+    config::Config,
+    engine::{Attachment, Engine, EngineError, NetworkSpec},
+};
 use epsilon_api::ids::VmId;
+use reach::Reach;
 use std::{
     hash::{Hash, Hasher},
     sync::{
@@ -19,6 +26,7 @@ pub(crate) struct Network(Arc<Bridge>);
 #[derive(Debug)]
 struct Bridge {
     spec: NetworkSpec,
+    reach: Reach,
     dangerous_allow_metadata: bool,
     /// The network stands and is safe, as far as is known.
     is_safe: AtomicBool,
@@ -31,14 +39,14 @@ pub(crate) enum NetworkError {
     #[error("there is no network for functions")]
     Engine(#[from] EngineError),
     #[error(
-        "functions with `network: egress` are refused: the way to 169.254.169.254 cannot be closed; run the \
-         agent as root with iptables installed, or set `vm_agent.dangerous_allow_metadata: true`"
+        "functions with `network: egress` are refused: their way to this machine and to 169.254.169.254 cannot be \
+         closed; run the agent as root with iptables installed, or set `vm_agent.dangerous_allow_metadata: true`"
     )]
-    MetadataOpen(#[source] EngineError),
+    NoFirewall(#[source] EngineError),
 }
 
 impl Network {
-    pub(crate) fn new(vm: &VmId, dangerous_allow_metadata: bool) -> Self {
+    pub(crate) fn new(vm: &VmId, config: &Config) -> Self {
         // An interface's name has at most 15 bytes, a VM's id up to 63.
         let mut hasher = rapidhash::fast::RapidHasher::default_const();
         vm.as_str().hash(&mut hasher);
@@ -46,13 +54,14 @@ impl Network {
         let spec = NetworkSpec { name: format!("epsilon-{vm}"), bridge, vm: vm.clone() };
         Self(Arc::new(Bridge {
             spec,
-            dangerous_allow_metadata,
+            reach: config.reach.clone(),
+            dangerous_allow_metadata: config.dangerous_allow_metadata,
             is_safe: AtomicBool::new(false),
             is_removed: tokio::sync::Mutex::new(false),
         }))
     }
 
-    /// Makes the network and closes the way to the metadata service, as far as they are not. In a task of its own:
+    /// Makes the network and its firewall, as far as they are not. In a task of its own:
     /// whoever asks may be told to go meanwhile, and the engine would make a network that nobody removes.
     pub(crate) async fn ensure(&self, engine: &Arc<dyn Engine>) -> Result<(), NetworkError> {
         let (bridge, engine) = (Arc::clone(&self.0), Arc::clone(engine));
@@ -83,7 +92,7 @@ impl Network {
         *is_removed = true;
         bridge.is_safe.store(false, Ordering::Release);
         engine.remove_network(&bridge.spec.name).await?;
-        engine.open_metadata(&bridge.spec.bridge).await
+        engine.remove_firewall(&bridge.spec.bridge).await
     }
 }
 
@@ -100,8 +109,8 @@ impl Bridge {
 
     async fn make(&self, engine: &dyn Engine) -> Result<(), NetworkError> {
         engine.ensure_network(&self.spec).await?;
-        match engine.close_metadata(&self.spec.bridge).await {
-            Err(err) if !self.dangerous_allow_metadata => Err(NetworkError::MetadataOpen(err)),
+        match engine.ensure_firewall(&self.reach.firewall(&self.spec.bridge)).await {
+            Err(err) if !self.dangerous_allow_metadata => Err(NetworkError::NoFirewall(err)),
             Ok(()) | Err(_) => Ok(()),
         }
     }

@@ -53,7 +53,7 @@ async fn adopt_one(vm: &Arc<LocalVm>, found: &Found) -> bool {
     let Some(labels) = Labels::from_map(&found.labels).filter(|_| found.is_running) else {
         return false;
     };
-    let Labels { instance: id, version, vm: _ } = labels;
+    let Labels { instance: id, version, user, vm: _ } = labels;
     let (version, cell) = match version {
         Some(version) => (version, None),
         None => match served(vm, &id) {
@@ -78,7 +78,7 @@ async fn adopt_one(vm: &Arc<LocalVm>, found: &Found) -> bool {
     if instance.version.spec.isolation == Isolation::Call {
         return false;
     }
-    let Ok(folder) = SocketFolder::open(vm.sockets_folder(&id)) else { return false };
+    let Ok(folder) = SocketFolder::open(&vm.sockets_folder(&id)) else { return false };
     // The earlier life may have frozen it.
     if let Ok(Some(freezer)) = vm.engine.freezer(&found.name).await {
         drop(freezer.thaw());
@@ -92,8 +92,10 @@ async fn adopt_one(vm: &Arc<LocalVm>, found: &Found) -> bool {
         Ok(tap) => tap.belongs_to(&instance.version, instance.id()),
         Err(_) => return false,
     }
+    folder.close(); // the earlier life may have ended right before
     let unsettled = Unsettled::open(&folder).await;
     instance.connections.reach(Upstream::Sockets(folder, unsettled));
+    instance.keep_user(vm.users.adopt(user));
     instance.keep_memory(vm.budget.adopt(instance.version.spec.memory));
     let (pool, instance) = (vm.pool(&instance.version), Arc::new(instance));
     vm.known.lock().insert(id);

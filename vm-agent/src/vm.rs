@@ -3,7 +3,7 @@
 
 use crate::{
     call,
-    cell::{Cells, fetch::fetch},
+    cell::{Cells, fetch::fetch, mounts},
     config::Config,
     drain::{Drain, Why},
     engine::{Engine, EngineError},
@@ -13,7 +13,9 @@ use crate::{
         budget::Budget,
         pool::{Idle, Key, Pool},
         runner::Runner,
+        sockets::{self, Layout, SocketFolder},
         state::Moment,
+        user_ids::{Lease, UserIds},
     },
     keep::{cost::Clock, file, histories::Histories},
     layers::Layers,
@@ -35,7 +37,8 @@ use parking_lot::{Mutex, RwLock};
 use rand::RngExt;
 use std::{
     collections::{HashMap, HashSet},
-    path::PathBuf,
+    io,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -43,6 +46,9 @@ use std::{
 };
 use tokio::{runtime::Handle, sync::Semaphore, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Below the agent's folder: one folder for each instance.
+const SOCKETS: &str = "sockets";
 
 pub(crate) type Pools = HashMap<VersionId, Arc<Pool>, rapidhash::fast::RandomState>;
 
@@ -59,6 +65,10 @@ pub(crate) struct LocalVm {
     /// Code layers for cells.
     pub(crate) layers: Layers,
     pub(crate) network: Network,
+    /// Who instances run as.
+    pub(crate) users: UserIds,
+    /// Whether the socket directory of an instance can be a tmpfs of its own.
+    are_sockets_bounded: bool,
     pub(crate) budget: Arc<Budget>,
     /// Starts at once.
     pub(crate) starts: Semaphore,
@@ -106,7 +116,9 @@ impl LocalVm {
         let cells = Cells::open(&config, &*engine);
         let histories = Histories::recall(file::read(&keep_file(&config)));
         Arc::new(Self {
-            network: Network::new(&id, config.dangerous_allow_metadata),
+            network: Network::new(&id, &config),
+            users: UserIds::new(config.user_ids.clone()),
+            are_sockets_bounded: engine.sees_mounts() && can_bound(&config.folder.join(SOCKETS)),
             drain: Drain::open(config.folder.join("draining")),
             starts: Semaphore::new(config.starts_at_once),
             turbulent_starts: Semaphore::new(1),
@@ -149,11 +161,25 @@ impl LocalVm {
     }
 
     pub(crate) fn sockets_root(&self) -> PathBuf {
-        self.config.folder.join("sockets")
+        self.config.folder.join(SOCKETS)
     }
 
     pub(crate) fn sockets_folder(&self, instance: &InstanceId) -> PathBuf {
         self.sockets_root().join(instance.as_str())
+    }
+
+    /// Makes what an instance of this user and the agent meet in.
+    pub(crate) fn make_sockets(
+        &self,
+        instance: &InstanceId,
+        user: &Lease,
+    ) -> io::Result<SocketFolder> {
+        let layout = Layout {
+            user: user.user(),
+            has_passwd: user.own_id().is_some(),
+            is_bounded: self.are_sockets_bounded,
+        };
+        SocketFolder::create(&self.sockets_folder(instance), layout)
     }
 
     /// Removes what an instance and the agent met in. Code may have left anything there, so it is done where
@@ -161,7 +187,7 @@ impl LocalVm {
     pub(crate) fn remove_sockets(&self, instance: &InstanceId) {
         let folder = self.sockets_folder(instance);
         let remove = move || {
-            if let Err(err) = clear(&folder) {
+            if let Err(err) = sockets::unmount(&folder).and_then(|()| clear(&folder)) {
                 tracing::warn!(%err, folder = %folder.display(), "Folder could not be removed.");
             }
         };
@@ -323,6 +349,16 @@ impl LocalVm {
         }
         is_news
     }
+}
+
+fn can_bound(sockets: &Path) -> bool {
+    let tried = mounts::try_tmpfs(sockets).inspect_err(|err| {
+        tracing::warn!(
+            %err, folder = %sockets.display(),
+            "The socket directories of instances have no limit: this agent cannot mount."
+        );
+    });
+    tried.is_ok()
 }
 
 fn memory_of(instances: &[(Idle, &Arc<Pool>)]) -> u64 {

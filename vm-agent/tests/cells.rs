@@ -10,6 +10,8 @@
 mod closed;
 #[path = "cells/faults.rs"]
 mod faults;
+#[path = "cells/isolation.rs"]
+mod isolation;
 #[path = "cells/many.rs"]
 mod many;
 #[path = "cells/restart.rs"]

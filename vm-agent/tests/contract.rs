@@ -14,8 +14,8 @@ use epsilon_api::{
 use epsilon_vm_agent::{
     config::{Config, Settings},
     engine::{
-        Attachment, ContainerName, ContainerSpec, Engine, EngineError, Exit, NetworkSpec, Output,
-        docker::DockerEngine, fake::FakeEngine,
+        Attachment, ContainerName, ContainerSpec, Engine, EngineError, Exit, Firewall, NetworkSpec,
+        Output, docker::DockerEngine, fake::FakeEngine,
     },
     labels::Labels,
 };
@@ -44,11 +44,28 @@ const PROBE: &[&str] = &["sh", "-c", PROBE_SCRIPT];
 /// Doubles a text until there is no room for it.
 const EATER: &[&str] = &["sh", "-c", "x=a; while :; do x=$x$x; done"];
 
+/// Writes what its volumes are, and whether anybody checked it.
+const VOLUMES: &[&str] = &["sh", "-c", VOLUMES_SCRIPT];
+
+const VOLUMES_SCRIPT: &str = r#"
+for at in /data /var/lib/db; do
+  touch $at/x && echo $at writable
+  grep " $at " /proc/mounts | grep -o nosuid
+  grep " $at " /proc/mounts | grep -o nodev
+  head -c 40000000 /dev/zero > $at/big 2>/dev/null && echo unbounded || echo bounded
+  rm $at/big
+done
+sleep 1
+ls /data/checked 2>/dev/null || echo unchecked
+"#;
+
 const PROBE_SCRIPT: &str = r#"
 id -u; id -g
 touch /x 2>/dev/null && echo root-writable || echo root-read-only
 touch /tmp/x && echo tmp-writable
-head -c 3000000 /dev/zero > /tmp/big 2>/dev/null && echo tmp-unbounded || echo tmp-bounded
+head -c 9000000 /dev/zero > /tmp/big 2>/dev/null && echo tmp-unbounded || echo tmp-bounded
+rm /tmp/big; cat /bin/busybox > /tmp/busybox && chmod 755 /tmp/busybox && /tmp/busybox echo tmp-runs
+cat /proc/self/oom_score_adj
 grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/self/status | tr '\t' ' '
 ls /sys/class/net | tr '\n' ' '; echo
 cat /proc/1/comm
@@ -74,7 +91,7 @@ fn image(command: &[&str]) -> ImageRef {
     command.hash(&mut hasher);
     let reference = format!("epsilon-contract:{:016x}", hasher.finish());
     let digest = digest(&reference).unwrap_or_else(|| {
-        import(&reference, &command);
+        import(&reference, &command, &[]);
         digest(&reference).unwrap()
     });
     ImageRef { reference, digest }
@@ -88,19 +105,23 @@ fn spare() -> ImageRef {
     }
 }
 
-fn import(reference: &str, command: &str) {
+fn import(reference: &str, command: &str, changes: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let bin = folder.path().join("bin");
     std::fs::create_dir(&bin).unwrap();
     std::fs::create_dir(folder.path().join("run")).unwrap();
     let found = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|at| Path::new(at).exists());
     std::fs::copy(found.expect("busybox-static is installed"), bin.join("busybox")).unwrap();
-    for name in ["sh", "id", "touch", "head", "grep", "tr", "ls", "cat", "sleep", "echo"] {
+    for name in
+        ["sh", "id", "touch", "head", "grep", "tr", "ls", "cat", "sleep", "echo", "rm", "chmod"]
+    {
         std::os::unix::fs::symlink("busybox", bin.join(name)).unwrap();
     }
     let tar = Command::new("tar").arg("-C").arg(folder.path()).args(["-cf", "-", "."]).output();
     let mut child = Command::new("docker")
-        .args(["import", "--change", &format!("CMD {command}"), "-", reference])
+        .args(["import", "--change", &format!("CMD {command}")])
+        .args(changes.iter().flat_map(|change| ["--change", change]))
+        .args(["-", reference])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()
@@ -175,10 +196,16 @@ impl<E: Engine> Bench<E> {
         ContainerSpec {
             name: ContainerName::parse(&format!("epsilon-contract-{id}")).unwrap(),
             image: self.engine.ensure_image(image).await.unwrap(),
-            labels: Labels { vm: self.vm.clone(), instance: id, version: Some(Arc::new(version)) },
+            labels: Labels {
+                vm: self.vm.clone(),
+                instance: id,
+                version: Some(Arc::new(version)),
+                user: Some(65_532),
+            },
             env: vec![("A".into(), "b c=d".into())],
             sockets: None,
             mounts: None,
+            passwd: None,
             user: "65532:65532".into(),
             memory: Bytes::mib(64),
             cpu: MilliCores(64_000), // more than any machine here has
@@ -243,7 +270,7 @@ async fn an_unknown_image_is_not_found<E: Engine>(bench: Bench<E>) {
 
 async fn an_image_of_ours_goes_unless_a_container_uses_it<E: Engine>(mut bench: Bench<E>) {
     if bench.spare.digest.is_empty() {
-        import(&bench.spare.reference, &serde_json::to_string(IDLE).unwrap());
+        import(&bench.spare.reference, &serde_json::to_string(IDLE).unwrap(), &[]);
         bench.spare.digest = digest(&bench.spare.reference).unwrap();
     }
     let spec = bench.spec(&bench.spare).await;
@@ -384,8 +411,14 @@ async fn the_network_is_made_once_and_removed_once<E: Engine>(bench: Bench<E>) {
     let engine = &bench.engine;
     engine.ensure_network(&network).await.unwrap();
     engine.ensure_network(&network).await.unwrap();
-    engine.close_metadata(&network.bridge).await.unwrap();
-    engine.close_metadata(&network.bridge).await.unwrap();
+    let firewall = Firewall {
+        bridge: network.bridge.clone(),
+        resolvers: Vec::new(),
+        open: Vec::new(),
+        closed: Vec::new(),
+    };
+    engine.ensure_firewall(&firewall).await.unwrap();
+    engine.ensure_firewall(&firewall).await.unwrap();
     let mut spec = bench.spec(&bench.idle).await;
     spec.network = Attachment::Bridge(network.name.clone());
     engine.create(&spec).await.unwrap();
@@ -394,8 +427,8 @@ async fn the_network_is_made_once_and_removed_once<E: Engine>(bench: Bench<E>) {
     engine.remove(&spec.name).await.unwrap();
     engine.remove_network(&network.name).await.unwrap();
     engine.remove_network(&network.name).await.unwrap();
-    engine.open_metadata(&network.bridge).await.unwrap();
-    engine.open_metadata(&network.bridge).await.unwrap();
+    engine.remove_firewall(&network.bridge).await.unwrap();
+    engine.remove_firewall(&network.bridge).await.unwrap();
 }
 
 /// A container that is not ours to remove may sit in the network: it loses the network, not its life.
@@ -456,17 +489,42 @@ async fn hardening_holds_from_inside() {
     std::os::unix::fs::chown(&sockets, Some(65532), Some(65532)).unwrap();
     let mut spec = bench.spec(&image(PROBE)).await;
     spec.sockets = Some(sockets.clone());
-    spec.limits.tmp_size = Bytes::mib(1);
+    spec.limits.tmp_size = Bytes::mib(3);
     bench.engine.create(&spec).await.unwrap();
     let output = bench.engine.attach(&spec.name).await.unwrap();
     bench.engine.start(&spec.name).await.unwrap();
     let (out, err) = read(output).await;
     bench.engine.remove(&spec.name).await.unwrap();
-    let want = "65532\n65532\nroot-read-only\ntmp-writable\ntmp-bounded\n\
+    let want = "65532\n65532\nroot-read-only\ntmp-writable\ntmp-bounded\ntmp-runs\n500\n\
         CapEff: 0000000000000000\nNoNewPrivs: 1\nSeccomp: 2\nlo \ndocker-init\n16384\n\
         /run/epsilon\nsockets-writable\n";
     assert_eq!(out, want, "{err}");
     assert!(sockets.join("there").exists());
+}
+
+/// What an image says of itself: a check in each millisecond, and two folders on the engine's disk.
+#[tokio::test]
+async fn an_images_own_checks_and_volumes_are_within_the_limits() {
+    let bench = on_docker();
+    let reference = format!("epsilon/contract:{}", InstanceId::random());
+    let changes =
+        ["HEALTHCHECK --interval=1ms CMD touch /data/checked", "VOLUME /data /var/lib/db/"];
+    import(&reference, &serde_json::to_string(VOLUMES).unwrap(), &changes);
+    let image = ImageRef { digest: digest(&reference).unwrap(), reference };
+    let spec = bench.spec(&image).await;
+    bench.engine.create(&spec).await.unwrap();
+    let output = bench.engine.attach(&spec.name).await.unwrap();
+    bench.engine.start(&spec.name).await.unwrap();
+    let (out, err) = read(output).await;
+    let inspect = ["inspect", "-f", "{{json .Mounts}} {{json .State.Health}}", spec.name.as_str()];
+    let told = Command::new("docker").args(inspect).output().unwrap();
+    bench.engine.remove(&spec.name).await.unwrap();
+    assert_eq!(bench.engine.remove_image(&image).await.unwrap(), ImageRemoval::Gone);
+    let told = String::from_utf8(told.stdout).unwrap();
+    assert!(!told.contains(r#""Type":"volume""#) && told.trim().ends_with("null"), "{told}");
+    let want = "/data writable\nnosuid\nnodev\nbounded\n\
+        /var/lib/db writable\nnosuid\nnodev\nbounded\nunchecked\n";
+    assert_eq!(out, want, "{err}");
 }
 
 #[tokio::test]

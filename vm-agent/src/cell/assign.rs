@@ -61,6 +61,7 @@ pub(crate) async fn assign(
     let load = async {
         let init = Init::new(version, &place.id, vm.engine.code());
         line.init(&init).await?;
+        sockets.close();
         Ok(Upstream::Sockets(sockets, unsettled))
     };
     let (upstream, exit) = match start::settle(vm, exit, tap, load).await {

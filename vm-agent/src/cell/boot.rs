@@ -9,7 +9,6 @@ use crate::{
     instance::{
         budget::Grant,
         control::Line,
-        sockets::{CodeUser, SocketFolder},
         start::{self, ExitWatch, StartFailure},
         unsettled::Unsettled,
     },
@@ -19,7 +18,7 @@ use crate::{
 };
 use epsilon_api::{chain::Chain, function::Runtime, units::MilliCores, vm::StartPhases};
 use futures_util::FutureExt;
-use std::{fs, os::unix::fs::PermissionsExt, sync::Arc};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 use tokio::{
     sync::oneshot,
     time::{Instant, timeout},
@@ -54,28 +53,36 @@ pub(crate) async fn boot(
         )?;
     let since = Instant::now();
     let mut place = Place::new(vm, memory).map_err(text)?;
-    let user = CodeUser::of_this_process();
+    let lease = start::lease_user(vm).await?;
+    let user = lease.user();
     let app = place.app(vm);
     let folders = || {
         fs::create_dir_all(&app)?;
         // Whatever the umask is: a service's is 0077.
         fs::set_permissions(&app, fs::Permissions::from_mode(READABLE))?;
-        SocketFolder::create(vm.sockets_folder(&place.id), user)
+        vm.make_sockets(&place.id, &lease)
     };
     let sockets = folders().map_err(|err| format!("no folder for a cell: {err}"))?;
     let spec = ContainerSpec {
         name: place.container.clone(),
         image,
-        labels: Labels { vm: vm.id.clone(), instance: place.id.clone(), version: None },
+        labels: Labels {
+            vm: vm.id.clone(),
+            instance: place.id.clone(),
+            version: None,
+            user: lease.own_id(),
+        },
         env: vec![("EPSILON_SOCKETS".to_owned(), SOCKETS.to_owned())],
         sockets: Some(sockets.path().to_owned()),
         mounts: Some(app),
+        passwd: sockets.passwd().map(Path::to_owned),
         user: user.to_string(),
         memory: kind.memory,
         cpu: CPU,
         network,
         limits: vm.config.limits.clone(),
     };
+    place.user = Some(lease);
     place.has_container();
     if let Err(err) = vm.engine.create(&spec).await {
         if matches!(err, EngineError::NotFound(_)) {

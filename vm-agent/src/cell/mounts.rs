@@ -2,8 +2,9 @@
 //! a version, a read-only overlay of the version's layers. A cell's container has its `app` folder as `/app`, as a
 //! slave: what is mounted here later appears there, and nothing that happens there comes back.
 //!
-//! The kernel's table is the only memory: a restarted agent finds its mounts there. Only this file mounts. Called by
-//! `assign.rs`, by whoever clears a cell away, and by `cell.rs` at start and end.
+//! The kernel's table is the only memory: a restarted agent finds its mounts there. Only this file mounts, the socket
+//! directories of instances too ([`tmpfs`]). Called by `assign.rs`, by whoever clears a cell or an instance away, and by
+//! `cell.rs` at start and end.
 
 use rustix::{
     fs::{Mode, OFlags},
@@ -23,6 +24,10 @@ const TABLE: &str = "/proc/self/mountinfo";
 const LAYERS_MAX: usize = 64;
 /// Layers are data of somebody else: no set-user-id, no devices, and nothing to write to.
 const CODE: MountFlags = MountFlags::RDONLY.union(MountFlags::NOSUID).union(MountFlags::NODEV);
+
+/// What an instance needs to meet the agent: two sockets. Nothing in it is a program.
+const SOCKETS: MountFlags = MountFlags::NOEXEC.union(MountFlags::NOSUID).union(MountFlags::NODEV);
+const SOCKETS_LIMITS: &str = "size=1m,nr_inodes=64";
 
 /// The folder of all cells, shared with the containers that are made from it.
 #[derive(Debug)]
@@ -103,6 +108,25 @@ impl Mounts {
     }
 }
 
+/// Mounts an empty tmpfs for the sockets of one instance at `target`; it belongs to that user.
+pub(crate) fn tmpfs(target: &Path, uid: u32, gid: u32) -> io::Result<()> {
+    let data = format!("{SOCKETS_LIMITS},mode=0700,uid={uid},gid={gid}");
+    let data = std::ffi::CString::new(data)?;
+    mount("epsilon-sockets", target, "tmpfs", SOCKETS, data.as_c_str())?;
+    Ok(())
+}
+
+/// Whether such a tmpfs can be mounted below `root`.
+pub(crate) fn try_tmpfs(root: &Path) -> io::Result<()> {
+    let trial = root.join("trial");
+    detach(&trial)?; // of a trial that was cut
+    fs::create_dir_all(&trial)?;
+    let tried = tmpfs(&trial, 0, 0);
+    detach(&trial)?;
+    fs::remove_dir(&trial)?;
+    tried
+}
+
 /// Folders at or below `root` that something is mounted on, in the order of the mounts. An agent without cells asks, too: the
 /// one before may have had some.
 pub(crate) fn found(root: &Path) -> io::Result<Vec<PathBuf>> {
@@ -132,7 +156,8 @@ pub(crate) fn detach(target: &Path) -> io::Result<()> {
     loop {
         match unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
             Ok(()) => {}
-            Err(Errno::INVAL | Errno::NOENT) => return Ok(()), // nothing is mounted there, or it is gone
+            // Nothing is mounted there, or it is gone, or nothing can be mounted by this agent.
+            Err(Errno::INVAL | Errno::NOENT | Errno::PERM) => return Ok(()),
             Err(err) => return Err(err.into()),
         }
     }

@@ -4,7 +4,7 @@
 use super::Kind;
 use crate::{
     engine::{ContainerName, EngineError},
-    instance::budget::Grant,
+    instance::{budget::Grant, user_ids::Lease},
     layers::Code,
     vm::LocalVm,
 };
@@ -33,6 +33,8 @@ pub(crate) struct Place {
     pub(crate) code: Mutex<Option<Code>>,
     /// Until an instance takes it over.
     pub(crate) memory: Option<Grant>,
+    /// Who its code runs as. Given back once the container is gone.
+    pub(crate) user: Option<Lease>,
     /// The engine was asked for a container.
     has_container: bool,
     /// `None` once somebody else clears it away, or it is cleared away. Weak, because the VM owns the cells that wait.
@@ -63,6 +65,7 @@ impl Place {
             gone: CancellationToken::new(),
             code: Mutex::new(None),
             memory,
+            user: None,
             has_container: false,
             vm: Some(Arc::downgrade(vm)),
             id,
@@ -109,6 +112,7 @@ impl Drop for Place {
             gone: self.gone.clone(),
             code: Mutex::new(self.code.lock().take()),
             memory,
+            user: self.user.take(),
             has_container: self.has_container,
             vm: None,
         };

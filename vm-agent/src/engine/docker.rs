@@ -6,8 +6,8 @@ mod freezer;
 mod harden;
 
 use super::{
-    ContainerName, ContainerSpec, Disk, Engine, EngineError, Exit, Found, Freezer, LocalImage,
-    Machine, NetworkSpec, Output,
+    ContainerName, ContainerSpec, Disk, Engine, EngineError, Exit, Firewall, Found, Freezer,
+    LocalImage, Machine, NetworkSpec, Output,
 };
 use crate::{config::Config, labels, registry::Pulls};
 use async_trait::async_trait;
@@ -182,7 +182,9 @@ impl DockerEngine {
                 Ok(found) => {
                     let same = found.id.as_deref() == Some(image.digest.as_str());
                     if same || name.contains('@') {
-                        return Ok(Some(LocalImage(name.clone())));
+                        let config = found.config.unwrap_or_default();
+                        let volumes = config.volumes.into_iter().flatten();
+                        return Ok(Some(LocalImage::new(name).with_volumes(volumes)));
                     }
                 }
                 Err(EngineError::NotFound(_)) => {}
@@ -462,12 +464,12 @@ impl Engine for DockerEngine {
         }
     }
 
-    async fn close_metadata(&self, bridge: &str) -> Result<(), EngineError> {
-        firewall::close(bridge).await
+    async fn ensure_firewall(&self, firewall: &Firewall) -> Result<(), EngineError> {
+        firewall::ensure(firewall).await
     }
 
-    async fn open_metadata(&self, bridge: &str) -> Result<(), EngineError> {
-        firewall::open(bridge).await
+    async fn remove_firewall(&self, bridge: &str) -> Result<(), EngineError> {
+        firewall::remove(bridge).await
     }
 }
 

@@ -4,8 +4,8 @@
 //! Compiled with the feature `fake` only.
 
 use super::{
-    Attachment, ContainerName, ContainerSpec, Disk, Engine, EngineError, Exit, Found, Freezer,
-    LocalImage, Machine, NetworkSpec, Output,
+    Attachment, ContainerName, ContainerSpec, Disk, Engine, EngineError, Exit, Firewall, Found,
+    Freezer, LocalImage, Machine, NetworkSpec, Output,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -92,8 +92,8 @@ pub enum Verb {
     List,
     EnsureNetwork,
     RemoveNetwork,
-    CloseMetadata,
-    OpenMetadata,
+    EnsureFirewall,
+    RemoveFirewall,
 }
 
 /// What goes wrong with one use of a verb.
@@ -317,8 +317,8 @@ impl FakeEngine {
 
     fn add_container(&self, spec: ContainerSpec) -> Result<(), EngineError> {
         let mut state = self.0.lock();
-        if !state.images.contains_key(&spec.image.0) {
-            return Err(EngineError::NotFound(spec.image.0));
+        if !state.images.contains_key(&spec.image.name) {
+            return Err(EngineError::NotFound(spec.image.name));
         }
         if state.containers.contains_key(spec.name.as_str()) {
             return Err(EngineError::Refused(format!("`{}` is in use", spec.name)));
@@ -403,7 +403,7 @@ impl Engine for FakeEngine {
     async fn ensure_image(&self, image: &ImageRef) -> Result<LocalImage, EngineError> {
         self.enter(Verb::EnsureImage).await?;
         match self.0.lock().images.contains_key(&image.reference) {
-            true => Ok(LocalImage(image.reference.clone())),
+            true => Ok(LocalImage::new(&image.reference)),
             false => Err(EngineError::NotFound(image.reference.clone())),
         }
     }
@@ -412,7 +412,7 @@ impl Engine for FakeEngine {
         self.enter(Verb::RemoveImage).await?;
         let mut state = self.0.lock();
         let mut specs = state.containers.values().map(|container| &container.spec);
-        if specs.any(|spec| spec.image.0 == image.reference) {
+        if specs.any(|spec| spec.image.name == image.reference) {
             return Ok(ImageRemoval::InUse);
         }
         state.images.remove(&image.reference);
@@ -467,7 +467,7 @@ impl Engine for FakeEngine {
         self.enter(Verb::CodeOf).await?;
         let state = self.0.lock();
         let container = state.containers.get(name.as_str());
-        let image = container.map(|container| &container.spec.image.0);
+        let image = container.map(|container| &container.spec.image.name);
         let code = image.and_then(|image| state.code.get(image));
         let code = code.cloned().ok_or_else(|| EngineError::NotFound(name.to_string()))?;
         Ok(stream::iter([Ok(code)]).boxed())
@@ -482,8 +482,8 @@ impl Engine for FakeEngine {
         let Some(container) = containers.get_mut(name.as_str()) else {
             return Err(EngineError::NotFound(name.to_string()));
         };
-        let Some(program) = images.get(&container.spec.image.0) else {
-            return Err(EngineError::NotFound(container.spec.image.0.clone()));
+        let Some(program) = images.get(&container.spec.image.name) else {
+            return Err(EngineError::NotFound(container.spec.image.name.clone()));
         };
         if container.was_started {
             return Ok(());
@@ -596,14 +596,14 @@ impl Engine for FakeEngine {
         Ok(())
     }
 
-    async fn close_metadata(&self, bridge: &str) -> Result<(), EngineError> {
-        self.enter(Verb::CloseMetadata).await?;
-        self.0.lock().closed_bridges.insert(bridge.to_owned());
+    async fn ensure_firewall(&self, firewall: &Firewall) -> Result<(), EngineError> {
+        self.enter(Verb::EnsureFirewall).await?;
+        self.0.lock().closed_bridges.insert(firewall.bridge.clone());
         Ok(())
     }
 
-    async fn open_metadata(&self, bridge: &str) -> Result<(), EngineError> {
-        self.enter(Verb::OpenMetadata).await?;
+    async fn remove_firewall(&self, bridge: &str) -> Result<(), EngineError> {
+        self.enter(Verb::RemoveFirewall).await?;
         self.0.lock().closed_bridges.remove(bridge);
         Ok(())
     }

@@ -1,10 +1,21 @@
 //! The folder through which the agent and one instance meet: made before the container, mounted into it,
 //! removed after it. Only the container's user and root may enter.
 //!
+//! ```text
+//! DATA/vm/sockets/ID/        the agent's
+//!     run/                   the container's /run/epsilon: a tmpfs of its own, where this machine lets the agent mount
+//!         calls.sock, control.sock
+//!     passwd                 the container's /etc/passwd, where its user is its own
+//! ```
+//!
+//! The wrapper makes its sockets in it; once it has loaded the code, the folder is root's and closed: nothing is added.
+//!
 //! What lies in it is the code's to change, and the agent may be root: it connects to sockets of this folder and to
 //! nothing that a symbolic link there leads to (the engine's own socket, say). So a socket is opened first, looked at, and
 //! reached through its descriptor under `/proc/self/fd`; which also bears paths beyond the 107 bytes of an AF_UNIX address.
 
+use super::user_ids::CodeUser;
+use crate::cell::mounts;
 use rustix::{
     fs::{FileType, Mode, OFlags},
     io::Errno,
@@ -13,9 +24,10 @@ use std::{
     fs, io,
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::fs::{DirBuilderExt, PermissionsExt},
+        unix::fs::{DirBuilderExt, PermissionsExt, chown},
     },
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 use tokio::{
@@ -34,61 +46,112 @@ const QUEUE_IS_FULL: Duration = Duration::from_secs(5);
 const FIRST_AGAIN: Duration = Duration::from_millis(1);
 const SLOW_AGAIN: Duration = Duration::from_millis(20);
 
+/// What the container sees of an instance's folder.
+const RUN: &str = "run";
+const PASSWD: &str = "passwd";
+/// Modes of `run`: only its user, until it is closed; then everybody may pass and nobody write.
+const OPEN: u32 = 0o700;
+const CLOSED: u32 = 0o555;
+
 #[derive(Debug)]
 pub(crate) struct SocketFolder {
-    path: PathBuf,
+    run: PathBuf,
+    passwd: Option<PathBuf>,
     folder: OwnedFd,
+    /// The folder that the tmpfs lies on. An engine that does not see this agent's mounts gives it to the container.
+    below: Option<OwnedFd>,
+    is_below_told: AtomicBool,
 }
 
-/// The user that code runs as: nobody's in particular when the agent may choose, else the agent's own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct CodeUser {
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-}
-
-impl CodeUser {
-    /// What distroless images call `nonroot`.
-    const NONROOT: Self = Self { uid: 65_532, gid: 65_532 };
-
-    pub(crate) fn of_this_process() -> Self {
-        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-        if uid.is_root() { Self::NONROOT } else { Self { uid: uid.as_raw(), gid: gid.as_raw() } }
-    }
-}
-
-impl std::fmt::Display for CodeUser {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.uid, self.gid)
-    }
+/// How the folder of an instance is made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    pub(crate) user: CodeUser,
+    /// The user needs a name of its own in the container.
+    pub(crate) has_passwd: bool,
+    /// The container's part is a tmpfs of its own, with a limit.
+    pub(crate) is_bounded: bool,
 }
 
 impl SocketFolder {
     /// Makes the folder for an instance that is about to start.
-    pub(crate) fn create(path: PathBuf, user: CodeUser) -> io::Result<Self> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
+    pub(crate) fn create(path: &Path, layout: Layout) -> io::Result<Self> {
+        let Layout { user, has_passwd, is_bounded } = layout;
+        let run = path.join(RUN);
+        fs::DirBuilder::new().recursive(true).mode(OPEN).create(&run)?;
+        // Whatever the umask is.
+        fs::set_permissions(path, fs::Permissions::from_mode(OPEN))?;
+        fs::set_permissions(&run, fs::Permissions::from_mode(OPEN))?;
         if rustix::process::geteuid().is_root() {
-            std::os::unix::fs::chown(&path, Some(user.uid), Some(user.gid))?;
+            chown(&run, Some(user.uid), Some(user.gid))?;
         }
-        Self::open(path)
+        if has_passwd {
+            let file = path.join(PASSWD);
+            fs::write(&file, user.passwd())?;
+            fs::set_permissions(file, fs::Permissions::from_mode(0o644))?;
+        }
+        let below = is_bounded.then(|| folder(&run)).transpose()?;
+        if is_bounded {
+            mounts::tmpfs(&run, user.uid, user.gid)?;
+        }
+        Ok(Self { below, ..Self::open(path)? })
     }
 
     /// Takes the folder of an instance that runs already.
-    pub(crate) fn open(path: PathBuf) -> io::Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let folder = rustix::fs::open(&path, flags, Mode::empty())?;
-        Ok(Self { path, folder })
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let (run, passwd) = (path.join(RUN), path.join(PASSWD));
+        // One of an earlier release is the container's as it is.
+        let run = if run.try_exists()? { run } else { path.to_owned() };
+        Ok(Self {
+            folder: folder(&run)?,
+            run,
+            passwd: passwd.try_exists()?.then_some(passwd),
+            below: None,
+            is_below_told: AtomicBool::new(false),
+        })
     }
 
+    /// The container's part.
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        &self.run
+    }
+
+    /// The container's `/etc/passwd`.
+    pub(crate) fn passwd(&self) -> Option<&Path> {
+        self.passwd.as_deref()
+    }
+
+    /// From now on, nobody but root adds anything to the container's part. What listens there goes on listening.
+    pub(crate) fn close(&self) {
+        if !rustix::process::geteuid().is_root() {
+            return; // it is the agent's user that code runs as
+        }
+        for opened in std::iter::once(&self.folder).chain(&self.below) {
+            let path = by_descriptor(opened);
+            let closed = fs::set_permissions(&path, fs::Permissions::from_mode(CLOSED))
+                .and_then(|()| chown(&path, Some(0), Some(0)));
+            if let Err(err) = closed {
+                tracing::warn!(%err, folder = %self.run.display(), "Socket directory could not be closed.");
+            }
+        }
     }
 
     /// A socket of this very folder.
     fn socket(&self, name: &str) -> io::Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = rustix::fs::openat(&self.folder, name, flags, Mode::empty())?;
+        let opened = match rustix::fs::openat(&self.folder, name, flags, Mode::empty()) {
+            Err(Errno::NOENT) if let Some(below) = &self.below => {
+                let opened = rustix::fs::openat(below, name, flags, Mode::empty())?;
+                if !self.is_below_told.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        folder = %self.run.display(),
+                        "The engine does not see what this agent mounts: the socket directory of an instance has no limit."
+                    );
+                }
+                opened
+            }
+            opened => opened?,
+        };
         let kind = FileType::from_raw_mode(rustix::fs::fstat(&opened)?.st_mode);
         match kind.is_socket() {
             true => Ok(opened),
@@ -113,6 +176,16 @@ impl SocketFolder {
     }
 }
 
+fn folder(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// Takes away what [`SocketFolder::create`] mounted in this folder, if anything.
+pub(crate) fn unmount(path: &Path) -> io::Result<()> {
+    mounts::detach(&path.join(RUN))
+}
+
 /// Where a descriptor of this process can be reached by path.
 fn by_descriptor(opened: &OwnedFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()))
@@ -129,11 +202,84 @@ pub(crate) fn is_nobody_there(err: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    fn layout() -> Layout {
+        Layout { user: CodeUser::shared(), has_passwd: false, is_bounded: false }
+    }
+
+    fn is_root() -> bool {
+        rustix::process::geteuid().is_root()
+    }
+
+    /// An instance's folder whose mount goes with it.
+    struct Bounded(tempfile::TempDir);
+
+    impl Bounded {
+        fn create(&self) -> SocketFolder {
+            SocketFolder::create(self.0.path(), Layout { is_bounded: true, ..layout() }).unwrap()
+        }
+    }
+
+    impl Drop for Bounded {
+        fn drop(&mut self) {
+            drop(unmount(self.0.path()));
+        }
+    }
+
+    #[test]
+    fn what_the_container_gets_has_a_limit_and_is_closed_in_the_end() {
+        if !is_root() {
+            return;
+        }
+        let root = Bounded(tempfile::tempdir().unwrap());
+        let folder = root.create();
+        let run = folder.path();
+        let too_much = fs::write(run.join("big"), vec![0; 2 << 20]).unwrap_err();
+        assert_eq!(too_much.kind(), io::ErrorKind::StorageFull);
+        fs::remove_file(run.join("big")).unwrap();
+        let made = (0..1000).take_while(|n| fs::write(run.join(n.to_string()), "").is_ok()).count();
+        assert!((2..64).contains(&made), "{made}");
+        let found = fs::metadata(run).unwrap();
+        assert_eq!((found.mode() & 0o7777, found.uid()), (OPEN, CodeUser::shared().uid));
+        folder.close();
+        let found = fs::metadata(run).unwrap();
+        assert_eq!((found.mode() & 0o7777, found.uid()), (CLOSED, 0));
+        unmount(root.0.path()).unwrap();
+        unmount(root.0.path()).unwrap();
+        assert_eq!(fs::read_dir(run).unwrap().count(), 0);
+    }
+
+    /// The container of such an engine has the folder below the tmpfs.
+    #[tokio::test]
+    async fn an_engine_that_does_not_see_mounts_serves_all_the_same() {
+        if !is_root() {
+            return;
+        }
+        let root = Bounded(tempfile::tempdir().unwrap());
+        let folder = root.create();
+        assert!(is_nobody_there(&folder.connect(CALLS).await.unwrap_err()));
+        let inside = by_descriptor(folder.below.as_ref().unwrap());
+        let _listener = tokio::net::UnixListener::bind(inside.join(CALLS)).unwrap();
+        folder.connect(CALLS).await.unwrap();
+    }
+
+    #[test]
+    fn the_user_has_a_name_where_it_is_its_own() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = SocketFolder::create(root.path(), layout()).unwrap();
+        assert_eq!(folder.passwd(), None);
+        let named = Layout { has_passwd: true, ..layout() };
+        let folder = SocketFolder::create(root.path(), named).unwrap();
+        let text = fs::read_to_string(folder.passwd().unwrap()).unwrap();
+        assert_eq!(text, CodeUser::shared().passwd());
+        assert!(SocketFolder::open(root.path()).unwrap().passwd().is_some());
+    }
 
     #[tokio::test]
     async fn a_full_queue_is_waited_for_and_a_closed_one_is_not() {
         let root = tempfile::tempdir().unwrap();
-        let folder = SocketFolder::open(root.path().to_owned()).unwrap();
+        let folder = SocketFolder::open(root.path()).unwrap();
         let path = root.path().join(CALLS);
         let socket = tokio::net::UnixSocket::new_stream().unwrap();
         socket.bind(&path).unwrap();
@@ -160,10 +306,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let outside = root.path().join("engine.sock");
         let _engine = tokio::net::UnixListener::bind(&outside).unwrap();
-        let own = root.path().join("own");
-        let folder = SocketFolder::create(own.clone(), CodeUser::of_this_process()).unwrap();
+        let folder = SocketFolder::create(&root.path().join("own"), layout()).unwrap();
+        let own = folder.path().to_owned();
         std::os::unix::fs::symlink(&outside, own.join(CALLS)).unwrap();
-        std::os::unix::fs::symlink("../engine.sock", own.join(CONTROL)).unwrap();
+        std::os::unix::fs::symlink("../../engine.sock", own.join(CONTROL)).unwrap();
         fs::write(own.join("file"), "").unwrap();
         for name in [CALLS, CONTROL, "file"] {
             let refused = folder.connect(name).await.unwrap_err();
@@ -177,7 +323,7 @@ mod tests {
     async fn a_long_path_is_no_obstacle() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("x".repeat(120));
-        let folder = SocketFolder::create(path.clone(), CodeUser::of_this_process()).unwrap();
+        let folder = SocketFolder::create(&path, layout()).unwrap();
         // The listener binds from inside the folder, as a container does.
         let inside = by_descriptor(&folder.folder);
         let _listener = tokio::net::UnixListener::bind(inside.join(CALLS)).unwrap();

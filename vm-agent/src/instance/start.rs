@@ -6,7 +6,7 @@
 mod exit;
 pub(crate) mod image;
 
-use super::{connections::Upstream, control::ControlError};
+use super::{connections::Upstream, control::ControlError, user_ids::Lease};
 use crate::{
     engine::{Attachment, EngineError, Exit},
     logs::attach::Tap,
@@ -138,6 +138,16 @@ pub(crate) async fn settle(
         StartFailure::Init(_) => or_engine(vm, failure).await,
         StartFailure::NoCapacity(_) | StartFailure::CalledOff => failure,
     }))
+}
+
+/// A user that is nobody else's. The error is for the operator.
+pub(crate) async fn lease_user(vm: &Arc<LocalVm>) -> Result<Lease, String> {
+    let of = Arc::clone(vm);
+    let leased = tokio::task::spawn_blocking(move || of.users.lease()).await;
+    match leased {
+        Ok(leased) => leased.map_err(|err| Chain(&err).to_string()),
+        Err(err) => Err(err.to_string()),
+    }
 }
 
 /// Which network, if any; refuses what could not be kept safe.

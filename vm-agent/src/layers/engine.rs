@@ -56,10 +56,16 @@ impl Readers {
         let spec = ContainerSpec {
             name: reader.container.clone(),
             image,
-            labels: Labels { vm: self.vm.clone(), instance: reader.id.clone(), version: None },
+            labels: Labels {
+                vm: self.vm.clone(),
+                instance: reader.id.clone(),
+                version: None,
+                user: None,
+            },
             env: Vec::new(),
             sockets: None,
             mounts: None,
+            passwd: None,
             user: "65534:65534".into(), // nobody: it never runs
             memory: version.spec.memory,
             cpu: version.spec.cpu,

@@ -270,10 +270,10 @@ async fn an_engine_that_restarts_under_load_leaves_no_call_hanging() {
 }
 
 #[tokio::test]
-async fn egress_is_refused_when_the_metadata_service_cannot_be_closed() {
+async fn egress_is_refused_without_a_firewall() {
     let engine = FakeEngine::new();
     for _ in 0..2 {
-        engine.script(Verb::CloseMetadata, Fault::Refuse);
+        engine.script(Verb::EnsureFirewall, Fault::Refuse);
     }
     let world = World::on(engine, tempfile::tempdir().unwrap(), "{}").await;
     let (egress, _) = world.function("egress", Load::Works, |_| {});

@@ -78,6 +78,15 @@ fn healthy_instances_are_adopted_and_the_rest_is_removed() {
 }
 
 #[tokio::test]
+async fn the_agents_folder_is_nobody_elses() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::new().await;
+    let found = std::fs::metadata(world.folder.path().join("vm")).unwrap();
+    assert_eq!(found.permissions().mode() & 0o7777, 0o700);
+    world.end().await;
+}
+
+#[tokio::test]
 async fn two_agents_cannot_share_a_folder() {
     let world = World::new().await;
     let config = config(world.folder.path(), "{}");

@@ -149,7 +149,7 @@ fn run(command: &mut Command) -> String {
 /// An agent on this machine's Docker.
 pub(crate) struct World {
     agent: Agent,
-    folder: TempDir,
+    folder: Data,
     registry: Registry,
 }
 
@@ -158,7 +158,8 @@ impl World {
         Self::on(tempfile::tempdir().unwrap(), yaml).await
     }
 
-    pub(crate) async fn on(folder: TempDir, yaml: &str) -> Self {
+    pub(crate) async fn on(folder: impl Into<Data>, yaml: &str) -> Self {
+        let folder = folder.into();
         let mut settings: Settings = serde_yaml::from_str(yaml).unwrap();
         settings.layer_shelf = Some(folder.path().join("shelf"));
         let registry = Registry::new();
@@ -217,6 +218,13 @@ impl World {
         metric.map_or(0, |metric| metric.get_counter().get_value() as u64)
     }
 
+    /// The interface of its network on this machine.
+    pub(crate) fn bridge(&self) -> String {
+        let network = format!("epsilon-{}", self.status().id);
+        let option = r#"{{index .Options "com.docker.network.bridge.name"}}"#;
+        docker(&["network", "inspect", "-f", option, &network])
+    }
+
     /// Names of the VM's containers.
     pub(crate) fn containers(&self) -> Vec<String> {
         let label = format!("label=epsilon.vm={}", self.status().id);
@@ -252,14 +260,14 @@ impl World {
     }
 
     /// Ends the agent without a word, as a kill does: with its runtime, so that no destructor says goodbye.
-    pub(crate) fn abandon(self) -> TempDir {
+    pub(crate) fn abandon(self) -> Data {
         let Self { agent, folder, .. } = self;
         drop(agent);
         folder
     }
 
     /// Ends the agent; nothing of its VM is left in the engine, in the kernel, or on disk.
-    pub(crate) async fn end(self) -> TempDir {
+    pub(crate) async fn end(self) -> Data {
         let id = self.status().id;
         self.agent.shutdown(Duration::from_secs(5)).await;
         let label = format!("label=epsilon.vm={id}");
@@ -277,12 +285,37 @@ impl World {
     }
 }
 
+/// The folder of an agent. What is still mounted in it when a test fails goes with it.
+#[derive(Debug)]
+pub(crate) struct Data(TempDir);
+
+impl Data {
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl From<TempDir> for Data {
+    fn from(folder: TempDir) -> Self {
+        Self(folder)
+    }
+}
+
+impl Drop for Data {
+    fn drop(&mut self) {
+        for point in mounts_below(self.path()).into_iter().rev() {
+            drop(Command::new("umount").arg("--lazy").arg(point).output());
+        }
+    }
+}
+
 /// Runs an agent in a runtime of its own and takes that away.
 pub(crate) fn leave_behind(
-    folder: TempDir,
+    folder: impl Into<Data>,
     yaml: &'static str,
     act: impl AsyncFnOnce(&World) + Send + 'static,
-) -> TempDir {
+) -> Data {
+    let folder = folder.into();
     let life = std::thread::spawn(move || {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let world = runtime.block_on(async {

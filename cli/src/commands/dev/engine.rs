@@ -15,8 +15,8 @@ use epsilon_api::{
     vm::ImageRemoval,
 };
 use epsilon_vm_agent::engine::{
-    ContainerName, ContainerSpec, Disk, Engine, EngineError, Exit, Found, LocalImage, Machine,
-    NetworkSpec, Output,
+    ContainerName, ContainerSpec, Disk, Engine, EngineError, Exit, Firewall, Found, LocalImage,
+    Machine, NetworkSpec, Output,
 };
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 use parking_lot::Mutex;
@@ -220,11 +220,11 @@ impl Engine for ProcessEngine {
         Ok(())
     }
 
-    async fn close_metadata(&self, _: &str) -> Result<(), EngineError> {
+    async fn ensure_firewall(&self, _: &Firewall) -> Result<(), EngineError> {
         Ok(())
     }
 
-    async fn open_metadata(&self, _: &str) -> Result<(), EngineError> {
+    async fn remove_firewall(&self, _: &str) -> Result<(), EngineError> {
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 /// A server on plain Node without any wrapper. Its base is the platform's own runtime base, the one image
 /// with Node that surely is on this machine.
-async fn server(name: &str, more: &str) -> Project {
+pub(crate) async fn server(name: &str, more: &str) -> Project {
     let listed = ask(&["images", "-q", "--filter", "label=epsilon.image=runtime"]).await;
     let base = listed.lines().next().expect("the runtime base is there").to_owned();
     project!(name, {

@@ -23,6 +23,7 @@ mod headers;
 #[path = "../../../../gateway/tests/support/hub.rs"]
 mod hub;
 mod images;
+mod images_own;
 mod isolation;
 mod lifecycle;
 mod limits;

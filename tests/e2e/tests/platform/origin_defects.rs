@@ -214,7 +214,7 @@ async fn defect_12_code_cannot_be_changed_and_nobody_is_root() {
     .await
     .expect(200)
     .json();
-    assert_eq!(seen[0], 65532);
+    assert_ne!(seen[0], 0);
     for error in seen.as_array().unwrap().iter().skip(1) {
         assert!(error == "EROFS" || error == "EPERM", "{seen}");
     }

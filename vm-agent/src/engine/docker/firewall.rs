@@ -1,14 +1,23 @@
-//! The rules that keep functions from the cloud's metadata service, where the VM's own credentials lie. One
-//! stands in Docker's own chain for such rules, which all that its bridges forward passes first; one
-//! where packets for the VM itself arrive, for a proxy of the service that listens here. Need root and
-//! iptables.
+//! The rules that keep functions from the machine that they run on, from its networks, and from the cloud's metadata
+//! service, where the VM's own credentials lie. Three chains of each bridge's own, filled whole at once:
+//!
+//! ```text
+//! INPUT        -i BRIDGE ─▶ BRIDGE-in    packets for this machine: only answers, names and what is opened
+//! DOCKER-USER  -i BRIDGE ─▶ BRIDGE-out   packets that Docker's bridges forward: not into closed networks
+//! DOCKER-USER  -o BRIDGE ─▶ BRIDGE-back  answers from what is opened, past Docker's walls between its bridges
+//! ```
+//!
+//! Chains and rules outlive the agent; the next one on the same folder has the same bridge, fills them again, and removes
+//! them in its end. Needs root and iptables.
 
-use crate::engine::EngineError;
+use crate::engine::{EngineError, Firewall, OpenAddress};
 use std::{process::Stdio, time::Duration};
-use tokio::{process::Command, time::timeout};
+use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
 const METADATA: &str = "169.254.169.254/32";
-const CHAINS: [&str; 2] = ["DOCKER-USER", "INPUT"];
+/// Chains of the bridge, and the rules of the engine's and the kernel's chains that lead there.
+const CHAINS: [(&str, &str, &str); 3] =
+    [("in", "INPUT", "-i"), ("out", "DOCKER-USER", "-i"), ("back", "DOCKER-USER", "-o")];
 /// Seconds that iptables may wait for its lock.
 const LOCK_WAIT: &str = "5";
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -16,48 +25,160 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Refused at once when the kernel can, else dropped.
 const TARGETS: [&str; 2] = ["REJECT", "DROP"];
 
-pub(super) async fn close(bridge: &str) -> Result<(), EngineError> {
-    for chain in CHAINS {
-        close_in(chain, bridge).await.map_err(EngineError::Refused)?;
-    }
-    Ok(())
-}
+/// Packets of connections that were let through already.
+const KNOWN: &str = "--ctstate RELATED,ESTABLISHED";
 
-pub(super) async fn open(bridge: &str) -> Result<(), EngineError> {
-    for (chain, target) in CHAINS.into_iter().flat_map(|chain| TARGETS.map(|t| (chain, t))) {
-        while iptables("-C", chain, bridge, target).await.is_ok() {
-            iptables("-D", chain, bridge, target).await.map_err(EngineError::Refused)?;
-        }
-    }
-    Ok(())
-}
-
-async fn close_in(chain: &str, bridge: &str) -> Result<(), String> {
+pub(super) async fn ensure(firewall: &Firewall) -> Result<(), EngineError> {
+    let mut filled = Ok(());
     for target in TARGETS {
-        if iptables("-C", chain, bridge, target).await.is_ok() {
-            return Ok(());
+        filled = run("iptables-restore", &["-w", LOCK_WAIT, "--noflush"], &rules(firewall, target))
+            .await;
+        if filled.is_ok() {
+            break;
         }
     }
-    match iptables("-I", chain, bridge, TARGETS[0]).await {
-        Ok(()) => Ok(()),
-        Err(_) => iptables("-I", chain, bridge, TARGETS[1]).await,
+    filled.map_err(EngineError::Refused)?;
+    for (end, from, direction) in CHAINS {
+        let chain = format!("{}-{end}", firewall.bridge);
+        let rule = [from, direction, &firewall.bridge, "-j", &chain];
+        if iptables("-C", &rule).await.is_err() {
+            iptables("-I", &rule).await.map_err(EngineError::Refused)?;
+        }
     }
+    Ok(())
 }
 
-async fn iptables(action: &str, chain: &str, bridge: &str, target: &str) -> Result<(), String> {
+pub(super) async fn remove(bridge: &str) -> Result<(), EngineError> {
+    for (end, from, direction) in CHAINS {
+        let chain = format!("{bridge}-{end}");
+        take_off(&[from, direction, bridge, "-j", &chain]).await?;
+        // A chain that is not there cannot be emptied.
+        if iptables("-F", &[&chain]).await.is_ok() {
+            iptables("-X", &[&chain]).await.map_err(EngineError::Refused)?;
+        }
+    }
+    // Of an earlier release.
+    for (_, from, direction) in &CHAINS[..2] {
+        for target in TARGETS {
+            take_off(&[from, direction, bridge, "-d", METADATA, "-j", target]).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn take_off(rule: &[&str]) -> Result<(), EngineError> {
+    while iptables("-C", rule).await.is_ok() {
+        iptables("-D", rule).await.map_err(EngineError::Refused)?;
+    }
+    Ok(())
+}
+
+/// All three chains as `iptables-restore` takes them: they are emptied and filled in one step.
+fn rules(firewall: &Firewall, refuse: &str) -> String {
+    let bridge = &firewall.bridge;
+    let mut lines = vec!["*filter".to_owned()];
+    lines.extend(CHAINS.map(|(end, ..)| format!(":{bridge}-{end} - [0:0]")));
+    let mut add = |end: &str, rule: String| lines.push(format!("-A {bridge}-{end} {rule}"));
+    for end in ["in", "out"] {
+        add(end, format!("-m conntrack {KNOWN} -j RETURN"));
+        add(end, format!("-d {METADATA} -j {refuse}"));
+        for resolver in &firewall.resolvers {
+            for protocol in ["udp", "tcp"] {
+                add(end, format!("-d {resolver}/32 -p {protocol} --dport 53 -j RETURN"));
+            }
+        }
+    }
+    for wanted in firewall.open.iter().flat_map(wanted) {
+        // The machine's own firewall has the next word; Docker's walls between bridges have not.
+        add("in", format!("-m conntrack {wanted} -j RETURN"));
+        add("out", format!("-m conntrack {wanted} -j ACCEPT"));
+        add("back", format!("-m conntrack {KNOWN} {wanted} -j ACCEPT"));
+    }
+    add("in", format!("-j {refuse}"));
+    for network in &firewall.closed {
+        add("out", format!("-d {network} -j {refuse}"));
+    }
+    lines.push("COMMIT\n".to_owned());
+    lines.join("\n")
+}
+
+/// By the address that the function asked for: behind a port that Docker publishes there is another one.
+fn wanted(open: &OpenAddress) -> Vec<String> {
+    let network = open.network;
+    let Some(port) = open.port else { return vec![format!("--ctorigdst {network}")] };
+    let of =
+        |protocol| format!("--ctproto {protocol} --ctorigdst {network} --ctorigdstport {port}");
+    ["tcp", "udp"].map(of).into()
+}
+
+async fn iptables(action: &str, rule: &[&str]) -> Result<(), String> {
+    run("iptables", &[&["-w", LOCK_WAIT, action], rule].concat(), "").await
+}
+
+async fn run(program: &str, arguments: &[&str], input: &str) -> Result<(), String> {
     let path = std::env::var("PATH").unwrap_or_default();
-    let run = Command::new("iptables")
-        .args(["-w", LOCK_WAIT, action, chain, "-i", bridge, "-d", METADATA, "-j", target])
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
         .env("PATH", format!("{path}:/usr/sbin:/sbin"))
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    match timeout(PATIENCE, run).await {
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let work = async {
+        let mut child = command.spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // Whoever does not read it says why in its status.
+            drop(stdin.write_all(input.as_bytes()).await);
+        }
+        child.wait_with_output().await
+    };
+    match timeout(PATIENCE, work).await {
         Ok(Ok(output)) if output.status.success() => Ok(()),
         Ok(Ok(output)) => {
-            Err(format!("iptables: {}", String::from_utf8_lossy(&output.stderr).trim()))
+            Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim()))
         }
-        Ok(Err(err)) => Err(format!("iptables: {err}")),
-        Err(_) => Err(format!("iptables took longer than {PATIENCE:?}")),
+        Ok(Err(err)) => Err(format!("{program}: {err}")),
+        Err(_) => Err(format!("{program} took longer than {PATIENCE:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::reach::Reach;
+
+    #[test]
+    fn what_is_opened_comes_before_what_is_closed_and_after_the_metadata_service() {
+        let reach = Reach::read(Some("10.0.0.0/8"), Some("10.0.0.5:5432,10.9.0.0/16")).unwrap();
+        let mut firewall = reach.firewall("eps0");
+        firewall.resolvers = vec!["10.0.0.2".parse().unwrap()];
+        let want = "\
+*filter
+:eps0-in - [0:0]
+:eps0-out - [0:0]
+:eps0-back - [0:0]
+-A eps0-in -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
+-A eps0-in -d 169.254.169.254/32 -j DROP
+-A eps0-in -d 10.0.0.2/32 -p udp --dport 53 -j RETURN
+-A eps0-in -d 10.0.0.2/32 -p tcp --dport 53 -j RETURN
+-A eps0-out -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
+-A eps0-out -d 169.254.169.254/32 -j DROP
+-A eps0-out -d 10.0.0.2/32 -p udp --dport 53 -j RETURN
+-A eps0-out -d 10.0.0.2/32 -p tcp --dport 53 -j RETURN
+-A eps0-in -m conntrack --ctproto tcp --ctorigdst 10.0.0.5/32 --ctorigdstport 5432 -j RETURN
+-A eps0-out -m conntrack --ctproto tcp --ctorigdst 10.0.0.5/32 --ctorigdstport 5432 -j ACCEPT
+-A eps0-back -m conntrack --ctstate RELATED,ESTABLISHED --ctproto tcp --ctorigdst 10.0.0.5/32 --ctorigdstport 5432 -j ACCEPT
+-A eps0-in -m conntrack --ctproto udp --ctorigdst 10.0.0.5/32 --ctorigdstport 5432 -j RETURN
+-A eps0-out -m conntrack --ctproto udp --ctorigdst 10.0.0.5/32 --ctorigdstport 5432 -j ACCEPT
+-A eps0-back -m conntrack --ctstate RELATED,ESTABLISHED --ctproto udp --ctorigdst 10.0.0.5/32 --ctorigdstport 5432 -j ACCEPT
+-A eps0-in -m conntrack --ctorigdst 10.9.0.0/16 -j RETURN
+-A eps0-out -m conntrack --ctorigdst 10.9.0.0/16 -j ACCEPT
+-A eps0-back -m conntrack --ctstate RELATED,ESTABLISHED --ctorigdst 10.9.0.0/16 -j ACCEPT
+-A eps0-in -j DROP
+-A eps0-out -d 10.0.0.0/8 -j DROP
+COMMIT
+";
+        assert_eq!(rules(&firewall, "DROP"), want);
     }
 }

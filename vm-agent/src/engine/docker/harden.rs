@@ -1,15 +1,26 @@
-//! A container as Docker gets it: the function's share and everything that no function can turn off.
+//! A container as Docker gets it: the function's share and everything that no function and no image can turn off.
+//!
+//! The seccomp profile is `seccomp.json` beside this file: Moby's default for containers without capabilities, less what
+//! docs/decisions/0033 names.
 
-use crate::engine::{Attachment, ContainerSpec, SOCKETS};
+use crate::{
+    config::Seccomp,
+    engine::{Attachment, ContainerSpec, SOCKETS},
+};
 use bollard::models::{
-    ContainerCreateBody, ContainerUpdateBody, HostConfig, HostConfigLogConfig, Mount,
-    MountBindOptions, MountBindOptionsPropagationEnum, MountType, ResourcesUlimits, RestartPolicy,
-    RestartPolicyNameEnum,
+    ContainerCreateBody, ContainerUpdateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount,
+    MountBindOptions, MountBindOptionsPropagationEnum, MountTmpfsOptions, MountType,
+    ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 use epsilon_api::units::{Bytes, MilliCores};
 
 /// Nanoseconds of processor time per second in a thousandth of a core.
 const NANOS_PER_MILLICORE: i64 = 1_000_000;
+/// When the machine is short of memory, the kernel ends functions before the platform and the engine.
+const OOM_SCORE_ADJ: i64 = 500;
+const SECCOMP_PROFILE: &str = include_str!("seccomp.json");
+/// Everybody may write, as in `/tmp`: the image does not know the user.
+const VOLUME_MODE: i64 = 0o1777;
 
 /// `cores`: what the machine has. Docker refuses a share beyond it; a function that may use four cores
 /// runs on two, only slower.
@@ -38,12 +49,38 @@ pub(super) fn container(spec: &ContainerSpec, code: &str, cores: u32) -> Contain
         }),
         ..Default::default()
     });
-    let tmp = format!("rw,nosuid,nodev,mode=1777,size={}", spec.limits.tmp_size.get());
+    let passwd = spec.passwd.as_ref().map(|file| Mount {
+        target: Some("/etc/passwd".into()),
+        source: Some(file.to_string_lossy().into_owned()),
+        typ: Some(MountType::BIND),
+        read_only: Some(true),
+        ..Default::default()
+    });
+    // What an image declares as a volume would be a folder on the engine's disk, without a limit. A tmpfs is memory of the
+    // instance, which has one.
+    let volumes = spec.image.volumes.iter().filter(|path| *path != "/tmp").map(|path| Mount {
+        target: Some(path.clone()),
+        typ: Some(MountType::TMPFS),
+        tmpfs_options: Some(MountTmpfsOptions {
+            size_bytes: Some(memory / 2),
+            mode: Some(VOLUME_MODE),
+            ..Default::default()
+        }),
+        ..Default::default()
+    });
+    // Docker adds `noexec` unless told otherwise; packages unpack programs and native add-ons there, as on Lambda.
+    let tmp = format!("rw,exec,nosuid,nodev,mode=1777,size={}", spec.limits.tmp_size.get());
+    let mut security = vec!["no-new-privileges:true".to_owned()];
+    match spec.limits.seccomp {
+        Seccomp::Own => security.push(format!("seccomp={SECCOMP_PROFILE}")),
+        Seccomp::Engine => {}
+    }
     let host = HostConfig {
         readonly_rootfs: Some(true),
         tmpfs: Some([("/tmp".to_owned(), tmp)].into()),
         cap_drop: Some(vec!["ALL".into()]),
-        security_opt: Some(vec!["no-new-privileges:true".into()]), // seccomp: Docker's own profile
+        security_opt: Some(security),
+        oom_score_adj: Some(OOM_SCORE_ADJ),
         privileged: Some(false),
         pids_limit: Some(i64::from(spec.limits.pids)),
         memory: Some(memory),
@@ -56,7 +93,7 @@ pub(super) fn container(spec: &ContainerSpec, code: &str, cores: u32) -> Contain
             Attachment::None => "none".into(),
             Attachment::Bridge(name) => name.clone(),
         }),
-        mounts: Some(sockets.into_iter().chain(mounts).collect()),
+        mounts: Some(sockets.into_iter().chain(mounts).chain(passwd).chain(volumes).collect()),
         // The agent reads the attached streams and keeps the log within its own limits.
         log_config: Some(HostConfigLogConfig { typ: Some("none".into()), config: None }),
         restart_policy: Some(RestartPolicy {
@@ -67,11 +104,13 @@ pub(super) fn container(spec: &ContainerSpec, code: &str, cores: u32) -> Contain
         ..Default::default()
     };
     ContainerCreateBody {
-        image: Some(spec.image.0.clone()),
+        image: Some(spec.image.name.clone()),
         hostname: Some(spec.labels.instance.to_string()),
         user: Some(spec.user.clone()),
         env: Some(spec.env.iter().map(|(key, value)| format!("{key}={value}")).collect()),
         labels: Some(spec.labels.to_map()),
+        // An image's own check would run as often as it likes, outside of the function's limits.
+        healthcheck: Some(HealthConfig { test: Some(vec!["NONE".into()]), ..Default::default() }),
         attach_stdout: Some(true),
         attach_stderr: Some(true),
         host_config: Some(host),

@@ -10,7 +10,6 @@ use crate::{
         Instance, Reached,
         connections::Upstream,
         control::{Init, Line},
-        sockets::{CodeUser, SocketFolder},
         unsettled::Unsettled,
     },
     labels::Labels,
@@ -18,7 +17,7 @@ use crate::{
     vm::LocalVm,
 };
 use epsilon_api::{function::Runtime, vm::StartPhases};
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 
 /// The port of `runtime: container`.
@@ -45,14 +44,19 @@ pub(crate) async fn start(
     };
 
     let network = attachment(vm, spec.network, spec.runtime).await?;
-    let user = CodeUser::of_this_process();
+    if let Some(why) = image.unfit() {
+        return Err(StartFailure::Init(why));
+    }
+    let lease = super::lease_user(vm).await.map_err(StartFailure::NoCapacity)?;
+    let (user, own_id) = (lease.user(), lease.own_id());
     let folder = match spec.runtime {
         Runtime::Node => Some(
-            SocketFolder::create(vm.sockets_folder(instance.id()), user)
+            vm.make_sockets(instance.id(), &lease)
                 .map_err(|err| StartFailure::NoCapacity(format!("no folder for sockets: {err}")))?,
         ),
         Runtime::Container => None,
     };
+    instance.keep_user(lease);
     let env = match spec.runtime {
         Runtime::Node => vec![("EPSILON_SOCKETS".to_owned(), SOCKETS.to_owned())],
         Runtime::Container => {
@@ -69,10 +73,12 @@ pub(crate) async fn start(
             vm: vm.id.clone(),
             instance: instance.id().clone(),
             version: Some(Arc::clone(version)),
+            user: own_id,
         },
         env,
         mounts: None,
         sockets: folder.as_ref().map(|folder| folder.path().to_owned()),
+        passwd: folder.as_ref().and_then(|folder| folder.passwd()).map(Path::to_owned),
         user: user.to_string(),
         memory: spec.memory,
         cpu: spec.cpu,
@@ -109,6 +115,7 @@ pub(crate) async fn start(
                 phases.start = lap();
                 let unsettled = Unsettled::open(&folder).await;
                 line.init(&Init::new(version, instance.id(), vm.engine.code())).await?;
+                folder.close();
                 Ok(Upstream::Sockets(folder, unsettled))
             }
             None => {
