@@ -33,8 +33,9 @@ const SERVERS = {
 
 function wrapped(socket, signature, func) {
   const { callServer, listen } = require('./lib/server.js');
+  const { Unsettled } = require('./lib/unsettled.js');
   const instance = {
-    name: 'bench', active: 0, behindGateway: true, timeoutMs: 60_000, log: console,
+    name: 'bench', active: 0, behindGateway: true, timeoutMs: 60_000, log: console, unsettled: new Unsettled(),
     callEnded() { this.active -= 1; },
   };
   const spec = { function: 'bench', root: process.cwd(), bodyLimit: 1e6 };

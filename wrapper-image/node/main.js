@@ -33,7 +33,10 @@ function serveAgent(folder) {
   const start = (request) => instance.start(request, { path: path.join(folder, 'calls.sock') });
   const warmed = Promise.withResolvers();
   listenControl(path.join(folder, 'control.sock'), instance, start, warmed.promise)
-    .then(() => warm(instance, folder))
+    .then((server) => {
+      instance.control = server;
+      return warm(instance, folder);
+    })
     .then(warmed.resolve, faults.stop);
 }
 

@@ -15,14 +15,15 @@ function answerFunctionError(res, call) {
   });
 }
 
-/** The caller's body cannot be read: too large, cut, or not what its headers say. */
-function answerBadBody(res, call, err, limit) {
-  const tooLarge = err.status === 413;
-  answer(res, err.status ?? 400, { connection: 'close' }, {
-    type: tooLarge ? 'limit' : 'invalid_request',
-    code: tooLarge ? 'BODY_TOO_LARGE' : 'BAD_REQUEST',
-    message: tooLarge ? `the request body is larger than ${limit} bytes, the most that is read at once` : err.message,
-    hint: tooLarge ? 'a function with `parseBody: false` takes its body as a stream of any size' : null,
+/** The caller's body is not handed to the function. @param {import('./body/refused.js').BodyRefused} refused */
+function answerRefusedBody(res, call, { status, message, hint }) {
+  const isTooLarge = status === 413;
+  // What of the body is still on its way is not waited for.
+  answer(res, status, call.req.complete ? {} : { connection: 'close' }, {
+    type: isTooLarge ? 'limit' : 'invalid_request',
+    code: isTooLarge ? 'BODY_TOO_LARGE' : 'BAD_REQUEST',
+    message,
+    hint,
     request_id: call.id,
   });
 }
@@ -36,4 +37,4 @@ function answer(res, status, headers, error) {
   res.end(body);
 }
 
-module.exports = { answer, answerFunctionError, answerBadBody, OUTCOME_HEADER };
+module.exports = { answer, answerFunctionError, answerRefusedBody, OUTCOME_HEADER };

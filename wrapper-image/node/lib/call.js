@@ -5,11 +5,16 @@
 // gone); until then it counts in the instance's `active`. Made by `server.js`; followed through all
 // asynchronous work of the handler by `AsyncLocalStorage`, which is how log lines and stray rejections
 // find it.
+//
+// Most handlers settle with their answer, in the same turn of the event loop, and the agent takes the answer's last byte
+// for the call's end. So that it can, the last bytes wait within that turn, and a call that goes on is told first.
 
 const { AsyncLocalStorage } = require('node:async_hooks');
 const { randomBytes } = require('node:crypto');
 const { EventEmitter } = require('node:events');
-const { answerFunctionError } = require('./answer.js');
+const { answerFunctionError, answerRefusedBody } = require('./answer.js');
+const { BodyRefused } = require('./body/refused.js');
+const { letGo } = require('./response.js');
 
 const storage = new AsyncLocalStorage();
 const ID_HEADER = 'x-epsilon-request-id';
@@ -19,10 +24,17 @@ const ID_SHAPE = /^[A-Za-z0-9._-]{8,64}$/;
 const TWICE = new Set(['ERR_HTTP_HEADERS_SENT', 'ERR_STREAM_WRITE_AFTER_END']);
 /** Part of its time after which a handler that ended without an answer is named in the log. */
 const SILENT_AFTER = 0.9;
+const RESOLVED = Promise.resolve();
 
 class Call {
   #instance;
   #holds = 2; // the handler, and the response
+  #isTold = false;
+  #socket = null; // that holds the end of the answer back
+  /** Under which path the function is called; empty when it has a host of its own. */
+  prefix = '';
+  /** What was read ahead of the request's body. */
+  body = null;
 
   constructor(instance, req, res) {
     const id = req.headers[ID_HEADER];
@@ -79,7 +91,48 @@ class Call {
 
   release() {
     this.#holds -= 1;
-    if (this.#holds === 0) this.#instance.callEnded(this);
+    if (this.#holds > 1) return;
+    if (this.#socket !== null) this.letGo();
+    if (this.#holds > 0) return;
+    this.body?.end();
+    this.#instance.callEnded(this);
+  }
+
+  /** Whether the end of the answer has to wait for what is known at the end of this turn. */
+  holdsEnd() {
+    return this.#holds > 1 && !this.#isTold && this.#instance.unsettled.isWatched;
+  }
+
+  /** The end of the answer lies in this socket. */
+  held(socket) {
+    this.#socket = socket;
+    this.#instance.unsettled.add(this);
+    // All that settles with the answer does so in microtasks. Ticks run before them or after, so: one more of each.
+    process.nextTick(queueLast, this);
+  }
+
+  get isHeld() {
+    return this.#socket !== null;
+  }
+
+  /** Every microtask has run, and the call is not over. */
+  turnEnded() {
+    this.tellIfPending();
+    this.letGo();
+  }
+
+  /** Tells the agent, once, that this call goes on after its last byte. */
+  tellIfPending() {
+    if (this.#holds < 2 || this.#isTold) return;
+    this.#isTold = true;
+    this.#instance.unsettled.tell(this);
+  }
+
+  letGo() {
+    const socket = this.#socket;
+    this.#socket = null;
+    this.#instance.unsettled.delete(this);
+    letGo(socket);
   }
 
   #settled() {
@@ -103,6 +156,7 @@ class Call {
   fail(err) {
     const { res } = this;
     const { log } = this.#instance;
+    if (err instanceof BodyRefused && res && !res.headersSent) return res.destroyed ? undefined : answerRefusedBody(res, this, err);
     if (TWICE.has(err?.code) && res?.headersSent) {
       log.write('warn', `The function answered twice; the second answer was dropped.\n${err.stack}`, this);
     } else {
@@ -113,6 +167,21 @@ class Call {
     if (res.headersSent) res.destroy();
     else answerFunctionError(res, this);
   }
+
+  /** The function's answer is not what its head says. */
+  failAnswer(message) {
+    this.#instance.log.write('error', message, this);
+    this.res.destroy();
+  }
+}
+
+/** Behind the microtasks that are there now, and behind those that they make. */
+function queueLast(call) {
+  if (call.isHeld) RESOLVED.then(() => process.nextTick(turnEnded, call));
+}
+
+function turnEnded(call) {
+  if (call.isHeld) call.turnEnded();
 }
 
 /**

@@ -1,6 +1,6 @@
 'use strict';
-// The agent's own socket: `GET /health`, `GET /warm` and `POST /init`. It shares nothing with the calls' listener
-// but the instance, so no byte of a caller can come here.
+// The agent's own socket: `GET /health`, `GET /warm`, `POST /init` and `GET /unsettled`. It shares nothing with the calls'
+// listener but the instance, so no byte of a caller can come here.
 
 const fs = require('node:fs');
 const http = require('node:http');
@@ -28,6 +28,12 @@ async function listenControl(path, instance, start, warmed) {
     res.writeHead(status, { 'content-type': 'application/json' });
     res.end(JSON.stringify(body));
   });
+  server.on('upgrade', (req, socket) => {
+    if (`${req.method} ${req.url} ${req.headers.upgrade}` === 'GET /unsettled unsettled') instance.unsettled.watch(socket);
+    else socket.end('HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n');
+  });
+  // Whether the process goes on is the listener's to say, until it drains (`faults.js`), and no connection's.
+  server.on('connection', (socket) => socket.unref());
   await listen(server, { path });
   return server;
 }

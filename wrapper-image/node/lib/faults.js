@@ -48,6 +48,7 @@ function watchProcess(instance, capture) {
   });
 
   process.on('exit', (code) => {
+    instance.unsettled.letGoAll();
     capture.flush();
     if (!leaving) log.write('error', `The code ended the process with exit code ${code}.`);
   });

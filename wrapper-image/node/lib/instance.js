@@ -7,6 +7,7 @@
 const { loadFunction } = require('./load.js');
 const { parseSpec } = require('./spec.js');
 const { callServer, listen } = require('./server.js');
+const { Unsettled } = require('./unsettled.js');
 
 /** `start` was called when the instance is no longer waiting. */
 class AlreadyStarted extends Error {}
@@ -19,9 +20,12 @@ class Instance {
   active = 0;
   name = 'function';
   timeoutMs = Infinity;
+  unsettled = new Unsettled();
   #server = null;
   #rejectLoad = null;
   #drained = null;
+  /** The agent's listener; set by `main.js`. */
+  control = null;
 
   constructor({ log, capture, behindGateway }) {
     this.log = log;
@@ -86,6 +90,7 @@ class Instance {
   drain() {
     const drained = (this.#drained ??= Promise.withResolvers());
     this.#server?.close();
+    this.control?.unref(); // answers as long as there is something to ask for
     this.#finishDrain();
     return drained.promise;
   }

@@ -6,8 +6,14 @@
 
 const fs = require('node:fs');
 const http = require('node:http');
+const net = require('node:net');
 const { Call, emitInCall, ID_HEADER } = require('./call.js');
 const { answerFunctionError } = require('./answer.js');
+const { showCaller } = require('./caller.js');
+const { attach, makeHoldable } = require('./response.js');
+
+/** Under which path the gateway has the function; absent when it has a host of its own. */
+const PREFIX_HEADER = 'x-forwarded-prefix';
 
 /** Never refuse a head that the gateway let through: its own limit is about 400 KiB. */
 const HEAD_MAX_BYTES = 512 * 1024;
@@ -32,8 +38,17 @@ function callServer(instance, spec, target, { onSocket }) {
     keepAliveTimeout: onSocket ? 0 : TCP_IDLE_MS,
   });
 
+  // Bytes bound a head, not the number of its fields.
+  server.maxHeadersCount = 0;
+
+  server.on('connection', (socket) => {
+    if (onSocket) makeHoldable(socket);
+    if (onSocket && instance.behindGateway) showCaller(socket);
+  });
+
   server.on('request', (req, res) => {
-    const call = new Call(instance, req, res);
+    const call = callOf(instance, req, res);
+    attach(res, call);
     req.emit = res.emit = emitInCall(call);
     res.on('error', (err) => call.fail(err));
     res.on('close', () => call.release());
@@ -48,22 +63,32 @@ function callServer(instance, spec, target, { onSocket }) {
   return server;
 }
 
+function callOf(instance, req, res) {
+  const call = new Call(instance, req, res);
+  if (instance.behindGateway) {
+    call.prefix = req.headers[PREFIX_HEADER] ?? '';
+    req.socket.forwarded = req.headers;
+  }
+  return call;
+}
+
 function adapterOf(instance, spec, target) {
   switch (target.signature) {
     case 'lambda':
       return require('./signature/lambda.js').adapt(instance, spec, target);
     case 'fetch':
       return require('./signature/fetch.js').adapt(instance, spec, target);
-    default:
-      return target.app
-        ? { handle: ({ req, res }) => target.func(req, res) }
-        : require('./signature/express.js').adapt(instance, spec, target);
+    default: {
+      const { adapt, adaptApplication } = require('./signature/express.js');
+      return target.app ? adaptApplication(instance, target) : adapt(instance, spec, target);
+    }
   }
 }
 
 /** A handshake goes to the export's own `upgrade(req, socket, head)`; the call lasts as long as the socket. */
 function upgrade(instance, handler, req, socket, head) {
-  const call = new Call(instance, req, null);
+  const call = callOf(instance, req, null);
+  tellBeforeEnd(socket, call);
   const sentBefore = socket.bytesWritten;
   socket.emit = emitInCall(call);
   socket.on('error', () => socket.destroy());
@@ -78,6 +103,16 @@ function upgrade(instance, handler, req, socket, head) {
     answerFunctionError(res, call);
   };
   call.begin(() => handler(req, socket, head));
+}
+
+/** The end of the connection is the last byte of an upgraded call; what goes on after it is told before. */
+function tellBeforeEnd(socket, call) {
+  for (const method of ['end', 'destroy']) {
+    socket[method] = function (...args) {
+      call.tellIfPending();
+      return net.Socket.prototype[method].apply(this, args);
+    };
+  }
 }
 
 /** Listens; a unix socket replaces what an earlier process left and is open to the agent's user. */

@@ -4,10 +4,10 @@
 
 const SIGNATURES = ['auto', 'express', 'lambda', 'fetch'];
 /**
- * Most that is read into memory for one body. A body of this size takes about four times as much while it
- * is parsed, which the default memory of 256 MiB still bears. Larger uploads are streams.
+ * Most that is read into memory for one body, inflated, where nothing else is said; the agent and images always say it.
+ * What an instance of 256 MiB bears, by default.
  */
-const BODY_LIMIT_BYTES = 32 * 1024 * 1024;
+const BODY_LIMIT_BYTES = 4 * 1024 * 1024;
 
 /** The message names the key. */
 class InvalidSpec extends Error {}

@@ -26,25 +26,6 @@ test('a compressed body is unpacked', async (t) => {
   assert.equal((await f.call(json(packed, { 'content-encoding': 'gzip' }))).body, '[{"a":1},"{\\"a\\":1}"]');
 });
 
-for (const [what, request, status, code] of [
-  ['malformed JSON', json('{"a":'), 400, 'BAD_REQUEST'],
-  ['an unknown charset', json('{}', { 'content-type': 'application/json; charset=klingon' }), 415, 'BAD_REQUEST'],
-  ['an unknown content encoding', json('{}', { 'content-encoding': 'zip' }), 415, 'BAD_REQUEST'],
-  ['a body over the limit', json(`"${'x'.repeat(2000)}"`), 413, 'BODY_TOO_LARGE'],
-  ['an unpacked body over the limit', json(require('node:zlib').gzipSync(Buffer.alloc(5000, 32)), { 'content-encoding': 'gzip' }), 413, 'BODY_TOO_LARGE'],
-]) {
-  test(`${what} never reaches the function`, async (t) => {
-    const f = await serve(t, () => assert.fail('called'), { bodyLimit: 1000 });
-    const answer = await f.call(request);
-    assert.equal(answer.status, status);
-    assert.equal(answer.headers['x-epsilon-outcome'], undefined);
-    const { error } = JSON.parse(answer.body);
-    assert.equal(error.code, code);
-    assert.match(error.request_id, /^[0-9a-f]{32}$/);
-    await until(() => f.instance.active === 0, 'the end of the call');
-  });
-}
-
 test('multipart stays a stream', async (t) => {
   const f = await serve(t, async (req, res) => {
     let text = '';

@@ -6,26 +6,54 @@
 const http = require('node:http');
 const path = require('node:path');
 const express = require('express');
-const { bodyReader } = require('../body.js');
+const { hasBody, kindOf } = require('../body/kind.js');
+const { BodyMemory } = require('../body/memory.js');
+const { ReadAhead, PROPERTIES } = require('../body/read-ahead.js');
+const { BodyRefused } = require('../body/refused.js');
 const { projectView } = require('../views.js');
+
+/** Behind the gateway every entry of `X-Forwarded-For` is true: it wrote them. */
+const trustGateway = () => true;
+/** Express's own mark of an application whose developer has not set `trust proxy`. */
+const TRUST_IS_DEFAULT = '@@symbol:trust_proxy_default';
 
 /** @returns what `server.js` serves: the classes, and `handle(call)` */
 function adapt(instance, spec, { func, parseBody }) {
   const app = application(instance, spec);
-  const readBody = parseBody ? bodyReader(spec.bodyLimit) : null;
+  const memory = new BodyMemory(spec.bodyLimit);
 
   const handle = (call) => {
     const { req, res } = call;
     req.res = res;
-    req.originalUrl = req.url;
+    req.baseUrl = call.prefix;
+    req.originalUrl = call.prefix + req.url;
     const next = (err) => leave(app, call, err);
     req.next = next;
     // Most calls have no body: those reach the function within the same tick.
-    if (readBody === null || !readBody.isNeeded(req)) return func(req, res, next);
-    return readBody(call).then((read) => (read ? func(req, res, next) : undefined));
+    if (!parseBody || !hasBody(req)) return func(req, res, next);
+    const kind = kindOf(req);
+    if (kind === 'stream') return func(req, res, next);
+    call.body = new ReadAhead(req, kind, memory);
+    Object.defineProperty(req, 'body', PROPERTIES.body);
+    Object.defineProperty(req, 'rawBody', PROPERTIES.rawBody);
+    return call.body.begin().then((isThere) => (isThere ? func(req, res, next) : undefined));
   };
 
   return { handle, ...classesOf(app) };
+}
+
+/** An exported application: its own request and response, told where it is mounted and whom to trust. */
+function adaptApplication(instance, { func }) {
+  if (instance.behindGateway && func.settings?.[TRUST_IS_DEFAULT] === true) func.set('trust proxy', trustGateway);
+  const handle = (call) => {
+    const { req, res } = call;
+    if (call.prefix !== '') {
+      req.baseUrl = call.prefix;
+      req.originalUrl = call.prefix + req.url;
+    }
+    return func(req, res);
+  };
+  return { handle };
 }
 
 function application(instance, spec) {
@@ -34,8 +62,7 @@ function application(instance, spec) {
   app.set('env', process.env.NODE_ENV || 'development');
   app.set('views', path.resolve(spec.root, 'views'));
   app.set('view', projectView(spec.root));
-  // Exactly one hop is ours: the gateway, which overwrites `X-Forwarded-*`.
-  if (instance.behindGateway) app.set('trust proxy', 1);
+  if (instance.behindGateway) app.set('trust proxy', trustGateway);
   return app;
 }
 
@@ -45,7 +72,6 @@ function classesOf(app) {
       super(socket);
       this.params = {};
       this.baseUrl = '';
-      this.body = undefined;
       this.res = undefined;
       this.next = undefined;
       this.originalUrl = '';
@@ -57,6 +83,7 @@ function classesOf(app) {
       this.locals = Object.create(null);
     }
   }
+  IncomingMessage.prototype.body = undefined; // `'body' in req`, and not each request's own: that is the parsed one's
   Object.setPrototypeOf(IncomingMessage.prototype, app.request);
   Object.setPrototypeOf(ServerResponse.prototype, app.response);
   return { IncomingMessage, ServerResponse };
@@ -67,7 +94,7 @@ function classesOf(app) {
  * status, and no error at all (404), get Express's own final page; any other error is the function's.
  */
 function leave(app, call, err) {
-  if (err && !(err.status >= 400 && err.status < 500)) return call.fail(err);
+  if (err && (err instanceof BodyRefused || !(err.status >= 400 && err.status < 500))) return call.fail(err);
   if (call.res.headersSent) return call.res.destroy();
   // An application of its own, so that the router never touches `app`.
   const last = express();
@@ -77,4 +104,4 @@ function leave(app, call, err) {
   last(call.req, call.res);
 }
 
-module.exports = { adapt };
+module.exports = { adapt, adaptApplication };

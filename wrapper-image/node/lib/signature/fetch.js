@@ -2,7 +2,12 @@
 // `fetch(request, env, ctx)` of the web platform: a `Request` in, a `Response` out, both streamed.
 
 const { Readable } = require('node:stream');
-const { hasBody } = require('../body.js');
+const { setImmediate: nextTurn } = require('node:timers/promises');
+const { hasBody } = require('../body/kind.js');
+const { isDecoded, isFetched, needsLook } = require('./fetch/decoded.js');
+
+/** Headers that are about one connection, such as the one to an upstream; cookies are set apart. */
+const OURS = new Set(['set-cookie', 'connection', 'keep-alive', 'transfer-encoding']);
 
 function adapt(instance, spec, { func }) {
   const handle = async (call) => {
@@ -43,31 +48,53 @@ async function send(res, response) {
   if (res.destroyed) return response.body?.cancel();
   res.statusCode = response.status;
   if (response.statusText) res.statusMessage = response.statusText;
-  for (const [name, value] of response.headers) if (name !== 'set-cookie') res.setHeader(name, value);
+  for (const [name, value] of response.headers) if (!OURS.has(name)) res.setHeader(name, value);
   const cookies = response.headers.getSetCookie?.() ?? [];
   if (cookies.length > 0) res.setHeader('set-cookie', cookies);
   if (response.body === null || response.body === undefined) return res.end();
-  await copy(response.body, res);
+  await copy(response, res);
 }
 
-/** Bytes as they come, at the pace of the reader; a small whole body leaves in one packet with its head. */
-async function copy(body, res) {
-  const reader = body.getReader();
+/**
+ * Bytes as they come, at the pace of the reader. What is whole within this turn, as most bodies that are no streams are,
+ * leaves in one packet with its head and its length.
+ */
+async function copy(response, res) {
+  const reader = response.body.getReader();
   res.once('close', () => reader.cancel().catch(() => {}));
-  const { socket } = res;
-  socket.cork(); // not `res.cork()`: in Node 24 its `end()` puts the last chunk's mark before corked chunks
-  setImmediate(() => socket.uncork());
-  res.flushHeaders();
+  const turn = nextTurn(); // `undefined`, where a read gives an object
+  let next = reader.read();
+  let first = await Promise.race([next, turn]);
+  if (first === undefined && needsLook(response)) first = await next;
+  if (first !== undefined && !first.done) next = reader.read();
+  const second = first?.done ? first : await Promise.race([next, turn]);
+  if (res.destroyed) return;
+  const isWhole = first !== undefined && second?.done === true;
+  mendHeaders(response, res, first?.value, isWhole);
+  if (isWhole) return res.end(first.value);
+  if (first === undefined) res.flushHeaders();
+  else res.write(first.value);
   for (;;) {
-    const { done, value } = await reader.read();
+    const { done, value } = await next;
     if (done) break;
     if (res.destroyed) return;
     if (!res.write(value)) await new Promise((resolve) => {
       res.once('drain', resolve);
       res.once('close', resolve);
     });
+    next = reader.read();
   }
   res.end();
+}
+
+/** Takes out what the headers state of a body that is another by now; what is sent says it itself. */
+function mendHeaders(response, res, bytes, isWhole) {
+  if (isDecoded(response, bytes, isWhole)) {
+    res.removeHeader('content-encoding');
+    res.removeHeader('content-length');
+  } else if (!isWhole && !isFetched(response)) {
+    res.removeHeader('content-length'); // of a stream that the code made, and that nobody has counted
+  }
 }
 
 module.exports = { adapt };

@@ -2,57 +2,55 @@
 // AWS Lambda's contract: a proxy event of version 2 in, a result out. `(event, context)` that returns or
 // rejects, and `(event, context, callback)`. The shapes are AWS's own, so that code moves either way.
 
-const { answerBadBody } = require('../answer.js');
-const { hasBody } = require('../body.js');
+const { hasBody } = require('../body/kind.js');
+const { BodyMemory } = require('../body/memory.js');
+const { ReadAhead } = require('../body/read-ahead.js');
 
+/** What is said by how the answer is sent; a result that states another length, or a coding of transfer, is not believed. */
+const OURS = new Set(['content-length', 'transfer-encoding', 'connection', 'keep-alive']);
+const NO_BYTES = Buffer.alloc(0);
 const MONTHS = ['Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun', 'Jul', 'Aug', 'Sep', 'Oct', 'Nov', 'Dec'];
 /** Bodies of these types reach the function as text, all others in base64. */
 const TEXTUAL = /^(text\/|application\/(json|javascript|xml|x-www-form-urlencoded)\b)|\+(json|xml)\b/i;
 
 function adapt(instance, spec, { func }) {
   const memoryMiB = String(Math.floor(process.constrainedMemory() / 1024 / 1024));
+  const memory = new BodyMemory(spec.bodyLimit);
   const handle = async (call) => {
-    const bytes = await bytesOf(call, spec.bodyLimit);
-    if (bytes === null) return;
-    const result = await invoke(func, eventOf(call, bytes), contextOf(call, spec, memoryMiB));
+    let bytes = NO_BYTES;
+    if (hasBody(call.req)) {
+      call.body = new ReadAhead(call.req, 'raw', memory);
+      if (!(await call.body.begin())) return; // the caller hung up while sending
+      bytes = call.body.bytes();
+    }
+    const result = await invoke(call, func, eventOf(call, bytes), contextOf(call, spec, memoryMiB));
     answer(call.res, result);
   };
   return { handle };
 }
 
-/** The whole body; null when the caller already has its answer, or is gone. */
-async function bytesOf(call, limit) {
-  const { req, res } = call;
-  if (!hasBody(req)) return Buffer.alloc(0);
-  const chunks = [];
-  let size = 0;
-  try {
-    for await (const chunk of req.iterator({ destroyOnReturn: false })) {
-      size += chunk.length;
-      if (size > limit) {
-        req.resume();
-        answerBadBody(res, call, { status: 413 }, limit);
-        return null;
-      }
-      chunks.push(chunk);
-    }
-  } catch {
-    return null; // the caller hung up while sending
-  }
-  return Buffer.concat(chunks);
-}
-
-function invoke(func, event, context) {
+function invoke(call, func, event, context) {
   return new Promise((resolve, reject) => {
-    const callback = (err, result) => (err ? reject(err) : resolve(result));
+    let returned;
+    let isAnswered = false;
+    // A handler that answers through the callback and goes on has not settled.
+    const answers = (settle) => (value) => {
+      if (!isAnswered && typeof returned?.then === 'function') call.waitUntil(returned);
+      isAnswered = true;
+      settle(value);
+    };
+    const [succeed, fail] = [answers(resolve), answers(reject)];
+    const callback = (err, result) => (err ? fail(err) : succeed(result));
     Object.assign(context, {
       done: callback,
-      succeed: resolve,
-      fail: (err) => reject(err ?? new Error('context.fail() was called')),
+      succeed,
+      fail: (err) => fail(err ?? new Error('context.fail() was called')),
     });
-    const returned = func(event, context, callback);
+    returned = func(event, context, callback);
+    const isPending = typeof returned?.then === 'function';
+    if (isAnswered && isPending) call.waitUntil(returned);
     // A handler that takes a callback and returns nothing to wait for answers through the callback.
-    if (typeof returned?.then === 'function' || func.length < 3) resolve(returned);
+    else if (isPending || func.length < 3) resolve(returned);
   });
 }
 
@@ -120,7 +118,7 @@ function answer(res, result) {
   if (!Number.isInteger(status)) throw new TypeError(`\`statusCode\` is ${result.statusCode}, not a number`);
   res.statusCode = status;
   for (const [name, value] of Object.entries({ ...headers, ...multiValueHeaders })) {
-    if (value !== undefined && value !== null) res.setHeader(name, Array.isArray(value) ? value.map(String) : String(value));
+    if (value !== undefined && value !== null && !OURS.has(name.toLowerCase())) res.setHeader(name, Array.isArray(value) ? value.map(String) : String(value));
   }
   if (cookies?.length) res.appendHeader('set-cookie', cookies);
   if (!res.hasHeader('content-type')) res.setHeader('content-type', 'application/json');

@@ -6,6 +6,8 @@ const { setTimeout: pause } = require('node:timers/promises');
 
 /** Far above what anything here takes; a test that reaches it has failed. */
 const LIMIT_MS = 10_000;
+/** As the gateway's. */
+const HEAD_MAX_BYTES = 512 * 1024;
 
 /** @returns {Promise<{status: number, headers: object, rawHeaders: string[], body: string, bytes: Buffer}>} */
 async function call(socketPath, { method = 'GET', path = '/', headers = {}, body } = {}) {
@@ -19,7 +21,8 @@ async function call(socketPath, { method = 'GET', path = '/', headers = {}, body
 /** The answer as soon as its head is there. `body` may also be a function that gets the open request. */
 function head(socketPath, { method = 'GET', path = '/', headers = {}, body }) {
   return new Promise((resolve, reject) => {
-    const req = http.request({ socketPath, method, path, headers, agent: false });
+    const req = http.request({ socketPath, method, path, headers, agent: false, maxHeaderSize: HEAD_MAX_BYTES });
+    req.maxHeadersCount = 0;
     req.setTimeout(LIMIT_MS, () => req.destroy(new Error(`no answer to ${method} ${path}`)));
     req.on('response', resolve);
     req.on('error', reject);

@@ -4,6 +4,7 @@
 const path = require('node:path');
 const { functionsOf, signatureOf } = require('../../lib/exports.js');
 const { callServer, listen } = require('../../lib/server.js');
+const { Unsettled } = require('../../lib/unsettled.js');
 const { call } = require('./http.js');
 const { folder } = require('./process.js');
 
@@ -12,7 +13,7 @@ async function serve(t, exported, { signature, bodyLimit = 1e6, behindGateway = 
   target.signature = signature ?? signatureOf('f', target);
   const logged = [];
   const instance = {
-    name: 'f', active: 0, behindGateway, timeoutMs: 5000, logged,
+    name: 'f', active: 0, behindGateway, timeoutMs: 5000, logged, unsettled: new Unsettled(),
     log: {
       write: (level, message, call) => logged.push({ level, message, id: call?.id }),
       error: (headline, err, call) => logged.push({ level: 'error', message: `${headline} ${err?.message}`, id: call?.id }),
