@@ -1,0 +1,80 @@
+'use strict';
+// SIGTERM: running calls end, the code's own hooks run, and whoever is in charge of the end is let be.
+
+const assert = require('node:assert/strict');
+const { test } = require('node:test');
+const { until } = require('./support/http.js');
+const { ready, waiting } = require('./support/process.js');
+
+const CLEAN = { code: 0, signal: null };
+const said = (f) => f.records().map((record) => record.message);
+
+for (const [what, source, expected] of [
+  ['no hook, though something keeps the process', 'setInterval(() => {}, 1000);', []],
+  ['an `exit` hook', 'setInterval(() => {}, 1000); process.on("exit", (code) => console.log("exit " + code));', ['exit 0']],
+  ['a hook that cleans up and exits', 'process.on("SIGTERM", () => { console.log("term"); setTimeout(() => { console.log("clean"); process.exit(0); }, 300); });', ['term', 'clean']],
+  ['a hook that cleans up and lets the process end', 'const pool = setInterval(() => {}, 1000); process.on("SIGTERM", async () => { await new Promise((r) => setTimeout(r, 300)); clearInterval(pool); console.log("clean"); });', ['clean']],
+  ['a hook of one time', 'process.once("SIGTERM", () => setTimeout(() => console.log("clean"), 300));', ['clean']],
+  ['several hooks', 'for (const n of [1, 2]) process.on("SIGTERM", () => setTimeout(() => console.log("clean " + n), n * 50));', ['clean 1', 'clean 2']],
+  ['a `beforeExit` hook', 'process.once("beforeExit", () => setTimeout(() => console.log("clean"), 50));', ['clean']],
+  ['a `beforeExit` hook that something keeps from running', 'setInterval(() => {}, 1000); process.on("beforeExit", () => console.log("never"));', []],
+]) {
+  test(`${what}: SIGTERM ends the process with 0`, async (t) => {
+    const f = await ready(t, `${source}\nexports.f = (req, res) => res.send("x");`);
+    await f.call();
+    f.child.kill('SIGTERM');
+    assert.deepEqual(await f.exit, CLEAN);
+    assert.deepEqual(said(f), expected);
+  });
+}
+
+test('running calls, and the work that goes on after their answers, end first', async (t) => {
+  const f = await ready(t, `exports.f = { fetch: async (request, env, ctx) => {
+    console.log('inside');
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    ctx.waitUntil(new Promise((resolve) => setTimeout(resolve, 200)).then(() => console.log('work done')));
+    return new Response('answered');
+  } };`);
+  const answer = f.call();
+  await f.record((record) => record.message === 'inside');
+  f.child.kill('SIGTERM');
+  assert.equal((await answer).body, 'answered');
+  assert.equal((await f.health()).active, 1); // still to be asked
+  assert.deepEqual(await f.exit, CLEAN);
+  assert.deepEqual(said(f), ['inside', 'work done']);
+});
+
+test('a hook and a running call each take their time', async (t) => {
+  const f = await ready(t, `
+    process.on('SIGTERM', () => console.log('term'));
+    exports.f = async (req, res) => { console.log('inside'); await new Promise((r) => setTimeout(r, 200)); res.send('answered'); };`);
+  const answer = f.call();
+  await f.record((record) => record.message === 'inside');
+  f.child.kill('SIGTERM');
+  assert.equal((await answer).body, 'answered');
+  assert.deepEqual(await f.exit, CLEAN);
+  assert.deepEqual(said(f), ['inside', 'term']);
+});
+
+test('a hook that never ends keeps the process, which is the agent\'s to end, and takes no more calls', async (t) => {
+  const f = await ready(t, 'process.on("SIGTERM", () => { console.log("term"); setInterval(() => {}, 1000); }); exports.f = (req, res) => res.send("x");');
+  f.child.kill('SIGTERM');
+  await f.record((record) => record.message === 'term');
+  await until(() => f.call().then(() => false, () => true), 'the listener to be closed');
+  assert.equal((await f.health()).active, 0);
+  f.child.kill('SIGTERM'); // once more changes nothing
+  f.child.kill('SIGKILL');
+  assert.deepEqual(await f.exit, { code: null, signal: 'SIGKILL' });
+});
+
+test('a process that only waits ends at once', async (t) => {
+  const f = await waiting(t);
+  f.child.kill('SIGTERM');
+  assert.deepEqual(await f.exit, CLEAN);
+});
+
+test('a hook that exits with another code is told with that', async (t) => {
+  const f = await ready(t, 'process.on("SIGTERM", () => process.exit(3)); exports.f = (req, res) => res.send("x");');
+  f.child.kill('SIGTERM');
+  assert.deepEqual(await f.exit, { code: 3, signal: null });
+});
