@@ -20,6 +20,7 @@ const PIECES = [
   { entry: 'lambda.js', export: 'handler', signature: 'auto' },
   { entry: 'express.js', export: 'warm', signature: 'express' },
 ];
+const FORWARDED = 'x-forwarded-for: 203.0.113.7\r\nx-forwarded-proto: http\r\nx-forwarded-host: warm\r\nx-forwarded-prefix: /warm\r\n';
 const CALLS = [
   request('GET', '/warm?a=1'),
   request('POST', '/warm?a=1', 'application/json', '{"a":1}'),
@@ -55,6 +56,8 @@ async function rehearse(piece, folder, isWaiting) {
   const agent = new Client(control);
   const spec = { function: 'warm', root: path.join(__dirname, 'rehearsal'), timeout_ms: 1000, env: {}, ...piece };
   await agent.ask(request('POST', '/init', 'application/json', JSON.stringify(spec)));
+  const watcher = new Client(control);
+  await watcher.ask(request('GET', '/unsettled', undefined, '', 'Connection: Upgrade\r\nUpgrade: unsettled\r\n'));
   if (silent.state === 'ready') {
     const caller = new Client(calls);
     for (let sent = 0; sent < ROUNDS * CALLS.length && isWaiting(); sent += 1) {
@@ -63,15 +66,16 @@ async function rehearse(piece, folder, isWaiting) {
     }
     caller.close();
   }
+  watcher.close();
   agent.close();
   server.close();
   await silent.drain();
 }
 
-function request(method, target, type, body = '') {
+function request(method, target, type, body = '', more = FORWARDED) {
   const about = type ? `Content-Type: ${type}\r\nContent-Length: ${Buffer.byteLength(body)}\r\n` : '';
   return `${method} ${target} HTTP/1.1\r\nHost: warm\r\nx-epsilon-request-id: warm-warm\r\n`
-    + `x-epsilon-deadline-ms: 1000\r\n${about}\r\n${body}`;
+    + `x-epsilon-deadline-ms: 1000\r\n${more}${about}\r\n${body}`;
 }
 
 /** Sends one request after the other over one connection. What is answered does not matter. */
