@@ -18,8 +18,9 @@ function answerFunctionError(res, call) {
 /** The caller's body is not handed to the function. @param {import('./body/refused.js').BodyRefused} refused */
 function answerRefusedBody(res, call, { status, message, hint }) {
   const isTooLarge = status === 413;
-  // What of the body is still on its way is not waited for.
-  answer(res, status, call.req.complete ? {} : { connection: 'close' }, {
+  // The connection stays: who closes it under an upload that still comes takes the answer away with it. Node reads the
+  // rest and forgets it.
+  answer(res, status, {}, {
     type: isTooLarge ? 'limit' : 'invalid_request',
     code: isTooLarge ? 'BODY_TOO_LARGE' : 'BAD_REQUEST',
     message,

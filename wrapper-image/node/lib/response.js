@@ -47,10 +47,11 @@ function isBelow(prefix, path) {
 
 function write(chunk, encoding, callback) {
   if (!this._header && this.hasHeader('content-length') && sizeOf(chunk, encoding) > 0) this._implicitHeader();
-  if (this[LEFT] === undefined || this.writableEnded || this.destroyed) return Object.getPrototypeOf(this).write.call(this, chunk, encoding, callback);
-  if (!account(this, chunk, encoding)) return false;
+  const isCounted = this[LEFT] !== undefined && !this.writableEnded && !this.destroyed;
+  if (isCounted && !account(this, chunk, encoding)) return false;
   // The last of the bytes that were stated is the answer's end, whenever `end` is called.
-  return this[LEFT] === 0 ? last(this, 'write', chunk, encoding, callback) : Object.getPrototypeOf(this).write.call(this, chunk, encoding, callback);
+  if (isCounted && this[LEFT] === 0) return last(this, 'write', chunk, encoding, callback);
+  return Object.getPrototypeOf(this).write.call(this, chunk, encoding, callback);
 }
 
 /** Takes a chunk off what is to come; false when it is more than was stated: the answer is cut. */

@@ -3,6 +3,7 @@
 // while the request stays the stream that plain Node gives.
 
 const assert = require('node:assert/strict');
+const net = require('node:net');
 const { test } = require('node:test');
 const zlib = require('node:zlib');
 const express = require('express');
@@ -209,6 +210,22 @@ test('an application inside that has no parser still finds req.body', async (t) 
   app.post('/', (req, res) => res.json([req.body, req.rawBody.length]));
   const f = await serve(t, (req, res) => app(req, res));
   assert.equal((await f.call(post('{"a":1}'))).body, '[{"a":1},7]');
+});
+
+test('a refusal reaches who still sends, and the connection serves the next call', async (t) => {
+  const f = await serve(t, (req, res) => res.json(req.body), { bodyLimit: 1000 });
+  const socket = net.connect(f.socket);
+  t.after(() => socket.destroy());
+  let seen = '';
+  socket.on('data', (bytes) => (seen += bytes));
+  socket.write('POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 3000000\r\n\r\n');
+  await until(() => seen.includes('BODY_TOO_LARGE'), 'the refusal');
+  assert.match(seen, /^HTTP\/1\.1 413 /);
+  seen = '';
+  socket.write(Buffer.alloc(3_000_000));
+  socket.write('GET / HTTP/1.1\r\nHost: a\r\n\r\n');
+  await until(() => seen !== '', 'the answer to the next call');
+  assert.match(seen, /^HTTP\/1\.1 200 /);
 });
 
 test('a larger upload does not wait for its end, and is answered while it comes', async (t) => {

@@ -2,6 +2,8 @@
 // SIGTERM: running calls end, the code's own hooks run, and whoever is in charge of the end is let be.
 
 const assert = require('node:assert/strict');
+const http = require('node:http');
+const path = require('node:path');
 const { test } = require('node:test');
 const { until } = require('./support/http.js');
 const { ready, waiting } = require('./support/process.js');
@@ -65,6 +67,22 @@ test('a hook that never ends keeps the process, which is the agent\'s to end, an
   f.child.kill('SIGTERM'); // once more changes nothing
   f.child.kill('SIGKILL');
   assert.deepEqual(await f.exit, { code: null, signal: 'SIGKILL' });
+});
+
+test('connections of the agent do not keep the process', async (t) => {
+  const f = await ready(t, 'process.on("SIGTERM", () => console.log("term")); exports.f = (req, res) => res.send("x");');
+  const agent = new http.Agent({ keepAlive: true });
+  const control = path.join(f.sockets, 'control.sock');
+  for (const [socketPath, headers] of [[control, { connection: 'Upgrade', upgrade: 'unsettled' }], [control, {}], [f.callsSocket, {}]]) {
+    await new Promise((resolve, reject) => {
+      const req = http.get({ socketPath, agent, path: headers.upgrade ? '/unsettled' : '/health', headers });
+      req.on('response', (res) => res.resume().on('end', resolve)).on('upgrade', resolve).on('error', reject);
+    });
+  }
+  f.child.kill('SIGTERM');
+  assert.deepEqual(await f.exit, CLEAN);
+  agent.destroy();
+  assert.deepEqual(said(f), ['term']);
 });
 
 test('a process that only waits ends at once', async (t) => {
