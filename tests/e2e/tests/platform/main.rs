@@ -9,6 +9,7 @@ mod admin;
 mod bad_archives;
 mod bad_code;
 mod bad_projects;
+mod bodies;
 mod builds;
 mod burst;
 mod calls;
@@ -89,7 +90,7 @@ exports.probe = {
   },
 };
 exports.echo = {
-  config: { timeout: 20_000, memory: "128MiB", concurrency: 10, maxInstances: 4 },
+  config: { timeout: 20_000, memory: "128MiB", maxBody: "8MiB", concurrency: 10, maxInstances: 4 },
   func: (req, res) => res.json({
     method: req.method, path: req.path, url: req.url, query: req.query, headers: req.headers,
     body: req.body, raw: req.rawBody ? req.rawBody.toString("utf8") : null,
