@@ -6,6 +6,10 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
 use std::{
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll},
 };
 
@@ -77,3 +81,42 @@ pub struct BodyTooLarge {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the body is not framed as HTTP asks")]
 pub struct BodyMalformed;
+
+/// The caller sent its body more slowly than the operator allows. Found as the source of a relay error, it becomes
+/// `BODY_TOO_SLOW`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the body comes in too slowly")]
+pub struct BodyTooSlow;
+
+/// How far a request's body has come that was not there as a whole when its call began. Shared by the one who reads it
+/// from the caller and the one who waits for the answer: whose slowness it is decides what a deadline means.
+#[derive(Clone, Debug, Default)]
+pub struct BodyProgress(Arc<Progress>);
+
+#[derive(Debug, Default)]
+struct Progress {
+    complete: AtomicBool,
+    answered: AtomicBool,
+}
+
+impl BodyProgress {
+    /// The caller has sent all of it.
+    pub fn completed(&self) {
+        self.0.complete.store(true, Relaxed);
+    }
+
+    /// Whether it has.
+    pub fn is_complete(&self) -> bool {
+        self.0.complete.load(Relaxed)
+    }
+
+    /// The head of the answer is there: from now on both sides may wait for each other.
+    pub fn answered(&self) {
+        self.0.answered.store(true, Relaxed);
+    }
+
+    /// Whether it is.
+    pub fn is_answered(&self) -> bool {
+        self.0.answered.load(Relaxed)
+    }
+}

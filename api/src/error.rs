@@ -6,7 +6,7 @@
 //! and nowhere else; `docs/errors.md` is written from it.
 
 use crate::{
-    body::{BodyMalformed, BodyTooLarge},
+    body::{BodyMalformed, BodyTooLarge, BodyTooSlow},
     ids::{FunctionName, RequestId, VersionNumber},
     units::Bytes,
 };
@@ -40,6 +40,10 @@ pub enum CallError {
         /// The operator's limit.
         limit: Bytes,
     },
+    /// The caller sent its body more slowly than the operator allows, or had not sent all of it when the time of its
+    /// call was over.
+    #[error("the request body came in too slowly")]
+    BodyTooSlow,
     /// Every place is taken and the bounded wait is over (or the queue is full).
     #[error("`{function}` is busy: all {limit} places are taken")]
     ConcurrencyLimit {
@@ -156,6 +160,9 @@ impl CallError {
             if let Some(BodyTooLarge { limit }) = one.downcast_ref() {
                 return Some(Self::BodyTooLarge { limit: *limit });
             }
+            if one.is::<BodyTooSlow>() {
+                return Some(Self::BodyTooSlow);
+            }
             if one.is::<BodyMalformed>() {
                 return Some(Self::BadRequest("the request's body is not framed as HTTP asks"));
             }
@@ -177,6 +184,9 @@ impl CallError {
             }
             Self::BodyTooLarge { .. } => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", Caller, false, None)
+            }
+            Self::BodyTooSlow => {
+                (StatusCode::REQUEST_TIMEOUT, "BODY_TOO_SLOW", Caller, false, None)
             }
             Self::ConcurrencyLimit { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, "CONCURRENCY_LIMIT", Caller, true, Some(RETRY_SOON))
@@ -225,6 +235,9 @@ impl CallError {
             Self::BodyTooLarge { .. } => {
                 Some("the operator's setting is `gateway.max_body`".into())
             }
+            Self::BodyTooSlow => Some(
+                "the operator's settings are `gateway.body_timeout` and `gateway.min_body_rate`; the author's is `timeout`".into(),
+            ),
             Self::ConcurrencyLimit { .. } => Some(
                 "try again after `Retry-After`; the author can raise `maxInstances` or `concurrency`"
                     .into(),
@@ -290,7 +303,7 @@ impl ErrorBody {
             401 | 403 => "unauthorized",
             404 => "not_found",
             409 => "conflict",
-            413 | 429 => "limit",
+            408 | 413 | 429 => "limit",
             400..=499 => "invalid_request",
             _ => "platform",
         };
@@ -345,6 +358,7 @@ mod tests {
                 "not_found",
             ),
             (CallError::BodyTooLarge { limit: Bytes(1) }, 413, "BODY_TOO_LARGE", "limit"),
+            (CallError::BodyTooSlow, 408, "BODY_TOO_SLOW", "limit"),
             (
                 CallError::ConcurrencyLimit { function: function.clone(), limit: 2 },
                 429,

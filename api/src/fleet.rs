@@ -112,6 +112,8 @@ pub enum Refusal {
         /// The operator's limit.
         limit: Bytes,
     },
+    /// [`CallError::BodyTooSlow`].
+    BodyTooSlow,
     /// [`CallError::ConcurrencyLimit`].
     ConcurrencyLimit {
         /// Instances × concurrency.
@@ -152,6 +154,7 @@ impl Refusal {
         match err {
             CallError::BadRequest(_) => Self::BadRequest,
             CallError::BodyTooLarge { limit } => Self::BodyTooLarge { limit: *limit },
+            CallError::BodyTooSlow => Self::BodyTooSlow,
             CallError::ConcurrencyLimit { limit, .. } => Self::ConcurrencyLimit { limit: *limit },
             CallError::FunctionError { .. } => Self::FunctionError,
             CallError::FunctionCrashed { cause, .. } | CallError::VmLost { cause, .. } => {
@@ -180,6 +183,7 @@ impl Refusal {
                 CallError::BadRequest("the request's body is not framed as HTTP asks")
             }
             Self::BodyTooLarge { limit } => CallError::BodyTooLarge { limit },
+            Self::BodyTooSlow => CallError::BodyTooSlow,
             Self::ConcurrencyLimit { limit } => CallError::ConcurrencyLimit { function, limit },
             Self::FunctionError => CallError::FunctionError { function },
             Self::FunctionCrashed { cause } => {
@@ -198,6 +202,7 @@ impl Refusal {
             Self::UnknownVersion => StatusCode::PRECONDITION_REQUIRED,
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::ConcurrencyLimit { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::FunctionError | Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             Self::FunctionCrashed { .. } | Self::FunctionInitFailed { .. } => {
@@ -255,6 +260,7 @@ mod tests {
         for err in [
             CallError::BadRequest("no"),
             CallError::BodyTooLarge { limit: Bytes(7) },
+            CallError::BodyTooSlow,
             CallError::ConcurrencyLimit { function: function(), limit: 3 },
             CallError::FunctionError { function: function() },
             CallError::FunctionCrashed { function: function(), cause: "exit 7".into() },

@@ -2,7 +2,7 @@
 //! fleet, a client of the agent's listener does. The gateway cannot tell which.
 
 use crate::{
-    body::CallBody,
+    body::{BodyProgress, CallBody},
     error::CallError,
     function::{ImageRef, Version},
     ids::{FunctionName, InstanceId, RequestId, VersionId, VersionNumber, VmId},
@@ -29,6 +29,8 @@ pub struct Call {
     pub may_wait: bool,
     /// Method, path, headers and body as the function is to see them.
     pub request: Request<CallBody>,
+    /// How far the request's body has come. `None`: all of it is there, or there is none.
+    pub upload: Option<BodyProgress>,
 }
 
 impl fmt::Debug for Call {

@@ -30,6 +30,10 @@ fn rows() -> Vec<(CallError, &'static str)> {
             "The body was announced, or turned out, larger than `gateway.max_body`. The caller sends less, or the operator allows more.",
         ),
         (
+            CallError::BodyTooSlow,
+            "The caller paused in its body for longer than `gateway.body_timeout`, sent it more slowly than `gateway.min_body_rate`, or had not sent all of it when the function's `timeout` ran out. Its instance lives on. The caller sends faster, or calls again.",
+        ),
+        (
             CallError::ConcurrencyLimit { function: function.clone(), limit: 20 },
             "All places (`maxInstances` × `concurrency`) stayed taken for `vm_agent.queue_wait`, or the queue was full. The caller tries again after `Retry-After`; the author raises the limits.",
         ),

@@ -45,6 +45,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// How long connections that were cut may take to let go.
 const LETTING_GO: Duration = Duration::from_secs(1);
 
+/// How many times as long as a caller a client of the control API may pause in a body: it packs while it sends.
+const CONTROL_PATIENCE: u32 = 6;
+
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -264,6 +267,7 @@ impl App {
             registry: registry.clone(),
             max_source: config.max_source,
             linger: config.linger,
+            pace: config.pace.times(CONTROL_PATIENCE),
             close: ending.close.clone(),
             background: background.clone(),
             git,

@@ -2,15 +2,16 @@
 //! bottom; each is a file in `call/`, in this order. The only retry loop of the program is here: [`Calls::relay`].
 //!
 //! ```text
-//! accept → lookup → permit → place ⇄ relay → reply
-//!            │                 retry: may it go to another VM? budget: not too often
-//!            │                 errands: image or instance, to the VM that the next call should go to
+//! accept → lookup → permit → buffer → place ⇄ relay → reply
+//!            │                          retry: may it go to another VM? budget: not too often
+//!            │                          errands: image or instance, to the VM that the next call should go to
 //!            split: which version, where a function's calls go to more than one
 //! ```
 //! A call has no task of its own: it lives in its connection's future. When the caller hangs up, that
 //! future is dropped, and with it the lease, the body and the record; nothing has to be cleaned up.
 
 pub(crate) mod accept;
+mod buffer;
 pub(crate) mod lookup;
 pub(crate) mod permit;
 pub(crate) mod place;
@@ -30,8 +31,8 @@ use crate::{
 };
 use accept::{Connection, Handler};
 use budget::Budget;
+use buffer::Buffers;
 use epsilon_api::{
-    body::{self, CallBody},
     chain::Chain,
     error::CallError,
     units::Bytes,
@@ -39,11 +40,10 @@ use epsilon_api::{
 };
 use errands::Errands;
 use http::{Method, Request, Response, StatusCode, Uri, header::SET_COOKIE};
-use http_body::Body as _;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use lookup::{Target, kept::Kept, late::Late};
 use place::{Placed, bound::Balance};
-use relay::{Outgoing, limited::Limited, upgrade::Tunnel};
+use relay::{Outgoing, limited::Limited, pace::PaceLimits, upgrade::Tunnel};
 use reply::{CallRecord, ReplyBody};
 use retry::{Failure, Tries};
 use split::Chosen;
@@ -70,6 +70,8 @@ pub(crate) struct Calls {
     metrics: Arc<Metrics>,
     domain: Option<String>,
     max_body: Bytes,
+    pace: PaceLimits,
+    buffers: Buffers,
     linger: Duration,
     /// Calls that run, upgraded ones included.
     running: TaskTracker,
@@ -99,6 +101,8 @@ impl Calls {
             metrics,
             domain: config.domain.clone(),
             max_body: config.max_body,
+            pace: config.pace,
+            buffers: Buffers::new(),
             linger: config.linger,
             running: TaskTracker::new(),
             stop,
@@ -152,8 +156,15 @@ impl Calls {
             },
         };
         record.route = Some(Arc::clone(&route));
-        let (request, caller) = self.prepare(request, target, connection);
-        let call = Outgoing::new(Arc::clone(&route.version), record.request_id().clone(), request);
+        let (request, caller) = Self::prepare(request, target, connection);
+        let (head, body) = request.into_parts();
+        let (body, upload) = match self.buffers.read(body).await {
+            Ok(read) => read,
+            Err(err) => return reply::error(&err, record),
+        };
+        let request = Request::from_parts(head, body);
+        let request_id = record.request_id().clone();
+        let call = Outgoing::new(Arc::clone(&route.version), request_id, request, upload);
         let mut response = match self.relay(&route, call).await {
             Ok(Relayed { answer, carried }) => {
                 record.carried = Some(carried);
@@ -175,7 +186,8 @@ impl Calls {
         let waits = permit::waits_for_continue(request.headers());
         let declared = permit::body_size(request.body(), self.max_body);
         let request = request.map(|body| {
-            Limited::new(body, self.max_body, self.linger, waits, self.metrics.bytes_in.clone())
+            let counter = self.metrics.bytes_in.clone();
+            Limited::new(body, self.max_body, self.linger, waits, counter, self.pace)
         });
         permit::coding(request.headers())?;
         let host = permit::host(&request)?;
@@ -200,19 +212,14 @@ impl Calls {
 
     /// The request as the function is to see it, and the caller's end of an upgrade.
     fn prepare(
-        &self,
         mut request: Request<Limited<Incoming>>,
         target: Uri,
         connection: &Connection,
-    ) -> (Request<CallBody>, Option<OnUpgrade>) {
+    ) -> (Request<Limited<Incoming>>, Option<OnUpgrade>) {
         let caller = request.extensions_mut().remove::<OnUpgrade>();
         let headers = request.headers_mut();
         let upgrade = relay::headers::clean_request(headers, connection, caller.is_some());
         *request.uri_mut() = target;
-        let request = request.map(|body| match body.is_end_stream() {
-            true => body::empty(), // which is no allocation
-            false => body::boxed(body),
-        });
         (request, caller.filter(|_| upgrade.is_some()))
     }
 
@@ -221,6 +228,7 @@ impl Calls {
     async fn relay(&self, route: &Arc<Route>, mut call: Outgoing) -> Result<Relayed, CallError> {
         self.budget.call();
         let mut tries = Tries::new(route, call.method());
+        let upload = call.upload().cloned();
         let mut failed: Option<CallError> = None;
         loop {
             let (placed, alone) = {
@@ -250,6 +258,9 @@ impl Calls {
             let result = tries.in_time(route, member.vm.call(sent)).await;
             let err = match result {
                 Ok(answer) => {
+                    if let Some(upload) = upload {
+                        upload.answered();
+                    }
                     place::learn(&member, route, None);
                     return Ok(Relayed { answer, carried: carried.answered() });
                 }

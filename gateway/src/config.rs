@@ -4,7 +4,7 @@
 
 use crate::{
     autoscale::config as autoscale,
-    call::{budget, place::bound::Balance},
+    call::{budget, place::bound::Balance, relay::pace::PaceLimits},
     deploy::elsewhere::ceilings,
     fleet::{breaker, health, member::Care},
     git::config as git,
@@ -42,6 +42,15 @@ pub struct Settings {
     /// Largest body of a call. Default `100MiB`. Bodies are streamed; this protects functions, not the gateway.
     #[serde(deserialize_with = "written::text")]
     pub max_body: Bytes,
+    /// Longest that a caller may let the platform wait for bytes of its body (408 beyond it), and for an answer to be read
+    /// (the connection is closed). Default `10s`. Waiting uses it up, and bytes earn it back at `min_body_rate`. It does not
+    /// count while a function does not read, nor for a body once its answer has begun. Six times as long for bodies on `control`.
+    #[serde(deserialize_with = "written::duration")]
+    pub body_timeout: Duration,
+    /// Bytes that a caller has to send, or to read, in a second of waiting. Default `1KiB`: less than the slowest mobile
+    /// connection, and enough that nobody holds a place of a function for nothing.
+    #[serde(deserialize_with = "written::text")]
+    pub min_body_rate: Bytes,
     /// Largest archive of a deployment, packed. Default `512MiB`.
     #[serde(deserialize_with = "written::text")]
     pub max_source: Bytes,
@@ -174,6 +183,8 @@ impl Default for Settings {
             domain: None,
             public_url: None,
             max_body: Bytes::mib(100),
+            body_timeout: Duration::from_secs(10),
+            min_body_rate: Bytes(1 << 10),
             max_source: Bytes::mib(512),
             max_header: Bytes(64 << 10),
             max_headers: 100,
@@ -230,6 +241,7 @@ pub struct Config {
     /// Without a slash at its end.
     pub(crate) public_url: Option<String>,
     pub(crate) max_body: Bytes,
+    pub(crate) pace: PaceLimits,
     pub(crate) max_source: Bytes,
     pub(crate) linger: Duration,
     pub(crate) balance: Balance,
@@ -272,6 +284,8 @@ pub(crate) struct ConnectionLimits {
     pub(crate) max_headers: usize,
     pub(crate) header_timeout: Duration,
     pub(crate) idle_timeout: Duration,
+    /// How slowly an answer may be read.
+    pub(crate) pace: PaceLimits,
 }
 
 /// A setting that cannot work.
@@ -308,8 +322,10 @@ impl Config {
             "max_headers",
             "must be between 8 and 1024",
         )?;
+        rule(settings.min_body_rate.get() > 0, "min_body_rate", "must be at least `1B`")?;
         for (key, value) in [
             ("header_timeout", settings.header_timeout),
+            ("body_timeout", settings.body_timeout),
             ("idle_timeout", settings.idle_timeout),
             ("deploy_timeout", settings.deploy_timeout),
             ("failure_window", settings.failure_window),
@@ -383,6 +399,8 @@ impl Config {
             key: "tls_certificate",
             rule: "is set together with `tls_key` and `tls_authority`, or none of them".into(),
         })?;
+        let pace =
+            PaceLimits { patience: settings.body_timeout, rate: settings.min_body_rate.get() };
         let autoscale = autoscale::Config::new(settings.autoscale)?;
         let git = git::Config::new(settings.git, settings.max_source)?;
         let hooks = webhook::config::Config::new(settings.hooks, settings.github)?;
@@ -410,6 +428,7 @@ impl Config {
             domain,
             public_url: settings.public_url.map(|url| url.trim_end_matches('/').to_owned()),
             max_body: settings.max_body,
+            pace,
             max_source: settings.max_source,
             linger: settings.linger,
             balance: Balance {
@@ -445,6 +464,7 @@ impl Config {
                 max_headers: settings.max_headers,
                 header_timeout: settings.header_timeout,
                 idle_timeout: settings.idle_timeout,
+                pace,
             },
         })
     }

@@ -27,7 +27,7 @@ use crate::{
     call::{
         accept::{Connection, Handler},
         permit,
-        relay::limited::Limited,
+        relay::{limited::Limited, pace::PaceLimits},
     },
     deploy::Deploys,
     fleet::{Fleet, handover::Handover, link::Identity},
@@ -86,6 +86,7 @@ pub(crate) struct Control {
     pub(crate) registry: Registry,
     pub(crate) max_source: Bytes,
     pub(crate) linger: Duration,
+    pub(crate) pace: PaceLimits,
     /// The gateway stops: streams end, deployments are cancelled.
     pub(crate) close: CancellationToken,
     /// Work that outlives the request that asked for it.
@@ -185,10 +186,10 @@ impl ControlHandler {
 
     /// Whoever refuses, and for whatever reason: the sender of a large archive is to read why.
     fn body(&self, headers: &HeaderMap, body: Incoming) -> Body {
-        let Control { max_source, linger, deploys, .. } = &*self.control;
+        let Control { max_source, linger, pace, deploys, .. } = &*self.control;
         let waits = permit::waits_for_continue(headers);
         let counter = deploys.metrics.source_bytes.clone();
-        Body::new(Limited::new(body, *max_source, *linger, waits, counter))
+        Body::new(Limited::new(body, *max_source, *linger, waits, counter, *pace))
     }
 }
 

@@ -38,6 +38,8 @@ mod gateways;
 mod git;
 #[path = "gateway/raw.rs"]
 mod raw;
+#[path = "gateway/slow.rs"]
+mod slow;
 #[path = "gateway/traffic.rs"]
 mod traffic;
 #[path = "gateway/webhook.rs"]

@@ -26,7 +26,8 @@ pub(crate) async fn handle(vm: &Arc<LocalVm>, call: Call) -> Result<Answer, Call
     let mut request = relay::prepare(call.request, &call.request_id, &pool);
     let mut spent = Spent::default();
     for _ in 0..PLACES_TRIED {
-        let place = lease::take(&pool, &call.request_id, call.may_wait, &mut spent).await?;
+        let mut place = lease::take(&pool, &call.request_id, call.may_wait, &mut spent).await?;
+        place.upload.clone_from(&call.upload);
         let handed_over = Instant::now();
         match relay::send(place, request, &call.request_id).await {
             Outcome::Answered { response, call } => {

@@ -117,6 +117,7 @@ async fn get(agent: &Agent, version: &Arc<Version>, path: &str) -> Result<Answer
         request_id: RequestId::random(),
         may_wait: true,
         request,
+        upload: None,
     };
     timeout(LIMIT, agent.vm().call(call)).await.unwrap()
 }

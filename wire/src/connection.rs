@@ -7,7 +7,7 @@
 mod alarm;
 mod joined;
 
-use alarm::Alarm;
+pub use alarm::Alarm;
 use epsilon_api::body::CallBody;
 use http::{Request, Response};
 use hyper::{

@@ -12,6 +12,7 @@
 pub(crate) mod activity;
 
 use crate::{
+    call::relay::pace::PaceLimits,
     config::ConnectionLimits,
     observe::{events::AcceptFailed, metrics::Metrics},
 };
@@ -89,10 +90,10 @@ impl Drop for Place {
 }
 
 impl Connection {
-    fn new(peer: SocketAddr, place: Option<Place>) -> Self {
+    fn new(peer: SocketAddr, pace: PaceLimits, place: Option<Place>) -> Self {
         let forwarded_for = HeaderValue::from_str(&peer.ip().to_canonical().to_string())
             .unwrap_or(HeaderValue::from_static("unknown"));
-        Self { forwarded_for, activity: Activity::new(), _place: place }
+        Self { forwarded_for, activity: Activity::new(pace), _place: place }
     }
 
     /// The answer that goes out now must be over by then. It guards against callers that stop reading.
@@ -103,7 +104,8 @@ impl Connection {
     /// A connection without a socket.
     #[cfg(test)]
     pub(crate) fn for_test(peer: &str) -> Self {
-        Self::new(peer.parse().unwrap(), None)
+        let pace = PaceLimits { patience: Duration::from_secs(10), rate: 1024 };
+        Self::new(peer.parse().unwrap(), pace, None)
     }
 }
 
@@ -147,7 +149,7 @@ impl Door {
         {
             open.inc();
             let place = Place { open: open.clone(), _permit: place };
-            let connection = Arc::new(Connection::new(peer, Some(place)));
+            let connection = Arc::new(Connection::new(peer, limits.pace, Some(place)));
             let (handler, tls) = (handler.clone(), tls.clone());
             let (close, cut) = (ending.close.child_token(), ending.cut.child_token());
             ending.tasks.spawn(async move {

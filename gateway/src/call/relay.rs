@@ -5,15 +5,23 @@
 //! |---|---|
 //! | `headers` | which headers pass, in either direction |
 //! | `limited` | the request's body, counted and cut |
+//! | `pace` | how slow it may be |
 //! | `replay` | the same, for one VM after the other |
 //! | `upgrade` | bytes both ways after a 101 |
 
 pub(crate) mod headers;
 pub(crate) mod limited;
+pub(crate) mod pace;
 mod replay;
 pub(crate) mod upgrade;
 
-use epsilon_api::{body::CallBody, error::CallError, function::Version, ids::RequestId, vm::Call};
+use epsilon_api::{
+    body::{BodyProgress, CallBody},
+    error::CallError,
+    function::Version,
+    ids::RequestId,
+    vm::Call,
+};
 use http::{Method, Request, request};
 use replay::Lender;
 use std::sync::Arc;
@@ -24,6 +32,7 @@ pub(crate) struct Outgoing {
     request_id: RequestId,
     head: request::Parts,
     body: Source,
+    upload: Option<BodyProgress>,
 }
 
 enum Source {
@@ -38,9 +47,15 @@ impl Outgoing {
         version: Arc<Version>,
         request_id: RequestId,
         request: Request<CallBody>,
+        upload: Option<BodyProgress>,
     ) -> Self {
         let (head, body) = request.into_parts();
-        Self { version, request_id, head, body: Source::Whole(body) }
+        Self { version, request_id, head, body: Source::Whole(body), upload }
+    }
+
+    /// How far the body has come, if it was not there as a whole.
+    pub(crate) fn upload(&self) -> Option<&BodyProgress> {
+        self.upload.as_ref()
     }
 
     /// Its method.
@@ -62,8 +77,9 @@ impl Outgoing {
             Source::Whole(body) => body,
             Source::Lent(lender) => lender.give()?,
         };
-        let Self { version, request_id, head, .. } = self;
-        Some(Call { version, request_id, may_wait: true, request: Request::from_parts(head, body) })
+        let Self { version, request_id, head, upload, .. } = self;
+        let request = Request::from_parts(head, body);
+        Some(Call { version, request_id, may_wait: true, request, upload })
     }
 
     /// For a VM after which another may be tried. `may_wait` as in [`Call`]. `None` when the body is used up.
@@ -78,6 +94,7 @@ impl Outgoing {
             request_id: self.request_id.clone(),
             may_wait,
             request,
+            upload: self.upload.clone(),
         };
         self.body = Source::Lent(lender);
         Some((call, self))
@@ -103,7 +120,7 @@ mod tests {
 
     fn outgoing(body: CallBody) -> Outgoing {
         let version = Arc::new(testing::version("pay", 1));
-        Outgoing::new(version, RequestId::random(), Request::new(body))
+        Outgoing::new(version, RequestId::random(), Request::new(body), None)
     }
 
     #[tokio::test]

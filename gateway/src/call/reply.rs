@@ -20,7 +20,7 @@ use epsilon_api::{
 };
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
-    header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
+    header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER},
 };
 use http_body::{Body, Frame, SizeHint};
 use std::{
@@ -190,6 +190,10 @@ pub(crate) fn error(err: &CallError, mut record: CallRecord) -> Response<ReplyBo
     let mut response = json(verdict.status, text);
     if let Some(after) = verdict.retry_after {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+    }
+    if verdict.status == StatusCode::REQUEST_TIMEOUT {
+        // What is still to come of the request is not for the next one (RFC 9110, 15.5.9).
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let mut timing = String::with_capacity(32);
     put_ms(&mut timing, "total", record.began.elapsed());

@@ -118,6 +118,7 @@ impl Failure {
             | CallError::FunctionNotFound(_)
             | CallError::VersionNotFound { .. }
             | CallError::BodyTooLarge { .. }
+            | CallError::BodyTooSlow
             | CallError::FunctionError { .. }
             | CallError::InitFailed { .. }
             | CallError::FunctionTimeout { .. }
@@ -255,6 +256,7 @@ mod tests {
                 Failure::Own,
             ),
             (CallError::BodyTooLarge { limit }, Failure::Own),
+            (CallError::BodyTooSlow, Failure::Own),
             (CallError::BadRequest("no"), Failure::Own),
             (CallError::CallerGone, Failure::Own),
         ] {

@@ -7,6 +7,7 @@ use crate::{
     testing::{self, FakeVm, ok},
 };
 use epsilon_api::{
+    body::{self, CallBody},
     ids::{FunctionName, RequestId},
     vm::{Call, Vm},
 };
@@ -71,7 +72,7 @@ impl World {
 
     async fn send(&self, request: Request<CallBody>) -> String {
         let version = Arc::clone(&self.route.version);
-        let outgoing = Outgoing::new(version, RequestId::random(), request);
+        let outgoing = Outgoing::new(version, RequestId::random(), request, None);
         match self.calls.relay(&self.route, outgoing).await {
             Ok(Relayed { answer, .. }) => {
                 let body = answer.response.into_body().collect().await.unwrap().to_bytes();
@@ -323,7 +324,7 @@ async fn an_answer_counts_as_load_until_it_is_over() {
     echoes(&world.vms[0]);
     let request = Request::get("/x").header("x-mine", "1").body(body::empty()).unwrap();
     let version = Arc::clone(&world.route.version);
-    let outgoing = Outgoing::new(version, RequestId::random(), request);
+    let outgoing = Outgoing::new(version, RequestId::random(), request, None);
     let relayed = world.calls.relay(&world.route, outgoing).await.unwrap();
     let member = Arc::clone(&world.calls.fleet.members()[0]);
     assert_eq!(member.load.calls(), 1);

@@ -26,6 +26,8 @@ fn what_cannot_work_is_named() {
     let refused = |text: &str| Config::new(read(text).unwrap(), "/data").unwrap_err().key;
     for (text, key) in [
         (r#"{"max_connections":0}"#, "max_connections"),
+        (r#"{"body_timeout":"0s"}"#, "body_timeout"),
+        (r#"{"min_body_rate":"0B"}"#, "min_body_rate"),
         (r#"{"max_header":"1KiB"}"#, "max_header"),
         (r#"{"max_headers":0}"#, "max_headers"),
         (r#"{"balance_factor":1.0}"#, "balance_factor"),

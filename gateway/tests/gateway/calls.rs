@@ -208,10 +208,10 @@ async fn a_client_that_leaves_mid_upload_breaks_the_body() {
         }
     });
     let mut caller = TcpStream::connect(world.public).await.unwrap();
-    caller
-        .write_all(b"POST /up HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf")
-        .await
-        .unwrap();
+    // So much that the call begins before all of it is there.
+    let half = "x".repeat(300 << 10);
+    let head = "POST /up HTTP/1.1\r\nhost: x\r\ncontent-length: 600000\r\n\r\n";
+    caller.write_all(format!("{head}{half}").as_bytes()).await.unwrap();
     eventually(1, || world.vm.active()).await;
     drop(caller);
     // Either the body breaks in the function's hands, or the call is dropped before it looks.

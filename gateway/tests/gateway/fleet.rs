@@ -380,8 +380,9 @@ async fn a_connection_on_which_a_refused_call_still_uploads_is_not_used_again() 
     assert_eq!(world.get("/pay").await.status, 429);
     let before = agent.connections();
     let mut slow = TcpStream::connect(world.public).await.unwrap();
-    let head = "POST /pay HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\nhello";
-    slow.write_all(head.as_bytes()).await.unwrap();
+    // So much that the call begins before all of it is there.
+    let head = "POST /pay HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n";
+    slow.write_all(format!("{head}{}", "x".repeat(300_000)).as_bytes()).await.unwrap();
     read_until(&mut slow, "429").await;
     eventually(before - 1, || agent.connections()).await;
     assert_eq!(world.get("/pay").await.status, 429);

@@ -9,6 +9,7 @@ use crate::instance::{
     state::{Event, Why},
 };
 use epsilon_api::{
+    body::BodyProgress,
     error::CallError,
     function::Runtime,
     ids::RequestId,
@@ -21,6 +22,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 /// How often a waiting call looks whether an instance can be started by now: memory that was short when it
 /// came may be free, and nobody else would notice.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// How long code may go on at its deadline when its caller is to blame: its exchange was closed under it, and most
+/// handlers end with that.
+const CLOSE_GRACE: Duration = Duration::from_secs(3);
 
 /// One place in one instance.
 #[derive(Debug)]
@@ -30,6 +34,8 @@ pub(crate) struct Lease {
     key: Key,
     call: u64,
     phase: Phase,
+    /// How far the request's body has come, if it was not there as a whole.
+    pub(crate) upload: Option<BodyProgress>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +57,13 @@ enum Exchange {
     Broken,
     /// The answer was read to its end; the handler goes on.
     Answered,
+}
+
+/// Who let a call run into its deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slow {
+    Caller,
+    Function,
 }
 
 /// A lease, and the start that was waited for.
@@ -114,7 +127,7 @@ fn busy(pool: &Pool) -> CallError {
 
 impl Lease {
     pub(crate) fn new(pool: Arc<Pool>, instance: Arc<Instance>, key: Key, call: u64) -> Self {
-        Self { pool, instance, key, call, phase: Phase::Placed }
+        Self { pool, instance, key, call, phase: Phase::Placed, upload: None }
     }
 
     pub(crate) fn pool(&self) -> &Arc<Pool> {
@@ -175,8 +188,35 @@ impl Lease {
         self.end(Event::CallEnded);
     }
 
-    /// The call ran into its deadline. Its code may run for ever, so the instance goes.
-    pub(crate) fn expire(mut self) {
+    /// The call ran into its deadline, and its exchange is closed. Answers whose fault that is: of a caller that has not
+    /// sent all of its body the code could not know more, so it only has to end now.
+    pub(crate) fn expire(self) -> Slow {
+        if self.upload.as_ref().is_some_and(|upload| !upload.is_complete()) {
+            self.release("the caller had not sent all of its body");
+            return Slow::Caller;
+        }
+        self.kill();
+        Slow::Function
+    }
+
+    /// The same for one whose answer waited for its reader.
+    pub(crate) fn expire_unread(self) {
+        self.release("the caller had not read all of the answer");
+    }
+
+    /// The code has a moment to end; dropping the lease sees to that.
+    fn release(mut self, why: &str) {
+        if let Phase::Running { deadline, request_id, .. } = &mut self.phase {
+            *deadline = (*deadline).max(Instant::now()) + CLOSE_GRACE;
+            let timeout = humantime::format_duration(self.pool.version.spec.timeout);
+            let text = format!("the call was ended: {why} when its `timeout` of {timeout} ran out");
+            let request_id = request_id.clone();
+            self.tell(Level::Warn, request_id, text);
+        }
+    }
+
+    /// Its code may run for ever, so the instance goes.
+    pub(crate) fn kill(mut self) {
         if let Phase::Running { request_id, exchange, .. } = &self.phase {
             let what = match exchange {
                 Exchange::Answered => "work after the answer",
@@ -247,6 +287,7 @@ impl Drop for Lease {
                     key: self.key,
                     call: self.call,
                     phase: running,
+                    upload: None,
                 };
                 self.pool.vm.spawn(settle::settle(settle::Abandoned::new(lease)));
             }

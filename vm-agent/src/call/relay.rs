@@ -1,7 +1,7 @@
 //! Sends a call to its instance and waits for the head of the answer, within the function's `timeout`.
 //! Bodies stream both ways; nothing is read here.
 
-use super::lease::Lease;
+use super::lease::{Lease, Slow};
 use crate::instance::{pool::Pool, sockets};
 use epsilon_api::{body::CallBody, error::CallError, headers, ids::RequestId};
 use epsilon_wire::connection::Connection;
@@ -97,12 +97,13 @@ pub(crate) async fn send(
                 None => return Outcome::Failed(failed(err.into_error(), &mut lease)),
             },
             None => {
-                let spec = &lease.pool().version.spec;
+                let timeout = lease.pool().version.spec.timeout;
                 let function = lease.pool().version.function.clone();
-                let err = CallError::FunctionTimeout { function, timeout: spec.timeout };
                 drop(connection);
-                lease.expire();
-                return Outcome::Failed(err);
+                return Outcome::Failed(match lease.expire() {
+                    Slow::Caller => CallError::BodyTooSlow,
+                    Slow::Function => CallError::FunctionTimeout { function, timeout },
+                });
             }
         }
     }

@@ -16,10 +16,13 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
 };
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::Instant};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
@@ -63,8 +66,14 @@ struct LeasedBody {
 
 /// Cuts a call at its deadline, also while nobody reads its answer.
 struct Watchdog {
-    call: Arc<Mutex<Option<Running>>>,
+    watched: Arc<Watched>,
     task: JoinHandle<()>,
+}
+
+struct Watched {
+    call: Mutex<Option<Running>>,
+    /// Whether the last that was asked for is not there yet; else the reader is the one who is waited for.
+    waits_for_instance: AtomicBool,
 }
 
 impl Watchdog {
@@ -72,21 +81,18 @@ impl Watchdog {
         // Who reads the answer may not be there to read the connection, too.
         call.connection.detach();
         let deadline = call.lease.deadline();
-        let call = Arc::new(Mutex::new(Some(call)));
-        let watched = Arc::clone(&call);
-        let task = tokio::spawn(async move {
-            tokio::time::sleep_until(deadline).await;
-            let call = watched.lock().take();
-            if let Some(Running { connection, lease }) = call {
-                drop(connection);
-                lease.expire();
-            }
-        });
-        Self { call, task }
+        let call = Mutex::new(Some(call));
+        let watched = Arc::new(Watched { call, waits_for_instance: AtomicBool::new(true) });
+        let task = tokio::spawn(Arc::clone(&watched).cut_at(deadline));
+        Self { watched, task }
+    }
+
+    fn waits_for_instance(&self, waits: bool) {
+        self.watched.waits_for_instance.store(waits, Relaxed);
     }
 
     fn take(&self) -> Option<Running> {
-        self.call.lock().take()
+        self.watched.call.lock().take()
     }
 }
 
@@ -97,15 +103,32 @@ impl Drop for Watchdog {
     }
 }
 
+impl Watched {
+    async fn cut_at(self: Arc<Self>, deadline: Instant) {
+        tokio::time::sleep_until(deadline).await;
+        let call = self.call.lock().take();
+        let Some(Running { connection, lease }) = call else { return };
+        drop(connection);
+        if self.waits_for_instance.load(Relaxed) {
+            lease.expire();
+        } else {
+            lease.expire_unread();
+        }
+    }
+}
+
 /// An answer was cut at the function's timeout.
 #[derive(Debug, thiserror::Error)]
 #[error("the function's timeout ran out before its answer ended")]
 struct Cut;
 
 impl LeasedBody {
-    fn watch(&mut self) {
+    fn watch(&mut self, waits_for_instance: bool) {
         if let Some(call) = self.call.take() {
             self.watchdog = Some(Watchdog::start(call));
+        }
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.waits_for_instance(waits_for_instance);
         }
     }
 
@@ -148,7 +171,7 @@ impl Body for LeasedBody {
                 if self.is_end_stream() {
                     self.finish();
                 } else {
-                    self.watch(); // the reader may never come back
+                    self.watch(false); // the reader may never come back
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -161,7 +184,7 @@ impl Body for LeasedBody {
                 Poll::Ready(Some(Err(err.into())))
             }
             Poll::Pending => {
-                self.watch();
+                self.watch(true);
                 if let Some(watchdog) = &mut self.watchdog {
                     // Ready only at the deadline: the call was taken from under this body.
                     let _ended = ready!(Pin::new(&mut watchdog.task).poll(cx));

@@ -52,7 +52,7 @@ pub(crate) async fn settle(mut abandoned: Abandoned) {
         Outcome::Ended => lease.finish(),
         Outcome::Cut => lease.cut(),
         Outcome::Dead => lease.died(),
-        Outcome::Deadline => lease.expire(),
+        Outcome::Deadline => lease.kill(),
     }
 }
 

@@ -35,6 +35,7 @@ impl Site {
             version: Arc::clone(&version),
             request_id,
             may_wait,
+            upload: request.body().progress(),
             request: request.map(body::boxed),
         };
         match call::handle(&self.vm, call).await {

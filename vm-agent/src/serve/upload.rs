@@ -3,7 +3,7 @@
 
 use crate::vm::LocalVm;
 use bytes::Bytes;
-use epsilon_api::body::BodyError;
+use epsilon_api::body::{BodyError, BodyProgress};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -21,13 +21,26 @@ const LINGER: Duration = Duration::from_secs(2);
 pub(super) struct Upload {
     /// `None` once it was read to its end, or will be.
     incoming: Option<Incoming>,
+    progress: Option<BodyProgress>,
     vm: Arc<LocalVm>,
 }
 
 impl Upload {
     pub(super) fn new(incoming: Incoming, vm: &Arc<LocalVm>) -> Self {
         let incoming = (!incoming.is_end_stream()).then_some(incoming);
-        Self { incoming, vm: Arc::clone(vm) }
+        let progress = incoming.is_some().then(BodyProgress::default);
+        Self { incoming, progress, vm: Arc::clone(vm) }
+    }
+
+    /// How far it has come, unless there is nothing to come.
+    pub(super) fn progress(&self) -> Option<BodyProgress> {
+        self.progress.clone()
+    }
+
+    fn completed(&self) {
+        if let Some(progress) = &self.progress {
+            progress.completed();
+        }
     }
 }
 
@@ -40,9 +53,16 @@ impl Body for Upload {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
-        let frame = Pin::new(incoming).poll_frame(cx).map_err(Into::into);
-        if matches!(frame, Poll::Ready(None | Some(Err(_)))) {
-            self.incoming = None;
+        let frame = Pin::new(&mut *incoming).poll_frame(cx).map_err(Into::into);
+        let is_over = incoming.is_end_stream();
+        match &frame {
+            Poll::Ready(None) => {
+                self.completed();
+                self.incoming = None;
+            }
+            Poll::Ready(Some(Err(_))) => self.incoming = None,
+            Poll::Ready(Some(Ok(_))) if is_over => self.completed(),
+            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
         }
         frame
     }

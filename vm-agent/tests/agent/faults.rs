@@ -5,7 +5,12 @@ use crate::{
     support::{World, call, code, one, text, until},
     wrapper::Load,
 };
-use epsilon_api::{body, error::CallError};
+use epsilon_api::{
+    body::{self, BodyProgress},
+    error::CallError,
+    function::Version,
+    vm::Call,
+};
 use epsilon_vm_agent::engine::{
     Exit,
     fake::{FakeEngine, Fault, Verb},
@@ -118,15 +123,62 @@ async fn a_call_that_never_answers_is_a_504_and_its_instance_is_killed() {
 #[tokio::test]
 async fn a_stream_that_nobody_reads_is_cut_at_the_timeout() {
     let world = World::new().await;
-    let (version, _) = world.function("hello", Load::Works, |spec| {
+    let (version, image) = world.function("hello", Load::Works, |spec| {
         spec.timeout = Duration::from_millis(100);
     });
     let mut body = world.get(&version, "/stream").await.unwrap().response.into_body();
     assert!(body.frame().await.unwrap().is_ok());
-    // The reader stands still, and yet:
-    until(|| world.engine.containers(), Vec::is_empty).await;
+    // The reader stands still, and yet the place is free. Its code ended with its connection, so nothing is killed.
+    until(|| world.states(), |states| states == &["idle"]).await;
     assert!(body.frame().await.unwrap().is_err());
+    assert!(world.log(&version).await.join("").contains("had not read all of the answer"));
+    world.text(&version, "/").await;
+    assert_eq!(image.starts.load(Ordering::SeqCst), 1);
     world.end().await;
+}
+
+/// A caller that has sent only part of its body.
+fn slow_upload(version: &Arc<Version>, path: &str) -> Call {
+    let body = futures_util::stream::pending::<
+        Result<hyper::body::Frame<bytes::Bytes>, body::BodyError>,
+    >();
+    let mut call = call(version, path, body::boxed(http_body_util::StreamBody::new(body)));
+    *call.request.method_mut() = http::Method::POST;
+    call.upload = Some(BodyProgress::default());
+    call
+}
+
+#[tokio::test]
+async fn a_caller_whose_body_is_not_there_at_the_deadline_is_to_blame_and_nothing_is_killed() {
+    let world = World::new().await;
+    let (version, image) = world.function("hello", Load::Works, |spec| {
+        spec.timeout = Duration::from_millis(100);
+        spec.max_instances = one(1);
+    });
+    for _ in 0..3 {
+        let answer = world.vm.call(slow_upload(&version, "/while-listened-to")).await;
+        assert_eq!(code(&answer), "BODY_TOO_SLOW");
+    }
+    until(|| world.states(), |states| states == &["idle"]).await;
+    assert!(world.log(&version).await.join("").contains("had not sent all of its body"));
+    world.text(&version, "/").await;
+    assert_eq!(image.starts.load(Ordering::SeqCst), 1);
+    // Who has sent all of it is not.
+    let call = slow_upload(&version, "/while-listened-to");
+    call.upload.as_ref().unwrap().completed();
+    assert_eq!(code(&world.vm.call(call).await), "FUNCTION_TIMEOUT");
+    until(|| world.engine.containers(), Vec::is_empty).await;
+}
+
+#[tokio::test]
+async fn code_that_goes_on_after_a_slow_caller_is_killed_as_any() {
+    let world = World::new().await;
+    let (version, _) = world.function("hello", Load::Works, |spec| {
+        spec.timeout = Duration::from_millis(100);
+    });
+    let answer = world.vm.call(slow_upload(&version, "/forever")).await;
+    assert_eq!(code(&answer), "BODY_TOO_SLOW");
+    until(|| world.engine.containers(), Vec::is_empty).await;
 }
 
 #[tokio::test]

@@ -126,7 +126,13 @@ pub(crate) fn version(name: &str, number: u32, spec: FunctionSpec) -> Arc<Versio
 
 pub(crate) fn call(version: &Arc<Version>, path: &str, body: CallBody) -> Call {
     let request = Request::builder().uri(path).header("host", "test").body(body).unwrap();
-    Call { version: Arc::clone(version), request_id: RequestId::random(), may_wait: true, request }
+    Call {
+        version: Arc::clone(version),
+        request_id: RequestId::random(),
+        may_wait: true,
+        request,
+        upload: None,
+    }
 }
 
 pub(crate) async fn text(answer: Answer) -> String {

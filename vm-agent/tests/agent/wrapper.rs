@@ -290,7 +290,12 @@ async fn answer_call(wrapper: Arc<Wrapper>, mut request: Request<Incoming>) -> A
             pending().await
         }
         // Its code ends when nobody listens any more.
-        "/while-listened-to" => pending().await,
+        "/while-listened-to" => {
+            if request.into_body().collect().await.is_err() {
+                return json(400, "the body broke off");
+            }
+            pending().await
+        }
         "/crash" => {
             wrapper.exit.send_replace(Some(9));
             pending().await

@@ -10,11 +10,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// See the module. Needs a tokio runtime at its first use.
 #[derive(Debug, Default)]
-pub(super) struct Alarm(Option<Pin<Box<Sleep>>>);
+pub struct Alarm(Option<Pin<Box<Sleep>>>);
 
 impl Alarm {
     /// Ready at the deadline and not before.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+    pub fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if sleep.deadline() > deadline {
             sleep.as_mut().reset(deadline);

@@ -2,7 +2,10 @@
 //! looked at now and then by the connection's own timer. This replaces a timer per request.
 
 use super::Connection;
-use crate::{call::WRITE_SLACK, config::ConnectionLimits};
+use crate::{
+    call::{WRITE_SLACK, relay::pace::PaceLimits},
+    config::ConnectionLimits,
+};
 use epsilon_api::body::Holding;
 use epsilon_wire::connection::poll_write_joined;
 use http_body::Body;
@@ -11,7 +14,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::{Duration, Instant},
@@ -26,6 +29,8 @@ const IDLE: u64 = 1;
 const BUSY: u64 = 2;
 
 const NO_DEADLINE: u64 = u64::MAX;
+/// No write waits for the caller.
+const READ: u64 = u64::MAX;
 
 /// See the module. Only one task writes at a time: the connection's.
 #[derive(Debug)]
@@ -35,8 +40,11 @@ pub(super) struct Activity {
     state: AtomicU64,
     /// Milliseconds since `opened` by which the answer must be out.
     deadline: AtomicU64,
-    /// The last write had to wait for the caller to read.
-    unread: AtomicBool,
+    pace: PaceLimits,
+    /// Milliseconds since `opened` at which a write had to wait for the caller to read; [`READ`] if none does.
+    unread_since: AtomicU64,
+    /// Milliseconds that the caller may let writes wait; see `relay/pace.rs`, whose rule this is for answers.
+    patience: AtomicU64,
 }
 
 /// What the timer finds.
@@ -52,9 +60,15 @@ pub(super) enum Check {
 }
 
 impl Activity {
-    pub(super) fn new() -> Self {
-        let (state, deadline) = (AtomicU64::new(HEAD), AtomicU64::new(NO_DEADLINE));
-        Self { opened: Instant::now(), state, deadline, unread: AtomicBool::new(false) }
+    pub(super) fn new(pace: PaceLimits) -> Self {
+        Self {
+            opened: Instant::now(),
+            state: AtomicU64::new(HEAD),
+            deadline: AtomicU64::new(NO_DEADLINE),
+            pace,
+            unread_since: AtomicU64::new(READ),
+            patience: AtomicU64::new(millis(pace.patience)),
+        }
     }
 
     fn now(&self) -> u64 {
@@ -89,6 +103,22 @@ impl Activity {
         }
     }
 
+    /// The socket took so many bytes, or none because the caller has not read the ones before. Asks for the time only
+    /// where a caller is slow.
+    fn wrote(&self, bytes: Option<u64>) {
+        let since = self.unread_since.load(Relaxed);
+        match bytes {
+            None if since == READ => self.unread_since.store(self.now(), Relaxed),
+            Some(bytes) if since != READ => {
+                let left = self.patience.load(Relaxed).saturating_sub(self.now() - since);
+                let left = left.saturating_add(millis(self.pace.earned(bytes)));
+                self.patience.store(left.min(millis(self.pace.patience)), Relaxed);
+                self.unread_since.store(READ, Relaxed);
+            }
+            None | Some(_) => {}
+        }
+    }
+
     /// Whether a limit has passed. Looked at often enough that a limit is late by no more than one
     /// `header_timeout`.
     pub(super) fn check(&self, limits: &ConnectionLimits, now: Instant) -> Check {
@@ -98,10 +128,12 @@ impl Activity {
             let word = self.state.load(Relaxed);
             (word >> 2, word & 3)
         };
+        let unread_since = self.unread_since.load(Relaxed);
         let (ends, why) = match state {
             // hyper lets go of an answer when its last byte is buffered; the socket may still be full.
-            state if state == BUSY || self.unread.load(Relaxed) => {
-                (self.deadline.load(Relaxed), "the caller stopped reading its answer")
+            state if state == BUSY || unread_since != READ => {
+                let too_slow = unread_since.saturating_add(self.patience.load(Relaxed));
+                (self.deadline.load(Relaxed).min(too_slow), "the caller does not read its answer")
             }
             IDLE => (since + millis(limits.idle_timeout), "idle for too long"),
             _ => (since + millis(limits.header_timeout), "no whole head in time"),
@@ -151,8 +183,12 @@ pub(super) struct Watched<S> {
 }
 
 impl<S> Watched<S> {
-    fn wrote<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        self.connection.activity.unread.store(result.is_pending(), Relaxed);
+    fn wrote(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &result {
+            Poll::Pending => self.connection.activity.wrote(None),
+            Poll::Ready(Ok(bytes)) => self.connection.activity.wrote(Some(*bytes as u64)),
+            Poll::Ready(Err(_)) => {}
+        }
         result
     }
 }
@@ -215,7 +251,9 @@ mod tests {
         max_headers: 8,
         header_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(75),
+        pace: PACE,
     };
+    const PACE: PaceLimits = PaceLimits { patience: Duration::from_secs(20), rate: 1024 };
 
     /// What the timer finds so many seconds after the connection was opened.
     fn at(activity: &Activity, seconds: u64) -> Check {
@@ -228,13 +266,13 @@ mod tests {
 
     #[test]
     fn a_silent_connection_gets_no_longer_than_a_head() {
-        let activity = Activity::new();
+        let activity = Activity::new(PACE);
         assert!(!is_over(&activity, 9) && is_over(&activity, 11));
     }
 
     #[test]
     fn an_idle_connection_stays_longer_and_its_next_byte_starts_a_head() {
-        let activity = Activity::new();
+        let activity = Activity::new(PACE);
         activity.enter(IDLE);
         assert!(!is_over(&activity, 70) && is_over(&activity, 76));
         activity.read();
@@ -243,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_call_without_a_deadline_is_never_cut_and_one_with_is() {
-        let activity = Activity::new();
+        let activity = Activity::new(PACE);
         activity.enter(BUSY);
         assert!(!is_over(&activity, 1_000_000));
         activity.answer_within(Duration::from_secs(100));
@@ -252,11 +290,41 @@ mod tests {
 
     #[test]
     fn the_unread_end_of_an_answer_has_the_deadline_of_its_call() {
-        let activity = Activity::new();
+        let activity = Activity::new(PACE);
         activity.answer_within(Duration::from_secs(100));
         activity.enter(IDLE);
-        activity.unread.store(true, Relaxed);
+        activity.unread_since.store(90_000, Relaxed);
         assert!(!is_over(&activity, 99) && is_over(&activity, 101));
+    }
+
+    #[test]
+    fn who_does_not_read_is_cut_long_before_the_deadline_of_its_call() {
+        let activity = Activity::new(PACE);
+        activity.enter(BUSY);
+        activity.answer_within(Duration::from_secs(100));
+        activity.wrote(Some(9));
+        assert!(!is_over(&activity, 90), "it reads as fast as there is something to read");
+        activity.wrote(None);
+        assert!(!is_over(&activity, 19) && is_over(&activity, 21));
+        activity.wrote(None);
+        assert!(is_over(&activity, 21), "a second attempt changes nothing");
+        activity.wrote(Some(1));
+        assert!(!is_over(&activity, 90), "it reads again");
+    }
+
+    #[test]
+    fn who_reads_a_byte_now_and_then_uses_up_its_patience() {
+        let activity = Activity::new(PACE);
+        activity.enter(BUSY);
+        for (waited, bytes, left) in [(15, 1, 5), (4, 1024, 2), (0, 10 << 10, 12), (9, 1 << 20, 20)]
+        {
+            // As if it had waited since then.
+            activity.patience.fetch_sub(waited * 1000, Relaxed);
+            activity.unread_since.store(activity.now(), Relaxed);
+            activity.wrote(Some(bytes));
+            let seen = activity.patience.load(Relaxed);
+            assert!(left * 1000 - seen <= 100, "{bytes} bytes after {waited} s: {seen} ms left");
+        }
     }
 
     /// Else a caller who never reads what nobody set a deadline for keeps its connection for ever.
@@ -279,7 +347,7 @@ mod tests {
 
     #[test]
     fn the_timer_looks_again_in_time() {
-        let activity = Activity::new();
+        let activity = Activity::new(PACE);
         activity.enter(IDLE);
         assert_eq!(at(&activity, 0), Check::Fine { again_in: LIMITS.header_timeout });
     }

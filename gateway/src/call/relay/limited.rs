@@ -1,10 +1,13 @@
-//! The caller's body on its way to a function: counted, cut at the operator's limit, and read to its
-//! end when nobody wants the rest.
+//! The caller's body on its way to a function: counted, cut at the operator's limit or when it is too slow, and read to
+//! its end when nobody wants the rest.
 
-use super::headers;
+use super::{
+    headers,
+    pace::{Pace, PaceLimits},
+};
 use bytes::Bytes;
 use epsilon_api::{
-    body::{BodyError, BodyMalformed, BodyTooLarge},
+    body::{BodyError, BodyMalformed, BodyProgress, BodyTooLarge, BodyTooSlow},
     units,
 };
 use http_body::{Body, Frame, SizeHint};
@@ -17,7 +20,10 @@ use std::{
     time::Duration,
 };
 
-/// A body that fails with [`BodyTooLarge`] instead of growing without end.
+/// How long a caller that has sent next to nothing may keep its function waiting; more is earned by bytes.
+const CALL_GRACE: Duration = Duration::from_secs(2);
+
+/// A body that fails with [`BodyTooLarge`] instead of growing without end, and with [`BodyTooSlow`] instead of never ending.
 #[derive(Debug)]
 pub(crate) struct Limited<B: Whole> {
     /// `None` once it failed or is being thrown away.
@@ -30,6 +36,9 @@ pub(crate) struct Limited<B: Whole> {
     waits: bool,
     /// Where its bytes are counted.
     counter: IntCounter,
+    pace: Pace,
+    /// Once a call waits for it.
+    progress: Option<BodyProgress>,
 }
 
 /// A body that can be read on behind its request's back.
@@ -46,8 +55,32 @@ impl<B: Whole> Limited<B> {
         linger: Duration,
         waits: bool,
         counter: IntCounter,
+        pace: PaceLimits,
     ) -> Self {
-        Self { inner: Some(inner), seen: 0, limit, linger, waits, counter }
+        let (inner, pace) = (Some(inner), Pace::new(pace));
+        Self { inner, seen: 0, limit, linger, waits, counter, pace, progress: None }
+    }
+
+    /// From now on a call waits for the rest of it, of which `received` bytes were taken in before.
+    pub(crate) fn begin_call(&mut self, received: u64) -> BodyProgress {
+        self.pace.begin_call(received, CALL_GRACE);
+        self.progress.insert(BodyProgress::default()).clone()
+    }
+
+    /// Nothing has come from the caller.
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.progress.as_ref().is_some_and(BodyProgress::is_answered) {
+            return Poll::Pending;
+        }
+        ready!(self.pace.poll_wait(cx));
+        self.inner = None; // who is too slow for a call is so for the rest, too
+        Poll::Ready(Some(Err(Box::new(BodyTooSlow))))
+    }
+
+    fn completed(&self) {
+        if let Some(progress) = &self.progress {
+            progress.completed();
+        }
     }
 
     /// Reads on without keeping anything. A connection that is closed under a sender makes the kernel
@@ -95,18 +128,27 @@ impl<B: Whole> Body for Limited<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.waits = false;
         let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
-        let mut frame = match ready!(Pin::new(inner).poll_frame(cx)) {
-            Some(Ok(frame)) => frame,
-            Some(Err(err)) => return Poll::Ready(Some(Err(told_apart(err.into())))),
-            None => return Poll::Ready(None),
+        let mut frame = match Pin::new(inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(Some(Err(err))) => return Poll::Ready(Some(Err(told_apart(err.into())))),
+            Poll::Ready(None) => {
+                self.completed();
+                return Poll::Ready(None);
+            }
+            Poll::Pending => return self.poll_wait(cx),
         };
         if let Some(trailers) = frame.trailers_mut() {
             headers::clean_trailers(trailers);
         }
-        self.seen += frame.data_ref().map_or(0, |data| data.len() as u64);
+        let size = frame.data_ref().map_or(0, |data| data.len() as u64);
+        self.seen += size;
+        self.pace.received(size);
         if self.seen > self.limit.get() {
             self.throw_rest_away();
             return Poll::Ready(Some(Err(Box::new(BodyTooLarge { limit: self.limit }))));
+        }
+        if self.is_end_stream() {
+            self.completed();
         }
         Poll::Ready(Some(Ok(frame)))
     }

@@ -1,7 +1,8 @@
 //! The request's body on its way to one VM after the other. What a VM took of it before it refused is kept for the next
-//! one, up to [`KEPT`]: a client reads a body as soon as it has written the head, so by the time that an agent's
+//! one, up to [`KEPT`], which is what was read ahead (`call/buffer.rs`): a client reads a body as soon as it has written the head, so by the time that an agent's
 //! refusal is there, small bodies are gone. Keeping is counting references; nothing is copied.
 
+use crate::call::buffer::BOUND;
 use bytes::Bytes;
 use epsilon_api::body::{self, BodyError, CallBody};
 use http_body::{Body, Frame, SizeHint};
@@ -14,7 +15,9 @@ use std::{
 
 /// Most of a body that is kept: JSON and forms fit, uploads do not. Held only while the call waits for its answer and
 /// another VM could take it.
-const KEPT: usize = 64 << 10;
+const KEPT: usize = BOUND;
+/// In so many pieces at most: each may be a few bytes of a large read buffer that stays with it.
+const PIECES: usize = 32;
 
 /// A body that can be lent to several VMs, one at a time.
 pub(super) struct Lender {
@@ -108,7 +111,11 @@ impl Borrowed {
     fn keep(&mut self, frame: &Frame<Bytes>) {
         let mut shared = self.shared.lock();
         match frame.data_ref() {
-            Some(data) if shared.state == State::Going && shared.size + data.len() <= KEPT => {
+            Some(data)
+                if shared.state == State::Going
+                    && shared.size + data.len() <= KEPT
+                    && shared.kept.len() < PIECES =>
+            {
                 shared.size += data.len();
                 shared.kept.push(data.clone());
                 self.at += 1;

@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 impl Remote {
     pub(super) async fn send(&self, call: Call) -> Result<Answer, CallError> {
-        let Call { version, request_id, may_wait, request } = call;
+        let Call { version, request_id, may_wait, request, .. } = call;
         let key = VersionKey::of_version(&version);
         self.tell(&version, key)
             .await

@@ -155,10 +155,12 @@ async fn a_caller_gone_in_the_middle_of_an_upload_frees_the_place() {
         let mut wire = Wire::connect(up.public()).await;
         wire.send(
             "POST /swallow HTTP/1.1\r\nhost: a\r\ncontent-type: video/mp4\r\n\
-             content-length: 1000000\r\n\r\nonly so much",
+             content-length: 1000000\r\n\r\n",
         )
         .await
         .unwrap();
+        // So much that the call begins before all of it is there.
+        wire.send("x".repeat(300_000)).await.unwrap();
         until("the upload reaches the instance", SOON, async || {
             let busy = up.admin("/v1/vms").await.to_string();
             if busy.contains(r#""state":"busy""#) { Ok(()) } else { Err(busy) }

@@ -1,0 +1,231 @@
+//! Fourth phase: the first bytes of a body are taken in before the call takes a place of its function, so that a slow
+//! caller waits at its own expense. A body that says that it has at most [`BOUND`] is read whole; of any other one the
+//! first [`BOUND`] bytes, or what is there when the sender of one of unknown length pauses: it may wait for an answer.
+//!
+//! What all calls together hold so is limited to [`MEMORY`]. Beyond it bodies are passed on as they come; what holds for
+//! those is in `relay/pace.rs`. A small body that came with its head is passed on without a copy.
+
+use super::relay::limited::{Limited, Whole};
+use bytes::{Bytes, BytesMut};
+use epsilon_api::{
+    body::{self, BodyError, BodyProgress, CallBody},
+    error::CallError,
+};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+/// Most of one body that is read ahead: JSON and forms fit.
+pub(super) const BOUND: usize = 256 << 10;
+/// Most of all bodies together; the smallest of them, which lie in what was read with their heads, do not count.
+const MEMORY: usize = 64 << 20;
+/// What one permit stands for.
+const BLOCK: usize = 4 << 10;
+/// How long the sender of a body of unknown length may be silent until it is passed on as it is.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Memory for what is read ahead.
+#[derive(Debug)]
+pub(super) struct Buffers(Arc<Semaphore>);
+
+impl Buffers {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(MEMORY / BLOCK)))
+    }
+
+    /// Reads ahead. Answers the body as it is to be sent, and its progress if the caller has not sent all of it yet.
+    /// Dropped when the caller hangs up.
+    ///
+    /// # Errors
+    /// When the body is too slow, too large or broken by then.
+    pub(super) async fn read<B: Whole>(
+        &self,
+        mut body: Limited<B>,
+    ) -> Result<(CallBody, Option<BodyProgress>), CallError> {
+        if body.is_end_stream() {
+            return Ok((body::empty(), None)); // which is no allocation
+        }
+        let length = body.size_hint().exact();
+        let (mut data, mut permit) = (Data::default(), None);
+        let end = loop {
+            let frame = match length {
+                Some(_) => body.frame().await,
+                None => match timeout(PAUSE, body.frame()).await {
+                    Ok(frame) => frame,
+                    Err(_) => break None,
+                },
+            };
+            match frame.transpose().map_err(|err| broken(&*err))?.map(Frame::into_data) {
+                Some(Ok(piece)) => data.push(piece),
+                Some(Err(frame)) => break Some(frame.into_trailers().unwrap_or_default()),
+                None => break Some(HeaderMap::new()),
+            }
+            if body.is_end_stream() {
+                break Some(HeaderMap::new());
+            }
+            if data.len() >= BOUND || !self.has_room(&mut permit, data.len()) {
+                break None;
+            }
+        };
+        let data = data.into_bytes();
+        match end {
+            // A small body that came with its head is this one.
+            Some(_) if length.is_some() && permit.is_none() => Ok((body::full(data), None)),
+            Some(trailers) => {
+                let rest = Rest::<B>::End { trailers: (!trailers.is_empty()).then_some(trailers) };
+                Ok((boxed(data, rest, length.is_some(), permit), None))
+            }
+            None => {
+                let progress = body.begin_call(data.len() as u64);
+                Ok((boxed(data, Rest::Body(body), length.is_some(), permit), Some(progress)))
+            }
+        }
+    }
+
+    /// Pays for so many bytes.
+    fn has_room(&self, permit: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> bool {
+        let has = permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let more = u32::try_from(bytes.div_ceil(BLOCK).saturating_sub(has)).unwrap_or(u32::MAX);
+        let Ok(more) = Arc::clone(&self.0).try_acquire_many_owned(more) else { return false };
+        match permit {
+            Some(permit) => permit.merge(more),
+            None => *permit = Some(more),
+        }
+        true
+    }
+}
+
+/// A body that failed before anything was done with it. Of a caller that went away nobody reads the answer.
+fn broken(err: &(dyn std::error::Error + Send + Sync + 'static)) -> CallError {
+    CallError::of_request_body(err).unwrap_or(CallError::CallerGone)
+}
+
+/// What was read. One piece stays what it is; more are copied, because each may be a few bytes of a large read buffer
+/// that would stay with it.
+#[derive(Default)]
+enum Data {
+    #[default]
+    None,
+    One(Bytes),
+    Many(BytesMut),
+}
+
+impl Data {
+    fn push(&mut self, piece: Bytes) {
+        *self = match std::mem::take(self) {
+            Self::None => Self::One(piece),
+            Self::One(first) => {
+                let mut all = BytesMut::with_capacity(2 * (first.len() + piece.len()));
+                all.extend_from_slice(&first);
+                all.extend_from_slice(&piece);
+                Self::Many(all)
+            }
+            Self::Many(mut all) => {
+                all.extend_from_slice(&piece);
+                Self::Many(all)
+            }
+        };
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::One(data) => data.len(),
+            Self::Many(data) => data.len(),
+        }
+    }
+
+    fn into_bytes(self) -> Bytes {
+        match self {
+            Self::None => Bytes::new(),
+            Self::One(data) => data,
+            Self::Many(data) => data.freeze(),
+        }
+    }
+}
+
+fn boxed<B: Whole>(
+    data: Bytes,
+    rest: Rest<B>,
+    has_length: bool,
+    permit: Option<OwnedSemaphorePermit>,
+) -> CallBody {
+    let data = (!data.is_empty()).then_some(data);
+    body::boxed(Buffered { data, rest, has_length, _permit: permit })
+}
+
+/// What was read ahead, and then what was not.
+struct Buffered<B: Whole> {
+    data: Option<Bytes>,
+    rest: Rest<B>,
+    /// It is sent on in the form in which it came: with its length, or in chunks.
+    has_length: bool,
+    /// The memory of what was read.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+enum Rest<B: Whole> {
+    Body(Limited<B>),
+    End {
+        trailers: Option<HeaderMap>,
+    },
+    /// Its end was told.
+    Over,
+}
+
+impl<B: Whole> Body for Buffered<B> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(data) = self.data.take() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        match &mut self.rest {
+            Rest::Body(body) => Pin::new(body).poll_frame(cx),
+            Rest::End { trailers } => {
+                let trailers = trailers.take();
+                self.rest = Rest::Over;
+                Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+            }
+            Rest::Over => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.data.is_none()
+            && match &self.rest {
+                Rest::Body(body) => body.is_end_stream(),
+                Rest::End { .. } => self.has_length,
+                Rest::Over => true,
+            }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = match &self.rest {
+            Rest::Body(body) => body.size_hint().exact(),
+            Rest::End { .. } | Rest::Over => Some(0),
+        };
+        let data = self.data.as_ref().map_or(0, Bytes::len) as u64;
+        match rest.filter(|_| self.has_length) {
+            Some(rest) => SizeHint::with_exact(data + rest),
+            None => SizeHint::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
