@@ -2,7 +2,7 @@
 //! bottom; each is a file in `call/`, in this order. The only retry loop of the program is here: [`Calls::relay`].
 //!
 //! ```text
-//! accept → lookup → permit → buffer → place ⇄ relay → reply
+//! accept → caller_address → lookup → permit → buffer → place ⇄ relay → reply
 //!            │                          retry: may it go to another VM? budget: not too often
 //!            │                          errands: image or instance, to the VM that the next call should go to
 //!            split: which version, where a function's calls go to more than one
@@ -12,6 +12,7 @@
 
 pub(crate) mod accept;
 mod buffer;
+pub(crate) mod caller_address;
 pub(crate) mod lookup;
 pub(crate) mod permit;
 pub(crate) mod place;
@@ -26,22 +27,28 @@ mod split;
 use crate::{
     config::Config,
     fleet::{Fleet, load::Carried},
+    networks::Networks,
     observe::metrics::Metrics,
     routes::{Route, Routes},
 };
 use accept::{Connection, Handler};
 use budget::Budget;
 use buffer::Buffers;
+use caller_address::CallerAddress;
 use epsilon_api::{
     chain::Chain,
     error::CallError,
+    ids::VersionNumber,
     units::Bytes,
     vm::{Answer, Held},
 };
 use errands::Errands;
-use http::{Method, Request, Response, StatusCode, Uri, header::SET_COOKIE};
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode, Uri,
+    header::{CONNECTION, SET_COOKIE},
+};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-use lookup::{Target, kept::Kept, late::Late};
+use lookup::{Addressed, Target, kept::Kept, late::Late};
 use place::{Placed, bound::Balance};
 use relay::{Outgoing, limited::Limited, pace::PaceLimits, upgrade::Tunnel};
 use reply::{CallRecord, ReplyBody};
@@ -69,6 +76,7 @@ pub(crate) struct Calls {
     errands: Errands,
     metrics: Arc<Metrics>,
     domain: Option<String>,
+    trusted_proxies: Networks,
     max_body: Bytes,
     pace: PaceLimits,
     buffers: Buffers,
@@ -100,6 +108,7 @@ impl Calls {
             errands: Errands::new(stop.clone()),
             metrics,
             domain: config.domain.clone(),
+            trusted_proxies: config.trusted_proxies.clone(),
             max_body: config.max_body,
             pace: config.pace,
             buffers: Buffers::new(),
@@ -136,16 +145,27 @@ impl Calls {
     ) -> Response<ReplyBody> {
         let request_id = permit::request_id(request.headers());
         let (metrics, running) = (Arc::clone(&self.metrics), self.running.token());
-        let mut record = CallRecord::begin(metrics, request_id, &request, running);
+        let address = CallerAddress::of(connection, request.headers(), &self.trusted_proxies);
+        let mut record = CallRecord::begin(metrics, request_id, &request, &address, running);
+        let is_tunnel = *request.method() == Method::CONNECT;
 
         let (request, target) = match self.lookup_and_permit(request).await {
             Ok(found) => found,
-            Err(err) => return reply::error(&err, record),
+            Err(err) => {
+                let mut response = reply::error(&err, record);
+                if is_tunnel {
+                    // What follows is meant for somebody else, and is no request.
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                return response;
+            }
         };
-        let (function, target, version) = match target {
+        let (function, target, addressed, version) = match target {
             Target::Health => return reply::health(record),
-            Target::Function(function, target) => (function, target, None),
-            Target::Version(function, number, target) => (function, target, Some(number)),
+            Target::Function(function, target, addressed) => (function, target, addressed, None),
+            Target::Version(function, number, target, addressed) => {
+                (function, target, addressed, Some(number))
+            }
         };
         let Chosen { route, cookie } = match (version, function.split()) {
             (None, None) => Chosen { route: function, cookie: None },
@@ -156,7 +176,8 @@ impl Calls {
             },
         };
         record.route = Some(Arc::clone(&route));
-        let (request, caller) = Self::prepare(request, target, connection);
+        let prefix = prefix(&route, addressed, version);
+        let (request, caller) = Self::prepare(request, target, connection, address, prefix);
         let (head, body) = request.into_parts();
         let (body, upload) = match self.buffers.read(body).await {
             Ok(read) => read,
@@ -168,7 +189,7 @@ impl Calls {
         let mut response = match self.relay(&route, call).await {
             Ok(Relayed { answer, carried }) => {
                 record.carried = Some(carried);
-                self.reply(answer, caller, &route, record, connection)
+                self.reply(answer, caller, &route, addressed, record, connection)
             }
             Err(err) => reply::error(&err, record),
         };
@@ -215,10 +236,13 @@ impl Calls {
         mut request: Request<Limited<Incoming>>,
         target: Uri,
         connection: &Connection,
+        address: CallerAddress,
+        prefix: Option<HeaderValue>,
     ) -> (Request<Limited<Incoming>>, Option<OnUpgrade>) {
         let caller = request.extensions_mut().remove::<OnUpgrade>();
         let headers = request.headers_mut();
-        let upgrade = relay::headers::clean_request(headers, connection, caller.is_some());
+        let upgrade = relay::headers::clean_request(headers, caller.is_some());
+        address.tell(headers, connection, prefix);
         *request.uri_mut() = target;
         (request, caller.filter(|_| upgrade.is_some()))
     }
@@ -296,6 +320,7 @@ impl Calls {
         mut answer: Answer,
         caller: Option<OnUpgrade>,
         route: &Route,
+        addressed: Addressed,
         mut record: CallRecord,
         connection: &Arc<Connection>,
     ) -> Response<ReplyBody> {
@@ -303,7 +328,7 @@ impl Calls {
         connection.answer_within(left + WRITE_SLACK);
         let request_id = record.request_id().clone();
         if answer.response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return reply::answer(answer, &request_id, Some(record));
+            return reply::answer(answer, addressed, &request_id, Some(record));
         }
         let extensions = answer.response.extensions_mut();
         let (function, held) = (extensions.remove::<OnUpgrade>(), extensions.remove::<Held>());
@@ -317,7 +342,7 @@ impl Calls {
         record.answered(StatusCode::SWITCHING_PROTOCOLS);
         let (stop, connection) = (self.stop.clone(), Arc::clone(connection));
         Tunnel { caller, function, held, left, stop, record, connection }.open();
-        reply::answer(answer, &request_id, None)
+        reply::answer(answer, addressed, &request_id, None)
     }
 }
 
@@ -325,6 +350,22 @@ impl Calls {
 struct Relayed {
     answer: Answer,
     carried: Carried,
+}
+
+/// What was taken off the path, as the caller wrote it. Known for a function; made for a version, which is called so seldom.
+fn prefix(
+    route: &Route,
+    addressed: Addressed,
+    version: Option<VersionNumber>,
+) -> Option<HeaderValue> {
+    match (addressed, version) {
+        (Addressed::ByHost, _) => None,
+        (Addressed::ByPath, None) => Some(route.prefix.clone()),
+        (Addressed::ByPath, Some(number)) => {
+            let name = &route.version.function;
+            Some(caller_address::header(&format!("/{name}{}{number}", lookup::IN_PATH)))
+        }
+    }
 }
 
 fn nobody(route: &Route) -> CallError {

@@ -8,6 +8,7 @@ use crate::{
     deploy::elsewhere::ceilings,
     fleet::{breaker, health, member::Care},
     git::config as git,
+    networks::Networks,
     retention::Keep,
     traffic::config as traffic,
     webhook,
@@ -39,6 +40,9 @@ pub struct Settings {
     /// What comes before `/NAME` in the addresses shown to people, when a load balancer stands in front.
     /// Default: made from `listen` (or `domain`).
     pub public_url: Option<String>,
+    /// Load balancers and proxies in front of the gateway, as CIDRs or addresses: `[10.0.0.0/16]`. What they say of a caller
+    /// (`X-Forwarded-For`, `-Proto`, `-Host`, `-Port`, `-Prefix`, `Forwarded`) is believed, of nobody else. Default: none.
+    pub trusted_proxies: Networks,
     /// Largest body of a call. Default `100MiB`. Bodies are streamed; this protects functions, not the gateway.
     #[serde(deserialize_with = "written::text")]
     pub max_body: Bytes,
@@ -182,6 +186,7 @@ impl Default for Settings {
             control: (Ipv4Addr::LOCALHOST, 8081).into(),
             domain: None,
             public_url: None,
+            trusted_proxies: Networks::default(),
             max_body: Bytes::mib(100),
             body_timeout: Duration::from_secs(10),
             min_body_rate: Bytes(1 << 10),
@@ -240,6 +245,7 @@ pub struct Config {
     pub(crate) domain: Option<String>,
     /// Without a slash at its end.
     pub(crate) public_url: Option<String>,
+    pub(crate) trusted_proxies: Networks,
     pub(crate) max_body: Bytes,
     pub(crate) pace: PaceLimits,
     pub(crate) max_source: Bytes,
@@ -427,6 +433,7 @@ impl Config {
             data_dir: data_dir.into(),
             domain,
             public_url: settings.public_url.map(|url| url.trim_end_matches('/').to_owned()),
+            trusted_proxies: settings.trusted_proxies,
             max_body: settings.max_body,
             pace,
             max_source: settings.max_source,

@@ -16,6 +16,7 @@
 //! | `git` | `git push` as a deployment |
 //! | `control` | the control API |
 //! | `keys` | the keys of the gateway's own doors |
+//! | `networks` | lists of CIDRs |
 //! | `sync` | in step with the store, which other gateways change |
 //! | `traffic` | splits of a function's calls among its versions |
 //! | `sweep` | instances that nobody serves |
@@ -30,6 +31,7 @@ mod deploy;
 mod fleet;
 mod git;
 mod keys;
+mod networks;
 mod observe;
 mod retention;
 mod routes;

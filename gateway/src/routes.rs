@@ -2,7 +2,7 @@
 //! something is activated, split, rolled back or deleted, after the store has said yes.
 
 use crate::{
-    call::place::stable,
+    call::{caller_address, place::stable},
     fleet::{Fleet, view::VersionKey},
     observe::metrics::{FunctionMetrics, Metrics},
     traffic::{split::Split, tally::Tally},
@@ -14,6 +14,7 @@ use epsilon_api::{
     traffic::{Aborted, text},
 };
 use epsilon_store::Traffic;
+use http::HeaderValue;
 use jiff::Timestamp;
 use rapidhash::fast::RandomState;
 use std::{
@@ -31,6 +32,8 @@ pub(crate) struct Route {
     pub(crate) key: VersionKey,
     /// The function's place on the ring.
     pub(crate) home: u64,
+    /// What is taken off the path of its calls, as the function is told.
+    pub(crate) prefix: HeaderValue,
     /// Where its calls are counted.
     pub(crate) metrics: Arc<FunctionMetrics>,
     /// Whether that version has all calls.
@@ -66,7 +69,8 @@ impl Route {
     pub(crate) fn of(version: Arc<Version>, metrics: Arc<FunctionMetrics>) -> Self {
         let key = VersionKey::of_version(&version);
         let home = stable::of_name(version.function.as_str());
-        Self { version, key, home, metrics, sharing: Sharing::Alone, tally: None }
+        let prefix = caller_address::header(&format!("/{}", version.function));
+        Self { version, key, home, prefix, metrics, sharing: Sharing::Alone, tally: None }
     }
 
     /// The same version, its calls counted.

@@ -36,6 +36,8 @@ mod fleet;
 mod gateways;
 #[path = "gateway/git.rs"]
 mod git;
+#[path = "gateway/http.rs"]
+mod http;
 #[path = "gateway/raw.rs"]
 mod raw;
 #[path = "gateway/slow.rs"]

@@ -22,7 +22,7 @@ GIVEN = {
 }
 ROLES = {
     "gateway": {
-        "EPSILON_ADMIN_KEY_SECRET": "arn:admin", "EPSILON_KEEP_ALIVE": "940s", "EPSILON_VM_GROUP": "fleet-vms",
+        "EPSILON_ADMIN_KEY_SECRET": "arn:admin", "EPSILON_KEEP_ALIVE": "940s", "EPSILON_VPC_CIDR": "10.0.0.0/16", "EPSILON_VM_GROUP": "fleet-vms",
         "EPSILON_VM_MIN": "2", "EPSILON_VM_MAX": "10", "EPSILON_PUBLIC_URL": "https://fn.example.org",
     },
     "vm-agent": {"EPSILON_JOIN": "http://control:8081", "EPSILON_VPC_CIDR": "10.80.0.0/16"},

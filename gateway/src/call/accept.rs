@@ -11,6 +11,7 @@
 
 pub(crate) mod activity;
 
+use super::caller_address;
 use crate::{
     call::relay::pace::PaceLimits,
     config::ConnectionLimits,
@@ -33,7 +34,7 @@ use std::{
     convert::Infallible,
     future::Future,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -70,8 +71,10 @@ pub(crate) trait Handler: Clone + Send + Sync + 'static {
 /// One connection, as the phases after this one see it.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    /// The caller's address, as `X-Forwarded-For` tells it.
+    /// The other end's address, as `X-Forwarded-For` tells it.
     pub(crate) forwarded_for: HeaderValue,
+    /// The other end: a caller or a proxy.
+    pub(crate) peer: IpAddr,
     activity: Activity,
     /// Gives its place back when the last holder is gone: connection, answer's body or tunnel.
     _place: Option<Place>,
@@ -91,9 +94,9 @@ impl Drop for Place {
 
 impl Connection {
     fn new(peer: SocketAddr, pace: PaceLimits, place: Option<Place>) -> Self {
-        let forwarded_for = HeaderValue::from_str(&peer.ip().to_canonical().to_string())
-            .unwrap_or(HeaderValue::from_static("unknown"));
-        Self { forwarded_for, activity: Activity::new(pace), _place: place }
+        let peer = peer.ip().to_canonical();
+        let forwarded_for = caller_address::header(&peer.to_string());
+        Self { forwarded_for, peer, activity: Activity::new(pace), _place: place }
     }
 
     /// The answer that goes out now must be over by then. It guards against callers that stop reading.

@@ -19,9 +19,18 @@ pub(crate) enum Target {
     /// `GET /`: is the gateway there?
     Health,
     /// A function, and the target as the function is to see it.
-    Function(Arc<Route>, Uri),
+    Function(Arc<Route>, Uri, Addressed),
     /// One version of it.
-    Version(Arc<Route>, VersionNumber, Uri),
+    Version(Arc<Route>, VersionNumber, Uri, Addressed),
+}
+
+/// Where a function's name stood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Addressed {
+    /// In the host: the function has an origin of its own.
+    ByHost,
+    /// In the path: it shares its origin with all others.
+    ByPath,
 }
 
 /// Finds the function by the host's first label where a domain is set and the host lies in it, else by
@@ -37,10 +46,10 @@ pub(crate) fn lookup(
         let whole = uri.path_and_query().cloned().unwrap_or(ROOT).into();
         // A function may be named like a version of another one; its own name comes first.
         if let Some(route) = table.named_in_host(label) {
-            return Ok(Target::Function(Arc::clone(route), whole));
+            return Ok(Target::Function(Arc::clone(route), whole, Addressed::ByHost));
         }
         let (route, number) = version(label, IN_HOST, |name| table.named_in_host(name))?;
-        return Ok(Target::Version(Arc::clone(route), number, whole));
+        return Ok(Target::Version(Arc::clone(route), number, whole, Addressed::ByHost));
     }
     let (name, rest) = split(uri.path());
     if name.is_empty() && rest.is_empty() && matches!(*method, Method::GET | Method::HEAD) {
@@ -51,10 +60,10 @@ pub(crate) fn lookup(
             .ok_or(CallError::BadRequest("the path after the function's name cannot be read"))
     };
     if let Some(route) = table.named(name) {
-        return Ok(Target::Function(Arc::clone(route), target()?));
+        return Ok(Target::Function(Arc::clone(route), target()?, Addressed::ByPath));
     }
     let (route, number) = version(name, IN_PATH, |name| table.named(name))?;
-    Ok(Target::Version(Arc::clone(route), number, target()?))
+    Ok(Target::Version(Arc::clone(route), number, target()?, Addressed::ByPath))
 }
 
 /// What stands between a function's name and a version's number, in a path and in a host name.
@@ -125,8 +134,10 @@ mod tests {
         let uri: Uri = uri.parse().unwrap();
         match lookup(&table, domain, &Method::GET, &uri, host) {
             Ok(Target::Health) => "health".into(),
-            Ok(Target::Function(route, target)) => format!("{} {target}", route.version.function),
-            Ok(Target::Version(route, number, target)) => {
+            Ok(Target::Function(route, target, _)) => {
+                format!("{} {target}", route.version.function)
+            }
+            Ok(Target::Version(route, number, target, _)) => {
                 format!("{} {number} {target}", route.version.function)
             }
             Err(err) => err.verdict().code.into(),
@@ -219,7 +230,7 @@ mod tests {
         fn the_function_sees_what_follows_its_name(rest in "(/[a-z.%0-9_-]{0,9}){1,4}", query in "[a-z=&%0-9]{0,20}") {
             let uri: Uri = format!("/hello{rest}?{query}").parse().unwrap();
             match lookup(&table(&["hello"]), None, &Method::GET, &uri, "x").unwrap() {
-                Target::Function(_, seen) => prop_assert_eq!(seen.to_string(), format!("{rest}?{query}")),
+                Target::Function(_, seen, _) => prop_assert_eq!(seen.to_string(), format!("{rest}?{query}")),
                 Target::Health | Target::Version(..) => prop_assert!(false),
             }
         }

@@ -71,7 +71,7 @@ fn absolute_form_agrees(uri: &Uri, host: &str) -> Result<(), CallError> {
     }
 }
 
-fn is_host_byte(byte: u8) -> bool {
+pub(crate) fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']')
 }
 

@@ -1,7 +1,7 @@
 //! Last phase: what the caller gets. Every answer leaves here with its request id and with what the
 //! platform spent; the call is over when the answer's last byte is out, and only then counted.
 
-use super::relay::headers;
+use super::{caller_address::CallerAddress, lookup::Addressed, relay::headers};
 use crate::{
     fleet::load::Carried,
     observe::{
@@ -24,6 +24,7 @@ use http::{
 };
 use http_body::{Body, Frame, SizeHint};
 use std::{
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -42,6 +43,7 @@ pub(crate) struct CallRecord {
     request_id: RequestId,
     /// Where calls are logged.
     asked: Option<Asked>,
+    caller: IpAddr,
     /// Known after lookup.
     pub(crate) route: Option<Arc<Route>>,
     /// Known when a VM has answered.
@@ -60,6 +62,7 @@ impl CallRecord {
         metrics: Arc<Metrics>,
         request_id: RequestId,
         request: &Request<B>,
+        caller: &CallerAddress,
         running: TaskTrackerToken,
     ) -> Self {
         metrics.in_flight.inc();
@@ -68,6 +71,7 @@ impl CallRecord {
             began: Instant::now(),
             request_id,
             asked: Asked::of(request),
+            caller: caller.ip,
             route: None,
             carried: None,
             status: CALLER_GONE,
@@ -100,6 +104,7 @@ impl Drop for CallRecord {
         let ended = CallEnded {
             request_id: Some(&self.request_id),
             asked: self.asked.as_ref(),
+            caller: self.caller,
             route: self.route.as_deref(),
             status: self.status,
             took: self.began.elapsed(),
@@ -168,12 +173,14 @@ impl Drop for ReplyBody {
 /// The function's own answer. `record` is `None` when a tunnel ends the call.
 pub(crate) fn answer(
     answer: Answer,
+    addressed: Addressed,
     request_id: &RequestId,
     record: Option<CallRecord>,
 ) -> Response<ReplyBody> {
     let Answer { response, spent } = answer;
     let (mut head, inner) = response.into_parts();
-    headers::clean_answer(&mut head.headers, head.status == StatusCode::SWITCHING_PROTOCOLS);
+    let upgraded = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    headers::clean_answer(&mut head.headers, upgraded, addressed);
     stamp(&mut head.headers, request_id, &timing(&spent));
     let mut record = record;
     if let Some(record) = &mut record {

@@ -9,7 +9,7 @@ use epsilon_api::{
     ids::{FunctionName, RequestId},
 };
 use http::{Method, Request, Uri};
-use std::{error::Error, time::Duration};
+use std::{error::Error, net::IpAddr, time::Duration};
 
 /// What a caller asked for. Kept only where calls are logged: nobody else pays for it.
 #[derive(Debug)]
@@ -31,6 +31,7 @@ impl Asked {
 pub(crate) struct CallEnded<'a> {
     pub(crate) request_id: Option<&'a RequestId>,
     pub(crate) asked: Option<&'a Asked>,
+    pub(crate) caller: IpAddr,
     pub(crate) route: Option<&'a Route>,
     pub(crate) status: u16,
     pub(crate) took: Duration,
@@ -57,6 +58,7 @@ impl CallEnded<'_> {
             method = self.asked.map(|asked| asked.method.as_str()),
             // Without the query: callers put secrets there.
             path = self.asked.map(|asked| asked.uri.path()),
+            caller = %self.caller,
             function = self.route.map(|route| tracing::field::display(&route.version.function)),
             version = self.route.map(|route| tracing::field::display(route.version.number)),
             status = self.status,

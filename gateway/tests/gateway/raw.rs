@@ -156,7 +156,7 @@ async fn headers_of_one_hop_and_of_the_platform_do_not_pass() {
     let line = answer.lines().find(|line| line.starts_with("GET / |")).unwrap();
     assert_eq!(
         line,
-        "GET / | host=a x-forwarded-for=127.0.0.1 x-forwarded-host=a x-forwarded-proto=http x-mine=1 | "
+        "GET / | host=a x-forwarded-for=127.0.0.1 x-forwarded-host=a x-forwarded-prefix=/hello x-forwarded-proto=http x-mine=1 | "
     );
 }
 

@@ -27,7 +27,7 @@ lib=/usr/local/lib/epsilon
 
 need EPSILON_ROLE EPSILON_REGION EPSILON_ADDRESS EPSILON_FLEET_TOKEN_SECRET EPSILON_LONGEST_CALL EPSILON_DRAIN_GRACE EPSILON_STOP_LIMIT
 case "$EPSILON_ROLE" in
-    gateway) need EPSILON_ADMIN_KEY_SECRET EPSILON_KEEP_ALIVE EPSILON_VM_GROUP EPSILON_VM_MIN EPSILON_VM_MAX EPSILON_PUBLIC_URL ;;
+    gateway) need EPSILON_ADMIN_KEY_SECRET EPSILON_KEEP_ALIVE EPSILON_VM_GROUP EPSILON_VM_MIN EPSILON_VM_MAX EPSILON_PUBLIC_URL EPSILON_VPC_CIDR ;;
     vm-agent) need EPSILON_JOIN EPSILON_VPC_CIDR ;;
     builder) need EPSILON_JOIN EPSILON_VPC_CIDR EPSILON_REGISTRY ;;
     *) die "EPSILON_ROLE is \`$EPSILON_ROLE\`, not gateway, vm-agent or builder" ;;
@@ -52,6 +52,8 @@ gateway:
   control: 0.0.0.0:8081
   control_url: http://$EPSILON_ADDRESS:8081
   public_url: $EPSILON_PUBLIC_URL
+  # The load balancer is in the VPC, and nobody else in it reaches this port: the group of the gateways says so.
+  trusted_proxies: [$EPSILON_VPC_CIDR]
   # Longer than the load balancer keeps its connections, so that it never sends into one that closes.
   idle_timeout: $EPSILON_KEEP_ALIVE
   drain_grace: $EPSILON_DRAIN_GRACE

@@ -5,7 +5,7 @@ use super::lease::{Lease, Slow};
 use crate::instance::{pool::Pool, sockets};
 use epsilon_api::{body::CallBody, error::CallError, headers, ids::RequestId};
 use epsilon_wire::connection::Connection;
-use http::{HeaderValue, Request, Response, Version, header};
+use http::{HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::{Body, Incoming};
 
 /// A call that an instance answers: the lease, and the connection that the answer comes on. Dropping it
@@ -14,6 +14,8 @@ use hyper::body::{Body, Incoming};
 pub(crate) struct Running {
     pub(crate) connection: Connection,
     pub(crate) lease: Lease,
+    /// Its answer has no body, whatever its head says of one.
+    pub(crate) is_head: bool,
 }
 
 /// What came of sending.
@@ -55,6 +57,7 @@ pub(crate) async fn send(
     mut request: Request<CallBody>,
     request_id: &RequestId,
 ) -> Outcome {
+    let is_head = *request.method() == Method::HEAD;
     let mut reused = match lease.instance.connections.reuse() {
         Some(connection) => connection.settled().await,
         None => None,
@@ -81,7 +84,10 @@ pub(crate) async fn send(
         let deadline = lease.hand_over(request_id);
         match connection.send(request, deadline).await {
             Some(Ok(response)) => {
-                return Outcome::Answered { response, call: Running { connection, lease } };
+                return Outcome::Answered {
+                    response,
+                    call: Running { connection, lease, is_head },
+                };
             }
             Some(Err(mut err)) => match err.take_message() {
                 // It had been closed before: nothing was executed, so a fresh one may carry the call.

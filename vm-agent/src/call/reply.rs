@@ -43,12 +43,17 @@ pub(crate) fn to_answer(
         parts.extensions.insert(Held(Arc::new(Upgrade::new(call))));
         return Ok(Response::from_parts(parts, body::empty()));
     }
+    let may_reuse = may_reuse(response.status(), call.is_head, version.spec.runtime);
     let head = response.headers_mut();
     head.remove(header::CONNECTION);
     head.remove(KEEP_ALIVE);
-    head.remove(header::TRANSFER_ENCODING);
+    if head.remove(header::TRANSFER_ENCODING).is_some() {
+        // Chunks were read, so the chunks count: a length beside them is wrong or says nothing (RFC 9112, 6.3).
+        head.remove(header::CONTENT_LENGTH);
+    }
     Ok(response.map(|incoming| {
-        let mut body = LeasedBody { incoming: Some(incoming), call: Some(call), watchdog: None };
+        let mut body =
+            LeasedBody { incoming: Some(incoming), call: Some(call), may_reuse, watchdog: None };
         if body.is_end_stream() {
             body.finish();
         }
@@ -56,10 +61,19 @@ pub(crate) fn to_answer(
     }))
 }
 
+/// Whether another call may come on the connection of such an answer. An image of any make may write a body where HTTP has none
+/// (HEAD, 204, 304); those bytes, when late, would begin the next caller's answer. Our own wrappers do not.
+fn may_reuse(status: StatusCode, is_head: bool, runtime: Runtime) -> bool {
+    let is_bodiless =
+        is_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    !(is_bodiless && runtime == Runtime::Container)
+}
+
 /// An answer's body with the call's lease in it.
 struct LeasedBody {
     incoming: Option<Incoming>,
     call: Option<Running>,
+    may_reuse: bool,
     /// Runs for every answer that is not there as a whole; holds the call from then on.
     watchdog: Option<Watchdog>,
 }
@@ -107,7 +121,7 @@ impl Watched {
     async fn cut_at(self: Arc<Self>, deadline: Instant) {
         tokio::time::sleep_until(deadline).await;
         let call = self.call.lock().take();
-        let Some(Running { connection, lease }) = call else { return };
+        let Some(Running { connection, lease, .. }) = call else { return };
         drop(connection);
         if self.waits_for_instance.load(Relaxed) {
             lease.expire();
@@ -135,8 +149,10 @@ impl LeasedBody {
     /// The last byte was read: the connection may carry another call, and the place is free unless the handler goes on.
     fn finish(&mut self) {
         self.incoming = None;
-        if let Some(Running { connection, lease }) = self.take_call() {
-            lease.instance.connections.keep(connection);
+        if let Some(Running { connection, lease, .. }) = self.take_call() {
+            if self.may_reuse {
+                lease.instance.connections.keep(connection);
+            }
             lease.answered();
         }
     }
@@ -211,5 +227,27 @@ struct Upgrade(#[allow(dead_code, reason = "held for its drop")] Watchdog);
 impl Upgrade {
     fn new(call: Running) -> Self {
         Self(Watchdog::start(call))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_of_an_image_of_any_make_ends_with_an_answer_without_body() {
+        use Runtime::{Container, Node};
+        for (status, is_head, runtime, want) in [
+            (200, false, Container, true),
+            (200, true, Container, false),
+            (204, false, Container, false),
+            (304, false, Container, false),
+            (404, false, Container, true),
+            (204, false, Node, true),
+            (200, true, Node, true),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(may_reuse(status, is_head, runtime), want, "{status} {is_head} {runtime:?}");
+        }
     }
 }

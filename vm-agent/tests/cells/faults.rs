@@ -191,7 +191,13 @@ async fn a_crash_loop_boots_its_own_cells_and_leaves_those_that_are_ready() {
             let request = request.body(epsilon_api::body::empty()).unwrap();
             let request_id = epsilon_api::ids::RequestId::random();
             let version = Arc::clone(&crashes);
-            let call = epsilon_api::vm::Call { version, request_id, may_wait: true, request };
+            let call = epsilon_api::vm::Call {
+                version,
+                request_id,
+                may_wait: true,
+                request,
+                upload: None,
+            };
             vm.call(call).await.unwrap_err();
         }
     });

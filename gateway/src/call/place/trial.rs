@@ -41,7 +41,7 @@ impl Trial {
     pub fn begin(&self, uri: &Uri) -> Option<(VmId, Running)> {
         let table = self.routes.table();
         let found = lookup::lookup(&table, None, &Method::GET, uri, "localhost");
-        let Ok(Target::Function(route, _)) = found else { return None };
+        let Ok(Target::Function(route, ..)) = found else { return None };
         let fleet = self.fleet.snapshot();
         let placed = place(&fleet, &route, &[], &self.balance, &self.metrics.placement)?;
         Some((placed.member.id.clone(), Running { _carried: placed.carried }))

@@ -1,22 +1,18 @@
 //! Which headers pass the gateway. Works in place: the map moves through, it is never rebuilt. Looked at in one pass: a
 //! message has few headers, and to look each unwanted name up costs more than to compare all that are there.
 
-use super::super::accept::Connection;
+use super::super::lookup::Addressed;
 use epsilon_api::headers::RESERVED_PREFIX;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
-        CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+        ALT_SVC, CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION, STRICT_TRANSPORT_SECURITY, TE, TRANSFER_ENCODING, UPGRADE,
     },
 };
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_PREFIX: &str = "x-forwarded-";
 const REAL_IP: &str = "x-real-ip";
-const HTTP: HeaderValue = HeaderValue::from_static("http");
 
 /// Of one hop only, whatever `Connection` says (RFC 9110, 7.6.1). `Upgrade` has its own rules.
 static OF_ONE_HOP: [HeaderName; 7] = [
@@ -33,16 +29,22 @@ static OF_ONE_HOP: [HeaderName; 7] = [
 /// who forwarded, we say.
 static NOT_FOR_FUNCTIONS: [HeaderName; 3] = [EXPECT, TE, FORWARDED];
 
+/// What holds for a whole origin, or for a whole host, and so for every function that is called below its name there: the reach
+/// of service workers, stored data, other servers for the same host, HTTPS only, reports of what others were asked.
+static OF_AN_ORIGIN: [HeaderName; 5] = [
+    HeaderName::from_static("service-worker-allowed"),
+    HeaderName::from_static("clear-site-data"),
+    ALT_SVC,
+    STRICT_TRANSPORT_SECURITY,
+    HeaderName::from_static("nel"),
+];
+
 /// What frames or routes a message.
 static FRAMING: [HeaderName; 5] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, UPGRADE];
 
-/// Makes a caller's headers fit for a function. Answers the protocol that the caller wants to change
-/// to, if it can (HTTP/1.0 cannot) and the gateway passes it on.
-pub(crate) fn clean_request(
-    headers: &mut HeaderMap,
-    connection: &Connection,
-    can_upgrade: bool,
-) -> Option<HeaderValue> {
+/// Makes a caller's headers fit for a function, which hears who calls from [`super::super::caller_address`]. Answers the protocol
+/// that the caller wants to change to, if it can (HTTP/1.0 cannot) and the gateway passes it on.
+pub(crate) fn clean_request(headers: &mut HeaderMap, can_upgrade: bool) -> Option<HeaderValue> {
     let upgrade = if can_upgrade { wanted_upgrade(headers) } else { None };
     let trailers = headers.get(TE).is_some_and(|te| has_token(te.as_bytes(), b"trailers"));
     let named = named_by_connection(headers);
@@ -50,15 +52,10 @@ pub(crate) fn clean_request(
         OF_ONE_HOP.contains(name)
             || NOT_FOR_FUNCTIONS.contains(name)
             || speaks_for_us(name)
-            || named.contains(name)
+            || named.has(name)
     });
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
-    }
-    headers.insert(X_FORWARDED_FOR, connection.forwarded_for.clone());
-    headers.insert(X_FORWARDED_PROTO, HTTP);
-    if let Some(host) = headers.get(HOST).cloned() {
-        headers.insert(X_FORWARDED_HOST, host);
     }
     if let Some(protocol) = &upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -67,12 +64,16 @@ pub(crate) fn clean_request(
     upgrade
 }
 
-/// Makes a function's headers fit for a caller. After a 101 the upgrade's headers stay.
-pub(crate) fn clean_answer(headers: &mut HeaderMap, upgraded: bool) {
+/// Makes a function's headers fit for a caller. After a 101 the upgrade's headers stay; a function that shares its origin
+/// with others says nothing for all of it.
+pub(crate) fn clean_answer(headers: &mut HeaderMap, upgraded: bool, addressed: Addressed) {
     let upgrade = if upgraded { headers.get(UPGRADE).cloned() } else { None };
     let named = named_by_connection(headers);
     remove_all(headers, |name| {
-        OF_ONE_HOP.contains(name) || is_reserved(name) || named.contains(name)
+        OF_ONE_HOP.contains(name)
+            || is_reserved(name)
+            || addressed == Addressed::ByPath && OF_AN_ORIGIN.contains(name)
+            || named.has(name)
     });
     if let Some(protocol) = upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -95,19 +96,29 @@ fn remove_all(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
     }
 }
 
-/// What `Connection` says is of this hop, too.
-fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
-    headers
+/// What `Connection` says is of this hop, too. Sorted: a hostile message has thousands of names here and thousands of fields.
+struct Named(Vec<HeaderName>);
+
+impl Named {
+    fn has(&self, name: &HeaderName) -> bool {
+        self.0.binary_search_by(|one| one.as_str().cmp(name.as_str())).is_ok()
+    }
+}
+
+fn named_by_connection(headers: &HeaderMap) -> Named {
+    let mut named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
         .flat_map(|value| value.as_bytes().split(|b| *b == b','))
         .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
         // Framing and routing are decided already; a caller cannot name them away.
         .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
-        .collect()
+        .collect();
+    named.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
+    Named(named)
 }
 
-/// The protocol after `Upgrade`, if `Connection` agrees. HTTP/2 in clear is not passed on: its frames
+/// The protocol after `Upgrade`, if `Connection` agrees. Another HTTP (`h2c`, `HTTP/2.0`) is not passed on: its messages
 /// would run past every check of this gateway.
 fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let protocol = headers.get(UPGRADE)?;
@@ -116,7 +127,8 @@ fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let other_http = protocol
         .as_bytes()
         .split(|b| *b == b',')
-        .any(|one| one.trim_ascii().to_ascii_lowercase().starts_with(b"h2"));
+        .map(|one| one.trim_ascii().to_ascii_lowercase())
+        .any(|one| one.starts_with(b"h2") || one.starts_with(b"http"));
     (agreed && !other_http).then(|| protocol.clone())
 }
 
@@ -164,13 +176,10 @@ mod tests {
         headers
     }
 
-    /// The names that are left for the function, sorted, without what the gateway adds to every call.
+    /// The names that are left for the function, sorted.
     fn left(lines: &[(&str, &str)]) -> Vec<String> {
         let mut headers = map(lines);
-        clean_request(&mut headers, &Connection::for_test("10.0.0.9:1234"), true);
-        assert_eq!(headers.remove(X_FORWARDED_FOR).unwrap(), "10.0.0.9");
-        assert_eq!(headers.remove(X_FORWARDED_PROTO).unwrap(), "http");
-        headers.remove(X_FORWARDED_HOST);
+        clean_request(&mut headers, true);
         let mut names: Vec<String> = headers.keys().map(ToString::to_string).collect();
         names.sort();
         names
@@ -220,6 +229,7 @@ mod tests {
             ("x-forwarded-for", "6.6.6.6"),
             ("x_forwarded_for", "6.6.6.6"),
             ("x-forwarded-port", "1"),
+            ("x-forwarded-prefix", "/admin"),
             ("x-real-ip", "6.6.6.6"),
             ("forwarded", "for=6.6.6.6"),
             ("content_length", "0"),
@@ -234,6 +244,9 @@ mod tests {
         let web = [("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")];
         assert_eq!(left(&web), ["connection", "upgrade"]);
         assert!(left(&[("connection", "upgrade, http2-settings"), ("upgrade", "h2c")]).is_empty());
+        for other in ["HTTP/2.0", "websocket, http/3", "TLS/1.0, H2"] {
+            assert!(left(&[("connection", "upgrade"), ("upgrade", other)]).is_empty(), "{other}");
+        }
         assert!(left(&[("upgrade", "websocket")]).is_empty());
     }
 
@@ -247,8 +260,43 @@ mod tests {
             ("upgrade", "h2c"),
             ("etag", "1"),
         ]);
-        clean_answer(&mut headers, false);
+        clean_answer(&mut headers, false, Addressed::ByPath);
         assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["etag"]);
+    }
+
+    #[test]
+    fn what_holds_for_an_origin_is_said_only_by_who_has_one() {
+        let lines = [
+            ("service-worker-allowed", "/"),
+            ("clear-site-data", "\"*\""),
+            ("alt-svc", "h3=\":443\""),
+            ("strict-transport-security", "max-age=1; includeSubDomains"),
+            ("nel", "{}"),
+            ("set-cookie", "a=1; Path=/"),
+        ];
+        for (addressed, left) in [(Addressed::ByPath, 1), (Addressed::ByHost, 6)] {
+            let mut headers = map(&lines);
+            clean_answer(&mut headers, false, addressed);
+            assert_eq!(headers.len(), left, "{addressed:?}");
+        }
+    }
+
+    /// Each against each would be half a minute of one processor.
+    #[test]
+    fn many_names_in_connection_are_no_work() {
+        let mut headers = HeaderMap::new();
+        let names: Vec<String> = (0..6000).map(|n| format!("n{n}")).collect();
+        headers.insert(CONNECTION, names.join(",").parse().unwrap());
+        for n in 0..6000 {
+            headers.append(
+                HeaderName::try_from(format!("m{n}")).unwrap(),
+                HeaderValue::from_static("1"),
+            );
+        }
+        let began = std::time::Instant::now();
+        clean_request(&mut headers, false);
+        assert_eq!(headers.len(), 6000);
+        assert!(began.elapsed() < std::time::Duration::from_secs(2));
     }
 
     proptest! {
@@ -262,9 +310,9 @@ mod tests {
                     headers.append(name, value);
                 }
             }
-            let upgrade = clean_request(&mut headers, &Connection::for_test("10.0.0.9:1"), true);
+            let upgrade = clean_request(&mut headers, true);
             prop_assert_eq!(headers.contains_key(CONNECTION), upgrade.is_some());
-            prop_assert_eq!(headers.get_all(X_FORWARDED_FOR).iter().count(), 1);
+            prop_assert!(!headers.keys().any(|name| name.as_str().starts_with(FORWARDED_PREFIX)));
             prop_assert!(!headers.contains_key(TRANSFER_ENCODING));
         }
     }
