@@ -23,6 +23,15 @@ pub enum CallError {
     /// The request breaks HTTP or the rules of the public listener.
     #[error("{0}")]
     BadRequest(&'static str),
+    /// The request's head has more bytes, or more fields, than the operator allows.
+    #[error("the head of the request is too large")]
+    HeadTooLarge,
+    /// The target alone is longer than any head may be.
+    #[error("the target of the request is too long")]
+    TargetTooLong,
+    /// The request's head did not come as a whole in time.
+    #[error("the head of the request took too long")]
+    HeadTooSlow,
     /// The text before the first `/` names nothing.
     #[error("no function is named `{0}`")]
     FunctionNotFound(String),
@@ -64,6 +73,15 @@ pub enum CallError {
         /// Which function.
         function: FunctionName,
         /// What was seen: an exit status, a broken connection.
+        #[source]
+        cause: Cause,
+    },
+    /// The instance answered with what is no answer of HTTP, or with a head that is too large.
+    #[error("the answer of `{function}` could not be read")]
+    AnswerUnreadable {
+        /// Which function.
+        function: FunctionName,
+        /// What is wrong with it.
         #[source]
         cause: Cause,
     },
@@ -176,6 +194,13 @@ impl CallError {
         use Fault::{Caller, Function, Platform};
         let (status, code, fault, retry_safe, retry_after) = match self {
             Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "BAD_REQUEST", Caller, false, None),
+            Self::HeadTooLarge => {
+                (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "HEAD_TOO_LARGE", Caller, false, None)
+            }
+            Self::TargetTooLong => {
+                (StatusCode::URI_TOO_LONG, "TARGET_TOO_LONG", Caller, false, None)
+            }
+            Self::HeadTooSlow => (StatusCode::REQUEST_TIMEOUT, "HEAD_TOO_SLOW", Caller, true, None),
             Self::FunctionNotFound(_) => {
                 (StatusCode::NOT_FOUND, "FUNCTION_NOT_FOUND", Caller, false, None)
             }
@@ -194,7 +219,7 @@ impl CallError {
             Self::FunctionError { .. } => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "FUNCTION_ERROR", Function, false, None)
             }
-            Self::FunctionCrashed { .. } => {
+            Self::FunctionCrashed { .. } | Self::AnswerUnreadable { .. } => {
                 (StatusCode::BAD_GATEWAY, "FUNCTION_CRASHED", Function, false, None)
             }
             // To the caller the same as a crash, with the same code; but not the function's fault.
@@ -232,6 +257,10 @@ impl CallError {
             Self::VersionNotFound { function, .. } => {
                 Some(format!("`epsilon versions {function}` lists those that are kept"))
             }
+            Self::HeadTooLarge => {
+                Some("the operator's settings are `gateway.max_header` and `gateway.max_headers`".into())
+            }
+            Self::HeadTooSlow => Some("the operator's setting is `gateway.header_timeout`".into()),
             Self::BodyTooLarge { .. } => {
                 Some("the operator's setting is `gateway.max_body`".into())
             }
@@ -244,6 +273,7 @@ impl CallError {
             ),
             Self::FunctionError { function }
             | Self::FunctionCrashed { function, .. }
+            | Self::AnswerUnreadable { function, .. }
             | Self::InitFailed { function, .. } => {
                 Some(format!("`epsilon logs {function}` shows why"))
             }
@@ -254,7 +284,7 @@ impl CallError {
                 Some("call again if it does no harm when it runs twice".into())
             }
             Self::NoCapacity { .. } => Some("try again after `Retry-After`".into()),
-            Self::BadRequest(_) | Self::CallerGone | Self::Internal(_) => None,
+            Self::BadRequest(_) | Self::TargetTooLong | Self::CallerGone | Self::Internal(_) => None,
         }
     }
 

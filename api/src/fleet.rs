@@ -157,9 +157,9 @@ impl Refusal {
             CallError::BodyTooSlow => Self::BodyTooSlow,
             CallError::ConcurrencyLimit { limit, .. } => Self::ConcurrencyLimit { limit: *limit },
             CallError::FunctionError { .. } => Self::FunctionError,
-            CallError::FunctionCrashed { cause, .. } | CallError::VmLost { cause, .. } => {
-                Self::FunctionCrashed { cause: told(cause) }
-            }
+            CallError::FunctionCrashed { cause, .. }
+            | CallError::AnswerUnreadable { cause, .. }
+            | CallError::VmLost { cause, .. } => Self::FunctionCrashed { cause: told(cause) },
             CallError::InitFailed { detail, .. } => {
                 Self::FunctionInitFailed { detail: detail.clone() }
             }
@@ -168,6 +168,9 @@ impl Refusal {
             CallError::Internal(cause) => Self::Internal { cause: told(cause) },
             CallError::FunctionNotFound(_)
             | CallError::VersionNotFound { .. }
+            | CallError::HeadTooLarge
+            | CallError::TargetTooLong
+            | CallError::HeadTooSlow
             | CallError::CallerGone => Self::Internal { cause: err.to_string() },
         }
     }

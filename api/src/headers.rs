@@ -1,7 +1,7 @@
 //! Header names that belong to the platform. A caller's headers that start with [`RESERVED_PREFIX`]
 //! are dropped at the door (all but the request id), so that nobody can speak for the gateway.
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 
 /// Everything that starts so is the platform's.
 pub const RESERVED_PREFIX: &str = "x-epsilon-";
@@ -34,6 +34,14 @@ pub const OUTCOME: HeaderName = HeaderName::from_static("x-epsilon-outcome");
 /// From a gateway to a function that is called below its name (`/{function}/…`): what was taken off the path, so
 /// that the code can make links to itself. Absent where the function has a host of its own.
 pub const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+
+/// From a gateway to an agent: a [`RawTarget`]. Only calls whose target has one carry it.
+pub const TARGET: HeaderName = HeaderName::from_static("x-epsilon-target");
+
+/// A request's target as the caller wrote it, where `http::Uri` cannot hold it and has it escaped: as an extension of the request.
+/// What writes the request to a function writes this.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawTarget(pub HeaderValue);
 
 /// What the platform spent on a call, in the format of W3C Server-Timing.
 pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");

@@ -18,6 +18,18 @@ fn rows() -> Vec<(CallError, &'static str)> {
             "The request breaks HTTP or a rule of the public listener. The caller mends the request.",
         ),
         (
+            CallError::HeadTooLarge,
+            "The head has more than `gateway.max_header` bytes or `gateway.max_headers` fields. The caller sends less, or the operator allows more. The connection ends.",
+        ),
+        (
+            CallError::TargetTooLong,
+            "The path and query alone have more than 65,534 bytes. The caller sends less. The connection ends.",
+        ),
+        (
+            CallError::HeadTooSlow,
+            "The head did not come as a whole within `gateway.header_timeout`. The caller sends it in one go. The connection ends.",
+        ),
+        (
             CallError::FunctionNotFound("chekout".into()),
             "The first part of the path (or of the host) names no function. The caller mends the name.",
         ),
@@ -44,6 +56,10 @@ fn rows() -> Vec<(CallError, &'static str)> {
         (
             CallError::FunctionCrashed { function: function.clone(), cause: "exit 137".into() },
             "The instance exited, was killed for its memory, or hung up before it answered. The author reads the log; the next call gets a new instance.",
+        ),
+        (
+            CallError::AnswerUnreadable { function: function.clone(), cause: "parse".into() },
+            "The instance answered with what is not HTTP, or with a head of more than 1,024 fields or 400 KiB. The author reads in the log which.",
         ),
         (
             CallError::VmLost { function: function.clone(), cause: "connection reset".into() },

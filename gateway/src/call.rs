@@ -28,17 +28,18 @@ use crate::{
     config::Config,
     fleet::{Fleet, load::Carried},
     networks::Networks,
-    observe::metrics::Metrics,
+    observe::{events::CallFailed, metrics::Metrics},
     routes::{Route, Routes},
 };
-use accept::{Connection, Handler};
+use accept::{Connection, Handler, target};
 use budget::Budget;
 use buffer::Buffers;
 use caller_address::CallerAddress;
 use epsilon_api::{
     chain::Chain,
     error::CallError,
-    ids::VersionNumber,
+    headers::RawTarget,
+    ids::{RequestId, VersionNumber},
     units::Bytes,
     vm::{Answer, Held},
 };
@@ -177,7 +178,13 @@ impl Calls {
         };
         record.route = Some(Arc::clone(&route));
         let prefix = prefix(&route, addressed, version);
-        let (request, caller) = Self::prepare(request, target, connection, address, prefix);
+        let (mut request, caller) = Self::prepare(request, target, connection, address, prefix);
+        if addressed == Addressed::ByPath
+            && let Some(raw) = request.extensions_mut().remove::<RawTarget>()
+            && let Some(raw) = target::below_name(&raw)
+        {
+            request.extensions_mut().insert(raw);
+        }
         let (head, body) = request.into_parts();
         let (body, upload) = match self.buffers.read(body).await {
             Ok(read) => read,
@@ -388,6 +395,10 @@ impl Handler for Arc<Calls> {
         connection: Arc<Connection>,
     ) -> Response<ReplyBody> {
         Calls::handle(&self, request, &connection).await
+    }
+
+    fn refused(&self, err: &CallError, request_id: &RequestId) {
+        CallFailed { error: err, request_id }.emit(&self.metrics);
     }
 }
 

@@ -61,7 +61,7 @@ pub struct Settings {
     /// Largest head of a request (431 beyond it). Default `64KiB`: room for large cookies and tokens.
     #[serde(deserialize_with = "written::text")]
     pub max_header: Bytes,
-    /// Most header fields of a request (431 beyond it). Default 100.
+    /// Most header fields of a request (431 beyond it). Default 1024: within `max_header` nobody needs more.
     pub max_headers: usize,
     /// Connections at once on each listener; more wait in the kernel's queue. An upgraded connection counts until it
     /// ends. Default 8192: some 20 KiB of memory each.
@@ -73,6 +73,10 @@ pub struct Settings {
     /// balancers drop theirs, so that they never send into a connection that closes.
     #[serde(deserialize_with = "written::duration")]
     pub idle_timeout: Duration,
+    /// How long a caller that closed its sending half is sent nothing until it counts as gone. Default `10s`: whether it still
+    /// reads shows only when something is written; one whose connection is reset is known to be gone at once.
+    #[serde(deserialize_with = "written::duration")]
+    pub half_close_timeout: Duration,
     /// How long the rest of an unwanted body is read and thrown away, so that its sender sees the answer
     /// and not a broken connection. Default `10s`.
     #[serde(deserialize_with = "written::duration")]
@@ -192,10 +196,11 @@ impl Default for Settings {
             min_body_rate: Bytes(1 << 10),
             max_source: Bytes::mib(512),
             max_header: Bytes(64 << 10),
-            max_headers: 100,
+            max_headers: 1024,
             max_connections: 8192,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
+            half_close_timeout: Duration::from_secs(10),
             linger: Duration::from_secs(10),
             control_url: None,
             tls_certificate: None,
@@ -292,6 +297,7 @@ pub(crate) struct ConnectionLimits {
     pub(crate) idle_timeout: Duration,
     /// How slowly an answer may be read.
     pub(crate) pace: PaceLimits,
+    pub(crate) half_close_timeout: Duration,
 }
 
 /// A setting that cannot work.
@@ -333,6 +339,7 @@ impl Config {
             ("header_timeout", settings.header_timeout),
             ("body_timeout", settings.body_timeout),
             ("idle_timeout", settings.idle_timeout),
+            ("half_close_timeout", settings.half_close_timeout),
             ("deploy_timeout", settings.deploy_timeout),
             ("failure_window", settings.failure_window),
             ("vm_pause", settings.vm_pause),
@@ -472,6 +479,7 @@ impl Config {
                 header_timeout: settings.header_timeout,
                 idle_timeout: settings.idle_timeout,
                 pace,
+                half_close_timeout: settings.half_close_timeout,
             },
         })
     }

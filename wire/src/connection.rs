@@ -6,6 +6,7 @@
 
 mod alarm;
 mod joined;
+mod request_line;
 
 pub use alarm::Alarm;
 use epsilon_api::body::CallBody;
@@ -21,12 +22,14 @@ use hyper_util::rt::TokioIo;
 use joined::Joined;
 pub use joined::poll_write_joined;
 use parking_lot::Mutex;
+use request_line::RequestLine;
 use std::{
     collections::VecDeque,
     fmt,
     future::poll_fn,
     io,
     pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -40,6 +43,10 @@ use tokio_util::task::AbortOnDropHandle;
 /// request whose upload nobody read keeps it longer, and then a fresh one is the better choice.
 const SETTLE: Duration = Duration::from_millis(2);
 
+/// Fields of a head at most, in bytes some 400 KiB: hyper's buffer ends there. More than the hundred for which hyper has room on its
+/// stack (many cookies), which costs two allocations for each answer.
+pub const MAX_HEADERS: usize = 1024;
+
 /// One connection. Dropping it closes it at once, whatever is under way on it.
 #[derive(Debug)]
 pub struct Connection {
@@ -47,6 +54,7 @@ pub struct Connection {
     pub sender: SendRequest<CallBody>,
     driver: Driver,
     alarm: Alarm,
+    line: Arc<RequestLine>,
 }
 
 /// Who reads and writes. Ends with the connection; its errors reach the call through the sender.
@@ -80,10 +88,14 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let (sender, connection) =
-            http1::handshake(TokioIo::new(Joined(stream))).await.map_err(io::Error::other)?;
+        let line = Arc::<RequestLine>::default();
+        let io = TokioIo::new(Joined { stream, line: Arc::clone(&line) });
+        let mut http = http1::Builder::new();
+        http.max_headers(MAX_HEADERS);
+        let (sender, connection) = http.handshake(io).await.map_err(io::Error::other)?;
         let driver = Box::pin(async move { drop(connection.with_upgrades().await) });
-        Ok(Self { sender, driver: Driver::Caller(Mutex::new(driver)), alarm: Alarm::default() })
+        let driver = Driver::Caller(Mutex::new(driver));
+        Ok(Self { sender, driver, alarm: Alarm::default(), line })
     }
 
     /// From now on a task reads and writes. Needs a tokio runtime.
@@ -103,7 +115,8 @@ impl Connection {
         request: Request<CallBody>,
         deadline: Instant,
     ) -> Option<Result<Response<Incoming>, TrySendError<Request<CallBody>>>> {
-        let Self { sender, driver, alarm } = self;
+        self.line.set(&request);
+        let Self { sender, driver, alarm, .. } = self;
         let mut answer = pin!(sender.try_send_request(request));
         poll_fn(|cx| {
             let answered = match driver {

@@ -12,6 +12,7 @@
 mod patience;
 
 use crate::{
+    connection::MAX_HEADERS,
     listen::{Accepted, Listener, Probes},
     pass::Checker,
     tls,
@@ -150,6 +151,9 @@ impl Door {
     }
 }
 
+/// Fields that a gateway adds to a call at most.
+const OUR_HEADERS: usize = 32;
+
 /// Serves one connection to its end.
 async fn speak<S, A, H, F>(
     stream: S,
@@ -181,6 +185,8 @@ where
     // Its own limit on heads would be a timer per request, and would not know idle from slow.
     let http = http1::Builder::new()
         .header_read_timeout(None)
+        // What a gateway lets through, and what it adds.
+        .max_headers(MAX_HEADERS + OUR_HEADERS)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let (mut http, mut closing) = (pin!(http), pin!(ending.close.cancelled()));

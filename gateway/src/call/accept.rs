@@ -10,6 +10,9 @@
 //! ```
 
 pub(crate) mod activity;
+mod refusal;
+pub(crate) mod target;
+mod transport;
 
 use super::caller_address;
 use crate::{
@@ -19,40 +22,39 @@ use crate::{
 };
 use activity::{Activity, Busy, Check, Watched};
 use bytes::Bytes;
-use epsilon_api::body::BodyError;
+use epsilon_api::{body::BodyError, error::CallError, ids::RequestId};
 use epsilon_wire::{
     listen::{Accepted, Listener, Probes},
     tls,
 };
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use prometheus::IntGauge;
 use std::{
-    convert::Infallible,
     future::Future,
     io,
     net::{IpAddr, SocketAddr},
-    pin::pin,
+    pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_rustls::server::TlsStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use transport::{Exchange, Socket, Transport};
 
 /// Finds callers that vanished without a word while they wait for a slow answer or a log, after some two minutes.
 const PROBES: Probes =
     Probes { after: Duration::from_secs(60), every: Duration::from_secs(10), count: 9 };
 
-/// What hyper parses on its stack.
+/// What hyper parses on its stack. Any other number costs two allocations for each head.
 const HYPERS_MAX_HEADERS: usize = 100;
 
 /// Answers requests. One per listener.
@@ -66,6 +68,9 @@ pub(crate) trait Handler: Clone + Send + Sync + 'static {
         request: Request<Incoming>,
         connection: Arc<Connection>,
     ) -> impl Future<Output = Response<Self::Body>> + Send;
+
+    /// Something came that is no request; it is answered with this.
+    fn refused(&self, _err: &CallError, _request_id: &RequestId) {}
 }
 
 /// One connection, as the phases after this one see it.
@@ -76,6 +81,7 @@ pub(crate) struct Connection {
     /// The other end: a caller or a proxy.
     pub(crate) peer: IpAddr,
     activity: Activity,
+    exchange: Exchange,
     /// Gives its place back when the last holder is gone: connection, answer's body or tunnel.
     _place: Option<Place>,
 }
@@ -96,7 +102,13 @@ impl Connection {
     fn new(peer: SocketAddr, pace: PaceLimits, place: Option<Place>) -> Self {
         let peer = peer.ip().to_canonical();
         let forwarded_for = caller_address::header(&peer.to_string());
-        Self { forwarded_for, peer, activity: Activity::new(pace), _place: place }
+        Self {
+            forwarded_for,
+            peer,
+            activity: Activity::new(pace),
+            exchange: Exchange::default(),
+            _place: place,
+        }
     }
 
     /// The answer that goes out now must be over by then. It guards against callers that stop reading.
@@ -198,67 +210,111 @@ async fn secure(stream: TcpStream, peer: SocketAddr, tls: &tls::Server) -> io::R
 
 /// Serves one connection to its end. Input: its bytes. Stopped by either side, by its limits, or by the
 /// tokens: `close` lets the answer that runs finish, `cut` does not.
-async fn serve_connection<S>(
+async fn serve_connection<S: Socket>(
     stream: S,
     connection: Arc<Connection>,
     handler: impl Handler,
     limits: ConnectionLimits,
     close: CancellationToken,
     cut: CancellationToken,
-) where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
+) {
     let service = {
-        let connection = Arc::clone(&connection);
-        service_fn(move |request| {
+        let (connection, handler) = (Arc::clone(&connection), handler.clone());
+        service_fn(move |mut request| {
             let (handler, connection) = (handler.clone(), Arc::clone(&connection));
             async move {
                 let busy = Busy::new(Arc::clone(&connection));
-                let response = handler.handle(request, connection).await;
-                Ok::<_, Infallible>(response.map(|body| busy.until_end_of(body)))
+                if !connection.exchange.begin(&mut request) {
+                    return Err(io::Error::other("a target that is not what was read"));
+                }
+                let response = handler.handle(request, Arc::clone(&connection)).await;
+                connection.exchange.answers(response.status());
+                Ok(response.map(|body| busy.until_end_of(body)))
             }
         })
     };
-    let io = TokioIo::new(Watched { stream, connection: Arc::clone(&connection) });
-    let mut http = http1::Builder::new();
-    // `activity` does this without a timer per request, and knows idle from slow.
-    http.header_read_timeout(None).max_header_size(limits.max_header);
-    if limits.max_headers != HYPERS_MAX_HEADERS {
-        // Any other number costs an allocation per request.
-        http.max_headers(limits.max_headers);
-    }
-    let http = http.serve_connection(io, service).with_upgrades();
-    let mut http = pin!(http);
     // Asked only once one of them has something to say: bytes come some thousand times as often.
     let mut asides = FuturesUnordered::<BoxFuture<'_, Aside>>::new();
     asides.push(cut.cancelled().map(|()| Aside::Cut).boxed());
     asides.push(close.cancelled().map(|()| Aside::Close).boxed());
+    asides.push(connection.exchange.half_closed().map(|()| Aside::HalfClosed).boxed());
     let look = |after| sleep(after).map(|()| Aside::Look).boxed();
     asides.push(look(limits.header_timeout.min(limits.idle_timeout)));
+
+    let watched = Watched { stream, connection: Arc::clone(&connection) };
+    let mut transport = Transport::new(watched);
+    let mut max_headers = limits.max_headers.min(HYPERS_MAX_HEADERS);
+    let mut is_closing = false;
+    // A parser, and a second one once a head has more fields than the first one parses without an allocation.
     loop {
-        // The connection first: it is nearly always the reason for waking up. Nothing is lost by polling it again, it is
-        // pinned outside of the loop; the asides keep themselves.
-        let aside = tokio::select! {
-            biased;
-            ended = http.as_mut() => {
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "Connection ended.");
-                }
-                return;
-            }
-            Some(aside) = asides.next() => aside,
-        };
-        match aside {
-            Aside::Cut => return,
-            Aside::Close => http.as_mut().graceful_shutdown(),
-            Aside::Look => match connection.activity.check(&limits, Instant::now()) {
-                Check::Fine { again_in } => asides.push(look(again_in)),
-                Check::Over(why) => {
-                    tracing::debug!(why, "Connection closed.");
-                    return;
-                }
-            },
+        let mut http = http1::Builder::new();
+        // `activity` does this without a timer per request, and knows idle from slow.
+        http.header_read_timeout(None).max_header_size(limits.max_header);
+        http.half_close(S::TELLS).keep_alive(!is_closing);
+        if max_headers != HYPERS_MAX_HEADERS {
+            http.max_headers(max_headers);
         }
+        let io = TokioIo::new(transport);
+        let mut http = http.serve_connection(io, service.clone()).with_upgrades();
+        // What is to be said of the end, if anything: the status of what could not be read.
+        let ended = loop {
+            // The connection first: it is nearly always the reason for waking up. Nothing is lost by polling it again, it
+            // lives outside of the loop; the asides keep themselves.
+            let aside = tokio::select! {
+                biased;
+                ended = &mut http => {
+                    let Err(error) = ended else { return };
+                    tracing::debug!(%error, "Connection ended.");
+                    break error.is_parse().then_some(StatusCode::BAD_REQUEST);
+                }
+                Some(aside) = asides.next() => aside,
+            };
+            match aside {
+                Aside::Cut => return,
+                Aside::Close => {
+                    is_closing = true;
+                    Pin::new(&mut http).graceful_shutdown();
+                }
+                Aside::HalfClosed => asides.push(look(limits.half_close_timeout)),
+                Aside::Look => {
+                    let now = Instant::now();
+                    if connection.exchange.is_abandoned(limits.half_close_timeout, now) {
+                        tracing::debug!(
+                            "Connection closed: the caller sends no more and may be gone."
+                        );
+                        return;
+                    }
+                    match connection.activity.check(&limits, now) {
+                        Check::Fine { again_in } => asides.push(look(again_in)),
+                        Check::Over(why) => {
+                            tracing::debug!(why, "Connection closed.");
+                            break Some(StatusCode::REQUEST_TIMEOUT);
+                        }
+                    }
+                }
+            }
+        };
+        let (Some(status), Some(parts)) = (ended, http.into_parts()) else { return };
+        let unread = parts.read_buf;
+        let transport_then = parts.io.into_inner();
+        // Of an answer that is on its way, and of a connection on which nothing came, there is nothing to be said.
+        let is_owed = connection.activity.is_busy() || connection.exchange.owes();
+        let status = match transport_then.refused {
+            Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+                if max_headers < limits.max_headers =>
+            {
+                max_headers = limits.max_headers;
+                transport = transport_then.again(unread);
+                continue;
+            }
+            Some(status) => status,
+            None if is_owed => return,
+            None if status == StatusCode::REQUEST_TIMEOUT && unread.is_empty() => return,
+            None => status,
+        };
+        let (err, id) = (refusal::error(status), RequestId::random());
+        handler.refused(&err, &id);
+        return refusal::answer(transport_then.watched, &err, &id).await;
     }
 }
 
@@ -268,6 +324,8 @@ enum Aside {
     Cut,
     /// After the answer that runs.
     Close,
+    /// The caller sends no more.
+    HalfClosed,
     /// Is one of its limits over?
     Look,
 }

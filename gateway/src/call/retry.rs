@@ -119,7 +119,11 @@ impl Failure {
             | CallError::VersionNotFound { .. }
             | CallError::BodyTooLarge { .. }
             | CallError::BodyTooSlow
+            | CallError::HeadTooLarge
+            | CallError::TargetTooLong
+            | CallError::HeadTooSlow
             | CallError::FunctionError { .. }
+            | CallError::AnswerUnreadable { .. }
             | CallError::InitFailed { .. }
             | CallError::FunctionTimeout { .. }
             | CallError::CallerGone => match err.verdict().fault {

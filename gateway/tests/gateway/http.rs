@@ -2,11 +2,13 @@
 
 use crate::{
     fake::{self, ok},
-    world::World,
+    world::{World, eventually, read_to_close, read_until},
 };
 use ::http::Response;
-use epsilon_api::body;
+use epsilon_api::{body, headers::RawTarget};
 use epsilon_gateway::config::Settings;
+use std::sync::Arc;
+use tokio::{io::AsyncWriteExt, net::TcpStream, sync::Semaphore};
 
 fn settings(text: &str) -> Settings {
     serde_json::from_str(text).unwrap()
@@ -92,4 +94,147 @@ async fn connect_is_answered_and_its_connection_ends() {
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
     assert!(answer.contains(r#""code":"BAD_REQUEST""#), "{answer}");
     assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+}
+
+fn hasty() -> Settings {
+    settings(r#"{"header_timeout":"100ms","idle_timeout":"100ms"}"#)
+}
+
+/// What is no request is answered as any call is: body, id, counter; and whoever sent it can read that.
+#[tokio::test]
+async fn each_refusal_is_a_whole_answer_and_is_counted() {
+    let world = World::start(&["hello"], hasty()).await;
+    let long = |size| "y".repeat(size);
+    let after_a_call =
+        "GET /nobody HTTP/1.1\r\nhost: a\r\n\r\nGET /no such HTTP/1.1\r\n\r\n".to_owned();
+    for (request, status, code) in [
+        ("GET /hello HTTP/3.7\r\nhost: a\r\n\r\n".to_owned(), 400, "BAD_REQUEST"),
+        ("\u{16}\u{3}\u{1} this is TLS\r\n\r\n".to_owned(), 400, "BAD_REQUEST"),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), 400, "BAD_REQUEST"),
+        ("GET /hello HTTP/1.1\r\nhost : a\r\n\r\n".to_owned(), 400, "BAD_REQUEST"),
+        ("GET /hello HTTP/1.1\r\nconnection: close\r\n\r\n".to_owned(), 400, "BAD_REQUEST"),
+        (format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", long(65_530)), 431, "HEAD_TOO_LARGE"),
+        (format!("GET / HTTP/1.1\r\nx: {}", long(300_000)), 431, "HEAD_TOO_LARGE"),
+        (format!("GET / HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(1100)), 431, "HEAD_TOO_LARGE"),
+        ("GET /hello HTTP/1.1\r\nhost: a\r\nx-half: ".to_owned(), 408, "HEAD_TOO_SLOW"),
+        (after_a_call, 400, "BAD_REQUEST"),
+    ] {
+        let series = format!("epsilon_call_errors_total{{code=\"{code}\",fault=\"caller\"}}");
+        let before = counted(&world, &series);
+        let answer = world.raw(&request).await;
+        let what = &request[..request.len().min(60)];
+        let last = &answer[answer.rfind("HTTP/1.1 ").unwrap_or_default()..];
+        let Some((head, body)) = last.split_once("\r\n\r\n") else {
+            panic!("{what:?}: {answer:?}")
+        };
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{what:?}: {head}");
+        let error: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(error["error"]["code"], code, "{what:?}");
+        let id = error["error"]["request_id"].as_str().unwrap();
+        assert!(head.contains(&format!("x-epsilon-request-id: {id}")), "{what:?}: {head}");
+        assert_eq!(counted(&world, &series), before + 1, "{what:?}");
+    }
+}
+
+fn counted(world: &World, series: &str) -> u64 {
+    let metrics = world.metrics();
+    let line = metrics.lines().find_map(|line| line.strip_prefix(series));
+    line.map_or(0, |value| value.trim().parse().unwrap())
+}
+
+#[tokio::test]
+async fn more_than_a_hundred_fields_pass_both_ways() {
+    let world = World::with(&["hello"]).await;
+    let mut stream = TcpStream::connect(world.public).await.unwrap();
+    for count in [10, 300, 1000, 5] {
+        world.vm.script("hello", move |call| async move {
+            let names = call.request.headers().keys();
+            let seen = names.filter(|name| name.as_str().starts_with("x-n")).count();
+            let mut answer = fake::answer(Response::new(body::full(format!("seen {seen}."))));
+            for n in 0..count {
+                let cookie = format!("c{n}=1").parse().unwrap();
+                answer.response.headers_mut().append("set-cookie", cookie);
+            }
+            Ok(answer)
+        });
+        let fields: String = (0..count).map(|n| format!("x-n{n}: y\r\n")).collect();
+        let request =
+            format!("POST /hello HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n{fields}\r\nbody");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let end = format!("seen {count}.");
+        let answer = read_until(&mut stream, &end).await;
+        assert_eq!(answer.matches("set-cookie: ").count(), count);
+    }
+}
+
+/// What the wire brings is what the function's own wire is to bring; what the platform reads is escaped as browsers do.
+#[tokio::test]
+async fn odd_characters_of_a_target_reach_the_function() {
+    let world = World::with(&["hello"]).await;
+    world.vm.script("hello", |call| async move {
+        let raw = call.request.extensions().get::<RawTarget>();
+        let raw = raw.map_or(b"-".to_vec(), |raw| raw.0.as_bytes().to_vec());
+        ok(format!("{} {}!\n", call.request.uri(), raw.escape_ascii()))
+    });
+    let mut stream = TcpStream::connect(world.public).await.unwrap();
+    for (method, target, want) in [
+        ("GET", &b"/hello?filter={\"a\":1}"[..], r#"/?filter={%22a%22:1} /?filter={\"a\":1}"#),
+        ("POST", b"/hello/<b>", "/%3Cb%3E /<b>"),
+        ("GET", b"/hello/a`b|c^d\\e?x=|{}", r"/a%60b|c^d\e?x=|{} /a`b|c^d\\e?x=|{}"),
+        ("GET", b"/hello/caf\xe9", r"/caf%E9 /caf\xe9"),
+        ("GET", "/hello/\u{fc}".as_bytes(), r"/%C3%BC /\xc3\xbc"),
+        ("GET", b"/hello/%3C?%22", "/%3C?%22 -"),
+        ("GET", b"/hello@1/<", "/%3C /<"),
+    ] {
+        let end = match method {
+            "POST" => "content-length: 10\r\n\r\nGET /< HTT",
+            _ => "\r\n",
+        };
+        let head = &b" HTTP/1.1\r\nhost: a\r\nif-none-match: \"<>\"\r\n"[..];
+        let request = [method.as_bytes(), b" ", target, head, end.as_bytes()].concat();
+        stream.write_all(&request).await.unwrap();
+        let answer = read_until(&mut stream, "!\n").await;
+        assert!(answer.contains(&format!("\r\n\r\n{want}!\n")), "{want}: {answer}");
+    }
+    let unknown = "GET /he<llo HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    assert!(world.raw(unknown).await.contains("FUNCTION_NOT_FOUND"));
+}
+
+/// As `nc -N` does, and scripts that say at once all that they have to say.
+#[tokio::test]
+async fn a_caller_that_closes_its_sending_half_gets_its_answer() {
+    let world = World::with(&["hello"]).await;
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = Arc::clone(&gate);
+    world.vm.script("hello", move |_| {
+        let gate = Arc::clone(&opened);
+        async move {
+            let _open = gate.acquire().await;
+            ok("at last")
+        }
+    });
+    let mut stream = TcpStream::connect(world.public).await.unwrap();
+    stream.write_all(b"GET /hello HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    stream.shutdown().await.unwrap();
+    eventually(1, || world.vm.active()).await;
+    gate.add_permits(1);
+    assert!(read_to_close(&mut stream).await.ends_with("at last"));
+}
+
+/// Who resets is gone at once; who only closes may still read, and counts as gone when for long there was nothing to read.
+#[tokio::test]
+async fn a_caller_that_is_gone_is_noticed() {
+    for (half_close_timeout, resets) in [("50ms", false), ("1h", true)] {
+        let settings = settings(&format!(r#"{{"half_close_timeout":"{half_close_timeout}"}}"#));
+        let world = World::start(&["slow"], settings).await;
+        world.vm.script("slow", |_| std::future::pending());
+        let mut caller = TcpStream::connect(world.public).await.unwrap();
+        caller.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        eventually(1, || world.vm.active()).await;
+        if resets {
+            caller.set_zero_linger().unwrap();
+        }
+        drop(caller);
+        eventually(0, || world.vm.active()).await;
+    }
 }

@@ -3,8 +3,8 @@
 
 use super::lease::{Lease, Slow};
 use crate::instance::{pool::Pool, sockets};
-use epsilon_api::{body::CallBody, error::CallError, headers, ids::RequestId};
-use epsilon_wire::connection::Connection;
+use epsilon_api::{body::CallBody, error::CallError, headers, ids::RequestId, log::Level};
+use epsilon_wire::connection::{Connection, MAX_HEADERS};
 use http::{HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::{Body, Incoming};
 
@@ -100,7 +100,7 @@ pub(crate) async fn send(
                     lease.lost();
                     return Outcome::Unsent(unsent);
                 }
-                None => return Outcome::Failed(failed(err.into_error(), &mut lease)),
+                None => return Outcome::Failed(failed(err.into_error(), &mut lease, request_id)),
             },
             None => {
                 let timeout = lease.pool().version.spec.timeout;
@@ -116,14 +116,23 @@ pub(crate) async fn send(
 }
 
 /// Whose fault a broken exchange was. The lease goes the way of a caller who is gone.
-fn failed(err: hyper::Error, lease: &mut Lease) -> CallError {
+fn failed(err: hyper::Error, lease: &mut Lease, request_id: &RequestId) -> CallError {
     if err.is_user() {
         // The request's own body broke off.
         return CallError::of_request_body(&err).unwrap_or(CallError::CallerGone);
     }
     lease.suspect();
-    CallError::FunctionCrashed {
-        function: lease.pool().version.function.clone(),
-        cause: Box::new(err),
+    let (function, cause) = (lease.pool().version.function.clone(), Box::new(err));
+    if !cause.is_parse() {
+        return CallError::FunctionCrashed { function, cause };
     }
+    let text = match cause.is_parse_too_large() {
+        true => format!(
+            "its answer's head is too large: at most {MAX_HEADERS} header fields and 400 KiB pass"
+        ),
+        false => format!("its answer's head is not HTTP: {cause}"),
+    };
+    let logs = &lease.pool().vm.logs;
+    logs.event(&lease.instance, Level::Error, Some(request_id.clone()), text);
+    CallError::AnswerUnreadable { function, cause }
 }

@@ -8,7 +8,7 @@ use epsilon_api::{
     error::CallError,
     fleet::{Refusal, write_spent},
     function::Version,
-    headers::{MAY_WAIT, PASS, REFUSAL, REQUEST_ID, SPENT},
+    headers::{MAY_WAIT, PASS, REFUSAL, REQUEST_ID, RawTarget, SPENT, TARGET},
     ids::RequestId,
     vm::{Answer, Call, Held, Spent},
 };
@@ -31,6 +31,9 @@ impl Site {
         let Some(version) = version else { return refused(&Refusal::UnknownVersion) };
         let gateway = request.extensions_mut().remove::<OnUpgrade>();
         let (request_id, may_wait) = take_ours(request.headers_mut(), gateway.is_some());
+        if let Some(raw) = request.headers_mut().remove(TARGET) {
+            request.extensions_mut().insert(RawTarget(raw));
+        }
         let call = Call {
             version: Arc::clone(&version),
             request_id,

@@ -1,9 +1,11 @@
 //! Small messages in one plain write. A head and a small body are two pieces, and the kernel's way for several pieces
 //! (`writev`) costs more than it costs to put some hundred bytes beside each other. Large bodies are not copied.
 
+use super::request_line::RequestLine;
 use std::{
     io::{self, IoSlice},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -34,7 +36,11 @@ pub fn poll_write_joined<S: AsyncWrite>(
 
 /// A stream that is written so.
 #[derive(Debug)]
-pub(super) struct Joined<S>(pub(super) S);
+pub(super) struct Joined<S> {
+    pub(super) stream: S,
+    /// What is written in the place of a request's first line.
+    pub(super) line: Arc<RequestLine>,
+}
 
 impl<S: AsyncRead + Unpin> AsyncRead for Joined<S> {
     fn poll_read(
@@ -42,7 +48,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Joined<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
@@ -52,7 +58,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Joined<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        let Self { stream, line } = &mut *self;
+        match line.poll_write(Pin::new(stream), cx, buf) {
+            Some(written) => written,
+            None => Pin::new(stream).poll_write(cx, buf),
+        }
     }
 
     fn poll_write_vectored(
@@ -60,18 +70,23 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Joined<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        poll_write_joined(Pin::new(&mut self.0), cx, bufs)
+        let Self { stream, line } = &mut *self;
+        let first = bufs.first().map_or(&[][..], |buf| buf);
+        match line.poll_write(Pin::new(stream), cx, first) {
+            Some(written) => written,
+            None => poll_write_joined(Pin::new(stream), cx, bufs),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -1,5 +1,6 @@
 use super::*;
-use epsilon_api::body;
+use epsilon_api::{body, headers::RawTarget};
+use http::HeaderValue;
 use http_body_util::BodyExt;
 use std::io::IoSlice;
 use tokio::{
@@ -11,7 +12,7 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nHello";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn pair() -> (Connection, DuplexStream) {
-    let (ours, theirs) = duplex(4096);
+    let (ours, theirs) = duplex(64 << 10);
     (Connection::attended(ours).await.unwrap(), theirs)
 }
 
@@ -134,4 +135,50 @@ fn small_pieces_are_written_as_one_and_large_ones_are_not_copied() {
         assert!(matches!(written, Poll::Ready(Ok(n)) if n == size));
     }
     assert_eq!(writes.0, [("one", 8), ("one", 4096), ("several", 4100), ("one", 0), ("one", 1024)]);
+}
+
+#[tokio::test]
+async fn a_target_is_written_as_its_caller_wrote_it() {
+    let (mut connection, mut server) = pair().await;
+    for (uri, raw, line) in [
+        ("/%3Cb%3E?q=%22", Some("/<b>?q=\""), "GET /<b>?q=\" HTTP/1.1"),
+        ("/a?b", None, "GET /a?b HTTP/1.1"),
+        // What could end the line is not written, whoever says it.
+        ("/a", Some("/a HTTP/1.1"), "GET /a HTTP/1.1"),
+        ("/a", Some("a"), "GET /a HTTP/1.1"),
+        ("/%C3%BC", Some("/\u{fc}"), "GET /\u{fc} HTTP/1.1"),
+    ] {
+        let mut request = Request::get(uri).header("host", "x").body(body::full("")).unwrap();
+        if let Some(raw) = raw {
+            let raw = HeaderValue::from_bytes(raw.as_bytes()).unwrap();
+            request.extensions_mut().insert(RawTarget(raw));
+        }
+        let (answer, head) =
+            tokio::join!(connection.send(request, Instant::now() + PATIENCE), async {
+                let head = read_head(&mut server).await;
+                server.write_all(ANSWER).await.unwrap();
+                head
+            });
+        assert_eq!(head.lines().next().unwrap(), line);
+        assert!(head.contains("\r\nhost: x\r\n"), "{head}");
+        let answer = answer.unwrap().unwrap().into_body().collect().await.unwrap();
+        assert_eq!(answer.to_bytes(), "Hello");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_may_have_many_fields_and_not_any_number() {
+    for (count, passes) in [(120, true), (MAX_HEADERS - 1, true), (MAX_HEADERS, false)] {
+        let (mut connection, mut server) = pair().await;
+        let fields = "set-cookie: a=b\r\n".repeat(count);
+        let answer = format!("HTTP/1.1 200 OK\r\n{fields}content-length: 0\r\n\r\n");
+        let (answer, ()) = tokio::join!(connection.send(get(), Instant::now() + PATIENCE), async {
+            read_head(&mut server).await;
+            server.write_all(answer.as_bytes()).await.unwrap();
+        });
+        match answer.unwrap() {
+            Ok(answer) => assert!(passes && answer.headers().len() == count + 1, "{count}"),
+            Err(err) => assert!(!passes && err.error().is_parse_too_large(), "{count}: {err:?}"),
+        }
+    }
 }

@@ -85,6 +85,16 @@ impl Activity {
         self.state.load(Relaxed) & 3 == state
     }
 
+    /// From a whole head to the last byte of its answer.
+    pub(super) fn is_busy(&self) -> bool {
+        self.is(BUSY)
+    }
+
+    /// Between two requests.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is(IDLE)
+    }
+
     pub(super) fn answer_within(&self, limit: Duration) {
         self.deadline.store(self.now().saturating_add(millis(limit)), Relaxed);
     }
@@ -252,6 +262,7 @@ mod tests {
         header_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(75),
         pace: PACE,
+        half_close_timeout: Duration::from_secs(10),
     };
     const PACE: PaceLimits = PaceLimits { patience: Duration::from_secs(20), rate: 1024 };
 

@@ -11,7 +11,7 @@ use epsilon_api::{
     error::CallError,
     fleet::read_spent,
     function::Version,
-    headers::{MAY_WAIT, REFUSAL, REQUEST_ID, SPENT, VERSION},
+    headers::{MAY_WAIT, REFUSAL, REQUEST_ID, RawTarget, SPENT, TARGET, VERSION},
     ids::RequestId,
     vm::{Answer, Call, Held},
 };
@@ -117,11 +117,15 @@ fn prepare(
     // Said outright: without it hyper takes a GET for one without a body.
     let is_chunked =
         !request.body().is_end_stream() && request.body().size_hint().exact().is_none();
+    let raw = request.extensions_mut().remove::<RawTarget>();
     let headers = request.headers_mut();
     if is_chunked && !headers.contains_key(CONTENT_LENGTH) {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     let id = format!("{}@{}", version.function, version.number);
+    if let Some(RawTarget(raw)) = raw {
+        headers.insert(TARGET, raw);
+    }
     headers.insert(VERSION, HeaderValue::try_from(id)?);
     headers.insert(REQUEST_ID, HeaderValue::from_str(request_id.as_str())?);
     if !may_wait {

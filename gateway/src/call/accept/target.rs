@@ -1,0 +1,265 @@
+//! Request targets that `http::Uri` cannot hold: `"`, `<`, `>`, `` ` `` and bytes beyond ASCII, which browsers escape, and Node, nginx
+//! and `curl` pass as they are. hyper would refuse them, so they are replaced by a stand-in of the same length while the
+//! first line of a head is read, and put back before the call begins: no length changes, so nothing can be smuggled, and
+//! hyper alone says where a message begins.
+//!
+//! The platform goes on with the target as a browser would write it (`%3C`); the original travels beside it, for the function
+//! ([`epsilon_api::headers::RawTarget`]). Where it is not sure that a head begins (requests sent ahead of an answer, or behind
+//! an upload in chunks), nothing is replaced and hyper refuses, as without this file.
+
+use epsilon_api::headers::RawTarget;
+use http::{HeaderValue, Request, Uri, uri::PathAndQuery};
+
+/// What stands in the target in the meantime.
+const STAND_IN: u8 = b'_';
+
+/// One byte that was replaced: where in the target, and what it was.
+pub(super) type Replaced = (usize, u8);
+
+/// Longest target that hyper takes.
+const LONGEST: usize = u16::MAX as usize;
+
+fn is_odd(byte: u8) -> bool {
+    matches!(byte, b'"' | b'<' | b'>' | b'`') || byte >= 0x80
+}
+
+/// Reads the first line of each head as it comes in, in however many pieces.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    phase: Phase,
+    /// Bytes of the target so far.
+    size: usize,
+    /// Bytes since the end of the head, for a method that brings a body and a head that came as a whole.
+    after_head: Option<u64>,
+    /// It is not known any more where heads begin.
+    is_lost: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Start,
+    Method,
+    Target,
+    Over,
+}
+
+/// What the request before had of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Upload {
+    None,
+    Sized(u64),
+    Unknown,
+}
+
+impl Scan {
+    /// The exchange before is over: the next byte may begin a head.
+    pub(super) fn next_head(&mut self, upload: Upload) {
+        let is_lost = match upload {
+            Upload::None => false,
+            Upload::Sized(size) => self.after_head != Some(size),
+            Upload::Unknown => true,
+        };
+        *self = Self { is_lost: self.is_lost || is_lost, ..Self::default() };
+    }
+
+    /// Bytes that came while a request was read or answered.
+    pub(super) fn body(&mut self, size: usize) {
+        if let Some(after) = &mut self.after_head {
+            *after += size as u64;
+        }
+    }
+
+    /// Bytes of a head: replaces what has to be, and says where.
+    pub(super) fn head(&mut self, bytes: &mut [u8]) -> Vec<Replaced> {
+        let mut replaced = Vec::new();
+        if self.is_lost || self.phase == Phase::Over {
+            self.body(bytes.len());
+            return replaced;
+        }
+        let is_start = self.phase == Phase::Start;
+        let mut at = 0;
+        while let (Some(byte), true) = (bytes.get_mut(at), self.phase != Phase::Over) {
+            self.step(byte, &mut replaced);
+            at += 1;
+        }
+        let begins_with = bytes.iter().find(|b| !matches!(b, b'\r' | b'\n'));
+        if is_start && begins_with == Some(&b'P') {
+            // POST, PUT, PATCH.
+            self.after_head = end_of_head(bytes).map(|end| (bytes.len() - end) as u64);
+        }
+        replaced
+    }
+
+    fn step(&mut self, byte: &mut u8, replaced: &mut Vec<Replaced>) {
+        self.phase = match (self.phase, *byte) {
+            (Phase::Start, b'\r' | b'\n') => Phase::Start,
+            (Phase::Start | Phase::Method, b'A'..=b'Z' | b'-' | b'_') => Phase::Method,
+            (Phase::Method, b' ') => Phase::Target,
+            (Phase::Target, b' ' | b'\r' | b'\n') => Phase::Over,
+            // Only a path: in `http://host/…` a host would have to be told from the rest.
+            (Phase::Target, first) if self.size == 0 && first != b'/' => Phase::Over,
+            (Phase::Target, one) => {
+                if is_odd(one) {
+                    replaced.push((self.size, one));
+                    *byte = STAND_IN;
+                }
+                self.size += 1;
+                if self.size > LONGEST { Phase::Over } else { Phase::Target }
+            }
+            (Phase::Start | Phase::Method | Phase::Over, _) => Phase::Over,
+        };
+    }
+}
+
+/// Where a head ends: after its first empty line, as hyper's parser has it.
+fn end_of_head(bytes: &[u8]) -> Option<usize> {
+    let start = bytes.iter().position(|b| !matches!(b, b'\r' | b'\n'))?;
+    let mut rest = start;
+    loop {
+        let line_end = rest + bytes.get(rest..)?.iter().position(|b| *b == b'\n')? + 1;
+        match bytes.get(line_end..)? {
+            [b'\n', ..] => return Some(line_end + 1),
+            [b'\r', b'\n', ..] => return Some(line_end + 2),
+            _ => rest = line_end,
+        }
+    }
+}
+
+/// Puts back what was replaced. `false`: that is not the target in which it was, and this is no request to go on with.
+pub(super) fn restore<B>(request: &mut Request<B>, replaced: &[Replaced]) -> bool {
+    let Some((raw, uri)) = restored(request.uri(), replaced) else { return false };
+    *request.uri_mut() = uri;
+    request.extensions_mut().insert(RawTarget(raw));
+    true
+}
+
+fn restored(uri: &Uri, replaced: &[Replaced]) -> Option<(HeaderValue, Uri)> {
+    let target = uri.path_and_query().filter(|_| uri.authority().is_none())?;
+    let mut raw = target.as_str().as_bytes().to_vec();
+    for (at, byte) in replaced {
+        let there = raw.get_mut(*at).filter(|there| **there == STAND_IN)?;
+        *there = *byte;
+    }
+    let mut escaped = Vec::with_capacity(raw.len() + 2 * replaced.len());
+    for byte in &raw {
+        match is_odd(*byte) {
+            true => escaped.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+            false => escaped.push(*byte),
+        }
+    }
+    let uri = PathAndQuery::try_from(escaped).ok()?.into();
+    Some((HeaderValue::from_bytes(&raw).ok()?, uri))
+}
+
+/// What a function below its name is to see of a target: what comes after the first segment.
+pub(in crate::call) fn below_name(raw: &RawTarget) -> Option<RawTarget> {
+    let path = raw.0.as_bytes().strip_prefix(b"/")?;
+    let end = path.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(path.len());
+    let rest = match &path[end..] {
+        rest if rest.first() == Some(&b'/') => HeaderValue::from_bytes(rest),
+        rest => HeaderValue::from_bytes(&[b"/", rest].concat()),
+    };
+    rest.ok().map(RawTarget)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What hyper is given of a head that comes in pieces, and what was replaced.
+    fn scan(pieces: &[&[u8]]) -> (Vec<u8>, Vec<Replaced>) {
+        let (mut scan, mut given, mut replaced) = (Scan::default(), Vec::new(), Vec::new());
+        for piece in pieces {
+            let mut piece = piece.to_vec();
+            replaced.extend(scan.head(&mut piece));
+            given.extend(piece);
+        }
+        (given, replaced)
+    }
+
+    fn uri(text: &str) -> Uri {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn only_the_target_of_the_first_line_is_touched() {
+        for (head, given, count) in [
+            (
+                &b"GET /a HTTP/1.1\r\nx: \"<\r\n\r\n"[..],
+                &b"GET /a HTTP/1.1\r\nx: \"<\r\n\r\n"[..],
+                0,
+            ),
+            (
+                b"GET /a?q=\"<b>\" HTTP/1.1\r\nx: <\r\n\r\n",
+                b"GET /a?q=__b__ HTTP/1.1\r\nx: <\r\n\r\n",
+                4,
+            ),
+            (b"\r\nGET /caf\xe9` HTTP/1.1\r\n\r\n", b"\r\nGET /caf__ HTTP/1.1\r\n\r\n", 2),
+            (b"G<T /a HTTP/1.1\r\n\r\n", b"G<T /a HTTP/1.1\r\n\r\n", 0),
+            (b"GET http://a/<b HTTP/1.1\r\n\r\n", b"GET http://a/<b HTTP/1.1\r\n\r\n", 0),
+            (b"x: <a>\r\n\r\n", b"x: <a>\r\n\r\n", 0),
+            (b"GET /a b<c HTTP/1.1\r\n\r\n", b"GET /a b<c HTTP/1.1\r\n\r\n", 0),
+        ] {
+            let (seen, replaced) = scan(&[head]);
+            assert_eq!((seen.as_slice(), replaced.len()), (given, count));
+            let one_by_one: Vec<&[u8]> = head.chunks(1).collect();
+            assert_eq!(scan(&one_by_one), (seen, replaced), "however it comes in");
+        }
+    }
+
+    #[test]
+    fn what_was_replaced_is_put_back_and_escaped_beside_it() {
+        let (_, replaced) = scan(&[b"GET /a`b?q=\"<\xe9>_\" HTTP/1.1\r\n\r\n"]);
+        let (raw, escaped) = restored(&uri("/a_b?q=______"), &replaced).unwrap();
+        assert_eq!(raw.as_bytes(), b"/a`b?q=\"<\xe9>_\"");
+        assert_eq!(escaped, "/a%60b?q=%22%3C%E9%3E_%22");
+        for other in ["/a", "/axb?q=______", "http://a/a_b?q=______"] {
+            assert!(restored(&uri(other), &replaced).is_none(), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_head_is_looked_at_only_where_one_begins() {
+        let post = b"POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc";
+        for (first, upload, again) in [
+            (&b"GET / HTTP/1.1\r\n\r\n"[..], Upload::None, true),
+            (post, Upload::Sized(3), true),
+            (post, Upload::Sized(2), false),
+            (post, Upload::Sized(4), false),
+            (post, Upload::Unknown, false),
+            (b"POST / HTTP/1.1\r\ncontent-le", Upload::Sized(0), false),
+        ] {
+            let mut scan = Scan::default();
+            scan.head(&mut first.to_vec());
+            scan.next_head(upload);
+            assert_eq!(
+                scan.head(&mut b"GET /< HTTP/1.1\r\n\r\n".to_vec()).len(),
+                usize::from(again)
+            );
+            scan.next_head(Upload::None);
+            let found = scan.head(&mut b"GET /< HTTP/1.1\r\n\r\n".to_vec()).len();
+            assert_eq!(found, usize::from(again), "once lost, for good");
+        }
+    }
+
+    #[test]
+    fn a_name_is_taken_off_as_from_the_path() {
+        for (raw, want) in [("/f/a<", "/a<"), ("/f?<", "/?<"), ("/f", "/"), ("/f@3//<", "//<")] {
+            let raw = RawTarget(HeaderValue::from_static(raw));
+            assert_eq!(below_name(&raw).unwrap().0, want);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_length_changes(bytes in prop::collection::vec(any::<u8>(), 0..300), cut in 0_usize..300) {
+            let cut = cut.min(bytes.len());
+            let (seen, replaced) = scan(&[&bytes[..cut], &bytes[cut..]]);
+            prop_assert_eq!(seen.len(), bytes.len());
+            let changed = seen.iter().zip(&bytes).filter(|(one, other)| one != other).count();
+            prop_assert!(changed <= replaced.len());
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Between hyper and the socket: what hyper has no setting for.
+//!
+//! - Targets that it would refuse ([`super::target`]).
+//! - Its own empty answers to what it cannot read: they are held back, because [`super::refusal`] says it with a body and an id.
+//!   A write is hyper's own when no answer of ours is owed and no call runs.
+//! - Heads with more fields than it parses without an allocation are read a second time: see `again`.
+//! - Callers that close their sending half and wait for the answer. hyper does not look at the socket while it writes an
+//!   answer; this does, and tells a caller that sends no more (the call goes on) from one that broke off (it ends).
+
+use super::{
+    activity::Watched,
+    target::{self, Replaced, Scan, Upload},
+};
+use bytes::{Buf, Bytes};
+use http::{Request, StatusCode};
+use http_body::Body;
+use parking_lot::Mutex;
+use std::{
+    io,
+    pin::Pin,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::Notify,
+};
+use tokio_rustls::server::TlsStream;
+
+/// A socket that can say whether its other end sends no more, without taking what it sent.
+pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+    /// Whether it can.
+    const TELLS: bool;
+
+    /// Ready with `true` once the other end has closed its sending half, with an error once the connection is broken.
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>>;
+}
+
+impl Socket for TcpStream {
+    const TELLS: bool = true;
+
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        // No system call as long as nothing has come: tokio knows from its last read.
+        let mut byte = [0];
+        self.poll_peek(cx, &mut ReadBuf::new(&mut byte)).map_ok(|size| size == 0)
+    }
+}
+
+/// TLS ends with a message of its own; a connection that ends without is broken, for hyper to see.
+impl Socket for TlsStream<TcpStream> {
+    const TELLS: bool = false;
+
+    fn poll_ended(&mut self, _: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        Poll::Pending
+    }
+}
+
+/// What the connection's exchanges and its transport tell each other. Only one task writes at a time: the connection's.
+#[derive(Debug, Default)]
+pub(super) struct Exchange {
+    /// Bytes of an answer that a call gave may not be written yet.
+    is_owed: AtomicBool,
+    /// The connection speaks something else.
+    is_upgraded: AtomicBool,
+    /// Bytes of a body that the last request has: 0 for none, `UNKNOWN` in chunks.
+    upload: AtomicU64,
+    has_replaced: AtomicBool,
+    replaced: Mutex<Vec<Replaced>>,
+    is_half_closed: AtomicBool,
+    /// When the caller closed its sending half, or was last sent something after that.
+    progress: Mutex<Option<Instant>>,
+    half_closed: Notify,
+}
+
+const UNKNOWN: u64 = u64::MAX;
+
+impl Exchange {
+    /// A request begins. `false`: it is not what came over the wire, and is to be dropped.
+    pub(super) fn begin<B: Body>(&self, request: &mut Request<B>) -> bool {
+        let body = request.body();
+        let upload = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };
+        self.upload.store(upload.unwrap_or(UNKNOWN), Relaxed);
+        if !self.has_replaced.swap(false, Relaxed) {
+            return true;
+        }
+        target::restore(request, &std::mem::take(&mut *self.replaced.lock()))
+    }
+
+    /// Its answer is about to be written.
+    pub(super) fn answers(&self, status: StatusCode) {
+        self.is_owed.store(true, Relaxed);
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            self.is_upgraded.store(true, Relaxed);
+        }
+    }
+
+    /// Whether a call's answer may still be on its way.
+    pub(super) fn owes(&self) -> bool {
+        self.is_owed.load(Relaxed)
+    }
+
+    /// Ends when the caller closes its sending half.
+    pub(super) async fn half_closed(&self) {
+        self.half_closed.notified().await;
+    }
+
+    /// Whether a caller that sends no more was sent nothing for so long: it may as well be gone.
+    pub(super) fn is_abandoned(&self, after: Duration, now: Instant) -> bool {
+        self.is_half_closed.load(Relaxed)
+            && self.progress.lock().is_some_and(|last| now.duration_since(last) >= after)
+    }
+
+    fn note_half_closed(&self) {
+        if !self.is_half_closed.swap(true, Relaxed) {
+            *self.progress.lock() = Some(Instant::now());
+            self.half_closed.notify_one();
+        }
+    }
+
+    fn upload(&self) -> Upload {
+        match self.upload.load(Relaxed) {
+            0 => Upload::None,
+            UNKNOWN => Upload::Unknown,
+            size => Upload::Sized(size),
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Transport<S> {
+    pub(super) watched: Watched<S>,
+    /// Read before what the socket has.
+    again: Bytes,
+    scan: Scan,
+    /// hyper's own answer, which is not written.
+    pub(super) refused: Option<StatusCode>,
+}
+
+impl<S: Socket> Transport<S> {
+    pub(super) fn new(watched: Watched<S>) -> Self {
+        Self { watched, again: Bytes::new(), scan: Scan::default(), refused: None }
+    }
+
+    /// For another parser, from the first byte that the last one could not read.
+    pub(super) fn again(self, unread: Bytes) -> Self {
+        // Already on their way to a parser when a refusal came.
+        let again = [unread, self.again].concat().into();
+        Self { again, refused: None, ..self }
+    }
+
+    fn exchange(&self) -> &Exchange {
+        &self.watched.connection.exchange
+    }
+
+    fn is_busy(&self) -> bool {
+        self.watched.connection.activity.is_busy()
+    }
+
+    /// Whether what is written now is hyper's own. The first write of it is the whole of it.
+    fn is_hypers(&self) -> bool {
+        let exchange = self.exchange();
+        !exchange.owes() && !exchange.is_upgraded.load(Relaxed) && !self.is_busy()
+    }
+
+    fn refuse(&mut self, text: &[u8]) {
+        // `HTTP/1.1 400 …`
+        let status = text.get(9..12).and_then(|code| StatusCode::from_bytes(code).ok());
+        self.refused = self.refused.or(status).or(Some(StatusCode::BAD_REQUEST));
+    }
+
+    fn wrote(&self, result: &Poll<io::Result<usize>>) {
+        if matches!(result, Poll::Ready(Ok(1..))) && self.exchange().is_half_closed.load(Relaxed) {
+            *self.exchange().progress.lock() = Some(Instant::now());
+        }
+    }
+}
+
+impl<S: Socket> AsyncRead for Transport<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if !this.again.is_empty() {
+            let size = this.again.len().min(buf.remaining());
+            buf.put_slice(&this.again[..size]);
+            this.again.advance(size);
+            return Poll::Ready(Ok(()));
+        }
+        let was_idle = this.watched.connection.activity.is_idle();
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.watched).poll_read(cx, buf))?;
+        let exchange = &this.watched.connection.exchange;
+        if buf.filled().len() == before || exchange.is_upgraded.load(Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        let bytes = &mut buf.filled_mut()[before..];
+        if this.watched.connection.activity.is_busy() {
+            this.scan.body(bytes.len());
+            return Poll::Ready(Ok(()));
+        }
+        if was_idle {
+            this.scan.next_head(exchange.upload());
+        }
+        let replaced = this.scan.head(bytes);
+        if !replaced.is_empty() {
+            exchange.replaced.lock().extend(replaced);
+            exchange.has_replaced.store(true, Relaxed);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: Socket> AsyncWrite for Transport<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.is_hypers() {
+            self.refuse(buf);
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let result = Pin::new(&mut self.watched).poll_write(cx, buf);
+        self.wrote(&result);
+        result
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.is_hypers() {
+            self.refuse(bufs.first().map_or(&[], |buf| buf));
+            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
+        }
+        let result = Pin::new(&mut self.watched).poll_write_vectored(cx, bufs);
+        self.wrote(&result);
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.watched.is_write_vectored()
+    }
+
+    /// hyper comes here at the end of each turn, and only when all is written.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.watched).poll_flush(cx))?;
+        if !self.is_busy() {
+            self.exchange().is_owed.store(false, Relaxed);
+        } else if !self.exchange().is_half_closed.load(Relaxed)
+            && let Poll::Ready(ended) = self.watched.stream.poll_ended(cx)
+            && ended?
+        {
+            self.exchange().note_half_closed();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.refused.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.watched).poll_shutdown(cx)
+    }
+}
