@@ -10,7 +10,7 @@ use crate::{
     units::{Bytes, MilliCores},
 };
 use futures_util::{future::BoxFuture, stream::BoxStream};
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::{any::Any, fmt, sync::Arc, time::Duration};
@@ -31,6 +31,14 @@ pub struct Call {
     pub request: Request<CallBody>,
     /// How far the request's body has come. `None`: all of it is there, or there is none.
     pub upload: Option<BodyProgress>,
+    /// Where interim answers (1xx) go that the function gives before its answer. `None`: nowhere.
+    pub interim: Option<Arc<dyn InterimSink>>,
+}
+
+/// Takes interim answers of a call; see [`Call::interim`]. Bounded by itself: a function may send any number.
+pub trait InterimSink: Send + Sync {
+    /// One came.
+    fn interim(&self, status: StatusCode, headers: HeaderMap);
 }
 
 impl fmt::Debug for Call {

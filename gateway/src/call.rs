@@ -192,7 +192,8 @@ impl Calls {
         };
         let request = Request::from_parts(head, body);
         let request_id = record.request_id().clone();
-        let call = Outgoing::new(Arc::clone(&route.version), request_id, request, upload);
+        let call = Outgoing::new(Arc::clone(&route.version), request_id, request, upload)
+            .telling(connection.interim(addressed));
         let mut response = match self.relay(&route, call).await {
             Ok(Relayed { answer, carried }) => {
                 record.carried = Some(carried);

@@ -29,7 +29,7 @@ pub(crate) async fn handle(vm: &Arc<LocalVm>, call: Call) -> Result<Answer, Call
         let mut place = lease::take(&pool, &call.request_id, call.may_wait, &mut spent).await?;
         place.upload.clone_from(&call.upload);
         let handed_over = Instant::now();
-        match relay::send(place, request, &call.request_id).await {
+        match relay::send(place, request, &call.request_id, call.interim.as_deref()).await {
             Outcome::Answered { response, call } => {
                 spent.exec = handed_over.elapsed();
                 let response = reply::to_answer(response, call, &pool.version)?;

@@ -118,6 +118,7 @@ async fn get(agent: &Agent, version: &Arc<Version>, path: &str) -> Result<Answer
         may_wait: true,
         request,
         upload: None,
+        interim: None,
     };
     timeout(LIMIT, agent.vm().call(call)).await.unwrap()
 }

@@ -5,12 +5,13 @@
 //! ([`Connection::attended`]): then a call costs no task, and no way from one task to another and back.
 
 mod alarm;
+mod interim;
 mod joined;
 mod request_line;
 
 pub use alarm::Alarm;
 use epsilon_api::body::CallBody;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::{
     body::Incoming,
     client::conn::{
@@ -19,6 +20,7 @@ use hyper::{
     },
 };
 use hyper_util::rt::TokioIo;
+use interim::Interim;
 use joined::Joined;
 pub use joined::poll_write_joined;
 use parking_lot::Mutex;
@@ -55,6 +57,7 @@ pub struct Connection {
     driver: Driver,
     alarm: Alarm,
     line: Arc<RequestLine>,
+    interim: Arc<Interim>,
 }
 
 /// Who reads and writes. Ends with the connection; its errors reach the call through the sender.
@@ -89,13 +92,14 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let line = Arc::<RequestLine>::default();
-        let io = TokioIo::new(Joined { stream, line: Arc::clone(&line) });
+        let interim = Arc::<Interim>::default();
+        let io = TokioIo::new(Joined::new(stream, Arc::clone(&line), Arc::clone(&interim)));
         let mut http = http1::Builder::new();
         http.max_headers(MAX_HEADERS);
         let (sender, connection) = http.handshake(io).await.map_err(io::Error::other)?;
         let driver = Box::pin(async move { drop(connection.with_upgrades().await) });
         let driver = Driver::Caller(Mutex::new(driver));
-        Ok(Self { sender, driver, alarm: Alarm::default(), line })
+        Ok(Self { sender, driver, alarm: Alarm::default(), line, interim })
     }
 
     /// From now on a task reads and writes. Needs a tokio runtime.
@@ -115,8 +119,20 @@ impl Connection {
         request: Request<CallBody>,
         deadline: Instant,
     ) -> Option<Result<Response<Incoming>, TrySendError<Request<CallBody>>>> {
+        self.send_with(request, deadline, |_, _| {}).await
+    }
+
+    /// The same, and tells of interim answers (1xx) as they come, where whoever waits does the reading
+    /// ([`Self::attended`]); elsewhere no later than the answer.
+    pub async fn send_with(
+        &mut self,
+        request: Request<CallBody>,
+        deadline: Instant,
+        mut on_interim: impl FnMut(StatusCode, HeaderMap),
+    ) -> Option<Result<Response<Incoming>, TrySendError<Request<CallBody>>>> {
         self.line.set(&request);
-        let Self { sender, driver, alarm, .. } = self;
+        self.interim.expect();
+        let Self { sender, driver, alarm, interim, .. } = self;
         let mut answer = pin!(sender.try_send_request(request));
         poll_fn(|cx| {
             let answered = match driver {
@@ -127,6 +143,9 @@ impl Connection {
                 }
                 Driver::Task(_) | Driver::Over => answer.as_mut().poll(cx),
             };
+            for (status, headers) in interim.take() {
+                on_interim(status, headers);
+            }
             match answered {
                 Poll::Ready(answer) => Poll::Ready(Some(answer)),
                 Poll::Pending => alarm.poll(cx, deadline).map(|()| None),

@@ -10,11 +10,12 @@
 //! ```
 
 pub(crate) mod activity;
+mod interim;
 mod refusal;
 pub(crate) mod target;
 mod transport;
 
-use super::caller_address;
+use super::{caller_address, lookup::Addressed};
 use crate::{
     call::relay::pace::PaceLimits,
     config::ConnectionLimits,
@@ -22,13 +23,13 @@ use crate::{
 };
 use activity::{Activity, Busy, Check, Watched};
 use bytes::Bytes;
-use epsilon_api::{body::BodyError, error::CallError, ids::RequestId};
+use epsilon_api::{body::BodyError, error::CallError, ids::RequestId, vm::InterimSink};
 use epsilon_wire::{
     listen::{Accepted, Listener, Probes},
     tls,
 };
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -116,11 +117,23 @@ impl Connection {
         self.activity.answer_within(limit);
     }
 
+    /// Where interim answers of the call go that runs on it.
+    pub(crate) fn interim(self: &Arc<Self>, addressed: Addressed) -> Arc<dyn InterimSink> {
+        self.exchange.set_addressed(addressed);
+        Arc::<Self>::clone(self)
+    }
+
     /// A connection without a socket.
     #[cfg(test)]
     pub(crate) fn for_test(peer: &str) -> Self {
         let pace = PaceLimits { patience: Duration::from_secs(10), rate: 1024 };
         Self::new(peer.parse().unwrap(), pace, None)
+    }
+}
+
+impl InterimSink for Connection {
+    fn interim(&self, status: StatusCode, headers: HeaderMap) {
+        self.exchange.interim.push(status, headers, self.exchange.addressed());
     }
 }
 

@@ -20,7 +20,7 @@ use epsilon_api::{
     error::CallError,
     function::Version,
     ids::RequestId,
-    vm::Call,
+    vm::{Call, InterimSink},
 };
 use http::{Method, Request, request};
 use replay::Lender;
@@ -33,6 +33,7 @@ pub(crate) struct Outgoing {
     head: request::Parts,
     body: Source,
     upload: Option<BodyProgress>,
+    interim: Option<Arc<dyn InterimSink>>,
 }
 
 enum Source {
@@ -50,7 +51,12 @@ impl Outgoing {
         upload: Option<BodyProgress>,
     ) -> Self {
         let (head, body) = request.into_parts();
-        Self { version, request_id, head, body: Source::Whole(body), upload }
+        Self { version, request_id, head, body: Source::Whole(body), upload, interim: None }
+    }
+
+    /// Tells of the function's interim answers.
+    pub(crate) fn telling(self, interim: Arc<dyn InterimSink>) -> Self {
+        Self { interim: Some(interim), ..self }
     }
 
     /// How far the body has come, if it was not there as a whole.
@@ -77,9 +83,9 @@ impl Outgoing {
             Source::Whole(body) => body,
             Source::Lent(lender) => lender.give()?,
         };
-        let Self { version, request_id, head, upload, .. } = self;
+        let Self { version, request_id, head, upload, interim, .. } = self;
         let request = Request::from_parts(head, body);
-        Some(Call { version, request_id, may_wait: true, request, upload })
+        Some(Call { version, request_id, may_wait: true, request, upload, interim })
     }
 
     /// For a VM after which another may be tried. `may_wait` as in [`Call`]. `None` when the body is used up.
@@ -95,6 +101,7 @@ impl Outgoing {
             may_wait,
             request,
             upload: self.upload.clone(),
+            interim: self.interim.clone(),
         };
         self.body = Source::Lent(lender);
         Some((call, self))

@@ -77,6 +77,10 @@ pub(crate) struct Link {
 }
 
 /// What came of sending a request.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one for each call, on the stack; a box would be an allocation"
+)]
 pub(crate) enum Sent {
     Answered(Response<Incoming>, Connection),
     /// Nothing of it left this process.

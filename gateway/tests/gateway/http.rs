@@ -4,7 +4,7 @@ use crate::{
     fake::{self, ok},
     world::{World, eventually, read_to_close, read_until},
 };
-use ::http::Response;
+use ::http::{Response, StatusCode, header::LINK};
 use epsilon_api::{body, headers::RawTarget};
 use epsilon_gateway::config::Settings;
 use std::sync::Arc;
@@ -237,4 +237,32 @@ async fn a_caller_that_is_gone_is_noticed() {
         drop(caller);
         eventually(0, || world.vm.active()).await;
     }
+}
+
+/// Early hints are of use only before the answer.
+#[tokio::test]
+async fn interim_answers_reach_the_caller_before_the_answer() {
+    let world = World::with(&["hello"]).await;
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = Arc::clone(&gate);
+    world.vm.script("hello", move |call| {
+        let gate = Arc::clone(&opened);
+        async move {
+            let link =
+                |n: usize| [(LINK, format!("</{n}.css>").parse().unwrap())].into_iter().collect();
+            for n in 0..2 {
+                call.interim.as_ref().unwrap().interim(StatusCode::EARLY_HINTS, link(n));
+            }
+            let _open = gate.acquire().await;
+            ok("page")
+        }
+    });
+    let mut stream = TcpStream::connect(world.public).await.unwrap();
+    stream.write_all(b"GET /hello HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let hints = "HTTP/1.1 103 Early Hints\r\nlink: </0.css>\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </1.css>\r\n\r\n";
+    assert_eq!(read_until(&mut stream, "1.css>\r\n\r\n").await, hints);
+    gate.add_permits(100);
+    assert!(read_until(&mut stream, "page").await.starts_with("HTTP/1.1 200 OK\r\n"));
+    let old = world.raw("GET /hello HTTP/1.0\r\n\r\n").await;
+    assert!(old.starts_with("HTTP/1.0 200 OK\r\n"), "{old}");
 }

@@ -222,7 +222,8 @@ impl Site {
         let may_wait = head.remove(headers::MAY_WAIT).is_none_or(|value| value != "0");
         let request_id = RequestId::parse(request_id.to_str().unwrap()).unwrap();
         let request = request.map(body::boxed);
-        match self.vm.call(Call { version, request_id, may_wait, request, upload: None }).await {
+        let call = Call { version, request_id, may_wait, request, upload: None, interim: None };
+        match self.vm.call(call).await {
             Ok(answer) => {
                 let mut response = answer.response;
                 let spent = HeaderValue::try_from(write_spent(&answer.spent)).unwrap();

@@ -3,7 +3,9 @@
 
 use super::lease::{Lease, Slow};
 use crate::instance::{pool::Pool, sockets};
-use epsilon_api::{body::CallBody, error::CallError, headers, ids::RequestId, log::Level};
+use epsilon_api::{
+    body::CallBody, error::CallError, headers, ids::RequestId, log::Level, vm::InterimSink,
+};
 use epsilon_wire::connection::{Connection, MAX_HEADERS};
 use http::{HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::{Body, Incoming};
@@ -56,6 +58,7 @@ pub(crate) async fn send(
     mut lease: Lease,
     mut request: Request<CallBody>,
     request_id: &RequestId,
+    interim: Option<&dyn InterimSink>,
 ) -> Outcome {
     let is_head = *request.method() == Method::HEAD;
     let mut reused = match lease.instance.connections.reuse() {
@@ -82,7 +85,12 @@ pub(crate) async fn send(
             },
         };
         let deadline = lease.hand_over(request_id);
-        match connection.send(request, deadline).await {
+        let on_interim = |status, headers| {
+            if let Some(sink) = interim {
+                sink.interim(status, headers);
+            }
+        };
+        match connection.send_with(request, deadline, on_interim).await {
             Some(Ok(response)) => {
                 return Outcome::Answered {
                     response,

@@ -40,6 +40,8 @@ impl Site {
             may_wait,
             upload: request.body().progress(),
             request: request.map(body::boxed),
+            // hyper's server has no way to write them, and this listener is between machines of ours.
+            interim: None,
         };
         match call::handle(&self.vm, call).await {
             Ok(answer) => self.answered(answer, gateway, &version),

@@ -132,6 +132,7 @@ pub(crate) fn call(version: &Arc<Version>, path: &str, body: CallBody) -> Call {
         may_wait: true,
         request,
         upload: None,
+        interim: None,
     }
 }
 

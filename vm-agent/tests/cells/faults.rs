@@ -197,6 +197,7 @@ async fn a_crash_loop_boots_its_own_cells_and_leaves_those_that_are_ready() {
                 may_wait: true,
                 request,
                 upload: None,
+                interim: None,
             };
             vm.call(call).await.unwrap_err();
         }

@@ -193,7 +193,8 @@ impl World {
         let request =
             Request::builder().uri(path).header("host", "test").body(body::empty()).unwrap();
         let (version, request_id) = (Arc::clone(version), RequestId::random());
-        let call = Call { version, request_id, may_wait: true, request, upload: None };
+        let call =
+            Call { version, request_id, may_wait: true, request, upload: None, interim: None };
         timeout(LIMIT, self.vm().call(call)).await.unwrap()
     }
 

@@ -1,12 +1,15 @@
 //! Small messages in one plain write. A head and a small body are two pieces, and the kernel's way for several pieces
 //! (`writev`) costs more than it costs to put some hundred bytes beside each other. Large bodies are not copied.
 
-use super::request_line::RequestLine;
+use super::{
+    interim::{Interim, Seen},
+    request_line::RequestLine,
+};
 use std::{
     io::{self, IoSlice},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -37,9 +40,18 @@ pub fn poll_write_joined<S: AsyncWrite>(
 /// A stream that is written so.
 #[derive(Debug)]
 pub(super) struct Joined<S> {
-    pub(super) stream: S,
+    stream: S,
     /// What is written in the place of a request's first line.
-    pub(super) line: Arc<RequestLine>,
+    line: Arc<RequestLine>,
+    /// What is seen of interim answers.
+    interim: Arc<Interim>,
+    seen: Seen,
+}
+
+impl<S> Joined<S> {
+    pub(super) fn new(stream: S, line: Arc<RequestLine>, interim: Arc<Interim>) -> Self {
+        Self { stream, line, interim, seen: Seen::default() }
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Joined<S> {
@@ -48,7 +60,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Joined<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let Self { stream, interim, seen, .. } = &mut *self;
+        let before = buf.filled().len();
+        ready!(Pin::new(stream).poll_read(cx, buf))?;
+        Poll::Ready(interim.read(seen, &buf.filled()[before..]))
     }
 }
 
@@ -58,7 +73,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Joined<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let Self { stream, line } = &mut *self;
+        let Self { stream, line, .. } = &mut *self;
         match line.poll_write(Pin::new(stream), cx, buf) {
             Some(written) => written,
             None => Pin::new(stream).poll_write(cx, buf),
@@ -70,7 +85,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Joined<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let Self { stream, line } = &mut *self;
+        let Self { stream, line, .. } = &mut *self;
         let first = bufs.first().map_or(&[][..], |buf| buf);
         match line.poll_write(Pin::new(stream), cx, first) {
             Some(written) => written,

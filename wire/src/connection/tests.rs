@@ -182,3 +182,21 @@ async fn an_answer_may_have_many_fields_and_not_any_number() {
         }
     }
 }
+
+#[tokio::test]
+async fn interim_answers_are_told_as_they_come() {
+    let (mut connection, mut server) = pair().await;
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    for _ in 0..2 {
+        let on_interim = |status: StatusCode, _| tell.send(status.as_u16()).unwrap();
+        let send = connection.send_with(get(), Instant::now() + PATIENCE, on_interim);
+        let (answer, ()) = tokio::join!(send, async {
+            read_head(&mut server).await;
+            server.write_all(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n").await.unwrap();
+            assert_eq!(told.recv().await, Some(103), "before the answer");
+            server.write_all(ANSWER).await.unwrap();
+        });
+        let answer = answer.unwrap().unwrap().into_body().collect().await.unwrap();
+        assert_eq!(answer.to_bytes(), "Hello");
+    }
+}

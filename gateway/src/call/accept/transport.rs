@@ -4,13 +4,16 @@
 //! - Its own empty answers to what it cannot read: they are held back, because [`super::refusal`] says it with a body and an id.
 //!   A write is hyper's own when no answer of ours is owed and no call runs.
 //! - Heads with more fields than it parses without an allocation are read a second time: see `again`.
+//! - Interim answers of functions (1xx), which its server does not write.
 //! - Callers that close their sending half and wait for the answer. hyper does not look at the socket while it writes an
 //!   answer; this does, and tells a caller that sends no more (the call goes on) from one that broke off (it ends).
 
 use super::{
     activity::Watched,
+    interim::Interim,
     target::{self, Replaced, Scan, Upload},
 };
+use crate::call::lookup::Addressed;
 use bytes::{Buf, Bytes};
 use http::{Request, StatusCode};
 use http_body::Body;
@@ -68,6 +71,9 @@ pub(super) struct Exchange {
     upload: AtomicU64,
     has_replaced: AtomicBool,
     replaced: Mutex<Vec<Replaced>>,
+    /// Interim answers of the call that runs.
+    pub(super) interim: Interim,
+    is_by_host: AtomicBool,
     is_half_closed: AtomicBool,
     /// When the caller closed its sending half, or was last sent something after that.
     progress: Mutex<Option<Instant>>,
@@ -82,10 +88,23 @@ impl Exchange {
         let body = request.body();
         let upload = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };
         self.upload.store(upload.unwrap_or(UNKNOWN), Relaxed);
+        self.interim.begin(request.version());
         if !self.has_replaced.swap(false, Relaxed) {
             return true;
         }
         target::restore(request, &std::mem::take(&mut *self.replaced.lock()))
+    }
+
+    /// How the function of the call that runs was addressed.
+    pub(super) fn set_addressed(&self, addressed: Addressed) {
+        self.is_by_host.store(addressed == Addressed::ByHost, Relaxed);
+    }
+
+    pub(super) fn addressed(&self) -> Addressed {
+        match self.is_by_host.load(Relaxed) {
+            true => Addressed::ByHost,
+            false => Addressed::ByPath,
+        }
     }
 
     /// Its answer is about to be written.
@@ -165,6 +184,12 @@ impl<S: Socket> Transport<S> {
         !exchange.owes() && !exchange.is_upgraded.load(Relaxed) && !self.is_busy()
     }
 
+    /// Before any byte of the answer: hyper has given none of it away yet.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Watched { stream, connection } = &mut self.watched;
+        connection.exchange.interim.poll_write(stream, cx)
+    }
+
     fn refuse(&mut self, text: &[u8]) {
         // `HTTP/1.1 400 …`
         let status = text.get(9..12).and_then(|code| StatusCode::from_bytes(code).ok());
@@ -225,6 +250,7 @@ impl<S: Socket> AsyncWrite for Transport<S> {
             self.refuse(buf);
             return Poll::Ready(Ok(buf.len()));
         }
+        ready!(self.poll_interim(cx))?;
         let result = Pin::new(&mut self.watched).poll_write(cx, buf);
         self.wrote(&result);
         result
@@ -239,6 +265,7 @@ impl<S: Socket> AsyncWrite for Transport<S> {
             self.refuse(bufs.first().map_or(&[], |buf| buf));
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
         }
+        ready!(self.poll_interim(cx))?;
         let result = Pin::new(&mut self.watched).poll_write_vectored(cx, bufs);
         self.wrote(&result);
         result
@@ -250,6 +277,7 @@ impl<S: Socket> AsyncWrite for Transport<S> {
 
     /// hyper comes here at the end of each turn, and only when all is written.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_interim(cx))?;
         ready!(Pin::new(&mut self.watched).poll_flush(cx))?;
         if !self.is_busy() {
             self.exchange().is_owed.store(false, Relaxed);
