@@ -111,6 +111,9 @@ pub enum CallError {
         #[source]
         cause: Cause,
     },
+    /// All connections of the gateway are taken, and none of them is idle.
+    #[error("the gateway has no room for another connection now")]
+    GatewayFull,
     /// The function's own `timeout` ran out.
     #[error("`{function}` did not answer within its timeout of {}", humantime::format_duration(*timeout))]
     FunctionTimeout {
@@ -232,6 +235,9 @@ impl CallError {
             Self::NoCapacity { .. } => {
                 (StatusCode::SERVICE_UNAVAILABLE, "NO_CAPACITY", Platform, true, Some(RETRY_LATER))
             }
+            Self::GatewayFull => {
+                (StatusCode::SERVICE_UNAVAILABLE, "NO_CAPACITY", Platform, true, Some(RETRY_SOON))
+            }
             Self::FunctionTimeout { .. } => {
                 (StatusCode::GATEWAY_TIMEOUT, "FUNCTION_TIMEOUT", Function, false, None)
             }
@@ -283,7 +289,7 @@ impl CallError {
             Self::VmLost { .. } => {
                 Some("call again if it does no harm when it runs twice".into())
             }
-            Self::NoCapacity { .. } => Some("try again after `Retry-After`".into()),
+            Self::NoCapacity { .. } | Self::GatewayFull => Some("try again after `Retry-After`".into()),
             Self::BadRequest(_) | Self::TargetTooLong | Self::CallerGone | Self::Internal(_) => None,
         }
     }
@@ -425,6 +431,7 @@ mod tests {
                 "NO_CAPACITY",
                 "platform",
             ),
+            (CallError::GatewayFull, 503, "NO_CAPACITY", "platform"),
             (
                 CallError::FunctionTimeout { function, timeout: Duration::from_secs(1) },
                 504,

@@ -171,6 +171,7 @@ impl Refusal {
             | CallError::HeadTooLarge
             | CallError::TargetTooLong
             | CallError::HeadTooSlow
+            | CallError::GatewayFull
             | CallError::CallerGone => Self::Internal { cause: err.to_string() },
         }
     }

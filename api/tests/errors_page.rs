@@ -74,6 +74,10 @@ fn rows() -> Vec<(CallError, &'static str)> {
             "No VM has memory for another instance, all VMs drain, or the container engine is down. The operator adds room.",
         ),
         (
+            CallError::GatewayFull,
+            "All of `gateway.max_connections` are taken, and none of them is idle. The caller tries again after `Retry-After`; the operator allows more, or adds a gateway.",
+        ),
+        (
             CallError::FunctionTimeout { function, timeout: Duration::from_secs(60) },
             "The function's `timeout` ran out before its answer. Its instance was killed, because its code may still have been running.",
         ),

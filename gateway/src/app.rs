@@ -45,6 +45,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// How long connections that were cut may take to let go.
 const LETTING_GO: Duration = Duration::from_secs(1);
 
+/// One of so many files that the process may open is for a connection of the public listener, and of the control API's: each
+/// call takes one more towards its instance, and store, engine and logs have some.
+const PUBLIC_FILES: usize = 2;
+const CONTROL_FILES: usize = 8;
 /// How many times as long as a caller a client of the control API may pause in a body: it packs while it sends.
 const CONTROL_PATIENCE: u32 = 6;
 
@@ -272,17 +276,22 @@ impl App {
             background: background.clone(),
             git,
         };
-        let door = |listener, tls, open| Door {
+        let door = |listener, tls, open, share| Door {
             listener,
             tls,
-            limits: config.connection,
+            limits: config.connection.within_files(share),
             ending: ending.clone(),
             metrics: Arc::clone(&metrics),
             open,
         };
         Ok(Self {
-            public: door(public, None, metrics.connections.clone()),
-            control: door(control, tls.map(tls::Files::server).transpose()?, uncounted()?),
+            public: door(public, None, metrics.connections.clone(), PUBLIC_FILES),
+            control: door(
+                control,
+                tls.map(tls::Files::server).transpose()?,
+                uncounted()?,
+                CONTROL_FILES,
+            ),
             calls: Arc::new(calls),
             api: Arc::new(api),
             background,

@@ -163,6 +163,7 @@ impl Calls {
         };
         let (function, target, addressed, version) = match target {
             Target::Health => return reply::health(record),
+            _ if connection.is_reserve() => return reply::error(&CallError::GatewayFull, record),
             Target::Function(function, target, addressed) => (function, target, addressed, None),
             Target::Version(function, number, target, addressed) => {
                 (function, target, addressed, Some(number))

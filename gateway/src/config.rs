@@ -14,7 +14,7 @@ use crate::{
     webhook,
 };
 use epsilon_api::{fleet, ids::ProjectName, units::Bytes, written};
-use epsilon_wire::tls;
+use epsilon_wire::{limiter::Exempt, tls};
 use serde::Deserialize;
 use std::{
     borrow::Cow,
@@ -33,7 +33,8 @@ const KEEP_VERSIONS: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 pub struct Settings {
     /// Where callers reach functions. Default `127.0.0.1:8080`: opening it to a network is a decision.
     pub listen: SocketAddr,
-    /// Where the control API listens. Default `127.0.0.1:8081`. `/metrics` and `/healthz` answer there without a key.
+    /// Where the control API listens. Default `127.0.0.1:8081`. `/healthz` answers there without a key, and
+    /// `/metrics` does to this machine.
     pub control: SocketAddr,
     /// `fn.example.org` makes `Host: NAME.fn.example.org` call the function `NAME`. Default: none.
     pub domain: Option<String>,
@@ -63,9 +64,14 @@ pub struct Settings {
     pub max_header: Bytes,
     /// Most header fields of a request (431 beyond it). Default 1024: within `max_header` nobody needs more.
     pub max_headers: usize,
-    /// Connections at once on each listener; more wait in the kernel's queue. An upgraded connection counts until it
-    /// ends. Default 8192: some 20 KiB of memory each.
+    /// Connections at once on each listener. When four fifths are taken, idle ones are closed after 5 s; when all are, the
+    /// one that was idle for longest makes room; where none is idle, a newcomer gets 503, and health checks their answer.
+    /// An upgraded connection counts until it ends. Default 8192: some 20 KiB of memory each. Never more on `listen` than
+    /// half of the files that the process may open, and on `control` than an eighth.
     pub max_connections: usize,
+    /// Of them, of one address (of one /64 of IPv6); its own idle ones make room first. It does not apply to this machine
+    /// and to addresses that stand for many callers. Default: an eighth of `max_connections`.
+    pub max_connections_per_ip: Option<usize>,
     /// Longest a connection may take for a whole head, its first byte included. Default `10s`.
     #[serde(deserialize_with = "written::duration")]
     pub header_timeout: Duration,
@@ -198,6 +204,7 @@ impl Default for Settings {
             max_header: Bytes(64 << 10),
             max_headers: 1024,
             max_connections: 8192,
+            max_connections_per_ip: None,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             half_close_timeout: Duration::from_secs(10),
@@ -288,9 +295,12 @@ pub(crate) struct MemberLimits {
 }
 
 /// What one connection may take.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ConnectionLimits {
     pub(crate) max_connections: usize,
+    pub(crate) max_per_address: usize,
+    /// Addresses that stand for many callers: this machine's own, and whoever is trusted to speak for others.
+    pub(crate) exempt: Exempt,
     pub(crate) max_header: usize,
     pub(crate) max_headers: usize,
     pub(crate) header_timeout: Duration,
@@ -310,6 +320,8 @@ pub struct ConfigError {
     pub rule: Cow<'static, str>,
 }
 
+/// The part of all connections that one address may have.
+const SHARE_OF_ADDRESS: usize = 8;
 /// hyper's read buffer cannot be smaller.
 const SMALLEST_HEADER: u64 = 8 << 10;
 const LARGEST_HEADER: u64 = 1 << 20;
@@ -324,6 +336,8 @@ impl Config {
             if holds { Ok(()) } else { Err(ConfigError { key, rule: rule.into() }) }
         };
         rule(settings.max_connections > 0, "max_connections", "must be at least 1")?;
+        let per_ip = settings.max_connections_per_ip;
+        rule(per_ip != Some(0), "max_connections_per_ip", "must be at least 1")?;
         rule(
             (SMALLEST_HEADER..=LARGEST_HEADER).contains(&settings.max_header.get()),
             "max_header",
@@ -440,7 +454,7 @@ impl Config {
             data_dir: data_dir.into(),
             domain,
             public_url: settings.public_url.map(|url| url.trim_end_matches('/').to_owned()),
-            trusted_proxies: settings.trusted_proxies,
+            trusted_proxies: settings.trusted_proxies.clone(),
             max_body: settings.max_body,
             pace,
             max_source: settings.max_source,
@@ -474,6 +488,13 @@ impl Config {
             builder_silence: settings.builder_silence,
             connection: ConnectionLimits {
                 max_connections: settings.max_connections,
+                max_per_address: settings
+                    .max_connections_per_ip
+                    .unwrap_or_else(|| (settings.max_connections / SHARE_OF_ADDRESS).max(1)),
+                exempt: {
+                    let trusted = settings.trusted_proxies;
+                    Exempt::new(move |address| address.is_loopback() || trusted.contains(address))
+                },
                 max_header: settings.max_header.get() as usize,
                 max_headers: settings.max_headers,
                 header_timeout: settings.header_timeout,

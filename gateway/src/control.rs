@@ -1,9 +1,8 @@
 //! The control API, `/v1`, on its own listener: what the CLI and operators ask. Answers in the words of
 //! `epsilon_api::admin`; nothing here is on the path of a call.
 //!
-//! `/healthz`, `/metrics` and `/v1/openapi.json` answer without a key: they tell nothing secret, scrapers
-//! have no keys, and the listener is on loopback unless the operator says otherwise. The rest wants
-//! `Authorization: Bearer <key>`.
+//! `/healthz` and `/v1/openapi.json` answer without a key: they tell nothing of what runs here. So does `/metrics`, to this
+//! machine only. The rest wants `Authorization: Bearer <key>`.
 //!
 //! When a client hangs up, questions are dropped; a change that has begun (rollback, delete, activation)
 //! goes on to its end, because half of it would be worse than all of it.
@@ -109,6 +108,7 @@ type Shared = State<Arc<Control>>;
 
 fn router(control: &Arc<Control>) -> Router {
     let store = middleware::from_fn_with_state(Arc::clone(control), auth::require_store);
+    let afar = middleware::from_fn_with_state(Arc::clone(control), auth::require_key_from_afar);
     let delete = delete(functions::delete).layer(store.clone());
     let split = post(traffic::split).layer(store.clone());
     Router::new()
@@ -138,7 +138,7 @@ fn router(control: &Arc<Control>) -> Router {
         .route("/v1/hooks/github/{project}", post(hooks::github))
         .route("/v1/openapi.json", get(openapi::document))
         .route("/healthz", get(healthz))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(metrics).layer(afar))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .with_state(Arc::clone(control))
@@ -196,11 +196,17 @@ impl ControlHandler {
 impl Handler for ControlHandler {
     type Body = Body;
 
-    async fn handle(mut self, request: Request<Incoming>, _: Arc<Connection>) -> Response {
-        let (head, body) = request.into_parts();
+    async fn handle(mut self, request: Request<Incoming>, connection: Arc<Connection>) -> Response {
+        let (mut head, body) = request.into_parts();
+        head.extensions.insert(auth::Peer(connection.peer));
         let id = permit::request_id(&head.headers);
         let body = self.body(&head.headers, body);
-        let Ok(mut response) = self.router.call(Request::from_parts(head, body)).await;
+        let mut response = if connection.is_reserve() && head.uri.path() != "/healthz" {
+            error::gateway_full().into_response()
+        } else {
+            let Ok(response) = self.router.call(Request::from_parts(head, body)).await;
+            response
+        };
         if let Some(mut error) = response.extensions_mut().remove::<ErrorBody>() {
             // Only here is the id known that the error has to quote.
             error.request_id = Some(id.clone());

@@ -24,6 +24,8 @@ mod builders;
 mod calls;
 #[path = "gateway/control.rs"]
 mod control;
+#[path = "gateway/crowd.rs"]
+mod crowd;
 #[path = "gateway/deployments.rs"]
 mod deployments;
 #[path = "gateway/drain.rs"]

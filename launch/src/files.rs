@@ -2,13 +2,16 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
-use tracing::warn;
+use tracing::{info, warn};
 
 /// Each call takes two sockets; the usual soft limit of 1,024 files is for programs that use select().
 pub fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
-    if let Err(err) = raised.map_err(io::Error::from) {
-        warn!(%err, limit = ?limit.current, "The limit on open files cannot be raised.");
+    match raised.map_err(io::Error::from) {
+        Ok(()) => info!(files = ?limit.maximum, before = ?limit.current, "Limit on open files."),
+        Err(err) => {
+            warn!(%err, files = ?limit.current, "The limit on open files cannot be raised.");
+        }
     }
 }

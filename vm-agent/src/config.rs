@@ -186,6 +186,9 @@ pub struct Settings {
     /// Where `GET /metrics` and `GET /healthz` answer without a pass, for collectors: for example `0.0.0.0:8084`.
     /// Default: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// The file with the key that collectors on other machines show (`authorization: Bearer KEY`): any text of your choice.
+    /// Default: none, and `/metrics` is for this machine only.
+    pub metrics_key_file: Option<PathBuf>,
     /// `host` or `host:port` under which gateways reach this VM. Default: the local address that reaches a gateway.
     pub advertise: Option<String>,
     /// This VM's certificate in PEM, to speak TLS with gateways; it names the host of `advertise`. Set together with

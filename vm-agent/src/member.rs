@@ -11,6 +11,7 @@ use crate::{app::Agent, config::MemberConfig, drain::Why, error::StartError, ser
 use epsilon_api::{
     fleet::{BEAT, Join, MemberKind, PROTOCOL, REPORT},
     ids::VmId,
+    redacted::Secret,
 };
 use epsilon_cloud_aws::imds::{self, Imds, Notice};
 use epsilon_wire::{
@@ -216,9 +217,10 @@ impl Parts {
         let door =
             Door::bind(config.listen, server, config.limits, ending.clone()).map_err(listen)?;
         let address = door.address();
+        let key = metrics_key(config)?;
         let metrics = config.metrics.map(|address| {
             let listen = |source| StartError::Listen { key: "metrics", address, source };
-            Metrics::bind(address, ending.clone()).map_err(listen)
+            Metrics::bind(address, key, ending.clone()).map_err(listen)
         });
         let checker = Arc::new(Checker::new(status.id.clone()));
         let settings = Settings {
@@ -243,4 +245,13 @@ impl Parts {
             .map_err(|source| StartError::Fleet { path: config.token_file.clone(), source })?;
         Ok(Self { address, door, metrics: metrics.transpose()?, checker, belonging, ending })
     }
+}
+
+/// What collectors on other machines show; an empty file is no key.
+fn metrics_key(config: &MemberConfig) -> Result<Option<Secret<String>>, StartError> {
+    let Some(path) = &config.metrics_key_file else { return Ok(None) };
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| StartError::Folder { path: path.clone(), source })?;
+    let key = text.trim();
+    Ok((!key.is_empty()).then(|| Secret::new(key.to_owned())))
 }

@@ -13,6 +13,7 @@ mod patience;
 
 use crate::{
     connection::MAX_HEADERS,
+    limiter::{self, Exempt, Limiter, Occupant, Slot},
     listen::{Accepted, Listener, Probes},
     pass::Checker,
     tls,
@@ -26,11 +27,16 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use patience::{Busy, Patience};
 use std::{
-    convert::Infallible, future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration,
+    convert::Infallible,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, Weak},
+    time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::Semaphore,
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -38,6 +44,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// A gateway whose machine vanished under a long call is noticed within a minute.
 const PROBES: Probes =
     Probes { after: Duration::from_secs(30), every: Duration::from_secs(5), count: 6 };
+
+/// The part of all connections that strangers at one address may have. Who has shown a pass counts no more by its address,
+/// but a gateway with a burst of calls opens many connections before it has shown any.
+const STRANGERS: usize = 2;
+
+/// One of so many files that the process may open is for such a connection; each call takes one more.
+const FILES: usize = 2;
 
 /// What connections may take.
 #[derive(Clone, Copy, Debug)]
@@ -101,46 +114,58 @@ impl Door {
         H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<CallBody>> + Send + 'static,
     {
-        self.accept_all(move |request: &Request<Incoming>| admits(&checker, request), handler)
-            .await;
+        let admits = move |request: &Request<Incoming>, slot: &Slot| {
+            let admitted = admits(&checker, request);
+            if admitted {
+                slot.trust();
+            }
+            admitted
+        };
+        self.accept_all(admits, handler).await;
     }
 
-    /// Lets everybody in, until told to close: for what is no secret (`metrics.rs`).
-    pub(crate) async fn serve_anybody<H, F>(self, handler: H)
+    /// Lets in whom `admits` lets in, until told to close: for those who hold no pass (`metrics.rs`).
+    pub(crate) async fn serve_whom<A, H, F>(self, admits: A, handler: H)
     where
+        A: Fn(&Request<Incoming>, &Slot) -> bool + Clone + Send + Sync + 'static,
         H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<CallBody>> + Send + 'static,
     {
-        self.accept_all(|_: &Request<Incoming>| true, handler).await;
+        self.accept_all(admits, handler).await;
     }
 
     /// Accepts until told to close. An error never ends it.
     async fn accept_all<A, H, F>(self, admits: A, handler: H)
     where
-        A: Fn(&Request<Incoming>) -> bool + Clone + Send + Sync + 'static,
+        A: Fn(&Request<Incoming>, &Slot) -> bool + Clone + Send + Sync + 'static,
         H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<CallBody>> + Send + 'static,
     {
         let Self { mut listener, tls, limits, ending } = self;
-        let places = Arc::new(Semaphore::new(limits.connections));
+        let connections = limiter::within_files(limits.connections, FILES);
+        let limiter = Limiter::new(limiter::Limits {
+            connections,
+            per_address: (connections / STRANGERS).max(8),
+            reserve: 0,
+            exempt: Exempt::none(),
+        });
         let trouble = |error: &io::Error, pause| {
             tracing::warn!(%error, ?pause, "Cannot accept connections; trying again.");
         };
-        while let Some(Accepted { stream, place, .. }) =
-            listener.next(&places, &ending.close, trouble).await
+        while let Some(Accepted { stream, slot, .. }) =
+            listener.next(&limiter, &ending.close, trouble).await
         {
             let (tls, ending_of_one) = (tls.clone(), ending.clone());
             let (admits, handler) = (admits.clone(), handler.clone());
             ending.tasks.spawn(async move {
-                let _place = place;
+                let patience = Arc::new(Patience::new(limits.head));
+                slot.occupy(Arc::downgrade(&patience) as Weak<dyn Occupant>);
+                let one = Open { limits, ending: &ending_of_one, patience, slot };
                 let ended = match tls {
-                    None => speak(stream, limits, &ending_of_one, admits, handler).await,
-                    Some(tls) => match timeout(limits.head, tls.accept(stream)).await {
-                        Ok(Ok(stream)) => {
-                            speak(stream, limits, &ending_of_one, admits, handler).await
-                        }
-                        Ok(Err(err)) => Err(err),
-                        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+                    None => one.speak(stream, admits, handler).await,
+                    Some(tls) => match one.secure(tls.accept(stream)).await {
+                        Ok(stream) => one.speak(stream, admits, handler).await,
+                        Err(err) => Err(err),
                     },
                 };
                 if let Err(error) = ended {
@@ -154,59 +179,77 @@ impl Door {
 /// Fields that a gateway adds to a call at most.
 const OUR_HEADERS: usize = 32;
 
-/// Serves one connection to its end.
-async fn speak<S, A, H, F>(
-    stream: S,
+/// One connection.
+struct Open<'a> {
     limits: Limits,
-    ending: &Ending,
-    admits: A,
-    handler: H,
-) -> io::Result<()>
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    A: Fn(&Request<Incoming>) -> bool,
-    H: Fn(Request<Incoming>) -> F,
-    F: Future<Output = Response<CallBody>> + Send + 'static,
-{
-    let patience = Arc::new(Patience::new(limits.head));
-    let service = service_fn(|request: Request<Incoming>| {
-        let admitted = admits(&request);
-        let after = if admitted { limits.idle } else { limits.head };
-        let busy = Busy::begin(&patience, after);
-        let work = if admitted { Ok(handler(request)) } else { Err(unknown_caller(&request)) };
-        async move {
-            let response = match work {
-                Ok(work) => work.await,
-                Err(response) => response,
-            };
-            Ok::<_, Infallible>(busy.answer(response))
-        }
-    });
-    // Its own limit on heads would be a timer per request, and would not know idle from slow.
-    let http = http1::Builder::new()
-        .header_read_timeout(None)
-        // What a gateway lets through, and what it adds.
-        .max_headers(MAX_HEADERS + OUR_HEADERS)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let (mut http, mut closing) = (pin!(http), pin!(ending.close.cancelled()));
-    let mut look = pin!(sleep_until(Instant::now() + limits.head));
-    let mut is_closing = false;
-    loop {
-        // Nothing is lost by any of these being polled again: they are pinned outside of the loop, and a
-        // token that was cancelled stays so.
+    ending: &'a Ending,
+    patience: Arc<Patience>,
+    slot: Slot,
+}
+
+impl Open<'_> {
+    /// Waits for a handshake, no longer than for a head, and not when room is needed for others.
+    async fn secure<T>(&self, handshake: impl Future<Output = io::Result<T>>) -> io::Result<T> {
         tokio::select! {
-            biased; // the connection is nearly always the reason for waking up
-            ended = http.as_mut() => return ended.map_err(io::Error::other),
-            () = ending.cut.cancelled() => return Ok(()),
-            () = closing.as_mut(), if !is_closing => {
-                is_closing = true;
-                http.as_mut().graceful_shutdown();
+            opened = timeout(self.limits.head, handshake) => {
+                opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             }
-            () = look.as_mut() => match patience.left() {
-                Some(left) => look.as_mut().reset(Instant::now() + left.min(limits.head)),
-                None => return Err(io::ErrorKind::TimedOut.into()),
-            },
+            () = self.patience.asked_to_close() => Err(io::ErrorKind::ConnectionAborted.into()),
+        }
+    }
+
+    /// Serves it to its end.
+    async fn speak<S, A, H, F>(self, stream: S, admits: A, handler: H) -> io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        A: Fn(&Request<Incoming>, &Slot) -> bool,
+        H: Fn(Request<Incoming>) -> F,
+        F: Future<Output = Response<CallBody>> + Send + 'static,
+    {
+        let Self { limits, ending, patience, slot } = self;
+        let service = service_fn(|request: Request<Incoming>| {
+            let admitted = admits(&request, &slot);
+            let after = if admitted { limits.idle } else { limits.head };
+            let busy = Busy::begin(&patience, after);
+            let work = if admitted { Ok(handler(request)) } else { Err(unknown_caller(&request)) };
+            async move {
+                let response = match work {
+                    Ok(work) => work.await,
+                    Err(response) => response,
+                };
+                Ok::<_, Infallible>(busy.answer(response))
+            }
+        });
+        // Its own limit on heads would be a timer per request, and would not know idle from slow.
+        let http = http1::Builder::new()
+            .header_read_timeout(None)
+            // What a gateway lets through, and what it adds.
+            .max_headers(MAX_HEADERS + OUR_HEADERS)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let (mut http, mut closing) = (pin!(http), pin!(ending.close.cancelled()));
+        let mut look = pin!(sleep_until(Instant::now() + limits.head));
+        let mut is_closing = false;
+        loop {
+            // Nothing is lost by any of these being polled again: they are pinned outside of the loop, and a
+            // token that was cancelled stays so.
+            tokio::select! {
+                biased; // the connection is nearly always the reason for waking up
+                ended = http.as_mut() => return ended.map_err(io::Error::other),
+                () = ending.cut.cancelled() => return Ok(()),
+                () = closing.as_mut(), if !is_closing => {
+                    is_closing = true;
+                    http.as_mut().graceful_shutdown();
+                }
+                () = patience.asked_to_close() => match patience.idle_for() {
+                    Some(_) => return Err(io::ErrorKind::ConnectionAborted.into()),
+                    None => slot.keep(), // a request came in that moment
+                },
+                () = look.as_mut() => match patience.left() {
+                    Some(left) => look.as_mut().reset(Instant::now() + left.min(limits.head)),
+                    None => return Err(io::ErrorKind::TimedOut.into()),
+                },
+            }
         }
     }
 }

@@ -4,17 +4,19 @@
 //! Told to close, it still hands out what the kernel had taken in by then: whoever sees a connection established
 //! may have sent a request already, and would get a reset for it.
 
+use crate::limiter::{Admission, Limiter, Slot};
 use socket2::{SockRef, TcpKeepalive};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
 /// Connections that the kernel keeps while all ours are taken.
 const BACKLOG: u32 = 4096;
+/// How often a newcomer looks for room where there is none: others may have become idle meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Pauses after an error that will come again at once, such as a lack of file descriptors.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -27,7 +29,7 @@ pub struct Accepted {
     /// Who it is.
     pub peer: SocketAddr,
     /// Its place among those that may be open at once; gives it back when dropped.
-    pub place: OwnedSemaphorePermit,
+    pub slot: Slot,
 }
 
 /// TCP's own questions to a peer that says nothing, so that one that vanished without a word is noticed.
@@ -48,6 +50,8 @@ pub struct Listener {
     address: SocketAddr,
     probes: Probes,
     pause: Duration,
+    /// Accepted, and waiting for room.
+    waiting: Option<(TcpStream, SocketAddr)>,
 }
 
 #[derive(Debug)]
@@ -70,7 +74,7 @@ impl Listener {
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
-        Ok(Self { port: Port::Open(listener), address, probes, pause: FIRST_PAUSE })
+        Ok(Self { port: Port::Open(listener), address, probes, pause: FIRST_PAUSE, waiting: None })
     }
 
     /// Where it listens.
@@ -82,24 +86,41 @@ impl Listener {
     /// told to `trouble`, with the pause that follows. May be dropped at any point; what was accepted is not lost.
     pub async fn next(
         &mut self,
-        places: &Arc<Semaphore>,
+        limiter: &Arc<Limiter>,
         close: &CancellationToken,
         trouble: impl Fn(&io::Error, Duration),
     ) -> Option<Accepted> {
-        while let Port::Open(listener) = &self.port {
+        loop {
+            if let Some((stream, peer)) = self.waiting.take() {
+                match limiter.admit(peer.ip()) {
+                    Admission::Slot(slot) => return Some(self.prepared(stream, peer, slot)),
+                    Admission::TooMany => tracing::debug!(%peer, "Too many of one address."),
+                    // Who finds no room when it closes was not going to be served.
+                    Admission::Full if close.is_cancelled() => self.port = Port::Closed,
+                    Admission::Full => {
+                        self.waiting = Some((stream, peer));
+                        let _ = timeout(LOOK_AGAIN, limiter.freed()).await;
+                    }
+                }
+                continue;
+            }
+            let Port::Open(listener) = &self.port else {
+                self.waiting = Some(self.accepted_before()?);
+                continue;
+            };
             // Closing first: a flood of connections must not keep the port open.
             let accepted = tokio::select! {
                 biased;
                 () = close.cancelled() => {
                     self.close();
-                    break;
+                    continue;
                 }
-                accepted = accept(listener, places) => accepted,
+                accepted = listener.accept() => accepted,
             };
             match accepted {
                 Ok(accepted) => {
                     self.pause = FIRST_PAUSE;
-                    return Some(self.prepared(accepted));
+                    self.waiting = Some(accepted);
                 }
                 Err(err) if is_of_one_connection(&err) => {}
                 Err(err) => {
@@ -110,7 +131,6 @@ impl Listener {
                 }
             }
         }
-        self.waiting(places).map(|accepted| self.prepared(accepted))
     }
 
     fn close(&mut self) {
@@ -125,17 +145,15 @@ impl Listener {
 
     /// One that waits in the kernel's queue; the port is closed when there is none. Asks the kernel itself: the runtime
     /// may not have heard of the newest ones yet.
-    fn waiting(&mut self, places: &Arc<Semaphore>) -> Option<Accepted> {
+    fn accepted_before(&mut self) -> Option<(TcpStream, SocketAddr)> {
         while let Port::Closing(listener, left @ 1..) = &mut self.port {
             *left -= 1;
-            // Who finds no place was not going to be served.
-            let Ok(place) = Arc::clone(places).try_acquire_owned() else { break };
             match listener.accept() {
                 Ok((stream, peer)) => {
                     let stream =
                         stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
                     match stream {
-                        Ok(stream) => return Some(Accepted { stream, peer, place }),
+                        Ok(stream) => return Some((stream, peer)),
                         Err(_) => continue,
                     }
                 }
@@ -148,21 +166,14 @@ impl Listener {
     }
 
     /// A socket that refuses these is dead anyway; reading from it says so.
-    fn prepared(&self, accepted: Accepted) -> Accepted {
+    fn prepared(&self, stream: TcpStream, peer: SocketAddr, slot: Slot) -> Accepted {
         // Heads and small bodies must not wait for an acknowledgement.
-        let _ = accepted.stream.set_nodelay(true);
+        let _ = stream.set_nodelay(true);
         let Probes { after, every, count } = self.probes;
         let probes = TcpKeepalive::new().with_time(after).with_interval(every).with_retries(count);
-        let _ = SockRef::from(&accepted.stream).set_tcp_keepalive(&probes);
-        accepted
+        let _ = SockRef::from(&stream).set_tcp_keepalive(&probes);
+        Accepted { stream, peer, slot }
     }
-}
-
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> io::Result<Accepted> {
-    // The place first: who cannot be served yet waits in the kernel, unaccepted.
-    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, peer) = listener.accept().await?;
-    Ok(Accepted { stream, peer, place })
 }
 
 /// The other side gave up before it was accepted; nothing is wrong with us.
@@ -178,6 +189,7 @@ fn is_of_one_connection(err: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limiter::{Exempt, Limits};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     const PROBES: Probes =
@@ -187,13 +199,18 @@ mod tests {
         Listener::bind("127.0.0.1:0".parse().unwrap(), PROBES).unwrap()
     }
 
+    fn limiter(connections: usize) -> Arc<Limiter> {
+        let exempt = Exempt::none();
+        Limiter::new(Limits { connections, per_address: 1000, reserve: 0, exempt })
+    }
+
     fn no_trouble(err: &io::Error, _: Duration) {
         panic!("{err}");
     }
 
     #[tokio::test]
     async fn who_was_in_before_it_closed_is_served_and_nobody_after() {
-        let (mut listener, places) = (listener(), Arc::new(Semaphore::new(100)));
+        let (mut listener, places) = (listener(), limiter(100));
         let (address, close) = (listener.address(), CancellationToken::new());
         let mut callers = Vec::new();
         for _ in 0..50 {
@@ -216,7 +233,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_are_open_at_once_than_there_are_places() {
-        let (mut listener, places) = (listener(), Arc::new(Semaphore::new(1)));
+        let (mut listener, places) = (listener(), limiter(1));
         let close = CancellationToken::new();
         let _callers = [
             TcpStream::connect(listener.address()).await.unwrap(),

@@ -1,8 +1,16 @@
 //! A small listener of a member for those who collect metrics, and hold no pass: `GET /metrics`, `GET /healthz`,
-//! nothing else. Off unless its address is set; what it tells is no secret, and of no use to a caller.
+//! nothing else. Off unless its address is set. Metrics tell names and load, so they are for this machine, and for who
+//! shows the key that the operator has set; health is for everybody.
 
-use crate::door::{Door, Ending, Limits};
-use epsilon_api::body::{self, CallBody};
+use crate::{
+    door::{Door, Ending, Limits},
+    limiter::Slot,
+};
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use epsilon_api::{
+    body::{self, CallBody},
+    redacted::Secret,
+};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -14,20 +22,28 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4");
 
 /// A listener that is bound.
 #[derive(Debug)]
-pub struct Metrics(Door);
+pub struct Metrics {
+    door: Door,
+    /// What collectors on other machines show.
+    key: Option<Secret<String>>,
+}
 
 impl Metrics {
     /// Binds; port 0 takes any. Needs a tokio runtime.
     ///
     /// # Errors
     /// When the address is taken or not ours.
-    pub fn bind(address: SocketAddr, ending: Ending) -> io::Result<Self> {
-        Door::bind(address, None, LIMITS, ending).map(Self)
+    pub fn bind(
+        address: SocketAddr,
+        key: Option<Secret<String>>,
+        ending: Ending,
+    ) -> io::Result<Self> {
+        Ok(Self { door: Door::bind(address, None, LIMITS, ending)?, key })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.0.address()
+        self.door.address()
     }
 
     /// Answers until told to close. `gather` writes all metrics.
@@ -37,8 +53,22 @@ impl Metrics {
             let gather = Arc::clone(&gather);
             async move { answer(&request, &*gather) }
         };
-        self.0.serve_anybody(handler).await;
+        let key = self.key.map(Arc::new);
+        let admits = move |request: &Request<hyper::body::Incoming>, slot: &Slot| {
+            slot.peer().is_loopback() || key.as_ref().is_some_and(|key| shows(request, key))
+        };
+        self.door.serve_whom(admits, handler).await;
     }
+}
+
+/// Whether the request carries the key.
+fn shows<B>(request: &Request<B>, key: &Secret<String>) -> bool {
+    let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let shown = shown.and_then(|value| value.split_once(' '));
+    shown.is_some_and(|(scheme, shown)| {
+        scheme.eq_ignore_ascii_case("bearer")
+            && verify_slices_are_equal(shown.trim().as_bytes(), key.reveal().as_bytes()).is_ok()
+    })
 }
 
 fn answer<B>(request: &Request<B>, gather: &dyn Fn() -> String) -> Response<CallBody> {
@@ -63,7 +93,7 @@ mod tests {
     #[tokio::test]
     async fn metrics_and_health_and_nothing_else() {
         let ending = Ending::default();
-        let metrics = Metrics::bind("127.0.0.1:0".parse().unwrap(), ending.clone()).unwrap();
+        let metrics = Metrics::bind("127.0.0.1:0".parse().unwrap(), None, ending.clone()).unwrap();
         let address = metrics.address();
         ending.tasks.spawn(metrics.serve(|| "epsilon_up 1\n".into()));
         let stream = TcpStream::connect(address).await.unwrap();
@@ -80,6 +110,35 @@ mod tests {
             assert_eq!(response.status(), status, "{path}");
             let read = response.into_body().collect().await.unwrap().to_bytes();
             assert_eq!(read, text, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn from_afar_they_want_the_key_and_health_does_not() {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.connect("192.0.2.1:9").expect("this test needs a network interface");
+        let own = SocketAddr::new(socket.local_addr().unwrap().ip(), 0);
+        for (key, shown, path, status) in [
+            (None, "", "/metrics", 401),
+            (None, "Bearer ", "/metrics", 401),
+            (None, "", "/healthz", 200),
+            (Some("secret"), "Bearer wrong!", "/metrics", 401),
+            (Some("secret"), "Basic secret", "/metrics", 401),
+            (Some("secret"), "bearer secret", "/metrics", 200),
+        ] {
+            let ending = Ending::default();
+            let key = key.map(|key| Secret::new(key.to_owned()));
+            let metrics = Metrics::bind(own, key, ending.clone()).unwrap();
+            let address = metrics.address();
+            ending.tasks.spawn(metrics.serve(|| "epsilon_up 1\n".into()));
+            let stream = TcpStream::connect(address).await.unwrap();
+            let mut connection = Connection::handshake(stream).await.unwrap();
+            let request = Request::get(path).header("host", "x").header("authorization", shown);
+            let request = request.body(body::empty()).unwrap();
+            let response = connection.sender.send_request(request).await.unwrap();
+            assert_eq!(response.status(), status, "{shown} {path}");
+            ending.cut.cancel();
+            ending.close.cancel();
         }
     }
 }

@@ -2,7 +2,8 @@
 //! control API's.
 //!
 //! One task per connection; a call has none of its own. hyper reads and writes HTTP/1.1; this file adds
-//! what it leaves open: how many connections, how long one may be silent or unread, how it ends.
+//! what it leaves open: how many connections (`epsilon_wire::limiter`), how long one may be silent or unread, how it ends.
+//! Where there is no room, a connection of the reserve is answered once: health checks as ever, all else with 503.
 //!
 //! ```text
 //! Head ─whole head─▶ Busy ─last byte out─▶ Idle ─next byte in─▶ Head
@@ -25,6 +26,7 @@ use activity::{Activity, Busy, Check, Watched};
 use bytes::Bytes;
 use epsilon_api::{body::BodyError, error::CallError, ids::RequestId, vm::InterimSink};
 use epsilon_wire::{
+    limiter::{self, Limiter, Occupant, Slot},
     listen::{Accepted, Listener, Probes},
     tls,
 };
@@ -39,12 +41,11 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 use tokio::{
     net::TcpStream,
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_rustls::server::TlsStream;
@@ -81,16 +82,16 @@ pub(crate) struct Connection {
     pub(crate) forwarded_for: HeaderValue,
     /// The other end: a caller or a proxy.
     pub(crate) peer: IpAddr,
-    activity: Activity,
+    activity: Arc<Activity>,
     exchange: Exchange,
     /// Gives its place back when the last holder is gone: connection, answer's body or tunnel.
-    _place: Option<Place>,
+    place: Option<Place>,
 }
 
 #[derive(Debug)]
 struct Place {
     open: IntGauge,
-    _permit: OwnedSemaphorePermit,
+    slot: Slot,
 }
 
 impl Drop for Place {
@@ -103,13 +104,25 @@ impl Connection {
     fn new(peer: SocketAddr, pace: PaceLimits, place: Option<Place>) -> Self {
         let peer = peer.ip().to_canonical();
         let forwarded_for = caller_address::header(&peer.to_string());
-        Self {
-            forwarded_for,
-            peer,
-            activity: Activity::new(pace),
-            exchange: Exchange::default(),
-            _place: place,
+        let activity = Arc::new(Activity::new(pace));
+        if let Some(place) = &place {
+            place.slot.occupy(Arc::downgrade(&activity) as Weak<dyn Occupant>);
         }
+        Self { forwarded_for, peer, activity, exchange: Exchange::default(), place }
+    }
+
+    fn slot(&self) -> Option<&Slot> {
+        self.place.as_ref().map(|place| &place.slot)
+    }
+
+    /// Whether there is no room for it, except to say so or to answer a health check.
+    pub(crate) fn is_reserve(&self) -> bool {
+        self.slot().is_some_and(Slot::is_reserve)
+    }
+
+    /// It is a tunnel now, and at work until its end.
+    pub(crate) fn upgraded(&self) {
+        self.activity.upgraded();
     }
 
     /// The answer that goes out now must be over by then. It guards against callers that stop reading.
@@ -121,6 +134,11 @@ impl Connection {
     pub(crate) fn interim(self: &Arc<Self>, addressed: Addressed) -> Arc<dyn InterimSink> {
         self.exchange.set_addressed(addressed);
         Arc::<Self>::clone(self)
+    }
+
+    fn check(&self, limits: &ConnectionLimits, now: Instant) -> Check {
+        let is_crowded = self.slot().is_some_and(Slot::is_crowded);
+        self.activity.check(limits, is_crowded, now)
     }
 
     /// A connection without a socket.
@@ -148,6 +166,32 @@ pub(crate) struct Ending {
     pub(crate) tasks: TaskTracker,
 }
 
+/// The part of all connections that is kept for health checks.
+const RESERVE: usize = 100;
+/// How long a connection of the reserve may take for its head.
+const RESERVE_HEAD: Duration = Duration::from_secs(1);
+
+impl ConnectionLimits {
+    fn of_listener(&self) -> limiter::Limits {
+        limiter::Limits {
+            connections: self.max_connections,
+            per_address: self.max_per_address,
+            reserve: (self.max_connections / RESERVE).max(1),
+            exempt: self.exempt.clone(),
+        }
+    }
+
+    /// No more than one of `share` files that this process may open.
+    pub(crate) fn within_files(&self, share: usize) -> Self {
+        let max_connections = limiter::within_files(self.max_connections, share);
+        Self { max_connections, ..self.clone() }
+    }
+
+    fn of_reserve(&self) -> Self {
+        Self { header_timeout: self.header_timeout.min(RESERVE_HEAD), ..self.clone() }
+    }
+}
+
 /// Binds a listener; port 0 takes any.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<Listener> {
     Listener::bind(address, PROBES)
@@ -170,13 +214,14 @@ impl Door {
     /// Accepts until told to close. An error never ends it.
     pub(crate) async fn serve(self, handler: impl Handler) {
         let Self { mut listener, tls, limits, ending, metrics, open } = self;
-        let places = Arc::new(Semaphore::new(limits.max_connections));
+        let limiter = Limiter::new(limits.of_listener());
         let trouble = |error: &io::Error, pause| AcceptFailed { error, pause }.emit(&metrics);
-        while let Some(Accepted { stream, peer, place }) =
-            listener.next(&places, &ending.close, trouble).await
+        while let Some(Accepted { stream, peer, slot }) =
+            listener.next(&limiter, &ending.close, trouble).await
         {
             open.inc();
-            let place = Place { open: open.clone(), _permit: place };
+            let limits = if slot.is_reserve() { limits.of_reserve() } else { limits.clone() };
+            let place = Place { open: open.clone(), slot };
             let connection = Arc::new(Connection::new(peer, limits.pace, Some(place)));
             let (handler, tls) = (handler.clone(), tls.clone());
             let (close, cut) = (ending.close.child_token(), ending.cut.child_token());
@@ -185,16 +230,22 @@ impl Door {
                     return serve_connection(stream, connection, handler, limits, close, cut).await;
                 };
                 let opened = timeout(limits.header_timeout, secure(stream, peer, &tls));
+                let opened = async {
+                    tokio::select! {
+                        opened = opened => opened.ok(),
+                        () = connection.activity.asked_to_close() => None,
+                    }
+                };
                 // A drain does not wait for who has not asked anything yet.
-                match close.run_until_cancelled(opened).await {
-                    Some(Ok(Ok(Opened::Tls(stream)))) => {
+                match close.run_until_cancelled(opened).await.flatten() {
+                    Some(Ok(Opened::Tls(stream))) => {
                         serve_connection(*stream, connection, handler, limits, close, cut).await;
                     }
-                    Some(Ok(Ok(Opened::Plain(stream)))) => {
+                    Some(Ok(Opened::Plain(stream))) => {
                         serve_connection(stream, connection, handler, limits, close, cut).await;
                     }
-                    Some(Ok(Err(error))) => tracing::debug!(%peer, %error, "No TLS came about."),
-                    Some(Err(_)) | None => {}
+                    Some(Err(error)) => tracing::debug!(%peer, %error, "No TLS came about."),
+                    None => {}
                 }
             });
         }
@@ -251,6 +302,8 @@ async fn serve_connection<S: Socket>(
     asides.push(cut.cancelled().map(|()| Aside::Cut).boxed());
     asides.push(close.cancelled().map(|()| Aside::Close).boxed());
     asides.push(connection.exchange.half_closed().map(|()| Aside::HalfClosed).boxed());
+    let asked = || connection.activity.asked_to_close().map(|()| Aside::MakeRoom).boxed();
+    asides.push(asked());
     let look = |after| sleep(after).map(|()| Aside::Look).boxed();
     asides.push(look(limits.header_timeout.min(limits.idle_timeout)));
 
@@ -263,7 +316,7 @@ async fn serve_connection<S: Socket>(
         let mut http = http1::Builder::new();
         // `activity` does this without a timer per request, and knows idle from slow.
         http.header_read_timeout(None).max_header_size(limits.max_header);
-        http.half_close(S::TELLS).keep_alive(!is_closing);
+        http.half_close(S::TELLS).keep_alive(!is_closing && !connection.is_reserve());
         if max_headers != HYPERS_MAX_HEADERS {
             http.max_headers(max_headers);
         }
@@ -288,6 +341,13 @@ async fn serve_connection<S: Socket>(
                     is_closing = true;
                     Pin::new(&mut http).graceful_shutdown();
                 }
+                Aside::MakeRoom => match (connection.activity.idle_for(), connection.slot()) {
+                    (None, Some(slot)) => {
+                        slot.keep(); // a request came in that moment
+                        asides.push(asked());
+                    }
+                    _ => return,
+                },
                 Aside::HalfClosed => asides.push(look(limits.half_close_timeout)),
                 Aside::Look => {
                     let now = Instant::now();
@@ -297,7 +357,7 @@ async fn serve_connection<S: Socket>(
                         );
                         return;
                     }
-                    match connection.activity.check(&limits, now) {
+                    match connection.check(&limits, now) {
                         Check::Fine { again_in } => asides.push(look(again_in)),
                         Check::Over(why) => {
                             tracing::debug!(why, "Connection closed.");
@@ -339,6 +399,8 @@ enum Aside {
     Close,
     /// The caller sends no more.
     HalfClosed,
+    /// Unless it is at work.
+    MakeRoom,
     /// Is one of its limits over?
     Look,
 }

@@ -122,6 +122,7 @@ impl Failure {
             | CallError::HeadTooLarge
             | CallError::TargetTooLong
             | CallError::HeadTooSlow
+            | CallError::GatewayFull
             | CallError::FunctionError { .. }
             | CallError::AnswerUnreadable { .. }
             | CallError::InitFailed { .. }

@@ -28,6 +28,7 @@ fn what_cannot_work_is_named() {
         (r#"{"max_connections":0}"#, "max_connections"),
         (r#"{"body_timeout":"0s"}"#, "body_timeout"),
         (r#"{"min_body_rate":"0B"}"#, "min_body_rate"),
+        (r#"{"max_connections_per_ip":0}"#, "max_connections_per_ip"),
         (r#"{"max_header":"1KiB"}"#, "max_header"),
         (r#"{"max_headers":0}"#, "max_headers"),
         (r#"{"balance_factor":1.0}"#, "balance_factor"),

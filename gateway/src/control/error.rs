@@ -66,6 +66,13 @@ pub(crate) fn internal(err: &(dyn Error + 'static)) -> ApiError {
     ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", message)
 }
 
+/// All connections of this listener are taken, and none is idle.
+pub(crate) fn gateway_full() -> ApiError {
+    let message = "the gateway has no room for another connection now";
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "NO_CAPACITY", message)
+        .hint("try again in a moment; the operator's setting is `gateway.max_connections`")
+}
+
 /// The store is known to be away: who asks shall not wait for it.
 pub(crate) fn store_away() -> ApiError {
     let message = "the store does not answer";

@@ -2,7 +2,7 @@
 
 use crate::{
     fake::line,
-    world::{World, patient, read, read_to_close},
+    world::{World, own_address, patient, read, read_to_close},
 };
 use epsilon_api::{body, units};
 use epsilon_gateway::config::Settings;
@@ -10,7 +10,7 @@ use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde_json::Value;
-use std::{os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
+use std::{net::SocketAddr, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 /// Snapshot of an answer; what differs from run to run is blotted out.
@@ -89,6 +89,19 @@ async fn health_metrics_and_the_document_are_open() {
     }
     let metrics = world.ask_with("", Method::GET, "/metrics", "").await;
     assert!(metrics.body.contains("epsilon_functions 1"));
+}
+
+#[tokio::test]
+async fn from_afar_metrics_want_the_key_and_health_does_not() {
+    let control = SocketAddr::new(own_address(), 0);
+    let world = World::start(&["hello"], Settings { control, ..Settings::default() }).await;
+    let key = format!("Bearer {}", world.key);
+    let get = async |key: &str, path: &str| {
+        world.ask_with(key, Method::GET, path, "").await.status.as_u16()
+    };
+    assert_eq!(get("", "/healthz").await, 200);
+    assert_eq!((get("", "/metrics").await, get("Bearer x", "/metrics").await), (401, 401));
+    assert_eq!(get(&key, "/metrics").await, 200);
 }
 
 #[tokio::test]

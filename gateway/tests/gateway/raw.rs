@@ -2,7 +2,7 @@
 
 use crate::{
     fake::{self, ok},
-    world::{World, eventually, read_to_close, read_until},
+    world::{World, eventually, read_until},
 };
 use epsilon_api::{body, error::CallError, units, vm::Call};
 use epsilon_gateway::config::Settings;
@@ -231,19 +231,4 @@ async fn one_connection_serves_many_calls_also_pipelined() {
         answers.push_str(&read_until(&mut stream, "\n").await);
     }
     assert!(world.metrics().contains("epsilon_connections 1"));
-}
-
-#[tokio::test]
-async fn who_finds_every_place_taken_waits_for_one() {
-    let world =
-        World::start(&["hello"], Settings { max_connections: 1, ..Settings::default() }).await;
-    world.vm.script("hello", seen);
-    let mut first = TcpStream::connect(world.public).await.unwrap();
-    first.write_all(b"GET /hello HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
-    read_until(&mut first, "200 OK").await;
-    let mut second = TcpStream::connect(world.public).await.unwrap();
-    second.write_all(b"GET /hello HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
-    assert!(world.metrics().contains("epsilon_connections 1"));
-    drop(first);
-    assert!(read_to_close(&mut second).await.starts_with("HTTP/1.1 200"));
 }

@@ -26,7 +26,7 @@ use prometheus::{Registry, TextEncoder};
 use serde_json::Value;
 use std::{
     collections::VecDeque,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -135,8 +135,9 @@ impl World {
         with_vm: bool,
         with_builder: bool,
     ) -> Self {
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let settings = Settings { listen: any, control: any, ..settings };
+        let listen = SocketAddr::new(settings.listen.ip(), 0);
+        let control = SocketAddr::new(settings.control.ip(), 0);
+        let settings = Settings { listen, control, ..settings };
         let config = Config::new(settings, dir.path()).unwrap();
         let (vm, builder, registry) = (FakeVm::new("vm-1"), FakeBuilder::new(), Registry::new());
         let given = with_builder.then(|| Arc::clone(&builder) as Arc<dyn Builder>);
@@ -260,6 +261,13 @@ impl World {
     pub(crate) fn metrics(&self) -> String {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap()
     }
+}
+
+/// An address of this machine that is not loopback: who comes to it comes from it. Nothing is sent.
+pub(crate) fn own_address() -> IpAddr {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.connect("192.0.2.1:9").expect("this test needs a network interface");
+    socket.local_addr().unwrap().ip()
 }
 
 /// These functions of the project `shop` serve at version 1.

@@ -22,6 +22,8 @@ pub struct MemberConfig {
     pub listen: SocketAddr,
     /// See [`Settings::metrics`].
     pub metrics: Option<SocketAddr>,
+    /// See [`Settings::metrics_key_file`].
+    pub metrics_key_file: Option<PathBuf>,
     /// See [`Settings::advertise`].
     pub advertise: Option<String>,
     /// See [`Settings::gateways`].
@@ -64,6 +66,7 @@ pub(super) fn read(s: &Settings) -> Result<Option<MemberConfig>, ConfigError> {
     Ok(Some(MemberConfig {
         listen: s.listen.unwrap_or((Ipv4Addr::UNSPECIFIED, PORT).into()),
         metrics: s.metrics,
+        metrics_key_file: s.metrics_key_file.clone(),
         advertise: s.advertise.clone(),
         gateways,
         token_file: s.token_file.clone().ok_or(ConfigError::NoToken)?,

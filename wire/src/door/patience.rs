@@ -7,14 +7,21 @@
 //! ```
 
 use super::{AnswerWithin, Answered};
+use crate::limiter::Occupant;
 use epsilon_api::body::{CallBody, Holding};
 use http::Response;
 use http_body::Body as _;
+use parking_lot::Mutex;
 use std::{
+    future::poll_fn,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
+    task::{Poll, Waker},
     time::{Duration, Instant},
 };
 
@@ -29,11 +36,54 @@ pub(super) struct Patience {
     opened: Instant,
     /// Milliseconds after `opened`.
     over_at: AtomicU64,
+    /// The same: since when nothing is under way; [`NEVER`] while something is.
+    idle_since: AtomicU64,
+    asked_to_close: AtomicBool,
+    /// The connection's own task, once it waits.
+    task: Mutex<Option<Waker>>,
+}
+
+impl Occupant for Patience {
+    fn idle_for(&self) -> Option<Duration> {
+        let since = self.idle_since.load(Relaxed);
+        (since != NEVER).then(|| Duration::from_millis(self.now().saturating_sub(since)))
+    }
+
+    fn close(&self) {
+        self.asked_to_close.store(true, SeqCst);
+        if let Some(task) = &*self.task.lock() {
+            task.wake_by_ref();
+        }
+    }
 }
 
 impl Patience {
     pub(super) fn new(first: Duration) -> Self {
-        Self { opened: Instant::now(), over_at: AtomicU64::new(millis(first)) }
+        Self {
+            opened: Instant::now(),
+            over_at: AtomicU64::new(millis(first)),
+            idle_since: AtomicU64::new(0),
+            asked_to_close: AtomicBool::new(false),
+            task: Mutex::default(),
+        }
+    }
+
+    /// Waits until room is needed for others. Nothing is lost when it is dropped. Polled with each wake of the connection,
+    /// so it tells its task once and looks at one word after that: it has to stay in one task.
+    pub(super) async fn asked_to_close(&self) {
+        let mut is_told = false;
+        poll_fn(|cx| {
+            if !is_told {
+                *self.task.lock() = Some(cx.waker().clone());
+                is_told = true;
+            }
+            if !self.asked_to_close.load(SeqCst) {
+                return Poll::Pending;
+            }
+            self.asked_to_close.store(false, SeqCst);
+            Poll::Ready(())
+        })
+        .await;
     }
 
     fn now(&self) -> u64 {
@@ -70,6 +120,7 @@ pub(super) struct Busy {
 impl Busy {
     pub(super) fn begin(patience: &Arc<Patience>, after: Duration) -> Self {
         patience.over_at.store(NEVER, Relaxed);
+        patience.idle_since.store(NEVER, Relaxed);
         Self { patience: Arc::clone(patience), after, out_at: 0 }
     }
 
@@ -89,7 +140,11 @@ impl Busy {
 impl Drop for Busy {
     fn drop(&mut self) {
         // Its last byte was handed over, perhaps into a full buffer: what it was given to be out still counts.
-        let idle = self.patience.now().saturating_add(millis(self.after));
+        let now = self.patience.now();
+        // An answer of which the gateway has not read the end yet is no idle connection.
+        let idle_since = if self.out_at > now { self.out_at } else { now };
+        self.patience.idle_since.store(idle_since, Relaxed);
+        let idle = now.saturating_add(millis(self.after));
         self.patience.over_at.store(idle.max(self.out_at), Relaxed);
     }
 }

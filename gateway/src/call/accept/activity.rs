@@ -7,7 +7,7 @@ use crate::{
     config::ConnectionLimits,
 };
 use epsilon_api::body::Holding;
-use epsilon_wire::connection::poll_write_joined;
+use epsilon_wire::{connection::poll_write_joined, limiter::Occupant};
 use http_body::Body;
 use std::{
     io,
@@ -19,14 +19,23 @@ use std::{
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::Notify,
+};
 
-/// Bytes of a head are awaited; also the state of a fresh connection.
+/// The rest of a head is awaited.
 const HEAD: u64 = 0;
 /// Between two requests.
 const IDLE: u64 = 1;
 /// From a whole head to the last byte of its answer.
 const BUSY: u64 = 2;
+/// Nothing has come yet.
+const FRESH: u64 = 3;
+
+/// How long a connection may be idle when its listener is nearly full. What closes it is late by `header_timeout` at most;
+/// where there is no room at all, nobody waits for that (`epsilon_wire::limiter`).
+const CROWDED_IDLE: Duration = Duration::from_secs(5);
 
 const NO_DEADLINE: u64 = u64::MAX;
 /// No write waits for the caller.
@@ -45,6 +54,20 @@ pub(super) struct Activity {
     unread_since: AtomicU64,
     /// Milliseconds that the caller may let writes wait; see `relay/pace.rs`, whose rule this is for answers.
     patience: AtomicU64,
+    /// Room is needed for others.
+    close: Notify,
+}
+
+impl Occupant for Activity {
+    fn idle_for(&self) -> Option<Duration> {
+        let word = self.state.load(Relaxed);
+        let is_idle = matches!(word & 3, IDLE | FRESH) && self.unread_since.load(Relaxed) == READ;
+        is_idle.then(|| Duration::from_millis(self.now().saturating_sub(word >> 2)))
+    }
+
+    fn close(&self) {
+        self.close.notify_one();
+    }
 }
 
 /// What the timer finds.
@@ -63,12 +86,23 @@ impl Activity {
     pub(super) fn new(pace: PaceLimits) -> Self {
         Self {
             opened: Instant::now(),
-            state: AtomicU64::new(HEAD),
+            state: AtomicU64::new(FRESH),
             deadline: AtomicU64::new(NO_DEADLINE),
             pace,
             unread_since: AtomicU64::new(READ),
             patience: AtomicU64::new(millis(pace.patience)),
+            close: Notify::new(),
         }
+    }
+
+    /// Waits until room is needed for others. Nothing is lost when it is dropped.
+    pub(super) async fn asked_to_close(&self) {
+        self.close.notified().await;
+    }
+
+    /// It speaks no HTTP any more, and is at work until its end.
+    pub(super) fn upgraded(&self) {
+        self.enter(BUSY);
     }
 
     fn now(&self) -> u64 {
@@ -110,6 +144,8 @@ impl Activity {
     fn read(&self) {
         if self.is(IDLE) {
             self.enter(HEAD);
+        } else if self.is(FRESH) {
+            self.state.store(HEAD, Relaxed); // since it was opened
         }
     }
 
@@ -131,7 +167,7 @@ impl Activity {
 
     /// Whether a limit has passed. Looked at often enough that a limit is late by no more than one
     /// `header_timeout`.
-    pub(super) fn check(&self, limits: &ConnectionLimits, now: Instant) -> Check {
+    pub(super) fn check(&self, limits: &ConnectionLimits, is_crowded: bool, now: Instant) -> Check {
         let often = limits.header_timeout.min(limits.idle_timeout);
         let now = millis(now.saturating_duration_since(self.opened));
         let (since, state) = {
@@ -144,6 +180,9 @@ impl Activity {
             state if state == BUSY || unread_since != READ => {
                 let too_slow = unread_since.saturating_add(self.patience.load(Relaxed));
                 (self.deadline.load(Relaxed).min(too_slow), "the caller does not read its answer")
+            }
+            IDLE if is_crowded => {
+                (since + millis(limits.idle_timeout.min(CROWDED_IDLE)), "idle where many wait")
             }
             IDLE => (since + millis(limits.idle_timeout), "idle for too long"),
             _ => (since + millis(limits.header_timeout), "no whole head in time"),
@@ -254,21 +293,26 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 mod tests {
     use super::*;
     use epsilon_api::body::{self, BodyError};
+    use epsilon_wire::limiter::Exempt;
 
-    const LIMITS: ConnectionLimits = ConnectionLimits {
-        max_connections: 1,
-        max_header: 8192,
-        max_headers: 8,
-        header_timeout: Duration::from_secs(10),
-        idle_timeout: Duration::from_secs(75),
-        pace: PACE,
-        half_close_timeout: Duration::from_secs(10),
-    };
+    fn limits() -> ConnectionLimits {
+        ConnectionLimits {
+            max_connections: 1,
+            max_per_address: 1,
+            exempt: Exempt::none(),
+            max_header: 8192,
+            max_headers: 8,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            pace: PACE,
+            half_close_timeout: Duration::from_secs(10),
+        }
+    }
     const PACE: PaceLimits = PaceLimits { patience: Duration::from_secs(20), rate: 1024 };
 
     /// What the timer finds so many seconds after the connection was opened.
     fn at(activity: &Activity, seconds: u64) -> Check {
-        activity.check(&LIMITS, activity.opened + Duration::from_secs(seconds))
+        activity.check(&limits(), false, activity.opened + Duration::from_secs(seconds))
     }
 
     fn is_over(activity: &Activity, seconds: u64) -> bool {
@@ -288,6 +332,44 @@ mod tests {
         assert!(!is_over(&activity, 70) && is_over(&activity, 76));
         activity.read();
         assert!(is_over(&activity, 11));
+    }
+
+    #[test]
+    fn where_many_wait_an_idle_connection_goes_soon_and_no_other() {
+        let crowded = |activity: &Activity, seconds| {
+            let now = activity.opened + Duration::from_secs(seconds);
+            matches!(activity.check(&limits(), true, now), Check::Over(_))
+        };
+        let activity = Activity::new(PACE);
+        assert!(!crowded(&activity, 9), "it may be about to send");
+        activity.enter(IDLE);
+        assert!(!crowded(&activity, 4) && crowded(&activity, 6));
+        activity.enter(BUSY);
+        assert!(!crowded(&activity, 1_000_000));
+    }
+
+    #[test]
+    fn idle_is_who_has_nothing_under_way() {
+        let activity = Activity::new(PACE);
+        assert!(activity.idle_for().is_some(), "nothing has come yet");
+        activity.read();
+        assert!(activity.idle_for().is_none(), "a head is on its way");
+        activity.enter(BUSY);
+        assert!(activity.idle_for().is_none());
+        activity.enter(IDLE);
+        assert!(activity.idle_for().is_some());
+        activity.wrote(None);
+        assert!(activity.idle_for().is_none(), "the end of an answer is on its way");
+        activity.wrote(Some(1));
+        activity.upgraded();
+        assert!(activity.idle_for().is_none());
+    }
+
+    #[test]
+    fn the_first_byte_of_a_connection_gives_it_no_more_time() {
+        let activity = Activity::new(PACE);
+        activity.read();
+        assert!(!is_over(&activity, 9) && is_over(&activity, 11));
     }
 
     #[test]
@@ -360,6 +442,6 @@ mod tests {
     fn the_timer_looks_again_in_time() {
         let activity = Activity::new(PACE);
         activity.enter(IDLE);
-        assert_eq!(at(&activity, 0), Check::Fine { again_in: LIMITS.header_timeout });
+        assert_eq!(at(&activity, 0), Check::Fine { again_in: limits().header_timeout });
     }
 }

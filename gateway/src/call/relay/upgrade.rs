@@ -35,6 +35,7 @@ impl Tunnel {
         let Self { caller, function, held, left, stop, mut record, connection } = self;
         let copy = async {
             let (caller, function) = tokio::try_join!(caller, function)?;
+            connection.upgraded();
             let (mut caller, mut function) = (TokioIo::new(caller), TokioIo::new(function));
             let copied = tokio::io::copy_bidirectional(&mut caller, &mut function).await?;
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(copied)

@@ -1,0 +1,144 @@
+//! More connections than there is room for: those on which nothing happens make room, and a health check is answered in
+//! any case.
+
+use crate::world::{World, eventually, own_address, patient, read_to_close, read_until};
+use epsilon_gateway::config::Settings;
+use futures_util::{StreamExt, stream};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+const HEALTH: &str = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+const CALL: &str = "GET /hello HTTP/1.1\r\nhost: x\r\n\r\n";
+
+async fn world(max_connections: usize) -> World {
+    let world = World::start(&["hello"], Settings { max_connections, ..Settings::default() }).await;
+    world.vm.script("hello", |_| std::future::pending());
+    world
+}
+
+async fn open(to: SocketAddr, request: &str) -> TcpStream {
+    let mut stream = patient(TcpStream::connect(to)).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+/// A connection that was answered once and says no more.
+async fn idle(to: SocketAddr, request: &str) -> TcpStream {
+    let mut stream = open(to, request).await;
+    read_until(&mut stream, "\r\n\r\n").await;
+    stream
+}
+
+/// So many of them.
+async fn crowd(to: SocketAddr, request: &str, wanted: usize) -> Vec<TcpStream> {
+    stream::iter(0..wanted).map(|_| idle(to, request)).buffer_unordered(64).collect().await
+}
+
+/// Waits until the oldest of them has been idle for long enough to be closed for a newcomer.
+async fn settled(since: Instant) {
+    while since.elapsed() < Duration::from_millis(1100) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// How long the health check took, of which the answer is checked.
+async fn health(to: SocketAddr, request: &str) -> Duration {
+    let began = Instant::now();
+    let answer = read_until(&mut open(to, request).await, "\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    began.elapsed()
+}
+
+#[tokio::test]
+async fn idle_connections_lock_nobody_out_of_either_listener() {
+    epsilon_launch::files::raise_file_limit();
+    let world = world(1000).await;
+    for (to, request) in
+        [(world.public, HEALTH), (world.control, "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")]
+    {
+        let began = Instant::now();
+        let crowd = crowd(to, request, 1000).await;
+        settled(began).await;
+        for _ in 0..20 {
+            let took = health(to, request).await;
+            assert!(took < Duration::from_millis(500), "{took:?}");
+        }
+        drop(crowd);
+    }
+}
+
+#[tokio::test]
+async fn who_has_been_idle_for_longest_goes_first_and_who_is_at_work_stays() {
+    let world = world(3).await;
+    let mut busy = open(world.public, CALL).await;
+    eventually(1, || world.vm.active()).await;
+    let began = Instant::now();
+    let mut older = idle(world.public, HEALTH).await;
+    let _newer = idle(world.public, HEALTH).await;
+    settled(began).await;
+    let _fresh = idle(world.public, HEALTH).await;
+    assert_eq!(patient(older.read(&mut [0; 9])).await.unwrap(), 0, "closed");
+    assert_eq!(world.vm.active(), 1);
+    busy.write_all(b"x").await.unwrap();
+}
+
+#[tokio::test]
+async fn where_all_are_at_work_health_is_answered_and_all_else_is_503() {
+    let world = world(2).await;
+    let _busy = [open(world.public, CALL).await, open(world.public, CALL).await];
+    eventually(2, || world.vm.active()).await;
+    // One that says nothing has the reserve for itself until somebody else comes.
+    let _silent = open(world.public, "").await;
+    for _ in 0..3 {
+        let answer = read_to_close(&mut open(world.public, HEALTH).await).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"),
+            "{answer}"
+        );
+        let answer = read_to_close(&mut open(world.public, CALL).await).await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        for line in [r#""code":"NO_CAPACITY""#, "retry-after: 1", "connection: close"] {
+            assert!(answer.contains(line), "{line}: {answer}");
+        }
+    }
+    assert_eq!(world.vm.active(), 2);
+}
+
+#[tokio::test]
+async fn a_tunnel_is_at_work_however_silent_it_is() {
+    let world = World::start(&["ws"], Settings { max_connections: 1, ..Settings::default() }).await;
+    let mut socket = crate::calls::open_socket(&world).await;
+    settled(Instant::now()).await;
+    let answer = read_to_close(&mut open(world.public, HEALTH).await).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    socket.write_all(b"ping").await.unwrap();
+    assert_eq!(read_until(&mut socket, "ping").await, "ping");
+}
+
+/// Loopback is exempt, so it comes from another address of this machine.
+#[tokio::test]
+async fn one_address_has_its_share_and_no_more() {
+    let listen = SocketAddr::new(own_address(), 0);
+    let settings = Settings { listen, max_connections_per_ip: Some(3), ..Settings::default() };
+    let world = World::start(&["hello"], settings).await;
+    world.vm.script("hello", |_| std::future::pending());
+    let mut busy = Vec::new();
+    for n in 1..=3 {
+        busy.push(open(world.public, CALL).await);
+        eventually(n, || world.vm.active()).await;
+    }
+    assert_eq!(read_to_close(&mut open(world.public, HEALTH).await).await, "", "one too many");
+    busy.pop();
+    eventually(2, || world.vm.active()).await;
+    // A new one is taken once the gateway has let go of the old one.
+    let began = Instant::now();
+    while read_to_close(&mut open(world.public, "GET / HTTP/1.0\r\n\r\n").await).await.is_empty() {
+        assert!(began.elapsed() < crate::world::PATIENCE);
+    }
+}
