@@ -50,6 +50,16 @@ pub enum MemberKind {
     Builder,
 }
 
+impl MemberKind {
+    /// The file in a gateway's data folder that holds the token with which one of this kind joins.
+    pub const fn token_file(self) -> &'static str {
+        match self {
+            Self::Vm => "fleet.token",
+            Self::Builder => "builder.token",
+        }
+    }
+}
+
 /// "Here I am": who joins, and where gateways reach it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -259,7 +259,7 @@ mod tests {
         missing_bundle: "{ca_bundle: /nowhere/ca.crt}" => "no such file";
         registry_with_scheme: "{registry: 'https://registry.example'}" => "without `https://`";
         registry_without_host: "{registry: shop}" => "host";
-        fleet_without_a_token: "{gateways: 'http://10.0.0.4:8081'}" => "fleet.token";
+        fleet_without_a_token: "{gateways: 'http://10.0.0.4:8081'}" => "builder.token";
         fleet_that_is_no_url: "{gateways: '10.0.0.4', token_file: x}" => "URLs";
         tls_fleet_without_tls: "{gateways: 'https://10.0.0.4:8081', token_file: x}" => "needs `tls_certificate`";
         half_a_certificate: "{tls_key: x}" => "go together";

@@ -34,7 +34,7 @@ struct Arguments {
     /// Control addresses of gateways, with commas between them
     #[arg(long, value_name = "URL")]
     gateway: Option<String>,
-    /// The file with the fleet's token: a copy of the gateway's DATA/fleet.token
+    /// The file with the token: a copy of the gateway's DATA/builder.token
     #[arg(long, value_name = "FILE")]
     token_file: Option<String>,
     /// Where images go, as `registry.example/prefix` [default: this machine's engine]

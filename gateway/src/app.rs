@@ -139,7 +139,11 @@ impl App {
         let gateway = signer.id().clone();
         let store_watch = Arc::new(StoreWatch::new(store_up(registry)?));
         let doors = Doors::new(Arc::clone(&store), Arc::clone(&store_watch));
-        for (role, file) in [(KeyRole::Admin, "admin.key"), (KeyRole::Fleet, "fleet.token")] {
+        for (role, file) in [
+            (KeyRole::Admin, "admin.key"),
+            (KeyRole::Fleet, MemberKind::Vm.token_file()),
+            (KeyRole::Builder, MemberKind::Builder.token_file()),
+        ] {
             let key = keys::ensure(&*store, &gateway, &role, &config.data_dir.join(file)).await?;
             doors.remember(&key);
         }

@@ -327,7 +327,7 @@ const SMALLEST_HEADER: u64 = 8 << 10;
 const LARGEST_HEADER: u64 = 1 << 20;
 
 impl Config {
-    /// Checks the settings. `data_dir` is where `admin.key` and `fleet.token` are written.
+    /// Checks the settings. `data_dir` is where `admin.key`, `fleet.token` and `builder.token` are written.
     ///
     /// # Errors
     /// When a setting cannot work; the first one is named.

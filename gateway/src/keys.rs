@@ -56,6 +56,7 @@ const fn role_name(role: &KeyRole) -> &'static str {
     match role {
         KeyRole::Admin => "admin",
         KeyRole::Fleet => "fleet",
+        KeyRole::Builder => "builder",
         KeyRole::Member(_) => "member",
     }
 }

@@ -17,7 +17,7 @@ import world
 
 SCRIPTS = world.INFRA / "aws" / "instance"
 GIVEN = {
-    "EPSILON_REGION": "us-east-1", "EPSILON_ADDRESS": "10.80.0.9", "EPSILON_FLEET_TOKEN_SECRET": "arn:fleet", "EPSILON_LONGEST_CALL": "900s",
+    "EPSILON_REGION": "us-east-1", "EPSILON_ADDRESS": "10.80.0.9", "EPSILON_FLEET_TOKEN_SECRET": "arn:fleet", "EPSILON_BUILDER_TOKEN_SECRET": "arn:builder", "EPSILON_METRICS_KEY_SECRET": "arn:metrics", "EPSILON_LONGEST_CALL": "900s",
     "EPSILON_DRAIN_GRACE": "915s", "EPSILON_STOP_LIMIT": "975s", "EPSILON_GROUP": "fleet-x", "EPSILON_HOOK": "drain",
 }
 ROLES = {
@@ -145,13 +145,16 @@ class Secrets(Folder):
         return file.read_text()
 
     def test_a_vm_gets_the_fleet_token_in_its_own_form(self):
-        self.fetch("vm-agent", FLEET_TOKEN_SECRET=self.secret("0a" * 32))
+        self.fetch("vm-agent", FLEET_TOKEN_SECRET=self.secret("0a" * 32), METRICS_KEY_SECRET=self.secret("0e" * 32))
         self.assertRegex(self.read("etc/epsilon/fleet.token"), rf"^epsilon_fleet_[0-9a-f]{{12}}_{'0a' * 32}\n$")
+        self.assertEqual(self.read("etc/epsilon/metrics.key"), "0e" * 32 + "\n")
 
     def test_a_gateway_gets_keys_and_the_database(self):
-        self.fetch("gateway", FLEET_TOKEN_SECRET=self.secret("0a" * 32), ADMIN_KEY_SECRET=self.secret("0b" * 32),
+        self.fetch("gateway", FLEET_TOKEN_SECRET=self.secret("0a" * 32), BUILDER_TOKEN_SECRET=self.secret("0d" * 32),
+                   ADMIN_KEY_SECRET=self.secret("0b" * 32),
                    DATABASE_PASSWORD_SECRET=self.secret("Pass1"), DATABASE_ADDRESS="db:5432")
         self.assertRegex(self.read("var/lib/epsilon/fleet.token"), "^epsilon_fleet_")
+        self.assertRegex(self.read("var/lib/epsilon/builder.token"), "^epsilon_builder_")
         self.assertRegex(self.read("var/lib/epsilon/admin.key"), "^epsilon_admin_")
         self.assertEqual(
             self.read("etc/epsilon/gateway.env"),
@@ -159,7 +162,8 @@ class Secrets(Folder):
             "&sslrootcert=/etc/epsilon/rds-ca.pem'\n")
 
     def test_a_database_of_ones_own_and_none(self):
-        keys = {"FLEET_TOKEN_SECRET": self.secret("0a" * 32), "ADMIN_KEY_SECRET": self.secret("0b" * 32)}
+        keys = {"FLEET_TOKEN_SECRET": self.secret("0a" * 32), "BUILDER_TOKEN_SECRET": self.secret("0d" * 32),
+                "ADMIN_KEY_SECRET": self.secret("0b" * 32)}
         self.fetch("gateway", DATABASE_URL_SECRET=self.secret("postgres://u:p@h/d"), **keys)
         self.assertEqual(self.read("etc/epsilon/gateway.env"), "EPSILON_GATEWAY_STORE='postgres://u:p@h/d'\n")
         self.fetch("gateway", **keys)
@@ -167,11 +171,11 @@ class Secrets(Folder):
 
     def test_a_rotated_secret_comes_with_the_next_start(self):
         secret = self.secret("0a" * 32)
-        self.fetch("builder", FLEET_TOKEN_SECRET=secret)
-        first = self.read("etc/epsilon/fleet.token")
+        self.fetch("builder", BUILDER_TOKEN_SECRET=secret)
+        first = self.read("etc/epsilon/builder.token")
         self.store.put_secret_value(SecretId=secret, SecretString="0c" * 32)
-        self.fetch("builder", FLEET_TOKEN_SECRET=secret)
-        second = self.read("etc/epsilon/fleet.token")
+        self.fetch("builder", BUILDER_TOKEN_SECRET=secret)
+        second = self.read("etc/epsilon/builder.token")
         self.assertNotEqual(first.split("_")[2], second.split("_")[2], "another secret has another id")
         self.assertIn("0c" * 32, second)
 
@@ -179,7 +183,7 @@ class Secrets(Folder):
         nobody = "http://127.0.0.1:9"
         done = self.fetch("vm-agent", check=False, endpoint=nobody, FLEET_TOKEN_SECRET="x")
         self.assertEqual(done.returncode, 1)
-        self.fetch("vm-agent", FLEET_TOKEN_SECRET=self.secret("0a" * 32))
+        self.fetch("vm-agent", FLEET_TOKEN_SECRET=self.secret("0a" * 32), METRICS_KEY_SECRET=self.secret("0e" * 32))
         before = self.read("etc/epsilon/fleet.token")
         self.fetch("vm-agent", endpoint=nobody, FLEET_TOKEN_SECRET="x")
         self.assertEqual(self.read("etc/epsilon/fleet.token"), before)

@@ -197,7 +197,7 @@ class Written(unittest.TestCase):
 
     def test_keys_are_what_the_machines_make_keys_of(self):
         """64 of what is left of letters and digits: hexadecimal digits."""
-        for name in ["FleetToken", "AdminKey"]:
+        for name in ["FleetToken", "BuilderToken", "MetricsKey", "AdminKey"]:
             how = self.of("AWS::SecretsManager::Secret")[name]["GenerateSecretString"]
             left = set("abcdefghijklmnopqrstuvwxyz0123456789") - set(how["ExcludeCharacters"])
             self.assertEqual("".join(sorted(left)), "0123456789abcdef")
@@ -349,6 +349,7 @@ class Fresh(Made):
                     resources += [(name, one) for one in listed(statement["Resource"]) if one != "*"]
         for name, resource in resources:
             self.assertRegex(str(resource), r"autoScalingGroupName/fleet-(vms|gateways)$|repository/epsilon/\*$|AdminKey|"
+                                            r"FleetToken|BuilderToken|MetricsKey|"
                                             r"DatabasePassword|^fleet-", name)
         vm = [one for name, one in resources if name == "VmRole"]
         self.assertFalse([one for one in vm if "gateways" in str(one)])

@@ -71,9 +71,9 @@ class Units(unittest.TestCase):
             self.assertGreater(patience, default(f"{grace}.drain_grace") + default("vm_agent.remove_timeout"), unit)
 
     def test_tokens_are_neither_arguments_nor_environment(self):
-        for unit in ["epsilon-vm-agent.service", "epsilon-builder.service"]:
-            self.assertEqual(setting(unit, "LoadCredential"), ["fleet.token:/etc/epsilon/fleet.token"])
-            self.assertIn("--token-file %d/fleet.token", (SYSTEMD / unit).read_text())
+        for unit, token in [("epsilon-vm-agent.service", "fleet.token"), ("epsilon-builder.service", "builder.token")]:
+            self.assertEqual(setting(unit, "LoadCredential"), [f"{token}:/etc/epsilon/{token}"])
+            self.assertIn(f"--token-file %d/{token}", (SYSTEMD / unit).read_text())
 
     def test_wrong_settings_are_not_tried_for_ever_and_all_else_is(self):
         for unit in world.UNITS[1:]:

@@ -205,8 +205,10 @@ impl<T> Paged<T> {
 pub enum KeyRole {
     /// The control API.
     Admin,
-    /// Joining the fleet.
+    /// Joining the fleet as a VM.
     Fleet,
+    /// Joining it as a builder.
+    Builder,
     /// What this member of the fleet may do.
     Member(VmId),
 }

@@ -18,7 +18,7 @@ use crate::{pass::Checker, tls};
 use ask::{Ask, Gateway, Heard};
 use epsilon_api::{
     chain::Chain,
-    fleet::{Join, Joined, Welcome},
+    fleet::{Join, Joined, MemberKind, Welcome},
     redacted::Secret,
 };
 use http::StatusCode;
@@ -89,10 +89,10 @@ enum Refused {
         source: io::Error,
     },
     #[error(
-        "the gateway at `{gateway}` does not take the fleet's token; is `{}` its `fleet.token`?",
-        path.display()
+        "the gateway at `{gateway}` does not take the token; is `{}` its `{}`?",
+        path.display(), kind.token_file()
     )]
-    Stranger { gateway: Gateway, path: PathBuf },
+    Stranger { gateway: Gateway, path: PathBuf, kind: MemberKind },
     #[error("the gateway at `{gateway}` does not let this member in: {text}")]
     Turned { gateway: Gateway, text: String },
     #[error(
@@ -107,9 +107,10 @@ enum Refused {
 
 /// A member that has never joined needs the token.
 #[derive(Debug, thiserror::Error)]
-#[error("the fleet's token cannot be read from `{}`; copy the file `fleet.token` of a gateway's data folder there", path.display())]
+#[error("the token cannot be read from `{}`; copy the file `{}` of a gateway's data folder there", path.display(), kind.token_file())]
 struct NoToken {
     path: PathBuf,
+    kind: MemberKind,
     #[source]
     source: io::Error,
 }
@@ -125,7 +126,8 @@ impl Belonging {
         if credential.is_none() {
             let path = &settings.token_file;
             std::fs::read_to_string(path).map_err(|source| {
-                io::Error::new(source.kind(), NoToken { path: path.clone(), source })
+                let kind = me.kind;
+                io::Error::new(source.kind(), NoToken { path: path.clone(), kind, source })
             })?;
         }
         if let Some(Welcome { gateways, .. }) = kept.gateways() {
@@ -221,7 +223,8 @@ impl Belonging {
                 kept.and_then(|()| self.welcomed(welcome, heard.date, heard.local))
             }
             Err((StatusCode::UNAUTHORIZED, _)) => {
-                Err(Refused::Stranger { gateway: gateway.clone(), path })
+                let kind = self.me.kind;
+                Err(Refused::Stranger { gateway: gateway.clone(), path, kind })
             }
             Err((status, text)) => Err(turned(gateway, status, text)),
         })

@@ -42,7 +42,7 @@ pub(super) fn read(s: &Settings, folder: &Path) -> Result<Option<MemberConfig>, 
     let known: Gateways = gateways.parse().map_err(|_| wrong())?;
     let rule = "`https://` needs `tls_certificate`, `tls_key` and `tls_authority`";
     check(tls.is_some() || !known.need_tls(), "gateways", gateways, rule)?;
-    let rule = "it has to name the file with the fleet's token (the gateway's DATA/fleet.token)";
+    let rule = "it has to name the file with the token (the gateway's DATA/builder.token)";
     check(s.token_file.is_some(), "token_file", "", rule)?;
     Ok(Some(MemberConfig {
         listen: s.listen,

@@ -155,7 +155,7 @@ pub struct Settings {
     /// Control addresses of the fleet's gateways (`http://10.0.0.4:8081`), with commas between them. This setting and
     /// those below are for the program `epsilon-builder`; `epsilon up` has its builder in the same process.
     pub gateways: Option<String>,
-    /// The file with the fleet's token: a copy of the gateway's `DATA/fleet.token`.
+    /// The file with the token: a copy of the gateway's `DATA/builder.token`.
     pub token_file: Option<PathBuf>,
     /// Where gateways reach this builder. Default `0.0.0.0:8083`: they come from other machines, and nobody gets in
     /// without a pass that a gateway of the fleet signed.

@@ -1,5 +1,5 @@
 //! How agents and builders join the fleet, say that they are there, and leave. Asked by them, not by people; what they
-//! say is `epsilon_api::fleet`. Joining wants the fleet's token, all else the credential that joining gives.
+//! say is `epsilon_api::fleet`. Joining wants the token of its kind, all else the credential that joining gives.
 //!
 //! Each of these writes to the store, so only as many take a turn at a time as it bears; the others wait a moment, or come
 //! again. A turn is taken by who has shown a key and has sent all that there is to read: strangers and the slow take none.
@@ -42,10 +42,14 @@ pub(super) async fn join(
     body: Body,
 ) -> Result<Json<Data<Joined>>, ApiError> {
     Params::read(&uri, &[])?;
-    if control.role(&headers).await? != Some(KeyRole::Fleet) {
-        return Err(stranger("joining wants the fleet's token"));
+    let role = control.role(&headers).await?;
+    if !matches!(role, Some(KeyRole::Fleet | KeyRole::Builder)) {
+        return Err(stranger("joining wants a token of the fleet"));
     }
     let join: Join = json(body, &JOIN).await?;
+    if role != Some(joins_with(join.kind)) {
+        return Err(wrong_token(join.kind));
+    }
     control.check(&join)?;
     let _turn = control.turn().await?;
     control.check_free(&join).await?;
@@ -125,7 +129,7 @@ impl Control {
     async fn member(&self, headers: &HeaderMap) -> Result<VmId, ApiError> {
         match self.role(headers).await? {
             Some(KeyRole::Member(id)) => Ok(id),
-            Some(KeyRole::Admin | KeyRole::Fleet) | None => {
+            Some(KeyRole::Admin | KeyRole::Fleet | KeyRole::Builder) | None => {
                 Err(stranger("this is no credential of a member"))
             }
         }
@@ -221,7 +225,24 @@ fn check(join: &Join) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// Each kind has a token of its own: a VM runs other people's code, and a builder sees all sources and makes all images.
+const fn joins_with(kind: MemberKind) -> KeyRole {
+    match kind {
+        MemberKind::Vm => KeyRole::Fleet,
+        MemberKind::Builder => KeyRole::Builder,
+    }
+}
+
+fn wrong_token(kind: MemberKind) -> ApiError {
+    let (message, file) = match kind {
+        MemberKind::Vm => ("this token joins builders, not VMs", kind.token_file()),
+        MemberKind::Builder => ("this token joins VMs, not builders", kind.token_file()),
+    };
+    ApiError::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message)
+        .hint(format!("its token is in `{file}` in a gateway's data folder"))
+}
+
 fn stranger(message: &str) -> ApiError {
     ApiError::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message)
-        .hint("the token is in `fleet.token` in a gateway's data folder")
+        .hint("tokens are in a gateway's data folder: `fleet.token` for VMs, `builder.token` for builders")
 }

@@ -75,9 +75,9 @@ async fn say(world: &World, verb: &str, key: &str, join: &Join) -> Reply {
     world.ask_with(&format!("Bearer {key}"), Method::POST, &path, &text).await
 }
 
-/// Joins with the fleet's token; answers the credential.
+/// Joins with the builders' token; answers the credential.
 async fn join(world: &World, site: &Site) -> String {
-    let token = std::fs::read_to_string(world.dir.path().join("fleet.token")).unwrap();
+    let token = std::fs::read_to_string(world.dir.path().join("builder.token")).unwrap();
     let reply = say(world, "join", token.trim(), &site.join).await;
     assert_eq!(reply.status, 200, "{reply:?}");
     let Data { data: joined, .. } = serde_json::from_str::<Data<Joined>>(&reply.body).unwrap();
@@ -133,7 +133,7 @@ async fn deployments_follow_the_builder_that_joined() {
     let moved = say(&world, "beat", &credential, &second.join).await;
     assert_eq!(moved.status, 401, "what it says of itself is taken at joining: {moved:?}");
     // Until it is known to be gone, this could be another machine with a copied id.
-    let token = std::fs::read_to_string(world.dir.path().join("fleet.token")).unwrap();
+    let token = std::fs::read_to_string(world.dir.path().join("builder.token")).unwrap();
     let twin = say(&world, "join", token.trim(), &second.join).await;
     assert_eq!((twin.status.as_u16(), twin.code()), (409, "ID_TAKEN".to_owned()));
     let left = say(&world, "leave", &credential, &second.join).await;
@@ -144,4 +144,27 @@ async fn deployments_follow_the_builder_that_joined() {
     let reply = patient(say(&world, "leave", &credential, &second.join)).await;
     assert_eq!(reply.status, 204);
     eventually_deploys(&world, "NO_BUILDER").await;
+}
+
+#[tokio::test]
+async fn the_token_of_one_kind_does_not_join_the_other() {
+    let world = World::with(&["hello"]).await;
+    let site = Site::open("1");
+    let vm = Join { kind: MemberKind::Vm, id: VmId::parse("vm-9").unwrap(), ..site.join.clone() };
+    for (file, join, taken) in [
+        ("fleet.token", &vm, true),
+        ("builder.token", &vm, false),
+        ("fleet.token", &site.join, false),
+        ("builder.token", &site.join, true),
+    ] {
+        let token = std::fs::read_to_string(world.dir.path().join(file)).unwrap();
+        let reply = say(&world, "join", token.trim(), join).await;
+        if taken {
+            assert_eq!(reply.status, 200, "{file}: {reply:?}");
+            continue;
+        }
+        assert_eq!((reply.status.as_u16(), reply.code()), (401, "UNAUTHORIZED".to_owned()));
+        let wanted = join.kind.token_file();
+        assert!(reply.body.contains(&format!("`{wanted}`")), "{reply:?}");
+    }
 }

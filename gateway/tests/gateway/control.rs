@@ -107,7 +107,7 @@ async fn from_afar_metrics_want_the_key_and_health_does_not() {
 #[tokio::test]
 async fn keys_are_private_and_survive_a_restart() {
     let world = World::with(&[]).await;
-    for file in ["admin.key", "fleet.token"] {
+    for file in ["admin.key", "fleet.token", "builder.token"] {
         let mode = std::fs::metadata(world.dir.path().join(file)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }

@@ -411,7 +411,12 @@ impl Door<'_> {
     }
 
     fn token(&self) -> String {
-        std::fs::read_to_string(self.0.dir.path().join("fleet.token")).unwrap().trim().to_owned()
+        self.token_of(MemberKind::Vm)
+    }
+
+    fn token_of(&self, kind: MemberKind) -> String {
+        let file = self.0.dir.path().join(kind.token_file());
+        std::fs::read_to_string(file).unwrap().trim().to_owned()
     }
 }
 
@@ -498,17 +503,18 @@ async fn two_machines_cannot_have_one_id() {
 async fn two_builders_cannot_have_one_id_nor_a_builder_that_of_a_vm() {
     let world = World::fleet(&[]).await;
     let door = Door(&world);
+    let token = door.token_of(MemberKind::Builder);
     let builder =
         |id: &str, address: &str| text(&Join { kind: MemberKind::Builder, ..join(id, address) });
     let taken = (409, "ID_TAKEN".to_owned());
-    assert_eq!(door.ask(&door.token(), "join", &builder("b", "127.0.0.1:9")).await.0, 200);
-    assert_eq!(door.ask(&door.token(), "join", &builder("b", "127.0.0.1:10")).await, taken);
+    assert_eq!(door.ask(&token, "join", &builder("b", "127.0.0.1:9")).await.0, 200);
+    assert_eq!(door.ask(&token, "join", &builder("b", "127.0.0.1:10")).await, taken);
     assert_eq!(door.ask(&door.token(), "join", &text(&join("b", "127.0.0.1:9"))).await, taken);
-    assert_eq!(door.ask(&door.token(), "join", &builder("b", "127.0.0.1:9")).await.0, 200, "again");
+    assert_eq!(door.ask(&token, "join", &builder("b", "127.0.0.1:9")).await.0, 200, "again");
     let agent = Agent::join("vm-a", &world).await;
-    assert_eq!(door.ask(&door.token(), "join", &builder("vm-a", "127.0.0.1:9")).await, taken);
+    assert_eq!(door.ask(&token, "join", &builder("vm-a", "127.0.0.1:9")).await, taken);
     let same_place = builder("vm-a", &agent.address.to_string());
-    assert_eq!(door.ask(&door.token(), "join", &same_place).await, taken);
+    assert_eq!(door.ask(&token, "join", &same_place).await, taken);
 }
 
 #[tokio::test]

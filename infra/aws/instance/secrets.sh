@@ -35,13 +35,27 @@ key() {
 }
 
 all() {
-    local token admin password url
-    token=$(fetch "$EPSILON_AWS_FLEET_TOKEN_SECRET") || return 1
-    token=$(key fleet "$token") || return 1
-    if [ "$EPSILON_AWS_ROLE" != gateway ]; then
-        put /etc/epsilon/fleet.token <<<"$token"
-        return
+    local token builder metrics admin password url
+    # A VM cannot join as a builder, nor the other way round: each may read its own token only.
+    if [ "$EPSILON_AWS_ROLE" != builder ]; then
+        token=$(fetch "$EPSILON_AWS_FLEET_TOKEN_SECRET") || return 1
+        token=$(key fleet "$token") || return 1
     fi
+    if [ "$EPSILON_AWS_ROLE" != vm-agent ]; then
+        builder=$(fetch "$EPSILON_AWS_BUILDER_TOKEN_SECRET") || return 1
+        builder=$(key builder "$builder") || return 1
+    fi
+    case "$EPSILON_AWS_ROLE" in
+        vm-agent)
+            metrics=$(fetch "$EPSILON_AWS_METRICS_KEY_SECRET") || return 1
+            put /etc/epsilon/fleet.token <<<"$token" && put /etc/epsilon/metrics.key <<<"$metrics"
+            return
+            ;;
+        builder)
+            put /etc/epsilon/builder.token <<<"$builder"
+            return
+            ;;
+    esac
     admin=$(fetch "$EPSILON_AWS_ADMIN_KEY_SECRET") || return 1
     admin=$(key admin "$admin") || return 1
     if [ -n "${EPSILON_AWS_DATABASE_URL_SECRET:-}" ]; then
@@ -55,6 +69,7 @@ all() {
     # The gateway takes keys that it finds in its data folder.
     install -d -m 700 -o epsilon -g epsilon "$root/var/lib/epsilon" &&
         put /var/lib/epsilon/fleet.token epsilon <<<"$token" &&
+        put /var/lib/epsilon/builder.token epsilon <<<"$builder" &&
         put /var/lib/epsilon/admin.key epsilon <<<"$admin" &&
         # Quoted: systemd would take a `#` or a space for something else.
         put /etc/epsilon/gateway.env <<<"EPSILON_GATEWAY_STORE='$url'"
@@ -64,6 +79,7 @@ all() {
 if all; then exit 0; fi
 case "$EPSILON_AWS_ROLE" in
     gateway) had=$root/etc/epsilon/gateway.env ;;
+    builder) had=$root/etc/epsilon/builder.token ;;
     *) had=$root/etc/epsilon/fleet.token ;;
 esac
 [ -s "$had" ] || {

@@ -10,6 +10,7 @@ fn columns(role: &KeyRole) -> (&'static str, Option<&str>) {
     match role {
         KeyRole::Admin => ("admin", None),
         KeyRole::Fleet => ("fleet", None),
+        KeyRole::Builder => ("builder", None),
         KeyRole::Member(id) => ("member", Some(id.as_str())),
     }
 }
@@ -17,7 +18,7 @@ fn columns(role: &KeyRole) -> (&'static str, Option<&str>) {
 pub(super) async fn replace(tx: &mut Tx, gateway: &GatewayId, key: &Key) -> Result<(), StoreError> {
     match &key.role {
         KeyRole::Member(id) => forget_member(tx, id).await?,
-        KeyRole::Admin | KeyRole::Fleet => {
+        KeyRole::Admin | KeyRole::Fleet | KeyRole::Builder => {
             // Without a gateway: of the time when there was one only.
             sqlx::query("DELETE FROM keys WHERE role = $1 AND (gateway = $2 OR gateway IS NULL)")
                 .bind(columns(&key.role).0)
@@ -65,6 +66,7 @@ pub(super) async fn get(on: impl AnyExecutor<'_>, id: &str) -> Result<Option<Key
     let role = match (role.as_str(), &member) {
         ("admin", None) => KeyRole::Admin,
         ("fleet", None) => KeyRole::Fleet,
+        ("builder", None) => KeyRole::Builder,
         ("member", Some(member)) => KeyRole::Member(rows::parse("VM id", member)?),
         _ => return Err(StoreError::Corrupt { what: "key's role", source: role.into() }),
     };

@@ -52,7 +52,11 @@ async fn populate(store: &dyn Store) -> Known {
     store.prepare(&at_work, &built("shop", &[("Pay", "d")]), now()).await.unwrap();
 
     let vms = [member("vm-1"), member("vm-2")];
-    let mut keys = vec![key("k-admin", KeyRole::Admin), key("k-fleet", KeyRole::Fleet)];
+    let mut keys = vec![
+        key("k-admin", KeyRole::Admin),
+        key("k-fleet", KeyRole::Fleet),
+        key("k-builder", KeyRole::Builder),
+    ];
     for one in &keys {
         store.replace_key(&silent.id, one).await.unwrap();
     }
@@ -127,7 +131,7 @@ async fn copies_all(from: &str, to: &str) {
     let rows = |what: &str| copied.iter().find(|copied| copied.what == what).unwrap().rows;
     assert_eq!(rows("functions"), MANY as u64 + 2);
     assert_eq!(rows("versions"), MANY as u64 + 4);
-    assert_eq!((rows("deployments"), rows("keys"), rows("members")), (6, 4, 2));
+    assert_eq!((rows("deployments"), rows("keys"), rows("members")), (6, 5, 2));
     assert_eq!((rows("draining VMs"), rows("gateways"), rows("leases")), (1, 1, 1));
     let told = told.into_inner().unwrap();
     let of_functions = told.iter().filter_map(|news| match news {

@@ -80,7 +80,7 @@ impl Fleet {
         }
         let builder = Program::start(Launch {
             binary: "epsilon-builder",
-            arguments: joining(&gateways),
+            arguments: joining(&gateways, "builder.token"),
             config: plan.config.clone(),
             ..Launch::default()
         })
@@ -102,7 +102,7 @@ impl Fleet {
     pub async fn add_agent_with(&mut self, change: impl FnOnce(&mut Launch)) -> &mut Agent {
         let mut launch = Launch {
             binary: "epsilon-vm-agent",
-            arguments: joining(&self.gateways),
+            arguments: joining(&self.gateways, "fleet.token"),
             config: self.plan.config.clone(),
             ..Launch::default()
         };
@@ -145,10 +145,10 @@ impl Fleet {
     }
 }
 
-fn joining(gateways: &[Gateway]) -> Vec<String> {
+fn joining(gateways: &[Gateway], token: &str) -> Vec<String> {
     let urls: Vec<_> =
         gateways.iter().map(|gateway| format!("http://{}", gateway.control)).collect();
-    let token = gateways[0].program.data().join("fleet.token");
+    let token = gateways[0].program.data().join(token);
     let token = token.to_str().expect("a path of text");
     ["--gateway", &urls.join(","), "--token-file", token, "--listen", "127.0.0.1:0"]
         .map(str::to_owned)

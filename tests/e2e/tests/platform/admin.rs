@@ -40,7 +40,7 @@ async fn nothing_is_told_or_done_without_the_key() {
 #[tokio::test]
 async fn keys_are_readable_only_by_their_owner() {
     let up = up().await;
-    for file in ["admin.key", "fleet.token"] {
+    for file in ["admin.key", "fleet.token", "builder.token"] {
         let mode = std::fs::metadata(up.data().join(file)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
