@@ -279,6 +279,36 @@ async fn what_an_operator_opens_is_reached_and_nothing_beside_it() {
     world.end().await;
 }
 
+/// As the network itself: the next agent on the folder has the same bridge.
+#[tokio::test]
+async fn rules_of_an_agent_that_was_killed_are_filled_again_and_go_with_the_next() {
+    let base = Base::new();
+    let bridge: Arc<OnceLock<String>> = Arc::default();
+    let told = Arc::clone(&bridge);
+    let settings = "{cells_max: 0, open_addresses: 192.0.2.77:5432}";
+    let folder = leave_behind(tempfile::tempdir().unwrap(), settings, async move |world| {
+        told.set(world.bridge()).unwrap();
+        assert!(rules(&world.bridge()).contains("192.0.2.77"));
+    });
+    let bridge = bridge.get().unwrap();
+    let before = rules(bridge);
+    assert!(!before.is_empty(), "nobody took them off");
+    // Somebody else did with a part of them.
+    let emptied =
+        Command::new("iptables").args(["-w", "5", "-F", &format!("{bridge}-in")]).status();
+    assert!(emptied.unwrap().success());
+    let world = World::on(folder, "{cells_max: 0}").await;
+    let (_image, version) = image_of(&base, CODE);
+    assert_eq!(connect(&world, &version, &own_address().to_string(), 9).await, REFUSED);
+    let now = rules(bridge);
+    assert!(now.contains(&format!("-A {bridge}-in -j ")), "{now}");
+    assert!(!now.contains("192.0.2.77"), "as the settings are now: {now}");
+    let jumps = |rules: &str| rules.lines().filter(|line| line.contains(" -j eps")).count();
+    assert_eq!((jumps(&before), jumps(&now)), (3, 3), "once each: {now}");
+    world.end().await;
+    assert_eq!(rules(bridge), "");
+}
+
 /// A container of somebody else's with a port on this machine.
 struct Published {
     id: String,
