@@ -9,7 +9,7 @@ use crate::{
     blocking,
     cache::WorkDir,
     config::Config,
-    engine::{Engine, Part, Scratch, files},
+    engine::{Engine, Part, Scratch, StepLimits, Steps, files},
     error::{self, Hint},
     image::tree,
     network::Network,
@@ -29,6 +29,7 @@ pub(crate) struct Dockerfiles {
     engine: Engine,
     outside: Outside,
     network: Arc<Network>,
+    limits: StepLimits,
     build_limit: Duration,
     pull_limit: Duration,
 }
@@ -51,6 +52,7 @@ impl Dockerfiles {
             engine,
             outside,
             network,
+            limits: StepLimits { limits: config.install, size: config.install_size },
             build_limit: config.dockerfile_timeout,
             pull_limit: config.pull_timeout,
         }
@@ -103,6 +105,7 @@ impl Dockerfiles {
             &name,
             &arguments,
             &network,
+            self.limits,
             |line| {
                 if tail.len() == TAIL {
                     tail.pop_front();
@@ -112,7 +115,14 @@ impl Dockerfiles {
             },
         );
         match tokio::time::timeout(self.build_limit, built).await {
-            Ok(Ok(())) => {
+            Ok(Ok(Steps::TooLarge)) => {
+                let limit = self.limits.size;
+                Err(error::image_failed(format!(
+                    "a step of `{dockerfile}` writes more than {limit}"
+                ))
+                .hint("the operator's limit is `builder.install_size`"))
+            }
+            Ok(Ok(Steps::Done)) => {
                 let image = Base::of(&self.engine, &name).await?;
                 Ok(Found { image, _scratch: Some(scratch) })
             }
@@ -120,9 +130,15 @@ impl Dockerfiles {
                 Some(says) => {
                     let says = says.to_owned();
                     let output = Vec::from(tail).join("\n");
-                    Err(error::image_failed(format!(
+                    let err = error::image_failed(format!(
                         "`{dockerfile}` does not build: {says}\n{output}"
-                    )))
+                    ));
+                    // What a shell says of a process that was killed.
+                    Err(if says.ends_with("non-zero code: 137") {
+                        err.hint("most likely it needs more memory than `builder.install_memory`, the operator's limit")
+                    } else {
+                        err
+                    })
                 }
                 None => Err(err.into()),
             },

@@ -8,6 +8,9 @@ mod commit;
 pub(crate) mod container;
 mod lines;
 mod network;
+mod steps;
+
+pub(crate) use steps::StepLimits;
 
 use crate::{
     config::Config,
@@ -18,7 +21,7 @@ use bollard::{
     auth::DockerCredentials,
     body_try_stream,
     errors::Error as Bollard,
-    models::{BuildInfo, ImageInspect},
+    models::{BuildInfo, ImageInspect, SystemInfoCgroupDriverEnum},
     query_parameters::{
         BuildImageOptionsBuilder, CreateImageOptionsBuilder, ImportImageOptionsBuilder,
         ListContainersOptionsBuilder, ListImagesOptionsBuilder, RemoveContainerOptionsBuilder,
@@ -103,6 +106,14 @@ pub(crate) struct EngineImage {
     pub(crate) env: Vec<String>,
     pub(crate) architecture: String,
     pub(crate) os: String,
+}
+
+/// How the steps of a Dockerfile ended, where the engine had nothing against them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Steps {
+    Done,
+    /// One wrote more than it may.
+    TooLarge,
 }
 
 /// The engine of this machine.
@@ -233,7 +244,8 @@ impl Engine {
             .map_err(EngineError::new(doing))
     }
 
-    /// Builds a Dockerfile with the engine's own builder. `context` is a tar of the folder.
+    /// Builds a Dockerfile with the engine's own builder, each step within the limits. `context` is a tar of the folder.
+    #[expect(clippy::too_many_arguments, reason = "called once")]
     pub(crate) async fn build<S>(
         &self,
         context: S,
@@ -241,8 +253,9 @@ impl Engine {
         name: &str,
         arguments: &HashMap<String, String>,
         network: &str,
+        limits: StepLimits,
         mut on_line: impl FnMut(&str),
-    ) -> Result<(), EngineError>
+    ) -> Result<Steps, EngineError>
     where
         S: Stream<Item = io::Result<Bytes>> + Send + 'static,
     {
@@ -256,16 +269,32 @@ impl Engine {
             .rm(true)
             .forcerm(true)
             .build();
-        let mut lines = lines::Lines::default();
-        let mut output =
-            Box::pin(self.docker.build_image(options, None, Some(body_try_stream(context))));
-        while let Some(info) = output.next().await {
-            let info: BuildInfo = info.map_err(EngineError::new("building the Dockerfile"))?;
-            let text = info.stream.or(info.status.map(|status| format!("{status}\n")));
-            lines.push(text.unwrap_or_default().as_bytes(), &mut on_line);
+        let steps = steps::Steps::new(self.clone(), limits, self.has_systemd().await);
+        // In place of what is done to other requests, which is about credentials: a build sends none.
+        let docker = self.docker.clone().with_request_modifier(steps.modifier());
+        let build = async {
+            let mut lines = lines::Lines::default();
+            let mut output =
+                Box::pin(docker.build_image(options, None, Some(body_try_stream(context))));
+            while let Some(info) = output.next().await {
+                let info: BuildInfo = info.map_err(EngineError::new("building the Dockerfile"))?;
+                let text = info.stream.or(info.status.map(|status| format!("{status}\n")));
+                lines.push(text.unwrap_or_default().as_bytes(), &mut on_line);
+            }
+            lines.finish(&mut on_line);
+            Ok(Steps::Done)
+        };
+        // Who hangs up ends the build, and the engine ends its step.
+        tokio::select! {
+            built = build => built,
+            () = steps.outgrown(network) => Ok(Steps::TooLarge),
         }
-        lines.finish(&mut on_line);
-        Ok(())
+    }
+
+    /// Whether systemd makes the engine's cgroups.
+    async fn has_systemd(&self) -> bool {
+        let about = self.docker.info().await.ok().and_then(|about| about.cgroup_driver);
+        about == Some(SystemInfoCgroupDriverEnum::SYSTEMD)
     }
 
     /// Removes containers and scratch images that an earlier builder with this id left when it was

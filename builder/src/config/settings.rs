@@ -51,16 +51,17 @@ pub struct Settings {
     /// without a way to 169.254.169.254 (the cloud's metadata, with the machine's own credentials), which
     /// needs root and iptables.
     pub install_network: Option<String>,
-    /// Memory of one install. Default 2 GiB.
+    /// Memory of one install, of a `build` command, and of one step of a Dockerfile. Default 2 GiB.
     #[serde(deserialize_with = "written::text")]
     pub install_memory: Bytes,
-    /// Most that the packages of one project may take on disk. Default 2 GiB.
+    /// Most that the packages of one project may take on disk, with what its `build` command makes; and what one step of
+    /// a Dockerfile may write. Default 2 GiB.
     #[serde(deserialize_with = "written::text")]
     pub install_size: Bytes,
-    /// Processor cores of one install. Default 2.
+    /// Processor cores of one install, of a `build` command, and of one step of a Dockerfile. Default 2.
     #[serde(deserialize_with = "written::cores")]
     pub install_cpu: MilliCores,
-    /// Processes and threads of one install. Default 512.
+    /// Processes and threads of one install, of a `build` command, and of the steps of a Dockerfile. Default 512.
     pub install_pids: u32,
     /// The longest that one install may take. Default 5 min.
     #[serde(deserialize_with = "written::duration")]

@@ -70,3 +70,41 @@ async fn an_image_that_cannot_be_had_is_told() {
     assert!(err.message.contains("localhost:1/none:1"), "{}", err.message);
     lab.end().await;
 }
+
+/// Steps run as root: without limits one of them takes the machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_run_within_limits() {
+    let lab = Lab::with(
+        "{install_memory: 128MiB, install_pids: 64, install_cpu: 0.5, install_size: 64MiB}",
+    )
+    .await;
+    let runtime = lab.app().ensure_runtime(lab.log()).await.unwrap();
+    for (step, says) in [
+        // What a step is told of itself, on either kind of cgroups.
+        (
+            "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null; exit 3",
+            "134217728",
+        ),
+        ("node -e 'const all = []; for (;;) all.push(Buffer.alloc(1 << 20, 1))'", "137"),
+        (
+            "bomb() { bomb | bomb & }; bomb; sleep 1; echo alive; sleep 1000 & sleep 1000 & sleep 1000 & false",
+            "fork",
+        ),
+        (
+            "for n in $(seq 100); do head -c 10M /dev/zero > /$n || exit 9; done; sleep 60",
+            "more than 64MiB",
+        ),
+        ("head -c 100M /dev/zero > /large", "does not build"),
+    ] {
+        let file = format!("FROM {runtime}\nUSER root\nRUN {step}\n");
+        let err = lab.build(&[YAML, ("Dockerfile", &file)]).await.unwrap_err();
+        assert_eq!(err.code, "IMAGE_FAILED");
+        assert!(err.message.contains(says), "{step}: {}", err.message);
+    }
+    let id = lab.id();
+    lab.end().await;
+    let left = std::fs::read_dir("/sys/fs/cgroup").unwrap().filter_map(Result::ok);
+    let left = left.filter_map(|entry| std::fs::read_dir(entry.path()).ok()).flatten();
+    let mut left = left.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    assert_eq!(left.find(|name| name.starts_with(&format!("epsilon-build-{id}"))), None);
+}

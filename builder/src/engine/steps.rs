@@ -1,0 +1,221 @@
+//! The limits of the steps of a Dockerfile, which the engine runs as root: memory, processors, the size of a file, and
+//! a cgroup around all steps of one build, by which they are known and which bounds their processes.
+//!
+//! The engine's API has these options and bollard does not name all of them: they are put into the request. What it has
+//! no option for, the room that a step takes on disk, is looked at while the build runs.
+
+use super::{Engine, container::Limits};
+use bollard::{
+    BollardRequest,
+    models::ContainerUpdateBody,
+    query_parameters::{InspectContainerOptionsBuilder, ListContainersOptionsBuilder},
+};
+use epsilon_api::{chain::Chain, ids::InstanceId, units::Bytes};
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Between two looks for steps that began.
+const EVERY: Duration = Duration::from_millis(250);
+/// Looks for new steps between two looks at what they take on disk.
+const SIZE_EVERY: u32 = 8;
+/// How often a cgroup is tried to be removed: containers go within a second, on a busy machine within a few.
+const REMOVE_TRIES: u32 = 120;
+/// Where the kernel's cgroups are.
+const CGROUPS: &str = "/sys/fs/cgroup";
+/// Microseconds that processor time is given out in.
+const PERIOD: u64 = 100_000;
+
+/// What steps may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StepLimits {
+    pub(crate) limits: Limits,
+    /// Most that one step may write.
+    pub(crate) size: Bytes,
+}
+
+/// The cgroup of one build's steps. Dropping it removes it.
+#[derive(Debug)]
+pub(super) struct Steps {
+    engine: Engine,
+    limits: StepLimits,
+    /// As the engine calls it.
+    parent: String,
+    root: PathBuf,
+}
+
+impl Steps {
+    /// `is_systemd`: the engine has systemd make its cgroups, by other names and by its own rules.
+    pub(super) fn new(engine: Engine, limits: StepLimits, is_systemd: bool) -> Self {
+        let id = format!("{}{}", engine.owner(), InstanceId::random());
+        let parent = match is_systemd {
+            true => format!("epsilonbuild{id}.slice"),
+            false => format!("/epsilon-build-{id}"),
+        };
+        let steps = Self { engine, limits, parent, root: CGROUPS.into() };
+        if !is_systemd {
+            steps.bound_processes();
+        }
+        steps
+    }
+
+    /// From the first process on. Where this cannot be done (no root, another machine's cgroups) each step is bounded as
+    /// soon as it is seen.
+    fn bound_processes(&self) {
+        let group = if self.root.join("cgroup.controllers").exists() {
+            let _set_already_or_not_ours =
+                fs::write(self.root.join("cgroup.subtree_control"), "+pids");
+            self.folder_in(&self.root)
+        } else {
+            self.folder_in(&self.root.join("pids"))
+        };
+        let bounded = fs::create_dir(&group)
+            .and_then(|()| fs::write(group.join("pids.max"), self.limits.limits.pids.to_string()));
+        if let Err(err) = bounded {
+            tracing::debug!(%err, "No cgroup for the steps of a Dockerfile; each is bounded when it is seen.");
+        }
+    }
+
+    fn folder_in(&self, root: &Path) -> PathBuf {
+        root.join(self.parent.trim_start_matches('/'))
+    }
+
+    /// What the request for the build says besides.
+    fn query(&self) -> String {
+        let StepLimits { limits, size } = &self.limits;
+        let memory = limits.memory.get();
+        let quota = u64::from(limits.cpu.0) * PERIOD / 1000;
+        let ulimits = format!(r#"[{{"Name":"fsize","Soft":{0},"Hard":{0}}}]"#, size.get());
+        let (parent, ulimits) = (escaped(&self.parent), escaped(&ulimits));
+        format!(
+            "cgroupparent={parent}&memory={memory}&memswap={memory}&cpuperiod={PERIOD}&cpuquota={quota}\
+             &ulimits={ulimits}"
+        )
+    }
+
+    /// Puts the limits into a request for a build.
+    pub(super) fn modifier(
+        &self,
+    ) -> impl Fn(BollardRequest) -> BollardRequest + Send + Sync + 'static {
+        let more = self.query();
+        move |mut request| {
+            if let Some(uri) = with_query(request.uri(), &more) {
+                *request.uri_mut() = uri;
+            }
+            request
+        }
+    }
+
+    /// Ends when a step has written more than it may. Cancel-safe.
+    pub(super) async fn outgrown(&self, network: &str) {
+        let (mut others, mut steps) = (HashSet::new(), HashSet::new());
+        for look in 0u32.. {
+            tokio::time::sleep(EVERY).await;
+            for id in self.running(network).await {
+                if others.contains(&id) {
+                    continue;
+                }
+                if !steps.contains(&id) {
+                    if !self.is_ours(&id).await {
+                        others.insert(id);
+                        continue;
+                    }
+                    self.bound(&id).await;
+                    steps.insert(id.clone());
+                }
+                if look % SIZE_EVERY == 0 && self.written(&id).await > self.limits.size.get() {
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn running(&self, network: &str) -> Vec<String> {
+        let filters = HashMap::from([("network", vec![network])]);
+        let options = ListContainersOptionsBuilder::default().filters(&filters).build();
+        let found = self.engine.docker.list_containers(Some(options)).await;
+        found.unwrap_or_default().into_iter().filter_map(|container| container.id).collect()
+    }
+
+    async fn is_ours(&self, id: &str) -> bool {
+        let options = InspectContainerOptionsBuilder::default().build();
+        let found = self.engine.docker.inspect_container(id, Some(options)).await;
+        let parent =
+            found.ok().and_then(|found| found.host_config).and_then(|host| host.cgroup_parent);
+        parent.is_some_and(|parent| parent == self.parent)
+    }
+
+    async fn bound(&self, id: &str) {
+        let pids_limit = Some(i64::from(self.limits.limits.pids));
+        let update = ContainerUpdateBody { pids_limit, ..ContainerUpdateBody::default() };
+        if let Err(err) = self.engine.docker.update_container(id, update).await {
+            tracing::debug!(error = %Chain(&err), "A step of a Dockerfile ended before it was bounded.");
+        }
+    }
+
+    async fn written(&self, id: &str) -> u64 {
+        let options = InspectContainerOptionsBuilder::default().size(true).build();
+        let found = self.engine.docker.inspect_container(id, Some(options)).await;
+        let bytes = found.ok().and_then(|found| found.size_rw).unwrap_or_default();
+        u64::try_from(bytes).unwrap_or_default()
+    }
+}
+
+impl Drop for Steps {
+    /// The engine makes the folder in each hierarchy, and leaves it. Its last step may still be on its way out.
+    fn drop(&mut self) {
+        let (root, name) = (self.root.clone(), self.parent.trim_start_matches('/').to_owned());
+        self.engine.tasks.spawn(async move {
+            for _ in 0..REMOVE_TRIES {
+                if is_removed(&root, &name) {
+                    return;
+                }
+                tokio::time::sleep(EVERY).await;
+            }
+            tracing::warn!(cgroup = name, "A cgroup of a Dockerfile's steps could not be removed.");
+        });
+    }
+}
+
+/// Removes the folder where it is, and says whether it is nowhere any more. The kernel answers at once.
+fn is_removed(root: &Path, name: &str) -> bool {
+    let hierarchies = fs::read_dir(root).into_iter().flatten().filter_map(Result::ok);
+    let roots = hierarchies.map(|entry| entry.path()).chain([root.to_owned()]);
+    let folders = roots.map(|root| root.join(name)).filter(|folder| folder.is_dir());
+    folders.filter(|folder| fs::remove_dir(folder).is_err()).count() == 0
+}
+
+/// `uri` with more of a query, if it is that of a build.
+fn with_query(uri: &http::Uri, more: &str) -> Option<http::Uri> {
+    if !uri.path().ends_with("/build") {
+        return None;
+    }
+    let query = uri.query().map(|query| format!("{query}&")).unwrap_or_default();
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(format!("{}?{query}{more}", uri.path()).parse().ok()?);
+    http::Uri::from_parts(parts).ok()
+}
+
+fn escaped(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    text.bytes()
+        .map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_build_gets_limits() {
+        let uri = |text: &str| text.parse::<http::Uri>().unwrap();
+        let build = with_query(&uri("http://localhost/v1.41/build?rm=true"), "memory=1").unwrap();
+        assert_eq!(build.to_string(), "http://localhost/v1.41/build?rm=true&memory=1");
+        assert_eq!(with_query(&uri("http://localhost/v1.41/images/json"), "memory=1"), None);
+        assert_eq!(escaped(r#"[{"a":1}]/"#), "%5B%7B%22a%22%3A1%7D%5D%2F");
+    }
+}
