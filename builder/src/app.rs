@@ -3,6 +3,7 @@
 
 use crate::{
     cache::{Cache, Opened},
+    command::Commands,
     config::Config,
     dependencies::Dependencies,
     dockerfile::Dockerfiles,
@@ -137,16 +138,22 @@ impl App {
         };
         let runtimes =
             Runtimes::new(&config, engine.clone(), cache.clone(), outside.clone(), local);
+        let dependencies = Dependencies {
+            engine: engine.clone(),
+            cache: cache.clone(),
+            outside: outside.clone(),
+            network: Arc::clone(&network),
+            limits: config.install,
+            size: config.install_size,
+        };
         let workshop = Workshop {
             runtimes: Arc::new(runtimes),
-            dependencies: Dependencies {
-                engine: engine.clone(),
+            commands: Commands {
                 cache: cache.clone(),
-                outside: outside.clone(),
-                network: Arc::clone(&network),
-                limits: config.install,
-                size: config.install_size,
+                dependencies: dependencies.clone(),
+                source: config.source.clone(),
             },
+            dependencies,
             inspector: Inspector {
                 engine: engine.clone(),
                 cache: cache.clone(),

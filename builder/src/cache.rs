@@ -6,6 +6,7 @@
 //!             /work/RANDOM/    one per build; removed when the build ends, however it ends
 //!             /npm/KEY/        npm's own cache, one per project, and its size
 //!             /dependencies/KEY/   node_modules, its layer, their size
+//!             /builds/KEY/     what a project's `build` command made of it
 //!             /layers/         layers exported from the engine, and compressed ones
 //!             /shelf/          layers of functions, for an agent on this machine
 //!             /inspections/KEY.json, /images/KEY.json, /projects/KEY.json
@@ -34,11 +35,20 @@ use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 use upkeep::Bound;
 
-const FOLDERS: [&str; 8] =
-    ["work", "npm", "dependencies", "layers", "shelf", "inspections", "images", "projects"];
+const FOLDERS: [&str; 9] = [
+    "work",
+    "npm",
+    "dependencies",
+    "builds",
+    "layers",
+    "shelf",
+    "inspections",
+    "images",
+    "projects",
+];
 
 /// What is large, and bounded together by `cache_size`.
-const LARGE: [&str; 3] = ["npm", "dependencies", "layers"];
+const LARGE: [&str; 4] = ["npm", "dependencies", "builds", "layers"];
 /// Small results, a file each: they are bounded apart, so that packages do not push them out.
 const SMALL: [&str; 3] = ["inspections", "images", "projects"];
 /// What the small ones may take of `cache_size`.
@@ -139,11 +149,12 @@ impl Cache {
     /// Removes what was used least recently of all that is too much. Blocking. Never fails: what cannot be removed is
     /// told in the log.
     pub(crate) fn tidy(&self) {
-        let folders = |kinds: [&str; 3]| kinds.map(|kind| self.root.join(kind));
+        let folders =
+            |kinds: &[&str]| kinds.iter().map(|kind| self.root.join(kind)).collect::<Vec<_>>();
         let trash = self.root.join("work");
         let bound = |bytes| Bound { bytes, count: COUNT };
-        upkeep::keep_within(bound(self.size), &folders(LARGE), &trash);
-        upkeep::keep_within(bound(self.size / SMALL_SHARE), &folders(SMALL), &trash);
+        upkeep::keep_within(bound(self.size), &folders(&LARGE), &trash);
+        upkeep::keep_within(bound(self.size / SMALL_SHARE), &folders(&SMALL), &trash);
     }
 
     /// Has a look at all that is kept soon.
@@ -416,13 +427,11 @@ mod tests {
         }
         fs::write(dir.path().join("layers/new"), [0; 150]).unwrap();
         cache.tidy();
-        let count = |kinds: [&str; 3]| {
-            kinds
-                .map(|kind| fs::read_dir(dir.path().join(kind)).unwrap().count())
-                .iter()
-                .sum::<usize>()
+        let count = |kinds: &[&str]| {
+            let counts = kinds.iter().map(|k| fs::read_dir(dir.path().join(k)).unwrap().count());
+            counts.sum::<usize>()
         };
-        assert_eq!((count(LARGE), count(SMALL)), (3, 2));
+        assert_eq!((count(&LARGE), count(&SMALL)), (3, 2));
     }
 
     #[tokio::test(start_paused = true)]

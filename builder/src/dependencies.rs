@@ -15,7 +15,7 @@
 mod manifest;
 mod npm;
 mod npmrc;
-mod size;
+pub(crate) mod size;
 mod words;
 
 pub(crate) use npmrc::Operator;
@@ -34,7 +34,7 @@ use crate::{
 };
 use epsilon_api::{
     build::{BuildError, BuildLog},
-    ids::ProjectName,
+    ids::{InstanceId, ProjectName},
     units::Bytes,
 };
 use manifest::Manifest;
@@ -69,6 +69,8 @@ pub(crate) struct Installed {
     /// The `node_modules` folder on this machine. Kept; not to be written to.
     pub(crate) folder: PathBuf,
     pub(crate) layer: Layer,
+    /// Paths of the packages that only development needs.
+    pub(crate) dev: Vec<String>,
     /// Nothing had to be installed.
     pub(crate) cached: bool,
 }
@@ -78,13 +80,16 @@ pub(crate) struct Installed {
 struct Kept {
     diff_id: String,
     bytes: u64,
+    #[serde(default)]
+    dev: Vec<String>,
 }
 
 impl Dependencies {
-    /// The packages that a project needs; `None` when it needs none.
+    /// The packages that a project needs, or also those that only its development needs; `None` when it needs none.
     pub(crate) async fn ensure(
         &self,
         project: &ProjectName,
+        with_dev: bool,
         source: &Arc<Source>,
         runtime: &Runtime,
         work: &Arc<WorkDir>,
@@ -93,7 +98,7 @@ impl Dependencies {
         let (from, outside) = (Arc::clone(source), self.outside.clone());
         let asked = blocking::run("reading package.json", move || {
             let operator = outside.operator()?;
-            let manifest = Manifest::read(&from, &operator)?;
+            let manifest = Manifest::read(&from, &operator, with_dev)?;
             Ok(manifest.map(|manifest| (manifest.key(&from), manifest, operator)))
         });
         let Some((asked, manifest, operator)) = asked.await? else { return Ok(None) };
@@ -148,14 +153,33 @@ impl Dependencies {
         let looked_at = folder.clone();
         let is_there = blocking::run("looking at dependencies", move || found(&looked_at, limit));
         let Some(size) = is_there.await? else { return Ok(None) };
-        let (cache, work) = (self.cache.clone(), Arc::clone(work));
+        let (cache, work, dev) = (self.cache.clone(), Arc::clone(work), lock.dev());
         blocking::run("keeping dependencies", move || {
-            keep(&cache, key, &folder, size, work.path())
+            keep(&cache, |_| key, &folder, size, dev, work.path())
         })
         .await?;
-        self.kept(key).map(Some).ok_or_else(|| {
-            error::broken("keeping dependencies", &io::Error::from(io::ErrorKind::NotFound))
-        })
+        self.kept(key).map(Some).ok_or_else(lost)
+    }
+
+    /// Keeps the packages that a `build` command has left, which may be others than were installed: by what they are.
+    pub(crate) async fn keep_made(
+        &self,
+        folder: &Path,
+        work: &Arc<WorkDir>,
+    ) -> Result<Option<Installed>, BuildError> {
+        let (cache, work, limit) = (self.cache.clone(), Arc::clone(work), self.size);
+        let folder = folder.to_owned();
+        let kept = blocking::run("keeping dependencies", move || {
+            let Some(size) = found(&folder, limit)? else { return Ok(None) };
+            keep(&cache, made_key, &folder, size, Vec::new(), work.path()).map(Some)
+        });
+        let Some(key) = kept.await? else { return Ok(None) };
+        self.kept(key).map(Some).ok_or_else(lost)
+    }
+
+    /// Packages that [`Self::keep_made`] kept, by the digest of their layer.
+    pub(crate) fn made(&self, diff_id: &str) -> Option<Installed> {
+        self.kept(made_key(diff_id))
     }
 
     fn kept(&self, key: ContentDigest) -> Option<Installed> {
@@ -163,34 +187,55 @@ impl Dependencies {
         let kept: Kept = serde_json::from_slice(&fs::read(home.join("layer.json")).ok()?).ok()?;
         let layer =
             Layer { diff_id: kept.diff_id, tar: home.join("layer.tar"), bytes: kept.bytes, held };
-        Some(Installed { key, folder: home.join("node_modules"), layer, cached: false })
+        Some(Installed {
+            key,
+            folder: home.join("node_modules"),
+            layer,
+            dev: kept.dev,
+            cached: false,
+        })
     }
 }
 
 /// Moves the installed folder to where it is kept, with its layer. Whoever comes second finds it there.
 fn keep(
     cache: &Cache,
-    key: ContentDigest,
+    key: impl FnOnce(&str) -> ContentDigest,
     folder: &Path,
     size: Bytes,
+    dev: Vec<String>,
     work: &Path,
-) -> Result<(), BuildError> {
+) -> Result<ContentDigest, BuildError> {
     let doing = "keeping dependencies";
     let file = |err: io::Error| error::file(doing, &err);
-    let home = work.join("kept");
+    let home = work.join(format!("kept-{}", InstanceId::random()));
     fs::create_dir(&home).map_err(file)?;
     let modules = home.join("node_modules");
     fs::rename(folder.join("node_modules"), &modules).map_err(file)?;
     let layer = tree::folder(&modules, "app/node_modules", &[], &home.join("layer.tar"))?;
     upkeep::write_size(&home, size.get().saturating_add(layer.bytes)).map_err(file)?;
-    let kept = Kept { diff_id: layer.diff_id, bytes: layer.bytes };
+    let key = key(&layer.diff_id);
+    let kept = Kept { diff_id: layer.diff_id, bytes: layer.bytes, dev };
     let text = serde_json::to_vec(&kept).map_err(|err| error::broken(doing, &err))?;
     fs::write(home.join("layer.json"), text).map_err(file)?;
-    let target = cache.kept("dependencies", &key.to_string());
-    match fs::rename(&home, &target) {
-        Err(err) if err.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
-        moved => moved.map_err(file),
+    match fs::rename(&home, cache.kept("dependencies", &key.to_string())) {
+        Err(err) if err.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(key),
+        moved => moved.map(|()| key).map_err(file),
     }
+}
+
+/// Where packages are kept that a command may have changed.
+fn made_key(diff_id: &str) -> ContentDigest {
+    Hasher::default().part(b"made").part(diff_id.as_bytes()).finish()
+}
+
+fn lost() -> BuildError {
+    error::broken("keeping dependencies", &io::Error::from(io::ErrorKind::NotFound))
+}
+
+/// Writes the files of a project into a folder, for the user of containers, but for settings of npm.
+pub(crate) fn lay_out(source: &Source, to: &Path) -> io::Result<()> {
+    npm::prepare(source, to, true, "")
 }
 
 /// The size of the packages, if some were installed. Install scripts may have put anything in their place: what lies there

@@ -41,6 +41,8 @@ codes! {
     function_not_found => "FUNCTION_NOT_FOUND", NOT_FOUND;
     /// npm did not install the dependencies.
     dependencies_failed => "DEPENDENCIES_FAILED", UNPROCESSABLE_ENTITY;
+    /// The project's `build` command failed, or left what cannot be deployed.
+    build_failed => "BUILD_FAILED", UNPROCESSABLE_ENTITY;
     /// The code threw, exited or hung while it was loaded for a look at its exports.
     load_failed => "LOAD_FAILED", UNPROCESSABLE_ENTITY;
     /// The project's own Dockerfile did not build, or its image cannot be had.

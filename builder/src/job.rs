@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Source ─▶ Runtime ─▶ Dependencies ─▶ Inspect ─▶ Image ─▶ Ship        runtime: node
+//!                      and `build:`
 //! Source ────────────────────────────────────────▶ Image ─▶ Ship       runtime: container
 //! ```
 //!
@@ -12,6 +13,7 @@ use crate::{
     blocking,
     cache::{Cache, WorkDir},
     changes::{self, Snapshot},
+    command::{Commands, Made as CommandMade},
     config::Config,
     dependencies::{Dependencies, Installed},
     dockerfile::Dockerfiles,
@@ -19,7 +21,7 @@ use crate::{
     image::{Image, tree},
     inspect::Inspector,
     inspection::Inspection,
-    manifest::Manifest,
+    manifest::{Build as Ahead, Manifest, short},
     plan::{self, FunctionPlan, Origin, Plan},
     runtime::{Runtime, Runtimes},
     ship::{Base, Name, Parcel, Shipped, Sink},
@@ -45,6 +47,7 @@ pub(crate) struct Workshop {
     pub(crate) cache: Cache,
     pub(crate) runtimes: Arc<Runtimes>,
     pub(crate) dependencies: Dependencies,
+    pub(crate) commands: Commands,
     pub(crate) inspector: Inspector,
     pub(crate) dockerfiles: Dockerfiles,
     pub(crate) sink: Sink,
@@ -86,9 +89,22 @@ impl Workshop {
         let log = &*log;
         let only = job.only.clone();
         let work = self.cache.work()?;
-        let (manifest, source) = self.source(job, &work).await?;
+        let folder = job.folder.clone();
+        let (ahead, source) = self.source(job, &work).await?;
+        let (source, made) = match ahead {
+            Some(ahead) => {
+                let (source, made) = self.command(&ahead, &source, &work, log).await?;
+                (source, Some(made))
+            }
+            None => (source, None),
+        };
+        let (from, ceilings) = (Arc::clone(&source), self.config.ceilings.clone());
+        let manifest = blocking::run("reading the manifest", move || {
+            Manifest::read(&from, folder.as_deref(), &ceilings).map(Arc::new)
+        })
+        .await?;
         let functions = match manifest.runtime {
-            Kind::Node => self.node(&manifest, &source, &only, &work, log).await?,
+            Kind::Node => self.node(&manifest, &source, made, &only, &work, log).await?,
             Kind::Container => self.containers(&manifest, &source, &only, &work, log).await?,
         };
         self.sink.finish().await?;
@@ -99,7 +115,7 @@ impl Workshop {
         &self,
         job: BuildJob,
         work: &Arc<WorkDir>,
-    ) -> Result<(Arc<Manifest>, Arc<Source>), BuildError> {
+    ) -> Result<(Option<Ahead>, Arc<Source>), BuildError> {
         let told = Telling::begin(&*job.log, Step::Source, "receiving the project");
         let source = source::receive(job.archive, &self.config.source, work.path()).await?;
         let source = Arc::new(source);
@@ -109,32 +125,55 @@ impl Workshop {
         let bytes = Bytes(source.files.iter().map(|file| file.bytes).sum());
         let detail = format!("{}, {bytes}", counted(source.files.len(), "file"));
         let (from, ceilings) = (Arc::clone(&source), self.config.ceilings.clone());
-        let manifest = blocking::run("reading the manifest", move || {
-            Manifest::read(&from, job.folder.as_deref(), &ceilings)
+        let ahead = blocking::run("reading the manifest", move || {
+            let ahead = Manifest::build(&from, job.folder.as_deref(), &ceilings)?;
+            // What is wrong is told before anything is installed.
+            if ahead.is_none() {
+                Manifest::read(&from, job.folder.as_deref(), &ceilings)?;
+            }
+            Ok(ahead)
         })
         .await?;
         told.done(detail);
-        Ok((Arc::new(manifest), source))
+        Ok((ahead, source))
+    }
+
+    /// Runs the project's own command, with the packages that it needs.
+    async fn command(
+        &self,
+        ahead: &Ahead,
+        source: &Arc<Source>,
+        work: &Arc<WorkDir>,
+        log: &dyn BuildLog,
+    ) -> Result<(Arc<Source>, (Runtime, Option<Installed>)), BuildError> {
+        let runtime = self.runtimes.ensure(log).await?;
+        let told = Telling::begin(log, Step::Dependencies, "with those of development");
+        let installed =
+            self.dependencies.ensure(&ahead.project, true, source, &runtime, work, log).await?;
+        told.done(installed_as(installed.as_ref()));
+        let Ahead { command, file, .. } = ahead;
+        let told = Telling::begin(log, Step::Dependencies, format!("build: {}", short(command)));
+        let made =
+            self.commands.run(command, *file, source, installed.as_ref(), &runtime, work, log);
+        let CommandMade { source, packages, cached } = made.await?;
+        let cached = if cached { ", cached" } else { "" };
+        told.done(format!("built, {}{cached}", counted(source.files.len(), "file")));
+        Ok((source, (runtime, packages)))
     }
 
     async fn node(
         &self,
         manifest: &Arc<Manifest>,
         source: &Arc<Source>,
+        made: Option<(Runtime, Option<Installed>)>,
         only: &[epsilon_api::ids::FunctionName],
         work: &Arc<WorkDir>,
         log: &dyn BuildLog,
     ) -> Result<Vec<BuiltFunction>, BuildError> {
-        let runtime = self.runtimes.ensure(log).await?;
-
-        let told = Telling::begin(log, Step::Dependencies, "");
-        let packages =
-            self.dependencies.ensure(&manifest.project, source, &runtime, work, log).await?;
-        told.done(match &packages {
-            None => "none".to_owned(),
-            Some(packages) if packages.cached => format!("cached, {}", Bytes(packages.layer.bytes)),
-            Some(packages) => format!("installed, {}", Bytes(packages.layer.bytes)),
-        });
+        let (runtime, packages) = match made {
+            Some(made) => made,
+            None => self.packages(manifest, source, work, log).await?,
+        };
 
         let told = Telling::begin(log, Step::Inspect, manifest.entries().join(", "));
         let seen = self.inspector.look(manifest, source, &runtime, packages.as_ref(), work, log);
@@ -144,6 +183,21 @@ impl Workshop {
         told.done(counted(plan.functions.len(), "function") + cached);
 
         self.compose(manifest, source, plan, only.is_empty(), runtime, packages, work, log).await
+    }
+
+    async fn packages(
+        &self,
+        manifest: &Manifest,
+        source: &Arc<Source>,
+        work: &Arc<WorkDir>,
+        log: &dyn BuildLog,
+    ) -> Result<(Runtime, Option<Installed>), BuildError> {
+        let runtime = self.runtimes.ensure(log).await?;
+        let told = Telling::begin(log, Step::Dependencies, "");
+        let packages =
+            self.dependencies.ensure(&manifest.project, false, source, &runtime, work, log).await?;
+        told.done(installed_as(packages.as_ref()));
+        Ok((runtime, packages))
     }
 
     async fn plan(
@@ -364,6 +418,14 @@ impl Workshop {
 
     fn remember(&self, key: &str, made: &Made) -> Result<(), BuildError> {
         if self.is_afresh { Ok(()) } else { self.cache.remember("images", key, made) }
+    }
+}
+
+fn installed_as(packages: Option<&Installed>) -> String {
+    match packages {
+        None => "none".to_owned(),
+        Some(packages) if packages.cached => format!("cached, {}", Bytes(packages.layer.bytes)),
+        Some(packages) => format!("installed, {}", Bytes(packages.layer.bytes)),
     }
 }
 

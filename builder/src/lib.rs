@@ -24,6 +24,7 @@ pub mod app;
 mod blocking;
 mod cache;
 mod changes;
+mod command;
 pub mod config;
 mod dependencies;
 mod dockerfile;

@@ -61,6 +61,15 @@ pub struct Manifest {
     functions: Functions,
 }
 
+/// A command that runs before anything else of a manifest is looked at closely.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Build {
+    pub(crate) project: ProjectName,
+    pub(crate) command: String,
+    /// The manifest's own file.
+    pub(crate) file: Option<&'static str>,
+}
+
 /// The functions that a manifest asks for.
 #[derive(Clone, Debug)]
 pub(crate) enum Functions {
@@ -94,16 +103,7 @@ impl Manifest {
         top.end().map_err(problem)?;
 
         let package = Package::read(source)?;
-        let loose = || {
-            [package.name.as_deref(), folder]
-                .into_iter()
-                .flatten()
-                .find_map(ProjectName::from_loose)
-        };
-        let project = written.project.clone().or_else(loose).ok_or_else(|| {
-            error::manifest_invalid("the project has no name")
-                .hint("write `project: NAME` into `epsilon.yaml`")
-        })?;
+        let project = written.project_name(&package, folder)?;
         let functions = match runtime {
             Runtime::Node => node_functions(named, &package, source),
             Runtime::Container => container_functions(named, &written, &project, source),
@@ -113,6 +113,24 @@ impl Manifest {
             Refusal::Error(error) => error,
         })?;
         Ok(Self { project, runtime, file, ceilings: ceilings.clone(), functions })
+    }
+
+    /// The command of a source that has one. All is checked but what the command may make: where functions are.
+    pub(crate) fn build(
+        source: &Source,
+        folder: Option<&str>,
+        ceilings: &Ceilings,
+    ) -> Result<Option<Build>, BuildError> {
+        let (file, document) = Self::document(source)?;
+        let node = document.parse()?;
+        let problem = |problem: Problem| document.problem(&problem);
+        let mut top = Section::open(Vec::new(), &node).map_err(problem)?;
+        let written = Top::read(&mut top).map_err(problem)?;
+        let Some(command) = written.build.clone() else { return Ok(None) };
+        written.functions(Runtime::Node, ceilings).map_err(problem)?;
+        top.end().map_err(problem)?;
+        let project = written.project_name(&Package::read(source)?, folder)?;
+        Ok(Some(Build { project, command, file }))
     }
 
     fn document(source: &Source) -> Result<(Option<&'static str>, Document), BuildError> {
@@ -161,6 +179,7 @@ struct Top<'a> {
     runtime: Option<Runtime>,
     image: Option<String>,
     dockerfile: Option<String>,
+    build: Option<String>,
     functions: Option<Section<'a>>,
 }
 
@@ -181,22 +200,44 @@ impl<'a> Top<'a> {
                     .into()
             })
         })?;
-        let (mut image, mut dockerfile) = (None, None);
+        let (mut image, mut dockerfile, mut build) = (None, None, None);
         match runtime {
             Some(Runtime::Container) => {
                 image = top.take("image", values::image)?;
                 dockerfile = top.take("dockerfile", values::path)?;
+                top.refuse(
+                    &["build"],
+                    "has a meaning only with `runtime: node`; a Dockerfile has `RUN`",
+                )?;
             }
             Some(Runtime::Node) | None => {
                 let why = "has a meaning only with `runtime: container`";
                 top.refuse(&["image", "dockerfile"], why)?;
+                build = top.take("build", values::command)?;
             }
         }
         let functions = match top.take_node("functions")? {
             Some(node) => Some(Section::open(top.path_of("functions"), node)?),
             None => None,
         };
-        Ok(Self { project, runtime, image, dockerfile, functions })
+        Ok(Self { project, runtime, image, dockerfile, build, functions })
+    }
+
+    fn project_name(
+        &self,
+        package: &Package,
+        folder: Option<&str>,
+    ) -> Result<ProjectName, BuildError> {
+        let loose = || {
+            [package.name.as_deref(), folder]
+                .into_iter()
+                .flatten()
+                .find_map(ProjectName::from_loose)
+        };
+        self.project.clone().or_else(loose).ok_or_else(|| {
+            error::manifest_invalid("the project has no name")
+                .hint("write `project: NAME` into `epsilon.yaml`")
+        })
     }
 
     fn functions(&self, runtime: Runtime, ceilings: &Ceilings) -> Result<Named, Problem> {

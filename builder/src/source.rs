@@ -18,7 +18,10 @@ mod upload;
 
 pub use digest::{ContentDigest, Hasher};
 
-use crate::error;
+use crate::{
+    cache::walk::{Bounds, Stopped, walk},
+    error,
+};
 use archive::{Member, MemberKind, Unpacked};
 use epsilon_api::{body::CallBody, build::BuildError, units::Bytes};
 use folder::Folder;
@@ -139,6 +142,50 @@ fn unpack(upload: Upload, limits: &SourceLimits, work_dir: &Path) -> Result<Sour
         unpacking.take(member, content)
     })?;
     unpacking.finish()
+}
+
+/// Takes a folder that other people's code has left, checked as an archive is. Blocking. `node_modules` in it are
+/// passed over.
+pub(crate) fn adopt(
+    from: &Path,
+    limits: &SourceLimits,
+    work_dir: &Path,
+) -> Result<Source, BuildError> {
+    let folder = Folder::make(work_dir)?;
+    let mut unpacking =
+        Unpacking { folder, limits, tree: Tree::new(limits), files: Vec::new(), linked: 0 };
+    let mut bytes: u64 = 0;
+    walk(from, Bounds::default(), |entry| {
+        bytes = bytes.saturating_add(entry.length());
+        if bytes > limits.unpacked.get() {
+            return Err(error::source_too_large(format!("it has more than {}", limits.unpacked)));
+        }
+        let unreadable = |err: io::Error| error::file("reading what a build left", &err);
+        let mut content: Box<dyn Read> = Box::new(io::empty());
+        let kind = match entry.kind() {
+            kind if kind.is_dir() => MemberKind::Folder,
+            kind if kind.is_file() => {
+                content = Box::new(entry.open().map_err(unreadable)?);
+                MemberKind::File
+            }
+            kind if kind.is_symlink() => MemberKind::Symlink(entry.target().map_err(unreadable)?),
+            _ => MemberKind::Other("a device, a pipe or a socket"),
+        };
+        let (path, executable) = (entry.path.to_vec(), entry.is_executable());
+        unpacking.take(Member { path, kind, bytes: entry.length(), executable }, &mut content)
+    })?;
+    Ok(Source { notes: Vec::new(), ..unpacking.finish()? })
+}
+
+impl From<Stopped> for BuildError {
+    fn from(stopped: Stopped) -> Self {
+        match &stopped {
+            Stopped::Unreadable(cause) => error::file("reading what a build left", cause),
+            Stopped::Deep(..) | Stopped::Long(..) | Stopped::Many(_) => {
+                error::source_refused(stopped.to_string())
+            }
+        }
+    }
 }
 
 /// A source in the making.

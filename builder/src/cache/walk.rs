@@ -47,7 +47,6 @@ pub(crate) enum Stopped {
 }
 
 /// One thing below the folder.
-#[allow(dead_code, reason = "for what a build command leaves, which comes next")]
 #[derive(Debug)]
 pub(crate) struct Entry<'a> {
     /// From the folder that is looked at; bytes, because nobody said that it is a text.
@@ -57,7 +56,6 @@ pub(crate) struct Entry<'a> {
     name: &'a CStr,
 }
 
-#[allow(dead_code, reason = "for what a build command leaves, which comes next")]
 impl Entry<'_> {
     pub(crate) fn kind(&self) -> FileType {
         FileType::from_raw_mode(self.about.st_mode)

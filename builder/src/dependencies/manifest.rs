@@ -30,6 +30,7 @@ const PARTS: [&str; 8] = [
     "workspaces",
     "engines",
 ];
+const DEV: &str = "devDependencies";
 /// npm's own largest are around 100 KiB.
 const PACKAGE_MAX: Bytes = Bytes::mib(1);
 /// Lockfiles of the largest monorepos.
@@ -47,6 +48,8 @@ pub(super) struct Manifest {
     /// Where packages come from without them.
     origins: String,
     pub(super) has_lockfile: bool,
+    /// What only development needs, too.
+    pub(super) with_dev: bool,
     /// Packages lie in the project itself, so npm has to see all of it.
     pub(super) needs_tree: bool,
     /// One line each, for the developer.
@@ -55,7 +58,11 @@ pub(super) struct Manifest {
 
 impl Manifest {
     /// `None` when nothing is to be installed.
-    pub(super) fn read(source: &Source, operator: &Operator) -> Result<Option<Self>, BuildError> {
+    pub(super) fn read(
+        source: &Source,
+        operator: &Operator,
+        with_dev: bool,
+    ) -> Result<Option<Self>, BuildError> {
         let Some(text) = source.read("package.json", PACKAGE_MAX)? else { return Ok(None) };
         let package: Map<String, Value> = serde_json::from_slice(&text)
             .map_err(|err| error::manifest_invalid(format!("package.json: {err}")))?;
@@ -65,7 +72,8 @@ impl Manifest {
             Some(_) | None => true,
         };
         let asked = ["dependencies", "optionalDependencies", "peerDependencies", "workspaces"];
-        if asked.iter().all(|part| is_empty(part)) {
+        let has_dev = with_dev && !is_empty(DEV);
+        if asked.iter().all(|part| is_empty(part)) && !has_dev {
             return Ok(None);
         }
         if let Some((name, path)) = asked[..3].iter().find_map(|part| outside(&package, part)) {
@@ -84,8 +92,13 @@ impl Manifest {
         let has_lockfile = !files.is_empty();
         let settings = source.read(SETTINGS, PACKAGE_MAX)?.unwrap_or_default();
         let settings = npmrc::reduce(&String::from_utf8_lossy(&settings), operator);
-        let parts: Vec<_> = PARTS.iter().map(|part| (part, package.get(*part))).collect();
-        let asked_for = asked[..3].iter().filter_map(|part| Some((*part, package.get(*part)?)));
+        let mut parts: Vec<_> = PARTS.iter().map(|part| (*part, package.get(*part))).collect();
+        if with_dev {
+            parts.push((DEV, package.get(DEV)));
+        }
+        let dev = with_dev.then_some(&DEV);
+        let asked_for =
+            asked[..3].iter().chain(dev).filter_map(|part| Some((*part, package.get(*part)?)));
         let asked_for: BTreeMap<_, _> = asked_for.collect();
         Ok(Some(Self {
             package: serde_json::to_string(&asked_for).unwrap_or_default(),
@@ -94,8 +107,10 @@ impl Manifest {
             npmrc: settings.text,
             origins: operator.origins(),
             has_lockfile,
+            with_dev,
             needs_tree: !is_empty("workspaces")
-                || asked[..2].iter().any(|part| is_local(&package, part)),
+                || asked[..2].iter().any(|part| is_local(&package, part))
+                || has_dev && is_local(&package, DEV),
             notes: [notes(source, &package, has_lockfile), settings.notes].concat(),
         }))
     }
@@ -189,12 +204,12 @@ mod tests {
 
     async fn read(files: &[(&str, &str)]) -> Option<Manifest> {
         let (_work, source) = project(files).await;
-        Manifest::read(&source, &Operator::default()).unwrap()
+        Manifest::read(&source, &Operator::default(), false).unwrap()
     }
 
     async fn key(files: &[(&str, &str)]) -> ContentDigest {
         let (_work, source) = project(files).await;
-        Manifest::read(&source, &Operator::default()).unwrap().unwrap().key(&source)
+        Manifest::read(&source, &Operator::default(), false).unwrap().unwrap().key(&source)
     }
 
     async fn notes(files: &[(&str, &str)]) -> Vec<String> {
@@ -226,8 +241,9 @@ mod tests {
     #[tokio::test]
     async fn another_registry_of_the_operators_is_another_key() {
         let (_work, source) = project(&[A]).await;
-        let key =
-            |operator: &Operator| Manifest::read(&source, operator).unwrap().unwrap().key(&source);
+        let key = |operator: &Operator| {
+            Manifest::read(&source, operator, false).unwrap().unwrap().key(&source)
+        };
         let other = Operator::read("registry=https://npm.example/", None);
         assert_ne!(key(&Operator::default()), key(&other));
     }
@@ -260,7 +276,7 @@ mod tests {
         {
             let package = format!(r#"{{"dependencies":{{"shared":"{path}"}}}}"#);
             let (_work, source) = project(&[("package.json", &package)]).await;
-            let err = Manifest::read(&source, &Operator::default()).unwrap_err();
+            let err = Manifest::read(&source, &Operator::default(), false).unwrap_err();
             assert_eq!(err.code, "MANIFEST_INVALID");
             assert!(err.message.contains(path) && err.hint.is_some(), "{}", err.message);
         }
@@ -282,7 +298,7 @@ mod tests {
     async fn a_package_json_that_is_no_object_is_an_error() {
         let (_work, source) = project(&[("package.json", "[]")]).await;
         assert_eq!(
-            Manifest::read(&source, &Operator::default()).unwrap_err().code,
+            Manifest::read(&source, &Operator::default(), false).unwrap_err().code,
             "MANIFEST_INVALID"
         );
     }

@@ -49,7 +49,8 @@ impl Npm<'_> {
         cache: &NpmCache,
     ) -> Result<(), BuildError> {
         let verb = if manifest.has_lockfile { "ci" } else { "install" };
-        let mut command = vec!["npm", verb, "--omit=dev", "--ignore-scripts"];
+        let dev = if manifest.with_dev { "--include=dev" } else { "--omit=dev" };
+        let mut command = vec!["npm", verb, dev, "--ignore-scripts"];
         command.extend(QUIET);
         let cached = cache.folder();
         let mut mounts = vec![Bind { host: cached.clone(), inside: "/npm", writable: true }];
@@ -155,6 +156,9 @@ pub(super) struct Lock {
 struct Package {
     #[serde(default)]
     has_install_script: bool,
+    /// Nothing but development needs it.
+    #[serde(default)]
+    dev: bool,
 }
 
 impl Lock {
@@ -180,6 +184,13 @@ impl Lock {
     /// Folders of the project that are installed as packages, and have install scripts.
     pub(super) fn own_folders(&self) -> impl Iterator<Item = &str> {
         self.with_scripts().filter(|path| !is_package(path) && !path.is_empty())
+    }
+
+    /// Paths of packages that only development needs.
+    pub(super) fn dev(&self) -> Vec<String> {
+        let packages =
+            self.packages.iter().filter(|(path, package)| package.dev && is_package(path));
+        packages.map(|(path, _)| path.clone()).collect()
     }
 
     fn with_scripts(&self) -> impl Iterator<Item = &str> {

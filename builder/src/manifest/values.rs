@@ -142,6 +142,20 @@ pub(super) fn path(node: &Node) -> Result<String, String> {
     Ok(names.join("/"))
 }
 
+/// A command for a shell.
+pub(super) fn command(node: &Node) -> Result<String, String> {
+    const LONGEST: usize = 4096;
+    match node {
+        Node::Text(text) if text.trim().is_empty() => Err("is empty".into()),
+        Node::Text(text) if text.len() > LONGEST => {
+            Err(format!("has more than {LONGEST} bytes; put it into a script of the project"))
+        }
+        Node::Text(text) if text.contains('\0') => Err("has control characters".into()),
+        Node::Text(text) => Ok(text.clone()),
+        _ => Err(format!("must be a command for a shell, not {}", node.kind())),
+    }
+}
+
 /// An image reference. Only what could be taken for something else is refused; the engine knows the rest.
 pub(super) fn image(node: &Node) -> Result<String, String> {
     let given = text(node)?;

@@ -273,3 +273,46 @@ async fn install_scripts_run_without_the_shared_cache() {
     assert_eq!(Served::run(&built.functions[0].image.reference).get("/"), format!("false,{user}"));
     lab.end().await;
 }
+
+/// A package of the registry that brings its binaries, and says so where npm's record of an install does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn better_sqlite3_is_installed_with_a_lockfile_and_without() {
+    let lab = Lab::new().await;
+    let package = (
+        "package.json",
+        r#"{"name":"lab-sqlite","private":true,"dependencies":{"better-sqlite3":"13.2.0"}}"#,
+    );
+    let lock = (
+        "package-lock.json",
+        r#"{"name":"lab-sqlite","lockfileVersion":3,"requires":true,"packages":{
+            "":{"name":"lab-sqlite","dependencies":{"better-sqlite3":"13.2.0"}},
+            "node_modules/better-sqlite3":{"version":"13.2.0","dependencies":{"node-addon-api":"^8.0.0"}},
+            "node_modules/node-addon-api":{"version":"8.9.2"}}}"#,
+    );
+    let index = (
+        "index.js",
+        "const Database = require('better-sqlite3');\n\
+         exports.hello = (req, res) => res.json(new Database(':memory:').prepare('select 1+1 as n').get());",
+    );
+    for files in [vec![package, index], vec![package, lock, index]] {
+        let built = lab.build(&files).await.unwrap();
+        assert_eq!(Served::run(&built.functions[0].image.reference).get("/"), r#"{"n":2}"#);
+    }
+    lab.end().await;
+}
+
+/// `patch-package` is a development package: its script is for the developer's machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_projects_own_postinstall_is_no_obstacle() {
+    let lab = Lab::new().await;
+    let package = (
+        "package.json",
+        r#"{"name":"lab-own","scripts":{"postinstall":"patch-package"},
+            "devDependencies":{"patch-package":"8.0.0"},"dependencies":{"esbuild":"0.25.0"}}"#,
+    );
+    let index = ("index.js", "exports.hello = (req, res) => res.send(require('esbuild').version);");
+    let built = lab.build(&[package, index]).await.unwrap();
+    assert!(lab.lines().contains("own `postinstall` script is not run"), "{}", lab.lines());
+    assert_eq!(Served::run(&built.functions[0].image.reference).get("/"), "0.25.0");
+    lab.end().await;
+}
