@@ -21,6 +21,7 @@ mod dev;
 mod examples;
 mod git_push;
 mod headers;
+mod http_details;
 #[path = "../../../../gateway/tests/support/hub.rs"]
 mod hub;
 mod images;
