@@ -134,3 +134,24 @@ fn prepare(
     headers.entry(HOST).or_insert(HeaderValue::from_static("localhost"));
     Ok(request)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    /// The agent's HTTP would refuse the target as it was sent; callers cannot send this header, all of ours are dropped.
+    #[test]
+    fn an_odd_target_goes_beside_the_call() {
+        let version = testing::version("pay", 1);
+        for raw in [None, Some(HeaderValue::from_static("/<b>"))] {
+            let mut request = Request::get("/%3Cb%3E").body(body::empty()).unwrap();
+            if let Some(raw) = raw.clone() {
+                request.extensions_mut().insert(RawTarget(raw));
+            }
+            let sent = prepare(request, &version, &RequestId::random(), true).unwrap();
+            assert_eq!(sent.headers().get(TARGET), raw.as_ref());
+            assert_eq!(sent.uri(), "/%3Cb%3E");
+        }
+    }
+}
