@@ -193,7 +193,7 @@ async fn interim_answers_are_told_as_they_come() {
         let (answer, ()) = tokio::join!(send, async {
             read_head(&mut server).await;
             server.write_all(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n").await.unwrap();
-            assert_eq!(told.recv().await, Some(103), "before the answer");
+            assert_eq!(timeout(PATIENCE, told.recv()).await, Ok(Some(103)), "before the answer");
             server.write_all(ANSWER).await.unwrap();
         });
         let answer = answer.unwrap().unwrap().into_body().collect().await.unwrap();
