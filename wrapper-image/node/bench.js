@@ -35,8 +35,8 @@ function wrapped(socket, signature, func) {
   const { callServer, listen } = require('./lib/server.js');
   const { Unsettled } = require('./lib/unsettled.js');
   const instance = {
-    name: 'bench', active: 0, behindGateway: true, timeoutMs: 60_000, log: console, unsettled: new Unsettled(),
-    callEnded() { this.active -= 1; },
+    name: 'bench', calls: new Set(), behindGateway: true, timeoutMs: 60_000, log: console, unsettled: new Unsettled(),
+    callEnded(call) { this.calls.delete(call); },
   };
   const spec = { function: 'bench', root: process.cwd(), bodyLimit: 1e6 };
   return listen(callServer(instance, spec, { func, signature, parseBody: true }, { onSocket: true }), { path: socket });

@@ -2,7 +2,7 @@
 // One call: whose it is, how long it may run, whether it is over, and what a failure does to its answer.
 //
 // A call is over when its handler has settled *and* its response is closed (finished, or the caller is
-// gone); until then it counts in the instance's `active`. Made by `server.js`; followed through all
+// gone); until then it is one of the instance's `calls`. Made by `server.js`; followed through all
 // asynchronous work of the handler by `AsyncLocalStorage`, which is how log lines and stray rejections
 // find it.
 //
@@ -43,7 +43,7 @@ class Call {
     this.req = req;
     this.res = res;
     this.startedAt = performance.now();
-    instance.active += 1;
+    instance.calls.add(this);
   }
 
   get ended() {

@@ -41,7 +41,7 @@ async function listenControl(path, instance, start, warmed) {
 async function route(req, instance, start, warmed) {
   switch (`${req.method} ${req.url}`) {
     case 'GET /health':
-      return [200, { data: { state: instance.state, active: instance.active } }];
+      return [200, { data: { state: instance.state, active: instance.active, calls: Array.from(instance.calls, ({ id }) => id) } }];
     case 'GET /warm':
       await warmed;
       if (instance.state === 'waiting') return [200, { data: { state: 'waiting' } }];

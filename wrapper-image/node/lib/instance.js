@@ -17,7 +17,7 @@ class LoadFailed extends Error {}
 class Instance {
   state = 'waiting';
   /** Calls that are not over. */
-  active = 0;
+  calls = new Set();
   name = 'function';
   timeoutMs = Infinity;
   unsettled = new Unsettled();
@@ -76,12 +76,16 @@ class Instance {
     return this.#rejectLoad !== null;
   }
 
+  get active() {
+    return this.calls.size;
+  }
+
   address() {
     return this.#server.address();
   }
 
   callEnded(call) {
-    this.active -= 1;
+    this.calls.delete(call);
     this.capture.flush(call);
     if (this.#drained) this.#finishDrain();
   }

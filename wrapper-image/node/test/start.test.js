@@ -10,13 +10,13 @@ const { launch, project, ready, waiting } = require('./support/process.js');
 
 test('waits for init, then serves', async (t) => {
   const f = await waiting(t, { 'index.js': 'exports.f = (req, res) => res.send("Hello");' });
-  assert.deepEqual(await f.health(), { state: 'waiting', active: 0 });
+  assert.deepEqual(await f.health(), { state: 'waiting', active: 0, calls: [] });
   assert.equal(fs.existsSync(f.callsSocket), false);
   const { status, json } = await f.init({ export: 'f' });
   assert.deepEqual([status, json.data.signature], [200, 'express']);
   assert.ok(json.data.load_ms > 0);
   assert.equal((await f.call()).body, 'Hello'); // at once: calls.sock listens when init has answered
-  assert.deepEqual(await f.health(), { state: 'ready', active: 0 });
+  assert.deepEqual(await f.health(), { state: 'ready', active: 0, calls: [] });
 });
 
 test('a second init is refused', async (t) => {

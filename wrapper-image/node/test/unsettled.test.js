@@ -68,7 +68,8 @@ for (const [what, [source, isPending, options]] of Object.entries(EXPRESS)) {
     const told = await watch(t, f);
     const { told: before } = await toldBy(f, told, 'unsettled-1', options);
     assert.deepEqual(before, isPending ? ['unsettled-1'] : []);
-    assert.equal((await f.health()).active, isPending ? 1 : 0);
+    const { active, calls } = await f.health();
+    assert.deepEqual([active, calls], isPending ? [1, ['unsettled-1']] : [0, []]);
     await f.call({ path: '/open' });
     await over(f);
     assert.deepEqual(told.filter((id) => id !== 'unsettled-1'), []);

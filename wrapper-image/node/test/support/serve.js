@@ -13,13 +13,16 @@ async function serve(t, exported, { signature, bodyLimit = 1e6, behindGateway = 
   target.signature = signature ?? signatureOf('f', target);
   const logged = [];
   const instance = {
-    name: 'f', active: 0, behindGateway, timeoutMs: 5000, logged, unsettled: new Unsettled(),
+    name: 'f', calls: new Set(), behindGateway, timeoutMs: 5000, logged, unsettled: new Unsettled(),
     log: {
       write: (level, message, call) => logged.push({ level, message, id: call?.id }),
       error: (headline, err, call) => logged.push({ level: 'error', message: `${headline} ${err?.message}`, id: call?.id }),
     },
-    callEnded() {
-      this.active -= 1;
+    get active() {
+      return this.calls.size;
+    },
+    callEnded(call) {
+      this.calls.delete(call);
     },
   };
   const server = callServer(instance, { function: 'f', root, bodyLimit }, target, { onSocket: true });
