@@ -96,6 +96,8 @@ pub struct BodyProgress(Arc<Progress>);
 #[derive(Debug, Default)]
 struct Progress {
     complete: AtomicBool,
+    /// Somebody wants more of it and the caller has sent nothing.
+    is_awaited: AtomicBool,
     answered: AtomicBool,
 }
 
@@ -108,6 +110,17 @@ impl BodyProgress {
     /// Whether it has.
     pub fn is_complete(&self) -> bool {
         self.0.complete.load(Relaxed)
+    }
+
+    /// Whether its next bytes are waited for: by the function, through all that lies between.
+    pub fn awaits(&self, awaits: bool) {
+        self.0.is_awaited.store(awaits, Relaxed);
+    }
+
+    /// Whether it is the caller who is waited for. A body that nobody reads is not complete either, and that is the
+    /// function's doing.
+    pub fn is_callers_turn(&self) -> bool {
+        !self.0.complete.load(Relaxed) && self.0.is_awaited.load(Relaxed)
     }
 
     /// The head of the answer is there: from now on both sides may wait for each other.

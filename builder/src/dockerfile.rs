@@ -3,6 +3,7 @@
 //!
 //! Only brings the image into the engine; naming and shipping it is `ship`'s.
 
+mod added;
 mod ignored;
 
 use crate::{
@@ -17,9 +18,14 @@ use crate::{
     ship::Base,
     source::Source,
 };
-use epsilon_api::build::{BuildError, BuildEvent, BuildLog};
+use epsilon_api::{
+    build::{BuildError, BuildEvent, BuildLog},
+    units::Bytes,
+};
 use std::{sync::Arc, time::Duration};
 
+/// Far more than anyone writes by hand.
+const DOCKERFILE_MAX: Bytes = Bytes(1 << 20);
 /// Lines of a failed build that its error shows.
 const TAIL: usize = 30;
 
@@ -89,6 +95,13 @@ impl Dockerfiles {
         let (from, to, file) = (Arc::clone(source), context.clone(), dockerfile.to_owned());
         let writing = "packing the project for its Dockerfile";
         blocking::run(writing, move || {
+            let text = from.read(&file, DOCKERFILE_MAX)?.unwrap_or_default();
+            if let Some(line) = added::remote(&String::from_utf8_lossy(&text)) {
+                return Err(error::image_failed(format!(
+                    "`{file}`: `{line}` would be fetched by the engine, beyond the limits of a build"
+                ))
+                .hint("fetch it in a step (`RUN curl …`), or put the file into the project and `COPY` it"));
+            }
             let ignored = ignored::Ignored::read(&from, &file)?;
             tree::context(&from, |file| ignored.has(&file.path), &to)
         })

@@ -196,6 +196,7 @@ impl Instance {
         if let Some(Some(freezer)) = self.freezer.get()
             && let Err(err) = freezer.thaw()
         {
+            self.is_frozen.store(true, Ordering::Release); // the next one tries again
             tracing::error!(instance = %self.id(), %err, "Instance could not be thawed.");
         }
         self.changed.notify_one(); // its timer of freezing runs again

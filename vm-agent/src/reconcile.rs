@@ -50,6 +50,14 @@ pub(crate) async fn adopt(vm: &Arc<LocalVm>) -> Result<(), EngineError> {
 }
 
 async fn adopt_one(vm: &Arc<LocalVm>, found: &Found) -> bool {
+    // The earlier life may have frozen it, and what is stopped neither answers nor dies.
+    let freezer = match found.is_running {
+        true => vm.engine.freezer(&found.name).await.ok().flatten(),
+        false => None,
+    };
+    if let Some(freezer) = &freezer {
+        drop(freezer.thaw());
+    }
     let Some(labels) = Labels::from_map(&found.labels).filter(|_| found.is_running) else {
         return false;
     };
@@ -79,9 +87,7 @@ async fn adopt_one(vm: &Arc<LocalVm>, found: &Found) -> bool {
         return false;
     }
     let Ok(folder) = SocketFolder::open(&vm.sockets_folder(&id)) else { return false };
-    // The earlier life may have frozen it.
-    if let Ok(Some(freezer)) = vm.engine.freezer(&found.name).await {
-        drop(freezer.thaw());
+    if let Some(freezer) = freezer {
         instance.set_freezer(Some(freezer));
     }
     match timeout(HEALTHY, control::health(&folder)).await {

@@ -76,7 +76,8 @@ impl Manifest {
         if asked.iter().all(|part| is_empty(part)) && !has_dev {
             return Ok(None);
         }
-        if let Some((name, path)) = asked[..3].iter().find_map(|part| outside(&package, part)) {
+        let listed = asked[..3].iter().chain(with_dev.then_some(&DEV));
+        if let Some((name, path)) = listed.copied().find_map(|part| outside(&package, part)) {
             return Err(error::manifest_invalid(format!(
                 "package.json: `{name}` is `{path}`, which lies outside of the project's folder"
             ))

@@ -235,6 +235,9 @@ fn is_place(text: &str) -> bool {
 fn host_of(text: &str) -> Option<String> {
     let rest = text.split_once("//")?.1;
     let host = rest.split('/').next()?.to_ascii_lowercase();
+    // npm leaves a scheme's own port out when it looks for a token.
+    let host = [":80", ":443"].iter().find_map(|port| host.strip_suffix(port)).unwrap_or(&host);
+    let host = host.to_owned();
     (!host.is_empty()).then_some(host)
 }
 

@@ -184,7 +184,11 @@ impl ConnectionLimits {
     /// No more than one of `share` files that this process may open.
     pub(crate) fn within_files(&self, share: usize) -> Self {
         let max_connections = limiter::within_files(self.max_connections, share);
-        Self { max_connections, ..self.clone() }
+        // One address keeps its part of what is left.
+        let part = self.max_per_address as u128 * max_connections as u128;
+        let part = part / (self.max_connections as u128).max(1);
+        let max_per_address = usize::try_from(part).unwrap_or(usize::MAX).max(1);
+        Self { max_connections, max_per_address, ..self.clone() }
     }
 
     fn of_reserve(&self) -> Self {

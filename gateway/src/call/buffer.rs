@@ -22,7 +22,7 @@ use std::{
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    time::{Instant, timeout_at},
 };
 
 /// Most of one body that is read ahead: JSON and forms fit.
@@ -57,10 +57,12 @@ impl Buffers {
         }
         let length = body.size_hint().exact();
         let (mut data, mut permit) = (Data::default(), None);
+        // One pause for all of it: who sends all the time and little is not kept from its function.
+        let go_on = Instant::now() + PAUSE;
         let end = loop {
             let frame = match length {
                 Some(_) => body.frame().await,
-                None => match timeout(PAUSE, body.frame()).await {
+                None => match timeout_at(go_on, body.frame()).await {
                     Ok(frame) => frame,
                     Err(_) => break None,
                 },

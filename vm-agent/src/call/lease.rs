@@ -163,14 +163,19 @@ impl Lease {
 
     /// The last byte of the answer was read. The call is over with it, unless its wrapper says that the handler, or what
     /// it gave to `ctx.waitUntil`, goes on: then the place stays taken until that is over as well.
-    pub(crate) fn answered(mut self) {
+    /// Says whether it is over.
+    pub(crate) fn answered(mut self) -> bool {
         match &mut self.phase {
             Phase::Running { request_id, exchange, .. }
                 if self.instance.connections.is_unsettled(request_id) =>
             {
                 *exchange = Exchange::Answered; // and the drop has it settled
+                false
             }
-            _ => self.finish(),
+            _ => {
+                self.finish();
+                true
+            }
         }
     }
 
@@ -188,10 +193,10 @@ impl Lease {
         self.end(Event::CallEnded);
     }
 
-    /// The call ran into its deadline, and its exchange is closed. Answers whose fault that is: of a caller that has not
-    /// sent all of its body the code could not know more, so it only has to end now.
+    /// The call ran into its deadline, and its exchange is closed. Answers whose fault that is: while the code waited for a
+    /// caller's bytes it could not know more, so it only has to end now.
     pub(crate) fn expire(self) -> Slow {
-        if self.upload.as_ref().is_some_and(|upload| !upload.is_complete()) {
+        if self.upload.as_ref().is_some_and(BodyProgress::is_callers_turn) {
             self.release("the caller had not sent all of its body");
             return Slow::Caller;
         }

@@ -35,7 +35,7 @@ pub(crate) fn to_answer(
         && let Some(outcome) = response.headers_mut().remove(headers::OUTCOME)
         && let Some(Outcome::Threw) = Outcome::from_header(outcome.as_bytes())
     {
-        call.lease.finish(); // the handler has ended; what it would have said is not for the caller
+        call.lease.answered(); // what it would have said is not for the caller
         return Err(CallError::FunctionError { function: version.function.clone() });
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -150,10 +150,11 @@ impl LeasedBody {
     fn finish(&mut self) {
         self.incoming = None;
         if let Some(Running { connection, lease, .. }) = self.take_call() {
-            if self.may_reuse {
-                lease.instance.connections.keep(connection);
+            // An answer may have all of its bytes before its code ends it; Node would put the next one behind it.
+            let connections = Arc::clone(&lease.instance);
+            if lease.answered() && self.may_reuse {
+                connections.connections.keep(connection);
             }
-            lease.answered();
         }
     }
 

@@ -19,6 +19,8 @@ use tokio::{
 const FIRST_ASK: Duration = Duration::from_millis(2);
 const SLOW_ASK: Duration = Duration::from_millis(250);
 const SHARE: u32 = 8;
+/// The first pause behind an answer: what goes on there takes longer than what a caller left behind.
+const ANSWERED_ASK: Duration = Duration::from_millis(10);
 /// One question. A wrapper that computes answers late, not never.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -75,6 +77,7 @@ async fn watch(lease: &Lease, deadline: Instant) -> Outcome {
     let is_alone = lease.pool().version.spec.concurrency.get() == 1 || lease.is_answered();
     let looks_needed = if is_alone { 1 } else { 2 };
     let mut looks = 0;
+    let first = if lease.is_answered() { ANSWERED_ASK } else { FIRST_ASK };
     let began = Instant::now();
     loop {
         if lease.instance.stop.is_cancelled() {
@@ -91,7 +94,7 @@ async fn watch(lease: &Lease, deadline: Instant) -> Outcome {
             Ok(Err(ControlError::NotListening(_))) => return Outcome::Dead,
             Ok(_) | Err(_) => looks = 0,
         }
-        let pause = (began.elapsed() / SHARE).clamp(FIRST_ASK, SLOW_ASK);
+        let pause = (began.elapsed() / SHARE).clamp(first, SLOW_ASK);
         let next = Instant::now() + pause;
         if next >= deadline {
             sleep_until(deadline).await;

@@ -23,6 +23,8 @@ use tokio::{net::UnixStream, time::sleep};
 
 /// Longest answer of a wrapper: a message and a stack.
 const ANSWER_MAX: usize = 1 << 20;
+/// The same to a question for its health, which many calls may ask at once: a thousand ids.
+const HEALTH_MAX: usize = 80 << 10;
 /// First pause between two looks for a listener; doubled up to [`SLOW_LOOK`]. A wrapper needs about 40 ms.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const SLOW_LOOK: Duration = Duration::from_millis(4);
@@ -114,7 +116,7 @@ struct FailureBody {
 /// Asks how the wrapper is.
 pub(crate) async fn health(folder: &SocketFolder) -> Result<Health, ControlError> {
     let mut line = Line::open(folder).await?;
-    let (_, answer) = line.ask(Method::GET, "/health", Vec::new()).await?;
+    let (_, answer) = line.ask(Method::GET, "/health", Vec::new(), HEALTH_MAX).await?;
     let health: Data<Health> =
         serde_json::from_slice(&answer).map_err(|err| ControlError::NoAnswer(err.into()))?;
     Ok(health.data)
@@ -164,7 +166,7 @@ impl Line {
     /// Answers when the wrapper has done all that it can do before it has code. One that does not know the question
     /// does nothing ahead.
     pub(crate) async fn warm(&mut self) -> Result<(), ControlError> {
-        match self.ask(Method::GET, "/warm", Vec::new()).await? {
+        match self.ask(Method::GET, "/warm", Vec::new(), ANSWER_MAX).await? {
             (StatusCode::OK | StatusCode::NOT_FOUND, _) => Ok(()),
             (status, _) => Err(ControlError::NoAnswer(format!("it answered {status}").into())),
         }
@@ -173,7 +175,7 @@ impl Line {
     /// Has the code loaded. Answers when it is.
     pub(crate) async fn init(&mut self, init: &Init<'_>) -> Result<(), ControlError> {
         let body = serde_json::to_vec(init).map_err(|err| ControlError::NoAnswer(err.into()))?;
-        let (status, answer) = self.ask(Method::POST, "/init", body).await?;
+        let (status, answer) = self.ask(Method::POST, "/init", body, ANSWER_MAX).await?;
         if status == StatusCode::OK {
             return Ok(());
         }
@@ -191,6 +193,7 @@ impl Line {
         method: Method,
         path: &'static str,
         body: Vec<u8>,
+        longest: usize,
     ) -> Result<(StatusCode, Bytes), ControlError> {
         let request = Request::builder()
             .method(method)
@@ -207,7 +210,7 @@ impl Line {
             sender.ready().await.map_err(no_answer)?;
             let answer = sender.send_request(request).await.map_err(no_answer)?;
             let status = answer.status();
-            let body = Limited::new(answer.into_body(), ANSWER_MAX)
+            let body = Limited::new(answer.into_body(), longest)
                 .collect()
                 .await
                 .map_err(ControlError::NoAnswer)?;

@@ -272,6 +272,9 @@ impl Pool {
         let mut books = self.books.lock();
         let is_news = books.failure.as_ref().is_none_or(|kept| kept.failure != failure);
         let mut todo = books.event(self, key, Event::Kill(Why::NeverReady), now);
+        if matches!(failure, StartFailure::Init(_)) {
+            self.history.ended_badly(now);
+        }
         if failure != StartFailure::CalledOff {
             books.remember(&failure, now);
             if books.live() + books.starting() == 0 {
@@ -287,9 +290,12 @@ impl Pool {
         is_news
     }
 
-    /// The container exited by itself. Answers with the calls that ran in it.
-    pub(crate) fn exited(self: &Arc<Self>, key: Key) -> Vec<RequestId> {
+    /// The container exited by itself; `is_known`: the engine says how. Answers with the calls that ran in it.
+    pub(crate) fn exited(self: &Arc<Self>, key: Key, is_known: bool) -> Vec<RequestId> {
         let calls = self.calls(key);
+        if is_known {
+            self.history.ended_badly(self.vm.now());
+        }
         self.books.lock().crashed(key, self.vm.now());
         self.event(key, Event::Exited);
         calls

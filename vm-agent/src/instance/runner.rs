@@ -147,8 +147,14 @@ impl Runner {
 
     /// An engine that cannot say how leaves the instance running.
     async fn find_freezer(&self) {
-        let found = self.vm.engine.freezer(self.instance.container()).await;
-        self.instance.set_freezer(found.unwrap_or_default());
+        tokio::select! {
+            // The order to go first; an exit is told by the watch right after. Both may be dropped.
+            biased;
+            () = self.instance.stop.cancelled() => {}
+            found = self.vm.engine.freezer(self.instance.container()) => {
+                self.instance.set_freezer(found.unwrap_or_default());
+            }
+        }
     }
 
     /// Told to go. When a call found the process dead, its exit is about to be known and worth telling.
@@ -162,7 +168,7 @@ impl Runner {
     }
 
     fn crashed(&self, exit: Result<Exit, EngineError>) {
-        let calls = self.pool.exited(self.key);
+        let calls = self.pool.exited(self.key, exit.is_ok());
         let how = match exit {
             Ok(exit) => exit.to_string(),
             Err(err) => Chain(&err).to_string(),

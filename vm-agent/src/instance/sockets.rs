@@ -128,8 +128,9 @@ impl SocketFolder {
         }
         for opened in std::iter::once(&self.folder).chain(&self.below) {
             let path = by_descriptor(opened);
-            let closed = fs::set_permissions(&path, fs::Permissions::from_mode(CLOSED))
-                .and_then(|()| chown(&path, Some(0), Some(0)));
+            // The owner first: who owns it may change its mode.
+            let closed = chown(&path, Some(0), Some(0))
+                .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(CLOSED)));
             if let Err(err) = closed {
                 tracing::warn!(%err, folder = %self.run.display(), "Socket directory could not be closed.");
             }

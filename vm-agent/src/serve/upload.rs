@@ -55,6 +55,9 @@ impl Body for Upload {
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
         let frame = Pin::new(&mut *incoming).poll_frame(cx).map_err(Into::into);
         let is_over = incoming.is_end_stream();
+        if let Some(progress) = &self.progress {
+            progress.awaits(frame.is_pending());
+        }
         match &frame {
             Poll::Ready(None) => {
                 self.completed();

@@ -57,6 +57,7 @@ impl Interim {
         }
         if seen.part.is_empty() && !is_begun(bytes) {
             self.is_due.store(false, Relaxed);
+            *seen = Seen::default(); // the count is of one exchange
             return Ok(());
         }
         seen.part.extend_from_slice(bytes);
@@ -152,5 +153,16 @@ mod tests {
         interim.expect();
         interim.read(&mut seen, HINTS.as_bytes()).unwrap();
         assert_eq!(interim.take()[0].1["link"], "</s.css>");
+    }
+
+    #[test]
+    fn the_bound_is_of_one_exchange() {
+        let (interim, mut seen) = (Interim::default(), Seen::default());
+        for _ in 0..3 * MOST {
+            interim.expect();
+            interim.read(&mut seen, HINTS.as_bytes()).unwrap();
+            interim.read(&mut seen, b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            assert_eq!(interim.take().len(), 1);
+        }
     }
 }

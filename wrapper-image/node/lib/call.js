@@ -92,15 +92,15 @@ class Call {
   release() {
     this.#holds -= 1;
     if (this.#holds > 1) return;
-    if (this.#socket !== null) this.letGo();
+    if (this.#socket !== null && this.#isAnswered) this.letGo();
     if (this.#holds > 0) return;
     this.body?.end();
     this.#instance.callEnded(this);
   }
 
-  /** Whether the end of the answer has to wait for what is known at the end of this turn. */
-  holdsEnd() {
-    return this.#holds > 1 && !this.#isTold && this.#instance.unsettled.isWatched;
+  /** Whether the last bytes of the answer have to wait for what is known at the end of this turn. `isEnd`: it is ended with them. */
+  holdsEnd(isEnd) {
+    return (this.#holds > 1 || !isEnd) && !this.#isTold && this.#instance.unsettled.isWatched;
   }
 
   /** The end of the answer lies in this socket. */
@@ -109,6 +109,11 @@ class Call {
     this.#instance.unsettled.add(this);
     // All that settles with the answer does so in microtasks. Ticks run before them or after, so: one more of each.
     process.nextTick(queueLast, this);
+  }
+
+  /** An answer may have all the bytes that it stated, and not be ended by the code yet. An upgrade has none. */
+  get #isAnswered() {
+    return this.res?.writableEnded ?? true;
   }
 
   get isHeld() {
@@ -121,9 +126,9 @@ class Call {
     this.letGo();
   }
 
-  /** Tells the agent, once, that this call goes on after its last byte. */
+  /** Tells the agent, once, that this call goes on after its last byte: its handler, or its answer that is not ended. */
   tellIfPending() {
-    if (this.#holds < 2 || this.#isTold) return;
+    if (this.#isTold || (this.#holds < 2 && this.#isAnswered)) return;
     this.#isTold = true;
     this.#instance.unsettled.tell(this);
   }

@@ -25,6 +25,7 @@ function attach(res, call) {
   res.writeHead = writeHead;
   res.write = write;
   res.end = end;
+  res.flushHeaders = flushHeaders;
 }
 
 function writeHead(...args) {
@@ -39,6 +40,13 @@ function writeHead(...args) {
     else this[LEFT] = this._contentLength;
   }
   return this;
+}
+
+function flushHeaders() {
+  if (!this._header) this._implicitHeader();
+  // Who reads the head of an answer without a body has all of it.
+  if (!this._hasBody) this[CALL].tellIfPending();
+  Object.getPrototypeOf(this).flushHeaders.call(this);
 }
 
 function isBelow(prefix, path) {
@@ -72,7 +80,7 @@ function end(chunk, encoding, callback) {
 
 /** Writes the last bytes of an answer; they wait in the socket as long as the call does not know more. */
 function last(res, method, chunk, encoding, callback) {
-  const socket = res[CALL].holdsEnd() ? res.socket : null;
+  const socket = res[CALL].holdsEnd(method === 'end') ? res.socket : null;
   if (socket === null) return Object.getPrototypeOf(res)[method].call(res, chunk, encoding, callback);
   socket[HELD] = true;
   socket.cork();

@@ -30,6 +30,7 @@ async function watch(t, f) {
 /** Calls with an id, and says what the agent had been told when the last byte came. */
 async function toldBy(f, told, id, options = {}) {
   const answer = await f.call({ ...options, headers: { 'x-epsilon-request-id': id, ...options.headers } });
+  await new Promise(setImmediate); // both sockets have something to read; either may be read first
   return { answer, told: [...told] };
 }
 
@@ -52,6 +53,7 @@ const EXPRESS = {
   'work after an answer without body': [`async (req, res) => { res.status(204).end(); ${GATE} }`, true],
   'work after a redirect': [`async (req, res) => { res.redirect("/x"); ${GATE} }`, true],
   'work after an answer in parts': [`async (req, res) => { res.write("do"); ${TICK} res.end("ne"); ${GATE} }`, true],
+  'a head without body that is flushed before the end': ['async (req, res) => { res.flushHeaders(); await gate; res.end(); }', true, { method: 'HEAD' }],
   'work after a large answer': [`async (req, res) => { res.end(Buffer.alloc(3_000_000, "x")); ${GATE} }`, true],
   'work after an answer to HEAD': [`async (req, res) => { res.send("done"); ${GATE} }`, true, { method: 'HEAD' }],
   'work after an answer that is not new': [`async (req, res) => { res.set("etag", '"x"'); res.send("done"); ${GATE} }`, true, { headers: { 'if-none-match': '"x"' } }],
@@ -122,6 +124,17 @@ test('an upgraded connection that ends before its handler is told of', async (t)
   assert.equal(told.at(-1), 'upgrade-02');
   assert.equal((await f.health()).active, 1);
   await f.call();
+  await over(f);
+});
+
+test('the agent is told of an answer that has all of its bytes and no end', async (t) => {
+  const f = await ready(t, `exports.f = (req, res) => {
+    res.set('content-length', '4');
+    res.write('done');
+    setTimeout(() => res.end(), 50);
+  };`);
+  const told = await watch(t, f);
+  assert.deepEqual((await toldBy(f, told, 'no-end-yet')).told, ['no-end-yet']);
   await over(f);
 });
 

@@ -16,6 +16,8 @@ const STAND_IN: u8 = b'_';
 /// One byte that was replaced: where in the target, and what it was.
 pub(super) type Replaced = (usize, u8);
 
+/// Bytes that are replaced in one target at most: real ones have a few, and each takes some memory until its head is there.
+const MOST_ODD: usize = 2048;
 /// Longest target that hyper takes.
 const LONGEST: usize = u16::MAX as usize;
 
@@ -29,6 +31,8 @@ pub(super) struct Scan {
     phase: Phase,
     /// Bytes of the target so far.
     size: usize,
+    /// How many of them were replaced.
+    odd: usize,
     /// Bytes since the end of the head, for a method that brings a body and a head that came as a whole.
     after_head: Option<u64>,
     /// It is not known any more where heads begin.
@@ -102,10 +106,13 @@ impl Scan {
             (Phase::Target, one) => {
                 if is_odd(one) {
                     replaced.push((self.size, one));
+                    self.odd += 1;
                     *byte = STAND_IN;
                 }
                 self.size += 1;
-                if self.size > LONGEST { Phase::Over } else { Phase::Target }
+                // Beyond that it is left as it is, which hyper refuses.
+                let is_over = self.size > LONGEST || self.odd >= MOST_ODD;
+                if is_over { Phase::Over } else { Phase::Target }
             }
             (Phase::Start | Phase::Method | Phase::Over, _) => Phase::Over,
         };
@@ -144,12 +151,17 @@ fn restored(uri: &Uri, replaced: &[Replaced]) -> Option<(HeaderValue, Uri)> {
     let mut escaped = Vec::with_capacity(raw.len() + 2 * replaced.len());
     for byte in &raw {
         match is_odd(*byte) {
-            true => escaped.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+            true => escaped.extend_from_slice(&percent(*byte)),
             false => escaped.push(*byte),
         }
     }
     let uri = PathAndQuery::try_from(escaped).ok()?.into();
     Some((HeaderValue::from_bytes(&raw).ok()?, uri))
+}
+
+fn percent(byte: u8) -> [u8; 3] {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    [b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]
 }
 
 /// What a function below its name is to see of a target: what comes after the first segment.

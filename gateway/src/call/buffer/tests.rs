@@ -146,7 +146,7 @@ async fn a_sender_without_a_length_that_pauses_is_passed_on_and_has_little_time_
         if answered {
             upload.answered();
         }
-        let waited = timeout(Duration::from_secs(3600), body.frame()).await;
+        let waited = tokio::time::timeout(Duration::from_secs(3600), body.frame()).await;
         match waited {
             Ok(frame) => {
                 assert!(!answered);

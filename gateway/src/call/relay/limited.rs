@@ -69,8 +69,11 @@ impl<B: Whole> Limited<B> {
 
     /// Nothing has come from the caller.
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.progress.as_ref().is_some_and(BodyProgress::is_answered) {
-            return Poll::Pending;
+        if let Some(progress) = &self.progress {
+            progress.awaits(true);
+            if progress.is_answered() {
+                return Poll::Pending;
+            }
         }
         ready!(self.pace.poll_wait(cx));
         self.inner = None; // who is too slow for a call is so for the rest, too
@@ -142,6 +145,9 @@ impl<B: Whole> Body for Limited<B> {
         }
         let size = frame.data_ref().map_or(0, |data| data.len() as u64);
         self.seen += size;
+        if let Some(progress) = &self.progress {
+            progress.awaits(false);
+        }
         self.pace.received(size);
         if self.seen > self.limit.get() {
             self.throw_rest_away();

@@ -400,11 +400,13 @@ impl Books {
     }
 }
 
-/// Whether the instance ends because of its own code.
+/// Whether the instance ends because of its own code, as far as its state says.
 fn is_bad_end(state: State) -> bool {
     match state {
         State::Stopping { why } | State::Gone { why } => match why {
-            Why::Crashed | Why::TimedOut | Why::NeverReady => true,
+            Why::TimedOut => true,
+            // Of those that crashed the exit tells, of those that were never ready the reason: it may be the machine's.
+            Why::Crashed | Why::NeverReady => false,
             Why::IdleTooLong | Why::OneCall | Why::Evicted | Why::Asked => false,
         },
         State::Starting | State::Idle { .. } | State::Busy { .. } | State::Draining { .. } => false,

@@ -39,7 +39,8 @@ impl Runner {
     fn grace(&self) -> Duration {
         let grace = self.instance.version.spec.stop_grace;
         match self.pool.why_stopping(self.key) {
-            // `None`: the agent ends, and has not come to this instance yet.
+            // Then its containers, networks and mounts have to go as well, within a limit.
+            _ if self.vm.closed.is_cancelled() => grace.min(self.vm.config.remove_timeout / 2),
             Some(Why::IdleTooLong | Why::Asked) | None => grace,
             Some(Why::Evicted) => grace.min(EVICTED),
             // Nothing of it is to run on; or, after its only call, nobody should pay for a question to the engine.

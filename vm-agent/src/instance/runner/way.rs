@@ -16,7 +16,10 @@ use crate::{
     layers::Code,
 };
 use epsilon_api::{chain::Chain, units::Bytes, vm::StartPhases};
-use tokio::{sync::SemaphorePermit, time::Instant};
+use tokio::{
+    sync::SemaphorePermit,
+    time::{Instant, timeout},
+};
 
 /// What a start has taken while it looked for a way.
 #[derive(Default)]
@@ -161,6 +164,18 @@ impl Runner {
         image::start(&self.vm, &self.instance, image, pull).await
     }
 
+    /// Waits no longer than a call waits for a place: one that loads for ever may hold it.
+    async fn take_turbulent_turn(&self) -> Result<SemaphorePermit<'_>, StartFailure> {
+        let turn = timeout(self.vm.config.queue_wait, self.vm.turbulent_starts.acquire()).await;
+        match turn {
+            Ok(turn) => turn.map_err(|_| StartFailure::CalledOff),
+            Err(_) => Err(StartFailure::NoCapacity(
+                "instances of the function, and of others, end all the time; its start has no turn"
+                    .into(),
+            )),
+        }
+    }
+
     /// Memory for all of it, then a place among those that start at once.
     async fn take_turn<'a>(&'a self, taken: &mut Taken<'a>) -> Result<(), StartFailure> {
         if !taken.has_memory {
@@ -171,7 +186,7 @@ impl Runner {
         if taken.turn.is_none() {
             let closed = |_| StartFailure::CalledOff;
             let turbulent = match self.pool.is_turbulent() {
-                true => Some(self.vm.turbulent_starts.acquire().await.map_err(closed)?),
+                true => Some(self.take_turbulent_turn().await?),
                 false => None,
             };
             let permit = self.vm.starts.acquire().await.map_err(closed)?;

@@ -10,9 +10,9 @@ const DECODED = new Set(['gzip', 'x-gzip', 'deflate', 'br', 'zstd']);
 
 /** Whether these first bytes can be of a coding. */
 const LOOKS = {
-  gzip: (bytes) => bytes[0] === 0x1f && bytes[1] === 0x8b,
-  deflate: (bytes) => (bytes[0] & 0x0f) === 8 && ((bytes[0] << 8) | bytes[1]) % 31 === 0,
-  zstd: (bytes) => bytes.length >= 4 && Buffer.from(bytes.buffer, bytes.byteOffset, 4).readUInt32LE() === 0xfd2fb528,
+  gzip: (bytes, isWhole) => startsWith(bytes, [0x1f, 0x8b], isWhole),
+  deflate: (bytes, isWhole) => (bytes.length < 2 && !isWhole) || (bytes[0] & 0x0f) === 8 && ((bytes[0] << 8) | bytes[1]) % 31 === 0,
+  zstd: (bytes, isWhole) => startsWith(bytes, [0x28, 0xb5, 0x2f, 0xfd], isWhole),
   br: looksBrotli,
 };
 LOOKS['x-gzip'] = LOOKS.gzip;
@@ -20,6 +20,12 @@ LOOKS['x-gzip'] = LOOKS.gzip;
 const LOOK_BYTES = 1024;
 const LOOK_OUTPUT_BYTES = 64 * 1024;
 const NONE = [''];
+
+/** Fewer bytes than the mark can still become it, unless nothing follows. */
+function startsWith(bytes, mark, isWhole) {
+  if (isWhole && bytes.length < mark.length) return false;
+  return mark.slice(0, bytes.length).every((byte, at) => bytes[at] === byte);
+}
 
 /** Whether the response came from `fetch`, and was not made by the code: its length was checked on its way. */
 function isFetched({ type }) {
