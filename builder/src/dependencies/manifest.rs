@@ -252,7 +252,7 @@ mod tests {
     #[tokio::test]
     async fn a_cache_of_npm_is_one_projects_with_one_set_of_registries() {
         let name = |name| ProjectName::parse(name).unwrap();
-        let tokened = (".npmrc", "//npm.example/:_authToken=x");
+        let tokened = (".npmrc", "//theirs.example/:_authToken=x");
         let (plain, own) = (read(&[A]).await.unwrap(), read(&[A, tokened]).await.unwrap());
         assert_eq!(plain.cache_key(&name("a")), plain.cache_key(&name("a")));
         assert_ne!(plain.cache_key(&name("a")), plain.cache_key(&name("b")));

@@ -3,7 +3,7 @@
 //!
 //! npm believes a project's `.npmrc` more than the operator's. Its proxy sees the operator's tokens, its authorities
 //! and `strict-ssl=false` decide who may answer for a registry. So only what can do no such harm is passed on: where
-//! packages of a scope come from, the project's own tokens for those hosts, and how npm resolves versions. The result
+//! packages of a scope come from, the project's own tokens for hosts that are not the operator's, and how npm resolves versions. The result
 //! is written anew, line by line, out of values of a narrow form: npm reads in it what was read here.
 
 use crate::manifest::short;
@@ -36,8 +36,6 @@ const WITHOUT_EFFECT: [&str; 17] = [
 ];
 /// What a line of a host may say, `//HOST/:KEY`. Certificates and keys are no texts but files.
 const CREDENTIALS: [&str; 4] = ["_authToken", "_auth", "username", "_password"];
-/// What npm asks when nobody names a registry.
-const DEFAULT_REGISTRY: &str = "npm.example";
 /// Longest value that is taken: tokens of clouds have some 2 KiB.
 const LONGEST: usize = 4096;
 /// Most keys that one note names.
@@ -71,7 +69,6 @@ enum Why {
     Operators,
     Set,
     Variable,
-    Stranger,
     Form,
 }
 
@@ -129,7 +126,6 @@ pub(super) fn reduce(text: &str, operator: &Operator) -> Reduced {
     let all: Vec<_> = lines(text).collect();
     let mut left_out: Vec<(Why, &str)> = Vec::new();
     let mut kept: Vec<(&str, &str)> = Vec::new();
-    // Which hosts are the project's own is known from its registries: they come first.
     let (registries, others): (Vec<_>, Vec<_>) =
         all.into_iter().partition(|(key, _)| *key == "registry" || is_scope(key));
     for (key, value) in registries {
@@ -143,14 +139,8 @@ pub(super) fn reduce(text: &str, operator: &Operator) -> Reduced {
             value => kept.push((key, value)),
         }
     }
-    let own: BTreeSet<String> = kept
-        .iter()
-        .filter_map(|(_, url)| host_of(url))
-        .chain([DEFAULT_REGISTRY.to_owned()])
-        .filter(|host| !operator.hosts.contains(host))
-        .collect();
     for (key, value) in others {
-        match judge(key, value, &own, operator) {
+        match judge(key, value, operator) {
             Some(Ok(())) => kept.push((key, value)),
             Some(Err(why)) => left_out.push((why, key)),
             None => {}
@@ -161,12 +151,7 @@ pub(super) fn reduce(text: &str, operator: &Operator) -> Reduced {
 }
 
 /// `None`: left out, and nobody has to know.
-fn judge(
-    key: &str,
-    value: &str,
-    own: &BTreeSet<String>,
-    operator: &Operator,
-) -> Option<Result<(), Why>> {
+fn judge(key: &str, value: &str, operator: &Operator) -> Option<Result<(), Why>> {
     if WITHOUT_EFFECT.contains(&key) {
         return None;
     }
@@ -187,7 +172,6 @@ fn judge(
     }
     Some(match host_of(place) {
         Some(host) if operator.hosts.contains(&host) => Err(Why::Set),
-        Some(host) if !own.contains(&host) => Err(Why::Stranger),
         Some(_) if value.contains('$') => Err(Why::Variable),
         Some(_) if is_credential(value) => Ok(()),
         Some(_) | None => Err(Why::Form),
@@ -259,7 +243,6 @@ fn notes(mut left_out: Vec<(Why, &str)>) -> Vec<String> {
                     "its value names a variable, and an install has none; write the value, or ask the operator to \
                      set it (`builder.npmrc`)"
                 }
-                Why::Stranger => "no `registry` line of the file names that host",
                 Why::Form => "its value is none that is understood",
             };
             let keys: Vec<_> = same.iter().take(NAMED).map(|(_, key)| format!("`{}`", short(key))).collect();
@@ -311,7 +294,7 @@ mod tests {
             ("registry=\"https://mirror.example/npm/\"", true),
             ("registry=http://mirror.example:4873", true),
             ("@theirs:registry=https://theirs.example", true),
-            ("//npm.example/:_authToken=npm_0aZ", true),
+            ("//theirs.example/:_authToken=npm_0aZ", true),
             // The operator's alone.
             ("proxy=http://evil.example", false),
             ("https-proxy=http://evil.example", false),
@@ -342,12 +325,13 @@ mod tests {
             ("//npm.example/:_authToken=x", false),
             ("//NPM.example/:_authToken=x", false),
             ("//npm.example/:certfile=/app/x", false),
-            // Hosts that nobody named, forms that mean something else to npm.
-            ("//evil.example/:_authToken=x", false),
-            ("//npm.example/:_authToken=${HTTPS_PROXY}", false),
-            ("//npm.example/:_authToken=a;b", false),
-            ("//npm.example/:_authToken=a b", false),
-            ("//npm.example/:_authToken=", false),
+            // A token goes to the host that its line names, whoever asks there: it is the project's own.
+            ("//other.example/:_authToken=x", true),
+            // Forms that mean something else to npm.
+            ("//theirs.example/:_authToken=${HTTPS_PROXY}", false),
+            ("//theirs.example/:_authToken=a;b", false),
+            ("//theirs.example/:_authToken=a b", false),
+            ("//theirs.example/:_authToken=", false),
             ("registry=https://${HOST}/", false),
             ("registry=https://a@b/", false),
             ("registry=https://a/?x", false),
@@ -368,23 +352,23 @@ mod tests {
     }
 
     #[test]
-    fn tokens_go_with_the_hosts_that_the_file_names() {
+    fn tokens_of_the_project_stay_unless_the_host_is_the_operators() {
         let text = "//theirs.example/npm/:_authToken=abc\n@theirs:registry=https://theirs.example/npm/\n\
-                    //other.example/:_authToken=abc\n# no\n; no\nfund=false\n[x]\nregistry=https://x/\n";
+                    //npm.example:443/:_authToken=abc\n# no\n; no\nfund=false\n[x]\nregistry=https://x/\n";
         let reduced = reduce(text, &operator());
         assert_eq!(
             reduced.text,
             "@theirs:registry=https://theirs.example/npm/\n//theirs.example/npm/:_authToken=abc\n"
         );
         assert_eq!(reduced.notes.len(), 1, "{reduced:?}");
-        assert!(reduced.notes[0].contains("`//other.example/:_authToken`"), "{reduced:?}");
+        assert!(reduced.notes[0].contains("`//npm.example:443/:_authToken`"), "{reduced:?}");
     }
 
     #[test]
     fn the_operators_registry_stays() {
         let operator = Operator::read("registry=https://npm.example/", None);
         let reduced =
-            reduce("registry=https://evil.example/\n//evil.example/:_authToken=x", &operator);
+            reduce("registry=https://evil.example/\n//npm.example/:_authToken=x", &operator);
         assert_eq!(reduced.text, "");
         assert!(reduced.notes[0].contains("operator has set"), "{reduced:?}");
     }

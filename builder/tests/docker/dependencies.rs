@@ -108,7 +108,7 @@ async fn only_packages_scripts_run_and_they_see_nothing_of_the_project() {
         ("package.json", own.to_string()),
         ("own/package.json", folder.to_owned()),
         ("own/i.js", "module.exports = 'own'".to_owned()),
-        (".npmrc", "//npm.example/:_authToken=x".to_owned()),
+        (".npmrc", "//theirs.example/:_authToken=x".to_owned()),
         (
             "index.js",
             "const seen = require('fs').readFileSync(require.resolve('dep/seen'), 'utf8');\n\
