@@ -79,7 +79,7 @@ pub struct Settings {
     /// balancers drop theirs, so that they never send into a connection that closes.
     #[serde(deserialize_with = "written::duration")]
     pub idle_timeout: Duration,
-    /// How long a caller that closed its sending half is sent nothing until it counts as gone. Default `10s`: whether it still
+    /// How long a caller that closed its sending half is sent nothing until it counts as gone. Default `2s`: whether it still
     /// reads shows only when something is written; one whose connection is reset is known to be gone at once.
     #[serde(deserialize_with = "written::duration")]
     pub half_close_timeout: Duration,
@@ -207,7 +207,7 @@ impl Default for Settings {
             max_connections_per_ip: None,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
-            half_close_timeout: Duration::from_secs(10),
+            half_close_timeout: Duration::from_secs(2),
             linger: Duration::from_secs(10),
             control_url: None,
             tls_certificate: None,
