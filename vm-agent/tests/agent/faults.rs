@@ -144,7 +144,9 @@ fn slow_upload(version: &Arc<Version>, path: &str) -> Call {
     >();
     let mut call = call(version, path, body::boxed(http_body_util::StreamBody::new(body)));
     *call.request.method_mut() = http::Method::POST;
-    call.upload = Some(BodyProgress::default());
+    let upload = BodyProgress::default();
+    upload.awaits(true);
+    call.upload = Some(upload);
     call
 }
 
