@@ -73,7 +73,7 @@ pub(crate) struct LocalVm {
     /// Starts at once.
     pub(crate) starts: Semaphore,
     /// The same for functions whose instances end all the time.
-    pub(crate) turbulent_starts: Semaphore,
+    pub(crate) turbulent_starts: Arc<Semaphore>,
     pub(crate) logs: Logs,
     pub(crate) metrics: Metrics,
     /// Instances whose runner lives: their containers are nobody else's business.
@@ -121,7 +121,7 @@ impl LocalVm {
             are_sockets_bounded: engine.sees_mounts() && can_bound(&config.folder.join(SOCKETS)),
             drain: Drain::open(config.folder.join("draining")),
             starts: Semaphore::new(config.starts_at_once),
-            turbulent_starts: Semaphore::new(1),
+            turbulent_starts: Arc::new(Semaphore::new(1)),
             id,
             boot: rand::rng().random(),
             cpu,

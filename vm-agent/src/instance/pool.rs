@@ -292,11 +292,13 @@ impl Pool {
 
     /// The container exited by itself; `is_known`: the engine says how. Answers with the calls that ran in it.
     pub(crate) fn exited(self: &Arc<Self>, key: Key, is_known: bool) -> Vec<RequestId> {
-        let calls = self.calls(key);
-        if is_known {
-            self.history.ended_badly(self.vm.now());
+        let (calls, now) = (self.calls(key), self.vm.now());
+        let mut books = self.books.lock();
+        if is_known && books.slots.get(&key).is_some_and(Slot::is_early) {
+            self.history.ended_badly(now);
         }
-        self.books.lock().crashed(key, self.vm.now());
+        books.crashed(key, now);
+        drop(books);
         self.event(key, Event::Exited);
         calls
     }

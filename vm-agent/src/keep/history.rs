@@ -77,7 +77,7 @@ impl History {
         known.is_news = true;
     }
 
-    /// An instance crashed, ran out of time, or did not come about.
+    /// An instance crashed, ran out of time, or did not come about, before it had done much.
     pub(crate) fn ended_badly(&self, now: Moment) {
         let mut known = self.0.lock();
         if known.bad_ends.len() == TURBULENT {
@@ -86,7 +86,8 @@ impl History {
         known.bad_ends.push_back(now);
     }
 
-    /// Whether instances end so often that the function boots its own cells, and leaves those that are ready to others.
+    /// Whether instances end so often that the function boots its own cells, one at a time and with pauses, and leaves those
+    /// that are ready to others.
     pub(crate) fn is_turbulent(&self, now: Moment) -> bool {
         let known = self.0.lock();
         let oldest = known.bad_ends.front().filter(|_| known.bad_ends.len() == TURBULENT);

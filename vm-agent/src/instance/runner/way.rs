@@ -16,9 +16,11 @@ use crate::{
     layers::Code,
 };
 use epsilon_api::{chain::Chain, units::Bytes, vm::StartPhases};
+use std::{sync::Arc, time::Duration};
 use tokio::{
-    sync::SemaphorePermit,
-    time::{Instant, timeout},
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, SemaphorePermit},
+    time::{Instant, sleep, timeout},
 };
 
 /// What a start has taken while it looked for a way.
@@ -33,8 +35,31 @@ struct Turn<'a> {
     _permit: SemaphorePermit<'a>,
     /// Cells are not refilled at the cost of a start; but beside one of a function whose instances end all the time.
     _at_engine: Option<AtEngine<'a>>,
-    /// Of such functions, one start at once on this VM.
-    _turbulent: Option<SemaphorePermit<'a>>,
+    _turbulent: Option<TurbulentTurn>,
+}
+
+/// The turn of a function whose instances end all the time. On this VM there is one such start at once, and after each a
+/// pause that follows from what it took, so that crash loops take no more than a fifth of one processor and of the engine.
+struct TurbulentTurn {
+    permit: Option<OwnedSemaphorePermit>,
+    began: Instant,
+}
+
+/// The pause after such a start, in starts.
+const PAUSE: u32 = 4;
+/// Longest pause: a slow engine is no reason to let a function wait for longer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+
+impl Drop for TurbulentTurn {
+    fn drop(&mut self) {
+        let pause = (self.began.elapsed() * PAUSE).min(LONGEST_PAUSE);
+        if let (Some(permit), Ok(runtime)) = (self.permit.take(), Handle::try_current()) {
+            runtime.spawn(async move {
+                sleep(pause).await;
+                drop(permit);
+            });
+        }
+    }
 }
 
 impl Runner {
@@ -165,10 +190,11 @@ impl Runner {
     }
 
     /// Waits no longer than a call waits for a place: one that loads for ever may hold it.
-    async fn take_turbulent_turn(&self) -> Result<SemaphorePermit<'_>, StartFailure> {
-        let turn = timeout(self.vm.config.queue_wait, self.vm.turbulent_starts.acquire()).await;
-        match turn {
-            Ok(turn) => turn.map_err(|_| StartFailure::CalledOff),
+    async fn take_turbulent_turn(&self) -> Result<TurbulentTurn, StartFailure> {
+        let starts = Arc::clone(&self.vm.turbulent_starts);
+        match timeout(self.vm.config.queue_wait, starts.acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(TurbulentTurn { permit: Some(permit), began: Instant::now() }),
+            Ok(Err(_)) => Err(StartFailure::CalledOff),
             Err(_) => Err(StartFailure::NoCapacity(
                 "instances of the function, and of others, end all the time; its start has no turn"
                     .into(),
@@ -198,5 +224,26 @@ impl Runner {
             return Err(StartFailure::CalledOff); // those who waited were served meanwhile
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::Semaphore;
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_start_of_a_broken_function_there_is_a_pause() {
+        for (took, paused) in [(100, 400), (10_000, 3_000)] {
+            let starts = Arc::new(Semaphore::new(1));
+            let permit = Arc::clone(&starts).acquire_owned().await.unwrap();
+            let turn = TurbulentTurn { permit: Some(permit), began: Instant::now() };
+            sleep(Duration::from_millis(took)).await;
+            drop(turn);
+            let ended = Instant::now();
+            let _next = starts.acquire().await.unwrap();
+            let waited = ended.elapsed().as_millis();
+            assert!((paused..paused + 10).contains(&waited), "{waited} ms after {took} ms");
+        }
     }
 }
