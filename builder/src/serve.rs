@@ -101,7 +101,7 @@ impl Serving {
     pub fn spawn(self) -> Running {
         let Self { door, checker, site, ending } = self;
         let answering = Arc::clone(&site);
-        ending.tasks.spawn(door.serve(checker, move |request| {
+        ending.tasks.spawn(door.serve(checker, move |request, _| {
             let site = Arc::clone(&answering);
             async move { answer(&site, request).await }
         }));

@@ -100,9 +100,9 @@ impl Member {
         let Parts { door, metrics, checker, belonging, ending, .. } = parts;
         let site = Site::new(agent.front(), ending.clone());
         let answering = Arc::clone(&site);
-        ending
-            .tasks
-            .spawn(door.serve(checker, move |request| Arc::clone(&answering).answer(request)));
+        ending.tasks.spawn(door.serve(checker, move |request, interim| {
+            Arc::clone(&answering).answer(request, interim)
+        }));
         ending.tasks.spawn(Arc::clone(&site).report());
         if let Some(metrics) = metrics {
             let registry = agent.registry().clone();

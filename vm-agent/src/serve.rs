@@ -21,6 +21,7 @@ use epsilon_api::{
     body::{self, CallBody},
     fleet::Refusal,
     headers,
+    vm::InterimSink,
 };
 use epsilon_wire::door::Ending;
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -54,10 +55,14 @@ impl Site {
     }
 
     /// Answers a gateway. Dropped when it hangs up.
-    pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<CallBody> {
+    pub(crate) async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        interim: Arc<dyn InterimSink>,
+    ) -> Response<CallBody> {
         let mut request = request.map(|body| Upload::new(body, &self.vm));
         match request.headers_mut().remove(headers::VERSION) {
-            Some(version) => self.call(version, request).await,
+            Some(version) => self.call(version, request, interim).await,
             None => self.order(request).await,
         }
     }

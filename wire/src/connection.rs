@@ -122,17 +122,38 @@ impl Connection {
         self.send_with(request, deadline, |_, _| {}).await
     }
 
-    /// The same, and tells of interim answers (1xx) as they come, where whoever waits does the reading
-    /// ([`Self::attended`]); elsewhere no later than the answer.
+    /// The same, and tells of interim answers (1xx) as they come.
     pub async fn send_with(
         &mut self,
         request: Request<CallBody>,
         deadline: Instant,
-        mut on_interim: impl FnMut(StatusCode, HeaderMap),
+        on_interim: impl FnMut(StatusCode, HeaderMap),
     ) -> Option<Result<Response<Incoming>, TrySendError<Request<CallBody>>>> {
+        let mut alarm = std::mem::take(&mut self.alarm);
+        let answered = {
+            let mut answer = pin!(self.send_unlimited(request, on_interim));
+            poll_fn(|cx| match answer.as_mut().poll(cx) {
+                Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                Poll::Pending => alarm.poll(cx, deadline).map(|()| None),
+            })
+            .await
+        };
+        self.alarm = alarm;
+        answered
+    }
+
+    /// The same without a deadline: for who has one of its own.
+    ///
+    /// # Errors
+    /// When the request could not be sent, or its answer is none.
+    pub async fn send_unlimited(
+        &mut self,
+        request: Request<CallBody>,
+        mut on_interim: impl FnMut(StatusCode, HeaderMap),
+    ) -> Result<Response<Incoming>, TrySendError<Request<CallBody>>> {
         self.line.set(&request);
         self.interim.expect();
-        let Self { sender, driver, alarm, interim, .. } = self;
+        let Self { sender, driver, interim, .. } = self;
         let mut answer = pin!(sender.try_send_request(request));
         poll_fn(|cx| {
             let answered = match driver {
@@ -141,15 +162,15 @@ impl Connection {
                     // Nobody else gives the answer: this task need not be woken to look for it.
                     answer.as_mut().poll(&mut Context::from_waker(Waker::noop()))
                 }
-                Driver::Task(_) | Driver::Over => answer.as_mut().poll(cx),
+                Driver::Task(_) | Driver::Over => {
+                    interim.watch(cx);
+                    answer.as_mut().poll(cx)
+                }
             };
             for (status, headers) in interim.take() {
                 on_interim(status, headers);
             }
-            match answered {
-                Poll::Ready(answer) => Poll::Ready(Some(answer)),
-                Poll::Pending => alarm.poll(cx, deadline).map(|()| None),
-            }
+            answered
         })
         .await
     }

@@ -13,6 +13,7 @@ mod patience;
 
 use crate::{
     connection::MAX_HEADERS,
+    interim::{Interims, WithInterims},
     limiter::{self, Exempt, Limiter, Occupant, Slot},
     listen::{Accepted, Listener, Probes},
     pass::Checker,
@@ -21,6 +22,7 @@ use crate::{
 use epsilon_api::{
     body::{self, CallBody, Holding},
     headers,
+    vm::InterimSink,
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -108,10 +110,10 @@ impl Door {
         self.listener.address()
     }
 
-    /// Lets gateways in, until told to close.
+    /// Lets gateways in, until told to close. The handler is given the request, and where interim answers to it go.
     pub async fn serve<H, F>(self, checker: Arc<Checker>, handler: H)
     where
-        H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        H: Fn(Request<Incoming>, Arc<dyn InterimSink>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<CallBody>> + Send + 'static,
     {
         let admits = move |request: &Request<Incoming>, slot: &Slot| {
@@ -128,7 +130,7 @@ impl Door {
     pub(crate) async fn serve_whom<A, H, F>(self, admits: A, handler: H)
     where
         A: Fn(&Request<Incoming>, &Slot) -> bool + Clone + Send + Sync + 'static,
-        H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        H: Fn(Request<Incoming>, Arc<dyn InterimSink>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<CallBody>> + Send + 'static,
     {
         self.accept_all(admits, handler).await;
@@ -138,7 +140,7 @@ impl Door {
     async fn accept_all<A, H, F>(self, admits: A, handler: H)
     where
         A: Fn(&Request<Incoming>, &Slot) -> bool + Clone + Send + Sync + 'static,
-        H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        H: Fn(Request<Incoming>, Arc<dyn InterimSink>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<CallBody>> + Send + 'static,
     {
         let Self { mut listener, tls, limits, ending } = self;
@@ -203,15 +205,20 @@ impl Open<'_> {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         A: Fn(&Request<Incoming>, &Slot) -> bool,
-        H: Fn(Request<Incoming>) -> F,
+        H: Fn(Request<Incoming>, Arc<dyn InterimSink>) -> F,
         F: Future<Output = Response<CallBody>> + Send + 'static,
     {
         let Self { limits, ending, patience, slot } = self;
+        let interims = Arc::<Interims>::default();
         let service = service_fn(|request: Request<Incoming>| {
+            interims.begin(request.version());
             let admitted = admits(&request, &slot);
             let after = if admitted { limits.idle } else { limits.head };
             let busy = Busy::begin(&patience, after);
-            let work = if admitted { Ok(handler(request)) } else { Err(unknown_caller(&request)) };
+            let work = match admitted {
+                true => Ok(handler(request, Arc::<Interims>::clone(&interims))),
+                false => Err(unknown_caller(&request)),
+            };
             async move {
                 let response = match work {
                     Ok(work) => work.await,
@@ -225,7 +232,10 @@ impl Open<'_> {
             .header_read_timeout(None)
             // What a gateway lets through, and what it adds.
             .max_headers(MAX_HEADERS + OUR_HEADERS)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(
+                TokioIo::new(WithInterims::new(stream, Arc::clone(&interims))),
+                service,
+            )
             .with_upgrades();
         let (mut http, mut closing) = (pin!(http), pin!(ending.close.cancelled()));
         let mut look = pin!(sleep_until(Instant::now() + limits.head));

@@ -49,7 +49,7 @@ impl Metrics {
     /// Answers until told to close. `gather` writes all metrics.
     pub async fn serve(self, gather: impl Fn() -> String + Send + Sync + 'static) {
         let gather = Arc::new(gather);
-        let handler = move |request: Request<hyper::body::Incoming>| {
+        let handler = move |request: Request<hyper::body::Incoming>, _| {
             let gather = Arc::clone(&gather);
             async move { answer(&request, &*gather) }
         };

@@ -11,7 +11,6 @@
 //! ```
 
 pub(crate) mod activity;
-mod interim;
 mod refusal;
 pub(crate) mod target;
 mod transport;
@@ -151,7 +150,7 @@ impl Connection {
 
 impl InterimSink for Connection {
     fn interim(&self, status: StatusCode, headers: HeaderMap) {
-        self.exchange.interim.push(status, headers, self.exchange.addressed());
+        self.exchange.interim(status, headers);
     }
 }
 

@@ -94,7 +94,7 @@ impl Remote {
             .header(HOST, self.link.address())
             .body(body)
             .map_err(|err| odd(&err.to_string()))?;
-        let (response, connection) = match self.link.send(request).await {
+        let (response, connection) = match self.link.send(request, None).await {
             Sent::Answered(response, connection) => (response, connection),
             Sent::Unsent(trouble) | Sent::Lost(trouble) => return Err(NotTaken::Trouble(trouble)),
             Sent::BadBody(err) => return Err(NotTaken::Trouble(Trouble::Broke(err.into()))),

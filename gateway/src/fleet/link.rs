@@ -13,6 +13,7 @@ use epsilon_api::{
     fleet::Join,
     headers::{PASS, RESERVED_PREFIX},
     ids::VmId,
+    vm::InterimSink,
 };
 use epsilon_wire::{
     clock::Clock,
@@ -132,8 +133,12 @@ impl Link {
     }
 
     /// Sends one request, on a kept connection if there is one. A kept one that turns out to have been closed
-    /// before anything was sent is replaced by a fresh one, once.
-    pub(crate) async fn send(&self, mut request: Request<CallBody>) -> Sent {
+    /// before anything was sent is replaced by a fresh one, once. `interim` is told of interim answers.
+    pub(crate) async fn send(
+        &self,
+        mut request: Request<CallBody>,
+        interim: Option<&dyn InterimSink>,
+    ) -> Sent {
         request.headers_mut().insert(PASS, HeaderValue::clone(&self.pass.load()));
         let mut kept = match self.idle.reuse() {
             Some(connection) => connection.settled().await,
@@ -148,7 +153,12 @@ impl Link {
                     Err(trouble) => return Sent::Unsent(trouble),
                 },
             };
-            match connection.sender.try_send_request(request).await {
+            let on_interim = |status, headers| {
+                if let Some(sink) = interim {
+                    sink.interim(status, headers);
+                }
+            };
+            match connection.send_unlimited(request, on_interim).await {
                 Ok(response) => return self.answered(response, connection),
                 Err(mut err) => match (err.take_message(), is_fresh) {
                     (Some(unsent), false) => request = unsent,
@@ -190,7 +200,7 @@ impl Link {
         let request = Request::builder().method(method).uri(path_and_query);
         let request = request.header(HOST, self.address.as_str());
         let request = request.body(call_body::full(body)).map_err(odd)?;
-        match self.send(request).await {
+        match self.send(request, None).await {
             Sent::Answered(response, connection) => {
                 Ok(response.map(|body| Kept::new(body, connection, Arc::clone(self))))
             }

@@ -55,7 +55,7 @@ impl Site {
             memory_bytes: units::Bytes(0),
             cpu: MilliCores::ONE,
         };
-        let serving = door.serve(Arc::clone(&checker), move |request| build(request, digest));
+        let serving = door.serve(Arc::clone(&checker), move |request, _| build(request, digest));
         ending.tasks.spawn(serving);
         Self { join, checker, ending }
     }

@@ -102,7 +102,7 @@ impl Agent {
         });
         let checker = Arc::new(Checker::new(id.clone()));
         let served = Arc::clone(&site);
-        let handler = move |request| Arc::clone(&served).answer(request);
+        let handler = move |request, _| Arc::clone(&served).answer(request);
         tokio::spawn(door.serve(Arc::clone(&checker), handler));
         let token_file = dir.path().join("token");
         std::fs::copy(world.dir.path().join("fleet.token"), &token_file).unwrap();

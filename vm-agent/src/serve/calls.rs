@@ -10,7 +10,7 @@ use epsilon_api::{
     function::Version,
     headers::{MAY_WAIT, PASS, REFUSAL, REQUEST_ID, RawTarget, SPENT, TARGET},
     ids::RequestId,
-    vm::{Answer, Call, Held, Spent},
+    vm::{Answer, Call, Held, InterimSink, Spent},
 };
 use epsilon_wire::door::AnswerWithin;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
@@ -26,6 +26,7 @@ impl Site {
         &self,
         version: HeaderValue,
         mut request: Request<Upload>,
+        interim: Arc<dyn InterimSink>,
     ) -> Response<CallBody> {
         let version = version.to_str().ok().and_then(|id| self.versions.get(id));
         let Some(version) = version else { return refused(&Refusal::UnknownVersion) };
@@ -40,8 +41,7 @@ impl Site {
             may_wait,
             upload: request.body().progress(),
             request: request.map(body::boxed),
-            // hyper's server has no way to write them, and this listener is between machines of ours.
-            interim: None,
+            interim: Some(interim),
         };
         match call::handle(&self.vm, call).await {
             Ok(answer) => self.answered(answer, gateway, &version),

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use std::{
     io,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
+    task::{Context, Waker},
 };
 
 /// Interim answers to one request; one more, and the connection is broken off.
@@ -26,6 +27,8 @@ pub(super) struct Interim {
     is_due: AtomicBool,
     has_found: AtomicBool,
     found: Mutex<Vec<(StatusCode, HeaderMap)>>,
+    /// Who waits for the answer, where another task reads.
+    waiting: Mutex<Option<Waker>>,
 }
 
 /// The part of it that only the reader has.
@@ -40,6 +43,15 @@ impl Interim {
     /// A request is about to be sent.
     pub(super) fn expect(&self) {
         self.is_due.store(true, Relaxed);
+    }
+
+    /// Wakes the task that asks as soon as another one finds some; who reads itself sees it anyway.
+    pub(super) fn watch(&self, cx: &Context<'_>) {
+        let mut waiting = self.waiting.lock();
+        match &mut *waiting {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => *waiting = Some(cx.waker().clone()),
+        }
     }
 
     /// What has come since.
@@ -70,6 +82,9 @@ impl Interim {
             if let Some(one) = parse(&rest[..size]) {
                 self.found.lock().push(one);
                 self.has_found.store(true, Relaxed);
+                if let Some(waker) = self.waiting.lock().take() {
+                    waker.wake();
+                }
             }
             at += size + 4;
         }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::{connection::Connection, pass::Signer};
 use epsilon_api::ids::VmId;
+use http::HeaderMap;
 use http_body_util::{BodyExt, StreamBody};
 use jiff::Timestamp;
 use tokio::{
@@ -33,8 +34,14 @@ impl Site {
         let ending = Ending::default();
         let door = Door::bind("127.0.0.1:0".parse().unwrap(), tls, limits, ending.clone()).unwrap();
         let address = door.address();
-        ending.tasks.spawn(door.serve(checker, |request| async move {
+        ending.tasks.spawn(door.serve(checker, |request, interim| async move {
             match request.uri().path() {
+                "/hints" => {
+                    let link = HeaderValue::from_static("</s.css>");
+                    let hints = HeaderMap::from_iter([(header::LINK, link)]);
+                    interim.interim(StatusCode::EARLY_HINTS, hints);
+                    std::future::pending().await
+                }
                 "/stuck" => std::future::pending().await,
                 "/endless" => {
                     let piece =
@@ -219,4 +226,22 @@ async fn who_does_not_finish_a_handshake_is_let_go() {
     let limits = Limits { head: Duration::from_millis(50), ..limits() };
     let site = Site::open_with(Some(files.server().unwrap()), limits);
     assert_eq!(site.raw("").await, "");
+}
+
+/// Told while the answer is still to come, to a gateway whose connection is read by a task.
+#[tokio::test]
+async fn interim_answers_go_out_before_the_answer() {
+    let site = Site::open(limits());
+    let mut connection = site.connect().await;
+    let (hints, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let request = site.request("/hints", body::empty());
+    let waiting = tokio::spawn(async move {
+        let told = |status, headers: HeaderMap| {
+            let _ = hints.send((status, headers["link"].clone()));
+        };
+        drop(connection.send_unlimited(request, told).await);
+    });
+    let hint = timeout(LIMIT, seen.recv()).await.unwrap().unwrap();
+    assert_eq!(hint, (StatusCode::EARLY_HINTS, HeaderValue::from_static("</s.css>")));
+    waiting.abort();
 }

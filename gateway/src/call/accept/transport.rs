@@ -10,12 +10,12 @@
 
 use super::{
     activity::Watched,
-    interim::Interim,
     target::{self, Replaced, Scan, Upload},
 };
-use crate::call::lookup::Addressed;
+use crate::call::{lookup::Addressed, relay::headers};
 use bytes::{Buf, Bytes};
-use http::{Request, StatusCode};
+use epsilon_wire::interim::Interims;
+use http::{HeaderMap, Request, StatusCode};
 use http_body::Body;
 use parking_lot::Mutex;
 use std::{
@@ -72,7 +72,7 @@ pub(super) struct Exchange {
     has_replaced: AtomicBool,
     replaced: Mutex<Vec<Replaced>>,
     /// Interim answers of the call that runs.
-    pub(super) interim: Interim,
+    interims: Interims,
     is_by_host: AtomicBool,
     is_half_closed: AtomicBool,
     /// When the caller closed its sending half, or was last sent something after that.
@@ -88,7 +88,7 @@ impl Exchange {
         let body = request.body();
         let upload = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };
         self.upload.store(upload.unwrap_or(UNKNOWN), Relaxed);
-        self.interim.begin(request.version());
+        self.interims.begin(request.version());
         if !self.has_replaced.swap(false, Relaxed) {
             return true;
         }
@@ -100,11 +100,14 @@ impl Exchange {
         self.is_by_host.store(addressed == Addressed::ByHost, Relaxed);
     }
 
-    pub(super) fn addressed(&self) -> Addressed {
-        match self.is_by_host.load(Relaxed) {
+    /// An interim answer of its function. What a final answer of it may not say, it may not either.
+    pub(super) fn interim(&self, status: StatusCode, mut headers: HeaderMap) {
+        let addressed = match self.is_by_host.load(Relaxed) {
             true => Addressed::ByHost,
             false => Addressed::ByPath,
-        }
+        };
+        headers::clean_answer(&mut headers, false, addressed);
+        self.interims.push(status, headers);
     }
 
     /// Its answer is about to be written.
@@ -187,7 +190,7 @@ impl<S: Socket> Transport<S> {
     /// Before any byte of the answer: hyper has given none of it away yet.
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Watched { stream, connection } = &mut self.watched;
-        connection.exchange.interim.poll_write(stream, cx)
+        connection.exchange.interims.poll_write(stream, cx)
     }
 
     fn refuse(&mut self, text: &[u8]) {

@@ -71,7 +71,7 @@ impl Site {
         let any = "127.0.0.1:0".parse().unwrap();
         let door = Door::bind(any, None, limits, ending.clone()).unwrap();
         let address = door.address().to_string();
-        ending.tasks.spawn(door.serve(checker, move |request| {
+        ending.tasks.spawn(door.serve(checker, move |request, _| {
             let (script, tell) = (script.clone(), tell.clone());
             async move { answer(script, request, tell).await }
         }));

@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 impl Remote {
     pub(super) async fn send(&self, call: Call) -> Result<Answer, CallError> {
-        let Call { version, request_id, may_wait, request, .. } = call;
+        let Call { version, request_id, may_wait, request, interim, .. } = call;
         let key = VersionKey::of_version(&version);
         self.tell(&version, key)
             .await
@@ -39,7 +39,7 @@ impl Remote {
         let request = prepare(request, &version, &request_id, may_wait).map_err(|err| {
             CallError::Internal(Box::new(err)) // a bug of ours; nothing was sent
         })?;
-        match self.wait_for(self.link.send(request), &version).await? {
+        match self.wait_for(self.link.send(request, interim.as_deref()), &version).await? {
             Sent::Answered(response, connection) => {
                 self.answer(response, connection, uploads, &version).await
             }

@@ -5,6 +5,7 @@ use epsilon_e2e::{
     fleet::{Fleet, Plan},
     http::Call,
     wait::{SOON, until},
+    wire::exchange,
 };
 use rustix::process::Signal;
 
@@ -22,6 +23,16 @@ async fn three_agents_and_a_builder_join_and_serve() {
     }
     let vms = fleet.gateways[0].admin("/v1/vms").await;
     assert_eq!(vms.as_array().unwrap().len(), 3, "{vms}");
+}
+
+/// Function, agent, gateway, caller: two connections of which hyper writes none.
+#[tokio::test]
+async fn early_hints_come_through_gateway_and_agent() {
+    let fleet = lent::one().await;
+    let request = b"GET /f0/hints HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let answer = exchange(fleet.gateways[0].public(), request.to_vec()).await;
+    let hints = "HTTP/1.1 103 Early Hints\r\nlink: </s.css>; rel=preload; as=style\r\n\r\n";
+    assert!(answer.starts_with(&format!("{hints}HTTP/1.1 200 OK\r\n")), "{answer}");
 }
 
 #[tokio::test]

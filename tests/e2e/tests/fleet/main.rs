@@ -44,6 +44,7 @@ fn functions(count: usize) -> Project {
         code.push_str(&format!(
             "exports.f{index} = {{ config, func: (req, res) => {{\n\
                if (req.path === '/slow') return setTimeout(() => res.send('late'), 3000);\n\
+               if (req.path === '/hints') {{ res.writeEarlyHints({{ link: '</s.css>; rel=preload; as=style' }}); return setTimeout(() => res.send('page'), 50); }}\n\
                if (req.path === '/long') {{ res.write('begun '); return setTimeout(() => res.end('ended'), 3000); }}\n\
                setTimeout(() => res.send('f{index} ' + instance), 5); }} }};\n"
         ));

@@ -1,0 +1,214 @@
+//! Interim answers (1xx: early hints) that we write to a caller. hyper's server writes final answers only, so these wait here until
+//! the connection's stream writes them, before any byte of the answer. Callers of HTTP/1.0 get none: they would take one for the
+//! answer. Used by the gateway's listeners and by a member's door ([`Interims`]); reading those of a function is `connection/interim.rs`.
+
+use crate::connection::poll_write_joined;
+use epsilon_api::vm::InterimSink;
+use http::{HeaderMap, StatusCode, Version, header::CONTENT_LENGTH};
+use parking_lot::Mutex;
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Bytes of them for one call at most; what is more is dropped. Hints are a few links.
+const MOST: usize = 16 << 10;
+
+/// Those of the call that runs on one connection.
+#[derive(Debug, Default)]
+pub struct Interims {
+    /// Whether the caller of the request that runs may get any.
+    is_welcome: AtomicBool,
+    is_used: AtomicBool,
+    has_some: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// To be written.
+    bytes: Vec<u8>,
+    /// How much of them is.
+    written: usize,
+    /// What this call has had in all.
+    total: usize,
+}
+
+impl Interims {
+    /// A request begins.
+    pub fn begin(&self, version: Version) {
+        self.is_welcome.store(version == Version::HTTP_11, Relaxed);
+        if self.is_used.swap(false, Relaxed) {
+            self.has_some.store(false, Relaxed);
+            *self.state.lock() = State::default();
+        }
+    }
+
+    /// One for the caller, with these fields and no others.
+    pub fn push(&self, status: StatusCode, mut headers: HeaderMap) {
+        if !self.is_welcome.load(Relaxed) {
+            return;
+        }
+        headers.remove(CONTENT_LENGTH);
+        let mut state = self.state.lock();
+        let begin = state.bytes.len();
+        let reason = status.canonical_reason().unwrap_or("Interim");
+        state
+            .bytes
+            .extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).as_bytes());
+        for (name, value) in &headers {
+            for piece in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                state.bytes.extend_from_slice(piece);
+            }
+        }
+        state.bytes.extend_from_slice(b"\r\n");
+        let size = state.bytes.len() - begin;
+        if state.total + size > MOST {
+            state.bytes.truncate(begin);
+            return;
+        }
+        state.total += size;
+        self.is_used.store(true, Relaxed);
+        self.has_some.store(true, Relaxed);
+    }
+
+    /// Writes those that wait.
+    ///
+    /// # Errors
+    /// When the stream breaks.
+    pub fn poll_write<S: AsyncWrite + Unpin>(
+        &self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.has_some.load(Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        let mut state = self.state.lock();
+        while state.written < state.bytes.len() {
+            match ready!(Pin::new(&mut *stream).poll_write(cx, &state.bytes[state.written..]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                size => state.written += size,
+            }
+        }
+        state.bytes.clear();
+        state.written = 0;
+        self.has_some.store(false, Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl InterimSink for Interims {
+    fn interim(&self, status: StatusCode, headers: HeaderMap) {
+        self.push(status, headers);
+    }
+}
+
+/// A stream on which they are written as soon as its user writes or flushes.
+#[derive(Debug)]
+pub(crate) struct WithInterims<S> {
+    stream: S,
+    interims: Arc<Interims>,
+}
+
+impl<S: AsyncWrite + Unpin> WithInterims<S> {
+    pub(crate) fn new(stream: S, interims: Arc<Interims>) -> Self {
+        Self { stream, interims }
+    }
+
+    fn poll_interims(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.interims.poll_write(&mut self.stream, cx)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for WithInterims<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for WithInterims<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_interims(cx))?;
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_interims(cx))?;
+        poll_write_joined(Pin::new(&mut self.stream), cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// hyper comes here at the end of each turn.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_interims(cx))?;
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+    use std::task::Waker;
+
+    fn written(interims: &Interims) -> String {
+        let mut out = std::io::Cursor::new(Vec::new());
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(interims.poll_write(&mut out, cx).is_ready());
+        String::from_utf8(out.into_inner()).unwrap()
+    }
+
+    fn hints(size: usize) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert("link", HeaderValue::try_from("l".repeat(size)).unwrap());
+        headers.insert("content-length", HeaderValue::from_static("9"));
+        headers
+    }
+
+    #[test]
+    fn they_go_out_once_and_up_to_a_bound_for_each_call() {
+        let (interims, hint) = (Interims::default(), StatusCode::EARLY_HINTS);
+        interims.begin(Version::HTTP_11);
+        interims.push(hint, hints(3));
+        assert_eq!(written(&interims), "HTTP/1.1 103 Early Hints\r\nlink: lll\r\n\r\n");
+        assert_eq!(written(&interims), "");
+        for _ in 0..40 {
+            interims.push(hint, hints(1000));
+        }
+        assert_eq!(written(&interims).matches("103").count(), 15);
+        interims.push(hint, hints(1000));
+        assert_eq!(written(&interims), "", "the bound holds for the whole call");
+        interims.begin(Version::HTTP_11);
+        interims.push(hint, hints(1000));
+        assert_eq!(written(&interims).matches("103").count(), 1);
+        interims.begin(Version::HTTP_10);
+        interims.push(hint, hints(3));
+        assert_eq!(written(&interims), "");
+    }
+}
