@@ -55,6 +55,14 @@ platforms() {
     } | grep -oE '"epsilon\.(vm|builder)":"[^"]*"' | sort -u
 }
 
+# Names and states of what has this label.
+traces() {
+    {
+        engine_get '/containers/json?all=true' "{\"label\":[\"$1\"]}"
+        engine_get /networks "{\"label\":[\"$1\"]}"
+    } | grep -oE '"(Names|Name|State|Status|Created)":("[^"]*"|\[[^]]*\])' | paste -sd' '
+}
+
 # Mounts of the tests' platforms: those in temporary folders, and those that were noted by who cleans up after a platform that
 # ended in order (tests/e2e/src/program.rs).
 mounts() {
@@ -79,7 +87,7 @@ no_leftovers() {
         if engine_miscounts "$label"; then
             echo "the engine keeps an empty network that it believes in use, until its next start: $label"
         else
-            ours+="$label"$'\n'
+            ours+="$label: $(traces "$label")"$'\n'
         fi
     done <<<"$left"
     left=$(comm -13 "$logs/mounts" <(mounts))

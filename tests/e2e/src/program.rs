@@ -33,6 +33,10 @@ cat >/dev/null
 ended=
 pid=$(cat "$1/pid")
 ours() { [ "$(readlink "/proc/$pid/cwd")" = "$1" ]; }
+left() {
+  docker ps -aq --filter "label=epsilon.vm=$1"
+  docker network ls -q --filter "label=epsilon.vm=$1"
+}
 # One that a test stopped (SIGSTOP) hears nothing else before this.
 ours "$1" && kill -CONT "$pid" && ended=itself
 # The second TERM ends the wait for calls that a test left running.
@@ -43,12 +47,18 @@ for tenths in $(seq 0 200); do
 done
 [ "$ended" != itself ] || grep -oE " $1/data/vm/[^ ]*" /proc/mounts >>"$2"
 if vm=$(cat "$1/data/vm/id" 2>/dev/null); then
-  docker ps -aq --filter "label=epsilon.vm=$vm" | xargs -r docker rm -f
-  for network in $(docker network ls -q --filter "label=epsilon.vm=$vm"); do
-    # An endpoint may outlive a container that was killed while it started.
-    docker network inspect -f '{{range .Containers}}{{.Name}} {{end}}' "$network" |
-      xargs -rn1 docker network disconnect -f "$network"
-    docker network rm "$network"
+  # More than once: what the engine was asked for just before a program was killed is there only after a while.
+  for _ in $(seq 0 9); do
+    docker ps -aq --filter "label=epsilon.vm=$vm" | xargs -r docker rm -f
+    for network in $(docker network ls -q --filter "label=epsilon.vm=$vm"); do
+      # An endpoint may outlive a container that was killed while it started.
+      docker network inspect -f '{{range .Containers}}{{.Name}} {{end}}' "$network" |
+        xargs -rn1 docker network disconnect -f "$network"
+      docker network rm "$network"
+    done
+    [ "$ended" = killed ] || [ -n "$(left "$vm")" ] || break
+    sleep 1
+    [ -n "$(left "$vm")" ] || break
   done
 fi
 grep -ho '"reference":"[^"]*"' "$1"/data/builder/images/*.json | cut -d'"' -f4 | sort -u |
