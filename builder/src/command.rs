@@ -58,7 +58,7 @@ pub(crate) struct Made {
 
 /// What is written beside a kept project.
 #[derive(Debug, Deserialize, Serialize)]
-struct Kept {
+struct CachedBuild {
     /// What its packages' layer is.
     packages: Option<String>,
 }
@@ -124,7 +124,7 @@ impl Commands {
             return Err(error::build_failed(format!("`build` changed `{path}`"))
                 .hint("what is deployed is decided before it runs"));
         }
-        let kept = Kept { packages: packages.as_ref().map(|p| p.layer.diff_id.clone()) };
+        let kept = CachedBuild { packages: packages.as_ref().map(|p| p.layer.diff_id.clone()) };
         let (cache, work, from) = (self.cache.clone(), Arc::clone(work), Arc::clone(&made));
         blocking::run("keeping what a build made", move || {
             keep(&cache, key, &from, &kept, work.path())
@@ -141,7 +141,7 @@ impl Commands {
     ) -> Result<Option<Made>, BuildError> {
         let Some((home, held)) = self.cache.hold(KIND, &key.to_string()) else { return Ok(None) };
         let text = fs::read(home.join("made.json")).unwrap_or_default();
-        let Ok(kept) = serde_json::from_slice::<Kept>(&text) else { return Ok(None) };
+        let Ok(kept) = serde_json::from_slice::<CachedBuild>(&text) else { return Ok(None) };
         let packages = match kept.packages {
             None => None,
             Some(diff_id) => match self.dependencies.made(&diff_id) {
@@ -235,7 +235,7 @@ fn keep(
     cache: &Cache,
     key: ContentDigest,
     source: &Source,
-    kept: &Kept,
+    kept: &CachedBuild,
     work: &Path,
 ) -> io::Result<()> {
     let home = work.join("made");

@@ -28,7 +28,7 @@ pub(crate) struct Bound {
 const SIZE: &str = "size";
 
 /// Something kept.
-struct Kept {
+struct Entry {
     used: SystemTime,
     path: PathBuf,
     bytes: u64,
@@ -37,7 +37,7 @@ struct Kept {
 /// Removes from these folders what was used least recently until the rest is within the bound. What is removed is taken
 /// out of its place through `trash`, a folder on the same disk, so that nobody finds a half of it.
 pub(crate) fn keep_within(bound: Bound, folders: &[PathBuf], trash: &Path) {
-    let mut kept: Vec<Kept> = folders.iter().flat_map(|folder| list(folder)).collect();
+    let mut kept: Vec<Entry> = folders.iter().flat_map(|folder| list(folder)).collect();
     kept.sort_by(|a, b| b.used.cmp(&a.used).then_with(|| a.path.cmp(&b.path)));
     let mut total: u64 = 0;
     for (at, one) in kept.iter().enumerate() {
@@ -48,14 +48,14 @@ pub(crate) fn keep_within(bound: Bound, folders: &[PathBuf], trash: &Path) {
     }
 }
 
-fn list(folder: &Path) -> Vec<Kept> {
+fn list(folder: &Path) -> Vec<Entry> {
     let entries = fs::read_dir(folder).inspect_err(|err| {
         tracing::warn!(%err, folder = %folder.display(), "A cache of the builder cannot be read.");
     });
     entries.into_iter().flatten().filter_map(Result::ok).map(|entry| look(&entry)).collect()
 }
 
-fn look(entry: &DirEntry) -> Kept {
+fn look(entry: &DirEntry) -> Entry {
     let path = entry.path();
     let about = entry.metadata();
     let used = about.as_ref().ok().and_then(|about| about.modified().ok());
@@ -65,9 +65,9 @@ fn look(entry: &DirEntry) -> Kept {
         Err(_) => None,
     };
     match (used, bytes) {
-        (Some(used), Some(bytes)) => Kept { used, path, bytes },
+        (Some(used), Some(bytes)) => Entry { used, path, bytes },
         // The oldest, and more than fits.
-        _ => Kept { used: SystemTime::UNIX_EPOCH, path, bytes: u64::MAX },
+        _ => Entry { used: SystemTime::UNIX_EPOCH, path, bytes: u64::MAX },
     }
 }
 
