@@ -17,12 +17,17 @@ use tokio::{
 };
 
 /// How long the neighbour is measured, once in peace and once under attack.
-const PHASE: Duration = Duration::from_secs(12);
+const PHASE: Duration = Duration::from_secs(20);
 const CALLS_A_SECOND: u64 = 50;
 const SLOW_UPLOADS: usize = 200;
 const IDLE_CONNECTIONS: usize = 8192;
-/// Beyond this somebody was locked out. What is to be reached on a machine of its own (50 ms more, health in 100 ms) is
-/// measured and printed: here, attackers and attacked share two processors.
+/// Attackers and attacked share the processors with whatever else the machine does, which only adds: the best round counts.
+const ROUNDS: usize = 3;
+/// What the attacks may cost the neighbour at its 99th percentile.
+const MORE: Duration = Duration::from_millis(50);
+/// Longest wait of a health check.
+const HEALTH: Duration = Duration::from_millis(100);
+/// Beyond this somebody was locked out.
 const LOCKED_OUT: Duration = Duration::from_secs(5);
 
 const CODE: &str = r#"
@@ -140,7 +145,8 @@ async fn attack(up: &Epsilon) -> JoinSet<()> {
         drop(gateway.limit(Duration::from_secs(60)).try_send(to).await);
         std::future::pending::<()>().await;
     });
-    // Idle connections come last and in a row, as fast as they are taken.
+    // Idle connections come last and in a row, as fast as they are taken. They are there once nobody stands in the kernel's
+    // queue behind them any more.
     let mut idle = Vec::new();
     for _ in 0..IDLE_CONNECTIONS {
         if let Ok(Ok(mut stream)) = timeout(Duration::from_secs(1), TcpStream::connect(to)).await {
@@ -152,6 +158,10 @@ async fn attack(up: &Epsilon) -> JoinSet<()> {
         let _idle = idle;
         std::future::pending::<()>().await;
     });
+    let began = Instant::now();
+    Call::get("/").send(to).await.expect(200);
+    eprintln!("behind {IDLE_CONNECTIONS} connections at once: {:?}", began.elapsed());
+    assert!(began.elapsed() <= LOCKED_OUT, "the connections locked a caller out");
     attackers
 }
 
@@ -162,18 +172,30 @@ async fn all_attacks_at_once_lose_no_call_of_a_neighbour() {
     up.get("/neighbour").await.expect(200);
     up.get("/victim").await;
 
-    let quiet = neighbour(up.public()).await;
-    let attackers = attack(&up).await;
-    let attacked = neighbour(up.public()).await;
-    drop(attackers);
-
-    eprintln!(
-        "p99 {:?} in peace (slowest {:?}), {:?} under attack (slowest {:?}); health {:?} and {:?}",
-        quiet.p99, quiet.slowest, attacked.p99, attacked.slowest, quiet.health, attacked.health
+    let mut best = Duration::MAX;
+    for round in 1..=ROUNDS {
+        let quiet = neighbour(up.public()).await;
+        let attackers = attack(&up).await;
+        let attacked = neighbour(up.public()).await;
+        drop(attackers);
+        eprintln!(
+            "round {round}: p99 {:?} in peace (slowest {:?}), {:?} under attack (slowest {:?}); health {:?} and {:?}",
+            quiet.p99, quiet.slowest, attacked.p99, attacked.slowest, quiet.health, attacked.health
+        );
+        assert_eq!((quiet.failed, attacked.failed), (0, 0), "failed calls of the neighbour");
+        assert!(attacked.slowest <= LOCKED_OUT, "the slowest call took {:?}", attacked.slowest);
+        assert!(attacked.health <= LOCKED_OUT, "health took {:?}", attacked.health);
+        if attacked.health <= HEALTH {
+            best = best.min(attacked.p99.saturating_sub(quiet.p99));
+        }
+        if best <= MORE {
+            break;
+        }
+    }
+    assert!(
+        best <= MORE,
+        "in no round health was answered in {HEALTH:?} and p99 rose by {MORE:?} at most; best: {best:?}"
     );
-    assert_eq!((quiet.failed, attacked.failed), (0, 0), "failed calls of the neighbour");
-    assert!(attacked.slowest <= LOCKED_OUT, "the slowest call took {:?}", attacked.slowest);
-    assert!(attacked.health <= LOCKED_OUT, "health took {:?}", attacked.health);
     // The victim of the bombs was never killed, and everybody is served again.
     up.get("/victim").await;
     up.get("/neighbour").await.expect(200);
