@@ -142,16 +142,20 @@ class Call {
 
   #settled() {
     const { res } = this;
-    if (res && !res.headersSent && !res.destroyed) {
-      // Legal (a timer may answer later), but nearly always a forgotten `res.send`.
-      const timer = setTimeout(() => {
-        if (res.headersSent || res.destroyed) return;
-        this.#instance.log.write('warn', 'The handler ended without an answer; is a `res.send()` missing?', this);
-      }, this.remainingMs() * SILENT_AFTER);
-      timer.unref();
-      res.once('close', () => clearTimeout(timer));
-    }
+    // Legal (a timer may answer later), but nearly always a forgotten `res.send`.
+    if (res && !res.headersSent && !res.destroyed) this.warnIfSilent('is a `res.send()` missing?');
     this.release();
+  }
+
+  /** The handler has ended without an answer: the log says so when most of the call's time is over and there is still none. */
+  warnIfSilent(question) {
+    const { res } = this;
+    const timer = setTimeout(() => {
+      if (res.headersSent || res.destroyed) return;
+      this.#instance.log.write('warn', `The handler ended without an answer; ${question}`, this);
+    }, this.remainingMs() * SILENT_AFTER);
+    timer.unref();
+    res.once('close', () => clearTimeout(timer));
   }
 
   /**

@@ -3,7 +3,7 @@
 
 const assert = require('node:assert/strict');
 const { test } = require('node:test');
-const { until } = require('./support/http.js');
+const { head, until } = require('./support/http.js');
 const { serve } = require('./support/serve.js');
 
 const lambda = (t, func, options) => serve(t, func, { signature: 'lambda', ...options });
@@ -91,6 +91,58 @@ test('callbacks', async (t) => {
   });
   assert.equal((await f.call()).body, 'cb');
   assert.equal((await f.call({ path: '/bad' })).headers['x-epsilon-outcome'], 'threw');
+});
+
+const ANSWER = { statusCode: 201, body: 'later' };
+const later = (fn) => { setTimeout(fn, 5); };
+const declared = (event, context, callback) => setTimeout(callback, 5, null, ANSWER); // returns a timer
+for (const [what, func] of [
+  ['context.succeed', (event, context) => later(() => context.succeed(ANSWER))],
+  ['context.done', (event, context) => later(() => context.done(null, ANSWER))],
+  ['context.succeed of a context with a default', (event = {}, context = {}) => later(() => context.succeed(ANSWER))],
+  ['a callback with a default', (event, context, callback = () => {}) => later(() => callback(null, ANSWER))],
+  ['a callback among the rest', (...args) => later(() => args[2](null, ANSWER))],
+  ['arguments[2]', function () { later(() => arguments[2](null, ANSWER)); }],
+  ['a function that is wrapped', function () { return declared.apply(this, arguments); }],
+  ['a function that is bound', (function () { return declared.apply(this, arguments); }).bind(null)],
+  ['a callback within its own turn', (...args) => args[2](null, ANSWER)],
+]) {
+  test(`${what} answers`, async (t) => {
+    const f = await lambda(t, func);
+    const answer = await f.call();
+    assert.deepEqual([answer.status, answer.body], [201, 'later']);
+    await until(() => f.instance.active === 0, 'the end of the call');
+  });
+}
+
+test('context.fail and context.done of an error are failures', async (t) => {
+  for (const func of [(event, context) => later(() => context.fail(new Error('no'))), (event, context) => later(() => context.done(new Error('no')))]) {
+    const f = await lambda(t, func);
+    assert.equal((await f.call()).headers['x-epsilon-outcome'], 'threw');
+  }
+});
+
+test('a handler that returns nothing and has no callback answers null', async (t) => {
+  for (const func of [() => {}, (event) => void event.a, async (event, context) => void context.a]) {
+    const f = await lambda(t, func);
+    assert.deepEqual([(await f.call()).body], ['null']);
+  }
+});
+
+test('a handler that never calls back is named in the log', async (t) => {
+  const f = await lambda(t, (event, context) => { void context; });
+  const open = head(f.socket, { headers: { 'x-epsilon-deadline-ms': '50' } });
+  await until(() => f.logged.length > 0, 'the line');
+  assert.match(f.logged[0].message, /ended without an answer; is a `callback\(\)` missing/);
+  for (const { res } of f.instance.calls) res.destroy(); // as the agent would
+  await assert.rejects(open);
+});
+
+test('what a handler returns at once is its answer, with a context too', async (t) => {
+  for (const [func, body] of [[(event, context) => ({ id: context.functionName }), '{"id":"f"}'], [(event, context) => [context.functionName], '["f"]'], [(event, context) => context.functionName, 'f']]) {
+    const f = await lambda(t, func);
+    assert.equal((await f.call()).body, body);
+  }
 });
 
 test('a handler that is not async', async (t) => {

@@ -1,6 +1,7 @@
 'use strict';
 // AWS Lambda's contract: a proxy event of version 2 in, a result out. `(event, context)` that returns or
-// rejects, and `(event, context, callback)`. The shapes are AWS's own, so that code moves either way.
+// rejects, `(event, context, callback)`, and `context.succeed`, `done` and `fail`. The shapes are AWS's own, so that code
+// moves either way.
 
 const { hasBody } = require('../body/kind.js');
 const { BodyMemory } = require('../body/memory.js');
@@ -12,8 +13,14 @@ const NO_BYTES = Buffer.alloc(0);
 const MONTHS = ['Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun', 'Jul', 'Aug', 'Sep', 'Oct', 'Nov', 'Dec'];
 /** Bodies of these types reach the function as text, all others in base64. */
 const TEXTUAL = /^(text\/|application\/(json|javascript|xml|x-www-form-urlencoded)\b)|\+(json|xml)\b/i;
+/**
+ * Source of functions that can reach the callback or the context: more parameters than one (with a default, `length` does
+ * not count them), `arguments`, and what is bound or wrapped so that its source is not there.
+ */
+const REACHES_CALLBACK = /^[^(=]*\([^)]*(,|=|\.\.\.)|\barguments\b|\[native code\]/;
 
 function adapt(instance, spec, { func }) {
+  const mayCallBack = func.length > 1 || REACHES_CALLBACK.test(Function.prototype.toString.call(func));
   const memoryMiB = String(Math.floor(process.constrainedMemory() / 1024 / 1024));
   const memory = new BodyMemory(spec.bodyLimit);
   const handle = async (call) => {
@@ -23,13 +30,13 @@ function adapt(instance, spec, { func }) {
       if (!(await call.body.begin())) return; // the caller hung up while sending
       bytes = call.body.bytes();
     }
-    const result = await invoke(call, func, eventOf(call, bytes), contextOf(call, spec, memoryMiB));
+    const result = await invoke(call, func, mayCallBack, eventOf(call, bytes), contextOf(call, spec, memoryMiB));
     answer(call.res, result);
   };
   return { handle };
 }
 
-function invoke(call, func, event, context) {
+function invoke(call, func, mayCallBack, event, context) {
   return new Promise((resolve, reject) => {
     let returned;
     let isAnswered = false;
@@ -49,9 +56,18 @@ function invoke(call, func, event, context) {
     returned = func(event, context, callback);
     const isPending = typeof returned?.then === 'function';
     if (isAnswered && isPending) call.waitUntil(returned);
-    // A handler that takes a callback and returns nothing to wait for answers through the callback.
-    else if (isPending || func.length < 3) resolve(returned);
+    else if (isPending || !mayCallBack || (func.length < 3 && isResult(returned))) resolve(returned);
+    // It answers later, through the callback or the context.
+    else if (!isAnswered) call.warnIfSilent('is a `callback()` missing?');
   });
+}
+
+/** Data, and not what an arrow function gives back of the call that it starts, such as a timer or a query. */
+function isResult(returned) {
+  if (returned === undefined || typeof returned === 'function') return false;
+  if (returned === null || typeof returned !== 'object' || returned.statusCode !== undefined) return true;
+  const kind = Object.getPrototypeOf(returned);
+  return kind === Object.prototype || kind === Array.prototype || kind === null;
 }
 
 function eventOf({ req, id }, bytes) {
