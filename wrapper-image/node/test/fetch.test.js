@@ -6,6 +6,7 @@ const { test } = require('node:test');
 const { head, until } = require('./support/http.js');
 const { serve } = require('./support/serve.js');
 
+const HEAD = { status: 201, headers: [['content-type', 'text/plain'], ['set-cookie', 'a=1'], ['set-cookie', 'b=2']] };
 const web = (t, fetch) => serve(t, { fetch });
 
 test('the request is a Request', async (t) => {
@@ -125,4 +126,42 @@ test('a body that fails halfway cuts the connection', async (t) => {
   assert.equal(error.code, 'ECONNRESET');
   await until(() => f.logged.length === 1 && f.instance.active === 0, 'the log');
   assert.match(f.logged[0].message, /broken source/);
+});
+
+for (const [what, handler] of [
+  ['a function', (request) => new Response(`${request.method} ${request.query.a}`, HEAD)],
+  ['an async function', async ({ method, query }) => new Response(`${method} ${query.a}`, HEAD)],
+  ['a function of no declared parameter', function () { return new Response(`${arguments[0].method} ${arguments[0].query.a}`, HEAD); }],
+  ['{ func }', { func: (request) => new Response(`${request.method} ${request.query.a}`, HEAD) }],
+]) {
+  test(`${what} without \`res\` answers with the Response that it returns`, async (t) => {
+    const f = await serve(t, handler);
+    const answer = await f.call({ path: '/?a=1' });
+    assert.deepEqual([answer.status, answer.body, answer.headers['content-type']], [201, 'GET 1', 'text/plain']);
+    assert.deepEqual(answer.headers['set-cookie'], ['a=1', 'b=2']);
+    await until(() => f.instance.active === 0, 'the end of the call');
+  });
+}
+
+test('a Response that a function without `res` returns is streamed', async (t) => {
+  const f = await serve(t, () => new Response(new ReadableStream({ start(to) { f.to = to; } })));
+  const answer = await head(f.socket, {});
+  f.to.enqueue(Buffer.from('part'));
+  assert.equal(String(await new Promise((resolve) => answer.once('data', resolve))), 'part');
+  f.to.error(new Error('broken source'));
+  assert.equal((await new Promise((resolve) => answer.on('error', resolve))).code, 'ECONNRESET');
+  await until(() => f.logged.length === 1 && f.instance.active === 0, 'the log');
+});
+
+test('a Response that comes from a function which answers by `res` is nobody\'s', async (t) => {
+  const late = await serve(t, (req, res) => {
+    setTimeout(() => res.send('mine'), 5);
+    return Promise.resolve(new Response('upstream'));
+  });
+  const sent = await serve(t, function () {
+    arguments[1].send('mine');
+    return new Response('upstream');
+  });
+  for (const f of [late, sent]) assert.equal((await f.call()).body, 'mine');
+  assert.deepEqual([...late.logged, ...sent.logged], []);
 });

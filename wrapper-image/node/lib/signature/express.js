@@ -11,6 +11,7 @@ const { BodyMemory } = require('../body/memory.js');
 const { ReadAhead, PROPERTIES } = require('../body/read-ahead.js');
 const { BodyRefused } = require('../body/refused.js');
 const { projectView } = require('../views.js');
+const { isResponse, send } = require('./fetch.js');
 
 /** Behind the gateway every entry of `X-Forwarded-For` is true: it wrote them. */
 const trustGateway = () => true;
@@ -18,7 +19,8 @@ const trustGateway = () => true;
 const TRUST_IS_DEFAULT = '@@symbol:trust_proxy_default';
 
 /** @returns what `server.js` serves: the classes, and `handle(call)` */
-function adapt(instance, spec, { func, parseBody }) {
+function adapt(instance, spec, { func: exported, parseBody }) {
+  const func = exported.length < 2 ? answeringByResponse(exported) : exported;
   const app = application(instance, spec);
   const memory = new BodyMemory(spec.bodyLimit);
 
@@ -40,6 +42,18 @@ function adapt(instance, spec, { func, parseBody }) {
   };
 
   return { handle, ...classesOf(app) };
+}
+
+/**
+ * A function that does not take `res` may answer as those of the web platform do: with the `Response` that it returns. One
+ * that takes it answers by it, and what it returns, perhaps an upstream's response, is nobody's.
+ */
+function answeringByResponse(func) {
+  return (req, res, next) => {
+    const answer = (value) => (isResponse(value) && !res.headersSent ? send(res, value) : value);
+    const returned = func(req, res, next);
+    return typeof returned?.then === 'function' ? returned.then(answer) : answer(returned);
+  };
 }
 
 /** An exported application: its own request and response, told where it is mounted and whom to trust. */

@@ -20,7 +20,9 @@ function adapt(instance, spec, { func }) {
       passThroughOnException() {}, // no origin behind us to pass to
     };
     const request = requestOf(call.req, abort.signal, instance.behindGateway);
-    await send(call.res, await func(request, process.env, context));
+    const response = await func(request, process.env, context);
+    if (!isResponse(response)) throw new TypeError('fetch() must return a Response');
+    await send(call.res, response);
   };
   return { handle };
 }
@@ -40,11 +42,13 @@ function requestOf(req, signal, behindGateway) {
   });
 }
 
+/** By shape and not by class: a project may bring its own `Response`. */
+function isResponse(value) {
+  return typeof value?.status === 'number' && typeof value.headers?.entries === 'function';
+}
+
+/** Sends a `Response`, whatever signature it comes from. */
 async function send(res, response) {
-  // By shape and not by class: a project may bring its own `Response`.
-  if (typeof response?.status !== 'number' || typeof response.headers?.entries !== 'function') {
-    throw new TypeError('fetch() must return a Response');
-  }
   if (res.destroyed) return response.body?.cancel();
   res.statusCode = response.status;
   if (response.statusText) res.statusMessage = response.statusText;
@@ -97,4 +101,4 @@ function mendHeaders(response, res, bytes, isWhole) {
   }
 }
 
-module.exports = { adapt };
+module.exports = { adapt, isResponse, send };
