@@ -15,6 +15,28 @@ function answerFunctionError(res, call) {
   });
 }
 
+/**
+ * As Express 5: an error with a status is answered with it, in its own words where they are meant for the caller. That is an
+ * answer and not the outcome "threw", which the agent replaces by a 500.
+ */
+function answerThrown(res, call, err) {
+  const status = statusOf(err);
+  if (status === undefined || status === 500) return answerFunctionError(res, call);
+  const isForCaller = (err.expose ?? status < 500) && typeof err.message === 'string' && err.message !== '';
+  answer(res, status, {}, {
+    type: 'function',
+    code: 'FUNCTION_ERROR',
+    message: isForCaller ? err.message : `\`${call.functionName}\` answered with an error`,
+    hint: isForCaller ? null : `\`epsilon logs ${call.functionName}\` shows why`,
+    request_id: call.id,
+  });
+}
+
+/** @returns {number | undefined} `status` or `statusCode` of what was thrown, if it is one of an error */
+function statusOf(err) {
+  return [err?.status, err?.statusCode].find((status) => Number.isInteger(status) && status >= 400 && status < 600);
+}
+
 /** The caller's body is not handed to the function. @param {import('./body/refused.js').BodyRefused} refused */
 function answerRefusedBody(res, call, { status, message, hint }) {
   const isTooLarge = status === 413;
@@ -38,4 +60,4 @@ function answer(res, status, headers, error) {
   res.end(body);
 }
 
-module.exports = { answer, answerFunctionError, answerRefusedBody, OUTCOME_HEADER };
+module.exports = { answer, answerFunctionError, answerThrown, answerRefusedBody, statusOf, OUTCOME_HEADER };

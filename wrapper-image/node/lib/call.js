@@ -35,6 +35,8 @@ class Call {
   prefix = '';
   /** What was read ahead of the request's body. */
   body = null;
+  /** What the caller gets of an error before the head; a signature may have its own way. */
+  answerFailure = answerFunctionError;
 
   constructor(instance, req, res) {
     const id = req.headers[ID_HEADER];
@@ -174,7 +176,7 @@ class Call {
     if (!res) return this.refuseUpgrade?.();
     if (res.destroyed || res.writableEnded) return;
     if (res.headersSent) res.destroy();
-    else answerFunctionError(res, this);
+    else this.answerFailure(res, this, err);
   }
 
   /** The function's answer is not what its head says. */

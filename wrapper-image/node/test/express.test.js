@@ -71,14 +71,17 @@ test('an answer streams as it is written', async (t) => {
   await until(() => f.instance.active === 0, 'the end of the call');
 });
 
-test('next(err) with a 4xx status is an answer; with anything else it is a failure', async (t) => {
+test('next(err) with a 4xx status is Express\'s page; with another one an answer and a line in the log; with none a failure', async (t) => {
   const f = await serve(t, (req, res, next) => next(Object.assign(new Error('no'), { status: Number(req.query.s) })));
   t.mock.method(console, 'error', () => {});
   assert.equal((await f.call({ path: '/?s=403' })).status, 403);
   assert.equal(f.logged.length, 0);
-  const failed = await f.call({ path: '/?s=503' });
-  assert.equal(failed.status, 500);
-  assert.equal(failed.headers['x-epsilon-outcome'], 'threw');
+  assert.equal((await f.call({ path: '/?s=503' })).status, 503);
+  assert.equal(f.logged.length, 1);
+  for (const status of ['none', '500']) {
+    const failed = await f.call({ path: `/?s=${status}` });
+    assert.deepEqual([failed.status, failed.headers['x-epsilon-outcome']], [500, 'threw']);
+  }
 });
 
 test('a view engine is found in the project', async (t) => {

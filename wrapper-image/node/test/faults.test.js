@@ -20,7 +20,7 @@ for (const [what, body, shown] of [
   ['throws', 'throw new Error("boom");', /boom\n {4}at .*index\.js:3/],
   ['throws after it set headers', 'res.status(201).set("x-secret", "1").type("png"); throw new Error("boom");', /boom/],
   ['throws with a cause', 'throw new Error("outer", { cause: new Error("inner") });', /outer[^]*cause[^]*inner/],
-  ['throws an error with a status', 'throw Object.assign(new Error("upstream"), { status: 404 });', /upstream/],
+  ['throws an error whose status is no error\'s', 'throw Object.assign(new Error("odd"), { status: 200, statusCode: "404" });', /odd/],
   ['throws null', 'throw null;', /null/],
   ['throws what cannot be shown', 'throw { get [Symbol.for("nodejs.util.inspect.custom")]() { throw 1 } };', /cannot be shown/],
   ['rejects later', 'await new Promise((_, reject) => setTimeout(reject, 5, new Error("boom")));', /boom/],
@@ -42,6 +42,49 @@ for (const [what, body, shown] of [
     if (!what.startsWith('forgets')) await stays(f);
   });
 }
+
+const withStatus = (more) => `Object.assign(new Error("for you"), ${JSON.stringify(more)})`;
+const AS_IT_IS = 'for you';
+const KEPT_BACK = '`f` answered with an error';
+for (const [what, body, status, message] of [
+  ['throws with a status', `throw ${withStatus({ status: 401 })}`, 401, AS_IT_IS],
+  ['throws with a statusCode', `throw ${withStatus({ statusCode: 422 })}`, 422, AS_IT_IS],
+  ['throws after it set headers and a status', `res.status(201).set("x-secret", "1"); throw ${withStatus({ status: 404 })}`, 404, AS_IT_IS],
+  ['rejects later with a status', `await new Promise((_, reject) => setTimeout(reject, 5, ${withStatus({ status: 404 })}))`, 404, AS_IT_IS],
+  ['throws with a status of the server', `throw ${withStatus({ status: 503 })}`, 503, KEPT_BACK],
+  ['throws with a status of the server, for the caller', `throw ${withStatus({ status: 503, expose: true })}`, 503, AS_IT_IS],
+  ['throws with a status, not for the caller', `throw ${withStatus({ status: 403, expose: false })}`, 403, KEPT_BACK],
+  ['throws what is no error, with a status', 'throw { status: 404 }', 404, KEPT_BACK],
+  ['calls next with a status of the server', `next(${withStatus({ status: 503 })}); await new Promise(() => {})`, 503, KEPT_BACK],
+]) {
+  test(`a handler that ${what} gets its caller that status, and the log its stack`, async (t) => {
+    const f = await ready(t, `exports.f = async (req, res, next) => { ${body}; };`);
+    const answer = await f.call({ headers: ID });
+    assert.deepEqual([answer.status, answer.headers['content-type'], answer.headers['x-epsilon-outcome'], answer.headers['x-secret']], [status, 'application/json', undefined, undefined]);
+    const { error } = JSON.parse(answer.body);
+    assert.deepEqual([error.type, error.code, error.message, error.request_id], ['function', 'FUNCTION_ERROR', message, 'fault-0001']);
+    const record = await f.record((r) => r.level === 'error');
+    assert.match(record.message, what.includes('no error') ? /status: 404/ : /for you\n {4}at .*index\.js/);
+    assert.equal(record.request_id, 'fault-0001');
+  });
+}
+
+test('next() with a `statusCode` of the caller answers with Express\'s page', async (t) => {
+  const f = await ready(t, `exports.f = (req, res, next) => next(${withStatus({ statusCode: 404 })});`);
+  const answer = await f.call();
+  assert.deepEqual([answer.status, answer.headers['content-type']], [404, 'text/html; charset=utf-8']);
+});
+
+test('a status is Express\'s: in other signatures an error is a failure', async (t) => {
+  for (const source of [
+    `exports.f = { fetch() { throw ${withStatus({ status: 404 })}; } }`,
+    `exports.f = { func: async () => { throw ${withStatus({ status: 404 })}; }, config: { signature: 'lambda' } }`,
+  ]) {
+    const f = await ready(t, source);
+    const answer = await f.call();
+    assert.deepEqual([answer.status, answer.headers['x-epsilon-outcome']], [500, 'threw']);
+  }
+});
 
 test('a handler that throws at once, without async', async (t) => {
   const f = await ready(t, 'exports.f = () => { throw new Error("sync"); };');

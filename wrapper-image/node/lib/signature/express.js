@@ -6,6 +6,7 @@
 const http = require('node:http');
 const path = require('node:path');
 const express = require('express');
+const { answerThrown, statusOf } = require('../answer.js');
 const { hasBody, kindOf } = require('../body/kind.js');
 const { BodyMemory } = require('../body/memory.js');
 const { ReadAhead, PROPERTIES } = require('../body/read-ahead.js');
@@ -26,6 +27,7 @@ function adapt(instance, spec, { func: exported, parseBody }) {
 
   const handle = (call) => {
     const { req, res } = call;
+    call.answerFailure = answerThrown;
     req.res = res;
     req.baseUrl = call.prefix;
     req.originalUrl = call.prefix + req.url;
@@ -108,7 +110,7 @@ function classesOf(app) {
  * status, and no error at all (404), get Express's own final page; any other error is the function's.
  */
 function leave(app, call, err) {
-  if (err && (err instanceof BodyRefused || !(err.status >= 400 && err.status < 500))) return call.fail(err);
+  if (err && (err instanceof BodyRefused || !(statusOf(err) < 500))) return call.fail(err);
   if (call.res.headersSent) return call.res.destroy();
   // An application of its own, so that the router never touches `app`.
   const last = express();
