@@ -20,8 +20,8 @@
 function functionsOf(exported) {
   const found = new Map();
   const whole = targetOf(exported);
-  // A CommonJS module that *is* one function; its properties are the function's own affair.
-  if (whole && (whole.bare || whole.config)) return found.set('default', whole);
+  // A CommonJS module that *is* one function, application or router; its properties are its own affair.
+  if (whole && (whole.bare || whole.config || !isPlain(exported))) return found.set('default', whole);
   if (exported === null || typeof exported !== 'object') return found;
   for (const name of Object.keys(exported)) {
     const target = targetOf(exported[name]);
@@ -34,17 +34,22 @@ function functionsOf(exported) {
 function targetOf(value) {
   if (typeof value === 'function') {
     if (isClass(value)) return null;
-    const app = typeof value.handle === 'function' && typeof value.set === 'function';
+    const app = typeof part(value, 'handle') === 'function' && typeof part(value, 'set') === 'function';
     return { func: value, bare: true, parseBody: !app, app, fetch: false };
   }
   if (value === null || typeof value !== 'object') return null;
-  const { config, upgrade } = value;
-  if (typeof value.fetch === 'function') {
+  const [config, upgrade] = [part(value, 'config'), part(value, 'upgrade')];
+  if (typeof part(value, 'fetch') === 'function') {
     return { func: value.fetch.bind(value), bare: false, parseBody: false, app: false, fetch: true, upgrade, config };
   }
-  const inner = targetOf(value.func ?? value.definition);
+  const inner = targetOf(part(value, 'func') ?? part(value, 'definition'));
   if (!inner?.bare) return null;
-  return { ...inner, bare: false, parseBody: value.parseBody ?? inner.parseBody, upgrade, config };
+  return { ...inner, bare: false, parseBody: part(value, 'parseBody') ?? inner.parseBody, upgrade, config };
+}
+
+/** What is there, and not what a Proxy makes up: routers such as itty's answer every name that they are asked for. */
+function part(value, name) {
+  return name in value ? value[name] : undefined;
 }
 
 /** How a target is called when nothing was set: a bare function named `handler` is AWS Lambda's. */
@@ -52,6 +57,12 @@ function signatureOf(name, target) {
   if (target.config?.signature) return target.config.signature;
   if (target.fetch) return 'fetch';
   return name === 'handler' && target.bare && !target.app ? 'lambda' : 'express';
+}
+
+/** Whether an object is one that lists things, as `module.exports` is and an ES module: not made by a class, nor by a router. */
+function isPlain(value) {
+  const made = Object.getPrototypeOf(value);
+  return made === null || made === Object.prototype;
 }
 
 function isClass(value) {

@@ -6,15 +6,18 @@ const fs = require('node:fs');
 const path = require('node:path');
 const { setImmediate: nextTurn } = require('node:timers/promises');
 const { pathToFileURL } = require('node:url');
+const { isPromise } = require('node:util').types;
 const { functionsOf, signatureOf } = require('./exports.js');
 
-/** The module's exports, one turn after it was loaded: a rejection that nobody awaits is known only then. */
-async function loadModule(root, entry) {
+/** The module's functions by name, one turn after it was loaded: a rejection that nobody awaits is known only then. */
+async function loadFunctions(root, entry) {
   const file = path.resolve(root, entry);
   if (!fs.existsSync(file)) throw new Error(`\`${entry}\` does not exist`);
-  const exported = await requireOrImport(file);
+  let exported = requireOrImport(file);
+  // Asked for and not just awaited: what answers every name has a `then`, too.
+  if (isPromise(exported)) exported = await exported;
   await nextTurn();
-  return exported;
+  return functionsOf(exported);
 }
 
 function requireOrImport(file) {
@@ -28,7 +31,7 @@ function requireOrImport(file) {
 
 /** The function that a spec names, with its signature told. */
 async function loadFunction(spec) {
-  const found = functionsOf(await loadModule(spec.root, spec.entry));
+  const found = await loadFunctions(spec.root, spec.entry);
   const target = found.get(spec.export);
   if (!target) {
     const names = [...found.keys()].map((name) => `\`${name}\``).join(', ') || 'no function';
@@ -37,4 +40,4 @@ async function loadFunction(spec) {
   return { ...target, signature: spec.signature === 'auto' ? signatureOf(spec.export, target) : spec.signature };
 }
 
-module.exports = { loadModule, loadFunction };
+module.exports = { loadFunctions, loadFunction };

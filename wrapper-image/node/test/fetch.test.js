@@ -26,6 +26,16 @@ test('`this` is the exported object', async (t) => {
   assert.equal((await f.call()).body, 'mine');
 });
 
+test('a router that answers every name: only its fetch is asked for', async (t) => {
+  const router = {
+    __proto__: new Proxy({}, { get: (target, name, self) => (route) => self.routes.push(`${name} ${route}`) && self }),
+    routes: [],
+    fetch() { return new Response(this.routes.join()); },
+  };
+  const f = await serve(t, router.get('/a').post('/b'));
+  assert.equal((await f.call({ headers: { connection: 'Upgrade', upgrade: 'x' } })).body, 'get /a,post /b');
+});
+
 test('the response is sent as it is', async (t) => {
   const f = await web(t, () => {
     const headers = new Headers({ 'content-type': 'text/plain', 'x-a': 'b' });

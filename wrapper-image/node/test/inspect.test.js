@@ -43,14 +43,23 @@ test('every kind of export, with signature and config', (t) => {
   });
 });
 
+/** As itty-router makes one: the methods are a Proxy's, which its object inherits from. */
+const ROUTER = '{ __proto__: new Proxy({}, { get: (target, name, router) => (route, ...handlers) => router.routes.push([name, handlers]) && router }), routes: [], fetch() { return new Response(String(this.routes.length)); } }';
+
 for (const [what, files, expected] of [
   ['a function', { 'e.js': 'module.exports = () => {}; module.exports.inner = () => {}' }, [['default', 'express']]],
   ['one { func, config }', { 'e.js': 'module.exports = { func() {}, config: {} }' }, [['default', 'express']]],
   ['an Express application', { 'e.js': 'const app = () => {}; app.handle = app.set = app.get = () => {}; module.exports = app' }, [['default', 'express']]],
+  ['a router that answers every name', { 'e.js': `module.exports = ${ROUTER}` }, [['default', 'fetch']]],
+  ['an ES module of such a router', { 'e.mjs': `export default ${ROUTER}` }, [['default', 'fetch']]],
+  ['one { func } that answers every name', { 'e.mjs': 'export default { __proto__: new Proxy({}, { get: () => () => {} }), func() {} }' }, [['default', 'express']]],
+  ['a function that answers every name', { 'e.js': 'module.exports = new Proxy(() => {}, { get: (target, name) => target[name] ?? (() => {}) })' }, [['default', 'express']]],
+  ['an application of a class, such as Hono\'s', { 'e.js': 'class App { get = () => {}; post = () => {}; fetch = () => {} } module.exports = new App()' }, [['default', 'fetch']]],
   ['an ES module', { 'e.js': 'export default { fetch() {} }; export const a = () => {}' }, [['a', 'express'], ['default', 'fetch']]],
 ]) {
   test(`a module that is ${what}`, (t) => {
-    const [{ exports }] = inspect(t, files, 'e.js');
+    const [{ exports, error }] = inspect(t, files, ...Object.keys(files));
+    assert.equal(error, null);
     assert.deepEqual(exports.map((e) => [e.name, e.signature]).sort(), expected);
   });
 }

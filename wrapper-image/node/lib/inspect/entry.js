@@ -5,8 +5,8 @@ const fs = require('node:fs');
 const { registerHooks } = require('node:module');
 const path = require('node:path');
 const { fileURLToPath } = require('node:url');
-const { functionsOf, signatureOf } = require('../exports.js');
-const { loadModule } = require('../load.js');
+const { signatureOf } = require('../exports.js');
+const { loadFunctions } = require('../load.js');
 const { describe, withoutOurs } = require('../log.js');
 const { reach } = require('./reach.js');
 
@@ -24,7 +24,7 @@ async function inspect(root, entry) {
   let error = null;
   let exports = [];
   try {
-    exports = listed(await Promise.race([loadModule(root, entry), strayFault()]));
+    exports = listed(await Promise.race([loadFunctions(root, entry), strayFault()]));
   } catch (err) {
     error = { message: withoutOurs(err?.message ?? String(err)), stack: describe(err) };
   }
@@ -39,8 +39,8 @@ function strayFault() {
   });
 }
 
-function listed(exported) {
-  return [...functionsOf(exported)].map(([name, target]) => ({
+function listed(functions) {
+  return [...functions].map(([name, target]) => ({
     name,
     signature: signatureOf(name, target),
     config: plain(name, target.config),
