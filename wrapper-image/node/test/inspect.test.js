@@ -83,10 +83,10 @@ test('one entry\'s failure is not another\'s', (t) => {
     'hangs.js': 'for (;;);',
     'waits.mjs': 'await new Promise(() => {})',
     'kills.js': 'process.kill(process.pid, "SIGKILL")',
-    'rejects.js': 'Promise.reject(new Error("stray")); exports.a = () => {}',
+    'emits.js': 'setImmediate(() => { throw new Error("of its own") }); exports.a = () => {}',
     'later.js': 'setTimeout(() => { throw new Error("later") }, 50); setInterval(() => {}, 1000); exports.fine = () => {}',
     'fine.js': 'exports.fine = () => {}',
-  }, 'throws.js', 'syntax.js', 'exits.js', 'hangs.js', 'waits.mjs', 'kills.js', 'rejects.js', 'none.js', 'later.js', 'fine.js');
+  }, 'throws.js', 'syntax.js', 'exits.js', 'hangs.js', 'waits.mjs', 'kills.js', 'emits.js', 'none.js', 'later.js', 'fine.js');
   const errors = Object.fromEntries(entries.map((e) => [e.entry, e.error?.message ?? null]));
   assert.deepEqual(errors, {
     'throws.js': 'boom',
@@ -95,13 +95,33 @@ test('one entry\'s failure is not another\'s', (t) => {
     'hangs.js': '`hangs.js` did not finish loading within 5000 ms',
     'waits.mjs': '`waits.mjs` ended before it was loaded: `process.exit()`, or an `await` that never settles',
     'kills.js': '`kills.js` was ended by SIGKILL while loading; most likely it ran out of memory',
-    'rejects.js': 'stray',
+    'emits.js': 'of its own',
     'none.js': '`none.js` does not exist',
     'later.js': null,
     'fine.js': null,
   });
   assert.match(entries[1].error.stack, /syntax\.js:1\nfoo bar/);
   assert.match(entries[0].error.stack, /^Error: boom\n {4}at .*throws\.js:1:7\)$/);
+});
+
+/** Made before the look is over, each time: the turns of the event loop in it are what decides elsewhere. */
+for (const [what, code] of [
+  ['a rejection that nobody awaits', 'Promise.reject(new Error("stray"));'],
+  ['a rejection within the load\'s last turn', 'setImmediate(() => Promise.reject(new Error("stray")));'],
+  ['a client that connects', 'const net = require("net"); new Promise((_, reject) => net.connect("/no.sock").on("error", reject));'],
+  ['a connection that nobody listens to', 'require("net").connect("/no.sock");'],
+  ['a connection to several addresses', 'process.nextTick(() => { throw new AggregateError([Object.assign(new Error(""), { syscall: "connect" })]); });'],
+]) {
+  test(`${what} is no failure to load`, (t) => {
+    const [{ error, exports }] = inspect(t, { 'e.js': `${code} exports.a = () => {}` }, 'e.js');
+    assert.equal(error, null);
+    assert.deepEqual(exports.map(({ name }) => name), ['a']);
+  });
+}
+
+test('a rejection that is awaited at the top level is a failure to load', (t) => {
+  const [{ error }] = inspect(t, { 'e.mjs': 'import net from "node:net"; await new Promise((_, reject) => net.connect("/no.sock").on("error", reject)); export const a = () => {}' }, 'e.mjs');
+  assert.match(error.message, /connect ENOENT/);
 });
 
 test('config that is not plain data is an error', (t) => {

@@ -11,6 +11,8 @@ const { describe, withoutOurs } = require('../log.js');
 const { reach } = require('./reach.js');
 
 const RESULT_FD = 3;
+/** System calls that fail where there is no network. */
+const OF_NETWORK = new Set(['connect', 'getaddrinfo', 'send']);
 
 async function inspect(root, entry) {
   const loaded = new Set([path.resolve(root, entry)]);
@@ -24,19 +26,28 @@ async function inspect(root, entry) {
   let error = null;
   let exports = [];
   try {
-    exports = listed(await Promise.race([loadFunctions(root, entry), strayFault()]));
+    exports = listed(await Promise.race([loadFunctions(root, entry), strayFault(entry)]));
   } catch (err) {
     error = { message: withoutOurs(err?.message ?? String(err)), stack: describe(err) };
   }
   return { entry, error, exports, ...reach(root, loaded) };
 }
 
-/** Rejections and exceptions outside of the load's own stack fail it too. */
-function strayFault() {
+/**
+ * An exception outside of the load's own stack fails it too. A rejection that nobody awaits does not, nor does a connection
+ * that nobody listens to: there is no network here, and whether that is found out before the look is over is chance, so
+ * the same code would be deployed at one time and refused at another. In an instance they are faults (`../faults.js`).
+ */
+function strayFault(entry) {
+  const tell = (err) => console.error(`\`${entry}\`: an error while loading that does not fail the deployment: ${withoutOurs(err?.message ?? String(err))}`);
+  process.on('unhandledRejection', tell);
   return new Promise((_, reject) => {
-    process.on('uncaughtException', reject);
-    process.on('unhandledRejection', reject);
+    process.on('uncaughtException', (err) => (isOfNetwork(err) ? tell(err) : reject(err)));
   });
+}
+
+function isOfNetwork(err) {
+  return OF_NETWORK.has(err?.syscall) || (err?.errors?.length > 0 && Array.from(err.errors).every(isOfNetwork));
 }
 
 function listed(functions) {
