@@ -1,6 +1,8 @@
 'use strict';
 // Tells which exports of a module are functions to serve, and by which signature. Pure.
 
+const { isStreaming } = require('./signature/lambda/stream.js');
+
 /**
  * @typedef {object} Target
  * @property {Function} func what is called
@@ -52,10 +54,11 @@ function part(value, name) {
   return name in value ? value[name] : undefined;
 }
 
-/** How a target is called when nothing was set: a bare function named `handler` is AWS Lambda's. */
+/** How a target is called when nothing was set: a bare function named `handler`, and one that streams, are AWS Lambda's. */
 function signatureOf(name, target) {
   if (target.config?.signature) return target.config.signature;
   if (target.fetch) return 'fetch';
+  if (isStreaming(target.func)) return 'lambda';
   return name === 'handler' && target.bare && !target.app ? 'lambda' : 'express';
 }
 

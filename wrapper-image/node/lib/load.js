@@ -8,11 +8,13 @@ const { setImmediate: nextTurn } = require('node:timers/promises');
 const { pathToFileURL } = require('node:url');
 const { isPromise } = require('node:util').types;
 const { functionsOf, signatureOf } = require('./exports.js');
+const { provideGlobal } = require('./signature/lambda/stream.js');
 
 /** The module's functions by name, one turn after it was loaded: a rejection that nobody awaits is known only then. */
 async function loadFunctions(root, entry) {
   const file = path.resolve(root, entry);
   if (!fs.existsSync(file)) throw new Error(`\`${entry}\` does not exist`);
+  provideGlobal();
   let exported = requireOrImport(file);
   // Asked for and not just awaited: what answers every name has a `then`, too.
   if (isPromise(exported)) exported = await exported;
