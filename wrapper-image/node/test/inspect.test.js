@@ -124,6 +124,13 @@ test('a rejection that is awaited at the top level is a failure to load', (t) =>
   assert.match(error.message, /connect ENOENT/);
 });
 
+test('the version of events is the wrapper\'s affair; the builder does not get it', (t) => {
+  const code = (version) => `exports.a = { func() {}, config: { signature: 'lambda', event: '${version}', timeout: '1s' } }`;
+  const [good, wrong] = inspect(t, { 'a.js': code('v1'), 'b.js': code('v3') }, 'a.js', 'b.js');
+  assert.deepEqual(good.exports, [{ name: 'a', signature: 'lambda', config: { signature: 'lambda', timeout: '1s' } }]);
+  assert.equal(wrong.error.message, '`config` of `a`: `event` can be `v1` or `v2`, not `v3`');
+});
+
 test('config that is not plain data is an error', (t) => {
   const [entry] = inspect(t, { 'e.js': 'exports.a = { func() {}, config: { timeout: () => 1 } }' }, 'e.js');
   assert.match(entry.error.message, /`config` of `a` holds something at `timeout`/);

@@ -37,6 +37,33 @@ test('the event carries the request', async (t) => {
   assert.deepEqual([event.body, event.isBase64Encoded], ['{"a":1}', false]);
 });
 
+test('an event of version 1 carries the request', async (t) => {
+  const f = await serve(t, { func: async (event) => event, config: { signature: 'lambda', event: 'v1' } });
+  const answer = await f.call({
+    method: 'PUT', path: '/a%20b/c?x=1&x=2&y=%C3%A9&z', body: '{"a":1}',
+    headers: {
+      host: 'f.example.com', cookie: 'a=1; b=2', 'content-type': 'application/json', 'user-agent': 'test/1',
+      'x-forwarded-for': '203.0.113.7', 'x-epsilon-request-id': 'lambda-0001', 'x-twice': ['1', '2'],
+    },
+  });
+  const event = JSON.parse(answer.body);
+  const { requestTime, requestTimeEpoch, ...context } = event.requestContext;
+  assert.match(requestTime, /^\d\d\/[A-Z][a-z]{2}\/\d{4}:\d\d:\d\d:\d\d \+0000$/);
+  assert.ok(Math.abs(requestTimeEpoch - Date.now()) < 60_000);
+  assert.deepEqual(context, {
+    accountId: 'anonymous', apiId: 'epsilon', domainName: 'f.example.com', domainPrefix: 'f', httpMethod: 'PUT', path: '/a%20b/c',
+    extendedRequestId: 'lambda-0001', requestId: 'lambda-0001', protocol: 'HTTP/1.1', resourceId: '$default', resourcePath: '/{proxy+}',
+    stage: '$default', identity: { sourceIp: '203.0.113.7', userAgent: 'test/1' },
+  });
+  assert.deepEqual([event.httpMethod, event.resource, event.path, event.pathParameters], ['PUT', '/{proxy+}', '/a%20b/c', { proxy: 'a%20b/c' }]);
+  assert.deepEqual(event.queryStringParameters, { x: '2', y: 'é', z: '' });
+  assert.deepEqual(event.multiValueQueryStringParameters, { x: ['1', '2'], y: ['é'], z: [''] });
+  assert.deepEqual([event.headers['x-twice'], event.multiValueHeaders['x-twice'], event.headers.cookie], ['2', ['1', '2'], 'a=1; b=2']);
+  assert.deepEqual([event.body, event.isBase64Encoded, event.version, event.rawPath], ['{"a":1}', false, undefined, undefined]);
+  const bare = JSON.parse((await f.call()).body);
+  assert.deepEqual([bare.resource, bare.pathParameters, bare.queryStringParameters, bare.multiValueQueryStringParameters, bare.body], ['/', null, null, null, null]);
+});
+
 for (const [what, headers, body, expected] of [
   ['binary', { 'content-type': 'image/png' }, Buffer.from([0, 255]), ['AP8=', true]],
   ['of no type', {}, Buffer.from([1]), ['AQ==', true]],

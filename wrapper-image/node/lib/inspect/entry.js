@@ -9,6 +9,7 @@ const { signatureOf } = require('../exports.js');
 const { loadFunctions } = require('../load.js');
 const { describe, withoutOurs } = require('../log.js');
 const { reach } = require('./reach.js');
+const { settingsOf } = require('./settings.js');
 
 const RESULT_FD = 3;
 /** System calls that fail where there is no network. */
@@ -54,19 +55,7 @@ function listed(functions) {
   return [...functions].map(([name, target]) => ({
     name,
     signature: signatureOf(name, target),
-    config: plain(name, target.config),
-  }));
-}
-
-/** `config` has to survive as data; a function in it would get lost without a word. */
-function plain(name, config) {
-  if (config === undefined || config === null) return null;
-  const refuse = (key) => {
-    throw new Error(`\`config\` of \`${name}\` holds something at \`${key}\` that is not plain data`);
-  };
-  return JSON.parse(JSON.stringify(config, (key, value) => {
-    if (['function', 'symbol', 'bigint'].includes(typeof value)) refuse(key);
-    return value;
+    config: settingsOf(name, target),
   }));
 }
 

@@ -1,12 +1,12 @@
 'use strict';
-// AWS Lambda's contract: a proxy event of version 2 in, a result out. `(event, context)` that returns or
+// AWS Lambda's contract: a proxy event in, a result out. `(event, context)` that returns or
 // rejects, `(event, context, callback)`, and `context.succeed`, `done` and `fail`. The shapes are AWS's own, so that code
 // moves either way. Handlers that stream their answer are in `lambda/stream.js`.
 
 const { hasBody } = require('../body/kind.js');
 const { BodyMemory } = require('../body/memory.js');
 const { ReadAhead } = require('../body/read-ahead.js');
-const { eventOf } = require('./lambda/event.js');
+const { eventMaker } = require('./lambda/event.js');
 const { answer } = require('./lambda/result.js');
 const { isStreaming, invokeStreaming } = require('./lambda/stream.js');
 
@@ -17,7 +17,8 @@ const NO_BYTES = Buffer.alloc(0);
  */
 const REACHES_CALLBACK = /^[^(=]*\([^)]*(,|=|\.\.\.)|\barguments\b|\[native code\]/;
 
-function adapt(instance, spec, { func }) {
+function adapt(instance, spec, { func, config }) {
+  const eventOf = eventMaker(config ?? undefined);
   const streams = isStreaming(func);
   const mayCallBack = func.length > 1 || REACHES_CALLBACK.test(Function.prototype.toString.call(func));
   const memoryMiB = String(Math.floor(process.constrainedMemory() / 1024 / 1024));

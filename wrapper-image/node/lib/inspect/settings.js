@@ -1,0 +1,30 @@
+'use strict';
+// What an export says of itself, as the builder gets it: the `config` beside it, as plain data. The builder checks each key.
+
+const { eventMaker } = require('../signature/lambda/event.js');
+
+/** @returns {object | null} */
+function settingsOf(name, { config }) {
+  if (config === undefined || config === null) return null;
+  try {
+    eventMaker(config);
+  } catch (err) {
+    throw new Error(`\`config\` of \`${name}\`: ${err.message}`);
+  }
+  const settings = plain(name, config);
+  if (typeof settings === 'object') delete settings.event; // the wrapper's own: it reads the code again
+  return settings;
+}
+
+/** It has to survive as data; a function in it would get lost without a word. */
+function plain(name, config) {
+  const refuse = (key) => {
+    throw new Error(`\`config\` of \`${name}\` holds something at \`${key}\` that is not plain data`);
+  };
+  return JSON.parse(JSON.stringify(config, (key, value) => {
+    if (['function', 'symbol', 'bigint'].includes(typeof value)) refuse(key);
+    return value;
+  }));
+}
+
+module.exports = { settingsOf };
