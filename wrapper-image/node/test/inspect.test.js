@@ -131,6 +131,48 @@ test('the version of events is the wrapper\'s affair; the builder does not get i
   assert.equal(wrong.error.message, '`config` of `a`: `event` can be `v1` or `v2`, not `v3`');
 });
 
+/** As firebase-functions 7 makes it: what was not set is an object that stands for the default. */
+const firebase = (endpoint) => {
+  const unset = '{ toJSON: () => null }';
+  const own = Object.entries(endpoint).map(([key, value]) => `${key}: ${value}`).join();
+  return `Object.assign((req, res) => {}, { __endpoint: { platform: 'gcfv2', availableMemoryMb: ${unset}, timeoutSeconds: ${unset}, concurrency: ${unset}, vpc: ${unset}, labels: {}, ${own} } })`;
+};
+
+const UNTOLD = 'Object.defineProperty(() => {}, "__endpoint", { get() { throw new Error("no project"); } })';
+
+test('options of firebase-functions are settings, under those of `config`', (t) => {
+  const set = firebase({ httpsTrigger: '{}', availableMemoryMb: 512, timeoutSeconds: 30, cpu: 2, concurrency: 8, minInstances: 1, maxInstances: 3 });
+  const [{ exports, error }] = inspect(t, { 'e.js': `
+    exports.set = ${set};
+    exports.unset = ${firebase({ httpsTrigger: '{ invoker: ["public"] }' })};
+    exports.callable = ${firebase({ callableTrigger: '{}', cpu: '"gcf_gen1"' })};
+    exports.both = { func: ${set}, config: { memory: '1GiB' } };
+  ` }, 'e.js');
+  assert.equal(error, null);
+  const settings = { memory: '512MiB', timeout: '30s', cpu: 2, concurrency: 8, minInstances: 1, maxInstances: 3 };
+  assert.deepEqual(exports, [
+    { name: 'set', signature: 'express', config: settings },
+    { name: 'unset', signature: 'express', config: null },
+    { name: 'callable', signature: 'express', config: null },
+    { name: 'both', signature: 'express', config: { ...settings, memory: '1GiB' } },
+  ]);
+});
+
+for (const [what, endpoint, message] of [
+  ['a schedule', { scheduleTrigger: '{ schedule: "every day 03:00" }' }, /`night` is a scheduled function of firebase-functions \(`every day 03:00`\); only HTTP functions are served: .*onRequest/],
+  ['an event', { eventTrigger: '{ eventType: "google.cloud.storage.object.v1.finalized" }' }, /`night` is a function for events of firebase-functions \(`google\.cloud\.storage/],
+  ['a task queue', { taskQueueTrigger: '{}' }, /`night` is a function for task queues/],
+  ['a question of Identity Platform', { blockingTrigger: '{ eventType: "beforeCreate" }' }, /`night` is a blocking function/],
+  ['a trigger that cannot be told', null, /`night` of firebase-functions does not say what starts it \(no project\)/],
+  ['callers of its own', { httpsTrigger: '{ invoker: ["private"] }' }, /`night` has `invoker: private` of firebase-functions, but every function is public/],
+  ['a parameter', { httpsTrigger: '{}', timeoutSeconds: '{ toCEL() {} }' }, /`timeout` of `night` is a parameter of firebase-functions/],
+]) {
+  test(`a function of firebase-functions with ${what} is refused by name`, (t) => {
+    const [{ error }] = inspect(t, { 'e.js': `exports.fine = () => {}; exports.night = ${endpoint ? firebase(endpoint) : UNTOLD}` }, 'e.js');
+    assert.match(error.message, message);
+  });
+}
+
 test('config that is not plain data is an error', (t) => {
   const [entry] = inspect(t, { 'e.js': 'exports.a = { func() {}, config: { timeout: () => 1 } }' }, 'e.js');
   assert.match(entry.error.message, /`config` of `a` holds something at `timeout`/);

@@ -1,19 +1,23 @@
 'use strict';
-// What an export says of itself, as the builder gets it: the `config` beside it, as plain data. The builder checks each key.
+// What an export says of itself, as the builder gets it: the `config` beside it, as plain data, and under it the options of
+// `firebase-functions`. The builder checks each key.
 
+const { firebaseSettings } = require('./firebase.js');
 const { eventMaker } = require('../signature/lambda/event.js');
 
 /** @returns {object | null} */
-function settingsOf(name, { config }) {
-  if (config === undefined || config === null) return null;
+function settingsOf(name, { func, config }) {
+  const options = firebaseSettings(name, func);
+  if (config === undefined || config === null) return Object.keys(options).length > 0 ? options : null;
   try {
     eventMaker(config);
   } catch (err) {
     throw new Error(`\`config\` of \`${name}\`: ${err.message}`);
   }
   const settings = plain(name, config);
-  if (typeof settings === 'object') delete settings.event; // the wrapper's own: it reads the code again
-  return settings;
+  if (typeof settings !== 'object') return settings; // for the builder to refuse
+  delete settings.event; // the wrapper's own: it reads the code again
+  return { ...options, ...settings };
 }
 
 /** It has to survive as data; a function in it would get lost without a word. */

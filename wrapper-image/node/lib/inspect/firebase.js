@@ -1,0 +1,61 @@
+'use strict';
+// What functions of the package `firebase-functions` say of themselves, in their `__endpoint`: options, as settings of
+// ours, and triggers. Only those that HTTP calls start are served; the others are refused by name, because as a function
+// of Express's kind each of them would be a public address.
+
+/** Option, setting, and how its value is written here. */
+const SETTINGS = [
+  ['availableMemoryMb', 'memory', (mebibytes) => `${mebibytes}MiB`],
+  ['timeoutSeconds', 'timeout', (seconds) => `${seconds}s`],
+  ['cpu', 'cpu', Number],
+  ['concurrency', 'concurrency', Number],
+  ['minInstances', 'minInstances', Number],
+  ['maxInstances', 'maxInstances', Number],
+];
+/** Trigger, and what a function with it is called. */
+const REFUSED = [
+  ['scheduleTrigger', 'a scheduled function', 'let a scheduler of your own call an `onRequest` function'],
+  ['eventTrigger', 'a function for events', 'let what knows of the event call an `onRequest` function'],
+  ['taskQueueTrigger', 'a function for task queues', 'let a queue of your own call an `onRequest` function'],
+  ['blockingTrigger', 'a blocking function', 'nobody here would ask it'],
+];
+const ANYBODY = 'public';
+
+/**
+ * @param {Function} func
+ * @returns {object} empty for any other function
+ */
+function firebaseSettings(name, func) {
+  const endpoint = '__endpoint' in func ? endpointOf(name, func) : undefined;
+  if (typeof endpoint?.platform !== 'string') return {};
+  for (const [trigger, what, instead] of REFUSED) {
+    if (endpoint[trigger]) throw new Error(`\`${name}\` is ${what} of firebase-functions${detail(endpoint[trigger])}; only HTTP functions are served: ${instead}`);
+  }
+  const invokers = endpoint.httpsTrigger?.invoker;
+  if (Array.isArray(invokers) && !invokers.includes(ANYBODY)) {
+    throw new Error(`\`${name}\` has \`invoker: ${invokers.join()}\` of firebase-functions, but every function is public here: leave it out, and check in the code who calls`);
+  }
+  const settings = {};
+  for (const [option, setting, written] of SETTINGS) {
+    const value = endpoint[option];
+    if (typeof value?.toCEL === 'function') throw new Error(`\`${setting}\` of \`${name}\` is a parameter of firebase-functions, which has no value yet: write a number`);
+    if (typeof value === 'number') settings[setting] = written(value); // or it is one that stands for the default
+  }
+  return settings;
+}
+
+/** Some that events start have to ask for the name of a project first, and throw. */
+function endpointOf(name, func) {
+  try {
+    return func.__endpoint;
+  } catch (err) {
+    throw new Error(`\`${name}\` of firebase-functions does not say what starts it (${err?.message}); only HTTP functions are served`);
+  }
+}
+
+function detail({ schedule, eventType }) {
+  const told = schedule ?? eventType;
+  return typeof told === 'string' ? ` (\`${told}\`)` : '';
+}
+
+module.exports = { firebaseSettings };
