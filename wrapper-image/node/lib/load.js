@@ -10,7 +10,7 @@ const { isPromise } = require('node:util').types;
 const { functionsOf, signatureOf } = require('./exports.js');
 const { provideGlobal } = require('./signature/lambda/stream.js');
 
-/** The module's functions by name, one turn after it was loaded: a rejection that nobody awaits is known only then. */
+/** The module's functions by name, one turn after it was loaded: an unawaited rejection is known only then. */
 async function loadFunctions(root, entry) {
   const file = path.resolve(root, entry);
   if (!fs.existsSync(file)) throw new Error(`\`${entry}\` does not exist`);

@@ -163,7 +163,7 @@ test('a Response that a function without `res` returns is streamed', async (t) =
   await until(() => f.logged.length === 1 && f.instance.active === 0, 'the log');
 });
 
-test('a Response that comes from a function which answers by `res` is nobody\'s', async (t) => {
+test('a Response that comes from a function which answers by `res` is not sent', async (t) => {
   const late = await serve(t, (req, res) => {
     setTimeout(() => res.send('mine'), 5);
     return Promise.resolve(new Response('upstream'));

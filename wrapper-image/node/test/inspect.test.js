@@ -106,10 +106,10 @@ test('one entry\'s failure is not another\'s', (t) => {
 
 /** Made before the look is over, each time: the turns of the event loop in it are what decides elsewhere. */
 for (const [what, code] of [
-  ['a rejection that nobody awaits', 'Promise.reject(new Error("stray"));'],
+  ['an unawaited rejection', 'Promise.reject(new Error("stray"));'],
   ['a rejection within the load\'s last turn', 'setImmediate(() => Promise.reject(new Error("stray")));'],
   ['a client that connects', 'const net = require("net"); new Promise((_, reject) => net.connect("/no.sock").on("error", reject));'],
-  ['a connection that nobody listens to', 'require("net").connect("/no.sock");'],
+  ['a connection without a listener for its errors', 'require("net").connect("/no.sock");'],
   ['a connection to several addresses', 'process.nextTick(() => { throw new AggregateError([Object.assign(new Error(""), { syscall: "connect" })]); });'],
 ]) {
   test(`${what} is no failure to load`, (t) => {
@@ -138,7 +138,7 @@ const firebase = (endpoint) => {
   return `Object.assign((req, res) => {}, { __endpoint: { platform: 'gcfv2', availableMemoryMb: ${unset}, timeoutSeconds: ${unset}, concurrency: ${unset}, vpc: ${unset}, labels: {}, ${own} } })`;
 };
 
-const UNTOLD = 'Object.defineProperty(() => {}, "__endpoint", { get() { throw new Error("no project"); } })';
+const UNREADABLE = 'Object.defineProperty(() => {}, "__endpoint", { get() { throw new Error("no project"); } })';
 
 test('options of firebase-functions are settings, under those of `config`', (t) => {
   const set = firebase({ httpsTrigger: '{}', availableMemoryMb: 512, timeoutSeconds: 30, cpu: 2, concurrency: 8, minInstances: 1, maxInstances: 3 });
@@ -163,12 +163,12 @@ for (const [what, endpoint, message] of [
   ['an event', { eventTrigger: '{ eventType: "google.cloud.storage.object.v1.finalized" }' }, /`night` is a function for events of firebase-functions \(`google\.cloud\.storage/],
   ['a task queue', { taskQueueTrigger: '{}' }, /`night` is a function for task queues/],
   ['a question of Identity Platform', { blockingTrigger: '{ eventType: "beforeCreate" }' }, /`night` is a blocking function/],
-  ['a trigger that cannot be told', null, /`night` of firebase-functions does not say what starts it \(no project\)/],
+  ['a trigger that cannot be read', null, /`night` of firebase-functions does not say what starts it \(no project\)/],
   ['callers of its own', { httpsTrigger: '{ invoker: ["private"] }' }, /`night` has `invoker: private` of firebase-functions, but every function is public/],
   ['a parameter', { httpsTrigger: '{}', timeoutSeconds: '{ toCEL() {} }' }, /`timeout` of `night` is a parameter of firebase-functions/],
 ]) {
   test(`a function of firebase-functions with ${what} is refused by name`, (t) => {
-    const [{ error }] = inspect(t, { 'e.js': `exports.fine = () => {}; exports.night = ${endpoint ? firebase(endpoint) : UNTOLD}` }, 'e.js');
+    const [{ error }] = inspect(t, { 'e.js': `exports.fine = () => {}; exports.night = ${endpoint ? firebase(endpoint) : UNREADABLE}` }, 'e.js');
     assert.match(error.message, message);
   });
 }

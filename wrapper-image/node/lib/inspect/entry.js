@@ -35,15 +35,17 @@ async function inspect(root, entry) {
 }
 
 /**
- * An exception outside of the load's own stack fails it too. A rejection that nobody awaits does not, nor does a connection
- * that nobody listens to: there is no network here, and whether that is found out before the look is over is chance, so
- * the same code would be deployed at one time and refused at another. In an instance they are faults (`../faults.js`).
+ * An exception outside of the load's own stack fails it too. An unawaited rejection does not, nor does a failed connection
+ * without a listener for its errors: there is no network here, and whether that shows before the load is over is chance,
+ * so the same code would be deployed at one time and refused at another. In an instance they are faults (`../faults.js`).
  */
 function strayFault(entry) {
-  const tell = (err) => console.error(`\`${entry}\`: an error while loading that does not fail the deployment: ${withoutOurs(err?.message ?? String(err))}`);
-  process.on('unhandledRejection', tell);
+  const report = (err) => {
+    console.error(`\`${entry}\`: an error while loading that does not fail the deployment: ${withoutOurs(err?.message ?? String(err))}`);
+  };
+  process.on('unhandledRejection', report);
   return new Promise((_, reject) => {
-    process.on('uncaughtException', (err) => (isOfNetwork(err) ? tell(err) : reject(err)));
+    process.on('uncaughtException', (err) => (isOfNetwork(err) ? report(err) : reject(err)));
   });
 }
 

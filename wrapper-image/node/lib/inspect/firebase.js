@@ -17,9 +17,9 @@ const REFUSED = [
   ['scheduleTrigger', 'a scheduled function', 'let a scheduler of your own call an `onRequest` function'],
   ['eventTrigger', 'a function for events', 'let what knows of the event call an `onRequest` function'],
   ['taskQueueTrigger', 'a function for task queues', 'let a queue of your own call an `onRequest` function'],
-  ['blockingTrigger', 'a blocking function', 'nobody here would ask it'],
+  ['blockingTrigger', 'a blocking function', 'there is no Identity Platform here that would call it'],
 ];
-const ANYBODY = 'public';
+const EVERYONE = 'public';
 
 /**
  * @param {Function} func
@@ -29,16 +29,20 @@ function firebaseSettings(name, func) {
   const endpoint = '__endpoint' in func ? endpointOf(name, func) : undefined;
   if (typeof endpoint?.platform !== 'string') return {};
   for (const [trigger, what, instead] of REFUSED) {
-    if (endpoint[trigger]) throw new Error(`\`${name}\` is ${what} of firebase-functions${detail(endpoint[trigger])}; only HTTP functions are served: ${instead}`);
+    if (!endpoint[trigger]) continue;
+    throw new Error(`\`${name}\` is ${what} of firebase-functions${detail(endpoint[trigger])}; only HTTP functions are served: ${instead}`);
   }
   const invokers = endpoint.httpsTrigger?.invoker;
-  if (Array.isArray(invokers) && !invokers.includes(ANYBODY)) {
-    throw new Error(`\`${name}\` has \`invoker: ${invokers.join()}\` of firebase-functions, but every function is public here: leave it out, and check in the code who calls`);
+  if (Array.isArray(invokers) && !invokers.includes(EVERYONE)) {
+    throw new Error(`\`${name}\` has \`invoker: ${invokers.join()}\` of firebase-functions, but every function is public here: `
+      + 'leave it out, and check in the code who calls');
   }
   const settings = {};
   for (const [option, setting, written] of SETTINGS) {
     const value = endpoint[option];
-    if (typeof value?.toCEL === 'function') throw new Error(`\`${setting}\` of \`${name}\` is a parameter of firebase-functions, which has no value yet: write a number`);
+    if (typeof value?.toCEL === 'function') {
+      throw new Error(`\`${setting}\` of \`${name}\` is a parameter of firebase-functions, which has no value yet: write a number`);
+    }
     if (typeof value === 'number') settings[setting] = written(value); // or it is one that stands for the default
   }
   return settings;
@@ -54,8 +58,8 @@ function endpointOf(name, func) {
 }
 
 function detail({ schedule, eventType }) {
-  const told = schedule ?? eventType;
-  return typeof told === 'string' ? ` (\`${told}\`)` : '';
+  const trigger = schedule ?? eventType;
+  return typeof trigger === 'string' ? ` (\`${trigger}\`)` : '';
 }
 
 module.exports = { firebaseSettings };

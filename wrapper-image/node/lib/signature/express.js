@@ -48,7 +48,7 @@ function adapt(instance, spec, { func: exported, parseBody }) {
 
 /**
  * A function that does not take `res` may answer as those of the web platform do: with the `Response` that it returns. One
- * that takes it answers by it, and what it returns, perhaps an upstream's response, is nobody's.
+ * that takes it answers by it, and what it returns, perhaps an upstream's response, means nothing.
  */
 function answeringByResponse(func) {
   return (req, res, next) => {

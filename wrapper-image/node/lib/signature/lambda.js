@@ -30,7 +30,8 @@ function adapt(instance, spec, { func, config }) {
       if (!(await call.body.begin())) return; // the caller hung up while sending
       bytes = call.body.bytes();
     }
-    const [event, context] = [eventOf(call, bytes), contextOf(call, spec, memoryMiB)];
+    const event = eventOf(call, bytes);
+    const context = contextOf(call, spec, memoryMiB);
     if (streams) await invokeStreaming(call, func, event, context);
     else answer(call.res, await invoke(call, func, mayCallBack, event, context));
   };

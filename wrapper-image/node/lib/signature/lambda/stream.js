@@ -65,7 +65,7 @@ class ResponseStream extends Writable {
     done();
   }
 
-  /** An error before the head can still be told to the caller. */
+  /** After an error before the head, the caller can still get a 500. */
   _destroy(err, done) {
     if (!this.#res.writableEnded && (this.#res.headersSent || !err)) this.#res.destroy();
     done(err);
@@ -82,7 +82,7 @@ async function invokeStreaming(call, func, event, context) {
   try {
     await func(event, stream, context);
   } catch (err) {
-    if (err !== stream.errored) throw err; // or the stream has told
+    if (err !== stream.errored) throw err; // else the stream's own listener has reported it
   }
 }
 
