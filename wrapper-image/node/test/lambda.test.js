@@ -121,12 +121,15 @@ test('callbacks', async (t) => {
 });
 
 const ANSWER = { statusCode: 201, body: 'later' };
+const finish = (context) => context.succeed(ANSWER);
 const later = (fn) => { setTimeout(fn, 5); };
 const declared = (event, context, callback) => setTimeout(callback, 5, null, ANSWER); // returns a timer
 for (const [what, func] of [
   ['context.succeed', (event, context) => later(() => context.succeed(ANSWER))],
   ['context.done', (event, context) => later(() => context.done(null, ANSWER))],
   ['context.succeed of a context with a default', (event = {}, context = {}) => later(() => context.succeed(ANSWER))],
+  ['a context that is handed on', (event, context) => later(() => finish(context))],
+  ['a context that is taken apart', (event, { done }) => later(() => done(null, ANSWER))],
   ['a callback with a default', (event, context, callback = () => {}) => later(() => callback(null, ANSWER))],
   ['a callback among the rest', (...args) => later(() => args[2](null, ANSWER))],
   ['arguments[2]', function () { later(() => arguments[2](null, ANSWER)); }],
@@ -150,14 +153,14 @@ test('context.fail and context.done of an error are failures', async (t) => {
 });
 
 test('a handler that returns nothing and has no callback answers null', async (t) => {
-  for (const func of [() => {}, (event) => void event.a, async (event, context) => void context.a]) {
+  for (const func of [() => {}, (event) => void event.a, async (event, context) => void context.a, (event, context) => void context.awsRequestId]) {
     const f = await lambda(t, func);
     assert.deepEqual([(await f.call()).body], ['null']);
   }
 });
 
 test('a handler that never calls back is named in the log', async (t) => {
-  const f = await lambda(t, (event, context) => { void context; });
+  const f = await lambda(t, (event, context, callback) => { void callback; });
   const open = head(f.socket, { headers: { 'x-epsilon-deadline-ms': '50' } });
   await until(() => f.logged.length > 0, 'the line');
   assert.match(f.logged[0].message, /ended without an answer; is a `callback\(\)` missing/);

@@ -11,16 +11,28 @@ const { answer } = require('./lambda/result.js');
 const { isStreaming, invokeStreaming } = require('./lambda/stream.js');
 
 const NO_BYTES = Buffer.alloc(0);
+/** What gives a function more than its source names: `arguments`, a rest or a default parameter, a wrapper without a source. */
+const HAS_UNNAMED = /^[^(=]*\([^)]*(=|\.\.\.)|\barguments\b|\[native code\]/;
+const PARAMETERS = /^[^(=]*\(([^)]*)\)/;
+
 /**
- * Source of functions that can reach the callback or the context: more parameters than one (with a default, `length` does
- * not count them), `arguments`, and what is bound or wrapped so that its source is not there.
+ * Whether a handler can call back after it returned. One of `(event, context)` can if it names what ends a call, or hands
+ * its context on. Others with nothing to return are over when they return, as on Lambda once nothing is left to do.
  */
-const REACHES_CALLBACK = /^[^(=]*\([^)]*(,|=|\.\.\.)|\barguments\b|\[native code\]/;
+function canCallBack(func) {
+  if (func.length > 2) return true;
+  const source = Function.prototype.toString.call(func);
+  if (HAS_UNNAMED.test(source) || /\b(succeed|done|fail)\b/.test(source)) return true;
+  const context = PARAMETERS.exec(source)?.[1].split(',')[1]?.trim();
+  if (!context || !/^[\w$]+$/.test(context)) return false;
+  const name = context.replaceAll('$', '\\$');
+  return new RegExp(`[(,]\\s*${name}\\s*[,)]`).test(source.slice(source.indexOf(')') + 1));
+}
 
 function adapt(instance, spec, { func, config }) {
   const eventOf = eventMaker(config ?? undefined);
   const streams = isStreaming(func);
-  const mayCallBack = func.length > 1 || REACHES_CALLBACK.test(Function.prototype.toString.call(func));
+  const mayCallBack = canCallBack(func);
   const memoryMiB = String(Math.floor(process.constrainedMemory() / 1024 / 1024));
   const memory = new BodyMemory(spec.bodyLimit);
   const handle = async (call) => {
