@@ -67,7 +67,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let (data, layers) = arguments.common.begin(&arguments.flags())?;
+    let (_logging, data, layers) = arguments.common.begin(&arguments.flags())?;
     let settings: Settings = layers.section("builder")?;
     let config =
         Config::new(settings, &data.join("builder")).map_err(|err| program::unusable(&err))?;

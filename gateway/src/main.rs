@@ -61,7 +61,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let (data, mut layers) = arguments.common.begin(&arguments.flags())?;
+    let (_logging, data, mut layers) = arguments.common.begin(&arguments.flags())?;
     let grace = layers.take_drain_grace()?;
     let store = layers.take_text("gateway", "store")?;
     let settings: Settings = layers.section("gateway")?;

@@ -1,10 +1,31 @@
 //! What the programs log: to standard error, one line an event; readable on a terminal, JSON for
-//! collectors. `EPSILON_LOG` filters, as in `info,epsilon_gateway=debug`.
+//! collectors. `EPSILON_LOG` filters, as in `info,epsilon_gateway=debug`. Called first by every program.
+//!
+//! ```text
+//! any thread ─ an event ─▶ queue (4,096 lines) ─ one thread ─▶ standard error
+//!                           └ full: the line is lost and counted; the count is a line itself, later
+//! ```
+//!
+//! Whoever reads standard error may stop to do so (a collector that hangs, a terminal with Ctrl-S): then the thread
+//! waits, and nobody else. Lines are lost rather than calls.
 
 use crate::failure::Failure;
 use clap::ValueEnum;
-use std::io::IsTerminal as _;
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    io::IsTerminal as _,
+    panic,
+    sync::mpsc::{self, RecvTimeoutError},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+
+/// Lines between the program and its standard error: some megabytes at most.
+const QUEUE: usize = 4096;
+/// Pause between two lines about lost lines.
+const REPORT: Duration = Duration::from_secs(1);
 
 /// The form of a line.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -15,11 +36,21 @@ pub enum Format {
     Json,
 }
 
+/// The running log. Dropped at the end of a program, it writes what is queued; it waits for a reader that stalls for
+/// about a second, not longer.
+#[derive(Debug)]
+#[must_use = "lines that are queued are lost with the process"]
+pub struct Logging {
+    losses: Option<(mpsc::Sender<()>, JoinHandle<()>)>,
+    /// Flushes when it is dropped: after [`Logging::drop`] has told the last losses.
+    _writer: WorkerGuard,
+}
+
 /// Starts logging, for the whole process.
 ///
 /// # Errors
 /// When the filter is none.
-pub fn init(format: Option<Format>, filter: Option<&str>) -> Result<(), Failure> {
+pub fn init(format: Option<Format>, filter: Option<&str>) -> Result<Logging, Failure> {
     let filter = EnvFilter::try_new(filter.unwrap_or("info")).map_err(|err| {
         Failure::usage("EPSILON_LOG is not a filter")
             .because(&err)
@@ -32,10 +63,60 @@ pub fn init(format: Option<Format>, filter: Option<&str>) -> Result<(), Failure>
     let filter = filter.add_directive(quiet);
     let terminal = std::io::stderr().is_terminal();
     let format = format.unwrap_or(if terminal { Format::Compact } else { Format::Json });
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let (queue, writer) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(QUEUE)
+        .thread_name("epsilon-stderr")
+        .finish(std::io::stderr());
+    let lost = queue.error_counter();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(queue);
     match format {
         Format::Compact => builder.compact().with_ansi(terminal).with_target(false).init(),
         Format::Json => builder.json().flatten_event(true).init(),
     }
-    Ok(())
+    panic::set_hook(Box::new(log_panic));
+
+    let (end, ended) = mpsc::channel();
+    let reporter = thread::Builder::new()
+        .name("epsilon-log-loss".into())
+        .spawn(move || report_losses(&lost, &ended))
+        .map_err(|err| Failure::new("LOGGING", "the system refused a thread").because(&err))?;
+    Ok(Logging { losses: Some((end, reporter)), _writer: writer })
+}
+
+impl Drop for Logging {
+    fn drop(&mut self) {
+        if let Some((end, reporter)) = self.losses.take() {
+            drop(end);
+            drop(reporter.join());
+        }
+    }
+}
+
+/// Says how many lines were lost, whenever there are more. Such a line may be lost itself; then there is one more to
+/// tell at the next look, until there is room again.
+fn report_losses(lost: &ErrorCounter, ended: &mpsc::Receiver<()>) {
+    let mut told = 0;
+    loop {
+        let is_last = ended.recv_timeout(REPORT) != Err(RecvTimeoutError::Timeout);
+        let lost_total = lost.dropped_lines();
+        if lost_total > told {
+            tracing::warn!(
+                lost_total,
+                "Log lines were lost: standard error is not read fast enough."
+            );
+            told = lost_total;
+        }
+        if is_last {
+            return;
+        }
+    }
+}
+
+/// The default hook writes to standard error itself, and would wait for its reader on the thread of a call.
+fn log_panic(panic: &panic::PanicHookInfo<'_>) {
+    let backtrace = Backtrace::capture(); // where RUST_BACKTRACE asks for it
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
+    let backtrace = backtrace.as_ref().map(tracing::field::display);
+    tracing::error!(%panic, backtrace, "A thread panicked.");
 }

@@ -6,7 +6,7 @@
 use crate::{
     data_dir,
     failure::Failure,
-    log::{self, Format},
+    log::{self, Format, Logging},
     settings::{Flag, Layers},
 };
 use clap::Args;
@@ -27,15 +27,15 @@ pub struct Common {
 }
 
 impl Common {
-    /// Begins to log; finds the data folder and reads the settings, `flags` over all.
+    /// Begins to log, until what is returned is dropped; finds the data folder and reads the settings, `flags` over all.
     ///
     /// # Errors
     /// When the person wrote something that cannot be used.
-    pub fn begin(&self, flags: &[Flag]) -> Result<(PathBuf, Layers), Failure> {
-        log::init(self.log_format, std::env::var("EPSILON_LOG").ok().as_deref())?;
+    pub fn begin(&self, flags: &[Flag]) -> Result<(Logging, PathBuf, Layers), Failure> {
+        let logging = log::init(self.log_format, std::env::var("EPSILON_LOG").ok().as_deref())?;
         let data = data_dir::locate(self.data_dir.as_deref())?;
         let layers = Layers::load(self.config.as_deref(), std::env::vars_os(), flags)?;
-        Ok((data, layers))
+        Ok((logging, data, layers))
     }
 }
 

@@ -59,7 +59,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let (data, layers) = arguments.common.begin(&arguments.flags())?;
+    let (_logging, data, layers) = arguments.common.begin(&arguments.flags())?;
     let settings: Settings = layers.section("vm_agent")?;
     let mut config = settings.check(&data).map_err(|err| program::unusable(&err))?;
     let member = config.member.clone().ok_or_else(|| {

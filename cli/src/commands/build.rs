@@ -72,7 +72,8 @@ enum To {
 impl Build {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
         let filter = std::env::var("EPSILON_LOG").ok();
-        log::init(Some(log::Format::Compact), Some(filter.as_deref().unwrap_or("warn")))?;
+        let filter = filter.as_deref().unwrap_or("warn");
+        let _logging = log::init(Some(log::Format::Compact), Some(filter))?;
         let (to, dir) = destination(&self.to, self.dir.as_deref())?;
         let archive = deploy::archive(&dir, self.max_file)?;
         let data = data_dir::locate(globals.data_dir.as_deref())?;

@@ -1,0 +1,111 @@
+//! What a program logs when nobody reads its standard error: a process of its own, on a pipe. Linux keeps 64 KiB in a
+//! pipe; a writer beyond that waits for the reader.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use epsilon_launch::log::{self, Format};
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+/// Says to this test program, started again, that it is the one that logs, and how many lines.
+const LINES: &str = "EPSILON_TEST_LINES";
+/// Far beyond what a pipe and the queue hold together.
+const FLOOD: usize = 50_000;
+
+#[test]
+#[ignore = "the process that the other tests start"]
+fn program() {
+    let Ok(lines) = std::env::var(LINES) else { return };
+    let logging = log::init(Some(Format::Json), None).unwrap();
+    for n in 0..lines.parse::<usize>().unwrap() {
+        tracing::info!(n, "line");
+    }
+    println!("\nlogged");
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap(); // until it is told to end
+    drop(logging);
+}
+
+fn start(lines: usize) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "program", "--ignored", "--nocapture"])
+        .env(LINES, lines.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Whether it came to the end of its work; waits ten seconds at most.
+fn has_logged(child: &mut Child) -> bool {
+    let (said, heard) = mpsc::channel();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    thread::spawn(move || {
+        for line in lines.map_while(Result::ok).filter(|line| line == "logged") {
+            let _ = said.send(line);
+        }
+    });
+    heard.recv_timeout(Duration::from_secs(10)).is_ok()
+}
+
+fn messages(text: &str, message: &str) -> Vec<serde_json::Value> {
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    lines.filter(|line: &serde_json::Value| line["message"] == message).collect()
+}
+
+#[test]
+fn a_reader_that_stalls_stops_nothing_and_learns_what_it_missed() {
+    let mut child = start(FLOOD);
+    let went_on = has_logged(&mut child);
+    if !went_on {
+        child.kill().unwrap();
+    }
+    assert!(went_on, "the program waits for the reader of its log");
+
+    // Somebody reads again: what was kept comes whole, and then how much was not.
+    let stdin = child.stdin.take();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut text = String::new();
+    while !text.contains("lost_total") {
+        assert!(stderr.read_line(&mut text).unwrap() > 0, "the loss is not told: {text}");
+    }
+    drop(stdin);
+    stderr.read_to_string(&mut text).unwrap();
+    assert!(child.wait().unwrap().success());
+    let kept = messages(&text, "line").len();
+    let losses = messages(&text, "Log lines were lost: standard error is not read fast enough.");
+    let lost = losses.last().unwrap()["lost_total"].as_u64().unwrap();
+    // The lines about losses are subject to loss themselves, one a second.
+    assert!((FLOOD..FLOOD + 20).contains(&(kept + lost as usize)), "{kept} kept, {lost} lost");
+}
+
+#[test]
+fn what_was_logged_is_written_before_the_end() {
+    let mut child = start(1000);
+    assert!(has_logged(&mut child));
+    drop(child.stdin.take()); // now it ends, and 1,000 lines are more than the pipe holds
+    let mut text = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(messages(&text, "line").len(), 1000);
+}
+
+#[test]
+fn a_stalled_reader_does_not_keep_a_program_from_ending() {
+    let mut child = start(FLOOD);
+    let went_on = has_logged(&mut child);
+    drop(child.stdin.take());
+    let ended = (0..100).any(|_| {
+        thread::sleep(Duration::from_millis(100));
+        child.try_wait().unwrap().is_some()
+    });
+    if !ended {
+        child.kill().unwrap();
+    }
+    assert!(went_on && ended);
+}
