@@ -400,7 +400,7 @@ impl Handler for Arc<Calls> {
     }
 
     fn refused(&self, err: &CallError, request_id: &RequestId) {
-        CallFailed { error: err, request_id }.emit(&self.metrics);
+        CallFailed { error: err, request_id, route: None }.emit(&self.metrics);
     }
 }
 

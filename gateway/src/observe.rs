@@ -5,3 +5,4 @@ pub(crate) mod events;
 pub(crate) mod fleet;
 pub(crate) mod metrics;
 pub(crate) mod placement;
+mod repeats;

@@ -191,7 +191,8 @@ pub(crate) fn answer(
 
 /// The platform's answer in the function's place.
 pub(crate) fn error(err: &CallError, mut record: CallRecord) -> Response<ReplyBody> {
-    CallFailed { error: err, request_id: &record.request_id }.emit(&record.metrics);
+    let (request_id, route) = (&record.request_id, record.route.as_deref());
+    CallFailed { error: err, request_id, route }.emit(&record.metrics);
     let verdict = err.verdict();
     let text = err.body(&record.request_id).to_json();
     let mut response = json(verdict.status, text);

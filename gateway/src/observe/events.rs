@@ -1,7 +1,7 @@
 //! What happens to calls, as structs: emitting one writes its log line and moves its counters.
 //! A call that ended well is a debug line; who reads logs at that level pays for it, nobody else does.
 
-use super::metrics::Metrics;
+use super::{metrics::Metrics, repeats::Repeats};
 use crate::routes::Route;
 use epsilon_api::{
     chain::Chain,
@@ -9,7 +9,11 @@ use epsilon_api::{
     ids::{FunctionName, RequestId},
 };
 use http::{Method, Request, Uri};
-use std::{error::Error, net::IpAddr, time::Duration};
+use std::{
+    error::Error,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 /// What a caller asked for. Kept only where calls are logged: nobody else pays for it.
 #[derive(Debug)]
@@ -70,11 +74,14 @@ impl CallEnded<'_> {
     }
 }
 
-/// The platform answers in the function's place.
+/// The platform answers in the function's place. Failures that repeat are lines at debug level, but for one now and then
+/// that has their number.
 #[derive(Debug)]
 pub(crate) struct CallFailed<'a> {
     pub(crate) error: &'a CallError,
     pub(crate) request_id: &'a RequestId,
+    /// The function that was called; of calls that reached none, there is one for all.
+    pub(crate) route: Option<&'a Route>,
 }
 
 impl CallFailed<'_> {
@@ -82,17 +89,37 @@ impl CallFailed<'_> {
         let verdict = self.error.verdict();
         metrics.errors.with_label_values(&[verdict.code, verdict.fault.as_str()]).inc();
         let (request_id, code, error) = (self.request_id, verdict.code, Chain(self.error));
+        let is_line = match (verdict.fault, self.error) {
+            (Fault::Caller, _) => None,
+            // Its caller was asked to quote the request id, so each is there to be found.
+            (Fault::Platform, CallError::Internal(_)) => Some(0),
+            (Fault::Platform | Fault::Function, _) => {
+                self.repeats(metrics).admit(code, Instant::now())
+            }
+        };
+        let Some(repeated) = is_line else {
+            tracing::debug!(%request_id, code, %error, "Call failed.");
+            return;
+        };
+        let repeated = (repeated > 0).then_some(repeated);
         match (verdict.fault, self.error) {
-            (Fault::Platform, CallError::Internal(_)) => {
-                tracing::error!(%request_id, code, %error, "Call failed.");
+            (_, CallError::Internal(_)) => {
+                tracing::error!(%request_id, code, %error, repeated, "Call failed.");
             }
-            (Fault::Platform, _) => tracing::warn!(%request_id, code, %error, "Call failed."),
-            (Fault::Function, CallError::InitFailed { detail, .. }) => {
-                tracing::info!(%request_id, code, %error, detail, "Call failed.");
+            (_, CallError::InitFailed { detail, .. }) => {
+                tracing::info!(%request_id, code, %error, detail, repeated, "Call failed.");
             }
-            (Fault::Function, _) => tracing::info!(%request_id, code, %error, "Call failed."),
-            (Fault::Caller, _) => tracing::debug!(%request_id, code, %error, "Call failed."),
+            (Fault::Platform, _) => {
+                tracing::warn!(%request_id, code, %error, repeated, "Call failed.");
+            }
+            (Fault::Function | Fault::Caller, _) => {
+                tracing::info!(%request_id, code, %error, repeated, "Call failed.");
+            }
         }
+    }
+
+    fn repeats<'m>(&'m self, metrics: &'m Metrics) -> &'m Repeats {
+        self.route.map_or(&metrics.repeats, |route| &route.metrics.repeats)
     }
 }
 
@@ -122,5 +149,59 @@ impl AcceptFailed<'_> {
         metrics.accept_errors.inc();
         let (error, pause) = (Chain(self.error), self.pause);
         tracing::warn!(%error, ?pause, "Could not accept a connection.");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parking_lot::Mutex;
+    use prometheus::Registry;
+    use std::{io, sync::Arc};
+
+    /// What a log's reader gets at the usual level.
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn lines(fail: impl Fn(&Metrics)) -> Vec<String> {
+        let (written, metrics) = (Written::default(), Metrics::new(&Registry::new()).unwrap());
+        let to = written.clone();
+        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || to.clone());
+        tracing::subscriber::with_default(log.finish(), || (0..276).for_each(|_| fail(&metrics)));
+        String::from_utf8(written.0.lock().clone()).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    fn failed(metrics: &Metrics, error: &CallError) {
+        let (request_id, route) = (&RequestId::random(), None::<&Route>);
+        CallFailed { error, request_id, route }.emit(metrics);
+    }
+
+    #[test]
+    fn failures_that_repeat_are_one_line() {
+        let lines = lines(|metrics| {
+            failed(metrics, &CallError::GatewayFull);
+            let function = FunctionName::parse("pay").unwrap();
+            failed(metrics, &CallError::FunctionError { function });
+            failed(metrics, &CallError::CallerGone);
+        });
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].contains("WARN") && lines[1].contains("INFO"), "{lines:?}");
+    }
+
+    #[test]
+    fn each_bug_is_a_line_because_its_caller_was_told_to_quote_the_id() {
+        let lines = lines(|metrics| failed(metrics, &CallError::Internal("broken".into())));
+        assert_eq!(lines.len(), 276);
     }
 }

@@ -1,7 +1,7 @@
 //! `epsilon_*` metrics of the gateway. Handles are looked up once per function, not once per call; the
 //! series of a deleted function go away with its last call.
 
-use super::placement::PlacementMetrics;
+use super::{placement::PlacementMetrics, repeats::Repeats};
 use crate::traffic::metrics::TrafficMetrics;
 use epsilon_api::ids::FunctionName;
 use parking_lot::{Mutex, RwLock};
@@ -48,6 +48,8 @@ pub(crate) struct Metrics {
     pub(crate) placement: PlacementMetrics,
     /// Versions of splits.
     pub(crate) traffic: Arc<TrafficMetrics>,
+    /// Failures of calls that reached no function.
+    pub(super) repeats: Repeats,
     known: Mutex<HashMap<FunctionName, Weak<FunctionMetrics>>>,
 }
 
@@ -104,6 +106,7 @@ impl Metrics {
             ))?,
             placement: PlacementMetrics::new(registry)?,
             traffic: TrafficMetrics::new(registry)?,
+            repeats: Repeats::default(),
             known: Mutex::default(),
         };
         registry.register(Box::new(metrics.calls.clone()))?;
@@ -131,6 +134,7 @@ impl Metrics {
             name: name.clone(),
             seconds: self.call_seconds.with_label_values(&[name.as_str()]),
             by_code: RwLock::default(),
+            repeats: Repeats::default(),
             all: Arc::clone(self),
         });
         known.insert(name.clone(), Arc::downgrade(&made));
@@ -144,6 +148,8 @@ pub(crate) struct FunctionMetrics {
     name: FunctionName,
     seconds: Histogram,
     by_code: RwLock<HashMap<u16, IntCounter>>,
+    /// Which failures become lines.
+    pub(super) repeats: Repeats,
     all: Arc<Metrics>,
 }
 
