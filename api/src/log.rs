@@ -1,10 +1,10 @@
 //! One line of a function's log: what `epsilon logs` prints and what the agent keeps on disk as a
 //! line of JSON.
 
-use crate::ids::{FunctionName, InstanceId, RequestId, VersionNumber};
+use crate::ids::{FunctionName, InstanceId, RequestId, VersionNumber, VmId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 /// How loud a line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -49,6 +49,83 @@ pub struct LogRecord {
     pub request_id: Option<RequestId>,
     /// The text; several lines for a stack.
     pub message: String,
+    /// Where it was written: filled in on its way to a reader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<VmId>,
+    /// Where it ends in that VM's log of the function: filled in when it is read. A line that could not be kept has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<LogPosition>,
+}
+
+/// A place in one VM's log of a function, right behind a line; written `1796000000-512`. Later lines have greater ones.
+/// For a reader it is opaque: times are written by code, and neither unique nor in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct LogPosition {
+    /// Number of the file.
+    pub segment: u64,
+    /// Bytes from its beginning.
+    pub offset: u64,
+}
+
+/// A position, and on which VM; written `VM:1796000000-512`. A reader that comes back gives one for each VM that it knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogCursor {
+    /// Whose log.
+    pub vm: VmId,
+    /// Lines behind it are new.
+    pub position: LogPosition,
+}
+
+/// A text that is no position or cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a cursor is what a line has as its `vm` and `position`, with `:` between them")]
+pub struct InvalidCursor;
+
+impl fmt::Display for LogPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.segment, self.offset)
+    }
+}
+
+impl FromStr for LogPosition {
+    type Err = InvalidCursor;
+
+    fn from_str(text: &str) -> Result<Self, InvalidCursor> {
+        let (segment, offset) = text.split_once('-').ok_or(InvalidCursor)?;
+        let number = |text: &str| text.parse().map_err(|_| InvalidCursor);
+        Ok(Self { segment: number(segment)?, offset: number(offset)? })
+    }
+}
+
+impl TryFrom<String> for LogPosition {
+    type Error = InvalidCursor;
+
+    fn try_from(text: String) -> Result<Self, InvalidCursor> {
+        text.parse()
+    }
+}
+
+impl From<LogPosition> for String {
+    fn from(position: LogPosition) -> Self {
+        position.to_string()
+    }
+}
+
+impl fmt::Display for LogCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.vm, self.position)
+    }
+}
+
+impl FromStr for LogCursor {
+    type Err = InvalidCursor;
+
+    fn from_str(text: &str) -> Result<Self, InvalidCursor> {
+        let (vm, position) = text.split_once(':').ok_or(InvalidCursor)?;
+        let vm = VmId::parse(vm).map_err(|_| InvalidCursor)?;
+        Ok(Self { vm, position: position.parse()? })
+    }
 }
 
 /// Which lines a reader wants.
@@ -60,4 +137,31 @@ pub struct LogQuery {
     pub follow: bool,
     /// At most this many of the newest kept lines; `None` is all that are kept.
     pub tail: Option<usize>,
+    /// Only lines behind this place, and all of them: `tail` says nothing then.
+    pub after: Option<LogPosition>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_are_read_as_they_are_written() {
+        for text in ["vm-1:1796000000-512", "a:0-0", "a:1-18446744073709551615"] {
+            assert_eq!(text.parse::<LogCursor>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "vm-1",
+            "vm-1:",
+            ":1-2",
+            "vm-1:1",
+            "vm-1:1-",
+            "vm-1:1--2",
+            "VM:1-2",
+            "a:1-18446744073709551616",
+        ] {
+            assert_eq!(text.parse::<LogCursor>(), Err(InvalidCursor), "{text}");
+        }
+    }
 }

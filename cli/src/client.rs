@@ -11,6 +11,7 @@ use epsilon_api::{
     autoscaler::AutoscalerInfo,
     error::ErrorEnvelope,
     ids::{FunctionName, RequestId, VersionNumber, VmId},
+    log::LogCursor,
     redacted::Secret,
     suggest::nearest,
     traffic::{PromoteRequest, TrafficInfo, TrafficRequest},
@@ -149,6 +150,7 @@ impl Client {
         follow: bool,
         request: Option<&RequestId>,
         tail: Option<usize>,
+        after: impl Iterator<Item = LogCursor>,
     ) -> Result<JsonLines, Failure> {
         let mut builder = self.request(Method::GET, &["functions", name, "logs"]);
         builder = builder.query(&[("follow", follow)]);
@@ -157,6 +159,9 @@ impl Client {
         }
         if let Some(tail) = tail {
             builder = builder.query(&[("tail", tail)]);
+        }
+        for cursor in after {
+            builder = builder.query(&[("after", cursor.to_string())]);
         }
         let answer = self.send(builder).await;
         Ok(JsonLines::new(self.or_nearest_function(name, answer).await?))

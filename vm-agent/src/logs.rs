@@ -13,10 +13,10 @@ mod shelf;
 use crate::instance::Instance;
 use epsilon_api::{
     ids::{FunctionName, RequestId},
-    log::{Level, LogQuery, LogRecord},
+    log::{Level, LogPosition, LogQuery, LogRecord},
     units::Bytes,
 };
-use futures_util::{StreamExt, stream, stream::BoxStream};
+use futures_util::{StreamExt as _, stream, stream::BoxStream};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use prometheus::IntCounterVec;
@@ -25,7 +25,7 @@ use shelf::{Order, Shelf, Snapshot};
 use std::{
     collections::{HashMap, VecDeque},
     fs,
-    io::{self, BufRead},
+    io::{self, BufRead as _, Seek as _, SeekFrom},
     os::unix::fs::PermissionsExt as _,
     path::Path,
     sync::{Arc, Weak},
@@ -116,6 +116,8 @@ impl Logs {
             instance: instance.id().clone(),
             request_id,
             message,
+            vm: None,
+            position: None,
         });
     }
 
@@ -126,27 +128,22 @@ impl Logs {
         }
     }
 
-    /// Kept lines, oldest first, then new ones if asked for.
+    /// Kept lines, oldest first, then new ones if asked for: each once, and all that are kept.
     pub(crate) fn read(
         &self,
         function: FunctionName,
         query: LogQuery,
     ) -> BoxStream<'static, LogRecord> {
-        let logs = self.clone();
-        stream::once(async move {
-            let Some(snapshot) = logs.snapshot(function, query.follow).await else {
-                return stream::empty().boxed();
-            };
-            let wanted = query.request_id.clone();
-            let files = snapshot.files;
-            let kept = tokio::task::spawn_blocking(move || read_kept(files, &query)).await;
-            let kept = stream::iter(kept.unwrap_or_default());
-            match snapshot.live {
-                Some(live) => kept.chain(follow(live, wanted)).boxed(),
-                None => kept.boxed(),
-            }
+        let reader = Reader {
+            logs: self.clone(),
+            function,
+            query,
+            kept: VecDeque::new(),
+            next: Next::Files,
+        };
+        stream::unfold(reader, |mut reader| async move {
+            reader.next().await.map(|record| (record, reader))
         })
-        .flatten()
         .boxed()
     }
 
@@ -171,18 +168,80 @@ impl Logs {
     }
 }
 
-fn matches(record: &LogRecord, wanted: Option<&RequestId>) -> bool {
-    wanted.is_none() || record.request_id.as_ref() == wanted
+/// Where a reader is.
+struct Reader {
+    logs: Logs,
+    function: FunctionName,
+    /// Its `after` follows what was read.
+    query: LogQuery,
+    kept: VecDeque<LogRecord>,
+    next: Next,
 }
 
-fn read_kept(files: Vec<fs::File>, query: &LogQuery) -> Vec<LogRecord> {
-    let tail = query.tail.unwrap_or(usize::MAX);
+/// What it reads behind the lines that it has.
+enum Next {
+    Files,
+    Live(broadcast::Receiver<LogRecord>),
+    Nothing,
+}
+
+impl Reader {
+    async fn next(&mut self) -> Option<LogRecord> {
+        loop {
+            if let Some(record) = self.kept.pop_front() {
+                return Some(self.passed(record));
+            }
+            match &mut self.next {
+                Next::Nothing => return None,
+                Next::Files => self.read_files().await?,
+                Next::Live(live) => match live.recv().await {
+                    Ok(record) if matches(&record, &self.query) => {
+                        return Some(self.passed(record));
+                    }
+                    Ok(record) => drop(self.passed(record)),
+                    // Too slow for the short memory of those who pass lines on; the files have them.
+                    Err(broadcast::error::RecvError::Lagged(_)) => self.next = Next::Files,
+                    Err(broadcast::error::RecvError::Closed) => return None,
+                },
+            }
+        }
+    }
+
+    async fn read_files(&mut self) -> Option<()> {
+        let snapshot = self.logs.snapshot(self.function.clone(), self.query.follow).await?;
+        let (files, query) = (snapshot.files, self.query.clone());
+        let kept = tokio::task::spawn_blocking(move || read_kept(files, &query)).await;
+        self.kept = kept.unwrap_or_default();
+        self.next = snapshot.live.map_or(Next::Nothing, Next::Live);
+        Some(())
+    }
+
+    fn passed(&mut self, record: LogRecord) -> LogRecord {
+        self.query.after = record.position.or(self.query.after);
+        record
+    }
+}
+
+fn matches(record: &LogRecord, query: &LogQuery) -> bool {
+    query.request_id.is_none() || record.request_id == query.request_id
+}
+
+fn read_kept(files: Vec<(u64, fs::File)>, query: &LogQuery) -> VecDeque<LogRecord> {
+    // Whoever says where it was wants all that came since.
+    let tail = query.tail.filter(|_| query.after.is_none()).unwrap_or(usize::MAX);
+    let after = query.after.unwrap_or(LogPosition { segment: 0, offset: 0 });
     let mut kept = VecDeque::new();
-    for file in files {
+    for (segment, mut file) in files.into_iter().filter(|(number, _)| *number >= after.segment) {
+        let mut offset = if segment == after.segment { after.offset } else { 0 };
+        if file.seek(SeekFrom::Start(offset)).is_err() {
+            continue;
+        }
         for line in io::BufReader::new(file).split(b'\n').map_while(Result::ok) {
+            offset += line.len() as u64 + 1;
             // A line that was torn by a crash is no record.
-            let Ok(record) = serde_json::from_slice::<LogRecord>(&line) else { continue };
-            if matches(&record, query.request_id.as_ref()) {
+            let Ok(mut record) = serde_json::from_slice::<LogRecord>(&line) else { continue };
+            record.position = Some(LogPosition { segment, offset });
+            if matches(&record, query) {
                 if kept.len() >= tail {
                     kept.pop_front();
                 }
@@ -192,25 +251,7 @@ fn read_kept(files: Vec<fs::File>, query: &LogQuery) -> Vec<LogRecord> {
             }
         }
     }
-    kept.into()
-}
-
-fn follow(
-    live: broadcast::Receiver<LogRecord>,
-    wanted: Option<RequestId>,
-) -> impl futures_util::Stream<Item = LogRecord> + Send {
-    stream::unfold((live, wanted), |(mut live, wanted)| async move {
-        loop {
-            match live.recv().await {
-                Ok(record) if matches(&record, wanted.as_ref()) => {
-                    return Some((record, (live, wanted)));
-                }
-                // A reader that is too slow loses the lines that it did not read.
-                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
-                Err(broadcast::error::RecvError::Closed) => return None,
-            }
-        }
-    })
+    kept
 }
 
 #[cfg(test)]

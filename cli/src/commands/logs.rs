@@ -1,7 +1,7 @@
 //! `epsilon logs NAME`: what a function logged. With `--follow`, new lines as they come, also across a
 //! restart of the gateway.
 
-mod resume;
+mod cursors;
 
 use crate::{
     args::Globals,
@@ -11,11 +11,11 @@ use crate::{
 };
 use clap::Args;
 use console::style;
+use cursors::Cursors;
 use epsilon_api::{
     ids::RequestId,
     log::{Level, LogRecord},
 };
-use resume::Resume;
 use std::time::Duration;
 
 /// Pause between two attempts to reach a gateway that is gone: a restart takes a second or two.
@@ -42,14 +42,13 @@ pub(crate) struct Logs {
 impl Logs {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
         let client = Client::new(globals)?;
-        let mut resume = Resume::default();
-        let mut lines = self.open(&client, self.tail).await?;
+        let mut cursors = Cursors::default();
+        let mut lines = self.open(&client, &cursors).await?;
         loop {
             match lines.next::<LogRecord>().await {
                 Ok(Some(record)) => {
-                    if resume.is_new(&record) {
-                        print(&record, globals.json)?;
-                    }
+                    cursors.passed(&record);
+                    print(&record, globals.json)?;
                 }
                 Ok(None) if !self.follow => return Ok(()),
                 Err(LineError::Broken(_)) | Ok(None) if self.follow => {
@@ -57,7 +56,7 @@ impl Logs {
                         "{}",
                         style("(the gateway is gone; looking for it)").for_stderr().dim()
                     );
-                    lines = self.reopen(&client).await?;
+                    lines = self.reopen(&client, &cursors).await?;
                 }
                 Ok(None) => return Ok(()),
                 Err(err) => {
@@ -67,16 +66,16 @@ impl Logs {
         }
     }
 
-    async fn open(&self, client: &Client, tail: Option<usize>) -> Result<JsonLines, Failure> {
-        client.logs(&self.name, self.follow, self.request.as_ref(), tail).await
+    async fn open(&self, client: &Client, behind: &Cursors) -> Result<JsonLines, Failure> {
+        client.logs(&self.name, self.follow, self.request.as_ref(), self.tail, behind.all()).await
     }
 
-    /// Asks for all kept lines again: `Resume` leaves out those that were shown.
-    async fn reopen(&self, client: &Client) -> Result<JsonLines, Failure> {
+    /// Asks for what came since.
+    async fn reopen(&self, client: &Client, behind: &Cursors) -> Result<JsonLines, Failure> {
         let attempts = async {
             loop {
                 tokio::time::sleep(RETRY_EVERY).await;
-                match self.open(client, None).await {
+                match self.open(client, behind).await {
                     Err(failure) if matches!(failure.code(), "NOT_RUNNING" | "CONNECTION_LOST") => {
                     }
                     other => return other,
@@ -110,6 +109,6 @@ fn text(record: &LogRecord) -> String {
     };
     let whose = format!("{}@{}", record.function, record.version);
     let call = record.request_id.as_ref().map_or("-", |id| id.as_str());
-    let message = console::strip_ansi_codes(record.message.trim_end()).replace('\n', "\n    ");
+    let message = output::visible(record.message.trim_end()).replace('\n', "\n    ");
     format!("{} {level} {whose} {}  {message}", style(time).dim(), style(call).dim())
 }

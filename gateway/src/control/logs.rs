@@ -1,20 +1,33 @@
-//! `GET /v1/functions/{name}/logs`: lines of all VMs as newline-delimited JSON, kept ones first.
+//! `GET /v1/functions/{name}/logs`: lines of all VMs as newline-delimited JSON, kept ones first. A line says on which VM
+//! it is and where there; a reader that comes back gives the last place of each VM (`after`) and gets what came since.
 
 use super::{
     Shared,
     error::ApiError,
     query::{InPath, Params},
 };
+use crate::fleet::Fleet;
 use axum::{
     body::Body,
     extract::State,
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use epsilon_api::{ids::FunctionName, log::LogQuery};
-use futures_util::{Stream, StreamExt, stream::select_all};
+use epsilon_api::{
+    ids::{FunctionName, VmId},
+    log::{LogCursor, LogQuery, LogRecord},
+};
+use futures_util::{
+    Stream, StreamExt as _,
+    stream::{self, BoxStream},
+};
 use http::{HeaderValue, Uri, header::CONTENT_TYPE};
 use serde::Serialize;
+use std::{collections::HashSet, sync::Arc, time::Duration};
+use tokio::time::sleep;
+
+/// Pause before a follower's VM that is away is asked again, and between two looks for new VMs.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// See the module. With `follow=true` it ends when the client hangs up or the gateway stops.
 pub(super) async fn stream(
@@ -22,17 +35,83 @@ pub(super) async fn stream(
     InPath(name): InPath<FunctionName>,
     uri: Uri,
 ) -> Result<Response, ApiError> {
-    let params = Params::read(&uri, &["follow", "request_id", "tail"])?;
+    let params = Params::read(&uri, &["follow", "request_id", "tail", "after"])?;
     let query = LogQuery {
         request_id: params.one("request_id")?,
         follow: params.one("follow")?.unwrap_or(false),
         tail: params.one("tail")?,
+        after: None,
     };
+    let cursors: Vec<LogCursor> = params.all("after")?;
     control.active(&name)?;
-    let members = control.fleet.members();
-    let streams = members.iter().map(|member| member.vm.logs(&name, query.clone()));
-    let records = select_all(streams).take_until(control.close.clone().cancelled_owned());
-    Ok(lines(records))
+    let fleet = Arc::clone(&control.fleet);
+    let records = vms(Arc::clone(&fleet), query.follow).map(move |vm| {
+        let behind = cursors.iter().filter(|cursor| cursor.vm == vm);
+        let after = behind.map(|cursor| cursor.position).max();
+        let mut log = VmLog {
+            fleet: Arc::clone(&fleet),
+            vm,
+            function: name.clone(),
+            query: LogQuery { after, ..query.clone() },
+            lines: stream::empty().boxed(),
+        };
+        log.ask();
+        log.read()
+    });
+    let close = control.close.clone().cancelled_owned();
+    Ok(lines(records.flatten_unordered(None).take_until(close)))
+}
+
+/// The VMs of the fleet; where lines are followed, those that join later, too.
+fn vms(fleet: Arc<Fleet>, follow: bool) -> impl Stream<Item = VmId> + Send {
+    let later = stream::unfold((), |()| async {
+        sleep(ASK_AGAIN).await;
+        Some(((), ()))
+    });
+    let looks = stream::iter([()]).chain(later).take(if follow { usize::MAX } else { 1 });
+    let mut seen = HashSet::new();
+    let new = looks.map(move |()| {
+        let ids = fleet.members().into_iter().map(|member| member.id.clone());
+        stream::iter(ids.filter(|id| seen.insert(id.clone())).collect::<Vec<_>>())
+    });
+    new.flatten()
+}
+
+/// The function's log on one VM. A follower of a VM that goes away and comes back goes on where it was.
+struct VmLog {
+    fleet: Arc<Fleet>,
+    vm: VmId,
+    function: FunctionName,
+    /// Its `after` follows what was read.
+    query: LogQuery,
+    lines: BoxStream<'static, LogRecord>,
+}
+
+impl VmLog {
+    fn read(self) -> BoxStream<'static, LogRecord> {
+        stream::unfold(self, |mut log| async move { log.next().await.map(|record| (record, log)) })
+            .boxed()
+    }
+
+    async fn next(&mut self) -> Option<LogRecord> {
+        loop {
+            if let Some(record) = self.lines.next().await {
+                self.query.after = record.position.or(self.query.after);
+                return Some(LogRecord { vm: Some(self.vm.clone()), ..record });
+            }
+            if !self.query.follow {
+                return None;
+            }
+            sleep(ASK_AGAIN).await;
+            self.ask();
+        }
+    }
+
+    fn ask(&mut self) {
+        if let Some(member) = self.fleet.member(&self.vm) {
+            self.lines = member.vm.logs(&self.function, self.query.clone());
+        }
+    }
 }
 
 /// An answer of one JSON text per line, sent as they come.

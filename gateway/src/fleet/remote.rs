@@ -279,6 +279,9 @@ fn log_path(function: &FunctionName, query: &LogQuery) -> String {
     if let Some(tail) = query.tail {
         let _ = write!(path, "&tail={tail}");
     }
+    if let Some(after) = query.after {
+        let _ = write!(path, "&after={after}");
+    }
     path
 }
 

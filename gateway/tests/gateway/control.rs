@@ -136,6 +136,7 @@ async fn odd_questions_get_answers_that_help() {
         ("GET", "/v1/functions/nobody/logs", "", 404, "FUNCTION_NOT_FOUND", ""),
         ("GET", "/v1/functions/nobody/versions", "", 404, "FUNCTION_NOT_FOUND", ""),
         ("GET", "/v1/functions/hello/logs?follow=yes", "", 422, "INVALID_PARAMETER", ""),
+        ("GET", "/v1/functions/hello/logs?after=vm-1", "", 422, "INVALID_PARAMETER", ""),
         ("DELETE", "/v1/functions/nobody", "", 404, "FUNCTION_NOT_FOUND", ""),
         ("GET", "/v1/deployments/d-0000000000000009", "", 404, "DEPLOYMENT_NOT_FOUND", ""),
         ("GET", "/v1/deployments/9", "", 422, "INVALID_PARAMETER", ""),

@@ -18,6 +18,7 @@ use epsilon_store::{Key, KeyRole, Member};
 use epsilon_wire::tls;
 use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt;
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use jiff::Timestamp;
 use std::{
     net::SocketAddr,
@@ -285,8 +286,38 @@ async fn logs_of_all_vms_come_over_the_wire() {
     assert!(reply.body.contains("from a") && reply.body.contains("from b"), "{reply:?}");
     let asked = "GET /v1/logs/pay follow=false&request_id=12345678&tail=7";
     assert!(a.was_asked(asked), "{:?}", a.orders());
+    assert!(reply.body.contains(r#""vm":"vm-a""#), "{reply:?}");
+    let back = format!("{path}&after=vm-b:3-512&after=vm-c:1-2");
+    assert_eq!(world.ask(Method::GET, &back, "").await.status, StatusCode::OK);
+    assert!(b.was_asked(&format!("{}&after=3-512", asked)), "{:?}", b.orders());
+    assert!(!a.orders().concat().contains("after"), "{:?}", a.orders());
     b.kill().await;
     assert!(world.ask(Method::GET, path, "").await.body.contains("from a"));
+}
+
+#[tokio::test]
+async fn who_follows_a_log_keeps_its_place_while_vms_come_and_go() {
+    let world = World::fleet(&["pay"]).await;
+    let a = Agent::join("vm-a", &world).await;
+    let mut line = fake::line("pay", None, "one");
+    line.position = Some("3-512".parse().unwrap());
+    a.vm.log.lock().unwrap().push(line);
+    let request = world
+        .control_request(Method::GET, "/v1/functions/pay/logs?follow=true&after=vm-b:7-8")
+        .header("authorization", format!("Bearer {}", world.key))
+        .body(body::empty())
+        .unwrap();
+    let client: Client<_, body::CallBody> = Client::builder(TokioExecutor::new()).build_http();
+    let mut response = patient(client.request(request)).await.unwrap();
+    let first = patient(response.body_mut().frame()).await.unwrap().unwrap();
+    let first = String::from_utf8_lossy(first.data_ref().unwrap()).into_owned();
+    assert!(first.contains(r#""vm":"vm-a","position":"3-512""#), "{first}");
+
+    let b = Agent::join("vm-b", &world).await;
+    eventually(true, || b.was_asked("GET /v1/logs/pay follow=true&after=7-8")).await;
+    a.kill().await;
+    let a = Agent::join("vm-a", &world).await;
+    eventually(true, || a.was_asked("GET /v1/logs/pay follow=true&after=3-512")).await;
 }
 
 #[tokio::test]

@@ -334,5 +334,7 @@ pub(crate) fn line(function: &str, request_id: Option<&str>, message: &str) -> L
         instance: InstanceId::parse("0123456789ab").unwrap(),
         request_id: request_id.map(|id| RequestId::parse(id).unwrap()),
         message: message.to_owned(),
+        vm: None,
+        position: None,
     }
 }

@@ -42,9 +42,26 @@ type Owner = Arc<OnceLock<Author>>;
 
 /// The function that writes.
 struct Author {
+    /// When the line before was written.
+    newest: Mutex<Timestamp>,
     /// All of a line's record but what the line says.
     record: LogRecord,
     share: Arc<Share>,
+}
+
+impl Author {
+    /// When a line was written. The code says it of its own lines, and may say anything: none is from the future, and none
+    /// is older than the line before it.
+    fn time(&self, said: Option<Timestamp>) -> Timestamp {
+        let (mut newest, now) = (self.newest.lock(), Timestamp::now());
+        *newest = clamp(said.unwrap_or(now), *newest, now);
+        *newest
+    }
+}
+
+/// Unlike [`Ord::clamp`] for a clock that was set back, too: then it is the present.
+fn clamp(said: Timestamp, before: Timestamp, now: Timestamp) -> Timestamp {
+    said.max(before).min(now)
 }
 
 /// An attached output.
@@ -84,9 +101,12 @@ impl Tap {
             instance: instance.clone(),
             request_id: None,
             message: String::new(),
+            vm: None,
+            position: None,
         };
         let share = self.logs.share(&version.function);
-        drop(self.owner.set(Author { record, share }));
+        let newest = Mutex::new(Timestamp::now());
+        drop(self.owner.set(Author { newest, record, share }));
     }
 
     /// What the container wrote last, indented below a line of text; empty when it wrote nothing.
@@ -177,7 +197,7 @@ impl Pump {
     fn report(&self) {
         let Some(author) = self.owner.get() else { return };
         if let Some(message) = author.share.report(Instant::now()) {
-            let (time, level) = (Timestamp::now(), Level::Warn);
+            let (time, level) = (author.time(None), Level::Warn);
             self.vm.logs.record(LogRecord { time, level, message, ..author.record.clone() });
         }
     }
@@ -199,11 +219,34 @@ impl Pump {
             return;
         }
         self.vm.logs.record(LogRecord {
-            time: line.time.unwrap_or_else(Timestamp::now),
+            time: author.time(line.time),
             level: line.level,
             request_id: line.request_id,
             message: line.message,
             ..author.record.clone()
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_that_code_forges_stay_between_the_line_before_and_now() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let (before, now) = (at(100), at(200));
+        for (said, want) in [
+            (at(150), 150),
+            (at(100), 100),
+            (at(200), 200),
+            (at(99), 100),
+            (at(201), 200),
+            (Timestamp::MIN, 100),
+            (Timestamp::MAX, 200),
+        ] {
+            assert_eq!(clamp(said, before, now), at(want), "{said}");
+        }
+        assert_eq!(clamp(at(150), at(300), now), now, "the clock was set back");
     }
 }

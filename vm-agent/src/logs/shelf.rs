@@ -3,7 +3,12 @@
 //! when the queue has no senders. Because it alone writes, reads and passes on, a follower misses no line
 //! between the kept and the new ones.
 
-use epsilon_api::{ids::FunctionName, log::LogRecord, units::Bytes};
+use epsilon_api::{
+    ids::FunctionName,
+    log::{LogPosition, LogRecord},
+    units::Bytes,
+};
+use jiff::Timestamp;
 use prometheus::IntCounterVec;
 use std::{
     collections::{HashMap, VecDeque},
@@ -38,7 +43,7 @@ pub(super) enum Order {
 /// The kept files of a function, oldest first, and what comes after them.
 #[derive(Debug)]
 pub(super) struct Snapshot {
-    pub(super) files: Vec<File>,
+    pub(super) files: Vec<(u64, File)>,
     pub(super) live: Option<broadcast::Receiver<LogRecord>>,
 }
 
@@ -53,9 +58,27 @@ pub(super) struct Shelf {
 /// The segments of one function.
 #[derive(Default)]
 struct Ring {
-    /// Number and size, oldest first.
+    /// Number and size, oldest first. Numbers go on from the millisecond in which the first was made: a function that is deleted
+    /// and made again has no position twice.
     segments: VecDeque<(u64, u64)>,
     open: Option<File>,
+}
+
+/// What is written to one function's log at once.
+#[derive(Default)]
+struct Text {
+    bytes: Vec<u8>,
+    /// With the place where each ends.
+    lines: Vec<(LogRecord, usize)>,
+}
+
+impl Text {
+    fn add(&mut self, record: LogRecord) {
+        if serde_json::to_writer(&mut self.bytes, &record).is_ok() {
+            self.bytes.push(b'\n');
+            self.lines.push((record, self.bytes.len()));
+        }
+    }
 }
 
 impl Shelf {
@@ -95,30 +118,39 @@ impl Shelf {
     }
 
     fn write(&mut self, batch: &mut Vec<LogRecord>) {
-        let mut texts: HashMap<FunctionName, (Vec<u8>, u64)> = HashMap::new();
+        let mut texts: HashMap<FunctionName, Text> = HashMap::new();
         for record in batch.drain(..) {
-            let (text, lines) = texts.entry(record.function.clone()).or_default();
-            if serde_json::to_writer(&mut *text, &record).is_ok() {
-                text.push(b'\n');
-                *lines += 1;
-            }
-            if let Some(followers) = self.followers.get(&record.function)
-                && followers.send(record).is_err()
-            {
-                self.followers.retain(|_, to| to.receiver_count() > 0);
-            }
+            texts.entry(record.function.clone()).or_default().add(record);
         }
         if self.rings.values().filter(|ring| ring.open.is_some()).count() > OPEN_FILES {
             self.rings.values_mut().for_each(|ring| ring.open = None);
         }
-        for (function, (text, lines)) in texts {
+        for (function, text) in texts {
             let folder = self.folder.join(function.as_str());
-            let name = function.clone();
-            let ring = self.rings.entry(function).or_insert_with(|| Ring::find(&folder));
-            if let Err(err) = ring.append(&folder, &text, self.limit) {
-                ring.open = None;
-                self.dropped.with_label_values(&[name.as_str()]).inc_by(lines);
-                tracing::warn!(%err, folder = %folder.display(), lines, "Log lines could not be written.");
+            let ring = self.rings.entry(function.clone()).or_insert_with(|| Ring::find(&folder));
+            let start = match ring.append(&folder, &text.bytes, self.limit) {
+                Ok(start) => Some(start),
+                Err(err) => {
+                    ring.open = None;
+                    let lines = text.lines.len();
+                    self.dropped.with_label_values(&[function.as_str()]).inc_by(lines as u64);
+                    tracing::warn!(%err, folder = %folder.display(), lines, "Log lines could not be written.");
+                    None
+                }
+            };
+            self.pass_on(&function, text, start);
+        }
+    }
+
+    /// To those who follow; lines that could not be kept, too.
+    fn pass_on(&mut self, function: &FunctionName, text: Text, start: Option<LogPosition>) {
+        let Some(followers) = self.followers.get(function) else { return };
+        for (mut record, end) in text.lines {
+            record.position =
+                start.map(|start| LogPosition { offset: start.offset + end as u64, ..start });
+            if followers.send(record).is_err() {
+                self.followers.remove(function); // nobody is there any more
+                return;
             }
         }
     }
@@ -141,7 +173,7 @@ impl Shelf {
         let files = found
             .segments
             .iter()
-            .filter_map(|(n, _)| File::open(segment(&folder, *n)).ok())
+            .filter_map(|(n, _)| Some((*n, File::open(segment(&folder, *n)).ok()?)))
             .collect();
         self.followers.retain(|_, to| to.receiver_count() > 0); // those who asked in vain and left
         let live = follow.then(|| {
@@ -168,7 +200,8 @@ impl Ring {
         Self { segments: segments.into(), open: None }
     }
 
-    fn append(&mut self, folder: &Path, text: &[u8], limit: u64) -> io::Result<()> {
+    /// Returns where the text begins.
+    fn append(&mut self, folder: &Path, text: &[u8], limit: u64) -> io::Result<LogPosition> {
         let is_full = self.segments.back().is_none_or(|(_, size)| *size >= limit / SEGMENTS);
         if is_full {
             self.open = None;
@@ -179,12 +212,14 @@ impl Ring {
             self.open = reopen(&segment(folder, *number), size);
         }
         if self.open.is_none() {
-            let number = self.segments.back().map_or(1, |(number, _)| number + 1);
+            let number = self.segments.back().map_or_else(first_number, |(number, _)| number + 1);
             fs::create_dir_all(folder)?;
             self.open = Some(File::create_new(segment(folder, number))?);
             self.segments.push_back((number, 0));
         }
-        if let (Some(file), Some((_, size))) = (&mut self.open, self.segments.back_mut()) {
+        let mut start = LogPosition { segment: 0, offset: 0 };
+        if let (Some(file), Some((number, size))) = (&mut self.open, self.segments.back_mut()) {
+            start = LogPosition { segment: *number, offset: *size };
             if let Err(err) = file.write_all(text) {
                 drop(file.set_len(*size)); // or its last line is torn
                 return Err(err);
@@ -201,7 +236,7 @@ impl Ring {
                 return Err(err);
             }
         }
-        Ok(())
+        Ok(start)
     }
 }
 
@@ -216,6 +251,11 @@ fn reopen(path: &Path, size: &mut u64) -> Option<File> {
         (last == *b"\n").then_some(())?;
     }
     Some(file)
+}
+
+/// Of a function that has no files.
+fn first_number() -> u64 {
+    u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(1)
 }
 
 fn segment(folder: &Path, number: u64) -> PathBuf {

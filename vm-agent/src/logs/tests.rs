@@ -18,6 +18,8 @@ fn record(message: impl Into<String>, request_id: Option<&str>) -> LogRecord {
         instance: InstanceId::parse("0123456789ab").unwrap(),
         request_id: request_id.map(|id| RequestId::parse(id).unwrap()),
         message: message.into(),
+        vm: None,
+        position: None,
     }
 }
 
@@ -139,4 +141,67 @@ fn others_on_this_machine_cannot_read_them() {
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap(); // of an earlier release
     drop(logs(&folder, 1 << 20));
     assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, OWNER_ONLY);
+}
+
+/// All lines are there once, whatever their times and however often a reader begins again.
+#[tokio::test]
+async fn a_reader_goes_on_behind_the_line_that_it_had() {
+    let folder = tempfile::tempdir().unwrap();
+    let logs = logs(folder.path(), 1 << 20);
+    for n in 0..10 {
+        let mut record = record(format!("{n}"), None);
+        record.time = Timestamp::UNIX_EPOCH; // as good as any
+        logs.record(record);
+    }
+    let all: Vec<LogRecord> = logs.read(name(), LogQuery::default()).collect().await;
+    assert_eq!(all.len(), 10);
+    for (n, record) in all.iter().enumerate() {
+        let query = LogQuery { after: record.position, tail: Some(0), ..LogQuery::default() };
+        let rest: Vec<LogRecord> = logs.read(name(), query).collect().await;
+        assert_eq!(rest, all[n + 1..], "behind {n}");
+    }
+    let query = LogQuery { after: all[9].position, follow: true, ..LogQuery::default() };
+    let mut lines = logs.read(name(), query);
+    logs.record(record("live", None));
+    let live = lines.next().await.unwrap();
+    assert_eq!(live.message, "live");
+    let kept: Vec<LogRecord> = logs.read(name(), LogQuery::default()).collect().await;
+    assert_eq!(kept.last(), Some(&live), "the same place, live or kept");
+}
+
+#[tokio::test]
+async fn a_place_is_good_over_many_files_and_of_a_deleted_function_for_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let logs = logs(folder.path(), 64 << 10);
+    let query = LogQuery { follow: true, ..LogQuery::default() };
+    let mut lines = logs.read(name(), query);
+    let mut after = None;
+    for n in 0..300 {
+        logs.record(record(format!("{n} {}", "x".repeat(100)), None));
+        let line = lines.next().await.unwrap();
+        assert!(line.message.starts_with(&format!("{n} ")));
+        assert!(line.position > after, "{:?} > {after:?}", line.position);
+        after = line.position;
+    }
+    assert!(messages(&logs, LogQuery { after, ..LogQuery::default() }).await.is_empty());
+    logs.forget(name());
+    std::thread::sleep(std::time::Duration::from_millis(20)); // made again later
+    logs.record(record("of another", None));
+    assert_eq!(messages(&logs, LogQuery { after, ..LogQuery::default() }).await, ["of another"]);
+}
+
+#[tokio::test]
+async fn a_follower_that_is_too_slow_gets_the_rest_from_the_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let logs = logs(folder.path(), 1 << 20);
+    logs.record(record("first", None));
+    let mut lines = logs.read(name(), LogQuery { follow: true, ..LogQuery::default() });
+    assert_eq!(lines.next().await.unwrap().message, "first");
+    for n in 0..3000 {
+        logs.record(record(format!("{n}"), None));
+    }
+    drop(logs.snapshot(name(), false).await); // all are passed on: more than a follower may be behind
+    for n in 0..3000 {
+        assert_eq!(lines.next().await.unwrap().message, format!("{n}"));
+    }
 }

@@ -125,7 +125,7 @@ async fn read<T: DeserializeOwned>(body: Upload) -> Result<T, Refusal> {
     })
 }
 
-/// `follow=true&request_id=…&tail=100`, each of them optional; `None` for anything else.
+/// `follow=true&request_id=…&tail=100&after=…`, each of them optional; `None` for anything else.
 fn log_query(text: &str) -> Option<LogQuery> {
     let mut query = LogQuery::default();
     for pair in text.split('&').filter(|pair| !pair.is_empty()) {
@@ -133,6 +133,7 @@ fn log_query(text: &str) -> Option<LogQuery> {
             ("follow", value) => query.follow = value.parse().ok()?,
             ("request_id", value) => query.request_id = Some(RequestId::parse(value).ok()?),
             ("tail", value) => query.tail = Some(value.parse().ok()?),
+            ("after", value) => query.after = Some(value.parse().ok()?),
             _ => return None,
         }
     }
@@ -151,8 +152,10 @@ mod tests {
             ("follow=false", Some(LogQuery::default())),
             (
                 "follow=true&request_id=12345678&tail=7",
-                Some(LogQuery { request_id: id(), follow: true, tail: Some(7) }),
+                Some(LogQuery { request_id: id(), follow: true, tail: Some(7), after: None }),
             ),
+            ("after=3-512", Some(LogQuery { after: "3-512".parse().ok(), ..LogQuery::default() })),
+            ("after=3", None),
             ("follow=yes", None),
             ("follow", None),
             ("tail=-1", None),

@@ -286,7 +286,7 @@ async fn log_lines_carry_their_call() {
     let request_id = Some(call.request_id.clone());
     let answer = world.vm.call(call).await.unwrap();
     drop(answer.response.into_body().collect().await);
-    let query = epsilon_api::log::LogQuery { request_id, follow: true, tail: None };
+    let query = epsilon_api::log::LogQuery { request_id, follow: true, ..Default::default() };
     let mut lines = world.vm.logs(&version.function, query);
     let line = futures_util::StreamExt::next(&mut lines).await.unwrap();
     assert_eq!((line.message.as_str(), line.version), ("said", version.number));

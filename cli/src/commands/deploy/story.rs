@@ -168,7 +168,7 @@ impl Story {
     }
 
     fn log(&mut self, line: &str) {
-        let line = console::strip_ansi_codes(line).into_owned();
+        let line = output::visible(&console::strip_ansi_codes(line));
         if let Some(note) = line.strip_prefix(NOTE) {
             let mark = style("!").for_stderr().yellow();
             return self.say(&format!("  {mark} {note}"));

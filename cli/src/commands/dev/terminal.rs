@@ -189,7 +189,7 @@ impl Terminal {
             Level::Warn => Style::new().yellow().apply_to("warn ").to_string(),
             Level::Error => red("error "),
         };
-        let mut text = format!("| {level}{}", record.message.trim_end());
+        let mut text = format!("| {level}{}", output::visible(record.message.trim_end()));
         if let Some(id) = &record.request_id {
             let _ = write!(text, "  {}", dim(id.as_str()));
         }
