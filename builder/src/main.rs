@@ -12,6 +12,7 @@ use epsilon_builder::{
     member::Member,
 };
 use epsilon_launch::{
+    arguments,
     failure::Failure,
     files,
     program::{self, Common},
@@ -63,7 +64,7 @@ impl Arguments {
 
 fn main() -> ExitCode {
     // Ends the program by itself on --help (0) and wrong usage (2).
-    program::run(run(Arguments::parse()))
+    program::run(run(arguments::parse()))
 }
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {

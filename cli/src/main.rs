@@ -7,8 +7,7 @@ mod client;
 mod commands;
 mod output;
 
-use clap::Parser as _;
-use epsilon_launch::{data_dir, failure};
+use epsilon_launch::{arguments, data_dir, failure};
 use failure::Failure;
 use std::process::ExitCode;
 
@@ -16,7 +15,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = args::Cli::parse(); // ends the program by itself on --help (0) and wrong usage (2)
+    let cli: args::Cli = arguments::parse(); // ends the program by itself on --help (0) and wrong usage (2)
     let json = cli.globals.json;
     let ended = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime.block_on(Box::pin(commands::run(cli))),

@@ -9,6 +9,7 @@ use epsilon_gateway::{
     config::{Config, Settings},
 };
 use epsilon_launch::{
+    arguments,
     failure::Failure,
     files,
     lock::Lock,
@@ -57,7 +58,7 @@ impl Arguments {
 
 fn main() -> ExitCode {
     // Ends the program by itself on --help (0) and wrong usage (2).
-    program::run(run(Arguments::parse()))
+    program::run(run(arguments::parse()))
 }
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {

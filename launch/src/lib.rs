@@ -3,6 +3,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`arguments`] | what the program was called with |
 //! | [`settings`] | the file, the environment over it, the flags over both |
 //! | [`data_dir`] | where data lie on this machine, and what the CLI finds there |
 //! | [`lock`] | one gateway per data folder |
@@ -13,6 +14,7 @@
 //! | [`program`] | the frame of the fleet's programs: common flags, the runtime, "ready" |
 //! | [`failure`] | what went wrong, what to do next, the exit code |
 
+pub mod arguments;
 pub mod clear;
 pub mod data_dir;
 pub mod failure;

@@ -114,7 +114,8 @@ impl Layers {
         &mut self,
         env: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<(), Failure> {
-        for (name, value) in env {
+        // An empty one is what a CI makes of a variable that is not set.
+        for (name, value) in env.into_iter().filter(|(_, value)| !value.is_empty()) {
             let Some(name) = name.to_str() else { continue };
             for (section, prefix) in SECTIONS {
                 let Some(key) = name.strip_prefix(prefix).filter(|key| !key.is_empty()) else {
@@ -252,7 +253,8 @@ mod tests {
     fn flags_win_over_environment_and_that_over_the_file() {
         let file = "gateway: { listen: file, workers: 1, limits: { body: 1MiB } }\nvm_agent:\n";
         let env = [("EPSILON_GATEWAY_LISTEN", "env"), ("EPSILON_GATEWAY_WORKERS", "2")];
-        let env = [&env[..], &[("EPSILON_GATEWAY", "http://x"), ("EPSILON_KEY", "k")]].concat();
+        let other = [("EPSILON_GATEWAY", "http://x"), ("EPSILON_KEY", "k")];
+        let env = [&env[..], &other, &[("EPSILON_GATEWAY_LISTEN", "")]].concat();
         let flag =
             Flag { name: "--listen", section: "gateway", key: "listen", value: "flag".into() };
         let part = read(file, &env, &[flag]).unwrap();

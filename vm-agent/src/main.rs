@@ -9,6 +9,7 @@ use clap::Parser;
 use epsilon_api::ids::VmId;
 use epsilon_cloud_aws::imds::Imds;
 use epsilon_launch::{
+    arguments,
     failure::Failure,
     files,
     program::{self, Common},
@@ -55,7 +56,7 @@ impl Arguments {
 
 fn main() -> ExitCode {
     // Ends the program by itself on --help (0) and wrong usage (2).
-    program::run(run(Arguments::parse()))
+    program::run(run(arguments::parse()))
 }
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {

@@ -182,11 +182,17 @@ fn the_key_comes_from_the_flag_the_environment_or_the_data_folder() {
         assert_eq!(epsilon(&args, env, b"", Path::new("/")).code, 0);
     };
     run(&[], &[]);
+    // Empty ones are what a CI makes of what is not set.
+    let empty = ["EPSILON_KEY", "EPSILON_GATEWAY", "EPSILON_DATA_DIR", "EPSILON_NODE"];
+    run(&[], &empty.map(|name| (name, "")));
     run(&[], &[("EPSILON_KEY", "from-env")]);
     run(&["--key", "from-flag"], &[("EPSILON_KEY", "from-env")]);
     let keys: Vec<_> =
         fake.seen().iter().map(|seen| seen.header("authorization").unwrap().to_owned()).collect();
-    assert_eq!(keys, ["Bearer from-file", "Bearer from-env", "Bearer from-flag"]);
+    assert_eq!(
+        keys,
+        ["Bearer from-file", "Bearer from-file", "Bearer from-env", "Bearer from-flag"]
+    );
 }
 
 #[test]
