@@ -289,7 +289,7 @@ async fn logs_of_all_vms_come_over_the_wire() {
     assert!(reply.body.contains(r#""vm":"vm-a""#), "{reply:?}");
     let back = format!("{path}&after=vm-b:3-512&after=vm-c:1-2");
     assert_eq!(world.ask(Method::GET, &back, "").await.status, StatusCode::OK);
-    assert!(b.was_asked(&format!("{}&after=3-512", asked)), "{:?}", b.orders());
+    assert!(b.was_asked(&format!("{asked}&after=3-512")), "{:?}", b.orders());
     assert!(!a.orders().concat().contains("after"), "{:?}", a.orders());
     b.kill().await;
     assert!(world.ask(Method::GET, path, "").await.body.contains("from a"));
