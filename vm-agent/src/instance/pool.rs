@@ -219,6 +219,9 @@ impl Pool {
         let Some(slot) = books.slots.get_mut(&key) else { return };
         let Some(at) = slot.calls.iter().position(|(number, _)| *number == call) else { return };
         slot.calls.swap_remove(at);
+        if how == Event::CallEnded && slot.state.is_live() {
+            slot.served += 1;
+        }
         books.rest(self, 1, now);
         let mut todo = books.event(self, key, how, now);
         if !books.waiters.is_empty() || books.closing || !todo.stops.is_empty() {
@@ -273,7 +276,7 @@ impl Pool {
         let is_news = books.failure.as_ref().is_none_or(|kept| kept.failure != failure);
         let mut todo = books.event(self, key, Event::Kill(Why::NeverReady), now);
         if matches!(failure, StartFailure::Init(_)) {
-            self.history.ended_badly(now);
+            self.history.ended_badly(now, true);
         }
         if failure != StartFailure::CalledOff {
             books.remember(&failure, now);
@@ -294,8 +297,9 @@ impl Pool {
     pub(crate) fn exited(self: &Arc<Self>, key: Key, is_known: bool) -> Vec<RequestId> {
         let (calls, now) = (self.calls(key), self.vm.now());
         let mut books = self.books.lock();
-        if is_known && books.slots.get(&key).is_some_and(Slot::is_early) {
-            self.history.ended_badly(now);
+        if is_known {
+            let is_early = books.slots.get(&key).is_some_and(Slot::is_early);
+            self.history.ended_badly(now, is_early);
         }
         books.crashed(key, now);
         drop(books);
@@ -411,6 +415,11 @@ impl Pool {
     /// Whether instances of the function end so often that it has to boot its own cells.
     pub(crate) fn is_turbulent(&self) -> bool {
         self.history.is_turbulent(self.vm.now())
+    }
+
+    /// Whether they end before they have served much.
+    pub(crate) fn starts_in_vain(&self) -> bool {
+        self.history.starts_in_vain(self.vm.now())
     }
 
     /// Whether an instance more would take nothing from others, but for a cell that waits for just that.

@@ -32,6 +32,8 @@ struct Known {
     choice: Option<Choice>,
     /// When its last instances ended otherwise than in peace, the newest last.
     bad_ends: VecDeque<Moment>,
+    /// Those of them that came before the instance had served much.
+    early_ends: VecDeque<Moment>,
     /// Something is not on the disk.
     is_news: bool,
 }
@@ -77,21 +79,24 @@ impl History {
         known.is_news = true;
     }
 
-    /// An instance crashed, ran out of time, or did not come about, before it had done much.
-    pub(crate) fn ended_badly(&self, now: Moment) {
-        let mut known = self.0.lock();
-        if known.bad_ends.len() == TURBULENT {
-            known.bad_ends.pop_front();
+    /// An instance crashed, ran out of time, or did not come about; `is_early`: before it had served much.
+    pub(crate) fn ended_badly(&self, now: Moment, is_early: bool) {
+        let known = &mut *self.0.lock();
+        remember(&mut known.bad_ends, now);
+        if is_early {
+            remember(&mut known.early_ends, now);
         }
-        known.bad_ends.push_back(now);
     }
 
-    /// Whether instances end so often that the function boots its own cells, one at a time and with pauses, and leaves those
-    /// that are ready to others.
+    /// Whether instances end so often that the function boots its own cells, one at a time, and leaves those that are ready
+    /// to others.
     pub(crate) fn is_turbulent(&self, now: Moment) -> bool {
-        let known = self.0.lock();
-        let oldest = known.bad_ends.front().filter(|_| known.bad_ends.len() == TURBULENT);
-        oldest.is_some_and(|then| now.saturating_sub(*then) < TURBULENCE)
+        is_turbulent(&self.0.lock().bad_ends, now)
+    }
+
+    /// Whether they do so before they have served much: then its starts are in vain, and pause.
+    pub(crate) fn starts_in_vain(&self, now: Moment) -> bool {
+        is_turbulent(&self.0.lock().early_ends, now)
     }
 
     /// What the next start will take.
@@ -117,6 +122,18 @@ impl History {
         let is_news = std::mem::take(&mut known.is_news);
         (Lasting { pauses: known.pauses.clone(), start: known.start.measured() }, is_news)
     }
+}
+
+fn remember(ends: &mut VecDeque<Moment>, now: Moment) {
+    if ends.len() == TURBULENT {
+        ends.pop_front();
+    }
+    ends.push_back(now);
+}
+
+fn is_turbulent(ends: &VecDeque<Moment>, now: Moment) -> bool {
+    let oldest = ends.front().filter(|_| ends.len() == TURBULENT);
+    oldest.is_some_and(|then| now.saturating_sub(*then) < TURBULENCE)
 }
 
 impl Known {
@@ -163,14 +180,16 @@ mod tests {
         let history = History::default();
         for now in [0, 8, 9] {
             assert!(!history.is_turbulent(s(now)));
-            history.ended_badly(s(now));
+            history.ended_badly(s(now), now > 0);
         }
         assert!(
             history.is_turbulent(s(9)) && !history.is_turbulent(s(10)),
             "the first one is over"
         );
-        history.ended_badly(s(17));
+        assert!(!history.starts_in_vain(s(9)), "one of them had served");
+        history.ended_badly(s(17), true);
         assert!(history.is_turbulent(s(17)) && !history.is_turbulent(s(18)));
+        assert!(history.starts_in_vain(s(17)) && !history.starts_in_vain(s(18)));
     }
 
     #[test]

@@ -28,7 +28,7 @@ const NO_ROOM_PAUSE: Duration = Duration::from_millis(500);
 /// An instance that ends by itself within this time of being ready is no better than one that never was.
 const YOUNG: Duration = Duration::from_secs(10);
 /// Calls for which a start was worth its cost.
-const WORTHWHILE: u64 = 10;
+const MIN_SERVED: u64 = 10;
 
 #[derive(Default)]
 pub(super) struct Books {
@@ -73,8 +73,8 @@ pub(super) struct Slot {
     pub(super) instance: Arc<Instance>,
     pub(super) state: State,
     pub(super) calls: Vec<(u64, RequestId)>,
-    /// Calls that it was given so far.
-    pub(super) given: u64,
+    /// Calls that it has served to their end.
+    pub(super) served: u64,
     /// When it was ready; not known of one that was found running.
     pub(super) ready_at: Option<Moment>,
     /// Its start waits for memory that others have.
@@ -85,14 +85,14 @@ pub(super) struct Slot {
 
 impl Slot {
     pub(super) fn new(instance: Arc<Instance>, state: State) -> Self {
-        let (calls, given, ready_at) = (Vec::new(), 0, None);
-        Self { instance, state, calls, given, ready_at, is_short: false, guess: None }
+        let (calls, served, ready_at) = (Vec::new(), 0, None);
+        Self { instance, state, calls, served, ready_at, is_short: false, guess: None }
     }
 
     /// Whether its end says that starts are in vain: of one that did some work, it does not. A rare fault, or a stranger
     /// who found one, must not slow down a function that others use.
     pub(super) fn is_early(&self) -> bool {
-        self.given < WORTHWHILE
+        self.served < MIN_SERVED
     }
 
     /// Starts although nobody has called.
@@ -214,7 +214,6 @@ impl Books {
                 Ok((state, _)) => {
                     slot.state = state;
                     slot.calls.push((call, request_id.clone()));
-                    slot.given += 1;
                     if slot.calls.len() >= pool.concurrency() {
                         self.available.pop();
                     }
@@ -245,8 +244,8 @@ impl Books {
         match before.step(event, now, &pool.policy) {
             Ok((state, effect)) => {
                 slot.state = state;
-                if is_bad_end(state) && !is_bad_end(before) && slot.is_early() {
-                    pool.history.ended_badly(now);
+                if is_bad_end(state) && !is_bad_end(before) {
+                    pool.history.ended_badly(now, slot.is_early());
                 }
                 let drains = |state| matches!(state, State::Draining { .. });
                 match effect {

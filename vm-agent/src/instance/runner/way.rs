@@ -38,11 +38,13 @@ struct Turn<'a> {
     _turbulent: Option<TurbulentTurn>,
 }
 
-/// The turn of a function whose instances end all the time. On this VM there is one such start at once, and after each a
-/// pause that follows from what it took, so that crash loops take no more than a fifth of one processor and of the engine.
+/// The turn of a function whose instances end all the time. On this VM there is one such start at once. After one of a function
+/// that does nothing else there is a pause that follows from what it took, so that crash loops take no more than a fifth of
+/// one processor and of the engine.
 struct TurbulentTurn {
     permit: Option<OwnedSemaphorePermit>,
     began: Instant,
+    pauses: bool,
 }
 
 /// The pause after such a start, in starts.
@@ -53,7 +55,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 impl Drop for TurbulentTurn {
     fn drop(&mut self) {
         let pause = (self.began.elapsed() * PAUSE).min(LONGEST_PAUSE);
-        if let (Some(permit), Ok(runtime)) = (self.permit.take(), Handle::try_current()) {
+        if self.pauses
+            && let (Some(permit), Ok(runtime)) = (self.permit.take(), Handle::try_current())
+        {
             runtime.spawn(async move {
                 sleep(pause).await;
                 drop(permit);
@@ -193,7 +197,11 @@ impl Runner {
     async fn take_turbulent_turn(&self) -> Result<TurbulentTurn, StartFailure> {
         let starts = Arc::clone(&self.vm.turbulent_starts);
         match timeout(self.vm.config.queue_wait, starts.acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(TurbulentTurn { permit: Some(permit), began: Instant::now() }),
+            Ok(Ok(permit)) => Ok(TurbulentTurn {
+                permit: Some(permit),
+                began: Instant::now(),
+                pauses: self.pool.starts_in_vain(),
+            }),
             Ok(Err(_)) => Err(StartFailure::CalledOff),
             Err(_) => Err(StartFailure::NoCapacity(
                 "instances of the function, and of others, end all the time; its start has no turn"
@@ -211,11 +219,14 @@ impl Runner {
         }
         if taken.turn.is_none() {
             let closed = |_| StartFailure::CalledOff;
-            let turbulent = match self.pool.is_turbulent() {
+            let mut turbulent = match self.pool.is_turbulent() {
                 true => Some(self.take_turbulent_turn().await?),
                 false => None,
             };
             let permit = self.vm.starts.acquire().await.map_err(closed)?;
+            if let Some(turn) = &mut turbulent {
+                turn.began = Instant::now(); // the wait for others is no work
+            }
             let at_engine = turbulent.is_none().then(|| self.vm.cells.has_engine());
             taken.turn =
                 Some(Turn { _permit: permit, _at_engine: at_engine, _turbulent: turbulent });
@@ -234,10 +245,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn after_a_start_of_a_broken_function_there_is_a_pause() {
-        for (took, paused) in [(100, 400), (10_000, 3_000)] {
+        for (took, pauses, paused) in [(100, true, 400), (10_000, true, 3_000), (100, false, 0)] {
             let starts = Arc::new(Semaphore::new(1));
             let permit = Arc::clone(&starts).acquire_owned().await.unwrap();
-            let turn = TurbulentTurn { permit: Some(permit), began: Instant::now() };
+            let turn = TurbulentTurn { permit: Some(permit), began: Instant::now(), pauses };
             sleep(Duration::from_millis(took)).await;
             drop(turn);
             let ended = Instant::now();
