@@ -25,7 +25,7 @@ use shelf::{Order, Shelf, Snapshot};
 use std::{
     collections::{HashMap, VecDeque},
     fs,
-    io::{self, BufRead as _, Seek as _, SeekFrom},
+    io::{self, BufRead as _, Read as _, Seek as _, SeekFrom},
     os::unix::fs::PermissionsExt as _,
     path::Path,
     sync::{Arc, Weak},
@@ -209,9 +209,13 @@ impl Reader {
 
     async fn read_files(&mut self) -> Option<()> {
         let snapshot = self.logs.snapshot(self.function.clone(), self.query.follow).await?;
+        let end = snapshot.files.last().map(|(end, _)| *end);
         let (files, query) = (snapshot.files, self.query.clone());
         let kept = tokio::task::spawn_blocking(move || read_kept(files, &query)).await;
         self.kept = kept.unwrap_or_default();
+        if self.kept.is_empty() {
+            self.query.after = self.query.after.max(end); // or the next look would begin with `tail` again
+        }
         self.next = snapshot.live.map_or(Next::Nothing, Next::Live);
         Some(())
     }
@@ -226,16 +230,19 @@ fn matches(record: &LogRecord, query: &LogQuery) -> bool {
     query.request_id.is_none() || record.request_id == query.request_id
 }
 
-fn read_kept(files: Vec<(u64, fs::File)>, query: &LogQuery) -> VecDeque<LogRecord> {
+fn read_kept(files: Vec<(LogPosition, fs::File)>, query: &LogQuery) -> VecDeque<LogRecord> {
     // Whoever says where it was wants all that came since.
     let tail = query.tail.filter(|_| query.after.is_none()).unwrap_or(usize::MAX);
     let after = query.after.unwrap_or(LogPosition { segment: 0, offset: 0 });
     let mut kept = VecDeque::new();
-    for (segment, mut file) in files.into_iter().filter(|(number, _)| *number >= after.segment) {
+    for (end, mut file) in files.into_iter().filter(|(end, _)| end.segment >= after.segment) {
+        let segment = end.segment;
         let mut offset = if segment == after.segment { after.offset } else { 0 };
         if file.seek(SeekFrom::Start(offset)).is_err() {
             continue;
         }
+        // What was written since the snapshot comes to who follows as a new line.
+        let file = file.take(end.offset.saturating_sub(offset));
         for line in io::BufReader::new(file).split(b'\n').map_while(Result::ok) {
             offset += line.len() as u64 + 1;
             // A line that was torn by a crash is no record.

@@ -43,7 +43,8 @@ pub(super) enum Order {
 /// The kept files of a function, oldest first, and what comes after them.
 #[derive(Debug)]
 pub(super) struct Snapshot {
-    pub(super) files: Vec<(u64, File)>,
+    /// With the number and the size of each: what comes behind is new.
+    pub(super) files: Vec<(LogPosition, File)>,
     pub(super) live: Option<broadcast::Receiver<LogRecord>>,
 }
 
@@ -173,7 +174,10 @@ impl Shelf {
         let files = found
             .segments
             .iter()
-            .filter_map(|(n, _)| Some((*n, File::open(segment(&folder, *n)).ok()?)))
+            .filter_map(|&(segment, offset)| {
+                let file = File::open(path(&folder, segment)).ok()?;
+                Some((LogPosition { segment, offset }, file))
+            })
             .collect();
         self.followers.retain(|_, to| to.receiver_count() > 0); // those who asked in vain and left
         let live = follow.then(|| {
@@ -209,12 +213,12 @@ impl Ring {
             && let Some((number, size)) = self.segments.back_mut()
         {
             // Small pieces in files of their own would have no limit to their number.
-            self.open = reopen(&segment(folder, *number), size);
+            self.open = reopen(&path(folder, *number), size);
         }
         if self.open.is_none() {
             let number = self.segments.back().map_or_else(first_number, |(number, _)| number + 1);
             fs::create_dir_all(folder)?;
-            self.open = Some(File::create_new(segment(folder, number))?);
+            self.open = Some(File::create_new(path(folder, number))?);
             self.segments.push_back((number, 0));
         }
         let mut start = LogPosition { segment: 0, offset: 0 };
@@ -230,7 +234,7 @@ impl Ring {
             && self.segments.iter().map(|(_, size)| size).sum::<u64>() > limit
         {
             if let Some((number, _)) = self.segments.pop_front()
-                && let Err(err) = fs::remove_file(segment(folder, number))
+                && let Err(err) = fs::remove_file(path(folder, number))
                 && err.kind() != io::ErrorKind::NotFound
             {
                 return Err(err);
@@ -258,6 +262,6 @@ fn first_number() -> u64 {
     u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(1)
 }
 
-fn segment(folder: &Path, number: u64) -> PathBuf {
+fn path(folder: &Path, number: u64) -> PathBuf {
     folder.join(format!("{number:010}.ndjson"))
 }

@@ -205,3 +205,15 @@ async fn a_follower_that_is_too_slow_gets_the_rest_from_the_files() {
         assert_eq!(lines.next().await.unwrap().message, format!("{n}"));
     }
 }
+
+#[tokio::test]
+async fn what_is_written_while_the_files_are_read_comes_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let logs = logs(folder.path(), 1 << 20);
+    logs.record(record("before", None));
+    let mut snapshot = logs.snapshot(name(), true).await.unwrap();
+    logs.record(record("since", None));
+    assert_eq!(snapshot.live.as_mut().unwrap().recv().await.unwrap().message, "since");
+    let kept = read_kept(snapshot.files, &LogQuery::default());
+    assert_eq!(kept.iter().map(|record| &record.message).collect::<Vec<_>>(), ["before"]);
+}
