@@ -1,5 +1,5 @@
 //! What the programs log: to standard error, one line an event; readable on a terminal, JSON for
-//! collectors. `EPSILON_LOG` filters, as in `info,epsilon_gateway=debug`. Called first by every program.
+//! collectors. `EPSILON_LOG` filters, as in `info,epsilon_gateway=debug`. Called first by programs that serve.
 //!
 //! ```text
 //! any thread ─ an event ─▶ queue (4,096 lines) ─ one thread ─▶ standard error
@@ -13,6 +13,7 @@ use crate::failure::Failure;
 use clap::ValueEnum;
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
+    env,
     io::IsTerminal as _,
     panic,
     sync::mpsc::{self, RecvTimeoutError},
@@ -44,6 +45,11 @@ pub struct Logging {
     losses: Option<(mpsc::Sender<()>, JoinHandle<()>)>,
     /// Flushes when it is dropped: after [`Logging::drop`] has told the last losses.
     _writer: WorkerGuard,
+}
+
+/// What `EPSILON_LOG` says; an empty one says nothing.
+pub fn filter() -> Option<String> {
+    env::var("EPSILON_LOG").ok().filter(|filter| !filter.is_empty())
 }
 
 /// Starts logging, for the whole process.
@@ -118,5 +124,6 @@ fn log_panic(panic: &panic::PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture(); // where RUST_BACKTRACE asks for it
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
     let backtrace = backtrace.as_ref().map(tracing::field::display);
-    tracing::error!(%panic, backtrace, "A thread panicked.");
+    let thread = thread::current();
+    tracing::error!(%panic, thread = thread.name(), backtrace, "A thread panicked.");
 }

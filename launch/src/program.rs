@@ -32,7 +32,7 @@ impl Common {
     /// # Errors
     /// When the person wrote something that cannot be used.
     pub fn begin(&self, flags: &[Flag]) -> Result<(Logging, PathBuf, Layers), Failure> {
-        let logging = log::init(self.log_format, std::env::var("EPSILON_LOG").ok().as_deref())?;
+        let logging = log::init(self.log_format, log::filter().as_deref())?;
         let data = data_dir::locate(self.data_dir.as_deref())?;
         let layers = Layers::load(self.config.as_deref(), std::env::vars_os(), flags)?;
         Ok((logging, data, layers))

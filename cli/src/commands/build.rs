@@ -71,7 +71,7 @@ enum To {
 
 impl Build {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
-        let filter = std::env::var("EPSILON_LOG").ok();
+        let filter = log::filter();
         let filter = filter.as_deref().unwrap_or("warn");
         let _logging = log::init(Some(log::Format::Compact), Some(filter))?;
         let (to, dir) = destination(&self.to, self.dir.as_deref())?;

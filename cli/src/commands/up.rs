@@ -47,7 +47,7 @@ pub(crate) struct Up {
 
 impl Up {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
-        let _logging = log::init(self.log_format, std::env::var("EPSILON_LOG").ok().as_deref())?;
+        let _logging = log::init(self.log_format, log::filter().as_deref())?;
         let data = data_dir::locate(globals.data_dir.as_deref())?;
         let settings = Settings::load(self.config.as_deref(), std::env::vars_os(), &self.flags())?;
         let lock = Lock::take(&data)?;

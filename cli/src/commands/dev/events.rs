@@ -3,6 +3,7 @@
 
 use super::terminal::{CallLine, Terminal};
 use crate::failure::Failure;
+use epsilon_launch::log;
 use std::{
     fmt::{Debug, Write as _},
     sync::{
@@ -28,14 +29,14 @@ const FAILED: &str = "Call failed.";
 
 /// Listens from now on, for the whole process. `stale`: what serves is not what was saved last.
 pub(super) fn listen(terminal: Terminal, stale: Arc<AtomicBool>) -> Result<(), Failure> {
-    let others = match std::env::var("EPSILON_LOG") {
-        Ok(asked) => asked.parse().map_err(|err: tracing_subscriber::filter::ParseError| {
+    let others = match log::filter() {
+        Some(asked) => asked.parse().map_err(|err: tracing_subscriber::filter::ParseError| {
             Failure::usage("EPSILON_LOG is not a filter")
                 .because(&err)
                 .hint("write it like `info` or `info,epsilon_gateway=debug`")
         })?,
         // An instance that does not load, say, is told by its function's log.
-        Err(_) => Targets::new().with_default(Level::ERROR).with_target(OURS, Level::WARN),
+        None => Targets::new().with_default(Level::ERROR).with_target(OURS, Level::WARN),
     };
     let wanted = others.with_target(CALLS, Level::DEBUG);
     tracing_subscriber::registry().with(Listener { terminal, stale }.with_filter(wanted)).init();
