@@ -2,6 +2,8 @@
 // The answers that the wrapper gives in place of the function. Their bodies have the platform's form
 // (`{"error":{type,code,message,hint,request_id}}`); a gateway in front may replace them.
 
+const { STATUS_CODES } = require('node:http');
+
 /** Tells the agent that the function failed before it answered. */
 const OUTCOME_HEADER = 'x-epsilon-outcome';
 
@@ -16,17 +18,18 @@ function answerFunctionError(res, call) {
 }
 
 /**
- * As Express 5: an error with a status is answered with it, in its own words where they are meant for the caller. That is an
+ * As Express 5: an error with a status is answered with it. In its own words only where it says that they are for the caller
+ * (`expose`, as of http-errors): errors of clients of other services have a status too, and tell accounts and keys. That is an
  * answer and not the outcome "threw", which the agent replaces by a 500.
  */
 function answerThrown(res, call, err) {
   const status = statusOf(err);
   if (status === undefined || status === 500) return answerFunctionError(res, call);
-  const isForCaller = (err.expose ?? status < 500) && typeof err.message === 'string' && err.message !== '';
+  const isForCaller = err.expose === true && typeof err.message === 'string' && err.message !== '';
   answer(res, status, {}, {
     type: 'function',
     code: 'FUNCTION_ERROR',
-    message: isForCaller ? err.message : `\`${call.functionName}\` answered with an error`,
+    message: isForCaller ? err.message : (STATUS_CODES[status] ?? `\`${call.functionName}\` answered with an error`),
     hint: isForCaller ? null : `\`epsilon logs ${call.functionName}\` shows why`,
     request_id: call.id,
   });

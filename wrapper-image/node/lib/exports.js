@@ -57,6 +57,7 @@ function part(value, name) {
 /** How a target is called when nothing was set: a bare function named `handler`, and one that streams, are AWS Lambda's. */
 function signatureOf(name, target) {
   if (target.config?.signature) return target.config.signature;
+  if (target.config?.event) return 'lambda'; // which version of its events
   if (target.fetch) return 'fetch';
   if (isStreaming(target.func)) return 'lambda';
   return name === 'handler' && target.bare && !target.app ? 'lambda' : 'express';

@@ -165,6 +165,7 @@ for (const [what, endpoint, message] of [
   ['a question of Identity Platform', { blockingTrigger: '{ eventType: "beforeCreate" }' }, /`night` is a blocking function/],
   ['a trigger that cannot be read', null, /`night` of firebase-functions does not say what starts it \(no project\)/],
   ['callers of its own', { httpsTrigger: '{ invoker: ["private"] }' }, /`night` has `invoker: private` of firebase-functions, but every function is public/],
+  ['an address of its own network', { httpsTrigger: '{}', ingressSettings: '"ALLOW_INTERNAL_ONLY"' }, /`night` has `ingressSettings: ALLOW_INTERNAL_ONLY` of firebase-functions, but every/],
   ['a parameter', { httpsTrigger: '{}', timeoutSeconds: '{ toCEL() {} }' }, /`timeout` of `night` is a parameter of firebase-functions/],
 ]) {
   test(`a function of firebase-functions with ${what} is refused by name`, (t) => {

@@ -79,6 +79,7 @@ test('a reader that is slow slows the handler down; one that hangs up ends its s
   assert.ok(pulled < 500, `${pulled} chunks of 64 KiB without a reader`);
   answer.destroy();
   await over(f);
+  assert.deepEqual(f.logged, [], 'nothing is wrong with the function');
 });
 
 for (const [what, fail] of [

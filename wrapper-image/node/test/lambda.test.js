@@ -129,6 +129,8 @@ for (const [what, func] of [
   ['context.done', (event, context) => later(() => context.done(null, ANSWER))],
   ['context.succeed of a context with a default', (event = {}, context = {}) => later(() => context.succeed(ANSWER))],
   ['a context that is handed on', (event, context) => later(() => finish(context))],
+  ['a context behind an event that is taken apart', ({ a, b }, context) => later(() => finish(context))],
+  ['a context that is kept', (event, context) => { const ctx = context; later(() => ctx.succeed(ANSWER)); }],
   ['a context that is taken apart', (event, { done }) => later(() => done(null, ANSWER))],
   ['a callback with a default', (event, context, callback = () => {}) => later(() => callback(null, ANSWER))],
   ['a callback among the rest', (...args) => later(() => args[2](null, ANSWER))],
@@ -153,7 +155,7 @@ test('context.fail and context.done of an error are failures', async (t) => {
 });
 
 test('a handler that returns nothing and has no callback answers null', async (t) => {
-  for (const func of [() => {}, (event) => void event.a, async (event, context) => void context.a, (event, context) => void context.awsRequestId]) {
+  for (const func of [() => {}, (event) => void event.a, async (event, context) => void context.a, (event) => { const s = 'job done'; void s; }, ({ body = '' }) => { void body; }, (event) => { if (event.fail) throw event; }, (event, context) => void context.awsRequestId]) {
     const f = await lambda(t, func);
     assert.deepEqual([(await f.call()).body], ['null']);
   }

@@ -20,6 +20,8 @@ const REFUSED = [
   ['blockingTrigger', 'a blocking function', 'there is no Identity Platform here that would call it'],
 ];
 const EVERYONE = 'public';
+/** Values of `ingressSettings` that keep strangers away. */
+const INTERNAL = ['ALLOW_INTERNAL_ONLY', 'ALLOW_INTERNAL_AND_GCLB'];
 
 /**
  * @param {Function} func
@@ -35,6 +37,10 @@ function firebaseSettings(name, func) {
   const invokers = endpoint.httpsTrigger?.invoker;
   if (Array.isArray(invokers) && !invokers.includes(EVERYONE)) {
     throw new Error(`\`${name}\` has \`invoker: ${invokers.join()}\` of firebase-functions, but every function is public here: `
+      + 'leave it out, and check in the code who calls');
+  }
+  if (INTERNAL.includes(endpoint.ingressSettings)) {
+    throw new Error(`\`${name}\` has \`ingressSettings: ${endpoint.ingressSettings}\` of firebase-functions, but every function is public here: `
       + 'leave it out, and check in the code who calls');
   }
   const settings = {};

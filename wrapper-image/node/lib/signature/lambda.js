@@ -11,22 +11,44 @@ const { answer } = require('./lambda/result.js');
 const { isStreaming, invokeStreaming } = require('./lambda/stream.js');
 
 const NO_BYTES = Buffer.alloc(0);
-/** What gives a function more than its source names: `arguments`, a rest or a default parameter, a wrapper without a source. */
-const HAS_UNNAMED = /^[^(=]*\([^)]*(=|\.\.\.)|\barguments\b|\[native code\]/;
-const PARAMETERS = /^[^(=]*\(([^)]*)\)/;
+/** Names of what ends a call, in a context that is taken apart. */
+const ENDS = /\b(succeed|done|fail)\b|\.\.\./;
 
 /**
- * Whether a handler can call back after it returned. One of `(event, context)` can if it names what ends a call, or hands
- * its context on. Others with nothing to return are over when they return, as on Lambda once nothing is left to do.
+ * Whether a handler can call back after it returned: it has a third parameter or `arguments`, or its context is of use for
+ * that. Others that return nothing are over when they return, as on Lambda once nothing is left to do.
  */
 function canCallBack(func) {
   if (func.length > 2) return true;
   const source = Function.prototype.toString.call(func);
-  if (HAS_UNNAMED.test(source) || /\b(succeed|done|fail)\b/.test(source)) return true;
-  const context = PARAMETERS.exec(source)?.[1].split(',')[1]?.trim();
-  if (!context || !/^[\w$]+$/.test(context)) return false;
+  if (source.includes('[native code]')) return func.length !== 1; // bound: its source is not there
+  if (/\barguments\b/.test(source)) return true;
+  const { parameters, rest } = parametersOf(source);
+  const context = parameters[1]?.replace(/=[^]*$/, '').trim();
+  if (parameters.length > 2 || parameters.some((parameter) => parameter.startsWith('...'))) return true;
+  if (context === undefined) return false;
+  if (!/^[\w$]+$/.test(context)) return ENDS.test(context);
   const name = context.replaceAll('$', '\\$');
-  return new RegExp(`[(,]\\s*${name}\\s*[,)]`).test(source.slice(source.indexOf(')') + 1));
+  // It names what ends a call, or hands its context on: to a function, or to another name.
+  return new RegExp(`\\b${name}\\s*\\??\\.\\s*(succeed|done|fail)\\b|[(,]\\s*${name}\\s*[,)]|=\\s*${name}\\s*[;,\\n}]`).test(rest);
+}
+
+/** The parameters in a function's source, without nested lists and patterns being taken apart; and what comes behind. */
+function parametersOf(source) {
+  const arrow = /^\s*(async\s+)?([\w$]+)\s*=>/.exec(source);
+  if (arrow) return { parameters: [arrow[2]], rest: source.slice(arrow[0].length) };
+  const parameters = [''];
+  let depth = 0;
+  for (let at = source.indexOf('('); at >= 0 && at < source.length; at++) {
+    const char = source[at];
+    if (')]}'.includes(char) && --depth === 0) {
+      return { parameters: parameters.map((text) => text.trim()).filter(Boolean), rest: source.slice(at + 1) };
+    }
+    if (char === ',' && depth === 1) parameters.push('');
+    else if (depth > 0) parameters[parameters.length - 1] += char;
+    if ('([{'.includes(char)) depth++;
+  }
+  return { parameters: [], rest: '' };
 }
 
 function adapt(instance, spec, { func, config }) {

@@ -82,7 +82,9 @@ async function invokeStreaming(call, func, event, context) {
   try {
     await func(event, stream, context);
   } catch (err) {
-    if (err !== stream.errored) throw err; // else the stream's own listener has reported it
+    // The stream's own listener has reported it, or the caller left and nothing is wrong.
+    const isLeft = call.res.destroyed && err?.code === 'ERR_STREAM_PREMATURE_CLOSE';
+    if (err !== stream.errored && !isLeft) throw err;
   }
 }
 
