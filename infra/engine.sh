@@ -46,12 +46,21 @@ engine_holds() {
 
 # engine_miscounts LABEL: whether all that has this label are networks that nothing is in and that the engine refuses to
 # remove because something is. Docker 20.10 can miscount when many containers come and go at once; it notices at its own
-# next start ("Fixing inconsistent endpoint_cnt"). A network that can be removed is removed by this question, and is no miscount.
+# next start ("Fixing inconsistent endpoint_cnt"). One from before that start can be removed by now; whoever was to remove it
+# was refused. A network of this life of the engine that can be removed is removed by this question, and is no miscount.
 engine_miscounts() {
-    local networks id
+    local networks id made started
     if engine_holds containers "$1"; then return 1; fi
+    # The engine makes its own bridge anew at each start.
+    started=$(engine_created bridge) || return 1
     networks=$(engine_get /networks "{\"label\":[\"$1\"]}" | grep -oE '"Id":"[0-9a-f]{64}"' | cut -d'"' -f4) || return 1
     for id in $networks; do
-        if ! engine_ask "/networks/$id" -X DELETE | grep -q 'has active endpoints'; then return 1; fi
+        made=$(engine_created "$id") || return 1
+        if ! engine_ask "/networks/$id" -X DELETE | grep -q 'has active endpoints' && [[ ! "$made" < "$started" ]]; then return 1; fi
     done
+}
+
+# engine_created NETWORK: when it was made, as a text that sorts by time.
+engine_created() {
+    engine_get "/networks/$1" | grep -oE '"Created":"[^"]+"' | head -n 1 | cut -d'"' -f4
 }
