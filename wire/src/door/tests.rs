@@ -228,7 +228,7 @@ async fn who_does_not_finish_a_handshake_is_let_go() {
     assert_eq!(site.raw("").await, "");
 }
 
-/// Told while the answer is still to come, to a gateway whose connection is read by a task.
+/// Written while the answer is still to come, to a gateway whose connection is read by a task.
 #[tokio::test]
 async fn interim_answers_go_out_before_the_answer() {
     let site = Site::open(limits());
