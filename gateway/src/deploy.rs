@@ -33,7 +33,7 @@ use epsilon_api::{
     ids::{DeploymentId, FunctionName, GatewayId, ProjectName},
 };
 use epsilon_store::{Deployment, Prepared, Store, StoreError};
-use futures_util::{FutureExt, future::try_join_all};
+use futures_util::{FutureExt, TryStreamExt, stream};
 use http::StatusCode;
 use jiff::Timestamp;
 use lease::Lease;
@@ -50,6 +50,10 @@ use tokio_util::sync::CancellationToken;
 /// Told in a fleet whose builder has no registry.
 const IN_ONE_ENGINE: &str = "note: without a registry, images lie in the engine of the builder's machine; VMs on other \
                              machines cannot get them (`epsilon-builder --registry REF`)";
+
+/// New versions that one deployment fetches and starts at once, for each VM: enough that one that waits for its image or
+/// loads for long does not hold up the others, and few enough that the VM's queue is not a matter of one project.
+const STARTS_PER_VM: usize = 4;
 
 /// What was pushed.
 pub(crate) struct Push {
@@ -321,7 +325,9 @@ impl Deploys {
             is_here: is_ours && is_one_machine,
             patience: self.fetch_limit,
         };
-        let ready = try_join_all(changed.into_iter().map(|version| starter.ensure_ready(version)));
+        let at_once = STARTS_PER_VM * self.fleet.members().len().max(1);
+        let changed = stream::iter(changed.into_iter().map(Ok));
+        let ready = changed.try_for_each_concurrent(at_once, |one| starter.ensure_ready(one));
         ready.await.map_err(|not_ready| match not_ready {
             NotReady::OutOfReach { function, cause } if !is_ours => {
                 DeployError::NotThere { function, cause }

@@ -168,11 +168,12 @@ impl Cells {
         self.pool.lock().started(kind, now);
     }
 
-    /// A ready cell, the one that booted last. Of one that has just died the engine may not know yet.
-    pub(crate) fn take(&self, kind: &Kind) -> Option<Cell> {
+    /// A ready cell, the one that booted last, if at least `leave` others stay. Of one that has just died the engine may not
+    /// know yet.
+    pub(crate) fn take(&self, kind: &Kind, leave: usize) -> Option<Cell> {
         self.mounts()?;
         loop {
-            let cell = self.pool.lock().take(kind)?;
+            let cell = self.pool.lock().take(kind, leave)?;
             self.news.notify_one();
             if cell.line.is_open() {
                 return Some(cell);

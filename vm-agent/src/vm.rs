@@ -72,6 +72,8 @@ pub(crate) struct LocalVm {
     pub(crate) budget: Arc<Budget>,
     /// Starts at once.
     pub(crate) starts: Semaphore,
+    /// The same for those that no call waits for.
+    pub(crate) background_starts: Arc<Semaphore>,
     /// The same for functions whose instances end all the time.
     pub(crate) turbulent_starts: Arc<Semaphore>,
     pub(crate) logs: Logs,
@@ -121,6 +123,7 @@ impl LocalVm {
             are_sockets_bounded: engine.sees_mounts() && can_bound(&config.folder.join(SOCKETS)),
             drain: Drain::open(config.folder.join("draining")),
             starts: Semaphore::new(config.starts_at_once),
+            background_starts: Arc::new(Semaphore::new(config.starts_at_once.div_ceil(2))),
             turbulent_starts: Arc::new(Semaphore::new(1)),
             id,
             boot: rand::rng().random(),

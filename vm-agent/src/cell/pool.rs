@@ -61,8 +61,10 @@ impl Pool {
         self.last_start.is_none_or(|then| now.saturating_sub(then) >= QUIET)
     }
 
-    pub(crate) fn take(&mut self, kind: &Kind) -> Option<Cell> {
-        self.kinds.get_mut(kind)?.ready.pop_back()
+    /// `leave`: how many have to stay.
+    pub(crate) fn take(&mut self, kind: &Kind, leave: usize) -> Option<Cell> {
+        let ready = &mut self.kinds.get_mut(kind)?.ready;
+        if ready.len() > leave { ready.pop_back() } else { None }
     }
 
     pub(crate) fn has(&self, kind: &Kind) -> bool {

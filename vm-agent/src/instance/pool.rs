@@ -91,7 +91,7 @@ pub(crate) struct Pool {
     history: Arc<History>,
     books: Mutex<Books>,
     worth: Mutex<Worth>,
-    /// Bumped when an instance became ready, failed or went.
+    /// Bumped when an instance became ready, failed or went, and when a call begins to wait.
     pulse: watch::Sender<()>,
 }
 
@@ -209,6 +209,7 @@ impl Pool {
         drop(books);
         let waiting = Waiting { pool: Arc::clone(self), ticket, place };
         self.act(todo);
+        self.pulse.send_replace(());
         Ok(Taken::Later(waiting))
     }
 
@@ -393,6 +394,15 @@ impl Pool {
         }
         slot.instance.freeze();
         Freeze::Never
+    }
+
+    /// Told of each start that ended and of each call that begins to wait.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.pulse.subscribe()
+    }
+
+    pub(crate) fn has_waiting_calls(&self) -> bool {
+        !self.books.lock().waiters.is_empty()
     }
 
     /// Whether one of the starts under way still has somebody to serve.

@@ -5,6 +5,7 @@
 //! time. Output: the pool's `ready`, `start_failed`, `exited`, `gone`. Ends when the container is away; at the
 //! end of the agent, with what `app.rs` removes by label.
 
+mod background;
 mod memory;
 mod terminate;
 mod way;

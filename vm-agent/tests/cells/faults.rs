@@ -2,6 +2,7 @@
 
 use crate::support::{Base, World, code, docker, function, image_of, until};
 use epsilon_api::{error::CallError, function::Version};
+use futures_util::future::join_all;
 use std::{process::Command, sync::Arc};
 
 const CODE: &str = "exports.hello = (req, res) => res.send('hello')";
@@ -171,6 +172,31 @@ async fn an_engine_that_does_not_see_mounts_serves_from_images() {
     assert_eq!(world.text(&other, "/").await, "hello");
     assert_eq!(world.assigned("image"), 1, "it is not tried again");
     assert_eq!(code(&world.get(&other, "/").await), "OK");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_deployment_leaves_the_last_ready_cell_to_a_call() {
+    let (base, world) = (Base::new(), World::new("{cells_min: 2, cells_max: 2}").await);
+    let many: Vec<_> = (0..4).map(|_| function(&world, &base, CODE, |_| {})).collect();
+    let other = function(&world, &base, CODE, |_| {});
+    world.until_ready(&other, 2).await;
+    let ready = world.assigned("ready");
+    let vm = world.vm();
+    let mut deployment =
+        Box::pin(join_all(many.iter().map(|new| vm.ensure_ready(Arc::clone(new)))));
+    let called = async {
+        // One of them has taken the cell that it may take, and others boot their own.
+        until(|| world.assigned("ready"), |now| *now > ready).await;
+        world.text(&other, "/").await
+    };
+    let text = tokio::select! {
+        text = called => text,
+        ended = &mut deployment => panic!("the deployment was over before the call: {ended:?}"),
+    };
+    assert_eq!(text, "hello");
+    assert_eq!(world.assigned("ready"), ready + 2);
+    assert!(deployment.await.iter().all(Result::is_ok));
     world.end().await;
 }
 

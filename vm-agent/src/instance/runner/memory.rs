@@ -64,8 +64,12 @@ impl Runner {
         }
     }
 
-    /// All or nothing: no cell goes for a start that gets no memory all the same.
+    /// All or nothing: no cell goes for a start that gets no memory all the same. For one that nobody waits for, cells go
+    /// last: the next call that finds no instance needs them more.
     fn make_room(&self, shortage: u64) -> bool {
+        if !self.pool.has_waiting_calls() && self.vm.evict(shortage, &self.pool) {
+            return true;
+        }
         let cells = self.vm.cells.spare_bytes().min(shortage);
         let instances = shortage - cells;
         if instances > 0 && !self.vm.evict(instances, &self.pool) {

@@ -1,10 +1,12 @@
 //! Which way a start takes. Through a cell, when the version fits one: one that waits, else one that is booted for it. From its
 //! image otherwise, and whenever cells turn out not to work here: without a gap, with what was taken already.
+//!
+//! A start that no call waits for (of a deployment, of `minInstances`) is nobody else's wait: `background.rs`.
 
-use super::Runner;
+use super::{Runner, background::BackgroundTurn};
 use crate::{
     cell::{
-        AtEngine,
+        AtEngine, Cell,
         assign::{NotAssigned, assign},
         kind::Kind,
         refill,
@@ -27,13 +29,15 @@ use tokio::{
 #[derive(Default)]
 struct Taken<'a> {
     has_memory: bool,
+    background: Option<BackgroundTurn>,
     turn: Option<Turn<'a>>,
 }
 
 /// A place among the starts that the engine works for at once.
 struct Turn<'a> {
     _permit: SemaphorePermit<'a>,
-    /// Cells are not refilled at the cost of a start; but beside one of a function whose instances end all the time.
+    /// Cells are not refilled at the cost of a start that a call waits for; but beside one of a function whose instances end
+    /// all the time, and beside the starts of a deployment.
     _at_engine: Option<AtEngine<'a>>,
     _turbulent: Option<TurbulentTurn>,
 }
@@ -107,17 +111,18 @@ impl Runner {
         }
         let code = self.layers().await?;
         phases.layers = began.elapsed();
+        taken.background = self.take_background_turn().await.map_err(NotAssigned::Start)?;
 
         let since = Instant::now();
         if is_calm
             && self.top_up(&kind)
-            && let Some(cell) = cells.take(&kind)
+            && let Some(cell) = self.take_cell(&kind, taken)
         {
             return self.assign(cell, code, phases, since, "ready").await;
         }
         self.take_turn(taken).await.map_err(NotAssigned::Start)?;
         let since = Instant::now();
-        if is_calm && let Some(mut cell) = cells.take(&kind) {
+        if is_calm && let Some(mut cell) = self.take_cell(&kind, taken) {
             drop(cell.place.memory.take()); // the start has all that it needs by now
             return self.assign(cell, code, phases, since, "ready").await;
         }
@@ -130,14 +135,21 @@ impl Runner {
             Ok(Err(why)) => return Err(NotAssigned::Cells(why)),
             Err(_) => return Err(NotAssigned::Start(StartFailure::CalledOff)),
         };
-        taken.turn = None; // the rest is the code's time, and nobody knows how much that is
+        // The rest is the code's time, and nobody knows how much that is.
+        (taken.turn, taken.background) = (None, None);
         let phases = StartPhases { layers: phases.layers, ..boot };
         self.assign(cell, code, phases, Instant::now(), "booted").await
     }
 
+    /// A ready cell. The last one is for a call that waits.
+    fn take_cell(&self, kind: &Kind, taken: &Taken<'_>) -> Option<Cell> {
+        let leave = if taken.background.is_some() { 1 } else { 0 };
+        self.vm.cells.take(kind, leave)
+    }
+
     async fn assign(
         &self,
-        cell: crate::cell::Cell,
+        cell: Cell,
         code: Code,
         phases: StartPhases,
         since: Instant,
@@ -189,6 +201,9 @@ impl Runner {
         }
         let image = self.vm.images.ensure(&*self.vm.engine, &self.instance.version).await?;
         let pull = began.elapsed();
+        if taken.background.is_none() {
+            taken.background = self.take_background_turn().await?;
+        }
         self.take_turn(taken).await?;
         image::start(&self.vm, &self.instance, image, pull).await
     }
@@ -227,7 +242,8 @@ impl Runner {
             if let Some(turn) = &mut turbulent {
                 turn.began = Instant::now(); // the wait for others is no work
             }
-            let at_engine = turbulent.is_none().then(|| self.vm.cells.has_engine());
+            let is_waited_for = turbulent.is_none() && taken.background.is_none();
+            let at_engine = is_waited_for.then(|| self.vm.cells.has_engine());
             taken.turn =
                 Some(Turn { _permit: permit, _at_engine: at_engine, _turbulent: turbulent });
         }
