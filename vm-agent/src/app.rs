@@ -13,7 +13,7 @@ use crate::{
     layers::{self, Layers},
     logs::Logs,
     metrics::{Census, Metrics},
-    reconcile,
+    reconcile, shutdown,
     vm::{Front, LocalVm, Parts},
 };
 use epsilon_api::{
@@ -32,7 +32,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 /// How often the end of running calls is looked for while draining.
 const LOOK: Duration = Duration::from_millis(20);
@@ -147,7 +147,7 @@ impl Agent {
     }
 
     /// Takes no new calls, lets running ones end within `grace`, removes all containers and the network.
-    /// Bounded by `grace` and the settings' `remove_timeout`.
+    /// Bounded by `grace` and a few times the settings' `remove_timeout` (`shutdown.rs`).
     pub async fn shutdown(self, grace: Duration) {
         let vm = &self.vm;
         vm.set_draining(Why::Ending, true);
@@ -164,28 +164,8 @@ impl Agent {
             pool.kill_all();
         }
         vm.tasks.close();
-        if timeout(vm.config.remove_timeout, self.remove_everything()).await.is_err() {
-            tracing::error!(
-                "The container engine did not remove everything in time; the next start will."
-            );
-        }
+        shutdown::remove_everything(vm).await;
         vm.logs.close().await;
-    }
-
-    async fn remove_everything(&self) {
-        let vm = &self.vm;
-        vm.tasks.wait().await;
-        match vm.engine.list(&vm.id).await {
-            Ok(left) => reconcile::remove(vm, left).await,
-            Err(err) => tracing::error!(cause = %Chain(&err), "Containers could not be listed."),
-        }
-        reconcile::remove_orphaned_folders(vm);
-        vm.tasks.wait().await;
-        vm.cells.sweep(|_| false);
-        vm.cells.close();
-        if let Err(err) = vm.network.remove(&*vm.engine).await {
-            tracing::error!(cause = %Chain(&err), "The network of functions could not be removed.");
-        }
     }
 }
 

@@ -161,7 +161,8 @@ pub struct Settings {
     /// How often the engine's containers are compared with what the agent knows. Default `10s`.
     #[serde(deserialize_with = "written::some_duration")]
     pub reconcile_every: Option<Duration>,
-    /// Longest that a stop of the agent waits for its containers to go, after its grace. Default `20s`.
+    /// Longest that a stop of the agent waits for the next of its containers to go, after its grace; four times as long for all of
+    /// them. Default `20s`.
     #[serde(deserialize_with = "written::some_duration")]
     pub remove_timeout: Option<Duration>,
     /// Gives functions a network although their way to this machine and to 169.254.169.254 (the cloud's metadata, with the

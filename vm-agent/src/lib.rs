@@ -61,4 +61,5 @@ mod network;
 mod reconcile;
 mod registry;
 mod serve;
+mod shutdown;
 mod vm;

@@ -85,14 +85,22 @@ impl Network {
         self.0.is_safe.store(false, Ordering::Release);
     }
 
-    /// Takes everything back, for good; waits for whoever makes it right now.
-    pub(crate) async fn remove(&self, engine: &dyn Engine) -> Result<(), EngineError> {
+    /// Takes everything back, for good; waits for whoever makes it right now. The firewall goes also when the engine does not
+    /// let go of the network, unless containers are left that it keeps from this machine.
+    pub(crate) async fn remove(
+        &self,
+        engine: &dyn Engine,
+        has_containers: bool,
+    ) -> Result<(), EngineError> {
         let bridge = &self.0;
         let mut is_removed = bridge.is_removed.lock().await;
         *is_removed = true;
         bridge.is_safe.store(false, Ordering::Release);
-        engine.remove_network(&bridge.spec.name).await?;
-        engine.remove_firewall(&bridge.spec.bridge).await
+        let removed = engine.remove_network(&bridge.spec.name).await;
+        if removed.is_err() && has_containers {
+            return removed;
+        }
+        removed.and(engine.remove_firewall(&bridge.spec.bridge).await)
     }
 }
 

@@ -5,7 +5,7 @@ use crate::{
     wrapper::Load,
 };
 use epsilon_api::vm::VmState;
-use epsilon_vm_agent::engine::fake::Verb;
+use epsilon_vm_agent::engine::fake::{Fault, Verb};
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -171,4 +171,41 @@ async fn the_minimum_of_code_that_crashes_once_loaded_does_not_loop() {
     drop(world.vm.ensure_ready(Arc::clone(&version)).await);
     tokio::time::sleep(Duration::from_millis(900)).await; // eighteen rounds of the timer
     assert!(image.starts.load(Ordering::SeqCst) <= 2, "{:?}", image.starts);
+}
+
+/// An engine removes one container after the other.
+#[tokio::test]
+async fn a_stop_goes_on_as_long_as_instances_end() {
+    let world = World::with("{remove_timeout: 1s, cells_max: 0}").await;
+    let (version, _) = world.function("hello", Load::Works, |spec| spec.min_instances = 10);
+    world.vm.ensure_ready(version).await.unwrap();
+    for n in 1..=10 {
+        world.engine.script(Verb::Remove, Fault::Slow(n * Duration::from_millis(200)));
+    }
+    world.end().await;
+}
+
+#[tokio::test]
+async fn what_the_engine_keeps_keeps_nothing_else() {
+    let world = World::with("{remove_timeout: 1s, cells_max: 0}").await;
+    let (version, _) = world.function("hello", Load::Works, |_| {});
+    world.text(&version, "/").await;
+    world.engine.script(Verb::RemoveNetwork, Fault::Refuse);
+    let engine = world.engine.clone();
+    world.agent.shutdown(Duration::ZERO).await;
+    assert_eq!((engine.networks().len(), engine.used(Verb::RemoveFirewall)), (1, 1));
+}
+
+#[tokio::test]
+async fn a_container_that_stays_is_kept_from_the_machine() {
+    let world = World::with("{remove_timeout: 1s, cells_max: 0}").await;
+    let (version, _) = world.function("hello", Load::Works, |_| {});
+    world.text(&version, "/").await;
+    for _ in 0..100 {
+        world.engine.script(Verb::Remove, Fault::Refuse);
+    }
+    world.engine.script(Verb::RemoveNetwork, Fault::Refuse);
+    let engine = world.engine.clone();
+    world.agent.shutdown(Duration::ZERO).await;
+    assert_eq!((engine.containers().len(), engine.used(Verb::RemoveFirewall)), (1, 0));
 }

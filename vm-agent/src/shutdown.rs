@@ -1,0 +1,64 @@
+//! The end of an agent: everything that it made on this machine goes, instances first, then what they used. The VM may never
+//! start again, so one thing that stays (a container that the engine does not let go of) keeps nothing else.
+//!
+//! Called by `app.rs`, when calls have ended and every instance was told to go.
+
+use crate::{reconcile, vm::LocalVm};
+use epsilon_api::chain::Chain;
+use std::{pin::pin, time::Duration};
+use tokio::time::{Instant, timeout};
+
+/// Instances may take so many times `remove_timeout` in all, as long as some of them end within each: engines remove one
+/// container after the other, and a VM may have hundreds.
+const ROUNDS: u32 = 4;
+
+pub(crate) async fn remove_everything(vm: &LocalVm) {
+    let limit = vm.config.remove_timeout;
+    instances_end(vm, limit).await;
+    let has_containers = timeout(limit, remove_containers(vm)).await.unwrap_or_else(|_| {
+        tracing::error!(
+            "The engine did not remove all containers in time; the agent's next start will."
+        );
+        true
+    });
+    vm.cells.sweep(|_| false);
+    vm.cells.close();
+    if let Err(err) = vm.network.remove(&*vm.engine, has_containers).await {
+        tracing::error!(cause = %Chain(&err), "The network of functions could not be removed.");
+    }
+}
+
+/// Waits until their tasks have removed them.
+async fn instances_end(vm: &LocalVm, limit: Duration) {
+    let give_up = Instant::now() + limit * ROUNDS;
+    let mut ended = pin!(vm.tasks.wait());
+    loop {
+        let before = vm.known.lock().len();
+        if timeout(limit, ended.as_mut()).await.is_ok() {
+            return;
+        }
+        let left = vm.known.lock().len();
+        if left >= before || Instant::now() >= give_up {
+            tracing::error!(
+                instances = left,
+                "Instances did not end in time; their containers are removed now."
+            );
+            return;
+        }
+        tracing::info!(instances = left, "Instances are still being removed.");
+    }
+}
+
+/// Whatever is left. Says whether something is left then.
+async fn remove_containers(vm: &LocalVm) -> bool {
+    match vm.engine.list(&vm.id).await {
+        Ok(left) => reconcile::remove(vm, left).await,
+        Err(err) => {
+            tracing::error!(cause = %Chain(&err), "Containers could not be listed.");
+            return true;
+        }
+    }
+    reconcile::remove_orphaned_folders(vm);
+    vm.tasks.wait().await;
+    vm.engine.list(&vm.id).await.map_or(true, |left| !left.is_empty())
+}
