@@ -18,7 +18,7 @@ import world
 SCRIPTS = world.INFRA / "aws" / "instance"
 GIVEN = {
     "EPSILON_REGION": "us-east-1", "EPSILON_ADDRESS": "10.80.0.9", "EPSILON_FLEET_TOKEN_SECRET": "arn:fleet", "EPSILON_BUILDER_TOKEN_SECRET": "arn:builder", "EPSILON_METRICS_KEY_SECRET": "arn:metrics", "EPSILON_LONGEST_CALL": "900s",
-    "EPSILON_DRAIN_GRACE": "915s", "EPSILON_STOP_LIMIT": "975s", "EPSILON_GROUP": "fleet-x", "EPSILON_HOOK": "drain",
+    "EPSILON_DRAIN_GRACE": "915s", "EPSILON_STOP_LIMIT": "1025s", "EPSILON_GROUP": "fleet-x", "EPSILON_HOOK": "drain",
 }
 ROLES = {
     "gateway": {

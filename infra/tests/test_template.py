@@ -117,6 +117,21 @@ class Written(unittest.TestCase):
         needed = {name for name, parameter in self.all["Parameters"].items() if "Default" not in parameter}
         self.assertEqual(needed, {"ReleaseBucket", "ReleaseVersion", "ReleaseSha256"})
 
+    def test_a_machine_of_the_version_before_still_gets_its_package(self):
+        statements = template()["Resources"]["MachinePolicy"]["Properties"]["PolicyDocument"]["Statement"]
+        fetch = next(one for one in statements if one["Sid"] == "FetchRelease")
+        self.assertIn("/epsilon-*-linux-${Architecture}.tar.gz", fetch["Resource"]["Fn::Sub"])
+
+    def test_arm_is_asked_for_as_a_whole(self):
+        parts = template()
+        asserted = parts["Rules"]["ArmNeedsArmMachines"]["Assertions"]
+        refused = [one["Assert"]["Fn::Not"][0]["Fn::Equals"] for one in asserted]
+        self.assertEqual({one["Ref"]: kind for one, kind in refused},
+                         {name: parts["Parameters"][name]["Default"] for name in ("GatewayType", "VmType", "BuilderType")})
+
+    def test_the_database_is_not_deleted_by_mistake(self):
+        self.assertIs(template()["Resources"]["DatabaseServer"]["Properties"]["DeletionProtection"], True)
+
     def test_no_statement_says_everything(self):
         statements = []
         for kind in ["AWS::IAM::Role", "AWS::IAM::ManagedPolicy"]:
