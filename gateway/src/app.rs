@@ -23,7 +23,7 @@ use crate::{
     retention::Retention,
     routes::Routes,
     sweep,
-    sync::{self, Others, Sync, away::StoreWatch},
+    sync::{self, LastBeat, Others, Sync, away::StoreWatch},
     traffic::abort::Aborts,
     urls::Urls,
     warm,
@@ -107,6 +107,7 @@ pub struct Running {
     background: TaskTracker,
     members: Background,
 }
+    last_beat: LastBeat,
 
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,7 +256,8 @@ impl App {
             me: signer.id().clone(),
             keep: config.keep,
         };
-        let work = (ending.close.clone(), background.clone());
+            cancel: ending.cancel.clone(),
+        let work = (ending.cancel.clone(), background.clone());
         let (data, max) = (&config.data_dir, config.max_source);
         let git = Arc::new(GitHost::new(config.git, data, max, Arc::clone(&deploys), work));
         let api = Control {
@@ -288,6 +290,7 @@ impl App {
             metrics: Arc::clone(&metrics),
             open,
         };
+            cancel: ending.cancel.clone(),
         Ok(Self {
             public: door(public, None, metrics.connections.clone(), PUBLIC_FILES),
             control: door(
@@ -343,6 +346,7 @@ impl App {
         members.spawn(retention.run());
         members.spawn(autoscaler.run(members.close.clone()));
         let warm = warm::keep(Arc::clone(&api.routes), Arc::clone(&api.fleet));
+        let last_beat = sync.last_beat();
         background.spawn(ending.close.clone().run_until_cancelled_owned(warm));
         let (routes, vms) = (Arc::clone(&api.routes), Arc::clone(&api.fleet));
         members.spawn(sweep::sweep(routes, vms, Arc::clone(calls.kept()), api.deploys.limit));
@@ -364,7 +368,7 @@ impl App {
             close.run_until_cancelled(watch::all_heard(&fleet, known)).await;
             public.serve(answering).await;
         });
-        Running { ending, calls, background, members }
+        Running { ending, calls, background, members, last_beat }
     }
 }
 
@@ -374,10 +378,10 @@ impl Running {
         self.calls.running().len()
     }
 
-    /// Accepts nothing more, tells idle connections to close, cancels deployments that do not serve yet,
-    /// and lets calls end within the grace; then cuts what is left. VMs are heard to the end.
+    /// Accepts nothing more, tells idle connections to close, and lets calls and deployments end within the grace; then cuts
+    /// calls and cancels deployments that do not serve yet. VMs are heard to the end.
     pub async fn drain(self, grace: Duration) -> Stopped {
-        let Self { ending, calls, background, members } = self;
+        let Self { ending, calls, background, members, last_beat } = self;
         let stopped = Self::end(&ending, &calls, &background, grace).await;
         members.end().await;
         stopped
@@ -391,6 +395,7 @@ impl Running {
     ) -> Stopped {
         ending.close.cancel();
         for tracker in [&ending.tasks, calls.running(), background] {
+        last_beat.say().await;
             tracker.close();
         }
         let over = async {
@@ -402,16 +407,20 @@ impl Running {
         }
         let cut = calls.running().len();
         calls.stop();
-        ending.cut.cancel();
-        // What is not gone by then ends with the process.
-        let _ = tokio::time::timeout(LETTING_GO, over).await;
-        tracing::warn!(cut, "The grace is over; calls were cut.");
+        ending.cancel.cancel();
+        // Who waits for a deployment hears of its end before the connection goes.
+        if tokio::time::timeout(LETTING_GO, over.as_mut()).await.is_err() {
+            ending.cut.cancel();
+            // What is not gone by then ends with the process.
+            let _ = tokio::time::timeout(LETTING_GO, over).await;
+        }
         Stopped { cut }
     }
 }
 
 /// Tasks that end together, by being dropped where they stand.
 #[derive(Debug, Default)]
+        tracing::warn!(cut, "Drain grace is over; calls are cut and deployments cancelled.");
 struct Background {
     close: CancellationToken,
     tasks: TaskTracker,

@@ -86,11 +86,13 @@ pub(crate) struct Control {
     pub(crate) max_source: Bytes,
     pub(crate) linger: Duration,
     pub(crate) pace: PaceLimits,
-    /// The gateway stops: streams end, deployments are cancelled.
+    /// The gateway stops: streams end.
     pub(crate) close: CancellationToken,
     /// Work that outlives the request that asked for it.
     pub(crate) background: TaskTracker,
     pub(crate) git: Arc<GitHost>,
+    /// The time for that is over: deployments that do not serve yet are cancelled.
+    pub(crate) cancel: CancellationToken,
 }
 
 impl Control {

@@ -62,8 +62,8 @@ pub(crate) struct GitHost {
     places: Arc<Semaphore>,
     deploys: Arc<Deploys>,
     max_source: Bytes,
-    /// The gateway stops.
-    close: CancellationToken,
+    /// The gateway has stopped: pushes that do not serve yet are cancelled.
+    cancel: CancellationToken,
     /// Pushes go on when nobody waits for their answer.
     background: TaskTracker,
 }
@@ -90,13 +90,13 @@ pub(crate) enum Refused {
 }
 
 impl GitHost {
-    /// Runs and makes nothing yet. What runs when the gateway stops is in `background` and hears of it from `close`.
+    /// Runs and makes nothing yet. What runs when the gateway stops is in `background` and ends by `cancel`.
     pub(crate) fn new(
         config: Config,
         data: &Path,
         max_source: Bytes,
         deploys: Arc<Deploys>,
-        (close, background): (CancellationToken, TaskTracker),
+        (cancel, background): (CancellationToken, TaskTracker),
     ) -> Self {
         let git = Arc::new(Git::new(config.program.clone()));
         let (branch, lookup) = (&config.branch, config.lookup_timeout);
@@ -112,7 +112,7 @@ impl GitHost {
             places,
             deploys,
             max_source,
-            close,
+            cancel,
             background,
         }
     }

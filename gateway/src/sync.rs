@@ -37,6 +37,9 @@ const ROUTES_AT_LEAST: Duration = Duration::from_secs(5);
 /// A gateway that has not beaten for so long does not work on its deployments any more.
 const GONE_AFTER: Duration = Duration::from_secs(60);
 
+/// Longest that the end of a gateway waits for a store that does not answer.
+const LAST_BEAT_LIMIT: Duration = Duration::from_secs(1);
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Sync {
@@ -54,6 +57,11 @@ pub(crate) struct Sync {
 }
 
 impl Sync {
+    /// What is left to tell the store when this gateway has ended.
+    pub(crate) fn last_beat(&self) -> LastBeat {
+        LastBeat { store: Arc::clone(&self.store), me: self.me.clone() }
+    }
+
     /// Runs until it is dropped.
     pub(crate) async fn run(mut self) {
         let mut changes = self.store.changes();
@@ -141,6 +149,31 @@ impl Sync {
             Ok(Err(error)) => tracing::error!(error = %Chain(error), "The store cannot be read."),
         }
         answer.map_err(|_| Away)?.map_err(|_| Away)
+    }
+}
+
+/// See [`Sync::last_beat`].
+#[derive(Debug)]
+pub(crate) struct LastBeat {
+    store: Arc<dyn Store>,
+    me: Gateway,
+}
+
+impl LastBeat {
+    /// Notes that this gateway was last there so long ago that nobody waits for it: neither other gateways nor `epsilon store
+    /// copy`. To be said when it has ended; without it, they wait a while.
+    pub(crate) async fn say(mut self) {
+        self.me.seen_at = Timestamp::now().checked_sub(GONE_AFTER).unwrap_or(Timestamp::MIN);
+        match timeout(LAST_BEAT_LIMIT, self.store.gateway_beat(&self.me)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                let error = Chain(&error);
+                tracing::debug!(%error, "The store was not told that the gateway ended.");
+            }
+            Err(_) => tracing::debug!(
+                "The store does not answer; it was not told that the gateway ended."
+            ),
+        }
     }
 }
 

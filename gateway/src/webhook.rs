@@ -92,6 +92,7 @@ pub(crate) struct Hooks {
     deploys: Arc<Deploys>,
     metrics: HookMetrics,
     close: CancellationToken,
+    cancel: CancellationToken,
     background: TaskTracker,
 }
 
@@ -103,8 +104,10 @@ pub(crate) struct Parts {
     pub(crate) max_source: Bytes,
     /// Fetches commits.
     pub(crate) git: Git,
-    /// The gateway stops.
+    /// The gateway stops: nothing more is begun.
     pub(crate) close: CancellationToken,
+    /// The time for that is over: what does not serve yet is cancelled.
+    pub(crate) cancel: CancellationToken,
     /// What goes on when the hub has its answer.
     pub(crate) background: TaskTracker,
 }
@@ -121,7 +124,7 @@ impl Hooks {
         // It is not there, as a rule; one that cannot be removed shows when a commit is fetched.
         let _ = std::fs::remove_dir_all(&folder);
         let Config { hooks, limits } = config;
-        let Parts { store, deploys, max_source, git, close, background } = parts;
+        let Parts { store, deploys, max_source, git, close, cancel, background } = parts;
         Ok(Self {
             hooks: hooks.into_iter().map(|(project, hook)| (project, Arc::new(hook))).collect(),
             payloads: Payloads::new(
@@ -139,6 +142,7 @@ impl Hooks {
             deploys,
             metrics: HookMetrics::new(registry)?,
             close,
+            cancel,
             background,
         })
     }

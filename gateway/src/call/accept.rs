@@ -159,6 +159,8 @@ impl InterimSink for Connection {
 pub(crate) struct Ending {
     /// Accept nothing more; finish what runs.
     pub(crate) close: CancellationToken,
+    /// Cancel deployments that do not serve yet.
+    pub(crate) cancel: CancellationToken,
     /// Let go of everything.
     pub(crate) cut: CancellationToken,
     /// All tasks of connections.

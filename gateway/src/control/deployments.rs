@@ -122,7 +122,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 fn carry_out(control: &Control, work: Work) -> Response {
     let (story, reader) = Story::new(Arc::clone(&control.deploys.metrics));
-    let cancel = control.close.child_token();
+    let cancel = control.cancel.child_token();
     let hung_up = cancel.clone().drop_guard();
     let deploys = Arc::clone(&control.deploys);
     control.background.spawn(async move {

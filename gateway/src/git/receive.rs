@@ -95,7 +95,7 @@ impl GitHost {
         run = protocol.into_iter().fold(run, |run, version| run.env("GIT_PROTOCOL", version));
         let (mut process, Pipes { stdin, stdout, stderr }) = run.start()?;
 
-        let cancel = self.close.child_token();
+        let cancel = self.cancel.child_token();
         let _gone = cancel.clone().drop_guard();
         let client = pieces.clone();
         let hang_up = async {

@@ -32,7 +32,7 @@ impl Job {
         self.tell(State::Pending, format!("{} is being deployed", self.push.name()), None);
     }
 
-    /// To its end. A gateway that stops ends it as long as nothing serves.
+    /// To its end. A gateway that stops begins none, and cancels one that does not serve when its drain grace is over.
     pub(super) async fn run(self, hooks: &Hooks) {
         let fetched = tokio::select! {
             biased; // a gateway that stops begins nothing
@@ -49,7 +49,7 @@ impl Job {
             }
         };
         let (story, mut told) = Story::new(Arc::clone(&hooks.deploys.metrics));
-        let work = hooks.deploys.run(self.id.clone(), push, story, hooks.close.child_token());
+        let work = hooks.deploys.run(self.id.clone(), push, story, hooks.cancel.child_token());
         let read = async {
             let mut last = None;
             while let Some(event) = told.recv().await {

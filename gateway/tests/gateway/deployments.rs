@@ -144,6 +144,22 @@ async fn a_function_of_another_project_is_a_conflict() {
 
 /// A bug in the builder is not the end of the story, and of the queue behind it neither.
 #[tokio::test]
+async fn a_large_deployment_starts_a_few_at_once() {
+    let world = World::with(&[]).await;
+    world.vm.gate.forget_permits(1000);
+    let names: Vec<_> = (0..12).map(|n| format!("many-{n}")).collect();
+    let functions: Vec<_> = names.iter().map(|name| (name.as_str(), "1")).collect();
+    let (told, ()) = tokio::join!(world.deploy("shop", &functions), async {
+        for ended in 0..12 {
+            let begun = (ended + 4).min(12);
+            eventually(begun, || world.vm.ready().len()).await;
+            world.vm.gate.add_permits(1);
+        }
+    });
+    assert!(last(&told).starts_with("done "), "{told:?}");
+}
+
+#[tokio::test]
 async fn a_deployment_that_panics_fails() {
     let world = World::with(&["hello"]).await;
     // The builder was told of no build.
@@ -190,12 +206,27 @@ async fn who_hangs_up_while_it_builds_cancels() {
 }
 
 #[tokio::test]
-async fn a_stop_of_the_gateway_cancels_too() {
+async fn a_stop_of_the_gateway_waits_for_deployments() {
     let mut world = World::with(&["hello"]).await;
     world.builder.close_gate();
     let response = world.push().await;
     eventually(1, || world.builder.begun()).await;
+    let (control, builder) = (world.control, Arc::clone(&world.builder));
+    builder.next(Ok(built("shop", &[("hello", "2")])));
     let draining = tokio::spawn(world.drain(Duration::from_secs(20)));
+    eventually(true, || std::net::TcpStream::connect(control).is_err()).await;
+    builder.gate.add_permits(1);
+    assert!(last(&events(response).await).starts_with("done "));
+    assert_eq!(patient(draining).await.unwrap().cut, 0);
+}
+
+#[tokio::test]
+async fn one_that_takes_longer_than_the_grace_is_cancelled() {
+    let mut world = World::with(&["hello"]).await;
+    world.builder.close_gate();
+    let response = world.push().await;
+    eventually(1, || world.builder.begun()).await;
+    let draining = tokio::spawn(world.drain(Duration::from_millis(50)));
     assert!(last(&events(response).await).starts_with("failed DEPLOYMENT_CANCELLED"));
     assert_eq!(patient(draining).await.unwrap().cut, 0);
 }

@@ -543,7 +543,7 @@ async fn a_gateway_that_stops_ends_the_push_and_changes_nothing() {
     world.builder.close_gate();
     let pushing = Pushing::start(&dev, &world, &["main"]);
     eventually(1, || world.builder.begun()).await;
-    let draining = tokio::spawn(world.drain(PATIENCE));
+    let draining = tokio::spawn(world.drain(Duration::from_millis(50)));
     let text = pushing.end().await.failed();
     assert!(text.contains("DEPLOYMENT_CANCELLED"), "{text}");
     assert!(text.contains("[remote rejected]"), "{text}");
