@@ -43,6 +43,12 @@ pub enum CallError {
         /// What was asked for.
         number: VersionNumber,
     },
+    /// The address names a version, and the operator lets nobody call those without a key.
+    #[error("calling a version of `{function}` by its address takes a key")]
+    VersionGuarded {
+        /// Which function.
+        function: FunctionName,
+    },
     /// The caller sent, or announced, more than the operator allows.
     #[error("the request body is larger than {limit}")]
     BodyTooLarge {
@@ -210,6 +216,9 @@ impl CallError {
             Self::VersionNotFound { .. } => {
                 (StatusCode::NOT_FOUND, "VERSION_NOT_FOUND", Caller, false, None)
             }
+            Self::VersionGuarded { .. } => {
+                (StatusCode::UNAUTHORIZED, "UNAUTHORIZED", Caller, false, None)
+            }
             Self::BodyTooLarge { .. } => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", Caller, false, None)
             }
@@ -263,6 +272,9 @@ impl CallError {
             Self::VersionNotFound { function, .. } => {
                 Some(format!("`epsilon versions {function}` lists those that are kept"))
             }
+            Self::VersionGuarded { .. } => Some(
+                "send the admin key as `x-epsilon-key`; the operator's setting is `gateway.version_addresses`".into(),
+            ),
             Self::HeadTooLarge => {
                 Some("the operator's settings are `gateway.max_header` and `gateway.max_headers`".into())
             }
@@ -392,6 +404,12 @@ mod tests {
                 404,
                 "VERSION_NOT_FOUND",
                 "not_found",
+            ),
+            (
+                CallError::VersionGuarded { function: function.clone() },
+                401,
+                "UNAUTHORIZED",
+                "invalid_request",
             ),
             (CallError::BodyTooLarge { limit: Bytes(1) }, 413, "BODY_TOO_LARGE", "limit"),
             (CallError::BodyTooSlow, 408, "BODY_TOO_SLOW", "limit"),

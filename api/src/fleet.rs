@@ -178,6 +178,7 @@ impl Refusal {
             CallError::Internal(cause) => Self::Internal { cause: told(cause) },
             CallError::FunctionNotFound(_)
             | CallError::VersionNotFound { .. }
+            | CallError::VersionGuarded { .. }
             | CallError::HeadTooLarge
             | CallError::TargetTooLong
             | CallError::HeadTooSlow

@@ -12,6 +12,10 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-epsilon-request-id
 /// Milliseconds that are left of the function's `timeout` when a hop sends the call on. Whole number.
 pub const DEADLINE_MS: HeaderName = HeaderName::from_static("x-epsilon-deadline-ms");
 
+/// From a caller to the gateway: the admin key, where versions are called by their address and that takes one
+/// (`gateway.version_addresses`). Functions never see it.
+pub const KEY: HeaderName = HeaderName::from_static("x-epsilon-key");
+
 /// From a gateway to a member of its fleet: the pass that says which gateway asks, signed by it.
 pub const PASS: HeaderName = HeaderName::from_static("x-epsilon-pass");
 

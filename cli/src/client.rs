@@ -97,6 +97,17 @@ impl Client {
         self.or_nearest_function(name, answer).await
     }
 
+    /// Removes one version.
+    pub(crate) async fn retire(
+        &self,
+        name: &str,
+        version: VersionNumber,
+    ) -> Result<VersionInfo, Failure> {
+        let path = ["functions", name, "versions", &version.to_string()];
+        let answer = self.ask(Method::DELETE, &path, None::<&()>).await;
+        self.or_nearest_function(name, answer).await
+    }
+
     /// Lets an older version serve.
     pub(crate) async fn rollback(
         &self,

@@ -6,6 +6,7 @@ use crate::{
         Calls,
         accept::{self, Door, Ending},
         lookup::{kept::Kept, late::Late},
+        version_addresses::VersionAddresses,
     },
     config::Config,
     control::{Control, ControlHandler},
@@ -106,8 +107,8 @@ pub struct Running {
     calls: Arc<Calls>,
     background: TaskTracker,
     members: Background,
-}
     last_beat: LastBeat,
+}
 
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +140,7 @@ impl App {
         let signer = Arc::new(Signer::load_or_make(&config.data_dir.join("gateway.key"))?);
         let gateway = signer.id().clone();
         let store_watch = Arc::new(StoreWatch::new(store_up(registry)?));
-        let doors = Doors::new(Arc::clone(&store), Arc::clone(&store_watch));
+        let doors = Arc::new(Doors::new(Arc::clone(&store), Arc::clone(&store_watch)));
         for (role, file) in [
             (KeyRole::Admin, "admin.key"),
             (KeyRole::Fleet, MemberKind::Vm.token_file()),
@@ -231,7 +232,16 @@ impl App {
         let kept = Arc::new(Kept::new(Arc::clone(&store)));
         let (table, vms) = (Arc::clone(&routes), Arc::clone(&fleet));
         let late = store.is_shared().then(Arc::<Late>::default);
-        let calls = Calls::new(&config, table, kept, late, vms, Arc::clone(&metrics));
+        let version_addresses = VersionAddresses::new(config.version_addresses, Arc::clone(&doors));
+        let calls = Calls::new(
+            &config,
+            table,
+            Arc::clone(&kept),
+            version_addresses,
+            late,
+            vms,
+            Arc::clone(&metrics),
+        );
         let vms = FleetVms {
             fleet: Arc::clone(&fleet),
             routes: Arc::clone(&routes),
@@ -246,6 +256,7 @@ impl App {
             max_source: config.max_source,
             git: Git::new(config.git.program.clone()),
             close: ending.close.clone(),
+            cancel: ending.cancel.clone(),
             background: background.clone(),
         };
         let hooks = Arc::new(Hooks::new(config.hooks, &config.data_dir, parts, registry)?);
@@ -256,7 +267,6 @@ impl App {
             me: signer.id().clone(),
             keep: config.keep,
         };
-            cancel: ending.cancel.clone(),
         let work = (ending.cancel.clone(), background.clone());
         let (data, max) = (&config.data_dir, config.max_source);
         let git = Arc::new(GitHost::new(config.git, data, max, Arc::clone(&deploys), work));
@@ -268,6 +278,7 @@ impl App {
             autoscaler: autoscaler.journal(),
             watch: store_watch,
             doors,
+            kept,
             joining: Semaphore::new(config.members.max_joining),
             deploys,
             hooks,
@@ -279,6 +290,7 @@ impl App {
             linger: config.linger,
             pace: config.pace.times(CONTROL_PATIENCE),
             close: ending.close.clone(),
+            cancel: ending.cancel.clone(),
             background: background.clone(),
             git,
         };
@@ -290,7 +302,6 @@ impl App {
             metrics: Arc::clone(&metrics),
             open,
         };
-            cancel: ending.cancel.clone(),
         Ok(Self {
             public: door(public, None, metrics.connections.clone(), PUBLIC_FILES),
             control: door(
@@ -335,6 +346,7 @@ impl App {
             known,
         } = self;
         let ending = public.ending.clone();
+        let last_beat = sync.last_beat();
         let (fleet, close) = (Arc::clone(&api.fleet), ending.close.clone());
         let hooks = Arc::clone(&api.hooks);
         members.spawn(async move { hooks.look().await });
@@ -346,7 +358,6 @@ impl App {
         members.spawn(retention.run());
         members.spawn(autoscaler.run(members.close.clone()));
         let warm = warm::keep(Arc::clone(&api.routes), Arc::clone(&api.fleet));
-        let last_beat = sync.last_beat();
         background.spawn(ending.close.clone().run_until_cancelled_owned(warm));
         let (routes, vms) = (Arc::clone(&api.routes), Arc::clone(&api.fleet));
         members.spawn(sweep::sweep(routes, vms, Arc::clone(calls.kept()), api.deploys.limit));
@@ -384,6 +395,7 @@ impl Running {
         let Self { ending, calls, background, members, last_beat } = self;
         let stopped = Self::end(&ending, &calls, &background, grace).await;
         members.end().await;
+        last_beat.say().await;
         stopped
     }
 
@@ -395,7 +407,6 @@ impl Running {
     ) -> Stopped {
         ending.close.cancel();
         for tracker in [&ending.tasks, calls.running(), background] {
-        last_beat.say().await;
             tracker.close();
         }
         let over = async {
@@ -406,6 +417,7 @@ impl Running {
             return Stopped { cut: 0 };
         }
         let cut = calls.running().len();
+        tracing::warn!(cut, "Drain grace is over; calls are cut and deployments cancelled.");
         calls.stop();
         ending.cancel.cancel();
         // Who waits for a deployment hears of its end before the connection goes.
@@ -420,7 +432,6 @@ impl Running {
 
 /// Tasks that end together, by being dropped where they stand.
 #[derive(Debug, Default)]
-        tracing::warn!(cut, "Drain grace is over; calls are cut and deployments cancelled.");
 struct Background {
     close: CancellationToken,
     tasks: TaskTracker,

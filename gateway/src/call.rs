@@ -23,6 +23,7 @@ pub(crate) mod budget;
 mod errands;
 pub(crate) mod retry;
 mod split;
+pub(crate) mod version_addresses;
 
 use crate::{
     config::Config,
@@ -58,6 +59,7 @@ use split::Chosen;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use version_addresses::VersionAddresses;
 
 /// How long an answer of the platform's own (anything that is there as a whole) may take to be written, and how long an answer of a function
 /// may go on after the function's `timeout`: by then the VM has ended it, unless the caller does not read.
@@ -68,6 +70,7 @@ const WRITE_SLACK: Duration = Duration::from_secs(10);
 pub(crate) struct Calls {
     routes: Arc<Routes>,
     kept: Arc<Kept>,
+    version_addresses: VersionAddresses,
     /// Where other gateways make functions too.
     late: Option<Arc<Late>>,
     fleet: Arc<Fleet>,
@@ -93,6 +96,7 @@ impl Calls {
         config: &Config,
         routes: Arc<Routes>,
         kept: Arc<Kept>,
+        version_addresses: VersionAddresses,
         late: Option<Arc<Late>>,
         fleet: Arc<Fleet>,
         metrics: Arc<Metrics>,
@@ -101,6 +105,7 @@ impl Calls {
         Self {
             routes,
             kept,
+            version_addresses,
             late,
             fleet,
             balance: config.balance,
@@ -172,10 +177,16 @@ impl Calls {
         let Chosen { route, cookie } = match (version, function.split()) {
             (None, None) => Chosen { route: function, cookie: None },
             (None, Some(split)) => split::choose(split, request.headers()),
-            (Some(number), _) => match self.kept.find(&function, number).await {
-                Ok(route) => Chosen { route, cookie: None },
-                Err(err) => return reply::error(&err, record),
-            },
+            (Some(number), _) => {
+                let name = &function.version.function;
+                if let Err(err) = self.version_addresses.admit(name, number, request.headers()) {
+                    return reply::error(&err, record);
+                }
+                match self.kept.find(&function, number).await {
+                    Ok(route) => Chosen { route, cookie: None },
+                    Err(err) => return reply::error(&err, record),
+                }
+            }
         };
         record.route = Some(Arc::clone(&route));
         let prefix = prefix(&route, addressed, version);

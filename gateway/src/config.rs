@@ -2,6 +2,7 @@
 //! file), and what is left when they were checked ([`Config`]). Every limit that the gateway knows
 //! stands here with its reason.
 
+pub use crate::call::version_addresses::Setting as VersionAddresses;
 use crate::{
     autoscale::config as autoscale,
     call::{budget, place::bound::Balance, relay::pace::PaceLimits},
@@ -169,6 +170,10 @@ pub struct Settings {
     /// Newest versions of each function that are kept, and can serve again; older ones are removed with their images.
     /// Default 10: some days of work to go back to. A version that serves or has a share of the calls stays in any case.
     pub keep_versions: NonZeroU32,
+    /// Who may call a version by its own address, `/{function}@{version}`: `public`, whoever may call the function; `key`, who sends
+    /// the admin key as `x-epsilon-key`; `off`, nobody. Default `public`: previews and comparisons are links. What a newer version
+    /// has mended can be called there until the old one is retired (`epsilon versions NAME --retire N`) or no longer kept.
+    pub version_addresses: VersionAddresses,
     /// How long an image stays after the last version that had it was removed. Default `10m`: whoever deletes a function or
     /// fixes a deployment that failed, and deploys the same code again, finds it built.
     #[serde(deserialize_with = "written::duration")]
@@ -236,6 +241,7 @@ impl Default for Settings {
             fetch_timeout: Duration::from_secs(5 * 60),
             builder_silence: Duration::from_secs(30),
             keep_versions: KEEP_VERSIONS,
+            version_addresses: VersionAddresses::default(),
             image_grace: Duration::from_secs(10 * 60),
             ceilings: ceilings::Settings::default(),
             autoscale: autoscale::Settings::default(),
@@ -263,6 +269,7 @@ pub struct Config {
     pub(crate) max_source: Bytes,
     pub(crate) linger: Duration,
     pub(crate) balance: Balance,
+    pub(crate) version_addresses: VersionAddresses,
     pub(crate) max_tries: usize,
     pub(crate) retries: budget::Policy,
     pub(crate) care: Care,
@@ -434,6 +441,7 @@ impl Config {
         Ok(Self {
             ceilings: settings.ceilings,
             keep: Keep { versions: settings.keep_versions, grace: settings.image_grace },
+            version_addresses: settings.version_addresses,
             autoscale,
             traffic: traffic::Config::new(&settings.traffic)?,
             git,

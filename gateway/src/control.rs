@@ -25,6 +25,7 @@ use crate::{
     autoscale::Journal,
     call::{
         accept::{Connection, Handler},
+        lookup::kept::Kept,
         permit,
         relay::{limited::Limited, pace::PaceLimits},
     },
@@ -73,7 +74,9 @@ pub(crate) struct Control {
     pub(crate) handover: Handover,
     pub(crate) autoscaler: Arc<Journal>,
     pub(crate) watch: Arc<StoreWatch>,
-    pub(crate) doors: Doors,
+    pub(crate) doors: Arc<Doors>,
+    /// What is known of versions that are called by their address.
+    pub(crate) kept: Arc<Kept>,
     /// Members that join or beat at one moment.
     pub(crate) joining: Semaphore,
     pub(crate) deploys: Arc<Deploys>,
@@ -88,11 +91,11 @@ pub(crate) struct Control {
     pub(crate) pace: PaceLimits,
     /// The gateway stops: streams end.
     pub(crate) close: CancellationToken,
+    /// The time for that is over: deployments that do not serve yet are cancelled.
+    pub(crate) cancel: CancellationToken,
     /// Work that outlives the request that asked for it.
     pub(crate) background: TaskTracker,
     pub(crate) git: Arc<GitHost>,
-    /// The time for that is over: deployments that do not serve yet are cancelled.
-    pub(crate) cancel: CancellationToken,
 }
 
 impl Control {
@@ -111,11 +114,12 @@ type Shared = State<Arc<Control>>;
 fn router(control: &Arc<Control>) -> Router {
     let store = middleware::from_fn_with_state(Arc::clone(control), auth::require_store);
     let afar = middleware::from_fn_with_state(Arc::clone(control), auth::require_key_from_afar);
-    let delete = delete(functions::delete).layer(store.clone());
+    let remove = delete(functions::delete).layer(store.clone());
     let split = post(traffic::split).layer(store.clone());
     Router::new()
         .route("/v1/functions", get(functions::list))
         .route("/v1/functions/{name}/versions", get(functions::versions))
+        .route("/v1/functions/{name}/versions/{number}", delete(functions::retire))
         .route("/v1/functions/{name}/rollback", post(functions::rollback))
         .route("/v1/functions/{name}/promote", post(traffic::promote))
         .route("/v1/deployments", get(deployments::list).post(deployments::create))
@@ -124,7 +128,7 @@ fn router(control: &Arc<Control>) -> Router {
         .route("/v1/vms/{id}/undrain", post(vms::undrain))
         .route_layer(store)
         // These answer from memory.
-        .route("/v1/functions/{name}", get(functions::detail).merge(delete))
+        .route("/v1/functions/{name}", get(functions::detail).merge(remove))
         .route("/v1/functions/{name}/traffic", get(traffic::show).merge(split))
         .route("/v1/functions/{name}/logs", get(logs::stream))
         .route("/v1/vms", get(vms::list))

@@ -31,6 +31,16 @@ pub enum StoreError {
         /// The oldest version that can serve again.
         oldest: VersionNumber,
     },
+    /// A version gets calls, or a deployment at work counts on it.
+    #[error(
+        "version {number} of `{function}` serves, has a share of the calls, or is being deployed"
+    )]
+    VersionServes {
+        /// The function.
+        function: FunctionName,
+        /// Which version.
+        number: VersionNumber,
+    },
     /// A builder found the image of this function while it was being removed, because no version needed it.
     #[error("the image of `{0}` was removed in this moment, because no version needed it")]
     ImageLeaving(FunctionName),

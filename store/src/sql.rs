@@ -373,6 +373,25 @@ impl Store for Sql {
         .await
     }
 
+    async fn remove_version(
+        &self,
+        name: &FunctionName,
+        number: VersionNumber,
+        now: Timestamp,
+    ) -> Result<Version, StoreError> {
+        self.within(async {
+            let mut tx = self.begin().await?;
+            let version = functions::version(&mut tx, name, number).await?;
+            let is_active = functions::require_active(&mut tx, name).await?.number == number;
+            if is_active || !retention::remove_one(&mut tx, &version.id(), now).await? {
+                return Err(StoreError::VersionServes { function: name.clone(), number });
+            }
+            self.commit(tx, Change::Routes).await?;
+            Ok(version)
+        })
+        .await
+    }
+
     async fn note_unneeded(&self, images: &[ImageRef], now: Timestamp) -> Result<(), StoreError> {
         self.within(async {
             let mut tx = self.begin().await?;

@@ -402,6 +402,15 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// deployment at work counts on, stays. Answers which are gone.
     async fn prune(&self, keep: u32, now: Timestamp) -> Result<Vec<VersionId>, StoreError>;
 
+    /// Removes one version, so that nobody calls it or rolls back to it any more. Its image goes like those of other removed
+    /// versions. Refused for one that serves, has a share of the calls, or that a deployment at work counts on.
+    async fn remove_version(
+        &self,
+        name: &FunctionName,
+        number: VersionNumber,
+        now: Timestamp,
+    ) -> Result<Version, StoreError>;
+
     /// Notes images that were made and that no version came of, like those that removed versions leave behind. What a
     /// version has is not noted.
     async fn note_unneeded(&self, images: &[ImageRef], now: Timestamp) -> Result<(), StoreError>;

@@ -1,18 +1,30 @@
-//! `epsilon versions NAME`: every build of a function, newest first.
+//! `epsilon versions NAME`: every build of a function, newest first; `--retire N` removes one.
 
 use crate::{args::Globals, client::Client, failure::Failure, output};
 use clap::Args;
-use epsilon_api::admin::VersionInfo;
+use epsilon_api::{admin::VersionInfo, ids::VersionNumber};
 
 #[derive(Debug, Args)]
 pub(crate) struct Versions {
     /// The function
     name: String,
+
+    /// Remove this version: nobody calls it by its address or rolls back to it any more
+    #[arg(long, value_name = "VERSION")]
+    retire: Option<VersionNumber>,
 }
 
 impl Versions {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
-        let versions = Client::new(globals)?.versions(&self.name).await?;
+        let client = Client::new(globals)?;
+        if let Some(version) = self.retire {
+            let retired = client.retire(&self.name, version).await?;
+            return match globals.json {
+                true => output::json(&retired),
+                false => output::line(&format!("`{}` v{version} is retired", self.name)),
+            };
+        }
+        let versions = client.versions(&self.name).await?;
         if globals.json {
             return output::json(&versions);
         }

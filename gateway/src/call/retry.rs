@@ -117,6 +117,7 @@ impl Failure {
             | CallError::BadRequest(_)
             | CallError::FunctionNotFound(_)
             | CallError::VersionNotFound { .. }
+            | CallError::VersionGuarded { .. }
             | CallError::BodyTooLarge { .. }
             | CallError::BodyTooSlow
             | CallError::HeadTooLarge

@@ -4,6 +4,8 @@ use super::*;
 use crate::{
     config::Settings,
     fleet::{Care, Member, trouble::Trouble},
+    keys::Doors,
+    sync::away::StoreWatch,
     testing::{self, FakeVm, ok},
 };
 use epsilon_api::{
@@ -54,8 +56,11 @@ impl World {
         drop(snapshot);
         let dir = tempfile::tempdir().unwrap();
         let store = epsilon_store::open(dir.path().join("s.db").to_str().unwrap()).await.unwrap();
-        let kept = Arc::new(Kept::new(store));
-        let calls = Calls::new(&config, routes, kept, None, Arc::new(fleet), metrics);
+        let kept = Arc::new(Kept::new(Arc::clone(&store)));
+        let store_up = prometheus::IntGauge::new("store_up", "Not registered.").unwrap();
+        let doors = Doors::new(store, Arc::new(StoreWatch::new(store_up)));
+        let everybody = VersionAddresses::new(Default::default(), Arc::new(doors));
+        let calls = Calls::new(&config, routes, kept, everybody, None, Arc::new(fleet), metrics);
         Self { calls, route, registry, vms, _dir: dir }
     }
 

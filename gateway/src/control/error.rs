@@ -100,6 +100,13 @@ pub(crate) fn of_store(err: &StoreError) -> ApiError {
                 "`epsilon versions {function}` lists those that are kept; `gateway.keep_versions` says how many"
             )),
         ),
+        E::VersionServes { function, .. } => (
+            StatusCode::CONFLICT,
+            "VERSION_SERVES",
+            Some(format!(
+                "let another version serve first: `epsilon rollback {function} --to N`, or deploy"
+            )),
+        ),
         E::ImageLeaving(_) => (StatusCode::CONFLICT, "IMAGE_LEAVING", Some("deploy again".into())),
         E::DeploymentNotFound(_) => (StatusCode::NOT_FOUND, "DEPLOYMENT_NOT_FOUND", None),
         E::NothingOlder { .. } => (

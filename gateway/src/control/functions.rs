@@ -3,7 +3,7 @@
 use super::{
     Shared,
     error::ApiError,
-    query::{InPath, PAGING, Params, data, json, listed},
+    query::{InPath, PAGING, Params, VersionInPath, data, json, listed},
 };
 use crate::{control::Control, warm};
 use axum::{Json, body::Body, extract::State};
@@ -54,17 +54,32 @@ pub(super) async fn versions(
         let arm = split?.arms().iter().find(|arm| arm.plain.version.number == number);
         arm.map(|arm| arm.percent)
     };
-    Ok(Json(listed(part.map(|StoredVersion { version, active }| VersionInfo {
-        version: version.number,
-        active,
-        percent: percent(version.number),
-        url: control.urls.of_version(&name, version.number),
-        image: version.image.reference,
-        digest: version.image.digest,
-        deployment: version.deployment,
-        created_at: version.created_at,
-        spec: version.spec,
+    Ok(Json(listed(part.map(|stored| {
+        let percent = percent(stored.version.number);
+        control.version_info(stored, percent)
     }))))
+}
+
+/// `DELETE /v1/functions/{name}/versions/{number}`: nobody calls it any more, or rolls back to it; answers what it was.
+pub(super) async fn retire(
+    State(control): Shared,
+    VersionInPath(name, number): VersionInPath,
+    uri: Uri,
+) -> Result<Json<Data<VersionInfo>>, ApiError> {
+    Params::read(&uri, &[])?;
+    let shared = Arc::clone(&control);
+    let version = control
+        .to_the_end(async move {
+            let version = shared.store.remove_version(&name, number, Timestamp::now()).await?;
+            shared.kept.forget(&name);
+            for member in shared.fleet.members() {
+                member.vm.retire(&version.id());
+            }
+            tracing::info!(function = %name, version = %number, "Version retired.");
+            Ok(version)
+        })
+        .await?;
+    Ok(Json(data(control.version_info(StoredVersion { version, active: false }, None))))
 }
 
 /// `POST /v1/functions/{name}/rollback`: one pointer is written, and a split is over; calls that run end where they began.
@@ -125,6 +140,21 @@ pub(super) async fn delete(
 }
 
 impl Control {
+    fn version_info(&self, stored: StoredVersion, percent: Option<u8>) -> VersionInfo {
+        let StoredVersion { version, active } = stored;
+        VersionInfo {
+            version: version.number,
+            active,
+            percent,
+            url: self.urls.of_version(&version.function, version.number),
+            image: version.image.reference,
+            digest: version.image.digest,
+            deployment: version.deployment,
+            created_at: version.created_at,
+            spec: version.spec,
+        }
+    }
+
     /// What serves under this name.
     pub(super) fn active(&self, name: &FunctionName) -> Result<Arc<Version>, ApiError> {
         let table = self.routes.table();

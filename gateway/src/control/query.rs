@@ -8,7 +8,7 @@ use axum::{
 };
 use epsilon_api::{
     admin::{Data, Pagination},
-    ids::InvalidId,
+    ids::{FunctionName, InvalidId, VersionNumber},
     suggest::nearest,
 };
 use epsilon_store::{Page, Paged};
@@ -42,6 +42,26 @@ where
         let (_, text) =
             params.iter().next().ok_or_else(|| odd("the path names nothing".to_owned()))?;
         text.parse().map(Self).map_err(|err: InvalidId| odd(err.to_string()))
+    }
+}
+
+/// A function's name and a version of it in the path.
+#[derive(Debug)]
+pub(super) struct VersionInPath(pub(super) FunctionName, pub(super) VersionNumber);
+
+impl<S: Send + Sync> FromRequestParts<S> for VersionInPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let odd = |message: String| unprocessable("INVALID_PARAMETER", message);
+        let params = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|err| odd(err.to_string()))?;
+        let texts: Vec<&str> = params.iter().map(|(_, text)| text).collect();
+        let [name, number] = texts[..] else { return Err(odd("the path names no version".into())) };
+        let name = name.parse().map_err(|err: InvalidId| odd(err.to_string()))?;
+        let number = number.parse().map_err(|err: InvalidId| odd(err.to_string()))?;
+        Ok(Self(name, number))
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::{
     agent::Agent,
     fake::{FakeVm, answer, ok},
-    world::{PATIENCE, World, eventually},
+    world::{PATIENCE, World, eventually, read},
 };
 use epsilon_api::{admin::DeployEvent, body};
 use epsilon_gateway::config::Settings;
@@ -331,6 +331,57 @@ async fn what_makes_no_split_is_refused_with_a_word() {
     assert_eq!(counts(&world, 10).await, BTreeMap::from([("4".to_owned(), 10)]));
     let all = shares("4=100 3=0") + "}";
     assert_eq!(split(&world, &all).await["split"], Value::Null, "all calls to one is no split");
+}
+
+#[tokio::test]
+async fn a_retired_version_is_called_by_nobody() {
+    let world = World::with(&[]).await;
+    says_its_version(&world.vm);
+    for digest in ["1", "2"] {
+        world.deploy("shop", &[("pay", digest)]).await;
+    }
+    assert_eq!(world.get("/pay@1").await.body, "1");
+    let path = "/v1/functions/pay/versions";
+    let serves = world.ask(Method::DELETE, &format!("{path}/2"), "").await;
+    assert_eq!((serves.status.as_u16(), &*serves.code()), (409, "VERSION_SERVES"));
+    let retired = world.ask(Method::DELETE, &format!("{path}/1"), "").await;
+    assert_eq!((retired.status.as_u16(), &retired.json()["data"]["version"]), (200, &1.into()));
+    assert_eq!(world.get("/pay@1").await.code(), "VERSION_NOT_FOUND");
+    assert!(world.vm.retired().contains(&"pay@1".to_owned()));
+    assert_eq!(world.get("/pay").await.body, "2");
+    for odd in ["0", "x", "1"] {
+        let again = world.ask(Method::DELETE, &format!("{path}/{odd}"), "").await;
+        assert!(again.status.is_client_error(), "{again:?}");
+    }
+}
+
+/// With each setting: what a stranger gets, one with a wrong key, the operator.
+#[tokio::test]
+async fn who_may_call_a_version_by_its_address_is_a_setting() {
+    use epsilon_gateway::config::VersionAddresses as Setting;
+    for (version_addresses, want) in [
+        (Setting::Public, ["OK", "OK", "OK"]),
+        (Setting::Key, ["UNAUTHORIZED", "UNAUTHORIZED", "OK"]),
+        (Setting::Off, ["VERSION_NOT_FOUND"; 3]),
+    ] {
+        let world = World::start(&[], Settings { version_addresses, ..Settings::default() }).await;
+        says_its_version(&world.vm);
+        for digest in ["1", "2"] {
+            world.deploy("shop", &[("pay", digest)]).await;
+        }
+        let last = if world.key.ends_with('0') { "1" } else { "0" };
+        let wrong = format!("{}{last}", &world.key[..world.key.len() - 1]);
+        for (key, want) in [None, Some(&*wrong), Some(&*world.key)].into_iter().zip(want) {
+            let mut request = Request::get("/pay@1");
+            if let Some(key) = key {
+                request = request.header("x-epsilon-key", key);
+            }
+            let reply = read(world.send(request.body(body::empty()).unwrap()).await).await;
+            let got = if reply.status == 200 { "OK".to_owned() } else { reply.code() };
+            assert_eq!(got, want, "{version_addresses:?}: {reply:?}");
+        }
+        assert_eq!(world.get("/pay").await.status, 200);
+    }
 }
 
 /// Two gateways on one data base; the second has not yet been told of what the first has made.

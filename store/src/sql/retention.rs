@@ -47,25 +47,45 @@ pub(super) async fn prune(
         if pinned.contains(&version) {
             continue;
         }
-        sqlx::query(
-            "INSERT INTO unneeded_images (image, digest, since) \
-             SELECT image, digest, $3 FROM versions WHERE function = $1 AND number = $2 \
-             ON CONFLICT (image) DO NOTHING",
-        )
-        .bind(version.function.as_str())
-        .bind(number)
-        .bind(rows::time(now))
-        .execute(&mut **tx)
-        .await?;
-        sqlx::query("DELETE FROM versions WHERE function = $1 AND number = $2")
-            .bind(version.function.as_str())
-            .bind(number)
-            .execute(&mut **tx)
-            .await?;
+        remove(tx, &version, now).await?;
         removed.push(version);
     }
     unnote_needed(tx).await?;
     Ok(removed)
+}
+
+/// Removes this version, unless it has a share of the calls or a deployment at work counts on it; says whether.
+pub(super) async fn remove_one(
+    tx: &mut Tx,
+    version: &VersionId,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    if pinned(tx).await?.contains(version) {
+        return Ok(false);
+    }
+    remove(tx, version, now).await?;
+    unnote_needed(tx).await?;
+    Ok(true)
+}
+
+async fn remove(tx: &mut Tx, version: &VersionId, now: Timestamp) -> Result<(), StoreError> {
+    let number = i64::from(version.number.get());
+    sqlx::query(
+        "INSERT INTO unneeded_images (image, digest, since) \
+         SELECT image, digest, $3 FROM versions WHERE function = $1 AND number = $2 \
+         ON CONFLICT (image) DO NOTHING",
+    )
+    .bind(version.function.as_str())
+    .bind(number)
+    .bind(rows::time(now))
+    .execute(&mut **tx)
+    .await?;
+    sqlx::query("DELETE FROM versions WHERE function = $1 AND number = $2")
+        .bind(version.function.as_str())
+        .bind(number)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
 }
 
 /// The versions that deployments at work count on, and those that get a share of calls.

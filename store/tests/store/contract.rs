@@ -231,6 +231,37 @@ mod suite {
         assert_eq!(kept, [(3, false), (2, false), (1, true)]);
     }
 
+    pub(crate) async fn one_version_is_removed_unless_it_serves(store: &dyn Store) {
+        let pay = name("pay");
+        for digest in ["a", "b", "c"] {
+            deploy(store, "shop", &[("pay", digest)]).await.unwrap();
+        }
+        assert!(matches!(
+            store.remove_version(&pay, v(3), now()).await,
+            Err(StoreError::VersionServes { .. })
+        ));
+        assert_eq!(store.remove_version(&pay, v(1), now()).await.unwrap().number, v(1));
+        let kept = store.versions(&pay, &first(9)).await.unwrap().items;
+        let kept: Vec<_> = kept.iter().map(|one| one.version.number.get()).collect();
+        assert_eq!(kept, [3, 2]);
+        let unneeded = store.take_unneeded(Timestamp::MAX, 9).await.unwrap();
+        assert_eq!(unneeded.len(), 1);
+        assert!(store.remove_version(&pay, v(1), now()).await.is_err(), "it is gone");
+        assert!(matches!(
+            store.remove_version(&name("nobody"), v(1), now()).await,
+            Err(StoreError::FunctionNotFound(_))
+        ));
+        // One that gets a share of the calls stays.
+        let shares = ["2=10", "3=90"].map(|share| share.parse().unwrap()).to_vec();
+        let abort = AbortRule { above: Rate::percent(5), window_ms: 60_000, min_calls: 20 };
+        let wanted = WantedSplit { shares, stable: Some(v(3)), sticky: None, abort };
+        store.split(&pay, v(3), &wanted, now()).await.unwrap();
+        assert!(matches!(
+            store.remove_version(&pay, v(2), now()).await,
+            Err(StoreError::VersionServes { .. })
+        ));
+    }
+
     pub(crate) async fn only_the_newest_versions_are_kept_and_the_one_that_serves(
         store: &dyn Store,
     ) {
@@ -596,6 +627,7 @@ macro_rules! contract {
             what_a_deployment_left_unchanged_stays_as_it_is_by_then,
             numbers_are_not_reused_after_a_delete,
             rollback_moves_the_pointer,
+            one_version_is_removed_unless_it_serves,
             only_the_newest_versions_are_kept_and_the_one_that_serves,
             what_a_deployment_at_work_counts_on_is_kept,
             images_are_unneeded_when_no_version_has_them,

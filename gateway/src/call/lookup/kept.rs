@@ -79,6 +79,11 @@ impl Kept {
         })
     }
 
+    /// A version of this function was removed: what was read is no longer true.
+    pub(crate) fn forget(&self, function: &FunctionName) {
+        self.read.lock().remove(function);
+    }
+
     /// What is known without asking: the version, that there is none, or nothing.
     fn heard(&self, name: &FunctionName, number: VersionNumber) -> Option<Option<Arc<Route>>> {
         let read = self.read.lock();
