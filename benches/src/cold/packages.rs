@@ -15,9 +15,8 @@ const express = require("express");
 const app = express();
 app.use(express.json());
 app.use((req, res, next) => { res.set("x-seen", "yes"); next(); });
-app.get("/exit", () => process.exit());
 app.get("/", (req, res) => res.send("packed"));
-exports.packed = { config: { maxInstances: 1 }, func: app };
+exports.packed = { config: { maxInstances: 1, idleTimeout: "1s" }, func: app };
 "#;
 const MANIFEST: &str =
     r#"{ "name": "packed", "version": "1.0.0", "dependencies": { "express": "5.1.0" } }"#;

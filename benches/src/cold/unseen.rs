@@ -101,8 +101,8 @@ fn code(name: &str, size: usize) -> String {
     }
     write!(
         text,
-        "\";\nexports.{name} = {{ config: {{ maxInstances: 1 }}, func: (req, res) => \
-         req.path === '/exit' ? process.exit() : res.send(String(text.length)) }};\n"
+        "\";\nexports.{name} = {{ config: {{ maxInstances: 1, idleTimeout: '1s' }}, \
+         func: (req, res) => res.send(String(text.length)) }};\n"
     )
     .unwrap();
     text
