@@ -158,6 +158,9 @@ pub struct VmInfo {
     /// Why it is out, where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Why the gateway that answers could not have its reports, when it tried last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
     /// Since when it stands so.
     pub since: Timestamp,
     /// Where its agent listens; none for the one of the gateway's own process.

@@ -19,6 +19,7 @@ use crate::{
         watch,
     },
     git::{GitHost, command::Git},
+    health::Health,
     keys::{self, Doors, KeyError},
     observe::{fleet::FleetMetrics, metrics::Metrics},
     retention::Retention,
@@ -33,6 +34,7 @@ use crate::{
 use epsilon_api::{build::Builder, fleet::MemberKind, vm::Vm};
 use epsilon_store::{Gateway, KeyRole, Store, StoreError};
 use epsilon_wire::{
+    certificate,
     clock::Clock,
     pass::{self, Signer},
     tls,
@@ -40,7 +42,7 @@ use epsilon_wire::{
 use jiff::Timestamp;
 use prometheus::{IntGauge, Registry};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long connections that were cut may take to let go.
@@ -233,13 +235,19 @@ impl App {
         let (table, vms) = (Arc::clone(&routes), Arc::clone(&fleet));
         let late = store.is_shared().then(Arc::<Late>::default);
         let version_addresses = VersionAddresses::new(config.version_addresses, Arc::clone(&doors));
+        let health = Arc::new(Health {
+            fleet: vms,
+            store: Arc::clone(&store_watch),
+            certificates: tls.map(certificate::loaded).transpose()?.into_iter().flatten().collect(),
+            began: Instant::now(),
+        });
         let calls = Calls::new(
             &config,
             table,
             Arc::clone(&kept),
             version_addresses,
             late,
-            vms,
+            Arc::clone(&health),
             Arc::clone(&metrics),
         );
         let vms = FleetVms {
@@ -277,6 +285,7 @@ impl App {
             handover,
             autoscaler: autoscaler.journal(),
             watch: store_watch,
+            health,
             doors,
             kept,
             joining: Semaphore::new(config.members.max_joining),

@@ -28,6 +28,7 @@ pub(crate) mod version_addresses;
 use crate::{
     config::Config,
     fleet::{Fleet, load::Carried},
+    health::Health,
     networks::Networks,
     observe::{events::CallFailed, metrics::Metrics},
     routes::{Route, Routes},
@@ -74,6 +75,7 @@ pub(crate) struct Calls {
     /// Where other gateways make functions too.
     late: Option<Arc<Late>>,
     fleet: Arc<Fleet>,
+    health: Arc<Health>,
     balance: Balance,
     max_tries: usize,
     budget: Budget,
@@ -98,7 +100,7 @@ impl Calls {
         kept: Arc<Kept>,
         version_addresses: VersionAddresses,
         late: Option<Arc<Late>>,
-        fleet: Arc<Fleet>,
+        health: Arc<Health>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let stop = CancellationToken::new();
@@ -107,7 +109,8 @@ impl Calls {
             kept,
             version_addresses,
             late,
-            fleet,
+            fleet: Arc::clone(&health.fleet),
+            health,
             balance: config.balance,
             max_tries: config.max_tries,
             budget: Budget::new(config.retries, Instant::now()),
@@ -167,7 +170,7 @@ impl Calls {
             }
         };
         let (function, target, addressed, version) = match target {
-            Target::Health => return reply::health(record),
+            Target::Health => return reply::health(&self.health.report(), record),
             _ if connection.is_reserve() => return reply::error(&CallError::GatewayFull, record),
             Target::Function(function, target, addressed) => (function, target, addressed, None),
             Target::Version(function, number, target, addressed) => {

@@ -32,6 +32,7 @@ use crate::{
     deploy::Deploys,
     fleet::{Fleet, handover::Handover, link::Identity},
     git::GitHost,
+    health::Health,
     keys::Doors,
     routes::Routes,
     sync::away::StoreWatch,
@@ -74,6 +75,7 @@ pub(crate) struct Control {
     pub(crate) handover: Handover,
     pub(crate) autoscaler: Arc<Journal>,
     pub(crate) watch: Arc<StoreWatch>,
+    pub(crate) health: Arc<Health>,
     pub(crate) doors: Arc<Doors>,
     /// What is known of versions that are called by their address.
     pub(crate) kept: Arc<Kept>,
@@ -150,13 +152,10 @@ fn router(control: &Arc<Control>) -> Router {
         .with_state(Arc::clone(control))
 }
 
-/// Well as long as calls are served: a gateway without its store serves those of every function that it knows.
 async fn healthz(State(control): Shared) -> Response {
-    let store = match control.watch.away_since() {
-        None => serde_json::json!({"status": "ok"}),
-        Some(since) => serde_json::json!({"status": "away", "since": since}),
-    };
-    axum::Json(serde_json::json!({"data": {"status": "ok", "store": store}})).into_response()
+    let report = control.health.report();
+    let status = report.status.code();
+    (status, axum::Json(serde_json::json!({"data": report}))).into_response()
 }
 
 async fn metrics(State(control): Shared) -> Result<Response, ApiError> {

@@ -41,7 +41,13 @@ use epsilon_api::{
 use health::Standing;
 pub(crate) use member::{Care, Member};
 use parking_lot::Mutex;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// The members at one moment, and whatever is made from their set alone (the ring).
@@ -138,6 +144,10 @@ pub(crate) struct Fleet {
     /// Held while a new snapshot is made from the one before; calls never wait for it.
     door: Mutex<()>,
     slow_start: Duration,
+    /// VMs that joined and cannot be spoken to, by the settings of the two.
+    unusable: AtomicUsize,
+    /// One that is not there any more was heard.
+    was_heard: AtomicBool,
 }
 
 impl Fleet {
@@ -146,7 +156,13 @@ impl Fleet {
         let members = vms.into_iter().map(|vm| Arc::new(Member::at_home(vm, care))).collect();
         let slow_start = care.slow_start;
         let now = ArcSwap::from_pointee(Snapshot::new(members, slow_start));
-        Self { now, door: Mutex::default(), slow_start }
+        Self {
+            now,
+            door: Mutex::default(),
+            slow_start,
+            unusable: AtomicUsize::new(0),
+            was_heard: AtomicBool::new(false),
+        }
     }
 
     /// The VMs as they are now. Keep it for one call, not longer: it holds VMs that may be gone.
@@ -183,9 +199,26 @@ impl Fleet {
     fn change<T>(&self, edit: impl FnOnce(&mut Vec<Arc<Member>>) -> T) -> T {
         let _door = self.door.lock();
         let mut members = self.members();
+        self.was_heard.store(self.has_heard(), Relaxed);
         let result = edit(&mut members);
         self.now.store(Arc::new(Snapshot::new(members, self.slow_start)));
         result
+    }
+
+    /// Whether any VM, of these or of those that left, has reported to this process.
+    pub(crate) fn has_heard(&self) -> bool {
+        let is_heard = |member: &Arc<Member>| member.view().is_heard;
+        self.was_heard.load(Relaxed) || self.snapshot().members().iter().any(is_heard)
+    }
+
+    /// VMs that joined and cannot be spoken to.
+    pub(crate) fn unusable(&self) -> usize {
+        self.unusable.load(Relaxed)
+    }
+
+    /// So many VMs joined and cannot be spoken to.
+    pub(crate) fn set_unusable(&self, vms: usize) {
+        self.unusable.store(vms, Relaxed);
     }
 
     /// What each VM says of itself.

@@ -15,6 +15,7 @@
 //! | `deploy` | archive → versions that serve, all or none |
 //! | `git` | `git push` as a deployment |
 //! | `control` | the control API |
+//! | `health` | what it says of itself to load balancers |
 //! | `keys` | the keys of the gateway's own doors |
 //! | `networks` | lists of CIDRs |
 //! | `sync` | in step with the store, which other gateways change |
@@ -30,6 +31,7 @@ mod control;
 mod deploy;
 mod fleet;
 mod git;
+mod health;
 mod keys;
 mod networks;
 mod observe;

@@ -81,8 +81,8 @@ impl Sync {
                     Change::Resync => self.read_all().await,
                 },
                 _ = beat.tick() => {
-                    // When the store does not take the beat, it does not give answers either.
-                    if self.beat().await.is_ok() {
+                    // When the store does not take the beat, it does not give answers either; unless it is only full.
+                    if self.beat().await.is_ok() || self.watch.since().full.is_some() {
                         let _ = (self.read_draining().await, self.read_members().await);
                     }
                     if Instant::now() >= routes_at {
@@ -103,6 +103,7 @@ impl Sync {
     async fn beat(&mut self) -> Result<(), Away> {
         self.me.seen_at = Timestamp::now();
         self.ask(self.store.gateway_beat(&self.me)).await?;
+        self.watch.wrote();
         // Not while the store is away: members do not hear of the step then.
         self.clock.approach(self.me.seen_at, STEP);
         let gateways = self.ask(self.store.gateways()).await?;
@@ -146,6 +147,7 @@ impl Sync {
         match &answer {
             Ok(Ok(_)) => self.watch.answered(),
             Ok(Err(StoreError::Unavailable(_))) | Err(_) => self.watch.silent(),
+            Ok(Err(StoreError::Full(_))) => self.watch.full(),
             Ok(Err(error)) => tracing::error!(error = %Chain(error), "The store cannot be read."),
         }
         answer.map_err(|_| Away)?.map_err(|_| Away)

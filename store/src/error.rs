@@ -131,7 +131,10 @@ pub enum StoreError {
     /// The data base does not answer now; the same call may succeed later.
     #[error("the store does not answer")]
     Unavailable(#[source] sqlx::Error),
-    /// The data base refused: disk full, file gone, locked by another process for too long.
+    /// The data base can be read and does not write: its disk is full.
+    #[error("the store's disk is full")]
+    Full(#[source] sqlx::Error),
+    /// The data base refused: file gone, locked by another process for too long.
     #[error("the store failed")]
     Database(#[source] sqlx::Error),
     /// A row holds what no release wrote.
@@ -153,8 +156,21 @@ impl From<sqlx::Error> for StoreError {
             E::Database(told) => told.code().is_some_and(|code| says_away(&code)),
             _ => false,
         };
-        if away { Self::Unavailable(err) } else { Self::Database(err) }
+        let full = match &err {
+            E::Database(told) => told.code().is_some_and(|code| says_full(&code)),
+            _ => false,
+        };
+        match (away, full) {
+            (true, _) => Self::Unavailable(err),
+            (false, true) => Self::Full(err),
+            (false, false) => Self::Database(err),
+        }
     }
+}
+
+/// `SQLITE_FULL`, and PostgreSQL's `disk_full`.
+fn says_full(code: &str) -> bool {
+    matches!(code, "13" | "53100")
 }
 
 /// PostgreSQL's own words for "not now": connection exceptions, too many connections, a lock or a statement

@@ -96,3 +96,35 @@ fn url(path: &Path, mode: &str) -> String {
     }
     format!("{url}?mode={mode}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Gateway, Store};
+    use epsilon_api::ids::GatewayId;
+    use jiff::Timestamp;
+
+    #[tokio::test]
+    async fn a_disk_that_is_full_is_told_apart_and_can_be_read() {
+        sqlx::any::install_default_drivers();
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder.path().join("epsilon.db")).await.unwrap();
+        // As a full disk: SQLite says the same when it gets no further page.
+        sqlx::query("PRAGMA max_page_count = 1").execute(&store.write).await.unwrap();
+        let gateway = || Gateway {
+            id: GatewayId::random(),
+            public_key: "0".repeat(64),
+            control_url: "http://10.0.0.5:8081".into(),
+            seen_at: Timestamp::now(),
+        };
+        let mut refused = None;
+        for _ in 0..1000 {
+            if let Err(err) = store.gateway_beat(&gateway()).await {
+                refused = Some(err);
+                break;
+            }
+        }
+        assert!(matches!(refused, Some(StoreError::Full(_))), "{refused:?}");
+        assert!(!store.gateways().await.unwrap().is_empty());
+    }
+}

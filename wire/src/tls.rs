@@ -17,6 +17,7 @@ use rustls_pki_types::{
     pem::{self, PemObject},
 };
 use std::{
+    error::Error,
     fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -161,7 +162,7 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let file = |source| TlsError::File { path: path.to_owned(), what: "a certificate", source };
     let found: Vec<_> =
         CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(file)?;
@@ -205,6 +206,50 @@ impl Client {
     }
 }
 
+/// What an error of a connection means, if it is about a certificate. For people who run the fleet: they know files, not alerts.
+/// `err` is looked through to its causes.
+pub fn in_words(err: &(dyn Error + 'static)) -> Option<&'static str> {
+    let mut cause = Some(err);
+    while let Some(one) = cause {
+        let inner = one.downcast_ref::<io::Error>().and_then(|err| err.get_ref());
+        let tls = one
+            .downcast_ref()
+            .or_else(|| inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()));
+        if let Some(words) = tls.and_then(of_certificate) {
+            return Some(words);
+        }
+        cause = one.source();
+    }
+    None
+}
+
+fn of_certificate(err: &rustls::Error) -> Option<&'static str> {
+    use rustls::{AlertDescription as Alert, CertificateError as Bad, Error as E};
+    Some(match err {
+        E::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
+            "its certificate has ended"
+        }
+        E::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
+            "its certificate is not valid yet by this machine's clock"
+        }
+        // The second one: an authority that was made anew under the same name.
+        E::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
+            "its certificate is not of the authority in `tls_authority`"
+        }
+        E::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
+            "its certificate does not name the address that it is reached at"
+        }
+        // The other side says the same of a certificate whose time has not begun.
+        E::AlertReceived(Alert::CertificateExpired) => {
+            "it says that our certificate has ended, or is not valid yet by its clock"
+        }
+        E::AlertReceived(Alert::UnknownCA) => {
+            "it says that our certificate is not of its authority"
+        }
+        _ => return None,
+    })
+}
+
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("tls::Server")
@@ -243,7 +288,17 @@ pub(crate) mod tests {
         }
 
         pub(crate) fn files(&self, name: &str) -> Files {
-            let params = CertificateParams::new([name.to_owned()]).unwrap();
+            self.signed(name, CertificateParams::new([name.to_owned()]).unwrap())
+        }
+
+        /// The same, with an end.
+        pub(crate) fn files_until(&self, name: &str, end: jiff::Timestamp) -> Files {
+            let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+            params.not_after = std::time::SystemTime::from(end).into();
+            self.signed(name, params)
+        }
+
+        fn signed(&self, name: &str, params: CertificateParams) -> Files {
             let key = KeyPair::generate().unwrap();
             let certificate = params.signed_by(&key, &self.issuer).unwrap();
             let path = |kind: &str| self.folder.path().join(format!("{name}.{kind}.pem"));
@@ -305,6 +360,37 @@ pub(crate) mod tests {
         let anonymous = Client(TlsConnector::from(Arc::new(anonymous)));
         let err = speak(&files.server().unwrap(), &anonymous, "127.0.0.1").await.unwrap_err();
         assert!(err.to_string().contains("no certificates"), "{err}");
+    }
+
+    #[tokio::test]
+    async fn trouble_with_a_certificate_is_told_in_words() {
+        let (fleet, others) = (Authority::new(), Authority::new());
+        let good = fleet.files("127.0.0.1");
+        let ended = fleet.files_until("ended", "1980-01-01T00:00:00Z".parse().unwrap());
+        let foreign = Files { authority: good.authority.clone(), ..others.files("other") }.server();
+        for (server, host, words) in [
+            (fleet.files("x").server(), "127.0.0.1", "does not name the address"),
+            (ended.server(), "ended", "its certificate has ended"),
+            (foreign, "other", "not of the authority"),
+        ] {
+            let (near, far) = duplex(16 << 10);
+            let (server, client) = (server.unwrap(), good.client().unwrap());
+            let (asked, _) = tokio::join!(client.connect(host, near), server.accept(far));
+            let told = in_words(&asked.err().unwrap());
+            assert!(told.is_some_and(|told| told.contains(words)), "{host}: {told:?}");
+        }
+        // A server looks at our certificate after our handshake is over.
+        let (near, far) = duplex(16 << 10);
+        let (server, client) = (good.server().unwrap(), ended.client().unwrap());
+        let ask = async {
+            let mut stream = client.connect("127.0.0.1", near).await?;
+            stream.read_u8().await
+        };
+        let (asked, served) = tokio::join!(ask, server.accept(far));
+        assert!(served.is_err());
+        let told = in_words(&asked.unwrap_err());
+        assert!(told.is_some_and(|told| told.contains("our certificate has ended")), "{told:?}");
+        assert_eq!(in_words(&io::Error::from(io::ErrorKind::ConnectionRefused)), None);
     }
 
     #[tokio::test]

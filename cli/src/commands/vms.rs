@@ -2,7 +2,11 @@
 
 use crate::{args::Globals, client::Client, failure::Failure, output};
 use clap::Args;
-use epsilon_api::{admin::VmInfo, units::Bytes, vm::CellCount};
+use epsilon_api::{
+    admin::{VmInfo, VmStanding},
+    units::Bytes,
+    vm::CellCount,
+};
 use std::time::Duration;
 
 /// Characters of a memory bar.
@@ -53,10 +57,15 @@ fn row(vm: &VmInfo) -> [String; 10] {
     ]
 }
 
+/// `out (silent: its certificate has ended)`, `starting (nobody listens at its address)`
 fn state(vm: &VmInfo) -> String {
-    match &vm.reason {
-        Some(reason) => format!("{} ({reason})", vm.standing.as_str()),
-        None => vm.standing.as_str().to_owned(),
+    let standing = vm.standing.as_str();
+    // One that is heard again, or drains, may have been in trouble; that is over.
+    let is_absent = matches!(vm.standing, VmStanding::Out | VmStanding::Starting);
+    match (&vm.reason, vm.cause.as_ref().filter(|_| is_absent)) {
+        (Some(reason), Some(cause)) => format!("{standing} ({reason}: {cause})"),
+        (Some(why), None) | (None, Some(why)) => format!("{standing} ({why})"),
+        (None, None) => standing.to_owned(),
     }
 }
 
@@ -74,6 +83,30 @@ fn memory(used: Bytes, all: Bytes) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn why_a_vm_is_not_heard_stands_beside_its_state() {
+        let text = |standing: &str, reason: &str, cause: &str| {
+            let mut vm = serde_json::json!({
+                "id": "vm-1", "state": "ready", "memory_bytes": 1, "memory_used_bytes": 0, "calls_active": 0,
+                "calls_waiting": 0, "instances": [], "standing": standing, "since": "2026-01-01T00:00:00Z",
+            });
+            for (key, value) in [("reason", reason), ("cause", cause)] {
+                if !value.is_empty() {
+                    vm[key] = value.into();
+                }
+            }
+            state(&serde_json::from_value(vm).unwrap())
+        };
+        assert_eq!(text("starting", "", ""), "starting");
+        assert_eq!(
+            text("starting", "", "its certificate has ended"),
+            "starting (its certificate has ended)"
+        );
+        assert_eq!(text("out", "silent", "nobody listens"), "out (silent: nobody listens)");
+        assert_eq!(text("out", "failing", ""), "out (failing)");
+        assert_eq!(text("draining", "", "the connection to it broke"), "draining");
+    }
 
     #[test]
     fn cells_that_boot_are_told_apart() {

@@ -4,6 +4,7 @@
 use super::{caller_address::CallerAddress, lookup::Addressed, relay::headers};
 use crate::{
     fleet::load::Carried,
+    health::Report,
     observe::{
         events::{Asked, CallEnded, CallFailed},
         metrics::Metrics,
@@ -210,13 +211,18 @@ pub(crate) fn error(err: &CallError, mut record: CallRecord) -> Response<ReplyBo
     response.map(|inner| ReplyBody { inner, record: Some(record) })
 }
 
-/// `GET /`.
-pub(crate) fn health(mut record: CallRecord) -> Response<ReplyBody> {
-    let mut response = json(StatusCode::OK, r#"{"data":{"status":"ok"}}"#.to_owned());
+/// `GET /`: less than `/healthz` says, for it is open to the world.
+pub(crate) fn health(report: &Report, mut record: CallRecord) -> Response<ReplyBody> {
+    let status = report.status.code();
+    let data = match report.reason.filter(|_| status != StatusCode::OK) {
+        None => serde_json::json!({"status": "ok"}),
+        Some(reason) => serde_json::json!({"status": report.status, "reason": reason}),
+    };
+    let mut response = json(status, serde_json::json!({"data": data}).to_string());
     let mut timing = String::with_capacity(32);
     put_ms(&mut timing, "total", record.began.elapsed());
     stamp(response.headers_mut(), &record.request_id, &timing);
-    record.answered(StatusCode::OK);
+    record.answered(status);
     response.map(|inner| ReplyBody { inner, record: Some(record) })
 }
 

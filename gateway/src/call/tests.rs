@@ -14,7 +14,7 @@ use epsilon_api::{
     vm::{Call, Vm},
 };
 use http_body_util::BodyExt;
-use prometheus::Registry;
+use prometheus::{IntGauge, Registry};
 use std::{
     io,
     sync::atomic::{AtomicU32, Ordering::SeqCst},
@@ -57,10 +57,16 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let store = epsilon_store::open(dir.path().join("s.db").to_str().unwrap()).await.unwrap();
         let kept = Arc::new(Kept::new(Arc::clone(&store)));
-        let store_up = prometheus::IntGauge::new("store_up", "Not registered.").unwrap();
-        let doors = Doors::new(store, Arc::new(StoreWatch::new(store_up)));
+        let watch = Arc::new(StoreWatch::new(IntGauge::new("up", "up").unwrap()));
+        let doors = Doors::new(store, Arc::clone(&watch));
         let everybody = VersionAddresses::new(Default::default(), Arc::new(doors));
-        let calls = Calls::new(&config, routes, kept, everybody, None, Arc::new(fleet), metrics);
+        let health = Health {
+            fleet: Arc::new(fleet),
+            store: watch,
+            certificates: Vec::new(),
+            began: Instant::now(),
+        };
+        let calls = Calls::new(&config, routes, kept, everybody, None, Arc::new(health), metrics);
         Self { calls, route, registry, vms, _dir: dir }
     }
 

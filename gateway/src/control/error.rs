@@ -155,6 +155,14 @@ pub(crate) fn of_store(err: &StoreError) -> ApiError {
         E::Unavailable(_) => {
             (StatusCode::SERVICE_UNAVAILABLE, STORE_UNAVAILABLE, Some(STORE_HINT.into()))
         }
+        E::Full(_) => {
+            tracing::debug!(error = %Chain(err), "The store does not write.");
+            (
+                StatusCode::INSUFFICIENT_STORAGE,
+                "STORE_FULL",
+                Some("calls go on; the operator frees space on the disk of the data base".into()),
+            )
+        }
         E::UnknownScheme(_)
         | E::Open { .. }
         | E::Connect { .. }

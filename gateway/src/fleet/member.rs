@@ -70,6 +70,10 @@ pub(crate) struct Member {
     missed: AtomicU64,
     /// It was asked for reports and did not answer.
     is_absent: AtomicBool,
+    /// Why the last try to have its reports came to nothing; `None` once there is one.
+    cause: Mutex<Option<String>>,
+    /// Since when this gateway knows it.
+    known: Instant,
 }
 
 impl Member {
@@ -114,6 +118,8 @@ impl Member {
             stands: Mutex::new((VmStanding::Starting, Timestamp::now())),
             missed: AtomicU64::new(0),
             is_absent: AtomicBool::new(false),
+            cause: Mutex::default(),
+            known: Instant::now(),
         };
         member.look(Timestamp::now());
         member
@@ -130,6 +136,7 @@ impl Member {
         if before.is_heard && before.boot != status.boot {
             *self.came.lock() = Some(now);
         }
+        *self.cause.lock() = None;
         self.load.reported(&status);
         self.view.store(Arc::new(View::of(&status, now)));
         self.note(Event::Line, now);
@@ -141,6 +148,7 @@ impl Member {
         // A member that does not know us yet will in a moment.
         let knows_us_not_yet = matches!(trouble, Trouble::Stranger);
         self.is_absent.store(!knows_us_not_yet, Relaxed);
+        *self.cause.lock() = Some(trouble.in_words());
         self.load.silent();
         self.note(
             if matches!(trouble, Trouble::Refused(_)) { Event::Refused } else { Event::Broken },
@@ -224,6 +232,7 @@ impl Member {
             status,
             standing,
             reason,
+            cause: self.cause.lock().clone(),
             since,
             address: self.address.clone(),
             report_age_ms: age.map(|age| u64::try_from(age).unwrap_or(u64::MAX)),
@@ -236,6 +245,11 @@ impl Member {
     /// Whether it reported, or will hardly do so soon.
     pub(crate) fn is_decided(&self) -> bool {
         self.view().is_heard || self.is_absent.load(Relaxed)
+    }
+
+    /// Since when this gateway knows it.
+    pub(crate) fn known(&self) -> Instant {
+        self.known
     }
 
     /// Times that its stream of reports ended or could not be had.

@@ -63,11 +63,9 @@ impl Roster {
     /// These are in the store now. Answers those that have given no sign of life for too long, to be struck off.
     pub(crate) fn set(&mut self, members: &[store::Member]) -> Vec<VmId> {
         let now = Instant::now();
-        for member in members {
-            if member.join.kind == MemberKind::Vm {
-                self.admit(&member.join);
-            }
-        }
+        let vms = members.iter().filter(|member| member.join.kind == MemberKind::Vm);
+        let unusable = vms.filter(|member| !self.admit(&member.join)).count();
+        self.handover.fleet.set_unusable(unusable);
         self.has_read = true;
         let listed: HashSet<&VmId> = members.iter().map(|member| &member.join.id).collect();
         let gone = self.joined.iter().filter(|(id, joined)| {
@@ -81,16 +79,17 @@ impl Roster {
         members.iter().filter(|member| self.is_long_gone(member, now)).map(id_of).collect()
     }
 
-    fn admit(&mut self, join: &Join) {
+    /// Answers whether it can be spoken to.
+    fn admit(&mut self, join: &Join) -> bool {
         if self.joined.get(&join.id).is_some_and(|known| known.join == *join) {
-            return;
+            return true;
         }
         let patience = Patience { order: self.limits.order, start: self.limits.start };
         let remote = match Remote::new(join, &self.identity, patience) {
             Ok(remote) => Arc::new(remote),
             Err(trouble) => {
                 tracing::warn!(vm = %join.id, error = %Chain(&trouble), "A VM joined that cannot be used.");
-                return;
+                return false;
             }
         };
         tracing::info!(vm = %join.id, address = join.address, "A VM joined.");
@@ -110,6 +109,7 @@ impl Roster {
         fleet.admit(Arc::clone(&member));
         let (join, id) = (join.clone(), join.id.clone());
         self.joined.insert(id, Joined { join, member, remote, _tasks: ends.drop_guard() });
+        true
     }
 
     fn forget(&mut self, id: &VmId) {

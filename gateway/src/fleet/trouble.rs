@@ -2,9 +2,11 @@
 //! [`CallError`], so that the retry loop can tell the VM's health of it.
 
 use epsilon_api::{
+    chain::Chain,
     error::{CallError, Cause},
     ids::FunctionName,
 };
+use epsilon_wire::tls;
 use std::{error::Error, io, sync::Arc, time::Duration};
 
 /// See the module.
@@ -52,6 +54,20 @@ impl Trouble {
             cause = one.source();
         }
         None
+    }
+
+    /// For the operator: what it is, and not how it came to be known.
+    pub(crate) fn in_words(&self) -> String {
+        if let Some(words) = tls::in_words(self) {
+            return words.to_owned();
+        }
+        match self.itself() {
+            Self::Refused(_) => "nobody listens at its address".to_owned(),
+            Self::Unreachable(err) if err.kind() == io::ErrorKind::TimedOut => {
+                "nothing at its address answers".to_owned()
+            }
+            other => Chain(other).to_string(),
+        }
     }
 
     fn itself(&self) -> &Self {

@@ -44,7 +44,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// So long a member may take to hear of a gateway that is new to it: a beat, and what it takes to ask.
-const KNOWN: Duration = BEAT.saturating_add(SILENCE);
+pub(crate) const KNOWN: Duration = BEAT.saturating_add(SILENCE);
 
 /// Waits until all VMs, of which there are so many at least, have reported or do not answer. Not longer than it takes
 /// members to hear of a gateway that is new to them.

@@ -567,7 +567,7 @@ async fn who_is_slow_and_who_is_a_stranger_takes_no_place_among_those_who_join()
     assert_eq!(door.ask(&door.token(), "join", &good).await.0, 200);
 }
 
-/// An authority of one's own and a certificate for 127.0.0.1, in a folder.
+/// An authority of one's own and a certificate for 127.0.0.1, in a folder; and `ended.pem`, which has the same key.
 fn certificates(folder: &std::path::Path) -> tls::Files {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
     let mut params = CertificateParams::new([]).unwrap();
@@ -576,11 +576,14 @@ fn certificates(folder: &std::path::Path) -> tls::Files {
     let own = params.self_signed(&key).unwrap();
     let issuer = Issuer::new(params, key);
     let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
     let certificate = params.signed_by(&key, &issuer).unwrap();
+    params.not_after = rcgen::date_time_ymd(1980, 1, 1);
+    let ended = params.signed_by(&key, &issuer).unwrap();
     let path = |name: &str| folder.join(name);
     std::fs::write(path("authority.pem"), own.pem()).unwrap();
     std::fs::write(path("certificate.pem"), certificate.pem()).unwrap();
+    std::fs::write(path("ended.pem"), ended.pem()).unwrap();
     std::fs::write(path("key.pem"), key.serialize_pem()).unwrap();
     tls::Files {
         certificate: path("certificate.pem"),
@@ -611,6 +614,80 @@ async fn with_certificates_all_of_it_goes_over_tls() {
     }
     let plain = patient(TcpStream::connect(agent.address)).await;
     assert!(plain.is_ok(), "it listens, and speaks nothing but TLS");
+}
+
+fn tls_settings(files: &tls::Files) -> Settings {
+    Settings {
+        tls_certificate: Some(files.certificate.clone()),
+        tls_key: Some(files.key.clone()),
+        tls_authority: Some(files.authority.clone()),
+        ..Settings::default()
+    }
+}
+
+/// What both listeners say to strangers.
+async fn health(world: &World) -> [(u16, serde_json::Value); 2] {
+    let (public, control) =
+        (world.get("/").await, world.ask_with("", Method::GET, "/healthz", "").await);
+    [public, control].map(|reply| (reply.status.as_u16(), reply.json()["data"].clone()))
+}
+
+#[tokio::test]
+async fn a_gateway_that_starts_with_an_ended_certificate_says_so_to_load_balancers() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = certificates(folder.path());
+    let path = folder.path().join("epsilon.db");
+    let open = async || epsilon_store::open(path.to_str().unwrap()).await.unwrap();
+    let one = World::gateway(open().await, &["pay"], tls_settings(&files)).await;
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let _agent = Agent::start("vm-a", &one, any, Some(&files)).await;
+    one.stands("vm-a", "ready").await;
+    let healthy = health(&one).await;
+    assert_eq!((healthy[0].0, &healthy[0].1), (200, &serde_json::json!({"status": "ok"})));
+    assert_eq!(healthy[1].1["vms"], serde_json::json!({"known": 1, "heard": 1}));
+
+    let ended = tls::Files { certificate: folder.path().join("ended.pem"), ..files };
+    let two = World::gateway(open().await, &[], tls_settings(&ended)).await;
+    let told = health(&two).await;
+    for (status, data) in &told {
+        assert_eq!((*status, &data["status"]), (503, &"unavailable".into()), "{data}");
+        assert_eq!(data["reason"], "a certificate of this gateway has ended");
+        assert!(!data.to_string().contains("127.0.0.1"), "{data}");
+    }
+    assert_eq!(told[1].1["vms"], serde_json::json!({"known": 1, "heard": 0}));
+    // Who has the key is told the cause.
+    let vm = two.vm("vm-a").await.unwrap();
+    assert_eq!(vm["standing"], "starting");
+    let cause = vm["cause"].as_str().unwrap();
+    assert!(cause.contains("our certificate has ended"), "{vm}");
+}
+
+#[tokio::test]
+async fn a_gateway_that_hears_none_of_the_vms_is_taken_out_and_comes_back_with_the_first() {
+    let world = World::fleet(&["pay"]).await;
+    assert_eq!(health(&world).await[1].1["status"], "ok", "a fleet begins without a VM");
+    let door = Door(&world);
+    let gone = text(&join("vm-gone", "127.0.0.1:9"));
+    assert_eq!(door.ask(&door.token(), "join", &gone).await.0, 200);
+    let began = Instant::now();
+    loop {
+        let [public, control] = health(&world).await;
+        if (public.0, control.0) == (503, 503) {
+            assert_eq!(control.1["status"], "unavailable");
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{public:?} {control:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let vm = world.vm("vm-gone").await.unwrap();
+    assert_eq!(
+        (&vm["standing"], &vm["cause"]),
+        (&"starting".into(), &"nobody listens at its address".into())
+    );
+    let _agent = Agent::join("vm-a", &world).await;
+    let [public, control] = health(&world).await;
+    assert_eq!((public.0, control.0), (200, 200));
+    assert_eq!(control.1["vms"], serde_json::json!({"known": 2, "heard": 1}));
 }
 
 #[tokio::test]

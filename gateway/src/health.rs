@@ -1,0 +1,271 @@
+//! What this gateway says of itself to whoever might send it calls: `GET /` of the public listener, `/healthz` of the control one.
+//! Both answer strangers, from memory: how it stands and no more. Causes and addresses are in the log and in `GET /v1/vms`.
+//!
+//! | status | HTTP | when |
+//! |---|---|---|
+//! | `ok` | 200 | calls are served |
+//! | `degraded` | 200 | they are, and somebody has to do something: a load balancer that took the gateway out would make it worse |
+//! | `unavailable` | 503 | this gateway cannot serve calls while another one may |
+//!
+//! A fleet without a VM is `ok`: so begins each one, and no other gateway could do better.
+
+use crate::{
+    fleet::{
+        Fleet,
+        health::{Standing, Why},
+        watch::KNOWN,
+    },
+    sync::away::{Since, StoreWatch},
+};
+use epsilon_wire::certificate::{Certificate, Validity};
+use http::StatusCode;
+use jiff::Timestamp;
+use serde::Serialize;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// What health is told from.
+#[derive(Debug)]
+pub(crate) struct Health {
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) store: Arc<StoreWatch>,
+    /// Those that this process loaded.
+    pub(crate) certificates: Vec<Certificate>,
+    pub(crate) began: Instant,
+}
+
+/// How it stands at a moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Report {
+    pub(crate) status: Status,
+    /// Why it is not `ok`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<&'static str>,
+    pub(crate) vms: Vms,
+    pub(crate) store: Store,
+}
+
+/// See the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Status {
+    Ok,
+    Degraded,
+    Unavailable,
+}
+
+/// Of the fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Vms {
+    /// By the store.
+    pub(crate) known: usize,
+    /// Of them, those whose reports come in.
+    pub(crate) heard: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub(crate) enum Store {
+    Ok,
+    /// It does not answer; calls of known functions go on.
+    Away {
+        since: Timestamp,
+    },
+    /// It answers and does not write.
+    Full {
+        since: Timestamp,
+    },
+}
+
+impl Status {
+    /// What load balancers go by.
+    pub(crate) fn code(self) -> StatusCode {
+        match self {
+            Self::Ok | Self::Degraded => StatusCode::OK,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+impl Health {
+    /// How it stands now.
+    pub(crate) fn report(&self) -> Report {
+        self.at(Instant::now(), Timestamp::now())
+    }
+
+    fn at(&self, now: Instant, time: Timestamp) -> Report {
+        let snapshot = self.fleet.snapshot();
+        let members = snapshot.members();
+        let is_heard = |standing| {
+            !matches!(standing, Standing::Out(Why::Unheard | Why::Silent | Why::Refused))
+        };
+        let vms = Vms {
+            known: members.len() + self.fleet.unusable(),
+            heard: members.iter().filter(|member| is_heard(member.standing())).count(),
+        };
+        let Since { away, full } = self.store.since();
+        let store = match (away, full) {
+            (Some(since), _) => Store::Away { since },
+            (None, Some(since)) => Store::Full { since },
+            (None, None) => Store::Ok,
+        };
+        // Since when the first of the VMs might have been heard.
+        let known = members.iter().map(|member| member.known());
+        let known = known.chain((self.fleet.unusable() > 0).then_some(self.began)).min();
+        let is_start_over = known.is_some_and(|known| now.duration_since(known) >= KNOWN);
+        let certificate = self.certificates.iter().map(|one| one.validity(time));
+        let certificate = certificate.filter(|validity| *validity != Validity::Valid).min();
+        // Who has a VM in the same process needs no certificate to reach it.
+        let needs_certificate = !members.iter().any(|member| member.address.is_none());
+        let (status, reason) = match certificate {
+            _ if is_start_over && !self.fleet.has_heard() => {
+                (Status::Unavailable, Some("no VM of the fleet has been heard since the start"))
+            }
+            Some(validity) if vms.known > 0 && needs_certificate => {
+                (Status::Unavailable, Some(of_certificate(validity)))
+            }
+            Some(validity) => (Status::Degraded, Some(of_certificate(validity))),
+            None if matches!(store, Store::Full { .. }) => {
+                (Status::Degraded, Some("the store's disk is full: nothing can be changed"))
+            }
+            None if vms.known > 0 && vms.heard == 0 && is_start_over => {
+                (Status::Degraded, Some("no VM is heard now"))
+            }
+            None => (Status::Ok, None),
+        };
+        Report { status, reason, vms, store }
+    }
+}
+
+fn of_certificate(validity: Validity) -> &'static str {
+    match validity {
+        Validity::NotYet => "a certificate of this gateway is not valid yet by its clock",
+        Validity::Valid | Validity::Ended => "a certificate of this gateway has ended",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        fleet::{Care, Member, trouble::Trouble},
+        testing::FakeVm,
+    };
+    use epsilon_api::{ids::VmId, vm::Vm};
+    use epsilon_wire::certificate::Owner;
+    use prometheus::IntGauge;
+    use std::{io, time::Duration};
+    use tokio::time;
+
+    struct World {
+        health: Health,
+        began: Instant,
+    }
+
+    impl World {
+        fn new(local: Option<Arc<dyn Vm>>) -> Self {
+            let up = IntGauge::new("up", "up").unwrap();
+            let began = Instant::now();
+            let health = Health {
+                fleet: Arc::new(Fleet::new(local, &Care::default())),
+                store: Arc::new(StoreWatch::new(up)),
+                certificates: Vec::new(),
+                began,
+            };
+            Self { health, began }
+        }
+
+        fn join(&self, id: &str) -> Arc<Member> {
+            let member = Member::joined(FakeVm::arc(id), &Care::default(), None);
+            let member = Arc::new(member.at(format!("{id}:8082")));
+            self.health.fleet.admit(Arc::clone(&member));
+            member
+        }
+
+        /// Status, its code, known and heard VMs after so many seconds.
+        fn stands(&self, seconds: u64) -> (Status, u16, usize, usize) {
+            let now = self.began + Duration::from_secs(seconds);
+            let Report { status, reason, vms, .. } = self.health.at(now, Timestamp::now());
+            assert_eq!(reason.is_some(), status != Status::Ok);
+            (status, status.code().as_u16(), vms.known, vms.heard)
+        }
+    }
+
+    fn hears(member: &Member) {
+        member.reported(member.vm.status(), Instant::now());
+    }
+
+    const OK: Status = Status::Ok;
+    const DEGRADED: Status = Status::Degraded;
+    const UNAVAILABLE: Status = Status::Unavailable;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_hears_no_vm_of_those_that_there_are_is_unavailable_once_its_start_is_over() {
+        let world = World::new(None);
+        assert_eq!(world.stands(0), (OK, 200, 0, 0));
+        assert_eq!(world.stands(100), (OK, 200, 0, 0), "a fleet begins without a VM");
+        time::advance(Duration::from_secs(100)).await;
+        let (a, _b) = (world.join("a"), world.join("b"));
+        a.met(&Trouble::Refused(io::ErrorKind::ConnectionRefused.into()), Instant::now());
+        assert_eq!(world.stands(107), (OK, 200, 2, 0), "they came a moment ago");
+        assert_eq!(world.stands(108), (UNAVAILABLE, 503, 2, 0));
+        hears(&a);
+        assert_eq!(world.stands(108), (OK, 200, 2, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_heard_one_stays_in_when_it_is_lost() {
+        let world = World::new(None);
+        let a = world.join("a");
+        hears(&a);
+        time::advance(Duration::from_secs(20)).await;
+        a.tick(Instant::now());
+        assert_eq!(world.stands(20), (DEGRADED, 200, 1, 0), "no gateway may do better");
+        world.join("b");
+        world.health.fleet.forget(&VmId::parse("a").unwrap());
+        assert_eq!(world.stands(40), (DEGRADED, 200, 1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_vm_that_the_settings_shut_out_counts_as_one_that_is_not_heard() {
+        let world = World::new(None);
+        world.health.fleet.set_unusable(1);
+        assert_eq!(world.stands(7), (OK, 200, 1, 0));
+        assert_eq!(world.stands(8), (UNAVAILABLE, 503, 1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_ended_certificate_shuts_out_who_needs_one() {
+        let time: Timestamp = "2020-01-01T00:00:00Z".parse().unwrap();
+        let ended = Certificate {
+            owner: Owner::Own,
+            path: "tls.pem".into(),
+            not_before: Timestamp::UNIX_EPOCH,
+            not_after: time,
+        };
+        let mut alone = World::new(Some(FakeVm::arc("here")));
+        alone.health.certificates = vec![ended.clone()];
+        assert_eq!(alone.stands(100), (DEGRADED, 200, 1, 1));
+        let mut fleet = World::new(None);
+        hears(&fleet.join("a"));
+        fleet.health.certificates = vec![ended];
+        assert_eq!(fleet.stands(0), (UNAVAILABLE, 503, 1, 1), "its next connection is refused");
+        let before = fleet.health.at(Instant::now(), time);
+        assert_eq!((before.status, before.reason), (OK, None));
+    }
+
+    #[tokio::test]
+    async fn a_full_store_is_told_and_takes_nobody_out() {
+        let world = World::new(Some(FakeVm::arc("here")));
+        world.health.store.full();
+        assert_eq!(world.stands(0), (DEGRADED, 200, 1, 1));
+        let text = serde_json::to_value(world.health.report()).unwrap();
+        assert_eq!(text["store"]["status"], "full");
+        world.health.store.wrote();
+        world.health.store.silent();
+        assert_eq!(world.stands(0), (OK, 200, 1, 1), "calls are served");
+        let text = serde_json::to_value(world.health.report()).unwrap();
+        assert_eq!(text["store"]["status"], "away");
+        assert_eq!(text["vms"], serde_json::json!({"known": 1, "heard": 1}));
+    }
+}
