@@ -19,6 +19,7 @@ use epsilon_launch::{
     settings::Flag,
     signals::Asked,
 };
+use prometheus::Registry;
 use std::{error::Error, net::SocketAddr, process::ExitCode, time::Duration};
 use tracing::{info, warn};
 
@@ -87,7 +88,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
 /// From the making of the runtime base to the last build. Says how many builds were cut.
 async fn serve(app: &App, config: &MemberConfig, asked: &mut Asked) -> Result<usize, Failure> {
     // The address is taken first: making the base for minutes and failing then would be no kindness.
-    let member = Member::build(config, app).map_err(|err| unable(&err))?;
+    let member = Member::build(config, app, &Registry::new()).map_err(|err| unable(&err))?;
     let (id, address) = (member.id().clone(), member.address());
     tokio::select! {
         biased; // a wish to end goes first; what was begun is removed

@@ -12,16 +12,24 @@ use crate::{
 use epsilon_api::{
     fleet::{BEAT, Join, MemberKind, PROTOCOL},
     ids::VmId,
+    redacted::Secret,
     units::{Bytes, MilliCores},
 };
 use epsilon_wire::{
+    certificate::{self, Certificate},
+    door::Ending,
     join::{Belonging, Settings},
+    metrics::Metrics,
     pass::Checker,
     tls::TlsError,
 };
-use std::{io, net::SocketAddr, sync::Arc, thread, time::Duration};
-use tokio::{sync::watch, task::JoinHandle};
+use prometheus::{Registry, TextEncoder};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, thread, time::Duration};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
+
+/// How long collectors that were cut may take to let go.
+const LETTING_GO: Duration = Duration::from_secs(1);
 
 /// Why a builder cannot belong to a fleet.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +49,27 @@ pub enum MemberError {
     /// The certificate's files.
     #[error("the settings `builder.tls_…` cannot be used")]
     Tls(#[from] TlsError),
+    /// Where collectors come to.
+    #[error("`builder.metrics`: cannot listen on {address}")]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file with the key that collectors show.
+    #[error("`builder.metrics_key_file`: `{}` cannot be read", path.display())]
+    MetricsKey {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Two builders share a registry.
+    #[error("the metrics cannot be registered")]
+    Registry(#[from] prometheus::Error),
 }
 
 /// A builder that is bound and has not joined yet.
@@ -50,6 +79,11 @@ pub struct Member {
     address: SocketAddr,
     serving: Serving,
     belonging: Belonging,
+    certificates: Vec<Certificate>,
+    metrics: Option<Metrics>,
+    registry: Registry,
+    /// Of what is beside the builds.
+    beside: Ending,
 }
 
 /// A builder at work in its fleet.
@@ -59,14 +93,20 @@ pub struct Running {
     joined: watch::Receiver<Option<String>>,
     belonging: JoinHandle<()>,
     end: CancellationToken,
+    beside: Ending,
 }
 
 impl Member {
-    /// Binds the listener (port 0 takes any) and reads what an earlier life kept. Asks no gateway yet.
+    /// Binds the listeners (port 0 takes any) and reads what an earlier life kept. Asks no gateway yet. Collectors read
+    /// what is in the registry.
     ///
     /// # Errors
     /// [`MemberError`], for the operator.
-    pub fn build(config: &MemberConfig, app: &App) -> Result<Self, MemberError> {
+    pub fn build(
+        config: &MemberConfig,
+        app: &App,
+        registry: &Registry,
+    ) -> Result<Self, MemberError> {
         let id = app.member_id();
         let checker = Arc::new(Checker::new(id.clone()));
         let (server, client) = match &config.tls {
@@ -103,7 +143,17 @@ impl Member {
             cpu: processors(),
         };
         let belonging = Belonging::new(settings, me, checker).map_err(MemberError::Files)?;
-        Ok(Self { id, address, serving, belonging })
+        let certificates = config.tls.as_ref().map(certificate::loaded).transpose()?;
+        let certificates: Vec<_> = certificates.into_iter().flatten().collect();
+        certificate::register(&certificates, registry)?;
+        let beside = Ending::default();
+        let metrics = config.metrics.map(|address| {
+            let key = metrics_key(config)?;
+            let listen = |source| MemberError::Metrics { address, source };
+            Metrics::bind(address, key, beside.clone()).map_err(listen)
+        });
+        let (metrics, registry) = (metrics.transpose()?, registry.clone());
+        Ok(Self { id, address, serving, belonging, certificates, metrics, registry, beside })
     }
 
     /// As the fleet knows it.
@@ -116,10 +166,23 @@ impl Member {
         self.address
     }
 
+    /// Where collectors read metrics, if anywhere.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(Metrics::address)
+    }
+
     /// Serves and joins. Needs a tokio runtime.
     pub fn spawn(self) -> Running {
         let (end, joined) = (CancellationToken::new(), self.belonging.joined());
+        let (beside, registry) = (self.beside, self.registry);
+        let remind = certificate::remind(self.certificates);
+        beside.tasks.spawn(beside.close.clone().run_until_cancelled_owned(remind));
+        if let Some(metrics) = self.metrics {
+            let gather = move || TextEncoder::new().encode_to_string(&registry.gather());
+            beside.tasks.spawn(metrics.serve(move || gather().unwrap_or_default()));
+        }
         Running {
+            beside,
             serving: self.serving.spawn(),
             joined,
             belonging: tokio::spawn(self.belonging.run(end.clone())),
@@ -139,14 +202,29 @@ impl Running {
 
     /// Leaves the fleet, takes no new build, lets those that run end within the grace. Says how many were cut.
     pub async fn drain(self, grace: Duration) -> usize {
-        let Self { serving, belonging, end, .. } = self;
+        let Self { serving, belonging, end, beside, .. } = self;
         end.cancel();
         // The farewell first reaches the gateways, then the door closes on whoever did not hear it.
         if let Err(err) = belonging.await {
             tracing::error!(%err, "The task that belonged to the fleet was lost.");
         }
-        serving.drain(grace).await
+        let cut = serving.drain(grace).await;
+        beside.close.cancel();
+        beside.cut.cancel();
+        beside.tasks.close();
+        // What is not gone by then ends with the process.
+        let _ = timeout(LETTING_GO, beside.tasks.wait()).await;
+        cut
     }
+}
+
+/// What collectors on other machines show; an empty file is no key.
+fn metrics_key(config: &MemberConfig) -> Result<Option<Secret<String>>, MemberError> {
+    let Some(path) = &config.metrics_key_file else { return Ok(None) };
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| MemberError::MetricsKey { path: path.clone(), source })?;
+    let key = text.trim();
+    Ok((!key.is_empty()).then(|| Secret::new(key.to_owned())))
 }
 
 fn processors() -> MilliCores {

@@ -235,10 +235,13 @@ impl App {
         let (table, vms) = (Arc::clone(&routes), Arc::clone(&fleet));
         let late = store.is_shared().then(Arc::<Late>::default);
         let version_addresses = VersionAddresses::new(config.version_addresses, Arc::clone(&doors));
+        let certificates: Vec<_> =
+            tls.map(certificate::loaded).transpose()?.into_iter().flatten().collect();
+        certificate::register(&certificates, registry)?;
         let health = Arc::new(Health {
             fleet: vms,
             store: Arc::clone(&store_watch),
-            certificates: tls.map(certificate::loaded).transpose()?.into_iter().flatten().collect(),
+            certificates,
             began: Instant::now(),
         });
         let calls = Calls::new(
@@ -363,6 +366,7 @@ impl App {
             members.spawn(watch::follow_at_home(member));
         }
         members.spawn(watch::tick(Arc::clone(&api.fleet)));
+        members.spawn(certificate::remind(api.health.certificates.clone()));
         members.spawn(sync.run());
         members.spawn(retention.run());
         members.spawn(autoscaler.run(members.close.clone()));

@@ -15,6 +15,7 @@ use epsilon_api::{
 };
 use epsilon_cloud_aws::imds::{self, Imds, Notice};
 use epsilon_wire::{
+    certificate::{self, Certificate},
     door::{Door, Ending},
     join::{Belonging, Settings},
     metrics::Metrics,
@@ -97,7 +98,7 @@ impl Member {
     /// Serves, joins, and listens to the cloud. Needs a tokio runtime.
     pub fn spawn(self) -> Running {
         let Self { agent, parts, drain_grace, cloud } = self;
-        let Parts { door, metrics, checker, belonging, ending, .. } = parts;
+        let Parts { door, metrics, certificates, checker, belonging, ending, .. } = parts;
         let site = Site::new(agent.front(), ending.clone());
         let answering = Arc::clone(&site);
         ending.tasks.spawn(door.serve(checker, move |request, interim| {
@@ -109,6 +110,8 @@ impl Member {
             let gather = move || TextEncoder::new().encode_to_string(&registry.gather());
             ending.tasks.spawn(metrics.serve(move || gather().unwrap_or_default()));
         }
+        let (close, remind) = (ending.close.clone(), certificate::remind(certificates));
+        ending.tasks.spawn(close.run_until_cancelled_owned(remind));
         let (takes, taken) = watch::channel(false);
         if let Some(cloud) = cloud {
             let (vm, close) = (Arc::clone(&agent.front().0), ending.close.clone());
@@ -200,6 +203,7 @@ struct Parts {
     address: SocketAddr,
     door: Door,
     metrics: Option<Metrics>,
+    certificates: Vec<Certificate>,
     checker: Arc<Checker>,
     belonging: Belonging,
     ending: Ending,
@@ -217,6 +221,9 @@ impl Parts {
         let door =
             Door::bind(config.listen, server, config.limits, ending.clone()).map_err(listen)?;
         let address = door.address();
+        let certificates = config.tls.as_ref().map(certificate::loaded).transpose()?;
+        let certificates: Vec<_> = certificates.into_iter().flatten().collect();
+        certificate::register(&certificates, agent.registry())?;
         let key = metrics_key(config)?;
         let metrics = config.metrics.map(|address| {
             let listen = |source| StartError::Listen { key: "metrics", address, source };
@@ -243,7 +250,8 @@ impl Parts {
         };
         let belonging = Belonging::new(settings, me, Arc::clone(&checker))
             .map_err(|source| StartError::Fleet { path: config.token_file.clone(), source })?;
-        Ok(Self { address, door, metrics: metrics.transpose()?, checker, belonging, ending })
+        let metrics = metrics.transpose()?;
+        Ok(Self { address, door, metrics, certificates, checker, belonging, ending })
     }
 }
 

@@ -2,9 +2,21 @@
 //! when one ends, and the next one is refused: so somebody has to look ahead. Read once, when the part starts.
 
 use crate::tls::{Files, TlsError};
-use jiff::Timestamp;
-use std::path::{Path, PathBuf};
+use jiff::{SignedDuration, Timestamp};
+use prometheus::{IntGaugeVec, Opts, Registry};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use x509_parser::parse_x509_certificate;
+
+/// From so long before its end on a certificate is spoken of …
+const SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
+/// … so often.
+const EACH: Duration = Duration::from_secs(24 * 3600);
+/// How often it is looked at. Short, for the wall clock may be set.
+const LOOK: Duration = Duration::from_secs(3600);
 
 /// Whose certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +84,80 @@ pub fn loaded(files: &Files) -> Result<[Certificate; 2], TlsError> {
     Ok([own, authority])
 }
 
+/// Tells collectors when they end.
+///
+/// # Errors
+/// When the registry has such a metric already.
+pub fn register(
+    certificates: &[Certificate],
+    registry: &Registry,
+) -> Result<(), prometheus::Error> {
+    if certificates.is_empty() {
+        return Ok(());
+    }
+    let ends = IntGaugeVec::new(
+        Opts::new(
+            "epsilon_tls_certificate_not_after_seconds",
+            "When a certificate that was loaded at the start ends, in seconds since 1970: the own one, and the authority's.",
+        ),
+        &["certificate"],
+    )?;
+    for one in certificates {
+        ends.with_label_values(&[one.owner.as_str()]).set(one.not_after.as_second());
+    }
+    registry.register(Box::new(ends))
+}
+
+/// Says each day in the log that one of them ends soon, or has ended. Runs until it is dropped.
+pub async fn remind(certificates: Vec<Certificate>) {
+    let mut reminders: Vec<_> = certificates.into_iter().map(Reminder::new).collect();
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        for reminder in &mut reminders {
+            reminder.look(Timestamp::now(), Instant::now());
+        }
+    }
+}
+
+/// One certificate, and when it was told of last.
+#[derive(Debug)]
+struct Reminder {
+    certificate: Certificate,
+    told: Option<Instant>,
+}
+
+impl Reminder {
+    fn new(certificate: Certificate) -> Self {
+        Self { certificate, told: None }
+    }
+
+    /// Whether it was told of.
+    fn look(&mut self, time: Timestamp, now: Instant) -> bool {
+        let left = time.duration_until(self.certificate.not_after);
+        let is_soon = left <= SOON;
+        if !is_soon || self.told.is_some_and(|told| now.duration_since(told) < EACH) {
+            return false;
+        }
+        self.told = Some(now);
+        let Certificate { owner, path, not_after, .. } = &self.certificate;
+        let (owner, path, days) = (owner.as_str(), path.display(), left.as_hours() / 24);
+        if left.is_negative() {
+            tracing::error!(
+                certificate = owner, %path, %not_after,
+                "A certificate has ended: new connections are refused. Replace the file and restart."
+            );
+        } else {
+            tracing::warn!(
+                certificate = owner, %path, %not_after, days,
+                "A certificate ends soon; then new connections are refused. Replace the file and restart."
+            );
+        }
+        true
+    }
+}
+
 fn read(owner: Owner, path: &Path) -> Result<Certificate, TlsError> {
     let unusable = || TlsError::Unusable {
         path: path.to_owned(),
@@ -119,6 +205,36 @@ mod tests {
         assert_eq!(own.validity(now + 49.hours()), Validity::Ended);
         assert_eq!(own.validity(Timestamp::UNIX_EPOCH), Validity::NotYet);
         assert_eq!((own.owner, authority.owner), (Owner::Own, Owner::Authority));
+    }
+
+    #[test]
+    fn one_that_ends_soon_is_spoken_of_once_a_day() {
+        let (time, now) = (Timestamp::now(), Instant::now());
+        let certificate = |hours: i64| Certificate {
+            owner: Owner::Own,
+            path: "tls.pem".into(),
+            not_before: Timestamp::UNIX_EPOCH,
+            not_after: time + hours.hours(),
+        };
+        assert!(!Reminder::new(certificate(14 * 24 + 1)).look(time, now));
+        for hours in [14 * 24, 1, -1] {
+            let mut reminder = Reminder::new(certificate(hours));
+            let later = |hours: u64| now + Duration::from_secs(hours * 3600);
+            let told = [0, 1, 23, 24, 25, 48].map(|hours| reminder.look(time, later(hours)));
+            assert_eq!(told, [true, false, false, true, false, true]);
+        }
+    }
+
+    #[test]
+    fn their_ends_are_told_to_collectors() {
+        let (registry, end) = (Registry::new(), Timestamp::from_second(4_000_000_000).unwrap());
+        let fleet = Authority::new();
+        let certificates = loaded(&fleet.files_until("a", end)).unwrap();
+        register(&certificates, &registry).unwrap();
+        let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        let line = r#"epsilon_tls_certificate_not_after_seconds{certificate="own"} 4000000000"#;
+        assert!(text.contains(line) && text.contains(r#"certificate="authority""#), "{text}");
+        register(&[], &registry).unwrap();
     }
 
     #[test]

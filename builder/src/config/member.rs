@@ -22,6 +22,9 @@ pub struct MemberConfig {
     pub(crate) token_file: PathBuf,
     pub(crate) folder: PathBuf,
     pub(crate) tls: Option<Files>,
+    /// Where collectors read metrics.
+    pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) metrics_key_file: Option<PathBuf>,
     pub(crate) limits: Limits,
     /// How long builds may go on after the first signal.
     pub drain_grace: Duration,
@@ -51,6 +54,8 @@ pub(super) fn read(s: &Settings, folder: &Path) -> Result<Option<MemberConfig>, 
         token_file: s.token_file.clone().unwrap_or_default(),
         folder: folder.to_owned(),
         tls,
+        metrics: s.metrics,
+        metrics_key_file: s.metrics_key_file.clone(),
         limits: Limits {
             door: door::Limits {
                 connections: s.max_connections,

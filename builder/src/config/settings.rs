@@ -170,6 +170,12 @@ pub struct Settings {
     pub tls_key: Option<PathBuf>,
     /// Who signed the certificates of the fleet, in PEM.
     pub tls_authority: Option<PathBuf>,
+    /// Where `GET /metrics` and `GET /healthz` answer without a pass, for collectors: for example `0.0.0.0:8085`.
+    /// Default: nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// The file with the key that collectors on other machines show (`authorization: Bearer KEY`): any text of your choice.
+    /// Default: none, and `/metrics` is for this machine only.
+    pub metrics_key_file: Option<PathBuf>,
     /// Builds that may wait for their turn; a gateway takes more to another builder. Default 16.
     pub builds_waiting: usize,
     /// Connections at once. Default 64: each build has one.
@@ -243,6 +249,8 @@ impl Default for Settings {
             tls_certificate: None,
             tls_key: None,
             tls_authority: None,
+            metrics: None,
+            metrics_key_file: None,
             builds_waiting: 16,
             max_connections: 64,
             head_timeout: Duration::from_secs(10),

@@ -17,6 +17,7 @@ use http_body_util::BodyExt;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
+use prometheus::Registry;
 use std::{
     convert::Infallible,
     fs,
@@ -24,7 +25,10 @@ use std::{
     time::Duration,
 };
 use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -137,7 +141,7 @@ async fn built(response: Response<Incoming>) -> (Vec<BuildEvent>, Built) {
 async fn a_builder_that_joined_builds_what_its_gateway_brings() {
     let gateway = Gateway::open().await;
     let lab = Lab::with(&gateway.settings()).await;
-    let member = Member::build(lab.member(), lab.app()).unwrap();
+    let member = Member::build(lab.member(), lab.app(), &Registry::new()).unwrap();
     let (id, mut running) = (member.id().clone(), member.spawn());
     let reached = running.joined().await;
     let join = gateway.joined.lock().unwrap().clone().unwrap();
@@ -169,7 +173,7 @@ async fn a_builder_that_joined_builds_what_its_gateway_brings() {
 async fn a_gateway_that_hangs_up_leaves_no_container_behind() {
     let gateway = Gateway::open().await;
     let lab = Lab::with(&gateway.settings()).await;
-    let mut running = Member::build(lab.member(), lab.app()).unwrap().spawn();
+    let mut running = Member::build(lab.member(), lab.app(), &Registry::new()).unwrap().spawn();
     running.joined().await;
     let project = [
         ("epsilon.yaml", "project: lab-hung-up\n"),
@@ -180,5 +184,33 @@ async fn a_gateway_that_hangs_up_leaves_no_container_behind() {
     drop(asked);
     until("nothing is left", || async { lab.is_clean() }).await;
     assert_eq!(running.drain(GRACE).await, 0);
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_builders_metrics_are_read_where_the_settings_say() {
+    let gateway = Gateway::open().await;
+    let key = gateway.folder.path().join("metrics.key");
+    fs::write(&key, "of-the-collector\n").unwrap();
+    let settings = gateway.settings();
+    let settings = settings.trim_end_matches('}');
+    let settings =
+        format!("{settings}, metrics: '127.0.0.1:0', metrics_key_file: '{}'}}", key.display());
+    let lab = Lab::with(&settings).await;
+    let registry = Registry::new();
+    registry.register(Box::new(prometheus::IntGauge::new("epsilon_one", "1.").unwrap())).unwrap();
+    let member = Member::build(lab.member(), lab.app(), &registry).unwrap();
+    let address = member.metrics_address().unwrap();
+    let running = member.spawn();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    assert!(text.contains("200 OK") && text.contains("epsilon_one 0"), "{text}");
+    assert_eq!(running.drain(GRACE).await, 0);
+    assert!(TcpStream::connect(address).await.is_err());
     lab.end().await;
 }
