@@ -179,6 +179,27 @@ const RETRY_SOON: Duration = Duration::from_secs(1);
 const RETRY_LATER: Duration = Duration::from_secs(5);
 
 impl CallError {
+    /// Every code that a verdict may have, with whose fault it is: what is counted by them is there before the first one.
+    pub const KINDS: [(&str, Fault); 17] = [
+        ("BAD_REQUEST", Fault::Caller),
+        ("HEAD_TOO_LARGE", Fault::Caller),
+        ("TARGET_TOO_LONG", Fault::Caller),
+        ("HEAD_TOO_SLOW", Fault::Caller),
+        ("FUNCTION_NOT_FOUND", Fault::Caller),
+        ("VERSION_NOT_FOUND", Fault::Caller),
+        ("BODY_TOO_LARGE", Fault::Caller),
+        ("BODY_TOO_SLOW", Fault::Caller),
+        ("CONCURRENCY_LIMIT", Fault::Caller),
+        ("CALLER_GONE", Fault::Caller),
+        ("FUNCTION_ERROR", Fault::Function),
+        ("FUNCTION_CRASHED", Fault::Function),
+        ("FUNCTION_INIT_FAILED", Fault::Function),
+        ("FUNCTION_TIMEOUT", Fault::Function),
+        ("FUNCTION_CRASHED", Fault::Platform),
+        ("NO_CAPACITY", Fault::Platform),
+        ("INTERNAL", Fault::Platform),
+    ];
+
     /// The error for a request whose own body failed, found anywhere in the chain of causes; `None` when the
     /// body was not to blame, or its caller just went away.
     pub fn of_request_body(err: &(dyn std::error::Error + 'static)) -> Option<Self> {

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where it stands")]
 
 use epsilon_api::{
-    error::CallError,
+    error::{CallError, Fault},
     ids::{FunctionName, VersionNumber},
     units::Bytes,
 };
@@ -120,4 +120,17 @@ fn the_errors_page_is_current() {
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(written, page(), "rewrite it: EPSILON_WRITE_DOCS=1 cargo test -p epsilon-api");
+}
+
+#[test]
+fn each_code_is_counted_before_the_first_one() {
+    let told = rows().into_iter().map(|(err, _)| (err.verdict().code, err.verdict().fault));
+    // Nobody reads the answer to a caller that is gone, so the page has no row of it.
+    let told: Vec<_> = told.chain([("CALLER_GONE", Fault::Caller)]).collect();
+    for kind in &told {
+        assert!(CallError::KINDS.contains(kind), "{kind:?}");
+    }
+    for kind in CallError::KINDS {
+        assert!(told.contains(&kind), "{kind:?}");
+    }
 }

@@ -115,6 +115,8 @@ impl Metrics {
 
     pub(crate) fn started(&self, function: &FunctionName, phases: &StartPhases) {
         self.starts.with_label_values(&[function.as_str(), "ready"]).inc();
+        // There before its first crash: a rate does not see the first of what was not there before.
+        self.crashes.with_label_values(&[function.as_str()]);
         for (phase, took) in [
             ("pull", phases.pull),
             ("layers", phases.layers),
@@ -245,6 +247,9 @@ mod tests {
             .collect();
         counted.sort();
         assert_eq!(counted, ["cell", "init", "layers", "total"]);
+        let crashes =
+            registry.gather().into_iter().find(|f| f.name() == "epsilon_instance_crashes_total");
+        assert_eq!(crashes.unwrap().get_metric().len(), 1, "there before the first one");
         // What a mount takes is told from what a whole start in a cell takes.
         let cell = metrics.cold_start.with_label_values(&["cell"]);
         assert_eq!(cell.get_sample_count(), 1);

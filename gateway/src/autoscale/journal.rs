@@ -174,6 +174,9 @@ struct Metrics {
     problems: IntCounterVec,
 }
 
+/// Kinds of problems: the driver's, and the store that does not answer.
+const PROBLEMS: [&str; 6] = ["throttled", "denied", "unknown", "refused", "silent", "store"];
+
 impl Metrics {
     /// `acts`: without a driver nobody leads, and nobody is to be missed as a leader.
     fn new(registry: &Registry, acts: bool) -> Result<Self, prometheus::Error> {
@@ -192,6 +195,9 @@ impl Metrics {
             reason: IntGaugeVec::new(reason, &["reason"])?,
             problems: IntCounterVec::new(problems, &["kind"])?,
         };
+        for kind in PROBLEMS {
+            metrics.problems.with_label_values(&[kind]);
+        }
         registry.register(Box::new(metrics.wanted.clone()))?;
         registry.register(Box::new(metrics.current.clone()))?;
         registry.register(Box::new(metrics.ready.clone()))?;

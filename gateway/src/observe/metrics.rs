@@ -3,12 +3,13 @@
 
 use super::{placement::PlacementMetrics, repeats::Repeats};
 use crate::traffic::metrics::TrafficMetrics;
-use epsilon_api::ids::FunctionName;
+use epsilon_api::{admin::DeploymentState, error::CallError, ids::FunctionName};
 use parking_lot::{Mutex, RwLock};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
 };
 use std::{
+    borrow::Cow,
     collections::HashMap,
     sync::{Arc, Weak},
 };
@@ -68,7 +69,10 @@ impl Metrics {
         )?;
         let metrics = Self {
             calls: IntCounterVec::new(
-                opts("calls_total", "Calls that ended, by status; 499 is a caller that hung up."),
+                opts(
+                    "calls_total",
+                    "Calls that ended, by status; 499 is a caller that hung up. Rare statuses are told by their class: 4xx.",
+                ),
                 &["function", "code"],
             )?,
             call_seconds: HistogramVec::new(seconds, &["function"])?,
@@ -109,6 +113,13 @@ impl Metrics {
             repeats: Repeats::default(),
             known: Mutex::default(),
         };
+        // There from the start: a rate does not see the first of what was not there before.
+        for (code, fault) in CallError::KINDS {
+            metrics.errors.with_label_values(&[code, fault.as_str()]);
+        }
+        for state in [DeploymentState::Done, DeploymentState::Failed] {
+            metrics.deployments.with_label_values(&[state.to_string().as_str()]);
+        }
         registry.register(Box::new(metrics.calls.clone()))?;
         registry.register(Box::new(metrics.call_seconds.clone()))?;
         registry.register(Box::new(metrics.errors.clone()))?;
@@ -147,6 +158,7 @@ impl Metrics {
 pub(crate) struct FunctionMetrics {
     name: FunctionName,
     seconds: Histogram,
+    /// By what [`counted_as`] makes of the status.
     by_code: RwLock<HashMap<u16, IntCounter>>,
     /// Which failures become lines.
     pub(super) repeats: Repeats,
@@ -157,13 +169,39 @@ impl FunctionMetrics {
     /// Counts one call that ended.
     pub(crate) fn ended(&self, status: u16, seconds: f64) {
         self.seconds.observe(seconds);
-        if let Some(counter) = self.by_code.read().get(&status) {
+        let code = counted_as(status);
+        if let Some(counter) = self.by_code.read().get(&code) {
             counter.inc();
             return;
         }
-        let counter = self.all.calls.with_label_values(&[self.name.as_str(), &status.to_string()]);
+        let counter = self.all.calls.with_label_values(&[self.name.as_str(), &*label(code)]);
         counter.inc();
-        self.by_code.write().insert(status, counter);
+        self.by_code.write().insert(code, counter);
+    }
+}
+
+/// Statuses that are counted each for itself: those that frameworks and proxies answer and people make alerts on. A function may
+/// answer any number up to 999, and each would be a series of its own.
+const EACH: [u16; 36] = [
+    101, 200, 201, 202, 203, 204, 205, 206, 300, 301, 302, 303, 304, 307, 308, 400, 401, 402, 403,
+    404, 405, 406, 408, 409, 410, 412, 413, 415, 422, 429, 499, 500, 501, 502, 503, 504,
+];
+
+/// The status itself, or the first digit of its class.
+fn counted_as(status: u16) -> u16 {
+    if EACH.contains(&status) { status } else { status / 100 }
+}
+
+/// `404`, `4xx`.
+fn label(code: u16) -> Cow<'static, str> {
+    match code {
+        1 => "1xx".into(),
+        2 => "2xx".into(),
+        3 => "3xx".into(),
+        4 => "4xx".into(),
+        5 => "5xx".into(),
+        ..100 => "other".into(),
+        status => status.to_string().into(),
     }
 }
 
@@ -179,8 +217,8 @@ impl Drop for FunctionMetrics {
         let name = self.name.as_str();
         // Absent series are fine: they were never counted.
         let _ = self.all.call_seconds.remove_label_values(&[name]);
-        for status in self.by_code.get_mut().keys() {
-            let _ = self.all.calls.remove_label_values(&[name, &status.to_string()]);
+        for code in self.by_code.get_mut().keys() {
+            let _ = self.all.calls.remove_label_values(&[name, &*label(*code)]);
         }
     }
 }
@@ -208,6 +246,36 @@ mod tests {
         assert!(!text(&registry).contains("pay"));
         metrics.function(&name).ended(200, 0.1);
         drop(metrics.function(&name));
+    }
+
+    #[test]
+    fn a_function_that_answers_any_number_makes_a_series_for_each_class() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).unwrap();
+        let function = metrics.function(&FunctionName::parse("pay").unwrap());
+        (100..1000).for_each(|status| function.ended(status, 0.1));
+        let series = text(&registry).matches("epsilon_calls_total{").count();
+        assert_eq!(series, EACH.len() + 6);
+        for line in [r#"{code="404",function="pay"} 1"#, r#"{code="2xx",function="pay"} 93"#] {
+            assert!(text(&registry).contains(line), "{line}");
+        }
+        assert!(text(&registry).contains(r#"{code="other",function="pay"} 400"#));
+        drop(function);
+        assert!(!text(&registry).contains("pay"));
+    }
+
+    #[test]
+    fn what_may_go_wrong_is_counted_from_the_start() {
+        let registry = Registry::new();
+        let _metrics = Metrics::new(&registry).unwrap();
+        let text = text(&registry);
+        for line in [
+            r#"epsilon_call_errors_total{code="NO_CAPACITY",fault="platform"} 0"#,
+            r#"epsilon_call_errors_total{code="FUNCTION_CRASHED",fault="platform"} 0"#,
+            r#"epsilon_deployments_total{state="failed"} 0"#,
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
     }
 
     #[test]
