@@ -7,6 +7,7 @@
 //! When a client hangs up, questions are dropped; a change that has begun (rollback, delete, activation)
 //! goes on to its end, because half of it would be worse than all of it.
 
+mod audit;
 mod auth;
 mod autoscaler;
 mod deployments;
@@ -34,6 +35,7 @@ use crate::{
     git::GitHost,
     health::Health,
     keys::Doors,
+    observe::audit::Audit,
     routes::Routes,
     sync::away::StoreWatch,
     traffic::config::Config as Traffic,
@@ -79,6 +81,7 @@ pub(crate) struct Control {
     pub(crate) doors: Arc<Doors>,
     /// What is known of versions that are called by their address.
     pub(crate) kept: Arc<Kept>,
+    pub(crate) audit: Audit,
     /// Members that join or beat at one moment.
     pub(crate) joining: Semaphore,
     pub(crate) deploys: Arc<Deploys>,
@@ -135,6 +138,7 @@ fn router(control: &Arc<Control>) -> Router {
         .route("/v1/functions/{name}/logs", get(logs::stream))
         .route("/v1/vms", get(vms::list))
         .route("/v1/autoscaler", get(autoscaler::show))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(control), audit::tell))
         .route_layer(middleware::from_fn_with_state(Arc::clone(control), auth::require_key))
         // Asked by members, which have keys of their own.
         .route("/v1/fleet/join", post(fleet::join))

@@ -193,6 +193,17 @@ impl Doors {
     }
 }
 
+/// The id of a text that looks like one of our keys in all its parts; nothing of what may be another system's secret.
+pub(crate) fn id_of(text: &str) -> Option<&str> {
+    let (role, id, secret) = parse(text)?;
+    let is_hex = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'));
+    let ours = matches!(role, "admin" | "fleet" | "builder" | "member")
+        && (id.len(), secret.len()) == (ID_DIGITS, SECRET_DIGITS)
+        && is_hex(id)
+        && is_hex(secret);
+    ours.then_some(id)
+}
+
 /// Role, id and secret of a text in the form of a key.
 fn parse(text: &str) -> Option<(&str, &str, &str)> {
     let (role, rest) = text.strip_prefix("epsilon_")?.split_once('_')?;

@@ -1,6 +1,7 @@
 //! What the gateway tells about itself. An event is one struct that logs and counts; nothing else in
 //! the crate touches a counter of calls.
 
+pub(crate) mod audit;
 pub(crate) mod events;
 pub(crate) mod fleet;
 pub(crate) mod metrics;

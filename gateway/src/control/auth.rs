@@ -4,6 +4,10 @@ use super::{
     Shared,
     error::{self, ApiError},
 };
+use crate::{
+    keys,
+    observe::audit::{Door, Refused},
+};
 use axum::{
     extract::{Request, State},
     middleware::Next,
@@ -16,17 +20,28 @@ use std::net::IpAddr;
 /// Lets a request through that carries the admin key.
 pub(super) async fn require_key(
     State(control): Shared,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
     let Some(key) = bearer(request.headers()) else {
         return Err(refused("the control API wants `Authorization: Bearer <key>`"));
     };
+    let id = keys::id_of(key);
     if control.doors.role(key).await? != Some(KeyRole::Admin) {
+        if let Some(Peer(peer)) = request.extensions().get().copied() {
+            Refused { door: Door::Control, key: id, peer }.emit(&control.audit);
+        }
         return Err(refused("this key does not open the control API"));
+    }
+    if let Some(id) = id.map(str::to_owned) {
+        request.extensions_mut().insert(KeyId(id));
     }
     Ok(next.run(request).await)
 }
+
+/// The id of the key that opened.
+#[derive(Clone, Debug)]
+pub(super) struct KeyId(pub(super) String);
 
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug)]

@@ -2,6 +2,7 @@
 
 use super::{
     Shared,
+    audit::Began,
     error::{ApiError, unprocessable},
     logs::lines,
     query::{InPath, PAGING, Params, data, listed},
@@ -125,13 +126,17 @@ fn carry_out(control: &Control, work: Work) -> Response {
     let cancel = control.cancel.child_token();
     let hung_up = cancel.clone().drop_guard();
     let deploys = Arc::clone(&control.deploys);
+    let id = DeploymentId::random();
+    let began = Began(id.clone());
     control.background.spawn(async move {
-        deploys.run(DeploymentId::random(), work, story, cancel).await;
+        deploys.run(id, work, story, cancel).await;
     });
-    lines(ReceiverStream::new(reader).map(move |event| {
+    let mut response = lines(ReceiverStream::new(reader).map(move |event| {
         let _ = &hung_up; // dropped with the answer's body
         event
-    }))
+    }));
+    response.extensions_mut().insert(began);
+    response
 }
 
 fn no_builder() -> ApiError {

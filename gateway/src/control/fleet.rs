@@ -6,12 +6,16 @@
 
 use super::{
     Control, Shared,
-    auth::bearer,
+    auth::{Peer, bearer},
     error::{self, ApiError},
     query::{Params, json},
 };
-use crate::{fleet::watch::SILENCE, keys};
-use axum::{Json, body::Body, extract::State};
+use crate::{
+    fleet::watch::SILENCE,
+    keys,
+    observe::audit::{Door, Refused},
+};
+use axum::{Extension, Json, body::Body, extract::State};
 use epsilon_api::{
     admin::Data,
     fleet::{BEAT, GatewayKey, Join, Joined, MemberKind, PROTOCOL, Welcome},
@@ -37,6 +41,7 @@ const JOIN: [&str; 7] = ["protocol", "kind", "id", "address", "tls", "memory_byt
 /// `POST /v1/fleet/join`
 pub(super) async fn join(
     State(control): Shared,
+    Extension(Peer(peer)): Extension<Peer>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
@@ -44,6 +49,10 @@ pub(super) async fn join(
     Params::read(&uri, &[])?;
     let role = control.role(&headers).await?;
     if !matches!(role, Some(KeyRole::Fleet | KeyRole::Builder)) {
+        // Beats and farewells with a credential that is not known any more are none: a member joins again then.
+        if let Some(key) = bearer(&headers) {
+            Refused { door: Door::Fleet, key: keys::id_of(key), peer }.emit(&control.audit);
+        }
         return Err(stranger("joining wants a token of the fleet"));
     }
     let join: Join = json(body, &JOIN).await?;
@@ -58,7 +67,7 @@ pub(super) async fn join(
     let member = Member { join, joined_at: now, seen_at: now };
     control.in_time(control.store.join(&member, &key)).await?;
     let welcome = control.welcome().await?;
-    tracing::info!(member = %member.join.id, kind = ?member.join.kind, address = member.join.address, "Member joined.");
+    tracing::info!(member = %member.join.id, kind = ?member.join.kind, address = member.join.address, %peer, "Member joined.");
     Ok(Json(Data { data: Joined { credential, welcome }, pagination: None }))
 }
 

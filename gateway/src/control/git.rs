@@ -1,17 +1,22 @@
 //! git's smart HTTP: `/git/PROJECT` and `/git/PROJECT.git`, with an API key as the password of any user. Errors are plain
 //! text, which git shows to the one at its terminal. What happens behind it is in [`crate::git`].
 
-use super::{Control, Shared, auth, query::Params};
+use super::{
+    Control, Shared,
+    auth::{self, Peer},
+    query::Params,
+};
 use crate::{
     git::{
-        Received, Refused,
+        self, Received,
         command::GitError,
         service::{self, Service},
     },
-    keys::Unknowable,
+    keys::{self, Unknowable},
+    observe::audit::{Action, Asked, Door, Refused},
 };
 use axum::{
-    Router,
+    Extension, Router,
     body::Body,
     extract::{Path, Request, State},
     response::{IntoResponse, Response},
@@ -51,10 +56,11 @@ pub(super) fn router() -> Router<Arc<Control>> {
 async fn refs(
     State(control): Shared,
     Path(project): Path<String>,
+    Extension(peer): Extension<Peer>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Response> {
-    let project = enter(&control, &headers, &project).await?;
+    let project = enter(&control, &headers, peer, &project).await?;
     let params = Params::read(&uri, &["service"]).map_err(IntoResponse::into_response)?;
     let asked: Option<String> = params.one("service").map_err(IntoResponse::into_response)?;
     let Some(service) = asked.as_deref().and_then(Service::parse) else {
@@ -71,23 +77,33 @@ async fn refs(
 async fn receive(
     State(control): Shared,
     Path(project): Path<String>,
+    Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Result<Response, Response> {
-    let project = enter(&control, request.headers(), &project).await?;
+    let project = enter(&control, request.headers(), peer, &project).await?;
+    let key = key(request.headers());
+    let key = key.as_deref().and_then(keys::id_of).unwrap_or_default().to_owned();
+    let path = request.uri().path().to_owned();
     let (is_gzip, protocol) = form(request.headers()).map_err(IntoResponse::into_response)?;
     let body = request.into_body().into_data_stream().map_err(Into::into);
     let push = Received { project, body, is_gzip, protocol };
-    let said = control.git.receive(push).await.map_err(refused)?;
-    Ok(answer(said, "application/x-git-receive-pack-result"))
+    let said = control.git.receive(push).await.map_err(refused);
+    // The deployment that comes of it tells of itself.
+    let status = said.as_ref().map_or_else(Response::status, |_| StatusCode::OK);
+    let (action, Peer(peer)) = (Action::Push, peer);
+    let asked = Asked { action, path: &path, key: &key, peer, status, deployment: None };
+    asked.emit(&control.audit);
+    Ok(answer(said?, "application/x-git-receive-pack-result"))
 }
 
 /// `POST /git/PROJECT/git-upload-pack`: what a clone or fetch wants.
 async fn upload(
     State(control): Shared,
     Path(project): Path<String>,
+    Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Result<Response, Response> {
-    let project = enter(&control, request.headers(), &project).await?;
+    let project = enter(&control, request.headers(), peer, &project).await?;
     let (is_gzip, protocol) = form(request.headers()).map_err(IntoResponse::into_response)?;
     let wants = request.into_body().into_data_stream().map_err(Into::into);
     let pack = control.git.fetch(&project, protocol, wants, is_gzip).await.map_err(refused)?;
@@ -114,14 +130,19 @@ async fn browser() -> Response {
 async fn enter(
     control: &Control,
     headers: &HeaderMap,
+    peer: Peer,
     project: &str,
 ) -> Result<ProjectName, Response> {
+    // Not told of: git asks without the password first, each time.
     let Some(key) = key(headers) else {
         return Err(locked("git wants an API key as password; any user name will do"));
     };
     match control.doors.role(&key).await {
         Ok(Some(KeyRole::Admin)) => {}
-        Ok(_) => return Err(locked("this password is no API key of this gateway")),
+        Ok(_) => {
+            Refused { door: Door::Git, key: keys::id_of(&key), peer: peer.0 }.emit(&control.audit);
+            return Err(locked("this password is no API key of this gateway"));
+        }
         Err(Unknowable::Away | Unknowable::Store(_)) => {
             return Err(text(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -179,7 +200,8 @@ fn text(status: StatusCode, text: &str) -> Response {
     (status, format!("{text}\n")).into_response()
 }
 
-fn refused(why: Refused) -> Response {
+fn refused(why: git::Refused) -> Response {
+    use git::Refused;
     let status = match &why {
         Refused::Off | Refused::Unknown(_) => StatusCode::NOT_FOUND,
         Refused::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,

@@ -374,3 +374,40 @@ impl crate::world::Reply {
             .unwrap_or_default()
     }
 }
+
+#[tokio::test]
+async fn changes_and_wrong_keys_are_counted_and_questions_are_not() {
+    let world = World::with(&["hello"]).await;
+    let wrong = format!("Bearer {}", "epsilon_admin_000000000000_".to_owned() + &"0".repeat(64));
+    world.ask_with(&wrong, Method::GET, "/v1/functions", "").await;
+    world.ask_with("", Method::GET, "/v1/functions", "").await;
+    world.ask_with(&wrong, Method::POST, "/v1/fleet/join", "{}").await;
+    world.ask(Method::GET, "/v1/functions", "").await;
+    world.ask(Method::POST, "/v1/vms/vm-1/drain", "").await;
+    world.ask(Method::POST, "/v1/vms/vm-9/drain", "").await;
+    world.ask(Method::POST, "/v1/vms/vm-1/undrain", "").await;
+    world.deploy("shop", &[("hello", "2")]).await;
+    world.ask(Method::DELETE, "/v1/functions/hello", "").await;
+    let metrics = world.metrics();
+    let counted: Vec<_> = metrics
+        .lines()
+        .filter(|line| line.starts_with("epsilon_control_actions_total") && !line.ends_with(" 0"))
+        .collect();
+    assert_eq!(
+        counted,
+        [
+            r#"epsilon_control_actions_total{action="delete",outcome="ok"} 1"#,
+            r#"epsilon_control_actions_total{action="deploy",outcome="ok"} 1"#,
+            r#"epsilon_control_actions_total{action="drain",outcome="ok"} 1"#,
+            r#"epsilon_control_actions_total{action="drain",outcome="refused"} 1"#,
+            r#"epsilon_control_actions_total{action="undrain",outcome="ok"} 1"#,
+        ]
+    );
+    for line in [
+        r#"epsilon_auth_failed_total{door="control"} 1"#,
+        r#"epsilon_auth_failed_total{door="fleet"} 1"#,
+        r#"epsilon_auth_failed_total{door="git"} 0"#,
+    ] {
+        assert!(metrics.lines().any(|one| one == line), "{line}");
+    }
+}

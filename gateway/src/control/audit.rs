@@ -1,0 +1,79 @@
+//! Which requests of the control API are changes: each leaves a line and is counted, whatever came of it (`observe/audit.rs`).
+//! Questions leave none.
+
+use super::{
+    Control,
+    auth::{KeyId, Peer},
+};
+use crate::observe::audit::{Action, Asked};
+use axum::{
+    extract::{MatchedPath, Request, State},
+    middleware::Next,
+    response::Response,
+};
+use epsilon_api::ids::DeploymentId;
+use http::Method;
+use std::sync::Arc;
+
+/// Longest part of a path that is told.
+const TOLD: usize = 200;
+
+/// A deployment that began with the request; an answer that has one says so.
+#[derive(Clone, Debug)]
+pub(super) struct Began(pub(super) DeploymentId);
+
+/// Goes on with the request, which has shown its key, and tells what came of it.
+pub(super) async fn tell(
+    State(control): State<Arc<Control>>,
+    matched: MatchedPath,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Some(action) = action(request.method(), matched.as_str()) else {
+        return next.run(request).await;
+    };
+    let path: String = request.uri().path().chars().take(TOLD).collect();
+    let key = request.extensions().get().map(|KeyId(id)| id.clone());
+    let peer = request.extensions().get().copied();
+    let response = next.run(request).await;
+    if let (Some(key), Some(Peer(peer))) = (key, peer) {
+        let began = response.extensions().get().map(|Began(id)| id.as_str());
+        let status = response.status();
+        Asked { action, path: &path, key: &key, peer, status, deployment: began }
+            .emit(&control.audit);
+    }
+    response
+}
+
+fn action(method: &Method, path: &str) -> Option<Action> {
+    let last = path.rsplit('/').next()?;
+    match (method.as_str(), last) {
+        ("DELETE", _) => Some(Action::Delete),
+        ("POST", "deployments") => Some(Action::Deploy),
+        ("POST", "rollback") => Some(Action::Rollback),
+        ("POST", "promote") => Some(Action::Promote),
+        ("POST", "traffic") => Some(Action::Split),
+        ("POST", "drain") => Some(Action::Drain),
+        ("POST", "undrain") => Some(Action::Undrain),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_told_from_questions() {
+        for (method, path, want) in [
+            (Method::POST, "/v1/deployments", Some(Action::Deploy)),
+            (Method::GET, "/v1/deployments", None),
+            (Method::DELETE, "/v1/functions/{name}", Some(Action::Delete)),
+            (Method::GET, "/v1/functions/{name}/traffic", None),
+            (Method::POST, "/v1/functions/{name}/traffic", Some(Action::Split)),
+            (Method::POST, "/v1/vms/{id}/undrain", Some(Action::Undrain)),
+        ] {
+            assert_eq!(action(&method, path), want, "{method} {path}");
+        }
+    }
+}
