@@ -3,7 +3,7 @@
 use crate::{
     error::ErrorBody,
     function::FunctionSpec,
-    ids::{DeploymentId, FunctionName, ProjectName, VersionNumber},
+    ids::{DeploymentId, FunctionName, ProjectName, VersionNumber, VmId},
     traffic::{Aborted, Share},
     vm::{Keep, KeepBy, VmStatus},
 };
@@ -178,6 +178,31 @@ pub struct VmInfo {
     /// Times that its stream of reports broke, or could not be had, since this gateway knows it.
     #[serde(default)]
     pub reports_missed: u64,
+}
+
+/// One builder, as the gateway that answers sees it at this moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuilderInfo {
+    /// Its id; none for the one of the gateway's own process.
+    #[serde(default)]
+    pub id: Option<VmId>,
+    /// Where it listens; none for that one.
+    #[serde(default)]
+    pub address: Option<String>,
+    /// Whether it answers.
+    pub reachable: bool,
+    /// Why it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// The version of its program, where it says it.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// Builds that run or wait there, of all gateways.
+    #[serde(default)]
+    pub builds: Option<u32>,
+    /// Builds of this gateway there.
+    #[serde(default)]
+    pub builds_from_here: u32,
 }
 
 /// Body of `POST /v1/functions/{name}/rollback`.

@@ -11,6 +11,17 @@ pub use order::{BuildOrder, PATH};
 
 /// The path of a builder's listener that takes images to be removed.
 pub const REMOVE_PATH: &str = "/v1/images/remove";
+/// Where a builder says how it is.
+pub const STATUS_PATH: &str = "/v1/status";
+
+/// How a builder is: the answer to `GET` of [`STATUS_PATH`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuilderStatus {
+    /// The version of its program.
+    pub version: String,
+    /// Builds that run or wait for their turn, of all gateways.
+    pub builds: u32,
+}
 
 use crate::{
     admin::Step,

@@ -18,6 +18,7 @@
 //!                                        GET  /v1/logs/{function}?… pass                  NDJSON of LogRecord
 //! gateway ──▶ builder's listener         POST /v1/builds?…      pass    tar.gz            NDJSON of BuildNews
 //!                                        POST /v1/images/remove pass    ImageRef          → 204 or ErrorBody
+//!                                        GET  /v1/status        pass                      BuilderStatus
 //! ```
 //! A call is told from everything else by its [`headers::VERSION`](crate::headers::VERSION).
 

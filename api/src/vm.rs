@@ -127,6 +127,9 @@ pub struct VmStatus {
     /// A number that changes with each start of its agent: what the agent was told before is forgotten.
     #[serde(default)]
     pub boot: u64,
+    /// The version of its program; absent of those that do not say it yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// Processors of the machine.
     #[serde(default)]
     pub cpu_millicores: MilliCores,

@@ -14,7 +14,7 @@ use epsilon_builder::{
 use epsilon_launch::{
     arguments,
     failure::Failure,
-    files,
+    files, metrics,
     program::{self, Common},
     settings::Flag,
     signals::Asked,
@@ -80,15 +80,22 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     files::raise_file_limit();
     let mut asked = Asked::new()?;
     let app = App::build(config).await.map_err(|err| unable(&err))?;
-    let ended = serve(&app, &member, &mut asked).await;
+    let registry = Registry::new();
+    metrics::register(&registry).map_err(|err| unable(&err))?;
+    let ended = serve(&app, &member, &registry, &mut asked).await;
     app.shutdown(CLEANED_WITHIN).await;
     program::all_ended(ended?, "builds", "builder.drain_grace")
 }
 
 /// From the making of the runtime base to the last build. Says how many builds were cut.
-async fn serve(app: &App, config: &MemberConfig, asked: &mut Asked) -> Result<usize, Failure> {
+async fn serve(
+    app: &App,
+    config: &MemberConfig,
+    registry: &Registry,
+    asked: &mut Asked,
+) -> Result<usize, Failure> {
     // The address is taken first: making the base for minutes and failing then would be no kindness.
-    let member = Member::build(config, app, &Registry::new()).map_err(|err| unable(&err))?;
+    let member = Member::build(config, app, registry).map_err(|err| unable(&err))?;
     let (id, address) = (member.id().clone(), member.address());
     tokio::select! {
         biased; // a wish to end goes first; what was begun is removed

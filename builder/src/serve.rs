@@ -12,11 +12,12 @@ mod news;
 use crate::error::{self, Hint};
 use epsilon_api::{
     body::{self, CallBody},
-    build::{self, BuildError, BuildJob, BuildNews, BuildOrder, Builder},
+    build::{self, BuildError, BuildJob, BuildNews, BuildOrder, Builder, BuilderStatus},
     chain::Chain,
     error::ErrorBody,
     units::Bytes,
 };
+use epsilon_launch::metrics::VERSION;
 use epsilon_wire::{
     door::{self, Door, Ending},
     pass::Checker,
@@ -147,9 +148,11 @@ async fn answer(site: &Arc<Site>, request: Request<Incoming>) -> Response<CallBo
     if request.uri().path() == build::REMOVE_PATH && request.method() == Method::POST {
         return remove(site, request.into_body()).await;
     }
+    if request.uri().path() == build::STATUS_PATH && request.method() == Method::GET {
+        return status(site);
+    }
     if request.uri().path() != build::PATH || request.method() != Method::POST {
-        let message =
-            "a builder answers `POST /v1/builds`, `POST /v1/images/remove` and nothing else";
+        let message = "a builder answers `POST /v1/builds`, `POST /v1/images/remove`, `GET /v1/status` and nothing else";
         return refusal(ErrorBody::new(StatusCode::NOT_FOUND, "NOT_FOUND", message, None), 404);
     }
     let order = request.uri().query().and_then(BuildOrder::from_query);
@@ -171,6 +174,14 @@ async fn answer(site: &Arc<Site>, request: Request<Incoming>) -> Response<CallBo
     site.builds.spawn(work(Arc::clone(site), order, request.into_body(), news, place));
     let mut response = Response::new(lines);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    response
+}
+
+fn status(site: &Site) -> Response<CallBody> {
+    let builds = u32::try_from(site.builds.len()).unwrap_or(u32::MAX);
+    let status = BuilderStatus { version: VERSION.to_owned(), builds };
+    let mut response = Response::new(body::full(serde_json::to_vec(&status).unwrap_or_default()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use epsilon_api::{
     admin::Step,
     body::{self, CallBody},
-    build::{BuildError, BuildEvent, BuildJob, BuildNews, BuildOrder, Builder, Built},
+    build::{
+        BuildError, BuildEvent, BuildJob, BuildNews, BuildOrder, Builder, BuilderStatus, Built,
+        STATUS_PATH,
+    },
     error::ErrorEnvelope,
     headers,
     ids::{DeploymentId, FunctionName, ProjectName, VmId},
@@ -351,4 +354,18 @@ async fn who_says_nothing_is_shown_the_door() {
         patient(stream.read_to_end(&mut answer)).await.unwrap();
         assert!(!String::from_utf8_lossy(&answer).contains("200"), "{said}");
     }
+}
+
+#[tokio::test]
+async fn a_gateway_is_told_its_version_and_its_builds() {
+    let site = Site::open();
+    let _build = site.ask(body::full("archive")).await;
+    eventually("a build", || site.at_work() == 1).await;
+    let mut connection = site.connect().await;
+    let request = Request::get(STATUS_PATH).header("host", "builder");
+    let request = request.header(headers::PASS, site.pass()).body(body::empty()).unwrap();
+    let response = patient(connection.sender.send_request(request)).await.unwrap();
+    let text = patient(response.into_body().collect()).await.unwrap().to_bytes();
+    let status: BuilderStatus = serde_json::from_slice(&text).unwrap();
+    assert_eq!(status, BuilderStatus { version: env!("CARGO_PKG_VERSION").into(), builds: 1 });
 }

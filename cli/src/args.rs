@@ -90,6 +90,8 @@ pub(crate) enum Command {
     Delete(commands::delete::Delete),
     /// List the VMs and what they hold
     Vms(commands::vms::Vms),
+    /// List the builders and how each is
+    Builders(commands::builders::Builders),
     /// Show how many VMs are wanted, why, and what was done about it
     Autoscaler(commands::autoscaler::Autoscaler),
     /// Let a VM finish its calls and take no new ones

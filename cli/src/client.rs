@@ -7,7 +7,7 @@ pub(crate) use lines::{JsonLines, LineError};
 
 use crate::{args::Globals, data_dir, failure::Failure};
 use epsilon_api::{
-    admin::{Data, FunctionInfo, RollbackRequest, VersionInfo, VmInfo},
+    admin::{BuilderInfo, Data, FunctionInfo, RollbackRequest, VersionInfo, VmInfo},
     autoscaler::AutoscalerInfo,
     error::ErrorEnvelope,
     ids::{FunctionName, RequestId, VersionNumber, VmId},
@@ -213,6 +213,11 @@ impl Client {
     /// The VMs.
     pub(crate) async fn vms(&self) -> Result<Vec<VmInfo>, Failure> {
         self.list(&["vms"]).await
+    }
+
+    /// The builders.
+    pub(crate) async fn builders(&self) -> Result<Vec<BuilderInfo>, Failure> {
+        self.list(&["builders"]).await
     }
 
     /// How many VMs are wanted, and why.

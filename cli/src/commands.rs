@@ -2,6 +2,7 @@
 
 pub(crate) mod autoscaler;
 pub(crate) mod build;
+pub(crate) mod builders;
 pub(crate) mod delete;
 pub(crate) mod deploy;
 pub(crate) mod dev;
@@ -42,6 +43,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Rollback(rollback) => rollback.run(globals).await,
         Command::Delete(delete) => delete.run(globals).await,
         Command::Vms(vms) => vms.run(globals).await,
+        Command::Builders(builders) => builders.run(globals).await,
         Command::Autoscaler(autoscaler) => autoscaler.run(globals).await,
         Command::Drain(drain) => drain.run(globals).await,
         Command::Undrain(undrain) => undrain.run(globals).await,

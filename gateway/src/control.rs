@@ -10,6 +10,7 @@
 mod audit;
 mod auth;
 mod autoscaler;
+mod builders;
 mod deployments;
 pub(crate) mod error;
 mod fleet;
@@ -137,6 +138,7 @@ fn router(control: &Arc<Control>) -> Router {
         .route("/v1/functions/{name}/traffic", get(traffic::show).merge(split))
         .route("/v1/functions/{name}/logs", get(logs::stream))
         .route("/v1/vms", get(vms::list))
+        .route("/v1/builders", get(builders::list))
         .route("/v1/autoscaler", get(autoscaler::show))
         .route_layer(middleware::from_fn_with_state(Arc::clone(control), audit::tell))
         .route_layer(middleware::from_fn_with_state(Arc::clone(control), auth::require_key))

@@ -13,6 +13,7 @@ use epsilon_launch::{
     failure::Failure,
     files,
     lock::Lock,
+    metrics,
     program::{self, Common},
     settings::Flag,
     signals::Asked,
@@ -76,7 +77,9 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         StoreError::UnknownScheme(_) => program::unusable(&err),
         err => unable(&err),
     })?;
-    let app = Box::pin(App::build(config, store, None, None, &Registry::new())).await;
+    let registry = Registry::new();
+    metrics::register(&registry).map_err(|err| unable(&err))?;
+    let app = Box::pin(App::build(config, store, None, None, &registry)).await;
     let app = app.map_err(|err| unable(&err))?;
     let (public, control) = (app.public_addr(), app.control_addr());
     let running = app.spawn();

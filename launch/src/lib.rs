@@ -11,6 +11,7 @@
 //! | [`signals`] | "please end", once or twice |
 //! | [`clear`] | removes what other people's code has left |
 //! | [`files`] | room for many connections |
+//! | [`metrics`] | what collectors are told of the program itself |
 //! | [`program`] | the frame of the fleet's programs: common flags, the runtime, "ready" |
 //! | [`failure`] | what went wrong, what to do next, the exit code |
 
@@ -21,6 +22,7 @@ pub mod failure;
 pub mod files;
 pub mod lock;
 pub mod log;
+pub mod metrics;
 pub mod program;
 pub mod settings;
 pub mod signals;

@@ -11,7 +11,7 @@ use epsilon_cloud_aws::imds::Imds;
 use epsilon_launch::{
     arguments,
     failure::Failure,
-    files,
+    files, metrics,
     program::{self, Common},
     settings::Flag,
     signals::Asked,
@@ -75,8 +75,9 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         config.id = cloud.as_ref().and_then(|cloud| VmId::parse(cloud.instance_id()).ok());
     }
     let folder = config.folder.clone();
-    let agent =
-        Box::pin(Agent::build(config, &Registry::new())).await.map_err(|err| unable(&err))?;
+    let registry = Registry::new();
+    metrics::register(&registry).map_err(|err| unable(&err))?;
+    let agent = Box::pin(Agent::build(config, &registry)).await.map_err(|err| unable(&err))?;
     match Member::build(agent, member, &folder, cloud) {
         Ok(member) => serve(member, &mut asked).await,
         Err(failed) => {

@@ -448,6 +448,7 @@ impl Vm for Front {
             id: vm.id.clone(),
             state,
             boot: vm.boot,
+            version: Some(epsilon_launch::metrics::VERSION.to_owned()),
             cpu_millicores: vm.cpu,
             memory_bytes: vm.budget.total(),
             memory_used_bytes: vm.budget.used(),

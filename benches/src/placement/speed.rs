@@ -138,6 +138,7 @@ fn status(id: &str, size: Bytes, functions: &[usize]) -> VmStatus {
         id: VmId::parse(id).unwrap(),
         state: VmState::Ready,
         boot: 1,
+        version: None,
         cpu_millicores: MilliCores(8000),
         memory_bytes: size,
         memory_used_bytes: Bytes::mib(25 << 10),

@@ -30,6 +30,7 @@ impl Vms {
             "CALLS",
             "WAITING",
             "MEMORY GIVEN OUT",
+            "VERSION",
             "ADDRESS",
             "LAST REPORT",
         ];
@@ -37,7 +38,7 @@ impl Vms {
     }
 }
 
-fn row(vm: &VmInfo) -> [String; 10] {
+fn row(vm: &VmInfo) -> [String; 11] {
     let status = &vm.status;
     [
         status.id.to_string(),
@@ -48,6 +49,8 @@ fn row(vm: &VmInfo) -> [String; 10] {
         status.calls_active.to_string(),
         status.calls_waiting.to_string(),
         memory(status.memory_used_bytes, status.memory_bytes),
+        // Before the first report, and of agents that do not say it yet.
+        status.version.clone().unwrap_or_else(|| "?".to_owned()),
         // The one in the gateway's own process has none.
         vm.address.clone().unwrap_or_else(|| "here".to_owned()),
         match vm.report_age_ms {

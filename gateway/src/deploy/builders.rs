@@ -4,12 +4,14 @@
 use super::remote::{NotTaken, Remote};
 use crate::fleet::link::{Identity, Link};
 use epsilon_api::{
+    admin::BuilderInfo,
     build::{BuildError, BuildEvent, BuildJob, BuildOrder, Builder, Built},
     chain::Chain,
     fleet::{Join, MemberKind},
     function::ImageRef,
     ids::VmId,
 };
+use epsilon_launch::metrics::VERSION;
 use futures_util::future::{BoxFuture, join_all};
 use http::StatusCode;
 use parking_lot::Mutex;
@@ -111,6 +113,37 @@ impl Builders {
     pub(crate) fn address(&self, id: &VmId) -> Option<String> {
         let joined = self.joined.lock();
         joined.iter().find(|one| one.join.id == *id).map(|one| one.join.address.clone())
+    }
+
+    /// How each is: those that joined are asked, all at once.
+    pub(crate) async fn infos(&self) -> Vec<BuilderInfo> {
+        let mut joined = self.joined.lock().clone();
+        joined.sort_by(|a, b| a.join.id.cmp(&b.join.id));
+        let local = self.local.as_ref().map(|_| BuilderInfo {
+            id: None,
+            address: None,
+            reachable: true,
+            cause: None,
+            version: Some(VERSION.to_owned()),
+            builds: None,
+            builds_from_here: 0,
+        });
+        let asked = joined.iter().map(async |one| {
+            let (cause, status) = match one.remote.status().await {
+                Ok(status) => (None, status),
+                Err(trouble) => (Some(trouble.in_words()), None),
+            };
+            BuilderInfo {
+                id: Some(one.join.id.clone()),
+                address: Some(one.join.address.clone()),
+                reachable: cause.is_none(),
+                cause,
+                builds: status.as_ref().map(|status| status.builds),
+                version: status.map(|status| status.version),
+                builds_from_here: u32::try_from(one.at_work.load(Relaxed)).unwrap_or(u32::MAX),
+            }
+        });
+        local.into_iter().chain(join_all(asked).await).collect()
     }
 
     /// The builders in the order in which they are asked for this project.

@@ -8,7 +8,9 @@ use crate::fleet::{
 };
 use epsilon_api::{
     body::{BodyTooLarge, CallBody},
-    build::{BuildError, BuildLog, BuildNews, BuildOrder, Built, REMOVE_PATH},
+    build::{
+        BuildError, BuildLog, BuildNews, BuildOrder, BuilderStatus, Built, REMOVE_PATH, STATUS_PATH,
+    },
     chain::Chain,
     error::ErrorEnvelope,
     function::ImageRef,
@@ -21,6 +23,9 @@ use tokio::time::timeout;
 
 /// Longest error that a builder says instead of a build.
 const LONGEST_REFUSAL: usize = 64 << 10;
+
+/// Longest wait for an answer about how it is: a person waits for it.
+const STATUS_WITHIN: Duration = Duration::from_secs(2);
 
 /// A builder that joined.
 #[derive(Debug)]
@@ -84,6 +89,21 @@ impl Remote {
             }
         };
         timeout(self.silence, work).await.unwrap_or(Err(Trouble::Silent(self.silence)))
+    }
+
+    /// How it is. `None`: it is there, and older than the question.
+    pub(super) async fn status(&self) -> Result<Option<BuilderStatus>, Trouble> {
+        self.link.renew_pass();
+        let work = async {
+            let answer = self.link.ask(Method::GET, STATUS_PATH, "").await?;
+            if !answer.status().is_success() {
+                return Ok(None);
+            }
+            let text = link::text(answer.into_body(), LONGEST_REFUSAL).await?;
+            let status = serde_json::from_slice(&text);
+            status.map(Some).map_err(|err| Trouble::Odd(err.to_string()))
+        };
+        timeout(STATUS_WITHIN, work).await.unwrap_or(Err(Trouble::Silent(STATUS_WITHIN)))
     }
 
     async fn open(&self, order: &BuildOrder, body: CallBody) -> Result<Kept, NotTaken> {

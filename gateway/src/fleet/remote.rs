@@ -293,6 +293,7 @@ fn unheard(join: &Join) -> VmStatus {
         id: join.id.clone(),
         state: VmState::Ready,
         boot: 0,
+        version: None,
         cpu_millicores: join.cpu,
         memory_bytes: join.memory_bytes,
         memory_used_bytes: Bytes(0),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use epsilon_api::{
     admin::{Data, DeployEvent},
     body::{self, CallBody},
-    build::BuildNews,
+    build::{BuildNews, BuilderStatus, STATUS_PATH},
     fleet::{Join, Joined, MemberKind, PROTOCOL},
     ids::VmId,
     units::{self, MilliCores},
@@ -62,6 +62,10 @@ impl Site {
 }
 
 async fn build(request: Request<Incoming>, digest: &'static str) -> Response<CallBody> {
+    if request.uri().path() == STATUS_PATH {
+        let status = BuilderStatus { version: "9.9.9".into(), builds: 3 };
+        return Response::new(body::full(serde_json::to_vec(&status).unwrap()));
+    }
     let lines = stream::once(async move {
         request.into_body().collect().await?;
         let line = BuildNews::Built(built("shop", &[("hello", digest)])).to_line();
@@ -166,5 +170,37 @@ async fn the_token_of_one_kind_does_not_join_the_other() {
         assert_eq!((reply.status.as_u16(), reply.code()), (401, "UNAUTHORIZED".to_owned()));
         let wanted = join.kind.token_file();
         assert!(reply.body.contains(&format!("`{wanted}`")), "{reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn builders_are_listed_and_asked_how_they_are() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let path = dir.path().join("epsilon.db");
+    let store = epsilon_store::open(path.to_str().unwrap()).await.unwrap();
+    let world = World::on(dir, store, Settings::default(), false).await;
+    let listed = async || world.ask(Method::GET, "/v1/builders", "").await.json()["data"].clone();
+    assert_eq!(listed().await, serde_json::json!([]));
+    let site = Site::open("1");
+    join(&world, &site).await;
+    eventually_deploys(&world, "sha256:1").await;
+    let told = listed().await;
+    assert_eq!(told[0]["id"], "builder-1");
+    assert_eq!((&told[0]["reachable"], &told[0]["version"]), (&true.into(), &"9.9.9".into()));
+    assert_eq!((&told[0]["builds"], &told[0]["builds_from_here"]), (&3.into(), &0.into()));
+    // Killed: it stays listed for a while.
+    drop(site);
+    let began = Instant::now();
+    loop {
+        let told = listed().await;
+        if told[0]["reachable"] == false {
+            assert_eq!(
+                (&told[0]["version"], told[0]["cause"].is_string()),
+                (&().into(), true),
+                "{told}"
+            );
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{told}");
     }
 }

@@ -44,7 +44,7 @@ fn blot(value: &mut Value) {
     }
 }
 
-const PATHS: [(&str, &str); 14] = [
+const PATHS: [(&str, &str); 15] = [
     ("GET", "/v1/functions"),
     ("GET", "/v1/functions/hello"),
     ("DELETE", "/v1/functions/hello"),
@@ -57,6 +57,7 @@ const PATHS: [(&str, &str); 14] = [
     ("GET", "/v1/deployments"),
     ("POST", "/v1/deployments"),
     ("GET", "/v1/vms"),
+    ("GET", "/v1/builders"),
     ("POST", "/v1/vms/vm-1/drain"),
     ("POST", "/v1/vms/vm-1/undrain"),
 ];

@@ -251,6 +251,7 @@ impl Vm for FakeVm {
             id: self.id.clone(),
             state: if self.draining.load(SeqCst) { VmState::Draining } else { VmState::Ready },
             boot: 0,
+            version: None,
             cpu_millicores,
             memory_bytes,
             memory_used_bytes: Bytes(0),

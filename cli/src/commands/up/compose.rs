@@ -10,6 +10,7 @@ use super::{progress::Progress, settings::Settings};
 use crate::failure::Failure;
 use epsilon_builder as builder;
 use epsilon_gateway as gateway;
+use epsilon_launch::metrics;
 use epsilon_vm_agent as vm_agent;
 use std::{error::Error, net::SocketAddr, path::Path, time::Duration};
 use tracing::{info, warn};
@@ -52,6 +53,7 @@ impl Platform {
         })?;
 
         let registry = prometheus::Registry::new();
+        metrics::register(&registry).map_err(|e| unable(&e))?;
         let store = epsilon_store::open(database).await.map_err(|e| unable(&e))?;
         let agent = vm_agent::app::Agent::build(agent, &registry).await.map_err(|e| unable(&e))?;
         let rest = async {

@@ -45,6 +45,7 @@ fn vm(line: &str) -> (GroupInstance, Option<VmStatus>, bool, bool) {
         id: id.clone(),
         state,
         boot: 1,
+        version: None,
         cpu_millicores: MilliCores::ONE,
         memory_bytes: Bytes::mib(2048),
         memory_used_bytes: Bytes(0),

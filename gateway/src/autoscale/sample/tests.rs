@@ -15,6 +15,7 @@ fn vm(id: &str, instances: Vec<InstanceStatus>) -> VmStatus {
         id: VmId::parse(id).unwrap(),
         state: VmState::Ready,
         boot: 1,
+        version: None,
         cpu_millicores: MilliCores(1000),
         memory_bytes: Bytes::mib(2048),
         memory_used_bytes: Bytes::mib(256 * instances.len() as u64),
