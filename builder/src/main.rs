@@ -81,7 +81,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut asked = Asked::new()?;
     let app = App::build(config).await.map_err(|err| unable(&err))?;
     let registry = Registry::new();
-    metrics::register(&registry).map_err(|err| unable(&err))?;
+    metrics::begin(&registry, &data).map_err(|err| unable(&err))?;
     let ended = serve(&app, &member, &registry, &mut asked).await;
     app.shutdown(CLEANED_WITHIN).await;
     program::all_ended(ended?, "builds", "builder.drain_grace")

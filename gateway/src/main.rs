@@ -78,7 +78,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         err => unable(&err),
     })?;
     let registry = Registry::new();
-    metrics::register(&registry).map_err(|err| unable(&err))?;
+    metrics::begin(&registry, &data).map_err(|err| unable(&err))?;
     let app = Box::pin(App::build(config, store, None, None, &registry)).await;
     let app = app.map_err(|err| unable(&err))?;
     let (public, control) = (app.public_addr(), app.control_addr());

@@ -1,10 +1,18 @@
 //! What every program tells collectors of itself: its version, the process (memory, open files, processor time; under the
-//! names that all Prometheus clients give them). Called by each `main`.
+//! names that all Prometheus clients give them), and how full the disks are that it writes to. Called by each `main`.
 
-use prometheus::{IntGaugeVec, Opts, Registry, process_collector::ProcessCollector};
+use prometheus::{IntGauge, IntGaugeVec, Opts, Registry, process_collector::ProcessCollector};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tokio::time::{MissedTickBehavior, interval};
 
 /// The version of all programs of one release.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// How often a disk is looked at.
+const LOOK: Duration = Duration::from_secs(15);
 
 /// Tells the version and the process. Once in a process.
 ///
@@ -20,16 +28,92 @@ pub fn register(registry: &Registry) -> Result<(), prometheus::Error> {
     registry.register(Box::new(ProcessCollector::for_self()))
 }
 
+/// How full a disk is. Several parts of one process may each have theirs.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    free: IntGauge,
+    size: IntGauge,
+}
+
+impl Disk {
+    /// The disk of a folder: `data`, `engine`.
+    ///
+    /// # Errors
+    /// When the registry has this folder's already.
+    pub fn register(registry: &Registry, folder: &str) -> Result<Self, prometheus::Error> {
+        let gauge = |name: &str, help: &str| {
+            let made = IntGauge::with_opts(Opts::new(name, help).const_label("folder", folder))?;
+            registry.register(Box::new(made.clone()))?;
+            Ok::<_, prometheus::Error>(made)
+        };
+        let help = "Room on the disk of a folder for those who are not root.";
+        Ok(Self {
+            free: gauge("epsilon_disk_free_bytes", help)?,
+            size: gauge("epsilon_disk_size_bytes", "Size of the disk of a folder.")?,
+        })
+    }
+
+    /// What somebody has seen.
+    pub fn set(&self, free: u64, size: u64) {
+        self.free.set(i64::try_from(free).unwrap_or(i64::MAX));
+        self.size.set(i64::try_from(size).unwrap_or(i64::MAX));
+    }
+
+    /// Looks at this folder again and again, until the runtime ends. A disk that hangs holds up one thread that waits, and
+    /// nobody else. Needs a tokio runtime.
+    pub fn watch(self, folder: PathBuf) {
+        tokio::spawn(async move {
+            let mut looks = interval(LOOK);
+            looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                looks.tick().await;
+                let (folder, disk) = (folder.clone(), self.clone());
+                let looked = tokio::task::spawn_blocking(move || disk.look(&folder)).await;
+                if let Ok(Err(error)) = looked {
+                    tracing::debug!(%error, "A disk was not looked at.");
+                }
+            }
+        });
+    }
+
+    fn look(&self, folder: &Path) -> std::io::Result<()> {
+        let found = rustix::fs::statvfs(folder)?;
+        self.set(
+            found.f_bavail.saturating_mul(found.f_frsize),
+            found.f_blocks.saturating_mul(found.f_frsize),
+        );
+        Ok(())
+    }
+}
+
+/// Tells all of it of a program that keeps its data in this folder. Needs a tokio runtime.
+///
+/// # Errors
+/// When the registry has it already.
+pub fn begin(registry: &Registry, data: &Path) -> Result<(), prometheus::Error> {
+    register(registry)?;
+    Disk::register(registry, "data")?.watch(data.to_owned());
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn version_and_process_are_told() {
+    #[tokio::test]
+    async fn version_process_and_disks_are_told() {
         let registry = Registry::new();
         register(&registry).unwrap();
+        let (data, engine) =
+            (Disk::register(&registry, "data"), Disk::register(&registry, "engine"));
+        data.unwrap().look(Path::new("/")).unwrap();
+        engine.unwrap().set(25, 100);
         let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
-        for line in [format!(r#"epsilon_build_info{{version="{VERSION}"}} 1"#)] {
+        for line in [
+            format!(r#"epsilon_build_info{{version="{VERSION}"}} 1"#),
+            r#"epsilon_disk_free_bytes{folder="engine"} 25"#.to_owned(),
+            r#"epsilon_disk_size_bytes{folder="engine"} 100"#.to_owned(),
+        ] {
             assert!(text.lines().any(|one| one == line), "{line} in {text}");
         }
         for name in
@@ -37,5 +121,9 @@ mod tests {
         {
             assert!(text.contains(name), "{name} in {text}");
         }
+        let seen =
+            text.lines().find(|line| line.starts_with(r#"epsilon_disk_size_bytes{folder="data"}"#));
+        assert!(!seen.unwrap().ends_with(" 0"), "{text}");
+        assert_eq!(text.matches("# HELP epsilon_disk_free_bytes").count(), 1, "one family");
     }
 }

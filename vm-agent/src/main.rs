@@ -76,7 +76,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     let folder = config.folder.clone();
     let registry = Registry::new();
-    metrics::register(&registry).map_err(|err| unable(&err))?;
+    metrics::begin(&registry, &data).map_err(|err| unable(&err))?;
     let agent = Box::pin(Agent::build(config, &registry)).await.map_err(|err| unable(&err))?;
     match Member::build(agent, member, &folder, cloud) {
         Ok(member) => serve(member, &mut asked).await,

@@ -7,6 +7,7 @@ use crate::{
     vm::LocalVm,
 };
 use epsilon_api::{ids::FunctionName, vm::StartPhases};
+use epsilon_launch::metrics::Disk;
 use prometheus::{
     Error, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec,
     Opts, Registry,
@@ -40,6 +41,8 @@ pub(crate) struct Metrics {
     pub(crate) engine_seconds: HistogramVec,
     pub(crate) dropped_lines: IntCounterVec,
     pub(crate) layers: Counts,
+    /// Where the engine keeps images and containers.
+    pub(crate) disk: Disk,
 }
 
 impl Metrics {
@@ -99,6 +102,7 @@ impl Metrics {
                 &["function"],
             )?,
             layers: Counts::register(registry)?,
+            disk: Disk::register(registry, "engine")?,
         };
         registry.register(Box::new(metrics.starts.clone()))?;
         registry.register(Box::new(metrics.cold_start.clone()))?;

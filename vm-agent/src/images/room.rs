@@ -66,7 +66,13 @@ pub(crate) enum Room {
 /// One look.
 pub(crate) async fn make(vm: &LocalVm) -> Result<Room, EngineError> {
     let limit = vm.config.disk_limit;
-    let used = async || Ok(vm.engine.disk().await?.map_or(0, |disk| disk.used_percent()));
+    let used = async || {
+        let disk = vm.engine.disk().await?;
+        if let Some(disk) = &disk {
+            vm.metrics.disk.set(disk.free.get(), disk.size.get());
+        }
+        Ok(disk.map_or(0, |disk| disk.used_percent()))
+    };
     let mut used_percent: u8 = used().await?;
     if used_percent <= limit {
         return Ok(Room::Enough);

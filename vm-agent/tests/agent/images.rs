@@ -81,6 +81,8 @@ async fn a_disk_that_is_too_full_loses_what_can_be_pulled_again() {
     world.vm.ensure_ready(Arc::clone(&used)).await.unwrap();
     let removals = engine.used(Verb::RemoveImage);
     assert_eq!(removals, 0, "there is room");
+    until(|| world.metric("epsilon_disk_free_bytes"), |free| *free == 50.0).await;
+    assert_eq!(world.metric("epsilon_disk_size_bytes"), 100.0);
     engine.set_disk(percent(81));
     let wanted = |left: &Vec<String>| !left.contains(&idle.image.reference);
     let left = until(|| engine.images(), wanted).await;

@@ -53,7 +53,7 @@ impl Platform {
         })?;
 
         let registry = prometheus::Registry::new();
-        metrics::register(&registry).map_err(|e| unable(&e))?;
+        metrics::begin(&registry, data).map_err(|e| unable(&e))?;
         let store = epsilon_store::open(database).await.map_err(|e| unable(&e))?;
         let agent = vm_agent::app::Agent::build(agent, &registry).await.map_err(|e| unable(&e))?;
         let rest = async {
