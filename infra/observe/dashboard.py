@@ -84,6 +84,19 @@ ROWS = {
                          "[$__rate_interval])))")]),
         ("Gateways that reach the store", "short", [("reach it", "sum(epsilon_store_up)"), ("gateways", "count(epsilon_store_up)")]),
     ],
+    "Machines": [
+        ("Disk left", "percentunit", [
+            ("{{instance}} {{folder}}", "epsilon_disk_free_bytes / epsilon_disk_size_bytes")]),
+        ("Certificates: days left", "d", [
+            ("{{instance}} {{certificate}}", "(epsilon_tls_certificate_not_after_seconds - time()) / 86400")]),
+        ("Programs, by version", "short", [("{{job}} {{version}}", "count by (job, version) (epsilon_build_info)")]),
+        ("Memory of the programs", "bytes", [("{{job}} {{instance}}", 'process_resident_memory_bytes{job=~"epsilon-.*"}')]),
+        ("Changes and refused keys an hour", "short", [
+            ("{{action}} {{outcome}}", "sum by (action, outcome) (increase(epsilon_control_actions_total[1h])) > 0"),
+            ("refused at {{door}}", "sum by (door) (increase(epsilon_auth_failed_total[1h]))")]),
+        ("Lines of functions that were lost, a second", "ops", [
+            ("{{function}}", f"sum by (function) (rate(epsilon_log_lines_dropped_total{{{F}}}[$__rate_interval])) > 0")]),
+    ],
 }
 
 
