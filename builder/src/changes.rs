@@ -29,6 +29,7 @@ impl Snapshot {
             let digest = file.digest_into(Hasher::default()).finish();
             (file.path.clone(), digest.to_string())
         });
+        let folders = source.empty_folders.iter().map(|path| (format!("{path}/"), String::new()));
         let functions = plan.functions.iter().map(|function| {
             let spec = serde_json::to_vec(&function.spec).unwrap_or_default();
             (function.name.clone(), Hasher::default().part(&spec).finish().to_string())
@@ -36,7 +37,7 @@ impl Snapshot {
         Self {
             runtime: runtime.to_owned(),
             packages: packages.to_owned(),
-            files: files.collect(),
+            files: files.chain(folders).collect(),
             functions: functions.collect(),
         }
     }

@@ -103,7 +103,7 @@ impl Dockerfiles {
                 .hint("fetch it in a step (`RUN curl …`), or put the file into the project and `COPY` it"));
             }
             let ignored = ignored::Ignored::read(&from, &file)?;
-            tree::context(&from, |file| ignored.has(&file.path), &to)
+            tree::context(&from, |path| ignored.has(path), &to)
         })
         .await?;
 

@@ -188,7 +188,7 @@ fn key(
     for file in source.files.iter().filter(|file| manifest.file() != Some(file.path.as_str())) {
         key = file.digest_into(key);
     }
-    key.finish()
+    source.empty_folders_into(key).finish()
 }
 
 fn mount_point(folder: &std::path::Path) -> io::Result<()> {

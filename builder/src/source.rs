@@ -77,9 +77,11 @@ impl Default for SourceLimits {
 pub struct Source {
     /// The folder on this machine. Only this build uses it.
     pub root: PathBuf,
-    /// Files and links, sorted by path; folders follow from them (empty ones do not count).
+    /// Files and links, sorted by path; the folders that they lie in follow from them.
     pub files: Vec<SourceFile>,
-    /// Of paths, contents and executable bits: the same project has the same digest.
+    /// Folders with nothing in them, sorted.
+    pub empty_folders: Vec<String>,
+    /// Of paths, contents, executable bits and empty folders: the same project has the same digest.
     pub digest: ContentDigest,
     /// What the developer should know, one line each: "`node_modules` is left out: …".
     pub notes: Vec<String>,
@@ -275,10 +277,12 @@ impl Unpacking<'_> {
         }
         self.files.sort_by(|a, b| a.path.cmp(&b.path));
         let digest = self.files.iter().fold(Hasher::default(), |all, file| file.digest_into(all));
+        let empty_folders = self.tree.empty_folders();
         Ok(Source {
             root: self.folder.path().to_owned(),
             files: self.files,
-            digest: digest.finish(),
+            digest: folders_into(&empty_folders, digest).finish(),
+            empty_folders,
             notes: self.tree.notes(),
             _folder: self.folder,
         })
@@ -298,7 +302,17 @@ impl SourceFile {
     }
 }
 
+/// Adds empty folders to a digest.
+fn folders_into(folders: &[String], hasher: Hasher) -> Hasher {
+    folders.iter().fold(hasher, |hasher, path| hasher.part(path.as_bytes()).part(b"folder"))
+}
+
 impl Source {
+    /// Adds the empty folders to a digest.
+    pub fn empty_folders_into(&self, hasher: Hasher) -> Hasher {
+        folders_into(&self.empty_folders, hasher)
+    }
+
     /// The file or link at this path.
     pub fn get(&self, path: &str) -> Option<&SourceFile> {
         let at = self.files.binary_search_by(|file| file.path.as_str().cmp(path)).ok()?;

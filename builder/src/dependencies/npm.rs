@@ -119,17 +119,23 @@ impl Npm<'_> {
 /// that lie in the project itself, everything. Its settings for npm only as far as an install may see them.
 pub(super) fn prepare(source: &Source, to: &Path, whole: bool, npmrc: &str) -> io::Result<()> {
     let owner = container_user();
+    let make = |path: &Path| {
+        let mut folder = to.to_owned();
+        path.iter().try_for_each(|part| {
+            folder.push(part);
+            fs::create_dir_all(&folder)?;
+            give(&folder, owner)
+        })
+    };
+    for path in source.empty_folders.iter().filter(|_| whole) {
+        make(Path::new(path))?;
+    }
     for file in &source.files {
         let is_settings = || file.path.split('/').any(|name| name == manifest::SETTINGS);
         if !whole && !manifest::FILES.contains(&file.path.as_str()) || is_settings() {
             continue;
         }
-        let mut folder = to.to_owned();
-        for part in Path::new(&file.path).parent().into_iter().flat_map(Path::iter) {
-            folder.push(part);
-            fs::create_dir_all(&folder)?;
-            give(&folder, owner)?;
-        }
+        make(Path::new(&file.path).parent().unwrap_or(Path::new("")))?;
         let target = to.join(&file.path);
         match &file.kind {
             FileKind::File => drop(fs::copy(source.root.join(&file.path), &target)?),

@@ -34,6 +34,9 @@ pub(crate) fn code(
         for file in source.files.iter().filter(|file| !skip(file)) {
             layer.source(source, file, &format!("app/{}", file.path))?;
         }
+        for path in &source.empty_folders {
+            layer.folder(&format!("app/{path}"))?;
+        }
         layer.finish()
     })
 }
@@ -41,13 +44,16 @@ pub(crate) fn code(
 /// The project as its Dockerfile sees it.
 pub(crate) fn context(
     source: &Source,
-    skip: impl Fn(&SourceFile) -> bool,
+    skip: impl Fn(&str) -> bool,
     to: &Path,
 ) -> Result<(), BuildError> {
     written(|| {
         let mut tar = Writer::create(to)?;
-        for file in source.files.iter().filter(|file| !skip(file)) {
+        for file in source.files.iter().filter(|file| !skip(&file.path)) {
             tar.source(source, file, &file.path)?;
+        }
+        for path in source.empty_folders.iter().filter(|path| !skip(path)) {
+            tar.folder(path)?;
         }
         tar.finish()
     })
@@ -263,6 +269,19 @@ mod tests {
         assert_ne!(one["app/a.html"], two["app/a.html"]);
         assert_eq!(one["app/b.html"], two["app/b.html"]);
         assert!(one["app/a.html"] < 1 << 30);
+    }
+
+    #[tokio::test]
+    async fn an_empty_folder_is_in_the_layer() {
+        let (work, source) = project(&[("index.js", ""), ("data/in/", "")]).await;
+        let layer = code(&source, |_| false, &work.path().join("code.tar")).unwrap();
+        let mut tar = tar::Archive::new(File::open(&layer.tar).unwrap());
+        let paths =
+            tar.entries().unwrap().map(|e| e.unwrap().path().unwrap().display().to_string());
+        assert_eq!(
+            paths.collect::<Vec<_>>(),
+            ["app/", "app/index.js", "app/data/", "app/data/in/"]
+        );
     }
 
     #[test]

@@ -105,6 +105,11 @@ pub(super) fn digest(
     let counts = |file: &SourceFile| Some(file.path.as_str()) != manifest.file() && scope.has(file);
     let counted: Vec<bool> = source.files.iter().map(counts).collect();
     let files = source.files.iter().zip(&counted).filter(|(_, counts)| **counts);
-    let digest = files.fold(hasher, |hasher, (file, _)| file.digest_into(hasher)).finish();
-    (digest, Counted(counted))
+    let hasher = files.fold(hasher, |hasher, (file, _)| file.digest_into(hasher));
+    // What reads a folder may find none: as data, empty ones count for every function.
+    let hasher = match scope {
+        Scope::Nothing => hasher,
+        Scope::Everything | Scope::Reached { .. } => source.empty_folders_into(hasher),
+    };
+    (hasher.finish(), Counted(counted))
 }

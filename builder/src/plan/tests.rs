@@ -180,6 +180,7 @@ macro_rules! changes {
 }
 
 changes! {
+    an_empty_folder_makes_all_anew: "uploads/", "", dynamic: false => ["a", "b"];
     nothing_changed: "a.js", "1", dynamic: false => [];
     own_entry: "a.js", "2", dynamic: false => ["a"];
     own_module: "lib/b.js", "2", dynamic: false => ["b"];

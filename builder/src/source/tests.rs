@@ -34,6 +34,10 @@ impl Pack {
         self.entry(EntryType::Regular, path, "", content.as_bytes())
     }
 
+    fn folder(self, path: &str) -> Self {
+        self.entry(EntryType::Directory, path, "", b"")
+    }
+
     fn executable(mut self, path: &str) -> Self {
         let mut header = Header::new_ustar();
         header.set_path(path).unwrap();
@@ -63,11 +67,12 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     gz.finish().unwrap()
 }
 
-/// A source with these files, for tests of what reads sources.
+/// A source with these files, and empty folders (`path/`), for tests of what reads sources.
 pub(crate) async fn project(files: &[(&str, &str)]) -> (tempfile::TempDir, Source) {
     let work = tempfile::tempdir().unwrap();
-    let packed =
-        files.iter().fold(Pack::default(), |pack, (path, content)| pack.file(path, content));
+    let packed = files.iter().fold(Pack::default(), |pack, (path, content)| {
+        if path.ends_with('/') { pack.folder(path) } else { pack.file(path, content) }
+    });
     let limits = SourceLimits::default();
     let source = receive(body::full(packed.gz()), &limits, work.path()).await.unwrap();
     (work, source)
@@ -252,6 +257,17 @@ async fn a_project_arrives_as_it_was() {
 
     drop(source);
     removed(work.path()).await;
+}
+
+#[tokio::test]
+async fn folders_with_nothing_in_them_are_known() {
+    let (_work, with) =
+        project(&[("a/b/", ""), ("a-b", ""), ("d/", ""), ("d/x.js", ""), ("e/", "")]).await;
+    assert_eq!(with.empty_folders, ["a/b", "e"]);
+    assert!(with.root.join("a/b").is_dir());
+    let (_work, without) = project(&[("a-b", ""), ("d/x.js", "")]).await;
+    assert_ne!(with.digest, without.digest);
+    assert_eq!(without.empty_folders, [""; 0]);
 }
 
 #[tokio::test]

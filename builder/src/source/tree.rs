@@ -172,6 +172,17 @@ impl<'a> Tree<'a> {
         Ok(at.join("/"))
     }
 
+    /// Folders with nothing in them, sorted.
+    pub(super) fn empty_folders(&self) -> Vec<String> {
+        let is_empty = |path: &str| {
+            let inside = format!("{path}/");
+            let next = self.places.range::<String, _>(&inside..).next();
+            !next.is_some_and(|(path, _)| path.starts_with(&inside))
+        };
+        let folders = self.places.iter().filter(|(_, place)| **place == Place::Folder);
+        folders.map(|(path, _)| path).filter(|path| is_empty(path)).cloned().collect()
+    }
+
     /// What was left out, for the developer.
     pub(super) fn notes(&self) -> Vec<String> {
         let seen = self.left_out.iter().zip(LEFT_OUT).filter(|(seen, _)| **seen);

@@ -74,6 +74,13 @@ fn append(
     header.set_gid(0);
     header.set_mtime(0);
     match &entry.kind {
+        Kind::Folder => {
+            header.set_entry_type(tar::EntryType::Directory);
+            header.set_mode(0o755);
+            header.set_size(0);
+            let path = entry.path.join(""); // ends with a slash
+            tar.append_data(&mut header, path, io::empty()).map_err(|_| PackError::NobodyReads)
+        }
         Kind::Link { target } => {
             header.set_entry_type(tar::EntryType::Symlink);
             header.set_mode(0o777);
@@ -175,8 +182,10 @@ mod tests {
     }
 
     #[test]
-    fn the_archive_holds_files_and_links_sorted_and_without_time_or_owner() {
-        let bytes = packed(project().path());
+    fn the_archive_holds_files_links_and_empty_folders_sorted_and_without_time_or_owner() {
+        let dir = project();
+        fs::create_dir(dir.path().join("data")).unwrap();
+        let bytes = packed(dir.path());
         let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(&bytes[..]));
         let mut seen = Vec::new();
         for entry in archive.entries().unwrap() {
@@ -188,7 +197,10 @@ mod tests {
         }
         let file = |path: &str| (path.to_owned(), None);
         let link = ("link.js".to_owned(), Some("src/b.js".to_owned()));
-        assert_eq!(seen, [file("a.js"), file("epsilon.yaml"), link, file("src/b.js")]);
+        assert_eq!(
+            seen,
+            [file("a.js"), file("data/"), file("epsilon.yaml"), link, file("src/b.js")]
+        );
     }
 
     #[test]

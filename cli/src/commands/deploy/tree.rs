@@ -1,5 +1,5 @@
-//! What of a folder belongs to the project: all files but those that `.gitignore` and `.epsilonignore`
-//! leave out, never `.git` and `node_modules`. Refuses here, before a byte is sent, what the builder
+//! What of a folder belongs to the project: all files and empty folders but those that `.gitignore` and
+//! `.epsilonignore` leave out, never `.git` and `node_modules`. Refuses here, before a byte is sent, what the builder
 //! would refuse; the builder trusts none of it and checks again.
 
 use crate::failure::Failure;
@@ -11,14 +11,14 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// A project's files, sorted by path.
+/// A project's files and empty folders, sorted by path.
 #[derive(Debug)]
 pub(super) struct Tree {
     pub(super) root: PathBuf,
     pub(super) entries: Vec<Entry>,
 }
 
-/// One file of a project.
+/// One file or empty folder of a project.
 #[derive(Debug)]
 pub(super) struct Entry {
     /// Relative to the root.
@@ -28,8 +28,15 @@ pub(super) struct Entry {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    File { bytes: u64, executable: bool },
-    Link { target: PathBuf },
+    File {
+        bytes: u64,
+        executable: bool,
+    },
+    Link {
+        target: PathBuf,
+    },
+    /// With nothing in it. Others come with their files.
+    Folder,
 }
 
 impl Tree {
@@ -49,11 +56,18 @@ impl Tree {
             let found = found.map_err(|err| refused("a file cannot be read").because(&err))?;
             let path = found.path().strip_prefix(&root).unwrap_or(found.path()).to_owned();
             let meta = fs::symlink_metadata(found.path()).map_err(|err| unreadable(&path, &err))?;
-            if let Some(kind) = kind(&root, &path, &meta, file_max)? {
-                entries.push(Entry { path, kind });
+            if meta.is_dir() {
+                let mut inside =
+                    fs::read_dir(found.path()).map_err(|err| unreadable(&path, &err))?;
+                if inside.next().is_none() {
+                    entries.push(Entry { path, kind: Kind::Folder });
+                }
+                continue;
             }
+            let kind = kind(&root, &path, &meta, file_max)?;
+            entries.push(Entry { path, kind });
         }
-        if entries.is_empty() {
+        if entries.iter().all(|entry| entry.kind == Kind::Folder) {
             return Err(Failure::usage(format!(
                 "the folder `{}` has no files to deploy",
                 dir.display()
@@ -71,7 +85,7 @@ impl Tree {
 
     /// How many files there are.
     pub(super) fn files(&self) -> usize {
-        self.entries.len()
+        self.entries.iter().filter(|entry| entry.kind != Kind::Folder).count()
     }
 
     /// Size of all files together.
@@ -84,7 +98,7 @@ impl Kind {
     fn bytes(&self) -> u64 {
         match self {
             Self::File { bytes, .. } => *bytes,
-            Self::Link { .. } => 0,
+            Self::Link { .. } | Self::Folder => 0,
         }
     }
 }
@@ -109,19 +123,11 @@ pub(in crate::commands) fn walk(root: &Path) -> Result<WalkBuilder, Failure> {
     Ok(walk)
 }
 
-fn kind(
-    root: &Path,
-    path: &Path,
-    meta: &Metadata,
-    file_max: Bytes,
-) -> Result<Option<Kind>, Failure> {
-    if meta.is_dir() {
-        return Ok(None); // folders come with their files
-    }
+fn kind(root: &Path, path: &Path, meta: &Metadata, file_max: Bytes) -> Result<Kind, Failure> {
     if meta.is_symlink() {
         let target = fs::read_link(root.join(path)).map_err(|err| unreadable(path, &err))?;
         check_link(root, path, &target)?;
-        return Ok(Some(Kind::Link { target }));
+        return Ok(Kind::Link { target });
     }
     if !meta.is_file() {
         return Err(refused(format!("`{}` is neither file, folder nor link", path.display())));
@@ -134,7 +140,7 @@ fn kind(
         )));
     }
     let executable = meta.permissions().mode() & 0o111 != 0;
-    Ok(Some(Kind::File { bytes: meta.len(), executable }))
+    Ok(Kind::File { bytes: meta.len(), executable })
 }
 
 /// A link stays a link, so it must mean the same inside the image: relative, and inside the project.

@@ -46,6 +46,16 @@ fn both_ignore_files_count_without_a_git_repository() {
 }
 
 #[test]
+fn empty_folders_belong_and_ignored_ones_do_not() {
+    let dir = folder(&["a.js", "sub/b.js", "uploads/", "deep/er/", "dist/", "logs/x.log"]);
+    fs::write(dir.path().join(".gitignore"), "dist/\n*.log\n").unwrap();
+    assert_eq!(names(&dir), [".gitignore", "a.js", "deep/er", "sub/b.js", "uploads"]);
+    assert_eq!(Tree::read(dir.path(), LIMIT).unwrap().files(), 3);
+    let dir = folder(&["uploads/"]);
+    assert!(refusal(&dir).contains("has no files to deploy"));
+}
+
+#[test]
 fn links_inside_the_tree_stay_links() {
     let dir = folder(&["lib/a.js", "index.js -> lib/a.js", "lib/up.js -> ../lib/a.js", "l -> lib"]);
     let tree = Tree::read(dir.path(), LIMIT).unwrap();
