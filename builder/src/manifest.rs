@@ -17,12 +17,14 @@ mod package;
 mod section;
 #[cfg(test)]
 mod tests;
+mod text;
 mod tree;
 mod values;
 
 pub use ceilings::Ceilings;
 pub(crate) use function::FunctionKeys;
 pub(crate) use package::is_module;
+pub(crate) use text::decode;
 pub use tree::Node;
 pub(crate) use values::short;
 
@@ -299,7 +301,10 @@ fn check_entry(entry: &str, source: &Source) -> Result<(), String> {
     let known = source.files.iter().map(|file| file.path.as_str()).filter(|path| is_module(path));
     match source.get(entry) {
         Some(_) if is_module(entry) => Ok(()),
-        Some(_) => Err(format!("is `{entry}`, which is no JavaScript or TypeScript file")),
+        Some(_) => Err(match package::uncompiled(entry) {
+            Some((why, hint)) => format!("is `{entry}`: {why}; {hint}"),
+            None => format!("is `{entry}`, which is no JavaScript or TypeScript file"),
+        }),
         None => Err(match suggest::nearest(entry, known) {
             Some(near) => format!("is `{entry}`, which is not there; did you mean `{near}`?"),
             None => format!("is `{entry}`, which is not there"),

@@ -4,7 +4,7 @@
 use super::npmrc::{self, Operator};
 use crate::{
     error::{self, Hint},
-    manifest::short,
+    manifest::{decode, short},
     source::{ContentDigest, Hasher, Source},
 };
 use epsilon_api::{build::BuildError, ids::ProjectName, units::Bytes};
@@ -64,7 +64,7 @@ impl Manifest {
         with_dev: bool,
     ) -> Result<Option<Self>, BuildError> {
         let Some(text) = source.read("package.json", PACKAGE_MAX)? else { return Ok(None) };
-        let package: Map<String, Value> = serde_json::from_slice(&text)
+        let package: Map<String, Value> = serde_json::from_str(&decode("package.json", text)?)
             .map_err(|err| error::manifest_invalid(format!("package.json: {err}")))?;
         let is_empty = |part: &str| match package.get(part) {
             Some(Value::Object(map)) => map.is_empty(),
@@ -92,7 +92,8 @@ impl Manifest {
         }
         let has_lockfile = !files.is_empty();
         let settings = source.read(SETTINGS, PACKAGE_MAX)?.unwrap_or_default();
-        let settings = npmrc::reduce(&String::from_utf8_lossy(&settings), operator);
+        let settings = String::from_utf8_lossy(&settings);
+        let settings = npmrc::reduce(settings.trim_start_matches('\u{feff}'), operator);
         let mut parts: Vec<_> = PARTS.iter().map(|part| (*part, package.get(*part))).collect();
         if with_dev {
             parts.push((DEV, package.get(DEV)));

@@ -3,6 +3,7 @@
 
 use super::{
     section::Problem,
+    text::decode,
     tree::{self, Node},
     values::short,
 };
@@ -28,16 +29,17 @@ pub(super) struct Document {
 impl Document {
     /// Checks the encoding. The size was checked when it was read.
     pub(super) fn new(name: &str, bytes: Vec<u8>) -> Result<Self, BuildError> {
-        let text = String::from_utf8(bytes)
-            .map_err(|_| error::manifest_invalid(format!("{name} is not UTF-8 text")))?;
-        Ok(Self { name: name.to_owned(), text })
+        Ok(Self { name: name.to_owned(), text: decode(name, bytes)? })
     }
 
     /// The tree of its values.
     pub(super) fn parse(&self) -> Result<Node, BuildError> {
         tree::from_yaml(&self.text).map_err(|cause| {
             let place = cause.location().map(|at| (at.line(), at.column()));
-            self.error(place, &message(&cause))
+            match place.filter(|(line, _)| self.is_indented_by_a_tab(*line)) {
+                Some(at) => self.error(Some(at), "a tab; YAML indents with spaces only"),
+                None => self.error(place, &message(&cause)),
+            }
         })
     }
 
@@ -59,6 +61,12 @@ impl Document {
             Some((line, column)) => format!("{name}:{line}:{column}: {message}"),
             None => format!("{name}: {message}"),
         })
+    }
+
+    /// Whether this line begins with a tab, or with one among its spaces.
+    fn is_indented_by_a_tab(&self, line: usize) -> bool {
+        let line = line.checked_sub(1).and_then(|at| self.text.lines().nth(at)).unwrap_or_default();
+        line.chars().take_while(|c| c.is_whitespace()).any(|c| c == '\t')
     }
 
     /// Line and column of the innermost key of a path that is there.

@@ -21,6 +21,25 @@ pub(crate) fn is_module(path: &str) -> bool {
     path.rsplit_once('.').is_some_and(|(_, ending)| MODULES.contains(&ending))
 }
 
+/// A file that Node would load if somebody compiled it: what is in it, and what to do.
+pub(super) fn uncompiled(path: &str) -> Option<(&'static str, String)> {
+    let (stem, ending) = path.rsplit_once('.')?;
+    let plain = match ending {
+        "tsx" => "ts",
+        "jsx" => "js",
+        _ => return None,
+    };
+    let path = super::short(path);
+    let name = stem.rsplit('/').next().unwrap_or(stem);
+    let hint = format!(
+        "compile it: `build: esbuild {path} --bundle --packages=external --platform=node --format=cjs \
+         --outfile=dist/{name}.cjs` in `epsilon.yaml` makes `dist/{name}.cjs`, to be named in its place; `esbuild` \
+         belongs into the `devDependencies`. Without JSX in it, call it `{}.{plain}`",
+        super::short(stem)
+    );
+    Some(("JSX, which Node does not run", hint))
+}
+
 /// `package.json`, as far as it matters. Absent keys and strange types count as silence: npm judges them.
 #[derive(Debug, Default)]
 pub(super) struct Package {
@@ -31,7 +50,7 @@ pub(super) struct Package {
 impl Package {
     pub(super) fn read(source: &Source) -> Result<Self, BuildError> {
         let Some(bytes) = source.read(FILE, MAX_BYTES)? else { return Ok(Self::default()) };
-        let json: Value = serde_json::from_slice(&bytes)
+        let json: Value = serde_json::from_str(&super::decode(FILE, bytes)?)
             .map_err(|cause| error::manifest_invalid(format!("{FILE}: {cause}")))?;
         let text = |key: &str| Some(json.get(key)?.as_str()?.to_owned());
         Ok(Self { name: text("name"), main: text("main") })
@@ -56,7 +75,12 @@ impl Package {
                 .hint("add an `index.js` that exports a function");
         }
         if let Some(main) = &self.main {
-            let main = super::values::short(main);
+            let path = main.trim_start_matches("./");
+            if let Some((why, hint)) = uncompiled(path).filter(|_| has(path)) {
+                let text = format!("`main` of {FILE} is `{}`: {why}", super::short(path));
+                return error::no_functions(text).hint(hint);
+            }
+            let main = super::short(main);
             return error::no_functions(format!(
                 "`main` of {FILE} is `{main}`, which is not there"
             ))
@@ -64,6 +88,12 @@ impl Package {
                 "is it built, and pushed? What `.gitignore` leaves out is not; a line `!dist/` in \
                  `.epsilonignore` takes a folder back in",
             );
+        }
+        for path in ["index.tsx", "index.jsx"].into_iter().filter(|path| has(path)) {
+            if let Some((why, hint)) = uncompiled(path) {
+                let text = format!("there is an `{path}`: {why}");
+                return error::no_functions(text).hint(hint);
+            }
         }
         let err = error::no_functions("there is neither an `epsilon.yaml` nor an `index.js`");
         if has("Dockerfile") {

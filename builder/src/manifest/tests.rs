@@ -48,6 +48,16 @@ projects! {
         => "NO_FUNCTIONS: there is neither an `epsilon.yaml` nor an `index.js` (add an `index.js`";
     only_a_dockerfile: [("Dockerfile", "")], Some("x")
         => "NO_FUNCTIONS: there is neither an `epsilon.yaml` nor an `index.js` (to build the `Dockerfile`, write";
+    main_with_jsx: [("package.json", r#"{"main":"./src/app.tsx"}"#), ("src/app.tsx", "")], Some("x")
+        => "NO_FUNCTIONS: `main` of package.json is `src/app.tsx`: JSX, which Node does not run (compile it: `build: \
+            esbuild src/app.tsx ";
+    index_with_jsx: [("index.jsx", "")], Some("x") => "NO_FUNCTIONS: there is an `index.jsx`: JSX, which Node does";
+    entry_with_jsx: [("epsilon.yaml", "functions: {a: {entry: a.tsx}}"), ("a.tsx", "")], Some("x")
+        => "MANIFEST_INVALID: epsilon.yaml:1:17: `functions.a.entry` is `a.tsx`: JSX, which Node does not run; compile";
+    byte_order_marks: [("package.json", "\u{feff}{\"name\":\"bom\"}"), ("epsilon.yaml", "\u{feff}functions:\r\n  a:\r\n"),
+        ("index.js", "")], Some("x") => "index.js of bom";
+    a_tab_after_spaces: [("epsilon.yaml", "functions:\n  a:\n  \tentry: a.js\n")], Some("x")
+        => "MANIFEST_INVALID: epsilon.yaml:3:3: a tab; YAML indents with spaces only";
     python: [("main.py", "")], Some("x")
         => "NO_FUNCTIONS: there is neither an `epsilon.yaml` nor an `index.js` (`runtime: python` is not supported yet";
     the_folder_was_packed: [("shop/index.js", ""), ("shop/package.json", "{}")], Some("x")
