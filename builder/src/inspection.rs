@@ -4,6 +4,8 @@
 //! otherwise: its file is opened without following links, its size is capped, unknown fields are refused,
 //! and every name in it is parsed again before it is used. Lies in it can only harm the liar.
 
+mod typescript;
+
 use crate::{
     error::{self, Hint},
     manifest::Node,
@@ -153,7 +155,7 @@ impl Inspection {
             Some(why) => {
                 let told = why.told();
                 let err = error::load_failed(format!("`{path}` could not be loaded: {told}"));
-                Err(match hint(&told) {
+                Err(match hint(&told, path) {
                     Some(hint) => err.hint(hint),
                     None => err,
                 })
@@ -201,18 +203,20 @@ impl LoadError {
     }
 }
 
-/// What to do about what the code threw, as far as its text tells.
-fn hint(told: &str) -> Option<String> {
+/// What to do about what the code of this entry threw, as far as its text tells.
+fn hint(told: &str, entry: &str) -> Option<String> {
     let says = |words: &[&str]| words.iter().any(|word| told.contains(word));
-    if says(&["ERR_UNSUPPORTED_TYPESCRIPT_SYNTAX"]) {
-        return Some(
-            "Node drops types and compiles nothing: write it without enums, namespaces and parameter \
-             properties, or compile it and push the JavaScript"
-                .into(),
-        );
+    if let Some(hint) = typescript::hint(told, entry) {
+        return Some(hint.to_owned());
+    }
+    if says(&["EROFS"]) {
+        return Some("the project's folder is read-only: write below `/tmp`".into());
     }
     if says(&["MODULE_NOT_FOUND"]) {
         let missing = told.split_once("Cannot find ").and_then(|(_, rest)| rest.split('\'').nth(1));
+        if missing.is_some_and(typescript::is_alias) {
+            return Some(typescript::ALIASES.into());
+        }
         return missing.map(|name| match name.starts_with(['.', '/']) {
             true => "is the file there, and pushed (`.gitignore` and `.epsilonignore` leave files out)? ES \
                      modules name a file with its ending, `./lib.js` or `./lib.ts`"
@@ -275,16 +279,34 @@ mod tests {
                 "Error [ERR_MODULE_NOT_FOUND]: Cannot find module '/app/types' imported from /app/i.ts",
                 "./lib.ts",
             ),
+            (
+                "Error [ERR_MODULE_NOT_FOUND]: Cannot find package '@/lib' imported from /app/i.ts",
+                "tsconfig",
+            ),
+            ("Error: Cannot find module '~/lib'\n  code: 'MODULE_NOT_FOUND'", "tsconfig"),
+            (
+                "TypeError [ERR_UNKNOWN_FILE_EXTENSION]: Unknown file extension \".tsx\" for /app/c.tsx",
+                "esbuild",
+            ),
+            ("SyntaxError [ERR_INVALID_TYPESCRIPT_SYNTAX]: Unterminated regexp literal", "JSX"),
+            ("SyntaxError: Invalid or unexpected token", "decorators"),
+            (
+                "SyntaxError: The requested module './t.ts' does not provide an export named 'Foo'",
+                "import type",
+            ),
+            ("Error [ERR_UNSUPPORTED_NODE_MODULES_TYPE_STRIPPING]: …", "--bundle"),
+            ("Error: EROFS: read-only file system, mkdir 'uploads'", "`/tmp`"),
             ("Error: getaddrinfo EAI_AGAIN db.internal", "in a call"),
             ("Error: API_KEY missing", "`env`"),
         ] {
             assert!(
-                hint(told).is_some_and(|hint| hint.contains(wanted)),
+                hint(told, "i.ts").is_some_and(|hint| hint.contains(wanted)),
                 "{told}: {:?}",
-                hint(told)
+                hint(told, "i.ts")
             );
         }
-        assert_eq!(hint("SyntaxError: Unexpected end of input"), None);
+        assert_eq!(hint("SyntaxError: Unexpected end of input", "i.ts"), None);
+        assert_eq!(hint("SyntaxError: Invalid or unexpected token", "i.js"), None);
     }
 
     #[test]

@@ -1,0 +1,50 @@
+//! What TypeScript needs that Node does not do: it drops types and compiles nothing. Told by the text of what Node threw.
+
+/// `paths` of `tsconfig.json`.
+pub(super) const ALIASES: &str = "Node does not read `paths` of tsconfig.json: name the file (`./lib/x.ts`), or write `imports` into \
+                                  package.json (`\"#lib/*\": \"./lib/*\"`), or have `build: esbuild … --bundle` resolve them";
+
+/// Parts of what Node says, and what to do. The first that fits counts.
+const HINTS: [(&[&str], &str); 5] = [
+    (
+        &["ERR_UNSUPPORTED_TYPESCRIPT_SYNTAX"],
+        "Node drops types and compiles nothing: write it without enums, namespaces and parameter properties, or \
+         compile it: `build: tsc` in `epsilon.yaml`, with `typescript` among the `devDependencies`",
+    ),
+    (
+        &["ERR_UNSUPPORTED_NODE_MODULES_TYPE_STRIPPING"],
+        "the package is TypeScript, and Node drops no types in `node_modules`: have it bundled, `build: esbuild … \
+         --bundle --platform=node` in `epsilon.yaml`",
+    ),
+    (
+        &["ERR_UNKNOWN_FILE_EXTENSION"],
+        "Node runs `.js`, `.mjs`, `.cjs`, `.ts`, `.mts` and `.cts`; have the rest compiled, `build: esbuild … \
+         --bundle --platform=node` in `epsilon.yaml`",
+    ),
+    (
+        &["ERR_INVALID_TYPESCRIPT_SYNTAX"],
+        "if it is JSX: Node does not run it; have it compiled, `build: esbuild … --bundle --platform=node` in \
+         `epsilon.yaml`",
+    ),
+    (
+        &["does not provide an export named", ".ts'"],
+        "if it is a type: Node drops only what is marked as one, `import type { … }` or `import { type … }`",
+    ),
+];
+
+pub(super) fn hint(told: &str, entry: &str) -> Option<&'static str> {
+    let fits = |parts: &[&str]| parts.iter().all(|part| told.contains(part));
+    let found = HINTS.iter().find(|(parts, _)| fits(parts)).map(|(_, hint)| *hint);
+    // What Node says of a decorator, and without its place. In JavaScript nobody expects them to work.
+    let is_token = told.contains("SyntaxError: Invalid or unexpected token");
+    let is_typescript = entry.ends_with("ts") || told.contains(".ts:");
+    found.or((is_token && is_typescript).then_some(
+        "are there decorators in it? Node does not run them; have them compiled: `build: tsc` in `epsilon.yaml`, with \
+         `typescript` among the `devDependencies`",
+    ))
+}
+
+/// Whether a name that nothing was found under is most likely one of `tsconfig.json`.
+pub(super) fn is_alias(name: &str) -> bool {
+    ["@/", "~/", "src/"].iter().any(|start| name.starts_with(start)) || name == "~"
+}
