@@ -77,7 +77,7 @@ pub fn plan(
     let functions = match manifest.functions() {
         Functions::Exports(entry) => {
             let chosen = code::exported(manifest, inspection.found(entry)?, &mut notes)?;
-            code_plans(manifest, source, inspection, kept(chosen, only)?)
+            code_plans(manifest, source, inspection, kept(chosen, only)?, &mut notes)
         }
         Functions::Named(named) => {
             let wanted: Vec<_> =
@@ -87,11 +87,12 @@ pub fn plan(
             if only.is_empty() {
                 notes.extend(code::not_named(&chosen));
             }
-            code_plans(manifest, source, inspection, chosen)
+            code_plans(manifest, source, inspection, chosen, &mut notes)
         }
         Functions::Containers(containers) => {
             let all: Vec<_> = containers.iter().map(|(name, how)| (name.clone(), how)).collect();
             let plans = kept(all, only)?.into_iter().map(|(name, (origin, keys))| {
+                notes.extend(keys.remarks(&name));
                 let spec = keys.clone().spec(Runtime::Container, "", "");
                 let spec =
                     spec.map_err(|why| error::manifest_invalid(format!("`{name}` {why}")))?;
@@ -115,10 +116,11 @@ fn code_plans(
     source: &Source,
     inspection: &Inspection,
     chosen: Vec<(FunctionName, Chosen<'_>)>,
+    notes: &mut Vec<String>,
 ) -> Result<Vec<FunctionPlan>, BuildError> {
     let others = content::reached(inspection);
     let plans = chosen.into_iter().map(|(name, chosen)| {
-        let spec = chosen.spec(&name, manifest)?;
+        let spec = chosen.spec(&name, manifest, notes)?;
         let scope = Scope::of(chosen.entry, chosen.export, &others);
         let (content, counted) =
             content::digest(manifest, source, &name, &spec, &Origin::Code, &scope);

@@ -9,6 +9,7 @@ use super::{
 };
 use epsilon_api::{
     function::{FunctionSpec, Idle, Isolation, MAX_STOP_GRACE, Network, Runtime, Signature},
+    ids::FunctionName,
     units::{Bytes, MilliCores},
 };
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
@@ -35,6 +36,8 @@ pub(crate) struct FunctionKeys {
     max_body: Option<Bytes>,
     stop_grace: Option<Duration>,
     idle: Option<Idle>,
+    /// Durations below a second that were written as bare numbers, by their keys.
+    bare: Vec<(&'static str, f64)>,
 }
 
 /// Where settings are written: it decides which keys have a meaning.
@@ -103,6 +106,8 @@ impl FunctionKeys {
         keys.stop_grace =
             section.take("stopGrace", |node| values::duration(node, MAX_STOP_GRACE))?;
         keys.idle = section.take("idle", |node| word(node, &IDLES))?;
+        let bare = |key| Some((key, values::bare_millis(section.peek(key)?)?));
+        keys.bare = DURATIONS.into_iter().filter_map(bare).collect();
         section.take("auth", only_public)?;
         section.end()?;
         Ok(keys)
@@ -112,6 +117,13 @@ impl FunctionKeys {
     pub(crate) fn over(self, other: Self) -> Self {
         let mut env = other.env;
         env.extend(self.env);
+        let is_ours = |key| match key {
+            "timeout" => self.timeout.is_some(),
+            "idleTimeout" => self.idle_timeout.is_some(),
+            _ => self.stop_grace.is_some(),
+        };
+        let mut bare = self.bare;
+        bare.extend(other.bare.into_iter().filter(|(key, _)| !is_ours(*key)));
         Self {
             entry: self.entry.or(other.entry),
             export: self.export.or(other.export),
@@ -132,7 +144,19 @@ impl FunctionKeys {
             max_body: self.max_body.or(other.max_body),
             stop_grace: self.stop_grace.or(other.stop_grace),
             idle: self.idle.or(other.idle),
+            bare,
         }
+    }
+
+    /// What may not be meant as it is written, one line each.
+    pub(crate) fn remarks(&self, function: &FunctionName) -> Vec<String> {
+        let remark = |(key, number): &(&str, f64)| {
+            format!(
+                "`{key}: {number}` of `{function}` is {number} ms, as every bare number; write `{number}s` if seconds \
+                 are meant"
+            )
+        };
+        self.bare.iter().map(remark).collect()
     }
 
     /// All settings with the defaults filled in, checked against each other. The error completes
@@ -182,6 +206,8 @@ impl FunctionKeys {
     }
 }
 
+/// Keys whose values are durations.
+const DURATIONS: [&str; 3] = ["timeout", "idleTimeout", "stopGrace"];
 /// Keys that say where in the code a function is.
 const CODE_KEYS: [&str; 2] = ["entry", "export"];
 /// Keys that say where an image comes from.

@@ -59,6 +59,11 @@ impl<'a> Section<'a> {
         read(node).map(Some).map_err(|message| Problem { path: self.path_of(key), message })
     }
 
+    /// The value of a key that may be taken or not.
+    pub(super) fn peek(&self, key: &str) -> Option<&'a Node> {
+        self.entries.iter().find(|(name, _)| name == key).map(|(_, node)| node)
+    }
+
     /// Takes the value of a key as it is.
     pub(super) fn take_node(&mut self, key: &'static str) -> Result<Option<&'a Node>, Problem> {
         self.known.push(key);

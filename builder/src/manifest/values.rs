@@ -70,6 +70,16 @@ pub(super) fn duration(node: &Node, max: Duration) -> Result<Duration, String> {
     Ok(Duration::from_millis(millis.round() as u64))
 }
 
+/// A duration of less than a second that was written as a bare number: most likely seconds were meant.
+pub(super) fn bare_millis(node: &Node) -> Option<f64> {
+    let number = match node {
+        Node::Number(number) => *number,
+        Node::Text(text) => text.trim().parse().ok()?,
+        _ => return None,
+    };
+    (number < 1000.0).then_some(number)
+}
+
 /// A duration as people write it.
 fn written(duration: Duration) -> String {
     match duration.as_millis() {

@@ -27,11 +27,12 @@ pub(super) struct Chosen<'a> {
 }
 
 impl Chosen<'_> {
-    /// File over code over defaults.
+    /// File over code over defaults; with what the developer should know of them.
     pub(super) fn spec(
         &self,
         name: &FunctionName,
         manifest: &Manifest,
+        notes: &mut Vec<String>,
     ) -> Result<FunctionSpec, BuildError> {
         let (entry, export) = (&self.entry.entry, &self.export.name);
         let code = match &self.export.config {
@@ -42,6 +43,7 @@ impl Chosen<'_> {
             error::manifest_invalid(format!("{entry}: export `{export}`: `{key}` {why}"))
         })?;
         let keys = self.keys.cloned().unwrap_or_default().over(code);
+        notes.extend(keys.remarks(name));
         keys.spec(Runtime::Node, entry, export)
             .map_err(|why| error::manifest_invalid(format!("`{name}` {why}")))
     }

@@ -111,6 +111,19 @@ async fn a_wrong_config_in_the_code_names_file_and_export() {
 }
 
 #[tokio::test]
+async fn a_duration_in_the_code_without_a_unit_is_remarked_on_unless_the_file_wins() {
+    let mut index = entry("index.js", &["hello"], &[]);
+    index["exports"][0]["config"] = json!({"timeout": 30, "stopGrace": "5s"});
+    let got = told(planned(&[INDEX], &[index.clone()], &[]).await);
+    assert_eq!(
+        got,
+        "hello=index.js#hello; `timeout: 30` of `hello` is 30 ms, as every bare number; write `30s` if seconds are meant"
+    );
+    let file = ("epsilon.yaml", "functions: {hello: {timeout: 30s}}");
+    assert_eq!(told(planned(&[INDEX, file], &[index], &[]).await), "hello=index.js#hello");
+}
+
+#[tokio::test]
 async fn only_keeps_what_it_names() {
     let entries = [entry("index.js", &["hello", "bye"], &[])];
     assert_eq!(told(planned(&[INDEX], &entries, &["bye"]).await), "bye=index.js#bye");
