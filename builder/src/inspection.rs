@@ -78,6 +78,9 @@ pub struct Export {
     pub signature: Signature,
     /// The settings beside it in the code.
     pub config: Option<Node>,
+    /// Its parameters, if it looks like a helper and not like a handler: `(a, b)`.
+    #[serde(default)]
+    pub helper: Option<String>,
     /// What it reaches of what its entry reaches; without it, all of that.
     #[serde(default)]
     pub reach: Option<Reach>,

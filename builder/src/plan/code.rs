@@ -93,7 +93,26 @@ pub(super) fn exported<'a>(
                 .into(),
         }));
     }
+    notes.extend(helpers(chosen.values()));
     Ok(chosen.into_iter().collect())
+}
+
+/// A note on exports that nobody named and that look like helpers, if others look like handlers.
+fn helpers<'a>(chosen: impl Iterator<Item = &'a Chosen<'a>>) -> Option<String> {
+    let (helpers, handlers): (Vec<_>, Vec<_>) =
+        chosen.map(|one| one.export).partition(|export| export.helper.is_some());
+    if helpers.is_empty() || handlers.is_empty() {
+        return None;
+    }
+    let shown = |export: &Export| {
+        format!("{}{}", export.name, export.helper.as_deref().unwrap_or_default())
+    };
+    let shown: Vec<_> = helpers.into_iter().map(shown).collect();
+    let names = listed(shown.iter().map(String::as_str));
+    Some(format!(
+        "every exported function is a public address, also what looks like a helper: {names}. Move it into another file, or \
+         name the functions that are meant under `functions:` in `epsilon.yaml`"
+    ))
 }
 
 /// The functions that the manifest names.

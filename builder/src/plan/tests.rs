@@ -124,6 +124,28 @@ async fn a_duration_in_the_code_without_a_unit_is_remarked_on_unless_the_file_wi
 }
 
 #[tokio::test]
+async fn exports_that_look_like_helpers_are_named_as_public_addresses() {
+    let mut index = entry("index.js", &["add", "hello"], &[]);
+    index["exports"][0]["helper"] = json!("(a, \u{1b}b)");
+    let got = told(planned(&[INDEX], &[index.clone()], &[]).await);
+    assert!(
+        got.contains("a public address, also what looks like a helper: `add(a, \u{fffd}b)`. Move"),
+        "{got}"
+    );
+    // Named on purpose; or nothing tells helpers from handlers, as in code that was made small.
+    let file = ("epsilon.yaml", "functions: {add: {}, hello: {}}");
+    assert_eq!(
+        told(planned(&[INDEX, file], &[index.clone()], &[]).await),
+        "add=index.js#add; hello=index.js#hello"
+    );
+    index["exports"][1]["helper"] = json!("(t)");
+    assert_eq!(
+        told(planned(&[INDEX], &[index], &[]).await),
+        "add=index.js#add; hello=index.js#hello"
+    );
+}
+
+#[tokio::test]
 async fn only_keeps_what_it_names() {
     let entries = [entry("index.js", &["hello", "bye"], &[])];
     assert_eq!(told(planned(&[INDEX], &entries, &["bye"]).await), "bye=index.js#bye");

@@ -43,6 +43,18 @@ test('every kind of export, with signature and config', (t) => {
   });
 });
 
+test('functions that look like helpers are named with their parameters, and handlers of any taste are not', (t) => {
+  const [entry] = inspect(t, { 'index.js': `
+    exports.add = (a, b = 2) => a + b; exports.close = async () => {}; exports.one = rows => rows; exports.method = { named(id) {} }.named;
+    exports.express = (req, res) => res.send('x'); exports.short = (q, s) => s.send('x'); exports.unused = (_, r) => {};
+    exports.lambda = async (event) => 1; exports.taken = async ({ body }) => 1; exports.web = () => new Response('x');
+    exports.wrapped = (...args) => exports.express(...args); exports.old = function () { return exports.express.apply(this, arguments); };
+    exports.bound = exports.add.bind(null); exports.own = { func: (a, b) => {} }; exports.handler = (a) => {};
+  ` }, 'index.js');
+  const helpers = entry.exports.filter(({ helper }) => helper !== undefined).map(({ name, helper }) => name + helper);
+  assert.deepEqual(helpers, ['add(a, b = 2)', 'close()', 'one(rows)', 'method(id)']);
+});
+
 /** As itty-router makes one: the methods are a Proxy's, which its object inherits from. */
 const ROUTER = '{ __proto__: new Proxy({}, { get: (target, name, router) => (route, ...handlers) => router.routes.push([name, handlers]) && router }), routes: [], fetch() { return new Response(String(this.routes.length)); } }';
 

@@ -8,6 +8,7 @@ const { fileURLToPath } = require('node:url');
 const { signatureOf } = require('../exports.js');
 const { loadFunctions } = require('../load.js');
 const { describe, withoutOurs } = require('../log.js');
+const { helperParameters } = require('./helper.js');
 const { reach } = require('./reach.js');
 const { settingsOf } = require('./settings.js');
 
@@ -54,11 +55,11 @@ function isOfNetwork(err) {
 }
 
 function listed(functions) {
-  return [...functions].map(([name, target]) => ({
-    name,
-    signature: signatureOf(name, target),
-    config: settingsOf(name, target),
-  }));
+  return [...functions].map(([name, target]) => {
+    const signature = signatureOf(name, target);
+    const helper = signature === 'express' && name !== 'default' ? helperParameters(target) : undefined;
+    return { name, signature, config: settingsOf(name, target), ...(helper !== undefined && { helper }) };
+  });
 }
 
 inspect(process.cwd(), process.argv[2]).then((result) => {

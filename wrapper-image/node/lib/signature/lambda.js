@@ -9,6 +9,7 @@ const { ReadAhead } = require('../body/read-ahead.js');
 const { eventMaker } = require('./lambda/event.js');
 const { answer } = require('./lambda/result.js');
 const { isStreaming, invokeStreaming } = require('./lambda/stream.js');
+const { parametersOf } = require('./parameters.js');
 
 const NO_BYTES = Buffer.alloc(0);
 /** Names of what ends a call, in a context that is taken apart. */
@@ -31,24 +32,6 @@ function canCallBack(func) {
   const name = context.replaceAll('$', '\\$');
   // It names what ends a call, or hands its context on: to a function, or to another name.
   return new RegExp(`\\b${name}\\s*\\??\\.\\s*(succeed|done|fail)\\b|[(,]\\s*${name}\\s*[,)]|=\\s*${name}\\s*[;,\\n}]`).test(rest);
-}
-
-/** The parameters in a function's source, without nested lists and patterns being taken apart; and what comes behind. */
-function parametersOf(source) {
-  const arrow = /^\s*(async\s+)?([\w$]+)\s*=>/.exec(source);
-  if (arrow) return { parameters: [arrow[2]], rest: source.slice(arrow[0].length) };
-  const parameters = [''];
-  let depth = 0;
-  for (let at = source.indexOf('('); at >= 0 && at < source.length; at++) {
-    const char = source[at];
-    if (')]}'.includes(char) && --depth === 0) {
-      return { parameters: parameters.map((text) => text.trim()).filter(Boolean), rest: source.slice(at + 1) };
-    }
-    if (char === ',' && depth === 1) parameters.push('');
-    else if (depth > 0) parameters[parameters.length - 1] += char;
-    if ('([{'.includes(char)) depth++;
-  }
-  return { parameters: [], rest: '' };
 }
 
 function adapt(instance, spec, { func, config }) {
