@@ -31,10 +31,28 @@ pub enum Signature {
     Auto,
     /// `(req, res)` of Express 5.
     Express,
-    /// AWS Lambda's proxy event, version 2.
+    /// AWS Lambda's proxy event.
     Lambda,
     /// `fetch(request, env, ctx)` of the web platform.
     Fetch,
+}
+
+/// The version of API Gateway's proxy event that a Lambda handler gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventVersion {
+    /// That of REST APIs.
+    V1,
+    /// That of HTTP APIs and function URLs.
+    #[default]
+    V2,
+}
+
+impl EventVersion {
+    /// For serde, which leaves the default out.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What an instance may reach.
@@ -94,6 +112,9 @@ pub struct FunctionSpec {
     pub export: String,
     /// How the handler is called.
     pub signature: Signature,
+    /// Which events a handler of AWS Lambda's signature gets.
+    #[serde(default, skip_serializing_if = "EventVersion::is_default")]
+    pub event: EventVersion,
     /// The longest that one call may run, from the moment an instance gets it to its last byte.
     #[serde(with = "millis", rename = "timeout_ms")]
     pub timeout: Duration,
@@ -173,6 +194,7 @@ impl FunctionSpec {
             entry: entry.into(),
             export: export.into(),
             signature: Signature::Auto,
+            event: EventVersion::default(),
             timeout: Duration::from_secs(60),
             memory: Bytes::mib(256),
             cpu: MilliCores::ONE,

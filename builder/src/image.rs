@@ -17,7 +17,11 @@ use crate::{
     error,
     source::ContentDigest,
 };
-use epsilon_api::{build::BuildError, function::FunctionSpec, ids::FunctionName};
+use epsilon_api::{
+    build::BuildError,
+    function::{EventVersion, FunctionSpec},
+    ids::FunctionName,
+};
 use oci_spec::image::{Arch, ConfigBuilder, ImageConfigurationBuilder, Os, RootFsBuilder};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -88,6 +92,8 @@ struct Told<'a> {
     entry: &'a str,
     export: &'a str,
     signature: epsilon_api::function::Signature,
+    #[serde(skip_serializing_if = "EventVersion::is_default")]
+    event: EventVersion,
     timeout_ms: u64,
     body_limit_bytes: u64,
     concurrency: u32,
@@ -100,6 +106,7 @@ impl<'a> Told<'a> {
             entry: &spec.entry,
             export: &spec.export,
             signature: spec.signature,
+            event: spec.event,
             timeout_ms: u64::try_from(spec.timeout.as_millis()).unwrap_or(u64::MAX),
             body_limit_bytes: spec.body_limit().0,
             concurrency: spec.concurrency.get(),

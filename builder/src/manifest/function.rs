@@ -8,7 +8,9 @@ use super::{
     values::{self, word},
 };
 use epsilon_api::{
-    function::{FunctionSpec, Idle, Isolation, MAX_STOP_GRACE, Network, Runtime, Signature},
+    function::{
+        EventVersion, FunctionSpec, Idle, Isolation, MAX_STOP_GRACE, Network, Runtime, Signature,
+    },
     ids::FunctionName,
     units::{Bytes, MilliCores},
 };
@@ -22,6 +24,7 @@ pub(crate) struct FunctionKeys {
     pub(crate) image: Option<String>,
     pub(crate) dockerfile: Option<String>,
     signature: Option<Signature>,
+    event: Option<EventVersion>,
     timeout: Option<Duration>,
     memory: Option<Bytes>,
     cpu: Option<MilliCores>,
@@ -73,7 +76,8 @@ impl FunctionKeys {
                 keys.image = section.take("image", values::image)?;
                 keys.dockerfile = section.take("dockerfile", values::path)?;
                 section.refuse(&CODE_KEYS, "has no meaning with `runtime: container`")?;
-                section.refuse(&["signature"], "has no meaning with `runtime: container`")?;
+                section
+                    .refuse(&["signature", "event"], "has no meaning with `runtime: container`")?;
             }
             Written::InCode => {
                 let here = "belongs into `epsilon.yaml`, not into the code";
@@ -83,6 +87,7 @@ impl FunctionKeys {
         }
         if written != Written::InFile(Runtime::Container) {
             keys.signature = section.take("signature", |node| word(node, &SIGNATURES))?;
+            keys.event = section.take("event", |node| word(node, &EVENTS))?;
         }
 
         let Ceilings { timeout, idle_timeout, memory_floor, memory, cpu, .. } = *ceilings;
@@ -130,6 +135,7 @@ impl FunctionKeys {
             image: self.image.or(other.image),
             dockerfile: self.dockerfile.or(other.dockerfile),
             signature: self.signature.or(other.signature),
+            event: self.event.or(other.event),
             timeout: self.timeout.or(other.timeout),
             memory: self.memory.or(other.memory),
             cpu: self.cpu.or(other.cpu),
@@ -185,8 +191,18 @@ impl FunctionKeys {
                  has an instance of its own"
             ));
         }
+        let mut signature = self.signature.unwrap_or(default.signature);
+        if self.event.is_some() {
+            match signature {
+                Signature::Auto | Signature::Lambda => signature = Signature::Lambda,
+                Signature::Express | Signature::Fetch => {
+                    return Err("has an `event`, which only `signature: lambda` has".into());
+                }
+            }
+        }
         Ok(FunctionSpec {
-            signature: self.signature.unwrap_or(default.signature),
+            signature,
+            event: self.event.unwrap_or(default.event),
             timeout: self.timeout.unwrap_or(default.timeout),
             memory: self.memory.unwrap_or(default.memory),
             cpu: self.cpu.unwrap_or(default.cpu),
@@ -219,6 +235,8 @@ const SIGNATURES: [(&str, Signature); 4] = [
     ("lambda", Signature::Lambda),
     ("fetch", Signature::Fetch),
 ];
+
+const EVENTS: [(&str, EventVersion); 2] = [("v1", EventVersion::V1), ("v2", EventVersion::V2)];
 
 const NETWORKS: [(&str, Network); 2] = [("egress", Network::Egress), ("none", Network::None)];
 

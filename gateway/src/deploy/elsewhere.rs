@@ -114,6 +114,7 @@ fn check(function: &BuiltFunction, ceilings: &Ceilings, has_engine: bool) -> Res
         entry,
         export,
         signature: _,
+        event: _,
         timeout,
         memory,
         cpu,

@@ -4,7 +4,7 @@
 use super::sockets::{CONTROL, SocketFolder, is_nobody_there};
 use bytes::Bytes;
 use epsilon_api::{
-    function::{Signature, Version},
+    function::{EventVersion, Signature, Version},
     ids::InstanceId,
 };
 use http::{Method, Request, StatusCode, header};
@@ -38,6 +38,8 @@ pub(crate) struct Init<'a> {
     entry: &'a str,
     export: &'a str,
     signature: Signature,
+    #[serde(skip_serializing_if = "EventVersion::is_default")]
+    event: EventVersion,
     timeout_ms: u64,
     body_limit_bytes: u64,
     concurrency: u32,
@@ -55,6 +57,7 @@ impl<'a> Init<'a> {
             entry: &spec.entry,
             export: &spec.export,
             signature: spec.signature,
+            event: spec.event,
             timeout_ms: u64::try_from(spec.timeout.as_millis()).unwrap_or(u64::MAX),
             body_limit_bytes: spec.body_limit().0,
             concurrency: spec.concurrency.get(),

@@ -136,11 +136,9 @@ test('a rejection that is awaited at the top level is a failure to load', (t) =>
   assert.match(error.message, /connect ENOENT/);
 });
 
-test('the version of events is the wrapper\'s affair; the builder does not get it', (t) => {
-  const code = (version) => `exports.a = { func() {}, config: { signature: 'lambda', event: '${version}', timeout: '1s' } }`;
-  const [good, wrong] = inspect(t, { 'a.js': code('v1'), 'b.js': code('v3') }, 'a.js', 'b.js');
-  assert.deepEqual(good.exports, [{ name: 'a', signature: 'lambda', config: { signature: 'lambda', timeout: '1s' } }]);
-  assert.equal(wrong.error.message, '`config` of `a`: `event` can be `v1` or `v2`, not `v3`');
+test('the version of events is a setting, and makes a function one of Lambda\'s', (t) => {
+  const [{ exports }] = inspect(t, { 'index.js': "exports.a = { func() {}, config: { event: 'v1', timeout: '1s' } }" }, 'index.js');
+  assert.deepEqual(exports, [{ name: 'a', signature: 'lambda', config: { event: 'v1', timeout: '1s' } }]);
 });
 
 /** As firebase-functions 7 makes it: what was not set is an object that stands for the default. */

@@ -38,7 +38,7 @@ test('the event carries the request', async (t) => {
 });
 
 test('an event of version 1 carries the request', async (t) => {
-  const f = await serve(t, { func: async (event) => event, config: { signature: 'lambda', event: 'v1' } });
+  const f = await serve(t, async (event) => event, { signature: 'lambda', event: 'v1' });
   const answer = await f.call({
     method: 'PUT', path: '/a%20b/c?x=1&x=2&y=%C3%A9&z', body: '{"a":1}',
     headers: {

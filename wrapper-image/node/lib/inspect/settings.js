@@ -3,20 +3,13 @@
 // `firebase-functions`. The builder checks each key.
 
 const { firebaseSettings } = require('./firebase.js');
-const { eventMaker } = require('../signature/lambda/event.js');
 
 /** @returns {object | null} */
 function settingsOf(name, { func, config }) {
   const options = firebaseSettings(name, func);
   if (config === undefined || config === null) return Object.keys(options).length > 0 ? options : null;
-  try {
-    eventMaker(config);
-  } catch (err) {
-    throw new Error(`\`config\` of \`${name}\`: ${err.message}`);
-  }
   const settings = plain(name, config);
   if (typeof settings !== 'object') return settings; // for the builder to refuse
-  delete settings.event; // the wrapper's own: it reads the code again
   return { ...options, ...settings };
 }
 

@@ -34,8 +34,8 @@ function canCallBack(func) {
   return new RegExp(`\\b${name}\\s*\\??\\.\\s*(succeed|done|fail)\\b|[(,]\\s*${name}\\s*[,)]|=\\s*${name}\\s*[;,\\n}]`).test(rest);
 }
 
-function adapt(instance, spec, { func, config }) {
-  const eventOf = eventMaker(config ?? undefined);
+function adapt(instance, spec, { func }) {
+  const eventOf = eventMaker(spec.event);
   const streams = isStreaming(func);
   const mayCallBack = canCallBack(func);
   const memoryMiB = String(Math.floor(process.constrainedMemory() / 1024 / 1024));

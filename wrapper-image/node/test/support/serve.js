@@ -8,7 +8,7 @@ const { Unsettled } = require('../../lib/unsettled.js');
 const { call } = require('./http.js');
 const { folder } = require('./process.js');
 
-async function serve(t, exported, { signature, bodyLimit = 1e6, behindGateway = true, root = process.cwd() } = {}) {
+async function serve(t, exported, { signature, event, bodyLimit = 1e6, behindGateway = true, root = process.cwd() } = {}) {
   const target = functionsOf({ f: exported }).get('f');
   target.signature = signature ?? signatureOf('f', target);
   const logged = [];
@@ -25,7 +25,7 @@ async function serve(t, exported, { signature, bodyLimit = 1e6, behindGateway = 
       this.calls.delete(call);
     },
   };
-  const server = callServer(instance, { function: 'f', root, bodyLimit }, target, { onSocket: true });
+  const server = callServer(instance, { function: 'f', root, bodyLimit, event }, target, { onSocket: true });
   const socket = path.join(folder(t), 'calls.sock');
   await listen(server, { path: socket });
   t.after(() => {

@@ -1,6 +1,6 @@
 'use strict';
 // The event that a Lambda handler gets, made of the request and its body: API Gateway's proxy event of version 2 (HTTP APIs,
-// function URLs), or of version 1 (REST APIs) where the function's `config` says `event: 'v1'`.
+// function URLs), or of version 1 (REST APIs) where the function's settings say `event: v1`.
 
 const MONTHS = ['Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun', 'Jul', 'Aug', 'Sep', 'Oct', 'Nov', 'Dec'];
 /** Bodies of these types reach the function as text, all others in base64. */
@@ -8,10 +8,9 @@ const TEXTUAL = /^(text\/|application\/(json|javascript|xml|x-www-form-urlencode
 
 const EVENTS = { v1: eventOfRest, v2: eventOf };
 
-/** What makes the events of a function, by its `config`. */
-function eventMaker({ event = 'v2' } = {}) {
-  if (!Object.hasOwn(EVENTS, event)) throw new Error(`\`event\` can be \`v1\` or \`v2\`, not \`${event}\``);
-  return EVENTS[event];
+/** What makes the events of a function, by the version that its settings name. */
+function eventMaker(version = 'v2') {
+  return EVENTS[version];
 }
 
 function eventOf({ req, id }, bytes) {
