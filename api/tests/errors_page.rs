@@ -51,7 +51,7 @@ fn rows() -> Vec<(CallError, &'static str)> {
         ),
         (
             CallError::FunctionError { function: function.clone() },
-            "The handler threw or rejected before it answered. The author reads the stack in `epsilon logs`. The instance lives on.",
+            "The handler threw or rejected before it answered. The author reads the stack in `epsilon logs`. The instance lives on. An error of a `(req, res)` function with a `status` or `statusCode` from 400 to 599 is answered with that status, as in Express 5; its message is in the answer if its `expose` is `true`.",
         ),
         (
             CallError::FunctionCrashed { function: function.clone(), cause: "exit 137".into() },
