@@ -114,10 +114,11 @@ impl Dependencies {
             return Ok(Some(Installed { cached: true, ..installed }));
         }
         let folder = work.folder("install", container_user())?;
-        let (from, to, whole) = (Arc::clone(source), folder.clone(), manifest.needs_tree);
+        let (from, to) = (Arc::clone(source), folder.clone());
+        let only = (!manifest.needs_tree).then(|| manifest.given());
         let npmrc = manifest.npmrc.clone();
         blocking::run("preparing an install", move || {
-            npm::prepare(&from, &to, whole, &npmrc)
+            npm::prepare(&from, &to, only.as_deref(), &npmrc)
                 .map_err(|err| error::file("preparing an install", &err))
         })
         .await?;
@@ -235,7 +236,7 @@ fn lost() -> BuildError {
 
 /// Writes the files of a project into a folder, for the user of containers, but for settings of npm.
 pub(crate) fn lay_out(source: &Source, to: &Path) -> io::Result<()> {
-    npm::prepare(source, to, true, "")
+    npm::prepare(source, to, None, "")
 }
 
 /// The size of the packages, if some were installed. Install scripts may have put anything in their place: what lies there

@@ -11,14 +11,16 @@ use epsilon_api::{build::BuildError, ids::ProjectName, units::Bytes};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
-/// What npm reads at the root of a project, beside its settings.
-pub(super) const FILES: [&str; 3] = ["package.json", "package-lock.json", "npm-shrinkwrap.json"];
+/// Says what is asked for.
+const PACKAGE: &str = "package.json";
 /// npm's settings. No file of this name gets to npm as it is: see [`npmrc`].
 pub(super) const SETTINGS: &str = ".npmrc";
 /// The lockfiles that npm honours, the one that wins first.
 const LOCKFILES: [&str; 2] = ["npm-shrinkwrap.json", "package-lock.json"];
+/// npm takes the versions of Yarn 1's, where there is none of its own; of later ones it reads nothing.
+const YARN: (&str, &str) = ("yarn.lock", "# yarn lockfile v1");
 /// Lockfiles of other tools.
-const OTHERS: [&str; 4] = ["yarn.lock", "pnpm-lock.yaml", "bun.lock", "bun.lockb"];
+const OTHERS: [&str; 4] = [YARN.0, "pnpm-lock.yaml", "bun.lock", "bun.lockb"];
 /// What decides which packages are installed.
 const PARTS: [&str; 8] = [
     "dependencies",
@@ -91,6 +93,13 @@ impl Manifest {
             files.extend(source.read(name, LOCKFILE_MAX)?.map(|content| (name, content)));
         }
         let has_lockfile = !files.is_empty();
+        if !has_lockfile {
+            let lock = source.read(YARN.0, LOCKFILE_MAX)?;
+            let is_first =
+                |lock: &Vec<u8>| String::from_utf8_lossy(lock).lines().any(|line| line == YARN.1);
+            files.extend(lock.filter(is_first).map(|lock| (YARN.0, lock)));
+        }
+        let is_pinned = !files.is_empty();
         let settings = source.read(SETTINGS, PACKAGE_MAX)?.unwrap_or_default();
         let settings = String::from_utf8_lossy(&settings);
         let settings = npmrc::reduce(settings.trim_start_matches('\u{feff}'), operator);
@@ -113,8 +122,13 @@ impl Manifest {
             needs_tree: !is_empty("workspaces")
                 || asked[..2].iter().any(|part| is_local(&package, part))
                 || has_dev && is_local(&package, DEV),
-            notes: [notes(source, &package, has_lockfile), settings.notes].concat(),
+            notes: [notes(source, &package, is_pinned), settings.notes].concat(),
         }))
+    }
+
+    /// Files of the project's root that npm gets to see, if it does not see all.
+    pub(super) fn given(&self) -> Vec<&'static str> {
+        [PACKAGE].into_iter().chain(self.files.iter().map(|(name, _)| *name)).collect()
     }
 
     /// Of all that decides what is installed. What a project has under its key is what every other one would have.
@@ -172,14 +186,14 @@ fn outside(package: &Map<String, Value>, part: &str) -> Option<(String, String)>
     })
 }
 
-fn notes(source: &Source, package: &Map<String, Value>, has_lockfile: bool) -> Vec<String> {
+fn notes(source: &Source, package: &Map<String, Value>, is_pinned: bool) -> Vec<String> {
     let mut notes = Vec::new();
-    if !has_lockfile {
+    if !is_pinned {
         let other = OTHERS.iter().find(|name| source.get(name).is_some());
         notes.push(match other {
             Some(other) => format!(
-                "`{other}` is not read: npm installs what `package.json` asks for. `npm install` makes a \
-                 lockfile that pins the versions."
+                "`{other}` is not read: npm installs what `package.json` asks for, and chooses the versions. Push the \
+                 `package-lock.json` that `npm install` makes to pin them; a `yarn.lock` of Yarn 1 does it, too"
             ),
             None => "no lockfile: `npm install` may choose other versions another day; push \
                      `package-lock.json` to pin them"
@@ -290,10 +304,27 @@ mod tests {
     async fn the_developer_is_told_what_is_not_honoured() {
         assert_eq!(notes(&[A, ("package-lock.json", "{}")]).await, [""; 0]);
         assert!(notes(&[A]).await[0].contains("no lockfile"));
-        assert!(notes(&[A, ("yarn.lock", "")]).await[0].contains("`yarn.lock` is not read"));
+        for lock in ["yarn.lock", "pnpm-lock.yaml", "bun.lock"] {
+            let text = "__metadata:\n  version: 8\n";
+            assert!(notes(&[A, (lock, text)]).await[0].contains(&format!("`{lock}` is not read")));
+        }
         let script = r#"{"dependencies":{"a":"1"},"scripts":{"postinstall":"x"}}"#;
         let notes = notes(&[("package.json", script), ("npm-shrinkwrap.json", "{}")]).await;
         assert!(notes.len() == 1 && notes[0].contains("`postinstall`"));
+    }
+
+    #[tokio::test]
+    async fn a_lockfile_of_yarn_1_is_npms_to_read_where_it_has_none_of_its_own() {
+        let yarn =
+            |pin: &str| format!("# THIS IS\r\n# yarn lockfile v1\r\n{pin}").replace('\r', "");
+        let (one, two) = (yarn("1"), yarn("2"));
+        let with = read(&[A, ("yarn.lock", &one)]).await.unwrap();
+        assert_eq!((with.given(), with.has_lockfile), (vec!["package.json", "yarn.lock"], false));
+        assert_eq!(with.notes, [""; 0]);
+        assert_ne!(key(&[A, ("yarn.lock", &one)]).await, key(&[A, ("yarn.lock", &two)]).await);
+        let npms = ("package-lock.json", "{}");
+        let both = read(&[A, npms, ("yarn.lock", &one)]).await.unwrap();
+        assert_eq!(both.given(), ["package.json", "package-lock.json"]);
     }
 
     #[tokio::test]

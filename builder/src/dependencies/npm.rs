@@ -115,9 +115,14 @@ impl Npm<'_> {
     }
 }
 
-/// Puts what npm needs into the folder that it works in: the manifest and the lockfile of the project; for packages
+/// Puts what npm needs into the folder that it works in: `only` the manifest and the lockfile of the project; for packages
 /// that lie in the project itself, everything. Its settings for npm only as far as an install may see them.
-pub(super) fn prepare(source: &Source, to: &Path, whole: bool, npmrc: &str) -> io::Result<()> {
+pub(super) fn prepare(
+    source: &Source,
+    to: &Path,
+    only: Option<&[&str]>,
+    npmrc: &str,
+) -> io::Result<()> {
     let owner = container_user();
     let make = |path: &Path| {
         let mut folder = to.to_owned();
@@ -127,12 +132,13 @@ pub(super) fn prepare(source: &Source, to: &Path, whole: bool, npmrc: &str) -> i
             give(&folder, owner)
         })
     };
-    for path in source.empty_folders.iter().filter(|_| whole) {
+    for path in source.empty_folders.iter().filter(|_| only.is_none()) {
         make(Path::new(path))?;
     }
     for file in &source.files {
         let is_settings = || file.path.split('/').any(|name| name == manifest::SETTINGS);
-        if !whole && !manifest::FILES.contains(&file.path.as_str()) || is_settings() {
+        let is_given = only.is_none_or(|only| only.contains(&file.path.as_str()));
+        if !is_given || is_settings() {
             continue;
         }
         make(Path::new(&file.path).parent().unwrap_or(Path::new("")))?;

@@ -199,3 +199,22 @@ async fn a_projects_own_scope_is_asked_with_its_own_token() {
     assert_eq!(registry.asked(), "");
     lab.end().await;
 }
+
+/// What it names is fetched, and not what the registry has under the same version.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lockfile_of_yarn_1_is_honoured() {
+    let (registry, pinned) = (Host::start(), Host::start());
+    registry.publish("leftpadx", "newest", &registry);
+    pinned.publish("leftpadx", "pinned", &pinned);
+    let npmrc = operators(&registry);
+    let lab = lab(&npmrc).await;
+    let package = ("package.json", r#"{"name":"lab-yarn","dependencies":{"leftpadx":"*"}}"#);
+    let tarball = format!("http://{}/leftpadx/-/leftpadx-1.0.0.tgz", pinned.address);
+    let lock = format!(
+        "# yarn lockfile v1\n\n\nleftpadx@*:\n  version \"1.0.0\"\n  resolved \"{tarball}\"\n"
+    );
+    let built = lab.build(&[package, ("yarn.lock", &lock), INDEX]).await.unwrap();
+    assert!(!lab.lines().contains("is not read"), "{}", lab.lines());
+    assert_eq!(Served::run(&built.functions[0].image.reference).get("/"), "pinned");
+    lab.end().await;
+}
