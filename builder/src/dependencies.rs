@@ -12,6 +12,7 @@
 //! scripts run, but in a second container: what a package runs never sees a cache that is installed from, nor the
 //! settings of either, which may hold tokens. The project's own scripts never run here.
 
+mod local;
 mod manifest;
 mod npm;
 mod npmrc;

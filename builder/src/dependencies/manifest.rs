@@ -1,7 +1,10 @@
 //! What a project asks npm for: the parts of `package.json` that decide what is installed, and the files
 //! beside it. Reads, runs nothing.
 
-use super::npmrc::{self, Operator};
+use super::{
+    local,
+    npmrc::{self, Operator},
+};
 use crate::{
     error::{self, Hint},
     manifest::{decode, short},
@@ -52,6 +55,8 @@ pub(super) struct Manifest {
     pub(super) has_lockfile: bool,
     /// What only development needs, too.
     pub(super) with_dev: bool,
+    /// npm copies folders of the project instead of linking them.
+    copies: bool,
     /// Packages lie in the project itself, so npm has to see all of it.
     pub(super) needs_tree: bool,
     /// One line each, for the developer.
@@ -115,6 +120,8 @@ impl Manifest {
             package: serde_json::to_string(&asked_for).unwrap_or_default(),
             parts: serde_json::to_string(&parts).unwrap_or_default(),
             files,
+            copies: operator.copies
+                || settings.text.lines().any(|line| line == "install-links=true"),
             npmrc: settings.text,
             origins: operator.origins(),
             has_lockfile,
@@ -139,7 +146,7 @@ impl Manifest {
             key = key.part(name.as_bytes()).part(content);
         }
         if self.needs_tree {
-            key = key.part(source.digest.to_string().as_bytes());
+            key = local::digest_into(key, source, self.copies);
         }
         key.finish()
     }
@@ -278,11 +285,17 @@ mod tests {
     async fn packages_in_the_project_need_all_of_it() {
         let local = ("package.json", r#"{"dependencies":{"a":"file:./lib"}}"#);
         assert!(read(&[local]).await.unwrap().needs_tree);
-        assert_ne!(key(&[local, ("x.js", "1")]).await, key(&[local, ("x.js", "2")]).await);
         assert!(
             read(&[("package.json", r#"{"workspaces":["packages/*"]}"#)]).await.unwrap().needs_tree
         );
         assert!(!read(&[A]).await.unwrap().needs_tree);
+        let copied = (".npmrc", "install-links=true");
+        for (settings, is_copied) in [(copied, true), ((".npmrc", ""), false)] {
+            assert_eq!(read(&[local, settings]).await.unwrap().copies, is_copied);
+            let key = async |text| key(&[local, settings, ("x.js", text)]).await;
+            assert_eq!(key("1").await != key("2").await, is_copied);
+        }
+        assert!(Operator::read("install-links=true", None).copies);
     }
 
     #[tokio::test]

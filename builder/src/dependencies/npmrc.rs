@@ -52,6 +52,8 @@ pub(crate) struct Operator {
     hosts: BTreeSet<String>,
     /// Of `proxy`, `strict-ssl` and their like: key and value, as written.
     connection: Vec<(String, String)>,
+    /// `install-links`: folders of a project are copied into its packages, and not linked.
+    pub(super) copies: bool,
 }
 
 /// What is left of a project's file.
@@ -83,6 +85,7 @@ impl Operator {
                     let key = if key == "http-proxy" { "proxy" } else { key };
                     operator.connection.push((key.to_owned(), value.to_owned()));
                 }
+                "install-links" => operator.copies = value == "true",
                 key if is_scope(key) => operator.scopes.push((key.to_owned(), value.to_owned())),
                 key => operator.hosts.extend(host_of(key)),
             }
