@@ -48,7 +48,7 @@ use std::{
 };
 
 /// Raised when installs are done in another way.
-const RECIPE: &[u8] = b"3";
+const RECIPE: &[u8] = b"4";
 
 /// Installs packages.
 #[derive(Clone, Debug)]
@@ -214,7 +214,7 @@ fn keep(
     fs::create_dir(&home).map_err(file)?;
     let modules = home.join("node_modules");
     fs::rename(folder.join("node_modules"), &modules).map_err(file)?;
-    let layer = tree::folder(&modules, "app/node_modules", &[], &home.join("layer.tar"))?;
+    let layer = tree::packages(&modules, "app/node_modules", &home.join("layer.tar"))?;
     upkeep::write_size(&home, size.get().saturating_add(layer.bytes)).map_err(file)?;
     let key = key(&layer.diff_id);
     let kept = Kept { diff_id: layer.diff_id, bytes: layer.bytes, dev };

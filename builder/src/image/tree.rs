@@ -1,16 +1,16 @@
 //! Writes a layer: a tar whose bytes depend on nothing but paths, contents and executable bits. No
 //! owners, no order of a directory, no times of this machine. Blocking; call it where blocking is fine.
 //!
-//! A file of the project has a time that follows from its content. Web servers make `ETag` and
-//! `Last-Modified` of size and time: were it the same for all, a browser would keep an old page after a deploy
-//! that changes it without changing its length.
+//! A file of the project has a time that follows from its content, one of a package a time that follows from the
+//! `package.json` above it, which has its version. Web servers make `ETag` and `Last-Modified` of size and time: were it
+//! the same for all, a browser would keep an old page after a deploy that changes it without changing its length.
 
 use super::Layer;
 use crate::{
     cache::Held,
     error,
     hashing::Hashing,
-    source::{FileKind, Source, SourceFile},
+    source::{ContentDigest, FileKind, Source, SourceFile},
 };
 use epsilon_api::build::BuildError;
 use std::{
@@ -73,7 +73,16 @@ pub(crate) fn folder(
         for path in empty {
             layer.folder(path)?;
         }
-        layer.walk(from, inside)?;
+        layer.walk(from, inside, None)?;
+        layer.finish()
+    })
+}
+
+/// A layer with a folder of packages.
+pub(crate) fn packages(from: &Path, inside: &str, to: &Path) -> Result<Layer, BuildError> {
+    written(|| {
+        let mut layer = Writer::create(to)?;
+        layer.walk(from, inside, Some(0))?;
         layer.finish()
     })
 }
@@ -138,13 +147,14 @@ impl Writer {
             FileKind::Symlink { target } => self.link(path, Path::new(target)),
             FileKind::File => {
                 let content = File::open(source.root.join(&file.path))?;
-                self.file(path, file.executable, time_of(file), file.bytes, content)
+                self.file(path, file.executable, time_of(&file.sha256), file.bytes, content)
             }
         }
     }
 
-    /// A folder with all below it. Sockets, pipes and devices are left out: no package has them.
-    fn walk(&mut self, from: &Path, inside: &str) -> io::Result<()> {
+    /// A folder with all below it. Sockets, pipes and devices are left out: no package has them. With a `time`, files
+    /// have that of the package that they lie in.
+    fn walk(&mut self, from: &Path, inside: &str, time: Option<u64>) -> io::Result<()> {
         // Of what others made: a link to a folder would pack this machine's own files.
         if !fs::symlink_metadata(from)?.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
@@ -153,6 +163,10 @@ impl Writer {
         let mut names: Vec<_> =
             fs::read_dir(from)?.map(|e| e.map(|e| e.file_name())).collect::<io::Result<_>>()?;
         names.sort();
+        let time = match time {
+            Some(time) => Some(time_of_package(from)?.unwrap_or(time)),
+            None => None,
+        };
         for name in names {
             let here = from.join(&name);
             let Some(name) = name.to_str() else {
@@ -164,12 +178,12 @@ impl Writer {
             let path = format!("{inside}/{name}");
             let about = fs::symlink_metadata(&here)?;
             if about.is_dir() {
-                self.walk(&here, &path)?;
+                self.walk(&here, &path, time)?;
             } else if about.is_symlink() {
                 self.link(&path, &fs::read_link(&here)?)?;
             } else if about.is_file() {
                 let executable = about.permissions().mode() & 0o100 != 0;
-                self.file(&path, executable, 0, about.len(), File::open(&here)?)?;
+                self.file(&path, executable, time.unwrap_or(0), about.len(), File::open(&here)?)?;
             }
         }
         Ok(())
@@ -185,12 +199,26 @@ impl Writer {
 }
 
 /// Another one for another content; always in the years after 1970, so never in anybody's future.
-fn time_of(file: &SourceFile) -> u64 {
+fn time_of(content: &ContentDigest) -> u64 {
     /// About 34 years.
     const RANGE: u64 = 1 << 30;
-    let text = file.sha256.to_string();
+    let text = content.to_string();
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(15).collect();
     u64::from_str_radix(&digits, 16).unwrap_or_default() % RANGE
+}
+
+/// The time for a folder that is a package.
+fn time_of_package(folder: &Path) -> io::Result<Option<u64>> {
+    /// npm's own largest are around 100 KiB.
+    const MOST: u64 = 1 << 20;
+    let path = folder.join("package.json");
+    // Of what others made: neither a link nor a pipe is followed.
+    if !fs::symlink_metadata(&path).is_ok_and(|about| about.is_file()) {
+        return Ok(None);
+    }
+    let mut text = Vec::new();
+    File::open(&path)?.take(MOST).read_to_end(&mut text)?;
+    Ok(Some(time_of(&ContentDigest::of(&text))))
 }
 
 fn header(kind: EntryType, mode: u32, bytes: u64) -> Header {
@@ -282,6 +310,32 @@ mod tests {
             paths.collect::<Vec<_>>(),
             ["app/", "app/index.js", "app/data/", "app/data/in/"]
         );
+    }
+
+    #[test]
+    fn files_of_another_version_of_a_package_have_another_time() {
+        let times = |version: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let root = dir.path().join("m");
+            for (path, text) in
+                [("a/package.json", version), ("a/dist/x.css", "x"), ("b/y.js", "y")]
+            {
+                let path = root.join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, text).unwrap();
+            }
+            let layer = packages(&root, "app", &dir.path().join("a.tar")).unwrap();
+            let mut tar = tar::Archive::new(File::open(&layer.tar).unwrap());
+            let entries = tar.entries().unwrap().map(|entry| {
+                let entry = entry.unwrap();
+                (entry.path().unwrap().display().to_string(), entry.header().mtime().unwrap())
+            });
+            entries.collect::<BTreeMap<_, _>>()
+        };
+        let (one, again, two) = (times("{1}"), times("{1}"), times("{2}"));
+        assert_eq!(one, again);
+        assert_ne!(one["app/a/dist/x.css"], two["app/a/dist/x.css"]);
+        assert_eq!(one["app/b/y.js"], 0);
     }
 
     #[test]
