@@ -246,6 +246,8 @@ impl Deploys {
         story: &Story,
     ) -> Result<Ready, DeployError> {
         let is_ours = matches!(work, Work::Push(_));
+        // A document may have some of a project's functions, and does not say so.
+        let is_whole = matches!(&work, Work::Push(push) if push.only.is_empty());
         let (built, by_folder) = match work {
             Work::Push(push) => self.build(id, push, story).await?,
             Work::Built(built) => (built, None),
@@ -255,7 +257,7 @@ impl Deploys {
         let lease = lease.map_err(DeployError::Store)?;
         let prepared = self.number(id, &built, is_ours).await?;
         let started = self.start(prepared, is_ours, story).await?;
-        Ok(Ready { started, _lease: lease, _turns: (by_folder, by_project) })
+        Ok(Ready { started, is_whole, _lease: lease, _turns: (by_folder, by_project) })
     }
 
     async fn build(
@@ -357,6 +359,11 @@ impl Deploys {
             }
             deployment
         };
+        if ready.is_whole
+            && let Some(line) = self.left_behind(&deployment)
+        {
+            story.line(line);
+        }
         let changed = deployment.functions.iter().filter(|function| function.changed).count();
         let detail = match changed {
             0 => "nothing changed".into(),
@@ -364,6 +371,30 @@ impl Deploys {
         };
         story.done(Step::Activate, detail, began);
         Ok(deployment)
+    }
+
+    /// Says which functions of the project serve on and are not in what was deployed.
+    fn left_behind(&self, deployment: &Deployment) -> Option<String> {
+        /// Most names that are listed.
+        const LISTED: usize = 20;
+        let table = self.routes.table();
+        let versions = table.routes().map(|route| &route.version);
+        let own = versions.filter(|version| deployment.project.as_ref() == Some(&version.project));
+        let is_there =
+            |name: &FunctionName| deployment.functions.iter().any(|one| one.name == *name);
+        let mut left: Vec<_> =
+            own.map(|version| &version.function).filter(|name| !is_there(name)).collect();
+        left.sort();
+        let first = left.first()?;
+        let named: Vec<_> = left.iter().take(LISTED).map(|name| format!("`{name}`")).collect();
+        let more = match left.len().saturating_sub(LISTED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Some(format!(
+            "note: still served, not in this source: {}{more}; `epsilon delete {first}` ends it",
+            named.join(", ")
+        ))
     }
 
     /// The deployment if it serves all the same: what was lost may only be the store's answer.
@@ -400,6 +431,8 @@ impl Deploys {
 /// What `prepare` hands to `activate`.
 struct Ready {
     started: Started,
+    /// All functions of the project are in it.
+    is_whole: bool,
     /// Other gateways wait as well.
     _lease: Lease,
     /// Others of this project wait until this is dropped.

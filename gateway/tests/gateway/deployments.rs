@@ -76,6 +76,21 @@ async fn a_push_is_told_from_its_archive_to_serving() {
 }
 
 #[tokio::test]
+async fn functions_that_left_the_source_are_named_as_still_served() {
+    let world = World::with(&[]).await;
+    world.deploy("other", &[("elsewhere", "1")]).await;
+    world.deploy("shop", &[("bad", "1"), ("hello", "1"), ("old", "1")]).await;
+    let note =
+        "| note: still served, not in this source: `bad`, `old`; `epsilon delete bad` ends it";
+    let told = story(&world.deploy("shop", &[("hello", "2")]).await);
+    assert!(told.iter().any(|line| line == note), "{told:?}");
+    // Of some functions only: nothing is said of the others.
+    world.builder.next(Ok(built("shop", &[("hello", "3")])));
+    let told = world.ask(Method::POST, "/v1/deployments?only=hello", "x").await.body;
+    assert!(told.contains("1 function changed") && !told.contains("still served"), "{told}");
+}
+
+#[tokio::test]
 async fn nothing_changed_is_no_new_version() {
     let world = World::with(&["hello", "pay"]).await;
     let told = world.deploy("shop", &[("hello", "1"), ("pay", "1")]).await;
