@@ -10,6 +10,7 @@ mod bad_archives;
 mod bad_code;
 mod bad_projects;
 mod bodies;
+mod brought;
 mod builds;
 mod burst;
 mod calls;
