@@ -32,6 +32,9 @@ pub enum CallError {
     /// The request's head did not come as a whole in time.
     #[error("the head of the request took too long")]
     HeadTooSlow,
+    /// Plain HTTP from another machine, where TLS is spoken.
+    #[error("this listener speaks TLS with other machines")]
+    TlsRequired,
     /// The text before the first `/` names nothing.
     #[error("no function is named `{0}`")]
     FunctionNotFound(String),
@@ -231,6 +234,7 @@ impl CallError {
                 (StatusCode::URI_TOO_LONG, "TARGET_TOO_LONG", Caller, false, None)
             }
             Self::HeadTooSlow => (StatusCode::REQUEST_TIMEOUT, "HEAD_TOO_SLOW", Caller, true, None),
+            Self::TlsRequired => (StatusCode::BAD_REQUEST, "TLS_REQUIRED", Caller, true, None),
             Self::FunctionNotFound(_) => {
                 (StatusCode::NOT_FOUND, "FUNCTION_NOT_FOUND", Caller, false, None)
             }
@@ -299,6 +303,7 @@ impl CallError {
             Self::HeadTooLarge => {
                 Some("the operator's settings are `gateway.max_header` and `gateway.max_headers`".into())
             }
+            Self::TlsRequired => Some("use `https://` in place of `http://`".into()),
             Self::HeadTooSlow => Some("the operator's setting is `gateway.header_timeout`".into()),
             Self::BodyTooLarge { .. } => {
                 Some("the operator's setting is `gateway.max_body`".into())

@@ -183,6 +183,7 @@ impl Refusal {
             | CallError::HeadTooLarge
             | CallError::TargetTooLong
             | CallError::HeadTooSlow
+            | CallError::TlsRequired
             | CallError::GatewayFull
             | CallError::CallerGone => Self::Internal { cause: err.to_string() },
         }

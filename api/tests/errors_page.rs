@@ -30,6 +30,10 @@ fn rows() -> Vec<(CallError, &'static str)> {
             "The head did not come as a whole within `gateway.header_timeout`. The caller sends it in one go. The connection ends.",
         ),
         (
+            CallError::TlsRequired,
+            "The control listener has certificates (`gateway.tls_certificate`) and another machine sent it plain HTTP. The caller writes `https://`. The connection ends.",
+        ),
+        (
             CallError::FunctionNotFound("chekout".into()),
             "The first part of the path (or of the host) names no function. The caller mends the name.",
         ),

@@ -34,6 +34,11 @@ pub(crate) struct Globals {
     )]
     pub(crate) gateway: Option<String>,
 
+    /// File of the authorities (PEM) whose certificates the gateway may have, for `https://` [default:
+    /// the system's]
+    #[arg(long, global = true, value_name = "FILE", env = "EPSILON_CA", hide_env_values = true)]
+    pub(crate) ca: Option<PathBuf>,
+
     /// Key for the control API [default: the one in DATA/admin.key]
     #[arg(long, global = true, value_name = "KEY", env = "EPSILON_KEY", hide_env_values = true)]
     #[arg(value_parser = secret)]

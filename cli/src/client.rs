@@ -1,8 +1,10 @@
 //! The control API from the caller's side: one method per question, answers in the words of
 //! `epsilon_api::admin`, every error a [`Failure`] that tells the person what to do next.
 
+mod connect;
 mod lines;
 
+pub(crate) use connect::{Trust, http_client};
 pub(crate) use lines::{JsonLines, LineError};
 
 use crate::{args::Globals, data_dir, failure::Failure};
@@ -19,14 +21,10 @@ use epsilon_api::{
 use http::{HeaderValue, Method, StatusCode, header};
 use reqwest::{Body, RequestBuilder, Response, Url};
 use serde::{Serialize, de::DeserializeOwned};
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 /// Where `epsilon up` listens unless told otherwise.
 const DEFAULT_GATEWAY: &str = "http://127.0.0.1:8081";
-/// Loopback and private networks answer at once or not at all.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// Finds a dead gateway under a log that is silent for hours.
-const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Plain questions; a rollback or a delete may wait for instances.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// A gateway has fewer pages of functions than this, or it is not one of ours.
@@ -37,38 +35,26 @@ const PAGES_MAX: usize = 10_000;
 pub(crate) struct Client {
     http: reqwest::Client,
     base: Url,
+    /// The file that was named for the authorities of `base`.
+    ca: Option<PathBuf>,
     key: Option<Secret<String>>,
     /// Where the key was looked for, and why it was not found there.
     key_missing: Option<(PathBuf, std::io::Error)>,
     answer_within: Duration,
 }
 
-/// A client for `url`: past the proxy when the address is this machine's own, because a company's proxy
-/// would look for 127.0.0.1 on its own machine.
-pub(crate) fn http_client(url: &Url) -> Result<reqwest::Client, Failure> {
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    let loopback = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-    let builder = reqwest::Client::builder()
-        .user_agent(concat!("epsilon/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT_WITHIN)
-        .tcp_keepalive(KEEPALIVE)
-        .redirect(reqwest::redirect::Policy::none());
-    let builder = if loopback { builder.no_proxy() } else { builder };
-    builder
-        .build()
-        .map_err(|err| Failure::new("CLIENT", "no HTTP client can be made").because(&err))
-}
-
 impl Client {
     /// The gateway that the flags, the environment or the data folder name. Sends nothing yet.
     pub(crate) fn new(globals: &Globals) -> Result<Self, Failure> {
         let data = data_dir::locate(globals.data_dir.as_deref())?;
-        let address = globals
-            .gateway
-            .clone()
-            .or_else(|| data_dir::holder(&data)?.control)
-            .unwrap_or_else(|| DEFAULT_GATEWAY.to_owned());
-        let base = parse_base(&address)?;
+        let (address, authority) = match &globals.gateway {
+            Some(address) => (Some(address.clone()), None),
+            None => {
+                data_dir::holder(&data).map_or((None, None), |one| (one.control, one.authority))
+            }
+        };
+        let base = parse_base(address.as_deref().unwrap_or(DEFAULT_GATEWAY))?;
+        let ca = globals.ca.clone().or(authority);
         let (key, key_missing) = match &globals.key {
             Some(key) => (Some(key.clone()), None),
             None => match data_dir::admin_key(&data) {
@@ -77,7 +63,8 @@ impl Client {
             },
         };
         let answer_within = globals.timeout.unwrap_or(ANSWER_WITHIN);
-        Ok(Self { http: http_client(&base)?, base, key, key_missing, answer_within })
+        let http = http_client(&base, ca.as_deref().map_or(Trust::System, Trust::Only))?;
+        Ok(Self { http, base, ca, key, key_missing, answer_within })
     }
 
     /// All functions, by name.
@@ -308,6 +295,10 @@ impl Client {
             return self.foreign(&format!("status {status}"));
         };
         let failure = Failure::from(envelope);
+        if failure.code() == "TLS_REQUIRED" && self.base.scheme() == "http" {
+            let rest = self.base.as_str().trim_start_matches("http:").trim_end_matches('/');
+            return failure.hint(format!("use `--gateway https:{rest}`"));
+        }
         match (&self.key_missing, status) {
             (Some((path, err)), StatusCode::UNAUTHORIZED) => failure.hint(format!(
                 "no key: `{}` cannot be read ({err}); run this as the user who runs `epsilon up`, name \
@@ -324,17 +315,32 @@ impl Client {
     /// What no answer at all means.
     pub(crate) fn unreachable(&self, err: reqwest::Error) -> Failure {
         let at = self.base.as_str().trim_end_matches('/');
-        if err.is_connect() {
+        if let Some(failure) = connect::tls_failure(&err, &self.base, self.ca.as_deref()) {
+            failure
+        } else if err.is_connect()
+            && connect::is_loopback(&self.base)
+            && self.base.scheme() == "http"
+        {
             Failure::new("NOT_RUNNING", format!("`epsilon up` is not running at {at}")).hint(
                 "start it with `epsilon up`, or point elsewhere with `--gateway URL` or EPSILON_GATEWAY",
             )
+        } else if err.is_connect() {
+            Failure::new("NOT_RUNNING", format!("no gateway can be reached at {at}"))
+                .because(&err.without_url())
+                .hint("is it the control address (`--gateway URL`, EPSILON_GATEWAY), and open from here?")
         } else if err.is_timeout() {
             Failure::new("TIMEOUT", format!("no answer from {at} in time"))
                 .hint("wait longer with `--timeout 5m`")
         } else {
+            let hint = match self.base.scheme() {
+                "http" => {
+                    "see whether the gateway still runs, then try again; if it speaks TLS, use `https://`"
+                }
+                _ => "see whether the gateway still runs, then try again",
+            };
             Failure::new("CONNECTION_LOST", format!("the connection to {at} broke"))
                 .because(&err.without_url())
-                .hint("see whether `epsilon up` still runs, then try again")
+                .hint(hint)
         }
     }
 
@@ -384,8 +390,7 @@ fn parse_base(address: &str) -> Result<Url, Failure> {
     };
     let url = Url::parse(&text).map_err(|err| wrong(&err.to_string()))?;
     match url.scheme() {
-        "http" => Ok(url),
-        "https" => Err(wrong("the control API speaks plain HTTP, on loopback or behind a tunnel")),
+        "http" | "https" => Ok(url),
         other => Err(wrong(&format!("`{other}` is not a protocol that it speaks"))),
     }
 }
@@ -397,7 +402,8 @@ mod tests {
     #[test]
     fn a_bare_address_is_a_url() {
         assert_eq!(parse_base("10.0.0.7:8081").unwrap().as_str(), "http://10.0.0.7:8081/");
-        assert!(parse_base("https://x").is_err() && parse_base("unix://x").is_err());
+        assert_eq!(parse_base("https://x").unwrap().as_str(), "https://x/");
+        assert!(parse_base("unix://x").is_err());
     }
 
     #[test]

@@ -45,6 +45,8 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use crate::control::address::ControlAddress;
+
 /// How long connections that were cut may take to let go.
 const LETTING_GO: Duration = Duration::from_secs(1);
 
@@ -100,6 +102,7 @@ pub struct App {
     members: Background,
     /// VMs that had joined before we started.
     known: usize,
+    address: ControlAddress,
 }
 
 /// A gateway that serves.
@@ -203,10 +206,9 @@ impl App {
             tasks: members.tasks.clone(),
         };
         let roster = Roster::new(handover.clone(), identity.clone(), config.members, config.care);
-        let control_url = config.control_url.clone().unwrap_or_else(|| {
-            let scheme = if tls.is_some() { "https" } else { "http" };
-            format!("{scheme}://{}", control.address())
-        });
+        let control_address = ControlAddress::new(control.address(), tls);
+        let control_url = config.control_url.clone();
+        let control_url = control_url.unwrap_or_else(|| control_address.url.clone());
         let sync = Sync {
             store: Arc::clone(&store),
             watch: Arc::clone(&store_watch),
@@ -319,7 +321,7 @@ impl App {
             public: door(public, None, metrics.connections.clone(), PUBLIC_FILES),
             control: door(
                 control,
-                tls.map(tls::Files::server).transpose()?,
+                tls.map(tls::Files::server_for_all).transpose()?,
                 uncounted()?,
                 CONTROL_FILES,
             ),
@@ -331,6 +333,7 @@ impl App {
             retention,
             members,
             known,
+            address: control_address,
         })
     }
 
@@ -342,6 +345,11 @@ impl App {
     /// Where the control API listens.
     pub fn control_addr(&self) -> SocketAddr {
         self.control.listener.address()
+    }
+
+    /// How it is reached there.
+    pub fn control_address(&self) -> &ControlAddress {
+        &self.address
     }
 
     /// Begins to serve. Needs a tokio runtime.
@@ -357,6 +365,7 @@ impl App {
             retention,
             members,
             known,
+            address: _,
         } = self;
         let ending = public.ending.clone();
         let last_beat = sync.last_beat();

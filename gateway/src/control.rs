@@ -2,11 +2,13 @@
 //! `epsilon_api::admin`; nothing here is on the path of a call.
 //!
 //! `/healthz` and `/v1/openapi.json` answer without a key: they tell nothing of what runs here. So does `/metrics`, to this
-//! machine only. The rest wants `Authorization: Bearer <key>`.
+//! machine only. The rest wants `Authorization: Bearer <key>`; what members of the fleet ask wants a certificate of its
+//! authority besides, where TLS is set up.
 //!
 //! When a client hangs up, questions are dropped; a change that has begun (rollback, delete, activation)
 //! goes on to its end, because half of it would be worse than all of it.
 
+pub(crate) mod address;
 mod audit;
 mod auth;
 mod autoscaler;
@@ -122,6 +124,12 @@ fn router(control: &Arc<Control>) -> Router {
     let afar = middleware::from_fn_with_state(Arc::clone(control), auth::require_key_from_afar);
     let remove = delete(functions::delete).layer(store.clone());
     let split = post(traffic::split).layer(store.clone());
+    // Asked by members, which have keys of their own.
+    let members = Router::new()
+        .route("/v1/fleet/join", post(fleet::join))
+        .route("/v1/fleet/beat", post(fleet::beat))
+        .route("/v1/fleet/leave", post(fleet::leave))
+        .route_layer(middleware::from_fn(auth::require_certificate));
     Router::new()
         .route("/v1/functions", get(functions::list))
         .route("/v1/functions/{name}/versions", get(functions::versions))
@@ -142,10 +150,7 @@ fn router(control: &Arc<Control>) -> Router {
         .route("/v1/autoscaler", get(autoscaler::show))
         .route_layer(middleware::from_fn_with_state(Arc::clone(control), audit::tell))
         .route_layer(middleware::from_fn_with_state(Arc::clone(control), auth::require_key))
-        // Asked by members, which have keys of their own.
-        .route("/v1/fleet/join", post(fleet::join))
-        .route("/v1/fleet/beat", post(fleet::beat))
-        .route("/v1/fleet/leave", post(fleet::leave))
+        .merge(members)
         // Asked by git, which has manners of its own.
         .merge(git::router())
         // Asked by a hub, which signs what it says.
@@ -209,7 +214,8 @@ impl Handler for ControlHandler {
 
     async fn handle(mut self, request: Request<Incoming>, connection: Arc<Connection>) -> Response {
         let (mut head, body) = request.into_parts();
-        head.extensions.insert(auth::Peer(connection.peer));
+        let (address, certificate) = (connection.peer, connection.certificate());
+        head.extensions.insert(auth::Peer { address, certificate });
         let id = permit::request_id(&head.headers);
         let body = self.body(&head.headers, body);
         let mut response = if connection.is_reserve() && head.uri.path() != "/healthz" {

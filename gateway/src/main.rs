@@ -81,10 +81,10 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     metrics::begin(&registry, &data).map_err(|err| unable(&err))?;
     let app = Box::pin(App::build(config, store, None, None, &registry)).await;
     let app = app.map_err(|err| unable(&err))?;
-    let (public, control) = (app.public_addr(), app.control_addr());
+    let (public, control) = (app.public_addr(), app.control_address().clone());
     let running = app.spawn();
-    lock.announce(&format!("http://{control}"))?;
-    program::ready(&format!("ready  calls http://{public}  control http://{control}"))?;
+    lock.announce(&control.local, control.authority.as_deref())?;
+    program::ready(&format!("ready  calls http://{public}  control {}", control.url))?;
 
     let signal = asked.next().await;
     info!(signal, "Draining.");

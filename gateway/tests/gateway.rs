@@ -44,6 +44,8 @@ mod http;
 mod raw;
 #[path = "gateway/slow.rs"]
 mod slow;
+#[path = "gateway/tls.rs"]
+mod tls;
 #[path = "gateway/traffic.rs"]
 mod traffic;
 #[path = "gateway/webhook.rs"]

@@ -46,6 +46,9 @@ pub struct Holder {
     pub pid: u32,
     /// Its control address as a URL, once it listens.
     pub control: Option<String>,
+    /// The file of the authority of its certificate, where that address speaks TLS.
+    #[serde(default)]
+    pub authority: Option<PathBuf>,
 }
 
 /// The file that an `epsilon up` locks while it uses the folder.

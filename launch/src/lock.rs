@@ -41,20 +41,24 @@ impl Lock {
             Err(TryLockError::Error(err)) => return Err(unusable(err)),
         }
         let lock = Self { file, path };
-        lock.write(None)?;
+        lock.write(None, None)?;
         Ok(lock)
     }
 
-    /// Tells the CLI of this machine where the control API is.
+    /// Tells the CLI of this machine where the control API is, and whose certificate it has if it is reached over TLS.
     ///
     /// # Errors
     /// When the lock file cannot be written.
-    pub fn announce(&self, control: &str) -> Result<(), Failure> {
-        self.write(Some(control.to_owned()))
+    pub fn announce(&self, control: &str, authority: Option<&Path>) -> Result<(), Failure> {
+        self.write(Some(control), authority)
     }
 
-    fn write(&self, control: Option<String>) -> Result<(), Failure> {
-        let holder = Holder { pid: std::process::id(), control };
+    fn write(&self, control: Option<&str>, authority: Option<&Path>) -> Result<(), Failure> {
+        let holder = Holder {
+            pid: std::process::id(),
+            control: control.map(str::to_owned),
+            authority: authority.map(Path::to_owned),
+        };
         let mut file = &self.file;
         let written = serde_json::to_vec(&holder).map_err(io::Error::from).and_then(|text| {
             file.set_len(0)?;
@@ -97,7 +101,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("new/folder");
         let lock = Lock::take(&data).unwrap();
-        lock.announce("http://127.0.0.1:1").unwrap();
+        lock.announce("http://127.0.0.1:1", None).unwrap();
         let text = format!("{:?}", Lock::take(&data).unwrap_err());
         assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
         assert_eq!(data_dir::holder(&data).unwrap().control.unwrap(), "http://127.0.0.1:1");

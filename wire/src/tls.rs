@@ -1,6 +1,7 @@
 //! TLS between the parts of a fleet, from three PEM files of the operator: an own certificate, its key, and the
 //! authority that signed the certificates of everybody else in the fleet. Both sides show theirs; whoever
-//! has none of that authority is not spoken to.
+//! has none of that authority is not spoken to. The gateway's control listener alone also speaks with those who show
+//! none (people, collectors, git), and asks each connection whether a certificate was shown.
 //!
 //! This says who may talk at all and keeps what is said to those two. Which gateway asks is said by a pass
 //! (`pass.rs`), which member asks by its credential. Without the files the fleet speaks plain HTTP.
@@ -10,7 +11,7 @@
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
-    server::{VerifierBuilderError, WebPkiClientVerifier},
+    server::{ClientCertVerifierBuilder, VerifierBuilderError, WebPkiClientVerifier},
 };
 use rustls_pki_types::{
     CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName,
@@ -102,10 +103,26 @@ impl Files {
     /// # Errors
     /// [`TlsError`].
     pub fn server(&self) -> Result<Server, TlsError> {
+        self.listener(|callers| callers)
+    }
+
+    /// The same for a listener that serves callers without a certificate, too. Whoever shows one must be of the authority;
+    /// who showed one is what [`shows_certificate`] says.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn server_for_all(&self) -> Result<Server, TlsError> {
+        self.listener(ClientCertVerifierBuilder::allow_unauthenticated)
+    }
+
+    fn listener(
+        &self,
+        policy: impl FnOnce(ClientCertVerifierBuilder) -> ClientCertVerifierBuilder,
+    ) -> Result<Server, TlsError> {
         let provider = provider();
         let authority = Arc::new(self.roots()?);
-        let callers =
-            WebPkiClientVerifier::builder_with_provider(authority, Arc::clone(&provider)).build();
+        let callers = WebPkiClientVerifier::builder_with_provider(authority, Arc::clone(&provider));
+        let callers = policy(callers).build();
         let callers = callers
             .map_err(|source| TlsError::Authority { path: self.authority.clone(), source })?;
         let (chain, key) = (self.chain()?, self.private_key()?);
@@ -167,6 +184,12 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     let found: Vec<_> =
         CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(file)?;
     if found.is_empty() { Err(file(pem::Error::NoItemsFound)) } else { Ok(found) }
+}
+
+/// Whether the other end of this connection showed a certificate. It is one of the authority then: the handshake, or the one
+/// that this connection resumes, fails with any other.
+pub fn shows_certificate<S>(stream: &server::TlsStream<S>) -> bool {
+    stream.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty())
 }
 
 /// Takes TLS connections. Cheap to clone.
@@ -348,16 +371,50 @@ pub(crate) mod tests {
         speak(&files.server().unwrap(), &files.client().unwrap(), "[::1]").await.unwrap();
     }
 
-    #[tokio::test]
-    async fn a_caller_without_a_certificate_is_refused() {
-        let fleet = Authority::new();
-        let files = fleet.files("127.0.0.1");
+    /// Knows the authority and shows nothing.
+    fn anonymous(files: &Files) -> Client {
         let anonymous = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(files.roots().unwrap())
             .with_no_client_auth();
-        let anonymous = Client(TlsConnector::from(Arc::new(anonymous)));
+        Client(TlsConnector::from(Arc::new(anonymous)))
+    }
+
+    #[tokio::test]
+    async fn a_listener_for_all_tells_who_showed_a_certificate_also_when_resumed() {
+        let (fleet, others) = (Authority::new(), Authority::new());
+        let files = fleet.files("127.0.0.1");
+        let server = files.server_for_all().unwrap();
+        for (client, is_member) in [(files.client().unwrap(), true), (anonymous(&files), false)] {
+            for turn in ["first", "resumed"] {
+                let (near, far) = duplex(16 << 10);
+                let serve = async {
+                    let mut stream = server.accept(far).await.unwrap();
+                    stream.write_u8(7).await.unwrap();
+                    stream.shutdown().await.unwrap();
+                    shows_certificate(&stream)
+                };
+                let ask = async {
+                    let mut stream = client.connect("127.0.0.1", near).await.unwrap();
+                    assert_eq!(stream.read_u8().await.unwrap(), 7); // the ticket comes before it
+                    stream.get_ref().1.handshake_kind()
+                };
+                let (shown, kind) = tokio::join!(serve, ask);
+                assert_eq!(shown, is_member, "{turn}");
+                let resumed = kind == Some(rustls::HandshakeKind::Resumed);
+                assert_eq!(resumed, turn == "resumed");
+            }
+        }
+        let foreign = Files { authority: files.authority.clone(), ..others.files("127.0.0.1") };
+        assert!(speak(&server, &foreign.client().unwrap(), "127.0.0.1").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_caller_without_a_certificate_is_refused() {
+        let fleet = Authority::new();
+        let files = fleet.files("127.0.0.1");
+        let anonymous = anonymous(&files);
         let err = speak(&files.server().unwrap(), &anonymous, "127.0.0.1").await.unwrap_err();
         assert!(err.to_string().contains("no certificates"), "{err}");
     }

@@ -114,6 +114,7 @@ impl Dev {
         }
         let client = Client::new(&Globals {
             gateway: Some(control),
+            ca: None,
             key: None,
             json: globals.json,
             data_dir: Some(folder.path().to_owned()),

@@ -6,7 +6,7 @@ mod receipt;
 
 use crate::{
     args::Globals,
-    client::{self, Client},
+    client::{self, Client, Trust},
     failure::Failure,
     output,
 };
@@ -76,7 +76,9 @@ impl Invoke {
         let address = self.address(&Client::new(globals)?).await?;
         let url = self.url(&address)?;
         let within = globals.timeout.unwrap_or(CALL_WITHIN);
-        let request = self.request(&url).await?.timeout(within);
+        // A balancer in front of functions may have a public certificate, or one of the gateway's authority.
+        let trust = globals.ca.as_deref().map_or(Trust::System, Trust::SystemAnd);
+        let request = self.request(&url, trust).await?.timeout(within);
         let lost = |err: reqwest::Error| lost(&url, err);
 
         let began = Instant::now();
@@ -142,7 +144,11 @@ impl Invoke {
             .map_err(|err| Failure::usage(format!("`{text}` is not an address")).because(&err))
     }
 
-    async fn request(&self, url: &Url) -> Result<reqwest::RequestBuilder, Failure> {
+    async fn request(
+        &self,
+        url: &Url,
+        trust: Trust<'_>,
+    ) -> Result<reqwest::RequestBuilder, Failure> {
         let payload = match &self.data {
             Some(data) => Some(Payload::open(data).await?),
             None => None,
@@ -150,7 +156,7 @@ impl Invoke {
         let usual = if payload.is_some() { Method::POST } else { Method::GET };
         let method = self.method.clone().unwrap_or(usual);
         let mut headers: HeaderMap = self.header.iter().cloned().collect();
-        let mut request = client::http_client(url)?.request(method, url.clone());
+        let mut request = client::http_client(url, trust)?.request(method, url.clone());
         if let Some(payload) = payload {
             let guessed = HeaderValue::from_static(payload.content_type());
             headers.entry(header::CONTENT_TYPE).or_insert(guessed);

@@ -74,11 +74,12 @@ impl Up {
             }
         }
         let running = platform.serve();
-        lock.announce(&format!("http://{}", running.control_addr()))?;
+        let control = running.control();
+        lock.announce(&control.local, control.authority.as_deref())?;
         output::line(&format!(
-            "ready  calls http://{}  control http://{}",
+            "ready  calls http://{}  control {}",
             running.public_addr(),
-            running.control_addr()
+            control.url
         ))?;
 
         let signal = asked.next().await;

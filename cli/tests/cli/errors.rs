@@ -109,7 +109,7 @@ fn wrong_usage_is_exit_code_2() {
         &["rollback", "hello", "0"],
         &["drain", "VM!"],
         &["functions", "--gateway", "ftp://x"],
-        &["functions", "--gateway", "https://x"],
+        &["functions", "--ca", "/nonexistent.pem"],
         &["logs", "hello", "--request", "short"],
         &["deploy", "/nonexistent/folder"],
         &["up", "--listen", "nowhere"],

@@ -12,4 +12,5 @@ mod listings;
 mod logs;
 mod store;
 mod support;
+mod tls;
 mod traffic;

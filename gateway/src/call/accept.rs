@@ -40,7 +40,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -83,8 +83,20 @@ pub(crate) struct Connection {
     pub(crate) peer: IpAddr,
     activity: Arc<Activity>,
     exchange: Exchange,
+    certificate: OnceLock<Certificate>,
     /// Gives its place back when the last holder is gone: connection, answer's body or tunnel.
     place: Option<Place>,
+}
+
+/// What the other end of a connection showed of itself before its first request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Certificate {
+    /// None was asked for: no TLS is set up, or a program on this machine speaks plain HTTP.
+    NotAsked,
+    /// It speaks TLS and showed none: a person, a collector, git, a hub.
+    Missing,
+    /// One of the fleet's authority.
+    Verified,
 }
 
 #[derive(Debug)]
@@ -107,11 +119,17 @@ impl Connection {
         if let Some(place) = &place {
             place.slot.occupy(Arc::downgrade(&activity) as Weak<dyn Occupant>);
         }
-        Self { forwarded_for, peer, activity, exchange: Exchange::default(), place }
+        let (exchange, certificate) = (Exchange::default(), OnceLock::new());
+        Self { forwarded_for, peer, activity, exchange, certificate, place }
     }
 
     fn slot(&self) -> Option<&Slot> {
         self.place.as_ref().map(|place| &place.slot)
+    }
+
+    /// What it showed of itself.
+    pub(crate) fn certificate(&self) -> Certificate {
+        self.certificate.get().copied().unwrap_or(Certificate::Missing)
     }
 
     /// Whether there is no room for it, except to say so or to answer a health check.
@@ -231,7 +249,9 @@ impl Door {
             let (handler, tls) = (handler.clone(), tls.clone());
             let (close, cut) = (ending.close.child_token(), ending.cut.child_token());
             ending.tasks.spawn(async move {
+                let shows = |what| connection.certificate.get_or_init(|| what);
                 let Some(tls) = tls else {
+                    shows(Certificate::NotAsked);
                     return serve_connection(stream, connection, handler, limits, close, cut).await;
                 };
                 let opened = timeout(limits.header_timeout, secure(stream, peer, &tls));
@@ -244,10 +264,20 @@ impl Door {
                 // A drain does not wait for who has not asked anything yet.
                 match close.run_until_cancelled(opened).await.flatten() {
                     Some(Ok(Opened::Tls(stream))) => {
+                        shows(match tls::shows_certificate(&stream) {
+                            true => Certificate::Verified,
+                            false => Certificate::Missing,
+                        });
                         serve_connection(*stream, connection, handler, limits, close, cut).await;
                     }
                     Some(Ok(Opened::Plain(stream))) => {
+                        shows(Certificate::NotAsked);
                         serve_connection(stream, connection, handler, limits, close, cut).await;
+                    }
+                    Some(Ok(Opened::PlainFromAfar(stream))) => {
+                        let (err, id) = (CallError::TlsRequired, RequestId::random());
+                        handler.refused(&err, &id);
+                        refusal::answer(Watched { stream, connection }, &err, &id).await;
                     }
                     Some(Err(error)) => tracing::debug!(%peer, %error, "No TLS came about."),
                     None => {}
@@ -263,6 +293,8 @@ const HANDSHAKE: u8 = 0x16;
 enum Opened {
     Tls(Box<TlsStream<TcpStream>>),
     Plain(TcpStream),
+    /// Not served, but told what to do.
+    PlainFromAfar(TcpStream),
 }
 
 /// Who comes over a network has to speak TLS; a program on this machine need not.
@@ -274,7 +306,7 @@ async fn secure(stream: TcpStream, peer: SocketAddr, tls: &tls::Server) -> io::R
     if peer.ip().to_canonical().is_loopback() {
         return Ok(Opened::Plain(stream));
     }
-    Err(io::Error::new(io::ErrorKind::InvalidData, "plain HTTP from another machine"))
+    Ok(Opened::PlainFromAfar(stream))
 }
 
 /// Serves one connection to its end. Input: its bytes. Stopped by either side, by its limits, or by the

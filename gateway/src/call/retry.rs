@@ -123,6 +123,7 @@ impl Failure {
             | CallError::HeadTooLarge
             | CallError::TargetTooLong
             | CallError::HeadTooSlow
+            | CallError::TlsRequired
             | CallError::GatewayFull
             | CallError::FunctionError { .. }
             | CallError::AnswerUnreadable { .. }

@@ -36,7 +36,7 @@ pub(super) async fn tell(
     let key = request.extensions().get().map(|KeyId(id)| id.clone());
     let peer = request.extensions().get().copied();
     let response = next.run(request).await;
-    if let (Some(key), Some(Peer(peer))) = (key, peer) {
+    if let (Some(key), Some(Peer { address: peer, .. })) = (key, peer) {
         let began = response.extensions().get().map(|Began(id)| id.as_str());
         let status = response.status();
         Asked { action, path: &path, key: &key, peer, status, deployment: began }

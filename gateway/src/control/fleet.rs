@@ -41,7 +41,7 @@ const JOIN: [&str; 7] = ["protocol", "kind", "id", "address", "tls", "memory_byt
 /// `POST /v1/fleet/join`
 pub(super) async fn join(
     State(control): Shared,
-    Extension(Peer(peer)): Extension<Peer>,
+    Extension(Peer { address: peer, .. }): Extension<Peer>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,

@@ -90,7 +90,7 @@ async fn receive(
     let said = control.git.receive(push).await.map_err(refused);
     // The deployment that comes of it tells of itself.
     let status = said.as_ref().map_or_else(Response::status, |_| StatusCode::OK);
-    let (action, Peer(peer)) = (Action::Push, peer);
+    let (action, peer) = (Action::Push, peer.address);
     let asked = Asked { action, path: &path, key: &key, peer, status, deployment: None };
     asked.emit(&control.audit);
     Ok(answer(said?, "application/x-git-receive-pack-result"))
@@ -140,7 +140,8 @@ async fn enter(
     match control.doors.role(&key).await {
         Ok(Some(KeyRole::Admin)) => {}
         Ok(_) => {
-            Refused { door: Door::Git, key: keys::id_of(&key), peer: peer.0 }.emit(&control.audit);
+            Refused { door: Door::Git, key: keys::id_of(&key), peer: peer.address }
+                .emit(&control.audit);
             return Err(locked("this password is no API key of this gateway"));
         }
         Err(Unknowable::Away | Unknowable::Store(_)) => {

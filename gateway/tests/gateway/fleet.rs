@@ -3,6 +3,7 @@
 use crate::{
     agent::Agent,
     fake::{self, answer, ok},
+    tls,
     world::{PATIENCE, World, eventually, patient, read_until},
 };
 use epsilon_api::{
@@ -15,7 +16,7 @@ use epsilon_api::{
 };
 use epsilon_gateway::config::Settings;
 use epsilon_store::{Key, KeyRole, Member};
-use epsilon_wire::tls;
+use epsilon_wire::tls::Files;
 use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
@@ -567,43 +568,12 @@ async fn who_is_slow_and_who_is_a_stranger_takes_no_place_among_those_who_join()
     assert_eq!(door.ask(&door.token(), "join", &good).await.0, 200);
 }
 
-/// An authority of one's own and a certificate for 127.0.0.1, in a folder; and `ended.pem`, which has the same key.
-fn certificates(folder: &std::path::Path) -> tls::Files {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-    let mut params = CertificateParams::new([]).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().unwrap();
-    let own = params.self_signed(&key).unwrap();
-    let issuer = Issuer::new(params, key);
-    let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
-    let certificate = params.signed_by(&key, &issuer).unwrap();
-    params.not_after = rcgen::date_time_ymd(1980, 1, 1);
-    let ended = params.signed_by(&key, &issuer).unwrap();
-    let path = |name: &str| folder.join(name);
-    std::fs::write(path("authority.pem"), own.pem()).unwrap();
-    std::fs::write(path("certificate.pem"), certificate.pem()).unwrap();
-    std::fs::write(path("ended.pem"), ended.pem()).unwrap();
-    std::fs::write(path("key.pem"), key.serialize_pem()).unwrap();
-    tls::Files {
-        certificate: path("certificate.pem"),
-        key: path("key.pem"),
-        authority: path("authority.pem"),
-    }
-}
-
 #[tokio::test]
 async fn with_certificates_all_of_it_goes_over_tls() {
     let folder = tempfile::tempdir().unwrap();
-    let files = certificates(folder.path());
+    let files = tls::certificates(folder.path());
     let store = crate::world::open(&folder).await;
-    let settings = Settings {
-        tls_certificate: Some(files.certificate.clone()),
-        tls_key: Some(files.key.clone()),
-        tls_authority: Some(files.authority.clone()),
-        ..Settings::default()
-    };
-    let world = World::gateway(store, &["pay"], settings).await;
+    let world = World::gateway(store, &["pay"], tls::settings(&files)).await;
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let agent = Agent::start("vm-a", &world, any, Some(&files)).await;
     agent.vm.script("pay", echo);
@@ -616,15 +586,6 @@ async fn with_certificates_all_of_it_goes_over_tls() {
     assert!(plain.is_ok(), "it listens, and speaks nothing but TLS");
 }
 
-fn tls_settings(files: &tls::Files) -> Settings {
-    Settings {
-        tls_certificate: Some(files.certificate.clone()),
-        tls_key: Some(files.key.clone()),
-        tls_authority: Some(files.authority.clone()),
-        ..Settings::default()
-    }
-}
-
 /// What both listeners say to strangers.
 async fn health(world: &World) -> [(u16, serde_json::Value); 2] {
     let (public, control) =
@@ -635,10 +596,10 @@ async fn health(world: &World) -> [(u16, serde_json::Value); 2] {
 #[tokio::test]
 async fn a_gateway_that_starts_with_an_ended_certificate_says_so_to_load_balancers() {
     let folder = tempfile::tempdir().unwrap();
-    let files = certificates(folder.path());
+    let files = tls::certificates(folder.path());
     let path = folder.path().join("epsilon.db");
     let open = async || epsilon_store::open(path.to_str().unwrap()).await.unwrap();
-    let one = World::gateway(open().await, &["pay"], tls_settings(&files)).await;
+    let one = World::gateway(open().await, &["pay"], tls::settings(&files)).await;
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let _agent = Agent::start("vm-a", &one, any, Some(&files)).await;
     one.stands("vm-a", "ready").await;
@@ -646,8 +607,8 @@ async fn a_gateway_that_starts_with_an_ended_certificate_says_so_to_load_balance
     assert_eq!((healthy[0].0, &healthy[0].1), (200, &serde_json::json!({"status": "ok"})));
     assert_eq!(healthy[1].1["vms"], serde_json::json!({"known": 1, "heard": 1}));
 
-    let ended = tls::Files { certificate: folder.path().join("ended.pem"), ..files };
-    let two = World::gateway(open().await, &[], tls_settings(&ended)).await;
+    let ended = Files { certificate: folder.path().join("ended.pem"), ..files };
+    let two = World::gateway(open().await, &[], tls::settings(&ended)).await;
     let told = health(&two).await;
     for (status, data) in &told {
         assert_eq!((*status, &data["status"]), (503, &"unavailable".into()), "{data}");
@@ -693,20 +654,14 @@ async fn a_gateway_that_hears_none_of_the_vms_is_taken_out_and_comes_back_with_t
 #[tokio::test]
 async fn a_gateway_with_certificates_speaks_plain_http_with_this_machine_only() {
     let folder = tempfile::tempdir().unwrap();
-    let files = certificates(folder.path());
+    let files = tls::certificates(folder.path());
     let store = crate::world::open(&folder).await;
     // It joined before there were certificates.
     let (early, now) = (join("vm-early", "192.0.2.7:8082"), Timestamp::now());
     let role = KeyRole::Member(early.id.clone());
     let key = Key { id: "0".into(), role, hash: "none".into(), created_at: now };
     store.join(&Member { join: early, joined_at: now, seen_at: now }, &key).await.unwrap();
-    let settings = Settings {
-        tls_certificate: Some(files.certificate.clone()),
-        tls_key: Some(files.key.clone()),
-        tls_authority: Some(files.authority.clone()),
-        ..Settings::default()
-    };
-    let world = World::gateway(store, &[], settings).await;
+    let world = World::gateway(store, &[], tls::settings(&files)).await;
     let door = Door(&world);
     let refused = (409, "TLS_REQUIRED".to_owned());
     for address in ["192.0.2.7:8082", "gateway.internal:8082", "[2001:db8::1]:8082"] {

@@ -50,7 +50,7 @@ impl RunFolder {
 
     /// Other verbs find the gateway here: `epsilon --data-dir FOLDER logs NAME`.
     pub(super) fn announce(&self, control: &str) -> Result<(), Failure> {
-        self.lock.announce(control)
+        self.lock.announce(control, None)
     }
 }
 

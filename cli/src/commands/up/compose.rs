@@ -32,7 +32,7 @@ pub(super) struct Running {
     builder: builder::app::App,
     gateway: gateway::app::Running,
     public: SocketAddr,
-    control: SocketAddr,
+    control: gateway::app::ControlAddress,
     drain_grace: Duration,
 }
 
@@ -88,7 +88,8 @@ impl Platform {
 
     /// Begins to answer.
     pub(super) fn serve(self) -> Running {
-        let (public, control) = (self.gateway.public_addr(), self.gateway.control_addr());
+        let public = self.gateway.public_addr();
+        let control = self.gateway.control_address().clone();
         Running {
             agent: self.agent,
             builder: self.builder,
@@ -112,9 +113,9 @@ impl Running {
         self.public
     }
 
-    /// Where the control API listens.
-    pub(super) fn control_addr(&self) -> SocketAddr {
-        self.control
+    /// Where the control API is reached.
+    pub(super) fn control(&self) -> &gateway::app::ControlAddress {
+        &self.control
     }
 
     /// Lets running calls end, or cuts them when the grace is over or `hurry` comes; then removes all that
