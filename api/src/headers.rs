@@ -9,6 +9,13 @@ pub const RESERVED_PREFIX: &str = "x-epsilon-";
 /// The id of the call: taken from the caller when well formed, else made; on every answer.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-epsilon-request-id");
 
+/// On every answer of a control listener: [`CONTROL`]. Functions cannot answer with it, for a gateway drops what begins with
+/// [`RESERVED_PREFIX`] from their answers; so whoever holds a key looks for it before the key is sent.
+pub const LISTENER: HeaderName = HeaderName::from_static("x-epsilon-listener");
+
+/// The value of [`LISTENER`].
+pub const CONTROL: HeaderValue = HeaderValue::from_static("control");
+
 /// Milliseconds that are left of the function's `timeout` when a hop sends the call on. Whole number.
 pub const DEADLINE_MS: HeaderName = HeaderName::from_static("x-epsilon-deadline-ms");
 

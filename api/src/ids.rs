@@ -171,6 +171,18 @@ text_id!(
     }
 );
 
+/// First parts of the platform's own paths. A function of such a name could be taken for the platform by who mixes up the two
+/// listeners, key in hand.
+const PLATFORM_PATHS: [&str; 6] = ["v1", "healthz", "metrics", "console", "git", "mcp"];
+
+impl FunctionName {
+    /// Whether the platform keeps this name for paths of its own. A function that has it already is called as ever; none is
+    /// deployed with it any more.
+    pub fn is_reserved(&self) -> bool {
+        PLATFORM_PATHS.contains(&self.as_str())
+    }
+}
+
 impl ProjectName {
     /// The nearest valid name to what a folder or a `package.json` is called: the scope of an npm
     /// name is dropped, other characters become `-`. `None` when nothing usable is left.

@@ -107,6 +107,11 @@ pub fn plan(
             plans.collect()
         }
     }?;
+    if let Some(FunctionPlan { name, .. }) = functions.iter().find(|one| one.name.is_reserved()) {
+        let text = format!("`{name}` is a path of the platform and no name for a function");
+        return Err(error::manifest_invalid(text)
+            .hint("name it in `epsilon.yaml`: under `functions:`, another name with `export:`"));
+    }
     let unknown = inspection.entries.iter().filter_map(Entry::unknown).collect();
     Ok(Plan { functions, notes, unknown })
 }

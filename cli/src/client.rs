@@ -12,6 +12,7 @@ use epsilon_api::{
     admin::{BuilderInfo, Data, FunctionInfo, RollbackRequest, VersionInfo, VmInfo},
     autoscaler::AutoscalerInfo,
     error::ErrorEnvelope,
+    headers::{CONTROL, LISTENER},
     ids::{FunctionName, RequestId, VersionNumber, VmId},
     log::LogCursor,
     redacted::Secret,
@@ -22,6 +23,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 use reqwest::{Body, RequestBuilder, Response, Url};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{path::PathBuf, time::Duration};
+use tokio::sync::OnceCell;
 
 /// Where `epsilon up` listens unless told otherwise.
 const DEFAULT_GATEWAY: &str = "http://127.0.0.1:8081";
@@ -41,6 +43,8 @@ pub(crate) struct Client {
     /// Where the key was looked for, and why it was not found there.
     key_missing: Option<(PathBuf, std::io::Error)>,
     answer_within: Duration,
+    /// Whether `base` has shown itself to be a control listener.
+    probed: OnceCell<()>,
 }
 
 impl Client {
@@ -64,7 +68,8 @@ impl Client {
         };
         let answer_within = globals.timeout.unwrap_or(ANSWER_WITHIN);
         let http = http_client(&base, ca.as_deref().map_or(Trust::System, Trust::Only))?;
-        Ok(Self { http, base, ca, key, key_missing, answer_within })
+        let probed = OnceCell::new();
+        Ok(Self { http, base, ca, key, key_missing, answer_within, probed })
     }
 
     /// All functions, by name.
@@ -273,7 +278,36 @@ impl Client {
         }
     }
 
+    /// The first question carries no key: whoever answers it may be anybody. On the same connection as what follows.
+    async fn probe(&self) -> Result<(), Failure> {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().push("healthz");
+        }
+        let asked = self.http.get(url).timeout(self.answer_within).send().await;
+        let response = asked.map_err(|err| self.unreachable(err))?;
+        let is_control = response.headers().get(LISTENER) == Some(&CONTROL);
+        let status = response.status();
+        let body = response.bytes().await.map_err(|err| self.unreachable(err))?;
+        match is_control {
+            true => Ok(()),
+            false => Err(self.not_control(status, &body)),
+        }
+    }
+
+    /// Somebody else answered, or the control API's connection did before there was a request.
+    fn not_control(&self, status: StatusCode, body: &[u8]) -> Failure {
+        let rest = self.base.as_str().trim_end_matches('/').strip_prefix("http:");
+        match (serde_json::from_slice::<ErrorEnvelope>(body), rest) {
+            (Ok(envelope), Some(rest)) if envelope.error.code == "TLS_REQUIRED" => {
+                Failure::from(envelope).hint(format!("use `--gateway https:{rest}`"))
+            }
+            _ => self.foreign(&format!("status {status}")),
+        }
+    }
+
     async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        self.probed.get_or_try_init(|| self.probe()).await?;
         let response = request.send().await.map_err(|err| self.unreachable(err))?;
         if response.status().is_success() {
             Ok(response)
@@ -295,10 +329,6 @@ impl Client {
             return self.foreign(&format!("status {status}"));
         };
         let failure = Failure::from(envelope);
-        if failure.code() == "TLS_REQUIRED" && self.base.scheme() == "http" {
-            let rest = self.base.as_str().trim_start_matches("http:").trim_end_matches('/');
-            return failure.hint(format!("use `--gateway https:{rest}`"));
-        }
         match (&self.key_missing, status) {
             (Some((path, err)), StatusCode::UNAUTHORIZED) => failure.hint(format!(
                 "no key: `{}` cannot be read ({err}); run this as the user who runs `epsilon up`, name \
@@ -347,7 +377,8 @@ impl Client {
     fn foreign(&self, what: &str) -> Failure {
         let at = self.base.as_str().trim_end_matches('/');
         Failure::new("NOT_EPSILON", format!("{at} did not answer as a gateway does ({what})")).hint(
-            "`--gateway` takes the control address (by default port 8081), not the one for calls",
+            "`--gateway` takes the control address (by default port 8081), not the one for calls; a gateway of an earlier \
+             release has to be upgraded before this program",
         )
     }
 

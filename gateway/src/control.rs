@@ -55,7 +55,7 @@ use axum::{
 };
 use epsilon_api::{
     error::{ErrorBody, ErrorEnvelope},
-    headers::REQUEST_ID,
+    headers::{CONTROL, LISTENER, REQUEST_ID},
     units::Bytes,
 };
 use epsilon_store::Store;
@@ -237,6 +237,7 @@ impl Handler for ControlHandler {
         if let Ok(value) = HeaderValue::from_str(id.as_str()) {
             response.headers_mut().insert(REQUEST_ID, value);
         }
+        response.headers_mut().insert(LISTENER, CONTROL);
         response
     }
 }

@@ -58,6 +58,10 @@ pub(super) fn exported<'a>(
     let mut chosen = BTreeMap::new();
     for export in entry.exports.iter().filter(|export| export.name != DEFAULT) {
         match FunctionName::parse(&export.name) {
+            Ok(name) if name.is_reserved() => notes.push(format!(
+                "an export is not deployed: `{name}` is a path of the platform; to deploy it, name it in `epsilon.yaml`: \
+                 under `functions:`, another name with `export: {name}`"
+            )),
             Ok(name) => {
                 chosen.insert(name, Chosen { entry, export, keys: None });
             }

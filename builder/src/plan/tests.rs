@@ -70,9 +70,25 @@ exports! {
     only_names_that_cannot_be_called: ["__proto__"] => "NO_FUNCTIONS: `index.js` exports nothing that can be called \
         (an export is not deployed: `__proto__` is not a function name: a letter, then up to 62 letters, digits, \
         `-` or `_`)";
+    a_path_of_the_platform_is_left_out: ["metrics", "b"] => "b=index.js#b; an export is not deployed: `metrics` is a path \
+        of the platform; to deploy it, name it in `epsilon.yaml`: under `functions:`, another name with `export: metrics`";
     nothing: [] => "NO_FUNCTIONS: `index.js` exports nothing that can be called (export a function, \
         `exports.hello = (req, res) => res.send('hi')`, or an Express application, `module.exports = app`; what only \
         listens, or registers itself with a framework, is not seen)";
+}
+
+#[tokio::test]
+async fn a_function_cannot_be_named_like_a_path_of_the_platform() {
+    for yaml in [
+        "functions: { v1: { export: a } }",
+        "project: git",
+        "{ runtime: container, image: x, functions: { mcp: {} } }",
+    ] {
+        let files = [INDEX, ("epsilon.yaml", yaml)];
+        let got = told(planned(&files, &[entry("index.js", &["a", "default"], &[])], &[]).await);
+        assert!(got.starts_with("MANIFEST_INVALID: `"), "{yaml}: {got}");
+        assert!(got.contains("is a path of the platform"), "{yaml}: {got}");
+    }
 }
 
 #[tokio::test]

@@ -69,8 +69,21 @@ fn no_key_says_where_it_was_looked_for() {
 
 #[test]
 fn something_else_listens() {
-    let fake = Fake::new(vec![("GET /v1/functions", Reply::json(404, "<html>nginx</html>"))]);
+    let fake = Fake::new(vec![("GET /healthz", Reply::json(404, "<html>nginx</html>"))]);
     assert_snapshot!(fake.run(&["functions"]).golden());
+    assert!(fake.seen().is_empty());
+}
+
+/// The listener for calls, where a function may be named as the API's paths are.
+#[test]
+fn no_key_goes_to_the_listener_for_calls() {
+    let called = Reply::json(200, r#"{"data":{"status":"ok","store":{"status":"ok"}}}"#);
+    let fake = Fake::new(vec![("GET /healthz", called)]);
+    for args in [&["functions"][..], &["invoke", "hello"], &["logs", "hello"], &["delete", "x"]] {
+        let ran = fake.run(&[args, &["--key", "secret"]].concat());
+        assert!(ran.code == 1 && ran.stderr.contains("not the one for calls"), "{ran:?}");
+    }
+    assert!(fake.seen().is_empty(), "nothing but the probe was sent");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A scripted control API and a way to run the real binary against it. The fake answers what a test
-//! told it to and nothing else: an unexpected request gets 599, which no test expects.
+//! told it to and nothing else: an unexpected request gets 599, which no test expects. Whether it is a control API at all,
+//! which every command asks first, it answers by itself.
 
 use std::{
     collections::VecDeque,
@@ -106,7 +107,12 @@ fn serve(
 ) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let Some(seen) = read_request(&mut reader) else { return };
-    all.lock().unwrap().push(seen.clone());
+    let is_probe = seen.line == "GET /healthz";
+    if !is_probe {
+        all.lock().unwrap().push(seen.clone());
+    } else {
+        assert_eq!(seen.header("authorization"), None, "the probe carries no key");
+    }
     let reply = {
         let mut rows = rows.lock().unwrap();
         let matches = |(line, _): &(String, Reply)| *line == seen.line;
@@ -118,6 +124,8 @@ fn serve(
             None => None,
         }
     };
+    let health = || Reply::json(200, "{}").header("x-epsilon-listener", "control");
+    let reply = reply.or_else(|| is_probe.then(health));
     let reply = reply.unwrap_or_else(|| Reply::json(599, &format!("unexpected: {}", seen.line)));
     let body = reply.body.replace("ADDR", &addr.to_string());
     let mut stream = stream;

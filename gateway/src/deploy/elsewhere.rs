@@ -36,6 +36,9 @@ pub(crate) enum Refused {
     /// One name for two.
     #[error("it names `{0}` twice")]
     Twice(FunctionName),
+    /// A name that is a path of the platform.
+    #[error("`{0}` is a path of the platform and no name for a function; give it another one")]
+    Reserved(FunctionName),
     /// `--only` names what is not there.
     #[error("it does not name `{0}`{1}")]
     NotThere(FunctionName, Nearest),
@@ -80,6 +83,9 @@ pub(crate) fn checked(
     }
     let mut names = BTreeSet::new();
     for function in &built.functions {
+        if function.name.is_reserved() {
+            return Err(Refused::Reserved(function.name.clone()));
+        }
         if !names.insert(function.name.clone()) {
             return Err(Refused::Twice(function.name.clone()));
         }

@@ -6,7 +6,7 @@ use crate::{
 };
 use epsilon_api::{body, units};
 use epsilon_gateway::config::Settings;
-use http::{Method, StatusCode};
+use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde_json::Value;
@@ -103,6 +103,23 @@ async fn from_afar_metrics_want_the_key_and_health_does_not() {
     assert_eq!(get("", "/healthz").await, 200);
     assert_eq!((get("", "/metrics").await, get("Bearer x", "/metrics").await), (401, 401));
     assert_eq!(get(&key, "/metrics").await, 200);
+}
+
+/// What clients look for before they send a key; a function cannot forge it.
+#[tokio::test]
+async fn the_control_listener_shows_itself_and_no_function_can() {
+    let world = World::with(&["hello"]).await;
+    for (key, path) in [("", "/healthz"), ("", "/v1/functions"), ("", "/nothing")] {
+        let reply = world.ask_with(key, Method::GET, path, "").await;
+        assert_eq!(reply.header("x-epsilon-listener"), "control", "{path}");
+    }
+    world.vm.script("hello", |_| async {
+        let answer = Response::builder().header("x-epsilon-listener", "control");
+        Ok(crate::fake::answer(answer.body(epsilon_api::body::full("mine")).unwrap()))
+    });
+    let reply = world.get("/hello").await;
+    assert_eq!((reply.body.as_str(), reply.header("x-epsilon-listener")), ("mine", ""));
+    assert_eq!(world.get("/healthz").await.header("x-epsilon-listener"), "");
 }
 
 #[tokio::test]

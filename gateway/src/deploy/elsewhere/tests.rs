@@ -56,6 +56,15 @@ fn told(change: impl FnOnce(&mut BuiltFunction)) -> String {
     checked.map_or_else(|err| err.to_string(), |_| "good".into())
 }
 
+#[test]
+fn names_of_the_platforms_paths_are_refused() {
+    for reserved in ["v1", "healthz", "metrics", "console", "git", "mcp"] {
+        let all = document(vec![function("pay"), function(reserved)]);
+        let err = checked(all, &[], &Ceilings::default(), false).unwrap_err();
+        assert_eq!(err, Refused::Reserved(name(reserved)));
+    }
+}
+
 macro_rules! says {
     ($($test:ident: $change:expr => $want:literal;)*) => {$(
         #[test]
