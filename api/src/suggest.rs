@@ -11,6 +11,12 @@ pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
         .map(|(_, name)| name)
 }
 
+/// Names that may have been meant, the nearest first.
+pub fn sort(given: &str, names: &mut [String]) {
+    let lower = given.to_lowercase();
+    names.sort_by_cached_key(|name| strsim::damerau_levenshtein(&lower, &name.to_lowercase()));
+}
+
 #[cfg(test)]
 mod tests {
     use super::nearest;

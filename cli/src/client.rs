@@ -7,7 +7,7 @@ mod lines;
 pub(crate) use connect::{Trust, http_client};
 pub(crate) use lines::{JsonLines, LineError};
 
-use crate::{args::Globals, data_dir, failure::Failure};
+use crate::{args::Globals, data_dir, failure::Failure, output};
 use epsilon_api::{
     admin::{BuilderInfo, Data, FunctionInfo, RollbackRequest, VersionInfo, VmInfo},
     autoscaler::AutoscalerInfo,
@@ -21,7 +21,7 @@ use epsilon_api::{
 };
 use http::{HeaderValue, Method, StatusCode, header};
 use reqwest::{Body, RequestBuilder, Response, Url};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{path::PathBuf, time::Duration};
 use tokio::sync::OnceCell;
 
@@ -31,6 +31,13 @@ const DEFAULT_GATEWAY: &str = "http://127.0.0.1:8081";
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// A gateway has fewer pages of functions than this, or it is not one of ours.
 const PAGES_MAX: usize = 10_000;
+
+/// What a gateway says of its health while it starts.
+#[derive(Debug, Deserialize)]
+struct Starting {
+    status: String,
+    step: String,
+}
 
 /// A gateway's control API.
 #[derive(Debug)]
@@ -289,10 +296,23 @@ impl Client {
         let is_control = response.headers().get(LISTENER) == Some(&CONTROL);
         let status = response.status();
         let body = response.bytes().await.map_err(|err| self.unreachable(err))?;
-        match is_control {
-            true => Ok(()),
-            false => Err(self.not_control(status, &body)),
+        if !is_control {
+            return Err(self.not_control(status, &body));
         }
+        // Anything else that ails it is told by the answer to the question itself.
+        match serde_json::from_slice::<Data<Starting>>(&body) {
+            Ok(Data { data, .. }) if data.status == "starting" => Err(self.not_ready(&data.step)),
+            _ => Ok(()),
+        }
+    }
+
+    /// It is there, and does not serve yet.
+    fn not_ready(&self, step: &str) -> Failure {
+        let at = self.base.as_str().trim_end_matches('/');
+        let message = format!("the gateway at {at} is starting: {step}");
+        Failure::new("STARTING", output::visible(&message)).hint(
+            "try again in a moment; a first start makes the runtime base, which takes minutes",
+        )
     }
 
     /// Somebody else answered, or the control API's connection did before there was a request.
@@ -402,7 +422,7 @@ impl Client {
 fn did_you_mean<'a>(given: &str, known: impl Iterator<Item = &'a str>, verb: &str) -> String {
     match nearest(given, known) {
         Some(name) => format!("did you mean `{name}`? `epsilon {verb}` lists all"),
-        None => format!("`epsilon {verb}` lists the names"),
+        None => format!("`epsilon {verb}` lists them"),
     }
 }
 

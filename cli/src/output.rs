@@ -80,6 +80,11 @@ pub(crate) fn end_of_body() -> Result<(), Failure> {
     if console::Term::stdout().is_term() { line("") } else { Ok(()) }
 }
 
+/// `1 version`, `2 versions`.
+pub(crate) fn count(number: usize, one: &str) -> String {
+    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
+}
+
 /// A moment as people read it in a table: UTC, to the second.
 pub(crate) fn time(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%S").to_string()

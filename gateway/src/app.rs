@@ -43,9 +43,12 @@ use jiff::Timestamp;
 use prometheus::{IntGauge, Registry};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, time::Instant};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
-pub use crate::control::address::ControlAddress;
+pub use crate::control::{address::ControlAddress, startup::Startup};
 
 /// How long connections that were cut may take to let go.
 const LETTING_GO: Duration = Duration::from_secs(1);
@@ -92,7 +95,9 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct App {
     public: Door,
-    control: Door,
+    /// Until it is open.
+    control: Option<Door>,
+    control_addr: SocketAddr,
     calls: Arc<Calls>,
     api: Arc<Control>,
     background: TaskTracker,
@@ -103,6 +108,8 @@ pub struct App {
     /// VMs that had joined before we started.
     known: usize,
     address: ControlAddress,
+    /// A gateway that is given up before it serves does not go on answering.
+    given_up: DropGuard,
 }
 
 /// A gateway that serves.
@@ -308,6 +315,7 @@ impl App {
             cancel: ending.cancel.clone(),
             background: background.clone(),
             git,
+            startup: Startup::begin(),
         };
         let door = |listener, tls, open, share| Door {
             listener,
@@ -319,12 +327,13 @@ impl App {
         };
         Ok(Self {
             public: door(public, None, metrics.connections.clone(), PUBLIC_FILES),
-            control: door(
+            control_addr: control.address(),
+            control: Some(door(
                 control,
                 tls.map(tls::Files::server_for_all).transpose()?,
                 uncounted()?,
                 CONTROL_FILES,
-            ),
+            )),
             calls: Arc::new(calls),
             api: Arc::new(api),
             background,
@@ -334,6 +343,7 @@ impl App {
             members,
             known,
             address: control_address,
+            given_up: ending.close.drop_guard(),
         })
     }
 
@@ -344,7 +354,7 @@ impl App {
 
     /// Where the control API listens.
     pub fn control_addr(&self) -> SocketAddr {
-        self.control.listener.address()
+        self.control_addr
     }
 
     /// How it is reached there.
@@ -352,11 +362,27 @@ impl App {
         &self.address
     }
 
+    /// Functions that have been deployed.
+    pub fn functions(&self) -> usize {
+        self.api.routes.table().routes().count()
+    }
+
+    /// Lets the control API answer, before the gateway serves, what the start still does. Needs a tokio runtime.
+    pub fn open_control(&mut self) -> Startup {
+        if let Some(door) = self.control.take() {
+            let handler = ControlHandler::new(Arc::clone(&self.api));
+            self.public.ending.tasks.spawn(door.serve(handler));
+        }
+        self.api.startup.clone()
+    }
+
     /// Begins to serve. Needs a tokio runtime.
-    pub fn spawn(self) -> Running {
+    pub fn spawn(mut self) -> Running {
+        let startup = self.open_control();
         let Self {
             public,
-            control,
+            control: _,
+            control_addr: _,
             calls,
             api,
             background,
@@ -366,7 +392,9 @@ impl App {
             members,
             known,
             address: _,
+            given_up,
         } = self;
+        given_up.disarm();
         let ending = public.ending.clone();
         let last_beat = sync.last_beat();
         let (fleet, close) = (Arc::clone(&api.fleet), ending.close.clone());
@@ -395,7 +423,7 @@ impl App {
             let (routes, fleet) = (Arc::clone(&api.routes), Arc::clone(&api.fleet));
             members.spawn(Arc::clone(late).run(routes, fleet, Arc::clone(&api.store)));
         }
-        ending.tasks.spawn(control.serve(ControlHandler::new(api)));
+        startup.over();
         let answering = Arc::clone(&calls);
         // The first callers of a gateway that comes back wait in the kernel's queue: it has VMs when it takes them.
         ending.tasks.spawn(async move {

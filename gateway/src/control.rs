@@ -5,6 +5,8 @@
 //! machine only. The rest wants `Authorization: Bearer <key>`; what members of the fleet ask wants a certificate of its
 //! authority besides, where TLS is set up.
 //!
+//! Until the gateway serves, every path answers 503 and says what it still does (`startup.rs`).
+//!
 //! When a client hangs up, questions are dropped; a change that has begun (rollback, delete, activation)
 //! goes on to its end, because half of it would be worse than all of it.
 
@@ -22,6 +24,7 @@ mod hooks;
 mod logs;
 mod openapi;
 mod query;
+pub(crate) mod startup;
 mod traffic;
 mod vms;
 
@@ -66,6 +69,7 @@ use http::{
 };
 use hyper::body::Incoming;
 use prometheus::{Registry, TextEncoder};
+use startup::Startup;
 use std::{future::Future, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -97,6 +101,8 @@ pub(crate) struct Control {
     pub(crate) max_source: Bytes,
     pub(crate) linger: Duration,
     pub(crate) pace: PaceLimits,
+    /// What it does before it serves.
+    pub(crate) startup: Startup,
     /// The gateway stops: streams end.
     pub(crate) close: CancellationToken,
     /// The time for that is over: deployments that do not serve yet are cancelled.
@@ -220,6 +226,8 @@ impl Handler for ControlHandler {
         let body = self.body(&head.headers, body);
         let mut response = if connection.is_reserve() && head.uri.path() != "/healthz" {
             error::gateway_full().into_response()
+        } else if let Some(starting) = self.control.startup.answer(head.uri.path()) {
+            starting
         } else {
             let Ok(response) = self.router.call(Request::from_parts(head, body)).await;
             response

@@ -1,13 +1,18 @@
 //! What a program was called with. Read first, by every program.
 
-use clap::{Arg, Command, Parser};
+use clap::{
+    Arg, Command, Parser,
+    error::{ContextKind, ContextValue},
+};
+use epsilon_api::suggest;
 use std::env;
 
 /// The arguments of this process; ends it on `--help` and on wrong usage. A variable that stands for a flag and is empty counts as
 /// not set: that is what a CI makes of a secret that is not there, and nobody wrote the flag that clap would name.
 pub fn parse<T: Parser>() -> T {
     let command = without_empty(T::command());
-    T::from_arg_matches(&command.get_matches()).unwrap_or_else(|err| err.exit())
+    let matches = command.try_get_matches().unwrap_or_else(|err| nearest_first(err).exit());
+    T::from_arg_matches(&matches).unwrap_or_else(|err| err.exit())
 }
 
 fn without_empty(command: Command) -> Command {
@@ -18,4 +23,31 @@ fn without_empty(command: Command) -> Command {
 
 fn is_empty(arg: &Arg) -> bool {
     arg.get_env().and_then(env::var_os).is_some_and(|value| value.is_empty())
+}
+
+/// `deply` is meant as `deploy` sooner than as `delete`; clap names the least likely first.
+fn nearest_first(mut err: clap::Error) -> clap::Error {
+    let typed = err.get(ContextKind::InvalidSubcommand).cloned();
+    let similar = err.get(ContextKind::SuggestedSubcommand).cloned();
+    if let (Some(ContextValue::String(typed)), Some(ContextValue::Strings(mut names))) =
+        (typed, similar)
+    {
+        suggest::sort(&typed, &mut names);
+        err.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(names));
+    }
+    err
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_verb_is_named_first() {
+        let command = Command::new("x").subcommands(["delete", "deploy"].map(Command::new));
+        let err = command.try_get_matches_from(["x", "deply"]).unwrap_err();
+        let text = nearest_first(err).to_string();
+        let (deploy, delete) = (text.find("'deploy'").unwrap(), text.find("'delete'").unwrap());
+        assert!(deploy < delete, "{text}");
+    }
 }

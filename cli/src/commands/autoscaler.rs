@@ -14,8 +14,10 @@ impl Autoscaler {
             return output::json(&info);
         }
         output::line(&format!(
-            "{} VMs wanted, {} there: {}",
-            info.wanted, info.current, info.reason
+            "{} wanted, {} there: {}",
+            output::count(info.wanted as usize, "VM"),
+            info.current,
+            info.reason
         ))?;
         output::line(&format!(
             "{:.1} of {:.1} places busy; driver {}{}, {}",

@@ -3,6 +3,7 @@
 
 mod payload;
 mod receipt;
+mod sink;
 
 use crate::{
     args::Globals,
@@ -24,8 +25,10 @@ use payload::Payload;
 use receipt::Receipt;
 use reqwest::{Response, Url};
 use serde::Serialize;
+use sink::Sink;
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -53,6 +56,9 @@ pub(crate) struct Invoke {
     /// Show status and headers before the body, and the timing
     #[arg(long, short)]
     include: bool,
+    /// Where the answer's body goes, in place of standard output (`-`: there, whatever it is)
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
     /// Show status and timing on standard error; of a cold start, each phase
     #[arg(long)]
     timing: bool,
@@ -90,6 +96,9 @@ impl Invoke {
         if body.may_be_platform_error() {
             let bytes = body.whole().await.map_err(lost)?;
             error = platform_error(&bytes, &headers);
+            if let Some(error) = error.as_mut().filter(|_| !globals.json) {
+                error.message = format!("{} {}: {}", status.as_u16(), error.code, error.message);
+            }
             body = Body::Whole(bytes);
         }
 
@@ -101,7 +110,7 @@ impl Invoke {
                 let bytes = body.whole().await.map_err(lost)?;
                 output::json(Answered::new(status, &headers, began.elapsed(), &bytes))?;
             } else {
-                body.print(lost).await?;
+                body.print(&mut Sink::open(self.output.as_deref())?, lost).await?;
             }
         }
         if (self.timing || self.include) && !globals.json {
@@ -188,18 +197,22 @@ impl Body {
         }
     }
 
-    /// Prints it as it comes. `lost` tells of a connection that broke.
-    async fn print(self, lost: impl Fn(reqwest::Error) -> Failure) -> Result<(), Failure> {
+    /// Writes it as it comes. `lost` tells of a connection that broke.
+    async fn print(
+        self,
+        sink: &mut Sink,
+        lost: impl Fn(reqwest::Error) -> Failure,
+    ) -> Result<(), Failure> {
         match self {
-            Self::Whole(bytes) => output::bytes(&bytes)?,
+            Self::Whole(bytes) => sink.write(&bytes)?,
             Self::Coming(response) => {
                 let mut pieces = response.bytes_stream();
                 while let Some(piece) = pieces.next().await {
-                    output::bytes(&piece.map_err(&lost)?)?;
+                    sink.write(&piece.map_err(&lost)?)?;
                 }
             }
         }
-        output::end_of_body()
+        sink.end()
     }
 }
 

@@ -55,7 +55,9 @@ impl Up {
         let mut asked = Asked::new()?;
 
         // A signal while the parts start ends the start; what was made is removed.
-        let platform = Box::pin(Platform::build(settings, &data)).await?;
+        let mut platform = Box::pin(Platform::build(settings, &data)).await?;
+        let control = platform.control().clone();
+        lock.announce(&control.local, control.authority.as_deref())?;
         let prepared = tokio::select! {
             biased; // a wish to end goes first
             why = asked.next() => Err(why),
@@ -73,14 +75,17 @@ impl Up {
                 return Ok(());
             }
         }
+        let is_empty = platform.is_empty();
         let running = platform.serve();
-        let control = running.control();
-        lock.announce(&control.local, control.authority.as_deref())?;
         output::line(&format!(
             "ready  calls http://{}  control {}",
             running.public_addr(),
             control.url
         ))?;
+
+        if is_empty && console::Term::stderr().is_term() {
+            eprintln!("next: `epsilon init hello && epsilon deploy hello` in another terminal");
+        }
 
         let signal = asked.next().await;
         info!(signal, "Draining.");

@@ -58,7 +58,7 @@ fn verbose_shows_the_tools_output() {
 fn a_word_to_the_developer_is_seen_when_all_goes_well() {
     const NOTE: &str = r#"{"event":"log","line":"note: no lockfile: push one"}"#;
     let (_, ran) = deploy(&[ACCEPTED, STARTED, NOTE, LINE, STEP, DONE], &[]);
-    assert!(ran.stderr.contains("  ! no lockfile: push one\n"), "{ran:?}");
+    assert!(ran.stderr.contains("  · no lockfile: push one\n"), "{ran:?}");
     assert!(!ran.stderr.contains("npm error"), "{ran:?}");
 }
 

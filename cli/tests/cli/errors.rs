@@ -86,6 +86,16 @@ fn no_key_goes_to_the_listener_for_calls() {
     assert!(fake.seen().is_empty(), "nothing but the probe was sent");
 }
 
+/// A first start makes the runtime base, which takes minutes.
+#[test]
+fn a_gateway_that_starts_says_what_it_does() {
+    let health = r#"{"data":{"status":"starting","step":"making the runtime base, Node 24"}}"#;
+    let health = Reply::json(503, health).header("x-epsilon-listener", "control");
+    let fake = Fake::new(vec![("GET /healthz", health)]);
+    assert_snapshot!(fake.run(&["functions"]).golden());
+    assert!(fake.seen().is_empty());
+}
+
 #[test]
 fn no_answer_within_the_timeout() {
     // Accepted by the kernel, never by a program.

@@ -16,7 +16,7 @@ pub(crate) fn function(name: &str, version: u32) -> String {
     )
 }
 
-fn version(number: u32, active: bool) -> String {
+pub(crate) fn version(number: u32, active: bool) -> String {
     format!(
         r#"{{"version":{number},"active":{active},"image":"epsilon/hello:{number}","digest":"sha256:ab",
         "deployment":"d-0123456789abcdef","created_at":"2026-11-21T10:11:12Z","spec":{SPEC}}}"#

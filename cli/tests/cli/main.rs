@@ -12,5 +12,6 @@ mod listings;
 mod logs;
 mod store;
 mod support;
+mod terminal;
 mod tls;
 mod traffic;

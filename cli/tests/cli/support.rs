@@ -195,6 +195,30 @@ impl Ran {
     }
 }
 
+/// Runs `epsilon` on a terminal, where `typed` is typed. What it prints and what it says come together.
+pub(crate) fn on_a_terminal(fake: &Fake, args: &[&str], typed: &str) -> Ran {
+    let quoted = args.iter().map(|arg| format!(" '{arg}'")).collect::<String>();
+    let mut child = Command::new("script")
+        .args(["--quiet", "--return", "--command"])
+        .arg(format!("{}{quoted}", env!("CARGO_BIN_EXE_epsilon")))
+        .arg("/dev/null")
+        .env("EPSILON_DATA_DIR", "/nonexistent/epsilon")
+        .env("EPSILON_GATEWAY", format!("http://{}", fake.addr))
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The terminal keeps what is typed until somebody reads; its end would hang the line up.
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(typed.as_bytes()).unwrap();
+    let out = child.wait_with_output().unwrap();
+    drop(input);
+    let stdout = String::from_utf8_lossy(&out.stdout).replace("\r\n", "\n");
+    Ran { code: out.status.code().unwrap(), stdout, stderr: String::new() }
+}
+
 /// Runs `epsilon` with an empty environment but for what is given.
 pub(crate) fn epsilon<A: AsRef<OsStr>>(
     args: &[A],

@@ -5,10 +5,14 @@ use crate::{
     world::{World, own_address, patient, read, read_to_close},
 };
 use epsilon_api::{body, units};
-use epsilon_gateway::config::Settings;
+use epsilon_gateway::{
+    app::App,
+    config::{Config, Settings},
+};
 use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use prometheus::Registry;
 use serde_json::Value;
 use std::{net::SocketAddr, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
@@ -120,6 +124,47 @@ async fn the_control_listener_shows_itself_and_no_function_can() {
     let reply = world.get("/hello").await;
     assert_eq!((reply.body.as_str(), reply.header("x-epsilon-listener")), ("mine", ""));
     assert_eq!(world.get("/healthz").await.header("x-epsilon-listener"), "");
+}
+
+/// As `epsilon up` does while it makes the runtime base.
+#[tokio::test]
+async fn a_gateway_that_does_not_serve_yet_says_what_it_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let settings = Settings { listen: any, control: any, ..Settings::default() };
+    let build = async || {
+        let config = Config::new(settings.clone(), dir.path()).unwrap();
+        let store = crate::world::open(&dir).await;
+        App::build(config, store, None, None, &Registry::new()).await.unwrap()
+    };
+    let ask = async |app: SocketAddr, path: &str| {
+        let client: Client<_, body::CallBody> = Client::builder(TokioExecutor::new()).build_http();
+        let request = http::Request::get(format!("http://{app}{path}")).body(body::empty());
+        patient(client.request(request.unwrap())).await
+    };
+    let mut app = build().await;
+    let control = app.control_addr();
+    app.open_control().step("making the runtime base, Node 24");
+    let health = read(ask(control, "/healthz").await.unwrap()).await;
+    assert_eq!((health.status.as_u16(), health.header("x-epsilon-listener")), (503, "control"));
+    assert_eq!(health.json()["data"]["step"], "making the runtime base, Node 24");
+    let other = read(ask(control, "/v1/functions").await.unwrap()).await;
+    assert_eq!((other.status.as_u16(), other.code().as_str()), (503, "STARTING"));
+    assert!(other.body.contains("Node 24") && other.header("retry-after") == "2", "{other:?}");
+    let running = app.spawn();
+    assert_eq!(ask(control, "/healthz").await.unwrap().status(), 200);
+    running.drain(Duration::ZERO).await;
+
+    // One that is given up answers nothing more.
+    let mut app = build().await;
+    let control = app.control_addr();
+    app.open_control();
+    drop(app);
+    let began = std::time::Instant::now();
+    while TcpStream::connect(control).await.is_ok() {
+        assert!(began.elapsed() < crate::world::PATIENCE);
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

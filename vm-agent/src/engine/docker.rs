@@ -473,6 +473,10 @@ impl Engine for DockerEngine {
     }
 }
 
+fn last_cause(err: &(dyn std::error::Error + 'static)) -> String {
+    std::iter::successors(Some(err), |err| err.source()).last().unwrap_or(err).to_string()
+}
+
 fn ours(err: Error) -> EngineError {
     match err {
         Error::DockerResponseServerError { status_code: 404, message } => {
@@ -480,6 +484,8 @@ fn ours(err: Error) -> EngineError {
         }
         Error::DockerResponseServerError { message, .. } => EngineError::Refused(message),
         Error::DockerStreamError { error } => EngineError::Refused(error),
+        // Its own words say three times that it could not connect, and never to what end.
+        Error::HyperLegacyError { err } => EngineError::Down(last_cause(&err).into()),
         other => EngineError::Down(Box::new(other)),
     }
 }

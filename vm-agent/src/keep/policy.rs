@@ -143,10 +143,12 @@ impl fmt::Display for Why {
             Self::Set => f.write_str("set by the function's `idleTimeout`"),
             Self::OneCall => f.write_str("the default: each call has a fresh instance"),
             Self::TooFew { samples } => {
-                write!(
-                    f,
-                    "the default: {samples} pauses between calls were seen, {SAMPLES} are needed"
-                )
+                let were = if samples == 1 {
+                    "pause between calls was"
+                } else {
+                    "pauses between calls were"
+                };
+                write!(f, "the default: {samples} {were} seen, {SAMPLES} are needed")
             }
             Self::Rare { percent } => {
                 write!(f, "the default: {percent} of 100 pauses were longer than {}", time(REACH))
@@ -205,6 +207,7 @@ mod tests {
 
     choices! {
         nothing_known_is_the_default: [] => 300, None, "the default: 0 pauses between calls were seen, 8 are needed";
+        one_is_one: [60; 1] => 300, None, "the default: 1 pause between calls was seen, 8 are needed";
         seven_are_too_few: [60; 7] => 300, None, "the default: 7 pauses between calls were seen, 8 are needed";
         short_pauses_stay_short: [100; 20] => 121, None, "99 of 100 pauses were shorter than 1m 50s";
         the_least_time_holds: [1; 20] => 30, None, "99 of 100 pauses were shorter than 10s; the VM's limits bound the time";

@@ -72,8 +72,7 @@ impl Story {
 
     /// The upload begins.
     pub(in crate::commands) fn upload(&mut self, files: usize, bytes: Bytes) -> Upload {
-        let plural = if files == 1 { "" } else { "s" };
-        let what = format!("{files} file{plural}, {bytes}");
+        let what = format!("{}, {bytes}", output::count(files, "file"));
         let bar = match &self.look {
             Look::Json | Look::Plain => ProgressBar::hidden(),
             Look::Terminal(multi) => {
@@ -170,7 +169,7 @@ impl Story {
     fn log(&mut self, line: &str) {
         let line = output::visible(&console::strip_ansi_codes(line));
         if let Some(note) = line.strip_prefix(NOTE) {
-            let mark = style("!").for_stderr().yellow();
+            let mark = style("·").for_stderr().cyan();
             return self.say(&format!("  {mark} {note}"));
         }
         if self.verbose {

@@ -32,7 +32,6 @@ pub(super) struct Running {
     builder: builder::app::App,
     gateway: gateway::app::Running,
     public: SocketAddr,
-    control: gateway::app::ControlAddress,
     drain_grace: Duration,
 }
 
@@ -75,8 +74,9 @@ impl Platform {
     }
 
     /// Makes the runtime base if this machine does not have it: minutes at the first start, nothing later.
-    pub(super) async fn ensure_runtime(&self) -> Result<(), Failure> {
-        let progress = Progress::new();
+    pub(super) async fn ensure_runtime(&mut self) -> Result<(), Failure> {
+        // Who asks the control API meanwhile is told.
+        let progress = Progress::new(self.gateway.open_control());
         match self.builder.ensure_runtime(&progress).await {
             Ok(reference) => {
                 info!(reference, "The Node runtime is there.");
@@ -86,16 +86,24 @@ impl Platform {
         }
     }
 
-    /// Begins to answer.
+    /// Where the control API is reached.
+    pub(super) fn control(&self) -> &gateway::app::ControlAddress {
+        self.gateway.control_address()
+    }
+
+    /// Whether nothing has been deployed yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.gateway.functions() == 0
+    }
+
+    /// Begins to answer calls.
     pub(super) fn serve(self) -> Running {
         let public = self.gateway.public_addr();
-        let control = self.gateway.control_address().clone();
         Running {
             agent: self.agent,
             builder: self.builder,
             gateway: self.gateway.spawn(),
             public,
-            control,
             drain_grace: self.drain_grace,
         }
     }
@@ -111,11 +119,6 @@ impl Running {
     /// Where callers reach functions.
     pub(super) fn public_addr(&self) -> SocketAddr {
         self.public
-    }
-
-    /// Where the control API is reached.
-    pub(super) fn control(&self) -> &gateway::app::ControlAddress {
-        &self.control
     }
 
     /// Lets running calls end, or cuts them when the grace is over or `hurry` comes; then removes all that

@@ -1,8 +1,10 @@
 //! Shows the making of the runtime base: the first start takes minutes, and nobody likes a silent
 //! program. A spinner on a terminal, log lines elsewhere.
 
+use crate::output;
 use console::Term;
 use epsilon_api::build::{BuildEvent, BuildLog};
+use epsilon_gateway::app::Startup;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::time::Duration;
 use tracing::info;
@@ -10,31 +12,48 @@ use tracing::info;
 /// How often the spinner turns.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Where the builder tells what it does before the platform is ready.
+/// What is told of a tool's line to who asks from elsewhere.
+const LINE: usize = 160;
+
+/// Where the builder tells what it does before the platform is ready: to who started it, and to who asks the control API.
 #[derive(Debug)]
-pub(super) struct Progress(Option<ProgressBar>);
+pub(super) struct Progress {
+    bar: Option<ProgressBar>,
+    startup: Startup,
+}
 
 impl Progress {
     /// Looks at standard error to see who reads.
-    pub(super) fn new() -> Self {
-        Self(Term::stderr().is_term().then(|| {
+    pub(super) fn new(startup: Startup) -> Self {
+        let bar = Term::stderr().is_term().then(|| {
             let bar = ProgressBar::new_spinner();
             let style = ProgressStyle::with_template("  {spinner:.cyan} {prefix}  {wide_msg:.dim}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
             bar
-        }))
+        });
+        Self { bar, startup }
     }
 }
 
 impl BuildLog for Progress {
     fn tell(&self, event: BuildEvent) {
-        match (event, &self.0) {
+        match &event {
+            BuildEvent::StepStarted { detail, .. } => {
+                self.startup.step(&format!("making the runtime base, {detail}"));
+            }
+            BuildEvent::Line(line) => {
+                let line: String = output::visible(line).chars().take(LINE).collect();
+                self.startup.step(&format!("making the runtime base: {line}"));
+            }
+            BuildEvent::StepDone { .. } => {}
+        }
+        match (event, &self.bar) {
             (BuildEvent::StepStarted { detail, .. }, Some(bar)) => {
                 bar.enable_steady_tick(TICK);
                 bar.set_prefix(detail);
             }
             (BuildEvent::StepDone { step, detail, took }, Some(bar)) => {
-                bar.println(format!("  ✔ {step}: {detail} ({})", crate::output::took(took)));
+                bar.println(format!("  ✔ {step}: {detail} ({})", output::took(took)));
             }
             (BuildEvent::Line(line), Some(bar)) => bar.set_message(line),
             (BuildEvent::StepStarted { step, detail }, None) => info!(%step, detail, "Step began."),
@@ -48,7 +67,7 @@ impl BuildLog for Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if let Some(bar) = &self.0 {
+        if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }

@@ -1,0 +1,60 @@
+//! Where the body of an answer goes: standard output, or a file. Bytes that are no text do not go to a terminal, which takes some
+//! of them for orders.
+
+use crate::{failure::Failure, output};
+use std::{
+    fs::File,
+    io::{self, IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+/// Where bytes are written as they come.
+#[derive(Debug)]
+pub(super) enum Sink {
+    /// Standard output; `true`: a terminal, for text only.
+    Output(bool),
+    /// A file.
+    File(File, PathBuf),
+}
+
+impl Sink {
+    /// What `--output` names, else standard output.
+    pub(super) fn open(file: Option<&Path>) -> Result<Self, Failure> {
+        match file {
+            None => Ok(Self::Output(io::stdout().is_terminal())),
+            Some(path) if path.as_os_str() == "-" => Ok(Self::Output(false)),
+            Some(path) => match File::create(path) {
+                Ok(file) => Ok(Self::File(file, path.to_owned())),
+                Err(err) => Err(unwritable(path, &err)),
+            },
+        }
+    }
+
+    /// The next bytes.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        match self {
+            // No text has a NUL; what only looks like text otherwise is as curl has it.
+            Self::Output(true) if bytes.contains(&0) => Err(Failure::new(
+                "BINARY_OUTPUT",
+                "the answer is no text, and would go to a terminal",
+            )
+            .hint(
+                "write it to a file with `-o FILE`, or to the terminal all the same with `-o -`",
+            )),
+            Self::Output(_) => output::bytes(bytes),
+            Self::File(file, path) => file.write_all(bytes).map_err(|err| unwritable(path, &err)),
+        }
+    }
+
+    /// No more comes.
+    pub(super) fn end(&self) -> Result<(), Failure> {
+        match self {
+            Self::Output(_) => output::end_of_body(),
+            Self::File(..) => Ok(()),
+        }
+    }
+}
+
+fn unwritable(path: &Path, err: &io::Error) -> Failure {
+    Failure::new("OUTPUT", format!("`{}` cannot be written", path.display())).because(err)
+}

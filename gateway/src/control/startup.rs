@@ -1,0 +1,49 @@
+//! What the gateway still does before it serves, for whoever asks the control API meanwhile: `epsilon up` makes the runtime base
+//! at its first start, which takes minutes. Written by the program that starts the gateway, read at each request of the control API.
+
+use super::error::ApiError;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header::RETRY_AFTER};
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// Seconds after which to ask again.
+const RETRY: HeaderValue = HeaderValue::from_static("2");
+
+/// A start. Cheap to clone; all clones are of one start.
+#[derive(Clone, Debug)]
+pub struct Startup(Arc<Mutex<Option<Arc<str>>>>);
+
+impl Startup {
+    /// One that has begun.
+    pub(crate) fn begin() -> Self {
+        Self(Arc::new(Mutex::new(Some("its parts come up".into()))))
+    }
+
+    /// What is done now, as a person reads it after "the gateway is starting: ".
+    pub fn step(&self, what: &str) {
+        if let Some(step) = &mut *self.0.lock() {
+            *step = what.into();
+        }
+    }
+
+    /// The gateway serves from now on.
+    pub(crate) fn over(&self) {
+        *self.0.lock() = None;
+    }
+
+    /// The answer to this path as long as the start goes on.
+    pub(crate) fn answer(&self, path: &str) -> Option<Response> {
+        let step = self.0.lock().clone()?;
+        let mut response = if path == "/healthz" {
+            let health = serde_json::json!({"data": {"status": "starting", "step": *step}});
+            (StatusCode::SERVICE_UNAVAILABLE, axum::Json(health)).into_response()
+        } else {
+            let message = format!("the gateway is starting: {step}");
+            let starting = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "STARTING", message);
+            starting.hint("try again in a moment").into_response()
+        };
+        response.headers_mut().insert(RETRY_AFTER, RETRY);
+        Some(response)
+    }
+}
