@@ -93,7 +93,7 @@ pub struct Settings {
     pub control_url: Option<String>,
     /// This gateway's certificate in PEM, to speak TLS with members that want it. Then `control` speaks TLS as well, and
     /// plain HTTP only with this machine. Members show a certificate of their own there; others need none, only a key.
-    /// Set together with `tls_key` and `tls_authority`. Default: none, plain HTTP.
+    /// Set together with `tls_key` and `tls_authority`; how: docs/tls.md. Default: none, plain HTTP.
     pub tls_certificate: Option<PathBuf>,
     /// Its private key, in PEM.
     pub tls_key: Option<PathBuf>,
