@@ -32,7 +32,8 @@ case "$prefix" in /*) ;; *) die "--prefix must be an absolute path, not \`$prefi
 here=$(cd "$(dirname "$0")" && pwd)
 version=$(cat "$here/VERSION") || die "this is not an unpacked release package: there is no VERSION in $here"
 programs=(epsilon epsilon-gateway epsilon-vm-agent epsilon-builder)
-units=(epsilon.service epsilon-gateway.service epsilon-vm-agent.service epsilon-builder.service)
+units=(epsilon.service epsilon-gateway.service epsilon-vm-agent.service epsilon-builder.service
+    epsilon-calls.socket epsilon-control.socket epsilon-gateway-calls.socket epsilon-gateway-control.socket)
 
 # All checks come before the first change.
 (cd "$here" && sha256sum --check --quiet SHA256SUMS) || die "the package is damaged" "unpack it again"

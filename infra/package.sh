@@ -55,7 +55,7 @@ trap 'rm -rf "$work"' EXIT
 tree=$work/$name
 mkdir -p "$tree/bin" "$tree/systemd" "$tree/aws"
 for program in "${programs[@]}"; do install -m 755 "$bin/$program" "$tree/bin/$program"; done
-install -m 644 infra/systemd/epsilon*.service infra/systemd/sysusers.conf "$tree/systemd/"
+install -m 644 infra/systemd/epsilon*.service infra/systemd/epsilon*.socket infra/systemd/sysusers.conf "$tree/systemd/"
 install -m 755 infra/aws/instance/*.sh "$tree/aws/"
 install -m 644 infra/aws/instance/*.service "$tree/aws/"
 install -m 755 infra/install.sh infra/ensure-docker.sh "$tree/"

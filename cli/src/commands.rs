@@ -24,12 +24,13 @@ use crate::{
     args::{Cli, Command},
     failure::Failure,
 };
+use epsilon_launch::sockets::Sockets;
 
 /// Runs what was typed.
-pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
+pub(crate) async fn run(cli: Cli, sockets: Result<Sockets, Failure>) -> Result<(), Failure> {
     let globals = &cli.globals;
     match cli.command {
-        Command::Up(up) => Box::pin(up.run(globals)).await,
+        Command::Up(up) => Box::pin(up.run(globals, sockets?)).await,
         Command::Init(init) => init.run(globals),
         Command::Dev(dev) => Box::pin(dev.run(globals)).await,
         Command::Deploy(deploy) => deploy.run(globals).await,

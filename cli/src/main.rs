@@ -7,7 +7,7 @@ mod client;
 mod commands;
 mod output;
 
-use epsilon_launch::{arguments, data_dir, failure};
+use epsilon_launch::{arguments, data_dir, failure, sockets::Sockets};
 use failure::Failure;
 use std::process::ExitCode;
 
@@ -16,9 +16,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli: args::Cli = arguments::parse(); // ends the program by itself on --help (0) and wrong usage (2)
+    let sockets = Sockets::take(); // before there are other threads; only `up` has a use for them
     let json = cli.globals.json;
     let ended = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime.block_on(Box::pin(commands::run(cli))),
+        Ok(runtime) => runtime.block_on(Box::pin(commands::run(cli, sockets))),
         Err(err) => Err(Failure::new("RUNTIME", "the system refused worker threads").because(&err)),
     };
     match ended {

@@ -32,6 +32,7 @@ use crate::{
     webhook::{self, Hooks},
 };
 use epsilon_api::{build::Builder, fleet::MemberKind, vm::Vm};
+use epsilon_launch::sockets::Sockets;
 use epsilon_store::{Gateway, KeyRole, Store, StoreError};
 use epsilon_wire::{
     certificate,
@@ -142,11 +143,28 @@ impl App {
         builder: Option<Arc<dyn Builder>>,
         registry: &Registry,
     ) -> Result<Self, StartError> {
-        let listen = |key, address| {
-            accept::bind(address).map_err(|source| StartError::Listen { key, address, source })
+        Self::build_on(Sockets::default(), config, store, local, builder, registry).await
+    }
+
+    /// The same on listeners that are there already, where there are any; `listen` and `control` of the settings say nothing
+    /// about those.
+    ///
+    /// # Errors
+    /// As [`Self::build`].
+    pub async fn build_on(
+        sockets: Sockets,
+        config: Config,
+        store: Arc<dyn Store>,
+        local: Option<Arc<dyn Vm>>,
+        builder: Option<Arc<dyn Builder>>,
+        registry: &Registry,
+    ) -> Result<Self, StartError> {
+        let listen = |key, address, there| {
+            let listener = accept::bind(address, there);
+            listener.map_err(|source| StartError::Listen { key, address, source })
         };
-        let (public, control) =
-            (listen("listen", config.listen)?, listen("control", config.control)?);
+        let public = listen("listen", config.listen, sockets.calls)?;
+        let control = listen("control", config.control, sockets.control)?;
         let address = public.address();
 
         let signer = Arc::new(Signer::load_or_make(&config.data_dir.join("gateway.key"))?);
@@ -378,7 +396,8 @@ impl App {
 
     /// Begins to serve. Needs a tokio runtime.
     pub fn spawn(mut self) -> Running {
-        let startup = self.open_control();
+        self.api.startup.over();
+        self.open_control();
         let Self {
             public,
             control: _,
@@ -423,7 +442,6 @@ impl App {
             let (routes, fleet) = (Arc::clone(&api.routes), Arc::clone(&api.fleet));
             members.spawn(Arc::clone(late).run(routes, fleet, Arc::clone(&api.store)));
         }
-        startup.over();
         let answering = Arc::clone(&calls);
         // The first callers of a gateway that comes back wait in the kernel's queue: it has VMs when it takes them.
         ending.tasks.spawn(async move {

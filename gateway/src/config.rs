@@ -32,7 +32,8 @@ const KEEP_VERSIONS: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Where callers reach functions. Default `127.0.0.1:8080`: opening it to a network is a decision.
+    /// Where callers reach functions. Default `127.0.0.1:8080`: opening it to a network is a decision. Sockets that systemd
+    /// passes (`calls`, `control`) go before it and `control`.
     pub listen: SocketAddr,
     /// Where the control API listens. Default `127.0.0.1:8081`. `/healthz` answers there without a key, and
     /// `/metrics` does to this machine.

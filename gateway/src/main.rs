@@ -17,6 +17,7 @@ use epsilon_launch::{
     program::{self, Common},
     settings::Flag,
     signals::Asked,
+    sockets::Sockets,
 };
 use epsilon_store::StoreError;
 use prometheus::Registry;
@@ -59,11 +60,14 @@ impl Arguments {
 
 fn main() -> ExitCode {
     // Ends the program by itself on --help (0) and wrong usage (2).
-    program::run(run(arguments::parse()))
+    let arguments = arguments::parse();
+    let sockets = Sockets::take(); // before there are other threads
+    program::run(run(arguments, sockets))
 }
 
-async fn run(arguments: Arguments) -> Result<(), Failure> {
+async fn run(arguments: Arguments, sockets: Result<Sockets, Failure>) -> Result<(), Failure> {
     let (_logging, data, mut layers) = arguments.common.begin(&arguments.flags())?;
+    let sockets = sockets?;
     let grace = layers.take_drain_grace()?;
     let store = layers.take_text("gateway", "store")?;
     let settings: Settings = layers.section("gateway")?;
@@ -79,7 +83,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     })?;
     let registry = Registry::new();
     metrics::begin(&registry, &data).map_err(|err| unable(&err))?;
-    let app = Box::pin(App::build(config, store, None, None, &registry)).await;
+    let app = Box::pin(App::build_on(sockets, config, store, None, None, &registry)).await;
     let app = app.map_err(|err| unable(&err))?;
     let (public, control) = (app.public_addr(), app.control_address().clone());
     let running = app.spawn();

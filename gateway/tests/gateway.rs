@@ -44,6 +44,8 @@ mod http;
 mod raw;
 #[path = "gateway/slow.rs"]
 mod slow;
+#[path = "gateway/sockets.rs"]
+mod sockets;
 #[path = "gateway/tls.rs"]
 mod tls;
 #[path = "gateway/traffic.rs"]

@@ -36,7 +36,7 @@ class Package(unittest.TestCase):
         self.assertEqual({line.split()[1] for line in listed}, {"0/0"})
         self.assertEqual({" ".join(line.split()[3:5]) for line in listed}, {"2023-11-14 22:13:20"}, "SOURCE_DATE_EPOCH")
         names = {line.split()[-1].split("/", 1)[1] for line in listed}
-        for name in [*(f"bin/{program}" for program in world.PROGRAMS), *(f"systemd/{unit}" for unit in world.UNITS),
+        for name in [*(f"bin/{program}" for program in world.PROGRAMS), *(f"systemd/{unit}" for unit in [*world.UNITS, *world.SOCKETS]),
                      "install.sh", "ensure-docker.sh", "LICENSE", "VERSION", "SHA256SUMS", "aws/setup.sh"]:
             self.assertIn(name, names)
 
@@ -66,7 +66,7 @@ class Package(unittest.TestCase):
             path = root / "usr/local/bin" / program
             self.assertEqual(path.read_bytes(), (self.bin / program).read_bytes())
             self.assertEqual(path.stat().st_mode & 0o777, 0o755)
-        for unit in world.UNITS:
+        for unit in [*world.UNITS, *world.SOCKETS]:
             self.assertTrue((root / "usr/local/lib/systemd/system" / unit).is_file())
         users = (root / "etc/passwd").read_text().splitlines()
         self.assertEqual(sum(line.startswith("epsilon:") for line in users), 1)

@@ -32,11 +32,11 @@ class Units(unittest.TestCase):
             for program in world.PROGRAMS:
                 (root / program).write_text("#!/bin/sh\n")
                 (root / program).chmod(0o755)
-            for path in [*SYSTEMD.glob("*.service"), *(world.INFRA / "aws/instance").glob("*.service")]:
+            for path in [*SYSTEMD.glob("*.service"), *SYSTEMD.glob("*.socket"), *(world.INFRA / "aws/instance").glob("*.service")]:
                 text = path.read_text().replace("/usr/local/bin", folder)
                 text = re.sub(r"/usr/local/lib/epsilon/aws/\w+\.sh", f"{folder}/epsilon", text)
                 (root / path.name).write_text(text)
-            for path in root.glob("*.service"):
+            for path in [*root.glob("*.service"), *root.glob("*.socket")]:
                 done = world.run("systemd-analyze", "verify", "--man=no", path, check=False)
                 # It speaks of units of this machine too, and of the engine's, which may not be installed.
                 ours = [line for line in done.stderr.splitlines() if "epsilon" in line and "docker.service" not in line]
@@ -71,6 +71,14 @@ class Units(unittest.TestCase):
             patience = seconds(setting(f"{unit}.service", "TimeoutStopSec")[0])
             removals = 5 if unit in ("epsilon", "epsilon-vm-agent") else 1
             self.assertGreater(patience, default(f"{grace}.drain_grace") + removals * default("vm_agent.remove_timeout"), unit)
+
+    def test_sockets_have_the_names_that_the_programs_know_and_the_default_addresses(self):
+        for service in ["epsilon", "epsilon-gateway"]:
+            for name, port in [("calls", 8080), ("control", 8081)]:
+                unit = f"{service}-{name}.socket"
+                self.assertEqual(setting(unit, "FileDescriptorName"), [name], unit)
+                self.assertEqual(setting(unit, "Service"), [f"{service}.service"], unit)
+                self.assertEqual(setting(unit, "ListenStream"), [f"127.0.0.1:{port}"], unit)
 
     def test_tokens_are_neither_arguments_nor_environment(self):
         for unit, token in [("epsilon-vm-agent.service", "fleet.token"), ("epsilon-builder.service", "builder.token")]:

@@ -14,6 +14,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 INFRA = ROOT / "infra"
 PROGRAMS = ["epsilon", "epsilon-gateway", "epsilon-vm-agent", "epsilon-builder"]
 UNITS = ["epsilon.service", "epsilon-gateway.service", "epsilon-vm-agent.service", "epsilon-builder.service"]
+SOCKETS = [
+    f"{service}-{name}.socket" for service in ["epsilon", "epsilon-gateway"] for name in ["calls", "control"]]
 TOOLS = pathlib.Path(
     os.environ.get("EPSILON_TOOLS_DIR")
     or pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "epsilon-tools"

@@ -26,3 +26,4 @@ pub mod metrics;
 pub mod program;
 pub mod settings;
 pub mod signals;
+pub mod sockets;

@@ -77,6 +77,17 @@ impl Listener {
         Ok(Self { port: Port::Open(listener), address, probes, pause: FIRST_PAUSE, waiting: None })
     }
 
+    /// One that somebody else has bound, and may keep: the service manager does over a restart. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// When it is no socket that listens.
+    pub fn inherited(listener: std::net::TcpListener, probes: Probes) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        let address = listener.local_addr()?;
+        Ok(Self { port: Port::Open(listener), address, probes, pause: FIRST_PAUSE, waiting: None })
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address

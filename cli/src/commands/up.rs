@@ -24,6 +24,7 @@ use epsilon_launch::{
     log::{self, Format},
     settings::Flag,
     signals::Asked,
+    sockets::Sockets,
 };
 use settings::Settings;
 use std::{net::SocketAddr, path::PathBuf};
@@ -46,7 +47,7 @@ pub(crate) struct Up {
 }
 
 impl Up {
-    pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
+    pub(crate) async fn run(self, globals: &Globals, sockets: Sockets) -> Result<(), Failure> {
         let _logging = log::init(self.log_format, log::filter().as_deref())?;
         let data = data_dir::locate(globals.data_dir.as_deref())?;
         let settings = Settings::load(self.config.as_deref(), std::env::vars_os(), &self.flags())?;
@@ -55,7 +56,7 @@ impl Up {
         let mut asked = Asked::new()?;
 
         // A signal while the parts start ends the start; what was made is removed.
-        let mut platform = Box::pin(Platform::build(settings, &data)).await?;
+        let mut platform = Box::pin(Platform::build(settings, sockets, &data)).await?;
         let control = platform.control().clone();
         lock.announce(&control.local, control.authority.as_deref())?;
         let prepared = tokio::select! {

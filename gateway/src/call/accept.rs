@@ -40,7 +40,10 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::{Arc, OnceLock, Weak},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 use tokio::{
@@ -54,6 +57,10 @@ use transport::{Exchange, Socket, Transport};
 /// Finds callers that vanished without a word while they wait for a slow answer or a log, after some two minutes.
 const PROBES: Probes =
     Probes { after: Duration::from_secs(60), every: Duration::from_secs(10), count: 9 };
+
+/// How long a drain leaves a connection open that has not asked anything yet: its first request is on its way, for it was opened a
+/// moment ago. hyper would close it at once.
+const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
 /// What hyper parses on its stack. Any other number costs two allocations for each head.
 const HYPERS_MAX_HEADERS: usize = 100;
@@ -84,6 +91,7 @@ pub(crate) struct Connection {
     activity: Arc<Activity>,
     exchange: Exchange,
     certificate: OnceLock<Certificate>,
+    has_asked: AtomicBool,
     /// Gives its place back when the last holder is gone: connection, answer's body or tunnel.
     place: Option<Place>,
 }
@@ -120,7 +128,8 @@ impl Connection {
             place.slot.occupy(Arc::downgrade(&activity) as Weak<dyn Occupant>);
         }
         let (exchange, certificate) = (Exchange::default(), OnceLock::new());
-        Self { forwarded_for, peer, activity, exchange, certificate, place }
+        let has_asked = AtomicBool::new(false);
+        Self { forwarded_for, peer, activity, exchange, certificate, has_asked, place }
     }
 
     fn slot(&self) -> Option<&Slot> {
@@ -215,9 +224,15 @@ impl ConnectionLimits {
     }
 }
 
-/// Binds a listener; port 0 takes any.
-pub(crate) fn bind(address: SocketAddr) -> io::Result<Listener> {
-    Listener::bind(address, PROBES)
+/// Takes the listener that is there already, else binds one; port 0 takes any.
+pub(crate) fn bind(
+    address: SocketAddr,
+    there: Option<std::net::TcpListener>,
+) -> io::Result<Listener> {
+    match there {
+        Some(listener) => Listener::inherited(listener, PROBES),
+        None => Listener::bind(address, PROBES),
+    }
 }
 
 /// One listener with what its connections share.
@@ -324,6 +339,7 @@ async fn serve_connection<S: Socket>(
         service_fn(move |mut request| {
             let (handler, connection) = (handler.clone(), Arc::clone(&connection));
             async move {
+                connection.has_asked.store(true, Relaxed);
                 let busy = Busy::new(Arc::clone(&connection));
                 if !connection.exchange.begin(&mut request) {
                     return Err(io::Error::other("a target that is not what was read"));
@@ -374,6 +390,10 @@ async fn serve_connection<S: Socket>(
             };
             match aside {
                 Aside::Cut => return,
+                Aside::Close if !is_closing && !connection.has_asked.load(Relaxed) => {
+                    is_closing = true;
+                    asides.push(sleep(FIRST_REQUEST).map(|()| Aside::Close).boxed());
+                }
                 Aside::Close => {
                     is_closing = true;
                     Pin::new(&mut http).graceful_shutdown();

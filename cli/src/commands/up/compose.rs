@@ -10,7 +10,7 @@ use super::{progress::Progress, settings::Settings};
 use crate::failure::Failure;
 use epsilon_builder as builder;
 use epsilon_gateway as gateway;
-use epsilon_launch::metrics;
+use epsilon_launch::{metrics, sockets::Sockets};
 use epsilon_vm_agent as vm_agent;
 use std::{error::Error, net::SocketAddr, path::Path, time::Duration};
 use tracing::{info, warn};
@@ -37,7 +37,11 @@ pub(super) struct Running {
 
 impl Platform {
     /// Builds all parts. When one of them cannot be built, nothing of the others stays.
-    pub(super) async fn build(settings: Settings, data: &Path) -> Result<Self, Failure> {
+    pub(super) async fn build(
+        settings: Settings,
+        sockets: Sockets,
+        data: &Path,
+    ) -> Result<Self, Failure> {
         // All settings are checked before anything is touched.
         let gateway =
             gateway::config::Config::new(settings.gateway, data).map_err(|e| wrong(&e))?;
@@ -58,8 +62,9 @@ impl Platform {
         let rest = async {
             let builder = builder::app::App::build(builder).await.map_err(|e| unable(&e))?;
             let hands = Some(builder.builder());
+            let vm = Some(agent.vm());
             let gateway =
-                gateway::app::App::build(gateway, store, Some(agent.vm()), hands, &registry);
+                gateway::app::App::build_on(sockets, gateway, store, vm, hands, &registry);
             Ok((builder, gateway.await.map_err(|e| no_gateway(&e))?))
         };
         match Box::pin(rest).await {
