@@ -183,13 +183,15 @@ const RETRY_LATER: Duration = Duration::from_secs(5);
 
 impl CallError {
     /// Every code that a verdict may have, with whose fault it is: what is counted by them is there before the first one.
-    pub const KINDS: [(&str, Fault); 17] = [
+    pub const KINDS: [(&str, Fault); 19] = [
         ("BAD_REQUEST", Fault::Caller),
         ("HEAD_TOO_LARGE", Fault::Caller),
         ("TARGET_TOO_LONG", Fault::Caller),
         ("HEAD_TOO_SLOW", Fault::Caller),
         ("FUNCTION_NOT_FOUND", Fault::Caller),
         ("VERSION_NOT_FOUND", Fault::Caller),
+        ("UNAUTHORIZED", Fault::Caller),
+        ("TLS_REQUIRED", Fault::Caller),
         ("BODY_TOO_LARGE", Fault::Caller),
         ("BODY_TOO_SLOW", Fault::Caller),
         ("CONCURRENCY_LIMIT", Fault::Caller),
@@ -435,7 +437,7 @@ mod tests {
                 CallError::VersionGuarded { function: function.clone() },
                 401,
                 "UNAUTHORIZED",
-                "invalid_request",
+                "unauthorized",
             ),
             (CallError::BodyTooLarge { limit: Bytes(1) }, 413, "BODY_TOO_LARGE", "limit"),
             (CallError::BodyTooSlow, 408, "BODY_TOO_SLOW", "limit"),

@@ -42,6 +42,10 @@ fn rows() -> Vec<(CallError, &'static str)> {
             "`/{function}@{version}` names a version that never served or is not kept any more. The caller mends the number; `epsilon versions` lists those that are kept.",
         ),
         (
+            CallError::VersionGuarded { function: function.clone() },
+            "a version is called by its address, the operator wants a key for that (`gateway.version_addresses: key`), and none came that opens",
+        ),
+        (
             CallError::BodyTooLarge { limit: Bytes::mib(100) },
             "The body was announced, or turned out, larger than `gateway.max_body`. The caller sends less, or the operator allows more.",
         ),

@@ -5,6 +5,7 @@
 mod args;
 mod client;
 mod commands;
+mod confirm;
 mod output;
 
 use epsilon_launch::{arguments, data_dir, failure, sockets::Sockets};

@@ -182,7 +182,9 @@ impl Calls {
             (None, Some(split)) => split::choose(split, request.headers()),
             (Some(number), _) => {
                 let name = &function.version.function;
-                if let Err(err) = self.version_addresses.admit(name, number, request.headers()) {
+                if let Err(err) =
+                    self.version_addresses.admit(name, number, request.headers()).await
+                {
                     return reply::error(&err, record);
                 }
                 match self.kept.find(&function, number).await {

@@ -170,9 +170,7 @@ fn router(control: &Arc<Control>) -> Router {
 }
 
 async fn healthz(State(control): Shared) -> Response {
-    let report = control.health.report();
-    let status = report.status.code();
-    (status, axum::Json(serde_json::json!({"data": report}))).into_response()
+    axum::Json(serde_json::json!({"data": control.health.report()})).into_response()
 }
 
 async fn metrics(State(control): Shared) -> Result<Response, ApiError> {

@@ -1,11 +1,13 @@
 //! What this gateway says of itself to whoever might send it calls: `GET /` of the public listener, `/healthz` of the control one.
 //! Both answer strangers, from memory: how it stands and no more. Causes and addresses are in the log and in `GET /v1/vms`.
 //!
-//! | status | HTTP | when |
+//! | status | `GET /` | when |
 //! |---|---|---|
 //! | `ok` | 200 | calls are served |
 //! | `degraded` | 200 | they are, and somebody has to do something: a load balancer that took the gateway out would make it worse |
 //! | `unavailable` | 503 | this gateway cannot serve calls while another one may |
+//!
+//! `/healthz` is 200 with each of them: VMs join by the control listener, so what it is needed to mend takes it out of nothing.
 //!
 //! A fleet without a VM is `ok`: so begins each one, and no other gateway could do better.
 
@@ -121,7 +123,7 @@ impl Health {
             _ if is_start_over && !self.fleet.has_heard() => {
                 (Status::Unavailable, Some("no VM of the fleet has been heard since the start"))
             }
-            Some(validity) if vms.known > 0 && needs_certificate => {
+            Some(validity) if vms.known > 0 && vms.heard == 0 && needs_certificate => {
                 (Status::Unavailable, Some(of_certificate(validity)))
             }
             Some(validity) => (Status::Degraded, Some(of_certificate(validity))),
@@ -249,7 +251,10 @@ mod tests {
         let mut fleet = World::new(None);
         hears(&fleet.join("a"));
         fleet.health.certificates = vec![ended];
-        assert_eq!(fleet.stands(0), (UNAVAILABLE, 503, 1, 1), "its next connection is refused");
+        assert_eq!(fleet.stands(0), (DEGRADED, 200, 1, 1), "what is connected goes on");
+        fleet.health.fleet.forget(&VmId::parse("a").unwrap());
+        fleet.join("b");
+        assert_eq!(fleet.stands(0), (UNAVAILABLE, 503, 1, 0), "its next connection is refused");
         let before = fleet.health.at(Instant::now(), time);
         assert_eq!((before.status, before.reason), (OK, None));
     }

@@ -177,13 +177,6 @@ impl Doors {
         }
     }
 
-    /// Whether this is an admin key that has opened a door of this gateway before, or that it made. Asks nobody.
-    pub(crate) fn is_known_admin(&self, text: &str) -> bool {
-        let Some((_, id, secret)) = parse(text) else { return false };
-        let known = self.known.lock().get(id).cloned();
-        known.is_some_and(|key| key.role == KeyRole::Admin && matches(&key, secret))
-    }
-
     /// This is one, whether or not the store says so later.
     pub(crate) fn remember(&self, key: &Key) {
         let mut known = self.known.lock();

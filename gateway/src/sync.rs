@@ -162,8 +162,8 @@ pub(crate) struct LastBeat {
 }
 
 impl LastBeat {
-    /// Notes that this gateway was last there so long ago that nobody waits for it: neither other gateways nor `epsilon store
-    /// copy`. To be said when it has ended; without it, they wait a while.
+    /// Notes that this gateway was last there so long ago that `epsilon store copy` does not wait for it. Other gateways go by
+    /// changes of the time, and not by the time. To be said when it has ended.
     pub(crate) async fn say(mut self) {
         self.me.seen_at = Timestamp::now().checked_sub(GONE_AFTER).unwrap_or(Timestamp::MIN);
         match timeout(LAST_BEAT_LIMIT, self.store.gateway_beat(&self.me)).await {

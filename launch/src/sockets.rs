@@ -27,6 +27,9 @@ impl Sockets {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut passed = ListenFd::from_env();
         let mut sockets = Self::default();
+        if passed.len() == 0 {
+            return Ok(sockets); // names alone are those of another process, which started this one
+        }
         for (index, name) in named(&names, passed.len())?.into_iter().enumerate() {
             let wrong = |err| {
                 let text = format!(

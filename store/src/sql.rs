@@ -381,8 +381,8 @@ impl Store for Sql {
     ) -> Result<Version, StoreError> {
         self.within(async {
             let mut tx = self.begin().await?;
-            let version = functions::version(&mut tx, name, number).await?;
             let is_active = functions::require_active(&mut tx, name).await?.number == number;
+            let version = functions::version(&mut tx, name, number).await?;
             if is_active || !retention::remove_one(&mut tx, &version.id(), now).await? {
                 return Err(StoreError::VersionServes { function: name.clone(), number });
             }

@@ -23,8 +23,12 @@ pub(crate) async fn remove_everything(vm: &LocalVm) {
     });
     vm.cells.sweep(|_| false);
     vm.cells.close();
-    if let Err(err) = vm.network.remove(&*vm.engine, has_containers).await {
-        tracing::error!(cause = %Chain(&err), "The network of functions could not be removed.");
+    match timeout(limit, vm.network.remove(&*vm.engine, has_containers)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(err)) => {
+            tracing::error!(cause = %Chain(&err), "The network of functions could not be removed.");
+        }
+        Err(_) => tracing::error!("The engine did not remove the network of functions in time."),
     }
 }
 

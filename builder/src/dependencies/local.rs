@@ -6,7 +6,7 @@ use epsilon_api::units::Bytes;
 use serde_json::Value;
 
 /// What npm reads in a folder that is a package.
-const READ: [&str; 3] = ["package.json", "package-lock.json", "npm-shrinkwrap.json"];
+const READ: [&str; 4] = ["package.json", "package-lock.json", "npm-shrinkwrap.json", "yarn.lock"];
 /// Packages in one file, which are unpacked.
 const PACKED: [&str; 3] = [".tgz", ".tar.gz", ".tar"];
 /// npm's own largest are around 100 KiB.
@@ -18,9 +18,7 @@ pub(super) fn digest_into(hasher: Hasher, source: &Source, copies: bool) -> Hash
     if copies || packages().any(|file| has_folder_of_programs(source, file)) {
         return hasher.part(source.digest.to_string().as_bytes());
     }
-    let decides = |file: &&SourceFile| {
-        READ.contains(&name_of(file)) || PACKED.iter().any(|ending| file.path.ends_with(ending))
-    };
+    let decides = |file: &&SourceFile| READ.contains(&name_of(file)) || is_packed(&file.path);
     let hasher =
         source.files.iter().filter(decides).fold(hasher, |all, file| file.digest_into(all));
     packages().flat_map(|file| programs(source, file)).fold(hasher, |hasher, path| {
@@ -28,6 +26,11 @@ pub(super) fn digest_into(hasher: Hasher, source: &Source, copies: bool) -> Hash
         let is_there: &[u8] = if source.get(&path).is_some() { b"there" } else { b"absent" };
         hasher.part(path.as_bytes()).part(is_there)
     })
+}
+
+fn is_packed(path: &str) -> bool {
+    let path = path.to_ascii_lowercase();
+    PACKED.iter().any(|ending| path.ends_with(ending))
 }
 
 fn name_of(file: &SourceFile) -> &str {
@@ -81,9 +84,12 @@ mod tests {
             first,
             key(&[ROOT, asks, ("libs/a/i.js", "1"), ("libs/a/cli.js", "1")], false).await
         );
-        for more in
-            [("libs/b/package.json", "{}"), ("libs/a/npm-shrinkwrap.json", "{}"), ("dep.tgz", "1")]
-        {
+        for more in [
+            ("libs/b/package.json", "{}"),
+            ("libs/a/npm-shrinkwrap.json", "{}"),
+            ("dep.tgz", "1"),
+            ("DEP.TGZ", "1"),
+        ] {
             let files = [ROOT, LIB, ("libs/a/i.js", "1"), ("libs/a/cli.js", "1"), more];
             assert_ne!(first, key(&files, false).await, "{more:?}");
         }

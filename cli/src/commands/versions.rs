@@ -1,6 +1,6 @@
 //! `epsilon versions NAME`: every build of a function, newest first; `--retire N` removes one.
 
-use crate::{args::Globals, client::Client, failure::Failure, output};
+use crate::{args::Globals, client::Client, confirm, failure::Failure, output};
 use clap::Args;
 use epsilon_api::{admin::VersionInfo, ids::VersionNumber};
 
@@ -12,12 +12,22 @@ pub(crate) struct Versions {
     /// Remove this version: nobody calls it by its address or rolls back to it any more
     #[arg(long, value_name = "VERSION")]
     retire: Option<VersionNumber>,
+
+    /// Do not ask, also on a terminal
+    #[arg(long, short, requires = "retire")]
+    yes: bool,
 }
 
 impl Versions {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
         let client = Client::new(globals)?;
         if let Some(version) = self.retire {
+            if !self.yes && !globals.json {
+                let name = &self.name;
+                let what =
+                    format!("Nobody will call `{name}` v{version} or go back to it any more.");
+                confirm::typed(&what, name)?;
+            }
             let retired = client.retire(&self.name, version).await?;
             return match globals.json {
                 true => output::json(&retired),

@@ -33,7 +33,7 @@ fn a_function_is_deleted_when_its_name_is_typed() {
     let fake = one_to_delete();
     let ran = on_a_terminal(&fake, &["delete", "hello"], "other\n");
     assert!(ran.stdout.contains("its 1 version will be gone"), "{ran:?}");
-    assert!(ran.stdout.contains("nothing was deleted"), "{ran:?}");
+    assert!(ran.stdout.contains("nothing was changed"), "{ran:?}");
     // A script has said what it wants.
     let fake = one_to_delete();
     assert_eq!((fake.run(&["delete", "hello"]).code, deletes(&fake)), (0, 1));

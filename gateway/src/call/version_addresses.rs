@@ -1,8 +1,8 @@
 //! Who may call a version by its own address, `/name@3`: everybody, who has the admin key, or nobody. A hole that a newer
 //! version has mended stays open there.
 //!
-//! Called by `call.rs` for such addresses only. Keys are those that have opened this gateway's control API or were made by it:
-//! a stranger who tries keys asks the store nothing.
+//! Called by `call.rs` for such addresses only. A key is looked up as at the control API, a few at once: a stranger who tries
+//! keys takes nothing from others but this.
 
 use crate::keys::Doors;
 use epsilon_api::{
@@ -10,9 +10,15 @@ use epsilon_api::{
     headers,
     ids::{FunctionName, VersionNumber},
 };
+use epsilon_store::KeyRole;
 use http::HeaderMap;
 use serde::Deserialize;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::Semaphore, time::timeout};
+
+/// Keys that are looked up at once, and the longest that one waits for it.
+const LOOKUPS: usize = 4;
+const LOOKUP_LIMIT: Duration = Duration::from_secs(2);
 
 /// The setting `gateway.version_addresses`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -32,15 +38,16 @@ pub enum Setting {
 pub(crate) struct VersionAddresses {
     setting: Setting,
     keys: Arc<Doors>,
+    lookups: Semaphore,
 }
 
 impl VersionAddresses {
     pub(crate) fn new(setting: Setting, keys: Arc<Doors>) -> Self {
-        Self { setting, keys }
+        Self { setting, keys, lookups: Semaphore::new(LOOKUPS) }
     }
 
     /// Lets a call through, or says why not.
-    pub(crate) fn admit(
+    pub(crate) async fn admit(
         &self,
         function: &FunctionName,
         number: VersionNumber,
@@ -51,11 +58,20 @@ impl VersionAddresses {
             Setting::Off => Err(CallError::VersionNotFound { function: function.clone(), number }),
             Setting::Key => {
                 let key = headers.get(headers::KEY).and_then(|key| key.to_str().ok());
-                match key.is_some_and(|key| self.keys.is_known_admin(key)) {
-                    true => Ok(()),
-                    false => Err(CallError::VersionGuarded { function: function.clone() }),
+                match key {
+                    Some(key) if self.opens(key).await => Ok(()),
+                    Some(_) | None => Err(CallError::VersionGuarded { function: function.clone() }),
                 }
             }
         }
+    }
+
+    /// What cannot be looked up in time opens nothing.
+    async fn opens(&self, key: &str) -> bool {
+        let lookup = async {
+            let _turn = self.lookups.acquire().await.ok()?;
+            self.keys.role(key).await.ok().flatten()
+        };
+        timeout(LOOKUP_LIMIT, lookup).await.ok().flatten() == Some(KeyRole::Admin)
     }
 }

@@ -12,8 +12,8 @@ use axum::{
     response::Response,
 };
 use epsilon_api::ids::DeploymentId;
-use http::Method;
-use std::sync::Arc;
+use http::{Method, StatusCode};
+use std::{net::IpAddr, sync::Arc};
 
 /// Longest part of a path that is told.
 const TOLD: usize = 200;
@@ -33,21 +33,50 @@ pub(super) async fn tell(
         return next.run(request).await;
     };
     let path: String = request.uri().path().chars().take(TOLD).collect();
-    let key = request.extensions().get().map(|KeyId(id)| id.clone());
-    let peer = request.extensions().get().copied();
+    let (Some(KeyId(key)), Some(Peer { address: peer, .. })) =
+        (request.extensions().get().cloned(), request.extensions().get().copied())
+    else {
+        return next.run(request).await;
+    };
+    let mut record =
+        Record { control: Arc::clone(&control), action, path, key, peer, answer: None };
     let response = next.run(request).await;
-    if let (Some(key), Some(Peer { address: peer, .. })) = (key, peer) {
-        let began = response.extensions().get().map(|Began(id)| id.as_str());
-        let status = response.status();
-        Asked { action, path: &path, key: &key, peer, status, deployment: began }
-            .emit(&control.audit);
-    }
+    let began = response.extensions().get().map(|Began(id)| id.to_string());
+    record.answer = Some((response.status(), began));
     response
+}
+
+/// Told when it is dropped: who hangs up is not answered, and the change may go on to its end.
+struct Record {
+    control: Arc<Control>,
+    action: Action,
+    path: String,
+    key: String,
+    peer: IpAddr,
+    answer: Option<(StatusCode, Option<String>)>,
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let (status, began) = self.answer.take().unzip();
+        let Self { action, path, key, peer, .. } = self;
+        let deployment = began.flatten();
+        Asked {
+            action: *action,
+            path,
+            key,
+            peer: *peer,
+            status,
+            deployment: deployment.as_deref(),
+        }
+        .emit(&self.control.audit);
+    }
 }
 
 fn action(method: &Method, path: &str) -> Option<Action> {
     let last = path.rsplit('/').next()?;
     match (method.as_str(), last) {
+        ("DELETE", "{number}") => Some(Action::Retire),
         ("DELETE", _) => Some(Action::Delete),
         ("POST", "deployments") => Some(Action::Deploy),
         ("POST", "rollback") => Some(Action::Rollback),
@@ -69,6 +98,7 @@ mod tests {
             (Method::POST, "/v1/deployments", Some(Action::Deploy)),
             (Method::GET, "/v1/deployments", None),
             (Method::DELETE, "/v1/functions/{name}", Some(Action::Delete)),
+            (Method::DELETE, "/v1/functions/{name}/versions/{number}", Some(Action::Retire)),
             (Method::GET, "/v1/functions/{name}/traffic", None),
             (Method::POST, "/v1/functions/{name}/traffic", Some(Action::Split)),
             (Method::POST, "/v1/vms/{id}/undrain", Some(Action::Undrain)),

@@ -91,7 +91,8 @@ async fn receive(
     // The deployment that comes of it tells of itself.
     let status = said.as_ref().map_or_else(Response::status, |_| StatusCode::OK);
     let (action, peer) = (Action::Push, peer.address);
-    let asked = Asked { action, path: &path, key: &key, peer, status, deployment: None };
+    let asked =
+        Asked { action, path: &path, key: &key, peer, status: Some(status), deployment: None };
     asked.emit(&control.audit);
     Ok(answer(said?, "application/x-git-receive-pack-result"))
 }

@@ -18,18 +18,20 @@ pub(crate) enum Action {
     Promote,
     Split,
     Delete,
+    Retire,
     Drain,
     Undrain,
 }
 
 impl Action {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Deploy,
         Self::Push,
         Self::Rollback,
         Self::Promote,
         Self::Split,
         Self::Delete,
+        Self::Retire,
         Self::Drain,
         Self::Undrain,
     ];
@@ -42,6 +44,7 @@ impl Action {
             Self::Promote => "promote",
             Self::Split => "split",
             Self::Delete => "delete",
+            Self::Retire => "retire",
             Self::Drain => "drain",
             Self::Undrain => "undrain",
         }
@@ -68,7 +71,7 @@ impl Door {
     }
 }
 
-const OUTCOMES: [&str; 3] = ["ok", "refused", "failed"];
+const OUTCOMES: [&str; 4] = ["ok", "refused", "failed", "unknown"];
 
 /// Counters of both, and which wrong keys become lines.
 #[derive(Debug)]
@@ -112,17 +115,20 @@ pub(crate) struct Asked<'a> {
     /// The id of the key.
     pub(crate) key: &'a str,
     pub(crate) peer: IpAddr,
-    pub(crate) status: StatusCode,
+    /// What was answered; `None`: who asked hung up before that.
+    pub(crate) status: Option<StatusCode>,
     /// The deployment that began with it.
     pub(crate) deployment: Option<&'a str>,
 }
 
 impl Asked<'_> {
     pub(crate) fn emit(&self, audit: &Audit) {
-        let outcome = match self.status.as_u16() {
-            ..400 => "ok",
-            400..500 => "refused",
-            500.. => "failed",
+        let status = self.status.map(|status| status.as_u16());
+        let outcome = match status {
+            Some(..400) => "ok",
+            Some(400..500) => "refused",
+            Some(500..) => "failed",
+            None => "unknown",
         };
         audit.actions.with_label_values(&[self.action.as_str(), outcome]).inc();
         tracing::info!(
@@ -130,9 +136,10 @@ impl Asked<'_> {
             path = self.path,
             key = self.key,
             peer = %self.peer,
-            status = self.status.as_u16(),
+            status,
+            outcome,
             deployment = self.deployment,
-            "Change asked for."
+            "Control API was asked for a change."
         );
     }
 }
@@ -176,7 +183,8 @@ mod tests {
             r#"epsilon_control_actions_total{action="drain",outcome="failed"} 0"#
         ));
         let (peer, path) = ("10.0.0.9".parse().unwrap(), "/v1/functions/pay");
-        for status in [StatusCode::OK, StatusCode::NOT_FOUND, StatusCode::BAD_GATEWAY] {
+        let statuses = [StatusCode::OK, StatusCode::NOT_FOUND, StatusCode::BAD_GATEWAY];
+        for status in statuses.into_iter().map(Some).chain([None]) {
             let (action, key, deployment) = (Action::Delete, "00", None);
             Asked { action, path, key, peer, status, deployment }.emit(&audit);
         }

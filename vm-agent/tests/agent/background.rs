@@ -69,7 +69,7 @@ async fn a_deployment_may_be_larger_than_the_memory() {
         |n| world.function(&format!("many-{n}"), Load::Works, |spec| spec.memory = Bytes::mib(128));
     let versions: Vec<_> = (0..8).map(|n| small(n).0).collect();
     for _ in &versions {
-        world.engine.script(Verb::Create, Fault::Slow(Duration::from_millis(80)));
+        world.engine.script(Verb::Create, Fault::Slow(Duration::from_millis(150)));
     }
     assert!(all_worked(deploy(&world, &versions)).await);
     world.end().await;

@@ -33,7 +33,10 @@ impl Runner {
                 // Both may be dropped: a place in a queue that is kept across rounds, a stored notice.
                 turn = &mut turn => {
                     let permit = turn.map_err(|_| StartFailure::CalledOff)?;
-                    return Ok(Some(BackgroundTurn { _permit: permit }));
+                    return match self.pool.is_start_needed() {
+                        true => Ok(Some(BackgroundTurn { _permit: permit })),
+                        false => Err(StartFailure::CalledOff),
+                    };
                 }
                 changed = changes.changed() => changed.map_err(|_| StartFailure::CalledOff)?,
             }

@@ -1,5 +1,6 @@
 //! Memory for one start: what is free, what leaves anyway, what can be made to leave. Cells that wait go before idle instances
-//! of others: they are somebody's next start at most, and come back by themselves.
+//! of others: they are somebody's next start at most, and come back by themselves. For a start that no call waits for it is
+//! the other way round.
 
 use super::Runner;
 use crate::instance::{
@@ -22,14 +23,20 @@ impl Runner {
         }
     }
 
+    /// Takes memory if it is free, or what leaves for it does so now. Says whether it has it.
+    pub(super) async fn take_memory_at_hand(&self) -> Result<bool, StartFailure> {
+        let Some(grant) = self.claim_memory().await? else { return Ok(false) };
+        self.instance.keep_memory(grant);
+        self.pool.start_is_short(self.key, false);
+        Ok(true)
+    }
+
     /// Waits for memory as long as a call waits for a place: calls of others end, and their instances are
     /// idle then. Between two looks nothing is claimed, so that a smaller one may go first.
     pub(super) async fn take_memory(&self) -> Result<(), StartFailure> {
         let give_up = Instant::now() + self.vm.config.queue_wait;
         loop {
-            if let Some(grant) = self.claim_memory().await? {
-                self.instance.keep_memory(grant);
-                self.pool.start_is_short(self.key, false);
+            if self.take_memory_at_hand().await? {
                 return Ok(());
             }
             self.pool.start_is_short(self.key, true);

@@ -135,16 +135,18 @@ impl Runner {
             Ok(Err(why)) => return Err(NotAssigned::Cells(why)),
             Err(_) => return Err(NotAssigned::Start(StartFailure::CalledOff)),
         };
-        // The rest is the code's time, and nobody knows how much that is.
-        (taken.turn, taken.background) = (None, None);
+        (taken.turn, taken.background) = (None, None); // as with a ready one
         let phases = StartPhases { layers: phases.layers, ..boot };
         self.assign(cell, code, phases, Instant::now(), "booted").await
     }
 
-    /// A ready cell. The last one is for a call that waits.
-    fn take_cell(&self, kind: &Kind, taken: &Taken<'_>) -> Option<Cell> {
-        let leave = if taken.background.is_some() { 1 } else { 0 };
-        self.vm.cells.take(kind, leave)
+    /// A ready cell; the last one is for a call that waits. What follows is the code's time, and nobody knows how much that is:
+    /// the start keeps no turn for it.
+    fn take_cell(&self, kind: &Kind, taken: &mut Taken<'_>) -> Option<Cell> {
+        let leave = if self.pool.has_waiting_calls() { 0 } else { 1 };
+        let cell = self.vm.cells.take(kind, leave)?;
+        (taken.turn, taken.background) = (None, None);
+        Some(cell)
     }
 
     async fn assign(
@@ -229,7 +231,11 @@ impl Runner {
     async fn take_turn<'a>(&'a self, taken: &mut Taken<'a>) -> Result<(), StartFailure> {
         if !taken.has_memory {
             self.instance.give_memory_back(); // a part of it
-            self.take_memory().await?;
+            if !self.take_memory_at_hand().await? {
+                // It may take long: others that nobody waits for may be smaller.
+                taken.background = None;
+                self.take_memory().await?;
+            }
             taken.has_memory = true;
         }
         if taken.turn.is_none() {
@@ -242,7 +248,7 @@ impl Runner {
             if let Some(turn) = &mut turbulent {
                 turn.began = Instant::now(); // the wait for others is no work
             }
-            let is_waited_for = turbulent.is_none() && taken.background.is_none();
+            let is_waited_for = turbulent.is_none() && self.pool.has_waiting_calls();
             let at_engine = is_waited_for.then(|| self.vm.cells.has_engine());
             taken.turn =
                 Some(Turn { _permit: permit, _at_engine: at_engine, _turbulent: turbulent });
