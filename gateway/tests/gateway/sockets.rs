@@ -15,18 +15,29 @@ use std::{
 };
 
 /// What a service manager does with two sockets of two units.
-const START: &str = r#"exec 3<&"$1" 4<&"$2"; shift 2
+/// First to numbers from 10 on: those of the test may be 3 and 4 themselves, the other way round.
+const START: &str = r#"exec {one}<&"$1" {two}<&"$2"; exec 3<&"$one" 4<&"$two"; shift 2
 export LISTEN_FDS=2 LISTEN_FDNAMES=control:calls LISTEN_PID=$$; exec "$@""#;
 /// Longest that anything takes.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// A gateway that does not outlive the test, also when it fails.
+struct Gateway(Child);
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 /// Starts the gateway on these and waits until it is ready.
-fn start(calls: &TcpListener, control: &TcpListener, data: &Path) -> Child {
+fn start(calls: &TcpListener, control: &TcpListener, data: &Path) -> Gateway {
     for listener in [calls, control] {
         rustix::io::fcntl_setfd(listener, rustix::io::FdFlags::empty()).unwrap();
     }
     let (calls, control) = (calls.as_raw_fd().to_string(), control.as_raw_fd().to_string());
-    let mut gateway = Command::new("bash")
+    let gateway = Command::new("bash")
         .args(["-c", START, "bash", &control, &calls, env!("CARGO_BIN_EXE_epsilon-gateway")])
         .arg("--data-dir")
         .arg(data)
@@ -37,16 +48,17 @@ fn start(calls: &TcpListener, control: &TcpListener, data: &Path) -> Child {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
+    let mut gateway = Gateway(gateway);
     let mut ready = String::new();
-    BufReader::new(gateway.stdout.as_mut().unwrap()).read_line(&mut ready).unwrap();
+    BufReader::new(gateway.0.stdout.as_mut().unwrap()).read_line(&mut ready).unwrap();
     assert!(ready.starts_with("ready"), "{ready}");
     gateway
 }
 
-fn end(gateway: &mut Child) {
-    let pid = rustix::process::Pid::from_child(gateway);
+fn end(gateway: &mut Gateway) {
+    let pid = rustix::process::Pid::from_child(&gateway.0);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    assert!(gateway.wait().unwrap().success());
+    assert!(gateway.0.wait().unwrap().success());
 }
 
 /// One request on a connection of its own: its status line.
