@@ -49,7 +49,7 @@ class Settings:
     vm_disk: float = setting(60, "GB of a VM's and the builder's disk")
     gateway_disk: float = setting(20, "GB of a gateway's disk")
     database_storage: float = setting(20, "GB of the database's storage")
-    secrets: float = setting(3, "secrets")
+    secrets: float = setting(7, "secrets")
     log_bytes: float = setting(50, "bytes of the programs' logs for a call")
     # Assumptions about calls.
     answer_kib: float = setting(10, "KiB of request and answer together")

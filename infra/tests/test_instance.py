@@ -1,5 +1,6 @@
 """What runs on the machines of the AWS stack: setup into a root folder, secrets from moto's Secrets Manager, the wait for
-the group's notice against a metadata service of the test's own. `systemctl` is a script that writes down its words."""
+the group's notice against a metadata service of the test's own. `systemctl` is a script that writes down its words. What
+machines make of their certificates: test_certificates.py."""
 
 import http.server
 import os
@@ -19,15 +20,17 @@ SCRIPTS = world.INFRA / "aws" / "instance"
 GIVEN = {
     "EPSILON_REGION": "us-east-1", "EPSILON_ADDRESS": "10.80.0.9", "EPSILON_FLEET_TOKEN_SECRET": "arn:fleet", "EPSILON_BUILDER_TOKEN_SECRET": "arn:builder", "EPSILON_METRICS_KEY_SECRET": "arn:metrics", "EPSILON_LONGEST_CALL": "900s",
     "EPSILON_DRAIN_GRACE": "915s", "EPSILON_STOP_LIMIT": "1025s", "EPSILON_GROUP": "fleet-x", "EPSILON_HOOK": "drain",
+    "EPSILON_AUTHORITY_PARAMETER": "/epsilon/x/authority", "EPSILON_MEMBER_AUTHORITY_SECRET": "arn:members",
 }
 ROLES = {
     "gateway": {
         "EPSILON_ADMIN_KEY_SECRET": "arn:admin", "EPSILON_KEEP_ALIVE": "940s", "EPSILON_VPC_CIDR": "10.0.0.0/16", "EPSILON_VM_GROUP": "fleet-vms",
         "EPSILON_VM_MIN": "2", "EPSILON_VM_MAX": "10", "EPSILON_PUBLIC_URL": "https://fn.example.org",
+        "EPSILON_GATEWAY_AUTHORITY_SECRET": "arn:gateways", "EPSILON_CONTROL_NAME": "control",
     },
-    "vm-agent": {"EPSILON_JOIN": "http://control:8081", "EPSILON_VPC_CIDR": "10.80.0.0/16"},
+    "vm-agent": {"EPSILON_JOIN": "control:8081", "EPSILON_VPC_CIDR": "10.80.0.0/16"},
     "builder": {
-        "EPSILON_JOIN": "http://control:8081", "EPSILON_VPC_CIDR": "10.80.0.0/16",
+        "EPSILON_JOIN": "control:8081", "EPSILON_VPC_CIDR": "10.80.0.0/16",
         "EPSILON_REGISTRY": "1.dkr.ecr.us-east-1.amazonaws.com/epsilon",
     },
 }
@@ -62,6 +65,21 @@ class Setup(Folder):
                     names = [f"{key}.{inner}" for inner in value] if isinstance(value, dict) else [key]
                     for name in names:
                         self.assertIn(f"{section}.{name}", known, role)
+
+    def test_parts_speak_tls_unless_the_stack_is_without(self):
+        names = ["tls_certificate", "tls_key", "tls_authority"]
+        for role, section, key, address in [("gateway", "gateway", "control_url", "10.80.0.9:8081"),
+                                            ("vm-agent", "vm_agent", "gateways", "control:8081"),
+                                            ("builder", "builder", "gateways", "control:8081")]:
+            self.setup(role)
+            settings = self.settings()[section]
+            self.assertEqual([settings[name] for name in names],
+                             [f"/etc/epsilon/{name}" for name in ["own.pem", "own.key", "authority.pem"]], role)
+            self.assertEqual(settings[key], f"https://{address}")
+            self.setup(role, EPSILON_AUTHORITY_PARAMETER="")
+            settings = self.settings()[section]
+            self.assertFalse([name for name in names if name in settings], role)
+            self.assertEqual(settings[key], f"http://{address}")
 
     def test_a_second_setup_changes_nothing(self):
         self.setup("vm-agent")
@@ -106,8 +124,8 @@ class Setup(Folder):
         self.assertEqual((self.root / "etc/epsilon/aws.env").stat().st_mode & 0o777, 0o600)
 
 
-class Secrets(Folder):
-    """Needs root, like the machines: files change hands."""
+class Machine(Folder):
+    """What secrets.sh does there. Needs root, like the machines: files change hands."""
 
     @classmethod
     def setUpClass(cls):
@@ -123,7 +141,7 @@ class Secrets(Folder):
         (self.root / "etc/epsilon").mkdir(parents=True)
         # Whoever runs the tests stands in for the user `epsilon`.
         user = pwd.getpwuid(os.getuid()).pw_name
-        for name, words in [("chown", 'shift; exec /bin/chown {0}: "$@"'),
+        for name, words in [("chown", 'echo "$*" >>"$0.words"; shift; exec /bin/chown {0}: "$@"'),
                             ("install", 'exec /usr/bin/install -d -m 700 "${{@: -1}}"')]:
             (self.commands / name).write_text("#!/bin/bash\n" + words.format(user) + "\n")
             (self.commands / name).chmod(0o755)
@@ -132,8 +150,8 @@ class Secrets(Folder):
         name = f"s{len(self.store.list_secrets()['SecretList'])}-{self.id()}"[-200:]
         return self.store.create_secret(Name=name, SecretString=text)["ARN"]
 
-    def fetch(self, role, check=True, endpoint=None, **env):
-        env = {"EPSILON_AWS_ROLE": role, "EPSILON_AWS_REGION": "us-east-1", "EPSILON_SETUP_ROOT": str(self.root),
+    def fetch(self, role, check=True, endpoint=None, root=None, **env):
+        env = {"EPSILON_AWS_ROLE": role, "EPSILON_AWS_REGION": "us-east-1", "EPSILON_SETUP_ROOT": str(root or self.root),
                "AWS_ENDPOINT_URL": endpoint or self.endpoint, "AWS_MAX_ATTEMPTS": "1",
                "PATH": f"{self.commands}:{os.environ['PATH']}",
                **{f"EPSILON_AWS_{name}": value for name, value in env.items()}}
@@ -144,6 +162,8 @@ class Secrets(Folder):
         self.assertEqual(file.stat().st_mode & 0o777, 0o600, path)
         return file.read_text()
 
+
+class Secrets(Machine):
     def test_a_vm_gets_the_fleet_token_in_its_own_form(self):
         self.fetch("vm-agent", FLEET_TOKEN_SECRET=self.secret("0a" * 32), METRICS_KEY_SECRET=self.secret("0e" * 32))
         self.assertRegex(self.read("etc/epsilon/fleet.token"), rf"^epsilon_fleet_[0-9a-f]{{12}}_{'0a' * 32}\n$")

@@ -68,6 +68,8 @@ class Observe(unittest.TestCase):
             shutil.copytree(OBSERVE, there)
             for key in ["admin.key", "metrics.key"]:
                 (there / key).write_text("secret")
+            world.run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=a", "-keyout", "/dev/null",
+                      "-out", there / "authority.pem")
             for name in ["prometheus-static.yml", "prometheus-ec2.yml"]:
                 world.run("promtool", "check", "config", name, cwd=there)
 

@@ -148,6 +148,13 @@ class Written(unittest.TestCase):
                 if "*" in [one for one in listed(statement["Resource"]) if isinstance(one, str)]:
                     self.assertIn(action, UNNARROWABLE, name)
 
+    def test_machines_that_run_others_code_cannot_sign_a_gateway(self):
+        may = {name: json.dumps(role["Policies"]) for name, role in self.of("AWS::IAM::Role").items()}
+        self.assertEqual({name for name, text in may.items() if '"GatewayAuthority"' in text}, {"GatewayRole"})
+        self.assertEqual({name for name, text in may.items() if '"MemberAuthority"' in text}, set(may))
+        self.assertEqual({name for name, text in may.items() if "ssm:PutParameter" in text}, {"GatewayRole"})
+        self.assertEqual({name for name, text in may.items() if "ssm:GetParameter" in text}, set(may))
+
     def test_no_role_takes_policies_of_others(self):
         for name, properties in self.of("AWS::IAM::Role").items():
             self.assertEqual(properties["ManagedPolicyArns"], [{"Ref": "MachinePolicy"}], name)
@@ -212,7 +219,7 @@ class Written(unittest.TestCase):
 
     def test_keys_are_what_the_machines_make_keys_of(self):
         """64 of what is left of letters and digits: hexadecimal digits."""
-        for name in ["FleetToken", "BuilderToken", "MetricsKey", "AdminKey"]:
+        for name in ["FleetToken", "BuilderToken", "MetricsKey", "AdminKey", "GatewayAuthority", "MemberAuthority"]:
             how = self.of("AWS::SecretsManager::Secret")[name]["GenerateSecretString"]
             left = set("abcdefghijklmnopqrstuvwxyz0123456789") - set(how["ExcludeCharacters"])
             self.assertEqual("".join(sorted(left)), "0123456789abcdef")
@@ -226,6 +233,18 @@ class Written(unittest.TestCase):
             self.assertEqual(alarm["AlarmActions"], [{"Ref": "Alarms"}], name)
             self.assertIn("AlarmDescription", alarm, name)
             self.assertIn(f"`{name}`", runbook, f"docs/operate.md does not say what to do about {name}")
+
+    def test_an_alarm_sees_certificates_end_in_the_logs_of_all_machines(self):
+        """By the field that the parts' reminder has (wire/src/certificate.rs), with the words that it has there."""
+        text = (world.ROOT / "wire/src/certificate.rs").read_text()
+        self.assertEqual(text.count("certificate = owner"), 2)
+        words = re.findall(r'=> "(\w+)"', text.split("pub fn as_str", 1)[1].split("}", 1)[0])
+        pattern = "{ " + " || ".join(f'($.certificate = "{word}")' for word in words) + " }"
+        alarm = self.of("AWS::CloudWatch::Alarm")["CertificateEndsAlarm"]
+        seen = {properties["LogGroupName"]["Ref"] for properties in self.of("AWS::Logs::MetricFilter").values()
+                if properties["FilterPattern"] == pattern
+                and properties["MetricTransformations"][0]["MetricName"] == alarm["MetricName"]}
+        self.assertEqual(seen, {"GatewayLogs", "VmLogs", "BuilderLogs"})
 
     def test_the_control_address_is_plain_tcp_inside(self):
         balancer = self.resources["ControlBalancer"]["Properties"]
@@ -302,6 +321,10 @@ class Made(unittest.TestCase):
     def user_data(self, name):
         return base64.b64decode(self.launch(name)["UserData"]).decode()
 
+    def checks(self):
+        groups = self.client("elbv2").describe_target_groups()["TargetGroups"]
+        return {group["Port"]: (group["Protocol"], group["HealthCheckProtocol"]) for group in groups}
+
 
 class Fresh(Made):
     def test_machines_keep_their_credentials_and_disks_to_themselves(self):
@@ -364,7 +387,7 @@ class Fresh(Made):
                     resources += [(name, one) for one in listed(statement["Resource"]) if one != "*"]
         for name, resource in resources:
             self.assertRegex(str(resource), r"autoScalingGroupName/fleet-(vms|gateways)$|repository/epsilon/\*$|AdminKey|"
-                                            r"FleetToken|BuilderToken|MetricsKey|"
+                                            r"FleetToken|BuilderToken|MetricsKey|(Gateway|Member)Authority|:parameter/epsilon/fleet/authority$|"
                                             r"DatabasePassword|^fleet-", name)
         vm = [one for name, one in resources if name == "VmRole"]
         self.assertFalse([one for one in vm if "gateways" in str(one)])
@@ -397,22 +420,37 @@ class Fresh(Made):
         for name, group in [("GatewayTemplate", "GatewayGroup"), ("VmTemplate", "VmGroup"), ("BuilderTemplate", "BuilderGroup")]:
             self.assertIn(f"--logical-resource-id {group} ", self.user_data(name))
 
+    def test_load_balancers_speak_as_gateways_do(self):
+        self.assertEqual(self.checks(), {8080: ("HTTP", "HTTP"), 8081: ("TCP", "HTTPS")})
+
+    def test_machines_are_told_where_their_certificates_come_from(self):
+        for name in ["GatewayTemplate", "VmTemplate", "BuilderTemplate"]:
+            text = self.user_data(name)
+            self.assertIn("EPSILON_AUTHORITY_PARAMETER='/epsilon/fleet/authority'", text)
+            self.assertRegex(text, r"EPSILON_MEMBER_AUTHORITY_SECRET='arn:\S+:MemberAuthority'")
+            self.assertEqual("GatewayAuthority" in text, name == "GatewayTemplate")
+            self.assertRegex(text, r"apt-get \S.* install [^&|]*\bopenssl\b")
+        # The name by which members reach gateways is one that the certificate has.
+        (name,) = re.findall(r"EPSILON_CONTROL_NAME='(\S+)'", self.user_data("GatewayTemplate"))
+        self.assertIn(f"EPSILON_JOIN='{name}:8081'", self.user_data("VmTemplate"))
+
     def test_outputs_are_told(self):
         outputs = self.cloudformation.describe_stacks(StackName="fleet")["Stacks"][0]["Outputs"]
         told = {one["OutputKey"]: one["OutputValue"] for one in outputs}
         self.assertRegex(told["PublicUrl"], r"^http://.+")
-        self.assertRegex(told["ControlUrl"], r"^http://.+:8081$")
+        self.assertRegex(told["ControlUrl"], r"^https://.+:8081$")
+        self.assertEqual(told["AuthorityParameter"], "/epsilon/fleet/authority")
         self.assertTrue(told["Registry"].endswith(f".dkr.ecr.{self.region}.amazonaws.com/epsilon"))
 
 
 class InAnExistingVpc(Made):
-    """HTTPS, a database of one's own, a key pair, operators and monitoring; no network is made."""
+    """Without TLS inside; HTTPS, a database of one's own, a key pair, operators and monitoring; no network is made."""
 
     parameters = {
         "PublicName": "fn.example.org",
         "Database": "url", "DatabaseUrlSecret": "arn:aws:secretsmanager:us-east-1:123456789012:secret:db-AbCdEf",
         "KeyName": "ops", "OperatorCidr": "10.0.0.0/8", "MonitoringCidr": "10.9.0.0/16", "LongestCall": "3500",
-        "VpcCidr": "10.1.0.0/16",
+        "VpcCidr": "10.1.0.0/16", "FleetTls": "false",
     }
 
     @classmethod
@@ -445,6 +483,14 @@ class InAnExistingVpc(Made):
         self.assertIn("EPSILON_DATABASE_ADDRESS='' ", text)
         self.assertIn("EPSILON_PUBLIC_URL='https://fn.example.org'", text)
         self.assertIn("EPSILON_DRAIN_GRACE='3515s'", text)
+
+    def test_without_tls_all_of_it_is_plain(self):
+        self.assertEqual(self.checks(), {8080: ("HTTP", "HTTP"), 8081: ("TCP", "HTTP")})
+        for name in ["GatewayTemplate", "VmTemplate", "BuilderTemplate"]:
+            self.assertIn("EPSILON_AUTHORITY_PARAMETER='' ", self.user_data(name))
+        outputs = self.cloudformation.describe_stacks(StackName="fleet")["Stacks"][0]["Outputs"]
+        told = {one["OutputKey"]: one["OutputValue"] for one in outputs}
+        self.assertRegex(told["ControlUrl"], "^http://")
 
     def test_a_shell_is_there_when_asked_for(self):
         self.assertEqual(self.launch("VmTemplate")["KeyName"], "ops")

@@ -78,6 +78,9 @@ def aws_command(folder):
             options.pop(ours, None)
         client = boto3.client(words[0], region_name=region)
         pascal = lambda text: "".join(part.capitalize() for part in text.split("-"))
+        for key, value in options.items():
+            if str(value).startswith("file://"):
+                options[key] = open(value.removeprefix("file://")).read()
         answer = getattr(client, words[1].replace("-", "_"))(**{pascal(key): value for key, value in options.items()})
         answer = jmespath.search(query, answer) if query else answer
         print(answer if output == "text" else json.dumps(answer, default=str))

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Fetches what this instance may know from Secrets Manager, with the instance's role, into files of mode 0600. Run by
-# epsilon-aws-secrets.service before each start of Epsilon's unit, so a rotated secret comes with a restart.
+# epsilon-aws-secrets.service before each start of Epsilon's unit, so a rotated secret comes with a restart. Certificates
+# come in the same way: certificates.sh.
 # Environment: /etc/epsilon/aws.env, written by setup.sh.
 set -euo pipefail
 umask 077
@@ -22,6 +23,14 @@ put() {
     mv -f "$to.new" "$to"
 }
 
+# put_public FILE: the same, for everybody to read.
+put_public() {
+    put "$1.public" && chmod 644 "$root$1.public" && mv -f "$root$1.public" "$root$1"
+}
+
+# shellcheck source=infra/aws/instance/certificates.sh
+. "$(dirname "$0")/certificates.sh"
+
 # A key of Epsilon is epsilon_ROLE_ID_SECRET. Secrets Manager keeps the 64 hexadecimal digits; the id only has to
 # differ from secret to secret, so it is made of the secret's hash.
 key() {
@@ -36,6 +45,8 @@ key() {
 
 all() {
     local token builder metrics admin password url
+    # Tokens come last: where they are, all of it is.
+    [ -z "${EPSILON_AWS_AUTHORITY_PARAMETER:-}" ] || certificates || return 1
     # A VM cannot join as a builder, nor the other way round: each may read its own token only.
     if [ "$EPSILON_AWS_ROLE" != builder ]; then
         token=$(fetch "$EPSILON_AWS_FLEET_TOKEN_SECRET") || return 1

@@ -33,6 +33,12 @@ case "$EPSILON_ROLE" in
     *) die "EPSILON_ROLE is \`$EPSILON_ROLE\`, not gateway, vm-agent or builder" ;;
 esac
 unit=epsilon-$EPSILON_ROLE.service
+scheme=http
+if [ -n "${EPSILON_AUTHORITY_PARAMETER:-}" ]; then
+    need EPSILON_MEMBER_AUTHORITY_SECRET
+    [ "$EPSILON_ROLE" != gateway ] || need EPSILON_GATEWAY_AUTHORITY_SECRET EPSILON_CONTROL_NAME
+    scheme=https
+fi
 
 # write MODE FILE: standard input into it, whole or not at all.
 write() {
@@ -43,6 +49,12 @@ write() {
     mv -f "$to.new" "$to"
 }
 
+# The same for all parts; nothing where the stack was made without (`FleetTls`).
+tls() {
+    [ -n "${EPSILON_AUTHORITY_PARAMETER:-}" ] || return 0
+    printf '  %s\n' 'tls_certificate: /etc/epsilon/own.pem' 'tls_key: /etc/epsilon/own.key' 'tls_authority: /etc/epsilon/authority.pem'
+}
+
 settings() {
     case "$EPSILON_ROLE" in
         gateway)
@@ -50,7 +62,7 @@ settings() {
 gateway:
   listen: 0.0.0.0:8080
   control: 0.0.0.0:8081
-  control_url: http://$EPSILON_ADDRESS:8081
+  control_url: $scheme://$EPSILON_ADDRESS:8081
   public_url: $EPSILON_PUBLIC_URL
   # The load balancer is in the VPC, and nobody else in it reaches this port: the group of the gateways says so.
   trusted_proxies: [$EPSILON_VPC_CIDR]
@@ -69,7 +81,7 @@ YAML
         vm-agent)
             cat <<YAML
 vm_agent:
-  gateways: $EPSILON_JOIN
+  gateways: $scheme://$EPSILON_JOIN
   # The machine's address, not all: functions reach what listens on their bridge.
   listen: $EPSILON_ADDRESS:8082
   metrics: $EPSILON_ADDRESS:8084
@@ -80,13 +92,14 @@ YAML
         builder)
             cat <<YAML
 builder:
-  gateways: $EPSILON_JOIN
+  gateways: $scheme://$EPSILON_JOIN
   listen: $EPSILON_ADDRESS:8083
   registry: $EPSILON_REGISTRY
   max_timeout: $EPSILON_LONGEST_CALL
 YAML
             ;;
     esac
+    tls
 }
 
 # What units of this machine get besides what the package says.
@@ -118,7 +131,7 @@ settings | write 644 /etc/epsilon/epsilon.yaml
 drop_in | write 644 "/etc/systemd/system/$unit.d/aws.conf"
 {
     for name in ROLE REGION FLEET_TOKEN_SECRET BUILDER_TOKEN_SECRET METRICS_KEY_SECRET ADMIN_KEY_SECRET DATABASE_PASSWORD_SECRET DATABASE_ADDRESS \
-        DATABASE_URL_SECRET GROUP HOOK; do
+        DATABASE_URL_SECRET GROUP HOOK ADDRESS CONTROL_NAME AUTHORITY_PARAMETER GATEWAY_AUTHORITY_SECRET MEMBER_AUTHORITY_SECRET; do
         variable=EPSILON_$name
         printf 'EPSILON_AWS_%s=%s\n' "$name" "${!variable:-}"
     done
