@@ -344,7 +344,12 @@ impl App {
             open,
         };
         Ok(Self {
-            public: door(public, None, metrics.connections.clone(), PUBLIC_FILES),
+            public: door(
+                public,
+                config.public_tls.as_ref().map(tls::Files::server_for_callers).transpose()?,
+                metrics.connections.clone(),
+                PUBLIC_FILES,
+            ),
             control_addr: control.address(),
             control: Some(door(
                 control,
@@ -368,6 +373,12 @@ impl App {
     /// Where callers reach functions.
     pub fn public_addr(&self) -> SocketAddr {
         self.public.listener.address()
+    }
+
+    /// The same as a URL: what the line `ready` says.
+    pub fn public_url(&self) -> String {
+        let scheme = if self.public.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.public_addr())
     }
 
     /// Where the control API listens.

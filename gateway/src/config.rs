@@ -100,6 +100,9 @@ pub struct Settings {
     pub tls_key: Option<PathBuf>,
     /// Who signed the certificates of the fleet, in PEM.
     pub tls_authority: Option<PathBuf>,
+    /// `listen` speaks TLS as well, with `tls_certificate`, for a load balancer that speaks TLS with its targets; then plain HTTP
+    /// is for this machine only. Nobody is asked for a certificate there. Default `false`.
+    pub listen_tls: bool,
     /// Longest wait for a connection to a VM, its TLS included. Default `1s`: then a call goes to the next VM.
     #[serde(deserialize_with = "written::duration")]
     pub member_connect_timeout: Duration,
@@ -220,6 +223,7 @@ impl Default for Settings {
             tls_certificate: None,
             tls_key: None,
             tls_authority: None,
+            listen_tls: false,
             member_connect_timeout: Duration::from_secs(1),
             member_idle_timeout: Duration::from_secs(15),
             member_order_timeout: Duration::from_secs(10),
@@ -282,6 +286,8 @@ pub struct Config {
     /// Without a slash at its end.
     pub(crate) control_url: Option<String>,
     pub(crate) tls: Option<tls::Files>,
+    /// Those of `tls`, where the public listener speaks TLS.
+    pub(crate) public_tls: Option<tls::Files>,
     pub(crate) members: MemberLimits,
     pub(crate) keep: Keep,
     pub(crate) ceilings: ceilings::Settings,
@@ -435,6 +441,12 @@ impl Config {
             key: "tls_certificate",
             rule: "is set together with `tls_key` and `tls_authority`, or none of them".into(),
         })?;
+        let public_tls = tls.clone().filter(|_| settings.listen_tls);
+        rule(
+            public_tls.is_some() || !settings.listen_tls,
+            "listen_tls",
+            "needs `tls_certificate`, `tls_key` and `tls_authority`",
+        )?;
         let pace =
             PaceLimits { patience: settings.body_timeout, rate: settings.min_body_rate.get() };
         let autoscale = autoscale::Config::new(settings.autoscale)?;
@@ -450,6 +462,7 @@ impl Config {
             hooks,
             control_url: settings.control_url.map(|url| url.trim_end_matches('/').to_owned()),
             tls,
+            public_tls,
             members: MemberLimits {
                 connect: settings.member_connect_timeout,
                 idle: settings.member_idle_timeout,

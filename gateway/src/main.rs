@@ -85,10 +85,10 @@ async fn run(arguments: Arguments, sockets: Result<Sockets, Failure>) -> Result<
     metrics::begin(&registry, &data).map_err(|err| unable(&err))?;
     let app = Box::pin(App::build_on(sockets, config, store, None, None, &registry)).await;
     let app = app.map_err(|err| unable(&err))?;
-    let (public, control) = (app.public_addr(), app.control_address().clone());
+    let (public, control) = (app.public_url(), app.control_address().clone());
     let running = app.spawn();
     lock.announce(&control.local, control.authority.as_deref())?;
-    program::ready(&format!("ready  calls http://{public}  control {}", control.url))?;
+    program::ready(&format!("ready  calls {public}  control {}", control.url))?;
 
     let signal = asked.next().await;
     info!(signal, "Draining.");

@@ -14,6 +14,8 @@ pub(crate) enum Urls {
     Path(String),
     /// `http://NAME.domain:port/`.
     Host {
+        /// `http` or `https`.
+        scheme: &'static str,
         /// What comes after the name.
         rest: String,
     },
@@ -22,14 +24,22 @@ pub(crate) enum Urls {
 impl Urls {
     /// For a gateway that listens at `public`.
     pub(crate) fn new(config: &Config, public: SocketAddr) -> Self {
+        let (scheme, default_port) = match config.public_tls {
+            Some(_) => ("https", 443),
+            None => ("http", 80),
+        };
         match (&config.public_url, &config.domain) {
             (Some(url), _) => Self::Path(url.clone()),
-            (None, Some(domain)) if public.port() == 80 => Self::Host { rest: domain.clone() },
-            (None, Some(domain)) => Self::Host { rest: format!("{domain}:{}", public.port()) },
-            (None, None) if public.ip().is_unspecified() => {
-                Self::Path(format!("http://localhost:{}", public.port()))
+            (None, Some(domain)) if public.port() == default_port => {
+                Self::Host { scheme, rest: domain.clone() }
             }
-            (None, None) => Self::Path(format!("http://{public}")),
+            (None, Some(domain)) => {
+                Self::Host { scheme, rest: format!("{domain}:{}", public.port()) }
+            }
+            (None, None) if public.ip().is_unspecified() => {
+                Self::Path(format!("{scheme}://localhost:{}", public.port()))
+            }
+            (None, None) => Self::Path(format!("{scheme}://{public}")),
         }
     }
 
@@ -37,7 +47,7 @@ impl Urls {
     pub(crate) fn of(&self, name: &FunctionName) -> String {
         match self {
             Self::Path(base) => format!("{base}/{name}"),
-            Self::Host { rest } => format!("http://{name}.{rest}/"),
+            Self::Host { scheme, rest } => format!("{scheme}://{name}.{rest}/"),
         }
     }
 
@@ -45,7 +55,9 @@ impl Urls {
     pub(crate) fn of_version(&self, name: &FunctionName, version: VersionNumber) -> String {
         match self {
             Self::Path(base) => format!("{base}/{name}{IN_PATH}{version}"),
-            Self::Host { rest } => format!("http://{name}{IN_HOST}{version}.{rest}/"),
+            Self::Host { scheme, rest } => {
+                format!("{scheme}://{name}{IN_HOST}{version}.{rest}/")
+            }
         }
     }
 }
@@ -73,6 +85,16 @@ mod tests {
         assert_eq!(url(Settings::default(), "[::1]:80"), "http://[::1]:80/pay");
         assert_eq!(url(domain(), "0.0.0.0:80"), "http://pay.fn.example.org/");
         assert_eq!(url(domain(), "0.0.0.0:8080"), "http://pay.fn.example.org:8080/");
+        let path = |name: &str| Some(name.into());
+        let tls = |settings| Settings {
+            tls_certificate: path("own.pem"),
+            tls_key: path("own.key"),
+            tls_authority: path("ca.pem"),
+            listen_tls: true,
+            ..settings
+        };
+        assert_eq!(url(tls(Settings::default()), "0.0.0.0:80"), "https://localhost:80/pay");
+        assert_eq!(url(tls(domain()), "0.0.0.0:443"), "https://pay.fn.example.org/");
         assert_eq!(
             url(Settings { public_url: public, ..Settings::default() }, "0.0.0.0:1"),
             "https://api.example.org/pay"

@@ -76,9 +76,10 @@ class Setup(Folder):
             self.assertEqual([settings[name] for name in names],
                              [f"/etc/epsilon/{name}" for name in ["own.pem", "own.key", "authority.pem"]], role)
             self.assertEqual(settings[key], f"https://{address}")
+            self.assertEqual(settings.get("listen_tls", False), role == "gateway")
             self.setup(role, EPSILON_AUTHORITY_PARAMETER="")
             settings = self.settings()[section]
-            self.assertFalse([name for name in names if name in settings], role)
+            self.assertFalse([name for name in ["listen_tls", *names] if name in settings], role)
             self.assertEqual(settings[key], f"http://{address}")
 
     def test_a_second_setup_changes_nothing(self):

@@ -421,7 +421,7 @@ class Fresh(Made):
             self.assertIn(f"--logical-resource-id {group} ", self.user_data(name))
 
     def test_load_balancers_speak_as_gateways_do(self):
-        self.assertEqual(self.checks(), {8080: ("HTTP", "HTTP"), 8081: ("TCP", "HTTPS")})
+        self.assertEqual(self.checks(), {8080: ("HTTPS", "HTTPS"), 8081: ("TCP", "HTTPS")})
 
     def test_machines_are_told_where_their_certificates_come_from(self):
         for name in ["GatewayTemplate", "VmTemplate", "BuilderTemplate"]:

@@ -1,7 +1,8 @@
 //! TLS between the parts of a fleet, from three PEM files of the operator: an own certificate, its key, and the
 //! authority that signed the certificates of everybody else in the fleet. Both sides show theirs; whoever
 //! has none of that authority is not spoken to. The gateway's control listener alone also speaks with those who show
-//! none (people, collectors, git), and asks each connection whether a certificate was shown.
+//! none (people, collectors, git), and asks each connection whether a certificate was shown. Its public listener, where it speaks
+//! TLS, asks nobody for one.
 //!
 //! This says who may talk at all and keeps what is said to those two. Which gateway asks is said by a pass
 //! (`pass.rs`), which member asks by its credential. Without the files the fleet speaks plain HTTP.
@@ -11,7 +12,10 @@
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
-    server::{ClientCertVerifierBuilder, VerifierBuilderError, WebPkiClientVerifier},
+    server::{
+        ClientCertVerifierBuilder, VerifierBuilderError, WebPkiClientVerifier,
+        danger::ClientCertVerifier,
+    },
 };
 use rustls_pki_types::{
     CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName,
@@ -115,18 +119,30 @@ impl Files {
         self.listener(ClientCertVerifierBuilder::allow_unauthenticated)
     }
 
+    /// The same for a listener that asks nobody for a certificate.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn server_for_callers(&self) -> Result<Server, TlsError> {
+        self.listening(WebPkiClientVerifier::no_client_auth())
+    }
+
     fn listener(
         &self,
         policy: impl FnOnce(ClientCertVerifierBuilder) -> ClientCertVerifierBuilder,
     ) -> Result<Server, TlsError> {
-        let provider = provider();
         let authority = Arc::new(self.roots()?);
-        let callers = WebPkiClientVerifier::builder_with_provider(authority, Arc::clone(&provider));
+        let callers = WebPkiClientVerifier::builder_with_provider(authority, provider());
         let callers = policy(callers).build();
-        let callers = callers
-            .map_err(|source| TlsError::Authority { path: self.authority.clone(), source })?;
+        self.listening(
+            callers
+                .map_err(|source| TlsError::Authority { path: self.authority.clone(), source })?,
+        )
+    }
+
+    fn listening(&self, callers: Arc<dyn ClientCertVerifier>) -> Result<Server, TlsError> {
         let (chain, key) = (self.chain()?, self.private_key()?);
-        let config = ServerConfig::builder_with_provider(provider)
+        let config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .and_then(|config| {
                 config.with_client_cert_verifier(callers).with_single_cert(chain, key)

@@ -78,11 +78,7 @@ impl Up {
         }
         let is_empty = platform.is_empty();
         let running = platform.serve();
-        output::line(&format!(
-            "ready  calls http://{}  control {}",
-            running.public_addr(),
-            control.url
-        ))?;
+        output::line(&format!("ready  calls {}  control {}", running.public_url(), control.url))?;
 
         if is_empty && console::Term::stderr().is_term() {
             eprintln!("next: `epsilon init hello && epsilon deploy hello` in another terminal");

@@ -141,6 +141,11 @@ impl Connection {
         self.certificate.get().copied().unwrap_or(Certificate::Missing)
     }
 
+    /// Whether it speaks TLS.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.certificate.get().is_some_and(|shown| *shown != Certificate::NotAsked)
+    }
+
     /// Whether there is no room for it, except to say so or to answer a health check.
     pub(crate) fn is_reserve(&self) -> bool {
         self.slot().is_some_and(Slot::is_reserve)

@@ -91,7 +91,7 @@ impl CallerAddress {
         let mut caller = Self {
             ip: peer,
             source: Source::Peer,
-            proto: Proto::Http,
+            proto: if connection.is_secure() { Proto::Https } else { Proto::Http },
             host: None,
             port: None,
             prefix: None,
@@ -117,7 +117,7 @@ impl CallerAddress {
                 trusted,
             );
             if let Some(element) = said {
-                caller.proto = element.proto.unwrap_or(Proto::Http);
+                caller.proto = element.proto.unwrap_or(caller.proto);
                 caller.host = element.host.as_deref().and_then(host);
             }
         }

@@ -46,6 +46,7 @@ fn what_cannot_work_is_named() {
         (r#"{"public_url":"example.org"}"#, "public_url"),
         (r#"{"control_url":"10.0.0.1:8081"}"#, "control_url"),
         (r#"{"tls_key":"/etc/epsilon/key.pem"}"#, "tls_certificate"),
+        (r#"{"listen_tls":true}"#, "listen_tls"),
         (r#"{"member_lost_after":"2s"}"#, "member_lost_after"),
         (r#"{"member_forget_after":"5s"}"#, "member_forget_after"),
         (r#"{"max_joining":0}"#, "max_joining"),

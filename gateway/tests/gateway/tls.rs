@@ -1,11 +1,15 @@
 //! The control listener with certificates: everybody speaks TLS with it, members of the fleet show who they are, and this machine
-//! alone may go on in plain HTTP.
+//! alone may go on in plain HTTP. The public listener too, where it is told to.
 
-use crate::world::{World, own_address, patient};
+use crate::{
+    fake,
+    world::{World, own_address, patient},
+};
 use epsilon_api::{
     fleet::{Join, MemberKind, PROTOCOL},
     ids::VmId,
     units::{Bytes, MilliCores},
+    vm::Call,
 };
 use epsilon_gateway::config::Settings;
 use epsilon_wire::tls::Files;
@@ -133,4 +137,33 @@ async fn plain_http_from_another_machine_is_told_to_use_tls() {
     let reply = world.ask(http::Method::GET, "/v1/functions", "").await;
     assert_eq!((reply.status.as_u16(), reply.code().as_str()), (400, "TLS_REQUIRED"));
     assert!(reply.body.contains("use `https://`"), "{}", reply.body);
+}
+
+/// Answers with what the function was told of the way to it.
+async fn proto(call: Call) -> Result<epsilon_api::vm::Answer, epsilon_api::error::CallError> {
+    let told = call.request.headers()["x-forwarded-proto"].to_str().unwrap().to_owned();
+    Ok(fake::answer(http::Response::new(epsilon_api::body::full(told))))
+}
+
+#[tokio::test]
+async fn callers_speak_tls_where_the_public_listener_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = certificates(folder.path());
+    for ip in [own_address(), Ipv4Addr::LOCALHOST.into()] {
+        let listen = SocketAddr::new(ip, 0);
+        let settings = Settings { listen, listen_tls: true, ..settings(&files) };
+        let world = World::start(&["hello"], settings).await;
+        world.vm.script("hello", proto);
+        let url = |scheme: &str| format!("{scheme}://{}/hello", world.public);
+        // Its health check, as a load balancer asks for it, and a call.
+        let health = client(&files, false).get(format!("https://{}/", world.public));
+        assert_eq!(asked(health).await.0, 200, "{ip}");
+        let called = asked(client(&files, false).get(url("https"))).await;
+        assert_eq!(called, (200, "https".to_owned()), "{ip}");
+        let (status, body) = asked(client(&files, false).get(url("http"))).await;
+        match ip.is_loopback() {
+            true => assert_eq!((status, body.as_str()), (200, "http")),
+            false => assert!(status == 400 && body.contains("TLS_REQUIRED"), "{status} {body}"),
+        }
+    }
 }

@@ -52,6 +52,7 @@ write() {
 # The same for all parts; nothing where the stack was made without (`FleetTls`).
 tls() {
     [ -n "${EPSILON_AUTHORITY_PARAMETER:-}" ] || return 0
+    [ "$EPSILON_ROLE" != gateway ] || printf '  listen_tls: true\n'
     printf '  %s\n' 'tls_certificate: /etc/epsilon/own.pem' 'tls_key: /etc/epsilon/own.key' 'tls_authority: /etc/epsilon/authority.pem'
 }
 

@@ -12,7 +12,7 @@ use epsilon_builder as builder;
 use epsilon_gateway as gateway;
 use epsilon_launch::{metrics, sockets::Sockets};
 use epsilon_vm_agent as vm_agent;
-use std::{error::Error, net::SocketAddr, path::Path, time::Duration};
+use std::{error::Error, path::Path, time::Duration};
 use tracing::{info, warn};
 
 /// Removing the containers and folders of builds that were dropped: a busy engine takes some seconds.
@@ -31,7 +31,7 @@ pub(super) struct Running {
     agent: vm_agent::app::Agent,
     builder: builder::app::App,
     gateway: gateway::app::Running,
-    public: SocketAddr,
+    public: String,
     drain_grace: Duration,
 }
 
@@ -103,7 +103,7 @@ impl Platform {
 
     /// Begins to answer calls.
     pub(super) fn serve(self) -> Running {
-        let public = self.gateway.public_addr();
+        let public = self.gateway.public_url();
         Running {
             agent: self.agent,
             builder: self.builder,
@@ -122,8 +122,8 @@ impl Platform {
 
 impl Running {
     /// Where callers reach functions.
-    pub(super) fn public_addr(&self) -> SocketAddr {
-        self.public
+    pub(super) fn public_url(&self) -> &str {
+        &self.public
     }
 
     /// Lets running calls end, or cuts them when the grace is over or `hurry` comes; then removes all that
