@@ -104,6 +104,13 @@ class Written(unittest.TestCase):
         done = world.run(world.TOOLS / "cfn-lint/bin/cfn-lint", "-t", TEMPLATE, check=False)
         self.assertEqual(done.stdout + done.stderr, "")
 
+    def test_the_runbook_deploys_a_template_of_this_size(self):
+        """From 51,200 bytes on the AWS CLI takes one by a bucket only, and CloudFormation takes none beyond a million."""
+        size = len(TEMPLATE.read_bytes())
+        self.assertLess(size, 1_000_000)
+        command = re.search(r"aws cloudformation deploy (.*?[^\\])\n", (world.ROOT / "docs/operate.md").read_text(), re.S).group(1)
+        self.assertEqual("--s3-bucket" in command, size > 51_200)
+
     def test_every_parameter_is_explained_used_and_in_a_group(self):
         grouped = list(itertools.chain.from_iterable(
             group["Parameters"] for group in self.all["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]))
