@@ -130,6 +130,9 @@ pub struct VmStatus {
     /// The version of its program; absent of those that do not say it yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// When the first of the certificates ends that its agent loaded at its start; none where the fleet has no TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_ends_at: Option<Timestamp>,
     /// Processors of the machine.
     #[serde(default)]
     pub cpu_millicores: MilliCores,

@@ -356,7 +356,7 @@ impl Client {
                 path.display()
             )),
             (None, StatusCode::UNAUTHORIZED) => failure.hint(
-                "the key is not this gateway's; it is in `admin.key` in the data folder of `epsilon up`",
+                "the key is not this gateway's; it is in `admin.key` in the data folder of `epsilon up` or of the gateway",
             ),
             _ => failure,
         }

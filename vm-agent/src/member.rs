@@ -224,6 +224,9 @@ impl Parts {
         let certificates = config.tls.as_ref().map(certificate::loaded).transpose()?;
         let certificates: Vec<_> = certificates.into_iter().flatten().collect();
         certificate::register(&certificates, agent.registry())?;
+        if let Some(first) = certificates.iter().map(|one| one.not_after).min() {
+            _ = agent.front().0.certificate_ends_at.set(first); // an agent joins once
+        }
         let key = metrics_key(config)?;
         let metrics = config.metrics.map(|address| {
             let listen = |source| StartError::Listen { key: "metrics", address, source };

@@ -33,6 +33,7 @@ use epsilon_api::{
 };
 use epsilon_launch::clear::clear;
 use futures_util::{future::BoxFuture, stream::BoxStream};
+use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
 use rand::RngExt;
 use std::{
@@ -40,7 +41,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -81,6 +82,8 @@ pub(crate) struct LocalVm {
     /// Instances whose runner lives: their containers are nobody else's business.
     pub(crate) known: Mutex<HashSet<InstanceId>>,
     pub(crate) is_engine_down: AtomicBool,
+    /// When the first of its certificates ends; set once they are loaded.
+    pub(crate) certificate_ends_at: OnceLock<Timestamp>,
     /// Whether it takes new calls.
     pub(crate) drain: Drain,
     /// The agent ends: nothing new, no retries.
@@ -121,6 +124,7 @@ impl LocalVm {
             network: Network::new(&id, &config),
             users: UserIds::new(config.user_ids.clone()),
             are_sockets_bounded: engine.sees_mounts() && can_bound(&config.folder.join(SOCKETS)),
+            certificate_ends_at: OnceLock::new(),
             drain: Drain::open(config.folder.join("draining")),
             starts: Semaphore::new(config.starts_at_once),
             background_starts: Arc::new(Semaphore::new(config.starts_at_once.div_ceil(2))),
@@ -449,6 +453,7 @@ impl Vm for Front {
             state,
             boot: vm.boot,
             version: Some(epsilon_launch::metrics::VERSION.to_owned()),
+            certificate_ends_at: vm.certificate_ends_at.get().copied(),
             cpu_millicores: vm.cpu,
             memory_bytes: vm.budget.total(),
             memory_used_bytes: vm.budget.used(),

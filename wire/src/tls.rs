@@ -53,7 +53,7 @@ pub enum TlsError {
     )]
     Needed,
     /// A file that is not there, or not PEM, or holds something else.
-    #[error("`{}` does not hold {what} in PEM", path.display())]
+    #[error("`{}` cannot be read, or does not hold {what} in PEM", path.display())]
     File {
         /// Which.
         path: PathBuf,

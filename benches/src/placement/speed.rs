@@ -139,6 +139,7 @@ fn status(id: &str, size: Bytes, functions: &[usize]) -> VmStatus {
         state: VmState::Ready,
         boot: 1,
         version: None,
+        certificate_ends_at: None,
         cpu_millicores: MilliCores(8000),
         memory_bytes: size,
         memory_used_bytes: Bytes::mib(25 << 10),

@@ -7,6 +7,7 @@ use epsilon_api::{
     units::Bytes,
     vm::CellCount,
 };
+use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
 
 /// Characters of a memory bar.
@@ -42,7 +43,7 @@ fn row(vm: &VmInfo) -> [String; 11] {
     let status = &vm.status;
     [
         status.id.to_string(),
-        state(vm),
+        state(vm) + &certificate(status.certificate_ends_at, Timestamp::now()),
         output::time(vm.since),
         status.instances.len().to_string(),
         cells(status.cells),
@@ -69,6 +70,21 @@ fn state(vm: &VmInfo) -> String {
         (Some(reason), Some(cause)) => format!("{standing} ({reason}: {cause})"),
         (Some(why), None) | (None, Some(why)) => format!("{standing} ({why})"),
         (None, None) => standing.to_owned(),
+    }
+}
+
+/// From so long before its end on a certificate is spoken of, as in the log.
+const SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
+
+/// `, certificate ends in 3 days`, `, certificate has ended`: connections that are open go on, new ones are refused.
+fn certificate(ends: Option<Timestamp>, now: Timestamp) -> String {
+    let Some(left) = ends.map(|ends| now.duration_until(ends)).filter(|left| *left <= SOON) else {
+        return String::new();
+    };
+    match left.as_hours() {
+        _ if left <= SignedDuration::ZERO => ", certificate has ended".to_owned(),
+        hours if hours < 48 => format!(", certificate ends in {hours} hours"),
+        hours => format!(", certificate ends in {} days", hours / 24),
     }
 }
 
@@ -109,6 +125,21 @@ mod tests {
         assert_eq!(text("out", "silent", "nobody listens"), "out (silent: nobody listens)");
         assert_eq!(text("out", "failing", ""), "out (failing)");
         assert_eq!(text("draining", "", "the connection to it broke"), "draining");
+    }
+
+    #[test]
+    fn a_certificate_is_spoken_of_when_it_ends_soon() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        for (ends, want) in [
+            (None, ""),
+            (Some("2026-02-01T00:00:00Z"), ""),
+            (Some("2026-01-15T00:00:00Z"), ", certificate ends in 14 days"),
+            (Some("2026-01-02T01:00:00Z"), ", certificate ends in 25 hours"),
+            (Some("2026-01-01T00:00:00Z"), ", certificate has ended"),
+            (Some("2025-12-01T00:00:00Z"), ", certificate has ended"),
+        ] {
+            assert_eq!(certificate(ends.map(|text| text.parse().unwrap()), now), want, "{ends:?}");
+        }
     }
 
     #[test]

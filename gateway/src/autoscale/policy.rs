@@ -162,7 +162,8 @@ impl fmt::Display for Reason {
             }
             Self::Held { needed, remaining } => {
                 let seconds = Duration::from_secs(remaining.as_secs());
-                write!(f, "{needed} are enough now; held for another {seconds:?}")
+                let are = if *needed == 1 { "is" } else { "are" };
+                write!(f, "{needed} {are} enough now; held for another {seconds:?}")
             }
             Self::Schedule { window } => write!(f, "scheduled: {window}"),
             Self::Minimum => f.write_str("the minimum"),

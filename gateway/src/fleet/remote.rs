@@ -294,6 +294,7 @@ fn unheard(join: &Join) -> VmStatus {
         state: VmState::Ready,
         boot: 0,
         version: None,
+        certificate_ends_at: None,
         cpu_millicores: join.cpu,
         memory_bytes: join.memory_bytes,
         memory_used_bytes: Bytes(0),

@@ -252,6 +252,7 @@ impl Vm for FakeVm {
             state: if self.draining.load(SeqCst) { VmState::Draining } else { VmState::Ready },
             boot: 0,
             version: None,
+            certificate_ends_at: None,
             cpu_millicores,
             memory_bytes,
             memory_used_bytes: Bytes(0),

@@ -46,6 +46,7 @@ fn vm(line: &str) -> (GroupInstance, Option<VmStatus>, bool, bool) {
         state,
         boot: 1,
         version: None,
+        certificate_ends_at: None,
         cpu_millicores: MilliCores::ONE,
         memory_bytes: Bytes::mib(2048),
         memory_used_bytes: Bytes(0),

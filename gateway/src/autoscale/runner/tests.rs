@@ -227,6 +227,7 @@ pub(super) fn status(id: &VmId, vm: &ScriptedVm) -> VmStatus {
         state: if vm.draining { VmState::Draining } else { VmState::Ready },
         boot: 1,
         version: None,
+        certificate_ends_at: None,
         cpu_millicores: MilliCores::ONE,
         memory_bytes: Bytes::mib(2048),
         memory_used_bytes: Bytes(0),

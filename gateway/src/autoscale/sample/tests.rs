@@ -16,6 +16,7 @@ fn vm(id: &str, instances: Vec<InstanceStatus>) -> VmStatus {
         state: VmState::Ready,
         boot: 1,
         version: None,
+        certificate_ends_at: None,
         cpu_millicores: MilliCores(1000),
         memory_bytes: Bytes::mib(2048),
         memory_used_bytes: Bytes::mib(256 * instances.len() as u64),
