@@ -13,12 +13,15 @@ const HUB: &str = "docker.io";
 impl Host {
     /// The host of an image's name: `host/path@sha256:…`, `host/path:tag`, `path:tag`.
     pub fn of(image: &str) -> Self {
-        match image.split_once('/') {
-            Some((first, _)) if first == "localhost" || first.contains(['.', ':']) => {
-                Self::of_registry(first)
-            }
-            Some(_) | None => Self(HUB.into()),
-        }
+        Self::named_in(image).unwrap_or_else(|| Self(HUB.into()))
+    }
+
+    /// The host that stands in an image's name; nothing where the name leaves it out. Images that a builder put into an
+    /// engine are called so, and asking a public hub for them would tell it of them, and run whatever it has there.
+    pub fn named_in(image: &str) -> Option<Self> {
+        let (first, _) = image.split_once('/')?;
+        let is_host = first == "localhost" || first.contains(['.', ':']);
+        is_host.then(|| Self::of_registry(first))
     }
 
     /// The host of a registry's name: `host[:port][/prefix]`.
@@ -66,6 +69,8 @@ mod tests {
             ("node", "docker.io"),
         ] {
             assert_eq!(Host::of(name).as_str(), want, "{name}");
+            let named = Host::named_in(name);
+            assert_eq!(named.is_some(), want != "docker.io", "{name}");
         }
     }
 

@@ -260,6 +260,12 @@ pub enum EngineError {
     /// It is well, but has no image: a registry did not give it.
     #[error(transparent)]
     Registry(Box<Denied>),
+    /// It is well, but has no such image, and the image's name does not say where one could be had.
+    #[error(
+        "the image `{0}` is not on this VM, and its name names no registry to pull it from; deploy \
+         its function again, or bring it back from a backup with `epsilon restore`"
+    )]
+    NotHere(String),
     /// What somebody else met who asked for the same, and for whom this one waited.
     #[error(transparent)]
     Same(std::sync::Arc<EngineError>),
@@ -297,7 +303,8 @@ pub trait Engine: Send + Sync + fmt::Debug {
         false
     }
 
-    /// Makes sure that the image is here; pulls it when it is not.
+    /// Makes sure that the image is here; pulls it when it is not. A name without a registry's host is never pulled:
+    /// [`EngineError::NotHere`].
     async fn ensure_image(&self, image: &ImageRef) -> Result<LocalImage, EngineError>;
 
     /// Takes an image's name off, and with its last name the image. Only a name of ours or an image with our label, and

@@ -32,7 +32,9 @@ impl Pulls {
     where
         F: Future<Output = Result<(), EngineError>>,
     {
-        let host = Host::of(&image.reference);
+        let Some(host) = Host::named_in(&image.reference) else {
+            return Err(EngineError::NotHere(image.reference.clone()));
+        };
         let deadline = Instant::now() + self.limit;
         let work = async {
             // A closed semaphore would be a bug that costs nothing: the pull goes on.
@@ -86,7 +88,7 @@ fn text(err: &EngineError) -> Option<&str> {
     match err {
         EngineError::NotFound(text) | EngineError::Refused(text) => Some(text),
         EngineError::Same(other) => text(other),
-        EngineError::Down(_) | EngineError::Registry(_) => None,
+        EngineError::Down(_) | EngineError::Registry(_) | EngineError::NotHere(_) => None,
     }
 }
 
@@ -148,6 +150,26 @@ mod tests {
                 pull.run(&image(), |_, _| ready(Err(EngineError::Refused(said.into())))).await;
             let told = Chain(&err.unwrap_err()).to_string();
             for part in ["`registry.example`", what, next, said] {
+                assert!(told.contains(part), "{part}: {told}");
+            }
+        }
+    }
+
+    /// What a builder put into an engine has such a name. A public hub may have anything under it, or be asked in vain.
+    #[tokio::test]
+    async fn a_name_without_a_registry_is_never_pulled() {
+        for reference in ["epsilon/shop/pay:0123456789ab", "pay:1", "team/pay@sha256:00"] {
+            let image = ImageRef { reference: reference.into(), digest: "sha256:01".into() };
+            let asked = AtomicUsize::new(0);
+            let pull = |_, _| {
+                asked.fetch_add(1, Ordering::SeqCst);
+                ready(Ok(()))
+            };
+            let err = pulls(1).run(&image, pull).await.unwrap_err();
+            assert_eq!(asked.load(Ordering::SeqCst), 0, "{reference}");
+            let told = err.to_string();
+            for part in [reference, "not on this VM", "no registry", "deploy", "`epsilon restore`"]
+            {
                 assert!(told.contains(part), "{part}: {told}");
             }
         }

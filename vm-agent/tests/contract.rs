@@ -241,6 +241,7 @@ macro_rules! contract {
 contract! {
     it_says_what_the_machine_has;
     an_unknown_image_is_not_found;
+    a_name_without_a_registry_is_not_looked_for_elsewhere;
     output_and_exit_status_arrive;
     a_container_is_found_by_its_label_and_what_it_says_can_be_read_back;
     removing_kills_and_may_be_repeated;
@@ -266,6 +267,31 @@ async fn an_unknown_image_is_not_found<E: Engine>(bench: Bench<E>) {
         digest: format!("sha256:{}", "0".repeat(64)),
     };
     assert!(bench.engine.ensure_image(&unknown).await.is_err());
+}
+
+/// It would be asked of a public hub, where anybody may have put anything.
+async fn a_name_without_a_registry_is_not_looked_for_elsewhere<E: Engine>(bench: Bench<E>) {
+    let here_once = ImageRef {
+        reference: "epsilon/contract/gone:0123456789ab".into(),
+        digest: format!("sha256:{}", "0".repeat(64)),
+    };
+    let err = bench.engine.ensure_image(&here_once).await.unwrap_err();
+    assert!(matches!(&err, EngineError::NotHere(name) if *name == here_once.reference), "{err:?}");
+}
+
+/// The same with the real one's own word for whether it was asked to pull.
+#[tokio::test]
+async fn docker_is_not_asked_to_pull_what_names_no_registry() {
+    let opts = HistogramOpts::new("engine", "calls");
+    let seconds = HistogramVec::new(opts, &["call"]).unwrap();
+    let engine = DockerEngine::new(&config(), seconds.clone()).unwrap();
+    let pulls = || seconds.with_label_values(&["pull"]).get_sample_count();
+    for (reference, want) in [("epsilon/contract/gone:1", 0), ("127.0.0.1:9/contract/gone:1", 1)] {
+        let digest = format!("sha256:{}", "0".repeat(64));
+        let image = ImageRef { reference: reference.into(), digest };
+        assert!(engine.ensure_image(&image).await.is_err(), "{reference}");
+        assert_eq!(pulls(), want, "{reference}");
+    }
 }
 
 async fn an_image_of_ours_goes_unless_a_container_uses_it<E: Engine>(mut bench: Bench<E>) {

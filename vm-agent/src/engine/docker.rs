@@ -498,14 +498,8 @@ fn pulled(image: ImageSummary) -> Vec<ImageRef> {
         return Vec::new();
     }
     let digest = image.id;
-    let names = image.repo_digests.into_iter().filter(|name| names_a_registry(name));
+    let names = image.repo_digests.into_iter().filter(|name| Host::named_in(name).is_some());
     names.map(|reference| ImageRef { reference, digest: digest.clone() }).collect()
-}
-
-/// Whether a host stands before the first `/`, as Docker reads names.
-fn names_a_registry(name: &str) -> bool {
-    let first = name.split_once('/').map(|(first, _)| first);
-    first.is_some_and(|first| first == "localhost" || first.contains(['.', ':']))
 }
 
 /// Names go into the path of a request as they are, so they must not be able to change it.

@@ -15,6 +15,7 @@ use epsilon_api::{
     units::{Bytes as Size, MilliCores},
     vm::ImageRemoval,
 };
+use epsilon_registry::Host;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream, stream::BoxStream};
 use parking_lot::Mutex;
 use std::{
@@ -404,7 +405,11 @@ impl Engine for FakeEngine {
         self.enter(Verb::EnsureImage).await?;
         match self.0.lock().images.contains_key(&image.reference) {
             true => Ok(LocalImage::new(&image.reference)),
-            false => Err(EngineError::NotFound(image.reference.clone())),
+            // It has no registry; but it says which names it would have asked one for.
+            false => Err(match Host::named_in(&image.reference) {
+                Some(_) => EngineError::NotFound(image.reference.clone()),
+                None => EngineError::NotHere(image.reference.clone()),
+            }),
         }
     }
 

@@ -182,6 +182,7 @@ async fn died(exit: Result<Exit, EngineError>, tap: Tap) -> StartFailure {
             err @ (EngineError::Down(_)
             | EngineError::Refused(_)
             | EngineError::Registry(_)
+            | EngineError::NotHere(_)
             | EngineError::Same(_)),
         ) => return err.into(),
     };

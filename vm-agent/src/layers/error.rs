@@ -62,13 +62,13 @@ impl LayersError {
     }
 
     /// Whether the version's image can do what its layers cannot. Not where a registry failed: the image comes from the
-    /// same one, and this error says better what is wrong.
+    /// same one, and this error says better what is wrong. Nor where the image itself was looked for in vain.
     pub(crate) fn leaves_the_image(&self) -> bool {
         match self {
             Self::Unfit { .. } | Self::Absent { .. } | Self::Full { .. } | Self::Disk { .. } => {
                 true
             }
-            Self::Engine(err) => !matches!(err, EngineError::Registry(_)),
+            Self::Engine(err) => !matches!(err, EngineError::Registry(_) | EngineError::NotHere(_)),
             Self::Same(other) => other.leaves_the_image(),
         }
     }

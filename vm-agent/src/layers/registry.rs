@@ -98,7 +98,8 @@ impl Registries {
     async fn find(&self, image: &ImageRef, blob: &Blob) -> Result<Pieces, Refusal> {
         let reference: Reference =
             image.reference.parse().map_err(|_| Refusal::Name(image.reference.clone()))?;
-        let host = Host::of(&image.reference);
+        let host = Host::named_in(&image.reference)
+            .ok_or_else(|| Refusal::Name(image.reference.clone()))?;
         let work = |login| {
             let (way, reference) = (self.way(&host, login), &reference);
             async move { way?.open(reference, &blob.digest).await }

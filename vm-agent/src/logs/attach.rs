@@ -153,6 +153,7 @@ impl Pump {
                         EngineError::NotFound(_)
                         | EngineError::Refused(_)
                         | EngineError::Registry(_)
+                        | EngineError::NotHere(_)
                         | EngineError::Same(_),
                     ) => return,
                 }

@@ -18,7 +18,12 @@ pub(crate) fn wait(vm: &Arc<LocalVm>, container: &ContainerName) -> ExitWatch {
     Box::pin(async move {
         loop {
             match vm.engine.wait(&container).await {
-                Err(EngineError::Refused(_) | EngineError::Registry(_) | EngineError::Same(_)) => {
+                Err(
+                    EngineError::Refused(_)
+                    | EngineError::Registry(_)
+                    | EngineError::NotHere(_)
+                    | EngineError::Same(_),
+                ) => {
                     pause(&vm).await;
                 }
                 end @ (Ok(_) | Err(EngineError::NotFound(_) | EngineError::Down(_))) => return end,
