@@ -80,6 +80,12 @@ impl Drop for Lock {
     }
 }
 
+/// Whether a gateway uses this data folder now.
+pub fn is_taken(data: &Path) -> bool {
+    let held = File::open(data_dir::lock_path(data)).map(|file| file.try_lock_shared());
+    matches!(held, Ok(Err(TryLockError::WouldBlock)))
+}
+
 fn taken(data: &Path) -> Failure {
     let pid = match data_dir::holder(data) {
         Some(holder) => format!("process {}", holder.pid),
@@ -100,13 +106,16 @@ mod tests {
     fn a_second_up_is_told_who_has_the_folder() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("new/folder");
+        assert!(!is_taken(&data));
         let lock = Lock::take(&data).unwrap();
+        assert!(is_taken(&data));
         lock.announce("http://127.0.0.1:1", None).unwrap();
         let text = format!("{:?}", Lock::take(&data).unwrap_err());
         assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
         assert_eq!(data_dir::holder(&data).unwrap().control.unwrap(), "http://127.0.0.1:1");
         drop(lock);
         assert!(data_dir::holder(&data).is_none());
+        assert!(!is_taken(&data));
         Lock::take(&data).unwrap();
     }
 }

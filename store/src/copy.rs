@@ -257,7 +257,7 @@ pub async fn copy(
 }
 
 /// The newest step that was taken.
-async fn schema(store: &Sql) -> Result<i64, StoreError> {
+pub(crate) async fn schema(store: &Sql) -> Result<i64, StoreError> {
     Ok(sqlx::query_scalar("SELECT MAX(version) FROM _sqlx_migrations")
         .fetch_one(&store.read)
         .await?)

@@ -15,6 +15,7 @@
 //! | `changes` | how a change reaches those who want to hear of it |
 //! | `error` | why an operation did nothing |
 //! | `copy` | moves a store from one back end to the other |
+//! | `sql/backup` | a copy of a file that a gateway writes, and what its versions are made of |
 //! | `sql` | the trait in SQL, for both back ends |
 //! | `sqlite` | opens a file, for one gateway |
 //! | `postgres` | opens a data base, for several gateways, and hears what they tell each other |
@@ -31,6 +32,7 @@ pub mod testing;
 
 pub use copy::{Copied, CopyError, Progress, copy};
 pub use error::StoreError;
+pub use sql::backup::{BackedUp, BackupError, KeptVersion, back_up, rename_images};
 pub use store::{
     Change, Delivery, Deployed, Deployment, Gateway, Key, KeyRole, Member, Outcome, Page, Paged,
     Prepared, Store, StoredVersion, Traffic, WantedSplit,
@@ -55,8 +57,11 @@ async fn open_sql(url_or_path: &str) -> Result<sql::Sql, StoreError> {
     }
 }
 
-/// The file that is meant; `None` for a server.
-fn file(url_or_path: &str) -> Result<Option<&Path>, StoreError> {
+/// The file that is meant by a path or URL of [`open`]; `None` for a server.
+///
+/// # Errors
+/// When no back end knows the URL.
+pub fn file(url_or_path: &str) -> Result<Option<&Path>, StoreError> {
     match url_or_path.split_once(':') {
         Some(("sqlite", rest)) => Ok(Some(Path::new(rest.strip_prefix("//").unwrap_or(rest)))),
         Some(("postgres" | "postgresql", _)) => Ok(None),

@@ -6,6 +6,7 @@
 //! the writers of all gateways queue for one lock. So a transaction sees all that was committed before and
 //! nothing of what is at work, on both alike. Beats and leases are single statements and take no turn.
 
+pub(crate) mod backup;
 mod deployments;
 mod functions;
 mod gateways;

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it stands")]
 
+mod backup;
 mod contract;
 mod copy;
 mod postgres;

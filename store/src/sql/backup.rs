@@ -1,0 +1,149 @@
+//! A store in one file, copied while a gateway writes it, for `epsilon backup`; and what its versions are made of, for
+//! those who have to take the images along. Only SQLite: a server has its own tools.
+
+use super::{Sql, rows};
+use crate::{Store as _, StoreError, sqlite};
+use epsilon_api::{function::ImageRef, ids::VersionId};
+use jiff::Timestamp;
+use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
+use std::{collections::HashSet, fs, io, path::Path, time::Duration};
+
+/// How long the copy waits for a writer, who has the file for milliseconds.
+const BUSY: Duration = Duration::from_secs(10);
+
+/// Why there is no copy.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The file cannot be opened, read or written.
+    #[error("the store cannot be copied")]
+    Store(#[from] StoreError),
+    /// The copy's own file.
+    #[error("the copy of the store cannot be written")]
+    File(#[from] io::Error),
+    /// It has what this release does not know.
+    #[error("the store was written by a later release")]
+    Newer,
+}
+
+/// What is in a copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackedUp {
+    /// How many functions serve.
+    pub functions: usize,
+    /// All versions that can serve: those that do, and those that a rollback may choose.
+    pub versions: Vec<KeptVersion>,
+    /// When a gateway last said in it that it is there.
+    pub last_beat: Option<Timestamp>,
+}
+
+/// A version and what it is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptVersion {
+    /// Which.
+    pub id: VersionId,
+    /// Its image.
+    pub image: ImageRef,
+    /// The runtime base below it, where it can be mounted into a cell.
+    pub base: Option<ImageRef>,
+    /// Calls go to it now: it is the active one, or has a share of a split.
+    pub serves: bool,
+}
+
+/// Copies a store to a file that is not there yet: one state of it, whatever is written meanwhile. The copy is readable by
+/// its owner only.
+///
+/// # Errors
+/// [`BackupError`]; what is left of the copy is the caller's to remove.
+pub async fn back_up(from: &Path, to: &Path) -> Result<BackedUp, BackupError> {
+    sqlite::ensure_private(to)?;
+    let options = SqliteConnectOptions::new().filename(from).busy_timeout(BUSY);
+    let mut source = options.connect().await.map_err(StoreError::from)?;
+    let copied = async {
+        let target = to.to_str().ok_or_else(|| io::Error::other("its path is not UTF-8"))?;
+        sqlx::query("VACUUM INTO ?1")
+            .bind(target)
+            .execute(&mut source)
+            .await
+            .map_err(StoreError::from)?;
+        Ok(())
+    };
+    let copied: Result<(), BackupError> = copied.await;
+    let closed = source.close().await;
+    copied?;
+    closed.map_err(StoreError::from)?;
+    read(to).await
+}
+
+/// What is in a store's file. The file is left as it is: a second copy is opened in its place, because opening brings a
+/// schema up to date.
+async fn read(file: &Path) -> Result<BackedUp, BackupError> {
+    let scratch = file.with_extension("read");
+    fs::copy(file, &scratch)?;
+    let store = crate::open_sql(&scratch.to_string_lossy()).await?;
+    let found = contents(&store).await;
+    store.read.close().await;
+    store.write.close().await; // the last one takes its log away
+    for ending in ["", "-wal", "-shm"] {
+        let mut name = scratch.as_os_str().to_owned();
+        name.push(ending);
+        let _gone_or_never_there = fs::remove_file(name);
+    }
+    found
+}
+
+async fn contents(store: &Sql) -> Result<BackedUp, BackupError> {
+    if crate::copy::schema(store).await? > store.known {
+        return Err(BackupError::Newer);
+    }
+    let active = store.snapshot().await?;
+    let split = store.traffic().await?.into_iter().flat_map(|traffic| traffic.candidates);
+    let serving: HashSet<VersionId> =
+        active.iter().map(|version| version.id()).chain(split.map(|v| v.id())).collect();
+    let found: Vec<rows::VersionRow> = sqlx::query_as(
+        "SELECT function, number, project, deployment, image, digest, spec, created_at, parts \
+         FROM versions WHERE activated_at IS NOT NULL ORDER BY function, number",
+    )
+    .fetch_all(&store.read)
+    .await
+    .map_err(StoreError::from)?;
+    let mut versions = Vec::with_capacity(found.len());
+    for row in found {
+        let version = rows::version(row)?;
+        let (id, base) = (version.id(), version.parts.map(|parts| parts.base));
+        let serves = serving.contains(&id);
+        versions.push(KeptVersion { id, image: version.image, base, serves });
+    }
+    let beats = store.gateways().await?;
+    let last_beat = beats.into_iter().map(|gateway| gateway.seen_at).max();
+    Ok(BackedUp { functions: active.len(), versions, last_beat })
+}
+
+/// Names images anew in a store's file that no gateway uses: engines of two kinds call the same image by two digests.
+/// Each image that is given here has the new digest from then on.
+///
+/// # Errors
+/// [`BackupError`]; nothing is changed then.
+pub async fn rename_images(file: &Path, images: &[(ImageRef, String)]) -> Result<(), BackupError> {
+    let options = SqliteConnectOptions::new().filename(file).busy_timeout(BUSY);
+    let mut store = options.connect().await.map_err(StoreError::from)?;
+    let renamed = async {
+        let mut write = store.begin().await?;
+        for (image, digest) in images {
+            for statement in [
+                "UPDATE versions SET digest = ?1 WHERE image = ?2 AND digest = ?3",
+                "UPDATE unneeded_images SET digest = ?1 WHERE image = ?2 AND digest = ?3",
+                "UPDATE versions SET parts = json_set(parts, '$.base.digest', ?1) \
+                 WHERE json_extract(parts, '$.base.reference') = ?2 \
+                 AND json_extract(parts, '$.base.digest') = ?3",
+            ] {
+                let update = sqlx::query(statement);
+                let update = update.bind(digest).bind(&image.reference).bind(&image.digest);
+                update.execute(&mut *write).await?;
+            }
+        }
+        write.commit().await
+    };
+    let renamed = renamed.await.map_err(StoreError::from);
+    store.close().await.map_err(StoreError::from)?;
+    Ok(renamed?)
+}
