@@ -32,6 +32,7 @@ use bytes::Bytes;
 use epsilon_api::{build::BuildError, chain::Chain, ids::InstanceId};
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use std::{collections::HashMap, io, path::PathBuf, time::Duration};
+use tokio::io::AsyncWriteExt as _;
 use tokio_util::task::TaskTracker;
 
 /// The label of the builder's throw-away containers; its value is the builder's id.
@@ -67,6 +68,10 @@ pub(crate) enum Cause {
 impl EngineError {
     fn new(doing: &'static str) -> impl FnOnce(Bollard) -> Self {
         move |cause| Self { doing, cause: Cause::Engine(cause) }
+    }
+
+    pub(crate) fn too_slow(doing: &'static str, limit: Duration) -> Self {
+        Self { doing, cause: Cause::TooSlow(limit) }
     }
 
     /// The engine's own words, where it answered at all: for lines of a developer's Dockerfile, or of a
@@ -219,6 +224,24 @@ impl Engine {
     /// The image and all its layers in the form of `docker save`.
     pub(crate) fn save(&self, reference: &str) -> impl Stream<Item = io::Result<Bytes>> + use<> {
         self.docker.export_image(reference).map_err(io::Error::other).boxed()
+    }
+
+    /// Several images and all their layers in the form of `docker save`, each layer once. Tells how many bytes there are
+    /// so far.
+    pub(crate) async fn save_all(
+        &self,
+        references: &[&str],
+        to: &mut tokio::fs::File,
+        told: &(dyn Fn(u64) + Sync),
+    ) -> io::Result<()> {
+        let mut bytes = 0;
+        let mut images = std::pin::pin!(self.docker.export_images(references));
+        while let Some(piece) = images.try_next().await.map_err(io::Error::other)? {
+            to.write_all(&piece).await?;
+            bytes += piece.len() as u64;
+            told(bytes);
+        }
+        to.flush().await
     }
 
     /// Pulls an image by name. `first_sign` bounds the wait until the registry is heard of at all,

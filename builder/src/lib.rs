@@ -15,6 +15,7 @@
 //! | `image` | layers and a configuration, composed to the same bytes each time |
 //! | `dockerfile` | `runtime: container` |
 //! | `ship` | into this machine's engine or a registry |
+//! | [`images`] | the engine's images out into a backup and back in |
 //! | [`member`], [`serve`] | belonging to a fleet; the listener where its gateways come in |
 //! | `engine` | all that is asked of the container engine; alone in naming bollard |
 //! | `cache`, `outside`, `network`, `blocking` | the folder on disk; the way to the outside; work that blocks |
@@ -32,6 +33,7 @@ mod engine;
 pub mod error;
 mod hashing;
 mod image;
+pub mod images;
 mod inspect;
 pub mod inspection;
 mod job;

@@ -171,20 +171,8 @@ impl Runtimes {
         Ok(None)
     }
 
-    /// Where a base may come from, best first, as far as it is known without asking a network.
     async fn origins(&self) -> Result<Vec<Origin>, BuildError> {
-        if let Some(name) = &self.operators {
-            let found = self.engine.image(name).await?;
-            return Ok(found
-                .map(|image| Origin::Operator { name: name.clone(), id: image.id })
-                .into_iter()
-                .collect());
-        }
-        let mut origins = vec![Origin::Packages { release: packages::release() }];
-        if !self.hub_patience.is_zero() {
-            origins.insert(0, Origin::Hub);
-        }
-        Ok(origins)
+        origins(&self.engine, self.operators.as_deref(), self.hub_patience).await
     }
 
     async fn existing(&self, origin: &Origin) -> Result<Option<Base>, BuildError> {
@@ -340,6 +328,45 @@ impl Runtimes {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
+}
+
+/// Where a base may come from, best first, as far as it is known without asking a network.
+async fn origins(
+    engine: &Engine,
+    operators: Option<&str>,
+    hub_patience: Duration,
+) -> Result<Vec<Origin>, BuildError> {
+    if let Some(name) = operators {
+        let found = engine.image(name).await?;
+        let origin = found.map(|image| Origin::Operator { name: name.to_owned(), id: image.id });
+        return Ok(origin.into_iter().collect());
+    }
+    let mut origins = vec![Origin::Packages { release: packages::release() }];
+    if !hub_patience.is_zero() {
+        origins.insert(0, Origin::Hub);
+    }
+    Ok(origins)
+}
+
+/// What a start of these settings would find in the engine and be spared: the operator's image, the best runtime, its
+/// inspector.
+pub(crate) async fn found(engine: &Engine, config: &Config) -> Result<Vec<String>, BuildError> {
+    let mut found = Vec::new();
+    let operators = config.runtime_image.as_deref();
+    for origin in origins(engine, operators, config.hub_patience).await? {
+        let name = Name::runtime(&origin.key()).to_string();
+        let Some(image) = engine.image(&name).await? else { continue };
+        found.push(name);
+        let inspector = inspector(&image).to_string();
+        if engine.image(&inspector).await?.is_some() {
+            found.push(inspector);
+        }
+        if let Origin::Operator { name, .. } = origin {
+            found.push(name);
+        }
+        break;
+    }
+    Ok(found)
 }
 
 /// What the inspector's image on top of this runtime is called.

@@ -1,9 +1,9 @@
 //! Where finished images go: this machine's engine, a registry, or a file. All take the same parcel and answer
 //! with what an agent needs to run it.
 
-mod blob;
+pub(crate) mod blob;
 mod export;
-mod layout;
+pub(crate) mod layout;
 mod local;
 mod registry;
 mod shelf;

@@ -58,7 +58,7 @@ fn push(parts: &mut Vec<Part>, name: &str, content: Bytes) -> io::Result<()> {
     Ok(())
 }
 
-fn header(name: &str, bytes: u64) -> io::Result<Bytes> {
+pub(crate) fn header(name: &str, bytes: u64) -> io::Result<Bytes> {
     let mut header = Header::new_gnu();
     header.set_path(name)?;
     header.set_entry_type(EntryType::Regular);
@@ -70,7 +70,7 @@ fn header(name: &str, bytes: u64) -> io::Result<Bytes> {
 }
 
 /// Zeroes up to the next block of 512.
-fn padding(bytes: u64) -> Bytes {
+pub(crate) fn padding(bytes: u64) -> Bytes {
     const ZEROES: &[u8] = &[0; 512];
     let missing = (512 - bytes % 512) % 512;
     Bytes::from_static(ZEROES).slice(..usize::try_from(missing).unwrap_or_default())

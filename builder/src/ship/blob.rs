@@ -16,8 +16,8 @@ use oci_spec::image::{DescriptorBuilder, ImageManifestBuilder, MediaType, SCHEMA
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},
-    io::{self, Read, Write},
-    path::PathBuf,
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
 };
 
 /// Compression of layers: 6 is what everyone uses; a new level would be a new digest for every layer.
@@ -25,9 +25,9 @@ const LEVEL: Compression = Compression::new(6);
 
 /// What a registry keeps: a compressed layer or a configuration.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub(super) struct Blob {
-    pub(super) digest: String,
-    pub(super) bytes: u64,
+pub(crate) struct Blob {
+    pub(crate) digest: String,
+    pub(crate) bytes: u64,
     #[serde(skip)]
     pub(super) content: Content,
     /// Keeps the content where it is, if it is a kept one.
@@ -38,6 +38,8 @@ pub(super) struct Blob {
 #[derive(Clone, Debug)]
 pub(super) enum Content {
     File(PathBuf),
+    /// As many bytes of a file as the blob has, from here on.
+    Part(PathBuf, u64),
     Memory(Bytes),
 }
 
@@ -48,7 +50,7 @@ impl Default for Content {
 }
 
 impl Blob {
-    pub(super) fn in_memory(content: Vec<u8>) -> Self {
+    pub(crate) fn in_memory(content: Vec<u8>) -> Self {
         Self {
             digest: format!("sha256:{}", ContentDigest::of(&content)),
             bytes: content.len() as u64,
@@ -56,17 +58,45 @@ impl Blob {
             _held: Held::default(),
         }
     }
+
+    /// A part of a file, which is known to have this digest.
+    pub(crate) fn part_of(file: &Path, at: u64, bytes: u64, digest: String) -> Self {
+        let content = Content::Part(file.to_owned(), at);
+        Self { digest, bytes, content, _held: Held::default() }
+    }
+
+    /// Its bytes.
+    pub(crate) fn open(&self) -> io::Result<Box<dyn Read + Send>> {
+        Ok(match &self.content {
+            Content::File(file) => Box::new(File::open(file)?),
+            Content::Part(file, at) => {
+                let mut file = File::open(file)?;
+                file.seek(SeekFrom::Start(*at))?;
+                Box::new(file.take(self.bytes))
+            }
+            Content::Memory(bytes) => Box::new(io::Cursor::new(bytes.clone())),
+        })
+    }
 }
 
 /// Lists the parts of an image.
 pub(super) fn manifest(config: &Blob, layers: &[Blob]) -> Result<Vec<u8>, BuildError> {
+    let layers: Vec<_> = layers.iter().map(|layer| (layer, MediaType::ImageLayerGzip)).collect();
+    manifest_of(config, &layers)
+}
+
+/// The same for layers that are packed in one way or the other.
+pub(crate) fn manifest_of(
+    config: &Blob,
+    layers: &[(&Blob, MediaType)],
+) -> Result<Vec<u8>, BuildError> {
     let describe = |blob: &Blob, kind: MediaType| {
         let digest: oci_spec::image::Digest = blob.digest.parse()?;
         DescriptorBuilder::default().media_type(kind).digest(digest).size(blob.bytes).build()
     };
     let make = || {
         let layers: Result<Vec<_>, _> =
-            layers.iter().map(|blob| describe(blob, MediaType::ImageLayerGzip)).collect();
+            layers.iter().map(|(blob, packing)| describe(blob, packing.clone())).collect();
         ImageManifestBuilder::default()
             .schema_version(SCHEMA_VERSION)
             .media_type(MediaType::ImageManifest)

@@ -9,7 +9,7 @@
 
 use super::{
     Base, Exports, Name, Parcel,
-    blob::{self, Blob, Content},
+    blob::{self, Blob},
     export::Exported,
 };
 use crate::{blocking, cache::Cache, error, image::archive::Listed};
@@ -38,11 +38,11 @@ pub(crate) struct Layout {
 
 /// One image, ready to be written.
 #[derive(Clone, Debug)]
-struct Packed {
-    name: String,
-    manifest: Blob,
-    config: Blob,
-    layers: Vec<Blob>,
+pub(crate) struct Packed {
+    pub(crate) name: String,
+    pub(crate) manifest: Blob,
+    pub(crate) config: Blob,
+    pub(crate) layers: Vec<Blob>,
 }
 
 /// `index.json`.
@@ -132,23 +132,29 @@ fn write(images: &[Packed], to: &Path) -> io::Result<()> {
 
 fn fill(images: &[Packed], draft: &Path) -> io::Result<()> {
     let mut tar = tar::Builder::new(BufWriter::new(File::create(draft)?));
-    text(&mut tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    text(&mut tar, "index.json", &serde_json::to_vec(&index(images))?)?;
-    text(&mut tar, "manifest.json", &serde_json::to_vec(&list(images))?)?;
-    let blobs = images.iter().flat_map(|image| {
-        image.layers.iter().chain([&image.config, &image.manifest]).map(|blob| (path(blob), blob))
-    });
-    // Sorted, and each once: images of one project share their layers.
-    for (path, blob) in blobs.collect::<BTreeMap<_, _>>() {
-        let mut header = header(blob.bytes);
-        match &blob.content {
-            Content::Memory(bytes) => tar.append_data(&mut header, path, &bytes[..])?,
-            Content::File(file) => tar.append_data(&mut header, path, File::open(file)?)?,
-        }
+    for (path, blob) in files(images)? {
+        tar.append_data(&mut header(blob.bytes), path, blob.open()?)?;
     }
     let mut file = tar.into_inner()?;
     file.flush()?;
     file.get_ref().sync_all()
+}
+
+/// All files of a layout with these images, by their paths in it.
+pub(crate) fn files(images: &[Packed]) -> io::Result<Vec<(String, Blob)>> {
+    let text = |path: &str, content: Vec<u8>| (path.to_owned(), Blob::in_memory(content));
+    let mut files = vec![
+        text("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
+        text("index.json", serde_json::to_vec(&index(images))?),
+        text("manifest.json", serde_json::to_vec(&list(images))?),
+    ];
+    let blobs = images.iter().flat_map(|image| {
+        image.layers.iter().chain([&image.config, &image.manifest]).map(|blob| (path(blob), blob))
+    });
+    // Sorted, and each once: images of one project share their layers.
+    let blobs: BTreeMap<_, _> = blobs.collect();
+    files.extend(blobs.into_iter().map(|(path, blob)| (path, blob.clone())));
+    Ok(files)
 }
 
 fn index(images: &[Packed]) -> Index {
@@ -179,10 +185,6 @@ fn list(images: &[Packed]) -> Vec<Listed> {
 
 fn path(blob: &Blob) -> String {
     format!("blobs/{}", blob.digest.replacen(':', "/", 1))
-}
-
-fn text<W: Write>(tar: &mut tar::Builder<W>, name: &str, content: &[u8]) -> io::Result<()> {
-    tar.append_data(&mut header(content.len() as u64), name, content)
 }
 
 fn header(bytes: u64) -> Header {

@@ -25,6 +25,7 @@ use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
 };
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 
 /// One registry, and what is known to be in it.
 pub(crate) struct Remote {
@@ -255,8 +256,12 @@ async fn send(session: &Session, target: &Reference, blob: &Blob) -> Result<(), 
             Content::Memory(bytes) => {
                 session.client.push_blob(target, bytes.clone(), &blob.digest).await.map(drop)
             }
-            Content::File(path) => {
-                let file = tokio::fs::File::open(path).await?;
+            Content::File(path) | Content::Part(path, _) => {
+                let mut file = tokio::fs::File::open(path).await?;
+                if let Content::Part(_, at) = &blob.content {
+                    file.seek(std::io::SeekFrom::Start(*at)).await?;
+                }
+                let file = file.take(blob.bytes);
                 let pieces = tokio_util::io::ReaderStream::with_capacity(file, 1 << 20)
                     .map_err(OciDistributionError::from);
                 let size = Some(blob.bytes);
