@@ -103,6 +103,10 @@ pub(crate) enum Command {
     Drain(commands::drain::Drain),
     /// Let a drained VM take calls again
     Undrain(commands::undrain::Undrain),
+    /// Write all of a platform that cannot be made again into one file, while it runs
+    Backup(commands::backup::Backup),
+    /// Bring a platform back from such a file, into a new data folder
+    Restore(commands::restore::Restore),
     /// Move the state of gateways: from a file to a data base that several share, or back
     Store(commands::store::Store),
 }

@@ -1,6 +1,7 @@
 //! The verbs, one file each, and the one match that picks among them.
 
 pub(crate) mod autoscaler;
+pub(crate) mod backup;
 pub(crate) mod build;
 pub(crate) mod builders;
 pub(crate) mod delete;
@@ -12,6 +13,7 @@ pub(crate) mod init;
 pub(crate) mod invoke;
 pub(crate) mod logs;
 pub(crate) mod promote;
+pub(crate) mod restore;
 pub(crate) mod rollback;
 pub(crate) mod store;
 pub(crate) mod traffic;
@@ -48,6 +50,8 @@ pub(crate) async fn run(cli: Cli, sockets: Result<Sockets, Failure>) -> Result<(
         Command::Autoscaler(autoscaler) => autoscaler.run(globals).await,
         Command::Drain(drain) => drain.run(globals).await,
         Command::Undrain(undrain) => undrain.run(globals).await,
+        Command::Backup(backup) => Box::pin(backup.run(globals)).await,
+        Command::Restore(restore) => Box::pin(restore.run(globals)).await,
         Command::Store(store) => store.run(globals).await,
     }
 }

@@ -3,6 +3,7 @@
 //! Nothing is decided here. What people may type is in `args.rs`; each verb is a file in `commands/`.
 
 mod args;
+mod backup;
 mod client;
 mod commands;
 mod confirm;

@@ -34,7 +34,10 @@ fn help_of_the_program() {
 
 #[test]
 fn help_of_each_verb() {
-    for verb in ["up", "init", "deploy", "invoke", "logs", "rollback", "traffic", "drain"] {
+    for verb in [
+        "up", "init", "deploy", "invoke", "logs", "rollback", "traffic", "drain", "backup",
+        "restore",
+    ] {
         assert_snapshot!(format!("help_{verb}"), help(&[verb, "--help"]).golden());
     }
 }

@@ -83,6 +83,16 @@ impl Dockerd {
         self.folder.path().join("docker.sock")
     }
 
+    /// The variable that tells a program of it.
+    pub fn variable(&self) -> (String, String) {
+        ("DOCKER_HOST".into(), host(self.folder.path()))
+    }
+
+    /// All that it wrote so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
     /// Runs `docker ARGUMENTS` on it.
     pub async fn docker(&self, arguments: &[&str]) -> Outcome {
         let mut command = tokio::process::Command::new("docker");

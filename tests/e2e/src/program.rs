@@ -98,6 +98,8 @@ pub struct Launch {
     /// The size of the disk that the data folder is on, as `mount` takes it (`32m`); the machine's own
     /// disk without.
     pub disk: Option<String>,
+    /// A data folder that is there before the first start; it is moved.
+    pub data: Option<PathBuf>,
     /// More environment.
     pub env: Vec<(String, String)>,
     /// The network namespace to run in; the test's own without.
@@ -128,6 +130,9 @@ impl Program {
         // There before the process: the start may be given up half-way.
         let left = log.with_file_name("left-behind");
         let guard = Guard::new(GUARD, [folder.path(), &left]);
+        if let Some(data) = &launch.data {
+            std::fs::rename(data, folder.path().join("data")).expect("a folder on the same disk");
+        }
         if let Some(size) = &launch.disk {
             let data = folder.path().join("data");
             std::fs::create_dir(&data).unwrap();

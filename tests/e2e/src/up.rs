@@ -35,6 +35,8 @@ pub struct Settings {
     /// The size of the disk that the data folder is on, as `mount` takes it (`32m`); the machine's own
     /// disk without.
     pub disk: Option<String>,
+    /// A data folder that is there before the first start; it is moved.
+    pub data: Option<PathBuf>,
     /// More environment.
     pub env: Vec<(String, String)>,
 }
@@ -68,11 +70,11 @@ impl Epsilon {
     /// # Panics
     /// When it does not become ready, with the end of its log.
     pub async fn start_with(settings: Settings) -> Self {
-        let Settings { config, disk, env } = settings;
+        let Settings { config, disk, data, env } = settings;
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let arguments = arguments(nowhere, nowhere);
         let launch =
-            Launch { binary: "epsilon", arguments, config, disk, env, ..Launch::default() };
+            Launch { binary: "epsilon", arguments, config, disk, data, env, ..Launch::default() };
         let program = Program::start(launch).await;
         let (public, control) = addresses(&program);
         let (key, vm) = (program.data_file("admin.key"), program.data_file("vm/id"));

@@ -1,0 +1,113 @@
+//! What of a data folder goes into a backup: keys, tokens, certificates that were put there. Not what is a cache, this
+//! machine's own, or somebody else's to have; and the store is copied in its own way.
+
+use super::STORE;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// Left out: the machine's identity, instances, logs and layers (`vm`), caches (`builder`), what developers pushed and
+/// have themselves (`git`), and what deliveries work in (`hooks`).
+const NOT_TAKEN: [&str; 7] =
+    ["up.lock", "vm", "builder", "git", "hooks", "epsilon.db-wal", "epsilon.db-shm"];
+/// Largest file: a key or a certificate is some KiB.
+const LARGEST: u64 = 1 << 20;
+/// Most files.
+const MOST: usize = 1000;
+/// Folders in folders.
+const DEEPEST: usize = 4;
+
+/// What was found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// By path in the folder; sorted.
+    pub(crate) files: Vec<(String, Vec<u8>)>,
+    /// Too large, or too many, for what belongs here. Sorted.
+    pub(crate) skipped: Vec<String>,
+}
+
+/// Reads what has to be kept. Links are followed to files, and to no folders.
+pub(crate) fn collect(data: &Path) -> io::Result<Found> {
+    let mut found = Found::default();
+    walk(data, Path::new(""), 0, &mut found)?;
+    found.files.sort();
+    found.skipped.sort();
+    Ok(found)
+}
+
+fn walk(data: &Path, below: &Path, depth: usize, found: &mut Found) -> io::Result<()> {
+    for entry in fs::read_dir(data.join(below))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_own = depth == 0 && (NOT_TAKEN.iter().any(|own| name == *own) || name == STORE);
+        if is_own || name.as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        let path = below.join(&name);
+        // A link that leads nowhere is no file.
+        let Ok(kind) = fs::metadata(entry.path()) else { continue };
+        if entry.file_type()?.is_dir() && depth < DEEPEST {
+            walk(data, &path, depth + 1, found)?;
+        } else if kind.is_file() {
+            take(&entry.path(), path, kind.len(), found)?;
+        } else if kind.is_dir() {
+            found.skipped.push(path.display().to_string());
+        }
+    }
+    Ok(())
+}
+
+fn take(file: &Path, path: PathBuf, bytes: u64, found: &mut Found) -> io::Result<()> {
+    let text = path.to_str().filter(|text| super::manifest::is_safe(&format!("data/{text}")));
+    match text {
+        Some(text) if bytes <= LARGEST && found.files.len() < MOST => {
+            found.files.push((text.to_owned(), fs::read(file)?));
+        }
+        _ => found.skipped.push(path.display().to_string()),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn keys_and_certificates_are_taken_and_nothing_else() {
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let data = dir.path();
+        let put = |name: &str, content: &[u8]| {
+            fs::create_dir_all(data.join(name).parent().unwrap()).unwrap();
+            fs::write(data.join(name), content).unwrap();
+        };
+        for name in ["admin.key", "gateway.key", "fleet.token", "tls/own.pem"] {
+            put(name, name.as_bytes());
+        }
+        for name in [
+            "epsilon.db",
+            "epsilon.db-wal",
+            "up.lock",
+            "vm/id",
+            "builder/shelf/00.tar",
+            "git/shop.git/HEAD",
+            "hooks/1/x",
+            ".draft",
+        ] {
+            put(name, b"not this");
+        }
+        put("old.db", &vec![0; LARGEST as usize + 1]);
+        fs::write(outside.path().join("secret"), b"linked").unwrap();
+        symlink(outside.path().join("secret"), data.join("linked.token")).unwrap();
+        symlink(outside.path(), data.join("folder")).unwrap();
+        symlink("/nowhere", data.join("broken")).unwrap();
+
+        let found = collect(data).unwrap();
+        let names: Vec<_> = found.files.iter().map(|(name, _)| name.as_str()).collect();
+        let want = ["admin.key", "fleet.token", "gateway.key", "linked.token", "tls/own.pem"];
+        assert_eq!(names, want);
+        assert_eq!(found.files[3].1, b"linked");
+        assert_eq!(found.skipped, ["folder", "old.db"]);
+    }
+}

@@ -1,0 +1,198 @@
+//! `backup.json`: what is in a backup. Read from files that anybody may have written: nothing in it is believed before
+//! [`Manifest::parse`] has looked.
+
+use super::{DATA, IMAGES};
+use epsilon_builder::images::Image;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+
+/// Its name in the file.
+pub(crate) const NAME: &str = "backup.json";
+/// Raised when a backup of this release could not be read by the one before.
+pub(crate) const FORMAT: u32 = 1;
+/// Most bytes of it: some hundred thousand files.
+pub(crate) const LARGEST: u64 = 64 << 20;
+/// Longest path; what a header of a tar can hold.
+const LONGEST_PATH: usize = 200;
+/// Folders in folders.
+const DEEPEST: usize = 8;
+
+/// What is in a backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Manifest {
+    pub(crate) format: u32,
+    /// The release that made it.
+    pub(crate) epsilon: String,
+    pub(crate) created_at: Timestamp,
+    pub(crate) store: Store,
+    pub(crate) functions: usize,
+    pub(crate) versions: usize,
+    /// What the layout holds.
+    pub(crate) images: Vec<Image>,
+    /// Versions whose images it does not hold.
+    pub(crate) left_out: Vec<LeftOut>,
+    pub(crate) files: Vec<File>,
+}
+
+/// Where the state of the gateway is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Store {
+    /// In this backup.
+    Sqlite,
+    /// In a data base of its own, which has its own backups.
+    Elsewhere,
+}
+
+/// A version without its image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LeftOut {
+    /// `pay@3`.
+    pub(crate) version: String,
+    pub(crate) image: String,
+    pub(crate) serves: bool,
+    pub(crate) why: Why,
+}
+
+/// Why an image is not in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Why {
+    /// It is where its name says.
+    InRegistry,
+    /// The engine has lost it.
+    NotInEngine,
+}
+
+/// A file in a backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct File {
+    /// `data/admin.key`.
+    pub(crate) path: String,
+    pub(crate) bytes: u64,
+    /// Hexadecimal.
+    pub(crate) sha256: String,
+}
+
+/// Of any format.
+#[derive(Deserialize)]
+struct Head {
+    format: u32,
+}
+
+/// Why a list is none.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unfit {
+    #[error("it is in format {0}, and this `epsilon` reads {known}", known = FORMAT)]
+    Format(u32),
+    #[error("its list cannot be read")]
+    Text(#[from] serde_json::Error),
+    #[error("its list has a path that leads elsewhere: `{}`", .0.escape_default())]
+    Path(String),
+    #[error("its list names `{0}` twice")]
+    Twice(String),
+}
+
+impl Manifest {
+    /// Reads a list and checks all its paths.
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, Unfit> {
+        let Head { format } = serde_json::from_slice(text)?;
+        if format != FORMAT {
+            return Err(Unfit::Format(format));
+        }
+        let manifest: Self = serde_json::from_slice(text)?;
+        let mut seen = HashSet::new();
+        for File { path, .. } in &manifest.files {
+            if !is_safe(path) {
+                return Err(Unfit::Path(path.clone()));
+            }
+            if !seen.insert(path) {
+                return Err(Unfit::Twice(path.clone()));
+            }
+        }
+        Ok(manifest)
+    }
+
+    /// Bytes of all files.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.files.iter().fold(0, |sum, file| sum.saturating_add(file.bytes))
+    }
+
+    /// Versions that serve and whose image is nowhere.
+    pub(crate) fn lost(&self) -> impl Iterator<Item = &LeftOut> {
+        self.left_out.iter().filter(|one| one.serves && one.why == Why::NotInEngine)
+    }
+}
+
+/// Whether a path stays inside the draft's two folders, whatever it is joined to.
+pub(crate) fn is_safe(path: &str) -> bool {
+    let Some((top, below)) = path.split_once('/') else { return false };
+    (top == DATA || top == IMAGES)
+        && path.len() <= LONGEST_PATH
+        && below.split('/').count() <= DEEPEST
+        && below.split('/').all(|part| {
+            !part.is_empty() && part != "." && part != ".." && !part.contains(char::is_control)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_stay_inside() {
+        for (path, want) in [
+            ("data/epsilon.db", true),
+            ("data/tls/gateway.key", true),
+            ("images/blobs/sha256/00ff", true),
+            ("data/a name", true),
+            ("data", false),
+            ("data/", false),
+            ("/data/x", false),
+            ("data//x", false),
+            ("data/../x", false),
+            ("data/x/..", false),
+            ("data/./x", false),
+            ("../data/x", false),
+            ("other/x", false),
+            ("data/a\nb", false),
+            ("data/a\0b", false),
+            ("", false),
+        ] {
+            assert_eq!(is_safe(path), want, "{path:?}");
+        }
+        assert!(!is_safe(&format!("data/{}", "x".repeat(LONGEST_PATH))));
+        assert!(!is_safe(&format!("data/{}x", "y/".repeat(DEEPEST))));
+    }
+
+    #[test]
+    fn a_list_of_another_kind_says_so() {
+        let whole = Manifest {
+            format: FORMAT,
+            epsilon: "0.1.0".into(),
+            created_at: Timestamp::UNIX_EPOCH,
+            store: Store::Sqlite,
+            functions: 0,
+            versions: 0,
+            images: Vec::new(),
+            left_out: Vec::new(),
+            files: vec![File { path: "data/x".into(), bytes: 1, sha256: "00".into() }],
+        };
+        let text = |manifest: &Manifest| serde_json::to_vec(manifest).unwrap();
+        assert_eq!(Manifest::parse(&text(&whole)).unwrap(), whole);
+        let told = |text: &[u8]| Manifest::parse(text).unwrap_err().to_string();
+        // A later one may look quite different otherwise.
+        assert!(told(br#"{"format":2,"new":[]}"#).contains("format 2"));
+        assert!(told(b"[]").contains("cannot be read"));
+        let mut twice = whole.clone();
+        twice.files.push(whole.files[0].clone());
+        assert!(told(&text(&twice)).contains("twice"));
+        let mut out = whole;
+        out.files[0].path = "data/../../etc/passwd".into();
+        assert!(told(&text(&out)).contains("elsewhere"));
+    }
+}

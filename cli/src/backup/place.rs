@@ -1,0 +1,145 @@
+//! Where a backup is unpacked, and how that becomes the data folder: by one rename, so that there is all of it or nothing.
+//! A folder that is a mount cannot be replaced; the draft lies in it then, and its files move up one after the other, the
+//! store last, because without a store there is no platform to begin with.
+
+use super::{DATA, STORE};
+use std::{
+    fs::{self, DirBuilder, File, Metadata},
+    io,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown},
+    path::{Path, PathBuf},
+};
+use tempfile::TempDir;
+
+/// The folder that a backup is unpacked into. Removed with all that is in it, unless it was put into its place.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    folder: TempDir,
+    target: PathBuf,
+    /// Of the empty folder that was there before.
+    before: Option<Metadata>,
+    is_mount: bool,
+}
+
+impl Draft {
+    /// A draft of this data folder, on the same file system.
+    pub(crate) fn new(target: &Path) -> io::Result<Self> {
+        let parent = target.parent().unwrap_or(Path::new("/"));
+        DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+        let before = fs::metadata(target).ok();
+        let parents = fs::metadata(parent)?;
+        let is_mount = before.as_ref().is_some_and(|before| before.dev() != parents.dev());
+        let home = if is_mount { target } else { parent };
+        let folder = tempfile::Builder::new().prefix(".epsilon-restore-").tempdir_in(home)?;
+        Ok(Self { folder, target: target.to_owned(), before, is_mount })
+    }
+
+    /// Where to unpack.
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The draft's data folder becomes the one that it is a draft of.
+    pub(crate) fn place(self) -> io::Result<()> {
+        let data = self.folder.path().join(DATA);
+        DirBuilder::new().recursive(true).mode(0o700).create(&data)?;
+        let mode = self.before.as_ref().map_or(0o700, |before| before.mode() & 0o7777);
+        fs::set_permissions(&data, fs::Permissions::from_mode(mode))?;
+        if let Some(before) = &self.before {
+            give(&data, before.uid(), before.gid())?;
+        }
+        if !self.is_mount {
+            fs::rename(&data, &self.target)?;
+            return File::open(self.target.parent().unwrap_or(Path::new("/")))?.sync_all();
+        }
+        let mut names = fs::read_dir(&data)?
+            .map(|entry| entry.map(|entry| entry.file_name()))
+            .collect::<io::Result<Vec<_>>>()?;
+        names.sort_by_key(|name| name == STORE);
+        for name in names {
+            fs::rename(data.join(&name), self.target.join(&name))?;
+        }
+        File::open(&self.target)?.sync_all()
+    }
+}
+
+/// Whose folder it was, theirs is all that comes into it: a service need not be root.
+fn give(path: &Path, user: u32, group: u32) -> io::Result<()> {
+    let kind = fs::symlink_metadata(path)?;
+    if (kind.uid(), kind.gid()) != (user, group) {
+        chown(path, Some(user), Some(group))?;
+    }
+    if kind.is_dir() {
+        for entry in fs::read_dir(path)? {
+            give(&entry?.path(), user, group)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unpack(draft: &Draft) {
+        fs::create_dir(draft.path().join(DATA)).unwrap();
+        fs::write(draft.path().join(DATA).join(STORE), "store").unwrap();
+        fs::create_dir(draft.path().join("images")).unwrap();
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_draft_becomes_the_folder_or_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        for (target, exists) in [("new/deep/data", false), ("there", true)] {
+            let target = dir.path().join(target);
+            if exists {
+                fs::create_dir(&target).unwrap();
+                fs::set_permissions(&target, fs::Permissions::from_mode(0o750)).unwrap();
+            }
+            let dropped = Draft::new(&target).unwrap();
+            unpack(&dropped);
+            drop(dropped);
+            assert_eq!(target.exists(), exists, "as it was");
+            let draft = Draft::new(&target).unwrap();
+            unpack(&draft);
+            draft.place().unwrap();
+            assert_eq!(names(&target), [STORE]);
+            let mode = fs::metadata(&target).unwrap().mode() & 0o777;
+            assert_eq!(mode, if exists { 0o750 } else { 0o700 });
+            assert!(names(target.parent().unwrap()).iter().all(|name| !name.starts_with('.')));
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_a_mount_is_filled() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("data");
+        fs::create_dir(&target).unwrap();
+        let draft = Draft { is_mount: true, ..Draft::new(&target).unwrap() };
+        unpack(&draft);
+        draft.place().unwrap();
+        assert_eq!(names(&target), [STORE]);
+    }
+
+    /// What came in meanwhile is not written over.
+    #[test]
+    fn a_folder_that_is_no_longer_empty_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("data");
+        let draft = Draft::new(&target).unwrap();
+        unpack(&draft);
+        fs::create_dir(&target).unwrap();
+        fs::write(target.join("mine"), "x").unwrap();
+        assert!(draft.place().is_err());
+        assert_eq!(names(&target), ["mine"]);
+        assert_eq!(names(dir.path()), ["data"]);
+    }
+}

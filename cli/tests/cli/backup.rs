@@ -1,0 +1,138 @@
+//! `epsilon backup` and `restore` where no container engine has a part in it: keys and an empty store. The rest, with images, is an
+//! end-to-end test; what a file may be is proved beside the code that reads it.
+
+use crate::support::{Ran, epsilon};
+use epsilon_api::ids::{DeploymentId, GatewayId};
+use epsilon_launch::lock::Lock;
+use epsilon_store::Gateway;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+use std::{fs, path::Path};
+use tempfile::TempDir;
+
+fn run(dir: &Path, args: &[&str]) -> Ran {
+    epsilon(args, &[], b"", dir)
+}
+
+#[track_caller]
+fn json(ran: &Ran) -> Value {
+    assert_eq!(ran.code, 0, "{}", ran.golden());
+    serde_json::from_str(&ran.stdout).unwrap()
+}
+
+#[track_caller]
+fn refused(ran: &Ran, code: i32, word: &str) {
+    assert_eq!(ran.code, code, "{}", ran.golden());
+    assert!(ran.golden().contains(word), "{word}: {}", ran.golden());
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// A data folder, with the store of a gateway that said so long ago that it is there.
+async fn platform(dir: &TempDir, silent_for: SignedDuration) {
+    let data = dir.path().join("data");
+    fs::create_dir_all(data.join("vm")).unwrap();
+    fs::write(data.join("admin.key"), "epsilon_admin_x_y\n").unwrap();
+    fs::write(data.join("vm/id"), "vm-1").unwrap();
+    let store = epsilon_store::open(data.join("epsilon.db").to_str().unwrap()).await.unwrap();
+    let gateway = GatewayId::random();
+    store.begin_deployment(&DeploymentId::random(), &gateway, Timestamp::now()).await.unwrap();
+    let beat = Gateway {
+        id: gateway,
+        public_key: "ab".repeat(32),
+        control_url: "http://127.0.0.1:8081".into(),
+        seen_at: Timestamp::now() - silent_for,
+    };
+    store.gateway_beat(&beat).await.unwrap();
+}
+
+#[tokio::test]
+async fn keys_and_store_come_back_as_they_were() {
+    let dir = tempfile::tempdir().unwrap();
+    platform(&dir, SignedDuration::ZERO).await;
+    let data = dir.path().join("data");
+    let _lock = Lock::take(&data).unwrap();
+    let made = json(&run(dir.path(), &["backup", "b.tgz", "--data-dir", "data", "--json"]));
+    assert_eq!(made["store"], "sqlite");
+    assert_eq!(made["keys"], serde_json::json!(["admin.key"]));
+    assert_eq!(names(dir.path()), ["b.tgz", "data"]);
+
+    refused(&run(dir.path(), &["restore", "b.tgz", "--data-dir", "data"]), 1, "a gateway runs on");
+    json(&run(dir.path(), &["restore", "b.tgz", "--data-dir", "new", "--json"]));
+    assert_eq!(names(&dir.path().join("new")), ["admin.key", "epsilon.db"]);
+    assert_eq!(names(dir.path()), ["b.tgz", "data", "new"]);
+    let read = |folder: &str| fs::read(dir.path().join(folder).join("admin.key")).unwrap();
+    assert_eq!(read("new"), read("data"));
+    let store = dir.path().join("new/epsilon.db");
+    let store = epsilon_store::open(store.to_str().unwrap()).await.unwrap();
+    assert_eq!(store.gateways().await.unwrap().len(), 1);
+    refused(&run(dir.path(), &["restore", "b.tgz", "--data-dir", "new"]), 1, "is not empty");
+
+    let mut bytes = fs::read(dir.path().join("b.tgz")).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(dir.path().join("damaged.tgz"), bytes).unwrap();
+    refused(
+        &run(dir.path(), &["restore", "damaged.tgz", "--data-dir", "third"]),
+        1,
+        "nothing was restored",
+    );
+    assert_eq!(names(dir.path()), ["b.tgz", "damaged.tgz", "data", "new"]);
+}
+
+#[tokio::test]
+async fn a_store_in_a_data_base_is_named_and_not_pretended() {
+    let dir = tempfile::tempdir().unwrap();
+    platform(&dir, SignedDuration::from_hours(24)).await;
+    let lock = Lock::take(&dir.path().join("data")).unwrap();
+    let backup = |env: &[(&str, &str)]| {
+        epsilon(&["backup", "b.tar", "--data-dir", "data"], env, b"", dir.path())
+    };
+    // What stayed in the folder when it was moved to PostgreSQL.
+    refused(&backup(&[]), 1, "EPSILON_GATEWAY_STORE");
+    assert_eq!(names(dir.path()), ["data"]);
+    let made = backup(&[("EPSILON_GATEWAY_STORE", "postgres://db/epsilon")]);
+    assert_eq!(made.code, 0, "{}", made.golden());
+    assert!(
+        made.stdout.contains("pg_dump") && made.stdout.contains("admin.key"),
+        "{}",
+        made.stdout
+    );
+    let restored = run(dir.path(), &["restore", "b.tar", "--data-dir", "new"]);
+    assert_eq!(restored.code, 0, "{}", restored.golden());
+    assert!(restored.stdout.contains("pg_restore"), "{}", restored.stdout);
+    assert_eq!(names(&dir.path().join("new")), ["admin.key"]);
+    drop(lock);
+    // Of a gateway that stands still nobody can say it.
+    assert_eq!(run(dir.path(), &["backup", "c.tar", "--data-dir", "data"]).code, 0);
+}
+
+#[tokio::test]
+async fn what_cannot_be_meant_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    platform(&dir, SignedDuration::ZERO).await;
+    fs::create_dir(dir.path().join("empty")).unwrap();
+    fs::write(dir.path().join("there.tar"), "mine").unwrap();
+    for (file, data, word) in [
+        ("b.tar", "empty", "no gateway keeps its data"),
+        ("b.tar", "nowhere", "no gateway keeps its data"),
+        ("data/b.tar", "data", "would lie in the data folder"),
+        ("there.tar", "data", "there already"),
+        ("empty", "data", "it is a folder"),
+        ("nowhere/b.tar", "data", "its folder is not there"),
+    ] {
+        let ran = run(dir.path(), &["backup", file, "--data-dir", data]);
+        assert!(ran.code > 0 && ran.golden().contains(word), "{word}: {}", ran.golden());
+        assert_eq!(names(dir.path()), ["data", "empty", "there.tar"], "{word}");
+    }
+    assert_eq!(fs::read(dir.path().join("there.tar")).unwrap(), b"mine");
+    let forced = run(dir.path(), &["backup", "there.tar", "--force", "--data-dir", "data"]);
+    assert_eq!(forced.code, 0, "{}", forced.golden());
+    refused(&run(dir.path(), &["restore", "none.tar", "--data-dir", "new"]), 1, "cannot be read");
+}
