@@ -17,6 +17,7 @@ mod command;
 mod layer;
 mod mirror;
 mod packages;
+mod step;
 
 use crate::{
     cache::{Cache, WorkDir},
@@ -46,6 +47,7 @@ use std::{
     },
     time::Duration,
 };
+use step::{Allowed, LastLine, Needs, Step as RuntimeStep};
 use tokio::time::Instant;
 
 /// The name of bases that were made from packages.
@@ -93,6 +95,8 @@ struct Workshop<'a> {
     cache: &'a Cache,
     outside: &'a Outside,
     limits: Limits,
+    allowed: Allowed,
+    last_line: &'a LastLine,
     log: &'a dyn BuildLog,
 }
 
@@ -198,10 +202,11 @@ impl Runtimes {
         if waited && let Some(inspector) = self.named(name).await? {
             return Ok(inspector);
         }
-        let (workshop, work) = (self.workshop(log), self.cache.work()?);
+        let last_line = LastLine::default();
+        let (workshop, work) = (self.workshop(log, &last_line), self.cache.work()?);
         let base = Base::of(&self.engine, runtime).await?;
         let layer = layer::make(layer::GRAPH, &workshop, runtime, &work);
-        let layer = workshop.phase("what looks at module graphs", layer).await?;
+        let layer = workshop.step("what looks at module graphs", Needs::NpmRegistry, layer).await?;
         let image = Image::runtime(&base.image, &layer)?;
         let parcel = Parcel { base, layers: vec![layer], images: vec![(image, name.clone())] };
         self.local.put(&parcel).await?;
@@ -210,12 +215,14 @@ impl Runtimes {
         })
     }
 
-    fn workshop<'a>(&'a self, log: &'a dyn BuildLog) -> Workshop<'a> {
+    fn workshop<'a>(&'a self, log: &'a dyn BuildLog, last_line: &'a LastLine) -> Workshop<'a> {
         Workshop {
             engine: &self.engine,
             cache: &self.cache,
             outside: &self.outside,
             limits: self.limits,
+            allowed: Allowed::new(self.limits.time),
+            last_line,
             log,
         }
     }
@@ -225,24 +232,18 @@ impl Runtimes {
         if waited && let Some(runtime) = self.find().await? {
             return Ok(runtime);
         }
-        let (workshop, work) = (self.workshop(log), self.cache.work()?);
-        let made = tokio::time::timeout(self.limits.time, async {
-            let (origin, base) = self.base(&workshop, &work).await?;
-            log.tell(BuildEvent::Line(format!("the runtime base is {origin}")));
-            let layer = layer::make(layer::WRAPPER, &workshop, &base.reference, &work);
-            let layer = workshop.phase("the wrapper's packages", layer).await?;
-            let image = Image::runtime(&base.image, &layer)?;
-            let name = Name::runtime(&origin.key());
-            let parcel = Parcel { base, layers: vec![layer], images: vec![(image, name)] };
-            workshop.phase("the runtime becomes an image", self.local.put(&parcel)).await?;
-            self.existing(&origin).await
-        });
-        let limit = self.limits.time;
-        let slow = |_| {
-            error::runtime_failed(format!("making the runtime base took longer than {limit:?}"))
-                .hint("the limit is `builder.runtime_timeout`")
-        };
-        made.await.map_err(slow)??.ok_or_else(|| {
+        let last_line = LastLine::default();
+        let (workshop, work) = (self.workshop(log, &last_line), self.cache.work()?);
+        let (origin, base) = self.base(&workshop, &work).await?;
+        log.tell(BuildEvent::Line(format!("the runtime base is {origin}")));
+        let layer = layer::make(layer::WRAPPER, &workshop, &base.reference, &work);
+        let layer = workshop.step("the wrapper's packages", Needs::NpmRegistry, layer).await?;
+        let image = Image::runtime(&base.image, &layer)?;
+        let name = Name::runtime(&origin.key());
+        let parcel = Parcel { base, layers: vec![layer], images: vec![(image, name)] };
+        let put = self.local.put(&parcel);
+        workshop.step("the runtime becomes an image", Needs::Machine, put).await?;
+        self.existing(&origin).await?.ok_or_else(|| {
             error::runtime_failed("the engine lost the runtime base right after it was made")
         })
     }
@@ -256,7 +257,8 @@ impl Runtimes {
         if let Some(name) = &self.operators {
             if self.engine.image(name).await?.is_none() {
                 let pull = self.engine.pull(name, self.pull_timeout, self.pull_timeout);
-                pull.await.map_err(|err| {
+                let pulled = workshop.step(name, Needs::Hub, async { Ok(pull.await) }).await?;
+                pulled.map_err(|err| {
                     let says = err.message().unwrap_or("no answer").to_owned();
                     error::runtime_failed(format!("`{name}` cannot be pulled: {says}"))
                         .hint("the setting is `builder.runtime_image`")
@@ -291,7 +293,7 @@ impl Runtimes {
             return Ok(false);
         }
         let pull = self.engine.pull(HUB_IMAGE, self.hub_patience, self.pull_timeout);
-        let pulled = workshop.phase(HUB_IMAGE, async { Ok(pull.await) }).await?;
+        let pulled = workshop.step(HUB_IMAGE, Needs::Hub, async { Ok(pull.await) }).await?;
         if let Err(err) = &pulled {
             self.hub_refused.store(true, Ordering::Relaxed);
             tracing::info!(error = %Chain(err), "No hub has the runtime base; it is made from packages.");
@@ -307,26 +309,25 @@ impl Runtimes {
     async fn lock(&self, log: &dyn BuildLog) -> Result<(File, bool), BuildError> {
         let broken = |err: std::io::Error| error::file("locking the runtime base", &err);
         let file = File::open(&self.lock).map_err(broken)?;
-        let deadline = Instant::now() + self.limits.time;
-        let mut waited = false;
-        loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok((file, waited)),
-                Err(rustix::io::Errno::WOULDBLOCK) => {}
-                Err(err) => return Err(broken(err.into())),
-            }
-            if Instant::now() >= deadline {
-                let text = "another process makes the runtime base and does not come to an end";
-                return Err(
-                    error::runtime_failed(text).hint("the limit is `builder.runtime_timeout`")
-                );
-            }
-            if !waited {
-                log.tell(BuildEvent::Line("another process is making the runtime base".into()));
-                waited = true;
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
+        let is_locked = || match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+            Err(err) => Err(broken(err.into())),
+        };
+        if is_locked()? {
+            return Ok((file, false));
         }
+        let locked = async {
+            while !is_locked()? {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            Ok(())
+        };
+        let doing = "another process is making the runtime base".into();
+        let step = RuntimeStep { doing, needs: Needs::AnotherProcess };
+        let allowed = Allowed::new(self.limits.time);
+        step.run(allowed, log, &LastLine::default(), locked).await?;
+        Ok((file, true))
     }
 }
 
@@ -417,18 +418,15 @@ impl fmt::Display for Origin {
 }
 
 impl Workshop<'_> {
-    /// Does one part of the work and tells how long it took.
-    async fn phase<T>(
+    /// Does one part of the work within its limit, and tells how long it took.
+    async fn step<T>(
         &self,
         doing: &str,
+        needs: Needs,
         work: impl Future<Output = Result<T, BuildError>>,
     ) -> Result<T, BuildError> {
-        let begun = Instant::now();
-        self.log.tell(BuildEvent::Line(format!("{doing} …")));
-        let done = work.await?;
-        let took = begun.elapsed().as_secs_f64();
-        self.log.tell(BuildEvent::Line(format!("{doing}: {took:.1} s")));
-        Ok(done)
+        let step = RuntimeStep { doing: doing.into(), needs };
+        step.run(self.allowed, self.log, self.last_line, work).await
     }
 }
 

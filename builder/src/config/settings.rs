@@ -38,7 +38,9 @@ pub struct Settings {
     /// The longest that pulling an image may take. Default 5 min.
     #[serde(deserialize_with = "written::duration")]
     pub pull_timeout: Duration,
-    /// The longest that making the runtime base may take. Default 20 min, for a slow mirror.
+    /// The longest that making the runtime base may take. Default 20 min, for a slow mirror. A step has a share of it and
+    /// is given up when that is over: a half where packages of the distribution or Node are fetched, a tenth for npm's,
+    /// a quarter for what only this machine does.
     #[serde(deserialize_with = "written::duration")]
     pub runtime_timeout: Duration,
     /// Certificates that installs trust besides the usual ones. Default: `SSL_CERT_FILE` or

@@ -1,7 +1,7 @@
 //! The three commands of this machine that a base without a hub takes: `apt-get` (for debootstrap where
-//! it is missing), `debootstrap`, `tar`. Each has a time limit and takes its children with it.
+//! it is missing), `debootstrap`, `tar`. Whoever stops waiting for one ends it, with all that it started.
 
-use super::mirror::Repository;
+use super::{mirror::Repository, step::LastLine};
 use crate::{
     cache::WorkDir,
     error::{self, Hint},
@@ -9,18 +9,37 @@ use crate::{
 use bytes::Bytes;
 use epsilon_api::build::BuildError;
 use futures_util::Stream;
+use rustix::process::{Pid, Signal, kill_process_group};
 use std::{future::Future, io, path::Path, process::Stdio, sync::Arc, time::Duration};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio_util::io::ReaderStream;
 
 /// Lines of a command's output that an error shows.
 const TAIL: usize = 20;
+/// Between two looks at what a command has printed.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Runs the commands for one base.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Commands<'a> {
     pub(super) work: &'a Arc<WorkDir>,
-    pub(super) limit: Duration,
+    /// What is told while one goes on.
+    pub(super) last_line: &'a LastLine,
+}
+
+/// A command and its children, a process group of their own. Dropped before its end was waited for, all are killed.
+#[derive(Debug)]
+struct Group(Child);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Its id stays its own until it was waited for; then there is none.
+        let id = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        if let Some(group) = id {
+            // Whoever is gone already needs no end.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
 }
 
 impl Commands<'_> {
@@ -112,7 +131,7 @@ impl Commands<'_> {
         }
         let mut command = Command::new("apt-config");
         command.args(["shell", "PROXY", "Acquire::http::Proxy"]).kill_on_drop(true);
-        let output = tokio::time::timeout(self.limit, command.output()).await.ok()?.ok()?;
+        let output = command.output().await.ok()?;
         let text = String::from_utf8(output.stdout).ok()?;
         let proxy = text.trim().strip_prefix("PROXY='")?.strip_suffix('\'')?;
         (!proxy.is_empty() && proxy != "DIRECT").then(|| proxy.to_owned())
@@ -126,29 +145,109 @@ impl Commands<'_> {
         let log = self.work.path().join("command.log");
         let file = std::fs::File::create(&log).map_err(|err| broken(&err))?;
         let both = file.try_clone().map_err(|err| broken(&err))?;
-        command.stdin(Stdio::null()).stdout(file).stderr(both).kill_on_drop(true);
-        let mut child = match command.spawn() {
-            Ok(child) => child,
+        command.stdin(Stdio::null()).stdout(file).stderr(both).process_group(0);
+        let mut group = match command.spawn() {
+            Ok(child) => Group(child),
             Err(err) if err.kind() == io::ErrorKind::NotFound => {
                 return Err(error::runtime_failed(format!("`{name}` is not on this machine")));
             }
             Err(err) => return Err(broken(&err)),
         };
-        let status = match tokio::time::timeout(self.limit, child.wait()).await {
-            Ok(status) => status.map_err(|err| broken(&err))?,
-            Err(_) => {
-                let limit = self.limit;
-                return Err(error::runtime_failed(format!("`{name}` took longer than {limit:?}"))
-                    .hint("the limit is `builder.runtime_timeout`"));
+        let ended = group.0.wait();
+        tokio::pin!(ended);
+        let status = loop {
+            tokio::select! {
+                status = &mut ended => break status.map_err(|err| broken(&err))?,
+                () = tokio::time::sleep(LOOK) => {
+                    let lines = printed(&log).await;
+                    self.last_line.set(lines.last().map_or("", String::as_str));
+                }
             }
         };
         if status.success() {
             return Ok(());
         }
-        let output = tokio::fs::read(&log).await.unwrap_or_default();
-        let output = String::from_utf8_lossy(&output);
-        let lines: Vec<&str> = output.lines().filter(|line| !line.trim().is_empty()).collect();
+        let lines = printed(&log).await;
         let tail = lines[lines.len().saturating_sub(TAIL)..].join("\n");
         Err(error::runtime_failed(format!("`{name}` ended with {status}:\n{tail}")))
+    }
+}
+
+/// The lines that a command has printed so far.
+async fn printed(log: &Path) -> Vec<String> {
+    let output = tokio::fs::read(log).await.unwrap_or_default();
+    let output = String::from_utf8_lossy(&output);
+    output.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cache::Cache,
+        runtime::step::{Allowed, Needs, Step},
+    };
+    use epsilon_api::build::{BuildEvent, BuildLog};
+    use tokio_util::task::TaskTracker;
+
+    struct Silent;
+
+    impl BuildLog for Silent {
+        fn tell(&self, _: BuildEvent) {}
+    }
+
+    /// Whether it is there; nobody has waited for a zombie yet.
+    fn lives(pid: &str) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+    }
+
+    #[tokio::test]
+    async fn a_command_that_hangs_is_killed_with_its_children() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path(), 0, TaskTracker::new()).unwrap().cache;
+        let (work, last_line) = (cache.work().unwrap(), LastLine::default());
+        let commands = Commands { work: &work, last_line: &last_line };
+        let pids = dir.path().join("pids");
+        let mut fake = Command::new("sh");
+        fake.args(["-c", "sleep 1000 & echo $$ $! > $0; echo I: Retrieving bash; wait"]).arg(&pids);
+        let step = Step { doing: "a root file system".into(), needs: Needs::Mirror };
+        // Of which this step has a half.
+        let allowed = Allowed::new(Duration::from_secs(4));
+        let err = step.run(allowed, &Silent, &last_line, commands.run(fake)).await.unwrap_err();
+        assert_eq!(err.code, "RUNTIME_FAILED");
+        assert_eq!(
+            err.message,
+            "a root file system: not done within 2s and given up (last line: I: Retrieving bash)"
+        );
+        assert!(err.hint.unwrap().contains("the mirror in apt's settings did not answer"));
+        let pids = std::fs::read_to_string(&pids).unwrap();
+        assert_eq!(pids.split_whitespace().count(), 2, "{pids}");
+        let all_gone = async {
+            while pids.split_whitespace().any(lives) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let gone = tokio::time::timeout(Duration::from_secs(10), all_gone).await;
+        assert!(gone.is_ok(), "one of {pids} is still there");
+    }
+
+    #[tokio::test]
+    async fn a_command_that_fails_shows_the_end_of_what_it_printed() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path(), 0, TaskTracker::new()).unwrap().cache;
+        let (work, last_line) = (cache.work().unwrap(), LastLine::default());
+        let commands = Commands { work: &work, last_line: &last_line };
+        let mut fake = Command::new("sh");
+        fake.args(["-c", "for n in $(seq 30); do echo line $n; done; echo; exit 3"]);
+        let err = commands.run(fake).await.unwrap_err();
+        assert!(
+            err.message.starts_with("`sh` ended with exit status: 3:\nline 11\n"),
+            "{}",
+            err.message
+        );
+        assert!(err.message.ends_with("line 30"), "{}", err.message);
+        let err = commands.run(Command::new("epsilon-has-no-such-command")).await.unwrap_err();
+        assert!(err.message.contains("is not on this machine"), "{}", err.message);
     }
 }

@@ -91,7 +91,7 @@ pub(super) async fn make(
         largest_file: None,
     };
     let container = workshop.engine.create(&task, Some(Arc::clone(work) as _)).await?;
-    let ended = container.run(|_| {}).await?;
+    let ended = container.run(|line| workshop.last_line.set(line)).await?;
     if ended.exit != Exit::Code(0) {
         let says = ended.tail.join("\n");
         return Err(error::runtime_failed(format!("the {} does not install into `{base}`:\n{says}", program.name))

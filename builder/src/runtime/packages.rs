@@ -12,6 +12,7 @@
 use super::{
     Workshop,
     mirror::{self, Mirror, Repository},
+    step::Needs,
 };
 use crate::{
     blocking,
@@ -63,12 +64,13 @@ pub(super) async fn make(
         .hint(OTHERWISE));
     }
     let (release, mirror) = blocking::run("reading apt's settings", own_mirror).await?;
-    let command = super::command::Commands { work, limit: workshop.limits.time };
+    let command = super::command::Commands { work, last_line: workshop.last_line };
 
-    workshop.phase("debootstrap", command.ensure_debootstrap()).await?;
+    workshop.step("debootstrap", Needs::Mirror, command.ensure_debootstrap()).await?;
     let root = work.path().join("root");
     let doing = format!("a root file system of {release}, from this machine's mirror");
-    workshop.phase(&doing, command.debootstrap(&release, &mirror.main, &root)).await?;
+    let bootstrapped = command.debootstrap(&release, &mirror.main, &root);
+    workshop.step(&doing, Needs::Mirror, bootstrapped).await?;
 
     let scratch = workshop.engine.scratch("seed");
     let seed = scratch.reference();
@@ -77,13 +79,15 @@ pub(super) async fn make(
         workshop.engine.import(tar, SCRATCH, &scratch.tag).await?;
         done.await
     };
-    workshop.phase("the root file system becomes an image", import).await?;
+    workshop.step("the root file system becomes an image", Needs::Machine, import).await?;
     let node = work.folder("node", (0, 0))?;
-    workshop.phase("Node 24 and npm", fetch_node(workshop, work, &seed, &node)).await?;
+    let fetched = fetch_node(workshop, work, &seed, &node);
+    workshop.step("Node 24 and npm", Needs::PackageIndex, fetched).await?;
     let base = finish(workshop, work, &seed, &node, &mirror);
-    let finished = workshop.phase("security updates, Node put in, the rest trimmed", base).await?;
+    let doing = "security updates, Node put in, the rest trimmed";
+    let finished = workshop.step(doing, Needs::Mirror, base).await?;
     let import = async { Ok(workshop.engine.import(finished.export(), name, tag).await?) };
-    workshop.phase("the base becomes an image", import).await
+    workshop.step("the base becomes an image", Needs::Machine, import).await
 }
 
 fn own_mirror() -> Result<(String, Mirror), BuildError> {
@@ -174,7 +178,7 @@ async fn install(
         largest_file: None,
     };
     let container = workshop.engine.create(&task, Some(Arc::clone(work) as _)).await?;
-    let ended = container.run(|_| {}).await?;
+    let ended = container.run(|line| workshop.last_line.set(line)).await?;
     match ended.exit {
         Exit::Code(0) => Ok(container),
         Exit::Code(_) | Exit::OutOfMemory | Exit::TimedOut => {

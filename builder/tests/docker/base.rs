@@ -97,3 +97,38 @@ async fn an_operators_image_is_taken_with_the_wrapper_on_top() {
     lab.end().await;
     other.end().await;
 }
+
+/// The usual base with an `npm` that never comes to an end, as the real one without a network.
+fn base_whose_npm_hangs(runtime: &str) -> String {
+    let name = "epsilon-lab:npm-hangs";
+    let npm = r#"#!/bin/sh\necho fetching express >&2\nsleep 1000 &\nwait\n"#;
+    let script = format!(
+        "rm /usr/local/bin/npm; printf '{npm}' >/usr/local/bin/npm; chmod 755 /usr/local/bin/npm"
+    );
+    let create = ["create", "--user", "0", "--entrypoint", "sh", runtime, "-c", &script];
+    let container = docker(&create);
+    docker(&["start", "--attach", &container]);
+    docker(&["commit", "-m", "lab", &container, name]);
+    docker(&["rm", &container]);
+    name.into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_install_that_hangs_is_given_up_and_its_container_goes() {
+    let usual = Lab::new().await;
+    let base = usual.app().ensure_runtime(usual.log()).await.unwrap();
+    let base = base_whose_npm_hangs(&base);
+    // A tenth of it is npm's.
+    let lab = Lab::with(&format!("{{runtime_image: '{base}', runtime_timeout: 50s}}")).await;
+    let err = lab.app().ensure_runtime(lab.log()).await.unwrap_err();
+    assert_eq!(err.code, "RUNTIME_FAILED");
+    let text =
+        "the wrapper's packages: not done within 5s and given up (last line: fetching express)";
+    assert_eq!(err.message, text);
+    assert!(err.hint.unwrap().contains("npm's registry did not answer"));
+    // Fails when a container is left.
+    lab.end().await;
+    docker(&["rmi", &base]);
+    usual.app().ensure_runtime(usual.log()).await.unwrap();
+    usual.end().await;
+}
