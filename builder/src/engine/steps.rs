@@ -13,7 +13,7 @@ use bollard::{
 use epsilon_api::{chain::Chain, ids::InstanceId, units::Bytes};
 use std::{
     collections::{HashMap, HashSet},
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -65,22 +65,16 @@ impl Steps {
     /// From the first process on. Where this cannot be done (no root, another machine's cgroups) each step is bounded as
     /// soon as it is seen.
     fn bound_processes(&self) {
-        let group = if self.root.join("cgroup.controllers").exists() {
-            let _set_already_or_not_ours =
-                fs::write(self.root.join("cgroup.subtree_control"), "+pids");
-            self.folder_in(&self.root)
-        } else {
-            self.folder_in(&self.root.join("pids"))
-        };
-        let bounded = fs::create_dir(&group)
-            .and_then(|()| fs::write(group.join("pids.max"), self.limits.limits.pids.to_string()));
+        let pids = self.limits.limits.pids;
+        let bounded = make_group(&self.root, self.name(), pids);
         if let Err(err) = bounded {
             tracing::debug!(%err, "No cgroup for the steps of a Dockerfile; each is bounded when it is seen.");
         }
     }
 
-    fn folder_in(&self, root: &Path) -> PathBuf {
-        root.join(self.parent.trim_start_matches('/'))
+    /// Of the folder, below the root or below each hierarchy.
+    fn name(&self) -> &str {
+        self.parent.trim_start_matches('/')
     }
 
     /// What the request for the build says besides.
@@ -167,7 +161,7 @@ impl Steps {
 impl Drop for Steps {
     /// The engine makes the folder in each hierarchy, and leaves it. Its last step may still be on its way out.
     fn drop(&mut self) {
-        let (root, name) = (self.root.clone(), self.parent.trim_start_matches('/').to_owned());
+        let (root, name) = (self.root.clone(), self.name().to_owned());
         self.engine.tasks.spawn(async move {
             for _ in 0..REMOVE_TRIES {
                 if is_removed(&root, &name) {
@@ -178,6 +172,19 @@ impl Drop for Steps {
             tracing::warn!(cgroup = name, "A cgroup of a Dockerfile's steps could not be removed.");
         });
     }
+}
+
+/// Makes a group that bounds processes, in either version of control groups.
+fn make_group(root: &Path, name: &str, pids: u32) -> io::Result<()> {
+    let root = if root.join("cgroup.controllers").exists() {
+        let _set_already_or_not_ours = fs::write(root.join("cgroup.subtree_control"), "+pids");
+        root.to_owned()
+    } else {
+        root.join("pids")
+    };
+    let group = root.join(name);
+    fs::create_dir(&group)?;
+    fs::write(group.join("pids.max"), pids.to_string())
 }
 
 /// Removes the folder where it is, and says whether it is nowhere any more. The kernel answers at once.
@@ -217,5 +224,36 @@ mod tests {
         assert_eq!(build.to_string(), "http://localhost/v1.41/build?rm=true&memory=1");
         assert_eq!(with_query(&uri("http://localhost/v1.41/images/json"), "memory=1"), None);
         assert_eq!(escaped(r#"[{"a":1}]/"#), "%5B%7B%22a%22%3A1%7D%5D%2F");
+    }
+
+    #[test]
+    fn a_group_bounds_processes_in_either_version() {
+        for (version, files, group, others) in [
+            ("1", &["pids/pids.max"][..], "pids/epsilon-build-1", &["memory", "pids"][..]),
+            ("2", &["cgroup.controllers", "cgroup.subtree_control"], "epsilon-build-1", &[]),
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            let root = root.path();
+            for folder in others.iter().chain(&["system.slice"]) {
+                fs::create_dir(root.join(folder)).unwrap();
+            }
+            for file in files {
+                fs::write(root.join(file), "").unwrap();
+            }
+            make_group(root, "epsilon-build-1", 64).unwrap();
+            let limit = root.join(group).join("pids.max");
+            assert_eq!(fs::read_to_string(&limit).unwrap(), "64", "version {version}");
+            let handed_on = fs::read_to_string(root.join("cgroup.subtree_control"));
+            assert_eq!(handed_on.ok().as_deref(), (version == "2").then_some("+pids"));
+
+            // The engine has made it in the other hierarchies, too. What has something in it stays.
+            for other in others.iter().filter(|other| **other != "pids") {
+                fs::create_dir(root.join(other).join("epsilon-build-1")).unwrap();
+            }
+            assert!(!is_removed(root, "epsilon-build-1"), "version {version}");
+            fs::remove_file(limit).unwrap();
+            assert!(is_removed(root, "epsilon-build-1"), "version {version}");
+            assert!(!root.join(group).exists(), "version {version}");
+        }
     }
 }

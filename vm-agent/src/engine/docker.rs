@@ -2,7 +2,7 @@
 //! its errors become ours here.
 
 mod firewall;
-mod freezer;
+pub mod freezer;
 mod harden;
 
 use super::{

@@ -8,14 +8,17 @@
 use crate::engine::Freezer;
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
+const PROCESSES: &str = "/proc";
 const CGROUPS: &str = "/sys/fs/cgroup";
 
+/// The control group of one container.
 #[derive(Debug)]
-pub(super) struct CgroupFreezer {
+pub struct CgroupFreezer {
     file: File,
     words: Words,
 }
@@ -33,8 +36,13 @@ const V2: Words = Words { freeze: "1", thaw: "0" };
 impl CgroupFreezer {
     /// The group of a container, found through its first process. `None` where it cannot be written to.
     pub(super) fn open(container: &str, pid: i64) -> Option<Self> {
-        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-        let (path, words) = find(&groups, container)?;
+        Self::open_in(Path::new(PROCESSES), Path::new(CGROUPS), container, pid)
+    }
+
+    /// The same below other folders than the kernel's.
+    pub fn open_in(processes: &Path, cgroups: &Path, container: &str, pid: i64) -> Option<Self> {
+        let groups = fs::read_to_string(processes.join(format!("{pid}/cgroup"))).ok()?;
+        let (path, words) = find(&groups, cgroups, container)?;
         let file = File::options().write(true).open(path).ok()?;
         Some(Self { file, words })
     }
@@ -42,17 +50,17 @@ impl CgroupFreezer {
 
 impl Freezer for CgroupFreezer {
     fn freeze(&self) -> io::Result<()> {
-        (&self.file).write_all(self.words.freeze.as_bytes())
+        self.file.write_all_at(self.words.freeze.as_bytes(), 0)
     }
 
     fn thaw(&self) -> io::Result<()> {
-        (&self.file).write_all(self.words.thaw.as_bytes())
+        self.file.write_all_at(self.words.thaw.as_bytes(), 0)
     }
 }
 
 /// The file in a list as of `/proc/PID/cgroup`. A path without the container's id is that of another group: the process
 /// is gone and its number another's, or the engine does not tell.
-fn find(groups: &str, container: &str) -> Option<(PathBuf, Words)> {
+fn find(groups: &str, cgroups: &Path, container: &str) -> Option<(PathBuf, Words)> {
     let of = |line: &str| {
         let mut parts = line.splitn(3, ':');
         let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
@@ -61,15 +69,13 @@ fn find(groups: &str, container: &str) -> Option<(PathBuf, Words)> {
         }
         let path = path.trim_start_matches('/');
         match controllers {
-            "freezer" => {
-                Some((Path::new(CGROUPS).join("freezer").join(path).join("freezer.state"), V1))
-            }
-            "" => Some((Path::new(CGROUPS).join(path).join("cgroup.freeze"), V2)),
+            "freezer" => Some((cgroups.join("freezer").join(path).join("freezer.state"), V1)),
+            "" => Some((cgroups.join(path).join("cgroup.freeze"), V2)),
             _ => None,
         }
     };
     let mut found: Vec<_> = groups.lines().filter_map(of).collect();
-    // A hybrid of both has a second version without controllers, in which nothing can be frozen.
+    // In a hybrid of both, the second version is mounted elsewhere.
     found.sort_by_key(|(_, words)| *words != V1);
     found.into_iter().next()
 }
@@ -102,8 +108,8 @@ mod tests {
             ("nothing", "", None),
         ] {
             let want = want.map(|(path, words)| (PathBuf::from(path), words));
-            assert_eq!(find(groups, id), want, "{row}");
+            assert_eq!(find(groups, Path::new(CGROUPS), id), want, "{row}");
         }
-        assert_eq!(find("0::/docker/x\n", ""), None);
+        assert_eq!(find("0::/docker/x\n", Path::new(CGROUPS), ""), None);
     }
 }
