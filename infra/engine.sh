@@ -32,6 +32,14 @@ engine_get() {
     engine_ask "$1" -f -G "${filters[@]}"
 }
 
+# engine_platforms: those that have something on the engine, by the labels of their parts.
+engine_platforms() {
+    {
+        engine_get '/containers/json?all=true'
+        engine_get /networks
+    } | grep -oE '"epsilon\.(vm|builder)":"[^"]*"' | sort -u
+}
+
 # engine_holds KIND LABEL: whether containers or networks with this label exist.
 engine_holds() {
     local path answer

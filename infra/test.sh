@@ -47,14 +47,6 @@ part() {
     return 0
 }
 
-# The platforms that have something on the engine, by the labels of their parts.
-platforms() {
-    {
-        engine_get '/containers/json?all=true'
-        engine_get /networks
-    } | grep -oE '"epsilon\.(vm|builder)":"[^"]*"' | sort -u
-}
-
 # Names and states of what has this label.
 traces() {
     {
@@ -77,7 +69,7 @@ no_leftovers() {
     local left waited line label ours=''
     # What cleans up after a test process outlives it by seconds.
     for waited in $(seq 0 60); do
-        left=$(comm -13 "$logs/before" <(platforms))
+        left=$(comm -13 "$logs/before" <(engine_platforms))
         if [ -z "$left" ] || [ "$waited" -eq 60 ]; then break; fi
         sleep 1
     done
@@ -102,7 +94,7 @@ while IFS= read -r name; do unset "$name"; done < <(compgen -e | grep -E '^(EPSI
 
 part tools 15m infra/ensure-tools.sh
 part docker 10m infra/ensure-docker.sh
-platforms >"$logs/before" || true # none, or no engine: then the parts that need it fail
+engine_platforms >"$logs/before" || true # none, or no engine: then the parts that need it fail
 target=$(cargo metadata --format-version 1 --no-deps --offline | grep -o '"target_directory":"[^"]*"' | cut -d'"' -f4)
 noted=$target/tmp/left-behind
 rm -f "$noted"
@@ -117,6 +109,7 @@ part build 30m cargo build --release --locked --package epsilon-cli --package ep
 part wrapper 40m env EPSILON_BIN="$target/release/epsilon" infra/test-wrapper.sh
 part rust 40m cargo test --workspace --exclude epsilon-e2e --locked --no-fail-fast
 part e2e 60m env EPSILON_BIN="$target/release/epsilon" cargo test --package epsilon-e2e --locked --no-fail-fast
+part engine 15m env EPSILON_BIN="$target/release/epsilon" infra/newer-engine/test.sh
 part demo 40m env DEMO_EXIT=1 infra/demo.sh
 
 printf '\n=== leftovers\n'
