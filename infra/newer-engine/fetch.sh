@@ -4,6 +4,7 @@
 # folders of this script's. What was fetched once is used again, without network.
 #
 #   infra/newer-engine/fetch.sh [FOLDER]      (default: $EPSILON_TOOLS_DIR/newer-engine)
+#   infra/newer-engine/fetch.sh --sources ETC      prints where it would fetch from, on a machine with this /etc
 #
 # The packages come from the mirror that this machine's apt uses, signed as apt asks for it: on Debian those of Debian 13
 # (docker.io 26.1.5, containerd 1.7), on Ubuntu those of its own release, with updates. NEWER_ENGINE_SOURCES names another
@@ -13,12 +14,18 @@ set -euo pipefail
 # shellcheck source=infra/newer-engine/say.sh
 . "$(dirname "$0")/say.sh"
 
+etc=/etc
+only_sources=''
+if [ "${1:-}" = --sources ]; then
+    etc=${2:?} only_sources=yes
+    shift 2
+fi
 tools=${EPSILON_TOOLS_DIR:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/epsilon-tools}
 folder=${1:-$tools/newer-engine}
 # Longest that apt may take, in seconds.
 LIMIT=${NEWER_ENGINE_FETCH_LIMIT:-300}
 # package:what its version begins with. tini is the init of containers, a static program.
-release() { sed -nE "s/^$1=[\"']?([^\"']*).*/\\1/p" /etc/os-release; } # of os-release, by name
+release() { sed -nE "s/^$1=[\"']?([^\"']*).*/\\1/p" "$etc/os-release"; } # of os-release, by name
 id=$(release ID)
 case "$id" in
     debian) wanted=(docker.io:26.1.5 containerd:1.7. tini:0.) ;;
@@ -30,13 +37,13 @@ recipe="1 $id ${wanted[*]}"
 repositories() {
     shopt -s nullglob
     local file
-    for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+    for file in "$etc"/apt/sources.list "$etc"/apt/sources.list.d/*.list; do
         if [ -f "$file" ]; then
             sed -nE 's/^deb[[:space:]]+(\[([^]]*)\][[:space:]]+)?(https?:[^[:space:]]+)[[:space:]]+([^[:space:]]+).*/\3 \4 \2/p' "$file" |
-                sed -E 's/ [^ ]*signed-by=([^ ]+).*/ \1/'
+                awk '{ key = ""; for (i = 3; i <= NF; i++) if (sub(/^signed-by=/, "", $i)) key = $i; print $1, $2, key }'
         fi
     done
-    for file in /etc/apt/sources.list.d/*.sources; do
+    for file in "$etc"/apt/sources.list.d/*.sources; do
         awk -v RS= '{
             uris = suites = key = ""; off = 0; field = ""
             n = split($0, lines, "\n")
@@ -76,6 +83,11 @@ sources() {
             }
         }' | sort -u
 }
+
+if [ -n "$only_sources" ]; then
+    sources
+    exit
+fi
 
 fetched() { [ "$(head -n 1 "$folder/stamp" 2>/dev/null)" = "$recipe" ] && [ -x "$folder/root/usr/sbin/dockerd" ]; }
 

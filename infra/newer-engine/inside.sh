@@ -82,5 +82,5 @@ until_true "$STOP_LIMIT" has_ended || {
     say "dockerd did not end within $STOP_LIMIT s"
     [ "$status" -ne 0 ] || status=1
 }
-say "the command ended with $status after $ended s; $((settled - ended)) s until all was gone, $((SECONDS - settled)) s until the engine was"
+say "ends with $status; $ended s until the command had ended, $((settled - ended)) s until all that it started had, $((SECONDS - settled)) s until the engine had"
 exit "$status"
