@@ -102,6 +102,16 @@ class Setup(Folder):
             self.assertEqual("iptables" in text, closed, role)
             self.assertIn("Requires=epsilon-aws-secrets.service", text)
 
+    def test_collectors_read_vms_and_builders_with_the_key_only(self):
+        """At ports that containers of the machine do not reach."""
+        for role, section, port in [("vm-agent", "vm_agent", 8084), ("builder", "builder", 8085)]:
+            self.setup(role)
+            settings = self.settings()[section]
+            self.assertEqual(settings["metrics"], f"10.80.0.9:{port}")
+            self.assertEqual(settings["metrics_key_file"], "/etc/epsilon/metrics.key")
+            text = (self.root / f"etc/systemd/system/epsilon-{role}.service.d/aws.conf").read_text()
+            self.assertIn("--dports 8081:8085 -j DROP", text)
+
     def test_units_with_their_drop_ins_are_taken_by_systemd(self):
         for role in ROLES:
             self.setup(role)
@@ -191,11 +201,12 @@ class Secrets(Machine):
         self.assertEqual(self.read("etc/epsilon/gateway.env"), "EPSILON_GATEWAY_STORE='sqlite'\n")
 
     def test_a_rotated_secret_comes_with_the_next_start(self):
-        secret = self.secret("0a" * 32)
-        self.fetch("builder", BUILDER_TOKEN_SECRET=secret)
+        secret, metrics = self.secret("0a" * 32), self.secret("0e" * 32)
+        self.fetch("builder", BUILDER_TOKEN_SECRET=secret, METRICS_KEY_SECRET=metrics)
+        self.assertEqual(self.read("etc/epsilon/metrics.key"), "0e" * 32 + "\n")
         first = self.read("etc/epsilon/builder.token")
         self.store.put_secret_value(SecretId=secret, SecretString="0c" * 32)
-        self.fetch("builder", BUILDER_TOKEN_SECRET=secret)
+        self.fetch("builder", BUILDER_TOKEN_SECRET=secret, METRICS_KEY_SECRET=metrics)
         second = self.read("etc/epsilon/builder.token")
         self.assertNotEqual(first.split("_")[2], second.split("_")[2], "another secret has another id")
         self.assertIn("0c" * 32, second)

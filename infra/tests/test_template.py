@@ -213,6 +213,7 @@ class Written(unittest.TestCase):
         self.assertEqual(opened[8082], {("VmDoor", gateways)})
         self.assertEqual(opened[8083], {("BuilderDoor", gateways)})
         self.assertEqual(opened[8084], {("VmDoor", json.dumps({"Ref": "MonitoringCidr"}))})
+        self.assertEqual(opened[8085], {("BuilderDoor", json.dumps({"Ref": "MonitoringCidr"}))})
         self.assertEqual(opened[5432], {("DatabaseDoor", gateways)})
         world_open = {name for rules in opened.values() for name, source in rules if "AllowedCidr" in source}
         self.assertEqual(world_open, {"PublicDoor"})

@@ -63,7 +63,8 @@ all() {
             return
             ;;
         builder)
-            put /etc/epsilon/builder.token <<<"$builder"
+            metrics=$(fetch "$EPSILON_AWS_METRICS_KEY_SECRET") || return 1
+            put /etc/epsilon/builder.token <<<"$builder" && put /etc/epsilon/metrics.key <<<"$metrics"
             return
             ;;
     esac

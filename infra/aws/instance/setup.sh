@@ -29,7 +29,7 @@ need EPSILON_ROLE EPSILON_REGION EPSILON_ADDRESS EPSILON_LONGEST_CALL EPSILON_DR
 case "$EPSILON_ROLE" in
     gateway) need EPSILON_FLEET_TOKEN_SECRET EPSILON_BUILDER_TOKEN_SECRET EPSILON_ADMIN_KEY_SECRET EPSILON_KEEP_ALIVE EPSILON_VM_GROUP EPSILON_VM_MIN EPSILON_VM_MAX EPSILON_PUBLIC_URL EPSILON_VPC_CIDR ;;
     vm-agent) need EPSILON_FLEET_TOKEN_SECRET EPSILON_METRICS_KEY_SECRET EPSILON_JOIN EPSILON_VPC_CIDR ;;
-    builder) need EPSILON_BUILDER_TOKEN_SECRET EPSILON_JOIN EPSILON_VPC_CIDR EPSILON_REGISTRY ;;
+    builder) need EPSILON_BUILDER_TOKEN_SECRET EPSILON_METRICS_KEY_SECRET EPSILON_JOIN EPSILON_VPC_CIDR EPSILON_REGISTRY ;;
     *) die "EPSILON_ROLE is \`$EPSILON_ROLE\`, not gateway, vm-agent or builder" ;;
 esac
 unit=epsilon-$EPSILON_ROLE.service
@@ -95,6 +95,8 @@ YAML
 builder:
   gateways: $scheme://$EPSILON_JOIN
   listen: $EPSILON_ADDRESS:8083
+  metrics: $EPSILON_ADDRESS:8085
+  metrics_key_file: /etc/epsilon/metrics.key
   registry: $EPSILON_REGISTRY
   max_timeout: $EPSILON_LONGEST_CALL
 YAML
@@ -118,7 +120,7 @@ UNIT
     [ "$EPSILON_ROLE" != gateway ] || return 0
     # Functions and builds run on this machine and would be taken for its agent by the control address's security
     # group. The keys would stop them; this stops them before. Bridges of Epsilon are called ep….
-    local rule="PREROUTING -i ep+ -d $EPSILON_VPC_CIDR -p tcp -m multiport --dports 8081:8084 -j DROP"
+    local rule="PREROUTING -i ep+ -d $EPSILON_VPC_CIDR -p tcp -m multiport --dports 8081:8085 -j DROP"
     cat <<UNIT
 ExecStartPre=/bin/sh -c '/usr/sbin/iptables -w 10 -t raw -C $rule 2>/dev/null || /usr/sbin/iptables -w 10 -t raw -A $rule'
 UNIT
