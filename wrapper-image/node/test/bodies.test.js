@@ -121,6 +121,10 @@ const READERS = {
     }
     req.pipe(res);
   },
+  'an application with a server of its own, as Fastify': (() => {
+    const server = require('node:http').createServer((req, res) => void req.pipe(res));
+    return (req, res) => void server.emit('request', req, res);
+  })(),
   'Readable.toWeb': async (req, res) => {
     const body = require('node:stream').Readable.toWeb(req);
     res.end(Buffer.from(await new Response(body).arrayBuffer()));
