@@ -3,7 +3,7 @@
 use crate::{
     error::ErrorBody,
     function::FunctionSpec,
-    ids::{DeploymentId, FunctionName, ProjectName, VersionNumber, VmId},
+    ids::{DeploymentId, FunctionName, GatewayId, ProjectName, VersionNumber, VmId},
     traffic::{Aborted, Share},
     vm::{Keep, KeepBy, VmStatus},
 };
@@ -178,6 +178,52 @@ pub struct VmInfo {
     /// Times that its stream of reports broke, or could not be had, since this gateway knows it.
     #[serde(default)]
     pub reports_missed: u64,
+}
+
+/// What a key opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyKind {
+    /// The control API.
+    Admin,
+    /// Joining the fleet as a VM.
+    Fleet,
+    /// Joining it as a builder.
+    Builder,
+    /// What one member of the fleet may do.
+    Member,
+}
+
+impl KeyKind {
+    /// For people.
+    pub fn opens(self) -> &'static str {
+        match self {
+            Self::Admin => "control API",
+            Self::Fleet => "joining as a VM",
+            Self::Builder => "joining as a builder",
+            Self::Member => "a member's doors",
+        }
+    }
+}
+
+/// One key that every gateway takes, without its secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyInfo {
+    /// Its id: the third word of its text.
+    pub id: String,
+    /// What it opens.
+    pub role: KeyKind,
+    /// The gateway that has it in its file; none in stores of the first release.
+    #[serde(default)]
+    pub gateway: Option<GatewayId>,
+    /// When that gateway was heard last; none when it is not known any more.
+    #[serde(default)]
+    pub gateway_seen_at: Option<Timestamp>,
+    /// When it was entered.
+    pub created_at: Timestamp,
+    /// Whether the request came with it.
+    #[serde(default)]
+    pub is_yours: bool,
 }
 
 /// One builder, as the gateway that answers sees it at this moment.

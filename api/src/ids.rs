@@ -141,6 +141,14 @@ text_id!(
 );
 
 text_id!(
+    /// One key of a gateway or a member: its public part.
+    KeyId,
+    "key id",
+    "12 hexadecimal digits",
+    |text| text.len() == 12 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+);
+
+text_id!(
     /// One container that serves one version.
     InstanceId,
     "instance id",

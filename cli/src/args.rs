@@ -107,6 +107,8 @@ pub(crate) enum Command {
     Backup(commands::backup::Backup),
     /// Bring a platform back from such a file, into a new data folder
     Restore(commands::restore::Restore),
+    /// List the keys that gateways take, and remove those of lost gateways
+    Keys(commands::keys::Keys),
     /// Move the state of gateways: from a file to a data base that several share, or back
     Store(commands::store::Store),
 }

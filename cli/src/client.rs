@@ -9,11 +9,11 @@ pub(crate) use lines::{JsonLines, LineError};
 
 use crate::{args::Globals, data_dir, failure::Failure, output};
 use epsilon_api::{
-    admin::{BuilderInfo, Data, FunctionInfo, RollbackRequest, VersionInfo, VmInfo},
+    admin::{BuilderInfo, Data, FunctionInfo, KeyInfo, RollbackRequest, VersionInfo, VmInfo},
     autoscaler::AutoscalerInfo,
     error::ErrorEnvelope,
     headers::{CONTROL, LISTENER},
-    ids::{FunctionName, RequestId, VersionNumber, VmId},
+    ids::{FunctionName, KeyId, RequestId, VersionNumber, VmId},
     log::LogCursor,
     redacted::Secret,
     suggest::nearest,
@@ -217,6 +217,22 @@ impl Client {
     /// The builders.
     pub(crate) async fn builders(&self) -> Result<Vec<BuilderInfo>, Failure> {
         self.list(&["builders"]).await
+    }
+
+    /// The keys of gateways.
+    pub(crate) async fn keys(&self) -> Result<Vec<KeyInfo>, Failure> {
+        self.list(&["keys"]).await
+    }
+
+    /// Removes one of them.
+    pub(crate) async fn remove_key(&self, id: &KeyId, force: bool) -> Result<KeyInfo, Failure> {
+        let mut request = self.request(Method::DELETE, &["keys", id.as_str()]);
+        if force {
+            request = request.query(&[("force", true)]);
+        }
+        let answer = self.send(request.timeout(self.answer_within)).await?;
+        let answer: Data<KeyInfo> = self.json(answer).await?;
+        Ok(answer.data)
     }
 
     /// How many VMs are wanted, and why.

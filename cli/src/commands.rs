@@ -11,6 +11,7 @@ pub(crate) mod drain;
 pub(crate) mod functions;
 pub(crate) mod init;
 pub(crate) mod invoke;
+pub(crate) mod keys;
 pub(crate) mod logs;
 pub(crate) mod promote;
 pub(crate) mod restore;
@@ -52,6 +53,7 @@ pub(crate) async fn run(cli: Cli, sockets: Result<Sockets, Failure>) -> Result<(
         Command::Undrain(undrain) => undrain.run(globals).await,
         Command::Backup(backup) => Box::pin(backup.run(globals)).await,
         Command::Restore(restore) => Box::pin(restore.run(globals)).await,
+        Command::Keys(keys) => keys.run(globals).await,
         Command::Store(store) => store.run(globals).await,
     }
 }

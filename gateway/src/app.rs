@@ -20,7 +20,7 @@ use crate::{
     },
     git::{GitHost, command::Git},
     health::Health,
-    keys::{self, Doors, KeyError},
+    keys::{self, Doors, KeyError, lost::LostKeys},
     observe::{audit::Audit, fleet::FleetMetrics, metrics::Metrics},
     retention::Retention,
     routes::Routes,
@@ -42,7 +42,7 @@ use epsilon_wire::{
 };
 use jiff::Timestamp;
 use prometheus::{IntGauge, Registry};
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -105,6 +105,7 @@ pub struct App {
     sync: Sync,
     autoscaler: Autoscaler,
     retention: Retention,
+    lost_keys: LostKeys,
     members: Background,
     /// VMs that had joined before we started.
     known: usize,
@@ -171,6 +172,7 @@ impl App {
         let gateway = signer.id().clone();
         let store_watch = Arc::new(StoreWatch::new(store_up(registry)?));
         let doors = Arc::new(Doors::new(Arc::clone(&store), Arc::clone(&store_watch)));
+        let mut mine = Vec::new();
         for (role, file) in [
             (KeyRole::Admin, "admin.key"),
             (KeyRole::Fleet, MemberKind::Vm.token_file()),
@@ -178,6 +180,7 @@ impl App {
         ] {
             let key = keys::ensure(&*store, &gateway, &role, &config.data_dir.join(file)).await?;
             doors.remember(&key);
+            mine.push(key);
         }
         let unfinished = sync::fail_unfinished(&*store, &gateway).await?;
         if unfinished > 0 {
@@ -305,6 +308,12 @@ impl App {
             me: signer.id().clone(),
             keep: config.keep,
         };
+        let lost_keys = LostKeys {
+            store: Arc::clone(&store),
+            me: signer.id().clone(),
+            mine,
+            suspects: HashMap::new(),
+        };
         let work = (ending.cancel.clone(), background.clone());
         let (data, max) = (&config.data_dir, config.max_source);
         let git = Arc::new(GitHost::new(config.git, data, max, Arc::clone(&deploys), work));
@@ -363,6 +372,7 @@ impl App {
             sync,
             autoscaler,
             retention,
+            lost_keys,
             members,
             known,
             address: control_address,
@@ -419,6 +429,7 @@ impl App {
             sync,
             autoscaler,
             retention,
+            lost_keys,
             members,
             known,
             address: _,
@@ -437,6 +448,7 @@ impl App {
         members.spawn(certificate::remind(api.health.certificates.clone()));
         members.spawn(sync.run());
         members.spawn(retention.run());
+        members.spawn(lost_keys.run());
         members.spawn(autoscaler.run(members.close.clone()));
         let warm = warm::keep(Arc::clone(&api.routes), Arc::clone(&api.fleet));
         background.spawn(ending.close.clone().run_until_cancelled_owned(warm));

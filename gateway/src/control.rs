@@ -21,6 +21,7 @@ mod fleet;
 mod functions;
 mod git;
 mod hooks;
+mod keys;
 mod logs;
 mod openapi;
 mod query;
@@ -146,6 +147,8 @@ fn router(control: &Arc<Control>) -> Router {
         .route("/v1/deployments/{id}", get(deployments::detail))
         .route("/v1/vms/{id}/drain", post(vms::drain))
         .route("/v1/vms/{id}/undrain", post(vms::undrain))
+        .route("/v1/keys", get(keys::list))
+        .route("/v1/keys/{key}", delete(keys::remove))
         .route_layer(store)
         // These answer from memory.
         .route("/v1/functions/{name}", get(functions::detail).merge(remove))

@@ -1,10 +1,12 @@
 //! The keys of the gateway's own doors: made at the first start, kept in a file that only the operator can
 //! read, recognised by a hash. A file that is gone or does not match makes a new key, and the old one
-//! opens nothing any more. Each gateway of a store makes its own; all of them open every gateway's doors. Members of
-//! the fleet get theirs when they join.
+//! opens nothing any more. Each gateway of a store makes its own; all of them open every gateway's doors, until the
+//! gateway is lost (`lost.rs`). Members of the fleet get theirs when they join.
 //!
 //! Text form: `epsilon_<role>_<id>_<secret>`; the id finds the hash, the secret has 256 bits, so a plain
 //! SHA-256 is enough.
+
+pub(crate) mod lost;
 
 use crate::sync::away::StoreWatch;
 use epsilon_api::{ids::GatewayId, redacted::Secret};
@@ -71,19 +73,12 @@ pub(crate) async fn ensure(
 ) -> Result<Key, KeyError> {
     let file = |source| KeyError::File { path: path.to_owned(), source };
     let kept = |source| KeyError::Store { path: path.to_owned(), source };
+    let silent_before = lost::silent_before(Timestamp::now(), lost::OWNED_FOR);
     match fs::read_to_string(path) {
         Ok(text) => match read(role, text.trim()) {
-            Some(key)
-                if store
-                    .key(&key.id)
-                    .await
-                    .map_err(kept)?
-                    .is_some_and(|known| same(&known, &key)) =>
-            {
-                return Ok(key);
-            }
-            Some(key) => match store.replace_key(gateway, &key).await {
-                Ok(()) => {
+            Some(key) => match store.replace_key(gateway, &key, silent_before).await {
+                Ok(false) => return Ok(key),
+                Ok(true) => {
                     tracing::info!(path = %path.display(), "The key in this file opens from now on.");
                     return Ok(key);
                 }
@@ -100,7 +95,7 @@ pub(crate) async fn ensure(
     }
     let (key, text) = make(role);
     // The hash first: a crash in between leaves no file, or an old one, and the next start comes here again.
-    store.replace_key(gateway, &key).await.map_err(kept)?;
+    store.replace_key(gateway, &key, silent_before).await.map_err(kept)?;
     write_private(path, text.reveal()).map_err(file)?;
     tracing::info!(path = %path.display(), "Key written.");
     Ok(key)
@@ -116,10 +111,6 @@ fn read(role: &KeyRole, text: &str) -> Option<Key> {
         && is_hex(secret);
     let created_at = Timestamp::now();
     good.then(|| Key { id: id.to_owned(), role: role.clone(), hash: hash(secret), created_at })
-}
-
-fn same(known: &Key, key: &Key) -> bool {
-    known.role == key.role && known.hash == key.hash
 }
 
 /// Nobody can say now whether a key opens.
@@ -183,6 +174,11 @@ impl Doors {
         if known.len() < REMEMBERED || known.contains_key(&key.id) {
             known.insert(key.id.clone(), key.clone());
         }
+    }
+
+    /// This was one.
+    pub(crate) fn forget(&self, id: &str) {
+        self.known.lock().remove(id);
     }
 }
 
@@ -330,12 +326,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_key_of_another_gateway_takes_the_place_of_the_own_one() {
+        let mut lab = Lab::new().await;
+        let shared = lab.start(&KeyRole::Admin).await;
+        lab.gateway = GatewayId::random();
+        fs::remove_file(lab.path()).unwrap();
+        let own = lab.start(&KeyRole::Admin).await;
+        fs::write(lab.path(), &shared).unwrap();
+        assert_eq!(lab.start(&KeyRole::Admin).await, shared);
+        assert_eq!(lab.opens(&shared).await, Some(KeyRole::Admin));
+        assert_eq!(lab.opens(&own).await, None, "it was replaced");
+    }
+
+    #[tokio::test]
     async fn keys_that_opened_once_open_while_the_store_is_away() {
         let lab = Lab::new().await;
         let (used, unused) = (make(&KeyRole::Admin), make(&KeyRole::Admin));
         let (one, other) = (GatewayId::random(), GatewayId::random());
-        lab.store.replace_key(&one, &used.0).await.unwrap();
-        lab.store.replace_key(&other, &unused.0).await.unwrap();
+        for (gateway, key) in [(&one, &used.0), (&other, &unused.0)] {
+            lab.store.replace_key(gateway, key, Timestamp::MIN).await.unwrap();
+        }
         let doors = lab.doors();
         assert_eq!(doors.role(used.1.reveal()).await.unwrap(), Some(KeyRole::Admin));
         doors.watch.silent();

@@ -2,7 +2,7 @@
 //! operator's. Nothing here is sent to a caller of a function.
 
 use epsilon_api::{
-    ids::{DeploymentId, FunctionName, ProjectName, VersionNumber, VmId},
+    ids::{DeploymentId, FunctionName, GatewayId, ProjectName, VersionNumber, VmId},
     traffic::slots::BadShares,
 };
 use std::path::PathBuf;
@@ -101,6 +101,17 @@ pub enum StoreError {
     /// No such member, or it left.
     #[error("no member of the fleet has the id `{0}`")]
     MemberNotFound(VmId),
+    /// No gateway's key has this id.
+    #[error("no key has the id `{0}`")]
+    KeyNotFound(String),
+    /// The gateway that has this key in its file was heard a while ago.
+    #[error("gateway `{gateway}` has the key `{id}` in its file")]
+    KeyInUse {
+        /// The key's id.
+        id: String,
+        /// Whose it is.
+        gateway: GatewayId,
+    },
     /// The list did not hand out this cursor.
     #[error("`{0}` is not a cursor of this list")]
     BadCursor(String),

@@ -34,8 +34,8 @@ pub use copy::{Copied, CopyError, Progress, copy};
 pub use error::StoreError;
 pub use sql::backup::{BackedUp, BackupError, KeptVersion, back_up, rename_images};
 pub use store::{
-    Change, Delivery, Deployed, Deployment, Gateway, Key, KeyRole, Member, Outcome, Page, Paged,
-    Prepared, Store, StoredVersion, Traffic, WantedSplit,
+    Change, Delivery, Deployed, Deployment, Gateway, Key, KeyRole, Member, Outcome, OwnedKey, Page,
+    Paged, Prepared, Store, StoredVersion, Traffic, WantedSplit,
 };
 
 use std::{path::Path, sync::Arc};

@@ -18,8 +18,8 @@ mod rows;
 mod traffic;
 
 use crate::{
-    Change, Delivery, Deployment, Gateway, Key, Member, Outcome, Page, Paged, Prepared, Store,
-    StoreError, StoredVersion, Traffic, WantedSplit, changes::Changes,
+    Change, Delivery, Deployment, Gateway, Key, Member, Outcome, OwnedKey, Page, Paged, Prepared,
+    Store, StoreError, StoredVersion, Traffic, WantedSplit, changes::Changes,
 };
 use async_trait::async_trait;
 use epsilon_api::{
@@ -429,17 +429,50 @@ impl Store for Sql {
         .await
     }
 
-    async fn replace_key(&self, gateway: &GatewayId, key: &Key) -> Result<(), StoreError> {
+    async fn replace_key(
+        &self,
+        gateway: &GatewayId,
+        key: &Key,
+        silent_before: Timestamp,
+    ) -> Result<bool, StoreError> {
         self.within(async {
             let mut tx = self.begin().await?;
-            keys::replace(&mut tx, gateway, key).await?;
-            Ok(tx.commit().await?)
+            let is_new = keys::replace(&mut tx, gateway, key, silent_before).await?;
+            tx.commit().await?;
+            Ok(is_new)
         })
         .await
     }
 
+    async fn adopt_key(
+        &self,
+        gateway: &GatewayId,
+        key: &Key,
+        silent_before: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.within(keys::adopt(&self.write, gateway, key, silent_before)).await
+    }
+
     async fn key(&self, id: &str) -> Result<Option<Key>, StoreError> {
         self.within(keys::get(&self.read, id)).await
+    }
+
+    async fn keys(&self, page: &Page) -> Result<Paged<OwnedKey>, StoreError> {
+        self.within(keys::list(&self.read, page)).await
+    }
+
+    async fn remove_key(
+        &self,
+        id: &str,
+        silent_before: Option<Timestamp>,
+    ) -> Result<OwnedKey, StoreError> {
+        self.within(async {
+            let mut tx = self.begin().await?;
+            let removed = keys::remove(&mut tx, id, silent_before).await?;
+            tx.commit().await?;
+            Ok(removed)
+        })
+        .await
     }
 
     async fn set_draining(&self, vm: &VmId, draining: bool) -> Result<(), StoreError> {
@@ -495,6 +528,20 @@ impl Store for Sql {
 
     async fn gateways(&self) -> Result<Vec<Gateway>, StoreError> {
         self.within(gateways::list(&self.read)).await
+    }
+
+    async fn forget_gateway(
+        &self,
+        id: &GatewayId,
+        silent_before: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.within(async {
+            let mut tx = self.begin().await?;
+            let forgotten = gateways::forget(&mut tx, id, silent_before).await?;
+            self.commit(tx, Change::Members).await?;
+            Ok(forgotten)
+        })
+        .await
     }
 
     async fn lead(

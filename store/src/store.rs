@@ -226,6 +226,24 @@ pub struct Key {
     pub created_at: Timestamp,
 }
 
+/// A key of a gateway, and whether that gateway is still there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedKey {
+    /// The key.
+    pub key: Key,
+    /// The gateway that has it in its file; none in rows of the first release.
+    pub owner: Option<GatewayId>,
+    /// When that gateway was heard last; none when it is not known any more.
+    pub owner_seen_at: Option<Timestamp>,
+}
+
+impl OwnedKey {
+    /// When anything was heard last of somebody who has it.
+    pub fn heard_at(&self) -> Timestamp {
+        self.owner_seen_at.unwrap_or(self.key.created_at)
+    }
+}
+
 /// A VM or a builder that joined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -428,12 +446,38 @@ pub trait Store: Send + Sync + fmt::Debug {
     async fn taken(&self, images: &[(ImageRef, Outcome)], now: Timestamp)
     -> Result<(), StoreError>;
 
-    /// Adds a key in place of the one of its role that this gateway made before. Keys of other gateways
-    /// stay valid: each gateway has its own, and all open every gateway's doors.
-    async fn replace_key(&self, gateway: &GatewayId, key: &Key) -> Result<(), StoreError>;
+    /// Makes this the gateway's key of its role, in place of the one that it had before. Keys of other gateways stay valid:
+    /// each gateway has its own, and all open every gateway's doors. A key that several gateways have in their files belongs
+    /// to the first of them until that one has been silent since `silent_before`. Answers whether it was not known before.
+    async fn replace_key(
+        &self,
+        gateway: &GatewayId,
+        key: &Key,
+        silent_before: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    /// Makes a key this gateway's that belongs to none, or to one that has been silent since `silent_before`. Answers whether
+    /// it was such a one.
+    async fn adopt_key(
+        &self,
+        gateway: &GatewayId,
+        key: &Key,
+        silent_before: Timestamp,
+    ) -> Result<bool, StoreError>;
 
     /// The key with this id.
     async fn key(&self, id: &str) -> Result<Option<Key>, StoreError>;
+
+    /// The keys of gateways, by id; none of members.
+    async fn keys(&self, page: &Page) -> Result<Paged<OwnedKey>, StoreError>;
+
+    /// Removes a gateway's key: it opens nothing any more. Refused when something was heard of its gateway since
+    /// `silent_before`, if that is given.
+    async fn remove_key(
+        &self,
+        id: &str,
+        silent_before: Option<Timestamp>,
+    ) -> Result<OwnedKey, StoreError>;
 
     /// Notes that a VM drains, or that it does no more.
     async fn set_draining(&self, vm: &VmId, draining: bool) -> Result<(), StoreError>;
@@ -456,8 +500,16 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Notes that a gateway is there, and how to recognise and reach it.
     async fn gateway_beat(&self, gateway: &Gateway) -> Result<(), StoreError>;
 
-    /// The gateways by id. One that has been silent for a month is forgotten when another one beats.
+    /// The gateways by id. One that has been silent for a month is forgotten when a new one beats.
     async fn gateways(&self) -> Result<Vec<Gateway>, StoreError>;
+
+    /// Forgets a gateway that has been silent since `silent_before`: members trust its passes no more. Answers whether it was
+    /// such a one.
+    async fn forget_gateway(
+        &self,
+        id: &GatewayId,
+        silent_before: Timestamp,
+    ) -> Result<bool, StoreError>;
 
     /// Whether this gateway is the one that does `role` from `now` for the length of `lease`. It stays so as
     /// long as it asks again before that; when it does not, the next one that asks takes over.

@@ -36,7 +36,7 @@ fn help_of_the_program() {
 fn help_of_each_verb() {
     for verb in [
         "up", "init", "deploy", "invoke", "logs", "rollback", "traffic", "drain", "backup",
-        "restore",
+        "restore", "keys",
     ] {
         assert_snapshot!(format!("help_{verb}"), help(&[verb, "--help"]).golden());
     }
@@ -218,6 +218,32 @@ fn the_running_up_of_the_data_folder_is_found() {
     std::fs::write(data.path().join("up.lock"), holder).unwrap();
     let args = ["functions", "--data-dir", data.path().to_str().unwrap()];
     assert_eq!(epsilon(&args, &[], b"", Path::new("/")).code, 0);
+}
+
+#[test]
+fn keys_and_whose_each_is() {
+    let all = r#"{"data":[{"id":"0123456789ab","role":"admin","gateway":"g-0123456789ab",
+        "gateway_seen_at":"2026-11-30T10:11:12Z","created_at":"2026-11-21T10:11:12Z","is_yours":true},
+        {"id":"aaaaaaaaaaaa","role":"builder","gateway":"g-aaaaaaaaaaaa","gateway_seen_at":null,
+        "created_at":"2026-10-21T10:11:12Z","is_yours":false},
+        {"id":"bbbbbbbbbbbb","role":"fleet","gateway":null,"gateway_seen_at":null,
+        "created_at":"2026-10-21T10:11:12Z","is_yours":false}]}"#;
+    let fake = Fake::new(vec![("GET /v1/keys", Reply::json(200, all))]);
+    assert_snapshot!(fake.run(&["keys"]).golden());
+}
+
+#[test]
+fn a_key_is_removed_and_one_in_use_by_force_only() {
+    let key = r#"{"data":{"id":"0123456789ab","role":"admin","gateway":"g-0123456789ab",
+        "gateway_seen_at":null,"created_at":"2026-11-21T10:11:12Z","is_yours":false}}"#;
+    let script = |path| vec![(path, Reply::json(200, key))];
+    let fake = Fake::new(script("DELETE /v1/keys/0123456789ab"));
+    assert_snapshot!(fake.run(&["keys", "rm", "0123456789ab"]).golden());
+    let fake = Fake::new(script("DELETE /v1/keys/0123456789ab?force=true"));
+    let forced = fake.run(&["keys", "rm", "0123456789ab", "--force", "--json"]).golden();
+    assert_snapshot!("a_key_is_removed_json", forced);
+    let wrong = help(&["keys", "rm", "epsilon_admin_0123456789ab_00"]).golden();
+    assert_snapshot!("a_key_s_text_is_no_id", wrong);
 }
 
 #[test]

@@ -18,6 +18,9 @@ use std::{net::IpAddr, sync::Arc};
 /// Longest part of a path that is told.
 const TOLD: usize = 200;
 
+/// The same of the path of a key: as much as an id needs.
+const KEY_TOLD: usize = "/v1/keys/0123456789ab".len();
+
 /// A deployment that began with the request; an answer that has one says so.
 #[derive(Clone, Debug)]
 pub(super) struct Began(pub(super) DeploymentId);
@@ -32,7 +35,9 @@ pub(super) async fn tell(
     let Some(action) = action(request.method(), matched.as_str()) else {
         return next.run(request).await;
     };
-    let path: String = request.uri().path().chars().take(TOLD).collect();
+    // Who takes a key's text for its id does not get the secret into the log.
+    let told = if action == Action::RemoveKey { KEY_TOLD } else { TOLD };
+    let path: String = request.uri().path().chars().take(told).collect();
     let (Some(KeyId(key)), Some(Peer { address: peer, .. })) =
         (request.extensions().get().cloned(), request.extensions().get().copied())
     else {
@@ -77,6 +82,7 @@ fn action(method: &Method, path: &str) -> Option<Action> {
     let last = path.rsplit('/').next()?;
     match (method.as_str(), last) {
         ("DELETE", "{number}") => Some(Action::Retire),
+        ("DELETE", "{key}") => Some(Action::RemoveKey),
         ("DELETE", _) => Some(Action::Delete),
         ("POST", "deployments") => Some(Action::Deploy),
         ("POST", "rollback") => Some(Action::Rollback),
@@ -99,6 +105,7 @@ mod tests {
             (Method::GET, "/v1/deployments", None),
             (Method::DELETE, "/v1/functions/{name}", Some(Action::Delete)),
             (Method::DELETE, "/v1/functions/{name}/versions/{number}", Some(Action::Retire)),
+            (Method::DELETE, "/v1/keys/{key}", Some(Action::RemoveKey)),
             (Method::GET, "/v1/functions/{name}/traffic", None),
             (Method::POST, "/v1/functions/{name}/traffic", Some(Action::Split)),
             (Method::POST, "/v1/vms/{id}/undrain", Some(Action::Undrain)),

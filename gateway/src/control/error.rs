@@ -144,6 +144,17 @@ pub(crate) fn of_store(err: &StoreError) -> ApiError {
         E::DeletedMeanwhile(_) => {
             (StatusCode::CONFLICT, "DELETED_MEANWHILE", Some("deploy again".into()))
         }
+        E::KeyNotFound(_) => {
+            (StatusCode::NOT_FOUND, "KEY_NOT_FOUND", Some("`epsilon keys` lists the ids".into()))
+        }
+        E::KeyInUse { .. } => (
+            StatusCode::CONFLICT,
+            "KEY_IN_USE",
+            Some(
+                "delete that file and restart the gateway, and it makes another key; or force it (`epsilon keys rm --force`)"
+                    .into(),
+            ),
+        ),
         E::BadCursor(_) => (
             StatusCode::UNPROCESSABLE_ENTITY,
             "INVALID_PARAMETER",

@@ -21,10 +21,11 @@ pub(crate) enum Action {
     Retire,
     Drain,
     Undrain,
+    RemoveKey,
 }
 
 impl Action {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Deploy,
         Self::Push,
         Self::Rollback,
@@ -34,6 +35,7 @@ impl Action {
         Self::Retire,
         Self::Drain,
         Self::Undrain,
+        Self::RemoveKey,
     ];
 
     pub(crate) fn as_str(self) -> &'static str {
@@ -47,6 +49,7 @@ impl Action {
             Self::Retire => "retire",
             Self::Drain => "drain",
             Self::Undrain => "undrain",
+            Self::RemoveKey => "remove_key",
         }
     }
 }

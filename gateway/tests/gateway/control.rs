@@ -4,16 +4,19 @@ use crate::{
     fake::line,
     world::{World, own_address, patient, read, read_to_close},
 };
-use epsilon_api::{body, units};
+use epsilon_api::{body, ids::GatewayId, units};
 use epsilon_gateway::{
     app::App,
     config::{Config, Settings},
 };
+use epsilon_store::{Gateway, Key, KeyRole};
 use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use jiff::{SignedDuration, Timestamp};
 use prometheus::Registry;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::{net::SocketAddr, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
@@ -48,7 +51,7 @@ fn blot(value: &mut Value) {
     }
 }
 
-const PATHS: [(&str, &str); 15] = [
+const PATHS: [(&str, &str); 17] = [
     ("GET", "/v1/functions"),
     ("GET", "/v1/functions/hello"),
     ("DELETE", "/v1/functions/hello"),
@@ -62,6 +65,8 @@ const PATHS: [(&str, &str); 15] = [
     ("POST", "/v1/deployments"),
     ("GET", "/v1/vms"),
     ("GET", "/v1/builders"),
+    ("GET", "/v1/keys"),
+    ("DELETE", "/v1/keys/0123456789ab"),
     ("POST", "/v1/vms/vm-1/drain"),
     ("POST", "/v1/vms/vm-1/undrain"),
 ];
@@ -400,7 +405,9 @@ async fn a_drain_survives_a_restart() {
 async fn the_document_and_the_routes_agree() {
     let world = World::with(&["hello"]).await;
     let document = world.ask(Method::GET, "/v1/openapi.json", "").await.json();
-    let named = |path: &str| path.replace("{name}", "hello").replace("{id}", "vm-1");
+    let named = |path: &str| {
+        path.replace("{name}", "hello").replace("{id}", "vm-1").replace("{key}", "0123456789ab")
+    };
     let mut documented = Vec::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
         let path = if path.contains("deployments/") { path.clone() } else { named(path) };
@@ -436,6 +443,60 @@ impl crate::world::Reply {
             .and_then(|value| Some(value["error"]["code"].as_str()?.to_owned()))
             .unwrap_or_default()
     }
+}
+
+/// A key of a gateway that was heard so long ago; its text.
+async fn other_gateway_s_key(world: &World, silence: SignedDuration) -> (String, String) {
+    let (id, secret) = ("aaaaaaaaaaaa", "1".repeat(64));
+    let text = format!("epsilon_admin_{id}_{secret}");
+    let gateway = Gateway {
+        id: GatewayId::random(),
+        public_key: "0".repeat(64),
+        control_url: "http://10.0.0.5:8081".into(),
+        seen_at: Timestamp::now() - silence,
+    };
+    world.store.gateway_beat(&gateway).await.unwrap();
+    let hash = Sha256::digest(&secret).iter().map(|byte| format!("{byte:02x}")).collect();
+    let created_at = gateway.seen_at;
+    let key = Key { id: id.into(), role: KeyRole::Admin, hash, created_at };
+    world.store.replace_key(&gateway.id, &key, Timestamp::MIN).await.unwrap();
+    (id.into(), text)
+}
+
+#[tokio::test]
+async fn a_lost_gateway_s_key_is_listed_and_can_be_removed() {
+    let world = World::with(&["hello"]).await;
+    let (id, text) = other_gateway_s_key(&world, SignedDuration::from_hours(25)).await;
+    let lost = format!("Bearer {text}");
+    assert_eq!(world.ask_with(&lost, Method::GET, "/v1/functions", "").await.status, 200);
+    let keys = world.ask(Method::GET, "/v1/keys", "").await.json();
+    let keys = keys["data"].as_array().unwrap();
+    let roles: Vec<_> = keys.iter().map(|key| key["role"].as_str().unwrap()).collect();
+    assert_eq!(roles.iter().filter(|role| **role == "admin").count(), 2, "{roles:?}");
+    assert!(roles.contains(&"fleet") && roles.contains(&"builder") && roles.len() == 4);
+    let own = keys.iter().find(|key| key["is_yours"] == true).unwrap();
+    assert!(
+        own["gateway_seen_at"].is_string() && !keys.iter().any(|key| key.get("hash").is_some())
+    );
+    let own = own["id"].as_str().unwrap().to_owned();
+
+    let remove = async |id: &str, query: &str| {
+        world.ask(Method::DELETE, &format!("/v1/keys/{id}{query}"), "").await
+    };
+    let fleet = keys.iter().find(|key| key["role"] == "fleet").unwrap()["id"].as_str().unwrap();
+    for in_use in [&*own, fleet] {
+        let refused = remove(in_use, "").await;
+        assert_eq!((refused.status.as_u16(), &*refused.code()), (409, "KEY_IN_USE"));
+    }
+    assert_eq!(remove("bbbbbbbbbbbb", "").await.code(), "KEY_NOT_FOUND");
+    assert_eq!(remove(&text, "").await.code(), "INVALID_PARAMETER", "the text is not an id");
+    let removed = remove(&id, "").await.json();
+    assert_eq!(removed["data"]["id"], *id);
+    assert_eq!(world.ask_with(&lost, Method::GET, "/v1/functions", "").await.status, 401);
+    assert_eq!(remove(&own, "?force=true").await.status, 200);
+    assert_eq!(world.ask(Method::GET, "/v1/functions", "").await.status, 401);
+    let counted = r#"epsilon_control_actions_total{action="remove_key",outcome="ok"} 2"#;
+    assert!(world.metrics().contains(counted));
 }
 
 #[tokio::test]

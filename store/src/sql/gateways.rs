@@ -48,6 +48,20 @@ pub(super) async fn introduce(tx: &mut Tx, gateway: &Gateway) -> Result<(), Stor
     Ok(())
 }
 
+/// Answers whether it was silent for so long.
+pub(super) async fn forget(
+    tx: &mut Tx,
+    id: &GatewayId,
+    silent_before: Timestamp,
+) -> Result<bool, StoreError> {
+    let forgotten = sqlx::query("DELETE FROM gateways WHERE id = $1 AND seen_at < $2")
+        .bind(id.as_str())
+        .bind(rows::time(silent_before))
+        .execute(&mut **tx)
+        .await?;
+    Ok(forgotten.rows_affected() > 0)
+}
+
 pub(super) async fn list(on: impl AnyExecutor<'_>) -> Result<Vec<Gateway>, StoreError> {
     let found: Vec<(String, String, String, String)> =
         sqlx::query_as("SELECT id, public_key, control_url, seen_at FROM gateways ORDER BY id")

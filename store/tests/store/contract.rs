@@ -8,7 +8,7 @@ use epsilon_api::{
     traffic::{AbortRule, Rate},
 };
 use epsilon_store::{
-    Change, KeyRole, Outcome, Page, Store, StoreError, WantedSplit, testing::Postgres,
+    Change, Key, KeyRole, Outcome, Page, Store, StoreError, WantedSplit, testing::Postgres,
 };
 use futures_util::StreamExt;
 use jiff::Timestamp;
@@ -484,12 +484,82 @@ mod suite {
         let (old, new) = (key("a", KeyRole::Admin), key("b", KeyRole::Admin));
         let (fleet, other) = (key("c", KeyRole::Fleet), key("d", KeyRole::Admin));
         for (by, one) in [(&here, &old), (&there, &other), (&here, &fleet), (&here, &new)] {
-            store.replace_key(by, one).await.unwrap();
+            assert!(store.replace_key(by, one, now()).await.unwrap());
         }
         assert_eq!(store.key("a").await.unwrap(), None);
         for one in [new, fleet, other] {
             assert_eq!(store.key(&one.id).await.unwrap(), Some(one));
         }
+    }
+
+    pub(crate) async fn a_shared_key_outlives_its_owner(store: &dyn Store) {
+        let (day, start) = (86_400, now());
+        let (owner, other) = (gateway(ago(start, 2 * day)), gateway(start));
+        let (shared, own) = (key("a", KeyRole::Admin), key("b", KeyRole::Admin));
+        for (by, one) in [(&owner, &shared), (&other, &own)] {
+            store.gateway_beat(by).await.unwrap();
+            store.replace_key(&by.id, one, start).await.unwrap();
+        }
+        // The other one takes it while its owner is there: its own goes, and the owner stays.
+        let long = ago(start, 3 * day);
+        assert!(!store.replace_key(&other.id, &shared, long).await.unwrap());
+        assert_eq!(store.key("b").await.unwrap(), None);
+        assert!(!store.adopt_key(&other.id, &shared, long).await.unwrap());
+        assert_eq!(owners(store).await, [("a".into(), owner.id.clone())]);
+        // The same id with another secret is not adopted.
+        let forged = Key { hash: "11".repeat(32), ..shared.clone() };
+        assert!(!store.adopt_key(&other.id, &forged, start).await.unwrap());
+        assert!(store.adopt_key(&other.id, &shared, ago(start, day)).await.unwrap());
+        assert!(!store.adopt_key(&other.id, &shared, ago(start, day)).await.unwrap());
+        assert_eq!(owners(store).await, [("a".into(), other.id)]);
+        let other = GatewayId::random();
+        assert!(store.replace_key(&other, &forged, start).await.is_err(), "its id is taken");
+    }
+
+    /// Ids of gateways' keys, and whose they are.
+    async fn owners(store: &dyn Store) -> Vec<(String, GatewayId)> {
+        let keys = store.keys(&first(9)).await.unwrap().items;
+        keys.into_iter().map(|one| (one.key.id, one.owner.unwrap())).collect()
+    }
+
+    pub(crate) async fn keys_and_gateways_go_when_they_are_silent(store: &dyn Store) {
+        let start = now();
+        let silent = gateway(ago(start, 100));
+        store.gateway_beat(&silent).await.unwrap();
+        let unknown = GatewayId::random();
+        let (lost, fresh) = (key("a", KeyRole::Admin), key("b", KeyRole::Fleet));
+        store.replace_key(&silent.id, &lost, start).await.unwrap();
+        store.replace_key(&unknown, &fresh, start).await.unwrap();
+        let vm = member("vm-1");
+        store.join(&vm, &key("c", KeyRole::Member(vm.join.id.clone()))).await.unwrap();
+
+        let keys = store.keys(&first(9)).await.unwrap().items;
+        let told: Vec<_> =
+            keys.iter().map(|one| (one.key.id.as_str(), one.owner_seen_at)).collect();
+        assert_eq!(told, [("a", Some(silent.seen_at)), ("b", None)], "members' are not listed");
+        assert_eq!(keys[1].heard_at(), fresh.created_at);
+        let part = store.keys(&first(1)).await.unwrap();
+        let rest = store.keys(&Page { cursor: part.next, limit: 1 }).await.unwrap();
+        assert_eq!((rest.items.len(), rest.next), (1, None));
+
+        let refused = store.remove_key("a", Some(ago(start, 200))).await.unwrap_err();
+        assert!(matches!(refused, StoreError::KeyInUse { gateway, .. } if gateway == silent.id));
+        // An owner that has not beaten yet, but has just entered its key.
+        assert!(store.remove_key("b", Some(ago(start, 200))).await.is_err());
+        assert!(!store.forget_gateway(&silent.id, ago(start, 200)).await.unwrap());
+
+        assert_eq!(store.remove_key("a", Some(ago(start, 50))).await.unwrap().key, lost);
+        assert_eq!(store.remove_key("b", None).await.unwrap().key, fresh);
+        assert!(store.forget_gateway(&silent.id, ago(start, 50)).await.unwrap());
+        assert_eq!(store.gateways().await.unwrap(), []);
+        for id in ["a", "b"] {
+            assert_eq!(store.key(id).await.unwrap(), None);
+        }
+        for id in ["a", "c"] {
+            let gone = store.remove_key(id, None).await.unwrap_err();
+            assert!(matches!(gone, StoreError::KeyNotFound(_)), "{gone}");
+        }
+        assert!(store.key("c").await.unwrap().is_some(), "a member's goes with the member");
     }
 
     pub(crate) async fn members_come_beat_and_go(store: &dyn Store) {
@@ -641,6 +711,8 @@ macro_rules! contract {
             deliveries_are_forgotten_when_they_are_old,
             names_keep_their_case,
             a_gateway_has_one_key_of_each_role,
+            a_shared_key_outlives_its_owner,
+            keys_and_gateways_go_when_they_are_silent,
             a_drain_is_remembered,
             members_come_beat_and_go,
             gateways_are_known_until_they_are_silent_for_a_month,

@@ -58,7 +58,7 @@ async fn populate(store: &dyn Store) -> Known {
         key("k-builder", KeyRole::Builder),
     ];
     for one in &keys {
-        store.replace_key(&silent.id, one).await.unwrap();
+        store.replace_key(&silent.id, one, now()).await.unwrap();
     }
     for vm in &vms {
         let id = &vm.join.id;
@@ -116,7 +116,7 @@ async fn goes_on(store: &dyn Store, known: &Known) {
     let newest = store.deployments(&first(1)).await.unwrap().items.remove(0);
     assert_eq!(newest.functions[0].name, FunctionName::parse("Pay").unwrap());
     let new = key("k-new", KeyRole::Admin);
-    store.replace_key(&known.leader, &new).await.unwrap();
+    store.replace_key(&known.leader, &new, now()).await.unwrap();
     assert_eq!(store.key("k-admin").await.unwrap(), None, "it was known who made it");
 }
 

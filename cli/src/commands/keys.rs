@@ -1,0 +1,75 @@
+//! `epsilon keys`: the keys that gateways take, and whose each is; `epsilon keys rm ID` removes one.
+
+use crate::{args::Globals, client::Client, confirm, failure::Failure, output};
+use clap::{Args, Subcommand};
+use epsilon_api::{admin::KeyInfo, ids::KeyId};
+
+#[derive(Debug, Args)]
+pub(crate) struct Keys {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Remove a key of a lost gateway: it opens nothing any more
+    Rm(Rm),
+}
+
+#[derive(Debug, Args)]
+struct Rm {
+    /// The key's id: the third word of a key, between the underscores
+    id: KeyId,
+
+    /// Also the key that you come with, or one whose gateway is there. That gateway enters the key in
+    /// its file again when it starts
+    #[arg(long)]
+    force: bool,
+
+    /// Do not ask, also on a terminal
+    #[arg(long, short)]
+    yes: bool,
+}
+
+impl Keys {
+    pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
+        let client = Client::new(globals)?;
+        match self.verb {
+            None => list(&client, globals.json).await,
+            Some(Verb::Rm(rm)) => rm.run(&client, globals.json).await,
+        }
+    }
+}
+
+async fn list(client: &Client, json: bool) -> Result<(), Failure> {
+    let keys = client.keys().await?;
+    if json {
+        return output::json(&keys);
+    }
+    output::table(["KEY", "", "OPENS", "GATEWAY", "HEARD", "CREATED"], &[], keys.iter().map(row))
+}
+
+fn row(key: &KeyInfo) -> [String; 6] {
+    [
+        key.id.clone(),
+        if key.is_yours { "yours".to_owned() } else { String::new() },
+        key.role.opens().to_owned(),
+        key.gateway.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string),
+        key.gateway_seen_at.map_or_else(|| "not known any more".to_owned(), output::time),
+        output::time(key.created_at),
+    ]
+}
+
+impl Rm {
+    async fn run(self, client: &Client, json: bool) -> Result<(), Failure> {
+        let Self { id, force, yes } = self;
+        if !yes && !json {
+            confirm::typed(&format!("Who has the key `{id}` gets in no more."), id.as_str())?;
+        }
+        let removed = client.remove_key(&id, force).await?;
+        if json {
+            return output::json(&removed);
+        }
+        output::line(&format!("`{id}` opens nothing any more"))
+    }
+}

@@ -1,0 +1,63 @@
+//! `/v1/keys`: the keys of gateways, without their secrets; and removing one, so that it opens nothing any more.
+
+use super::{
+    Shared,
+    auth::KeyId as CallersKey,
+    error::ApiError,
+    query::{InPath, PAGING, Params, data, listed},
+};
+use crate::keys::lost::{OWNED_FOR, silent_before};
+use axum::{Extension, Json, extract::State};
+use epsilon_api::{
+    admin::{Data, KeyInfo, KeyKind},
+    ids::KeyId,
+};
+use epsilon_store::{KeyRole, OwnedKey};
+use http::{StatusCode, Uri};
+use jiff::Timestamp;
+
+/// `GET /v1/keys`: members' credentials are not among them; they go with the member.
+pub(super) async fn list(
+    State(control): Shared,
+    Extension(CallersKey(own)): Extension<CallersKey>,
+    uri: Uri,
+) -> Result<Json<Data<Vec<KeyInfo>>>, ApiError> {
+    let page = Params::read(&uri, &PAGING)?.page()?;
+    let part = control.store.keys(&page).await?;
+    Ok(Json(listed(part.map(|key| info(key, &own)))))
+}
+
+/// `DELETE /v1/keys/{key}?force=`: the one that the request comes with, and one whose gateway is there, only by force.
+pub(super) async fn remove(
+    State(control): Shared,
+    Extension(CallersKey(own)): Extension<CallersKey>,
+    InPath(id): InPath<KeyId>,
+    uri: Uri,
+) -> Result<Json<Data<KeyInfo>>, ApiError> {
+    let force = Params::read(&uri, &["force"])?.one("force")?.unwrap_or(false);
+    if id.as_str() == own && !force {
+        let message = format!("`{id}` is the key that you come with");
+        return Err(ApiError::new(StatusCode::CONFLICT, "KEY_IN_USE", message)
+            .hint("use another admin key, or force it (`epsilon keys rm --force`)"));
+    }
+    let silent_before = (!force).then(|| silent_before(Timestamp::now(), OWNED_FOR));
+    let removed = control.store.remove_key(id.as_str(), silent_before).await?;
+    control.doors.forget(id.as_str());
+    Ok(Json(data(info(removed, &own))))
+}
+
+fn info(OwnedKey { key, owner, owner_seen_at }: OwnedKey, own: &str) -> KeyInfo {
+    KeyInfo {
+        is_yours: key.id == own,
+        id: key.id,
+        role: match key.role {
+            KeyRole::Admin => KeyKind::Admin,
+            KeyRole::Fleet => KeyKind::Fleet,
+            KeyRole::Builder => KeyKind::Builder,
+            KeyRole::Member(_) => KeyKind::Member,
+        },
+        gateway: owner,
+        gateway_seen_at: owner_seen_at,
+        created_at: key.created_at,
+    }
+}
