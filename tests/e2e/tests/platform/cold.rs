@@ -37,8 +37,10 @@ exports.celled = { config, func: inside };
 exports.imaged = { config: { ...config, env: { ...config.env, NODE_OPTIONS: "--no-deprecation" } }, func: inside };
 "#;
 
-fn inside() -> Project {
-    project!("inside", { "index.js" => INSIDE })
+/// The same for each test, but for a comment: a platform that ends takes the images with it that were not there before, and
+/// another may be serving from an image of the same source.
+fn inside(test: &str) -> Project {
+    project!("inside", { "index.js" => format!("// {test}\n{INSIDE}") })
 }
 
 /// The first call after the instance went, with a cell ready.
@@ -100,7 +102,7 @@ fn rights(container: &Container) -> Value {
 #[tokio::test]
 async fn code_in_a_cell_has_the_place_that_it_has_from_its_image() {
     let up = Epsilon::start().await;
-    up.deploy(&inside()).await;
+    up.deploy(&inside("place")).await;
     let in_cell = until("a first call is served by a cell", LONG, async || {
         let answer = first_call(&up, "celled").await;
         if has(&answer, "cell") { Ok(answer) } else { Err(answer.to_string()) }
@@ -165,7 +167,7 @@ async fn a_cell_serves_one_version_and_is_never_handed_on() {
 #[tokio::test]
 async fn without_cells_functions_come_from_their_images() {
     let up = Epsilon::start_with(Settings::config("vm_agent: { cells_max: 0 }")).await;
-    up.deploy(&inside()).await;
+    up.deploy(&inside("images")).await;
     let _ = Call::get("/celled/exit").try_send(up.public()).await;
     up.is_cold("celled").await;
     let answer = up.get("/celled").await.expect(200);
@@ -212,7 +214,7 @@ async fn with_isolation_call_nothing_passes_from_one_call_to_the_next() {
 #[tokio::test]
 async fn a_platform_that_ends_leaves_nothing_of_its_cells() {
     let mut up = Epsilon::start().await;
-    up.deploy(&inside()).await;
+    up.deploy(&inside("end")).await;
     first_call(&up, "celled").await;
     assert_ne!(mounts(&up), Vec::<String>::new(), "code is mounted");
     let status = up.terminate().await;
