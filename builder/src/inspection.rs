@@ -216,7 +216,7 @@ fn hint(told: &str, entry: &str) -> Option<String> {
         return Some("the project's folder is read-only: write below `/tmp`".into());
     }
     if says(&["MODULE_NOT_FOUND"]) {
-        let missing = told.split_once("Cannot find ").and_then(|(_, rest)| rest.split('\'').nth(1));
+        let missing = missing_module(told);
         if missing.is_some_and(typescript::is_alias) {
             return Some(typescript::ALIASES.into());
         }
@@ -244,6 +244,13 @@ fn hint(told: &str, entry: &str) -> Option<String> {
          in `epsilon.yaml`"
             .into(),
     )
+}
+
+/// The module that Node did not find, as the code names it.
+pub(crate) fn missing_module(told: &str) -> Option<&str> {
+    let (_, rest) =
+        told.split_once("Cannot find ").filter(|_| told.contains("MODULE_NOT_FOUND"))?;
+    rest.split('\'').nth(1)
 }
 
 /// Without what could steer a terminal, and not longer than this.

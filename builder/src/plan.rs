@@ -6,6 +6,7 @@
 
 mod code;
 mod content;
+mod missing;
 #[cfg(test)]
 mod tests;
 
@@ -68,6 +69,20 @@ pub enum Origin {
 /// # Errors
 /// `LOAD_FAILED`, `NO_FUNCTIONS`, `EXPORT_NOT_FOUND`, `FUNCTION_NOT_FOUND`, `MANIFEST_INVALID`.
 pub fn plan(
+    manifest: &Manifest,
+    source: &Source,
+    inspection: &Inspection,
+    only: &[FunctionName],
+) -> Result<Plan, BuildError> {
+    decide(manifest, source, inspection, only).map_err(|err| match missing::package(&err, source) {
+        Some(name) => err.hint(format!(
+            "`{name}` is in package.json and not installed: `npm install` in the project's folder"
+        )),
+        None => err,
+    })
+}
+
+fn decide(
     manifest: &Manifest,
     source: &Source,
     inspection: &Inspection,

@@ -14,6 +14,8 @@ use std::collections::VecDeque;
 const OUTPUT: usize = 25;
 /// Lines of npm's report that are shown.
 const REPORT: usize = 15;
+/// Longest name of a package (npm's own limit).
+const NAME: usize = 214;
 /// How each line of the report begins.
 const REPORTED: &str = "npm error";
 /// Where npm's explanation of its own command line begins, and what leads to a file that is gone.
@@ -59,6 +61,15 @@ impl Words {
 pub(super) fn failed(exit: Exit, words: &Words, verb: &str, limits: Limits) -> BuildError {
     let text = words.text();
     let says = |words: &str| text.contains(words);
+    if exit == Exit::Code(1)
+        && let Some(name) = not_in_registry(&text)
+    {
+        return error::dependencies_failed(format!("`npm {verb}` failed:\n{text}")).hint(format!(
+            "is `{name}` a package of your own, in another folder of your repository? deploy the folder that holds both (with \
+             `workspaces` in its package.json, and an `epsilon.yaml` whose `entry` names the file). Is it private? its registry \
+             and token belong into an `.npmrc`, the project's or the operator's (`builder.npmrc`). Else: is the name right?"
+        ));
+    }
     let hint = match exit {
         Exit::TimedOut => {
             let limit = limits.time;
@@ -95,6 +106,19 @@ pub(super) fn failed(exit: Exit, words: &Words, verb: &str, limits: Limits) -> B
     error::dependencies_failed(format!("`npm {verb}` failed:\n{text}")).hint(hint)
 }
 
+/// The package that npm did not find: `npm error 404  '@acme/shared@*' is not in this registry.`
+fn not_in_registry(text: &str) -> Option<String> {
+    let told = text.lines().filter_map(|line| line.strip_prefix("npm error 404"));
+    let wanted = told.filter_map(|line| line.split('\'').nth(1)).next()?;
+    let name = match wanted.get(1..)?.find('@') {
+        Some(at) => &wanted[..=at],
+        None => wanted,
+    };
+    let is_name =
+        |c: char| c.is_ascii_alphanumeric() || matches!(c, '@' | '/' | '-' | '_' | '.' | '~');
+    (name.len() <= NAME && name.chars().all(is_name)).then(|| name.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +138,19 @@ mod tests {
     #[test]
     fn a_failure_says_what_npm_said_and_what_to_do() {
         for (exit, line, message, hint) in [
+            (
+                Exit::Code(1),
+                "npm error 404  '@acme/shared@^1.0.0' is not in this registry.",
+                "`npm ci` failed:\nnpm error 404",
+                "is `@acme/shared` a package of your own",
+            ),
+            (
+                Exit::Code(1),
+                "npm error 404  'lodahs' is not in this registry.",
+                "404",
+                "is `lodahs` a package of your own",
+            ),
+            (Exit::Code(1), "npm error 404  '../x y`@1' is not in", "404", "npm's own words"),
             (Exit::Code(1), "npm error code E404", "`npm ci` failed:\nnpm error code E404", "name"),
             (Exit::Code(1), "npm error code EUSAGE", "EUSAGE", "lockfile"),
             (Exit::Code(1), "gyp ERR! find Python", "gyp", "compiler"),

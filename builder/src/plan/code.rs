@@ -93,7 +93,7 @@ pub(super) fn exported<'a>(
             Some(note) => note.clone(),
             None => "export a function, `exports.hello = (req, res) => res.send('hi')`, or an Express \
                      application, `module.exports = app`; what only listens, or registers itself with a \
-                     framework, is not seen"
+                     framework, is not seen: a Dockerfile and `runtime: container` serve such a program"
                 .into(),
         }));
     }

@@ -74,7 +74,8 @@ exports! {
         of the platform; to deploy it, name it in `epsilon.yaml`: under `functions:`, another name with `export: metrics`";
     nothing: [] => "NO_FUNCTIONS: `index.js` exports nothing that can be called (export a function, \
         `exports.hello = (req, res) => res.send('hi')`, or an Express application, `module.exports = app`; what only \
-        listens, or registers itself with a framework, is not seen)";
+        listens, or registers itself with a framework, is not seen: a Dockerfile and `runtime: container` serve such a \
+        program)";
 }
 
 #[tokio::test]
@@ -113,6 +114,26 @@ async fn code_that_throws_while_loading_is_told_with_its_stack() {
     assert_eq!(err.message, "`index.js` could not be loaded: Error: no db\n    at index.js:3:9");
     let err = planned(&[INDEX], &[entry("other.js", &["a"], &[])], &[]).await.unwrap_err();
     assert_eq!(err.code, "LOAD_FAILED", "an answer about another file");
+}
+
+#[tokio::test]
+async fn a_package_that_is_asked_for_and_missing_is_to_be_installed() {
+    let package = r#"{"dependencies":{"redis":"*","@a/b":"*"},"devDependencies":{"dev":"*"}}"#;
+    for (module, want) in [
+        ("redis", "`redis` is in package.json and not installed: `npm install` in"),
+        ("redis/client", "`redis` is in package.json"),
+        ("@a/b/c", "`@a/b` is in package.json"),
+        ("@a/c", "add `@a/c` to the `dependencies`"),
+        ("dev", "add `dev` to the `dependencies`"),
+        ("./redis", "is the file there"),
+    ] {
+        let stack = format!("Error: Cannot find module '{module}'\n  code: 'MODULE_NOT_FOUND'");
+        let mut broken = entry("index.js", &[], &[]);
+        broken["error"] = json!({"message": stack, "stack": stack});
+        let files = [("index.js", ""), ("package.json", package)];
+        let told = told(planned(&files, &[broken], &[]).await);
+        assert!(told.contains(want), "{module}: {told}");
+    }
 }
 
 #[tokio::test]

@@ -96,16 +96,21 @@ impl Deploy {
         let tree = Tree::read(&self.dir, self.max_file)?;
         let folder = tree.name();
         let upload = story.upload(tree.files(), tree.bytes());
+        let most = tree.most();
+        let too_large = move |failure: Failure| match failure.code() {
+            "SOURCE_TOO_LARGE" | "BODY_TOO_LARGE" => failure.hint(most.clone()),
+            _ => failure,
+        };
         let (archive, packing) = pack::stream(tree, move |sent| upload.advance(sent));
         let answer = client.deploy(folder.as_deref(), &self.only, archive).await;
         // A file that could not be read breaks the request; the file is the cause to tell.
         let packed = packing.await;
         let lines = match (answer, packed) {
             (_, Err(failure)) => return Err(failure),
-            (answer, Ok(())) => answer?,
+            (answer, Ok(())) => answer.map_err(&too_large)?,
         };
         story.uploaded();
-        follow(lines, story).await
+        follow(lines, story).await.map_err(too_large)
     }
 
     /// Images that are somewhere already.

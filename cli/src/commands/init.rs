@@ -57,8 +57,14 @@ impl Init {
             template.iter().find(|(name, _)| self.dir.join(name).symlink_metadata().is_ok());
         if let Some((name, _)) = existing {
             let path = self.dir.join(name);
-            return Err(Failure::usage(format!("`{}` is there already", path.display()))
-                .hint("name another folder: `epsilon init DIR`"));
+            let refused = Failure::usage(format!("`{}` is there already", path.display()));
+            return Err(refused.hint(match is_project(&self.dir) {
+                true => format!(
+                    "this is a project already: `epsilon deploy {}` takes it as it is; for a new one name another folder",
+                    self.dir.display()
+                ),
+                false => "name another folder: `epsilon init DIR`".to_owned(),
+            }));
         }
         fs::create_dir_all(&self.dir).map_err(|err| unwritable(&self.dir, &err))?;
         let mut written = Vec::new();
@@ -78,6 +84,11 @@ impl Init {
         let dir = self.dir.display();
         output::line(&format!("\nnext: `epsilon deploy {dir}`, then `epsilon invoke hello`"))
     }
+}
+
+/// Whether what lies there may be deployed without a word from us.
+fn is_project(dir: &Path) -> bool {
+    ["package.json", "epsilon.yaml", "index.js"].iter().any(|name| dir.join(name).is_file())
 }
 
 fn unwritable(path: &Path, err: &std::io::Error) -> Failure {

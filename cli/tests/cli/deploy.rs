@@ -55,6 +55,16 @@ fn verbose_shows_the_tools_output() {
 }
 
 #[test]
+fn of_a_source_that_is_too_large_the_largest_folders_are_named() {
+    const LARGE: &str = r#"{"event":"failed","error":{"type":"invalid_request","code":"SOURCE_TOO_LARGE",
+        "message":"the archive has more than 20,000 files and folders","hint":null,"request_id":null}}"#;
+    let (_, ran) = deploy(&[ACCEPTED, &LARGE.replace('\n', "")], &[]);
+    let hint = "hint: most bytes are in `index.js` 24B; most files in `index.js` 1.";
+    assert!(ran.stderr.contains(hint), "{}", ran.stderr);
+    assert!(ran.stderr.contains("`.epsilonignore`"), "{}", ran.stderr);
+}
+
+#[test]
 fn a_word_to_the_developer_is_seen_when_all_goes_well() {
     const NOTE: &str = r#"{"event":"log","line":"note: no lockfile: push one"}"#;
     let (_, ran) = deploy(&[ACCEPTED, STARTED, NOTE, LINE, STEP, DONE], &[]);

@@ -15,6 +15,16 @@ fn a_node_project_is_written_once() {
 }
 
 #[test]
+fn a_project_that_is_there_is_told_to_be_deployed_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("app")).unwrap();
+    std::fs::write(dir.path().join("app/package.json"), "{}").unwrap();
+    let ran = epsilon(&["init", "app"], &[], b"", dir.path());
+    assert!(ran.stderr.contains("`epsilon deploy app` takes it as it is"), "{}", ran.stderr);
+    assert_eq!(std::fs::read(dir.path().join("app/package.json")).unwrap(), b"{}");
+}
+
+#[test]
 fn a_container_project_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let args = ["init", "--runtime", "container"];

@@ -6,10 +6,15 @@ use crate::failure::Failure;
 use epsilon_api::units::Bytes;
 use ignore::{WalkBuilder, overrides::OverrideBuilder};
 use std::{
+    cmp::Reverse,
+    collections::BTreeMap,
     fs::{self, Metadata},
     os::unix::fs::PermissionsExt as _,
     path::{Component, Path, PathBuf},
 };
+
+/// Folders that are named of a project that is too large.
+const MOST: usize = 3;
 
 /// A project's files and empty folders, sorted by path.
 #[derive(Debug)]
@@ -86,6 +91,35 @@ impl Tree {
     /// How many files there are.
     pub(super) fn files(&self) -> usize {
         self.entries.iter().filter(|entry| entry.kind != Kind::Folder).count()
+    }
+
+    /// What most of it is, for one that is too large for the builder: the folders with the most files and bytes.
+    pub(super) fn most(&self) -> String {
+        let mut folders: BTreeMap<String, (usize, u64)> = BTreeMap::new();
+        for entry in self.entries.iter().filter(|entry| entry.kind != Kind::Folder) {
+            let mut parts = entry.path.iter();
+            // A file of the root stands for itself.
+            let first = parts.next().map(|part| part.to_string_lossy()).unwrap_or_default();
+            let end = if parts.next().is_some() { "/" } else { "" };
+            let folder = folders.entry(format!("`{first}{end}`")).or_default();
+            *folder = (folder.0 + 1, folder.1.saturating_add(entry.kind.bytes()));
+        }
+        let top = |by: fn(&(usize, u64)) -> u64| {
+            let mut sorted: Vec<_> = folders.iter().collect();
+            sorted.sort_by_key(|(_, sums)| Reverse(by(sums)));
+            sorted.truncate(MOST);
+            sorted
+        };
+        let bytes = top(|(_, bytes)| *bytes).into_iter();
+        let bytes: Vec<_> =
+            bytes.map(|(name, (_, all))| format!("{name} {}", Bytes(*all))).collect();
+        let files = top(|(files, _)| *files as u64).into_iter();
+        let files: Vec<_> = files.map(|(name, (all, _))| format!("{name} {all}")).collect();
+        format!(
+            "most bytes are in {}; most files in {}. `.epsilonignore` leaves out what functions do not need",
+            bytes.join(", "),
+            files.join(", ")
+        )
     }
 
     /// Size of all files together.

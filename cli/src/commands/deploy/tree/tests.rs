@@ -56,6 +56,15 @@ fn empty_folders_belong_and_ignored_ones_do_not() {
 }
 
 #[test]
+fn of_a_tree_that_is_too_large_the_largest_parts_are_named() {
+    let dir = folder(&["a.js", "data/1.csv", "dist/1", "dist/2", "dist/deep/3", "src/1", "src/2"]);
+    fs::write(dir.path().join("data/1.csv"), vec![0; 3 << 20]).unwrap();
+    let most = Tree::read(dir.path(), LIMIT).unwrap().most();
+    assert!(most.starts_with("most bytes are in `data/` 3MiB, "), "{most}");
+    assert!(most.contains("most files in `dist/` 3, `src/` 2, "), "{most}");
+}
+
+#[test]
 fn links_inside_the_tree_stay_links() {
     let dir = folder(&["lib/a.js", "index.js -> lib/a.js", "lib/up.js -> ../lib/a.js", "l -> lib"]);
     let tree = Tree::read(dir.path(), LIMIT).unwrap();

@@ -1,0 +1,27 @@
+//! A package that code does not find although the project asks for it: `epsilon dev` takes packages as they lie in the
+//! project's folder. Called by `plan`.
+
+use crate::{inspection::missing_module, source::Source};
+use epsilon_api::{build::BuildError, units::Bytes};
+use serde_json::Value;
+
+/// npm's own largest are around 100 KiB.
+const PACKAGE_MAX: Bytes = Bytes::mib(1);
+
+/// The name of that package.
+pub(super) fn package(err: &BuildError, source: &Source) -> Option<String> {
+    let module = missing_module(&err.message).filter(|_| err.code == "LOAD_FAILED")?;
+    let name = name_of(module)?;
+    let package: Value =
+        serde_json::from_slice(&source.read("package.json", PACKAGE_MAX).ok()??).ok()?;
+    let asked = ["dependencies", "optionalDependencies"].into_iter();
+    let is_asked = asked.filter_map(|part| package.get(part)).any(|part| part.get(name).is_some());
+    is_asked.then(|| name.to_owned())
+}
+
+/// `redis/lib` is a file of `redis`, `@a/b/c` one of `@a/b`.
+fn name_of(module: &str) -> Option<&str> {
+    let parts = if module.starts_with('@') { 2 } else { 1 };
+    let end = module.match_indices('/').nth(parts - 1).map_or(module.len(), |(at, _)| at);
+    module.get(..end).filter(|name| !name.starts_with(['.', '/']) && !name.is_empty())
+}
