@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use epsilon_launch::visible::visible;
+
 /// Blanks between two columns.
 const GAP: u16 = 2;
 
@@ -27,38 +29,6 @@ pub(crate) fn json_line<T: Serialize + ?Sized>(value: &T) -> Result<(), Failure>
 pub(crate) fn line(text: &str) -> Result<(), Failure> {
     bytes(text.as_bytes())?;
     bytes(b"\n")
-}
-
-/// Text of others, so that it cannot steer a terminal: move over what stands there, hide, turn around. Colours are
-/// left out, for the text says the same without them; any other control character is shown as `\r` or `\u{1b}`.
-pub(crate) fn visible(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        if let Some(behind) = after_colour(rest) {
-            rest = behind;
-            continue;
-        }
-        match first {
-            '\n' | '\t' => shown.push(first),
-            // Not only controls in the sense of Unicode: marks, embeddings and isolates for the direction of writing.
-            c if c.is_control()
-                || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
-            {
-                shown.extend(c.escape_default());
-            }
-            c => shown.push(c),
-        }
-        rest = &rest[first.len_utf8()..];
-    }
-    shown
-}
-
-/// What comes behind `ESC [ 1 ; 31 m`, "select graphic rendition" (ECMA-48, 8.3.117).
-fn after_colour(text: &str) -> Option<&str> {
-    let codes = text.strip_prefix("\u{1b}[")?;
-    let end = codes.find(|c: char| !c.is_ascii_digit() && c != ';')?;
-    codes[end..].strip_prefix('m')
 }
 
 /// Prints bytes as they are and flushes, so that streams are seen as they come.

@@ -6,4 +6,3 @@ pub(crate) mod events;
 pub(crate) mod fleet;
 pub(crate) mod metrics;
 pub(crate) mod placement;
-mod repeats;

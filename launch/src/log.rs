@@ -9,6 +9,8 @@
 //! Whoever reads standard error may stop to do so (a collector that hangs, a terminal with Ctrl-S): then the thread
 //! waits, and nobody else. Lines are lost rather than calls.
 
+pub mod repeats;
+
 use crate::failure::Failure;
 use clap::ValueEnum;
 use std::{
@@ -16,7 +18,10 @@ use std::{
     env,
     io::IsTerminal as _,
     panic,
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::{
+        OnceLock,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -27,6 +32,14 @@ use tracing_subscriber::EnvFilter;
 const QUEUE: usize = 4096;
 /// Pause between two lines about lost lines.
 const REPORT: Duration = Duration::from_secs(1);
+
+/// Of this process; nothing before [`init`].
+static LOST: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// Lines of this process that were lost so far.
+pub fn lost_lines() -> u64 {
+    LOST.get().map_or(0, |lost| lost.dropped_lines() as u64)
+}
 
 /// The form of a line.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -75,6 +88,7 @@ pub fn init(format: Option<Format>, filter: Option<&str>) -> Result<Logging, Fai
         .thread_name("epsilon-stderr")
         .finish(std::io::stderr());
     let lost = queue.error_counter();
+    drop(LOST.set(lost.clone()));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(queue);
     match format {
         Format::Compact => builder.compact().with_ansi(terminal).with_target(false).init(),

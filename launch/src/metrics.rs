@@ -1,9 +1,16 @@
 //! What every program tells collectors of itself: its version, the process (memory, open files, processor time; under the
-//! names that all Prometheus clients give them), and how full the disks are that it writes to. Called by each `main`.
+//! names that all Prometheus clients give them), lines of its own log that were lost, and how full the disks are that it writes to. Called by each `main`.
 
-use prometheus::{IntGauge, IntGaugeVec, Opts, Registry, process_collector::ProcessCollector};
+use crate::log;
+use prometheus::{
+    IntCounter, IntGauge, IntGaugeVec, Opts, Registry,
+    core::{Collector, Desc},
+    process_collector::ProcessCollector,
+    proto::MetricFamily,
+};
 use std::{
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 use tokio::time::{MissedTickBehavior, interval};
@@ -25,7 +32,35 @@ pub fn register(registry: &Registry) -> Result<(), prometheus::Error> {
     )?;
     build.with_label_values(&[VERSION]).set(1);
     registry.register(Box::new(build))?;
+    registry.register(Box::new(LogLosses::new()?))?;
     registry.register(Box::new(ProcessCollector::for_self()))
+}
+
+/// The log counts its losses itself; this takes the count over whenever it is asked for.
+struct LogLosses {
+    counter: IntCounter,
+    /// Two may ask at once.
+    turn: Mutex<()>,
+}
+
+impl LogLosses {
+    fn new() -> Result<Self, prometheus::Error> {
+        let help = "Lines of the program's own log that were lost: nobody read standard error fast enough.";
+        let counter = IntCounter::new("epsilon_own_log_lines_lost_total", help)?;
+        Ok(Self { counter, turn: Mutex::default() })
+    }
+}
+
+impl Collector for LogLosses {
+    fn desc(&self) -> Vec<&Desc> {
+        self.counter.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.counter.inc_by(log::lost_lines().saturating_sub(self.counter.get()));
+        self.counter.collect()
+    }
 }
 
 /// How full a disk is. Several parts of one process may each have theirs.
@@ -111,6 +146,7 @@ mod tests {
         let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
         for line in [
             format!(r#"epsilon_build_info{{version="{VERSION}"}} 1"#),
+            "epsilon_own_log_lines_lost_total 0".to_owned(),
             r#"epsilon_disk_free_bytes{folder="engine"} 25"#.to_owned(),
             r#"epsilon_disk_size_bytes{folder="engine"} 100"#.to_owned(),
         ] {

@@ -11,6 +11,7 @@ pub(crate) mod start;
 pub(crate) mod state;
 pub(crate) mod unsettled;
 pub(crate) mod user_ids;
+pub(crate) mod warnings;
 
 use crate::{
     cell::place::Place,

@@ -4,7 +4,7 @@
 //! Strangers can make as many lines as they like, so of wrong keys there is one in ten seconds for each door, with the number of
 //! those that were left out; the counter has all.
 
-use super::repeats::Repeats;
+use epsilon_launch::log::repeats::Repeats;
 use http::StatusCode;
 use prometheus::{IntCounterVec, Opts, Registry};
 use std::{net::IpAddr, time::Instant};

@@ -1,13 +1,14 @@
 //! What happens to calls, as structs: emitting one writes its log line and moves its counters.
 //! A call that ended well is a debug line; who reads logs at that level pays for it, nobody else does.
 
-use super::{metrics::Metrics, repeats::Repeats};
+use super::metrics::Metrics;
 use crate::routes::Route;
 use epsilon_api::{
     chain::Chain,
     error::{CallError, Fault},
     ids::{FunctionName, RequestId},
 };
+use epsilon_launch::log::repeats::Repeats;
 use http::{Method, Request, Uri};
 use std::{
     error::Error,

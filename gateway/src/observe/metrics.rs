@@ -1,9 +1,10 @@
 //! `epsilon_*` metrics of the gateway. Handles are looked up once per function, not once per call; the
 //! series of a deleted function go away with its last call.
 
-use super::{placement::PlacementMetrics, repeats::Repeats};
+use super::placement::PlacementMetrics;
 use crate::traffic::metrics::TrafficMetrics;
 use epsilon_api::{admin::DeploymentState, error::CallError, ids::FunctionName};
+use epsilon_launch::log::repeats::Repeats;
 use parking_lot::{Mutex, RwLock};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,

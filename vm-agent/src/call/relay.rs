@@ -72,7 +72,8 @@ pub(crate) async fn send(
             None => match lease.instance.connections.open().await {
                 Ok(connection) => connection,
                 Err(err) if sockets::is_nobody_there(&err) => {
-                    tracing::warn!(instance = %lease.instance.id(), %err, "Instance does not accept connections.");
+                    let (what, cause) = ("Instance does not accept connections.", err.to_string());
+                    lease.pool().warn(&lease.instance, what, Some(&cause));
                     lease.lost();
                     return Outcome::Unsent(request);
                 }

@@ -168,6 +168,11 @@ impl Pool {
         })
     }
 
+    /// A line of the agent's own log about one of its instances.
+    pub(crate) fn warn(&self, instance: &Instance, what: &'static str, cause: Option<&str>) {
+        self.history.warnings.tell(instance, what, cause);
+    }
+
     fn concurrency(&self) -> usize {
         if self.policy.one_call { 1 } else { self.version.spec.concurrency.get() as usize }
     }

@@ -111,20 +111,23 @@ impl Runner {
 
     fn report(&self, failure: StartFailure) {
         let is_news = self.pool.start_failed(self.key, failure.clone());
-        let version = &self.instance.version;
-        self.vm.metrics.start_failed(&version.function, &failure);
+        self.vm.metrics.start_failed(&self.instance.version.function, &failure);
         match &failure {
             StartFailure::Init(detail) => {
                 let text = format!("could not be loaded: {detail}");
                 self.vm.logs.event(&self.instance, Level::Error, None, text);
-                tracing::warn!(function = %version.function, version = %version.number, instance = %self.instance.id(), "Code could not be loaded.");
+                self.warn("Code could not be loaded.", None);
             }
             StartFailure::NoCapacity(cause) if is_news => {
-                tracing::warn!(function = %version.function, version = %version.number, cause, "No instance could be started.");
+                self.warn("No instance could be started.", Some(cause));
             }
             // Told once; with the engine away, it is the same for each call.
             StartFailure::NoCapacity(_) | StartFailure::CalledOff => {}
         }
+    }
+
+    fn warn(&self, what: &'static str, cause: Option<&str>) {
+        self.pool.warn(&self.instance, what, cause);
     }
 
     async fn supervise(&self, mut exit: ExitWatch) {
@@ -174,9 +177,9 @@ impl Runner {
             Ok(exit) => exit.to_string(),
             Err(err) => Chain(&err).to_string(),
         };
-        let version = &self.instance.version;
-        self.vm.metrics.crashed(&version.function);
-        tracing::warn!(function = %version.function, version = %version.number, instance = %self.instance.id(), calls = calls.len(), how, "Instance ended by itself.");
+        self.vm.metrics.crashed(&self.instance.version.function);
+        let cause = format!("{how}; calls in it: {}", calls.len());
+        self.warn("Instance ended by itself.", Some(&cause));
         let text = format!("the instance ended by itself: {how}");
         if calls.is_empty() {
             self.vm.logs.event(&self.instance, Level::Error, None, text);

@@ -7,7 +7,7 @@ use super::{
     histogram::Histogram,
     policy::{self, Choice, Settings},
 };
-use crate::instance::state::Moment;
+use crate::instance::{state::Moment, warnings::Warnings};
 use epsilon_api::vm::StartPhases;
 use parking_lot::Mutex;
 use std::{collections::VecDeque, time::Duration};
@@ -18,7 +18,11 @@ const TURBULENCE: Duration = Duration::from_secs(10);
 
 /// See the module. Shared by the pools of the function's versions.
 #[derive(Debug, Default)]
-pub(crate) struct History(Mutex<Known>);
+pub(crate) struct History {
+    known: Mutex<Known>,
+    /// Here, because a pool goes with its last instance, and comes again with the next call.
+    pub(crate) warnings: Warnings,
+}
 
 #[derive(Debug, Default)]
 struct Known {
@@ -48,24 +52,25 @@ pub(crate) struct Lasting {
 impl History {
     pub(crate) fn recall(lasting: Lasting) -> Self {
         let Lasting { pauses, start } = lasting;
-        Self(Mutex::new(Known { pauses, start: StartCost::known(start), ..Known::default() }))
+        let known = Known { pauses, start: StartCost::known(start), ..Known::default() };
+        Self { known: Mutex::new(known), warnings: Warnings::default() }
     }
 
     /// A call came to a version that runs none. It may wait for a start, so it has not begun yet.
     pub(crate) fn arrives(&self, now: Moment) {
-        self.0.lock().note_pause(now);
+        self.known.lock().note_pause(now);
     }
 
     /// A version that ran nothing runs a call.
     pub(crate) fn begins(&self, now: Moment) {
-        let mut known = self.0.lock();
+        let mut known = self.known.lock();
         known.note_pause(now);
         known.busy += 1;
     }
 
     /// The version runs nothing any more.
     pub(crate) fn rests(&self, now: Moment) {
-        let mut known = self.0.lock();
+        let mut known = self.known.lock();
         known.busy = known.busy.saturating_sub(1);
         if known.busy == 0 {
             known.ended = Some(now);
@@ -74,14 +79,14 @@ impl History {
 
     /// A start worked. What came over the network is here the next time.
     pub(crate) fn started(&self, phases: &StartPhases) {
-        let mut known = self.0.lock();
+        let mut known = self.known.lock();
         known.start.add(phases.total().saturating_sub(phases.pull + phases.layers));
         known.is_news = true;
     }
 
     /// An instance crashed, ran out of time, or did not come about; `is_early`: before it had served much.
     pub(crate) fn ended_badly(&self, now: Moment, is_early: bool) {
-        let known = &mut *self.0.lock();
+        let known = &mut *self.known.lock();
         remember(&mut known.bad_ends, now);
         if is_early {
             remember(&mut known.early_ends, now);
@@ -91,34 +96,34 @@ impl History {
     /// Whether instances end so often that the function boots its own cells, one at a time, and leaves those that are ready
     /// to others.
     pub(crate) fn is_turbulent(&self, now: Moment) -> bool {
-        is_turbulent(&self.0.lock().bad_ends, now)
+        is_turbulent(&self.known.lock().bad_ends, now)
     }
 
     /// Whether they do so before they have served much: then its starts are in vain, and pause.
     pub(crate) fn starts_in_vain(&self, now: Moment) -> bool {
-        is_turbulent(&self.0.lock().early_ends, now)
+        is_turbulent(&self.known.lock().early_ends, now)
     }
 
     /// What the next start will take.
     pub(crate) fn start_cost(&self) -> Duration {
-        self.0.lock().start.get()
+        self.known.lock().start.get()
     }
 
     /// What its pauses say, and when the last call ended if nothing runs.
     pub(crate) fn choice(&self, settings: &Settings) -> (Choice, Option<Moment>) {
-        let mut known = self.0.lock();
+        let mut known = self.known.lock();
         let Known { pauses, choice, ended, .. } = &mut *known;
         (*choice.get_or_insert_with(|| policy::choose(pauses, None, settings)), *ended)
     }
 
     #[cfg(test)]
     pub(crate) fn has_samples(&self) -> bool {
-        self.0.lock().pauses.samples() > 0.0
+        self.known.lock().pauses.samples() > 0.0
     }
 
     /// What to write, and whether it is news since the last time.
     pub(crate) fn lasting(&self) -> (Lasting, bool) {
-        let mut known = self.0.lock();
+        let mut known = self.known.lock();
         let is_news = std::mem::take(&mut known.is_news);
         (Lasting { pauses: known.pauses.clone(), start: known.start.measured() }, is_news)
     }
@@ -155,7 +160,7 @@ mod tests {
     }
 
     fn upper(history: &History) -> Duration {
-        history.0.lock().pauses.upper(1.0)
+        history.known.lock().pauses.upper(1.0)
     }
 
     #[test]
@@ -172,7 +177,7 @@ mod tests {
         history.arrives(s(1200)); // and waits for a start
         history.begins(s(1230));
         assert_eq!(upper(&history), s(660), "ten minutes, without the wait");
-        assert_eq!(history.0.lock().pauses.samples(), 1.0);
+        assert_eq!(history.known.lock().pauses.samples(), 1.0);
     }
 
     #[test]

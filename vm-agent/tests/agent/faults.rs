@@ -18,7 +18,8 @@ use epsilon_vm_agent::engine::{
 use futures_util::future::join_all;
 use http_body_util::BodyExt;
 use std::{
-    sync::{Arc, atomic::Ordering},
+    io,
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
@@ -77,6 +78,40 @@ async fn a_crash_before_the_head_is_a_502_and_the_next_call_gets_a_new_instance(
     assert_eq!(image.starts.load(Ordering::SeqCst), 2);
     let log = world.log(&version).await.join("\n");
     assert!(log.contains("ended by itself: exit status 9"), "{log}");
+}
+
+/// What a log's reader gets at the usual level.
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_fails_at_each_call_is_one_line_of_the_agents_log() {
+    let written = Written::default();
+    let to = written.clone();
+    let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || to.clone());
+    let _log = tracing::subscriber::set_default(log.finish());
+    let world = World::new().await;
+    let (version, _) = world.function("hello", Load::Works, |_| {});
+    let (other, _) = world.function("other", Load::Works, |_| {});
+    for version in [&version, &other, &version, &version] {
+        assert_eq!(code(&world.get(version, "/crash").await), "FUNCTION_CRASHED");
+    }
+    world.end().await;
+    let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<_> = text.lines().filter(|line| line.contains("ended by itself")).collect();
+    assert_eq!(lines.len(), 2, "one of each function: {text}");
+    assert!(lines[0].contains("function=hello") && lines[0].contains("exit status 9"), "{text}");
 }
 
 #[tokio::test]

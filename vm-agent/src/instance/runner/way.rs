@@ -81,9 +81,8 @@ impl Runner {
                 }
                 Err(NotAssigned::Start(failure)) => return Err(failure),
                 Err(NotAssigned::Cells(why)) => {
-                    let version = &self.instance.version;
                     self.vm.metrics.assigned("image");
-                    tracing::warn!(function = %version.function, version = %version.number, why, "No cell could serve; it is made from its image.");
+                    self.warn("No cell could serve; it is made from its image.", Some(&why));
                 }
             }
         }

@@ -1,10 +1,11 @@
 //! Which failures become a line of the operator's log: of one function and one code the first at once, then at most one
 //! in ten seconds, with the number of those that were left out since. Anybody can call a function that fails; without
-//! this, each such call is a line. Asked by `events.rs`; time is handed in.
+//! this, each such call is a line. Asked by the gateway's `observe/` and the agent's `instance/warnings.rs`; time is handed
+//! in.
 
-use parking_lot::Mutex;
 use std::{
     collections::HashMap,
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -13,7 +14,7 @@ const PAUSE: Duration = Duration::from_secs(10);
 
 /// The failures of one function, by their code; there are about twenty codes.
 #[derive(Debug, Default)]
-pub(crate) struct Repeats(Mutex<HashMap<&'static str, Repeat>>);
+pub struct Repeats(Mutex<HashMap<&'static str, Repeat>>);
 
 #[derive(Debug)]
 struct Repeat {
@@ -23,8 +24,8 @@ struct Repeat {
 
 impl Repeats {
     /// Whether this failure becomes a line: then, how many were left out since the last one.
-    pub(super) fn admit(&self, code: &'static str, now: Instant) -> Option<u64> {
-        let mut codes = self.0.lock();
+    pub fn admit(&self, code: &'static str, now: Instant) -> Option<u64> {
+        let mut codes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let repeat = codes.entry(code).or_insert(Repeat { next_line: now, left_out: 0 });
         if now < repeat.next_line {
             repeat.left_out += 1;
