@@ -253,6 +253,12 @@ pub async fn copy(
         go_on_counting(&mut write).await.map_err(CopyError::Target)?;
     }
     target.commit(write, Change::Resync).await.map_err(CopyError::Target)?;
+    drop(read);
+    // In this order: the last connection to a file brings what its log holds into the file itself, so that whoever moves
+    // the file moves everything; one that only reads leaves the log.
+    for pool in [source.read, source.write, target.read, target.write] {
+        pool.close().await;
+    }
     Ok(copied)
 }
 

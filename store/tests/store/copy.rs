@@ -173,6 +173,20 @@ async fn a_server_goes_to_a_file() {
     copies_all(&Postgres::shared().database().await, &file).await;
 }
 
+/// The command tells people to put it into its place, and they move that one file.
+#[tokio::test]
+async fn a_file_that_was_copied_to_is_whole_without_its_log() {
+    let server = Postgres::shared().database().await;
+    let source = epsilon_store::open(&server).await.unwrap();
+    let known = populate(&*source).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (made, place) = (dir.path().join("new.db"), dir.path().join("epsilon.db"));
+    epsilon_store::copy(&server, made.to_str().unwrap(), &|_| {}).await.unwrap();
+    std::fs::rename(&made, &place).unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no log, no index");
+    assert_eq!(read(&*open(&place).await, &known).await, read(&*source, &known).await);
+}
+
 #[tokio::test]
 async fn a_source_that_a_gateway_uses_is_refused() {
     let dir = tempfile::tempdir().unwrap();
