@@ -120,11 +120,11 @@ impl Health {
         // Who has a VM in the same process needs no certificate to reach it.
         let needs_certificate = !members.iter().any(|member| member.address.is_none());
         let (status, reason) = match certificate {
-            _ if is_start_over && !self.fleet.has_heard() => {
-                (Status::Unavailable, Some("no VM of the fleet has been heard since the start"))
-            }
             Some(validity) if vms.known > 0 && vms.heard == 0 && needs_certificate => {
                 (Status::Unavailable, Some(of_certificate(validity)))
+            }
+            _ if is_start_over && !self.fleet.has_heard() => {
+                (Status::Unavailable, Some("no VM of the fleet has been heard since the start"))
             }
             Some(validity) => (Status::Degraded, Some(of_certificate(validity))),
             None if matches!(store, Store::Full { .. }) => {
@@ -248,6 +248,16 @@ mod tests {
         let mut alone = World::new(Some(FakeVm::arc("here")));
         alone.health.certificates = vec![ended.clone()];
         assert_eq!(alone.stands(100), (DEGRADED, 200, 1, 1));
+        let mut started = World::new(None);
+        started.health.certificates = vec![ended.clone()];
+        started.join("a");
+        let report = started.health.at(started.began + 2 * KNOWN, Timestamp::now());
+        let cause = Some("a certificate of this gateway has ended");
+        assert_eq!(
+            (report.status, report.reason),
+            (UNAVAILABLE, cause),
+            "the cause, not the effect"
+        );
         let mut fleet = World::new(None);
         hears(&fleet.join("a"));
         fleet.health.certificates = vec![ended];
