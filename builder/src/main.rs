@@ -113,7 +113,10 @@ async fn serve(
         biased;
         signal = asked.next() => info!(signal, "Ending before a gateway let it in."),
         reached = running.joined() => {
-            program::ready(&format!("ready  builder {id}  builds http://{address}  reached at {reached}"))?;
+            let scheme = config.scheme();
+            program::ready(&format!(
+                "ready  builder {id}  builds {scheme}://{address}  reached at {reached}"
+            ))?;
             let signal = asked.next().await;
             info!(signal, "Draining.");
         }

@@ -30,6 +30,13 @@ pub struct MemberConfig {
     pub drain_grace: Duration,
 }
 
+impl MemberConfig {
+    /// What gateways speak with this builder.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+}
+
 /// `None` where no fleet is named.
 pub(super) fn read(s: &Settings, folder: &Path) -> Result<Option<MemberConfig>, ConfigError> {
     for (key, value) in [("head_timeout", s.head_timeout), ("idle_timeout", s.idle_timeout)] {
