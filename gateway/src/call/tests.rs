@@ -1,4 +1,4 @@
-//! The retry loop, with more VMs than one machine has.
+//! The retry loop, with several VMs.
 
 use super::*;
 use crate::{
@@ -20,12 +20,12 @@ use std::{
     sync::atomic::{AtomicU32, Ordering::SeqCst},
 };
 
-/// `calls` over some VMs, and the one function that they know.
+/// `calls` over some VMs, and one function.
 struct World {
     calls: Calls,
     route: Arc<Route>,
     registry: Registry,
-    /// In the order of the function.
+    /// In the order of the function's walk.
     vms: Vec<Arc<FakeVm>>,
     _dir: tempfile::TempDir,
 }
@@ -44,7 +44,7 @@ impl World {
         let routes = Arc::new(Routes::new(vec![version], Vec::new(), Arc::clone(&metrics)));
         let route = Arc::clone(routes.table().named("pay").unwrap());
         let vms: Vec<_> = (0..vms).map(|n| FakeVm::new(&format!("vm-{n}"))).collect();
-        // As if all came by joining: only those can be out.
+        // As if all VMs had joined: only those can be out.
         let fleet = Fleet::new([], &config.care);
         for vm in &vms {
             let member = Member::joined(Arc::clone(vm) as Arc<dyn Vm>, &Care::default(), None);
@@ -76,7 +76,7 @@ impl World {
         self.send(request.body(body).unwrap()).await
     }
 
-    /// Without a body.
+    /// A call without a body.
     async fn get(&self) -> String {
         self.send(Request::get("/x").header("x-mine", "1").body(body::empty()).unwrap()).await
     }
@@ -99,7 +99,7 @@ impl World {
     }
 }
 
-/// What the function says on this VM, and how often it was asked.
+/// Scripts the function on this VM to fail; returns how often it was called.
 fn fails(
     vm: &FakeVm,
     err: impl Fn(FunctionName) -> CallError + Send + Sync + 'static,
@@ -130,7 +130,7 @@ fn crashed(function: FunctionName) -> CallError {
     CallError::FunctionCrashed { function, cause: "exit 7".into() }
 }
 
-/// Answers with a header and the body that it saw.
+/// Scripts the function to answer with a header and the body it received.
 fn echoes(vm: &FakeVm) {
     vm.script("pay", |call| async move {
         let mine = call.request.headers()["x-mine"].to_str().unwrap().to_owned();
@@ -147,7 +147,7 @@ async fn a_full_vm_passes_the_whole_call_to_the_next() {
     echoes(&world.vms[2]);
     assert_eq!(world.call(Method::POST).await, "1 hello");
     assert!(world.metric(r#"epsilon_retries_total{reason="refused"} 2"#));
-    // It is known now: until it reports, nobody asks it again.
+    // The VM is known to be full and is not tried until it reports.
     assert_eq!(world.call(Method::POST).await, "1 hello");
     assert_eq!(asked.load(SeqCst), 1);
 }
@@ -174,7 +174,7 @@ async fn a_call_may_wait_only_where_no_other_vm_is_left() {
     }
     assert_eq!(world.call(Method::POST).await, "CONCURRENCY_LIMIT");
     assert_eq!(*seen.lock(), [false, false, true]);
-    // All are known to be full: it waits at home, and asks nobody afterwards.
+    // All are known to be full: the call waits at home, and no other VM is tried.
     seen.lock().clear();
     assert_eq!(world.call(Method::POST).await, "CONCURRENCY_LIMIT");
     assert_eq!(*seen.lock(), [true]);

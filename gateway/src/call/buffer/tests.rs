@@ -1,4 +1,4 @@
-//! What is read ahead, and what is sent on after it.
+//! What is read ahead, and how the rest of a body is sent on.
 
 use super::*;
 use crate::call::relay::pace::PaceLimits;
@@ -20,7 +20,7 @@ fn limited<B: Whole>(body: B) -> Limited<B> {
     Limited::new(body, units::Bytes::mib(1), Duration::ZERO, false, counter, PACE)
 }
 
-/// A body that says its length and does not keep to it in time.
+/// A body that declares its length and sends more slowly than that.
 struct Announced<B> {
     body: B,
     length: u64,
@@ -52,7 +52,7 @@ impl<B: Body<Data = Bytes, Error = Infallible> + Unpin> Body for Announced<B> {
 
 type Fed = StreamBody<stream::BoxStream<'static, Result<Frame<Bytes>, Infallible>>>;
 
-/// A body in chunks, and who sends them.
+/// A chunked body, and the channel that feeds it.
 fn fed() -> (UnboundedSender<Frame<Bytes>>, Fed) {
     let (feed, frames) = unbounded_channel();
     (feed, StreamBody::new(UnboundedReceiverStream::new(frames).map(Ok).boxed()))
@@ -62,7 +62,7 @@ fn data(size: usize) -> Frame<Bytes> {
     Frame::data(Bytes::from(vec![b'x'; size]))
 }
 
-/// Everything that comes: data, and the names of trailers.
+/// Size of the data, and number of trailers.
 async fn all(body: CallBody) -> (usize, usize) {
     let collected = body.collect().await.unwrap();
     let trailers = collected.trailers().map_or(0, HeaderMap::len);
@@ -76,7 +76,7 @@ async fn a_small_body_that_is_there_is_passed_on_as_it_is() {
     assert!(upload.is_none());
     assert_eq!(body.size_hint().exact(), Some(5));
     let seen = body.collect().await.unwrap().to_bytes();
-    assert_eq!(seen.as_ptr(), text.as_ptr(), "nothing was copied");
+    assert_eq!(seen.as_ptr(), text.as_ptr(), "the body was not copied");
 }
 
 #[tokio::test(start_paused = true)]
@@ -175,7 +175,7 @@ async fn chunks_stay_chunks_and_keep_their_trailers() {
         drop(feed);
         let (body, upload) = Buffers::new().read(limited(body)).await.unwrap();
         assert!(upload.is_none());
-        assert!(!body.is_end_stream() && body.size_hint().exact().is_none(), "as it came");
+        assert!(!body.is_end_stream() && body.size_hint().exact().is_none(), "still chunked");
         assert_eq!(all(body).await, (10 * pieces, usize::from(with_trailers)));
     }
 }

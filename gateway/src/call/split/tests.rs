@@ -1,4 +1,4 @@
-//! Which version a call goes to: shares over many calls, and who stays where.
+//! Which version a call goes to: shares over many calls, and callers that stay on their version.
 
 use super::*;
 use crate::{observe::metrics::Metrics, routes::Routes, testing};
@@ -83,7 +83,7 @@ async fn shares_hold_over_ten_thousand_calls_and_over_any_hundred() {
     }
 }
 
-/// Callers that call one after the other must not meet one version each.
+/// Callers that alternate must not get one version each.
 #[tokio::test]
 async fn a_caller_that_is_every_nth_gets_its_shares_too() {
     let split = split(slots(&["3=75 4=25"]), None);
@@ -104,7 +104,7 @@ async fn shares_hold_over_ten_thousand_users() {
     assert!((900..=1100).contains(&all[&4]), "{all:?}");
 }
 
-/// Slots 48, 43, 96 and 95, computed elsewhere: gateways and releases must agree for ever.
+/// Slots 48, 43, 96 and 95, computed elsewhere: gateways and releases must agree forever.
 #[tokio::test]
 async fn a_user_keeps_its_place_on_every_gateway_and_in_every_release() {
     let (one, two) = (slots(&["3=50 4=50"]), slots(&["3=50 4=50"]));
