@@ -643,7 +643,7 @@ async fn a_gateway_that_hears_none_of_the_vms_is_taken_out_and_comes_back_with_t
     let vm = world.vm("vm-gone").await.unwrap();
     assert_eq!(
         (&vm["standing"], &vm["cause"]),
-        (&"starting".into(), &"nobody listens at its address".into())
+        (&"starting".into(), &"no process listens at its address".into())
     );
     let _agent = Agent::join("vm-a", &world).await;
     let [public, control] = health(&world).await;
