@@ -1,5 +1,5 @@
-//! Which requests of the control API are changes: each leaves a line and is counted, whatever came of it (`observe/audit.rs`).
-//! Questions leave none.
+//! Which requests of the control API are changes: each is logged and counted, whatever its result
+//! (`observe/audit.rs`). Reads are not.
 
 use super::{
     Control,
@@ -15,14 +15,14 @@ use epsilon_api::ids::DeploymentId;
 use http::{Method, StatusCode};
 use std::{net::IpAddr, sync::Arc};
 
-/// Longest part of a path that is told.
+/// Longest part of a path that is logged.
 const TOLD: usize = 200;
 
-/// A deployment that began with the request; an answer that has one says so.
+/// The deployment that began with the request, as an extension of the answer.
 #[derive(Clone, Debug)]
 pub(super) struct Began(pub(super) DeploymentId);
 
-/// Goes on with the request, which has shown its key, and tells what came of it.
+/// Runs an authenticated request and audits it if it is a change.
 pub(super) async fn tell(
     State(control): State<Arc<Control>>,
     matched: MatchedPath,
@@ -46,7 +46,8 @@ pub(super) async fn tell(
     response
 }
 
-/// Told when it is dropped: who hangs up is not answered, and the change may go on to its end.
+/// Emitted when it is dropped: if the client hangs up there is no answer, although the change may
+/// run to its end.
 struct Record {
     control: Arc<Control>,
     action: Action,

@@ -179,7 +179,7 @@ async fn a_deployment_that_panics_fails() {
     let world = World::with(&["hello"]).await;
     // The builder was told of no build.
     let told = events(world.push().await).await;
-    assert_eq!(last(&told), "failed INTERNAL the platform failed; its log says why");
+    assert_eq!(last(&told), "failed INTERNAL the platform failed; its log has the cause");
     assert_eq!(newest(&world).await, (DeploymentState::Failed, Some("INTERNAL".into())));
     assert_eq!(last(&world.deploy("shop", &[("hello", "2")]).await), "done hello@2*");
 }

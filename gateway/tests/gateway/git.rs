@@ -408,7 +408,7 @@ async fn a_project_that_calls_itself_something_else_is_refused() {
     let dev = Dev::with("1").await;
     world.builder.next(Ok(built("bank", &[("hello", "1")])));
     let text = dev.push(&world, &["main"]).await.failed();
-    let want = "OTHER_PROJECT: the project calls itself `bank`, and was pushed as `shop`";
+    let want = "OTHER_PROJECT: the source is of project `bank`, but was pushed as `shop`";
     assert!(text.contains(want), "{text}");
     assert_eq!(world.get("/hello").await.status, 404);
     assert_eq!(at(&world, "refs/heads/main").await, None);

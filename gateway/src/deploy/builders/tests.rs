@@ -1,4 +1,4 @@
-//! Builders on "other machines": real sockets and passes, scripted answers.
+//! Builders on other machines: real sockets and passes, scripted answers.
 
 use super::*;
 use crate::fleet::link::LinkLimits;
@@ -27,23 +27,23 @@ use tokio::sync::mpsc;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a scripted builder says to an archive.
+/// Behaviour of a scripted builder.
 #[derive(Clone, Debug)]
 enum Script {
-    /// Reads the archive, tells its text as a line, then says this.
+    /// Reads the archive, returns its text as a line, then sends this.
     Says(&'static str),
-    /// Says 200, reads the archive, and says no more.
+    /// Answers 200, reads the archive, and sends nothing more.
     Hangs,
-    /// Does not even say 200.
+    /// Does not answer at all.
     Deaf,
     /// Refuses with this status and code.
     Refuses(u16, &'static str),
 }
 
-/// A listening builder. It ends with this.
+/// A listening builder, closed on drop.
 struct Site {
     join: Join,
-    /// Archives that came, and answers that were given up.
+    /// Archives received, and answers given up.
     seen: mpsc::UnboundedReceiver<String>,
     ending: Ending,
 }
@@ -95,7 +95,7 @@ fn join(id: VmId, address: String) -> Join {
     }
 }
 
-/// Tells when it is dropped.
+/// Sends a message when it is dropped.
 struct GivenUp(mpsc::UnboundedSender<String>);
 
 impl Drop for GivenUp {
@@ -130,7 +130,8 @@ async fn answer(
         Script::Says(then) => {
             let archive = request.into_body();
             let lines = stream::once(async move {
-                // The answer's head is out by now; an archive that breaks off takes the connection with it.
+                // The answer's head is sent by now; an archive that breaks off closes the
+                // connection.
                 let archive = archive.collect().await?.to_bytes();
                 let archive = String::from_utf8_lossy(&archive).into_owned();
                 tell.send(archive.clone()).unwrap();
@@ -181,7 +182,7 @@ async fn patient<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("in time")
 }
 
-/// What comes of one build, and what was told.
+/// The result of one build, and its log.
 async fn build(builders: &Builders, archive: CallBody) -> (Result<Built, String>, Vec<String>) {
     let (job, told) = job(archive);
     let ended = patient(builders.build(job)).await;
@@ -210,7 +211,7 @@ async fn without_a_builder_there_is_none() {
     assert_eq!(build(&builders, body::empty()).await.0, Err("503 NO_BUILDER".into()));
 }
 
-/// An image that nobody was asked to remove is still where it was put; whoever joins later can be asked.
+/// An image whose removal was not requested still exists; a builder that joins later can be asked.
 #[tokio::test]
 async fn without_a_builder_no_image_is_removed() {
     let builders = builders(&signer(), PATIENCE, &[]);
@@ -219,7 +220,7 @@ async fn without_a_builder_no_image_is_removed() {
     assert!(!builders.remove(&image).await);
 }
 
-/// What goes wrong once the archive was handed over ends the build: it may have been half done.
+/// After the handover of the archive a failure ends the build: it may have been half done.
 #[tokio::test]
 async fn a_builder_that_is_lost_in_the_middle_is_told_as_such() {
     let signer = signer();
@@ -238,7 +239,7 @@ async fn a_builder_that_is_lost_in_the_middle_is_told_as_such() {
     }
 }
 
-/// Nothing of the archive is gone before a builder has taken the build.
+/// A builder that does not accept the build leaves the archive complete.
 #[tokio::test]
 async fn a_builder_that_does_not_take_it_leaves_it_to_the_next() {
     let signer = signer();
@@ -250,11 +251,11 @@ async fn a_builder_that_does_not_take_it_leaves_it_to_the_next() {
         let first = Site::open("builder-1", &signer, script.clone());
         let mut second = Site::open("builder-2", &signer, Script::Says(BUILT));
         let builders = builders(&signer, silence, &[&first, &second]);
-        // Enough for the first one to be asked first.
+        // So that the first one is tried first.
         builders.joined.lock()[1].at_work.store(1, Relaxed);
         let (ended, told) = build(&builders, body::full("archive")).await;
         assert_eq!(ended, shop(), "{script:?}");
-        assert_eq!(told[0], "note: builder `builder-1` did not take the build", "{script:?}");
+        assert_eq!(told[0], "note: builder `builder-1` did not accept the build", "{script:?}");
         second.sees("archive").await;
     }
 }
@@ -293,7 +294,11 @@ async fn when_nobody_takes_it_the_last_reason_is_told() {
     let both = builders(&signer, PATIENCE, &[&strict, &other]);
     both.joined.lock()[1].at_work.store(1, Relaxed);
     let (ended, told) = build(&both, body::full("1")).await;
-    assert_eq!((ended, told.len()), (Err("413 SOURCE_TOO_LARGE".into()), 0), "it is the source");
+    assert_eq!(
+        (ended, told.len()),
+        (Err("413 SOURCE_TOO_LARGE".into()), 0),
+        "the source is at fault"
+    );
 }
 
 #[tokio::test]
@@ -324,7 +329,8 @@ async fn the_one_with_the_fewest_builds_gets_the_next() {
     for build in &at_work {
         build.abort();
     }
-    // An unchanged member keeps its count and its connections; another one of its name is another one.
+    // An unchanged member keeps its count and its connections; one with another address is a new
+    // one.
     let before = builders.in_order(None);
     builders.set(sites[1..].iter().map(|site| &site.join));
     assert_eq!(builders.joined.lock().len(), 2);
@@ -371,7 +377,7 @@ async fn whoever_cancels_hangs_up() {
     assert_eq!(builders.joined.lock()[0].at_work.load(Relaxed), 0);
 }
 
-/// The developer's upload is to blame, not the builder whose connection it took along.
+/// The developer's upload is at fault, not the builder whose connection broke with it.
 #[tokio::test]
 async fn an_archive_that_fails_on_its_way_is_told_as_what_it_is() {
     let signer = signer();

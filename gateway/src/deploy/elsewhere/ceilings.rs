@@ -1,5 +1,6 @@
-//! What an operator lets functions have whose images were made elsewhere: the mapping `gateway.ceilings`. Projects that
-//! are built here are held to the same limits by their builder (`builder.max_…`), which reads their settings.
+//! Limits for functions whose images were built elsewhere: the setting `gateway.ceilings`. Projects
+//! built by our builder are held to the same limits there (`builder.max_…`), because it reads their
+//! settings.
 
 use epsilon_api::{
     units::{Bytes, MilliCores},
@@ -8,7 +9,7 @@ use epsilon_api::{
 use serde::Deserialize;
 use std::time::Duration;
 
-/// The mapping as written, and as it holds. Every key may be left out.
+/// The setting `gateway.ceilings`. Every key may be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
