@@ -314,7 +314,7 @@ async fn other_branches_and_tags_are_kept_and_not_deployed() {
         at(&world, "refs/heads/fix").await.is_some() && at(&world, "refs/tags/v1").await.is_some()
     );
     let said = dev.push(&world, &["--delete", "fix"]).await;
-    assert_eq!(said.remote(), ["  fix is gone; the functions stay as they are"]);
+    assert_eq!(said.remote(), ["  fix is deleted; the functions are not changed"]);
     said.fine();
     assert_eq!(at(&world, "refs/heads/fix").await, None);
     assert_eq!(world.builder.begun(), 0);
@@ -322,7 +322,7 @@ async fn other_branches_and_tags_are_kept_and_not_deployed() {
     next(&world, "1");
     dev.push(&world, &["main"]).await.fine();
     let text = dev.push(&world, &["--delete", "main"]).await.failed();
-    assert!(text.contains("refused: main is what is deployed and stays"), "{text}");
+    assert!(text.contains("refused: main is the deployed branch and cannot be deleted"), "{text}");
     assert!(at(&world, "refs/heads/main").await.is_some());
 }
 
@@ -433,7 +433,7 @@ async fn what_lies_elsewhere_is_refused_with_the_reason() {
     );
     dev.commit("1").await;
     let text = dev.push(&world, &["main"]).await.failed();
-    assert!(text.contains("refused: `logo.png` is kept in Git LFS"), "{text}");
+    assert!(text.contains("refused: `logo.png` is stored in Git LFS"), "{text}");
     assert_eq!(world.builder.begun(), 0);
 }
 
@@ -571,7 +571,7 @@ async fn a_push_that_comes_while_another_is_at_work_comes_after_it() {
     world.builder.gate.add_permits(2);
     first.end().await.fine();
     let text = second.end().await.fine();
-    assert!(text.contains("this push comes after another one, of"), "{text}");
+    assert!(text.contains("this push waited for another one, of"), "{text}");
     assert_eq!(world.get("/hello").await.body, "2");
     assert_eq!(at(&world, "refs/heads/main").await, Some(dev.head().await));
 }
@@ -615,7 +615,7 @@ async fn of_two_pushes_at_the_same_moment_the_later_one_is_told() {
     first.end().await.fine();
     let text = later.end().await.failed();
     let now = &one.head().await[..7];
-    let want = format!("refused: main is at {now} since another push; `git pull`, then push again");
+    let want = format!("refused: main was moved to {now} by another push; `git pull`, then push again");
     assert!(text.contains(&want), "{text}");
     assert_eq!(world.get("/hello").await.body, "2");
 

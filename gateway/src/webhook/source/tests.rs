@@ -200,7 +200,7 @@ async fn what_lies_elsewhere_is_named() {
     let id = hub.commit(REPOSITORY, MAIN, &files);
     let (code, message, _) = refused(&hook(&hub), &pushed(MAIN, &id), &limits()).await;
     assert_eq!(code, "SOURCE_UNSUPPORTED");
-    assert!(message.starts_with("`model.bin` is kept in Git LFS"), "{message}");
+    assert!(message.starts_with("`model.bin` is stored in Git LFS"), "{message}");
 }
 
 #[tokio::test]
