@@ -138,9 +138,9 @@ fn delete_says_so() {
 #[test]
 fn the_autoscaler_and_its_decisions() {
     let info = r#"{"data":{"driver":"aws-asg","state":"leading","dry_run":false,"wanted":4,"current":4,"ready":3,
-        "reason":"1 are enough now; held for another 4m 10s","demand":3.25,"places":24,"panicking":false,"problem":null,
+        "reason":"1 are enough now; scale-in is held for another 4m 10s","demand":3.25,"places":24,"panicking":false,"problem":null,
         "decisions":[
-          {"at":"2026-11-20T08:00:12Z","wanted":4,"current":4,"reason":"1 are enough now; held for another 5m",
+          {"at":"2026-11-20T08:00:12Z","wanted":4,"current":4,"reason":"1 are enough now; scale-in is held for another 5m",
            "steps":["protect i-0a, i-0b"],"problem":null},
           {"at":"2026-11-20T08:00:02Z","wanted":4,"current":1,"reason":"every place was taken; 24.0 were needed over the last 6s",
            "steps":["order VMs up to 4"],"problem":"the group refused: quota"}]}}"#;

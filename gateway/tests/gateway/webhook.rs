@@ -152,11 +152,11 @@ async fn samples_of_the_hub_are_understood() {
             "push",
             "push-branch",
             "ignored",
-            "branch `main` is deployed, and the push is of `master`",
+            "branch `main` is deployed, but the push is to `master`",
         ),
         ("push", "push-tag", "ignored", "tag `simple-tag`"),
         ("push", "push-deleted", "ignored", "`refs/tags/simple-tag` was deleted"),
-        ("fork", "fork", "ignored", "events `fork` are not for this address"),
+        ("fork", "fork", "ignored", "events `fork` are not handled here"),
     ] {
         let path = format!("{}/tests/fixtures/github/{sample}.json", env!("CARGO_MANIFEST_DIR"));
         let body = std::fs::read(path).unwrap();
@@ -171,7 +171,7 @@ async fn samples_of_the_hub_are_understood() {
         let headers = hub::headers(event, "22222222-bbbb", &body);
         let reply = send(&world, "shop", &headers, body).await;
         if event == "push" {
-            assert!(reply.body.contains("this hook deploys `octo/shop`"), "{reply:?}");
+            assert!(reply.body.contains("this webhook deploys `octo/shop`"), "{reply:?}");
         }
     }
     assert_eq!(world.builder.begun(), 0);
@@ -328,7 +328,7 @@ async fn of_pushes_that_wait_the_newest_is_deployed() {
     eventually(1, || world.builder.begun()).await;
     let (second_commit, second) = pushed(&hub, "3");
     let second = deliver(&world, "push", "99999999-0002", &second).await;
-    assert!(second.body.contains("is deployed after the push before it"), "{second:?}");
+    assert!(second.body.contains("is deployed after the previous push"), "{second:?}");
     let second = accepted(&second);
     let (third_commit, third) = pushed(&hub, "4");
     let third = accepted(&deliver(&world, "push", "99999999-0003", &third).await);
@@ -341,7 +341,7 @@ async fn of_pushes_that_wait_the_newest_is_deployed() {
         format!("{} pending main is being deployed", &first_commit[..7]),
         format!("{} success deployed; 1 of 1 functions changed", &first_commit[..7]),
         format!("{} pending main is being deployed", &second_commit[..7]),
-        format!("{} error a newer push came before its turn", &second_commit[..7]),
+        format!("{} error a newer push replaced it before its turn", &second_commit[..7]),
         format!("{} pending main is being deployed", &third_commit[..7]),
         format!("{} success deployed; 1 of 1 functions changed", &third_commit[..7]),
     ];
@@ -395,11 +395,11 @@ async fn a_commit_that_cannot_be_had_changes_nothing() {
     let shown = world.ask(Method::GET, &format!("/v1/deployments/{id}"), "").await.json();
     assert_eq!(
         shown["data"]["error"]["message"],
-        "the hub knows no such repository, or does not show it"
+        "GitHub does not know this repository, or does not show it"
     );
     eventually(2, || hub.told().len()).await;
     assert!(
-        hub.told()[1].contains(" failure the hub knows no such repository"),
+        hub.told()[1].contains(" failure GitHub does not know this repository"),
         "{:?}",
         hub.told()
     );

@@ -1,4 +1,4 @@
-//! Reports of VMs and the places that they come to.
+//! Reports of VMs and the places that result.
 
 use super::{super::config::Settings, *};
 use epsilon_api::{
@@ -68,7 +68,7 @@ fn a_vm_has_as_many_places_as_both_memory_and_cores_allow() {
     assert_eq!(sample(&[small.clone()]).places, 4.0);
     small.cpu_millicores = MilliCores(64_000);
     assert_eq!(sample(&[small.clone()]).places, 8.0);
-    small.cpu_millicores = MilliCores(0); // not told
+    small.cpu_millicores = MilliCores(0); // not reported
     assert_eq!(sample(&[small]).places, 8.0);
 }
 
@@ -118,7 +118,7 @@ fn memory_that_nobody_gives_back_makes_a_vm_full() {
     let mut one = vm("a", vec![instance("busy", 1)]);
     (one.memory_used_bytes, one.calls_waiting) = (one.memory_bytes, 2);
     assert_eq!(sample(&[one.clone()]).demand, 3.0);
-    one.instances.push(instance("idle", 0)); // can go
+    one.instances.push(instance("idle", 0)); // can be stopped
     assert_eq!(sample(&[one]).demand, 1.0);
 }
 

@@ -1,4 +1,4 @@
-//! What is told to a hub, which answers by script.
+//! Statuses sent to a scripted GitHub API.
 
 use super::*;
 use crate::webhook::{
@@ -35,7 +35,7 @@ fn status(description: &str) -> Status {
     }
 }
 
-/// How a hub that answers so is told a status, and how often it was asked.
+/// The result of sending a status if the API answers so, and the number of requests.
 async fn sent(answers: &[(u16, Option<&'static str>)]) -> (Result<(), String>, usize) {
     let hub = Hub::start().await;
     hub.api_answers(answers);
@@ -80,11 +80,11 @@ answers! {
     taken_at_the_second_try: [(502, None), (201, None)] => Ok(()), asked 2;
     asked_to_wait: [(429, Some("0")), (403, Some("0")), (201, None)] => Ok(()), asked 3;
     broken_for_good: [(500, None), (500, None), (500, None), (201, None)]
-        => Err("its API answered 500 Internal Server Error"), asked 3;
-    a_token_that_may_not: [(403, None)] => Err("its API answered 403 Forbidden"), asked 1;
-    a_token_that_is_none: [(401, None)] => Err("its API answered 401 Unauthorized"), asked 1;
-    no_such_commit: [(422, None)] => Err("its API answered 422 Unprocessable Entity"), asked 1;
-    a_redirect_is_not_followed: [(307, None)] => Err("its API answered 307 Temporary Redirect"), asked 1;
+        => Err("GitHub's API answered 500 Internal Server Error"), asked 3;
+    a_token_that_may_not: [(403, None)] => Err("GitHub's API answered 403 Forbidden"), asked 1;
+    a_token_that_is_none: [(401, None)] => Err("GitHub's API answered 401 Unauthorized"), asked 1;
+    no_such_commit: [(422, None)] => Err("GitHub's API answered 422 Unprocessable Entity"), asked 1;
+    a_redirect_is_not_followed: [(307, None)] => Err("GitHub's API answered 307 Temporary Redirect"), asked 1;
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ fn ids(names: &[&str]) -> Vec<VmId> {
     names.iter().map(|name| VmId::parse(name).unwrap()).collect()
 }
 
-/// A driver whose command is this script; it runs in `folder`.
+/// A driver whose command is this script, run in `folder`.
 fn shell(folder: &Path, script: &str) -> Exec {
     let script = format!("cd '{}'; {script}", folder.display());
     let command = ["sh", "-c", &script, "scale"].map(str::to_owned).to_vec();
