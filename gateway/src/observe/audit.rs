@@ -1,15 +1,16 @@
-//! Who changed what, and who knocked with a wrong key: a line of the log and a counter each. A key is told by its id, which opens
-//! nothing; never by its text. Emitted by the control API (`control/audit.rs`), its doors and git's.
+//! Audit: who changed what, and which wrong keys were used: one log line and one counter each. A
+//! key is logged by its id, which grants nothing, never by its text. Emitted by the control API
+//! (`control/audit.rs`) and by the checks of its keys and those of git.
 //!
-//! Strangers can make as many lines as they like, so of wrong keys there is one in ten seconds for each door, with the number of
-//! those that were left out; the counter has all.
+//! Anyone can cause any number of wrong keys, so at most one line in ten seconds is logged for each
+//! listener, with the number of those left out; the counter has all.
 
 use super::repeats::Repeats;
 use http::StatusCode;
 use prometheus::{IntCounterVec, Opts, Registry};
 use std::{net::IpAddr, time::Instant};
 
-/// What can be changed from outside.
+/// Changes that can be requested from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Deploy,
@@ -51,7 +52,7 @@ impl Action {
     }
 }
 
-/// Where a key was shown.
+/// Where a key was used; the label `door`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Door {
     Control,
@@ -73,7 +74,7 @@ impl Door {
 
 const OUTCOMES: [&str; 4] = ["ok", "refused", "failed", "unknown"];
 
-/// Counters of both, and which wrong keys become lines.
+/// The counters, and the limit on log lines of wrong keys.
 #[derive(Debug)]
 pub(crate) struct Audit {
     actions: IntCounterVec,
@@ -82,14 +83,14 @@ pub(crate) struct Audit {
 }
 
 impl Audit {
-    /// Puts the counters into the registry; all of them are there from the start.
+    /// Registers the counters; all label values exist from the start.
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let actions = IntCounterVec::new(
-            Opts::new("epsilon_control_actions_total", "Changes that were asked for with a key."),
+            Opts::new("epsilon_control_actions_total", "Changes requested with a valid key."),
             &["action", "outcome"],
         )?;
         let refused = IntCounterVec::new(
-            Opts::new("epsilon_auth_failed_total", "Keys that were shown and did not open."),
+            Opts::new("epsilon_auth_failed_total", "Requests with an invalid key."),
             &["door"],
         )?;
         for action in Action::ALL {
@@ -106,18 +107,18 @@ impl Audit {
     }
 }
 
-/// Somebody with a key asked for a change and was answered.
+/// A change was requested with a valid key, and answered.
 #[derive(Debug)]
 pub(crate) struct Asked<'a> {
     pub(crate) action: Action,
-    /// What it is about, as the path says it.
+    /// The path of the request.
     pub(crate) path: &'a str,
     /// The id of the key.
     pub(crate) key: &'a str,
     pub(crate) peer: IpAddr,
-    /// What was answered; `None`: who asked hung up before that.
+    /// The answer's status; `None` if the client hung up before it.
     pub(crate) status: Option<StatusCode>,
-    /// The deployment that began with it.
+    /// The deployment that began with the request.
     pub(crate) deployment: Option<&'a str>,
 }
 
@@ -139,16 +140,16 @@ impl Asked<'_> {
             status,
             outcome,
             deployment = self.deployment,
-            "Control API was asked for a change."
+            "Control API handled a change request."
         );
     }
 }
 
-/// Somebody showed a key that does not open this door.
+/// A request with a key that is not valid here.
 #[derive(Debug)]
 pub(crate) struct Refused<'a> {
     pub(crate) door: Door,
-    /// The id that it has, if it looks like a key at all.
+    /// The key's id, if it has the form of our keys.
     pub(crate) key: Option<&'a str>,
     pub(crate) peer: IpAddr,
 }
@@ -160,7 +161,7 @@ impl Refused<'_> {
         let Some(repeated) = audit.repeats.admit(door, Instant::now()) else { return };
         let repeated = (repeated > 0).then_some(repeated);
         let (key, peer) = (self.key.unwrap_or("none of ours"), self.peer);
-        tracing::warn!(door, key, %peer, repeated, "A key was refused.");
+        tracing::warn!(door, key, %peer, repeated, "Request with an invalid key was refused.");
     }
 }
 

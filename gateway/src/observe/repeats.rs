@@ -1,6 +1,7 @@
-//! Which failures become a line of the operator's log: of one function and one code the first at once, then at most one
-//! in ten seconds, with the number of those that were left out since. Anybody can call a function that fails; without
-//! this, each such call is a line. Asked by `events.rs`; time is handed in.
+//! Limits the log lines of repeated failures: for each function and code, the first failure is
+//! logged at once, then at most one in ten seconds, with the number of those left out. Anyone can
+//! call a function that fails; without this, each such call would be a log line. Used by
+//! `events.rs`; time is passed in.
 
 use parking_lot::Mutex;
 use std::{
@@ -11,7 +12,7 @@ use std::{
 /// Pause between two lines of one code.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// The failures of one function, by their code; there are about twenty codes.
+/// The failures of one function by code; there are about twenty codes.
 #[derive(Debug, Default)]
 pub(crate) struct Repeats(Mutex<HashMap<&'static str, Repeat>>);
 
@@ -22,7 +23,7 @@ struct Repeat {
 }
 
 impl Repeats {
-    /// Whether this failure becomes a line: then, how many were left out since the last one.
+    /// Whether to log this failure: if so, returns the number left out since the last line.
     pub(super) fn admit(&self, code: &'static str, now: Instant) -> Option<u64> {
         let mut codes = self.0.lock();
         let repeat = codes.entry(code).or_insert(Repeat { next_line: now, left_out: 0 });
@@ -47,7 +48,11 @@ mod tests {
         for ms in 1..=276 {
             assert_eq!(at(ms), None);
         }
-        assert_eq!(repeats.admit("FUNCTION_TIMEOUT", start), Some(0), "another code has its own");
+        assert_eq!(
+            repeats.admit("FUNCTION_TIMEOUT", start),
+            Some(0),
+            "each code has its own limit"
+        );
         assert_eq!(at(9_999), None);
         assert_eq!(at(10_000), Some(277));
         assert_eq!(at(10_001), None);

@@ -13,13 +13,13 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Largest `timeout`. Default `15m`, as long as anyone should hold a connection open.
+    /// Largest `timeout`. Default `15m`: a connection should not be held open longer.
     #[serde(deserialize_with = "written::duration")]
     pub max_timeout: Duration,
     /// Largest `idleTimeout`. Default `24h`.
     #[serde(deserialize_with = "written::duration")]
     pub max_idle_timeout: Duration,
-    /// Smallest `memory`. Default `32MiB`: the Node runtime alone does not start below.
+    /// Smallest `memory`. Default `32MiB`: the Node runtime does not start with less.
     #[serde(deserialize_with = "written::text")]
     pub min_memory: Bytes,
     /// Largest `memory`. Default `8GiB`.
@@ -32,7 +32,7 @@ pub struct Settings {
     pub max_concurrency: u32,
     /// Largest `maxInstances`. Default 1,000.
     pub max_instances: u32,
-    /// Functions in one document. Default 200.
+    /// Most functions in one document. Default 200.
     pub max_functions: usize,
 }
 
