@@ -8,7 +8,11 @@ use std::{fmt::Write, fs, path::Path};
 /// Section of the settings file, who owns it, and where it is declared.
 const SECTIONS: [(&str, &str, &str); 9] = [
     ("gateway", "the two listeners and the relay", "gateway/src/config.rs"),
-    ("gateway.autoscale", "how many VMs, and which driver creates them", "gateway/src/autoscale/config.rs"),
+    (
+        "gateway.autoscale",
+        "how many VMs, and which driver creates them",
+        "gateway/src/autoscale/config.rs",
+    ),
     ("gateway.traffic", "automatic end of a traffic split", "gateway/src/traffic/config.rs"),
     ("gateway.git", "`git push` as a deployment", "gateway/src/git/config.rs"),
     ("gateway.hooks", "limits of webhooks", "gateway/src/webhook/config.rs"),

@@ -224,7 +224,8 @@ impl App {
             fetch_limit: config.fetch_timeout,
             ceilings: config.ceilings,
         });
-        let (ending, background) = (Ending::default(), TaskTracker::new());
+        let ending = Ending::default();
+        let background = TaskTracker::new();
         let members = Background::default();
         let handover = Handover {
             fleet: Arc::clone(&fleet),
@@ -261,7 +262,8 @@ impl App {
         let known = known.iter().filter(will_be_heard).count();
         registry.register(Box::new(FleetMetrics::new(Arc::clone(&fleet))?))?;
         let kept = Arc::new(Kept::new(Arc::clone(&store)));
-        let (table, vms) = (Arc::clone(&routes), Arc::clone(&fleet));
+        let table = Arc::clone(&routes);
+        let vms = Arc::clone(&fleet);
         let late = store.is_shared().then(Arc::<Late>::default);
         let version_addresses = VersionAddresses::new(config.version_addresses, Arc::clone(&doors));
         let certificates: Vec<_> =
@@ -308,7 +310,8 @@ impl App {
             keep: config.keep,
         };
         let work = (ending.cancel.clone(), background.clone());
-        let (data, max) = (&config.data_dir, config.max_source);
+        let data = &config.data_dir;
+        let max = config.max_source;
         let git = Arc::new(GitHost::new(config.git, data, max, Arc::clone(&deploys), work));
         let api = Control {
             store,
@@ -419,7 +422,8 @@ impl App {
         given_up.disarm();
         let ending = public.ending.clone();
         let last_beat = sync.last_beat();
-        let (fleet, close) = (Arc::clone(&api.fleet), ending.close.clone());
+        let fleet = Arc::clone(&api.fleet);
+        let close = ending.close.clone();
         let hooks = Arc::clone(&api.hooks);
         members.spawn(async move { hooks.look().await });
         for member in api.fleet.members() {
@@ -432,7 +436,8 @@ impl App {
         members.spawn(autoscaler.run(members.close.clone()));
         let warm = warm::keep(Arc::clone(&api.routes), Arc::clone(&api.fleet));
         background.spawn(ending.close.clone().run_until_cancelled_owned(warm));
-        let (routes, vms) = (Arc::clone(&api.routes), Arc::clone(&api.fleet));
+        let routes = Arc::clone(&api.routes);
+        let vms = Arc::clone(&api.fleet);
         members.spawn(sweep::sweep(routes, vms, Arc::clone(calls.kept()), api.deploys.limit));
         let aborts = Aborts {
             routes: Arc::clone(&api.routes),
@@ -442,7 +447,8 @@ impl App {
         };
         members.spawn(aborts.run());
         if let Some(late) = calls.late() {
-            let (routes, fleet) = (Arc::clone(&api.routes), Arc::clone(&api.fleet));
+            let routes = Arc::clone(&api.routes);
+            let fleet = Arc::clone(&api.fleet);
             members.spawn(Arc::clone(late).run(routes, fleet, Arc::clone(&api.store)));
         }
         let answering = Arc::clone(&calls);

@@ -156,7 +156,8 @@ impl Calls {
         connection: &Arc<Connection>,
     ) -> Response<ReplyBody> {
         let request_id = permit::request_id(request.headers());
-        let (metrics, running) = (Arc::clone(&self.metrics), self.running.token());
+        let metrics = Arc::clone(&self.metrics);
+        let running = self.running.token();
         let address = CallerAddress::of(connection, request.headers(), &self.trusted_proxies);
         let mut record = CallRecord::begin(metrics, request_id, &request, &address, running);
         let is_tunnel = *request.method() == Method::CONNECT;
@@ -244,7 +245,8 @@ impl Calls {
         let host = permit::host(&request)?;
         let target = match (self.lookup(request.method(), request.uri(), host), &self.late) {
             (Err(CallError::FunctionNotFound(name)), Some(late)) => {
-                let (method, uri) = (request.method().clone(), request.uri().clone());
+                let method = request.method().clone();
+                let uri = request.uri().clone();
                 let host = host.to_owned();
                 if !late.asked(&name).await {
                     return Err(CallError::FunctionNotFound(name));
@@ -333,7 +335,9 @@ impl Calls {
             match (tries.again(&err, whole, rest.is_some(), &self.budget), rest) {
                 (Some(Ok(retry)), Some(rest)) => {
                     self.metrics.placement.retried(retry);
-                    let (function, vm, cause) = (&route.version.function, &member.id, Chain(&err));
+                    let function = &route.version.function;
+                    let vm = &member.id;
+                    let cause = Chain(&err);
                     tracing::debug!(%function, %vm, %cause, "Call failed on a VM; retrying on the next one.");
                     tries.made.push(member);
                     (call, failed) = (rest, Some(err));
@@ -364,7 +368,8 @@ impl Calls {
             return reply::answer(answer, addressed, &request_id, Some(record));
         }
         let extensions = answer.response.extensions_mut();
-        let (function, held) = (extensions.remove::<OnUpgrade>(), extensions.remove::<Held>());
+        let function = extensions.remove::<OnUpgrade>();
+        let held = extensions.remove::<Held>();
         let (Some(caller), Some(function)) = (caller, function) else {
             let err = CallError::FunctionCrashed {
                 function: route.version.function.clone(),
@@ -373,7 +378,8 @@ impl Calls {
             return reply::error(&err, record);
         };
         record.answered(StatusCode::SWITCHING_PROTOCOLS);
-        let (stop, connection) = (self.stop.clone(), Arc::clone(connection));
+        let stop = self.stop.clone();
+        let connection = Arc::clone(connection);
         Tunnel { caller, function, held, left, stop, record, connection }.open();
         reply::answer(answer, addressed, &request_id, None)
     }

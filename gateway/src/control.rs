@@ -220,7 +220,8 @@ impl Handler for ControlHandler {
 
     async fn handle(mut self, request: Request<Incoming>, connection: Arc<Connection>) -> Response {
         let (mut head, body) = request.into_parts();
-        let (address, certificate) = (connection.peer, connection.certificate());
+        let address = connection.peer;
+        let certificate = connection.certificate();
         head.extensions.insert(auth::Peer { address, certificate });
         let id = permit::request_id(&head.headers);
         let body = self.body(&head.headers, body);
@@ -235,7 +236,8 @@ impl Handler for ControlHandler {
         if let Some(mut error) = response.extensions_mut().remove::<ErrorBody>() {
             // The request id, which the error must contain, is known only here.
             error.request_id = Some(id.clone());
-            let (status, again) = (response.status(), response.headers_mut().remove(RETRY_AFTER));
+            let status = response.status();
+            let again = response.headers_mut().remove(RETRY_AFTER);
             response = axum::Json(ErrorEnvelope { error }).into_response();
             *response.status_mut() = status;
             if let Some(again) = again {

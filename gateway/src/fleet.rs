@@ -98,9 +98,10 @@ impl Snapshot {
         let grown = self.members[home].grown(self.slow_start, now);
         let has_turn = ring::has_turn(function, grown);
         let stays = !has_turn || !holds(&self.members[home]);
-        let walk = match grown < 1.0 || stays {
-            true => self.ring.walk_since(function, former, stays),
-            false => self.ring.walk(function),
+        let walk = if grown < 1.0 || stays {
+            self.ring.walk_since(function, former, stays)
+        } else {
+            self.ring.walk(function)
         };
         Way { walk, lacks_image: (has_turn && stays).then_some(home) }
     }

@@ -99,7 +99,8 @@ impl GitHost {
         (cancel, background): (CancellationToken, TaskTracker),
     ) -> Self {
         let git = Arc::new(Git::new(config.program.clone()));
-        let (branch, lookup) = (&config.branch, config.lookup_timeout);
+        let branch = &config.branch;
+        let lookup = config.lookup_timeout;
         let repositories = Repositories::new(data, Arc::clone(&git), branch, lookup);
         let places = Arc::new(Semaphore::new(config.max_requests));
         let turns = Queue::default();

@@ -231,7 +231,8 @@ impl Routes {
             None => Sharing::Alone,
             Some(traffic) if traffic.aborted.is_some() => Sharing::Aborted(traffic.into()),
             Some(traffic) => {
-                let (metrics, news) = (&self.metrics, &self.breached);
+                let metrics = &self.metrics;
+                let news = &self.breached;
                 let split = Split::new(&route.version, traffic, &route.metrics, metrics, news);
                 Sharing::Split(split.into())
             }

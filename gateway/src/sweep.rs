@@ -145,7 +145,8 @@ mod tests {
     fn after(versions: &[(&str, u32)], seconds: &[u64]) -> Vec<String> {
         let metrics = Metrics::new(&Registry::new()).unwrap();
         let routes = Routes::new(vec![testing::version("pay", 3)], Vec::new(), metrics);
-        let (mut strays, start) = (Strays::new(), Instant::now());
+        let mut strays = Strays::new();
+        let start = Instant::now();
         let mut found = Vec::new();
         for second in seconds {
             let now = start + Duration::from_secs(*second);
@@ -178,7 +179,8 @@ mod tests {
     async fn one_that_went_and_came_back_has_its_time_again() {
         let metrics = Metrics::new(&Registry::new()).unwrap();
         let routes = Routes::new(vec![testing::version("pay", 3)], Vec::new(), metrics);
-        let (mut strays, start) = (Strays::new(), Instant::now());
+        let mut strays = Strays::new();
+        let start = Instant::now();
         let mut at = |second: u64, versions: &[(&str, u32)]| {
             let now = start + Duration::from_secs(second);
             overdue(&mut strays, &routes.table(), &[report(versions)], now, DEPLOYMENTS).len()

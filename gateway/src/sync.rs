@@ -66,7 +66,8 @@ impl Sync {
     /// Runs until it is dropped.
     pub(crate) async fn run(mut self) {
         let mut changes = self.store.changes();
-        let (mut renew, mut beat) = (interval(pass::RENEW), interval(BEAT));
+        let mut renew = interval(pass::RENEW);
+        let mut beat = interval(BEAT);
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut routes_at = Instant::now() + ROUTES_AT_LEAST;
@@ -251,7 +252,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_gateway_is_gone_once_when_its_beats_stop_whatever_its_clock_says() {
-        let (id, mut others) = (GatewayId::random(), Others::default());
+        let id = GatewayId::random();
+        let mut others = Others::default();
         let start = Instant::now();
         let mut gone = |second: i64, after: u64| {
             let now = start + Duration::from_secs(after);

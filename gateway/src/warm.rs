@@ -50,7 +50,8 @@ pub(crate) async fn keep(routes: Arc<Routes>, fleet: Arc<Fleet>) {
 
 /// Versions whose first VM has fewer instances than wanted.
 fn missing(routes: &Routes, fleet: &Fleet) -> Vec<Arc<Route>> {
-    let (table, snapshot) = (routes.table(), fleet.snapshot());
+    let table = routes.table();
+    let snapshot = fleet.snapshot();
     let wants = table.versions().filter(|route| route.version.spec.min_instances > 0);
     let is_missing = |route: &&Arc<Route>| {
         let order = snapshot.order(&route.version.function);

@@ -75,7 +75,8 @@ struct World {
 impl World {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (engine, accepted) = (FakeEngine::new(), Arc::new(AtomicU32::new(0)));
+        let engine = FakeEngine::new();
+        let accepted = Arc::new(AtomicU32::new(0));
         engine.add_image("hello", program(&accepted));
         let registry = Registry::new();
         let agent_config = agent_config::Settings::default().check(folder.path()).unwrap();
@@ -83,7 +84,8 @@ impl World {
 
         let database = folder.path().join("epsilon.db");
         let store = epsilon_store::open(database.to_str().unwrap()).await.unwrap();
-        let (id, now) = (DeploymentId::random(), Timestamp::now());
+        let id = DeploymentId::random();
+        let now = Timestamp::now();
         store.begin_deployment(&id, &GatewayId::random(), now).await.unwrap();
         store.prepare(&id, &hello(), now).await.unwrap();
         store.activate(&id, now).await.unwrap();

@@ -86,7 +86,9 @@ impl Journal {
         if decision.wanted == before {
             return;
         }
-        let (wanted, current, reason) = (decision.wanted, sample.current, &info.reason);
+        let wanted = decision.wanted;
+        let current = sample.current;
+        let reason = &info.reason;
         if info.state == AutoscalerState::Leading {
             tracing::info!(wanted, before, current, %reason, "Wanted number of VMs changed.");
         } else {

@@ -179,9 +179,10 @@ impl Picture<'_> {
             vm.state == VmState::Draining && vm.calls_active == 0 && vm.calls_waiting == 0
         });
         let since = self.since.get(id).copied().unwrap_or(self.at);
-        match drained {
-            true => Some(Over::Empty),
-            false => (since + self.grace <= self.at).then_some(Over::GraceOver),
+        if drained {
+            Some(Over::Empty)
+        } else {
+            (since + self.grace <= self.at).then_some(Over::GraceOver)
         }
     }
 

@@ -70,7 +70,8 @@ impl Runner {
         let mut policy = Policy::new(&self.config.policy);
         let mut memory = Some(Memory::default());
         let mut group: Option<Group> = None;
-        let (mut pace, mut told) = (Pace::new(self.config.every), 0);
+        let mut pace = Pace::new(self.config.every);
+        let mut told = 0;
         let mut rounds = FuturesUnordered::new();
         let mut seconds = interval(REPORT);
         seconds.set_missed_tick_behavior(MissedTickBehavior::Skip);

@@ -88,7 +88,11 @@ fn load(vm: &VmStatus, memory: impl Fn(&InstanceStatus) -> Option<Bytes>, config
     let takes = |instance: &InstanceStatus| {
         memory(instance).map_or(1.0, |bytes| (bytes.get() as f64 / place).max(1.0))
     };
-    let (mut busy, mut starting, mut idle, mut concurrency, mut sizes) = (0.0, 0.0, 0, 0, 0.0);
+    let mut busy = 0.0;
+    let mut starting = 0.0;
+    let mut idle = 0;
+    let mut concurrency = 0;
+    let mut sizes = 0.0;
     for instance in &vm.instances {
         sizes += takes(instance);
         concurrency += instance.concurrency.max(1);
@@ -99,7 +103,8 @@ fn load(vm: &VmStatus, memory: impl Fn(&InstanceStatus) -> Option<Bytes>, config
         }
     }
     let count = vm.instances.len().max(1) as f64;
-    let (concurrency, size) = (f64::from(concurrency.max(1)) / count, (sizes / count).max(1.0));
+    let concurrency = f64::from(concurrency.max(1)) / count;
+    let size = (sizes / count).max(1.0);
     let waiting = f64::from(vm.calls_waiting) / concurrency.max(1.0) * size;
 
     let full_by_memory = idle == 0

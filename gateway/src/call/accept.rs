@@ -132,7 +132,8 @@ impl Connection {
         if let Some(place) = &place {
             place.slot.occupy(Arc::downgrade(&activity) as Weak<dyn Occupant>);
         }
-        let (exchange, certificate) = (Exchange::default(), OnceLock::new());
+        let exchange = Exchange::default();
+        let certificate = OnceLock::new();
         let has_asked = AtomicBool::new(false);
         Self { forwarded_for, peer, activity, exchange, certificate, has_asked, place }
     }
@@ -269,8 +270,10 @@ impl Door {
             let limits = if slot.is_reserve() { limits.of_reserve() } else { limits.clone() };
             let place = Place { open: open.clone(), slot };
             let connection = Arc::new(Connection::new(peer, limits.pace, Some(place)));
-            let (handler, tls) = (handler.clone(), tls.clone());
-            let (close, cut) = (ending.close.child_token(), ending.cut.child_token());
+            let handler = handler.clone();
+            let tls = tls.clone();
+            let close = ending.close.child_token();
+            let cut = ending.cut.child_token();
             ending.tasks.spawn(async move {
                 let shows = |what| connection.certificate.get_or_init(|| what);
                 let Some(tls) = tls else {
@@ -287,9 +290,10 @@ impl Door {
                 // A drain does not wait for a peer that has sent no request yet.
                 match close.run_until_cancelled(opened).await.flatten() {
                     Some(Ok(Opened::Tls(stream))) => {
-                        shows(match tls::shows_certificate(&stream) {
-                            true => Certificate::Verified,
-                            false => Certificate::Missing,
+                        shows(if tls::shows_certificate(&stream) {
+                            Certificate::Verified
+                        } else {
+                            Certificate::Missing
                         });
                         serve_connection(*stream, connection, handler, limits, close, cut).await;
                     }
@@ -298,7 +302,8 @@ impl Door {
                         serve_connection(stream, connection, handler, limits, close, cut).await;
                     }
                     Some(Ok(Opened::PlainFromAfar(stream))) => {
-                        let (err, id) = (CallError::TlsRequired, RequestId::random());
+                        let err = CallError::TlsRequired;
+                        let id = RequestId::random();
                         handler.refused(&err, &id);
                         refusal::answer(Watched { stream, connection }, &err, &id).await;
                     }
@@ -345,9 +350,11 @@ async fn serve_connection<S: Socket>(
     cut: CancellationToken,
 ) {
     let service = {
-        let (connection, handler) = (Arc::clone(&connection), handler.clone());
+        let connection = Arc::clone(&connection);
+        let handler = handler.clone();
         service_fn(move |mut request| {
-            let (handler, connection) = (handler.clone(), Arc::clone(&connection));
+            let handler = handler.clone();
+            let connection = Arc::clone(&connection);
             async move {
                 connection.has_asked.store(true, Relaxed);
                 let busy = Busy::new(Arc::clone(&connection));
@@ -456,7 +463,8 @@ async fn serve_connection<S: Socket>(
             None if status == StatusCode::REQUEST_TIMEOUT && unread.is_empty() => return,
             None => status,
         };
-        let (err, id) = (refusal::error(status), RequestId::random());
+        let err = refusal::error(status);
+        let id = RequestId::random();
         handler.refused(&err, &id);
         return refusal::answer(transport_then.watched, &err, &id).await;
     }

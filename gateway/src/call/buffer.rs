@@ -59,7 +59,8 @@ impl Buffers {
             return Ok((body::empty(), None)); // which is no allocation
         }
         let length = body.size_hint().exact();
-        let (mut data, mut permit) = (Data::default(), None);
+        let mut data = Data::default();
+        let mut permit = None;
         // One pause for the whole body: a sender of many small pieces does not delay its call
         // further.
         let go_on = Instant::now() + PAUSE;

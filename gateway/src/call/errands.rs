@@ -73,7 +73,8 @@ impl Errands {
             at_work.insert(work.clone());
         }
         metrics.errand(errand);
-        let (at_work, version) = (Arc::clone(&self.at_work), Arc::clone(&route.version));
+        let at_work = Arc::clone(&self.at_work);
+        let version = Arc::clone(&route.version);
         // Not tracked: nothing waits for it, and it ends with the gateway.
         tokio::spawn(self.stop.clone().run_until_cancelled_owned(async move {
             let done = match errand {
@@ -81,7 +82,9 @@ impl Errands {
                 Errand::Ready => member.vm.ensure_ready(Arc::clone(&version)).await,
             };
             if let Err(err) = done {
-                let (function, vm, error) = (&version.function, &member.id, Chain(&err));
+                let function = &version.function;
+                let vm = &member.id;
+                let error = Chain(&err);
                 tracing::debug!(%function, %vm, ?errand, %error, "Prewarming failed; a later call may try again.");
             }
             tokio::time::sleep(PAUSE).await;

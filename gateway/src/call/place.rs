@@ -156,7 +156,8 @@ pub(crate) fn learn(member: &Member, route: &Route, err: Option<&CallError>) {
 
 fn failed(member: &Member, route: &Route, now: Instant) {
     if member.breakers.failed(route.key, now) {
-        let (function, vm) = (&route.version.function, &member.id);
+        let function = &route.version.function;
+        let vm = &member.id;
         tracing::warn!(%function, %vm, "Function failed repeatedly on this VM; its calls go to other VMs for a while.");
     }
 }
@@ -195,7 +196,8 @@ impl Sums {
                 member.takes_calls() && !matches!(member.standing(), Standing::Out(_))
             };
             for member in members.iter().filter(takes) {
-                let (cpu, age) = (member.view().cpu, member.age(now));
+                let cpu = member.view().cpu;
+                let age = member.age(now);
                 member.load.weigh(balance, member.weight, cpu, age, &mut totals);
             }
             self.calls.store(totals.calls, Relaxed);

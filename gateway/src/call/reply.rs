@@ -192,7 +192,8 @@ pub(crate) fn answer(
 
 /// The platform's error instead of an answer of the function.
 pub(crate) fn error(err: &CallError, mut record: CallRecord) -> Response<ReplyBody> {
-    let (request_id, route) = (&record.request_id, record.route.as_deref());
+    let request_id = &record.request_id;
+    let route = record.route.as_deref();
     CallFailed { error: err, request_id, route }.emit(&record.metrics);
     let verdict = err.verdict();
     let text = err.body(&record.request_id).to_json();

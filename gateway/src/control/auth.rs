@@ -78,9 +78,10 @@ pub(super) async fn require_key_from_afar(
     next: Next,
 ) -> Result<Response, ApiError> {
     let is_here = |peer: &Peer| peer.address.is_loopback();
-    match request.extensions().get().is_some_and(is_here) {
-        true => Ok(next.run(request).await),
-        false => require_key(control, request, next).await,
+    if request.extensions().get().is_some_and(is_here) {
+        Ok(next.run(request).await)
+    } else {
+        require_key(control, request, next).await
     }
 }
 

@@ -58,9 +58,10 @@ pub(super) async fn detail(
 /// of images built elsewhere; answers with the events of the deployment. If the client hangs up,
 /// the deployment is cancelled, unless its versions serve already.
 pub(super) async fn create(State(control): Shared, request: Request) -> Result<Response, ApiError> {
-    let work = match is_json(request.headers()) {
-        true => built(&control, request).await?.into(),
-        false => push(&control, request)?.into(),
+    let work = if is_json(request.headers()) {
+        built(&control, request).await?.into()
+    } else {
+        push(&control, request)?.into()
     };
     Ok(carry_out(&control, work))
 }

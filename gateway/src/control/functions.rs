@@ -104,7 +104,8 @@ pub(super) async fn rollback(
             };
             tracing::info!(function = %name, version = %version.number, "Function rolled back; another version gets its calls.");
             // VMs that were told to retire the version must learn that it is needed again.
-            let (close, wanted) = (shared.close.clone(), Arc::clone(&version));
+            let close = shared.close.clone();
+            let wanted = Arc::clone(&version);
             let background = shared.background.clone();
             let warm_up =
                 async move { warm::ensure_ready(&shared.routes, &shared.fleet, &wanted).await };

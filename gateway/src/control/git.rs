@@ -91,7 +91,8 @@ async fn receive(
     let said = control.git.receive(push).await.map_err(refused);
     // The deployment that results from the push is reported on its own.
     let status = said.as_ref().map_or_else(Response::status, |_| StatusCode::OK);
-    let (action, peer) = (Action::Push, peer.address);
+    let action = Action::Push;
+    let peer = peer.address;
     let asked =
         Asked { action, path: &path, key: &key, peer, status: Some(status), deployment: None };
     asked.emit(&control.audit);

@@ -51,7 +51,8 @@ pub(super) async fn split(
     let request: TrafficRequest = json(body, &FIELDS).await?;
     let wanted = control.wanted(request)?;
     let seen = control.store.active(&name).await?.number;
-    let (shared, function) = (Arc::clone(&control), name.clone());
+    let shared = Arc::clone(&control);
+    let function = name.clone();
     control
         .to_the_end(async move {
             let mut started = Started::new(&shared.routes, &shared.fleet);
@@ -74,7 +75,8 @@ pub(super) async fn promote(
     Params::read(&uri, &[])?;
     let request: PromoteRequest = json(body, &["version"]).await?;
     let seen = control.store.active(&name).await?.number;
-    let (shared, function) = (Arc::clone(&control), name.clone());
+    let shared = Arc::clone(&control);
+    let function = name.clone();
     let version = control
         .to_the_end(async move {
             let mut started = Started::new(&shared.routes, &shared.fleet);
@@ -166,13 +168,15 @@ impl Control {
                     let counts = arm.tally.counts();
                     self.share(&arm.plain, arm.percent, counts.calls, counts.failed)
                 });
-                let (terms, since) = (&split.terms.split, split.terms.since);
+                let since = split.terms.since;
+                let terms = &split.terms.split;
                 let sticky = terms.sticky.clone();
                 (shares.collect(), Some(SplitInfo { since, sticky, abort: terms.abort }))
             }
             Sharing::Alone | Sharing::Aborted(_) => (vec![self.share(route, 100, 0, 0)], None),
         };
-        let (function, stable) = (name.clone(), route.version.number);
+        let function = name.clone();
+        let stable = route.version.number;
         Ok(TrafficInfo { function, stable, shares, split, aborted: route.aborted().cloned() })
     }
 

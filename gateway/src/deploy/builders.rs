@@ -95,7 +95,8 @@ impl Builders {
             match Link::new(join, &self.identity) {
                 Ok(link) => {
                     tracing::info!(builder = %join.id, address = %join.address, "Builder joined.");
-                    let (id, link) = (join.id.clone(), Arc::new(link));
+                    let id = join.id.clone();
+                    let link = Arc::new(link);
                     let remote = Remote { id, link, silence: self.silence };
                     joined.push(Arc::new(Joined {
                         join: join.clone(),
@@ -187,7 +188,8 @@ impl Builders {
         let BuildJob { deployment, archive, folder, only, log } = job;
         let builders = self.in_order(folder.as_deref());
         let order = BuildOrder { deployment, folder, only };
-        let (mut archive, mut last) = (Some(archive), None);
+        let mut archive = Some(archive);
+        let mut last = None;
         for joined in builders {
             let _at_work = AtWork::new(&joined);
             let ended = joined.remote.build(&order, &mut archive, &*log).await;

@@ -203,9 +203,7 @@ fn environment(spec: &FunctionSpec) -> Result<(), Wrong> {
         let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
         let is_name = starts_well && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         ensure(is_name, KEY, || {
-            format!(
-                "has {name:?}; a name is letters, digits and `_`, no digit first"
-            )
+            format!("has {name:?}; a name is letters, digits and `_`, no digit first")
         })?;
         let is_free = !name.starts_with(RESERVED_PREFIX) && name != RESERVED;
         ensure(is_free, KEY, || format!("sets `{name}`, which belongs to the platform"))?;

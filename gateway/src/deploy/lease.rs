@@ -46,7 +46,8 @@ impl Lease {
             sleep(ASK).await;
         }
         let renewal = tokio::spawn(renew(Arc::clone(store), gateway.clone(), role.clone()));
-        let (store, gateway) = (Arc::clone(store), gateway.clone());
+        let store = Arc::clone(store);
+        let gateway = gateway.clone();
         Ok(Self { store, gateway, role, renewal: renewal.abort_handle() })
     }
 }
@@ -72,7 +73,8 @@ impl Drop for Lease {
         self.renewal.abort();
         // There is no runtime only while the process ends; then the lease expires.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let (store, gateway) = (Arc::clone(&self.store), self.gateway.clone());
+        let store = Arc::clone(&self.store);
+        let gateway = self.gateway.clone();
         let role = std::mem::take(&mut self.role);
         runtime.spawn(async move {
             // If this fails, others wait for the rest of the lease.

@@ -120,7 +120,8 @@ impl Remote {
             Sent::Unsent(trouble) | Sent::Lost(trouble) => return Err(NotTaken::Trouble(trouble)),
             Sent::BadBody(err) => return Err(NotTaken::Trouble(Trouble::Broke(err.into()))),
         };
-        let (status, link) = (response.status(), Arc::clone(&self.link));
+        let status = response.status();
+        let link = Arc::clone(&self.link);
         let answer = Kept::new(response.into_body(), connection, link);
         if status == StatusCode::OK {
             return Ok(answer);

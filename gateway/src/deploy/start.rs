@@ -93,9 +93,10 @@ impl Starter<'_> {
             }
         }
         let function = version.function.clone();
-        Err(match is_in_a_registry(&version.image) || order.is_empty() {
-            true => NotReady::Start(last),
-            false => NotReady::OutOfReach { function, cause: last },
+        Err(if is_in_a_registry(&version.image) || order.is_empty() {
+            NotReady::Start(last)
+        } else {
+            NotReady::OutOfReach { function, cause: last }
         })
     }
 
@@ -109,8 +110,10 @@ impl Starter<'_> {
     }
 
     fn tell(self, member: &Member, version: &Version, what: &str, err: &CallError) {
-        let (vm, function) = (&member.id, &version.function);
-        let (version, error) = (version.id(), Chain(err));
+        let vm = &member.id;
+        let function = &version.function;
+        let version = version.id();
+        let error = Chain(err);
         tracing::warn!(%vm, %version, what, %error, "VM could not prepare a new version; the deployment goes on without it.");
         self.story.line(format!("note: VM `{vm}` {what} of `{function}`"));
     }

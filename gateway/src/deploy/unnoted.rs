@@ -53,7 +53,8 @@ mod tests {
     /// Number of attempts, seconds and result if the store answers this in turn, repeating the last
     /// answer.
     async fn told(answers: &[fn() -> Result<(), StoreError>]) -> (usize, u64, bool) {
-        let (began, mut attempts) = (Instant::now(), 0);
+        let began = Instant::now();
+        let mut attempts = 0;
         let told = until_told(|| {
             attempts += 1;
             ready(answers[attempts.min(answers.len()) - 1]())

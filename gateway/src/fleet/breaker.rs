@@ -169,7 +169,8 @@ mod tests {
         ($($name:ident: $($at:literal $what:ident),*; at $end:literal => $open:expr;)*) => {$(
             #[test]
             fn $name() {
-                let (breakers, start) = (Breakers::new(POLICY), Instant::now());
+                let breakers = Breakers::new(POLICY);
+                let start = Instant::now();
                 let at = |seconds| start + Duration::from_secs(seconds);
                 $(match stringify!($what) {
                     "f" => { breakers.failed(key("pay"), at($at)); }
@@ -197,14 +198,16 @@ mod tests {
 
     #[test]
     fn opening_is_told_once() {
-        let (breakers, now) = (Breakers::new(POLICY), Instant::now());
+        let breakers = Breakers::new(POLICY);
+        let now = Instant::now();
         let told: Vec<bool> = (0..5).map(|_| breakers.failed(key("pay"), now)).collect();
         assert_eq!(told, [false, false, true, false, false]);
     }
 
     #[test]
     fn a_vm_on_which_everything_fails_has_a_bounded_list() {
-        let (breakers, now) = (Breakers::new(POLICY), Instant::now());
+        let breakers = Breakers::new(POLICY);
+        let now = Instant::now();
         for _ in 0..3 {
             breakers.failed(key("pay"), now);
         }

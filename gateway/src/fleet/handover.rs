@@ -24,7 +24,8 @@ pub(crate) struct Handover {
 impl Handover {
     /// Prewarms elsewhere the versions in this VM's last report. Returns at once.
     pub(crate) fn begin(&self, leaving: VmStatus) {
-        let (work, close) = (self.clone(), self.close.clone());
+        let work = self.clone();
+        let close = self.close.clone();
         self.tasks.spawn(close.run_until_cancelled_owned(async move { work.run(&leaving).await }));
     }
 
@@ -49,7 +50,8 @@ impl Handover {
     /// Versions that serve, have an instance on this VM, and have none on another VM that takes
     /// calls.
     fn held_only_by(&self, leaving: &VmStatus) -> Vec<Arc<Version>> {
-        let (table, snapshot) = (self.routes.table(), self.fleet.snapshot());
+        let table = self.routes.table();
+        let snapshot = self.fleet.snapshot();
         let elsewhere = |key: VersionKey| {
             let others = snapshot.members().iter().filter(|member| member.id != leaving.id);
             others

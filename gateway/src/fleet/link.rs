@@ -171,9 +171,10 @@ impl Link {
                     (None, _) => {
                         let err = err.into_error();
                         let own_fault = err.is_user();
-                        return match own_fault {
-                            true => Sent::BadBody(err),
-                            false => Sent::Lost(Trouble::Broke(err.into())),
+                        return if own_fault {
+                            Sent::BadBody(err)
+                        } else {
+                            Sent::Lost(Trouble::Broke(err.into()))
                         };
                     }
                 },

@@ -237,7 +237,8 @@ impl Vm for Remote {
 
     fn logs(&self, function: &FunctionName, query: LogQuery) -> BoxStream<'static, LogRecord> {
         let path = log_path(function, &query);
-        let (link, limit) = (Arc::clone(&self.link), self.patience.order);
+        let link = Arc::clone(&self.link);
+        let limit = self.patience.order;
         let opened = async move {
             let asked = timeout(limit, link.ask(Method::GET, &path, "")).await;
             match asked.unwrap_or(Err(Trouble::Silent(limit))) {

@@ -57,7 +57,8 @@ impl Roster {
         limits: MemberLimits,
         care: Care,
     ) -> Self {
-        let (joined, signs) = (HashMap::new(), HashMap::new());
+        let joined = HashMap::new();
+        let signs = HashMap::new();
         let draining = HashSet::new();
         Self { handover, identity, limits, care, has_read: false, draining, joined, signs }
     }
@@ -104,13 +105,15 @@ impl Roster {
             member.drain(true);
         }
         let ends = close.child_token();
-        let (watched, reached) = (Arc::clone(&member), Arc::clone(&remote));
+        let watched = Arc::clone(&member);
+        let reached = Arc::clone(&remote);
         let watch = watch::follow(watched, reached, self.limits.lost_after, self.handover.clone());
         tasks.spawn(ends.clone().run_until_cancelled_owned(watch));
         let orders = orders::carry_out(Arc::clone(&remote));
         tasks.spawn(ends.clone().run_until_cancelled_owned(orders));
         fleet.admit(Arc::clone(&member));
-        let (join, id) = (join.clone(), join.id.clone());
+        let id = join.id.clone();
+        let join = join.clone();
         self.joined.insert(id, Joined { join, member, remote, _tasks: ends.drop_guard() });
         true
     }

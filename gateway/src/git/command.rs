@@ -177,7 +177,8 @@ impl Run {
 
     /// Runs git and returns its output if it succeeded.
     pub(crate) async fn output(mut self, limits: Limits) -> Result<Vec<u8>, GitError> {
-        let (what, input) = (self.what(), std::mem::take(&mut self.input));
+        let what = self.what();
+        let input = std::mem::take(&mut self.input);
         let (mut process, Pipes { mut stdin, stdout, stderr }) = self.start()?;
         let run = async {
             let feed = async move {

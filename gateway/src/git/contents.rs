@@ -65,7 +65,9 @@ pub(crate) async fn check(
         // `MODE TYPE ID SIZE<TAB>PATH`; SIZE is `-` for entries that are not files.
         let Some((facts, path)) = entry.split_once('\t') else { continue };
         let mut facts = facts.split_ascii_whitespace();
-        let (_mode, kind, id) = (facts.next(), facts.next(), facts.next());
+        let _mode = facts.next();
+        let kind = facts.next();
+        let id = facts.next();
         if kind == Some("commit") {
             return Ok(Err(Unsupported::Submodule(shown(path))));
         }
@@ -128,7 +130,8 @@ mod tests {
 
     /// The result for a tree with these files; a submodule if there is no text.
     async fn said(files: &[(&str, Option<&str>)]) -> Result<(), Unsupported> {
-        let (git, dir) = (Git::default(), tempfile::tempdir().unwrap());
+        let git = Git::default();
+        let dir = tempfile::tempdir().unwrap();
         let run = async |args: &[&str], input: &str| {
             let run = git.run(args).within(dir.path()).input(input);
             let run = run.setting("user.name=e").setting("user.email=e@localhost");

@@ -79,7 +79,8 @@ mod tests {
             [vec![], b"a".to_vec(), vec![7; 1 << 20], (0..=255).cycle().take(99_999).collect()]
         {
             let packed = packed(&plain).await;
-            let (mut unpacker, mut out) = (Unpacker::new(), Vec::new());
+            let mut unpacker = Unpacker::new();
+            let mut out = Vec::new();
             for step in Unpacker::steps(&packed, true) {
                 let part = unpacker.step(&step).unwrap();
                 assert!(part.len() <= 2 << 20, "a part expands to little");

@@ -59,7 +59,8 @@ impl Judged {
             Ok(Some(now)) if now == update.new => return,
             Ok(_) | Err(_) => {}
         }
-        let (name, commit) = (&update.name, update.new.as_str());
+        let name = &update.name;
+        let commit = update.new.as_str();
         match repository.update(&update).await {
             Ok(()) => tracing::warn!(
                 name,
@@ -102,10 +103,13 @@ impl Judge<'_> {
                 Judged::Refused
             }
             Ok(Next::Keep) => Judged::Kept,
-            Ok(Next::Deploy(update, id)) => match self.ended_well(told, &id).await {
-                true => Judged::Deployed(update),
-                false => Judged::Refused,
-            },
+            Ok(Next::Deploy(update, id)) => {
+                if self.ended_well(told, &id).await {
+                    Judged::Deployed(update)
+                } else {
+                    Judged::Refused
+                }
+            }
         };
         Ok((judged, turn))
     }
@@ -149,7 +153,8 @@ impl Judge<'_> {
         let Some(update) = update else { return Ok(Next::Keep) };
         let commit = self.repository.commit(&update.new, quarantine).await.map_err(told)?;
         let commit = commit.ok_or_else(|| format!("{} is not a commit", update.shown()))?;
-        let (git, path) = (self.repository.git(), self.repository.path());
+        let git = self.repository.git();
+        let path = self.repository.path();
         let time = self.host.config.lookup_timeout;
         let contents = contents::check(git, path, commit.as_str(), quarantine.env(), time).await;
         contents.map_err(told)?.map_err(|what| format!("{what}: {}", what.hint()))?;
@@ -197,14 +202,16 @@ impl Judge<'_> {
     ) -> Result<DeploymentId, Refusal> {
         let deploys = Arc::clone(&self.host.deploys);
         let limits = Limits { size: self.host.max_source, time: deploys.limit };
-        let (git, path) = (self.repository.git(), self.repository.path());
+        let git = self.repository.git();
+        let path = self.repository.path();
         let archive = archive::of_commit(git, path, commit.as_str(), quarantine.env(), limits);
         let archive = archive.map_err(told)?;
         story.line(format!("{}: deploying {} of {}", self.project, commit.short(), update.shown()));
         let project = self.project.clone();
         let folder = Some(project.to_string());
         let push = Push { archive, folder, only: Vec::new(), project: Some(project) };
-        let (id, cancel) = (DeploymentId::random(), self.cancel.clone());
+        let id = DeploymentId::random();
+        let cancel = self.cancel.clone();
         let deployment = id.clone();
         self.host
             .background

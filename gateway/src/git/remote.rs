@@ -88,7 +88,8 @@ fn wrapped(line: &str, indent: usize) -> Vec<String> {
 
 /// Removes escape sequences and other control characters, and limits the length.
 fn clean(line: &str) -> String {
-    let (mut text, mut length) = (String::new(), 0);
+    let mut text = String::new();
+    let mut length = 0;
     let mut chars = line.chars();
     while let Some(char) = chars.next() {
         match char {

@@ -177,9 +177,10 @@ impl Repository {
     ) -> Result<(), GitError> {
         let mut script = String::from("start\n");
         for Update { old, new, name } in updates {
-            let line = match new.is_null() {
-                true => format!("delete {name} {}\n", old.as_str()),
-                false => format!("update {name} {} {}\n", new.as_str(), old.as_str()),
+            let line = if new.is_null() {
+                format!("delete {name} {}\n", old.as_str())
+            } else {
+                format!("update {name} {} {}\n", new.as_str(), old.as_str())
             };
             script.push_str(&line);
         }

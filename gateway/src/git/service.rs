@@ -128,7 +128,8 @@ async fn heard<T>(
     feeding: impl Future<Output = T>,
     mut from: impl AsyncRead + Unpin,
 ) -> (T, Bytes) {
-    let (mut early, mut has_ended) = (BytesMut::new(), false);
+    let mut early = BytesMut::new();
+    let mut has_ended = false;
     let mut feeding = pin!(feeding);
     loop {
         tokio::select! {
@@ -196,7 +197,8 @@ pub(super) async fn feed(
     is_gzip: bool,
     limit: units::Bytes,
 ) -> Fed {
-    let (mut body, mut left) = (pin!(body), limit.get());
+    let mut body = pin!(body);
+    let mut left = limit.get();
     let mut unpacker = is_gzip.then(Unpacker::new);
     let mut is_heard = true;
     loop {

@@ -160,7 +160,8 @@ impl Refused<'_> {
         audit.refused.with_label_values(&[door]).inc();
         let Some(repeated) = audit.repeats.admit(door, Instant::now()) else { return };
         let repeated = (repeated > 0).then_some(repeated);
-        let (key, peer) = (self.key.unwrap_or("none of ours"), self.peer);
+        let key = self.key.unwrap_or("none of ours");
+        let peer = self.peer;
         tracing::warn!(door, key, %peer, repeated, "Request with an invalid key was refused.");
     }
 }
@@ -183,10 +184,13 @@ mod tests {
             &registry,
             r#"epsilon_control_actions_total{action="drain",outcome="failed"} 0"#
         ));
-        let (peer, path) = ("10.0.0.9".parse().unwrap(), "/v1/functions/pay");
+        let peer = "10.0.0.9".parse().unwrap();
+        let path = "/v1/functions/pay";
         let statuses = [StatusCode::OK, StatusCode::NOT_FOUND, StatusCode::BAD_GATEWAY];
         for status in statuses.into_iter().map(Some).chain([None]) {
-            let (action, key, deployment) = (Action::Delete, "00", None);
+            let action = Action::Delete;
+            let key = "00";
+            let deployment = None;
             Asked { action, path, key, peer, status, deployment }.emit(&audit);
         }
         for outcome in OUTCOMES {

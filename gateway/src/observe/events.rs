@@ -88,7 +88,9 @@ impl CallFailed<'_> {
     pub(crate) fn emit(&self, metrics: &Metrics) {
         let verdict = self.error.verdict();
         metrics.errors.with_label_values(&[verdict.code, verdict.fault.as_str()]).inc();
-        let (request_id, code, error) = (self.request_id, verdict.code, Chain(self.error));
+        let request_id = self.request_id;
+        let code = verdict.code;
+        let error = Chain(self.error);
         let is_line = match (verdict.fault, self.error) {
             (Fault::Caller, _) => None,
             // Never suppressed: the caller was asked to quote the request id, so each must be found
@@ -133,7 +135,8 @@ pub(crate) struct WarmUpFailed<'a> {
 
 impl WarmUpFailed<'_> {
     pub(crate) fn emit(&self) {
-        let (function, error) = (self.function, Chain(self.error));
+        let function = self.function;
+        let error = Chain(self.error);
         tracing::warn!(%function, %error, "Instance could not be started in advance; the next call starts one.");
     }
 }
@@ -148,7 +151,8 @@ pub(crate) struct AcceptFailed<'a> {
 impl AcceptFailed<'_> {
     pub(crate) fn emit(&self, metrics: &Metrics) {
         metrics.accept_errors.inc();
-        let (error, pause) = (Chain(self.error), self.pause);
+        let error = Chain(self.error);
+        let pause = self.pause;
         tracing::warn!(%error, ?pause, "Cannot accept connections; trying again.");
     }
 }
@@ -176,7 +180,8 @@ mod tests {
     }
 
     fn lines(fail: impl Fn(&Metrics)) -> Vec<String> {
-        let (written, metrics) = (Written::default(), Metrics::new(&Registry::new()).unwrap());
+        let written = Written::default();
+        let metrics = Metrics::new(&Registry::new()).unwrap();
         let to = written.clone();
         let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || to.clone());
         tracing::subscriber::with_default(log.finish(), || (0..276).for_each(|_| fail(&metrics)));
@@ -184,7 +189,8 @@ mod tests {
     }
 
     fn failed(metrics: &Metrics, error: &CallError) {
-        let (request_id, route) = (&RequestId::random(), None::<&Route>);
+        let request_id = &RequestId::random();
+        let route = None::<&Route>;
         CallFailed { error, request_id, route }.emit(metrics);
     }
 

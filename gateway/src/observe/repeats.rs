@@ -42,7 +42,8 @@ mod tests {
 
     #[test]
     fn the_first_at_once_then_one_in_ten_seconds_with_the_number() {
-        let (repeats, start) = (Repeats::default(), Instant::now());
+        let repeats = Repeats::default();
+        let start = Instant::now();
         let at = |ms| repeats.admit("FUNCTION_ERROR", start + Duration::from_millis(ms));
         assert_eq!(at(0), Some(0));
         for ms in 1..=276 {

@@ -70,7 +70,8 @@ impl World {
     }
 
     async fn deploy(&self, digest: &str) -> Result<(), StoreError> {
-        let (store, id) = (&self.retention.store, DeploymentId::random());
+        let store = &self.retention.store;
+        let id = DeploymentId::random();
         store.begin_deployment(&id, &self.retention.me, Timestamp::now()).await?;
         let name = FunctionName::parse("pay").unwrap();
         let image = ImageRef {

@@ -51,7 +51,8 @@ impl Aborts {
         let change = self.routes.change().await;
         let asked = self.store.abort_split(&terms.function, terms.since, why);
         let asked = timeout(PATIENCE, asked).await;
-        let (function, stable) = (&terms.function, terms.stable);
+        let function = &terms.function;
+        let stable = terms.stable;
         match asked {
             Ok(Ok(is_ours)) => {
                 // If another gateway ended the split first, the store has its record, which `sync`

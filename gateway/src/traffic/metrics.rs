@@ -93,7 +93,8 @@ impl Drop for VersionMetrics {
             return;
         }
         known.remove(&self.id);
-        let (function, number) = (self.id.function.as_str(), self.id.number.to_string());
+        let function = self.id.function.as_str();
+        let number = self.id.number.to_string();
         let _ = self.all.share.remove_label_values(&[function, &number]);
         for outcome in ["ok", "failed"] {
             let _ = self.all.calls.remove_label_values(&[function, &number, outcome]);

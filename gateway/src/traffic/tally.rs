@@ -133,7 +133,9 @@ impl Tally {
         let Counts { calls, failed } = self.window.lock().note(failed, Instant::now());
         let Some(fuse) = &self.fuse else { return };
         if self.rule.is_broken_by(failed, calls) && self.breach.get().is_none() {
-            let (at, version, limit) = (Timestamp::now(), self.version, self.rule.above);
+            let at = Timestamp::now();
+            let version = self.version;
+            let limit = self.rule.above;
             // Of two calls that end at the same time, one sets the reason.
             let _ = self.breach.set(Aborted { at, version, calls, failed, limit });
             fuse.blow();
@@ -197,7 +199,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_version_that_fails_too_often_blows_its_fuse_once() {
-        let (news, fuse) = (Arc::new(Notify::new()), Fuse::default());
+        let news = Arc::new(Notify::new());
+        let fuse = Fuse::default();
         let fuse = Fuse { news: Arc::clone(&news), ..fuse };
         let tally = tally(Some(fuse.clone()));
         for status in [200, 404, 200, 429, 302, 200, 200, 500, 499] {

@@ -118,7 +118,8 @@ fn push(
     }
     if let Some(branch) = reference.strip_prefix("refs/heads/") {
         if branch != hook.branch {
-            let (told, ours) = (shown(branch), hook.branch.clone());
+            let told = shown(branch);
+            let ours = hook.branch.clone();
             return ignored(Ignored::Branch { told, ours });
         }
     } else if let Some(tag) = reference.strip_prefix("refs/tags/") {

@@ -41,7 +41,8 @@ impl Job {
             () = hooks.close.cancelled() => return self.fail(hooks, stopped()).await,
             fetched = self.fetch(hooks) => fetched,
         };
-        let (project, deployment) = (&self.hook.project, &self.id);
+        let project = &self.hook.project;
+        let deployment = &self.id;
         let (source, push) = match fetched {
             Ok(fetched) => fetched,
             Err(err) => {
@@ -97,7 +98,8 @@ impl Job {
 
     /// A newer push replaced it before its turn.
     pub(super) async fn superseded(self, hooks: &Hooks) {
-        let (project, deployment) = (&self.hook.project, &self.id);
+        let project = &self.hook.project;
+        let deployment = &self.id;
         tracing::info!(%project, %deployment, "Waiting webhook deployment was replaced by a newer push.");
         let message = "a newer push replaced it before its turn";
         let error = ErrorBody::new(StatusCode::CONFLICT, "SUPERSEDED", message, None);

@@ -53,7 +53,8 @@ mod tests {
 
     #[test]
     fn one_works_one_waits_and_the_newest_wins() {
-        let (lanes, shop) = (Lanes::new(), ProjectName::parse("shop").unwrap());
+        let lanes = Lanes::new();
+        let shop = ProjectName::parse("shop").unwrap();
         assert_eq!(lanes.place(&shop, 1), Placed::Begin(1));
         assert_eq!(lanes.place(&shop, 2), Placed::Waits(None));
         assert_eq!(lanes.place(&shop, 3), Placed::Waits(Some(2)));

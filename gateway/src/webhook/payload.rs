@@ -62,7 +62,8 @@ impl Payloads {
     }
 
     async fn whole(&self, mut body: Body) -> Result<Payload, Unread> {
-        let (mut bytes, mut paid) = (BytesMut::new(), None::<OwnedSemaphorePermit>);
+        let mut bytes = BytesMut::new();
+        let mut paid = None::<OwnedSemaphorePermit>;
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(|_| Unread::BrokeOff)?.into_data() else { continue };
             let length = bytes.len() + data.len();

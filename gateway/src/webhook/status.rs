@@ -70,7 +70,9 @@ impl Statuses {
         tasks: &TaskTracker,
     ) -> Self {
         let (statuses, mut told) = mpsc::channel(DEPTH);
-        let (hook, metrics, deployment) = (Arc::clone(hook), metrics.clone(), deployment.clone());
+        let hook = Arc::clone(hook);
+        let metrics = metrics.clone();
+        let deployment = deployment.clone();
         tasks.spawn(async move {
             while let Some(status) = told.recv().await {
                 match hook.token().await {
@@ -79,13 +81,15 @@ impl Statuses {
                         let sent = send(&hook, &token, &status, &limits, PAUSE).await;
                         metrics.status_sent(sent.is_ok());
                         if let Err(err) = sent {
-                            let (project, error) = (&hook.project, Chain(&err));
+                            let project = &hook.project;
+                            let error = Chain(&err);
                             tracing::warn!(%project, %deployment, %error, "Commit status could not be sent to GitHub; it is dropped.");
                         }
                     }
                     Err(err) => {
                         metrics.status_sent(false);
-                        let (project, error) = (&hook.project, Chain(&err));
+                        let project = &hook.project;
+                        let error = Chain(&err);
                         tracing::error!(%project, %deployment, %error, "Webhook's token cannot be used; the commit status is dropped.");
                     }
                 }

@@ -75,7 +75,8 @@ async fn build(request: Request<Incoming>, digest: &'static str) -> Response<Cal
 }
 
 async fn say(world: &World, verb: &str, key: &str, join: &Join) -> Reply {
-    let (path, text) = (format!("/v1/fleet/{verb}"), serde_json::to_string(join).unwrap());
+    let path = format!("/v1/fleet/{verb}");
+    let text = serde_json::to_string(join).unwrap();
     world.ask_with(&format!("Bearer {key}"), Method::POST, &path, &text).await
 }
 

@@ -279,7 +279,8 @@ async fn who_sends_an_archive_that_nobody_wants_reads_why() {
 #[tokio::test]
 async fn without_a_builder_there_are_no_deployments() {
     let world = World::with(&["hello"]).await;
-    let (dir, store) = (Arc::clone(&world.dir), Arc::clone(&world.store));
+    let dir = Arc::clone(&world.dir);
+    let store = Arc::clone(&world.store);
     drop(world);
     let world = World::on(dir, store, Settings::default(), false).await;
     let reply = world.ask(Method::POST, "/v1/deployments", "x").await;

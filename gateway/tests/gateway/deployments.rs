@@ -226,7 +226,8 @@ async fn a_stop_of_the_gateway_waits_for_deployments() {
     world.builder.close_gate();
     let response = world.push().await;
     eventually(1, || world.builder.begun()).await;
-    let (control, builder) = (world.control, Arc::clone(&world.builder));
+    let control = world.control;
+    let builder = Arc::clone(&world.builder);
     builder.next(Ok(built("shop", &[("hello", "2")])));
     let draining = tokio::spawn(world.drain(Duration::from_secs(20)));
     eventually(true, || std::net::TcpStream::connect(control).is_err()).await;
@@ -360,7 +361,9 @@ async fn who_promotes_or_splits_does_not_take_a_newer_deployment_back() {
         });
         eventually(vec!["hello@1".to_owned()], || world.vm.ready()).await;
         // Another gateway's.
-        let (store, id, now) = (&world.store, DeploymentId::random(), Timestamp::now());
+        let store = &world.store;
+        let id = DeploymentId::random();
+        let now = Timestamp::now();
         store.begin_deployment(&id, &GatewayId::random(), now).await.unwrap();
         store.prepare(&id, &built("shop", &[("hello", newer)]), now).await.unwrap();
         store.activate(&id, now).await.unwrap();
@@ -418,7 +421,8 @@ async fn a_rollback_takes_less_than_100_ms() {
     world.deploy("shop", &[("hello", "2")]).await;
     let mut best = Duration::MAX;
     for version in [1, 2, 1, 2, 1] {
-        let (body, began) = (format!(r#"{{"version":{version}}}"#), Instant::now());
+        let body = format!(r#"{{"version":{version}}}"#);
+        let began = Instant::now();
         let reply = world.ask(Method::POST, "/v1/functions/hello/rollback", &body).await;
         best = best.min(began.elapsed());
         assert_eq!(reply.json()["data"]["active_version"], version);

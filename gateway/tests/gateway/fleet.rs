@@ -116,11 +116,14 @@ async fn a_killed_vm_is_out_at_once_and_only_its_running_calls_are_lost() {
         says_its_name(agent, "pay");
     }
     let home = if world.get("/pay").await.body == "vm-a" { &a } else { &b };
-    let (begun, never) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+    let begun = Arc::new(AtomicUsize::new(0));
+    let never = Arc::new(Semaphore::new(0));
     {
-        let (begun, never) = (Arc::clone(&begun), Arc::clone(&never));
+        let begun = Arc::clone(&begun);
+        let never = Arc::clone(&never);
         home.vm.script("pay", move |_| {
-            let (begun, never) = (Arc::clone(&begun), Arc::clone(&never));
+            let begun = Arc::clone(&begun);
+            let never = Arc::clone(&never);
             async move {
                 begun.fetch_add(1, SeqCst);
                 drop(never.acquire().await);
@@ -657,7 +660,8 @@ async fn a_gateway_with_certificates_speaks_plain_http_with_this_machine_only() 
     let files = tls::certificates(folder.path());
     let store = crate::world::open(&folder).await;
     // It joined before there were certificates.
-    let (early, now) = (join("vm-early", "192.0.2.7:8082"), Timestamp::now());
+    let early = join("vm-early", "192.0.2.7:8082");
+    let now = Timestamp::now();
     let role = KeyRole::Member(early.id.clone());
     let key = Key { id: "0".into(), role, hash: "none".into(), created_at: now };
     store.join(&Member { join: early, joined_at: now, seen_at: now }, &key).await.unwrap();

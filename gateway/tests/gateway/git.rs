@@ -507,7 +507,8 @@ async fn who_hangs_up_when_it_serves_changes_nothing_any_more() {
     let mut pushing = Pushing::start(&dev, &world, &["main"]);
     pushing.says("activate").await;
     kill(&mut pushing).await;
-    let (began, head) = (Instant::now(), Some(dev.head().await));
+    let began = Instant::now();
+    let head = Some(dev.head().await);
     while at(&world, "refs/heads/main").await != head {
         assert!(began.elapsed() < PATIENCE, "it serves, and its branch does not move");
     }
@@ -615,7 +616,8 @@ async fn of_two_pushes_at_the_same_moment_the_later_one_is_told() {
     first.end().await.fine();
     let text = later.end().await.failed();
     let now = &one.head().await[..7];
-    let want = format!("refused: main was moved to {now} by another push; `git pull`, then push again");
+    let want =
+        format!("refused: main was moved to {now} by another push; `git pull`, then push again");
     assert!(text.contains(&want), "{text}");
     assert_eq!(world.get("/hello").await.body, "2");
 

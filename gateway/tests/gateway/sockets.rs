@@ -79,13 +79,15 @@ fn a_restart_on_inherited_listeners_refuses_nobody() {
     let addresses =
         [(calls.local_addr().unwrap(), "/"), (control.local_addr().unwrap(), "/healthz")];
     let mut gateway = start(&calls, &control, data.path());
-    let (over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let over = Arc::new(AtomicBool::new(false));
+    let answered = Arc::new(AtomicUsize::new(0));
     let callers: Vec<_> = addresses
         .into_iter()
         .cycle()
         .take(4)
         .map(|(address, path)| {
-            let (over, answered) = (Arc::clone(&over), Arc::clone(&answered));
+            let over = Arc::clone(&over);
+            let answered = Arc::clone(&answered);
             thread::spawn(move || {
                 while !over.load(SeqCst) {
                     let status = ask(address, path).expect("nobody is refused");

@@ -83,7 +83,8 @@ impl Agent {
         address: SocketAddr,
         tls: Option<&tls::Files>,
     ) -> Self {
-        let (id, dir) = (VmId::parse(id).unwrap(), tempfile::tempdir().unwrap());
+        let id = VmId::parse(id).unwrap();
+        let dir = tempfile::tempdir().unwrap();
         let vm = FakeVm::new(id.as_str());
         let ending = Ending::default();
         let second = Duration::from_secs(10);
@@ -239,7 +240,8 @@ impl Site {
 
     async fn order(self: Arc<Self>, request: Request<Incoming>) -> Response<CallBody> {
         let (head, body) = request.into_parts();
-        let (method, path) = (head.method.clone(), head.uri.path().to_owned());
+        let method = head.method.clone();
+        let path = head.uri.path().to_owned();
         let note =
             |what: String| self.orders.lock().unwrap().push(format!("{method} {path} {what}"));
         match (&head.method, head.uri.path()) {

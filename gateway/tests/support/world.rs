@@ -139,7 +139,9 @@ impl World {
         let control = SocketAddr::new(settings.control.ip(), 0);
         let settings = Settings { listen, control, ..settings };
         let config = Config::new(settings, dir.path()).unwrap();
-        let (vm, builder, registry) = (FakeVm::new("vm-1"), FakeBuilder::new(), Registry::new());
+        let vm = FakeVm::new("vm-1");
+        let builder = FakeBuilder::new();
+        let registry = Registry::new();
         let given = with_builder.then(|| Arc::clone(&builder) as Arc<dyn Builder>);
         let local = with_vm.then(|| Arc::clone(&vm) as _);
         let app = App::build(config, Arc::clone(&store), local, given, &registry).await;

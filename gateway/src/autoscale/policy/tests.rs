@@ -322,7 +322,8 @@ proptest! {
         noise in prop::collection::vec(0.8f64..1.2, 1500),
     ) {
         let mut policy = policy(settings());
-        let (mut ready, mut changes) = (16, 0);
+        let mut ready = 16;
+        let mut changes = 0;
         for (second, noise) in (0..).zip(noise) {
             let wanted = policy.decide(s(second), now(), &sample(level * noise, ready)).wanted;
             if second > 600 && wanted != ready {

@@ -42,7 +42,8 @@ async fn say<S: Socket>(
 ) -> io::Result<()> {
     socket.write_all(text(err, id, Timestamp::now()).as_bytes()).await?;
     socket.shutdown().await?;
-    let (mut unread, mut buffer) = (0, [0; 4096]);
+    let mut unread = 0;
+    let mut buffer = [0; 4096];
     while unread < UNREAD {
         match socket.read(&mut buffer).await? {
             0 => break,
@@ -53,7 +54,8 @@ async fn say<S: Socket>(
 }
 
 fn text(err: &CallError, id: &RequestId, now: Timestamp) -> String {
-    let (status, body) = (err.verdict().status, err.body(id).to_json());
+    let status = err.verdict().status;
+    let body = err.body(id).to_json();
     let reason = status.canonical_reason().unwrap_or_default();
     let date = rfc2822::DateTimePrinter::new()
         .timestamp_to_rfc9110_string(&now)

@@ -156,10 +156,7 @@ fn restored(uri: &Uri, replaced: &[Replaced]) -> Option<(HeaderValue, Uri)> {
     }
     let mut escaped = Vec::with_capacity(raw.len() + 2 * replaced.len());
     for byte in &raw {
-        match is_odd(*byte) {
-            true => escaped.extend_from_slice(&percent(*byte)),
-            false => escaped.push(*byte),
-        }
+        if is_odd(*byte) { escaped.extend_from_slice(&percent(*byte)) } else { escaped.push(*byte) }
     }
     let uri = PathAndQuery::try_from(escaped).ok()?.into();
     Some((HeaderValue::from_bytes(&raw).ok()?, uri))
@@ -189,7 +186,9 @@ mod tests {
 
     /// The bytes that hyper receives of a head that comes in pieces, and what was replaced.
     fn scan(pieces: &[&[u8]]) -> (Vec<u8>, Vec<Replaced>) {
-        let (mut scan, mut given, mut replaced) = (Scan::default(), Vec::new(), Vec::new());
+        let mut scan = Scan::default();
+        let mut given = Vec::new();
+        let mut replaced = Vec::new();
         for piece in pieces {
             let mut piece = piece.to_vec();
             replaced.extend(scan.head(&mut piece));

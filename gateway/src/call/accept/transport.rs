@@ -109,10 +109,8 @@ impl Exchange {
     /// Queues an interim answer of the function, with its headers cleaned as those of a final
     /// answer.
     pub(super) fn interim(&self, status: StatusCode, mut headers: HeaderMap) {
-        let addressed = match self.is_by_host.load(Relaxed) {
-            true => Addressed::ByHost,
-            false => Addressed::ByPath,
-        };
+        let addressed =
+            if self.is_by_host.load(Relaxed) { Addressed::ByHost } else { Addressed::ByPath };
         headers::clean_answer(&mut headers, false, addressed);
         self.interims.push(status, headers);
     }

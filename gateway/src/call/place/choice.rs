@@ -127,7 +127,10 @@ pub fn choose(
     mut passed: impl FnMut(Against),
 ) -> Option<Pick> {
     let mut best: Option<(Key, Pick)> = None;
-    let (mut equals, mut worth_a_try, mut out, mut answers) = (0, 0_u32, 0_u32, false);
+    let mut equals = 0;
+    let mut worth_a_try = 0_u32;
+    let mut out = 0_u32;
+    let mut answers = false;
     let (mut bare, mut spare): (_, Option<(Key, usize)>) = (None, None);
     for (vm, step) in walk.zip(0_u32..) {
         let Look { against, holds, strain, tried } = look(vm);

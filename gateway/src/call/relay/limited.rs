@@ -60,7 +60,8 @@ impl<B: Whole> Limited<B> {
         counter: IntCounter,
         pace: PaceLimits,
     ) -> Self {
-        let (inner, pace) = (Some(inner), Pace::new(pace));
+        let inner = Some(inner);
+        let pace = Pace::new(pace);
         Self { inner, seen: 0, limit, linger, waits, counter, pace, progress: None }
     }
 

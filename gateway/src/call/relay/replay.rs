@@ -48,7 +48,8 @@ enum State {
 
 impl Lender {
     pub(super) fn new(body: CallBody) -> Self {
-        let (hint, empty) = (body.size_hint(), body.is_end_stream());
+        let hint = body.size_hint();
+        let empty = body.is_end_stream();
         let state = if empty { State::Ended } else { State::Going };
         let shared = Shared { rest: Some(body), kept: Vec::new(), size: 0, state };
         Self { shared: Arc::new(Mutex::new(shared)), hint, empty }

@@ -36,7 +36,8 @@ impl Tunnel {
         let copy = async {
             let (caller, function) = tokio::try_join!(caller, function)?;
             connection.upgraded();
-            let (mut caller, mut function) = (TokioIo::new(caller), TokioIo::new(function));
+            let mut caller = TokioIo::new(caller);
+            let mut function = TokioIo::new(function);
             let copied = tokio::io::copy_bidirectional(&mut caller, &mut function).await?;
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(copied)
         };

@@ -72,7 +72,8 @@ impl Site {
         let door = Door::bind(any, None, limits, ending.clone()).unwrap();
         let address = door.address().to_string();
         ending.tasks.spawn(door.serve(checker, move |request, _| {
-            let (script, tell) = (script.clone(), tell.clone());
+            let script = script.clone();
+            let tell = tell.clone();
             async move { answer(script, request, tell).await }
         }));
         Self { join: join(id, address), seen, ending }
@@ -119,7 +120,8 @@ async fn answer(
             response
         }
         Script::Hangs => {
-            let (given_up, archive) = (GivenUp(tell), request.into_body());
+            let given_up = GivenUp(tell);
+            let archive = request.into_body();
             let lines = stream::once(async move {
                 let _given_up = given_up;
                 archive.collect().await?;

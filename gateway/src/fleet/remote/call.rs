@@ -84,9 +84,12 @@ impl Remote {
         if response.headers().contains_key(REFUSAL) {
             // The upload of a refused call is not read any more, so its connection is closed
             // afterwards.
-            let kept = |body| match uploads {
-                true => Kept::once(body, connection),
-                false => Kept::new(body, connection, Arc::clone(&self.link)),
+            let kept = |body| {
+                if uploads {
+                    Kept::once(body, connection)
+                } else {
+                    Kept::new(body, connection, Arc::clone(&self.link))
+                }
             };
             return Err(self.refusal(response.map(kept), version).await);
         }

@@ -90,7 +90,8 @@ answers! {
 #[tokio::test]
 async fn a_hub_that_is_gone_is_tried_and_given_up() {
     let hub = Hub::start().await;
-    let (hook, token) = (hook(&hub), Secret::new(TOKEN.to_owned()));
+    let hook = hook(&hub);
+    let token = Secret::new(TOKEN.to_owned());
     drop(hub);
     let lost = send(&hook, &token, &status("deployed"), &limits(), NO_PAUSE).await.unwrap_err();
     assert!(matches!(lost, NotSent::Silent(_)), "{lost}");
