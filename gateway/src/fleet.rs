@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn members_come_and_go_in_the_order_of_their_ids() {
+    fn members_are_sorted_by_id() {
         let care = Care::default();
         let fleet = Fleet::new([FakeVm::arc("c"), FakeVm::arc("a")], &care);
         let before = fleet.snapshot();

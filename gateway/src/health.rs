@@ -205,7 +205,7 @@ mod tests {
     const UNAVAILABLE: Status = Status::Unavailable;
 
     #[tokio::test(start_paused = true)]
-    async fn who_hears_no_vm_of_those_that_there_are_is_unavailable_once_its_start_is_over() {
+    async fn without_any_report_the_gateway_becomes_unavailable() {
         let world = World::new(None);
         assert_eq!(world.stands(0), (OK, 200, 0, 0));
         assert_eq!(world.stands(100), (OK, 200, 0, 0), "a fleet starts without a VM");
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_heard_one_stays_in_when_it_is_lost() {
+    async fn losing_a_reporting_vm_is_only_degraded() {
         let world = World::new(None);
         let a = world.join("a");
         hears(&a);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_vm_that_the_settings_shut_out_counts_as_one_that_is_not_heard() {
+    async fn an_unusable_vm_counts_as_not_reporting() {
         let world = World::new(None);
         world.health.fleet.set_unusable(1);
         assert_eq!(world.stands(7), (OK, 200, 1, 0));

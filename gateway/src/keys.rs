@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_first_start_makes_a_key_and_the_next_one_keeps_it() {
+    async fn the_first_start_creates_a_key_that_stays() {
         let lab = Lab::new().await;
         let first = lab.start(&KeyRole::Admin).await;
         assert_eq!(fs::metadata(lab.path()).unwrap().permissions().mode() & 0o777, 0o600);
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lost_file_makes_a_new_key_and_the_old_one_dies() {
+    async fn a_lost_file_replaces_the_key() {
         let lab = Lab::new().await;
         let old = lab.start(&KeyRole::Fleet).await;
         fs::remove_file(lab.path()).unwrap();
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_key_that_the_operator_gave_to_two_gateways_opens_for_both() {
+    async fn two_gateways_can_share_a_given_key() {
         let mut lab = Lab::new().await;
         let given = make(&KeyRole::Fleet).1.reveal().clone();
         fs::write(lab.path(), &given).unwrap();
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn keys_that_opened_once_open_while_the_store_is_away() {
+    async fn cached_keys_are_valid_during_store_outages() {
         let lab = Lab::new().await;
         let (used, unused) = (make(&KeyRole::Admin), make(&KeyRole::Admin));
         let (one, other) = (GatewayId::random(), GatewayId::random());

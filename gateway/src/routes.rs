@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_another_gateway_changed_is_followed_and_what_it_left_is_not_touched() {
+    async fn only_changes_of_other_gateways_are_applied() {
         let version = testing::version;
         let (routes, fleet, vm) = routes(vec![version("a", 1), version("b", 1), version("c", 3)]);
         let before = Arc::clone(routes.table().named("a").unwrap());

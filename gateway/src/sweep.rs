@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_went_and_came_back_has_its_time_again() {
+    async fn a_returning_stray_gets_its_grace_again() {
         let metrics = Metrics::new(&Registry::new()).unwrap();
         let routes = Routes::new(vec![testing::version("pay", 3)], Vec::new(), metrics);
         let mut strays = Strays::new();

@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_gateway_is_gone_once_when_its_beats_stop_whatever_its_clock_says() {
+    async fn a_gateway_without_heartbeats_is_gone_once() {
         let id = GatewayId::random();
         let mut others = Others::default();
         let start = Instant::now();

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_errand_is_done_once_and_not_too_many_at_a_time() {
+    async fn prewarms_run_once_and_within_the_limit() {
         let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
         let versions = (0..20).map(|n| testing::version(&format!("f{n}"), 1)).collect();
         let routes = Routes::new(versions, Vec::new(), Arc::clone(&metrics));

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_was_read_is_kept_for_the_next() {
+    async fn a_read_body_is_stored_for_the_retry() {
         let (mut call, outgoing) = outgoing(body::full("hello")).lend(false).unwrap();
         call.request.body_mut().frame().await.unwrap().unwrap();
         drop(call);

@@ -140,7 +140,7 @@ fn echoes(vm: &FakeVm) {
 }
 
 #[tokio::test]
-async fn a_full_vm_passes_the_whole_call_to_the_next() {
+async fn a_call_refused_by_full_vm_is_retried() {
     let world = World::new(3).await;
     let asked = full(&world.vms[0]);
     full(&world.vms[1]);
@@ -161,7 +161,7 @@ async fn when_all_are_full_the_last_answer_stands() {
 }
 
 #[tokio::test]
-async fn a_call_may_wait_only_where_no_other_vm_is_left() {
+async fn a_call_waits_only_on_the_last_vm() {
     let world = World::new(3).await;
     let seen: Arc<parking_lot::Mutex<Vec<bool>>> = Arc::default();
     for vm in &world.vms {
@@ -190,7 +190,7 @@ async fn a_walk_is_no_longer_than_it_may_be() {
 }
 
 #[tokio::test]
-async fn a_call_that_may_have_run_is_never_sent_twice() {
+async fn a_possibly_executed_call_is_not_retried() {
     for err in [crashed, lost] {
         let world = World::new(2).await;
         fails(&world.vms[0], err);
@@ -201,7 +201,7 @@ async fn a_call_that_may_have_run_is_never_sent_twice() {
 }
 
 #[tokio::test]
-async fn one_that_may_run_twice_is_by_its_method_or_by_its_functions_word() {
+async fn idempotent_calls_are_retried() {
     for err in [crashed, lost] {
         let world = World::new(2).await;
         fails(&world.vms[0], err);
@@ -218,7 +218,7 @@ async fn one_that_may_run_twice_is_by_its_method_or_by_its_functions_word() {
 }
 
 #[tokio::test]
-async fn a_call_that_kills_instances_kills_two_and_no_more() {
+async fn a_crashing_call_kills_at_most_two_instances() {
     let world = World::new(4).await;
     let asked: Vec<_> = world.vms.iter().map(|vm| fails(vm, crashed)).collect();
     assert_eq!(world.get().await, "FUNCTION_CRASHED");
@@ -226,7 +226,7 @@ async fn a_call_that_kills_instances_kills_two_and_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_attempt_has_what_is_left_of_the_timeout() {
+async fn a_retry_gets_the_rest_of_the_timeout() {
     let world = World::new(2).await;
     let timeout = world.route.version.spec.timeout;
     world.vms[0].script("pay", move |call| async move {
@@ -265,7 +265,7 @@ async fn the_last_vm_is_asked_though_it_is_out() {
 }
 
 #[tokio::test]
-async fn without_budget_a_failure_stands_and_a_refusal_still_goes_on() {
+async fn without_budget_only_refusals_are_retried() {
     let settings = Settings { retry_percent: 0, retry_per_second: 0, ..Settings::default() };
     let world = World::with(3, settings, false).await;
     fails(&world.vms[0], lost);
@@ -278,7 +278,7 @@ async fn without_budget_a_failure_stands_and_a_refusal_still_goes_on() {
 }
 
 #[tokio::test]
-async fn a_body_that_a_refusal_read_goes_to_the_next_vm_unless_it_is_large() {
+async fn small_bodies_read_by_refusing_vm_are_resent() {
     let world = async || {
         let world = World::new(2).await;
         world.vms[0].script("pay", |mut call| async move {
@@ -304,7 +304,7 @@ async fn when_every_vm_drains_there_is_no_capacity() {
 }
 
 #[tokio::test]
-async fn behind_a_call_that_stays_at_a_home_over_its_bound_the_next_vm_is_made_ready() {
+async fn a_call_at_overloaded_home_prewarms_next_vm() {
     let world = World::new(3).await;
     let home = &world.vms[0];
     echoes(home);

@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_machine_needs_no_certificate_where_it_comes_by_loopback() {
+    fn loopback_needs_no_certificate() {
         let path = || PathBuf::from("/ca.pem");
         let files = Files { certificate: path(), key: path(), authority: path() };
         let of = |address: &str, tls| {

@@ -83,7 +83,7 @@ mod tests {
     use http_body_util::{BodyExt, StreamBody};
 
     #[tokio::test]
-    async fn nothing_flows_before_the_handover_and_the_length_is_known() {
+    async fn before_handover_only_the_length_is_known() {
         let archive = body::full("archive");
         let (mut promised, handover, failed) = promise(&archive);
         assert_eq!(promised.size_hint().exact(), Some(7));

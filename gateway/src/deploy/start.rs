@@ -223,7 +223,7 @@ mod tests {
         none_that_can_fails: REGISTRY, [NO_IMAGE, HANGS] => Err("NO_CAPACITY"), [1, 2], [], 2;
         an_image_in_an_engine_that_none_can_get: IN_AN_ENGINE, [NO_IMAGE, NO_IMAGE]
             => Err("IMAGE_UNREACHABLE"), [1, 2], [], 2;
-        an_image_in_an_engine_that_the_only_one_cannot_get: IN_AN_ENGINE, [NO_IMAGE]
+        an_engine_image_the_only_vm_cannot_pull: IN_AN_ENGINE, [NO_IMAGE]
             => Err("IMAGE_UNREACHABLE"), [1], [], 1;
         code_that_does_not_load_is_tried_once: "", [FINE, FINE]
             => Err("FUNCTION_INIT_FAILED"), [1, 2], [1], 0;

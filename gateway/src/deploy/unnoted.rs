@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_told_until_the_store_knows_and_not_for_ever() {
+    async fn a_failure_is_retried_until_recorded_or_expired() {
         assert_eq!(told(&[|| Ok(())]).await, (1, 1, true));
         assert_eq!(told(&[away, away, away, || Ok(())]).await, (4, 15, true));
         assert_eq!(told(&[away, over]).await, (2, 3, true));

@@ -190,7 +190,7 @@ mod tests {
         an_answer_begins_anew: 0 f, 1 f, 2 a, 3 f, 4 f; at 4 => false;
         failures_far_apart_are_no_row: 0 f, 9 f, 10 f; at 10 => false;
         one_call_tries_and_the_others_stay_away: 0 f, 1 f, 2 f, 7 b; at 7 => true;
-        a_trial_of_which_nothing_is_heard_is_made_again: 0 f, 1 f, 2 f, 7 b; at 12 => false;
+        an_unanswered_trial_is_repeated: 0 f, 1 f, 2 f, 7 b; at 12 => false;
         a_trial_that_fails_opens_it_again: 0 f, 1 f, 2 f, 7 b, 8 f; at 12 => true;
         a_trial_that_succeeds_closes_it: 0 f, 1 f, 2 f, 7 b, 8 a, 9 f; at 9 => false;
         a_call_before_its_time_changes_nothing: 0 f, 1 f, 2 f, 5 b; at 7 => false;
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vm_on_which_everything_fails_has_a_bounded_list() {
+    fn breakers_of_one_vm_are_bounded() {
         let breakers = Breakers::new(POLICY);
         let now = Instant::now();
         for _ in 0..3 {

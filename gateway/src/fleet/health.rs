@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_tells_of_changes_and_counts_answers_between_failures() {
+    fn shared_health_reports_changes_and_resets_on_answers() {
         let now = Instant::now();
         let condition = Condition::remote(POLICY, now);
         assert_eq!(condition.standing(), Standing::Out(Why::Unheard));

@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_of_other_gateways_are_known_in_a_few_reports_and_forgotten_in_silence() {
+    fn calls_of_other_gateways_follow_reports() {
         let load = Load::new();
         let _own = load.carry(key("pay"));
         for _ in 0..6 {
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_began_while_the_report_was_on_its_way_has_a_place() {
+    fn calls_begun_during_report_transit_take_a_slot() {
         let load = Load::new();
         let _own = load.carry(key("pay"));
         load.reported(&report(0, 0));
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_ended_while_the_report_was_on_its_way_has_none() {
+    fn calls_ended_during_report_transit_free_their_slot() {
         let load = Load::new();
         drop(load.carry(key("pay")).answered());
         load.reported(&report(1, 0));
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_of_others_are_not_taken_for_those_that_ended() {
+    fn calls_of_others_are_not_mistaken_for_ended_ones() {
         let load = Load::new();
         (0..8).for_each(|_| load.reported(&report(3, 0)));
         for _ in 0..9 {
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_counts_until_the_next_report_or_the_end_of_a_call() {
+    fn a_refusal_lasts_until_report_or_call_end() {
         let load = Load::new();
         let running = load.carry(key("pay"));
         load.refused(key("pay"));

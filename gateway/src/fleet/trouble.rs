@@ -96,7 +96,7 @@ mod tests {
     use crate::testing;
 
     #[test]
-    fn trouble_is_found_in_the_chain_and_says_whether_the_call_ran() {
+    fn link_errors_are_found_in_the_cause_chain() {
         let function = || testing::version("pay", 1).function;
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
         let before = Trouble::opening(refused).before(function());

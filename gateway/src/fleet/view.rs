@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_there_when_told_or_when_an_instance_runs_it() {
+    fn an_image_exists_if_reported_or_running() {
         let view = view(&[("run", 1, "idle", 0, 1)], &[("pay", 2), ("ship", 7), ("pay", 2)]);
         assert!(view.holds_image(key("pay", 2)) && view.holds_image(key("ship", 7)));
         assert!(view.holds_image(key("run", 1)));

@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trouble_is_told_once_for_each_outage_and_a_stranger_has_time_to_be_known() {
+    fn each_outage_is_logged_once() {
         let start = Instant::now();
         let mut outage = Outage::default();
         let mut told = |trouble: Trouble, begins: bool, after: u64| {

@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_machines_git_is_there_and_sees_nothing_of_us() {
+    async fn git_runs_without_our_environment() {
         let git = Git::default();
         git.ready().await.unwrap();
         // An alias that starts with `!` is a shell command: it shows git's environment from inside.

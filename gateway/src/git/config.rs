@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_push_is_never_larger_than_a_source_may_be() {
+    fn a_push_is_limited_by_max_source() {
         let config = Config::new(Settings::default(), Bytes::mib(5)).unwrap();
         assert_eq!(config.max_push, Bytes::mib(5));
     }

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pointer_is_named_whatever_the_size_of_its_file() {
+    async fn an_lfs_pointer_is_named_for_any_size() {
         for size in ["1", "133742", "18446744073709551615"] {
             let (near, pointer) = ("x".repeat(130), pointer(size));
             let files = [("a.bin", Some(&*near)), ("model.bin", Some(&*pointer))];

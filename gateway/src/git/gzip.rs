@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_breaks_off_or_is_no_gzip_is_an_error() {
+    async fn truncated_or_invalid_gzip_is_an_error() {
         let packed = packed(&[9; 5000]).await;
         let mut unpacker = Unpacker::new();
         unpacker.step(&packed[..packed.len() / 2]).unwrap();

@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_hook_asks_prints_and_ends_as_it_is_told() {
+    async fn the_hook_sends_prints_and_exits_as_told() {
         for accepted in [true, false] {
             let lab = Lab::new();
             let mut hook = Hook::open(&lab.folder).unwrap();
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hook_that_is_not_ours_or_cannot_run_is_written_again() {
+    fn a_foreign_or_unexecutable_hook_is_rewritten() {
         let lab = Lab::new();
         let folder = lab.script.parent().unwrap();
         let mode = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hook_that_waits_for_a_gateway_that_died_before_ends() {
+    async fn a_hook_of_a_dead_gateway_ends() {
         let lab = Lab::new();
         drop(Hook::open(&lab.folder).unwrap());
         let mut child = lab.start();

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_may_be_counted_is_there_from_the_start() {
+    fn all_series_exist_from_the_start() {
         let registry = Registry::new();
         let audit = Audit::new(&registry).unwrap();
         assert!(count(&registry, r#"epsilon_auth_failed_total{door="git"} 0"#));

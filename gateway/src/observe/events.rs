@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn each_bug_is_a_line_because_its_caller_was_told_to_quote_the_id() {
+    fn every_internal_error_is_logged() {
         let lines = lines(|metrics| failed(metrics, &CallError::Internal("broken".into())));
         assert_eq!(lines.len(), 276);
     }

@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn series_of_a_deleted_function_end_with_its_last_call() {
+    fn deleted_functions_lose_series_after_last_call() {
         let registry = Registry::new();
         let metrics = Metrics::new(&registry).unwrap();
         let name = FunctionName::parse("pay").unwrap();
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_function_that_answers_any_number_makes_a_series_for_each_class() {
+    fn unusual_statuses_share_a_series_per_class() {
         let registry = Registry::new();
         let metrics = Metrics::new(&registry).unwrap();
         let function = metrics.function(&FunctionName::parse("pay").unwrap());

@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_at_once_then_one_in_ten_seconds_with_the_number() {
+    fn repeats_are_logged_once_in_ten_seconds() {
         let repeats = Repeats::default();
         let start = Instant::now();
         let at = |ms| repeats.admit("FUNCTION_ERROR", start + Duration::from_millis(ms));

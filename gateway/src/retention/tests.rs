@@ -93,7 +93,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn what_no_version_needs_leaves_every_vm_and_the_builder_s_place() {
+async fn unneeded_images_are_removed_everywhere() {
     let world = World::new(2, false).await;
     for digest in ["a", "b"] {
         world.deploy(digest).await.unwrap();
@@ -106,7 +106,7 @@ async fn what_no_version_needs_leaves_every_vm_and_the_builder_s_place() {
 }
 
 #[tokio::test]
-async fn an_image_in_use_stays_where_it_lies_and_is_tried_again() {
+async fn an_image_in_use_is_retried_later() {
     let mut world = World::new(1, false).await;
     for digest in ["a", "b"] {
         world.deploy(digest).await.unwrap();

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_that_can_be_read_is_full_until_it_has_written() {
+    fn a_readable_store_stays_full_until_it_writes() {
         let up = IntGauge::new("up", "up").unwrap();
         let watch = StoreWatch::new(up.clone());
         watch.silent();

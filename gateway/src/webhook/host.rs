@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_of_this_machine_is_refused_unless_it_is_allowed() {
+    async fn local_hosts_are_refused_unless_allowed() {
         let allowed = Hosts::new(Vec::new(), vec!["localhost".into()]);
         let place = allowed.place("http://localhost:1234/").unwrap();
         let found = place.addresses(SOON).await.unwrap();

@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_is_read_whole_and_gives_its_memory_back() {
+    async fn a_body_is_read_and_releases_its_memory() {
         let payloads = payloads(1 << 20, 1 << 20);
         let read = payloads.read(pieces(10, 1000)).await.unwrap();
         assert_eq!(read.bytes.len(), 10_000);

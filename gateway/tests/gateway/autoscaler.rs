@@ -59,7 +59,7 @@ async fn a_command_is_told_how_many() {
 }
 
 #[tokio::test]
-async fn a_command_that_fails_is_told_and_calls_go_on() {
+async fn a_failing_scale_command_is_reported() {
     let settings = serde_json::json!({
         "autoscale": { "driver": "exec", "command": ["sh", "-c", "echo no quota >&2; exit 1"], "min": 2, "every": "1s" }
     });

@@ -152,7 +152,7 @@ async fn deployments_follow_the_builder_that_joined() {
 }
 
 #[tokio::test]
-async fn the_token_of_one_kind_does_not_join_the_other() {
+async fn a_token_joins_only_its_own_kind() {
     let world = World::with(&["hello"]).await;
     let site = Site::open("1");
     let vm = Join { kind: MemberKind::Vm, id: VmId::parse("vm-9").unwrap(), ..site.join.clone() };

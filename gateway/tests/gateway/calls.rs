@@ -247,7 +247,7 @@ async fn every_answer_has_an_id_and_timings() {
 }
 
 #[tokio::test]
-async fn a_cold_call_tells_what_its_start_was_made_of() {
+async fn a_cold_call_reports_the_phases_of_its_start() {
     let world = World::with(&["cold"]).await;
     world.vm.script("cold", |_| async {
         let mut answer = fake::answer(Response::new(body::empty()));
@@ -264,7 +264,7 @@ async fn a_cold_call_tells_what_its_start_was_made_of() {
 }
 
 #[tokio::test]
-async fn a_declared_body_over_the_limit_is_413_and_its_sender_sees_it() {
+async fn a_sender_sees_413_for_too_large_bodies() {
     let settings = Settings { max_body: units::Bytes(1024), ..Settings::default() };
     let world = World::start(&["hello"], settings).await;
     // Far more than the kernel's buffers hold: the sender must be able to finish.
@@ -291,7 +291,7 @@ async fn a_streamed_body_over_the_limit_is_413() {
 }
 
 #[tokio::test]
-async fn a_body_that_the_function_ignores_does_not_break_the_answer() {
+async fn an_ignored_body_does_not_break_the_answer() {
     let world = World::with(&["hello"]).await;
     world.vm.script("hello", |_| async { ok("early") });
     let reply = world.call(Method::POST, "/hello", &"x".repeat(16 << 20)).await;
@@ -426,7 +426,7 @@ async fn a_websocket_ends_with_the_functions_timeout() {
 }
 
 #[tokio::test]
-async fn an_upgrade_that_the_function_ignores_is_a_plain_answer() {
+async fn an_ignored_upgrade_is_a_plain_answer() {
     let world = World::with(&["ws"]).await;
     world.vm.script("ws", |_| async { ok("no") });
     let mut caller = TcpStream::connect(world.public).await.unwrap();
@@ -435,7 +435,7 @@ async fn an_upgrade_that_the_function_ignores_is_a_plain_answer() {
 }
 
 #[tokio::test]
-async fn expect_continue_is_answered_when_the_body_is_wanted_and_only_then() {
+async fn continue_is_sent_only_for_wanted_bodies() {
     let settings = Settings { max_body: units::Bytes(8), ..Settings::default() };
     let world = World::start(&["hello"], settings).await;
     world.vm.script("hello", echo);

@@ -97,7 +97,7 @@ async fn health_metrics_and_the_document_are_open() {
 }
 
 #[tokio::test]
-async fn from_afar_metrics_want_the_key_and_health_does_not() {
+async fn remote_metrics_need_the_key_but_health_not() {
     let control = SocketAddr::new(own_address(), 0);
     let world = World::start(&["hello"], Settings { control, ..Settings::default() }).await;
     let key = format!("Bearer {}", world.key);
@@ -128,7 +128,7 @@ async fn the_control_listener_shows_itself_and_no_function_can() {
 
 /// As `epsilon up` does while it makes the runtime base.
 #[tokio::test]
-async fn a_gateway_that_does_not_serve_yet_says_what_it_does() {
+async fn a_starting_gateway_reports_its_step() {
     let dir = tempfile::tempdir().unwrap();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let settings = Settings { listen: any, control: any, ..Settings::default() };
@@ -440,7 +440,7 @@ impl crate::world::Reply {
 }
 
 #[tokio::test]
-async fn changes_and_wrong_keys_are_counted_and_questions_are_not() {
+async fn changes_and_wrong_keys_are_audited_reads_not() {
     let world = World::with(&["hello"]).await;
     let wrong = format!("Bearer {}", "epsilon_admin_000000000000_".to_owned() + &"0".repeat(64));
     world.ask_with(&wrong, Method::GET, "/v1/functions", "").await;

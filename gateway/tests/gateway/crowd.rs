@@ -74,7 +74,7 @@ async fn idle_connections_lock_nobody_out_of_either_listener() {
 }
 
 #[tokio::test]
-async fn who_has_been_idle_for_longest_goes_first_and_who_is_at_work_stays() {
+async fn the_longest_idle_connection_is_closed_first() {
     let world = world(3).await;
     let mut busy = open(world.public, CALL).await;
     eventually(1, || world.vm.active()).await;
@@ -89,7 +89,7 @@ async fn who_has_been_idle_for_longest_goes_first_and_who_is_at_work_stays() {
 }
 
 #[tokio::test]
-async fn where_all_are_at_work_health_is_answered_and_all_else_is_503() {
+async fn a_full_gateway_still_answers_health_checks() {
     let world = world(2).await;
     let _busy = [open(world.public, CALL).await, open(world.public, CALL).await];
     eventually(2, || world.vm.active()).await;

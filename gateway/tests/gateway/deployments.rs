@@ -76,7 +76,7 @@ async fn a_push_is_told_from_its_archive_to_serving() {
 }
 
 #[tokio::test]
-async fn functions_that_left_the_source_are_named_as_still_served() {
+async fn functions_missing_in_source_are_listed() {
     let world = World::with(&[]).await;
     world.deploy("other", &[("elsewhere", "1")]).await;
     world.deploy("shop", &[("bad", "1"), ("hello", "1"), ("old", "1")]).await;
@@ -186,7 +186,7 @@ async fn a_deployment_that_panics_fails() {
 
 /// As when the store's answer to the activation is lost, after all of it was done.
 #[tokio::test]
-async fn a_deployment_that_serves_is_done_whatever_the_activation_says() {
+async fn a_serving_deployment_is_done_despite_lost_answer() {
     let world = World::with(&[]).await;
     world.vm.script("hello", |call| async move { ok(call.version.number.to_string()) });
     world.vm.gate.forget_permits(1000);
@@ -277,7 +277,7 @@ async fn a_deployment_has_a_limit() {
 }
 
 #[tokio::test]
-async fn an_archive_that_grows_over_the_limit_fails_the_build() {
+async fn an_archive_over_the_limit_fails_the_build() {
     let settings = Settings { max_source: units::Bytes(10), ..Settings::default() };
     let world = World::start(&[], settings).await;
     // The archive of `push` is 25 bytes long and says so; without a length it is found while it streams.
@@ -294,7 +294,7 @@ async fn an_archive_that_grows_over_the_limit_fails_the_build() {
 }
 
 #[tokio::test]
-async fn what_a_crash_left_at_work_is_failed_at_the_next_start() {
+async fn unfinished_deployments_fail_at_the_next_start() {
     let world = World::with(&["hello"]).await;
     let id = DeploymentId::random();
     world.store.begin_deployment(&id, &GatewayId::random(), Timestamp::now()).await.unwrap();
@@ -348,7 +348,7 @@ async fn a_rollback_while_another_function_is_deployed_stays() {
 
 /// It gets a version ready, and by then there is a newer one that nobody had seen.
 #[tokio::test]
-async fn who_promotes_or_splits_does_not_take_a_newer_deployment_back() {
+async fn promote_and_split_keep_newer_deployments() {
     let world = Arc::new(World::with(&["hello"]).await);
     world.deploy("shop", &[("hello", "2")]).await;
     let share = r#"{"shares":[{"version":1,"percent":90},{"version":2,"percent":10}]}"#;
@@ -400,7 +400,7 @@ async fn what_serves_is_never_retired_by_an_earlier_change() {
 
 /// A rollback starts an instance behind its answer: the version may have been told to go before.
 #[tokio::test]
-async fn what_was_rolled_back_to_is_made_ready_and_let_go_again_when_it_serves_no_more() {
+async fn rolled_back_versions_are_started_and_later_retired() {
     let world = World::with(&["hello"]).await;
     world.deploy("shop", &[("hello", "2")]).await;
     world.vm.gate.forget_permits(1000);

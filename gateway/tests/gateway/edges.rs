@@ -104,7 +104,7 @@ async fn answers_without_a_body_keep_the_connection_in_step() {
 
 /// A HEAD has no body to cut.
 #[tokio::test]
-async fn a_head_that_was_answered_is_not_counted_as_cut() {
+async fn an_answered_head_request_is_not_cut() {
     let world = world().await;
     for path in ["/", "/nobody", "/hello"] {
         let request = format!("HEAD {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");

@@ -50,7 +50,7 @@ async fn echo(call: Call) -> Result<epsilon_api::vm::Answer, CallError> {
 }
 
 #[tokio::test]
-async fn a_vm_that_joins_gets_calls_and_is_told_of_a_version_once() {
+async fn a_joined_vm_learns_each_version_once() {
     let world = World::fleet(&["pay"]).await;
     let reply = world.get("/pay").await;
     assert_eq!((reply.status.as_u16(), &*reply.code()), (503, "NO_CAPACITY"));
@@ -88,7 +88,7 @@ async fn an_agent_that_started_again_is_told_again() {
 }
 
 #[tokio::test]
-async fn a_vm_that_does_not_know_the_version_after_all_is_passed_over_and_told_again() {
+async fn a_forgotten_version_is_announced_again() {
     let world = World::fleet(&["pay"]).await;
     let (a, b) = (Agent::join("vm-a", &world).await, Agent::join("vm-b", &world).await);
     for agent in [&a, &b] {
@@ -109,7 +109,7 @@ async fn a_vm_that_does_not_know_the_version_after_all_is_passed_over_and_told_a
 }
 
 #[tokio::test]
-async fn a_killed_vm_is_out_at_once_and_only_its_running_calls_are_lost() {
+async fn a_killed_vm_loses_only_its_running_calls() {
     let world = World::fleet(&["pay"]).await;
     let (a, b) = (Agent::join("vm-a", &world).await, Agent::join("vm-b", &world).await);
     for agent in [&a, &b] {
@@ -154,7 +154,7 @@ async fn a_killed_vm_is_out_at_once_and_only_its_running_calls_are_lost() {
 }
 
 #[tokio::test]
-async fn a_silent_vm_is_out_within_its_time_and_back_with_its_next_report() {
+async fn a_silent_vm_is_out_until_it_reports() {
     let world = World::fleet(&["pay"]).await;
     let (a, b) = (Agent::join("vm-a", &world).await, Agent::join("vm-b", &world).await);
     for agent in [&a, &b] {
@@ -188,7 +188,7 @@ async fn a_vm_that_comes_back_elsewhere_takes_its_place() {
 }
 
 #[tokio::test]
-async fn a_vm_that_leaves_is_forgotten_once_it_is_gone() {
+async fn a_leaving_vm_is_forgotten_when_gone() {
     let world = World::fleet(&["pay"]).await;
     let (leaves, stays) = (Agent::join("vm-a", &world).await, Agent::join("vm-b", &world).await);
     leaves.leave().await;
@@ -202,7 +202,7 @@ async fn a_vm_that_leaves_is_forgotten_once_it_is_gone() {
 }
 
 #[tokio::test]
-async fn a_drain_reaches_the_agent_and_what_only_it_held_gets_warm_elsewhere() {
+async fn a_drain_reaches_the_agent_and_prewarms_others() {
     let world = World::fleet(&["pay"]).await;
     let (a, b) = (Agent::join("vm-a", &world).await, Agent::join("vm-b", &world).await);
     for agent in [&a, &b] {
@@ -228,7 +228,7 @@ async fn a_drain_reaches_the_agent_and_what_only_it_held_gets_warm_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_vm_that_drains_by_itself_gets_nothing_new_and_its_last_report_is_believed() {
+async fn a_self_draining_vm_gets_no_new_calls() {
     let world = World::fleet(&["pay"]).await;
     let (a, b) = (Agent::join("vm-a", &world).await, Agent::join("vm-b", &world).await);
     for agent in [&a, &b] {
@@ -245,7 +245,7 @@ async fn a_vm_that_drains_by_itself_gets_nothing_new_and_its_last_report_is_beli
 }
 
 #[tokio::test]
-async fn a_version_that_serves_no_more_is_retired_also_on_a_vm_that_was_away() {
+async fn a_returning_vm_retires_old_versions() {
     let world = World::fleet(&["pay"]).await;
     let first = Agent::join("vm-a", &world).await;
     let address = first.address;
@@ -258,7 +258,7 @@ async fn a_version_that_serves_no_more_is_retired_also_on_a_vm_that_was_away() {
 }
 
 #[tokio::test]
-async fn a_deployment_starts_its_versions_on_a_vm_that_joined() {
+async fn a_deployment_starts_versions_on_joined_vms() {
     let world = World::fleet(&["pay"]).await;
     let agent = Agent::join("vm-a", &world).await;
     agent.vm.script("pay", echo);
@@ -300,7 +300,7 @@ async fn logs_of_all_vms_come_over_the_wire() {
 }
 
 #[tokio::test]
-async fn who_follows_a_log_keeps_its_place_while_vms_come_and_go() {
+async fn followed_logs_keep_their_position_across_vm_changes() {
     let world = World::fleet(&["pay"]).await;
     let a = Agent::join("vm-a", &world).await;
     let mut line = fake::line("pay", None, "one");
@@ -367,7 +367,7 @@ async fn a_body_streams_through_while_it_is_sent() {
 }
 
 #[tokio::test]
-async fn a_caller_that_hangs_up_is_noticed_by_the_vm() {
+async fn the_vm_notices_a_caller_hanging_up() {
     let world = World::fleet(&["pay"]).await;
     let agent = Agent::join("vm-a", &world).await;
     agent.vm.script("pay", |_| std::future::pending());
@@ -379,7 +379,7 @@ async fn a_caller_that_hangs_up_is_noticed_by_the_vm() {
 }
 
 #[tokio::test]
-async fn calls_that_come_together_tell_a_vm_of_their_version_once() {
+async fn concurrent_calls_announce_their_version_once() {
     let world = World::fleet(&["pay"]).await;
     let agent = Agent::join("vm-a", &world).await;
     says_its_name(&agent, "pay");
@@ -390,7 +390,7 @@ async fn calls_that_come_together_tell_a_vm_of_their_version_once() {
 }
 
 #[tokio::test]
-async fn calls_that_wait_for_a_version_to_be_told_fail_together() {
+async fn calls_waiting_for_an_announcement_fail_together() {
     let world = World::fleet(&["pay"]).await;
     let agent = Agent::join("vm-a", &world).await;
     agent.slow_orders(Duration::from_millis(200));
@@ -403,7 +403,7 @@ async fn calls_that_wait_for_a_version_to_be_told_fail_together() {
 }
 
 #[tokio::test]
-async fn a_connection_on_which_a_refused_call_still_uploads_is_not_used_again() {
+async fn a_connection_with_refused_upload_is_not_reused() {
     let world = World::fleet(&["pay"]).await;
     let agent = Agent::join("vm-a", &world).await;
     // As an agent does, which reads on for a while.
@@ -500,7 +500,7 @@ async fn who_may_join_and_what_is_said_to_others() {
 }
 
 #[tokio::test]
-async fn a_credential_is_its_members_own_and_ends_with_it() {
+async fn a_credential_belongs_to_one_member() {
     let world = World::fleet(&[]).await;
     let door = Door(&world);
     let (a, b) = (Agent::join("vm-a", &world).await, Agent::join("vm-b", &world).await);
@@ -535,7 +535,7 @@ async fn two_machines_cannot_have_one_id() {
 }
 
 #[tokio::test]
-async fn two_builders_cannot_have_one_id_nor_a_builder_that_of_a_vm() {
+async fn member_ids_are_unique_across_kinds() {
     let world = World::fleet(&[]).await;
     let door = Door(&world);
     let token = door.token_of(MemberKind::Builder);
@@ -553,7 +553,7 @@ async fn two_builders_cannot_have_one_id_nor_a_builder_that_of_a_vm() {
 }
 
 #[tokio::test]
-async fn who_is_slow_and_who_is_a_stranger_takes_no_place_among_those_who_join() {
+async fn slow_clients_and_strangers_block_no_joins() {
     let folder = tempfile::tempdir().unwrap();
     let store = crate::world::open(&folder).await;
     let world =
@@ -597,7 +597,7 @@ async fn health(world: &World) -> [(u16, serde_json::Value); 2] {
 }
 
 #[tokio::test]
-async fn a_gateway_that_starts_with_an_ended_certificate_says_so_to_load_balancers() {
+async fn load_balancers_learn_of_an_ended_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let files = tls::certificates(folder.path());
     let path = folder.path().join("epsilon.db");
@@ -627,7 +627,7 @@ async fn a_gateway_that_starts_with_an_ended_certificate_says_so_to_load_balance
 }
 
 #[tokio::test]
-async fn a_gateway_that_hears_none_of_the_vms_is_taken_out_and_comes_back_with_the_first() {
+async fn a_gateway_without_reports_is_unavailable() {
     let world = World::fleet(&["pay"]).await;
     assert_eq!(health(&world).await[1].1["status"], "ok", "a fleet begins without a VM");
     let door = Door(&world);
@@ -655,7 +655,7 @@ async fn a_gateway_that_hears_none_of_the_vms_is_taken_out_and_comes_back_with_t
 }
 
 #[tokio::test]
-async fn a_gateway_with_certificates_speaks_plain_http_with_this_machine_only() {
+async fn plain_http_is_accepted_only_from_this_machine() {
     let folder = tempfile::tempdir().unwrap();
     let files = tls::certificates(folder.path());
     let store = crate::world::open(&folder).await;
@@ -683,7 +683,7 @@ async fn a_gateway_with_certificates_speaks_plain_http_with_this_machine_only() 
 }
 
 #[tokio::test]
-async fn a_vm_that_wants_tls_of_a_gateway_without_it_is_left_out() {
+async fn a_vm_requiring_tls_is_unusable_without_it() {
     let world = World::fleet(&[]).await;
     let door = Door(&world);
     let secure = Join { tls: true, ..join("vm-a", "127.0.0.1:9") };

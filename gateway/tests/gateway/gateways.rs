@@ -157,7 +157,7 @@ async fn nobody_sees_half_a_deployment_on_any_gateway() {
 }
 
 #[tokio::test]
-async fn deployments_of_one_project_wait_for_each_other_across_gateways() {
+async fn deployments_of_one_project_queue_across_gateways() {
     let (one, two) = two(&Postgres::shared().database().await).await;
     let agent = Agent::join("vm-a", &one).await;
     two.stands("vm-a", "ready").await;
@@ -191,7 +191,7 @@ async fn deployments_of_one_project_wait_for_each_other_across_gateways() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_starts_later_finds_the_members_and_the_drains() {
+async fn a_later_gateway_finds_members_and_drains() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("epsilon.db");
     let url = path.to_str().unwrap();
@@ -209,7 +209,7 @@ async fn a_gateway_that_starts_later_finds_the_members_and_the_drains() {
 }
 
 #[tokio::test]
-async fn calls_go_on_while_the_store_is_away_and_verbs_say_so_at_once() {
+async fn calls_go_on_during_a_store_outage() {
     let server = Postgres::start();
     let world =
         World::gateway(open(&server.database().await).await, &["pay"], Settings::default()).await;

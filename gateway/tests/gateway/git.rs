@@ -283,7 +283,7 @@ async fn a_failed_deployment_fails_the_push_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_forced_push_deploys_and_one_that_is_not_fails_as_anywhere() {
+async fn only_forced_pushes_may_rewrite_history() {
     let world = world().await;
     let dev = Dev::with("1").await;
     next(&world, "1");
@@ -500,7 +500,7 @@ async fn who_hangs_up_while_it_builds_cancels() {
 
 /// What serves already is not taken back: then the branch moves as well, whoever still listens.
 #[tokio::test]
-async fn who_hangs_up_when_it_serves_changes_nothing_any_more() {
+async fn hanging_up_after_activation_changes_nothing() {
     let world = world().await;
     let dev = Dev::with("1").await;
     next(&world, "1");
@@ -538,7 +538,7 @@ async fn kill(pushing: &mut Pushing) {
 }
 
 #[tokio::test]
-async fn a_gateway_that_stops_ends_the_push_and_changes_nothing() {
+async fn a_stopping_gateway_cancels_the_push() {
     let mut world = world().await;
     let dev = Dev::with("1").await;
     world.builder.close_gate();
@@ -559,7 +559,7 @@ async fn a_gateway_that_stops_ends_the_push_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_push_that_comes_while_another_is_at_work_comes_after_it() {
+async fn concurrent_pushes_run_one_after_another() {
     let world = world().await;
     let dev = Dev::with("1").await;
     world.builder.close_gate();
@@ -579,7 +579,7 @@ async fn a_push_that_comes_while_another_is_at_work_comes_after_it() {
 
 /// Both have seen the branches before either of them moves one.
 #[tokio::test]
-async fn of_two_pushes_at_the_same_moment_the_later_one_is_told() {
+async fn the_later_of_two_pushes_is_refused() {
     let world = world().await;
     let base = Dev::with("base").await;
     next(&world, "0");
@@ -631,7 +631,7 @@ async fn of_two_pushes_at_the_same_moment_the_later_one_is_told() {
 }
 
 #[tokio::test]
-async fn a_branch_that_cannot_be_moved_is_told_before_anything_is_deployed() {
+async fn an_unmovable_branch_is_refused_before_deploying() {
     let world = world().await;
     let dev = Dev::with("1").await;
     next(&world, "1");
@@ -649,7 +649,7 @@ async fn a_branch_that_cannot_be_moved_is_told_before_anything_is_deployed() {
 
 /// The worst moment: it serves, and git cannot say so.
 #[tokio::test]
-async fn a_branch_that_does_not_move_after_all_moves_with_the_next_push() {
+async fn an_unmoved_branch_moves_with_next_push() {
     let world = world().await;
     let dev = Dev::with("1").await;
     next(&world, "1");
@@ -674,7 +674,7 @@ async fn a_branch_that_does_not_move_after_all_moves_with_the_next_push() {
 }
 
 #[tokio::test]
-async fn more_than_may_be_at_once_are_told_to_come_again() {
+async fn too_many_git_requests_are_refused() {
     let world = world_with(|settings| settings.git.max_requests = 1).await;
     let dev = Dev::with("1").await;
     next(&world, "1");
@@ -693,7 +693,7 @@ async fn more_than_may_be_at_once_are_told_to_come_again() {
 }
 
 #[tokio::test]
-async fn without_a_git_or_with_an_old_one_a_push_says_what_to_install() {
+async fn missing_or_old_git_names_what_to_install() {
     let dev = Dev::with("1").await;
     let world = world_with(|settings| settings.git.program = "/nonexistent/git".into()).await;
     let text = dev.push(&world, &["main"]).await.failed();
@@ -711,7 +711,7 @@ async fn without_a_git_or_with_an_old_one_a_push_says_what_to_install() {
 }
 
 #[tokio::test]
-async fn a_client_that_sends_nonsense_is_told_or_hung_up_on() {
+async fn invalid_git_requests_are_refused() {
     let world = world().await;
     let dev = Dev::with("1").await;
     next(&world, "1");

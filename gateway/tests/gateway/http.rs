@@ -47,7 +47,7 @@ async fn only_a_trusted_proxy_says_who_calls() {
 }
 
 #[tokio::test]
-async fn a_function_below_its_name_is_told_its_prefix_and_one_with_a_host_has_none() {
+async fn only_functions_called_by_path_get_a_prefix() {
     let world = told(settings(r#"{"domain":"fn.example.org"}"#)).await;
     let spoken = "x-forwarded-prefix: /admin";
     for (head, prefix) in [
@@ -63,7 +63,7 @@ async fn a_function_below_its_name_is_told_its_prefix_and_one_with_a_host_has_no
 }
 
 #[tokio::test]
-async fn a_function_that_shares_its_origin_says_nothing_for_all_of_it() {
+async fn a_shared_origin_drops_origin_wide_headers() {
     let world = World::start(&["hello"], settings(r#"{"domain":"fn.example.org"}"#)).await;
     world.vm.script("hello", |_| async {
         let response = Response::builder()
@@ -202,7 +202,7 @@ async fn odd_characters_of_a_target_reach_the_function() {
 
 /// As `nc -N` does, and scripts that say at once all that they have to say.
 #[tokio::test]
-async fn a_caller_that_closes_its_sending_half_gets_its_answer() {
+async fn a_half_closed_caller_gets_its_answer() {
     let world = World::with(&["hello"]).await;
     let gate = Arc::new(Semaphore::new(0));
     let opened = Arc::clone(&gate);

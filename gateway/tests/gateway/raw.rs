@@ -53,7 +53,7 @@ async fn two_hosts_are_refused() {
 }
 
 #[tokio::test]
-async fn no_host_is_refused_and_http_1_0_needs_none() {
+async fn a_host_is_required_except_in_http10() {
     let world = world().await;
     let answer = world.raw("GET /hello HTTP/1.1\r\nconnection: close\r\n\r\n").await;
     assert_eq!(head(&answer), "HTTP/1.1 400 Bad Request");
@@ -144,7 +144,7 @@ async fn bare_line_feeds_are_read_and_never_passed_on() {
 }
 
 #[tokio::test]
-async fn headers_of_one_hop_and_of_the_platform_do_not_pass() {
+async fn hop_by_hop_and_platform_headers_do_not_pass() {
     let answer = world()
         .await
         .raw(

@@ -70,7 +70,7 @@ async fn slow_uploads_take_no_place_and_others_are_served() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_is_408_and_its_connection_ends() {
+async fn a_missing_body_is_408_and_closes() {
     let world = world(SOON).await;
     for request in [
         post(100_000, "ten bytes."),
@@ -89,7 +89,7 @@ async fn a_body_that_does_not_come_is_408_and_its_connection_ends() {
 }
 
 #[tokio::test]
-async fn a_large_body_that_stops_in_the_middle_is_408() {
+async fn a_large_body_that_stops_is_408() {
     let world = world(SOON).await;
     let mut caller = begin(&world, &post(1 << 20, &"x".repeat(300 << 10))).await;
     eventually(1, || world.vm.active()).await;
@@ -99,7 +99,7 @@ async fn a_large_body_that_stops_in_the_middle_is_408() {
 }
 
 #[tokio::test]
-async fn a_body_that_trickles_is_408_though_it_never_pauses_for_long() {
+async fn a_trickling_body_is_408() {
     let world = world(SOON).await;
     let mut caller = begin(&world, &post(100_000, "")).await;
     let (mut reader, mut writer) = caller.split();
@@ -143,7 +143,7 @@ async fn once_an_answer_has_begun_both_sides_may_wait() {
 }
 
 #[tokio::test]
-async fn who_does_not_read_its_answer_loses_it_and_the_place_is_free() {
+async fn an_unread_answer_is_cut_and_frees_its_slot() {
     let world = world(SOON).await;
     world.vm.script("up", |_| async {
         let piece = Bytes::from(vec![b'x'; 64 << 10]);

@@ -125,7 +125,7 @@ async fn nobody_speaks_for_a_member_without_a_certificate() {
 }
 
 #[tokio::test]
-async fn plain_http_from_another_machine_is_told_to_use_tls() {
+async fn remote_plain_http_is_told_to_use_tls() {
     let folder = tempfile::tempdir().unwrap();
     let files = certificates(folder.path());
     let control = SocketAddr::new(own_address(), 0);

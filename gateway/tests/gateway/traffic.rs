@@ -100,7 +100,7 @@ fn set_shares() -> Value {
 }
 
 #[tokio::test]
-async fn a_version_is_ready_before_it_gets_calls_and_one_that_does_not_load_gets_none() {
+async fn versions_are_started_before_they_get_calls() {
     let world = world().await;
     world.vm.ready.lock().unwrap().clear();
     world.vm.broken.lock().unwrap().insert("pay".into(), "Error: no key".into());
@@ -118,7 +118,7 @@ async fn a_version_is_ready_before_it_gets_calls_and_one_that_does_not_load_gets
 }
 
 #[tokio::test]
-async fn promoting_gives_all_calls_to_one_version_and_lets_the_other_go() {
+async fn promoting_gives_all_calls_to_one_version() {
     let world = world().await;
     split(&world, NINETY_TEN).await;
     world.vm.retired.lock().unwrap().clear();
@@ -149,7 +149,7 @@ async fn of_several_candidates_the_one_to_promote_is_named() {
 }
 
 #[tokio::test]
-async fn a_version_that_fails_too_often_gets_no_calls_any_more_and_everybody_is_told() {
+async fn a_failing_version_ends_its_split() {
     let world = world().await;
     let half = r#"{"shares":[{"version":3,"percent":50},{"version":4,"percent":50}],"abort_min_calls":10}"#;
     assert_eq!(split(&world, half).await["stable"], 3, "of equals, the one that is older");
@@ -357,7 +357,7 @@ async fn a_retired_version_is_called_by_nobody() {
 
 /// With each setting: what a stranger gets, one with a wrong key, the operator.
 #[tokio::test]
-async fn who_may_call_a_version_by_its_address_is_a_setting() {
+async fn access_to_version_addresses_is_a_setting() {
     use epsilon_gateway::config::VersionAddresses as Setting;
     for (version_addresses, want) in [
         (Setting::Public, ["OK", "OK", "OK"]),
@@ -386,7 +386,7 @@ async fn who_may_call_a_version_by_its_address_is_a_setting() {
 
 /// Two gateways on one data base; the second has not yet been told of what the first has made.
 #[tokio::test]
-async fn what_another_gateway_has_just_made_is_there_for_the_first_call() {
+async fn new_functions_of_other_gateways_are_found_at_once() {
     let url = Postgres::shared().database().await;
     let store = async || epsilon_store::open(&url).await.unwrap();
     let one = World::gateway(store().await, &["pay"], Settings::default()).await;
@@ -413,7 +413,7 @@ async fn what_another_gateway_has_just_made_is_there_for_the_first_call() {
 }
 
 #[tokio::test]
-async fn a_split_that_one_gateway_makes_or_ends_the_other_follows() {
+async fn gateways_follow_each_others_splits() {
     let url = Postgres::shared().database().await;
     let store = async || epsilon_store::open(&url).await.unwrap();
     let one = World::gateway(store().await, &["pay"], Settings::default()).await;

@@ -107,7 +107,7 @@ fn refused() -> BuildError {
 }
 
 #[tokio::test]
-async fn a_push_is_deployed_and_the_hub_hears_of_it() {
+async fn a_push_is_deployed_and_reported_to_github() {
     let hub = Hub::start().await;
     let world = world(&hub).await;
     let (commit, body) = pushed(&hub, "2");
@@ -294,7 +294,7 @@ async fn a_delivery_is_deployed_once_whoever_it_comes_to() {
 }
 
 #[tokio::test]
-async fn a_deployment_that_fails_is_told_and_may_be_delivered_again() {
+async fn a_failed_delivery_is_reported_and_can_be_repeated() {
     let hub = Hub::start().await;
     let world = world(&hub).await;
     let (commit, body) = pushed(&hub, "2");
@@ -407,7 +407,7 @@ async fn a_commit_that_cannot_be_had_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_commit_is_fetched_by_the_git_of_the_settings() {
+async fn the_configured_git_fetches_commits() {
     let hub = Hub::start().await;
     let mut settings = settings(&hub, &json!({}));
     settings.git.program = "/nonexistent/git".into();
@@ -451,7 +451,7 @@ async fn a_gateway_that_stops_tells_the_hub() {
 }
 
 #[tokio::test]
-async fn a_secret_that_is_not_there_yet_needs_no_restart() {
+async fn a_late_secret_needs_no_restart() {
     let hub = Hub::start().await;
     let world = world(&hub).await;
     let (_, body) = pushed(&hub, "2");

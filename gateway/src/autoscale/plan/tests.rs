@@ -128,7 +128,7 @@ plans! {
     an_empty_one_is_ended: 1 of 2, ["i-1 serving p 5 1", "i-2 serving d 0 1"] => ["terminate i-2: it is empty"];
     one_whose_grace_is_over_is_ended: 1 of 2, ["i-1 serving p 5 1", "i-2 serving dg 3 1"]
         => ["terminate i-2: its grace period is over"];
-    one_that_is_silent_is_ended_after_its_grace_only: 1 of 2, ["i-1 serving p 5 1", "i-2 serving du 0 0"] => [];
+    a_silent_vm_waits_for_its_grace: 1 of 2, ["i-1 serving p 5 1", "i-2 serving du 0 0"] => [];
     and_then_it_is: 1 of 2, ["i-1 serving p 5 1", "i-2 serving dug 0 0"] => ["terminate i-2: its grace period is over"];
     demand_that_is_back_wakes_it: 2 of 2, ["i-1 serving p 5 1", "i-2 serving d 0 1"]
         => ["undrain i-2", "protect i-2"];

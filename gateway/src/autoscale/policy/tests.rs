@@ -115,7 +115,7 @@ fn a_falling_line_takes_nothing_away() {
 }
 
 #[test]
-fn fewer_are_wanted_only_when_fewer_were_enough_for_minutes() {
+fn scale_in_waits_until_fewer_were_enough_for_minutes() {
     let mut policy = policy(settings());
     after(&mut policy, 0, steady(60, 48.0), 8);
     // The mean needs 8 for another 7 s, and that is held for 300.
@@ -174,7 +174,7 @@ fn a_load_that_falls_is_followed_within_the_windows() {
 /// Here it correctly stays at two: two places that are always busy and two to keep free are just
 /// one VM, so the slack keeps one more.
 #[test]
-fn two_busy_places_and_two_free_ones_on_vms_of_four_keep_two() {
+fn slack_keeps_two_vms_at_the_border() {
     assert_eq!(after_the_fall(2.0).last(), Some(&2));
     assert_eq!(after_the_fall(1.9).last(), Some(&1), "a little less and it is one");
 }
@@ -245,7 +245,7 @@ fn places_outside_the_group_are_used_first() {
 }
 
 #[test]
-fn an_empty_group_is_asked_for_one_vm_that_tells_its_size() {
+fn an_empty_group_gets_one_vm_to_learn_size() {
     let mut policy = policy(settings());
     assert_eq!(policy.decide(s(0), now(), &Sample::default()).wanted, 1);
     let blind = Sample { demand: 50.0, ..Sample::default() };

@@ -90,7 +90,7 @@ impl Vms for Machines {
 }
 
 #[tokio::test]
-async fn capacity_in_moto_follows_the_load_and_the_drained_one_goes() {
+async fn capacity_in_moto_follows_the_load() {
     let moto = Moto::start().await;
     let group = in_moto::group(&moto, 1, 8, 1).await;
     let settings: Settings = serde_json::from_str(

@@ -323,7 +323,7 @@ async fn load_rises_and_falls_and_vms_come_and_go() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leaving_vm_keeps_its_calls_until_its_grace_is_over() {
+async fn a_leaving_vm_keeps_its_calls_within_its_grace() {
     let world = World::with(2);
     tokio::time::advance(Duration::from_secs(60)).await;
     let scaler = run(&world, |settings| settings.leave_grace = Duration::from_secs(600));
@@ -344,7 +344,7 @@ async fn a_leaving_vm_keeps_its_calls_until_its_grace_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn demand_that_is_back_wakes_who_leaves_also_after_a_restart() {
+async fn returning_demand_undrains_leaving_vms_also_after_restart() {
     let world = World::with(3);
     tokio::time::advance(Duration::from_secs(60)).await;
     let scaler = run(&world, |_| {});
@@ -372,7 +372,7 @@ async fn demand_that_is_back_wakes_who_leaves_also_after_a_restart() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dry_run_changes_nothing_and_says_what_it_would_do() {
+async fn a_dry_run_changes_nothing_and_reports_its_steps() {
     let world = World::with(1);
     tokio::time::advance(Duration::from_secs(60)).await;
     let scaler = run(&world, |settings| settings.dry_run = true);
@@ -388,7 +388,7 @@ async fn a_dry_run_changes_nothing_and_says_what_it_would_do() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_the_leader_acts_and_who_takes_over_knows_the_last_minutes() {
+async fn only_the_leader_acts_and_its_successor_knows_history() {
     let world = World::with(2);
     tokio::time::advance(Duration::from_secs(60)).await;
     world.edit(|state| state.not_leader = true);
@@ -442,7 +442,7 @@ async fn a_group_that_refuses_is_asked_less_and_less() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_vm_that_the_cloud_takes_is_drained_and_let_go() {
+async fn a_vm_terminated_by_the_cloud_is_drained_first() {
     let world = World::with(2);
     tokio::time::advance(Duration::from_secs(60)).await;
     let scaler = run(&world, |settings| settings.min = 2);
@@ -462,7 +462,7 @@ async fn a_vm_that_the_cloud_takes_is_drained_and_let_go() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_group_that_is_smaller_than_what_is_wanted_is_told_and_filled() {
+async fn a_group_smaller_than_wanted_is_reported_and_filled() {
     let world = World::with(1);
     tokio::time::advance(Duration::from_secs(60)).await;
     let scaler = run(&world, |settings| (settings.max, settings.min) = (30, 25));
@@ -475,7 +475,7 @@ async fn a_group_that_is_smaller_than_what_is_wanted_is_told_and_filled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_leads_no_more_does_not_go_on_with_its_round() {
+async fn a_former_leader_stops_its_round() {
     let world = World::with(1);
     tokio::time::advance(Duration::from_secs(60)).await;
     // The lease is 30 s: while the cloud is slow, another gateway may have begun to lead.

@@ -62,7 +62,7 @@ fn busy_counts_and_idle_does_not() {
 }
 
 #[test]
-fn a_vm_has_as_many_places_as_both_memory_and_cores_allow() {
+fn memory_and_cores_limit_the_places_of_a_vm() {
     let mut small = vm("a", vec![]);
     small.cpu_millicores = MilliCores(500);
     assert_eq!(sample(&[small.clone()]).places, 4.0);
@@ -86,14 +86,14 @@ fn many_calls_in_one_instance_are_one_busy_instance() {
 }
 
 #[test]
-fn calls_that_wait_where_there_is_room_need_no_vm() {
+fn waiting_calls_with_free_capacity_need_no_vm() {
     let mut one = vm("a", vec![instance("busy", 1)]);
     one.calls_waiting = 500; // its function has maxInstances: 1
     assert_eq!(sample(&[one]).demand, 1.0);
 }
 
 #[test]
-fn calls_that_wait_on_a_full_vm_count_up_to_its_size() {
+fn waiting_calls_on_full_vm_count_to_its_size() {
     let mut full = vm("a", (0..8).map(|_| instance("busy", 1)).collect());
     full.calls_waiting = 3;
     let got = sample(&[full.clone()]);

@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_connection_stays_longer_and_its_next_byte_starts_a_head() {
+    fn an_idle_connection_stays_longer_until_its_next_byte() {
         let activity = Activity::new(PACE);
         activity.enter(IDLE);
         assert!(!is_over(&activity, 70) && is_over(&activity, 76));
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn where_many_wait_an_idle_connection_goes_soon_and_no_other() {
+    fn only_idle_connections_close_soon_when_crowded() {
         let crowded = |activity: &Activity, seconds| {
             let now = activity.opened + Duration::from_secs(seconds);
             matches!(activity.check(&limits(), true, now), Check::Over(_))
@@ -373,14 +373,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_byte_of_a_connection_gives_it_no_more_time() {
+    fn the_first_byte_does_not_extend_the_header_timeout() {
         let activity = Activity::new(PACE);
         activity.read();
         assert!(!is_over(&activity, 9) && is_over(&activity, 11));
     }
 
     #[test]
-    fn a_call_without_a_deadline_is_never_cut_and_one_with_is() {
+    fn only_a_call_with_a_deadline_is_cut() {
         let activity = Activity::new(PACE);
         activity.enter(BUSY);
         assert!(!is_over(&activity, 1_000_000));
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn the_unread_end_of_an_answer_has_the_deadline_of_its_call() {
+    fn an_unread_answer_keeps_the_deadline_of_its_call() {
         let activity = Activity::new(PACE);
         activity.answer_within(Duration::from_secs(100));
         activity.enter(IDLE);
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_read_is_cut_long_before_the_deadline_of_its_call() {
+    fn a_caller_that_stops_reading_is_cut_early() {
         let activity = Activity::new(PACE);
         activity.enter(BUSY);
         activity.answer_within(Duration::from_secs(100));
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn who_reads_a_byte_now_and_then_uses_up_its_patience() {
+    fn slow_reading_uses_up_the_time_budget() {
         let activity = Activity::new(PACE);
         activity.enter(BUSY);
         for (waited, bytes, left) in [(15, 1, 5), (4, 1024, 2), (0, 10 << 10, 12), (9, 1 << 20, 20)]
@@ -430,7 +430,7 @@ mod tests {
     /// Without it, a caller who never reads an answer without a deadline would hold its connection
     /// forever.
     #[test]
-    fn a_whole_answer_has_a_deadline_even_if_nobody_set_one() {
+    fn a_complete_answer_always_has_a_deadline() {
         let connection = || Arc::new(Connection::for_test("10.0.0.9:1"));
         let (whole, stream, told) = (connection(), connection(), connection());
         let _whole = Busy::new(Arc::clone(&whole)).until_end_of(body::full("ok"));

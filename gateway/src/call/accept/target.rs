@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_replaced_is_put_back_and_escaped_beside_it() {
+    fn replaced_bytes_are_restored_and_escaped_beside_it() {
         let (_, replaced) = scan(&[b"GET /a`b?q=\"<\xe9>_\" HTTP/1.1\r\n\r\n"]);
         let (raw, escaped) = restored(&uri("/a_b?q=______"), &replaced).unwrap();
         assert_eq!(raw.as_bytes(), b"/a`b?q=\"<\xe9>_\"");

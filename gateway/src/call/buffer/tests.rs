@@ -70,7 +70,7 @@ async fn all(body: CallBody) -> (usize, usize) {
 }
 
 #[tokio::test]
-async fn a_small_body_that_is_there_is_passed_on_as_it_is() {
+async fn a_small_received_body_is_passed_on_without_copy() {
     let text = Bytes::from_static(b"hello");
     let (body, upload) = Buffers::new().read(limited(Full::new(text.clone()))).await.unwrap();
     assert!(upload.is_none());
@@ -80,7 +80,7 @@ async fn a_small_body_that_is_there_is_passed_on_as_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_declares_little_is_read_whole_however_its_pieces_come() {
+async fn a_small_declared_body_is_read_completely() {
     let (feed, body) = fed();
     tokio::spawn(async move {
         for _ in 0..20 {
@@ -100,7 +100,7 @@ async fn what_declares_little_is_read_whole_however_its_pieces_come() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_does_not_come_is_too_slow_before_any_call() {
+async fn a_missing_body_is_too_slow_before_any_call() {
     for length in [10, 100_000, 1 << 20] {
         let (feed, body) = fed();
         feed.send(data(9)).unwrap();
@@ -112,7 +112,7 @@ async fn a_body_that_does_not_come_is_too_slow_before_any_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_a_large_body_only_the_first_bytes_are_waited_for() {
+async fn only_the_first_bytes_of_large_bodies_are_awaited() {
     let (feed, body) = fed();
     feed.send(data(BOUND - 1)).unwrap();
     feed.send(data(1000)).unwrap();
@@ -129,7 +129,7 @@ async fn of_a_large_body_only_the_first_bytes_are_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sender_without_a_length_that_pauses_is_passed_on_and_has_little_time_left() {
+async fn a_pausing_body_of_unknown_length_is_passed_on() {
     for (answered, sent) in [(false, 0), (false, 10), (true, 10)] {
         let (feed, body) = fed();
         if sent > 0 {
@@ -195,7 +195,7 @@ async fn without_memory_bodies_are_passed_on_as_they_come() {
 }
 
 #[tokio::test]
-async fn a_body_over_the_operators_limit_is_refused_before_any_call() {
+async fn a_body_over_the_limit_is_refused_before_calls() {
     let (feed, body) = fed();
     for _ in 0..3 {
         feed.send(data(700 << 10)).unwrap();

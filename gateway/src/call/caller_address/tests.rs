@@ -92,7 +92,7 @@ fn the_walk_goes_from_the_right_over_trusted_hops() {
 }
 
 #[test]
-fn what_else_a_proxy_says_is_looked_at_before_it_is_believed() {
+fn other_forwarding_headers_are_validated() {
     for (lines, want) in [
         (&[("x-forwarded-proto", "http, HTTPS")][..], "10.0.0.9 https - - -"),
         (&[("x-forwarded-proto", "gopher")], "10.0.0.9 http - - -"),

@@ -111,11 +111,11 @@ mod tests {
         anything_more_is: 60, [16; 10] => 10;
         a_vm_of_twice_the_size_carries_twice: 119, [32, 16, 16] => 90;
         one_vm_carries_everything: 1000, [16] => 1502;
-        no_vm_that_takes_calls_is_no_division_by_zero: 5, [0] => 8;
+        no_vm_is_no_division_by_zero: 5, [0] => 8;
     }
 
     #[test]
-    fn a_vm_that_has_just_come_grows_into_its_share() {
+    fn a_new_vm_grows_into_its_share() {
         let at = |age| (BALANCE.share(16, age), BALANCE.floor(8000, age));
         assert_eq!(
             [at(s(0)), at(s(10)), at(s(15)), at(s(30)), at(OLD)],
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vm_that_does_not_tell_its_processors_has_one() {
+    fn a_vm_without_reported_cpus_has_one() {
         assert_eq!((BALANCE.floor(0, OLD), BALANCE.floor(500, OLD)), (2, 2));
     }
 

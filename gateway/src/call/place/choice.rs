@@ -277,7 +277,7 @@ mod tests {
         a_home_at_its_bound_gives_to_the_next: "9 . ." => "1+";
         equals_begin_behind_those_at_their_bounds: "9 9 9 . . w w" => "5+";
         all_at_their_bounds_the_least_loaded: "9 4 4 7" => "1+";
-        a_warm_home_beyond_its_bound_beats_a_start_next_door: "9w i ." => "0+";
+        a_warm_home_over_bound_beats_a_cold_start: "9w i ." => "0+";
         and_a_pull_next_door: "9w . ." => "0+";
         a_warm_neighbour_within_its_bound_beats_it: "9w . w" => "2+";
         of_the_warm_beyond_their_bounds_the_least_loaded: "9w 4w 3 i" => "1+";
@@ -298,7 +298,7 @@ mod tests {
         and_the_next_one_too: "out! out" => "1";
         a_vm_that_waits_beats_one_that_is_out: "out room" => "1";
         who_drains_is_never_chosen: "drain drain" => "none";
-        if_the_rest_drains_the_one_that_is_out_is_tried: "drain out" => "1";
+        an_ejected_vm_is_tried_if_others_drain: "drain out" => "1";
         who_refused_is_not_asked_again: "w! . ." => "1+";
         all_asked_is_the_end: "w! .!" => "none";
         the_dead_are_not_asked_after_the_living_refused: ".! out" => "none";

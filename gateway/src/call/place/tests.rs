@@ -107,7 +107,7 @@ fn an_idle_fleet_sends_a_function_home() {
 }
 
 #[test]
-fn a_hot_function_spreads_in_its_order_and_comes_back() {
+fn a_hot_function_spreads_in_order_and_returns() {
     let world = World::new(4);
     let route = world.route("f1");
     // Two each by the floor; the share is larger from the sixth call on: ⌈1.5 · 6 / 4⌉ = 3.
@@ -117,7 +117,7 @@ fn a_hot_function_spreads_in_its_order_and_comes_back() {
 }
 
 #[test]
-fn over_its_bound_a_warm_home_keeps_its_calls_until_the_next_one_is_ready() {
+fn an_overloaded_warm_home_keeps_calls_until_prewarmed() {
     let world = World::new(4);
     let route = world.route("f1");
     let order = world.order(&route);
@@ -153,7 +153,7 @@ fn over_its_bound_a_warm_home_keeps_its_calls_until_the_next_one_is_ready() {
 }
 
 #[test]
-fn a_home_whose_places_are_all_taken_gives_to_the_next_one_though_that_is_cold() {
+fn a_home_without_free_slots_spreads_to_cold_vms() {
     let world = World::new(4);
     let route = world.route("f1");
     let order = world.order(&route);
@@ -162,7 +162,7 @@ fn a_home_whose_places_are_all_taken_gives_to_the_next_one_though_that_is_cold()
 }
 
 #[test]
-fn another_gateways_calls_at_home_count_for_its_bound_and_for_its_places() {
+fn calls_of_other_gateways_count_for_bound_and_slots() {
     let world = World::new(4);
     let route = world.route("f1");
     let order = world.order(&route);
@@ -195,7 +195,7 @@ fn a_warm_neighbour_is_preferred_until_home_is_warm() {
 }
 
 #[test]
-fn a_vm_with_the_image_gets_the_call_and_home_the_image() {
+fn a_vm_with_the_image_serves_while_home_pulls() {
     let world = World::new(6);
     let route = world.route("f3");
     let order = world.order(&route);
@@ -210,7 +210,7 @@ fn a_vm_with_the_image_gets_the_call_and_home_the_image() {
 }
 
 #[test]
-fn who_drains_is_out_or_refused_is_passed_over_and_home_is_home_afterwards() {
+fn draining_and_refusing_vms_are_passed_over_for_now() {
     let world = World::new(4);
     let route = world.route("f4");
     let order = world.order(&route);
@@ -231,7 +231,7 @@ fn who_drains_is_out_or_refused_is_passed_over_and_home_is_home_afterwards() {
 }
 
 #[test]
-fn a_vm_that_has_just_come_gets_little_and_one_that_never_spoke_nothing() {
+fn new_vms_get_little_and_unreported_ones_nothing() {
     let world = World::new(0);
     let care = Care::default();
     let join = |id: &str, came| {
@@ -283,7 +283,7 @@ fn with_newcomer(age: Duration) -> (World, Homes, Arc<Member>) {
 }
 
 #[test]
-fn a_vm_that_has_just_come_takes_its_functions_one_after_the_other_and_the_rest_stays_home() {
+fn a_new_vm_takes_its_functions_one_by_one() {
     let mut moved_by = Vec::new();
     for seconds in [0, 10, 20, 29] {
         let (world, homes, new) = with_newcomer(Duration::from_secs(seconds));
@@ -320,7 +320,7 @@ fn a_vm_that_has_just_come_takes_its_functions_one_after_the_other_and_the_rest_
 }
 
 #[test]
-fn what_a_vm_that_has_just_come_cannot_take_yet_stays_with_its_old_home() {
+fn functions_wait_at_their_former_home() {
     let (world, homes, new) = with_newcomer(Duration::from_secs(20));
     let images: Vec<_> = homes.iter().map(|(route, _)| &**route).collect();
     report(&new, &[], &images);
@@ -337,7 +337,7 @@ fn what_a_vm_that_has_just_come_cannot_take_yet_stays_with_its_old_home() {
 }
 
 #[test]
-fn failures_by_the_platform_send_one_function_elsewhere_and_the_others_not() {
+fn platform_failures_move_one_function_only() {
     let world = World::new(4);
     let (route, other) = (world.route("f6"), world.route("f7"));
     let home = Arc::clone(&world.order(&route)[0]);
@@ -355,7 +355,7 @@ fn failures_by_the_platform_send_one_function_elsewhere_and_the_others_not() {
 }
 
 #[test]
-fn a_fleet_that_is_full_has_the_call_wait_at_home() {
+fn in_a_full_fleet_calls_wait_at_home() {
     let world = World::new(3);
     let route = world.route("f8");
     let order = world.order(&route);

@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_loses_what_is_of_one_hop_or_reserved() {
+    fn an_answer_loses_hop_by_hop_and_reserved_headers() {
         let mut headers = map(&[
             ("connection", "close, x-gone"),
             ("x-gone", "1"),
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_for_an_origin_is_said_only_by_who_has_one() {
+    fn only_functions_with_own_origin_set_origin_headers() {
         let lines = [
             ("service-worker-allowed", "/"),
             ("clear-site-data", "\"*\""),

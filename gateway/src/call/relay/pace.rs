@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pause_has_an_end_and_a_body_has_a_rate() {
+    async fn pauses_and_rates_of_bodies_are_limited() {
         for (pauses, bytes, too_slow_after) in [
             (9, 10_240, None),      // each pause is earned back
             (11, 1 << 30, Some(1)), // one pause too long, regardless of bytes
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_sent_little_has_little_time_left_in_a_call() {
+    async fn a_call_shrinks_the_budget_to_earned_time() {
         let grace = Duration::from_secs(2);
         for (received, longest) in [(0, 2), (3072, 5), (1 << 20, 10)] {
             let mut pace = Pace::new(LIMITS);

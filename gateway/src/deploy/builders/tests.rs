@@ -224,7 +224,7 @@ async fn without_a_builder_no_image_is_removed() {
 
 /// After the handover of the archive a failure ends the build: it may have been half done.
 #[tokio::test]
-async fn a_builder_that_is_lost_in_the_middle_is_told_as_such() {
+async fn a_builder_lost_mid_build_is_reported() {
     let signer = signer();
     for (script, silence) in [
         (Script::Says(""), PATIENCE),
@@ -243,7 +243,7 @@ async fn a_builder_that_is_lost_in_the_middle_is_told_as_such() {
 
 /// A builder that does not accept the build leaves the archive complete.
 #[tokio::test]
-async fn a_builder_that_does_not_take_it_leaves_it_to_the_next() {
+async fn a_refused_build_goes_to_the_next_builder() {
     let signer = signer();
     for (script, silence) in [
         (Script::Refuses(503, "BUILDER_BUSY"), PATIENCE),
@@ -263,7 +263,7 @@ async fn a_builder_that_does_not_take_it_leaves_it_to_the_next() {
 }
 
 #[tokio::test]
-async fn a_builder_that_cannot_be_asked_comes_last_from_then_on() {
+async fn an_unreachable_builder_is_tried_last() {
     let signer = signer();
     let gone = Site::open("builder-1", &signer, Script::Deaf);
     let site = Site::open("builder-2", &signer, Script::Says(BUILT));
@@ -343,7 +343,7 @@ async fn the_one_with_the_fewest_builds_gets_the_next() {
 }
 
 #[tokio::test]
-async fn one_project_goes_to_one_builder_while_all_are_idle() {
+async fn a_project_stays_with_one_idle_builder() {
     let signer = signer();
     let sites: Vec<Site> =
         (0..8).map(|n| Site::open(&format!("builder-{n}"), &signer, Script::Hangs)).collect();
@@ -381,7 +381,7 @@ async fn whoever_cancels_hangs_up() {
 
 /// The developer's upload is at fault, not the builder whose connection broke with it.
 #[tokio::test]
-async fn an_archive_that_fails_on_its_way_is_told_as_what_it_is() {
+async fn a_failing_archive_is_reported_as_such() {
     let signer = signer();
     let limit = units::Bytes(10);
     let site = Site::open("builder-1", &signer, Script::Says(BUILT));

@@ -119,7 +119,7 @@ fn the_engine_of_this_machine_may_hold_images() {
 }
 
 #[test]
-fn a_document_names_each_function_once_and_not_too_many() {
+fn a_document_has_unique_functions_within_the_limit() {
     let check = |names: &[&str], only: &[&str]| {
         let functions = names.iter().map(|text| function(text)).collect();
         let only: Vec<_> = only.iter().map(|text| name(text)).collect();

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drain_that_was_turned_round_on_its_way_is_sent_again() {
+    fn a_drain_reversed_in_flight_is_sent_again() {
         let orders = Orders::default();
         orders.drain(true);
         let now = Instant::now();

@@ -59,7 +59,7 @@ mod tests {
     use crate::testing;
 
     #[test]
-    fn a_restart_forgets_everything_and_late_news_of_the_old_boot_too() {
+    fn a_restart_forgets_all_versions() {
         let key = VersionKey::of_version(&testing::version("pay", 1));
         let told = Told::default();
         told.in_boot(7);

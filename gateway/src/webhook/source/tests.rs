@@ -97,7 +97,7 @@ async fn a_branch_that_moved_on_is_superseded() {
 }
 
 #[tokio::test]
-async fn a_private_repository_wants_the_token_and_gets_nothing_else() {
+async fn a_private_repository_gets_the_token_only() {
     let hub = Hub::start().await;
     let id = hub.commit(REPOSITORY, MAIN, &[("index.js", File::Text(""))]);
     hub.behave(Manner::Privately);
@@ -123,7 +123,7 @@ async fn a_private_repository_wants_the_token_and_gets_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_not_followed_and_takes_no_token_along() {
+async fn a_redirect_gets_neither_request_nor_token() {
     let (hub, elsewhere) = (Hub::start().await, Hub::start().await);
     let id = elsewhere.commit(REPOSITORY, MAIN, &[("index.js", File::Text(""))]);
     let to =
@@ -210,7 +210,7 @@ async fn what_lies_elsewhere_is_named() {
 }
 
 #[tokio::test]
-async fn an_address_of_this_machine_is_refused_where_it_was_not_allowed() {
+async fn local_addresses_are_refused_unless_allowed() {
     let hub = Hub::start().await;
     let url = format!("https://localhost:{}", hub.address.port());
     let hook = hook_with(&hub, &json!({"url": url}), &[]);

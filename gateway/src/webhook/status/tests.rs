@@ -88,7 +88,7 @@ answers! {
 }
 
 #[tokio::test]
-async fn a_hub_that_is_gone_is_tried_and_given_up() {
+async fn statuses_to_a_dead_server_are_dropped() {
     let hub = Hub::start().await;
     let hook = hook(&hub);
     let token = Secret::new(TOKEN.to_owned());

@@ -31,7 +31,7 @@ async fn the_command_learns_the_count_and_who_goes() {
 }
 
 #[tokio::test]
-async fn a_failure_is_told_with_its_last_words_and_changes_nothing() {
+async fn a_failed_command_reports_its_error_and_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let group = shell(folder.path(), "echo fine; echo 'quota exceeded' >&2; exit 3");
     let seen = ids(&["vm-1"]);
@@ -67,7 +67,7 @@ async fn floods_of_output_block_nobody() {
 }
 
 #[tokio::test]
-async fn what_was_told_is_believed_for_a_while_then_what_is_seen() {
+async fn the_ordered_count_expires_then_reports_count() {
     let group = Exec::new(vec!["true".into()], Duration::from_secs(10));
     let seen = ids(&["vm-1"]);
     group.set_desired(4).await.unwrap();

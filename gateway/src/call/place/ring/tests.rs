@@ -58,7 +58,7 @@ fn an_empty_fleet_has_no_home() {
 }
 
 #[test]
-fn two_hundred_vms_are_all_found_long_after_the_jumps() {
+fn all_vms_are_visited_after_the_jumps() {
     let vms = fleet(0..700);
     let met: Vec<usize> = ring(&vms).walk(stable::of_name("pay")).collect();
     assert_eq!((met.len(), met.iter().collect::<HashSet<_>>().len()), (700, 700));
@@ -121,7 +121,7 @@ proptest! {
     }
 
     #[test]
-    fn a_join_moves_functions_only_to_the_vm_that_came(
+    fn a_join_moves_functions_only_to_the_new_vm(
         ids in prop::collection::hash_set(0_u32..1_000_000, 2..40), more in 1_000_000_u32..2_000_000,
     ) {
         let before = fleet(ids.iter().copied());
@@ -138,7 +138,7 @@ proptest! {
     }
 
     #[test]
-    fn a_leave_moves_only_the_functions_of_the_vm_that_went(
+    fn a_leave_moves_only_functions_of_that_vm(
         ids in prop::collection::hash_set(0_u32..1_000_000, 3..40), which: prop::sample::Index,
     ) {
         let before = fleet(ids);
