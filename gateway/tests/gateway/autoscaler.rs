@@ -1,4 +1,5 @@
-//! The autoscaler in a whole gateway: reports of a VM, a lease in a real store, a real command, the control API.
+//! The autoscaler in a whole gateway: reports of a VM, a lease in a real store, a real command, the
+//! control API.
 
 use crate::{
     fake::ok,
@@ -13,7 +14,7 @@ async fn info(world: &World) -> Value {
     world.ask(Method::GET, "/v1/autoscaler", "").await.json()["data"].clone()
 }
 
-/// Asks until the answer is as wanted; the last one is told when it never is.
+/// Polls until the answer is as wanted; panics with the last answer otherwise.
 async fn until(world: &World, wanted: impl Fn(&Value) -> bool) -> Value {
     let since = Instant::now();
     loop {
@@ -34,7 +35,10 @@ async fn without_a_driver_it_only_shows() {
     assert_eq!((&shown["current"], &shown["ready"]), (&1.into(), &1.into()));
     let metrics = world.ask(Method::GET, "/metrics", "").await.body;
     assert!(metrics.contains("epsilon_autoscaler_wanted_vms 1"), "{metrics}");
-    assert!(!metrics.contains("epsilon_autoscaler_leading"), "nobody leads where nobody acts");
+    assert!(
+        !metrics.contains("epsilon_autoscaler_leading"),
+        "the metric exists only with a driver"
+    );
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The control API from outside: its doors, its errors, the shape of its answers.
+//! The control API from outside: authentication, errors, and the format of its answers.
 
 use crate::{
     fake::line,
@@ -17,7 +17,7 @@ use serde_json::Value;
 use std::{net::SocketAddr, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-/// Snapshot of an answer; what differs from run to run is blotted out.
+/// Snapshot of an answer; values that differ from run to run are replaced.
 macro_rules! golden {
     ($reply:expr) => {
         let mut value = $reply.json();
@@ -83,7 +83,11 @@ async fn every_door_wants_the_key() {
             assert_eq!((reply.status.as_u16(), &*reply.code()), (401, "UNAUTHORIZED"), "{path}");
         }
     }
-    assert_eq!(world.get("/v1/functions").await.status, 404, "not on the public listener");
+    assert_eq!(
+        world.get("/v1/functions").await.status,
+        404,
+        "the public listener has no control API"
+    );
 }
 
 #[tokio::test]
@@ -109,7 +113,8 @@ async fn remote_metrics_need_the_key_but_health_not() {
     assert_eq!(get(&key, "/metrics").await, 200);
 }
 
-/// What clients look for before they send a key; a function cannot forge it.
+/// The header by which clients recognize a gateway before they send a key; a function cannot set
+/// it.
 #[tokio::test]
 async fn the_control_listener_shows_itself_and_no_function_can() {
     let world = World::with(&["hello"]).await;
@@ -126,7 +131,7 @@ async fn the_control_listener_shows_itself_and_no_function_can() {
     assert_eq!(world.get("/healthz").await.header("x-epsilon-listener"), "");
 }
 
-/// As `epsilon up` does while it makes the runtime base.
+/// The answers of `epsilon up` while it builds the runtime base.
 #[tokio::test]
 async fn a_starting_gateway_reports_its_step() {
     let dir = tempfile::tempdir().unwrap();
@@ -155,7 +160,7 @@ async fn a_starting_gateway_reports_its_step() {
     assert_eq!(ask(control, "/healthz").await.unwrap().status(), 200);
     running.drain(Duration::ZERO).await;
 
-    // One that is given up answers nothing more.
+    // A gateway that is dropped closes its listener.
     let mut app = build().await;
     let control = app.control_addr();
     app.open_control();
@@ -249,7 +254,7 @@ async fn an_archive_over_the_limit_is_413() {
     assert_eq!(world.builder.begun(), 0);
 }
 
-/// Whoever is refused must be able to read why, also one who sends a large archive to its end first.
+/// A refused client can read the reason, also if it sends the whole of a large archive first.
 #[tokio::test]
 async fn who_sends_an_archive_that_nobody_wants_reads_why() {
     let settings = Settings { max_source: units::Bytes::mib(8), ..Settings::default() };
@@ -396,7 +401,7 @@ async fn a_drain_survives_a_restart() {
     assert_eq!(world.get("/hello").await.status, StatusCode::SERVICE_UNAVAILABLE);
 }
 
-/// The document names every path and method that there is, and no other.
+/// The document lists every path and method that exists, and no others.
 #[tokio::test]
 async fn the_document_and_the_routes_agree() {
     let world = World::with(&["hello"]).await;
@@ -414,7 +419,7 @@ async fn the_document_and_the_routes_agree() {
     }
     for (method, path) in &documented {
         if method == "DELETE" {
-            continue; // proved to exist above; it would take the function away from the others
+            continue; // tested above; here it would remove the function from the other requests
         }
         let path = path.replace("{id}", "d-0000000000000009");
         let reply = world.ask(method.parse().unwrap(), &path, "").await;
@@ -430,7 +435,7 @@ async fn the_document_and_the_routes_agree() {
 }
 
 impl crate::world::Reply {
-    /// The code if this is an error in JSON, else nothing.
+    /// The code of an error in JSON, or an empty text.
     fn json_code(&self) -> String {
         serde_json::from_str::<Value>(&self.body)
             .ok()

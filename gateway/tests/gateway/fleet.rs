@@ -1,4 +1,5 @@
-//! A gateway and agents that join it over real sockets: joining, calls, loss, silence, return, drains, orders.
+//! A gateway and agents that join it over real sockets: joining, calls, loss of a VM, silence,
+//! return, drains, orders.
 
 use crate::{
     agent::Agent,
@@ -31,7 +32,7 @@ use std::{
 };
 use tokio::{io::AsyncWriteExt, net::TcpStream, sync::Semaphore};
 
-/// Each VM says its own name.
+/// Each VM answers with its own id.
 fn says_its_name(agent: &Agent, function: &str) {
     let name = agent.id.to_string();
     agent.vm.script(function, move |_| {
@@ -40,7 +41,7 @@ fn says_its_name(agent: &Agent, function: &str) {
     });
 }
 
-/// Sends back what it got.
+/// Answers with the path and body of the request.
 async fn echo(call: Call) -> Result<epsilon_api::vm::Answer, CallError> {
     let headers = format!("{:?}", call.request.headers());
     assert!(!headers.contains("x-epsilon-"), "{headers}");
@@ -131,7 +132,7 @@ async fn a_killed_vm_loses_only_its_running_calls() {
             }
         });
     }
-    // A GET would be tried elsewhere: twice is as good as once.
+    // A GET would be retried on another VM; a POST must not run twice.
     let running = world.call(Method::POST, "/pay", "x");
     let killed = async {
         eventually(1, || begun.load(SeqCst)).await;
@@ -198,7 +199,7 @@ async fn a_leaving_vm_is_forgotten_when_gone() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(world.vm(stays.id.as_str()).await.is_some());
-    assert!(!world.metrics().contains(r#"vm="vm-a""#), "its series are gone");
+    assert!(!world.metrics().contains(r#"vm="vm-a""#), "its series are removed");
 }
 
 #[tokio::test]
@@ -210,7 +211,7 @@ async fn a_drain_reaches_the_agent_and_prewarms_others() {
     }
     let home = if world.get("/pay").await.body == "vm-a" { &a } else { &b };
     let other = if home.id == a.id { &b } else { &a };
-    // An instance of it, as far as reports tell.
+    // The reports of the VM contain an instance of `pay`.
     home.vm.ready.lock().unwrap().push(fake::version("pay", 1).id());
     let id = home.id.as_str();
     let held = async || world.vm(id).await.unwrap()["instances"][0]["function"] == "pay";
@@ -241,7 +242,10 @@ async fn a_self_draining_vm_gets_no_new_calls() {
     world.stands(home.id.as_str(), "draining").await;
     assert_eq!(world.get("/pay").await.body, other.id.as_str());
     eventually(true, || other.was_asked("POST /v1/ready pay@1")).await;
-    assert!(world.store.draining().await.unwrap().is_empty(), "nobody but the VM wants it");
+    assert!(
+        world.store.draining().await.unwrap().is_empty(),
+        "no drain is stored: only the VM asked for it"
+    );
 }
 
 #[tokio::test]
@@ -270,7 +274,7 @@ async fn a_deployment_starts_versions_on_joined_vms() {
     assert!(agent.was_asked("POST /v1/ready pay@2"), "{:?}", agent.orders());
     eventually(true, || agent.was_asked("POST /v1/retire pay@1")).await;
     assert_eq!(world.get("/pay").await.status, 200);
-    // Told by the start already.
+    // The start had already announced the version.
     assert!(!agent.was_asked("PUT /v1/version pay@2"));
 
     agent.vm.broken.lock().unwrap().insert("pay".into(), "Error: no key".into());
@@ -398,7 +402,7 @@ async fn calls_waiting_for_an_announcement_fail_together() {
     let replies = futures_util::future::join_all((0..20).map(|_| world.get("/pay"))).await;
     assert!(replies.iter().all(|reply| reply.status == 503), "{replies:?}");
     let told = agent.orders().len();
-    // Who comes after the failure tries anew, as often as a call may try.
+    // A request after the failure tries again, with all the attempts of a call.
     assert!(told <= 4, "{told} times");
 }
 
@@ -406,7 +410,7 @@ async fn calls_waiting_for_an_announcement_fail_together() {
 async fn a_connection_with_refused_upload_is_not_reused() {
     let world = World::fleet(&["pay"]).await;
     let agent = Agent::join("vm-a", &world).await;
-    // As an agent does, which reads on for a while.
+    // Reads on after the answer, as an agent does.
     agent.vm.script("pay", move |call| {
         tokio::spawn(call.request.into_body().collect());
         let function = fake::version("pay", 1).function;
@@ -415,7 +419,7 @@ async fn a_connection_with_refused_upload_is_not_reused() {
     assert_eq!(world.get("/pay").await.status, 429);
     let before = agent.connections();
     let mut slow = TcpStream::connect(world.public).await.unwrap();
-    // So much that the call begins before all of it is there.
+    // Large enough that the call starts before the whole body has arrived.
     let head = "POST /pay HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n";
     slow.write_all(format!("{head}{}", "x".repeat(300_000)).as_bytes()).await.unwrap();
     read_until(&mut slow, "429").await;
@@ -496,7 +500,7 @@ async fn who_may_join_and_what_is_said_to_others() {
     }
     let odd = good.replace("\"tls\"", "\"tsl\"");
     assert_eq!(door.ask(&token, "join", &odd).await, refused(422, "UNKNOWN_FIELD"));
-    assert!(world.store.members().await.unwrap().is_empty(), "none of these got in");
+    assert!(world.store.members().await.unwrap().is_empty(), "none of these joined");
 }
 
 #[tokio::test]
@@ -508,10 +512,14 @@ async fn a_credential_belongs_to_one_member() {
     assert_eq!(door.ask(&a.credential(), "beat", &me(&a)).await.0, 200);
     assert_eq!(door.ask(&a.credential(), "beat", &me(&b)).await.0, 401, "another's");
     let moved = text(&join("vm-a", "127.0.0.1:9"));
-    assert_eq!(door.ask(&a.credential(), "beat", &moved).await.0, 401, "it has to join again");
+    assert_eq!(
+        door.ask(&a.credential(), "beat", &moved).await.0,
+        401,
+        "a new address requires joining again"
+    );
     let key = format!("Bearer {}", a.credential());
     let reply = world.ask_with(&key, Method::GET, "/v1/vms", "").await;
-    assert_eq!(reply.status, 401, "it is no admin");
+    assert_eq!(reply.status, 401, "a VM's credential is no admin key");
 
     let credential = a.credential();
     assert_eq!(door.ask(&credential, "leave", "").await.0, 204);
@@ -565,7 +573,7 @@ async fn slow_clients_and_strangers_block_no_joins() {
         door.token()
     );
     slow.write_all(head.as_bytes()).await.unwrap();
-    read_until(&mut slow, "100 Continue").await; // it is let in, and its body waited for
+    read_until(&mut slow, "100 Continue").await; // accepted, and the gateway waits for the body
     let good = text(&join("vm-x", "127.0.0.1:9"));
     assert_eq!(door.ask("nonsense", "join", &good).await, (401, "UNAUTHORIZED".to_owned()));
     assert_eq!(door.ask(&door.token(), "join", &good).await.0, 200);
@@ -580,16 +588,16 @@ async fn with_certificates_all_of_it_goes_over_tls() {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let agent = Agent::start("vm-a", &world, any, Some(&files)).await;
     agent.vm.script("pay", echo);
-    // Asked in plain HTTP, which this machine may.
+    // Plain HTTP is allowed from this machine.
     world.stands("vm-a", "ready").await;
     for _ in 0..2 {
         assert_eq!(world.call(Method::POST, "/pay/x", "hello").await.body, "/x hello");
     }
     let plain = patient(TcpStream::connect(agent.address)).await;
-    assert!(plain.is_ok(), "it listens, and speaks nothing but TLS");
+    assert!(plain.is_ok(), "the port is open, but for TLS only");
 }
 
-/// What both listeners say to strangers.
+/// The health answers of both listeners without a key.
 async fn health(world: &World) -> [(u16, serde_json::Value); 2] {
     let (public, control) =
         (world.get("/").await, world.ask_with("", Method::GET, "/healthz", "").await);
@@ -619,7 +627,7 @@ async fn load_balancers_learn_of_an_ended_certificate() {
         assert!(!data.to_string().contains("127.0.0.1"), "{data}");
     }
     assert_eq!(told[1].1["vms"], serde_json::json!({"known": 1, "heard": 0}));
-    // Who has the key is told the cause.
+    // The cause is shown to the holder of the key.
     let vm = two.vm("vm-a").await.unwrap();
     assert_eq!(vm["standing"], "starting");
     let cause = vm["cause"].as_str().unwrap();
@@ -629,7 +637,7 @@ async fn load_balancers_learn_of_an_ended_certificate() {
 #[tokio::test]
 async fn a_gateway_without_reports_is_unavailable() {
     let world = World::fleet(&["pay"]).await;
-    assert_eq!(health(&world).await[1].1["status"], "ok", "a fleet begins without a VM");
+    assert_eq!(health(&world).await[1].1["status"], "ok", "a fleet may start without a VM");
     let door = Door(&world);
     let gone = text(&join("vm-gone", "127.0.0.1:9"));
     assert_eq!(door.ask(&door.token(), "join", &gone).await.0, 200);
@@ -659,7 +667,7 @@ async fn plain_http_is_accepted_only_from_this_machine() {
     let folder = tempfile::tempdir().unwrap();
     let files = tls::certificates(folder.path());
     let store = crate::world::open(&folder).await;
-    // It joined before there were certificates.
+    // A VM that joined before TLS was configured.
     let early = join("vm-early", "192.0.2.7:8082");
     let now = Timestamp::now();
     let role = KeyRole::Member(early.id.clone());
@@ -679,7 +687,7 @@ async fn plain_http_is_accepted_only_from_this_machine() {
         assert_eq!(door.ask(&door.token(), "join", &here).await.0, 200, "{address}");
     }
     while world.vm("vm-y").await.is_none() {}
-    assert!(world.vm("vm-early").await.is_none(), "it is not spoken to any more");
+    assert!(world.vm("vm-early").await.is_none(), "the gateway no longer connects to it");
 }
 
 #[tokio::test]
@@ -692,8 +700,8 @@ async fn a_vm_requiring_tls_is_unusable_without_it() {
     assert!(world.vm("vm-a").await.is_none());
 }
 
-/// The scripted agent is a `Vm` like others: what the gateway's own tests of calls prove of one in its process holds of one
-/// behind a socket.
+/// The scripted agent is a `Vm` like the others: the errors that the gateway's own tests prove for
+/// a VM in the same process are the same for one behind a socket. behind a socket.
 #[tokio::test]
 async fn errors_keep_their_meaning_over_the_wire() {
     let world = World::fleet(&["pay"]).await;

@@ -1,4 +1,5 @@
-//! `git push` with the real git on both sides: what is deployed, what is kept, and what a push that fails leaves.
+//! `git push` with the real git on both sides: what is deployed, what is stored, and the state
+//! after a failed push.
 
 use crate::{
     fake::ok,
@@ -20,12 +21,12 @@ use tokio::{
     process::{Child, ChildStderr, Command},
 };
 
-/// A developer's machine: a checkout, and nobody's settings.
+/// A developer's machine: a checkout, without the settings of this user.
 struct Dev {
     dir: TempDir,
 }
 
-/// What a git command left.
+/// Exit status and output of a git command.
 #[derive(Debug)]
 struct Said {
     ok: bool,
@@ -45,7 +46,7 @@ impl Said {
         self.text
     }
 
-    /// The lines of the gateway, without `remote:`.
+    /// The gateway's lines, without `remote:`.
     fn remote(&self) -> Vec<&str> {
         let lines = self.text.lines().filter_map(|line| line.strip_prefix("remote: "));
         lines.map(str::trim_end).filter(|line| !line.is_empty()).collect()
@@ -114,7 +115,7 @@ impl Dev {
     }
 }
 
-/// A push that is looked at while it goes on.
+/// A push that runs while the test continues.
 struct Pushing {
     child: Child,
     lines: Lines<BufReader<ChildStderr>>,
@@ -128,7 +129,7 @@ impl Pushing {
         Self { child, lines }
     }
 
-    /// Reads until this was said.
+    /// Reads lines until one contains this text.
     async fn says(&mut self, what: &str) {
         let mut seen = Vec::new();
         loop {
@@ -168,12 +169,12 @@ async fn world_with(set: impl FnOnce(&mut Settings)) -> World {
     world
 }
 
-/// The builder makes this of the next archive.
+/// Sets the builder's answer to the next archive.
 fn next(world: &World, digest: &str) {
     world.builder.next(Ok(built("shop", &[("hello", digest)])));
 }
 
-/// Where a branch stands at the gateway.
+/// The commit of a branch at the gateway.
 async fn at(world: &World, name: &str) -> Option<String> {
     let repository = repository(world);
     let output = Command::new("git")
@@ -206,14 +207,14 @@ async fn a_push_deploys_and_says_where() {
     assert_eq!(world.get("/hello").await.body, "1");
     assert_eq!(at(&world, "refs/heads/main").await, Some(commit));
 
-    // Again: git itself says that there is nothing to do.
+    // Pushed again: git itself reports that there is nothing to do.
     assert!(dev.push(&world, &["main"]).await.fine().contains("Everything up-to-date"));
     dev.commit("2").await;
     next(&world, "2");
     dev.push(&world, &["main"]).await.fine();
     assert_eq!(world.get("/hello").await.body, "2");
     let left = std::fs::read_dir(world.dir.path().join("git/.pushes")).unwrap().count();
-    assert_eq!(left, 0, "folders of pushes that ended");
+    assert_eq!(left, 0, "folders of finished pushes");
 }
 
 #[tokio::test]
@@ -229,7 +230,7 @@ async fn what_was_pushed_can_be_cloned_and_fetched() {
         let text = std::fs::read_to_string(dev.dir.path().join(folder).join("index.js")).unwrap();
         assert_eq!(text, "first");
     }
-    // So many commits that git packs what it says of them.
+    // Enough commits that git compresses its request, which lists them.
     for n in 0..60 {
         dev.git(&["-C", "two", "commit", "--quiet", "--allow-empty", "-m", &n.to_string()])
             .await
@@ -271,7 +272,7 @@ async fn a_failed_deployment_fails_the_push_and_changes_nothing() {
     assert_eq!(at(&world, "refs/heads/main").await, Some(good));
     assert_eq!(world.get("/hello").await.body, "1");
 
-    // Code that throws at load gets as far as an instance.
+    // Code that throws at load fails only when an instance starts.
     world.vm.broken.lock().unwrap().insert("hello".into(), "Error: no key\n    at a.js:1:7".into());
     next(&world, "2");
     let text = dev.push(&world, &["main"]).await.failed();
@@ -375,7 +376,7 @@ async fn who_has_no_key_is_asked_for_one() {
     assert!(with("").await.contains("could not read Username"));
     assert_eq!(world.builder.begun(), 0);
 
-    // As a credential helper has it, which is asked because of the challenge.
+    // As with a credential helper, which git calls because of the challenge.
     next(&world, "1");
     let helper =
         format!("credential.helper=!f() {{ echo username=x; echo password={}; }}; f", world.key);
@@ -393,7 +394,7 @@ async fn names_lead_nowhere_else() {
         }
     }
     let there = std::fs::read_dir(world.dir.path().join("git"));
-    assert_eq!(there.map_or(0, Iterator::count), 0, "nothing was made");
+    assert_eq!(there.map_or(0, Iterator::count), 0, "no repository was created");
     let dumb = world.ask(Method::GET, "/git/shop/info/refs", "").await;
     assert_eq!(dumb.status, 403);
     assert!(world.ask(Method::GET, "/git/shop", "").await.body.contains("git remote add"));
@@ -455,7 +456,7 @@ async fn a_push_that_is_too_large_is_told_so() {
     assert!(text.contains("pack exceeds maximum allowed size"), "{text}");
     assert_eq!(at(&world, "refs/heads/main").await, None);
 
-    // Larger than what git sends at once: it asks with an empty request first, then sends in chunks.
+    // Larger than `http.postBuffer`: git sends an empty request first, then chunks.
     let dev = Dev::new().await;
     dev.write("fits", &noise(900_000));
     dev.commit("1").await;
@@ -498,7 +499,7 @@ async fn who_hangs_up_while_it_builds_cancels() {
     assert_eq!(world.get("/hello").await.body, "1");
 }
 
-/// What serves already is not taken back: then the branch moves as well, whoever still listens.
+/// An activation is not undone: the branch is updated too, also when the client has disconnected.
 #[tokio::test]
 async fn hanging_up_after_activation_changes_nothing() {
     let world = world().await;
@@ -510,7 +511,7 @@ async fn hanging_up_after_activation_changes_nothing() {
     let began = Instant::now();
     let head = Some(dev.head().await);
     while at(&world, "refs/heads/main").await != head {
-        assert!(began.elapsed() < PATIENCE, "it serves, and its branch does not move");
+        assert!(began.elapsed() < PATIENCE, "the version is active, but its branch is not updated");
     }
     assert_eq!(world.get("/hello").await.body, "1");
 }
@@ -521,7 +522,7 @@ async fn of_an_empty_repository_nothing_is_deployed() {
     let dev = Dev::new().await;
     let text = dev.push(&world, &["main"]).await.failed();
     assert!(text.contains("src refspec main does not match any"), "{text}");
-    // What a push begins with makes the gateway's repository; there is nothing in it.
+    // The first request of a push creates the gateway's repository, without commits.
     let begin = "/git/shop/info/refs?service=git-receive-pack";
     assert_eq!(world.ask(Method::GET, begin, "").await.status, 200);
     assert_eq!(dev.git(&["ls-remote", &url(&world, "shop")]).await.fine(), "");
@@ -530,7 +531,7 @@ async fn of_an_empty_repository_nothing_is_deployed() {
     assert_eq!(world.builder.begun(), 0);
 }
 
-/// git's helper that speaks HTTP is another process: it goes with the terminal, as in life.
+/// git's HTTP helper is another process: kill the whole group, as closing a terminal does.
 async fn kill(pushing: &mut Pushing) {
     let group = format!("-{}", pushing.child.id().unwrap());
     let killed = Command::new("kill").args(["-KILL", "--", &group]).status();
@@ -577,7 +578,7 @@ async fn concurrent_pushes_run_one_after_another() {
     assert_eq!(at(&world, "refs/heads/main").await, Some(dev.head().await));
 }
 
-/// Both have seen the branches before either of them moves one.
+/// Both pushes have read the branches before either updates one.
 #[tokio::test]
 async fn the_later_of_two_pushes_is_refused() {
     let world = world().await;
@@ -591,7 +592,7 @@ async fn the_later_of_two_pushes_is_refused() {
     one.commit("one").await;
     two.commit("two").await;
 
-    // git runs this hook once it has read the branches.
+    // git runs this hook after it has read the branches.
     let (waits, go) = (two.dir.path().join("waits"), two.dir.path().join("go"));
     let script = format!(
         "#!/bin/sh\ntouch '{}'\nwhile [ ! -e '{}' ]; do sleep 0.02; done\n",
@@ -621,7 +622,7 @@ async fn the_later_of_two_pushes_is_refused() {
     assert!(text.contains(&want), "{text}");
     assert_eq!(world.get("/hello").await.body, "2");
 
-    // As it was told.
+    // The developer follows the hint of the answer.
     let merge = ["pull", "--quiet", "--no-rebase", "-X", "ours", &url(&world, "shop"), "main"];
     two.git(&merge).await.fine();
     world.builder.gate.add_permits(1);
@@ -647,7 +648,7 @@ async fn an_unmovable_branch_is_refused_before_deploying() {
     dev.push(&world, &["main"]).await.fine();
 }
 
-/// The worst moment: it serves, and git cannot say so.
+/// The version is active, but git cannot report it.
 #[tokio::test]
 async fn an_unmoved_branch_moves_with_next_push() {
     let world = world().await;

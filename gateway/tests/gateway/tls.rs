@@ -1,5 +1,5 @@
-//! The control listener with certificates: everybody speaks TLS with it, members of the fleet show who they are, and this machine
-//! alone may go on in plain HTTP.
+//! The control listener with certificates: members of the fleet use TLS with client certificates;
+//! only this machine may use plain HTTP.
 
 use crate::world::{World, own_address, patient};
 use epsilon_api::{
@@ -15,7 +15,8 @@ use std::{
     path::Path,
 };
 
-/// An authority of one's own and a certificate for this machine's addresses, in a folder; and `ended.pem`, which has the same key.
+/// Writes a CA and a certificate for this machine's addresses to a folder, and `ended.pem`, an
+/// expired certificate of the same key.
 pub(crate) fn certificates(folder: &Path) -> Files {
     let mut params = CertificateParams::new([]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -40,7 +41,7 @@ pub(crate) fn certificates(folder: &Path) -> Files {
     }
 }
 
-/// Settings of a gateway with them.
+/// Settings of a gateway with these files.
 pub(crate) fn settings(files: &Files) -> Settings {
     Settings {
         tls_certificate: Some(files.certificate.clone()),
@@ -50,7 +51,7 @@ pub(crate) fn settings(files: &Files) -> Settings {
     }
 }
 
-/// A client that knows the authority; with a certificate to show or without.
+/// A client that trusts the CA, with or without a client certificate.
 fn client(files: &Files, shows: bool) -> reqwest::Client {
     let read = |path: &Path| std::fs::read(path).unwrap();
     let authority = reqwest::Certificate::from_pem(&read(&files.authority)).unwrap();
@@ -98,7 +99,7 @@ async fn what_keys_guard_wants_tls_and_no_certificate() {
     assert_eq!(asked(client.get(&push)).await.0, 401);
     assert_eq!(asked(client.get(&push).basic_auth("git", Some(&world.key))).await.0, 200);
     let hook = client.post(format!("https://{}/v1/hooks/github/shop", world.control)).body("{}");
-    assert_eq!(asked(hook).await.0, 404, "no such project: it was let in");
+    assert_eq!(asked(hook).await.0, 404, "no such project: the request was accepted");
 }
 
 #[tokio::test]
