@@ -145,7 +145,7 @@ impl Health {
 fn of_certificate(validity: Validity) -> &'static str {
     match validity {
         Validity::NotYet => "a certificate of this gateway is not valid yet, by its clock",
-        Validity::Valid | Validity::Ended => "a certificate of this gateway has ended",
+        Validity::Valid | Validity::Ended => "a certificate of this gateway has expired",
     }
 }
 

@@ -99,7 +99,7 @@ async fn run(arguments: Arguments, sockets: Result<Sockets, Failure>) -> Result<
         biased; // a completed drain takes precedence over a second signal
         stopped = running.drain(grace) => stopped.cut,
         signal = asked.next() => {
-            tracing::warn!(signal, calls, "Second shutdown signal; cutting running calls.");
+            tracing::warn!(signal, calls, "Second signal; cutting running calls.");
             calls
         }
     };

@@ -98,7 +98,7 @@ async fn built(control: &Control, request: Request) -> Result<Built, ApiError> {
             ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", message)
         }
         None => {
-            let message = "the upload broke off before the document's end";
+            let message = "the upload was cut before the document's end";
             ApiError::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", message)
         }
     })?;

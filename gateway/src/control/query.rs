@@ -147,7 +147,7 @@ pub(super) async fn json<T: DeserializeOwned>(body: Body, known: &[&str]) -> Res
             let message = format!("the body is larger than {LARGEST_JSON} bytes");
             return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", message));
         }
-        Err(_) => return Err(invalid("the upload broke off before the body's end".to_owned())),
+        Err(_) => return Err(invalid("the upload was cut before the body's end".to_owned())),
     };
     if bytes.is_empty() {
         return serde_json::from_str("{}").map_err(|err| invalid(err.to_string()));

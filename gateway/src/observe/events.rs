@@ -153,7 +153,7 @@ impl AcceptFailed<'_> {
         metrics.accept_errors.inc();
         let error = Chain(self.error);
         let pause = self.pause;
-        tracing::warn!(%error, ?pause, "Cannot accept connections; trying again.");
+        tracing::warn!(%error, ?pause, "Listener cannot accept connections; retrying after a pause.");
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) enum Unread {
     TooSlow(Duration),
     #[error("too many payloads are being received")]
     Crowded,
-    #[error("the payload broke off before its end")]
+    #[error("the payload was cut before its end")]
     BrokeOff,
 }
 

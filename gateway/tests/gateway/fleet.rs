@@ -623,7 +623,7 @@ async fn load_balancers_learn_of_an_ended_certificate() {
     let told = health(&two).await;
     for ((status, data), want) in told.iter().zip([503, 200]) {
         assert_eq!((*status, &data["status"]), (want, &"unavailable".into()), "{data}");
-        assert_eq!(data["reason"], "a certificate of this gateway has ended");
+        assert_eq!(data["reason"], "a certificate of this gateway has expired");
         assert!(!data.to_string().contains("127.0.0.1"), "{data}");
     }
     assert_eq!(told[1].1["vms"], serde_json::json!({"known": 1, "heard": 0}));
@@ -631,7 +631,7 @@ async fn load_balancers_learn_of_an_ended_certificate() {
     let vm = two.vm("vm-a").await.unwrap();
     assert_eq!(vm["standing"], "starting");
     let cause = vm["cause"].as_str().unwrap();
-    assert!(cause.contains("our certificate has ended"), "{vm}");
+    assert!(cause.contains("our certificate has expired"), "{vm}");
 }
 
 #[tokio::test]
