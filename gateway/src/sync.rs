@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(gone(3, 60), 0, "its clock went back, but it beats");
         assert_eq!(gone(3, 119), 0);
         assert_eq!(gone(3, 120), 1);
-        assert_eq!(gone(3, 200), 0, "told already");
+        assert_eq!(gone(3, 200), 0, "reported already");
         assert_eq!(gone(4, 201), 0, "it is back");
         assert_eq!(gone(4, 261), 1);
     }

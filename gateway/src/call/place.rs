@@ -43,8 +43,8 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// Maximum age of the sums over the fleet. A call changes them by one; adding up 200 VMs takes some
-/// microseconds.
+/// Maximum age of the totals over the fleet. A call changes them by one; adding up 200 VMs takes
+/// some microseconds.
 const SUM_EVERY: Duration = Duration::from_millis(10);
 
 /// The result of placing a call.
@@ -162,7 +162,8 @@ fn failed(member: &Member, route: &Route, now: Instant) {
     }
 }
 
-/// Sums over the VMs that take calls, recomputed by a call when they are older than [`SUM_EVERY`].
+/// Totals over the VMs that take calls, recomputed by a call when they are older than
+/// [`SUM_EVERY`].
 #[derive(Debug)]
 pub(crate) struct Sums {
     made: Instant,
@@ -185,7 +186,7 @@ impl Sums {
         }
     }
 
-    /// The sums, at most [`SUM_EVERY`] old. Of several concurrent callers, one recomputes them.
+    /// The totals, at most [`SUM_EVERY`] old. Of several concurrent callers, one recomputes them.
     fn fresh(&self, members: &[Arc<Member>], balance: &Balance, now: Instant) -> Totals {
         let passed = now.saturating_duration_since(self.made).as_micros() as u64;
         let due = self.due.load(Relaxed);

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!          line                              broken
-//! Unheard ──────▶ Up ◀──────────────────▶ Suspect
+//! new VM ───────▶ Up ◀──────────────────▶ Suspect
 //!                 │ ▲         line           │
 //!   silence, refused,│ failures              │ silence, refused, failures
 //!                 ▼ │ line, after `until`     ▼

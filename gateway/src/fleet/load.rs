@@ -130,8 +130,8 @@ impl Load {
         self.others.store(self.others.load(Relaxed) / 2, Relaxed);
     }
 
-    /// The VM refused a call of this version for lack of room. Valid until it reports, or until a
-    /// call of this version from this gateway ends there.
+    /// The VM refused a call of this version for lack of memory or slots. Valid until it reports,
+    /// or until a call of this version from this gateway ends there.
     pub(crate) fn refused(&self, version: VersionKey) {
         let slot = slot(version);
         self.slots.refused[slot / BITS].fetch_or(1 << (slot % BITS), Release);
@@ -144,8 +144,8 @@ impl Load {
     }
 
     /// Free concurrency slots in warm instances of a version, with `each` slots per instance;
-    /// `told` is what the last report says. Own calls are known exactly; those of other gateways
-    /// are what the report shows beyond them.
+    /// `told` is what the last report says. This gateway's calls are known exactly; those of other
+    /// gateways are what the report shows beyond them.
     ///
     /// A report is older than it seems: it was made while a call ran that has since ended, or while
     /// an instance started that has since answered. So calls in the report beyond our own count as

@@ -1,6 +1,6 @@
 //! A VM reached through its agent's listener: implements the trait `Vm` over HTTP (messages:
 //! `epsilon_api::fleet`). In `epsilon up` the agent itself implements that trait; users of the
-//! trait cannot tell the difference.
+//! trait see no difference.
 //!
 //! | file | what it does |
 //! |---|---|

@@ -50,7 +50,8 @@ struct Joined {
 }
 
 impl Roster {
-    /// An empty list. The members' tasks end with those of the handover and are tracked with them.
+    /// An empty list. The members' tasks end with those that prewarm on drains and are tracked with
+    /// them.
     pub(crate) fn new(
         handover: Handover,
         identity: Identity,

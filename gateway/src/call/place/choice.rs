@@ -1,23 +1,23 @@
 //! Chooses the VM for a call from the function's walk over the ring. Pure: the caller passes in the
 //! state of each VM; nothing is sent, counted or stored.
 //!
-//! A VM is passed over for a reason ([`Against`]). When no VM is free of reasons, the one with the
-//! least reason is chosen, so a call is refused only if every VM drains.
+//! A VM with a penalty ([`Against`]) is passed over. If every VM has one, the VM with the lowest
+//! penalty is chosen, so a call is refused only if every VM drains.
 //!
-//! **Equals** are the first [`EQUALS`] VMs of the walk without a reason against them: usually home
+//! **Equals** are the first [`EQUALS`] VMs of the walk without a penalty: usually home
 //! and its two neighbours; for a function that has filled five VMs, the sixth and two more. Among
 //! them the first with a free warm instance gets the call, else the first that has the image, else
 //! the first. So a function grows along its walk, returns along it when calls get fewer (home is
 //! tried first and the last VM's instances age out), and never spreads further than it has to.
 //!
-//! **Beyond the bound**, avoiding a cold start counts for more than balance: a call never waits for
+//! **Above the bound**, avoiding a cold start counts for more than balance: a call never waits for
 //! a start while a free warm instance exists. So a VM at its bound with a warm instance is passed
 //! over only for an equal that has one, too. The best of the equals is prewarmed in the background
 //! ([`Errand::Ready`]) and takes later calls once it is warm.
 //!
 //! | | warm and free | has the image | has nothing |
 //! |---|---|---|---|
-//! | nothing against it | 1st | 3rd | 4th |
+//! | no penalty | 1st | 3rd | 4th |
 //! | at its bound | 2nd, the least loaded | 5th, the least loaded | 5th |
 
 /// How many VMs count as equals. Large enough to find the instance that a surge left on a
@@ -78,7 +78,7 @@ pub enum Holds {
 /// The state of one VM for one call.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
-    /// The reason against it.
+    /// The VM's penalty; `Nothing` if it has none.
     pub against: Against,
     /// What it has of the version.
     pub holds: Holds,
@@ -95,7 +95,7 @@ pub struct Pick {
     pub vm: usize,
     /// Position in the walk; 0 is home.
     pub step: u32,
-    /// The reason against it, if it was chosen in spite of one.
+    /// The penalty of the chosen VM; `Nothing` if it has none.
     pub against: Against,
     /// What it has of the version.
     pub holds: Holds,
@@ -191,7 +191,7 @@ struct Key {
     step: u32,
 }
 
-/// The table of the module, followed by the VMs with greater reasons against them.
+/// The table of the module, followed by the VMs with higher penalties.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     Warm,
@@ -223,7 +223,7 @@ impl Rank {
 mod tests {
     use super::*;
 
-    /// A VM in a table: the reason against it, with what it has: `.` nothing, `i` image, `w` warm.
+    /// A VM in a table: its penalty, with what it has: `.` nothing, `i` image, `w` warm.
     /// A number is the load ratio of a VM at its bound that has the image; with `w` after it, it is
     /// warm. A `!` after it: already tried.
     fn look(text: &str) -> Look {

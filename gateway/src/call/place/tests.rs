@@ -63,7 +63,7 @@ impl World {
         placed.iter().map(step).collect()
     }
 
-    /// Expires the sums, as time does every 10 ms.
+    /// Expires the totals, as time does every 10 ms.
     fn add_up(&self) {
         self.fleet.snapshot().sums.due.store(0, Relaxed);
     }
