@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_store_is_told_and_takes_nobody_out() {
+    async fn a_full_store_is_degraded_not_unavailable() {
         let world = World::new(Some(FakeVm::arc("here")));
         world.health.store.full();
         assert_eq!(world.stands(0), (DEGRADED, 200, 1, 1));

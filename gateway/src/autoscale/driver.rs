@@ -60,7 +60,10 @@ pub(crate) struct GroupInstance {
 
 /// Phase of a VM in a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(feature = "aws"), expect(dead_code, reason = "only that driver reports all of them"))]
+#[cfg_attr(
+    not(feature = "aws"),
+    expect(dead_code, reason = "only that driver reports all of them")
+)]
 pub(crate) enum Phase {
     /// Ordered, but not running yet.
     Starting,
@@ -76,7 +79,10 @@ pub(crate) enum Phase {
 
 /// Why an operation of a group failed.
 #[derive(Debug, thiserror::Error)]
-#[cfg_attr(not(feature = "aws"), expect(dead_code, reason = "only that driver reports all of them"))]
+#[cfg_attr(
+    not(feature = "aws"),
+    expect(dead_code, reason = "only that driver reports all of them")
+)]
 pub(crate) enum GroupError {
     /// Too many requests.
     #[error("the group throttles requests")]

@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_long_ago_is_gone() {
+    fn old_tokens_expire() {
         let start = Instant::now();
         let budget = Budget::new(POLICY, start);
         calls(&budget, 36_000);

@@ -299,7 +299,7 @@ mod tests {
     use epsilon_api::vm::StartPhases;
 
     #[test]
-    fn a_warm_call_tells_queue_and_exec() {
+    fn a_warm_call_reports_queue_and_exec() {
         let spent = Spent {
             queue: Duration::from_micros(12),
             start: None,
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cold_call_tells_the_phases_of_its_start() {
+    fn a_cold_call_reports_the_phases_of_its_start() {
         let ms = Duration::from_millis;
         let start =
             StartPhases { create: ms(60), start: ms(90), init: ms(5), ..StartPhases::default() };

@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changes_are_told_from_questions() {
+    fn changes_are_distinguished_from_reads() {
         for (method, path, want) in [
             (Method::POST, "/v1/deployments", Some(Action::Deploy)),
             (Method::GET, "/v1/deployments", None),

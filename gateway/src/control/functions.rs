@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_is_told_without_a_vm() {
+    fn a_set_keep_time_is_shown_without_a_vm() {
         let told = keep(&version(Some(120)), &[]).unwrap();
         assert_eq!((told.idle.as_secs(), told.by), (120, KeepBy::Set));
     }

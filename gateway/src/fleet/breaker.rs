@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn opening_is_told_once() {
+    fn opening_is_reported_once() {
         let breakers = Breakers::new(POLICY);
         let now = Instant::now();
         let told: Vec<bool> = (0..5).map(|_| breakers.failed(key("pay"), now)).collect();

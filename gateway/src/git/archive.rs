@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_over_the_limit_is_told_as_that() {
+    async fn an_archive_over_the_limit_fails_as_too_large() {
         let git = Git::default();
         let noise: Vec<u8> = (0..200_000_u32)
             .flat_map(|n| rapidhash::v3::rapidhash_v3(&n.to_le_bytes()).to_le_bytes())

@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_hook_sends_prints_and_exits_as_told() {
+    async fn the_hook_sends_prints_and_exits_as_decided() {
         for accepted in [true, false] {
             let lab = Lab::new();
             let mut hook = Hook::open(&lab.folder).unwrap();

@@ -122,7 +122,7 @@ mod tests {
     use epsilon_api::admin::Step;
 
     #[test]
-    fn a_terminal_is_told_nothing_but_text() {
+    fn a_terminal_gets_nothing_but_text() {
         for (line, want) in [
             ("\u{1b}[31mred\u{1b}[0m", "  red"),
             ("\u{1b}]0;title\u{7}text", "  text"),

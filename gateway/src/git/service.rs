@@ -249,7 +249,7 @@ mod tests {
 
     /// `cat` echoes each byte at once, and blocks while its output is not read.
     #[tokio::test]
-    async fn a_git_that_answers_while_it_reads_is_heard() {
+    async fn output_of_git_is_read_while_it_is_fed() {
         const BYTES: usize = 1 << 20;
         let mut cat = tokio::process::Command::new("cat");
         let mut cat = cat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();

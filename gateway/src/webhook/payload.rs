@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_breaks_off_is_told() {
+    async fn a_cut_body_is_reported() {
         let body = Body::from_stream(stream::iter([Ok(Bytes::from_static(b"{")), Err("gone")]));
         assert_eq!(payloads(1 << 20, 1 << 20).read(body).await.unwrap_err(), Unread::BrokeOff);
     }

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hub_is_where_it_is_unless_told_otherwise() {
+    fn github_com_is_the_default_url() {
         let at = |hook: Hook| (hook.source.url().to_owned(), hook.api.url().to_owned());
         assert_eq!(
             at(hook(r#"{"repository":"octo/shop","secret_file":"/s"}"#).unwrap()),

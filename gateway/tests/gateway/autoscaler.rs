@@ -42,7 +42,7 @@ async fn without_a_driver_it_only_shows() {
 }
 
 #[tokio::test]
-async fn a_command_is_told_how_many() {
+async fn a_command_gets_the_wanted_number() {
     let folder = tempfile::tempdir().unwrap();
     let told = folder.path().join("told");
     let script = format!("echo \"$1 $EPSILON_WANTED\" >> '{}'", told.display());

@@ -186,7 +186,7 @@ async fn keys_are_private_and_survive_a_restart() {
 }
 
 #[tokio::test]
-async fn odd_questions_get_answers_that_help() {
+async fn invalid_requests_get_helpful_errors() {
     let world = World::with(&["hello"]).await;
     for (method, path, text, status, code, hint) in [
         ("GET", "/v1/function", "", 404, "NOT_FOUND", "openapi"),
@@ -256,7 +256,7 @@ async fn an_archive_over_the_limit_is_413() {
 
 /// A refused client can read the reason, also if it sends the whole of a large archive first.
 #[tokio::test]
-async fn who_sends_an_archive_that_nobody_wants_reads_why() {
+async fn a_sender_of_a_refused_archive_reads_the_reason() {
     let settings = Settings { max_source: units::Bytes::mib(8), ..Settings::default() };
     let world = World::start(&["hello"], settings).await;
     let big = "x".repeat(32 << 20);

@@ -56,7 +56,7 @@ async fn health(to: SocketAddr, request: &str) -> Duration {
 }
 
 #[tokio::test]
-async fn idle_connections_lock_nobody_out_of_either_listener() {
+async fn idle_connections_block_neither_listener() {
     epsilon_launch::files::raise_file_limit();
     let world = world(1000).await;
     for (to, request) in

@@ -53,7 +53,7 @@ async fn newest(world: &World) -> (DeploymentState, Option<String>) {
 }
 
 #[tokio::test]
-async fn a_push_is_told_from_its_archive_to_serving() {
+async fn a_push_reports_each_step_until_activation() {
     let world = World::with(&[]).await;
     world.vm.script("hello", |call| async move { ok(call.version.number.to_string()) });
     *world.builder.lines.lock().unwrap() = vec!["added 57 packages".into()];
@@ -434,7 +434,7 @@ async fn a_rollback_takes_less_than_100_ms() {
 }
 
 #[tokio::test]
-async fn a_deleted_function_is_gone_with_its_metrics() {
+async fn a_deleted_function_loses_its_metrics() {
     let world = World::with(&["hello"]).await;
     world.vm.script("hello", |_| async { ok("hi") });
     assert_eq!(world.get("/hello").await.status, 200);

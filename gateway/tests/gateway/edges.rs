@@ -151,7 +151,7 @@ async fn chunk_extensions_end_at_the_gateway() {
 
 /// A trailer is a late header: names that are removed from headers are removed from trailers.
 #[tokio::test]
-async fn trailers_speak_for_nobody_either() {
+async fn trailers_cannot_forge_headers() {
     let answer = world()
         .await
         .raw(

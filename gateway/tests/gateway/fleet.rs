@@ -74,7 +74,7 @@ async fn a_joined_vm_learns_each_version_once() {
 }
 
 #[tokio::test]
-async fn an_agent_that_started_again_is_told_again() {
+async fn a_restarted_agent_gets_versions_again() {
     let world = World::fleet(&["pay"]).await;
     let agent = Agent::join("vm-a", &world).await;
     agent.vm.script("pay", echo);

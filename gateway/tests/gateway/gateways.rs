@@ -154,7 +154,7 @@ async fn vms_of_every_gateway_get_versions_with_their_parts() {
 }
 
 #[tokio::test]
-async fn nobody_sees_half_a_deployment_on_any_gateway() {
+async fn no_gateway_serves_half_a_deployment() {
     functions_of_one_deployment_change_together(&Postgres::shared().database().await).await;
 }
 

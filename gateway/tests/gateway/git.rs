@@ -416,7 +416,7 @@ async fn a_project_that_calls_itself_something_else_is_refused() {
 }
 
 #[tokio::test]
-async fn what_lies_elsewhere_is_refused_with_the_reason() {
+async fn submodules_and_lfs_files_are_refused_with_the_reason() {
     let world = world().await;
     let dev = Dev::with("1").await;
     let commit = dev.head().await;
@@ -439,7 +439,7 @@ async fn what_lies_elsewhere_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn a_push_that_is_too_large_is_told_so() {
+async fn a_too_large_push_is_refused_with_the_limit() {
     let world = world_with(|settings| settings.git.max_push = Bytes::mib(1)).await;
     let dev = Dev::new().await;
     let noise = |bytes: usize| {

@@ -172,7 +172,7 @@ async fn more_than_a_hundred_fields_pass_both_ways() {
 /// The function receives the target as it was sent; what the platform reads of it is escaped as
 /// browsers do.
 #[tokio::test]
-async fn odd_characters_of_a_target_reach_the_function() {
+async fn unusual_characters_of_a_target_reach_the_function() {
     let world = World::with(&["hello"]).await;
     world.vm.script("hello", |call| async move {
         let raw = call.request.extensions().get::<RawTarget>();
@@ -227,7 +227,7 @@ async fn a_half_closed_caller_gets_its_answer() {
 /// A reset means that the caller is gone. A half-closed connection may still read, and counts as
 /// gone after `half_close_timeout` without anything to read.
 #[tokio::test]
-async fn a_caller_that_is_gone_is_noticed() {
+async fn a_disconnected_caller_is_noticed() {
     for (half_close_timeout, resets) in [("50ms", false), ("1h", true)] {
         let settings = settings(&format!(r#"{{"half_close_timeout":"{half_close_timeout}"}}"#));
         let world = World::start(&["slow"], settings).await;

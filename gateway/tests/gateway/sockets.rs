@@ -72,7 +72,7 @@ fn ask(address: SocketAddr, path: &str) -> std::io::Result<String> {
 }
 
 #[test]
-fn a_restart_on_inherited_listeners_refuses_nobody() {
+fn a_restart_on_inherited_listeners_refuses_no_connection() {
     let data = tempfile::tempdir().unwrap();
     let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
     let (calls, control) = (bind(), bind());

@@ -103,7 +103,7 @@ async fn what_keys_guard_wants_tls_and_no_certificate() {
 }
 
 #[tokio::test]
-async fn nobody_speaks_for_a_member_without_a_certificate() {
+async fn members_need_a_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let files = certificates(folder.path());
     for ip in [own_address(), Ipv4Addr::LOCALHOST.into()] {
@@ -126,7 +126,7 @@ async fn nobody_speaks_for_a_member_without_a_certificate() {
 }
 
 #[tokio::test]
-async fn remote_plain_http_is_told_to_use_tls() {
+async fn remote_plain_http_is_refused_with_tls_required() {
     let folder = tempfile::tempdir().unwrap();
     let files = certificates(folder.path());
     let control = SocketAddr::new(own_address(), 0);

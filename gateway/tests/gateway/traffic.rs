@@ -351,7 +351,7 @@ async fn what_makes_no_split_is_refused_with_a_word() {
 }
 
 #[tokio::test]
-async fn a_retired_version_is_called_by_nobody() {
+async fn a_retired_version_cannot_be_called() {
     let world = World::with(&[]).await;
     says_its_version(&world.vm);
     for digest in ["1", "2"] {

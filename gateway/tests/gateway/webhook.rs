@@ -141,7 +141,7 @@ async fn a_push_is_deployed_and_reported_to_github() {
 }
 
 #[tokio::test]
-async fn samples_of_the_hub_are_understood() {
+async fn sample_payloads_of_github_are_understood() {
     let hub = Hub::start().await;
     let mut settings = settings(&hub, &json!({}));
     let other = hub.hook("Codertocat/Hello-World", &json!({}));
@@ -182,7 +182,7 @@ async fn samples_of_the_hub_are_understood() {
 }
 
 #[tokio::test]
-async fn only_the_hub_is_let_in() {
+async fn only_signed_deliveries_are_accepted() {
     let hub = Hub::start().await;
     let world = world(&hub).await;
     let (_, body) = pushed(&hub, "2");
@@ -218,7 +218,7 @@ async fn only_the_hub_is_let_in() {
 }
 
 #[tokio::test]
-async fn what_is_signed_and_odd_is_named() {
+async fn signed_but_invalid_deliveries_are_explained() {
     let hub = Hub::start().await;
     let world = world(&hub).await;
     let (_, body) = pushed(&hub, "2");
@@ -265,7 +265,7 @@ async fn a_payload_of_30_megabytes_is_not_read() {
 }
 
 #[tokio::test]
-async fn a_delivery_is_deployed_once_whoever_it_comes_to() {
+async fn a_delivery_is_deployed_once_by_any_gateway() {
     let hub = Hub::start().await;
     let mut world = world(&hub).await;
     let (_, body) = pushed(&hub, "2");
@@ -436,7 +436,7 @@ async fn a_repository_deploys_its_own_project_only() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_stops_tells_the_hub() {
+async fn a_stopping_gateway_reports_to_github() {
     let hub = Hub::start().await;
     let mut world = world(&hub).await;
     world.builder.close_gate();

@@ -180,7 +180,7 @@ fn slack_keeps_two_vms_at_the_border() {
 }
 
 #[test]
-fn a_new_leader_sends_nobody_away_at_once() {
+fn a_new_leader_drains_no_vm_at_once() {
     let mut policy = policy(settings());
     // VMs report after a while.
     assert_eq!(after(&mut policy, 0, steady(2, 0.0), 0).wanted, 1);
@@ -204,7 +204,7 @@ fn starts_at_once_are_bounded_and_schedules_are_not() {
 }
 
 #[test]
-fn limits_are_told() {
+fn limits_are_reported() {
     let mut small = policy(Settings { max: 3, ..settings() });
     let decision = after(&mut small, 0, steady(10, 100.0), 2);
     assert_eq!(decision.wanted, 3);

@@ -404,7 +404,7 @@ async fn only_the_leader_acts_and_its_successor_knows_history() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_the_store_away_nobody_acts() {
+async fn no_gateway_acts_while_the_store_is_unavailable() {
     let world = World::with(1);
     tokio::time::advance(Duration::from_secs(60)).await;
     let scaler = run(&world, |_| {});

@@ -114,7 +114,7 @@ fn waiting_calls_share_the_places_of_an_instance() {
 }
 
 #[test]
-fn memory_that_nobody_gives_back_makes_a_vm_full() {
+fn memory_that_stays_used_makes_a_vm_full() {
     let mut one = vm("a", vec![instance("busy", 1)]);
     (one.memory_used_bytes, one.calls_waiting) = (one.memory_bytes, 2);
     assert_eq!(sample(&[one.clone()]).demand, 3.0);
@@ -150,6 +150,6 @@ fn vms_outside_the_group_offer_places() {
 }
 
 #[test]
-fn nobody_there_is_no_division_by_zero() {
+fn no_vm_is_no_division_by_zero() {
     assert_eq!(sample(&[]), Sample::default());
 }

@@ -87,7 +87,7 @@ fn the_largest_minimum_wins() {
 }
 
 #[test]
-fn what_is_no_window_is_told() {
+fn invalid_windows_are_reported() {
     let good = WindowSettings {
         days: None,
         from: "08:00".into(),

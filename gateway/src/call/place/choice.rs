@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_brought_where_behind_the_call() {
+    fn passed_over_vms_are_prewarmed() {
         use Errand::{Fetch, Ready};
         for (walk, want) in [
             // The image, to a home that lacks only that.
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn at_a_warm_home_nobody_else_is_looked_at() {
+    fn a_warm_home_is_the_only_vm_looked_at() {
         let mut looked = 0;
         let warm = look("w");
         let mut count = |_| {
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn each_reason_is_told_once_for_each_vm() {
+    fn each_penalty_is_reported_once_per_vm() {
         let looks: Vec<Look> = "drain 9 out w".split_whitespace().map(look).collect();
         let mut told = Vec::new();
         choose(0..4, true, |vm| looks[vm], |against| told.push(against.as_str()));

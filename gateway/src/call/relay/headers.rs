@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_speaks_for_the_gateway() {
+    fn headers_of_the_gateway_cannot_be_forged() {
         let lines = [
             ("x-epsilon-deadline-ms", "1"),
             ("x-epsilon-outcome", "threw"),

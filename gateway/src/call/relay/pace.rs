@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn time_in_which_nobody_waited_does_not_count() {
+    async fn time_without_a_waiting_read_does_not_count() {
         let mut pace = Pace::new(LIMITS);
         assert!(!waits(&mut pace, 9).await);
         pace.received(10_240);

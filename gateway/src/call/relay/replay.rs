@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn while_one_reads_nobody_else_can() {
+    async fn a_body_has_one_reader_at_a_time() {
         let lender = Lender::new(frames(&[b"one", b"two"]));
         let mut reads = lender.lend().unwrap();
         reads.frame().await.unwrap().unwrap();

@@ -197,7 +197,7 @@ fn shop() -> Result<Built, String> {
 }
 
 #[tokio::test]
-async fn a_build_elsewhere_is_told_as_it_goes() {
+async fn a_remote_build_streams_its_events() {
     let signer = signer();
     let mut site = Site::open("builder-1", &signer, Script::Says(BUILT));
     let builders = builders(&signer, PATIENCE, &[&site]);
@@ -282,7 +282,7 @@ async fn an_unreachable_builder_is_tried_last() {
 }
 
 #[tokio::test]
-async fn when_nobody_takes_it_the_last_reason_is_told() {
+async fn without_an_accepting_builder_the_last_reason_counts() {
     let signer = signer();
     let busy = Site::open("builder-1", &signer, Script::Refuses(503, "BUILDER_BUSY"));
     let ended = build(&builders(&signer, PATIENCE, &[&busy]), body::full("1")).await.0;
@@ -356,7 +356,7 @@ async fn a_project_stays_with_one_idle_builder() {
 }
 
 #[tokio::test]
-async fn whoever_cancels_hangs_up() {
+async fn cancelling_a_build_closes_its_connection() {
     let signer = signer();
     let mut site = Site::open("builder-1", &signer, Script::Hangs);
     let builders = Arc::new(builders(&signer, PATIENCE, &[&site]));

@@ -115,7 +115,7 @@ pushes! {
 }
 
 #[test]
-fn what_is_no_json_is_told() {
+fn invalid_json_is_reported() {
     let nested = "[".repeat(100_000);
     let bodies: [&[u8]; 4] = [b"", b"{", b"\xff\xfe", nested.as_bytes()];
     for body in bodies {

@@ -147,7 +147,7 @@ async fn a_repository_that_is_not_there() {
 }
 
 #[tokio::test]
-async fn a_hub_that_is_away_or_silent() {
+async fn an_unreachable_or_silent_github_fails_the_fetch() {
     let hub = Hub::start().await;
     let id = hub.commit(REPOSITORY, MAIN, &[("index.js", File::Text(""))]);
     hub.behave(Manner::Silent);
@@ -188,7 +188,7 @@ async fn a_huge_commit_is_not_taken() {
 }
 
 #[tokio::test]
-async fn what_lies_elsewhere_is_named() {
+async fn submodules_and_lfs_files_are_named() {
     let hub = Hub::start().await;
     let other = "1".repeat(40);
     let files = [("index.js", File::Text("")), ("lib", File::Submodule(&other))];

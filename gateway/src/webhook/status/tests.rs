@@ -45,7 +45,7 @@ async fn sent(answers: &[(u16, Option<&'static str>)]) -> (Result<(), String>, u
 }
 
 #[tokio::test]
-async fn a_status_is_what_the_hub_documents() {
+async fn a_status_is_sent_as_github_documents() {
     let hub = Hub::start().await;
     let token = Secret::new(TOKEN.to_owned());
     send(&hook(&hub), &token, &status("deployed"), &limits(), NO_PAUSE).await.unwrap();

@@ -53,14 +53,14 @@ async fn a_command_that_hangs_is_ended() {
 }
 
 #[tokio::test]
-async fn a_command_that_is_not_there_is_told() {
+async fn a_missing_command_is_reported() {
     let group = Exec::new(vec!["/nonexistent/scale".into()], Duration::from_secs(1));
     let err = group.set_desired(1).await.unwrap_err();
     assert!(matches!(err, GroupError::Silent(_)), "{err:?}");
 }
 
 #[tokio::test]
-async fn floods_of_output_block_nobody() {
+async fn large_output_does_not_block_the_command() {
     let folder = tempfile::tempdir().unwrap();
     let group = shell(folder.path(), "yes | head -c 3000000; yes | head -c 3000000 >&2");
     group.set_desired(2).await.unwrap();
@@ -78,7 +78,7 @@ async fn the_ordered_count_expires_then_reports_count() {
 }
 
 #[tokio::test]
-async fn who_leaves_is_marked_until_it_is_gone() {
+async fn a_leaving_vm_stays_marked_until_it_disappears() {
     let group = Exec::new(vec!["true".into()], Duration::from_secs(10));
     let seen = ids(&["vm-1", "vm-2"]);
     group.protect(&seen[..1], false).await.unwrap();
