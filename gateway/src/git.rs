@@ -163,7 +163,7 @@ impl GitHost {
     }
 }
 
-/// How long the next pusher is told about a push.
+/// How long a push is mentioned to the next pusher.
 const LATELY: Duration = Duration::from_secs(60);
 /// Longest time for git to exit after its output was read.
 const ENDING: Duration = Duration::from_secs(60);

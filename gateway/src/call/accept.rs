@@ -147,8 +147,8 @@ impl Connection {
         self.certificate.get().copied().unwrap_or(Certificate::Missing)
     }
 
-    /// Whether all slots were taken: this connection may only be told so, or get a health check
-    /// answered.
+    /// Whether all slots were taken: this connection only gets that answer, or the answer to a
+    /// health check.
     pub(crate) fn is_reserve(&self) -> bool {
         self.slot().is_some_and(Slot::is_reserve)
     }
@@ -388,7 +388,8 @@ async fn serve_connection<S: Socket>(
     // first parses without an allocation.
     loop {
         let mut http = http1::Builder::new();
-        // `activity` enforces this limit without a timer per request, and tells idle from slow.
+        // `activity` enforces this limit without a timer per request, and distinguishes idle from
+        // slow.
         http.header_read_timeout(None).max_header_size(limits.max_header);
         http.half_close(S::TELLS).keep_alive(!is_closing && !connection.is_reserve());
         if max_headers != HYPERS_MAX_HEADERS {

@@ -4,7 +4,7 @@
 //!
 //! Each of these writes to the store, so their concurrency is limited; the others wait a moment or
 //! are told to retry. A slot is taken only after the key was checked and the body was read, so
-//! strangers and slow clients occupy none.
+//! unauthenticated and slow clients occupy none.
 
 use super::{
     Control, Shared,

@@ -103,7 +103,7 @@ pub(super) async fn rollback(
                 version
             };
             tracing::info!(function = %name, version = %version.number, "Function rolled back; another version gets its calls.");
-            // VMs that were told to retire the version must learn that it is needed again.
+            // VMs that were to retire the version must learn that it is needed again.
             let close = shared.close.clone();
             let wanted = Arc::clone(&version);
             let background = shared.background.clone();

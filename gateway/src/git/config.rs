@@ -16,7 +16,7 @@ pub struct Settings {
     /// the `PATH`.
     pub program: PathBuf,
     /// The branch whose pushes are deployed. Default `main`. Other branches are stored, and the
-    /// pusher is told so.
+    /// pusher sees a note.
     pub branch: String,
     /// Tags whose pushes are deployed, too: a pattern in which `*` matches any text, such as `v*`.
     /// Default: none; tags are stored.

@@ -26,7 +26,7 @@ pub(super) const FOLDER: &str = "EPSILON_PUSH";
 /// Names of the pipes.
 const ASKED: &str = "asked";
 const TOLD: &str = "told";
-/// Sends the updates, prints the lines it gets, and exits as it is told.
+/// Sends the updates, prints the lines it gets, and exits as decided.
 const SCRIPT: &str = r#"#!/bin/sh
 # Written by the gateway at each push. No push changes anything before the gateway has said `accept`.
 exec 3>"$EPSILON_PUSH/asked" 4<"$EPSILON_PUSH/told" || exit 1

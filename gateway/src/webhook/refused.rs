@@ -1,5 +1,5 @@
-//! Errors of refused deliveries, worded for whoever set up the webhook: GitHub shows them in its
-//! list of recent deliveries.
+//! Errors of refused deliveries, worded for the person who set up the webhook: GitHub shows them in
+//! its list of recent deliveries.
 
 use super::{event::Malformed, metrics::Outcome, payload::Unread};
 use crate::control::error::{self, ApiError, unprocessable};

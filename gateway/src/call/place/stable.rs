@@ -1,7 +1,7 @@
 //! Hashes that never change: of names, of callers, and of values derived from them. Written out
 //! here, so that no new release of a library or of the compiler can send every function of a fleet
 //! to another VM, and so that gateways of different versions agree. Not for hash tables, and not
-//! resistant to attackers: whoever names a function also pays for its placement.
+//! resistant to attackers: the owner who chooses a function's name also pays for its placement.
 //!
 //! [`of_name`] is FNV-1a over the bytes, which separates short names, followed by [`mix`], which
 //! spreads the low bits over all 64. Both are checked against their published test vectors.
