@@ -8,14 +8,18 @@ use std::{fmt::Write, fs, path::Path};
 /// Section of the settings file, who owns it, and where it is declared.
 const SECTIONS: [(&str, &str, &str); 9] = [
     ("gateway", "the two listeners and the relay", "gateway/src/config.rs"),
-    ("gateway.autoscale", "how many VMs, and who makes them", "gateway/src/autoscale/config.rs"),
-    ("gateway.traffic", "when a split of calls ends by itself", "gateway/src/traffic/config.rs"),
+    (
+        "gateway.autoscale",
+        "how many VMs, and which driver creates them",
+        "gateway/src/autoscale/config.rs",
+    ),
+    ("gateway.traffic", "automatic end of a traffic split", "gateway/src/traffic/config.rs"),
     ("gateway.git", "`git push` as a deployment", "gateway/src/git/config.rs"),
-    ("gateway.hooks", "what webhooks may do and take", "gateway/src/webhook/config.rs"),
+    ("gateway.hooks", "limits of webhooks", "gateway/src/webhook/config.rs"),
     ("gateway.github.<project>", "one project's webhook", "gateway/src/webhook/project.rs"),
     (
         "gateway.ceilings",
-        "functions whose images were made elsewhere",
+        "functions whose images were built elsewhere",
         "gateway/src/deploy/elsewhere/ceilings.rs",
     ),
     ("vm_agent", "instances and their engine", "vm-agent/src/config.rs"),

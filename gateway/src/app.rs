@@ -1,4 +1,4 @@
-//! Builds every part once, starts them, ends them. Nothing is decided here.
+//! Composition: builds every part once, starts them, and shuts them down. Makes no decisions.
 
 use crate::{
     autoscale::{Autoscaler, FleetVms},
@@ -51,52 +51,53 @@ use tokio_util::{
 
 pub use crate::control::{address::ControlAddress, startup::Startup};
 
-/// How long connections that were cut may take to let go.
+/// Longest time for cut connections to close.
 const LETTING_GO: Duration = Duration::from_secs(1);
 
-/// One of so many files that the process may open is for a connection of the public listener, and of the control API's: each
-/// call takes one more towards its instance, and store, engine and logs have some.
+/// One of this many of the files that the process may open is available to connections of the
+/// public listener, and of the control API's. Each call needs another file for its instance, and
+/// store, engine and logs need some.
 const PUBLIC_FILES: usize = 2;
 const CONTROL_FILES: usize = 8;
-/// How many times as long as a caller a client of the control API may pause in a body: it packs while it sends.
+/// Factor on `body_timeout` for clients of the control API: they compress while they send.
 const CONTROL_PATIENCE: u32 = 6;
 
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An address is taken or not ours.
+    /// An address is in use or not available.
     #[error("`gateway.{key}`: cannot listen on {address}")]
     Listen {
-        /// Which setting.
+        /// The setting.
         key: &'static str,
         /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The store does not answer.
+    /// The store could not be read.
     #[error("the store cannot be read")]
     Store(#[from] StoreError),
-    /// A key cannot be made.
-    #[error("the gateway's keys cannot be made")]
+    /// A key could not be created.
+    #[error("the gateway's keys cannot be created")]
     Keys(#[from] KeyError),
-    /// What it shows to members cannot be made.
-    #[error("the gateway's own key cannot be had")]
+    /// The gateway's own signing key could not be loaded or created.
+    #[error("the gateway's own signing key cannot be loaded or created")]
     OwnKey(#[from] pass::KeyError),
-    /// The files for TLS cannot be used.
+    /// The TLS files cannot be used.
     #[error("the gateway's TLS cannot be set up")]
     Tls(#[from] tls::TlsError),
-    /// Two gateways share a registry.
+    /// Two gateways share a metrics registry.
     #[error("the metrics cannot be registered")]
     Metrics(#[from] prometheus::Error),
 }
 
-/// A gateway that is built and bound and serves nothing yet.
+/// A gateway that is built and bound, but does not serve yet.
 #[derive(Debug)]
 pub struct App {
     public: Door,
-    /// Until it is open.
+    /// `None` once it is served.
     control: Option<Door>,
     control_addr: SocketAddr,
     calls: Arc<Calls>,
@@ -107,10 +108,10 @@ pub struct App {
     retention: Retention,
     lost_keys: LostKeys,
     members: Background,
-    /// VMs that had joined before we started.
+    /// Number of VMs that had joined before this gateway started.
     known: usize,
     address: ControlAddress,
-    /// A gateway that is given up before it serves does not go on answering.
+    /// If the gateway is dropped before it serves, its listeners close.
     given_up: DropGuard,
 }
 
@@ -124,19 +125,20 @@ pub struct Running {
     last_beat: LastBeat,
 }
 
-/// How a drain ended.
+/// The result of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopped {
-    /// Calls that ran when the grace was over and were cut.
+    /// Calls that were cut because the grace was over.
     pub cut: usize,
 }
 
 impl App {
-    /// Binds both listeners (port 0 takes any), makes the keys, reads what serves. Deployments that a
-    /// crash left at work become failed. `local` and `builder` are the ones of this process; others join.
+    /// Binds both listeners (port 0 takes any), creates the keys, and reads the active versions.
+    /// Deployments left unfinished by a crash are marked as failed. `local` and `builder` are those
+    /// of this process; others join.
     ///
     /// # Errors
-    /// When any of that is not possible; nothing keeps running then.
+    /// When any of that fails; nothing keeps running then.
     pub async fn build(
         config: Config,
         store: Arc<dyn Store>,
@@ -147,8 +149,8 @@ impl App {
         Self::build_on(Sockets::default(), config, store, local, builder, registry).await
     }
 
-    /// The same on listeners that are there already, where there are any; `listen` and `control` of the settings say nothing
-    /// about those.
+    /// The same with inherited listeners, if there are any; they replace `listen` and `control` of
+    /// the settings.
     ///
     /// # Errors
     /// As [`Self::build`].
@@ -186,7 +188,7 @@ impl App {
         if unfinished > 0 {
             tracing::warn!(
                 unfinished,
-                "Deployments of the last run were not finished; they failed."
+                "Deployments were left unfinished by the last run; they are marked as failed."
             );
         }
 
@@ -225,7 +227,8 @@ impl App {
             fetch_limit: config.fetch_timeout,
             ceilings: config.ceilings,
         });
-        let (ending, background) = (Ending::default(), TaskTracker::new());
+        let ending = Ending::default();
+        let background = TaskTracker::new();
         let members = Background::default();
         let handover = Handover {
             fleet: Arc::clone(&fleet),
@@ -255,14 +258,15 @@ impl App {
         };
         store.gateway_beat(&sync.me).await?;
         let known = store.members().await?;
-        // One that this gateway cannot speak to will not be heard, however long callers wait.
+        // A VM that this gateway cannot use will never report, so the start does not wait for it.
         let will_be_heard = |member: &&epsilon_store::Member| {
             member.join.kind == MemberKind::Vm && Link::new(&member.join, &identity).is_ok()
         };
         let known = known.iter().filter(will_be_heard).count();
         registry.register(Box::new(FleetMetrics::new(Arc::clone(&fleet))?))?;
         let kept = Arc::new(Kept::new(Arc::clone(&store)));
-        let (table, vms) = (Arc::clone(&routes), Arc::clone(&fleet));
+        let table = Arc::clone(&routes);
+        let vms = Arc::clone(&fleet);
         let late = store.is_shared().then(Arc::<Late>::default);
         let version_addresses = VersionAddresses::new(config.version_addresses, Arc::clone(&doors));
         let certificates: Vec<_> =
@@ -315,7 +319,8 @@ impl App {
             suspects: HashMap::new(),
         };
         let work = (ending.cancel.clone(), background.clone());
-        let (data, max) = (&config.data_dir, config.max_source);
+        let data = &config.data_dir;
+        let max = config.max_source;
         let git = Arc::new(GitHost::new(config.git, data, max, Arc::clone(&deploys), work));
         let api = Control {
             store,
@@ -380,7 +385,7 @@ impl App {
         })
     }
 
-    /// Where callers reach functions.
+    /// Address at which callers reach functions.
     pub fn public_addr(&self) -> SocketAddr {
         self.public.listener.address()
     }
@@ -396,17 +401,18 @@ impl App {
         self.control_addr
     }
 
-    /// How it is reached there.
+    /// How the control API is reached.
     pub fn control_address(&self) -> &ControlAddress {
         &self.address
     }
 
-    /// Functions that have been deployed.
+    /// Number of deployed functions.
     pub fn functions(&self) -> usize {
         self.api.routes.table().routes().count()
     }
 
-    /// Lets the control API answer, before the gateway serves, what the start still does. Needs a tokio runtime.
+    /// Opens the control API before the gateway serves; it answers with the current step of the
+    /// start. Needs a tokio runtime.
     pub fn open_control(&mut self) -> Startup {
         if let Some(door) = self.control.take() {
             let handler = ControlHandler::new(Arc::clone(&self.api));
@@ -415,7 +421,7 @@ impl App {
         self.api.startup.clone()
     }
 
-    /// Begins to serve. Needs a tokio runtime.
+    /// Starts to serve. Needs a tokio runtime.
     pub fn spawn(mut self) -> Running {
         self.api.startup.over();
         self.open_control();
@@ -438,7 +444,8 @@ impl App {
         given_up.disarm();
         let ending = public.ending.clone();
         let last_beat = sync.last_beat();
-        let (fleet, close) = (Arc::clone(&api.fleet), ending.close.clone());
+        let fleet = Arc::clone(&api.fleet);
+        let close = ending.close.clone();
         let hooks = Arc::clone(&api.hooks);
         members.spawn(async move { hooks.look().await });
         for member in api.fleet.members() {
@@ -452,7 +459,8 @@ impl App {
         members.spawn(autoscaler.run(members.close.clone()));
         let warm = warm::keep(Arc::clone(&api.routes), Arc::clone(&api.fleet));
         background.spawn(ending.close.clone().run_until_cancelled_owned(warm));
-        let (routes, vms) = (Arc::clone(&api.routes), Arc::clone(&api.fleet));
+        let routes = Arc::clone(&api.routes);
+        let vms = Arc::clone(&api.fleet);
         members.spawn(sweep::sweep(routes, vms, Arc::clone(calls.kept()), api.deploys.limit));
         let aborts = Aborts {
             routes: Arc::clone(&api.routes),
@@ -462,11 +470,13 @@ impl App {
         };
         members.spawn(aborts.run());
         if let Some(late) = calls.late() {
-            let (routes, fleet) = (Arc::clone(&api.routes), Arc::clone(&api.fleet));
+            let routes = Arc::clone(&api.routes);
+            let fleet = Arc::clone(&api.fleet);
             members.spawn(Arc::clone(late).run(routes, fleet, Arc::clone(&api.store)));
         }
         let answering = Arc::clone(&calls);
-        // The first callers of a gateway that comes back wait in the kernel's queue: it has VMs when it takes them.
+        // Before it accepts, waits until VMs have reported: the first callers after a restart stay
+        // in the kernel's queue instead of failing.
         ending.tasks.spawn(async move {
             close.run_until_cancelled(watch::all_heard(&fleet, known)).await;
             public.serve(answering).await;
@@ -476,13 +486,14 @@ impl App {
 }
 
 impl Running {
-    /// Calls that run now, upgraded ones included.
+    /// Running calls, upgraded ones included.
     pub fn calls(&self) -> usize {
         self.calls.running().len()
     }
 
-    /// Accepts nothing more, tells idle connections to close, and lets calls and deployments end within the grace; then cuts
-    /// calls and cancels deployments that do not serve yet. VMs are heard to the end.
+    /// Stops accepting, lets idle connections close, and lets calls and deployments end within the
+    /// grace. Then cuts calls and cancels deployments that do not serve yet. Reports of VMs are
+    /// received until the end.
     pub async fn drain(self, grace: Duration) -> Stopped {
         let Self { ending, calls, background, members, last_beat } = self;
         let stopped = Self::end(&ending, &calls, &background, grace).await;
@@ -509,20 +520,20 @@ impl Running {
             return Stopped { cut: 0 };
         }
         let cut = calls.running().len();
-        tracing::warn!(cut, "Drain grace is over; calls are cut and deployments cancelled.");
+        tracing::warn!(cut, "Drain grace is over; cutting calls and cancelling deployments.");
         calls.stop();
         ending.cancel.cancel();
-        // Who waits for a deployment hears of its end before the connection goes.
+        // Clients that wait for a deployment get its result before the connection closes.
         if tokio::time::timeout(LETTING_GO, over.as_mut()).await.is_err() {
             ending.cut.cancel();
-            // What is not gone by then ends with the process.
+            // What is left after that ends with the process.
             let _ = tokio::time::timeout(LETTING_GO, over).await;
         }
         Stopped { cut }
     }
 }
 
-/// Tasks that end together, by being dropped where they stand.
+/// Background tasks that are cancelled together.
 #[derive(Debug, Default)]
 struct Background {
     close: CancellationToken,
@@ -547,13 +558,13 @@ impl Drop for Background {
     }
 }
 
-/// Connections of the control API are few and not counted.
+/// Connections of the control API are few and have no metric.
 fn uncounted() -> Result<IntGauge, prometheus::Error> {
     IntGauge::new("epsilon_control_connections", "Not registered.")
 }
 
 fn store_up(registry: &Registry) -> Result<IntGauge, prometheus::Error> {
-    let up = IntGauge::new("epsilon_store_up", "Whether the store answers.")?;
+    let up = IntGauge::new("epsilon_store_up", "Whether the store answers and accepts writes.")?;
     registry.register(Box::new(up.clone()))?;
     Ok(up)
 }

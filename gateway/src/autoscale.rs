@@ -1,13 +1,14 @@
-//! The autoscaler: how many VMs the fleet should have, and the orders that follow. Never on the path of a
-//! call: it reads what VMs report and moves drains and the group; when it fails, calls go on.
+//! The autoscaler: how many VMs the fleet should have, and the steps to get there. Never on the
+//! path of a call: it reads the VMs' reports, drains VMs and resizes the group; if it fails, calls
+//! go on.
 //!
 //! ```text
 //! VmStatus of each VM ─▶ sample.rs ─▶ policy.rs ─▶ wanted, why ─▶ plan.rs ─▶ steps ─▶ driver.rs ─▶ EC2, a command
-//!        each second      places      history.rs        │          who goes     └──▶ vms.rs ─▶ drains
+//!        every second     places      history.rs        │         which VMs     └──▶ vms.rs ─▶ drains
 //!                                     schedule.rs       └─▶ journal.rs ─▶ metrics, log, GET /v1/autoscaler
 //! ```
-//! Everything up to the steps is pure; `runner.rs` is the loop around it. `docs/autoscaling.md` tells it to
-//! operators.
+//! Everything up to the steps is pure; `runner.rs` is the loop around it. `docs/autoscaling.md`
+//! explains it to operators.
 
 pub mod config;
 pub mod policy;
@@ -32,14 +33,14 @@ use runner::Runner;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-/// An autoscaler that is built and does nothing yet.
+/// An autoscaler that does not run yet.
 #[derive(Debug)]
 pub(crate) struct Autoscaler {
     runner: Runner,
 }
 
 impl Autoscaler {
-    /// Makes the driver; asks it nothing yet.
+    /// Creates the driver; sends no request yet.
     pub(crate) fn new(
         config: Config,
         vms: Arc<dyn Vms>,
@@ -55,7 +56,7 @@ impl Autoscaler {
                 Driver::AwsAsg { group, region, endpoint } => Some(Arc::new(
                     driver::aws::Aws::new(group.clone(), region.clone(), endpoint.clone()),
                 )),
-                // `Config` refuses it where this program has no AWS.
+                // `Config` refuses this driver in a build without AWS.
                 #[cfg(not(feature = "aws"))]
                 Driver::AwsAsg { .. } => None,
             };
@@ -64,7 +65,7 @@ impl Autoscaler {
         Ok(Self { runner })
     }
 
-    /// What it shows of itself.
+    /// The journal for the control API.
     pub(crate) fn journal(&self) -> Arc<Journal> {
         Arc::clone(&self.runner.journal)
     }

@@ -1,14 +1,16 @@
-//! One call, from its head to the last byte of its answer. [`Calls::handle`] names the phases top to
-//! bottom; each is a file in `call/`, in this order. The only retry loop of the program is here: [`Calls::relay`].
+//! One call, from its head to the last byte of its answer. [`Calls::handle`] names the phases in
+//! the order in which they run; each has a file in `call/`. [`Calls::relay`] holds the only retry
+//! loop of the program.
 //!
 //! ```text
 //! accept → caller_address → lookup → permit → buffer → place ⇄ relay → reply
-//!            │                          retry: may it go to another VM? budget: not too often
-//!            │                          errands: image or instance, to the VM that the next call should go to
-//!            split: which version, where a function's calls go to more than one
+//!            │                          retry: may it go to another VM? budget: how often
+//!            │                          errands: prewarms the preferred VM (image or instance) in the background
+//!            split: which version, if the function's calls are split
 //! ```
-//! A call has no task of its own: it lives in its connection's future. When the caller hangs up, that
-//! future is dropped, and with it the lease, the body and the record; nothing has to be cleaned up.
+//! A call has no task of its own: it runs inside its connection's future. When the caller hangs up,
+//! that future is dropped and releases the lease, the body and the record; no other cleanup is
+//! needed.
 
 pub(crate) mod accept;
 mod buffer;
@@ -62,17 +64,18 @@ use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use version_addresses::VersionAddresses;
 
-/// How long an answer of the platform's own (anything that is there as a whole) may take to be written, and how long an answer of a function
-/// may go on after the function's `timeout`: by then the VM has ended it, unless the caller does not read.
+/// Longest time to write an answer whose body is complete (all of the platform's own answers), and
+/// the time that a function's answer may take beyond the function's `timeout`. The VM enforces the
+/// `timeout` itself, so an answer exceeds it by this much only if the caller does not read.
 const WRITE_SLACK: Duration = Duration::from_secs(10);
 
-/// Takes calls.
+/// The call path: state shared by all calls of the public listener.
 #[derive(Debug)]
 pub(crate) struct Calls {
     routes: Arc<Routes>,
     kept: Arc<Kept>,
     version_addresses: VersionAddresses,
-    /// Where other gateways make functions too.
+    /// Read-through of unknown names; set only where several gateways share the store.
     late: Option<Arc<Late>>,
     fleet: Arc<Fleet>,
     health: Arc<Health>,
@@ -87,9 +90,9 @@ pub(crate) struct Calls {
     pace: PaceLimits,
     buffers: Buffers,
     linger: Duration,
-    /// Calls that run, upgraded ones included.
+    /// Running calls, upgraded ones included.
     running: TaskTracker,
-    /// Ends upgraded streams when the gateway stops for good.
+    /// Cancels upgraded streams when the gateway shuts down.
     stop: CancellationToken,
 }
 
@@ -127,22 +130,22 @@ impl Calls {
         }
     }
 
-    /// What is known of versions that are called by their address.
+    /// The cache of versions that are called by their own address.
     pub(crate) fn kept(&self) -> &Arc<Kept> {
         &self.kept
     }
 
-    /// Where names that nobody knows are asked about.
+    /// The read-through of unknown names, if the store is shared.
     pub(crate) fn late(&self) -> Option<&Arc<Late>> {
         self.late.as_ref()
     }
 
-    /// The calls that run now.
+    /// Tracks the running calls; a drain waits for it.
     pub(crate) fn running(&self) -> &TaskTracker {
         &self.running
     }
 
-    /// Cuts upgraded streams.
+    /// Cuts the upgraded streams.
     pub(crate) fn stop(&self) {
         self.stop.cancel();
     }
@@ -153,7 +156,8 @@ impl Calls {
         connection: &Arc<Connection>,
     ) -> Response<ReplyBody> {
         let request_id = permit::request_id(request.headers());
-        let (metrics, running) = (Arc::clone(&self.metrics), self.running.token());
+        let metrics = Arc::clone(&self.metrics);
+        let running = self.running.token();
         let address = CallerAddress::of(connection, request.headers(), &self.trusted_proxies);
         let mut record = CallRecord::begin(metrics, request_id, &request, &address, running);
         let is_tunnel = *request.method() == Method::CONNECT;
@@ -163,7 +167,8 @@ impl Calls {
             Err(err) => {
                 let mut response = reply::error(&err, record);
                 if is_tunnel {
-                    // What follows is meant for somebody else, and is no request.
+                    // The bytes that follow a CONNECT are not a request, so the connection cannot
+                    // be reused.
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 return response;
@@ -224,7 +229,8 @@ impl Calls {
         response
     }
 
-    /// Who is meant, and whether the request may go on. An unwanted body is read to its end behind.
+    /// Finds the target of the call and checks that the request may go on. The body of a refused
+    /// request is discarded in the background.
     async fn lookup_and_permit(
         &self,
         request: Request<Incoming>,
@@ -239,7 +245,8 @@ impl Calls {
         let host = permit::host(&request)?;
         let target = match (self.lookup(request.method(), request.uri(), host), &self.late) {
             (Err(CallError::FunctionNotFound(name)), Some(late)) => {
-                let (method, uri) = (request.method().clone(), request.uri().clone());
+                let method = request.method().clone();
+                let uri = request.uri().clone();
                 let host = host.to_owned();
                 if !late.asked(&name).await {
                     return Err(CallError::FunctionNotFound(name));
@@ -256,7 +263,7 @@ impl Calls {
         lookup::lookup(&self.routes.table(), self.domain.as_deref(), method, uri, host)
     }
 
-    /// The request as the function is to see it, and the caller's end of an upgrade.
+    /// The request as the function receives it, and the caller's half of an upgrade.
     fn prepare(
         mut request: Request<Limited<Incoming>>,
         target: Uri,
@@ -272,8 +279,9 @@ impl Calls {
         (request, caller.filter(|_| upgrade.is_some()))
     }
 
-    /// Sends the call to one VM after the other until one answers. Goes on only as `retry.rs` allows, within the
-    /// budget; what is executed a second time has what is left of the function's `timeout`.
+    /// Sends the call to one VM after the other until one answers. `retry.rs` and the budget decide
+    /// whether there is another attempt; an attempt after a possible execution gets only the rest
+    /// of the function's `timeout`.
     async fn relay(&self, route: &Arc<Route>, mut call: Outgoing) -> Result<Relayed, CallError> {
         self.budget.call();
         let mut tries = Tries::new(route, call.method());
@@ -315,18 +323,22 @@ impl Calls {
                 }
                 Err(err) => err,
             };
-            // First this, then what it tells: the end of a call that ran makes room, the end of this one does not.
+            // The call stops counting on this VM before the error is recorded there: `learn` judges
+            // the VM by the load of its other calls.
             drop(carried);
             place::learn(&member, route, Some(&err));
-            // Where it could wait, it did; elsewhere it would wait again.
+            // A VM that could have queued the call has already done so; another one would only
+            // queue it again.
             let waited = !more && Failure::of(&err) == Failure::Refused;
             let rest = rest.filter(|_| !waited);
             let whole = rest.as_ref().is_none_or(Outgoing::is_whole);
             match (tries.again(&err, whole, rest.is_some(), &self.budget), rest) {
                 (Some(Ok(retry)), Some(rest)) => {
                     self.metrics.placement.retried(retry);
-                    let (function, vm, cause) = (&route.version.function, &member.id, Chain(&err));
-                    tracing::debug!(%function, %vm, %cause, "Trying the next VM.");
+                    let function = &route.version.function;
+                    let vm = &member.id;
+                    let cause = Chain(&err);
+                    tracing::debug!(%function, %vm, %cause, "Call failed on a VM; retrying on the next one.");
                     tries.made.push(member);
                     (call, failed) = (rest, Some(err));
                 }
@@ -356,28 +368,31 @@ impl Calls {
             return reply::answer(answer, addressed, &request_id, Some(record));
         }
         let extensions = answer.response.extensions_mut();
-        let (function, held) = (extensions.remove::<OnUpgrade>(), extensions.remove::<Held>());
+        let function = extensions.remove::<OnUpgrade>();
+        let held = extensions.remove::<Held>();
         let (Some(caller), Some(function)) = (caller, function) else {
             let err = CallError::FunctionCrashed {
                 function: route.version.function.clone(),
-                cause: "it answered 101 to a request that asked for no upgrade".into(),
+                cause: "the function answered 101 to a request without an upgrade".into(),
             };
             return reply::error(&err, record);
         };
         record.answered(StatusCode::SWITCHING_PROTOCOLS);
-        let (stop, connection) = (self.stop.clone(), Arc::clone(connection));
+        let stop = self.stop.clone();
+        let connection = Arc::clone(connection);
         Tunnel { caller, function, held, left, stop, record, connection }.open();
         reply::answer(answer, addressed, &request_id, None)
     }
 }
 
-/// An answer, and the place of its call in the load of its VM.
+/// An answer, and the guard that counts its call in the VM's load.
 struct Relayed {
     answer: Answer,
     carried: Carried,
 }
 
-/// What was taken off the path, as the caller wrote it. Known for a function; made for a version, which is called so seldom.
+/// The path prefix that the gateway removed, as the caller wrote it. Stored with a function's
+/// route; built for a version, which is called rarely.
 fn prefix(
     route: &Route,
     addressed: Addressed,
@@ -396,12 +411,12 @@ fn prefix(
 fn nobody(route: &Route) -> CallError {
     CallError::NoCapacity {
         function: route.version.function.clone(),
-        cause: "there is no VM that takes calls".into(),
+        cause: "no VM takes calls".into(),
     }
 }
 
 fn body_used_up() -> CallError {
-    CallError::Internal("the body was used up by a VM that refused the call".into())
+    CallError::Internal("a VM consumed the body and then refused the call".into())
 }
 
 impl Handler for Arc<Calls> {

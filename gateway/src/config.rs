@@ -1,6 +1,5 @@
-//! Settings of the gateway as an operator writes them ([`Settings`], section `gateway:` of the settings
-//! file), and what is left when they were checked ([`Config`]). Every limit that the gateway knows
-//! stands here with its reason.
+//! Settings of the gateway as an operator writes them ([`Settings`], section `gateway:` of the
+//! settings file), and their checked form ([`Config`]).
 
 pub use crate::call::version_addresses::Setting as VersionAddresses;
 use crate::{
@@ -28,77 +27,90 @@ use std::{
 
 const KEEP_VERSIONS: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 
-/// The section `gateway:`, as written. Every key may be left out.
+/// The section `gateway:`. Every key may be left out.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Where callers reach functions. Default `127.0.0.1:8080`: opening it to a network is a decision. Sockets that systemd
-    /// passes (`calls`, `control`) go before it and `control`.
+    /// Where callers reach functions. Default `127.0.0.1:8080`: opening it to a network is a
+    /// decision. Sockets passed by systemd (`calls`, `control`) take precedence over `listen` and
+    /// `control`.
     pub listen: SocketAddr,
-    /// Where the control API listens. Default `127.0.0.1:8081`. `/healthz` answers there without a key, and
-    /// `/metrics` does to this machine.
+    /// Where the control API listens. Default `127.0.0.1:8081`. `/healthz` needs no key, and
+    /// `/metrics` needs none from this machine.
     pub control: SocketAddr,
     /// `fn.example.org` makes `Host: NAME.fn.example.org` call the function `NAME`. Default: none.
     pub domain: Option<String>,
-    /// What comes before `/NAME` in the addresses shown to people, when a load balancer stands in front.
-    /// Default: made from `listen` (or `domain`).
+    /// What comes before `/NAME` in the URLs shown to people, if a load balancer is in front.
+    /// Default: derived from `listen` (or `domain`).
     pub public_url: Option<String>,
-    /// Load balancers and proxies in front of the gateway, as CIDRs or addresses: `[10.0.0.0/16]`. What they say of a caller
-    /// (`X-Forwarded-For`, `-Proto`, `-Host`, `-Port`, `-Prefix`, `Forwarded`) is believed, of nobody else. Default: none.
+    /// Load balancers and proxies in front of the gateway, as CIDRs or addresses: `[10.0.0.0/16]`.
+    /// Only their forwarding headers (`X-Forwarded-For`, `-Proto`, `-Host`, `-Port`, `-Prefix`,
+    /// `Forwarded`) are believed. Default: none.
     pub trusted_proxies: Networks,
-    /// Largest body of a call. Default `100MiB`. Bodies are streamed; this protects functions, not the gateway.
+    /// Largest body of a call. Default `100MiB`. Bodies are streamed; this protects functions, not
+    /// the gateway.
     #[serde(deserialize_with = "written::text")]
     pub max_body: Bytes,
-    /// Longest that a caller may let the platform wait for bytes of its body (408 beyond it), and for an answer to be read
-    /// (the connection is closed). Default `10s`. Waiting uses it up, and bytes earn it back at `min_body_rate`. It does not
-    /// count while a function does not read, nor for a body once its answer has begun. Six times as long for bodies on `control`.
+    /// Longest that a caller may keep the platform waiting for bytes of its body (408 beyond it),
+    /// or for an answer to be read (the connection is closed). Default `10s`. Waiting uses it up,
+    /// and bytes earn it back at `min_body_rate`. It does not count while a function does not read,
+    /// nor for a body once its answer has begun. Six times as long for bodies on `control`.
     #[serde(deserialize_with = "written::duration")]
     pub body_timeout: Duration,
-    /// Bytes that a caller has to send, or to read, in a second of waiting. Default `1KiB`: less than the slowest mobile
-    /// connection, and enough that nobody holds a place of a function for nothing.
+    /// Bytes that a caller has to send, or to read, per second of waiting. Default `1KiB`: less
+    /// than the slowest mobile connection, and enough that a slow caller does not occupy a
+    /// concurrency slot for long.
     #[serde(deserialize_with = "written::text")]
     pub min_body_rate: Bytes,
-    /// Largest archive of a deployment, packed. Default `512MiB`.
+    /// Largest archive of a deployment, compressed. Default `512MiB`.
     #[serde(deserialize_with = "written::text")]
     pub max_source: Bytes,
-    /// Largest head of a request (431 beyond it). Default `64KiB`: room for large cookies and tokens.
+    /// Largest head of a request (431 beyond it). Default `64KiB`: room for large cookies and
+    /// tokens.
     #[serde(deserialize_with = "written::text")]
     pub max_header: Bytes,
-    /// Most header fields of a request (431 beyond it). Default 1024: within `max_header` nobody needs more.
+    /// Most header fields of a request (431 beyond it). Default 1024: more do not occur within
+    /// `max_header`.
     pub max_headers: usize,
-    /// Connections at once on each listener. When four fifths are taken, idle ones are closed after 5 s; when all are, the
-    /// one that was idle for longest makes room; where none is idle, a newcomer gets 503, and health checks their answer.
-    /// An upgraded connection counts until it ends. Default 8192: some 20 KiB of memory each. Never more on `listen` than
-    /// half of the files that the process may open, and on `control` than an eighth.
+    /// Concurrent connections on each listener. When four fifths of the slots are taken, idle
+    /// connections are closed after 5 s; when all are, the one that has been idle longest is closed
+    /// for a new one; if none is idle, a new connection gets 503, and health checks get their
+    /// answer. An upgraded connection counts until it ends. Default 8192: some 20 KiB of memory
+    /// each. At most half of the files that the process may open on `listen`, and an eighth on
+    /// `control`.
     pub max_connections: usize,
-    /// Of them, of one address (of one /64 of IPv6); its own idle ones make room first. It does not apply to this machine
-    /// and to addresses that stand for many callers. Default: an eighth of `max_connections`.
+    /// Of these, connections of one address (of one /64 of IPv6); its own idle ones are closed
+    /// first. Does not apply to this machine and to addresses that stand for many callers. Default:
+    /// an eighth of `max_connections`.
     pub max_connections_per_ip: Option<usize>,
-    /// Longest a connection may take for a whole head, its first byte included. Default `10s`.
+    /// Longest time for a connection to send a complete head, from its first byte. Default `10s`.
     #[serde(deserialize_with = "written::duration")]
     pub header_timeout: Duration,
-    /// How long a connection stays open between two calls. Default `75s`: longer than the 60 s after which load
-    /// balancers drop theirs, so that they never send into a connection that closes.
+    /// How long a connection stays open between two calls. Default `75s`: longer than the 60 s
+    /// after which load balancers drop theirs, so that they never send into a connection that
+    /// closes.
     #[serde(deserialize_with = "written::duration")]
     pub idle_timeout: Duration,
-    /// How long a caller that closed its sending half is sent nothing until it counts as gone. Default `2s`: whether it still
-    /// reads shows only when something is written; one whose connection is reset is known to be gone at once.
+    /// A caller that closed its sending half and is sent nothing for this long counts as gone.
+    /// Default `2s`: whether it still reads shows only when something is written; a connection
+    /// reset is noticed at once.
     #[serde(deserialize_with = "written::duration")]
     pub half_close_timeout: Duration,
-    /// How long the rest of an unwanted body is read and thrown away, so that its sender sees the answer
-    /// and not a broken connection. Default `10s`.
+    /// How long the rest of an unwanted body is read and discarded, so that its sender sees the
+    /// answer and not a broken connection. Default `10s`.
     #[serde(deserialize_with = "written::duration")]
     pub linger: Duration,
-    /// Where members of the fleet and other gateways reach this gateway's control listener. Default: made from
-    /// `control`.
+    /// URL of this gateway's control listener for members of the fleet and other gateways. Default:
+    /// derived from `control`.
     pub control_url: Option<String>,
-    /// This gateway's certificate in PEM, to speak TLS with members that want it. Then `control` speaks TLS as well, and
-    /// plain HTTP only with this machine. Members show a certificate of their own there; others need none, only a key.
-    /// Set together with `tls_key` and `tls_authority`; how: docs/tls.md. Default: none, plain HTTP.
+    /// This gateway's certificate in PEM, for TLS with members. Then `control` uses TLS as well,
+    /// and accepts plain HTTP only from this machine. Members must show a certificate of their own
+    /// there; other clients need none, only a key. Set together with `tls_key` and `tls_authority`;
+    /// how: docs/tls.md. Default: none, plain HTTP.
     pub tls_certificate: Option<PathBuf>,
     /// Its private key, in PEM.
     pub tls_key: Option<PathBuf>,
-    /// Who signed the certificates of the fleet, in PEM.
+    /// The authority that signed the certificates of the fleet, in PEM.
     pub tls_authority: Option<PathBuf>,
     /// `listen` speaks TLS as well, with `tls_certificate`, for a load balancer that speaks TLS with its targets; then plain HTTP
     /// is for this machine only. Nobody is asked for a certificate there. Default `false`.
@@ -106,96 +118,108 @@ pub struct Settings {
     /// Longest wait for a connection to a VM, its TLS included. Default `1s`: then a call goes to the next VM.
     #[serde(deserialize_with = "written::duration")]
     pub member_connect_timeout: Duration,
-    /// How long a connection to a VM stays open between two requests. Default `15s`: shorter than the VM keeps it, so
-    /// that no call is sent into a connection that closes.
+    /// How long a connection to a VM stays open between two requests. Default `15s`: shorter than
+    /// the VM keeps it, so that no call is sent into a connection that closes.
     #[serde(deserialize_with = "written::duration")]
     pub member_idle_timeout: Duration,
-    /// Longest that a member may take for what it does at once: take an order, begin to answer. Default `10s`.
+    /// Longest time for a member to do what it does at once: accept an order, begin to answer.
+    /// Default `10s`.
     #[serde(deserialize_with = "written::duration")]
     pub member_order_timeout: Duration,
-    /// Longest that a VM may take before a function runs: wait for a place, pull the image, start. Default `10m`:
-    /// VMs have limits of their own for each, this one is for VMs that hang.
+    /// Longest time for a VM before a function runs: queueing, pulling the image, starting. Default
+    /// `10m`: VMs have their own limits for each; this one is for VMs that hang.
     #[serde(deserialize_with = "written::duration")]
     pub member_start_timeout: Duration,
-    /// After so long without a report nobody waits any more for the answers that a VM owes (502). Default `15s`: a VM
-    /// that only stood still goes on with its calls. New calls go elsewhere long before that.
+    /// Time without a report after which pending calls on a VM fail (502). Default `15s`: a VM that
+    /// was only suspended goes on with its calls. New calls go to other VMs long before that.
     #[serde(deserialize_with = "written::duration")]
     pub member_lost_after: Duration,
-    /// After so long without a sign of life a member is no longer listed. Default `10m`.
+    /// Time without a sign of life after which a member is removed from the fleet. Default `10m`.
     #[serde(deserialize_with = "written::duration")]
     pub member_forget_after: Duration,
-    /// Members that may join or beat at one moment; more are told to come again (429). Default 8: what a small data
-    /// base bears beside its work.
+    /// Concurrent joins and heartbeats of members; more are refused with 429 and retried. Default
+    /// 8: what a small database handles besides its other work.
     pub max_joining: usize,
-    /// How many times its share of all calls a VM may carry before a function's next call goes to the next VM of its
-    /// order. Default 1.5: lower spreads functions over more VMs (cold starts), higher loads VMs less evenly.
+    /// How many times its fair share of all calls a VM may carry before a function's next call goes
+    /// to the next VM of its order. Default 1.5: a lower value spreads functions over more VMs
+    /// (cold starts), a higher one loads VMs less evenly.
     pub balance_factor: f64,
-    /// Calls for each processor of a VM that are no reason to spread, however little the others do. Default 2: two calls at
-    /// once do not start a function on a second idle VM.
+    /// Calls for each CPU of a VM below which functions are not spread, however little the other
+    /// VMs carry. Default 2: two concurrent calls do not start a function on a second idle VM.
     pub balance_floor: f64,
-    /// How long a VM that has just come gets less than its share, growing. Default `30s`: it has nothing warm yet.
+    /// How long a new VM gets less than its share, which grows. Default `30s`: it has no warm
+    /// instances yet.
     #[serde(deserialize_with = "written::duration")]
     pub slow_start: Duration,
-    /// VMs that one call is tried on at most; on the last one it may wait for a place. Default 4.
+    /// VMs on which one call is tried at most; on the last one it may wait for a slot. Default 4.
     pub max_tries: usize,
-    /// Second attempts for each hundred calls, after failures. Default 20: when everything fails at once, the fleet
-    /// gets a fifth more calls and not several times as many. A VM that has no room costs nothing of it.
+    /// Retries for each hundred calls, after failures. Default 20: when everything fails at once,
+    /// the fleet gets a fifth more calls and not several times as many. A VM without room does not
+    /// count.
     pub retry_percent: u32,
-    /// Second attempts each second that there are in any case. Default 10: a quiet gateway can retry, too.
+    /// Retries per second that are always allowed. Default 10: a gateway with few calls can retry,
+    /// too.
     pub retry_per_second: u32,
-    /// Without a report for so long a VM gets no new calls. Default `3s`: three reports.
+    /// Time without a report after which a VM gets no new calls. Default `3s`: three reports.
     #[serde(deserialize_with = "written::duration")]
     pub vm_silence: Duration,
-    /// Calls in a row that fail by a VM's fault, within `failure_window`, until it gets no new ones for `vm_pause`. Default 5.
+    /// Consecutive calls that fail by a VM's fault, within `failure_window`, after which it gets no
+    /// new ones for `vm_pause`. Default 5.
     pub vm_failures: u32,
-    /// How far apart failures in a row may be, of VMs and of functions on them. Default `10s`.
+    /// Window of consecutive failures, of VMs and of functions on them. Default `10s`.
     #[serde(deserialize_with = "written::duration")]
     pub failure_window: Duration,
-    /// How long a failing VM gets no calls at first; twice as long each time that it fails again at once, at most `1m`.
-    /// Default `5s`. The last VM that answers always gets calls.
+    /// How long a failing VM gets no calls at first; doubled each time it fails again soon, at most
+    /// `1m`. Default `5s`. The last VM that responds always gets calls.
     #[serde(deserialize_with = "written::duration")]
     pub vm_pause: Duration,
-    /// Calls of one function in a row that fail on one VM by the platform's fault, within `failure_window`, until they go
-    /// to other VMs for `breaker_pause`. Default 3.
+    /// Consecutive calls of one function that fail on one VM by the platform's fault, within
+    /// `failure_window`, after which they go to other VMs for `breaker_pause`. Default 3.
     pub breaker_failures: u32,
-    /// How long they do; then one call tries. Default `10s`.
+    /// How long they do, before one trial call. Default `10s`.
     #[serde(deserialize_with = "written::duration")]
     pub breaker_pause: Duration,
-    /// Longest deployment, waiting for another one of the same project included. Default `30m`.
+    /// Longest deployment, including the wait for another one of the same project. Default `30m`.
     #[serde(deserialize_with = "written::duration")]
     pub deploy_timeout: Duration,
-    /// Longest that one VM may take to get a new version's image; then the deployment goes on without that VM.
-    /// Default `5m`: a large image over a slow line.
+    /// Longest time for one VM to pull a new version's image; then the deployment goes on without
+    /// that VM. Default `5m`: a large image over a slow line.
     #[serde(deserialize_with = "written::duration")]
     pub fetch_timeout: Duration,
-    /// Longest that a builder which joined may say nothing, in a build or before it. Default `30s`: a builder that
-    /// lives says something each 5 s.
+    /// Longest that a joined builder may send nothing, during a build or before it. Default `30s`:
+    /// a builder sends a heartbeat every 5 s.
     #[serde(deserialize_with = "written::duration")]
     pub builder_silence: Duration,
-    /// Newest versions of each function that are kept, and can serve again; older ones are removed with their images.
-    /// Default 10: some days of work to go back to. A version that serves or has a share of the calls stays in any case.
+    /// Newest versions of each function that are stored and can serve again; older ones are removed
+    /// with their images. Default 10: some days of work to go back to. A version that serves or
+    /// gets a share of the calls is never removed.
     pub keep_versions: NonZeroU32,
-    /// Who may call a version by its own address, `/{function}@{version}`: `public`, whoever may call the function; `key`, who sends
-    /// the admin key as `x-epsilon-key`; `off`, nobody. Default `public`: previews and comparisons are links. What a newer version
-    /// has mended can be called there until the old one is retired (`epsilon versions NAME --retire N`) or no longer kept.
+    /// Who may call a version by its own address, `/{function}@{version}`: `public`, everyone who
+    /// may call the function; `key`, callers that send the admin key as `x-epsilon-key`; `off`, no
+    /// one. Default `public`: previews and comparisons are links. A vulnerability fixed by a newer
+    /// version can be reached there until the old version is retired (`epsilon versions NAME
+    /// --retire N`) or removed.
     pub version_addresses: VersionAddresses,
-    /// How long an image stays after the last version that had it was removed. Default `10m`: whoever deletes a function or
-    /// fixes a deployment that failed, and deploys the same code again, finds it built.
+    /// How long an image is kept after the last version with it was removed. Default `10m`: after a
+    /// function is deleted or a failed deployment is fixed, deploying the same code again needs no
+    /// build.
     #[serde(deserialize_with = "written::duration")]
     pub image_grace: Duration,
-    /// What functions may have whose images were made elsewhere: a mapping of its own, see `gateway.ceilings` below.
+    /// Limits for functions whose images were built elsewhere: a mapping of its own, see
+    /// `gateway.ceilings` below.
     pub ceilings: ceilings::Settings,
-    /// How many VMs the fleet should have, and who makes them: a mapping of its own, see `gateway.autoscale` below.
-    /// Default: nobody makes any; the wanted count is only shown.
+    /// How many VMs the fleet should have, and which system creates them: a mapping of its own, see
+    /// `gateway.autoscale` below. Default: none; the wanted count is only shown.
     pub autoscale: autoscale::Settings,
-    /// When a split of a function's calls ends by itself: a mapping of its own, see `gateway.traffic` below.
+    /// When a split of a function's calls ends automatically: a mapping of its own, see
+    /// `gateway.traffic` below.
     pub traffic: traffic::Settings,
     /// `git push` as a deployment: a mapping of its own, see `gateway.git` below.
     pub git: git::Settings,
-    /// What the webhooks of all projects may do and take: a mapping of its own, see `gateway.hooks` below.
+    /// Limits of the webhooks of all projects: a mapping of its own, see `gateway.hooks` below.
     pub hooks: webhook::config::Settings,
-    /// Projects that a hub's webhook deploys, by name: mappings of their own, see `gateway.github.<project>` below. Default:
-    /// none.
+    /// Projects that a GitHub webhook deploys, by name: mappings of their own, see
+    /// `gateway.github.<project>` below. Default: none.
     pub github: BTreeMap<ProjectName, webhook::project::Settings>,
 }
 
@@ -265,9 +289,9 @@ pub struct Config {
     pub(crate) listen: SocketAddr,
     pub(crate) control: SocketAddr,
     pub(crate) data_dir: PathBuf,
-    /// Lower case.
+    /// In lower case.
     pub(crate) domain: Option<String>,
-    /// Without a slash at its end.
+    /// Without a trailing slash.
     pub(crate) public_url: Option<String>,
     pub(crate) trusted_proxies: Networks,
     pub(crate) max_body: Bytes,
@@ -283,7 +307,7 @@ pub struct Config {
     pub(crate) fetch_timeout: Duration,
     pub(crate) builder_silence: Duration,
     pub(crate) connection: ConnectionLimits,
-    /// Without a slash at its end.
+    /// Without a trailing slash.
     pub(crate) control_url: Option<String>,
     pub(crate) tls: Option<tls::Files>,
     /// Those of `tls`, where the public listener speaks TLS.
@@ -297,7 +321,7 @@ pub struct Config {
     pub(crate) hooks: webhook::config::Config,
 }
 
-/// What members of the fleet may take.
+/// Limits for members of the fleet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MemberLimits {
     pub(crate) connect: Duration,
@@ -309,12 +333,12 @@ pub(crate) struct MemberLimits {
     pub(crate) max_joining: usize,
 }
 
-/// What one connection may take.
+/// Limits for connections.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionLimits {
     pub(crate) max_connections: usize,
     pub(crate) max_per_address: usize,
-    /// Addresses that stand for many callers: this machine's own, and whoever is trusted to speak for others.
+    /// Addresses that stand for many callers: this machine's own, and trusted proxies.
     pub(crate) exempt: Exempt,
     pub(crate) max_header: usize,
     pub(crate) max_headers: usize,
@@ -325,27 +349,28 @@ pub(crate) struct ConnectionLimits {
     pub(crate) half_close_timeout: Duration,
 }
 
-/// A setting that cannot work.
+/// An invalid setting.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`gateway.{key}`: {rule}")]
 pub struct ConfigError {
-    /// Which setting.
+    /// The key of the setting.
     pub key: &'static str,
-    /// What it must be.
+    /// The rule that it violates.
     pub rule: Cow<'static, str>,
 }
 
-/// The part of all connections that one address may have.
+/// The default for one address: this part of all connections.
 const SHARE_OF_ADDRESS: usize = 8;
 /// hyper's read buffer cannot be smaller.
 const SMALLEST_HEADER: u64 = 8 << 10;
 const LARGEST_HEADER: u64 = 1 << 20;
 
 impl Config {
-    /// Checks the settings. `data_dir` is where `admin.key`, `fleet.token` and `builder.token` are written.
+    /// Checks the settings. `admin.key`, `fleet.token` and `builder.token` are written to
+    /// `data_dir`.
     ///
     /// # Errors
-    /// When a setting cannot work; the first one is named.
+    /// When a setting is invalid; the error names the first one.
     pub fn new(settings: Settings, data_dir: impl Into<PathBuf>) -> Result<Self, ConfigError> {
         let rule = |holds: bool, key, rule: &'static str| {
             if holds { Ok(()) } else { Err(ConfigError { key, rule: rule.into() }) }
@@ -383,7 +408,7 @@ impl Config {
         rule(
             settings.builder_silence > 2 * epsilon_api::build::HEARTBEAT,
             "builder_silence",
-            "must be longer than `10s`: two signs of life of a builder",
+            "must be longer than `10s`: two heartbeats of a builder",
         )?;
         let domain = settings.domain.map(|domain| domain.to_ascii_lowercase());
         rule(
@@ -409,7 +434,7 @@ impl Config {
         rule(
             settings.member_forget_after >= 12 * fleet::BEAT,
             "member_forget_after",
-            "must be at least `1m`: a member tells that it is there each 5 s",
+            "must be at least `1m`: a member sends a heartbeat every 5 s",
         )?;
         rule(settings.max_joining > 0, "max_joining", "must be at least 1")?;
         rule(
@@ -428,7 +453,7 @@ impl Config {
             settings.vm_silence >= 2 * fleet::REPORT
                 && settings.vm_silence < settings.member_lost_after,
             "vm_silence",
-            "must be at least `2s`, as a VM reports each second, and shorter than `member_lost_after`",
+            "must be at least `2s`, as a VM reports every second, and shorter than `member_lost_after`",
         )?;
         rule(settings.vm_failures > 0, "vm_failures", "must be at least 1")?;
         rule(settings.breaker_failures > 0, "breaker_failures", "must be at least 1")?;
@@ -439,7 +464,7 @@ impl Config {
         )
         .map_err(|_| ConfigError {
             key: "tls_certificate",
-            rule: "is set together with `tls_key` and `tls_authority`, or none of them".into(),
+            rule: "must be set together with `tls_key` and `tls_authority`, or none of them".into(),
         })?;
         let public_tls = tls.clone().filter(|_| settings.listen_tls);
         rule(

@@ -1,14 +1,15 @@
-//! The control API, `/v1`, on its own listener: what the CLI and operators ask. Answers in the words of
-//! `epsilon_api::admin`; nothing here is on the path of a call.
+//! The control API, `/v1`, on its own listener: used by the CLI and by operators. Its messages are
+//! those of `epsilon_api::admin`; nothing here is on the path of a call.
 //!
-//! `/healthz` and `/v1/openapi.json` answer without a key: they tell nothing of what runs here. So does `/metrics`, to this
-//! machine only. The rest wants `Authorization: Bearer <key>`; what members of the fleet ask wants a certificate of its
-//! authority besides, where TLS is set up.
+//! `/healthz` and `/v1/openapi.json` need no key: they reveal nothing about the functions.
+//! `/metrics` needs none from this machine. Everything else requires `Authorization: Bearer <key>`;
+//! requests of fleet members also require a certificate of the fleet's authority if TLS is set up.
 //!
-//! Until the gateway serves, every path answers 503 and says what it still does (`startup.rs`).
+//! Until the gateway serves, every path answers 503 with the current step of the start
+//! (`startup.rs`).
 //!
-//! When a client hangs up, questions are dropped; a change that has begun (rollback, delete, activation)
-//! goes on to its end, because half of it would be worse than all of it.
+//! When a client hangs up, reads are dropped. A change that has begun (rollback, delete,
+//! activation) runs to its end, because half of a change would be worse.
 
 pub(crate) mod address;
 mod audit;
@@ -76,7 +77,7 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
 
-/// What the answers are made of.
+/// State of the handlers.
 #[derive(Debug)]
 pub(crate) struct Control {
     pub(crate) store: Arc<dyn Store>,
@@ -87,14 +88,14 @@ pub(crate) struct Control {
     pub(crate) watch: Arc<StoreWatch>,
     pub(crate) health: Arc<Health>,
     pub(crate) doors: Arc<Doors>,
-    /// What is known of versions that are called by their address.
+    /// The cache of versions that are called by their address.
     pub(crate) kept: Arc<Kept>,
     pub(crate) audit: Audit,
-    /// Members that join or beat at one moment.
+    /// Limits concurrent joins and heartbeats.
     pub(crate) joining: Semaphore,
     pub(crate) deploys: Arc<Deploys>,
     pub(crate) hooks: Arc<Hooks>,
-    /// How this gateway shows itself to members.
+    /// How this gateway authenticates to members.
     pub(crate) identity: Identity,
     pub(crate) urls: Urls,
     pub(crate) traffic: Traffic,
@@ -102,19 +103,19 @@ pub(crate) struct Control {
     pub(crate) max_source: Bytes,
     pub(crate) linger: Duration,
     pub(crate) pace: PaceLimits,
-    /// What it does before it serves.
+    /// Progress of the gateway's start.
     pub(crate) startup: Startup,
     /// The gateway stops: streams end.
     pub(crate) close: CancellationToken,
-    /// The time for that is over: deployments that do not serve yet are cancelled.
+    /// The drain time is over: deployments that do not serve yet are cancelled.
     pub(crate) cancel: CancellationToken,
-    /// Work that outlives the request that asked for it.
+    /// Work that outlives its request.
     pub(crate) background: TaskTracker,
     pub(crate) git: Arc<GitHost>,
 }
 
 impl Control {
-    /// Goes on to the end even when the client hangs up.
+    /// Runs `work` to its end even if the client hangs up.
     async fn to_the_end<T, F>(&self, work: F) -> Result<T, ApiError>
     where
         T: Send + 'static,
@@ -131,7 +132,7 @@ fn router(control: &Arc<Control>) -> Router {
     let afar = middleware::from_fn_with_state(Arc::clone(control), auth::require_key_from_afar);
     let remove = delete(functions::delete).layer(store.clone());
     let split = post(traffic::split).layer(store.clone());
-    // Asked by members, which have keys of their own.
+    // For members, which have keys of their own.
     let members = Router::new()
         .route("/v1/fleet/join", post(fleet::join))
         .route("/v1/fleet/beat", post(fleet::beat))
@@ -160,9 +161,9 @@ fn router(control: &Arc<Control>) -> Router {
         .route_layer(middleware::from_fn_with_state(Arc::clone(control), audit::tell))
         .route_layer(middleware::from_fn_with_state(Arc::clone(control), auth::require_key))
         .merge(members)
-        // Asked by git, which has manners of its own.
+        // For git, whose authentication and errors have another form.
         .merge(git::router())
-        // Asked by a hub, which signs what it says.
+        // For GitHub, which signs its requests.
         .route("/v1/hooks/github/{project}", post(hooks::github))
         .route("/v1/openapi.json", get(openapi::document))
         .route("/healthz", get(healthz))
@@ -185,17 +186,17 @@ async fn metrics(State(control): Shared) -> Result<Response, ApiError> {
 }
 
 async fn not_found() -> ApiError {
-    ApiError::new(StatusCode::NOT_FOUND, "NOT_FOUND", "there is nothing at this path")
+    ApiError::new(StatusCode::NOT_FOUND, "NOT_FOUND", "no such path")
         .hint("`GET /v1/openapi.json` lists the paths")
 }
 
 async fn method_not_allowed() -> ApiError {
-    let message = "this path does not take this method";
+    let message = "this path does not support this method";
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", message)
         .hint("`GET /v1/openapi.json` lists the methods of each path")
 }
 
-/// The control API behind its listener.
+/// The control API as a handler of its listener.
 #[derive(Clone, Debug)]
 pub(crate) struct ControlHandler {
     router: Router,
@@ -207,7 +208,8 @@ impl ControlHandler {
         Self { router: router(&control), control }
     }
 
-    /// Whoever refuses, and for whatever reason: the sender of a large archive is to read why.
+    /// Limits the body whatever the answer is: the sender of a large archive must be able to read
+    /// why it was refused.
     fn body(&self, headers: &HeaderMap, body: Incoming) -> Body {
         let Control { max_source, linger, pace, deploys, .. } = &*self.control;
         let waits = permit::waits_for_continue(headers);
@@ -221,7 +223,8 @@ impl Handler for ControlHandler {
 
     async fn handle(mut self, request: Request<Incoming>, connection: Arc<Connection>) -> Response {
         let (mut head, body) = request.into_parts();
-        let (address, certificate) = (connection.peer, connection.certificate());
+        let address = connection.peer;
+        let certificate = connection.certificate();
         head.extensions.insert(auth::Peer { address, certificate });
         let id = permit::request_id(&head.headers);
         let body = self.body(&head.headers, body);
@@ -234,9 +237,10 @@ impl Handler for ControlHandler {
             response
         };
         if let Some(mut error) = response.extensions_mut().remove::<ErrorBody>() {
-            // Only here is the id known that the error has to quote.
+            // The request id, which the error must contain, is known only here.
             error.request_id = Some(id.clone());
-            let (status, again) = (response.status(), response.headers_mut().remove(RETRY_AFTER));
+            let status = response.status();
+            let again = response.headers_mut().remove(RETRY_AFTER);
             response = axum::Json(ErrorEnvelope { error }).into_response();
             *response.status_mut() = status;
             if let Some(again) = again {

@@ -1,15 +1,17 @@
-//! A deployment from its archive to serving: build, start, activate. All functions of a project together,
-//! or none.
+//! A deployment from its archive to serving versions: build, start, activate. Either all functions
+//! of a project are activated, or none.
 //!
 //! ```text
 //! queue by folder → build → queue by project → prepare → start new versions → activate → retire old ones
-//!            images made elsewhere ──▶┘
+//!            images built elsewhere ─▶┘
 //! ```
-//! `elsewhere` checks images that nobody builds here; `builders` (with `remote` and `archive`) says who builds, `start` which VMs hold what before calls come, `unnoted` tells
-//! the store of a failure that it did not hear of.
+//! `elsewhere` checks images that were not built here; `builders` (with `remote` and `archive`)
+//! chooses a builder; `start` decides which VMs get images and instances before calls arrive;
+//! `unnoted` retries to record a failure in the store.
 //!
-//! Up to `activate` everything can be dropped at any point (the caller hung up, the time is over, the
-//! gateway stops) and the old versions have never stopped serving; from there on nothing is dropped.
+//! Up to `activate`, a deployment can be dropped at any point (the client hung up, the time limit
+//! is over, the gateway stops), and the old versions serve on. From `activate` on, nothing is
+//! dropped.
 
 mod archive;
 pub(crate) mod builders;
@@ -47,28 +49,29 @@ use std::{
 use story::Story;
 use tokio_util::sync::CancellationToken;
 
-/// Told in a fleet whose builder has no registry.
-const IN_ONE_ENGINE: &str = "note: without a registry, images lie in the engine of the builder's machine; VMs on other \
-                             machines cannot get them (`epsilon-builder --registry REF`)";
+/// Printed in a fleet whose builder has no registry.
+const IN_ONE_ENGINE: &str = "note: without a registry, images are stored only in the engine of the builder's machine; VMs on other \
+                             machines cannot pull them (`epsilon-builder --registry REF`)";
 
-/// New versions that one deployment fetches and starts at once, for each VM: enough that one that waits for its image or
-/// loads for long does not hold up the others, and few enough that the VM's queue is not a matter of one project.
+/// New versions that one deployment fetches and starts concurrently, per VM: enough that a slow
+/// image or a long start does not block the others, and few enough that one project does not fill
+/// the VM's queue.
 const STARTS_PER_VM: usize = 4;
 
-/// What was pushed.
+/// A pushed project.
 pub(crate) struct Push {
     pub(crate) archive: CallBody,
     pub(crate) folder: Option<String>,
     pub(crate) only: Vec<FunctionName>,
-    /// It was pushed as this project: what calls itself something else is refused.
+    /// The project as which it was pushed; a source of another project is refused.
     pub(crate) project: Option<ProjectName>,
 }
 
 /// Where a deployment's images come from.
 pub(crate) enum Work {
-    /// They are built from what was pushed.
+    /// Built from the pushed source.
     Push(Push),
-    /// They were made elsewhere; the document was checked.
+    /// Built elsewhere; the document was checked.
     Built(Built),
 }
 
@@ -84,7 +87,7 @@ impl From<Built> for Work {
     }
 }
 
-/// Carries out deployments.
+/// Runs deployments.
 #[derive(Debug)]
 pub(crate) struct Deploys {
     pub(crate) store: Arc<dyn Store>,
@@ -95,20 +98,20 @@ pub(crate) struct Deploys {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) urls: Urls,
     pub(crate) queue: Queue,
-    /// Longest deployment.
+    /// Time limit of a deployment.
     pub(crate) limit: Duration,
-    /// Longest that one VM may take to get an image.
+    /// Longest that one VM may take to pull an image.
     pub(crate) fetch_limit: Duration,
-    /// For what was built elsewhere.
+    /// Limits for images that were built elsewhere.
     pub(crate) ceilings: elsewhere::Ceilings,
 }
 
-/// Why a deployment changed nothing.
+/// Why a deployment failed without changing anything.
 #[derive(Debug, thiserror::Error)]
 enum DeployError {
     #[error("the build failed")]
     Build(#[source] BuildError),
-    #[error("the project calls itself `{named}`")]
+    #[error("the source is of project `{named}`")]
     OtherProject { named: ProjectName, pushed: ProjectName },
     #[error("the new versions are not ready")]
     NotReady(#[from] NotReady),
@@ -118,25 +121,25 @@ enum DeployError {
         #[source]
         cause: CallError,
     },
-    #[error("the versions could not be kept")]
+    #[error("the versions could not be stored")]
     Store(#[source] StoreError),
     #[error("the deployment took longer than {0:?}")]
     TookTooLong(Duration),
-    #[error("the one who deployed hung up, or the gateway stopped")]
+    #[error("the client hung up, or the gateway stopped")]
     Cancelled,
     #[error("a bug ended the deployment; the panic is in the log above")]
     Panicked,
 }
 
 impl DeployError {
-    /// For the developer.
+    /// The error for the developer.
     fn body(&self) -> ErrorBody {
         match self {
             Self::Build(err) => err.body(),
             Self::OtherProject { named, pushed } => ErrorBody::new(
                 StatusCode::CONFLICT,
                 "OTHER_PROJECT",
-                format!("{self}, and was pushed as `{pushed}`"),
+                format!("{self}, but was pushed as `{pushed}`"),
                 Some(format!(
                     "push it as `{named}`, or write `project: {pushed}` into `epsilon.yaml`"
                 )),
@@ -145,7 +148,7 @@ impl DeployError {
             Self::NotReady(err @ NotReady::OutOfReach { .. }) => ErrorBody::new(
                 StatusCode::BAD_GATEWAY,
                 "IMAGE_UNREACHABLE",
-                format!("{err}: it lies in the engine of the builder's machine only"),
+                format!("{err}: it is stored only in the engine of the builder's machine"),
                 Some("give the builder a registry: `epsilon-builder --registry REF`".into()),
             ),
             Self::NotThere { .. } => ErrorBody::new(
@@ -159,7 +162,7 @@ impl DeployError {
                 StatusCode::GATEWAY_TIMEOUT,
                 "DEPLOYMENT_TIMEOUT",
                 format!(
-                    "the deployment was not done within {}",
+                    "the deployment did not finish within {}",
                     humantime::format_duration(*limit)
                 ),
                 Some("the operator's setting is `gateway.deploy_timeout`".into()),
@@ -175,20 +178,20 @@ impl DeployError {
     }
 }
 
-/// A caller never sees why code does not load; its developer must.
+/// Includes why the code does not load: callers never see that, but the developer must.
 fn start_failed(err: &CallError) -> ErrorBody {
     let verdict = err.verdict();
     let message = match err {
         CallError::InitFailed { detail, .. } if !detail.is_empty() => format!("{err}: {detail}"),
         other => Chain(other).to_string(),
     };
-    let hint = Some("what served before still does; fix it and deploy again".to_owned());
+    let hint = Some("the previous version still serves; fix the error and deploy again".to_owned());
     ErrorBody::new(verdict.status, verdict.code, message, hint)
 }
 
 impl Deploys {
-    /// Carries out one deployment and tells its story to the end. Run it in a task of its own; `cancel`
-    /// ends it as long as nothing serves.
+    /// Runs one deployment and reports its progress to the end. Run it in a task of its own;
+    /// `cancel` ends it as long as the new versions do not serve.
     pub(crate) async fn run(
         &self,
         id: DeploymentId,
@@ -203,7 +206,7 @@ impl Deploys {
                 .begin_deployment(&id, &self.gateway, Timestamp::now())
                 .await
                 .map_err(DeployError::Store)?;
-            // Cancelling drops the work wherever it stands; `activate` is not in it.
+            // Cancelling drops the preparation at any point; `activate` is not part of it.
             let prepared = tokio::select! {
                 biased;
                 () = cancel.cancelled() => Err(DeployError::Cancelled),
@@ -221,14 +224,15 @@ impl Deploys {
                 DeployEvent::Done { deployment: self.info(deployment) }
             }
             Err(err) => {
-                // The developer reads all of it; npm's part alone may be a screen.
+                // Only the first line is logged: the developer reads all of it, and npm's output
+                // alone may fill a screen.
                 let told = Chain(&err).to_string();
                 let error = told.lines().next().unwrap_or_default();
                 tracing::info!(deployment = %id, error, "Deployment failed.");
                 self.count(DeploymentState::Failed);
                 let error = err.body();
                 if let Err(err) = self.store.fail_deployment(&id, &error, Timestamp::now()).await {
-                    tracing::error!(deployment = %id, error = %Chain(&err), "Could not note it; it is told again.");
+                    tracing::error!(deployment = %id, error = %Chain(&err), "Failed deployment could not be recorded in the store; retrying.");
                     unnoted::tell_again(Arc::clone(&self.store), id, error.clone());
                 }
                 DeployEvent::Failed { error }
@@ -237,8 +241,8 @@ impl Deploys {
         story.end(last).await;
     }
 
-    /// Everything before the first visible change. What was started for nothing is retired again, also
-    /// when this future is dropped.
+    /// Everything before the first visible change. New versions that were started are retired again
+    /// if this fails or is dropped.
     async fn prepare(
         &self,
         id: &DeploymentId,
@@ -246,7 +250,7 @@ impl Deploys {
         story: &Story,
     ) -> Result<Ready, DeployError> {
         let is_ours = matches!(work, Work::Push(_));
-        // A document may have some of a project's functions, and does not say so.
+        // A document may contain only some of a project's functions, without saying so.
         let is_whole = matches!(&work, Work::Push(push) if push.only.is_empty());
         let (built, by_folder) = match work {
             Work::Push(push) => self.build(id, push, story).await?,
@@ -284,7 +288,8 @@ impl Deploys {
         Ok((built, by_folder))
     }
 
-    /// Takes numbers for what changed. Images that were built for nothing may go some day.
+    /// Assigns version numbers to what changed. If that fails, the new images are marked for
+    /// removal.
     async fn number(
         &self,
         id: &DeploymentId,
@@ -298,7 +303,7 @@ impl Deploys {
         if is_ours {
             let images: Vec<_> = built.functions.iter().map(|one| one.image.clone()).collect();
             if let Err(err) = self.store.note_unneeded(&images, Timestamp::now()).await {
-                tracing::warn!(deployment = %id, error = %Chain(&err), "Its images stay where they are.");
+                tracing::warn!(deployment = %id, error = %Chain(&err), "Unused images could not be marked for removal; they are kept.");
             }
         }
         Err(DeployError::Store(err))
@@ -373,7 +378,8 @@ impl Deploys {
         Ok(deployment)
     }
 
-    /// Says which functions of the project serve on and are not in what was deployed.
+    /// A line that lists functions of the project that still serve but are not part of the
+    /// deployment.
     fn left_behind(&self, deployment: &Deployment) -> Option<String> {
         /// Most names that are listed.
         const LISTED: usize = 20;
@@ -397,13 +403,13 @@ impl Deploys {
         ))
     }
 
-    /// The deployment if it serves all the same: what was lost may only be the store's answer.
+    /// The deployment, if it was activated after all: the store's answer may have been lost.
     async fn done(&self, id: &DeploymentId) -> Option<Deployment> {
         let deployment = self.store.deployment(id).await.ok()?;
         (deployment.state == DeploymentState::Done).then_some(deployment)
     }
 
-    /// As the control API tells it.
+    /// The deployment for the control API.
     pub(crate) fn info(&self, deployment: Deployment) -> DeploymentInfo {
         let function = |one: epsilon_store::Deployed| epsilon_api::admin::DeployedFunction {
             url: self.urls.of(&one.name),
@@ -428,18 +434,19 @@ impl Deploys {
     }
 }
 
-/// What `prepare` hands to `activate`.
+/// Input of `activate`, made by `prepare`.
 struct Ready {
     started: Started,
-    /// All functions of the project are in it.
+    /// The deployment contains all functions of the project.
     is_whole: bool,
-    /// Other gateways wait as well.
+    /// Makes deployments of this project on other gateways wait.
     _lease: Lease,
-    /// Others of this project wait until this is dropped.
+    /// Makes deployments of this project on this gateway wait until they are dropped.
     _turns: (Option<queue::Turn>, queue::Turn),
 }
 
-/// New versions that were started and do not serve. Dropped before [`Started::serve`], they are retired.
+/// New versions that were started and do not serve yet. If dropped before [`Started::serve`], they
+/// are retired.
 struct Started {
     versions: Vec<(Arc<Version>, bool)>,
     fleet: Arc<Fleet>,
@@ -456,7 +463,7 @@ impl Started {
         self.versions.iter().filter(|one| one.1).map(|one| Arc::clone(&one.0)).collect()
     }
 
-    /// Those that are new; what is unchanged serves on as it does by now.
+    /// The new versions; unchanged ones serve already.
     fn serve(mut self) -> Vec<Arc<Version>> {
         let changed = self.changed();
         self.versions.clear();
@@ -476,5 +483,5 @@ fn count(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
-/// When a step began.
+/// Start time of a step.
 pub(crate) type Began = Instant;

@@ -1,19 +1,20 @@
-//! The VMs that this gateway can send calls to. They come and go; a call reads one [`Snapshot`] of them without
-//! a lock and keeps it for its whole walk. Which VM a call gets is `call/place.rs`'s choice, made from what stands here.
+//! The VMs that this gateway can send calls to. VMs join and leave; a call reads one [`Snapshot`]
+//! without a lock and keeps it for all of its attempts. `call/place.rs` chooses the VM of a call
+//! from the state kept here.
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `member` | one VM and what the gateway knows of it |
-//! | `health` | whether it answers: a state machine |
-//! | `load` | what it carries |
-//! | `breaker` | functions that cannot be run on it just now |
-//! | `roster` | who joined, by the store → members |
-//! | `watch` | hears the reports of one VM |
-//! | `handover` | a VM drains: the next one gets warm |
-//! | `view` | a VM's last report, made quick to ask: warm? image? room? |
-//! | `remote` | a VM behind its agent's listener; `Vm` over the wire |
-//! | `link` | the way to one member: connections, TLS, pass |
-//! | `trouble` | what can go wrong between gateway and VM |
+//! | `member` | one VM and its state as the gateway knows it |
+//! | `health` | whether it responds: a state machine |
+//! | `load` | the calls in flight on it |
+//! | `breaker` | circuit breakers for functions that fail on it |
+//! | `roster` | the list of joined VMs in the store → members |
+//! | `watch` | receives the reports of one VM |
+//! | `handover` | prewarms other VMs when one drains |
+//! | `view` | a VM's last report, indexed for placement: warm? image? memory? |
+//! | `remote` | a VM reached through its agent's listener: `Vm` over HTTP |
+//! | `link` | the connections to one member: pool, TLS, pass |
+//! | `trouble` | errors between gateway and VM |
 
 pub(crate) mod breaker;
 pub(crate) mod handover;
@@ -50,22 +51,23 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// The members at one moment, and whatever is made from their set alone (the ring).
+/// The members at one moment, and the rings built from them.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
-    /// By id, so that every gateway has them in the same order.
+    /// Sorted by id, so that every gateway has the same order.
     members: Vec<Arc<Member>>,
-    /// Of all members, those that drain or are out included.
+    /// Of all members, including those that drain or are out.
     ring: Ring,
-    /// The same without those that had just come when this was made. `None` if there were none, or nobody else.
+    /// The ring without the members that were new when this snapshot was made. `None` if there were
+    /// none, or no others.
     settled: Option<Ring>,
     slow_start: Duration,
-    /// Of those that take calls.
+    /// Totals over the VMs that take calls.
     pub(crate) sums: Sums,
 }
 
 impl Snapshot {
-    /// A snapshot of these members, by id. A VM has just come for the time of `slow_start`.
+    /// A snapshot of these members, sorted by id. A VM counts as new for `slow_start`.
     fn new(mut members: Vec<Arc<Member>>, slow_start: Duration) -> Self {
         members.sort_by(|a, b| a.id.cmp(&b.id));
         let vms = || members.iter().map(|member| (member.id.as_str(), member.weight));
@@ -77,8 +79,9 @@ impl Snapshot {
         Self { ring, settled, members, slow_start, sums: Sums::new() }
     }
 
-    /// The VMs in the order in which calls of the function with this hash come to them. While its home is new, it stays with
-    /// the one before until its turn has come and the new one `holds` its image: else it would start on whoever has that.
+    /// The VMs in the order in which calls of the function with this hash try them. While the
+    /// function's home is new, its calls stay at the former home until the function's turn has come
+    /// and the new home `holds` its image; otherwise it would start on any VM that has the image.
     pub(crate) fn walk(
         &self,
         function: u64,
@@ -95,25 +98,26 @@ impl Snapshot {
         let grown = self.members[home].grown(self.slow_start, now);
         let has_turn = ring::has_turn(function, grown);
         let stays = !has_turn || !holds(&self.members[home]);
-        let walk = match grown < 1.0 || stays {
-            true => self.ring.walk_since(function, former, stays),
-            false => self.ring.walk(function),
+        let walk = if grown < 1.0 || stays {
+            self.ring.walk_since(function, former, stays)
+        } else {
+            self.ring.walk(function)
         };
         Way { walk, lacks_image: (has_turn && stays).then_some(home) }
     }
 
-    /// Where functions are at home once all VMs have been there for a while.
+    /// The ring that applies once no VM is new.
     #[cfg(test)]
     pub(crate) fn ring(&self) -> &Ring {
         &self.ring
     }
 
-    /// The VMs, in a fixed order.
+    /// The VMs, sorted by id.
     pub(crate) fn members(&self) -> &[Arc<Member>] {
         &self.members
     }
 
-    /// The VMs that take calls and answer, in the order in which calls of this function come to them.
+    /// The VMs that take calls and respond, in the order in which calls of this function try them.
     pub(crate) fn order(&self, function: &FunctionName) -> Vec<Arc<Member>> {
         let Way { walk, .. } =
             self.walk(stable::of_name(function.as_str()), Instant::now(), |_| true);
@@ -129,29 +133,30 @@ impl Snapshot {
     }
 }
 
-/// A function's way over the VMs.
+/// A function's order of VMs.
 #[derive(Debug)]
 pub(crate) struct Way<'a> {
     pub(crate) walk: Walk<'a>,
-    /// Its new home, which only waits for the image.
+    /// The new home, if it lacks nothing but the image.
     pub(crate) lacks_image: Option<usize>,
 }
 
-/// All VMs.
+/// All VMs, as snapshots that are replaced when one joins or leaves.
 #[derive(Debug)]
 pub(crate) struct Fleet {
     now: ArcSwap<Snapshot>,
-    /// Held while a new snapshot is made from the one before; calls never wait for it.
+    /// Held while a snapshot is replaced; calls never wait for it.
     door: Mutex<()>,
     slow_start: Duration,
-    /// VMs that joined and cannot be spoken to, by the settings of the two.
+    /// VMs that joined but cannot be used, because their TLS settings and the gateway's do not
+    /// match.
     unusable: AtomicUsize,
-    /// One that is not there any more was heard.
+    /// A VM that has left since had reported.
     was_heard: AtomicBool,
 }
 
 impl Fleet {
-    /// A fleet of these VMs of our own process.
+    /// A fleet of these VMs in this process.
     pub(crate) fn new(vms: impl IntoIterator<Item = Arc<dyn Vm>>, care: &Care) -> Self {
         let members = vms.into_iter().map(|vm| Arc::new(Member::at_home(vm, care))).collect();
         let slow_start = care.slow_start;
@@ -165,12 +170,12 @@ impl Fleet {
         }
     }
 
-    /// The VMs as they are now. Keep it for one call, not longer: it holds VMs that may be gone.
+    /// The current snapshot. Hold it for one call at most: it may contain VMs that have left.
     pub(crate) fn snapshot(&self) -> Guard<Arc<Snapshot>> {
         self.now.load()
     }
 
-    /// The same for work that awaits.
+    /// The current members, for work that awaits.
     pub(crate) fn members(&self) -> Vec<Arc<Member>> {
         self.now.load().members.clone()
     }
@@ -180,7 +185,7 @@ impl Fleet {
         self.now.load().member(id).cloned()
     }
 
-    /// Takes a VM in, in place of the one of the same id if there is one.
+    /// Adds a VM, replacing the one with the same id.
     pub(crate) fn admit(&self, member: Arc<Member>) {
         self.change(|members| {
             members.retain(|known| known.id != member.id);
@@ -188,7 +193,7 @@ impl Fleet {
         });
     }
 
-    /// Knows this VM no more. Calls that run on it go on.
+    /// Removes a VM. Calls that run on it go on.
     pub(crate) fn forget(&self, id: &VmId) -> Option<Arc<Member>> {
         self.change(|members| {
             let found = members.iter().position(|member| member.id == *id)?;
@@ -205,28 +210,28 @@ impl Fleet {
         result
     }
 
-    /// Whether any VM, of these or of those that left, has reported to this process.
+    /// Whether any VM, including those that left, has reported to this process.
     pub(crate) fn has_heard(&self) -> bool {
         let is_heard = |member: &Arc<Member>| member.view().is_heard;
         self.was_heard.load(Relaxed) || self.snapshot().members().iter().any(is_heard)
     }
 
-    /// VMs that joined and cannot be spoken to.
+    /// Number of VMs that joined but cannot be used.
     pub(crate) fn unusable(&self) -> usize {
         self.unusable.load(Relaxed)
     }
 
-    /// So many VMs joined and cannot be spoken to.
+    /// Sets the number of VMs that joined but cannot be used.
     pub(crate) fn set_unusable(&self, vms: usize) {
         self.unusable.store(vms, Relaxed);
     }
 
-    /// What each VM says of itself.
+    /// The last status of each VM.
     pub(crate) fn status(&self) -> Vec<VmStatus> {
         self.members().iter().map(|member| member.vm.status()).collect()
     }
 
-    /// The version serves no more: its instances go away everywhere.
+    /// The version no longer serves: removes its instances on all VMs.
     pub(crate) fn retire(&self, version: &Version) {
         let id: VersionId = version.id();
         tracing::info!(function = %id.function, version = %id.number, "Version retired.");
@@ -246,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn members_come_and_go_in_the_order_of_their_ids() {
+    fn members_are_sorted_by_id() {
         let care = Care::default();
         let fleet = Fleet::new([FakeVm::arc("c"), FakeVm::arc("a")], &care);
         let before = fleet.snapshot();
@@ -258,6 +263,6 @@ mod tests {
         assert!(fleet.forget(&id).is_some() && fleet.forget(&id).is_none());
         assert!(fleet.member(&id).is_none());
         assert_eq!(ids(&fleet), ["a", "c"]);
-        assert_eq!(before.members().len(), 2, "a call keeps the snapshot it began with");
+        assert_eq!(before.members().len(), 2, "a call keeps the snapshot it started with");
     }
 }

@@ -1,19 +1,20 @@
-//! `git push` as a deployment: repositories that the machine's git serves, and a hook in which the pushed commit is
-//! deployed before any branch has moved. `control/git` is its door; nothing of git's protocol is spoken here.
+//! `git push` as a deployment: repositories served by the machine's git, and a hook in which the
+//! pushed commit is deployed before any branch moves. `control/git` is its HTTP interface; git's
+//! protocol is not implemented here.
 //!
 //! | file | what it does |
 //! |---|---|
 //! | `config.rs` | settings |
 //! | `command.rs` | runs the machine's git, with limits |
-//! | `repository.rs` | the repositories on disk, and questions to them |
-//! | `service.rs` | git's answers to clone and fetch, and what a push begins with |
+//! | `repository.rs` | the repositories on disk, and queries of them |
+//! | `service.rs` | clone, fetch, and the first request of a push |
 //! | `receive.rs` | one push, from its first byte to its last |
-//! | `hook.rs` | the moment between: everything is there, nothing is changed |
-//! | `judge.rs` | what is done in that moment: check, deploy, say yes or no |
-//! | `refs.rs` | what of a push is deployed |
+//! | `hook.rs` | pre-receive hook: all objects received, no branch moved |
+//! | `judge.rs` | in the hook: check, deploy, accept or refuse |
+//! | `refs.rs` | which part of a push is deployed |
 //! | `contents.rs` | commits that cannot be deployed |
 //! | `archive.rs` | a commit as a deployment's archive |
-//! | `remote.rs` | what the pusher reads |
+//! | `remote.rs` | progress output for the pusher |
 
 pub(crate) mod archive;
 pub(crate) mod command;
@@ -49,39 +50,37 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// All that `git push` needs.
+/// State of the git host.
 #[derive(Debug)]
 pub(crate) struct GitHost {
     config: Config,
     git: Arc<Git>,
     repositories: Repositories,
-    /// Pushes of one project go one after another.
+    /// Makes pushes of one project run one after another.
     turns: Queue,
-    /// Where a push left each project, and when.
+    /// The last pushed commit of each project, and when.
     before: Mutex<HashMap<ProjectName, (Instant, String)>>,
     places: Arc<Semaphore>,
     deploys: Arc<Deploys>,
     max_source: Bytes,
-    /// The gateway has stopped: pushes that do not serve yet are cancelled.
+    /// Cancels pushes that do not serve yet when the gateway has stopped.
     cancel: CancellationToken,
-    /// Pushes go on when nobody waits for their answer.
+    /// Pushes run to their end even if the client hung up.
     background: TaskTracker,
 }
 
-/// Why a request of a git client is not served.
+/// Why a request of a git client is refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refused {
     #[error("`git push` is switched off on this gateway (`gateway.git.enabled`)")]
     Off,
-    #[error(
-        "{0} git requests are at work, which is all that may be at once; try again in a moment"
-    )]
+    #[error("{0} git requests are running, which is the limit; try again in a moment")]
     Busy(usize),
     #[error("nothing was pushed to the project `{0}` on this gateway")]
     Unknown(ProjectName),
     #[error("the push is larger than {0}; the operator's setting is `gateway.git.max_push`")]
     TooLarge(Bytes),
-    #[error("the request's body is not packed as it says")]
+    #[error("the request's body is not valid gzip")]
     NotGzip,
     #[error(transparent)]
     Git(#[from] GitError),
@@ -90,7 +89,8 @@ pub(crate) enum Refused {
 }
 
 impl GitHost {
-    /// Runs and makes nothing yet. What runs when the gateway stops is in `background` and ends by `cancel`.
+    /// Starts nothing yet. Pushes that run when the gateway stops are tracked by `background` and
+    /// ended by `cancel`.
     pub(crate) fn new(
         config: Config,
         data: &Path,
@@ -99,7 +99,8 @@ impl GitHost {
         (cancel, background): (CancellationToken, TaskTracker),
     ) -> Self {
         let git = Arc::new(Git::new(config.program.clone()));
-        let (branch, lookup) = (&config.branch, config.lookup_timeout);
+        let branch = &config.branch;
+        let lookup = config.lookup_timeout;
         let repositories = Repositories::new(data, Arc::clone(&git), branch, lookup);
         let places = Arc::new(Semaphore::new(config.max_requests));
         let turns = Queue::default();
@@ -117,7 +118,7 @@ impl GitHost {
         }
     }
 
-    /// The right to run one git; given back when it ended.
+    /// The right to run one git process; released when it has ended.
     async fn place(&self) -> Result<OwnedSemaphorePermit, Refused> {
         if !self.config.enabled {
             return Err(Refused::Off);
@@ -127,32 +128,34 @@ impl GitHost {
         place.map_err(|_| Refused::Busy(self.config.max_requests))
     }
 
-    /// The right of one push to change what serves and where branches stand. Waits no longer than a deployment may take.
+    /// The right of one push to change branches and deploy. Waits at most for the time limit of a
+    /// deployment.
     async fn turn(&self, project: &ProjectName, story: &Story) -> Option<Turn> {
         let turn = self.turns.wait(format!("{project} (git push)"), story);
         tokio::time::timeout(self.deploys.limit, turn).await.ok()
     }
 
-    /// Waits for a push that is at work: who reads the branches then, reads what it leaves. Who waited in vain is told in
-    /// its own turn that they have moved.
+    /// Waits for a running push, so that a client that reads the branches sees its result. If the
+    /// wait is too long, the push is refused later because the branches have moved.
     async fn settled(&self, project: &ProjectName) {
         let (story, _) = Story::new(Arc::clone(&self.deploys.metrics));
         drop(self.turn(project, &story).await);
     }
 
-    /// A push left the project at this commit.
+    /// Records the commit that a push left the project at.
     fn left(&self, project: &ProjectName, commit: &str) {
         let mut before = self.before.lock();
         before.retain(|_, (when, _)| when.elapsed() < LATELY);
         before.insert(project.clone(), (Instant::now(), commit.to_owned()));
     }
 
-    /// For the next pusher: who was a moment ago, if anybody. git has waited without a word until that push had ended.
+    /// A note for the next pusher about a recent push: git waited silently until that one had
+    /// ended.
     fn lately(&self, project: &ProjectName) -> Option<String> {
         let before = self.before.lock();
         let (when, commit) = before.get(project).filter(|(when, _)| when.elapsed() < LATELY)?;
         let seconds = when.elapsed().as_secs();
-        Some(format!("this push comes after another one, of {commit}, that ended {seconds} s ago"))
+        Some(format!("this push waited for another one, of {commit}, that ended {seconds} s ago"))
     }
 
     fn known(&self, project: &ProjectName) -> Result<Repository, Refused> {
@@ -160,7 +163,7 @@ impl GitHost {
     }
 }
 
-/// How long a pusher is told of the one before.
+/// How long a push is mentioned to the next pusher.
 const LATELY: Duration = Duration::from_secs(60);
-/// What git may take to end once all was said.
+/// Longest time for git to exit after its output was read.
 const ENDING: Duration = Duration::from_secs(60);

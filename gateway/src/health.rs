@@ -1,15 +1,18 @@
-//! What this gateway says of itself to whoever might send it calls: `GET /` of the public listener, `/healthz` of the control one.
-//! Both answer strangers, from memory: how it stands and no more. Causes and addresses are in the log and in `GET /v1/vms`.
+//! The gateway's health for those that might send it calls: `GET /` on the public listener,
+//! `/healthz` on the control listener. Both are public and answered from memory, and give the
+//! status only. Causes and addresses are in the log and in `GET /v1/vms`.
 //!
 //! | status | `GET /` | when |
 //! |---|---|---|
 //! | `ok` | 200 | calls are served |
-//! | `degraded` | 200 | they are, and somebody has to do something: a load balancer that took the gateway out would make it worse |
-//! | `unavailable` | 503 | this gateway cannot serve calls while another one may |
+//! | `degraded` | 200 | calls are served, but an operator must act: taking the gateway out of a load balancer would make it worse |
+//! | `unavailable` | 503 | this gateway cannot serve calls, but another one may |
 //!
-//! `/healthz` is 200 with each of them: VMs join by the control listener, so what it is needed to mend takes it out of nothing.
+//! `/healthz` is 200 in every case: VMs join through the control listener, so it must stay
+//! reachable for the repair.
 //!
-//! A fleet without a VM is `ok`: so begins each one, and no other gateway could do better.
+//! A fleet without VMs is `ok`: every fleet starts like this, and another gateway could do no
+//! better.
 
 use crate::{
     fleet::{
@@ -26,28 +29,28 @@ use serde::Serialize;
 use std::sync::Arc;
 use tokio::time::Instant;
 
-/// What health is told from.
+/// Where the health is computed from.
 #[derive(Debug)]
 pub(crate) struct Health {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) store: Arc<StoreWatch>,
-    /// Those that this process loaded.
+    /// The certificates that this process loaded.
     pub(crate) certificates: Vec<Certificate>,
     pub(crate) began: Instant,
 }
 
-/// How it stands at a moment.
+/// The health at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Report {
     pub(crate) status: Status,
-    /// Why it is not `ok`.
+    /// Why the status is not `ok`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reason: Option<&'static str>,
     pub(crate) vms: Vms,
     pub(crate) store: Store,
 }
 
-/// See the module.
+/// The status; the table of the module describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Status {
@@ -56,12 +59,12 @@ pub(crate) enum Status {
     Unavailable,
 }
 
-/// Of the fleet.
+/// The VMs of the fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Vms {
-    /// By the store.
+    /// VMs in the store.
     pub(crate) known: usize,
-    /// Of them, those whose reports come in.
+    /// VMs of these whose reports are received.
     pub(crate) heard: usize,
 }
 
@@ -73,14 +76,14 @@ pub(crate) enum Store {
     Away {
         since: Timestamp,
     },
-    /// It answers and does not write.
+    /// It answers queries but does not accept writes.
     Full {
         since: Timestamp,
     },
 }
 
 impl Status {
-    /// What load balancers go by.
+    /// The HTTP status for load balancers.
     pub(crate) fn code(self) -> StatusCode {
         match self {
             Self::Ok | Self::Degraded => StatusCode::OK,
@@ -90,7 +93,7 @@ impl Status {
 }
 
 impl Health {
-    /// How it stands now.
+    /// The current health.
     pub(crate) fn report(&self) -> Report {
         self.at(Instant::now(), Timestamp::now())
     }
@@ -111,13 +114,13 @@ impl Health {
             (None, Some(since)) => Store::Full { since },
             (None, None) => Store::Ok,
         };
-        // Since when the first of the VMs might have been heard.
+        // Since when the first VM could have reported.
         let known = members.iter().map(|member| member.known());
         let known = known.chain((self.fleet.unusable() > 0).then_some(self.began)).min();
         let is_start_over = known.is_some_and(|known| now.duration_since(known) >= KNOWN);
         let certificate = self.certificates.iter().map(|one| one.validity(time));
         let certificate = certificate.filter(|validity| *validity != Validity::Valid).min();
-        // Who has a VM in the same process needs no certificate to reach it.
+        // A gateway with a VM in its own process needs no certificate to reach it.
         let needs_certificate = !members.iter().any(|member| member.address.is_none());
         let (status, reason) = match certificate {
             Some(validity) if vms.known > 0 && vms.heard == 0 && needs_certificate => {
@@ -131,7 +134,7 @@ impl Health {
                 (Status::Degraded, Some("the store's disk is full: nothing can be changed"))
             }
             None if vms.known > 0 && vms.heard == 0 && is_start_over => {
-                (Status::Degraded, Some("no VM is heard now"))
+                (Status::Degraded, Some("no VM of the fleet reports"))
             }
             None => (Status::Ok, None),
         };
@@ -141,8 +144,8 @@ impl Health {
 
 fn of_certificate(validity: Validity) -> &'static str {
     match validity {
-        Validity::NotYet => "a certificate of this gateway is not valid yet by its clock",
-        Validity::Valid | Validity::Ended => "a certificate of this gateway has ended",
+        Validity::NotYet => "a certificate of this gateway is not valid yet, by its clock",
+        Validity::Valid | Validity::Ended => "a certificate of this gateway has expired",
     }
 }
 
@@ -184,7 +187,7 @@ mod tests {
             member
         }
 
-        /// Status, its code, known and heard VMs after so many seconds.
+        /// Status, its code, known and reporting VMs after this many seconds.
         fn stands(&self, seconds: u64) -> (Status, u16, usize, usize) {
             let now = self.began + Duration::from_secs(seconds);
             let Report { status, reason, vms, .. } = self.health.at(now, Timestamp::now());
@@ -202,34 +205,34 @@ mod tests {
     const UNAVAILABLE: Status = Status::Unavailable;
 
     #[tokio::test(start_paused = true)]
-    async fn who_hears_no_vm_of_those_that_there_are_is_unavailable_once_its_start_is_over() {
+    async fn without_any_report_the_gateway_becomes_unavailable() {
         let world = World::new(None);
         assert_eq!(world.stands(0), (OK, 200, 0, 0));
-        assert_eq!(world.stands(100), (OK, 200, 0, 0), "a fleet begins without a VM");
+        assert_eq!(world.stands(100), (OK, 200, 0, 0), "a fleet starts without a VM");
         time::advance(Duration::from_secs(100)).await;
         let (a, _b) = (world.join("a"), world.join("b"));
         a.met(&Trouble::Refused(io::ErrorKind::ConnectionRefused.into()), Instant::now());
-        assert_eq!(world.stands(107), (OK, 200, 2, 0), "they came a moment ago");
+        assert_eq!(world.stands(107), (OK, 200, 2, 0), "they joined a moment ago");
         assert_eq!(world.stands(108), (UNAVAILABLE, 503, 2, 0));
         hears(&a);
         assert_eq!(world.stands(108), (OK, 200, 2, 1));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_heard_one_stays_in_when_it_is_lost() {
+    async fn losing_a_reporting_vm_is_only_degraded() {
         let world = World::new(None);
         let a = world.join("a");
         hears(&a);
         time::advance(Duration::from_secs(20)).await;
         a.tick(Instant::now());
-        assert_eq!(world.stands(20), (DEGRADED, 200, 1, 0), "no gateway may do better");
+        assert_eq!(world.stands(20), (DEGRADED, 200, 1, 0), "another gateway could do no better");
         world.join("b");
         world.health.fleet.forget(&VmId::parse("a").unwrap());
         assert_eq!(world.stands(40), (DEGRADED, 200, 1, 0));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_vm_that_the_settings_shut_out_counts_as_one_that_is_not_heard() {
+    async fn an_unusable_vm_counts_as_not_reporting() {
         let world = World::new(None);
         world.health.fleet.set_unusable(1);
         assert_eq!(world.stands(7), (OK, 200, 1, 0));
@@ -261,7 +264,7 @@ mod tests {
         let mut fleet = World::new(None);
         hears(&fleet.join("a"));
         fleet.health.certificates = vec![ended];
-        assert_eq!(fleet.stands(0), (DEGRADED, 200, 1, 1), "what is connected goes on");
+        assert_eq!(fleet.stands(0), (DEGRADED, 200, 1, 1), "existing connections go on");
         fleet.health.fleet.forget(&VmId::parse("a").unwrap());
         fleet.join("b");
         assert_eq!(fleet.stands(0), (UNAVAILABLE, 503, 1, 0), "its next connection is refused");
@@ -270,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_store_is_told_and_takes_nobody_out() {
+    async fn a_full_store_is_degraded_not_unavailable() {
         let world = World::new(Some(FakeVm::arc("here")));
         world.health.store.full();
         assert_eq!(world.stands(0), (DEGRADED, 200, 1, 1));

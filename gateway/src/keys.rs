@@ -3,8 +3,8 @@
 //! opens nothing any more. Each gateway of a store makes its own; all of them open every gateway's doors, until the
 //! gateway is lost (`lost.rs`). Members of the fleet get theirs when they join.
 //!
-//! Text form: `epsilon_<role>_<id>_<secret>`; the id finds the hash, the secret has 256 bits, so a plain
-//! SHA-256 is enough.
+//! Text form: `epsilon_<role>_<id>_<secret>`. The id finds the hash; the secret has 256 bits, so a
+//! plain SHA-256 is enough.
 
 pub(crate) mod lost;
 
@@ -25,30 +25,30 @@ use std::{
 };
 use subtle::ConstantTimeEq;
 
-/// Lengths of a key's parts: 48 bits to find it, 256 that nobody guesses.
+/// Lengths of a key's parts: 48 bits to find it, 256 bits that cannot be guessed.
 const ID_DIGITS: usize = 12;
 const SECRET_DIGITS: usize = 64;
-/// Keys that are remembered: the gateways' and the members' of far more than a fleet has.
+/// Keys that are cached: far more than the gateways and members of one fleet have.
 const REMEMBERED: usize = 4096;
 
-/// A key that could not be made.
+/// Why a key could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file cannot be read or written.
     #[error("`{}` cannot be read or written", path.display())]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The hash cannot be kept.
-    #[error("the hash of the key in `{}` cannot be kept", path.display())]
+    /// The hash could not be stored.
+    #[error("the hash of the key in `{}` cannot be stored", path.display())]
     Store {
-        /// Whose.
+        /// The file of the key.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: StoreError,
     },
@@ -63,8 +63,8 @@ const fn role_name(role: &KeyRole) -> &'static str {
     }
 }
 
-/// Makes sure that the file holds a key that opens this role's doors, and answers it. What the operator has put there
-/// is taken if it has the form of a key: so all gateways of a fleet can have one.
+/// Ensures that the file contains a valid key of this role, and returns it. A key that the operator
+/// has put there is accepted if it is well formed: so all gateways of a fleet can share one.
 pub(crate) async fn ensure(
     store: &dyn Store,
     gateway: &GatewayId,
@@ -82,13 +82,15 @@ pub(crate) async fn ensure(
                     tracing::info!(path = %path.display(), "The key in this file opens from now on.");
                     return Ok(key);
                 }
-                // Its id is another key's.
+                // Its id is that of another key.
                 Err(StoreError::Database(_)) => {
-                    tracing::warn!(path = %path.display(), "Key cannot be used; a new one is made.");
+                    tracing::warn!(path = %path.display(), "Key in this file cannot be used; creating a new one.");
                 }
                 Err(err) => return Err(kept(err)),
             },
-            None => tracing::warn!(path = %path.display(), "This is no key; a new one is made."),
+            None => {
+                tracing::warn!(path = %path.display(), "File does not contain a key; creating a new one.")
+            }
         },
         Err(err) if err.kind() == io::ErrorKind::NotFound => {}
         Err(err) => return Err(file(err)),
@@ -97,11 +99,11 @@ pub(crate) async fn ensure(
     // The hash first: a crash in between leaves no file, or an old one, and the next start comes here again.
     store.replace_key(gateway, &key, silent_before).await.map_err(kept)?;
     write_private(path, text.reveal()).map_err(file)?;
-    tracing::info!(path = %path.display(), "Key written.");
+    tracing::info!(path = %path.display(), "New key was written to this file.");
     Ok(key)
 }
 
-/// The key that this text is, if it is one of this role that cannot be guessed.
+/// Parses a key of this role that is long enough not to be guessed.
 fn read(role: &KeyRole, text: &str) -> Option<Key> {
     let (name, id, secret) = parse(text)?;
     let is_hex = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'));
@@ -116,16 +118,16 @@ fn read(role: &KeyRole, text: &str) -> Option<Key> {
 /// Nobody can say now whether a key opens.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unknowable {
-    /// The store does not answer, and was not asked again.
+    /// The store is known not to answer.
     #[error("the store does not answer")]
     Away,
-    /// It was asked.
-    #[error("the store does not say")]
+    /// The store's answer was an error.
+    #[error("the store cannot be queried")]
     Store(#[source] StoreError),
 }
 
-/// Who comes with a key. Remembers the keys that opened, for the time that the store is away: an operator looks after a
-/// fleet then more than ever.
+/// Checks keys. Caches the keys that were valid, for the time that the store is unavailable:
+/// operators need access then more than ever.
 #[derive(Debug)]
 pub(crate) struct Doors {
     store: Arc<dyn Store>,
@@ -138,7 +140,7 @@ impl Doors {
         Self { store, watch, known: Mutex::default() }
     }
 
-    /// What this text opens; `None` when it is no key.
+    /// The role of this key; `None` if it is not valid.
     pub(crate) async fn role(&self, text: &str) -> Result<Option<KeyRole>, Unknowable> {
         let Some((role, id, secret)) = parse(text) else { return Ok(None) };
         let key = self.key(id).await?;
@@ -168,7 +170,7 @@ impl Doors {
         }
     }
 
-    /// This is one, whether or not the store says so later.
+    /// Caches a valid key.
     pub(crate) fn remember(&self, key: &Key) {
         let mut known = self.known.lock();
         if known.len() < REMEMBERED || known.contains_key(&key.id) {
@@ -182,7 +184,8 @@ impl Doors {
     }
 }
 
-/// The id of a text that looks like one of our keys in all its parts; nothing of what may be another system's secret.
+/// The id of a text that has the form of our keys; nothing of other texts, which may be another
+/// system's secret.
 pub(crate) fn id_of(text: &str) -> Option<&str> {
     let (role, id, secret) = parse(text)?;
     let is_hex = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'));
@@ -204,7 +207,7 @@ fn matches(key: &Key, secret: &str) -> bool {
     hash(secret).as_bytes().ct_eq(key.hash.as_bytes()).into()
 }
 
-/// A fresh key and its text, which is never shown again.
+/// A new key and its text, which is never shown again.
 pub(crate) fn make(role: &KeyRole) -> (Key, Secret<String>) {
     let mut rng = rand::rng();
     let id = format!("{:012x}", rng.random::<u64>() >> 16);
@@ -218,7 +221,8 @@ fn hash(secret: &str) -> String {
     Sha256::digest(secret).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Temp, fsync, rename: a reader sees the old key or the new one, never half of it.
+/// Writes a temporary file, syncs and renames it: a reader sees the old key or the new one, never
+/// half of it.
 fn write_private(path: &Path, text: &str) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let half = path.with_extension("new");
@@ -257,7 +261,7 @@ mod tests {
             self.dir.path().join("key")
         }
 
-        /// What is in the file after a start.
+        /// The content of the file after a start.
         async fn start(&self, role: &KeyRole) -> String {
             ensure(&*self.store, &self.gateway, role, &self.path()).await.unwrap();
             fs::read_to_string(self.path()).unwrap()
@@ -274,7 +278,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_first_start_makes_a_key_and_the_next_one_keeps_it() {
+    async fn the_first_start_creates_a_key_that_stays() {
         let lab = Lab::new().await;
         let first = lab.start(&KeyRole::Admin).await;
         assert_eq!(fs::metadata(lab.path()).unwrap().permissions().mode() & 0o777, 0o600);
@@ -290,7 +294,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lost_file_makes_a_new_key_and_the_old_one_dies() {
+    async fn a_lost_file_replaces_the_key() {
         let lab = Lab::new().await;
         let old = lab.start(&KeyRole::Fleet).await;
         fs::remove_file(lab.path()).unwrap();
@@ -315,7 +319,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_key_that_the_operator_gave_to_two_gateways_opens_for_both() {
+    async fn two_gateways_can_share_a_given_key() {
         let mut lab = Lab::new().await;
         let given = make(&KeyRole::Fleet).1.reveal().clone();
         fs::write(lab.path(), &given).unwrap();
@@ -350,7 +354,7 @@ mod tests {
         assert_eq!(doors.role(used.1.reveal()).await.unwrap(), Some(KeyRole::Admin));
         doors.watch.silent();
         assert_eq!(doors.role(used.1.reveal()).await.unwrap(), Some(KeyRole::Admin));
-        assert!(doors.role(unused.1.reveal()).await.is_err(), "nobody can say");
+        assert!(doors.role(unused.1.reveal()).await.is_err(), "it cannot be checked");
         assert_eq!(doors.role(&format!("{}0", used.1.reveal())).await.unwrap(), None);
         doors.watch.answered();
         assert_eq!(doors.role(unused.1.reveal()).await.unwrap(), Some(KeyRole::Admin));

@@ -1,29 +1,30 @@
-//! The gateway: takes calls, finds a VM for each, streams both ways; and the control API.
+//! The gateway: accepts calls, finds a VM for each and streams both ways; and the control API.
 //!
-//! Life of a call: [`call`] is the path, its files in the order in which a call meets them. It reads
-//! [`routes`] (which version answers to a name) and [`fleet`] (which VMs there are), both in memory; no
-//! call waits for the store. Everything else changes these two: [`deploy`] and [`control`].
+//! Life of a call: [`call`] is the path, with its files in the order in which a call meets them. It
+//! reads [`routes`] (which version serves a name) and [`fleet`] (which VMs there are), both in
+//! memory; no call waits for the store. Everything else changes these two: [`deploy`] and
+//! [`control`].
 //!
-//! | module | what it owns |
+//! | module | what it does |
 //! |---|---|
-//! | [`app`] | builds, starts and ends the parts |
-//! | [`config`] | settings and every limit |
-//! | `call` | the public listener and a call's way |
+//! | [`app`] | builds, starts and stops the parts |
+//! | [`config`] | settings and limits |
+//! | `call` | the public listener and the path of a call |
 //! | `routes` | names → versions, in memory |
 //! | `fleet` | the VMs |
-//! | [`autoscale`] | how many VMs there should be, and who goes |
-//! | `deploy` | archive → versions that serve, all or none |
+//! | [`autoscale`] | how many VMs there should be, and which ones leave |
+//! | `deploy` | archive → serving versions, all or none |
 //! | `git` | `git push` as a deployment |
 //! | `control` | the control API |
-//! | `health` | what it says of itself to load balancers |
-//! | `keys` | the keys of the gateway's own doors |
+//! | `health` | health for load balancers |
+//! | `keys` | the keys of the gateway's listeners |
 //! | `networks` | lists of CIDRs |
-//! | `sync` | in step with the store, which other gateways change |
+//! | `sync` | follows the store, which other gateways change |
 //! | `traffic` | splits of a function's calls among its versions |
-//! | `sweep` | instances that nobody serves |
-//! | `urls` | addresses that are shown to people |
-//! | `webhook` | pushes that a hub tells of as deployments |
-//! | `warm` | instances that functions want ready when nobody calls |
+//! | `sweep` | retires instances of versions that do not serve |
+//! | `urls` | URLs that are shown to people |
+//! | `webhook` | pushes to GitHub as deployments |
+//! | `warm` | maintains `minInstances` |
 //! | `observe` | events and metrics |
 
 mod call;

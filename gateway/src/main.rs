@@ -1,7 +1,8 @@
-//! The `epsilon-gateway` program: takes calls for VMs that join it, from its start to its end.
+//! The `epsilon-gateway` program: serves calls with the VMs that join it, from start to shutdown.
 //!
-//! Nothing is decided here. SIGTERM and SIGINT: running calls finish within `gateway.drain_grace`; the same signal
-//! again ends the waiting. Exit codes: 0 ended as asked, 1 it cannot work or calls were cut, 2 wrong usage.
+//! Composition only. SIGTERM and SIGINT: running calls finish within `gateway.drain_grace`; a
+//! second signal cuts them. Exit codes: 0 shut down as requested, 1 a failure or calls were cut, 2
+//! wrong usage.
 
 use clap::Parser;
 use epsilon_gateway::{
@@ -27,7 +28,7 @@ use tracing::info;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The front of a fleet: takes calls and brings each to a VM; the control API; joining.
+/// The front of a fleet: accepts calls and sends each to a VM; the control API; joining.
 #[derive(Debug, Parser)]
 #[command(name = "epsilon-gateway", version)]
 struct Arguments {
@@ -37,8 +38,9 @@ struct Arguments {
     /// Where the control API listens, and members join [default: 127.0.0.1:8081]
     #[arg(long, value_name = "ADDR")]
     control: Option<SocketAddr>,
-    /// Where state is kept: `sqlite` (a file in the data folder) or `postgres://…`, shared by gateways. A password
-    /// on the command line can be seen by all users: then use EPSILON_GATEWAY_STORE [default: sqlite]
+    /// Where state is stored: `sqlite` (a file in the data folder) or `postgres://…`, shared by
+    /// gateways. A password on the command line is visible to all users: use EPSILON_GATEWAY_STORE
+    /// instead [default: sqlite]
     #[arg(long, value_name = "STORE")]
     store: Option<String>,
     #[command(flatten)]
@@ -59,9 +61,9 @@ impl Arguments {
 }
 
 fn main() -> ExitCode {
-    // Ends the program by itself on --help (0) and wrong usage (2).
+    // Exits by itself on --help (0) and wrong usage (2).
     let arguments = arguments::parse();
-    let sockets = Sockets::take(); // before there are other threads
+    let sockets = Sockets::take(); // before other threads exist
     program::run(run(arguments, sockets))
 }
 
@@ -94,10 +96,10 @@ async fn run(arguments: Arguments, sockets: Result<Sockets, Failure>) -> Result<
     info!(signal, "Draining.");
     let calls = running.calls();
     let cut = tokio::select! {
-        biased; // a drain that is over needs no hurry
+        biased; // a completed drain takes precedence over a second signal
         stopped = running.drain(grace) => stopped.cut,
         signal = asked.next() => {
-            tracing::warn!(signal, calls, "Asked again: running calls are cut.");
+            tracing::warn!(signal, calls, "Second signal; cutting running calls.");
             calls
         }
     };
@@ -105,7 +107,7 @@ async fn run(arguments: Arguments, sockets: Result<Sockets, Failure>) -> Result<
     program::all_ended(cut, "calls", "gateway.drain_grace")
 }
 
-/// `sqlite` is a file of its own; anything else is an URL that the store knows.
+/// `sqlite` is a file in the data folder; anything else is a URL for the store.
 fn store_url(store: &str, data: &Path) -> Result<String, Failure> {
     if store != "sqlite" {
         return Ok(store.to_owned());

@@ -1,5 +1,5 @@
-//! Networks as an operator lists them: CIDRs and single addresses. Not a firewall: who asks decides what being in
-//! one of them means. Used for `gateway.trusted_proxies`, by the way of a call and by the limits of connections.
+//! Networks as an operator lists them: CIDRs and single addresses. Only a list; its users decide
+//! what it means. Used for `gateway.trusted_proxies`, by calls and by connection limits.
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -10,18 +10,18 @@ use std::net::IpAddr;
 pub struct Networks(Vec<IpNet>);
 
 impl Networks {
-    /// Whether an address is in one of them. An IPv4 address that comes in IPv6's form counts as IPv4.
+    /// Whether an address is in one of them. An IPv4-mapped IPv6 address counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// Whether there is none.
+    /// Whether the list is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Reads one network or one address.
+    /// Parses one network or one address.
     fn parse(text: &str) -> Option<IpNet> {
         text.parse().ok().or_else(|| Some(IpNet::from(text.parse::<IpAddr>().ok()?)))
     }

@@ -1,5 +1,5 @@
-//! What the gateway tells about itself. An event is one struct that logs and counts; nothing else in
-//! the crate touches a counter of calls.
+//! What the gateway reports about itself. An event is one struct that logs and counts; nothing else
+//! in the crate changes a counter of calls.
 
 pub(crate) mod audit;
 pub(crate) mod events;

@@ -1,12 +1,13 @@
-//! What is not kept: versions beyond the newest of their function, and images that no version needs any more. One
-//! gateway does it for all.
+//! Removes versions beyond the newest of their function, and images that no version needs any more.
+//! One gateway does it for all.
 //!
 //! ```text
-//! a change of what serves, or now and then ─▶ prune versions ─▶ take images ─▶ off every VM ─▶ out of the builder's place
-//!                                             └──────── store ───────┘          └ in use: again later
+//! a change of routes, or from time to time ─▶ prune versions ─▶ take images ─▶ remove from VMs ─▶ remove from the builder's storage
+//!                                             └──────── store ───────┘          └ in use: retried later
 //! ```
-//! The store decides what is not needed, and keeps a deployment from counting on an image that leaves; VMs know what they
-//! use; builders know where they put images. Nothing here is on the path of a call or of a deployment.
+//! The store decides which images are not needed, and keeps a deployment from relying on an image
+//! that is being removed. VMs know which images they use; builders know where they stored them.
+//! Nothing here is on the path of a call or of a deployment.
 
 use crate::{deploy::builders::Builders, fleet::Fleet};
 use epsilon_api::{chain::Chain, function::ImageRef, ids::GatewayId, vm::ImageRemoval};
@@ -17,15 +18,15 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 const ROLE: &str = "retention";
-/// How long the others wait after a gateway that died in a round. Longer than a round.
+/// How long other gateways wait after a gateway died in a round. Longer than a round.
 const LEASE: Duration = Duration::from_secs(120);
-/// Longest round; what is left is done in the next one.
+/// Longest round; the next one does the rest.
 const ROUND: Duration = Duration::from_secs(90);
-/// How often it is looked at least, where nothing tells of changes: images have a grace that ends by itself.
+/// Longest interval of rounds without changes: images have a grace period that ends by itself.
 const LOOK: Duration = Duration::from_secs(60);
-/// Deployments may come one after another; each of them changes what serves.
+/// Pause between rounds: each of several deployments in a row changes the routes.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Images that leave at once, and how many times that in one round.
+/// Images removed concurrently, and how many such batches one round has.
 const AT_ONCE: u32 = 8;
 const TIMES: usize = 16;
 
@@ -34,11 +35,11 @@ const TIMES: usize = 16;
 pub(crate) struct Keep {
     /// Newest versions of each function.
     pub(crate) versions: NonZeroU32,
-    /// How long an image stays after the last version that had it.
+    /// How long an image is kept after the last version that used it.
     pub(crate) grace: Duration,
 }
 
-/// See the module.
+/// The task that removes old versions and images.
 #[derive(Debug)]
 pub(crate) struct Retention {
     pub(crate) store: Arc<dyn Store>,
@@ -49,13 +50,13 @@ pub(crate) struct Retention {
 }
 
 impl Retention {
-    /// Runs until it is dropped; a round that is cut is done again by whoever leads next.
+    /// Runs until it is dropped; an interrupted round is repeated by the next leader.
     pub(crate) async fn run(self) {
         let mut changes = self.store.changes();
         let mut look = interval(self.keep.grace.clamp(PAUSE, LOOK));
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            // Nothing is lost by dropping either: the stream keeps its changes, the interval its time.
+            // Cancel-safe: the stream keeps its changes, the interval its time.
             tokio::select! {
                 () = routes_changed(&mut changes) => {}
                 _ = look.tick() => {}
@@ -63,9 +64,11 @@ impl Retention {
             match timeout(ROUND, self.round()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(err)) => {
-                    tracing::debug!(error = %Chain(&err), "The store does not say what may go.");
+                    tracing::debug!(error = %Chain(&err), "Retention round failed: the store could not be queried; retrying later.");
                 }
-                Err(_) => tracing::warn!("What may go was not all removed in time; it will be."),
+                Err(_) => {
+                    tracing::warn!("Retention round took too long; the next one does the rest.")
+                }
             }
             sleep(PAUSE).await;
         }
@@ -77,7 +80,7 @@ impl Retention {
         }
         let removed = self.store.prune(self.keep.versions.get(), Timestamp::now()).await?;
         for version in &removed {
-            tracing::info!(%version, keep = self.keep.versions, "Version removed: newer ones are kept.");
+            tracing::info!(%version, keep = self.keep.versions, "Version removed, because the function has enough newer ones.");
         }
         let grace = SignedDuration::try_from(self.keep.grace).unwrap_or(SignedDuration::MAX);
         let before = Timestamp::now().checked_sub(grace).unwrap_or(Timestamp::MIN);
@@ -93,14 +96,14 @@ impl Retention {
         Ok(())
     }
 
-    /// Off the VMs first: they know whether it is used.
+    /// The VMs first: they know whether the image is used.
     async fn remove(&self, image: ImageRef) -> (ImageRef, Outcome) {
         let members = self.fleet.members();
         let removals = members.iter().map(async |member| {
             let removal = member.vm.remove_image(image.clone()).await;
-            // A VM that is away keeps its copy until it needs the room.
+            // A VM that cannot be reached keeps its copy until it needs the disk space.
             removal.inspect_err(|err| {
-                tracing::debug!(vm = %member.id, image = %image, error = %Chain(err), "A VM did not remove an image.");
+                tracing::debug!(vm = %member.id, image = %image, error = %Chain(err), "VM could not remove an image; its copy stays.");
             })
         });
         let removals = join_all(removals).await;
@@ -110,12 +113,12 @@ impl Retention {
             some if some == removals.len() && some > 0 => Outcome::InUse,
             _ => Outcome::Unknown,
         };
-        tracing::debug!(image = %image, ?outcome, "No version needs this image.");
+        tracing::debug!(image = %image, ?outcome, "Image is not needed by any version; removal attempted.");
         (image, outcome)
     }
 }
 
-/// Waits for a change after which something may go.
+/// Waits for a change after which something may be removable.
 async fn routes_changed(changes: &mut BoxStream<'static, Change>) {
     loop {
         match changes.next().await {

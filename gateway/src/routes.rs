@@ -1,5 +1,6 @@
-//! Which version answers to which name, in memory. Read by every call without a lock; written when
-//! something is activated, split, rolled back or deleted, after the store has said yes.
+//! The routing table: which version serves each name, in memory. Read by every call without a lock;
+//! written when a version is activated, split, rolled back or deleted, after the store has accepted
+//! the change.
 
 use crate::{
     call::{caller_address, place::stable},
@@ -26,35 +27,35 @@ use tokio::sync::Notify;
 /// One function that can be called, or one version of it.
 #[derive(Debug)]
 pub(crate) struct Route {
-    /// What serves; of a split, the stable version.
+    /// The active version; of a split, the stable one.
     pub(crate) version: Arc<Version>,
-    /// The same, as the fleet looks it up.
+    /// The version's key in the fleet.
     pub(crate) key: VersionKey,
-    /// The function's place on the ring.
+    /// The function's position on the ring.
     pub(crate) home: u64,
-    /// What is taken off the path of its calls, as the function is told.
+    /// The path prefix of its calls, which is removed and passed to the function as a header.
     pub(crate) prefix: HeaderValue,
-    /// Where its calls are counted.
+    /// Metrics of its calls.
     pub(crate) metrics: Arc<FunctionMetrics>,
-    /// Whether that version has all calls.
+    /// Whether this version gets all calls of the function.
     pub(crate) sharing: Sharing,
-    /// Where they are counted as well, when this is a version of a split.
+    /// The error window, if this is a version of a split.
     pub(crate) tally: Option<Arc<Tally>>,
 }
 
-/// Whether a version has all calls of its function.
+/// Whether a version gets all calls of its function.
 #[derive(Debug)]
 pub(crate) enum Sharing {
-    /// It has.
+    /// It gets all calls.
     Alone,
-    /// Others have a part of them.
+    /// Other versions get a part of them.
     Split(Arc<Split>),
-    /// It has again, because another one failed too often.
+    /// It gets all calls again, because another version failed too often.
     Aborted(Arc<Traffic>),
 }
 
 impl Sharing {
-    /// What tells it from what was there before.
+    /// Identifies the state, to detect changes.
     fn identity(&self) -> Option<(Timestamp, bool)> {
         match self {
             Self::Alone => None,
@@ -65,7 +66,7 @@ impl Sharing {
 }
 
 impl Route {
-    /// A version that has all calls.
+    /// A version that gets all calls.
     pub(crate) fn of(version: Arc<Version>, metrics: Arc<FunctionMetrics>) -> Self {
         let key = VersionKey::of_version(&version);
         let home = stable::of_name(version.function.as_str());
@@ -73,13 +74,13 @@ impl Route {
         Self { version, key, home, prefix, metrics, sharing: Sharing::Alone, tally: None }
     }
 
-    /// The same version, its calls counted.
+    /// The same version with an error window.
     pub(crate) fn tallied(&self, tally: Arc<Tally>) -> Self {
         let tally = Some(tally);
         Self { tally, ..Self::of(Arc::clone(&self.version), Arc::clone(&self.metrics)) }
     }
 
-    /// The split that holds.
+    /// The current split.
     pub(crate) fn split(&self) -> Option<&Arc<Split>> {
         match &self.sharing {
             Sharing::Split(split) => Some(split),
@@ -87,7 +88,7 @@ impl Route {
         }
     }
 
-    /// How its last split ended by itself.
+    /// How the function's last split was ended automatically.
     pub(crate) fn aborted(&self) -> Option<&Aborted> {
         match &self.sharing {
             Sharing::Aborted(traffic) => traffic.aborted.as_ref(),
@@ -95,7 +96,7 @@ impl Route {
         }
     }
 
-    /// The versions that get calls, each by itself.
+    /// The versions that get calls, each with its own route.
     pub(crate) fn versions(self: &Arc<Self>) -> impl Iterator<Item = &Arc<Self>> {
         let arms = self.split().map_or(&[][..], |split| split.arms());
         let alone = arms.is_empty().then_some(self);
@@ -107,23 +108,23 @@ impl Route {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Table {
     by_name: HashMap<FunctionName, Arc<Route>, RandomState>,
-    /// Host names have no case: names in lower case that stand for one function only.
+    /// Host names are case-insensitive: lower-case names that match exactly one function.
     by_host: HashMap<String, FunctionName, RandomState>,
 }
 
 impl Table {
-    /// The function of exactly this name.
+    /// The function with exactly this name.
     pub(crate) fn named(&self, name: &str) -> Option<&Arc<Route>> {
         self.by_name.get(name)
     }
 
-    /// The function of this name as it stands in a host name.
+    /// The function with this name in a host name.
     pub(crate) fn named_in_host(&self, label: &str) -> Option<&Arc<Route>> {
         self.named(label)
             .or_else(|| self.named(self.by_host.get(&label.to_ascii_lowercase())?.as_str()))
     }
 
-    /// The route of this version by itself, if it gets calls of its function.
+    /// The route of this version, if it gets calls of its function.
     pub(crate) fn serving(&self, function: &str, number: VersionNumber) -> Option<&Arc<Route>> {
         self.named(function)?.versions().find(|route| route.version.number == number)
     }
@@ -133,12 +134,12 @@ impl Table {
         self.serving(version.function.as_str(), version.number).is_some()
     }
 
-    /// All functions, in no order.
+    /// All functions, in no particular order.
     pub(crate) fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.by_name.values()
     }
 
-    /// All versions that get calls, each by itself.
+    /// All versions that get calls, each with its own route.
     pub(crate) fn versions(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.by_name.values().flat_map(Route::versions)
     }
@@ -156,14 +157,15 @@ impl Table {
     }
 }
 
-/// The table that calls read, and the one door for changes.
+/// The table that calls read, and the lock for changes.
 #[derive(Debug)]
 pub(crate) struct Routes {
     table: ArcSwap<Table>,
     metrics: Arc<Metrics>,
-    /// A version of a split failed too often.
+    /// Notified when a version of a split failed too often.
     breached: Arc<Notify>,
-    /// Held over "store, then table", so that both see changes in the same order. Calls never wait for it.
+    /// Held while the store and then the table are changed, so that both see changes in the same
+    /// order. Calls never wait for it.
     door: tokio::sync::Mutex<()>,
 }
 
@@ -175,7 +177,7 @@ pub(crate) struct Change<'a> {
 }
 
 impl Routes {
-    /// A table of these versions, and of the splits among them.
+    /// A table of these versions and their splits.
     pub(crate) fn new(
         versions: Vec<Version>,
         traffic: Vec<Traffic>,
@@ -197,12 +199,12 @@ impl Routes {
         routes
     }
 
-    /// The table as it is now.
+    /// The current table.
     pub(crate) fn table(&self) -> Guard<Arc<Table>> {
         self.table.load()
     }
 
-    /// Waits for other changes to be over.
+    /// Waits for other changes and takes the right to change the table.
     pub(crate) async fn change(&self) -> Change<'_> {
         Change { routes: self, _door: self.door.lock().await }
     }
@@ -212,7 +214,7 @@ impl Routes {
         self.breached.notified().await;
     }
 
-    /// Answers what was there before.
+    /// Returns the route that was replaced.
     fn put(
         &self,
         table: &mut Table,
@@ -229,7 +231,8 @@ impl Routes {
             None => Sharing::Alone,
             Some(traffic) if traffic.aborted.is_some() => Sharing::Aborted(traffic.into()),
             Some(traffic) => {
-                let (metrics, news) = (&self.metrics, &self.breached);
+                let metrics = &self.metrics;
+                let news = &self.breached;
                 let split = Split::new(&route.version, traffic, &route.metrics, metrics, news);
                 Sharing::Split(split.into())
             }
@@ -251,11 +254,12 @@ fn by_name(traffic: Vec<Traffic>) -> HashMap<FunctionName, Traffic> {
     traffic.into_iter().map(|one| (one.function.clone(), one)).collect()
 }
 
-/// What serves no more is retired while the door is still held: done later, it could hit a version that
-/// the next change has made serve again.
+/// Versions that no longer serve are retired while the lock is still held: later, a retirement
+/// could hit a version that the next change has activated again.
 impl Change<'_> {
-    /// Lets all these versions serve all calls from now on, in one step, and retires those that no longer do. A version
-    /// that serves already, alone or beside others, goes on as it does. Answers what there is to say of splits that ended.
+    /// Makes all these versions get all calls of their functions, in one step, and retires those
+    /// that no longer get any. A version that already serves, alone or in a split, is not changed.
+    /// Returns notes about splits that ended.
     pub(crate) fn serve(&self, versions: Vec<Arc<Version>>, fleet: &Fleet) -> Vec<String> {
         let before: Vec<Arc<Route>> = self.routes.swap(|table| {
             let new = versions.into_iter().filter(|version| {
@@ -270,20 +274,21 @@ impl Change<'_> {
             let shares = text(&route.split()?.terms.split.slots.shares());
             let function = &route.version.function;
             Some(format!(
-                "note: the split of `{function}` ({shares}) is over: the new version has all calls"
+                "note: the split of `{function}` ({shares}) ended: the new version gets all calls"
             ))
         });
         ended.collect()
     }
 
-    /// This version serves, or the stable version of this split does beside others.
+    /// Makes this version serve, or makes it the stable version of this split.
     pub(crate) fn share(&self, version: Version, traffic: Option<Traffic>, fleet: &Fleet) {
         let put = |table: &mut Table| self.routes.put(table, version.into(), traffic);
         let before = self.routes.swap(put);
         self.retire(&before, fleet);
     }
 
-    /// The stable version of this split has all calls again, if it is the one that holds. Why is remembered.
+    /// Gives all calls to the stable version of this split, if it is the current one. `why` is
+    /// stored with the route.
     pub(crate) fn abort(&self, terms: &Traffic, why: Option<&Aborted>, fleet: &Fleet) {
         let holds = self.routes.table().named(terms.function.as_str()).and_then(|route| {
             let split = route.split().filter(|split| split.terms.since == terms.since);
@@ -299,14 +304,14 @@ impl Change<'_> {
         }
     }
 
-    /// The function answers no more.
+    /// Removes a function.
     pub(crate) fn remove(&self, name: &FunctionName, fleet: &Fleet) {
         let before = self.routes.swap(|table| table.by_name.remove(name.as_str()));
         self.retire(&before, fleet);
     }
 
-    /// These serve, all of them and no others, split like this: what another gateway has changed. Nothing happens where
-    /// nothing differs.
+    /// Replaces the table by these versions and splits, which another gateway has changed.
+    /// Unchanged functions keep their routes.
     pub(crate) fn follow(&self, versions: Vec<Version>, traffic: Vec<Traffic>, fleet: &Fleet) {
         let mut traffic = by_name(traffic);
         let (mut new, mut gone) = (Vec::new(), Vec::new());
@@ -329,7 +334,11 @@ impl Change<'_> {
         if new.is_empty() && gone.is_empty() {
             return;
         }
-        tracing::info!(changed = new.len(), gone = gone.len(), "Following what serves now.");
+        tracing::info!(
+            changed = new.len(),
+            gone = gone.len(),
+            "Routing table updated from the store."
+        );
         let before: Vec<Arc<Route>> = self.routes.swap(|table| {
             let removed = gone.iter().filter_map(|name| table.by_name.remove(name.as_str()));
             let mut before: Vec<_> = removed.collect();
@@ -341,7 +350,7 @@ impl Change<'_> {
         self.retire(&before, fleet);
     }
 
-    /// Retires the versions of these routes that get no calls any more.
+    /// Retires the versions of these routes that no longer get calls.
     fn retire<'a>(&self, before: impl IntoIterator<Item = &'a Arc<Route>>, fleet: &Fleet) {
         let table = self.routes.table();
         for route in before.into_iter().flat_map(Route::versions) {
@@ -384,7 +393,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_another_gateway_changed_is_followed_and_what_it_left_is_not_touched() {
+    async fn only_changes_of_other_gateways_are_applied() {
         let version = testing::version;
         let (routes, fleet, vm) = routes(vec![version("a", 1), version("b", 1), version("c", 3)]);
         let before = Arc::clone(routes.table().named("a").unwrap());
@@ -397,10 +406,10 @@ mod tests {
 
         let table = Arc::clone(&routes.table());
         routes.change().await.follow(now, Vec::new(), &fleet);
-        assert!(Arc::ptr_eq(&table, &routes.table()), "nothing differs, nothing is copied");
+        assert!(Arc::ptr_eq(&table, &routes.table()), "nothing differs, so nothing is copied");
     }
 
-    /// The table is copied for each change; this holds it to what that may cost.
+    /// The table is copied for each change; this limits the cost.
     #[tokio::test]
     async fn a_change_among_ten_thousand_functions_is_no_event() {
         let all = (0..10_000).map(|n| testing::version(&format!("function-{n}"), 1)).collect();

@@ -1,10 +1,11 @@
-//! Finds instances of versions that nobody serves any more and that would stay, and has their VMs let them go. As a rule a version
-//! is retired when the next one serves; but a gateway may die between the two, and an agent that started again adopts what
-//! it finds.
-//!
-//! Only what stays so for long is touched: a version that is being deployed has instances before it serves, and
-//! this gateway may be the last to hear of a rollback. And only what does not go by itself: a kept version may get calls
-//! by its address through another gateway, and when it gets none, its instances are idle and go as all others do.
+//! Finds instances of versions that no longer serve and would stay, and has their VMs remove them.
+//! Normally a version is retired when the next one serves; but a gateway may die between the two,
+//! and a restarted agent adopts the instances that it finds. Only what stays so for long is
+//! touched: a version that is being deployed has instances before it serves, and Only versions that
+//! have been in this state for long are retired: a version that is being deployed has instances
+//! before it serves, and this gateway may be the last to learn of a rollback. And only instances
+//! that do not go by themselves: a stored version may get calls by its address through another
+//! gateway, and without calls its instances are idle and age out.
 
 use crate::{
     call::lookup::kept::Kept,
@@ -24,13 +25,13 @@ use std::{
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 const LOOK: Duration = Duration::from_secs(15);
-/// A version older than the one that serves: longer than a change takes to be heard of anywhere.
+/// Grace for a version older than the active one: longer than a change takes to reach all gateways.
 const OLDER: Duration = Duration::from_secs(60);
 
-/// Since when a version has instances on a VM and does not serve.
+/// Since when a version has instances on a VM without serving.
 type Strays = HashMap<(VmId, VersionId), Instant>;
 
-/// Runs until it is dropped. `deployments` is the longest that one may take.
+/// Runs until it is dropped. `deployments` is the time limit of a deployment.
 pub(crate) async fn sweep(
     routes: Arc<Routes>,
     fleet: Arc<Fleet>,
@@ -48,12 +49,12 @@ pub(crate) async fn sweep(
             if goes_by_itself(&routes, &kept, &version).await {
                 continue;
             }
-            // The same door as for every change of what serves: nothing begins to serve while it is retired.
+            // Holds the lock of the routing table: no version is activated while it is retired.
             let _change = routes.change().await;
             if is_served(&routes.table(), &version) {
                 continue;
             }
-            tracing::info!(%vm, %version, "Nobody serves this version; its instances go.");
+            tracing::info!(%vm, %version, "Version does not serve any more; removing its instances from a VM.");
             if let Some(member) = fleet.member(&vm) {
                 member.vm.retire(&version);
             }
@@ -61,8 +62,8 @@ pub(crate) async fn sweep(
     }
 }
 
-/// Whether nobody has to be told that the version serves no more: a kept one, of which VMs keep no instances that
-/// nobody calls, or one that was called here a moment ago.
+/// Whether the version's instances go without being retired: it is stored and has no
+/// `minInstances`, or it was called here a moment ago.
 async fn goes_by_itself(routes: &Routes, kept: &Kept, version: &VersionId) -> bool {
     let VersionId { function, number } = version;
     if kept.is_called(function.as_str(), *number) {
@@ -72,7 +73,7 @@ async fn goes_by_itself(routes: &Routes, kept: &Kept, version: &VersionId) -> bo
     match kept.find(&serving, *number).await {
         Ok(found) => found.version.spec.min_instances == 0,
         Err(CallError::VersionNotFound { .. }) => false,
-        // The store is away: nothing is known, and it is asked again in a while.
+        // The store is unavailable, so nothing is known; the next round tries again.
         Err(_) => true,
     }
 }
@@ -81,7 +82,8 @@ fn is_served(table: &Table, version: &VersionId) -> bool {
     table.serving(version.function.as_str(), version.number).is_some()
 }
 
-/// Notes the strays of these reports, and answers those that have been there for too long.
+/// Records the stray versions in these reports, and returns those that have been there for too
+/// long.
 fn overdue(
     strays: &mut Strays,
     table: &Table,
@@ -97,7 +99,7 @@ fn overdue(
             let grace = match serves {
                 _ if is_served(table, &id) => continue,
                 Some(number) if id.number < number => OLDER,
-                // Newer, or of a function that is new: it may be on its way to serving.
+                // Newer, or of a new function: it may be about to serve.
                 Some(_) | None => deployments,
             };
             there.insert((report.id.clone(), id), grace);
@@ -130,7 +132,7 @@ mod tests {
 
     const DEPLOYMENTS: Duration = Duration::from_secs(1800);
 
-    /// A VM with an instance of each of these.
+    /// A VM with an instance of each of these versions.
     fn report(versions: &[(&str, u32)]) -> VmStatus {
         let vm = FakeVm::new("a");
         for (function, number) in versions {
@@ -139,11 +141,12 @@ mod tests {
         epsilon_api::vm::Vm::status(&*vm)
     }
 
-    /// What is overdue after so many seconds of the same report, with `pay@3` serving.
+    /// The overdue versions at these seconds of the same report, with `pay@3` serving.
     fn after(versions: &[(&str, u32)], seconds: &[u64]) -> Vec<String> {
         let metrics = Metrics::new(&Registry::new()).unwrap();
         let routes = Routes::new(vec![testing::version("pay", 3)], Vec::new(), metrics);
-        let (mut strays, start) = (Strays::new(), Instant::now());
+        let mut strays = Strays::new();
+        let start = Instant::now();
         let mut found = Vec::new();
         for second in seconds {
             let now = start + Duration::from_secs(*second);
@@ -173,10 +176,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_went_and_came_back_has_its_time_again() {
+    async fn a_returning_stray_gets_its_grace_again() {
         let metrics = Metrics::new(&Registry::new()).unwrap();
         let routes = Routes::new(vec![testing::version("pay", 3)], Vec::new(), metrics);
-        let (mut strays, start) = (Strays::new(), Instant::now());
+        let mut strays = Strays::new();
+        let start = Instant::now();
         let mut at = |second: u64, versions: &[(&str, u32)]| {
             let now = start + Duration::from_secs(second);
             overdue(&mut strays, &routes.table(), &[report(versions)], now, DEPLOYMENTS).len()
@@ -193,7 +197,7 @@ mod tests {
         let path = dir.path().join("epsilon.db");
         let store = epsilon_store::open(path.to_str().unwrap()).await.unwrap();
         let me = GatewayId::random();
-        // 1 wants nothing ready, 2 does, 3 serves.
+        // 1 has no `minInstances`, 2 does, 3 serves.
         let mut serving: Option<Version> = None;
         for (digest, min_instances) in [("a", 0), ("b", 1), ("c", 0)] {
             let id = DeploymentId::random();
@@ -217,8 +221,12 @@ mod tests {
             let kept = Kept::new(Arc::clone(&store));
             goes.push(goes_by_itself(&routes, &kept, &id).await);
         }
-        assert_eq!(goes, [true, false, false, false], "kept, kept and wanted, unknown, deleted");
-        // Who was asked about a moment ago may have been called.
+        assert_eq!(
+            goes,
+            [true, false, false, false],
+            "stored, stored with minInstances, unknown, deleted"
+        );
+        // A version that was looked up a moment ago may have been called.
         let kept = Kept::new(store);
         let id = testing::version("pay", 2).id();
         assert!(!goes_by_itself(&routes, &kept, &id).await);

@@ -1,12 +1,13 @@
-//! Keeps what this gateway has in memory in step with the store that it shares with others: which versions serve, who is
-//! in the fleet, who drains; and tells the store that this gateway is there. One task. Calls never wait for it, and when
-//! the store is away, everything goes on with what is known.
+//! Keeps this gateway's memory in step with the store that several gateways share: which versions
+//! serve, the members of the fleet, which VMs drain. Also sends this gateway's heartbeat to the
+//! store. One task. Calls never wait for it, and if the store is unavailable, everything goes on
+//! with the known state.
 //!
 //! ```text
 //! store.changes() ─▶ Routes | Members | Draining | Resync ─┐
-//! each BEAT: beat, members, drains ────────────────────────┼─▶ read again ─▶ routes, roster, builders
-//! each now and then: routes ───────────────────────────────┘
-//! each RENEW: new passes
+//! every BEAT: heartbeat, members, drains ──────────────────┼─▶ read again ─▶ routes, roster, builders
+//! from time to time: routes ────────────────────────────────┘
+//! every RENEW: new passes
 //! ```
 
 pub(crate) mod away;
@@ -26,21 +27,21 @@ use jiff::Timestamp;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-/// Longest that one question to the store may take here. Nobody waits for it.
+/// Longest wait for one query of the store. No call waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The clock of passes follows the wall's by so much with each beat: members hear of it as often, and one that has missed
-/// ten of its own beats still takes our passes.
+/// The clock of passes approaches the wall clock by at most this much per heartbeat: members
+/// receive it as often, and one that has missed ten of its own heartbeats still accepts our passes.
 const STEP: Duration = Duration::from_secs(2);
-/// Reading all routes is kept to this part of the time, where nothing tells that they changed.
+/// Reading all routes takes at most this fraction of the time, if no change is announced.
 const ROUTES_SHARE: u32 = 200;
 const ROUTES_AT_LEAST: Duration = Duration::from_secs(5);
-/// A gateway that has not beaten for so long does not work on its deployments any more.
+/// Time without a heartbeat after which a gateway no longer works on its deployments.
 const GONE_AFTER: Duration = Duration::from_secs(60);
 
-/// Longest that the end of a gateway waits for a store that does not answer.
+/// Longest that a gateway's shutdown waits for a store that does not answer.
 const LAST_BEAT_LIMIT: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// The task that follows the store.
 #[derive(Debug)]
 pub(crate) struct Sync {
     pub(crate) store: Arc<dyn Store>,
@@ -49,15 +50,15 @@ pub(crate) struct Sync {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) builders: Arc<Builders>,
     pub(crate) roster: Roster,
-    /// As this gateway shows itself; its time is filled in.
+    /// This gateway's record; the time is filled in for each heartbeat.
     pub(crate) me: Gateway,
     pub(crate) others: Others,
-    /// What passes are dated by.
+    /// The clock that dates the passes.
     pub(crate) clock: Arc<Clock>,
 }
 
 impl Sync {
-    /// What is left to tell the store when this gateway has ended.
+    /// The final heartbeat, to be sent when this gateway has shut down.
     pub(crate) fn last_beat(&self) -> LastBeat {
         LastBeat { store: Arc::clone(&self.store), me: self.me.clone() }
     }
@@ -65,14 +66,15 @@ impl Sync {
     /// Runs until it is dropped.
     pub(crate) async fn run(mut self) {
         let mut changes = self.store.changes();
-        let (mut renew, mut beat) = (interval(pass::RENEW), interval(BEAT));
+        let mut renew = interval(pass::RENEW);
+        let mut beat = interval(BEAT);
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut routes_at = Instant::now() + ROUTES_AT_LEAST;
         loop {
-            // Nothing is lost by dropping an arm that was not ready: the stream keeps its changes, intervals their times.
+            // Cancel-safe: the stream keeps its changes, and intervals keep their times.
             tokio::select! {
-                biased; // passes first: without them calls fail
+                biased; // passes first: calls fail without them
                 _ = renew.tick() => self.roster.renew_passes(),
                 Some(change) = changes.next() => match change {
                     Change::Routes => drop(self.read_routes().await),
@@ -81,7 +83,8 @@ impl Sync {
                     Change::Resync => self.read_all().await,
                 },
                 _ = beat.tick() => {
-                    // When the store does not take the beat, it does not give answers either; unless it is only full.
+                    // If the store does not accept the heartbeat, it does not answer queries
+                    // either, unless only its disk is full.
                     if self.beat().await.is_ok() || self.watch.since().full.is_some() {
                         let _ = (self.read_draining().await, self.read_members().await);
                     }
@@ -104,18 +107,18 @@ impl Sync {
         self.me.seen_at = Timestamp::now();
         self.ask(self.store.gateway_beat(&self.me)).await?;
         self.watch.wrote();
-        // Not while the store is away: members do not hear of the step then.
+        // Not while the store is unavailable: members do not receive the step then.
         self.clock.approach(self.me.seen_at, STEP);
         let gateways = self.ask(self.store.gateways()).await?;
         for gone in self.others.gone(&gateways, Instant::now()) {
             let failed = fail_unfinished(&*self.store, &gone);
             let failed = self.ask(failed).await?;
-            tracing::warn!(gateway = %gone, failed, "A gateway is gone; its deployments failed.");
+            tracing::warn!(gateway = %gone, failed, "Gateway sends no heartbeats any more; its deployments are marked as failed.");
         }
         Ok(())
     }
 
-    /// What serves, by the store. Other changes of the table wait meanwhile.
+    /// Reads the active versions. Other changes of the table wait meanwhile.
     pub(crate) async fn read_routes(&self) -> Result<(), Away> {
         let change = self.routes.change().await;
         let versions = self.ask(self.store.snapshot()).await?;
@@ -124,18 +127,18 @@ impl Sync {
         Ok(())
     }
 
-    /// Who is in the fleet.
+    /// Reads the members of the fleet.
     pub(crate) async fn read_members(&mut self) -> Result<(), Away> {
         let members = self.ask(self.store.members()).await?;
         self.builders.set(members.iter().map(|member| &member.join));
         for id in self.roster.set(&members) {
-            tracing::info!(member = %id, "No sign of life for long; it is not listed any more.");
+            tracing::info!(member = %id, "Member gave no sign of life for too long; removed from the fleet.");
             self.ask(self.store.leave(&id)).await?;
         }
         Ok(())
     }
 
-    /// Whom the operator wants empty.
+    /// Reads which VMs the operator wants drained.
     pub(crate) async fn read_draining(&mut self) -> Result<(), Away> {
         let draining = self.ask(self.store.draining()).await?;
         self.roster.drain(draining.into_iter().collect());
@@ -148,7 +151,9 @@ impl Sync {
             Ok(Ok(_)) => self.watch.answered(),
             Ok(Err(StoreError::Unavailable(_))) | Err(_) => self.watch.silent(),
             Ok(Err(StoreError::Full(_))) => self.watch.full(),
-            Ok(Err(error)) => tracing::error!(error = %Chain(error), "The store cannot be read."),
+            Ok(Err(error)) => {
+                tracing::error!(error = %Chain(error), "Store query failed; going on with the known state.")
+            }
         }
         answer.map_err(|_| Away)?.map_err(|_| Away)
     }
@@ -162,28 +167,30 @@ pub(crate) struct LastBeat {
 }
 
 impl LastBeat {
-    /// Notes that this gateway was last there so long ago that `epsilon store copy` does not wait for it. Other gateways go by
-    /// changes of the time, and not by the time. To be said when it has ended.
+    /// Dates this gateway's last heartbeat so far back that `epsilon store copy` does not wait for
+    /// it. Other gateways watch for changes of the time, not for its value. Send it after the
+    /// shutdown.
     pub(crate) async fn say(mut self) {
         self.me.seen_at = Timestamp::now().checked_sub(GONE_AFTER).unwrap_or(Timestamp::MIN);
         match timeout(LAST_BEAT_LIMIT, self.store.gateway_beat(&self.me)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 let error = Chain(&error);
-                tracing::debug!(%error, "The store was not told that the gateway ended.");
+                tracing::debug!(%error, "Final heartbeat could not be written to the store.");
             }
-            Err(_) => tracing::debug!(
-                "The store does not answer; it was not told that the gateway ended."
-            ),
+            Err(_) => {
+                tracing::debug!("Final heartbeat could not be written: the store does not answer.")
+            }
         }
     }
 }
 
-/// The store gave no answer; it was told to whoever has to know.
+/// The store gave no answer, which has been logged and recorded.
 #[derive(Debug)]
 pub(crate) struct Away;
 
-/// The other gateways' last beats, and when they were new to us: clocks differ and jump, ours does not.
+/// The other gateways' last heartbeats, and when this gateway saw them change: wall clocks differ
+/// and jump, this one does not.
 #[derive(Debug, Default)]
 pub(crate) struct Others(HashMap<GatewayId, Beat>);
 
@@ -195,7 +202,7 @@ struct Beat {
 }
 
 impl Others {
-    /// Those that have just been silent for too long.
+    /// Gateways whose silence has just exceeded the limit.
     fn gone(&mut self, gateways: &[Gateway], now: Instant) -> Vec<GatewayId> {
         self.0.retain(|id, _| gateways.iter().any(|gateway| gateway.id == *id));
         let mut gone = Vec::new();
@@ -214,7 +221,7 @@ impl Others {
     }
 }
 
-/// Deployments that this gateway began and nobody works on any more. Answers how many.
+/// Marks the unfinished deployments of a gateway as failed. Returns their number.
 pub(crate) async fn fail_unfinished(
     store: &dyn Store,
     gateway: &GatewayId,
@@ -222,10 +229,11 @@ pub(crate) async fn fail_unfinished(
     let error = ErrorBody::new(
         StatusCode::INTERNAL_SERVER_ERROR,
         "DEPLOYMENT_INTERRUPTED",
-        "the gateway stopped while the deployment was at work",
+        "the gateway stopped during the deployment",
         Some("nothing was changed; deploy again".into()),
     );
-    // Whether others are gone is not told by their clocks, so none of them is meant.
+    // Only this gateway's deployments: whether other gateways are gone is not decided by their
+    // clocks.
     store.fail_unfinished(gateway, Timestamp::UNIX_EPOCH, &error, Timestamp::now()).await
 }
 
@@ -243,8 +251,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_gateway_is_gone_once_when_its_beats_stop_whatever_its_clock_says() {
-        let (id, mut others) = (GatewayId::random(), Others::default());
+    async fn a_gateway_without_heartbeats_is_gone_once() {
+        let id = GatewayId::random();
+        let mut others = Others::default();
         let start = Instant::now();
         let mut gone = |second: i64, after: u64| {
             let now = start + Duration::from_secs(after);
@@ -255,7 +264,7 @@ mod tests {
         assert_eq!(gone(3, 60), 0, "its clock went back, but it beats");
         assert_eq!(gone(3, 119), 0);
         assert_eq!(gone(3, 120), 1);
-        assert_eq!(gone(3, 200), 0, "told already");
+        assert_eq!(gone(3, 200), 0, "reported already");
         assert_eq!(gone(4, 201), 0, "it is back");
         assert_eq!(gone(4, 261), 1);
     }

@@ -1,14 +1,15 @@
-//! Splits at work: a function's calls go to more than one version. `call/split.rs` chooses the version of each call; here
-//! is what it chooses from, and what happens around it. A function without a split has nothing of all this.
+//! Traffic splits: a function's calls go to more than one version. `call/split.rs` chooses the
+//! version of each call; this module holds the data for that choice and reacts to failing versions.
+//! A function without a split uses none of it.
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `config` | when a split ends by itself, unless its maker says otherwise |
-//! | `split` | one split in memory: its versions, and whose turn it is |
-//! | `tally` | the calls of one of its versions, by how they ended |
+//! | `config` | defaults for the automatic end of a split |
+//! | `split` | one split in memory: its versions and slots |
+//! | `tally` | error window: the calls of one version, by result |
 //! | `abort` | ends a split whose version fails too often |
-//! | `ready` | instances of a version before calls go there |
-//! | `metrics` | series of its versions |
+//! | `ready` | starts instances of a version before it gets calls |
+//! | `metrics` | metrics per version |
 
 pub(crate) mod abort;
 pub(crate) mod config;

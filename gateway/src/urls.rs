@@ -1,4 +1,4 @@
-//! Where people call a function: the address that is shown, not one that is listened on.
+//! The URLs of functions as shown to people, which may differ from the listener's address.
 
 use crate::{
     call::lookup::{IN_HOST, IN_PATH},
@@ -7,7 +7,7 @@ use crate::{
 use epsilon_api::ids::{FunctionName, VersionNumber};
 use std::net::SocketAddr;
 
-/// Makes addresses of functions.
+/// Builds URLs of functions.
 #[derive(Clone, Debug)]
 pub(crate) enum Urls {
     /// `http://host:port/NAME`.
@@ -43,7 +43,7 @@ impl Urls {
         }
     }
 
-    /// Where to call this function.
+    /// The URL of this function.
     pub(crate) fn of(&self, name: &FunctionName) -> String {
         match self {
             Self::Path(base) => format!("{base}/{name}"),
@@ -51,7 +51,7 @@ impl Urls {
         }
     }
 
-    /// Where to call this version of it, whoever else gets its calls.
+    /// The URL of this version of the function.
     pub(crate) fn of_version(&self, name: &FunctionName, version: VersionNumber) -> String {
         match self {
             Self::Path(base) => format!("{base}/{name}{IN_PATH}{version}"),

@@ -1,5 +1,5 @@
-//! Keeps the instances that functions want ready when nobody calls, at the VM where calls come first. Looks again and again,
-//! because VMs come and go; asks only where something is missing.
+//! Maintains the `minInstances` of functions, on the VM that their calls try first. Checks
+//! regularly, because VMs join and leave; sends orders only where instances are missing.
 
 use crate::{
     fleet::{Fleet, view::VersionKey},
@@ -11,11 +11,11 @@ use futures_util::{StreamExt, stream};
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-/// A VM that is lost is missed for some seconds anyway.
+/// Interval of checks; a lost VM takes some seconds to be noticed anyway.
 const LOOK: Duration = Duration::from_secs(5);
-/// Starts at once.
+/// Concurrent starts.
 const AT_ONCE: usize = 4;
-/// Pauses between two attempts with what does not start.
+/// Pauses between attempts to start a version that fails.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
@@ -48,9 +48,10 @@ pub(crate) async fn keep(routes: Arc<Routes>, fleet: Arc<Fleet>) {
     }
 }
 
-/// Versions whose first VM does not hold what they want.
+/// Versions whose first VM has fewer instances than wanted.
 fn missing(routes: &Routes, fleet: &Fleet) -> Vec<Arc<Route>> {
-    let (table, snapshot) = (routes.table(), fleet.snapshot());
+    let table = routes.table();
+    let snapshot = fleet.snapshot();
     let wants = table.versions().filter(|route| route.version.spec.min_instances > 0);
     let is_missing = |route: &&Arc<Route>| {
         let order = snapshot.order(&route.version.function);
@@ -60,8 +61,9 @@ fn missing(routes: &Routes, fleet: &Fleet) -> Vec<Arc<Route>> {
     wants.filter(is_missing).cloned().collect()
 }
 
-/// Has the first VM keep what the function wants; says whether it does. A failure is noted and left to the first call. A
-/// version that serves no more by the time that its instances are there is let go again.
+/// Has the first VM keep the function's `minInstances`; returns whether it does. A failure is
+/// logged, and the first call starts the instance. A version that no longer serves when its
+/// instances are ready is retired again.
 pub(crate) async fn ensure_ready(routes: &Routes, fleet: &Fleet, version: &Arc<Version>) -> bool {
     let order = fleet.snapshot().order(&version.function);
     let Some(home) = order.first() else { return false };

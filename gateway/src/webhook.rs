@@ -1,24 +1,26 @@
-//! Deployments that a hub asks for: somebody pushed to a repository there, and its webhook tells the control listener.
+//! Deployments triggered by GitHub: a push to a repository there sends a webhook to the control
+//! listener.
 //!
 //! ```text
-//! delivery → who is it for → signature over the raw body → what does it ask for → seen before? → 202
+//! delivery → project → signature over the raw body → event → seen before? → 202
 //!                                                                              ╰▶ lane → fetch → deploy → status
 //! ```
 //!
-//! | file | what it knows |
+//! | file | what it does |
 //! |---|---|
-//! | `config`, `project` | the settings, of all and of one |
-//! | `payload` | reading a stranger's body, within bounds |
-//! | `signature` | whether the hub sent it |
-//! | `event` | what it asks for |
-//! | `lane` | one at work, one waiting; the newest wins |
+//! | `config`, `project` | the settings of all webhooks, and of one |
+//! | `payload` | reads an unauthenticated body, within limits |
+//! | `signature` | whether GitHub sent it |
+//! | `event` | what the event asks for |
+//! | `lane` | one job running, one waiting; the newest replaces the waiting one |
 //! | `job` | one deployment, from its turn to its end |
-//! | `source` | the commit, fetched |
-//! | `host` | where the gateway may go for that |
-//! | `status` | what the hub shows beside the commit |
+//! | `source` | fetches the commit |
+//! | `host` | which hosts may be connected to (SSRF guard) |
+//! | `status` | commit statuses on GitHub |
 //!
-//! The hub waits ten seconds for an answer, so everything slow is done behind it. A delivery that was accepted is in
-//! the store before the answer goes out: all gateways know it then, also after a restart.
+//! GitHub waits ten seconds for an answer, so everything slow is done in the background. An
+//! accepted delivery is written to the store before it is answered: all gateways know it, also
+//! after a restart.
 
 pub(crate) mod config;
 mod event;
@@ -72,20 +74,20 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 const EVENT: &str = "x-github-event";
 const DELIVERY: &str = "x-github-delivery";
-/// The hub's ids are UUIDs.
+/// Longest delivery id; GitHub's are UUIDs.
 const LONGEST_ID: usize = 64;
 
-/// See the module.
+/// Handles the deliveries of all projects.
 #[derive(Debug)]
 pub(crate) struct Hooks {
     hooks: BTreeMap<ProjectName, Arc<Hook>>,
     limits: Limits,
     payloads: Payloads,
     lanes: Lanes<Job>,
-    /// Jobs that may be at work.
+    /// Limits the running jobs.
     places: Semaphore,
     git: Git,
-    /// Where commits are while they are deployed.
+    /// Folder of the fetched commits.
     folder: PathBuf,
     max_source: Bytes,
     store: Arc<dyn Store>,
@@ -104,16 +106,16 @@ pub(crate) struct Parts {
     pub(crate) max_source: Bytes,
     /// Fetches commits.
     pub(crate) git: Git,
-    /// The gateway stops: nothing more is begun.
+    /// Cancelled when the gateway stops: no new jobs.
     pub(crate) close: CancellationToken,
-    /// The time for that is over: what does not serve yet is cancelled.
+    /// Cancelled when the drain time is over: jobs that do not serve yet are cancelled.
     pub(crate) cancel: CancellationToken,
-    /// What goes on when the hub has its answer.
+    /// Tracks the work that goes on after GitHub got its answer.
     pub(crate) background: TaskTracker,
 }
 
 impl Hooks {
-    /// With a folder of its own, which is emptied: commits of a gateway that was killed are of no use.
+    /// Empties the folder for commits: those of a gateway that was killed are useless.
     pub(crate) fn new(
         config: Config,
         data: &Path,
@@ -121,7 +123,7 @@ impl Hooks {
         registry: &Registry,
     ) -> Result<Self, prometheus::Error> {
         let folder = data.join("hooks");
-        // It is not there, as a rule; one that cannot be removed shows when a commit is fetched.
+        // Usually there is no folder; one that cannot be removed shows when a commit is fetched.
         let _ = std::fs::remove_dir_all(&folder);
         let Config { hooks, limits } = config;
         let Parts { store, deploys, max_source, git, close, cancel, background } = parts;
@@ -147,7 +149,7 @@ impl Hooks {
         })
     }
 
-    /// Tells the operator at the start what would be refused later.
+    /// Checks secrets and tokens at the start, and logs those that cannot be used.
     pub(crate) async fn look(&self) {
         for (project, hook) in &self.hooks {
             let usable = match hook.secret().await {
@@ -156,16 +158,16 @@ impl Hooks {
             };
             match usable {
                 Ok(()) => {
-                    tracing::info!(%project, repository = hook.repository, branch = hook.branch, "Webhook.");
+                    tracing::info!(%project, repository = hook.repository, branch = hook.branch, "Webhook is configured.");
                 }
                 Err(err) => {
-                    tracing::error!(%project, error = %Chain(&err), "A webhook cannot work yet.");
+                    tracing::error!(%project, error = %Chain(&err), "Webhook cannot work: its secret or token cannot be used.");
                 }
             }
         }
     }
 
-    /// Takes a delivery. Answers within seconds, whatever comes of it.
+    /// Handles a delivery. Answers within seconds, whatever the result.
     pub(crate) async fn receive(
         self: &Arc<Self>,
         project: &ProjectName,
@@ -183,12 +185,13 @@ impl Hooks {
         match &answer {
             Ok(HookAnswer { message, deployment, .. }) => {
                 let deployment = deployment.as_ref().map(tracing::field::display);
-                tracing::info!(%project, event, delivery, outcome, deployment, message, "Webhook delivered.");
+                tracing::info!(%project, event, delivery, outcome, deployment, message, "Webhook delivery was handled.");
             }
-            // Anybody can make these, as many as they like: the metric counts them.
+            // Anyone can send these in any number, so they are only counted, and logged at debug
+            // level.
             Err(error) => {
                 let message = error.message();
-                tracing::debug!(%project, event, delivery, outcome, message, "Webhook refused.");
+                tracing::debug!(%project, event, delivery, outcome, message, "Webhook delivery was refused.");
             }
         }
         answer
@@ -203,15 +206,15 @@ impl Hooks {
         let hook = self.hooks.get(project).ok_or_else(|| refused::no_hook(project))?;
         let signature = Signature::of(headers).ok_or_else(refused::unsigned)?;
         let secret = hook.secret().await.map_err(|err| {
-            tracing::error!(%project, error = %Chain(&err), "A webhook's secret cannot be used.");
-            let message = "the secret of this hook cannot be used; the gateway's log says why";
+            tracing::error!(%project, error = %Chain(&err), "Webhook's secret cannot be used; the delivery is refused.");
+            let message = "the secret of this webhook cannot be used; the gateway's log has the cause";
             refused::unable("HOOK_NOT_READY", message)
         })?;
         let payload = self.payloads.read(body).await.map_err(refused::unread)?;
         if !signature.is_of(&payload.bytes, &secret) {
             return Err(refused::unsigned());
         }
-        // From here on, the hub speaks.
+        // From here on, the sender is authenticated as GitHub.
         let name = text(headers, EVENT).ok_or_else(|| refused::header(EVENT))?;
         let delivery = text(headers, DELIVERY).filter(|id| is_id(id));
         let delivery = delivery.ok_or_else(|| refused::header(DELIVERY))?;
@@ -230,7 +233,7 @@ impl Hooks {
                 drop(payload);
                 let (hooks, hook, delivery) =
                     (Arc::clone(self), Arc::clone(hook), delivery.to_owned());
-                // To the end, also when the hub hangs up: what is noted is carried out.
+                // Runs to its end even if GitHub hangs up: a recorded delivery is carried out.
                 let accepted = self
                     .background
                     .spawn(async move { hooks.accept(&hook, push, delivery, digest, now).await });
@@ -242,7 +245,7 @@ impl Hooks {
         }
     }
 
-    /// Notes the delivery and its deployment, and begins with it or puts it into its lane.
+    /// Records the delivery and its deployment, and starts it or puts it into its lane.
     async fn accept(
         self: &Arc<Self>,
         hook: &Arc<Hook>,
@@ -252,7 +255,7 @@ impl Hooks {
         now: Timestamp,
     ) -> Result<HookAnswer, Refused> {
         if self.close.is_cancelled() {
-            let message = "this gateway stops; deliver it again in a moment";
+            let message = "this gateway stops; redeliver in a moment";
             return Err(refused::unable("HOOK_NOT_READY", message));
         }
         if self.deploys.builders.is_empty() {
@@ -287,25 +290,25 @@ impl Hooks {
                     let hooks = Arc::clone(self);
                     self.background.spawn(async move { replaced.superseded(&hooks).await });
                 }
-                format!("{what} is deployed after the push before it")
+                format!("{what} is deployed after the previous push")
             }
         };
         Ok(HookAnswer { deployment: Some(id), ..answer(HookResult::Accepted, message) })
     }
 
-    /// This job and those that come while it is at work.
+    /// Runs this job and those that are queued in the meantime.
     async fn work(self: Arc<Self>, first: Job) {
         let project = first.hook.project.clone();
         let mut next = Some(first);
         while let Some(job) = next {
             let _place = tokio::select! {
-                biased; // a gateway that stops ends the job, with a place or without
+                biased; // a gateway that stops ends the job, with a slot or without
                 () = self.close.cancelled() => None,
                 place = self.places.acquire() => place.ok(),
             };
-            // A bug must not hold up the pushes that come after it.
+            // A bug in one job must not block the following pushes.
             if AssertUnwindSafe(job.run(&self)).catch_unwind().await.is_err() {
-                tracing::error!(%project, "A bug ended a webhook's deployment; the panic is in the log above.");
+                tracing::error!(%project, "Webhook's deployment ended in a panic, which is logged above.");
             }
             next = self.lanes.next(&project);
         }
@@ -326,7 +329,7 @@ fn answer(result: HookResult, message: String) -> HookAnswer {
     HookAnswer { result, message, deployment: None }
 }
 
-/// A header that is there once and is text.
+/// A header that occurs once and is text.
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let mut all = headers.get_all(name).iter();
     match (all.next(), all.next()) {

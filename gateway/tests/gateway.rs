@@ -1,5 +1,5 @@
-//! The whole gateway in one process: real listeners on port 0, a real store, a VM and a builder that
-//! play scripts. One binary, so that it links once.
+//! The whole gateway in one process: real listeners on port 0, a real store, a scripted VM and a
+//! scripted builder. One binary, so that it links once.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,9 +1,10 @@
-//! What a warm call costs, in figures that no busy neighbour changes: allocations, connections to the instance. Gateway and
-//! agent are whole and in one process, as in `epsilon up`; only the engine is scripted. Caller and instance are threads with
-//! sockets and fixed buffers, so that everything that is counted is ours.
+//! The cost of a warm call in numbers that do not depend on the machine's load: allocations, and
+//! connections to the instance. Gateway and agent are complete and run in one process, as in
+//! `epsilon up`; only the container engine is scripted. Caller and instance are threads with
+//! sockets and fixed buffers, so every counted allocation belongs to the platform.
 //!
-//! A binary of its own, because it counts what all its threads allocate. To see where: `WARM_DHAT=1 cargo test -p epsilon-gateway
-//! --test warm` writes `dhat-heap.json`.
+//! A binary of its own, because the profiler counts the allocations of all threads. `WARM_DHAT=1
+//! cargo test -p epsilon-gateway --test warm` writes `dhat-heap.json` with the call sites.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
@@ -40,26 +41,27 @@ use tempfile::TempDir;
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 
-/// Calls that are counted.
+/// Number of measured calls.
 const CALLS: u64 = 500;
-/// Calls before that: buffers reach their sizes.
+/// Number of calls before the measurement, until all buffers have their final size.
 const WARMING: u64 = 100;
 
-/// Allocations of one call at most. It has 15 to 17, most of them hyper's (`docs/decisions/0026-the-warm-path.md`); the rest is
-/// room for what the platform does beside calls while they are counted.
+/// Maximum allocations of one call. A call makes 15 to 17, most of them hyper's
+/// (`docs/decisions/0026-the-warm-path.md`); the rest allows for background work during the
+/// measurement.
 const MOST: u64 = 28;
 
-/// As a browser or `curl` sends it.
+/// The request of a browser or `curl`.
 const GET: &str =
     "GET /hello HTTP/1.1\r\nhost: localhost:8080\r\nuser-agent: curl/8.5.0\r\naccept: */*\r\n\r\n";
 const POST: &str = "POST /hello HTTP/1.1\r\nhost: localhost:8080\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\nHello";
 
-/// As the Node wrapper answers with Express.
+/// The answer of the Node wrapper with Express.
 const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/html; charset=utf-8\r\ncontent-length: 5\r\n\
                       etag: W/\"5-9/+ei3uy4Jtwk1pdeF4MxdnQq/A\"\r\ndate: Sat, 21 Nov 2026 12:35:49 GMT\r\n\
                       connection: keep-alive\r\nkeep-alive: timeout=72\r\n\r\nHello";
 
-/// Longest that anything here may take.
+/// Deadline of each wait in this file.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A platform with one function, `hello`, concurrency 32.
@@ -67,7 +69,7 @@ struct World {
     agent: Agent,
     running: Running,
     public: SocketAddr,
-    /// Connections that the instance accepted.
+    /// Number of connections that the instance accepted.
     accepted: Arc<AtomicU32>,
     _folder: TempDir,
 }
@@ -75,7 +77,8 @@ struct World {
 impl World {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (engine, accepted) = (FakeEngine::new(), Arc::new(AtomicU32::new(0)));
+        let engine = FakeEngine::new();
+        let accepted = Arc::new(AtomicU32::new(0));
         engine.add_image("hello", program(&accepted));
         let registry = Registry::new();
         let agent_config = agent_config::Settings::default().check(folder.path()).unwrap();
@@ -83,7 +86,8 @@ impl World {
 
         let database = folder.path().join("epsilon.db");
         let store = epsilon_store::open(database.to_str().unwrap()).await.unwrap();
-        let (id, now) = (DeploymentId::random(), Timestamp::now());
+        let id = DeploymentId::random();
+        let now = Timestamp::now();
         store.begin_deployment(&id, &GatewayId::random(), now).await.unwrap();
         store.prepare(&id, &hello(), now).await.unwrap();
         store.activate(&id, now).await.unwrap();
@@ -115,7 +119,7 @@ fn hello() -> Built {
     Built { project: ProjectName::parse("shop").unwrap(), functions: vec![function] }
 }
 
-/// The wrapper's two sockets.
+/// The control socket and the call socket of the wrapper.
 fn program(accepted: &Arc<AtomicU32>) -> Program {
     let accepted = Arc::clone(accepted);
     Arc::new(move |process: Process| {
@@ -141,7 +145,7 @@ fn program(accepted: &Arc<AtomicU32>) -> Program {
     })
 }
 
-/// Answers each request with the same text; a small request comes in one piece.
+/// Answers each request with the same text; a small request arrives in one read.
 fn answer_all(mut stream: UnixStream, text: String) {
     thread::spawn(move || {
         let mut request = [0; 8192];
@@ -153,7 +157,7 @@ fn answer_all(mut stream: UnixStream, text: String) {
     });
 }
 
-/// A caller with a connection of its own.
+/// A caller with its own connection.
 struct Caller {
     stream: TcpStream,
     answer: [u8; 4096],
@@ -185,7 +189,7 @@ impl Caller {
     }
 }
 
-/// Runs what blocks beside the platform.
+/// Runs blocking work outside of the runtime that runs the platform.
 async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap()
 }
@@ -197,7 +201,7 @@ fn profiler() -> dhat::Profiler {
     dhat::Profiler::builder().testing().build()
 }
 
-/// Both halves of one test, because the counter is the process's own.
+/// GET and POST are in one test because the profiler is global to the process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_warm_call_allocates_little_and_opens_no_connection() {
     let world = World::start().await;

@@ -82,7 +82,7 @@ fn too_large(limit: &dyn std::fmt::Display) -> BuildError {
 fn broken_off(cause: &(dyn std::error::Error + Send + Sync + 'static)) -> BuildError {
     match error::find(cause, |_: &BodyTooLarge| true) {
         Some(BodyTooLarge { limit }) => too_large(limit),
-        None => error::source_incomplete("the upload broke off before the archive's end"),
+        None => error::source_incomplete("the upload was cut before the archive's end"),
     }
 }
 

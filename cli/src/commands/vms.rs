@@ -61,7 +61,7 @@ fn row(vm: &VmInfo) -> [String; 11] {
     ]
 }
 
-/// `out (silent: its certificate has ended)`, `starting (nobody listens at its address)`
+/// `out (silent: its certificate has ended)`, `starting (no process listens at its address)`
 fn state(vm: &VmInfo) -> String {
     let standing = vm.standing.as_str();
     // One that is heard again, or drains, may have been in trouble; that is over.
@@ -124,7 +124,7 @@ mod tests {
         );
         assert_eq!(text("out", "silent", "nobody listens"), "out (silent: nobody listens)");
         assert_eq!(text("out", "failing", ""), "out (failing)");
-        assert_eq!(text("draining", "", "the connection to it broke"), "draining");
+        assert_eq!(text("draining", "", "the connection to the member broke"), "draining");
     }
 
     #[test]

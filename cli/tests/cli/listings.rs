@@ -250,7 +250,7 @@ fn a_key_is_removed_and_one_in_use_by_force_only() {
 fn builders_and_how_each_is() {
     let all = r#"{"data":[{"id":null,"address":null,"reachable":true,"version":"0.1.0","builds":null,"builds_from_here":0},
         {"id":"builder-1","address":"10.0.0.7:8083","reachable":true,"version":"0.1.0","builds":2,"builds_from_here":1},
-        {"id":"builder-2","address":"10.0.0.8:8083","reachable":false,"cause":"nobody listens at its address",
+        {"id":"builder-2","address":"10.0.0.8:8083","reachable":false,"cause":"no process listens at its address",
         "version":null,"builds":null,"builds_from_here":0}]}"#;
     let fake = Fake::new(vec![("GET /v1/builders", Reply::json(200, all))]);
     assert_snapshot!(fake.run(&["builders"]).golden());

@@ -1,6 +1,6 @@
-//! Settings of the autoscaler as an operator writes them ([`Settings`], `gateway.autoscale` in the settings
-//! file), and what is left when they were checked ([`Config`]). Every number that the policy and the loop
-//! know stands here with its reason; `docs/autoscaling.md` shows them at work.
+//! Settings of the autoscaler as an operator writes them ([`Settings`], `gateway.autoscale` in the
+//! settings file), and their checked form ([`Config`]). Every number used by the policy and the
+//! loop is here with its reason; `docs/autoscaling.md` explains their effect.
 
 use super::schedule::{Window, WindowSettings};
 use crate::config::ConfigError;
@@ -8,96 +8,103 @@ use epsilon_api::{units::Bytes, written};
 use serde::Deserialize;
 use std::time::Duration;
 
-/// The mapping `gateway.autoscale`, as written. Every key may be left out.
+/// The mapping `gateway.autoscale`. Every key may be left out.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Who makes and ends VMs: `none` (nobody; the wanted count is only shown), `exec` (a command of yours) or
-    /// `aws-asg` (an EC2 Auto Scaling group). Default `none`.
+    /// Which system creates and terminates VMs: `none` (the wanted count is only shown), `exec` (a
+    /// command) or `aws-asg` (an EC2 Auto Scaling group). Default `none`.
     pub driver: DriverKind,
-    /// The Auto Scaling group's name; needed for `aws-asg`. Default: none.
+    /// Name of the Auto Scaling group; required for `aws-asg`. Default: none.
     pub group: Option<String>,
-    /// The group's AWS region. Default: as the AWS SDK finds it (`AWS_REGION`, the instance's own).
+    /// AWS region of the group. Default: as the AWS SDK determines it (`AWS_REGION`, the instance's
+    /// own).
     pub region: Option<String>,
-    /// Another address of the Auto Scaling API, for private endpoints. Default: AWS's own.
+    /// Endpoint of the Auto Scaling API, for private endpoints. Default: AWS's own.
     pub endpoint: Option<String>,
-    /// The command of `exec` with its first arguments; the wanted count is added as the last one. Default: none.
+    /// The command of `exec` with its first arguments; the wanted count is appended as the last
+    /// one. Default: none.
     pub command: Vec<String>,
-    /// Longest that the command may take; then it is ended and tried again later. Default `60s`: clouds answer an
-    /// order for a machine in seconds.
+    /// Longest run time of the command; then it is killed and retried later. Default `60s`: clouds
+    /// accept an order for a machine within seconds.
     #[serde(deserialize_with = "written::duration")]
     pub command_timeout: Duration,
-    /// Only says what it would do, in the log and in `epsilon autoscaler`. Default `false`.
+    /// Only report the steps, in the log and in `epsilon autoscaler`. Default `false`.
     pub dry_run: bool,
-    /// Fewest VMs of the group. Default 1: somebody has to take the first call.
+    /// Fewest VMs of the group. Default 1: one VM has to take the first call.
     pub min: u32,
-    /// Most VMs of the group: what a runaway may cost. Default 10.
+    /// Most VMs of the group: limits the cost of a runaway. Default 10.
     pub max: u32,
-    /// Minimums for known peaks: `[{ days: mon-fri, from: "08:00", to: "18:00", zone: Europe/Berlin, at_least: 4 }]`.
-    /// `days` is a list of days and ranges (default: all), `to` may be after midnight. Default: none.
+    /// Minimums for known peaks: `[{ days: mon-fri, from: "08:00", to: "18:00", zone:
+    /// Europe/Berlin, at_least: 4 }]`. `days` is a list of days and ranges (default: all), `to` may
+    /// be after midnight. Default: none.
     pub schedule: Vec<WindowSettings>,
-    /// Memory of one place, the unit of the policy: a busy instance takes as many places as its memory needs, one at
-    /// least. Default `256MiB`: what a function has when it says nothing.
+    /// Memory of one place, the unit of the policy: a busy instance takes as many places as its
+    /// memory needs, at least one. Default `256MiB`: the default memory of a function.
     #[serde(deserialize_with = "written::text")]
     pub place: Bytes,
-    /// Places that one core of a VM serves well; a VM has as many as both its memory and its cores allow. Default 8:
-    /// functions mostly wait for others. Set 1 to 2 for functions that compute.
+    /// Places that one core of a VM can serve; a VM has as many as both its memory and its cores
+    /// allow. Default 8: functions mostly wait for other systems. Set 1 to 2 for functions that
+    /// compute.
     pub places_per_core: f64,
-    /// Share of its places that a VM should use. Default 0.75: a ripple of a third finds room.
+    /// Share of its places that a VM should use. Default 0.75: absorbs fluctuations of a third.
     pub target: f64,
-    /// Places kept free beyond what is busy: room for a spike until more VMs are there, paid for at all times. What
-    /// `target` keeps free counts too. Default 4: single calls find room in a small fleet.
+    /// Places kept free beyond the busy ones: room for a spike until more VMs are ready, paid for
+    /// at all times. Places that `target` keeps free count as well. Default 4: single calls find
+    /// room in a small fleet.
     pub headroom: u32,
-    /// Demand is averaged over this window. Default `60s`: longer than the usual ripple, shorter than the boot of a VM.
+    /// Demand is averaged over this window. Default `60s`: longer than usual fluctuations, shorter
+    /// than the boot of a VM.
     #[serde(deserialize_with = "written::duration")]
     pub stable_window: Duration,
-    /// With every place taken, demand is averaged over this window. Default `6s`, a tenth of the stable one: jumps are
-    /// seen at once, a single second is not.
+    /// When every place is taken, demand is averaged over this window. Default `6s`, a tenth of the
+    /// stable one: reacts to jumps at once, but not to a single second.
     #[serde(deserialize_with = "written::duration")]
     pub panic_window: Duration,
-    /// Share of all places in use (waiting calls included) over the panic window at which it counts. Default 1: calls
-    /// begin to wait.
+    /// Share of all places in use (waiting calls included) over the panic window from which the
+    /// panic window applies. Default 1: calls begin to wait.
     pub panic_at: f64,
-    /// How long a VM takes from its order to its first call. Schedules begin so much earlier, and the trend looks so
-    /// far ahead. Default `90s`: what an EC2 instance with a prepared image takes.
+    /// Time from the order of a VM to its first call. Schedules begin earlier by this time, and the
+    /// trend looks ahead by it. Default `90s`: the time of an EC2 instance with a prepared image.
     #[serde(deserialize_with = "written::duration")]
     pub boot_time: Duration,
-    /// The trend may ask for at most so many times the present demand; 1 turns it off. Default 1.25: a line through a
-    /// jump points far too high.
+    /// The trend may ask for at most this many times the present demand; 1 turns it off. Default
+    /// 1.25: a line through a jump overestimates by far.
     pub trend_limit: f64,
-    /// Most VMs ordered beyond those that serve; a schedule or minimum may order more. Default 10: a wave of calls that
-    /// one bug makes does not order a hundred.
+    /// Most VMs ordered beyond those that serve; a schedule or minimum may order more. Default 10:
+    /// a wave of calls caused by one bug does not order a hundred.
     pub starting_at_once: u32,
-    /// Fewer VMs are wanted only when fewer were enough for this long. Default `5m`: a VM costs its boot to come back.
-    /// Not shorter than `stable_window`.
+    /// Fewer VMs are wanted only after fewer were enough for this long. Default `5m`: a VM takes
+    /// its boot time to come back. Not shorter than `stable_window`.
     #[serde(deserialize_with = "written::duration")]
     pub scale_in_after: Duration,
-    /// Largest share of the group's VMs that leaves at the same time, one VM at least. Default 0.1.
+    /// Largest share of the group's VMs that leave at the same time, at least one VM. Default 0.1.
     pub leaving_share: f64,
-    /// Longest that a leaving VM may take for its running calls; then it is ended with them. Default `15m`: longer than
-    /// the timeouts of most functions. Not shorter than your functions' longest `timeout`.
+    /// Longest time for a leaving VM to finish its running calls; then it is terminated with them.
+    /// Default `15m`: longer than the timeouts of most functions. Not shorter than your functions'
+    /// longest `timeout`.
     #[serde(deserialize_with = "written::duration")]
     pub leave_grace: Duration,
-    /// How often the group is looked at. More VMs are ordered at once, whatever this says. Default `10s`: six questions
-    /// a minute are far from AWS's limits.
+    /// How often the group is queried. Scale-out is not delayed by it. Default `10s`: six requests
+    /// per minute are far below AWS's limits.
     #[serde(deserialize_with = "written::duration")]
     pub every: Duration,
-    /// How long the leader among the gateways stays leader without renewing it. Default `30s`: three rounds of `every`.
-    /// Longer than `every`.
+    /// How long a gateway stays the leader without renewing its lease. Default `30s`: three rounds
+    /// of `every`. Longer than `every`.
     #[serde(deserialize_with = "written::duration")]
     pub lease: Duration,
-    /// Decisions that are kept for `epsilon autoscaler`. Default 100.
+    /// Decisions that are stored for `epsilon autoscaler`. Default 100.
     pub decisions: usize,
 }
 
-/// Who makes and ends VMs.
+/// Which system creates and terminates VMs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DriverKind {
-    /// Nobody.
+    /// None: the wanted count is only shown.
     #[default]
     None,
-    /// A command of the operator's.
+    /// A command of the operator.
     Exec,
     /// An EC2 Auto Scaling group.
     AwsAsg,
@@ -151,31 +158,31 @@ pub struct Config {
     pub(crate) policy: PolicyConfig,
 }
 
-/// The driver and what it needs.
+/// The driver and its settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Driver {
-    /// Nobody acts.
+    /// No driver.
     None,
-    /// A command of the operator's.
+    /// A command of the operator.
     Exec {
         /// The program and its first arguments; not empty.
         command: Vec<String>,
-        /// Longest that it may take.
+        /// Longest run time of the command.
         timeout: Duration,
     },
     /// An EC2 Auto Scaling group.
     AwsAsg {
-        /// Its name.
+        /// Name of the group.
         group: String,
-        /// Its region.
+        /// AWS region of the group.
         region: Option<String>,
-        /// Another address of the API.
+        /// Endpoint of the API instead of AWS's own.
         endpoint: Option<String>,
     },
 }
 
 impl Driver {
-    /// As it is written in the settings.
+    /// The driver's name in the settings.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::None => "none",
@@ -185,7 +192,7 @@ impl Driver {
     }
 }
 
-/// What the policy reads.
+/// The settings of the policy.
 #[derive(Clone, Debug)]
 pub struct PolicyConfig {
     pub(crate) min: u32,
@@ -202,14 +209,14 @@ pub struct PolicyConfig {
     pub(crate) scale_in_after: Duration,
 }
 
-/// One sample each second is kept; this bounds them.
+/// Longest window; one sample per second is stored.
 const LONGEST_WINDOW: Duration = Duration::from_secs(60 * 60);
 
 impl Config {
     /// Checks the settings.
     ///
     /// # Errors
-    /// When a setting cannot work; the first one is named.
+    /// When a setting is invalid; the error names the first one.
     pub fn new(settings: Settings) -> Result<Self, ConfigError> {
         check(&settings)?;
         let schedule = settings
@@ -259,13 +266,13 @@ impl Config {
         })
     }
 
-    /// What the policy reads of them.
+    /// The settings of the policy.
     pub fn policy(&self) -> &PolicyConfig {
         &self.policy
     }
 }
 
-/// Every rule but those of the schedule.
+/// All rules except those of the schedule.
 fn check(settings: &Settings) -> Result<(), ConfigError> {
     let rule = |holds: bool, key, rule: &'static str| {
         if holds { Ok(()) } else { Err(ConfigError { key, rule: rule.into() }) }
@@ -282,7 +289,7 @@ fn check(settings: &Settings) -> Result<(), ConfigError> {
     rule(
         settings.min >= 1,
         "autoscale.min",
-        "must be at least 1: nobody would take the first call",
+        "must be at least 1, or no VM could take the first call",
     )?;
     rule(settings.max >= settings.min, "autoscale.max", "must not be smaller than `min`")?;
     rule(settings.place.get() >= 1 << 20, "autoscale.place", "must be at least `1MiB`")?;

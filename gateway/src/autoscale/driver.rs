@@ -1,6 +1,6 @@
-//! What the autoscaler asks of whoever makes and ends VMs. One trait, three drivers: `aws.rs` (an EC2 Auto
-//! Scaling group), `exec.rs` (a command of the operator's), and none at all. The loop in `runner.rs` is the
-//! only caller, from one gateway at a time.
+//! The interface to the system that creates and terminates VMs. One trait, three drivers: `aws.rs`
+//! (an EC2 Auto Scaling group), `exec.rs` (a command of the operator), and none. The loop in
+//! `runner.rs` is the only caller, on one gateway at a time.
 
 #[cfg(feature = "aws")]
 pub(crate) mod aws;
@@ -10,37 +10,37 @@ use async_trait::async_trait;
 use epsilon_api::ids::VmId;
 use std::fmt;
 
-/// A group of VMs that can be made larger and smaller. Each method has a limit of its own; each may be
-/// repeated, and dropping its future is safe.
+/// A group of VMs that can grow and shrink. Each method has its own time limit and may be repeated,
+/// and dropping its future is safe.
 #[async_trait]
 pub(crate) trait ScaleGroup: Send + Sync + fmt::Debug {
-    /// How the group stands. `seen` are the VMs that report to this gateway.
+    /// The group's state. `seen` are the VMs that report to this gateway.
     async fn describe(&self, seen: &[VmId]) -> Result<Group, GroupError>;
 
-    /// Orders VMs until there are so many. Never called to make the group smaller.
+    /// Orders VMs up to this number. Never called to shrink the group.
     async fn set_desired(&self, vms: u32) -> Result<(), GroupError>;
 
-    /// Marks VMs as not to be (or, `false`, free to be) taken away by the group itself.
+    /// Protects VMs from being removed by the group itself, or (`false`) removes that protection.
     async fn protect(&self, vms: &[VmId], protected: bool) -> Result<(), GroupError>;
 
-    /// Ends a VM, with one VM wanted less.
+    /// Terminates a VM and lowers the desired number by one.
     async fn terminate(&self, vm: &VmId) -> Result<(), GroupError>;
 
-    /// Lets a VM that waits for it end now. Done already is fine.
+    /// Lets a VM terminate now that waits in a lifecycle hook. Idempotent.
     async fn complete(&self, vm: &VmId) -> Result<(), GroupError>;
 
-    /// Asks for more time for a VM that waits to end. Ended already is fine.
+    /// Extends the wait of a VM in a lifecycle hook. Idempotent.
     async fn heartbeat(&self, vm: &VmId) -> Result<(), GroupError>;
 }
 
-/// How a group stands.
+/// State of a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Group {
-    /// VMs that it tries to have.
+    /// Number of VMs that it tries to have.
     pub(crate) desired: u32,
-    /// Its own limits.
+    /// Lower limit of the group itself.
     pub(crate) min: u32,
-    /// Its own limits.
+    /// Upper limit of the group itself.
     pub(crate) max: u32,
     /// Its VMs.
     pub(crate) instances: Vec<GroupInstance>,
@@ -49,74 +49,84 @@ pub(crate) struct Group {
 /// One VM of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GroupInstance {
-    /// Its id.
+    /// Id of the VM.
     pub(crate) id: VmId,
-    /// How far it is.
+    /// Phase of its life cycle.
     pub(crate) phase: Phase,
-    /// Not to be taken away by the group itself. What drains and is not protected is leaving by our own
-    /// order: this mark outlives the gateway that made it.
+    /// Protected from being removed by the group itself. A VM that drains and is not protected
+    /// leaves on our order: this mark outlives the gateway that made it.
     pub(crate) protected: bool,
 }
 
-/// How far a VM of a group is.
+/// Phase of a VM in a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(feature = "aws"), expect(dead_code, reason = "only that driver tells all of them"))]
+#[cfg_attr(
+    not(feature = "aws"),
+    expect(dead_code, reason = "only that driver reports all of them")
+)]
 pub(crate) enum Phase {
-    /// Ordered, not there yet.
+    /// Ordered, but not running yet.
     Starting,
     /// There.
     Serving,
-    /// About to end; waits until it is let go.
+    /// Waits in a lifecycle hook before it terminates.
     Waiting,
-    /// On its way out, beyond our reach.
+    /// Terminating; cannot be stopped any more.
     Ending,
-    /// Set aside by somebody (standby, detaching); not ours to touch.
+    /// Set aside (standby, detaching); not managed here.
     Aside,
 }
 
-/// Why a group did not do what it was asked.
+/// Why an operation of a group failed.
 #[derive(Debug, thiserror::Error)]
-#[cfg_attr(not(feature = "aws"), expect(dead_code, reason = "only that driver tells all of them"))]
+#[cfg_attr(
+    not(feature = "aws"),
+    expect(dead_code, reason = "only that driver reports all of them")
+)]
 pub(crate) enum GroupError {
-    /// Too many questions.
-    #[error("the group answers no more questions for now")]
+    /// Too many requests.
+    #[error("the group throttles requests")]
     Throttled(#[source] Cause),
-    /// Not allowed.
-    #[error("the gateway may not ask the group for this")]
+    /// Not permitted.
+    #[error("the gateway has no permission for this operation of the group")]
     Denied(#[source] Cause),
-    /// There is no such group.
+    /// The group does not exist.
     #[error("there is no group `{0}`")]
     Unknown(String),
-    /// It does not want to.
+    /// The operation was refused.
     #[error("the group refused")]
     Refused(#[source] Cause),
-    /// No answer, or none in time.
+    /// No answer, or not in time.
     #[error("the group does not answer")]
     Silent(#[source] Cause),
 }
 
-/// What was behind it.
+/// The underlying error.
 pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 impl GroupError {
     /// What the operator can do.
     pub(crate) fn hint(&self) -> &'static str {
         match self {
-            Self::Throttled(_) => "nothing: it is asked less often until it answers again",
+            Self::Throttled(_) => {
+                "no action is needed: requests are sent less often until the group accepts them again"
+            }
             Self::Denied(_) => {
                 "give the gateway's role the `autoscaling:` actions that docs/autoscaling.md lists"
             }
             Self::Unknown(_) => {
                 "compare `gateway.autoscale.group` and `region` with `aws autoscaling describe-auto-scaling-groups`"
             }
-            Self::Refused(_) => "read its words; the group's own limits may be narrower than ours",
+            Self::Refused(_) => {
+                "see the message; the group's own limits may be narrower than those of the gateway"
+            }
             Self::Silent(_) => {
-                "see whether the gateway reaches the group's API or the command works by hand; it is tried again"
+                "check whether the gateway reaches the group's API, or whether the command works by hand; the gateway retries"
             }
         }
     }
 
-    /// One word, for metrics.
+    /// The kind in one word, for metrics.
     pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::Throttled(_) => "throttled",

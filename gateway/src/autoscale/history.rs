@@ -1,9 +1,10 @@
-//! What demand was: means and the trend over the last seconds, and the largest wish of the last minutes.
-//! Pure; time is passed in and never goes back. Bounded by the windows, one entry a second.
+//! Past demand: means and the trend over the last seconds, and the largest count of the last
+//! minutes. Pure; time is passed in and never goes back. Bounded by the windows, one entry per
+//! second.
 
 use std::{collections::VecDeque, time::Duration};
 
-/// Time since the autoscaler started; tests write it as plain numbers.
+/// Time since the autoscaler started; tests use plain numbers.
 pub(crate) type Moment = Duration;
 
 /// Samples of the last `keep`.
@@ -16,11 +17,11 @@ pub(super) struct History {
 /// A straight line through the samples of the window.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Line {
-    /// Its height at the end of the window.
+    /// Its value at the end of the window.
     pub(super) now: f64,
     /// Places per second.
     pub(super) slope: f64,
-    /// The share of the samples' variance that it explains, 0 to 1.
+    /// The part of the samples' variance that it explains, 0 to 1.
     pub(super) fit: f64,
 }
 
@@ -36,7 +37,7 @@ impl History {
         }
     }
 
-    /// The mean of the last `window`, of as much of it as there is.
+    /// The mean over the last `window`, or over the part of it that has samples.
     pub(super) fn mean(&self, at: Moment, window: Duration) -> f64 {
         let (mut sum, mut count) = (0.0, 0u32);
         for (_, value) in self.samples.iter().rev().take_while(|(then, _)| *then + window > at) {
@@ -46,7 +47,8 @@ impl History {
         if count == 0 { 0.0 } else { sum / f64::from(count) }
     }
 
-    /// The line of least squares; `None` before half of the window is there: it would turn with each sample.
+    /// The least-squares line; `None` until half of the window is filled, because before that it
+    /// would swing with each sample.
     pub(super) fn line(&self, at: Moment) -> Option<Line> {
         let (first, _) = self.samples.front()?;
         if self.samples.len() < 3 || (at - *first) * 2 < self.keep {
@@ -72,7 +74,7 @@ impl History {
     }
 }
 
-/// The largest of the values of the last `keep`: what is wanted falls only when all of them did.
+/// The largest value of the last `keep`: the wanted count falls only after all of them did.
 #[derive(Clone, Debug)]
 pub(super) struct Largest {
     keep: Duration,
@@ -93,7 +95,7 @@ impl Largest {
         self.expire(at);
     }
 
-    /// The largest, and for how much longer it holds.
+    /// The largest value, and how much longer it stays in the window.
     pub(super) fn get(&mut self, at: Moment) -> Option<(u32, Duration)> {
         self.expire(at);
         self.values.front().map(|(then, value)| (*value, *then + self.keep - at))

@@ -1,5 +1,5 @@
-//! What the autoscaler did and why: its metrics, its log lines, and the ring of decisions that
-//! `GET /v1/autoscaler` shows. Written by `runner.rs`; read by the control API.
+//! What the autoscaler did and why: metrics, log lines, and the recent decisions for `GET
+//! /v1/autoscaler`. Written by `runner.rs`; read by the control API.
 
 use super::{
     config::{Config, Driver},
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use prometheus::{Gauge, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use std::collections::VecDeque;
 
-/// See the module.
+/// The autoscaler's metrics, log and recent decisions.
 #[derive(Debug)]
 pub(crate) struct Journal {
     shown: Mutex<Shown>,
@@ -27,16 +27,16 @@ struct Shown {
     decisions: VecDeque<AutoscalerDecision>,
 }
 
-/// What one round of acting came to.
+/// The result of one round.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Acted {
     pub(crate) state: AutoscalerState,
     /// VMs wanted when it began, and why.
     pub(crate) wanted: u32,
     pub(crate) reason: String,
-    /// In words.
+    /// The steps as text.
     pub(crate) steps: Vec<String>,
-    /// What went wrong, with what to do, and its kind in one word.
+    /// The problem with a hint, and its kind in one word.
     pub(crate) problem: Option<(&'static str, String)>,
 }
 
@@ -49,7 +49,7 @@ impl Journal {
             wanted: 0,
             current: 0,
             ready: 0,
-            reason: "nothing was seen yet".to_owned(),
+            reason: "no sample yet".to_owned(),
             demand: 0.0,
             places: 0.0,
             panicking: false,
@@ -63,14 +63,14 @@ impl Journal {
         })
     }
 
-    /// For the control API.
+    /// The state for the control API.
     pub(crate) fn info(&self) -> AutoscalerInfo {
         let shown = self.shown.lock();
         let decisions = shown.decisions.iter().rev().cloned().collect();
         AutoscalerInfo { decisions, ..shown.info.clone() }
     }
 
-    /// Each second: what is wanted now. Another number than before is a decision.
+    /// Called every second with the wanted count. A changed count is recorded as a decision.
     pub(crate) fn decided(&self, now: Timestamp, decision: &Decision, sample: &Sample) {
         self.metrics.decided(decision, sample);
         let mut shown = self.shown.lock();
@@ -86,23 +86,25 @@ impl Journal {
         if decision.wanted == before {
             return;
         }
-        let (wanted, current, reason) = (decision.wanted, sample.current, &info.reason);
+        let wanted = decision.wanted;
+        let current = sample.current;
+        let reason = &info.reason;
         if info.state == AutoscalerState::Leading {
-            tracing::info!(wanted, before, current, %reason, "Another number of VMs is wanted.");
+            tracing::info!(wanted, before, current, %reason, "Wanted number of VMs changed.");
         } else {
-            tracing::debug!(wanted, before, current, %reason, "Another number of VMs is wanted.");
+            tracing::debug!(wanted, before, current, %reason, "Wanted number of VMs changed.");
         }
         let made = shown.decision(now);
         self.keep(&mut shown, made);
     }
 
-    /// After each round.
+    /// Called after each round.
     pub(crate) fn acted(&self, now: Timestamp, acted: Acted) {
         let mut shown = self.shown.lock();
         let dry_run = shown.info.dry_run;
         let before = std::mem::replace(&mut shown.info.state, acted.state);
         if before != acted.state {
-            tracing::info!(state = %acted.state, "The autoscaler changed its state.");
+            tracing::info!(state = %acted.state, "Autoscaler changed its state.");
         }
         self.metrics.leading.set(i64::from(acted.state == AutoscalerState::Leading));
         let (kind, problem) = match acted.problem {
@@ -115,7 +117,7 @@ impl Journal {
         if let Some(problem) =
             problem.as_ref().filter(|new| shown.info.problem.as_ref() != Some(*new))
         {
-            tracing::warn!(%problem, "The autoscaler cannot act; calls go on.");
+            tracing::warn!(%problem, "Autoscaler cannot act; calls go on and it retries.");
         }
         let unchanged = shown.info.problem == problem
             && (acted.steps.is_empty() || dry_run && shown.last_steps() == Some(&acted.steps));
@@ -124,7 +126,7 @@ impl Journal {
             return;
         }
         for step in &acted.steps {
-            tracing::info!(step, dry_run, "The autoscaler acts.");
+            tracing::info!(step, dry_run, "Autoscaler step done.");
         }
         let Acted { wanted, reason, steps, .. } = acted;
         let made = AutoscalerDecision { wanted, reason, steps, problem, ..shown.decision(now) };
@@ -157,7 +159,7 @@ impl Shown {
     }
 }
 
-/// People read tenths.
+/// Rounds to tenths, for people.
 fn round(places: f64) -> f64 {
     (places * 10.0).round() / 10.0
 }
@@ -174,16 +176,16 @@ struct Metrics {
     problems: IntCounterVec,
 }
 
-/// Kinds of problems: the driver's, and the store that does not answer.
+/// Kinds of problems: those of the driver, and an unavailable store.
 const PROBLEMS: [&str; 6] = ["throttled", "denied", "unknown", "refused", "silent", "store"];
 
 impl Metrics {
-    /// `acts`: without a driver nobody leads, and nobody is to be missed as a leader.
+    /// `acts`: without a driver no gateway leads, so the metric `leading` is left out.
     fn new(registry: &Registry, acts: bool) -> Result<Self, prometheus::Error> {
         let opts = |name: &str, help: &str| Opts::new(format!("epsilon_autoscaler_{name}"), help);
         let count = |name, help| IntGauge::with_opts(opts(name, help));
         let places = |name, help| Gauge::with_opts(opts(name, help));
-        let reason = opts("reason", "1 for why so many VMs are wanted.");
+        let reason = opts("reason", "1 for the current reason of the wanted number of VMs.");
         let problems = opts("problems_total", "Rounds that ended with a problem, by its kind.");
         let metrics = Self {
             wanted: count("wanted_vms", "VMs that the policy wants.")?,

@@ -1,17 +1,17 @@
-//! What follows from "so many are wanted": which VMs leave, which come back, what is ordered. Pure: the
-//! group, the reports and the drains go in, [`Step`]s come out. Everything it needs to know is found again
-//! after a restart; only the moment since when a VM leaves is counted anew.
+//! From the wanted number of VMs to steps: which VMs leave, which return, how many are ordered.
+//! Pure: the group, the reports and the drains go in, [`Step`]s come out. All of its input is
+//! available again after a restart, except since when a VM leaves, which restarts.
 //!
 //! ```text
-//!            the emptiest            empty, or grace over          AWS keeps it (hook)
+//!            the emptiest            empty, or grace over          AWS lifecycle hook
 //! serving ──────────────▶ leaving ──────────────────────▶ ended ──────────────────▶ waiting ──▶ gone
 //!    ▲    unprotect, drain   │      terminate, one less               drain if it runs calls,   ▲
 //!    └───────────────────────┘                                        heartbeat, then complete ─┘
 //!      demand is back: undrain, protect
 //! ```
-//! *Leaving* is what drains and is not protected: the drain is in the store, the mark in the group. What
-//! drains and *is* protected was drained by an operator; it is neither ended nor woken, and more are ordered
-//! in its place.
+//! A VM is *leaving* if it drains and is not protected: the drain is in the store, the protection
+//! in the group. A VM that drains and *is* protected was drained by an operator; it is neither
+//! terminated nor undrained, and a replacement is ordered.
 
 use super::{
     driver::{Group, GroupInstance, Phase},
@@ -28,22 +28,22 @@ use std::{
     time::Duration,
 };
 
-/// What the plan is made from.
+/// The input of a plan.
 #[derive(Debug)]
 pub(crate) struct Picture<'a> {
     /// VMs wanted by the policy.
     pub(crate) wanted: u32,
-    /// How the group stands.
+    /// State of the group.
     pub(crate) group: &'a Group,
-    /// Whether the group's marks outlive this gateway. Where they do not, whatever drains goes first.
+    /// Whether the group's protection marks outlive this gateway. If not, draining VMs leave first.
     pub(crate) marks_last: bool,
-    /// What VMs say of themselves.
+    /// The VMs' reports.
     pub(crate) vms: &'a [VmStatus],
     /// The VMs that drain, by the store.
     pub(crate) draining: &'a HashSet<VmId>,
-    /// Since when VMs leave, as far as this gateway has seen.
+    /// Since when VMs leave, as far as this gateway has observed.
     pub(crate) since: HashMap<VmId, Moment>,
-    /// Now.
+    /// The current time.
     pub(crate) at: Moment,
     /// `leave_grace`.
     pub(crate) grace: Duration,
@@ -51,31 +51,31 @@ pub(crate) struct Picture<'a> {
     pub(crate) leaving_share: f64,
 }
 
-/// One thing to do. In the order in which they are to be done.
+/// One action. Steps are carried out in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Order VMs until there are so many.
+    /// Order VMs up to this number.
     SetDesired(u32),
-    /// Not to be taken away by the group itself, or free to be.
+    /// Protect VMs from removal by the group itself, or remove the protection.
     Protect(Vec<VmId>, bool),
-    /// No new calls for it.
+    /// Stop sending it new calls.
     Drain(VmId),
-    /// Takes calls again.
+    /// Send it calls again.
     Undrain(VmId),
-    /// End it, one VM wanted less.
+    /// Terminate it and lower the desired number by one.
     Terminate(VmId, Over),
-    /// Let a waiting one end.
+    /// Let a VM that waits in a lifecycle hook terminate.
     Complete(VmId, Over),
-    /// More time for a waiting one.
+    /// Extend the wait of a VM in a lifecycle hook.
     Heartbeat(VmId),
 }
 
-/// Why a VM may end now.
+/// Why a VM may terminate now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Over {
-    /// It runs no call.
+    /// It runs no calls.
     Empty,
-    /// It had its time.
+    /// Its grace period is over.
     GraceOver,
 }
 
@@ -83,7 +83,7 @@ impl fmt::Display for Over {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Empty => "it is empty",
-            Self::GraceOver => "its grace is over",
+            Self::GraceOver => "its grace period is over",
         })
     }
 }
@@ -93,12 +93,12 @@ impl fmt::Display for Step {
         match self {
             Self::SetDesired(vms) => write!(f, "order VMs up to {vms}"),
             Self::Protect(vms, true) => write!(f, "protect {}", list(vms)),
-            Self::Protect(vms, false) => write!(f, "take the protection from {}", list(vms)),
+            Self::Protect(vms, false) => write!(f, "unprotect {}", list(vms)),
             Self::Drain(vm) => write!(f, "drain {vm}"),
-            Self::Undrain(vm) => write!(f, "let {vm} serve again"),
-            Self::Terminate(vm, why) => write!(f, "end {vm}: {why}"),
-            Self::Complete(vm, why) => write!(f, "let {vm} go: {why}"),
-            Self::Heartbeat(vm) => write!(f, "ask for more time for {vm}"),
+            Self::Undrain(vm) => write!(f, "undrain {vm}"),
+            Self::Terminate(vm, why) => write!(f, "terminate {vm}: {why}"),
+            Self::Complete(vm, why) => write!(f, "complete {vm}: {why}"),
+            Self::Heartbeat(vm) => write!(f, "extend the wait of {vm}"),
         }
     }
 }
@@ -113,18 +113,19 @@ fn list(vms: &[VmId]) -> String {
 }
 
 impl Picture<'_> {
-    /// What to do now. Done in part or not at all, the next picture leads on from there.
+    /// The next steps. If only some of them are carried out, the next plan continues from there.
     pub(crate) fn plan(&self) -> Vec<Step> {
         let mut steps = self.let_go();
         let wanted = self.wanted.clamp(self.group.min, self.group.max.max(self.group.min));
         let mut leaving = self.leaving();
-        // What the group has and keeps, in VMs that serve or will.
+        // The VMs that the group has and keeps, serving or starting.
         let staying =
             (self.group.desired as usize).saturating_sub(leaving.len() + self.by_hand().count());
         let wanted = wanted as usize;
 
         if wanted > staying {
-            // The busiest has the most to lose by going; who is not seen cannot be woken.
+            // The busiest return first: they have the most to lose. A VM without reports cannot be
+            // undrained.
             leaving.sort_by_key(|vm| Reverse(self.fullness(&vm.id)));
             let (mut back, mut going) = (Vec::new(), Vec::new());
             for vm in leaving {
@@ -153,7 +154,7 @@ impl Picture<'_> {
         steps
     }
 
-    /// VMs that the cloud is about to end and that wait for us.
+    /// Steps for VMs that the cloud terminates and that wait in a lifecycle hook.
     fn let_go(&self) -> Vec<Step> {
         let waiting = self.group.instances.iter().filter(|vm| vm.phase == Phase::Waiting);
         let mut steps = Vec::new();
@@ -172,19 +173,20 @@ impl Picture<'_> {
         steps
     }
 
-    /// Whether the VM may end. One that is not seen may still run calls of other gateways.
+    /// Whether the VM may terminate. One without reports may still run calls of other gateways.
     fn over(&self, id: &VmId) -> Option<Over> {
         let drained = self.status(id).is_some_and(|vm| {
             vm.state == VmState::Draining && vm.calls_active == 0 && vm.calls_waiting == 0
         });
         let since = self.since.get(id).copied().unwrap_or(self.at);
-        match drained {
-            true => Some(Over::Empty),
-            false => (since + self.grace <= self.at).then_some(Over::GraceOver),
+        if drained {
+            Some(Over::Empty)
+        } else {
+            (since + self.grace <= self.at).then_some(Over::GraceOver)
         }
     }
 
-    /// Takes the emptiest VMs out, never so many that fewer than `wanted` serve.
+    /// Selects the emptiest VMs to leave, but never so many that fewer than `wanted` serve.
     fn choose(&self, excess: usize, wanted: usize, leaving: usize, steps: &mut Vec<Step>) {
         let mut candidates: Vec<&VmStatus> = self
             .serving()
@@ -194,7 +196,7 @@ impl Picture<'_> {
         let ready = candidates.iter().filter(|vm| vm.state == VmState::Ready).count();
         let at_once =
             (f64::from(self.group.desired) * self.leaving_share).floor().max(1.0) as usize;
-        // Beyond those that serve only what serves nobody may go.
+        // If no more serving VMs may leave, only those that cannot serve may.
         let dead = candidates.len() - ready;
         let count =
             excess.min(at_once.saturating_sub(leaving)).min(dead + ready.saturating_sub(wanted));
@@ -203,12 +205,12 @@ impl Picture<'_> {
         if chosen.is_empty() {
             return;
         }
-        // In this order: a drain without the mark would look like an operator's.
+        // In this order: a drain without the missing protection would look like an operator's.
         steps.push(Step::Protect(chosen.clone(), false));
         steps.extend(chosen.into_iter().map(Step::Drain));
     }
 
-    /// Everything that serves and does not leave.
+    /// Protects every VM that serves and does not leave.
     fn protect(&self, steps: &mut Vec<Step>, mut back: Vec<VmId>) {
         let bare = self.serving().filter(|vm| !vm.protected && !self.draining.contains(&vm.id));
         back.extend(bare.map(|vm| vm.id.clone()));
@@ -221,19 +223,19 @@ impl Picture<'_> {
         self.group.instances.iter().filter(|vm| vm.phase == Phase::Serving)
     }
 
-    /// Those that leave by our own order.
+    /// The VMs that leave on our order.
     fn leaving(&self) -> Vec<&GroupInstance> {
         self.serving().filter(|vm| !vm.protected && self.draining.contains(&vm.id)).collect()
     }
 
-    /// `since`, for those that leave or wait to be let go now; their grace runs.
+    /// `since` for the VMs that leave or wait in a lifecycle hook now; their grace period runs.
     pub(crate) fn still_leaving(&self) -> HashMap<VmId, Moment> {
         let waiting = self.group.instances.iter().filter(|vm| vm.phase == Phase::Waiting);
         let all = self.leaving().into_iter().chain(waiting);
         all.map(|vm| (vm.id.clone(), self.since.get(&vm.id).copied().unwrap_or(self.at))).collect()
     }
 
-    /// Those that an operator drains.
+    /// The VMs that an operator drains.
     fn by_hand(&self) -> impl Iterator<Item = &GroupInstance> {
         self.serving()
             .filter(|vm| self.marks_last && vm.protected && self.draining.contains(&vm.id))
@@ -248,8 +250,8 @@ impl Picture<'_> {
         self.vms.iter().find(|vm| vm.id == *id)
     }
 
-    /// Smaller is emptier: who drains or cannot serve, then fewer calls, then fewer warm instances; the id
-    /// settles the rest.
+    /// Sort key, emptiest first: VMs that drain or cannot serve, then fewer calls, then fewer warm
+    /// instances, then the id.
     fn fullness(&self, id: &VmId) -> (bool, u32, usize, VmId) {
         let (serves, calls, instances) = self.status(id).map_or((false, 0, 0), |vm| {
             let calls = vm.calls_active.saturating_add(vm.calls_waiting);

@@ -1,16 +1,16 @@
-//! How many VMs are wanted, and why. Pure: time, the wall clock and a [`Sample`] go in each second, a
-//! [`Decision`] comes out. Acts on nothing; `plan.rs` says what follows from it.
+//! How many VMs are wanted, and why. Pure: time, the wall clock and a [`Sample`] go in every
+//! second, a [`Decision`] comes out. Does not act; `plan.rs` turns decisions into steps.
 //!
 //! ```text
 //!            mean of 60 s ─▶ demand ─┐
 //! samples ─▶ line of 60 s ─▶ trend ──┼─▶ largest ─▶ ≤ serving + starting_at_once ─▶ largest of 5 min
 //!            mean of 6 s ──▶ panic ──┘                                                    └─▶ ≥ min, schedule ─▶ ≤ max
 //! ```
-//! Two windows, of which the short one counts while the load is beyond what is there, are Knative's idea
-//! (`kpa`, its pod autoscaler: stable 60 s, panic 10 % of it, never fewer while in panic). Three things differ,
-//! because a VM takes a minute and more to come and a pod a second: panic begins when every place is
-//! taken rather than at twice the target; a trend looks as far ahead as a VM needs to boot; and fewer are
-//! wanted only when fewer were enough for minutes.
+//! The two windows, of which the short one applies while load exceeds capacity, are Knative's idea
+//! (`kpa`, its pod autoscaler: stable 60 s, panic 10 % of it, no scale-in during panic). Three
+//! things differ, because a VM takes a minute or more to start and a pod a second: panic begins
+//! when every place is taken rather than at twice the target; a trend looks as far ahead as a VM
+//! takes to boot; and the count falls only after fewer were enough for minutes.
 
 use super::{
     config::PolicyConfig,
@@ -21,86 +21,87 @@ use super::{
 use jiff::Timestamp;
 use std::{fmt, time::Duration};
 
-/// How well a line must fit the window to be believed: noise alone fits none half as well.
+/// How well a line must fit the window to be used; for noise alone the fit stays far below.
 const BELIEVED: f64 = 0.5;
-/// A VM less is wanted only where so much more demand would still not need it: the mean of a noisy minute
-/// wanders by less, and a count near a border would go up and down with it.
+/// One VM fewer is wanted only if this much more demand would still not need it: the mean of a
+/// noisy minute varies by less, and a count near a border would flap.
 const SLACK: f64 = 0.05;
-/// VMs that have just come work off what has waited for them: for so long after the last of them, waiting calls
-/// tell nothing about the demand to come. Longer than `vm_agent.queue_wait` lets a call wait, and the window after it.
+/// New VMs first work off the queue: for this long after the last of them started, waiting calls
+/// say nothing about future demand. Longer than `vm_agent.queue_wait` lets a call wait, plus the
+/// window after it.
 const SETTLE: Duration = Duration::from_secs(15);
-/// Places are counted in floating point; the last digits do not order a machine.
+/// Tolerance for floating-point errors: they must not order a machine.
 const ROUNDING: f64 = 1e-6;
 
-/// The policy and what it remembers.
+/// The policy and its state.
 #[derive(Clone, Debug)]
 pub struct Policy {
     config: PolicyConfig,
     demand: History,
     wishes: Largest,
-    /// When the first sample came.
+    /// Time of the first sample.
     begun: Option<Moment>,
-    /// Until when the short window counts.
+    /// Until when the short window applies.
     panic_until: Option<Moment>,
-    /// Places of one VM, as last seen.
+    /// Places of one VM, as last observed.
     vm_places: Option<f64>,
-    /// What demand came to last; `None` before the first sample.
+    /// The last wanted count before limits; `None` before the first sample.
     last: Option<u32>,
-    /// VMs that took calls a second ago, and until when their newest ones work off a queue.
+    /// VMs that took calls at the last sample, and until when the newest ones work off a queue.
     ready: u32,
     settled_at: Moment,
 }
 
-/// What the policy came to.
+/// The result of the policy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
     /// VMs wanted.
     pub wanted: u32,
-    /// Why so many.
+    /// The reason.
     pub reason: Reason,
     /// Places needed: the mean over the stable window.
     pub demand: f64,
-    /// Whether the short window counts.
+    /// Whether the short window applies.
     pub panicking: bool,
 }
 
-/// Why so many VMs are wanted.
+/// Why this many VMs are wanted.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reason {
-    /// The stable window's demand.
+    /// Demand over the stable window.
     Demand {
         /// Its mean, in places.
         places: f64,
         /// The window.
         window: Duration,
     },
-    /// Every place was taken; the panic window's demand.
+    /// Every place was taken; demand over the panic window.
     Panic {
         /// Its mean, in places.
         places: f64,
         /// The window.
         window: Duration,
     },
-    /// Where the demand will be when a VM that is ordered now takes calls.
+    /// The demand expected when a VM ordered now takes calls.
     Trend {
         /// Expected places.
         places: f64,
         /// How far ahead.
         ahead: Duration,
     },
-    /// More are needed; so many start at once at most.
+    /// More are needed, but this many may start at once at most.
     Starting {
-        /// What is needed.
+        /// How many are needed.
         needed: u32,
         /// The setting.
         at_once: u32,
     },
-    /// One less is just enough.
+    /// One fewer would be just enough.
     Slack {
         /// How many are just enough.
         needed: u32,
     },
-    /// Fewer are enough, not for long enough yet.
+    /// Fewer are enough, but not for long enough yet.
     Held {
         /// How many are enough now.
         needed: u32,
@@ -109,20 +110,20 @@ pub enum Reason {
     },
     /// A scheduled minimum.
     Schedule {
-        /// The window as written.
+        /// The window as configured.
         window: String,
     },
     /// The group's minimum.
     Minimum,
-    /// More are needed; this is the most.
+    /// More are needed; this is the maximum.
     Maximum {
-        /// What is needed.
+        /// How many are needed.
         needed: u32,
     },
 }
 
 impl Reason {
-    /// One word, for metrics.
+    /// The reason in one word, for metrics.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Demand { .. } => "demand",
@@ -137,7 +138,7 @@ impl Reason {
         }
     }
 
-    /// Every word that [`Self::word`] can be.
+    /// All values of [`Self::word`].
     pub const WORDS: [&'static str; 9] =
         ["demand", "panic", "trend", "starting", "slack", "held", "schedule", "minimum", "maximum"];
 }
@@ -173,7 +174,7 @@ impl fmt::Display for Reason {
 }
 
 impl Policy {
-    /// A policy that has seen nothing yet.
+    /// A policy without samples.
     pub fn new(config: &PolicyConfig) -> Self {
         Self {
             demand: History::new(config.stable_window),
@@ -188,12 +189,12 @@ impl Policy {
         }
     }
 
-    /// Takes one sample. `at` never goes back; `now` is the wall clock, for schedules only.
+    /// Takes one sample. `at` never goes back; `now` is the wall clock, used for schedules only.
     pub fn decide(&mut self, at: Moment, now: Timestamp, sample: &Sample) -> Decision {
         if sample.ready > 0 && sample.vm_places > 0.0 {
             self.vm_places = Some(sample.vm_places);
         }
-        // What was before is not known: what is there may be needed. VMs are heard of one by one.
+        // The past is unknown, so the existing VMs may be needed. VMs report one by one.
         if at < *self.begun.get_or_insert(at) + self.config.stable_window {
             self.wishes.push(at, sample.current.min(self.config.max));
         }
@@ -221,7 +222,7 @@ impl Policy {
         Decision { wanted, reason, demand: stable, panicking }
     }
 
-    /// The largest of the three answers to "how many does the demand need?".
+    /// The largest of the three estimates of the VMs needed.
     fn needed(&mut self, at: Moment, stable: f64, sample: &Sample) -> (u32, Reason) {
         let PolicyConfig { stable_window, panic_window, boot_time, .. } = self.config;
         let panic = self.demand.mean(at, panic_window);
@@ -247,18 +248,18 @@ impl Policy {
         largest
     }
 
-    /// VMs of the group that so many busy places need, with the free ones that are to be beside them.
+    /// VMs of the group needed for this many busy places, including the free places to keep.
     fn vms_for(&self, demand: f64, sample: &Sample) -> u32 {
         let places = (demand / self.config.target).max(demand + f64::from(self.config.headroom));
         let Some(vm_places) = self.vm_places else {
-            // Nobody to learn the size from: one, which will tell.
+            // No VM shows its size yet: order one, which will.
             return u32::from(demand > sample.outside);
         };
         let vms = ((places - sample.outside) / vm_places - ROUNDING).ceil();
         vms.max(0.0) as u32 // a float that is too large becomes the largest number
     }
 
-    /// Keeps one VM more of those that were wanted while less than [`SLACK`] speaks against it.
+    /// Keeps one VM more than needed, if it was wanted before, while the slack is below [`SLACK`].
     fn with_slack(&self, needed: (u32, Reason), stable: f64, sample: &Sample) -> (u32, Reason) {
         let (fewest, reason) = needed;
         let more = self.vms_for(stable * (1.0 + SLACK), sample);
@@ -272,7 +273,7 @@ impl Policy {
         if needed > most { (most, Reason::Starting { needed, at_once }) } else { (needed, reason) }
     }
 
-    /// A floor is the reason also where what is held would be as many: it holds for longer.
+    /// A minimum is also the reason if the held count is as large: it holds for longer.
     fn within_limits(
         &self,
         (wanted, reason): (u32, Reason),

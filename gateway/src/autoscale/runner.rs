@@ -1,12 +1,14 @@
-//! The loop: each second a sample and a decision, now and then a round in which the leader acts. The only
-//! place that touches the world; what to do is decided by `policy.rs` and `plan.rs`.
+//! The loop: a sample and a decision every second, and from time to time a round in which the
+//! leader acts. The only part of the autoscaler with I/O; `policy.rs` and `plan.rs` decide.
 //!
-//! Inputs: the VMs' reports, the group, the store's drains and lease. Outputs: drains, orders to the group,
-//! the journal. Stops when its token is cancelled, at once: a round that is cut leads on from its next picture.
+//! Inputs: the VMs' reports, the group, the store's drains and lease. Outputs: drains, orders to
+//! the group, the journal. Stops at once when its token is cancelled: an interrupted round is
+//! continued from the next plan.
 //!
-//! A round runs beside the samples, so that a slow cloud blurs no window. Every gateway samples and decides,
-//! so that whoever becomes leader knows the last minutes; only the leader looks at the group and acts. With
-//! the store away nobody knows who leads, and nobody acts; calls never come this way.
+//! A round runs concurrently with the samples, so that a slow cloud leaves no gap in the windows.
+//! Every gateway samples and decides, so that a new leader knows the last minutes; only the leader
+//! queries the group and acts. If the store is unavailable, no gateway knows whether it leads, and
+//! none acts; calls are not affected.
 
 use super::{
     config::{Config, Driver},
@@ -33,9 +35,9 @@ use std::{
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// Longest wait for the store in a round: it answers in milliseconds or is away.
+/// Longest wait for the store in a round: it answers in milliseconds or not at all.
 const STORE: Duration = Duration::from_secs(5);
-/// After failures the group is asked less often, down to this.
+/// After failures the group is queried less often, down to this interval.
 const SLOWEST: Duration = Duration::from_secs(300);
 
 /// The parts of the loop.
@@ -43,21 +45,21 @@ const SLOWEST: Duration = Duration::from_secs(300);
 pub(crate) struct Runner {
     pub(crate) config: Config,
     pub(crate) vms: Arc<dyn Vms>,
-    /// `None` when nobody acts.
+    /// `None` without a driver.
     pub(crate) group: Option<Arc<dyn ScaleGroup>>,
     pub(crate) journal: Arc<Journal>,
-    /// The wall clock; schedules and the journal read it.
+    /// The wall clock, for schedules and the journal.
     pub(crate) clock: fn() -> Timestamp,
 }
 
-/// What one round leaves to the next.
+/// State passed from one round to the next.
 #[derive(Debug, Default)]
 struct Memory {
-    /// How the group stood.
+    /// The group's last state.
     group: Option<Group>,
-    /// Since when VMs leave or wait to end.
+    /// Since when VMs leave or wait in a lifecycle hook.
     since: HashMap<VmId, Moment>,
-    /// VMs that were ended here and may still be noted as draining.
+    /// VMs terminated by this process that may still be marked as draining in the store.
     ended: HashSet<VmId>,
 }
 
@@ -68,12 +70,14 @@ impl Runner {
         let mut policy = Policy::new(&self.config.policy);
         let mut memory = Some(Memory::default());
         let mut group: Option<Group> = None;
-        let (mut pace, mut told) = (Pace::new(self.config.every), 0);
+        let mut pace = Pace::new(self.config.every);
+        let mut told = 0;
         let mut rounds = FuturesUnordered::new();
         let mut seconds = interval(REPORT);
         seconds.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
-            // The stop goes first. A finished round is taken before the next sample, which reads its group.
+            // The stop has priority. A finished round is handled before the next sample, which uses
+            // its group.
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -85,13 +89,13 @@ impl Runner {
                     memory = Some(left);
                     self.journal.acted((self.clock)(), acted);
                 }
-                // Cancel-safe: a tick that was not taken comes again.
+                // Cancel-safe: a tick that was not taken is repeated.
                 _ = seconds.tick() => {
                     let at = begun.elapsed();
                     let sample = self.sample(group.as_ref());
                     let decision = policy.decide(at, (self.clock)(), &sample);
                     self.journal.decided((self.clock)(), &decision, &sample);
-                    // More are ordered at once, fewer in the round's own time.
+                    // Scale-out starts a round at once, scale-in waits for the next one.
                     told = told.min(decision.wanted);
                     let due = pace.due(at) || (decision.wanted > told && pace.fine());
                     if let Some(driver) = self.group.as_ref().filter(|_| due)
@@ -105,7 +109,7 @@ impl Runner {
         }
     }
 
-    /// Who does not look at the group takes all VMs for it.
+    /// A gateway that does not query the group counts all VMs as its members.
     fn sample(&self, group: Option<&Group>) -> Sample {
         let vms = self.vms.status();
         let of_group = |vm: &VmStatus| {
@@ -116,7 +120,7 @@ impl Runner {
         Sample::of(&vms, of_group, |instance| self.vms.memory(instance), current, &self.config)
     }
 
-    /// One round. Whatever happens in it, its memory comes back.
+    /// One round. Its memory is returned in any case.
     async fn round(
         &self,
         group: &dyn ScaleGroup,
@@ -155,7 +159,7 @@ impl Runner {
     ) -> Result<(), Trouble> {
         let led_until = Instant::now() + self.config.lease;
         if !stored(self.vms.lead(self.config.lease)).await? {
-            memory.group = None; // what it was is the leader's to know
+            memory.group = None; // only the leader knows its state
             return Err(Trouble::NotLeader);
         }
         let draining: HashSet<VmId> = stored(self.vms.draining()).await?.into_iter().collect();
@@ -192,17 +196,19 @@ impl Runner {
             memory.ended.remove(&vm);
         }
         for step in steps {
-            // Whoever leads next must not meet our orders beside its own.
+            // The next leader's orders must not overlap with ours.
             if Instant::now() >= led_until {
                 return Err(Trouble::NotLeader);
             }
             match self.take(group, &step, memory).await {
-                // Told each time, it would be all that is left to read.
-                Ok(()) if matches!(step, Step::Heartbeat(_)) => tracing::debug!(%step, "Asked."),
+                // Logged at debug level, because it is repeated in every round.
+                Ok(()) if matches!(step, Step::Heartbeat(_)) => {
+                    tracing::debug!(%step, "Lifecycle wait extended.")
+                }
                 Ok(()) => acted.steps.push(step.to_string()),
-                // One VM that cannot be ended keeps no other one.
+                // A VM that cannot be terminated must not block the others.
                 Err(Trouble::Group(err @ GroupError::Refused(_))) if step.stands_alone() => {
-                    tracing::warn!(%step, error = %Chain(&err), "The group refused a step.");
+                    tracing::warn!(%step, error = %Chain(&err), "Group refused a step; the other steps go on.");
                     acted.problem =
                         Some((err.word(), format!("{step}: {}; {}", Chain(&err), err.hint())));
                 }
@@ -212,7 +218,7 @@ impl Runner {
         Ok(())
     }
 
-    /// One step. What it changed of the group is noted, so that the next sample sees it.
+    /// One step. Its effect on the group is recorded for the next sample.
     async fn take(
         &self,
         group: &dyn ScaleGroup,
@@ -246,7 +252,8 @@ impl Runner {
         Ok(())
     }
 
-    /// VMs that were ended, that the group knows no more and that are silent: their drain is over.
+    /// Terminated VMs that the group no longer lists and that send no reports: their drain can be
+    /// removed.
     fn forgotten(&self, memory: &Memory, group: &Group, seen: &[VmId]) -> Vec<VmId> {
         let there =
             |vm: &VmId| seen.contains(vm) || group.instances.iter().any(|member| member.id == *vm);
@@ -255,7 +262,7 @@ impl Runner {
 }
 
 impl Step {
-    /// Whether the steps after it can do without it.
+    /// Whether the following steps can run if this one fails.
     fn stands_alone(&self) -> bool {
         match self {
             Self::Terminate(..) | Self::Complete(..) | Self::Heartbeat(_) => true,
@@ -265,7 +272,7 @@ impl Step {
 }
 
 impl Driver {
-    /// Whether its marks of who leaves outlive this process.
+    /// Whether its protection marks outlive this process.
     fn marks_last(&self) -> bool {
         match self {
             Self::AwsAsg { .. } => true,
@@ -319,11 +326,11 @@ impl From<GroupError> for Trouble {
     }
 }
 
-/// An answer of the store, within its limit.
+/// An answer of the store, within a time limit.
 async fn stored<T>(answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, Trouble> {
     let away = |why: String| {
         Trouble::Store(format!(
-            "the store does not answer, so nobody knows which gateway leads: {why}"
+            "the store does not answer, so the leading gateway is unknown: {why}"
         ))
     };
     match timeout(STORE, answer).await {

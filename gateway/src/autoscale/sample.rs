@@ -1,13 +1,13 @@
-//! What the VMs say of themselves, as one [`Sample`]: how many places are needed and how many there are.
-//! Pure. The runner takes one each second.
+//! The VMs' reports as one [`Sample`]: how many places are needed and how many exist. Pure. The
+//! runner takes one every second.
 //!
-//! A *place* is the unit: memory of `place` bytes and `1 / places_per_core` of a core. A VM has as many as
-//! both its memory and its cores allow; a busy instance takes as many as its memory needs, one at least.
-//! Idle instances take none: the agent lets them go for those that are needed.
+//! A *place* is the unit: memory of `place` bytes and `1 / places_per_core` of a core. A VM has as
+//! many as both its memory and its cores allow; a busy instance takes as many as its memory needs,
+//! at least one. Idle instances take none: the agent stops them when their memory is needed.
 //!
-//! A call that waits where there is room waits for something else (its function's `maxInstances`, a start):
-//! more VMs would not help it. So waiting calls count only on full VMs, and for no more than as many places
-//! as the VM has: a queue tells that more is needed, and little about how much.
+//! A call that waits although there is capacity waits for something else (its function's
+//! `maxInstances`, a start), and more VMs would not help. So waiting calls count only on full VMs,
+//! and only for as many places as the VM has: a queue shows that more is needed, but not how much.
 
 use super::config::Config;
 use epsilon_api::{
@@ -18,19 +18,19 @@ use epsilon_api::{
 /// The fleet in one second.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sample {
-    /// Places needed: busy instances and calls that wait for want of room.
+    /// Places needed: busy instances, and calls that wait for capacity.
     pub demand: f64,
     /// The part of it that waits.
     pub queued: f64,
     /// Places of the VMs that take calls.
     pub places: f64,
-    /// The part of them on VMs that are not of the group.
+    /// The part of them on VMs outside the group.
     pub outside: f64,
-    /// Places of one VM of the group, in the mean; 0 when none is to be seen.
+    /// Mean places of a VM of the group; 0 if none reports.
     pub vm_places: f64,
     /// VMs of the group that take calls.
     pub ready: u32,
-    /// VMs that the group has or is about to have; what is wanted is compared with it.
+    /// VMs that the group has or has ordered; the wanted count is compared with it.
     pub current: u32,
 }
 
@@ -43,8 +43,8 @@ struct Load {
 }
 
 impl Sample {
-    /// Puts together what VMs report. `of_group` tells which of them the driver may order and end; `memory`
-    /// how much an instance was given; `current` how many VMs the group has.
+    /// Combines the VMs' reports. `of_group`: whether the driver may order and terminate a VM;
+    /// `memory`: memory of an instance; `current`: number of VMs in the group.
     pub fn of(
         vms: &[VmStatus],
         of_group: impl Fn(&VmStatus) -> bool,
@@ -55,7 +55,7 @@ impl Sample {
         let mut sample = Self { current, ..Self::default() };
         for vm in vms {
             let load = load(vm, &memory, config);
-            // Also of those that drain: their calls will be somebody else's.
+            // Also of draining VMs: their calls will move to others.
             sample.demand += load.demand;
             sample.queued += load.queued;
             match (vm.state, of_group(vm)) {
@@ -82,13 +82,17 @@ fn load(vm: &VmStatus, memory: impl Fn(&InstanceStatus) -> Option<Bytes>, config
     let place = config.place.get() as f64;
     let by_memory = vm.memory_bytes.get() as f64 / place;
     let by_cores = f64::from(vm.cpu_millicores.0) / 1000.0 * config.places_per_core;
-    // An agent that does not tell its cores is taken by its memory.
+    // If an agent does not report its cores, only memory counts.
     let places = if by_cores > 0.0 { by_memory.min(by_cores) } else { by_memory };
 
     let takes = |instance: &InstanceStatus| {
         memory(instance).map_or(1.0, |bytes| (bytes.get() as f64 / place).max(1.0))
     };
-    let (mut busy, mut starting, mut idle, mut concurrency, mut sizes) = (0.0, 0.0, 0, 0, 0.0);
+    let mut busy = 0.0;
+    let mut starting = 0.0;
+    let mut idle = 0;
+    let mut concurrency = 0;
+    let mut sizes = 0.0;
     for instance in &vm.instances {
         sizes += takes(instance);
         concurrency += instance.concurrency.max(1);
@@ -99,14 +103,15 @@ fn load(vm: &VmStatus, memory: impl Fn(&InstanceStatus) -> Option<Bytes>, config
         }
     }
     let count = vm.instances.len().max(1) as f64;
-    let (concurrency, size) = (f64::from(concurrency.max(1)) / count, (sizes / count).max(1.0));
+    let concurrency = f64::from(concurrency.max(1)) / count;
+    let size = (sizes / count).max(1.0);
     let waiting = f64::from(vm.calls_waiting) / concurrency.max(1.0) * size;
 
     let full_by_memory = idle == 0
         && vm.memory_bytes.get().saturating_sub(vm.memory_used_bytes.get()) < config.place.get();
     let full = places - busy - starting < 1.0 || full_by_memory;
     let queued = if full { waiting.min(places) } else { 0.0 };
-    // What starts is for those who wait.
+    // Starting instances are for calls that wait.
     let queued = (queued - starting).max(0.0);
     Load { places, demand: busy + starting + queued, queued }
 }

@@ -1,10 +1,10 @@
-//! Minimums for known peaks: windows of local time in which at least so many VMs are wanted. Pure; the
-//! moment is passed in. Summer time is right: a window is two readings of a wall clock, looked up in its
+//! Minimums for known peaks: windows of local time with a minimum number of VMs. Pure; the time is
+//! passed in. Daylight saving time is handled: a window is two wall-clock times, converted in its
 //! zone day by day.
 //!
-//! Where a clock is set forward, a reading that does not exist means the moment that it would have been
-//! without the change. Where it is set back and a reading comes twice, a window begins at its first and
-//! ends at its second: a minimum is rather an hour too long than missing.
+//! When clocks are set forward, a time that does not exist is converted as if there were no change.
+//! When they are set back and a time occurs twice, a window begins at the first and ends at the
+//! second: a minimum may last an hour too long, but is never missing.
 
 use jiff::{
     SignedDuration, Timestamp, ToSpan,
@@ -14,20 +14,21 @@ use jiff::{
 use serde::Deserialize;
 use std::{fmt, time::Duration};
 
-/// One window as written.
+/// One window as configured.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WindowSettings {
-    /// `mon-fri`, `sat,sun`, `mon,wed-fri`, `daily`. Default `daily`. The days on which the window begins.
+    /// `mon-fri`, `sat,sun`, `mon,wed-fri`, `daily`. Default `daily`. The days on which the window
+    /// begins.
     #[serde(default)]
     pub days: Option<String>,
-    /// `08:00`: when the VMs are to be there.
+    /// `08:00`: when the VMs must be ready.
     pub from: String,
-    /// `18:00`; not after `from` means the next day. `24:00` is midnight.
+    /// `18:00`; a time not after `from` means the next day. `24:00` is midnight.
     pub to: String,
-    /// Whose clock: an IANA name such as `Europe/Berlin`, or `UTC`.
+    /// Time zone: an IANA name such as `Europe/Berlin`, or `UTC`.
     pub zone: String,
-    /// How many VMs.
+    /// Minimum number of VMs.
     pub at_least: u32,
 }
 
@@ -39,23 +40,23 @@ pub struct Window {
     to: Time,
     zone: TimeZone,
     at_least: u32,
-    /// As it was written, for people.
+    /// As configured, for people.
     text: String,
 }
 
-/// A minimum that holds now, and why.
+/// A minimum that applies now, and its window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AtLeast {
-    /// How many VMs.
+    /// Minimum number of VMs.
     pub vms: u32,
-    /// The window as it was written.
+    /// The window as configured.
     pub window: String,
 }
 
 const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 
 impl WindowSettings {
-    /// Checks the window; the error says what it must be.
+    /// Checks the window; the error says what is wrong.
     pub(super) fn check(&self) -> Result<Window, String> {
         let days = days(self.days.as_deref().unwrap_or("daily"))?;
         let (from, to) = (time(&self.from)?, time(&self.to)?);
@@ -77,10 +78,10 @@ impl fmt::Display for WindowSettings {
 }
 
 impl Window {
-    /// Whether the window holds at `now`, begun `ahead` of its time.
+    /// Whether the window applies at `now`, if it begins earlier by `ahead`.
     fn holds(&self, now: Timestamp, ahead: Duration) -> bool {
         let today = now.to_zoned(self.zone.clone()).date();
-        // It may have begun yesterday, or begin tomorrow with less than `ahead` to go.
+        // It may have begun yesterday, or begin tomorrow within `ahead`.
         let days = [today.checked_sub(1.day()), Ok(today), today.checked_add(1.day())];
         days.into_iter().flatten().any(|day| self.holds_from(day, now, ahead).unwrap_or(false))
     }
@@ -97,7 +98,7 @@ impl Window {
     }
 }
 
-/// The largest minimum that holds at `now`, each window begun `ahead` of its time.
+/// The largest minimum that applies at `now`, if each window begins earlier by `ahead`.
 pub fn at_least(windows: &[Window], now: Timestamp, ahead: Duration) -> Option<AtLeast> {
     windows
         .iter()
@@ -124,7 +125,7 @@ fn days(text: &str) -> Result<[bool; 7], String> {
             Some((first, last)) => (index(first)?, index(last)?),
             None => (index(part)?, index(part)?),
         };
-        // `sat-mon` goes over the week's end.
+        // `sat-mon` wraps around the end of the week.
         let length = (last + 7 - first) % 7;
         for day in 0..=length {
             set[(first + day) % 7] = true;

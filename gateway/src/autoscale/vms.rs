@@ -1,5 +1,5 @@
-//! What the autoscaler needs of the rest of the gateway: reports, drains, the leader's lease. A trait, so
-//! that the loop is tested without a fleet; [`FleetVms`] is the gateway's own.
+//! What the autoscaler needs of the rest of the gateway: reports, drains, the leader's lease. A
+//! trait, so that the loop can be tested without a fleet; [`FleetVms`] is the implementation.
 
 use crate::{
     fleet::{Fleet, handover::Handover, health::Standing},
@@ -15,25 +15,26 @@ use epsilon_store::{Store, StoreError};
 use jiff::Timestamp;
 use std::{fmt, sync::Arc, time::Duration};
 
-/// What one gateway of several may do alone, as the store knows it.
+/// Name of the role for which gateways take a lease in the store.
 const ROLE: &str = "autoscaler";
 
-/// See the module.
+/// Access to the fleet's VMs.
 #[async_trait]
 pub(crate) trait Vms: Send + Sync + fmt::Debug {
-    /// What the VMs said of themselves last; only those that are heard of.
+    /// The last reports of the VMs that respond.
     fn status(&self) -> Vec<VmStatus>;
 
-    /// Memory that an instance was given, where its version is known.
+    /// Memory of an instance, if its version is known.
     fn memory(&self, instance: &InstanceStatus) -> Option<Bytes>;
 
     /// The VMs that drain, by the store.
     async fn draining(&self) -> Result<Vec<VmId>, StoreError>;
 
-    /// Notes in the store that a VM drains, or does no more, and tells the VM. One that is not there is fine.
+    /// Records in the store that a VM drains or no longer does, and applies it. An unknown VM is
+    /// fine.
     async fn drain(&self, vm: &VmId, draining: bool) -> Result<(), StoreError>;
 
-    /// Whether this gateway is the one that acts, for the length of the lease.
+    /// Whether this gateway is the leader, for the duration of the lease.
     async fn lead(&self, lease: Duration) -> Result<bool, StoreError>;
 }
 
@@ -44,7 +45,7 @@ pub(crate) struct FleetVms {
     pub(crate) routes: Arc<Routes>,
     pub(crate) handover: Handover,
     pub(crate) store: Arc<dyn Store>,
-    /// This gateway.
+    /// Id of this gateway.
     pub(crate) me: GatewayId,
 }
 
@@ -59,7 +60,7 @@ impl Vms for FleetVms {
         heard.map(|member| member.vm.status()).collect()
     }
 
-    /// By the version that serves: an older one that still runs was most likely given the same.
+    /// By the active version: an older version that still runs most likely has the same memory.
     fn memory(&self, instance: &InstanceStatus) -> Option<Bytes> {
         let table = self.routes.table();
         table.named(instance.function.as_str()).map(|route| route.version.spec.memory)
@@ -69,10 +70,10 @@ impl Vms for FleetVms {
         self.store.draining().await
     }
 
-    /// In the order of the control API's drain: what is noted survives this gateway.
+    /// Writes to the store first, like the control API's drain: the drain survives this gateway.
     async fn drain(&self, vm: &VmId, draining: bool) -> Result<(), StoreError> {
         let member = self.fleet.member(vm);
-        // What it holds now: soon it holds nothing.
+        // What it holds before the drain; soon it holds nothing.
         let holds = member.as_ref().map(|member| member.vm.status());
         self.store.set_draining(vm, draining).await?;
         if let (Some(member), Some(holds)) = (member, holds)

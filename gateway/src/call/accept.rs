@@ -1,9 +1,10 @@
-//! First phase: connections. Both listeners of the gateway are served here: the public one and the
-//! control API's.
+//! First phase: connections. Serves both listeners of the gateway, the public one and the control
+//! API's.
 //!
-//! One task per connection; a call has none of its own. hyper reads and writes HTTP/1.1; this file adds
-//! what it leaves open: how many connections (`epsilon_wire::limiter`), how long one may be silent or unread, how it ends.
-//! Where there is no room, a connection of the reserve is answered once: health checks as ever, all else with 503.
+//! One task per connection; a call has none of its own. hyper reads and writes HTTP/1.1. This file
+//! adds the limits that hyper leaves open: the number of connections (`epsilon_wire::limiter`), how
+//! long one may be idle or unread, and how one is closed. When all slots are taken, a connection of
+//! the reserve is answered once: health checks as usual, everything else with 503.
 //!
 //! ```text
 //! Head ─whole head─▶ Busy ─last byte out─▶ Idle ─next byte in─▶ Head
@@ -54,56 +55,60 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use transport::{Exchange, Socket, Transport};
 
-/// Finds callers that vanished without a word while they wait for a slow answer or a log, after some two minutes.
+/// Detects callers that vanished without closing the connection while they wait for a slow answer
+/// or a log: after some two minutes.
 const PROBES: Probes =
     Probes { after: Duration::from_secs(60), every: Duration::from_secs(10), count: 9 };
 
-/// How long a drain leaves a connection open that has not asked anything yet: its first request is on its way, for it was opened a
-/// moment ago. hyper would close it at once.
+/// How long a drain keeps a connection open that has sent no request yet: it was opened a moment
+/// ago and its first request is probably on its way. hyper alone would close it at once.
 const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
-/// What hyper parses on its stack. Any other number costs two allocations for each head.
+/// The number of headers that hyper parses on its stack. Any other number costs two allocations for
+/// each head.
 const HYPERS_MAX_HEADERS: usize = 100;
 
-/// Answers requests. One per listener.
+/// Answers requests. One handler per listener.
 pub(crate) trait Handler: Clone + Send + Sync + 'static {
-    /// The body of its answers.
+    /// The body of the answers.
     type Body: Body<Data = Bytes, Error: Into<BodyError>> + Send + Unpin + 'static;
 
-    /// Answers one request. Dropped when the caller hangs up.
+    /// Answers one request. The future is dropped when the caller hangs up.
     fn handle(
         self,
         request: Request<Incoming>,
         connection: Arc<Connection>,
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 
-    /// Something came that is no request; it is answered with this.
+    /// Called for bytes that are not a request, and for refused connections; the peer gets this
+    /// error.
     fn refused(&self, _err: &CallError, _request_id: &RequestId) {}
 }
 
-/// One connection, as the phases after this one see it.
+/// One connection, as the later phases see it.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    /// The other end's address, as `X-Forwarded-For` tells it.
+    /// The peer's address, as sent in `X-Forwarded-For`.
     pub(crate) forwarded_for: HeaderValue,
-    /// The other end: a caller or a proxy.
+    /// Address of the peer: a caller or a proxy.
     pub(crate) peer: IpAddr,
     activity: Arc<Activity>,
     exchange: Exchange,
     certificate: OnceLock<Certificate>,
     has_asked: AtomicBool,
-    /// Gives its place back when the last holder is gone: connection, answer's body or tunnel.
+    /// Releases the connection slot when the last holder is dropped: the connection, an answer's
+    /// body or a tunnel.
     place: Option<Place>,
 }
 
-/// What the other end of a connection showed of itself before its first request.
+/// Whether the peer of a connection proved with a TLS certificate that it belongs to the fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Certificate {
-    /// None was asked for: no TLS is set up, or a program on this machine speaks plain HTTP.
+    /// No certificate was requested: TLS is not set up, or a local program speaks plain HTTP.
     NotAsked,
-    /// It speaks TLS and showed none: a person, a collector, git, a hub.
+    /// TLS without a client certificate: an operator, a metrics collector, git, GitHub.
     Missing,
-    /// One of the fleet's authority.
+    /// A certificate of the fleet's authority.
     Verified,
 }
 
@@ -127,7 +132,8 @@ impl Connection {
         if let Some(place) = &place {
             place.slot.occupy(Arc::downgrade(&activity) as Weak<dyn Occupant>);
         }
-        let (exchange, certificate) = (Exchange::default(), OnceLock::new());
+        let exchange = Exchange::default();
+        let certificate = OnceLock::new();
         let has_asked = AtomicBool::new(false);
         Self { forwarded_for, peer, activity, exchange, certificate, has_asked, place }
     }
@@ -136,7 +142,7 @@ impl Connection {
         self.place.as_ref().map(|place| &place.slot)
     }
 
-    /// What it showed of itself.
+    /// What the peer proved by its certificate.
     pub(crate) fn certificate(&self) -> Certificate {
         self.certificate.get().copied().unwrap_or(Certificate::Missing)
     }
@@ -151,17 +157,18 @@ impl Connection {
         self.slot().is_some_and(Slot::is_reserve)
     }
 
-    /// It is a tunnel now, and at work until its end.
+    /// The connection became a tunnel and counts as busy until it ends.
     pub(crate) fn upgraded(&self) {
         self.activity.upgraded();
     }
 
-    /// The answer that goes out now must be over by then. It guards against callers that stop reading.
+    /// Sets a deadline for the answer that is being written: protects against callers that stop
+    /// reading.
     pub(crate) fn answer_within(&self, limit: Duration) {
         self.activity.answer_within(limit);
     }
 
-    /// Where interim answers of the call go that runs on it.
+    /// Where the interim answers (1xx) of the current call are written.
     pub(crate) fn interim(self: &Arc<Self>, addressed: Addressed) -> Arc<dyn InterimSink> {
         self.exchange.set_addressed(addressed);
         Arc::<Self>::clone(self)
@@ -186,22 +193,22 @@ impl InterimSink for Connection {
     }
 }
 
-/// How the connections of both listeners are told to end.
+/// The shutdown signals of the connections of both listeners.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ending {
-    /// Accept nothing more; finish what runs.
+    /// Stop accepting; let running calls finish.
     pub(crate) close: CancellationToken,
-    /// Cancel deployments that do not serve yet.
+    /// Cancel deployments whose versions do not serve yet.
     pub(crate) cancel: CancellationToken,
-    /// Let go of everything.
+    /// Abort everything.
     pub(crate) cut: CancellationToken,
-    /// All tasks of connections.
+    /// The tasks of all connections.
     pub(crate) tasks: TaskTracker,
 }
 
-/// The part of all connections that is kept for health checks.
+/// One connection slot in this many is reserved for health checks.
 const RESERVE: usize = 100;
-/// How long a connection of the reserve may take for its head.
+/// How long a connection of the reserve may take to send its head.
 const RESERVE_HEAD: Duration = Duration::from_secs(1);
 
 impl ConnectionLimits {
@@ -214,10 +221,10 @@ impl ConnectionLimits {
         }
     }
 
-    /// No more than one of `share` files that this process may open.
+    /// Lowers the limits to one of `share` of the files that this process may open.
     pub(crate) fn within_files(&self, share: usize) -> Self {
         let max_connections = limiter::within_files(self.max_connections, share);
-        // One address keeps its part of what is left.
+        // An address keeps the same fraction of the lower total.
         let part = self.max_per_address as u128 * max_connections as u128;
         let part = part / (self.max_connections as u128).max(1);
         let max_per_address = usize::try_from(part).unwrap_or(usize::MAX).max(1);
@@ -229,7 +236,7 @@ impl ConnectionLimits {
     }
 }
 
-/// Takes the listener that is there already, else binds one; port 0 takes any.
+/// Uses the inherited listener if there is one, else binds `address`; port 0 takes any free port.
 pub(crate) fn bind(
     address: SocketAddr,
     there: Option<std::net::TcpListener>,
@@ -240,21 +247,22 @@ pub(crate) fn bind(
     }
 }
 
-/// One listener with what its connections share.
+/// One listener with the state that its connections share.
 #[derive(Debug)]
 pub(crate) struct Door {
     pub(crate) listener: Listener,
-    /// Spoken with who begins with it; then plain HTTP is for this machine only.
+    /// TLS for peers that begin with a handshake. If set, plain HTTP is accepted only from this
+    /// machine.
     pub(crate) tls: Option<tls::Server>,
     pub(crate) limits: ConnectionLimits,
     pub(crate) ending: Ending,
     pub(crate) metrics: Arc<Metrics>,
-    /// Connections that are open at this door.
+    /// Gauge of the open connections of this listener.
     pub(crate) open: IntGauge,
 }
 
 impl Door {
-    /// Accepts until told to close. An error never ends it.
+    /// Accepts connections until `close` is cancelled. Accept errors never end the loop.
     pub(crate) async fn serve(self, handler: impl Handler) {
         let Self { mut listener, tls, limits, ending, metrics, open } = self;
         let limiter = Limiter::new(limits.of_listener());
@@ -266,8 +274,10 @@ impl Door {
             let limits = if slot.is_reserve() { limits.of_reserve() } else { limits.clone() };
             let place = Place { open: open.clone(), slot };
             let connection = Arc::new(Connection::new(peer, limits.pace, Some(place)));
-            let (handler, tls) = (handler.clone(), tls.clone());
-            let (close, cut) = (ending.close.child_token(), ending.cut.child_token());
+            let handler = handler.clone();
+            let tls = tls.clone();
+            let close = ending.close.child_token();
+            let cut = ending.cut.child_token();
             ending.tasks.spawn(async move {
                 let shows = |what| connection.certificate.get_or_init(|| what);
                 let Some(tls) = tls else {
@@ -281,12 +291,13 @@ impl Door {
                         () = connection.activity.asked_to_close() => None,
                     }
                 };
-                // A drain does not wait for who has not asked anything yet.
+                // A drain does not wait for a peer that has sent no request yet.
                 match close.run_until_cancelled(opened).await.flatten() {
                     Some(Ok(Opened::Tls(stream))) => {
-                        shows(match tls::shows_certificate(&stream) {
-                            true => Certificate::Verified,
-                            false => Certificate::Missing,
+                        shows(if tls::shows_certificate(&stream) {
+                            Certificate::Verified
+                        } else {
+                            Certificate::Missing
                         });
                         serve_connection(*stream, connection, handler, limits, close, cut).await;
                     }
@@ -295,11 +306,14 @@ impl Door {
                         serve_connection(stream, connection, handler, limits, close, cut).await;
                     }
                     Some(Ok(Opened::PlainFromAfar(stream))) => {
-                        let (err, id) = (CallError::TlsRequired, RequestId::random());
+                        let err = CallError::TlsRequired;
+                        let id = RequestId::random();
                         handler.refused(&err, &id);
                         refusal::answer(Watched { stream, connection }, &err, &id).await;
                     }
-                    Some(Err(error)) => tracing::debug!(%peer, %error, "No TLS came about."),
+                    Some(Err(error)) => {
+                        tracing::debug!(%peer, %error, "TLS handshake failed; connection closed.")
+                    }
                     None => {}
                 }
             });
@@ -307,17 +321,17 @@ impl Door {
     }
 }
 
-/// The first byte of a TLS handshake; no HTTP method begins so.
+/// The first byte of a TLS handshake; no HTTP method begins with it.
 const HANDSHAKE: u8 = 0x16;
 
 enum Opened {
     Tls(Box<TlsStream<TcpStream>>),
     Plain(TcpStream),
-    /// Not served, but told what to do.
+    /// Plain HTTP from another machine: refused with a message that says to use TLS.
     PlainFromAfar(TcpStream),
 }
 
-/// Who comes over a network has to speak TLS; a program on this machine need not.
+/// TLS is required from other machines and optional for programs on this one.
 async fn secure(stream: TcpStream, peer: SocketAddr, tls: &tls::Server) -> io::Result<Opened> {
     let mut first = [0];
     if stream.peek(&mut first).await? == 1 && first[0] == HANDSHAKE {
@@ -329,8 +343,8 @@ async fn secure(stream: TcpStream, peer: SocketAddr, tls: &tls::Server) -> io::R
     Ok(Opened::PlainFromAfar(stream))
 }
 
-/// Serves one connection to its end. Input: its bytes. Stopped by either side, by its limits, or by the
-/// tokens: `close` lets the answer that runs finish, `cut` does not.
+/// Serves one connection until either side closes it, a limit is exceeded, or a token is cancelled:
+/// `close` lets the running answer finish, `cut` does not.
 async fn serve_connection<S: Socket>(
     stream: S,
     connection: Arc<Connection>,
@@ -340,14 +354,18 @@ async fn serve_connection<S: Socket>(
     cut: CancellationToken,
 ) {
     let service = {
-        let (connection, handler) = (Arc::clone(&connection), handler.clone());
+        let connection = Arc::clone(&connection);
+        let handler = handler.clone();
         service_fn(move |mut request| {
-            let (handler, connection) = (handler.clone(), Arc::clone(&connection));
+            let handler = handler.clone();
+            let connection = Arc::clone(&connection);
             async move {
                 connection.has_asked.store(true, Relaxed);
                 let busy = Busy::new(Arc::clone(&connection));
                 if !connection.exchange.begin(&mut request) {
-                    return Err(io::Error::other("a target that is not what was read"));
+                    return Err(io::Error::other(
+                        "the parsed target differs from the one that was read",
+                    ));
                 }
                 let response = handler.handle(request, Arc::clone(&connection)).await;
                 connection.exchange.answers(response.status());
@@ -355,7 +373,8 @@ async fn serve_connection<S: Socket>(
             }
         })
     };
-    // Asked only once one of them has something to say: bytes come some thousand times as often.
+    // These futures are polled only when one of them is woken: bytes arrive some thousand times as
+    // often.
     let mut asides = FuturesUnordered::<BoxFuture<'_, Aside>>::new();
     asides.push(cut.cancelled().map(|()| Aside::Cut).boxed());
     asides.push(close.cancelled().map(|()| Aside::Close).boxed());
@@ -369,10 +388,12 @@ async fn serve_connection<S: Socket>(
     let mut transport = Transport::new(watched);
     let mut max_headers = limits.max_headers.min(HYPERS_MAX_HEADERS);
     let mut is_closing = false;
-    // A parser, and a second one once a head has more fields than the first one parses without an allocation.
+    // The head is parsed by one parser, and by a second, larger one if it has more fields than the
+    // first parses without an allocation.
     loop {
         let mut http = http1::Builder::new();
-        // `activity` does this without a timer per request, and knows idle from slow.
+        // `activity` enforces this limit without a timer per request, and distinguishes idle from
+        // slow.
         http.header_read_timeout(None).max_header_size(limits.max_header);
         http.half_close(S::TELLS).keep_alive(!is_closing && !connection.is_reserve());
         if max_headers != HYPERS_MAX_HEADERS {
@@ -380,15 +401,15 @@ async fn serve_connection<S: Socket>(
         }
         let io = TokioIo::new(transport);
         let mut http = http.serve_connection(io, service.clone()).with_upgrades();
-        // What is to be said of the end, if anything: the status of what could not be read.
+        // The status to answer before closing, if any: that of a request that could not be read.
         let ended = loop {
-            // The connection first: it is nearly always the reason for waking up. Nothing is lost by polling it again, it
-            // lives outside of the loop; the asides keep themselves.
+            // The connection first: it is nearly always what woke the task. Cancel-safe: `http`
+            // lives outside the loop and the other futures stay in `asides`.
             let aside = tokio::select! {
                 biased;
                 ended = &mut http => {
                     let Err(error) = ended else { return };
-                    tracing::debug!(%error, "Connection ended.");
+                    tracing::debug!(%error, "Connection ended with an error.");
                     break error.is_parse().then_some(StatusCode::BAD_REQUEST);
                 }
                 Some(aside) = asides.next() => aside,
@@ -405,7 +426,7 @@ async fn serve_connection<S: Socket>(
                 }
                 Aside::MakeRoom => match (connection.activity.idle_for(), connection.slot()) {
                     (None, Some(slot)) => {
-                        slot.keep(); // a request came in that moment
+                        slot.keep(); // a request arrived in the meantime
                         asides.push(asked());
                     }
                     _ => return,
@@ -415,7 +436,7 @@ async fn serve_connection<S: Socket>(
                     let now = Instant::now();
                     if connection.exchange.is_abandoned(limits.half_close_timeout, now) {
                         tracing::debug!(
-                            "Connection closed: the caller sends no more and may be gone."
+                            "Connection closed: the caller half-closed it and made no progress."
                         );
                         return;
                     }
@@ -432,7 +453,7 @@ async fn serve_connection<S: Socket>(
         let (Some(status), Some(parts)) = (ended, http.into_parts()) else { return };
         let unread = parts.read_buf;
         let transport_then = parts.io.into_inner();
-        // Of an answer that is on its way, and of a connection on which nothing came, there is nothing to be said.
+        // No error is sent in the middle of an answer, nor on a connection that received nothing.
         let is_owed = connection.activity.is_busy() || connection.exchange.owes();
         let status = match transport_then.refused {
             Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
@@ -447,22 +468,23 @@ async fn serve_connection<S: Socket>(
             None if status == StatusCode::REQUEST_TIMEOUT && unread.is_empty() => return,
             None => status,
         };
-        let (err, id) = (refusal::error(status), RequestId::random());
+        let err = refusal::error(status);
+        let id = RequestId::random();
         handler.refused(&err, &id);
         return refusal::answer(transport_then.watched, &err, &id).await;
     }
 }
 
-/// What ends or changes a connection besides its own bytes.
+/// Events that end or change a connection, other than its own bytes.
 enum Aside {
-    /// Everything ends now.
+    /// Abort at once.
     Cut,
-    /// After the answer that runs.
+    /// Close after the running answer.
     Close,
-    /// The caller sends no more.
+    /// The caller closed its sending half.
     HalfClosed,
-    /// Unless it is at work.
+    /// Another connection needs the slot: close, unless busy.
     MakeRoom,
-    /// Is one of its limits over?
+    /// Time to check the limits.
     Look,
 }

@@ -1,12 +1,16 @@
-//! The budget for second attempts: a call that failed on one VM may be tried on another only while that is rare. When
-//! everything fails at once, retries would double the load of a fleet that is already down.
+//! The budget for retries: a call that failed on one VM may be tried on another only while that is
+//! rare. When everything fails at once, retries would double the load of a fleet that is already
+//! down.
 //!
-//! A token bucket as Finagle's `RetryBudget` (github.com/twitter/finagle, `RetryBudget.scala`): each call puts in a part of a
-//! token ([`Policy::percent`]), time puts in a few more, so that a quiet gateway can retry at all; each retry takes one; what
-//! was put in more than [`HOLDS`] ago is gone. Envoy's `retry_budget` (20 % of the active requests, at least 3) means the same.
+//! A token bucket like Finagle's `RetryBudget` (github.com/twitter/finagle, `RetryBudget.scala`):
+//! each call adds a fraction of a token ([`Policy::percent`]), time adds a few more, so that a
+//! gateway with little traffic can retry at all; each retry takes one; tokens expire after
+//! [`HOLDS`]. Envoy's `retry_budget` (20 % of the active requests, at least 3) has the same
+//! purpose.
 //!
-//! A VM that *refuses* (no room) costs nothing here: it executed nothing, said so within a millisecond, and the walk is
-//! bounded. Time is told by the caller; a call costs one atomic, and only a retry takes the lock.
+//! A VM that *refuses* (no room) costs no budget: it executed nothing, answers within a
+//! millisecond, and the number of attempts is bounded. The caller passes the time in; a call costs
+//! one atomic operation, and only a retry takes the lock.
 
 use parking_lot::Mutex;
 use std::{
@@ -15,24 +19,24 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// How long a token is good for: Finagle's own figure. A VM that dies takes its calls with it at once, and they
-/// may use what came in over this time.
+/// How long a token is valid: Finagle's own figure. A VM that dies fails all of its calls at once,
+/// and they may use the tokens of this period.
 const HOLDS: Duration = Duration::from_secs(10);
 
-/// What retries may cost.
+/// How many retries are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Policy {
     /// Retries for each hundred calls.
     pub(crate) percent: u32,
-    /// And so many each second, however few calls there are.
+    /// Retries for each second, however few calls there are.
     pub(crate) per_second: u32,
 }
 
-/// See the module.
+/// The token bucket; one per gateway.
 #[derive(Debug)]
 pub(crate) struct Budget {
     policy: Policy,
-    /// Calls since the last look.
+    /// Calls since the last refill.
     calls: AtomicU64,
     bucket: Mutex<Bucket>,
 }
@@ -44,14 +48,14 @@ struct Bucket {
 }
 
 impl Budget {
-    /// Full of what time puts in: a gateway that has just started can retry.
+    /// A bucket that holds what time adds in [`HOLDS`]: a gateway that has just started can retry.
     pub(crate) fn new(policy: Policy, now: Instant) -> Self {
         let tokens = f64::from(policy.per_second) * HOLDS.as_secs_f64();
         let bucket = Mutex::new(Bucket { tokens, looked: now });
         Self { policy, calls: AtomicU64::new(0), bucket }
     }
 
-    /// A call came.
+    /// Counts a call.
     pub(crate) fn call(&self) {
         self.calls.fetch_add(1, Relaxed);
     }
@@ -63,7 +67,7 @@ impl Budget {
         let calls = self.calls.swap(0, Relaxed) as f64;
         let put_in = calls * f64::from(self.policy.percent) / 100.0
             + passed * f64::from(self.policy.per_second);
-        // Of what was there and of what came since, the part that is not too old.
+        // Old tokens and new ones both lose the part that is older than `HOLDS`.
         let left = (1.0 - passed / HOLDS.as_secs_f64()).max(0.0);
         let recent = if passed > 0.0 { (HOLDS.as_secs_f64() / passed).min(1.0) } else { 1.0 };
         bucket.tokens = bucket.tokens * left + put_in * recent;
@@ -82,7 +86,7 @@ mod tests {
 
     const POLICY: Policy = Policy { percent: 20, per_second: 2 };
 
-    /// Takes until there is none, at one moment.
+    /// Takes tokens until there is none left, all at the same moment.
     fn takes(budget: &Budget, now: Instant) -> u32 {
         (0..100_000).take_while(|_| budget.take(now)).count() as u32
     }
@@ -131,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_long_ago_is_gone() {
+    fn old_tokens_expire() {
         let start = Instant::now();
         let budget = Budget::new(POLICY, start);
         calls(&budget, 36_000);

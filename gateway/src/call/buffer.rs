@@ -1,9 +1,11 @@
-//! Fourth phase: the first bytes of a body are taken in before the call takes a place of its function, so that a slow
-//! caller waits at its own expense. A body that says that it has at most [`BOUND`] is read whole; of any other one the
-//! first [`BOUND`] bytes, or what is there when the sender of one of unknown length pauses: it may wait for an answer.
+//! Fourth phase: reads the first bytes of a body before the call takes a concurrency slot of its
+//! function, so that a slow caller does not occupy one. A body whose declared length is at most
+//! [`BOUND`] is read completely. Of any other body, the first [`BOUND`] bytes are read, or less if
+//! its length is unknown and the sender pauses: it may be waiting for an answer.
 //!
-//! What all calls together hold so is limited to [`MEMORY`]. Beyond it bodies are passed on as they come; what holds for
-//! those is in `relay/pace.rs`. A small body that came with its head is passed on without a copy.
+//! The memory of all buffers together is limited to [`MEMORY`]. Beyond it bodies are passed on as
+//! they arrive, under the rules of `relay/pace.rs`. A small body that arrived with its head is
+//! passed on without a copy.
 
 use super::relay::limited::{Limited, Whole};
 use bytes::{Bytes, BytesMut};
@@ -25,16 +27,17 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// Most of one body that is read ahead: JSON and forms fit.
+/// Most bytes of one body that are read ahead: JSON and forms fit.
 pub(super) const BOUND: usize = 256 << 10;
-/// Most of all bodies together; the smallest of them, which lie in what was read with their heads, do not count.
+/// Most bytes buffered for all bodies together. Small bodies that arrived with their heads do not
+/// count.
 const MEMORY: usize = 64 << 20;
-/// What one permit stands for.
+/// Bytes per semaphore permit.
 const BLOCK: usize = 4 << 10;
-/// How long the sender of a body of unknown length may be silent until it is passed on as it is.
+/// How long the sender of a body of unknown length may pause before the call goes on.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Memory for what is read ahead.
+/// Memory for bodies that are read ahead.
 #[derive(Debug)]
 pub(super) struct Buffers(Arc<Semaphore>);
 
@@ -43,11 +46,11 @@ impl Buffers {
         Self(Arc::new(Semaphore::new(MEMORY / BLOCK)))
     }
 
-    /// Reads ahead. Answers the body as it is to be sent, and its progress if the caller has not sent all of it yet.
-    /// Dropped when the caller hangs up.
+    /// Reads ahead. Returns the body to send, and its progress if the caller has not sent all of it
+    /// yet. Dropped when the caller hangs up.
     ///
     /// # Errors
-    /// When the body is too slow, too large or broken by then.
+    /// When the body is too slow, too large or broken before that.
     pub(super) async fn read<B: Whole>(
         &self,
         mut body: Limited<B>,
@@ -56,8 +59,10 @@ impl Buffers {
             return Ok((body::empty(), None)); // which is no allocation
         }
         let length = body.size_hint().exact();
-        let (mut data, mut permit) = (Data::default(), None);
-        // One pause for all of it: who sends all the time and little is not kept from its function.
+        let mut data = Data::default();
+        let mut permit = None;
+        // One pause for the whole body: a sender of many small pieces does not delay its call
+        // further.
         let go_on = Instant::now() + PAUSE;
         let end = loop {
             let frame = match length {
@@ -81,7 +86,7 @@ impl Buffers {
         };
         let data = data.into_bytes();
         match end {
-            // A small body that came with its head is this one.
+            // A small body that arrived with its head: passed on without a copy.
             Some(_) if length.is_some() && permit.is_none() => Ok((body::full(data), None)),
             Some(trailers) => {
                 let rest = Rest::<B>::End { trailers: (!trailers.is_empty()).then_some(trailers) };
@@ -94,7 +99,7 @@ impl Buffers {
         }
     }
 
-    /// Pays for so many bytes.
+    /// Reserves memory for this many bytes.
     fn has_room(&self, permit: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> bool {
         let has = permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let more = u32::try_from(bytes.div_ceil(BLOCK).saturating_sub(has)).unwrap_or(u32::MAX);
@@ -107,13 +112,14 @@ impl Buffers {
     }
 }
 
-/// A body that failed before anything was done with it. Of a caller that went away nobody reads the answer.
+/// The error of a body that failed before the call was sent. If the caller is gone, the answer is
+/// not read by anyone.
 fn broken(err: &(dyn std::error::Error + Send + Sync + 'static)) -> CallError {
     CallError::of_request_body(err).unwrap_or(CallError::CallerGone)
 }
 
-/// What was read. One piece stays what it is; more are copied, because each may be a few bytes of a large read buffer
-/// that would stay with it.
+/// The bytes read so far. A single piece is passed on as it is; several are copied, because each
+/// may be a few bytes of a large read buffer that it would keep alive.
 #[derive(Default)]
 enum Data {
     #[default]
@@ -166,13 +172,13 @@ fn boxed<B: Whole>(
     body::boxed(Buffered { data, rest, has_length, _permit: permit })
 }
 
-/// What was read ahead, and then what was not.
+/// A body: the bytes that were read ahead, then the rest.
 struct Buffered<B: Whole> {
     data: Option<Bytes>,
     rest: Rest<B>,
-    /// It is sent on in the form in which it came: with its length, or in chunks.
+    /// Whether the body is sent on with its length or in chunks, as it came.
     has_length: bool,
-    /// The memory of what was read.
+    /// The memory reserved for the bytes read ahead.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -181,7 +187,7 @@ enum Rest<B: Whole> {
     End {
         trailers: Option<HeaderMap>,
     },
-    /// Its end was told.
+    /// The end of the body was returned.
     Over,
 }
 

@@ -1,16 +1,16 @@
-//! Who calls, as far as addresses tell: made once for each call, for logs, for functions and for whatever limits
-//! callers by address. Not who the caller proves to be.
+//! Address of the caller, determined once per call, for logs, for functions and for limits by
+//! address. This is not authentication: it does not say who the caller is.
 //!
-//! What a peer says of somebody else is believed only if the peer is one of `gateway.trusted_proxies`:
+//! Forwarding headers are believed only if the peer is one of `gateway.trusted_proxies`:
 //!
-//! | from a trusted proxy | what is taken |
+//! | from a trusted proxy | how it is used |
 //! |---|---|
-//! | `X-Forwarded-For` | walked from the right over trusted addresses to the first that is not; what cannot be read ends the walk at the hop before it |
-//! | `X-Forwarded-Proto`, `-Host`, `-Port` | what the nearest proxy says: the right-most entry |
-//! | `X-Forwarded-Prefix` | a path that it took off, if it is a plain one |
-//! | `Forwarded` (RFC 7239) | the same walk, where there is no `X-Forwarded-For`; protocol and host of the caller's entry |
+//! | `X-Forwarded-For` | walked from the right over trusted addresses to the first untrusted one; an unreadable entry ends the walk at the hop before it |
+//! | `X-Forwarded-Proto`, `-Host`, `-Port` | the right-most entry: that of the nearest proxy |
+//! | `X-Forwarded-Prefix` | a path prefix that the proxy removed, if it is a plain path |
+//! | `Forwarded` (RFC 7239) | the same walk, if there is no `X-Forwarded-For`; protocol and host of the caller's entry |
 //!
-//! `X-Real-IP` is never read: nobody says who wrote it.
+//! `X-Real-IP` is never read: it does not say which proxy wrote it.
 
 use super::accept::Connection;
 use crate::networks::Networks;
@@ -26,36 +26,36 @@ pub(crate) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwa
 pub(crate) const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Longest prefix that is taken over.
+/// Longest path prefix that is accepted from a proxy.
 const MAX_PREFIX: usize = 256;
 
-/// See the module.
+/// The address of one call's caller and how the caller reached the platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CallerAddress {
-    /// Its address.
+    /// Address of the caller.
     pub(crate) ip: IpAddr,
-    /// How that is known.
+    /// Where the address comes from.
     pub(crate) source: Source,
-    /// How it speaks to the first that answers it.
+    /// Protocol between the caller and the first proxy.
     pub(crate) proto: Proto,
-    /// Whom it wanted, if a proxy says another host than the request's own header.
+    /// Host that the caller requested, if a proxy reports one other than the request's `Host`.
     pub(crate) host: Option<HeaderValue>,
-    /// The port that it came to, if a proxy tells.
+    /// Port that the caller connected to, if a proxy reports it.
     pub(crate) port: Option<HeaderValue>,
-    /// What a proxy took off the path before.
+    /// Path prefix that a proxy removed.
     pub(crate) prefix: Option<HeaderValue>,
 }
 
-/// How an address is known.
+/// Where a caller's address comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// It is the connection's other end.
+    /// It is the peer of the connection.
     Peer,
-    /// Trusted proxies tell it.
+    /// Trusted proxies reported it.
     Proxy,
 }
 
-/// What a caller speaks.
+/// Protocol of the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Proto {
     Http,
@@ -75,7 +75,7 @@ impl Proto {
         }
     }
 
-    /// As `X-Forwarded-Proto` tells it.
+    /// The value of `X-Forwarded-Proto`.
     pub(crate) fn to_header(self) -> HeaderValue {
         match self {
             Self::Http => HeaderValue::from_static("http"),
@@ -85,7 +85,7 @@ impl Proto {
 }
 
 impl CallerAddress {
-    /// Who sent a request that came on this connection.
+    /// The caller of a request that came on this connection.
     pub(crate) fn of(connection: &Connection, headers: &HeaderMap, trusted: &Networks) -> Self {
         let peer = connection.peer;
         let mut caller = Self {
@@ -135,15 +135,16 @@ impl CallerAddress {
         caller
     }
 
-    /// Says it to a function, in the place of all that the request said of it. `prefix` is what the gateway took off the path.
+    /// Replaces the request's forwarding headers by this address, for the function. `prefix` is the
+    /// path prefix that the gateway removed.
     pub(crate) fn tell(
         self,
         headers: &mut HeaderMap,
         connection: &Connection,
         prefix: Option<HeaderValue>,
     ) {
-        // The caller alone, without the proxies behind it: whoever reads the left-most entry and whoever trusts one proxy
-        // find the same address.
+        // The caller alone, without the proxies between: a function that reads the left-most entry
+        // and one that trusts a single proxy get the same address.
         let address = match self.source {
             Source::Peer => connection.forwarded_for.clone(),
             Source::Proxy => header(&self.ip.to_string()),
@@ -168,12 +169,13 @@ impl CallerAddress {
     }
 }
 
-/// An address as a header tells it.
+/// An address as a header value.
 pub(crate) fn header(address: &str) -> HeaderValue {
     HeaderValue::from_str(address).unwrap_or(HeaderValue::from_static("unknown"))
 }
 
-/// The first address that is not trusted, from the nearest on; what is not an address ends the way.
+/// The first address that is not trusted, starting at the nearest hop; an unreadable entry ends the
+/// walk.
 fn walk(peer: IpAddr, hops: impl Iterator<Item = Option<IpAddr>>, trusted: &Networks) -> IpAddr {
     let mut caller = peer;
     for hop in hops {
@@ -194,7 +196,7 @@ fn address(text: &[u8]) -> Option<IpAddr> {
     Some(IpAddr::to_canonical(&address))
 }
 
-/// The right-most entry of a header: what the nearest proxy says.
+/// The right-most entry of a header: that of the nearest proxy.
 fn nearest<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
     let line = headers.get_all(name).iter().next_back()?.as_bytes();
     line.rsplit(|b| *b == b',').next().map(<[u8]>::trim_ascii)
@@ -210,7 +212,8 @@ fn port(text: &[u8]) -> Option<HeaderValue> {
     Some(HeaderValue::from(number))
 }
 
-/// A path of plain segments. Anything else could become a link to another host (`//evil.example`) in a function's answers.
+/// Accepts only a path of plain segments. Anything else could become a link to another host
+/// (`//evil.example`) in a function's answers.
 fn prefix(text: &[u8]) -> Option<HeaderValue> {
     let text = text.strip_suffix(b"/").unwrap_or(text);
     let plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'@');
@@ -221,7 +224,7 @@ fn prefix(text: &[u8]) -> Option<HeaderValue> {
     HeaderValue::from_bytes(text).ok().filter(|_| fine)
 }
 
-/// One hop of `Forwarded`.
+/// One hop of a `Forwarded` header.
 #[derive(Debug, Default)]
 struct Element {
     node: Option<Vec<u8>>,
@@ -252,7 +255,7 @@ fn elements(headers: &HeaderMap) -> Vec<Element> {
         .collect()
 }
 
-/// The pieces between separators that are not in quotes.
+/// Splits at separators that are not inside quotes.
 fn split_unquoted(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let (mut quoted, mut escaped) = (false, false);
     text.split(move |b| {

@@ -1,12 +1,16 @@
-//! What is brought to a VM behind a call that went elsewhere, so that later ones can go there and wait for nothing.
+//! Background prewarming. While a call is served elsewhere, the VM that the ring prefers for the
+//! function is prepared for later calls:
 //!
-//! - [`Errand::Fetch`]: the image. A call whose home lacks it goes next door, where it lies, and does not wait for a pull; without
-//!   this the function would stay there, and a VM that has just come would never get its share.
-//! - [`Errand::Ready`]: an instance. A call whose home is over its bound and warm stays there, and does not wait for a start next door;
-//!   without this the function would never spread.
+//! - [`Errand::Fetch`] pulls the image. A call whose home VM lacks the image goes to a neighbour
+//!   that has it and does not wait for the pull; without the prewarm the function would stay there,
+//!   and a new VM would never get its share.
+//! - [`Errand::Ready`] starts an instance. A call whose home VM is warm but over its bound stays
+//!   there and does not wait for a cold start next door; without the prewarm the function would
+//!   never spread.
 //!
-//! Each once for a VM and a version, so many at a time; what does not fit in is left to a later call. Nobody waits for any of it. An
-//! instance that comes up for a version that serves no more is idle, and goes as others do.
+//! Each runs once per VM and version, with a limit on how many run at a time; what exceeds the
+//! limit is left to a later call. No call waits for a prewarm. An instance started for a version
+//! that no longer serves is idle and ages out like any other.
 
 use crate::{
     call::place::choice::Errand,
@@ -19,17 +23,18 @@ use parking_lot::Mutex;
 use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// Fetches at once; agents pull a few at once anyway.
+/// Concurrent image pulls; agents limit their pulls as well.
 const FETCHES: usize = 32;
-/// Starts at once: they compete with those that calls wait for.
+/// Concurrent starts: they compete with the starts that calls wait for.
 const STARTS: usize = 8;
-/// After an errand the same one is not begun again for so long: the VM's next report shows what came of it, and a
-/// registry or an engine that fails is not asked with each call. It takes its place among those at once until then.
+/// Cool-down before the same prewarm may run again: by then the VM's next report shows its result,
+/// and a failing registry or engine is not retried with every call. The slot stays occupied during
+/// the cool-down.
 const PAUSE: Duration = Duration::from_secs(10);
 
 type Work = (Errand, VmId, VersionKey);
 
-/// See the module.
+/// Runs prewarms; one per gateway.
 #[derive(Debug)]
 pub(crate) struct Errands {
     at_work: Arc<Mutex<HashSet<Work>>>,
@@ -37,12 +42,13 @@ pub(crate) struct Errands {
 }
 
 impl Errands {
-    /// None so far; all end with `stop`.
+    /// No prewarms yet; cancelling `stop` ends all of them.
     pub(crate) fn new(stop: CancellationToken) -> Self {
         Self { at_work: Arc::default(), stop }
     }
 
-    /// Begins to bring this VM what it lacks of the function, unless that is under way.
+    /// Starts a prewarm of this VM for the function, unless the same one runs or the limit is
+    /// reached.
     pub(crate) fn begin(
         &self,
         errand: Errand,
@@ -50,7 +56,8 @@ impl Errands {
         route: &Route,
         metrics: &PlacementMetrics,
     ) {
-        // A VM that is to be ready has `minInstances` from then on. Those are for the VMs that a deployment asked.
+        // A VM that is made ready keeps `minInstances` from then on, and those belong on the VMs
+        // that the deployment chose.
         if errand == Errand::Ready && route.version.spec.min_instances > 0 {
             return;
         }
@@ -66,16 +73,19 @@ impl Errands {
             at_work.insert(work.clone());
         }
         metrics.errand(errand);
-        let (at_work, version) = (Arc::clone(&self.at_work), Arc::clone(&route.version));
-        // Not tracked: nobody waits for it, and it ends with the gateway.
+        let at_work = Arc::clone(&self.at_work);
+        let version = Arc::clone(&route.version);
+        // Not tracked: nothing waits for it, and it ends with the gateway.
         tokio::spawn(self.stop.clone().run_until_cancelled_owned(async move {
             let done = match errand {
                 Errand::Fetch => member.vm.fetch(Arc::clone(&version)).await,
                 Errand::Ready => member.vm.ensure_ready(Arc::clone(&version)).await,
             };
             if let Err(err) = done {
-                let (function, vm, error) = (&version.function, &member.id, Chain(&err));
-                tracing::debug!(%function, %vm, ?errand, %error, "Not brought ahead.");
+                let function = &version.function;
+                let vm = &member.id;
+                let error = Chain(&err);
+                tracing::debug!(%function, %vm, ?errand, %error, "Prewarming failed; a later call may try again.");
             }
             tokio::time::sleep(PAUSE).await;
             at_work.lock().remove(&work);
@@ -101,7 +111,7 @@ mod tests {
     };
     use tokio::time::advance;
 
-    /// Lets everything run that can.
+    /// Runs all tasks that are ready.
     async fn settle() {
         for _ in 0..50 {
             tokio::task::yield_now().await;
@@ -109,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_errand_is_done_once_and_not_too_many_at_a_time() {
+    async fn prewarms_run_once_and_within_the_limit() {
         let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
         let versions = (0..20).map(|n| testing::version(&format!("f{n}"), 1)).collect();
         let routes = Routes::new(versions, Vec::new(), Arc::clone(&metrics));
@@ -139,11 +149,11 @@ mod tests {
         settle().await;
         begin(Errand::Ready, "f0");
         settle().await;
-        assert_eq!(vm.ready().len(), STARTS + 1, "after the pause again");
+        assert_eq!(vm.ready().len(), STARTS + 1, "it may run again after the pause");
 
         stop.cancel();
         begin(Errand::Ready, "f1");
         settle().await;
-        assert_eq!(vm.ready().len(), STARTS + 1, "not any more");
+        assert_eq!(vm.ready().len(), STARTS + 1, "stopped");
     }
 }

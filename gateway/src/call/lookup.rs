@@ -1,6 +1,8 @@
-//! Second phase: which function is meant, or which of its versions (`/name@3`, `name--v3.domain`). Pure. A name is compared as it was sent, without decoding
-//! or folding, so `%2e%2e`, `__proto__` and whatever else people try simply name nothing. `kept` has the versions that get
-//! calls in no other way, `late` the functions that this gateway has not heard of yet.
+//! Second phase: which function, or which of its versions (`/name@3`, `name--v3.domain`), the
+//! request is for. Pure. A name is compared as it was sent, without decoding or folding, so
+//! `%2e%2e`, `__proto__` and the like simply match nothing. `kept` caches versions that are called
+//! only by their own address; `late` reads functions from the store that this gateway does not know
+//! yet.
 
 pub(crate) mod kept;
 pub(crate) mod late;
@@ -10,31 +12,31 @@ use epsilon_api::{error::CallError, ids::VersionNumber};
 use http::{Method, Uri, uri::PathAndQuery};
 use std::sync::Arc;
 
-/// Longest piece of an unknown name that is repeated in an answer.
+/// Longest part of an unknown name that is repeated in an answer.
 const QUOTED: usize = 80;
 
-/// What a request is for.
+/// What a request is addressed to.
 #[derive(Debug)]
 pub(crate) enum Target {
-    /// `GET /`: is the gateway there?
+    /// `GET /`: health check of the gateway.
     Health,
-    /// A function, and the target as the function is to see it.
+    /// A function, and the target as the function sees it.
     Function(Arc<Route>, Uri, Addressed),
-    /// One version of it.
+    /// One version of a function.
     Version(Arc<Route>, VersionNumber, Uri, Addressed),
 }
 
-/// Where a function's name stood.
+/// Where the request carried the function's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Addressed {
-    /// In the host: the function has an origin of its own.
+    /// In the host: the function has its own origin.
     ByHost,
-    /// In the path: it shares its origin with all others.
+    /// In the path: the function shares its origin with all others.
     ByPath,
 }
 
-/// Finds the function by the host's first label where a domain is set and the host lies in it, else by
-/// the path's first segment.
+/// Finds the function by the host's first label if a domain is set and the host is below it, else
+/// by the path's first segment.
 pub(crate) fn lookup(
     table: &Table,
     domain: Option<&str>,
@@ -44,7 +46,7 @@ pub(crate) fn lookup(
 ) -> Result<Target, CallError> {
     if let Some(label) = domain.and_then(|domain| label_before(host, domain)) {
         let whole = uri.path_and_query().cloned().unwrap_or(ROOT).into();
-        // A function may be named like a version of another one; its own name comes first.
+        // A function may have a name that looks like a version of another one; an exact name wins.
         if let Some(route) = table.named_in_host(label) {
             return Ok(Target::Function(Arc::clone(route), whole, Addressed::ByHost));
         }
@@ -57,7 +59,7 @@ pub(crate) fn lookup(
     }
     let target = || {
         inner_target(rest, uri.query())
-            .ok_or(CallError::BadRequest("the path after the function's name cannot be read"))
+            .ok_or(CallError::BadRequest("the path after the function's name is invalid"))
     };
     if let Some(route) = table.named(name) {
         return Ok(Target::Function(Arc::clone(route), target()?, Addressed::ByPath));
@@ -66,7 +68,7 @@ pub(crate) fn lookup(
     Ok(Target::Version(Arc::clone(route), number, target()?, Addressed::ByPath))
 }
 
-/// What stands between a function's name and a version's number, in a path and in a host name.
+/// Separator between a function's name and a version number, in a path and in a host name.
 pub(crate) const IN_PATH: &str = "@";
 pub(crate) const IN_HOST: &str = "--v";
 
@@ -77,7 +79,7 @@ fn version<'t>(
     find: impl FnOnce(&str) -> Option<&'t Arc<Route>>,
 ) -> Result<(&'t Arc<Route>, VersionNumber), CallError> {
     let found = text.rsplit_once(between).and_then(|(name, number)| {
-        // Written in one way only: no sign, no zeros before it.
+        // Each number has one spelling: no sign, no leading zeros.
         let number = number.starts_with(|c: char| matches!(c, '1'..='9')).then_some(number)?;
         Some((find(name)?, number.parse().ok()?))
     });
@@ -128,7 +130,7 @@ mod tests {
         Arc::clone(&Routes::new(versions, Vec::new(), metrics).table())
     }
 
-    /// What a request for `uri` finds: `name target`, `health`, or the code of the error.
+    /// The result of a request for `uri`: `name target`, `health`, or the code of the error.
     fn find(domain: Option<&str>, host: &str, uri: &str) -> String {
         let table = table(&["hello", "sendMail", "Twin", "twin", "like--v2"]);
         let uri: Uri = uri.parse().unwrap();

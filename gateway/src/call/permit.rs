@@ -1,9 +1,10 @@
-//! Third phase: may this request go on? The rules of HTTP that hyper leaves to a proxy, and the
-//! operator's limit on bodies. Pure.
+//! Third phase: whether the request may go on. The rules of HTTP that hyper leaves to a proxy, and
+//! the operator's limit on bodies. Pure.
 //!
-//! hyper has done its part before: it refuses folded headers, spaces before colons, differing or odd
-//! lengths and unknown transfer codings; with both `Content-Length` and `Transfer-Encoding` it drops the
-//! length and closes the connection after the answer, so that nothing can hide behind the body.
+//! hyper has already refused folded headers, spaces before colons, conflicting or invalid lengths
+//! and unknown transfer codings. With both `Content-Length` and `Transfer-Encoding` it drops the
+//! length and closes the connection after the answer, so that no second request can be smuggled
+//! after the body.
 
 use epsilon_api::{error::CallError, headers::REQUEST_ID, ids::RequestId, units::Bytes};
 use http::{
@@ -20,26 +21,26 @@ pub(crate) fn request_id(headers: &HeaderMap) -> RequestId {
         .unwrap_or_else(RequestId::random)
 }
 
-/// Whether the caller holds its body back until it hears `100 Continue`.
+/// Whether the caller holds its body back until it receives `100 Continue`.
 pub(crate) fn waits_for_continue(headers: &HeaderMap) -> bool {
     headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// hyper takes off `chunked` where it is the last coding. The ones below it would reach the function
-/// as if they were the body, with nothing left that tells of them.
+/// hyper removes `chunked` if it is the last transfer coding. Codings below it would reach the
+/// function as part of the body, without a header that names them.
 pub(crate) fn coding(headers: &HeaderMap) -> Result<(), CallError> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
         (None, _) => Ok(()),
         (Some(one), None) if one.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
-        _ => Err(CallError::BadRequest("the only transfer coding of this gateway is `chunked`")),
+        _ => Err(CallError::BadRequest("this gateway supports no transfer coding but `chunked`")),
     }
 }
 
-/// Checks the head; answers the host that the caller wants.
+/// Checks the head and returns the host that the caller requested.
 pub(crate) fn host<B>(request: &Request<B>) -> Result<&str, CallError> {
     if *request.method() == Method::CONNECT {
-        return Err(CallError::BadRequest("CONNECT is not for this gateway"));
+        return Err(CallError::BadRequest("this gateway does not support CONNECT"));
     }
     let mut hosts = request.headers().get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
@@ -60,8 +61,8 @@ pub(crate) fn host<B>(request: &Request<B>) -> Result<&str, CallError> {
     Ok(host)
 }
 
-/// A target such as `http://host/path` must say the same host as the header: two readers of one
-/// request may not disagree about where it goes.
+/// The host of a target such as `http://host/path` must match the `Host` header: two readers of one
+/// request must not disagree about its destination.
 fn absolute_form_agrees(uri: &Uri, host: &str) -> Result<(), CallError> {
     match uri.authority() {
         Some(authority) if !authority.as_str().eq_ignore_ascii_case(host) => {
@@ -75,7 +76,8 @@ pub(crate) fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']')
 }
 
-/// Refuses a body that says itself that it is too large. One that does not say is cut while it streams.
+/// Refuses a body whose declared length is too large. A body without a length is cut while it
+/// streams.
 pub(crate) fn body_size(body: &impl Body, limit: Bytes) -> Result<(), CallError> {
     if body.size_hint().lower() > limit.get() {
         return Err(CallError::BodyTooLarge { limit });

@@ -1,16 +1,18 @@
-//! Fourth phase: which VM. A choice and nothing else: it looks at the fleet and sends nothing.
+//! Fourth phase: which VM. Only a choice: reads the state of the fleet and sends nothing.
 //!
-//! A function has a home on a consistent-hash ring and a fixed order from there; it stays at home as long as
-//! that VM carries no more than its share, and spreads along its order when it must. `docs/routing.md` tells it with a drawing.
+//! A function has a home VM on a consistent-hash ring and a fixed order of VMs from there. Its
+//! calls stay at home as long as that VM carries no more than its share, and spread along the order
+//! when they must. `docs/routing.md` explains it with a drawing.
 //!
 //! | file | what it is |
 //! |---|---|
 //! | `stable` | hashes that never change |
 //! | `ring` | home, and the order from there |
-//! | `bound` | how much a VM may carry |
-//! | `choice` | which VM of the order |
+//! | `bound` | how many calls a VM may carry |
+//! | `choice` | which VM of the order gets the call |
 //!
-//! These four are pure; the simulation in `benches` plays with them. Here they meet the fleet. `trial` lets `benches` time that.
+//! These four are pure, and the simulation in `benches` uses them. This file applies them to the
+//! fleet. `trial` is for `benches` only.
 
 pub mod bound;
 pub mod choice;
@@ -41,23 +43,25 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// How old sums over the fleet may be. A call moves them by one; adding 200 VMs up takes some microseconds.
+/// Maximum age of the totals over the fleet. A call changes them by one; adding up 200 VMs takes
+/// some microseconds.
 const SUM_EVERY: Duration = Duration::from_millis(10);
 
-/// Where a call goes.
+/// The result of placing a call.
 #[derive(Debug)]
 pub(crate) struct Placed {
-    /// The VM.
+    /// The VM that gets the call.
     pub(crate) member: Arc<Member>,
-    /// Counts the call as carried by it.
+    /// Counts the call in that VM's load until it is dropped.
     pub(crate) carried: Carried,
-    /// Whether another VM would be worth a try.
+    /// Whether a retry on another VM is worthwhile.
     pub(crate) more: bool,
-    /// What another VM lacks to have got the call, and which: to be brought behind it.
+    /// The prewarm of a preferred VM to start in the background, if any.
     pub(crate) errand: Option<(Errand, Arc<Member>)>,
 }
 
-/// Chooses a VM for a call of this function, other than those tried already. `None` when there is none left.
+/// Chooses a VM for a call of this function, except those already tried. `None` when there is none
+/// left.
 pub(crate) fn place(
     fleet: &Snapshot,
     route: &Route,
@@ -81,7 +85,7 @@ pub(crate) fn place(
     let member = Arc::clone(&members[vm]);
     member.breakers.begins(route.key, now);
     let carried = member.load.carry(route.key);
-    // Who cannot be asked yet is not asked for images, either.
+    // A VM without a first report is not asked to pull images, either.
     let new_home = new_home.filter(|home| {
         *home != vm && members[*home].takes_calls() && members[*home].standing() == Standing::Up
     });
@@ -90,14 +94,14 @@ pub(crate) fn place(
     Some(Placed { member, carried, more, errand })
 }
 
-/// One VM, looked at for one call.
+/// The state of one VM for one call.
 fn look(member: &Member, route: &Route, balance: &Balance, totals: Totals, now: Instant) -> Look {
     let view = member.view();
     let load = &member.load;
     let spec = &route.version.spec;
     let free = match spec.isolation {
         Isolation::Instance => load.free(route.key, view.warm(route.key), spec.concurrency.get()),
-        // No instance takes a second call.
+        // With isolation per call, no instance takes a second call.
         Isolation::Call => 0,
     };
     let holds = match free {
@@ -106,7 +110,8 @@ fn look(member: &Member, route: &Route, balance: &Balance, totals: Totals, now: 
         0 => Holds::Nothing,
     };
     let can_start = view.state != VmState::EngineDown && load.has_memory(spec.memory);
-    // Not `takes_calls`: one that was never heard is out, and so the last resort of a gateway that has just started.
+    // Not `takes_calls`: a VM without a first report counts as out, and so remains the last resort
+    // of a gateway that has just started.
     let against = if member.is_asked_to_drain() || view.state == VmState::Draining {
         Against::Drain
     } else {
@@ -123,7 +128,7 @@ fn look(member: &Member, route: &Route, balance: &Balance, totals: Totals, now: 
     Look { against, holds, strain, tried: false }
 }
 
-/// What an attempt tells of its VM: the next calls know it.
+/// Records the result of an attempt in the VM's health, breakers and load, for the next calls.
 pub(crate) fn learn(member: &Member, route: &Route, err: Option<&CallError>) {
     let now = Instant::now();
     match err.map(Failure::of) {
@@ -134,7 +139,8 @@ pub(crate) fn learn(member: &Member, route: &Route, err: Option<&CallError>) {
         Some(Failure::Crashed) => member.note(Event::Answered, now),
         Some(Failure::Refused) => {
             member.load.refused(route.key);
-            // Without room by its own report it is full; with room something is wrong with this function there.
+            // If the VM's own report shows no memory, it is full; otherwise something is wrong with
+            // this function there.
             let is_full = member.view().memory_free() < route.version.spec.memory;
             if matches!(err, Some(CallError::NoCapacity { .. })) && !is_full {
                 failed(member, route, now);
@@ -150,16 +156,18 @@ pub(crate) fn learn(member: &Member, route: &Route, err: Option<&CallError>) {
 
 fn failed(member: &Member, route: &Route, now: Instant) {
     if member.breakers.failed(route.key, now) {
-        let (function, vm) = (&route.version.function, &member.id);
-        tracing::warn!(%function, %vm, "Function cannot be run on this VM; it goes to others for a while.");
+        let function = &route.version.function;
+        let vm = &member.id;
+        tracing::warn!(%function, %vm, "Function failed repeatedly on this VM; its calls go to other VMs for a while.");
     }
 }
 
-/// What the VMs that take calls carry together; added up when a call asks and the last time was a while ago.
+/// Totals over the VMs that take calls, recomputed by a call when they are older than
+/// [`SUM_EVERY`].
 #[derive(Debug)]
 pub(crate) struct Sums {
     made: Instant,
-    /// When to add up again, in microseconds from `made`.
+    /// When to recompute, in microseconds since `made`.
     due: AtomicU64,
     calls: AtomicU64,
     shares: AtomicU64,
@@ -178,7 +186,7 @@ impl Sums {
         }
     }
 
-    /// The sums as they were at most [`SUM_EVERY`] ago. Of several callers, one adds up.
+    /// The totals, at most [`SUM_EVERY`] old. Of several concurrent callers, one recomputes them.
     fn fresh(&self, members: &[Arc<Member>], balance: &Balance, now: Instant) -> Totals {
         let passed = now.saturating_duration_since(self.made).as_micros() as u64;
         let due = self.due.load(Relaxed);
@@ -189,7 +197,8 @@ impl Sums {
                 member.takes_calls() && !matches!(member.standing(), Standing::Out(_))
             };
             for member in members.iter().filter(takes) {
-                let (cpu, age) = (member.view().cpu, member.age(now));
+                let cpu = member.view().cpu;
+                let age = member.age(now);
                 member.load.weigh(balance, member.weight, cpu, age, &mut totals);
             }
             self.calls.store(totals.calls, Relaxed);

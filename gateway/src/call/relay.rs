@@ -1,13 +1,13 @@
-//! Fifth phase: over to the VM. Holds what is needed to try another VM when the first one refused
-//! before anything of the call was used, and turns what comes back into the gateway's words.
+//! Fifth phase: sends the call to the VM. Holds what is needed to try another VM if the first one
+//! refuses before the call was executed, and maps the VM's errors to those of the gateway.
 //!
 //! | file | what it does |
 //! |---|---|
 //! | `headers` | which headers pass, in either direction |
-//! | `limited` | the request's body, counted and cut |
-//! | `pace` | how slow it may be |
-//! | `replay` | the same, for one VM after the other |
-//! | `upgrade` | bytes both ways after a 101 |
+//! | `limited` | the request's body, counted and limited |
+//! | `pace` | how slowly it may arrive |
+//! | `replay` | the body for one VM after the other |
+//! | `upgrade` | bytes in both directions after a 101 |
 
 pub(crate) mod headers;
 pub(crate) mod limited;
@@ -26,7 +26,7 @@ use http::{Method, Request, request};
 use replay::Lender;
 use std::sync::Arc;
 
-/// A call that can be sent more than once, as long as what was read of its body is kept.
+/// A call that can be sent again, as long as the part of its body that was read is stored.
 pub(crate) struct Outgoing {
     version: Arc<Version>,
     request_id: RequestId,
@@ -37,9 +37,9 @@ pub(crate) struct Outgoing {
 }
 
 enum Source {
-    /// Never lent out so far.
+    /// Not lent to any VM so far.
     Whole(CallBody),
-    /// Lent out.
+    /// Lent to at least one VM.
     Lent(Lender),
 }
 
@@ -54,22 +54,22 @@ impl Outgoing {
         Self { version, request_id, head, body: Source::Whole(body), upload, interim: None }
     }
 
-    /// Tells of the function's interim answers.
+    /// Sets where the function's interim answers go.
     pub(crate) fn telling(self, interim: Arc<dyn InterimSink>) -> Self {
         Self { interim: Some(interim), ..self }
     }
 
-    /// How far the body has come, if it was not there as a whole.
+    /// The progress of the body, if it was not received completely yet.
     pub(crate) fn upload(&self) -> Option<&BodyProgress> {
         self.upload.as_ref()
     }
 
-    /// Its method.
+    /// The request's method.
     pub(crate) fn method(&self) -> &Method {
         &self.head.method
     }
 
-    /// Whether the body can be sent from its first byte.
+    /// Whether the body can still be sent from its first byte.
     pub(crate) fn is_whole(&self) -> bool {
         match &self.body {
             Source::Whole(_) => true,
@@ -77,7 +77,8 @@ impl Outgoing {
         }
     }
 
-    /// For the last VM: everything moves, nothing is kept. `None` when the body is used up.
+    /// The call for the last VM: everything is moved, nothing is stored. `None` if the body is used
+    /// up.
     pub(crate) fn last(self) -> Option<Call> {
         let body = match self.body {
             Source::Whole(body) => body,
@@ -88,7 +89,8 @@ impl Outgoing {
         Some(Call { version, request_id, may_wait: true, request, upload, interim })
     }
 
-    /// For a VM after which another may be tried. `may_wait` as in [`Call`]. `None` when the body is used up.
+    /// The call for a VM after which another may be tried. `may_wait` as in [`Call`]. `None` if the
+    /// body is used up.
     pub(crate) fn lend(mut self, may_wait: bool) -> Option<(Call, Self)> {
         let lender = match self.body {
             Source::Whole(body) => Lender::new(body),
@@ -108,8 +110,8 @@ impl Outgoing {
     }
 }
 
-/// What a VM's error means at the edge: a broken relay whose cause is the request's own body is not the
-/// function's fault.
+/// The gateway's error for a VM's error: if a relay broke because of the request's own body, the
+/// function is not at fault.
 pub(crate) fn explain(err: CallError) -> CallError {
     CallError::of_request_body(&err).unwrap_or(err)
 }
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_was_read_is_kept_for_the_next() {
+    async fn a_read_body_is_stored_for_the_retry() {
         let (mut call, outgoing) = outgoing(body::full("hello")).lend(false).unwrap();
         call.request.body_mut().frame().await.unwrap().unwrap();
         drop(call);

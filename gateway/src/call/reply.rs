@@ -1,5 +1,5 @@
-//! Last phase: what the caller gets. Every answer leaves here with its request id and with what the
-//! platform spent; the call is over when the answer's last byte is out, and only then counted.
+//! Last phase: the answer to the caller. Every answer gets its request id and the platform's
+//! timings here. A call ends, and is counted, when the last byte of its answer is sent.
 
 use super::{caller_address::CallerAddress, lookup::Addressed, relay::headers};
 use crate::{
@@ -33,28 +33,28 @@ use std::{
 };
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-/// What is logged of a caller that hung up before the answer's head: nginx's number for it.
+/// Logged status of a call whose caller hung up before the answer's head: nginx's number for it.
 const CALLER_GONE: u16 = 499;
 
-/// One call from its head to its last byte. Dropping it ends the call, however it came to that.
+/// One call from its head to its last byte. Dropping the record ends the call and logs it.
 #[derive(Debug)]
 pub(crate) struct CallRecord {
     metrics: Arc<Metrics>,
     began: Instant,
     request_id: RequestId,
-    /// Where calls are logged.
+    /// The request line, if calls are logged.
     asked: Option<Asked>,
     caller: IpAddr,
-    /// Known after lookup.
+    /// Set after lookup.
     pub(crate) route: Option<Arc<Route>>,
-    /// Known when a VM has answered.
+    /// Set when a VM has answered.
     pub(crate) carried: Option<Carried>,
     status: u16,
     bytes_out: u64,
     complete: bool,
-    /// A HEAD: its answer is whole without a body.
+    /// The request is a HEAD: its answer is complete without a body.
     head_only: bool,
-    /// Keeps a drain waiting.
+    /// Makes a drain wait for the call.
     _running: TaskTrackerToken,
 }
 
@@ -83,7 +83,7 @@ impl CallRecord {
         }
     }
 
-    /// The last byte is out. For a body that counted itself, `more` is 0.
+    /// The last byte was sent. `more`: bytes that the body did not count itself.
     pub(crate) fn complete(&mut self, more: u64) {
         self.bytes_out += more;
         self.complete = true;
@@ -93,7 +93,7 @@ impl CallRecord {
         &self.request_id
     }
 
-    /// The head of this answer is about to go out.
+    /// The head of this answer is about to be sent.
     pub(crate) fn answered(&mut self, status: StatusCode) {
         self.status = status.as_u16();
         self.complete = self.head_only;
@@ -116,11 +116,11 @@ impl Drop for CallRecord {
     }
 }
 
-/// An answer's body; carries the call's record to the last byte.
+/// The body of an answer; holds the call's record until the last byte.
 #[derive(Debug)]
 pub(crate) struct ReplyBody {
     inner: CallBody,
-    /// `None` when somebody else ends the call: an upgrade's tunnel.
+    /// `None` if the call ends elsewhere: with an upgrade's tunnel.
     record: Option<CallRecord>,
 }
 
@@ -144,7 +144,7 @@ impl Body for ReplyBody {
                     record.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64);
                 }
                 Some(Err(error)) => {
-                    tracing::debug!(request_id = %record.request_id, %error, "Answer broke off.");
+                    tracing::debug!(request_id = %record.request_id, %error, "Answer broke off; the caller gets an incomplete body.");
                 }
                 None => record.complete = true,
             }
@@ -163,7 +163,7 @@ impl Body for ReplyBody {
 
 impl Drop for ReplyBody {
     fn drop(&mut self) {
-        // hyper does not ask again once a body says that it is at its end.
+        // hyper does not poll again once a body says that it is at its end.
         let at_end = self.inner.is_end_stream() || self.inner.size_hint().exact() == Some(0);
         if let Some(record) = self.record.as_mut().filter(|_| at_end) {
             record.complete = true;
@@ -171,7 +171,7 @@ impl Drop for ReplyBody {
     }
 }
 
-/// The function's own answer. `record` is `None` when a tunnel ends the call.
+/// The function's own answer. `record` is `None` if a tunnel ends the call.
 pub(crate) fn answer(
     answer: Answer,
     addressed: Addressed,
@@ -190,9 +190,10 @@ pub(crate) fn answer(
     Response::from_parts(head, ReplyBody { inner, record })
 }
 
-/// The platform's answer in the function's place.
+/// The platform's error instead of an answer of the function.
 pub(crate) fn error(err: &CallError, mut record: CallRecord) -> Response<ReplyBody> {
-    let (request_id, route) = (&record.request_id, record.route.as_deref());
+    let request_id = &record.request_id;
+    let route = record.route.as_deref();
     CallFailed { error: err, request_id, route }.emit(&record.metrics);
     let verdict = err.verdict();
     let text = err.body(&record.request_id).to_json();
@@ -201,7 +202,7 @@ pub(crate) fn error(err: &CallError, mut record: CallRecord) -> Response<ReplyBo
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
     }
     if verdict.status == StatusCode::REQUEST_TIMEOUT {
-        // What is still to come of the request is not for the next one (RFC 9110, 15.5.9).
+        // The unread rest of the request must not be read as the next one (RFC 9110, 15.5.9).
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let mut timing = String::with_capacity(32);
@@ -211,7 +212,7 @@ pub(crate) fn error(err: &CallError, mut record: CallRecord) -> Response<ReplyBo
     response.map(|inner| ReplyBody { inner, record: Some(record) })
 }
 
-/// `GET /`: less than `/healthz` says, for it is open to the world.
+/// The answer to `GET /`: less than `/healthz` reports, because it is public.
 pub(crate) fn health(report: &Report, mut record: CallRecord) -> Response<ReplyBody> {
     let status = report.status.code();
     let data = match report.reason.filter(|_| status != StatusCode::OK) {
@@ -236,17 +237,17 @@ fn json(status: StatusCode, text: String) -> Response<CallBody> {
 }
 
 fn stamp(headers: &mut HeaderMap, request_id: &RequestId, timing: &str) {
-    // Ids and numbers are printable ASCII, so neither can fail.
+    // Request ids and numbers are printable ASCII, so neither conversion can fail.
     if let Ok(value) = HeaderValue::from_str(request_id.as_str()) {
         headers.insert(REQUEST_ID, value);
     }
     if let Ok(value) = HeaderValue::from_str(timing) {
-        // A function may tell its own timings; ours stand beside them.
+        // A function may send timings of its own; the platform's are added to them.
         headers.append(SERVER_TIMING, value);
     }
 }
 
-/// `queue;dur=0.012, exec;dur=1.204`, and what a start was made of.
+/// `queue;dur=0.012, exec;dur=1.204`, and the phases of a cold start.
 fn timing(spent: &Spent) -> String {
     let mut text = String::with_capacity(if spent.start.is_some() { 160 } else { 40 });
     put_ms(&mut text, "queue", spent.queue);
@@ -269,7 +270,8 @@ fn timing(spent: &Spent) -> String {
     text
 }
 
-/// Milliseconds with their thousandths. Digit by digit: this runs for every call, and `write!` takes five times as long.
+/// Milliseconds with three decimals. Digit by digit: this runs for every call, and `write!` takes
+/// five times as long.
 fn put_ms(text: &mut String, name: &str, duration: Duration) {
     if !text.is_empty() {
         text.push_str(", ");
@@ -279,7 +281,7 @@ fn put_ms(text: &mut String, name: &str, duration: Duration) {
     let micros = duration.as_micros();
     let mut digits = [b'0'; 20];
     let (mut rest, mut first) = (u64::try_from(micros).unwrap_or(u64::MAX), digits.len());
-    // One before the point, if only a zero.
+    // At least one digit before the point.
     while rest > 0 || first > digits.len() - 4 {
         first -= 1;
         digits[first] = b'0' + (rest % 10) as u8;
@@ -297,7 +299,7 @@ mod tests {
     use epsilon_api::vm::StartPhases;
 
     #[test]
-    fn a_warm_call_tells_queue_and_exec() {
+    fn a_warm_call_reports_queue_and_exec() {
         let spent = Spent {
             queue: Duration::from_micros(12),
             start: None,
@@ -307,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cold_call_tells_the_phases_of_its_start() {
+    fn a_cold_call_reports_the_phases_of_its_start() {
         let ms = Duration::from_millis;
         let start =
             StartPhases { create: ms(60), start: ms(90), init: ms(5), ..StartPhases::default() };

@@ -1,13 +1,15 @@
-//! Which calls may go to a second VM, as rules without I/O. [`super::Calls::relay`] is the one loop that asks.
+//! Which calls may be sent to a second VM: rules without I/O. [`super::Calls::relay`] is the only
+//! loop that applies them.
 //!
-//! | what happened | what of the call was executed | tried again |
+//! | what happened | what was executed | retried |
 //! |---|---|---|
-//! | the VM refused: no room, no place | nothing | if the body is whole |
-//! | no connection to the VM came about | nothing | if the body is whole, within the budget |
-//! | the VM or the instance died before an answer's head | maybe all of it | if also method or function say that twice is as good as once |
-//! | everything else: an error of the function's, a timeout, the caller's fault | – | never |
+//! | the VM refused: no room, no slot | nothing | if the body can be sent again |
+//! | no connection to the VM | nothing | if the body can be sent again, within the budget |
+//! | the VM or the instance died before an answer's head | maybe all of it | if the method or the function is also idempotent |
+//! | everything else: an error of the function, a timeout, the caller's fault | – | never |
 //!
-//! A body is whole as long as what was read of it is kept, or nothing was: see `relay/replay.rs`.
+//! A body can be sent again as long as everything that was read of it is stored: see
+//! `relay/replay.rs`.
 
 use super::budget::Budget;
 use crate::{
@@ -25,45 +27,45 @@ use tokio::time::{Instant, timeout_at};
 /// A failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
-    /// The VM said no before it did anything.
+    /// The VM refused before it executed anything.
     Refused,
-    /// The call did not get to the VM.
+    /// The call did not reach the VM.
     Unsent,
-    /// The VM was lost with the call.
+    /// The connection to the VM was lost during the call.
     VmLost,
-    /// The instance died under the call.
+    /// The instance died during the call.
     Crashed,
-    /// The platform did something wrong, and nobody knows how far the call got.
+    /// The platform failed, and it is not known how far the call got.
     Platform,
-    /// The VM did what it could: an error of the function's or of the caller's.
+    /// The VM did its part: an error of the function or of the caller.
     Own,
 }
 
-/// Why a call is tried again; a metric label.
+/// Why a call is retried; a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Retry {
     /// Nothing was executed; costs no budget.
     Refused,
     /// Nothing was executed.
     Unsent,
-    /// It may have been executed, and that is no harm.
+    /// It may have been executed, and executing it twice is harmless.
     Repeatable,
 }
 
-/// Why it is not, though another VM might have done it; a metric label.
+/// Why a call is not retried, although another VM might have succeeded; a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Denied {
-    /// VMs have read more of the body than is kept.
+    /// VMs have read more of the body than is stored.
     BodyRead,
-    /// It may have been executed, and nobody said that twice is as good as once.
+    /// It may have been executed, and neither method nor function is idempotent.
     NotRepeatable,
-    /// It killed an instance once; a call that kills one on each VM is worse than one error.
+    /// It already killed an instance; killing one on each VM is worse than one error.
     CrashedAgain,
-    /// Too many calls are tried again just now.
+    /// The retry budget is used up.
     Budget,
     /// The function's `timeout` is over.
     Timeout,
-    /// It was tried on as many VMs as it may be.
+    /// It was tried on as many VMs as allowed.
     Tries,
 }
 
@@ -102,13 +104,13 @@ impl Denied {
 }
 
 impl Failure {
-    /// What an error means for the one who might try again.
+    /// Classifies an error for the retry rules.
     pub(crate) fn of(err: &CallError) -> Self {
         match err {
             CallError::NoCapacity { .. } if Trouble::of(err).is_some() => Self::Unsent,
             CallError::NoCapacity { .. } | CallError::ConcurrencyLimit { .. } => Self::Refused,
             CallError::VmLost { .. } => Self::VmLost,
-            // Where the request's own body broke off or was too large, nothing crashed.
+            // If the request's own body broke off or was too large, the instance did not crash.
             CallError::FunctionCrashed { .. } if CallError::of_request_body(err).is_some() => {
                 Self::Own
             }
@@ -136,8 +138,9 @@ impl Failure {
         }
     }
 
-    /// Whether the call may be tried again as far as the call itself goes; `None` when no VM would do better. `whole`: its body can
-    /// be sent from the first byte. `repeatable`: twice is as good as once. `crashes`: how often it killed an instance before.
+    /// Whether the call itself may be retried; `None` if another VM would not help. `whole`: its
+    /// body can be sent from the first byte. `repeatable`: it may be executed twice. `crashes`:
+    /// instances that it killed before.
     pub(crate) fn again(
         self,
         whole: bool,
@@ -156,7 +159,8 @@ impl Failure {
     }
 }
 
-/// Whether a call may run twice: its method says so (RFC 9110, 9.2.2: what is safe, PUT and DELETE), or its function's settings.
+/// Whether a call may be executed twice: by its method (RFC 9110, 9.2.2: safe methods, PUT and
+/// DELETE), or by its function's settings.
 pub(crate) fn is_repeatable(method: &Method, idempotent: bool) -> bool {
     idempotent || method.is_idempotent()
 }
@@ -164,13 +168,13 @@ pub(crate) fn is_repeatable(method: &Method, idempotent: bool) -> bool {
 /// The attempts of one call.
 #[derive(Debug)]
 pub(crate) struct Tries {
-    /// VMs that had the call and did not do it.
+    /// VMs on which the call failed.
     pub(crate) made: Vec<Arc<Member>>,
     began: Instant,
     timeout: Duration,
     repeatable: bool,
     crashes: u32,
-    /// Set once it may have been executed: then the `timeout` runs.
+    /// Set once the call may have been executed: from then on the `timeout` runs.
     until: Option<Instant>,
 }
 
@@ -187,7 +191,7 @@ impl Tries {
         }
     }
 
-    /// Waits for an attempt's answer, no longer than is left.
+    /// Waits for an attempt's answer, at most for the rest of the timeout.
     pub(crate) async fn in_time(
         &self,
         route: &Route,
@@ -200,8 +204,8 @@ impl Tries {
         })
     }
 
-    /// Whether there is another attempt after this error; `None` when no VM would do better. `left`: another
-    /// VM may be asked.
+    /// Whether to retry after this error; `None` if another VM would not help. `left`: another
+    /// attempt is allowed.
     pub(crate) fn again(
         &mut self,
         err: &CallError,
@@ -310,7 +314,7 @@ mod tests {
             (Method::from_bytes(b"PURGE").unwrap(), false),
         ] {
             assert_eq!(is_repeatable(&method, false), want, "{method}");
-            assert!(is_repeatable(&method, true), "the function says so");
+            assert!(is_repeatable(&method, true), "the function is idempotent");
         }
     }
 }

@@ -1,8 +1,9 @@
-//! Between lookup and permit, for functions whose calls are split: which version this call goes to. Pure but for the turn
-//! that callers without a place of their own take.
+//! Between lookup and permit, for functions whose calls are split: which version a call goes to.
+//! Pure, except for the counter that assigns callers without a slot of their own.
 //!
-//! A caller's place among all callers comes from its cookie, from a header's hash, or by turn; `slots` of the API turns a
-//! place into a version. The cookie says which hundredth of all callers this one is in, and nothing else about it.
+//! The slot of a caller, one of a hundred, comes from its cookie, from a header's hash, or from the
+//! counter; `slots` of the API maps a slot to a version. The cookie contains the slot's number and
+//! nothing else about the caller.
 
 use crate::{call::place::stable, routes::Route, traffic::split::Split};
 use epsilon_api::traffic::{
@@ -12,21 +13,21 @@ use epsilon_api::traffic::{
 use http::{HeaderMap, HeaderValue, header::COOKIE};
 use std::sync::Arc;
 
-/// What comes before the function's name in the cookie's.
+/// Prefix of the cookie's name, before the function's name.
 const COOKIE_PREFIX: &str = "epsilon-version-";
-/// Long enough for a visitor who comes back during a split, too short to be kept by who never does.
+/// Attributes of the cookie. Valid for a week: long enough for visitors who return during a split.
 const REMEMBERED: &str = "; Path=/; Max-Age=604800; HttpOnly; SameSite=Lax";
 
-/// Where a call goes.
+/// The version for a call.
 #[derive(Debug)]
 pub(crate) struct Chosen {
     /// The version.
     pub(crate) route: Arc<Route>,
-    /// What the caller is to remember.
+    /// The cookie to set, if the caller has none.
     pub(crate) cookie: Option<HeaderValue>,
 }
 
-/// Chooses the version of a call with these headers.
+/// Chooses the version for a call with these headers.
 pub(crate) fn choose(split: &Split, headers: &HeaderMap) -> Chosen {
     let terms = &split.terms;
     let by_turn = || Slots::of(split.draw());
@@ -49,7 +50,7 @@ pub(crate) fn choose(split: &Split, headers: &HeaderMap) -> Chosen {
     Chosen { route: Arc::clone(split.at(slot)), cookie }
 }
 
-/// The slot in the caller's cookie. One that we did not write is as good as none.
+/// The slot in the caller's cookie. An invalid cookie counts as none.
 fn remembered(function: &str, headers: &HeaderMap) -> Option<usize> {
     let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
     let mut ours = cookies.flat_map(|value| value.split(';')).filter_map(|cookie| {
@@ -62,7 +63,7 @@ fn remembered(function: &str, headers: &HeaderMap) -> Option<usize> {
 }
 
 fn remember(function: &str, slot: usize) -> Option<HeaderValue> {
-    // A function's name and a number are fit for a cookie.
+    // A function's name and a number are valid in a cookie.
     HeaderValue::try_from(format!("{COOKIE_PREFIX}{function}={slot}{REMEMBERED}")).ok()
 }
 

@@ -1,4 +1,4 @@
-//! The retry loop, with more VMs than one machine has.
+//! The retry loop, with several VMs.
 
 use super::*;
 use crate::{
@@ -20,12 +20,12 @@ use std::{
     sync::atomic::{AtomicU32, Ordering::SeqCst},
 };
 
-/// `calls` over some VMs, and the one function that they know.
+/// `calls` over some VMs, and one function.
 struct World {
     calls: Calls,
     route: Arc<Route>,
     registry: Registry,
-    /// In the order of the function.
+    /// In the order of the function's walk.
     vms: Vec<Arc<FakeVm>>,
     _dir: tempfile::TempDir,
 }
@@ -44,7 +44,7 @@ impl World {
         let routes = Arc::new(Routes::new(vec![version], Vec::new(), Arc::clone(&metrics)));
         let route = Arc::clone(routes.table().named("pay").unwrap());
         let vms: Vec<_> = (0..vms).map(|n| FakeVm::new(&format!("vm-{n}"))).collect();
-        // As if all came by joining: only those can be out.
+        // As if all VMs had joined: only those can be out.
         let fleet = Fleet::new([], &config.care);
         for vm in &vms {
             let member = Member::joined(Arc::clone(vm) as Arc<dyn Vm>, &Care::default(), None);
@@ -76,7 +76,7 @@ impl World {
         self.send(request.body(body).unwrap()).await
     }
 
-    /// Without a body.
+    /// A call without a body.
     async fn get(&self) -> String {
         self.send(Request::get("/x").header("x-mine", "1").body(body::empty()).unwrap()).await
     }
@@ -99,7 +99,7 @@ impl World {
     }
 }
 
-/// What the function says on this VM, and how often it was asked.
+/// Scripts the function on this VM to fail; returns how often it was called.
 fn fails(
     vm: &FakeVm,
     err: impl Fn(FunctionName) -> CallError + Send + Sync + 'static,
@@ -130,7 +130,7 @@ fn crashed(function: FunctionName) -> CallError {
     CallError::FunctionCrashed { function, cause: "exit 7".into() }
 }
 
-/// Answers with a header and the body that it saw.
+/// Scripts the function to answer with a header and the body it received.
 fn echoes(vm: &FakeVm) {
     vm.script("pay", |call| async move {
         let mine = call.request.headers()["x-mine"].to_str().unwrap().to_owned();
@@ -140,14 +140,14 @@ fn echoes(vm: &FakeVm) {
 }
 
 #[tokio::test]
-async fn a_full_vm_passes_the_whole_call_to_the_next() {
+async fn a_call_refused_by_full_vm_is_retried() {
     let world = World::new(3).await;
     let asked = full(&world.vms[0]);
     full(&world.vms[1]);
     echoes(&world.vms[2]);
     assert_eq!(world.call(Method::POST).await, "1 hello");
     assert!(world.metric(r#"epsilon_retries_total{reason="refused"} 2"#));
-    // It is known now: until it reports, nobody asks it again.
+    // The VM is known to be full and is not tried until it reports.
     assert_eq!(world.call(Method::POST).await, "1 hello");
     assert_eq!(asked.load(SeqCst), 1);
 }
@@ -161,7 +161,7 @@ async fn when_all_are_full_the_last_answer_stands() {
 }
 
 #[tokio::test]
-async fn a_call_may_wait_only_where_no_other_vm_is_left() {
+async fn a_call_waits_only_on_the_last_vm() {
     let world = World::new(3).await;
     let seen: Arc<parking_lot::Mutex<Vec<bool>>> = Arc::default();
     for vm in &world.vms {
@@ -174,7 +174,7 @@ async fn a_call_may_wait_only_where_no_other_vm_is_left() {
     }
     assert_eq!(world.call(Method::POST).await, "CONCURRENCY_LIMIT");
     assert_eq!(*seen.lock(), [false, false, true]);
-    // All are known to be full: it waits at home, and asks nobody afterwards.
+    // All are known to be full: the call waits at home, and no other VM is tried.
     seen.lock().clear();
     assert_eq!(world.call(Method::POST).await, "CONCURRENCY_LIMIT");
     assert_eq!(*seen.lock(), [true]);
@@ -190,7 +190,7 @@ async fn a_walk_is_no_longer_than_it_may_be() {
 }
 
 #[tokio::test]
-async fn a_call_that_may_have_run_is_never_sent_twice() {
+async fn a_possibly_executed_call_is_not_retried() {
     for err in [crashed, lost] {
         let world = World::new(2).await;
         fails(&world.vms[0], err);
@@ -201,7 +201,7 @@ async fn a_call_that_may_have_run_is_never_sent_twice() {
 }
 
 #[tokio::test]
-async fn one_that_may_run_twice_is_by_its_method_or_by_its_functions_word() {
+async fn idempotent_calls_are_retried() {
     for err in [crashed, lost] {
         let world = World::new(2).await;
         fails(&world.vms[0], err);
@@ -218,7 +218,7 @@ async fn one_that_may_run_twice_is_by_its_method_or_by_its_functions_word() {
 }
 
 #[tokio::test]
-async fn a_call_that_kills_instances_kills_two_and_no_more() {
+async fn a_crashing_call_kills_at_most_two_instances() {
     let world = World::new(4).await;
     let asked: Vec<_> = world.vms.iter().map(|vm| fails(vm, crashed)).collect();
     assert_eq!(world.get().await, "FUNCTION_CRASHED");
@@ -226,7 +226,7 @@ async fn a_call_that_kills_instances_kills_two_and_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_attempt_has_what_is_left_of_the_timeout() {
+async fn a_retry_gets_the_rest_of_the_timeout() {
     let world = World::new(2).await;
     let timeout = world.route.version.spec.timeout;
     world.vms[0].script("pay", move |call| async move {
@@ -265,7 +265,7 @@ async fn the_last_vm_is_asked_though_it_is_out() {
 }
 
 #[tokio::test]
-async fn without_budget_a_failure_stands_and_a_refusal_still_goes_on() {
+async fn without_budget_only_refusals_are_retried() {
     let settings = Settings { retry_percent: 0, retry_per_second: 0, ..Settings::default() };
     let world = World::with(3, settings, false).await;
     fails(&world.vms[0], lost);
@@ -278,7 +278,7 @@ async fn without_budget_a_failure_stands_and_a_refusal_still_goes_on() {
 }
 
 #[tokio::test]
-async fn a_body_that_a_refusal_read_goes_to_the_next_vm_unless_it_is_large() {
+async fn small_bodies_read_by_refusing_vm_are_resent() {
     let world = async || {
         let world = World::new(2).await;
         world.vms[0].script("pay", |mut call| async move {
@@ -304,7 +304,7 @@ async fn when_every_vm_drains_there_is_no_capacity() {
 }
 
 #[tokio::test]
-async fn behind_a_call_that_stays_at_a_home_over_its_bound_the_next_vm_is_made_ready() {
+async fn a_call_at_overloaded_home_prewarms_next_vm() {
     let world = World::new(3).await;
     let home = &world.vms[0];
     echoes(home);

@@ -1,8 +1,8 @@
-//! Who may call a version by its own address, `/name@3`: everybody, who has the admin key, or nobody. A hole that a newer
-//! version has mended stays open there.
+//! Who may call a version by its own address, `/name@3`: everyone, callers with the admin key, or
+//! no one. A vulnerability that a newer version has fixed remains open at the old address.
 //!
-//! Called by `call.rs` for such addresses only. A key is looked up as at the control API, a few at once: a stranger who tries
-//! keys takes nothing from others but this.
+//! Used by `call.rs` for such addresses only. A key is looked up as on the control API, with few
+//! concurrent lookups: someone who guesses keys slows down only these addresses.
 
 use crate::keys::Doors;
 use epsilon_api::{
@@ -16,24 +16,24 @@ use serde::Deserialize;
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, time::timeout};
 
-/// Keys that are looked up at once, and the longest that one waits for it.
+/// Concurrent key lookups, and the longest wait for one.
 const LOOKUPS: usize = 4;
 const LOOKUP_LIMIT: Duration = Duration::from_secs(2);
 
-/// The setting `gateway.version_addresses`.
+/// Values of the setting `gateway.version_addresses`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Setting {
-    /// Who may call the function may call each of its versions.
+    /// Everyone who may call the function may call each of its versions.
     #[default]
     Public,
-    /// Who sends the admin key as `x-epsilon-key`.
+    /// Only callers that send the admin key as `x-epsilon-key`.
     Key,
-    /// Such addresses name nothing.
+    /// Such addresses do not exist.
     Off,
 }
 
-/// See the module.
+/// Checks calls of versions by their own address.
 #[derive(Debug)]
 pub(crate) struct VersionAddresses {
     setting: Setting,
@@ -46,7 +46,7 @@ impl VersionAddresses {
         Self { setting, keys, lookups: Semaphore::new(LOOKUPS) }
     }
 
-    /// Lets a call through, or says why not.
+    /// Admits a call, or returns why not.
     pub(crate) async fn admit(
         &self,
         function: &FunctionName,
@@ -66,7 +66,7 @@ impl VersionAddresses {
         }
     }
 
-    /// What cannot be looked up in time opens nothing.
+    /// Whether the key is an admin key. A lookup that fails or takes too long counts as no.
     async fn opens(&self, key: &str) -> bool {
         let lookup = async {
             let _turn = self.lookups.acquire().await.ok()?;

@@ -1,4 +1,4 @@
-//! Settings as people write them: what is taken, what is refused and how it is told.
+//! Settings as people write them: accepted and refused ones, and the errors.
 
 use super::*;
 

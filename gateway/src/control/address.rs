@@ -1,4 +1,4 @@
-//! Where the control API is reached, for people and for the command line of this machine.
+//! The addresses of the control API, for people and for the command line of this machine.
 
 use epsilon_wire::tls::Files;
 use std::{
@@ -9,11 +9,11 @@ use std::{
 /// The control listener's addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlAddress {
-    /// As others reach it: what the line `ready` says.
+    /// Its URL for other machines, as printed in the `ready` line.
     pub url: String,
-    /// As this machine reaches it: in plain HTTP by loopback, where it listens there.
+    /// Its URL for this machine: plain HTTP by loopback, if it listens there.
     pub local: String,
-    /// The authority of the certificate, where `local` speaks TLS.
+    /// The authority of the certificate, if `local` uses TLS.
     pub authority: Option<PathBuf>,
 }
 
@@ -25,7 +25,8 @@ impl ControlAddress {
             ip => ip,
         };
         let reached = SocketAddr::new(ip, address.port());
-        // Plain HTTP is spoken with those who come from loopback; to any other address this machine comes from that address.
+        // Plain HTTP is accepted only from loopback; a connection to another address of this
+        // machine comes from that address.
         let secure = tls.filter(|_| !ip.is_loopback());
         let authority = secure.map(|files| &files.authority);
         let scheme = |tls: bool| if tls { "https" } else { "http" };
@@ -42,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_machine_needs_no_certificate_where_it_comes_by_loopback() {
+    fn loopback_needs_no_certificate() {
         let path = || PathBuf::from("/ca.pem");
         let files = Files { certificate: path(), key: path(), authority: path() };
         let of = |address: &str, tls| {

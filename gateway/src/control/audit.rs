@@ -1,5 +1,5 @@
-//! Which requests of the control API are changes: each leaves a line and is counted, whatever came of it (`observe/audit.rs`).
-//! Questions leave none.
+//! Which requests of the control API are changes: each is logged and counted, whatever its result
+//! (`observe/audit.rs`). Reads are not.
 
 use super::{
     Control,
@@ -15,7 +15,7 @@ use epsilon_api::ids::DeploymentId;
 use http::{Method, StatusCode};
 use std::{net::IpAddr, sync::Arc};
 
-/// Longest part of a path that is told.
+/// Longest part of a path that is logged.
 const TOLD: usize = 200;
 
 /// The same of the path of a key: as much as an id needs.
@@ -25,7 +25,7 @@ const KEY_TOLD: usize = "/v1/keys/0123456789ab".len();
 #[derive(Clone, Debug)]
 pub(super) struct Began(pub(super) DeploymentId);
 
-/// Goes on with the request, which has shown its key, and tells what came of it.
+/// Runs an authenticated request and audits it if it is a change.
 pub(super) async fn tell(
     State(control): State<Arc<Control>>,
     matched: MatchedPath,
@@ -51,7 +51,8 @@ pub(super) async fn tell(
     response
 }
 
-/// Told when it is dropped: who hangs up is not answered, and the change may go on to its end.
+/// Emitted when it is dropped: if the client hangs up there is no answer, although the change may
+/// run to its end.
 struct Record {
     control: Arc<Control>,
     action: Action,
@@ -99,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changes_are_told_from_questions() {
+    fn changes_are_distinguished_from_reads() {
         for (method, path, want) in [
             (Method::POST, "/v1/deployments", Some(Action::Deploy)),
             (Method::GET, "/v1/deployments", None),

@@ -1,4 +1,4 @@
-//! `GET /v1/autoscaler`: what this gateway's autoscaler wants, does and did.
+//! `GET /v1/autoscaler`: target, current actions and history of this gateway's autoscaler.
 
 use super::{
     Shared,
@@ -9,7 +9,7 @@ use axum::{Json, extract::State};
 use epsilon_api::{admin::Data, autoscaler::AutoscalerInfo};
 use http::Uri;
 
-/// See the module.
+/// The handler.
 pub(super) async fn show(
     State(control): Shared,
     uri: Uri,

@@ -1,4 +1,5 @@
-//! `GET /v1/builders`: who builds, and how each is at this moment. Those that joined are asked, for two seconds at most.
+//! `GET /v1/builders`: the builders and their state. Joined ones are queried, for two seconds at
+//! most.
 
 use super::{
     Shared,
@@ -10,7 +11,7 @@ use epsilon_api::admin::{BuilderInfo, Data};
 use epsilon_store::Paged;
 use http::Uri;
 
-/// See the module. A fleet has few; all of them are one part.
+/// The handler. A fleet has few builders, so they are one page.
 pub(super) async fn list(
     State(control): Shared,
     uri: Uri,

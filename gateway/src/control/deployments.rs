@@ -1,4 +1,4 @@
-//! Deployments: push one and read its story, or look at those of the past.
+//! Deployments: create one and stream its progress, or read those of the past.
 
 use super::{
     Shared,
@@ -54,18 +54,19 @@ pub(super) async fn detail(
     Ok(Json(data(control.deploys.info(deployment))))
 }
 
-/// `POST /v1/deployments?folder=NAME&only=F`: takes a tar.gz, or as `application/json` a document of images made
-/// elsewhere; answers with what happens. A client that hangs up cancels the deployment, unless its versions serve
-/// already.
+/// `POST /v1/deployments?folder=NAME&only=F`: accepts a tar.gz, or as `application/json` a document
+/// of images built elsewhere; answers with the events of the deployment. If the client hangs up,
+/// the deployment is cancelled, unless its versions serve already.
 pub(super) async fn create(State(control): Shared, request: Request) -> Result<Response, ApiError> {
-    let work = match is_json(request.headers()) {
-        true => built(&control, request).await?.into(),
-        false => push(&control, request)?.into(),
+    let work = if is_json(request.headers()) {
+        built(&control, request).await?.into()
+    } else {
+        push(&control, request)?.into()
     };
     Ok(carry_out(&control, work))
 }
 
-/// A project to be built here.
+/// A project to build here.
 fn push(control: &Control, request: Request) -> Result<Push, ApiError> {
     let params = Params::read(request.uri(), &["folder", "only"])?;
     let folder: Option<String> = params.one("folder")?;
@@ -86,7 +87,7 @@ fn push(control: &Control, request: Request) -> Result<Push, ApiError> {
     Ok(Push { archive: body::boxed(request.into_body()), folder, only, project: None })
 }
 
-/// Images that were made elsewhere: the JSON of [`Built`], as `epsilon build --json` prints it.
+/// Images built elsewhere: the JSON of [`Built`], as `epsilon build --json` prints it.
 async fn built(control: &Control, request: Request) -> Result<Built, ApiError> {
     let only = Params::read(request.uri(), &["only"])?.all("only")?;
     let body = Limited::new(request.into_body(), BuildNews::LONGEST_LINE).collect().await;
@@ -97,19 +98,19 @@ async fn built(control: &Control, request: Request) -> Result<Built, ApiError> {
             ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", message)
         }
         None => {
-            let message = "the upload broke off before the document's end";
+            let message = "the upload was cut before the document's end";
             ApiError::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", message)
         }
     })?;
     let refused = |message: String| {
         unprocessable("BUILT_INVALID", message)
-            .hint("`epsilon build --json` prints a document that is taken")
+            .hint("`epsilon build --json` prints a valid document")
     };
     let text = body.to_bytes();
     let mut json = serde_json::Deserializer::from_slice(&text);
     let built: Built = serde_path_to_error::deserialize(&mut json)
-        .map_err(|err| refused(format!("the document cannot be read: {err}")))?;
-    json.end().map_err(|err| refused(format!("the document cannot be read: {err}")))?;
+        .map_err(|err| refused(format!("the document cannot be parsed: {err}")))?;
+    json.end().map_err(|err| refused(format!("the document cannot be parsed: {err}")))?;
     let has_engine = control.deploys.builders.is_local();
     elsewhere::checked(built, &only, &control.deploys.ceilings, has_engine)
         .map_err(|err| refused(format!("the document cannot be deployed: {err}")))

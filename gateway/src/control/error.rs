@@ -12,12 +12,12 @@ use http::{HeaderValue, StatusCode};
 use std::error::Error;
 
 const STORE_UNAVAILABLE: &str = "STORE_UNAVAILABLE";
-const STORE_HINT: &str = "calls go on; try again in a moment";
+const STORE_HINT: &str = "calls are not affected; try again in a moment";
 
-/// Seconds after which it is worth asking again: a store that was away is asked each few seconds.
+/// Seconds after which a retry is worthwhile: an unavailable store is probed every few seconds.
 const SOON: HeaderValue = HeaderValue::from_static("2");
 
-/// An answer that is an error.
+/// An error answer.
 #[derive(Debug)]
 pub(crate) struct ApiError {
     status: StatusCode,
@@ -54,32 +54,32 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// A body, path or parameter that cannot be understood.
+/// An invalid body, path or parameter.
 pub(crate) fn unprocessable(code: &str, message: impl Into<String>) -> ApiError {
     ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, code, message)
 }
 
-/// A bug or a broken machine: the log knows more.
+/// A bug or a broken machine: the log has the cause.
 pub(crate) fn internal(err: &(dyn Error + 'static)) -> ApiError {
-    tracing::error!(error = %Chain(err), "Control API failed.");
-    let message = "the platform failed; its log says why";
+    tracing::error!(error = %Chain(err), "Control API request failed with an internal error.");
+    let message = "the platform failed; its log has the cause";
     ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", message)
 }
 
-/// All connections of this listener are taken, and none is idle.
+/// All connection slots of this listener are taken, and no connection is idle.
 pub(crate) fn gateway_full() -> ApiError {
     let message = "the gateway has no room for another connection now";
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "NO_CAPACITY", message)
         .hint("try again in a moment; the operator's setting is `gateway.max_connections`")
 }
 
-/// The store is known to be away: who asks shall not wait for it.
+/// The store is known to be unavailable: the request fails at once.
 pub(crate) fn store_away() -> ApiError {
     let message = "the store does not answer";
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, STORE_UNAVAILABLE, message).hint(STORE_HINT)
 }
 
-/// What the store's refusal means to the one who asked.
+/// The answer for an error of the store.
 pub(crate) fn of_store(err: &StoreError) -> ApiError {
     use StoreError as E;
     let (status, code, hint) = match err {
@@ -97,14 +97,14 @@ pub(crate) fn of_store(err: &StoreError) -> ApiError {
             StatusCode::GONE,
             "VERSION_NOT_KEPT",
             Some(format!(
-                "`epsilon versions {function}` lists those that are kept; `gateway.keep_versions` says how many"
+                "`epsilon versions {function}` lists the stored versions; `gateway.keep_versions` sets how many are kept"
             )),
         ),
         E::VersionServes { function, .. } => (
             StatusCode::CONFLICT,
             "VERSION_SERVES",
             Some(format!(
-                "let another version serve first: `epsilon rollback {function} --to N`, or deploy"
+                "activate another version first: `epsilon rollback {function} --to N`, or deploy"
             )),
         ),
         E::ImageLeaving(_) => (StatusCode::CONFLICT, "IMAGE_LEAVING", Some("deploy again".into())),
@@ -122,7 +122,7 @@ pub(crate) fn of_store(err: &StoreError) -> ApiError {
         E::NothingToPromote { .. } => (
             StatusCode::CONFLICT,
             "NOTHING_TO_PROMOTE",
-            Some("name the version that is to get all calls".into()),
+            Some("name the version that should get all calls".into()),
         ),
         E::PromoteWhich { function } => (
             StatusCode::CONFLICT,
@@ -132,13 +132,13 @@ pub(crate) fn of_store(err: &StoreError) -> ApiError {
         E::ActiveChanged { function, .. } => (
             StatusCode::CONFLICT,
             "ACTIVE_VERSION_CHANGED",
-            Some(format!("look again with `epsilon traffic {function}`")),
+            Some(format!("check with `epsilon traffic {function}`")),
         ),
         E::DeploymentOver(_) => (StatusCode::CONFLICT, "DEPLOYMENT_OVER", None),
         E::OwnedByOther { function, .. } => (
             StatusCode::CONFLICT,
             "NAME_TAKEN",
-            Some(format!("rename it, or `epsilon delete {function}` first")),
+            Some(format!("rename the function, or `epsilon delete {function}` first")),
         ),
         E::Superseded { .. } => (StatusCode::CONFLICT, "SUPERSEDED", None),
         E::DeletedMeanwhile(_) => {
@@ -158,7 +158,7 @@ pub(crate) fn of_store(err: &StoreError) -> ApiError {
         E::BadCursor(_) => (
             StatusCode::UNPROCESSABLE_ENTITY,
             "INVALID_PARAMETER",
-            Some("take `pagination.next_cursor` of the page before".into()),
+            Some("use `pagination.next_cursor` of the previous page".into()),
         ),
         E::MemberNotFound(_) => {
             (StatusCode::NOT_FOUND, "MEMBER_NOT_FOUND", Some("join again".into()))
@@ -167,11 +167,14 @@ pub(crate) fn of_store(err: &StoreError) -> ApiError {
             (StatusCode::SERVICE_UNAVAILABLE, STORE_UNAVAILABLE, Some(STORE_HINT.into()))
         }
         E::Full(_) => {
-            tracing::debug!(error = %Chain(err), "The store does not write.");
+            tracing::debug!(error = %Chain(err), "Store is full; the request fails.");
             (
                 StatusCode::INSUFFICIENT_STORAGE,
                 "STORE_FULL",
-                Some("calls go on; the operator frees space on the disk of the data base".into()),
+                Some(
+                    "calls are not affected; the operator must free disk space of the database"
+                        .into(),
+                ),
             )
         }
         E::UnknownScheme(_)

@@ -1,8 +1,10 @@
-//! How agents and builders join the fleet, say that they are there, and leave. Asked by them, not by people; what they
-//! say is `epsilon_api::fleet`. Joining wants the token of its kind, all else the credential that joining gives.
+//! Join, heartbeat and leave of agents and builders. Called by them, not by people; the messages
+//! are in `epsilon_api::fleet`. Joining requires the token of the member's kind, the others the
+//! credential that joining returns.
 //!
-//! Each of these writes to the store, so only as many take a turn at a time as it bears; the others wait a moment, or come
-//! again. A turn is taken by who has shown a key and has sent all that there is to read: strangers and the slow take none.
+//! Each of these writes to the store, so their concurrency is limited; the others wait a moment or
+//! are told to retry. A slot is taken only after the key was checked and the body was read, so
+//! unauthenticated and slow clients occupy none.
 
 use super::{
     Control, Shared,
@@ -30,9 +32,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// Longest wait for a turn: a member waits 4 s for its answer, and the store's part of that comes after the turn.
+/// Longest wait for a slot: a member waits 4 s for its answer, and the store's part comes after
+/// this wait.
 const TURN: Duration = Duration::from_secs(1);
-/// A member that has said nothing for a beat and a half is not there, or it is in trouble that a name cannot mend.
+/// A member without a heartbeat for one and a half intervals is gone, or has a problem that its id
+/// cannot fix.
 const ALIVE: Duration = Duration::from_millis(BEAT.as_millis() as u64 * 3 / 2);
 
 /// The fields of a [`Join`].
@@ -49,11 +53,12 @@ pub(super) async fn join(
     Params::read(&uri, &[])?;
     let role = control.role(&headers).await?;
     if !matches!(role, Some(KeyRole::Fleet | KeyRole::Builder)) {
-        // Beats and farewells with a credential that is not known any more are none: a member joins again then.
+        // A heartbeat or leave with an unknown credential is not audited: the member joins again
+        // after it.
         if let Some(key) = bearer(&headers) {
             Refused { door: Door::Fleet, key: keys::id_of(key), peer }.emit(&control.audit);
         }
-        return Err(stranger("joining wants a token of the fleet"));
+        return Err(stranger("joining requires a token of the fleet"));
     }
     let join: Join = json(body, &JOIN).await?;
     if role != Some(joins_with(join.kind)) {
@@ -83,13 +88,14 @@ pub(super) async fn beat(
     let join: Join = json(body, &JOIN).await?;
     control.check(&join)?;
     if join.id != id {
-        return Err(stranger("this credential is another member's"));
+        return Err(stranger("this credential belongs to another member"));
     }
-    // What it says of itself is taken at joining; when that has changed, it joins again.
+    // The member's data is taken over when it joins; if its address has changed, it must join
+    // again.
     let known = control.fleet.member(&id).and_then(|member| member.address.clone());
     let known = known.or_else(|| control.deploys.builders.address(&id));
     if known.is_some_and(|address| address != join.address) {
-        return Err(stranger("the member has moved; it has to join again"));
+        return Err(stranger("the member's address has changed; it must join again"));
     }
     let _turn = control.turn().await?;
     let beat = async {
@@ -99,7 +105,7 @@ pub(super) async fn beat(
         }
     };
     if !control.in_time(beat).await? {
-        return Err(stranger("the member has left; it has to join again"));
+        return Err(stranger("the member has left the fleet; it must join again"));
     }
     Ok(Json(Data { data: control.welcome().await?, pagination: None }))
 }
@@ -119,13 +125,13 @@ pub(super) async fn leave(
 }
 
 impl Control {
-    /// A place among those who are at the store at once.
+    /// A slot among the concurrent writes of members.
     async fn turn(&self) -> Result<SemaphorePermit<'_>, ApiError> {
         let turn = timeout(TURN, self.joining.acquire()).await;
         turn.ok().and_then(Result::ok).ok_or_else(|| {
-            let message = "too many members join or beat at this moment";
+            let message = "too many members join or send heartbeats at once";
             ApiError::new(StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_MEMBERS", message)
-                .hint("come again in a moment; the operator's setting is `gateway.max_joining`")
+                .hint("try again in a moment; the operator's setting is `gateway.max_joining`")
         })
     }
 
@@ -134,37 +140,38 @@ impl Control {
         self.in_time(self.doors.role(key)).await
     }
 
-    /// Whose credential this is.
+    /// The member to which this credential belongs.
     async fn member(&self, headers: &HeaderMap) -> Result<VmId, ApiError> {
         match self.role(headers).await? {
             Some(KeyRole::Member(id)) => Ok(id),
             Some(KeyRole::Admin | KeyRole::Fleet | KeyRole::Builder) | None => {
-                Err(stranger("this is no credential of a member"))
+                Err(stranger("this is not a credential of a member"))
             }
         }
     }
 
-    /// Whether what it says of itself can be had here.
+    /// Whether this gateway can use the member as it describes itself.
     fn check(&self, join: &Join) -> Result<(), ApiError> {
         check(join)?;
         if self.identity.refuses(join) {
             let message = format!(
-                "`{}` listens in plain HTTP, and this gateway speaks TLS with other machines",
+                "`{}` listens in plain HTTP, but this gateway requires TLS to other machines",
                 join.id
             );
             return Err(ApiError::new(StatusCode::CONFLICT, "TLS_REQUIRED", message)
-                .hint("set `tls_certificate`, `tls_key` and `tls_authority` of the member, as they are set of the gateway"));
+                .hint("set `tls_certificate`, `tls_key` and `tls_authority` of the member, as for the gateway"));
         }
         Ok(())
     }
 
-    /// Two machines with one id would take each other's calls. A member that restarts elsewhere is not there any more
-    /// by the time that it joins again: a VM is heard each second, a builder by its beats alone.
+    /// Two machines with the same id would get each other's calls. A member that restarts elsewhere
+    /// is no longer alive at its old address when it joins again: a VM reports every second, a
+    /// builder sends only heartbeats.
     async fn check_free(&self, join: &Join) -> Result<(), ApiError> {
         let taken = |there: &str, after: &str| {
-            let message = format!("`{}` is in the fleet already, at {there}", join.id);
+            let message = format!("`{}` is already in the fleet, at {there}", join.id);
             let hint = format!(
-                "was its data folder copied from another machine? remove its id there, or wait {after} after a restart"
+                "was its data folder copied from another machine? Remove the id there, or wait {after} after a restart"
             );
             Err(ApiError::new(StatusCode::CONFLICT, "ID_TAKEN", message).hint(hint))
         };
@@ -189,7 +196,7 @@ impl Control {
         Ok(())
     }
 
-    /// Whose passes a member takes.
+    /// The gateways whose passes a member accepts.
     async fn welcome(&self) -> Result<Welcome, ApiError> {
         let gateways = self.in_time(self.store.gateways()).await?;
         let key = |gateway: epsilon_store::Gateway| GatewayKey {
@@ -200,7 +207,7 @@ impl Control {
         Ok(Welcome { gateways, now: Some(self.identity.clock.now()) })
     }
 
-    /// Members ask each few seconds; one that would wait for longer is better told.
+    /// Members send requests every few seconds; one that would wait longer than that gets an error.
     async fn in_time<T, E: Into<ApiError>>(
         &self,
         asked: impl Future<Output = Result<T, E>>,
@@ -234,7 +241,8 @@ fn check(join: &Join) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Each kind has a token of its own: a VM runs other people's code, and a builder sees all sources and makes all images.
+/// Each kind has its own token: a VM runs the code of users, and a builder sees all sources and
+/// makes all images.
 const fn joins_with(kind: MemberKind) -> KeyRole {
     match kind {
         MemberKind::Vm => KeyRole::Fleet,

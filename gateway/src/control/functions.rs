@@ -1,4 +1,4 @@
-//! Functions and their versions: list, look, roll back, delete.
+//! Functions and their versions: list, show, roll back, delete.
 
 use super::{
     Shared,
@@ -60,7 +60,8 @@ pub(super) async fn versions(
     }))))
 }
 
-/// `DELETE /v1/functions/{name}/versions/{number}`: nobody calls it any more, or rolls back to it; answers what it was.
+/// `DELETE /v1/functions/{name}/versions/{number}`: removes a version that does not serve; returns
+/// it.
 pub(super) async fn retire(
     State(control): Shared,
     VersionInPath(name, number): VersionInPath,
@@ -82,7 +83,8 @@ pub(super) async fn retire(
     Ok(Json(data(control.version_info(StoredVersion { version, active: false }, None))))
 }
 
-/// `POST /v1/functions/{name}/rollback`: one pointer is written, and a split is over; calls that run end where they began.
+/// `POST /v1/functions/{name}/rollback`: changes the active version and ends a split; running calls
+/// finish on the version where they began.
 pub(super) async fn rollback(
     State(control): Shared,
     InPath(name): InPath<FunctionName>,
@@ -100,9 +102,10 @@ pub(super) async fn rollback(
                 change.share(Version::clone(&version), None, &shared.fleet);
                 version
             };
-            tracing::info!(function = %name, version = %version.number, "Rolled back.");
-            // VMs that were told to let it go must hear that it is wanted again.
-            let (close, wanted) = (shared.close.clone(), Arc::clone(&version));
+            tracing::info!(function = %name, version = %version.number, "Function rolled back; another version gets its calls.");
+            // VMs that were to retire the version must learn that it is needed again.
+            let close = shared.close.clone();
+            let wanted = Arc::clone(&version);
             let background = shared.background.clone();
             let warm_up =
                 async move { warm::ensure_ready(&shared.routes, &shared.fleet, &wanted).await };
@@ -113,7 +116,7 @@ pub(super) async fn rollback(
     Ok(Json(data(control.info(Version::clone(&version), &control.fleet.status()))))
 }
 
-/// `DELETE /v1/functions/{name}`: answers what served until now.
+/// `DELETE /v1/functions/{name}`: returns the version that served.
 pub(super) async fn delete(
     State(control): Shared,
     InPath(name): InPath<FunctionName>,
@@ -155,7 +158,7 @@ impl Control {
         }
     }
 
-    /// What serves under this name.
+    /// The active version of this function.
     pub(super) fn active(&self, name: &FunctionName) -> Result<Arc<Version>, ApiError> {
         let table = self.routes.table();
         let route = table.named(name.as_str());
@@ -187,7 +190,8 @@ impl Control {
     }
 }
 
-/// What the VM says that keeps instances for longest; each goes by the calls that it has seen, and home has seen most.
+/// The keep-alive of the VM that keeps instances longest. Each VM decides by the calls that it has
+/// seen, and home has seen most.
 fn keep(version: &Version, vms: &[VmStatus]) -> Option<KeepInfo> {
     let told = vms
         .iter()
@@ -247,11 +251,15 @@ mod tests {
             [vm(2, 300, KeepBy::Default), vm(2, 90, KeepBy::Adaptive), vm(1, 999, KeepBy::Set)];
         let told = keep(&version(None), &vms).unwrap();
         assert_eq!((told.idle.as_secs(), told.by), (90, KeepBy::Adaptive));
-        assert_eq!(keep(&version(None), &vms[2..]), None, "another version says nothing");
+        assert_eq!(
+            keep(&version(None), &vms[2..]),
+            None,
+            "reports of another version do not count"
+        );
     }
 
     #[test]
-    fn what_is_set_is_told_without_a_vm() {
+    fn a_set_keep_time_is_shown_without_a_vm() {
         let told = keep(&version(Some(120)), &[]).unwrap();
         assert_eq!((told.idle.as_secs(), told.by), (120, KeepBy::Set));
     }

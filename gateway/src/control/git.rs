@@ -1,5 +1,6 @@
-//! git's smart HTTP: `/git/PROJECT` and `/git/PROJECT.git`, with an API key as the password of any user. Errors are plain
-//! text, which git shows to the one at its terminal. What happens behind it is in [`crate::git`].
+//! git's smart HTTP: `/git/PROJECT` and `/git/PROJECT.git`, with an API key as the password of any
+//! user. Errors are plain text, which git prints on the terminal. The implementation is in
+//! [`crate::git`].
 
 use super::{
     Control, Shared,
@@ -34,15 +35,15 @@ use http::{
 };
 use std::sync::Arc;
 
-/// Where a client says which protocol it speaks.
+/// The header with the client's protocol version.
 const PROTOCOL: &str = "git-protocol";
-/// What asks for the password; credential helpers keep it under this name.
+/// Asks for the password; credential helpers store it under this name.
 const CHALLENGE: HeaderValue =
     HeaderValue::from_static(r#"Basic realm="Epsilon", charset="UTF-8""#);
-/// Of an answer to LFS, whose clients show its `message`.
+/// Content type of errors for LFS clients, which print their `message`.
 const LFS_TYPE: HeaderValue = HeaderValue::from_static("application/vnd.git-lfs+json");
 
-/// The paths that git asks for.
+/// The paths that git uses.
 pub(super) fn router() -> Router<Arc<Control>> {
     Router::new()
         .route("/git/{project}/info/refs", get(refs))
@@ -52,7 +53,7 @@ pub(super) fn router() -> Router<Arc<Control>> {
         .route("/git/{project}", any(browser))
 }
 
-/// `GET /git/PROJECT/info/refs?service=`: what every push, clone and fetch begins with.
+/// `GET /git/PROJECT/info/refs?service=`: the first request of every push, clone and fetch.
 async fn refs(
     State(control): Shared,
     Path(project): Path<String>,
@@ -66,7 +67,7 @@ async fn refs(
     let Some(service) = asked.as_deref().and_then(Service::parse) else {
         return Err(text(
             StatusCode::FORBIDDEN,
-            "this client's git is too old: it speaks no smart HTTP",
+            "this git client is too old: it does not support smart HTTP",
         ));
     };
     let list = control.git.advertise(&project, service, protocol(&headers)).await;
@@ -88,16 +89,17 @@ async fn receive(
     let body = request.into_body().into_data_stream().map_err(Into::into);
     let push = Received { project, body, is_gzip, protocol };
     let said = control.git.receive(push).await.map_err(refused);
-    // The deployment that comes of it tells of itself.
+    // The deployment that results from the push is reported on its own.
     let status = said.as_ref().map_or_else(Response::status, |_| StatusCode::OK);
-    let (action, peer) = (Action::Push, peer.address);
+    let action = Action::Push;
+    let peer = peer.address;
     let asked =
         Asked { action, path: &path, key: &key, peer, status: Some(status), deployment: None };
     asked.emit(&control.audit);
     Ok(answer(said?, "application/x-git-receive-pack-result"))
 }
 
-/// `POST /git/PROJECT/git-upload-pack`: what a clone or fetch wants.
+/// `POST /git/PROJECT/git-upload-pack`: a clone or fetch.
 async fn upload(
     State(control): Shared,
     Path(project): Path<String>,
@@ -111,7 +113,7 @@ async fn upload(
     Ok(answer(pack, "application/x-git-upload-pack-result"))
 }
 
-/// Git LFS looks for its own server here before it lets git push.
+/// Git LFS looks for its server here before it lets git push.
 async fn lfs() -> Response {
     let message =
         "Git LFS is not supported here: commit the files themselves (`git lfs migrate export`)";
@@ -119,31 +121,31 @@ async fn lfs() -> Response {
     (StatusCode::NOT_IMPLEMENTED, [(CONTENT_TYPE, LFS_TYPE)], body).into_response()
 }
 
-/// Somebody opened the remote's address.
+/// The remote's address was opened in a browser.
 async fn browser() -> Response {
     text(
         StatusCode::NOT_FOUND,
-        "this is an address for git: `git remote add epsilon` with it, then `git push epsilon`",
+        "this address is for git: `git remote add epsilon URL`, then `git push epsilon`",
     )
 }
 
-/// Who has the key comes to this project.
+/// Checks the key and parses the project's name.
 async fn enter(
     control: &Control,
     headers: &HeaderMap,
     peer: Peer,
     project: &str,
 ) -> Result<ProjectName, Response> {
-    // Not told of: git asks without the password first, each time.
+    // Not audited: git always sends the first request without a password.
     let Some(key) = key(headers) else {
-        return Err(locked("git wants an API key as password; any user name will do"));
+        return Err(locked("use an API key as the password, with any user name"));
     };
     match control.doors.role(&key).await {
         Ok(Some(KeyRole::Admin)) => {}
         Ok(_) => {
             Refused { door: Door::Git, key: keys::id_of(&key), peer: peer.address }
                 .emit(&control.audit);
-            return Err(locked("this password is no API key of this gateway"));
+            return Err(locked("this password is not an API key of this gateway"));
         }
         Err(Unknowable::Away | Unknowable::Store(_)) => {
             return Err(text(
@@ -156,7 +158,7 @@ async fn enter(
     ProjectName::parse(name).map_err(|err| text(StatusCode::NOT_FOUND, &err.to_string()))
 }
 
-/// The password of basic authentication, or a bearer's key as elsewhere.
+/// The password of basic authentication, or a bearer key as on the other paths.
 fn key(headers: &HeaderMap) -> Option<String> {
     if let Some(key) = auth::bearer(headers) {
         return Some(key.to_owned());
@@ -171,7 +173,7 @@ fn protocol(headers: &HeaderMap) -> Option<String> {
     service::protocol(headers.get(PROTOCOL).and_then(|value| value.to_str().ok()))
 }
 
-/// Whether the body is packed by gzip, and which protocol is spoken.
+/// Whether the body is compressed with gzip, and the protocol version.
 fn form(headers: &HeaderMap) -> Result<(bool, Option<String>), StatusCode> {
     let is_gzip = match headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
         None | Some(b"identity") => false,
@@ -197,7 +199,7 @@ fn locked(why: &str) -> Response {
     response
 }
 
-/// git prints text that it gets instead of an answer.
+/// git prints a text answer of an error.
 fn text(status: StatusCode, text: &str) -> Response {
     (status, format!("{text}\n")).into_response()
 }
@@ -211,7 +213,7 @@ fn refused(why: git::Refused) -> Response {
         Refused::NotGzip => StatusCode::BAD_REQUEST,
         Refused::Git(GitError::Missing | GitError::TooOld { .. }) => StatusCode::NOT_IMPLEMENTED,
         Refused::Git(_) | Refused::Repository(_) => {
-            tracing::error!(error = %Chain(&why), "git is in trouble.");
+            tracing::error!(error = %Chain(&why), "git request failed with an internal error.");
             StatusCode::INTERNAL_SERVER_ERROR
         }
     };

@@ -1,4 +1,5 @@
-//! `POST /v1/hooks/github/{project}`: a hub tells of a push. No key opens this path: the signature does.
+//! `POST /v1/hooks/github/{project}`: GitHub reports a push. Authenticated by its signature, not by
+//! a key.
 
 use super::{
     Shared,
@@ -12,7 +13,8 @@ use axum::{
 use epsilon_api::{admin::Data, hook::HookAnswer, ids::ProjectName};
 use http::StatusCode;
 
-/// Everything that was understood is 202, also where nothing is to be done: the hub counts all else as failed.
+/// Every understood event is answered 202, even if nothing is to be done: GitHub counts other
+/// statuses as failed deliveries.
 pub(super) async fn github(
     State(control): Shared,
     InPath(project): InPath<ProjectName>,

@@ -1,5 +1,6 @@
-//! `GET /v1/functions/{name}/logs`: lines of all VMs as newline-delimited JSON, kept ones first. A line says on which VM
-//! it is and where there; a reader that comes back gives the last place of each VM (`after`) and gets what came since.
+//! `GET /v1/functions/{name}/logs`: lines of all VMs as newline-delimited JSON, stored ones first.
+//! A line contains its VM and its position there; a client that reconnects sends the last position
+//! of each VM (`after`) and gets the lines since.
 
 use super::{
     Shared,
@@ -26,10 +27,10 @@ use serde::Serialize;
 use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::time::sleep;
 
-/// Pause before a follower's VM that is away is asked again, and between two looks for new VMs.
+/// Pause before a follower retries a VM that cannot be reached, and between two checks for new VMs.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
-/// See the module. With `follow=true` it ends when the client hangs up or the gateway stops.
+/// The handler. With `follow=true` it ends when the client hangs up or the gateway stops.
 pub(super) async fn stream(
     State(control): Shared,
     InPath(name): InPath<FunctionName>,
@@ -62,7 +63,7 @@ pub(super) async fn stream(
     Ok(lines(records.flatten_unordered(None).take_until(close)))
 }
 
-/// The VMs of the fleet; where lines are followed, those that join later, too.
+/// The VMs of the fleet; when following, also those that join later.
 fn vms(fleet: Arc<Fleet>, follow: bool) -> impl Stream<Item = VmId> + Send {
     let later = stream::unfold((), |()| async {
         sleep(ASK_AGAIN).await;
@@ -77,12 +78,13 @@ fn vms(fleet: Arc<Fleet>, follow: bool) -> impl Stream<Item = VmId> + Send {
     new.flatten()
 }
 
-/// The function's log on one VM. A follower of a VM that goes away and comes back goes on where it was.
+/// A function's log on one VM. When following, it resumes at the last position after the VM was
+/// unreachable.
 struct VmLog {
     fleet: Arc<Fleet>,
     vm: VmId,
     function: FunctionName,
-    /// Its `after` follows what was read.
+    /// Its `after` is advanced to the last line read.
     query: LogQuery,
     lines: BoxStream<'static, LogRecord>,
 }
@@ -114,7 +116,7 @@ impl VmLog {
     }
 }
 
-/// An answer of one JSON text per line, sent as they come.
+/// An answer of one JSON value per line, sent as they arrive.
 pub(super) fn lines<T>(items: impl Stream<Item = T> + Send + 'static) -> Response
 where
     T: Serialize + 'static,

@@ -6,7 +6,7 @@ use http::{HeaderValue, header::CONTENT_TYPE};
 /// The document.
 pub(super) const DOCUMENT: &str = include_str!("openapi.json");
 
-/// See the module.
+/// The handler.
 pub(super) async fn document() -> Response {
     ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], DOCUMENT).into_response()
 }

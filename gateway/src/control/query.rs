@@ -1,5 +1,5 @@
-//! What comes in beside the path: parameters and small JSON bodies, read strictly. A name that nobody
-//! knows is an error that names the nearest one that somebody does.
+//! Query parameters and small JSON bodies, parsed strictly. An unknown name is an error that
+//! suggests the most similar known one.
 
 use super::error::{ApiError, unprocessable};
 use axum::{
@@ -18,12 +18,12 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::{fmt::Display, str::FromStr};
 
-/// Bodies of questions are a few words; archives do not come this way.
+/// Longest JSON body; archives are not read here.
 const LARGEST_JSON: usize = 64 << 10;
 const PAGE: u32 = 100;
 const LARGEST_PAGE: u32 = 500;
 
-/// The one parameter in the path, parsed.
+/// The only parameter in the path, parsed.
 #[derive(Debug)]
 pub(super) struct InPath<T>(pub(super) T);
 
@@ -40,12 +40,12 @@ where
             .await
             .map_err(|err| odd(err.to_string()))?;
         let (_, text) =
-            params.iter().next().ok_or_else(|| odd("the path names nothing".to_owned()))?;
+            params.iter().next().ok_or_else(|| odd("the path contains no parameter".to_owned()))?;
         text.parse().map(Self).map_err(|err: InvalidId| odd(err.to_string()))
     }
 }
 
-/// A function's name and a version of it in the path.
+/// A function's name and a version number in the path.
 #[derive(Debug)]
 pub(super) struct VersionInPath(pub(super) FunctionName, pub(super) VersionNumber);
 
@@ -58,19 +58,21 @@ impl<S: Send + Sync> FromRequestParts<S> for VersionInPath {
             .await
             .map_err(|err| odd(err.to_string()))?;
         let texts: Vec<&str> = params.iter().map(|(_, text)| text).collect();
-        let [name, number] = texts[..] else { return Err(odd("the path names no version".into())) };
+        let [name, number] = texts[..] else {
+            return Err(odd("the path contains no version".into()));
+        };
         let name = name.parse().map_err(|err: InvalidId| odd(err.to_string()))?;
         let number = number.parse().map_err(|err: InvalidId| odd(err.to_string()))?;
         Ok(Self(name, number))
     }
 }
 
-/// The parameters of a request.
+/// The query parameters of a request.
 #[derive(Debug)]
 pub(super) struct Params(Vec<(String, String)>);
 
 impl Params {
-    /// Reads them all; each must be one of `known`.
+    /// Reads all parameters; each must be one of `known`.
     pub(super) fn read(uri: &Uri, known: &[&str]) -> Result<Self, ApiError> {
         let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|err| unprocessable("INVALID_PARAMETER", err.body_text()))?;
@@ -82,7 +84,7 @@ impl Params {
         Ok(Self(pairs))
     }
 
-    /// Every value of one parameter.
+    /// All values of one parameter.
     pub(super) fn all<T>(&self, name: &str) -> Result<Vec<T>, ApiError>
     where
         T: FromStr<Err: Display>,
@@ -111,7 +113,7 @@ impl Params {
         Ok(values.pop())
     }
 
-    /// Which part of a list is wanted.
+    /// The requested page of a list.
     pub(super) fn page(&self) -> Result<Page, ApiError> {
         let limit = self.one("limit")?.unwrap_or(PAGE);
         if !(1..=LARGEST_PAGE).contains(&limit) {
@@ -125,7 +127,7 @@ impl Params {
 /// The parameters of every list.
 pub(super) const PAGING: [&str; 2] = ["cursor", "limit"];
 
-/// A part of a list, in its envelope.
+/// A page of a list, in its envelope.
 pub(super) fn listed<T>(part: Paged<T>) -> Data<Vec<T>> {
     let has_more = part.next.is_some();
     Data { data: part.items, pagination: Some(Pagination { next_cursor: part.next, has_more }) }
@@ -136,7 +138,7 @@ pub(super) fn data<T>(data: T) -> Data<T> {
     Data { data, pagination: None }
 }
 
-/// Reads a small JSON object; no body at all is an empty one.
+/// Reads a small JSON object; an empty body counts as an empty object.
 pub(super) async fn json<T: DeserializeOwned>(body: Body, known: &[&str]) -> Result<T, ApiError> {
     let invalid = |message: String| unprocessable("INVALID_BODY", message);
     let bytes = match Limited::new(body, LARGEST_JSON).collect().await {
@@ -145,7 +147,7 @@ pub(super) async fn json<T: DeserializeOwned>(body: Body, known: &[&str]) -> Res
             let message = format!("the body is larger than {LARGEST_JSON} bytes");
             return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", message));
         }
-        Err(_) => return Err(invalid("the body ended before its end".to_owned())),
+        Err(_) => return Err(invalid("the upload was cut before the body's end".to_owned())),
     };
     if bytes.is_empty() {
         return serde_json::from_str("{}").map_err(|err| invalid(err.to_string()));
@@ -166,7 +168,7 @@ fn unknown(code: &str, what: &str, name: &str, known: &[&str]) -> ApiError {
     let error = unprocessable(code, format!("unknown {what} `{name}`"));
     match nearest(&name, known.iter().copied()) {
         Some(near) => error.hint(format!("did you mean `{near}`?")),
-        None if known.is_empty() => error.hint(format!("there are no {what}s here")),
+        None if known.is_empty() => error.hint(format!("this path has no {what}s")),
         None => error.hint(format!("known are `{}`", known.join("`, `"))),
     }
 }

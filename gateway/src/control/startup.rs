@@ -1,5 +1,6 @@
-//! What the gateway still does before it serves, for whoever asks the control API meanwhile: `epsilon up` makes the runtime base
-//! at its first start, which takes minutes. Written by the program that starts the gateway, read at each request of the control API.
+//! The current step of the gateway's start, for requests to the control API before it serves:
+//! `epsilon up` builds the runtime base at its first start, which takes minutes. Set by the program
+//! that starts the gateway, read by each request of the control API.
 
 use super::error::ApiError;
 use axum::response::{IntoResponse, Response};
@@ -7,32 +8,32 @@ use http::{HeaderValue, StatusCode, header::RETRY_AFTER};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-/// Seconds after which to ask again.
+/// Seconds after which to retry.
 const RETRY: HeaderValue = HeaderValue::from_static("2");
 
-/// A start. Cheap to clone; all clones are of one start.
+/// A start. Cheap to clone; all clones share the state.
 #[derive(Clone, Debug)]
 pub struct Startup(Arc<Mutex<Option<Arc<str>>>>);
 
 impl Startup {
-    /// One that has begun.
+    /// A start that has begun.
     pub(crate) fn begin() -> Self {
-        Self(Arc::new(Mutex::new(Some("its parts come up".into()))))
+        Self(Arc::new(Mutex::new(Some("its parts are starting".into()))))
     }
 
-    /// What is done now, as a person reads it after "the gateway is starting: ".
+    /// Sets the current step, as a person reads it after "the gateway is starting: ".
     pub fn step(&self, what: &str) {
         if let Some(step) = &mut *self.0.lock() {
             *step = what.into();
         }
     }
 
-    /// The gateway serves from now on.
+    /// The start is complete: the gateway serves.
     pub(crate) fn over(&self) {
         *self.0.lock() = None;
     }
 
-    /// The answer to this path as long as the start goes on.
+    /// The answer for this path while the start goes on.
     pub(crate) fn answer(&self, path: &str) -> Option<Response> {
         let step = self.0.lock().clone()?;
         let mut response = if path == "/healthz" {

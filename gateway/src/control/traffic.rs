@@ -1,4 +1,4 @@
-//! Where the calls of a function go: show it, split them among versions, promote one of them.
+//! Which versions of a function get its calls: show the shares, split the calls, promote a version.
 
 use super::{
     Shared,
@@ -40,7 +40,7 @@ pub(super) async fn show(
     Ok(Json(data(control.traffic_info(&name)?)))
 }
 
-/// `POST /v1/functions/{name}/traffic`: versions that get no calls yet have an instance before they do.
+/// `POST /v1/functions/{name}/traffic`: versions that get no calls yet are started before they do.
 pub(super) async fn split(
     State(control): Shared,
     InPath(name): InPath<FunctionName>,
@@ -51,7 +51,8 @@ pub(super) async fn split(
     let request: TrafficRequest = json(body, &FIELDS).await?;
     let wanted = control.wanted(request)?;
     let seen = control.store.active(&name).await?.number;
-    let (shared, function) = (Arc::clone(&control), name.clone());
+    let shared = Arc::clone(&control);
+    let function = name.clone();
     control
         .to_the_end(async move {
             let mut started = Started::new(&shared.routes, &shared.fleet);
@@ -63,7 +64,8 @@ pub(super) async fn split(
     Ok(Json(data(control.traffic_info(&name)?)))
 }
 
-/// `POST /v1/functions/{name}/promote`: one version gets all calls; calls that run end where they began.
+/// `POST /v1/functions/{name}/promote`: one version gets all calls; running calls finish on the
+/// version where they began.
 pub(super) async fn promote(
     State(control): Shared,
     InPath(name): InPath<FunctionName>,
@@ -73,7 +75,8 @@ pub(super) async fn promote(
     Params::read(&uri, &[])?;
     let request: PromoteRequest = json(body, &["version"]).await?;
     let seen = control.store.active(&name).await?.number;
-    let (shared, function) = (Arc::clone(&control), name.clone());
+    let shared = Arc::clone(&control);
+    let function = name.clone();
     let version = control
         .to_the_end(async move {
             let mut started = Started::new(&shared.routes, &shared.fleet);
@@ -86,7 +89,7 @@ pub(super) async fn promote(
 }
 
 impl Control {
-    /// What is asked for, with the operator's defaults.
+    /// The requested split, completed with the operator's defaults.
     fn wanted(&self, request: TrafficRequest) -> Result<WantedSplit, ApiError> {
         let mut abort = self.traffic.abort;
         abort.above = request.abort_above_percent.unwrap_or(abort.above);
@@ -116,7 +119,7 @@ impl Control {
         let stable = version.number;
         change.share(version, traffic, &self.fleet);
         let shares = text(&wanted.shares);
-        tracing::info!(function = %name, %stable, shares, "Calls are split.");
+        tracing::info!(function = %name, %stable, shares, "Function's calls are split among versions.");
         Ok(())
     }
 
@@ -134,7 +137,7 @@ impl Control {
         let change = self.routes.change().await;
         let version = self.store.promote(name, seen, request.version).await?;
         change.share(version.clone(), None, &self.fleet);
-        tracing::info!(function = %name, version = %version.number, "Promoted.");
+        tracing::info!(function = %name, version = %version.number, "Version promoted; it gets all calls of its function.");
         Ok(version)
     }
 
@@ -151,7 +154,7 @@ impl Control {
             let verdict = err.verdict();
             let message = format!("version {number} is not ready: {told}");
             ApiError::new(verdict.status, verdict.code, message)
-                .hint("nothing was changed; what served before still does")
+                .hint("nothing was changed; the previous version still serves")
         })
     }
 
@@ -165,13 +168,15 @@ impl Control {
                     let counts = arm.tally.counts();
                     self.share(&arm.plain, arm.percent, counts.calls, counts.failed)
                 });
-                let (terms, since) = (&split.terms.split, split.terms.since);
+                let since = split.terms.since;
+                let terms = &split.terms.split;
                 let sticky = terms.sticky.clone();
                 (shares.collect(), Some(SplitInfo { since, sticky, abort: terms.abort }))
             }
             Sharing::Alone | Sharing::Aborted(_) => (vec![self.share(route, 100, 0, 0)], None),
         };
-        let (function, stable) = (name.clone(), route.version.number);
+        let function = name.clone();
+        let stable = route.version.number;
         Ok(TrafficInfo { function, stable, shares, split, aborted: route.aborted().cloned() })
     }
 

@@ -1,4 +1,4 @@
-//! VMs: what each holds and how it stands, and emptying one.
+//! VMs: their state, and draining one.
 
 use super::{
     Control, Shared,
@@ -16,7 +16,7 @@ use http::{StatusCode, Uri};
 use std::sync::Arc;
 use tokio::time::Instant;
 
-/// `GET /v1/vms`: a fleet is small; all of it is one part.
+/// `GET /v1/vms`. A fleet has few VMs, so they are one page.
 pub(super) async fn list(
     State(control): Shared,
     uri: Uri,
@@ -45,7 +45,8 @@ pub(super) async fn undrain(
     set(control, id, &uri, false).await
 }
 
-/// Notes it first: a drain survives a restart, and other gateways learn of it by the store.
+/// Writes to the store first: a drain survives a restart, and other gateways learn of it from the
+/// store.
 async fn set(
     control: Arc<Control>,
     id: VmId,
@@ -57,13 +58,13 @@ async fn set(
     let info = control
         .to_the_end(async move {
             let member = shared.fleet.member(&id).ok_or_else(|| not_found(&shared, &id))?;
-            // What it holds now: soon it holds nothing.
+            // What it holds before the drain; soon it holds nothing.
             let holds = member.vm.status();
             shared.store.set_draining(&id, draining).await?;
             if member.drain(draining) && draining {
                 shared.handover.begin(holds);
             }
-            tracing::info!(vm = %id, draining, "Drain asked for.");
+            tracing::info!(vm = %id, draining, "Drain of a VM was requested or ended.");
             Ok(member.info(Instant::now()))
         })
         .await?;

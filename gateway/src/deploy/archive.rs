@@ -1,5 +1,5 @@
-//! A pushed archive on its way to a builder on another machine. It stays here until a builder has taken the build:
-//! up to then another builder can be asked, with nothing of the archive gone.
+//! A pushed archive for a builder on another machine. It is not sent until a builder has accepted
+//! the build; until then another builder can be tried with the complete archive.
 
 use bytes::Bytes;
 use epsilon_api::body::{self, BodyError, CallBody};
@@ -12,30 +12,31 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// The body of a request that goes out before it is known whether anybody wants the archive.
+/// A request body that stands in for the archive until a builder has accepted the build.
 struct Promised {
-    /// What the archive says of its length.
+    /// The archive's size hint.
     hint: SizeHint,
     coming: oneshot::Receiver<CallBody>,
     archive: Option<CallBody>,
     failed: Failed,
 }
 
-/// Why the archive ended before its end, if it did: the developer's side, not the builder's.
+/// The error with which the archive broke off, if it did: on the developer's side, not the
+/// builder's.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Failed(Arc<Mutex<Option<BodyError>>>);
 
 impl Failed {
-    /// What went wrong with the archive.
+    /// The error of the archive.
     pub(super) fn take(&self) -> Option<BodyError> {
         self.0.lock().take()
     }
 }
 
-/// Gives the archive to the request that it was promised to.
+/// Passes the archive to the body that was promised for it.
 pub(super) type Handover = oneshot::Sender<CallBody>;
 
-/// A body in place of this archive, which stays where it is until the handover.
+/// A body that stands in for this archive, which stays with the caller until the handover.
 pub(super) fn promise(archive: &CallBody) -> (CallBody, Handover, Failed) {
     let (handover, coming) = oneshot::channel();
     let failed = Failed::default();
@@ -82,7 +83,7 @@ mod tests {
     use http_body_util::{BodyExt, StreamBody};
 
     #[tokio::test]
-    async fn nothing_flows_before_the_handover_and_the_length_is_known() {
+    async fn before_handover_only_the_length_is_known() {
         let archive = body::full("archive");
         let (mut promised, handover, failed) = promise(&archive);
         assert_eq!(promised.size_hint().exact(), Some(7));

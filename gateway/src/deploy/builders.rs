@@ -1,5 +1,6 @@
-//! Who builds: the builder of this process where there is one, else one of those that joined. The one with the
-//! fewest builds of ours gets the next; among equals the same project goes to the same one, whose caches know it.
+//! Chooses the builder: the one in this process if there is one, else one that joined. The builder
+//! with the fewest builds of this gateway gets the next one; among equals, a project always goes to
+//! the same builder, whose caches know it.
 
 use super::remote::{NotTaken, Remote};
 use crate::fleet::link::{Identity, Link};
@@ -24,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-/// See the module.
+/// The builders of a fleet.
 #[derive(Debug)]
 pub(crate) struct Builders {
     local: Option<Arc<dyn Builder>>,
@@ -37,13 +38,14 @@ pub(crate) struct Builders {
 struct Joined {
     join: Join,
     remote: Remote,
-    /// Builds of this gateway that it has now.
+    /// Builds of this gateway that it runs now.
     at_work: AtomicUsize,
-    /// It could not be asked the last time: the others come first. A builder that was killed stays listed for a while.
+    /// It could not be reached the last time, so the others come first. A builder that was killed
+    /// stays listed for a while.
     is_silent: AtomicBool,
 }
 
-/// One build at a builder, for as long as it lives.
+/// Counts a build at a builder until it is dropped.
 struct AtWork<'a>(&'a Joined);
 
 impl<'a> AtWork<'a> {
@@ -60,8 +62,8 @@ impl Drop for AtWork<'_> {
 }
 
 impl Builders {
-    /// The builder of this process, or none but those that join. `silence` is the longest that one of these may
-    /// say nothing.
+    /// `local`: the builder of this process, if any. `silence`: how long a joined builder may send
+    /// nothing during a build.
     pub(crate) fn new(
         local: Option<Arc<dyn Builder>>,
         identity: Identity,
@@ -70,18 +72,18 @@ impl Builders {
         Self { local, joined: Mutex::default(), identity, silence }
     }
 
-    /// Whether the builder is in this process.
+    /// Whether the builder runs in this process.
     pub(crate) fn is_local(&self) -> bool {
         self.local.is_some()
     }
 
-    /// Whether nobody builds.
+    /// Whether there is no builder.
     pub(crate) fn is_empty(&self) -> bool {
         self.local.is_none() && self.joined.lock().is_empty()
     }
 
-    /// These are the members of the fleet now; VMs among them are left out. Builds at work go on, also at a
-    /// builder that is not among them any more.
+    /// Sets the members of the fleet; VMs among them are ignored. Running builds go on, also those
+    /// of a builder that left.
     pub(crate) fn set<'a>(&self, members: impl IntoIterator<Item = &'a Join>) {
         let mut joined = self.joined.lock();
         let known = std::mem::take(&mut *joined);
@@ -92,8 +94,9 @@ impl Builders {
             }
             match Link::new(join, &self.identity) {
                 Ok(link) => {
-                    tracing::info!(builder = %join.id, address = %join.address, "A builder joined.");
-                    let (id, link) = (join.id.clone(), Arc::new(link));
+                    tracing::info!(builder = %join.id, address = %join.address, "Builder joined.");
+                    let id = join.id.clone();
+                    let link = Arc::new(link);
                     let remote = Remote { id, link, silence: self.silence };
                     joined.push(Arc::new(Joined {
                         join: join.clone(),
@@ -103,19 +106,19 @@ impl Builders {
                     }));
                 }
                 Err(trouble) => {
-                    tracing::warn!(builder = %join.id, error = %Chain(&trouble), "A builder cannot be used.");
+                    tracing::warn!(builder = %join.id, error = %Chain(&trouble), "Builder joined but cannot be used; it gets no builds.");
                 }
             }
         }
     }
 
-    /// Where this builder is taken to be, if it is one that joined.
+    /// The address of a joined builder.
     pub(crate) fn address(&self, id: &VmId) -> Option<String> {
         let joined = self.joined.lock();
         joined.iter().find(|one| one.join.id == *id).map(|one| one.join.address.clone())
     }
 
-    /// How each is: those that joined are asked, all at once.
+    /// The state of each builder; joined ones are queried concurrently.
     pub(crate) async fn infos(&self) -> Vec<BuilderInfo> {
         let mut joined = self.joined.lock().clone();
         joined.sort_by(|a, b| a.join.id.cmp(&b.join.id));
@@ -146,7 +149,7 @@ impl Builders {
         local.into_iter().chain(join_all(asked).await).collect()
     }
 
-    /// The builders in the order in which they are asked for this project.
+    /// The builders in the order in which they are tried for this project.
     fn in_order(&self, folder: Option<&str>) -> Vec<Arc<Joined>> {
         let mut joined = self.joined.lock().clone();
         joined.sort_by_cached_key(|one| {
@@ -157,13 +160,13 @@ impl Builders {
         joined
     }
 
-    /// Every builder takes the image away from where it put it. Says whether all of them did; not where nobody
-    /// was there to ask.
+    /// Has every builder remove the image from its storage. Returns whether all of them did;
+    /// `false` if there is no builder.
     pub(crate) async fn remove(&self, image: &ImageRef) -> bool {
         if let Some(local) = &self.local {
             let removed = local.remove(image.clone()).await;
             let told = removed.inspect_err(|err| {
-                tracing::warn!(image = %image, error = %Chain(err), "An image was not removed.");
+                tracing::warn!(image = %image, error = %Chain(err), "Builder could not remove an image.");
             });
             return told.is_ok();
         }
@@ -174,7 +177,7 @@ impl Builders {
         let removals = joined.iter().map(async |one| {
             let removed = one.remote.remove(image).await;
             let told = removed.inspect_err(|err| {
-                tracing::warn!(image = %image, builder = %one.join.id, error = %Chain(err), "An image was not removed.");
+                tracing::warn!(image = %image, builder = %one.join.id, error = %Chain(err), "Builder could not remove an image.");
             });
             told.is_ok()
         });
@@ -185,7 +188,8 @@ impl Builders {
         let BuildJob { deployment, archive, folder, only, log } = job;
         let builders = self.in_order(folder.as_deref());
         let order = BuildOrder { deployment, folder, only };
-        let (mut archive, mut last) = (Some(archive), None);
+        let mut archive = Some(archive);
+        let mut last = None;
         for joined in builders {
             let _at_work = AtWork::new(&joined);
             let ended = joined.remote.build(&order, &mut archive, &*log).await;
@@ -195,13 +199,15 @@ impl Builders {
                 Err(not_taken) => not_taken,
             };
             let builder = &joined.join.id;
-            tracing::warn!(%builder, error = %Chain(&not_taken), "A builder did not take a build.");
+            tracing::warn!(%builder, error = %Chain(&not_taken), "Builder did not take a build; trying the next one.");
             if let NotTaken::Refused(err) = &not_taken
                 && err.status.is_client_error()
             {
-                return Err(err.clone()); // the next one would say the same
+                return Err(err.clone()); // another builder would refuse it, too
             }
-            log.tell(BuildEvent::Line(format!("note: builder `{builder}` did not take the build")));
+            log.tell(BuildEvent::Line(format!(
+                "note: builder `{builder}` did not accept the build"
+            )));
             last = Some(not_taken);
         }
         Err(match last {
@@ -211,13 +217,16 @@ impl Builders {
                 code: "BUILDER_UNREACHABLE".into(),
                 status: StatusCode::SERVICE_UNAVAILABLE,
                 message: "no builder of this fleet can be reached".into(),
-                hint: Some("the gateway's log says why; deploy again when one is back".into()),
+                hint: Some(
+                    "the gateway's log has the cause; deploy again when a builder is available"
+                        .into(),
+                ),
             },
         })
     }
 }
 
-/// Nobody builds here.
+/// The error if no builder has joined.
 pub(crate) fn no_builder() -> BuildError {
     BuildError {
         code: "NO_BUILDER".into(),

@@ -1,7 +1,9 @@
-//! Images made elsewhere, by `epsilon build` or a pipeline of somebody's own: what a builder of ours would have checked
-//! is checked here before anything begins. Whether the images can be had, the VMs say when they fetch them.
+//! Images built elsewhere, by `epsilon build` or by another pipeline: checks here, before the
+//! deployment starts, what our own builder would have checked. Whether the images can be pulled
+//! shows when the VMs fetch them.
 //!
-//! Pure. Called by the control API; the rest of the deployment is `deploy.rs`, as for a pushed project.
+//! Pure. Used by the control API; the rest of the deployment is in `deploy.rs`, as for a pushed
+//! project.
 
 pub(crate) mod ceilings;
 
@@ -14,47 +16,47 @@ use epsilon_api::{
 };
 use std::{collections::BTreeSet, fmt, time::Duration};
 
-/// Names of variables that belong to the platform.
+/// Environment variables that the platform sets.
 const RESERVED_PREFIX: &str = "EPSILON_";
 const RESERVED: &str = "PORT";
-/// Most bytes of one function's environment, as for projects.
+/// Longest environment of one function in bytes, as for projects.
 const LARGEST_ENV: usize = 64 << 10;
-/// Most layers above a runtime base. Builders of ours make two; an engine mounts some tens at most.
+/// Most layers above a runtime base. Our builder makes two; an engine mounts some tens at most.
 const MOST_LAYERS: usize = 16;
 /// Longest name of an image or a file.
 const LONGEST_NAME: usize = 512;
 
-/// What is wrong with a document of images. For whoever made it.
+/// Errors in a document of images, for its author.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
-    /// Nothing to deploy.
+    /// It contains no functions.
     #[error("it names no functions")]
     Empty,
-    /// Too much of it.
+    /// It contains more functions than the operator allows.
     #[error("it names {0} functions; the operator's ceiling is {1}")]
     TooMany(usize, usize),
-    /// One name for two.
+    /// Two functions have the same name.
     #[error("it names `{0}` twice")]
     Twice(FunctionName),
-    /// A name that is a path of the platform.
-    #[error("`{0}` is a path of the platform and no name for a function; give it another one")]
+    /// The name is a path of the platform.
+    #[error("`{0}` is a path of the platform and cannot be a function's name; choose another one")]
     Reserved(FunctionName),
-    /// `--only` names what is not there.
+    /// `--only` names a function that the document does not contain.
     #[error("it does not name `{0}`{1}")]
     NotThere(FunctionName, Nearest),
-    /// A setting or an image of one function.
+    /// A setting or an image of one function is invalid.
     #[error("`{function}`: {key} {what}")]
     Bad {
-        /// Which.
+        /// The function.
         function: FunctionName,
         /// The key, in backticks.
         key: &'static str,
-        /// Completes the sentence.
+        /// The rest of the message, after the key.
         what: String,
     },
 }
 
-/// The name that was meant, perhaps.
+/// The existing name that is most similar, if any.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Nearest(Option<String>);
 
@@ -67,8 +69,9 @@ impl fmt::Display for Nearest {
     }
 }
 
-/// Checks a document and leaves in it what `only` names; everything when that is empty. With `has_engine` images may lie
-/// in the engine of this machine, else they have to be in a registry.
+/// Checks a document and keeps only the functions in `only`, or all if it is empty. With
+/// `has_engine`, images may be in the engine of this machine; otherwise they have to be in a
+/// registry.
 pub(crate) fn checked(
     mut built: Built,
     only: &[FunctionName],
@@ -223,7 +226,7 @@ fn parts(parts: &Parts, runtime: Runtime, has_engine: bool) -> Result<(), Wrong>
         let are_digests =
             [Some(&layer.diff_id), blob].into_iter().flatten().all(|it| is_digest(it));
         ensure(are_digests, KEY, || {
-            "must name layers and blobs by `sha256:` and 64 hexadecimal digits".into()
+            "must identify layers and blobs by `sha256:` and 64 hexadecimal digits".into()
         })?;
     }
     Ok(())
@@ -239,7 +242,7 @@ fn image(key: &'static str, image: &ImageRef, has_engine: bool) -> Result<(), Wr
         && !name.contains("..")
         && !name.contains("//")
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-/:@[]".contains(&b));
-    ensure(is_name, key, || format!("is {name:?}, which no registry and no engine takes"))?;
+    ensure(is_name, key, || format!("is {name:?}, which is not a valid image name"))?;
     match name.split_once('@') {
         Some((repository, digest)) => {
             let is_whole = repository.contains('/') && is_digest(digest);
@@ -249,7 +252,7 @@ fn image(key: &'static str, image: &ImageRef, has_engine: bool) -> Result<(), Wr
         }
         None => ensure(has_engine, key, || {
             format!(
-                "is `{name}`, in one machine's engine; VMs of a fleet need it in a registry, by digest \
+                "is `{name}`, which is in one machine's engine; VMs of a fleet need it in a registry, by digest \
                  (`host/path@sha256:…`)"
             )
         }),

@@ -1,6 +1,6 @@
-//! Deployments of one project go one after another on all gateways of a store: the one that has the project's lease is at
-//! work, the others wait. The lease ends by itself when its gateway dies; what the store would not allow
-//! (a later deployment overtaken by an earlier one) it refuses in any case.
+//! Makes deployments of one project run one after another on all gateways of a store: the gateway
+//! that holds the project's lease deploys, the others wait. The lease expires if its gateway dies.
+//! Independently of the lease, the store refuses to let an earlier deployment overtake a later one.
 
 use super::story::Story;
 use epsilon_api::ids::{GatewayId, ProjectName};
@@ -9,14 +9,14 @@ use jiff::Timestamp;
 use std::{sync::Arc, time::Duration};
 use tokio::{task::AbortHandle, time::sleep};
 
-/// How long the others wait after a gateway that died, or lost its store, in the middle of a deployment.
+/// How long others wait after a gateway died, or lost its store, in the middle of a deployment.
 const LEASE: Duration = Duration::from_secs(15);
-/// Two renewals may fail.
+/// Interval of renewals; two of them may fail.
 const RENEW: Duration = Duration::from_secs(5);
-/// How often a waiting gateway asks.
+/// How often a waiting gateway tries to get the lease.
 const ASK: Duration = Duration::from_millis(250);
 
-/// The right of this gateway to deploy a project; given back when dropped.
+/// The right of this gateway to deploy a project; released on drop.
 #[derive(Debug)]
 pub(super) struct Lease {
     store: Arc<dyn Store>,
@@ -26,7 +26,8 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Waits until no other gateway deploys this project. Bounded by the deployment's own limit.
+    /// Waits until no other gateway deploys this project. Bounded by the deployment's own time
+    /// limit.
     pub(super) async fn take(
         store: &Arc<dyn Store>,
         gateway: &GatewayId,
@@ -45,18 +46,23 @@ impl Lease {
             sleep(ASK).await;
         }
         let renewal = tokio::spawn(renew(Arc::clone(store), gateway.clone(), role.clone()));
-        let (store, gateway) = (Arc::clone(store), gateway.clone());
+        let store = Arc::clone(store);
+        let gateway = gateway.clone();
         Ok(Self { store, gateway, role, renewal: renewal.abort_handle() })
     }
 }
 
-/// Ends with the lease.
+/// Renews the lease. Ends with it.
 async fn renew(store: Arc<dyn Store>, gateway: GatewayId, role: String) {
     loop {
         sleep(RENEW).await;
-        // Lost to a clock or an outage: the activation's own transaction has the last word.
+        // A lease lost to a clock jump or an outage is harmless: the activation's transaction
+        // decides.
         if let Ok(false) = store.lead(&gateway, &role, LEASE, Timestamp::now()).await {
-            tracing::warn!(role, "Another gateway has taken the lease over.");
+            tracing::warn!(
+                role,
+                "Another gateway has taken over the lease of a deployment; the store decides which one is activated."
+            );
             return;
         }
     }
@@ -65,12 +71,13 @@ async fn renew(store: Arc<dyn Store>, gateway: GatewayId, role: String) {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.renewal.abort();
-        // Outside of a runtime only while the process ends; then it ends by itself.
+        // There is no runtime only while the process ends; then the lease expires.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let (store, gateway) = (Arc::clone(&self.store), self.gateway.clone());
+        let store = Arc::clone(&self.store);
+        let gateway = self.gateway.clone();
         let role = std::mem::take(&mut self.role);
         runtime.spawn(async move {
-            // A failure costs the others the rest of the lease.
+            // If this fails, others wait for the rest of the lease.
             let _ = store.lead(&gateway, &role, Duration::ZERO, Timestamp::now()).await;
         });
     }

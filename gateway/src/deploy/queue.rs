@@ -1,4 +1,4 @@
-//! Deployments of one project go one after another, in the order in which they came in.
+//! Makes deployments of one project run one after another, in the order of their arrival.
 
 use super::story::Story;
 use parking_lot::Mutex;
@@ -8,17 +8,17 @@ use std::{
 };
 use tokio::sync::OwnedMutexGuard;
 
-/// Who waits for whom. Nothing is kept of projects that nobody deploys.
+/// One lane per project that is being deployed; unused lanes are dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     lanes: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
 
-/// The right to go on; the next one's when it is dropped.
+/// The right to go on; passes to the next deployment on drop.
 pub(crate) type Turn = OwnedMutexGuard<()>;
 
 impl Queue {
-    /// Waits for those that came before. Bounded by the deployment's own limit.
+    /// Waits for earlier deployments. Bounded by the deployment's own time limit.
     pub(crate) async fn wait(&self, lane: String, story: &Story) -> Turn {
         let mutex = {
             let mut lanes = self.lanes.lock();
@@ -36,6 +36,6 @@ impl Queue {
             return turn;
         }
         story.line(format!("waiting for an earlier deployment of {lane}"));
-        mutex.lock_owned().await // tokio's mutex is fair: first come, first served
+        mutex.lock_owned().await // tokio's mutex is fair: first in, first out
     }
 }

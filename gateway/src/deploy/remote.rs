@@ -1,5 +1,6 @@
-//! One build by a builder on another machine: `POST /v1/builds`, and its news as they come. The builder says 200
-//! before it gets a byte of the archive; whatever goes wrong before that leaves the archive whole.
+//! One build on another machine: `POST /v1/builds`, and its events as they arrive. The builder
+//! answers 200 before it receives a byte of the archive; a failure before that leaves the archive
+//! complete.
 
 use super::archive::promise;
 use crate::fleet::{
@@ -21,10 +22,10 @@ use http::{Method, Request, StatusCode, header::HOST};
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
-/// Longest error that a builder says instead of a build.
+/// Longest body of a builder's error.
 const LONGEST_REFUSAL: usize = 64 << 10;
 
-/// Longest wait for an answer about how it is: a person waits for it.
+/// Longest wait for a builder's status: a person waits for it.
 const STATUS_WITHIN: Duration = Duration::from_secs(2);
 
 /// A builder that joined.
@@ -32,24 +33,24 @@ const STATUS_WITHIN: Duration = Duration::from_secs(2);
 pub(super) struct Remote {
     pub(super) id: VmId,
     pub(super) link: Arc<Link>,
-    /// Longest that it may say nothing.
+    /// How long it may send nothing.
     pub(super) silence: Duration,
 }
 
-/// Why a builder did not take a build. The archive is still whole.
+/// Why a builder did not accept a build. The archive is still complete.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotTaken {
-    /// It cannot be asked.
-    #[error("it cannot be asked")]
+    /// It cannot be reached.
+    #[error("the builder cannot be reached")]
     Trouble(#[source] Trouble),
-    /// It said no: it is full, or it ends.
-    #[error("it refused: {0}")]
+    /// It refused: it is full, or it is shutting down.
+    #[error("the builder refused the build: {0}")]
     Refused(BuildError),
 }
 
 impl Remote {
-    /// Hands the archive over and relays what happens; dropping this hangs up, which cancels the build there.
-    /// The archive is taken out of `archive` at the handover.
+    /// Hands over the archive and relays the events. Dropping this future hangs up, which cancels
+    /// the build. `archive` is emptied at the handover.
     pub(super) async fn build(
         &self,
         order: &BuildOrder,
@@ -66,7 +67,7 @@ impl Remote {
                 return Err(not_taken);
             }
         };
-        // A receiver that is gone means that the connection is; the reader below sees that.
+        // If the receiver is gone, so is the connection; the reader below sees that.
         let _ = handover.send(lent);
         let told = self.follow(answer, log).await;
         Ok(told.unwrap_or_else(|trouble| {
@@ -77,7 +78,7 @@ impl Remote {
         }))
     }
 
-    /// Has it take an image away from where it put it. Bounded by its silence.
+    /// Has it remove an image from its storage. Bounded by `silence`.
     pub(super) async fn remove(&self, image: &ImageRef) -> Result<(), Trouble> {
         self.link.renew_pass();
         let work = async {
@@ -85,13 +86,13 @@ impl Remote {
             let answer = self.link.ask(Method::POST, REMOVE_PATH, order).await?;
             match answer.status() {
                 status if status.is_success() => Ok(()),
-                status => Err(Trouble::Odd(format!("{status} to {REMOVE_PATH}"))),
+                status => Err(Trouble::Odd(format!("status {status} for {REMOVE_PATH}"))),
             }
         };
         timeout(self.silence, work).await.unwrap_or(Err(Trouble::Silent(self.silence)))
     }
 
-    /// How it is. `None`: it is there, and older than the question.
+    /// Its status. `None`: it runs, but is too old to know the request.
     pub(super) async fn status(&self) -> Result<Option<BuilderStatus>, Trouble> {
         self.link.renew_pass();
         let work = async {
@@ -107,7 +108,7 @@ impl Remote {
     }
 
     async fn open(&self, order: &BuildOrder, body: CallBody) -> Result<Kept, NotTaken> {
-        self.link.renew_pass(); // builds are rare; nobody else keeps it fresh
+        self.link.renew_pass(); // builds are rare, and the pass is not renewed elsewhere
         let request = Request::builder()
             .method(Method::POST)
             .uri(order.uri())
@@ -119,7 +120,8 @@ impl Remote {
             Sent::Unsent(trouble) | Sent::Lost(trouble) => return Err(NotTaken::Trouble(trouble)),
             Sent::BadBody(err) => return Err(NotTaken::Trouble(Trouble::Broke(err.into()))),
         };
-        let (status, link) = (response.status(), Arc::clone(&self.link));
+        let status = response.status();
+        let link = Arc::clone(&self.link);
         let answer = Kept::new(response.into_body(), connection, link);
         if status == StatusCode::OK {
             return Ok(answer);
@@ -136,7 +138,7 @@ impl Remote {
         }))
     }
 
-    /// Reads the news to the last word. The error is trouble with the builder, not with the project.
+    /// Reads the events to the result. The error is one of the builder, not of the project.
     async fn follow(
         &self,
         answer: Kept,
@@ -147,7 +149,7 @@ impl Remote {
             let line = timeout(self.silence, lines.next()).await;
             let line = line.map_err(|_| Trouble::Silent(self.silence))?;
             let line =
-                line.ok_or_else(|| Trouble::Odd("its answer ended in the middle".into()))??;
+                line.ok_or_else(|| Trouble::Odd("the answer ended before the result".into()))??;
             match link::parsed(&line)? {
                 BuildNews::Alive => {}
                 BuildNews::Event(event) => log.tell(event),
@@ -158,11 +160,11 @@ impl Remote {
     }
 
     fn lost(&self, trouble: &Trouble) -> BuildError {
-        tracing::warn!(builder = %self.id, error = %Chain(trouble), "A builder was lost in a build.");
+        tracing::warn!(builder = %self.id, error = %Chain(trouble), "Builder was lost during a build; the deployment fails.");
         BuildError {
             code: "BUILDER_LOST".into(),
             status: StatusCode::BAD_GATEWAY,
-            message: format!("the builder `{}` was lost while it built", self.id),
+            message: format!("the builder `{}` was lost during the build", self.id),
             hint: Some("nothing was changed; deploy again".into()),
         }
     }
@@ -172,7 +174,7 @@ fn odd(what: &str) -> NotTaken {
     NotTaken::Trouble(Trouble::Odd(what.to_owned()))
 }
 
-/// What the developer's side did to the archive on its way.
+/// The error for an archive that broke off on the developer's side.
 fn archive_failed(err: &(dyn std::error::Error + Send + Sync + 'static)) -> BuildError {
     let (code, status, message) = match err.downcast_ref() {
         Some(BodyTooLarge { limit }) => (
@@ -183,7 +185,7 @@ fn archive_failed(err: &(dyn std::error::Error + Send + Sync + 'static)) -> Buil
         None => (
             "SOURCE_INCOMPLETE",
             StatusCode::BAD_REQUEST,
-            "the upload broke off before the archive's end".to_owned(),
+            "the upload was cut before the archive's end".to_owned(),
         ),
     };
     BuildError { code: code.into(), status, message, hint: None }

@@ -1,5 +1,6 @@
-//! New versions before they serve: the VMs that will get a function's first calls hold its image, and the first of
-//! them an instance that loaded the code. So no caller waits for a pull, also when home is lost or over its share.
+//! Prepares new versions before they serve: the VMs that will get a function's first calls pull its
+//! image, and the first of them starts an instance. So no caller waits for a pull, even if the home
+//! VM is lost or over its share.
 
 use super::story::Story;
 use crate::fleet::{Fleet, Member};
@@ -13,17 +14,17 @@ use futures_util::future::join_all;
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
-/// VMs of a function's order that hold its image before calls come: home, and the one that comes after it.
+/// VMs of a function's order that get its image in advance: home, and the next one.
 const HOLDERS: usize = 2;
 
 /// Why a version is not ready.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotReady {
-    /// The code's fault, or no VM is left.
+    /// The code failed to start, or no VM is left.
     #[error("a new version did not start")]
     Start(#[source] CallError),
-    /// It lies where no VM can get it.
-    #[error("no VM can get the image of `{function}`")]
+    /// The image is stored where no VM can pull it.
+    #[error("no VM can pull the image of `{function}`")]
     OutOfReach {
         function: FunctionName,
         #[source]
@@ -31,19 +32,20 @@ pub(super) enum NotReady {
     },
 }
 
-/// Where and how long.
+/// Starts new versions on the VMs of a fleet.
 #[derive(Clone, Copy)]
 pub(super) struct Starter<'a> {
     pub(super) fleet: &'a Fleet,
     pub(super) story: &'a Story,
-    /// The one VM there is shares its engine with the builder: its start finds the image there.
+    /// The only VM shares its engine with the builder, so the image is already there.
     pub(super) is_here: bool,
-    /// Longest that one VM may take to get an image, before it is left out.
+    /// Longest that one VM may take to pull an image before it is left out.
     pub(super) patience: Duration,
 }
 
 impl Starter<'_> {
-    /// Some VM has an instance of it, and the next one at least the image, if it can be had.
+    /// Ensures that one VM has an instance of the version, and that the next one has the image if
+    /// it can pull it.
     pub(super) async fn ensure_ready(self, version: Arc<Version>) -> Result<(), NotReady> {
         let order = self.order(&version.function);
         let holders = if self.is_here { order } else { self.spread(&order, &version).await? };
@@ -55,18 +57,19 @@ impl Starter<'_> {
                     self.tell(&holder, &version, "could not start", &err);
                     last = err;
                 }
-                Err(err) => return Err(NotReady::Start(err)), // the same everywhere
+                Err(err) => return Err(NotReady::Start(err)), // the code would fail on every VM
             }
         }
         Err(NotReady::Start(last))
     }
 
-    /// The VMs in the order in which calls come to them.
+    /// The VMs in the order in which calls try them.
     fn order(self, function: &FunctionName) -> Vec<Arc<Member>> {
         self.fleet.snapshot().order(function)
     }
 
-    /// Has the first VMs fetch the image; if none of them can, the next ones. Answers who holds it.
+    /// Has the first VMs pull the image; if none of them can, the next ones. Returns those that
+    /// have it.
     async fn spread(
         self,
         order: &[Arc<Member>],
@@ -80,7 +83,7 @@ impl Starter<'_> {
                 match fetched {
                     Ok(()) => holders.push(Arc::clone(member)),
                     Err(err) => {
-                        self.tell(member, version, "could not get the image", &err);
+                        self.tell(member, version, "could not pull the image", &err);
                         last = err;
                     }
                 }
@@ -90,9 +93,10 @@ impl Starter<'_> {
             }
         }
         let function = version.function.clone();
-        Err(match is_in_a_registry(&version.image) || order.is_empty() {
-            true => NotReady::Start(last),
-            false => NotReady::OutOfReach { function, cause: last },
+        Err(if is_in_a_registry(&version.image) || order.is_empty() {
+            NotReady::Start(last)
+        } else {
+            NotReady::OutOfReach { function, cause: last }
         })
     }
 
@@ -100,25 +104,28 @@ impl Starter<'_> {
         let fetched = timeout(self.patience, member.vm.fetch(Arc::clone(version))).await;
         fetched.unwrap_or_else(|_| {
             let patience = humantime::format_duration(self.patience);
-            let cause = format!("it took longer than {patience}").into();
+            let cause = format!("the pull took longer than {patience}").into();
             Err(CallError::NoCapacity { function: version.function.clone(), cause })
         })
     }
 
     fn tell(self, member: &Member, version: &Version, what: &str, err: &CallError) {
-        let (vm, function) = (&member.id, &version.function);
-        let (version, error) = (version.id(), Chain(err));
-        tracing::warn!(%vm, %version, what, %error, "A VM was left out of a deployment.");
+        let vm = &member.id;
+        let function = &version.function;
+        let version = version.id();
+        let error = Chain(err);
+        tracing::warn!(%vm, %version, what, %error, "VM could not prepare a new version; the deployment goes on without it.");
         self.story.line(format!("note: VM `{vm}` {what} of `{function}`"));
     }
 }
 
 fn every_vm_drains(version: &Version) -> CallError {
-    let cause = "no VM takes calls now".into();
+    let cause = "no VM takes calls".into();
     CallError::NoCapacity { function: version.function.clone(), cause }
 }
 
-/// Whether every machine can get it. What is not in a registry lies in the engine of its builder.
+/// Whether every machine can pull it. An image outside a registry is stored in the engine of its
+/// builder.
 pub(super) fn is_in_a_registry(image: &ImageRef) -> bool {
     image.reference.contains("@sha256:")
 }
@@ -138,8 +145,9 @@ mod tests {
     const IN_AN_ENGINE: &str = "epsilon/shop/pay:1";
     const REGISTRY: &str = "registry.example/shop/pay@sha256:1";
 
-    /// What came of starting a version on VMs with these troubles, in the order in which calls come to them: the
-    /// outcome, which were asked to fetch and to start (from 1), and how many lines were told.
+    /// The outcome of starting a version on VMs with these faults, in the order in which calls try
+    /// them: the result, the VMs that fetched and that started (from 1), and the number of lines
+    /// logged.
     async fn start(
         image: &str,
         troubles: &[Option<Trouble>],
@@ -181,7 +189,8 @@ mod tests {
         (ended, asked(&FakeVm::fetched), asked(&|vm| vm.ready().len()), lines)
     }
 
-    /// Each row: image, what is wrong with the VMs => outcome, who fetched, who was started on, lines told.
+    /// Each row: image, faults of the VMs => result, VMs that fetched, VMs that started, lines
+    /// logged.
     macro_rules! starts {
         ($($name:ident: $image:expr, [$($trouble:expr),*]
             => $ended:expr, $fetched:expr, $ready:expr, $lines:expr;)*) => {$(
@@ -214,7 +223,7 @@ mod tests {
         none_that_can_fails: REGISTRY, [NO_IMAGE, HANGS] => Err("NO_CAPACITY"), [1, 2], [], 2;
         an_image_in_an_engine_that_none_can_get: IN_AN_ENGINE, [NO_IMAGE, NO_IMAGE]
             => Err("IMAGE_UNREACHABLE"), [1, 2], [], 2;
-        an_image_in_an_engine_that_the_only_one_cannot_get: IN_AN_ENGINE, [NO_IMAGE]
+        an_engine_image_the_only_vm_cannot_pull: IN_AN_ENGINE, [NO_IMAGE]
             => Err("IMAGE_UNREACHABLE"), [1], [], 1;
         code_that_does_not_load_is_tried_once: "", [FINE, FINE]
             => Err("FUNCTION_INIT_FAILED"), [1, 2], [1], 0;

@@ -1,5 +1,6 @@
-//! The story of a deployment, from those who work on it to the one who reads. The reader may be slow or
-//! gone: steps always find room, lines of tools are lost when there is none, and the work never waits.
+//! The progress of a deployment, as events from the workers to one reader. If the reader is slow or
+//! gone, events of steps still fit into the queue, lines of tool output are dropped, and the work
+//! never waits.
 
 use super::Began;
 use crate::observe::metrics::Metrics;
@@ -16,14 +17,14 @@ use std::{
 };
 use tokio::sync::mpsc;
 
-/// Events that wait for the reader. npm prints some hundreds of lines; each is about 100 bytes.
+/// Events that wait for the reader. npm prints some hundreds of lines of about 100 bytes each.
 const DEPTH: usize = 1024;
-/// Places that lines leave free for steps.
+/// Queue slots that lines leave free for events of steps.
 const FOR_STEPS: usize = 64;
-/// How long the last event waits for a reader who is far behind.
+/// How long the last event waits for a slow reader.
 const LAST_WORD: Duration = Duration::from_secs(30);
 
-/// The writer's end. Cheap to clone.
+/// The sending end. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Story {
     events: mpsc::Sender<DeployEvent>,
@@ -32,19 +33,19 @@ pub(crate) struct Story {
 }
 
 impl Story {
-    /// A story and its reader's end.
+    /// A new queue of events: both ends.
     pub(crate) fn new(metrics: Arc<Metrics>) -> (Self, mpsc::Receiver<DeployEvent>) {
         let (events, reader) = mpsc::channel(DEPTH);
         (Self { events, lost: Arc::default(), metrics }, reader)
     }
 
-    /// Tells an event that must not be lost. There is room for some dozens of these.
+    /// Sends an event that must not be dropped. There is room for some dozens of these.
     pub(crate) fn tell(&self, event: DeployEvent) {
-        // A reader who is gone wants nothing more.
+        // If the reader is gone, the event is dropped.
         let _ = self.events.try_send(event);
     }
 
-    /// Tells a line if there is room.
+    /// Sends a line of output if there is room.
     pub(crate) fn line(&self, line: String) {
         if self.events.capacity() <= FOR_STEPS {
             self.lost.fetch_add(1, Relaxed);
@@ -53,29 +54,31 @@ impl Story {
         }
         match self.lost.swap(0, Relaxed) {
             0 => {}
-            lost => self.tell(DeployEvent::Log { line: format!("… {lost} lines were lost …") }),
+            lost => {
+                self.tell(DeployEvent::Log { line: format!("… {lost} lines were dropped …") })
+            }
         }
         self.tell(DeployEvent::Log { line });
     }
 
-    /// A step begins.
+    /// Reports the start of a step.
     pub(crate) fn begin(&self, step: Step, detail: String) -> Began {
         self.tell(DeployEvent::StepStarted { step, detail });
         Instant::now()
     }
 
-    /// A step ended well.
+    /// Reports the success of a step.
     pub(crate) fn done(&self, step: Step, detail: String, began: Began) {
         self.tell(step_done(step, detail, began.elapsed()));
     }
 
-    /// The last event: waits for a slow reader, within a limit.
+    /// Sends the last event; waits for a slow reader within a limit.
     pub(crate) async fn end(self, last: DeployEvent) {
-        // A reader who is gone finds the deployment in the list.
+        // If the reader is gone, it can still find the deployment in the list.
         let _ = self.events.send_timeout(last, LAST_WORD).await;
     }
 
-    /// As the builder wants it.
+    /// The interface for the builder.
     pub(crate) fn as_build_log(&self) -> Arc<dyn BuildLog> {
         Arc::new(self.clone())
     }
@@ -117,9 +120,9 @@ mod tests {
                 break;
             }
         }
-        story.line("heard again".into());
+        story.line("received again".into());
         let lost = DEPTH + FOR_STEPS;
         let Ok(DeployEvent::Log { line }) = reader.try_recv() else { panic!("no line") };
-        assert_eq!(line, format!("… {lost} lines were lost …"));
+        assert_eq!(line, format!("… {lost} lines were dropped …"));
     }
 }

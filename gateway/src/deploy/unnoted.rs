@@ -1,5 +1,6 @@
-//! A failed deployment that the store could not be told of: told again behind, until it is. Otherwise it would stand as running,
-//! and be waited for, until this gateway starts again. Not the telling itself: that is `Deploys::run`, which calls this when it went wrong.
+//! Retries to record a failed deployment in the store, in the background. Without the record the
+//! deployment would count as running, and be waited for, until this gateway restarts. The first
+//! attempt is in `Deploys::run`, which calls this if it fails.
 
 use epsilon_api::{error::ErrorBody, ids::DeploymentId};
 use epsilon_store::{Store, StoreError};
@@ -7,22 +8,23 @@ use jiff::Timestamp;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 
-/// Pauses between two attempts; the store has just been asked in vain.
+/// Pauses between attempts; the first attempt has just failed.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// A store that is away for longer has more to mend than this; the next start of the gateway fails the deployment.
+/// When to give up. If the store is down for longer, the next start of the gateway records the
+/// failure.
 const GIVE_UP: Duration = Duration::from_secs(24 * 3600);
 
-/// Returns at once. What is left of it ends with the gateway.
+/// Starts the retries and returns at once. They end with the gateway.
 pub(super) fn tell_again(store: Arc<dyn Store>, id: DeploymentId, error: ErrorBody) {
     let ended = Timestamp::now();
     tokio::spawn(async move {
         let told = until_told(|| store.fail_deployment(&id, &error, ended)).await;
-        tracing::info!(deployment = %id, told, "Its failure is noted after all, or given up.");
+        tracing::info!(deployment = %id, told, "Retries to record a failed deployment ended.");
     });
 }
 
-/// Whether the store knows by now that the deployment is over.
+/// Retries until the store has recorded the end of the deployment; `false` if it gives up.
 async fn until_told<F>(mut tell: impl FnMut() -> F) -> bool
 where
     F: Future<Output = Result<(), StoreError>>,
@@ -34,7 +36,7 @@ where
         pause = (pause * 2).min(LONGEST_PAUSE);
         match tell().await {
             Ok(()) => return true,
-            // An attempt whose answer was lost, or another gateway that took this one for dead.
+            // An attempt whose answer was lost, or another gateway that considered this one dead.
             Err(StoreError::DeploymentOver(_) | StoreError::DeploymentNotFound(_)) => return true,
             Err(_) => {}
         }
@@ -48,9 +50,11 @@ mod tests {
     use epsilon_api::ids::FunctionName;
     use std::future::ready;
 
-    /// After how many attempts and seconds it ends, and how, when the store says this in turn, the last of it for ever.
+    /// Number of attempts, seconds and result if the store answers this in turn, repeating the last
+    /// answer.
     async fn told(answers: &[fn() -> Result<(), StoreError>]) -> (usize, u64, bool) {
-        let (began, mut attempts) = (Instant::now(), 0);
+        let began = Instant::now();
+        let mut attempts = 0;
         let told = until_told(|| {
             attempts += 1;
             ready(answers[attempts.min(answers.len()) - 1]())
@@ -68,7 +72,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_told_until_the_store_knows_and_not_for_ever() {
+    async fn a_failure_is_retried_until_recorded_or_expired() {
         assert_eq!(told(&[|| Ok(())]).await, (1, 1, true));
         assert_eq!(told(&[away, away, away, || Ok(())]).await, (4, 15, true));
         assert_eq!(told(&[away, over]).await, (2, 3, true));

@@ -1,15 +1,16 @@
-//! A circuit breaker for each function on each VM: a function that cannot be started on one VM (its image cannot be had
-//! there, its engine chokes on it) is sent elsewhere, while the VM's other functions go on. Counts what the platform did
-//! wrong; a function's own errors are its own.
+//! A circuit breaker for each function on each VM: a function that cannot be started on one VM (its
+//! image cannot be pulled there, or the engine fails to run it) is sent to other VMs, while the
+//! VM's other functions are not affected. Counts failures of the platform only, not errors of the
+//! function.
 //!
 //! ```text
-//! closed ── `failures` in a row within `window` ──▶ open ── after `pause` ──▶ half open: one call may try
-//!    ▲                                               ▲                             │ failed, or no word of it
+//! closed ── `failures` in a row within `window` ──▶ open ── after `pause` ──▶ half open: one trial call
+//!    ▲                                               ▲                             │ failed, or not answered
 //!    └────────────── answered ───────────────────────┴─────────────────────────────┘
 //! ```
-//! An open breaker steers, it refuses nothing: if it is open everywhere, calls go as if there were none.
-//! Only functions that failed have an entry, at most [`MOST`] of them on one VM; a VM on which nothing fails costs
-//! each call one atomic.
+//! An open breaker only changes the placement and refuses nothing: if it is open on all VMs, calls
+//! are placed as if there were none. Only functions that failed have an entry, at most [`MOST`] per
+//! VM; on a VM without failures a call costs one atomic read.
 
 use super::view::VersionKey;
 use parking_lot::Mutex;
@@ -19,17 +20,18 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// Entries of one VM. One on which more functions fail at once has a fault of its own, and `health.rs` puts it out.
+/// Most entries per VM. A VM on which more functions fail at once is faulty itself, and `health.rs`
+/// takes it out.
 const MOST: usize = 256;
 
 /// When a breaker opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Policy {
-    /// So many failures in a row …
+    /// Number of consecutive failures that open a breaker …
     pub(crate) failures: u32,
-    /// … none of them longer ago than this …
+    /// … if all of them are within this time.
     pub(crate) window: Duration,
-    /// … open it for so long.
+    /// How long a breaker stays open before a trial call.
     pub(crate) pause: Duration,
 }
 
@@ -37,7 +39,7 @@ pub(crate) struct Policy {
 #[derive(Debug)]
 pub(crate) struct Breakers {
     policy: Policy,
-    /// Entries; what a call looks at first.
+    /// Number of entries; read by every call.
     count: AtomicUsize,
     entries: Mutex<Vec<Entry>>,
 }
@@ -59,7 +61,7 @@ impl Breakers {
         Self { policy, count: AtomicUsize::new(0), entries: Mutex::default() }
     }
 
-    /// Whether calls of this version should go elsewhere.
+    /// Whether calls of this version should go to other VMs.
     pub(crate) fn is_open(&self, version: VersionKey, now: Instant) -> bool {
         self.count.load(Relaxed) > 0
             && self.entries.lock().iter().any(|entry| {
@@ -68,7 +70,8 @@ impl Breakers {
             })
     }
 
-    /// A call of this version goes there. If that is the one which tries, all others stay away meanwhile.
+    /// A call of this version is sent there. If it is the trial call, the breaker stays open for
+    /// all others.
     pub(crate) fn begins(&self, version: VersionKey, now: Instant) {
         self.change(version, |state, policy| match state {
             Some(State::Open { until }) if now >= until => {
@@ -78,12 +81,12 @@ impl Breakers {
         });
     }
 
-    /// The VM answered: with the function's answer or with its error.
+    /// The VM answered: with the function's answer or the function's error.
     pub(crate) fn answered(&self, version: VersionKey) {
         self.change(version, |_, _| None);
     }
 
-    /// The platform failed; says whether that opened the breaker.
+    /// The platform failed. Returns whether that opened the breaker.
     pub(crate) fn failed(&self, version: VersionKey, now: Instant) -> bool {
         let mut entries = self.entries.lock();
         let found = entries.iter().position(|entry| entry.version == version);
@@ -136,7 +139,7 @@ impl Breakers {
     }
 }
 
-/// Makes place for one more: whoever is nearest to being forgotten anyway.
+/// Removes the entry that would expire first.
 fn forget_one(entries: &mut Vec<Entry>) {
     let age = |entry: &Entry| match entry.state {
         State::Closed { since, .. } => (false, since),
@@ -160,12 +163,14 @@ mod tests {
         VersionKey::of_version(&testing::version(function, 1))
     }
 
-    /// What happens to `pay` at which second: `f`ailed, `a`nswered, `b`egins; open at the end of it?
+    /// Events of `pay`, with their seconds: `f`ailed, `a`nswered, `b`egins => whether the breaker
+    /// is open at the end.
     macro_rules! stories {
         ($($name:ident: $($at:literal $what:ident),*; at $end:literal => $open:expr;)*) => {$(
             #[test]
             fn $name() {
-                let (breakers, start) = (Breakers::new(POLICY), Instant::now());
+                let breakers = Breakers::new(POLICY);
+                let start = Instant::now();
                 let at = |seconds| start + Duration::from_secs(seconds);
                 $(match stringify!($what) {
                     "f" => { breakers.failed(key("pay"), at($at)); }
@@ -173,7 +178,7 @@ mod tests {
                     _ => breakers.begins(key("pay"), at($at)),
                 })*
                 assert_eq!(breakers.is_open(key("pay"), at($end)), $open);
-                assert!(!breakers.is_open(key("ship"), at($end)), "others go on");
+                assert!(!breakers.is_open(key("ship"), at($end)), "other functions are not affected");
             }
         )*};
     }
@@ -185,22 +190,24 @@ mod tests {
         an_answer_begins_anew: 0 f, 1 f, 2 a, 3 f, 4 f; at 4 => false;
         failures_far_apart_are_no_row: 0 f, 9 f, 10 f; at 10 => false;
         one_call_tries_and_the_others_stay_away: 0 f, 1 f, 2 f, 7 b; at 7 => true;
-        a_trial_of_which_nothing_is_heard_is_made_again: 0 f, 1 f, 2 f, 7 b; at 12 => false;
+        an_unanswered_trial_is_repeated: 0 f, 1 f, 2 f, 7 b; at 12 => false;
         a_trial_that_fails_opens_it_again: 0 f, 1 f, 2 f, 7 b, 8 f; at 12 => true;
         a_trial_that_succeeds_closes_it: 0 f, 1 f, 2 f, 7 b, 8 a, 9 f; at 9 => false;
         a_call_before_its_time_changes_nothing: 0 f, 1 f, 2 f, 5 b; at 7 => false;
     }
 
     #[test]
-    fn opening_is_told_once() {
-        let (breakers, now) = (Breakers::new(POLICY), Instant::now());
+    fn opening_is_reported_once() {
+        let breakers = Breakers::new(POLICY);
+        let now = Instant::now();
         let told: Vec<bool> = (0..5).map(|_| breakers.failed(key("pay"), now)).collect();
         assert_eq!(told, [false, false, true, false, false]);
     }
 
     #[test]
-    fn a_vm_on_which_everything_fails_has_a_bounded_list() {
-        let (breakers, now) = (Breakers::new(POLICY), Instant::now());
+    fn breakers_of_one_vm_are_bounded() {
+        let breakers = Breakers::new(POLICY);
+        let now = Instant::now();
         for _ in 0..3 {
             breakers.failed(key("pay"), now);
         }
@@ -208,7 +215,7 @@ mod tests {
             breakers.failed(key(&format!("f{n}")), now);
         }
         assert_eq!(breakers.entries.lock().len(), MOST);
-        assert!(breakers.is_open(key("pay"), now), "what is open is kept longest");
+        assert!(breakers.is_open(key("pay"), now), "open breakers are evicted last");
         breakers.answered(key("pay"));
         assert!(!breakers.is_open(key("pay"), now));
     }

@@ -1,5 +1,6 @@
-//! A VM is being emptied: what only it held warm gets an instance on the VM that calls go to next, so that few of them
-//! wait for a start. Nothing depends on it; a call that comes first starts the same instance.
+//! Prewarms other VMs when one drains: each version that was warm only on the draining VM gets an
+//! instance on the VM that its calls try next, so that few calls wait for a cold start. Nothing
+//! depends on it; a call that arrives first starts the same instance.
 
 use super::{Fleet, view::VersionKey};
 use crate::{observe::events::WarmUpFailed, routes::Routes};
@@ -8,10 +9,10 @@ use futures_util::{StreamExt, stream};
 use std::{collections::HashSet, sync::Arc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Starts at once: more would be queued by the VMs anyway, and starve the calls' own.
+/// Concurrent starts. More would only queue on the VMs and delay the starts that calls wait for.
 const AT_ONCE: usize = 4;
 
-/// See the module.
+/// Starts the prewarms of draining VMs.
 #[derive(Clone, Debug)]
 pub(crate) struct Handover {
     pub(crate) fleet: Arc<Fleet>,
@@ -21,9 +22,10 @@ pub(crate) struct Handover {
 }
 
 impl Handover {
-    /// Warms elsewhere what this VM held when it said so. Returns at once.
+    /// Prewarms elsewhere the versions in this VM's last report. Returns at once.
     pub(crate) fn begin(&self, leaving: VmStatus) {
-        let (work, close) = (self.clone(), self.close.clone());
+        let work = self.clone();
+        let close = self.close.clone();
         self.tasks.spawn(close.run_until_cancelled_owned(async move { work.run(&leaving).await }));
     }
 
@@ -32,7 +34,7 @@ impl Handover {
         if versions.is_empty() {
             return;
         }
-        tracing::info!(vm = %leaving.id, versions = versions.len(), "Warming elsewhere what it held.");
+        tracing::info!(vm = %leaving.id, versions = versions.len(), "VM drains; starting instances of its versions on other VMs.");
         let warm = async |version: Arc<Version>| {
             let order = self.fleet.snapshot().order(&version.function);
             let Some(next) = order.into_iter().find(|member| member.id != leaving.id) else {
@@ -45,9 +47,11 @@ impl Handover {
         stream::iter(versions).for_each_concurrent(AT_ONCE, warm).await;
     }
 
-    /// Versions that serve, have an instance there, and have none anywhere else that takes calls.
+    /// Versions that serve, have an instance on this VM, and have none on another VM that takes
+    /// calls.
     fn held_only_by(&self, leaving: &VmStatus) -> Vec<Arc<Version>> {
-        let (table, snapshot) = (self.routes.table(), self.fleet.snapshot());
+        let table = self.routes.table();
+        let snapshot = self.fleet.snapshot();
         let elsewhere = |key: VersionKey| {
             let others = snapshot.members().iter().filter(|member| member.id != leaving.id);
             others

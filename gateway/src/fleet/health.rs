@@ -1,17 +1,18 @@
-//! Whether a VM answers. A state, an event and a moment give the next state; no clock, no I/O. What the world does is
-//! told by the stream of the VM's reports (the active probe) and by the calls that it gets (the passive one).
+//! Whether a VM responds. A pure state machine: a state, an event and a time give the next state;
+//! no clock, no I/O. The events come from the stream of the VM's reports (active health check) and
+//! from its calls (passive health check).
 //!
 //! ```text
 //!          line                              broken
-//! Unheard ──────▶ Up ◀──────────────────▶ Suspect
+//! new VM ───────▶ Up ◀──────────────────▶ Suspect
 //!                 │ ▲         line           │
 //!   silence, refused,│ failures              │ silence, refused, failures
 //!                 ▼ │ line, after `until`     ▼
 //!                  Out ◀──────────────────────┘
 //! ```
-//! A line that comes after `until` is the probe that lets a VM back in. It is then on trial for the window of failures: put
-//! out again meanwhile, it stays out twice as long. Whether the last VM may be put out is not decided here: placement takes one that
-//! is out when no other answers.
+//! A report that arrives after `until` lets a VM back in. The VM is then on trial for the failure
+//! window: if it is taken out again within it, it stays out twice as long. Whether the last VM may
+//! be used although it is out is not decided here: placement takes such a VM if no other responds.
 
 use parking_lot::Mutex;
 use std::{
@@ -20,36 +21,37 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// How long a VM stays out at first after a refusal or silence: until its next report.
+/// How long a VM stays out at first after a refused connection or silence: until its next report
+/// after that.
 const ABSENT_FOR: Duration = Duration::from_secs(1);
-/// How long at most, however often it was put out.
+/// Longest time out, however often the VM was taken out.
 const LONGEST_OUT: Duration = Duration::from_secs(60);
 
-/// When a VM is out.
+/// When a VM is taken out (ejected as an outlier).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Policy {
-    /// Without a line for so long it is out.
+    /// Time without a report after which it is out.
     pub(crate) silence: Duration,
-    /// So many calls that failed by the platform's fault …
+    /// Number of calls that failed by the platform's fault …
     pub(crate) failures: u32,
-    /// … within so long put it out …
+    /// … within this time that take it out …
     pub(crate) window: Duration,
-    /// … for so long at first.
+    /// … for this long at first.
     pub(crate) pause: Duration,
 }
 
-/// What happened.
+/// An observation of the VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// A report came.
+    /// A report was received.
     Line,
     /// The stream of reports ended or could not be opened.
     Broken,
-    /// A connection to it was refused: nobody listens there.
+    /// A connection was refused: no process listens at its address.
     Refused,
-    /// A call failed, neither by the function's fault nor for want of room.
+    /// A call failed, by no fault of the function and not for lack of room.
     Failed,
-    /// A call was answered, well or not.
+    /// A call was answered, with success or an error of the function.
     Answered,
     /// Time passes.
     Tick,
@@ -69,7 +71,7 @@ pub(crate) enum Why {
 }
 
 impl Why {
-    /// The word for people and metrics.
+    /// The reason in the API and in metric labels.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Unheard => "unheard",
@@ -80,34 +82,34 @@ impl Why {
     }
 }
 
-/// Whether it answers.
+/// Whether a VM responds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// It does.
+    /// It responds.
     Up,
-    /// Its stream broke; it may have gone.
+    /// Its report stream broke; the VM may be gone.
     Suspect,
-    /// It does not.
+    /// It does not respond, or its calls fail.
     Out(Why),
 }
 
-/// One VM's state.
+/// The health of one VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Health {
     standing: Standing,
-    /// The last line; counts silence.
+    /// Time of the last report; silence counts from it.
     heard: Instant,
-    /// Out: not let in before. Up after that: since when.
+    /// While out: the earliest time to let it in. While up: when it was let in.
     until: Instant,
     /// How long it was out last; doubles while it is on trial.
     pause: Duration,
-    /// Failures in the window that began then.
+    /// Failures in the window that began at `failing_since`.
     failures: u32,
     failing_since: Instant,
 }
 
 impl Health {
-    /// A VM that nobody has heard of yet.
+    /// A VM that has not reported yet.
     pub(crate) fn unheard(now: Instant) -> Self {
         Self {
             standing: Standing::Out(Why::Unheard),
@@ -146,7 +148,7 @@ impl Health {
             (Up | Suspect, Event::Answered) => Self { failures: 0, ..self },
 
             (Up | Suspect, Event::Tick)
-            // Calls that were under way when it was put out.
+            // Results of calls that were in flight when it was taken out.
             | (Out(_), Event::Refused | Event::Failed | Event::Answered | Event::Tick) => self,
         }
     }
@@ -159,24 +161,24 @@ impl Health {
     }
 
     fn put_out(self, why: Why, first: Duration, now: Instant, policy: &Policy) -> Self {
-        // `until` is when it came back.
+        // For a VM that is up, `until` is the time when it was let in.
         let on_trial = !self.pause.is_zero() && now < self.until + policy.window;
         let pause = if on_trial { (self.pause * 2).max(first).min(LONGEST_OUT) } else { first };
         Self { standing: Standing::Out(why), until: now + pause, pause, failures: 0, ..self }
     }
 }
 
-/// A VM's health, shared by its calls and its stream. Reading it is one atomic.
+/// A VM's health, shared by its calls and its watcher. Reading it is one atomic operation.
 #[derive(Debug)]
 pub(crate) struct Condition {
-    /// `None`: the VM is in this process, and there as long as we are.
+    /// `None` for the VM in this process, which is always up.
     policy: Option<Policy>,
     state: Mutex<Health>,
     seen: AtomicU8,
 }
 
 impl Condition {
-    /// Of a VM that is reached over a network.
+    /// The health of a VM on another machine.
     pub(crate) fn remote(policy: Policy, now: Instant) -> Self {
         let state = Health::unheard(now);
         Self {
@@ -186,16 +188,16 @@ impl Condition {
         }
     }
 
-    /// Of the VM in this process.
+    /// The health of the VM in this process.
     pub(crate) fn at_home(now: Instant) -> Self {
         let state = Health { standing: Standing::Up, ..Health::unheard(now) };
         Self { policy: None, state: Mutex::new(state), seen: AtomicU8::new(written(&state)) }
     }
 
-    /// Tells what happened; gives back the standing before and after when it changed.
+    /// Records an event. Returns the standing before and after it if it changed.
     pub(crate) fn note(&self, event: Event, now: Instant) -> Option<(Standing, Standing)> {
         let policy = self.policy.as_ref()?;
-        // What happens with nearly each call takes no lock.
+        // Fast path: the event of nearly every call takes no lock.
         if event == Event::Answered && self.seen.load(Relaxed) == UP {
             return None;
         }
@@ -207,7 +209,7 @@ impl Condition {
         (before != after).then_some((before, after))
     }
 
-    /// Whether it answers, as of the last event.
+    /// The standing as of the last event.
     pub(crate) fn standing(&self) -> Standing {
         match self.seen.load(Relaxed) {
             UP | UP_WITH_FAILURES => Standing::Up,
@@ -251,7 +253,7 @@ mod tests {
         pause: Duration::from_secs(5),
     };
 
-    /// Events as `(milliseconds, event)`; the standing after the last one.
+    /// Events as `(milliseconds, event)`; returns the standing after the last one.
     fn after(events: &[(u64, Event)]) -> &'static str {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
@@ -265,7 +267,7 @@ mod tests {
         }
     }
 
-    /// Each row is a test: what happens when => how it stands then.
+    /// Each row is a test: events with their times => standing at the end.
     macro_rules! stories {
         ($($name:ident: $($at:literal $event:ident),* => $want:expr;)*) => {$(
             #[test]
@@ -331,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_tells_of_changes_and_counts_answers_between_failures() {
+    fn shared_health_reports_changes_and_resets_on_answers() {
         let now = Instant::now();
         let condition = Condition::remote(POLICY, now);
         assert_eq!(condition.standing(), Standing::Out(Why::Unheard));

@@ -1,6 +1,6 @@
-//! The way from this gateway to one member's listener: kept connections, TLS where it is set, and the pass that
-//! shows who asks, prepared ahead of the calls. Knows HTTP and nothing of what is asked; `remote` and the client of a
-//! builder that joined use it.
+//! The connections from this gateway to one member's listener: a pool of idle connections, TLS if
+//! configured, and the pass that authenticates the gateway, signed ahead of the calls. Knows HTTP,
+//! but not the content of requests. Used by `remote` and by the client of a joined builder.
 
 mod body;
 mod lines;
@@ -28,33 +28,35 @@ use socket2::{SockRef, TcpKeepalive};
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpStream, time::timeout};
 
-/// A member that vanished while we wait for it is found by these probes, some five seconds after its last sign.
+/// TCP keepalive: detects a member that vanished while a call waits for it, some five seconds after
+/// its last packet.
 const PROBE_AFTER: Duration = Duration::from_secs(2);
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 const PROBES: u32 = 3;
 
-/// What a link may take.
+/// Time limits of a link.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LinkLimits {
-    /// Longest wait for a connection, its TLS included.
+    /// Longest wait for a connection, including its TLS handshake.
     pub(crate) connect: Duration,
-    /// How long a connection is kept between two requests.
+    /// How long an idle connection is kept open.
     pub(crate) idle: Duration,
 }
 
-/// What all links of a gateway have in common.
+/// What all links of a gateway share.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) signer: Arc<Signer>,
-    /// What passes are dated by. Members are told the same one.
+    /// The clock that dates the passes; members receive the same one.
     pub(crate) clock: Arc<Clock>,
     pub(crate) tls: Option<tls::Client>,
     pub(crate) limits: LinkLimits,
 }
 
 impl Identity {
-    /// Whether this member is not spoken to: it speaks plain HTTP on another machine, and this gateway has certificates.
-    /// Calls and passes must not be read on the way because one machine's settings were forgotten.
+    /// Whether this member must not be used: it speaks plain HTTP from another machine, although
+    /// this gateway has certificates. Calls and passes must not travel unencrypted because the
+    /// settings of one machine are incomplete.
     pub(crate) fn refuses(&self, join: &Join) -> bool {
         let host = || join.address.rsplit_once(':').map_or("", |(host, _)| host);
         let is_here = |host: &str| {
@@ -65,47 +67,47 @@ impl Identity {
     }
 }
 
-/// See the module.
+/// A connection pool to one member.
 #[derive(Debug)]
 pub(crate) struct Link {
     member: VmId,
     address: String,
-    /// `None`: the member speaks plain HTTP.
+    /// `None` if the member speaks plain HTTP.
     tls: Option<tls::Client>,
     identity: Identity,
     pass: ArcSwap<HeaderValue>,
     idle: Idle,
 }
 
-/// What came of sending a request.
+/// The outcome of sending a request.
 #[allow(
     clippy::large_enum_variant,
     reason = "one for each call, on the stack; a box would be an allocation"
 )]
 pub(crate) enum Sent {
     Answered(Response<Incoming>, Connection),
-    /// Nothing of it left this process.
+    /// Nothing of the request was sent.
     Unsent(Trouble),
-    /// It may have arrived.
+    /// The request may have arrived.
     Lost(Trouble),
     /// The request's own body failed.
     BadBody(hyper::Error),
 }
 
 impl Link {
-    /// The way to what joined as this. Opens nothing yet.
+    /// A link to the member that joined with this message. Opens no connection yet.
     ///
     /// # Errors
-    /// When one of the two has certificates and the other has not.
+    /// If the member or the gateway lacks a certificate that the other requires.
     pub(crate) fn new(join: &Join, identity: &Identity) -> Result<Self, Trouble> {
         let unable =
             |why| Err(Trouble::Unreachable(io::Error::new(io::ErrorKind::Unsupported, why)));
         let tls = if join.tls { identity.tls.clone() } else { None };
         if join.tls && tls.is_none() {
-            return unable("the member wants TLS and `gateway.tls_certificate` is not set");
+            return unable("the member requires TLS, but `gateway.tls_certificate` is not set");
         }
         if identity.refuses(join) {
-            return unable("`gateway.tls_certificate` is set and the member speaks plain HTTP");
+            return unable("`gateway.tls_certificate` is set, but the member speaks plain HTTP");
         }
         let link = Self {
             member: join.id.clone(),
@@ -119,12 +121,12 @@ impl Link {
         Ok(link)
     }
 
-    /// `host:port`, as the member gave it.
+    /// `host:port` of the member's join message.
     pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
-    /// Signs the next pass; the one before stays good for some time.
+    /// Signs a new pass; the previous one stays valid for some time.
     pub(crate) fn renew_pass(&self) {
         let pass = self.identity.signer.pass(&self.member, self.identity.clock.now());
         if let Ok(value) = HeaderValue::try_from(pass) {
@@ -132,8 +134,9 @@ impl Link {
         }
     }
 
-    /// Sends one request, on a kept connection if there is one. A kept one that turns out to have been closed
-    /// before anything was sent is replaced by a fresh one, once. `interim` is told of interim answers.
+    /// Sends one request, on an idle connection if there is one. If that connection turns out to
+    /// have been closed before anything was sent, one fresh connection replaces it. `interim`
+    /// receives interim answers.
     pub(crate) async fn send(
         &self,
         mut request: Request<CallBody>,
@@ -168,9 +171,10 @@ impl Link {
                     (None, _) => {
                         let err = err.into_error();
                         let own_fault = err.is_user();
-                        return match own_fault {
-                            true => Sent::BadBody(err),
-                            false => Sent::Lost(Trouble::Broke(err.into())),
+                        return if own_fault {
+                            Sent::BadBody(err)
+                        } else {
+                            Sent::Lost(Trouble::Broke(err.into()))
                         };
                     }
                 },
@@ -178,8 +182,9 @@ impl Link {
         }
     }
 
-    /// A member's door says 401 to a pass that it does not take, before it looks at anything else, and says nothing
-    /// more. A gateway that stood still for a while shows an old one: the next pass is made at once.
+    /// A member's listener answers 401 without our headers to a pass that it does not accept,
+    /// before it reads the request. A gateway that was suspended for a while has an expired pass: a
+    /// new one is signed at once.
     fn answered(&self, response: Response<Incoming>, connection: Connection) -> Sent {
         let ours = |name: &HeaderName| name.as_str().starts_with(RESERVED_PREFIX);
         if response.status() == StatusCode::UNAUTHORIZED && !response.headers().keys().any(ours) {
@@ -189,7 +194,7 @@ impl Link {
         Sent::Answered(response, connection)
     }
 
-    /// Asks the member something, in a request of our own making.
+    /// Sends the member a request of the platform's own.
     pub(crate) async fn ask(
         self: &Arc<Self>,
         method: Method,
@@ -209,7 +214,7 @@ impl Link {
         }
     }
 
-    /// Takes back a connection whose answer was read to the end.
+    /// Returns a connection whose answer was read completely to the pool.
     fn keep(&self, connection: Connection) {
         self.idle.keep(connection);
     }

@@ -1,9 +1,9 @@
-//! What one VM carries, as this gateway knows it between two reports: its own calls to the moment, those of other
-//! gateways by the last reports, and what changed for a single version since. Atomics only; a call reads a few and
-//! moves two.
+//! The load of one VM, as this gateway knows it between two reports: its own calls exactly, those
+//! of other gateways from the last reports, and recent changes for a single version. Atomics only;
+//! a call reads a few and changes two.
 //!
-//! Hints, all of it: the agent has the last word. So versions share [`SLOTS`] by their keys instead of having entries: it never
-//! grows, and two versions in one slot cost a wrong guess now and then.
+//! All of it is a hint; the agent decides. So versions are hashed into [`SLOTS`] instead of having
+//! entries: memory is fixed, and two versions in one slot cost a wrong guess now and then.
 
 use super::view::{VersionKey, Warm};
 use crate::call::place::bound::{Balance, Totals};
@@ -22,41 +22,44 @@ use std::{
     time::Duration,
 };
 
-/// For versions on one VM; a power of two. A VM holds some hundred at most.
+/// Hash slots for versions on one VM; a power of two. A VM has some hundred versions at most.
 const SLOTS: usize = 512;
 const BITS: usize = u64::BITS as usize;
-/// Parts of a call in which [`Load::others`] is kept.
+/// Fixed-point scale of [`Load::others`]: 1/16 call.
 const PART: i32 = 16;
 
-/// See the module.
+/// Load of one VM.
 #[derive(Debug)]
 pub(crate) struct Load {
-    /// Calls of this gateway that run there.
+    /// Calls of this gateway in flight there.
     own: AtomicU32,
-    /// All that were sent there so far.
+    /// Calls of this gateway sent there so far.
     sent: AtomicU64,
-    /// What reports showed beyond `own`, in parts of a call: smoothed, because a report is as old as its way here and
-    /// own calls begin and end meanwhile. Negative as often as not when there is no other gateway.
+    /// Calls in the reports beyond `own`, in units of 1/[`PART`] call. Smoothed, because a report
+    /// is older than it seems and own calls begin and end in the meantime. Negative about as often
+    /// as not if there is no other gateway.
     others: AtomicI32,
     /// [`Balance::share`] and [`Balance::floor`] as of the last [`Self::weigh`].
     share: AtomicU32,
     floor: AtomicU32,
-    /// Memory for new instances: free, or held by idle ones that the agent can let go.
+    /// Memory for new instances: free, or held by idle instances that the agent can stop.
     room: AtomicU64,
     slots: Box<Slots>,
 }
 
 #[derive(Debug)]
 struct Slots {
-    /// [`Own`] calls of the version: those that run now, and that were answered and ended since the last report.
+    /// [`Own`] calls per version: those in flight, and those that were answered and ended since the
+    /// last report.
     own: [AtomicU32; SLOTS],
-    /// The same when the last report came: those that ran, and that were answered and ended between it and the one before.
+    /// The same at the time of the last report: those in flight, and those that were answered and
+    /// ended between the last report and the one before.
     reported: [AtomicU32; SLOTS],
-    /// Versions that the VM refused since then, a bit each.
+    /// Versions that the VM refused since the last report, one bit each.
     refused: [AtomicU64; SLOTS / BITS],
 }
 
-/// Two counts in one number, so that the end of a call moves both at once.
+/// Two counts in one number, so that the end of a call changes both in one atomic operation.
 #[derive(Clone, Copy, Debug)]
 struct Own(u32);
 
@@ -68,14 +71,14 @@ impl Own {
         self.0 % Self::ENDED
     }
 
-    /// From 65,536 on from zero again: it then explains fewer of a report's calls than it could.
+    /// Wraps to zero at 65,536: it then explains fewer of a report's calls than it could.
     fn ended(self) -> u32 {
         self.0 / Self::ENDED
     }
 }
 
 impl Load {
-    /// Of a VM that carries nothing yet.
+    /// The load of a VM without calls.
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             own: AtomicU32::new(0),
@@ -92,7 +95,7 @@ impl Load {
         })
     }
 
-    /// A call of this version goes there; it counts until the returned value is dropped: at its last byte.
+    /// Counts a call of this version, until the returned guard is dropped at the call's last byte.
     pub(crate) fn carry(self: &Arc<Self>, version: VersionKey) -> Carried {
         self.own.fetch_add(1, Relaxed);
         self.sent.fetch_add(1, Relaxed);
@@ -100,12 +103,13 @@ impl Load {
         Carried { load: Arc::clone(self), version, is_answered: false }
     }
 
-    /// The VM says how it is.
+    /// Takes over a report of the VM.
     pub(crate) fn reported(&self, status: &VmStatus) {
         let told = status.calls_active.saturating_add(status.calls_waiting);
         let seen = i64::from(told) - i64::from(self.own.load(Relaxed));
         let seen = seen.clamp(-1_000_000, 1_000_000) as i32 * PART;
-        // One report in two: a second gateway's surge is known in two seconds, and what is only jitter levels out.
+        // Half of the difference per report: a second gateway's surge is known in two seconds, and
+        // jitter levels out.
         let smooth = |others: i32| others + (seen - others) / 2;
         self.others.store(smooth(self.others.load(Relaxed)), Relaxed);
         self.room.store(room(status), Relaxed);
@@ -121,29 +125,32 @@ impl Load {
         }
     }
 
-    /// A report is overdue: what the others do there is worth less with each one.
+    /// A report is overdue: the estimate of the other gateways' calls decays with each one missed.
     pub(crate) fn silent(&self) {
         self.others.store(self.others.load(Relaxed) / 2, Relaxed);
     }
 
-    /// The VM refused a call of this version: no room, until it reports or one of our calls of it ends there.
+    /// The VM refused a call of this version for lack of memory or slots. Valid until it reports,
+    /// or until a call of this version from this gateway ends there.
     pub(crate) fn refused(&self, version: VersionKey) {
         let slot = slot(version);
         self.slots.refused[slot / BITS].fetch_or(1 << (slot % BITS), Release);
     }
 
-    /// Whether it refused this version a moment ago.
+    /// Whether the VM refused this version a moment ago.
     pub(crate) fn has_refused(&self, version: VersionKey) -> bool {
         let slot = slot(version);
         self.slots.refused[slot / BITS].load(Relaxed) & (1 << (slot % BITS)) != 0
     }
 
-    /// Free warm places of a version with so many for each instance, when the last report told this. Own calls are known to the call;
-    /// those of other gateways are what the report showed beyond them.
+    /// Free concurrency slots in warm instances of a version, with `each` slots per instance;
+    /// `told` is what the last report says. This gateway's calls are known exactly; those of other
+    /// gateways are what the report shows beyond them.
     ///
-    /// A report is older than it seems: it was made while a call ran that had ended when it came, or while the instance of that
-    /// call started. So what it shows beyond our calls is others' only as far as no call of ours ended lately, or others are
-    /// known to have calls there; and where an answer came from, an instance is.
+    /// A report is older than it seems: it was made while a call ran that has since ended, or while
+    /// an instance started that has since answered. So calls in the report beyond our own count as
+    /// other gateways' only if no call of ours ended recently, or if other gateways are known to
+    /// have calls there. And an answer proves that an instance exists.
     pub(crate) fn free(&self, version: VersionKey, told: Warm, each: u32) -> u32 {
         let slot = slot(version);
         let now = Own(self.slots.own[slot].load(Relaxed));
@@ -155,32 +162,32 @@ impl Load {
         places.saturating_sub(others).saturating_sub(now.running())
     }
 
-    /// Whether an instance of this size can be started, as far as the last report tells.
+    /// Whether an instance of this size can be started, by the last report.
     pub(crate) fn has_memory(&self, memory: Bytes) -> bool {
         memory.get() <= self.room.load(Relaxed)
     }
 
-    /// Calls of this gateway that were sent there so far.
+    /// Calls of this gateway sent there so far.
     pub(crate) fn sent_calls(&self) -> u64 {
         self.sent.load(Relaxed)
     }
 
-    /// Calls of this gateway that run there.
+    /// Calls of this gateway in flight there.
     pub(crate) fn own_calls(&self) -> u32 {
         self.own.load(Relaxed)
     }
 
-    /// Calls that it carries, of all gateways.
+    /// Calls of all gateways in flight there.
     pub(crate) fn calls(&self) -> u32 {
         self.own.load(Relaxed).saturating_add(self.others())
     }
 
-    /// Calls of other gateways that it carries, as far as its reports show.
+    /// Calls of other gateways in flight there, by the reports.
     fn others(&self) -> u32 {
         u32::try_from(self.others.load(Relaxed) / PART).unwrap_or(0)
     }
 
-    /// Computes its share again, and adds it to the totals of those that take calls.
+    /// Recomputes the VM's share and adds the VM to the totals of those that take calls.
     pub(crate) fn weigh(
         &self,
         balance: &Balance,
@@ -197,20 +204,20 @@ impl Load {
         totals.vms += 1;
     }
 
-    /// Whether one more call is within its bound.
+    /// Whether one more call is within the VM's bound.
     pub(crate) fn is_within(&self, balance: &Balance, totals: Totals) -> bool {
         let (share, floor) = (self.share.load(Relaxed), self.floor.load(Relaxed));
         let calls = self.calls();
         calls < floor || calls < balance.bound(share, floor, totals)
     }
 
-    /// Calls per share, for a choice among those beyond their bounds.
+    /// Calls per share, to choose among VMs beyond their bounds.
     pub(crate) fn strain(&self) -> u64 {
         u64::from(self.calls()) * 1_000_000 / u64::from(self.share.load(Relaxed).max(1))
     }
 }
 
-/// A call that a VM carries.
+/// Counts a call as in flight on a VM until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Carried {
     load: Arc<Load>,
@@ -219,7 +226,7 @@ pub(crate) struct Carried {
 }
 
 impl Carried {
-    /// The VM answers it: when it ends, its place in an instance is free.
+    /// The VM answered the call: when the call ends, its slot in an instance is free again.
     pub(crate) fn answered(self) -> Self {
         let mut carried = self;
         carried.is_answered = true;
@@ -244,8 +251,8 @@ fn slot(version: VersionKey) -> usize {
     version.spread() as usize % SLOTS
 }
 
-/// Free memory, and what idle instances hold as far as it can be told: reports name no instance's size, so each
-/// counts for the mean.
+/// Free memory, plus an estimate of what idle instances hold: reports do not contain the size of an
+/// instance, so each counts as the mean.
 fn room(status: &VmStatus) -> u64 {
     if status.memory_bytes.get() == 0 {
         return u64::MAX;
@@ -303,14 +310,14 @@ mod tests {
         let _own = [load.carry(key("pay")), load.carry(key("pay"))];
         load.reported(&report(2, 0));
         assert_eq!(load.calls(), 2);
-        // Two more had begun and ended while the report was under way, and then two fewer: jitter.
+        // Two calls began and ended while the report was in transit, then two fewer: jitter.
         load.reported(&report(3, 0));
         load.reported(&report(1, 0));
         assert_eq!(load.calls(), 2);
     }
 
     #[test]
-    fn calls_of_other_gateways_are_known_in_a_few_reports_and_forgotten_in_silence() {
+    fn calls_of_other_gateways_follow_reports() {
         let load = Load::new();
         let _own = load.carry(key("pay"));
         for _ in 0..6 {
@@ -323,7 +330,7 @@ mod tests {
         assert_eq!(load.calls(), 1);
     }
 
-    /// What a report says of instances with four places each: how many serve, calls in them, how many start.
+    /// A report of instances with four slots each: how many serve, calls in them, how many start.
     fn told(serving: u32, taken: u32, starting: u32) -> Warm {
         Warm { instances: serving + starting, starting, places: 4 * serving, taken }
     }
@@ -338,15 +345,15 @@ mod tests {
         let new = [(); 3].map(|()| load.carry(key("pay")));
         assert_eq!(free(told(1, 1, 0)), 0);
         let more = load.carry(key("pay"));
-        assert_eq!(free(told(1, 1, 0)), 0, "never less than none");
+        assert_eq!(free(told(1, 1, 0)), 0, "never negative");
         drop((new, more));
         assert_eq!(free(told(1, 1, 0)), 3);
         drop(old.answered());
-        assert_eq!(free(told(1, 1, 0)), 4, "what the report saw running has ended");
+        assert_eq!(free(told(1, 1, 0)), 4, "the call in the report has ended");
     }
 
     #[test]
-    fn a_call_that_began_while_the_report_was_on_its_way_has_a_place() {
+    fn calls_begun_during_report_transit_take_a_slot() {
         let load = Load::new();
         let _own = load.carry(key("pay"));
         load.reported(&report(0, 0));
@@ -354,32 +361,36 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_ended_while_the_report_was_on_its_way_has_none() {
+    fn calls_ended_during_report_transit_free_their_slot() {
         let load = Load::new();
         drop(load.carry(key("pay")).answered());
         load.reported(&report(1, 0));
         assert_eq!(load.free(key("pay"), told(1, 1, 0), 4), 4);
-        // It stays so: somebody else runs it.
+        // The next report shows it again: another gateway's call.
         load.reported(&report(1, 0));
         assert_eq!(load.free(key("pay"), told(1, 1, 0), 4), 3);
         assert_eq!(
             load.free(key("ship"), told(1, 1, 0), 4),
             3,
-            "another function's end says nothing"
+            "calls of another function do not count"
         );
     }
 
     #[test]
-    fn calls_of_others_are_not_taken_for_those_that_ended() {
+    fn calls_of_others_are_not_mistaken_for_ended_ones() {
         let load = Load::new();
         (0..8).for_each(|_| load.reported(&report(3, 0)));
         for _ in 0..9 {
             drop(load.carry(key("pay")).answered());
         }
         load.reported(&report(3, 0));
-        assert_eq!(load.free(key("pay"), told(1, 3, 0), 4), 2, "one of three at least may be ours");
+        assert_eq!(
+            load.free(key("pay"), told(1, 3, 0), 4),
+            2,
+            "at least one of the three may be ours"
+        );
         load.reported(&report(3, 0));
-        assert_eq!(load.free(key("pay"), told(1, 3, 0), 4), 1, "none of ours ended since");
+        assert_eq!(load.free(key("pay"), told(1, 3, 0), 4), 1, "none of our calls ended since");
     }
 
     #[test]
@@ -390,12 +401,12 @@ mod tests {
         drop(load.carry(key("pay")));
         assert_eq!((free(told(0, 0, 0)), free(told(0, 0, 1))), (0, 0), "it was refused");
         drop(load.carry(key("pay")).answered());
-        assert_eq!((free(told(0, 0, 0)), free(told(0, 0, 1))), (4, 4), "it started since");
+        assert_eq!((free(told(0, 0, 0)), free(told(0, 0, 1))), (4, 4), "it has started since");
         load.reported(&report(0, 0));
-        assert_eq!(free(told(0, 0, 1)), 4, "it started while the report was on its way");
+        assert_eq!(free(told(0, 0, 1)), 4, "it started while the report was in transit");
         assert_eq!(free(told(0, 0, 0)), 0, "it is gone");
         load.reported(&report(0, 0));
-        assert_eq!(free(told(0, 0, 1)), 0, "that is another one");
+        assert_eq!(free(told(0, 0, 1)), 0, "that is another instance");
     }
 
     #[test]
@@ -411,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_counts_until_the_next_report_or_the_end_of_a_call() {
+    fn a_refusal_lasts_until_report_or_call_end() {
         let load = Load::new();
         let running = load.carry(key("pay"));
         load.refused(key("pay"));
@@ -426,7 +437,7 @@ mod tests {
     #[test]
     fn idle_instances_make_room() {
         let load = Load::new();
-        assert!(load.has_memory(Bytes::mib(1 << 20)), "nothing is known yet");
+        assert!(load.has_memory(Bytes::mib(1 << 20)), "there is no report yet");
         let status = |states: &[&str]| VmStatus {
             memory_bytes: Bytes::mib(1024),
             memory_used_bytes: Bytes::mib(1024),
@@ -438,6 +449,6 @@ mod tests {
         load.reported(&status(&["busy", "idle", "busy", "busy"]));
         assert!(load.has_memory(Bytes::mib(256)) && !load.has_memory(Bytes::mib(257)));
         load.reported(&VmStatus { memory_bytes: Bytes(0), ..status(&[]) });
-        assert!(load.has_memory(Bytes::mib(1 << 20)), "it does not tell");
+        assert!(load.has_memory(Bytes::mib(1 << 20)), "the report does not contain it");
     }
 }

@@ -1,4 +1,5 @@
-//! One VM and what the gateway knows of it. Everything that a call reads here is an atomic or a swap.
+//! One VM and its state as the gateway knows it. Everything that a call reads here is an atomic or
+//! an `ArcSwap`.
 
 use super::{
     breaker::{self, Breakers},
@@ -25,12 +26,12 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// When a VM, or a function on it, is left alone for a while.
+/// When a VM, or a function on it, gets no calls for a while.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Care {
     pub(crate) health: health::Policy,
     pub(crate) breaker: breaker::Policy,
-    /// How long one that has just come gets less than its share.
+    /// How long a new VM gets less than its share.
     pub(crate) slow_start: Duration,
 }
 
@@ -41,38 +42,40 @@ impl Default for Care {
     }
 }
 
-/// See the module.
+/// One VM of the fleet.
 #[derive(Debug)]
 pub(crate) struct Member {
-    /// Its id.
+    /// Id of the VM.
     pub(crate) id: VmId,
-    /// The VM itself: the one of this process, or a client of an agent's listener.
+    /// The VM itself: that of this process, or a client of an agent's listener.
     pub(crate) vm: Arc<dyn Vm>,
-    /// Where its listener is; `None` for the one of this process.
+    /// Address of its listener; `None` for the VM of this process.
     pub(crate) address: Option<String>,
-    /// What it counts on the ring, by its size.
+    /// Its weight on the ring, by its memory.
     pub(crate) weight: u32,
-    /// What it carries.
+    /// Its calls in flight.
     pub(crate) load: Arc<Load>,
-    /// Functions that cannot be run on it just now.
+    /// Circuit breakers of functions on this VM.
     pub(crate) breakers: Breakers,
     health: Condition,
-    /// The operator wants it empty. It may drain without that, by its own decision; see [`Self::takes_calls`].
+    /// The operator asked it to drain. It may also drain by its own decision; see
+    /// [`Self::takes_calls`].
     drain_asked: AtomicBool,
     /// Its last report.
     view: ArcSwap<View>,
-    /// When it joined; `None`: it was there before us.
+    /// When it joined; `None` if it was in the fleet before this gateway started.
     joined: Option<Instant>,
-    /// When it came, or its agent started again; `None`: it was there before us.
+    /// When it joined or its agent restarted; `None` if it was in the fleet before this gateway
+    /// started.
     came: Mutex<Option<Instant>>,
-    /// How it stood when somebody looked last, and since when.
+    /// The last published standing, and since when it holds.
     stands: Mutex<(VmStanding, Timestamp)>,
     missed: AtomicU64,
     /// It was asked for reports and did not answer.
     is_absent: AtomicBool,
-    /// Why the last try to have its reports came to nothing; `None` once there is one.
+    /// Why the last attempt to read its reports failed; `None` after a report.
     cause: Mutex<Option<String>>,
-    /// Since when this gateway knows it.
+    /// When this gateway learned of it.
     known: Instant,
 }
 
@@ -84,14 +87,15 @@ impl Member {
         Self::new(vm, view, Condition::at_home(now), care, None)
     }
 
-    /// A VM that joined and was not heard yet; it `came` just now, or was there before us.
+    /// A VM that joined and has not reported yet. `came`: when it joined; `None` if it was in the
+    /// fleet before this gateway started.
     pub(crate) fn joined(vm: Arc<dyn Vm>, care: &Care, came: Option<Instant>) -> Self {
         let now = Instant::now();
         let view = View::unheard(&vm.status(), now);
         Self::new(vm, view, Condition::remote(care.health, now), care, came)
     }
 
-    /// Its listener is there.
+    /// Sets the address of its listener.
     pub(crate) fn at(self, address: String) -> Self {
         Self { address: Some(address), ..self }
     }
@@ -125,12 +129,12 @@ impl Member {
         member
     }
 
-    /// What it said last.
+    /// Its last report.
     pub(crate) fn view(&self) -> Guard<Arc<View>> {
         self.view.load()
     }
 
-    /// It says how it is.
+    /// Takes over a report.
     pub(crate) fn reported(&self, status: VmStatus, now: Instant) {
         let before = self.view();
         if before.is_heard && before.boot != status.boot {
@@ -142,10 +146,10 @@ impl Member {
         self.note(Event::Line, now);
     }
 
-    /// The stream of its reports ended by this, or could not be had.
+    /// The stream of its reports ended with this error, or could not be opened.
     pub(crate) fn met(&self, trouble: &Trouble, now: Instant) {
         self.missed.fetch_add(1, Relaxed);
-        // A member that does not know us yet will in a moment.
+        // A member that does not know this gateway yet will in a moment.
         let knows_us_not_yet = matches!(trouble, Trouble::Stranger);
         self.is_absent.store(!knows_us_not_yet, Relaxed);
         *self.cause.lock() = Some(trouble.in_words());
@@ -156,36 +160,40 @@ impl Member {
         );
     }
 
-    /// Time passes.
+    /// Called regularly, so that silence is noticed.
     pub(crate) fn tick(&self, now: Instant) {
         self.note(Event::Tick, now);
         self.look(Timestamp::now());
     }
 
-    /// What happened, to its health.
+    /// Records an event in its health, and logs a change.
     pub(crate) fn note(&self, event: Event, now: Instant) {
         let Some((before, after)) = self.health.note(event, now) else { return };
         self.look(Timestamp::now());
         let vm = &self.id;
         match (before, after) {
-            (_, Standing::Up) => tracing::info!(%vm, "VM is up."),
-            (_, Standing::Suspect) => tracing::warn!(%vm, "VM is suspect."),
-            (_, Standing::Out(why)) => tracing::warn!(%vm, why = why.as_str(), "VM is out."),
+            (_, Standing::Up) => tracing::info!(%vm, "VM is up; it gets calls."),
+            (_, Standing::Suspect) => {
+                tracing::warn!(%vm, "VM's report stream broke; it gets calls only if no other VM is free.")
+            }
+            (_, Standing::Out(why)) => {
+                tracing::warn!(%vm, why = why.as_str(), "VM is out; its calls go to other VMs.")
+            }
         }
     }
 
-    /// Whether it answers.
+    /// Whether it responds.
     pub(crate) fn standing(&self) -> Standing {
         self.health.standing()
     }
 
-    /// How long it has been there.
+    /// Time since it joined or its agent restarted.
     pub(crate) fn age(&self, now: Instant) -> Duration {
         self.came.lock().map_or(Duration::MAX, |came| now.saturating_duration_since(came))
     }
 
-    /// How much of what is its own it has taken by now, if it takes it within so long: from 0 to 1. An agent that started
-    /// again is as much at home as it was.
+    /// The part of its own functions that it has taken over, if a new VM takes them over `within`
+    /// this time: from 0 to 1. A restarted agent keeps its functions.
     pub(crate) fn grown(&self, within: Duration, now: Instant) -> f64 {
         match self.joined.map(|joined| now.saturating_duration_since(joined)) {
             Some(age) if age < within => age.as_secs_f64() / within.as_secs_f64(),
@@ -193,22 +201,23 @@ impl Member {
         }
     }
 
-    /// Whether it may be sent calls, as far as drains go: neither the operator nor the VM itself wants it empty.
+    /// Whether it may get calls as far as draining goes: neither the operator nor the VM itself
+    /// wants it drained.
     pub(crate) fn takes_calls(&self) -> bool {
         !self.is_asked_to_drain() && self.view().state != VmState::Draining
     }
 
-    /// Whether the operator wants it empty.
+    /// Whether the operator asked it to drain.
     pub(crate) fn is_asked_to_drain(&self) -> bool {
         self.drain_asked.load(Relaxed)
     }
 
-    /// The operator wants it empty, or no more. Says whether that is news.
+    /// Starts or ends a drain by the operator. Returns whether that is a change.
     pub(crate) fn drain(&self, draining: bool) -> bool {
         let is_news = self.drain_asked.swap(draining, Relaxed) != draining;
         if is_news {
             self.vm.drain(draining);
-            // The one of this process can be asked at once; another one tells by its next report.
+            // The VM of this process reports at once; others with their next report.
             if self.address.is_none() {
                 self.reported(self.vm.status(), Instant::now());
             }
@@ -217,7 +226,7 @@ impl Member {
         is_news
     }
 
-    /// As people and programs are told.
+    /// Its state for the API.
     pub(crate) fn info(&self, now: Instant) -> VmInfo {
         let (standing, since) = self.look(Timestamp::now());
         let view = self.view();
@@ -242,22 +251,22 @@ impl Member {
         }
     }
 
-    /// Whether it reported, or will hardly do so soon.
+    /// Whether it has reported, or probably will not soon.
     pub(crate) fn is_decided(&self) -> bool {
         self.view().is_heard || self.is_absent.load(Relaxed)
     }
 
-    /// Since when this gateway knows it.
+    /// When this gateway learned of it.
     pub(crate) fn known(&self) -> Instant {
         self.known
     }
 
-    /// Times that its stream of reports ended or could not be had.
+    /// How often its report stream ended or could not be opened.
     pub(crate) fn missed(&self) -> u64 {
         self.missed.load(Relaxed)
     }
 
-    /// How it stands, and since when.
+    /// The current standing, and since when it holds.
     fn look(&self, now: Timestamp) -> (VmStanding, Timestamp) {
         let view = self.view();
         let standing = match self.standing() {

@@ -1,13 +1,14 @@
-//! A VM behind its agent's listener: the trait `Vm` spoken over the wire (`epsilon_api::fleet` is what is said). In
-//! `epsilon up` the agent itself stands behind that trait; who uses it cannot tell.
+//! A VM reached through its agent's listener: implements the trait `Vm` over HTTP (messages:
+//! `epsilon_api::fleet`). In `epsilon up` the agent itself implements that trait; users of the
+//! trait see no difference.
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `call` | a call and its answer on the wire |
-//! | `told` | which versions the agent knows, in this boot of it |
-//! | `orders` | what the VM is to do behind the caller's back, until it has done it |
+//! | `call` | a call and its answer over HTTP |
+//! | `told` | which versions the agent knows, since its last restart |
+//! | `orders` | orders that are repeated in the background until the agent has taken them |
 //!
-//! What it reports comes in by `fleet/watch.rs`, which also says when it is lost.
+//! Its reports are received by `fleet/watch.rs`, which also marks it as lost.
 
 mod call;
 pub(crate) mod orders;
@@ -49,23 +50,23 @@ use std::{
 use tokio::time::timeout;
 use told::Told;
 
-/// A refusal is a code and a few words; an error of user code may be a stack.
+/// Longest body of a refusal: a code and a short text, or a stack trace of user code.
 const LONGEST_REFUSAL: usize = 256 << 10;
-/// An order that is answered.
+/// Path of the order to remove an image, which has an answer.
 const REMOVE_IMAGE: &str = "/v1/images/remove";
-/// Agents cut a line of a log at 16 KiB.
+/// Longest line of a log; agents cut lines at 16 KiB.
 const LONGEST_LOG_LINE: usize = 256 << 10;
 
-/// How long a VM may take.
+/// Time limits for one VM.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
-    /// For everything that a VM does at once.
+    /// For orders that a VM executes at once.
     pub(crate) order: Duration,
-    /// For what comes before a function runs: a place, a pull, a start.
+    /// For what precedes a call: a queue, a pull, a start.
     pub(crate) start: Duration,
 }
 
-/// See the module.
+/// A VM on another machine.
 #[derive(Debug)]
 pub(crate) struct Remote {
     pub(crate) link: Arc<Link>,
@@ -74,15 +75,15 @@ pub(crate) struct Remote {
     telling: Together<VersionKey, Trouble>,
     orders: Orders,
     last: ArcSwap<VmStatus>,
-    /// Silent for so long that nobody waits for its answers any more.
+    /// The VM was silent for so long that pending calls stop waiting for it.
     lost: AtomicBool,
 }
 
 impl Remote {
-    /// What joined as this. Opens nothing yet.
+    /// The VM that joined with this message. Opens no connection yet.
     ///
     /// # Errors
-    /// When it can never be reached from here.
+    /// If it can never be reached from here.
     pub(crate) fn new(
         join: &Join,
         identity: &Identity,
@@ -99,19 +100,20 @@ impl Remote {
         })
     }
 
-    /// It says how it is. The images are known to its member's view, which holds them in less memory.
+    /// Takes over a report. The images are stored in the member's view, which needs less memory.
     pub(crate) fn reported(&self, status: &VmStatus) {
         self.told.in_boot(status.boot);
         self.lost.store(false, Ordering::Relaxed);
         self.last.store(Arc::new(VmStatus { images: Vec::new(), ..status.clone() }));
     }
 
-    /// Its reports broke off: it may be another boot by the next call, which is then told of its version again.
+    /// Its report stream broke off: the agent may have restarted, so the next call announces its
+    /// version again.
     pub(crate) fn doubt(&self) {
         self.told.doubt();
     }
 
-    /// Nobody waits any more for what it owes.
+    /// Pending calls stop waiting for its answers.
     pub(crate) fn give_up(&self) {
         self.lost.store(true, Ordering::Relaxed);
     }
@@ -120,7 +122,8 @@ impl Remote {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Sees that the agent knows the version, and wants it. Of the calls that come together one tells it.
+    /// Ensures that the agent knows the version and does not retire it. Of concurrent calls, one
+    /// announces it.
     async fn tell(&self, version: &Version, key: VersionKey) -> Result<(), Trouble> {
         let knows = || self.told.knows(key).then_some(());
         if knows().is_some() {
@@ -136,20 +139,20 @@ impl Remote {
         self.telling.ensure(&key, knows, tell).await.map_err(Trouble::Same)
     }
 
-    /// Has the agent do what it does at once.
+    /// Sends an order that the agent executes at once.
     async fn order<T: Serialize>(&self, verb: Method, path: &str, what: &T) -> Result<(), Trouble> {
         let work = async {
             let response = self.link.ask(verb, path, json(what)?).await?;
             if response.status().is_success() {
                 return Ok(());
             }
-            Err(Trouble::Odd(format!("{} to {path}", response.status())))
+            Err(Trouble::Odd(format!("status {} for {path}", response.status())))
         };
         let limit = self.patience.order;
         timeout(limit, work).await.unwrap_or(Err(Trouble::Silent(limit)))
     }
 
-    /// Has the agent bring a version somewhere, which takes as long as a start does.
+    /// Has the agent prepare a version, which takes up to the time of a start.
     async fn bring(&self, path: &'static str, version: Arc<Version>) -> Result<(), CallError> {
         let function = || version.function.clone();
         let key = VersionKey::of_version(&version);
@@ -170,7 +173,7 @@ impl Remote {
         done.unwrap_or_else(|_| Err(Trouble::Silent(limit).before(function())))
     }
 
-    /// Why the agent did not do what it was asked.
+    /// Reads why the agent refused a request.
     async fn refusal(&self, response: Response<link::Kept>, version: &Version) -> CallError {
         let function = version.function.clone();
         if !response.headers().contains_key(REFUSAL) {
@@ -210,7 +213,7 @@ impl Vm for Remote {
             let response = self.link.ask(Method::POST, REMOVE_IMAGE, json(&image)?).await?;
             let status = response.status();
             if !status.is_success() {
-                return Err(Trouble::Odd(format!("{status} to {REMOVE_IMAGE}")));
+                return Err(Trouble::Odd(format!("status {status} for {REMOVE_IMAGE}")));
             }
             let text = link::text(response.into_body(), LONGEST_REFUSAL).await?;
             serde_json::from_slice(&text).map_err(|err| Trouble::Odd(err.to_string()))
@@ -234,7 +237,8 @@ impl Vm for Remote {
 
     fn logs(&self, function: &FunctionName, query: LogQuery) -> BoxStream<'static, LogRecord> {
         let path = log_path(function, &query);
-        let (link, limit) = (Arc::clone(&self.link), self.patience.order);
+        let link = Arc::clone(&self.link);
+        let limit = self.patience.order;
         let opened = async move {
             let asked = timeout(limit, link.ask(Method::GET, &path, "")).await;
             match asked.unwrap_or(Err(Trouble::Silent(limit))) {
@@ -249,9 +253,9 @@ impl Vm for Remote {
             }
         };
         let records = opened.flatten_stream().map(|line| parsed(&line?));
-        // A VM that is away has no lines to give; those of the others are worth having.
+        // A VM that cannot be reached has no lines; those of the other VMs are still delivered.
         let records = records.scan((), |(), record: Result<LogRecord, Trouble>| {
-            let record = record.inspect_err(|err| tracing::warn!(error = %err, "Log broke off."));
+            let record = record.inspect_err(|err| tracing::warn!(error = %err, "Log of a VM broke off; lines of other VMs continue."));
             std::future::ready(record.ok())
         });
         records.boxed()
@@ -272,7 +276,7 @@ fn json<T: Serialize>(what: &T) -> Result<Vec<u8>, Trouble> {
 
 fn log_path(function: &FunctionName, query: &LogQuery) -> String {
     let mut path = format!("/v1/logs/{function}?follow={}", query.follow);
-    // Writing to a string cannot fail; the ids are made of characters that need no escape.
+    // Writing to a string cannot fail; ids contain no characters that need escaping.
     if let Some(id) = &query.request_id {
         let _ = write!(path, "&request_id={id}");
     }
@@ -285,7 +289,7 @@ fn log_path(function: &FunctionName, query: &LogQuery) -> String {
     path
 }
 
-/// A VM before its first report.
+/// The status of a VM before its first report.
 fn unheard(join: &Join) -> VmStatus {
     VmStatus {
         cells: Default::default(),

@@ -1,5 +1,6 @@
-//! Who belongs to the fleet, by the store, turned into members with their tasks. Told by `sync.rs` whenever the list may
-//! have changed; keeps whom it hears, also while the store says nothing or has struck them off.
+//! The members of the fleet by the store, turned into [`Member`]s with their tasks. Updated by
+//! `sync.rs` whenever the list may have changed. A member that reports is kept, even if the store
+//! is unavailable or no longer lists it.
 
 use super::{
     Care, Member,
@@ -24,18 +25,19 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
-/// See the module.
+/// The joined members and their tasks.
 #[derive(Debug)]
 pub(crate) struct Roster {
     handover: Handover,
     identity: Identity,
     limits: MemberLimits,
     care: Care,
-    /// Those of the first reading were there before us; who comes later has just come.
+    /// Members of the first list were in the fleet before this gateway started; later ones are new.
     has_read: bool,
     draining: HashSet<VmId>,
     joined: HashMap<VmId, Joined>,
-    /// The last sign of life in the store of each member, and when it was new to us: clocks may jump, this one does not.
+    /// The last sign of life of each member in the store, and when this gateway saw it change: wall
+    /// clocks may jump, this one does not.
     signs: HashMap<VmId, (Timestamp, Instant)>,
 }
 
@@ -48,19 +50,22 @@ struct Joined {
 }
 
 impl Roster {
-    /// Nobody has joined yet. The members' tasks end with the handover's and are counted with them.
+    /// An empty list. The members' tasks end with those that prewarm on drains and are tracked with
+    /// them.
     pub(crate) fn new(
         handover: Handover,
         identity: Identity,
         limits: MemberLimits,
         care: Care,
     ) -> Self {
-        let (joined, signs) = (HashMap::new(), HashMap::new());
+        let joined = HashMap::new();
+        let signs = HashMap::new();
         let draining = HashSet::new();
         Self { handover, identity, limits, care, has_read: false, draining, joined, signs }
     }
 
-    /// These are in the store now. Answers those that have given no sign of life for too long, to be struck off.
+    /// Applies the list in the store. Returns the members without a sign of life for too long,
+    /// which are to be removed from the store.
     pub(crate) fn set(&mut self, members: &[store::Member]) -> Vec<VmId> {
         let now = Instant::now();
         let vms = members.iter().filter(|member| member.join.kind == MemberKind::Vm);
@@ -79,7 +84,7 @@ impl Roster {
         members.iter().filter(|member| self.is_long_gone(member, now)).map(id_of).collect()
     }
 
-    /// Answers whether it can be spoken to.
+    /// Adds a member if it is new or changed. Returns whether it can be used.
     fn admit(&mut self, join: &Join) -> bool {
         if self.joined.get(&join.id).is_some_and(|known| known.join == *join) {
             return true;
@@ -88,11 +93,11 @@ impl Roster {
         let remote = match Remote::new(join, &self.identity, patience) {
             Ok(remote) => Arc::new(remote),
             Err(trouble) => {
-                tracing::warn!(vm = %join.id, error = %Chain(&trouble), "A VM joined that cannot be used.");
+                tracing::warn!(vm = %join.id, error = %Chain(&trouble), "VM joined but cannot be used; it gets no calls.");
                 return false;
             }
         };
-        tracing::info!(vm = %join.id, address = join.address, "A VM joined.");
+        tracing::info!(vm = %join.id, address = join.address, "VM joined.");
         let vm = Arc::clone(&remote);
         let member = Member::joined(vm, &self.care, self.has_read.then(Instant::now));
         let member = Arc::new(member.at(join.address.clone()));
@@ -101,24 +106,26 @@ impl Roster {
             member.drain(true);
         }
         let ends = close.child_token();
-        let (watched, reached) = (Arc::clone(&member), Arc::clone(&remote));
+        let watched = Arc::clone(&member);
+        let reached = Arc::clone(&remote);
         let watch = watch::follow(watched, reached, self.limits.lost_after, self.handover.clone());
         tasks.spawn(ends.clone().run_until_cancelled_owned(watch));
         let orders = orders::carry_out(Arc::clone(&remote));
         tasks.spawn(ends.clone().run_until_cancelled_owned(orders));
         fleet.admit(Arc::clone(&member));
-        let (join, id) = (join.clone(), join.id.clone());
+        let id = join.id.clone();
+        let join = join.clone();
         self.joined.insert(id, Joined { join, member, remote, _tasks: ends.drop_guard() });
         true
     }
 
     fn forget(&mut self, id: &VmId) {
-        tracing::info!(vm = %id, "A VM left.");
+        tracing::info!(vm = %id, "VM left.");
         self.joined.remove(id);
         self.handover.fleet.forget(id);
     }
 
-    /// No beat that another gateway noted, no report to us.
+    /// Whether it has neither sent a heartbeat to any gateway nor a report to this one.
     fn is_long_gone(&mut self, member: &store::Member, now: Instant) -> bool {
         let id = &member.join.id;
         let sign = self.signs.entry(id.clone()).or_insert((member.seen_at, now));
@@ -130,7 +137,7 @@ impl Roster {
         now.duration_since(sign.1) >= limit && !self.joined.get(id).is_some_and(is_heard)
     }
 
-    /// The operator wants these empty, and no others; also when they join later.
+    /// The VMs that the operator wants drained; applies also to those that join later.
     pub(crate) fn drain(&mut self, draining: HashSet<VmId>) {
         self.draining = draining;
         for member in self.handover.fleet.members() {
@@ -138,7 +145,7 @@ impl Roster {
         }
     }
 
-    /// Shows members new passes.
+    /// Signs new passes for all members.
     pub(crate) fn renew_passes(&self) {
         for joined in self.joined.values() {
             joined.remote.link.renew_pass();

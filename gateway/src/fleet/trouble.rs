@@ -1,5 +1,6 @@
-//! What can go wrong between this gateway and a member (a VM, a builder), as opposed to what goes wrong in it. Travels as the cause of a
-//! [`CallError`], so that the retry loop can tell the VM's health of it.
+//! Errors between this gateway and a member (a VM, a builder), as opposed to errors inside the
+//! member. Travels as the cause of a [`CallError`], so that the retry loop can update the VM's
+//! health.
 
 use epsilon_api::{
     chain::Chain,
@@ -9,34 +10,35 @@ use epsilon_api::{
 use epsilon_wire::tls;
 use std::{error::Error, io, sync::Arc, time::Duration};
 
-/// See the module.
+/// An error between this gateway and a member.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Trouble {
-    /// Its machine answers, and nobody listens there: the agent is gone.
-    #[error("it refuses connections")]
+    /// The machine answers, but no process listens: the agent is not running.
+    #[error("the member refuses connections")]
     Refused(#[source] io::Error),
-    /// No connection came about: no route, silence, or a handshake that failed.
-    #[error("it cannot be reached")]
+    /// No connection: no route, silence, or a failed handshake.
+    #[error("the member cannot be reached")]
     Unreachable(#[source] io::Error),
-    /// A connection that there was broke.
-    #[error("the connection to it broke")]
+    /// An established connection broke.
+    #[error("the connection to the member broke")]
     Broke(#[source] Cause),
-    /// It took the call and said nothing for longer than any call may take.
-    #[error("it gave no answer within {}", humantime::format_duration(*.0))]
+    /// It took the request and did not answer for longer than any call may take.
+    #[error("the member did not answer within {}", humantime::format_duration(*.0))]
     Silent(Duration),
-    /// Its door does not take our pass: it has not heard of this gateway yet, or the clocks differ.
-    #[error("it does not take this gateway's pass")]
+    /// Its listener does not accept our pass: it does not know this gateway yet, or the clocks
+    /// differ.
+    #[error("the member does not accept this gateway's pass")]
     Stranger,
-    /// What another call met that did the same, and for which this one waited.
+    /// The error of another call that did the same work, for which this call waited.
     #[error(transparent)]
     Same(Arc<Trouble>),
-    /// It speaks, but not as agents do.
-    #[error("it answered what no member of a fleet answers: {0}")]
+    /// It answered something that is not the protocol of agents.
+    #[error("unexpected answer of the member: {0}")]
     Odd(String),
 }
 
 impl Trouble {
-    /// What a failed attempt to open a connection means.
+    /// The error for a failed attempt to open a connection.
     pub(crate) fn opening(err: io::Error) -> Self {
         match err.kind() {
             io::ErrorKind::ConnectionRefused => Self::Refused(err),
@@ -44,7 +46,7 @@ impl Trouble {
         }
     }
 
-    /// The trouble in this error's chain of causes; `None` when the VM is not to blame.
+    /// The link error in this error's chain of causes; `None` if the VM is not to blame.
     pub(crate) fn of(err: &CallError) -> Option<&Self> {
         let mut cause = err.source();
         while let Some(one) = cause {
@@ -56,15 +58,15 @@ impl Trouble {
         None
     }
 
-    /// For the operator: what it is, and not how it came to be known.
+    /// A short description for the operator, without the chain of causes.
     pub(crate) fn in_words(&self) -> String {
         if let Some(words) = tls::in_words(self) {
             return words.to_owned();
         }
         match self.itself() {
-            Self::Refused(_) => "nobody listens at its address".to_owned(),
+            Self::Refused(_) => "no process listens at its address".to_owned(),
             Self::Unreachable(err) if err.kind() == io::ErrorKind::TimedOut => {
-                "nothing at its address answers".to_owned()
+                "its address does not answer".to_owned()
             }
             other => Chain(other).to_string(),
         }
@@ -94,7 +96,7 @@ mod tests {
     use crate::testing;
 
     #[test]
-    fn trouble_is_found_in_the_chain_and_says_whether_the_call_ran() {
+    fn link_errors_are_found_in_the_cause_chain() {
         let function = || testing::version("pay", 1).function;
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
         let before = Trouble::opening(refused).before(function());
@@ -103,7 +105,10 @@ mod tests {
 
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
         let shared = Trouble::Same(Arc::new(Trouble::opening(refused))).before(function());
-        assert!(matches!(Trouble::of(&shared), Some(Trouble::Refused(_))), "as if it were its own");
+        assert!(
+            matches!(Trouble::of(&shared), Some(Trouble::Refused(_))),
+            "a shared error counts as the call's own"
+        );
 
         let timed_out = io::Error::from(io::ErrorKind::TimedOut);
         let after = Trouble::opening(timed_out).after(function());

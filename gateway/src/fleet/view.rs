@@ -1,6 +1,6 @@
-//! A VM's report, turned into what placement asks, once per report and not once per call: is an instance of this
-//! version warm there and free, does its image lie there, is there memory. Pure; a hint and no more: the agent has
-//! the last word on each.
+//! A VM's report, indexed for placement once per report instead of once per call: has this version
+//! a free warm instance there, has the VM its image, is there memory. Pure, and only a hint: the
+//! agent decides.
 
 use epsilon_api::{
     function::Version,
@@ -15,24 +15,24 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// Most images of one report that are remembered, those used last first. Bounds what one VM can make this gateway
-/// keep; beyond it a VM looks as if it had to pull.
+/// Most images of one report that are stored, the most recently used first. Limits the memory that
+/// one VM can take; for images beyond it the VM seems to need a pull.
 const MAX_IMAGES: usize = 16 << 10;
 
-/// A version as the fleet looks it up: 64 bits of its id's hash. Two versions that shared one would be taken for
-/// each other in hints, and nowhere else.
+/// A version as a lookup key: 64 bits of a hash of its id. Two versions with the same key would be
+/// confused in hints, and nowhere else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct VersionKey(u64);
 
 impl VersionKey {
-    /// The key of a version. Worth keeping: it reads the whole name.
+    /// The key of a version. Worth caching: it hashes the whole name.
     pub(crate) fn of(function: &FunctionName, number: VersionNumber) -> Self {
         let name = rapidhash_v3(function.as_str().as_bytes());
         // An odd factor spreads the number over all bits and maps no two numbers to one.
         Self(name ^ u64::from(number.get()).wrapping_mul(0x9E37_79B9_7F4A_7C15))
     }
 
-    /// Its bits, as well spread as a hash's.
+    /// The key's bits, evenly distributed.
     pub(crate) fn spread(self) -> u64 {
         self.0
     }
@@ -43,40 +43,40 @@ impl VersionKey {
     }
 }
 
-/// Instances of one version on one VM.
+/// Warm instances of one version on one VM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Warm {
-    /// Instances that serve, are starting, or are about to go.
+    /// Instances that serve, start or drain.
     pub(crate) instances: u32,
-    /// Those that are starting.
+    /// Instances that start.
     pub(crate) starting: u32,
-    /// Calls that may run in those that serve.
+    /// Concurrency slots of the instances that serve.
     pub(crate) places: u32,
-    /// Calls that run in them, no more than there are places.
+    /// Slots in use, at most `places`.
     pub(crate) taken: u32,
 }
 
-/// See the module.
+/// A VM's last report.
 #[derive(Debug)]
 pub(crate) struct View {
-    /// The VM.
+    /// Id of the VM.
     pub(crate) id: VmId,
-    /// Takes calls, drains, or has lost its engine.
+    /// Whether it takes calls, drains, or has lost its engine.
     pub(crate) state: VmState,
-    /// Whether it has reported at all. What joined and was not heard yet is only known by what it said of itself.
+    /// Whether it has reported. Before that, only the data of its join message is known.
     pub(crate) is_heard: bool,
-    /// Which start of its agent this is.
+    /// The agent's boot number, which changes when it restarts.
     pub(crate) boot: u64,
-    /// Processors of the machine.
+    /// CPUs of the machine, in thousandths.
     pub(crate) cpu: MilliCores,
-    /// Memory that instances may have in all.
+    /// Memory for all instances.
     pub(crate) memory: Bytes,
-    /// Memory given out.
+    /// Memory of the running instances.
     pub(crate) memory_used: Bytes,
-    /// When the report came in.
+    /// When the report was received.
     pub(crate) at: Instant,
     warm: HashMap<VersionKey, Warm, BuildHasherDefault<AsItIs>>,
-    /// Sorted: half the memory of a hash set, and a look takes some ten steps.
+    /// Sorted: half the memory of a hash set, and a lookup takes some ten steps.
     images: Box<[VersionKey]>,
 }
 
@@ -86,7 +86,7 @@ impl View {
         Self { is_heard: false, ..Self::of(status, at) }
     }
 
-    /// A report as it came in at this moment.
+    /// A report that was received at this moment.
     pub(crate) fn of(status: &VmStatus, at: Instant) -> Self {
         let mut warm: HashMap<VersionKey, Warm, _> = HashMap::default();
         for instance in &status.instances {
@@ -121,7 +121,7 @@ impl View {
         }
     }
 
-    /// Its instances of this version.
+    /// The version's instances there.
     pub(crate) fn warm(&self, version: VersionKey) -> Warm {
         self.warm.get(&version).copied().unwrap_or_default()
     }
@@ -131,18 +131,18 @@ impl View {
         self.images.binary_search(&version).is_ok() || self.warm.contains_key(&version)
     }
 
-    /// Versions that need no pull.
+    /// Number of versions that need no pull.
     pub(crate) fn images_held(&self) -> u32 {
         u32::try_from(self.images.len()).unwrap_or(u32::MAX)
     }
 
-    /// Memory that nobody has.
+    /// Memory that is not used by instances.
     pub(crate) fn memory_free(&self) -> Bytes {
         Bytes(self.memory.get().saturating_sub(self.memory_used.get()))
     }
 }
 
-/// The keys are hashes already.
+/// A hasher for keys that are hashes already.
 #[derive(Clone, Copy, Debug, Default)]
 struct AsItIs(u64);
 
@@ -204,7 +204,7 @@ mod tests {
         View::of(&status, Instant::now())
     }
 
-    /// Instances => how many, how many of them start, places, places taken.
+    /// Instances => how many, how many of them start, slots, slots in use.
     macro_rules! warm {
         ($($name:ident: $instances:expr => $want:expr;)*) => {$(
             #[test]
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_there_when_told_or_when_an_instance_runs_it() {
+    fn an_image_exists_if_reported_or_running() {
         let view = view(&[("run", 1, "idle", 0, 1)], &[("pay", 2), ("ship", 7), ("pay", 2)]);
         assert!(view.holds_image(key("pay", 2)) && view.holds_image(key("ship", 7)));
         assert!(view.holds_image(key("run", 1)));

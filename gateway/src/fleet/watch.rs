@@ -1,10 +1,10 @@
-//! Hears what a VM says of itself: one task per VM. The stream of reports is the probe as well: what can be told from
-//! it, and from its end, goes to the member at once.
+//! Receives the reports of VMs: one task per VM. The stream of reports is also the health check:
+//! what it shows, and its end, is applied to the member at once.
 //!
 //! ```text
-//! GET /v1/reports ─▶ a line each REPORT ─▶ view, health, load
+//! GET /v1/reports ─▶ a line every REPORT ─▶ view, health, load
 //!      ▲                 │ none for SILENCE, or the stream breaks, or it cannot be opened
-//!      └── pause ◀───────┘ after `lost_after` without a line: what the VM owes is given up
+//!      └── pause ◀───────┘ after `lost_after` without a line: pending calls are given up
 //! ```
 
 use super::{
@@ -31,23 +31,24 @@ use std::{
 };
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-/// Without a report for so long a VM is taken for gone.
+/// Time without a report after which a VM counts as gone.
 pub(crate) const SILENCE: Duration = Duration::from_secs(3);
 /// How late silence may be noticed.
 const TICK: Duration = Duration::from_millis(100);
-/// How often the first words of VMs are looked for.
+/// How often `all_heard` checks for first reports.
 const LOOK: Duration = Duration::from_millis(10);
-/// A VM that holds thousands of images and hundreds of instances says so in some hundred KiB.
+/// Longest report: thousands of images and hundreds of instances take some hundred KiB.
 const LONGEST_REPORT: usize = 8 << 20;
-/// Pauses before a stream is opened again. The longest is short: a VM that is back is wanted.
+/// Pauses before the stream is reopened. The longest is short, so that a VM that is back gets calls
+/// soon.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// So long a member may take to hear of a gateway that is new to it: a beat, and what it takes to ask.
+/// How long a member may take to learn of a new gateway: one heartbeat, plus the request.
 pub(crate) const KNOWN: Duration = BEAT.saturating_add(SILENCE);
 
-/// Waits until all VMs, of which there are so many at least, have reported or do not answer. Not longer than it takes
-/// members to hear of a gateway that is new to them.
+/// Waits until all VMs, at least `known` of them, have reported or failed to answer; at most as
+/// long as members take to learn of a new gateway.
 pub(crate) async fn all_heard(fleet: &Fleet, known: usize) {
     let decided = || {
         let members = fleet.members();
@@ -80,9 +81,9 @@ pub(crate) async fn follow(
             remote.give_up();
         }
         if outage.is_news(&trouble, pause == FIRST_PAUSE, now) {
-            tracing::warn!(vm = %member.id, error = %Chain(&trouble), "No reports.");
+            tracing::warn!(vm = %member.id, error = %Chain(&trouble), "VM's reports cannot be read; retrying.");
         } else {
-            tracing::debug!(vm = %member.id, error = %Chain(&trouble), "No reports.");
+            tracing::debug!(vm = %member.id, error = %Chain(&trouble), "VM's reports cannot be read; retrying.");
         }
         let part = rand::rng().random_range(0.5..1.0);
         sleep(pause.mul_f64(part)).await;
@@ -90,7 +91,7 @@ pub(crate) async fn follow(
     }
 }
 
-/// What was told of an outage: one line for each kind of trouble, not one for each attempt.
+/// Limits the log of an outage: one line for each kind of error, not one for each attempt.
 #[derive(Debug, Default)]
 struct Outage {
     told: Option<Discriminant<Trouble>>,
@@ -98,8 +99,9 @@ struct Outage {
 }
 
 impl Outage {
-    /// Whether somebody should know. `begins`: there was a report since the last trouble. That a member does not know us mends
-    /// itself with its next beat, at each joining and each new gateway.
+    /// Whether the error is worth a log line. `begins`: there was a report since the last error. A
+    /// member that does not know this gateway yet learns of it with its next heartbeat; that
+    /// happens at each join and each new gateway.
     fn is_news(&mut self, trouble: &Trouble, begins: bool, now: Instant) -> bool {
         if begins {
             *self = Self::default();
@@ -114,7 +116,7 @@ impl Outage {
     }
 }
 
-/// One stream of reports, to its end.
+/// Reads one stream of reports to its end.
 async fn reports(
     member: &Member,
     remote: &Remote,
@@ -126,7 +128,7 @@ async fn reports(
     let opened = timeout(SILENCE, remote.link.ask(Method::GET, "/v1/reports", "")).await;
     let response = opened.unwrap_or_else(|_| Err(silent()))?;
     if !response.status().is_success() {
-        return Err(Trouble::Odd(format!("{} to /v1/reports", response.status())));
+        return Err(Trouble::Odd(format!("status {} for /v1/reports", response.status())));
     }
     let mut lines = lines(response.into_body(), LONGEST_REPORT);
     loop {
@@ -147,7 +149,7 @@ async fn reports(
     }
 }
 
-/// Follows the VM of this process, which is there as long as we are. Ends only by being dropped.
+/// Follows the VM of this process. Ends only by being dropped.
 pub(crate) async fn follow_at_home(member: Arc<Member>) {
     let mut each = interval(REPORT);
     each.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -157,7 +159,7 @@ pub(crate) async fn follow_at_home(member: Arc<Member>) {
     }
 }
 
-/// Tells all VMs that time passes: silence is noticed by nothing else. Ends only by being dropped.
+/// Sends all VMs a regular tick, by which silence is noticed. Ends only by being dropped.
 pub(crate) async fn tick(fleet: Arc<Fleet>) {
     let mut each = interval(TICK);
     each.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -175,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trouble_is_told_once_for_each_outage_and_a_stranger_has_time_to_be_known() {
+    fn each_outage_is_logged_once() {
         let start = Instant::now();
         let mut outage = Outage::default();
         let mut told = |trouble: Trouble, begins: bool, after: u64| {
@@ -184,9 +186,9 @@ mod tests {
         let broke = || Trouble::Broke("reset".into());
         assert!(told(broke(), true, 0) && !told(broke(), false, 1), "once");
         assert!(told(Trouble::Silent(SILENCE), false, 2), "another kind");
-        assert!(told(broke(), true, 3), "another outage");
+        assert!(told(broke(), true, 3), "a new outage");
         assert!(!told(Trouble::Stranger, true, 10) && !told(Trouble::Stranger, false, 17));
         assert!(told(Trouble::Stranger, false, 18) && !told(Trouble::Stranger, false, 30));
-        assert!(!told(Trouble::Stranger, true, 40), "the next one begins anew");
+        assert!(!told(Trouble::Stranger, true, 40), "the next outage starts over");
     }
 }

@@ -1,5 +1,5 @@
-//! A commit of a bare repository as the archive of a deployment: what `git archive` gives, packed while it is sent.
-//! `.gitattributes` apply: what has `export-ignore` stays out.
+//! A commit of a bare repository as the archive of a deployment: the output of `git archive`,
+//! compressed while it is sent. `.gitattributes` apply: files with `export-ignore` are left out.
 
 use super::{
     command::{self, Git, GitError, Pipes, Process},
@@ -20,25 +20,27 @@ use tokio::{
 };
 
 const WHAT: &str = "archive";
-/// What git hands over at a time.
+/// Bytes read from git at a time.
 const PIECE: usize = 64 << 10;
-/// What is kept of the words of a git that failed.
+/// Bytes of a failed git's error output that are kept.
 const WORDS: u64 = 4 << 10;
 
-/// What an archive may take.
+/// Limits of an archive.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Packed, as `gateway.max_source` has it.
+    /// Compressed size, as in `gateway.max_source`.
     pub(crate) size: units::Bytes,
-    /// From its start to its last byte. Whoever builds may be slow to begin.
+    /// Time from its start to its last byte. The builder may be slow to begin.
     pub(crate) time: Duration,
 }
 
-/// The tree of `commit` as a tar.gz. Nothing is read before somebody reads; dropped, git is killed. `env` is for
-/// objects that lie elsewhere, as those of a push do that is not accepted yet.
+/// The tree of `commit` as a tar.gz. Lazy: git is read as the body is read, and killed if the body
+/// is dropped. `env` is for objects stored elsewhere, such as those of a push that is not accepted
+/// yet.
 ///
 /// # Errors
-/// When git cannot be started. What goes wrong later is an error of the body: [`BodyTooLarge`], or git's words.
+/// When git cannot be started. Later failures are errors of the body: [`BodyTooLarge`], or git's
+/// error output.
 pub(crate) fn of_commit(
     git: &Git,
     repository: &Path,
@@ -46,7 +48,7 @@ pub(crate) fn of_commit(
     env: &[(OsString, OsString)],
     limits: Limits,
 ) -> Result<CallBody, GitError> {
-    // The tree and not the commit: a commit's id and date would be in the archive.
+    // The tree, not the commit: the archive would contain the commit's id and date.
     let run = git.run([WHAT, "--format=tar", &format!("{commit}^{{tree}}")]);
     let run = env.iter().fold(run.within(repository), |run, (name, value)| run.env(name, value));
     let tar = tar(run.start()?, limits.time);
@@ -54,7 +56,7 @@ pub(crate) fn of_commit(
     Ok(body::boxed(StreamBody::new(packed.map_ok(Frame::data))))
 }
 
-/// What git prints, and its words as the last item when it ended badly: half an archive is none.
+/// git's output, followed by an error if git failed: half an archive is useless.
 fn tar(
     (process, pipes): (Process, Pipes),
     time: Duration,
@@ -103,7 +105,7 @@ mod tests {
 
     const ENOUGH: Limits = Limits { size: units::Bytes::mib(64), time: Duration::from_secs(60) };
 
-    /// A bare repository with one commit of one file, and the commit.
+    /// A bare repository with one commit of one file, and the id of the commit.
     async fn repository(git: &Git, file: &[u8]) -> (TempDir, String) {
         let dir = tempfile::tempdir().unwrap();
         let run = Run { time: ENOUGH.time, output: units::Bytes::mib(1) };
@@ -138,8 +140,8 @@ mod tests {
         let archive = of_commit(&git, dir.path(), &commit, &[], ENOUGH).unwrap();
         let packed = archive.collect().await.unwrap().to_bytes();
         let tar = unpacked(&packed);
-        assert!(packed.len() < file.len() / 10, "it is packed");
-        assert!(tar.starts_with(b"index.js\0"), "no head with the commit's id");
+        assert!(packed.len() < file.len() / 10, "it is compressed");
+        assert!(tar.starts_with(b"index.js\0"), "no header with the commit's id");
         assert_eq!(&tar[512..512 + file.len()], file.as_bytes());
     }
 
@@ -154,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_over_the_limit_is_told_as_that() {
+    async fn an_archive_over_the_limit_fails_as_too_large() {
         let git = Git::default();
         let noise: Vec<u8> = (0..200_000_u32)
             .flat_map(|n| rapidhash::v3::rapidhash_v3(&n.to_le_bytes()).to_le_bytes())

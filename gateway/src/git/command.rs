@@ -1,8 +1,8 @@
-//! The machine's `git`, run as a stranger's: nothing of the gateway's environment and of the machine's settings reaches
-//! it, no hook runs, it asks nobody for a password, and time and output have limits. Who drops it, kills it, with all
-//! that it started.
+//! Runs the machine's `git` in isolation: it gets nothing of the gateway's environment and of the
+//! machine's settings, runs no hooks, asks for no passwords, and has limits on time and output.
+//! Dropping a run kills git and its child processes.
 //!
-//! Knows nothing of pushes or hooks; `archive`, `repository` and `receive` do, and the webhook.
+//! Knows nothing of pushes or hooks; used by `archive`, `repository`, `receive` and the webhook.
 
 use epsilon_api::units::Bytes;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -19,15 +19,16 @@ use tokio::{
     sync::OnceCell,
 };
 
-/// What we ask of git is in every release since this one (end of 2020).
+/// All features used here exist since this release (end of 2020).
 const OLDEST: Version = Version(2, 30);
-/// `git version` reads no repository.
+/// Limits for `git version`, which reads no repository.
 const ASKING: Limits = Limits { time: Duration::from_secs(10), output: Bytes(4 << 10) };
-/// What is kept of the words of a git that failed.
+/// Bytes of a failed git's error output that are kept.
 const WORDS: u64 = 4 << 10;
-/// All that git sees of the gateway's environment: where its parts lie, and where temporary files may.
+/// The only variables taken from the gateway's environment: where git's programs are, and where
+/// temporary files go.
 const KEPT: [&str; 2] = ["PATH", "TMPDIR"];
-/// git asks nobody, reads no settings of the machine or its users, and speaks English.
+/// git asks for nothing, reads no settings of the machine or its users, and prints English.
 const SET: [(&str, &str); 7] = [
     ("LC_ALL", "C"),
     ("GIT_CONFIG_NOSYSTEM", "1"),
@@ -37,11 +38,12 @@ const SET: [(&str, &str); 7] = [
     ("GIT_NO_REPLACE_OBJECTS", "1"),
     ("HOME", "/nonexistent"),
 ];
-/// Repositories are ours whoever owns the folder; hooks are nobody's; cleaning up is done when we say so.
+/// Repositories are trusted regardless of the folder's owner; no hooks; garbage is collected only
+/// on request.
 const SETTINGS: [&str; 4] =
     ["safe.directory=*", "core.hooksPath=/dev/null", "gc.auto=0", "core.fsmonitor=false"];
 
-/// git's version as far as it matters.
+/// git's version, as far as it matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Version(u32, u32);
 
@@ -51,21 +53,21 @@ impl std::fmt::Display for Version {
     }
 }
 
-/// What one run may take.
+/// Limits of one run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// From its start to its end.
+    /// Longest run time.
     pub(crate) time: Duration,
-    /// On its standard output.
+    /// Most bytes on its standard output.
     pub(crate) output: Bytes,
 }
 
-/// Why git did not do what it was asked for. Its words name no secret: nothing secret is among its arguments.
+/// Why git failed. Contains no secrets: none are among its arguments.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum GitError {
-    #[error("there is no `git` on the gateway's machine; install git {OLDEST} or newer there")]
+    #[error("there is no `git` on the gateway's machine; install git {OLDEST} or newer")]
     Missing,
-    #[error("git {found} on the gateway's machine is too old; install {OLDEST} or newer there")]
+    #[error("git {found} on the gateway's machine is too old; install git {OLDEST} or newer")]
     TooOld { found: Version },
     #[error("`git {what}` cannot be run")]
     Run {
@@ -77,12 +79,12 @@ pub(crate) enum GitError {
     Failed { what: String, words: String },
     #[error("`git {what}` took longer than {}", humantime::format_duration(*limit))]
     TookTooLong { what: String, limit: Duration },
-    #[error("`git {what}` said more than {limit}")]
+    #[error("`git {what}` printed more than {limit}")]
     TooMuch { what: String, limit: Bytes },
 }
 
-/// The machine's git. Looked for when it is first needed, and again until it was found: who installs it need not
-/// restart the gateway.
+/// The machine's git. Looked up at first use, and again until it is found: after installing it, the
+/// gateway need not be restarted.
 #[derive(Debug)]
 pub(crate) struct Git {
     program: PathBuf,
@@ -96,12 +98,12 @@ impl Default for Git {
 }
 
 impl Git {
-    /// This program, looked for on the `PATH` where it is only a name.
+    /// This program, looked up on the `PATH` if it is only a name.
     pub(crate) fn new(program: PathBuf) -> Self {
         Self { program, found: OnceCell::new() }
     }
 
-    /// Looks whether there is a git that can do what we ask for.
+    /// Checks that there is a git of a sufficient version.
     pub(crate) async fn ready(&self) -> Result<Version, GitError> {
         let look = async {
             let said = self.run(["version"]).output(ASKING).await?;
@@ -111,7 +113,7 @@ impl Git {
         self.found.get_or_try_init(|| look).await.copied()
     }
 
-    /// One run of it. Ask [`Git::ready`] before.
+    /// One run of git. Call [`Git::ready`] before.
     pub(crate) fn run<I: IntoIterator<Item: AsRef<OsStr>>>(&self, args: I) -> Run {
         Run {
             program: self.program.clone(),
@@ -124,14 +126,14 @@ impl Git {
     }
 }
 
-/// `git version 2.39.5 (Apple Git-154)` and the like.
+/// Parses `git version 2.39.5 (Apple Git-154)` and the like.
 fn version(said: &[u8]) -> Option<Version> {
     let mut numbers = std::str::from_utf8(said).ok()?.split_whitespace().nth(2)?.split('.');
     let mut next = || numbers.next()?.parse().ok();
     Some(Version(next()?, next()?))
 }
 
-/// One run of git, being put together.
+/// Builder of one run of git.
 #[derive(Debug)]
 pub(crate) struct Run {
     program: PathBuf,
@@ -143,43 +145,44 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// In this bare repository.
+    /// Runs in this bare repository.
     pub(crate) fn within(mut self, repository: &Path) -> Self {
         self.repository = Some(repository.to_owned());
         self
     }
 
-    /// With one more argument.
+    /// Adds an argument.
     pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.args.push(arg.as_ref().to_owned());
         self
     }
 
-    /// With a setting of git, `key=value`; later ones win.
+    /// Adds a setting of git, `key=value`; later ones win.
     pub(crate) fn setting(mut self, setting: impl Into<OsString>) -> Self {
         self.settings.push(setting.into());
         self
     }
 
-    /// With a variable in its environment.
+    /// Adds an environment variable.
     pub(crate) fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.env.push((name.into(), value.into()));
         self
     }
 
-    /// With this on its standard input, which is empty otherwise.
+    /// Sets its standard input, which is empty by default.
     pub(crate) fn input(mut self, input: impl Into<Vec<u8>>) -> Self {
         self.input = input.into();
         self
     }
 
-    /// What it printed, once it ended well.
+    /// Runs git and returns its output if it succeeded.
     pub(crate) async fn output(mut self, limits: Limits) -> Result<Vec<u8>, GitError> {
-        let (what, input) = (self.what(), std::mem::take(&mut self.input));
+        let what = self.what();
+        let input = std::mem::take(&mut self.input);
         let (mut process, Pipes { mut stdin, stdout, stderr }) = self.start()?;
         let run = async {
             let feed = async move {
-                // Who ends before its input does says why.
+                // If git exits before it has read its input, its error output says why.
                 let _ = stdin.write_all(&input).await;
             };
             let ((), out, words) =
@@ -198,7 +201,7 @@ impl Run {
         if status.success() { Ok(out) } else { Err(failed(what, &words, status)) }
     }
 
-    /// Starts it with all three pipes, for who reads and writes while it runs.
+    /// Starts git with all three pipes, for callers that read and write while it runs.
     pub(crate) fn start(self) -> Result<(Process, Pipes), GitError> {
         let mut command = Command::new(&self.program);
         command.env_clear().envs(SET);
@@ -221,7 +224,8 @@ impl Run {
             .kill_on_drop(true)
             .spawn();
         let begun = child.and_then(|mut child| {
-            let pipes = Pipes::of(&mut child).ok_or_else(|| io::Error::other("it has no pipes"))?;
+            let pipes = Pipes::of(&mut child)
+                .ok_or_else(|| io::Error::other("the process has no pipes"))?;
             Ok((Process { child }, pipes))
         });
         begun.map_err(|source| match source.kind() {
@@ -230,25 +234,25 @@ impl Run {
         })
     }
 
-    /// For people: what it was asked to do.
+    /// git's command, for messages.
     fn what(&self) -> String {
         self.args.first().map(|arg| arg.to_string_lossy().into_owned()).unwrap_or_default()
     }
 }
 
-/// The error of a git that ended badly, from its own words.
+/// The error of a failed git, from its own error output.
 pub(crate) fn failed(what: String, words: &[u8], status: ExitStatus) -> GitError {
     let words = String::from_utf8_lossy(words).trim().to_owned();
     GitError::Failed { what, words: if words.is_empty() { status.to_string() } else { words } }
 }
 
-/// A git at work. Dropped before its end, it and all that it started are killed.
+/// A running git. If dropped before its end, git and its child processes are killed.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
 }
 
-/// Its ends.
+/// The pipes of a running git.
 #[derive(Debug)]
 pub(crate) struct Pipes {
     pub(crate) stdin: ChildStdin,
@@ -272,16 +276,17 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Its id stays its own until it was waited for; then there is none.
+        // The process id is valid until it was waited for; then there is none.
         let id = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         if let Some(group) = id {
-            // Whoever is gone already needs no end.
+            // Processes that have already ended need no signal.
             let _ = kill_process_group(group, Signal::KILL);
         }
     }
 }
 
-/// Reads at most so many bytes, and whether that was all. Who is not read to the end gets a broken pipe.
+/// Reads at most `limit` bytes; returns them and whether that was all. If not, the writer gets a
+/// broken pipe.
 pub(crate) async fn read(from: impl AsyncRead + Unpin, limit: u64) -> io::Result<(Vec<u8>, bool)> {
     let mut bytes = Vec::new();
     let mut from = from.take(limit);
@@ -313,10 +318,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_machines_git_is_there_and_sees_nothing_of_us() {
+    async fn git_runs_without_our_environment() {
         let git = Git::default();
         git.ready().await.unwrap();
-        // An alias that starts with `!` is a shell's command: the way to look around from inside.
+        // An alias that starts with `!` is a shell command: it shows git's environment from inside.
         let look = git.run(["look"]).setting("alias.look=!env");
         let seen = String::from_utf8(look.env("OURS", "1").output(LIMITS).await.unwrap()).unwrap();
         assert!(seen.contains("OURS=1") && seen.contains("HOME=/nonexistent"), "{seen}");
@@ -341,7 +346,7 @@ mod tests {
         assert!(matches!(err, GitError::TookTooLong { .. }), "{err}");
         let short = Limits { output: Bytes(1000), ..LIMITS };
         let err = run("yes").output(short).await.unwrap_err();
-        assert_eq!(err.to_string(), "`git it` said more than 1000B");
+        assert_eq!(err.to_string(), "`git it` printed more than 1000B");
         let err = run("echo no room >&2; false").output(LIMITS).await.unwrap_err();
         assert_eq!(err.to_string(), "`git it` failed: no room");
         let err = git.run(["such-a-verb"]).output(LIMITS).await.unwrap_err();
@@ -359,12 +364,12 @@ mod tests {
         }
         let grandchild = format!("/proc/{}/stat", id.trim());
         let lives = || {
-            // A process that nobody waited for yet is a zombie.
+            // A process that was not waited for yet is a zombie.
             std::fs::read_to_string(&grandchild).is_ok_and(|stat| !stat.contains(") Z "))
         };
         assert!(lives());
         drop(process);
-        // The pipe has its end when the last of them is gone.
+        // The pipe ends when the last process that holds it is gone.
         let mut rest = Vec::new();
         let end = stdout.read_to_end(&mut rest);
         tokio::time::timeout(LIMITS.time, end).await.unwrap().unwrap();

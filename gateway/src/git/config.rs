@@ -5,32 +5,35 @@ use epsilon_api::{units::Bytes, written};
 use serde::Deserialize;
 use std::{path::PathBuf, time::Duration};
 
-/// The section `gateway.git:`, as written. Every key may be left out.
+/// The section `gateway.git:`. Every key may be left out.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Whether the control listener takes `git push` at `/git/PROJECT`. Default `true`: it wants the admin key, and a
-    /// machine without git answers with what to install.
+    /// Whether the control listener accepts `git push` at `/git/PROJECT`. Default `true`: it
+    /// requires the admin key, and a machine without git answers with what to install.
     pub enabled: bool,
-    /// The git that serves the repositories, 2.30 or newer. Default `git`: the first one on the `PATH`.
+    /// The git program that serves the repositories, 2.30 or newer. Default `git`: the first one on
+    /// the `PATH`.
     pub program: PathBuf,
-    /// The branch whose pushes are deployed. Default `main`. Other branches are kept, and the pusher is told so.
+    /// The branch whose pushes are deployed. Default `main`. Other branches are stored, and the
+    /// pusher sees a note.
     pub branch: String,
-    /// Tags whose pushes are deployed, too: a name in which `*` stands for anything, such as `v*`. Default: none; tags are
-    /// kept.
+    /// Tags whose pushes are deployed, too: a pattern in which `*` matches any text, such as `v*`.
+    /// Default: none; tags are stored.
     pub tags: Option<String>,
-    /// Largest push, packed as git sends it; never more than `gateway.max_source`. Default `256MiB`: sources with their
-    /// history, not a museum of videos.
+    /// Largest push, compressed as git sends it; never more than `gateway.max_source`. Default
+    /// `256MiB`: sources with their history.
     #[serde(deserialize_with = "written::text")]
     pub max_push: Bytes,
-    /// Pushes, clones and fetches at one moment; more are told to come again (503). Default 16: each is one git or two.
-    /// A push counts until its deployment has ended.
+    /// Concurrent pushes, clones and fetches; more are refused with 503. Default 16: each runs one
+    /// or two git processes. A push counts until its deployment has ended.
     pub max_requests: usize,
-    /// Longest that git may take to receive a push, or to send what is fetched; the deployment between has
+    /// Longest time for git to receive a push, or to send a fetch; the deployment in between has
     /// `gateway.deploy_timeout`. Default `10m`: a large push over a slow line.
     #[serde(deserialize_with = "written::duration")]
     pub timeout: Duration,
-    /// Longest that git may take to look something up in a repository. Default `1m`: milliseconds on a quiet machine.
+    /// Longest time for git to look something up in a repository. Default `1m`; it takes
+    /// milliseconds on an idle machine.
     #[serde(deserialize_with = "written::duration")]
     pub lookup_timeout: Duration,
 }
@@ -96,7 +99,7 @@ impl Config {
     }
 }
 
-/// What git takes for a name, a little narrower.
+/// git's rule for branch names, slightly stricter.
 fn is_branch(name: &str) -> bool {
     let part = |part: &str| {
         !part.is_empty()
@@ -134,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_push_is_never_larger_than_a_source_may_be() {
+    fn a_push_is_limited_by_max_source() {
         let config = Config::new(Settings::default(), Bytes::mib(5)).unwrap();
         assert_eq!(config.max_push, Bytes::mib(5));
     }

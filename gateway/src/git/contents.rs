@@ -1,28 +1,29 @@
-//! What a commit may hold that a deployment cannot use: submodules, whose files are in other repositories, and pointers
-//! of Git LFS, whose files are on another server. Deployed as they are, they would be empty folders and files of three
-//! lines, and the function would fail far from the reason.
+//! Contents of a commit that a deployment cannot use: submodules, whose files are in other
+//! repositories, and pointers of Git LFS, whose files are on another server. If deployed, they
+//! would be empty folders and three-line files, and the function would fail with an unrelated
+//! error.
 
 use super::command::{Git, GitError, Limits};
 use epsilon_api::units::Bytes;
 use std::{ffi::OsString, path::Path, time::Duration};
 
-/// A line for each file of the tree, some 100 bytes long: room for a few hundred thousand files.
+/// Longest listing of a tree, some 100 bytes per file: room for a few hundred thousand files.
 const LISTING: Bytes = Bytes::mib(64);
-/// Candidates that are looked into. One that is found is enough; who has more of this size and no pointer among
-/// them has none at all.
+/// Most files that are checked. One pointer is enough to refuse the commit; among more files than
+/// this of the size of a pointer, one is found early or there is none.
 const CANDIDATES: usize = 4096;
-/// A pointer has a version, an id and a size: 126 bytes and the digits of the size.
+/// Size of a pointer: version, id and size take 126 bytes plus the digits of the size.
 const POINTER: std::ops::RangeInclusive<u64> = 126..=147;
 const POINTER_BEGINS: &[u8] = b"version https://git-lfs.github.com/spec/";
-/// What is shown of a path.
+/// Longest part of a path that is shown.
 const SHOWN: usize = 120;
 
-/// Something that cannot be deployed; the first one by its path.
+/// The first unsupported entry, by its path.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unsupported {
     #[error("`{0}` is a submodule; submodules are not fetched")]
     Submodule(String),
-    #[error("`{0}` is kept in Git LFS; only files in git itself are deployed")]
+    #[error("`{0}` is stored in Git LFS; only files in git itself are deployed")]
     Lfs(String),
 }
 
@@ -42,10 +43,10 @@ impl Unsupported {
     }
 }
 
-/// Looks through the tree of a commit. `env` is for objects that lie elsewhere.
+/// Searches the tree of a commit. `env` is for objects stored elsewhere.
 ///
 /// # Errors
-/// When git cannot be asked.
+/// When git fails.
 pub(crate) async fn check(
     git: &Git,
     repository: &Path,
@@ -61,10 +62,12 @@ pub(crate) async fn check(
     let listing = listing.output(Limits { time, output: LISTING }).await?;
     let mut candidates = Vec::new();
     for entry in listing.split(|b| *b == 0).filter_map(|line| std::str::from_utf8(line).ok()) {
-        // `MODE TYPE ID SIZE<TAB>PATH`; SIZE is `-` for what is no file.
+        // `MODE TYPE ID SIZE<TAB>PATH`; SIZE is `-` for entries that are not files.
         let Some((facts, path)) = entry.split_once('\t') else { continue };
         let mut facts = facts.split_ascii_whitespace();
-        let (_mode, kind, id) = (facts.next(), facts.next(), facts.next());
+        let _mode = facts.next();
+        let kind = facts.next();
+        let id = facts.next();
         if kind == Some("commit") {
             return Ok(Err(Unsupported::Submodule(shown(path))));
         }
@@ -80,7 +83,7 @@ pub(crate) async fn check(
         return Ok(Ok(()));
     }
     let ids: String = candidates.iter().map(|(id, _)| format!("{id}\n")).collect();
-    // Beside each file's bytes there is a line of an id, a word and a number.
+    // Besides each file's bytes there is a line of an id, a type and a size.
     let most = candidates.len() as u64 * (*POINTER.end() + 100);
     let files = run(&["cat-file", "--batch"]).input(ids);
     let files = files.output(Limits { time, output: Bytes(most + 1) }).await?;
@@ -92,7 +95,8 @@ pub(crate) async fn check(
     })
 }
 
-/// Which of the objects that `git cat-file --batch` printed is a pointer: `ID blob SIZE\n`, its bytes, `\n`.
+/// Index of the first pointer in the output of `git cat-file --batch`: `ID blob SIZE\n`, the bytes,
+/// `\n`.
 fn first_pointer(mut printed: &[u8]) -> Option<usize> {
     for index in 0.. {
         let end = printed.iter().position(|b| *b == b'\n')?;
@@ -124,9 +128,10 @@ mod tests {
         format!("version https://git-lfs.github.com/spec/v1\noid sha256:{id}\nsize {size}\n")
     }
 
-    /// What is said of a tree with these files; a submodule where there is no text.
+    /// The result for a tree with these files; a submodule if there is no text.
     async fn said(files: &[(&str, Option<&str>)]) -> Result<(), Unsupported> {
-        let (git, dir) = (Git::default(), tempfile::tempdir().unwrap());
+        let git = Git::default();
+        let dir = tempfile::tempdir().unwrap();
         let run = async |args: &[&str], input: &str| {
             let run = git.run(args).within(dir.path()).input(input);
             let run = run.setting("user.name=e").setting("user.email=e@localhost");
@@ -163,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pointer_is_named_whatever_the_size_of_its_file() {
+    async fn an_lfs_pointer_is_named_for_any_size() {
         for size in ["1", "133742", "18446744073709551615"] {
             let (near, pointer) = ("x".repeat(130), pointer(size));
             let files = [("a.bin", Some(&*near)), ("model.bin", Some(&*pointer))];

@@ -1,5 +1,5 @@
-//! gzip on the way: packs a stream of bytes, or unpacks one that a client sent. Holds some tens of KiB, whatever
-//! goes through.
+//! Streaming gzip: compresses a stream, or decompresses one that a client sent. Holds some tens of
+//! KiB, regardless of the size.
 
 use bytes::Bytes;
 use epsilon_api::body::BodyError;
@@ -10,10 +10,10 @@ use flate2::{
 use futures_util::{Stream, TryStreamExt, stream};
 use std::io::{self, Write};
 
-/// What is unpacked at one time: a small piece may hold a thousand times as much.
+/// Bytes that are decompressed at a time: they may expand a thousandfold.
 const STEP: usize = 1 << 10;
 
-/// Packs fast rather than small: it goes to a builder, at most over a data centre's network.
+/// Favours speed over size: the data goes to a builder, at most over a data centre's network.
 pub(super) fn pack(
     plain: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static,
 ) -> impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static {
@@ -33,7 +33,7 @@ pub(super) fn pack(
     })
 }
 
-/// Unpacks what git clients send packed.
+/// Decompresses what git clients send.
 #[derive(Debug)]
 pub(super) struct Unpacker(GzDecoder<Vec<u8>>);
 
@@ -42,20 +42,20 @@ impl Unpacker {
         Self(GzDecoder::new(Vec::new()))
     }
 
-    /// The parts of a piece that are unpacked one after another, so that none of them becomes large. What is plain
-    /// stays one.
+    /// Splits a piece into parts that are decompressed one after another, so that none of them
+    /// becomes large. An uncompressed piece stays whole.
     pub(super) fn steps(piece: &Bytes, is_packed: bool) -> impl Iterator<Item = Bytes> {
         let step = if is_packed { STEP } else { piece.len().max(1) };
         (0..piece.len()).step_by(step).map(move |at| piece.slice(at..piece.len().min(at + step)))
     }
 
-    /// What comes out for this step.
+    /// The output for this part.
     pub(super) fn step(&mut self, step: &[u8]) -> io::Result<Bytes> {
         self.0.write_all(step)?;
         Ok(std::mem::take(self.0.get_mut()).into())
     }
 
-    /// What comes out at the end; an error when it is not the end.
+    /// The rest of the output; an error if the stream is incomplete.
     pub(super) fn end(mut self) -> io::Result<Bytes> {
         self.0.try_finish()?;
         Ok(std::mem::take(self.0.get_mut()).into())
@@ -79,10 +79,11 @@ mod tests {
             [vec![], b"a".to_vec(), vec![7; 1 << 20], (0..=255).cycle().take(99_999).collect()]
         {
             let packed = packed(&plain).await;
-            let (mut unpacker, mut out) = (Unpacker::new(), Vec::new());
+            let mut unpacker = Unpacker::new();
+            let mut out = Vec::new();
             for step in Unpacker::steps(&packed, true) {
                 let part = unpacker.step(&step).unwrap();
-                assert!(part.len() <= 2 << 20, "a step gives little");
+                assert!(part.len() <= 2 << 20, "a part expands to little");
                 out.extend(part);
             }
             out.extend(unpacker.end().unwrap());
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_breaks_off_or_is_no_gzip_is_an_error() {
+    async fn truncated_or_invalid_gzip_is_an_error() {
         let packed = packed(&[9; 5000]).await;
         let mut unpacker = Unpacker::new();
         unpacker.step(&packed[..packed.len() / 2]).unwrap();

@@ -1,12 +1,13 @@
-//! git's pre-receive hook: the moment in which the whole of a push is there, checked, and no branch has moved. The hook is a
-//! few lines of shell that ask this process and print what it says; what it prints, git sends to the pusher at once.
+//! git's pre-receive hook: it runs when all objects of a push were received and checked, and no
+//! branch has moved. The hook is a short shell script that asks this process and prints its output,
+//! which git sends to the pusher at once.
 //!
 //! ```text
 //! receive-pack ─ starts ─▶ hook ─ `asked` ─▶ gateway
 //!       ▲                   │  ◀─ `told` ──    │ say LINE …, then accept | refuse
 //!       └─ stderr ◀─────────┘
 //! ```
-//! Two named pipes in a folder of each push. A gateway that dies closes them, and the hook refuses.
+//! Two named pipes in a folder per push. If the gateway dies, they close, and the hook refuses.
 
 use super::refs::Update;
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, accessat, mknodat};
@@ -20,12 +21,12 @@ use tokio::{
     net::unix::pipe,
 };
 
-/// Where the hook finds its pipes.
+/// Environment variable with the folder of the pipes.
 pub(super) const FOLDER: &str = "EPSILON_PUSH";
-/// The pipes, by their names there.
+/// Names of the pipes.
 const ASKED: &str = "asked";
 const TOLD: &str = "told";
-/// Asks, prints, and ends as it is told.
+/// Sends the updates, prints the lines it gets, and exits as decided.
 const SCRIPT: &str = r#"#!/bin/sh
 # Written by the gateway at each push. No push changes anything before the gateway has said `accept`.
 exec 3>"$EPSILON_PUSH/asked" 4<"$EPSILON_PUSH/told" || exit 1
@@ -40,10 +41,11 @@ while IFS= read -r line <&4; do
 done
 exit 1
 "#;
-/// What a push may ask to change: some thousands of branches and tags.
+/// Longest list of changes: some thousands of branches and tags.
 const LONGEST: u64 = 1 << 20;
 
-/// Writes the hook, whatever is there, by way of a file of this name. Says whether it can be run.
+/// Writes the hook if it is missing or different, through a temporary file named `half`. Returns
+/// whether it can be executed.
 pub(super) fn install(folder: &Path, half: &str) -> io::Result<bool> {
     let hook = folder.join("pre-receive");
     let can_run = || accessat(CWD, &hook, Access::EXEC_OK, AtFlags::empty()).is_ok();
@@ -58,7 +60,7 @@ pub(super) fn install(folder: &Path, half: &str) -> io::Result<bool> {
     Ok(can_run())
 }
 
-/// The folder of one push; gone with the value.
+/// The folder of one push; removed on drop.
 #[derive(Debug)]
 pub(super) struct Folder(PathBuf);
 
@@ -80,12 +82,13 @@ impl Drop for Folder {
     }
 }
 
-/// Removes the folders of pushes whose gateway was killed. A hook that still waits there for somebody at the other end
-/// of its pipes finds none, and git ends with it.
+/// Removes the folders of pushes whose gateway was killed. A hook that still waits for its pipes
+/// fails, and git ends with it.
 pub(super) fn remove_left(pushes: &Path) {
     let left = fs::read_dir(pushes).into_iter().flatten().flatten();
     let pipes = left.flat_map(|push| [ASKED, TOLD].map(|name| push.path().join(name)));
-    // Both ways, which waits for nobody. Held until the names are gone: the hook that goes on cannot come to wait for the next one.
+    // Opened for reading and writing, which does not block. Held until the names are gone, so that
+    // a hook cannot block on the second pipe.
     let held: Vec<_> = pipes
         .filter_map(|pipe| fs::File::options().read(true).write(true).open(pipe).ok())
         .collect();
@@ -100,16 +103,17 @@ pub(super) struct Hook {
     told: pipe::Sender,
 }
 
-/// What the hook asks.
+/// What the hook sends.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Asked {
-    /// Where the objects of the push lie; empty when it brings none.
+    /// Folder of the push's objects; empty if it brings none.
     pub(super) quarantine: String,
     pub(super) updates: Vec<Update>,
 }
 
 impl Hook {
-    /// Makes the pipes. Both ends of both are held here, so that neither side waits for the other to open its own.
+    /// Makes the pipes. Both ends of both are held here, so that neither side blocks while opening
+    /// them.
     pub(super) fn open(folder: &Folder) -> io::Result<Self> {
         let make = |name: &str| {
             let path = folder.path().join(name);
@@ -123,7 +127,7 @@ impl Hook {
         Ok(Self { asked, told: options.open_sender(make(TOLD)?)? })
     }
 
-    /// Waits until the hook runs. Never ends when git sees no reason to run it.
+    /// Waits until the hook runs. Never resolves if git sees no reason to run it.
     pub(super) async fn asked(&mut self) -> io::Result<Asked> {
         let broken = |what| io::Error::new(io::ErrorKind::InvalidData, what);
         let mut lines = BufReader::new((&mut self.asked).take(LONGEST)).lines();
@@ -139,16 +143,16 @@ impl Hook {
                 return Ok(Asked { quarantine, updates });
             }
             let update = Update::parse(&line);
-            updates.push(update.ok_or_else(|| broken("git's hook was given what is no update"))?);
+            updates.push(update.ok_or_else(|| broken("git's hook was given an invalid update"))?);
         }
     }
 
-    /// Says one line to the pusher. Waits for a slow one.
+    /// Sends one line to the pusher. Waits for a slow client.
     pub(super) async fn say(&mut self, line: &str) -> io::Result<()> {
         self.told.write_all(format!("say{line}\n").as_bytes()).await
     }
 
-    /// The last word.
+    /// Sends the final decision.
     pub(super) async fn decide(&mut self, accepted: bool) -> io::Result<()> {
         let word: &[u8] = if accepted { b"accept\n" } else { b"refuse\n" };
         self.told.write_all(word).await
@@ -175,7 +179,7 @@ mod tests {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             assert!(install(dir.path(), ".new-1").unwrap());
-            assert!(install(dir.path(), ".new-1").unwrap(), "once more changes nothing");
+            assert!(install(dir.path(), ".new-1").unwrap(), "a second time changes nothing");
             let folder = Folder::make(dir.path().join("push")).unwrap();
             Self { script: dir.path().join("pre-receive"), folder, _dir: dir }
         }
@@ -195,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_hook_asks_prints_and_ends_as_it_is_told() {
+    async fn the_hook_sends_prints_and_exits_as_decided() {
         for accepted in [true, false] {
             let lab = Lab::new();
             let mut hook = Hook::open(&lab.folder).unwrap();
@@ -216,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hook_that_is_not_ours_or_cannot_run_is_written_again() {
+    fn a_foreign_or_unexecutable_hook_is_rewritten() {
         let lab = Lab::new();
         let folder = lab.script.parent().unwrap();
         let mode = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
@@ -239,16 +243,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hook_that_waits_for_a_gateway_that_died_before_ends() {
+    async fn a_hook_of_a_dead_gateway_ends() {
         let lab = Lab::new();
         drop(Hook::open(&lab.folder).unwrap());
         let mut child = lab.start();
         drop(child.stdin.take());
         let pid = child.id().unwrap();
-        // Asleep, it stands in the opening of its first pipe.
+        // Once asleep, it is blocked on opening its first pipe.
         let began = std::time::Instant::now();
         while !fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") S ") {
-            assert!(began.elapsed() < LIMIT, "it does not get as far as its pipes");
+            assert!(began.elapsed() < LIMIT, "the hook does not reach its pipes");
             tokio::task::yield_now().await;
         }
         remove_left(lab.folder.path().parent().unwrap());

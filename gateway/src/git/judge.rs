@@ -1,8 +1,8 @@
-//! What is done while the hook waits: nothing of the push is kept yet. Here it is decided what it means, and where it is a
-//! deployment, that is carried out to its end. Only then may git move the branch.
+//! Runs while the hook waits, before anything of the push is stored: decides what the push means,
+//! and if it is a deployment, runs that to its end. Only then may git move the branch.
 //!
 //! ```text
-//! plan → turn of the project → have the branches moved meanwhile? can they be moved? → commit → deploy → yes | no
+//! plan → wait for the project's turn → have the branches moved? can they be moved? → commit → deploy → accept | refuse
 //! ```
 
 use super::{
@@ -29,17 +29,17 @@ pub(super) struct Judge<'a> {
     pub(super) host: &'a Arc<GitHost>,
     pub(super) project: &'a ProjectName,
     pub(super) repository: &'a Repository,
-    /// The pusher hung up, or the gateway stops.
+    /// Cancelled when the pusher hangs up or the gateway stops.
     pub(super) cancel: &'a CancellationToken,
 }
 
-/// What came of it.
+/// The decision about a push.
 #[derive(Debug)]
 pub(super) enum Judged {
     Refused,
-    /// Kept; nothing was deployed.
+    /// Stored; nothing was deployed.
     Kept,
-    /// It serves.
+    /// Deployed; this update serves.
     Deployed(Update),
 }
 
@@ -51,24 +51,25 @@ impl Judged {
         }
     }
 
-    /// Once git has ended: what serves and where the branch stands are to be the same. git says no more than that it could
-    /// not move it, when its disk is full for example.
+    /// Called when git has ended: the branch must point to the commit that serves. git may have
+    /// failed to move it, for example because its disk is full.
     pub(super) async fn settle(self, repository: &Repository) {
         let Self::Deployed(update) = self else { return };
         match repository.at(&update.name).await {
             Ok(Some(now)) if now == update.new => return,
             Ok(_) | Err(_) => {}
         }
-        let (name, commit) = (&update.name, update.new.as_str());
+        let name = &update.name;
+        let commit = update.new.as_str();
         match repository.update(&update).await {
             Ok(()) => tracing::warn!(
                 name,
                 commit,
-                "git did not move what serves already; it is moved now."
+                "git did not move the branch of a deployed commit; moved now."
             ),
             Err(err) => tracing::error!(
                 name, commit, error = %Chain(&err),
-                "This commit serves, and its branch could not be moved; push again."
+                "Branch of a deployed commit could not be moved; push again."
             ),
         }
     }
@@ -77,14 +78,15 @@ impl Judged {
 /// Why nothing is changed, for the pusher.
 type Refusal = String;
 
-/// What goes on when all was looked at.
+/// The next step after the checks.
 enum Next {
     Keep,
     Deploy(Update, DeploymentId),
 }
 
 impl Judge<'_> {
-    /// Tells the pusher all of it; the last word is the caller's. The turn is to be held until git has ended.
+    /// Decides, and sends the progress to the pusher; the caller sends the final decision. The turn
+    /// must be held until git has ended.
     pub(super) async fn judge(
         &self,
         asked: Asked,
@@ -101,15 +103,18 @@ impl Judge<'_> {
                 Judged::Refused
             }
             Ok(Next::Keep) => Judged::Kept,
-            Ok(Next::Deploy(update, id)) => match self.ended_well(told, &id).await {
-                true => Judged::Deployed(update),
-                false => Judged::Refused,
-            },
+            Ok(Next::Deploy(update, id)) => {
+                if self.ended_well(told, &id).await {
+                    Judged::Deployed(update)
+                } else {
+                    Judged::Refused
+                }
+            }
         };
         Ok((judged, turn))
     }
 
-    /// The last event says how it ended, unless the pusher's terminal was too slow for it.
+    /// The last event contains the result, unless the pusher's terminal was too slow for it.
     async fn ended_well(&self, told: Option<bool>, id: &DeploymentId) -> bool {
         match told {
             Some(told) => told,
@@ -122,7 +127,7 @@ impl Judge<'_> {
 
     async fn decide(&self, asked: Asked, story: Story) -> (Option<Turn>, Result<Next, Refusal>) {
         let Some(turn) = self.host.turn(self.project, &story).await else {
-            return (None, Err("the pushes before this one took too long; push again".into()));
+            return (None, Err("earlier pushes took too long; push again".into()));
         };
         let quarantine = Quarantine::new(&asked.quarantine, self.repository);
         let next = self.look(&asked.updates, &quarantine, story).await;
@@ -136,7 +141,7 @@ impl Judge<'_> {
         story: Story,
     ) -> Result<Next, Refusal> {
         if self.cancel.is_cancelled() {
-            return Err("the gateway stops, or the one who pushed hung up".into());
+            return Err("the gateway stops, or the client hung up".into());
         }
         let (update, notes) = match refs::plan(updates, &self.host.config) {
             Plan::Refuse(why) => return Err(why),
@@ -147,8 +152,9 @@ impl Judge<'_> {
         self.host.lately(self.project).into_iter().chain(notes).for_each(|note| story.line(note));
         let Some(update) = update else { return Ok(Next::Keep) };
         let commit = self.repository.commit(&update.new, quarantine).await.map_err(told)?;
-        let commit = commit.ok_or_else(|| format!("{} is no commit", update.shown()))?;
-        let (git, path) = (self.repository.git(), self.repository.path());
+        let commit = commit.ok_or_else(|| format!("{} is not a commit", update.shown()))?;
+        let git = self.repository.git();
+        let path = self.repository.path();
         let time = self.host.config.lookup_timeout;
         let contents = contents::check(git, path, commit.as_str(), quarantine.env(), time).await;
         contents.map_err(told)?.map_err(|what| format!("{what}: {}", what.hint()))?;
@@ -170,23 +176,23 @@ impl Judge<'_> {
                 None if update.old.is_null() => {}
                 Some(now) if *now == update.new => {
                     return Err(format!(
-                        "{shown} is at {} already: another push was first",
+                        "{shown} is already at {}: another push was first",
                         now.short()
                     ));
                 }
                 Some(now) => {
                     let now = now.short();
                     return Err(format!(
-                        "{shown} is at {now} since another push; `git pull`, then push again"
+                        "{shown} was moved to {now} by another push; `git pull`, then push again"
                     ));
                 }
-                None => return Err(format!("{shown} is gone since another push; push again")),
+                None => return Err(format!("{shown} was deleted by another push; push again")),
             }
         }
         self.repository.try_updates(updates, quarantine).await.map_err(told)
     }
 
-    /// Begins the deployment; its story goes on after this.
+    /// Starts the deployment, which reports its progress after this returns.
     fn deploy(
         &self,
         update: &Update,
@@ -196,14 +202,16 @@ impl Judge<'_> {
     ) -> Result<DeploymentId, Refusal> {
         let deploys = Arc::clone(&self.host.deploys);
         let limits = Limits { size: self.host.max_source, time: deploys.limit };
-        let (git, path) = (self.repository.git(), self.repository.path());
+        let git = self.repository.git();
+        let path = self.repository.path();
         let archive = archive::of_commit(git, path, commit.as_str(), quarantine.env(), limits);
         let archive = archive.map_err(told)?;
         story.line(format!("{}: deploying {} of {}", self.project, commit.short(), update.shown()));
         let project = self.project.clone();
         let folder = Some(project.to_string());
         let push = Push { archive, folder, only: Vec::new(), project: Some(project) };
-        let (id, cancel) = (DeploymentId::random(), self.cancel.clone());
+        let id = DeploymentId::random();
+        let cancel = self.cancel.clone();
         let deployment = id.clone();
         self.host
             .background
@@ -216,7 +224,7 @@ fn told(err: super::GitError) -> Refusal {
     err.to_string()
 }
 
-/// Says to the pusher all that happens, to its end. How a deployment ended, when that was told.
+/// Sends all events to the pusher. Returns the result of the deployment, if it was among them.
 async fn tell(
     mut reader: mpsc::Receiver<DeployEvent>,
     hook: &mut Hook,

@@ -1,5 +1,5 @@
-//! One push, from its first byte to its last. It runs in a task of its own: a pusher who hangs up cancels a deployment that
-//! does not serve yet, and never leaves git in the middle of moving branches.
+//! One push, from its first byte to its last. It runs in a task of its own: a pusher who hangs up
+//! cancels a deployment that does not serve yet, but never interrupts git while it moves branches.
 
 use super::{
     ENDING, GitHost, Refused,
@@ -30,13 +30,13 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 
 /// Pieces of git's answer that wait for a slow client.
 const DEPTH: usize = 16;
-/// How long a client may leave git's answer unread before it hears no more of it.
+/// How long a client may leave git's answer unread before the rest is dropped.
 const UNREAD: Duration = Duration::from_secs(60);
-/// What git hands over at a time.
+/// Bytes read from git at a time.
 const PIECE: usize = 16 << 10;
-/// What is kept of the words of a git that failed.
+/// Bytes of a failed git's error output that are kept.
 const WORDS: u64 = 4 << 10;
-/// What a push says besides its pack: the branches that it moves.
+/// Most bytes of a push besides its pack: the list of branches that it moves.
 const COMMANDS: u64 = 1 << 20;
 
 /// A push as its client sent it.
@@ -48,7 +48,7 @@ pub(crate) struct Received<B> {
 }
 
 impl GitHost {
-    /// Takes a push. Answers when git has begun to: by then it is known whether it answers at all.
+    /// Runs a push. Returns when git begins its answer, or when it fails before that.
     pub(crate) async fn receive<B>(self: &Arc<Self>, push: Received<B>) -> Result<CallBody, Refused>
     where
         B: Stream<Item = Result<Bytes, BodyError>> + Send + 'static,
@@ -60,13 +60,13 @@ impl GitHost {
         self.background.spawn(async move {
             let outcome = host.serve(push, pieces, place).await;
             if let Err(err) = &outcome {
-                tracing::info!(error = %Chain(err), "A push ended badly.");
+                tracing::info!(error = %Chain(err), "git push failed.");
             }
-            // Nobody waits any more once git has begun to answer.
+            // The receiver is gone once git has begun to answer.
             let _ = ended.send(outcome);
         });
         let Some(first) = answer.recv().await else {
-            // A probe of a client with much to send is answered with nothing.
+            // The probe of a client with much to send gets an empty answer.
             return end.await.unwrap_or(Ok(())).map(|()| body::empty());
         };
         let pieces = tokio_stream::once(first).chain(ReceiverStream::new(answer));
@@ -131,7 +131,7 @@ impl GitHost {
         };
         let (fed, words, status) = tokio::select! {
             biased;
-            // git has ended: whatever was said, it is over.
+            // git has ended, so the conversation is over.
             ended = git => ended,
             Err(trouble) = conversation => return Err(trouble.0),
             () = hang_up => return Ok(()),
@@ -143,7 +143,7 @@ impl GitHost {
             judged.settle(&repository).await;
             let tidied = repository.tidy(self.config.timeout).await;
             if let Err(err) = tidied {
-                tracing::warn!(%project, error = %Chain(&err), "A repository was not tidied.");
+                tracing::warn!(%project, error = %Chain(&err), "git gc of a repository failed; the next push tries again.");
             }
         }
         fed.or_refused(self.config.max_push)?;
@@ -156,20 +156,20 @@ impl GitHost {
         }
     }
 
-    /// For git that receives: what it refuses by itself.
+    /// Settings for git receive-pack: what it refuses by itself.
     fn settings(&self, hooks: &str) -> [String; 11] {
         [
             format!("core.hooksPath={hooks}"),
             format!("receive.maxInputSize={}", self.config.max_push.get()),
             "receive.fsckObjects=true".into(),
-            // Old and harmless; histories of ten years have them.
+            // Old and harmless defects that long histories contain.
             "receive.fsck.zeroPaddedFilemode=ignore".into(),
             "receive.fsck.badTimezone=ignore".into(),
             "receive.fsck.missingSpaceBeforeDate=ignore".into(),
-            // A force push is the pusher's word, as anywhere.
+            // Force pushes are allowed, as elsewhere.
             "receive.denyNonFastForwards=false".into(),
             "receive.denyDeletes=false".into(),
-            // CI checks out without history.
+            // CI systems check out without history.
             "receive.shallowUpdate=true".into(),
             "receive.autoGC=false".into(),
             "receive.advertisePushOptions=false".into(),
@@ -192,8 +192,8 @@ impl From<io::Error> for Trouble {
     }
 }
 
-/// git's answer on its way to the client. Read to its end in any case: a git whose answer nobody takes would die where it
-/// stands, and a client that was put to sleep would hold its project's turn.
+/// Passes git's answer to the client. Reads it to the end in any case: git would block if its
+/// output were not read, and a suspended client would hold its project's turn.
 async fn pump(mut stdout: ChildStdout, pieces: mpsc::Sender<Bytes>) {
     let mut pieces = Some(pieces);
     loop {

@@ -1,25 +1,25 @@
-//! What a push wants to change, and what of it is to be deployed. Pure: asks nobody, runs nothing.
+//! What a push changes, and which part of it is deployed. Pure: no I/O.
 
 use super::config::Config;
 use std::fmt;
 
 const BRANCHES: &str = "refs/heads/";
 const TAGS: &str = "refs/tags/";
-/// Of a commit's id, what people are shown.
+/// Digits of a commit id that are shown.
 const SHORT: usize = 7;
 
-/// The id of an object.
+/// The id of a git object.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct ObjectId(String);
 
 impl ObjectId {
-    /// SHA-1 or SHA-256, in hexadecimal digits.
+    /// Parses SHA-1 or SHA-256 in hexadecimal digits.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let is_hex = text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         (matches!(text.len(), 40 | 64) && is_hex).then(|| Self(text.to_owned()))
     }
 
-    /// The id that stands for nothing.
+    /// Whether it is the null id, which means that a ref does not exist.
     pub(super) fn is_null(&self) -> bool {
         self.0.bytes().all(|b| b == b'0')
     }
@@ -28,7 +28,7 @@ impl ObjectId {
         &self.0
     }
 
-    /// For people.
+    /// A short form for people.
     pub(super) fn short(&self) -> &str {
         &self.0[..SHORT]
     }
@@ -49,7 +49,7 @@ pub(super) struct Update {
 }
 
 impl Update {
-    /// A line as git gives it to its hook: `OLD NEW NAME`.
+    /// Parses a line of git's pre-receive hook: `OLD NEW NAME`.
     pub(super) fn parse(line: &str) -> Option<Self> {
         let mut words = line.splitn(3, ' ');
         let (old, new) = (ObjectId::parse(words.next()?)?, ObjectId::parse(words.next()?)?);
@@ -57,7 +57,7 @@ impl Update {
         Some(Self { old, new, name: name.to_owned() })
     }
 
-    /// For people: `main`, `tag v1`, or the whole name of what is neither.
+    /// The name for people: `main`, `tag v1`, or the full name of other refs.
     pub(super) fn shown(&self) -> String {
         match (self.name.strip_prefix(BRANCHES), self.name.strip_prefix(TAGS)) {
             (Some(branch), _) => branch.to_owned(),
@@ -67,24 +67,24 @@ impl Update {
     }
 }
 
-/// What is to be done about a push.
+/// What to do with a push.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Plan {
-    /// It changes nothing, for this reason.
+    /// Refuse it, for this reason.
     Refuse(String),
-    /// What was pushed is kept; for the pusher, why nothing is deployed.
+    /// Store it; the notes say why nothing is deployed.
     Keep(Vec<String>),
-    /// This one is deployed before anything of it is kept; the notes are about the others.
+    /// Deploy this update before anything is stored; the notes are about the others.
     Deploy(Update, Vec<String>),
 }
 
-/// Decides. One push deploys one commit at most: the branch before any tag.
+/// Decides. One push deploys at most one commit: the branch takes precedence over tags.
 pub(super) fn plan(updates: &[Update], config: &Config) -> Plan {
     let branch = format!("{BRANCHES}{}", config.branch);
     let gone = |update: &&Update| update.new.is_null();
     if updates.iter().filter(gone).any(|update| update.name == branch) {
         return Plan::Refuse(format!(
-            "{} is what is deployed and stays; `epsilon delete NAME` removes a function",
+            "{} is the deployed branch and cannot be deleted; `epsilon delete NAME` removes a function",
             config.branch
         ));
     }
@@ -110,11 +110,11 @@ pub(super) fn plan(updates: &[Update], config: &Config) -> Plan {
     }
 }
 
-/// Why this one is not deployed.
+/// Why this update is not deployed.
 fn note(update: &Update, config: &Config) -> String {
     let shown = update.shown();
     if update.new.is_null() {
-        return format!("{shown} is gone; the functions stay as they are");
+        return format!("{shown} is deleted; the functions are not changed");
     }
     if !update.name.starts_with(BRANCHES) {
         return format!("{shown} is stored, not deployed");
@@ -130,7 +130,7 @@ fn is_deployed_tag(name: &str, config: &Config) -> bool {
     }
 }
 
-/// `*` stands for anything, also for nothing.
+/// Whether a name matches a pattern; `*` matches any text, also none.
 pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
     let Some(name) = name.strip_prefix(first) else { return false };
@@ -151,7 +151,7 @@ mod tests {
         Update::parse(&format!("{old} {new} {name}")).unwrap()
     }
 
-    /// What a push of these is, in one line.
+    /// The plan for a push of these updates, in one line.
     fn decided(tags: Option<&str>, updates: &[Update]) -> String {
         let settings = Settings { tags: tags.map(str::to_owned), ..Settings::default() };
         let config = Config::new(settings, Bytes::mib(512)).unwrap();
@@ -181,14 +181,14 @@ mod tests {
         branch_and_other: tags None, [(A, B, "refs/heads/x"), (A, B, "refs/heads/main")]
             => "deploy main: x is stored; main is deployed: git push REMOTE x:main";
         gone: tags None, [(A, NULL, "refs/heads/main")]
-            => "refuse: main is what is deployed and stays; `epsilon delete NAME` removes a function";
-        other_gone: tags None, [(A, NULL, "refs/heads/x")] => "keep: x is gone; the functions stay as they are";
+            => "refuse: main is the deployed branch and cannot be deleted; `epsilon delete NAME` removes a function";
+        other_gone: tags None, [(A, NULL, "refs/heads/x")] => "keep: x is deleted; the functions are not changed";
         main_pushed_other_gone: tags None, [(A, B, "refs/heads/main"), (A, NULL, "refs/heads/x")]
-            => "deploy main: x is gone; the functions stay as they are";
+            => "deploy main: x is deleted; the functions are not changed";
         tag_without_setting: tags None, [(NULL, A, "refs/tags/v1")] => "keep: tag v1 is stored, not deployed";
         tag: tags Some("v*"), [(NULL, A, "refs/tags/v1")] => "deploy tag v1: ";
         tag_of_another_name: tags Some("v*"), [(NULL, A, "refs/tags/x1")] => "keep: tag x1 is stored, not deployed";
-        tag_gone: tags Some("v*"), [(A, NULL, "refs/tags/v1")] => "keep: tag v1 is gone; the functions stay as they are";
+        tag_gone: tags Some("v*"), [(A, NULL, "refs/tags/v1")] => "keep: tag v1 is deleted; the functions are not changed";
         branch_before_tag: tags Some("v*"), [(NULL, A, "refs/tags/v1"), (A, B, "refs/heads/main")]
             => "deploy main: tag v1 is stored, not deployed";
         many_tags: tags Some("v*"), [(NULL, A, "refs/tags/v1"), (NULL, B, "refs/tags/v2")]

@@ -1,17 +1,17 @@
-//! The story of a push as the pusher reads it behind `remote:`: short lines, nothing that a terminal could take for a
-//! command, no colours.
+//! The progress of a push as the pusher reads it after `remote:`: short lines without colours, and
+//! without anything that a terminal could take for a command.
 
 use epsilon_api::{
     admin::{DeployEvent, DeploymentInfo},
     error::ErrorBody,
 };
 
-/// git writes `remote: ` before each line; a terminal of 100 columns holds both.
+/// git writes `remote: ` before each line; both fit into a terminal of 100 columns.
 const WIDTH: usize = 90;
-/// What is shown of one line of a tool. Minified code can be one line of a megabyte.
+/// Longest line of a tool's output. Minified code can be one line of a megabyte.
 const LONGEST: usize = 1000;
 
-/// One event in lines.
+/// The lines of one event.
 pub(super) fn lines(event: &DeployEvent) -> Vec<String> {
     match event {
         DeployEvent::Accepted { .. } | DeployEvent::StepStarted { .. } => Vec::new(),
@@ -24,7 +24,7 @@ pub(super) fn lines(event: &DeployEvent) -> Vec<String> {
     }
 }
 
-/// Why nothing was changed, when no deployment was begun.
+/// The lines of a refusal, if no deployment was started.
 pub(super) fn refused(why: &str) -> Vec<String> {
     let mut lines = vec![String::new()];
     lines.extend(wrapped(&format!("refused: {why}"), 2));
@@ -39,7 +39,7 @@ fn done(deployment: &DeploymentInfo) -> Vec<String> {
     lines.extend(functions.iter().map(|one| {
         let version = format!("v{}", one.version);
         let note = if one.changed { "" } else { "  (unchanged)" };
-        // Never wrapped: it is to be clicked.
+        // Never wrapped, so that the URL can be clicked.
         format!("{:width$}  {version:<4}  {}{note}", one.name.as_str(), one.url)
     }));
     lines.push(String::new());
@@ -53,7 +53,7 @@ fn failed(error: &ErrorBody) -> Vec<String> {
     if let Some(hint) = &error.hint {
         lines.extend(wrapped(&format!("hint: {hint}"), 6));
     }
-    lines.push("nothing was changed: what served before still does".into());
+    lines.push("nothing was changed: the previous version still serves".into());
     lines.push(String::new());
     lines
 }
@@ -65,14 +65,14 @@ fn seconds(ms: u64) -> String {
     }
 }
 
-/// A line in lines of [`WIDTH`], broken between words; a word that is longer stays whole.
+/// Wraps a line at [`WIDTH`], between words; a longer word stays whole.
 fn wrapped(line: &str, indent: usize) -> Vec<String> {
     let line = clean(line);
     let text = line.trim_end();
     let lead = text.len() - text.trim_start().len();
     let (mut lines, mut current) = (Vec::new(), text[..lead].to_owned());
     let mut is_fresh = true;
-    // Spaces between words stand as they are, except where the line is broken.
+    // Spaces between words are kept, except where the line is broken.
     for word in text[lead..].split_inclusive(' ') {
         let is_full = current.chars().count() + word.trim_end().chars().count() > WIDTH;
         if is_full && !is_fresh {
@@ -86,9 +86,10 @@ fn wrapped(line: &str, indent: usize) -> Vec<String> {
     lines
 }
 
-/// Without escape sequences and other commands to a terminal, of a bounded length.
+/// Removes escape sequences and other control characters, and limits the length.
 fn clean(line: &str) -> String {
-    let (mut text, mut length) = (String::new(), 0);
+    let mut text = String::new();
+    let mut length = 0;
     let mut chars = line.chars();
     while let Some(char) = chars.next() {
         match char {
@@ -106,7 +107,7 @@ fn clean(line: &str) -> String {
     text
 }
 
-/// The rest of a sequence: `[` up to its letter, `]` up to its bell; else the next character.
+/// Skips the rest of a sequence: `[` up to its letter, `]` up to its bell; otherwise one character.
 fn skip_escape(chars: &mut std::str::Chars<'_>) {
     match chars.next() {
         Some('[') => drop(chars.find(|char| ('@'..='~').contains(char))),
@@ -121,7 +122,7 @@ mod tests {
     use epsilon_api::admin::Step;
 
     #[test]
-    fn a_terminal_is_told_nothing_but_text() {
+    fn a_terminal_gets_nothing_but_text() {
         for (line, want) in [
             ("\u{1b}[31mred\u{1b}[0m", "  red"),
             ("\u{1b}]0;title\u{7}text", "  text"),
@@ -163,7 +164,7 @@ mod tests {
             "LOAD_FAILED: index.js:",
             "  boom",
             "hint: fix it",
-            "nothing was changed: what served before still does",
+            "nothing was changed: the previous version still serves",
             "",
         ];
         assert_eq!(lines(&DeployEvent::Failed { error }), want);

@@ -1,13 +1,13 @@
-//! Bare repositories under `DATA/git`, one for each project that was ever pushed, and the questions that are asked of
-//! them. Who moves what in them is git itself.
+//! Bare repositories under `DATA/git`, one for each project that was ever pushed, and queries of
+//! them. Only git itself changes them.
 //!
 //! ```text
 //! DATA/git/PROJECT.git   the repository
-//!         /.hook/        the one hook of all of them, see `hook`
-//!         /.pushes/N/    the pipes of a push that is at work; emptied at each start
-//!         /.new-N/       a repository in the making
+//!         /.hook/        the hook that all of them share, see `hook`
+//!         /.pushes/N/    the pipes of a running push; emptied at each start
+//!         /.new-N/       a repository that is being created
 //! ```
-//! Names of projects begin with a letter or digit, so none of them is ours.
+//! Names of projects begin with a letter or digit, so they do not clash with these names.
 
 use super::{
     command::{Git, GitError, Limits, Run},
@@ -26,10 +26,10 @@ use std::{
     time::Duration,
 };
 
-/// What a list of all references may take: a hundred bytes each.
+/// Longest list of all references, a hundred bytes each.
 const LIST: Bytes = Bytes::mib(16);
 
-/// Why a repository cannot be had.
+/// Why a repository cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RepositoryError {
     #[error(transparent)]
@@ -51,10 +51,10 @@ pub(super) struct Repositories {
 }
 
 impl Repositories {
-    /// Nothing is made before the first push.
+    /// Creates no repository before the first push.
     pub(super) fn new(data: &Path, git: Arc<Git>, branch: &str, lookup: Duration) -> Self {
         let root = data.join("git");
-        // Of a gateway that was killed. Nobody else uses this folder.
+        // Left by a gateway that was killed. No other process uses this folder.
         hook::remove_left(&root.join(".pushes"));
         remove_quarantines(&root);
         let limits = Limits { time: lookup, output: LIST };
@@ -71,7 +71,7 @@ impl Repositories {
         })
     }
 
-    /// The repository of a project, made where it is missing.
+    /// The repository of a project, created if it is missing.
     pub(super) async fn ensure(
         &self,
         project: &ProjectName,
@@ -81,21 +81,21 @@ impl Repositories {
         }
         fs::create_dir_all(&self.root)?;
         let new = self.root.join(format!(".new-{}", self.count.fetch_add(1, Relaxed)));
-        let _ = fs::remove_dir_all(&new); // of a gateway that was killed
+        let _ = fs::remove_dir_all(&new); // left by a gateway that was killed
         let head = format!("--initial-branch={}", self.branch);
         let init = self.git.run(["init", "--quiet", "--bare", "--template=", &head]);
         init.within(&new).output(self.limits).await?;
         match fs::rename(&new, self.root.join(format!("{project}.git"))) {
             Ok(()) => {}
-            // Somebody was faster.
+            // Another push has created it in the meantime.
             Err(_) if self.get(project).is_some() => drop(fs::remove_dir_all(&new)),
             Err(err) => return Err(err.into()),
         }
-        let there = || io::Error::other("a repository that was made is not there");
+        let there = || io::Error::other("a repository that was just created is missing");
         Ok(self.get(project).ok_or_else(there)?)
     }
 
-    /// The folder of the hook, and a fresh one for the pipes of one push.
+    /// The folder of the hook, and a new one for the pipes of one push.
     pub(super) fn push_folders(&self) -> Result<(PathBuf, hook::Folder), RepositoryError> {
         let number = self.count.fetch_add(1, Relaxed).to_string();
         let hooks = self.root.join(".hook");
@@ -114,12 +114,12 @@ pub(super) struct Repository {
     limits: Limits,
 }
 
-/// Where the objects of a push lie that was not accepted yet, as variables for git.
+/// The objects of a push that is not accepted yet, as environment variables for git.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Quarantine(Vec<(OsString, OsString)>);
 
 impl Quarantine {
-    /// As the hook tells it; empty when the push brought no objects.
+    /// From the folder that the hook reports; empty if the push brought no objects.
     pub(super) fn new(folder: &str, repository: &Repository) -> Self {
         if folder.is_empty() {
             return Self::default();
@@ -131,7 +131,7 @@ impl Quarantine {
         ])
     }
 
-    /// For a git that is to see them.
+    /// Environment for a git that has to see these objects.
     pub(super) fn env(&self) -> &[(OsString, OsString)] {
         &self.0
     }
@@ -146,18 +146,18 @@ impl Repository {
         &self.git
     }
 
-    /// A question to git that sees what was pushed.
+    /// A git command that sees the pushed objects.
     pub(super) fn ask(&self, args: &[&str], quarantine: &Quarantine) -> Run {
         let run = self.git.run(args).within(&self.path);
         quarantine.0.iter().fold(run, |run, (name, value)| run.env(name, value))
     }
 
-    /// The answer to it.
+    /// Runs it and returns its output.
     pub(super) async fn answer(&self, run: Run) -> Result<Vec<u8>, GitError> {
         run.output(self.limits).await
     }
 
-    /// Where a branch or tag stands.
+    /// The current id of a branch or tag.
     pub(super) async fn at(&self, name: &str) -> Result<Option<ObjectId>, GitError> {
         let list = ["for-each-ref", "--format=%(objectname) %(refname)", name];
         let said = self.answer(self.ask(&list, &Quarantine::default())).await?;
@@ -168,8 +168,8 @@ impl Repository {
         Ok(found.and_then(|(id, _)| ObjectId::parse(id)))
     }
 
-    /// Whether these changes could be made now: all locks are taken and given back. What is found out here fails the push
-    /// before anything is deployed.
+    /// Checks whether these changes could be made now: takes all locks and releases them. A failure
+    /// here refuses the push before anything is deployed.
     pub(super) async fn try_updates(
         &self,
         updates: &[Update],
@@ -177,9 +177,10 @@ impl Repository {
     ) -> Result<(), GitError> {
         let mut script = String::from("start\n");
         for Update { old, new, name } in updates {
-            let line = match new.is_null() {
-                true => format!("delete {name} {}\n", old.as_str()),
-                false => format!("update {name} {} {}\n", new.as_str(), old.as_str()),
+            let line = if new.is_null() {
+                format!("delete {name} {}\n", old.as_str())
+            } else {
+                format!("update {name} {} {}\n", new.as_str(), old.as_str())
             };
             script.push_str(&line);
         }
@@ -194,7 +195,7 @@ impl Repository {
         self.answer(self.ask(&args, &Quarantine::default())).await.map(drop)
     }
 
-    /// The commit that a branch or tag means; none for a tag on something else.
+    /// The commit of a branch or tag; none if a tag points to something else.
     pub(super) async fn commit(
         &self,
         id: &ObjectId,
@@ -211,16 +212,17 @@ impl Repository {
         }
     }
 
-    /// Packs what many small pushes left, when it is worth it.
+    /// Packs the objects of many small pushes, if it is worthwhile.
     pub(super) async fn tidy(&self, time: Duration) -> Result<(), GitError> {
         let gc = self.git.run(["gc", "--auto", "--quiet"]).within(&self.path);
-        // git's own default for what is worth it.
+        // git's own default for that.
         let gc = gc.setting("gc.auto=6700").setting("gc.autoDetach=false");
         gc.output(Limits { time, output: LIST }).await.map(drop)
     }
 }
 
-/// Objects of pushes that were cut by a kill: git keeps them apart until it accepts them, and removes them by itself where it can.
+/// Removes objects of pushes that were interrupted by a kill: git keeps them apart until it accepts
+/// them, and normally removes them by itself.
 fn remove_quarantines(root: &Path) {
     let inside = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
     for repository in inside(root) {

@@ -1,5 +1,5 @@
-//! What git answers without changing anything: what there is (the begin of every push, clone and fetch), and what a clone
-//! or fetch wants of it. Its output goes to the client as it comes.
+//! Requests that change nothing: the list of branches and tags (the first request of every push,
+//! clone and fetch), and the objects of a clone or fetch. git's output is streamed to the client.
 
 use super::{
     GitHost, Refused,
@@ -23,13 +23,14 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// What a list of all branches and tags may take.
+/// Longest list of all branches and tags.
 const LIST: units::Bytes = units::Bytes::mib(16);
-/// What a client may say of what it has; some kilobytes in practice.
+/// Longest request of a client, which lists what it has; some kilobytes in practice.
 const WANTS: units::Bytes = units::Bytes::mib(16);
-/// What git may say before it has heard all: a line of 57 bytes for each of the 50 that a client sends.
+/// Most output of git before it has read its whole input: a line of 57 bytes for each of the 50
+/// that a client sends.
 const EARLY: usize = 20 << 20;
-/// What git hands over at a time.
+/// Bytes read from git at a time.
 const PIECE: usize = 64 << 10;
 
 /// The two halves of git's protocol.
@@ -42,7 +43,7 @@ pub(crate) enum Service {
 }
 
 impl Service {
-    /// From `?service=`.
+    /// Parses `?service=`.
     pub(crate) fn parse(name: &str) -> Option<Self> {
         [Self::Receive, Self::Upload].into_iter().find(|service| service.name() == name)
     }
@@ -62,13 +63,13 @@ impl Service {
     }
 }
 
-/// The version of the protocol that a client asks for, as git reads it. Anything else than a version is nobody's.
+/// The protocol version that a client requests, in git's form. Other values are ignored.
 pub(crate) fn protocol(header: Option<&str>) -> Option<String> {
     header.filter(|text| matches!(*text, "version=1" | "version=2")).map(str::to_owned)
 }
 
 impl GitHost {
-    /// Which branches and tags there are. A push makes the repository that it is for.
+    /// Lists the branches and tags. A push creates the repository if it is missing.
     pub(crate) async fn advertise(
         &self,
         project: &ProjectName,
@@ -77,7 +78,7 @@ impl GitHost {
     ) -> Result<CallBody, Refused> {
         let repository = match service {
             Service::Receive => {
-                // Before a place is taken: this may wait, and what it waits for has one.
+                // Before a slot is taken: this may wait for a push, which holds one.
                 self.settled(project).await;
                 let _place = self.place().await?;
                 self.repositories.ensure(project).await?
@@ -85,7 +86,7 @@ impl GitHost {
             Service::Upload => self.known(project)?,
         };
         let _place = self.place().await?;
-        // Version 2 begins with itself, the older ones with a word to proxies.
+        // Version 2 begins with the version itself, older ones with a line for proxies.
         let is_new = service == Service::Upload && protocol.as_deref() == Some("version=2");
         let head = format!("# service={}\n", service.name());
         let head = if is_new { String::new() } else { format!("{:04x}{head}0000", head.len() + 4) };
@@ -98,7 +99,7 @@ impl GitHost {
         Ok(body::full(said))
     }
 
-    /// What a clone or fetch asks for.
+    /// Sends the objects of a clone or fetch.
     pub(crate) async fn fetch(
         &self,
         project: &ProjectName,
@@ -121,17 +122,18 @@ impl GitHost {
     }
 }
 
-/// Feeds git and keeps what it says meanwhile: in the older versions of its protocol it acknowledges as it reads, and one
-/// whose output nobody takes reads no more.
+/// Feeds git and collects its output in the meantime: in older protocol versions it acknowledges
+/// while it reads, and it stops reading while its output is blocked.
 async fn heard<T>(
     feeding: impl Future<Output = T>,
     mut from: impl AsyncRead + Unpin,
 ) -> (T, Bytes) {
-    let (mut early, mut has_ended) = (BytesMut::new(), false);
+    let mut early = BytesMut::new();
+    let mut has_ended = false;
     let mut feeding = pin!(feeding);
     loop {
         tokio::select! {
-            // Either may be dropped: the first is kept, the second reads nothing then.
+            // Cancel-safe: `feeding` lives outside the loop, and a dropped read has read nothing.
             fed = &mut feeding => return (fed, early.freeze()),
             read = from.read_buf(&mut early), if !has_ended && early.len() < EARLY => {
                 has_ended = !matches!(read, Ok(1..));
@@ -140,10 +142,10 @@ async fn heard<T>(
     }
 }
 
-/// A git that sends. Killed when its reader goes.
+/// A git that sends its output. Killed when the reader is dropped.
 struct Sending {
     process: Process,
-    /// What it said while it was fed.
+    /// Output that was collected while it was fed.
     early: Bytes,
     stdout: tokio::process::ChildStdout,
     until: Instant,
@@ -160,25 +162,25 @@ impl Sending {
             0 => {}
             _ => return Ok(Some((piece.into(), self))),
         }
-        // Its words are in its output: both ends speak git.
+        // Its errors are part of its output: both ends speak git's protocol.
         timeout_at(self.until, self.process.wait()).await??;
         Ok(None)
     }
 }
 
-/// How a request's body got to git.
+/// How a request's body was passed to git.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fed {
-    /// All of it, or as much as git wanted.
+    /// All of it, or as much as git read.
     Whole,
-    /// The client hung up, or was too slow.
+    /// The client hung up or was too slow.
     Broken,
     TooLarge,
     NotGzip,
 }
 
 impl Fed {
-    /// Whose fault it is that there is no answer, if it is the request's.
+    /// The refusal, if the request is at fault.
     pub(super) fn or_refused(self, limit: units::Bytes) -> Result<(), Refused> {
         match self {
             Self::Whole | Self::Broken => Ok(()),
@@ -188,14 +190,15 @@ impl Fed {
     }
 }
 
-/// Hands a request's body to git, unpacked. However it ends, git's input ends with it.
+/// Passes a request's body to git, decompressed. git's input is closed in any case.
 pub(super) async fn feed(
     body: impl Stream<Item = Result<Bytes, BodyError>>,
     mut stdin: ChildStdin,
     is_gzip: bool,
     limit: units::Bytes,
 ) -> Fed {
-    let (mut body, mut left) = (pin!(body), limit.get());
+    let mut body = pin!(body);
+    let mut left = limit.get();
     let mut unpacker = is_gzip.then(Unpacker::new);
     let mut is_heard = true;
     loop {
@@ -215,7 +218,8 @@ pub(super) async fn feed(
             };
             let Some(rest) = left.checked_sub(plain.len() as u64) else { return Fed::TooLarge };
             left = rest;
-            // A git that wants no more says why; the client is to send its all before it reads that.
+            // If git reads no more, its output says why; the client must send everything before it
+            // reads that.
             is_heard = is_heard && stdin.write_all(&plain).await.is_ok();
         }
     }
@@ -243,9 +247,9 @@ mod tests {
     use super::*;
     use std::{process::Stdio, time::Duration};
 
-    /// `cat` says each byte back at once, and stands still when nobody takes it.
+    /// `cat` echoes each byte at once, and blocks while its output is not read.
     #[tokio::test]
-    async fn a_git_that_answers_while_it_reads_is_heard() {
+    async fn output_of_git_is_read_while_it_is_fed() {
         const BYTES: usize = 1 << 20;
         let mut cat = tokio::process::Command::new("cat");
         let mut cat = cat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();

@@ -1,15 +1,16 @@
-//! Who changed what, and who knocked with a wrong key: a line of the log and a counter each. A key is told by its id, which opens
-//! nothing; never by its text. Emitted by the control API (`control/audit.rs`), its doors and git's.
+//! Audit: who changed what, and which wrong keys were used: one log line and one counter each. A
+//! key is logged by its id, which grants nothing, never by its text. Emitted by the control API
+//! (`control/audit.rs`) and by the checks of its keys and those of git.
 //!
-//! Strangers can make as many lines as they like, so of wrong keys there is one in ten seconds for each door, with the number of
-//! those that were left out; the counter has all.
+//! Anyone can cause any number of wrong keys, so at most one line in ten seconds is logged for each
+//! listener, with the number of those left out; the counter has all.
 
 use epsilon_launch::log::repeats::Repeats;
 use http::StatusCode;
 use prometheus::{IntCounterVec, Opts, Registry};
 use std::{net::IpAddr, time::Instant};
 
-/// What can be changed from outside.
+/// Changes that can be requested from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Deploy,
@@ -54,7 +55,7 @@ impl Action {
     }
 }
 
-/// Where a key was shown.
+/// Where a key was used; the label `door`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Door {
     Control,
@@ -76,7 +77,7 @@ impl Door {
 
 const OUTCOMES: [&str; 4] = ["ok", "refused", "failed", "unknown"];
 
-/// Counters of both, and which wrong keys become lines.
+/// The counters, and the limit on log lines of wrong keys.
 #[derive(Debug)]
 pub(crate) struct Audit {
     actions: IntCounterVec,
@@ -85,14 +86,14 @@ pub(crate) struct Audit {
 }
 
 impl Audit {
-    /// Puts the counters into the registry; all of them are there from the start.
+    /// Registers the counters; all label values exist from the start.
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let actions = IntCounterVec::new(
-            Opts::new("epsilon_control_actions_total", "Changes that were asked for with a key."),
+            Opts::new("epsilon_control_actions_total", "Changes requested with a valid key."),
             &["action", "outcome"],
         )?;
         let refused = IntCounterVec::new(
-            Opts::new("epsilon_auth_failed_total", "Keys that were shown and did not open."),
+            Opts::new("epsilon_auth_failed_total", "Requests with an invalid key."),
             &["door"],
         )?;
         for action in Action::ALL {
@@ -109,18 +110,18 @@ impl Audit {
     }
 }
 
-/// Somebody with a key asked for a change and was answered.
+/// A change was requested with a valid key, and answered.
 #[derive(Debug)]
 pub(crate) struct Asked<'a> {
     pub(crate) action: Action,
-    /// What it is about, as the path says it.
+    /// The path of the request.
     pub(crate) path: &'a str,
     /// The id of the key.
     pub(crate) key: &'a str,
     pub(crate) peer: IpAddr,
-    /// What was answered; `None`: who asked hung up before that.
+    /// The answer's status; `None` if the client hung up before it.
     pub(crate) status: Option<StatusCode>,
-    /// The deployment that began with it.
+    /// The deployment that began with the request.
     pub(crate) deployment: Option<&'a str>,
 }
 
@@ -142,16 +143,16 @@ impl Asked<'_> {
             status,
             outcome,
             deployment = self.deployment,
-            "Control API was asked for a change."
+            "Control API handled a change request."
         );
     }
 }
 
-/// Somebody showed a key that does not open this door.
+/// A request with a key that is not valid here.
 #[derive(Debug)]
 pub(crate) struct Refused<'a> {
     pub(crate) door: Door,
-    /// The id that it has, if it looks like a key at all.
+    /// The key's id, if it has the form of our keys.
     pub(crate) key: Option<&'a str>,
     pub(crate) peer: IpAddr,
 }
@@ -162,8 +163,9 @@ impl Refused<'_> {
         audit.refused.with_label_values(&[door]).inc();
         let Some(repeated) = audit.repeats.admit(door, Instant::now()) else { return };
         let repeated = (repeated > 0).then_some(repeated);
-        let (key, peer) = (self.key.unwrap_or("none of ours"), self.peer);
-        tracing::warn!(door, key, %peer, repeated, "A key was refused.");
+        let key = self.key.unwrap_or("none of ours");
+        let peer = self.peer;
+        tracing::warn!(door, key, %peer, repeated, "Request with an invalid key was refused.");
     }
 }
 
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_may_be_counted_is_there_from_the_start() {
+    fn all_series_exist_from_the_start() {
         let registry = Registry::new();
         let audit = Audit::new(&registry).unwrap();
         assert!(count(&registry, r#"epsilon_auth_failed_total{door="git"} 0"#));
@@ -185,10 +187,13 @@ mod tests {
             &registry,
             r#"epsilon_control_actions_total{action="drain",outcome="failed"} 0"#
         ));
-        let (peer, path) = ("10.0.0.9".parse().unwrap(), "/v1/functions/pay");
+        let peer = "10.0.0.9".parse().unwrap();
+        let path = "/v1/functions/pay";
         let statuses = [StatusCode::OK, StatusCode::NOT_FOUND, StatusCode::BAD_GATEWAY];
         for status in statuses.into_iter().map(Some).chain([None]) {
-            let (action, key, deployment) = (Action::Delete, "00", None);
+            let action = Action::Delete;
+            let key = "00";
+            let deployment = None;
             Asked { action, path, key, peer, status, deployment }.emit(&audit);
         }
         for outcome in OUTCOMES {

@@ -1,5 +1,5 @@
-//! What happens to calls, as structs: emitting one writes its log line and moves its counters.
-//! A call that ended well is a debug line; who reads logs at that level pays for it, nobody else does.
+//! Events of calls, as structs: emitting one logs it and updates its counters. A call that ended
+//! well is logged at debug level; its fields are collected only if that level is enabled.
 
 use super::metrics::Metrics;
 use crate::routes::Route;
@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What a caller asked for. Kept only where calls are logged: nobody else pays for it.
+/// The request line of a call. Stored only if calls are logged.
 #[derive(Debug)]
 pub(crate) struct Asked {
     method: Method,
@@ -24,14 +24,14 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// Of a request, when lines at debug level are read.
+    /// The request line, if debug level is enabled.
     pub(crate) fn of<B>(request: &Request<B>) -> Option<Self> {
         tracing::enabled!(tracing::Level::DEBUG)
             .then(|| Self { method: request.method().clone(), uri: request.uri().clone() })
     }
 }
 
-/// A call is over: its answer's last byte went out, or it was cut.
+/// A call ended: the last byte of its answer was sent, or it was cut.
 #[derive(Debug)]
 pub(crate) struct CallEnded<'a> {
     pub(crate) request_id: Option<&'a RequestId>,
@@ -41,7 +41,7 @@ pub(crate) struct CallEnded<'a> {
     pub(crate) status: u16,
     pub(crate) took: Duration,
     pub(crate) bytes_out: u64,
-    /// Whether the whole answer went out.
+    /// Whether the whole answer was sent.
     pub(crate) complete: bool,
 }
 
@@ -61,7 +61,7 @@ impl CallEnded<'_> {
         tracing::debug!(
             request_id = self.request_id.map(tracing::field::display),
             method = self.asked.map(|asked| asked.method.as_str()),
-            // Without the query: callers put secrets there.
+            // Without the query, because callers put secrets there.
             path = self.asked.map(|asked| asked.uri.path()),
             caller = %self.caller,
             function = self.route.map(|route| tracing::field::display(&route.version.function)),
@@ -75,13 +75,13 @@ impl CallEnded<'_> {
     }
 }
 
-/// The platform answers in the function's place. Failures that repeat are lines at debug level, but for one now and then
-/// that has their number.
+/// The platform answers with an error instead of the function. Repeated failures are logged at
+/// debug level, except for one line from time to time with their number.
 #[derive(Debug)]
 pub(crate) struct CallFailed<'a> {
     pub(crate) error: &'a CallError,
     pub(crate) request_id: &'a RequestId,
-    /// The function that was called; of calls that reached none, there is one for all.
+    /// The called function; calls that reached none share one limit.
     pub(crate) route: Option<&'a Route>,
 }
 
@@ -89,10 +89,13 @@ impl CallFailed<'_> {
     pub(crate) fn emit(&self, metrics: &Metrics) {
         let verdict = self.error.verdict();
         metrics.errors.with_label_values(&[verdict.code, verdict.fault.as_str()]).inc();
-        let (request_id, code, error) = (self.request_id, verdict.code, Chain(self.error));
+        let request_id = self.request_id;
+        let code = verdict.code;
+        let error = Chain(self.error);
         let is_line = match (verdict.fault, self.error) {
             (Fault::Caller, _) => None,
-            // Its caller was asked to quote the request id, so each is there to be found.
+            // Never suppressed: the caller was asked to quote the request id, so each must be found
+            // in the log.
             (Fault::Platform, CallError::Internal(_)) => Some(0),
             (Fault::Platform | Fault::Function, _) => {
                 self.repeats(metrics).admit(code, Instant::now())
@@ -124,7 +127,7 @@ impl CallFailed<'_> {
     }
 }
 
-/// An instance of a function with `minInstances` could not be started ahead of calls.
+/// An instance of a function with `minInstances` could not be started in advance.
 #[derive(Debug)]
 pub(crate) struct WarmUpFailed<'a> {
     pub(crate) function: &'a FunctionName,
@@ -133,8 +136,9 @@ pub(crate) struct WarmUpFailed<'a> {
 
 impl WarmUpFailed<'_> {
     pub(crate) fn emit(&self) {
-        let (function, error) = (self.function, Chain(self.error));
-        tracing::warn!(%function, %error, "No instance could be started ahead of calls.");
+        let function = self.function;
+        let error = Chain(self.error);
+        tracing::warn!(%function, %error, "Instance could not be started in advance; the next call starts one.");
     }
 }
 
@@ -148,8 +152,9 @@ pub(crate) struct AcceptFailed<'a> {
 impl AcceptFailed<'_> {
     pub(crate) fn emit(&self, metrics: &Metrics) {
         metrics.accept_errors.inc();
-        let (error, pause) = (Chain(self.error), self.pause);
-        tracing::warn!(%error, ?pause, "Could not accept a connection.");
+        let error = Chain(self.error);
+        let pause = self.pause;
+        tracing::warn!(%error, ?pause, "Listener cannot accept connections; retrying after a pause.");
     }
 }
 
@@ -160,7 +165,7 @@ mod tests {
     use prometheus::Registry;
     use std::{io, sync::Arc};
 
-    /// What a log's reader gets at the usual level.
+    /// The log as a reader gets it at the default level.
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);
 
@@ -176,7 +181,8 @@ mod tests {
     }
 
     fn lines(fail: impl Fn(&Metrics)) -> Vec<String> {
-        let (written, metrics) = (Written::default(), Metrics::new(&Registry::new()).unwrap());
+        let written = Written::default();
+        let metrics = Metrics::new(&Registry::new()).unwrap();
         let to = written.clone();
         let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || to.clone());
         tracing::subscriber::with_default(log.finish(), || (0..276).for_each(|_| fail(&metrics)));
@@ -184,7 +190,8 @@ mod tests {
     }
 
     fn failed(metrics: &Metrics, error: &CallError) {
-        let (request_id, route) = (&RequestId::random(), None::<&Route>);
+        let request_id = &RequestId::random();
+        let route = None::<&Route>;
         CallFailed { error, request_id, route }.emit(metrics);
     }
 
@@ -201,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn each_bug_is_a_line_because_its_caller_was_told_to_quote_the_id() {
+    fn every_internal_error_is_logged() {
         let lines = lines(|metrics| failed(metrics, &CallError::Internal("broken".into())));
         assert_eq!(lines.len(), 276);
     }

@@ -1,4 +1,5 @@
-//! `epsilon_vm_*`: the VMs as this gateway sees them, read when somebody asks, so that a VM that is gone leaves no series.
+//! `epsilon_vm_*`: the VMs as this gateway sees them, read at each scrape, so that a VM that left
+//! has no series.
 
 use crate::fleet::{Fleet, Member};
 use epsilon_api::admin::VmStanding;
@@ -10,24 +11,24 @@ use prometheus::{
 use std::sync::Arc;
 use tokio::time::Instant;
 
-/// See the module.
+/// Collects the metrics of VMs.
 pub(crate) struct FleetMetrics {
     fleet: Arc<Fleet>,
     descs: Vec<Desc>,
 }
 
-/// One metric: name, help, and its value for a VM.
+/// One metric: name, help text, and its value for a VM.
 type Row = (&'static str, &'static str, fn(&Member) -> f64);
 
 const ROWS: [Row; 5] = [
-    ("epsilon_vm_up", "Whether calls go to the VM.", |member| {
+    ("epsilon_vm_up", "Whether the VM gets calls.", |member| {
         let standing = member.info(Instant::now()).standing;
         f64::from(u8::from(matches!(standing, VmStanding::Ready | VmStanding::Suspect)))
     }),
-    ("epsilon_vm_draining", "Whether the VM is being emptied.", |member| {
+    ("epsilon_vm_draining", "Whether the VM drains.", |member| {
         f64::from(u8::from(!member.takes_calls()))
     }),
-    ("epsilon_vm_in_flight", "Calls of this gateway that run on the VM.", |member| {
+    ("epsilon_vm_in_flight", "Calls of this gateway in flight on the VM.", |member| {
         f64::from(member.load.own_calls())
     }),
     ("epsilon_vm_waiting", "Calls of all gateways that wait on the VM, by its report.", |member| {
@@ -35,18 +36,18 @@ const ROWS: [Row; 5] = [
     }),
     (
         "epsilon_vm_reports_missed",
-        "Times that the VM's stream of reports broke or could not be had, since this gateway knows it.",
+        "Times that the VM's report stream broke or could not be opened.",
         |member| member.missed() as f64,
     ),
 ];
 
-/// The one that only grows.
+/// The only one that is a counter.
 const SENT: Row = ("epsilon_vm_calls_total", "Calls that this gateway sent to the VM.", |member| {
     member.load.sent_calls() as f64
 });
 
 const VMS: &str = "epsilon_vms";
-const VMS_HELP: &str = "VMs by how they stand, as this gateway sees them.";
+const VMS_HELP: &str = "VMs by standing, as this gateway sees them.";
 
 impl FleetMetrics {
     pub(crate) fn new(fleet: Arc<Fleet>) -> Result<Self, prometheus::Error> {
@@ -59,7 +60,7 @@ impl FleetMetrics {
         Ok(Self { fleet, descs })
     }
 
-    /// How many VMs stand how; what none of them is is told as well, so that a graph has no holes.
+    /// Number of VMs per standing; standings without VMs are 0, so that graphs have no gaps.
     fn standings(&self) -> Vec<MetricFamily> {
         let Ok(gauges) = GaugeVec::new(Opts::new(VMS, VMS_HELP), &["standing"]) else {
             return Vec::new();

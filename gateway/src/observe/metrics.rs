@@ -1,5 +1,5 @@
-//! `epsilon_*` metrics of the gateway. Handles are looked up once per function, not once per call; the
-//! series of a deleted function go away with its last call.
+//! `epsilon_*` metrics of the gateway. Handles are looked up once per function, not once per call;
+//! the series of a deleted function are removed with its last call.
 
 use super::placement::PlacementMetrics;
 use crate::traffic::metrics::TrafficMetrics;
@@ -15,7 +15,8 @@ use std::{
     sync::{Arc, Weak},
 };
 
-/// Bounds of the call histogram, in seconds: a warm call takes tenths of a millisecond, a slow one a minute.
+/// Bounds of the call histogram, in seconds: a warm call takes tenths of a millisecond, a slow one
+/// a minute.
 const CALL_SECONDS: [f64; 15] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0];
 
@@ -34,29 +35,29 @@ pub(crate) struct Metrics {
     pub(crate) connections: IntGauge,
     /// Connections that could not be accepted.
     pub(crate) accept_errors: IntCounter,
-    /// Bytes of bodies that came in.
+    /// Bytes of request bodies received.
     pub(crate) bytes_in: IntCounter,
-    /// Bytes of bodies that went out.
+    /// Bytes of response bodies sent.
     pub(crate) bytes_out: IntCounter,
     /// Functions that can be called.
     pub(crate) functions: IntGauge,
-    /// Deployments that ended, by how.
+    /// Deployments that ended, by state.
     pub(crate) deployments: IntCounterVec,
-    /// Bytes of archives (and of the small bodies beside them) that the control API read.
+    /// Bytes of archives (and of small request bodies) received by the control API.
     pub(crate) source_bytes: IntCounter,
-    /// Lines of build logs that a slow reader missed.
+    /// Lines of build logs dropped because of a slow reader.
     pub(crate) lost_lines: IntCounter,
-    /// Where calls go, and what is tried again.
+    /// Where calls go, and which are retried.
     pub(crate) placement: PlacementMetrics,
     /// Versions of splits.
     pub(crate) traffic: Arc<TrafficMetrics>,
-    /// Failures of calls that reached no function.
+    /// Limits log lines of failures of calls that reached no function.
     pub(super) repeats: Repeats,
     known: Mutex<HashMap<FunctionName, Weak<FunctionMetrics>>>,
 }
 
 impl Metrics {
-    /// Makes the metrics and puts them into the registry.
+    /// Creates the metrics and registers them.
     pub(crate) fn new(registry: &Registry) -> Result<Arc<Self>, prometheus::Error> {
         let opts = |name: &str, help: &str| Opts::new(format!("epsilon_{name}"), help);
         let seconds = HistogramOpts::new(
@@ -72,7 +73,7 @@ impl Metrics {
             calls: IntCounterVec::new(
                 opts(
                     "calls_total",
-                    "Calls that ended, by status; 499 is a caller that hung up. Rare statuses are told by their class: 4xx.",
+                    "Calls that ended, by status; 499 is a caller that hung up. Rare statuses are counted by class: 4xx.",
                 ),
                 &["function", "code"],
             )?,
@@ -103,18 +104,19 @@ impl Metrics {
             )?,
             source_bytes: IntCounter::with_opts(opts(
                 "deployment_bytes_total",
-                "Bytes of archives that came in.",
+                "Bytes of archives received.",
             ))?,
             lost_lines: IntCounter::with_opts(opts(
                 "deployment_log_lines_lost_total",
-                "Lines of build logs that a slow reader missed.",
+                "Lines of build logs dropped because of a slow reader.",
             ))?,
             placement: PlacementMetrics::new(registry)?,
             traffic: TrafficMetrics::new(registry)?,
             repeats: Repeats::default(),
             known: Mutex::default(),
         };
-        // There from the start: a rate does not see the first of what was not there before.
+        // These exist from the start: a rate misses the first increment of a series that appears
+        // with it.
         for (code, fault) in CallError::KINDS {
             metrics.errors.with_label_values(&[code, fault.as_str()]);
         }
@@ -136,7 +138,7 @@ impl Metrics {
         Ok(Arc::new(metrics))
     }
 
-    /// Where calls of this function are counted. One per name at a time.
+    /// The metrics of this function; shared by its users.
     pub(crate) fn function(self: &Arc<Self>, name: &FunctionName) -> Arc<FunctionMetrics> {
         let mut known = self.known.lock();
         if let Some(alive) = known.get(name).and_then(Weak::upgrade) {
@@ -154,20 +156,21 @@ impl Metrics {
     }
 }
 
-/// The metrics of one function; its series end when this is dropped: after the delete and the last call.
+/// The metrics of one function. Its series are removed when this is dropped: after the delete and
+/// the last call.
 #[derive(Debug)]
 pub(crate) struct FunctionMetrics {
     name: FunctionName,
     seconds: Histogram,
-    /// By what [`counted_as`] makes of the status.
+    /// By the code that [`counted_as`] returns.
     by_code: RwLock<HashMap<u16, IntCounter>>,
-    /// Which failures become lines.
+    /// Limits log lines of failures.
     pub(super) repeats: Repeats,
     all: Arc<Metrics>,
 }
 
 impl FunctionMetrics {
-    /// Counts one call that ended.
+    /// Counts a call that ended.
     pub(crate) fn ended(&self, status: u16, seconds: f64) {
         self.seconds.observe(seconds);
         let code = counted_as(status);
@@ -181,8 +184,8 @@ impl FunctionMetrics {
     }
 }
 
-/// Statuses that are counted each for itself: those that frameworks and proxies answer and people make alerts on. A function may
-/// answer any number up to 999, and each would be a series of its own.
+/// Statuses that have a series of their own: those that frameworks and proxies use and people alert
+/// on. A function may answer any number up to 999, and each would be another series.
 const EACH: [u16; 36] = [
     101, 200, 201, 202, 203, 204, 205, 206, 300, 301, 302, 303, 304, 307, 308, 400, 401, 402, 403,
     404, 405, 406, 408, 409, 410, 412, 413, 415, 422, 429, 499, 500, 501, 502, 503, 504,
@@ -209,7 +212,7 @@ fn label(code: u16) -> Cow<'static, str> {
 impl Drop for FunctionMetrics {
     fn drop(&mut self) {
         let mut known = self.all.known.lock();
-        // A new owner of the name shares the series; then they are not ours to remove.
+        // If the name has a new owner by now, the series belong to it and must stay.
         let ours = std::ptr::from_ref(self);
         if known.get(&self.name).is_none_or(|owner| owner.as_ptr() != ours) {
             return;
@@ -233,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn series_of_a_deleted_function_end_with_its_last_call() {
+    fn deleted_functions_lose_series_after_last_call() {
         let registry = Registry::new();
         let metrics = Metrics::new(&registry).unwrap();
         let name = FunctionName::parse("pay").unwrap();
@@ -250,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_function_that_answers_any_number_makes_a_series_for_each_class() {
+    fn unusual_statuses_share_a_series_per_class() {
         let registry = Registry::new();
         let metrics = Metrics::new(&registry).unwrap();
         let function = metrics.function(&FunctionName::parse("pay").unwrap());
@@ -286,7 +289,7 @@ mod tests {
         let name = FunctionName::parse("pay").unwrap();
         let old = metrics.function(&name);
         old.ended(200, 0.1);
-        // What happens when the last reference goes while another thread asks for the name.
+        // As if the last reference was dropped while another thread requests the name.
         metrics.known.lock().clear();
         let new = metrics.function(&name);
         drop(old);

@@ -1,5 +1,5 @@
-//! `epsilon_placement_*` and `epsilon_retries_*`: where calls go, why VMs are passed over, what is tried again. The handles
-//! of all label values are made once: counting is one atomic.
+//! `epsilon_placement_*` and `epsilon_retries_*`: where calls go, why VMs are passed over, what is
+//! retried. The handles of all label values are created once: counting is one atomic operation.
 
 use crate::call::{
     place::choice::{Against, Errand, Pick},
@@ -7,10 +7,10 @@ use crate::call::{
 };
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
-/// See the module.
+/// Metrics of placement and retries.
 #[derive(Debug)]
 pub(crate) struct PlacementMetrics {
-    /// By [`position`], then by what is held.
+    /// By [`position`], then by what the VM has of the version.
     placed: [[IntCounter; 3]; 3],
     passed: [IntCounter; Against::ALL.len()],
     retried: [IntCounter; Retry::ALL.len()],
@@ -31,18 +31,18 @@ impl PlacementMetrics {
         };
         let placed = vec(
             "placements_total",
-            "Attempts of calls, by where the VM stands in the function's order and what it holds of it.",
+            "Attempts of calls, by the VM's position in the function's order and by what it has of the function.",
             &["position", "held"],
         )?;
         let passed = vec(
             "placement_passed_over_total",
-            "VMs that a call was not given to, by reason.",
+            "VMs that were not chosen for a call, by reason.",
             &["reason"],
         )?;
-        let retried = vec("retries_total", "Calls tried on another VM, by reason.", &["reason"])?;
+        let retried = vec("retries_total", "Calls retried on another VM, by reason.", &["reason"])?;
         let denied = vec(
             "retries_denied_total",
-            "Calls that failed though another VM might have done them, by reason.",
+            "Calls that failed without a retry on another VM, by reason.",
             &["reason"],
         )?;
         let counter = |name: &str, help: &str| {
@@ -52,11 +52,11 @@ impl PlacementMetrics {
         };
         let fetches = counter(
             "placement_fetches_total",
-            "Images fetched to a function's home behind a call that went next door.",
+            "Images prewarmed on a function's home VM while a call went to another VM.",
         )?;
         let starts = counter(
             "placement_starts_total",
-            "Instances started next door behind a call that stayed at a home over its bound.",
+            "Instances prewarmed on another VM while a call stayed at a home VM over its bound.",
         )?;
         Ok(Self {
             placed: POSITIONS
@@ -74,7 +74,7 @@ impl PlacementMetrics {
     }
 
     pub(crate) fn passed_over(&self, against: Against) {
-        // `Nothing` is not among them, and nobody is passed over for it.
+        // `Nothing` is not a reason and has no counter.
         if let Some(at) = (against as usize).checked_sub(1) {
             self.passed[at].inc();
         }
@@ -96,7 +96,7 @@ impl PlacementMetrics {
     }
 }
 
-/// Home, one of the two that follow, or further away.
+/// Home, one of the next two, or further away.
 fn position(step: u32) -> usize {
     match step {
         0 => 0,

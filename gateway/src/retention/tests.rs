@@ -1,4 +1,4 @@
-//! Rounds against a real store, scripted VMs and a builder that notes what it is told.
+//! Rounds against a real store, scripted VMs and a builder that records removals.
 
 use super::*;
 use crate::{
@@ -70,7 +70,8 @@ impl World {
     }
 
     async fn deploy(&self, digest: &str) -> Result<(), StoreError> {
-        let (store, id) = (&self.retention.store, DeploymentId::random());
+        let store = &self.retention.store;
+        let id = DeploymentId::random();
         store.begin_deployment(&id, &self.retention.me, Timestamp::now()).await?;
         let name = FunctionName::parse("pay").unwrap();
         let image = ImageRef {
@@ -84,7 +85,7 @@ impl World {
         store.activate(&id, Timestamp::now()).await.map(drop)
     }
 
-    /// What the VMs and the builder were told to remove.
+    /// The removals that VMs and the builder received.
     fn told(&self) -> (Vec<usize>, usize) {
         let vms = self.vms.iter().map(|vm| vm.removed.lock().unwrap().len()).collect();
         (vms, self.builder.0.lock().len())
@@ -92,7 +93,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn what_no_version_needs_leaves_every_vm_and_the_builder_s_place() {
+async fn unneeded_images_are_removed_everywhere() {
     let world = World::new(2, false).await;
     for digest in ["a", "b"] {
         world.deploy(digest).await.unwrap();
@@ -101,11 +102,11 @@ async fn what_no_version_needs_leaves_every_vm_and_the_builder_s_place() {
     assert_eq!(world.told(), (vec![1, 1], 1));
     assert_eq!(*world.builder.0.lock(), ["epsilon/pay:a"]);
     world.retention.round().await.unwrap();
-    assert_eq!(world.told(), (vec![1, 1], 1), "it is gone; nobody is asked again");
+    assert_eq!(world.told(), (vec![1, 1], 1), "the image is gone and is not removed again");
 }
 
 #[tokio::test]
-async fn an_image_in_use_stays_where_it_lies_and_is_tried_again() {
+async fn an_image_in_use_is_retried_later() {
     let mut world = World::new(1, false).await;
     for digest in ["a", "b"] {
         world.deploy(digest).await.unwrap();
@@ -114,8 +115,8 @@ async fn an_image_in_use_stays_where_it_lies_and_is_tried_again() {
     world.retention.keep.grace = Duration::ZERO;
     world.retention.round().await.unwrap();
     let (vms, builder) = world.told();
-    assert!(vms[0] > 0 && builder == 0, "the builder is not asked: {vms:?} {builder}");
-    world.deploy("a").await.expect("nothing was touched");
+    assert!(vms[0] > 0 && builder == 0, "the builder gets no removal: {vms:?} {builder}");
+    world.deploy("a").await.expect("the image was not removed");
     world.vms[0].uses_images.store(false, std::sync::atomic::Ordering::SeqCst);
     world.retention.round().await.unwrap();
     assert_eq!(*world.builder.0.lock(), ["epsilon/pay:b"], "`a` is needed again");

@@ -1,47 +1,48 @@
-//! Whether the store answers and takes what is written, as last seen by whoever asked it. Who would only wait for it asks here first.
+//! Whether the store answers and accepts writes, as last observed by its users. Requests that would
+//! only wait for it check this first.
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use prometheus::IntGauge;
 
-/// See the module.
+/// The observed health of the store.
 #[derive(Debug)]
 pub(crate) struct StoreWatch {
     since: Mutex<Since>,
-    /// 1 while it answers and writes.
+    /// 1 while the store answers and accepts writes.
     up: IntGauge,
 }
 
-/// Since when something is wrong with it.
+/// Since when the store has a problem.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Since {
     /// It does not answer.
     pub(crate) away: Option<Timestamp>,
-    /// It does not write: its disk is full.
+    /// It does not accept writes: its disk is full.
     pub(crate) full: Option<Timestamp>,
 }
 
 impl StoreWatch {
-    /// It has answered so far.
+    /// A store that has answered so far.
     pub(crate) fn new(up: IntGauge) -> Self {
         up.set(1);
         Self { since: Mutex::default(), up }
     }
 
-    /// It answered; whether it would write is not known by that.
+    /// It answered a query; that does not show whether it accepts writes.
     pub(crate) fn answered(&self) {
         self.note(|since| {
             if since.away.take().is_some() {
-                tracing::info!("The store answers again.");
+                tracing::info!("Store answers again.");
             }
         });
     }
 
-    /// It took what was written.
+    /// It accepted a write.
     pub(crate) fn wrote(&self) {
         self.note(|since| {
             if since.full.take().is_some() {
-                tracing::info!("The store writes again.");
+                tracing::info!("Store accepts writes again.");
             }
         });
     }
@@ -51,19 +52,19 @@ impl StoreWatch {
         self.note(|since| {
             if since.away.is_none() {
                 since.away = Some(Timestamp::now());
-                tracing::error!("The store does not answer; calls go on with what is known.");
+                tracing::error!("Store does not answer; calls go on with the known state.");
             }
         });
     }
 
-    /// It answered that its disk is full.
+    /// It reported that its disk is full.
     pub(crate) fn full(&self) {
         self.note(|since| {
             since.away = None;
             if since.full.is_none() {
                 since.full = Some(Timestamp::now());
                 tracing::error!(
-                    "The store's disk is full; calls go on, nothing can be deployed or changed."
+                    "Store's disk is full; calls go on, but nothing can be deployed or changed."
                 );
             }
         });
@@ -80,7 +81,7 @@ impl StoreWatch {
         self.since.lock().away
     }
 
-    /// Since when something is wrong with it.
+    /// Since when it has a problem.
     pub(crate) fn since(&self) -> Since {
         *self.since.lock()
     }
@@ -91,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_that_can_be_read_is_full_until_it_has_written() {
+    fn a_readable_store_stays_full_until_it_writes() {
         let up = IntGauge::new("up", "up").unwrap();
         let watch = StoreWatch::new(up.clone());
         watch.silent();
@@ -99,7 +100,7 @@ mod tests {
         watch.full();
         assert_eq!((up.get(), watch.since().away), (0, None), "it answered");
         watch.answered();
-        assert!(up.get() == 0 && watch.since().full.is_some(), "it was read, no more");
+        assert!(up.get() == 0 && watch.since().full.is_some(), "it was only read");
         watch.wrote();
         assert_eq!((up.get(), watch.since()), (1, Since::default()));
     }

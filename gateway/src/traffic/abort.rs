@@ -1,5 +1,6 @@
-//! Ends splits whose version fails too often. One task. Calls of this gateway go to the stable version from the moment that
-//! the tally says so; what is done here makes it so for all gateways, and lets everybody know why.
+//! Ends splits whose version fails too often. One task. This gateway's calls go to the stable
+//! version as soon as the error window says so; this task records the end in the store, so that all
+//! gateways follow, and logs the reason.
 
 use super::split::Split;
 use crate::{fleet::Fleet, observe::metrics::Metrics, routes::Routes};
@@ -8,12 +9,12 @@ use epsilon_store::{Store, StoreError};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
 
-/// Longest that the store may take; nobody waits for it.
+/// Longest wait for the store; no call waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Pause while the store is away.
+/// Pause while the store is unavailable.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// Ends splits automatically.
 #[derive(Debug)]
 pub(crate) struct Aborts {
     pub(crate) routes: Arc<Routes>,
@@ -23,10 +24,11 @@ pub(crate) struct Aborts {
 }
 
 impl Aborts {
-    /// Runs until it is dropped. Input: news of tallies. Output: the store, the table, the log.
+    /// Runs until it is dropped. Input: notifications of error windows. Output: the store, the
+    /// routing table, the log.
     pub(crate) async fn run(self) {
         loop {
-            // A breach that comes while others are dealt with is told again.
+            // A breach during this loop sets the notification again.
             self.routes.breached().await;
             while let Some(split) = self.broken() {
                 if self.end(&split).await.is_err() {
@@ -36,7 +38,7 @@ impl Aborts {
         }
     }
 
-    /// A split that holds by the table and should not.
+    /// A split in the table that has to end.
     fn broken(&self) -> Option<Arc<Split>> {
         let table = self.routes.table();
         let mut splits = table.routes().filter_map(|route| route.split());
@@ -49,24 +51,26 @@ impl Aborts {
         let change = self.routes.change().await;
         let asked = self.store.abort_split(&terms.function, terms.since, why);
         let asked = timeout(PATIENCE, asked).await;
-        let (function, stable) = (&terms.function, terms.stable);
+        let function = &terms.function;
+        let stable = terms.stable;
         match asked {
             Ok(Ok(is_ours)) => {
-                // Where it was not ours, whoever was first has told the store something else, and so will `sync`.
+                // If another gateway ended the split first, the store has its record, which `sync`
+                // will read.
                 change.abort(terms, is_ours.then_some(why), &self.fleet);
                 if is_ours {
                     self.metrics.traffic.aborted.inc();
                     let reason = why.to_string();
-                    tracing::warn!(%function, %stable, reason, "Split ended: all calls go to the stable version.");
+                    tracing::warn!(%function, %stable, reason, "Split ended because a version failed too often; all calls go to the stable version.");
                 }
                 Ok(())
             }
             Ok(Err(StoreError::Unavailable(_))) | Err(_) => {
-                tracing::debug!(%function, "The end of a split waits for the store.");
+                tracing::debug!(%function, "Store is unavailable; ending a split will be retried.");
                 Err(())
             }
             Ok(Err(error)) => {
-                tracing::error!(%function, error = %Chain(&error), "A split cannot be ended.");
+                tracing::error!(%function, error = %Chain(&error), "Split could not be ended in the store; retrying.");
                 Err(())
             }
         }

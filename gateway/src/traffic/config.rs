@@ -1,5 +1,5 @@
-//! Settings of splits as an operator writes them ([`Settings`], `gateway.traffic` in the settings file), and what is left
-//! when they were checked ([`Config`]). Who makes a split may ask for something else.
+//! Settings of splits as an operator writes them ([`Settings`], `gateway.traffic` in the settings
+//! file), and in checked form ([`Config`]). A request for a split may override them.
 
 use crate::config::ConfigError;
 use epsilon_api::{
@@ -9,20 +9,22 @@ use epsilon_api::{
 use serde::Deserialize;
 use std::time::Duration;
 
-/// The mapping `gateway.traffic`, as written. Every key may be left out.
+/// The mapping `gateway.traffic`. Every key may be left out.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// A split ends by itself when more than this part of a version's calls fails (5xx of the function, or of the platform
-    /// in its place); the stable version is not judged. `100%` never does. Default `5%`: well above what a healthy
-    /// function fails, and seen within seconds when a new version is broken.
+    /// A split ends automatically when more than this part of a version's calls fails (5xx of the
+    /// function, or of the platform in its place); the stable version is not judged. `100%`
+    /// disables this. Default `5%`: well above the failures of a healthy function, and exceeded
+    /// within seconds by a broken version.
     #[serde(deserialize_with = "written::text")]
     pub abort_above: Rate,
-    /// How far back calls count for that. Default `1m`: what was long ago says nothing about now.
+    /// Time window of the calls that count for that. Default `1m`: older calls say nothing about
+    /// the present.
     #[serde(deserialize_with = "written::duration")]
     pub abort_window: Duration,
-    /// Calls of a version within the window before it is judged. Default 20: with fewer, a single failed call would be
-    /// more than the default limit.
+    /// Calls of a version within the window before it is judged. Default 20: with fewer, a single
+    /// failed call would exceed the default limit.
     pub abort_min_calls: u32,
 }
 
@@ -39,11 +41,11 @@ impl Default for Settings {
 /// Checked settings.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Config {
-    /// When a split ends by itself.
+    /// When a split ends automatically.
     pub(crate) abort: AbortRule,
 }
 
-/// A window has buckets; far shorter ones hold no calls, far longer ones are no longer about now.
+/// Limits of the window: a far shorter one contains no calls, a far longer one is no longer recent.
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60 * 60);
 
@@ -62,10 +64,10 @@ impl Config {
     }
 }
 
-/// What a window and a count must be.
+/// The rule for a window and a call count.
 pub(crate) const RULE: &str = "must be between `1s` and `1h`, and `abort_min_calls` at least 1";
 
-/// Whether versions can be judged by it.
+/// Whether a rule can be used to judge versions.
 pub(crate) fn is_sound(rule: &AbortRule) -> bool {
     (SHORTEST..=LONGEST).contains(&rule.window()) && rule.min_calls > 0
 }

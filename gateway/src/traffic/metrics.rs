@@ -1,5 +1,5 @@
-//! `epsilon_traffic_*`: the versions of splits. A version has series as long as it is in a split or one of its calls runs,
-//! so there are never more than a few for each function.
+//! `epsilon_traffic_*`: metrics of versions in splits. A version has series only while it is in a
+//! split or one of its calls runs, so there are never more than a few per function.
 
 use epsilon_api::ids::VersionId;
 use parking_lot::Mutex;
@@ -9,12 +9,12 @@ use std::{
     sync::{Arc, Weak},
 };
 
-/// See the module.
+/// The metric families of splits.
 #[derive(Debug)]
 pub(crate) struct TrafficMetrics {
     calls: IntCounterVec,
     share: IntGaugeVec,
-    /// Splits that this gateway ended.
+    /// Number of splits that this gateway ended.
     pub(crate) aborted: IntCounter,
     known: Mutex<HashMap<VersionId, Weak<VersionMetrics>>>,
 }
@@ -44,7 +44,7 @@ impl TrafficMetrics {
         Ok(Arc::new(metrics))
     }
 
-    /// Where calls of this version are counted. One per version at a time.
+    /// The series of this version; shared by its users.
     pub(crate) fn version(self: &Arc<Self>, id: &VersionId) -> Arc<VersionMetrics> {
         let mut known = self.known.lock();
         if let Some(alive) = known.get(id).and_then(Weak::upgrade) {
@@ -64,7 +64,7 @@ impl TrafficMetrics {
     }
 }
 
-/// The series of one version; they end when this is dropped.
+/// The series of one version; removed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct VersionMetrics {
     id: VersionId,
@@ -87,13 +87,14 @@ impl VersionMetrics {
 impl Drop for VersionMetrics {
     fn drop(&mut self) {
         let mut known = self.all.known.lock();
-        // A new owner of the version shares the series; then they are not ours to remove.
+        // If the version has a new owner by now, the series belong to it and must stay.
         let ours = std::ptr::from_ref(self);
         if known.get(&self.id).is_none_or(|owner| owner.as_ptr() != ours) {
             return;
         }
         known.remove(&self.id);
-        let (function, number) = (self.id.function.as_str(), self.id.number.to_string());
+        let function = self.id.function.as_str();
+        let number = self.id.number.to_string();
         let _ = self.all.share.remove_label_values(&[function, &number]);
         for outcome in ["ok", "failed"] {
             let _ = self.all.calls.remove_label_values(&[function, &number, outcome]);

@@ -1,5 +1,5 @@
-//! Instances of a version before calls go there, as at a deployment: no caller waits for a pull, and a version that does
-//! not load gets no calls at all.
+//! Starts instances of a version before it gets calls, as a deployment does: no caller waits for a
+//! pull, and a version that does not load gets no calls at all.
 
 use crate::{fleet::Fleet, routes::Routes};
 use epsilon_api::{
@@ -9,7 +9,7 @@ use epsilon_api::{
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
-/// Versions that were started for a change. Ends with [`Started::settle`].
+/// Versions started for a change. Finish with [`Started::settle`].
 #[derive(Debug)]
 pub(crate) struct Started<'a> {
     routes: &'a Routes,
@@ -22,7 +22,8 @@ impl<'a> Started<'a> {
         Self { routes, fleet, versions: Vec::new() }
     }
 
-    /// Some VM has an instance of it that loaded the code; `limit` is the longest that one VM may take.
+    /// Ensures that a VM has an instance of the version; `limit` is the longest that one VM may
+    /// take.
     pub(crate) async fn ensure(
         &mut self,
         version: Version,
@@ -34,22 +35,23 @@ impl<'a> Started<'a> {
         let version = Arc::new(version);
         self.versions.push(Arc::clone(&version));
         let order = self.fleet.snapshot().order(&version.function);
-        let mut last = no_capacity(&version, "no VM takes calls now".into());
+        let mut last = no_capacity(&version, "no VM takes calls".into());
         for member in order {
             match timeout(limit, member.vm.ensure_ready(Arc::clone(&version))).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(err)) if err.verdict().fault == Fault::Platform => last = err,
-                Ok(Err(err)) => return Err(err), // the same everywhere
+                Ok(Err(err)) => return Err(err), // the code would fail on every VM
                 Err(_) => {
                     let limit = humantime::format_duration(limit);
-                    last = no_capacity(&version, format!("it took longer than {limit}").into());
+                    last =
+                        no_capacity(&version, format!("the start took longer than {limit}").into());
                 }
             }
         }
         Err(last)
     }
 
-    /// The change is made, or it is not: what does not serve by now goes again.
+    /// Called after the change was made or failed: retires the started versions that do not serve.
     pub(crate) async fn settle(self) {
         let change = self.routes.change().await;
         for version in &self.versions {

@@ -1,5 +1,5 @@
-//! One split in memory: its versions, ready to be called, and which of them each slot belongs to. Made when the split is
-//! set or heard of; read by every call of the function without a lock.
+//! One split in memory: its versions, ready to be called, and the version of each slot. Built when
+//! the split is set or read from the store; read by every call of the function without a lock.
 
 use super::tally::{Fuse, Tally};
 use crate::{
@@ -18,35 +18,35 @@ use std::sync::{
 };
 use tokio::sync::Notify;
 
-/// See the module.
+/// A function's split.
 #[derive(Debug)]
 pub(crate) struct Split {
-    /// As it is kept.
+    /// The stored split.
     pub(crate) terms: Arc<Traffic>,
-    /// The stable version first.
+    /// The versions, the stable one first.
     arms: Vec<Arm>,
-    /// Which arm each slot belongs to.
+    /// Index into `arms` for each slot.
     slots: [u8; COUNT],
     fuse: Fuse,
-    /// Calls that had no place of their own.
+    /// Number of calls without a slot of their own.
     turn: AtomicU64,
 }
 
 /// One version of a split.
 #[derive(Debug)]
 pub(crate) struct Arm {
-    /// For calls that the split sends here: they are counted.
+    /// The route for calls that the split sends here; they are counted.
     pub(crate) route: Arc<Route>,
-    /// For calls that ask for this version: they say nothing about the split.
+    /// The route for calls that name this version; they do not count for the split.
     pub(crate) plain: Arc<Route>,
-    /// Its share.
+    /// Its share of the calls in percent.
     pub(crate) percent: u8,
-    /// Its calls.
+    /// Its error window.
     pub(crate) tally: Arc<Tally>,
 }
 
 impl Split {
-    /// A split whose stable version is this one. `news` hears of a version that fails too often.
+    /// A split with this stable version. `news` is notified when a version fails too often.
     pub(crate) fn new(
         stable: &Arc<Version>,
         terms: Traffic,
@@ -74,20 +74,20 @@ impl Split {
         let mut slots = [0; COUNT];
         for (slot, version) in slots.iter_mut().zip(terms.split.slots.iter()) {
             let arm = arms.iter().position(|arm| arm.route.version.number == version);
-            // A version that is not there leaves its slots to the stable one; there are few arms.
+            // A version that is missing leaves its slots to the stable one; there are few arms.
             *slot = arm.unwrap_or(0) as u8;
         }
         Self { terms: Arc::new(terms), arms, slots, fuse, turn: AtomicU64::new(0) }
     }
 
-    /// The version of a slot; the stable one, once another one has failed too often.
+    /// The version of a slot; the stable one once another has failed too often.
     pub(crate) fn at(&self, slot: usize) -> &Arc<Route> {
         let arm = if self.fuse.is_blown() { 0 } else { usize::from(self.slots[slot % COUNT]) };
         &self.arms[arm].route
     }
 
-    /// A place among all callers for one that has none of its own. They spread evenly: of any hundred in a row, each
-    /// version gets its share but for a call or two.
+    /// A slot for a caller that has none of its own. These are spread evenly: of any hundred in a
+    /// row, each version gets its share, give or take two calls.
     pub(crate) fn draw(&self) -> u64 {
         stable::spread(self.turn.fetch_add(1, Ordering::Relaxed))
     }
@@ -97,7 +97,7 @@ impl Split {
         &self.arms
     }
 
-    /// What has to end it.
+    /// Why the split has to end, if it has to.
     pub(crate) fn breach(&self) -> Option<&Aborted> {
         self.arms.iter().find_map(|arm| arm.tally.breach())
     }

@@ -1,5 +1,5 @@
-//! The calls of one version of a split: how many ended lately, and how many of them badly. The window is pure; around it,
-//! a version that fails too often closes its split.
+//! The error window of one version of a split: how many of its calls ended recently, and how many
+//! failed. The window is pure; around it, a version that fails too often ends its split.
 
 use super::metrics::VersionMetrics;
 use epsilon_api::{
@@ -17,18 +17,18 @@ use std::{
 };
 use tokio::{sync::Notify, time::Instant};
 
-/// Parts of a window: what leaves it, leaves it by so much at a time.
+/// Buckets of a window; calls leave the window one bucket at a time.
 const BUCKETS: usize = 10;
-/// A caller that hung up tells nothing about the version.
+/// A caller that hung up says nothing about the version.
 const CALLER_GONE: u16 = 499;
 
-/// Counts of the last while. Pure: time is passed in.
+/// A sliding window of counts. Pure: the caller passes the time in.
 #[derive(Debug)]
 struct Window {
-    /// Of one bucket.
+    /// Duration of one bucket.
     width: Duration,
     began: Instant,
-    /// The bucket of the last count, from the first one on.
+    /// Number of the bucket of the last count, since the start.
     last: u128,
     buckets: [Counts; BUCKETS],
 }
@@ -58,7 +58,7 @@ impl Window {
         self.sum()
     }
 
-    /// Empties the buckets that time has passed over.
+    /// Empties the buckets that have left the window.
     fn pass(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.began).as_nanos();
         let here = (passed / self.width.as_nanos()).max(self.last);
@@ -76,7 +76,8 @@ impl Window {
     }
 }
 
-/// What closes a split: seen by every call at once, and by the one who ends it for good.
+/// Switches all calls of a split to the stable version at once, and notifies the task that ends the
+/// split.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fuse {
     is_blown: Arc<AtomicBool>,
@@ -84,7 +85,7 @@ pub(crate) struct Fuse {
 }
 
 impl Fuse {
-    /// One that tells its news here.
+    /// A switch that notifies `news`.
     pub(crate) fn new(news: &Arc<Notify>) -> Self {
         Self { is_blown: Arc::default(), news: Arc::clone(news) }
     }
@@ -99,12 +100,12 @@ impl Fuse {
     }
 }
 
-/// See the module.
+/// The error window of one version, and what happens when it exceeds the limit.
 #[derive(Debug)]
 pub(crate) struct Tally {
     version: VersionNumber,
     rule: AbortRule,
-    /// None of the stable version: there is nothing better to go to.
+    /// None for the stable version: there is no better version to switch to.
     fuse: Option<Fuse>,
     window: Mutex<Window>,
     breach: OnceLock<Aborted>,
@@ -122,7 +123,7 @@ impl Tally {
         Self { version, rule, fuse, window, breach: OnceLock::new(), metrics }
     }
 
-    /// Counts a call that ended.
+    /// Counts a call that ended with this status.
     pub(crate) fn ended(&self, status: u16) {
         if status == CALLER_GONE {
             return;
@@ -132,8 +133,10 @@ impl Tally {
         let Counts { calls, failed } = self.window.lock().note(failed, Instant::now());
         let Some(fuse) = &self.fuse else { return };
         if self.rule.is_broken_by(failed, calls) && self.breach.get().is_none() {
-            let (at, version, limit) = (Timestamp::now(), self.version, self.rule.above);
-            // Of two calls that end at once, one tells.
+            let at = Timestamp::now();
+            let version = self.version;
+            let limit = self.rule.above;
+            // Of two calls that end at the same time, one sets the reason.
             let _ = self.breach.set(Aborted { at, version, calls, failed, limit });
             fuse.blow();
         }
@@ -144,7 +147,7 @@ impl Tally {
         self.window.lock().at(Instant::now())
     }
 
-    /// How the version failed, if it did.
+    /// Why the version failed, if it did.
     pub(crate) fn breach(&self) -> Option<&Aborted> {
         self.breach.get()
     }
@@ -159,7 +162,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Each row: calls as (second, failed), when it is looked => calls and failed ones.
+    /// Each row: calls as (second, failed), the time of reading => calls and failed calls.
     macro_rules! windows {
         ($($name:ident: $calls:expr, $at:expr => $want:expr;)*) => {$(
             #[tokio::test]
@@ -195,23 +198,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_version_that_fails_too_often_blows_its_fuse_once() {
-        let (news, fuse) = (Arc::new(Notify::new()), Fuse::default());
+    async fn a_failing_version_blows_its_fuse_once() {
+        let news = Arc::new(Notify::new());
+        let fuse = Fuse::default();
         let fuse = Fuse { news: Arc::clone(&news), ..fuse };
         let tally = tally(Some(fuse.clone()));
         for status in [200, 404, 200, 429, 302, 200, 200, 500, 499] {
             tally.ended(status);
         }
-        assert!(!fuse.is_blown(), "one of eight; callers' own errors are not the version's");
+        assert!(!fuse.is_blown(), "one of eight; errors of callers do not count");
         tally.ended(502);
-        assert!(!fuse.is_blown(), "nine are too few");
+        assert!(!fuse.is_blown(), "nine calls are too few");
         tally.ended(503);
         assert!(fuse.is_blown());
         let breach = tally.breach().unwrap().clone();
         assert_eq!((breach.version.get(), breach.calls, breach.failed), (4, 10, 3));
         news.notified().await;
         tally.ended(500);
-        assert_eq!(tally.breach(), Some(&breach), "what ended it stays");
+        assert_eq!(tally.breach(), Some(&breach), "the first reason stays");
     }
 
     #[tokio::test]

@@ -1,5 +1,5 @@
-//! What all webhooks together may do and take ([`Settings`], `gateway.hooks` in the settings file), and what is left
-//! when it was checked ([`Config`]), with the projects' own in it.
+//! Settings of all webhooks together ([`Settings`], `gateway.hooks` in the settings file), and
+//! their checked form ([`Config`]), which includes those of the projects.
 
 use super::{
     host::Hosts,
@@ -14,46 +14,47 @@ use epsilon_api::{
 use serde::Deserialize;
 use std::{collections::BTreeMap, time::Duration};
 
-/// The mapping `gateway.hooks`, as written. Every key may be left out.
+/// The mapping `gateway.hooks`. Every key may be left out.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Hosts that repositories are fetched from and statuses sent to, by https, as long as their addresses are in the
-    /// Internet. Default `[github.com, api.github.com]`.
+    /// Hosts from which repositories are fetched and to which statuses are sent, by https, as long
+    /// as their addresses are public. Default `[github.com, api.github.com]`.
     pub hosts: Vec<String>,
-    /// Hosts that may also have addresses in your own network, and be spoken to by http. Default: none.
+    /// Hosts that may also have private addresses and use http. Default: none.
     pub private_hosts: Vec<String>,
-    /// Largest payload of a delivery (413 beyond it). Default `25MiB`: the hub sends nothing larger.
+    /// Largest payload of a delivery (413 beyond it). Default `25MiB`: GitHub sends nothing larger.
     #[serde(deserialize_with = "text")]
     pub max_payload: Bytes,
-    /// Memory for payloads that are read at one moment; then senders are told to come again (503). Default `64MiB`: they
-    /// are read before anybody knows who sent them, and are some 10 KiB as a rule.
+    /// Memory for all payloads that are being received; beyond it deliveries are refused with 503.
+    /// Default `64MiB`: payloads are read before their sender is authenticated, and usually have
+    /// some 10 KiB.
     #[serde(deserialize_with = "text")]
     pub payload_memory: Bytes,
-    /// Longest that a payload may take to come in. Default `8s`: the hub gives up after 10.
+    /// Longest time to receive a payload. Default `8s`: GitHub gives up after 10.
     #[serde(deserialize_with = "duration")]
     pub payload_timeout: Duration,
-    /// How long deliveries are remembered. One that comes again within it is refused, and so is a push that is older.
-    /// Default `7days`: longer than the hub offers to send a delivery again.
+    /// How long deliveries are remembered. A delivery repeated within it is refused, and so is a
+    /// push that is older. Default `7days`: longer than GitHub offers to redeliver.
     #[serde(deserialize_with = "duration")]
     pub remember: Duration,
-    /// Deployments of webhooks at one moment, of all projects together; more wait. Default 4: a repository with a hook for
-    /// each of many projects does not fill the disk and the builders' queue by one push.
+    /// Concurrent deployments of webhooks, of all projects together; more wait. Default 4: a
+    /// repository with webhooks for many projects does not fill the disk and the builders' queue
+    /// with one push.
     pub at_once: usize,
-    /// Most that a fetched commit may take on the disk, packed. Default `512MiB`.
+    /// Largest fetched commit on disk, packed. Default `512MiB`.
     #[serde(deserialize_with = "text")]
     pub max_fetch: Bytes,
-    /// Longest that fetching a commit may take. Default `2m`.
+    /// Longest time to fetch a commit. Default `2m`.
     #[serde(deserialize_with = "duration")]
     pub fetch_timeout: Duration,
-    /// Longest wait for the address of a host, and for a connection to the hub's API. Default `5s`.
+    /// Longest time to resolve a host, and to connect to GitHub's API. Default `5s`.
     #[serde(deserialize_with = "duration")]
     pub connect_timeout: Duration,
-    /// Longest that the hub may take to take one status. Default `10s`.
+    /// Longest time for GitHub to accept one status. Default `10s`.
     #[serde(deserialize_with = "duration")]
     pub status_timeout: Duration,
-    /// How often a status is tried; between two times there are seconds. Default 3: a status that is lost is a pity and
-    /// no more.
+    /// Attempts to send a status, some seconds apart. Default 3: a lost status does no harm.
     pub status_tries: u32,
 }
 
@@ -83,7 +84,7 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
 }
 
-/// See [`Settings`].
+/// The limits of [`Settings`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) max_payload: Bytes,

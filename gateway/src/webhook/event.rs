@@ -1,5 +1,5 @@
-//! What a delivery asks for: `ping` and `push` are understood, all else is left alone with a word that says why. Pure;
-//! called with a body whose signature holds.
+//! The event of a delivery: `ping` and `push` are handled, others are ignored with a message. Pure;
+//! called with a body whose signature is valid.
 
 use super::project::Hook;
 use crate::git::refs;
@@ -7,25 +7,25 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use std::{fmt, time::Duration};
 
-/// What is to be done.
+/// What to do.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// The hub looks whether somebody is there.
+    /// GitHub tests the webhook.
     Ping,
-    /// A commit to deploy.
+    /// Deploy a commit.
     Push(Push),
-    /// Nothing.
+    /// Do nothing.
     Ignored(Ignored),
 }
 
-/// A branch or tag that has a new commit.
+/// A branch or tag with a new commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Push {
-    /// In full: `refs/heads/main`. Its characters are harmless.
+    /// The full name: `refs/heads/main`. Contains only harmless characters.
     pub(crate) reference: String,
-    /// What it points at now: a commit, or an annotated tag. Hexadecimal digits.
+    /// The object it points to: a commit or an annotated tag. Hexadecimal digits.
     pub(crate) after: String,
-    /// The commit, also where `after` is a tag.
+    /// The commit, also if `after` is a tag.
     pub(crate) commit: String,
 }
 
@@ -41,7 +41,7 @@ pub(crate) enum Ignored {
     Old { limit: Duration },
 }
 
-/// A body that is not what its signer's documentation says.
+/// A signed body that does not match GitHub's documentation.
 #[derive(Debug, thiserror::Error)]
 #[error("the payload of `{event}` cannot be read: {why}")]
 pub(crate) struct Malformed {
@@ -49,7 +49,7 @@ pub(crate) struct Malformed {
     why: String,
 }
 
-/// The parts of a push that matter. The hub adds fields as it likes.
+/// The fields of a push that are used. GitHub may add others.
 #[derive(Debug, Deserialize)]
 struct Payload {
     #[serde(rename = "ref")]
@@ -70,16 +70,16 @@ struct Commit {
 #[derive(Debug, Deserialize)]
 struct Repository {
     full_name: String,
-    /// When it was last pushed to: seconds in pushes. Older releases of the hub's enterprise edition write text.
+    /// Time of the last push: seconds in pushes. Older releases of GitHub Enterprise send text.
     #[serde(default)]
     pushed_at: Option<serde_json::Value>,
 }
 
-/// Longest name of a branch or tag that is taken: the hub's own limit is lower.
+/// Longest name of a branch or tag; GitHub's own limit is lower.
 const LONGEST_NAME: usize = 255;
 
-/// Reads an event of the hub. A push that happened longer ago than deliveries are remembered is not taken: nobody
-/// could tell any more whether it had come before.
+/// Parses an event. A push older than the time for which deliveries are remembered is ignored,
+/// because it may have been handled before.
 pub(crate) fn read(
     name: &str,
     body: &[u8],
@@ -105,25 +105,26 @@ fn push(
         serde_json::from_slice(body).map_err(|err| malformed(err.to_string()))?;
     let Payload { reference, after, deleted, repository, head_commit } = payload;
     let ignored = |why| Ok(Event::Ignored(why));
-    // The hub's names know no case.
+    // Repository names are case-insensitive on GitHub.
     if !repository.full_name.eq_ignore_ascii_case(&hook.repository) {
         let told = shown(&repository.full_name);
         return ignored(Ignored::Repository { told, ours: hook.repository.clone() });
     }
     if !is_object_id(&after) {
-        return Err(malformed("`after` is no commit's id".into()));
+        return Err(malformed("`after` is not a commit id".into()));
     }
     if deleted || after.bytes().all(|b| b == b'0') {
         return ignored(Ignored::Deleted(shown(&reference)));
     }
     if let Some(branch) = reference.strip_prefix("refs/heads/") {
         if branch != hook.branch {
-            let (told, ours) = (shown(branch), hook.branch.clone());
+            let told = shown(branch);
+            let ours = hook.branch.clone();
             return ignored(Ignored::Branch { told, ours });
         }
     } else if let Some(tag) = reference.strip_prefix("refs/tags/") {
         if !is_ref_name(tag) {
-            return Err(malformed("`ref` is no name of a tag".into()));
+            return Err(malformed("`ref` is not a valid tag name".into()));
         }
         if !hook.tags.as_ref().is_some_and(|pattern| refs::matches(pattern, tag)) {
             return ignored(Ignored::Tag(shown(tag)));
@@ -149,12 +150,12 @@ fn moment(value: &serde_json::Value) -> Option<Timestamp> {
     }
 }
 
-/// SHA-1, or SHA-256 in repositories that have it.
+/// SHA-1, or SHA-256 in repositories that use it.
 fn is_object_id(text: &str) -> bool {
     matches!(text.len(), 40 | 64) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Whether git takes this as what comes after `refs/heads/`, by `git check-ref-format`; and no name that could be
+/// Whether git accepts this after `refs/heads/` (see `git check-ref-format`), and it cannot be
 /// taken for an option.
 pub(super) fn is_ref_name(text: &str) -> bool {
     let is_odd = |c: char| c.is_control() || c.is_whitespace() || "~^:?*[\\".contains(c);
@@ -169,7 +170,7 @@ pub(super) fn is_ref_name(text: &str) -> bool {
             .all(|part| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock"))
 }
 
-/// A stranger's text on one short line.
+/// Untrusted text on one short line.
 fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(100).collect()
 }
@@ -181,7 +182,7 @@ impl Push {
         name("refs/heads/").or_else(|| name("refs/tags/")).unwrap_or(&self.reference)
     }
 
-    /// As people abbreviate it.
+    /// The usual short form of the id.
     pub(crate) fn short(&self) -> &str {
         self.after.get(..7).unwrap_or(&self.after)
     }
@@ -191,19 +192,19 @@ impl fmt::Display for Ignored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Event(name) => {
-                write!(f, "events `{name}` are not for this address; it wants `push`")
+                write!(f, "events `{name}` are not handled here; only `push` is")
             }
             Self::Repository { told, ours } => {
-                write!(f, "this hook deploys `{ours}`, and the push is of `{told}`")
+                write!(f, "this webhook deploys `{ours}`, but the push is to `{told}`")
             }
             Self::Deleted(reference) => {
-                write!(f, "`{reference}` was deleted; what is deployed goes on serving")
+                write!(f, "`{reference}` was deleted; the deployed versions still serve")
             }
             Self::Branch { told, ours } => {
-                write!(f, "branch `{ours}` is deployed, and the push is of `{told}`")
+                write!(f, "branch `{ours}` is deployed, but the push is to `{told}`")
             }
             Self::Tag(name) => {
-                write!(f, "tag `{name}` is not among those that are deployed (the setting `tags`)")
+                write!(f, "tag `{name}` does not match the setting `tags`")
             }
             Self::Reference(name) => write!(f, "`{name}` is neither a branch nor a tag"),
             Self::Old { limit } => {

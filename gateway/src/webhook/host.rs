@@ -1,6 +1,7 @@
-//! Where the gateway may go on behalf of a webhook: hosts that the operator allows, and addresses of them that are
-//! out in the Internet. The first is checked when settings are read, the second each time before a connection is
-//! made, by an address that is then kept to: a name cannot point elsewhere between the look and the use.
+//! Guard against server-side request forgery: which hosts a webhook may make the gateway connect
+//! to. Only hosts that the operator allows, and only their public Internet addresses. The host is
+//! checked when settings are loaded; the address is resolved and checked before each connection and
+//! then pinned, so that a name cannot change between check and use.
 
 use http::Uri;
 use std::{
@@ -13,11 +14,11 @@ use std::{
 #[derive(Clone, Debug)]
 pub(crate) struct Hosts {
     public: Vec<String>,
-    /// These may be in the operator's own network.
+    /// Hosts that may have private addresses.
     private: Vec<String>,
 }
 
-/// An address at one of these hosts.
+/// A checked URL on one of these hosts.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     url: String,
@@ -26,14 +27,14 @@ pub(crate) struct Place {
     may_be_private: bool,
 }
 
-/// Why an address cannot be used.
+/// Why a URL cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NotAllowed {
-    #[error("`{0}` is no address such as `https://github.com`")]
+    #[error("`{0}` is not a URL such as `https://github.com`")]
     NoUrl(String),
     #[error("`{0}` is not one of `gateway.hooks.hosts` or `gateway.hooks.private_hosts`")]
     Host(String),
-    #[error("`{0}` must be reached by https, as it is not one of `gateway.hooks.private_hosts`")]
+    #[error("`{0}` must use https, because it is not one of `gateway.hooks.private_hosts`")]
     Clear(String),
 }
 
@@ -46,10 +47,10 @@ pub(crate) enum Unreachable {
         #[source]
         source: io::Error,
     },
-    #[error("the address of `{host}` was not found within {limit:?}")]
+    #[error("the name `{host}` was not resolved within {limit:?}")]
     TookTooLong { host: String, limit: Duration },
     #[error(
-        "`{host}` is at {address}, which is no address in the Internet; `gateway.hooks.private_hosts` allows that"
+        "`{host}` has the address {address}, which is not public; `gateway.hooks.private_hosts` can allow it"
     )]
     Private { host: String, address: IpAddr },
 }
@@ -61,7 +62,7 @@ impl Hosts {
         Self { public: lower(public), private: lower(private) }
     }
 
-    /// Checks an address that stands in the settings.
+    /// Checks a URL in the settings.
     pub(crate) fn place(&self, url: &str) -> Result<Place, NotAllowed> {
         let no_url = || NotAllowed::NoUrl(url.to_owned());
         let uri: Uri = url.parse().map_err(|_| no_url())?;
@@ -101,7 +102,7 @@ impl Place {
         self.port
     }
 
-    /// Addresses that may be connected to now. Whoever connects keeps to them.
+    /// Resolves the host to addresses that may be connected to. The caller must use only these.
     pub(crate) async fn addresses(&self, limit: Duration) -> Result<Vec<SocketAddr>, Unreachable> {
         let host = || self.host.clone();
         let asked = tokio::net::lookup_host((self.host.as_str(), self.port));
@@ -114,7 +115,7 @@ impl Place {
             let source = io::Error::from(io::ErrorKind::NotFound);
             return Err(Unreachable::Unknown { host: host(), source });
         }
-        // One bad address is enough: a name that points both ways is no mistake.
+        // One private address is enough to refuse: a name with both kinds is suspicious.
         match found.iter().map(SocketAddr::ip).find(|ip| !is_public(*ip)) {
             Some(address) if !self.may_be_private => {
                 Err(Unreachable::Private { host: host(), address })
@@ -130,8 +131,8 @@ impl fmt::Display for Place {
     }
 }
 
-/// Whether an address is one of the Internet's own: not this machine's, not a private network's, not the one where
-/// clouds keep their instances' credentials.
+/// Whether an address is public: not this machine's, not a private network's, and not that of a
+/// cloud's metadata service.
 fn is_public(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => is_public_v4(ip),
@@ -144,7 +145,7 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
     let is_special = match (a, b, c) {
         // "This network", private, loopback, link-local with the metadata service, private.
         (0 | 10 | 127, ..) | (169, 254, _) | (172, 16..=31, _) | (192, 168, _) => true,
-        // Carriers' NAT, protocol assignments, examples, benchmarks.
+        // Carrier NAT, protocol assignments, documentation, benchmarks.
         (100, 64..=127, _)
         | (192, 0, 0 | 2)
         | (198, 18 | 19, _)
@@ -167,13 +168,14 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
             is_public_v4(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)))
         }
-        // The same of 6to4.
+        // The same for 6to4.
         [0x2002, high, low, ..] => {
             is_public_v4(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)))
         }
-        // Teredo, examples, benchmarks.
+        // Teredo, documentation, benchmarks.
         [0x2001, 0 | 2 | 0xdb8, ..] => false,
-        // All that is given out so far; loopback, unique local, link-local and multicast are not in it.
+        // All global unicast addresses assigned so far; loopback, unique local, link-local and
+        // multicast are not among them.
         [first, ..] => first & 0xe000 == 0x2000,
     }
 }
@@ -251,7 +253,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_of_this_machine_is_refused_unless_it_is_allowed() {
+    async fn local_hosts_are_refused_unless_allowed() {
         let allowed = Hosts::new(Vec::new(), vec!["localhost".into()]);
         let place = allowed.place("http://localhost:1234/").unwrap();
         let found = place.addresses(SOON).await.unwrap();

@@ -1,5 +1,6 @@
-//! One deployment that a webhook asked for, from its turn to its end: the commit is fetched, goes through
-//! `deploy::Deploys` as any other push, and the hub hears how it ended.
+//! One deployment triggered by a webhook, from its turn to its end: the commit is fetched and
+//! deployed by `deploy::Deploys` like any other push, and GitHub gets the result as a commit
+//! status.
 
 use super::{
     Hooks,
@@ -17,7 +18,7 @@ use http::StatusCode;
 use jiff::Timestamp;
 use std::sync::Arc;
 
-/// A push that was accepted: it is noted in the store, and the hub knows its id.
+/// An accepted push: recorded in the store, and its id was returned to GitHub.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) id: DeploymentId,
@@ -27,24 +28,26 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// Its turn has not come yet.
+    /// Reports that it is pending.
     pub(super) fn accepted(&self) {
         self.tell(State::Pending, format!("{} is being deployed", self.push.name()), None);
     }
 
-    /// To its end. A gateway that stops begins none, and cancels one that does not serve when its drain grace is over.
+    /// Runs it to its end. A gateway that stops starts no job, and cancels one that does not serve
+    /// when the drain grace is over.
     pub(super) async fn run(self, hooks: &Hooks) {
         let fetched = tokio::select! {
-            biased; // a gateway that stops begins nothing
+            biased; // a gateway that stops starts no job
             () = hooks.close.cancelled() => return self.fail(hooks, stopped()).await,
             fetched = self.fetch(hooks) => fetched,
         };
-        let (project, deployment) = (&self.hook.project, &self.id);
+        let project = &self.hook.project;
+        let deployment = &self.id;
         let (source, push) = match fetched {
             Ok(fetched) => fetched,
             Err(err) => {
                 let error = err.told();
-                tracing::warn!(%project, %deployment, error, "A webhook's commit was not fetched.");
+                tracing::warn!(%project, %deployment, error, "Webhook's commit could not be fetched; the deployment fails.");
                 return self.fail(hooks, err.body()).await;
             }
         };
@@ -54,14 +57,14 @@ impl Job {
             let mut last = None;
             while let Some(event) = told.recv().await {
                 if let DeployEvent::Log { line } = &event {
-                    tracing::debug!(%project, %deployment, line, "Deployment's log.");
+                    tracing::debug!(%project, %deployment, line, "Output of a webhook's deployment.");
                 }
                 last = Some(event);
             }
             last
         };
         let ((), last) = tokio::join!(work, read);
-        drop(source); // its folder was needed until here
+        drop(source); // its folder is needed until here
         match last {
             Some(DeployEvent::Done { deployment }) => {
                 let changed = deployment.functions.iter().filter(|one| one.changed).count();
@@ -73,7 +76,7 @@ impl Job {
                 self.tell(State::Success, described, target);
             }
             Some(DeployEvent::Failed { error }) => self.tell_failed(&error),
-            // The story always has an end.
+            // The event queue always ends with one of these.
             Some(_) | None => self.tell(State::Error, "the deployment has no result".into(), None),
         }
     }
@@ -86,28 +89,29 @@ impl Job {
         let push = deploy::Push {
             archive: source.archive(&hooks.git, size)?,
             folder: Some(self.hook.project.to_string()),
-            // Who may push to one repository does not deploy another project.
+            // Whoever may push to one repository cannot deploy another project.
             project: Some(self.hook.project.clone()),
             only: Vec::new(),
         };
         Ok((source, push))
     }
 
-    /// A newer push took its place before its turn came.
+    /// A newer push replaced it before its turn.
     pub(super) async fn superseded(self, hooks: &Hooks) {
-        let (project, deployment) = (&self.hook.project, &self.id);
-        tracing::info!(%project, %deployment, "A newer push is deployed in the place of one that waited.");
-        let message = "a newer push came before its turn";
+        let project = &self.hook.project;
+        let deployment = &self.id;
+        tracing::info!(%project, %deployment, "Waiting webhook deployment was replaced by a newer push.");
+        let message = "a newer push replaced it before its turn";
         let error = ErrorBody::new(StatusCode::CONFLICT, "SUPERSEDED", message, None);
         self.fail(hooks, error).await;
     }
 
-    /// Ends it before there was anything to deploy.
+    /// Fails it before there was anything to deploy.
     pub(super) async fn fail(self, hooks: &Hooks, error: ErrorBody) {
         let noted = hooks.store.fail_deployment(&self.id, &error, Timestamp::now()).await;
         if let Err(err) = noted {
-            // The next start of a gateway fails it.
-            tracing::error!(deployment = %self.id, error = %Chain(&err), "Could not note it.");
+            // The next start of a gateway records the failure.
+            tracing::error!(deployment = %self.id, error = %Chain(&err), "Failed deployment could not be recorded in the store.");
         }
         self.tell_failed(&error);
     }
@@ -128,6 +132,6 @@ impl Job {
 
 fn stopped() -> ErrorBody {
     let message = "the gateway stopped before the commit was deployed";
-    let hint = Some("let the hub deliver it again".to_owned());
+    let hint = Some("redeliver the webhook on GitHub".to_owned());
     ErrorBody::new(StatusCode::CONFLICT, "DEPLOYMENT_CANCELLED", message, hint)
 }

@@ -1,21 +1,21 @@
-//! Deployments of one project by webhook: one at work, one waiting. A newer one takes the place of the one that waits,
-//! which is told so; the one at work goes on to its end. So a project that is pushed to in bursts costs two
-//! deployments, and the last push is what serves.
+//! Webhook deployments of one project: one runs, one waits. A newer one replaces the waiting one,
+//! which is reported; the running one continues to its end. So a project with bursts of pushes
+//! costs two deployments, and the last push is the one that serves in the end.
 
 use epsilon_api::ids::ProjectName;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 
-/// Who waits behind whom. A project is in the map for as long as one of its jobs is at work.
+/// The waiting job per project. A project is in the map while one of its jobs runs.
 #[derive(Debug)]
 pub(crate) struct Lanes<J>(Mutex<HashMap<ProjectName, Option<J>>>);
 
-/// What became of a job that was handed in.
+/// The result of queueing a job.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Placed<J> {
-    /// Nobody is at work: begin with it, and ask for the next one when it is done.
+    /// No job runs: start this one, and ask for the next one when it is done.
     Begin(J),
-    /// It waits, in the place of this one.
+    /// It waits, and has replaced this one.
     Waits(Option<J>),
 }
 
@@ -24,7 +24,7 @@ impl<J> Lanes<J> {
         Self(Mutex::default())
     }
 
-    /// Hands a job in.
+    /// Queues a job.
     pub(crate) fn place(&self, project: &ProjectName, job: J) -> Placed<J> {
         let mut lanes = self.0.lock();
         match lanes.get_mut(project) {
@@ -36,7 +36,7 @@ impl<J> Lanes<J> {
         }
     }
 
-    /// The one at work is done: which is the next? With none, the lane is free.
+    /// Called when the running job is done: returns the next one. With none, the lane is removed.
     pub(crate) fn next(&self, project: &ProjectName) -> Option<J> {
         let mut lanes = self.0.lock();
         let next = lanes.get_mut(project).and_then(Option::take);
@@ -53,7 +53,8 @@ mod tests {
 
     #[test]
     fn one_works_one_waits_and_the_newest_wins() {
-        let (lanes, shop) = (Lanes::new(), ProjectName::parse("shop").unwrap());
+        let lanes = Lanes::new();
+        let shop = ProjectName::parse("shop").unwrap();
         assert_eq!(lanes.place(&shop, 1), Placed::Begin(1));
         assert_eq!(lanes.place(&shop, 2), Placed::Waits(None));
         assert_eq!(lanes.place(&shop, 3), Placed::Waits(Some(2)));

@@ -1,32 +1,33 @@
-//! `epsilon_hooks_total` and `epsilon_hook_statuses_total`: what came of deliveries, and of what the hub was told.
+//! `epsilon_hooks_total` and `epsilon_hook_statuses_total`: results of deliveries and of commit
+//! statuses.
 
 use prometheus::{IntCounterVec, Opts, Registry};
 
-/// See the module. Cheap to clone.
+/// The metrics of webhooks. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct HookMetrics {
     hooks: IntCounterVec,
     statuses: IntCounterVec,
 }
 
-/// What came of a delivery.
+/// The result of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// A `ping`.
     Pong,
     /// Its commit is being deployed, or waits for that.
     Accepted,
-    /// It is none that deploys anything.
+    /// It deploys nothing.
     Ignored,
-    /// It has come before.
+    /// It was delivered before.
     Replayed,
-    /// Nobody has shown that the hub sent it.
+    /// Its signature is missing or invalid.
     Unsigned,
-    /// It cannot be understood.
+    /// It is malformed.
     Invalid,
     /// It is too large, or there are too many at once.
     TooMuch,
-    /// This gateway cannot take it now.
+    /// This gateway cannot accept it now.
     Unable,
 }
 
@@ -57,7 +58,7 @@ impl Outcome {
 }
 
 impl HookMetrics {
-    /// Makes the metrics and puts them into the registry.
+    /// Creates the metrics and registers them.
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let counter = |name: &str, help: &str| {
             let counter = IntCounterVec::new(Opts::new(name, help), &["outcome"])?;
@@ -65,13 +66,13 @@ impl HookMetrics {
             Ok::<_, prometheus::Error>(counter)
         };
         let metrics = Self {
-            hooks: counter("epsilon_hooks_total", "Webhooks' deliveries, by what came of them.")?,
+            hooks: counter("epsilon_hooks_total", "Webhook deliveries, by outcome.")?,
             statuses: counter(
                 "epsilon_hook_statuses_total",
-                "Statuses of commits that the hub took, or did not.",
+                "Commit statuses sent to GitHub, by outcome.",
             )?,
         };
-        // A graph has its lines before the first delivery.
+        // All series exist before the first delivery.
         for outcome in Outcome::ALL {
             metrics.hooks.with_label_values(&[outcome.as_str()]);
         }
@@ -83,7 +84,7 @@ impl HookMetrics {
         self.hooks.with_label_values(&[outcome.as_str()]).inc();
     }
 
-    /// Counts a status.
+    /// Counts a commit status.
     pub(crate) fn status_sent(&self, taken: bool) {
         let outcome = if taken { "taken" } else { "lost" };
         self.statuses.with_label_values(&[outcome]).inc();

@@ -1,6 +1,7 @@
-//! The body of a delivery, read whole before anybody knows who sent it: its signature is over all of it. So strangers
-//! decide how much comes, and what it may cost is bounded three ways: each body by its size and its time, and all of
-//! them together by a purse of memory that each pays from for the bytes that are there, not for those it announces.
+//! Reads the body of a delivery before its sender is authenticated: the signature covers the whole
+//! body. So its cost is limited in three ways: the size and the time of each body, and a memory
+//! budget for all of them, from which each body takes for the bytes received, not for those
+//! announced.
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
@@ -10,10 +11,10 @@ use http_body_util::BodyExt;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// What one coin of the purse pays for.
+/// Bytes per permit of the memory budget.
 const COIN: usize = 4 << 10;
 
-/// See the module.
+/// Reads bodies within the limits.
 #[derive(Debug)]
 pub(crate) struct Payloads {
     largest: units::Bytes,
@@ -21,7 +22,7 @@ pub(crate) struct Payloads {
     purse: Arc<Semaphore>,
 }
 
-/// A body that is in memory, and what it paid for that.
+/// A body in memory, with its part of the budget.
 #[derive(Debug)]
 pub(crate) struct Payload {
     pub(crate) bytes: Bytes,
@@ -33,23 +34,23 @@ pub(crate) struct Payload {
 pub(crate) enum Unread {
     #[error("the payload is larger than {0}")]
     TooLarge(units::Bytes),
-    #[error("the payload did not come within {}", humantime::format_duration(*.0))]
+    #[error("the payload was not received within {}", humantime::format_duration(*.0))]
     TooSlow(Duration),
-    #[error("too many payloads are read at this moment")]
+    #[error("too many payloads are being received")]
     Crowded,
-    #[error("the payload ended before its end")]
+    #[error("the payload was cut before its end")]
     BrokeOff,
 }
 
 impl Payloads {
-    /// Bodies of at most `largest`, each within `limit`, all together in `memory`.
+    /// Bodies of at most `largest`, each within `limit`, with `memory` for all together.
     pub(crate) fn new(largest: units::Bytes, limit: Duration, memory: units::Bytes) -> Self {
         let coins = usize::try_from(memory.get()).unwrap_or(usize::MAX) / COIN;
         let purse = Arc::new(Semaphore::new(coins.clamp(1, Semaphore::MAX_PERMITS)));
         Self { largest, limit, purse }
     }
 
-    /// Reads one; of a body that is announced as too large, nothing.
+    /// Reads a body. If its announced length is too large, nothing is read.
     pub(crate) async fn read(&self, body: Body) -> Result<Payload, Unread> {
         if body.size_hint().lower() > self.largest.get() {
             return Err(Unread::TooLarge(self.largest));
@@ -61,7 +62,8 @@ impl Payloads {
     }
 
     async fn whole(&self, mut body: Body) -> Result<Payload, Unread> {
-        let (mut bytes, mut paid) = (BytesMut::new(), None::<OwnedSemaphorePermit>);
+        let mut bytes = BytesMut::new();
+        let mut paid = None::<OwnedSemaphorePermit>;
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(|_| Unread::BrokeOff)?.into_data() else { continue };
             let length = bytes.len() + data.len();
@@ -94,14 +96,14 @@ mod tests {
         Payloads::new(units::Bytes(largest), LIMIT, units::Bytes(memory))
     }
 
-    /// Of unknown length.
+    /// A body of unknown length.
     fn pieces(count: usize, of: usize) -> Body {
         let piece = move |_| Ok::<_, Infallible>(Bytes::from(vec![b'x'; of]));
         Body::from_stream(stream::iter(0..count).map(piece))
     }
 
     #[tokio::test]
-    async fn a_body_is_read_whole_and_gives_its_memory_back() {
+    async fn a_body_is_read_and_releases_its_memory() {
         let payloads = payloads(1 << 20, 1 << 20);
         let read = payloads.read(pieces(10, 1000)).await.unwrap();
         assert_eq!(read.bytes.len(), 10_000);
@@ -143,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_breaks_off_is_told() {
+    async fn a_cut_body_is_reported() {
         let body = Body::from_stream(stream::iter([Ok(Bytes::from_static(b"{")), Err("gone")]));
         assert_eq!(payloads(1 << 20, 1 << 20).read(body).await.unwrap_err(), Unread::BrokeOff);
     }

@@ -1,6 +1,6 @@
-//! One project's webhook as an operator writes it ([`Settings`], `gateway.github.<project>` in the settings file), and
-//! what is left when it was checked ([`Hook`]). Its secrets are files, read anew at each delivery: a secret that is
-//! changed needs no restart, and none stays in memory.
+//! Settings of one project's webhook ([`Settings`], `gateway.github.<project>` in the settings
+//! file), and their checked form ([`Hook`]). Its secrets are in files that are read for each
+//! delivery: a changed secret needs no restart, and none stays in memory.
 
 use super::host::{Hosts, Place};
 use crate::config::ConfigError;
@@ -12,25 +12,28 @@ use std::{
 };
 use tokio::io::AsyncReadExt;
 
-/// The mapping `gateway.github.<project>`, as written. `repository` and `secret_file` are needed.
+/// The mapping `gateway.github.<project>`. `repository` and `secret_file` are required.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// The repository, as `OWNER/NAME`. Pushes to any other one are not deployed, whatever they are signed with.
+    /// The repository, as `OWNER/NAME`. Pushes to any other repository are not deployed, even with
+    /// a valid signature.
     pub repository: String,
     /// The branch whose pushes are deployed. Default `main`.
     pub branch: String,
-    /// Tags whose pushes are deployed, too: a name in which `*` stands for anything, such as `v*`. Default: none.
+    /// Tags whose pushes are deployed, too: a pattern in which `*` matches any text, such as `v*`.
+    /// Default: none.
     pub tags: Option<String>,
-    /// File with the secret that the hub signs its deliveries with, 16 characters at least. It is read at each delivery.
+    /// File with the secret with which GitHub signs its deliveries, at least 16 characters. It is
+    /// read for each delivery.
     pub secret_file: PathBuf,
-    /// File with a token that may read the repository and write its commit statuses. Default: none; the repository is
-    /// public then, and no status is reported.
+    /// File with a token that may read the repository and write its commit statuses. Default: none;
+    /// then the repository must be public, and no status is reported.
     pub token_file: Option<PathBuf>,
-    /// Where the hub serves repositories; its host must be one of `gateway.hooks.hosts`. Default `https://github.com`.
+    /// URL of GitHub; its host must be one of `gateway.hooks.hosts`. Default `https://github.com`.
     pub url: String,
-    /// Where the hub's API answers. Default: `https://api.github.com` for the hub's own `url`, `URL/api/v3` for others, as
-    /// GitHub Enterprise has it.
+    /// URL of GitHub's API. Default: `https://api.github.com` for the default `url`, `URL/api/v3`
+    /// for others, as for GitHub Enterprise.
     pub api_url: Option<String>,
 }
 
@@ -50,12 +53,12 @@ impl Default for Settings {
 
 const HUB: &str = "https://github.com";
 const HUB_API: &str = "https://api.github.com";
-/// Shorter secrets can be guessed by who has seen one signature.
+/// A shorter secret could be guessed from one signature.
 const SHORTEST_SECRET: usize = 16;
-/// Secrets and tokens are a line.
+/// Longest secret or token: one line.
 const LONGEST_SECRET: u64 = 4096;
 
-/// One project's webhook. Holding one means that its settings can work.
+/// One project's webhook, with checked settings.
 #[derive(Clone, Debug)]
 pub(crate) struct Hook {
     pub(crate) project: ProjectName,
@@ -63,9 +66,9 @@ pub(crate) struct Hook {
     pub(crate) repository: String,
     pub(crate) branch: String,
     pub(crate) tags: Option<String>,
-    /// Where the repository is fetched from.
+    /// URL from which the repository is fetched.
     pub(crate) source: Place,
-    /// Where commit statuses go.
+    /// URL of the commit statuses.
     pub(crate) api: Place,
     secret_file: PathBuf,
     token_file: Option<PathBuf>,
@@ -81,10 +84,10 @@ pub(crate) enum SecretError {
         source: io::Error,
     },
     #[error(
-        "`{path}` holds fewer than {SHORTEST_SECRET} characters: make one with `openssl rand -hex 32`"
+        "`{path}` contains fewer than {SHORTEST_SECRET} characters: make a secret with `openssl rand -hex 32`"
     )]
     Short { path: PathBuf },
-    #[error("`{path}` holds more than one line of visible ASCII")]
+    #[error("`{path}` does not contain exactly one line of visible ASCII")]
     Odd { path: PathBuf },
 }
 
@@ -103,15 +106,17 @@ impl Hook {
             return Err(wrong(format!("`repository` must be `OWNER/NAME`, not `{repository}`")));
         }
         if !super::event::is_ref_name(&branch) {
-            return Err(wrong(format!("`branch`: `{branch}` is no name of a branch")));
+            return Err(wrong(format!("`branch`: `{branch}` is not a branch name")));
         }
         let is_tag = |tags: &str| super::event::is_ref_name(&tags.replace('*', "x"));
         if let Some(tags) = tags.as_deref().filter(|tags| !is_tag(tags)) {
-            return Err(wrong(format!("`tags`: `{tags}` is no name of tags such as `v*`")));
+            return Err(wrong(format!(
+                "`tags`: `{tags}` is not a pattern of tag names such as `v*`"
+            )));
         }
         if secret_file.as_os_str().is_empty() {
             return Err(wrong(
-                "`secret_file` is needed: without a secret anybody could deploy".into(),
+                "`secret_file` is required: without a secret anyone could deploy".into(),
             ));
         }
         let url = url.trim_end_matches('/');
@@ -127,7 +132,7 @@ impl Hook {
         Ok(Self { project, repository, branch, tags, source, api, secret_file, token_file })
     }
 
-    /// What deliveries are signed with.
+    /// The secret with which deliveries are signed.
     pub(crate) async fn secret(&self) -> Result<Secret<String>, SecretError> {
         let secret = read(&self.secret_file).await?;
         if secret.reveal().len() < SHORTEST_SECRET {
@@ -136,7 +141,7 @@ impl Hook {
         Ok(secret)
     }
 
-    /// What opens the repository and its commit statuses, where there is something.
+    /// The token for the repository and its commit statuses, if there is one.
     pub(crate) async fn token(&self) -> Result<Option<Secret<String>>, SecretError> {
         match &self.token_file {
             Some(path) => read(path).await.map(Some),
@@ -145,7 +150,7 @@ impl Hook {
     }
 }
 
-/// The one line of a file. What is in it never becomes a part of an error.
+/// Reads the only line of a file. Its content never becomes part of an error.
 async fn read(path: &Path) -> Result<Secret<String>, SecretError> {
     let unreadable = |source| SecretError::Unreadable { path: path.to_owned(), source };
     let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
@@ -183,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hub_is_where_it_is_unless_told_otherwise() {
+    fn github_com_is_the_default_url() {
         let at = |hook: Hook| (hook.source.url().to_owned(), hook.api.url().to_owned());
         assert_eq!(
             at(hook(r#"{"repository":"octo/shop","secret_file":"/s"}"#).unwrap()),
@@ -216,7 +221,7 @@ mod tests {
         without_a_repository: r#"{"secret_file":"/s"}"# => "`shop`: `repository` must be `OWNER/NAME`";
         a_path_in_its_place: r#"{"repository":"a/b/../c","secret_file":"/s"}"# => "`repository` must";
         a_folder_above: r#"{"repository":"../b","secret_file":"/s"}"# => "`repository` must";
-        without_a_secret: r#"{"repository":"a/b"}"# => "`secret_file` is needed";
+        without_a_secret: r#"{"repository":"a/b"}"# => "`secret_file` is required";
         an_option_as_branch: r#"{"repository":"a/b","secret_file":"/s","branch":"--upload-pack=x"}"# => "`branch`";
         a_host_that_nobody_allowed: r#"{"repository":"a/b","secret_file":"/s","url":"https://evil.example.org"}"#
             => "`gateway.hooks.hosts`";
@@ -237,8 +242,8 @@ mod tests {
         assert_eq!(with("0123456789abcdef\n").await.unwrap().reveal(), "0123456789abcdef");
         for (text, want) in [
             ("short\n", "fewer than 16"),
-            ("0123456789abcdef\nsecond line", "more than one line"),
-            ("", "more than one line"),
+            ("0123456789abcdef\nsecond line", "exactly one line"),
+            ("", "exactly one line"),
         ] {
             let told = with(text).await.unwrap_err().to_string();
             assert!(told.contains(want) && !told.contains("second"), "{told}");

@@ -1,4 +1,5 @@
-//! Deliveries that are not taken, in words for who set the hook up: they stand under its recent deliveries at the hub.
+//! Errors of refused deliveries, worded for the person who set up the webhook: GitHub shows them in
+//! its list of recent deliveries.
 
 use super::{event::Malformed, metrics::Outcome, payload::Unread};
 use crate::control::error::{self, ApiError, unprocessable};
@@ -7,7 +8,7 @@ use epsilon_store::StoreError;
 use http::StatusCode;
 use std::error::Error;
 
-/// Why a delivery is not taken, and how that is counted.
+/// Why a delivery is refused, and how that is counted.
 #[derive(Debug)]
 pub(crate) struct Refused {
     pub(super) outcome: Outcome,
@@ -23,17 +24,22 @@ impl Refused {
 pub(super) fn no_hook(project: &ProjectName) -> Refused {
     let message = format!("project `{project}` has no webhook");
     let error = ApiError::new(StatusCode::NOT_FOUND, "HOOK_NOT_FOUND", message);
-    Refused::new(Outcome::Invalid, error.hint("the operator sets it as `gateway.github.<project>`"))
+    Refused::new(
+        Outcome::Invalid,
+        error.hint("the operator configures it as `gateway.github.<project>`"),
+    )
 }
 
-/// One text for all of it: who guesses learns nothing.
+/// One text for every case, so that guessing reveals nothing.
 pub(super) fn unsigned() -> Refused {
-    let message = "the signature of this delivery is missing or not made with this hook's secret";
+    let message =
+        "the signature of this delivery is missing or was not made with this webhook's secret";
     let error = ApiError::new(StatusCode::UNAUTHORIZED, "SIGNATURE_REFUSED", message);
     Refused::new(
         Outcome::Unsigned,
-        error
-            .hint("the hook's secret at the hub and the content of `secret_file` must be the same"),
+        error.hint(
+            "the webhook's secret on GitHub and the content of `secret_file` must be the same",
+        ),
     )
 }
 
@@ -48,7 +54,7 @@ pub(super) fn unread(err: Unread) -> Refused {
 }
 
 pub(super) fn header(header: &str) -> Refused {
-    let message = format!("the header `{header}` is missing or odd");
+    let message = format!("the header `{header}` is missing or invalid");
     Refused::new(Outcome::Invalid, unprocessable("INVALID_HEADER", message))
 }
 
@@ -57,16 +63,16 @@ pub(super) fn not_json() -> Refused {
     let error = ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "NOT_JSON", message);
     Refused::new(
         Outcome::Invalid,
-        error.hint("set the hook's content type at the hub to `application/json`"),
+        error.hint("set the webhook's content type on GitHub to `application/json`"),
     )
 }
 
 pub(super) fn replayed(earlier: &DeploymentId) -> Refused {
-    let message = format!("this delivery came before; its deployment is `{earlier}`");
+    let message = format!("this delivery was received before; its deployment is `{earlier}`");
     let error = ApiError::new(StatusCode::CONFLICT, "DELIVERY_REPLAYED", message);
     Refused::new(
         Outcome::Replayed,
-        error.hint("it is taken again only when that deployment has failed"),
+        error.hint("it is accepted again only if that deployment has failed"),
     )
 }
 

@@ -1,20 +1,20 @@
-//! Who sent a delivery: HMAC-SHA-256 over its raw body with the secret that the hub and the operator share. Nothing of
-//! a body is parsed before this holds.
+//! Authenticates a delivery: HMAC-SHA-256 over its raw body with the secret that GitHub and the
+//! operator share. Nothing of a body is parsed before this check.
 
 use aws_lc_rs::hmac;
 use epsilon_api::redacted::Secret;
 use http::HeaderMap;
 
-/// The header, as the hub calls it.
+/// GitHub's header with the signature.
 const HEADER: &str = "x-hub-signature-256";
 
-/// What a sender claims.
+/// The signature that a sender claims.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Signature([u8; 32]);
 
 impl Signature {
-    /// The one signature of a request; none when it is missing, there twice, or not in the hub's form. SHA-1, which
-    /// the hub still sends beside it, is not taken.
+    /// The signature of a request; none if it is missing, repeated, or malformed. The SHA-1
+    /// signature that GitHub still sends is ignored.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let mut all = headers.get_all(HEADER).iter();
         let (Some(value), None) = (all.next(), all.next()) else { return None };
@@ -27,7 +27,7 @@ impl Signature {
         Some(Self(bytes))
     }
 
-    /// Whether it was made of this body with this secret. Takes the same time whatever the difference.
+    /// Whether it was made of this body with this secret. Constant time.
     pub(crate) fn is_of(&self, body: &[u8], secret: &Secret<String>) -> bool {
         let key = hmac::Key::new(hmac::HMAC_SHA256, secret.reveal().as_bytes());
         hmac::verify(&key, body, &self.0).is_ok()
@@ -42,7 +42,7 @@ fn digit(character: u8) -> Option<u8> {
 mod tests {
     use super::*;
 
-    /// The hub's own example, from its documentation.
+    /// GitHub's own example, from its documentation.
     const SECRET: &str = "It's a Secret to Everybody";
     const BODY: &[u8] = b"Hello, World!";
     const SIGNED: &str = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";

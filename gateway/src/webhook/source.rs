@@ -1,9 +1,10 @@
-//! The commit of a push, brought here: `git fetch` of one reference, one commit deep, from the address that stands in
-//! the settings. Nothing of a payload is part of the address. The copy lives in a folder of its own and goes with the
-//! value.
+//! Fetches the commit of a push: `git fetch` of one reference with depth one, from the URL in the
+//! settings. Nothing of a payload becomes part of the URL. The copy is in a folder of its own that
+//! is removed with the value.
 //!
-//! git is told to speak only to the addresses that were looked at, to follow no redirect, to ask for no password and to
-//! fetch no submodule. A token is in its environment, never among its arguments, and it is only for this address.
+//! git may connect only to the addresses that were checked, follows no redirects, asks for no
+//! passwords and fetches no submodules. A token is passed in its environment, never in its
+//! arguments, and is used only for this URL.
 
 mod not_fetched;
 
@@ -28,23 +29,23 @@ use std::{
     time::Duration,
 };
 
-/// Where the fetched reference lies in our copy.
+/// The fetched reference in our copy.
 const FETCHED: &str = "refs/epsilon/pushed";
-/// What git prints when it is asked for an id.
+/// Longest output of a query for an id.
 const LINE: units::Bytes = units::Bytes(4 << 10);
-/// How often the size of a running fetch is looked at.
+/// Interval at which the size of a running fetch is checked.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// A commit that is here. Its folder goes with it.
+/// A fetched commit. Its folder is removed on drop.
 #[derive(Debug)]
 pub(crate) struct Source {
     folder: Folder,
-    /// The commit, also where a tag was pushed.
+    /// The commit, also if a tag was pushed.
     pub(crate) commit: String,
 }
 
 impl Source {
-    /// Fetches what was pushed, if the reference still points there.
+    /// Fetches the pushed commit, if the reference still points to it.
     pub(crate) async fn fetch(
         git: &Git,
         hook: &Hook,
@@ -74,7 +75,7 @@ impl Source {
         ]);
         let fetch = guarded(fetch.within(&folder.0), hook, &addresses, token.as_ref());
         let fetched = tokio::select! {
-            biased; // what is done is not too large any more
+            biased; // a completed fetch is checked below
             done = fetch.output(asked) => done,
             () = grown(&folder.0, limits.max_fetch) => return Err(NotFetched::TooLarge(limits.max_fetch)),
         };
@@ -98,7 +99,7 @@ impl Source {
         Ok(Self { folder, commit })
     }
 
-    /// As a deployment wants it. The folder is needed until the archive was read.
+    /// The archive for a deployment. The folder is needed until the archive was read.
     pub(crate) fn archive(
         &self,
         git: &Git,
@@ -110,7 +111,7 @@ impl Source {
     }
 }
 
-/// With all that keeps git to this place.
+/// Adds the settings that restrict git to this URL.
 fn guarded(
     run: Command,
     hook: &Hook,
@@ -130,38 +131,38 @@ fn guarded(
         .setting("http.followRedirects=false")
         .setting("credential.helper=")
         .setting("submodule.recurse=false")
-        // One pack, whatever its size: that is what is measured.
+        // One pack of any size, because the size of packs is checked.
         .setting("fetch.unpackLimit=1")
         .setting("pack.threads=1")
         // Larger files are not held in memory.
         .setting("core.bigFileThreshold=8m");
     let run = match host.parse::<IpAddr>() {
         Ok(_) => run,
-        // Known since git 2.37; an older one asks for the name again by itself.
+        // Known since git 2.37; an older one resolves the name again.
         Err(_) => run.setting(format!("http.curloptResolve={host}:{port}:{}", addresses.join(","))),
     };
     let Some(token) = token else { return run };
-    // The name is the hub's own for tokens of all kinds.
+    // GitHub's user name for tokens of all kinds.
     let basic = BASE64_STANDARD.encode(format!("x-access-token:{}", token.reveal()));
     run.env("GIT_CONFIG_COUNT", "1")
         .env("GIT_CONFIG_KEY_0", format!("http.{}.extraHeader", hook.source.url()))
         .env("GIT_CONFIG_VALUE_0", format!("Authorization: Basic {basic}"))
 }
 
-/// Ends when a fetch has brought more than this. A pack grows file by file, so that a look costs next to nothing.
+/// Resolves when a fetch exceeds this size. A fetch writes few files, so a check costs little.
 async fn grown(repository: &Path, limit: units::Bytes) {
     while size(repository) <= limit.get() {
         tokio::time::sleep(LOOK).await;
     }
 }
 
-/// Bytes of packs, those that are on their way included.
+/// Bytes of packs, including those being received.
 fn size(repository: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(repository.join("objects/pack")) else { return 0 };
     entries.filter_map(|entry| entry.ok()?.metadata().ok()).map(|file| file.len()).sum()
 }
 
-/// A folder that nobody else reads, removed with the value.
+/// A private folder, removed on drop.
 #[derive(Debug)]
 struct Folder(PathBuf);
 
@@ -175,7 +176,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What stays is removed at the next start.
+        // The next start removes what is left.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

@@ -1,5 +1,6 @@
-//! What the hub shows beside a commit: pending, then how the deployment ended. Sent in order and behind the back of the
-//! deployment, which never waits for it; a status that cannot be sent after some tries is given up and counted.
+//! Commit statuses on GitHub: pending, then the result of the deployment. Sent in order and in the
+//! background: the deployment never waits for it. A status that cannot be sent after some attempts
+//! is dropped and counted.
 
 use super::{config::Limits, metrics::HookMetrics, project::Hook};
 use epsilon_api::{chain::Chain, ids::DeploymentId, redacted::Secret};
@@ -13,16 +14,16 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-/// The hub refuses longer descriptions.
+/// Longest description that GitHub accepts.
 const LONGEST: usize = 140;
-/// Statuses of one deployment: pending and the end of it.
+/// Statuses of one deployment: pending and the result.
 const DEPTH: usize = 2;
-/// Pause before the second try; doubled for each further one.
+/// Pause before the second attempt; doubled for each further one.
 const PAUSE: Duration = Duration::from_secs(2);
-/// Longest pause that the hub may ask for.
+/// Longest pause that GitHub may request.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// How a deployment stands, in the hub's words.
+/// State of a deployment, in GitHub's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum State {
@@ -30,22 +31,22 @@ pub(crate) enum State {
     Success,
     /// The code did not build or start.
     Failure,
-    /// It was not tried, or not to the end.
+    /// It was not attempted, or was cancelled.
     Error,
 }
 
 /// One status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Status {
-    /// Of which commit.
+    /// The commit to which it belongs.
     pub(crate) commit: String,
     pub(crate) state: State,
     pub(crate) description: String,
-    /// Where to look at the result.
+    /// URL of the result.
     pub(crate) target: Option<String>,
 }
 
-/// The body that the hub's API takes.
+/// The request body for GitHub's API.
 #[derive(Serialize)]
 struct Body<'a> {
     state: State,
@@ -55,12 +56,12 @@ struct Body<'a> {
     target_url: Option<&'a str>,
 }
 
-/// The statuses of one deployment; what was told is sent also after this is dropped.
+/// Sends the statuses of one deployment; queued ones are sent even after this is dropped.
 #[derive(Debug)]
 pub(crate) struct Statuses(mpsc::Sender<Status>);
 
 impl Statuses {
-    /// Of a deployment of this hook. Without a token, nothing is sent.
+    /// For a deployment of this webhook. Without a token, nothing is sent.
     pub(crate) fn of(
         hook: &Arc<Hook>,
         deployment: &DeploymentId,
@@ -69,7 +70,9 @@ impl Statuses {
         tasks: &TaskTracker,
     ) -> Self {
         let (statuses, mut told) = mpsc::channel(DEPTH);
-        let (hook, metrics, deployment) = (Arc::clone(hook), metrics.clone(), deployment.clone());
+        let hook = Arc::clone(hook);
+        let metrics = metrics.clone();
+        let deployment = deployment.clone();
         tasks.spawn(async move {
             while let Some(status) = told.recv().await {
                 match hook.token().await {
@@ -78,14 +81,16 @@ impl Statuses {
                         let sent = send(&hook, &token, &status, &limits, PAUSE).await;
                         metrics.status_sent(sent.is_ok());
                         if let Err(err) = sent {
-                            let (project, error) = (&hook.project, Chain(&err));
-                            tracing::warn!(%project, %deployment, %error, "The hub did not take a commit's status.");
+                            let project = &hook.project;
+                            let error = Chain(&err);
+                            tracing::warn!(%project, %deployment, %error, "Commit status could not be sent to GitHub; it is dropped.");
                         }
                     }
                     Err(err) => {
                         metrics.status_sent(false);
-                        let (project, error) = (&hook.project, Chain(&err));
-                        tracing::error!(%project, %deployment, %error, "A webhook's token cannot be used.");
+                        let project = &hook.project;
+                        let error = Chain(&err);
+                        tracing::error!(%project, %deployment, %error, "Webhook's token cannot be used; the commit status is dropped.");
                     }
                 }
             }
@@ -93,34 +98,34 @@ impl Statuses {
         Self(statuses)
     }
 
-    /// Tells the next one.
+    /// Queues a status.
     pub(crate) fn tell(&self, status: Status) {
-        // There is room for all that one deployment has to say; a task that is gone ends with the process.
+        // The queue holds all statuses of a deployment; the task ends only with the process.
         let _ = self.0.try_send(status);
     }
 }
 
-/// Why the hub does not have a status.
+/// Why a status was not sent.
 #[derive(Debug, thiserror::Error)]
 enum NotSent {
     #[error(transparent)]
     Unreachable(#[from] super::host::Unreachable),
-    #[error("its API cannot be spoken to")]
+    #[error("the client for GitHub's API cannot be built")]
     Client(#[source] reqwest::Error),
-    #[error("its API does not answer")]
+    #[error("GitHub's API does not answer")]
     Silent(#[source] reqwest::Error),
-    #[error("its API answered {0}")]
+    #[error("GitHub's API answered {0}")]
     Answered(StatusCode, Option<Duration>),
 }
 
 impl NotSent {
-    /// How long to wait before it is worth another try; never where it is not.
+    /// Pause before another attempt; `None` if another attempt is useless.
     fn pause(&self, otherwise: Duration) -> Option<Duration> {
         match self {
             Self::Unreachable(_) | Self::Silent(_) => Some(otherwise),
             Self::Client(_) => None,
             Self::Answered(status, asked) => {
-                // 403 with `Retry-After` is the hub's way to say "too many at once".
+                // GitHub sends 403 with `Retry-After` when there are too many requests.
                 let again = status.is_server_error()
                     || *status == StatusCode::TOO_MANY_REQUESTS
                     || (*status == StatusCode::FORBIDDEN && asked.is_some());
@@ -161,7 +166,7 @@ async fn send_once(
         .timeout(limits.status)
         .redirect(Policy::none())
         .no_proxy()
-        // Nothing is looked up again.
+        // The host is not resolved again.
         .resolve_to_addrs(hook.api.host(), &addresses)
         .build()
         .map_err(NotSent::Client)?;
@@ -177,7 +182,7 @@ async fn send_once(
         .bearer_auth(token.reveal())
         .header(ACCEPT, "application/vnd.github+json")
         .header("x-github-api-version", "2022-11-28")
-        // The hub refuses requests without one.
+        // GitHub refuses requests without a user agent.
         .header(USER_AGENT, "epsilon")
         .json(&body)
         .send()
@@ -194,7 +199,7 @@ fn asked_pause(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
-/// One line that the hub takes.
+/// One line that GitHub accepts.
 fn shortened(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
     if line.chars().count() <= LONGEST {

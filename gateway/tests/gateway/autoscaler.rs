@@ -1,4 +1,5 @@
-//! The autoscaler in a whole gateway: reports of a VM, a lease in a real store, a real command, the control API.
+//! The autoscaler in a whole gateway: reports of a VM, a lease in a real store, a real command, the
+//! control API.
 
 use crate::{
     fake::ok,
@@ -13,7 +14,7 @@ async fn info(world: &World) -> Value {
     world.ask(Method::GET, "/v1/autoscaler", "").await.json()["data"].clone()
 }
 
-/// Asks until the answer is as wanted; the last one is told when it never is.
+/// Polls until the answer is as wanted; panics with the last answer otherwise.
 async fn until(world: &World, wanted: impl Fn(&Value) -> bool) -> Value {
     let since = Instant::now();
     loop {
@@ -34,11 +35,14 @@ async fn without_a_driver_it_only_shows() {
     assert_eq!((&shown["current"], &shown["ready"]), (&1.into(), &1.into()));
     let metrics = world.ask(Method::GET, "/metrics", "").await.body;
     assert!(metrics.contains("epsilon_autoscaler_wanted_vms 1"), "{metrics}");
-    assert!(!metrics.contains("epsilon_autoscaler_leading"), "nobody leads where nobody acts");
+    assert!(
+        !metrics.contains("epsilon_autoscaler_leading"),
+        "the metric exists only with a driver"
+    );
 }
 
 #[tokio::test]
-async fn a_command_is_told_how_many() {
+async fn a_command_gets_the_wanted_number() {
     let folder = tempfile::tempdir().unwrap();
     let told = folder.path().join("told");
     let script = format!("echo \"$1 $EPSILON_WANTED\" >> '{}'", told.display());
@@ -59,7 +63,7 @@ async fn a_command_is_told_how_many() {
 }
 
 #[tokio::test]
-async fn a_command_that_fails_is_told_and_calls_go_on() {
+async fn a_failing_scale_command_is_reported() {
     let settings = serde_json::json!({
         "autoscale": { "driver": "exec", "command": ["sh", "-c", "echo no quota >&2; exit 1"], "min": 2, "every": "1s" }
     });

@@ -1,5 +1,6 @@
-//! A builder that joins a running gateway: deployments go to it, follow it when it moves, and end when it leaves.
-//! The builder's own side is in `builder/tests`; how one is chosen, in `src/deploy/builders/tests.rs`.
+//! A builder that joins a running gateway: deployments are sent to it, also after its address
+//! changed, and fail after it left. The builder's own tests are in `builder/tests`; the choice of a
+//! builder is tested in `src/deploy/builders/tests.rs`.
 
 use crate::world::{PATIENCE, Reply, World, built, events, patient, read};
 use bytes::Bytes;
@@ -23,7 +24,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
 use std::{sync::Arc, time::Instant};
 
-/// A builder that makes the same of every archive.
+/// A builder that answers every archive with the same digest.
 struct Site {
     join: Join,
     checker: Arc<Checker>,
@@ -38,7 +39,7 @@ impl Drop for Site {
 }
 
 impl Site {
-    /// Its `hello` has this digest.
+    /// Digest of the built function `hello`.
     fn open(digest: &'static str) -> Self {
         let id = VmId::parse("builder-1").unwrap();
         let checker = Arc::new(Checker::new(id.clone()));
@@ -75,11 +76,12 @@ async fn build(request: Request<Incoming>, digest: &'static str) -> Response<Cal
 }
 
 async fn say(world: &World, verb: &str, key: &str, join: &Join) -> Reply {
-    let (path, text) = (format!("/v1/fleet/{verb}"), serde_json::to_string(join).unwrap());
+    let path = format!("/v1/fleet/{verb}");
+    let text = serde_json::to_string(join).unwrap();
     world.ask_with(&format!("Bearer {key}"), Method::POST, &path, &text).await
 }
 
-/// Joins with the builders' token; answers the credential.
+/// Joins with the builders' token; returns the credential.
 async fn join(world: &World, site: &Site) -> String {
     let token = std::fs::read_to_string(world.dir.path().join("builder.token")).unwrap();
     let reply = say(world, "join", token.trim(), &site.join).await;
@@ -89,7 +91,7 @@ async fn join(world: &World, site: &Site) -> String {
     joined.credential.reveal().clone()
 }
 
-/// The digest of what a deployment made, or the code of its error.
+/// Returns the digest of the deployed function, or the error code.
 async fn deploy(world: &World) -> String {
     let response = world.push().await;
     if response.status() != 200 {
@@ -105,7 +107,7 @@ async fn deploy(world: &World) -> String {
     }
 }
 
-/// Members are learned of behind their joining.
+/// Polls, because the list of members is read in the background.
 async fn eventually_deploys(world: &World, want: &str) {
     let began = Instant::now();
     loop {
@@ -131,12 +133,12 @@ async fn deployments_follow_the_builder_that_joined() {
     eventually_deploys(&world, "sha256:1").await;
     assert_eq!(say(&world, "beat", &credential, &first.join).await.status, 200);
 
-    // It starts again elsewhere and goes on with the credential that it kept.
+    // The builder restarts at another address with its stored credential.
     drop(first);
     let second = Site::open("2");
     let moved = say(&world, "beat", &credential, &second.join).await;
-    assert_eq!(moved.status, 401, "what it says of itself is taken at joining: {moved:?}");
-    // Until it is known to be gone, this could be another machine with a copied id.
+    assert_eq!(moved.status, 401, "a new address requires joining again: {moved:?}");
+    // While the first builder counts as reachable, this could be another machine with a copied id.
     let token = std::fs::read_to_string(world.dir.path().join("builder.token")).unwrap();
     let twin = say(&world, "join", token.trim(), &second.join).await;
     assert_eq!((twin.status.as_u16(), twin.code()), (409, "ID_TAKEN".to_owned()));
@@ -151,7 +153,7 @@ async fn deployments_follow_the_builder_that_joined() {
 }
 
 #[tokio::test]
-async fn the_token_of_one_kind_does_not_join_the_other() {
+async fn a_token_joins_only_its_own_kind() {
     let world = World::with(&["hello"]).await;
     let site = Site::open("1");
     let vm = Join { kind: MemberKind::Vm, id: VmId::parse("vm-9").unwrap(), ..site.join.clone() };
@@ -188,7 +190,7 @@ async fn builders_are_listed_and_asked_how_they_are() {
     assert_eq!(told[0]["id"], "builder-1");
     assert_eq!((&told[0]["reachable"], &told[0]["version"]), (&true.into(), &"9.9.9".into()));
     assert_eq!((&told[0]["builds"], &told[0]["builds_from_here"]), (&3.into(), &0.into()));
-    // Killed: it stays listed for a while.
+    // The builder was killed: it stays listed for a while.
     drop(site);
     let began = Instant::now();
     loop {

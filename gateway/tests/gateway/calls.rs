@@ -1,4 +1,4 @@
-//! Calls that go well, calls that go wrong, callers that go away.
+//! Calls: successful ones, failing ones, and callers that disconnect.
 
 use crate::{
     fake::{self, ok},
@@ -29,7 +29,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 
-/// Answers with what the function saw.
+/// Answers with the request as the function received it.
 async fn echo(call: Call) -> Result<epsilon_api::vm::Answer, CallError> {
     let (head, body) = call.request.into_parts();
     let bytes = body.collect().await.map_err(|cause| CallError::FunctionCrashed {
@@ -49,7 +49,7 @@ fn name(text: &str) -> FunctionName {
     FunctionName::parse(text).unwrap()
 }
 
-/// A body that the test feeds.
+/// A request body that the test sends chunk by chunk.
 fn fed() -> (mpsc::Sender<&'static str>, CallBody) {
     let (feed, chunks) = mpsc::channel(4);
     let frames = ReceiverStream::new(chunks)
@@ -57,7 +57,7 @@ fn fed() -> (mpsc::Sender<&'static str>, CallBody) {
     (feed, body::boxed(StreamBody::new(frames)))
 }
 
-/// PEERS 5.1, 1: a JSON body arrives whole, with the length that the caller gave.
+/// A JSON body arrives complete, with the `Content-Length` of the caller.
 #[tokio::test]
 async fn a_json_post_passes_untouched() {
     let world = World::with(&["hello"]).await;
@@ -86,7 +86,7 @@ async fn every_method_passes() {
     assert_eq!((reply.status.as_u16(), reply.body.as_str()), (200, ""));
 }
 
-/// PEERS 5.1, 2: an error is never a 200, and says nothing about the machine.
+/// An error is never a 200 and contains nothing about the machine.
 #[tokio::test]
 async fn an_error_is_never_a_200() {
     let world = World::with(&["pay"]).await;
@@ -135,7 +135,7 @@ async fn an_error_is_never_a_200() {
     }
 }
 
-/// PEERS 5.1, 7 and 14: whatever the name, it is 404, and nothing is asked of the VM.
+/// Every unknown name is answered 404 without a request to the VM.
 #[tokio::test]
 async fn an_unknown_function_is_404() {
     let world = World::with(&["hello"]).await;
@@ -155,14 +155,14 @@ async fn an_unknown_function_is_404() {
     ] {
         let reply = world.get(path).await;
         assert_eq!((reply.status.as_u16(), reply.code().as_str()), (404, "FUNCTION_NOT_FOUND"));
-        let reply = world.call(Method::POST, path, "a body that nobody wants").await;
+        let reply = world.call(Method::POST, path, "a body that is not read").await;
         assert_eq!(reply.status, 404);
     }
     assert_eq!(world.get("/").await.status, 200);
     assert!(!world.metrics().contains("nobody"), "unknown names must not become series");
 }
 
-/// PEERS 5.1, 6: a caller that hangs up while it waits gives everything back.
+/// A caller that disconnects while it waits releases everything it held.
 #[tokio::test]
 async fn a_client_abort_frees_the_place() {
     let world = World::with(&["slow"]).await;
@@ -208,13 +208,13 @@ async fn a_client_that_leaves_mid_upload_breaks_the_body() {
         }
     });
     let mut caller = TcpStream::connect(world.public).await.unwrap();
-    // So much that the call begins before all of it is there.
+    // Large enough that the call starts before the whole body has arrived.
     let half = "x".repeat(300 << 10);
     let head = "POST /up HTTP/1.1\r\nhost: x\r\ncontent-length: 600000\r\n\r\n";
     caller.write_all(format!("{head}{half}").as_bytes()).await.unwrap();
     eventually(1, || world.vm.active()).await;
     drop(caller);
-    // Either the body breaks in the function's hands, or the call is dropped before it looks.
+    // Either the function's body fails, or the call is dropped before the function reads it.
     if let Ok(Some(broken)) = tokio::time::timeout(Duration::from_secs(5), told.recv()).await {
         assert!(broken);
     }
@@ -247,7 +247,7 @@ async fn every_answer_has_an_id_and_timings() {
 }
 
 #[tokio::test]
-async fn a_cold_call_tells_what_its_start_was_made_of() {
+async fn a_cold_call_reports_the_phases_of_its_start() {
     let world = World::with(&["cold"]).await;
     world.vm.script("cold", |_| async {
         let mut answer = fake::answer(Response::new(body::empty()));
@@ -258,13 +258,13 @@ async fn a_cold_call_tells_what_its_start_was_made_of() {
     });
     assert_eq!(
         world.get("/cold").await.header("server-timing"),
-        // Those that were no part of it are left out.
+        // Phases that were not part of the start are left out.
         "queue;dur=0.000, start;dur=61.500, create;dur=60.000, init;dur=1.500, exec;dur=1.000"
     );
 }
 
 #[tokio::test]
-async fn a_declared_body_over_the_limit_is_413_and_its_sender_sees_it() {
+async fn a_sender_sees_413_for_too_large_bodies() {
     let settings = Settings { max_body: units::Bytes(1024), ..Settings::default() };
     let world = World::start(&["hello"], settings).await;
     // Far more than the kernel's buffers hold: the sender must be able to finish.
@@ -291,7 +291,7 @@ async fn a_streamed_body_over_the_limit_is_413() {
 }
 
 #[tokio::test]
-async fn a_body_that_the_function_ignores_does_not_break_the_answer() {
+async fn an_ignored_body_does_not_break_the_answer() {
     let world = World::with(&["hello"]).await;
     world.vm.script("hello", |_| async { ok("early") });
     let reply = world.call(Method::POST, "/hello", &"x".repeat(16 << 20)).await;
@@ -302,7 +302,7 @@ async fn a_body_that_the_function_ignores_does_not_break_the_answer() {
 async fn bodies_stream_both_ways() {
     let world = World::with(&["chat"]).await;
     world.vm.script("chat", |call| async move {
-        // Answers each chunk as it comes, before the next is there.
+        // Answers each chunk before the next one is sent.
         Ok(fake::answer(Response::new(call.request.into_body())))
     });
     let (feed, body) = fed();
@@ -350,10 +350,13 @@ async fn a_function_that_dies_mid_answer_breaks_the_answer() {
     let response = world.send(Request::get("/dies").body(body::empty()).unwrap()).await;
     assert_eq!(response.status(), 200);
     feed.send(Err("the instance died".into())).await.unwrap();
-    assert!(patient(response.into_body().collect()).await.is_err(), "half must not look whole");
+    assert!(
+        patient(response.into_body().collect()).await.is_err(),
+        "a cut answer must not look complete"
+    );
 }
 
-/// An instance that takes an upgrade and echoes; the script dials it like an agent does.
+/// An instance that accepts an upgrade and echoes; the script connects to it as an agent does.
 async fn upgrade(call: Call) -> Result<epsilon_api::vm::Answer, CallError> {
     let instance = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = instance.local_addr().unwrap();
@@ -426,7 +429,7 @@ async fn a_websocket_ends_with_the_functions_timeout() {
 }
 
 #[tokio::test]
-async fn an_upgrade_that_the_function_ignores_is_a_plain_answer() {
+async fn an_ignored_upgrade_is_a_plain_answer() {
     let world = World::with(&["ws"]).await;
     world.vm.script("ws", |_| async { ok("no") });
     let mut caller = TcpStream::connect(world.public).await.unwrap();
@@ -435,7 +438,7 @@ async fn an_upgrade_that_the_function_ignores_is_a_plain_answer() {
 }
 
 #[tokio::test]
-async fn expect_continue_is_answered_when_the_body_is_wanted_and_only_then() {
+async fn continue_is_sent_only_for_wanted_bodies() {
     let settings = Settings { max_body: units::Bytes(8), ..Settings::default() };
     let world = World::start(&["hello"], settings).await;
     world.vm.script("hello", echo);
@@ -470,7 +473,7 @@ async fn a_host_of_the_domain_calls_the_function() {
     assert!(url.starts_with("http://hello.fn.example.org:"), "{url}");
 }
 
-/// PEERS 5.1, 5 and 13: a call belongs to the version that it began with; the next one gets the new version.
+/// A call stays with the version it started with; the next call gets the new version.
 #[tokio::test]
 async fn a_deploy_does_not_touch_calls_that_run() {
     let world = World::with(&["hello"]).await;

@@ -1,4 +1,4 @@
-//! The control API from outside: its doors, its errors, the shape of its answers.
+//! The control API from outside: authentication, errors, and the format of its answers.
 
 use crate::{
     fake::line,
@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use std::{net::SocketAddr, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-/// Snapshot of an answer; what differs from run to run is blotted out.
+/// Snapshot of an answer; values that differ from run to run are replaced.
 macro_rules! golden {
     ($reply:expr) => {
         let mut value = $reply.json();
@@ -88,7 +88,11 @@ async fn every_door_wants_the_key() {
             assert_eq!((reply.status.as_u16(), &*reply.code()), (401, "UNAUTHORIZED"), "{path}");
         }
     }
-    assert_eq!(world.get("/v1/functions").await.status, 404, "not on the public listener");
+    assert_eq!(
+        world.get("/v1/functions").await.status,
+        404,
+        "the public listener has no control API"
+    );
 }
 
 #[tokio::test]
@@ -102,7 +106,7 @@ async fn health_metrics_and_the_document_are_open() {
 }
 
 #[tokio::test]
-async fn from_afar_metrics_want_the_key_and_health_does_not() {
+async fn remote_metrics_need_the_key_but_health_not() {
     let control = SocketAddr::new(own_address(), 0);
     let world = World::start(&["hello"], Settings { control, ..Settings::default() }).await;
     let key = format!("Bearer {}", world.key);
@@ -114,7 +118,8 @@ async fn from_afar_metrics_want_the_key_and_health_does_not() {
     assert_eq!(get(&key, "/metrics").await, 200);
 }
 
-/// What clients look for before they send a key; a function cannot forge it.
+/// The header by which clients recognize a gateway before they send a key; a function cannot set
+/// it.
 #[tokio::test]
 async fn the_control_listener_shows_itself_and_no_function_can() {
     let world = World::with(&["hello"]).await;
@@ -131,9 +136,9 @@ async fn the_control_listener_shows_itself_and_no_function_can() {
     assert_eq!(world.get("/healthz").await.header("x-epsilon-listener"), "");
 }
 
-/// As `epsilon up` does while it makes the runtime base.
+/// The answers of `epsilon up` while it builds the runtime base.
 #[tokio::test]
-async fn a_gateway_that_does_not_serve_yet_says_what_it_does() {
+async fn a_starting_gateway_reports_its_step() {
     let dir = tempfile::tempdir().unwrap();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let settings = Settings { listen: any, control: any, ..Settings::default() };
@@ -160,7 +165,7 @@ async fn a_gateway_that_does_not_serve_yet_says_what_it_does() {
     assert_eq!(ask(control, "/healthz").await.unwrap().status(), 200);
     running.drain(Duration::ZERO).await;
 
-    // One that is given up answers nothing more.
+    // A gateway that is dropped closes its listener.
     let mut app = build().await;
     let control = app.control_addr();
     app.open_control();
@@ -186,7 +191,7 @@ async fn keys_are_private_and_survive_a_restart() {
 }
 
 #[tokio::test]
-async fn odd_questions_get_answers_that_help() {
+async fn invalid_requests_get_helpful_errors() {
     let world = World::with(&["hello"]).await;
     for (method, path, text, status, code, hint) in [
         ("GET", "/v1/function", "", 404, "NOT_FOUND", "openapi"),
@@ -254,9 +259,9 @@ async fn an_archive_over_the_limit_is_413() {
     assert_eq!(world.builder.begun(), 0);
 }
 
-/// Whoever is refused must be able to read why, also one who sends a large archive to its end first.
+/// A refused client can read the reason, also if it sends the whole of a large archive first.
 #[tokio::test]
-async fn who_sends_an_archive_that_nobody_wants_reads_why() {
+async fn a_sender_of_a_refused_archive_reads_the_reason() {
     let settings = Settings { max_source: units::Bytes::mib(8), ..Settings::default() };
     let world = World::start(&["hello"], settings).await;
     let big = "x".repeat(32 << 20);
@@ -284,7 +289,8 @@ async fn who_sends_an_archive_that_nobody_wants_reads_why() {
 #[tokio::test]
 async fn without_a_builder_there_are_no_deployments() {
     let world = World::with(&["hello"]).await;
-    let (dir, store) = (Arc::clone(&world.dir), Arc::clone(&world.store));
+    let dir = Arc::clone(&world.dir);
+    let store = Arc::clone(&world.store);
     drop(world);
     let world = World::on(dir, store, Settings::default(), false).await;
     let reply = world.ask(Method::POST, "/v1/deployments", "x").await;
@@ -400,7 +406,7 @@ async fn a_drain_survives_a_restart() {
     assert_eq!(world.get("/hello").await.status, StatusCode::SERVICE_UNAVAILABLE);
 }
 
-/// The document names every path and method that there is, and no other.
+/// The document lists every path and method that exists, and no others.
 #[tokio::test]
 async fn the_document_and_the_routes_agree() {
     let world = World::with(&["hello"]).await;
@@ -420,7 +426,7 @@ async fn the_document_and_the_routes_agree() {
     }
     for (method, path) in &documented {
         if method == "DELETE" {
-            continue; // proved to exist above; it would take the function away from the others
+            continue; // tested above; here it would remove the function from the other requests
         }
         let path = path.replace("{id}", "d-0000000000000009");
         let reply = world.ask(method.parse().unwrap(), &path, "").await;
@@ -436,7 +442,7 @@ async fn the_document_and_the_routes_agree() {
 }
 
 impl crate::world::Reply {
-    /// The code if this is an error in JSON, else nothing.
+    /// The code of an error in JSON, or an empty text.
     fn json_code(&self) -> String {
         serde_json::from_str::<Value>(&self.body)
             .ok()
@@ -500,7 +506,7 @@ async fn a_lost_gateway_s_key_is_listed_and_can_be_removed() {
 }
 
 #[tokio::test]
-async fn changes_and_wrong_keys_are_counted_and_questions_are_not() {
+async fn changes_and_wrong_keys_are_audited_reads_not() {
     let world = World::with(&["hello"]).await;
     let wrong = format!("Bearer {}", "epsilon_admin_000000000000_".to_owned() + &"0".repeat(64));
     world.ask_with(&wrong, Method::GET, "/v1/functions", "").await;

@@ -1,5 +1,5 @@
-//! More connections than there is room for: those on which nothing happens make room, and a health check is answered in
-//! any case.
+//! More connections than the limit: idle ones are closed for new ones, and a health check is always
+//! answered.
 
 use crate::world::{World, eventually, own_address, patient, read_to_close, read_until};
 use epsilon_gateway::config::Settings;
@@ -28,26 +28,26 @@ async fn open(to: SocketAddr, request: &str) -> TcpStream {
     stream
 }
 
-/// A connection that was answered once and says no more.
+/// A connection that got one answer and then stays idle.
 async fn idle(to: SocketAddr, request: &str) -> TcpStream {
     let mut stream = open(to, request).await;
     read_until(&mut stream, "\r\n\r\n").await;
     stream
 }
 
-/// So many of them.
+/// Opens this number of idle connections.
 async fn crowd(to: SocketAddr, request: &str, wanted: usize) -> Vec<TcpStream> {
     stream::iter(0..wanted).map(|_| idle(to, request)).buffer_unordered(64).collect().await
 }
 
-/// Waits until the oldest of them has been idle for long enough to be closed for a newcomer.
+/// Waits until the oldest connection has been idle long enough to be closed for a new one.
 async fn settled(since: Instant) {
     while since.elapsed() < Duration::from_millis(1100) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// How long the health check took, of which the answer is checked.
+/// Checks the answer of the health check and returns its duration.
 async fn health(to: SocketAddr, request: &str) -> Duration {
     let began = Instant::now();
     let answer = read_until(&mut open(to, request).await, "\r\n\r\n").await;
@@ -56,7 +56,7 @@ async fn health(to: SocketAddr, request: &str) -> Duration {
 }
 
 #[tokio::test]
-async fn idle_connections_lock_nobody_out_of_either_listener() {
+async fn idle_connections_block_neither_listener() {
     epsilon_launch::files::raise_file_limit();
     let world = world(1000).await;
     for (to, request) in
@@ -74,7 +74,7 @@ async fn idle_connections_lock_nobody_out_of_either_listener() {
 }
 
 #[tokio::test]
-async fn who_has_been_idle_for_longest_goes_first_and_who_is_at_work_stays() {
+async fn the_longest_idle_connection_is_closed_first() {
     let world = world(3).await;
     let mut busy = open(world.public, CALL).await;
     eventually(1, || world.vm.active()).await;
@@ -89,11 +89,11 @@ async fn who_has_been_idle_for_longest_goes_first_and_who_is_at_work_stays() {
 }
 
 #[tokio::test]
-async fn where_all_are_at_work_health_is_answered_and_all_else_is_503() {
+async fn a_full_gateway_still_answers_health_checks() {
     let world = world(2).await;
     let _busy = [open(world.public, CALL).await, open(world.public, CALL).await];
     eventually(2, || world.vm.active()).await;
-    // One that says nothing has the reserve for itself until somebody else comes.
+    // A silent connection occupies the reserved slot until another one arrives.
     let _silent = open(world.public, "").await;
     for _ in 0..3 {
         let answer = read_to_close(&mut open(world.public, HEALTH).await).await;
@@ -121,7 +121,7 @@ async fn a_tunnel_is_at_work_however_silent_it_is() {
     assert_eq!(read_until(&mut socket, "ping").await, "ping");
 }
 
-/// Loopback is exempt, so it comes from another address of this machine.
+/// Loopback is exempt, so the test connects from another address of this machine.
 #[tokio::test]
 async fn one_address_has_its_share_and_no_more() {
     let listen = SocketAddr::new(own_address(), 0);
@@ -136,7 +136,7 @@ async fn one_address_has_its_share_and_no_more() {
     assert_eq!(read_to_close(&mut open(world.public, HEALTH).await).await, "", "one too many");
     busy.pop();
     eventually(2, || world.vm.active()).await;
-    // A new one is taken once the gateway has let go of the old one.
+    // A new connection is accepted after the gateway has closed the old one.
     let began = Instant::now();
     while read_to_close(&mut open(world.public, "GET / HTTP/1.0\r\n\r\n").await).await.is_empty() {
         assert!(began.elapsed() < crate::world::PATIENCE);

@@ -1,4 +1,5 @@
-//! Deployments: all or nothing, in order, told to the end, cancelled only while nothing serves.
+//! Deployments: all functions or none, in order, streamed to their end, cancellable only before
+//! activation.
 
 use crate::{
     fake::{self, ok},
@@ -20,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The story in one line per event, without times and ids.
+/// The events of a deployment, one line each, without times and ids.
 fn story(events: &[DeployEvent]) -> Vec<String> {
     let line = |event: &DeployEvent| match event {
         DeployEvent::Accepted { .. } => "accepted".to_owned(),
@@ -43,7 +44,7 @@ fn last(events: &[DeployEvent]) -> String {
     story(events).pop().unwrap_or_default()
 }
 
-/// How the newest deployment stands in the store.
+/// State of the newest deployment in the store.
 async fn newest(world: &World) -> (DeploymentState, Option<String>) {
     let page = Page { cursor: None, limit: 1 };
     let mut part = world.store.deployments(&page).await.unwrap();
@@ -52,7 +53,7 @@ async fn newest(world: &World) -> (DeploymentState, Option<String>) {
 }
 
 #[tokio::test]
-async fn a_push_is_told_from_its_archive_to_serving() {
+async fn a_push_reports_each_step_until_activation() {
     let world = World::with(&[]).await;
     world.vm.script("hello", |call| async move { ok(call.version.number.to_string()) });
     *world.builder.lines.lock().unwrap() = vec!["added 57 packages".into()];
@@ -76,7 +77,7 @@ async fn a_push_is_told_from_its_archive_to_serving() {
 }
 
 #[tokio::test]
-async fn functions_that_left_the_source_are_named_as_still_served() {
+async fn functions_missing_in_source_are_listed() {
     let world = World::with(&[]).await;
     world.deploy("other", &[("elsewhere", "1")]).await;
     world.deploy("shop", &[("bad", "1"), ("hello", "1"), ("old", "1")]).await;
@@ -84,7 +85,7 @@ async fn functions_that_left_the_source_are_named_as_still_served() {
         "| note: still served, not in this source: `bad`, `old`; `epsilon delete bad` ends it";
     let told = story(&world.deploy("shop", &[("hello", "2")]).await);
     assert!(told.iter().any(|line| line == note), "{told:?}");
-    // Of some functions only: nothing is said of the others.
+    // Deployment of selected functions only: the others are not mentioned.
     world.builder.next(Ok(built("shop", &[("hello", "3")])));
     let told = world.ask(Method::POST, "/v1/deployments?only=hello", "x").await.body;
     assert!(told.contains("1 function changed") && !told.contains("still served"), "{told}");
@@ -104,8 +105,8 @@ async fn nothing_changed_is_no_new_version() {
     );
 }
 
-/// One function of two does not start: neither serves, both new versions go away, the developer
-/// reads why, a caller never does.
+/// One of two functions does not start: neither is activated, both new versions are retired, the
+/// developer sees the cause, a caller does not.
 #[tokio::test]
 async fn one_function_that_does_not_start_stops_all() {
     let world = World::with(&["hello", "pay"]).await;
@@ -157,7 +158,7 @@ async fn a_function_of_another_project_is_a_conflict() {
     assert_eq!(world.get("/loan").await.status, 404);
 }
 
-/// A bug in the builder is not the end of the story, and of the queue behind it neither.
+/// A panic in the builder does not end the event stream or block the queue.
 #[tokio::test]
 async fn a_large_deployment_starts_a_few_at_once() {
     let world = World::with(&[]).await;
@@ -177,16 +178,16 @@ async fn a_large_deployment_starts_a_few_at_once() {
 #[tokio::test]
 async fn a_deployment_that_panics_fails() {
     let world = World::with(&["hello"]).await;
-    // The builder was told of no build.
+    // The builder was not asked for a build.
     let told = events(world.push().await).await;
-    assert_eq!(last(&told), "failed INTERNAL the platform failed; its log says why");
+    assert_eq!(last(&told), "failed INTERNAL the platform failed; its log has the cause");
     assert_eq!(newest(&world).await, (DeploymentState::Failed, Some("INTERNAL".into())));
     assert_eq!(last(&world.deploy("shop", &[("hello", "2")]).await), "done hello@2*");
 }
 
-/// As when the store's answer to the activation is lost, after all of it was done.
+/// Like a lost answer of the store to an activation that was committed.
 #[tokio::test]
-async fn a_deployment_that_serves_is_done_whatever_the_activation_says() {
+async fn a_serving_deployment_is_done_despite_lost_answer() {
     let world = World::with(&[]).await;
     world.vm.script("hello", |call| async move { ok(call.version.number.to_string()) });
     world.vm.gate.forget_permits(1000);
@@ -226,7 +227,8 @@ async fn a_stop_of_the_gateway_waits_for_deployments() {
     world.builder.close_gate();
     let response = world.push().await;
     eventually(1, || world.builder.begun()).await;
-    let (control, builder) = (world.control, Arc::clone(&world.builder));
+    let control = world.control;
+    let builder = Arc::clone(&world.builder);
     builder.next(Ok(built("shop", &[("hello", "2")])));
     let draining = tokio::spawn(world.drain(Duration::from_secs(20)));
     eventually(true, || std::net::TcpStream::connect(control).is_err()).await;
@@ -276,10 +278,11 @@ async fn a_deployment_has_a_limit() {
 }
 
 #[tokio::test]
-async fn an_archive_that_grows_over_the_limit_fails_the_build() {
+async fn an_archive_over_the_limit_fails_the_build() {
     let settings = Settings { max_source: units::Bytes(10), ..Settings::default() };
     let world = World::start(&[], settings).await;
-    // The archive of `push` is 25 bytes long and says so; without a length it is found while it streams.
+    // The archive of `push` has 25 bytes and a `Content-Length`; without one the limit is noticed
+    // while it streams.
     let mut caller = tokio::net::TcpStream::connect(world.control).await.unwrap();
     let request = format!(
         "POST /v1/deployments HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
@@ -293,7 +296,7 @@ async fn an_archive_that_grows_over_the_limit_fails_the_build() {
 }
 
 #[tokio::test]
-async fn what_a_crash_left_at_work_is_failed_at_the_next_start() {
+async fn unfinished_deployments_fail_at_the_next_start() {
     let world = World::with(&["hello"]).await;
     let id = DeploymentId::random();
     world.store.begin_deployment(&id, &GatewayId::random(), Timestamp::now()).await.unwrap();
@@ -308,7 +311,7 @@ async fn what_a_crash_left_at_work_is_failed_at_the_next_start() {
     assert_eq!(world.get("/hello").await.body, "1");
 }
 
-/// Rollback is a pointer write: no build, no start before the answer.
+/// A rollback only changes a pointer: no build, and no start before the answer.
 #[tokio::test]
 async fn a_rollback_serves_at_once_and_retires_the_other() {
     let world = World::with(&["hello"]).await;
@@ -321,13 +324,13 @@ async fn a_rollback_serves_at_once_and_retires_the_other() {
     let reply = world.ask(Method::POST, "/v1/functions/hello/rollback", r#"{"version":2}"#).await;
     assert_eq!(reply.json()["data"]["active_version"], 2);
     assert_eq!(world.get("/hello").await.body, "2");
-    // To what serves already: nothing is retired.
+    // A rollback to the active version retires nothing.
     world.ask(Method::POST, "/v1/functions/hello/rollback", r#"{"version":2}"#).await;
     assert_eq!(world.vm.retired(), ["hello@1", "hello@2", "hello@1"]);
     assert_eq!(world.restarted().await.store.snapshot().await.unwrap()[0].number.get(), 2);
 }
 
-/// The deployment of one function is at work when the other one of its project is rolled back.
+/// Another function of the same project is being deployed during the rollback.
 #[tokio::test]
 async fn a_rollback_while_another_function_is_deployed_stays() {
     let world = World::with(&["hello", "pay"]).await;
@@ -345,9 +348,9 @@ async fn a_rollback_while_another_function_is_deployed_stays() {
     assert_eq!(world.restarted().await.store.snapshot().await.unwrap()[1].number.get(), 1);
 }
 
-/// It gets a version ready, and by then there is a newer one that nobody had seen.
+/// While the version is made ready, a newer one is deployed that the request did not know.
 #[tokio::test]
-async fn who_promotes_or_splits_does_not_take_a_newer_deployment_back() {
+async fn promote_and_split_keep_newer_deployments() {
     let world = Arc::new(World::with(&["hello"]).await);
     world.deploy("shop", &[("hello", "2")]).await;
     let share = r#"{"shares":[{"version":1,"percent":90},{"version":2,"percent":10}]}"#;
@@ -359,8 +362,10 @@ async fn who_promotes_or_splits_does_not_take_a_newer_deployment_back() {
             asking.ask(Method::POST, &format!("/v1/functions/hello/{verb}"), body).await
         });
         eventually(vec!["hello@1".to_owned()], || world.vm.ready()).await;
-        // Another gateway's.
-        let (store, id, now) = (&world.store, DeploymentId::random(), Timestamp::now());
+        // A deployment by another gateway.
+        let store = &world.store;
+        let id = DeploymentId::random();
+        let now = Timestamp::now();
         store.begin_deployment(&id, &GatewayId::random(), now).await.unwrap();
         store.prepare(&id, &built("shop", &[("hello", newer)]), now).await.unwrap();
         store.activate(&id, now).await.unwrap();
@@ -372,7 +377,8 @@ async fn who_promotes_or_splits_does_not_take_a_newer_deployment_back() {
     }
 }
 
-/// Two changes of one function: whoever comes last serves, and only the other one is retired last.
+/// Of two concurrent changes of one function the later one is active; only the version of the other
+/// is retired last.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_serves_is_never_retired_by_an_earlier_change() {
     let world = Arc::new(World::with(&["hello"]).await);
@@ -381,7 +387,7 @@ async fn what_serves_is_never_retired_by_an_earlier_change() {
     let (second_is_done, done) = std::sync::mpsc::channel();
     *world.vm.on_retire.lock().unwrap() = Some(Box::new(move || {
         first_retires.send(()).unwrap();
-        // The second change overtakes here if it can.
+        // The second change would overtake the first here, if that were possible.
         let _ = tokio::task::block_in_place(|| done.recv_timeout(Duration::from_millis(300)));
     }));
     let back = Arc::clone(&world);
@@ -395,15 +401,15 @@ async fn what_serves_is_never_retired_by_an_earlier_change() {
     assert_eq!(world.vm.retired()[..3], ["hello@1", "hello@2", "hello@1"]);
 }
 
-/// A rollback starts an instance behind its answer: the version may have been told to go before.
+/// A rollback starts an instance after its answer; the version may have been retired before.
 #[tokio::test]
-async fn what_was_rolled_back_to_is_made_ready_and_let_go_again_when_it_serves_no_more() {
+async fn rolled_back_versions_are_started_and_later_retired() {
     let world = World::with(&["hello"]).await;
     world.deploy("shop", &[("hello", "2")]).await;
     world.vm.gate.forget_permits(1000);
     world.ask(Method::POST, "/v1/functions/hello/rollback", r#"{"version":1}"#).await;
     eventually(vec!["hello@2".to_owned(), "hello@1".to_owned()], || world.vm.ready()).await;
-    // It is still starting when the next change retires it.
+    // The version is still starting when the next change retires it.
     world.ask(Method::POST, "/v1/functions/hello/rollback", r#"{"version":2}"#).await;
     assert_eq!(world.vm.retired(), ["hello@1", "hello@2", "hello@1"]);
     world.vm.gate.add_permits(1000);
@@ -411,14 +417,15 @@ async fn what_was_rolled_back_to_is_made_ready_and_let_go_again_when_it_serves_n
     eventually(retired, || world.vm.retired()).await;
 }
 
-/// The promise is about our work; the best of a few leaves a busy disk out.
+/// The guarantee covers our own work; the best of several runs excludes a busy disk.
 #[tokio::test]
 async fn a_rollback_takes_less_than_100_ms() {
     let world = World::with(&["hello"]).await;
     world.deploy("shop", &[("hello", "2")]).await;
     let mut best = Duration::MAX;
     for version in [1, 2, 1, 2, 1] {
-        let (body, began) = (format!(r#"{{"version":{version}}}"#), Instant::now());
+        let body = format!(r#"{{"version":{version}}}"#);
+        let began = Instant::now();
         let reply = world.ask(Method::POST, "/v1/functions/hello/rollback", &body).await;
         best = best.min(began.elapsed());
         assert_eq!(reply.json()["data"]["active_version"], version);
@@ -427,7 +434,7 @@ async fn a_rollback_takes_less_than_100_ms() {
 }
 
 #[tokio::test]
-async fn a_deleted_function_is_gone_with_its_metrics() {
+async fn a_deleted_function_loses_its_metrics() {
     let world = World::with(&["hello"]).await;
     world.vm.script("hello", |_| async { ok("hi") });
     assert_eq!(world.get("/hello").await.status, 200);

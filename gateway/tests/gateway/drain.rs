@@ -1,4 +1,5 @@
-//! The end: what runs may finish, what is idle goes at once, what is left is counted and cut.
+//! Shutdown: running calls may finish, idle connections are closed at once, calls at the deadline
+//! are counted and cut.
 
 use crate::{
     calls::open_socket,
@@ -16,7 +17,7 @@ const LONG: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(50);
 const GET: &[u8] = b"GET /hello HTTP/1.1\r\nhost: a\r\n\r\n";
 
-/// A function that answers when it is told to.
+/// A function that answers after a notification.
 async fn gated() -> (World, Arc<Notify>) {
     let world = World::with(&["hello"]).await;
     let gate = Arc::new(Notify::new());
@@ -39,7 +40,7 @@ async fn a_running_call_ends_and_its_connection_closes() {
     eventually(1, || world.vm.active()).await;
     let draining = tokio::spawn(world.drain(LONG));
     let public = world.public;
-    // Nobody new comes in.
+    // No new connection is accepted.
     while let Ok(mut stream) = TcpStream::connect(public).await {
         assert_eq!(patient(stream.read(&mut [0; 1])).await.unwrap_or(0), 0);
         tokio::task::yield_now().await;

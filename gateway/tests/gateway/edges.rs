@@ -1,4 +1,4 @@
-//! The corners of HTTP/1.1 that a proxy has to get right and that no everyday client visits.
+//! Rare parts of HTTP/1.1 that a proxy must handle correctly and that common clients do not use.
 
 use crate::{
     fake::{self, ok},
@@ -12,7 +12,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-/// Answers with the request line, header names and body that the function saw, trailers last.
+/// Answers with the request line, header names and body that the function received, trailers last.
 async fn seen(call: Call) -> Result<epsilon_api::vm::Answer, CallError> {
     let function = call.version.function.clone();
     let (head, body) = call.request.into_parts();
@@ -43,7 +43,7 @@ fn status(answer: &str) -> &str {
     answer.split(' ').nth(1).unwrap_or("none")
 }
 
-/// What the function saw of a target.
+/// The request target as the function received it.
 async fn target(world: &World, target: &str) -> String {
     let answer =
         world.raw(&format!("GET {target} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")).await;
@@ -81,7 +81,7 @@ async fn targets_arrive_as_they_were_sent() {
     }
 }
 
-/// `Content-Length` of a HEAD, of 204 and of 304 is the function's word about a body that is not sent.
+/// The `Content-Length` of a HEAD, 204 or 304 answer describes a body that is not sent.
 #[tokio::test]
 async fn answers_without_a_body_keep_the_connection_in_step() {
     let world = World::with(&["hello"]).await;
@@ -102,9 +102,9 @@ async fn answers_without_a_body_keep_the_connection_in_step() {
     }
 }
 
-/// A HEAD has no body to cut.
+/// A HEAD answer has no body that could be cut.
 #[tokio::test]
-async fn a_head_that_was_answered_is_not_counted_as_cut() {
+async fn an_answered_head_request_is_not_cut() {
     let world = world().await;
     for path in ["/", "/nobody", "/hello"] {
         let request = format!("HEAD {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
@@ -149,9 +149,9 @@ async fn chunk_extensions_end_at_the_gateway() {
     assert!(answer.contains("| abcde |"), "{answer}");
 }
 
-/// A trailer is a header that comes late: it may not say what a header may not.
+/// A trailer is a late header: names that are removed from headers are removed from trailers.
 #[tokio::test]
-async fn trailers_speak_for_nobody_either() {
+async fn trailers_cannot_forge_headers() {
     let answer = world()
         .await
         .raw(
@@ -181,7 +181,7 @@ async fn trailers_of_an_answer_pass_without_our_names() {
     assert!(answer.ends_with("\r\nabc\r\n0\r\nx-sum: 1\r\n\r\n"), "{answer}");
 }
 
-/// Nobody waits for a `100 Continue` who asked for something else.
+/// A client with another expectation does not wait for a `100 Continue`.
 #[tokio::test]
 async fn an_unknown_expectation_is_ignored() {
     let world = world().await;
@@ -194,7 +194,7 @@ async fn an_unknown_expectation_is_ignored() {
     assert_eq!(status(&world.raw(&request).await), "404");
 }
 
-/// HTTP/1.0 knows no upgrades; one that asks gets a plain answer.
+/// HTTP/1.0 has no upgrades; a request for one gets a plain answer.
 #[tokio::test]
 async fn an_upgrade_of_http_1_0_is_ignored() {
     let answer = world()
@@ -221,7 +221,7 @@ async fn an_upgrade_that_is_ignored_leaves_the_connection_usable() {
     }
 }
 
-/// Who speaks HTTP/1.0 gets an answer that ends with the connection, never chunks.
+/// An HTTP/1.0 client gets an answer that ends with the connection, never chunks.
 #[tokio::test]
 async fn http_1_0_gets_no_chunks() {
     let world = World::with(&["hello"]).await;

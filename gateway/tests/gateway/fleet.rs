@@ -1,4 +1,5 @@
-//! A gateway and agents that join it over real sockets: joining, calls, loss, silence, return, drains, orders.
+//! A gateway and agents that join it over real sockets: joining, calls, loss of a VM, silence,
+//! return, drains, orders.
 
 use crate::{
     agent::Agent,
@@ -31,7 +32,7 @@ use std::{
 };
 use tokio::{io::AsyncWriteExt, net::TcpStream, sync::Semaphore};
 
-/// Each VM says its own name.
+/// Each VM answers with its own id.
 fn says_its_name(agent: &Agent, function: &str) {
     let name = agent.id.to_string();
     agent.vm.script(function, move |_| {
@@ -40,7 +41,7 @@ fn says_its_name(agent: &Agent, function: &str) {
     });
 }
 
-/// Sends back what it got.
+/// Answers with the path and body of the request.
 async fn echo(call: Call) -> Result<epsilon_api::vm::Answer, CallError> {
     let headers = format!("{:?}", call.request.headers());
     assert!(!headers.contains("x-epsilon-"), "{headers}");
@@ -50,7 +51,7 @@ async fn echo(call: Call) -> Result<epsilon_api::vm::Answer, CallError> {
 }
 
 #[tokio::test]
-async fn a_vm_that_joins_gets_calls_and_is_told_of_a_version_once() {
+async fn a_joined_vm_learns_each_version_once() {
     let world = World::fleet(&["pay"]).await;
     let reply = world.get("/pay").await;
     assert_eq!((reply.status.as_u16(), &*reply.code()), (503, "NO_CAPACITY"));
@@ -73,7 +74,7 @@ async fn a_vm_that_joins_gets_calls_and_is_told_of_a_version_once() {
 }
 
 #[tokio::test]
-async fn an_agent_that_started_again_is_told_again() {
+async fn a_restarted_agent_gets_versions_again() {
     let world = World::fleet(&["pay"]).await;
     let agent = Agent::join("vm-a", &world).await;
     agent.vm.script("pay", echo);
@@ -88,7 +89,7 @@ async fn an_agent_that_started_again_is_told_again() {
 }
 
 #[tokio::test]
-async fn a_vm_that_does_not_know_the_version_after_all_is_passed_over_and_told_again() {
+async fn a_forgotten_version_is_announced_again() {
     let world = World::fleet(&["pay"]).await;
     let (a, b) = (Agent::join("vm-a", &world).await, Agent::join("vm-b", &world).await);
     for agent in [&a, &b] {
@@ -109,18 +110,21 @@ async fn a_vm_that_does_not_know_the_version_after_all_is_passed_over_and_told_a
 }
 
 #[tokio::test]
-async fn a_killed_vm_is_out_at_once_and_only_its_running_calls_are_lost() {
+async fn a_killed_vm_loses_only_its_running_calls() {
     let world = World::fleet(&["pay"]).await;
     let (a, b) = (Agent::join("vm-a", &world).await, Agent::join("vm-b", &world).await);
     for agent in [&a, &b] {
         says_its_name(agent, "pay");
     }
     let home = if world.get("/pay").await.body == "vm-a" { &a } else { &b };
-    let (begun, never) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+    let begun = Arc::new(AtomicUsize::new(0));
+    let never = Arc::new(Semaphore::new(0));
     {
-        let (begun, never) = (Arc::clone(&begun), Arc::clone(&never));
+        let begun = Arc::clone(&begun);
+        let never = Arc::clone(&never);
         home.vm.script("pay", move |_| {
-            let (begun, never) = (Arc::clone(&begun), Arc::clone(&never));
+            let begun = Arc::clone(&begun);
+            let never = Arc::clone(&never);
             async move {
                 begun.fetch_add(1, SeqCst);
                 drop(never.acquire().await);
@@ -128,7 +132,7 @@ async fn a_killed_vm_is_out_at_once_and_only_its_running_calls_are_lost() {
             }
         });
     }
-    // A GET would be tried elsewhere: twice is as good as once.
+    // A GET would be retried on another VM; a POST must not run twice.
     let running = world.call(Method::POST, "/pay", "x");
     let killed = async {
         eventually(1, || begun.load(SeqCst)).await;
@@ -151,7 +155,7 @@ async fn a_killed_vm_is_out_at_once_and_only_its_running_calls_are_lost() {
 }
 
 #[tokio::test]
-async fn a_silent_vm_is_out_within_its_time_and_back_with_its_next_report() {
+async fn a_silent_vm_is_out_until_it_reports() {
     let world = World::fleet(&["pay"]).await;
     let (a, b) = (Agent::join("vm-a", &world).await, Agent::join("vm-b", &world).await);
     for agent in [&a, &b] {
@@ -185,7 +189,7 @@ async fn a_vm_that_comes_back_elsewhere_takes_its_place() {
 }
 
 #[tokio::test]
-async fn a_vm_that_leaves_is_forgotten_once_it_is_gone() {
+async fn a_leaving_vm_is_forgotten_when_gone() {
     let world = World::fleet(&["pay"]).await;
     let (leaves, stays) = (Agent::join("vm-a", &world).await, Agent::join("vm-b", &world).await);
     leaves.leave().await;
@@ -195,11 +199,11 @@ async fn a_vm_that_leaves_is_forgotten_once_it_is_gone() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(world.vm(stays.id.as_str()).await.is_some());
-    assert!(!world.metrics().contains(r#"vm="vm-a""#), "its series are gone");
+    assert!(!world.metrics().contains(r#"vm="vm-a""#), "its series are removed");
 }
 
 #[tokio::test]
-async fn a_drain_reaches_the_agent_and_what_only_it_held_gets_warm_elsewhere() {
+async fn a_drain_reaches_the_agent_and_prewarms_others() {
     let world = World::fleet(&["pay"]).await;
     let (a, b) = (Agent::join("vm-a", &world).await, Agent::join("vm-b", &world).await);
     for agent in [&a, &b] {
@@ -207,7 +211,7 @@ async fn a_drain_reaches_the_agent_and_what_only_it_held_gets_warm_elsewhere() {
     }
     let home = if world.get("/pay").await.body == "vm-a" { &a } else { &b };
     let other = if home.id == a.id { &b } else { &a };
-    // An instance of it, as far as reports tell.
+    // The reports of the VM contain an instance of `pay`.
     home.vm.ready.lock().unwrap().push(fake::version("pay", 1).id());
     let id = home.id.as_str();
     let held = async || world.vm(id).await.unwrap()["instances"][0]["function"] == "pay";
@@ -225,7 +229,7 @@ async fn a_drain_reaches_the_agent_and_what_only_it_held_gets_warm_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_vm_that_drains_by_itself_gets_nothing_new_and_its_last_report_is_believed() {
+async fn a_self_draining_vm_gets_no_new_calls() {
     let world = World::fleet(&["pay"]).await;
     let (a, b) = (Agent::join("vm-a", &world).await, Agent::join("vm-b", &world).await);
     for agent in [&a, &b] {
@@ -238,11 +242,14 @@ async fn a_vm_that_drains_by_itself_gets_nothing_new_and_its_last_report_is_beli
     world.stands(home.id.as_str(), "draining").await;
     assert_eq!(world.get("/pay").await.body, other.id.as_str());
     eventually(true, || other.was_asked("POST /v1/ready pay@1")).await;
-    assert!(world.store.draining().await.unwrap().is_empty(), "nobody but the VM wants it");
+    assert!(
+        world.store.draining().await.unwrap().is_empty(),
+        "no drain is stored: only the VM asked for it"
+    );
 }
 
 #[tokio::test]
-async fn a_version_that_serves_no_more_is_retired_also_on_a_vm_that_was_away() {
+async fn a_returning_vm_retires_old_versions() {
     let world = World::fleet(&["pay"]).await;
     let first = Agent::join("vm-a", &world).await;
     let address = first.address;
@@ -255,7 +262,7 @@ async fn a_version_that_serves_no_more_is_retired_also_on_a_vm_that_was_away() {
 }
 
 #[tokio::test]
-async fn a_deployment_starts_its_versions_on_a_vm_that_joined() {
+async fn a_deployment_starts_versions_on_joined_vms() {
     let world = World::fleet(&["pay"]).await;
     let agent = Agent::join("vm-a", &world).await;
     agent.vm.script("pay", echo);
@@ -267,7 +274,7 @@ async fn a_deployment_starts_its_versions_on_a_vm_that_joined() {
     assert!(agent.was_asked("POST /v1/ready pay@2"), "{:?}", agent.orders());
     eventually(true, || agent.was_asked("POST /v1/retire pay@1")).await;
     assert_eq!(world.get("/pay").await.status, 200);
-    // Told by the start already.
+    // The start had already announced the version.
     assert!(!agent.was_asked("PUT /v1/version pay@2"));
 
     agent.vm.broken.lock().unwrap().insert("pay".into(), "Error: no key".into());
@@ -297,7 +304,7 @@ async fn logs_of_all_vms_come_over_the_wire() {
 }
 
 #[tokio::test]
-async fn who_follows_a_log_keeps_its_place_while_vms_come_and_go() {
+async fn followed_logs_keep_their_position_across_vm_changes() {
     let world = World::fleet(&["pay"]).await;
     let a = Agent::join("vm-a", &world).await;
     let mut line = fake::line("pay", None, "one");
@@ -364,7 +371,7 @@ async fn a_body_streams_through_while_it_is_sent() {
 }
 
 #[tokio::test]
-async fn a_caller_that_hangs_up_is_noticed_by_the_vm() {
+async fn the_vm_notices_a_caller_hanging_up() {
     let world = World::fleet(&["pay"]).await;
     let agent = Agent::join("vm-a", &world).await;
     agent.vm.script("pay", |_| std::future::pending());
@@ -376,7 +383,7 @@ async fn a_caller_that_hangs_up_is_noticed_by_the_vm() {
 }
 
 #[tokio::test]
-async fn calls_that_come_together_tell_a_vm_of_their_version_once() {
+async fn concurrent_calls_announce_their_version_once() {
     let world = World::fleet(&["pay"]).await;
     let agent = Agent::join("vm-a", &world).await;
     says_its_name(&agent, "pay");
@@ -387,7 +394,7 @@ async fn calls_that_come_together_tell_a_vm_of_their_version_once() {
 }
 
 #[tokio::test]
-async fn calls_that_wait_for_a_version_to_be_told_fail_together() {
+async fn calls_waiting_for_an_announcement_fail_together() {
     let world = World::fleet(&["pay"]).await;
     let agent = Agent::join("vm-a", &world).await;
     agent.slow_orders(Duration::from_millis(200));
@@ -395,15 +402,15 @@ async fn calls_that_wait_for_a_version_to_be_told_fail_together() {
     let replies = futures_util::future::join_all((0..20).map(|_| world.get("/pay"))).await;
     assert!(replies.iter().all(|reply| reply.status == 503), "{replies:?}");
     let told = agent.orders().len();
-    // Who comes after the failure tries anew, as often as a call may try.
+    // A request after the failure tries again, with all the attempts of a call.
     assert!(told <= 4, "{told} times");
 }
 
 #[tokio::test]
-async fn a_connection_on_which_a_refused_call_still_uploads_is_not_used_again() {
+async fn a_connection_with_refused_upload_is_not_reused() {
     let world = World::fleet(&["pay"]).await;
     let agent = Agent::join("vm-a", &world).await;
-    // As an agent does, which reads on for a while.
+    // Reads on after the answer, as an agent does.
     agent.vm.script("pay", move |call| {
         tokio::spawn(call.request.into_body().collect());
         let function = fake::version("pay", 1).function;
@@ -412,7 +419,7 @@ async fn a_connection_on_which_a_refused_call_still_uploads_is_not_used_again() 
     assert_eq!(world.get("/pay").await.status, 429);
     let before = agent.connections();
     let mut slow = TcpStream::connect(world.public).await.unwrap();
-    // So much that the call begins before all of it is there.
+    // Large enough that the call starts before the whole body has arrived.
     let head = "POST /pay HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n";
     slow.write_all(format!("{head}{}", "x".repeat(300_000)).as_bytes()).await.unwrap();
     read_until(&mut slow, "429").await;
@@ -493,11 +500,11 @@ async fn who_may_join_and_what_is_said_to_others() {
     }
     let odd = good.replace("\"tls\"", "\"tsl\"");
     assert_eq!(door.ask(&token, "join", &odd).await, refused(422, "UNKNOWN_FIELD"));
-    assert!(world.store.members().await.unwrap().is_empty(), "none of these got in");
+    assert!(world.store.members().await.unwrap().is_empty(), "none of these joined");
 }
 
 #[tokio::test]
-async fn a_credential_is_its_members_own_and_ends_with_it() {
+async fn a_credential_belongs_to_one_member() {
     let world = World::fleet(&[]).await;
     let door = Door(&world);
     let (a, b) = (Agent::join("vm-a", &world).await, Agent::join("vm-b", &world).await);
@@ -505,10 +512,14 @@ async fn a_credential_is_its_members_own_and_ends_with_it() {
     assert_eq!(door.ask(&a.credential(), "beat", &me(&a)).await.0, 200);
     assert_eq!(door.ask(&a.credential(), "beat", &me(&b)).await.0, 401, "another's");
     let moved = text(&join("vm-a", "127.0.0.1:9"));
-    assert_eq!(door.ask(&a.credential(), "beat", &moved).await.0, 401, "it has to join again");
+    assert_eq!(
+        door.ask(&a.credential(), "beat", &moved).await.0,
+        401,
+        "a new address requires joining again"
+    );
     let key = format!("Bearer {}", a.credential());
     let reply = world.ask_with(&key, Method::GET, "/v1/vms", "").await;
-    assert_eq!(reply.status, 401, "it is no admin");
+    assert_eq!(reply.status, 401, "a VM's credential is no admin key");
 
     let credential = a.credential();
     assert_eq!(door.ask(&credential, "leave", "").await.0, 204);
@@ -532,7 +543,7 @@ async fn two_machines_cannot_have_one_id() {
 }
 
 #[tokio::test]
-async fn two_builders_cannot_have_one_id_nor_a_builder_that_of_a_vm() {
+async fn member_ids_are_unique_across_kinds() {
     let world = World::fleet(&[]).await;
     let door = Door(&world);
     let token = door.token_of(MemberKind::Builder);
@@ -550,7 +561,7 @@ async fn two_builders_cannot_have_one_id_nor_a_builder_that_of_a_vm() {
 }
 
 #[tokio::test]
-async fn who_is_slow_and_who_is_a_stranger_takes_no_place_among_those_who_join() {
+async fn slow_clients_and_strangers_block_no_joins() {
     let folder = tempfile::tempdir().unwrap();
     let store = crate::world::open(&folder).await;
     let world =
@@ -562,7 +573,7 @@ async fn who_is_slow_and_who_is_a_stranger_takes_no_place_among_those_who_join()
         door.token()
     );
     slow.write_all(head.as_bytes()).await.unwrap();
-    read_until(&mut slow, "100 Continue").await; // it is let in, and its body waited for
+    read_until(&mut slow, "100 Continue").await; // accepted, and the gateway waits for the body
     let good = text(&join("vm-x", "127.0.0.1:9"));
     assert_eq!(door.ask("nonsense", "join", &good).await, (401, "UNAUTHORIZED".to_owned()));
     assert_eq!(door.ask(&door.token(), "join", &good).await.0, 200);
@@ -577,16 +588,16 @@ async fn with_certificates_all_of_it_goes_over_tls() {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let agent = Agent::start("vm-a", &world, any, Some(&files)).await;
     agent.vm.script("pay", echo);
-    // Asked in plain HTTP, which this machine may.
+    // Plain HTTP is allowed from this machine.
     world.stands("vm-a", "ready").await;
     for _ in 0..2 {
         assert_eq!(world.call(Method::POST, "/pay/x", "hello").await.body, "/x hello");
     }
     let plain = patient(TcpStream::connect(agent.address)).await;
-    assert!(plain.is_ok(), "it listens, and speaks nothing but TLS");
+    assert!(plain.is_ok(), "the port is open, but for TLS only");
 }
 
-/// What both listeners say to strangers.
+/// The health answers of both listeners without a key.
 async fn health(world: &World) -> [(u16, serde_json::Value); 2] {
     let (public, control) =
         (world.get("/").await, world.ask_with("", Method::GET, "/healthz", "").await);
@@ -594,7 +605,7 @@ async fn health(world: &World) -> [(u16, serde_json::Value); 2] {
 }
 
 #[tokio::test]
-async fn a_gateway_that_starts_with_an_ended_certificate_says_so_to_load_balancers() {
+async fn load_balancers_learn_of_an_ended_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let files = tls::certificates(folder.path());
     let path = folder.path().join("epsilon.db");
@@ -612,21 +623,21 @@ async fn a_gateway_that_starts_with_an_ended_certificate_says_so_to_load_balance
     let told = health(&two).await;
     for ((status, data), want) in told.iter().zip([503, 200]) {
         assert_eq!((*status, &data["status"]), (want, &"unavailable".into()), "{data}");
-        assert_eq!(data["reason"], "a certificate of this gateway has ended");
+        assert_eq!(data["reason"], "a certificate of this gateway has expired");
         assert!(!data.to_string().contains("127.0.0.1"), "{data}");
     }
     assert_eq!(told[1].1["vms"], serde_json::json!({"known": 1, "heard": 0}));
-    // Who has the key is told the cause.
+    // The cause is shown to the holder of the key.
     let vm = two.vm("vm-a").await.unwrap();
     assert_eq!(vm["standing"], "starting");
     let cause = vm["cause"].as_str().unwrap();
-    assert!(cause.contains("our certificate has ended"), "{vm}");
+    assert!(cause.contains("our certificate has expired"), "{vm}");
 }
 
 #[tokio::test]
-async fn a_gateway_that_hears_none_of_the_vms_is_taken_out_and_comes_back_with_the_first() {
+async fn a_gateway_without_reports_is_unavailable() {
     let world = World::fleet(&["pay"]).await;
-    assert_eq!(health(&world).await[1].1["status"], "ok", "a fleet begins without a VM");
+    assert_eq!(health(&world).await[1].1["status"], "ok", "a fleet may start without a VM");
     let door = Door(&world);
     let gone = text(&join("vm-gone", "127.0.0.1:9"));
     assert_eq!(door.ask(&door.token(), "join", &gone).await.0, 200);
@@ -643,7 +654,7 @@ async fn a_gateway_that_hears_none_of_the_vms_is_taken_out_and_comes_back_with_t
     let vm = world.vm("vm-gone").await.unwrap();
     assert_eq!(
         (&vm["standing"], &vm["cause"]),
-        (&"starting".into(), &"nobody listens at its address".into())
+        (&"starting".into(), &"no process listens at its address".into())
     );
     let _agent = Agent::join("vm-a", &world).await;
     let [public, control] = health(&world).await;
@@ -652,12 +663,13 @@ async fn a_gateway_that_hears_none_of_the_vms_is_taken_out_and_comes_back_with_t
 }
 
 #[tokio::test]
-async fn a_gateway_with_certificates_speaks_plain_http_with_this_machine_only() {
+async fn plain_http_is_accepted_only_from_this_machine() {
     let folder = tempfile::tempdir().unwrap();
     let files = tls::certificates(folder.path());
     let store = crate::world::open(&folder).await;
-    // It joined before there were certificates.
-    let (early, now) = (join("vm-early", "192.0.2.7:8082"), Timestamp::now());
+    // A VM that joined before TLS was configured.
+    let early = join("vm-early", "192.0.2.7:8082");
+    let now = Timestamp::now();
     let role = KeyRole::Member(early.id.clone());
     let key = Key { id: "0".into(), role, hash: "none".into(), created_at: now };
     store.join(&Member { join: early, joined_at: now, seen_at: now }, &key).await.unwrap();
@@ -675,11 +687,11 @@ async fn a_gateway_with_certificates_speaks_plain_http_with_this_machine_only() 
         assert_eq!(door.ask(&door.token(), "join", &here).await.0, 200, "{address}");
     }
     while world.vm("vm-y").await.is_none() {}
-    assert!(world.vm("vm-early").await.is_none(), "it is not spoken to any more");
+    assert!(world.vm("vm-early").await.is_none(), "the gateway no longer connects to it");
 }
 
 #[tokio::test]
-async fn a_vm_that_wants_tls_of_a_gateway_without_it_is_left_out() {
+async fn a_vm_requiring_tls_is_unusable_without_it() {
     let world = World::fleet(&[]).await;
     let door = Door(&world);
     let secure = Join { tls: true, ..join("vm-a", "127.0.0.1:9") };
@@ -688,8 +700,8 @@ async fn a_vm_that_wants_tls_of_a_gateway_without_it_is_left_out() {
     assert!(world.vm("vm-a").await.is_none());
 }
 
-/// The scripted agent is a `Vm` like others: what the gateway's own tests of calls prove of one in its process holds of one
-/// behind a socket.
+/// The scripted agent is a `Vm` like the others: the errors that the gateway's own tests prove for
+/// a VM in the same process are the same for one behind a socket. behind a socket.
 #[tokio::test]
 async fn errors_keep_their_meaning_over_the_wire() {
     let world = World::fleet(&["pay"]).await;

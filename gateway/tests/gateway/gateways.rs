@@ -1,4 +1,5 @@
-//! Several gateways on one store: what one of them changes the others follow; a store that is away stops nobody's calls.
+//! Several gateways on one store: each follows the changes of the others, and calls continue while
+//! the store is unavailable.
 
 use crate::{
     agent::Agent,
@@ -22,19 +23,20 @@ async fn open(url: &str) -> Arc<dyn Store> {
     epsilon_store::open(url).await.unwrap()
 }
 
-/// Two gateways, each with a handle of its own on the store.
+/// Two gateways, each with its own handle on the store.
 async fn two(url: &str) -> (World, World) {
     let one = World::gateway(open(url).await, &["pay"], Settings::default()).await;
     let two = World::gateway(open(url).await, &["pay"], Settings::default()).await;
     (one, two)
 }
 
-/// Says the version that it was called as.
+/// Answers with the version of the call.
 fn says_its_version(agent: &Agent) {
     agent.vm.script("pay", |call| async move { ok(call.version.number.to_string()) });
 }
 
-/// A caller of any gateway who saw the new version of one function never sees the old one of the other after it.
+/// After a caller has seen the new version of one function, no gateway answers with the old version
+/// of the other one.
 async fn functions_of_one_deployment_change_together(url: &str) {
     const NAMES: [&str; 2] = ["pay", "ship"];
     let one = World::gateway(open(url).await, &NAMES, Settings::default()).await;
@@ -68,7 +70,7 @@ async fn functions_of_one_deployment_change_together(url: &str) {
     tokio::join!(calling(&one), calling(&two), deploying);
 }
 
-/// Waits until the function answers this.
+/// Waits until calls of the function get this answer.
 async fn answers(world: &World, want: &str) {
     let began = Instant::now();
     loop {
@@ -81,10 +83,10 @@ async fn answers(world: &World, want: &str) {
     }
 }
 
-/// Whatever the store is.
+/// The same test for each kind of store.
 async fn what_one_changes_the_other_follows(url: &str) {
     let (one, two) = two(url).await;
-    // It joins one gateway; both watch it.
+    // Each VM joins one gateway; both gateways watch both.
     let (a, b) = (Agent::join("vm-a", &one).await, Agent::join("vm-b", &two).await);
     for agent in [&a, &b] {
         says_its_version(agent);
@@ -113,7 +115,7 @@ async fn what_one_changes_the_other_follows(url: &str) {
         assert!(began.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // Each has keys of its own; all of them open every door.
+    // Each gateway has its own admin key; all gateways accept all of them.
     let reply = two.ask_with(&format!("Bearer {}", one.key), Method::GET, "/v1/vms", "").await;
     assert_eq!(reply.status, 200);
     assert_ne!(one.key, two.key);
@@ -152,17 +154,17 @@ async fn vms_of_every_gateway_get_versions_with_their_parts() {
 }
 
 #[tokio::test]
-async fn nobody_sees_half_a_deployment_on_any_gateway() {
+async fn no_gateway_serves_half_a_deployment() {
     functions_of_one_deployment_change_together(&Postgres::shared().database().await).await;
 }
 
 #[tokio::test]
-async fn deployments_of_one_project_wait_for_each_other_across_gateways() {
+async fn deployments_of_one_project_queue_across_gateways() {
     let (one, two) = two(&Postgres::shared().database().await).await;
     let agent = Agent::join("vm-a", &one).await;
     two.stands("vm-a", "ready").await;
     says_its_version(&agent);
-    // The first holds at the start of its version.
+    // The first deployment waits while its version starts.
     agent.vm.gate.forget_permits(1000);
     let first = one.deploy("shop", &[("pay", "2")]);
     let second = async {
@@ -191,7 +193,7 @@ async fn deployments_of_one_project_wait_for_each_other_across_gateways() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_starts_later_finds_the_members_and_the_drains() {
+async fn a_later_gateway_finds_members_and_drains() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("epsilon.db");
     let url = path.to_str().unwrap();
@@ -201,7 +203,7 @@ async fn a_gateway_that_starts_later_finds_the_members_and_the_drains() {
     one.ask(Method::POST, "/v1/vms/vm-b/drain", "").await;
     drop(one);
     let two = World::gateway(open(url).await, &[], Settings::default()).await;
-    // Its first call waits in the kernel's queue until the VMs were heard.
+    // Its first call waits in the kernel's queue until the VMs have reported.
     assert_eq!(two.get("/pay").await.body, "1");
     two.stands("vm-a", "ready").await;
     two.stands("vm-b", "draining").await;
@@ -209,7 +211,7 @@ async fn a_gateway_that_starts_later_finds_the_members_and_the_drains() {
 }
 
 #[tokio::test]
-async fn calls_go_on_while_the_store_is_away_and_verbs_say_so_at_once() {
+async fn calls_go_on_during_a_store_outage() {
     let server = Postgres::start();
     let world =
         World::gateway(open(&server.database().await).await, &["pay"], Settings::default()).await;
@@ -225,7 +227,7 @@ async fn calls_go_on_while_the_store_is_away_and_verbs_say_so_at_once() {
         assert!(began.elapsed() < PATIENCE);
         assert_eq!(world.get("/pay").await.body, "1");
     }
-    assert_eq!(health().await["status"], "ok", "calls are served");
+    assert_eq!(health().await["status"], "ok", "calls are still served");
     assert!(world.metrics().contains("epsilon_store_up 0"));
     let verbs = [
         (Method::GET, "/v1/functions"),
@@ -240,11 +242,11 @@ async fn calls_go_on_while_the_store_is_away_and_verbs_say_so_at_once() {
         assert!(reply.header("retry-after").parse::<u32>().is_ok(), "{path}: {reply:?}");
         assert!(began.elapsed() < Duration::from_secs(1), "{path}: {:?}", began.elapsed());
     }
-    // What is known is told.
+    // Reads answer from what the gateway knows.
     assert_eq!(world.vm("vm-a").await.unwrap()["standing"], "ready");
     assert_eq!(world.ask(Method::GET, "/v1/functions/pay", "").await.status, 200);
     assert_eq!(world.get("/pay").await.body, "1");
-    // A VM that is lost meanwhile is lost all the same.
+    // The loss of a VM is still noticed.
     agent.kill().await;
     world.stands("vm-a", "out").await;
 

@@ -1,4 +1,5 @@
-//! `git push` with the real git on both sides: what is deployed, what is kept, and what a push that fails leaves.
+//! `git push` with the real git on both sides: what is deployed, what is stored, and the state
+//! after a failed push.
 
 use crate::{
     fake::ok,
@@ -20,12 +21,12 @@ use tokio::{
     process::{Child, ChildStderr, Command},
 };
 
-/// A developer's machine: a checkout, and nobody's settings.
+/// A developer's machine: a checkout, without the settings of this user.
 struct Dev {
     dir: TempDir,
 }
 
-/// What a git command left.
+/// Exit status and output of a git command.
 #[derive(Debug)]
 struct Said {
     ok: bool,
@@ -45,7 +46,7 @@ impl Said {
         self.text
     }
 
-    /// The lines of the gateway, without `remote:`.
+    /// The gateway's lines, without `remote:`.
     fn remote(&self) -> Vec<&str> {
         let lines = self.text.lines().filter_map(|line| line.strip_prefix("remote: "));
         lines.map(str::trim_end).filter(|line| !line.is_empty()).collect()
@@ -114,7 +115,7 @@ impl Dev {
     }
 }
 
-/// A push that is looked at while it goes on.
+/// A push that runs while the test continues.
 struct Pushing {
     child: Child,
     lines: Lines<BufReader<ChildStderr>>,
@@ -128,7 +129,7 @@ impl Pushing {
         Self { child, lines }
     }
 
-    /// Reads until this was said.
+    /// Reads lines until one contains this text.
     async fn says(&mut self, what: &str) {
         let mut seen = Vec::new();
         loop {
@@ -168,12 +169,12 @@ async fn world_with(set: impl FnOnce(&mut Settings)) -> World {
     world
 }
 
-/// The builder makes this of the next archive.
+/// Sets the builder's answer to the next archive.
 fn next(world: &World, digest: &str) {
     world.builder.next(Ok(built("shop", &[("hello", digest)])));
 }
 
-/// Where a branch stands at the gateway.
+/// The commit of a branch at the gateway.
 async fn at(world: &World, name: &str) -> Option<String> {
     let repository = repository(world);
     let output = Command::new("git")
@@ -206,14 +207,14 @@ async fn a_push_deploys_and_says_where() {
     assert_eq!(world.get("/hello").await.body, "1");
     assert_eq!(at(&world, "refs/heads/main").await, Some(commit));
 
-    // Again: git itself says that there is nothing to do.
+    // Pushed again: git itself reports that there is nothing to do.
     assert!(dev.push(&world, &["main"]).await.fine().contains("Everything up-to-date"));
     dev.commit("2").await;
     next(&world, "2");
     dev.push(&world, &["main"]).await.fine();
     assert_eq!(world.get("/hello").await.body, "2");
     let left = std::fs::read_dir(world.dir.path().join("git/.pushes")).unwrap().count();
-    assert_eq!(left, 0, "folders of pushes that ended");
+    assert_eq!(left, 0, "folders of finished pushes");
 }
 
 #[tokio::test]
@@ -229,7 +230,7 @@ async fn what_was_pushed_can_be_cloned_and_fetched() {
         let text = std::fs::read_to_string(dev.dir.path().join(folder).join("index.js")).unwrap();
         assert_eq!(text, "first");
     }
-    // So many commits that git packs what it says of them.
+    // Enough commits that git compresses its request, which lists them.
     for n in 0..60 {
         dev.git(&["-C", "two", "commit", "--quiet", "--allow-empty", "-m", &n.to_string()])
             .await
@@ -271,7 +272,7 @@ async fn a_failed_deployment_fails_the_push_and_changes_nothing() {
     assert_eq!(at(&world, "refs/heads/main").await, Some(good));
     assert_eq!(world.get("/hello").await.body, "1");
 
-    // Code that throws at load gets as far as an instance.
+    // Code that throws at load fails only when an instance starts.
     world.vm.broken.lock().unwrap().insert("hello".into(), "Error: no key\n    at a.js:1:7".into());
     next(&world, "2");
     let text = dev.push(&world, &["main"]).await.failed();
@@ -283,7 +284,7 @@ async fn a_failed_deployment_fails_the_push_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_forced_push_deploys_and_one_that_is_not_fails_as_anywhere() {
+async fn only_forced_pushes_may_rewrite_history() {
     let world = world().await;
     let dev = Dev::with("1").await;
     next(&world, "1");
@@ -314,7 +315,7 @@ async fn other_branches_and_tags_are_kept_and_not_deployed() {
         at(&world, "refs/heads/fix").await.is_some() && at(&world, "refs/tags/v1").await.is_some()
     );
     let said = dev.push(&world, &["--delete", "fix"]).await;
-    assert_eq!(said.remote(), ["  fix is gone; the functions stay as they are"]);
+    assert_eq!(said.remote(), ["  fix is deleted; the functions are not changed"]);
     said.fine();
     assert_eq!(at(&world, "refs/heads/fix").await, None);
     assert_eq!(world.builder.begun(), 0);
@@ -322,7 +323,7 @@ async fn other_branches_and_tags_are_kept_and_not_deployed() {
     next(&world, "1");
     dev.push(&world, &["main"]).await.fine();
     let text = dev.push(&world, &["--delete", "main"]).await.failed();
-    assert!(text.contains("refused: main is what is deployed and stays"), "{text}");
+    assert!(text.contains("refused: main is the deployed branch and cannot be deleted"), "{text}");
     assert!(at(&world, "refs/heads/main").await.is_some());
 }
 
@@ -375,7 +376,7 @@ async fn who_has_no_key_is_asked_for_one() {
     assert!(with("").await.contains("could not read Username"));
     assert_eq!(world.builder.begun(), 0);
 
-    // As a credential helper has it, which is asked because of the challenge.
+    // As with a credential helper, which git calls because of the challenge.
     next(&world, "1");
     let helper =
         format!("credential.helper=!f() {{ echo username=x; echo password={}; }}; f", world.key);
@@ -393,7 +394,7 @@ async fn names_lead_nowhere_else() {
         }
     }
     let there = std::fs::read_dir(world.dir.path().join("git"));
-    assert_eq!(there.map_or(0, Iterator::count), 0, "nothing was made");
+    assert_eq!(there.map_or(0, Iterator::count), 0, "no repository was created");
     let dumb = world.ask(Method::GET, "/git/shop/info/refs", "").await;
     assert_eq!(dumb.status, 403);
     assert!(world.ask(Method::GET, "/git/shop", "").await.body.contains("git remote add"));
@@ -408,14 +409,14 @@ async fn a_project_that_calls_itself_something_else_is_refused() {
     let dev = Dev::with("1").await;
     world.builder.next(Ok(built("bank", &[("hello", "1")])));
     let text = dev.push(&world, &["main"]).await.failed();
-    let want = "OTHER_PROJECT: the project calls itself `bank`, and was pushed as `shop`";
+    let want = "OTHER_PROJECT: the source is of project `bank`, but was pushed as `shop`";
     assert!(text.contains(want), "{text}");
     assert_eq!(world.get("/hello").await.status, 404);
     assert_eq!(at(&world, "refs/heads/main").await, None);
 }
 
 #[tokio::test]
-async fn what_lies_elsewhere_is_refused_with_the_reason() {
+async fn submodules_and_lfs_files_are_refused_with_the_reason() {
     let world = world().await;
     let dev = Dev::with("1").await;
     let commit = dev.head().await;
@@ -433,12 +434,12 @@ async fn what_lies_elsewhere_is_refused_with_the_reason() {
     );
     dev.commit("1").await;
     let text = dev.push(&world, &["main"]).await.failed();
-    assert!(text.contains("refused: `logo.png` is kept in Git LFS"), "{text}");
+    assert!(text.contains("refused: `logo.png` is stored in Git LFS"), "{text}");
     assert_eq!(world.builder.begun(), 0);
 }
 
 #[tokio::test]
-async fn a_push_that_is_too_large_is_told_so() {
+async fn a_too_large_push_is_refused_with_the_limit() {
     let world = world_with(|settings| settings.git.max_push = Bytes::mib(1)).await;
     let dev = Dev::new().await;
     let noise = |bytes: usize| {
@@ -455,7 +456,7 @@ async fn a_push_that_is_too_large_is_told_so() {
     assert!(text.contains("pack exceeds maximum allowed size"), "{text}");
     assert_eq!(at(&world, "refs/heads/main").await, None);
 
-    // Larger than what git sends at once: it asks with an empty request first, then sends in chunks.
+    // Larger than `http.postBuffer`: git sends an empty request first, then chunks.
     let dev = Dev::new().await;
     dev.write("fits", &noise(900_000));
     dev.commit("1").await;
@@ -498,18 +499,19 @@ async fn who_hangs_up_while_it_builds_cancels() {
     assert_eq!(world.get("/hello").await.body, "1");
 }
 
-/// What serves already is not taken back: then the branch moves as well, whoever still listens.
+/// An activation is not undone: the branch is updated too, also when the client has disconnected.
 #[tokio::test]
-async fn who_hangs_up_when_it_serves_changes_nothing_any_more() {
+async fn hanging_up_after_activation_changes_nothing() {
     let world = world().await;
     let dev = Dev::with("1").await;
     next(&world, "1");
     let mut pushing = Pushing::start(&dev, &world, &["main"]);
     pushing.says("activate").await;
     kill(&mut pushing).await;
-    let (began, head) = (Instant::now(), Some(dev.head().await));
+    let began = Instant::now();
+    let head = Some(dev.head().await);
     while at(&world, "refs/heads/main").await != head {
-        assert!(began.elapsed() < PATIENCE, "it serves, and its branch does not move");
+        assert!(began.elapsed() < PATIENCE, "the version is active, but its branch is not updated");
     }
     assert_eq!(world.get("/hello").await.body, "1");
 }
@@ -520,7 +522,7 @@ async fn of_an_empty_repository_nothing_is_deployed() {
     let dev = Dev::new().await;
     let text = dev.push(&world, &["main"]).await.failed();
     assert!(text.contains("src refspec main does not match any"), "{text}");
-    // What a push begins with makes the gateway's repository; there is nothing in it.
+    // The first request of a push creates the gateway's repository, without commits.
     let begin = "/git/shop/info/refs?service=git-receive-pack";
     assert_eq!(world.ask(Method::GET, begin, "").await.status, 200);
     assert_eq!(dev.git(&["ls-remote", &url(&world, "shop")]).await.fine(), "");
@@ -529,7 +531,7 @@ async fn of_an_empty_repository_nothing_is_deployed() {
     assert_eq!(world.builder.begun(), 0);
 }
 
-/// git's helper that speaks HTTP is another process: it goes with the terminal, as in life.
+/// git's HTTP helper is another process: kill the whole group, as closing a terminal does.
 async fn kill(pushing: &mut Pushing) {
     let group = format!("-{}", pushing.child.id().unwrap());
     let killed = Command::new("kill").args(["-KILL", "--", &group]).status();
@@ -537,7 +539,7 @@ async fn kill(pushing: &mut Pushing) {
 }
 
 #[tokio::test]
-async fn a_gateway_that_stops_ends_the_push_and_changes_nothing() {
+async fn a_stopping_gateway_cancels_the_push() {
     let mut world = world().await;
     let dev = Dev::with("1").await;
     world.builder.close_gate();
@@ -558,7 +560,7 @@ async fn a_gateway_that_stops_ends_the_push_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_push_that_comes_while_another_is_at_work_comes_after_it() {
+async fn concurrent_pushes_run_one_after_another() {
     let world = world().await;
     let dev = Dev::with("1").await;
     world.builder.close_gate();
@@ -571,14 +573,14 @@ async fn a_push_that_comes_while_another_is_at_work_comes_after_it() {
     world.builder.gate.add_permits(2);
     first.end().await.fine();
     let text = second.end().await.fine();
-    assert!(text.contains("this push comes after another one, of"), "{text}");
+    assert!(text.contains("this push waited for another one, of"), "{text}");
     assert_eq!(world.get("/hello").await.body, "2");
     assert_eq!(at(&world, "refs/heads/main").await, Some(dev.head().await));
 }
 
-/// Both have seen the branches before either of them moves one.
+/// Both pushes have read the branches before either updates one.
 #[tokio::test]
-async fn of_two_pushes_at_the_same_moment_the_later_one_is_told() {
+async fn the_later_of_two_pushes_is_refused() {
     let world = world().await;
     let base = Dev::with("base").await;
     next(&world, "0");
@@ -590,7 +592,7 @@ async fn of_two_pushes_at_the_same_moment_the_later_one_is_told() {
     one.commit("one").await;
     two.commit("two").await;
 
-    // git runs this hook once it has read the branches.
+    // git runs this hook after it has read the branches.
     let (waits, go) = (two.dir.path().join("waits"), two.dir.path().join("go"));
     let script = format!(
         "#!/bin/sh\ntouch '{}'\nwhile [ ! -e '{}' ]; do sleep 0.02; done\n",
@@ -615,11 +617,12 @@ async fn of_two_pushes_at_the_same_moment_the_later_one_is_told() {
     first.end().await.fine();
     let text = later.end().await.failed();
     let now = &one.head().await[..7];
-    let want = format!("refused: main is at {now} since another push; `git pull`, then push again");
+    let want =
+        format!("refused: main was moved to {now} by another push; `git pull`, then push again");
     assert!(text.contains(&want), "{text}");
     assert_eq!(world.get("/hello").await.body, "2");
 
-    // As it was told.
+    // The developer follows the hint of the answer.
     let merge = ["pull", "--quiet", "--no-rebase", "-X", "ours", &url(&world, "shop"), "main"];
     two.git(&merge).await.fine();
     world.builder.gate.add_permits(1);
@@ -629,7 +632,7 @@ async fn of_two_pushes_at_the_same_moment_the_later_one_is_told() {
 }
 
 #[tokio::test]
-async fn a_branch_that_cannot_be_moved_is_told_before_anything_is_deployed() {
+async fn an_unmovable_branch_is_refused_before_deploying() {
     let world = world().await;
     let dev = Dev::with("1").await;
     next(&world, "1");
@@ -645,9 +648,9 @@ async fn a_branch_that_cannot_be_moved_is_told_before_anything_is_deployed() {
     dev.push(&world, &["main"]).await.fine();
 }
 
-/// The worst moment: it serves, and git cannot say so.
+/// The version is active, but git cannot report it.
 #[tokio::test]
-async fn a_branch_that_does_not_move_after_all_moves_with_the_next_push() {
+async fn an_unmoved_branch_moves_with_next_push() {
     let world = world().await;
     let dev = Dev::with("1").await;
     next(&world, "1");
@@ -672,7 +675,7 @@ async fn a_branch_that_does_not_move_after_all_moves_with_the_next_push() {
 }
 
 #[tokio::test]
-async fn more_than_may_be_at_once_are_told_to_come_again() {
+async fn too_many_git_requests_are_refused() {
     let world = world_with(|settings| settings.git.max_requests = 1).await;
     let dev = Dev::with("1").await;
     next(&world, "1");
@@ -691,7 +694,7 @@ async fn more_than_may_be_at_once_are_told_to_come_again() {
 }
 
 #[tokio::test]
-async fn without_a_git_or_with_an_old_one_a_push_says_what_to_install() {
+async fn missing_or_old_git_names_what_to_install() {
     let dev = Dev::with("1").await;
     let world = world_with(|settings| settings.git.program = "/nonexistent/git".into()).await;
     let text = dev.push(&world, &["main"]).await.failed();
@@ -709,7 +712,7 @@ async fn without_a_git_or_with_an_old_one_a_push_says_what_to_install() {
 }
 
 #[tokio::test]
-async fn a_client_that_sends_nonsense_is_told_or_hung_up_on() {
+async fn invalid_git_requests_are_refused() {
     let world = world().await;
     let dev = Dev::with("1").await;
     next(&world, "1");

@@ -1,4 +1,5 @@
-//! What HTTP says between callers, proxies, gateway and functions: what reaches a function, what reaches a caller.
+//! HTTP between callers, proxies, gateway and functions: which headers reach a function, and which
+//! reach a caller.
 
 use crate::{
     fake::{self, ok},
@@ -14,7 +15,7 @@ fn settings(text: &str) -> Settings {
     serde_json::from_str(text).unwrap()
 }
 
-/// A world whose function `hello` answers with what it is told of its caller.
+/// A world whose function `hello` answers with what it receives about its caller.
 async fn told(settings: Settings) -> World {
     let world = World::start(&["hello"], settings).await;
     world.vm.script("hello", |call| async move {
@@ -28,7 +29,7 @@ async fn told(settings: Settings) -> World {
     world
 }
 
-/// The body of one answer.
+/// Sends a GET with this head; returns the body of the answer.
 async fn ask(world: &World, head: &str) -> String {
     let answer = world.raw(&format!("GET {head}\r\nconnection: close\r\n\r\n")).await;
     answer.rsplit("\r\n").next().unwrap_or_default().to_owned()
@@ -47,7 +48,7 @@ async fn only_a_trusted_proxy_says_who_calls() {
 }
 
 #[tokio::test]
-async fn a_function_below_its_name_is_told_its_prefix_and_one_with_a_host_has_none() {
+async fn only_functions_called_by_path_get_a_prefix() {
     let world = told(settings(r#"{"domain":"fn.example.org"}"#)).await;
     let spoken = "x-forwarded-prefix: /admin";
     for (head, prefix) in [
@@ -63,7 +64,7 @@ async fn a_function_below_its_name_is_told_its_prefix_and_one_with_a_host_has_no
 }
 
 #[tokio::test]
-async fn a_function_that_shares_its_origin_says_nothing_for_all_of_it() {
+async fn a_shared_origin_drops_origin_wide_headers() {
     let world = World::start(&["hello"], settings(r#"{"domain":"fn.example.org"}"#)).await;
     world.vm.script("hello", |_| async {
         let response = Response::builder()
@@ -84,7 +85,7 @@ async fn a_function_that_shares_its_origin_says_nothing_for_all_of_it() {
     }
 }
 
-/// What a tunnel would carry is no request of ours.
+/// Bytes inside of a tunnel are not read as a request.
 #[tokio::test]
 async fn connect_is_answered_and_its_connection_ends() {
     let world = told(Settings::default()).await;
@@ -100,7 +101,8 @@ fn hasty() -> Settings {
     settings(r#"{"header_timeout":"100ms","idle_timeout":"100ms"}"#)
 }
 
-/// What is no request is answered as any call is: body, id, counter; and whoever sent it can read that.
+/// A request that is refused before routing gets a complete answer with body and id, is counted,
+/// and its sender can read the answer.
 #[tokio::test]
 async fn each_refusal_is_a_whole_answer_and_is_counted() {
     let world = World::start(&["hello"], hasty()).await;
@@ -167,9 +169,10 @@ async fn more_than_a_hundred_fields_pass_both_ways() {
     }
 }
 
-/// What the wire brings is what the function's own wire is to bring; what the platform reads is escaped as browsers do.
+/// The function receives the target as it was sent; what the platform reads of it is escaped as
+/// browsers do.
 #[tokio::test]
-async fn odd_characters_of_a_target_reach_the_function() {
+async fn unusual_characters_of_a_target_reach_the_function() {
     let world = World::with(&["hello"]).await;
     world.vm.script("hello", |call| async move {
         let raw = call.request.extensions().get::<RawTarget>();
@@ -200,9 +203,9 @@ async fn odd_characters_of_a_target_reach_the_function() {
     assert!(world.raw(unknown).await.contains("FUNCTION_NOT_FOUND"));
 }
 
-/// As `nc -N` does, and scripts that say at once all that they have to say.
+/// `nc -N` and scripts close their sending half after the request.
 #[tokio::test]
-async fn a_caller_that_closes_its_sending_half_gets_its_answer() {
+async fn a_half_closed_caller_gets_its_answer() {
     let world = World::with(&["hello"]).await;
     let gate = Arc::new(Semaphore::new(0));
     let opened = Arc::clone(&gate);
@@ -221,9 +224,10 @@ async fn a_caller_that_closes_its_sending_half_gets_its_answer() {
     assert!(read_to_close(&mut stream).await.ends_with("at last"));
 }
 
-/// Who resets is gone at once; who only closes may still read, and counts as gone when for long there was nothing to read.
+/// A reset means that the caller is gone. A half-closed connection may still read, and counts as
+/// gone after `half_close_timeout` without anything to read.
 #[tokio::test]
-async fn a_caller_that_is_gone_is_noticed() {
+async fn a_disconnected_caller_is_noticed() {
     for (half_close_timeout, resets) in [("50ms", false), ("1h", true)] {
         let settings = settings(&format!(r#"{{"half_close_timeout":"{half_close_timeout}"}}"#));
         let world = World::start(&["slow"], settings).await;
@@ -239,7 +243,7 @@ async fn a_caller_that_is_gone_is_noticed() {
     }
 }
 
-/// Early hints are of use only before the answer.
+/// Early hints are only useful before the answer.
 #[tokio::test]
 async fn interim_answers_reach_the_caller_before_the_answer() {
     let world = World::with(&["hello"]).await;

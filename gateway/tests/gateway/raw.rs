@@ -1,4 +1,4 @@
-//! Bytes that no client library would send, and callers that are slow, silent or many.
+//! Bytes that no client library sends, and callers that are slow, silent or many.
 
 use crate::{
     fake::{self, ok},
@@ -17,7 +17,8 @@ use std::{
 };
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-/// Answers with the header names and the body that the function saw, or with what broke it.
+/// Answers with the header names and the body that the function received, or with the error of the
+/// body.
 async fn seen(call: Call) -> Result<epsilon_api::vm::Answer, CallError> {
     let function = call.version.function.clone();
     let (head, body) = call.request.into_parts();
@@ -37,7 +38,7 @@ async fn world() -> World {
     world
 }
 
-/// Status line and code of the first answer.
+/// Status line and error code of the first answer.
 fn head(answer: &str) -> &str {
     answer.lines().next().unwrap_or("no answer")
 }
@@ -53,7 +54,7 @@ async fn two_hosts_are_refused() {
 }
 
 #[tokio::test]
-async fn no_host_is_refused_and_http_1_0_needs_none() {
+async fn a_host_is_required_except_in_http10() {
     let world = world().await;
     let answer = world.raw("GET /hello HTTP/1.1\r\nconnection: close\r\n\r\n").await;
     assert_eq!(head(&answer), "HTTP/1.1 400 Bad Request");
@@ -75,7 +76,8 @@ async fn a_target_that_disagrees_with_the_host_is_refused() {
     assert_eq!(head(&answer), "HTTP/1.1 400 Bad Request");
 }
 
-/// Both lengths at once: the chunks count, the rest of the connection is not read as a request.
+/// `Content-Length` together with chunks: the chunks count, and the rest of the connection is not
+/// read as a request.
 #[tokio::test]
 async fn length_and_transfer_encoding_smuggle_nothing() {
     let world = world().await;
@@ -134,7 +136,8 @@ async fn a_bad_chunk_breaks_the_call_and_nothing_else() {
     assert_eq!(world.get("/hello").await.status, 200);
 }
 
-/// Some clients end lines with a bare LF. HTTP lets us read them; the function gets clean ones.
+/// Some clients end lines with a bare LF. HTTP allows us to read them; the function receives clean
+/// ones.
 #[tokio::test]
 async fn bare_line_feeds_are_read_and_never_passed_on() {
     let answer =
@@ -144,7 +147,7 @@ async fn bare_line_feeds_are_read_and_never_passed_on() {
 }
 
 #[tokio::test]
-async fn headers_of_one_hop_and_of_the_platform_do_not_pass() {
+async fn hop_by_hop_and_platform_headers_do_not_pass() {
     let answer = world()
         .await
         .raw(

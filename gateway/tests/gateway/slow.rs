@@ -1,5 +1,5 @@
-//! Callers that send or read slowly: they wait at their own expense. No place of a function is taken before a body is
-//! there, and a call whose body does not go on ends as the caller's fault.
+//! Callers that send or read slowly. No slot of a function is taken before the body has arrived,
+//! and a call whose body stalls ends as an error of the caller.
 
 use crate::{
     fake::{self, ok},
@@ -20,7 +20,7 @@ use http_body_util::{BodyExt, StreamBody};
 use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-/// Answers with the size of the body; a body that breaks is told as an agent does.
+/// Answers with the size of the body; a broken body gives the error that an agent returns.
 async fn size(call: Call) -> Result<epsilon_api::vm::Answer, CallError> {
     match call.request.into_body().collect().await {
         Ok(body) => ok(body.to_bytes().len().to_string()),
@@ -59,18 +59,18 @@ async fn slow_uploads_take_no_place_and_others_are_served() {
     }));
     let mut slow = begun.await;
     eventually(true, || world.metrics().contains("epsilon_in_flight 200")).await;
-    assert_eq!(world.vm.active(), 0, "nothing of them has reached a VM");
+    assert_eq!(world.vm.active(), 0, "no slow call has reached a VM");
     for _ in 0..20 {
         assert_eq!(world.call(Method::POST, "/up", "hello").await.body, "5");
     }
-    // It goes on as if nothing had been, once its body is there.
+    // A slow call continues normally once its body has arrived.
     let mut one = slow.pop().unwrap();
     one.write_all("x".repeat(99_990).as_bytes()).await.unwrap();
     assert!(read_until(&mut one, "100000").await.starts_with("HTTP/1.1 200"));
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_is_408_and_its_connection_ends() {
+async fn a_missing_body_is_408_and_closes() {
     let world = world(SOON).await;
     for request in [
         post(100_000, "ten bytes."),
@@ -89,7 +89,7 @@ async fn a_body_that_does_not_come_is_408_and_its_connection_ends() {
 }
 
 #[tokio::test]
-async fn a_large_body_that_stops_in_the_middle_is_408() {
+async fn a_large_body_that_stops_is_408() {
     let world = world(SOON).await;
     let mut caller = begin(&world, &post(1 << 20, &"x".repeat(300 << 10))).await;
     eventually(1, || world.vm.active()).await;
@@ -99,7 +99,7 @@ async fn a_large_body_that_stops_in_the_middle_is_408() {
 }
 
 #[tokio::test]
-async fn a_body_that_trickles_is_408_though_it_never_pauses_for_long() {
+async fn a_trickling_body_is_408() {
     let world = world(SOON).await;
     let mut caller = begin(&world, &post(100_000, "")).await;
     let (mut reader, mut writer) = caller.split();
@@ -121,7 +121,7 @@ async fn a_body_that_trickles_is_408_though_it_never_pauses_for_long() {
     assert_eq!(world.vm.active.load(SeqCst), 0);
 }
 
-/// A conversation in one call: as long as the function has answered, the caller may think.
+/// A dialogue in one call: after the answer has begun, the caller may pause.
 #[tokio::test]
 async fn once_an_answer_has_begun_both_sides_may_wait() {
     let world = world(SOON).await;
@@ -131,7 +131,7 @@ async fn once_an_answer_has_begun_both_sides_may_wait() {
     let head = "POST /up HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
     let mut caller = begin(&world, head).await;
     for word in ["one", "two"] {
-        // It thinks for longer than another one may whose answer has not begun.
+        // The pause is longer than a call may take whose answer has not begun.
         let other = "POST /other HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n";
         for _ in 0..2 {
             let answer = read_to_close(&mut begin(&world, other).await).await;
@@ -143,7 +143,7 @@ async fn once_an_answer_has_begun_both_sides_may_wait() {
 }
 
 #[tokio::test]
-async fn who_does_not_read_its_answer_loses_it_and_the_place_is_free() {
+async fn an_unread_answer_is_cut_and_frees_its_slot() {
     let world = world(SOON).await;
     world.vm.script("up", |_| async {
         let piece = Bytes::from(vec![b'x'; 64 << 10]);

@@ -1,4 +1,4 @@
-//! The program on listeners that the service manager holds: a restart refuses nobody.
+//! The program on listeners passed by the service manager: a restart refuses no connection.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -14,14 +14,14 @@ use std::{
     time::Duration,
 };
 
-/// What a service manager does with two sockets of two units.
-/// First to numbers from 10 on: those of the test may be 3 and 4 themselves, the other way round.
+/// Passes two sockets as a service manager does with two socket units. They are duplicated to
+/// numbers from 10 on first, because the test's own may be 3 and 4 in the other order.
 const START: &str = r#"exec {one}<&"$1" {two}<&"$2"; exec 3<&"$one" 4<&"$two"; shift 2
 export LISTEN_FDS=2 LISTEN_FDNAMES=control:calls LISTEN_PID=$$; exec "$@""#;
-/// Longest that anything takes.
+/// Deadline of each wait in this file.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A gateway that does not outlive the test, also when it fails.
+/// Kills the gateway at the end of the test, also after a failure.
 struct Gateway(Child);
 
 impl Drop for Gateway {
@@ -31,7 +31,7 @@ impl Drop for Gateway {
     }
 }
 
-/// Starts the gateway on these and waits until it is ready.
+/// Starts the gateway on these listeners and waits until it is ready.
 fn start(calls: &TcpListener, control: &TcpListener, data: &Path) -> Gateway {
     for listener in [calls, control] {
         rustix::io::fcntl_setfd(listener, rustix::io::FdFlags::empty()).unwrap();
@@ -41,7 +41,7 @@ fn start(calls: &TcpListener, control: &TcpListener, data: &Path) -> Gateway {
         .args(["-c", START, "bash", &control, &calls, env!("CARGO_BIN_EXE_epsilon-gateway")])
         .arg("--data-dir")
         .arg(data)
-        // Nothing can be bound there: what is passed is used.
+        // These addresses cannot be bound here: the passed sockets are used.
         .args(["--listen", "192.0.2.1:1", "--control", "192.0.2.1:1"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -61,7 +61,7 @@ fn end(gateway: &mut Gateway) {
     assert!(gateway.0.wait().unwrap().success());
 }
 
-/// One request on a connection of its own: its status line.
+/// Sends one request on its own connection; returns the status line.
 fn ask(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(LIMIT))?;
@@ -72,23 +72,25 @@ fn ask(address: SocketAddr, path: &str) -> std::io::Result<String> {
 }
 
 #[test]
-fn a_restart_on_inherited_listeners_refuses_nobody() {
+fn a_restart_on_inherited_listeners_refuses_no_connection() {
     let data = tempfile::tempdir().unwrap();
     let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
     let (calls, control) = (bind(), bind());
     let addresses =
         [(calls.local_addr().unwrap(), "/"), (control.local_addr().unwrap(), "/healthz")];
     let mut gateway = start(&calls, &control, data.path());
-    let (over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let over = Arc::new(AtomicBool::new(false));
+    let answered = Arc::new(AtomicUsize::new(0));
     let callers: Vec<_> = addresses
         .into_iter()
         .cycle()
         .take(4)
         .map(|(address, path)| {
-            let (over, answered) = (Arc::clone(&over), Arc::clone(&answered));
+            let over = Arc::clone(&over);
+            let answered = Arc::clone(&answered);
             thread::spawn(move || {
                 while !over.load(SeqCst) {
-                    let status = ask(address, path).expect("nobody is refused");
+                    let status = ask(address, path).expect("no connection is refused");
                     assert_eq!(status, "HTTP/1.1 200 OK", "{path}");
                     answered.fetch_add(1, SeqCst);
                 }
@@ -104,7 +106,7 @@ fn a_restart_on_inherited_listeners_refuses_nobody() {
     for _ in 0..3 {
         more(50);
         end(&mut gateway);
-        // Who comes while nobody serves waits.
+        // A caller that arrives while no gateway runs waits.
         let early = thread::spawn(move || ask(addresses[0].0, addresses[0].1));
         gateway = start(&calls, &control, data.path());
         assert_eq!(early.join().unwrap().unwrap(), "HTTP/1.1 200 OK");

@@ -19,7 +19,8 @@ use std::{
     path::Path,
 };
 
-/// An authority of one's own and a certificate for this machine's addresses, in a folder; and `ended.pem`, which has the same key.
+/// Writes a CA and a certificate for this machine's addresses to a folder, and `ended.pem`, an
+/// expired certificate of the same key.
 pub(crate) fn certificates(folder: &Path) -> Files {
     let mut params = CertificateParams::new([]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -44,7 +45,7 @@ pub(crate) fn certificates(folder: &Path) -> Files {
     }
 }
 
-/// Settings of a gateway with them.
+/// Settings of a gateway with these files.
 pub(crate) fn settings(files: &Files) -> Settings {
     Settings {
         tls_certificate: Some(files.certificate.clone()),
@@ -54,7 +55,7 @@ pub(crate) fn settings(files: &Files) -> Settings {
     }
 }
 
-/// A client that knows the authority; with a certificate to show or without.
+/// A client that trusts the CA, with or without a client certificate.
 fn client(files: &Files, shows: bool) -> reqwest::Client {
     let read = |path: &Path| std::fs::read(path).unwrap();
     let authority = reqwest::Certificate::from_pem(&read(&files.authority)).unwrap();
@@ -102,11 +103,11 @@ async fn what_keys_guard_wants_tls_and_no_certificate() {
     assert_eq!(asked(client.get(&push)).await.0, 401);
     assert_eq!(asked(client.get(&push).basic_auth("git", Some(&world.key))).await.0, 200);
     let hook = client.post(format!("https://{}/v1/hooks/github/shop", world.control)).body("{}");
-    assert_eq!(asked(hook).await.0, 404, "no such project: it was let in");
+    assert_eq!(asked(hook).await.0, 404, "no such project: the request was accepted");
 }
 
 #[tokio::test]
-async fn nobody_speaks_for_a_member_without_a_certificate() {
+async fn members_need_a_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let files = certificates(folder.path());
     for ip in [own_address(), Ipv4Addr::LOCALHOST.into()] {
@@ -129,7 +130,7 @@ async fn nobody_speaks_for_a_member_without_a_certificate() {
 }
 
 #[tokio::test]
-async fn plain_http_from_another_machine_is_told_to_use_tls() {
+async fn remote_plain_http_is_refused_with_tls_required() {
     let folder = tempfile::tempdir().unwrap();
     let files = certificates(folder.path());
     let control = SocketAddr::new(own_address(), 0);

@@ -1,4 +1,5 @@
-//! Calls that are split among versions: set, shown, promoted, aborted, remembered; versions by their own address.
+//! Splitting calls among versions: set, shown, promoted, aborted, stored; versions called by their
+//! own address.
 
 use crate::{
     agent::Agent,
@@ -14,7 +15,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 const TRAFFIC: &str = "/v1/functions/pay/traffic";
 
-/// Says as which version it was called. Version 4 fails when the path says so.
+/// Answers with the version of the call. Version 4 fails when the path says so.
 fn says_its_version(vm: &Arc<FakeVm>) {
     vm.script("pay", |call| async move {
         let version = call.version.number.get();
@@ -27,7 +28,7 @@ fn says_its_version(vm: &Arc<FakeVm>) {
     });
 }
 
-/// `pay` at version 4, with all four kept.
+/// `pay` at version 4, with all four versions stored.
 async fn world() -> World {
     let world = World::with(&["pay"]).await;
     says_its_version(&world.vm);
@@ -51,7 +52,7 @@ async fn traffic(world: &World) -> Value {
 const NINETY_TEN: &str =
     r#"{"shares":[{"version":3,"percent":90},{"version":4,"percent":10}],"abort_min_calls":10}"#;
 
-/// How often each version answered.
+/// Number of answers of each version.
 async fn counts(world: &World, calls: usize) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for _ in 0..calls {
@@ -100,7 +101,7 @@ fn set_shares() -> Value {
 }
 
 #[tokio::test]
-async fn a_version_is_ready_before_it_gets_calls_and_one_that_does_not_load_gets_none() {
+async fn versions_are_started_before_they_get_calls() {
     let world = world().await;
     world.vm.ready.lock().unwrap().clear();
     world.vm.broken.lock().unwrap().insert("pay".into(), "Error: no key".into());
@@ -109,16 +110,20 @@ async fn a_version_is_ready_before_it_gets_calls_and_one_that_does_not_load_gets
     assert!(reply.body.contains("no key"), "its developer reads why: {}", reply.body);
     assert_eq!(world.vm.ready(), ["pay@3"]);
     assert_eq!(counts(&world, 20).await, BTreeMap::from([("4".to_owned(), 20)]));
-    assert_eq!(world.vm.retired().last().map(String::as_str), Some("pay@3"), "it went again");
+    assert_eq!(
+        world.vm.retired().last().map(String::as_str),
+        Some("pay@3"),
+        "it was retired again"
+    );
 
     world.vm.broken.lock().unwrap().clear();
     world.vm.ready.lock().unwrap().clear();
     split(&world, NINETY_TEN).await;
-    assert_eq!(world.vm.ready(), ["pay@3"], "version 4 serves already");
+    assert_eq!(world.vm.ready(), ["pay@3"], "version 4 is already active");
 }
 
 #[tokio::test]
-async fn promoting_gives_all_calls_to_one_version_and_lets_the_other_go() {
+async fn promoting_gives_all_calls_to_one_version() {
     let world = world().await;
     split(&world, NINETY_TEN).await;
     world.vm.retired.lock().unwrap().clear();
@@ -149,10 +154,14 @@ async fn of_several_candidates_the_one_to_promote_is_named() {
 }
 
 #[tokio::test]
-async fn a_version_that_fails_too_often_gets_no_calls_any_more_and_everybody_is_told() {
+async fn a_failing_version_ends_its_split() {
     let world = world().await;
     let half = r#"{"shares":[{"version":3,"percent":50},{"version":4,"percent":50}],"abort_min_calls":10}"#;
-    assert_eq!(split(&world, half).await["stable"], 3, "of equals, the one that is older");
+    assert_eq!(
+        split(&world, half).await["stable"],
+        3,
+        "with equal shares the older version is stable"
+    );
     world.vm.retired.lock().unwrap().clear();
     let began = Instant::now();
     while !traffic(&world).await["aborted"].is_object() {
@@ -161,7 +170,11 @@ async fn a_version_that_fails_too_often_gets_no_calls_any_more_and_everybody_is_
     }
     for _ in 0..50 {
         let reply = world.get("/pay/fail").await;
-        assert_eq!((reply.status.as_u16(), &*reply.body), (200, "3"), "none of the stable one");
+        assert_eq!(
+            (reply.status.as_u16(), &*reply.body),
+            (200, "3"),
+            "the stable version has no calls"
+        );
     }
     let why = traffic(&world).await["aborted"].clone();
     assert_eq!((&why["version"], &why["limit"]), (&json!(4), &json!(5.0)));
@@ -171,12 +184,12 @@ async fn a_version_that_fails_too_often_gets_no_calls_any_more_and_everybody_is_
 
     let world = world.restarted().await;
     says_its_version(&world.vm);
-    assert_eq!(traffic(&world).await["aborted"], why, "the reason is kept");
+    assert_eq!(traffic(&world).await["aborted"], why, "the reason is stored");
     assert_eq!(world.get("/pay").await.body, "3");
     let list = world.ask(Method::GET, "/v1/functions", "").await.json();
     assert_eq!(list["data"][0]["aborted"], why);
     split(&world, NINETY_TEN).await;
-    assert_eq!(traffic(&world).await["aborted"], Value::Null, "the next split is another one");
+    assert_eq!(traffic(&world).await["aborted"], Value::Null, "a new split has no old reason");
 }
 
 #[tokio::test]
@@ -196,7 +209,7 @@ async fn a_split_survives_a_restart() {
     assert!(before.contains('3') && before.contains('4'), "{before}");
     let world = world.restarted().await;
     says_its_version(&world.vm);
-    assert_eq!(answers(&world).await, before, "each user is where it was");
+    assert_eq!(answers(&world).await, before, "each user keeps its version");
     assert_eq!(traffic(&world).await["split"]["sticky"], "header:x-user");
 }
 
@@ -243,10 +256,14 @@ async fn a_deployment_and_a_rollback_end_a_split() {
 
     split(&world, r#"{"shares":[{"version":3,"percent":90},{"version":5,"percent":10}]}"#).await;
     let reply = world.ask(Method::POST, "/v1/functions/pay/rollback", "").await;
-    assert_eq!(reply.json()["data"]["active_version"], 3, "away from what was tried, not further");
+    assert_eq!(
+        reply.json()["data"]["active_version"],
+        3,
+        "back to the stable version, not further"
+    );
     assert_eq!(traffic(&world).await["split"], Value::Null);
     let reply = world.ask(Method::POST, "/v1/functions/pay/rollback", "").await;
-    assert_eq!(reply.json()["data"]["active_version"], 2, "and from there as ever");
+    assert_eq!(reply.json()["data"]["active_version"], 2, "then to the version before");
 }
 
 #[tokio::test]
@@ -287,7 +304,7 @@ async fn each_version_has_an_address_of_its_own() {
         assert_eq!((reply.status.as_u16(), &*reply.code()), (404, code), "{path}");
     }
     world.deploy("shop", &[("pay", "4")]).await;
-    assert_eq!(world.get("/pay@4").await.body, "4", "what serves needs no looking up");
+    assert_eq!(world.get("/pay@4").await.body, "4", "an active version needs no lookup");
     let metrics = world.metrics();
     assert!(!metrics.contains("epsilon_traffic"), "calls by address are no split: {metrics}");
 }
@@ -334,7 +351,7 @@ async fn what_makes_no_split_is_refused_with_a_word() {
 }
 
 #[tokio::test]
-async fn a_retired_version_is_called_by_nobody() {
+async fn a_retired_version_cannot_be_called() {
     let world = World::with(&[]).await;
     says_its_version(&world.vm);
     for digest in ["1", "2"] {
@@ -355,9 +372,10 @@ async fn a_retired_version_is_called_by_nobody() {
     }
 }
 
-/// With each setting: what a stranger gets, one with a wrong key, the operator.
+/// For each value of the setting: the answers to a caller without a key, one with a wrong key, and
+/// the operator.
 #[tokio::test]
-async fn who_may_call_a_version_by_its_address_is_a_setting() {
+async fn access_to_version_addresses_is_a_setting() {
     use epsilon_gateway::config::VersionAddresses as Setting;
     for (version_addresses, want) in [
         (Setting::Public, ["OK", "OK", "OK"]),
@@ -384,9 +402,9 @@ async fn who_may_call_a_version_by_its_address_is_a_setting() {
     }
 }
 
-/// Two gateways on one data base; the second has not yet been told of what the first has made.
+/// Two gateways on one database; the second has not yet received the first one's change.
 #[tokio::test]
-async fn what_another_gateway_has_just_made_is_there_for_the_first_call() {
+async fn new_functions_of_other_gateways_are_found_at_once() {
     let url = Postgres::shared().database().await;
     let store = async || epsilon_store::open(&url).await.unwrap();
     let one = World::gateway(store().await, &["pay"], Settings::default()).await;
@@ -405,7 +423,7 @@ async fn what_another_gateway_has_just_made_is_there_for_the_first_call() {
     for path in ["/nobody", "/nobody@3", "/__proto__"] {
         assert_eq!(two.get(path).await.code(), "FUNCTION_NOT_FOUND", "{path}");
     }
-    // Far more than may wait.
+    // Far more than the limit of waiting requests.
     let many = (0..300).map(|n| two.get(if n % 2 == 0 { "/nobody" } else { "/no-one" }));
     for reply in futures_util::future::join_all(many).await {
         assert_eq!(reply.status, 404);
@@ -413,7 +431,7 @@ async fn what_another_gateway_has_just_made_is_there_for_the_first_call() {
 }
 
 #[tokio::test]
-async fn a_split_that_one_gateway_makes_or_ends_the_other_follows() {
+async fn gateways_follow_each_others_splits() {
     let url = Postgres::shared().database().await;
     let store = async || epsilon_store::open(&url).await.unwrap();
     let one = World::gateway(store().await, &["pay"], Settings::default()).await;

@@ -1,4 +1,5 @@
-//! Webhooks: who is let in, what is deployed, what the hub hears, and what is remembered.
+//! Webhooks: which deliveries are accepted, what is deployed, which statuses GitHub gets, and what
+//! is stored.
 
 use crate::{
     fake::ok,
@@ -24,7 +25,8 @@ use tokio::{
 const REPOSITORY: &str = "octo/shop";
 const MAIN: &str = "refs/heads/main";
 
-/// The project `shop` of a gateway is deployed from `octo/shop` of this hub, with these settings of its own.
+/// A gateway whose project `shop` is deployed from `octo/shop` of this fake GitHub, with these hook
+/// settings.
 fn settings(hub: &Hub, more: &Value) -> Settings {
     let mut hook = json!({"token_file": hub.token_file()});
     for (key, value) in more.as_object().unwrap() {
@@ -43,14 +45,14 @@ async fn world(hub: &Hub) -> World {
     world
 }
 
-/// A commit on `main` of the hub, and the body of the delivery that tells of it.
+/// Makes a commit on `main`; returns its id and the payload of its push.
 fn pushed(hub: &Hub, text: &str) -> (String, Vec<u8>) {
     let id = hub.commit(REPOSITORY, MAIN, &[("index.js", File::Text(text))]);
     let body = hub::push(REPOSITORY, MAIN, &id, &id).to_string().into_bytes();
     (id, body)
 }
 
-/// Sends a delivery; a header that is there twice wins the second time, an empty one is left out.
+/// Sends a delivery; a repeated header replaces the first one, an empty one is left out.
 async fn send(world: &World, project: &str, headers: &[(&str, String)], body: Vec<u8>) -> Reply {
     let mut request = world.control_request(Method::POST, &format!("/v1/hooks/github/{project}"));
     let mut names: Vec<&str> = headers.iter().map(|(name, _)| *name).collect();
@@ -71,7 +73,7 @@ async fn deliver(world: &World, event: &str, delivery: &str, body: &[u8]) -> Rep
     send(world, "shop", &hub::headers(event, delivery, body), body.to_vec()).await
 }
 
-/// The deployment that an accepted delivery began.
+/// The deployment id of an accepted delivery.
 fn accepted(reply: &Reply) -> DeploymentId {
     assert_eq!(reply.status, StatusCode::ACCEPTED, "{reply:?}");
     let data = &reply.json()["data"];
@@ -79,7 +81,7 @@ fn accepted(reply: &Reply) -> DeploymentId {
     data["deployment"].as_str().unwrap().parse().unwrap()
 }
 
-/// Waits for the end of a deployment: its state and the code of its error.
+/// Waits for the end of a deployment; returns its state and error code.
 async fn ended(world: &World, id: &DeploymentId) -> (DeploymentState, Option<String>) {
     let wait = async {
         loop {
@@ -107,7 +109,7 @@ fn refused() -> BuildError {
 }
 
 #[tokio::test]
-async fn a_push_is_deployed_and_the_hub_hears_of_it() {
+async fn a_push_is_deployed_and_reported_to_github() {
     let hub = Hub::start().await;
     let world = world(&hub).await;
     let (commit, body) = pushed(&hub, "2");
@@ -132,14 +134,14 @@ async fn a_push_is_deployed_and_the_hub_hears_of_it() {
     assert_eq!(hub.statuses()[1].body["target_url"], format!("http://{}/hello", world.public));
     let shown = world.ask(Method::GET, &format!("/v1/deployments/{id}"), "").await.json();
     assert_eq!(shown["data"]["source"], format!("github octo/shop main {short}"));
-    assert!(!world.dir.path().join("hooks").join(id.as_str()).exists(), "nothing of it stays");
+    assert!(!world.dir.path().join("hooks").join(id.as_str()).exists(), "its folder is removed");
     let metrics = world.metrics();
     assert!(metrics.contains(r#"epsilon_hooks_total{outcome="accepted"} 1"#), "{metrics}");
     assert!(metrics.contains(r#"epsilon_hook_statuses_total{outcome="taken"} 2"#), "{metrics}");
 }
 
 #[tokio::test]
-async fn samples_of_the_hub_are_understood() {
+async fn sample_payloads_of_github_are_understood() {
     let hub = Hub::start().await;
     let mut settings = settings(&hub, &json!({}));
     let other = hub.hook("Codertocat/Hello-World", &json!({}));
@@ -152,15 +154,15 @@ async fn samples_of_the_hub_are_understood() {
             "push",
             "push-branch",
             "ignored",
-            "branch `main` is deployed, and the push is of `master`",
+            "branch `main` is deployed, but the push is to `master`",
         ),
         ("push", "push-tag", "ignored", "tag `simple-tag`"),
         ("push", "push-deleted", "ignored", "`refs/tags/simple-tag` was deleted"),
-        ("fork", "fork", "ignored", "events `fork` are not for this address"),
+        ("fork", "fork", "ignored", "events `fork` are not handled here"),
     ] {
         let path = format!("{}/tests/fixtures/github/{sample}.json", env!("CARGO_MANIFEST_DIR"));
         let body = std::fs::read(path).unwrap();
-        // The same one may come as often as it likes where it does nothing.
+        // Without an effect the same delivery may be repeated.
         for _ in 0..2 {
             let headers = hub::headers(event, "22222222-bbbb", &body);
             let reply = send(&world, "other", &headers, body.clone()).await;
@@ -171,7 +173,7 @@ async fn samples_of_the_hub_are_understood() {
         let headers = hub::headers(event, "22222222-bbbb", &body);
         let reply = send(&world, "shop", &headers, body).await;
         if event == "push" {
-            assert!(reply.body.contains("this hook deploys `octo/shop`"), "{reply:?}");
+            assert!(reply.body.contains("this webhook deploys `octo/shop`"), "{reply:?}");
         }
     }
     assert_eq!(world.builder.begun(), 0);
@@ -180,7 +182,7 @@ async fn samples_of_the_hub_are_understood() {
 }
 
 #[tokio::test]
-async fn only_the_hub_is_let_in() {
+async fn only_signed_deliveries_are_accepted() {
     let hub = Hub::start().await;
     let world = world(&hub).await;
     let (_, body) = pushed(&hub, "2");
@@ -197,7 +199,7 @@ async fn only_the_hub_is_let_in() {
     ] {
         let mut headers = hub::headers("push", "33333333-cccc", &body).to_vec();
         headers.push(("x-hub-signature-256", signature.clone()));
-        // The admin's key does not help.
+        // The admin key does not replace the signature.
         headers.push(("authorization", format!("Bearer {}", world.key)));
         let reply = send(&world, "shop", &headers, body.clone()).await;
         assert_eq!(
@@ -206,7 +208,7 @@ async fn only_the_hub_is_let_in() {
             "{signature}"
         );
     }
-    // Without a signature it is not even looked whether it is JSON.
+    // Without a signature the body is not parsed.
     let reply = send(&world, "shop", &[], b"{".to_vec()).await;
     assert_eq!(reply.code(), "SIGNATURE_REFUSED");
     let reply = send(&world, "nobody", &hub::headers("push", "33333333-cccc", &body), body).await;
@@ -216,7 +218,7 @@ async fn only_the_hub_is_let_in() {
 }
 
 #[tokio::test]
-async fn what_is_signed_and_odd_is_named() {
+async fn signed_but_invalid_deliveries_are_explained() {
     let hub = Hub::start().await;
     let world = world(&hub).await;
     let (_, body) = pushed(&hub, "2");
@@ -241,7 +243,7 @@ async fn what_is_signed_and_odd_is_named() {
     assert_eq!(reply.status, StatusCode::METHOD_NOT_ALLOWED);
 }
 
-/// 30 MB are announced and a thousandth of it is sent: the answer is there before the rest.
+/// 30 MB are announced and a thousandth of it is sent: the answer arrives before the rest.
 #[tokio::test]
 async fn a_payload_of_30_megabytes_is_not_read() {
     let hub = Hub::start().await;
@@ -263,13 +265,14 @@ async fn a_payload_of_30_megabytes_is_not_read() {
 }
 
 #[tokio::test]
-async fn a_delivery_is_deployed_once_whoever_it_comes_to() {
+async fn a_delivery_is_deployed_once_by_any_gateway() {
     let hub = Hub::start().await;
     let mut world = world(&hub).await;
     let (_, body) = pushed(&hub, "2");
     world.builder.next(Ok(built("shop", &[("hello", "2")])));
     let id = accepted(&deliver(&world, "push", "66666666-ffff", &body).await);
-    // At work or done, by its id or by its payload: the id is not under the signature.
+    // Refused while running and when done, by id or by payload: the signature does not cover the
+    // id.
     let refused = async |world: &World| {
         for delivery in ["66666666-ffff", "77777777-ffff"] {
             let reply = deliver(world, "push", delivery, &body).await;
@@ -294,7 +297,7 @@ async fn a_delivery_is_deployed_once_whoever_it_comes_to() {
 }
 
 #[tokio::test]
-async fn a_deployment_that_fails_is_told_and_may_be_delivered_again() {
+async fn a_failed_delivery_is_reported_and_can_be_repeated() {
     let hub = Hub::start().await;
     let world = world(&hub).await;
     let (commit, body) = pushed(&hub, "2");
@@ -328,7 +331,7 @@ async fn of_pushes_that_wait_the_newest_is_deployed() {
     eventually(1, || world.builder.begun()).await;
     let (second_commit, second) = pushed(&hub, "3");
     let second = deliver(&world, "push", "99999999-0002", &second).await;
-    assert!(second.body.contains("is deployed after the push before it"), "{second:?}");
+    assert!(second.body.contains("is deployed after the previous push"), "{second:?}");
     let second = accepted(&second);
     let (third_commit, third) = pushed(&hub, "4");
     let third = accepted(&deliver(&world, "push", "99999999-0003", &third).await);
@@ -341,7 +344,7 @@ async fn of_pushes_that_wait_the_newest_is_deployed() {
         format!("{} pending main is being deployed", &first_commit[..7]),
         format!("{} success deployed; 1 of 1 functions changed", &first_commit[..7]),
         format!("{} pending main is being deployed", &second_commit[..7]),
-        format!("{} error a newer push came before its turn", &second_commit[..7]),
+        format!("{} error a newer push replaced it before its turn", &second_commit[..7]),
         format!("{} pending main is being deployed", &third_commit[..7]),
         format!("{} success deployed; 1 of 1 functions changed", &third_commit[..7]),
     ];
@@ -354,7 +357,7 @@ async fn of_pushes_that_wait_the_newest_is_deployed() {
     .await;
 }
 
-/// One push to a repository with a hook for each of several projects.
+/// One push to a repository that has one hook per project.
 #[tokio::test]
 async fn many_projects_take_turns() {
     let hub = Hub::start().await;
@@ -371,13 +374,13 @@ async fn many_projects_take_turns() {
     let headers = hub::headers("push", "eeeeeeee-0001", &body);
     let shop = accepted(&send(&world, "shop", &headers, body.clone()).await);
     eventually(1, || world.builder.begun()).await;
-    // The same payload and secret: another hook of the same repository.
+    // The same payload and secret, from another hook of the same repository.
     let blog = accepted(&send(&world, "blog", &headers, body).await);
     let fetched = hub.shown().len();
     world.builder.gate.add_permits(1);
     assert_eq!(ended(&world, &shop).await, (DeploymentState::Done, None));
     eventually(2, || world.builder.begun()).await;
-    assert!(hub.shown().len() > fetched, "it was fetched when its turn came");
+    assert!(hub.shown().len() > fetched, "it was fetched after the first deployment");
     world.builder.gate.add_permits(1);
     assert_eq!(ended(&world, &blog).await, (DeploymentState::Done, None));
 }
@@ -388,18 +391,18 @@ async fn a_commit_that_cannot_be_had_changes_nothing() {
     let world = world(&hub).await;
     let (_, body) = pushed(&hub, "2");
     hub.behave(Manner::Privately);
-    std::fs::write(hub.token_file(), "a token that is fine").unwrap();
+    std::fs::write(hub.token_file(), "a valid token").unwrap();
     hub.behave(Manner::Empty);
     let id = accepted(&deliver(&world, "push", "aaaaaaaa-0001", &body).await);
     assert_eq!(ended(&world, &id).await, failed("SOURCE_NOT_FETCHED"));
     let shown = world.ask(Method::GET, &format!("/v1/deployments/{id}"), "").await.json();
     assert_eq!(
         shown["data"]["error"]["message"],
-        "the hub knows no such repository, or does not show it"
+        "GitHub does not know this repository, or does not show it"
     );
     eventually(2, || hub.told().len()).await;
     assert!(
-        hub.told()[1].contains(" failure the hub knows no such repository"),
+        hub.told()[1].contains(" failure GitHub does not know this repository"),
         "{:?}",
         hub.told()
     );
@@ -407,7 +410,7 @@ async fn a_commit_that_cannot_be_had_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_commit_is_fetched_by_the_git_of_the_settings() {
+async fn the_configured_git_fetches_commits() {
     let hub = Hub::start().await;
     let mut settings = settings(&hub, &json!({}));
     settings.git.program = "/nonexistent/git".into();
@@ -420,7 +423,7 @@ async fn a_commit_is_fetched_by_the_git_of_the_settings() {
     assert!(shown.body.contains("there is no `git` on the gateway's machine"), "{shown:?}");
 }
 
-/// Who may push to one repository does not deploy into another project.
+/// A permission to push to one repository does not allow a deployment of another project.
 #[tokio::test]
 async fn a_repository_deploys_its_own_project_only() {
     let hub = Hub::start().await;
@@ -433,7 +436,7 @@ async fn a_repository_deploys_its_own_project_only() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_stops_tells_the_hub() {
+async fn a_stopping_gateway_reports_to_github() {
     let hub = Hub::start().await;
     let mut world = world(&hub).await;
     world.builder.close_gate();
@@ -451,7 +454,7 @@ async fn a_gateway_that_stops_tells_the_hub() {
 }
 
 #[tokio::test]
-async fn a_secret_that_is_not_there_yet_needs_no_restart() {
+async fn a_late_secret_needs_no_restart() {
     let hub = Hub::start().await;
     let world = world(&hub).await;
     let (_, body) = pushed(&hub, "2");

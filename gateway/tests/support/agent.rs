@@ -1,5 +1,5 @@
-//! An agent that plays a script: a [`FakeVm`] behind a real listener, which joins a gateway as agents do. It takes only
-//! what the contract (`epsilon_api::fleet`) names and refuses all else.
+//! A scripted agent: a [`FakeVm`] behind a real listener, which joins a gateway as agents do. It
+//! accepts only the requests of the contract (`epsilon_api::fleet`).
 
 use crate::{
     fake::FakeVm,
@@ -42,10 +42,10 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
-/// More often than real ones report, so that tests are quick.
+/// Shorter than the interval of real agents, so that tests are quick.
 const REPORT: Duration = Duration::from_millis(50);
 
-/// See the module.
+/// A running scripted agent.
 pub(crate) struct Agent {
     pub(crate) id: VmId,
     pub(crate) vm: Arc<FakeVm>,
@@ -59,31 +59,32 @@ pub(crate) struct Agent {
 struct Site {
     vm: Arc<FakeVm>,
     versions: Mutex<HashMap<String, Arc<Version>>>,
-    /// What it was asked, but for calls and reports: `PUT /v1/version pay@1`.
+    /// Received requests other than calls and reports, such as `PUT /v1/version pay@1`.
     orders: Mutex<Vec<String>>,
     boot: AtomicU64,
     hushed: AtomicBool,
-    /// How long each order takes, in milliseconds, and whether it comes to nothing.
+    /// Delay of each order in milliseconds, and whether orders fail.
     slow: AtomicU64,
     refuses: AtomicBool,
 }
 
 impl Agent {
-    /// Joins this gateway and waits until it is heard there.
+    /// Joins this gateway and waits until the gateway has a report.
     pub(crate) async fn join(id: &str, world: &World) -> Self {
         let agent = Self::start(id, world, ([127, 0, 0, 1], 0).into(), None).await;
         world.stands(id, "ready").await;
         agent
     }
 
-    /// Joins; whether it is heard is the test's business.
+    /// Joins without waiting for a report.
     pub(crate) async fn start(
         id: &str,
         world: &World,
         address: SocketAddr,
         tls: Option<&tls::Files>,
     ) -> Self {
-        let (id, dir) = (VmId::parse(id).unwrap(), tempfile::tempdir().unwrap());
+        let id = VmId::parse(id).unwrap();
+        let dir = tempfile::tempdir().unwrap();
         let vm = FakeVm::new(id.as_str());
         let ending = Ending::default();
         let second = Duration::from_secs(10);
@@ -133,7 +134,7 @@ impl Agent {
         Self { id, vm, address, site, ending, leave, dir }
     }
 
-    /// As `kill -9`: all sockets are gone, nobody says farewell.
+    /// Like `kill -9`: all sockets are closed, and the gateway gets no message.
     pub(crate) async fn kill(&self) {
         self.ending.close.cancel();
         self.ending.cut.cancel();
@@ -141,39 +142,39 @@ impl Agent {
         patient(self.ending.tasks.wait()).await;
     }
 
-    /// Says nothing more, or speaks again; its connections stay.
+    /// Stops or resumes reports and answers; connections stay open.
     pub(crate) fn hush(&self, hushed: bool) {
         self.site.hushed.store(hushed, SeqCst);
     }
 
-    /// Orders take so long from now on.
+    /// Delays every order from now on.
     pub(crate) fn slow_orders(&self, time: Duration) {
         self.site.slow.store(time.as_millis() as u64, SeqCst);
     }
 
-    /// It does not take orders (500), or does again.
+    /// Orders fail with 500, or succeed again.
     pub(crate) fn refuse_orders(&self, refuses: bool) {
         self.site.refuses.store(refuses, SeqCst);
     }
 
-    /// Another start of the agent, by what its reports say.
+    /// Reports a new start of the agent.
     pub(crate) fn boot_again(&self) {
         self.site.versions.lock().unwrap().clear();
         self.site.boot.fetch_add(1, SeqCst);
     }
 
-    /// Knows no version any more, and its reports do not tell.
+    /// Drops all versions without reporting it.
     pub(crate) fn forget_silently(&self) {
         self.site.versions.lock().unwrap().clear();
     }
 
-    /// Leaves the fleet as asked, then ends.
+    /// Leaves the fleet, then ends.
     pub(crate) async fn leave(&self) {
         self.leave.cancel();
         self.kill().await;
     }
 
-    /// What it was asked so far.
+    /// Requests received so far.
     pub(crate) fn orders(&self) -> Vec<String> {
         self.site.orders.lock().unwrap().clone()
     }
@@ -182,12 +183,12 @@ impl Agent {
         self.orders().iter().any(|one| one == order)
     }
 
-    /// Connections that gateways have open.
+    /// Number of open connections from gateways.
     pub(crate) fn connections(&self) -> usize {
         self.ending.tasks.len()
     }
 
-    /// What it proves itself with.
+    /// The agent's credential.
     pub(crate) fn credential(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("credential")).unwrap().trim().to_owned()
     }
@@ -239,7 +240,8 @@ impl Site {
 
     async fn order(self: Arc<Self>, request: Request<Incoming>) -> Response<CallBody> {
         let (head, body) = request.into_parts();
-        let (method, path) = (head.method.clone(), head.uri.path().to_owned());
+        let method = head.method.clone();
+        let path = head.uri.path().to_owned();
         let note =
             |what: String| self.orders.lock().unwrap().push(format!("{method} {path} {what}"));
         match (&head.method, head.uri.path()) {
@@ -310,7 +312,7 @@ impl Site {
     }
 }
 
-/// Sends back what comes in, in capitals.
+/// Echoes the input in capitals.
 async fn shout(upgrade: OnUpgrade) {
     let mut stream = TokioIo::new(upgrade.await.unwrap());
     let mut buffer = [0; 1024];

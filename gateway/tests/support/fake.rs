@@ -1,5 +1,5 @@
-//! A VM that plays a script. It refuses what it was not told to expect. Shared by the unit tests of
-//! the crate and by the program tests in `tests/`.
+//! A scripted VM. It refuses calls without a script. Shared by the unit tests of the crate and the
+//! program tests in `tests/`.
 
 #![allow(dead_code, clippy::unwrap_used, reason = "each test uses a part; a fake may panic")]
 
@@ -33,49 +33,49 @@ use std::{
 };
 use tokio::sync::Semaphore;
 
-/// What a function does in a test.
+/// Answers calls of a function in a test.
 pub(crate) type Script =
     Arc<dyn Fn(Call) -> BoxFuture<'static, Result<Answer, CallError>> + Send + Sync>;
 
-/// What is wrong with a machine.
+/// A fault of the VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// It cannot get images.
+    /// It cannot pull images.
     NoImage,
-    /// It never says anything.
+    /// Its operations never end.
     Hangs,
-    /// It has images and starts nothing.
+    /// It has images, but no instance starts.
     NoStart,
 }
 
-/// Runs once.
+/// A callback that runs once.
 pub(crate) type Hook = Box<dyn FnOnce() + Send>;
 
-/// See the module.
+/// The scripted VM.
 pub(crate) struct FakeVm {
     id: VmId,
     scripts: Mutex<HashMap<String, Script>>,
-    /// Versions that `ensure_ready` was asked for.
+    /// Versions passed to `ensure_ready`.
     pub(crate) ready: Mutex<Vec<VersionId>>,
-    /// Functions whose code does not load, and what it says.
+    /// Functions whose code fails to load, and its output.
     pub(crate) broken: Mutex<HashMap<String, String>>,
-    /// Versions that `fetch` was asked for.
+    /// Versions passed to `fetch`.
     pub(crate) fetched: Mutex<Vec<VersionId>>,
-    /// What `fetch` and `ensure_ready` do when the machine is in trouble.
+    /// The fault that `fetch` and `ensure_ready` simulate.
     pub(crate) trouble: Mutex<Option<Trouble>>,
     pub(crate) retired: Mutex<Vec<VersionId>>,
     pub(crate) forgotten: Mutex<Vec<FunctionName>>,
-    /// Images that it was told to remove, and whether something uses them.
+    /// Images passed to `remove_image`, and whether images are in use.
     pub(crate) removed: Mutex<Vec<ImageRef>>,
     pub(crate) uses_images: AtomicBool,
-    /// What happens inside of `retire`, before it is noted.
+    /// Runs inside of `retire`, before the version is recorded.
     pub(crate) on_retire: Mutex<Option<Hook>>,
-    /// One permit lets one `ensure_ready` end.
+    /// One permit lets one `ensure_ready` finish.
     pub(crate) gate: Semaphore,
-    /// Calls whose future or body has not ended.
+    /// Number of calls whose future or body has not ended.
     pub(crate) active: Arc<AtomicUsize>,
     pub(crate) draining: AtomicBool,
-    /// Memory for instances, and processors.
+    /// Memory for instances, and CPUs.
     pub(crate) size: Mutex<(Bytes, MilliCores)>,
     pub(crate) log: Mutex<Vec<LogRecord>>,
 }
@@ -86,7 +86,7 @@ impl fmt::Debug for FakeVm {
     }
 }
 
-/// Counts a call for as long as it lives.
+/// Counts a call while it exists.
 pub(crate) struct Active(Arc<AtomicUsize>);
 
 impl Drop for Active {
@@ -121,7 +121,7 @@ impl FakeVm {
         Self::new(id)
     }
 
-    /// What the function does from now on.
+    /// Sets the script of a function.
     pub(crate) fn script<F, R>(&self, function: &str, script: F)
     where
         F: Fn(Call) -> R + Send + Sync + 'static,
@@ -161,7 +161,7 @@ impl Vm for FakeVm {
             answer.response = answer.response.map(|inner| {
                 let mut active = Some(active);
                 let mut inner = Some(inner);
-                // Holds the count to the end of the body, as an agent's lease does.
+                // Counts the call until the body ends, like an agent's lease.
                 let held = Held { inner: inner.take().unwrap(), _active: active.take().unwrap() };
                 body::boxed(held)
             });
@@ -293,7 +293,7 @@ impl http_body::Body for Held {
     }
 }
 
-/// An answer of a function that took a millisecond.
+/// An answer of a function that took 1 ms.
 pub(crate) fn answer(response: Response<CallBody>) -> Answer {
     let spent = Spent { exec: Duration::from_millis(1), ..Spent::default() };
     Answer { response, spent }
@@ -304,12 +304,12 @@ pub(crate) fn ok(text: impl Into<bytes::Bytes>) -> Result<Answer, CallError> {
     Ok(answer(Response::new(body::full(text))))
 }
 
-/// The settings of a function without any.
+/// The settings of a function with defaults only.
 pub(crate) fn spec(function: &str) -> FunctionSpec {
     FunctionSpec::new(Runtime::Node, "index.js", function)
 }
 
-/// A version made of nothing.
+/// A version of the project `shop` with this number and the settings of [`spec`].
 pub(crate) fn version(function: &str, number: u32) -> Version {
     Version {
         parts: None,

@@ -1,6 +1,6 @@
-//! A hub on this machine: repositories over HTTP by git's own `http-backend`, the API that takes commit statuses, and
-//! deliveries signed as the hub signs them. It can also behave badly, by script. Used by the gateway's tests, those of
-//! its parts and those of the whole platform.
+//! A fake GitHub on this machine: repositories over HTTP by git's own `http-backend`, the commit
+//! status API, and deliveries signed as GitHub signs them. It can also misbehave on request. Used
+//! by the gateway's tests, those of its parts and those of the whole platform.
 
 #![allow(dead_code, reason = "each of them uses its part")]
 
@@ -32,17 +32,17 @@ pub(crate) const ZEROS: &str = "0000000000000000000000000000000000000000";
 #[derive(Clone, Debug)]
 pub(crate) enum Manner {
     Well,
-    /// Only to who has the token.
+    /// Only with the token.
     Privately,
-    /// Everything is somewhere else.
+    /// Redirects everything to this URL.
     Redirecting(String),
-    /// Nothing is there.
+    /// Has no repositories.
     Empty,
-    /// It takes the request and says nothing.
+    /// Accepts the request and never answers.
     Silent,
 }
 
-/// A status as it came in.
+/// A commit status as it was received.
 #[derive(Clone, Debug)]
 pub(crate) struct Status {
     pub(crate) path: String,
@@ -54,14 +54,14 @@ pub(crate) struct Status {
 struct Shared {
     root: PathBuf,
     manner: Mutex<Manner>,
-    /// What the API answers next; 201 when there is nothing.
+    /// The API's next answers; 201 when empty.
     answers: Mutex<VecDeque<(u16, Option<&'static str>)>>,
     statuses: Mutex<Vec<Status>>,
-    /// `authorization` of requests for repositories.
+    /// The `authorization` header of each repository request.
     shown: Mutex<Vec<Option<String>>>,
 }
 
-/// See the module; gone with the value.
+/// A running fake GitHub; dropped, it stops and removes its files.
 #[derive(Debug)]
 pub(crate) struct Hub {
     pub(crate) address: SocketAddr,
@@ -76,7 +76,7 @@ impl Drop for Hub {
     }
 }
 
-/// What a file of a commit is.
+/// Content of a file in a commit.
 pub(crate) enum File<'a> {
     Text(&'a str),
     Bytes(&'a [u8]),
@@ -110,7 +110,7 @@ impl Hub {
         Self { address, folder, shared, server }
     }
 
-    /// The settings of a project's hook here, as JSON (and so as YAML).
+    /// The settings of a project's hook for this server, as JSON (and so as YAML).
     pub(crate) fn hook(&self, repository: &str, more: &Value) -> Value {
         let mut settings = json!({
             "repository": repository,
@@ -135,7 +135,7 @@ impl Hub {
         *self.shared.manner.lock().unwrap() = manner;
     }
 
-    /// What the API answers to the next statuses, and the `Retry-After` of it.
+    /// Sets the API's next answers: status and `Retry-After`.
     pub(crate) fn api_answers(&self, answers: &[(u16, Option<&'static str>)]) {
         self.shared.answers.lock().unwrap().extend(answers);
     }
@@ -154,12 +154,13 @@ impl Hub {
         self.statuses().iter().map(line).collect()
     }
 
-    /// What requests for repositories showed of themselves.
+    /// The `authorization` header of each repository request.
     pub(crate) fn shown(&self) -> Vec<Option<String>> {
         self.shared.shown.lock().unwrap().clone()
     }
 
-    /// Makes a commit with exactly these files, without a parent, and points `reference` there. Answers its id.
+    /// Makes a commit with exactly these files, without a parent, and points `reference` there.
+    /// Returns its id.
     pub(crate) fn commit(
         &self,
         repository: &str,
@@ -196,7 +197,7 @@ impl Hub {
         git(&path, &["rev-parse", reference], b"")
     }
 
-    /// An annotated tag on a commit. Answers the tag's own id.
+    /// An annotated tag on a commit. Returns the id of the tag object.
     pub(crate) fn tag(&self, repository: &str, name: &str, commit: &str) -> String {
         let path = self.shared.root.join(format!("{repository}.git"));
         let tag = format!(
@@ -208,7 +209,7 @@ impl Hub {
     }
 }
 
-/// The payload of a push, made of the hub's own example.
+/// The payload of a push, made from GitHub's own example.
 pub(crate) fn push(repository: &str, reference: &str, after: &str, commit: &str) -> Value {
     let sample =
         concat!(env!("CARGO_MANIFEST_DIR"), "/../gateway/tests/fixtures/github/push-branch.json");
@@ -224,7 +225,7 @@ pub(crate) fn push(repository: &str, reference: &str, after: &str, commit: &str)
     payload
 }
 
-/// The signature that the hub sends with a body.
+/// The signature that GitHub sends with a body.
 pub(crate) fn signature(body: &[u8]) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
     let digits = hmac::sign(&key, body)
@@ -245,7 +246,7 @@ pub(crate) fn headers(event: &str, delivery: &str, body: &[u8]) -> [(&'static st
     ]
 }
 
-/// Runs git as nobody in particular; answers what it prints.
+/// Runs git without the user's settings; returns its output.
 fn git(repository: &Path, arguments: &[&str], input: &[u8]) -> String {
     let mut command = Command::new("git");
     if repository.exists() {

@@ -1,4 +1,4 @@
-//! A running gateway and the ways to talk to it.
+//! A running gateway, and helpers to send it requests.
 
 use crate::fake::{self, FakeVm};
 use epsilon_api::{
@@ -37,7 +37,7 @@ use tokio::{
     sync::Semaphore,
 };
 
-/// Longest that a test waits for anything.
+/// Deadline of each wait of a test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running gateway.
@@ -55,7 +55,7 @@ pub(crate) struct World {
     store_dir: Option<TempDir>,
 }
 
-/// An answer that was read to its end.
+/// An answer whose body was read to its end.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
@@ -68,7 +68,7 @@ impl Reply {
         serde_json::from_str(&self.body).unwrap_or_else(|err| panic!("{err}: {self:?}"))
     }
 
-    /// The code of an error in the contract's form.
+    /// The error code of the answer.
     pub(crate) fn code(&self) -> String {
         let error = &self.json()["error"];
         for key in ["type", "code", "message", "request_id"] {
@@ -84,7 +84,7 @@ impl Reply {
 }
 
 impl World {
-    /// With these functions of the project `shop`, each at version 1.
+    /// A gateway with these functions of the project `shop`, each at version 1.
     pub(crate) async fn with(functions: &[&str]) -> Self {
         Self::start(functions, Settings::default()).await
     }
@@ -107,7 +107,7 @@ impl World {
         Self::build(dir, store, settings, true, with_builder).await
     }
 
-    /// A gateway of a fleet: no VM of its own. With these functions, if the store has none.
+    /// A fleet's gateway without a VM of its own. Creates these functions if the store has none.
     pub(crate) async fn gateway(
         store: Arc<dyn Store>,
         functions: &[&str],
@@ -119,7 +119,7 @@ impl World {
         Self::build(Arc::new(tempfile::tempdir().unwrap()), store, settings, false, true).await
     }
 
-    /// The same with a store of its own.
+    /// The same, with a new store in a directory of its own.
     pub(crate) async fn fleet(functions: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = open(&dir).await;
@@ -139,7 +139,9 @@ impl World {
         let control = SocketAddr::new(settings.control.ip(), 0);
         let settings = Settings { listen, control, ..settings };
         let config = Config::new(settings, dir.path()).unwrap();
-        let (vm, builder, registry) = (FakeVm::new("vm-1"), FakeBuilder::new(), Registry::new());
+        let vm = FakeVm::new("vm-1");
+        let builder = FakeBuilder::new();
+        let registry = Registry::new();
         let given = with_builder.then(|| Arc::clone(&builder) as Arc<dyn Builder>);
         let local = with_vm.then(|| Arc::clone(&vm) as _);
         let app = App::build(config, Arc::clone(&store), local, given, &registry).await;
@@ -161,7 +163,7 @@ impl World {
         }
     }
 
-    /// The same data, a new process.
+    /// A new gateway on the same data, as after a restart.
     pub(crate) async fn restarted(self) -> Self {
         let dir = Arc::clone(&self.dir);
         drop(self);
@@ -193,7 +195,7 @@ impl World {
         read(self.send(Request::builder().method(method).uri(path).body(body).unwrap()).await).await
     }
 
-    /// Asks the control API, with the key.
+    /// Sends a request with the admin key to the control API.
     pub(crate) async fn ask(&self, method: Method, path: &str, text: &str) -> Reply {
         self.ask_with(&format!("Bearer {}", self.key), method, path, text).await
     }
@@ -214,19 +216,19 @@ impl World {
         Request::builder().method(method).uri(format!("http://{}{path}", self.control))
     }
 
-    /// Begins a deployment; the answer's body is its story.
+    /// Starts a deployment; the answer's body is its event stream.
     pub(crate) async fn push(&self) -> Response<Incoming> {
         let request = self
             .control_request(Method::POST, "/v1/deployments?folder=shop")
             .header("authorization", format!("Bearer {}", self.key))
             .body(body::full("a tar.gz, says the builder"))
             .unwrap();
-        // Another client per push: hanging up must close the connection.
+        // A new client per push, so that dropping the answer closes the connection.
         let client: Client<_, CallBody> = Client::builder(TokioExecutor::new()).build_http();
         patient(client.request(request)).await.unwrap()
     }
 
-    /// A whole deployment of what the builder answers next.
+    /// Runs a deployment with this answer of the builder; returns its events.
     pub(crate) async fn deploy(&self, owner: &str, work: &[(&str, &str)]) -> Vec<DeployEvent> {
         self.builder.next(Ok(built(owner, work)));
         events(self.push().await).await
@@ -239,13 +241,13 @@ impl World {
         read_to_close(&mut stream).await
     }
 
-    /// What the control API says of a VM.
+    /// The VM as the control API shows it.
     pub(crate) async fn vm(&self, id: &str) -> Option<Value> {
         let vms = self.ask(Method::GET, "/v1/vms", "").await.json();
         vms["data"].as_array().unwrap().iter().find(|vm| vm["id"] == id).cloned()
     }
 
-    /// Waits until a VM stands so.
+    /// Waits until a VM has this state.
     pub(crate) async fn stands(&self, id: &str, standing: &str) {
         let began = Instant::now();
         loop {
@@ -263,14 +265,15 @@ impl World {
     }
 }
 
-/// An address of this machine that is not loopback: who comes to it comes from it. Nothing is sent.
+/// An address of this machine other than loopback; connections to it have it as their source.
+/// Nothing is sent to find it.
 pub(crate) fn own_address() -> IpAddr {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
     socket.connect("192.0.2.1:9").expect("this test needs a network interface");
     socket.local_addr().unwrap().ip()
 }
 
-/// These functions of the project `shop` serve at version 1.
+/// Creates these functions of the project `shop` as active at version 1.
 async fn serve(store: &Arc<dyn Store>, functions: &[&str]) {
     let work: Vec<_> = functions.iter().map(|name| (*name, "1")).collect();
     let id = DeploymentId::random();
@@ -290,7 +293,7 @@ pub(crate) async fn read(response: Response<Incoming>) -> Reply {
     Reply { status: head.status, headers: head.headers, body }
 }
 
-/// The story of a deployment, to its end.
+/// The events of a deployment, read to the end.
 pub(crate) async fn events(response: Response<Incoming>) -> Vec<DeployEvent> {
     let reply = read(response).await;
     assert_eq!(reply.status, 200, "{reply:?}");
@@ -299,12 +302,12 @@ pub(crate) async fn events(response: Response<Incoming>) -> Vec<DeployEvent> {
 
 pub(crate) async fn read_to_close(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
-    // A reset after the answer is as good an end as any.
+    // A reset after the answer counts as its end.
     let _ = patient(stream.read_to_end(&mut bytes)).await;
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Reads until the text is there.
+/// Reads until the text has arrived.
 pub(crate) async fn read_until(stream: &mut TcpStream, text: &str) -> String {
     let mut seen = String::new();
     while !seen.contains(text) {
@@ -316,12 +319,12 @@ pub(crate) async fn read_until(stream: &mut TcpStream, text: &str) -> String {
     seen
 }
 
-/// Gives up after [`PATIENCE`].
+/// Panics after [`PATIENCE`].
 pub(crate) async fn patient<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, future).await.expect("the test's patience is over")
+    tokio::time::timeout(PATIENCE, future).await.expect("the test timed out")
 }
 
-/// Waits until it holds; says what was seen last when it never does.
+/// Waits until the value is as wanted; panics with the last one otherwise.
 pub(crate) async fn eventually<T: std::fmt::Debug + PartialEq>(want: T, now: impl Fn() -> T) {
     let began = Instant::now();
     loop {
@@ -334,14 +337,14 @@ pub(crate) async fn eventually<T: std::fmt::Debug + PartialEq>(want: T, now: imp
     }
 }
 
-/// What an image of this digest comes apart into.
+/// The layers that an image of this digest is split into.
 pub(crate) fn parts(digest: &str) -> Parts {
     let base =
         ImageRef { reference: "epsilon/runtime-node:1".into(), digest: "sha256:ba5e".into() };
     Parts { base, layers: vec![ImageLayer { diff_id: format!("sha256:c0de{digest}"), blob: None }] }
 }
 
-/// What a builder makes of `(function, digest)`.
+/// The result of a build of these `(function, digest)` pairs.
 pub(crate) fn built(owner: &str, work: &[(&str, &str)]) -> Built {
     let functions = work
         .iter()
@@ -358,17 +361,17 @@ pub(crate) fn built(owner: &str, work: &[(&str, &str)]) -> Built {
     Built { project: ProjectName::parse(owner).unwrap(), functions }
 }
 
-/// A builder that answers what the test has laid out, in order.
+/// A builder that returns the prepared answers in order.
 #[derive(Debug)]
 pub(crate) struct FakeBuilder {
     answers: Mutex<VecDeque<Result<Built, BuildError>>>,
-    /// Lines that it tells before it answers.
+    /// Log lines sent before the answer.
     pub(crate) lines: Mutex<Vec<String>>,
-    /// Builds that have begun.
+    /// Number of started builds.
     pub(crate) begun: Mutex<usize>,
-    /// Builds that were dropped before their end.
+    /// Number of builds that were dropped before their end.
     pub(crate) cancelled: Arc<Mutex<usize>>,
-    /// One permit lets one build end.
+    /// One permit lets one build finish.
     pub(crate) gate: Semaphore,
 }
 
@@ -396,7 +399,7 @@ impl FakeBuilder {
     }
 }
 
-/// Counts itself as cancelled unless the build ended.
+/// Counts the build as cancelled unless it ended.
 struct Working(Arc<Mutex<usize>>, bool);
 
 impl Drop for Working {

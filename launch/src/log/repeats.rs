@@ -12,7 +12,7 @@ use std::{
 /// Pause between two lines of one code.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// The failures of one function, by their code; there are about twenty codes.
+/// The failures of one function by code; there are about twenty codes.
 #[derive(Debug, Default)]
 pub struct Repeats(Mutex<HashMap<&'static str, Repeat>>);
 
@@ -41,14 +41,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_at_once_then_one_in_ten_seconds_with_the_number() {
-        let (repeats, start) = (Repeats::default(), Instant::now());
+    fn repeats_are_logged_once_in_ten_seconds() {
+        let repeats = Repeats::default();
+        let start = Instant::now();
         let at = |ms| repeats.admit("FUNCTION_ERROR", start + Duration::from_millis(ms));
         assert_eq!(at(0), Some(0));
         for ms in 1..=276 {
             assert_eq!(at(ms), None);
         }
-        assert_eq!(repeats.admit("FUNCTION_TIMEOUT", start), Some(0), "another code has its own");
+        assert_eq!(
+            repeats.admit("FUNCTION_TIMEOUT", start),
+            Some(0),
+            "each code has its own limit"
+        );
         assert_eq!(at(9_999), None);
         assert_eq!(at(10_000), Some(277));
         assert_eq!(at(10_001), None);

@@ -66,7 +66,7 @@ impl Site {
             let (Some(gateway), Some(function)) = (gateway, function) else {
                 return refused(&Refusal::of(&CallError::FunctionCrashed {
                     function: version.function.clone(),
-                    cause: "it answered 101 to a request that asked for no upgrade".into(),
+                    cause: "the function answered 101 to a request without an upgrade".into(),
                 }));
             };
             Tunnel { gateway, function, held, left, vm: Arc::clone(&self.vm) }.open();

@@ -1,5 +1,5 @@
-//! The driver `aws-asg`: an EC2 Auto Scaling group, by way of `cloud-aws`. Translates words and nothing
-//! else. A VM's id is its instance id, so what the group calls it and what it calls itself are the same.
+//! The driver `aws-asg`: an EC2 Auto Scaling group, through `cloud-aws`. Only translates types. A
+//! VM's id is its EC2 instance id, so the group and the agent use the same name.
 
 use super::{Group, GroupError, GroupInstance, Phase, ScaleGroup};
 use async_trait::async_trait;
@@ -7,11 +7,12 @@ use epsilon_api::ids::VmId;
 use epsilon_cloud_aws::scale_group as aws;
 use tokio::sync::OnceCell;
 
-/// See the module.
+/// The driver for an EC2 Auto Scaling group.
 #[derive(Debug)]
 pub(crate) struct Aws {
     place: aws::Place,
-    /// Credentials are looked for at the first question, so that no gateway waits for them at its start.
+    /// Credentials are loaded at the first request, so that the gateway's start does not wait for
+    /// them.
     group: OnceCell<aws::ScaleGroup>,
 }
 
@@ -20,7 +21,7 @@ impl Aws {
         Self { place: aws::Place { group, region, endpoint }, group: OnceCell::new() }
     }
 
-    /// Asks a group that is connected already.
+    /// Uses a group that is already connected.
     #[cfg(test)]
     pub(crate) fn of(group: aws::ScaleGroup) -> Self {
         Self { place: aws::Place::default(), group: OnceCell::new_with(Some(group)) }
@@ -46,7 +47,7 @@ impl ScaleGroup for Aws {
     async fn describe(&self, _: &[VmId]) -> Result<Group, GroupError> {
         let standing = self.group().await.describe().await.map_err(|err| self.error(err))?;
         let instances = standing.instances.into_iter().filter_map(|member| {
-            // Instance ids are VM ids; anything else would be no EC2 that we know.
+            // Instance ids are VM ids; anything else is not an EC2 instance.
             let id = VmId::parse(&member.id).ok()?;
             Some(GroupInstance { id, phase: phase(member.phase), protected: member.protected })
         });

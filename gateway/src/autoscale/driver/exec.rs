@@ -1,14 +1,14 @@
-//! The driver `exec`: a command of the operator's, run with the wanted count as its last argument. For
-//! clouds that this program does not know.
+//! The driver `exec`: a command of the operator, run with the wanted count as its last argument.
+//! For clouds without a driver of their own.
 //!
 //! ```text
-//! COMMAND… 5      EPSILON_WANTED=5                             have so many VMs
-//! COMMAND… 4      EPSILON_WANTED=4 EPSILON_TERMINATE=vm-3      vm-3 is empty: end it; so many are left
+//! COMMAND… 5      EPSILON_WANTED=5                             provide 5 VMs
+//! COMMAND… 4      EPSILON_WANTED=4 EPSILON_TERMINATE=vm-3      vm-3 is empty: terminate it; 4 remain
 //! ```
-//! Exit code 0 means that it was ordered, not that it is there. The VMs that report are the group; what the
-//! command was told last is believed for [`BELIEVED`], then what is seen counts and it is told again.
-//! Which VMs leave is known to this process alone: after a change of leaders they stay drained, and go first
-//! when fewer are wanted.
+//! Exit code 0 means that the change was ordered, not that it is done. The VMs that report are the
+//! group; the last ordered count is used for [`BELIEVED`], then the number of reporting VMs, and
+//! the command is run again. Which VMs leave is known to this process only: after a change of
+//! leaders they stay drained, and are terminated first when fewer are wanted.
 
 use super::{Group, GroupError, GroupInstance, Phase, ScaleGroup};
 use async_trait::async_trait;
@@ -17,12 +17,12 @@ use parking_lot::Mutex;
 use std::{collections::HashSet, process::Stdio, time::Duration};
 use tokio::{io::AsyncReadExt, process::Command, time::Instant};
 
-/// Longer than a VM takes to boot.
+/// How long the last ordered count is used. Longer than a VM takes to boot.
 const BELIEVED: Duration = Duration::from_secs(300);
-/// What is read of each of the command's outputs.
+/// Bytes that are kept of each of the command's outputs.
 const OUTPUT_MAX: u64 = 16 << 10;
 
-/// See the module.
+/// The driver for a command.
 #[derive(Debug)]
 pub(crate) struct Exec {
     command: Vec<String>,
@@ -77,8 +77,8 @@ impl Exec {
             status.map(|status| (status, out, err))
         });
         let Ok(ended) = ended.await else {
-            let _ = child.start_kill(); // gone already is fine; dropping it reaps it
-            let message = format!("`{program}` took longer than {:?} and was ended", self.timeout);
+            let _ = child.start_kill(); // it may have ended already; dropping it reaps it
+            let message = format!("`{program}` took longer than {:?} and was killed", self.timeout);
             return Err(GroupError::Silent(message.into()));
         };
         let (status, out, err) = ended.map_err(silent)?;
@@ -87,7 +87,7 @@ impl Exec {
             code = status.code(),
             stdout = out,
             stderr = err,
-            "The scaling command ended."
+            "Scaling command ended."
         );
         if status.success() {
             return Ok(());
@@ -97,11 +97,11 @@ impl Exec {
     }
 }
 
-/// The beginning of an output; the rest is read and dropped.
+/// The beginning of an output; the rest is read and discarded.
 async fn text(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> String {
     let Some(mut pipe) = pipe else { return String::new() };
     let mut bytes = Vec::new();
-    // What cannot be read is missing in the log, no more.
+    // Unreadable output is only missing in the log.
     let _ = (&mut pipe).take(OUTPUT_MAX).read_to_end(&mut bytes).await;
     let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
     String::from_utf8_lossy(&bytes).trim_end().to_owned()
@@ -150,7 +150,7 @@ impl ScaleGroup for Exec {
     }
 
     async fn complete(&self, _: &VmId) -> Result<(), GroupError> {
-        Ok(()) // no VM of this driver waits to end
+        Ok(()) // this driver has no lifecycle hooks
     }
 
     async fn heartbeat(&self, _: &VmId) -> Result<(), GroupError> {

@@ -1,4 +1,4 @@
-//! Fleets as lines of text, and what is to be done about them.
+//! Fleets as lines of text, and the steps planned for them.
 
 use super::*;
 use epsilon_api::{
@@ -9,8 +9,9 @@ use epsilon_api::{
 use jiff::Timestamp;
 use proptest::prelude::*;
 
-/// One VM: `id phase marks calls instances`, for example `i-1 serving p 3 2`. Marks: `p` protected, `d`
-/// draining in the store, `D` draining by its own report, `x` its engine is down, `u` not seen, `g` grace over.
+/// One VM: `id phase marks calls instances`, for example `i-1 serving p 3 2`. Marks: `p` protected,
+/// `d` draining in the store, `D` draining by its own report, `x` engine down, `u` no reports, `g`
+/// grace period over.
 fn vm(line: &str) -> (GroupInstance, Option<VmStatus>, bool, bool) {
     let parts: Vec<&str> = line.split_whitespace().collect();
     let [id, phase, marks, calls, instances] = parts[..] else { panic!("{line}") };
@@ -58,7 +59,7 @@ fn vm(line: &str) -> (GroupInstance, Option<VmStatus>, bool, bool) {
     (GroupInstance { id, phase, protected: has('p') }, status, has('d'), has('g'))
 }
 
-/// Plans for a group of these VMs that tries to have `desired`.
+/// Plans for a group of these VMs with this desired number.
 fn plan_of(wanted: u32, desired: u32, marks_last: bool, lines: &[&str]) -> Vec<String> {
     let mut group = Group { desired, min: 1, max: 20, instances: Vec::new() };
     let (mut vms, mut draining, mut since) = (Vec::new(), HashSet::new(), HashMap::new());
@@ -87,7 +88,7 @@ fn plan_of(wanted: u32, desired: u32, marks_last: bool, lines: &[&str]) -> Vec<S
     picture.plan().iter().map(ToString::to_string).collect()
 }
 
-/// Each row is a test of its own name: wanted of desired, the VMs => the steps in words.
+/// Each row is a test: wanted of desired, the VMs => the steps as text.
 macro_rules! plans {
     ($($name:ident: $wanted:literal of $desired:literal, $vms:expr => $steps:expr;)*) => {$(
         #[test]
@@ -106,16 +107,16 @@ plans! {
     ordered_ones_are_not_ordered_twice: 3 of 3, ["i-1 serving p 1 1", "i-2 starting - 0 0", "i-3 starting - 0 0"] => [];
 
     the_fewest_calls_go_first: 2 of 3, ["i-1 serving p 9 9", "i-2 serving p 2 9", "i-3 serving p 3 1"]
-        => ["take the protection from i-2", "drain i-2"];
+        => ["unprotect i-2", "drain i-2"];
     then_the_fewest_instances: 2 of 3, ["i-1 serving p 0 5", "i-2 serving p 0 2", "i-3 serving p 0 3"]
-        => ["take the protection from i-2", "drain i-2"];
+        => ["unprotect i-2", "drain i-2"];
     then_the_smallest_id: 1 of 2, ["i-2 serving p 0 0", "i-1 serving p 0 0"]
-        => ["take the protection from i-1", "drain i-1"];
+        => ["unprotect i-1", "drain i-1"];
     who_serves_nobody_goes_before_all: 2 of 3, ["i-1 serving p 0 0", "i-2 serving px 0 9", "i-3 serving p 0 0"]
-        => ["take the protection from i-2", "drain i-2"];
+        => ["unprotect i-2", "drain i-2"];
     a_tenth_at_once_and_one_at_least: 1 of 4,
         ["i-1 serving p 0 0", "i-2 serving p 0 0", "i-3 serving p 1 0", "i-4 serving p 1 0"]
-        => ["take the protection from i-1", "drain i-1"];
+        => ["unprotect i-1", "drain i-1"];
     nobody_else_while_one_leaves: 1 of 4,
         ["i-1 serving d 1 0", "i-2 serving p 0 0", "i-3 serving p 1 0", "i-4 serving p 1 0"] => [];
 
@@ -125,33 +126,33 @@ plans! {
     the_groups_own_minimum_holds: 0 of 1, ["i-1 serving p 0 0"] => [];
 
     a_leaving_one_with_calls_is_let_be: 1 of 2, ["i-1 serving p 5 1", "i-2 serving d 1 1"] => [];
-    an_empty_one_is_ended: 1 of 2, ["i-1 serving p 5 1", "i-2 serving d 0 1"] => ["end i-2: it is empty"];
+    an_empty_one_is_ended: 1 of 2, ["i-1 serving p 5 1", "i-2 serving d 0 1"] => ["terminate i-2: it is empty"];
     one_whose_grace_is_over_is_ended: 1 of 2, ["i-1 serving p 5 1", "i-2 serving dg 3 1"]
-        => ["end i-2: its grace is over"];
-    one_that_is_silent_is_ended_after_its_grace_only: 1 of 2, ["i-1 serving p 5 1", "i-2 serving du 0 0"] => [];
-    and_then_it_is: 1 of 2, ["i-1 serving p 5 1", "i-2 serving dug 0 0"] => ["end i-2: its grace is over"];
+        => ["terminate i-2: its grace period is over"];
+    a_silent_vm_waits_for_its_grace: 1 of 2, ["i-1 serving p 5 1", "i-2 serving du 0 0"] => [];
+    and_then_it_is: 1 of 2, ["i-1 serving p 5 1", "i-2 serving dug 0 0"] => ["terminate i-2: its grace period is over"];
     demand_that_is_back_wakes_it: 2 of 2, ["i-1 serving p 5 1", "i-2 serving d 0 1"]
-        => ["let i-2 serve again", "protect i-2"];
+        => ["undrain i-2", "protect i-2"];
     the_fullest_is_woken_first: 3 of 4,
         ["i-1 serving p 5 1", "i-2 serving d 0 1", "i-3 serving d 2 1", "i-4 serving p 1 1"]
-        => ["let i-3 serve again", "protect i-3", "end i-2: it is empty"];
+        => ["undrain i-3", "protect i-3", "terminate i-2: it is empty"];
     waking_comes_before_ordering: 4 of 2, ["i-1 serving p 5 1", "i-2 serving d 3 1"]
-        => ["let i-2 serve again", "order VMs up to 4", "protect i-2"];
+        => ["undrain i-2", "order VMs up to 4", "protect i-2"];
     who_is_not_seen_cannot_be_woken: 2 of 2, ["i-1 serving p 5 1", "i-2 serving du 0 0"] => ["order VMs up to 3"];
 
     what_an_operator_drains_is_his: 1 of 2, ["i-1 serving p 5 1", "i-2 serving pd 0 1"] => [];
     and_is_made_up_for: 2 of 2, ["i-1 serving p 5 1", "i-2 serving pd 0 1"] => ["order VMs up to 3"];
 
     one_that_aws_ends_is_drained: 1 of 1, ["i-1 serving p 1 1", "i-2 waiting - 4 1"]
-        => ["drain i-2", "ask for more time for i-2"];
+        => ["drain i-2", "extend the wait of i-2"];
     gets_more_time_while_it_runs_calls: 1 of 1, ["i-1 serving p 1 1", "i-2 waiting d 4 1"]
-        => ["ask for more time for i-2"];
-    is_let_go_when_it_is_empty: 1 of 1, ["i-1 serving p 1 1", "i-2 waiting d 0 1"] => ["let i-2 go: it is empty"];
-    also_when_it_drained_itself: 1 of 1, ["i-1 serving p 1 1", "i-2 waiting D 0 1"] => ["let i-2 go: it is empty"];
+        => ["extend the wait of i-2"];
+    is_let_go_when_it_is_empty: 1 of 1, ["i-1 serving p 1 1", "i-2 waiting d 0 1"] => ["complete i-2: it is empty"];
+    also_when_it_drained_itself: 1 of 1, ["i-1 serving p 1 1", "i-2 waiting D 0 1"] => ["complete i-2: it is empty"];
     and_when_its_grace_is_over: 1 of 1, ["i-1 serving p 1 1", "i-2 waiting dg 4 1"]
-        => ["let i-2 go: its grace is over"];
+        => ["complete i-2: its grace period is over"];
     a_silent_one_may_still_run_calls: 1 of 1, ["i-1 serving p 1 1", "i-2 waiting u 0 0"]
-        => ["ask for more time for i-2"];
+        => ["extend the wait of i-2"];
     what_ends_or_stands_aside_is_not_ours: 1 of 1, ["i-1 serving p 1 1", "i-2 ending - 0 0", "i-3 aside d 0 0"] => [];
 }
 
@@ -159,8 +160,8 @@ plans! {
 fn where_marks_do_not_last_whatever_drains_goes_first() {
     let vms = ["vm-1 serving p 0 0", "vm-2 serving pd 1 1"];
     let steps = plan_of(1, 2, false, &vms);
-    assert_eq!(steps, ["take the protection from vm-2", "drain vm-2"]);
-    // And counts as there until then.
+    assert_eq!(steps, ["unprotect vm-2", "drain vm-2"]);
+    // And counts as present until then.
     assert!(plan_of(2, 2, false, &vms).is_empty());
 }
 
@@ -183,8 +184,8 @@ fn any_vm() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    /// Whatever the fleet: those that serve and stay are as many as wanted, or all; nothing busy is ended
-    /// before its grace; no VM is told two things.
+    /// Whatever the fleet: enough VMs keep serving, or all of them; no busy VM is terminated before
+    /// its grace period is over; no VM gets contradictory steps.
     #[test]
     fn a_plan_keeps_what_is_needed(
         wanted in 1u32..8,
@@ -211,15 +212,15 @@ proptest! {
         let stay = parsed.iter().filter(takes_calls).filter(|(m, ..)| !named("drain", &m.id)).count();
         prop_assert!(stay >= ready.min(wanted as usize), "{steps:?}");
         for (member, status, drains, over) in &parsed {
-            let ended = steps.iter().any(|step| step.starts_with(&format!("end {}:", member.id)));
+            let ended = steps.iter().any(|step| step.starts_with(&format!("terminate {}:", member.id)));
             if ended {
                 prop_assert!(*drains && member.phase == Phase::Serving && (!marks_last || !member.protected));
                 prop_assert!(*over || status.as_ref().is_some_and(|vm| vm.calls_active == 0), "{steps:?}");
-                prop_assert!(!named("drain", &member.id) && !named("let", &member.id));
+                prop_assert!(!named("drain", &member.id) && !named("undrain", &member.id));
             }
         }
         let orders = steps.iter().filter(|step| step.starts_with("order")).count();
-        let drains = steps.iter().filter(|step| step.starts_with("take the protection")).count();
+        let drains = steps.iter().filter(|step| step.starts_with("unprotect")).count();
         prop_assert!(orders + drains <= 1, "both more and fewer: {steps:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Histories of demand and what they lead to; and what holds whatever the demand.
+//! Histories of demand with their decisions; and properties that hold for any demand.
 
 use super::{
     super::config::{Config, Settings},
@@ -28,7 +28,7 @@ fn sample(demand: f64, ready: u32) -> Sample {
     Sample { demand, queued: 0.0, places, outside: 0.0, vm_places: 8.0, ready, current: ready }
 }
 
-/// Feeds one sample a second and gives the last decision.
+/// Feeds one sample per second and returns the last decision.
 fn after(
     policy: &mut Policy,
     from: u64,
@@ -51,7 +51,7 @@ fn steady_demand_is_divided_by_target_or_headroom() {
     for (demand, vms) in [(0.0, 1), (1.0, 1), (6.0, 1), (6.1, 2), (12.0, 2), (12.1, 3), (60.0, 10)]
     {
         let mut policy = policy(settings());
-        // As many VMs as are wanted, so that nothing else is a reason.
+        // With as many VMs as are wanted, no other reason applies.
         let decision = after(&mut policy, 0, steady(60, demand), vms);
         assert_eq!(decision.wanted, vms, "{demand}: {}", decision.reason);
     }
@@ -96,7 +96,7 @@ fn a_rise_is_met_before_it_is_there() {
     let mut policy = policy(settings());
     let rise = |from: u64| (from..from + 60).map(|second| 20.0 + 0.2 * second as f64);
     let decision = after(&mut policy, 0, rise(0), 6);
-    // 32 at the end, 50 in 90 s, no more than 1.25 times the 31 of the last 6 s: 39 places.
+    // 32 at the end, 50 in 90 s, at most 1.25 times the 31 of the last 6 s: 39 places.
     assert_eq!(decision.reason.word(), "trend", "{}", decision.reason);
     assert_eq!(decision.wanted, 7);
     let unbounded = Settings { trend_limit: 10.0, ..settings() };
@@ -109,16 +109,16 @@ fn a_falling_line_takes_nothing_away() {
     let mut policy = policy(settings());
     let fall = (0..60).map(|second| 40.0 - 0.5 * f64::from(second));
     let decision = after(&mut policy, 0, fall, 8);
-    // The mean of the minute is 25 places, the last seconds had 11, the line goes to nothing.
+    // The mean of the minute is 25 places, the last seconds had 11, and the line falls to zero.
     let held = matches!(decision.reason, Reason::Held { needed: 5, .. });
     assert!(held, "{}", decision.reason);
 }
 
 #[test]
-fn fewer_are_wanted_only_when_fewer_were_enough_for_minutes() {
+fn scale_in_waits_until_fewer_were_enough_for_minutes() {
     let mut policy = policy(settings());
     after(&mut policy, 0, steady(60, 48.0), 8);
-    // The mean asks for 8 for another 7 s, and that is held for 300.
+    // The mean needs 8 for another 7 s, and that is held for 300.
     let held = after(&mut policy, 60, steady(307, 4.0), 8);
     assert_eq!((held.wanted, held.reason.word()), (8, "held"), "{}", held.reason);
     assert_eq!(after(&mut policy, 367, steady(3, 4.0), 8).wanted, 7);
@@ -153,7 +153,7 @@ fn small(demand: f64, ready: u32) -> Sample {
     Sample { vm_places: 4.0, places: 4.0 * f64::from(ready), ..sample(demand, ready) }
 }
 
-/// How many are wanted, second by second, after a load that needed three of them has fallen to this.
+/// The wanted count, second by second, after a load that needed three VMs has fallen to `demand`.
 fn after_the_fall(demand: f64) -> Vec<u32> {
     let mut policy = brisk();
     for second in 0..20 {
@@ -162,7 +162,8 @@ fn after_the_fall(demand: f64) -> Vec<u32> {
     (20..60).map(|second| policy.decide(s(second), now(), &small(demand, 3)).wanted).collect()
 }
 
-/// Once seen: a group of three that shrank to two and no further in 20 s. The policy's own part of that is 6 s.
+/// Regression: a group of three shrank to two and no further in 20 s. The policy's own part of that
+/// is 6 s.
 #[test]
 fn a_load_that_falls_is_followed_within_the_windows() {
     let wanted = after_the_fall(1.0);
@@ -170,18 +171,18 @@ fn a_load_that_falls_is_followed_within_the_windows() {
     assert!(wanted[6..].iter().all(|vms| *vms == 1), "{wanted:?}");
 }
 
-/// And this is where it stays at two for ever, rightly: two places that are busy all the time and two to be free are one VM,
-/// just, so one more stays.
+/// Here it correctly stays at two: two places that are always busy and two to keep free are just
+/// one VM, so the slack keeps one more.
 #[test]
-fn two_busy_places_and_two_free_ones_on_vms_of_four_keep_two() {
+fn slack_keeps_two_vms_at_the_border() {
     assert_eq!(after_the_fall(2.0).last(), Some(&2));
     assert_eq!(after_the_fall(1.9).last(), Some(&1), "a little less and it is one");
 }
 
 #[test]
-fn a_new_leader_sends_nobody_away_at_once() {
+fn a_new_leader_drains_no_vm_at_once() {
     let mut policy = policy(settings());
-    // It hears of the VMs after a while.
+    // VMs report after a while.
     assert_eq!(after(&mut policy, 0, steady(2, 0.0), 0).wanted, 1);
     let held = after(&mut policy, 2, steady(357, 0.0), 7);
     assert_eq!((held.wanted, held.reason.word()), (7, "held"));
@@ -203,7 +204,7 @@ fn starts_at_once_are_bounded_and_schedules_are_not() {
 }
 
 #[test]
-fn limits_are_told() {
+fn limits_are_reported() {
     let mut small = policy(Settings { max: 3, ..settings() });
     let decision = after(&mut small, 0, steady(10, 100.0), 2);
     assert_eq!(decision.wanted, 3);
@@ -211,7 +212,7 @@ fn limits_are_told() {
     let mut large = policy(Settings { min: 4, ..settings() });
     let decision = after(&mut large, 0, steady(10, 1.0), 1);
     assert_eq!((decision.wanted, decision.reason.to_string()), (4, "the minimum".into()));
-    // What is held would be as many; the minimum is what stays.
+    // The held count would be as large; the minimum is the reason that stays.
     let decision = after(&mut large, 10, steady(10, 1.0), 4);
     assert_eq!((decision.wanted, decision.reason.to_string()), (4, "the minimum".into()));
 }
@@ -226,9 +227,9 @@ fn what_new_vms_work_off_is_no_demand() {
     let mut at = |second, sample: &Sample| policy.decide(s(second), now(), sample).wanted;
     let ordered = (0..70).map(|second| at(second, &waiting(2))).last();
     assert_eq!(ordered, Some(6), "32 places");
-    // They are there, full, and the queue is as long as ever.
+    // They run, full, and the queue is as long as before.
     let settling = (70..85).map(|second| at(second, &waiting(6))).last();
-    assert_eq!(settling, Some(8), "48 places run; 48 calls wait");
+    assert_eq!(settling, Some(8), "48 places are busy; 48 calls wait");
     let settled = (85..95).map(|second| at(second, &waiting(6))).last();
     assert_eq!(settled, Some(16), "they still do");
 }
@@ -244,14 +245,14 @@ fn places_outside_the_group_are_used_first() {
 }
 
 #[test]
-fn an_empty_group_is_asked_for_one_vm_that_tells_its_size() {
+fn an_empty_group_gets_one_vm_to_learn_size() {
     let mut policy = policy(settings());
     assert_eq!(policy.decide(s(0), now(), &Sample::default()).wanted, 1);
     let blind = Sample { demand: 50.0, ..Sample::default() };
     assert_eq!(policy.decide(s(1), now(), &blind).wanted, 1);
 }
 
-/// A setting for every property: limits that bind now and then.
+/// Settings for the properties, with limits that sometimes apply.
 fn any_settings() -> impl Strategy<Value = Settings> {
     (1u32..4, 0u32..20, 0u32..20, 1u32..20, 1.0f64..3.0).prop_map(
         |(min, more, headroom, starting_at_once, trend_limit)| Settings {
@@ -265,7 +266,7 @@ fn any_settings() -> impl Strategy<Value = Settings> {
     )
 }
 
-/// Demand and VMs that serve, second by second.
+/// Demand and serving VMs, second by second.
 fn any_history() -> impl Strategy<Value = Vec<(f64, u32)>> {
     prop::collection::vec((0.0f64..200.0, 0u32..20), 1..400)
 }
@@ -283,7 +284,8 @@ proptest! {
         }
     }
 
-    /// More demand in any second never means fewer VMs. (The trend is a slope; see the next one.)
+    /// More demand in any second never means fewer VMs. (Without the trend, which is a slope; see
+    /// the next property.)
     #[test]
     fn more_demand_never_means_fewer(
         settings in any_settings(),
@@ -313,14 +315,15 @@ proptest! {
         }
     }
 
-    /// Noise of a fifth around a level: after the first minutes the count moves at most once in ten.
+    /// Noise of a fifth around a level: after the first minutes the count changes at most once.
     #[test]
     fn noise_does_not_flap(
         level in 5.0f64..100.0,
         noise in prop::collection::vec(0.8f64..1.2, 1500),
     ) {
         let mut policy = policy(settings());
-        let (mut ready, mut changes) = (16, 0);
+        let mut ready = 16;
+        let mut changes = 0;
         for (second, noise) in (0..).zip(noise) {
             let wanted = policy.decide(s(second), now(), &sample(level * noise, ready)).wanted;
             if second > 600 && wanted != ready {
@@ -331,7 +334,7 @@ proptest! {
         prop_assert!(changes <= 1, "{changes} changes around {level}");
     }
 
-    /// A fleet that can grow holds any steady demand with no place short, and returns to what it needs.
+    /// A fleet that can grow covers any steady demand, and returns to the count it needs.
     #[test]
     fn steady_demand_comes_to_rest_at_its_need(level in 0.0f64..110.0, start in 1u32..20) {
         let mut policy = policy(settings());

@@ -1,6 +1,6 @@
-//! The whole way once: policy, plan, driver, the real SDK, and moto in the place of EC2 Auto Scaling. Moto has
-//! no machines; the test plays one VM for each instance, with its calls and its drain. Seconds instead of minutes,
-//! by the settings.
+//! The whole autoscaler once: policy, plan, driver, the real SDK, and moto in place of EC2 Auto
+//! Scaling. Moto has no machines; the test simulates one VM per instance, with its calls and its
+//! drain. The settings use seconds instead of minutes.
 
 use super::*;
 use crate::autoscale::{
@@ -25,12 +25,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Machines {
     vms: Mutex<BTreeMap<VmId, ScriptedVm>>,
     draining: Mutex<HashSet<VmId>>,
-    /// Instances that went, with the calls that they ran.
+    /// Instances that were terminated, with the calls that they ran.
     gone: Mutex<Vec<(VmId, bool, u32)>>,
 }
 
 impl Machines {
-    /// Boots a VM for each new instance, ends those that are gone, spreads the calls over the others.
+    /// Boots a VM for each new instance, removes those that are gone, and spreads the calls over
+    /// the others.
     fn follow(&self, group: &scale_group::Standing, calls: u32) {
         let mut vms = self.vms.lock();
         let ids: HashSet<VmId> = group
@@ -89,7 +90,7 @@ impl Vms for Machines {
 }
 
 #[tokio::test]
-async fn capacity_in_moto_follows_the_load_and_the_drained_one_goes() {
+async fn capacity_in_moto_follows_the_load() {
     let moto = Moto::start().await;
     let group = in_moto::group(&moto, 1, 8, 1).await;
     let settings: Settings = serde_json::from_str(
@@ -128,7 +129,7 @@ async fn capacity_in_moto_follows_the_load_and_the_drained_one_goes() {
 
     // 24 busy places, three quarters of them used: 32 places, 4 VMs of 8.
     until(24, 4).await;
-    assert!(machines.gone.lock().is_empty(), "nobody goes while more are needed");
+    assert!(machines.gone.lock().is_empty(), "no VM leaves while more are needed");
     until(2, 1).await;
     let gone = std::mem::take(&mut *machines.gone.lock());
     assert_eq!(gone.len(), 3, "{gone:?}");

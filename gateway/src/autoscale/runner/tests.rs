@@ -13,7 +13,7 @@ use prometheus::Registry;
 use std::collections::BTreeMap;
 use tokio::task::JoinHandle;
 
-/// A cloud, its VMs and the store, all of them obedient unless told otherwise.
+/// A cloud with its VMs and a store, without failures unless scripted.
 #[derive(Debug, Default)]
 struct World {
     state: Mutex<State>,
@@ -30,9 +30,9 @@ struct State {
     not_leader: bool,
     store_away: bool,
     group_fails: Option<fn() -> GroupError>,
-    /// How long an order of VMs takes.
+    /// How long ordering VMs takes.
     slow: Duration,
-    /// Every change that was asked of the cloud.
+    /// Every change requested from the cloud.
     orders: Vec<String>,
     asked: u32,
 }
@@ -47,7 +47,7 @@ pub(super) struct ScriptedVm {
 }
 
 impl ScriptedVm {
-    /// One that takes calls.
+    /// A VM that takes calls.
     pub(super) fn booted() -> Self {
         let ready_at = Instant::now();
         Self { ready_at, calls: 0, protected: false, draining: false, ending: false }
@@ -55,7 +55,7 @@ impl ScriptedVm {
 }
 
 impl World {
-    /// A cloud with so many VMs that serve, each of 8 places.
+    /// A cloud with this many serving VMs of 8 places each.
     fn with(vms: u32) -> Arc<Self> {
         let world = Self::default();
         world.state.lock().grow(vms);
@@ -63,7 +63,7 @@ impl World {
         Arc::new(world)
     }
 
-    /// Spreads so many calls evenly over what takes calls; those of other VMs end.
+    /// Spreads this many calls evenly over the VMs that take calls; calls of other VMs end.
     fn load(&self, calls: u32) {
         let mut state = self.state.lock();
         let now = Instant::now();
@@ -152,7 +152,7 @@ impl ScaleGroup for World {
         let mut state = self.state.lock();
         state.answer()?;
         let vm = state.vms.get_mut(id).unwrap();
-        assert!(vm.draining, "only what was drained is ended");
+        assert!(vm.draining, "only drained VMs are terminated");
         vm.ending = true;
         let calls = vm.calls;
         state.desired -= 1;
@@ -255,7 +255,8 @@ impl Running {
     }
 }
 
-/// The autoscaler of one gateway over this world. `aws-asg`, because that driver's marks last.
+/// The autoscaler of one gateway in this world. `aws-asg`, because that driver's marks outlive the
+/// process.
 fn run(world: &Arc<World>, change: impl FnOnce(&mut Settings)) -> Running {
     let mut settings: Settings = serde_json::from_str(
         r#"{"driver":"aws-asg","group":"vms","max":20,"headroom":2,"trend_limit":1}"#,
@@ -277,7 +278,7 @@ fn run(world: &Arc<World>, change: impl FnOnce(&mut Settings)) -> Running {
     Running { journal, stop, task }
 }
 
-/// Lets so many seconds pass, with so many calls all the time.
+/// Lets this many seconds pass with this constant number of calls.
 async fn pass(world: &World, seconds: u32, calls: u32) {
     for _ in 0..seconds {
         world.load(calls);
@@ -298,10 +299,10 @@ async fn load_rises_and_falls_and_vms_come_and_go() {
     pass(&world, 10, 24).await;
     assert_eq!(world.count(), 4, "{:?}", scaler.journal.info());
     pass(&world, 200, 24).await;
-    // As the six seconds fill; and not again while those VMs boot.
+    // As the six seconds fill; not again while those VMs boot.
     assert_eq!(world.orders(), ["desired 2", "desired 3", "desired 4"]);
 
-    // Fewer only after minutes, one after the other, none with a call.
+    // Scale-in only after minutes, one VM after the other, none with a call.
     pass(&world, 240, 4).await;
     assert_eq!(world.count(), 4);
     pass(&world, 400, 4).await;
@@ -313,10 +314,7 @@ async fn load_rises_and_falls_and_vms_come_and_go() {
         "{orders:?}"
     );
     pass(&world, 30, 4).await;
-    assert!(
-        world.edit(|state| state.draining.is_empty()),
-        "drains of VMs that are gone are forgotten"
-    );
+    assert!(world.edit(|state| state.draining.is_empty()), "drains of terminated VMs are removed");
     let decisions = scaler.journal.info().decisions;
     assert!(
         decisions.iter().any(|made| made.steps.contains(&"order VMs up to 4".to_owned())),
@@ -326,11 +324,11 @@ async fn load_rises_and_falls_and_vms_come_and_go() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leaving_vm_keeps_its_calls_until_its_grace_is_over() {
+async fn a_leaving_vm_keeps_its_calls_within_its_grace() {
     let world = World::with(2);
     tokio::time::advance(Duration::from_secs(60)).await;
     let scaler = run(&world, |settings| settings.leave_grace = Duration::from_secs(600));
-    // One place is busy on each: one VM is enough. The one that drains never ends its call.
+    // One place is busy on each: one VM is enough. The draining one never ends its call.
     for _ in 0..400 {
         world.edit(|state| state.vms.values_mut().for_each(|vm| vm.calls = 1));
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -347,7 +345,7 @@ async fn a_leaving_vm_keeps_its_calls_until_its_grace_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn demand_that_is_back_wakes_who_leaves_also_after_a_restart() {
+async fn returning_demand_undrains_leaving_vms_also_after_restart() {
     let world = World::with(3);
     tokio::time::advance(Duration::from_secs(60)).await;
     let scaler = run(&world, |_| {});
@@ -360,7 +358,7 @@ async fn demand_that_is_back_wakes_who_leaves_also_after_a_restart() {
     }
     scaler.stop().await;
 
-    // Another process: what leaves is found again, by drain and mark.
+    // Another process: leaving VMs are found again by drain and mark.
     let scaler = run(&world, |_| {});
     for _ in 0..40 {
         world.edit(|state| state.vms.values_mut().for_each(|vm| vm.calls = 7));
@@ -375,7 +373,7 @@ async fn demand_that_is_back_wakes_who_leaves_also_after_a_restart() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dry_run_changes_nothing_and_says_what_it_would_do() {
+async fn a_dry_run_changes_nothing_and_reports_its_steps() {
     let world = World::with(1);
     tokio::time::advance(Duration::from_secs(60)).await;
     let scaler = run(&world, |settings| settings.dry_run = true);
@@ -386,12 +384,12 @@ async fn a_dry_run_changes_nothing_and_says_what_it_would_do() {
     let decisions = scaler.journal.info().decisions;
     let would =
         |step: &str| decisions.iter().filter(|made| made.steps.iter().any(|s| s == step)).count();
-    assert_eq!(would("would order VMs up to 7"), 1, "said once: {decisions:#?}");
+    assert_eq!(would("would order VMs up to 7"), 1, "recorded once: {decisions:#?}");
     scaler.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_the_leader_acts_and_who_takes_over_knows_the_last_minutes() {
+async fn only_the_leader_acts_and_its_successor_knows_history() {
     let world = World::with(2);
     tokio::time::advance(Duration::from_secs(60)).await;
     world.edit(|state| state.not_leader = true);
@@ -399,7 +397,7 @@ async fn only_the_leader_acts_and_who_takes_over_knows_the_last_minutes() {
     pass(&world, 60, 40).await;
     assert_eq!(scaler.state(), AutoscalerState::Following);
     assert!(world.orders().is_empty());
-    assert_eq!(world.edit(|state| state.asked), 0, "who does not lead asks the cloud nothing");
+    assert_eq!(world.edit(|state| state.asked), 0, "only the leader queries the cloud");
     world.edit(|state| state.not_leader = false);
     pass(&world, 12, 40).await;
     assert_eq!(world.orders(), ["desired 7"]);
@@ -407,7 +405,7 @@ async fn only_the_leader_acts_and_who_takes_over_knows_the_last_minutes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_the_store_away_nobody_acts() {
+async fn no_gateway_acts_while_the_store_is_unavailable() {
     let world = World::with(1);
     tokio::time::advance(Duration::from_secs(60)).await;
     let scaler = run(&world, |_| {});
@@ -416,7 +414,7 @@ async fn with_the_store_away_nobody_acts() {
     pass(&world, 60, 40).await;
     let info = scaler.journal.info();
     assert_eq!((info.state, info.wanted), (AutoscalerState::StoreAway, 7));
-    assert!(info.problem.unwrap().contains("nobody knows which gateway leads"));
+    assert!(info.problem.unwrap().contains("the leading gateway is unknown"));
     assert!(world.orders().is_empty());
     world.edit(|state| state.store_away = false);
     pass(&world, 300, 40).await;
@@ -435,7 +433,7 @@ async fn a_group_that_refuses_is_asked_less_and_less() {
     assert_eq!(info.state, AutoscalerState::GroupAway);
     assert!(info.problem.as_ref().unwrap().contains("Rate exceeded"), "{info:?}");
     let asked = world.edit(|state| state.asked);
-    assert!((4..=8).contains(&asked), "asked {asked} times in ten minutes");
+    assert!((4..=8).contains(&asked), "{asked} requests in ten minutes");
     assert_eq!(info.decisions.iter().filter(|made| made.problem.is_some()).count(), 1, "{info:#?}");
     world.edit(|state| state.group_fails = None);
     pass(&world, 301, 40).await;
@@ -445,7 +443,7 @@ async fn a_group_that_refuses_is_asked_less_and_less() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_vm_that_the_cloud_takes_is_drained_and_let_go() {
+async fn a_vm_terminated_by_the_cloud_is_drained_first() {
     let world = World::with(2);
     tokio::time::advance(Duration::from_secs(60)).await;
     let scaler = run(&world, |settings| settings.min = 2);
@@ -465,7 +463,7 @@ async fn a_vm_that_the_cloud_takes_is_drained_and_let_go() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_group_that_is_smaller_than_what_is_wanted_is_told_and_filled() {
+async fn a_group_smaller_than_wanted_is_reported_and_filled() {
     let world = World::with(1);
     tokio::time::advance(Duration::from_secs(60)).await;
     let scaler = run(&world, |settings| (settings.max, settings.min) = (30, 25));
@@ -478,10 +476,10 @@ async fn a_group_that_is_smaller_than_what_is_wanted_is_told_and_filled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_leads_no_more_does_not_go_on_with_its_round() {
+async fn a_former_leader_stops_its_round() {
     let world = World::with(1);
     tokio::time::advance(Duration::from_secs(60)).await;
-    // The lease is 30 s: while the cloud thinks, another gateway may have begun to lead.
+    // The lease is 30 s: while the cloud is slow, another gateway may have begun to lead.
     world.edit(|state| state.slow = Duration::from_secs(35));
     let scaler = run(&world, |settings| settings.min = 3);
     pass(&world, 30, 2).await;

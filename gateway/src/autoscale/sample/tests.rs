@@ -1,4 +1,4 @@
-//! Reports of VMs and the places that they come to.
+//! Reports of VMs and the places that result.
 
 use super::{super::config::Settings, *};
 use epsilon_api::{
@@ -63,13 +63,13 @@ fn busy_counts_and_idle_does_not() {
 }
 
 #[test]
-fn a_vm_has_as_many_places_as_both_memory_and_cores_allow() {
+fn memory_and_cores_limit_the_places_of_a_vm() {
     let mut small = vm("a", vec![]);
     small.cpu_millicores = MilliCores(500);
     assert_eq!(sample(&[small.clone()]).places, 4.0);
     small.cpu_millicores = MilliCores(64_000);
     assert_eq!(sample(&[small.clone()]).places, 8.0);
-    small.cpu_millicores = MilliCores(0); // not told
+    small.cpu_millicores = MilliCores(0); // not reported
     assert_eq!(sample(&[small]).places, 8.0);
 }
 
@@ -87,14 +87,14 @@ fn many_calls_in_one_instance_are_one_busy_instance() {
 }
 
 #[test]
-fn calls_that_wait_where_there_is_room_need_no_vm() {
+fn waiting_calls_with_free_capacity_need_no_vm() {
     let mut one = vm("a", vec![instance("busy", 1)]);
     one.calls_waiting = 500; // its function has maxInstances: 1
     assert_eq!(sample(&[one]).demand, 1.0);
 }
 
 #[test]
-fn calls_that_wait_on_a_full_vm_count_up_to_its_size() {
+fn waiting_calls_on_full_vm_count_to_its_size() {
     let mut full = vm("a", (0..8).map(|_| instance("busy", 1)).collect());
     full.calls_waiting = 3;
     let got = sample(&[full.clone()]);
@@ -115,11 +115,11 @@ fn waiting_calls_share_the_places_of_an_instance() {
 }
 
 #[test]
-fn memory_that_nobody_gives_back_makes_a_vm_full() {
+fn memory_that_stays_used_makes_a_vm_full() {
     let mut one = vm("a", vec![instance("busy", 1)]);
     (one.memory_used_bytes, one.calls_waiting) = (one.memory_bytes, 2);
     assert_eq!(sample(&[one.clone()]).demand, 3.0);
-    one.instances.push(instance("idle", 0)); // can go
+    one.instances.push(instance("idle", 0)); // can be stopped
     assert_eq!(sample(&[one]).demand, 1.0);
 }
 
@@ -151,6 +151,6 @@ fn vms_outside_the_group_offer_places() {
 }
 
 #[test]
-fn nobody_there_is_no_division_by_zero() {
+fn no_vm_is_no_division_by_zero() {
     assert_eq!(sample(&[]), Sample::default());
 }

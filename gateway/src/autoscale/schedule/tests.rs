@@ -1,4 +1,4 @@
-//! Windows as tables: what is written, a moment, and whether the minimum holds then.
+//! Windows as tables: the window, a time, and whether its minimum applies then.
 
 use super::*;
 
@@ -16,7 +16,7 @@ fn window(text: &str) -> Window {
     .unwrap()
 }
 
-/// Each row is a test of its own name: window, moment (RFC 3339) => whether it holds.
+/// Each row is a test: window, time (RFC 3339) => whether it applies.
 macro_rules! windows {
     ($($name:ident: $window:literal at $now:literal => $want:literal;)*) => {$(
         #[test]
@@ -69,7 +69,7 @@ windows! {
 fn it_begins_ahead_by_the_boot_of_a_vm() {
     let window = window("mon 00:01 06:00 Europe/Berlin");
     let ahead = Duration::from_secs(90);
-    // Sunday 23:59:30: the window of tomorrow.
+    // Sunday 23:59:30: the window of the next day.
     assert!(window.holds("2026-11-22T23:59:30+01:00".parse().unwrap(), ahead));
     assert!(!window.holds("2026-11-22T23:59:29+01:00".parse().unwrap(), ahead));
     // The end is not moved.
@@ -87,7 +87,7 @@ fn the_largest_minimum_wins() {
 }
 
 #[test]
-fn what_is_no_window_is_told() {
+fn invalid_windows_are_reported() {
     let good = WindowSettings {
         days: None,
         from: "08:00".into(),

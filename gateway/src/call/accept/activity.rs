@@ -1,5 +1,6 @@
-//! What a connection is doing, and since when: two atomic words that cost a call a few nanoseconds,
-//! looked at now and then by the connection's own timer. This replaces a timer per request.
+//! The state of a connection and since when it has held: two atomic words that cost a call a few
+//! nanoseconds, checked from time to time by the connection's own timer. This replaces a timer per
+//! request.
 
 use super::Connection;
 use crate::{
@@ -24,37 +25,41 @@ use tokio::{
     sync::Notify,
 };
 
-/// The rest of a head is awaited.
+/// Waiting for the rest of a head.
 const HEAD: u64 = 0;
 /// Between two requests.
 const IDLE: u64 = 1;
 /// From a whole head to the last byte of its answer.
 const BUSY: u64 = 2;
-/// Nothing has come yet.
+/// Opened; no byte received yet.
 const FRESH: u64 = 3;
 
-/// How long a connection may be idle when its listener is nearly full. What closes it is late by `header_timeout` at most;
-/// where there is no room at all, nobody waits for that (`epsilon_wire::limiter`).
+/// How long a connection may be idle when its listener is nearly full. It is closed at most
+/// `header_timeout` later; when no slot is left at all, `epsilon_wire::limiter` closes idle
+/// connections at once.
 const CROWDED_IDLE: Duration = Duration::from_secs(5);
 
 const NO_DEADLINE: u64 = u64::MAX;
-/// No write waits for the caller.
+/// No write is blocked by the caller.
 const READ: u64 = u64::MAX;
 
-/// See the module. Only one task writes at a time: the connection's.
+/// State and deadlines of one connection. Only one task writes at a time: the connection's.
 #[derive(Debug)]
 pub(super) struct Activity {
     opened: Instant,
-    /// Milliseconds since `opened` at which the state began (0 while busy), times four, plus the state.
+    /// Milliseconds since `opened` at which the state began (0 while busy), times four, plus the
+    /// state.
     state: AtomicU64,
-    /// Milliseconds since `opened` by which the answer must be out.
+    /// Milliseconds since `opened` by which the answer must be written.
     deadline: AtomicU64,
     pace: PaceLimits,
-    /// Milliseconds since `opened` at which a write had to wait for the caller to read; [`READ`] if none does.
+    /// Milliseconds since `opened` at which a write was blocked because the caller does not read;
+    /// [`READ`] if none is.
     unread_since: AtomicU64,
-    /// Milliseconds that the caller may let writes wait; see `relay/pace.rs`, whose rule this is for answers.
+    /// Milliseconds for which the caller may still block writes; the rule is that of
+    /// `relay/pace.rs`, applied to answers.
     patience: AtomicU64,
-    /// Room is needed for others.
+    /// Notified when the slot is needed for another connection.
     close: Notify,
 }
 
@@ -70,15 +75,15 @@ impl Occupant for Activity {
     }
 }
 
-/// What the timer finds.
+/// Result of a check of the limits.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Check {
-    /// Look again.
+    /// No limit exceeded; check again later.
     Fine {
-        /// When.
+        /// When to check again.
         again_in: Duration,
     },
-    /// A limit has passed.
+    /// A limit is exceeded; the text says which.
     Over(&'static str),
 }
 
@@ -95,12 +100,12 @@ impl Activity {
         }
     }
 
-    /// Waits until room is needed for others. Nothing is lost when it is dropped.
+    /// Waits until the slot is needed for another connection. Cancel-safe.
     pub(super) async fn asked_to_close(&self) {
         self.close.notified().await;
     }
 
-    /// It speaks no HTTP any more, and is at work until its end.
+    /// The connection left HTTP and is busy until it ends.
     pub(super) fn upgraded(&self) {
         self.enter(BUSY);
     }
@@ -110,7 +115,7 @@ impl Activity {
     }
 
     fn enter(&self, state: u64) {
-        // Since when it is busy, nobody asks: an answer has a deadline.
+        // The start of the busy state is not needed: an answer has a deadline.
         let since = if state == BUSY { 0 } else { self.now() };
         self.state.store(since << 2 | state, Relaxed);
     }
@@ -133,24 +138,24 @@ impl Activity {
         self.deadline.store(self.now().saturating_add(millis(limit)), Relaxed);
     }
 
-    /// The answer is there as a whole; only writing it is left.
+    /// The answer's body is complete; only writing it remains.
     fn is_whole(&self) {
         if self.deadline.load(Relaxed) == NO_DEADLINE {
             self.answer_within(WRITE_SLACK);
         }
     }
 
-    /// Bytes came in.
+    /// Bytes were received.
     fn read(&self) {
         if self.is(IDLE) {
             self.enter(HEAD);
         } else if self.is(FRESH) {
-            self.state.store(HEAD, Relaxed); // since it was opened
+            self.state.store(HEAD, Relaxed); // timed since the connection was opened
         }
     }
 
-    /// The socket took so many bytes, or none because the caller has not read the ones before. Asks for the time only
-    /// where a caller is slow.
+    /// `Some`: the socket took this many bytes. `None`: it took none, because the caller has not
+    /// read the ones before. Reads the clock only for a slow caller.
     fn wrote(&self, bytes: Option<u64>) {
         let since = self.unread_since.load(Relaxed);
         match bytes {
@@ -165,8 +170,8 @@ impl Activity {
         }
     }
 
-    /// Whether a limit has passed. Looked at often enough that a limit is late by no more than one
-    /// `header_timeout`.
+    /// Whether a limit is exceeded. Called often enough that a connection outlives a limit by at
+    /// most one `header_timeout`.
     pub(super) fn check(&self, limits: &ConnectionLimits, is_crowded: bool, now: Instant) -> Check {
         let often = limits.header_timeout.min(limits.idle_timeout);
         let now = millis(now.saturating_duration_since(self.opened));
@@ -176,16 +181,18 @@ impl Activity {
         };
         let unread_since = self.unread_since.load(Relaxed);
         let (ends, why) = match state {
-            // hyper lets go of an answer when its last byte is buffered; the socket may still be full.
+            // hyper drops an answer when its last byte is buffered; the socket may still be
+            // blocked.
             state if state == BUSY || unread_since != READ => {
                 let too_slow = unread_since.saturating_add(self.patience.load(Relaxed));
                 (self.deadline.load(Relaxed).min(too_slow), "the caller does not read its answer")
             }
-            IDLE if is_crowded => {
-                (since + millis(limits.idle_timeout.min(CROWDED_IDLE)), "idle where many wait")
-            }
-            IDLE => (since + millis(limits.idle_timeout), "idle for too long"),
-            _ => (since + millis(limits.header_timeout), "no whole head in time"),
+            IDLE if is_crowded => (
+                since + millis(limits.idle_timeout.min(CROWDED_IDLE)),
+                "idle while the listener is nearly full",
+            ),
+            IDLE => (since + millis(limits.idle_timeout), "idle too long"),
+            _ => (since + millis(limits.header_timeout), "no complete head in time"),
         };
         if now >= ends {
             return Check::Over(why);
@@ -209,7 +216,7 @@ impl Busy {
         Self(connection)
     }
 
-    /// A body of known length that nobody set a deadline for gets one.
+    /// Gives a body of known length a deadline if none was set.
     pub(super) fn until_end_of<B: Body>(self, body: B) -> Holding<B, Self> {
         if body.size_hint().exact().is_some() {
             self.0.activity.is_whole();
@@ -224,7 +231,7 @@ impl Drop for Busy {
     }
 }
 
-/// The socket, watched.
+/// A socket that reports reads and writes to the connection's activity.
 #[derive(Debug)]
 pub(super) struct Watched<S> {
     pub(super) stream: S,
@@ -310,7 +317,7 @@ mod tests {
     }
     const PACE: PaceLimits = PaceLimits { patience: Duration::from_secs(20), rate: 1024 };
 
-    /// What the timer finds so many seconds after the connection was opened.
+    /// The result of a check this many seconds after the connection was opened.
     fn at(activity: &Activity, seconds: u64) -> Check {
         activity.check(&limits(), false, activity.opened + Duration::from_secs(seconds))
     }
@@ -326,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_connection_stays_longer_and_its_next_byte_starts_a_head() {
+    fn an_idle_connection_stays_longer_until_its_next_byte() {
         let activity = Activity::new(PACE);
         activity.enter(IDLE);
         assert!(!is_over(&activity, 70) && is_over(&activity, 76));
@@ -335,13 +342,13 @@ mod tests {
     }
 
     #[test]
-    fn where_many_wait_an_idle_connection_goes_soon_and_no_other() {
+    fn only_idle_connections_close_soon_when_crowded() {
         let crowded = |activity: &Activity, seconds| {
             let now = activity.opened + Duration::from_secs(seconds);
             matches!(activity.check(&limits(), true, now), Check::Over(_))
         };
         let activity = Activity::new(PACE);
-        assert!(!crowded(&activity, 9), "it may be about to send");
+        assert!(!crowded(&activity, 9), "it may be about to send its first request");
         activity.enter(IDLE);
         assert!(!crowded(&activity, 4) && crowded(&activity, 6));
         activity.enter(BUSY);
@@ -351,29 +358,29 @@ mod tests {
     #[test]
     fn idle_is_who_has_nothing_under_way() {
         let activity = Activity::new(PACE);
-        assert!(activity.idle_for().is_some(), "nothing has come yet");
+        assert!(activity.idle_for().is_some(), "nothing was received yet");
         activity.read();
-        assert!(activity.idle_for().is_none(), "a head is on its way");
+        assert!(activity.idle_for().is_none(), "a head is being received");
         activity.enter(BUSY);
         assert!(activity.idle_for().is_none());
         activity.enter(IDLE);
         assert!(activity.idle_for().is_some());
         activity.wrote(None);
-        assert!(activity.idle_for().is_none(), "the end of an answer is on its way");
+        assert!(activity.idle_for().is_none(), "the end of an answer is being written");
         activity.wrote(Some(1));
         activity.upgraded();
         assert!(activity.idle_for().is_none());
     }
 
     #[test]
-    fn the_first_byte_of_a_connection_gives_it_no_more_time() {
+    fn the_first_byte_does_not_extend_the_header_timeout() {
         let activity = Activity::new(PACE);
         activity.read();
         assert!(!is_over(&activity, 9) && is_over(&activity, 11));
     }
 
     #[test]
-    fn a_call_without_a_deadline_is_never_cut_and_one_with_is() {
+    fn only_a_call_with_a_deadline_is_cut() {
         let activity = Activity::new(PACE);
         activity.enter(BUSY);
         assert!(!is_over(&activity, 1_000_000));
@@ -382,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn the_unread_end_of_an_answer_has_the_deadline_of_its_call() {
+    fn an_unread_answer_keeps_the_deadline_of_its_call() {
         let activity = Activity::new(PACE);
         activity.answer_within(Duration::from_secs(100));
         activity.enter(IDLE);
@@ -391,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_read_is_cut_long_before_the_deadline_of_its_call() {
+    fn a_caller_that_stops_reading_is_cut_early() {
         let activity = Activity::new(PACE);
         activity.enter(BUSY);
         activity.answer_within(Duration::from_secs(100));
@@ -406,12 +413,12 @@ mod tests {
     }
 
     #[test]
-    fn who_reads_a_byte_now_and_then_uses_up_its_patience() {
+    fn slow_reading_uses_up_the_time_budget() {
         let activity = Activity::new(PACE);
         activity.enter(BUSY);
         for (waited, bytes, left) in [(15, 1, 5), (4, 1024, 2), (0, 10 << 10, 12), (9, 1 << 20, 20)]
         {
-            // As if it had waited since then.
+            // As if the write had been blocked since then.
             activity.patience.fetch_sub(waited * 1000, Relaxed);
             activity.unread_since.store(activity.now(), Relaxed);
             activity.wrote(Some(bytes));
@@ -420,9 +427,10 @@ mod tests {
         }
     }
 
-    /// Else a caller who never reads what nobody set a deadline for keeps its connection for ever.
+    /// Without it, a caller who never reads an answer without a deadline would hold its connection
+    /// forever.
     #[test]
-    fn a_whole_answer_has_a_deadline_even_if_nobody_set_one() {
+    fn a_complete_answer_always_has_a_deadline() {
         let connection = || Arc::new(Connection::for_test("10.0.0.9:1"));
         let (whole, stream, told) = (connection(), connection(), connection());
         let _whole = Busy::new(Arc::clone(&whole)).until_end_of(body::full("ok"));

@@ -1,5 +1,5 @@
-//! What is answered to bytes that are no request: the platform's error as for any call, and then the end of the connection. hyper
-//! answers them by itself, with nothing in it; see [`super::transport`].
+//! The answer to bytes that are not a valid request: an error of the platform as for any call, then
+//! the connection is closed. hyper's own answers would have no body; see [`super::transport`].
 
 use super::{activity::Watched, transport::Socket};
 use epsilon_api::{error::CallError, headers::REQUEST_ID, ids::RequestId};
@@ -11,26 +11,27 @@ use tokio::{
     time::timeout,
 };
 
-/// Longest that the answer and what follows it take.
+/// Longest time to write the answer and discard the input after it.
 const LIMIT: Duration = Duration::from_secs(1);
-/// What is read and thrown away after it, so that the caller reads the answer and not that the connection is reset.
+/// Input that is read and discarded after the answer, so that the caller reads the answer instead
+/// of a connection reset.
 const UNREAD: usize = 256 << 10;
 
-/// The error that a parser's status stands for.
+/// The error for a status of hyper's parser.
 pub(super) fn error(status: StatusCode) -> CallError {
     match status {
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => CallError::HeadTooLarge,
         StatusCode::URI_TOO_LONG => CallError::TargetTooLong,
         StatusCode::REQUEST_TIMEOUT => CallError::HeadTooSlow,
-        _ => CallError::BadRequest("this is no request of HTTP/1.1"),
+        _ => CallError::BadRequest("the bytes received are not an HTTP/1.1 request"),
     }
 }
 
-/// Writes it and ends the connection.
+/// Writes the error and closes the connection.
 pub(super) async fn answer<S: Socket>(mut socket: Watched<S>, err: &CallError, id: &RequestId) {
     let said = timeout(LIMIT, say(&mut socket, err, id)).await;
     if let Ok(Err(error)) = said {
-        tracing::debug!(%error, "A refusal was not read.");
+        tracing::debug!(%error, "Error answer could not be written.");
     }
 }
 
@@ -41,7 +42,8 @@ async fn say<S: Socket>(
 ) -> io::Result<()> {
     socket.write_all(text(err, id, Timestamp::now()).as_bytes()).await?;
     socket.shutdown().await?;
-    let (mut unread, mut buffer) = (0, [0; 4096]);
+    let mut unread = 0;
+    let mut buffer = [0; 4096];
     while unread < UNREAD {
         match socket.read(&mut buffer).await? {
             0 => break,
@@ -52,7 +54,8 @@ async fn say<S: Socket>(
 }
 
 fn text(err: &CallError, id: &RequestId, now: Timestamp) -> String {
-    let (status, body) = (err.verdict().status, err.body(id).to_json());
+    let status = err.verdict().status;
+    let body = err.body(id).to_json();
     let reason = status.canonical_reason().unwrap_or_default();
     let date = rfc2822::DateTimePrinter::new()
         .timestamp_to_rfc9110_string(&now)

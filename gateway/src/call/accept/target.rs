@@ -1,41 +1,45 @@
-//! Request targets that `http::Uri` cannot hold: `"`, `<`, `>`, `` ` `` and bytes beyond ASCII, which browsers escape, and Node, nginx
-//! and `curl` pass as they are. hyper would refuse them, so they are replaced by a stand-in of the same length while the
-//! first line of a head is read, and put back before the call begins: no length changes, so nothing can be smuggled, and
-//! hyper alone says where a message begins.
+//! Request targets that `http::Uri` cannot hold: `"`, `<`, `>`, `` ` `` and non-ASCII bytes, which
+//! browsers escape but Node, nginx and `curl` send as they are. hyper would refuse them. So while
+//! the first line of a head is read, each such byte is replaced by a placeholder of the same
+//! length, and restored before the call begins. No length changes, so request smuggling is not
+//! possible: hyper alone decides where a message begins.
 //!
-//! The platform goes on with the target as a browser would write it (`%3C`); the original travels beside it, for the function
-//! ([`epsilon_api::headers::RawTarget`]). Where it is not sure that a head begins (requests sent ahead of an answer, or behind
-//! an upload in chunks), nothing is replaced and hyper refuses, as without this file.
+//! The platform continues with the target as a browser would write it (`%3C`) and passes the
+//! original to the function beside it ([`epsilon_api::headers::RawTarget`]). Where the start of a
+//! head is not certain (pipelined requests, or after a chunked upload), nothing is replaced and
+//! hyper refuses the target, as it would without this file.
 
 use epsilon_api::headers::RawTarget;
 use http::{HeaderValue, Request, Uri, uri::PathAndQuery};
 
-/// What stands in the target in the meantime.
+/// The placeholder byte.
 const STAND_IN: u8 = b'_';
 
-/// One byte that was replaced: where in the target, and what it was.
+/// One replaced byte: its offset in the target, and its original value.
 pub(super) type Replaced = (usize, u8);
 
-/// Bytes that are replaced in one target at most: real ones have a few, and each takes some memory until its head is there.
+/// Most bytes that are replaced in one target: real targets have a few, and each takes memory until
+/// its head is complete.
 const MOST_ODD: usize = 2048;
-/// Longest target that hyper takes.
+/// Longest target that hyper accepts.
 const LONGEST: usize = u16::MAX as usize;
 
 fn is_odd(byte: u8) -> bool {
     matches!(byte, b'"' | b'<' | b'>' | b'`') || byte >= 0x80
 }
 
-/// Reads the first line of each head as it comes in, in however many pieces.
+/// Scans the first line of each head as it is received, in any number of pieces.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
     phase: Phase,
-    /// Bytes of the target so far.
+    /// Length of the target so far.
     size: usize,
-    /// How many of them were replaced.
+    /// Number of bytes replaced.
     odd: usize,
-    /// Bytes since the end of the head, for a method that brings a body and a head that came as a whole.
+    /// Bytes received after the end of the head, for a method with a body whose head came in one
+    /// piece.
     after_head: Option<u64>,
-    /// It is not known any more where heads begin.
+    /// The start of the next head is no longer known.
     is_lost: bool,
 }
 
@@ -48,7 +52,7 @@ enum Phase {
     Over,
 }
 
-/// What the request before had of a body.
+/// What is known of the previous request's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Upload {
     None,
@@ -57,7 +61,7 @@ pub(super) enum Upload {
 }
 
 impl Scan {
-    /// The exchange before is over: the next byte may begin a head.
+    /// The previous exchange is over: the next byte may begin a head.
     pub(super) fn next_head(&mut self, upload: Upload) {
         let is_lost = match upload {
             Upload::None => false,
@@ -67,14 +71,14 @@ impl Scan {
         *self = Self { is_lost: self.is_lost || is_lost, ..Self::default() };
     }
 
-    /// Bytes that came while a request was read or answered.
+    /// Counts bytes that were received while a request was read or answered.
     pub(super) fn body(&mut self, size: usize) {
         if let Some(after) = &mut self.after_head {
             *after += size as u64;
         }
     }
 
-    /// Bytes of a head: replaces what has to be, and says where.
+    /// Scans bytes of a head: replaces what hyper would refuse and returns what was replaced.
     pub(super) fn head(&mut self, bytes: &mut [u8]) -> Vec<Replaced> {
         let mut replaced = Vec::new();
         if self.is_lost || self.phase == Phase::Over {
@@ -101,7 +105,8 @@ impl Scan {
             (Phase::Start | Phase::Method, b'A'..=b'Z' | b'-' | b'_') => Phase::Method,
             (Phase::Method, b' ') => Phase::Target,
             (Phase::Target, b' ' | b'\r' | b'\n') => Phase::Over,
-            // Only a path: in `http://host/…` a host would have to be told from the rest.
+            // Only paths are handled: in `http://host/…` the host would have to be separated from
+            // the rest.
             (Phase::Target, first) if self.size == 0 && first != b'/' => Phase::Over,
             (Phase::Target, one) => {
                 if is_odd(one) {
@@ -110,7 +115,7 @@ impl Scan {
                     *byte = STAND_IN;
                 }
                 self.size += 1;
-                // Beyond that it is left as it is, which hyper refuses.
+                // A longer target is left as it is, and hyper refuses it.
                 let is_over = self.size > LONGEST || self.odd >= MOST_ODD;
                 if is_over { Phase::Over } else { Phase::Target }
             }
@@ -119,7 +124,7 @@ impl Scan {
     }
 }
 
-/// Where a head ends: after its first empty line, as hyper's parser has it.
+/// Where a head ends: after its first empty line, by the rules of hyper's parser.
 fn end_of_head(bytes: &[u8]) -> Option<usize> {
     let start = bytes.iter().position(|b| !matches!(b, b'\r' | b'\n'))?;
     let mut rest = start;
@@ -133,7 +138,8 @@ fn end_of_head(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// Puts back what was replaced. `false`: that is not the target in which it was, and this is no request to go on with.
+/// Restores the replaced bytes. `false`: this is not the target in which they were replaced, and
+/// the request must be refused.
 pub(super) fn restore<B>(request: &mut Request<B>, replaced: &[Replaced]) -> bool {
     let Some((raw, uri)) = restored(request.uri(), replaced) else { return false };
     *request.uri_mut() = uri;
@@ -150,10 +156,7 @@ fn restored(uri: &Uri, replaced: &[Replaced]) -> Option<(HeaderValue, Uri)> {
     }
     let mut escaped = Vec::with_capacity(raw.len() + 2 * replaced.len());
     for byte in &raw {
-        match is_odd(*byte) {
-            true => escaped.extend_from_slice(&percent(*byte)),
-            false => escaped.push(*byte),
-        }
+        if is_odd(*byte) { escaped.extend_from_slice(&percent(*byte)) } else { escaped.push(*byte) }
     }
     let uri = PathAndQuery::try_from(escaped).ok()?.into();
     Some((HeaderValue::from_bytes(&raw).ok()?, uri))
@@ -164,7 +167,8 @@ fn percent(byte: u8) -> [u8; 3] {
     [b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]
 }
 
-/// What a function below its name is to see of a target: what comes after the first segment.
+/// The part of a raw target that the function sees when it is called by path: what follows the
+/// first segment.
 pub(in crate::call) fn below_name(raw: &RawTarget) -> Option<RawTarget> {
     let path = raw.0.as_bytes().strip_prefix(b"/")?;
     let end = path.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(path.len());
@@ -180,9 +184,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What hyper is given of a head that comes in pieces, and what was replaced.
+    /// The bytes that hyper receives of a head that comes in pieces, and what was replaced.
     fn scan(pieces: &[&[u8]]) -> (Vec<u8>, Vec<Replaced>) {
-        let (mut scan, mut given, mut replaced) = (Scan::default(), Vec::new(), Vec::new());
+        let mut scan = Scan::default();
+        let mut given = Vec::new();
+        let mut replaced = Vec::new();
         for piece in pieces {
             let mut piece = piece.to_vec();
             replaced.extend(scan.head(&mut piece));
@@ -217,12 +223,12 @@ mod tests {
             let (seen, replaced) = scan(&[head]);
             assert_eq!((seen.as_slice(), replaced.len()), (given, count));
             let one_by_one: Vec<&[u8]> = head.chunks(1).collect();
-            assert_eq!(scan(&one_by_one), (seen, replaced), "however it comes in");
+            assert_eq!(scan(&one_by_one), (seen, replaced), "however the head is split");
         }
     }
 
     #[test]
-    fn what_was_replaced_is_put_back_and_escaped_beside_it() {
+    fn replaced_bytes_are_restored_and_escaped_beside_it() {
         let (_, replaced) = scan(&[b"GET /a`b?q=\"<\xe9>_\" HTTP/1.1\r\n\r\n"]);
         let (raw, escaped) = restored(&uri("/a_b?q=______"), &replaced).unwrap();
         assert_eq!(raw.as_bytes(), b"/a`b?q=\"<\xe9>_\"");
@@ -252,7 +258,7 @@ mod tests {
             );
             scan.next_head(Upload::None);
             let found = scan.head(&mut b"GET /< HTTP/1.1\r\n\r\n".to_vec()).len();
-            assert_eq!(found, usize::from(again), "once lost, for good");
+            assert_eq!(found, usize::from(again), "once the start is lost, it stays lost");
         }
     }
 

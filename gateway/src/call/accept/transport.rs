@@ -1,12 +1,14 @@
-//! Between hyper and the socket: what hyper has no setting for.
+//! Between hyper and the socket: features for which hyper has no setting.
 //!
-//! - Targets that it would refuse ([`super::target`]).
-//! - Its own empty answers to what it cannot read: they are held back, because [`super::refusal`] says it with a body and an id.
-//!   A write is hyper's own when no answer of ours is owed and no call runs.
-//! - Heads with more fields than it parses without an allocation are read a second time: see `again`.
-//! - Interim answers of functions (1xx), which its server does not write.
-//! - Callers that close their sending half and wait for the answer. hyper does not look at the socket while it writes an
-//!   answer; this does, and tells a caller that sends no more (the call goes on) from one that broke off (it ends).
+//! - Targets that hyper would refuse ([`super::target`]).
+//! - hyper's own empty answers to requests that it cannot read are held back, because
+//!   [`super::refusal`] answers with a body and an id. A write is hyper's own if no answer of ours
+//!   is pending and no call runs.
+//! - Heads with more fields than hyper parses without an allocation are parsed twice: see `again`.
+//! - Interim answers of functions (1xx), which hyper's server does not write.
+//! - Callers that close their sending half and wait for the answer. hyper does not look at the
+//!   socket while it writes an answer; this file does, and distinguishes a half-closed connection
+//!   (the call goes on) from a broken one (the call ends).
 
 use super::{
     activity::Watched,
@@ -32,12 +34,13 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-/// A socket that can say whether its other end sends no more, without taking what it sent.
+/// A socket that can detect that its peer closed the sending half, without consuming input.
 pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Unpin + 'static {
-    /// Whether it can.
+    /// Whether it can detect that.
     const TELLS: bool;
 
-    /// Ready with `true` once the other end has closed its sending half, with an error once the connection is broken.
+    /// Ready with `true` once the peer has closed its sending half, with an error once the
+    /// connection is broken.
     fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>>;
 }
 
@@ -45,13 +48,14 @@ impl Socket for TcpStream {
     const TELLS: bool = true;
 
     fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        // No system call as long as nothing has come: tokio knows from its last read.
+        // No system call as long as nothing was received: tokio knows from its last read.
         let mut byte = [0];
         self.poll_peek(cx, &mut ReadBuf::new(&mut byte)).map_ok(|size| size == 0)
     }
 }
 
-/// TLS ends with a message of its own; a connection that ends without is broken, for hyper to see.
+/// TLS announces its end with a message; a connection that ends without one is broken, which hyper
+/// detects.
 impl Socket for TlsStream<TcpStream> {
     const TELLS: bool = false;
 
@@ -60,22 +64,23 @@ impl Socket for TlsStream<TcpStream> {
     }
 }
 
-/// What the connection's exchanges and its transport tell each other. Only one task writes at a time: the connection's.
+/// State shared by the connection's exchanges and its transport. Only one task writes at a time:
+/// the connection's.
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
-    /// Bytes of an answer that a call gave may not be written yet.
+    /// Bytes of a call's answer may still have to be written.
     is_owed: AtomicBool,
-    /// The connection speaks something else.
+    /// The connection no longer speaks HTTP.
     is_upgraded: AtomicBool,
-    /// Bytes of a body that the last request has: 0 for none, `UNKNOWN` in chunks.
+    /// Body length of the last request: 0 for none, `UNKNOWN` if chunked.
     upload: AtomicU64,
     has_replaced: AtomicBool,
     replaced: Mutex<Vec<Replaced>>,
-    /// Interim answers of the call that runs.
+    /// Interim answers of the running call.
     interims: Interims,
     is_by_host: AtomicBool,
     is_half_closed: AtomicBool,
-    /// When the caller closed its sending half, or was last sent something after that.
+    /// When the caller closed its sending half, or when bytes were last sent to it after that.
     progress: Mutex<Option<Instant>>,
     half_closed: Notify,
 }
@@ -83,7 +88,8 @@ pub(super) struct Exchange {
 const UNKNOWN: u64 = u64::MAX;
 
 impl Exchange {
-    /// A request begins. `false`: it is not what came over the wire, and is to be dropped.
+    /// A request begins. `false`: its target is not the one that was received, and it must be
+    /// refused.
     pub(super) fn begin<B: Body>(&self, request: &mut Request<B>) -> bool {
         let body = request.body();
         let upload = if body.is_end_stream() { Some(0) } else { body.size_hint().exact() };
@@ -95,22 +101,21 @@ impl Exchange {
         target::restore(request, &std::mem::take(&mut *self.replaced.lock()))
     }
 
-    /// How the function of the call that runs was addressed.
+    /// How the function of the running call was addressed.
     pub(super) fn set_addressed(&self, addressed: Addressed) {
         self.is_by_host.store(addressed == Addressed::ByHost, Relaxed);
     }
 
-    /// An interim answer of its function. What a final answer of it may not say, it may not either.
+    /// Queues an interim answer of the function, with its headers cleaned as those of a final
+    /// answer.
     pub(super) fn interim(&self, status: StatusCode, mut headers: HeaderMap) {
-        let addressed = match self.is_by_host.load(Relaxed) {
-            true => Addressed::ByHost,
-            false => Addressed::ByPath,
-        };
+        let addressed =
+            if self.is_by_host.load(Relaxed) { Addressed::ByHost } else { Addressed::ByPath };
         headers::clean_answer(&mut headers, false, addressed);
         self.interims.push(status, headers);
     }
 
-    /// Its answer is about to be written.
+    /// The final answer is about to be written.
     pub(super) fn answers(&self, status: StatusCode) {
         self.is_owed.store(true, Relaxed);
         if status == StatusCode::SWITCHING_PROTOCOLS {
@@ -118,17 +123,18 @@ impl Exchange {
         }
     }
 
-    /// Whether a call's answer may still be on its way.
+    /// Whether a call's answer may still have to be written.
     pub(super) fn owes(&self) -> bool {
         self.is_owed.load(Relaxed)
     }
 
-    /// Ends when the caller closes its sending half.
+    /// Resolves when the caller closes its sending half.
     pub(super) async fn half_closed(&self) {
         self.half_closed.notified().await;
     }
 
-    /// Whether a caller that sends no more was sent nothing for so long: it may as well be gone.
+    /// Whether the caller closed its sending half and then received nothing for `after`: it may be
+    /// gone.
     pub(super) fn is_abandoned(&self, after: Duration, now: Instant) -> bool {
         self.is_half_closed.load(Relaxed)
             && self.progress.lock().is_some_and(|last| now.duration_since(last) >= after)
@@ -150,14 +156,14 @@ impl Exchange {
     }
 }
 
-/// See the module.
+/// hyper's view of the socket; see the module for what it changes.
 #[derive(Debug)]
 pub(super) struct Transport<S> {
     pub(super) watched: Watched<S>,
-    /// Read before what the socket has.
+    /// Bytes that the next parser reads before those of the socket.
     again: Bytes,
     scan: Scan,
-    /// hyper's own answer, which is not written.
+    /// Status of hyper's own answer, which is not written.
     pub(super) refused: Option<StatusCode>,
 }
 
@@ -166,9 +172,10 @@ impl<S: Socket> Transport<S> {
         Self { watched, again: Bytes::new(), scan: Scan::default(), refused: None }
     }
 
-    /// For another parser, from the first byte that the last one could not read.
+    /// Prepares for another parser, which starts at the first byte that the last one could not
+    /// read.
     pub(super) fn again(self, unread: Bytes) -> Self {
-        // Already on their way to a parser when a refusal came.
+        // Bytes that were being passed to a parser when hyper refused.
         let again = [unread, self.again].concat().into();
         Self { again, refused: None, ..self }
     }
@@ -181,13 +188,13 @@ impl<S: Socket> Transport<S> {
         self.watched.connection.activity.is_busy()
     }
 
-    /// Whether what is written now is hyper's own. The first write of it is the whole of it.
+    /// Whether the current write is hyper's own. hyper writes such an answer in one piece.
     fn is_hypers(&self) -> bool {
         let exchange = self.exchange();
         !exchange.owes() && !exchange.is_upgraded.load(Relaxed) && !self.is_busy()
     }
 
-    /// Before any byte of the answer: hyper has given none of it away yet.
+    /// Writes pending interim answers; they must go out before the first byte of the answer.
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Watched { stream, connection } = &mut self.watched;
         connection.exchange.interims.poll_write(stream, cx)
@@ -278,7 +285,7 @@ impl<S: Socket> AsyncWrite for Transport<S> {
         self.watched.is_write_vectored()
     }
 
-    /// hyper comes here at the end of each turn, and only when all is written.
+    /// hyper flushes at the end of each turn, and only when everything is written.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_interim(cx))?;
         ready!(Pin::new(&mut self.watched).poll_flush(cx))?;

@@ -1,4 +1,4 @@
-//! What is read ahead, and what is sent on after it.
+//! What is read ahead, and how the rest of a body is sent on.
 
 use super::*;
 use crate::call::relay::pace::PaceLimits;
@@ -20,7 +20,7 @@ fn limited<B: Whole>(body: B) -> Limited<B> {
     Limited::new(body, units::Bytes::mib(1), Duration::ZERO, false, counter, PACE)
 }
 
-/// A body that says its length and does not keep to it in time.
+/// A body that declares its length and sends more slowly than that.
 struct Announced<B> {
     body: B,
     length: u64,
@@ -52,7 +52,7 @@ impl<B: Body<Data = Bytes, Error = Infallible> + Unpin> Body for Announced<B> {
 
 type Fed = StreamBody<stream::BoxStream<'static, Result<Frame<Bytes>, Infallible>>>;
 
-/// A body in chunks, and who sends them.
+/// A chunked body, and the channel that feeds it.
 fn fed() -> (UnboundedSender<Frame<Bytes>>, Fed) {
     let (feed, frames) = unbounded_channel();
     (feed, StreamBody::new(UnboundedReceiverStream::new(frames).map(Ok).boxed()))
@@ -62,7 +62,7 @@ fn data(size: usize) -> Frame<Bytes> {
     Frame::data(Bytes::from(vec![b'x'; size]))
 }
 
-/// Everything that comes: data, and the names of trailers.
+/// Size of the data, and number of trailers.
 async fn all(body: CallBody) -> (usize, usize) {
     let collected = body.collect().await.unwrap();
     let trailers = collected.trailers().map_or(0, HeaderMap::len);
@@ -70,17 +70,17 @@ async fn all(body: CallBody) -> (usize, usize) {
 }
 
 #[tokio::test]
-async fn a_small_body_that_is_there_is_passed_on_as_it_is() {
+async fn a_small_received_body_is_passed_on_without_copy() {
     let text = Bytes::from_static(b"hello");
     let (body, upload) = Buffers::new().read(limited(Full::new(text.clone()))).await.unwrap();
     assert!(upload.is_none());
     assert_eq!(body.size_hint().exact(), Some(5));
     let seen = body.collect().await.unwrap().to_bytes();
-    assert_eq!(seen.as_ptr(), text.as_ptr(), "nothing was copied");
+    assert_eq!(seen.as_ptr(), text.as_ptr(), "the body was not copied");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_declares_little_is_read_whole_however_its_pieces_come() {
+async fn a_small_declared_body_is_read_completely() {
     let (feed, body) = fed();
     tokio::spawn(async move {
         for _ in 0..20 {
@@ -100,7 +100,7 @@ async fn what_declares_little_is_read_whole_however_its_pieces_come() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_does_not_come_is_too_slow_before_any_call() {
+async fn a_missing_body_is_too_slow_before_any_call() {
     for length in [10, 100_000, 1 << 20] {
         let (feed, body) = fed();
         feed.send(data(9)).unwrap();
@@ -112,7 +112,7 @@ async fn a_body_that_does_not_come_is_too_slow_before_any_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_a_large_body_only_the_first_bytes_are_waited_for() {
+async fn only_the_first_bytes_of_large_bodies_are_awaited() {
     let (feed, body) = fed();
     feed.send(data(BOUND - 1)).unwrap();
     feed.send(data(1000)).unwrap();
@@ -129,7 +129,7 @@ async fn of_a_large_body_only_the_first_bytes_are_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sender_without_a_length_that_pauses_is_passed_on_and_has_little_time_left() {
+async fn a_pausing_body_of_unknown_length_is_passed_on() {
     for (answered, sent) in [(false, 0), (false, 10), (true, 10)] {
         let (feed, body) = fed();
         if sent > 0 {
@@ -175,7 +175,7 @@ async fn chunks_stay_chunks_and_keep_their_trailers() {
         drop(feed);
         let (body, upload) = Buffers::new().read(limited(body)).await.unwrap();
         assert!(upload.is_none());
-        assert!(!body.is_end_stream() && body.size_hint().exact().is_none(), "as it came");
+        assert!(!body.is_end_stream() && body.size_hint().exact().is_none(), "still chunked");
         assert_eq!(all(body).await, (10 * pieces, usize::from(with_trailers)));
     }
 }
@@ -195,7 +195,7 @@ async fn without_memory_bodies_are_passed_on_as_they_come() {
 }
 
 #[tokio::test]
-async fn a_body_over_the_operators_limit_is_refused_before_any_call() {
+async fn a_body_over_the_limit_is_refused_before_calls() {
     let (feed, body) = fed();
     for _ in 0..3 {
         feed.send(data(700 << 10)).unwrap();

@@ -1,4 +1,4 @@
-//! Whom a request comes from, by what its headers say and who said it.
+//! The caller's address by headers and by who sent them.
 
 use super::*;
 
@@ -14,7 +14,8 @@ fn map(lines: &[(&str, &str)]) -> HeaderMap {
     headers
 }
 
-/// What a function is told of a request from 10.0.0.9: address, protocol, host, port, prefix.
+/// The headers that a function gets for a request from 10.0.0.9: address, protocol, host, port,
+/// prefix.
 fn told(trusted: &str, lines: &[(&str, &str)]) -> String {
     let connection = Connection::for_test("10.0.0.9:1234");
     let mut headers = map(lines);
@@ -91,7 +92,7 @@ fn the_walk_goes_from_the_right_over_trusted_hops() {
 }
 
 #[test]
-fn what_else_a_proxy_says_is_looked_at_before_it_is_believed() {
+fn other_forwarding_headers_are_validated() {
     for (lines, want) in [
         (&[("x-forwarded-proto", "http, HTTPS")][..], "10.0.0.9 https - - -"),
         (&[("x-forwarded-proto", "gopher")], "10.0.0.9 http - - -"),
@@ -110,7 +111,7 @@ fn what_else_a_proxy_says_is_looked_at_before_it_is_believed() {
             &[("forwarded", "for=203.0.113.7;proto=https;host=shop.example")],
             "203.0.113.7 https shop.example - -",
         ),
-        // The inner hop may well be plain HTTP: what counts is how the caller speaks.
+        // The inner hop may well be plain HTTP: the protocol of the caller counts.
         (
             &[("forwarded", "for=203.0.113.7;proto=https, for=10.0.0.5;proto=http")],
             "203.0.113.7 https - - -",

@@ -1,6 +1,6 @@
-//! Versions that get calls only by their own address, `/{function}@{version}`. The store knows them; this is what was heard
-//! of it a moment ago. Of each function that is asked about, all kept versions are read at once, so that numbers that do not
-//! exist cost the store no more than those that do: one question for each function and [`FRESH`].
+//! Cache of versions that are called only by their own address, `/{function}@{version}`; they are
+//! read from the store. One query reads all stored versions of a function, so numbers that do not
+//! exist cost the store no more than those that do: one query per function and [`FRESH`].
 
 use crate::routes::Route;
 use epsilon_api::{
@@ -16,25 +16,28 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// How long what was read says which versions do not exist: a new one is callable by its address that much later.
+/// How long a result proves that a version does not exist: a new version becomes callable by its
+/// address at most this much later.
 const FRESH: Duration = Duration::from_secs(2);
-/// How long it says which ones do: one that is no longer kept is callable for so long.
+/// How long a result proves that a version exists: a removed version stays callable for at most
+/// this long.
 const KNOWN: Duration = Duration::from_secs(30);
-/// Longest that a call waits for the store.
+/// Longest wait of a call for the store.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Functions that are remembered; one more, and the one read first is forgotten.
+/// Functions that are cached; beyond that the oldest entry is evicted.
 const FUNCTIONS: usize = 256;
-/// Versions of a function, the newest ones; an operator who keeps more calls them by making them serve.
+/// Most versions cached per function, the newest ones. Older ones can be called after they are made
+/// to serve.
 const VERSIONS: u32 = 1000;
 
-/// See the module.
+/// Cache of the versions of functions, filled on demand.
 #[derive(Debug)]
 pub(crate) struct Kept {
     store: Arc<dyn Store>,
     read: Mutex<HashMap<FunctionName, Arc<Reading>>>,
 }
 
-/// One question to the store; whoever comes meanwhile waits for the same answer.
+/// One query to the store; concurrent callers share its result.
 #[derive(Debug)]
 struct Reading {
     began: Instant,
@@ -46,7 +49,8 @@ impl Kept {
         Self { store, read: Mutex::default() }
     }
 
-    /// This version of a function that serves.
+    /// The version `number` of a function: one that serves, one from the cache, or one from the
+    /// store.
     pub(crate) async fn find(
         &self,
         function: &Arc<Route>,
@@ -68,7 +72,8 @@ impl Kept {
         found.ok_or_else(|| CallError::VersionNotFound { function: name.clone(), number })
     }
 
-    /// Whether this version may have been called by its address lately, or its call still runs.
+    /// Whether this version may have been called by its address recently, or such a call still
+    /// runs.
     pub(crate) fn is_called(&self, function: &str, number: VersionNumber) -> bool {
         let read = self.read.lock();
         let versions =
@@ -79,12 +84,12 @@ impl Kept {
         })
     }
 
-    /// A version of this function was removed: what was read is no longer true.
+    /// Drops what is cached of a function, because one of its versions was removed.
     pub(crate) fn forget(&self, function: &FunctionName) {
         self.read.lock().remove(function);
     }
 
-    /// What is known without asking: the version, that there is none, or nothing.
+    /// The cached result: the version, its absence, or nothing if the cache cannot tell.
     fn heard(&self, name: &FunctionName, number: VersionNumber) -> Option<Option<Arc<Route>>> {
         let read = self.read.lock();
         let reading = read.get(name)?;
@@ -97,7 +102,7 @@ impl Kept {
         }
     }
 
-    /// The question that is on its way, or a new one.
+    /// The query that is in flight, or a new one.
     fn reading(&self, name: &FunctionName) -> Arc<Reading> {
         let mut read = self.read.lock();
         let on_its_way = |reading: &&Arc<Reading>| {
@@ -122,7 +127,7 @@ impl Kept {
         let page = Page { cursor: None, limit: VERSIONS };
         let kept = match self.store.versions(name, &page).await {
             Ok(kept) => kept.items,
-            Err(StoreError::FunctionNotFound(_)) => Vec::new(), // deleted in this moment
+            Err(StoreError::FunctionNotFound(_)) => Vec::new(), // deleted in the meantime
             Err(err) => return Err(away(name, Chain(&err).to_string().into())),
         };
         let kept = kept.into_iter().map(|one| {
@@ -133,8 +138,8 @@ impl Kept {
     }
 }
 
-/// Nothing was executed, and later it may go well.
+/// Nothing was executed, and a later attempt may succeed.
 fn away(function: &FunctionName, why: epsilon_api::error::Cause) -> CallError {
-    tracing::debug!(%function, why, "Its versions could not be read.");
+    tracing::debug!(%function, why, "Versions could not be read from the store; the call is refused.");
     CallError::NoCapacity { function: function.clone(), cause: why }
 }

@@ -1,7 +1,8 @@
-//! Functions that another gateway has made a moment ago, before this one heard of them: on a store that several gateways
-//! share, a name that is not in the table is asked about before it is 404. Whoever waits, waits for a question that began
-//! after it came. All that wait share one, so that a flood of names that nobody has costs the store [`PAUSE`] by
-//! [`PAUSE`] one small question, and callers beyond [`WAITING`] are told 404 at once.
+//! Read-through for names that are not in the routing table, where several gateways share a store:
+//! another gateway may have deployed the function a moment ago. A call waits for a query that began
+//! after the call arrived. All waiting calls share one query per [`PAUSE`], so a flood of unknown
+//! names costs the store one small query in that time; beyond [`WAITING`] waiting calls, further
+//! ones are answered 404 at once.
 
 use crate::{fleet::Fleet, routes::Routes};
 use epsilon_api::{chain::Chain, ids::FunctionName};
@@ -13,21 +14,21 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Between two questions.
+/// Pause between two queries.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Longest that a call waits, and longest that a question may take.
+/// Longest wait of a call, and longest duration of a query.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Calls that wait at once.
+/// Most calls that wait at once.
 const WAITING: usize = 128;
 
-/// See the module.
+/// Collects unknown names and queries the store for them.
 #[derive(Debug, Default)]
 pub(crate) struct Late {
     next: Mutex<Question>,
     news: Notify,
 }
 
-/// What is asked next. Its waiters hear that it was answered when it is dropped.
+/// The next query. Dropping it notifies its waiters.
 #[derive(Debug, Default)]
 struct Question {
     names: BTreeSet<FunctionName>,
@@ -36,7 +37,8 @@ struct Question {
 }
 
 impl Late {
-    /// Waits until it was asked whether there is such a function (`name` or `name@3`). Whether it is worth looking again.
+    /// Waits for a query that includes this name (`name` or `name@3`). Returns whether another
+    /// lookup is worthwhile.
     pub(crate) async fn asked(&self, text: &str) -> bool {
         let name = text.split_once('@').map_or(text, |(name, _)| name);
         let Ok(name) = FunctionName::parse(name) else { return false };
@@ -53,7 +55,7 @@ impl Late {
         timeout(PATIENCE, answered.changed()).await.is_ok()
     }
 
-    /// Runs until it is dropped. Input: names. Output: the table.
+    /// Runs until it is dropped. Input: unknown names. Output: the routing table.
     pub(crate) async fn run(
         self: Arc<Self>,
         routes: Arc<Routes>,
@@ -66,9 +68,11 @@ impl Late {
             match timeout(PATIENCE, ask(&question, &routes, &fleet, &*store)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
-                    tracing::debug!(error = %Chain(&error), "Unknown names stay unknown.");
+                    tracing::debug!(error = %Chain(&error), "Store could not be queried for unknown names; they are answered 404.");
                 }
-                Err(_) => tracing::debug!("Unknown names stay unknown: the store takes too long."),
+                Err(_) => tracing::debug!(
+                    "Store query for unknown names timed out; they are answered 404."
+                ),
             }
             drop(question);
             sleep(PAUSE).await;
@@ -76,14 +80,14 @@ impl Late {
     }
 }
 
-/// Follows what serves, if one of the names does.
+/// Updates the routing table from the store if one of the names serves.
 async fn ask(
     question: &Question,
     routes: &Routes,
     fleet: &Fleet,
     store: &dyn Store,
 ) -> Result<(), StoreError> {
-    // `hello@0` of a function that is known is nobody's news.
+    // A name such as `hello@0` of a known function needs no query.
     let names: Vec<_> = {
         let table = routes.table();
         question.names.iter().filter(|name| table.named(name.as_str()).is_none()).cloned().collect()

@@ -1,52 +1,54 @@
-//! Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam, arXiv 1608.01350; HAProxy's
-//! `hash-balance-factor`): how many calls a VM may carry before a function's next one goes to the next VM. Arithmetic only.
+//! Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam, arXiv 1608.01350;
+//! HAProxy's `hash-balance-factor`): how many calls a VM may carry before a function's next one
+//! goes to the next VM. Arithmetic only.
 //!
 //! ```text
 //! bound(VM) = max(floor(VM), ⌈c · (calls of all + 1) · share(VM) / shares of all⌉)
 //! ```
-//! Without the floor, two calls at once would be over the bound of an idle fleet (1.5 · 2 / 10 VMs → 1 each) and
-//! start a second instance on a second VM, while the first has processors to spare. So balance is asked for only
-//! once a VM is busy: beyond [`Balance::calls_per_core`] calls for each of its processors.
+//! Without the floor, two concurrent calls would exceed the bound of an idle fleet (1.5 · 2 / 10
+//! VMs → 1 each) and start a second instance on a second VM while the first has idle CPUs. So calls
+//! are balanced only once a VM is busy: beyond [`Balance::calls_per_core`] calls for each of its
+//! CPUs.
 //!
-//! A VM that has just come has nothing warm and maybe no image: its share and its floor grow with it over
+//! A new VM has no warm instances and maybe no images: its share and its floor grow over
 //! [`Balance::slow_start`].
 
 use std::time::Duration;
 
-/// How much of its share a VM gets in the first moment, of 1000: enough to begin with.
+/// Share of a new VM at the start, in thousandths of its full share.
 const FIRST_PERMILLE: u32 = 100;
-/// All of it.
+/// The full share.
 const WHOLE_PERMILLE: u32 = 1000;
 
-/// How calls are balanced.
+/// How calls are balanced over VMs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Balance {
-    /// `c`: how many times its share a VM may carry. Greater than 1.
+    /// `c`: how many times its fair share a VM may carry. Greater than 1.
     pub factor: f64,
-    /// Calls for each processor that are no reason to spread.
+    /// Calls for each CPU below which a VM is never too loaded.
     pub calls_per_core: f64,
-    /// How long a VM that has just come gets less than its share.
+    /// How long a new VM gets less than its full share.
     pub slow_start: Duration,
 }
 
-/// All VMs that take calls, together.
+/// Sums over all VMs that take calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Calls that they carry.
+    /// Calls in flight on them.
     pub calls: u64,
-    /// What their [`Balance::share`]s add up to.
+    /// Sum of their [`Balance::share`]s.
     pub shares: u64,
-    /// How many they are.
+    /// Number of VMs.
     pub vms: u32,
 }
 
 impl Balance {
-    /// What a VM of this weight counts, in thousandths of a place, this long after it came.
+    /// The share of a VM of this weight, in thousandths of a weight unit, at this age.
     pub fn share(&self, weight: u32, age: Duration) -> u32 {
         weight.saturating_mul(self.ramp(age))
     }
 
-    /// Calls that a VM with so many thousandths of a processor may carry whatever the others do.
+    /// Calls that a VM with this many thousandths of a CPU may carry regardless of the other VMs.
     pub fn floor(&self, millicores: u32, age: Duration) -> u32 {
         let cores = f64::from(millicores.max(1000)) / 1000.0;
         let ramp = f64::from(self.ramp(age)) / f64::from(WHOLE_PERMILLE);
@@ -58,7 +60,7 @@ impl Balance {
         if totals.shares == 0 {
             return floor;
         }
-        // Multiplied before it is divided, so that what comes out even is not rounded up.
+        // Multiplied before dividing, so that exact quotients are not rounded up.
         let fair = self.factor * (totals.calls + 1) as f64 * f64::from(share);
         let bound = (fair / totals.shares as f64).ceil();
         floor.max(bound as u32)
@@ -86,7 +88,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// `calls` in a fleet of these weights with four cores each: the bound of the first.
+    /// `calls` in a fleet of these weights with four cores each => the bound of the first VM.
     macro_rules! bounds {
         ($($name:ident: $calls:expr, $weights:expr => $want:expr;)*) => {$(
             #[test]
@@ -109,11 +111,11 @@ mod tests {
         anything_more_is: 60, [16; 10] => 10;
         a_vm_of_twice_the_size_carries_twice: 119, [32, 16, 16] => 90;
         one_vm_carries_everything: 1000, [16] => 1502;
-        no_vm_that_takes_calls_is_no_division_by_zero: 5, [0] => 8;
+        no_vm_is_no_division_by_zero: 5, [0] => 8;
     }
 
     #[test]
-    fn a_vm_that_has_just_come_grows_into_its_share() {
+    fn a_new_vm_grows_into_its_share() {
         let at = |age| (BALANCE.share(16, age), BALANCE.floor(8000, age));
         assert_eq!(
             [at(s(0)), at(s(10)), at(s(15)), at(s(30)), at(OLD)],
@@ -124,12 +126,13 @@ mod tests {
     }
 
     #[test]
-    fn a_vm_that_does_not_tell_its_processors_has_one() {
+    fn a_vm_without_reported_cpus_has_one() {
         assert_eq!((BALANCE.floor(0, OLD), BALANCE.floor(500, OLD)), (2, 2));
     }
 
     proptest! {
-        /// Whatever the sizes, there is a VM below its bound: a call is never without a place for balance's sake.
+        /// Whatever the sizes, at least one VM is below its bound: balancing never leaves a call
+        /// without a VM.
         #[test]
         fn not_all_vms_are_at_their_bounds(loads in prop::collection::vec((1_u32..300, 0_u32..1000), 1..50)) {
             let shares = loads.iter().map(|(weight, _)| u64::from(BALANCE.share(*weight, OLD))).sum();

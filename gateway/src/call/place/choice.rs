@@ -1,49 +1,52 @@
-//! The choice: along a function's walk, the VM that gets this call. Pure: what stands against a VM and what it holds is
-//! told by the caller; nothing is sent, counted or remembered.
+//! Chooses the VM for a call from the function's walk over the ring. Pure: the caller passes in the
+//! state of each VM; nothing is sent, counted or stored.
 //!
-//! A VM is passed over for a reason ([`Against`]), and a lesser reason beats a greater one when nobody is free:
-//! a call is refused for balance's, a breaker's or a report's sake only if every VM drains.
+//! A VM with a penalty ([`Against`]) is passed over. If every VM has one, the VM with the lowest
+//! penalty is chosen, so a call is refused only if every VM drains.
 //!
-//! **Equals** are the first [`EQUALS`] VMs of the walk that nothing stands against: usually home and its two
-//! neighbours; for a function that has filled five VMs, the sixth and two more. Among them the first with a free warm
-//! instance gets the call, else the first that holds the image, else the first. So a function grows along its walk, comes
-//! back along it when calls get fewer (home is asked first, the last VM's instances age out), and never
-//! wanders further than it has to.
+//! **Equals** are the first [`EQUALS`] VMs of the walk without a penalty: usually home
+//! and its two neighbours; for a function that has filled five VMs, the sixth and two more. Among
+//! them the first with a free warm instance gets the call, else the first that has the image, else
+//! the first. So a function grows along its walk, returns along it when calls get fewer (home is
+//! tried first and the last VM's instances age out), and never spreads further than it has to.
 //!
-//! **Beyond the bound** one thing counts for more than balance: no call waits for a start while a free warm instance is
-//! there. So a VM at its bound that has one is passed over for an equal that has one too, and for nobody else; the best of the equals is
-//! made ready behind the call ([`Errand::Ready`]), and takes what comes once it is.
+//! **Above the bound**, avoiding a cold start counts for more than balance: a call never waits for
+//! a start while a free warm instance exists. So a VM at its bound with a warm instance is passed
+//! over only for an equal that has one, too. The best of the equals is prewarmed in the background
+//! ([`Errand::Ready`]) and takes later calls once it is warm.
 //!
-//! | | warm and free | holds the image | holds nothing |
+//! | | warm and free | has the image | has nothing |
 //! |---|---|---|---|
-//! | nothing against it | 1st | 3rd | 4th |
+//! | no penalty | 1st | 3rd | 4th |
 //! | at its bound | 2nd, the least loaded | 5th, the least loaded | 5th |
 
-/// See the module. Large enough to find the instance that a surge left next door, small enough that a function
-/// does not become warm everywhere.
+/// How many VMs count as equals. Large enough to find the instance that a surge left on a
+/// neighbour, small enough that a function does not become warm everywhere.
 const EQUALS: u32 = 3;
 
-/// What stands against a VM, from nothing to everything.
+/// Reasons not to choose a VM, from the least to the greatest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Against {
-    /// Nothing.
+    /// No reason.
     Nothing,
-    /// It carries its bound.
+    /// It carries as many calls as its bound allows.
     Bound,
-    /// The stream of its reports broke a moment ago: it may be gone, or its agent starts again.
+    /// Its report stream broke a moment ago: it may be gone, or its agent restarts.
     Suspect,
-    /// No room for this function: it said so, or its report shows it. The call may wait there.
+    /// No room for this function: the VM refused it, or its report shows it. The call may wait
+    /// there.
     Room,
-    /// This function failed there several times in a row, and not by its own fault.
+    /// This function failed there several times in a row, through no fault of its own.
     Breaker,
-    /// It does not answer. Chosen only if none does: then it may be this gateway that sees nobody.
+    /// It does not answer. Chosen only if no VM answers: then the fault may be this gateway's
+    /// network.
     Out,
-    /// It is being emptied. Never chosen.
+    /// It drains. Never chosen.
     Drain,
 }
 
 impl Against {
-    /// All that can stand against a VM.
+    /// All reasons.
     pub const ALL: [Self; 6] =
         [Self::Bound, Self::Suspect, Self::Room, Self::Breaker, Self::Out, Self::Drain];
 
@@ -64,57 +67,59 @@ impl Against {
 /// What a VM has of a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Holds {
-    /// An instance that could take the call at once.
+    /// An instance with a free concurrency slot.
     Warm,
     /// The image.
     Image,
-    /// Nothing that is known.
+    /// Nothing, as far as is known.
     Nothing,
 }
 
-/// One VM, looked at for one call.
+/// The state of one VM for one call.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
-    /// What stands against it.
+    /// The VM's penalty; `Nothing` if it has none.
     pub against: Against,
-    /// What it has.
+    /// What it has of the version.
     pub holds: Holds,
-    /// Calls per share: who is the least loaded when all carry their bounds.
+    /// Calls per share; decides which VM is the least loaded when all are at their bounds.
     pub strain: u64,
-    /// It has had this call already.
+    /// This call was already tried there.
     pub tried: bool,
 }
 
-/// The VM that gets the call.
+/// The VM chosen for a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pick {
-    /// Its index.
+    /// Index of the VM.
     pub vm: usize,
-    /// How far along the walk it stands; 0 is home.
+    /// Position in the walk; 0 is home.
     pub step: u32,
-    /// What stands against it all the same.
+    /// The penalty of the chosen VM; `Nothing` if it has none.
     pub against: Against,
-    /// What it has.
+    /// What it has of the version.
     pub holds: Holds,
-    /// Whether another one would be worth a try, should this one refuse.
+    /// Whether a retry on another VM is worthwhile if this one refuses.
     pub more: bool,
-    /// What another VM lacks to have got the call, and which: to be brought behind it.
+    /// The prewarm to start in the background, and the index of its VM.
     pub errand: Option<(Errand, usize)>,
 }
 
-/// What is brought to a VM before calls go there.
+/// What a VM is prepared with before calls go there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Errand {
-    /// The image: a VM before the chosen one in the walk lacks nothing else.
+    /// The image: a VM earlier in the walk than the chosen one lacks nothing else.
     Fetch,
-    /// An instance: the chosen one is over its bound, and this one is not.
+    /// An instance: the chosen VM is over its bound, and this one is not.
     Ready,
 }
 
-/// Chooses. `walk` gives each VM once, home first; `company`: more than one VM takes calls; `look` tells about one; `passed`
-/// hears what each VM is passed over for.
+/// Chooses a VM. `walk` yields each VM once, home first; `company`: more than one VM takes calls;
+/// `look` returns the state of a VM; `passed` is called with each reason for which a VM was passed
+/// over.
 ///
-/// A warm home is the usual case, and then nobody else is looked at: each look reads memory that no cache holds.
+/// A warm home is the usual case, and then no other VM is looked at: each look reads memory that is
+/// not in the CPU's caches.
 pub fn choose(
     walk: impl Iterator<Item = usize>,
     company: bool,
@@ -122,7 +127,10 @@ pub fn choose(
     mut passed: impl FnMut(Against),
 ) -> Option<Pick> {
     let mut best: Option<(Key, Pick)> = None;
-    let (mut equals, mut worth_a_try, mut out, mut answers) = (0, 0_u32, 0_u32, false);
+    let mut equals = 0;
+    let mut worth_a_try = 0_u32;
+    let mut out = 0_u32;
+    let mut answers = false;
     let (mut bare, mut spare): (_, Option<(Key, usize)>) = (None, None);
     for (vm, step) in walk.zip(0_u32..) {
         let Look { against, holds, strain, tried } = look(vm);
@@ -150,7 +158,7 @@ pub fn choose(
             best = Some((key, pick));
         }
         if against == Against::Nothing && holds == Holds::Warm {
-            // No equal before it was warm, or the walk had ended there.
+            // No earlier VM was a warm equal, or the walk would have ended there.
             worth_a_try += u32::from(company);
             break;
         }
@@ -161,7 +169,8 @@ pub fn choose(
     let (_, mut pick) = best?;
     if pick.against == Against::Out {
         pick.more = out > 1;
-        // If somebody answers, it has had the call already: better its refusal than a wait for the dead.
+        // If any VM answers, it has already had the call: returning its refusal is better than
+        // waiting for a VM that is out.
         return (!answers).then_some(pick);
     }
     pick.more = pick.against < Against::Room && worth_a_try > 1;
@@ -175,18 +184,18 @@ pub fn choose(
     Some(pick)
 }
 
-/// The order of preference: the least is taken.
+/// The order of preference: the smallest key wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     rank: Rank,
     step: u32,
 }
 
-/// The module's table, and those that more stands against.
+/// The table of the module, followed by the VMs with higher penalties.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     Warm,
-    /// Beyond its bound, with its strain.
+    /// Warm but beyond its bound, with its load ratio.
     WarmBeyond(u64),
     Image,
     Bare,
@@ -214,8 +223,9 @@ impl Rank {
 mod tests {
     use super::*;
 
-    /// A VM in a table: what stands against it, with what it holds: `.` nothing, `i` image, `w` warm. A number is the strain of
-    /// one at its bound that holds the image, `w` after it: that is warm. `!` after it: tried already.
+    /// A VM in a table: its penalty, with what it has: `.` nothing, `i` image, `w` warm.
+    /// A number is the load ratio of a VM at its bound that has the image; with `w` after it, it is
+    /// warm. A `!` after it: already tried.
     fn look(text: &str) -> Look {
         let (text, tried) = text.strip_suffix('!').map_or((text, false), |text| (text, true));
         let (against, holds, strain) = match text {
@@ -240,7 +250,8 @@ mod tests {
         looks.iter().filter(|look| look.against < Against::Out && !look.tried).count() > 1
     }
 
-    /// The walk's VMs as [`look`] reads them => the step that is chosen, `+` when another would be worth a try.
+    /// The walk's VMs as [`look`] parses them => the step that is chosen, `+` if a retry is
+    /// worthwhile.
     macro_rules! choices {
         ($($name:ident: $walk:expr => $want:expr;)*) => {$(
             #[test]
@@ -266,7 +277,7 @@ mod tests {
         a_home_at_its_bound_gives_to_the_next: "9 . ." => "1+";
         equals_begin_behind_those_at_their_bounds: "9 9 9 . . w w" => "5+";
         all_at_their_bounds_the_least_loaded: "9 4 4 7" => "1+";
-        a_warm_home_beyond_its_bound_beats_a_start_next_door: "9w i ." => "0+";
+        a_warm_home_over_bound_beats_a_cold_start: "9w i ." => "0+";
         and_a_pull_next_door: "9w . ." => "0+";
         a_warm_neighbour_within_its_bound_beats_it: "9w . w" => "2+";
         of_the_warm_beyond_their_bounds_the_least_loaded: "9w 4w 3 i" => "1+";
@@ -287,7 +298,7 @@ mod tests {
         and_the_next_one_too: "out! out" => "1";
         a_vm_that_waits_beats_one_that_is_out: "out room" => "1";
         who_drains_is_never_chosen: "drain drain" => "none";
-        if_the_rest_drains_the_one_that_is_out_is_tried: "drain out" => "1";
+        an_ejected_vm_is_tried_if_others_drain: "drain out" => "1";
         who_refused_is_not_asked_again: "w! . ." => "1+";
         all_asked_is_the_end: "w! .!" => "none";
         the_dead_are_not_asked_after_the_living_refused: ".! out" => "none";
@@ -296,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_brought_where_behind_the_call() {
+    fn passed_over_vms_are_prewarmed() {
         use Errand::{Fetch, Ready};
         for (walk, want) in [
             // The image, to a home that lacks only that.
@@ -304,12 +315,12 @@ mod tests {
             ("9 . i", Some((Fetch, 1))),
             ("i . .", None),
             (". w .", None),
-            // An instance, to the one that would have got the call.
+            // An instance, on the VM that would have got the call.
             ("9w . .", Some((Ready, 1))),
             ("9w . i", Some((Ready, 2))),
             ("9w 9 room i", Some((Ready, 3))),
             ("9w 4w i", Some((Ready, 2))),
-            // Nobody has room for more, or somebody has taken it.
+            // No VM has room for more, or a VM has taken it.
             ("9w 9 9", None),
             ("9w suspect room", None),
             ("9w w .", None),
@@ -323,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn at_a_warm_home_nobody_else_is_looked_at() {
+    fn a_warm_home_is_the_only_vm_looked_at() {
         let mut looked = 0;
         let warm = look("w");
         let mut count = |_| {
@@ -336,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn each_reason_is_told_once_for_each_vm() {
+    fn each_penalty_is_reported_once_per_vm() {
         let looks: Vec<Look> = "drain 9 out w".split_whitespace().map(look).collect();
         let mut told = Vec::new();
         choose(0..4, true, |vm| looks[vm], |against| told.push(against.as_str()));

@@ -1,18 +1,21 @@
-//! The ring: which VM is a function's home, and where it goes from there. Depends on the VMs' ids and sizes alone, not on
-//! the order in which they came, so every gateway draws the same one. Knows nothing of load or health; it is made anew
-//! when VMs come or go for good. One that drains or fails for a while keeps its place and is passed over.
+//! The ring: which VM is a function's home, and the order of VMs from there. Depends only on the
+//! VMs' ids and sizes, not on the order in which they joined, so every gateway computes the same
+//! ring. Knows nothing of load or health; it is rebuilt when VMs join or leave for good. A VM that
+//! drains or fails for a while stays on the ring and is passed over.
 //!
 //! ```text
 //! home          the first point at or after hash(name)
-//! k-th jump     the first point at or after nth(hash(name), k), VMs that were met before left out
-//! the rest      after [`JUMPS`], whoever was not met, by id, beginning where the name says
+//! k-th jump     the first point at or after nth(hash(name), k), VMs already visited are skipped
+//! the rest      after [`JUMPS`], the VMs not yet visited, by id, from an offset that the name gives
 //! ```
-//! A VM that has just come takes the functions that are its own one after the other ([`has_turn`], [`Ring::walk_since`]): until a
-//! function's turn has come, and its image, the VM that was its home stays so; after that it is not far along the walk.
+//! A new VM takes over its own functions one after the other ([`has_turn`], [`Ring::walk_since`]).
+//! Until a function's turn has come and the VM has its image, the former home stays home; after
+//! that it is not far along the walk.
 //!
-//! The first point is looked up in the crate `consistent_hash`. Its own list of next candidates is not
-//! used: asked for a third one, its dependency breaks Rust's aliasing rules (see `docs/decisions/0011-placement.md`), and a jump
-//! spreads the functions of a lost or full VM over all others, where the clockwise neighbour would get them all.
+//! The first point is looked up with the crate `consistent_hash`. Its own iterator over further
+//! candidates is not used: for a third candidate, its dependency breaks Rust's aliasing rules (see
+//! `docs/decisions/0011-placement.md`), and jumps spread the functions of a lost or full VM over
+//! all others, while the clockwise neighbour would get them all.
 
 use super::stable;
 use consistent_hash::{Node, RingHash, StaticHashRing};
@@ -21,42 +24,43 @@ use std::{
     hash::{Hash, Hasher},
 };
 
-/// Bytes of memory that count as one place: the default instance.
+/// Bytes of memory per unit of weight: those of the default instance.
 const PLACE: u64 = 256 << 20;
-/// Points on the ring for each place. A VM of 8 GiB gets 256 points, which keeps shares within some 15 % of fair.
+/// Points on the ring per unit of weight. A VM of 8 GiB gets 256 points, which keeps shares within
+/// some 15 % of fair.
 const POINTS_PER_PLACE: usize = 8;
-/// Fewest places that a VM counts for: fewer points would make its share a matter of luck.
+/// Smallest weight of a VM: fewer points would make its share a matter of luck.
 const FEWEST_PLACES: u32 = 4;
-/// Most places that a VM counts for (64 GiB): bounds the ring of 200 large VMs to 8 MiB.
+/// Largest weight of a VM (64 GiB): limits the ring of 200 large VMs to 8 MiB.
 const MOST_PLACES: u32 = 256;
-/// Jumps before the rest is taken in order. With a few VMs all are met by then.
+/// Jumps before the remaining VMs follow in order. In a small fleet all are visited by then.
 const JUMPS: u64 = 64;
 
-/// Number of the jump that nobody makes: it says when a function's turn comes.
+/// A jump number that no walk uses: its hash decides when a function's turn comes.
 const TURN: u64 = JUMPS + 1;
-/// Where in the walk the old home stands once a function's turn has come: behind the VMs among which a warm one is preferred,
-/// or nothing would ever move.
+/// Position of the former home in the walk once a function's turn has come: after the VMs among
+/// which a warm one is preferred, or no function would ever move.
 const BEHIND: usize = 3;
 
-/// How much a VM counts, in places of the default instance's memory.
+/// Weight of a VM: its memory in units of the default instance's memory.
 pub fn weight(memory_bytes: u64) -> u32 {
     let places = (memory_bytes + PLACE / 2) / PLACE;
     u32::try_from(places).unwrap_or(MOST_PLACES).clamp(FEWEST_PLACES, MOST_PLACES)
 }
 
-/// See the module. VMs are known by their index in the list that the ring was made from.
+/// The ring. VMs are identified by their index in the list from which it was built.
 pub struct Ring {
     points: StaticHashRing<'static, u64, u32, AsItIs>,
     vms: usize,
 }
 
 impl Ring {
-    /// A ring of these VMs: id and [`weight`]. Ids differ and come in their order.
+    /// A ring of these VMs: id and [`weight`]. Ids are unique and sorted.
     pub fn new<'a>(vms: impl IntoIterator<Item = (&'a str, u32)>) -> Self {
         Self::without(vms, |_| false)
     }
 
-    /// The same as if those were not there; the others keep their indices.
+    /// A ring without the VMs that `left_out` names; the others keep their indices.
     pub fn without<'a>(
         vms: impl IntoIterator<Item = (&'a str, u32)>,
         left_out: impl Fn(usize) -> bool,
@@ -70,7 +74,7 @@ impl Ring {
         Self { points: StaticHashRing::new(AsItIs, nodes), vms: vms.len() }
     }
 
-    /// How many VMs it is made of.
+    /// Number of VMs on the ring.
     pub fn len(&self) -> usize {
         self.vms
     }
@@ -80,17 +84,19 @@ impl Ring {
         self.vms == 0
     }
 
-    /// All VMs in the order of this function, home first, each once. `key` is [`stable::of_name`] of its name.
+    /// All VMs in the order of this function, home first, each once. `key` is [`stable::of_name`]
+    /// of the function's name.
     pub fn walk(&self, key: u64) -> Walk<'_> {
         Walk { ring: self, key, asked: 0, met: Met::default(), former: None }
     }
 
-    /// The same while this function's home is new: `former` was it before, and still is it as long as the function `stays`.
+    /// The walk while this function's home is new: `former` is the home before it, and remains the
+    /// home as long as the function `stays`.
     pub fn walk_since(&self, key: u64, former: usize, stays: bool) -> Walk<'_> {
         Walk { former: Some((if stays { 0 } else { BEHIND }, former)), ..self.walk(key) }
     }
 
-    /// The VM that is home to this function; `None` when there is no VM.
+    /// The home VM of this function; `None` on an empty ring.
     pub fn home(&self, key: u64) -> Option<usize> {
         self.owner(key)
     }
@@ -100,7 +106,8 @@ impl Ring {
     }
 }
 
-/// Whether a function's turn to move to its new home has come, once that has taken so much of its share: from 0 to 1.
+/// Whether a function's turn to move to its new home has come; `grown` is the part of its share
+/// that the new VM takes by now, from 0 to 1.
 pub fn has_turn(key: u64, grown: f64) -> bool {
     grown >= 1.0 || (stable::nth(key, TURN) as f64) < grown * u64::MAX as f64
 }
@@ -111,7 +118,7 @@ impl fmt::Debug for Ring {
     }
 }
 
-/// The way of one function over the VMs. Looks up only what is asked for.
+/// A function's order of VMs. Lazy: looks up only what is requested.
 #[derive(Debug)]
 pub struct Walk<'a> {
     ring: &'a Ring,
@@ -119,7 +126,8 @@ pub struct Walk<'a> {
     /// Jumps and steps made so far.
     asked: u64,
     met: Met,
-    /// A VM that is met earlier than the jumps would: after so many others.
+    /// The former home and the number of VMs after which it is visited, earlier than its jump would
+    /// come.
     former: Option<(usize, usize)>,
 }
 
@@ -149,7 +157,7 @@ impl Iterator for Walk<'_> {
     }
 }
 
-/// The VMs that a walk has met. No allocation for the first 256.
+/// The VMs that a walk has visited. No allocation for the first 256.
 #[derive(Debug, Default)]
 struct Met {
     count: usize,
@@ -176,7 +184,8 @@ impl Met {
     }
 }
 
-/// Keys are hashes already; a VM's points follow from its key by [`stable::nth`].
+/// Passes keys through, because they are hashes already; a VM's points follow from its key by
+/// [`stable::nth`].
 #[derive(Clone, Copy, Debug)]
 struct AsItIs;
 
@@ -192,12 +201,12 @@ impl RingHash for AsItIs {
     }
 }
 
-/// Takes the one `u64` that it is given, unchanged.
+/// A hasher that returns the one `u64` it is given, unchanged.
 struct Taken(u64);
 
 impl Hasher for Taken {
     fn write(&mut self, bytes: &[u8]) {
-        // Only `u64`s are hashed here; anything else would still be told apart.
+        // Only `u64`s are hashed here; this is a fallback that still distinguishes other input.
         for byte in bytes {
             self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
         }

@@ -1,10 +1,10 @@
-//! Hashes that never change: of names, of callers, and of what is made from them. Written out here, so that no new release of
-//! a library or of the compiler can send every function of a fleet to another VM, and two gateways of
-//! different versions still agree. Not for hash tables and not against attackers: who names a function also
-//! pays for where it lands.
+//! Hashes that never change: of names, of callers, and of values derived from them. Written out
+//! here, so that no new release of a library or of the compiler can send every function of a fleet
+//! to another VM, and so that gateways of different versions agree. Not for hash tables, and not
+//! resistant to attackers: the owner who chooses a function's name also pays for its placement.
 //!
-//! [`of_name`] is FNV-1a over the bytes, which tells short names apart, and then [`mix`], which spreads what FNV leaves in
-//! the low bits over all 64. Both are checked against their published test vectors.
+//! [`of_name`] is FNV-1a over the bytes, which separates short names, followed by [`mix`], which
+//! spreads the low bits over all 64. Both are checked against their published test vectors.
 
 /// FNV's offset basis and prime for 64 bits.
 const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
@@ -17,18 +17,18 @@ pub fn of_name(name: &str) -> u64 {
     of_bytes(name.as_bytes())
 }
 
-/// The hash of what a caller is known by.
+/// The hash of a value that identifies a caller.
 pub fn of_bytes(bytes: &[u8]) -> u64 {
     mix(fnv1a(bytes))
 }
 
-/// The `n`th of the numbers that follow from this one, from 0.
+/// The `n`th number derived from `hash`, from 0.
 pub fn nth(hash: u64, n: u64) -> u64 {
     mix(hash.wrapping_add(GOLDEN.wrapping_mul(n.wrapping_add(1))))
 }
 
-/// Numbers that follow each other, spread over all 64 bits: of any run of them, each part of the whole gets as many as
-/// its size says, but for one or two (the additive sequence of the golden ratio).
+/// Maps consecutive numbers evenly onto all 64 bits: of any run of them, each interval gets as many
+/// as its size says, give or take two (the additive sequence of the golden ratio).
 pub fn spread(n: u64) -> u64 {
     n.wrapping_mul(GOLDEN)
 }
@@ -37,7 +37,8 @@ fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(FNV_BASIS, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(FNV_PRIME))
 }
 
-/// The finaliser of SplitMix64: a bijection in which each bit of the input flips half of the output's.
+/// The finaliser of SplitMix64: a bijection in which each bit of the input flips half of the
+/// output's.
 fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -24,7 +24,7 @@ struct World {
 }
 
 impl World {
-    /// So many VMs, one core each, and the functions `f0`, `f1`, ….
+    /// This many VMs with one core each, and the functions `f0`, `f1`, ….
     fn new(vms: usize) -> Self {
         let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
         let versions = (0..20).map(|n| testing::version(&format!("f{n}"), 1)).collect();
@@ -41,13 +41,13 @@ impl World {
         place(&self.fleet.snapshot(), route, tried, &BALANCE, &self.metrics.placement)
     }
 
-    /// The function's VMs in their order.
+    /// The function's VMs in the order of its walk.
     fn order(&self, route: &Route) -> Vec<Arc<Member>> {
         let fleet = self.fleet.snapshot();
         fleet.ring().walk(route.home).map(|vm| Arc::clone(&fleet.members()[vm])).collect()
     }
 
-    /// Where so many calls at once go, as steps of the order.
+    /// The VMs to which this many concurrent calls go, as steps of the walk.
     fn spread(&self, route: &Route, calls: usize) -> Vec<usize> {
         let order = self.order(route);
         let step = |placed: &Placed| {
@@ -63,7 +63,7 @@ impl World {
         placed.iter().map(step).collect()
     }
 
-    /// What happens each 10 ms.
+    /// Expires the totals, as time does every 10 ms.
     fn add_up(&self) {
         self.fleet.snapshot().sums.due.store(0, Relaxed);
     }
@@ -74,7 +74,7 @@ fn report(member: &Member, warm: &[(&Route, &str)], images: &[&Route]) {
     says(member, warm.iter().map(instance).collect(), images);
 }
 
-/// An instance in which so many calls run, of so many that may.
+/// An instance with this many running calls of this concurrency.
 fn instance(route: &Route, state: &str, calls: u32, concurrency: u32) -> InstanceStatus {
     InstanceStatus {
         id: InstanceId::random(),
@@ -102,22 +102,22 @@ fn an_idle_fleet_sends_a_function_home() {
     let world = World::new(5);
     for n in 0..20 {
         let route = world.route(&format!("f{n}"));
-        assert_eq!(world.spread(&route, 2), [0, 0], "two at once stay together");
+        assert_eq!(world.spread(&route, 2), [0, 0], "two concurrent calls stay together");
     }
 }
 
 #[test]
-fn a_hot_function_spreads_in_its_order_and_comes_back() {
+fn a_hot_function_spreads_in_order_and_returns() {
     let world = World::new(4);
     let route = world.route("f1");
     // Two each by the floor; the share is larger from the sixth call on: ⌈1.5 · 6 / 4⌉ = 3.
     assert_eq!(world.spread(&route, 8), [0, 0, 1, 1, 2, 0, 1, 2]);
     world.add_up();
-    assert_eq!(world.spread(&route, 1), [0], "when all have ended, it is at home again");
+    assert_eq!(world.spread(&route, 1), [0], "when all have ended, calls go home again");
 }
 
 #[test]
-fn over_its_bound_a_warm_home_keeps_its_calls_until_the_next_one_is_ready() {
+fn an_overloaded_warm_home_keeps_calls_until_prewarmed() {
     let world = World::new(4);
     let route = world.route("f1");
     let order = world.order(&route);
@@ -131,7 +131,7 @@ fn over_its_bound_a_warm_home_keeps_its_calls_until_the_next_one_is_ready() {
     };
     let errand = |placed: &Placed| placed.errand.as_ref().map(|(what, vm)| (*what, vm.id.clone()));
     let make_next_ready = Some((Errand::Ready, order[1].id.clone()));
-    // Two are its floor; nobody waits for a start while it has free places.
+    // Its floor is two calls; no call waits for a start while it has free slots.
     let mut running: Vec<_> = (0..12).map(|_| place()).collect();
     assert!(running.iter().all(|placed| placed.member.id == order[0].id));
     let errands: Vec<_> = running.iter().map(errand).collect();
@@ -140,10 +140,11 @@ fn over_its_bound_a_warm_home_keeps_its_calls_until_the_next_one_is_ready() {
 
     says(&order[0], vec![instance(&route, "busy", 12, 16)], &[]);
     says(&order[1], vec![instance(&route, "idle", 0, 16)], &[]);
-    // ⌈1.5 · 18 / 4⌉ = 7 at most with 17 running: the next one takes them all.
+    // ⌈1.5 · 18 / 4⌉ = 7 at most with 17 running: the next VM takes them all.
     running.extend((0..6).map(|_| place()));
     assert!(running[12..].iter().all(|placed| placed.member.id == order[1].id));
-    // All of the first one's places are taken now, and the second is at its bound: it keeps what comes, the third is made ready.
+    // The first VM's slots are all taken now, and the second is at its bound: it keeps what comes,
+    // and the third is made ready.
     says(&order[0], vec![instance(&route, "busy", 12, 12)], &[]);
     let _of_others: Vec<_> = (0..4).map(|_| order[1].load.carry(world.route("f9").key)).collect();
     let placed = place();
@@ -152,7 +153,7 @@ fn over_its_bound_a_warm_home_keeps_its_calls_until_the_next_one_is_ready() {
 }
 
 #[test]
-fn a_home_whose_places_are_all_taken_gives_to_the_next_one_though_that_is_cold() {
+fn a_home_without_free_slots_spreads_to_cold_vms() {
     let world = World::new(4);
     let route = world.route("f1");
     let order = world.order(&route);
@@ -161,7 +162,7 @@ fn a_home_whose_places_are_all_taken_gives_to_the_next_one_though_that_is_cold()
 }
 
 #[test]
-fn another_gateways_calls_at_home_count_for_its_bound_and_for_its_places() {
+fn calls_of_other_gateways_count_for_bound_and_slots() {
     let world = World::new(4);
     let route = world.route("f1");
     let order = world.order(&route);
@@ -175,7 +176,7 @@ fn another_gateways_calls_at_home_count_for_its_bound_and_for_its_places() {
             (&order[0].id, Errand::Ready, &order[1].id)
         );
     }
-    assert_eq!(world.spread(&route, 1), [1], "no place is left");
+    assert_eq!(world.spread(&route, 1), [1], "no slot is left");
     drop(placed);
     (0..8).for_each(|_| busy(8));
     assert_eq!(world.spread(&route, 1), [1]);
@@ -188,13 +189,13 @@ fn a_warm_neighbour_is_preferred_until_home_is_warm() {
     let order = world.order(&route);
     report(&order[0], &[], &[&route]);
     report(&order[2], &[(&route, "idle")], &[]);
-    assert_eq!(world.spread(&route, 2), [2, 0], "its one place is taken by the first call");
+    assert_eq!(world.spread(&route, 2), [2, 0], "the first call takes its only slot");
     report(&order[0], &[(&route, "idle")], &[]);
     assert_eq!(world.spread(&route, 1), [0]);
 }
 
 #[test]
-fn a_vm_with_the_image_gets_the_call_and_home_the_image() {
+fn a_vm_with_the_image_serves_while_home_pulls() {
     let world = World::new(6);
     let route = world.route("f3");
     let order = world.order(&route);
@@ -209,7 +210,7 @@ fn a_vm_with_the_image_gets_the_call_and_home_the_image() {
 }
 
 #[test]
-fn who_drains_is_out_or_refused_is_passed_over_and_home_is_home_afterwards() {
+fn draining_and_refusing_vms_are_passed_over_for_now() {
     let world = World::new(4);
     let route = world.route("f4");
     let order = world.order(&route);
@@ -230,7 +231,7 @@ fn who_drains_is_out_or_refused_is_passed_over_and_home_is_home_afterwards() {
 }
 
 #[test]
-fn a_vm_that_has_just_come_gets_little_and_one_that_never_spoke_nothing() {
+fn new_vms_get_little_and_unreported_ones_nothing() {
     let world = World::new(0);
     let care = Care::default();
     let join = |id: &str, came| {
@@ -249,18 +250,18 @@ fn a_vm_that_has_just_come_gets_little_and_one_that_never_spoke_nothing() {
     for member in &old {
         report(member, &[], &[]);
     }
-    assert!(world.spread(&home_of_new, 3).iter().all(|step| *step > 0), "it never spoke");
+    assert!(world.spread(&home_of_new, 3).iter().all(|step| *step > 0), "it has not reported yet");
     report(&new, &[], &[]);
     world.add_up();
     let at_once = world.spread(&home_of_new, 3);
     assert_eq!(at_once.iter().filter(|step| **step == 0).count(), 1, "{at_once:?}");
 }
 
-/// Functions and where they are at home.
+/// Functions and their home VMs.
 type Homes = Vec<(Arc<Route>, VmId)>;
 
-/// Five VMs with warm instances of all functions that are at home there, and a sixth that joined so long ago. Gives the
-/// functions with their homes before, and the newcomer.
+/// Five VMs with warm instances of all functions whose home they are, and a sixth that joined `age`
+/// ago. Returns the functions with their former homes, and the new VM.
 fn with_newcomer(age: Duration) -> (World, Homes, Arc<Member>) {
     let mut world = World::new(5);
     let versions = (0..300).map(|n| testing::version(&format!("g{n}"), 1)).collect();
@@ -282,13 +283,13 @@ fn with_newcomer(age: Duration) -> (World, Homes, Arc<Member>) {
 }
 
 #[test]
-fn a_vm_that_has_just_come_takes_its_functions_one_after_the_other_and_the_rest_stays_home() {
+fn a_new_vm_takes_its_functions_one_by_one() {
     let mut moved_by = Vec::new();
     for seconds in [0, 10, 20, 29] {
         let (world, homes, new) = with_newcomer(Duration::from_secs(seconds));
         let images: Vec<_> = homes.iter().map(|(route, _)| &**route).collect();
         let (mut moved, mut fetched) = (0, 0);
-        // Before it speaks, while it has no image, and when it has them all.
+        // Before its first report, while it has no image, and when it has them all.
         for knows in [None, Some(&[][..]), Some(&images[..])] {
             if let Some(images) = knows {
                 report(&new, &[], images);
@@ -305,10 +306,11 @@ fn a_vm_that_has_just_come_takes_its_functions_one_after_the_other_and_the_rest_
                 fetched += u32::from(placed.errand.is_some_and(|(_, vm)| vm.id == new.id));
             }
         }
-        assert!(fetched >= moved, "what moves was fetched before: {fetched}, {moved}");
+        assert!(fetched >= moved, "each moved function was fetched before: {fetched}, {moved}");
         moved_by.push(moved);
     }
-    // Its share of 300 functions is 50; some have their warm instance with one of the two VMs after it, and stay there.
+    // Its share of 300 functions is 50; some have their warm instance on one of the two VMs after
+    // it, and stay there.
     let all = f64::from(moved_by[3]);
     assert!((20.0..75.0).contains(&all), "{moved_by:?}");
     for (moved, part) in moved_by.iter().zip([0.0, 0.33, 0.67]) {
@@ -318,12 +320,12 @@ fn a_vm_that_has_just_come_takes_its_functions_one_after_the_other_and_the_rest_
 }
 
 #[test]
-fn what_a_vm_that_has_just_come_cannot_take_yet_stays_with_its_old_home() {
+fn functions_wait_at_their_former_home() {
     let (world, homes, new) = with_newcomer(Duration::from_secs(20));
     let images: Vec<_> = homes.iter().map(|(route, _)| &**route).collect();
     report(&new, &[], &images);
     world.add_up();
-    // Its bound: it has one core, and carries one call in these seconds.
+    // At this age its bound is one call, because it has one core.
     let own: Vec<_> =
         homes.iter().filter(|(route, _)| world.order(route)[0].id == new.id).collect();
     let _busy = new.load.carry(own[0].0.key);
@@ -335,7 +337,7 @@ fn what_a_vm_that_has_just_come_cannot_take_yet_stays_with_its_old_home() {
 }
 
 #[test]
-fn failures_by_the_platform_send_one_function_elsewhere_and_the_others_not() {
+fn platform_failures_move_one_function_only() {
     let world = World::new(4);
     let (route, other) = (world.route("f6"), world.route("f7"));
     let home = Arc::clone(&world.order(&route)[0]);
@@ -349,11 +351,11 @@ fn failures_by_the_platform_send_one_function_elsewhere_and_the_others_not() {
         let function = other.version.function.clone();
         learn(&home, &other, Some(&CallError::FunctionError { function }));
     }
-    assert_eq!(world.spread(&other, 1), [0], "its own errors are its own");
+    assert_eq!(world.spread(&other, 1), [0], "errors of the function do not open the breaker");
 }
 
 #[test]
-fn a_fleet_that_is_full_has_the_call_wait_at_home() {
+fn in_a_full_fleet_calls_wait_at_home() {
     let world = World::new(3);
     let route = world.route("f8");
     let order = world.order(&route);
@@ -363,7 +365,7 @@ fn a_fleet_that_is_full_has_the_call_wait_at_home() {
     }
     let placed = world.place(&route, &[]).unwrap();
     assert_eq!((placed.member.id.clone(), placed.more), (order[0].id.clone(), false));
-    assert!(world.place(&route, &order).is_none(), "everybody has been asked");
+    assert!(world.place(&route, &order).is_none(), "all VMs were tried");
 }
 
 #[test]

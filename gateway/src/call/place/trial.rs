@@ -1,5 +1,5 @@
-//! The real lookup and placement over a fleet that nobody serves: for measuring what they cost. Nothing of the gateway
-//! uses it.
+//! The real lookup and placement over a fleet without traffic, to measure their cost. Used by
+//! `benches` only.
 
 use super::{bound::Balance, place};
 use crate::{
@@ -13,7 +13,7 @@ use epsilon_api::{function::Version, ids::VmId, vm::Vm};
 use http::{Method, Uri};
 use std::sync::Arc;
 
-/// See the module.
+/// A routing table and a fleet for measurements.
 #[derive(Debug)]
 pub struct Trial {
     routes: Routes,
@@ -23,7 +23,7 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// These functions on these VMs, with the default settings. `None` when those cannot work.
+    /// These functions on these VMs, with the default settings. `None` if the settings are invalid.
     pub fn new(versions: Vec<Version>, vms: Vec<Arc<dyn Vm>>) -> Option<Self> {
         let config = Config::new(Settings::default(), "/").ok()?;
         let metrics = Metrics::new(&prometheus::Registry::new()).ok()?;
@@ -32,12 +32,12 @@ impl Trial {
         Some(Self { routes, fleet, balance: config.balance, metrics })
     }
 
-    /// Where a request for this path goes; the call is over at once.
+    /// The VM for a request to this path; the call ends at once.
     pub fn place(&self, uri: &Uri) -> Option<VmId> {
         self.begin(uri).map(|(vm, _)| vm)
     }
 
-    /// The same, and what keeps the call counted as running there.
+    /// The VM for a request, and a guard that counts the call as running there.
     pub fn begin(&self, uri: &Uri) -> Option<(VmId, Running)> {
         let table = self.routes.table();
         let found = lookup::lookup(&table, None, &Method::GET, uri, "localhost");

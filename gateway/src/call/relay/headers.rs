@@ -1,5 +1,5 @@
-//! Which headers pass the gateway. Works in place: the map moves through, it is never rebuilt. Looked at in one pass: a
-//! message has few headers, and to look each unwanted name up costs more than to compare all that are there.
+//! Which headers pass the gateway. The map is changed in place, in one pass: a message has few
+//! headers, and looking up each unwanted name costs more than comparing all that are present.
 
 use super::super::lookup::Addressed;
 use epsilon_api::headers::RESERVED_PREFIX;
@@ -14,7 +14,8 @@ use http::{
 const FORWARDED_PREFIX: &str = "x-forwarded-";
 const REAL_IP: &str = "x-real-ip";
 
-/// Of one hop only, whatever `Connection` says (RFC 9110, 7.6.1). `Upgrade` has its own rules.
+/// Hop-by-hop headers whatever `Connection` names (RFC 9110, 7.6.1). `Upgrade` has rules of its
+/// own.
 static OF_ONE_HOP: [HeaderName; 7] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -25,12 +26,12 @@ static OF_ONE_HOP: [HeaderName; 7] = [
     UPGRADE,
 ];
 
-/// Of a request, and not for a function: hyper has answered `Expect`, or will when the body is read; `TE` has its own rules;
-/// who forwarded, we say.
+/// Request headers that a function must not get: hyper answers `Expect` when the body is read; `TE`
+/// has rules of its own; the gateway sets the forwarding headers itself.
 static NOT_FOR_FUNCTIONS: [HeaderName; 3] = [EXPECT, TE, FORWARDED];
 
-/// What holds for a whole origin, or for a whole host, and so for every function that is called below its name there: the reach
-/// of service workers, stored data, other servers for the same host, HTTPS only, reports of what others were asked.
+/// Headers that affect a whole origin or host, and thus every function called by path there: the
+/// scope of service workers, stored data, alternative servers, HTTPS only, network error reports.
 static OF_AN_ORIGIN: [HeaderName; 5] = [
     HeaderName::from_static("service-worker-allowed"),
     HeaderName::from_static("clear-site-data"),
@@ -39,11 +40,12 @@ static OF_AN_ORIGIN: [HeaderName; 5] = [
     HeaderName::from_static("nel"),
 ];
 
-/// What frames or routes a message.
+/// Headers that frame or route a message.
 static FRAMING: [HeaderName; 5] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, UPGRADE];
 
-/// Makes a caller's headers fit for a function, which hears who calls from [`super::super::caller_address`]. Answers the protocol
-/// that the caller wants to change to, if it can (HTTP/1.0 cannot) and the gateway passes it on.
+/// Cleans a caller's headers for a function; the forwarding headers come from
+/// [`super::super::caller_address`]. Returns the protocol to upgrade to, if the caller asks for
+/// one, can upgrade (HTTP/1.0 cannot), and the gateway passes that protocol on.
 pub(crate) fn clean_request(headers: &mut HeaderMap, can_upgrade: bool) -> Option<HeaderValue> {
     let upgrade = if can_upgrade { wanted_upgrade(headers) } else { None };
     let trailers = headers.get(TE).is_some_and(|te| has_token(te.as_bytes(), b"trailers"));
@@ -64,8 +66,8 @@ pub(crate) fn clean_request(headers: &mut HeaderMap, can_upgrade: bool) -> Optio
     upgrade
 }
 
-/// Makes a function's headers fit for a caller. After a 101 the upgrade's headers stay; a function that shares its origin
-/// with others says nothing for all of it.
+/// Cleans a function's headers for the caller. After a 101 the headers of the upgrade stay. A
+/// function that shares its origin must not set headers for all of it.
 pub(crate) fn clean_answer(headers: &mut HeaderMap, upgraded: bool, addressed: Addressed) {
     let upgrade = if upgraded { headers.get(UPGRADE).cloned() } else { None };
     let named = named_by_connection(headers);
@@ -81,8 +83,8 @@ pub(crate) fn clean_answer(headers: &mut HeaderMap, upgraded: bool, addressed: A
     }
 }
 
-/// Trailers, in either direction: who receives them may take them for headers, so they may not say what
-/// a header may not.
+/// Cleans trailers in either direction: a receiver may merge them into the headers, so they must
+/// not contain a header that is not allowed.
 pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
     remove_all(trailers, |name| speaks_for_us(name) || FRAMING.contains(name));
 }
@@ -96,7 +98,8 @@ fn remove_all(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
     }
 }
 
-/// What `Connection` says is of this hop, too. Sorted: a hostile message has thousands of names here and thousands of fields.
+/// The names that `Connection` declares hop-by-hop. Sorted, because a hostile message may have
+/// thousands of names and thousands of fields.
 struct Named(Vec<HeaderName>);
 
 impl Named {
@@ -111,15 +114,15 @@ fn named_by_connection(headers: &HeaderMap) -> Named {
         .iter()
         .flat_map(|value| value.as_bytes().split(|b| *b == b','))
         .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-        // Framing and routing are decided already; a caller cannot name them away.
+        // Framing and routing are already decided; a caller cannot remove these headers.
         .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
         .collect();
     named.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
     Named(named)
 }
 
-/// The protocol after `Upgrade`, if `Connection` agrees. Another HTTP (`h2c`, `HTTP/2.0`) is not passed on: its messages
-/// would run past every check of this gateway.
+/// The protocol in `Upgrade`, if `Connection` lists it. Another HTTP version (`h2c`, `HTTP/2.0`) is
+/// not passed on: its messages would bypass every check of this gateway.
 fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let protocol = headers.get(UPGRADE)?;
     let agreed =
@@ -139,13 +142,13 @@ fn has_token(value: &[u8], token: &[u8]) -> bool {
     })
 }
 
-/// Names that only the platform may use: a function trusts them.
+/// Names that only the platform may set, because functions trust them.
 fn is_reserved(name: &HeaderName) -> bool {
     name.as_str().starts_with(RESERVED_PREFIX)
 }
 
-/// Would a function take this header for one of ours, or for one that frames the message? Frameworks
-/// read `_` as `-`, so a name with underscores is compared as they do.
+/// Whether a function could mistake this header for one of the platform's, or for one that frames
+/// the message. Frameworks read `_` as `-`, so a name with underscores is compared in that form.
 fn speaks_for_us(name: &HeaderName) -> bool {
     let name = name.as_str();
     if !name.contains('_') {
@@ -176,7 +179,7 @@ mod tests {
         headers
     }
 
-    /// The names that are left for the function, sorted.
+    /// The sorted names that the function gets.
     fn left(lines: &[(&str, &str)]) -> Vec<String> {
         let mut headers = map(lines);
         clean_request(&mut headers, true);
@@ -220,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_speaks_for_the_gateway() {
+    fn headers_of_the_gateway_cannot_be_forged() {
         let lines = [
             ("x-epsilon-deadline-ms", "1"),
             ("x-epsilon-outcome", "threw"),
@@ -251,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_loses_what_is_of_one_hop_or_reserved() {
+    fn an_answer_loses_hop_by_hop_and_reserved_headers() {
         let mut headers = map(&[
             ("connection", "close, x-gone"),
             ("x-gone", "1"),
@@ -265,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_for_an_origin_is_said_only_by_who_has_one() {
+    fn only_functions_with_own_origin_set_origin_headers() {
         let lines = [
             ("service-worker-allowed", "/"),
             ("clear-site-data", "\"*\""),
@@ -281,7 +284,7 @@ mod tests {
         }
     }
 
-    /// Each against each would be half a minute of one processor.
+    /// Comparing each with each would take half a minute of CPU time.
     #[test]
     fn many_names_in_connection_are_no_work() {
         let mut headers = HeaderMap::new();

@@ -1,5 +1,5 @@
-//! The caller's body on its way to a function: counted, cut at the operator's limit or when it is too slow, and read to
-//! its end when nobody wants the rest.
+//! The caller's body on its way to a function: counted, cut at the operator's limit or when it is
+//! too slow, and drained when the rest is not needed.
 
 use super::{
     headers,
@@ -20,28 +20,31 @@ use std::{
     time::Duration,
 };
 
-/// How long a caller that has sent next to nothing may keep its function waiting; more is earned by bytes.
+/// Time that a caller gets to send the rest of its body once a call waits for it; received bytes
+/// earn more.
 const CALL_GRACE: Duration = Duration::from_secs(2);
 
-/// A body that fails with [`BodyTooLarge`] instead of growing without end, and with [`BodyTooSlow`] instead of never ending.
+/// A body that fails with [`BodyTooLarge`] beyond the limit, and with [`BodyTooSlow`] if it arrives
+/// too slowly.
 #[derive(Debug)]
 pub(crate) struct Limited<B: Whole> {
-    /// `None` once it failed or is being thrown away.
+    /// `None` once it failed or is being drained.
     inner: Option<B>,
     seen: u64,
     limit: units::Bytes,
-    /// How long the unwanted rest is read.
+    /// How long the unwanted rest is read before the connection is closed.
     linger: Duration,
-    /// The caller waits for `100 Continue` and nobody has read yet: it will not send an unwanted body.
+    /// The caller waits for `100 Continue` and the body was not read yet: it will not send an
+    /// unwanted body.
     waits: bool,
-    /// Where its bytes are counted.
+    /// Counter of received bytes.
     counter: IntCounter,
     pace: Pace,
-    /// Once a call waits for it.
+    /// Set once a call waits for the body.
     progress: Option<BodyProgress>,
 }
 
-/// A body that can be read on behind its request's back.
+/// A body that can be drained in a task of its own.
 pub(crate) trait Whole:
     Body<Data = Bytes, Error: Into<BodyError>> + Send + Unpin + 'static
 {
@@ -57,17 +60,19 @@ impl<B: Whole> Limited<B> {
         counter: IntCounter,
         pace: PaceLimits,
     ) -> Self {
-        let (inner, pace) = (Some(inner), Pace::new(pace));
+        let inner = Some(inner);
+        let pace = Pace::new(pace);
         Self { inner, seen: 0, limit, linger, waits, counter, pace, progress: None }
     }
 
-    /// From now on a call waits for the rest of it, of which `received` bytes were taken in before.
+    /// Called when a call begins to wait for the rest of the body; `received` bytes were read
+    /// before.
     pub(crate) fn begin_call(&mut self, received: u64) -> BodyProgress {
         self.pace.begin_call(received, CALL_GRACE);
         self.progress.insert(BodyProgress::default()).clone()
     }
 
-    /// Nothing has come from the caller.
+    /// No byte is available.
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(progress) = &self.progress {
             progress.awaits(true);
@@ -76,7 +81,7 @@ impl<B: Whole> Limited<B> {
             }
         }
         ready!(self.pace.poll_wait(cx));
-        self.inner = None; // who is too slow for a call is so for the rest, too
+        self.inner = None; // too slow for the call is too slow for draining
         Poll::Ready(Some(Err(Box::new(BodyTooSlow))))
     }
 
@@ -86,14 +91,15 @@ impl<B: Whole> Limited<B> {
         }
     }
 
-    /// Reads on without keeping anything. A connection that is closed under a sender makes the kernel
-    /// throw away the answer that lies on the sender's side unread; so let it finish, within a limit.
+    /// Drains the body without storing it. When a connection is closed while the peer sends, the
+    /// kernel resets it and discards an answer that the peer has not read yet; so the peer may
+    /// finish sending, within a time limit.
     fn throw_rest_away(&mut self) {
         let Some(mut rest) = self.inner.take() else { return };
         if rest.is_end_stream() || self.waits || self.linger.is_zero() {
             return;
         }
-        // Outside of a runtime only while the process ends; then nobody sends any more.
+        // There is no runtime only while the process ends; then no peer sends any more.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let linger = self.linger;
         runtime.spawn(async move {
@@ -101,17 +107,20 @@ impl<B: Whole> Limited<B> {
                 use http_body_util::BodyExt;
                 while let Some(Ok(_)) = rest.frame().await {}
             };
-            // Either way the body is dropped now; if there is more of it, hyper closes the connection.
+            // The body is dropped after the timeout, too; if more of it is unread, hyper closes the
+            // connection.
             let _ = tokio::time::timeout(linger, read_on).await;
         });
     }
 }
 
-/// A body that breaks HTTP is the caller's fault and worth an answer; one that breaks off has no caller any more.
+/// Tells a body that violates HTTP, which is the caller's fault and gets an answer, from one that
+/// broke off, whose caller is gone.
 fn told_apart(err: BodyError) -> BodyError {
     let mut cause: Option<&(dyn Error + 'static)> = Some(&*err);
     while let Some(one) = cause {
-        // hyper's decoder of chunks says so of sizes, extensions and trailers that it cannot read.
+        // The error kind that hyper's chunk decoder uses for invalid sizes, extensions and
+        // trailers.
         let kind = one.downcast_ref::<io::Error>().map(io::Error::kind);
         if let Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) = kind {
             return Box::new(BodyMalformed);

@@ -1,9 +1,11 @@
-//! How slowly a caller may send its body. Each caller has so much time to keep the platform waiting, `gateway.body_timeout`;
-//! waiting uses it up, and bytes earn it back at `gateway.min_body_rate`, never more than there was at first. So a pause of
-//! `body_timeout` is too long, and so is any body that stays below the rate.
+//! How slowly a caller may send its body. Each body has a time budget, `gateway.body_timeout`, that
+//! is used up while the platform waits for bytes and earned back by received bytes at
+//! `gateway.min_body_rate`, up to its initial size. So a pause of `body_timeout` is too long, and
+//! so is any body that stays below the rate.
 //!
-//! Only waiting counts: while a function does not read, or an instance starts, nobody waits for the caller. Nor does it
-//! count once the answer has begun, because from then on a caller may wait for what the function says.
+//! Only waiting counts: while a function does not read, or an instance starts, the platform does
+//! not wait for the caller. Nor does time count once the answer has begun, because the caller may
+//! then be waiting for the function.
 
 use epsilon_wire::connection::Alarm;
 use std::{
@@ -12,22 +14,22 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// What a caller may take, from the operator's settings.
+/// The limits, from the operator's settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PaceLimits {
-    /// Longest wait for bytes.
+    /// Longest wait for bytes, and the size of the time budget.
     pub(crate) patience: Duration,
     /// Bytes that earn one second.
     pub(crate) rate: u64,
 }
 
 impl PaceLimits {
-    /// The same rate with more patience.
+    /// The same rate with a larger time budget.
     pub(crate) fn times(self, factor: u32) -> Self {
         Self { patience: self.patience.saturating_mul(factor), ..self }
     }
 
-    /// The time that these bytes may take.
+    /// The time that these bytes earn.
     pub(crate) fn earned(&self, bytes: u64) -> Duration {
         let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.rate.max(1));
         let earned = u64::try_from(nanos).map_or(Duration::MAX, Duration::from_nanos);
@@ -35,12 +37,12 @@ impl PaceLimits {
     }
 }
 
-/// The time that one body has left. Costs nothing as long as its bytes are there when they are asked for.
+/// The time budget of one body. Costs nothing as long as bytes are available when they are read.
 #[derive(Debug)]
 pub(super) struct Pace {
     limits: PaceLimits,
     left: Duration,
-    /// Since when the platform waits.
+    /// When the current wait for bytes began.
     waiting: Option<Instant>,
     alarm: Alarm,
 }
@@ -50,13 +52,13 @@ impl Pace {
         Self { limits, left: limits.patience, waiting: None, alarm: Alarm::default() }
     }
 
-    /// Nothing is there. Ready when that has lasted for too long.
+    /// Called when no byte is available. Ready when the budget is used up.
     pub(super) fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let since = *self.waiting.get_or_insert_with(Instant::now);
         self.alarm.poll(cx, since + self.left)
     }
 
-    /// Bytes are there.
+    /// Called when bytes are available.
     pub(super) fn received(&mut self, bytes: u64) {
         if let Some(since) = self.waiting.take() {
             let left = self.left.saturating_sub(since.elapsed());
@@ -64,7 +66,8 @@ impl Pace {
         }
     }
 
-    /// From now on the body holds a place of its function: what it has left is what it has earned, and `grace`.
+    /// Called when the body begins to occupy a concurrency slot of its function: its budget shrinks
+    /// to what it has earned, plus `grace`.
     pub(super) fn begin_call(&mut self, received: u64, grace: Duration) {
         self.left = self.left.min(grace + self.limits.earned(received));
     }
@@ -78,20 +81,20 @@ mod tests {
 
     const LIMITS: PaceLimits = PaceLimits { patience: Duration::from_secs(10), rate: 1024 };
 
-    /// Waits for so many seconds; whether that was too long.
+    /// Waits this many seconds; returns whether that was too long.
     async fn waits(pace: &mut Pace, seconds: u64) -> bool {
         let wait = poll_fn(|cx| pace.poll_wait(cx));
         timeout(Duration::from_secs(seconds), wait).await.is_ok()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pause_has_an_end_and_a_body_has_a_rate() {
+    async fn pauses_and_rates_of_bodies_are_limited() {
         for (pauses, bytes, too_slow_after) in [
             (9, 10_240, None),      // each pause is earned back
-            (11, 1 << 30, Some(1)), // whatever comes later
+            (11, 1 << 30, Some(1)), // one pause too long, regardless of bytes
             (2, 1024, Some(9)),     // half of the rate
             (1, 1024, None),        // just the rate
-            (1, 512, Some(19)),     // below it, by half a second each
+            (1, 512, Some(19)),     // half a second short each time
         ] {
             let mut pace = Pace::new(LIMITS);
             let mut seen = None;
@@ -107,7 +110,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn time_in_which_nobody_waited_does_not_count() {
+    async fn time_without_a_waiting_read_does_not_count() {
         let mut pace = Pace::new(LIMITS);
         assert!(!waits(&mut pace, 9).await);
         pace.received(10_240);
@@ -116,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_sent_little_has_little_time_left_in_a_call() {
+    async fn a_call_shrinks_the_budget_to_earned_time() {
         let grace = Duration::from_secs(2);
         for (received, longest) in [(0, 2), (3072, 5), (1 << 20, 10)] {
             let mut pace = Pace::new(LIMITS);

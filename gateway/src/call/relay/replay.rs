@@ -1,6 +1,7 @@
-//! The request's body on its way to one VM after the other. What a VM took of it before it refused is kept for the next
-//! one, up to [`KEPT`], which is what was read ahead (`call/buffer.rs`): a client reads a body as soon as it has written the head, so by the time that an agent's
-//! refusal is there, small bodies are gone. Keeping is counting references; nothing is copied.
+//! The request's body for one VM after the other. The part that a VM read before it refused is
+//! stored for the next VM, up to [`KEPT`], which equals what `call/buffer.rs` reads ahead: a client
+//! sends the body right after the head, so by the time an agent's refusal arrives, a small body has
+//! been read. Storing counts references; nothing is copied.
 
 use crate::call::buffer::BOUND;
 use bytes::Bytes;
@@ -13,22 +14,22 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-/// Most of a body that is kept: JSON and forms fit, uploads do not. Held only while the call waits for its answer and
-/// another VM could take it.
+/// Most bytes of a body that are stored: JSON and forms fit, uploads do not. Held only while the
+/// call waits for its answer and another VM could take it.
 const KEPT: usize = BOUND;
-/// In so many pieces at most: each may be a few bytes of a large read buffer that stays with it.
+/// Most pieces that are stored: each may be a few bytes of a large read buffer that it keeps alive.
 const PIECES: usize = 32;
 
 /// A body that can be lent to several VMs, one at a time.
 pub(super) struct Lender {
     shared: Arc<Mutex<Shared>>,
-    /// What the body says of itself while it is untouched.
+    /// Size hint of the untouched body.
     hint: SizeHint,
     empty: bool,
 }
 
 struct Shared {
-    /// What nobody has read; away while a borrower reads it.
+    /// The unread part; absent while a borrower reads it.
     rest: Option<CallBody>,
     kept: Vec<Bytes>,
     size: usize,
@@ -37,23 +38,24 @@ struct Shared {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// `kept` and then `rest` are the whole of it.
+    /// The body is `kept` followed by `rest`.
     Going,
-    /// `kept` is.
+    /// The body is `kept`.
     Ended,
-    /// It broke, or is more than is kept.
+    /// The body broke, or exceeds what is stored.
     Lost,
 }
 
 impl Lender {
     pub(super) fn new(body: CallBody) -> Self {
-        let (hint, empty) = (body.size_hint(), body.is_end_stream());
+        let hint = body.size_hint();
+        let empty = body.is_end_stream();
         let state = if empty { State::Ended } else { State::Going };
         let shared = Shared { rest: Some(body), kept: Vec::new(), size: 0, state };
         Self { shared: Arc::new(Mutex::new(shared)), hint, empty }
     }
 
-    /// Whether it can be sent from its first byte.
+    /// Whether the body can be sent from its first byte.
     pub(super) fn is_whole(&self) -> bool {
         let shared = self.shared.lock();
         match shared.state {
@@ -63,17 +65,17 @@ impl Lender {
         }
     }
 
-    /// From its first byte, for a VM; `None` when that is not to be had.
+    /// The body from its first byte, for a VM; `None` if that is not possible.
     pub(super) fn lend(&self) -> Option<CallBody> {
         self.is_whole().then(|| body::boxed(self.borrowed()))
     }
 
-    /// The same for the last VM: nothing more is kept.
+    /// The body for the last VM: no more of it is stored.
     pub(super) fn give(self) -> Option<CallBody> {
         {
             let mut shared = self.shared.lock();
             if shared.state != State::Lost && shared.kept.is_empty() && shared.rest.is_some() {
-                return shared.rest.take(); // untouched: as if it had never been lent
+                return shared.rest.take(); // untouched: passed on as if never lent
             }
         }
         self.lend()
@@ -85,12 +87,12 @@ impl Lender {
     }
 }
 
-/// A body in the hands of one VM. Gives back what it has not read.
+/// A body that is lent to one VM. Gives the unread part back when dropped.
 struct Borrowed {
     shared: Arc<Mutex<Shared>>,
-    /// The rest, once what was kept is through.
+    /// The unread part, once the stored pieces are used up.
     reads: Option<CallBody>,
-    /// Kept frames that were given.
+    /// Number of stored pieces returned so far.
     at: usize,
     given: u64,
     hint: SizeHint,
@@ -98,7 +100,7 @@ struct Borrowed {
 }
 
 impl Borrowed {
-    /// What was kept for it.
+    /// The next stored piece.
     fn next_kept(&mut self) -> Option<Bytes> {
         if self.reads.is_some() {
             return None;
@@ -120,7 +122,7 @@ impl Borrowed {
                 shared.kept.push(data.clone());
                 self.at += 1;
             }
-            // Trailers come with bodies that nobody repeats.
+            // Trailers belong to bodies that are not retried.
             Some(_) | None => shared.lose(),
         }
     }
@@ -150,7 +152,7 @@ impl Body for Borrowed {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.empty {
-            return Poll::Ready(None); // reading nothing uses nothing up
+            return Poll::Ready(None); // an empty body is never used up
         }
         if let Some(kept) = self.next_kept() {
             self.given += kept.len() as u64;
@@ -230,7 +232,7 @@ mod tests {
         assert!(lender.is_whole());
         assert_eq!(read(lender.lend().unwrap(), 1).await, b"one ");
         assert_eq!(read(lender.lend().unwrap(), 9).await, b"one two three");
-        assert_eq!(read(lender.lend().unwrap(), 9).await, b"one two three", "all of it was kept");
+        assert_eq!(read(lender.lend().unwrap(), 9).await, b"one two three", "all of it was stored");
         assert_eq!(read(lender.give().unwrap(), 9).await, b"one two three");
     }
 
@@ -247,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn while_one_reads_nobody_else_can() {
+    async fn a_body_has_one_reader_at_a_time() {
         let lender = Lender::new(frames(&[b"one", b"two"]));
         let mut reads = lender.lend().unwrap();
         reads.frame().await.unwrap().unwrap();
@@ -261,12 +263,12 @@ mod tests {
         static LARGE: [u8; KEPT] = [7; KEPT];
         let lender = Lender::new(frames(&[&LARGE, b"!", b"?"]));
         assert_eq!(read(lender.lend().unwrap(), 1).await.len(), KEPT);
-        assert!(lender.is_whole(), "just so much is kept");
+        assert!(lender.is_whole(), "exactly this much is stored");
         let mut second = lender.lend().unwrap();
         for _ in 0..2 {
             second.frame().await.unwrap().unwrap();
         }
-        assert_eq!(read(second, 9).await, b"?", "the reader gets all the same");
+        assert_eq!(read(second, 9).await, b"?", "the reader still gets the rest");
         assert!(!lender.is_whole() && lender.give().is_none());
     }
 

@@ -1,6 +1,6 @@
-//! After a 101: bytes both ways between caller and function until one of them ends it, the
-//! function's `timeout` runs out, or the gateway stops. The only task that a call ever gets, because
-//! the call outlives its connection's HTTP.
+//! After a 101: copies bytes in both directions between caller and function until one of them
+//! closes, the function's `timeout` is over, or the gateway stops. The only task that a call ever
+//! gets, because the tunnel outlives the connection's HTTP.
 
 use crate::call::{accept::Connection, reply::CallRecord};
 use epsilon_api::vm::Held;
@@ -9,19 +9,19 @@ use hyper_util::rt::TokioIo;
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// Both ends of an upgraded call and what keeps it alive.
+/// Both ends of an upgraded call, and the guards that it holds until its end.
 pub(crate) struct Tunnel {
     pub(crate) caller: OnUpgrade,
     pub(crate) function: OnUpgrade,
     /// The lease on the instance.
     pub(crate) held: Option<Held>,
-    /// What is left of the function's `timeout`.
+    /// The rest of the function's `timeout`.
     pub(crate) left: Duration,
-    /// The gateway stops for good.
+    /// Cancelled when the gateway shuts down.
     pub(crate) stop: CancellationToken,
     /// Counts the call until its last byte.
     pub(crate) record: CallRecord,
-    /// Counts as a connection until its last byte, though hyper has let go of it.
+    /// Counts as a connection until its last byte, although hyper has dropped the connection.
     pub(crate) connection: Arc<Connection>,
 }
 
@@ -36,18 +36,19 @@ impl Tunnel {
         let copy = async {
             let (caller, function) = tokio::try_join!(caller, function)?;
             connection.upgraded();
-            let (mut caller, mut function) = (TokioIo::new(caller), TokioIo::new(function));
+            let mut caller = TokioIo::new(caller);
+            let mut function = TokioIo::new(function);
             let copied = tokio::io::copy_bidirectional(&mut caller, &mut function).await?;
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(copied)
         };
-        // Order: a stream that ended by itself is complete, even when the time is up as well. All three
-        // arms end the tunnel, so that losing what the others hold is what is wanted.
+        // Order: a stream that ended by itself is complete, even if the time is up as well. Every
+        // arm ends the tunnel, so dropping the other futures is intended.
         tokio::select! {
             biased;
             copied = tokio::time::timeout(left, copy) => match copied {
                 Ok(Ok((_, to_caller))) => record.complete(to_caller),
-                Ok(Err(error)) => tracing::debug!(%error, "Upgraded stream broke."),
-                Err(_) => tracing::debug!(?left, "Upgraded stream reached the function's timeout."),
+                Ok(Err(error)) => tracing::debug!(%error, "Upgraded stream broke off."),
+                Err(_) => tracing::debug!(?left, "Upgraded stream was cut at the function's timeout."),
             },
             () = stop.cancelled() => {}
         }

@@ -1,4 +1,4 @@
-//! Which version a call goes to: shares over many calls, and who stays where.
+//! Which version a call goes to: shares over many calls, and callers that stay on their version.
 
 use super::*;
 use crate::{observe::metrics::Metrics, routes::Routes, testing};
@@ -69,7 +69,7 @@ fn counts(chosen: impl Iterator<Item = u32>) -> BTreeMap<u32, u32> {
 }
 
 #[tokio::test]
-async fn shares_hold_over_ten_thousand_calls_and_over_any_hundred() {
+async fn shares_hold_over_many_calls_and_any_hundred() {
     let split = split(slots(&["3=90 4=10", "3=60 4=30 5=10"]), None);
     let chosen: Vec<_> = (0..10_000).map(|_| version(&split, &[])).collect();
     let all = counts(chosen.iter().copied());
@@ -83,9 +83,9 @@ async fn shares_hold_over_ten_thousand_calls_and_over_any_hundred() {
     }
 }
 
-/// Callers that call one after the other must not meet one version each.
+/// Callers that alternate must not get one version each.
 #[tokio::test]
-async fn a_caller_that_is_every_nth_gets_its_shares_too() {
+async fn every_nth_caller_gets_its_shares_too() {
     let split = split(slots(&["3=75 4=25"]), None);
     let chosen: Vec<_> = (0..10_000).map(|_| version(&split, &[])).collect();
     for every in [2, 3, 4, 5, 8, 10, 100] {
@@ -104,9 +104,9 @@ async fn shares_hold_over_ten_thousand_users() {
     assert!((900..=1100).contains(&all[&4]), "{all:?}");
 }
 
-/// Slots 48, 43, 96 and 95, computed elsewhere: gateways and releases must agree for ever.
+/// Slots 48, 43, 96 and 95, computed elsewhere: gateways and releases must agree forever.
 #[tokio::test]
-async fn a_user_keeps_its_place_on_every_gateway_and_in_every_release() {
+async fn a_user_has_the_same_slot_on_every_gateway() {
     let (one, two) = (slots(&["3=50 4=50"]), slots(&["3=50 4=50"]));
     let (one, two) = (split(one, Some("header:x-user")), split(two, Some("header:x-user")));
     for (user, want) in [("ada", 3), ("bob", 3), ("eve", 4), ("", 4)] {
@@ -123,7 +123,7 @@ async fn a_caller_without_the_header_gets_its_shares() {
 }
 
 #[tokio::test]
-async fn who_has_no_cookie_gets_one_and_comes_back_with_it() {
+async fn a_caller_without_cookie_gets_one_and_returns() {
     let split = split(slots(&["3=50 4=50"]), Some("cookie"));
     for _ in 0..100 {
         let first = choose(&split, &HeaderMap::new());
@@ -168,7 +168,7 @@ cookies! {
 }
 
 #[tokio::test]
-async fn a_version_that_failed_too_often_gets_no_call_any_more() {
+async fn a_failing_version_gets_no_more_calls() {
     let split = split(slots(&["3=50 4=50"]), Some("cookie"));
     let of = [("cookie", "epsilon-version-pay=60")];
     for _ in 0..20 {
@@ -183,7 +183,7 @@ async fn a_version_that_failed_too_often_gets_no_call_any_more() {
 
 proptest! {
     #[test]
-    fn a_sticky_caller_stays_while_the_share_of_its_version_grows(
+    fn a_sticky_caller_stays_while_its_share_grows(
         user in "\\PC{1,40}", slot in 0..COUNT, mut percents in proptest::collection::vec(1_u8..100, 1..5),
     ) {
         percents.sort_unstable();

@@ -1,4 +1,4 @@
-//! Builders on "other machines": real sockets and passes, scripted answers.
+//! Builders on other machines: real sockets and passes, scripted answers.
 
 use super::*;
 use crate::fleet::link::LinkLimits;
@@ -27,23 +27,23 @@ use tokio::sync::mpsc;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a scripted builder says to an archive.
+/// Behaviour of a scripted builder.
 #[derive(Clone, Debug)]
 enum Script {
-    /// Reads the archive, tells its text as a line, then says this.
+    /// Reads the archive, returns its text as a line, then sends this.
     Says(&'static str),
-    /// Says 200, reads the archive, and says no more.
+    /// Answers 200, reads the archive, and sends nothing more.
     Hangs,
-    /// Does not even say 200.
+    /// Does not answer at all.
     Deaf,
     /// Refuses with this status and code.
     Refuses(u16, &'static str),
 }
 
-/// A listening builder. It ends with this.
+/// A listening builder, closed on drop.
 struct Site {
     join: Join,
-    /// Archives that came, and answers that were given up.
+    /// Archives received, and answers given up.
     seen: mpsc::UnboundedReceiver<String>,
     ending: Ending,
 }
@@ -72,7 +72,8 @@ impl Site {
         let door = Door::bind(any, None, limits, ending.clone()).unwrap();
         let address = door.address().to_string();
         ending.tasks.spawn(door.serve(checker, move |request, _| {
-            let (script, tell) = (script.clone(), tell.clone());
+            let script = script.clone();
+            let tell = tell.clone();
             async move { answer(script, request, tell).await }
         }));
         Self { join: join(id, address), seen, ending }
@@ -95,7 +96,7 @@ fn join(id: VmId, address: String) -> Join {
     }
 }
 
-/// Tells when it is dropped.
+/// Sends a message when it is dropped.
 struct GivenUp(mpsc::UnboundedSender<String>);
 
 impl Drop for GivenUp {
@@ -119,7 +120,8 @@ async fn answer(
             response
         }
         Script::Hangs => {
-            let (given_up, archive) = (GivenUp(tell), request.into_body());
+            let given_up = GivenUp(tell);
+            let archive = request.into_body();
             let lines = stream::once(async move {
                 let _given_up = given_up;
                 archive.collect().await?;
@@ -130,7 +132,8 @@ async fn answer(
         Script::Says(then) => {
             let archive = request.into_body();
             let lines = stream::once(async move {
-                // The answer's head is out by now; an archive that breaks off takes the connection with it.
+                // The answer's head is sent by now; an archive that breaks off closes the
+                // connection.
                 let archive = archive.collect().await?.to_bytes();
                 let archive = String::from_utf8_lossy(&archive).into_owned();
                 tell.send(archive.clone()).unwrap();
@@ -181,7 +184,7 @@ async fn patient<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("in time")
 }
 
-/// What comes of one build, and what was told.
+/// The result of one build, and its log.
 async fn build(builders: &Builders, archive: CallBody) -> (Result<Built, String>, Vec<String>) {
     let (job, told) = job(archive);
     let ended = patient(builders.build(job)).await;
@@ -194,7 +197,7 @@ fn shop() -> Result<Built, String> {
 }
 
 #[tokio::test]
-async fn a_build_elsewhere_is_told_as_it_goes() {
+async fn a_remote_build_streams_its_events() {
     let signer = signer();
     let mut site = Site::open("builder-1", &signer, Script::Says(BUILT));
     let builders = builders(&signer, PATIENCE, &[&site]);
@@ -210,7 +213,7 @@ async fn without_a_builder_there_is_none() {
     assert_eq!(build(&builders, body::empty()).await.0, Err("503 NO_BUILDER".into()));
 }
 
-/// An image that nobody was asked to remove is still where it was put; whoever joins later can be asked.
+/// An image whose removal was not requested still exists; a builder that joins later can be asked.
 #[tokio::test]
 async fn without_a_builder_no_image_is_removed() {
     let builders = builders(&signer(), PATIENCE, &[]);
@@ -219,9 +222,9 @@ async fn without_a_builder_no_image_is_removed() {
     assert!(!builders.remove(&image).await);
 }
 
-/// What goes wrong once the archive was handed over ends the build: it may have been half done.
+/// After the handover of the archive a failure ends the build: it may have been half done.
 #[tokio::test]
-async fn a_builder_that_is_lost_in_the_middle_is_told_as_such() {
+async fn a_builder_lost_mid_build_is_reported() {
     let signer = signer();
     for (script, silence) in [
         (Script::Says(""), PATIENCE),
@@ -238,9 +241,9 @@ async fn a_builder_that_is_lost_in_the_middle_is_told_as_such() {
     }
 }
 
-/// Nothing of the archive is gone before a builder has taken the build.
+/// A builder that does not accept the build leaves the archive complete.
 #[tokio::test]
-async fn a_builder_that_does_not_take_it_leaves_it_to_the_next() {
+async fn a_refused_build_goes_to_the_next_builder() {
     let signer = signer();
     for (script, silence) in [
         (Script::Refuses(503, "BUILDER_BUSY"), PATIENCE),
@@ -250,17 +253,17 @@ async fn a_builder_that_does_not_take_it_leaves_it_to_the_next() {
         let first = Site::open("builder-1", &signer, script.clone());
         let mut second = Site::open("builder-2", &signer, Script::Says(BUILT));
         let builders = builders(&signer, silence, &[&first, &second]);
-        // Enough for the first one to be asked first.
+        // So that the first one is tried first.
         builders.joined.lock()[1].at_work.store(1, Relaxed);
         let (ended, told) = build(&builders, body::full("archive")).await;
         assert_eq!(ended, shop(), "{script:?}");
-        assert_eq!(told[0], "note: builder `builder-1` did not take the build", "{script:?}");
+        assert_eq!(told[0], "note: builder `builder-1` did not accept the build", "{script:?}");
         second.sees("archive").await;
     }
 }
 
 #[tokio::test]
-async fn a_builder_that_cannot_be_asked_comes_last_from_then_on() {
+async fn an_unreachable_builder_is_tried_last() {
     let signer = signer();
     let gone = Site::open("builder-1", &signer, Script::Deaf);
     let site = Site::open("builder-2", &signer, Script::Says(BUILT));
@@ -279,7 +282,7 @@ async fn a_builder_that_cannot_be_asked_comes_last_from_then_on() {
 }
 
 #[tokio::test]
-async fn when_nobody_takes_it_the_last_reason_is_told() {
+async fn without_an_accepting_builder_the_last_reason_counts() {
     let signer = signer();
     let busy = Site::open("builder-1", &signer, Script::Refuses(503, "BUILDER_BUSY"));
     let ended = build(&builders(&signer, PATIENCE, &[&busy]), body::full("1")).await.0;
@@ -293,7 +296,11 @@ async fn when_nobody_takes_it_the_last_reason_is_told() {
     let both = builders(&signer, PATIENCE, &[&strict, &other]);
     both.joined.lock()[1].at_work.store(1, Relaxed);
     let (ended, told) = build(&both, body::full("1")).await;
-    assert_eq!((ended, told.len()), (Err("413 SOURCE_TOO_LARGE".into()), 0), "it is the source");
+    assert_eq!(
+        (ended, told.len()),
+        (Err("413 SOURCE_TOO_LARGE".into()), 0),
+        "the source is at fault"
+    );
 }
 
 #[tokio::test]
@@ -324,7 +331,8 @@ async fn the_one_with_the_fewest_builds_gets_the_next() {
     for build in &at_work {
         build.abort();
     }
-    // An unchanged member keeps its count and its connections; another one of its name is another one.
+    // An unchanged member keeps its count and its connections; one with another address is a new
+    // one.
     let before = builders.in_order(None);
     builders.set(sites[1..].iter().map(|site| &site.join));
     assert_eq!(builders.joined.lock().len(), 2);
@@ -335,7 +343,7 @@ async fn the_one_with_the_fewest_builds_gets_the_next() {
 }
 
 #[tokio::test]
-async fn one_project_goes_to_one_builder_while_all_are_idle() {
+async fn a_project_stays_with_one_idle_builder() {
     let signer = signer();
     let sites: Vec<Site> =
         (0..8).map(|n| Site::open(&format!("builder-{n}"), &signer, Script::Hangs)).collect();
@@ -348,7 +356,7 @@ async fn one_project_goes_to_one_builder_while_all_are_idle() {
 }
 
 #[tokio::test]
-async fn whoever_cancels_hangs_up() {
+async fn cancelling_a_build_closes_its_connection() {
     let signer = signer();
     let mut site = Site::open("builder-1", &signer, Script::Hangs);
     let builders = Arc::new(builders(&signer, PATIENCE, &[&site]));
@@ -371,9 +379,9 @@ async fn whoever_cancels_hangs_up() {
     assert_eq!(builders.joined.lock()[0].at_work.load(Relaxed), 0);
 }
 
-/// The developer's upload is to blame, not the builder whose connection it took along.
+/// The developer's upload is at fault, not the builder whose connection broke with it.
 #[tokio::test]
-async fn an_archive_that_fails_on_its_way_is_told_as_what_it_is() {
+async fn a_failing_archive_is_reported_as_such() {
     let signer = signer();
     let limit = units::Bytes(10);
     let site = Site::open("builder-1", &signer, Script::Says(BUILT));

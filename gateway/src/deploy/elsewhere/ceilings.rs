@@ -1,5 +1,6 @@
-//! What an operator lets functions have whose images were made elsewhere: the mapping `gateway.ceilings`. Projects that
-//! are built here are held to the same limits by their builder (`builder.max_…`), which reads their settings.
+//! Limits for functions whose images were built elsewhere: the setting `gateway.ceilings`. Projects
+//! built by our builder are held to the same limits there (`builder.max_…`), because it reads their
+//! settings.
 
 use epsilon_api::{
     units::{Bytes, MilliCores},
@@ -8,17 +9,17 @@ use epsilon_api::{
 use serde::Deserialize;
 use std::time::Duration;
 
-/// The mapping as written, and as it holds. Every key may be left out.
+/// The setting `gateway.ceilings`. Every key may be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Largest `timeout`. Default `15m`, as long as anyone should hold a connection open.
+    /// Largest `timeout`. Default `15m`: a connection should not be held open longer.
     #[serde(deserialize_with = "written::duration")]
     pub max_timeout: Duration,
     /// Largest `idleTimeout`. Default `24h`.
     #[serde(deserialize_with = "written::duration")]
     pub max_idle_timeout: Duration,
-    /// Smallest `memory`. Default `32MiB`: the Node runtime alone does not start below.
+    /// Smallest `memory`. Default `32MiB`: the Node runtime does not start with less.
     #[serde(deserialize_with = "written::text")]
     pub min_memory: Bytes,
     /// Largest `memory`. Default `8GiB`.
@@ -31,7 +32,7 @@ pub struct Settings {
     pub max_concurrency: u32,
     /// Largest `maxInstances`. Default 1,000.
     pub max_instances: u32,
-    /// Functions in one document. Default 200.
+    /// Most functions in one document. Default 200.
     pub max_functions: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Documents that are good, and what is said of those that are not.
+//! Valid documents, and the errors for invalid ones.
 
 use super::*;
 use epsilon_api::{
@@ -48,7 +48,7 @@ fn document(functions: Vec<BuiltFunction>) -> Built {
     Built { project: ProjectName::parse("shop").unwrap(), functions }
 }
 
-/// What is said of one function after this change.
+/// The error for one function after this change, or `good`.
 fn told(change: impl FnOnce(&mut BuiltFunction)) -> String {
     let mut pay = function("pay");
     change(&mut pay);
@@ -97,18 +97,18 @@ says! {
     a_tag: |f| f.image.reference = "registry.example/pay:1".into() => "VMs of a fleet need it in a registry, by digest";
     half_a_digest: |f| f.image.reference = "registry.example/pay@sha256:00".into() => "with 64 hexadecimal digits";
     an_upper_case_digest: |f| f.image.digest = f.image.digest.to_uppercase() => "`image` must have a `digest`";
-    another_path: |f| f.image.reference = format!("a/../containers@sha256:{HEX}") => "no registry and no engine takes";
-    a_question: |f| f.image.reference = format!("a/b?x=1@sha256:{HEX}") => "no registry and no engine takes";
+    another_path: |f| f.image.reference = format!("a/../containers@sha256:{HEX}") => "not a valid image name";
+    a_question: |f| f.image.reference = format!("a/b?x=1@sha256:{HEX}") => "not a valid image name";
     no_parts: |f| f.parts = None => "good";
     parts_of_a_container: |f| f.spec.runtime = Runtime::Container => "`parts` has no meaning";
-    a_base_by_its_tag: |f| parts(f).base.reference = "registry.example/base:1".into() => "`parts.base` is `registry.example/base:1`, in one machine's";
+    a_base_by_its_tag: |f| parts(f).base.reference = "registry.example/base:1".into() => "`parts.base` is `registry.example/base:1`, which is in one machine's";
     a_base_without_a_digest: |f| parts(f).base.digest = "latest".into() => "`parts.base` must have a `digest`";
     no_layers: |f| parts(f).layers.clear() => "`parts` has 0 layers; it can have 1 to 16";
     many_layers: |f| { let one = parts(f).layers[0].clone(); parts(f).layers = vec![one; 17]; } => "`parts` has 17 layers";
-    a_layer_that_is_a_path: |f| parts(f).layers[0].diff_id = "../../etc".into() => "`parts` must name layers and blobs by `sha256:`";
-    a_blob_that_is_a_path: |f| blob(f).digest = format!("sha256:..{HEX}") => "`parts` must name layers and blobs by `sha256:`";
+    a_layer_that_is_a_path: |f| parts(f).layers[0].diff_id = "../../etc".into() => "`parts` must identify layers and blobs by `sha256:`";
+    a_blob_that_is_a_path: |f| blob(f).digest = format!("sha256:..{HEX}") => "`parts` must identify layers and blobs by `sha256:`";
     layers_without_blobs: |f| parts(f).layers[0].blob = None => "good";
-    no_name: |f| f.image.reference = String::new() => "no registry and no engine takes";
+    no_name: |f| f.image.reference = String::new() => "not a valid image name";
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn the_engine_of_this_machine_may_hold_images() {
 }
 
 #[test]
-fn a_document_names_each_function_once_and_not_too_many() {
+fn a_document_has_unique_functions_within_the_limit() {
     let check = |names: &[&str], only: &[&str]| {
         let functions = names.iter().map(|text| function(text)).collect();
         let only: Vec<_> = only.iter().map(|text| name(text)).collect();

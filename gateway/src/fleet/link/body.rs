@@ -1,5 +1,5 @@
-//! A member's answer on its way through: its connection is kept for the next request once the last byte was read,
-//! and closed when the reader goes before that, which is how the member learns of it.
+//! The body of a member's answer. Its connection returns to the pool once the last byte was read,
+//! and is closed if the reader stops before that, which is how the member learns of it.
 
 use super::{super::trouble::Trouble, Link};
 use bytes::Bytes;
@@ -14,11 +14,11 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-/// See the module.
+/// A response body that owns its connection.
 #[derive(Debug)]
 pub(crate) struct Kept {
     incoming: Incoming,
-    /// `None` once it was kept or dropped; no link: it is used by nobody after this.
+    /// `None` once the connection was returned or dropped; without a link, it is not reused.
     held: Option<(Connection, Option<Arc<Link>>)>,
 }
 
@@ -29,7 +29,7 @@ impl Kept {
         body
     }
 
-    /// On a connection that is closed after it.
+    /// A body whose connection is closed afterwards.
     pub(crate) fn once(incoming: Incoming, connection: Connection) -> Self {
         Self { incoming, held: Some((connection, None)) }
     }
@@ -80,7 +80,7 @@ impl Body for Kept {
     }
 }
 
-/// All of a small answer.
+/// The whole of a small answer.
 pub(crate) async fn text(body: Kept, limit: usize) -> Result<Bytes, Trouble> {
     let read = Limited::new(body, limit).collect().await;
     Ok(read.map_err(|err| Trouble::Odd(err.to_string()))?.to_bytes())

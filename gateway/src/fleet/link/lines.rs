@@ -1,4 +1,4 @@
-//! An answer of one JSON text per line, line by line as it comes.
+//! An answer of one JSON value per line, read line by line as it arrives.
 
 use super::{super::trouble::Trouble, Kept};
 use futures_util::{Stream, StreamExt, TryStreamExt};
@@ -26,7 +26,7 @@ pub(crate) fn lines(
     })
 }
 
-/// What a line says.
+/// Parses a line.
 pub(crate) fn parsed<T: DeserializeOwned>(line: &str) -> Result<T, Trouble> {
     serde_json::from_str(line).map_err(|err| Trouble::Odd(err.to_string()))
 }

@@ -1,5 +1,5 @@
-//! A call on the wire: the function's own request with four headers of ours, and the function's own answer with one.
-//! Nothing is copied: headers move, bodies stream.
+//! A call over HTTP: the function's own request with four headers of the platform, and the
+//! function's answer with one. Nothing is copied: headers are moved, bodies are streamed.
 
 use super::{Remote, Trouble};
 use crate::fleet::{
@@ -25,7 +25,7 @@ use hyper::body::Incoming;
 use std::{pin::pin, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
-/// How often a call that waits for its answer looks whether its VM is still in the world.
+/// How often a call that waits for its answer checks whether its VM is lost.
 const LOOK: Duration = Duration::from_secs(1);
 
 impl Remote {
@@ -37,7 +37,7 @@ impl Remote {
             .map_err(|trouble| trouble.before(version.function.clone()))?;
         let uploads = !request.body().is_end_stream();
         let request = prepare(request, &version, &request_id, may_wait).map_err(|err| {
-            CallError::Internal(Box::new(err)) // a bug of ours; nothing was sent
+            CallError::Internal(Box::new(err)) // a bug of the gateway; nothing was sent
         })?;
         match self.wait_for(self.link.send(request, interim.as_deref()), &version).await? {
             Sent::Answered(response, connection) => {
@@ -51,8 +51,9 @@ impl Remote {
         }
     }
 
-    /// Waits for the head of the answer: as long as the function and all that comes before it may take, and no
-    /// longer than the VM is there. A cut cable says nothing, so somebody has to look.
+    /// Waits for the head of the answer: at most as long as the function and everything before it
+    /// may take, and only while the VM is not lost. A cut cable gives no signal, so this is checked
+    /// regularly.
     async fn wait_for(
         &self,
         sent: impl Future<Output = Sent>,
@@ -81,18 +82,26 @@ impl Remote {
         version: &Version,
     ) -> Result<Answer, CallError> {
         if response.headers().contains_key(REFUSAL) {
-            // Nobody reads on what a refused call uploads: its connection goes with it.
-            let kept = |body| match uploads {
-                true => Kept::once(body, connection),
-                false => Kept::new(body, connection, Arc::clone(&self.link)),
+            // The upload of a refused call is not read any more, so its connection is closed
+            // afterwards.
+            let kept = |body| {
+                if uploads {
+                    Kept::once(body, connection)
+                } else {
+                    Kept::new(body, connection, Arc::clone(&self.link))
+                }
             };
             return Err(self.refusal(response.map(kept), version).await);
         }
         let spent = response.headers_mut().remove(SPENT);
         let spent = spent.as_ref().and_then(|text| text.to_str().ok()).and_then(read_spent);
-        // hyper's own answers (400, 431) do not have it: the agent's HTTP did not take what ours let through.
+        // hyper's own answers (400, 431) lack this header: the agent's HTTP server refused what the
+        // gateway let through.
         let Some(spent) = spent else {
-            let odd = Trouble::Odd(format!("{} without what it spent", response.status()));
+            let odd = Trouble::Odd(format!(
+                "status {} without the header of its timings",
+                response.status()
+            ));
             return Err(odd.after(version.function.clone()));
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -105,8 +114,8 @@ impl Remote {
     }
 }
 
-/// Adds what the agent has to know. What it would take for another request is not sent at all: one without its version is no
-/// call, and one without its id has another one's in the log.
+/// Adds the headers for the agent. Fails instead of sending a request that the agent would misread:
+/// one without its version is not a call, and one without its id would be logged under another.
 fn prepare(
     mut request: Request<CallBody>,
     version: &Version,
@@ -114,7 +123,7 @@ fn prepare(
     may_wait: bool,
 ) -> Result<Request<CallBody>, InvalidHeaderValue> {
     *request.version_mut() = http::Version::HTTP_11;
-    // Said outright: without it hyper takes a GET for one without a body.
+    // Explicit: without it hyper would send a GET without its body.
     let is_chunked =
         !request.body().is_end_stream() && request.body().size_hint().exact().is_none();
     let raw = request.extensions_mut().remove::<RawTarget>();
@@ -140,7 +149,8 @@ mod tests {
     use super::*;
     use crate::testing;
 
-    /// The agent's HTTP would refuse the target as it was sent; callers cannot send this header, all of ours are dropped.
+    /// The agent's HTTP server would refuse the original target. Callers cannot send this header:
+    /// all of the platform's are removed.
     #[test]
     fn an_odd_target_goes_beside_the_call() {
         let version = testing::version("pay", 1);

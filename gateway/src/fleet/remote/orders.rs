@@ -1,6 +1,6 @@
-//! What a VM is to do without anybody waiting for it: let versions go, forget functions, drain. An order stands
-//! until the agent has taken it; what is wanted again meanwhile is crossed out. Bounded by what there is to order:
-//! the same order is kept once.
+//! Orders to a VM that no caller waits for: retire versions, forget functions, drain. An order is
+//! repeated until the agent has taken it, unless it is revoked before. Bounded by the number of
+//! versions and functions: the same order is stored once.
 
 use super::Remote;
 use epsilon_api::{
@@ -18,10 +18,11 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// Pauses while the VM cannot be reached.
+/// Pauses between attempts while the VM cannot be reached.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// How long a version that serves no more is left: other gateways may not have heard of it, and send it calls.
+/// How long after a version stopped serving it is retired: other gateways may not have learned of
+/// it and still send calls.
 const LATE: Duration = Duration::from_secs(6);
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -29,17 +30,18 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(super) struct Orders {
     open: Mutex<Open>,
     wake: Notify,
-    /// Held while an order is on its way: who wants a version again waits for its retirement to arrive first.
+    /// Held while an order is being sent: a call that needs a version again waits until its
+    /// retirement has arrived.
     sending: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct Open {
-    /// With the moment before which it is not sent.
+    /// Versions to retire, with the earliest time to send the order.
     retire: BTreeMap<VersionId, Instant>,
     forget: BTreeSet<FunctionName>,
     drain: Option<bool>,
-    /// On its way now.
+    /// The order that is being sent.
     sent: Option<Order>,
 }
 
@@ -66,7 +68,7 @@ impl Orders {
         self.wake.notify_one();
     }
 
-    /// The version is wanted (again).
+    /// The version is needed (again): revokes its retirement.
     pub(super) async fn keep(&self, version: &VersionId) {
         let is_leaving = {
             let mut open = self.open.lock();
@@ -78,7 +80,7 @@ impl Orders {
         }
     }
 
-    /// Takes up the most urgent one.
+    /// Selects the most urgent order and marks it as being sent.
     fn next(&self, now: Instant) -> Option<Order> {
         let mut open = self.open.lock();
         let next = open
@@ -103,22 +105,24 @@ impl Orders {
         match order {
             Order::Retire(version) => drop(open.retire.remove(version)),
             Order::Forget(function) => drop(open.forget.remove(function)),
-            // It may have been turned round while it was on its way.
+            // The order may have been reversed while it was being sent.
             Order::Drain(draining) if open.drain == Some(*draining) => open.drain = None,
             Order::Drain(_) => {}
         }
     }
 }
 
-/// Carries out a VM's orders, one after the other. Input: its open orders. Output: requests to its agent. Ends only by
-/// being dropped; an order that was sent and not noted as done is sent again, which changes nothing.
+/// Sends a VM's orders, one after the other. Input: its open orders. Output: requests to its agent.
+/// Ends only by being dropped; an order that was sent but not marked as done is sent again, which
+/// is harmless.
 pub(crate) async fn carry_out(remote: std::sync::Arc<Remote>) {
     let mut pause = FIRST_PAUSE;
     loop {
         let sending = remote.orders.sending.lock().await;
         let Some(order) = remote.orders.next(Instant::now()) else {
             drop(sending);
-            // A wake-up that came in between is kept; what is not due yet is looked at again.
+            // A notification in between is not lost; orders that are not due yet are checked again
+            // after `LOOK`.
             let _ = timeout(LOOK, remote.orders.wake.notified()).await;
             continue;
         };
@@ -130,7 +134,7 @@ pub(crate) async fn carry_out(remote: std::sync::Arc<Remote>) {
             Err(trouble) => {
                 remote.orders.failed();
                 drop(sending);
-                tracing::debug!(vm = %remote.link.address(), ?order, error = %Chain(&trouble), "Order has to wait.");
+                tracing::debug!(vm = %remote.link.address(), ?order, error = %Chain(&trouble), "Order could not be sent to the VM; retrying.");
                 sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
@@ -162,7 +166,7 @@ mod tests {
         orders.retire(&two);
         orders.retire(&one);
         orders.keep(&one).await;
-        assert_eq!(orders.next(Instant::now()), None, "others may send it calls still");
+        assert_eq!(orders.next(Instant::now()), None, "other gateways may still send calls");
         let later = Instant::now() + LATE;
         assert_eq!(orders.next(later), Some(Order::Retire(two.clone())));
         orders.done(&Order::Retire(two));
@@ -170,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drain_that_was_turned_round_on_its_way_is_sent_again() {
+    fn a_drain_reversed_in_flight_is_sent_again() {
         let orders = Orders::default();
         orders.drain(true);
         let now = Instant::now();

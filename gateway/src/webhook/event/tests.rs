@@ -1,4 +1,4 @@
-//! Deliveries as the hub sends them (its own samples), and as it never would.
+//! Deliveries as GitHub sends them (its own samples), and others.
 
 use super::*;
 use crate::webhook::{host::Hosts, project::Settings};
@@ -15,7 +15,7 @@ fn hook(text: &str) -> Hook {
     Hook::new(ProjectName::parse("shop").unwrap(), settings, &hosts).unwrap()
 }
 
-/// For the repository of the samples.
+/// A webhook of the samples' repository.
 fn hello_world(more: &str) -> Hook {
     hook(&format!(r#"{{"repository":"Codertocat/Hello-World","secret_file":"/s"{more}}}"#))
 }
@@ -30,7 +30,7 @@ fn then() -> Timestamp {
     Timestamp::from_second(1_557_933_657 + 60).unwrap()
 }
 
-/// What is done, in one line.
+/// The result in one line.
 fn told(read: Result<Event, Malformed>) -> String {
     match read {
         Ok(Event::Ping) => "ping".into(),
@@ -56,18 +56,18 @@ samples! {
     a_push_to_the_branch: "push", "push-branch", hello_world(r#","branch":"master""#)
         => format!("refs/heads/master {COMMIT} {COMMIT}");
     a_push_to_another_branch: "push", "push-branch", hello_world("")
-        => "ignored: branch `main` is deployed, and the push is of `master`";
-    a_tag_where_none_is_deployed: "push", "push-tag", hello_world("") => "ignored: tag `simple-tag` is not among";
-    a_tag_of_another_pattern: "push", "push-tag", hello_world(r#","tags":"v*""#) => "ignored: tag `simple-tag` is not";
+        => "ignored: branch `main` is deployed, but the push is to `master`";
+    a_tag_where_none_is_deployed: "push", "push-tag", hello_world("") => "ignored: tag `simple-tag` does not match";
+    a_tag_of_another_pattern: "push", "push-tag", hello_world(r#","tags":"v*""#) => "ignored: tag `simple-tag` does not match";
     a_tag: "push", "push-tag", hello_world(r#","tags":"simple-*""#) => format!("refs/tags/simple-tag {COMMIT} {COMMIT}");
     a_deleted_tag: "push", "push-deleted", hello_world(r#","tags":"*""#) => "ignored: `refs/tags/simple-tag` was deleted";
     a_push_to_a_fork: "push", "push-branch", hook(r#"{"repository":"octo/Hello-World","secret_file":"/s"}"#)
-        => "ignored: this hook deploys `octo/Hello-World`, and the push is of `Codertocat/Hello-World`";
-    a_fork: "fork", "fork", hello_world("") => "ignored: events `fork` are not for this address";
+        => "ignored: this webhook deploys `octo/Hello-World`, but the push is to `Codertocat/Hello-World`";
+    a_fork: "fork", "fork", hello_world("") => "ignored: events `fork` are not handled here";
     a_ping_told_as_a_push: "push", "ping", hello_world("") => "malformed: ";
 }
 
-/// A push like the sample's, with these fields in place of its own.
+/// A push like the sample's, with these fields replaced.
 fn push_with(fields: &Value) -> Vec<u8> {
     let mut payload: Value = serde_json::from_slice(&sample("push-branch")).unwrap();
     payload["ref"] = "refs/heads/main".into();
@@ -104,10 +104,10 @@ pushes! {
     from_tomorrow: {"repository.pushed_at": 1_558_020_000} => "refs/heads/main";
     a_time_as_text: {"repository.pushed_at": "2019-05-01T00:00:00Z"} => "ignored: the push is older";
     a_time_of_nonsense: {"repository.pushed_at": {"a": 1}} => "refs/heads/main";
-    no_commit: {"after": "main"} => "malformed: the payload of `push` cannot be read: `after` is no commit's id";
+    no_commit: {"after": "main"} => "malformed: the payload of `push` cannot be read: `after` is not a commit id";
     an_option_as_commit: {"after": "--upload-pack=id"} => "malformed: ";
     half_a_commit: {"after": "6113728f"} => "malformed: ";
-    a_tag_that_is_a_pattern: {"ref": "refs/tags/*"} => "malformed: the payload of `push` cannot be read: `ref` is no name";
+    a_tag_that_is_a_pattern: {"ref": "refs/tags/*"} => "malformed: the payload of `push` cannot be read: `ref` is not a valid tag name";
     a_tag_that_is_a_refspec: {"ref": "refs/tags/a:refs/heads/main"} => "malformed: ";
     a_tag_with_a_line_break: {"ref": "refs/tags/a\nb"} => "malformed: ";
     numbers_for_text: {"ref": 7} => "malformed: ";
@@ -115,7 +115,7 @@ pushes! {
 }
 
 #[test]
-fn what_is_no_json_is_told() {
+fn invalid_json_is_reported() {
     let nested = "[".repeat(100_000);
     let bodies: [&[u8]; 4] = [b"", b"{", b"\xff\xfe", nested.as_bytes()];
     for body in bodies {
@@ -127,7 +127,7 @@ fn what_is_no_json_is_told() {
 #[test]
 fn words_for_people_hold_no_control_characters() {
     let told = told(read("no\u{1b}[31msuch", b"{}", &hello_world(""), WEEK, then()));
-    assert_eq!(told, "ignored: events `no[31msuch` are not for this address; it wants `push`");
+    assert_eq!(told, "ignored: events `no[31msuch` are not handled here; only `push` is");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Why a commit is not here, and what whom is told of it: the developer the reason, the operator's log git's own words
-//! and addresses as well.
+//! Why a commit could not be fetched: the developer gets the reason, the operator's log also
+//! contains git's output and addresses.
 
 use crate::{
     git::{command::GitError, contents::Unsupported},
@@ -9,30 +9,30 @@ use epsilon_api::{chain::Chain, error::ErrorBody, units};
 use http::StatusCode;
 use std::{io, time::Duration};
 
-/// Why a commit is not here.
+/// Why a commit could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotFetched {
     #[error(transparent)]
     Unreachable(#[from] Unreachable),
-    #[error("a token cannot be used")]
+    #[error("the token cannot be used")]
     Token(#[from] SecretError),
-    #[error("the folder for it cannot be made")]
+    #[error("the folder for the commit cannot be created")]
     Folder(#[source] io::Error),
-    #[error("git cannot be used")]
+    #[error("git failed")]
     Git(#[source] GitError),
-    #[error("git did not fetch it")]
+    #[error("git could not fetch the commit")]
     Refused { kind: Refusal, source: GitError },
-    #[error("it is larger than {0}")]
+    #[error("the commit is larger than {0}")]
     TooLarge(units::Bytes),
-    #[error("it did not come within {}", humantime::format_duration(*.0))]
+    #[error("the fetch took longer than {}", humantime::format_duration(*.0))]
     TookTooLong(Duration),
-    #[error("`{0}` points elsewhere by now")]
+    #[error("`{0}` points to another commit by now")]
     Moved(String),
-    #[error("it holds what cannot be deployed")]
+    #[error("the commit contains files that cannot be deployed")]
     Unsupported(#[source] Unsupported),
 }
 
-/// What git's words mean, as far as they are known.
+/// The cause of a failed fetch, as far as git's output shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Credentials,
@@ -77,7 +77,7 @@ impl Refusal {
 }
 
 impl NotFetched {
-    /// What a run of git that is no fetch failed of.
+    /// The error of a git run that is not a fetch.
     pub(super) fn of(err: GitError) -> Self {
         match err {
             GitError::TookTooLong { limit, .. } => Self::TookTooLong(limit),
@@ -96,7 +96,7 @@ impl NotFetched {
         }
     }
 
-    /// What a fetch failed of: then the hub's side may have refused it.
+    /// The error of a fetch, which GitHub may have refused.
     pub(super) fn of_fetch(err: GitError) -> Self {
         match err {
             GitError::Failed { ref words, .. } => {
@@ -106,31 +106,34 @@ impl NotFetched {
         }
     }
 
-    /// For the developer, without addresses and git's own words.
+    /// The error for the developer, without addresses and git's output.
     pub(crate) fn body(&self) -> ErrorBody {
         let (status, code, hint) = self.verdict();
         let message = match self {
             Self::Unsupported(what) => what.to_string(),
             Self::Refused { kind, .. } => match kind {
                 Refusal::Credentials => {
-                    "the hub wants credentials: the repository is private, or there is none".into()
+                    "GitHub requires credentials: the repository is private or does not exist"
+                        .into()
                 }
-                Refusal::Absent => "the hub knows no such repository, or does not show it".into(),
-                Refusal::Reference => "what was pushed is not there any more".into(),
+                Refusal::Absent => {
+                    "GitHub does not know this repository, or does not show it".into()
+                }
+                Refusal::Reference => "the pushed branch or tag does not exist any more".into(),
                 Refusal::Redirect => {
-                    "the hub answered with a redirect, which is not followed".into()
+                    "GitHub answered with a redirect, which is not followed".into()
                 }
                 Refusal::DiskFull => "the gateway's disk is full".into(),
                 Refusal::Other => {
-                    "the hub did not let the commit be fetched; the gateway's log says more".into()
+                    "GitHub refused to send the commit; the gateway's log has the details".into()
                 }
             },
             Self::Git(err @ (GitError::Missing | GitError::TooOld { .. })) => err.to_string(),
             Self::Unreachable(_) | Self::Token(_) | Self::Folder(_) | Self::Git(_) => {
-                "the commit cannot be fetched; the gateway's log says why".into()
+                "the commit cannot be fetched; the gateway's log has the cause".into()
             }
             Self::TooLarge(_) | Self::TookTooLong(_) | Self::Moved(_) => {
-                format!("the commit was not fetched: {self}")
+                format!("the commit could not be fetched: {self}")
             }
         };
         ErrorBody::new(status, code, message, hint.map(str::to_owned))
@@ -142,7 +145,7 @@ impl NotFetched {
             Self::Moved(_) | Self::Refused { kind: Refusal::Reference, .. } => (
                 StatusCode::CONFLICT,
                 "SUPERSEDED",
-                Some("what it points at now is deployed by its own delivery"),
+                Some("its current commit is deployed by its own delivery"),
             ),
             Self::Unsupported(what) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "SOURCE_UNSUPPORTED", Some(what.hint()))
@@ -165,13 +168,13 @@ impl NotFetched {
             Self::Refused { kind: Refusal::Redirect, .. } => (
                 StatusCode::BAD_GATEWAY,
                 NOT_FETCHED,
-                Some("was the repository renamed? set its new name in `gateway.github`"),
+                Some("if the repository was renamed, set its new name in `gateway.github`"),
             ),
             Self::Refused { kind: Refusal::DiskFull, .. } => (
                 StatusCode::INSUFFICIENT_STORAGE,
                 NOT_FETCHED,
                 Some(
-                    "make room in the data folder of the gateway, then let the hub deliver it again",
+                    "free disk space in the gateway's data folder, then redeliver the webhook on GitHub",
                 ),
             ),
             Self::Refused { kind: Refusal::Other, .. } | Self::Unreachable(_) => {
@@ -183,7 +186,7 @@ impl NotFetched {
         }
     }
 
-    /// For the operator's log.
+    /// The error for the operator's log.
     pub(crate) fn told(&self) -> String {
         Chain(self).to_string()
     }

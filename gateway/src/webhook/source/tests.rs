@@ -1,4 +1,4 @@
-//! Commits fetched from a hub on this machine: real git on both sides.
+//! Commits fetched from a git server on this machine: real git on both sides.
 
 use super::*;
 use crate::webhook::{
@@ -35,14 +35,14 @@ fn pushed(reference: &str, after: &str) -> Push {
     Push { reference: reference.into(), after: after.into(), commit: after.into() }
 }
 
-/// What a fetch of this brings, and where its folder is to be.
+/// Fetches a commit; returns the result and the folder.
 async fn fetch(hook: &Hook, push: &Push, limits: &Limits) -> (Result<Source, NotFetched>, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("hooks/d-1");
     (Source::fetch(&Git::default(), hook, push, folder, limits).await, dir)
 }
 
-/// The code, the message and all that the log says of one that fails; nothing is left of it.
+/// Code, message and full log text of a failed fetch, which must leave nothing behind.
 async fn refused(hook: &Hook, push: &Push, limits: &Limits) -> (String, String, String) {
     let (fetched, dir) = fetch(hook, push, limits).await;
     let err = fetched.unwrap_err();
@@ -85,19 +85,25 @@ async fn a_branch_that_moved_on_is_superseded() {
     let old = hub.commit(REPOSITORY, MAIN, &[("index.js", File::Text("1"))]);
     hub.commit(REPOSITORY, MAIN, &[("index.js", File::Text("2"))]);
     let (code, message, _) = refused(&hook(&hub), &pushed(MAIN, &old), &limits()).await;
-    assert_eq!((code.as_str(), message.contains("`main` points elsewhere")), ("SUPERSEDED", true));
+    assert_eq!(
+        (code.as_str(), message.contains("`main` points to another commit")),
+        ("SUPERSEDED", true)
+    );
     let (code, message, _) = refused(&hook(&hub), &pushed("refs/tags/v9", &old), &limits()).await;
-    assert_eq!((code.as_str(), &*message), ("SUPERSEDED", "what was pushed is not there any more"));
+    assert_eq!(
+        (code.as_str(), &*message),
+        ("SUPERSEDED", "the pushed branch or tag does not exist any more")
+    );
 }
 
 #[tokio::test]
-async fn a_private_repository_wants_the_token_and_gets_nothing_else() {
+async fn a_private_repository_gets_the_token_only() {
     let hub = Hub::start().await;
     let id = hub.commit(REPOSITORY, MAIN, &[("index.js", File::Text(""))]);
     hub.behave(Manner::Privately);
     let (code, message, told) = refused(&hook(&hub), &pushed(MAIN, &id), &limits()).await;
     assert_eq!(code, "SOURCE_NOT_FETCHED");
-    assert!(message.contains("the hub wants credentials"), "{message}; {told}");
+    assert!(message.contains("GitHub requires credentials"), "{message}; {told}");
     assert!(hub.shown().iter().all(Option::is_none));
 
     let with_token = hook_with(&hub, &json!({"token_file": hub.token_file()}), &["127.0.0.1"]);
@@ -111,13 +117,13 @@ async fn a_private_repository_wants_the_token_and_gets_nothing_else() {
     let (code, message, told) = refused(&with_token, &pushed(MAIN, &id), &limits()).await;
     assert_eq!(code, "SOURCE_NOT_FETCHED");
     assert!(
-        message.contains("log says why") && told.contains("cannot be read"),
+        message.contains("log has the cause") && told.contains("cannot be read"),
         "{message}; {told}"
     );
 }
 
 #[tokio::test]
-async fn a_redirect_is_not_followed_and_takes_no_token_along() {
+async fn a_redirect_gets_neither_request_nor_token() {
     let (hub, elsewhere) = (Hub::start().await, Hub::start().await);
     let id = elsewhere.commit(REPOSITORY, MAIN, &[("index.js", File::Text(""))]);
     let to =
@@ -137,28 +143,28 @@ async fn a_repository_that_is_not_there() {
     let id = "1".repeat(40);
     let (code, message, told) = refused(&hook(&hub), &pushed(MAIN, &id), &limits()).await;
     assert_eq!(code, "SOURCE_NOT_FETCHED");
-    assert!(message.contains("knows no such repository"), "{message}; {told}");
+    assert!(message.contains("does not know this repository"), "{message}; {told}");
 }
 
 #[tokio::test]
-async fn a_hub_that_is_away_or_silent() {
+async fn an_unreachable_or_silent_github_fails_the_fetch() {
     let hub = Hub::start().await;
     let id = hub.commit(REPOSITORY, MAIN, &[("index.js", File::Text(""))]);
     hub.behave(Manner::Silent);
     let short = Limits { fetch: Duration::from_millis(500), ..limits() };
     let (code, message, _) = refused(&hook(&hub), &pushed(MAIN, &id), &short).await;
     assert_eq!(code, "SOURCE_NOT_FETCHED");
-    assert!(message.ends_with("it did not come within 500ms"), "{message}");
+    assert!(message.ends_with("the fetch took longer than 500ms"), "{message}");
     let hook = hook(&hub);
     drop(hub);
     let (code, message, told) = refused(&hook, &pushed(MAIN, &id), &limits()).await;
     assert_eq!(code, "SOURCE_NOT_FETCHED");
-    assert!(message.contains("the gateway's log says more"), "{message}; {told}");
-    // Where it is stands in the log and not in the answer.
+    assert!(message.contains("the gateway's log has the details"), "{message}; {told}");
+    // The address is in the log, but not in the answer.
     assert!(told.contains("127.0.0.1") && !message.contains("127.0.0.1"), "{message}; {told}");
 }
 
-/// Noise: it cannot be packed.
+/// Noise that cannot be compressed.
 fn noise(length: usize) -> Vec<u8> {
     let mut state = 7_u64;
     let mut next = || {
@@ -176,13 +182,13 @@ async fn a_huge_commit_is_not_taken() {
     let small = Limits { max_fetch: units::Bytes::mib(2), ..limits() };
     let (code, message, _) = refused(&hook(&hub), &pushed(MAIN, &id), &small).await;
     assert_eq!(code, "SOURCE_TOO_LARGE");
-    assert!(message.contains("it is larger than 2MiB"), "{message}");
+    assert!(message.contains("the commit is larger than 2MiB"), "{message}");
     let enough = Limits { max_fetch: units::Bytes::mib(4), ..limits() };
     assert!(fetch(&hook(&hub), &pushed(MAIN, &id), &enough).await.0.is_ok());
 }
 
 #[tokio::test]
-async fn what_lies_elsewhere_is_named() {
+async fn submodules_and_lfs_files_are_named() {
     let hub = Hub::start().await;
     let other = "1".repeat(40);
     let files = [("index.js", File::Text("")), ("lib", File::Submodule(&other))];
@@ -200,17 +206,17 @@ async fn what_lies_elsewhere_is_named() {
     let id = hub.commit(REPOSITORY, MAIN, &files);
     let (code, message, _) = refused(&hook(&hub), &pushed(MAIN, &id), &limits()).await;
     assert_eq!(code, "SOURCE_UNSUPPORTED");
-    assert!(message.starts_with("`model.bin` is kept in Git LFS"), "{message}");
+    assert!(message.starts_with("`model.bin` is stored in Git LFS"), "{message}");
 }
 
 #[tokio::test]
-async fn an_address_of_this_machine_is_refused_where_it_was_not_allowed() {
+async fn local_addresses_are_refused_unless_allowed() {
     let hub = Hub::start().await;
     let url = format!("https://localhost:{}", hub.address.port());
     let hook = hook_with(&hub, &json!({"url": url}), &[]);
     let (code, message, told) = refused(&hook, &pushed(MAIN, &"1".repeat(40)), &limits()).await;
     assert_eq!(code, "SOURCE_NOT_FETCHED");
-    assert!(told.contains("which is no address in the Internet"), "{told}");
+    assert!(told.contains("which is not public"), "{told}");
     assert!(!message.contains("127.0.0.1") && !message.contains("::1"), "{message}");
     assert!(hub.shown().is_empty());
 }

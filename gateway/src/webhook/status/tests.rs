@@ -1,4 +1,4 @@
-//! What is told to a hub, which answers by script.
+//! Statuses sent to a scripted GitHub API.
 
 use super::*;
 use crate::webhook::{
@@ -35,7 +35,7 @@ fn status(description: &str) -> Status {
     }
 }
 
-/// How a hub that answers so is told a status, and how often it was asked.
+/// The result of sending a status if the API answers so, and the number of requests.
 async fn sent(answers: &[(u16, Option<&'static str>)]) -> (Result<(), String>, usize) {
     let hub = Hub::start().await;
     hub.api_answers(answers);
@@ -45,7 +45,7 @@ async fn sent(answers: &[(u16, Option<&'static str>)]) -> (Result<(), String>, u
 }
 
 #[tokio::test]
-async fn a_status_is_what_the_hub_documents() {
+async fn a_status_is_sent_as_github_documents() {
     let hub = Hub::start().await;
     let token = Secret::new(TOKEN.to_owned());
     send(&hook(&hub), &token, &status("deployed"), &limits(), NO_PAUSE).await.unwrap();
@@ -80,17 +80,18 @@ answers! {
     taken_at_the_second_try: [(502, None), (201, None)] => Ok(()), asked 2;
     asked_to_wait: [(429, Some("0")), (403, Some("0")), (201, None)] => Ok(()), asked 3;
     broken_for_good: [(500, None), (500, None), (500, None), (201, None)]
-        => Err("its API answered 500 Internal Server Error"), asked 3;
-    a_token_that_may_not: [(403, None)] => Err("its API answered 403 Forbidden"), asked 1;
-    a_token_that_is_none: [(401, None)] => Err("its API answered 401 Unauthorized"), asked 1;
-    no_such_commit: [(422, None)] => Err("its API answered 422 Unprocessable Entity"), asked 1;
-    a_redirect_is_not_followed: [(307, None)] => Err("its API answered 307 Temporary Redirect"), asked 1;
+        => Err("GitHub's API answered 500 Internal Server Error"), asked 3;
+    a_token_that_may_not: [(403, None)] => Err("GitHub's API answered 403 Forbidden"), asked 1;
+    a_token_that_is_none: [(401, None)] => Err("GitHub's API answered 401 Unauthorized"), asked 1;
+    no_such_commit: [(422, None)] => Err("GitHub's API answered 422 Unprocessable Entity"), asked 1;
+    a_redirect_is_not_followed: [(307, None)] => Err("GitHub's API answered 307 Temporary Redirect"), asked 1;
 }
 
 #[tokio::test]
-async fn a_hub_that_is_gone_is_tried_and_given_up() {
+async fn statuses_to_a_dead_server_are_dropped() {
     let hub = Hub::start().await;
-    let (hook, token) = (hook(&hub), Secret::new(TOKEN.to_owned()));
+    let hook = hook(&hub);
+    let token = Secret::new(TOKEN.to_owned());
     drop(hub);
     let lost = send(&hook, &token, &status("deployed"), &limits(), NO_PAUSE).await.unwrap_err();
     assert!(matches!(lost, NotSent::Silent(_)), "{lost}");

@@ -123,7 +123,7 @@ async fn the_address_and_the_project_agree_on_its_name() {
     let project = project!("pushname", { "epsilon.yaml" => "project: othername\n" });
     answers(&project, "pushname", "1");
     let text = push(up, &project).await.failed();
-    let want = "OTHER_PROJECT: the project calls itself `othername`, and was pushed as `pushname`";
+    let want = "OTHER_PROJECT: the source is of project `othername`, but was pushed as `pushname`";
     assert!(text.contains(want), "{text}");
     let main = ["push", &url(up, "othername"), "main"];
     run(&project, &main).await.fine();

@@ -8,7 +8,7 @@ fn ids(names: &[&str]) -> Vec<VmId> {
     names.iter().map(|name| VmId::parse(name).unwrap()).collect()
 }
 
-/// A driver whose command is this script; it runs in `folder`.
+/// A driver whose command is this script, run in `folder`.
 fn shell(folder: &Path, script: &str) -> Exec {
     let script = format!("cd '{}'; {script}", folder.display());
     let command = ["sh", "-c", &script, "scale"].map(str::to_owned).to_vec();
@@ -31,7 +31,7 @@ async fn the_command_learns_the_count_and_who_goes() {
 }
 
 #[tokio::test]
-async fn a_failure_is_told_with_its_last_words_and_changes_nothing() {
+async fn a_failed_command_reports_its_error_and_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let group = shell(folder.path(), "echo fine; echo 'quota exceeded' >&2; exit 3");
     let seen = ids(&["vm-1"]);
@@ -53,21 +53,21 @@ async fn a_command_that_hangs_is_ended() {
 }
 
 #[tokio::test]
-async fn a_command_that_is_not_there_is_told() {
+async fn a_missing_command_is_reported() {
     let group = Exec::new(vec!["/nonexistent/scale".into()], Duration::from_secs(1));
     let err = group.set_desired(1).await.unwrap_err();
     assert!(matches!(err, GroupError::Silent(_)), "{err:?}");
 }
 
 #[tokio::test]
-async fn floods_of_output_block_nobody() {
+async fn large_output_does_not_block_the_command() {
     let folder = tempfile::tempdir().unwrap();
     let group = shell(folder.path(), "yes | head -c 3000000; yes | head -c 3000000 >&2");
     group.set_desired(2).await.unwrap();
 }
 
 #[tokio::test]
-async fn what_was_told_is_believed_for_a_while_then_what_is_seen() {
+async fn the_ordered_count_expires_then_reports_count() {
     let group = Exec::new(vec!["true".into()], Duration::from_secs(10));
     let seen = ids(&["vm-1"]);
     group.set_desired(4).await.unwrap();
@@ -78,7 +78,7 @@ async fn what_was_told_is_believed_for_a_while_then_what_is_seen() {
 }
 
 #[tokio::test]
-async fn who_leaves_is_marked_until_it_is_gone() {
+async fn a_leaving_vm_stays_marked_until_it_disappears() {
     let group = Exec::new(vec!["true".into()], Duration::from_secs(10));
     let seen = ids(&["vm-1", "vm-2"]);
     group.protect(&seen[..1], false).await.unwrap();

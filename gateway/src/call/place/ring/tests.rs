@@ -1,4 +1,4 @@
-//! What every gateway of a fleet has to agree on, and how little moves when the fleet changes.
+//! All gateways of a fleet compute the same ring, and a change of the fleet moves few functions.
 
 use super::*;
 use proptest::prelude::*;
@@ -35,8 +35,9 @@ const HOMES: [&str; 10] = [
     "eab bhg hbe efc ace bfc dbe ebc deh fhe",
 ];
 
-/// A hundred functions, with their homes and the two VMs after them, among eight, as they were when this was written. A change here means
-/// that an upgrade makes every warm instance of every fleet useless: do not let it.
+/// A hundred functions with their homes and the next two VMs, among eight, as first recorded. A
+/// change here means that an upgrade makes every warm instance of every fleet useless: do not let
+/// it happen.
 #[test]
 fn a_hundred_names_stay_where_they_are() {
     let vms: Vec<_> = ('a'..='h').map(|id| (format!("vm-{id}"), 16 + id as u32 % 3 * 16)).collect();
@@ -57,7 +58,7 @@ fn an_empty_fleet_has_no_home() {
 }
 
 #[test]
-fn two_hundred_vms_are_all_found_long_after_the_jumps() {
+fn all_vms_are_visited_after_the_jumps() {
     let vms = fleet(0..700);
     let met: Vec<usize> = ring(&vms).walk(stable::of_name("pay")).collect();
     assert_eq!((met.len(), met.iter().collect::<HashSet<_>>().len()), (700, 700));
@@ -69,7 +70,7 @@ fn a_larger_vm_is_home_to_more_functions() {
     vms[3].1 = 64;
     let homes = homes(&vms, 20_000);
     let share = |id: &str| homes.iter().filter(|home| *home == id).count() as f64 / 20_000.0;
-    // 64 of 176 places; the others 16 of 176 each.
+    // 64 of 176 weight units; the others 16 of 176 each.
     assert!((0.29..0.44).contains(&share(&vms[3].0)), "{}", share(&vms[3].0));
     for (id, _) in vms.iter().filter(|(_, weight)| *weight == 16) {
         assert!((0.055..0.13).contains(&share(id)), "{id} {}", share(id));
@@ -120,7 +121,7 @@ proptest! {
     }
 
     #[test]
-    fn a_join_moves_functions_only_to_the_vm_that_came(
+    fn a_join_moves_functions_only_to_the_new_vm(
         ids in prop::collection::hash_set(0_u32..1_000_000, 2..40), more in 1_000_000_u32..2_000_000,
     ) {
         let before = fleet(ids.iter().copied());
@@ -131,13 +132,13 @@ proptest! {
         for (old, new) in old.iter().zip(&new).filter(|(old, new)| old != new) {
             prop_assert_eq!(new, &came, "{} moved", old);
         }
-        // Its fair share, and what chance adds to it.
+        // Its fair share, plus the deviation of chance.
         let fair = 500.0 / after.len() as f64;
         prop_assert!((moved as f64) < 2.0 * fair + 12.0, "{} moved of {}", moved, fair);
     }
 
     #[test]
-    fn a_leave_moves_only_the_functions_of_the_vm_that_went(
+    fn a_leave_moves_only_functions_of_that_vm(
         ids in prop::collection::hash_set(0_u32..1_000_000, 3..40), which: prop::sample::Index,
     ) {
         let before = fleet(ids);
