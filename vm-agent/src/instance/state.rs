@@ -1,49 +1,49 @@
-//! Life of one instance. Pure: no clock, no I/O, no locks.
+//! The lifecycle of one instance as a state machine. Pure: no clock, no I/O, no locks.
 //!
 //! ```text
 //! Starting ─healthy─▶ Idle ◀─call begins / last ends─▶ Busy ─stop, shared timeout─▶ Draining
 //!     └───────────────┴─ timer, stop, kill, timeout, one call ─▶ Stopping ◀─ last ends, limit ─┘
 //!                                                                └─ exited ─▶ Gone
 //! ```
-//! `pool.rs` applies [`Event`]s under its lock; `runner.rs` carries out [`Effect::Kill`]. Memory is given
-//! back on `Gone`, never on `Stopping`: until the container is away, it is in use.
+//! `pool.rs` applies [`Event`]s under its lock; `runner.rs` carries out [`Effect::Kill`]. Memory is
+//! given back on `Gone`, never on `Stopping`: until the container is removed, it is in use.
 
 use std::{num::NonZeroU32, time::Duration};
 
-/// Time since the agent started; tests write it as plain numbers.
+/// Time since the agent started, without a clock: tests write it as plain numbers.
 pub(crate) type Moment = Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// The container was asked for; its code is not loaded yet.
+    /// The container was requested; its code is not loaded yet.
     Starting,
-    /// Healthy with nothing to do.
+    /// Healthy, without calls.
     Idle { since: Moment },
     /// Serving `active` calls.
     Busy { active: NonZeroU32 },
     /// Takes no new call; killed when the last one ends or at `kill_at`.
     Draining { active: NonZeroU32, kill_at: Moment, why: Why },
-    /// The kill was asked for; the container may still be there.
+    /// The kill was requested; the container may still exist.
     Stopping { why: Why },
-    /// The container is no more. Nothing leaves this state.
+    /// The container is removed. Nothing leaves this state.
     Gone { why: Why },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// The code is loaded and the calls' listener is there.
+    /// The code is loaded and the calls' listener accepts.
     Healthy,
     CallBegan,
     CallEnded,
     /// A call was still running at its deadline: its code may run for ever.
     CallTimedOut,
-    /// Time passed. `idle`: how long it may be idle; `None` where the version needs it.
+    /// Time passed. `idle`: how long the instance may be idle; `None` where the version needs it.
     Tick {
         idle: Option<Duration>,
     },
-    /// Take no new call; go when nothing runs.
+    /// Take no new call; stop when none runs.
     Stop(Why),
-    /// Go now, whatever runs.
+    /// Stop now, whatever runs.
     Kill(Why),
     /// The container exited.
     Exited,
@@ -53,7 +53,7 @@ pub(crate) enum Event {
 pub(crate) enum Why {
     NeverReady,
     IdleTooLong,
-    /// `isolation: call`: it served its call.
+    /// `isolation: call`: it served its only call.
     OneCall,
     Evicted,
     Asked,
@@ -67,7 +67,7 @@ pub(crate) enum Effect {
     Kill,
 }
 
-/// A bug in the pool: logged at error level, never swallowed.
+/// An illegal transition, a bug in the pool: logged at error level, never swallowed.
 #[derive(Debug, thiserror::Error)]
 #[error("{event:?} cannot happen in {state:?}")]
 pub(crate) struct Illegal {
@@ -143,12 +143,12 @@ impl State {
         })
     }
 
-    /// Whether calls can be served now or as soon as a place is free.
+    /// Whether calls can be served now or as soon as a slot is free.
     pub(crate) fn is_live(self) -> bool {
         matches!(self, Self::Idle { .. } | Self::Busy { .. })
     }
 
-    /// Calls that run.
+    /// Number of running calls.
     pub(crate) fn active(self) -> u32 {
         match self {
             Self::Busy { active } | Self::Draining { active, .. } => active.get(),
@@ -156,7 +156,7 @@ impl State {
         }
     }
 
-    /// The word for listings and metrics.
+    /// The state's name in listings and metrics.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Starting => "starting",
@@ -168,7 +168,7 @@ impl State {
     }
 }
 
-/// The words of [`State::name`].
+/// All names that [`State::name`] returns.
 pub(crate) const STATE_NAMES: [&str; 5] = ["starting", "idle", "busy", "draining", "stopping"];
 
 fn one_less(n: NonZeroU32) -> Option<NonZeroU32> {
@@ -189,7 +189,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Each row is a test of its own name: state + event, at a moment => state and effect, or `None` for illegal.
+    /// Each row is a test: state + event, at a moment => state and effect, or `None` for illegal.
     macro_rules! steps {
         ($policy:ident: $($name:ident: $state:expr, $event:expr, at $now:expr => $want:expr;)*) => {$(
             #[test]
@@ -265,7 +265,8 @@ mod tests {
         Exited,
     ];
 
-    /// Every event in every state: time, orders and exits are always legal; a call needs a live one.
+    /// Every event in every state: time, orders and exits are always legal; a call needs a live
+    /// one.
     #[test]
     fn every_event_in_every_state() {
         let why = Why::Asked;

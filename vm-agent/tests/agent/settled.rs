@@ -82,7 +82,7 @@ async fn what_the_end_of_the_agent_cuts_is_told() {
     world.agent.shutdown(Duration::ZERO).await;
     let next = World::on(world.engine, world.folder, "{}").await;
     let log = next.log(&version).await;
-    let told = "work after the answer was stopped: the instance had to go";
+    let told = "work after the answer was stopped: its instance had to stop";
     assert!(log.iter().any(|line| line == told), "{log:?}");
     next.end().await;
 }
