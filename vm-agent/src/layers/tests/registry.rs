@@ -77,7 +77,7 @@ async fn a_corrupt_layer_is_refused_asked_for_once_more_and_told() {
     let version = version("hello", Some(&repository), &[&tar]);
     let err = world.ensure(&version).await.unwrap_err();
     let text = told(&err);
-    for part in [&*registry.address().to_string(), "twice", "look at its disk", "deploy"] {
+    for part in [&*registry.address().to_string(), "twice", "check its disk", "deploy"] {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert!(!err.leaves_the_image(), "it is of the same registry");
