@@ -162,7 +162,7 @@ async fn sweep(vm: &Arc<LocalVm>) {
         tracing::info!("The container engine answers again.");
     }
     if let Err(err) = vm.network.ensure(&vm.engine).await {
-        tracing::warn!(cause = %Chain(&err), "The network of functions is not in order.");
+        tracing::warn!(cause = %Chain(&err), "Network of functions could not be prepared; trying again.");
     }
     let strangers = {
         let now = vm.known.lock();
