@@ -1,5 +1,6 @@
-//! The control group of one container, stopped and continued by one write to a file: some microseconds, where the engine's
-//! own `pause` takes tens of milliseconds. Only where the engine is on this machine and this process may write there.
+//! Freezes the control group of one container by one write to a file: some microseconds, where the
+//! engine's own `pause` takes tens of milliseconds. Only where the engine is on this machine and
+//! this process may write there.
 //!
 //! Version 1 (`freezer/…/freezer.state`) and version 2 (`…/cgroup.freeze`) of control groups:
 //! <https://docs.kernel.org/admin-guide/cgroup-v1/freezer-subsystem.html>,
@@ -20,7 +21,7 @@ pub(super) struct CgroupFreezer {
     words: Words,
 }
 
-/// What stops and what continues.
+/// The values to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Words {
     freeze: &'static str,
@@ -31,7 +32,7 @@ const V1: Words = Words { freeze: "FROZEN", thaw: "THAWED" };
 const V2: Words = Words { freeze: "1", thaw: "0" };
 
 impl CgroupFreezer {
-    /// The group of a container, found through its first process. `None` where it cannot be written to.
+    /// The group of a container, found through its first process. `None` where it is not writable.
     pub(super) fn open(container: &str, pid: i64) -> Option<Self> {
         let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
         let (path, words) = find(&groups, container)?;
@@ -50,8 +51,9 @@ impl Freezer for CgroupFreezer {
     }
 }
 
-/// The file in a list as of `/proc/PID/cgroup`. A path without the container's id is that of another group: the process
-/// is gone and its number another's, or the engine does not tell.
+/// The file to write, from the lines of `/proc/PID/cgroup`. A path without the container's id
+/// belongs to another group: the process is gone and its pid was reused, or the engine does not
+/// report it.
 fn find(groups: &str, container: &str) -> Option<(PathBuf, Words)> {
     let of = |line: &str| {
         let mut parts = line.splitn(3, ':');
@@ -69,7 +71,7 @@ fn find(groups: &str, container: &str) -> Option<(PathBuf, Words)> {
         }
     };
     let mut found: Vec<_> = groups.lines().filter_map(of).collect();
-    // A hybrid of both has a second version without controllers, in which nothing can be frozen.
+    // A hybrid has a version 2 hierarchy without controllers, in which nothing can be frozen.
     found.sort_by_key(|(_, words)| *words != V1);
     found.into_iter().next()
 }
