@@ -420,10 +420,10 @@ impl Layers {
         let limit = humantime::format_duration(self.limit);
         EngineError::Registry(Box::new(Denied {
             hint: format!(
-                "look whether `{host}` is slow or `vm_agent.layers_at_once` too small, or raise \
+                "check whether `{host}` is slow or `vm_agent.layers_at_once` too small, or raise \
                  `vm_agent.pull_timeout`"
             ),
-            what: format!("did not give the layers of `{}` within {limit}", version.id()),
+            what: format!("did not provide the layers of `{}` within {limit}", version.id()),
             host,
             source: None,
         }))

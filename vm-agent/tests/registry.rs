@@ -165,7 +165,7 @@ async fn a_registry_gets_the_login_of_the_settings() {
     remote.forget().await;
 
     let err = told(&remote.engine("{}").ensure_image(&remote.image).await.unwrap_err());
-    assert!(err.contains("wants one"), "no login at all: {err}");
+    assert!(err.contains("requires some"), "no credentials at all: {err}");
 }
 
 #[tokio::test]
