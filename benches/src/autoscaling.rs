@@ -104,7 +104,7 @@ mod tests {
 
     /// What docs/autoscaling.md says: surges are followed, spikes need headroom or a schedule.
     #[test]
-    fn surges_are_followed_and_spikes_need_headroom_or_a_schedule() {
+    fn surges_are_followed_spikes_need_preparation() {
         // Of ten thousand calls.
         let waited = |got: Outcome| (got.delayed + got.refused) * 10_000 / got.calls;
         let tracking = outcome(Shape::Surge, "target tracking");

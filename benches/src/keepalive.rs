@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn the_trace_has_the_published_shape_and_is_always_the_same() {
+    fn trace_has_published_shape_and_is_deterministic() {
         let functions = trace::functions();
         let share = |holds: &dyn Fn(&Function) -> bool| {
             functions.iter().filter(|function| holds(function)).count() as f64

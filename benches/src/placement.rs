@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sticky_is_warmer_than_spreading_and_more_even_than_hashing() {
+    fn sticky_placement_is_warm_and_even() {
         let [ours, hashing, random, least] =
             [Policy::Epsilon, Policy::Ring, Policy::Random, Policy::LeastLoaded]
                 .map(|policy| run(8, policy));

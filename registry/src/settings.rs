@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_has_to_be_written() {
+    fn settings_are_optional() {
         let (name, _) = Written::default().check().unwrap();
         assert_eq!(name, None);
     }

@@ -532,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_written_means_the_defaults() {
+    fn empty_settings_mean_the_defaults() {
         let config = read("{}").unwrap();
         assert_eq!(config.folder, Path::new("/data/vm"));
         assert_eq!(config.queue_wait, Duration::from_secs(10));

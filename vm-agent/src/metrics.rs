@@ -245,7 +245,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn phases_that_were_no_part_of_a_start_are_not_counted() {
+    fn phases_outside_a_start_are_not_counted() {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
         let ms = Duration::from_millis;

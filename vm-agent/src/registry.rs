@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_engine_that_is_down_stays_the_one_to_blame() {
+    async fn engine_outage_is_not_blamed_on_registry() {
         let down = |_, _| ready(Err(EngineError::Down("no socket".into())));
         let err = pulls(1).run(&image(), down).await.unwrap_err();
         assert!(matches!(err, EngineError::Down(_)), "{err}");

@@ -251,7 +251,7 @@ contract! {
     the_unknown_is_not_found;
     an_image_of_ours_goes_unless_a_container_uses_it;
     the_network_is_made_once_and_removed_once;
-    a_network_goes_though_somebody_is_in_it_who_stays;
+    network_is_removed_despite_foreign_container;
 }
 
 async fn it_says_what_the_machine_has<E: Engine>(bench: Bench<E>) {
@@ -432,7 +432,7 @@ async fn the_network_is_made_once_and_removed_once<E: Engine>(bench: Bench<E>) {
 }
 
 /// A container that is not ours to remove may sit in the network: it loses the network, not its life.
-async fn a_network_goes_though_somebody_is_in_it_who_stays<E: Engine>(bench: Bench<E>) {
+async fn network_is_removed_despite_foreign_container<E: Engine>(bench: Bench<E>) {
     let id = InstanceId::random();
     let network = NetworkSpec {
         name: format!("epsilon-contract-{id}"),
@@ -456,7 +456,7 @@ async fn a_network_goes_though_somebody_is_in_it_who_stays<E: Engine>(bench: Ben
 /// Docker 20.10 sometimes keeps the endpoint of a container that is removed while it starts, and then refuses to
 /// remove the network. Whether or not it happens in these rounds, the network goes.
 #[tokio::test]
-async fn a_network_goes_after_containers_that_were_removed_while_they_started() {
+async fn network_is_removed_after_containers_removed_during_start() {
     let bench = on_docker();
     let id = InstanceId::random();
     let (name, bridge) = (format!("epsilon-contract-{id}"), format!("epc{id}"));
@@ -504,7 +504,7 @@ async fn hardening_holds_from_inside() {
 
 /// What an image says of itself: a check in each millisecond, and two folders on the engine's disk.
 #[tokio::test]
-async fn an_images_own_checks_and_volumes_are_within_the_limits() {
+async fn images_health_checks_and_volumes_are_limited() {
     let bench = on_docker();
     let reference = format!("epsilon/contract:{}", InstanceId::random());
     let changes =
@@ -528,7 +528,7 @@ async fn an_images_own_checks_and_volumes_are_within_the_limits() {
 }
 
 #[tokio::test]
-async fn a_process_that_eats_its_memory_is_told_apart() {
+async fn out_of_memory_exit_is_recognised() {
     let bench = on_docker();
     let spec = bench.spec(&image(EATER)).await;
     bench.engine.create(&spec).await.unwrap();

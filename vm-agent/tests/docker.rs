@@ -273,7 +273,7 @@ async fn any_image_that_listens_on_its_port() {
 }
 
 #[tokio::test]
-async fn an_agent_that_was_killed_is_followed_by_one_that_adopts() {
+async fn agent_after_a_killed_one_adopts_its_instances() {
     let (image, folder) = (Image::new(CODE), tempfile::tempdir().unwrap());
     let version = version(&image, |_| {});
     // The first one lives in a runtime that is taken away: none of its destructors says goodbye.
@@ -298,7 +298,7 @@ async fn an_agent_that_was_killed_is_followed_by_one_that_adopts() {
 }
 
 #[tokio::test]
-async fn many_calls_at_once_to_few_places() {
+async fn many_concurrent_calls_to_few_slots() {
     let (image, folder) = (Image::new(CODE), tempfile::tempdir().unwrap());
     let agent = agent(folder.path()).await;
     let two = version(&image, |spec| spec.max_instances = NonZeroU32::MIN.saturating_add(1));

@@ -121,7 +121,7 @@ fn told(err: &EngineError) -> String {
 }
 
 #[tokio::test]
-async fn an_image_is_pulled_by_its_digest_from_a_registry_that_takes_anybody() {
+async fn image_is_pulled_by_digest_from_anonymous_registry() {
     let remote = Remote::with("plain", &[]).await;
     let engine = remote.engine("{ pulls_at_once: 1 }");
     let all = join_all((0..4).map(|_| engine.ensure_image(&remote.image))).await;
@@ -145,7 +145,7 @@ async fn an_image_is_pulled_by_its_digest_from_a_registry_that_takes_anybody() {
 }
 
 #[tokio::test]
-async fn a_registry_gets_the_login_of_the_settings() {
+async fn registry_gets_credentials_of_the_settings() {
     let remote = Remote::with("login", &[ANN]).await;
     let folder = TempDir::new().unwrap();
     let engine = remote.engine(&remote.password(folder.path(), ANN.password));
@@ -169,7 +169,7 @@ async fn a_registry_gets_the_login_of_the_settings() {
 }
 
 #[tokio::test]
-async fn a_docker_configuration_is_a_login_too() {
+async fn docker_configuration_provides_credentials() {
     let remote = Remote::with("config", &[ANN]).await;
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("config.json");
@@ -186,7 +186,7 @@ async fn a_docker_configuration_is_a_login_too() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_over_is_replaced_once() {
+async fn expired_token_is_replaced_once() {
     let remote = Remote::with("token", &[SECOND_TOKEN]).await;
     let aws = Aws::scripted().await;
     aws.gives_tokens();
@@ -202,7 +202,7 @@ async fn a_token_that_is_over_is_replaced_once() {
 }
 
 #[tokio::test]
-async fn a_registry_that_is_down_is_told_and_comes_back() {
+async fn registry_outage_is_reported_and_recovers() {
     let mut remote = Remote::with("down", &[]).await;
     let engine = remote.engine("{}");
     remote.registry.stop().await;
@@ -215,7 +215,7 @@ async fn a_registry_that_is_down_is_told_and_comes_back() {
 }
 
 #[tokio::test]
-async fn an_image_under_a_tag_that_moved_is_not_taken() {
+async fn image_of_moved_tag_is_refused() {
     let remote = Remote::with("moved", &[]).await;
     let repository = remote.image.reference.split('@').next().unwrap();
     let engine = remote.engine("{}");
@@ -229,7 +229,7 @@ async fn an_image_under_a_tag_that_moved_is_not_taken() {
 }
 
 #[tokio::test]
-async fn an_image_that_was_changed_in_the_registry_is_not_taken() {
+async fn image_changed_in_registry_is_refused() {
     let remote = Remote::with("changed", &[]).await;
     let mut changed = 0;
     for group in fs::read_dir(remote.registry.blobs()).unwrap() {

@@ -28,7 +28,7 @@ async fn policy(moto: &Moto, repository: &str) -> String {
 }
 
 #[tokio::test]
-async fn moto_gives_a_token_and_is_not_asked_again_though_it_says_that_it_is_over() {
+async fn expired_token_of_moto_is_cached_all_the_same() {
     let moto = Moto::start().await;
     let front = Aws::before(&moto).await;
     let ecr = Ecr::at(front.endpoint());
@@ -75,7 +75,7 @@ async fn a_repository_that_another_builder_makes_meanwhile_is_fine() {
 }
 
 #[tokio::test]
-async fn a_missing_right_is_told_by_its_name() {
+async fn missing_permission_is_named() {
     let aws = Aws::scripted().await;
     let denied = r#"{"__type":"AccessDeniedException","Message":"not authorized to perform"}"#;
     aws.answers("GetAuthorizationToken", 400, denied);
@@ -103,7 +103,7 @@ async fn a_refused_token_is_replaced_by_a_fresh_one() {
 }
 
 #[tokio::test]
-async fn aws_that_cannot_be_reached_is_told_within_the_limit() {
+async fn unreachable_aws_is_reported_within_timeout() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", free.local_addr().unwrap());
     drop(free);

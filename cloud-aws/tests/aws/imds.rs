@@ -35,7 +35,7 @@ async fn quiet(fake: &FakeImds, notices: &mut BoxStream<'static, Notice>) {
 }
 
 #[tokio::test]
-async fn the_instance_id_is_told_to_who_has_a_token() {
+async fn instance_id_needs_a_token() {
     let fake = FakeImds::start("i-0123456789abcdef0").await.unwrap();
     assert_eq!(found(&fake).await.instance_id(), "i-0123456789abcdef0");
     assert_eq!(fake.tokens_given(), 1);
@@ -55,7 +55,7 @@ async fn nothing_at_the_address_is_no_service() {
 }
 
 #[tokio::test]
-async fn a_service_that_comes_late_is_found_within_the_patience() {
+async fn late_service_is_found_within_timeout() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -68,7 +68,7 @@ async fn a_service_that_comes_late_is_found_within_the_patience() {
 }
 
 #[tokio::test]
-async fn an_id_that_is_none_is_not_taken() {
+async fn invalid_id_is_ignored() {
     for text in ["", "<html>", "i-1/../x", &"i".repeat(64)] {
         let fake = FakeImds::start(text).await.unwrap();
         assert!(Imds::find_at(fake.endpoint(), SOON).await.is_none(), "{text}");
@@ -93,7 +93,7 @@ async fn one_token_serves_until_half_its_life() {
 }
 
 #[tokio::test]
-async fn a_token_whose_life_is_not_told_is_used_until_it_is_refused() {
+async fn token_without_ttl_is_used_until_refused() {
     let fake = FakeImds::start("i-1").await.unwrap();
     fake.tokens_live(None);
     let imds = found(&fake).await;
@@ -106,7 +106,7 @@ async fn a_token_whose_life_is_not_told_is_used_until_it_is_refused() {
 }
 
 #[tokio::test]
-async fn each_notice_is_told_once() {
+async fn each_notice_is_reported_once() {
     let fake = FakeImds::start("i-1").await.unwrap();
     let mut notices = found(&fake).await.watch(LOOK);
     fake.show(LIFECYCLE, "InService");
@@ -128,7 +128,7 @@ async fn each_notice_is_told_once() {
 }
 
 #[tokio::test]
-async fn a_service_that_fails_is_asked_on() {
+async fn polling_continues_after_a_failure() {
     let fake = FakeImds::start("i-1").await.unwrap();
     let mut notices = found(&fake).await.watch(LOOK);
     fake.show(LIFECYCLE, "InService");

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_is_over_when_its_last_start_is_forgotten() {
+    fn kind_is_over_when_last_start_is_forgotten() {
         let mut demand = Demand::default();
         demand.started(s(10));
         assert!(!demand.is_over(s(309)));

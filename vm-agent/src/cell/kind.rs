@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_kind_is_that_of_a_function_that_says_nothing() {
+    fn usual_kind_is_that_of_a_default_function() {
         assert_eq!(Kind::of(&version(|_| {})), Ok(Kind::usual(base())));
     }
 

@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn duplicate_volumes_are_one_mount_and_their_number_is_limited() {
+    fn duplicate_volumes_are_merged_and_number_is_limited() {
         let twice = normalized(["/b/".to_owned(), "/a".to_owned(), "/b".to_owned()]);
         assert_eq!(twice, ["/a", "/b"]);
         let many: Vec<String> = (0..=VOLUMES_MAX).map(|n| format!("/data/{n}")).collect();

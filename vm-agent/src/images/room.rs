@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn the_one_that_was_not_used_for_longest_goes_first() {
+    fn least_recently_used_image_is_removed_first() {
         let all = ["a", "b", "c", "d"].map(image).to_vec();
         let used = ["c", "gone", "a"].map(image);
         let order: Vec<_> = in_order(all, &used).into_iter().map(|one| one.reference).collect();

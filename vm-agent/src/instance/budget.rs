@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn spare_memory_leaves_as_much_again_and_room_for_those_who_wait() {
+    fn spare_claim_leaves_its_size_free_again() {
         let budget = Budget::new(Bytes(10));
         let a = budget.claim_spare(Bytes(4)).unwrap();
         assert!(budget.claim_spare(Bytes(4)).is_none(), "6 are free, and 8 would have to be");
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_overtakes() {
+    fn requests_are_served_in_order() {
         let budget = Budget::new(Bytes(10));
         let a = granted(budget.claim(Bytes(8)));
         let (_, mut big) = later(budget.claim(Bytes(10)));
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_withdrawn_request_blocks_nobody() {
+    fn withdrawn_request_blocks_no_other() {
         let budget = Budget::new(Bytes(10));
         let a = granted(budget.claim(Bytes(8)));
         let (_, big) = later(budget.claim(Bytes(10)));
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn those_behind_a_withdrawn_request_are_served_without_a_give_back() {
+    fn requests_behind_a_withdrawn_one_move_up() {
         let budget = Budget::new(Bytes(10));
         let _a = granted(budget.claim(Bytes(8)));
         let (_, big) = later(budget.claim(Bytes(10)));

@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn the_user_has_a_name_where_it_is_its_own() {
+    fn own_user_has_a_name() {
         let root = tempfile::tempdir().unwrap();
         let folder = SocketFolder::create(root.path(), layout()).unwrap();
         assert_eq!(folder.passwd(), None);

@@ -207,9 +207,9 @@ mod tests {
             => Some((Stopping { why: Why::TimedOut }, KILL));
         the_first_call_begins: Idle { since: s(1) }, CallBegan, at s(2) => Some((Busy { active: ONE }, Nothing));
         a_second_call_beside_it_does_not: Busy { active: ONE }, CallBegan, at s(2) => None;
-        a_fresh_one_that_nobody_calls_goes: Idle { since: s(1) }, SPARE, at s(61)
+        unused_one_call_instance_stops: Idle { since: s(1) }, SPARE, at s(61)
             => Some((Stopping { why: Why::IdleTooLong }, KILL));
-        one_that_is_told_to_go_lets_its_call_end: Busy { active: ONE }, Stop(Why::Asked), at s(2)
+        stop_of_one_call_instance_lets_it_end: Busy { active: ONE }, Stop(Why::Asked), at s(2)
             => Some((Draining { active: ONE, kill_at: s(12), why: Why::Asked }, Nothing));
     }
 
@@ -218,7 +218,7 @@ mod tests {
         healthy_becomes_idle: Starting, Healthy, at s(1) => Some((Idle { since: s(1) }, Nothing));
         failed_start_is_killed: Starting, Event::Kill(Why::NeverReady), at s(5)
             => Some((Stopping { why: Why::NeverReady }, KILL));
-        a_start_can_be_called_off: Starting, Stop(Why::Asked), at s(5)
+        start_can_be_cancelled: Starting, Stop(Why::Asked), at s(5)
             => Some((Stopping { why: Why::Asked }, KILL));
         starting_takes_no_call: Starting, CallBegan, at s(1) => None;
         idle_too_long_goes: Idle { since: s(1) }, SPARE, at s(61)
@@ -247,9 +247,9 @@ mod tests {
             => Some((Stopping { why: Why::Crashed }, KILL));
         one_kill_is_enough: Stopping { why: Why::Asked }, Event::Kill(Why::Crashed), at s(3)
             => Some((Stopping { why: Why::Asked }, Nothing));
-        an_exit_nobody_asked_for_is_a_crash: Busy { active: ONE }, Exited, at s(3)
+        unrequested_exit_is_a_crash: Busy { active: ONE }, Exited, at s(3)
             => Some((Gone { why: Why::Crashed }, Nothing));
-        an_exit_asked_for_is_none: Stopping { why: Why::Evicted }, Exited, at s(3)
+        requested_exit_is_no_crash: Stopping { why: Why::Evicted }, Exited, at s(3)
             => Some((Gone { why: Why::Evicted }, Nothing));
     }
 

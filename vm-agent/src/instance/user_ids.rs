@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_a_process_has_is_not_given_out() {
+    fn id_of_a_running_process_is_not_given_out() {
         let own = rustix::process::geteuid().as_raw();
         assert!(running().unwrap().contains(&own));
         assert!(ids(own..=own).lease().is_err());

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dear_goes_in_the_end_when_nobody_uses_it() {
+    fn unused_expensive_instance_is_evicted_in_the_end() {
         let mut clock = Clock::default();
         let dear = clock.now() + worth(100.0, 1000 * MS, 256 * MIB, 1);
         let mut rounds = 0;

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn written_file_is_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keep.json");
         let name = FunctionName::parse("hello").unwrap();
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_left_aside() {
+    fn invalid_file_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keep.json");
         assert!(matches!(try_read(&path), Err(Unreadable::Io(_))));

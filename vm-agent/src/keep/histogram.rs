@@ -184,14 +184,14 @@ mod tests {
     }
 
     #[test]
-    fn alike_pauses_vary_much_over_bins_and_even_ones_little() {
+    fn similar_pauses_have_high_variation_even_ones_low() {
         assert!(of([900; 60]).variation() > 10.0);
         assert!(of((0..60).map(|n| 200 + n * 235)).variation() < 2.1);
         assert_eq!(Histogram::default().variation(), 0.0);
     }
 
     #[test]
-    fn it_follows_change_and_weighs_no_more_than_so_much() {
+    fn histogram_follows_change_and_its_weight_is_bounded() {
         let mut pauses = of([3600; 500]);
         assert!(pauses.samples() <= 128.0, "{}", pauses.samples());
         (0..450).for_each(|_| pauses.add(s(60)));

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_lasts_from_the_end_of_all_calls_to_the_next_one() {
+    fn pause_lasts_from_last_end_to_next_call() {
         let history = History::default();
         history.begins(s(0));
         assert!(!history.has_samples(), "what was before is unknown");
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_costs_what_it_takes_on_a_vm_that_has_the_code() {
+    fn start_cost_excludes_fetching_code() {
         let history = History::default();
         let phases = StartPhases { pull: s(30), layers: s(1), init: s(2), ..Default::default() };
         history.started(&phases);

@@ -214,11 +214,11 @@ mod tests {
         short_pauses_stay_short: [100; 20] => 121, None, "99 of 100 pauses were shorter than 1m 50s";
         the_least_time_holds: [1; 20] => 30, None, "99 of 100 pauses were shorter than 10s; the VM's limits bound the time";
         from_nothing_to_ten_minutes: (0..60).map(|n| n * 10) => 660, None, "99 of 100 pauses were shorter than 10m";
-        an_hourly_timer_is_let_go_and_made_ready: [3600; 8] => 30, Some((3240, 4026)),
+        hourly_timer_is_removed_and_prewarmed: [3600; 8] => 30, Some((3240, 4026)),
             "calls come 1h to 1h 1m after the last one";
         hours_are_bounded: (0..60).map(|n| 20 + (n % 8) * 1800) => 7200, None,
             "99 of 100 pauses were shorter than 3h 31m; the VM's limits bound the time";
-        some_rare_ones_are_said: (0..20).map(|n| if n % 5 == 0 { 99_999 } else { 90 }) => 110, None,
+        rare_pauses_are_mentioned: (0..20).map(|n| if n % 5 == 0 { 99_999 } else { 90 }) => 110, None,
             "99 of 100 pauses up to 4h were shorter than 1m 40s; 20 of 100 were longer than 4h";
         mostly_rare_is_the_default: (0..20).map(|n| if n % 3 == 0 { 60 } else { 99_999 }) => 300, None,
             "the default: 65 of 100 pauses were longer than 4h";

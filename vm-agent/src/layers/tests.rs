@@ -142,7 +142,7 @@ fn told(err: &LayersError) -> String {
 }
 
 #[tokio::test]
-async fn a_shelf_gives_each_layer_once() {
+async fn layers_are_taken_from_builder_cache_once() {
     let shelf = TempDir::new().unwrap();
     let world = World::new(&format!("{{layer_shelf: {:?}}}", shelf.path()));
     let packages = layer("express.js", "express");
@@ -166,7 +166,7 @@ async fn a_shelf_gives_each_layer_once() {
 }
 
 #[tokio::test]
-async fn many_who_want_it_at_once_share_one_fetch() {
+async fn concurrent_starts_share_one_fetch() {
     let shelf = TempDir::new().unwrap();
     let world = World::new(&format!("{{layer_shelf: {:?}, layers_at_once: 1}}", shelf.path()));
     let (packages, code) = (layer("a.js", "a"), layer("index.js", "x"));
@@ -180,7 +180,7 @@ async fn many_who_want_it_at_once_share_one_fetch() {
 }
 
 #[tokio::test]
-async fn without_a_shelf_and_a_registry_the_image_gives_all_of_it() {
+async fn without_layer_sources_code_comes_from_image() {
     let world = World::new("{}");
     let version = version("hello", None, &[&layer("a.js", "a"), &layer("index.js", "x")]);
     world.engine.add_image("epsilon/hello:1", Arc::new(|_| Box::pin(async { 0 })));
@@ -210,7 +210,7 @@ async fn without_a_shelf_and_a_registry_the_image_gives_all_of_it() {
 }
 
 #[tokio::test]
-async fn an_unfit_layer_is_told_once_and_leaves_nothing() {
+async fn unfit_layer_is_fetched_once_and_leaves_nothing() {
     let shelf = TempDir::new().unwrap();
     let world = World::new(&format!("{{layer_shelf: {:?}}}", shelf.path()));
     let mut tar = layer("index.js", "x");
@@ -225,7 +225,7 @@ async fn an_unfit_layer_is_told_once_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_shelf_with_something_else_is_passed_over() {
+async fn corrupt_builder_cache_entry_is_skipped() {
     let shelf = TempDir::new().unwrap();
     let world = World::new(&format!("{{layer_shelf: {:?}}}", shelf.path()));
     let tar = layer("index.js", "x");
@@ -249,7 +249,7 @@ async fn a_shelf_with_something_else_is_passed_over() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_told_and_leaves_nothing() {
+async fn full_disk_is_reported_and_leaves_nothing() {
     let Some(disk) = SmallDisk::mount(1 << 20) else { return };
     let shelf = TempDir::new().unwrap();
     let home = TempDir::new().unwrap();
@@ -276,7 +276,7 @@ async fn a_full_disk_is_told_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_no_reason_to_keep_what_nobody_uses() {
+async fn full_disk_removes_unused_layers() {
     let Some(disk) = SmallDisk::mount(1 << 20) else { return };
     let shelf = TempDir::new().unwrap();
     let settings = format!("{{layer_shelf: {:?}}}", shelf.path());
@@ -297,7 +297,7 @@ async fn a_full_disk_is_no_reason_to_keep_what_nobody_uses() {
 }
 
 #[tokio::test]
-async fn layers_stay_within_their_size_and_never_go_while_they_are_mounted() {
+async fn layers_stay_within_size_mounted_ones_are_kept() {
     let shelf = TempDir::new().unwrap();
     let world = World::new(&format!("{{layer_shelf: {:?}, layers_size: 1MiB}}", shelf.path()));
     let tars: Vec<_> = (0..4).map(|n| layer("x.js", &n.to_string().repeat(400 << 10))).collect();
@@ -323,7 +323,7 @@ async fn layers_stay_within_their_size_and_never_go_while_they_are_mounted() {
 }
 
 #[tokio::test]
-async fn who_hangs_up_leaves_no_draft_and_the_next_one_gets_it() {
+async fn cancelled_fetch_leaves_no_draft_and_can_repeat() {
     let world = World::new("{pull_timeout: 2s}");
     let tar = layer("index.js", "x");
     let registry = scripted::Scripted::start(vec![scripted::Answer::Hang]).await;

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_is_cut_and_the_next_is_whole() {
+    fn long_line_is_cut_next_one_is_whole() {
         let told = lines(&[&[b'x'; 1000], b"\nnext\n"]);
         assert_eq!(told, [raw(&format!("{}{CUT}", "x".repeat(32))), raw("next")]);
     }

@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_passes_and_a_flood_is_cut_to_its_rate() {
+    fn burst_passes_and_flood_is_cut_to_its_rate() {
         let (share, start) = (Share::default(), Instant::now());
         let kept = (0..20_000).filter(|_| share.admits(80, start)).count();
         assert_eq!(kept as f64, LINES_AT_ONCE);
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn losses_are_reported_once_a_second_with_number_and_reason() {
+    fn losses_are_reported_each_second_with_reason() {
         let (share, start) = (Share::default(), Instant::now());
         assert!(share.report(start).is_none() && share.next_report().is_none());
         assert_eq!((0..2100).filter(|_| share.admits(80, start)).count(), 2000);

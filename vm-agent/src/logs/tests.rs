@@ -80,7 +80,7 @@ async fn the_disk_limit_holds_and_the_newest_stay() {
 }
 
 #[tokio::test]
-async fn a_restart_goes_on_behind_a_torn_line() {
+async fn restart_continues_after_a_torn_line() {
     let folder = tempfile::tempdir().unwrap();
     let first = logs(folder.path(), 1 << 20);
     first.record(record("before", None));
@@ -134,7 +134,7 @@ async fn a_full_disk_costs_lines_and_leaves_no_files() {
 }
 
 #[test]
-fn others_on_this_machine_cannot_read_them() {
+fn log_directory_is_private() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path().join("logs");
     fs::create_dir(&folder).unwrap();

@@ -47,7 +47,7 @@ async fn a_first_call_goes_before_a_deployment_of_many() {
 }
 
 #[tokio::test]
-async fn once_a_call_waits_for_it_a_start_of_a_deployment_is_a_calls_start() {
+async fn background_start_becomes_foreground_when_a_call_waits() {
     let world = World::with("{starts_at_once: 2, cells_max: 0}").await;
     let (first, gated) = world.function("first", Load::Gated, |_| {});
     let (second, _) = world.function("second", Load::Works, |_| {});

@@ -23,7 +23,7 @@ use std::{
 };
 
 #[tokio::test]
-async fn code_that_throws_while_loading_fails_those_who_wait_and_is_not_started_for_each() {
+async fn load_error_fails_waiting_calls_without_start_for_each() {
     let world = World::new().await;
     let (version, image) = world.function("broken", Load::Throws, |_| {});
     let answers = join_all((0..20).map(|_| world.get(&version, "/"))).await;
@@ -69,7 +69,7 @@ async fn a_missing_image_is_no_fault_of_the_code() {
 }
 
 #[tokio::test]
-async fn a_crash_before_the_head_is_a_502_and_the_next_call_gets_a_new_instance() {
+async fn crash_before_head_is_502_and_instance_is_replaced() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| spec.max_instances = one(1));
     assert_eq!(code(&world.get(&version, "/crash").await), "FUNCTION_CRASHED");
@@ -80,7 +80,7 @@ async fn a_crash_before_the_head_is_a_502_and_the_next_call_gets_a_new_instance(
 }
 
 #[tokio::test]
-async fn a_crash_midway_breaks_the_body_and_leaves_no_place_taken() {
+async fn crash_during_body_breaks_it_and_frees_slot() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |_| {});
     let mut body = world.get(&version, "/crash-midway").await.unwrap().response.into_body();
@@ -108,7 +108,7 @@ async fn an_instance_that_only_hung_up_is_used_again() {
 }
 
 #[tokio::test]
-async fn a_call_that_never_answers_is_a_504_and_its_instance_is_killed() {
+async fn call_without_answer_is_504_and_kills_its_instance() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| {
         spec.timeout = Duration::from_millis(100);
@@ -121,7 +121,7 @@ async fn a_call_that_never_answers_is_a_504_and_its_instance_is_killed() {
 }
 
 #[tokio::test]
-async fn a_stream_that_nobody_reads_is_cut_at_the_timeout() {
+async fn unread_stream_is_cut_at_the_timeout() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| {
         spec.timeout = Duration::from_millis(100);
@@ -151,7 +151,7 @@ fn slow_upload(version: &Arc<Version>, path: &str) -> Call {
 }
 
 #[tokio::test]
-async fn a_caller_whose_body_is_not_there_at_the_deadline_is_to_blame_and_nothing_is_killed() {
+async fn slow_upload_is_the_callers_fault_and_kills_nothing() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| {
         spec.timeout = Duration::from_millis(100);
@@ -173,7 +173,7 @@ async fn a_caller_whose_body_is_not_there_at_the_deadline_is_to_blame_and_nothin
 }
 
 #[tokio::test]
-async fn code_that_goes_on_after_a_slow_caller_is_killed_as_any() {
+async fn code_that_outlasts_a_slow_caller_is_killed() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::Works, |spec| {
         spec.timeout = Duration::from_millis(100);
@@ -184,7 +184,7 @@ async fn code_that_goes_on_after_a_slow_caller_is_killed_as_any() {
 }
 
 #[tokio::test]
-async fn a_timeout_in_a_shared_instance_lets_the_others_end() {
+async fn timeout_in_shared_instance_lets_other_calls_end() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| {
         spec.concurrency = one(3);
@@ -225,7 +225,7 @@ async fn two_timeouts_in_one_instance_kill_it_once() {
 }
 
 #[tokio::test]
-async fn a_caller_who_leaves_frees_the_place_once_the_code_ended() {
+async fn disconnected_callers_slot_is_free_once_code_ended() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| spec.max_instances = one(1));
     tokio::select! {
@@ -238,7 +238,7 @@ async fn a_caller_who_leaves_frees_the_place_once_the_code_ended() {
 }
 
 #[tokio::test]
-async fn code_that_outlives_its_caller_keeps_its_place_until_the_deadline() {
+async fn code_that_outlives_its_caller_holds_slot_until_deadline() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| {
         spec.timeout = Duration::from_millis(300);
@@ -255,7 +255,7 @@ async fn code_that_outlives_its_caller_keeps_its_place_until_the_deadline() {
 }
 
 #[tokio::test]
-async fn callers_who_leave_the_queue_cost_nothing() {
+async fn cancelled_waiting_calls_cost_nothing() {
     let world = World::with("{starts_at_once: 1, starts_per_version: 1}").await;
     let (version, image) = world.function("hello", Load::Gated, |_| {});
     tokio::select! {
@@ -271,7 +271,7 @@ async fn callers_who_leave_the_queue_cost_nothing() {
 }
 
 #[tokio::test]
-async fn a_hung_engine_costs_a_start_but_no_warm_call() {
+async fn hung_engine_fails_start_but_no_warm_call() {
     let world = World::new().await;
     let (warm, _) = world.function("warm", Load::Works, |_| {});
     let (cold, _) = world.function("cold", Load::Works, |_| {});
@@ -297,7 +297,7 @@ async fn a_slow_engine_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_refused_removal_is_tried_again_and_the_memory_held_until_then() {
+async fn refused_removal_is_retried_and_memory_held() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::Works, |spec| {
         spec.timeout = Duration::from_millis(50);
@@ -311,7 +311,7 @@ async fn a_refused_removal_is_tried_again_and_the_memory_held_until_then() {
 }
 
 #[tokio::test]
-async fn an_engine_that_restarts_under_load_leaves_no_call_hanging() {
+async fn engine_restart_under_load_leaves_no_call_hanging() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| spec.max_instances = one(4));
     let running = join_all((0..4).map(|_| world.get(&version, "/while-listened-to")));

@@ -45,7 +45,7 @@ fn function(
 }
 
 #[tokio::test]
-async fn a_version_is_told_once_and_then_called() {
+async fn version_is_sent_once_and_then_called() {
     let vm = Vm::new().await;
     let (hello, _) = function(&vm.engine, "hello", |_| {});
     assert_eq!(refusal(vm.get(&hello, "/").await).await, Refusal::UnknownVersion);
@@ -61,7 +61,7 @@ async fn a_version_is_told_once_and_then_called() {
 }
 
 #[tokio::test]
-async fn the_function_sees_its_caller_and_nothing_of_the_fleet() {
+async fn function_sees_no_headers_of_the_fleet() {
     let vm = Vm::new().await;
     let (hello, _) = function(&vm.engine, "hello", |_| {});
     vm.told(&hello).await;
@@ -122,7 +122,7 @@ async fn a_refused_upload_does_not_cost_the_answer() {
 }
 
 #[tokio::test]
-async fn an_upgrade_passes_and_holds_its_place() {
+async fn upgrade_passes_and_holds_its_slot() {
     let vm = Vm::new().await;
     let (hello, _) = function(&vm.engine, "hello", |_| {});
     vm.told(&hello).await;
@@ -161,7 +161,7 @@ async fn a_gateway_that_hangs_up_ends_the_call() {
 }
 
 #[tokio::test]
-async fn what_fails_is_told_as_what_it_is() {
+async fn failures_are_reported_as_what_they_are() {
     let vm = Vm::new().await;
     let (hello, _) =
         function(&vm.engine, "hello", |spec| spec.timeout = Duration::from_millis(300));
@@ -175,7 +175,7 @@ async fn what_fails_is_told_as_what_it_is() {
 }
 
 #[tokio::test]
-async fn a_call_that_may_not_wait_is_refused_at_once_or_begins() {
+async fn call_that_may_not_wait_begins_or_is_refused() {
     let vm = Vm::with(", memory: 512MiB").await;
     let (hello, image) = function(&vm.engine, "hello", |spec| spec.max_instances = one(1));
     let (big, _) =
@@ -208,7 +208,7 @@ async fn a_call_that_may_not_wait_is_refused_at_once_or_begins() {
 }
 
 #[tokio::test]
-async fn a_report_comes_each_second_and_a_drain_is_told_at_once() {
+async fn reports_come_each_second_and_at_drain_immediately() {
     let vm = Vm::new().await;
     let (hello, _) = function(&vm.engine, "hello", |_| {});
     vm.told(&hello).await;
@@ -238,7 +238,7 @@ async fn a_report_comes_each_second_and_a_drain_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn a_draining_vm_ends_what_runs_and_refuses_what_comes() {
+async fn draining_vm_finishes_running_calls_refuses_new_ones() {
     let vm = Vm::new().await;
     let (hello, image) = function(&vm.engine, "hello", |_| {});
     vm.told(&hello).await;
@@ -257,7 +257,7 @@ async fn a_draining_vm_ends_what_runs_and_refuses_what_comes() {
 }
 
 #[tokio::test]
-async fn the_end_waits_for_running_calls_then_leaves_and_removes_everything() {
+async fn shutdown_drains_then_leaves_and_removes_everything() {
     let vm = Vm::new().await;
     let (hello, image) = function(&vm.engine, "hello", |_| {});
     vm.told(&hello).await;
@@ -382,7 +382,7 @@ async fn logs_are_read_and_followed() {
 }
 
 #[tokio::test]
-async fn a_drain_that_was_asked_for_outlives_the_agent() {
+async fn requested_drain_outlives_the_agent() {
     let (engine, folder) = (FakeEngine::new(), tempfile::tempdir().unwrap());
     let vm = Vm::on(engine.clone(), Gateway::new().await, folder, "", None).await;
     let id = vm.id.clone();
@@ -458,7 +458,7 @@ async fn a_notice_of_the_cloud_is_a_drain() {
 }
 
 #[tokio::test]
-async fn an_engine_that_goes_down_is_told_at_once() {
+async fn engine_outage_is_reported_immediately() {
     let vm = Vm::with(", reconcile_every: 50ms").await;
     let mut reports = vm.reports().await;
     assert_eq!(reports.report().await.state, VmState::Ready);
@@ -470,7 +470,7 @@ async fn an_engine_that_goes_down_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn nobody_gets_in_without_a_pass() {
+async fn requests_without_token_are_refused() {
     let vm = Vm::new().await;
     let (hello, image) = function(&vm.engine, "hello", |_| {});
     vm.told(&hello).await;

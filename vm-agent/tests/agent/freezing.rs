@@ -11,7 +11,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 const SETTINGS: &str = "{freeze_after: 50ms}";
 
 #[tokio::test]
-async fn an_idle_instance_is_frozen_and_its_next_call_thaws_it() {
+async fn idle_instance_is_frozen_and_thawed_by_next_call() {
     let world = World::with(SETTINGS).await;
     let (version, image) = world.function("hello", Load::Works, |_| {});
     for _ in 0..3 {
@@ -38,7 +38,7 @@ async fn one_that_works_between_its_calls_is_not_frozen() {
 }
 
 #[tokio::test]
-async fn a_frozen_instance_runs_again_before_it_is_asked_to_end() {
+async fn frozen_instance_is_thawed_before_sigterm() {
     let world = World::with(SETTINGS).await;
     let (version, image) = world.function("hello", Load::CleansUp, |spec| {
         (spec.idle_timeout, spec.stop_grace) = (Some(Duration::from_millis(300)), 60 * SECOND);

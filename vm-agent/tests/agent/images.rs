@@ -16,7 +16,7 @@ use epsilon_vm_agent::engine::{
 use std::{sync::Arc, time::Duration};
 
 #[tokio::test]
-async fn an_image_that_nobody_needs_goes_and_can_come_back() {
+async fn unneeded_image_is_removed_and_can_return() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |_| {});
     world.vm.fetch(Arc::clone(&version)).await.unwrap();
@@ -68,7 +68,7 @@ fn pulled(engine: &FakeEngine, name: &str) -> Arc<Version> {
 }
 
 #[tokio::test]
-async fn a_disk_that_is_too_full_loses_what_can_be_pulled_again() {
+async fn full_disk_loses_images_that_can_be_pulled() {
     let engine = FakeEngine::new();
     let folder = tempfile::tempdir().unwrap();
     let percent = |used: u64| Disk { size: Bytes(100), free: Bytes(100 - used) };

@@ -50,7 +50,7 @@ fn keep(world: &World, version: &Version) -> Option<Keep> {
 }
 
 #[tokio::test]
-async fn a_periodic_function_is_let_go_and_ready_before_its_call() {
+async fn periodic_function_is_removed_and_prewarmed_before_its_call() {
     let world = World::on(
         FakeEngine::new(),
         periodic(),
@@ -75,7 +75,7 @@ async fn a_periodic_function_is_let_go_and_ready_before_its_call() {
 }
 
 #[tokio::test]
-async fn what_was_made_ready_goes_when_nobody_calls_and_comes_no_second_time() {
+async fn unused_prewarm_is_removed_and_not_repeated() {
     let world =
         World::on(FakeEngine::new(), periodic(), "{instance_idle: 10s, instance_idle_min: 2s}")
             .await;
@@ -95,7 +95,7 @@ async fn what_was_made_ready_goes_when_nobody_calls_and_comes_no_second_time() {
 }
 
 #[tokio::test]
-async fn nobody_leaves_for_a_guess() {
+async fn prewarm_evicts_nothing() {
     let yaml = "{instance_idle: 10s, instance_idle_min: 2s, memory: 256MiB}";
     let world = World::on(FakeEngine::new(), periodic(), yaml).await;
     let (version, image) = world.function("hello", Load::Works, |_| {});
@@ -114,7 +114,7 @@ async fn nobody_leaves_for_a_guess() {
 }
 
 #[tokio::test]
-async fn a_version_that_serves_no_more_is_not_made_ready() {
+async fn retired_version_is_not_prewarmed() {
     let world =
         World::on(FakeEngine::new(), periodic(), "{instance_idle: 10s, instance_idle_min: 2s}")
             .await;
@@ -178,7 +178,7 @@ fn read(path: &Path) -> String {
 }
 
 #[tokio::test]
-async fn a_file_that_makes_no_sense_is_no_reason_not_to_start() {
+async fn invalid_history_file_does_not_prevent_start() {
     for text in ["", "{\"format\":1,", "{\"format\":7,\"functions\":[]}"] {
         let world = World::on(FakeEngine::new(), left_behind(text), "{}").await;
         let (version, _) = world.function("hello", Load::Works, |_| {});
@@ -190,7 +190,7 @@ async fn a_file_that_makes_no_sense_is_no_reason_not_to_start() {
 }
 
 #[tokio::test]
-async fn instances_beside_the_last_one_stay_for_the_default_time() {
+async fn only_last_instance_stays_longer_than_default() {
     let yaml = "{instance_idle: 60s}";
     let folder = left_behind(
         r#"{"format":1,"functions":[{"function":"hello","bins":[[0,20.0],[18,20.0]],"beyond":0.0}]}"#,
@@ -237,7 +237,7 @@ async fn each_call_has_an_instance_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_fresh_one_waits_where_min_instances_asks_for_it() {
+async fn isolated_calls_have_fresh_instance_ready_by_min_instances() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| {
         spec.isolation = Isolation::Call;
@@ -252,7 +252,7 @@ async fn a_fresh_one_waits_where_min_instances_asks_for_it() {
 }
 
 #[tokio::test]
-async fn no_call_follows_one_that_was_left_or_stopped() {
+async fn abandoned_isolated_instance_serves_no_other_call() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::Works, |spec| {
         spec.isolation = Isolation::Call;

@@ -23,14 +23,14 @@ async fn ends_in_the_middle_of(verb: Verb, world: World) {
 }
 
 #[tokio::test]
-async fn a_network_that_is_being_made_when_the_agent_ends() {
+async fn network_created_during_shutdown_is_removed() {
     let world = World::with("{reconcile_every: 50ms}").await;
     world.engine.script(Verb::EnsureNetwork, SLOW);
     ends_in_the_middle_of(Verb::EnsureNetwork, world).await;
 }
 
 #[tokio::test]
-async fn a_container_that_is_being_made_or_started_when_the_agent_ends() {
+async fn container_created_or_started_during_shutdown_is_removed() {
     for verb in [Verb::Create, Verb::Start] {
         let world = World::new().await;
         let (hello, _) = world.function("hello", Load::Works, |spec| {

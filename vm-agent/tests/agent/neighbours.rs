@@ -3,7 +3,7 @@
 use crate::{support::World, wrapper::Load};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_flood_costs_its_author_lines_and_nobody_else() {
+async fn log_flood_drops_only_its_own_lines() {
     let world = World::new().await;
     let (loud, _) = world.function("loud", Load::Works, |_| {});
     let (quiet, _) = world.function("quiet", Load::Works, |_| {});

@@ -16,7 +16,7 @@ use std::{
 };
 
 #[tokio::test]
-async fn calls_while_the_engine_is_down_leave_nothing_that_waits_for_its_return() {
+async fn calls_during_engine_outage_leave_nothing_waiting() {
     let world = World::with("{memory: 512MiB}").await;
     let (version, _) = world.function("hello", Load::Works, |_| {});
     world.engine.set_down(true);
@@ -34,7 +34,7 @@ async fn calls_while_the_engine_is_down_leave_nothing_that_waits_for_its_return(
 }
 
 #[tokio::test]
-async fn code_whose_engine_is_stopped_while_it_loads_is_not_to_blame() {
+async fn engine_stop_during_load_is_not_blamed_on_code() {
     let world = World::new().await;
     let (version, image) = world.function("loading", Load::Hangs, |_| {});
     let stops = async {
@@ -51,7 +51,7 @@ async fn code_whose_engine_is_stopped_while_it_loads_is_not_to_blame() {
 
 /// An engine that stops asks its containers to end first, and still answers then.
 #[tokio::test]
-async fn code_that_is_asked_to_end_while_it_loads_is_not_to_blame() {
+async fn sigterm_during_load_is_not_blamed_on_code() {
     let world = World::new().await;
     let (version, image) = world.function("loading", Load::Hangs, |_| {});
     let asked = async {
@@ -64,7 +64,7 @@ async fn code_that_is_asked_to_end_while_it_loads_is_not_to_blame() {
 }
 
 #[tokio::test]
-async fn a_container_whose_creation_was_not_answered_is_removed_later() {
+async fn container_of_unanswered_creation_is_removed_later() {
     let world = World::with("{reconcile_every: 50ms}").await;
     let (version, _) = world.function("hello", Load::Works, |_| {});
     world.engine.script(Verb::Attach, Fault::Hang);
@@ -75,7 +75,7 @@ async fn a_container_whose_creation_was_not_answered_is_removed_later() {
 }
 
 #[tokio::test]
-async fn a_start_that_panics_fails_its_calls_and_is_cleared_away() {
+async fn panicking_start_fails_its_calls_and_is_removed() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::Works, |spec| spec.max_instances = one(1));
     world.engine.script(Verb::Attach, Fault::Panic);
@@ -87,7 +87,7 @@ async fn a_start_that_panics_fails_its_calls_and_is_cleared_away() {
 }
 
 #[tokio::test]
-async fn who_waits_for_a_pull_that_fails_fails_with_it_and_who_comes_later_asks_anew() {
+async fn failed_pull_fails_its_waiters_later_calls_retry() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::Works, |_| {});
     for _ in 0..5 {
@@ -128,7 +128,7 @@ async fn what_ended_but_cannot_be_removed_holds_no_memory() {
 }
 
 #[tokio::test]
-async fn an_exit_is_only_what_the_engine_says_is_one() {
+async fn refused_wait_is_not_taken_for_an_exit() {
     let world = World::with("{reconcile_every: 50ms}").await;
     let (version, image) = world.function("hello", Load::Works, |_| {});
     world.engine.script(Verb::Wait, Fault::Refuse);
@@ -139,7 +139,7 @@ async fn an_exit_is_only_what_the_engine_says_is_one() {
 }
 
 #[tokio::test]
-async fn a_network_that_somebody_removed_is_made_again() {
+async fn removed_network_is_created_again() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::Works, |_| {});
     let network = world.engine.networks().remove(0);
@@ -149,7 +149,7 @@ async fn a_network_that_somebody_removed_is_made_again() {
 }
 
 #[tokio::test]
-async fn an_image_that_somebody_removed_is_looked_for_again() {
+async fn removed_image_is_looked_up_again() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| {
         spec.idle_timeout = Some(Duration::from_millis(20));
@@ -178,7 +178,7 @@ async fn a_pull_that_hangs_takes_no_start_from_others() {
 }
 
 #[tokio::test]
-async fn those_who_wait_are_told_when_the_agent_ends() {
+async fn waiting_calls_get_an_error_at_shutdown() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Gated, |_| {});
     let vm = Arc::clone(&world.vm);
@@ -193,7 +193,7 @@ async fn those_who_wait_are_told_when_the_agent_ends() {
 /// Callers leave at any moment, the engine fails at any verb, instances die: at the end every place, every
 /// byte of memory and every container is accounted for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_happens_the_books_balance() {
+async fn state_balances_after_random_faults() {
     let world =
         World::with("{memory: 1GiB, reconcile_every: 50ms, queue_wait: 200ms, start_timeout: 1s}")
             .await;

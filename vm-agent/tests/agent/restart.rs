@@ -78,7 +78,7 @@ fn healthy_instances_are_adopted_and_the_rest_is_removed() {
 }
 
 #[tokio::test]
-async fn the_agents_folder_is_nobody_elses() {
+async fn data_directory_is_private() {
     use std::os::unix::fs::PermissionsExt;
     let world = World::new().await;
     let found = std::fs::metadata(world.folder.path().join("vm")).unwrap();
@@ -105,7 +105,7 @@ async fn without_an_engine_there_is_no_agent() {
 }
 
 #[tokio::test]
-async fn an_engine_that_goes_down_is_seen_and_so_is_its_return() {
+async fn engine_outage_and_recovery_are_reported() {
     let world = World::with("{reconcile_every: 50ms}").await;
     let (version, _) = world.function("hello", Load::Works, |_| {});
     world.text(&version, "/").await;

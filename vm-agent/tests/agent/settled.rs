@@ -10,7 +10,7 @@ use std::{
 };
 
 #[tokio::test]
-async fn work_after_the_answer_keeps_its_place() {
+async fn work_after_the_answer_holds_its_slot() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |_| {});
     let first = world.text(&version, "/after").await;
@@ -26,7 +26,7 @@ async fn work_after_the_answer_keeps_its_place() {
 }
 
 #[tokio::test]
-async fn each_of_several_calls_in_one_instance_has_its_own_end() {
+async fn concurrent_calls_in_one_instance_end_separately() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| {
         (spec.concurrency, spec.max_instances) = (one(2), one(1));
@@ -75,7 +75,7 @@ async fn a_retired_version_ends_what_runs_after_its_answers() {
 }
 
 #[tokio::test]
-async fn what_the_end_of_the_agent_cuts_is_told() {
+async fn work_cut_by_shutdown_is_logged() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::Works, |_| {});
     world.text(&version, "/after").await;
@@ -88,7 +88,7 @@ async fn what_the_end_of_the_agent_cuts_is_told() {
 }
 
 #[tokio::test]
-async fn a_call_that_settles_with_its_answer_costs_no_question() {
+async fn call_that_ends_with_its_answer_is_not_polled() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |_| {});
     for _ in 0..10 {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 const LONG: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn an_idle_instance_ends_its_shutdown_hooks_and_their_lines_are_kept() {
+async fn idle_instance_finishes_shutdown_hooks_and_logs_them() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::CleansUp, |spec| {
         (spec.idle_timeout, spec.stop_grace) = (Some(Duration::from_millis(50)), LONG);
@@ -26,7 +26,7 @@ async fn an_idle_instance_ends_its_shutdown_hooks_and_their_lines_are_kept() {
 }
 
 #[tokio::test]
-async fn a_hook_that_takes_too_long_is_killed_and_told() {
+async fn slow_shutdown_hook_is_killed_and_logged() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::CleansUp, |spec| {
         spec.idle_timeout = Some(Duration::from_millis(50));
@@ -40,7 +40,7 @@ async fn a_hook_that_takes_too_long_is_killed_and_told() {
 }
 
 #[tokio::test]
-async fn a_retired_version_and_the_end_of_the_agent_ask_before_they_kill() {
+async fn retirement_and_shutdown_send_sigterm_before_kill() {
     let world = World::new().await;
     let hooks = |name| world.function(name, Load::CleansUp, |spec| spec.stop_grace = LONG);
     let ((old, image), (other, last)) = (hooks("old"), hooks("other"));
@@ -57,7 +57,7 @@ async fn a_retired_version_and_the_end_of_the_agent_ask_before_they_kill() {
 }
 
 #[tokio::test]
-async fn what_ran_out_of_time_is_not_asked() {
+async fn timed_out_instance_gets_no_sigterm() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::CleansUp, |spec| {
         (spec.timeout, spec.stop_grace) = (Duration::from_millis(100), LONG);
@@ -69,7 +69,7 @@ async fn what_ran_out_of_time_is_not_asked() {
 }
 
 #[tokio::test]
-async fn nobody_waits_long_for_the_memory_of_an_evicted_instance() {
+async fn evicted_instance_gives_memory_back_soon() {
     let world = World::with("{memory: 256MiB, cells_max: 0}").await;
     let (first, _) = world.function("first", Load::CleansUp, |spec| spec.stop_grace = LONG);
     let (second, image) = world.function("second", Load::Works, |spec| spec.max_instances = one(1));

@@ -62,7 +62,7 @@ async fn it_is_hardened_as_an_instance_from_an_image() {
 }
 
 #[tokio::test]
-async fn nobody_sees_anothers_code() {
+async fn cells_do_not_see_other_code() {
     let (base, world) = (Base::new(), World::new("{}").await);
     let one = function(&world, &base, INSIDE, |_| {});
     let two = function(&world, &base, INSIDE, |_| {});

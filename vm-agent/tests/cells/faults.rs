@@ -29,7 +29,7 @@ async fn only_waiting_cells_are_left(world: &World) {
 }
 
 #[tokio::test]
-async fn code_that_cannot_be_loaded_says_why_and_its_cell_is_thrown_away() {
+async fn load_failure_is_reported_and_removes_its_cell() {
     let (base, world) = (Base::new(), World::new("{}").await);
     for (source, expected) in [
         ("throw new Error('bad luck')", "bad luck"),
@@ -54,7 +54,7 @@ async fn code_that_cannot_be_loaded_says_why_and_its_cell_is_thrown_away() {
 }
 
 #[tokio::test]
-async fn a_cell_that_is_killed_while_it_loads_is_an_instance_that_died() {
+async fn cell_killed_while_loading_counts_as_crash() {
     let (base, world) = (Base::new(), World::new("{cells_min: 1, cells_max: 1}").await);
     let hangs = function(&world, &base, HANGS, |_| {});
     world.until_ready(&hangs, 1).await;
@@ -80,7 +80,7 @@ async fn a_cell_that_is_killed_while_it_loads_is_an_instance_that_died() {
 }
 
 #[tokio::test]
-async fn a_start_that_nobody_waits_for_throws_its_cell_away() {
+async fn cancelled_start_removes_its_cell() {
     let (base, world) = (Base::new(), World::new("{cells_min: 1, cells_max: 1}").await);
     let hangs = function(&world, &base, HANGS, |_| {});
     world.until_ready(&hangs, 1).await;
@@ -95,7 +95,7 @@ async fn a_start_that_nobody_waits_for_throws_its_cell_away() {
 }
 
 #[tokio::test]
-async fn a_cell_that_dies_while_it_waits_is_replaced() {
+async fn ready_cell_that_dies_is_replaced() {
     let (base, world) = (Base::new(), World::new("{cells_min: 1, cells_max: 1}").await);
     let hello = function(&world, &base, CODE, |_| {});
     world.until_ready(&hello, 1).await;
@@ -110,7 +110,7 @@ async fn a_cell_that_dies_while_it_waits_is_replaced() {
 
 /// What the engine has not heard of yet is seen all the same.
 #[tokio::test]
-async fn cells_that_have_just_died_are_nobodys_fault() {
+async fn cells_that_just_died_fail_no_call() {
     let (base, world) = (Base::new(), World::new("{cells_min: 2, cells_max: 2}").await);
     let hello = function(&world, &base, CODE, |_| {});
     world.until_ready(&hello, 2).await;
@@ -141,7 +141,7 @@ fn unmountable(world: &World, base: &Base, image: &Version) -> Arc<Version> {
 }
 
 #[tokio::test]
-async fn a_mount_that_fails_is_no_failed_call() {
+async fn failed_mount_fails_no_call() {
     let (base, world) = (Base::new(), World::new("{}").await);
     let (_image, version) = image_of(&base, CODE);
     let version = unmountable(&world, &base, &version);
@@ -157,7 +157,7 @@ async fn a_mount_that_fails_is_no_failed_call() {
 }
 
 #[tokio::test]
-async fn an_engine_that_does_not_see_mounts_serves_from_images() {
+async fn engine_that_does_not_see_mounts_starts_from_images() {
     let (base, world) = (Base::new(), World::new("{}").await);
     let (_image, version) = image_of(&base, CODE);
     world.until_ready(&version, 2).await;
@@ -176,7 +176,7 @@ async fn an_engine_that_does_not_see_mounts_serves_from_images() {
 }
 
 #[tokio::test]
-async fn a_deployment_leaves_the_last_ready_cell_to_a_call() {
+async fn deployment_leaves_last_ready_cell_to_a_call() {
     let (base, world) = (Base::new(), World::new("{cells_min: 2, cells_max: 2}").await);
     let many: Vec<_> = (0..4).map(|_| function(&world, &base, CODE, |_| {})).collect();
     let other = function(&world, &base, CODE, |_| {});
@@ -201,7 +201,7 @@ async fn a_deployment_leaves_the_last_ready_cell_to_a_call() {
 }
 
 #[tokio::test]
-async fn a_crash_loop_boots_its_own_cells_and_leaves_those_that_are_ready() {
+async fn crash_loop_boots_own_cells_and_leaves_ready_ones() {
     let (base, world) = (Base::new(), World::new("{cells_min: 2, cells_max: 2}").await);
     let crashes = function(&world, &base, "exports.hello = () => process.exit(3)", |_| {});
     let calm = function(&world, &base, CODE, |_| {});

@@ -77,7 +77,7 @@ fn own_address() -> Ipv4Addr {
 }
 
 #[tokio::test]
-async fn each_instance_is_a_user_of_its_own_with_a_name() {
+async fn each_instance_has_its_own_named_user() {
     let (base, world) = (Base::new(), World::new("{}").await);
     let one = function(&world, &base, CODE, |_| {});
     let two = function(&world, &base, CODE, |_| {});
@@ -104,7 +104,7 @@ async fn each_instance_is_a_user_of_its_own_with_a_name() {
 }
 
 #[tokio::test]
-async fn one_that_takes_all_that_its_user_may_have_takes_nothing_from_others() {
+async fn exhausted_user_limits_do_not_affect_other_instances() {
     let (base, world) = (Base::new(), World::new("{}").await);
     let greedy = function(&world, &base, CODE, |_| {});
     let other = function(&world, &base, CODE, |_| {});
@@ -118,7 +118,7 @@ async fn one_that_takes_all_that_its_user_may_have_takes_nothing_from_others() {
 }
 
 #[tokio::test]
-async fn an_instance_that_is_taken_over_keeps_its_user_to_itself() {
+async fn adopted_instance_keeps_its_own_user() {
     let base = Base::new();
     let seen: Arc<OnceLock<(Arc<Version>, Value)>> = Arc::default();
     let told = Arc::clone(&seen);
@@ -206,7 +206,7 @@ async fn calls_that_no_function_needs_are_refused() {
 }
 
 #[tokio::test]
-async fn nothing_of_the_machine_is_reached_but_names() {
+async fn only_dns_of_the_machine_is_reached() {
     let (base, world) = (Base::new(), World::new("{reconcile_every: 200ms}").await);
     let version = function(&world, &base, CODE, |_| {});
     world.until_ready(&version, 1).await;
@@ -256,7 +256,7 @@ fn rules(part: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_an_operator_opens_is_reached_and_nothing_beside_it() {
+async fn only_opened_addresses_are_reached() {
     let base = Base::new();
     let own = own_address();
     let service = TcpListener::bind("0.0.0.0:0").unwrap();
@@ -281,7 +281,7 @@ async fn what_an_operator_opens_is_reached_and_nothing_beside_it() {
 
 /// As the network itself: the next agent on the folder has the same bridge.
 #[tokio::test]
-async fn rules_of_an_agent_that_was_killed_are_filled_again_and_go_with_the_next() {
+async fn rules_of_a_killed_agent_are_refilled_then_removed() {
     let base = Base::new();
     let bridge: Arc<OnceLock<String>> = Arc::default();
     let told = Arc::clone(&bridge);

@@ -25,7 +25,7 @@ async fn call_all<'a>(
 }
 
 #[tokio::test]
-async fn first_calls_to_one_function_and_to_many_are_all_answered() {
+async fn first_calls_to_one_and_many_functions_are_answered() {
     let (base, world) = (Base::new(), World::new("{}").await);
     let one =
         function(&world, &base, CODE, |spec| spec.max_instances = NonZeroU32::new(4).unwrap());

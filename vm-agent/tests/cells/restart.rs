@@ -67,7 +67,7 @@ fn record(cell: &Path, version: &Version) {
 }
 
 #[tokio::test]
-async fn a_record_of_what_was_never_mounted_or_loaded_is_believed_by_nobody() {
+async fn record_without_mount_or_loaded_code_is_ignored() {
     let base = Base::new();
     let folder = leave_behind(tempfile::tempdir().unwrap(), "{}", async move |world| {
         let hello = function(world, &base, COUNTS, |_| {});
@@ -104,7 +104,7 @@ async fn killed_while_code_loads() {
 }
 
 #[tokio::test]
-async fn what_served_goes_on_with_its_mount_and_the_dead_are_cleared_away() {
+async fn adopted_cells_serve_on_and_dead_are_removed() {
     let base = Base::new();
     let versions: Arc<OnceLock<[Arc<Version>; 2]>> = Arc::default();
     let told = Arc::clone(&versions);

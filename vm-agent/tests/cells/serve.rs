@@ -85,7 +85,7 @@ async fn without_a_ready_cell_one_is_booted() {
 }
 
 #[tokio::test]
-async fn what_was_used_before_is_ready_after_a_restart_of_the_agent() {
+async fn cells_of_known_base_are_ready_after_restart() {
     let base = Base::new();
     let world = World::new("{}").await;
     let hello = function(&world, &base, CODE, |_| {});

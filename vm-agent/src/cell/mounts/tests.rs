@@ -79,7 +79,7 @@ fn without_root_there_are_no_mounts_and_a_reason() {
 }
 
 #[test]
-fn the_shared_mount_is_made_once_and_taken_off_again() {
+fn shared_mount_is_made_once_and_removed() {
     if !is_root() {
         return;
     }
@@ -132,7 +132,7 @@ fn layers_lie_over_each_other_and_cannot_be_written() {
 }
 
 #[test]
-fn one_layer_is_as_good_as_many_and_too_many_are_refused() {
+fn one_layer_can_be_mounted_too_many_cannot() {
     if !is_root() {
         return;
     }

@@ -272,7 +272,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     #[tokio::test(start_paused = true)]
-    async fn start_of_a_broken_function_is_followed_by_a_pause() {
+    async fn crash_loop_start_is_followed_by_a_pause() {
         for (took, pauses, paused) in [(100, true, 400), (10_000, true, 3_000), (100, false, 0)] {
             let starts = Arc::new(Semaphore::new(1));
             let permit = Arc::clone(&starts).acquire_owned().await.unwrap();

@@ -35,7 +35,7 @@ impl Drop for Image {
 }
 
 #[tokio::test]
-async fn an_image_gives_its_code_through_a_container_that_never_runs() {
+async fn code_is_read_from_image_by_unstarted_container() {
     let home = TempDir::new().unwrap();
     let config = Settings::default().check(home.path()).unwrap();
     let seconds = HistogramVec::new(HistogramOpts::new("test", "test"), &["call"]).unwrap();

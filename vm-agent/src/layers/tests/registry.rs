@@ -47,7 +47,7 @@ fn data(registry: &DebianRegistry, tar: &Tar) -> PathBuf {
 }
 
 #[tokio::test]
-async fn only_what_is_lacking_is_fetched_and_what_two_share_once() {
+async fn only_missing_layers_are_fetched_shared_ones_once() {
     let packages = layer("express.js", &"express ".repeat(100_000));
     let (one, two) = (layer("index.js", "one"), layer("index.js", "two"));
     let (mut registry, repository) = registry(&[], &[&packages, &one, &two]).await;
@@ -64,7 +64,7 @@ async fn only_what_is_lacking_is_fetched_and_what_two_share_once() {
 }
 
 #[tokio::test]
-async fn a_corrupt_layer_is_refused_asked_for_once_more_and_told() {
+async fn corrupt_layer_is_fetched_once_more_then_reported() {
     let tar = layer("index.js", &"x".repeat(5000));
     let (registry, repository) = registry(&[], &[&tar]).await;
     let path = data(&registry, &tar);
@@ -88,7 +88,7 @@ async fn a_corrupt_layer_is_refused_asked_for_once_more_and_told() {
 }
 
 #[tokio::test]
-async fn every_way_to_be_corrupt_is_seen() {
+async fn every_kind_of_corruption_is_detected() {
     let tar = layer("index.js", "x");
     let good = tar.gzip();
     let world = World::new("{}");
@@ -123,7 +123,7 @@ async fn every_way_to_be_corrupt_is_seen() {
 }
 
 #[tokio::test]
-async fn once_corrupt_is_made_good_by_the_second_fetch() {
+async fn second_fetch_repairs_a_corrupt_one() {
     let tar = layer("index.js", "x");
     let other = layer("index.js", "y").gzip();
     let script = vec![Answer::Good(other), Answer::Good(tar.gzip())];
@@ -138,7 +138,7 @@ async fn once_corrupt_is_made_good_by_the_second_fetch() {
 
 /// Whatever a registry does: where the engine has the image, it serves; where not, its error says why.
 #[tokio::test]
-async fn a_registry_without_the_layer_leaves_it_to_the_engine() {
+async fn registry_without_layer_falls_back_to_engine() {
     let tar = layer("index.js", "x");
     let rows = [
         ("absent", Answer::Status(404, "BLOB_UNKNOWN")),
@@ -164,7 +164,7 @@ async fn a_registry_without_the_layer_leaves_it_to_the_engine() {
 }
 
 #[tokio::test]
-async fn one_that_never_ends_is_told_within_the_limit() {
+async fn endless_answer_is_reported_within_timeout() {
     let tar = layer("index.js", "x");
     let registry = Scripted::start(vec![Answer::Hang]).await;
     let world = World::new("{pull_timeout: 1s}");
@@ -177,7 +177,7 @@ async fn one_that_never_ends_is_told_within_the_limit() {
 }
 
 #[tokio::test]
-async fn a_login_is_that_of_pulls() {
+async fn layer_fetches_use_credentials_of_pulls() {
     let tar = layer("index.js", "x");
     let (registry, repository) = registry(&[ANN], &[&tar]).await;
     let home = TempDir::new().unwrap();

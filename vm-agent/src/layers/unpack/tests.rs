@@ -79,7 +79,7 @@ fn code_is_unpacked_as_it_is() {
 }
 
 #[test]
-fn what_lies_elsewhere_is_not_needed() {
+fn entries_outside_app_are_ignored() {
     let place = Place::new();
     let mut tar = Tar::default();
     tar.folder("etc/").file("etc/passwd", "root").file("application", "no").file("app.js", "no");
@@ -119,7 +119,7 @@ fn rights_owners_and_attributes_are_not_taken() {
 
 /// Each row: what a layer is not to do, and what is said.
 #[test]
-fn a_layer_that_is_no_tree_of_code_is_unfit() {
+fn layer_that_is_no_code_tree_is_unfit() {
     use tar::EntryType::{Block, Char, Fifo};
     type Make = for<'a> fn(&'a mut Tar) -> &'a mut Tar;
     let rows: [(&str, Make, &str); 21] = [
@@ -166,7 +166,7 @@ fn a_layer_that_is_no_tree_of_code_is_unfit() {
 }
 
 #[test]
-fn a_layer_is_refused_before_it_fills_the_disk_or_the_memory() {
+fn layer_is_refused_before_it_fills_disk_or_memory() {
     let place = Place::new();
     let mut tar = Tar::default();
     tar.file("app/a", &"a".repeat(10_000)).file("app/b", &"b".repeat(90_000));
@@ -208,7 +208,7 @@ fn a_tar_that_is_cut_or_none_is_corrupt() {
 }
 
 #[test]
-fn a_full_disk_is_the_disk_s_trouble() {
+fn full_disk_is_a_disk_error() {
     let Some(disk) = tars::SmallDisk::mount(64 << 10) else { return };
     let mut tar = Tar::default();
     tar.file("app/a", &"a".repeat(256 << 10));
