@@ -1,5 +1,5 @@
-//! Fifty first calls at once: to fifty functions, none of which has an instance, and to one function that has none. The
-//! platform is its own: what other measurements left warm would not be cold.
+//! Fifty first calls at once: to fifty functions, none of which has an instance, and to one
+//! function that has none. The platform is its own: what other benches left warm would not be cold.
 
 use super::{is_from_cell, times::Times};
 use crate::{Plan, report::Row};
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 /// Calls at once.
 const CALLS: usize = 50;
 
-/// So many rounds of both.
+/// Rounds of both.
 pub(super) async fn measure(plan: Plan, rows: &mut Vec<Row>) {
     let up = Epsilon::start().await;
     let mut code = String::from("const config = { idleTimeout: \"1s\" };\n");
@@ -59,7 +59,7 @@ pub(super) async fn measure(plan: Plan, rows: &mut Vec<Row>) {
     }
 }
 
-/// Waits until idle instances have gone and the pool of cells is as it was.
+/// Waits until idle instances are removed and the pool of cells is as it was.
 async fn nothing_is_warm(up: &Epsilon) {
     until("nothing is warm", LONG, async || {
         let vms = up.admin("/v1/vms").await;

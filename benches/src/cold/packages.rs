@@ -1,6 +1,7 @@
-//! The first call of an Express application with some sixty npm packages in its dependency layer, beside bare `node` that
-//! loads the very same files: in a plain container of the function's image, timed from within, so without the container's
-//! and without Node's own start. The difference is what everything but loading costs.
+//! The first call of an Express application with some sixty npm packages in its dependency layer,
+//! beside bare `node` that loads the very same files: in a plain container of the function's image,
+//! timed from within, so without the container's and without Node's own start. The difference is
+//! what everything but loading costs.
 
 use super::{
     first_call, is_from_cell,
@@ -22,7 +23,7 @@ const MANIFEST: &str =
     r#"{ "name": "packed", "version": "1.0.0", "dependencies": { "express": "5.1.0" } }"#;
 const LOAD: &str = "const began = performance.now(); require('/app/index.js'); console.log(performance.now() - began)";
 
-/// Takes turns; the first one is not counted.
+/// Runs in turns; the first one is not counted.
 pub(super) async fn measure(up: &Epsilon, plan: Plan, rows: &mut Vec<Row>) {
     eprintln!("first calls of a function with packages …");
     up.deploy(&project!("packed", { "index.js" => CODE, "package.json" => MANIFEST })).await;
