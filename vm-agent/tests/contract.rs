@@ -1,7 +1,9 @@
-//! What every engine must do, as the agent counts on it. The same checks run on the Docker of this machine
-//! and on the scripted engine, the real one first: where they differ, the fake is wrong.
+//! The contract of every engine, as the agent relies on it. The same checks run on the Docker of
+//! this machine and on the scripted engine, the real one first: where they differ, the fake is
+//! wrong.
 //!
-//! Needs Docker and `busybox` (static; Debian's `busybox-static`), from which it makes its own images.
+//! Needs Docker and `busybox` (static; Debian's `busybox-static`), from which it makes its own
+//! images.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
@@ -39,12 +41,12 @@ const LIMIT: Duration = Duration::from_secs(60);
 const IDLE: &[&str] = &["sleep", "1000000"];
 /// Writes to both outputs, exits with 3.
 const TALKER: &[&str] = &["sh", "-c", "sleep 0.2; echo out; echo err >&2; exit 3"];
-/// Writes what its hardening looks like from inside.
+/// Prints its hardening as seen from inside.
 const PROBE: &[&str] = &["sh", "-c", PROBE_SCRIPT];
-/// Doubles a text until there is no room for it.
+/// Doubles a text until memory is exhausted.
 const EATER: &[&str] = &["sh", "-c", "x=a; while :; do x=$x$x; done"];
 
-/// Writes what its volumes are, and whether anybody checked it.
+/// Prints its volumes, and whether a health check ran.
 const VOLUMES: &[&str] = &["sh", "-c", VOLUMES_SCRIPT];
 
 const VOLUMES_SCRIPT: &str = r#"
@@ -97,7 +99,7 @@ fn image(command: &[&str]) -> ImageRef {
     ImageRef { reference, digest }
 }
 
-/// An image with one name, which is one of ours; made when it is first asked for.
+/// An image with one name, which is one of ours; made when it is first needed.
 fn spare() -> ImageRef {
     ImageRef {
         reference: format!("epsilon/contract:{}", InstanceId::random()),
@@ -162,7 +164,7 @@ struct Bench<E> {
     vm: VmId,
     idle: ImageRef,
     talker: ImageRef,
-    /// Ours, and this test's own.
+    /// One of our images, used by this test only.
     spare: ImageRef,
 }
 
@@ -230,7 +232,7 @@ async fn read(mut output: futures_util::stream::BoxStream<'static, Output>) -> (
     (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
 }
 
-/// Each check is a test on each engine.
+/// Each check becomes a test on each engine.
 macro_rules! contract {
     ($($check:ident;)*) => {
         mod real { $(#[tokio::test] async fn $check() { super::$check(super::on_docker()).await; })* }
@@ -261,7 +263,8 @@ async fn it_says_what_the_machine_has<E: Engine>(bench: Bench<E>) {
 
 async fn an_unknown_image_is_not_found<E: Engine>(bench: Bench<E>) {
     let unknown = ImageRef {
-        // Nobody listens there, so that no network is needed to learn that it is not to be had.
+        // No registry listens there, so that no network is needed to learn that the image is
+        // missing.
         reference: "127.0.0.1:9/nobody/has-this:1".into(),
         digest: format!("sha256:{}", "0".repeat(64)),
     };
@@ -285,7 +288,7 @@ async fn an_image_of_ours_goes_unless_a_container_uses_it<E: Engine>(mut bench: 
     assert!(matches!(bench.engine.create(&spec).await, Err(EngineError::NotFound(_))));
 }
 
-/// No label and no name of ours; a name of ours that stands for something else by now.
+/// Neither our label nor one of our names; and a name of ours that points to another image by now.
 #[tokio::test]
 async fn an_image_that_is_not_ours_stays() {
     let bench = on_docker();
@@ -325,7 +328,10 @@ async fn a_container_is_found_by_its_label_and_what_it_says_can_be_read_back<E: 
     assert!(found[0].is_running);
     assert_eq!(found[0].name, spec.name);
     assert_eq!(Labels::from_map(&found[0].labels), Some(spec.labels.clone()));
-    assert!(bench.engine.list(&vm()).await.unwrap().is_empty(), "others' are others'");
+    assert!(
+        bench.engine.list(&vm()).await.unwrap().is_empty(),
+        "other VMs' containers are not listed"
+    );
     bench.engine.remove(&spec.name).await.unwrap();
     assert!(bench.engine.list(&bench.vm).await.unwrap().is_empty());
 }
@@ -339,7 +345,7 @@ async fn removing_kills_and_may_be_repeated<E: Engine>(bench: Bench<E>) {
         bench.engine.remove(&spec.name).await
     });
     removed.unwrap();
-    // Its status, or that it is no more: both mean that it ended.
+    // Its status, or that it is gone: both mean that it ended.
     assert!(matches!(end.unwrap(), Ok(_) | Err(EngineError::NotFound(_))));
     bench.engine.remove(&spec.name).await.unwrap();
 }
@@ -431,7 +437,7 @@ async fn the_network_is_made_once_and_removed_once<E: Engine>(bench: Bench<E>) {
     engine.remove_firewall(&network.bridge).await.unwrap();
 }
 
-/// A container that is not ours to remove may sit in the network: it loses the network, not its life.
+/// A foreign container in the network is disconnected, not removed.
 async fn network_is_removed_despite_foreign_container<E: Engine>(bench: Bench<E>) {
     let id = InstanceId::random();
     let network = NetworkSpec {
@@ -453,8 +459,9 @@ async fn network_is_removed_despite_foreign_container<E: Engine>(bench: Bench<E>
     engine.remove_network(&network.name).await.unwrap();
 }
 
-/// Docker 20.10 sometimes keeps the endpoint of a container that is removed while it starts, and then refuses to
-/// remove the network. Whether or not it happens in these rounds, the network goes.
+/// Docker 20.10 sometimes keeps the endpoint of a container that is removed while it starts, and
+/// then refuses to remove the network. Whether or not it happens in these rounds, the network is
+/// removed.
 #[tokio::test]
 async fn network_is_removed_after_containers_removed_during_start() {
     let bench = on_docker();
@@ -479,7 +486,7 @@ async fn network_is_removed_after_containers_removed_during_start() {
     assert_eq!(String::from_utf8(left.unwrap().stdout).unwrap(), "");
 }
 
-/// Only the real one can be hard.
+/// Only the real engine enforces hardening.
 #[tokio::test]
 async fn hardening_holds_from_inside() {
     let bench = on_docker();
@@ -502,7 +509,8 @@ async fn hardening_holds_from_inside() {
     assert!(sockets.join("there").exists());
 }
 
-/// What an image says of itself: a check in each millisecond, and two folders on the engine's disk.
+/// What an image declares: a health check in each millisecond, and two volumes on the engine's
+/// disk.
 #[tokio::test]
 async fn images_health_checks_and_volumes_are_limited() {
     let bench = on_docker();

@@ -1,5 +1,5 @@
-//! Images that only a registry has, through this machine's Docker: pulled by digest, with the login that the
-//! registry wants. The registry is Debian's `docker-registry`; AWS is scripted.
+//! Images that only a registry has, through this machine's Docker: pulled by digest, with the
+//! registry's credentials. The registry is Debian's `docker-registry`; AWS is scripted.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
@@ -23,7 +23,7 @@ use prometheus::{HistogramOpts, HistogramVec};
 use std::{fs, path::Path, time::Duration};
 use tempfile::TempDir;
 
-/// An image of one file that the registry has and the engine has not.
+/// An image of one file that the registry has and the engine does not have.
 struct Remote {
     docker: bollard::Docker,
     registry: DebianRegistry,
@@ -80,7 +80,7 @@ impl Remote {
         remote
     }
 
-    /// The engine has it no more.
+    /// Removes the image from the engine.
     async fn forget(&self) {
         let options = RemoveImageOptions { force: true, ..Default::default() };
         let _ = self.docker.remove_image(&self.image.digest, Some(options), None).await;
@@ -131,7 +131,7 @@ async fn image_is_pulled_by_digest_from_anonymous_registry() {
     assert!(remote.is_here().await);
     remote.forget().await;
 
-    // Another digest in the same repository: not there, and told so.
+    // Another digest in the same repository: missing, and reported as such.
     let absent = ImageRef {
         reference: format!(
             "{}{}",
@@ -153,7 +153,7 @@ async fn registry_gets_credentials_of_the_settings() {
     assert!(remote.is_here().await);
     remote.forget().await;
 
-    // A password that was replaced on disk is seen without a restart.
+    // A password that was replaced on disk is used without a restart.
     remote.password(folder.path(), "old");
     let err = told(&engine.ensure_image(&remote.image).await.unwrap_err());
     for part in ["refused", "vm_agent.registry_user", &remote.registry.address().to_string()] {
@@ -193,7 +193,7 @@ async fn expired_token_is_replaced_once() {
     let host = EcrHost::new(&remote.registry.address().to_string(), "123456789012", "eu-central-1");
     let access = Access::to_stand_in(Ecr::at(aws.endpoint()), host);
     let engine = engine(Settings::default(), Some(access));
-    // The first token is refused, the second is taken, and kept.
+    // The first token is refused, the second is accepted and cached.
     for _ in 0..2 {
         engine.ensure_image(&remote.image).await.unwrap();
         remote.forget().await;
@@ -207,7 +207,7 @@ async fn registry_outage_is_reported_and_recovers() {
     let engine = remote.engine("{}");
     remote.registry.stop().await;
     let err = engine.ensure_image(&remote.image).await.unwrap_err();
-    assert!(matches!(err, EngineError::Registry(_)), "the engine is well: {err:?}");
+    assert!(matches!(err, EngineError::Registry(_)), "the engine works: {err:?}");
     assert!(told(&err).contains("cannot be reached"), "{err}");
     remote.registry.start_again().await;
     engine.ensure_image(&remote.image).await.unwrap();

@@ -22,16 +22,16 @@ async fn next(notices: &mut BoxStream<'static, Notice>) -> Notice {
     timeout(SOON, notices.next()).await.expect("a notice within the limit").unwrap()
 }
 
-/// Reads on until the service was asked for everything a few times more: what is not a notice by then, is none.
+/// Reads on until every path was polled a few times more: what is not a notice by then, is none.
 async fn quiet(fake: &FakeImds, notices: &mut BoxStream<'static, Notice>) {
     let enough = fake.asked(REBALANCE) + 3;
     let waited = timeout(SOON, async {
         while fake.asked(REBALANCE) < enough {
-            assert_eq!(notices.next().now_or_never(), None, "not a word");
+            assert_eq!(notices.next().now_or_never(), None, "no notice");
             tokio::task::yield_now().await;
         }
     });
-    waited.await.expect("looks within the limit");
+    waited.await.expect("polls within the limit");
 }
 
 #[tokio::test]
@@ -45,7 +45,7 @@ async fn instance_id_needs_a_token() {
 async fn nothing_at_the_address_is_no_service() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", free.local_addr().unwrap());
-    // Accepts nothing and answers nothing: packets that vanish look the same.
+    // Accepts nothing and answers nothing, as if packets vanished.
     let began = Instant::now();
     assert!(Imds::find_at(&endpoint, Duration::from_millis(300)).await.is_none());
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
@@ -85,7 +85,7 @@ async fn one_token_serves_until_half_its_life() {
     quiet(&fake, &mut imds.watch(LOOK)).await;
     assert_eq!(fake.tokens_given(), 1, "six hours");
 
-    // A life of no time: a new token for each question.
+    // A life of zero: a new token for each request.
     fake.tokens_live(Some(0));
     fake.forget_tokens();
     quiet(&fake, &mut imds.watch(LOOK)).await;
@@ -124,7 +124,7 @@ async fn each_notice_is_reported_once() {
     fake.show(LIFECYCLE, "InService");
     quiet(&fake, &mut notices).await;
     fake.show(LIFECYCLE, "Terminated");
-    assert_eq!(next(&mut notices).await, Notice::Terminating, "taken back, and then again");
+    assert_eq!(next(&mut notices).await, Notice::Terminating, "withdrawn, and then again");
 }
 
 #[tokio::test]
@@ -136,11 +136,11 @@ async fn polling_continues_after_a_failure() {
     fake.break_down(true);
     let waited = timeout(SOON, async {
         while fake.refused() < 6 {
-            assert_eq!(notices.next().now_or_never(), None, "not a word");
+            assert_eq!(notices.next().now_or_never(), None, "no notice");
             tokio::task::yield_now().await;
         }
     });
-    waited.await.expect("looks within the limit");
+    waited.await.expect("polls within the limit");
     fake.break_down(false);
     quiet(&fake, &mut notices).await;
     fake.show(LIFECYCLE, "Terminated");

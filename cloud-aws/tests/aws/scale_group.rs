@@ -1,5 +1,5 @@
-//! The Auto Scaling group through the real SDK: against moto for what it knows, against a scripted one for
-//! lifecycle actions (which moto lacks), throttling and refusals.
+//! The Auto Scaling group through the real SDK: against moto for what it knows, against a scripted
+//! one for lifecycle actions (which moto lacks), throttling and refusals.
 
 mod fake;
 
@@ -35,7 +35,7 @@ async fn group_grows_protects_and_terminates_named_instance() {
 
     group.terminate(&ids[1]).await.unwrap();
     let left = group.describe().await.unwrap();
-    assert_eq!(left.desired, 2, "one wanted less, so that no other one is made in its place");
+    assert_eq!(left.desired, 2, "one less desired, so that it is not replaced");
     assert!(!left.instances.iter().any(|vm| vm.id == ids[1]));
 }
 

@@ -1,4 +1,5 @@
-//! From a version to folders: each source, what happens when one fails, and what is left behind.
+//! From a version to directories: each source, what happens when one fails, and what is left
+//! behind.
 
 mod docker;
 mod registry;
@@ -21,7 +22,7 @@ use prometheus::Registry;
 use std::fs;
 use tempfile::TempDir;
 
-/// A store of layers in a folder of its own, with an engine without images.
+/// A layer store in a directory of its own, with an engine without images.
 struct World {
     layers: Layers,
     engine: FakeEngine,
@@ -64,7 +65,7 @@ impl World {
         found.map_or(0, |metric| metric.get_counter().get_value() as u64)
     }
 
-    /// What lies in the folder, but for what every one has.
+    /// The entries of the store's directory, except the boot file.
     fn names(&self) -> Vec<String> {
         let names = fs::read_dir(&self.folder).unwrap().map(|entry| entry.unwrap().file_name());
         let names = names.map(|name| name.into_string().unwrap());
@@ -116,7 +117,7 @@ fn put_on_shelf(shelf: &Path, tar: &Tar) -> PathBuf {
     path
 }
 
-/// What the code would see, bottom first.
+/// The files that the code would see, bottom first.
 fn contents(code: &Code) -> Vec<(String, String)> {
     let mut all = Vec::new();
     for folder in code.folders() {
@@ -155,10 +156,10 @@ async fn layers_are_taken_from_builder_cache_once() {
     assert_eq!(contents(&code), [file("express.js", "express"), file("index.js", "one")]);
     let other = world.ensure(&second).await.unwrap();
     assert_eq!(contents(&other), [file("express.js", "express"), file("index.js", "two")]);
-    assert_eq!(world.fetches("shelf", "ok"), 3, "what they share is unpacked once");
+    assert_eq!(world.fetches("shelf", "ok"), 3, "shared layers are unpacked once");
     assert_eq!(code.folders().next(), other.folders().next());
 
-    // What is here needs no source.
+    // Present layers need no source.
     tars.iter().for_each(|tar| fs::remove_file(tar).unwrap());
     assert_eq!(contents(&world.ensure(&first).await.unwrap()).len(), 2);
     assert!(world.layers.here(&second).is_some());
@@ -188,7 +189,7 @@ async fn without_layer_sources_code_comes_from_image() {
         "epsilon/hello:1",
         Tar::default().file("app/a.js", "a").file("app/index.js", "x").bytes(),
     );
-    // A container that is made, and then cannot be read, does not stay.
+    // A container that was created, and then cannot be read, is removed.
     world.engine.script(Verb::CodeOf, Fault::Refuse);
     let err = world.ensure(&version).await.unwrap_err();
     assert!(told(&err).contains("refused"), "{err}");
@@ -201,7 +202,7 @@ async fn without_layer_sources_code_comes_from_image() {
     assert_eq!(world.names(), [image]);
     world.ensure(&version).await.unwrap();
     assert_eq!(world.fetches("engine", "ok"), 1);
-    // An agent that takes over an instance holds what may be mounted there.
+    // An agent that adopts an instance leases what may be mounted there.
     assert_eq!(contents(&world.layers.here(&version).unwrap()), contents(&code));
 
     let absent = super::tests::version("absent", None, &[&layer("b.js", "b")]);
@@ -230,7 +231,7 @@ async fn corrupt_builder_cache_entry_is_skipped() {
     let world = World::new(&format!("{{layer_shelf: {:?}}}", shelf.path()));
     let tar = layer("index.js", "x");
     let path = put_on_shelf(shelf.path(), &tar);
-    // Cut, other bytes, another tar, an unfit one under this name.
+    // Truncated, other bytes, another tar, an unfit one under this name.
     let good = tar.bytes();
     let mut flipped = good.clone();
     let middle = good.iter().position(|byte| *byte == b'x').unwrap();
@@ -268,7 +269,7 @@ async fn full_disk_is_reported_and_leaves_nothing() {
     }
     assert!(!err.is_unfit());
     assert_eq!((world.names(), world.fetches("shelf", "disk")), (vec![], 1));
-    // What is small still fits, and when there is room, all does.
+    // A small layer still fits, and when there is space again, all do.
     let fits = super::tests::version("small", None, &[&small]);
     assert!(world.ensure(&fits).await.is_ok());
     fs::remove_file(disk.join("ballast")).unwrap();
@@ -293,7 +294,7 @@ async fn full_disk_removes_unused_layers() {
     assert_eq!(contents(&world.ensure(&large).await.unwrap())[0].0, "large.js");
     assert!(world.layers.here(&versions[0]).is_none() && world.layers.here(&versions[1]).is_some());
     assert_eq!(contents(&mounted).len(), 1);
-    assert!(world.ensure(&versions[2]).await.is_ok(), "and the large one goes for this one");
+    assert!(world.ensure(&versions[2]).await.is_ok(), "and the large one is removed for this one");
 }
 
 #[tokio::test]
@@ -315,7 +316,7 @@ async fn layers_stay_within_size_mounted_ones_are_kept() {
     assert_eq!(is_here, [true, false, false, true], "the last used one and the mounted one");
     assert_eq!(contents(&mounted).len(), 1);
 
-    // One that alone is more than all may be is none for this machine.
+    // A layer that alone exceeds the limit is unfit for this machine.
     let huge = layer("huge.js", &"h".repeat(2 << 20));
     put_on_shelf(shelf.path(), &huge);
     let err = world.ensure(&version("huge", None, &[&huge])).await.unwrap_err();

@@ -1,4 +1,5 @@
-//! Starts that no call waits for, as of a deployment of many functions: nobody else's wait.
+//! Starts that no call waits for, as of a deployment of many functions: they must not delay the
+//! starts of calls.
 
 use crate::{
     support::{World, code, until},
@@ -13,7 +14,7 @@ use std::{
 };
 use tokio::task::JoinHandle;
 
-/// Asks for an instance of each, as a deployment does.
+/// Requests an instance of each version, as a deployment does.
 fn deploy(world: &World, versions: &[Arc<Version>]) -> Vec<JoinHandle<bool>> {
     let ask = |version: &Arc<Version>| {
         let (vm, version) = (Arc::clone(&world.vm), Arc::clone(version));
@@ -61,7 +62,7 @@ async fn background_start_becomes_foreground_when_a_call_waits() {
     world.end().await;
 }
 
-/// Eight need twice of what the VM has, one after the other only what each of them has.
+/// Eight need twice the VM's memory, but one after the other only what each of them has.
 #[tokio::test]
 async fn a_deployment_may_be_larger_than_the_memory() {
     let world = World::with("{memory: 512MiB, queue_wait: 100ms, cells_max: 0}").await;

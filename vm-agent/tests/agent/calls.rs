@@ -1,4 +1,4 @@
-//! Calls that go well, and those that wait: places, queue, limits.
+//! Successful calls, and waiting ones: slots, queue, limits.
 
 use crate::{
     support::{World, call, code, one, text, until},
@@ -193,7 +193,7 @@ async fn idle_instance_of_lowest_value_is_evicted() {
     let (kept, _) = world.function("kept", Load::Works, |spec| spec.min_instances = 1);
     let (young, _) = world.function("young", Load::Works, |_| {});
     world.vm.ensure_ready(Arc::clone(&kept)).await.unwrap();
-    // Called much more often, and so worth more than one start that happened to take long.
+    // Called much more often, and so of higher value than one start that happened to take long.
     for _ in 0..300 {
         world.text(&old, "/").await;
     }
@@ -258,7 +258,7 @@ async fn a_waiting_call_profits_from_room_that_others_leave() {
             let busy = || world.states().iter().filter(|state| *state == "busy").count();
             until(busy, |busy| *busy == 2).await;
             until(|| world.vm.status().calls_waiting, |waiting| *waiting == 1).await;
-            // Only now does the other one become a victim; nothing tells the call that waits.
+            // Only now can the other instance be evicted; no event tells the waiting call.
             others_gate.gate.add_permits(1);
         }
     );

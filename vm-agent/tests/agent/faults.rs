@@ -1,5 +1,5 @@
-//! What goes wrong: slow and failing starts, crashes, callers who leave, calls that never end, an engine
-//! that hangs.
+//! Faults: slow and failing starts, crashes, callers who disconnect, calls that never end, an
+//! engine that hangs.
 
 use crate::{
     support::{World, call, code, one, text, until},
@@ -128,7 +128,8 @@ async fn unread_stream_is_cut_at_the_timeout() {
     });
     let mut body = world.get(&version, "/stream").await.unwrap().response.into_body();
     assert!(body.frame().await.unwrap().is_ok());
-    // The reader stands still, and yet the place is free. Its code ended with its connection, so nothing is killed.
+    // The reader has stopped, and yet the slot is free. Its code ended with its connection, so
+    // nothing is killed.
     until(|| world.states(), |states| states == &["idle"]).await;
     assert!(body.frame().await.unwrap().is_err());
     assert!(world.log(&version).await.join("").contains("had not read all of the answer"));
@@ -165,7 +166,7 @@ async fn slow_upload_is_the_callers_fault_and_kills_nothing() {
     assert!(world.log(&version).await.join("").contains("had not sent all of its body"));
     world.text(&version, "/").await;
     assert_eq!(image.starts.load(Ordering::SeqCst), 1);
-    // Who has sent all of it is not.
+    // A caller who has sent all of it is not to blame.
     let call = slow_upload(&version, "/while-listened-to");
     call.upload.as_ref().unwrap().completed();
     assert_eq!(code(&world.vm.call(call).await), "FUNCTION_TIMEOUT");
@@ -194,7 +195,7 @@ async fn timeout_in_shared_instance_lets_other_calls_end() {
     world.text(&version, "/").await;
     let stuck = world.get(&version, "/forever");
     let late = async {
-        // Begins well after the stuck one, so it is still within its own time when that one is cut.
+        // Begins well after the stuck call, so it is within its own timeout when that one is cut.
         tokio::time::sleep(Duration::from_millis(500)).await;
         world.get(&version, "/gate").await
     };
@@ -264,7 +265,7 @@ async fn cancelled_waiting_calls_cost_nothing() {
     }
     assert_eq!(world.vm.status().calls_waiting, 0);
     image.gate.add_permits(100);
-    // The one start is finished, or was called off before it made anything.
+    // The one start is finished, or was cancelled before it made anything.
     until(|| world.states(), |states| states.iter().all(|state| state == "idle")).await;
     assert!(image.starts.load(Ordering::SeqCst) <= 1);
     world.end().await;
@@ -338,7 +339,7 @@ async fn egress_is_refused_without_a_firewall() {
     let Err(CallError::NoCapacity { cause, .. }) = &refused else { panic!("{refused:?}") };
     assert!(cause.to_string().contains("dangerous_allow_metadata"), "{cause}");
     world.text(&none, "/").await;
-    world.text(&egress, "/").await; // the third try to close it worked
+    world.text(&egress, "/").await; // the third attempt to close it worked
 }
 
 #[tokio::test]

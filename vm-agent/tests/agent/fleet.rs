@@ -1,4 +1,4 @@
-//! An agent of a fleet, from the side of its gateway: calls, orders, reports, drains, over real sockets.
+//! A fleet's agent as its gateway sees it: calls, orders, reports, drains, over real sockets.
 
 use crate::{
     gateway::{Gateway, LIMIT, Vm, connect, refusal, text},
@@ -93,7 +93,7 @@ async fn bodies_stream_both_ways_and_the_connection_is_kept() {
         to.send("first").await.unwrap();
         let mut body = answered.await.unwrap().into_body();
         let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
-        assert_eq!(piece, "first", "it is back before the rest was sent");
+        assert_eq!(piece, "first", "the answer begins before the rest was sent");
         to.send("second").await.unwrap();
         drop(to);
         assert_eq!(body.collect().await.unwrap().to_bytes(), "second");
@@ -101,7 +101,7 @@ async fn bodies_stream_both_ways_and_the_connection_is_kept() {
     assert_eq!(image.connections.load(Ordering::SeqCst), 1);
 }
 
-/// Else the connection is reset under a gateway that is still writing, and what it was told is lost.
+/// Else the connection is reset while a gateway is still writing, and the answer is lost.
 #[tokio::test]
 async fn a_refused_upload_does_not_cost_the_answer() {
     let vm = Vm::new().await;
@@ -113,7 +113,7 @@ async fn a_refused_upload_does_not_cost_the_answer() {
     );
     let mut stream = tokio::net::TcpStream::connect(vm.address).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
-    // It is read only when all was written.
+    // The body is read only when all was written.
     stream.write_all(&vec![b'x'; 4 << 20]).await.unwrap();
     let mut answer = Vec::new();
     timeout(LIMIT, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
@@ -186,9 +186,9 @@ async fn call_that_may_not_wait_begins_or_is_refused() {
         let request = vm.call_of(version, path).header(MAY_WAIT, "0");
         vm.send(request.body(body::empty()).unwrap())
     };
-    // A start that has room is a beginning.
+    // A start that has memory is a beginning.
     text(hurried(&hello, "/").await).await;
-    // The only place is taken; and its memory, too.
+    // The only slot is taken, and its memory, too.
     let busy = vm.get(&hello, "/gate");
     let (busy, ()) = tokio::join!(busy, async {
         until(|| image.running.load(Ordering::SeqCst), |running| *running == 1).await;
@@ -202,7 +202,7 @@ async fn call_that_may_not_wait_begins_or_is_refused() {
     });
     assert_eq!(busy.status(), 200);
     text(busy).await;
-    // Its instance is idle now and makes room.
+    // Its instance is idle now and can be evicted.
     text(hurried(&big, "/").await).await;
     vm.end().await;
 }
@@ -314,10 +314,14 @@ async fn orders_are_carried_out() {
     let (hello, image) = function(&vm.engine, "hello", |_| {});
     vm.order(Method::POST, "/v1/fetch", &*hello).await;
     let status = vm.report().await;
-    assert_eq!((status.images, status.instances.len()), (vec![hello.id()], 0), "held, not started");
+    assert_eq!(
+        (status.images, status.instances.len()),
+        (vec![hello.id()], 0),
+        "pulled, not started"
+    );
     vm.order(Method::POST, "/v1/ready", &*hello).await;
     assert_eq!(image.starts.load(Ordering::SeqCst), 1);
-    text(vm.get(&hello, "/log").await).await; // known by `ready`
+    text(vm.get(&hello, "/log").await).await; // sent with `ready`
 
     let log = vm.folder.path().join("vm/logs/hello");
     until(|| log.exists(), |there| *there).await;
@@ -377,7 +381,7 @@ async fn logs_are_read_and_followed() {
         lines.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
     }
     assert_eq!(seen(lines), ["raw line", "said"]);
-    // A reader does not hold up the end.
+    // A reader does not delay the shutdown.
     vm.end().await;
 }
 
@@ -401,8 +405,8 @@ async fn requested_drain_outlives_the_agent() {
     vm.end().await;
 }
 
-/// The next start of an agent that was killed: same id, same credential, its instances taken over, and no word of
-/// versions.
+/// The restart of a killed agent: same id, same credentials, its instances adopted, and no version
+/// is sent again.
 #[test]
 fn a_killed_agent_comes_back_to_its_fleet() {
     let machine = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -450,7 +454,7 @@ async fn a_notice_of_the_cloud_is_a_drain() {
         let vm = Vm::on(engine, Gateway::new().await, folder, "", cloud).await;
         timeout(LIMIT, vm.running.taken()).await.unwrap();
         assert_eq!(vm.report().await.state, VmState::Draining);
-        // Nobody can take that back.
+        // It cannot be revoked.
         vm.order(Method::POST, "/v1/undrain", &()).await;
         assert_eq!(vm.report().await.state, VmState::Draining);
         vm.end().await;

@@ -1,4 +1,4 @@
-//! Idle instances are stopped after a while and go on with their next call.
+//! Idle instances are frozen after a while and thawed by their next call.
 
 use crate::{
     support::{World, until},
@@ -21,7 +21,7 @@ async fn idle_instance_is_frozen_and_thawed_by_next_call() {
         assert_eq!(world.states(), ["idle"]);
     }
     assert_eq!(image.starts.load(Ordering::SeqCst), 1);
-    assert_eq!(world.engine.used(Verb::Freezer), 1, "the engine is asked once");
+    assert_eq!(world.engine.used(Verb::Freezer), 1, "one lookup");
     world.end().await;
 }
 

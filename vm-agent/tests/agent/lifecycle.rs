@@ -77,7 +77,7 @@ async fn a_retired_version_ends_its_calls_and_goes() {
     drop(answer.unwrap());
     until(|| world.engine.containers(), Vec::is_empty).await;
     until(|| world.metric("epsilon_instance_starts_total"), |count| *count == 0.0).await;
-    // One that was on its way when the version was retired is not lost.
+    // A call that was already sent when the version was retired is not lost.
     world.text(&version, "/").await;
 }
 
@@ -138,10 +138,10 @@ async fn drain_ends_pending_ready_request_without_more_starts() {
             until(|| world.engine.containers(), Vec::is_empty).await;
         }
     );
-    let err = ready.expect("it does not wait for what cannot come").unwrap_err();
+    let err = ready.expect("it does not wait in vain").unwrap_err();
     assert_eq!(err.verdict().code, "NO_CAPACITY");
     until(|| world.states(), Vec::is_empty).await;
-    assert!(world.engine.used(Verb::Remove) <= 2, "no start is made in vain");
+    assert!(world.engine.used(Verb::Remove) <= 2, "no useless start is made");
     world.end().await;
 }
 
@@ -160,7 +160,7 @@ async fn cancelled_ready_request_does_not_affect_another() {
             gate.gate.add_permits(1);
         });
     held.unwrap();
-    stayed.expect("it is still asked for").unwrap();
+    stayed.expect("it is still requested").unwrap();
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! An engine that is away, and bugs of our own: neither may leave anything behind or take the agent with it.
+//! An engine that is down, and bugs of our own: neither may leave anything behind or take the agent
+//! down.
 
 use crate::{
     support::{self, World, call, code, one, until},
@@ -49,7 +50,7 @@ async fn engine_stop_during_load_is_not_blamed_on_code() {
     world.end().await;
 }
 
-/// An engine that stops asks its containers to end first, and still answers then.
+/// An engine that shuts down sends SIGTERM to its containers first, and still answers then.
 #[tokio::test]
 async fn sigterm_during_load_is_not_blamed_on_code() {
     let world = World::new().await;
@@ -123,7 +124,7 @@ async fn what_ended_but_cannot_be_removed_holds_no_memory() {
     }
     world.engine.crash(&world.engine.containers()[0]);
     until(|| world.vm.status().memory_used_bytes.get(), |used| *used == 0).await;
-    assert_eq!(world.engine.containers().len(), 1, "its memory came back first");
+    assert_eq!(world.engine.containers().len(), 1, "its memory was freed first");
     until(|| world.engine.containers(), Vec::is_empty).await;
 }
 
@@ -187,11 +188,11 @@ async fn waiting_calls_get_an_error_at_shutdown() {
     until(|| image.starts.load(Ordering::SeqCst), |starts| *starts == 1).await;
     world.agent.shutdown(Duration::from_millis(50)).await;
     let answer = tokio::time::timeout(Duration::from_secs(2), waiting).await;
-    assert_eq!(code(&answer.expect("told at once").unwrap()), "NO_CAPACITY");
+    assert_eq!(code(&answer.expect("an immediate answer").unwrap()), "NO_CAPACITY");
 }
 
-/// Callers leave at any moment, the engine fails at any verb, instances die: at the end every place, every
-/// byte of memory and every container is accounted for.
+/// Callers disconnect at any moment, the engine fails at any verb, instances die: at the end every
+/// slot, every byte of memory and every container is accounted for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn state_balances_after_random_faults() {
     let world =
@@ -274,11 +275,11 @@ async fn state_balances_after_random_faults() {
     })
     .await;
     until(|| world.engine.containers(), Vec::is_empty).await;
-    world.engine.forget_script(); // the end of the agent is this test's own task
+    world.engine.forget_script(); // the shutdown is this test's own task
     world.end().await;
 }
 
-/// Numbers that are the same in each run.
+/// Random numbers that are the same in each run.
 struct Dice(u64);
 
 impl Dice {

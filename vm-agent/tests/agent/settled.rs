@@ -1,4 +1,5 @@
-//! Calls whose handler outlasts their answer: their place stays taken until it has settled, or their time is over.
+//! Calls whose handler outlasts their answer: their slot stays taken until it has settled, or their
+//! timeout is over.
 
 use crate::{
     support::{World, one, text, until},

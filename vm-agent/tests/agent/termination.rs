@@ -1,4 +1,5 @@
-//! How instances end: SIGTERM, the function's grace for its shutdown hooks, then the kill.
+//! The end of instances: SIGTERM, the function's grace period for its shutdown hooks, then the
+//! kill.
 
 use crate::{
     support::{World, one, until},
@@ -18,7 +19,7 @@ async fn idle_instance_finishes_shutdown_hooks_and_logs_them() {
     });
     world.text(&version, "/").await;
     until(|| world.engine.used(Verb::Terminate), |asked| *asked == 1).await;
-    assert_eq!(world.states(), ["stopping"], "it has its grace");
+    assert_eq!(world.states(), ["stopping"], "it has its grace period");
     image.gate.add_permits(1);
     until(|| world.engine.containers(), Vec::is_empty).await;
     assert_eq!(world.log(&version).await, ["sigterm", "cleanup done"]);

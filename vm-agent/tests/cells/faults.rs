@@ -1,4 +1,4 @@
-//! What goes wrong with a cell, and what is left of it: nothing, and the same answer as without cells.
+//! Faults of cells: nothing is left of them, and the answer is the same as without cells.
 
 use crate::support::{Base, World, code, docker, function, image_of, until};
 use epsilon_api::{error::CallError, function::Version};
@@ -9,7 +9,7 @@ const CODE: &str = "exports.hello = (req, res) => res.send('hello')";
 /// Loading never ends.
 const HANGS: &str = "Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)";
 
-/// Only the cells that wait are left.
+/// Only the ready cells are left.
 async fn only_waiting_cells_are_left(world: &World) {
     until(
         || {
@@ -61,7 +61,7 @@ async fn cell_killed_while_loading_counts_as_crash() {
     let waiting = world.containers();
     let kill = async {
         until(|| world.mounts(), |mounts| mounts.len() == 1).await;
-        // Only the one that loads, not the next one that boots.
+        // Only the loading cell, not the next one that boots.
         docker(&["kill", &waiting[0]]);
     };
     let (answer, ()) = tokio::join!(world.get(&hangs, "/"), kill);
@@ -108,7 +108,7 @@ async fn ready_cell_that_dies_is_replaced() {
     world.end().await;
 }
 
-/// What the engine has not heard of yet is seen all the same.
+/// A cell that the engine has not reported dead is recognised all the same.
 #[tokio::test]
 async fn cells_that_just_died_fail_no_call() {
     let (base, world) = (Base::new(), World::new("{cells_min: 2, cells_max: 2}").await);
@@ -119,7 +119,7 @@ async fn cells_that_just_died_fail_no_call() {
     assert!(Command::new("kill").arg("-9").args(&pids).status().unwrap().success());
     let alive = || pids.iter().filter(|pid| is_alive(pid)).count();
     while alive() > 0 {
-        std::thread::yield_now(); // not `await`: the agent is to hear of nothing
+        std::thread::yield_now(); // not `await`: the agent must not get the event
     }
     assert_eq!(world.text(&hello, "/").await, "hello");
     world.end().await;
@@ -148,7 +148,7 @@ async fn failed_mount_fails_no_call() {
     world.until_ready(&version, 1).await;
     assert_eq!(world.text(&version, "/").await, "hello");
     assert_eq!((world.assigned("ready"), world.assigned("image")), (0, 1));
-    // It is this version's layers, and nobody else's.
+    // The layers are only this version's.
     let other = function(&world, &base, CODE, |_| {});
     world.until_ready(&other, 1).await;
     assert_eq!(world.text(&other, "/").await, "hello");
@@ -161,16 +161,16 @@ async fn engine_that_does_not_see_mounts_starts_from_images() {
     let (base, world) = (Base::new(), World::new("{}").await);
     let (_image, version) = image_of(&base, CODE);
     world.until_ready(&version, 2).await;
-    // From here on nothing reaches the containers, as if the engine lived elsewhere.
+    // From here on mounts do not reach the containers, as if the engine were on another machine.
     let folder = world.cells_folder();
     assert!(Command::new("mount").arg("--make-private").arg(folder).status().unwrap().success());
     assert_eq!(world.text(&version, "/").await, "hello");
     assert_eq!((world.assigned("ready"), world.assigned("image")), (0, 1));
-    // No more of them: those that waited go, and none follows.
+    // Cells are off: ready ones are removed, and none follows.
     until(|| (world.status().cells.ready, world.containers().len()), |seen| *seen == (0, 1)).await;
     let (_image, other) = image_of(&base, CODE);
     assert_eq!(world.text(&other, "/").await, "hello");
-    assert_eq!(world.assigned("image"), 1, "it is not tried again");
+    assert_eq!(world.assigned("image"), 1, "there is no second attempt");
     assert_eq!(code(&world.get(&other, "/").await), "OK");
     world.end().await;
 }
@@ -209,7 +209,7 @@ async fn crash_loop_boots_own_cells_and_leaves_ready_ones() {
     for _ in 0..3 {
         world.get(&crashes, "/").await.unwrap_err();
     }
-    // From now on it goes on all the time, and cells are ready for others all the same.
+    // From now on it crashes all the time, and cells are ready for others all the same.
     let vm = world.vm();
     let looping = tokio::spawn(async move {
         for _ in 0..12 {
@@ -232,7 +232,7 @@ async fn crash_loop_boots_own_cells_and_leaves_ready_ones() {
     let ready = world.assigned("ready");
     world.text(&calm, "/").await;
     assert_eq!(world.assigned("ready"), ready + 1);
-    assert!(!looping.is_finished(), "it was at it all the time");
+    assert!(!looping.is_finished(), "it looped all the time");
     looping.await.unwrap();
     assert!(world.assigned("booted") >= 10, "{}", world.assigned("booted"));
     world.end().await;

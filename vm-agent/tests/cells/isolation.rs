@@ -1,4 +1,5 @@
-//! What instances share of the machine, and what they reach of it: nothing that one of them could use up for the others.
+//! Shared resources of the machine and its networks: no instance can use them up, or reach what is
+//! closed to it.
 
 use crate::support::{Base, World, docker, function, image_of, leave_behind, until};
 use epsilon_api::function::Version;
@@ -9,7 +10,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-/// Perl is part of the base, and reaches the kernel without anybody's library in between.
+/// Perl is part of the base, and makes system calls without a library in between.
 const CODE: &str = r#"
 const fs = require('node:fs'), os = require('node:os'), net = require('node:net');
 const { execFile, spawn } = require('node:child_process');
@@ -20,7 +21,7 @@ exports.hello = async (req, res) => {
   if (pathname === '/user') return res.json({ id: process.getuid(), ...os.userInfo(), home: os.homedir() });
   if (pathname === '/watch') return res.send(tried(() => { fs.watch('/tmp').close(); }));
   if (pathname === '/greedy') {
-    // Takes all inotify instances that it gets, and keeps them.
+    // Takes all inotify instances that it gets.
     const perl = spawn('perl', ['-e', '$| = 1; $n = 0; $n++ while syscall($ARGV[0], 0) >= 0; print "$n\n"; sleep 1000', query.get('call')]);
     return perl.stdout.once('data', (taken) => res.send(String(taken).trim()));
   }
@@ -96,7 +97,7 @@ async fn each_instance_has_its_own_named_user() {
     let (_image, version) = image_of(&base, CODE);
     assert_eq!(user(&imaged, &version).await["id"], 700_000);
     imaged.retire(&version).await;
-    assert_eq!(user(&imaged, &version).await["id"], 700_000, "given back, and given out again");
+    assert_eq!(user(&imaged, &version).await["id"], 700_000, "freed, and given out again");
     imaged.end().await;
     let shared = World::new("{cells_max: 0, user_ids: shared}").await;
     assert_eq!(user(&shared, &version).await["id"], 65_532);
@@ -156,11 +157,12 @@ async fn the_socket_directory_is_small_and_closed_to_code() {
     world.end().await;
 }
 
-/// Each of these is allowed by Docker 20.10, or by no profile at all; with the profile, the kernel is not reached.
+/// Each of these is allowed by Docker 20.10, or without a profile; with the profile, the kernel
+/// refuses them.
 #[tokio::test]
 async fn calls_that_no_function_needs_are_refused() {
     if cfg!(not(target_arch = "x86_64")) {
-        return; // the numbers below are this architecture's
+        return; // the numbers below are of this architecture
     }
     let (base, world) = (Base::new(), World::new("{}").await);
     let version = function(&world, &base, CODE, |_| {});
@@ -230,7 +232,7 @@ async fn only_dns_of_the_machine_is_reached() {
     assert_eq!(connect(&world, &version, &address, 9000).await, REFUSED);
     neighbour.end().await;
 
-    // Names are as they are without any rule.
+    // DNS works as without any rule.
     let open = World::new("{closed_networks: none, open_addresses: 0.0.0.0/0}").await;
     let free = function(&open, &base, CODE, |_| {});
     let want = open.text(&free, "/resolve").await;
@@ -262,7 +264,7 @@ async fn only_opened_addresses_are_reached() {
     let service = TcpListener::bind("0.0.0.0:0").unwrap();
     let other = TcpListener::bind("0.0.0.0:0").unwrap();
     let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
-    // A data base in a container whose port Docker publishes on this machine.
+    // A database in a container whose port Docker publishes on this machine.
     let database = Published::new();
     let settings = format!(
         "{{cells_min: 1, open_addresses: '{own}:{},{own}:{}'}}",
@@ -279,7 +281,7 @@ async fn only_opened_addresses_are_reached() {
     world.end().await;
 }
 
-/// As the network itself: the next agent on the folder has the same bridge.
+/// Rules survive like the network itself: the next agent on the directory has the same bridge.
 #[tokio::test]
 async fn rules_of_a_killed_agent_are_refilled_then_removed() {
     let base = Base::new();
@@ -292,8 +294,8 @@ async fn rules_of_a_killed_agent_are_refilled_then_removed() {
     });
     let bridge = bridge.get().unwrap();
     let before = rules(bridge);
-    assert!(!before.is_empty(), "nobody took them off");
-    // Somebody else did with a part of them.
+    assert!(!before.is_empty(), "they were not removed");
+    // Another program removed a part of them.
     let emptied =
         Command::new("iptables").args(["-w", "5", "-F", &format!("{bridge}-in")]).status();
     assert!(emptied.unwrap().success());
@@ -309,7 +311,7 @@ async fn rules_of_a_killed_agent_are_refilled_then_removed() {
     assert_eq!(rules(bridge), "");
 }
 
-/// A container of somebody else's with a port on this machine.
+/// A foreign container with a port on this machine.
 struct Published {
     id: String,
     port: u16,

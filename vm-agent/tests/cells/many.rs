@@ -45,7 +45,7 @@ async fn first_calls_to_one_and_many_functions_are_answered() {
     assert!(codes.iter().all(|code| *code == "OK"), "{codes:?}");
     assert_eq!(through_cells(&world) - before, 10);
     assert_eq!(world.assigned("image"), 0);
-    assert!(world.assigned("ready") >= 2, "those that waited were used");
+    assert!(world.assigned("ready") >= 2, "ready ones were used");
     for version in &many {
         world.retire(version).await;
     }

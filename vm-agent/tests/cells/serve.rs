@@ -1,4 +1,4 @@
-//! What a cold start through a cell looks like, and what is kept ready.
+//! A cold start through a cell, and which cells are kept ready.
 
 use crate::support::{Base, World, code, docker, function, text, until};
 use epsilon_api::{
@@ -40,7 +40,7 @@ async fn a_first_call_finds_a_booted_container() {
     let instance = &world.status().instances[0];
     assert!(world.containers().contains(&format!("epsilon-cell-{}", instance.id)));
 
-    // The next version gets the next cell, and what was the first one's is gone with it.
+    // The next version gets the next cell, and the first one's data is gone with its cell.
     assert_eq!(world.text(&other, "/count").await, "1");
     assert_eq!(world.text(&other, "/").await, "hello world");
     assert_eq!(world.mounts().len(), 2);
@@ -79,7 +79,7 @@ async fn without_a_ready_cell_one_is_booted() {
     assert!(!phases.create.is_zero() && !phases.start.is_zero() && !phases.cell.is_zero());
     assert_eq!(text(answer).await, "hello world");
     assert_eq!((world.assigned("booted"), world.assigned("image")), (1, 0));
-    // Asked for once, a cell of its kind is kept for the next start.
+    // After one start, a cell of its kind is kept for the next one.
     until(|| world.status().cells.ready, |ready| *ready == 1).await;
     world.end().await;
 }

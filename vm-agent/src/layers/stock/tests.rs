@@ -1,4 +1,4 @@
-//! Leases, the order of removals, and what is left after each kind of end.
+//! Leases, the order of removals, and what is left after each kind of shutdown.
 
 use super::*;
 use tempfile::TempDir;
@@ -52,7 +52,7 @@ fn least_recently_used_is_removed_first_after_restart() {
     stock.settle().unwrap();
     drop(stock);
     let stock = Stock::open(folder.path()).unwrap();
-    assert_eq!(stock.bytes(), 6000, "as it was told, not as it was measured");
+    assert_eq!(stock.bytes(), 6000, "the given size, not the measured one");
     assert_eq!(order(&stock), [name(2), name(3), name(1)]);
 }
 
@@ -73,7 +73,7 @@ fn incomplete_layers_do_not_count() {
     assert!(stock.lease(&name(1)).is_some(), "an agent that is killed loses no layer");
     assert!(stock.bytes() > 0);
 
-    // A draft that is given up is no more.
+    // A dropped draft is removed.
     drop(stock.draft().unwrap());
     assert_eq!(entries(folder.path()), ["boot", "readme", name(1).as_str()]);
 }

@@ -1,4 +1,4 @@
-//! The code of an image that is in this machine's Docker.
+//! The code of an image in this machine's Docker.
 
 use super::*;
 use crate::engine::docker::DockerEngine;
@@ -8,7 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// An image of one layer, removed with the value.
+/// An image of one layer, removed on drop.
 struct Image(ImageRef);
 
 impl Image {

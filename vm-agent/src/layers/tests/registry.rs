@@ -1,4 +1,5 @@
-//! Layers from registries: Debian's `docker-registry`, and a scripted one for what that one does not do.
+//! Layers from registries: Debian's `docker-registry`, and a scripted one for what that one does
+//! not do.
 
 use super::{
     scripted::{Answer, Scripted},
@@ -39,7 +40,7 @@ async fn push(repository: &str, user: Option<&User>, protocol: ClientProtocol, t
     }
 }
 
-/// The blob's bytes where a registry keeps them.
+/// The blob's file in the registry's storage.
 fn data(registry: &DebianRegistry, tar: &Tar) -> PathBuf {
     let digest = digest(&tar.gzip());
     let hex = digest.strip_prefix("sha256:").unwrap();
@@ -59,8 +60,8 @@ async fn only_missing_layers_are_fetched_shared_ones_once() {
     assert_eq!(contents(&b.unwrap())[1], file("index.js", "two"));
     assert_eq!(world.fetches("registry", "ok"), 3);
     registry.stop().await;
-    assert!(world.ensure(&first).await.is_ok(), "what is here is here");
-    assert_eq!(world.engine.used(Verb::EnsureImage), 0, "no image was brought");
+    assert!(world.ensure(&first).await.is_ok(), "present layers need no source");
+    assert_eq!(world.engine.used(Verb::EnsureImage), 0, "no image was pulled");
 }
 
 #[tokio::test]
@@ -82,7 +83,7 @@ async fn corrupt_layer_is_fetched_once_more_then_reported() {
     }
     assert!(!err.leaves_the_image(), "it is of the same registry");
     assert_eq!((world.fetches("registry", "corrupt"), world.names()), (2, vec![]));
-    assert_eq!(world.engine.used(Verb::EnsureImage), 0, "it is told, and not passed over");
+    assert_eq!(world.engine.used(Verb::EnsureImage), 0, "it is reported, and not skipped");
     fs::write(&path, good).unwrap();
     assert!(world.ensure(&version).await.is_ok());
 }
@@ -112,7 +113,7 @@ async fn every_kind_of_corruption_is_detected() {
         assert!(told(&err).contains("twice") && !err.is_unfit(), "{row}: {}", told(&err));
         assert_eq!((registry.asked().len(), world.names()), (2, vec![]), "{row}");
     }
-    // The same bytes under a blob's digest that is not theirs: what was built says what is right.
+    // The same bytes under another digest: the version's own digest decides.
     let registry = Scripted::start(vec![Answer::Good(good.clone())]).await;
     let mut other = version("hello", Some(&registry.repository()), &[&tar]);
     if let Some(blob) = &mut other.parts.as_mut().unwrap().layers[0].blob {
@@ -133,10 +134,11 @@ async fn second_fetch_repairs_a_corrupt_one() {
     assert_eq!(contents(&world.ensure(&version).await.unwrap()), [file("index.js", "x")]);
     assert_eq!((world.fetches("registry", "corrupt"), world.fetches("registry", "ok")), (1, 1));
     let blob = format!("GET /v2/shop/pay/blobs/{} HTTP/1.1", digest(&tar.gzip()));
-    assert_eq!(registry.asked(), [blob.clone(), blob], "and nothing else is asked");
+    assert_eq!(registry.asked(), [blob.clone(), blob], "and no other request");
 }
 
-/// Whatever a registry does: where the engine has the image, it serves; where not, its error says why.
+/// Whatever a registry answers: where the engine has the image, it serves; where not, its error
+/// says why.
 #[tokio::test]
 async fn registry_without_layer_falls_back_to_engine() {
     let tar = layer("index.js", "x");
@@ -191,7 +193,7 @@ async fn layer_fetches_use_credentials_of_pulls() {
     let version = version("hello", Some(&repository), &[&tar]);
     let err = world.ensure(&version).await.unwrap_err();
     assert_eq!(world.fetches("registry", "absent"), 1, "{}", told(&err));
-    // Replaced on disk, it is taken without a restart.
+    // Replaced on disk, the new file is used without a restart.
     fs::write(&password, ANN.password).unwrap();
     assert_eq!(contents(&world.ensure(&version).await.unwrap()), [file("index.js", "x")]);
 }
@@ -212,7 +214,7 @@ async fn a_certificate_that_the_engine_trusts_is_trusted() {
         Registries::new(epsilon_registry::Access::default(), false, certificates.path(), limit)
     };
     world.layers.registries = way();
-    assert!(world.ensure(&version).await.is_err(), "it speaks no plain HTTP");
+    assert!(world.ensure(&version).await.is_err(), "plain HTTP is refused");
     let folder = certificates.path().join(registry.address().to_string());
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("ca.crt"), certificate).unwrap();

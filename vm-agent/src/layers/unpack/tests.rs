@@ -1,4 +1,4 @@
-//! What of a tar is taken, and what makes a layer unfit: one hand-made tar for each.
+//! Which entries of a tar are accepted, and what makes a layer unfit: one hand-made tar for each.
 
 use super::*;
 use crate::layers::tars::{self, Tar};
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 const PLENTY: u64 = 1 << 30;
 
-/// A folder that is to stay as it is, and in it the one that is unpacked to.
+/// A directory that must stay as it is, and in it the one that is unpacked to.
 struct Place {
     folder: TempDir,
 }
@@ -35,7 +35,7 @@ impl Place {
         fs::read_to_string(self.app().join(path)).unwrap()
     }
 
-    /// Nothing was written beside the folder.
+    /// Whether nothing was written beside the directory.
     fn is_as_it_was(&self) -> bool {
         let names = fs::read_dir(self.folder.path()).unwrap().map(|e| e.unwrap().file_name());
         let others: Vec<_> = names.filter(|name| name != "app").collect();
@@ -71,7 +71,7 @@ fn code_is_unpacked_as_it_is() {
     assert_eq!((mode(&app), mode(&app.join("bin")), mode(&app.join("long-name"))), {
         (0o755, 0o755, 0o755)
     });
-    // What web servers make `Last-Modified` of.
+    // Web servers derive `Last-Modified` from it.
     assert_eq!(fs::metadata(app.join("index.js")).unwrap().mtime(), tars::TIME as i64);
     assert_eq!(fs::symlink_metadata(app.join("link.js")).unwrap().mtime(), tars::TIME as i64);
     assert!(bytes >= 10 * 4096, "{bytes}: each takes a block");
@@ -117,7 +117,7 @@ fn rights_owners_and_attributes_are_not_taken() {
     assert_eq!(attributes.unwrap_err(), rustix::io::Errno::NODATA);
 }
 
-/// Each row: what a layer is not to do, and what is said.
+/// Each row: what a layer must not contain, and the reason in the error.
 #[test]
 fn layer_that_is_no_code_tree_is_unfit() {
     use tar::EntryType::{Block, Char, Fifo};
@@ -172,7 +172,7 @@ fn layer_is_refused_before_it_fills_disk_or_memory() {
     tar.file("app/a", &"a".repeat(10_000)).file("app/b", &"b".repeat(90_000));
     let most = unpack(&tar.bytes()[..], &place.app(), 60_000);
     assert!(matches!(&most, Err(Trouble::Unfit(why)) if why.contains("app/b")), "{most:?}");
-    assert!(!place.app().join("b").exists(), "refused by what it says, not by what it wrote");
+    assert!(!place.app().join("b").exists(), "refused by its header, before it is written");
 
     // A name of megabytes would be held in memory.
     let mut tar = Tar::default();
