@@ -160,7 +160,8 @@ enum End {
 /// One agent after the other ends under load, and is started again.
 async fn lose(fleet: &mut Fleet, what: &str, how: End, out: &mut String) {
     eprintln!("an agent {what}, {ROUNDS} times …");
-    let (mut all, mut times) = (Tally::default(), Vec::new());
+    let mut all = Tally::default();
+    let mut times = Vec::new();
     for _ in 0..ROUNDS {
         let victim = busiest(fleet).await;
         let paths = (0..FUNCTIONS).map(|index| format!("/f{index}"));

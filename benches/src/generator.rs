@@ -25,7 +25,8 @@ pub(crate) fn turn(to: Target, path: String, connections: usize, length: Duratio
         let mut callers = JoinSet::new();
         let began = Instant::now();
         for _ in 0..connections {
-            let (to, path) = (to.clone(), path.clone());
+            let to = to.clone();
+            let path = path.clone();
             callers.spawn(caller(to, path, began + length));
         }
         let mut all = Histogram::<u64>::new(3).unwrap();

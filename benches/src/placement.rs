@@ -104,7 +104,9 @@ fn run(vms: usize, policy: Policy) -> Outcome {
     let mut traffic = Traffic::new(vms * FUNCTIONS, vms, 7);
     let mut placing = policies::Placing::new(policy, &world, 11);
     let mut outcome = Outcome::default();
-    let (mut second, mut joined, mut left) = (0.0, false, false);
+    let mut second = 0.0;
+    let mut joined = false;
+    let mut left = false;
     while let Some(call) = traffic.next(END) {
         while call.at >= second {
             world.advance(second);

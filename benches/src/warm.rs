@@ -99,7 +99,8 @@ pub(crate) async fn compare(ways: &[Way<'_>], plan: Plan) -> Vec<Warm> {
         // The turn before the first one warms the code up and is not counted.
         for round in 0..=plan.turns {
             for (at, (_, target, path)) in ways.iter().enumerate() {
-                let (target, path) = (target.clone(), (*path).to_owned());
+                let target = target.clone();
+                let path = (*path).to_owned();
                 let work = move || turn(target, path, connections, plan.turn);
                 let result = tokio::task::spawn_blocking(work).await.unwrap();
                 if round > 0 {

@@ -65,7 +65,8 @@ impl Network {
     /// Creates the network and its firewall if they are missing. In a task of its own: the caller
     /// may be cancelled meanwhile, and the engine would create a network that is never removed.
     pub(crate) async fn ensure(&self, engine: &Arc<dyn Engine>) -> Result<(), NetworkError> {
-        let (bridge, engine) = (Arc::clone(&self.0), Arc::clone(engine));
+        let bridge = Arc::clone(&self.0);
+        let engine = Arc::clone(engine);
         let task = tokio::spawn(async move { bridge.ensure(&*engine).await });
         task.await.unwrap_or_else(|err| Err(EngineError::Down(err.into()).into()))
     }

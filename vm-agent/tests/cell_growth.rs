@@ -31,8 +31,10 @@ async fn counts(world: &World) -> [usize; 4] {
 async fn nothing_grows() {
     // As in the service's unit: what a cell's user has to read is readable all the same.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    let (base, world) = (Base::new(), World::new("{cells_min: 1, cells_max: 1}").await);
-    let (mut before, mut phases) = (None, Vec::new());
+    let base = Base::new();
+    let world = World::new("{cells_min: 1, cells_max: 1}").await;
+    let mut before = None;
+    let mut phases = Vec::new();
     for round in 0..ROUNDS {
         let version = function(&world, &base, CODE, |_| {});
         world.until_ready(&version, 1).await;

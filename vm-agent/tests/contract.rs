@@ -177,7 +177,8 @@ fn on_docker() -> Bench<DockerEngine> {
 }
 
 fn on_fake() -> Bench<FakeEngine> {
-    let (engine, spare) = (fake(), fake_image("epsilon/contract:spare"));
+    let engine = fake();
+    let spare = fake_image("epsilon/contract:spare");
     engine.add_image(&spare.reference, Arc::new(|_| Box::pin(pending())));
     Bench { engine, vm: vm(), idle: fake_image("idle"), talker: fake_image("talker"), spare }
 }
@@ -466,14 +467,16 @@ async fn network_is_removed_despite_foreign_container<E: Engine>(bench: Bench<E>
 async fn network_is_removed_after_containers_removed_during_start() {
     let bench = on_docker();
     let id = InstanceId::random();
-    let (name, bridge) = (format!("epsilon-contract-{id}"), format!("epc{id}"));
+    let name = format!("epsilon-contract-{id}");
+    let bridge = format!("epc{id}");
     let network = NetworkSpec { name, bridge, vm: bench.vm.clone() };
     bench.engine.ensure_network(&network).await.unwrap();
     for round in 0..4 {
         let mut spec = bench.spec(&bench.idle).await;
         spec.network = Attachment::Bridge(network.name.clone());
         bench.engine.create(&spec).await.unwrap();
-        let (engine, started) = (bench.engine.clone(), spec.name.clone());
+        let engine = bench.engine.clone();
+        let started = spec.name.clone();
         let start = tokio::spawn(async move { engine.start(&started).await });
         tokio::time::sleep(Duration::from_millis(40 * round)).await; // somewhere in its start
         while bench.engine.remove(&spec.name).await.is_err() {}

@@ -160,7 +160,8 @@ async fn end(agent: Agent, folder: &TempDir) {
 
 #[tokio::test]
 async fn a_life_without_a_network() {
-    let (image, folder) = (Image::new(CODE), tempfile::tempdir().unwrap());
+    let image = Image::new(CODE);
+    let folder = tempfile::tempdir().unwrap();
     let agent = agent(folder.path()).await;
     let one = version(&image, |spec| spec.max_instances = NonZeroU32::MIN);
 
@@ -188,7 +189,8 @@ async fn a_life_without_a_network() {
 
 #[tokio::test]
 async fn a_caller_who_leaves_and_a_timeout() {
-    let (image, folder) = (Image::new(CODE), tempfile::tempdir().unwrap());
+    let image = Image::new(CODE);
+    let folder = tempfile::tempdir().unwrap();
     let agent = agent(folder.path()).await;
     let one = version(&image, |spec| {
         spec.max_instances = NonZeroU32::MIN;
@@ -210,7 +212,8 @@ async fn a_caller_who_leaves_and_a_timeout() {
 
 #[tokio::test]
 async fn code_that_is_hungry() {
-    let (image, folder) = (Image::new(CODE), tempfile::tempdir().unwrap());
+    let image = Image::new(CODE);
+    let folder = tempfile::tempdir().unwrap();
     let agent = agent(folder.path()).await;
     let one = version(&image, |spec| spec.memory = Bytes::mib(128));
     assert_eq!(code(&get(&agent, &one, "/eat").await), "FUNCTION_CRASHED");
@@ -247,7 +250,8 @@ async fn code_that_cannot_be_loaded() {
 
 #[tokio::test]
 async fn egress_without_the_metadata_service() {
-    let (image, folder) = (Image::new(CODE), tempfile::tempdir().unwrap());
+    let image = Image::new(CODE);
+    let folder = tempfile::tempdir().unwrap();
     let agent = agent(folder.path()).await;
     let version = version(&image, |spec| spec.network = Network::Egress);
     assert_eq!(text(&agent, &version, "/addresses").await, "eth0,lo");
@@ -258,7 +262,8 @@ async fn egress_without_the_metadata_service() {
 
 #[tokio::test]
 async fn any_image_that_listens_on_its_port() {
-    let (image, folder) = (Image::new(CODE), tempfile::tempdir().unwrap());
+    let image = Image::new(CODE);
+    let folder = tempfile::tempdir().unwrap();
     let agent = agent(folder.path()).await;
     let version = version(&image, |spec| {
         spec.runtime = Runtime::Container;
@@ -275,10 +280,12 @@ async fn any_image_that_listens_on_its_port() {
 
 #[tokio::test]
 async fn agent_after_a_killed_one_adopts_its_instances() {
-    let (image, folder) = (Image::new(CODE), tempfile::tempdir().unwrap());
+    let image = Image::new(CODE);
+    let folder = tempfile::tempdir().unwrap();
     let version = version(&image, |_| {});
     // The first one runs in a runtime that is dropped: none of its destructors runs.
-    let (path, first) = (folder.path().to_owned(), Arc::clone(&version));
+    let path = folder.path().to_owned();
+    let first = Arc::clone(&version);
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let agent = runtime.block_on(async {
@@ -300,7 +307,8 @@ async fn agent_after_a_killed_one_adopts_its_instances() {
 
 #[tokio::test]
 async fn many_concurrent_calls_to_few_slots() {
-    let (image, folder) = (Image::new(CODE), tempfile::tempdir().unwrap());
+    let image = Image::new(CODE);
+    let folder = tempfile::tempdir().unwrap();
     let agent = agent(folder.path()).await;
     let two = version(&image, |spec| spec.max_instances = NonZeroU32::MIN.saturating_add(1));
     let codes = join_all((0..1000).map(|_| async {

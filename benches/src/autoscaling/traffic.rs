@@ -63,7 +63,9 @@ impl Traffic {
     pub(crate) fn arrivals(&mut self, step: u64) -> Vec<u64> {
         let mean = self.shape.rate(step as f64 / STEPS as f64) / STEPS as f64;
         // Knuth's algorithm for a Poisson number; the means are small.
-        let (limit, mut product, mut calls) = ((-mean).exp(), self.random.unit(), Vec::new());
+        let limit = (-mean).exp();
+        let mut product = self.random.unit();
+        let mut calls = Vec::new();
         while product > limit {
             let seconds = -self.random.unit().ln();
             calls.push(((seconds * STEPS as f64).round() as u64).max(1));

@@ -30,7 +30,8 @@ pub(super) async fn measure(up: &Epsilon, plan: Plan, rows: &mut Vec<Row>) {
 
 /// Makes calls; returns how many of them came from a cell. The first one is not counted.
 async fn sequence(up: &Epsilon, path: &str, calls: usize, is_paced: bool) -> (Times, usize) {
-    let (mut times, mut in_cells) = (Times::default(), 0);
+    let mut times = Times::default();
+    let mut in_cells = 0;
     for turn in 0..=calls {
         if is_paced {
             up.cells_are_ready(1).await;

@@ -31,7 +31,9 @@ pub(super) async fn measure(up: &Epsilon, plan: Plan, rows: &mut Vec<Row>) {
     let node = ["run", "--rm", "--network", "none", "--entrypoint", "node", &image];
     let inside = async |code| ask(&[&node[..], &["-e", code]].concat()).await;
     let packages = inside("console.log(fs.readdirSync('/app/node_modules').length)").await;
-    let (mut epsilon, mut bare, mut from_cells) = (Times::default(), Times::default(), 0);
+    let mut epsilon = Times::default();
+    let mut bare = Times::default();
+    let mut from_cells = 0;
     for turn in 0..=plan.starts {
         let answer = first_call(up, "packed").await;
         let loaded: f64 = inside(LOAD).await.parse().unwrap();

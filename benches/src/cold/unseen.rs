@@ -50,7 +50,9 @@ pub(super) async fn measure(plan: Plan, rows: &mut Vec<Row>) {
         up.deploy(&project!(name, { "index.js" => code(name, LARGE) })).await;
     }
     let image = up.image("unseen").await;
-    let (mut epsilon, mut pulled, mut in_cells) = (Times::default(), Times::default(), 0);
+    let mut epsilon = Times::default();
+    let mut pulled = Times::default();
+    let mut in_cells = 0;
     for turn in 0..=plan.starts {
         let answer = unseen(&up).await;
         run_docker(&["rmi", "-f", &image]).await;

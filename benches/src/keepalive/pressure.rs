@@ -50,7 +50,8 @@ pub(crate) fn run(functions: &[Function], order: Order, memory: u64) -> Outcome 
     calls.sort_by(|(a, _), (b, _)| a.at.total_cmp(&b.at));
     let mut known = vec![Known::default(); functions.len()];
     let mut here: Vec<usize> = Vec::new();
-    let (mut used, mut clock) = (0, Clock::default());
+    let mut used = 0;
+    let mut clock = Clock::default();
     for (call, n) in calls {
         if !known[n].is_here {
             known[n].cold += 1;
@@ -88,7 +89,8 @@ fn lowest(
     now: f64,
 ) -> Option<(usize, f64)> {
     let priority = |n: usize| {
-        let (function, known) = (&functions[n], &known[n]);
+        let function = &functions[n];
+        let known = &known[n];
         match order {
             Order::Age => known.used,
             Order::Worth => {

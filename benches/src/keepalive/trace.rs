@@ -107,7 +107,8 @@ impl Function {
     pub(crate) fn calls(&self) -> impl Iterator<Item = Calls> {
         let mut dice = Dice { seed: self.seed, thrown: 0 };
         let (Rhythm::Period(mean) | Rhythm::Chance(mean) | Rhythm::Bursts(mean)) = self.rhythm;
-        let (rhythm, never_idle) = (self.rhythm, self.is_never_idle());
+        let rhythm = self.rhythm;
+        let never_idle = self.is_never_idle();
         let count = if never_idle { (END / mean) as u64 } else { 1 };
         let mut turn = dice.unit() * mean; // the phase is independent of the trace's begin
         let mut first = true;

@@ -77,7 +77,8 @@ pub(super) struct Placing {
 
 impl Placing {
     pub(super) fn new(policy: Policy, world: &World, seed: u64) -> Self {
-        let (ring, dice) = (ring(world), Dice::new(seed));
+        let ring = ring(world);
+        let dice = Dice::new(seed);
         let mut placing = Self { policy, ring, dice, shares: Vec::new(), sum: 0 };
         placing.weigh(world);
         placing

@@ -42,7 +42,9 @@ pub(super) async fn measure(up: &Epsilon, plan: Plan) -> Packages {
     let folder = project.path();
     // Fills npm's cache, which both then have.
     up.cli_in(&folder, &["deploy"]).await.expect(0);
-    let (mut deploys, mut npms, mut count) = (Vec::new(), Vec::new(), 0);
+    let mut deploys = Vec::new();
+    let mut npms = Vec::new();
+    let mut count = 0;
     for turn in 1..=plan.pushes.min(5) {
         let package = manifest(turn);
         let (npm_ms, packages) = npm(&package, &cache(&up.data().join("builder/npm"))).await;

@@ -133,7 +133,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_token_is_renewed_at_half_its_life() {
-        let (cell, source) = (Cell::default(), Source::default());
+        let cell = Cell::default();
+        let source = Source::default();
         assert_eq!(get(&cell, &source, 12 * HOUR).await.unwrap(), "token-1");
         advance(6 * HOUR - Duration::from_secs(1)).await;
         assert_eq!(get(&cell, &source, 12 * HOUR).await.unwrap(), "token-1");
@@ -143,7 +144,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn concurrent_callers_share_one_fetch() {
-        let (cell, source) = (Cell::default(), Source::default());
+        let cell = Cell::default();
+        let source = Source::default();
         let all = (0..100).map(|_| get(&cell, &source, HOUR));
         let all = futures_util::future::join_all(all).await;
         assert!(all.iter().all(|token| token.as_ref().unwrap() == "token-1"));
@@ -152,7 +154,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn cancelled_fetch_is_repeated_by_the_next_caller() {
-        let (cell, source) = (Cell::default(), Source::default());
+        let cell = Cell::default();
+        let source = Source::default();
         let gone = tokio::time::timeout(Duration::from_millis(10), get(&cell, &source, HOUR));
         assert!(gone.await.is_err());
         assert_eq!(get(&cell, &source, HOUR).await.unwrap(), "token-2");
@@ -160,7 +163,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_good_token_outlives_an_outage() {
-        let (cell, source) = (Cell::default(), Source::default());
+        let cell = Cell::default();
+        let source = Source::default();
         get(&cell, &source, 12 * HOUR).await.unwrap();
         source.fails(true);
         advance(7 * HOUR).await;
@@ -179,7 +183,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_the_refused_token_is_dropped() {
-        let (cell, source) = (Cell::default(), Source::default());
+        let cell = Cell::default();
+        let source = Source::default();
         let first: Token = Secret::new(get(&cell, &source, HOUR).await.unwrap());
         cell.forget(&first).await;
         assert_eq!(get(&cell, &source, HOUR).await.unwrap(), "token-2");

@@ -140,7 +140,8 @@ impl Lease {
     /// The call is about to be sent: its `timeout` starts now.
     pub(crate) fn hand_over(&mut self, request_id: &RequestId) -> Instant {
         let deadline = Instant::now() + self.pool.version.spec.timeout;
-        let (request_id, exchange) = (request_id.clone(), Exchange::Open);
+        let request_id = request_id.clone();
+        let exchange = Exchange::Open;
         self.phase = Phase::Running { deadline, request_id, exchange };
         deadline
     }

@@ -54,7 +54,8 @@ pub(crate) async fn assign(
     let limits = ((version.spec.memory, version.spec.cpu) != (kind.memory, CPU))
         .then(|| update(vm, &place, version));
     let record = spawn_blocking({
-        let (folder, version) = (vm.cells.folder(&place.id), Arc::clone(version));
+        let folder = vm.cells.folder(&place.id);
+        let version = Arc::clone(version);
         move || write(&folder, &version)
     });
     let loading = Instant::now();

@@ -134,7 +134,9 @@ pub(crate) async fn boot(
 fn watch(vm: &Arc<LocalVm>, place: &Place) -> ExitWatch {
     let exit = start::watch_exit(vm, &place.container, start::wait(vm, &place.container));
     let (to, from) = oneshot::channel();
-    let (vm, id, gone) = (Arc::clone(vm), place.id.clone(), place.gone.clone());
+    let vm = Arc::clone(vm);
+    let id = place.id.clone();
+    let gone = place.gone.clone();
     let task = Arc::clone(&vm);
     task.spawn(async move {
         tokio::select! {

@@ -404,9 +404,10 @@ impl Engine for FakeEngine {
 
     async fn ensure_image(&self, image: &ImageRef) -> Result<LocalImage, EngineError> {
         self.enter(Verb::EnsureImage).await?;
-        match self.0.lock().images.contains_key(&image.reference) {
-            true => Ok(LocalImage::new(&image.reference)),
-            false => Err(EngineError::NotFound(image.reference.clone())),
+        if self.0.lock().images.contains_key(&image.reference) {
+            Ok(LocalImage::new(&image.reference))
+        } else {
+            Err(EngineError::NotFound(image.reference.clone()))
         }
     }
 
@@ -436,7 +437,8 @@ impl Engine for FakeEngine {
     }
 
     async fn create(&self, spec: &ContainerSpec) -> Result<(), EngineError> {
-        let (engine, spec) = (self.clone(), spec.clone());
+        let engine = self.clone();
+        let spec = spec.clone();
         self.go_on(async move {
             engine.enter(Verb::Create).await?;
             engine.add_container(spec)
@@ -583,7 +585,8 @@ impl Engine for FakeEngine {
     }
 
     async fn ensure_network(&self, network: &NetworkSpec) -> Result<(), EngineError> {
-        let (engine, name) = (self.clone(), network.name.clone());
+        let engine = self.clone();
+        let name = network.name.clone();
         self.go_on(async move {
             engine.enter(Verb::EnsureNetwork).await?;
             engine.0.lock().networks.insert(name);

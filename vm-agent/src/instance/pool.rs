@@ -201,7 +201,8 @@ impl Pool {
             return Err(failure.to_error(function));
         }
         if books.waiters.len() >= self.vm.config.queue_depth {
-            let (function, limit) = (function.clone(), self.limit());
+            let function = function.clone();
+            let limit = self.limit();
             return Err(CallError::ConcurrencyLimit { function, limit });
         }
         let ticket = books.number();

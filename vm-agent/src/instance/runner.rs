@@ -99,7 +99,9 @@ impl Runner {
 
     /// Stops the instance if its limits could not be set: it must not run without them.
     fn look_after(&self, limits: JoinHandle<Result<(), EngineError>>) {
-        let (pool, key, instance) = (Arc::clone(&self.pool), self.key, Arc::clone(&self.instance));
+        let pool = Arc::clone(&self.pool);
+        let key = self.key;
+        let instance = Arc::clone(&self.instance);
         self.vm.spawn(async move {
             if let Ok(Err(err)) = limits.await
                 && !instance.stop.is_cancelled()

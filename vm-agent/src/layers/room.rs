@@ -50,7 +50,8 @@ impl Layers {
                 break;
             };
             let work = async {
-                let (stock, name) = (Arc::clone(&self.stock), name.clone());
+                let stock = Arc::clone(&self.stock);
+                let name = name.clone();
                 spawn_blocking(move || stock.remove(&name)).await.ok().flatten()
             };
             // No fetch of it runs meanwhile. If it was leased before, nothing is removed, and the

@@ -161,7 +161,8 @@ mod tests {
 
     #[test]
     fn burst_passes_and_flood_is_cut_to_its_rate() {
-        let (share, start) = (Share::default(), Instant::now());
+        let share = Share::default();
+        let start = Instant::now();
         let kept = (0..20_000).filter(|_| share.admits(80, start)).count();
         assert_eq!(kept as f64, LINES_AT_ONCE);
         let later = start + Duration::from_millis(100);
@@ -173,14 +174,16 @@ mod tests {
 
     #[test]
     fn long_lines_are_cut_by_their_bytes() {
-        let (share, start) = (Share::default(), Instant::now());
+        let share = Share::default();
+        let start = Instant::now();
         let kept = (0..2000).filter(|_| share.admits(16 << 10, start)).count();
         assert_eq!(kept as f64, BYTES_AT_ONCE / f64::from(16 << 10));
     }
 
     #[test]
     fn losses_are_reported_each_second_with_reason() {
-        let (share, start) = (Share::default(), Instant::now());
+        let share = Share::default();
+        let start = Instant::now();
         assert!(share.report(start).is_none() && share.next_report().is_none());
         assert_eq!((0..2100).filter(|_| share.admits(80, start)).count(), 2000);
         let text = share.report(start).unwrap();
@@ -195,7 +198,8 @@ mod tests {
 
     #[test]
     fn a_container_that_writes_without_end_waits() {
-        let (mut rate, start) = (ReadRate::new(), Instant::now());
+        let mut rate = ReadRate::new();
+        let start = Instant::now();
         assert!(rate.read(4 << 20, start).is_none());
         let wait = rate.read(1 << 20, start).unwrap();
         assert_eq!(wait.as_millis(), 62, "a sixteenth of a second");

@@ -62,7 +62,8 @@ impl Site {
         let left = version.spec.timeout.saturating_sub(spent.exec) + READ_SLACK;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let extensions = response.extensions_mut();
-            let (function, held) = (extensions.remove::<OnUpgrade>(), extensions.remove::<Held>());
+            let function = extensions.remove::<OnUpgrade>();
+            let held = extensions.remove::<Held>();
             let (Some(gateway), Some(function)) = (gateway, function) else {
                 return refused(&Refusal::of(&CallError::FunctionCrashed {
                     function: version.function.clone(),

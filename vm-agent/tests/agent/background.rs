@@ -17,7 +17,8 @@ use tokio::task::JoinHandle;
 /// Requests an instance of each version, as a deployment does.
 fn deploy(world: &World, versions: &[Arc<Version>]) -> Vec<JoinHandle<bool>> {
     let ask = |version: &Arc<Version>| {
-        let (vm, version) = (Arc::clone(&world.vm), Arc::clone(version));
+        let vm = Arc::clone(&world.vm);
+        let version = Arc::clone(version);
         tokio::spawn(async move { vm.ensure_ready(version).await.is_ok() })
     };
     versions.iter().map(ask).collect()

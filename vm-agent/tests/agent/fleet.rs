@@ -268,7 +268,8 @@ async fn shutdown_drains_then_leaves_and_removes_everything() {
         response.into_body().collect().await.unwrap()
     });
     until(|| image.running.load(Ordering::SeqCst), |running| *running == 1).await;
-    let (address, heard) = (vm.address, vm.gateway.heard());
+    let address = vm.address;
+    let heard = vm.gateway.heard();
     assert!(!heard.iter().any(|line| line.starts_with("leave")), "{heard:?}");
     let mut reports = vm.reports().await;
     let (gateway, ()) = tokio::join!(vm.end(), async {
@@ -387,7 +388,8 @@ async fn logs_are_read_and_followed() {
 
 #[tokio::test]
 async fn requested_drain_outlives_the_agent() {
-    let (engine, folder) = (FakeEngine::new(), tempfile::tempdir().unwrap());
+    let engine = FakeEngine::new();
+    let folder = tempfile::tempdir().unwrap();
     let vm = Vm::on(engine.clone(), Gateway::new().await, folder, "", None).await;
     let id = vm.id.clone();
     vm.order(Method::POST, "/v1/drain", &()).await;
@@ -450,7 +452,8 @@ async fn a_notice_of_the_cloud_is_a_drain() {
         imds.show(path, notice);
         let cloud = Imds::find_at(imds.endpoint(), LIMIT).await;
         assert!(cloud.is_some());
-        let (engine, folder) = (FakeEngine::new(), tempfile::tempdir().unwrap());
+        let engine = FakeEngine::new();
+        let folder = tempfile::tempdir().unwrap();
         let vm = Vm::on(engine, Gateway::new().await, folder, "", cloud).await;
         timeout(LIMIT, vm.running.taken()).await.unwrap();
         assert_eq!(vm.report().await.state, VmState::Draining);

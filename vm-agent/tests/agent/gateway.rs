@@ -62,11 +62,13 @@ impl Gateway {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (key, hears) = (signer.key(), Arc::clone(&heard));
+        let key = signer.key();
+        let hears = Arc::clone(&heard);
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let (key, heard) = (key.clone(), Arc::clone(&hears));
+                let key = key.clone();
+                let heard = Arc::clone(&hears);
                 tokio::spawn(async move {
                     let service = service_fn(|request| answer(request, key.clone(), &heard));
                     drop(

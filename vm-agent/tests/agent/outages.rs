@@ -243,7 +243,8 @@ async fn state_balances_after_random_faults() {
             }
             5 => world.vm.retire(&version.id()),
             6 => {
-                let (vm, version) = (Arc::clone(&world.vm), Arc::clone(version));
+                let vm = Arc::clone(&world.vm);
+                let version = Arc::clone(version);
                 callers.spawn(async move {
                     drop(tokio::time::timeout(patience, vm.ensure_ready(version)).await);
                 });

@@ -35,7 +35,8 @@ async fn concurrent_calls_in_one_instance_end_separately() {
     world.text(&version, "/after").await;
     world.text(&version, "/after").await;
     let third = tokio::spawn({
-        let (vm, version) = (Arc::clone(&world.vm), Arc::clone(&version));
+        let vm = Arc::clone(&world.vm);
+        let version = Arc::clone(&version);
         async move { vm.call(crate::support::call(&version, "/", epsilon_api::body::empty())).await }
     });
     until(|| world.vm.status().calls_waiting, |waiting| *waiting == 1).await;

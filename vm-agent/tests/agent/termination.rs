@@ -44,7 +44,8 @@ async fn slow_shutdown_hook_is_killed_and_logged() {
 async fn retirement_and_shutdown_send_sigterm_before_kill() {
     let world = World::new().await;
     let hooks = |name| world.function(name, Load::CleansUp, |spec| spec.stop_grace = LONG);
-    let ((old, image), (other, last)) = (hooks("old"), hooks("other"));
+    let (old, image) = hooks("old");
+    let (other, last) = hooks("other");
     world.text(&old, "/").await;
     world.text(&other, "/").await;
     world.vm.retire(&old.id());

@@ -94,8 +94,9 @@ async fn run(image: Arc<Image>, process: Process) -> i64 {
     image.starts.fetch_add(1, Ordering::SeqCst);
     let folder = process.spec.sockets.clone().expect("a Node function has sockets");
     let control = UnixListener::bind(folder.join("control.sock")).unwrap();
-    let (image_load, image_handle, process_handle) =
-        (image.load, Arc::clone(&image), process.clone());
+    let image_load = image.load;
+    let image_handle = Arc::clone(&image);
+    let process_handle = process.clone();
     let wrapper = Arc::new(Wrapper {
         image,
         process,
@@ -105,7 +106,8 @@ async fn run(image: Arc<Image>, process: Process) -> i64 {
         exit: watch::Sender::new(None),
         state: watch::Sender::new("waiting"),
     });
-    let (mut exit, exit_handle) = (wrapper.exit.subscribe(), wrapper.exit.clone());
+    let mut exit = wrapper.exit.subscribe();
+    let exit_handle = wrapper.exit.clone();
     let mut state = wrapper.state.subscribe();
     let mut tasks = JoinSet::new();
     let control_wrapper = Arc::clone(&wrapper);
@@ -142,7 +144,8 @@ async fn run(image: Arc<Image>, process: Process) -> i64 {
     });
     if image_load == Load::CleansUp {
         let mut sigterm = process_handle.on_sigterm();
-        let (image, exit) = (Arc::clone(&image_handle), exit_handle.clone());
+        let image = Arc::clone(&image_handle);
+        let exit = exit_handle.clone();
         tasks.spawn(async move {
             sigterm.wait_for(|came| *came).await.unwrap();
             process_handle.print("sigterm\n");

@@ -64,7 +64,8 @@ async fn it_is_hardened_as_an_instance_from_an_image() {
 
 #[tokio::test]
 async fn cells_do_not_see_other_code() {
-    let (base, world) = (Base::new(), World::new("{}").await);
+    let base = Base::new();
+    let world = World::new("{}").await;
     let one = function(&world, &base, INSIDE, |_| {});
     let two = function(&world, &base, INSIDE, |_| {});
     world.until_ready(&one, 2).await;

@@ -30,7 +30,8 @@ async fn only_waiting_cells_are_left(world: &World) {
 
 #[tokio::test]
 async fn load_failure_is_reported_and_removes_its_cell() {
-    let (base, world) = (Base::new(), World::new("{}").await);
+    let base = Base::new();
+    let world = World::new("{}").await;
     for (source, expected) in [
         ("throw new Error('bad luck')", "bad luck"),
         ("exports.other = () => {}", "hello"),
@@ -55,7 +56,8 @@ async fn load_failure_is_reported_and_removes_its_cell() {
 
 #[tokio::test]
 async fn cell_killed_while_loading_counts_as_crash() {
-    let (base, world) = (Base::new(), World::new("{cells_min: 1, cells_max: 1}").await);
+    let base = Base::new();
+    let world = World::new("{cells_min: 1, cells_max: 1}").await;
     let hangs = function(&world, &base, HANGS, |_| {});
     world.until_ready(&hangs, 1).await;
     let waiting = world.containers();
@@ -81,7 +83,8 @@ async fn cell_killed_while_loading_counts_as_crash() {
 
 #[tokio::test]
 async fn cancelled_start_removes_its_cell() {
-    let (base, world) = (Base::new(), World::new("{cells_min: 1, cells_max: 1}").await);
+    let base = Base::new();
+    let world = World::new("{cells_min: 1, cells_max: 1}").await;
     let hangs = function(&world, &base, HANGS, |_| {});
     world.until_ready(&hangs, 1).await;
     let leave = async { drop(until(|| world.mounts(), |mounts| mounts.len() == 1).await) };
@@ -96,7 +99,8 @@ async fn cancelled_start_removes_its_cell() {
 
 #[tokio::test]
 async fn ready_cell_that_dies_is_replaced() {
-    let (base, world) = (Base::new(), World::new("{cells_min: 1, cells_max: 1}").await);
+    let base = Base::new();
+    let world = World::new("{cells_min: 1, cells_max: 1}").await;
     let hello = function(&world, &base, CODE, |_| {});
     world.until_ready(&hello, 1).await;
     let first = world.containers();
@@ -111,7 +115,8 @@ async fn ready_cell_that_dies_is_replaced() {
 /// A cell that the engine has not reported dead is recognised all the same.
 #[tokio::test]
 async fn cells_that_just_died_fail_no_call() {
-    let (base, world) = (Base::new(), World::new("{cells_min: 2, cells_max: 2}").await);
+    let base = Base::new();
+    let world = World::new("{cells_min: 2, cells_max: 2}").await;
     let hello = function(&world, &base, CODE, |_| {});
     world.until_ready(&hello, 2).await;
     let pid = |name: &String| docker(&["inspect", "-f", "{{.State.Pid}}", name]).trim().to_owned();
@@ -142,7 +147,8 @@ fn unmountable(world: &World, base: &Base, image: &Version) -> Arc<Version> {
 
 #[tokio::test]
 async fn failed_mount_fails_no_call() {
-    let (base, world) = (Base::new(), World::new("{}").await);
+    let base = Base::new();
+    let world = World::new("{}").await;
     let (_image, version) = image_of(&base, CODE);
     let version = unmountable(&world, &base, &version);
     world.until_ready(&version, 1).await;
@@ -158,7 +164,8 @@ async fn failed_mount_fails_no_call() {
 
 #[tokio::test]
 async fn engine_that_does_not_see_mounts_starts_from_images() {
-    let (base, world) = (Base::new(), World::new("{}").await);
+    let base = Base::new();
+    let world = World::new("{}").await;
     let (_image, version) = image_of(&base, CODE);
     world.until_ready(&version, 2).await;
     // From here on mounts do not reach the containers, as if the engine were on another machine.
@@ -177,7 +184,8 @@ async fn engine_that_does_not_see_mounts_starts_from_images() {
 
 #[tokio::test]
 async fn deployment_leaves_last_ready_cell_to_a_call() {
-    let (base, world) = (Base::new(), World::new("{cells_min: 2, cells_max: 2}").await);
+    let base = Base::new();
+    let world = World::new("{cells_min: 2, cells_max: 2}").await;
     let many: Vec<_> = (0..4).map(|_| function(&world, &base, CODE, |_| {})).collect();
     let other = function(&world, &base, CODE, |_| {});
     world.until_ready(&other, 2).await;
@@ -202,7 +210,8 @@ async fn deployment_leaves_last_ready_cell_to_a_call() {
 
 #[tokio::test]
 async fn crash_loop_boots_own_cells_and_leaves_ready_ones() {
-    let (base, world) = (Base::new(), World::new("{cells_min: 2, cells_max: 2}").await);
+    let base = Base::new();
+    let world = World::new("{cells_min: 2, cells_max: 2}").await;
     let crashes = function(&world, &base, "exports.hello = () => process.exit(3)", |_| {});
     let calm = function(&world, &base, CODE, |_| {});
     world.until_ready(&crashes, 2).await;

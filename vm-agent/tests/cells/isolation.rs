@@ -79,7 +79,8 @@ fn own_address() -> Ipv4Addr {
 
 #[tokio::test]
 async fn each_instance_has_its_own_named_user() {
-    let (base, world) = (Base::new(), World::new("{}").await);
+    let base = Base::new();
+    let world = World::new("{}").await;
     let one = function(&world, &base, CODE, |_| {});
     let two = function(&world, &base, CODE, |_| {});
     world.until_ready(&one, 2).await;
@@ -106,7 +107,8 @@ async fn each_instance_has_its_own_named_user() {
 
 #[tokio::test]
 async fn exhausted_user_limits_do_not_affect_other_instances() {
-    let (base, world) = (Base::new(), World::new("{}").await);
+    let base = Base::new();
+    let world = World::new("{}").await;
     let greedy = function(&world, &base, CODE, |_| {});
     let other = function(&world, &base, CODE, |_| {});
     world.until_ready(&greedy, 2).await;
@@ -140,7 +142,8 @@ async fn adopted_instance_keeps_its_own_user() {
 
 #[tokio::test]
 async fn the_socket_directory_is_small_and_closed_to_code() {
-    let (base, world) = (Base::new(), World::new("{}").await);
+    let base = Base::new();
+    let world = World::new("{}").await;
     let celled = function(&world, &base, CODE, |_| {});
     world.until_ready(&celled, 1).await;
     let (_image, from_image) = image_of(&base, CODE);
@@ -164,7 +167,8 @@ async fn calls_that_no_function_needs_are_refused() {
     if cfg!(not(target_arch = "x86_64")) {
         return; // the numbers below are of this architecture
     }
-    let (base, world) = (Base::new(), World::new("{}").await);
+    let base = Base::new();
+    let world = World::new("{}").await;
     let version = function(&world, &base, CODE, |_| {});
     world.until_ready(&version, 1).await;
     let tried = async |call: &str| {
@@ -209,7 +213,8 @@ async fn calls_that_no_function_needs_are_refused() {
 
 #[tokio::test]
 async fn only_dns_of_the_machine_is_reached() {
-    let (base, world) = (Base::new(), World::new("{reconcile_every: 200ms}").await);
+    let base = Base::new();
+    let world = World::new("{reconcile_every: 200ms}").await;
     let version = function(&world, &base, CODE, |_| {});
     world.until_ready(&version, 1).await;
     // A service of this machine on all its addresses.

@@ -26,7 +26,8 @@ async fn call_all<'a>(
 
 #[tokio::test]
 async fn first_calls_to_one_and_many_functions_are_answered() {
-    let (base, world) = (Base::new(), World::new("{}").await);
+    let base = Base::new();
+    let world = World::new("{}").await;
     let one =
         function(&world, &base, CODE, |spec| spec.max_instances = NonZeroU32::new(4).unwrap());
     world.until_ready(&one, 2).await;

@@ -20,7 +20,8 @@ exports.hello = (req, res) => {
 
 #[tokio::test]
 async fn a_first_call_finds_a_booted_container() {
-    let (base, world) = (Base::new(), World::new("{}").await);
+    let base = Base::new();
+    let world = World::new("{}").await;
     let you =
         function(&world, &base, CODE, |spec| drop(spec.env.insert("WHO".into(), "you".into())));
     let other = function(&world, &base, CODE, |_| {});
@@ -53,7 +54,8 @@ async fn a_first_call_finds_a_booted_container() {
 
 #[tokio::test]
 async fn limits_of_the_function_are_set_beside_the_load() {
-    let (base, world) = (Base::new(), World::new("{}").await);
+    let base = Base::new();
+    let world = World::new("{}").await;
     let small = function(&world, &base, CODE, |spec| {
         (spec.memory, spec.cpu) = (Bytes::mib(300), MilliCores(500));
     });
@@ -72,7 +74,8 @@ async fn limits_of_the_function_are_set_beside_the_load() {
 
 #[tokio::test]
 async fn without_a_ready_cell_one_is_booted() {
-    let (base, world) = (Base::new(), World::new("{cells_min: 0, cells_max: 1}").await);
+    let base = Base::new();
+    let world = World::new("{cells_min: 0, cells_max: 1}").await;
     let none = function(&world, &base, CODE, |spec| spec.network = Network::None);
     let answer = world.get(&none, "/").await.unwrap();
     let phases = answer.spent.start.unwrap();

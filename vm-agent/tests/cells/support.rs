@@ -194,7 +194,8 @@ impl World {
     ) -> Result<Answer, CallError> {
         let request =
             Request::builder().uri(path).header("host", "test").body(body::empty()).unwrap();
-        let (version, request_id) = (Arc::clone(version), RequestId::random());
+        let version = Arc::clone(version);
+        let request_id = RequestId::random();
         let call =
             Call { version, request_id, may_wait: true, request, upload: None, interim: None };
         timeout(LIMIT, self.vm().call(call)).await.unwrap()

@@ -15,7 +15,8 @@ pub(crate) type ExitWatch = BoxFuture<'static, Result<Exit, EngineError>>;
 /// Waits at the engine for the end of the container. A refused request is repeated; a missing
 /// container is a result.
 pub(crate) fn wait(vm: &Arc<LocalVm>, container: &ContainerName) -> ExitWatch {
-    let (vm, container) = (Arc::clone(vm), container.clone());
+    let vm = Arc::clone(vm);
+    let container = container.clone();
     Box::pin(async move {
         loop {
             match vm.engine.wait(&container).await {
@@ -34,7 +35,8 @@ pub(crate) fn watch_exit(
     container: &ContainerName,
     mut answer: ExitWatch,
 ) -> ExitWatch {
-    let (vm, container) = (Arc::clone(vm), container.clone());
+    let vm = Arc::clone(vm);
+    let container = container.clone();
     Box::pin(async move {
         loop {
             match answer.await {

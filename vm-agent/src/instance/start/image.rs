@@ -147,12 +147,14 @@ async fn create(
     instance: &Instance,
     container: &ContainerSpec,
 ) -> Result<(), EngineError> {
-    let (engine, container) = (Arc::clone(&vm.engine), container.clone());
+    let engine = Arc::clone(&vm.engine);
+    let container = container.clone();
     instance.have_engine(vm, async move { engine.create(&container).await }).await
 }
 
 async fn run(vm: &Arc<LocalVm>, instance: &Instance) -> Result<(), EngineError> {
-    let (engine, name) = (Arc::clone(&vm.engine), instance.container().clone());
+    let engine = Arc::clone(&vm.engine);
+    let name = instance.container().clone();
     instance.have_engine(vm, async move { engine.start(&name).await }).await
 }
 
