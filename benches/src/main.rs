@@ -103,7 +103,7 @@ struct Plan {
     /// First calls that need a container each, deployments.
     starts: usize,
     pushes: usize,
-    /// First calls with a cell ready: enough of them to tell the slowest hundredth.
+    /// First calls with a cell ready: enough for the slowest hundredth.
     cells: usize,
     /// Rounds of fifty first calls at once.
     bursts: usize,

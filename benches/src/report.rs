@@ -172,7 +172,7 @@ fn machine() -> String {
     let model = cpuinfo
         .lines()
         .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
-        .map_or("unknown processor", |(_, model)| model.trim());
+        .map_or("unknown CPU", |(_, model)| model.trim());
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let said = |program: &str, arguments: &[&str]| {
         Command::new(program).args(arguments).output().map_or_else(

@@ -253,8 +253,8 @@ impl Cells {
         }
     }
 
-    /// Removes what belongs to no known cell. `is_known` is asked right before each removal: cells
-    /// are made meanwhile.
+    /// Removes what belongs to no known cell. `is_known` is called right before each removal,
+    /// because cells are created meanwhile.
     pub(crate) fn sweep(&self, is_known: impl Fn(&InstanceId) -> bool) {
         for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
             let id = entry.file_name().to_str().and_then(|name| InstanceId::parse(name).ok());

@@ -191,7 +191,8 @@ impl Running {
         }
         let cut = vm.calls();
 
-        // Gateways that were told send nothing any more; then no call meets a closed listener.
+        // A gateway that received the last report sends no more calls; so none meets a closed
+        // listener.
         leave.cancel();
         if let Err(err) = belonging.await {
             tracing::error!(%err, "Task of the fleet membership was lost (a bug).");

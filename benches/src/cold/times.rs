@@ -1,4 +1,4 @@
-//! Times of one measurement, and their text form. Used by all of this folder.
+//! Times of one measurement, and their text form. Used by all modules of `cold`.
 
 use std::time::Duration;
 

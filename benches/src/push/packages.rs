@@ -27,7 +27,8 @@ pub(super) struct Packages {
     pub(super) count: usize,
 }
 
-/// Express and all that it needs; the alias makes it a set of packages that nobody has installed.
+/// Express and all that it needs; the alias makes it a set of packages that is not installed
+/// yet.
 fn manifest(turn: usize) -> String {
     format!(
         r#"{{ "name": "packed", "version": "1.0.0", "dependencies": {{ "express": "5.1.0", "own-{turn}": "npm:ms@2.1.3" }} }}"#

@@ -171,7 +171,7 @@ mod tests {
         for _ in 0..10 {
             assert_eq!(get(&cell, &source, 12 * HOUR).await.unwrap(), "token-1");
         }
-        assert_eq!(source.asked(), 2, "AWS is not asked with every image");
+        assert_eq!(source.asked(), 2, "not one request to AWS for each image");
         advance(ASK_AGAIN).await;
         get(&cell, &source, 12 * HOUR).await.unwrap();
         assert_eq!(source.asked(), 3);
@@ -202,7 +202,7 @@ mod tests {
         for (at, want) in [
             (Some("2026-09-18T20:00:00Z"), 12 * HOUR),
             (Some("2026-09-18T09:00:00Z"), HOUR),
-            (Some("2015-01-01T00:00:00Z"), LEAST_LIFE), // as one stand-in answers
+            (Some("2015-01-01T00:00:00Z"), LEAST_LIFE), // the answer of a fake service
             (Some("2026-09-18T08:00:00Z"), LEAST_LIFE),
             (Some("2126-09-18T08:00:00Z"), MOST_LIFE),
             (None, MOST_LIFE),

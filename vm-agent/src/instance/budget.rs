@@ -259,7 +259,7 @@ mod tests {
         a.leave();
         assert_eq!(budget.shortage(Bytes(10)), 0);
         let (_, waits) = later(budget.claim(Bytes(8)));
-        assert_eq!(budget.shortage(Bytes(3)), 1, "behind those who wait");
+        assert_eq!(budget.shortage(Bytes(3)), 1, "after the waiting claims");
         drop(waits);
         assert_eq!(budget.shortage(Bytes(3)), 0);
         assert_eq!(budget.used(), Bytes(6));
@@ -273,7 +273,7 @@ mod tests {
         let b = granted(budget.claim(Bytes(2)));
         let c = budget.claim_spare(Bytes(2)).unwrap();
         let (_, waits) = later(budget.claim(Bytes(5)));
-        assert!(budget.claim_spare(Bytes(1)).is_none(), "somebody waits");
+        assert!(budget.claim_spare(Bytes(1)).is_none(), "a claim waits");
         drop(waits);
         assert!(budget.claim_spare(Bytes(1)).is_some());
         drop((a, b, c));

@@ -30,7 +30,7 @@ const HEALTH_MAX: usize = 80 << 10;
 /// 40 ms to listen.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const SLOW_LOOK: Duration = Duration::from_millis(4);
-/// Error code of a wrapper whose code folder is empty.
+/// Error code of a wrapper whose code directory is empty.
 const NOT_MOUNTED: &str = "NOT_MOUNTED";
 
 /// Body of `POST /init`: the function as the image's `EPSILON_FUNCTION` describes it, with version
@@ -95,7 +95,7 @@ pub(crate) enum ControlError {
     /// The code threw while loading, or its export is missing.
     #[error("{message}")]
     Failed { message: String, stack: Option<String> },
-    /// The folder that the code was expected in is empty.
+    /// The directory where the code was expected is empty.
     #[error("the wrapper sees no code")]
     NotMounted,
 }

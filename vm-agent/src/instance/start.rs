@@ -83,7 +83,8 @@ pub(crate) struct Started {
 #[derive(Debug)]
 pub(crate) enum LoadFailure {
     Start(StartFailure),
-    /// The wrapper stopped answering: its process is about to exit, and the exit tells more.
+    /// The wrapper stopped answering: its process is about to exit, and the exit gives the
+    /// cause.
     Silent(StartFailure),
     /// Its wrapper sees no code at all, and still waits.
     NotMounted,

@@ -1,5 +1,5 @@
-//! From a version to directories: each source, what happens when one fails, and what is left
-//! behind.
+//! From a version to directories: each source, what happens when one fails, and which files
+//! are left.
 
 mod docker;
 mod registry;

@@ -82,7 +82,7 @@ impl Tree {
     }
 
     fn parent<'a>(&mut self, path: &[&'a OsStr]) -> io::Result<(BorrowedFd<'_>, &'a OsStr)> {
-        // The tree itself is not a file: a name that stands for it collides with it.
+        // The tree itself is not a file: a name that means it collides with it.
         let (name, above) = path.split_last().ok_or(Errno::EXIST)?;
         Ok((self.within(above)?, name))
     }

@@ -258,7 +258,7 @@ async fn a_waiting_call_profits_from_room_that_others_leave() {
             let busy = || world.states().iter().filter(|state| *state == "busy").count();
             until(busy, |busy| *busy == 2).await;
             until(|| world.vm.status().calls_waiting, |waiting| *waiting == 1).await;
-            // Only now can the other instance be evicted; no event tells the waiting call.
+            // Only now can the other instance be evicted; no event wakes the waiting call.
             others_gate.gate.add_permits(1);
         }
     );

@@ -1,5 +1,5 @@
-//! An engine that is down, and bugs of our own: neither may leave anything behind or take the agent
-//! down.
+//! An engine that is down, and bugs of our own: neither may leave containers or files, or end the
+//! agent.
 
 use crate::{
     support::{self, World, call, code, one, until},

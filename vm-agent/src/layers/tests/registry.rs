@@ -102,7 +102,7 @@ async fn every_kind_of_corruption_is_detected() {
         ("an unfit layer", Tar::default().file("app/.wh.x", "").gzip()),
         ("a plain tar", tar.bytes()),
         ("a changed sum", flipped),
-        ("more than was told", longer),
+        ("more than was reported", longer),
         ("nothing", Vec::new()),
         ("the first half", good[..good.len() / 2].to_vec()),
     ];
