@@ -162,7 +162,7 @@ mod tests {
         let path = folder.path().join("engine.sock");
         let listener = UnixListener::bind(&path).unwrap();
         let engine = tokio::spawn(async move {
-            // Only the first connection is ever served: a second one would wait for ever.
+            // Only the first connection is ever served: a second one would wait forever.
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut head = [0; 4096];
             while stream.read(&mut head).await.unwrap() > 0 {

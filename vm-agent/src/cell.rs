@@ -159,7 +159,7 @@ impl Cells {
     }
 
     /// Counts a start that requests a container from the engine, until the guard is dropped.
-    /// Loading code is not counted: it is no work for the engine, and may take for ever.
+    /// Loading code is not counted: it is no work for the engine, and may take forever.
     pub(crate) fn has_engine(&self) -> AtEngine<'_> {
         self.at_engine.fetch_add(1, Ordering::Relaxed);
         AtEngine(self)

@@ -224,7 +224,7 @@ impl Lease {
         }
     }
 
-    /// The code may run for ever, so the instance is killed.
+    /// The code may run forever, so the instance is killed.
     pub(crate) fn kill(mut self) {
         if let Phase::Running { request_id, exchange, .. } = &self.phase {
             let what = match exchange {

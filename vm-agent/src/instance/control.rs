@@ -90,7 +90,7 @@ pub(crate) enum ControlError {
     #[error("the wrapper does not listen")]
     NotListening(#[source] io::Error),
     /// The connection broke, or the response cannot be parsed.
-    #[error("the wrapper gave no answer")]
+    #[error("the wrapper did not answer")]
     NoAnswer(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The code threw while loading, or its export is missing.
     #[error("{message}")]

@@ -35,7 +35,7 @@ pub(crate) enum Event {
     Healthy,
     CallBegan,
     CallEnded,
-    /// A call was still running at its deadline: its code may run for ever.
+    /// A call was still running at its deadline: its code may run forever.
     CallTimedOut,
     /// Time passed. `idle`: how long the instance may be idle; `None` where the version needs it.
     Tick {

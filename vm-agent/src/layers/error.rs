@@ -17,7 +17,7 @@ pub(crate) enum LayersError {
         why: String,
     },
     /// Neither the builder's cache nor a registry has it; the image does.
-    #[error("no source gives layer {layer}")]
+    #[error("no source has layer {layer}")]
     Absent {
         /// The layer's digest.
         layer: String,

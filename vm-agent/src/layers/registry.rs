@@ -62,7 +62,7 @@ pub(super) type Pieces = BoxStream<'static, io::Result<Bytes>>;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
     /// The credentials could not be obtained.
-    #[error("there is no login for the registry")]
+    #[error("there are no credentials for the registry")]
     Login(#[source] epsilon_registry::AccessError),
     /// The registry's answer, or an error of the network.
     #[error(transparent)]

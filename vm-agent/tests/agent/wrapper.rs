@@ -288,7 +288,7 @@ async fn answer_call(wrapper: Arc<Wrapper>, mut request: Request<Incoming>) -> A
             });
             json(200, id.to_string())
         }
-        // Its code runs for ever, whether or not the connection is open.
+        // Its code runs forever, whether or not the connection is open.
         "/forever" => {
             std::mem::forget(active);
             pending().await

@@ -112,8 +112,8 @@ pub(super) fn container(spec: &ContainerSpec, code: &str, cores: u32) -> Contain
         user: Some(spec.user.clone()),
         env: Some(spec.env.iter().map(|(key, value)| format!("{key}={value}")).collect()),
         labels: Some(spec.labels.to_map()),
-        // An image's own health check would run as often as it likes, outside of the function's
-        // limits.
+        // An image's own health check would run at any rate that the image sets, outside of the
+        // function's limits.
         healthcheck: Some(HealthConfig { test: Some(vec!["NONE".into()]), ..Default::default() }),
         attach_stdout: Some(true),
         attach_stderr: Some(true),
