@@ -108,6 +108,7 @@ fn run(vms: usize, policy: Policy) -> Outcome {
     let mut joined = false;
     let mut left = false;
     while let Some(call) = traffic.next(END) {
+        // Once a second: ended calls are removed, VMs that joined get more, and load is sampled.
         while call.at >= second {
             world.advance(second);
             placing.weigh(&world);

@@ -114,8 +114,8 @@ impl Ecr {
     /// Creates the repository if it is missing, with a lifecycle policy that removes old images. An
     /// existing policy stays.
     ///
+    /// # Errors
     /// The failed AWS request.
-    /// AWS's.
     pub async fn ensure_repository(
         &self,
         host: &EcrHost,

@@ -48,7 +48,7 @@ impl Pulls {
         };
         Err(match failed {
             Failed::Login(err) => EngineError::Registry(Box::new(Denied {
-                what: "has no login of this machine".into(),
+                what: "cannot be used: this machine could not get credentials for it".into(),
                 hint: err.hint(),
                 host,
                 source: Some(Box::new(err)),

@@ -53,6 +53,7 @@ pub(crate) fn run(functions: &[Function], order: Order, memory: u64) -> Outcome 
     let mut used = 0;
     let mut clock = Clock::default();
     for (call, n) in calls {
+        // A cold start evicts until the instance fits, as `vm.rs` does.
         if !known[n].is_here {
             known[n].cold += 1;
             while used + functions[n].memory > memory {

@@ -51,6 +51,7 @@ pub(crate) async fn assign(
     tap.belongs_to(version, &place.id);
     mount(vm, &place, &code)?;
     *place.code.lock() = Some(code);
+    // Limits are set and the record is written while the code loads.
     let limits = ((version.spec.memory, version.spec.cpu) != (kind.memory, CPU))
         .then(|| update(vm, &place, version));
     let record = spawn_blocking({

@@ -193,10 +193,12 @@ impl Pool {
             return Ok(Taken::Now(self.lease(place)));
         }
         let now = self.vm.now();
+        // The function's pause ends here, not when the start is done.
         if books.running == 0 {
             self.history.arrives(now);
         }
         let function = &self.version.function;
+        // Code that just failed is not started again for this call.
         if let Some(failure) = books.remembered(now) {
             return Err(failure.to_error(function));
         }
@@ -541,6 +543,7 @@ impl Pool {
                 if books.closing || self.vm.closed.is_cancelled() {
                     return Err(StartFailure::CalledOff.to_error(&self.version.function));
                 }
+                // A start failed since this request began, and no other one is in progress.
                 if books.failures != seen && books.starting() == 0 {
                     let failure = books.failure.as_ref().map(|kept| kept.failure.clone());
                     let failure = failure.unwrap_or(StartFailure::CalledOff);

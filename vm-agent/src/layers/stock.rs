@@ -66,6 +66,7 @@ impl Stock {
             let path = entry.path();
             let text = entry.file_name();
             let Some(text) = text.to_str() else { continue };
+            // Of an agent that was killed while it wrote or removed them.
             if text.starts_with(DRAFT) || text.starts_with(GONE) {
                 remove(&path);
                 continue;
@@ -73,6 +74,7 @@ impl Stock {
             let Some(name) = Name::of_folder(text) else { continue };
             let size = fs::read_to_string(path.join(SIZE)).ok();
             let size = size.and_then(|size| size.parse::<u64>().ok());
+            // Not flushed before the machine went down, so maybe incomplete.
             if size.is_none() && !is_same_boot {
                 remove(&path);
                 continue;

@@ -310,12 +310,14 @@ impl Books {
                 todo.places.push((waiter.to, place, started));
             }
         }
+        // Then instances, for the calls that are left.
         while self.wants_start(pool, now) {
             if !self.start(pool, None, &mut todo) {
                 break;
             }
         }
         self.refuse_hurried(pool, &mut todo);
+        // At last, a closing pool stops the instances without calls: no waiting call needs one.
         if self.closing && self.waiters.is_empty() {
             let keys: Vec<Key> = self
                 .slots
@@ -392,6 +394,7 @@ impl Books {
         if self.waiters.iter().all(|waiter| waiter.may_wait) {
             return;
         }
+        // Calls at the head of the queue get the slots of the starts that have their memory.
         let starting = self.slots.values().filter(|slot| slot.state == State::Starting);
         let (short, begins): (Vec<_>, Vec<_>) = starting.partition(|slot| slot.is_short);
         let places = begins.len() * pool.concurrency();
@@ -410,6 +413,9 @@ impl Books {
         }
     }
 
+    /// Whether one more start is needed and allowed. It is needed if more calls wait than the starts
+    /// in progress will have slots for, or if fewer instances exist than the minimum. During a
+    /// pause after a failure, waiting calls still start one if the version has no instance.
     pub(super) fn wants_start(&self, pool: &Pool, now: Moment) -> bool {
         let starting = self.starting();
         let live = self.live();

@@ -61,6 +61,7 @@ pub(crate) async fn start(
         Runtime::Node => vec![("EPSILON_SOCKETS".to_owned(), SOCKETS.to_owned())],
         Runtime::Container => {
             let mut env: Vec<_> = spec.env.clone().into_iter().collect();
+            // The platform sets the port; a value in the function's settings would be wrong.
             env.retain(|(key, _)| key != "PORT");
             env.push(("PORT".into(), PORT.to_string()));
             env
