@@ -242,22 +242,22 @@ macro_rules! contract {
 }
 
 contract! {
-    it_says_what_the_machine_has;
+    machine_resources_are_reported;
     an_unknown_image_is_not_found;
     output_and_exit_status_arrive;
-    a_container_is_found_by_its_label_and_what_it_says_can_be_read_back;
+    container_is_listed_by_label_and_its_output_readable;
     removing_kills_and_may_be_repeated;
-    sigterm_ends_a_process_that_does_nothing_about_it;
+    sigterm_ends_a_process_without_a_handler;
     a_frozen_container_can_be_thawed_and_removed;
-    an_exit_is_known_to_those_who_ask_late;
+    late_wait_gets_the_exit_status;
     a_name_is_used_once;
     the_unknown_is_not_found;
-    an_image_of_ours_goes_unless_a_container_uses_it;
+    own_unused_image_can_be_removed;
     the_network_is_made_once_and_removed_once;
     network_is_removed_despite_foreign_container;
 }
 
-async fn it_says_what_the_machine_has<E: Engine>(bench: Bench<E>) {
+async fn machine_resources_are_reported<E: Engine>(bench: Bench<E>) {
     let machine = bench.engine.ping().await.unwrap();
     assert!(machine.memory > Bytes::mib(100) && machine.cores >= 1);
 }
@@ -272,7 +272,7 @@ async fn an_unknown_image_is_not_found<E: Engine>(bench: Bench<E>) {
     assert!(bench.engine.ensure_image(&unknown).await.is_err());
 }
 
-async fn an_image_of_ours_goes_unless_a_container_uses_it<E: Engine>(mut bench: Bench<E>) {
+async fn own_unused_image_can_be_removed<E: Engine>(mut bench: Bench<E>) {
     if bench.spare.digest.is_empty() {
         import(&bench.spare.reference, &serde_json::to_string(IDLE).unwrap(), &[]);
         bench.spare.digest = digest(&bench.spare.reference).unwrap();
@@ -316,9 +316,7 @@ async fn output_and_exit_status_arrive<E: Engine>(bench: Bench<E>) {
     bench.engine.remove(&spec.name).await.unwrap();
 }
 
-async fn a_container_is_found_by_its_label_and_what_it_says_can_be_read_back<E: Engine>(
-    bench: Bench<E>,
-) {
+async fn container_is_listed_by_label_and_its_output_readable<E: Engine>(bench: Bench<E>) {
     let spec = bench.spec(&bench.idle).await;
     bench.engine.create(&spec).await.unwrap();
     let found = bench.engine.list(&bench.vm).await.unwrap();
@@ -351,7 +349,7 @@ async fn removing_kills_and_may_be_repeated<E: Engine>(bench: Bench<E>) {
     bench.engine.remove(&spec.name).await.unwrap();
 }
 
-async fn sigterm_ends_a_process_that_does_nothing_about_it<E: Engine>(bench: Bench<E>) {
+async fn sigterm_ends_a_process_without_a_handler<E: Engine>(bench: Bench<E>) {
     let spec = bench.spec(&bench.idle).await;
     bench.engine.create(&spec).await.unwrap();
     bench.engine.start(&spec.name).await.unwrap();
@@ -378,7 +376,7 @@ async fn a_frozen_container_can_be_thawed_and_removed<E: Engine>(bench: Bench<E>
     assert!(freezer.thaw().is_err());
 }
 
-async fn an_exit_is_known_to_those_who_ask_late<E: Engine>(bench: Bench<E>) {
+async fn late_wait_gets_the_exit_status<E: Engine>(bench: Bench<E>) {
     let spec = bench.spec(&bench.talker).await;
     bench.engine.create(&spec).await.unwrap();
     bench.engine.start(&spec.name).await.unwrap();

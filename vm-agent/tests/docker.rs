@@ -188,7 +188,7 @@ async fn a_life_without_a_network() {
 }
 
 #[tokio::test]
-async fn a_caller_who_leaves_and_a_timeout() {
+async fn disconnected_caller_and_timeout() {
     let image = Image::new(CODE);
     let folder = tempfile::tempdir().unwrap();
     let agent = agent(folder.path()).await;

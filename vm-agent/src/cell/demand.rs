@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_short_is_shared() {
+    fn scarce_cells_are_shared() {
         for (row, targets, max, want) in [
             ("all have what they want", &[2, 3][..], 8, &[2, 3][..]),
             ("one each in turn", &[8, 8], 5, &[3, 2]),

@@ -547,7 +547,7 @@ mod tests {
 
     /// An engine with containerd's image store gives a digest to what was made here, too.
     #[test]
-    fn only_what_a_registry_has_counts_as_pulled() {
+    fn only_registry_images_count_as_pulled() {
         for (row, tags, digests, want) in [
             ("a registry's", &[][..], &["r.example/shop/pay@sha256:00"][..], 1),
             ("by port", &[], &["registry:5000/shop/pay@sha256:00"], 1),

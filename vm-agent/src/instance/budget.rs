@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_comes_back() {
+    fn memory_is_given_back_on_drop() {
         let budget = Budget::new(Bytes(10));
         let a = granted(budget.claim(Bytes(6)));
         let b = granted(budget.claim(Bytes(4)));
@@ -222,12 +222,12 @@ mod tests {
     }
 
     #[test]
-    fn more_than_there_is_never_comes() {
+    fn more_than_total_is_never_granted() {
         assert!(matches!(Budget::new(Bytes(10)).claim(Bytes(11)), Claim::Never));
     }
 
     #[test]
-    fn those_who_leave_count_as_coming() {
+    fn stopping_instances_count_as_coming() {
         let budget = Budget::new(Bytes(10));
         let mut a = granted(budget.claim(Bytes(6)));
         let _b = granted(budget.claim(Bytes(4)));

@@ -201,9 +201,9 @@ mod tests {
 
     steps! {
         ONE_CALL:
-        after_its_only_call_it_goes: Busy { active: ONE }, CallEnded, at s(3)
+        one_call_instance_stops_after_its_call: Busy { active: ONE }, CallEnded, at s(3)
             => Some((Stopping { why: Why::OneCall }, KILL));
-        a_call_that_timed_out_was_its_only_one_too: Busy { active: ONE }, CallTimedOut, at s(3)
+        timeout_ends_a_one_call_instance: Busy { active: ONE }, CallTimedOut, at s(3)
             => Some((Stopping { why: Why::TimedOut }, KILL));
         the_first_call_begins: Idle { since: s(1) }, CallBegan, at s(2) => Some((Busy { active: ONE }, Nothing));
         a_second_call_beside_it_does_not: Busy { active: ONE }, CallBegan, at s(2) => None;
@@ -221,7 +221,7 @@ mod tests {
         start_can_be_cancelled: Starting, Stop(Why::Asked), at s(5)
             => Some((Stopping { why: Why::Asked }, KILL));
         starting_takes_no_call: Starting, CallBegan, at s(1) => None;
-        idle_too_long_goes: Idle { since: s(1) }, SPARE, at s(61)
+        idle_too_long_stops: Idle { since: s(1) }, SPARE, at s(61)
             => Some((Stopping { why: Why::IdleTooLong }, KILL));
         idle_a_bit_less_stays: Idle { since: s(1) }, SPARE, at s(60) => Some((Idle { since: s(1) }, Nothing));
         min_instances_stay: Idle { since: s(1) }, Tick { idle: None }, at s(999)

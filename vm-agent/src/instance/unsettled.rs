@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_code_writes_without_end_is_bounded() {
+    fn endless_output_is_bounded() {
         let mut received = Received::default();
         received.push(&[b'x'; 100_000]);
         assert!(received.partial.len() <= LONGEST_ID);

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_counted_apart() {
+    fn too_long_pauses_are_counted_apart() {
         let pauses = of([60, 20_000, 20_000, 60]);
         assert_eq!(pauses.beyond(), 0.5);
         assert_eq!(pauses.upper(1.0), s(70));

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_overrides_all() {
+    fn set_timeout_overrides_all() {
         let mut pauses = Histogram::default();
         (0..50).for_each(|_| pauses.add(s(3600)));
         let choice = choose(&pauses, Some(s(5)), &SETTINGS);

@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_refused() {
+    fn invalid_networks_are_refused() {
         for bad in ["10.0.0.0/33", "10.0.0", "fd00::/8", "all", "10.0.0.0/8/8", "10.0.0.0/-1"] {
             assert!(Reach::read(Some(bad), None).is_err(), "{bad}");
         }

@@ -64,7 +64,7 @@ async fn the_minimum_of_broken_code_does_not_loop() {
 }
 
 #[tokio::test]
-async fn a_retired_version_ends_its_calls_and_goes() {
+async fn retired_version_finishes_calls_and_stops() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| spec.min_instances = 2);
     world.vm.ensure_ready(Arc::clone(&version)).await.unwrap();

@@ -64,7 +64,7 @@ async fn work_after_the_answer_ends_with_the_timeout() {
 }
 
 #[tokio::test]
-async fn a_retired_version_ends_what_runs_after_its_answers() {
+async fn retired_version_finishes_work_after_answers() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |_| {});
     world.text(&version, "/after").await;

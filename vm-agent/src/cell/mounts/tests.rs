@@ -159,7 +159,7 @@ fn one_layer_can_be_mounted_too_many_cannot() {
 }
 
 #[test]
-fn the_end_takes_off_what_cells_left() {
+fn shutdown_unmounts_leftover_cells() {
     if !is_root() {
         return;
     }
