@@ -1,5 +1,6 @@
-//! `make bench ARGS=assignments`: a thousand cells are given to a function, one after the other (`isolation: call`: one for
-//! each call). Whatever a cell takes from the machine must come back: mounts, folders, memory, open files, containers.
+//! `make bench ARGS=assignments`: a thousand cells are assigned to a function, one after the other
+//! (`isolation: call`: one for each call). Whatever a cell takes from the machine must be given
+//! back: mounts, directories, memory, open files, containers.
 
 use crate::{
     Plan, memory,
@@ -12,18 +13,18 @@ use epsilon_e2e::{
 };
 use std::{path::Path, time::Instant};
 
-/// Calls before the first look: what is made once is made by then.
+/// Calls before the first measurement: what is created once exists by then.
 const WARM_UP: usize = 20;
-/// Calls that may come from the image while no cell is ready, for each assignment that is wanted.
+/// Calls that may come from the image while no cell is ready, for each wanted assignment.
 const PATIENCE: usize = 20;
 
-/// As many cells before and after: a pool that follows the demand has more of them after a thousand calls.
+/// A fixed number of cells: a pool that follows demand has more of them after a thousand calls.
 const CONFIG: &str = "vm_agent: { cells_min: 4, cells_max: 4 }";
 const CODE: &str = r#"
 exports.alone = { config: { isolation: "call" }, func: (req, res) => res.send("Hello") };
 "#;
 
-/// What a platform holds while it rests.
+/// What the idle platform holds.
 #[derive(Debug)]
 struct Held {
     mounts: usize,
@@ -33,7 +34,7 @@ struct Held {
     memory: u64,
 }
 
-/// The section as markdown.
+/// Runs the bench; returns the section as markdown.
 pub(crate) async fn section(plan: Plan) -> String {
     let up = Epsilon::start_with(Settings::config(CONFIG)).await;
     up.deploy(&project!("assignments", { "index.js" => CODE })).await;
@@ -73,7 +74,7 @@ pub(crate) async fn section(plan: Plan) -> String {
     out
 }
 
-/// Calls until so many were served by a cell of their own; how many calls that took.
+/// Calls until this many were served by a cell of their own; returns how many calls that took.
 async fn assign(up: &Epsilon, wanted: usize) -> usize {
     let (mut assigned, mut calls) = (0, 0);
     while assigned < wanted {
@@ -86,7 +87,7 @@ async fn assign(up: &Epsilon, wanted: usize) -> usize {
 }
 
 impl Held {
-    /// Once all instances have gone and the pool has what it wants.
+    /// Counts once all instances are removed and the pool is at its target.
     async fn by(up: &Epsilon) -> Self {
         let containers = until("the platform rests", LONG, async || {
             let vms = up.admin("/v1/vms").await;

@@ -1,16 +1,16 @@
 //! `make bench ARGS=autoscaling`: hours of traffic in seconds, through the real policy of
-//! `gateway/src/autoscale` and through a plain target-tracking policy, over a fleet that is only counted. Shows
-//! what each costs: calls that waited, calls that were refused, VM-hours.
+//! `gateway/src/autoscale` and through a plain target-tracking policy, over a fleet that is only
+//! counted. Shows what each costs: calls that waited, calls that were refused, VM-hours.
 //!
-//! Deterministic: the same numbers on every machine. Not a measure of speed, and not of placement: a call
-//! takes the first free place, and an instance starts in no time. What is modelled is what an autoscaler
-//! can do something about: places, VMs that need 60 to 90 seconds to boot, and drains.
+//! Deterministic: the same numbers on every machine. Not a measure of speed, and not of placement:
+//! a call takes the first free slot, and an instance starts in no time. The model covers what an
+//! autoscaler can influence: slots, VMs that need 60 to 90 seconds to boot, and drains.
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`traffic`] | surges and spikes, call by call |
-//! | [`fleet`] | VMs, places, the queue |
-//! | [`scalers`] | our policy in some settings, and target tracking |
+//! | [`fleet`] | VMs, slots, the queue |
+//! | [`scalers`] | our policy with some settings, and target tracking |
 
 mod fleet;
 mod scalers;
@@ -31,7 +31,7 @@ pub(crate) const STEPS: u64 = 10;
 const FEWEST: u32 = 2;
 const MOST: u32 = 40;
 
-/// What one run came to.
+/// Result of one run.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Outcome {
     calls: u64,
@@ -41,7 +41,7 @@ struct Outcome {
     most_vms: usize,
 }
 
-/// Runs all of it and gives the table as markdown.
+/// Runs all of it; returns the table as markdown.
 pub(crate) fn table() -> String {
     let mut out = String::from(
         "| traffic | policy | calls that waited | calls refused | VM-hours | most VMs |\n|---|---|---:|---:|---:|---:|\n",
@@ -102,9 +102,9 @@ mod tests {
         assert_eq!(twice[0], twice[1]);
     }
 
-    /// What docs/autoscaling.md says: surges are followed, spikes need headroom or a schedule.
+    /// The claim of docs/autoscaling.md: surges are followed, spikes need headroom or a schedule.
     #[test]
-    fn surges_are_followed_and_spikes_need_headroom_or_a_schedule() {
+    fn surges_are_followed_spikes_need_preparation() {
         // Of ten thousand calls.
         let waited = |got: Outcome| (got.delayed + got.refused) * 10_000 / got.calls;
         let tracking = outcome(Shape::Surge, "target tracking");

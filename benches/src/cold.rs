@@ -1,5 +1,5 @@
-//! First calls: of functions that have no instance. `make bench` measures a small one ([`small`]); `make bench ARGS=cold`
-//! all of it, each beside its reference, in turns within the same run.
+//! First calls: of functions that have no instance. `make bench` measures a small one ([`small`]);
+//! `make bench ARGS=cold` all of it, each beside its reference, in turns within the same run.
 //!
 //! | module | the first call of |
 //! |---|---|
@@ -9,7 +9,7 @@
 //! | [`burst`] | fifty functions at once, and of one function fifty times at once |
 //! | [`alone`] | each call with `isolation: call`, paced and without a pause, beside the image path |
 //! | [`docker`] | Docker's own first answer |
-//! | [`times`] | how figures are told |
+//! | [`times`] | how times are printed |
 
 mod alone;
 mod burst;
@@ -25,8 +25,9 @@ use crate::{
 };
 use epsilon_e2e::{http::Answer, project, up::Epsilon};
 
-/// A function whose instance goes a second after its last call, in a cell and from its image: a variable that counts only when
-/// a process starts keeps it out of cells. One that is made to exit each time would be a crash loop, which boots its own cells.
+/// A function whose instance stops a second after its last call, in a cell and from its image: a
+/// variable that only takes effect when a process starts keeps it out of cells. One that exits each
+/// time would be a crash loop, which boots its own cells.
 const FUNCTIONS: &str = r#"
 const hello = (req, res) => res.send("Hello");
 const env = { NODE_OPTIONS: "--no-deprecation" };
@@ -42,7 +43,7 @@ pub(crate) async fn measure(up: &Epsilon, plan: Plan, report: &mut Report) {
     small::measure(up, plan.starts, plan.starts, report.rows()).await;
 }
 
-/// All of it, as markdown.
+/// Runs all of it; returns markdown.
 pub(crate) async fn section(plan: Plan) -> String {
     let mut rows: Vec<Row> = Vec::new();
     {
@@ -59,7 +60,7 @@ pub(crate) async fn section(plan: Plan) -> String {
     out
 }
 
-/// Waits the only instance of a function away and a cell ready, and makes the next call.
+/// Waits until the only instance is removed and a cell is ready, and makes the next call.
 async fn first_call(up: &Epsilon, function: &str) -> Answer {
     go(up, function).await;
     up.cells_are_ready(1).await;
@@ -68,13 +69,13 @@ async fn first_call(up: &Epsilon, function: &str) -> Answer {
     answer
 }
 
-/// Has an instance of it called, and waits it away.
+/// Calls the function, and waits until its instance is removed.
 async fn go(up: &Epsilon, function: &str) {
     up.get(&format!("/{function}")).await.expect(200);
     up.is_cold(function).await;
 }
 
-/// Whether a start in a cell was part of the answer.
+/// Whether the answer came from a start in a cell.
 fn is_from_cell(answer: &Answer) -> bool {
     answer.header("server-timing").contains("cell;")
 }

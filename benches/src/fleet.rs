@@ -1,5 +1,6 @@
-//! A fleet of real processes on this machine: what the hop from gateway to agent costs, whether calls find their
-//! warm instances, how evenly VMs are loaded, and what a killed or drained VM costs its callers.
+//! A fleet of real processes on this machine: what the hop from gateway to agent costs, whether
+//! calls find their warm instances, how evenly VMs are loaded, and what a killed or drained VM
+//! costs its callers.
 
 use crate::{
     Plan,
@@ -16,14 +17,14 @@ use epsilon_e2e::{
 };
 use std::{collections::BTreeMap, fmt::Write, time::Instant};
 
-/// Functions that Zipf callers call.
+/// Number of functions of the Zipf callers.
 const FUNCTIONS: usize = 30;
 /// Calls of the routing measurement.
 const CALLS: usize = 6_000;
-/// How often an agent is ended, and how often one is killed.
+/// How often an agent is shut down, and how often one is killed.
 const ROUNDS: usize = 3;
 
-/// Measures all of it; the section as markdown.
+/// Runs all of it; returns the section as markdown.
 pub(crate) async fn section(plan: Plan) -> String {
     eprintln!("starting a gateway, a builder and three agents …");
     let mut fleet = Fleet::start(fleet::Plan::default()).await;
@@ -52,7 +53,8 @@ fn code() -> String {
     code
 }
 
-/// Gateway → agent over TCP → container, beside the container alone and as many hops of a plain proxy.
+/// Gateway → agent over TCP → container, beside the container alone and as many hops of a plain
+/// proxy.
 async fn hop(fleet: &Fleet, plan: Plan, out: &mut String) {
     let public = fleet.gateways[0].public();
     Call::get("/warm").send(public).await.expect(200);
@@ -92,7 +94,8 @@ async fn the_instance(fleet: &Fleet, function: &str) -> Container {
 async fn routing(fleet: &Fleet, out: &mut String) {
     eprintln!("{CALLS} Zipf calls to {FUNCTIONS} functions …");
     let public = fleet.gateways[0].public();
-    // A call of each, so that the share below is about finding instances and not about making the first ones.
+    // A call of each, so that the share below is about finding instances and not about making the
+    // first ones.
     for index in 0..FUNCTIONS {
         Call::get(&format!("/f{index}")).send(public).await.expect(200);
     }
@@ -157,7 +160,8 @@ enum End {
 /// One agent after the other ends under load, and is started again.
 async fn lose(fleet: &mut Fleet, what: &str, how: End, out: &mut String) {
     eprintln!("an agent {what}, {ROUNDS} times …");
-    let (mut all, mut times) = (Tally::default(), Vec::new());
+    let mut all = Tally::default();
+    let mut times = Vec::new();
     for _ in 0..ROUNDS {
         let victim = busiest(fleet).await;
         let paths = (0..FUNCTIONS).map(|index| format!("/f{index}"));

@@ -1,12 +1,12 @@
-//! The callers: each has one connection and one call at a time (a closed loop). The code is the same for
-//! every target, and so is its cost, which is therefore on both sides of every ratio.
+//! The callers: each has one connection and one call at a time (a closed loop). The code is the
+//! same for every target, and so is its cost, which is therefore on both sides of every ratio.
 
 use epsilon_e2e::http::{Call, Connection, Target};
 use hdrhistogram::Histogram;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
-/// What one turn gave.
+/// Result of one turn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Turn {
     /// The median, in microseconds.
@@ -17,7 +17,7 @@ pub(crate) struct Turn {
     pub(crate) rate: f64,
 }
 
-/// Calls for as long as `length` on so many connections. Runs on a thread of its own, so that callers
+/// Makes calls for `length` on this many connections. Runs on a thread of its own, so that callers
 /// never wait for the bench's other work.
 pub(crate) fn turn(to: Target, path: String, connections: usize, length: Duration) -> Turn {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -25,7 +25,8 @@ pub(crate) fn turn(to: Target, path: String, connections: usize, length: Duratio
         let mut callers = JoinSet::new();
         let began = Instant::now();
         for _ in 0..connections {
-            let (to, path) = (to.clone(), path.clone());
+            let to = to.clone();
+            let path = path.clone();
             callers.spawn(caller(to, path, began + length));
         }
         let mut all = Histogram::<u64>::new(3).unwrap();

@@ -1,6 +1,6 @@
-//! The reference proxy: HAProxy as Debian ships it, with one thread and keep-alive on both sides, in front of the very
-//! socket that Epsilon's agent calls. It places calls as Epsilon does, by consistent hashing with bounded loads
-//! (`hash-balance-factor`, with the gateway's own factor).
+//! The reference proxy: HAProxy as Debian ships it, with one thread and keep-alive on both sides,
+//! in front of the very socket that Epsilon's agent calls. It places calls as Epsilon does, by
+//! consistent hashing with bounded loads (`hash-balance-factor`, with the gateway's own factor).
 
 use epsilon_e2e::{
     http::Call,
@@ -12,7 +12,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// A running HAProxy; ended with the value.
+/// A running HAProxy; stopped on drop.
 #[derive(Debug)]
 pub(crate) struct Haproxy {
     process: Child,

@@ -1,15 +1,15 @@
-//! `make bench ARGS=keepalive`: a week of calls through keep-alive policies: fixed times, the agent's own adaptive one
-//! (`vm-agent/src/keep/`), and none at all, where each call is a cold start in a cell. Then a VM with too little memory: who
-//! goes first.
+//! `make bench ARGS=keepalive`: a week of calls through keep-alive policies: fixed times, the
+//! agent's own adaptive one (`vm-agent/src/keep/`), and none at all, where each call is a cold
+//! start in a cell. Then a VM with too little memory: which instance is evicted first.
 //!
-//! The replay is deterministic: the same numbers on every machine. Not modelled: calls of one function side by side (the paper's
-//! replay has none either), and more than one VM.
+//! The replay is deterministic: the same numbers on every machine. Not modelled: concurrent calls
+//! of one function (the paper's replay has none either), and more than one VM.
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`trace`] | functions and their calls, in the shape of the published figures |
 //! | [`policies`] | how long an instance stays, one function at a time |
-//! | [`pressure`] | which instance goes when memory is needed |
+//! | [`pressure`] | which instance is evicted when memory is needed |
 
 mod policies;
 mod pressure;
@@ -19,7 +19,7 @@ use policies::Policy;
 use std::fmt::Write;
 use trace::{Function, HOURS};
 
-/// Runs all of it and gives the tables as markdown.
+/// Runs all of it; returns the tables as markdown.
 pub(crate) fn table() -> String {
     let functions = trace::functions();
     let mut out = String::from(
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn the_trace_has_the_published_shape_and_is_always_the_same() {
+    fn trace_has_published_shape_and_is_deterministic() {
         let functions = trace::functions();
         let share = |holds: &dyn Fn(&Function) -> bool| {
             functions.iter().filter(|function| holds(function)).count() as f64

@@ -1,9 +1,9 @@
-//! `make bench`: starts a platform of its own, measures it beside a reference in the same run, prints one
-//! table, and with `--write` puts it into `benches/README.md`.
+//! `make bench`: starts a platform of its own, measures it beside a reference in the same run,
+//! prints one table, and with `--write` puts it into `benches/README.md`.
 //!
-//! Machines are noisy, and two runs on two days say little about each other. So each figure is a ratio
-//! (or a difference) of two things that took turns within seconds of each other, and each is the median of
-//! several turns.
+//! Machines are noisy, and two runs on two days are hard to compare. So each figure is a ratio (or
+//! a difference) of two things that were measured in turns within seconds of each other, and each
+//! is the median of several turns.
 //!
 //! | module | what it measures |
 //! |---|---|
@@ -58,17 +58,21 @@ struct Arguments {
 /// A section of its own.
 #[derive(Clone, Copy, Debug, Subcommand)]
 enum Section {
-    /// First calls: in a cell, with sixty packages, from a registry, fifty at once, each alone (about four minutes)
+    /// First calls: in a cell, with sixty packages, from a registry, fifty at once, each alone
+    /// (about four minutes)
     Cold,
-    /// A thousand assignments of a cell one after the other: what is left of them (about seven minutes)
+    /// A thousand assignments of a cell one after the other: what is left of them (about seven
+    /// minutes)
     Assignments,
-    /// A gateway, a builder and three agents: added latency, warm instances found, balance, what a lost VM costs
+    /// A gateway, a builder and three agents: added latency, warm instances found, balance, what a
+    /// lost VM costs
     Fleet,
     /// Surges and spikes through the autoscaler's policy: calls that wait, calls refused, VM-hours
     Autoscaling,
     /// How long idle instances stay, fixed and adaptive: cold starts and memory of a week of calls
     Keepalive,
-    /// Where calls go: warm instances found, balance, functions that move; and how long one placement takes (measured)
+    /// Where calls go: warm instances found, balance, functions that move; and how long one
+    /// placement takes (measured)
     Placement,
 }
 
@@ -99,7 +103,7 @@ struct Plan {
     /// First calls that need a container each, deployments.
     starts: usize,
     pushes: usize,
-    /// First calls with a cell ready: enough of them to tell the slowest hundredth.
+    /// First calls with a cell ready: enough for the slowest hundredth.
     cells: usize,
     /// Rounds of fifty first calls at once.
     bursts: usize,
@@ -130,7 +134,8 @@ impl Plan {
 
 const FUNCTIONS: &str = r#"
 const hello = (req, res) => res.send("Hello");
-// Room for all callers in one instance, so that both sides of each comparison meet the same container.
+// Enough slots for all callers in one instance, so that both sides of each comparison use the same
+// container.
 exports.warm = { config: { concurrency: 100, maxInstances: 1, cpu: 2 }, func: hello };
 "#;
 

@@ -1,4 +1,4 @@
-//! What a process holds in memory.
+//! Resident memory of a process.
 
 use epsilon_e2e::wait::{SOON, until};
 

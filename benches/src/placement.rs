@@ -1,15 +1,16 @@
-//! `make bench ARGS=placement`: minutes of calls over 8, 32 and 200 VMs, through the gateway's own ring, bound and choice,
-//! and through plain hashing, random and least-loaded placement. Shows what each is for: calls that find a warm
-//! instance, how evenly VMs are loaded, functions that move when VMs come and go. Then how long one placement
-//! takes, measured.
+//! `make bench ARGS=placement`: minutes of calls over 8, 32 and 200 VMs, through the gateway's own
+//! ring, bound and choice, and through plain hashing, random and least-loaded placement. Shows
+//! calls that find a warm instance, how evenly VMs are loaded, functions that move when VMs join
+//! and leave. Then how long one placement takes, measured.
 //!
-//! The simulation is deterministic: the same numbers on every machine. Not modelled: pulls, and other gateways.
+//! The simulation is deterministic: the same numbers on every machine. Not modelled: pulls, and
+//! other gateways.
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`traffic`] | calls of functions, Zipf, with a surge |
 //! | [`world`] | VMs, instances, idle timeouts, evictions |
-//! | [`policies`] | who gets a call |
+//! | [`policies`] | which VM gets a call |
 //! | [`speed`] | the real placement over 200 VMs and 10,000 functions, timed |
 
 mod policies;
@@ -22,19 +23,19 @@ use std::fmt::Write;
 use traffic::Traffic;
 use world::World;
 
-/// Seconds before the first figure counts: instances have to be there first.
+/// Seconds before the first figure counts: instances have to exist first.
 const WARM_UP: f64 = 60.0;
 /// A function far down the list gets many calls from here to there.
 const SURGE: std::ops::Range<f64> = 90.0..120.0;
-/// One VM more from here on …
+/// One VM joins here …
 const JOIN: f64 = 150.0;
-/// … and one of the first ones less from here on.
+/// … and one of the first ones leaves here.
 const LEAVE: f64 = 180.0;
 const END: f64 = 210.0;
 /// Functions for each VM.
 const FUNCTIONS: usize = 50;
 
-/// What one run came to.
+/// Result of one run.
 #[derive(Debug, Default)]
 struct Outcome {
     calls: u64,
@@ -48,13 +49,13 @@ struct Outcome {
     surge: Vec<f64>,
     /// VMs on which each function has instances, at the moment before the VM joins.
     spread: f64,
-    /// Of the calls in the ten seconds after a VM came or went.
+    /// Share of the calls in the ten seconds after a VM joined or left.
     after_change: (u64, u64),
     moved_by_join: f64,
     moved_by_leave: f64,
 }
 
-/// Runs all of it and gives the tables as markdown.
+/// Runs all of it; returns the tables as markdown.
 pub(crate) fn table() -> String {
     // First: its figure of memory wants a process that has held nothing yet.
     let speed = speed::table();
@@ -88,7 +89,7 @@ pub(crate) fn table() -> String {
     out
 }
 
-/// A figure that only homes make sense of.
+/// A figure that only applies to policies with homes.
 fn share(policy: Policy, share: f64) -> String {
     if policy.has_homes() { format!("{:.1} %", 100.0 * share) } else { "–".into() }
 }
@@ -103,8 +104,11 @@ fn run(vms: usize, policy: Policy) -> Outcome {
     let mut traffic = Traffic::new(vms * FUNCTIONS, vms, 7);
     let mut placing = policies::Placing::new(policy, &world, 11);
     let mut outcome = Outcome::default();
-    let (mut second, mut joined, mut left) = (0.0, false, false);
+    let mut second = 0.0;
+    let mut joined = false;
+    let mut left = false;
     while let Some(call) = traffic.next(END) {
+        // Once a second: ended calls are removed, VMs that joined get more, and load is sampled.
         while call.at >= second {
             world.advance(second);
             placing.weigh(&world);
@@ -148,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sticky_is_warmer_than_spreading_and_more_even_than_hashing() {
+    fn sticky_placement_is_warm_and_even() {
         let [ours, hashing, random, least] =
             [Policy::Epsilon, Policy::Ring, Policy::Random, Policy::LeastLoaded]
                 .map(|policy| run(8, policy));
@@ -157,7 +161,7 @@ mod tests {
         assert!(mean(&ours.balance) < mean(&hashing.balance) && mean(&ours.balance) < 1.6);
         assert!(mean(&ours.surge) < mean(&hashing.surge) && mean(&ours.surge) < 1.6);
         assert_eq!((ours.refused, ours.needless), (0, 0));
-        // One of nine, and what chance adds.
+        // One of nine, and random deviation.
         assert!(ours.moved_by_join < 0.2, "{}", ours.moved_by_join);
     }
 

@@ -1,5 +1,5 @@
-//! What a developer waits for: `epsilon deploy` after a change of one line until the new code answered,
-//! `epsilon deploy` without a change, and a first one with many packages (`packages`).
+//! A developer's waiting time: `epsilon deploy` after a change of one line until the new code
+//! answered, `epsilon deploy` without a change, and a first one with many packages (`packages`).
 
 mod packages;
 

@@ -3,7 +3,7 @@
 use jiff::{Zoned, tz::TimeZone};
 use std::{fmt::Write, path::Path, process::Command};
 
-/// The marks between which a section's table stands in `benches/README.md`.
+/// The marks around a section's table in `benches/README.md`.
 fn marks(section: &str) -> [String; 2] {
     [
         format!("<!-- {section}: written by `make bench`, do not edit -->"),
@@ -11,14 +11,14 @@ fn marks(section: &str) -> [String; 2] {
     ]
 }
 
-/// The middle one of some figures.
+/// The median.
 pub(crate) fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
     let mut figures: Vec<f64> = figures.into_iter().collect();
     figures.sort_by(f64::total_cmp);
     figures[figures.len() / 2]
 }
 
-/// One way to make a warm call. Times in microseconds.
+/// The figures of one target of warm calls. Times in microseconds.
 #[derive(Debug)]
 pub(crate) struct Warm {
     pub(crate) connections: usize,
@@ -52,7 +52,7 @@ pub(crate) struct Push {
     pub(crate) npm_ms: f64,
 }
 
-/// All that was measured.
+/// All measurements.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     quick: bool,
@@ -132,7 +132,7 @@ impl Report {
     }
 }
 
-/// Date and machine, and a word about the figures.
+/// Date and machine, and a note about the figures.
 pub(crate) fn heading(word: &str) -> String {
     let date = Zoned::now().with_time_zone(TimeZone::UTC).strftime("%Y-%m-%d").to_string();
     format!("{date}, {}. {word}\n\n", machine())
@@ -172,7 +172,7 @@ fn machine() -> String {
     let model = cpuinfo
         .lines()
         .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
-        .map_or("unknown processor", |(_, model)| model.trim());
+        .map_or("unknown CPU", |(_, model)| model.trim());
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let said = |program: &str, arguments: &[&str]| {
         Command::new(program).args(arguments).output().map_or_else(
@@ -181,10 +181,10 @@ fn machine() -> String {
         )
     };
     let release = said("uname", &["-r"]);
-    // What a distributor appends says nothing about speed.
+    // What a distributor appends does not affect speed.
     let kernel = release.split('-').next().unwrap_or("?");
     let engine = said("docker", &["version", "--format", "{{.Server.Version}}"]);
-    // Who reads the figures has to know who else was at work.
+    // Readers have to know the machine's other load.
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().unwrap_or("?");
     format!("{model}, {cores} cores (load {load}), Linux {kernel}, Docker {engine}")

@@ -1,9 +1,10 @@
-//! A warm call five ways, taking turns: the instance's own socket, Epsilon, HAProxy in front of that socket, Epsilon as it
-//! starts by itself, and the same image run plainly by Docker and called over TCP.
+//! A warm call in five variants, in turns: the instance's own socket, Epsilon, HAProxy in front of
+//! that socket, Epsilon as it starts by default, and the same image run plainly by Docker and
+//! called over TCP.
 //!
-//! Epsilon and HAProxy have one thread each (tokio's own `TOKIO_WORKER_THREADS=1`, `nbthread 1`), and both hash with bounded
-//! loads. *As it starts* is the platform that all other benches measure: a thread for each processor, which on a small machine
-//! the function would rather have.
+//! Epsilon and HAProxy have one thread each (tokio's own `TOKIO_WORKER_THREADS=1`, `nbthread 1`),
+//! and both hash with bounded loads. *As it starts* is the platform that all other benches measure:
+//! a thread for each CPU, which on a small machine the function could use better.
 
 use crate::{
     Plan,
@@ -20,23 +21,25 @@ use epsilon_e2e::{
 };
 use std::net::{IpAddr, SocketAddr};
 
-/// How many callers there are.
+/// Numbers of callers.
 const CONNECTIONS: [usize; 3] = [1, 8, 32];
 
 const FUNCTION: &str = r#"
 const hello = (req, res) => res.send("Hello");
-// Room for all callers in one instance, so that both sides of each comparison meet the same container.
+// Enough slots for all callers in one instance, so that both sides of each comparison use the same
+// container.
 exports.warm = { config: { concurrency: 32, maxInstances: 1, cpu: 2 }, func: hello };
 "#;
 
-/// The function's image, run by Docker without us; removed with the value.
+/// The function's image, run by plain Docker; removed on drop.
 struct Plain {
     id: String,
     address: SocketAddr,
 }
 
 impl Plain {
-    /// Called at its own address: over a published port, Docker's userland proxy would be measured too.
+    /// Called at its own address: over a published port, Docker's userland proxy would be measured
+    /// too.
     async fn start(image: &str) -> Self {
         let run = ["run", "-d", "--label", "epsilon.bench=plain", "--cpus", "2", image];
         let id = ask(&run).await;
@@ -83,11 +86,11 @@ pub(crate) async fn measure(up: &Epsilon, plan: Plan, report: &mut Report) {
     }
 }
 
-/// A way to make the call: its name, where, which path.
+/// A target: its name, where, which path.
 pub(crate) type Way<'a> = (&'static str, Target, &'a str);
 
-/// Each way in turn, on so many connections. The first one is what the others are compared with, and so is the last one that
-/// HAProxy's name begins.
+/// Each target in turn, on this many connections. The others are compared with the first one, and
+/// with the last one whose name begins with HAProxy.
 pub(crate) async fn compare(ways: &[Way<'_>], plan: Plan) -> Vec<Warm> {
     let mut rows = Vec::new();
     for connections in CONNECTIONS {
@@ -96,7 +99,8 @@ pub(crate) async fn compare(ways: &[Way<'_>], plan: Plan) -> Vec<Warm> {
         // The turn before the first one warms the code up and is not counted.
         for round in 0..=plan.turns {
             for (at, (_, target, path)) in ways.iter().enumerate() {
-                let (target, path) = (target.clone(), (*path).to_owned());
+                let target = target.clone();
+                let path = (*path).to_owned();
                 let work = move || turn(target, path, connections, plan.turn);
                 let result = tokio::task::spawn_blocking(work).await.unwrap();
                 if round > 0 {

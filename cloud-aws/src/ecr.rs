@@ -1,5 +1,6 @@
-//! Amazon ECR: tokens that registries take as a password, and repositories, which ECR makes no push
-//! without. Not the registry's own protocol: engine and builder speak that. Called by the `registry` crate.
+//! Amazon ECR: tokens, which registries accept as a password, and repositories, which ECR does not
+//! create on push. Not the registry's own protocol: engine and builder speak that. Called by the
+//! `registry` crate.
 
 mod host;
 mod policy;
@@ -20,21 +21,21 @@ use std::{collections::HashMap, error::Error, sync::Arc, time::Duration};
 use token::Cell;
 use tokio::sync::OnceCell;
 
-/// The user that goes with every token.
+/// The user name that belongs to every token.
 pub const USER: &str = "AWS";
-/// Most that one question to AWS takes, with the SDK's own retries.
+/// Timeout of one AWS request, with the SDK's own retries.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Most that one try of it takes.
+/// Timeout of one attempt.
 const ATTEMPT: Duration = Duration::from_secs(5);
 
 /// A password for all registries of a region that this machine's role may use.
 pub type Token = Secret<String>;
 
-/// ECR in all regions that were asked for so far, with the credentials of this machine: its role on EC2, else
-/// what AWS's own tools would find (environment, profile).
+/// ECR in all regions that were used so far, with the credentials of this machine: its role on EC2,
+/// else what AWS's own tools would find (environment, profile).
 #[derive(Debug, Default)]
 pub struct Ecr {
-    /// A stand-in's; else `AWS_ENDPOINT_URL`, else AWS.
+    /// Address of a fake, in tests; else `AWS_ENDPOINT_URL`, else AWS.
     endpoint: Option<String>,
     sdk: OnceCell<SdkConfig>,
     regions: Mutex<HashMap<String, Arc<InRegion>>>,
@@ -46,74 +47,75 @@ struct InRegion {
     token: Cell,
 }
 
-/// Why AWS did not do it.
+/// Why an AWS request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum EcrError {
-    /// The credentials are known and not enough, or not known.
+    /// Credentials are missing, or lack a permission.
     #[error("AWS does not let this machine do `ecr:{action}`")]
     Denied {
-        /// The right that is missing.
+        /// The missing permission, without `ecr:`.
         action: &'static str,
-        /// AWS's words.
+        /// The SDK's error.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// No credentials, no answer, or one that makes no sense.
+    /// No credentials, no answer, or one that cannot be parsed.
     #[error("AWS did not answer `ecr:{action}`")]
     Failed {
-        /// What was asked.
+        /// The request's action, without `ecr:`.
         action: &'static str,
-        /// What happened.
+        /// The SDK's error.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
 }
 
 impl EcrError {
-    /// What the operator does next.
+    /// The hint for the operator.
     pub fn hint(&self) -> String {
         match self {
             Self::Denied { action, .. } => format!(
-                "add `ecr:{action}` to the role of this machine (docs/registries.md has the least policy)"
+                "add `ecr:{action}` to the role of this machine (docs/registries.md has the minimal policy)"
             ),
             Self::Failed { .. } => {
-                "look whether this machine has a role, and a way to AWS's endpoints".into()
+                "check whether this machine has a role, and can reach AWS's endpoints".into()
             }
         }
     }
 }
 
 impl Ecr {
-    /// Asks a stand-in at this address, with made-up credentials.
+    /// Uses a fake at this address, with made-up credentials.
     pub fn at(endpoint: &str) -> Self {
         Self { endpoint: Some(endpoint.to_owned()), ..Self::default() }
     }
 
-    /// A token for this registry: kept until half its life is over, asked for once however many wait for it.
-    /// A kept one is used on, as long as it is good, when AWS does not give a new one.
+    /// A token for this registry: cached until half its life is over, and fetched once for all
+    /// concurrent callers. While AWS provides no new one, the cached token is used as long as it is
+    /// valid.
     ///
     /// # Errors
-    /// AWS's.
+    /// The failed AWS request.
     pub async fn token(&self, host: &EcrHost) -> Result<Token, EcrError> {
         let region = self.region(host).await;
         region.token.get(fetch(&region.client)).await
     }
 
-    /// A token other than `refused`, which the registry did not take.
+    /// A token other than `refused`, which the registry did not accept.
     ///
     /// # Errors
-    /// AWS's.
+    /// The failed AWS request.
     pub async fn token_after(&self, host: &EcrHost, refused: &Token) -> Result<Token, EcrError> {
         let region = self.region(host).await;
         region.token.forget(refused).await;
         region.token.get(fetch(&region.client)).await
     }
 
-    /// Makes sure that the repository is there, and that old images leave it some day. A policy that someone
-    /// else has set stays.
+    /// Creates the repository if it is missing, with a lifecycle policy that removes old images. An
+    /// existing policy stays.
     ///
     /// # Errors
-    /// AWS's.
+    /// The failed AWS request.
     pub async fn ensure_repository(
         &self,
         host: &EcrHost,
@@ -129,7 +131,9 @@ impl Ecr {
                 let made =
                     client.create_repository().registry_id(host.account()).repository_name(name);
                 match made.send().await {
-                    Ok(_) => tracing::info!(repository = name, host = %host, "Repository made."),
+                    Ok(_) => {
+                        tracing::info!(repository = name, host = %host, "ECR repository created.")
+                    }
                     // Another builder was faster.
                     Err(err) if is(&err, "RepositoryAlreadyExistsException") => {}
                     Err(err) => return Err(ours("CreateRepository", err)),
@@ -168,7 +172,7 @@ impl Ecr {
             .operation_attempt_timeout(ATTEMPT)
             .operation_timeout(PATIENCE)
             .build();
-        // The region comes with each host; without one here, the SDK would look for it at start.
+        // The region comes with each host; without one here, the SDK would search for it at start.
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .region(Region::from_static("us-east-1"))
             .timeout_config(timeouts);

@@ -1,8 +1,8 @@
-//! The instance's own metadata service on EC2 (IMDSv2): who this VM is, and whether it is about to go.
-//! Not for credentials: those the SDK fetches itself. Asked by the agent.
+//! The instance's own metadata service on EC2 (IMDSv2): the VM's instance id, and notices of its
+//! end. Not for credentials: the SDK fetches those itself. Used by the agent.
 //!
-//! A client of its own and not the SDK's, because this one has to give up quickly where there is no such
-//! service, and because it is two requests: `PUT` for a token, `GET` with it.
+//! A client of its own instead of the SDK's, because it has to give up quickly where there is no
+//! such service, and because it is only two requests: `PUT` for a token, `GET` with it.
 
 #[cfg(feature = "fake")]
 pub mod fake;
@@ -26,28 +26,29 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 
-/// How often [`Imds::watch`] should look: what AWS advises. A spot VM has two minutes from its notice on.
+/// Interval for [`Imds::watch`], as AWS recommends. A spot VM has two minutes from its notice on.
 pub const LOOK: Duration = Duration::from_secs(5);
-/// Most that [`Imds::find`] takes where nothing says that this is EC2: off EC2, packets to the service's
-/// address often vanish, and an agent's start should not wait for them.
+/// Timeout of [`Imds::find`] on machines that may not be EC2: packets to the service's address
+/// often vanish there, and an agent's start should not wait for them.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The same on a machine whose firmware says that it is EC2: there the service exists, though it may be
-/// slow while the machine boots, and a VM without its instance id would join under another name.
+/// The same on a machine whose firmware says that it is EC2: the service exists there, though it
+/// may be slow while the machine boots, and a VM without its instance id would join under another
+/// name.
 const PATIENCE_ON_EC2: Duration = Duration::from_secs(20);
-/// Pause between two tries of [`Imds::find`].
+/// Pause between two attempts of [`Imds::find`].
 const PAUSE: Duration = Duration::from_millis(200);
-/// Most that one question takes. The service is on the machine below.
+/// Timeout of one request. The service is on the host below.
 const ANSWER: Duration = Duration::from_secs(2);
-/// How long a token is asked to live: the longest that the service gives.
+/// Requested life of a token: the longest that the service allows.
 const TOKEN_LIFE: Duration = Duration::from_secs(21_600);
-/// Answers are a line or a small document.
+/// Size limit of an answer in bytes: a line or a small document.
 const ANSWER_SIZE: usize = 16 << 10;
-/// The service, unless `AWS_EC2_METADATA_SERVICE_ENDPOINT` names another one.
+/// The service's address, unless `AWS_EC2_METADATA_SERVICE_ENDPOINT` is set.
 const ENDPOINT: &str = "http://169.254.169.254";
 const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
 const TTL_HEADER: &str = "x-aws-ec2-metadata-token-ttl-seconds";
 
-/// A metadata service that answered once.
+/// A metadata service that has answered.
 #[derive(Clone, Debug)]
 pub struct Imds {
     service: Arc<Service>,
@@ -56,7 +57,7 @@ pub struct Imds {
 
 #[derive(Debug)]
 struct Service {
-    /// Without a `/` at its end.
+    /// Without a trailing `/`.
     endpoint: String,
     client: Client<HttpConnector, Full<Bytes>>,
     token: Mutex<Option<Token>>,
@@ -68,7 +69,7 @@ struct Token {
     renew_at: Instant,
 }
 
-/// Why there is no answer.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("the metadata service cannot be reached")]
@@ -84,8 +85,9 @@ enum Failure {
 }
 
 impl Imds {
-    /// The metadata service of this machine; `None` where there is none. Takes at most a second off EC2.
-    /// `AWS_EC2_METADATA_DISABLED` and `AWS_EC2_METADATA_SERVICE_ENDPOINT` are heard, as in AWS's own tools.
+    /// The metadata service of this machine; `None` where there is none. Takes at most a second off
+    /// EC2. Honours `AWS_EC2_METADATA_DISABLED` and `AWS_EC2_METADATA_SERVICE_ENDPOINT`, as AWS's
+    /// own tools.
     pub async fn find() -> Option<Self> {
         let is_off =
             env::var("AWS_EC2_METADATA_DISABLED").is_ok_and(|v| v.eq_ignore_ascii_case("true"));
@@ -104,10 +106,10 @@ impl Imds {
             loop {
                 match service.get("instance-id").await {
                     Ok(Some(id)) => return Some(id),
-                    // Someone is there, but it is not EC2's service.
+                    // A server answers, but it is not EC2's service.
                     Ok(None) => return None,
                     Err(failure) => {
-                        tracing::debug!(cause = %Chain(&failure), "No instance id from the metadata service.");
+                        tracing::debug!(cause = %Chain(&failure), "Metadata service provides no instance id; trying again.");
                         sleep(PAUSE).await;
                     }
                 }
@@ -117,20 +119,20 @@ impl Imds {
         let id = id.trim();
         let is_id = id.len() <= 63 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         if id.is_empty() || !is_id {
-            tracing::warn!("The metadata service's instance id is not one; it is not used.");
+            tracing::warn!("Instance id of the metadata service is invalid; ignoring it.");
             return None;
         }
         Some(Self { instance_id: id.into(), service: Arc::new(service) })
     }
 
-    /// This VM's instance id, `i-…`: the same for as long as the VM exists.
+    /// This VM's instance id, `i-…`: the same as long as the VM exists.
     pub fn instance_id(&self) -> &str {
         &self.instance_id
     }
 
-    /// What AWS has to say about the end of this VM: looks `every` so often, for as long as the stream is
-    /// read. Each notice comes once, also when the service says it again and again, and again only after
-    /// it was taken back. A service that does not answer is asked again at the next look.
+    /// Notices of the end of this VM: polls at this interval, as long as the stream is read. Each
+    /// notice comes once, although the service repeats it, and again only after it was withdrawn. A
+    /// request that fails is repeated at the next poll.
     pub fn watch(&self, every: Duration) -> BoxStream<'static, Notice> {
         let mut looks = interval(every);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -153,7 +155,7 @@ struct Watch {
     service: Arc<Service>,
     looks: tokio::time::Interval,
     seen: Seen,
-    /// Seen in the last look and not handed out yet.
+    /// Found in the last poll and not returned yet.
     news: VecDeque<Notice>,
     was_silent: bool,
 }
@@ -179,7 +181,7 @@ impl Watch {
         }
         match failure {
             Some(failure) if !self.was_silent => {
-                tracing::warn!(cause = %Chain(&failure), "The metadata service has nothing to say; it is asked on.");
+                tracing::warn!(cause = %Chain(&failure), "Metadata service does not answer; polling on.");
                 self.was_silent = true;
             }
             Some(_) => {}
@@ -192,15 +194,16 @@ impl Service {
     fn at(endpoint: &str) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(ANSWER));
-        // No idle connections: three questions each five seconds do not earn the races of keeping any.
+        // No idle connections: three requests each five seconds are not worth the races of pooled
+        // ones.
         let client =
             Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         Self { endpoint, client, token: Mutex::default() }
     }
 
-    /// One path under `meta-data`; `None` when there is nothing (404). One more try with a new token when
-    /// the service does not know ours any more.
+    /// Gets one path under `meta-data`; `None` when it does not exist (404). Retries once with a
+    /// new token when the service does not accept ours any more.
     async fn get(&self, path: &str) -> Result<Option<String>, Failure> {
         let path = format!("/latest/meta-data/{path}");
         for is_last in [false, true] {
@@ -232,7 +235,7 @@ impl Service {
         }
         let mut value = HeaderValue::from_bytes(&body).map_err(http::Error::from)?;
         value.set_sensitive(true);
-        // Some stand-ins do not say how long; then it is what was asked for, and a 401 says otherwise.
+        // Some fakes do not say how long; then it is what was requested, and a 401 corrects it.
         let life = headers
             .get(TTL_HEADER)
             .and_then(|ttl| ttl.to_str().ok()?.parse().ok())
@@ -263,7 +266,7 @@ impl Service {
     }
 }
 
-/// What the machine's firmware says. Where it says nothing (containers, other systems), it is not EC2.
+/// Whether the firmware says EC2. Without firmware data (containers, other systems) it is not.
 fn is_ec2() -> bool {
     fs::read_to_string("/sys/class/dmi/id/sys_vendor")
         .is_ok_and(|vendor| vendor.trim() == "Amazon EC2")

@@ -1,10 +1,10 @@
-//! What Epsilon asks of AWS: registry tokens, the scale group, the instance’s own metadata.
+//! The AWS APIs that Epsilon uses: registry tokens, the scale group, the instance’s own metadata.
 //!
-//! | module | what it asks | who calls it |
+//! | module | what it covers | who calls it |
 //! |---|---|---|
 //! | [`ecr`] | tokens and repositories of ECR | registry |
-//! | [`imds`] | who this VM is, whether it is about to go | vm-agent |
-//! | [`scale_group`] | how many VMs an Auto Scaling group has, and which one goes | gateway |
+//! | [`imds`] | the VM's instance id, and notices of its end | vm-agent |
+//! | [`scale_group`] | size and instances of an Auto Scaling group | gateway |
 
 pub mod ecr;
 pub mod imds;

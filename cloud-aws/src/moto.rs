@@ -1,4 +1,4 @@
-//! `moto_server`, which stands in for AWS in tests: started on a port of its own, ended with the value.
+//! `moto_server`, a fake of AWS for tests: started on a port of its own, killed on drop.
 //! `infra/ensure-tools.sh test` installs it.
 
 use std::{env, path::PathBuf, process::Stdio, time::Duration};
@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-/// Most that it may take to start: it is Python, on machines with other work.
+/// Longest start: it is Python, on machines with other work.
 const START: Duration = Duration::from_secs(60);
 
 /// A running `moto_server` without any state in it.
@@ -56,13 +56,13 @@ impl Moto {
         Self { endpoint, _process: process }
     }
 
-    /// Where it listens, `http://127.0.0.1:PORT`; for `AWS_ENDPOINT_URL`.
+    /// Its address, `http://127.0.0.1:PORT`; for `AWS_ENDPOINT_URL`.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 }
 
-/// As `infra/ensure-tools.sh` says.
+/// Where `infra/ensure-tools.sh` installs it.
 fn program() -> PathBuf {
     let folder = |name: &str| env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
     let tools = folder("EPSILON_TOOLS_DIR").unwrap_or_else(|| {

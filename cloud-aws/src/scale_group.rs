@@ -1,10 +1,10 @@
-//! One EC2 Auto Scaling group: what the gateway's autoscaler asks of it, in our words. The SDK's errors
-//! become five here, each with something that a person can do about it; nothing else of the SDK leaves this
-//! file. Decides nothing; the gateway's `autoscale/plan.rs` does.
+//! One EC2 Auto Scaling group, as the gateway's autoscaler uses it. The SDK's errors become five
+//! kinds here, each of which a person can act on; no other type of the SDK leaves this file.
+//! Decides nothing; the gateway's `autoscale/plan.rs` does.
 //!
-//! Each question has three tries and half a minute in all, so that a caller need not count. Credentials,
-//! region and endpoint come from where the SDK looks for them (environment, profile, the instance's role),
-//! unless they are given.
+//! Each request has three attempts and half a minute in all, so that a caller need not retry.
+//! Credentials, region and endpoint come from the SDK's default chain (environment, profile, the
+//! instance's role), unless they are given.
 
 #[cfg(feature = "fake")]
 pub mod in_moto;
@@ -17,25 +17,25 @@ use aws_sdk_autoscaling::{
 };
 use std::{error::Error, fmt, time::Duration};
 
-/// One try: the API answers in tenths of a second.
+/// Timeout of one attempt: the API answers in tenths of a second.
 const TRY: Duration = Duration::from_secs(8);
-/// All tries of one question, with the pauses between them.
+/// Timeout of all attempts of one request, with the pauses between them.
 const QUESTION: Duration = Duration::from_secs(30);
 const CONNECT: Duration = Duration::from_secs(3);
 const TRIES: u32 = 3;
-/// AWS takes at most so many instances in one `SetInstanceProtection`.
+/// AWS's limit of instances in one `SetInstanceProtection`.
 const PROTECT_AT_ONCE: usize = 50;
-/// The transition whose hooks hold an instance that is about to end.
+/// The transition whose hooks hold an instance before its termination.
 const ENDING: &str = "autoscaling:EC2_INSTANCE_TERMINATING";
 
-/// Where a group is.
+/// Name and address of a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     /// The group's name.
     pub group: String,
-    /// Its region; the SDK's own search when absent.
+    /// The group's region; the SDK's default chain when absent.
     pub region: Option<String>,
-    /// Another address of the API: a private endpoint, or a stand-in in tests.
+    /// Another address of the API: a private endpoint, or a fake in tests.
     pub endpoint: Option<String>,
 }
 
@@ -46,16 +46,16 @@ pub struct ScaleGroup {
     name: String,
 }
 
-/// How the group stands.
+/// The state of the group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// Instances that it tries to have.
+    /// Desired number of instances.
     pub desired: u32,
-    /// Its own limits.
+    /// The group's minimum.
     pub min: u32,
-    /// Its own limits.
+    /// The group's maximum.
     pub max: u32,
-    /// Its instances, warm pools left out.
+    /// The group's instances, without warm pools.
     pub instances: Vec<Member>,
 }
 
@@ -64,13 +64,13 @@ pub struct Standing {
 pub struct Member {
     /// EC2's id, `i-…`.
     pub id: String,
-    /// How far it is.
+    /// The lifecycle state.
     pub phase: Phase,
-    /// Protected from scale-in.
+    /// Whether it is protected from scale-in.
     pub protected: bool,
 }
 
-/// The lifecycle states that make a difference.
+/// The lifecycle states that matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// `Pending`, its hook included.
@@ -81,16 +81,16 @@ pub enum Phase {
     Waiting,
     /// `Terminating` and all that follows.
     Ending,
-    /// Standby, detached, quarantined: set aside by somebody.
+    /// Standby, detached, quarantined: not managed by the group.
     Aside,
 }
 
-/// Why the group did not do what it was asked.
+/// Why a request to the group failed.
 #[derive(Debug)]
 pub struct GroupError {
-    /// Which kind.
+    /// The kind of failure.
     pub kind: Kind,
-    /// AWS's words, or the connection's.
+    /// AWS's error, or the connection's.
     source: Box<dyn Error + Send + Sync>,
 }
 
@@ -99,11 +99,11 @@ pub struct GroupError {
 pub enum Kind {
     /// Too many requests.
     Throttled,
-    /// No right to ask, or no valid credentials.
+    /// A permission is missing, or credentials are.
     Denied,
-    /// No such group.
+    /// There is no such group.
     Unknown,
-    /// AWS refused it.
+    /// AWS refused the request.
     Refused,
     /// No answer, or none in time.
     Silent,
@@ -112,7 +112,7 @@ pub enum Kind {
 impl fmt::Display for GroupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
-            Kind::Throttled => "EC2 Auto Scaling answers no more questions for now",
+            Kind::Throttled => "EC2 Auto Scaling throttles requests for now",
             Kind::Denied => "EC2 Auto Scaling does not allow this",
             Kind::Unknown => "EC2 Auto Scaling knows no such group",
             Kind::Refused => "EC2 Auto Scaling refused",
@@ -128,8 +128,8 @@ impl Error for GroupError {
 }
 
 impl ScaleGroup {
-    /// Prepares to ask. Looks for region and credentials, which may ask the instance's metadata service; the
-    /// group itself is not asked yet.
+    /// Prepares the client. Resolves region and credentials, which may query the instance's
+    /// metadata service; the group itself is not queried yet.
     pub async fn connect(place: Place) -> Self {
         let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12());
         if let Some(region) = place.region {
@@ -141,7 +141,7 @@ impl ScaleGroup {
         Self::new(&loader.load().await, place.group)
     }
 
-    /// The group of this name, asked with what was found already.
+    /// The group of this name, with SDK settings that were resolved already.
     pub fn new(found: &SdkConfig, group: String) -> Self {
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT)
@@ -155,7 +155,7 @@ impl ScaleGroup {
         Self { client: Client::from_conf(config), name: group }
     }
 
-    /// How it stands.
+    /// The group's current state.
     ///
     /// # Errors
     /// [`Kind::Unknown`] when there is no such group; any other kind.
@@ -179,7 +179,7 @@ impl ScaleGroup {
         })
     }
 
-    /// Has it try to have so many instances.
+    /// Sets the desired number of instances.
     ///
     /// # Errors
     /// Any kind; [`Kind::Refused`] beyond the group's limits.
@@ -188,7 +188,7 @@ impl ScaleGroup {
             .set_desired_capacity()
             .auto_scaling_group_name(&self.name)
             .desired_capacity(i32::try_from(instances).unwrap_or(i32::MAX))
-            // The cool-downs are the policy's; the group's own would make it miss a surge.
+            // The autoscaler's policy has cool-downs; the group's own would make it miss a surge.
             .honor_cooldown(false)
             .send()
             .await
@@ -196,10 +196,11 @@ impl ScaleGroup {
             .map_err(failed)
     }
 
-    /// Protects instances from scale-in, or ends that.
+    /// Protects instances from scale-in, or ends the protection.
     ///
     /// # Errors
-    /// Any kind; [`Kind::Refused`] when one of them is not in service any more. Some may be done then.
+    /// Any kind; [`Kind::Refused`] when one of them is not in service any more. Some may be changed
+    /// then.
     pub async fn protect(&self, ids: &[String], protected: bool) -> Result<(), GroupError> {
         for ids in ids.chunks(PROTECT_AT_ONCE) {
             self.client
@@ -214,10 +215,11 @@ impl ScaleGroup {
         Ok(())
     }
 
-    /// Ends an instance, with one instance wanted less. Its hooks hold it first.
+    /// Terminates an instance and decrements the desired number. Its hooks hold it first.
     ///
     /// # Errors
-    /// Any kind; [`Kind::Refused`] at the group's minimum. One that is gone already is no error.
+    /// Any kind; [`Kind::Refused`] at the group's minimum. An instance that is gone already is no
+    /// error.
     pub async fn terminate(&self, id: &str) -> Result<(), GroupError> {
         let answer = self
             .client
@@ -229,10 +231,10 @@ impl ScaleGroup {
         done_already(answer.map(drop), "not found")
     }
 
-    /// Lets an instance that hooks hold go on to its end.
+    /// Lets an instance that hooks hold proceed to its termination.
     ///
     /// # Errors
-    /// Any kind. One that no hook holds any more is no error.
+    /// Any kind. An instance that no hook holds any more is no error.
     pub async fn complete(&self, id: &str) -> Result<(), GroupError> {
         for hook in self.hooks().await? {
             let answer = self
@@ -249,10 +251,10 @@ impl ScaleGroup {
         Ok(())
     }
 
-    /// Gives an instance that hooks hold the hooks' time once more.
+    /// Restarts the timeout of the hooks that hold an instance.
     ///
     /// # Errors
-    /// Any kind. One that no hook holds any more is no error.
+    /// Any kind. An instance that no hook holds any more is no error.
     pub async fn heartbeat(&self, id: &str) -> Result<(), GroupError> {
         for hook in self.hooks().await? {
             let answer = self
@@ -268,7 +270,8 @@ impl ScaleGroup {
         Ok(())
     }
 
-    /// The hooks that hold an instance before its end. Asked each time: VMs end rarely, and hooks change.
+    /// The hooks that hold an instance before its termination. Queried each time: VMs end rarely,
+    /// and hooks change.
     async fn hooks(&self) -> Result<Vec<String>, GroupError> {
         let answer = self
             .client
@@ -309,7 +312,7 @@ fn member(instance: &Instance) -> Option<Member> {
     })
 }
 
-/// What was to be ended is ended: as good as done.
+/// Maps "it is gone already" to success.
 fn done_already<E>(answer: Result<(), SdkError<E>>, words: &str) -> Result<(), GroupError>
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
@@ -320,7 +323,7 @@ where
     }
 }
 
-/// One of ours for one of the SDK's.
+/// Maps the SDK's errors to ours.
 fn failed<E>(err: SdkError<E>) -> GroupError
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
@@ -341,7 +344,7 @@ where
         | "ExpiredToken"
         | "ExpiredTokenException"
         | "OptInRequired" => Kind::Denied,
-        // AWS has one code for all that is wrong in a question; only its words tell a missing group.
+        // AWS has one code for all invalid requests; only its text identifies a missing group.
         "ValidationError" => {
             let words = err.message().unwrap_or_default().to_lowercase();
             let group = words.contains("group")
@@ -349,7 +352,7 @@ where
             if group { Kind::Unknown } else { Kind::Refused }
         }
         "" | "InternalFailure" | "ServiceUnavailable" => match &err {
-            // Nobody to sign as: the search for credentials ended with nothing.
+            // No credentials: the default chain found none.
             SdkError::DispatchFailure(failure) if failure.is_user() || failure.is_other() => {
                 Kind::Denied
             }

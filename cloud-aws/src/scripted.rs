@@ -1,4 +1,4 @@
-//! An AWS for tests: counts what it is asked, and answers as scripted or as moto does.
+//! An AWS for tests: counts requests, and answers as scripted or as moto does.
 
 #![allow(clippy::unwrap_used, reason = "only tests use this, and they may panic")]
 
@@ -23,7 +23,7 @@ use std::{
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 
-/// A front of AWS; ends when it is dropped.
+/// A fake AWS before moto; ends when it is dropped.
 #[derive(Debug)]
 pub struct Aws {
     endpoint: String,
@@ -33,7 +33,7 @@ pub struct Aws {
 
 #[derive(Debug, Default)]
 struct Script {
-    /// Who answers what is not scripted.
+    /// The address that answers unscripted requests.
     behind: Option<String>,
     answers: Mutex<HashMap<String, (u16, String)>>,
     asked: Mutex<HashMap<String, usize>>,
@@ -41,7 +41,7 @@ struct Script {
 }
 
 impl Aws {
-    /// Hands everything on to moto.
+    /// Passes unscripted requests on to moto.
     ///
     /// # Panics
     /// When there is no free port.
@@ -75,12 +75,12 @@ impl Aws {
         Self { endpoint, script, task }
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// Answers this operation so from now on.
+    /// Scripts the answer of this operation from now on.
     ///
     /// # Panics
     /// Never in practice.
@@ -89,12 +89,12 @@ impl Aws {
         answers.insert(operation.to_owned(), (status, body.to_owned()));
     }
 
-    /// Gives `token-1`, `token-2`…, each for twelve hours.
+    /// Provides `token-1`, `token-2`…, each for twelve hours.
     pub fn gives_tokens(&self) {
         self.script.gives_tokens.store(true, Ordering::Relaxed);
     }
 
-    /// How often this operation was asked for.
+    /// How often this operation was requested.
     ///
     /// # Panics
     /// Never in practice.

@@ -1,8 +1,8 @@
-//! The way to a container engine's unix socket: HTTP/1.1 over connections that are kept, because
-//! bollard's own constructors dial anew for every question. Also repairs one header on its way out.
+//! Connects to a container engine's unix socket: HTTP/1.1 over pooled connections, because
+//! bollard's own constructors open one for every request. Also repairs one request header.
 //!
-//! Knows nothing of containers or images. Called by the engine modules of `vm-agent` and `builder`, which
-//! share nothing else.
+//! Knows nothing of containers or images. Called by the engine modules of `vm-agent` and `builder`,
+//! which share nothing else.
 
 use bollard::{API_DEFAULT_VERSION, BollardRequest, Docker, errors::Error};
 use http::{HeaderValue, Uri};
@@ -23,15 +23,16 @@ use std::{
 };
 use tokio::net::UnixStream;
 
-/// Idle connections that are kept; more are needed only while many instances start at once.
+/// Limit of idle connections; more are needed only while many instances start at once.
 const KEPT: usize = 8;
-/// How long. Well below the minutes after which an engine closes idle ones itself.
+/// Age of an idle connection. Well below the minutes after which an engine closes idle ones itself.
 const KEPT_FOR: Duration = Duration::from_secs(20);
-/// Where Docker listens when nothing is said.
+/// Docker's default socket.
 const DOCKER: &str = "/var/run/docker.sock";
 
-/// The socket that `DOCKER_HOST` names (`unix://PATH`), else Docker's usual one. Other kinds of address are
-/// ignored: instances are reached through folders of this machine, so a remote engine cannot serve.
+/// The socket that `DOCKER_HOST` names (`unix://PATH`), else Docker's default. Other kinds of
+/// address are ignored: instances are reached through directories of this machine, so a remote
+/// engine cannot be used.
 pub fn default_path() -> PathBuf {
     env::var("DOCKER_HOST")
         .ok()
@@ -39,11 +40,11 @@ pub fn default_path() -> PathBuf {
         .unwrap_or_else(|| DOCKER.into())
 }
 
-/// A client of the engine behind `socket`. `head_limit` bounds the wait for the head of an answer, in whole
-/// seconds; streams that follow have no limit.
+/// A client of the engine at `socket`. `head_limit` bounds the wait for the head of an answer, in
+/// whole seconds; streams that follow have no limit.
 ///
 /// # Errors
-/// None in practice: nothing is dialled yet.
+/// None in practice: no connection is opened yet.
 pub fn connect(socket: &Path, head_limit: Duration) -> Result<Docker, Error> {
     let client = Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
@@ -63,7 +64,8 @@ pub fn connect(socket: &Path, head_limit: Duration) -> Result<Docker, Error> {
     Ok(docker.with_request_modifier(url_safe_credentials))
 }
 
-/// bollard 0.21 writes registry credentials in base64's standard alphabet; engines read the URL-safe one.
+/// bollard 0.21 encodes registry credentials in base64's standard alphabet; engines decode the
+/// URL-safe one.
 fn url_safe_credentials(mut request: BollardRequest) -> BollardRequest {
     for name in ["x-registry-auth", "x-registry-config"] {
         let Some(value) = request.headers().get(name).and_then(|v| v.to_str().ok()) else {
@@ -78,7 +80,7 @@ fn url_safe_credentials(mut request: BollardRequest) -> BollardRequest {
     request
 }
 
-/// Dials the one socket, whatever the URI says.
+/// Connects to the one socket, whatever the URI says.
 #[derive(Clone)]
 struct Dial(Arc<PathBuf>);
 
@@ -97,7 +99,7 @@ impl tower_service::Service<Uri> for Dial {
     }
 }
 
-/// A connection that hyper-util's client can keep.
+/// A connection that hyper-util's client can pool.
 struct Socket(TokioIo<UnixStream>);
 
 impl Connection for Socket {
@@ -155,12 +157,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_connection_carries_many_questions() {
+    async fn one_connection_carries_many_requests() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("engine.sock");
         let listener = UnixListener::bind(&path).unwrap();
         let engine = tokio::spawn(async move {
-            // Only the first connection is ever served: a second one would wait for ever.
+            // Only the first connection is ever served: a second one would wait forever.
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut head = [0; 4096];
             while stream.read(&mut head).await.unwrap() > 0 {

@@ -1,4 +1,4 @@
-//! The login for a registry. Files are read each time, so that who replaces one need not restart anything.
+//! Credentials for a registry. Files are read each time, so that replacing one needs no restart.
 
 use crate::{Host, docker_config, settings::Own};
 use epsilon_api::{chain::Chain, redacted::Secret};
@@ -9,17 +9,18 @@ use std::{
     sync::Arc,
 };
 
-/// Who this machine is for a registry.
+/// A user of a registry, with the password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
-    /// User.
+    /// The user's name.
     pub user: String,
-    /// Password or token.
+    /// The password or token.
     pub password: Secret<String>,
 }
 
-/// The logins of this machine. Cheap to clone. A host is looked for in this order: the operator's own login
-/// for one registry, a Docker `config.json`, ECR by its name; everyone else is met without a login.
+/// The credentials of this machine. Cheap to clone. A host is looked up in this order: the
+/// operator's own credentials for one registry, a Docker `config.json`, ECR by its name; all other
+/// registries are used anonymously.
 #[derive(Clone, Debug, Default)]
 pub struct Access(Arc<Sources>);
 
@@ -28,42 +29,42 @@ pub(crate) struct Sources {
     pub(crate) own: Option<(Host, Own)>,
     pub(crate) docker_config: Option<PathBuf>,
     pub(crate) ecr: Ecr,
-    /// A host that is to be taken for ECR.
+    /// A host that is treated as ECR, in tests.
     pub(crate) stand_in: Option<EcrHost>,
 }
 
-/// Why there is no login.
+/// Why there are no credentials.
 #[derive(Debug, thiserror::Error)]
 pub enum AccessError {
-    /// A file of the settings.
+    /// A file of the settings cannot be read.
     #[error("`{path}` cannot be read")]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The Docker configuration holds nothing that can be used.
-    #[error("`{path}` is no use: {what}")]
+    /// The Docker configuration cannot be used.
+    #[error("`{path}` cannot be used: {what}")]
     DockerConfig {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with it.
         what: String,
     },
-    /// AWS.
-    #[error("ECR gives no login")]
+    /// AWS provided no token.
+    #[error("ECR provides no credentials")]
     Ecr(#[from] EcrError),
 }
 
 impl AccessError {
-    /// Whether it is a right that is missing.
+    /// Whether a permission is missing.
     pub fn is_denied(&self) -> bool {
         matches!(self, Self::Ecr(EcrError::Denied { .. }))
     }
 
-    /// What the operator does next.
+    /// The hint for the operator.
     pub fn hint(&self) -> String {
         match self {
             Self::File { path, .. } | Self::DockerConfig { path, .. } => {
@@ -74,12 +75,12 @@ impl AccessError {
     }
 }
 
-/// Why [`Access::run`] did not end well.
+/// Why [`Access::run`] failed.
 #[derive(Debug)]
 pub enum Failed<E> {
-    /// There was no login to try with.
+    /// The credentials could not be obtained.
     Login(AccessError),
-    /// The work's own error, of its last try.
+    /// The work's own error, of its last attempt.
     Work(E),
 }
 
@@ -88,24 +89,25 @@ impl Access {
         Self(Arc::new(sources))
     }
 
-    /// Access to a stand-in for ECR, in tests: registry and AWS are where the caller says.
+    /// Access to a fake ECR, in tests: registry and AWS are at the given addresses.
     pub fn to_stand_in(ecr: Ecr, host: EcrHost) -> Self {
         Self::new(Sources { ecr, stand_in: Some(host), ..Sources::default() })
     }
 
-    /// The login for this registry; `None` when it is met without one.
+    /// The credentials for this registry; `None` when it is used anonymously.
     ///
     /// # Errors
-    /// When there should be one.
+    /// When there should be credentials, and they cannot be obtained.
     pub async fn login(&self, host: &Host) -> Result<Option<Login>, AccessError> {
         self.other_login(host, None).await
     }
 
-    /// Runs `work` with the login for `host`; once more with another one, if there is another one, when the
-    /// registry refused the first (`is_refused`): a token's end, or a password that was just replaced.
+    /// Runs `work` with the credentials for `host`; when the registry refused them (`is_refused`),
+    /// once more with other ones, if there are any: a token that expired, or a password that was
+    /// just replaced.
     ///
     /// # Errors
-    /// No login, or the work's own.
+    /// No credentials, or the work's own error.
     pub async fn run<T, E, F>(
         &self,
         host: &Host,
@@ -125,22 +127,23 @@ impl Access {
         };
         match self.other_login(host, Some(&refused)).await {
             Ok(Some(fresh)) if fresh != refused => {
-                tracing::info!(registry = %host, "The registry refused a login; once more with a fresh one.");
+                tracing::info!(registry = %host, "Registry refused the credentials; trying once more with fresh ones.");
                 work(Some(fresh)).await.map_err(Failed::Work)
             }
             Ok(_) => Err(Failed::Work(err)),
             Err(why) => {
-                // The registry's refusal says more than that nothing better was found.
-                tracing::warn!(registry = %host, cause = %Chain(&why), "No fresh login.");
+                // The registry's refusal says more than the failed search for other credentials.
+                tracing::warn!(registry = %host, cause = %Chain(&why), "Fresh credentials for the registry could not be obtained.");
                 Err(Failed::Work(err))
             }
         }
     }
 
-    /// Makes sure that there is a repository at this path, where the registry does not make one by itself.
+    /// Creates the repository at this path if it is missing, where the registry does not create one
+    /// by itself.
     ///
     /// # Errors
-    /// When it could not be made.
+    /// When it could not be created.
     pub async fn ensure_repository(
         &self,
         host: &Host,
@@ -175,7 +178,7 @@ impl Access {
         }
         let Some(ecr) = self.ecr(host) else { return Ok(None) };
         let password = match refused {
-            // The SDK's futures are deep and large; boxed, those who wait for a login need not be.
+            // The SDK's futures are deep and large; boxed, those of waiting callers need not be.
             None => Box::pin(self.0.ecr.token(&ecr)).await?,
             Some(refused) => Box::pin(self.0.ecr.token_after(&ecr, &refused.password)).await?,
         };

@@ -1,5 +1,5 @@
-//! The registry that Debian ships as `docker-registry`, for tests: on a port of its own, with or without
-//! logins, killed and removed with the value. `infra/ensure-tools.sh test` installs it.
+//! The registry that Debian ships as `docker-registry`, for tests: on a port of its own, with or
+//! without users, killed and removed on drop. `infra/ensure-tools.sh test` installs it.
 
 use std::{fmt::Write, fs, net::SocketAddr, path::PathBuf, process::Stdio, time::Duration};
 use tempfile::TempDir;
@@ -9,33 +9,33 @@ use tokio::{
     time::timeout,
 };
 
-/// Most that it may take to start, on machines with other work.
+/// Longest start, on machines with other work.
 const START: Duration = Duration::from_secs(30);
 
-/// Someone whom the registry knows. Hashes are made with the lowest cost: a registry checks one per request.
+/// A user of the registry. Hashes have the lowest cost: a registry checks one per request.
 #[derive(Clone, Copy, Debug)]
 pub struct User {
-    /// Name.
+    /// The user's name.
     pub name: &'static str,
-    /// Password.
+    /// The password.
     pub password: &'static str,
     /// bcrypt of the password.
     hash: &'static str,
 }
 
-/// A person. The password holds what base64's two alphabets write differently.
+/// A person. The password contains what base64's two alphabets encode differently.
 pub const ANN: User = User {
     name: "ann",
     password: "ab~cd~ef~?>>>~~~",
     hash: "$2b$04$ayUTIQB1K2bHPflXvDO8RO3pu66UTmPsZ444usBzRmZfT0.DsYg/y",
 };
-/// Who has the second token of [`epsilon_cloud_aws::scripted`]'s AWS.
+/// The user of the second token of [`epsilon_cloud_aws::scripted`]'s AWS.
 pub const SECOND_TOKEN: User = User {
     name: "AWS",
     password: "token-2",
     hash: "$2b$04$ls2v9cRq58nlYMPsExU.I.xADx2At0z.xIyr6fu1PxKtRdEU5Xzh2",
 };
-/// Who has moto's token.
+/// The user of moto's token.
 pub const MOTO_TOKEN: User = User {
     name: "AWS",
     password: "123456789012-auth-token",
@@ -52,7 +52,7 @@ pub struct DebianRegistry {
 }
 
 impl DebianRegistry {
-    /// Starts one that takes anybody.
+    /// Starts one that accepts everyone.
     ///
     /// # Panics
     /// As [`DebianRegistry::with_users`].
@@ -60,7 +60,7 @@ impl DebianRegistry {
         Self::with_users(&[]).await
     }
 
-    /// Starts one that takes these users only; anybody when there are none.
+    /// Starts one that accepts these users only; everyone when there are none.
     ///
     /// # Panics
     /// When it is not installed or does not start: a test that needs it has failed.
@@ -68,7 +68,7 @@ impl DebianRegistry {
         Self::with(users, None).await
     }
 
-    /// Starts one that speaks TLS with this certificate and key (PEM).
+    /// Starts one with TLS, with this certificate and key (PEM).
     ///
     /// # Panics
     /// As [`DebianRegistry::with_users`].
@@ -105,17 +105,17 @@ impl DebianRegistry {
         Self { address, folder, process }
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where its blobs lie.
+    /// The directory of its blobs.
     pub fn blobs(&self) -> PathBuf {
         self.folder.path().join("data/docker/registry/v2/blobs/sha256")
     }
 
-    /// Ends it; what it holds stays.
+    /// Stops it; its data stays.
     ///
     /// # Panics
     /// When it does not end.
@@ -123,7 +123,7 @@ impl DebianRegistry {
         self.process.kill().await.expect("the registry ends");
     }
 
-    /// Starts it again where it was.
+    /// Starts it again at the same address.
     ///
     /// # Panics
     /// When it does not start.

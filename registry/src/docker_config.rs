@@ -1,5 +1,5 @@
-//! Logins in a `config.json`, as `docker login` leaves them. Only `auths` are read: helpers are programs of the
-//! person who logged in, and are not run. Pure; `access.rs` reads the file.
+//! Credentials in a `config.json`, as `docker login` writes it. Only `auths` are read: helpers are
+//! programs of the person who logged in, and are not run. Pure; `access.rs` reads the file.
 
 use crate::{Host, Login};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -24,7 +24,7 @@ struct Auth {
     identitytoken: String,
 }
 
-/// The login for this host, or what is wrong with the file.
+/// The credentials for this host, or what is wrong with the file.
 pub(crate) fn login(text: &str, host: &Host) -> Result<Option<Login>, String> {
     let config: Config = serde_json::from_str(text)
         .map_err(|err| format!("it is not JSON as Docker writes it ({err})"))?;
@@ -41,13 +41,13 @@ pub(crate) fn login(text: &str, host: &Host) -> Result<Option<Login>, String> {
             user: auth.username.clone(),
             password: Secret::new(auth.password.clone()),
         })),
-        // With a helper, Docker leaves an empty entry.
+        // With a helper, Docker writes an empty entry.
         Some(_) | None => {
             let helper = config.cred_helpers.iter().find(|(name, _)| host_of(name) == *host);
             let helper =
                 helper.map(|(_, helper)| helper).or(found.and(config.creds_store.as_ref()));
             match helper {
-                // Its work is done here.
+                // This crate does the helper's work itself.
                 Some(helper) if helper == "ecr-login" => Ok(None),
                 Some(helper) => Err(format!(
                     "it leaves `{host}` to the helper `{helper}`, which is not run; name user and password"
@@ -58,7 +58,7 @@ pub(crate) fn login(text: &str, host: &Host) -> Result<Option<Login>, String> {
     }
 }
 
-/// Keys are hosts, or addresses as of old: `https://index.docker.io/v1/`.
+/// Keys are hosts, or addresses of the old form: `https://index.docker.io/v1/`.
 fn host_of(key: &str) -> Host {
     let key = key.trim_start_matches("https://").trim_start_matches("http://");
     match key.split('/').next().unwrap_or_default() {
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_told() {
+    fn unusable_entries_are_reported() {
         for (text, part) in [
             ("", "not JSON"),
             (r#"{"auths":{"r.example":{"auth":"%%"}}}"#, "base64"),

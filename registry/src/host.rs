@@ -1,5 +1,5 @@
-//! Which registry an image's name leads to. As Docker reads names: what stands before the first `/` is a
-//! host when it has a dot or a port, or is `localhost`; any other image is on Docker Hub. Pure.
+//! The registry of an image's name. As Docker reads names: the part before the first `/` is a host
+//! when it has a dot or a port, or is `localhost`; any other image is on Docker Hub. Pure.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use std::fmt;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Host(String);
 
-/// Docker Hub, which names leave out.
+/// Docker Hub, the default registry of names without a host.
 const HUB: &str = "docker.io";
 
 impl Host {
@@ -29,12 +29,12 @@ impl Host {
         Self(name.split('/').next().unwrap_or_default().to_ascii_lowercase())
     }
 
-    /// The text.
+    /// `host` or `host:port` as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether it is on this machine: those speak plain HTTP, as engines assume too.
+    /// Whether it is on this machine: such registries use plain HTTP, as engines assume too.
     pub fn is_loopback(&self) -> bool {
         let name = match self.0.rsplit_once(':') {
             Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,

@@ -1,13 +1,14 @@
-//! What a registry wants before it gives or takes an image. Agents pull and builders push, each in its own
-//! way (the engine's, and the OCI protocol's); who they are for a registry is decided here, once for both.
+//! Credentials and errors of image registries. Agents pull and builders push, each in its own way
+//! (by the engine, and by the OCI protocol); the credentials for a registry are determined here,
+//! for both.
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | `host` | which registry an image's name leads to |
-//! | `access` | the login for a host, and one more try with a fresh one |
-//! | `settings` | what an operator writes, checked |
-//! | `docker_config` | logins in a `config.json`, as `docker login` leaves them |
-//! | `trouble` | why there was no image, and what to do |
+//! | `host` | the registry of an image's name |
+//! | `access` | the credentials for a host, and one retry with fresh ones |
+//! | `settings` | the operator's settings, checked |
+//! | `docker_config` | credentials in a `config.json`, as `docker login` writes it |
+//! | `trouble` | why a registry provided no image, and what to do |
 
 mod access;
 #[cfg(feature = "fake")]

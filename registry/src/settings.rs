@@ -1,11 +1,12 @@
-//! What an operator writes about registries, for agents (section `vm_agent`) and builders (section `builder`)
-//! alike. The keys are declared in each part's own `config.rs`; what they mean together is checked here.
+//! The operator's settings of registries, for agents (section `vm_agent`) and builders (section
+//! `builder`) alike. The keys are declared in each part's own `config.rs`; their combination is
+//! checked here.
 
 use crate::{Access, Host, access::Sources};
 use epsilon_api::redacted::Secret;
 use std::path::PathBuf;
 
-/// The keys as written.
+/// The settings as written in the file.
 #[derive(Debug, Default)]
 pub struct Written {
     /// `registry`: `host[:port][/prefix]`.
@@ -20,19 +21,19 @@ pub struct Written {
     pub docker_config: Option<PathBuf>,
 }
 
-/// A key that cannot be used, without its section.
+/// An invalid setting, without its section.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{key}`: {rule}")]
 pub struct Invalid {
-    /// Which.
+    /// The setting.
     pub key: &'static str,
-    /// Its value; empty for secrets.
+    /// The value; empty for secrets.
     pub value: String,
     /// What it has to be.
     pub rule: &'static str,
 }
 
-/// The operator's own login for one registry.
+/// The operator's own credentials for one registry.
 #[derive(Debug)]
 pub(crate) enum Own {
     Password { user: String, password: Secret<String> },
@@ -62,10 +63,11 @@ fn is_registry(name: &str) -> bool {
 }
 
 impl Written {
-    /// The registry's name without a `/` at its end, and the logins.
+    /// Checks the settings. Returns the registry's name without a trailing `/`, and the
+    /// credentials.
     ///
     /// # Errors
-    /// The first key that cannot be used.
+    /// The first invalid setting.
     pub fn check(self) -> Result<(Option<String>, Access), Invalid> {
         let invalid = |key, value: &str, rule| Err(Invalid { key, value: value.to_owned(), rule });
         let name = self.registry.map(|name| name.trim_end_matches('/').to_owned());
@@ -92,7 +94,7 @@ impl Written {
             (_, None) => None,
             (Some(name), Some(own)) => Some((Host::of_registry(name), own)),
             (None, Some(own)) => {
-                let rule = "name the registry that it is for in `registry`: no other one is to see the password";
+                let rule = "name the registry that it is for in `registry`: the password is sent to no other one";
                 return invalid("registry_user", own.user(), rule);
             }
         };
@@ -131,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_has_to_be_written() {
+    fn settings_are_optional() {
         let (name, _) = Written::default().check().unwrap();
         assert_eq!(name, None);
     }

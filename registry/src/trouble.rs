@@ -1,26 +1,27 @@
-//! Why there was no image, read from the words of an engine or a registry. Engines
-//! hand a registry's answer on as text only, and with a status of their own, so the text decides. Pure.
+//! Why there was no image, derived from the error text of an engine or a registry. Engines pass a
+//! registry's answer on as text only, and with a status of their own, so the text decides. Pure.
 
-/// What went wrong between an engine and a registry.
+/// What failed between an engine and a registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// The registry wants a login, or another one.
+    /// The registry requires credentials, or other ones.
     Refused,
-    /// The registry does not have it.
+    /// The registry does not have the image.
     Absent,
-    /// Nobody answers at the registry's address.
+    /// The registry's address does not answer.
     Unreachable,
     /// The engine does not trust the registry's certificate.
     UnknownAuthority,
-    /// The registry speaks plain HTTP, and the engine was not told so.
+    /// The registry uses plain HTTP, and the engine does not allow that.
     PlainHttp,
-    /// There is no room on this machine.
+    /// This machine's disk is full.
     DiskFull,
-    /// Something else.
+    /// Anything else.
     Other,
 }
 
-/// What each trouble is known by; the first that fits. Collected from Docker 20.10 to 29 and containerd.
+/// Parts of the error texts of each failure; the first match counts. Collected from Docker 20.10 to
+/// 29 and containerd.
 const WORDS: [(Trouble, &[&str]); 6] = [
     (Trouble::DiskFull, &["no space left on device", "disk quota exceeded"]),
     (Trouble::PlainHttp, &["server gave http response to https client", "invalidcontenttype"]),
@@ -69,23 +70,23 @@ const WORDS: [(Trouble, &[&str]); 6] = [
 ];
 
 impl Trouble {
-    /// Reads the text of a failed pull or push.
+    /// Classifies the error text of a failed pull or push.
     pub fn of(text: &str) -> Self {
         let text = text.to_ascii_lowercase();
         let known = WORDS.iter().find(|(_, words)| words.iter().any(|word| text.contains(word)));
         known.map_or(Self::Other, |(trouble, _)| *trouble)
     }
 
-    /// What happened, for the operator; to stand after the registry's name.
+    /// What happened, for the operator; follows the registry's name in a sentence.
     pub fn what(self) -> &'static str {
         match self {
-            Self::Refused => "refused this machine's login, or wants one",
+            Self::Refused => "refused this machine's credentials, or requires some",
             Self::Absent => "does not have the image",
             Self::Unreachable => "cannot be reached",
-            Self::UnknownAuthority => "shows a certificate that is not trusted here",
+            Self::UnknownAuthority => "has a certificate that is not trusted here",
             Self::PlainHttp => "speaks plain HTTP, which is not allowed here",
-            Self::DiskFull => "gave an image for which this machine's disk has no room",
-            Self::Other => "did not give the image",
+            Self::DiskFull => "provided an image that does not fit on this machine's disk",
+            Self::Other => "did not provide the image",
         }
     }
 }
@@ -95,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn troubles_are_known_by_their_words() {
+    fn failures_are_classified_by_their_texts() {
         for (text, want) in [
             (
                 "Get \"https://r.example/v2/\": unauthorized: authentication required",

@@ -1,5 +1,5 @@
-//! The agent as a whole: builds every part once, and ends them in order. Started by `epsilon up` (and by
-//! tests, with an engine of their own).
+//! The agent as a whole: builds every part once, and shuts them down in order. Started by
+//! `epsilon up` (and by tests, with an engine of their own).
 
 use crate::{
     cell::refill,
@@ -34,19 +34,19 @@ use std::{
 };
 use tokio::time::{Instant, sleep};
 
-/// How often the end of running calls is looked for while draining.
+/// How often the number of running calls is read while draining.
 const LOOK: Duration = Duration::from_millis(20);
-/// Share of the machine's memory that instances may have unless the operator says otherwise, in percent.
+/// Default share of the machine's memory for instances, in percent.
 const MEMORY_SHARE: u64 = 80;
 
-/// A running agent. Dropping it without [`Agent::shutdown`] leaves its containers running, as a crash would:
-/// the next agent on the same folder takes them over.
+/// A running agent. Dropping it without [`Agent::shutdown`] leaves its containers running, as a
+/// crash would: the next agent on the same directory adopts them.
 #[derive(Debug)]
 pub struct Agent {
     vm: Arc<LocalVm>,
     front: Arc<Front>,
     registry: Registry,
-    /// Keeps a second agent out of the folder.
+    /// Locks the directory against a second agent.
     _lock: File,
 }
 
@@ -64,7 +64,7 @@ impl Agent {
         Self::assemble(config, Arc::new(engine), metrics, registry).await
     }
 
-    /// Starts an agent on an engine of the caller's choice.
+    /// Starts an agent on the given engine.
     ///
     /// # Errors
     /// [`StartError`], for the operator.
@@ -88,7 +88,8 @@ impl Agent {
             move |source| StartError::Folder { path, source }
         };
         fs::create_dir_all(config.folder.join("sockets"))
-            // What functions log and keep lies below: nobody else's, also where the data folder is open.
+            // Logs and histories are below: readable for this user only, also where the data
+            // directory is open.
             .and_then(|()| fs::set_permissions(&config.folder, fs::Permissions::from_mode(0o700)))
             .map_err(folder(&config.folder))?;
         let lock = lock(&config.folder)?;
@@ -109,11 +110,11 @@ impl Agent {
         let vm = LocalVm::new(Parts { id, cpu, config, engine, budget, layers, logs, metrics });
         registry.register(Box::new(Census::new(Arc::downgrade(&vm))?))?;
         if let Err(err) = vm.network.ensure(&vm.engine).await {
-            tracing::warn!(cause = %Chain(&err), "The network of functions is not in order.");
+            tracing::warn!(cause = %Chain(&err), "Network of functions could not be prepared; trying again.");
         }
         reconcile::adopt(&vm).await.map_err(|source| StartError::Engine { socket, source })?;
         if vm.is_draining() {
-            tracing::info!(vm = %vm.id, "It drains, as before this start.");
+            tracing::info!(vm = %vm.id, "VM drains, as before this start.");
             vm.pools().iter().for_each(|pool| pool.close(true));
         }
         vm.spawn(reconcile::run(Arc::clone(&vm)));
@@ -132,7 +133,7 @@ impl Agent {
         })
     }
 
-    /// Where its metrics are.
+    /// The registry of its metrics.
     pub(crate) fn registry(&self) -> &Registry {
         &self.registry
     }
@@ -146,8 +147,8 @@ impl Agent {
         Arc::clone(&self.front) as Arc<dyn Vm>
     }
 
-    /// Takes no new calls, lets running ones end within `grace`, removes all containers and the network.
-    /// Bounded by `grace` and a few times the settings' `remove_timeout` (`shutdown.rs`).
+    /// Takes no new calls, waits for running ones within `grace`, removes all containers and the
+    /// network. Bounded by `grace` and a few times the setting `remove_timeout` (`shutdown.rs`).
     pub async fn shutdown(self, grace: Duration) {
         let vm = &self.vm;
         vm.set_draining(Why::Ending, true);
@@ -157,7 +158,7 @@ impl Agent {
         }
         let cut = vm.calls();
         if cut > 0 {
-            tracing::warn!(cut, "The grace is over; calls are cut.");
+            tracing::warn!(cut, "Grace period is over; running calls are cut.");
         }
         vm.closed.cancel();
         for pool in vm.pools() {
@@ -184,28 +185,28 @@ fn lock(folder: &Path) -> Result<File, StartError> {
     }
 }
 
-/// This VM's id: the one that is given, else the kept one, else a new one. Kept in any case, so that a start on
-/// which nobody gives one (EC2 did not say it in time) is no start of another VM.
+/// This VM's id: the given one, else the stored one, else a new one. Always stored, so that a start
+/// without a given id (EC2's metadata did not answer in time) does not become another VM.
 fn vm_id(folder: &Path, given: Option<&VmId>) -> Result<VmId, StartError> {
     let path = folder.join("id");
-    let kept = match fs::read_to_string(&path) {
+    let stored = match fs::read_to_string(&path) {
         Ok(text) => Some(text.trim().to_owned()),
         Err(err) if err.kind() == io::ErrorKind::NotFound => None,
         Err(source) => return Err(StartError::Folder { path, source }),
     };
-    let text = match (given, &kept) {
+    let text = match (given, &stored) {
         (Some(given), _) => given.to_string(),
-        (None, Some(kept)) => kept.clone(),
+        (None, Some(stored)) => stored.clone(),
         (None, None) => format!("vm-{}", InstanceId::random()),
     };
     let id = VmId::parse(&text).map_err(|source| StartError::Id { path: path.clone(), source })?;
-    if kept.as_ref() != Some(&text) {
+    if stored.as_ref() != Some(&text) {
         write_whole(&path, &text).map_err(|source| StartError::Folder { path, source })?;
     }
     Ok(id)
 }
 
-/// A reader sees the whole file or none, whenever the machine stops.
+/// Writes a file atomically and durably: after a crash it is there as a whole, or not at all.
 pub(crate) fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     let draft = path.with_extension("new");
     let mut file = File::create(&draft)?;

@@ -1,7 +1,7 @@
 //! The agent's half of a call's path, phases top to bottom: `lease → relay → reply`.
 //!
-//! The only loop here goes on to another instance while nothing of the call was sent: an instance may have
-//! died since it was last seen. Retrying a call is the gateway's business.
+//! The only loop here moves on to another instance while nothing of the call was sent: an instance
+//! may have died since it was last used. Retrying a call is the gateway's job.
 
 pub(crate) mod lease;
 pub(crate) mod relay;
@@ -17,8 +17,8 @@ use relay::Outcome;
 use std::sync::Arc;
 use tokio::time::Instant;
 
-/// Instances that one call may find dead before it is sent elsewhere. After a restart of the engine all
-/// are, and each is met once.
+/// Instances that one call may find dead before the gateway is asked to place it elsewhere. After a
+/// restart of the engine all are dead, and each is tried once.
 const PLACES_TRIED: u32 = 8;
 
 pub(crate) async fn handle(vm: &Arc<LocalVm>, call: Call) -> Result<Answer, CallError> {

@@ -1,15 +1,17 @@
-//! Cells: booted containers of a runtime base that wait for code. A start takes one, mounts its version's layers into it
-//! and has them loaded: milliseconds, where making a container takes a fifth of a second.
+//! Cells: booted, unassigned containers of a runtime base that wait for code (slots of a warm
+//! pool). A start takes one, mounts its version's layers into it and has the wrapper load them:
+//! milliseconds, where creating a container takes a fifth of a second.
 //!
 //! ```text
 //! refill ─▶ boot ─▶ ready (pool) ─▶ taken ─▶ layers mounted, code loaded (assign) ─▶ an instance like any other
-//!             └────────┴──── died, too many, memory is needed, init failed ────┴──▶ thrown away (place)
+//!             └────────┴── died, surplus, memory needed, init failed ──┴──▶ removed (place)
 //! ```
 //!
-//! A cell serves one version, once: nothing leads from an instance back to a cell. Which versions fit is said by `kind.rs`,
-//! how many wait by `demand.rs`. [`Cells`] is the VM's whole of it; where nothing can be mounted, or an operator wants
-//! no cells, it is off, and instances are made from images as if there were none. `instance/runner.rs` asks for cells,
-//! `reconcile.rs` clears up behind an earlier life, `app.rs` opens and closes.
+//! A cell serves one version, once: an instance never becomes a cell again. `kind.rs` says which
+//! versions fit, `demand.rs` how many cells to keep ready. [`Cells`] owns all cells of the VM;
+//! where nothing can be mounted, or the operator wants no cells, it is off, and instances are
+//! created from images. `instance/runner.rs` takes cells, `reconcile.rs` removes those of an
+//! earlier run, `app.rs` opens and closes.
 
 pub(crate) mod assign;
 pub(crate) mod base;
@@ -45,16 +47,16 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// Cells that see nothing, before any saw something, after which there are no more.
+/// Probes that may fail before one succeeded; then cells are turned off.
 const DOUBTS: u32 = 3;
-/// Instead of a number of doubts: one saw it.
+/// Value of `doubts` once a mount was visible in a cell.
 const PROVEN: u32 = u32::MAX;
 
 /// A booted container that waits for code. Dropping it removes it.
 pub(crate) struct Cell {
     pub(crate) kind: Kind,
     pub(crate) place: Place,
-    /// Its output, which is nobody's yet.
+    /// Its log output, which belongs to no instance yet.
     pub(crate) tap: Tap,
     pub(crate) exit: ExitWatch,
     /// An open connection to its wrapper.
@@ -67,23 +69,23 @@ pub(crate) struct Cell {
 #[derive(Debug)]
 pub(crate) struct Cells {
     root: PathBuf,
-    /// `None` where nothing can be mounted, or nothing is to be.
+    /// `None` where nothing can be mounted, or cells are disabled.
     mounts: Option<Mounts>,
-    /// The engine turned out not to see what is mounted.
+    /// Set when cells turned out not to work, because containers do not see mounts.
     is_off: AtomicBool,
     pool: Mutex<Pool>,
     base: Base,
     range: Range,
-    /// Starts that the engine works for, in cells or not: the pool is not filled at their cost.
+    /// Starts that the engine works on, in cells or not: the pool is not refilled meanwhile.
     at_engine: AtomicUsize,
-    /// How often nothing was seen of what was mounted, until it was seen once.
+    /// How many cells did not see what was mounted for them, until one did.
     doubts: AtomicU32,
-    /// Something happened that the refill has to look at.
+    /// Wakes the refill task.
     news: Notify,
 }
 
 impl Cells {
-    /// Looks once whether this machine can have cells, and says so when it cannot.
+    /// Checks once whether this machine can have cells, and logs the reason if not.
     pub(crate) fn open(config: &Config, engine: &dyn Engine) -> Self {
         let root = config.folder.join("cells");
         let range = config.cells;
@@ -114,12 +116,12 @@ impl Cells {
         }
     }
 
-    /// The way to mount, while there are cells.
+    /// How to mount, while cells are on.
     fn mounts(&self) -> Option<&Mounts> {
         self.mounts.as_ref().filter(|_| !self.is_off.load(Ordering::Relaxed))
     }
 
-    /// No cells from now on. Those that wait go.
+    /// Turns cells off until the agent restarts. Ready ones are removed by the refill.
     pub(crate) fn turn_off(&self, why: &str) {
         if !self.is_off.swap(true, Ordering::Relaxed) {
             tracing::warn!(
@@ -135,19 +137,19 @@ impl Cells {
         self.mounts().is_some()
     }
 
-    /// The kind of cell in which the version is to be started; `None`: it takes its image.
+    /// The kind of cell in which the version can be started; `None`: it starts from its image.
     pub(crate) fn kind_for(&self, version: &Version) -> Option<Kind> {
         self.mounts()?;
         match Kind::of(version) {
             Ok(kind) => Some(kind),
             Err(why) => {
-                tracing::debug!(function = %version.function, version = %version.number, %why, "It fits no cell.");
+                tracing::debug!(function = %version.function, version = %version.number, %why, "Version does not fit a cell; starting from its image.");
                 None
             }
         }
     }
 
-    /// A version is about to be used here: the base that it stands on is worth cells.
+    /// A version is about to be used here: cells are kept ready for its base if it is the newest.
     pub(crate) fn saw(&self, version: &Version) {
         if let Some(kind) = self.kind_for(version)
             && self.base.saw(kind.base, version.created_at)
@@ -156,20 +158,20 @@ impl Cells {
         }
     }
 
-    /// A start is about to have the engine make a container; it does until the answer is dropped. Code that loads is no
-    /// work for the engine, and may take for ever.
+    /// Counts a start that requests a container from the engine, until the guard is dropped.
+    /// Loading code is not counted: it is no work for the engine, and may take forever.
     pub(crate) fn has_engine(&self) -> AtEngine<'_> {
         self.at_engine.fetch_add(1, Ordering::Relaxed);
         AtEngine(self)
     }
 
-    /// One start of this kind begins: what is ready is to follow.
+    /// Counts one start of this kind; the refill sizes the pool by it.
     pub(crate) fn wants(&self, kind: &Kind, now: Moment) {
         self.pool.lock().started(kind, now);
     }
 
-    /// A ready cell, the one that booted last, if at least `leave` others stay. Of one that has just died the engine may not
-    /// know yet.
+    /// Takes a ready cell, the one that booted last, if at least `leave` others stay. Skips cells
+    /// that died a moment ago, before the engine reported it.
     pub(crate) fn take(&self, kind: &Kind, leave: usize) -> Option<Cell> {
         self.mounts()?;
         loop {
@@ -178,12 +180,13 @@ impl Cells {
             if cell.line.is_open() {
                 return Some(cell);
             }
-            tracing::warn!(cell = %cell.place.id, %kind, "A cell was dead when it was needed.");
+            tracing::warn!(cell = %cell.place.id, %kind, "Ready cell was dead when it was taken; trying the next one.");
         }
     }
 
-    /// What is mounted for a cell was seen in it, or not. One word that it was not counts little: code that loads could
-    /// have said it. Some in a row, before it ever worked, mean that it does not work here.
+    /// Records whether a cell saw what was mounted for it. One negative report counts little: code
+    /// that loads could have sent it. Several in a row, before it ever worked, mean that mounts do
+    /// not reach containers here.
     pub(crate) fn told(&self, was_seen: bool) {
         if was_seen {
             self.doubts.store(PROVEN, Ordering::Relaxed);
@@ -196,26 +199,26 @@ impl Cells {
         }
     }
 
-    /// Whether one waits.
+    /// Whether a cell of this kind is ready.
     pub(crate) fn has(&self, kind: &Kind) -> bool {
         self.mounts().is_some() && self.pool.lock().has(kind)
     }
 
-    /// A waiting cell ended.
+    /// A ready cell ended by itself.
     fn lost(&self, id: &InstanceId) {
         let lost = self.pool.lock().remove(id);
         if let Some(cell) = lost {
-            tracing::warn!(cell = %id, kind = %cell.kind, "A cell ended by itself while it waited.");
+            tracing::warn!(cell = %id, kind = %cell.kind, "Ready cell ended by itself; it is replaced.");
             self.news.notify_one();
         }
     }
 
-    /// Memory that cells hold which wait for nobody in particular.
+    /// Memory of all ready cells, in bytes.
     pub(crate) fn spare_bytes(&self) -> u64 {
         self.pool.lock().bytes()
     }
 
-    /// Makes waiting cells leave until so much is on its way; says how much is.
+    /// Evicts ready cells until `bytes` are being freed; returns how many bytes are.
     pub(crate) fn give_way(&self, bytes: u64) -> u64 {
         let leaving = self.pool.lock().give_way(bytes);
         leaving.iter().map(|cell| cell.kind.memory.get()).sum()
@@ -225,31 +228,33 @@ impl Cells {
         self.pool.lock().count()
     }
 
-    /// The folder of one cell.
+    /// The directory of one cell.
     pub(crate) fn folder(&self, id: &InstanceId) -> PathBuf {
         self.root.join(id.as_str())
     }
 
-    /// What of a version is mounted on; inside, it is the folder with the code.
+    /// Where a version's layers are mounted; in the container, it is the directory with the code.
     pub(crate) fn app(&self, id: &InstanceId) -> PathBuf {
         self.folder(id).join("app")
     }
 
-    /// Whether layers are mounted there.
+    /// Whether layers are mounted in the cell.
     pub(crate) fn is_mounted(&self, id: &InstanceId) -> bool {
         mounts::found(&self.folder(id)).is_ok_and(|all| !all.is_empty())
     }
 
-    /// Takes a cell's mount and folder away, once its container is gone. What fails is done by the next sweep.
+    /// Removes a cell's mount and directory, once its container is removed. The next sweep repeats
+    /// what fails.
     pub(crate) fn clear(&self, id: &InstanceId) {
         let removed =
             mounts::close(&self.folder(id)).and_then(|()| remove_folder(&self.folder(id)));
         if let Err(err) = removed {
-            tracing::warn!(cell = %id, %err, "What a cell leaves behind could not be removed; it is tried again.");
+            tracing::warn!(cell = %id, %err, "Directory of a removed cell could not be removed; the next sweep tries again.");
         }
     }
 
-    /// Clears away what belongs to no known cell. Asked for each, right before: cells are made meanwhile.
+    /// Removes what belongs to no known cell. `is_known` is called right before each removal,
+    /// because cells are created meanwhile.
     pub(crate) fn sweep(&self, is_known: impl Fn(&InstanceId) -> bool) {
         for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
             let id = entry.file_name().to_str().and_then(|name| InstanceId::parse(name).ok());
@@ -259,15 +264,17 @@ impl Cells {
         }
     }
 
-    /// Takes all mounts off, the one of the folder itself last. Nobody may use a cell any more.
+    /// Unmounts everything, the shared mount of the directory itself last. No cell may be in use
+    /// any more.
     pub(crate) fn close(&self) {
         if let Err(err) = mounts::close(&self.root) {
-            tracing::error!(%err, folder = %self.root.display(), "Mounts of cells stay.");
+            tracing::error!(%err, folder = %self.root.display(), "Mounts of cells could not be removed at shutdown; the next start of the agent takes them over.");
         }
     }
 }
 
-/// A tree of ours: nothing is mounted in it any more, so nobody else's files are below it.
+/// Removes a directory of ours in which nothing is mounted any more, so that no other files are
+/// below it.
 fn remove_folder(folder: &Path) -> io::Result<()> {
     match fs::remove_dir_all(folder) {
         Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err),
@@ -275,7 +282,7 @@ fn remove_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// A start that the engine works for.
+/// A start that the engine works on.
 pub(crate) struct AtEngine<'a>(&'a Cells);
 
 impl Drop for AtEngine<'_> {

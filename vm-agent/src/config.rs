@@ -1,6 +1,6 @@
 //! Settings of the agent: what an operator may write ([`Settings`]) and what the agent runs by
-//! ([`Config`], checked). Every default is explained where its key is declared. In `epsilon up` these
-//! keys are the section `vm_agent:` of the settings file, or `EPSILON_VM_AGENT_<KEY>`.
+//! ([`Config`], checked). Every default is explained where its key is declared. In `epsilon up`
+//! these keys are the section `vm_agent:` of the settings file, or `EPSILON_VM_AGENT_<KEY>`.
 
 mod member;
 
@@ -24,192 +24,214 @@ use std::{
 /// Defaults of `cells_min` and `cells_max`.
 const CELLS_MIN: u32 = 2;
 const CELLS_MAX: u32 = 8;
-/// Default of `user_ids`: what systemd's table of ids calls unused, and below what engines take for an id.
+/// Default of `user_ids`: a range that systemd's table of ids lists as unused, and below the
+/// largest id that engines accept.
 const USER_IDS: RangeInclusive<u32> = 1_879_048_192..=2_147_483_646;
 
-/// The section as written. All keys may be left out.
+/// The section as written in the file. All keys are optional.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// This VM's name in the fleet. Default: the instance id where the agent joins a fleet on EC2, else one that is made
-    /// at the first start and kept in `DATA/vm/id`.
+    /// This VM's name in the fleet. Default: the instance id where the agent joins a fleet on EC2,
+    /// else one that is generated at the first start and stored in `DATA/vm/id`.
     pub id: Option<VmId>,
-    /// The engine's unix socket. Default: `DOCKER_HOST` if it names one, else `/var/run/docker.sock`.
+    /// The engine's unix socket. Default: `DOCKER_HOST` if it names one, else
+    /// `/var/run/docker.sock`.
     pub engine_socket: Option<PathBuf>,
     /// Another OCI runtime that the engine knows (`runsc`, `kata`). Default: the engine's own.
     pub engine_runtime: Option<String>,
-    /// Longest that one question to the engine may take. Default `60s`: a busy engine on a slow disk
-    /// needs seconds for a container; a minute means that it hangs.
+    /// Timeout of one request to the engine. Default `60s`: a busy engine on a slow disk needs
+    /// seconds for a container; a minute means that it hangs.
     #[serde(deserialize_with = "written::some_duration")]
     pub engine_timeout: Option<Duration>,
-    /// Longest that an image may take to arrive. Default `5m`: one gigabyte at 30 Mbit/s.
+    /// Timeout of one image pull. Default `5m`: one gigabyte at 30 Mbit/s.
     #[serde(deserialize_with = "written::some_duration")]
     pub pull_timeout: Option<Duration>,
-    /// Images that may arrive at once; others wait for their turn. Default `3`: as many as the layers that an
-    /// engine fetches at once for one image, so that the first one is not slowed down by all that follow.
+    /// Image pulls at once; others wait for their turn. Default `3`: as many as the layers that an
+    /// engine fetches at once for one image, so that the first pull is not slowed down by all that
+    /// follow.
     pub pulls_at_once: Option<usize>,
-    /// The registry that `registry_user` is known to, `host[:port][/prefix]`: no other one is shown the
-    /// password. Not needed for ECR, which is met with the machine's role.
+    /// The registry that `registry_user` belongs to, `host[:port][/prefix]`: the password is sent
+    /// to no other one. Not needed for ECR, which takes the machine's role.
     pub registry: Option<String>,
     /// User at that registry.
     pub registry_user: Option<String>,
-    /// A file with that user's password or token. Read for each pull, so that it can be replaced at any
-    /// time.
+    /// A file with that user's password or token. Read for each pull, so that it can be replaced at
+    /// any time.
     pub registry_password_file: Option<PathBuf>,
-    /// A `config.json` with logins for any registry, as `docker login` writes it (`auths` only; helpers are
-    /// not run). Read for each pull.
+    /// A `config.json` with credentials for any registry, as `docker login` writes it (`auths`
+    /// only; helpers are not run). Read for each pull.
     pub registry_docker_config: Option<PathBuf>,
-    /// Longest from the start of a container until its code is loaded; after it the start has failed
-    /// with `FUNCTION_INIT_FAILED`. Default `30s`: room for heavy frameworks on a loaded machine.
+    /// Timeout from the start of a container until its code is loaded; after it the start has
+    /// failed with `FUNCTION_INIT_FAILED`. Default `30s`: room for heavy frameworks on a loaded
+    /// machine.
     #[serde(deserialize_with = "written::some_duration")]
     pub start_timeout: Option<Duration>,
-    /// Memory that all instances may have together. Default: 80 % of the machine's, so that the engine,
-    /// the page cache and this agent keep the rest.
+    /// Memory of all instances together. Default: 80 % of the machine's, so that the engine, the
+    /// page cache and this agent have the rest.
     #[serde(deserialize_with = "written::some_text")]
     pub memory: Option<Bytes>,
-    /// Instances that may start at once on this VM. Default: two per core, from 4 to 16. More only
-    /// makes each of them slower: the engine does much of a start one at a time.
+    /// Instance starts at once on this VM. Default: two per core, from 4 to 16. More only makes
+    /// each of them slower: the engine serializes much of a start.
     pub starts_at_once: Option<usize>,
-    /// The same for one version of one function. Default: half of `starts_at_once`, so that a burst on
-    /// one function leaves room for the first call of another.
+    /// The same for one version of one function. Default: half of `starts_at_once`, so that a burst
+    /// on one function leaves room for the first call of another.
     pub starts_per_version: Option<usize>,
-    /// Booted containers that wait for code (cells) kept ready at least for functions that say nothing about memory and
-    /// network, once a function was deployed or called here. Default `2`, at most `cells_max`: a first call and one more at
-    /// the same time find one. Each takes 256 MiB of the VM's memory, and gives it up when instances need it.
+    /// Cells (booted containers that wait for code) kept ready at least, for functions with default
+    /// memory and network, once a function was deployed or called here. Default `2`, at most
+    /// `cells_max`: a first call and one more at the same time find one. Each takes 256 MiB of the
+    /// VM's memory, and is removed when instances need it.
     pub cells_min: Option<u32>,
-    /// Cells at most, of all kinds; how many there are follows the starts of the last minutes. Default `8`: a burst of so
-    /// many first calls starts in milliseconds, and what comes behind waits for one to boot. Cells never take the last
-    /// memory. `0` turns them off: each cold start makes a container from the function's image.
+    /// Limit of cells, of all kinds; how many there are follows the starts of the last minutes.
+    /// Default `8`: a burst of this many first calls starts in milliseconds, and later ones wait
+    /// for a cell to boot. Cells never take the last memory. `0` turns them off: each cold start
+    /// creates a container from the function's image.
     pub cells_max: Option<u32>,
-    /// Longest that a call waits for a place in an instance before it is answered 429, and that a start
-    /// waits for memory before its calls are answered 503. A call that an instance is starting for
-    /// waits for the end of that start. `0s` turns waiting off. Default
-    /// `10s`: bridges a burst, and ends before the 30 s that most clients wait.
+    /// Longest that a call waits for a slot in an instance before it is answered 429, and that a
+    /// start waits for memory before its calls are answered 503. A call for which an instance is
+    /// starting waits for the end of that start. `0s` turns waiting off. Default `10s`: bridges a
+    /// burst, and ends before the 30 s that most clients wait.
     #[serde(deserialize_with = "written::some_duration")]
     pub queue_wait: Option<Duration>,
-    /// Calls of one version that may wait at once; one more is answered 429. Default `1000`: each
-    /// costs a few kilobytes and an open connection at the gateway.
+    /// Limit of waiting calls of one version; one more is answered 429. Default `1000`: each costs
+    /// a few kilobytes and an open connection at the gateway.
     pub queue_depth: Option<usize>,
-    /// Age at which an idle connection to an instance is closed. Must stay well below the instance's
-    /// own keep-alive, or a call could meet a closing connection. Default `1500ms`: common servers
-    /// keep 2 s (gunicorn) or 5 s (Node, uvicorn).
+    /// Age at which an idle connection to an instance is closed. Must be well below the instance's
+    /// own keep-alive, or a call could be sent on a closing connection. Default `1500ms`: common
+    /// servers keep connections for 2 s (gunicorn) or 5 s (Node, uvicorn).
     #[serde(deserialize_with = "written::some_duration")]
     pub connection_idle: Option<Duration>,
-    /// How long an idle instance stays where the function sets no `idleTimeout` and its pauses between calls say nothing
-    /// (yet). Default `5m`, as of most platforms.
+    /// How long an idle instance stays where the function sets no `idleTimeout` and its pauses
+    /// between calls are not representative (yet). Default `5m`, as of most platforms.
     #[serde(deserialize_with = "written::some_duration")]
     pub instance_idle: Option<Duration>,
-    /// The shortest time that a function's pauses may make of it. Default `30s`: much less would turn a short gap in a busy
-    /// function's calls into starts.
+    /// Lower limit of the time that is derived from a function's pauses. Default `30s`: much less
+    /// would turn a short gap in a busy function's calls into starts.
     #[serde(deserialize_with = "written::some_duration")]
     pub instance_idle_min: Option<Duration>,
-    /// The longest. Default `4h`, as far as pauses are told apart: memory that nobody else needs costs nothing, and when
-    /// somebody does, the instance that is worth least goes at once. With the same value as `instance_idle_min`, all
-    /// functions whose pauses are known have this time.
+    /// Upper limit of that time. Default `4h`, the range in which pauses are measured: memory that
+    /// is not needed otherwise costs nothing, and when it is, the instance of lowest value is
+    /// evicted at once. With the same value as `instance_idle_min`, all functions with
+    /// representative pauses have this time.
     #[serde(deserialize_with = "written::some_duration")]
     pub instance_idle_max: Option<Duration>,
-    /// How long an instance is idle before its processes are stopped, so that it costs no processor until its next call, which
-    /// lets them go on within microseconds. Default `10s`: work that a handler left behind has its time, a burst does not
-    /// notice. `0s` turns it off for all; a function that works between calls says `idle: run`.
+    /// How long an instance is idle before its processes are frozen, so that it uses no CPU until
+    /// its next call, which thaws them within microseconds. Default `10s`: work that a handler left
+    /// running can end, and a burst does not notice. `0s` turns it off for all; a function that
+    /// works between calls sets `idle: run`.
     #[serde(deserialize_with = "written::some_duration")]
     pub freeze_after: Option<Duration>,
-    /// Processes and threads in one instance. Default `256`: Node takes a dozen; a fork bomb ends here.
+    /// Limit of processes and threads in one instance. Default `256`: Node takes a dozen; a fork
+    /// bomb is stopped here.
     pub pids_limit: Option<u32>,
-    /// Size of an instance's `/tmp`, which is memory and counts against the instance. Programs in it may be executed.
-    /// Default `64MiB`.
+    /// Size of an instance's `/tmp`, which is memory and counts against the instance. Programs in
+    /// it may be executed. Default `64MiB`.
     #[serde(deserialize_with = "written::some_text")]
     pub tmp_size: Option<Bytes>,
-    /// Open files in one instance. Default `16384`.
+    /// Limit of open files in one instance. Default `16384`.
     pub open_files: Option<u32>,
-    /// User ids of which each instance gets one of its own, `FIRST-LAST`, so that what the kernel counts by user is nobody
-    /// else's. Default `1879048192-2147483646`: a range that neither people, services nor other container engines use. A
-    /// smaller one has to hold all instances of this machine. `shared`: all instances run as 65532, as they do where the
-    /// agent is not root.
+    /// Range of user ids of which each instance gets one of its own, `FIRST-LAST`, so that what the
+    /// kernel counts by user is not shared. Default `1879048192-2147483646`: a range that neither
+    /// people, services nor other container engines use. A smaller one has to hold all instances of
+    /// this machine. `shared`: all instances run as 65532, as they do where the agent is not root.
     pub user_ids: Option<String>,
-    /// Which seccomp profile instances run under. Default `own`: the one of this release, which allows what Docker's does but
-    /// io_uring, AF_VSOCK and other rare kinds of sockets, and 32-bit programs. `engine`: the engine's own, for an engine
-    /// without seccomp and for programs that need what is refused.
+    /// Seccomp profile of instances. Default `own`: the one of this release, which allows what
+    /// Docker's does except io_uring, AF_VSOCK and other rare kinds of sockets, and 32-bit
+    /// programs. `engine`: the engine's own, for an engine without seccomp and for programs that
+    /// need what is refused.
     pub seccomp: Seccomp,
-    /// Kept log of one function on this VM; the oldest goes first. Default `10MiB`.
+    /// Size of one function's stored log on this VM; the oldest lines are removed first. Default
+    /// `10MiB`.
     #[serde(deserialize_with = "written::some_text")]
     pub log_size: Option<Bytes>,
     /// Longest line or message of a log; the rest of it is cut. Default `16KiB`.
     #[serde(deserialize_with = "written::some_text")]
     pub log_line: Option<Bytes>,
-    /// How full the disk with the engine's images may be, in percent. Beyond it, images that no instance uses and that can
-    /// be pulled again go, the one not used for longest first, until 5 less are used. Default `85`: what is left is room
-    /// for the largest images that arrive at once. `100` turns it off.
+    /// How full the disk with the engine's images may be, in percent. Beyond it, images that no
+    /// instance uses and that can be pulled again are removed, the least recently used first, until
+    /// 5 less are used. Default `85`: the rest is room for the largest images that arrive at once.
+    /// `100` turns it off.
     pub disk_limit: Option<u8>,
-    /// How often that disk is looked at. Default `1m`: what arrives in a minute is less than what is left.
+    /// How often that disk is checked. Default `1m`: what arrives in a minute is less than what is
+    /// left.
     #[serde(deserialize_with = "written::some_duration")]
     pub disk_look: Option<Duration>,
-    /// Disk that unpacked code layers may take, beside the engine's images. Beyond it, those that no cell has mounted go, the
-    /// one not used for longest first. Default `10GiB`: the code of hundreds of functions; a layer that went costs one
-    /// fetch.
+    /// Disk space of unpacked code layers, beside the engine's images. Beyond it, layers that no
+    /// cell has mounted are removed, the least recently used first. Default `10GiB`: the code of
+    /// hundreds of functions; a removed layer costs one fetch.
     #[serde(deserialize_with = "written::some_text")]
     pub layers_size: Option<Bytes>,
-    /// Code layers that may be fetched and unpacked at once; others wait for their turn. Each has `pull_timeout`, with its
-    /// wait. Default `8`: most are small and cost a way to the registry and back.
+    /// Code layers fetched and unpacked at once; others wait for their turn. Each has
+    /// `pull_timeout`, including its wait. Default `8`: most are small and cost one round trip to
+    /// the registry.
     pub layers_at_once: Option<usize>,
-    /// The folder where a builder on this machine leaves the layers that it made (`DATA/builder/shelf`). Default: none, but
-    /// `epsilon up` names its own builder's.
+    /// The directory where a builder on this machine stores the layers that it made
+    /// (`DATA/builder/shelf`). Default: none, but `epsilon up` sets its own builder's.
     pub layer_shelf: Option<PathBuf>,
-    /// Speaks plain HTTP with registries when it fetches code layers, as `insecure-registries` lets the engine: whoever is
-    /// on the way reads the password. What arrives is checked by its digest in any case. Default `false`; a registry on
-    /// this machine is met so anyway, unless `/etc/docker/certs.d` has a certificate for it.
+    /// Uses plain HTTP with registries when it fetches code layers, as `insecure-registries` lets
+    /// the engine: anyone on the network path reads the password. Content is verified by its digest
+    /// in any case. Default `false`; a registry on this machine is always reached by plain HTTP,
+    /// unless `/etc/docker/certs.d` has a certificate for it.
     pub dangerous_registry_plain_http: bool,
-    /// How often the engine's containers are compared with what the agent knows. Default `10s`.
+    /// How often the engine's containers are compared with the agent's state. Default `10s`.
     #[serde(deserialize_with = "written::some_duration")]
     pub reconcile_every: Option<Duration>,
-    /// Longest that a stop of the agent waits for the next of its containers to go, after its grace; four times as long for all of
-    /// them. Default `20s`.
+    /// Longest that a shutdown of the agent waits for the next of its containers to be removed,
+    /// after its grace period; four times as long for all of them. Default `20s`.
     #[serde(deserialize_with = "written::some_duration")]
     pub remove_timeout: Option<Duration>,
-    /// Gives functions a network although their way to this machine and to 169.254.169.254 (the cloud's metadata, with the
-    /// VM's own credentials) cannot be closed, because the agent is not root or has no iptables.
-    /// Default `false`: such functions are refused.
+    /// Gives functions a network although this machine and 169.254.169.254 (the cloud's metadata,
+    /// with the VM's own credentials) cannot be closed to them, because the agent is not root or
+    /// has no iptables. Default `false`: such functions are refused.
     pub dangerous_allow_metadata: bool,
-    /// Networks that functions do not reach, CIDRs with commas between them. Default `own`: those that this VM's interfaces
-    /// are in, where its neighbours and other VMs of the fleet are. For example `own,10.0.0.0/8`; `none` closes nothing. The
-    /// machine itself is closed in any case, and so is 169.254.169.254; the resolvers of the machine stay open for DNS.
+    /// Networks that functions cannot reach, CIDRs separated by commas. Default `own`: those that
+    /// this VM's interfaces are in, with its neighbours and other VMs of the fleet. For example
+    /// `own,10.0.0.0/8`; `none` closes nothing. The machine itself and 169.254.169.254 are always
+    /// closed; the resolvers of the machine stay open for DNS.
     pub closed_networks: Option<String>,
-    /// Addresses that functions reach all the same, `ADDRESS[/BITS][:PORT]` with commas between them: for example
-    /// `192.168.1.10:5432`, a data base on this machine that listens on its address in the network. Default: none.
+    /// Exceptions: addresses that functions can reach, `ADDRESS[/BITS][:PORT]` separated by commas:
+    /// for example `192.168.1.10:5432`, a database on this machine that listens on its address in
+    /// the network. Default: none.
     pub open_addresses: Option<String>,
-    /// Control addresses of the fleet's gateways (`http://10.0.0.4:8081`), with commas between them. This setting and
-    /// those after it are for `epsilon-vm-agent`; `epsilon up` has its agent in its own process.
+    /// Control addresses of the fleet's gateways (`http://10.0.0.4:8081`), separated by commas.
+    /// This setting and those after it are for `epsilon-vm-agent`; `epsilon up` has its agent in
+    /// its own process.
     pub gateways: Option<String>,
-    /// The file with the fleet's token: a copy of a gateway's `DATA/fleet.token`. Read when the VM joins.
+    /// The file with the fleet's token: a copy of a gateway's `DATA/fleet.token`. Read when the VM
+    /// joins.
     pub token_file: Option<PathBuf>,
-    /// Where gateways bring calls. Default `0.0.0.0:8082`: they come from other machines, and nobody gets in without a
-    /// gateway's pass.
+    /// Address of the listener for gateways' calls. Default `0.0.0.0:8082`: gateways are on other
+    /// machines, and requests without a gateway's token are refused.
     pub listen: Option<SocketAddr>,
-    /// Where `GET /metrics` and `GET /healthz` answer without a pass, for collectors: for example `0.0.0.0:8084`.
-    /// Default: nowhere.
+    /// Address where `GET /metrics` and `GET /healthz` answer without a gateway's token, for
+    /// collectors: for example `0.0.0.0:8084`. Default: none.
     pub metrics: Option<SocketAddr>,
-    /// The file with the key that collectors on other machines show (`authorization: Bearer KEY`): any text of your choice.
-    /// Default: none, and `/metrics` is for this machine only.
+    /// The file with the key that collectors on other machines send (`authorization: Bearer KEY`):
+    /// any text of your choice. Default: none, and `/metrics` answers this machine only.
     pub metrics_key_file: Option<PathBuf>,
-    /// `host` or `host:port` under which gateways reach this VM. Default: the local address that reaches a gateway.
+    /// `host` or `host:port` under which gateways reach this VM. Default: the local address that
+    /// reaches a gateway.
     pub advertise: Option<String>,
-    /// This VM's certificate in PEM, to speak TLS with gateways; it names the host of `advertise`. Set together with
-    /// `tls_key` and `tls_authority`. Default: none, plain HTTP.
+    /// This VM's certificate in PEM, for TLS with gateways; it names the host of `advertise`. Set
+    /// together with `tls_key` and `tls_authority`. Default: none, plain HTTP.
     pub tls_certificate: Option<PathBuf>,
     /// Its private key, in PEM.
     pub tls_key: Option<PathBuf>,
-    /// Who signed the certificates of the fleet, in PEM.
+    /// The authority that signed the certificates of the fleet, in PEM.
     pub tls_authority: Option<PathBuf>,
-    /// Connections of gateways at once. Default `4096`: a call takes one, and a VM rarely runs a thousand.
+    /// Limit of connections of gateways. Default `4096`: a call takes one, and a VM rarely runs a
+    /// thousand.
     pub max_connections: Option<usize>,
-    /// Longest wait for a TLS handshake and for the first head on a connection. Default `10s`.
+    /// Timeout of a TLS handshake, and of the first head on a connection. Default `10s`.
     #[serde(deserialize_with = "written::some_duration")]
     pub head_timeout: Option<Duration>,
-    /// Longest that a gateway's connection may stay without a request. Default `60s`: longer than gateways keep one
-    /// (`gateway.member_idle_timeout`), so that no call is sent into a connection that closes.
+    /// Longest that a gateway's connection may be idle. Default `60s`: longer than gateways keep
+    /// one (`gateway.member_idle_timeout`), so that no call is sent into a connection that closes.
     #[serde(deserialize_with = "written::some_duration")]
     pub idle_timeout: Option<Duration>,
-    /// Longest that running calls may go on after the first signal, or after the cloud said that it takes this VM
-    /// away. Default `90s`: longer than a function's default timeout, and within the two minutes of a spot notice.
+    /// Longest that running calls may go on after the first signal, or after the cloud's notice
+    /// that it takes this VM away. Default `90s`: longer than a function's default timeout, and
+    /// within the two minutes of a spot notice.
     #[serde(deserialize_with = "written::some_duration")]
     pub drain_grace: Option<Duration>,
 }
@@ -217,164 +239,165 @@ pub struct Settings {
 /// Checked settings. Holding one means that it is valid.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// `DATA/vm`.
+    /// The agent's own directory, `DATA/vm`.
     pub folder: PathBuf,
-    /// See [`Settings::id`].
+    /// The id that is set; `None`: the stored or a generated one.
     pub id: Option<VmId>,
-    /// See [`Settings::engine_socket`].
+    /// The engine's unix socket.
     pub engine_socket: PathBuf,
-    /// See [`Settings::engine_timeout`].
+    /// Timeout of one engine request.
     pub engine_timeout: Duration,
-    /// See [`Settings::pull_timeout`].
+    /// Timeout of one pull, and of all layers of one version.
     pub pull_timeout: Duration,
-    /// See [`Settings::pulls_at_once`].
+    /// Limit of concurrent pulls.
     pub pulls_at_once: usize,
-    /// The logins of [`Settings::registry_user`] and [`Settings::registry_docker_config`], and ECR's.
+    /// Credentials for registries: [`Settings::registry_user`],
+    /// [`Settings::registry_docker_config`], ECR.
     pub registries: Access,
-    /// See [`Settings::start_timeout`].
+    /// Timeout from the start of a container until its code is loaded.
     pub start_timeout: Duration,
-    /// See [`Settings::memory`]; `None` until the engine has said how much there is.
+    /// Memory of all instances together; `None`: a share of the machine's.
     pub memory: Option<Bytes>,
-    /// See [`Settings::starts_at_once`].
+    /// Limit of concurrent starts on this VM.
     pub starts_at_once: usize,
-    /// See [`Settings::starts_per_version`].
+    /// Limit of concurrent starts of one version.
     pub starts_per_version: usize,
-    /// See [`Settings::cells_min`] and [`Settings::cells_max`].
+    /// Limits of the number of ready cells.
     pub(crate) cells: Range,
-    /// See [`Settings::queue_wait`].
+    /// Longest wait of a call for a slot, and of a start for memory.
     pub queue_wait: Duration,
-    /// See [`Settings::queue_depth`].
+    /// Limit of waiting calls of one version.
     pub queue_depth: usize,
-    /// See [`Settings::connection_idle`].
+    /// Age at which an idle connection to an instance is closed.
     pub connection_idle: Duration,
-    /// See [`Settings::instance_idle`] and its bounds.
+    /// Keep-alive times: [`Settings::instance_idle`] and its limits.
     pub keep: policy::Settings,
-    /// See [`Settings::freeze_after`]; `None`: never.
+    /// Idle time before an instance is frozen; `None`: never.
     pub freeze_after: Option<Duration>,
-    /// See [`Settings::log_size`].
+    /// Size of one function's stored log, in bytes.
     pub log_size: Bytes,
-    /// See [`Settings::log_line`].
+    /// Longest log line, in bytes.
     pub log_line: usize,
-    /// See [`Settings::disk_limit`].
+    /// Disk usage above which images are removed, in percent.
     pub disk_limit: u8,
-    /// See [`Settings::disk_look`].
+    /// Interval of the disk checks.
     pub disk_look: Duration,
-    /// See [`Settings::layers_size`].
+    /// Size of the store of unpacked layers.
     pub layers_size: Bytes,
-    /// See [`Settings::layers_at_once`].
+    /// Limit of concurrent layer fetches.
     pub layers_at_once: usize,
-    /// See [`Settings::layer_shelf`].
+    /// Layer cache of a builder on this machine.
     pub layer_shelf: Option<PathBuf>,
-    /// See [`Settings::dangerous_registry_plain_http`].
+    /// Use plain HTTP with registries for layers.
     pub dangerous_registry_plain_http: bool,
-    /// See [`Settings::reconcile_every`].
+    /// Interval of reconciliation.
     pub reconcile_every: Duration,
-    /// See [`Settings::remove_timeout`].
+    /// Longest wait for the next removal of a container at shutdown.
     pub remove_timeout: Duration,
-    /// See [`Settings::dangerous_allow_metadata`].
+    /// Run functions with a network also where the metadata service cannot be closed.
     pub dangerous_allow_metadata: bool,
-    /// See [`Settings::user_ids`]; `None`: shared.
+    /// Range of instances' user ids; `None`: shared.
     pub user_ids: Option<RangeInclusive<u32>>,
-    /// See [`Settings::closed_networks`] and [`Settings::open_addresses`].
+    /// Closed networks and their exceptions, for functions with a network.
     pub(crate) reach: Reach,
-    /// What every container gets.
+    /// Limits of every container.
     pub limits: ContainerLimits,
-    /// How the VM belongs to a fleet; `None` where none is named.
+    /// Membership in a fleet; `None` without gateways.
     pub member: Option<MemberConfig>,
 }
 
 /// The part of a container's limits that does not depend on the function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContainerLimits {
-    /// See [`Settings::engine_runtime`].
+    /// OCI runtime of the engine; `None`: its default.
     pub runtime: Option<String>,
-    /// See [`Settings::pids_limit`].
+    /// Limit of processes and threads.
     pub pids: u32,
-    /// See [`Settings::tmp_size`].
+    /// Size of `/tmp`.
     pub tmp_size: Bytes,
-    /// See [`Settings::open_files`].
+    /// Limit of open files.
     pub open_files: u32,
-    /// See [`Settings::seccomp`].
+    /// The seccomp profile.
     pub seccomp: Seccomp,
 }
 
-/// Where an instance's seccomp profile comes from.
+/// Source of an instance's seccomp profile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Seccomp {
-    /// From this release.
+    /// The profile of this release.
     #[default]
     Own,
-    /// From the container engine.
+    /// The container engine's default.
     Engine,
 }
 
 /// A setting that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// Nothing could ever run.
+    /// The value is below its minimum.
     #[error("`vm_agent.{key}` must be at least {least}")]
     TooSmall {
-        /// Which.
+        /// The setting, without its section.
         key: &'static str,
-        /// The smallest usable value.
+        /// The smallest valid value.
         least: &'static str,
     },
-    /// There is no such thing.
+    /// The value is above its maximum.
     #[error("`vm_agent.{key}` must be at most {most}")]
     TooLarge {
-        /// Which.
+        /// The setting, without its section.
         key: &'static str,
-        /// The largest value that makes sense.
+        /// The largest valid value.
         most: &'static str,
     },
-    /// The two contradict each other.
+    /// More starts for one version than for all.
     #[error(
         "`vm_agent.starts_per_version` ({per_version}) is more than `vm_agent.starts_at_once` ({at_once})"
     )]
     StartsPerVersion {
-        /// As written.
+        /// The value of `starts_per_version`.
         per_version: usize,
-        /// As written.
+        /// The value of `starts_at_once`.
         at_once: usize,
     },
-    /// The login for a registry is not whole.
+    /// The credentials for a registry are incomplete.
     #[error("`vm_agent.{}` ({}): {}", .0.key, .0.value, .0.rule)]
     Registry(#[from] epsilon_registry::Invalid),
-    /// No gateways.
+    /// The list of gateways is invalid.
     #[error("`vm_agent.gateways`")]
     Gateways(#[from] BadGateway),
-    /// A fleet without its token.
+    /// Gateways without the fleet's token.
     #[error(
         "`vm_agent.token_file` has to name the file with the fleet's token (a gateway's `DATA/fleet.token`)"
     )]
     NoToken,
-    /// No range of user ids.
+    /// The range of user ids is invalid.
     #[error(
         "`vm_agent.user_ids` (`{0}`) must be `FIRST-LAST`, both from 1000 to 2147483646, or `shared`"
     )]
     UserIds(String),
-    /// No networks or addresses.
+    /// A list of networks or addresses is invalid.
     #[error("`vm_agent.{key}`: `{text}` {rule}")]
     Reach {
-        /// Which setting.
+        /// The setting, without its section.
         key: &'static str,
-        /// The part that cannot be read.
+        /// The part that cannot be parsed.
         text: String,
         /// What it has to be.
         rule: &'static str,
     },
-    /// Half of TLS.
+    /// The settings of TLS are incomplete.
     #[error("the settings `vm_agent.tls_…` cannot be used")]
     Tls(#[from] TlsError),
 }
 
 impl Settings {
-    /// Fills in the defaults and checks. `data` is the folder that all parts share; the agent's own
-    /// things go to `data/vm`.
+    /// Fills in the defaults and checks. `data` is the directory that all parts share; the agent's
+    /// own files are in `data/vm`.
     ///
     /// # Errors
-    /// The first setting that cannot be used.
+    /// The first invalid setting.
     pub fn check(self, data: &Path) -> Result<Config, ConfigError> {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let starts_at_once = self.starts_at_once.unwrap_or_else(|| (2 * cores).clamp(4, 16));
@@ -483,7 +506,7 @@ impl Settings {
     }
 }
 
-/// Ids of people begin at 1000, and the kernel's last ones mean something else.
+/// Parses `user_ids`. Ids of people begin at 1000, and the kernel reserves the last ones.
 fn user_ids(written: Option<&str>) -> Result<Option<RangeInclusive<u32>>, ConfigError> {
     let range = match written.map(str::trim) {
         None => return Ok(Some(USER_IDS)),
@@ -509,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_written_means_the_defaults() {
+    fn empty_settings_mean_the_defaults() {
         let config = read("{}").unwrap();
         assert_eq!(config.folder, Path::new("/data/vm"));
         assert_eq!(config.queue_wait, Duration::from_secs(10));
@@ -539,7 +562,7 @@ mod tests {
     }
 
     #[test]
-    fn instances_have_user_ids_of_their_own_unless_told_otherwise() {
+    fn instances_have_own_user_ids_by_default() {
         assert_eq!(read("{}").unwrap().user_ids, Some(USER_IDS));
         assert_eq!(read("{user_ids: 100000-165535}").unwrap().user_ids, Some(100_000..=165_535));
         assert_eq!(read("{user_ids: shared}").unwrap().user_ids, None);

@@ -1,8 +1,8 @@
-//! Whether this VM takes new calls, and why not. A drain that somebody asked for is kept in `DATA/vm/draining`, so
-//! that an agent that starts again still drains; one that comes with the end of the agent or of its VM is over
-//! when that is.
+//! Whether this VM accepts new calls, and why not. A requested drain is stored in
+//! `DATA/vm/draining`, so that a restarted agent still drains; a drain because of the shutdown of
+//! the agent or of its VM is not.
 //!
-//! What follows for pools is `vm.rs`'s business; whoever reports on the VM waits for [`Drain::news`].
+//! `vm.rs` applies it to the pools; the task that reports to gateways waits for [`Drain::news`].
 
 use parking_lot::Mutex;
 use std::{
@@ -16,19 +16,19 @@ use tokio::sync::Notify;
 /// Why a VM drains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Why {
-    /// An operator, or the autoscaler, asked for it; and may ask for its end.
+    /// An operator, or the autoscaler, requested it, and may revoke it.
     Asked,
-    /// The agent is about to end, or the VM is. There is no way back.
+    /// The agent or the VM is shutting down. It cannot be revoked.
     Ending,
 }
 
 #[derive(Debug)]
 pub(crate) struct Drain {
-    /// On the path of every call.
+    /// Read on the path of every call.
     is_on: AtomicBool,
     reasons: Mutex<Reasons>,
     note: PathBuf,
-    /// Something about this VM changed that gateways should not have to wait for.
+    /// Signals a change of this VM that gateways should learn at once.
     pub(crate) news: Notify,
 }
 
@@ -39,7 +39,7 @@ struct Reasons {
 }
 
 impl Drain {
-    /// As the last life of this agent left it.
+    /// Restores the state that the last run of this agent stored.
     pub(crate) fn open(note: PathBuf) -> Self {
         let asked = note.exists();
         let reasons = Mutex::new(Reasons { asked, ending: false });
@@ -50,14 +50,14 @@ impl Drain {
         self.is_on.load(Ordering::Relaxed)
     }
 
-    /// Adds a reason or takes it away. Says whether the VM drains now.
+    /// Adds or removes a reason. Returns whether the VM drains now.
     pub(crate) fn set(&self, why: Why, on: bool) -> bool {
         let mut reasons = self.reasons.lock();
         match why {
             Why::Asked if reasons.asked != on => {
                 reasons.asked = on;
                 if let Err(err) = self.write(on) {
-                    tracing::error!(%err, path = %self.note.display(), "The drain is not kept; it ends with the next start.");
+                    tracing::error!(%err, path = %self.note.display(), "Drain could not be stored; it ends with the next start of the agent.");
                 }
             }
             Why::Asked => {}
@@ -65,13 +65,13 @@ impl Drain {
         }
         let is_on = reasons.asked || reasons.ending;
         if self.is_on.swap(is_on, Ordering::Relaxed) != is_on {
-            tracing::info!(draining = is_on, ?why, "Drain.");
+            tracing::info!(draining = is_on, ?why, "Drain state of the VM changed.");
             self.news.notify_one();
         }
         is_on
     }
 
-    /// The file's existence is all that it says.
+    /// The file's existence is the state.
     fn write(&self, on: bool) -> io::Result<()> {
         if on {
             return File::create(&self.note)?.sync_all();
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_drain_that_was_asked_for_outlives_the_agent_and_an_ending_does_not() {
+    fn requested_drain_outlives_the_agent() {
         let folder = tempfile::tempdir().unwrap();
         let open = || Drain::open(folder.path().join("draining"));
         let drain = open();
@@ -97,7 +97,7 @@ mod tests {
         assert!(!open().is_on());
         drain.set(Why::Asked, true);
         assert!(open().is_on());
-        assert!(drain.set(Why::Asked, false), "nobody can take back the end of the agent");
+        assert!(drain.set(Why::Asked, false), "a shutdown cannot be revoked");
         assert!(!open().is_on());
     }
 }

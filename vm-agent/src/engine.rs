@@ -1,8 +1,9 @@
-//! The container engine in our own words: few verbs, one real one ([`docker`]), one scripted one for
+//! The container engine as a trait: few verbs, a real engine ([`docker`]) and a scripted one for
 //! tests ([`fake`], feature `fake`). Both pass `tests/contract.rs`, the real one first.
 //!
-//! A container is known by the name that we give it, so that it can be removed even when the answer to
-//! its creation was lost. Verbs that take something away are idempotent: gone is what they want.
+//! A container is identified by the name that we give it, so that it can be removed even when the
+//! answer to its creation was lost. Verbs that remove something are idempotent: what is gone is
+//! removed.
 
 pub mod docker;
 #[cfg(feature = "fake")]
@@ -48,7 +49,7 @@ impl ContainerName {
         }
     }
 
-    /// The name.
+    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -66,78 +67,78 @@ impl fmt::Debug for ContainerName {
     }
 }
 
-/// An image that the engine has: what [`Engine::create`] takes.
+/// An image that the engine has; input of [`Engine::create`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalImage {
     pub(crate) name: String,
-    /// Folders that it declares as volumes. Each is a bounded tmpfs in a container.
+    /// Paths that it declares as volumes. Each becomes a bounded tmpfs in a container.
     pub(crate) volumes: Vec<String>,
 }
 
 impl LocalImage {
-    /// An image under the name by which its engine knows it.
+    /// An image by its name in the engine.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), volumes: Vec::new() }
     }
 
-    /// The same with the volumes that it declares.
+    /// Sets the volumes that it declares.
     #[must_use]
     pub fn with_volumes(self, declared: impl IntoIterator<Item = String>) -> Self {
         Self { volumes: volumes::normalized(declared), ..self }
     }
 
-    /// Why its volumes cannot be had, for the author of the image.
+    /// Why its volumes cannot be provided, for the author of the image.
     pub(crate) fn unfit(&self) -> Option<String> {
         volumes::unfit(&self.volumes)
     }
 }
 
-/// What a container may reach.
+/// What a container can reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attachment {
-    /// Nothing: not even other addresses of this machine.
+    /// No network, not even other addresses of this machine.
     None,
-    /// The bridge of this name, made by [`Engine::ensure_network`].
+    /// The bridge network of this name, made by [`Engine::ensure_network`].
     Bridge(String),
 }
 
-/// A container to make. Everything else is hardening that no function can turn off.
+/// A container to create. Everything else is hardening that no function can turn off.
 #[derive(Clone, Debug)]
 pub struct ContainerSpec {
-    /// Its name.
+    /// The container's name.
     pub name: ContainerName,
-    /// What it runs.
+    /// The image that it runs.
     pub image: LocalImage,
-    /// How we know it again.
+    /// Labels to recognise it by.
     pub labels: Labels,
     /// Added to the image's environment.
     pub env: Vec<(String, String)>,
-    /// A folder of this machine that appears as [`SOCKETS`] inside.
+    /// A directory of this machine, mounted at [`SOCKETS`].
     pub sockets: Option<PathBuf>,
-    /// A folder of this machine that appears as [`Engine::code`] inside, to read; what is mounted on it later
-    /// appears there, too. It lies in a shared mount.
+    /// A directory of this machine, mounted read-only at [`Engine::code`]; what is mounted on it
+    /// later appears inside, too. It is in a shared mount.
     pub mounts: Option<PathBuf>,
-    /// A file of this machine that appears as `/etc/passwd` inside: it has a name for [`user`](Self::user).
+    /// A file of this machine, mounted at `/etc/passwd`: it has a name for [`user`](Self::user).
     pub passwd: Option<PathBuf>,
     /// `uid:gid` of the code.
     pub user: String,
-    /// Memory; there is no swap beyond it.
+    /// Memory limit; there is no swap beyond it.
     pub memory: Size,
-    /// Processor share; never more than the machine has.
+    /// CPU limit; never more than the machine has.
     pub cpu: MilliCores,
-    /// What it may reach.
+    /// The network.
     pub network: Attachment,
-    /// Limits that are the same for all.
+    /// Limits that are the same for all containers.
     pub limits: ContainerLimits,
 }
 
-/// Where the runtime wrapper finds its sockets, inside the container.
+/// Directory of the wrapper's sockets, inside the container.
 pub const SOCKETS: &str = "/run/epsilon";
 
-/// A bridge network to have.
+/// A bridge network to create.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkSpec {
-    /// Its name in the engine.
+    /// The name in the engine.
     pub name: String,
     /// The name of its interface on this machine: at most 15 bytes.
     pub bridge: String,
@@ -145,41 +146,42 @@ pub struct NetworkSpec {
     pub vm: VmId,
 }
 
-/// What is behind a bridge reaches the outside, and neither this machine, nor 169.254.169.254, nor the closed networks.
+/// Rules for the containers of a bridge: they reach the outside, but not this machine,
+/// 169.254.169.254, or closed networks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Firewall {
-    /// The interface on this machine.
+    /// The bridge's interface on this machine.
     pub bridge: String,
-    /// Who answers for names. Only port 53 of theirs is open.
+    /// DNS resolvers. Only their port 53 is open.
     pub resolvers: Vec<Ipv4Addr>,
-    /// What is open although it is this machine or in a closed network.
+    /// Exceptions for addresses of this machine or of closed networks.
     pub open: Vec<OpenAddress>,
-    /// What is closed besides.
+    /// Networks that are closed.
     pub closed: Vec<Ipv4Network>,
 }
 
-/// A container that exists.
+/// An existing container.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// Its name.
+    /// The container's name.
     pub name: ContainerName,
-    /// Its labels, all of them.
+    /// All of its labels.
     pub labels: std::collections::HashMap<String, String>,
     /// Whether its process runs.
     pub is_running: bool,
 }
 
-/// The disk that the images lie on.
+/// The disk that the images are stored on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Disk {
-    /// All of it.
+    /// Its size, without what is reserved for root.
     pub size: Size,
-    /// What is left for those who are not root.
+    /// Free space for users other than root.
     pub free: Size,
 }
 
 impl Disk {
-    /// How much of it is used, in percent.
+    /// The used share of it, in percent.
     pub fn used_percent(&self) -> u8 {
         let used = self.size.get().saturating_sub(self.free.get());
         let percent = u128::from(used) * 100 / u128::from(self.size.get().max(1));
@@ -190,14 +192,15 @@ impl Disk {
 /// How a container's process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exit {
-    /// Its exit status.
+    /// The exit status.
     pub code: i64,
-    /// The kernel killed it because the memory limit was reached.
+    /// Whether the kernel killed it because the memory limit was reached.
     pub out_of_memory: bool,
 }
 
 impl Exit {
-    /// The status of a process that ended by SIGTERM. The agent sends that to no container which loads.
+    /// Status of a process that ended by SIGTERM. The agent never sends it to a container that is
+    /// loading.
     pub(crate) const ASKED: i64 = 128 + 15;
 }
 
@@ -211,7 +214,7 @@ impl fmt::Display for Exit {
     }
 }
 
-/// A piece of what a container wrote.
+/// A piece of a container's output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Standard output.
@@ -220,44 +223,44 @@ pub enum Output {
     Stderr(Bytes),
 }
 
-/// Stops all processes of one container and lets them go on. Both are one write to the kernel, short enough for the path
-/// of a call. A stopped container that is removed dies all the same.
+/// Freezes and thaws all processes of one container. Both are one write to the kernel, short enough
+/// for the path of a call. A frozen container can be removed.
 pub trait Freezer: Send + Sync + fmt::Debug {
-    /// Stops.
+    /// Freezes the processes.
     ///
     /// # Errors
-    /// The kernel's own; then nothing is stopped.
+    /// The kernel's error; then nothing is frozen.
     fn freeze(&self) -> std::io::Result<()>;
 
-    /// Lets go on. On a container that goes on, it changes nothing.
+    /// Thaws the processes. Has no effect if they are not frozen.
     ///
     /// # Errors
-    /// The kernel's own.
+    /// The kernel's error.
     fn thaw(&self) -> std::io::Result<()>;
 }
 
-/// What the engine's machine has.
+/// Resources of the engine's machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Machine {
-    /// Its memory.
+    /// The memory.
     pub memory: Size,
-    /// Its cores.
+    /// The number of cores.
     pub cores: u32,
 }
 
-/// Why the engine did not do what was asked.
+/// Why an engine request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// It does not answer, or not in time. The same may work later.
+    /// The engine does not answer, or not in time. The same may work later.
     #[error("the container engine does not answer")]
     Down(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// There is no such container, image or network.
     #[error("the container engine does not know it: {0}")]
     NotFound(String),
-    /// It understood and refused.
+    /// The engine refused the request.
     #[error("the container engine refused: {0}")]
     Refused(String),
-    /// It is well, but has no image: a registry did not give it.
+    /// The engine works, but a registry did not provide the image.
     #[error(transparent)]
     Registry(Box<Denied>),
     /// It is well, but has no such image, and the image's name does not say where one could be had.
@@ -271,34 +274,34 @@ pub enum EngineError {
     Same(std::sync::Arc<EngineError>),
 }
 
-/// A registry that did not give an image. For the operator.
+/// A registry that did not provide an image. For the operator.
 #[derive(Debug, thiserror::Error)]
 #[error("the registry `{host}` {what}; {hint}")]
 pub struct Denied {
-    /// Which registry.
+    /// The registry.
     pub host: Host,
     /// What it did.
     pub what: String,
     /// What to do about it.
     pub hint: String,
-    /// Its own words, or the engine's.
+    /// The registry's error, or the engine's.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
-/// What the agent needs of a container engine. All waits are bounded inside, but for [`Engine::wait`]
-/// and the stream of [`Engine::attach`], which end with their container.
+/// What the agent needs of a container engine. All waits are bounded inside, except
+/// [`Engine::wait`] and the stream of [`Engine::attach`], which end with their container.
 #[async_trait]
 pub trait Engine: Send + Sync + fmt::Debug {
-    /// Answers, and says what the machine has.
+    /// Checks that the engine answers; returns the machine's resources.
     async fn ping(&self) -> Result<Machine, EngineError>;
 
-    /// The folder with a function's code, as its wrapper sees it.
+    /// The directory of a function's code inside a container.
     fn code(&self) -> &str {
         "/app"
     }
 
-    /// Whether what this machine mounts on a folder later can appear in a container that was made with it.
+    /// Whether later mounts on a container's directory can appear inside.
     fn sees_mounts(&self) -> bool {
         false
     }
@@ -307,26 +310,27 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// [`EngineError::NotHere`].
     async fn ensure_image(&self, image: &ImageRef) -> Result<LocalImage, EngineError>;
 
-    /// Takes an image's name off, and with its last name the image. Only a name of ours or an image with our label, and
-    /// none that a container uses.
+    /// Removes an image's name, and with the last name the image. Only names of ours or images with
+    /// our label, and none that a container uses.
     async fn remove_image(&self, image: &ImageRef) -> Result<ImageRemoval, EngineError>;
 
     /// Images of functions that can be pulled again.
     async fn pulled_images(&self) -> Result<Vec<ImageRef>, EngineError>;
 
-    /// How full the disk with the images is; nothing where that cannot be seen from here.
+    /// Usage of the disk with the images; `None` where it cannot be read from here.
     async fn disk(&self) -> Result<Option<Disk>, EngineError>;
 
-    /// Makes a container; it does not run yet.
+    /// Creates a container without starting it.
     async fn create(&self, spec: &ContainerSpec) -> Result<(), EngineError>;
 
-    /// What the container writes from now on. Must be read promptly: a full pipe stops the container.
-    /// On one that has ended, the stream may stay open without a word (Docker 20.10 does that).
+    /// The container's output from now on. It must be read promptly: a full pipe blocks the
+    /// container. On a container that has ended, the stream may stay open without data (Docker
+    /// 20.10 does that).
     async fn attach(&self, name: &ContainerName)
     -> Result<BoxStream<'static, Output>, EngineError>;
 
-    /// The container's folder with code ([`Engine::code`] of a real one) as a tar, `app/…`, whether or not it was ever
-    /// started. The stream has no limit in time.
+    /// The container's code directory ([`Engine::code`] of a real one) as a tar, `app/…`, whether
+    /// or not it was ever started. The stream has no time limit.
     async fn code_of(
         &self,
         _: &ContainerName,
@@ -334,15 +338,15 @@ pub trait Engine: Send + Sync + fmt::Debug {
         Err(EngineError::Refused("it does not give the files of containers".into()))
     }
 
-    /// Runs a container that was created.
+    /// Starts a created container.
     async fn start(&self, name: &ContainerName) -> Result<(), EngineError>;
 
-    /// Gives a container that runs other limits. Of use for cells only.
+    /// Changes the limits of a running container. Used for cells only.
     async fn update(&self, _: &ContainerName, _: Size, _: MilliCores) -> Result<(), EngineError> {
         Err(EngineError::Refused("it does not change limits".into()))
     }
 
-    /// The way to stop and continue a running container; `None` where there is none.
+    /// The freezer of a running container; `None` where there is none.
     async fn freezer(&self, _: &ContainerName) -> Result<Option<Box<dyn Freezer>>, EngineError> {
         Ok(None)
     }
@@ -350,10 +354,10 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// The container's address in its bridge network.
     async fn address(&self, name: &ContainerName) -> Result<IpAddr, EngineError>;
 
-    /// Waits for the container's process to end; at once when it has.
+    /// Waits for the container's process to end; returns at once when it has.
     async fn wait(&self, name: &ContainerName) -> Result<Exit, EngineError>;
 
-    /// Sends SIGTERM to the container's process. Says nothing of its end.
+    /// Sends SIGTERM to the container's process. Does not wait for its end.
     async fn terminate(&self, name: &ContainerName) -> Result<(), EngineError>;
 
     /// Kills the container if it runs, and removes it.
@@ -362,15 +366,15 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// All containers of a VM, running or not.
     async fn list(&self, vm: &VmId) -> Result<Vec<Found>, EngineError>;
 
-    /// Makes sure that the network is here, without traffic between its members.
+    /// Makes sure that the network exists, without traffic between its members.
     async fn ensure_network(&self, network: &NetworkSpec) -> Result<(), EngineError>;
 
     /// Removes the network.
     async fn remove_network(&self, name: &str) -> Result<(), EngineError>;
 
-    /// Makes sure that what is behind the bridge reaches neither this machine nor what is closed to it.
+    /// Makes sure that containers of the bridge reach neither this machine nor closed networks.
     async fn ensure_firewall(&self, firewall: &Firewall) -> Result<(), EngineError>;
 
-    /// Takes those rules back.
+    /// Removes those rules.
     async fn remove_firewall(&self, bridge: &str) -> Result<(), EngineError>;
 }

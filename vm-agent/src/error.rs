@@ -1,4 +1,4 @@
-//! Why an agent cannot start. Written for the operator; printed with `Chain`.
+//! Why an agent cannot start. For the operator; printed with `Chain`.
 
 use crate::engine::EngineError;
 use epsilon_api::ids::InvalidId;
@@ -8,66 +8,66 @@ use std::{io, net::SocketAddr, path::PathBuf};
 /// Why an agent cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Docker is not there, or not for us.
+    /// The engine does not answer, or refuses access.
     #[error(
         "the container engine at `{socket}` does not answer; start Docker, or name its socket in \
          `vm_agent.engine_socket`"
     )]
     Engine {
-        /// Where it was looked for.
+        /// The engine's socket.
         socket: PathBuf,
-        /// What happened there.
+        /// The engine's error.
         #[source]
         source: EngineError,
     },
-    /// The agent's own folder.
+    /// A directory or file of the agent cannot be used.
     #[error("`{path}` cannot be used")]
     Folder {
-        /// Which.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// Two agents would remove each other's containers.
+    /// Another agent uses the directory: two would remove each other's containers.
     #[error("`{path}` is in use by another agent")]
     InUse {
-        /// The lock.
+        /// The lock file.
         path: PathBuf,
     },
-    /// The file with this VM's id was damaged.
+    /// The file with this VM's id is damaged.
     #[error("`{path}` does not hold a VM id; remove it to get a new one")]
     Id {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// Why it is not an id.
         #[source]
         source: InvalidId,
     },
-    /// The address of one of its own listeners.
+    /// The address of a listener cannot be bound.
     #[error("`vm_agent.{key}`: cannot listen on {address}")]
     Listen {
-        /// Which setting.
+        /// The setting, without its section.
         key: &'static str,
         /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The token's file, or what it keeps of its fleet; the source says which.
+    /// The token's file, or the stored credentials, cannot be used; the source says which.
     #[error("this VM cannot join its fleet")]
     Fleet {
         /// The token's file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The certificate's files.
+    /// The certificate's files cannot be used.
     #[error("the settings `vm_agent.tls_…` cannot be used")]
     Tls(#[from] TlsError),
-    /// Another part of the process has taken our names.
+    /// Another part of the process registered the same metrics.
     #[error("the agent's metrics cannot be registered")]
     Metrics(#[from] prometheus::Error),
 }

@@ -1,5 +1,6 @@
-//! Which images this VM's engine is known to have, and for which versions. One pull at a time per image,
-//! whoever asks; who waits for one that fails fails with it, so that a registry that hangs costs one wait.
+//! The images that this VM's engine is known to have, and the versions that use them. One pull at a
+//! time per image, for all callers; those that wait for a pull that fails get the same error, so
+//! that a registry that hangs costs one wait.
 
 pub(crate) mod room;
 
@@ -13,21 +14,22 @@ use epsilon_wire::together::Together;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 
-/// Versions that a VM reports to have the image of. It does so each second; a gateway uses them to choose
-/// between VMs that are equal otherwise, and what was not used for that long is no loss.
+/// Limit of versions that a VM reports to have the image of. It reports each second; a gateway uses
+/// the list to choose between VMs that are equal otherwise, so the least recently used ones can be
+/// left out.
 const REPORTED: usize = 128;
 
 #[derive(Debug, Default)]
 pub(crate) struct Images {
     known: Mutex<HashMap<ImageRef, LocalImage>>,
-    /// Pulls and removals, one at a time for each image.
+    /// Pulls and removals: one at a time for each image.
     at_work: Together<ImageRef, EngineError>,
-    /// What was fetched or started; the last one first.
+    /// Versions that were pulled or started; the last used one first.
     recent: Mutex<VecDeque<(VersionId, ImageRef)>>,
 }
 
 impl Images {
-    /// The version's image in the engine; fetched when it was never seen.
+    /// The version's image in the engine; pulled when it was never seen.
     pub(crate) async fn ensure(
         &self,
         engine: &dyn Engine,
@@ -38,7 +40,7 @@ impl Images {
         Ok(found)
     }
 
-    /// The same for an image that is no version's: a runtime base.
+    /// The same for an image that belongs to no version: a runtime base.
     pub(crate) async fn ensure_image(
         &self,
         engine: &dyn Engine,
@@ -56,8 +58,9 @@ impl Images {
         }
     }
 
-    /// Takes the image off the engine, unless something uses it. Who fetches it meanwhile waits, and then looks again; who
-    /// has just been told that it is here finds out when it makes a container, and fetches it once more.
+    /// Removes the image from the engine, unless something uses it. A pull meanwhile waits, and
+    /// then looks again; a start that just got the image finds out when it creates a container, and
+    /// pulls it once more.
     pub(crate) async fn remove(
         &self,
         engine: &dyn Engine,
@@ -78,7 +81,8 @@ impl Images {
         self.at_work.alone(image, work).await
     }
 
-    /// What the version's instances are made of is here: its image, or base and layers.
+    /// Records that what the version's instances are made of is here: its image, or base and
+    /// layers.
     pub(crate) fn used(&self, version: &Version) {
         let id = version.id();
         let mut recent = self.recent.lock();
@@ -91,28 +95,28 @@ impl Images {
         }
     }
 
-    /// Versions whose image is here as far as is known, the one used last first.
+    /// Versions whose image is here as far as is known, the last used one first.
     pub(crate) fn recent(&self) -> Vec<VersionId> {
         self.recent.lock().iter().map(|(id, _)| id.clone()).collect()
     }
 
-    /// Images that were used here, the one used last first.
+    /// Images that were used here, the last used one first.
     pub(crate) fn by_use(&self) -> Vec<ImageRef> {
         self.recent.lock().iter().map(|(_, image)| image.clone()).collect()
     }
 
-    /// It is looked for again before it is used again.
+    /// Forgets that the image is here: the next use looks for it again.
     pub(crate) fn doubt(&self, image: &ImageRef) {
         self.known.lock().remove(image);
     }
 
-    /// The engine turned out not to have it any more.
+    /// Records that the engine does not have the image any more.
     pub(crate) fn lost(&self, image: &ImageRef) {
         self.doubt(image);
         self.recent.lock().retain(|(_, other)| other != image);
     }
 
-    /// The function is no more.
+    /// The function was deleted.
     pub(crate) fn forget_function(&self, function: &FunctionName) {
         self.recent.lock().retain(|(id, _)| id.function != *function);
     }

@@ -1,5 +1,6 @@
-//! One instance as the rest of the agent sees it: who it is, how to reach it, how to tell it to go. Its
-//! state lives in its version's pool (`pool.rs`), its container belongs to its runner (`runner.rs`).
+//! One instance as the rest of the agent sees it: its identity, its connections, the signal to stop
+//! it. Its state is in its version's pool (`pool.rs`); its container belongs to its runner
+//! (`runner.rs`).
 
 pub(crate) mod budget;
 pub(crate) mod connections;
@@ -37,46 +38,48 @@ use user_ids::Lease;
 
 #[derive(Debug)]
 pub(crate) struct Instance {
-    /// By what it goes until it is in a cell.
+    /// Its id until it is assigned a cell.
     own_id: InstanceId,
     own_container: ContainerName,
-    /// The cell that it is in: from then on it goes by the cell's names, which the container bears already.
+    /// The cell that it was assigned. From then on it has the cell's id and container name, which
+    /// the container bears already.
     cell: OnceLock<Place>,
     pub(crate) version: Arc<Version>,
     pub(crate) asked_at: Timestamp,
-    /// Ways to its listeners; there once it started.
+    /// Connections to its listeners; usable once it started.
     pub(crate) connections: Connections,
-    /// Told to go: the container is to end, whatever runs in it.
+    /// The order to stop: the container is to end, whatever runs in it.
     pub(crate) stop: CancellationToken,
-    /// Its container is away: nothing comes of its output any more.
+    /// Its container is removed: no more output comes from it.
     pub(crate) gone: CancellationToken,
-    /// Its state changed so that the runner has to look at its timers again.
+    /// Its state changed so that the runner has to read its timers again.
     pub(crate) changed: Notify,
-    /// The way to stop its processes while nobody calls; asked for when it is first of use.
+    /// How to freeze its processes while no call runs; looked up when it is needed for the first
+    /// time.
     freezer: OnceLock<Option<Box<dyn Freezer>>>,
     is_frozen: AtomicBool,
     reached: Mutex<Reached>,
-    /// Its share of the VM's memory, from the moment it was given out until the container is gone.
+    /// Its share of the VM's memory, from the grant until the container is removed.
     memory: Mutex<Option<Grant>>,
-    /// Who it runs as, where it is not a cell's user. Given back with the instance.
+    /// The user id it runs as, unless it is in a cell. Given back with the instance.
     user: OnceLock<Lease>,
-    /// Held while the engine makes or starts the container.
+    /// Held while the engine creates or starts the container.
     engine_at_work: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// How far its start got: what may have to be taken away.
+/// How far its start got, and so what may have to be removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reached {
-    /// The engine was not asked for anything.
+    /// The engine got no request.
     Nothing,
-    /// There may be a container. It needs no memory.
+    /// A container may exist. It needs no memory.
     Container,
-    /// It may run.
+    /// Its process may run.
     Process,
 }
 
 impl Instance {
-    /// `agent_ends`: when that is cancelled, the instance is to go as well.
+    /// `agent_ends`: stops the instance as well when it is cancelled.
     pub(crate) fn new(
         id: InstanceId,
         version: Arc<Version>,
@@ -104,12 +107,12 @@ impl Instance {
         })
     }
 
-    /// Its id; another one once it is in a cell.
+    /// Its id: the cell's, once it is in one.
     pub(crate) fn id(&self) -> &InstanceId {
         self.cell.get().map_or(&self.own_id, |cell| &cell.id)
     }
 
-    /// The id that it was asked for by.
+    /// The id that it was created with.
     pub(crate) fn first_id(&self) -> &InstanceId {
         &self.own_id
     }
@@ -122,7 +125,7 @@ impl Instance {
         self.cell.get()
     }
 
-    /// It is in this cell from now on, with the memory that the cell has, and clears it away in the end.
+    /// Assigns a cell: the instance takes over its memory and removes it in the end.
     pub(crate) fn move_into(&self, mut cell: Place) {
         if let Some(memory) = cell.memory.take() {
             self.keep_memory(memory);
@@ -139,9 +142,10 @@ impl Instance {
         *self.reached.lock()
     }
 
-    /// Asks the engine for something that it would do even if nobody waited for its answer any more: so somebody
-    /// does, in a task of its own. A container that is removed while Docker still makes or starts it may come
-    /// into being after that, or leave its place in its network behind.
+    /// Runs an engine request in a task of its own, so that it is awaited to its end even if this
+    /// future is dropped: the engine carries it out anyway. A container that is removed while
+    /// Docker still creates or starts it may appear afterwards, or leave its endpoint in its
+    /// network.
     pub(crate) async fn have_engine<F, T>(&self, vm: &LocalVm, work: F) -> Result<T, EngineError>
     where
         F: Future<Output = Result<T, EngineError>> + Send + 'static,
@@ -154,27 +158,28 @@ impl Instance {
             done
         });
         task.await.unwrap_or_else(|err| match err.try_into_panic() {
-            Ok(panic) => resume_unwind(panic), // told by the task of the instance
+            Ok(panic) => resume_unwind(panic), // reported by the task of the instance
             Err(err) => Err(EngineError::Down(err.into())),
         })
     }
 
-    /// Waits until the engine does nothing for this instance, within a limit.
+    /// Waits until no engine request for this instance is under way, within a limit.
     pub(crate) async fn engine_is_done(&self, limit: Duration) {
         drop(timeout(limit, self.engine_at_work.lock()).await);
     }
 
-    /// Whether it is known how its processes are stopped, or that they cannot be.
+    /// Whether the freezer was looked up, also if there is none.
     pub(crate) fn knows_freezer(&self) -> bool {
         self.freezer.get().is_some()
     }
 
-    /// How its processes are stopped; once.
+    /// Sets how its processes are frozen; only the first call counts.
     pub(crate) fn set_freezer(&self, freezer: Option<Box<dyn Freezer>>) {
         drop(self.freezer.set(freezer));
     }
 
-    /// Stops its processes. Only under its pool's lock, so that no call begins in the same moment.
+    /// Freezes its processes. Only called under its pool's lock, so that no call begins at the same
+    /// time.
     pub(crate) fn freeze(&self) {
         if self.is_frozen.load(Ordering::Relaxed) {
             return;
@@ -188,7 +193,7 @@ impl Instance {
         }
     }
 
-    /// Lets them go on, if they were stopped: some microseconds, once after a long pause.
+    /// Thaws its processes, if they are frozen. Takes some microseconds, once after a long pause.
     pub(crate) fn thaw(&self) {
         if !self.is_frozen.load(Ordering::Acquire) || !self.is_frozen.swap(false, Ordering::AcqRel)
         {
@@ -197,17 +202,17 @@ impl Instance {
         if let Some(Some(freezer)) = self.freezer.get()
             && let Err(err) = freezer.thaw()
         {
-            self.is_frozen.store(true, Ordering::Release); // the next one tries again
+            self.is_frozen.store(true, Ordering::Release); // the next call tries again
             tracing::error!(instance = %self.id(), %err, "Instance could not be thawed.");
         }
-        self.changed.notify_one(); // its timer of freezing runs again
+        self.changed.notify_one(); // its freeze timer runs again
     }
 
     pub(crate) fn is_frozen(&self) -> bool {
         self.is_frozen.load(Ordering::Acquire)
     }
 
-    /// Adds to its share.
+    /// Adds to its share of the memory.
     pub(crate) fn keep_memory(&self, grant: Grant) {
         let mut memory = self.memory.lock();
         match memory.as_mut() {
@@ -216,7 +221,7 @@ impl Instance {
         }
     }
 
-    /// It runs as this user.
+    /// Sets the user that it runs as.
     pub(crate) fn keep_user(&self, user: Lease) {
         drop(self.user.set(user));
     }
@@ -226,7 +231,7 @@ impl Instance {
         drop(grant);
     }
 
-    /// Carries out `Effect::Kill`: the runner takes the container away.
+    /// Carries out `Effect::Kill`: the runner removes the container.
     pub(crate) fn begin_stop(&self) {
         if let Some(grant) = self.memory.lock().as_mut() {
             grant.leave();

@@ -1,17 +1,18 @@
-//! How long an idle instance stays, when one is made ready before a call comes, and which goes first when memory is
-//! needed. Reads only what functions did before; starts and stops nothing.
+//! Keep-alive: how long an idle instance stays, when one is prewarmed before a call, and which is
+//! evicted first when memory is needed. It decides from the history of functions; it starts and
+//! stops nothing.
 //!
 //! | module | what it is | pure |
 //! |---|---|---|
 //! | [`histogram`] | the pauses between calls of one function | yes |
-//! | [`policy`] | from pauses to times (Serverless in the Wild) | yes |
-//! | [`cost`] | who goes first when memory is needed (Greedy-Dual, FaasCache) | yes |
-//! | `history` | what is known of one function, over its versions; `instance/pool.rs` tells it | clock passed in |
-//! | `histories` | all functions of this VM, at most so many | |
-//! | `file` | `DATA/vm/keep.json`: the same across restarts | |
-//! | `sweep` | the task that looks each second: pre-warms, reports, writes | |
+//! | [`policy`] | from pauses to keep-alive times (Serverless in the Wild) | yes |
+//! | [`cost`] | the eviction order (Greedy-Dual, FaasCache) | yes |
+//! | `history` | the history of one function, of all its versions; fed by `instance/pool.rs` | clock passed in |
+//! | `histories` | the histories of this VM, a bounded number | |
+//! | `file` | `DATA/vm/keep.json`: the histories across restarts | |
+//! | `sweep` | the task that runs each second: prewarms, reports, writes | |
 //!
-//! The pure ones are public for the replay in `benches/`, which runs the agent's own rules.
+//! The pure ones are public for the replay in `benches/`, which runs the agent's own policy.
 
 pub mod cost;
 pub(crate) mod file;

@@ -1,5 +1,5 @@
-//! How the agent knows its own containers again, across its restarts: labels. The spec travels along, so
-//! that an adopted instance needs nobody to explain it.
+//! Labels, by which the agent recognises its containers across restarts. They carry the whole
+//! version, so that an instance can be adopted without the gateway.
 
 use epsilon_api::{
     function::Version,
@@ -7,7 +7,7 @@ use epsilon_api::{
 };
 use std::{collections::HashMap, sync::Arc};
 
-/// On everything of one VM: containers and networks.
+/// The VM's id; on all its containers and networks.
 pub const VM: &str = "epsilon.vm";
 /// The instance's id.
 pub const INSTANCE: &str = "epsilon.instance";
@@ -17,32 +17,33 @@ pub const FUNCTION: &str = "epsilon.function";
 pub const VERSION: &str = "epsilon.version";
 /// The whole [`Version`] as JSON.
 pub const SPEC: &str = "epsilon.spec";
-/// On cells: `1`. What a cell serves is not known when it is made; its folder says it, once there is something.
+/// On cells: `1`. The version that a cell serves is unknown when it is made; its directory records
+/// it later.
 pub const CELL: &str = "epsilon.cell";
 
-/// The user id that the container's code runs as, where it is nobody else's.
+/// The user id of the container's code, unless it is shared.
 pub const USER: &str = "epsilon.user";
 
-/// On images that a builder of ours made: `function` or `runtime`.
+/// On images that an Epsilon builder made: `function` or `runtime`.
 pub const IMAGE: &str = "epsilon.image";
-/// What names of images in an engine begin with, where a builder of ours gave them.
+/// Prefix of image names that a builder gives in an engine.
 pub const IMAGE_NAMES: &str = "epsilon/";
 
-/// What a container of ours says of itself.
+/// The labels of one container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Labels {
-    /// Whose.
+    /// The VM that it belongs to.
     pub vm: VmId,
-    /// Which instance.
+    /// The instance, or the cell.
     pub instance: InstanceId,
-    /// What it serves. `None` of a cell: that serves nothing yet when it is made.
+    /// The version that it serves. `None` for a cell.
     pub version: Option<Arc<Version>>,
-    /// The user id that is its own, if it has one.
+    /// Its own user id, if it has one.
     pub user: Option<u32>,
 }
 
 impl Labels {
-    /// As the engine takes them.
+    /// As a map, for the engine.
     pub fn to_map(&self) -> HashMap<String, String> {
         let mut all = vec![(VM, self.vm.to_string()), (INSTANCE, self.instance.to_string())];
         all.extend(self.user.map(|user| (USER, user.to_string())));
@@ -57,12 +58,13 @@ impl Labels {
         all.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
-    /// Reads them back. `None` when one is missing or of another release: such a container is not fit
-    /// to be adopted.
+    /// Parses them. `None` when one is missing or of another release: such a container cannot be
+    /// adopted.
     pub fn from_map(map: &HashMap<String, String>) -> Option<Self> {
-        let version = match map.contains_key(CELL) {
-            true => None,
-            false => Some(Arc::new(serde_json::from_str(map.get(SPEC)?).ok()?)),
+        let version = if map.contains_key(CELL) {
+            None
+        } else {
+            Some(Arc::new(serde_json::from_str(map.get(SPEC)?).ok()?))
         };
         Some(Self {
             vm: map.get(VM)?.parse().ok()?,

@@ -1,28 +1,28 @@
-//! The code layers of functions, unpacked on this machine: what is mounted into cells. Each layer lies in a
-//! folder that is named after its content, once, whoever shares it.
+//! The code layers of functions, unpacked on this machine to be mounted into cells. Each layer is
+//! stored once, in a directory that is named after its digest, for all versions that share it.
 //!
 //! ```text
-//! ensure ─▶ here? ─▶ leased, and that is all
+//! ensure ─▶ here? ─▶ leased, done
 //!            │ no
-//!            ├─▶ shelf     the builder of this machine keeps the tar ┐
-//!            ├─▶ registry  the layer's blob, by digest, checked      ├ each layer by itself, all at the same time
-//!            │      └─ neither has one of them                       ┘
+//!            ├─▶ shelf     the tar in the cache of a builder on this machine ┐
+//!            ├─▶ registry  the layer's blob, by digest, verified             ├ each layer by itself, concurrently
+//!            │      └─ a layer is missing in both                            ┘
 //!            └─▶ engine    `/app` of the function's image, as one tree
-//!                   └─▶ pour ─▶ unpack ─▶ tree    a draft, checked
-//!                          └─▶ stock              renamed when it is whole, leased
+//!                   └─▶ pour ─▶ unpack ─▶ tree    a draft, verified
+//!                          └─▶ stock              renamed when it is complete, leased
 //! ```
 //!
 //! | file | what it owns |
 //! |---|---|
-//! | `name` | a digest that may become a path |
+//! | `name` | a digest that is safe to use as a path |
 //! | `shelf`, `registry`, `engine` | the three sources |
-//! | `pour` | from a stream to a folder whose digest was checked |
-//! | `unpack`, `tree` | what of a tar is taken, and that nothing is written elsewhere |
-//! | `stock` | what is here: leases, last uses, what survives a crash |
-//! | `room` | the timer that keeps the stock within `vm_agent.layers_size` |
+//! | `pour` | extracts a stream into a directory and verifies its digest |
+//! | `unpack`, `tree` | which entries of a tar are accepted; writes nowhere else |
+//! | `stock` | the unpacked layers: leases, last uses, crash safety |
+//! | `room` | the timer that keeps the store within `vm_agent.layers_size` |
 //!
-//! Not the mounts themselves (`cell`), and no images (`images`). Called where a cell is given to a version, and where a
-//! gateway wants one fetched.
+//! Not the mounts themselves (`cell`), and no images (`images`). Called when a cell is assigned to
+//! a version, and when a gateway prewarms one.
 
 mod counts;
 mod engine;
@@ -74,48 +74,49 @@ use tokio::{
 };
 use unpack::Trouble;
 
-/// Unfit layers that are known not to be worth another look.
+/// Most unfit layers that are remembered, so that they are not fetched again.
 const UNFIT: usize = 1024;
-/// Most that a start waits on one silent registry, as a share of the whole limit: the engine's turn must be left.
+/// Timeout of one silent registry, as a share of the whole limit: the engine must get its turn.
 const PATIENCE: u32 = 4;
 
 /// The layers of this VM.
 #[derive(Debug)]
 pub(crate) struct Layers {
     stock: Arc<Stock>,
-    /// Fetches and removals, one at a time for each layer.
+    /// Fetches and removals: one at a time for each layer.
     at_work: Together<Name, LayersError>,
     unfit: Mutex<HashMap<Name, String>>,
-    /// Fetches at once.
+    /// Permits for concurrent fetches.
     turns: Semaphore,
-    /// For all that one version lacks.
+    /// Time limit for all layers of one version.
     limit: Duration,
-    /// Most that all of them may take.
+    /// Size limit of the store, in bytes.
     size: u64,
     shelf: Option<PathBuf>,
     registries: Registries,
     readers: Readers,
     counts: Counts,
-    /// The stock has outgrown its size.
+    /// Signals that the store has outgrown its size.
     is_full: Notify,
 }
 
-/// Why a source gave no layer.
+/// Why a source did not provide a layer.
 #[derive(Debug)]
 enum Miss {
-    /// It has none; perhaps another one has. With the reason where there is more to say.
+    /// It does not have the layer; another source may. With the cause, where there is one.
     Absent(Option<Box<dyn Error + Send + Sync>>),
-    /// It gave something else.
+    /// Its content does not match the digest.
     Corrupt(Box<dyn Error + Send + Sync>),
-    /// No other source would make it better.
+    /// No other source can help.
     Final(LayersError),
 }
 
 impl Layers {
-    /// The folder `DATA/vm/layers`; made when absent. What an interrupted unpacking left behind is removed.
+    /// Opens the store in `DATA/vm/layers`; creates it when absent, and removes drafts of an
+    /// earlier run.
     ///
     /// # Errors
-    /// The folder cannot be made or read.
+    /// The directory cannot be created or read.
     pub(crate) fn open(config: &Config, vm: &VmId, counts: Counts) -> io::Result<Self> {
         let limit = config.pull_timeout;
         let access = config.registries.clone();
@@ -138,11 +139,13 @@ impl Layers {
         })
     }
 
-    /// Everything above the base that a version's code needs, unpacked on this machine; brings what is lacking, within
-    /// `vm_agent.pull_timeout`. What is here costs a look each.
+    /// Provides everything above the base that a version's code needs, unpacked on this machine;
+    /// fetches what is missing, within `vm_agent.pull_timeout`. Layers that are here cost one
+    /// lookup each.
     ///
     /// # Errors
-    /// [`LayersError`]; [`LayersError::leaves_the_image`] says whether the version's image may do what layers cannot.
+    /// [`LayersError`]; [`LayersError::leaves_the_image`] says whether the version may start from
+    /// its image instead.
     pub(crate) async fn ensure(
         &self,
         engine: &dyn Engine,
@@ -152,7 +155,7 @@ impl Layers {
         if let Some(held) = here {
             return Ok(Code { held });
         }
-        // Boxed: a start that finds its layers here need not be as large as a fetch.
+        // Boxed: the future of a start that finds its layers here need not be as large as a fetch.
         let bring = Box::pin(async {
             match self.bring(engine, version).await {
                 Err(err) if err.is_full() && self.shrink(self.stock.bytes() / 2).await => {
@@ -165,15 +168,15 @@ impl Layers {
         brought.unwrap_or_else(|_| Err(self.too_slow(version).into()))
     }
 
-    /// Holds all that is here of a version, without bringing anything: for instances of an earlier agent, which have it
-    /// mounted in one way or the other. Not to be mounted.
+    /// Leases all that is here of a version, without fetching: for adopted instances, which have it
+    /// mounted in one form or the other. Not to be mounted.
     pub(crate) fn here(&self, version: &Version) -> Option<Code> {
         let mut held = self.layers_of(version).unwrap_or_default();
         held.extend(self.tree_of(version));
         (!held.is_empty()).then_some(Code { held })
     }
 
-    /// All layers, or nothing.
+    /// All layers of the version, or none.
     fn layers_of(&self, version: &Version) -> Option<Vec<Lease>> {
         let layers = version.parts.iter().flat_map(|parts| &parts.layers);
         let held: Option<Vec<Lease>> =
@@ -185,7 +188,7 @@ impl Layers {
         self.stock.lease(&Name::image(&version.image.digest).ok()?)
     }
 
-    /// Whether a container of this id is one of those that layers are read from.
+    /// Whether a container of this id is one that layers are read from.
     pub(crate) fn reads(&self, id: &InstanceId) -> bool {
         self.readers.has(id)
     }
@@ -205,7 +208,7 @@ impl Layers {
         Ok(Code { held })
     }
 
-    /// One layer, from the shelf or a registry.
+    /// Fetches one layer, from the builder's cache or a registry.
     async fn layer(&self, version: &Version, layer: &ImageLayer) -> Result<Lease, LayersError> {
         let name = Name::layer(&layer.diff_id)?;
         let fetch = async {
@@ -218,7 +221,7 @@ impl Layers {
                     Err(Miss::Final(err)) => return Err(err),
                     Err(Miss::Absent(None)) => {}
                     Err(Miss::Absent(Some(cause)) | Miss::Corrupt(cause)) => {
-                        tracing::warn!(layer = %name, cause = %Chain(&*cause), "The shelf's layer is of no use.");
+                        tracing::warn!(layer = %name, cause = %Chain(&*cause), "Layer in the builder's cache is unusable; asking the registry.");
                     }
                 }
             }
@@ -230,7 +233,7 @@ impl Layers {
         self.once(&name, fetch).await
     }
 
-    /// All of the code, from the function's image.
+    /// Reads all of the code from the function's image.
     async fn whole(&self, engine: &dyn Engine, version: &Version) -> Result<Lease, LayersError> {
         let name = Name::image(&version.image.digest)?;
         let fetch = async {
@@ -245,7 +248,7 @@ impl Layers {
         self.once(&name, fetch).await
     }
 
-    /// One attempt at a time for each layer, and none for one that is known to be unfit.
+    /// Runs one attempt at a time for each layer, and none for a layer that is known to be unfit.
     async fn once(
         &self,
         name: &Name,
@@ -262,7 +265,9 @@ impl Layers {
     }
 
     async fn take_from_shelf(&self, shelf: &Path, name: &Name) -> Result<Unpacked, Miss> {
-        let (stock, shelf, wanted) = (Arc::clone(&self.stock), shelf.to_owned(), self.wanted(name));
+        let stock = Arc::clone(&self.stock);
+        let shelf = shelf.to_owned();
+        let wanted = self.wanted(name);
         let work = move || match shelf::find(&shelf, &wanted.name) {
             Ok(Some(tar)) => Some(Ok(pour::from_reader(&stock, &wanted, tar))),
             Ok(None) => None,
@@ -276,7 +281,7 @@ impl Layers {
         }
     }
 
-    /// A layer that arrives as something else is asked for once more; after that, somebody has to know.
+    /// Fetches a blob; one that arrives corrupt is fetched once more, then reported as an error.
     async fn fetch_twice(
         &self,
         version: &Version,
@@ -293,7 +298,7 @@ impl Layers {
                     if let Some(cause) = cause {
                         tracing::warn!(
                             layer = %name, image = %version.image, cause = %Chain(&*cause),
-                            "The registry does not give a layer; the engine is asked for the image."
+                            "Registry does not provide a layer; reading it from the image."
                         );
                     }
                     return Err(LayersError::Absent { layer: name.to_string() });
@@ -301,7 +306,7 @@ impl Layers {
                 Err(Miss::Corrupt(cause)) if again => {
                     tracing::warn!(
                         layer = %name, image = %version.image, cause = %Chain(&*cause),
-                        "The registry gave a layer that is not what it should be; once more."
+                        "Layer of the registry does not match its digest; fetching it once more."
                     );
                     again = false;
                 }
@@ -357,7 +362,7 @@ impl Layers {
         read
     }
 
-    /// Keeps what a source gave, and counts it.
+    /// Stores what a source provided, and counts the fetch.
     async fn counted(
         &self,
         source: Source,
@@ -367,7 +372,8 @@ impl Layers {
         let began = Instant::now();
         let fetched = match fetch.await {
             Ok((draft, bytes)) => {
-                let (stock, name) = (Arc::clone(&self.stock), name.clone());
+                let stock = Arc::clone(&self.stock);
+                let name = name.clone();
                 let kept = spawn_blocking(move || stock.keep(&name, draft, bytes)).await;
                 let kept = kept.unwrap_or_else(|err| Err(io::Error::other(err)));
                 kept.map_err(|err| Miss::Final(self.disk(err)))
@@ -385,7 +391,7 @@ impl Layers {
         fetched
     }
 
-    /// Unpacks within what all layers may take: a larger one could never stay.
+    /// Limits a layer to the size of the whole store: a larger one could never stay.
     fn wanted(&self, name: &Name) -> Wanted {
         Wanted { name: name.clone(), is_digest: true, most: self.size }
     }
@@ -397,7 +403,7 @@ impl Layers {
             Trouble::Unfit(why) => {
                 let mut unfit = self.unfit.lock();
                 if unfit.len() >= UNFIT {
-                    unfit.clear(); // they are found out again
+                    unfit.clear(); // they are found again
                 }
                 unfit.insert(name.clone(), why.clone());
                 Miss::Final(LayersError::Unfit { layer: name.to_string(), why })
@@ -414,25 +420,26 @@ impl Layers {
         let limit = humantime::format_duration(self.limit);
         EngineError::Registry(Box::new(Denied {
             hint: format!(
-                "look whether `{host}` is slow or `vm_agent.layers_at_once` too small, or raise \
+                "check whether `{host}` is slow or `vm_agent.layers_at_once` too small, or raise \
                  `vm_agent.pull_timeout`"
             ),
-            what: format!("did not give the layers of `{}` within {limit}", version.id()),
+            what: format!("did not provide the layers of `{}` within {limit}", version.id()),
             host,
             source: None,
         }))
     }
 }
 
-/// The code of one version as folders of this machine. Held as long as they are mounted: none of them is removed
-/// before it is dropped.
+/// The code of one version as directories of this machine. Held while they are mounted: none of
+/// them is removed before it is dropped.
 #[derive(Debug)]
 pub(crate) struct Code {
     held: Vec<Lease>,
 }
 
 impl Code {
-    /// What to mount over each other, bottom first: each is a layer's `app` folder. There is at least one.
+    /// The directories to mount over each other, bottom first: each is a layer's `app` directory.
+    /// There is at least one.
     pub(crate) fn folders(&self) -> impl Iterator<Item = &Path> {
         self.held.iter().map(Lease::app)
     }

@@ -1,9 +1,10 @@
-//! Logs of functions: what their containers write (`attach.rs`, `parse.rs`) and what the agent has to tell
-//! their authors, through one bounded queue to one thread (`shelf.rs`) that keeps them on disk within a limit
-//! and passes them on to those who follow.
+//! Logs of functions: what their containers write (`attach.rs`, `parse.rs`) and what the agent
+//! reports to their authors. All lines go through one bounded queue to one thread (`shelf.rs`),
+//! which stores them on disk within a limit and forwards them to followers.
 //!
-//! The path of a call never waits for a log: a full queue drops lines, and counts them. Each function has a share of it
-//! (`rate.rs`), so that one which floods drops its own.
+//! The path of a call never waits for a log: a full queue drops lines, and counts them. Each
+//! function has a share of it (`rate.rs`), so that a function that floods its log only drops its
+//! own lines.
 
 pub(crate) mod attach;
 mod parse;
@@ -38,28 +39,28 @@ use tokio::sync::{
     oneshot,
 };
 
-/// Lines between the containers and the disk: a second of a function that logs without restraint.
+/// Length of the queue in lines: a second of a function that logs without restraint.
 const QUEUE: usize = 8192;
 /// Longest wait of a reader for the thread that owns the files.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Mode of the folder.
+/// Mode of the logs' directory.
 const OWNER_ONLY: u32 = 0o700;
 
-/// The way to the logs; cheap to clone. The thread ends when the last one is gone.
+/// Handle to the logs; cheap to clone. The thread ends when the last one is dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct Logs {
     orders: mpsc::Sender<Order>,
-    /// Lines that were lost, by function.
+    /// Dropped lines, by function.
     dropped: IntCounterVec,
-    /// Of the functions with an instance here.
+    /// The rate limits of functions with an instance here.
     shares: Arc<Mutex<HashMap<FunctionName, Weak<Share>>>>,
     thread: Arc<Mutex<Option<thread::JoinHandle<()>>>>,
 }
 
 impl Logs {
-    /// Opens the folder `logs/`, which only this user may enter (functions log what concerns their callers), and
-    /// starts the thread that owns it.
+    /// Opens the directory `logs/`, which only this user may enter (functions log what concerns
+    /// their callers), and starts the thread that owns it.
     pub(crate) fn open(folder: &Path, limit: Bytes, dropped: IntCounterVec) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         fs::set_permissions(folder, fs::Permissions::from_mode(OWNER_ONLY))?;
@@ -71,7 +72,7 @@ impl Logs {
         Ok(Self { orders, dropped, shares: Arc::default(), thread })
     }
 
-    /// What all instances of a function log together is counted in one share.
+    /// The rate limit that all instances of a function share.
     fn share(&self, function: &FunctionName) -> Arc<Share> {
         let mut shares = self.shares.lock();
         if let Some(share) = shares.get(function).and_then(Weak::upgrade) {
@@ -83,7 +84,7 @@ impl Logs {
         share
     }
 
-    /// Keeps one line, unless the queue is full.
+    /// Stores one line, unless the queue is full.
     pub(crate) fn record(&self, record: LogRecord) {
         if let Err(
             TrySendError::Full(Order::Write(record)) | TrySendError::Closed(Order::Write(record)),
@@ -100,7 +101,7 @@ impl Logs {
         self.dropped.with_label_values(&[function.as_str()]).inc();
     }
 
-    /// Something that the agent has to tell the function's author.
+    /// Logs an event of the agent for the function's author.
     pub(crate) fn event(
         &self,
         instance: &Instance,
@@ -121,14 +122,15 @@ impl Logs {
         });
     }
 
-    /// Removes what is kept of a function. Returns at once.
+    /// Removes the log of a deleted function. Returns at once.
     pub(crate) fn forget(&self, function: FunctionName) {
         if self.orders.try_send(Order::Forget(function)).is_err() {
-            tracing::warn!("The queue of the logs is full; the log of a deleted function stays.");
+            tracing::warn!("Log queue is full; the log of a deleted function stays on disk.");
         }
     }
 
-    /// Kept lines, oldest first, then new ones if asked for: each once, and all that are kept.
+    /// Stored lines, oldest first, then new ones if requested: each once, and none of the stored
+    /// ones is left out.
     pub(crate) fn read(
         &self,
         function: FunctionName,
@@ -157,7 +159,7 @@ impl Logs {
         tokio::time::timeout(PATIENCE, snapshot).await.ok().flatten()
     }
 
-    /// Writes what is queued and ends the thread, also when others still hold the way to it.
+    /// Writes what is queued and ends the thread, also while other handles exist.
     pub(crate) async fn close(&self) {
         drop(tokio::time::timeout(PATIENCE, self.orders.send(Order::Close)).await);
         let thread = self.thread.lock().take();
@@ -168,17 +170,17 @@ impl Logs {
     }
 }
 
-/// Where a reader is.
+/// Position and state of one reader.
 struct Reader {
     logs: Logs,
     function: FunctionName,
-    /// Its `after` follows what was read.
+    /// Its `after` moves with what was read.
     query: LogQuery,
     kept: VecDeque<LogRecord>,
     next: Next,
 }
 
-/// What it reads behind the lines that it has.
+/// Where the lines after those in `kept` come from.
 enum Next {
     Files,
     Live(broadcast::Receiver<LogRecord>),
@@ -199,7 +201,7 @@ impl Reader {
                         return Some(self.passed(record));
                     }
                     Ok(record) => drop(self.passed(record)),
-                    // Too slow for the short memory of those who pass lines on; the files have them.
+                    // The follower fell behind the channel; the files have the lines.
                     Err(broadcast::error::RecvError::Lagged(_)) => self.next = Next::Files,
                     Err(broadcast::error::RecvError::Closed) => return None,
                 },
@@ -210,11 +212,12 @@ impl Reader {
     async fn read_files(&mut self) -> Option<()> {
         let snapshot = self.logs.snapshot(self.function.clone(), self.query.follow).await?;
         let end = snapshot.files.last().map(|(end, _)| *end);
-        let (files, query) = (snapshot.files, self.query.clone());
+        let files = snapshot.files;
+        let query = self.query.clone();
         let kept = tokio::task::spawn_blocking(move || read_kept(files, &query)).await;
         self.kept = kept.unwrap_or_default();
         if self.kept.is_empty() {
-            self.query.after = self.query.after.max(end); // or the next look would begin with `tail` again
+            self.query.after = self.query.after.max(end); // or the next read would begin with `tail` again
         }
         self.next = snapshot.live.map_or(Next::Nothing, Next::Live);
         Some(())
@@ -231,7 +234,7 @@ fn matches(record: &LogRecord, query: &LogQuery) -> bool {
 }
 
 fn read_kept(files: Vec<(LogPosition, fs::File)>, query: &LogQuery) -> VecDeque<LogRecord> {
-    // Whoever says where it was wants all that came since.
+    // A reader with a position wants all lines since.
     let tail = query.tail.filter(|_| query.after.is_none()).unwrap_or(usize::MAX);
     let after = query.after.unwrap_or(LogPosition { segment: 0, offset: 0 });
     let mut kept = VecDeque::new();
@@ -241,11 +244,11 @@ fn read_kept(files: Vec<(LogPosition, fs::File)>, query: &LogQuery) -> VecDeque<
         if file.seek(SeekFrom::Start(offset)).is_err() {
             continue;
         }
-        // What was written since the snapshot comes to who follows as a new line.
+        // Lines written since the snapshot are forwarded to followers.
         let file = file.take(end.offset.saturating_sub(offset));
         for line in io::BufReader::new(file).split(b'\n').map_while(Result::ok) {
             offset += line.len() as u64 + 1;
-            // A line that was torn by a crash is no record.
+            // A line that was torn by a crash is skipped.
             let Ok(mut record) = serde_json::from_slice::<LogRecord>(&line) else { continue };
             record.position = Some(LogPosition { segment, offset });
             if matches(&record, query) {

@@ -1,9 +1,10 @@
-//! The `epsilon-vm-agent` program: one VM of a fleet, from its joining to its end.
+//! The `epsilon-vm-agent` program: one VM of a fleet, from its registration to its shutdown.
 //!
-//! Nothing is decided here. SIGTERM and SIGINT: it drains within `vm_agent.drain_grace`, leaves the fleet and removes
-//! its containers; the same signal again ends the waiting. When the cloud takes the VM away it does the same, and
-//! then waits for the end, so that nobody starts it again on a machine that goes. Exit codes: 0 ended as asked, 1
-//! it cannot work or calls were cut, 2 wrong usage.
+//! It only composes the parts. On SIGTERM or SIGINT the VM drains within `vm_agent.drain_grace`,
+//! leaves the fleet and removes its containers; the same signal again ends the waiting. When the
+//! cloud takes the VM away it does the same, and then waits for the VM's end, so that no supervisor
+//! starts it again on a machine that disappears. Exit codes: 0 ended as requested, 1 it cannot work
+//! or calls were cut, 2 wrong usage.
 
 use clap::Parser;
 use epsilon_api::ids::VmId;
@@ -24,17 +25,18 @@ use tracing::info;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// One VM of a fleet: runs functions in containers of this machine's Docker, for the gateways that it joins.
+/// One VM of a fleet: runs functions in containers of this machine's Docker, for the gateways that
+/// it joins.
 #[derive(Debug, Parser)]
 #[command(name = "epsilon-vm-agent", version)]
 struct Arguments {
-    /// Control addresses of gateways, with commas between them
+    /// Control addresses of gateways, separated by commas
     #[arg(long, value_name = "URL")]
     gateway: Option<String>,
     /// The file with the fleet's token: a copy of a gateway's DATA/fleet.token
     #[arg(long, value_name = "FILE")]
     token_file: Option<String>,
-    /// Where gateways bring calls [default: 0.0.0.0:8082]
+    /// Address of the listener for gateways' calls [default: 0.0.0.0:8082]
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
     #[command(flatten)]
@@ -55,7 +57,7 @@ impl Arguments {
 }
 
 fn main() -> ExitCode {
-    // Ends the program by itself on --help (0) and wrong usage (2).
+    // Exits by itself on --help (0) and wrong usage (2).
     program::run(run(arguments::parse()))
 }
 
@@ -64,7 +66,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let settings: Settings = layers.section("vm_agent")?;
     let mut config = settings.check(&data).map_err(|err| program::unusable(&err))?;
     let member = config.member.clone().ok_or_else(|| {
-        Failure::usage("no fleet is named that this VM could join")
+        Failure::usage("no gateway is set that this VM could join")
             .hint("start it with `--gateway URL --token-file FILE`")
     })?;
     files::raise_file_limit();
@@ -88,14 +90,14 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
 }
 
-/// From the first try to join to the last call.
+/// Runs from the first attempt to join to the last call.
 async fn serve(member: Member, asked: &mut Asked) -> Result<(), Failure> {
     let id = member.id();
     let running = member.spawn();
     let mut was_ready = false;
     let end = loop {
         tokio::select! {
-            biased; // a wish to end goes first
+            biased; // a signal goes first
             signal = asked.next() => {
                 info!(signal, "Draining.");
                 break End::Asked;
@@ -107,7 +109,7 @@ async fn serve(member: Member, asked: &mut Asked) -> Result<(), Failure> {
             }
         }
     };
-    // A VM that is taken away drains already when whoever stops its programs asks for the same.
+    // A VM that the cloud takes away drains already when its supervisor sends the signal.
     let was_told = Cell::new(end == End::Asked);
     let hurry = async {
         if !was_told.get() {
@@ -118,13 +120,13 @@ async fn serve(member: Member, asked: &mut Asked) -> Result<(), Failure> {
     };
     let cut = running.drain(hurry).await;
     if !was_told.get() {
-        info!("This VM has left its fleet; waiting for its end.");
+        info!("VM has left its fleet; waiting for the cloud to end it.");
         asked.next().await;
     }
     program::all_ended(cut as usize, "calls", "vm_agent.drain_grace")
 }
 
-/// Why it ends.
+/// Why the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Asked,

@@ -1,9 +1,10 @@
-//! A VM that belongs to a fleet: its agent, the listener where gateways bring calls, and the joining that makes them
-//! come. Ends in an order in which no call is lost. Used by the program `epsilon-vm-agent` and by tests.
+//! A VM in a fleet: its agent, the listener for gateways' calls, and the membership that makes
+//! gateways send them. Shuts down in an order in which no call is lost. Used by the program
+//! `epsilon-vm-agent` and by tests.
 //!
 //! ```text
-//! bind ─▶ serve ─▶ join, beat … ─▶ told to end, or the cloud takes the VM
-//!   ─▶ drain: reports say so at once, calls that still come are refused, running ones end (drain_grace)
+//! bind ─▶ serve ─▶ join, heartbeat … ─▶ signal, or the cloud takes the VM
+//!   ─▶ drain: reports say so at once, new calls are refused, running ones end (drain_grace)
 //!   ─▶ leave the fleet ─▶ close the listener ─▶ remove instances and network
 //! ```
 
@@ -31,12 +32,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How often the end of running calls is looked for while draining.
+/// How often the number of running calls is read while draining.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long the listener stays open once the drain was reported, also without a call: a gateway that misses the line
-/// gets the next one, and no connection closes under a call that is on its way.
+/// How long the listener stays open once the drain was reported, also without a call: a gateway
+/// that misses the report gets the next one, and no connection closes under a call that is being
+/// sent.
 const SETTLE: Duration = REPORT;
-/// How long answers that were handed over may take to be written.
+/// How long to wait for answers to be written to their connections.
 const FLUSH: Duration = Duration::from_secs(2);
 
 /// A VM that is bound and has not joined yet.
@@ -48,7 +50,7 @@ pub struct Member {
     cloud: Option<Imds>,
 }
 
-/// A VM at work in its fleet.
+/// A VM that serves its fleet.
 #[derive(Debug)]
 pub struct Running {
     agent: Agent,
@@ -62,9 +64,11 @@ pub struct Running {
 }
 
 impl Member {
-    /// Binds the listener (port 0 takes any) and reads what an earlier life kept. Asks no gateway yet.
+    /// Binds the listener (port 0 takes any) and reads stored credentials. Sends nothing to a
+    /// gateway yet.
     ///
-    /// `folder` is the agent's own, `DATA/vm`; `cloud` is asked whether this VM is about to be taken away.
+    /// `folder` is the agent's own, `DATA/vm`; `cloud` is polled for notices that this VM will be
+    /// taken away.
     ///
     /// # Errors
     /// [`StartError`], for the operator; and the agent, which still runs.
@@ -80,22 +84,22 @@ impl Member {
         }
     }
 
-    /// As the fleet knows it.
+    /// The VM's id in the fleet.
     pub fn id(&self) -> VmId {
         self.agent.front().0.id.clone()
     }
 
-    /// Where it listens.
+    /// The address of the listener.
     pub fn address(&self) -> SocketAddr {
         self.parts.address
     }
 
-    /// Where collectors read metrics, if anywhere.
+    /// The address of the metrics listener, if there is one.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.parts.metrics.as_ref().map(Metrics::address)
     }
 
-    /// Serves, joins, and listens to the cloud. Needs a tokio runtime.
+    /// Serves, joins, and polls the cloud's notices. Needs a tokio runtime.
     pub fn spawn(self) -> Running {
         let Self { agent, parts, drain_grace, cloud } = self;
         let Parts { door, metrics, certificates, checker, belonging, ending, .. } = parts;
@@ -110,24 +114,26 @@ impl Member {
             let gather = move || TextEncoder::new().encode_to_string(&registry.gather());
             ending.tasks.spawn(metrics.serve(move || gather().unwrap_or_default()));
         }
-        let (close, remind) = (ending.close.clone(), certificate::remind(certificates));
+        let close = ending.close.clone();
+        let remind = certificate::remind(certificates);
         ending.tasks.spawn(close.run_until_cancelled_owned(remind));
         let (takes, taken) = watch::channel(false);
         if let Some(cloud) = cloud {
-            let (vm, close) = (Arc::clone(&agent.front().0), ending.close.clone());
+            let vm = Arc::clone(&agent.front().0);
+            let close = ending.close.clone();
             let watching = async move {
                 let mut notices = cloud.watch(imds::LOOK);
                 while let Some(notice) = notices.next().await {
                     match notice {
                         Notice::SpotInterruption { at } => {
-                            tracing::warn!(%at, "The cloud takes this spot VM away; draining.");
+                            tracing::warn!(%at, "Cloud takes this spot VM away; draining.");
                         }
                         Notice::Terminating => {
-                            tracing::warn!("The scale group takes this VM away; draining.");
+                            tracing::warn!("Scale group takes this VM away; draining.");
                         }
-                        // Nothing has been decided; such a VM often lives on for hours.
+                        // Nothing is decided yet; such a VM often runs on for hours.
                         Notice::Rebalance => {
-                            tracing::info!("The cloud may take this spot VM away soon.");
+                            tracing::info!("Cloud may take this spot VM away soon; serving on.");
                             continue;
                         }
                     }
@@ -137,32 +143,35 @@ impl Member {
             };
             ending.tasks.spawn(async move { close.run_until_cancelled(watching).await });
         }
-        let (leave, joined) = (CancellationToken::new(), belonging.joined());
+        let leave = CancellationToken::new();
+        let joined = belonging.joined();
         let belonging = tokio::spawn(belonging.run(leave.clone()));
         Running { agent, site, ending, drain_grace, joined, taken, leave, belonging }
     }
 }
 
 impl Running {
-    /// Waits until a gateway has let it in; tells where gateways reach it. Cancel-safe.
+    /// Waits until a gateway has accepted the VM; returns the address by which gateways reach it.
+    /// Cancel-safe.
     pub async fn joined(&self) -> String {
         let mut joined = self.joined.clone();
         match joined.wait_for(Option::is_some).await {
             Ok(address) => address.clone().unwrap_or_default(),
-            Err(_) => pending().await, // it is being told to end
+            Err(_) => pending().await, // the membership has ended
         }
     }
 
-    /// Waits until the cloud says that it takes this VM away; then it drains already. Cancel-safe.
+    /// Waits until the cloud announces that it takes this VM away; then it drains already.
+    /// Cancel-safe.
     pub async fn taken(&self) {
         let mut taken = self.taken.clone();
         if taken.wait_for(|taken| *taken).await.is_err() {
-            pending::<()>().await; // there is no cloud that could
+            pending::<()>().await; // the VM is not in a cloud
         }
     }
 
-    /// Takes no new calls, lets running ones end within the grace or until `now`, leaves the fleet and removes
-    /// everything. Says how many calls were cut.
+    /// Takes no new calls, waits for running ones within the grace period or until `now`, leaves
+    /// the fleet and removes everything. Returns how many calls were cut.
     pub async fn drain(self, now: impl Future) -> u32 {
         let Self { agent, site, ending, drain_grace, leave, belonging, .. } = self;
         let vm = Arc::clone(&agent.front().0);
@@ -174,18 +183,19 @@ impl Running {
             }
         };
         tokio::select! {
-            biased; // calls that ended are no calls to cut
+            biased; // if all calls ended, none is cut
             ended = timeout(drain_grace, is_over) => if ended.is_err() {
-                tracing::warn!(?drain_grace, "The grace is over.");
+                tracing::warn!(?drain_grace, "Grace period is over; running calls are cut.");
             },
             _ = now => {}
         }
         let cut = vm.calls();
 
-        // Gateways that hear the farewell send nothing any more; then the door may close on nobody.
+        // A gateway that received the last report sends no more calls; so none meets a closed
+        // listener.
         leave.cancel();
         if let Err(err) = belonging.await {
-            tracing::error!(%err, "A bug: the task that belonged to the fleet was lost.");
+            tracing::error!(%err, "Task of the fleet membership was lost (a bug).");
         }
         ending.close.cancel();
         ending.tasks.close();
@@ -197,7 +207,7 @@ impl Running {
     }
 }
 
-/// What [`Member::build`] makes beside the agent.
+/// What [`Member::build`] makes besides the agent.
 #[derive(Debug)]
 struct Parts {
     address: SocketAddr,
@@ -217,7 +227,8 @@ impl Parts {
             None => (None, None),
         };
         let listen = |source| StartError::Listen { key: "listen", address: config.listen, source };
-        let (tls, ending) = (server.is_some(), Ending::default());
+        let tls = server.is_some();
+        let ending = Ending::default();
         let door =
             Door::bind(config.listen, server, config.limits, ending.clone()).map_err(listen)?;
         let address = door.address();
@@ -246,7 +257,7 @@ impl Parts {
             protocol: PROTOCOL,
             kind: MemberKind::Vm,
             id: status.id,
-            address: String::new(), // filled in when it is known
+            address: String::new(), // set once it is known
             tls,
             memory_bytes: status.memory_bytes,
             cpu: status.cpu_millicores,
@@ -258,7 +269,7 @@ impl Parts {
     }
 }
 
-/// What collectors on other machines show; an empty file is no key.
+/// The key that collectors on other machines send; an empty file is no key.
 fn metrics_key(config: &MemberConfig) -> Result<Option<Secret<String>>, StartError> {
     let Some(path) = &config.metrics_key_file else { return Ok(None) };
     let text = std::fs::read_to_string(path)

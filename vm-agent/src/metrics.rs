@@ -1,5 +1,6 @@
-//! What the agent counts. Names start with `epsilon_`. What exists (instances, memory) is read from the pools
-//! when somebody asks, so that it cannot drift; what happens is counted where it happens.
+//! The agent's metrics. Names start with `epsilon_`. Gauges (instances, memory) are read from the
+//! pools when metrics are gathered, so that they cannot drift; events are counted where they
+//! happen.
 
 use crate::{
     instance::{start::StartFailure, state::STATE_NAMES},
@@ -19,12 +20,13 @@ use std::{
     sync::{Weak, atomic::Ordering},
 };
 
-/// Phases of a start: from a mount, half a millisecond, over a start in a cell, some milliseconds, to a pull.
+/// Buckets for phases of a start: from a mount, half a millisecond, over a start in a cell, some
+/// milliseconds, to a pull.
 const START_SECONDS: [f64; 18] = [
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 15.0, 60.0,
 ];
-/// From a warm engine's fastest answer to a pull.
+/// Buckets from a warm engine's fastest answer to a pull.
 const SECONDS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
 
@@ -41,7 +43,7 @@ pub(crate) struct Metrics {
     pub(crate) engine_seconds: HistogramVec,
     pub(crate) dropped_lines: IntCounterVec,
     pub(crate) layers: Counts,
-    /// Where the engine keeps images and containers.
+    /// The disk on which the engine stores images and containers.
     pub(crate) disk: Disk,
 }
 
@@ -76,11 +78,11 @@ impl Metrics {
             )?,
             queue_wait: Histogram::with_opts(seconds(
                 "epsilon_queue_wait_seconds",
-                "Waits of calls that found no free place.",
+                "Waits of calls that found no free slot.",
             ))?,
             evictions: IntCounter::new(
                 "epsilon_evictions_total",
-                "Idle instances that went to make room for another function.",
+                "Idle instances evicted to free memory for another function.",
             )?,
             prewarms: IntCounter::new(
                 "epsilon_prewarms_total",
@@ -88,10 +90,13 @@ impl Metrics {
             )?,
             prewarms_used: IntCounter::new(
                 "epsilon_prewarms_used_total",
-                "Those of them that a call came to.",
+                "Those of them that served a call.",
             )?,
             engine_seconds: HistogramVec::new(
-                seconds("epsilon_engine_call_seconds", "Answers of the container engine."),
+                seconds(
+                    "epsilon_engine_call_seconds",
+                    "Duration of requests to the container engine.",
+                ),
                 &["call"],
             )?,
             dropped_lines: IntCounterVec::new(
@@ -119,7 +124,7 @@ impl Metrics {
 
     pub(crate) fn started(&self, function: &FunctionName, phases: &StartPhases) {
         self.starts.with_label_values(&[function.as_str(), "ready"]).inc();
-        // There before its first crash: a rate does not see the first of what was not there before.
+        // Exists before its first crash: a rate does not see the first increment of a new series.
         self.crashes.with_label_values(&[function.as_str()]);
         for (phase, took) in [
             ("pull", phases.pull),
@@ -141,7 +146,7 @@ impl Metrics {
         self.starts.with_label_values(&[function.as_str(), failure.outcome()]).inc();
     }
 
-    /// What came of a start that was to go through a cell.
+    /// Counts the outcome of a start that was to go through a cell.
     pub(crate) fn assigned(&self, outcome: &str) {
         self.assignments.with_label_values(&[outcome]).inc();
     }
@@ -150,11 +155,11 @@ impl Metrics {
         self.crashes.with_label_values(&[function.as_str()]).inc();
     }
 
-    /// No version of the function is here any more.
+    /// The last version of the function is gone from this VM.
     pub(crate) fn forget(&self, function: &FunctionName) {
         let name = function.as_str();
         for outcome in ["ready", "init_failed", "no_capacity", "called_off"] {
-            // Absent is what we want.
+            // A missing series is fine.
             drop(self.starts.remove_label_values(&[name, outcome]));
         }
         drop(self.crashes.remove_label_values(&[name]));
@@ -184,8 +189,14 @@ impl Census {
                 Opts::new("epsilon_cells", "Booted containers that wait for code, by state."),
                 &["state"],
             )?,
-            memory: Gauge::new("epsilon_vm_memory_bytes", "Memory that instances may have.")?,
-            memory_used: Gauge::new("epsilon_vm_memory_used_bytes", "Memory given out.")?,
+            memory: Gauge::new(
+                "epsilon_vm_memory_bytes",
+                "Memory of all instances together, at most.",
+            )?,
+            memory_used: Gauge::new(
+                "epsilon_vm_memory_used_bytes",
+                "Memory granted to instances.",
+            )?,
             engine_up: Gauge::new("epsilon_engine_up", "1 while the container engine answers.")?,
         })
     }
@@ -234,11 +245,13 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn phases_that_were_no_part_of_a_start_are_not_counted() {
+    fn phases_outside_a_start_are_not_counted() {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
         let ms = Duration::from_millis;
-        let (layers, cell, init) = (ms(1), Duration::from_micros(400), ms(3));
+        let layers = ms(1);
+        let cell = Duration::from_micros(400);
+        let init = ms(3);
         let in_a_cell = StartPhases { layers, cell, init, ..StartPhases::default() };
         metrics.started(&FunctionName::parse("hello").unwrap(), &in_a_cell);
         let family =
@@ -253,8 +266,8 @@ mod tests {
         assert_eq!(counted, ["cell", "init", "layers", "total"]);
         let crashes =
             registry.gather().into_iter().find(|f| f.name() == "epsilon_instance_crashes_total");
-        assert_eq!(crashes.unwrap().get_metric().len(), 1, "there before the first one");
-        // What a mount takes is told from what a whole start in a cell takes.
+        assert_eq!(crashes.unwrap().get_metric().len(), 1, "exists before the first one");
+        // A mount can be distinguished from a whole start in a cell.
         let cell = metrics.cold_start.with_label_values(&["cell"]);
         assert_eq!(cell.get_sample_count(), 1);
         assert!(START_SECONDS.is_sorted() && START_SECONDS[0] <= 0.0005);

@@ -1,8 +1,9 @@
-//! The one network of this VM's functions: a bridge without traffic between instances, and without a way to this machine,
-//! its networks and the cloud's metadata service. A function that wants a network gets this one or none.
+//! The one network of this VM's functions: a bridge without traffic between instances, and without
+//! access to this machine, its networks and the cloud's metadata service. A function with
+//! `network: egress` gets this one or none.
 //!
-//! The engine loses rules when it restarts, and a machine may come into other networks, so they are ensured again on a
-//! timer.
+//! The engine loses rules when it restarts, and a machine may get other networks, so they are
+//! ensured again on a timer.
 
 pub(crate) mod reach;
 
@@ -28,9 +29,9 @@ struct Bridge {
     spec: NetworkSpec,
     reach: Reach,
     dangerous_allow_metadata: bool,
-    /// The network stands and is safe, as far as is known.
+    /// The network exists and is safe, as far as is known.
     is_safe: AtomicBool,
-    /// Held by whoever makes or removes it. Once it says so, the network was removed for good.
+    /// Held while the network is made or removed. Once `true`, it was removed for good.
     is_removed: tokio::sync::Mutex<bool>,
 }
 
@@ -39,8 +40,8 @@ pub(crate) enum NetworkError {
     #[error("there is no network for functions")]
     Engine(#[from] EngineError),
     #[error(
-        "functions with `network: egress` are refused: their way to this machine and to 169.254.169.254 cannot be \
-         closed; run the agent as root with iptables installed, or set `vm_agent.dangerous_allow_metadata: true`"
+        "functions with `network: egress` are refused: this machine and 169.254.169.254 cannot be \
+         closed to them; run the agent as root with iptables installed, or set `vm_agent.dangerous_allow_metadata: true`"
     )]
     NoFirewall(#[source] EngineError),
 }
@@ -61,15 +62,16 @@ impl Network {
         }))
     }
 
-    /// Makes the network and its firewall, as far as they are not. In a task of its own:
-    /// whoever asks may be told to go meanwhile, and the engine would make a network that nobody removes.
+    /// Creates the network and its firewall if they are missing. In a task of its own: the caller
+    /// may be cancelled meanwhile, and the engine would create a network that is never removed.
     pub(crate) async fn ensure(&self, engine: &Arc<dyn Engine>) -> Result<(), NetworkError> {
-        let (bridge, engine) = (Arc::clone(&self.0), Arc::clone(engine));
+        let bridge = Arc::clone(&self.0);
+        let engine = Arc::clone(engine);
         let task = tokio::spawn(async move { bridge.ensure(&*engine).await });
         task.await.unwrap_or_else(|err| Err(EngineError::Down(err.into()).into()))
     }
 
-    /// What a function that may reach the outside is attached to.
+    /// The attachment of a function with egress.
     pub(crate) async fn attachment(
         &self,
         engine: &Arc<dyn Engine>,
@@ -80,13 +82,14 @@ impl Network {
         Ok(Attachment::Bridge(self.0.spec.name.clone()))
     }
 
-    /// The engine turned out not to have it any more.
+    /// Marks the network as missing: the next start creates it.
     pub(crate) fn doubt(&self) {
         self.0.is_safe.store(false, Ordering::Release);
     }
 
-    /// Takes everything back, for good; waits for whoever makes it right now. The firewall goes also when the engine does not
-    /// let go of the network, unless containers are left that it keeps from this machine.
+    /// Removes network and firewall for good; waits for a creation in progress. The firewall is
+    /// removed also if the engine keeps the network, unless containers are left that it isolates
+    /// from this machine.
     pub(crate) async fn remove(
         &self,
         engine: &dyn Engine,

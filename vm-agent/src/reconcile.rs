@@ -1,7 +1,7 @@
-//! What should be against what is: the engine's containers with our label, and the instances that we know.
-//! At start ([`adopt`]): takes over what is healthy, removes the rest. On a timer ([`run`]): removes what
-//! nobody knows, tells instances that their containers are gone, keeps the network safe, starts what
-//! `minInstances` asks for. So a crash of the agent or of the engine heals without memory of it.
+//! Compares the engine's containers that have our label with the instances that are known. At start
+//! ([`adopt`]): adopts healthy containers, removes the rest. On a timer ([`run`]): removes unknown
+//! containers, keeps the network safe, starts what `minInstances` needs. So the agent recovers from
+//! a crash of its own or of the engine without any state on disk.
 
 use crate::{
     cell::{assign, place::Place},
@@ -25,12 +25,12 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// Removals at once.
 const REMOVALS: usize = 4;
-/// Instances asked at once whether they are fit to be taken over; one that hangs answers late.
+/// Containers probed for adoption at once; one that hangs answers late.
 const ADOPTIONS: usize = 16;
-/// How long a found instance may take to say that it is healthy.
+/// Timeout of the health request to a found instance.
 const HEALTHY: Duration = Duration::from_secs(2);
 
-/// Takes over the containers of an earlier life of this agent. Called once, before the first call.
+/// Adopts the containers of an earlier run of this agent. Called once, before the first call.
 pub(crate) async fn adopt(vm: &Arc<LocalVm>) -> Result<(), EngineError> {
     let found = vm.engine.list(&vm.id).await?;
     let looked_at: Vec<Option<Found>> = stream::iter(found)
@@ -39,7 +39,8 @@ pub(crate) async fn adopt(vm: &Arc<LocalVm>) -> Result<(), EngineError> {
         .collect()
         .await;
     let leftovers: Vec<Found> = looked_at.iter().flatten().cloned().collect();
-    let (adopted, removed) = (looked_at.len() - leftovers.len(), leftovers.len());
+    let adopted = looked_at.len() - leftovers.len();
+    let removed = leftovers.len();
     remove(vm, leftovers).await;
     remove_orphaned_folders(vm);
     vm.cells.sweep(|id| vm.known.lock().contains(id));
@@ -50,11 +51,9 @@ pub(crate) async fn adopt(vm: &Arc<LocalVm>) -> Result<(), EngineError> {
 }
 
 async fn adopt_one(vm: &Arc<LocalVm>, found: &Found) -> bool {
-    // The earlier life may have frozen it, and what is stopped neither answers nor dies.
-    let freezer = match found.is_running {
-        true => vm.engine.freezer(&found.name).await.ok().flatten(),
-        false => None,
-    };
+    // The earlier run may have frozen it, and a frozen process neither answers nor dies.
+    let freezer =
+        if found.is_running { vm.engine.freezer(&found.name).await.ok().flatten() } else { None };
     if let Some(freezer) = &freezer {
         drop(freezer.thaw());
     }
@@ -78,11 +77,11 @@ async fn adopt_one(vm: &Arc<LocalVm>, found: &Found) -> bool {
     if *instance.container() != found.name {
         return false;
     }
-    // `runtime: container` cannot say whether calls still run in it.
+    // `runtime: container` cannot report whether calls still run in it.
     if instance.version.spec.runtime != Runtime::Node {
         return false;
     }
-    // Whether it has had its one call is not known.
+    // Whether it has served its one call is unknown.
     if instance.version.spec.isolation == Isolation::Call {
         return false;
     }
@@ -98,20 +97,21 @@ async fn adopt_one(vm: &Arc<LocalVm>, found: &Found) -> bool {
         Ok(tap) => tap.belongs_to(&instance.version, instance.id()),
         Err(_) => return false,
     }
-    folder.close(); // the earlier life may have ended right before
+    folder.close(); // the earlier run may have ended right before
     let unsettled = Unsettled::open(&folder).await;
     instance.connections.reach(Upstream::Sockets(folder, unsettled));
     instance.keep_user(vm.users.adopt(user));
     instance.keep_memory(vm.budget.adopt(instance.version.spec.memory));
-    let (pool, instance) = (vm.pool(&instance.version), Arc::new(instance));
+    let pool = vm.pool(&instance.version);
+    let instance = Arc::new(instance);
     vm.known.lock().insert(id);
     let key = pool.adopt(Arc::clone(&instance));
     vm.spawn(Runner { vm: Arc::clone(vm), pool, key, instance }.adopt());
     true
 }
 
-/// What a cell serves, if it was given to a version and its layers are still there and mounted. One that waited is
-/// cheaper to boot again than to be looked through.
+/// The version of an assigned cell, if its layers are still there and mounted. An unassigned cell
+/// is cheaper to boot again than to check.
 fn served(vm: &Arc<LocalVm>, id: &InstanceId) -> Option<(Arc<Version>, Place)> {
     let version = assign::read(vm, id).filter(|_| vm.cells.is_mounted(id))?;
     let code = vm.layers.here(&version)?;
@@ -121,14 +121,14 @@ fn served(vm: &Arc<LocalVm>, id: &InstanceId) -> Option<(Arc<Version>, Place)> {
     Some((Arc::new(version), cell))
 }
 
-/// Runs until the agent ends.
+/// Runs until the agent shuts down.
 pub(crate) async fn run(vm: Arc<LocalVm>) {
     let mut timer = interval(vm.config.reconcile_every);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    timer.tick().await; // the first is at once, and `adopt` has just been there
+    timer.tick().await; // the first tick is immediate, and `adopt` just ran
     loop {
         tokio::select! {
-            // The end first. Both arms may be dropped: a token, a timer.
+            // The shutdown first. Both arms may be dropped: a token, a timer.
             biased;
             () = vm.closed.cancelled() => return,
             _ = timer.tick() => {}
@@ -136,9 +136,9 @@ pub(crate) async fn run(vm: Arc<LocalVm>) {
         tokio::select! {
             biased;
             () = vm.closed.cancelled() => return,
-            // Every step of it may be cut, and even break: the next round does it again.
+            // Every step of it may be cut, and even panic: the next round does it again.
             swept = AssertUnwindSafe(sweep(&vm)).catch_unwind() => if swept.is_err() {
-                tracing::error!("A bug: the comparison with the container engine panicked.");
+                tracing::error!("Reconciliation with the container engine panicked (a bug); the next round tries again.");
             }
         }
     }
@@ -153,16 +153,16 @@ async fn sweep(vm: &Arc<LocalVm>) {
         Ok(found) => found,
         Err(err) => {
             if is_news {
-                tracing::error!(cause = %Chain(&err), "The container engine does not answer.");
+                tracing::error!(cause = %Chain(&err), "Container engine does not answer.");
             }
             return;
         }
     };
     if is_news {
-        tracing::info!("The container engine answers again.");
+        tracing::info!("Container engine answers again.");
     }
     if let Err(err) = vm.network.ensure(&vm.engine).await {
-        tracing::warn!(cause = %Chain(&err), "The network of functions is not in order.");
+        tracing::warn!(cause = %Chain(&err), "Network of functions could not be prepared; trying again.");
     }
     let strangers = {
         let now = vm.known.lock();
@@ -177,7 +177,7 @@ async fn sweep(vm: &Arc<LocalVm>) {
             .collect::<Vec<_>>()
     };
     if !strangers.is_empty() {
-        tracing::warn!(count = strangers.len(), "Removing containers that nobody knows.");
+        tracing::warn!(count = strangers.len(), "Removing containers that belong to no instance.");
         remove(vm, strangers).await;
     }
     vm.cells.sweep(|id| vm.known.lock().contains(id));
@@ -190,13 +190,13 @@ pub(crate) async fn remove(vm: &LocalVm, containers: Vec<Found>) {
     stream::iter(containers)
         .for_each_concurrent(REMOVALS, |container| async move {
             if let Err(err) = vm.engine.remove(&container.name).await {
-                tracing::warn!(container = %container.name, cause = %Chain(&err), "Container could not be removed.");
+                tracing::warn!(container = %container.name, cause = %Chain(&err), "Container could not be removed; reconciliation will remove it.");
             }
         })
         .await;
 }
 
-/// Folders of instances that are no more.
+/// Removes socket directories of instances that are gone.
 pub(crate) fn remove_orphaned_folders(vm: &LocalVm) {
     for entry in std::fs::read_dir(vm.sockets_root()).into_iter().flatten().flatten() {
         let id = entry.file_name().to_str().and_then(|name| InstanceId::parse(name).ok());

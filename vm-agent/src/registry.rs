@@ -1,5 +1,6 @@
-//! Pulls of this VM: few at once, each within one limit, with the login that the registry wants, and once
-//! more with a fresh one when it refuses that. Knows no engine; `engine/docker.rs` does the pulling.
+//! Image pulls of this VM: a few at once, each within one time limit, with the registry's
+//! credentials, and once more with fresh ones when it refuses those. Knows no engine;
+//! `engine/docker.rs` does the pulling.
 
 use crate::engine::{Denied, EngineError};
 use epsilon_api::function::ImageRef;
@@ -10,7 +11,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// What stands between the engine and registries. Cheap to clone.
+/// Limits pulls and adds credentials. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Pulls {
     access: Access,
@@ -23,7 +24,8 @@ impl Pulls {
         Self { access, turns: Arc::new(Semaphore::new(at_once)), limit }
     }
 
-    /// Has `pull` bring the image, when it is its turn. The limit is for all of it: turn, login and both tries.
+    /// Runs `pull` when it is its turn. The limit is for all of it: the turn, the login and both
+    /// attempts.
     pub(crate) async fn run<F>(
         &self,
         image: &ImageRef,
@@ -37,7 +39,7 @@ impl Pulls {
         };
         let deadline = Instant::now() + self.limit;
         let work = async {
-            // A closed semaphore would be a bug that costs nothing: the pull goes on.
+            // A closed semaphore would be a harmless bug: the pull goes on.
             let _turn = self.turns.acquire().await;
             self.access.run(&host, is_refused, |login| pull(host.clone(), login)).await
         };
@@ -48,7 +50,7 @@ impl Pulls {
         };
         Err(match failed {
             Failed::Login(err) => EngineError::Registry(Box::new(Denied {
-                what: "has no login of this machine".into(),
+                what: "cannot be used: this machine could not get credentials for it".into(),
                 hint: err.hint(),
                 host,
                 source: Some(Box::new(err)),
@@ -73,17 +75,17 @@ impl Pulls {
         let limit = humantime::format_duration(self.limit);
         EngineError::Registry(Box::new(Denied {
             hint: format!(
-                "look whether `{host}` is slow or `vm_agent.pulls_at_once` too small, or raise \
+                "check whether `{host}` is slow or `vm_agent.pulls_at_once` too small, or raise \
                  `vm_agent.pull_timeout`"
             ),
-            what: format!("did not give the image within {limit}"),
+            what: format!("did not provide the image within {limit}"),
             host,
             source: None,
         }))
     }
 }
 
-/// What the engine had to say; nothing when it did not say anything itself.
+/// The engine's error text; `None` when it did not answer itself.
 fn text(err: &EngineError) -> Option<&str> {
     match err {
         EngineError::NotFound(text) | EngineError::Refused(text) => Some(text),
@@ -92,17 +94,17 @@ fn text(err: &EngineError) -> Option<&str> {
     }
 }
 
-/// For the operator of this VM.
+/// The hint for the operator of this VM.
 fn next_step(trouble: Trouble, host: &Host) -> String {
     match trouble {
-        Trouble::Refused => "look at `vm_agent.registry_user` and its password file, \
+        Trouble::Refused => "check `vm_agent.registry_user` and its password file, \
                              `vm_agent.registry_docker_config`, or the machine's role for ECR"
             .into(),
         Trouble::Absent => {
-            "deploy the function again; look whether the registry removes images too early".into()
+            "deploy the function again; check whether the registry removes images too early".into()
         }
         Trouble::Unreachable => {
-            format!("look whether `{host}` runs, and whether this machine reaches it")
+            format!("check whether `{host}` runs, and whether this machine reaches it")
         }
         Trouble::UnknownAuthority => {
             format!("put the registry's authority into `/etc/docker/certs.d/{host}/ca.crt`")
@@ -111,7 +113,9 @@ fn next_step(trouble: Trouble, host: &Host) -> String {
             "name `{host}` in `insecure-registries` of `/etc/docker/daemon.json`, or give it a \
              certificate"
         ),
-        Trouble::DiskFull => "free space under the engine's folder (`docker image prune`)".into(),
+        Trouble::DiskFull => {
+            "free space under the engine's directory (`docker image prune`)".into()
+        }
         Trouble::Other => "the engine's log says more".into(),
     }
 }
@@ -138,7 +142,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_went_wrong_is_told_with_the_next_step() {
+    async fn errors_carry_the_next_step() {
         for (said, what, next) in [
             ("no basic auth credentials", "refused", "vm_agent.registry_user"),
             ("manifest unknown", "does not have", "deploy"),
@@ -176,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_engine_that_is_down_stays_the_one_to_blame() {
+    async fn engine_outage_is_not_blamed_on_registry() {
         let down = |_, _| ready(Err(EngineError::Down("no socket".into())));
         let err = pulls(1).run(&image(), down).await.unwrap_err();
         assert!(matches!(err, EngineError::Down(_)), "{err}");
@@ -184,7 +188,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_wait_for_a_turn_counts() {
-        let (pulls, began) = (pulls(2), AtomicUsize::new(0));
+        let pulls = pulls(2);
+        let began = AtomicUsize::new(0);
         let image = image();
         let hang = || {
             pulls.run(&image, |_, _| {

@@ -1,11 +1,11 @@
-//! The agent's own listener: what gateways of its fleet say to this VM (`epsilon_api::fleet` lists it). Who may come
-//! in is the door's business ([`epsilon_wire::door`]); what a call is, that of `call.rs`, which does not know
-//! whether its gateway sits in this process.
+//! The agent's own listener: what gateways of its fleet request of this VM (`epsilon_api::fleet`
+//! lists it). Authentication is done by [`epsilon_wire::door`]; calls are handled by `call.rs`,
+//! which does not know whether its gateway is in this process.
 //!
 //! ```text
-//! door: pass? ─▶ x-epsilon-version? ─ yes ─▶ serve/calls.rs ═▶ call.rs
-//!                        │ no                    │ serve/versions.rs: what gateways told of versions
-//!                        └─▶ serve/orders.rs     └ serve/upload.rs, serve/tunnel.rs: bytes in, bytes both ways
+//! door: token? ─▶ x-epsilon-version? ─ yes ─▶ serve/calls.rs ═▶ call.rs
+//!                        │ no                    │ serve/versions.rs: versions that gateways sent
+//!                        └─▶ serve/orders.rs     └ serve/upload.rs, serve/tunnel.rs: request bodies, upgrades
 //!                              └─▶ serve/reports.rs: the VM's state, each second
 //! ```
 
@@ -33,7 +33,7 @@ use versions::Versions;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// What all requests share.
+/// The state that all requests share.
 #[derive(Debug)]
 pub(crate) struct Site {
     vm: Arc<LocalVm>,
@@ -54,7 +54,7 @@ impl Site {
         })
     }
 
-    /// Answers a gateway. Dropped when it hangs up.
+    /// Answers one request of a gateway. Dropped when it hangs up.
     pub(crate) async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
@@ -72,15 +72,15 @@ impl Site {
         self.reports.run(&self.front, &self.ending.close).await;
     }
 
-    /// Gateways that read reports now.
+    /// Number of gateways that read reports now.
     pub(crate) fn readers(&self) -> usize {
         self.reports.readers()
     }
 }
 
-/// "No", in a form that cannot be taken for a function's answer.
+/// A refusal, in a form that cannot be taken for a function's answer.
 fn refused(refusal: &Refusal) -> Response<CallBody> {
-    // Our own types always have a text; a gateway takes an empty one for an error of ours.
+    // Our own types always serialize; a gateway takes an empty body for an error of ours.
     let text = serde_json::to_vec(refusal).unwrap_or_default();
     let mut response = Response::new(body::full(text));
     *response.status_mut() = refusal.status();

@@ -1,5 +1,6 @@
-//! This VM: the parts that all instances share, and [`Vm`] on top of them. Decides which pool a call
-//! belongs to, which idle instance goes when another needs room, and whether the VM takes calls at all.
+//! This VM: the parts that all instances share, and [`Vm`] on top of them. Decides which pool a
+//! call belongs to, which idle instance is evicted when another needs memory, and whether the VM
+//! takes calls at all.
 
 use crate::{
     call,
@@ -48,16 +49,16 @@ use std::{
 use tokio::{runtime::Handle, sync::Semaphore, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Below the agent's folder: one folder for each instance.
+/// Directory below the agent's own: one directory for each instance.
 const SOCKETS: &str = "sockets";
 
 pub(crate) type Pools = HashMap<VersionId, Arc<Pool>, rapidhash::fast::RandomState>;
 
 pub(crate) struct LocalVm {
     pub(crate) id: VmId,
-    /// Told in the status: changes with each start.
+    /// Part of the status: changes with each start of the agent.
     boot: u64,
-    /// The machine's processors.
+    /// The machine's CPUs.
     cpu: MilliCores,
     pub(crate) config: Config,
     pub(crate) engine: Arc<dyn Engine>,
@@ -66,43 +67,44 @@ pub(crate) struct LocalVm {
     /// Code layers for cells.
     pub(crate) layers: Layers,
     pub(crate) network: Network,
-    /// Who instances run as.
+    /// The user ids of instances.
     pub(crate) users: UserIds,
     /// Whether the socket directory of an instance can be a tmpfs of its own.
     are_sockets_bounded: bool,
     pub(crate) budget: Arc<Budget>,
-    /// Starts at once.
+    /// Permits for concurrent starts.
     pub(crate) starts: Semaphore,
-    /// The same for those that no call waits for.
+    /// The same for starts that no call waits for.
     pub(crate) background_starts: Arc<Semaphore>,
     /// The same for functions whose instances end all the time.
     pub(crate) turbulent_starts: Arc<Semaphore>,
     pub(crate) logs: Logs,
     pub(crate) metrics: Metrics,
-    /// Instances whose runner lives: their containers are nobody else's business.
+    /// Instances with a runner: reconciliation leaves their containers alone.
     pub(crate) known: Mutex<HashSet<InstanceId>>,
     pub(crate) is_engine_down: AtomicBool,
     /// When the first of its certificates ends; set once they are loaded.
     pub(crate) certificate_ends_at: OnceLock<Timestamp>,
     /// Whether it takes new calls.
     pub(crate) drain: Drain,
-    /// The agent ends: nothing new, no retries.
+    /// Cancelled at shutdown: nothing new, no retries.
     pub(crate) closed: CancellationToken,
     pub(crate) tasks: TaskTracker,
     pools: RwLock<Pools>,
-    /// Deleted functions whose last instance is still to go: what it logs goes with it.
+    /// Deleted functions whose last instance still runs: what it logs is removed with it.
     forgotten: Mutex<HashSet<FunctionName>>,
-    /// What functions did before.
+    /// Histories of functions, for keep-alive.
     pub(crate) histories: Histories,
-    /// How long instances stay, as the sweep last saw it.
+    /// Keep-alive decisions of the last sweep, for the status.
     pub(crate) keeps: Mutex<Vec<Keep>>,
-    /// Held while victims are chosen, so that two starts do not count on the same ones.
+    /// Held while instances are chosen for eviction, so that two starts do not count on the same
+    /// ones.
     evicting: Mutex<Clock>,
     runtime: Handle,
     epoch: Instant,
 }
 
-/// What [`LocalVm::new`] is made of.
+/// The parts that [`LocalVm::new`] takes.
 pub(crate) struct Parts {
     pub(crate) id: VmId,
     pub(crate) cpu: MilliCores,
@@ -158,7 +160,7 @@ impl LocalVm {
         self.epoch.elapsed()
     }
 
-    /// Runs a task that the end of the agent waits for.
+    /// Runs a task that the shutdown of the agent waits for.
     pub(crate) fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
@@ -175,7 +177,7 @@ impl LocalVm {
         self.sockets_root().join(instance.as_str())
     }
 
-    /// Makes what an instance of this user and the agent meet in.
+    /// Makes the socket directory of an instance with this user.
     pub(crate) fn make_sockets(
         &self,
         instance: &InstanceId,
@@ -189,13 +191,13 @@ impl LocalVm {
         SocketFolder::create(&self.sockets_folder(instance), layout)
     }
 
-    /// Removes what an instance and the agent met in. Code may have left anything there, so it is done where
-    /// blocking is fine, and behind the caller's back.
+    /// Removes the socket directory of an instance, in the background. Code may have left anything
+    /// there, so it runs where blocking is fine.
     pub(crate) fn remove_sockets(&self, instance: &InstanceId) {
         let folder = self.sockets_folder(instance);
         let remove = move || {
             if let Err(err) = sockets::unmount(&folder).and_then(|()| clear(&folder)) {
-                tracing::warn!(%err, folder = %folder.display(), "Folder could not be removed.");
+                tracing::warn!(%err, folder = %folder.display(), "Socket directory of an instance could not be removed; the next start removes it.");
             }
         };
         drop(self.tasks.spawn_blocking_on(remove, &self.runtime));
@@ -205,8 +207,8 @@ impl LocalVm {
         self.pools.read().values().cloned().collect()
     }
 
-    /// The pool of a version; made when there is none. A version of the same number but of another image
-    /// comes from another life of the store: the old one goes.
+    /// The pool of a version; made when there is none. A version of the same number but of another
+    /// image comes from another store: the old pool is closed.
     pub(crate) fn pool(self: &Arc<Self>, version: &Arc<Version>) -> Arc<Pool> {
         let id = version.id();
         let is_same = |pool: &Arc<Pool>| {
@@ -223,7 +225,7 @@ impl LocalVm {
         let pool = Pool::new(Arc::clone(self), Arc::clone(version));
         self.cells.saw(version);
         let old = pools.insert(id, Arc::clone(&pool));
-        self.forgotten.lock().remove(&version.function); // it is back
+        self.forgotten.lock().remove(&version.function); // it was deployed again
         drop(pools);
         if let Some(old) = old {
             old.close(false);
@@ -235,7 +237,7 @@ impl LocalVm {
         self: &Arc<Self>,
         version: &Arc<Version>,
     ) -> Result<Arc<Pool>, CallError> {
-        // The pool first: a drain that begins now sees it, or is seen here.
+        // The pool first: either a drain that begins now sees it, or it sees the drain.
         let pool = self.pool(version);
         if self.is_draining() {
             let function = version.function.clone();
@@ -248,13 +250,13 @@ impl LocalVm {
         self.drain.is_on()
     }
 
-    /// The pool is empty and unwanted.
+    /// Removes a pool that is empty and unwanted.
     pub(crate) fn forget(&self, pool: &Arc<Pool>) {
         let mut pools = self.pools.write();
         let id = pool.version.id();
         if pools.get(&id).is_some_and(|other| Arc::ptr_eq(other, pool)) {
             pools.remove(&id);
-            self.images.doubt(&pool.version.image); // seen again, it costs one question
+            self.images.doubt(&pool.version.image); // its next use costs one lookup
         }
         if !pools.keys().any(|other| other.function == id.function) {
             self.metrics.forget(&id.function);
@@ -264,22 +266,23 @@ impl LocalVm {
         }
     }
 
-    /// Takes an image off this VM unless a version that has instances, or is about to, is made of it.
+    /// Removes an image from this VM unless a version with a pool is made of it.
     pub(crate) async fn remove_image(&self, image: &ImageRef) -> Result<ImageRemoval, EngineError> {
         let is_used = || self.pools.read().values().any(|pool| pool.version.image == *image);
         self.images.remove(&*self.engine, image, is_used).await
     }
 
-    /// Hands a new instance to a task of its own.
+    /// Starts a new instance in a task of its own.
     pub(crate) fn launch(self: &Arc<Self>, pool: &Arc<Pool>, key: Key, instance: Arc<Instance>) {
         self.known.lock().insert(instance.id().clone());
-        // A call may have held on to a pool that was forgotten meanwhile: it is back.
+        // A call may have held on to a pool that was removed meanwhile: it is added again.
         self.pools.write().entry(pool.version.id()).or_insert_with(|| Arc::clone(pool));
         let runner = Runner { vm: Arc::clone(self), pool: Arc::clone(pool), key, instance };
         self.spawn(runner.run());
     }
 
-    /// Idle instances of other versions, the one that is worth least first; of equals, the one idle longest.
+    /// Idle instances of other versions, the one of lowest value first; of equal ones, the one idle
+    /// longest.
     fn idle_of_others<'a>(
         pools: &'a [Arc<Pool>],
         needy: &Arc<Pool>,
@@ -296,14 +299,15 @@ impl LocalVm {
         idle
     }
 
-    /// Whether idle instances of other versions have that many bytes.
+    /// Whether idle instances of other versions have `shortage` bytes.
     pub(crate) fn can_evict(&self, shortage: u64, needy: &Arc<Pool>) -> bool {
         let clock = *self.evicting.lock();
         memory_of(&Self::idle_of_others(&self.pools(), needy, clock)) >= shortage
     }
 
-    /// Makes idle instances of other versions leave, the one that is worth least first (Greedy-Dual, `keep/cost.rs`), until
-    /// `shortage` bytes are on their way; all or nothing. Says whether they are. Nobody leaves for a guess.
+    /// Evicts idle instances of other versions, the one of lowest value first (Greedy-Dual,
+    /// `keep/cost.rs`), until `shortage` bytes are being freed; all or nothing. Returns whether
+    /// they are. Evicts nothing for a prewarm.
     pub(crate) fn evict(&self, shortage: u64, needy: &Arc<Pool>) -> bool {
         if needy.is_guess_only() {
             return false;
@@ -328,7 +332,7 @@ impl LocalVm {
         freed >= shortage
     }
 
-    /// Takes note of what was used since the last time. Called on a timer.
+    /// Records the uses since the last time. Called on a timer.
     pub(crate) fn note_uses(&self, pools: &[Arc<Pool>]) {
         let clock = self.evicting.lock();
         for pool in pools {
@@ -336,7 +340,7 @@ impl LocalVm {
         }
     }
 
-    /// Calls that run or wait.
+    /// Number of running and waiting calls.
     pub(crate) fn calls(&self) -> u32 {
         self.pools().iter().map(|pool| pool.load()).map(|(active, waiting)| active + waiting).sum()
     }
@@ -348,7 +352,7 @@ impl LocalVm {
         }
     }
 
-    /// Notes whether the container engine answers; says whether that is news.
+    /// Records whether the container engine answers; returns whether that changed.
     pub(crate) fn engine_is_down(&self, is_down: bool) -> bool {
         let is_news = self.is_engine_down.swap(is_down, Ordering::Relaxed) != is_down;
         if is_news {
@@ -362,7 +366,7 @@ fn can_bound(sockets: &Path) -> bool {
     let tried = mounts::try_tmpfs(sockets).inspect_err(|err| {
         tracing::warn!(
             %err, folder = %sockets.display(),
-            "The socket directories of instances have no limit: this agent cannot mount."
+            "Socket directories of instances have no size limit: this agent cannot mount."
         );
     });
     tried.is_ok()
@@ -372,7 +376,7 @@ fn memory_of(instances: &[(Idle, &Arc<Pool>)]) -> u64 {
     instances.iter().map(|(_, pool)| pool.version.spec.memory.get()).sum()
 }
 
-/// Where [`LocalVm::histories`] outlive the agent.
+/// The file of [`LocalVm::histories`].
 pub(crate) fn keep_file(config: &Config) -> PathBuf {
     config.folder.join("keep.json")
 }
@@ -383,7 +387,7 @@ impl std::fmt::Debug for LocalVm {
     }
 }
 
-/// [`LocalVm`] as the gateway gets it.
+/// [`LocalVm`] as the gateway uses it.
 #[derive(Debug)]
 pub(crate) struct Front(pub(crate) Arc<LocalVm>);
 

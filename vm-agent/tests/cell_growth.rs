@@ -1,4 +1,5 @@
-//! Starts and stops through cells, one after the other: nothing grows. Alone in its process, because it counts what that has open.
+//! Starts and stops through cells, one after the other: nothing grows. Alone in its process,
+//! because it counts the process's open files.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 #![allow(dead_code, reason = "the support of the tests in `cells.rs`")]
@@ -11,7 +12,7 @@ use support::{Base, World, function, text, until};
 const CODE: &str = "exports.hello = (req, res) => res.send('hello')";
 const ROUNDS: usize = 24;
 
-/// Open files, mounts, containers, folders; once everything that was started is gone.
+/// Open files, mounts, containers, directories; once everything that was started is gone.
 async fn counts(world: &World) -> [usize; 4] {
     let quiet = || {
         let cells = world.status().cells;
@@ -28,10 +29,12 @@ async fn counts(world: &World) -> [usize; 4] {
 
 #[tokio::test]
 async fn nothing_grows() {
-    // As the unit of the service has it: what a cell's user has to read is readable all the same.
+    // As in the service's unit: what a cell's user has to read is readable all the same.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    let (base, world) = (Base::new(), World::new("{cells_min: 1, cells_max: 1}").await);
-    let (mut before, mut phases) = (None, Vec::new());
+    let base = Base::new();
+    let world = World::new("{cells_min: 1, cells_max: 1}").await;
+    let mut before = None;
+    let mut phases = Vec::new();
     for round in 0..ROUNDS {
         let version = function(&world, &base, CODE, |_| {});
         world.until_ready(&version, 1).await;
@@ -39,7 +42,7 @@ async fn nothing_grows() {
         phases.push(answer.spent.start.unwrap());
         assert_eq!(text(answer).await, "hello");
         world.retire(&version).await;
-        // The first rounds open what stays open: connections to the engine, files of the logs.
+        // The first rounds open what stays open: connections to the engine, log files.
         if round == 3 {
             before = Some(counts(&world).await);
         }
@@ -48,7 +51,7 @@ async fn nothing_grows() {
     println!("median: {:?}, slowest: {:?}", phases[ROUNDS / 2], phases[ROUNDS - 1]);
     let (before, after) = (before.unwrap(), counts(&world).await);
     assert_eq!(after[1..], before[1..]);
-    // A connection to the engine more or less is none that was lost in each round.
+    // One connection to the engine more or less is not a leak of each round.
     assert!(after[0] < before[0] + ROUNDS / 2, "open files: {before:?}, then {after:?}");
     assert_eq!(world.assigned("ready"), ROUNDS as u64);
     world.end().await;

@@ -1,8 +1,8 @@
-//! Cold starts through cells, on this machine's Docker: what they serve, that they are as closed as any instance, and that nothing
-//! is left of them, whatever goes wrong.
+//! Cold starts through cells, on this machine's Docker: what they serve, that they are as isolated
+//! as any instance, and that nothing is left of them, whatever fails.
 //!
-//! Needs root and `epsilon/runtime-node:current`, which `epsilon up` and the builder's tests make; the wrapper in it is replaced
-//! by that of this checkout.
+//! Needs root and `epsilon/runtime-node:current`, which `epsilon up` and the builder's tests make;
+//! the wrapper in it is replaced by that of this checkout.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 

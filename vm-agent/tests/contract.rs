@@ -1,7 +1,9 @@
-//! What every engine must do, as the agent counts on it. The same checks run on the Docker of this machine
-//! and on the scripted engine, the real one first: where they differ, the fake is wrong.
+//! The contract of every engine, as the agent relies on it. The same checks run on the Docker of
+//! this machine and on the scripted engine, the real one first: where they differ, the fake is
+//! wrong.
 //!
-//! Needs Docker and `busybox` (static; Debian's `busybox-static`), from which it makes its own images.
+//! Needs Docker and `busybox` (static; Debian's `busybox-static`), from which it makes its own
+//! images.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
@@ -39,12 +41,12 @@ const LIMIT: Duration = Duration::from_secs(60);
 const IDLE: &[&str] = &["sleep", "1000000"];
 /// Writes to both outputs, exits with 3.
 const TALKER: &[&str] = &["sh", "-c", "sleep 0.2; echo out; echo err >&2; exit 3"];
-/// Writes what its hardening looks like from inside.
+/// Prints its hardening as seen from inside.
 const PROBE: &[&str] = &["sh", "-c", PROBE_SCRIPT];
-/// Doubles a text until there is no room for it.
+/// Doubles a text until memory is exhausted.
 const EATER: &[&str] = &["sh", "-c", "x=a; while :; do x=$x$x; done"];
 
-/// Writes what its volumes are, and whether anybody checked it.
+/// Prints its volumes, and whether a health check ran.
 const VOLUMES: &[&str] = &["sh", "-c", VOLUMES_SCRIPT];
 
 const VOLUMES_SCRIPT: &str = r#"
@@ -97,7 +99,7 @@ fn image(command: &[&str]) -> ImageRef {
     ImageRef { reference, digest }
 }
 
-/// An image with one name, which is one of ours; made when it is first asked for.
+/// An image with one name, which is one of ours; made when it is first needed.
 fn spare() -> ImageRef {
     ImageRef {
         reference: format!("epsilon/contract:{}", InstanceId::random()),
@@ -162,7 +164,7 @@ struct Bench<E> {
     vm: VmId,
     idle: ImageRef,
     talker: ImageRef,
-    /// Ours, and this test's own.
+    /// One of our images, used by this test only.
     spare: ImageRef,
 }
 
@@ -175,7 +177,8 @@ fn on_docker() -> Bench<DockerEngine> {
 }
 
 fn on_fake() -> Bench<FakeEngine> {
-    let (engine, spare) = (fake(), fake_image("epsilon/contract:spare"));
+    let engine = fake();
+    let spare = fake_image("epsilon/contract:spare");
     engine.add_image(&spare.reference, Arc::new(|_| Box::pin(pending())));
     Bench { engine, vm: vm(), idle: fake_image("idle"), talker: fake_image("talker"), spare }
 }
@@ -230,7 +233,7 @@ async fn read(mut output: futures_util::stream::BoxStream<'static, Output>) -> (
     (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
 }
 
-/// Each check is a test on each engine.
+/// Each check becomes a test on each engine.
 macro_rules! contract {
     ($($check:ident;)*) => {
         mod real { $(#[tokio::test] async fn $check() { super::$check(super::on_docker()).await; })* }
@@ -239,30 +242,31 @@ macro_rules! contract {
 }
 
 contract! {
-    it_says_what_the_machine_has;
+    machine_resources_are_reported;
     an_unknown_image_is_not_found;
     a_name_without_a_registry_is_not_looked_for_elsewhere;
     output_and_exit_status_arrive;
-    a_container_is_found_by_its_label_and_what_it_says_can_be_read_back;
+    container_is_listed_by_label_and_its_output_readable;
     removing_kills_and_may_be_repeated;
-    sigterm_ends_a_process_that_does_nothing_about_it;
+    sigterm_ends_a_process_without_a_handler;
     a_frozen_container_can_be_thawed_and_removed;
-    an_exit_is_known_to_those_who_ask_late;
+    late_wait_gets_the_exit_status;
     a_name_is_used_once;
     the_unknown_is_not_found;
-    an_image_of_ours_goes_unless_a_container_uses_it;
+    own_unused_image_can_be_removed;
     the_network_is_made_once_and_removed_once;
-    a_network_goes_though_somebody_is_in_it_who_stays;
+    network_is_removed_despite_foreign_container;
 }
 
-async fn it_says_what_the_machine_has<E: Engine>(bench: Bench<E>) {
+async fn machine_resources_are_reported<E: Engine>(bench: Bench<E>) {
     let machine = bench.engine.ping().await.unwrap();
     assert!(machine.memory > Bytes::mib(100) && machine.cores >= 1);
 }
 
 async fn an_unknown_image_is_not_found<E: Engine>(bench: Bench<E>) {
     let unknown = ImageRef {
-        // Nobody listens there, so that no network is needed to learn that it is not to be had.
+        // No registry listens there, so that no network is needed to learn that the image is
+        // missing.
         reference: "127.0.0.1:9/nobody/has-this:1".into(),
         digest: format!("sha256:{}", "0".repeat(64)),
     };
@@ -311,7 +315,7 @@ async fn an_image_of_ours_goes_unless_a_container_uses_it<E: Engine>(mut bench: 
     assert!(matches!(bench.engine.create(&spec).await, Err(EngineError::NotFound(_))));
 }
 
-/// No label and no name of ours; a name of ours that stands for something else by now.
+/// Neither our label nor one of our names; and a name of ours that points to another image by now.
 #[tokio::test]
 async fn an_image_that_is_not_ours_stays() {
     let bench = on_docker();
@@ -338,9 +342,7 @@ async fn output_and_exit_status_arrive<E: Engine>(bench: Bench<E>) {
     bench.engine.remove(&spec.name).await.unwrap();
 }
 
-async fn a_container_is_found_by_its_label_and_what_it_says_can_be_read_back<E: Engine>(
-    bench: Bench<E>,
-) {
+async fn container_is_listed_by_label_and_its_output_readable<E: Engine>(bench: Bench<E>) {
     let spec = bench.spec(&bench.idle).await;
     bench.engine.create(&spec).await.unwrap();
     let found = bench.engine.list(&bench.vm).await.unwrap();
@@ -351,7 +353,10 @@ async fn a_container_is_found_by_its_label_and_what_it_says_can_be_read_back<E: 
     assert!(found[0].is_running);
     assert_eq!(found[0].name, spec.name);
     assert_eq!(Labels::from_map(&found[0].labels), Some(spec.labels.clone()));
-    assert!(bench.engine.list(&vm()).await.unwrap().is_empty(), "others' are others'");
+    assert!(
+        bench.engine.list(&vm()).await.unwrap().is_empty(),
+        "other VMs' containers are not listed"
+    );
     bench.engine.remove(&spec.name).await.unwrap();
     assert!(bench.engine.list(&bench.vm).await.unwrap().is_empty());
 }
@@ -365,12 +370,12 @@ async fn removing_kills_and_may_be_repeated<E: Engine>(bench: Bench<E>) {
         bench.engine.remove(&spec.name).await
     });
     removed.unwrap();
-    // Its status, or that it is no more: both mean that it ended.
+    // Its status, or that it is gone: both mean that it ended.
     assert!(matches!(end.unwrap(), Ok(_) | Err(EngineError::NotFound(_))));
     bench.engine.remove(&spec.name).await.unwrap();
 }
 
-async fn sigterm_ends_a_process_that_does_nothing_about_it<E: Engine>(bench: Bench<E>) {
+async fn sigterm_ends_a_process_without_a_handler<E: Engine>(bench: Bench<E>) {
     let spec = bench.spec(&bench.idle).await;
     bench.engine.create(&spec).await.unwrap();
     bench.engine.start(&spec.name).await.unwrap();
@@ -397,7 +402,7 @@ async fn a_frozen_container_can_be_thawed_and_removed<E: Engine>(bench: Bench<E>
     assert!(freezer.thaw().is_err());
 }
 
-async fn an_exit_is_known_to_those_who_ask_late<E: Engine>(bench: Bench<E>) {
+async fn late_wait_gets_the_exit_status<E: Engine>(bench: Bench<E>) {
     let spec = bench.spec(&bench.talker).await;
     bench.engine.create(&spec).await.unwrap();
     bench.engine.start(&spec.name).await.unwrap();
@@ -457,8 +462,8 @@ async fn the_network_is_made_once_and_removed_once<E: Engine>(bench: Bench<E>) {
     engine.remove_firewall(&network.bridge).await.unwrap();
 }
 
-/// A container that is not ours to remove may sit in the network: it loses the network, not its life.
-async fn a_network_goes_though_somebody_is_in_it_who_stays<E: Engine>(bench: Bench<E>) {
+/// A foreign container in the network is disconnected, not removed.
+async fn network_is_removed_despite_foreign_container<E: Engine>(bench: Bench<E>) {
     let id = InstanceId::random();
     let network = NetworkSpec {
         name: format!("epsilon-contract-{id}"),
@@ -479,20 +484,23 @@ async fn a_network_goes_though_somebody_is_in_it_who_stays<E: Engine>(bench: Ben
     engine.remove_network(&network.name).await.unwrap();
 }
 
-/// Docker 20.10 sometimes keeps the endpoint of a container that is removed while it starts, and then refuses to
-/// remove the network. Whether or not it happens in these rounds, the network goes.
+/// Docker 20.10 sometimes keeps the endpoint of a container that is removed while it starts, and
+/// then refuses to remove the network. Whether or not it happens in these rounds, the network is
+/// removed.
 #[tokio::test]
-async fn a_network_goes_after_containers_that_were_removed_while_they_started() {
+async fn network_is_removed_after_containers_removed_during_start() {
     let bench = on_docker();
     let id = InstanceId::random();
-    let (name, bridge) = (format!("epsilon-contract-{id}"), format!("epc{id}"));
+    let name = format!("epsilon-contract-{id}");
+    let bridge = format!("epc{id}");
     let network = NetworkSpec { name, bridge, vm: bench.vm.clone() };
     bench.engine.ensure_network(&network).await.unwrap();
     for round in 0..4 {
         let mut spec = bench.spec(&bench.idle).await;
         spec.network = Attachment::Bridge(network.name.clone());
         bench.engine.create(&spec).await.unwrap();
-        let (engine, started) = (bench.engine.clone(), spec.name.clone());
+        let engine = bench.engine.clone();
+        let started = spec.name.clone();
         let start = tokio::spawn(async move { engine.start(&started).await });
         tokio::time::sleep(Duration::from_millis(40 * round)).await; // somewhere in its start
         while bench.engine.remove(&spec.name).await.is_err() {}
@@ -505,7 +513,7 @@ async fn a_network_goes_after_containers_that_were_removed_while_they_started() 
     assert_eq!(String::from_utf8(left.unwrap().stdout).unwrap(), "");
 }
 
-/// Only the real one can be hard.
+/// Only the real engine enforces hardening.
 #[tokio::test]
 async fn hardening_holds_from_inside() {
     let bench = on_docker();
@@ -528,9 +536,10 @@ async fn hardening_holds_from_inside() {
     assert!(sockets.join("there").exists());
 }
 
-/// What an image says of itself: a check in each millisecond, and two folders on the engine's disk.
+/// What an image declares: a health check in each millisecond, and two volumes on the engine's
+/// disk.
 #[tokio::test]
-async fn an_images_own_checks_and_volumes_are_within_the_limits() {
+async fn images_health_checks_and_volumes_are_limited() {
     let bench = on_docker();
     let reference = format!("epsilon/contract:{}", InstanceId::random());
     let changes =
@@ -554,7 +563,7 @@ async fn an_images_own_checks_and_volumes_are_within_the_limits() {
 }
 
 #[tokio::test]
-async fn a_process_that_eats_its_memory_is_told_apart() {
+async fn out_of_memory_exit_is_recognised() {
     let bench = on_docker();
     let spec = bench.spec(&image(EATER)).await;
     bench.engine.create(&spec).await.unwrap();

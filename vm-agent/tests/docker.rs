@@ -1,5 +1,5 @@
-//! The agent on this machine's Docker with the real runtime image: a life from the first call to the removal
-//! of everything, a crash of the agent in the middle, and every network mode.
+//! The agent on this machine's Docker with the real runtime image: from the first call to the
+//! removal of everything, a crash of the agent in the middle, and every network mode.
 //!
 //! Needs `epsilon/runtime-node:current`, which `epsilon up` and the builder's tests make.
 
@@ -63,7 +63,7 @@ fn docker(args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// An image of the runtime with this code on top; removed in the end.
+/// An image of the runtime with this code on top; removed on drop.
 struct Image(ImageRef);
 
 impl Image {
@@ -133,7 +133,7 @@ fn code(answer: &Result<Answer, CallError>) -> &'static str {
     answer.as_ref().err().map_or("OK", |err| err.verdict().code)
 }
 
-/// Waits for a line of the log that holds the text.
+/// Waits for a line of the log that contains the text.
 async fn line(agent: &Agent, version: &Version, part: &str) -> LogRecord {
     let query = LogQuery { follow: true, ..LogQuery::default() };
     let mut lines = agent.vm().logs(&version.function, query);
@@ -148,7 +148,7 @@ async fn line(agent: &Agent, version: &Version, part: &str) -> LogRecord {
     timeout(LIMIT, find).await.unwrap_or_else(|_| panic!("no line with `{part}`"))
 }
 
-/// Ends the agent; nothing of its VM is left in the engine or on disk.
+/// Shuts the agent down; nothing of its VM is left in the engine or on disk.
 async fn end(agent: Agent, folder: &TempDir) {
     let vm = agent.vm().status().id;
     agent.shutdown(Duration::from_secs(5)).await;
@@ -160,7 +160,8 @@ async fn end(agent: Agent, folder: &TempDir) {
 
 #[tokio::test]
 async fn a_life_without_a_network() {
-    let (image, folder) = (Image::new(CODE), tempfile::tempdir().unwrap());
+    let image = Image::new(CODE);
+    let folder = tempfile::tempdir().unwrap();
     let agent = agent(folder.path()).await;
     let one = version(&image, |spec| spec.max_instances = NonZeroU32::MIN);
 
@@ -178,7 +179,7 @@ async fn a_life_without_a_network() {
     assert!(line(&agent, &one, "said this").await.request_id.is_some());
     assert_eq!(code(&get(&agent, &one, "/throw").await), "FUNCTION_ERROR");
     assert!(line(&agent, &one, "on purpose").await.request_id.is_some());
-    assert_eq!(text(&agent, &one, "/count").await, "3", "a throw is no reason to go");
+    assert_eq!(text(&agent, &one, "/count").await, "3", "a throw does not end the instance");
 
     assert_eq!(code(&get(&agent, &one, "/crash").await), "FUNCTION_CRASHED");
     assert!(line(&agent, &one, "exit status 7").await.request_id.is_some());
@@ -187,8 +188,9 @@ async fn a_life_without_a_network() {
 }
 
 #[tokio::test]
-async fn a_caller_who_leaves_and_a_timeout() {
-    let (image, folder) = (Image::new(CODE), tempfile::tempdir().unwrap());
+async fn disconnected_caller_and_timeout() {
+    let image = Image::new(CODE);
+    let folder = tempfile::tempdir().unwrap();
     let agent = agent(folder.path()).await;
     let one = version(&image, |spec| {
         spec.max_instances = NonZeroU32::MIN;
@@ -201,7 +203,8 @@ async fn a_caller_who_leaves_and_a_timeout() {
         assert!(began.elapsed() < Duration::from_secs(5));
         assert_eq!(text(&agent, &one, "/count").await, "1", "a new instance after {path}");
     }
-    // A caller who leaves while the code computes: the place is taken until the deadline kills it.
+    // A caller who disconnects while the code computes: the slot is taken until the deadline kills
+    // it.
     drop(timeout(Duration::from_millis(200), get(&agent, &one, "/spin")).await);
     assert_eq!(text(&agent, &one, "/count").await, "1");
     end(agent, &folder).await;
@@ -209,7 +212,8 @@ async fn a_caller_who_leaves_and_a_timeout() {
 
 #[tokio::test]
 async fn code_that_is_hungry() {
-    let (image, folder) = (Image::new(CODE), tempfile::tempdir().unwrap());
+    let image = Image::new(CODE);
+    let folder = tempfile::tempdir().unwrap();
     let agent = agent(folder.path()).await;
     let one = version(&image, |spec| spec.memory = Bytes::mib(128));
     assert_eq!(code(&get(&agent, &one, "/eat").await), "FUNCTION_CRASHED");
@@ -246,7 +250,8 @@ async fn code_that_cannot_be_loaded() {
 
 #[tokio::test]
 async fn egress_without_the_metadata_service() {
-    let (image, folder) = (Image::new(CODE), tempfile::tempdir().unwrap());
+    let image = Image::new(CODE);
+    let folder = tempfile::tempdir().unwrap();
     let agent = agent(folder.path()).await;
     let version = version(&image, |spec| spec.network = Network::Egress);
     assert_eq!(text(&agent, &version, "/addresses").await, "eth0,lo");
@@ -257,7 +262,8 @@ async fn egress_without_the_metadata_service() {
 
 #[tokio::test]
 async fn any_image_that_listens_on_its_port() {
-    let (image, folder) = (Image::new(CODE), tempfile::tempdir().unwrap());
+    let image = Image::new(CODE);
+    let folder = tempfile::tempdir().unwrap();
     let agent = agent(folder.path()).await;
     let version = version(&image, |spec| {
         spec.runtime = Runtime::Container;
@@ -273,11 +279,13 @@ async fn any_image_that_listens_on_its_port() {
 }
 
 #[tokio::test]
-async fn an_agent_that_was_killed_is_followed_by_one_that_adopts() {
-    let (image, folder) = (Image::new(CODE), tempfile::tempdir().unwrap());
+async fn agent_after_a_killed_one_adopts_its_instances() {
+    let image = Image::new(CODE);
+    let folder = tempfile::tempdir().unwrap();
     let version = version(&image, |_| {});
-    // The first one lives in a runtime that is taken away: none of its destructors says goodbye.
-    let (path, first) = (folder.path().to_owned(), Arc::clone(&version));
+    // The first one runs in a runtime that is dropped: none of its destructors runs.
+    let path = folder.path().to_owned();
+    let first = Arc::clone(&version);
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let agent = runtime.block_on(async {
@@ -298,8 +306,9 @@ async fn an_agent_that_was_killed_is_followed_by_one_that_adopts() {
 }
 
 #[tokio::test]
-async fn many_calls_at_once_to_few_places() {
-    let (image, folder) = (Image::new(CODE), tempfile::tempdir().unwrap());
+async fn many_concurrent_calls_to_few_slots() {
+    let image = Image::new(CODE);
+    let folder = tempfile::tempdir().unwrap();
     let agent = agent(folder.path()).await;
     let two = version(&image, |spec| spec.max_instances = NonZeroU32::MIN.saturating_add(1));
     let codes = join_all((0..1000).map(|_| async {

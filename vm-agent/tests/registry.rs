@@ -1,5 +1,5 @@
-//! Images that only a registry has, through this machine's Docker: pulled by digest, with the login that the
-//! registry wants. The registry is Debian's `docker-registry`; AWS is scripted.
+//! Images that only a registry has, through this machine's Docker: pulled by digest, with the
+//! registry's credentials. The registry is Debian's `docker-registry`; AWS is scripted.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
@@ -23,7 +23,7 @@ use prometheus::{HistogramOpts, HistogramVec};
 use std::{fs, path::Path, time::Duration};
 use tempfile::TempDir;
 
-/// An image of one file that the registry has and the engine has not.
+/// An image of one file that the registry has and the engine does not have.
 struct Remote {
     docker: bollard::Docker,
     registry: DebianRegistry,
@@ -80,7 +80,7 @@ impl Remote {
         remote
     }
 
-    /// The engine has it no more.
+    /// Removes the image from the engine.
     async fn forget(&self) {
         let options = RemoveImageOptions { force: true, ..Default::default() };
         let _ = self.docker.remove_image(&self.image.digest, Some(options), None).await;
@@ -121,7 +121,7 @@ fn told(err: &EngineError) -> String {
 }
 
 #[tokio::test]
-async fn an_image_is_pulled_by_its_digest_from_a_registry_that_takes_anybody() {
+async fn image_is_pulled_by_digest_from_anonymous_registry() {
     let remote = Remote::with("plain", &[]).await;
     let engine = remote.engine("{ pulls_at_once: 1 }");
     let all = join_all((0..4).map(|_| engine.ensure_image(&remote.image))).await;
@@ -131,7 +131,7 @@ async fn an_image_is_pulled_by_its_digest_from_a_registry_that_takes_anybody() {
     assert!(remote.is_here().await);
     remote.forget().await;
 
-    // Another digest in the same repository: not there, and told so.
+    // Another digest in the same repository: missing, and reported as such.
     let absent = ImageRef {
         reference: format!(
             "{}{}",
@@ -145,7 +145,7 @@ async fn an_image_is_pulled_by_its_digest_from_a_registry_that_takes_anybody() {
 }
 
 #[tokio::test]
-async fn a_registry_gets_the_login_of_the_settings() {
+async fn registry_gets_credentials_of_the_settings() {
     let remote = Remote::with("login", &[ANN]).await;
     let folder = TempDir::new().unwrap();
     let engine = remote.engine(&remote.password(folder.path(), ANN.password));
@@ -153,7 +153,7 @@ async fn a_registry_gets_the_login_of_the_settings() {
     assert!(remote.is_here().await);
     remote.forget().await;
 
-    // A password that was replaced on disk is seen without a restart.
+    // A password that was replaced on disk is used without a restart.
     remote.password(folder.path(), "old");
     let err = told(&engine.ensure_image(&remote.image).await.unwrap_err());
     for part in ["refused", "vm_agent.registry_user", &remote.registry.address().to_string()] {
@@ -165,11 +165,11 @@ async fn a_registry_gets_the_login_of_the_settings() {
     remote.forget().await;
 
     let err = told(&remote.engine("{}").ensure_image(&remote.image).await.unwrap_err());
-    assert!(err.contains("wants one"), "no login at all: {err}");
+    assert!(err.contains("requires some"), "no credentials at all: {err}");
 }
 
 #[tokio::test]
-async fn a_docker_configuration_is_a_login_too() {
+async fn docker_configuration_provides_credentials() {
     let remote = Remote::with("config", &[ANN]).await;
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("config.json");
@@ -186,14 +186,14 @@ async fn a_docker_configuration_is_a_login_too() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_over_is_replaced_once() {
+async fn expired_token_is_replaced_once() {
     let remote = Remote::with("token", &[SECOND_TOKEN]).await;
     let aws = Aws::scripted().await;
     aws.gives_tokens();
     let host = EcrHost::new(&remote.registry.address().to_string(), "123456789012", "eu-central-1");
     let access = Access::to_stand_in(Ecr::at(aws.endpoint()), host);
     let engine = engine(Settings::default(), Some(access));
-    // The first token is refused, the second is taken, and kept.
+    // The first token is refused, the second is accepted and cached.
     for _ in 0..2 {
         engine.ensure_image(&remote.image).await.unwrap();
         remote.forget().await;
@@ -202,12 +202,12 @@ async fn a_token_that_is_over_is_replaced_once() {
 }
 
 #[tokio::test]
-async fn a_registry_that_is_down_is_told_and_comes_back() {
+async fn registry_outage_is_reported_and_recovers() {
     let mut remote = Remote::with("down", &[]).await;
     let engine = remote.engine("{}");
     remote.registry.stop().await;
     let err = engine.ensure_image(&remote.image).await.unwrap_err();
-    assert!(matches!(err, EngineError::Registry(_)), "the engine is well: {err:?}");
+    assert!(matches!(err, EngineError::Registry(_)), "the engine works: {err:?}");
     assert!(told(&err).contains("cannot be reached"), "{err}");
     remote.registry.start_again().await;
     engine.ensure_image(&remote.image).await.unwrap();
@@ -215,7 +215,7 @@ async fn a_registry_that_is_down_is_told_and_comes_back() {
 }
 
 #[tokio::test]
-async fn an_image_under_a_tag_that_moved_is_not_taken() {
+async fn image_of_moved_tag_is_refused() {
     let remote = Remote::with("moved", &[]).await;
     let repository = remote.image.reference.split('@').next().unwrap();
     let engine = remote.engine("{}");
@@ -229,7 +229,7 @@ async fn an_image_under_a_tag_that_moved_is_not_taken() {
 }
 
 #[tokio::test]
-async fn an_image_that_was_changed_in_the_registry_is_not_taken() {
+async fn image_changed_in_registry_is_refused() {
     let remote = Remote::with("changed", &[]).await;
     let mut changed = 0;
     for group in fs::read_dir(remote.registry.blobs()).unwrap() {

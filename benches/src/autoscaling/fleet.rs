@@ -1,6 +1,6 @@
-//! VMs that are only counted: places, calls that run on them, a queue in front. A call takes a place of the
-//! first VM that has one, in a fixed order, as the ring fills a fleet; with none it waits, at most as long as
-//! `vm_agent.queue_wait`, and is refused then.
+//! VMs that are only counted: slots, calls that run on them, a queue in front. A call takes a slot
+//! of the first VM that has one, in a fixed order, as the ring fills a fleet; with none it waits,
+//! at most as long as `vm_agent.queue_wait`, and is refused then.
 
 use super::{STEPS, traffic::SplitMix};
 use epsilon_gateway::autoscale::sample::Sample;
@@ -9,7 +9,7 @@ use std::{
     collections::{BinaryHeap, VecDeque},
 };
 
-/// Places of a VM: two cores, eight each.
+/// Slots of a VM: two cores, eight each.
 pub(crate) const PLACES: usize = 16;
 /// Longest wait of a call, in steps: the default of `vm_agent.queue_wait`.
 const WAIT: u64 = 10 * STEPS;
@@ -24,13 +24,13 @@ struct Vm {
     leaving: bool,
 }
 
-/// See the module.
+/// The counted fleet.
 #[derive(Debug)]
 pub(crate) struct Fleet {
     vms: Vec<Vm>,
     /// Ends of calls: the step, and the VM.
     ends: BinaryHeap<Reverse<(u64, u64)>>,
-    /// Calls that wait: since when, and how long each will run.
+    /// Waiting calls: since when, and how long each will run.
     queue: VecDeque<(u64, u64)>,
     random: SplitMix,
     made: u64,
@@ -40,7 +40,7 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    /// So many VMs, booted.
+    /// This many VMs, booted.
     pub(crate) fn new(vms: u32) -> Self {
         let vm = |id| Vm { id, ready_at: 0, calls: 0, leaving: false };
         Self {
@@ -55,7 +55,7 @@ impl Fleet {
         }
     }
 
-    /// A tenth of a second: calls end, wait, begin.
+    /// One step, a tenth of a second: calls end, wait, begin.
     pub(crate) fn step(&mut self, now: u64, calls: &[u64]) {
         self.now = now;
         while let Some(&Reverse((_, id))) = self.ends.peek().filter(|Reverse((at, _))| *at <= now) {
@@ -87,8 +87,9 @@ impl Fleet {
         true
     }
 
-    /// Goes for so many VMs, as `autoscale/plan.rs` does: those that leave come back first, then new ones boot for
-    /// 60 to 90 s; the emptiest leaves, a tenth at once, and is gone when its calls are over.
+    /// Scales to this many VMs, as `autoscale/plan.rs` does: leaving ones come back first, then new
+    /// ones boot for 60 to 90 s; the emptiest leaves, a tenth at once, and is gone when its calls
+    /// are over.
     pub(crate) fn scale(&mut self, now: u64, wanted: u32) {
         let wanted = wanted as usize;
         let staying = self.vms.iter().filter(|vm| !vm.leaving).count();
@@ -134,13 +135,13 @@ impl Fleet {
         self.serving().count()
     }
 
-    /// The share of their places that is in use: what a metric of the machines would show.
+    /// The used share of their slots: what a metric of the machines would show.
     pub(crate) fn utilisation(&self) -> f64 {
         let calls: usize = self.serving().map(|vm| vm.calls).sum();
         calls as f64 / (self.ready().max(1) * PLACES) as f64
     }
 
-    /// What the gateway's policy reads.
+    /// The input of the gateway's policy.
     pub(crate) fn sample(&self) -> Sample {
         let running: usize = self.vms.iter().map(|vm| vm.calls).sum();
         let places = (self.ready() * PLACES) as f64;

@@ -1,4 +1,4 @@
-//! Who says how many VMs: the gateway's own policy in some settings, and plain target tracking as a cloud
+//! The scaling policies: the gateway's own with some settings, and plain target tracking as a cloud
 //! offers it, with the same target.
 
 use super::{FEWEST, MOST, fleet::Fleet, traffic::Shape};
@@ -9,12 +9,12 @@ use epsilon_gateway::autoscale::{
 use jiff::Timestamp;
 use std::time::Duration;
 
-/// Asked once a second.
+/// Called once a second.
 pub(crate) trait Scaler {
     fn wanted(&mut self, second: u64, now: Timestamp, fleet: &Fleet) -> u32;
 }
 
-/// Those that make sense for this traffic, by name.
+/// The policies that make sense for this traffic, by name.
 pub(crate) fn all(shape: Shape) -> Vec<(&'static str, Box<dyn Scaler>)> {
     let mut all: Vec<(&'static str, Box<dyn Scaler>)> = vec![
         ("target tracking, 75 %", Box::new(TargetTracking::default())),
@@ -44,9 +44,9 @@ impl Scaler for Ours {
     }
 }
 
-/// Target tracking over a metric of one minute, as EC2 Auto Scaling documents it: more after three minutes
-/// above the target, fewer after fifteen below nine tenths of it, in proportion. Its metric is the machines'
-/// use: a queue is not in it.
+/// Target tracking over a metric of one minute, as EC2 Auto Scaling documents it: more after three
+/// minutes above the target, fewer after fifteen below nine tenths of it, in proportion. Its metric
+/// is the machines' utilization, which does not include a queue.
 #[derive(Debug, Default)]
 struct TargetTracking {
     /// The minute that is being measured.
@@ -72,7 +72,7 @@ impl Scaler for TargetTracking {
         self.below = if metric < 0.9 * TARGET { self.below + 1 } else { 0 };
         let proportional = (fleet.ready() as f64 * metric / TARGET).ceil() as u32;
         if self.above >= MINUTES_ABOVE {
-            // What boots counts as there: it is not ordered twice.
+            // Booting VMs count: they are not ordered twice.
             self.wanted = self.wanted.max(proportional);
         } else if self.below >= MINUTES_BELOW {
             self.wanted = self.wanted.min(proportional);

@@ -1,20 +1,21 @@
-//! Calls: when each comes and how long it runs. Arrivals are random (Poisson) around a rate that follows a
-//! shape; a call runs a second in the mean, most of them less (exponential). The same seed is the same day.
+//! Calls: when each arrives and how long it runs. Arrivals are random (Poisson) around a rate that
+//! follows a shape; a call runs for a second on average, most of them less (exponential). The same
+//! seed gives the same day.
 
 use super::STEPS;
 
-/// How the rate goes over the four hours.
+/// The rate over the four hours.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Shape {
     /// Eight times as many within half an hour, for an hour, and back within half an hour.
     Surge,
     /// Six times as many from one second to the next, for ten minutes; twice.
     Spike,
-    /// As much as ever.
+    /// Constant.
     Steady,
 }
 
-/// Calls per second when nothing happens.
+/// Calls per second in quiet times.
 const USUAL: f64 = 20.0;
 const MINUTE: f64 = 60.0;
 
@@ -61,8 +62,10 @@ impl Traffic {
     /// The calls of one step: for how many steps each runs.
     pub(crate) fn arrivals(&mut self, step: u64) -> Vec<u64> {
         let mean = self.shape.rate(step as f64 / STEPS as f64) / STEPS as f64;
-        // Knuth's way to a Poisson number; the means are small.
-        let (limit, mut product, mut calls) = ((-mean).exp(), self.random.unit(), Vec::new());
+        // Knuth's algorithm for a Poisson number; the means are small.
+        let limit = (-mean).exp();
+        let mut product = self.random.unit();
+        let mut calls = Vec::new();
         while product > limit {
             let seconds = -self.random.unit().ln();
             calls.push(((seconds * STEPS as f64).round() as u64).max(1));

@@ -1,5 +1,6 @@
-//! `isolation: call`: each call has a fresh instance. With cells ready before each call (paced), one call after the other
-//! (sustained: the engine's own pace of making cells shows), and from the image.
+//! `isolation: call`: each call has a fresh instance. With cells ready before each call (paced),
+//! one call after the other (sustained: the engine's own pace of making cells shows), and from the
+//! image.
 
 use super::{
     is_from_cell,
@@ -8,7 +9,7 @@ use super::{
 use crate::{Plan, report::Row};
 use epsilon_e2e::up::Epsilon;
 
-/// Three ways, one after the other.
+/// Three paths, one after the other.
 pub(super) async fn measure(up: &Epsilon, plan: Plan, rows: &mut Vec<Row>) {
     eprintln!("calls with `isolation: call` …");
     let calls = plan.starts * 3;
@@ -27,9 +28,10 @@ pub(super) async fn measure(up: &Epsilon, plan: Plan, rows: &mut Vec<Row>) {
     }
 }
 
-/// Calls, and how many of them came from a cell. The first one is not counted.
+/// Makes calls; returns how many of them came from a cell. The first one is not counted.
 async fn sequence(up: &Epsilon, path: &str, calls: usize, is_paced: bool) -> (Times, usize) {
-    let (mut times, mut in_cells) = (Times::default(), 0);
+    let mut times = Times::default();
+    let mut in_cells = 0;
     for turn in 0..=calls {
         if is_paced {
             up.cells_are_ready(1).await;

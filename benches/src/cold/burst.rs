@@ -1,5 +1,5 @@
-//! Fifty first calls at once: to fifty functions, none of which has an instance, and to one function that has none. The
-//! platform is its own: what other measurements left warm would not be cold.
+//! Fifty first calls at once: to fifty functions, none of which has an instance, and to one
+//! function that has none. The platform is its own: what other benches left warm would not be cold.
 
 use super::{is_from_cell, times::Times};
 use crate::{Plan, report::Row};
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 /// Calls at once.
 const CALLS: usize = 50;
 
-/// So many rounds of both.
+/// Rounds of both.
 pub(super) async fn measure(plan: Plan, rows: &mut Vec<Row>) {
     let up = Epsilon::start().await;
     let mut code = String::from("const config = { idleTimeout: \"1s\" };\n");
@@ -32,12 +32,15 @@ pub(super) async fn measure(plan: Plan, rows: &mut Vec<Row>) {
     ];
     for (what, paths) in ways {
         eprintln!("{CALLS} first calls at once to {what} …");
-        let (mut times, mut answered, mut in_cells) = (Times::default(), 0, 0);
+        let mut times = Times::default();
+        let mut answered = 0;
+        let mut in_cells = 0;
         for _ in 0..plan.bursts {
             nothing_is_warm(&up).await;
             let mut calls = JoinSet::new();
             for path in &paths {
-                let (path, public) = (path.clone(), up.public());
+                let path = path.clone();
+                let public = up.public();
                 calls.spawn(async move { Call::get(&path).try_send(public).await });
             }
             while let Some(call) = calls.join_next().await {
@@ -59,11 +62,12 @@ pub(super) async fn measure(plan: Plan, rows: &mut Vec<Row>) {
     }
 }
 
-/// Waits until idle instances have gone and the pool of cells is as it was.
+/// Waits until idle instances are removed and the pool of cells is as it was.
 async fn nothing_is_warm(up: &Epsilon) {
     until("nothing is warm", LONG, async || {
         let vms = up.admin("/v1/vms").await;
-        let (instances, cells) = (vms[0]["instances"].as_array().map(Vec::len), &vms[0]["cells"]);
+        let instances = vms[0]["instances"].as_array().map(Vec::len);
+        let cells = &vms[0]["cells"];
         let is_rested = cells["booting"] == 0 && cells["ready"].as_u64() > Some(0);
         if instances == Some(0) && is_rested { Ok(()) } else { Err((instances, cells.clone())) }
     })

@@ -1,4 +1,5 @@
-//! What Docker alone needs for a function's image: create and start over its API, and the first answer.
+//! What Docker alone needs for a function's image: create and start over its API, and the first
+//! answer.
 
 use epsilon_e2e::{
     http::{Answer, Call, Target},

@@ -1,6 +1,7 @@
-//! The first call of an Express application with some sixty npm packages in its dependency layer, beside bare `node` that
-//! loads the very same files: in a plain container of the function's image, timed from within, so without the container's
-//! and without Node's own start. The difference is what everything but loading costs.
+//! The first call of an Express application with some sixty npm packages in its dependency layer,
+//! beside bare `node` that loads the very same files: in a plain container of the function's image,
+//! timed from within, so without the container's and without Node's own start. The difference is
+//! what everything but loading costs.
 
 use super::{
     first_call, is_from_cell,
@@ -22,7 +23,7 @@ const MANIFEST: &str =
     r#"{ "name": "packed", "version": "1.0.0", "dependencies": { "express": "5.1.0" } }"#;
 const LOAD: &str = "const began = performance.now(); require('/app/index.js'); console.log(performance.now() - began)";
 
-/// Takes turns; the first one is not counted.
+/// Runs in turns; the first one is not counted.
 pub(super) async fn measure(up: &Epsilon, plan: Plan, rows: &mut Vec<Row>) {
     eprintln!("first calls of a function with packages …");
     up.deploy(&project!("packed", { "index.js" => CODE, "package.json" => MANIFEST })).await;
@@ -30,7 +31,9 @@ pub(super) async fn measure(up: &Epsilon, plan: Plan, rows: &mut Vec<Row>) {
     let node = ["run", "--rm", "--network", "none", "--entrypoint", "node", &image];
     let inside = async |code| ask(&[&node[..], &["-e", code]].concat()).await;
     let packages = inside("console.log(fs.readdirSync('/app/node_modules').length)").await;
-    let (mut epsilon, mut bare, mut from_cells) = (Times::default(), Times::default(), 0);
+    let mut epsilon = Times::default();
+    let mut bare = Times::default();
+    let mut from_cells = 0;
     for turn in 0..=plan.starts {
         let answer = first_call(up, "packed").await;
         let loaded: f64 = inside(LOAD).await.parse().unwrap();

@@ -1,4 +1,5 @@
-//! The first call of a small function: a cell being ready, from its image, and the same image by Docker alone.
+//! The first call of a small function: a cell being ready, from its image, and the same image by
+//! Docker alone.
 
 use super::{
     docker, first_call, is_from_cell,
@@ -7,7 +8,8 @@ use super::{
 use crate::report::Row;
 use epsilon_e2e::up::Epsilon;
 
-/// `cells` first calls with a cell ready, and among them `images` of the other two; the first of each is not counted.
+/// `cells` first calls with a cell ready, and among them `images` of the other two; the first of
+/// each is not counted.
 pub(super) async fn measure(up: &Epsilon, cells: usize, images: usize, rows: &mut Vec<Row>) {
     eprintln!("{cells} first calls of a small function …");
     let image = up.image("image").await;

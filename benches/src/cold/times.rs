@@ -1,8 +1,8 @@
-//! Times of one thing, and how they are told. Called by all of this folder.
+//! Times of one measurement, and their text form. Used by all modules of `cold`.
 
 use std::time::Duration;
 
-/// Times of the same thing, as they were measured.
+/// Repeated measurements of the same thing.
 #[derive(Debug, Default)]
 pub(super) struct Times(Vec<f64>);
 
@@ -20,7 +20,7 @@ impl Times {
         self.quantile(50)
     }
 
-    /// The smallest time that so many of a hundred do not exceed, in milliseconds.
+    /// The percentile, in milliseconds.
     fn quantile(&self, percent: usize) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -28,7 +28,7 @@ impl Times {
         sorted.get(rank - 1).copied().unwrap_or(f64::NAN)
     }
 
-    /// `8.1 ms (p99 12 ms, 100 calls)`; with few, the slowest one is what can be said.
+    /// `8.1 ms (p99 12 ms, 100 calls)`; with few measurements, the slowest one instead of the p99.
     pub(super) fn tell(&self) -> String {
         let (name, high) = match self.len() {
             50.. => ("p99", self.quantile(99)),
@@ -38,12 +38,12 @@ impl Times {
     }
 }
 
-/// Milliseconds with as many digits as are worth reading.
+/// Milliseconds with a sensible number of digits.
 pub(super) fn ms(ms: f64) -> String {
     if ms < 20.0 { format!("{ms:.1} ms") } else { format!("{ms:.0} ms") }
 }
 
-/// How many of so many came from a cell, where not all did.
+/// How many came from a cell, where not all did.
 pub(super) fn share(from_cells: usize, all: usize) -> String {
     if from_cells == all { String::new() } else { format!("; {from_cells} of {all} in a cell") }
 }

@@ -1,8 +1,11 @@
-//! The first call of a function whose code is not on the machine: its layer comes from a registry on the same machine. Beside
-//! `docker pull` of its image, whose base the engine has, and create + start + first answer.
+//! The first call of a function whose code is not on the machine: its layer comes from a registry
+//! on the same machine. Beside `docker pull` of its image, whose base the engine has, and create +
+//! start + first answer.
 //!
-//! A machine that has seen a function keeps its layer. Here there is room for next to none: two others, whose layers do not
-//! fit in together, are called before each turn and drive the first one's out, which was used longest ago.
+//! A machine that has seen a function keeps its layer. Here the store is tiny: two others, whose
+//! layers do not fit in together, are called before each turn and evict the first one's, which is
+//! the least recently used. fit in together, are called before each turn and drive the first one's
+//! out, which was used longest ago.
 
 use super::{
     docker, go, is_from_cell,
@@ -23,15 +26,15 @@ use std::{
 
 /// Code of the function that is measured: 10 KB, as hex that does not compress to nothing.
 const SMALL: usize = 10 << 10;
-/// More than half of the room.
+/// More than half of the store.
 const LARGE: usize = 600 << 10;
 const OTHERS: [&str; 2] = ["one", "other"];
-/// Tries of a turn until the layer has gone.
+/// Attempts of a turn until the layer is removed.
 const TRIES: usize = 10;
-/// A layer that was there takes microseconds.
+/// A layer that is present takes microseconds.
 const FETCHED: Duration = Duration::from_micros(500);
 
-/// Takes turns; the first one is not counted.
+/// Runs in turns; the first one is not counted.
 pub(super) async fn measure(plan: Plan, rows: &mut Vec<Row>) {
     eprintln!("first calls of a function that comes from a registry …");
     let registry = DebianRegistry::start().await;
@@ -47,7 +50,9 @@ pub(super) async fn measure(plan: Plan, rows: &mut Vec<Row>) {
         up.deploy(&project!(name, { "index.js" => code(name, LARGE) })).await;
     }
     let image = up.image("unseen").await;
-    let (mut epsilon, mut pulled, mut in_cells) = (Times::default(), Times::default(), 0);
+    let mut epsilon = Times::default();
+    let mut pulled = Times::default();
+    let mut in_cells = 0;
     for turn in 0..=plan.starts {
         let answer = unseen(&up).await;
         run_docker(&["rmi", "-f", &image]).await;
@@ -71,7 +76,7 @@ pub(super) async fn measure(plan: Plan, rows: &mut Vec<Row>) {
     });
 }
 
-/// The first call of the function, its layer having gone.
+/// The first call of the function, its layer being removed.
 async fn unseen(up: &Epsilon) -> Answer {
     for _ in 0..TRIES {
         go(up, "unseen").await;
@@ -88,13 +93,13 @@ async fn unseen(up: &Epsilon) -> Answer {
     panic!("the layer stays on the machine");
 }
 
-/// Code of about this size, different in each run: it lies nowhere yet.
+/// Code of about this size, different in each run, so that it is stored nowhere yet.
 fn code(name: &str, size: usize) -> String {
     let mut state = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
     let mut text = String::with_capacity(size + 200);
     text.push_str("const text = \"");
     while text.len() < size {
-        // Knuth's MMIX: any bytes will do that gzip cannot shorten.
+        // Knuth's MMIX: any bytes will do that gzip cannot compress.
         state =
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         write!(text, "{:08x}", state >> 32).unwrap();
@@ -108,7 +113,7 @@ fn code(name: &str, size: usize) -> String {
     text
 }
 
-/// The phase `layers` of a receipt.
+/// The phase `layers` of a `server-timing` header.
 fn layers(timing: &str) -> Duration {
     let phase = timing.split(", ").find_map(|phase| phase.strip_prefix("layers;dur="));
     let ms: f64 = phase.map_or(0.0, |ms| ms.parse().unwrap());

@@ -1,5 +1,5 @@
-//! How long an instance stays after its call, one function at a time, with memory for all. The adaptive policy is the agent's own
-//! code with its default settings.
+//! How long an instance stays after its call, one function at a time, with memory for all. The
+//! adaptive policy is the agent's own code with its default settings.
 
 use super::trace::{Function, HOURS};
 use epsilon_vm_agent::keep::{
@@ -8,10 +8,11 @@ use epsilon_vm_agent::keep::{
 };
 use std::time::Duration;
 
-/// A start beside the load of the code: from an image, as `make bench` measures it, and in a cell.
+/// Time of a start besides the load of the code: from an image, as `make bench` measures it, and in
+/// a cell.
 const FROM_IMAGE: f64 = 0.25;
 const IN_CELL: f64 = 0.005;
-/// Without keep-alive, this much stands by: two cells of the default size.
+/// Without keep-alive, this much memory is reserved: two cells of the default size.
 const CELLS_GIB: f64 = 0.5;
 /// The agent's defaults.
 const SETTINGS: Settings =
@@ -19,23 +20,24 @@ const SETTINGS: Settings =
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Policy {
-    /// So many minutes, for all.
+    /// This many minutes, for all functions.
     Fixed(u32),
-    /// The agent's.
+    /// The agent's own policy.
     Adaptive,
     /// Each call starts an instance, in a cell.
     Nothing,
 }
 
-/// What a run came to.
+/// Result of one run.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) calls: u64,
     pub(crate) cold: u64,
-    /// Of each function with more than one call; the first one is cold whatever the policy.
+    /// Share of cold calls, of each function with more than one call; the first one is cold
+    /// whatever the policy.
     shares: Vec<f64>,
     pub(crate) idle_gib_hours: f64,
-    /// Seconds that callers waited in all, were all starts of that kind.
+    /// Seconds that callers waited in all, if all starts were of that kind.
     pub(crate) waited_images: f64,
     pub(crate) waited_cells: f64,
 }
@@ -60,14 +62,14 @@ impl Policy {
 }
 
 impl Outcome {
-    /// The share of cold calls that so many of four functions do not exceed. The paper tells the third.
+    /// The share of cold calls that three of four functions do not exceed, as the paper reports it.
     pub(crate) fn quartile(&self, of_four: usize) -> f64 {
         let mut shares = self.shares.clone();
         shares.sort_by(f64::total_cmp);
         shares.get(shares.len() * of_four / 4).copied().unwrap_or(0.0)
     }
 
-    /// Adds what one function saw.
+    /// Adds the result of one function.
     pub(crate) fn add(&mut self, function: &Function, calls: u64, cold: u64) {
         self.calls += calls;
         self.cold += cold;
@@ -96,7 +98,7 @@ pub(crate) fn run(functions: &[Function], policy: Policy) -> Outcome {
                 }
                 (Policy::Fixed(_) | Policy::Adaptive, None) => (false, 0.0),
                 (Policy::Fixed(minutes), Some(pause)) => stays(pause, f64::from(minutes) * 60.0),
-                // Shorter than any choice: what it is makes no difference.
+                // Shorter than any decision, so the exact value makes no difference.
                 (Policy::Adaptive, Some(pause)) if pause <= SETTINGS.min.as_secs_f64() => {
                     (true, pause)
                 }
@@ -132,7 +134,8 @@ pub(crate) fn run(functions: &[Function], policy: Policy) -> Outcome {
     outcome
 }
 
-/// Whether an instance that stays for so long meets the call after this pause, and how long it stood idle.
+/// Whether an instance that stays for so long meets the call after this pause, and how long it was
+/// idle.
 fn stays(pause: f64, idle: f64) -> (bool, f64) {
     (pause <= idle, pause.min(idle))
 }

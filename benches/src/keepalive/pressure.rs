@@ -1,6 +1,6 @@
-//! A VM with too little memory for all: instances stay until another one needs their memory. Who goes first: the one idle
-//! longest, or the one that is worth least by the agent's own reckoning. Functions that are never idle have memory of their
-//! own, and are left out.
+//! A VM with too little memory for all: instances stay until another one needs their memory. The
+//! eviction order is by idle time, or by the agent's own value. Functions that are never idle have
+//! memory of their own, and are left out.
 
 use super::{
     policies::Outcome,
@@ -28,7 +28,7 @@ impl Order {
     }
 }
 
-/// What is known of a function.
+/// State of one function.
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
     is_here: bool,
@@ -39,7 +39,7 @@ struct Known {
     cold: u64,
 }
 
-/// Replays the trace on a VM with so many bytes.
+/// Replays the trace on a VM with this many bytes.
 pub(crate) fn run(functions: &[Function], order: Order, memory: u64) -> Outcome {
     let mut calls: Vec<(Calls, usize)> = functions
         .iter()
@@ -50,8 +50,10 @@ pub(crate) fn run(functions: &[Function], order: Order, memory: u64) -> Outcome 
     calls.sort_by(|(a, _), (b, _)| a.at.total_cmp(&b.at));
     let mut known = vec![Known::default(); functions.len()];
     let mut here: Vec<usize> = Vec::new();
-    let (mut used, mut clock) = (0, Clock::default());
+    let mut used = 0;
+    let mut clock = Clock::default();
     for (call, n) in calls {
+        // A cold start evicts until the instance fits, as `vm.rs` does.
         if !known[n].is_here {
             known[n].cold += 1;
             while used + functions[n].memory > memory {
@@ -79,7 +81,7 @@ pub(crate) fn run(functions: &[Function], order: Order, memory: u64) -> Outcome 
     outcome
 }
 
-/// Which of those that are here goes first, and its priority.
+/// The instance to evict first, and its priority.
 fn lowest(
     functions: &[Function],
     known: &[Known],
@@ -88,7 +90,8 @@ fn lowest(
     now: f64,
 ) -> Option<(usize, f64)> {
     let priority = |n: usize| {
-        let (function, known) = (&functions[n], &known[n]);
+        let function = &functions[n];
+        let known = &known[n];
         match order {
             Order::Age => known.used,
             Order::Worth => {

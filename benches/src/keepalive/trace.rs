@@ -1,5 +1,5 @@
-//! Functions and their calls, in the shape of the figures published of Azure Functions ("Serverless in the Wild", Shahrad et
-//! al., USENIX ATC'20, section 3). What is relied on:
+//! Functions and their calls, in the shape of the figures published of Azure Functions ("Serverless
+//! in the Wild", Shahrad et al., USENIX ATC'20, section 3). What is relied on:
 //!
 //! | published | here |
 //! |---|---|
@@ -9,7 +9,8 @@
 //! | average execution: log-normal, log mean −0.38, sigma 2.36 (fig. 7) | the same, a minute at most |
 //! | memory: half at most 170 MB, nine of ten at most 400 MB (fig. 8) | a log-normal through both |
 //!
-//! What a start costs is not published: the load of the code is assumed to be log-normal around 100 ms.
+//! What a start costs is not published: the load of the code is assumed to be log-normal around 100
+//! ms.
 
 use epsilon_gateway::placement::stable;
 use std::f64::consts::TAU;
@@ -20,27 +21,27 @@ const END: f64 = HOURS as f64 * 3600.0;
 const FUNCTIONS: u64 = 400;
 const SEED: u64 = 20;
 
-/// Share of functions, and the decimal logarithm of calls a day that they stay below.
+/// Shares of functions, and the decimal logarithm of the calls a day that they stay below.
 const PER_DAY: [(f64, f64); 4] = [(0.0, -1.0), (0.45, 1.380), (0.81, 3.158), (1.0, 7.0)];
 const TIMERS: f64 = 0.29;
-/// Of the timers, those with one period; the others have several of them, which looks like chance.
+/// The share of timers with one period; the others have several, which looks random.
 const PERIODIC: f64 = 0.8;
-/// What people write into timers, in minutes.
+/// Periods that people configure, in minutes.
 const PERIODS: [f64; 11] = [1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 360.0, 720.0, 1440.0];
-/// A function whose calls are nearer to each other than this, in the mean, is never idle: no policy makes a difference to
+/// A function whose mean pause is shorter than this is never idle: no policy makes a difference to
 /// it after its first call.
 const TOGETHER: f64 = 29.0;
 
 /// One function.
 #[derive(Clone, Debug)]
 pub(crate) struct Function {
-    /// Calls a day, in the mean.
+    /// Mean number of calls a day.
     pub(crate) per_day: f64,
     /// Bytes of one instance.
     pub(crate) memory: u64,
-    /// How long a call runs, seconds.
+    /// Duration of a call, in seconds.
     pub(crate) runs: f64,
-    /// How long its code loads, seconds.
+    /// Duration of loading its code, in seconds.
     pub(crate) loads: f64,
     rhythm: Rhythm,
     seed: u64,
@@ -50,7 +51,7 @@ pub(crate) struct Function {
 enum Rhythm {
     /// A timer, a second early or late.
     Period(f64),
-    /// Any moment is as likely as any other.
+    /// Uniformly random.
     Chance(f64),
     /// Nine pauses of ten are short.
     Bursts(f64),
@@ -59,13 +60,13 @@ enum Rhythm {
 /// A call; or all calls of a function that is never idle.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Calls {
-    /// When the first one comes, seconds.
+    /// Time of the first one, in seconds.
     pub(crate) at: f64,
-    /// How many.
+    /// Number of calls.
     pub(crate) count: u64,
 }
 
-/// All functions, always the same.
+/// All functions; the same in each run.
 pub(crate) fn functions() -> Vec<Function> {
     let mut dice = Dice { seed: SEED, thrown: 0 };
     (0..FUNCTIONS).map(|n| Function::throw(&mut dice, n)).collect()
@@ -106,9 +107,10 @@ impl Function {
     pub(crate) fn calls(&self) -> impl Iterator<Item = Calls> {
         let mut dice = Dice { seed: self.seed, thrown: 0 };
         let (Rhythm::Period(mean) | Rhythm::Chance(mean) | Rhythm::Bursts(mean)) = self.rhythm;
-        let (rhythm, never_idle) = (self.rhythm, self.is_never_idle());
+        let rhythm = self.rhythm;
+        let never_idle = self.is_never_idle();
         let count = if never_idle { (END / mean) as u64 } else { 1 };
-        let mut turn = dice.unit() * mean; // nobody waited for the trace to begin
+        let mut turn = dice.unit() * mean; // the phase is independent of the trace's begin
         let mut first = true;
         std::iter::from_fn(move || {
             if !std::mem::take(&mut first) {
@@ -126,7 +128,8 @@ impl Function {
     }
 }
 
-/// From the share of functions to the logarithm of their rate, between the published points.
+/// From the share of functions to the logarithm of their rate, interpolated between the published
+/// points.
 fn log_rate(share: f64) -> f64 {
     let above =
         PER_DAY.iter().position(|(upto, _)| share <= *upto).unwrap_or(PER_DAY.len() - 1).max(1);
@@ -142,7 +145,7 @@ struct Dice {
 }
 
 impl Dice {
-    /// From 0 to 1, without 1.
+    /// Uniform from 0 to 1, without 1.
     fn unit(&mut self) -> f64 {
         self.thrown += 1;
         (stable::nth(self.seed, self.thrown) >> 11) as f64 / (1_u64 << 53) as f64
@@ -152,7 +155,7 @@ impl Dice {
         -mean * (1.0 - self.unit()).ln()
     }
 
-    /// Box and Muller.
+    /// Normal, by Box and Muller.
     fn normal(&mut self) -> f64 {
         (-2.0 * (1.0 - self.unit()).ln()).sqrt() * (TAU * self.unit()).cos()
     }

@@ -1,5 +1,5 @@
-//! Who gets a call. [`Policy::Epsilon`] is the gateway's own code with its default settings; the others are what one would
-//! write instead.
+//! Placement policies. [`Policy::Epsilon`] is the gateway's own code with its default settings; the
+//! others are common alternatives.
 
 use super::{
     traffic::{Call, Dice},
@@ -16,7 +16,7 @@ use std::time::Duration;
 /// The gateway's defaults.
 const BALANCE: Balance =
     Balance { factor: 1.5, calls_per_core: 2.0, slow_start: Duration::from_secs(30) };
-/// VMs that one call is tried on, whoever chooses.
+/// VMs that one call is tried on, for every policy.
 const TRIES: usize = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(super) enum Policy {
     Ring,
     /// Hash of the name, modulo the number of VMs.
     Modulo,
-    /// Any VM.
+    /// A random VM.
     Random,
     /// The VM with the fewest calls.
     LeastLoaded,
@@ -53,18 +53,18 @@ impl Policy {
     }
 }
 
-/// What a call met.
+/// How a call was served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Placed {
     /// A free instance.
     Warm,
     /// It waited for a start; `needless`: home had a free instance.
     Cold { needless: bool },
-    /// Nobody had room.
+    /// No VM had capacity.
     NoRoom,
 }
 
-/// A policy at work.
+/// A policy with its state.
 #[derive(Debug)]
 pub(super) struct Placing {
     policy: Policy,
@@ -77,13 +77,14 @@ pub(super) struct Placing {
 
 impl Placing {
     pub(super) fn new(policy: Policy, world: &World, seed: u64) -> Self {
-        let (ring, dice) = (ring(world), Dice::new(seed));
+        let ring = ring(world);
+        let dice = Dice::new(seed);
         let mut placing = Self { policy, ring, dice, shares: Vec::new(), sum: 0 };
         placing.weigh(world);
         placing
     }
 
-    /// A second has passed: VMs that have just come have grown.
+    /// Advances by a second: VMs that have just joined have grown.
     pub(super) fn weigh(&mut self, world: &World) {
         let share = |since: f64| {
             let age = Duration::from_secs_f64(world.now - since);
@@ -93,7 +94,7 @@ impl Placing {
         self.sum = self.shares.iter().map(|(share, _)| u64::from(*share)).sum();
     }
 
-    /// Runs a call somewhere.
+    /// Places a call.
     pub(super) fn place(&mut self, world: &mut World, call: &Call) -> Placed {
         let mut tried = Vec::new();
         let home = self.policy.has_homes().then(|| self.home(world, call.function));
@@ -109,7 +110,7 @@ impl Placing {
         Placed::NoRoom
     }
 
-    /// Changes the fleet; gives back the share of functions whose home is another one afterwards.
+    /// Changes the fleet; returns the share of functions whose home changed.
     pub(super) fn moved(
         &mut self,
         world: &mut World,
@@ -143,27 +144,28 @@ impl Placing {
         match self.policy {
             Policy::Epsilon => {
                 let pick = self.choose_as_the_gateway(world, call, tried)?;
-                // Images lie everywhere here.
+                // Images are on all VMs here.
                 if let Some((Errand::Ready, vm)) = pick.errand {
                     world.make_ready(vm, call.function);
                 }
                 Some(pick.vm)
             }
-            // One home and no way on.
+            // One home and no alternative.
             Policy::Ring | Policy::Modulo => {
                 tried.is_empty().then(|| self.home(world, call.function))
             }
             Policy::Random => Some((self.dice.unit() * vms as f64) as usize),
             Policy::LeastLoaded => {
                 let least = (0..vms).filter(|vm| !tried.contains(vm));
-                // Ties go to whoever comes first after a random one: else the first VM gets them all.
+                // Ties are broken from a random VM on: else the first VM gets them all.
                 let from = (self.dice.unit() * vms as f64) as usize;
                 least.min_by_key(|vm| (world.vms[*vm].load, (vm + vms - from) % vms))
             }
         }
     }
 
-    /// The gateway knows of each instance whether it is free: it counts its own calls between two reports.
+    /// The gateway knows of each instance whether it is free: it counts its own calls between two
+    /// reports.
     fn choose_as_the_gateway(&self, world: &World, call: &Call, tried: &[usize]) -> Option<Pick> {
         let vms = world.vms.len();
         let totals = Totals { calls: world.calls, shares: self.sum, vms: vms as u32 };

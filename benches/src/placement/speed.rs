@@ -1,5 +1,6 @@
-//! How long the gateway takes to find the function and choose its VM, with 10,000 functions and 200 VMs that have all they can
-//! hold, and how much memory it keeps for that. Measured, so it differs from machine to machine.
+//! How long the gateway takes to look up the function and choose its VM, with 10,000 functions and
+//! 200 full VMs, and how much memory it needs for that. Measured, so it differs from machine to
+//! machine.
 
 use super::traffic::Dice;
 use epsilon_api::{
@@ -25,7 +26,7 @@ const VMS: usize = 200;
 /// What each VM reports.
 const INSTANCES: usize = 100; // two of each function that is at home there
 const IMAGES: usize = 400;
-/// Placements of one turn: short, so that most turns are not interrupted by whoever else uses the machine.
+/// Placements of one turn: short, so that most turns are not interrupted by other processes.
 const ROUNDS: usize = 1000;
 const TURNS: usize = 800;
 
@@ -51,13 +52,15 @@ pub(super) fn table() -> String {
         ("warm at home, 32 calls on each VM", &warm, 32 * VMS),
         ("nothing warm anywhere", &cold, 0),
     ] {
-        let (_running, ns) = (fill(trial, &uris, calls), time(trial, &uris));
+        let _running = fill(trial, &uris, calls);
+        let ns = time(trial, &uris);
         writeln!(out, "| {name} | {:.2} µs |", ns / 1e3).unwrap();
     }
     out
 }
 
-/// The functions and VMs; each VM has instances of the functions that are at home there, or of none.
+/// The functions and VMs; each VM has instances of the functions that are at home there, or of
+/// none.
 fn trial(is_warm: bool) -> Trial {
     let ids: Vec<String> = (0..VMS).map(|vm| format!("i-{vm:08x}")).collect();
     let size = Bytes::mib(32 << 10);
@@ -74,7 +77,7 @@ fn trial(is_warm: bool) -> Trial {
     Trial::new((0..FUNCTIONS).map(version).collect(), vms.collect()).unwrap()
 }
 
-/// Calls of functions by Zipf's law that run.
+/// Running calls of functions, by Zipf's law.
 fn fill(trial: &Trial, uris: &[Uri], calls: usize) -> Vec<Running> {
     let mut dice = Dice::new(3);
     let zipf = |dice: &mut Dice| (uris.len() as f64).powf(dice.unit()) as usize - 1;
@@ -150,7 +153,7 @@ fn status(id: &str, size: Bytes, functions: &[usize]) -> VmStatus {
     }
 }
 
-/// A VM that says how it is and does nothing.
+/// A VM that reports its state and does nothing.
 #[derive(Debug)]
 struct Still(VmStatus);
 
@@ -183,7 +186,7 @@ impl Vm for Still {
     fn drain(&self, _: bool) {}
 }
 
-/// Bytes that this process holds in memory.
+/// Resident memory of this process, in bytes.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();

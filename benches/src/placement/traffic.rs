@@ -1,5 +1,5 @@
-//! Calls: functions by Zipf's law, each call at a random moment, as long as an exponential says. One function in the middle of the list
-//! surges for a while.
+//! Calls: functions by Zipf's law, each call at a random moment, with an exponential duration. One
+//! function in the middle of the list surges for a while.
 
 use super::SURGE;
 use epsilon_gateway::placement::stable;
@@ -22,7 +22,7 @@ pub(super) struct Call {
     pub(super) takes: f64,
 }
 
-/// See the module.
+/// Generates the calls.
 #[derive(Debug)]
 pub(super) struct Traffic {
     /// Sums of the functions' shares, the last one 1.

@@ -1,5 +1,6 @@
-//! VMs as far as placement can see them: instances of functions, one call in each, memory for so many of them. An instance
-//! stays for a while when it has nothing to do, and goes earlier when another function needs its memory.
+//! VMs as far as placement can see them: instances of functions, one call in each, memory for a
+//! number of them. An idle instance stays for a while, and is evicted earlier when another function
+//! needs its memory.
 
 use super::traffic::Call;
 use std::{
@@ -7,13 +8,14 @@ use std::{
     collections::{BTreeMap, BinaryHeap, HashMap},
 };
 
-/// Instances that a VM has memory for: 12 GiB.
+/// Instances that fit in a VM's memory: 12 GiB.
 pub(super) const PLACES: usize = 48;
-/// Processors of a VM.
+/// CPUs of a VM.
 pub(super) const CORES: u32 = 4;
-/// How long an instance stays without a call, seconds: shorter than the default of five minutes, as the runs are short.
+/// Keep-alive of an idle instance, in seconds: shorter than the default of five minutes, as the
+/// runs are short.
 const IDLE: f64 = 60.0;
-/// How long a start takes that no call waits for, seconds: an image's, on a machine that has other things to do.
+/// Duration of a start that no call waits for, in seconds: from an image, on a busy machine.
 const START: f64 = 1.0;
 
 /// One VM.
@@ -21,7 +23,7 @@ const START: f64 = 1.0;
 pub(super) struct Vm {
     /// Stable; the index changes when another one leaves.
     pub(super) id: String,
-    /// When it came.
+    /// When it joined.
     pub(super) since: f64,
     /// Calls that run.
     pub(super) load: u32,
@@ -35,14 +37,14 @@ pub(super) struct Vm {
     ages: BTreeMap<u64, usize>,
 }
 
-/// What ends.
+/// An event at the end of something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
     Call,
     Start,
 }
 
-/// See the module.
+/// The simulated fleet.
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) vms: Vec<Vm>,
@@ -52,7 +54,7 @@ pub(super) struct World {
     /// Ends of calls, and of starts that none waits for: microsecond, VM's id, function.
     ends: BinaryHeap<Reverse<(u64, String, usize, What)>>,
     came: usize,
-    /// Tells apart what became idle in the same microsecond.
+    /// Distinguishes instances that became idle in the same microsecond.
     ticket: u64,
 }
 
@@ -69,12 +71,12 @@ impl World {
         for _ in 0..vms {
             world.join();
         }
-        // They were there before the run.
+        // These exist before the run.
         world.vms.iter_mut().for_each(|vm| vm.since = -3600.0);
         world
     }
 
-    /// A VM more.
+    /// A VM joins.
     pub(super) fn join(&mut self) {
         let id = format!("i-{:08x}", self.came);
         self.came += 1;
@@ -82,7 +84,7 @@ impl World {
         self.vms.sort_by(|a, b| a.id.cmp(&b.id));
     }
 
-    /// A VM less: one that was there from the start. Its calls end elsewhere; nobody counts them.
+    /// A VM leaves: one that was there from the start. Its calls end elsewhere and are not counted.
     pub(super) fn leave(&mut self) {
         let middle = self.vms.len() / 2;
         let gone = self.vms.remove(middle);
@@ -113,7 +115,7 @@ impl World {
         Some(warm)
     }
 
-    /// Has this VM start an instance that no call waits for, unless it has one, or no room.
+    /// Starts an instance that no call waits for on this VM, unless it has one, or no memory.
     pub(super) fn make_ready(&mut self, vm: usize, function: usize) {
         let known = &mut self.vms[vm];
         if known.warm(function, self.now) + known.busy(function) == 0
@@ -157,7 +159,7 @@ impl Vm {
         self.busy.get(&function).copied().unwrap_or(0)
     }
 
-    /// Whether a call could begin, by a start if need be.
+    /// Whether a call could begin, by a start if needed.
     pub(super) fn has_room(&self) -> bool {
         (self.load as usize) < PLACES
     }
@@ -177,7 +179,7 @@ impl Vm {
         Some(is_warm)
     }
 
-    /// One instance more, busy with its start. `false` when there is no room.
+    /// Adds an instance, busy with its start. `false` when there is no memory.
     fn start_begins(&mut self, function: usize) -> bool {
         if self.instances >= PLACES && !self.evict_one() {
             return false;
@@ -196,7 +198,7 @@ impl Vm {
         self.ages.insert(ticket, function);
     }
 
-    /// Lets the instance go that has been idle longest.
+    /// Evicts the instance that has been idle longest.
     fn evict_one(&mut self) -> bool {
         while let Some((_, function)) = self.ages.pop_first() {
             let idle = self.idle.entry(function).or_default();

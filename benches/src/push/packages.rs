@@ -1,5 +1,6 @@
-//! A first deployment of a project with some 70 npm packages, beside npm itself: the same command in a container of
-//! the same image, with the same cache and rights, timed from within. The difference is what a build adds to npm.
+//! A first deployment of a project with some 70 npm packages, beside npm itself: the same command
+//! in a container of the same image, with the same cache and permissions, timed from within. The
+//! difference is what a build adds to npm.
 
 use crate::{Plan, report::median};
 use epsilon_e2e::{engine::docker, project, up::Epsilon};
@@ -13,20 +14,21 @@ use std::{
 const IMAGE: &str = "epsilon/runtime-node:current";
 /// The user of builds.
 const USER: u32 = 65_532;
-/// Variables that lead to npm's registry from this machine.
+/// Environment variables for npm's registry from this machine.
 const OUTSIDE: [&str; 4] = ["http_proxy", "https_proxy", "no_proxy", "npm_config_registry"];
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 const NPM: &str = "date +%s%N && npm install --omit=dev --ignore-scripts --no-audit --no-fund --no-update-notifier \
                    >/dev/null && date +%s%N && ls node_modules | wc -l";
 
-/// What was measured, in milliseconds.
+/// The measured times, in milliseconds.
 pub(super) struct Packages {
     pub(super) deploy_ms: f64,
     pub(super) npm_ms: f64,
     pub(super) count: usize,
 }
 
-/// Express and all that it needs; the alias makes it a set of packages that nobody has installed.
+/// Express and all that it needs; the alias makes it a set of packages that is not installed
+/// yet.
 fn manifest(turn: usize) -> String {
     format!(
         r#"{{ "name": "packed", "version": "1.0.0", "dependencies": {{ "express": "5.1.0", "own-{turn}": "npm:ms@2.1.3" }} }}"#
@@ -41,7 +43,9 @@ pub(super) async fn measure(up: &Epsilon, plan: Plan) -> Packages {
     let folder = project.path();
     // Fills npm's cache, which both then have.
     up.cli_in(&folder, &["deploy"]).await.expect(0);
-    let (mut deploys, mut npms, mut count) = (Vec::new(), Vec::new(), 0);
+    let mut deploys = Vec::new();
+    let mut npms = Vec::new();
+    let mut count = 0;
     for turn in 1..=plan.pushes.min(5) {
         let package = manifest(turn);
         let (npm_ms, packages) = npm(&package, &cache(&up.data().join("builder/npm"))).await;
@@ -62,7 +66,7 @@ fn cache(caches: &Path) -> PathBuf {
     newest.unwrap().path().join("cache")
 }
 
-/// npm's own time, and how many folders it made.
+/// npm's own time, and the number of package directories.
 async fn npm(package: &str, cache: &Path) -> (f64, usize) {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("package.json"), package).unwrap();

@@ -1,9 +1,10 @@
-//! The names of ECR's private registries. Strict: a token is only ever shown to a host that AWS owns.
+//! The names of ECR's private registries. Strict: a token is only ever sent to a host that AWS
+//! owns.
 
 use std::fmt;
 
-/// The host of a private registry: `ACCOUNT.dkr.ecr.REGION.amazonaws.com`, `….com.cn` in China, `dkr.ecr-fips`,
-/// or the dual-stack form `ACCOUNT.dkr-ecr.REGION.on.aws`.
+/// The host of a private registry: `ACCOUNT.dkr.ecr.REGION.amazonaws.com`, `….com.cn` in China,
+/// `dkr.ecr-fips`, or the dual-stack form `ACCOUNT.dkr-ecr.REGION.on.aws`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EcrHost {
     name: String,
@@ -12,7 +13,7 @@ pub struct EcrHost {
 }
 
 impl EcrHost {
-    /// Reads a host; `None` when it is not one of ECR's.
+    /// Parses a host; `None` when it is not one of ECR's.
     pub fn parse(host: &str) -> Option<Self> {
         let (account, rest) = host.split_once('.')?;
         let region = [
@@ -29,7 +30,7 @@ impl EcrHost {
         (is_account && is_region).then(|| Self::new(host, account, region))
     }
 
-    /// Another host that is to be taken for ECR: a stand-in in a test.
+    /// Another host that is treated as ECR: a fake in a test.
     pub fn new(name: &str, account: &str, region: &str) -> Self {
         Self { name: name.to_owned(), account: account.to_owned(), region: region.to_owned() }
     }
@@ -39,7 +40,7 @@ impl EcrHost {
         &self.account
     }
 
-    /// Its region.
+    /// The AWS region of the registry.
     pub fn region(&self) -> &str {
         &self.region
     }
@@ -71,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_gets_a_token() {
+    fn other_hosts_get_no_token() {
         for host in [
             "registry.example",
             "public.ecr.aws",

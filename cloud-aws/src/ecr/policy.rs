@@ -1,19 +1,19 @@
-//! How long images stay in a repository that we made. Pure.
+//! How long images stay in a repository that Epsilon created. Pure.
 
 use serde_json::json;
 use std::time::Duration;
 
-/// What a repository keeps.
+/// Limits of a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// The newest images, with a tag or without.
+    /// Number of newest images that stay, with a tag or without.
     pub images: u32,
     /// How long an image that lost its tag stays; at least a day.
     pub untagged: Duration,
 }
 
 impl Retention {
-    /// As ECR reads it. It counts in whole days.
+    /// The policy as JSON for ECR, which counts in whole days.
     pub(super) fn policy(&self) -> String {
         let days = (self.untagged.as_secs() / (24 * 3600)).max(1);
         json!({ "rules": [

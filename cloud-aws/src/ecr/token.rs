@@ -1,5 +1,5 @@
-//! One region's token: when it is renewed, and by whom. Knows nothing of AWS; `ecr.rs` says how one is
-//! fetched.
+//! The cached token of one region, and its renewal. Knows nothing of AWS; `ecr.rs` passes how one
+//! is fetched.
 
 use super::{EcrError, Token};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -8,13 +8,13 @@ use jiff::Timestamp;
 use std::time::Duration;
 use tokio::{sync::Mutex, time::Instant};
 
-/// No token is taken to live shorter, whatever its answer says: one that is over when it comes (a stand-in's, or
-/// because this machine's clock is wrong) would be asked for again with every image. The registry refuses
-/// a token that is really over, and then it is renewed.
+/// Lower limit of a token's life, whatever its answer says: one that has expired on arrival (of a
+/// fake, or because this machine's clock is wrong) would be fetched again for every image. The
+/// registry refuses a token that has really expired, and then it is renewed.
 const LEAST_LIFE: Duration = Duration::from_secs(600);
-/// What AWS gives.
+/// The life of AWS's tokens.
 const MOST_LIFE: Duration = Duration::from_secs(12 * 3600);
-/// How long a kept token is used on before AWS is asked again after it did not answer.
+/// Pause between two renewals that fail, while the cached token is used on.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 
 /// A token as it was fetched.
@@ -23,7 +23,7 @@ pub(super) struct Fresh {
     pub(super) life: Duration,
 }
 
-/// The kept token. The lock is held by whoever fetches: all others wait for the same answer.
+/// The cached token. The lock is held during a fetch: all others wait for its result.
 #[derive(Debug, Default)]
 pub(super) struct Cell(Mutex<Option<Kept>>);
 
@@ -35,7 +35,8 @@ struct Kept {
 }
 
 impl Cell {
-    /// The kept token, or one from `fetch`, which is only begun when it is needed; its own limits bound the wait.
+    /// The cached token, or one from `fetch`, which is only polled when it is needed; its own
+    /// timeouts bound the wait.
     pub(super) async fn get(
         &self,
         fetch: impl Future<Output = Result<Fresh, EcrError>>,
@@ -48,13 +49,14 @@ impl Cell {
         match fetch.await {
             Ok(Fresh { token, life }) => {
                 let now = Instant::now();
-                let (renew_at, expires_at) = (now + life / 2, now + life);
+                let renew_at = now + life / 2;
+                let expires_at = now + life;
                 *kept = Some(Kept { token: token.clone(), renew_at, expires_at });
                 Ok(token)
             }
             Err(err) => match kept.as_mut().filter(|kept| now < kept.expires_at) {
                 Some(kept) => {
-                    tracing::warn!(cause = %Chain(&err), "No new registry token; the old one is used on.");
+                    tracing::warn!(cause = %Chain(&err), "New registry token could not be fetched; using the cached one on.");
                     kept.renew_at = Instant::now() + ASK_AGAIN;
                     Ok(kept.token.clone())
                 }
@@ -63,7 +65,7 @@ impl Cell {
         }
     }
 
-    /// Drops this token, unless it has been replaced already.
+    /// Drops this token, unless it was replaced already.
     pub(super) async fn forget(&self, refused: &Token) {
         let mut kept = self.0.lock().await;
         if kept.as_ref().is_some_and(|kept| kept.token == *refused) {
@@ -72,7 +74,7 @@ impl Cell {
     }
 }
 
-/// How long a token that expires then may be used from now on.
+/// How long a token with this expiry may be used from now on.
 pub(super) fn life(expires_at: Option<Timestamp>, now: Timestamp) -> Duration {
     let told = expires_at.map_or(MOST_LIFE, |at| {
         Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO)
@@ -99,7 +101,7 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// Gives `token-1`, `token-2`… of this life, slowly; fails when told to.
+    /// Provides `token-1`, `token-2`… of this life, slowly; fails when scripted to.
     #[derive(Clone, Default)]
     struct Source(Arc<AtomicUsize>, Arc<AtomicUsize>);
 
@@ -131,7 +133,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_token_is_renewed_at_half_its_life() {
-        let (cell, source) = (Cell::default(), Source::default());
+        let cell = Cell::default();
+        let source = Source::default();
         assert_eq!(get(&cell, &source, 12 * HOUR).await.unwrap(), "token-1");
         advance(6 * HOUR - Duration::from_secs(1)).await;
         assert_eq!(get(&cell, &source, 12 * HOUR).await.unwrap(), "token-1");
@@ -140,8 +143,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn however_many_wait_one_asks() {
-        let (cell, source) = (Cell::default(), Source::default());
+    async fn concurrent_callers_share_one_fetch() {
+        let cell = Cell::default();
+        let source = Source::default();
         let all = (0..100).map(|_| get(&cell, &source, HOUR));
         let all = futures_util::future::join_all(all).await;
         assert!(all.iter().all(|token| token.as_ref().unwrap() == "token-1"));
@@ -149,8 +153,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_gives_up_leaves_the_asking_to_the_next() {
-        let (cell, source) = (Cell::default(), Source::default());
+    async fn cancelled_fetch_is_repeated_by_the_next_caller() {
+        let cell = Cell::default();
+        let source = Source::default();
         let gone = tokio::time::timeout(Duration::from_millis(10), get(&cell, &source, HOUR));
         assert!(gone.await.is_err());
         assert_eq!(get(&cell, &source, HOUR).await.unwrap(), "token-2");
@@ -158,14 +163,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_good_token_outlives_an_outage() {
-        let (cell, source) = (Cell::default(), Source::default());
+        let cell = Cell::default();
+        let source = Source::default();
         get(&cell, &source, 12 * HOUR).await.unwrap();
         source.fails(true);
         advance(7 * HOUR).await;
         for _ in 0..10 {
             assert_eq!(get(&cell, &source, 12 * HOUR).await.unwrap(), "token-1");
         }
-        assert_eq!(source.asked(), 2, "AWS is not asked with every image");
+        assert_eq!(source.asked(), 2, "not one request to AWS for each image");
         advance(ASK_AGAIN).await;
         get(&cell, &source, 12 * HOUR).await.unwrap();
         assert_eq!(source.asked(), 3);
@@ -177,7 +183,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_the_refused_token_is_dropped() {
-        let (cell, source) = (Cell::default(), Source::default());
+        let cell = Cell::default();
+        let source = Source::default();
         let first: Token = Secret::new(get(&cell, &source, HOUR).await.unwrap());
         cell.forget(&first).await;
         assert_eq!(get(&cell, &source, HOUR).await.unwrap(), "token-2");
@@ -185,17 +192,17 @@ mod tests {
         assert_eq!(
             get(&cell, &source, HOUR).await.unwrap(),
             "token-2",
-            "a late word changes nothing"
+            "a late refusal changes nothing"
         );
     }
 
     #[test]
-    fn a_life_is_never_shorter_nor_longer_than_makes_sense() {
+    fn token_life_is_clamped() {
         let now: Timestamp = "2026-09-18T08:00:00Z".parse().unwrap();
         for (at, want) in [
             (Some("2026-09-18T20:00:00Z"), 12 * HOUR),
             (Some("2026-09-18T09:00:00Z"), HOUR),
-            (Some("2015-01-01T00:00:00Z"), LEAST_LIFE), // as one stand-in answers
+            (Some("2015-01-01T00:00:00Z"), LEAST_LIFE), // the answer of a fake service
             (Some("2026-09-18T08:00:00Z"), LEAST_LIFE),
             (Some("2126-09-18T08:00:00Z"), MOST_LIFE),
             (None, MOST_LIFE),

@@ -1,4 +1,5 @@
-//! A metadata service for tests: wants a token as IMDSv2 does, says its life, and shows what it is told to.
+//! A metadata service for tests: requires a token as IMDSv2 does, reports its life, and serves
+//! scripted values.
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -29,7 +30,7 @@ struct State {
 }
 
 impl FakeImds {
-    /// A service on a free port that knows `instance_id` and nothing else.
+    /// Starts a service on a free port that knows `instance_id` and nothing else.
     ///
     /// # Errors
     /// When there is no free port.
@@ -40,7 +41,7 @@ impl FakeImds {
     /// The same at this address.
     ///
     /// # Errors
-    /// When it is taken.
+    /// When the address is in use.
     pub async fn start_at(address: SocketAddr, instance_id: &str) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let endpoint = format!("http://{}", listener.local_addr()?);
@@ -72,22 +73,22 @@ impl FakeImds {
         &self.endpoint
     }
 
-    /// Shows `text` at a path under `meta-data`, such as `spot/instance-action`.
+    /// Serves `text` at a path under `meta-data`, such as `spot/instance-action`.
     pub fn show(&self, path: &str, text: &str) {
         self.state.lock().values.insert(path.to_owned(), text.to_owned());
     }
 
-    /// Shows nothing (404) at this path any more.
+    /// Answers 404 at this path from now on.
     pub fn hide(&self, path: &str) {
         self.state.lock().values.remove(path);
     }
 
-    /// Tokens from now on live so long; `None`: their life is not told.
+    /// Sets the life of tokens from now on, in seconds; `None`: it is not reported.
     pub fn tokens_live(&self, seconds: Option<u64>) {
         self.state.lock().ttl_seconds = seconds;
     }
 
-    /// No token that was given is good any more.
+    /// Invalidates all tokens.
     pub fn forget_tokens(&self) {
         self.state.lock().token += 1;
     }
@@ -102,12 +103,12 @@ impl FakeImds {
         self.state.lock().refused
     }
 
-    /// Tokens that were given.
+    /// Number of tokens that it issued.
     pub fn tokens_given(&self) -> usize {
         self.state.lock().tokens_given
     }
 
-    /// How often this path was asked for, with a good token.
+    /// How often this path was requested, with a valid token.
     pub fn asked(&self, path: &str) -> usize {
         self.state.lock().asked.get(path).copied().unwrap_or_default()
     }

@@ -1,23 +1,25 @@
-//! What the metadata service says of the VM's end, read and told once each. Pure.
+//! Notices of the metadata service about the VM's end, each parsed and reported once. Pure.
 
 use jiff::Timestamp;
 use serde::Deserialize;
 
-/// AWS is about to take this VM, or may.
+/// AWS is about to take this VM away, or may do so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// A spot VM goes: stopped, hibernated or terminated at this time, two minutes after the notice.
+    /// A spot VM will be stopped, hibernated or terminated at this time, two minutes after the
+    /// notice.
     SpotInterruption {
-        /// When.
+        /// The time of the interruption.
         at: Timestamp,
     },
-    /// A spot VM is more likely than before to be taken soon. Nothing has been decided.
+    /// A spot VM is more likely than before to be taken soon. Nothing is decided.
     Rebalance,
-    /// The Auto Scaling group takes this VM away; a lifecycle hook may be waiting for it to be ready.
+    /// The Auto Scaling group takes this VM away; a lifecycle hook may be waiting for it to be
+    /// ready.
     Terminating,
 }
 
-/// The places where notices stand.
+/// The paths at which notices appear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     Spot,
@@ -25,11 +27,11 @@ pub(super) enum Source {
     Lifecycle,
 }
 
-/// In the order of how little time they leave.
+/// Ordered by the time that they leave, the shortest first.
 pub(super) const SOURCES: [Source; 3] = [Source::Spot, Source::Lifecycle, Source::Rebalance];
 
 impl Source {
-    /// Under `meta-data`.
+    /// The path under `meta-data`.
     pub(super) fn path(self) -> &'static str {
         match self {
             Self::Spot => "spot/instance-action",
@@ -38,7 +40,7 @@ impl Source {
         }
     }
 
-    /// The notice in this text, if it is one.
+    /// Parses the notice in this text, if there is one.
     fn read(self, text: &str) -> Option<Notice> {
         #[derive(Deserialize)]
         struct Action {
@@ -48,8 +50,8 @@ impl Source {
             Self::Spot => match serde_json::from_str::<Action>(text) {
                 Ok(action) => Some(Notice::SpotInterruption { at: action.time }),
                 Err(err) => {
-                    // The VM goes all the same; at once is the safe reading.
-                    tracing::warn!(cause = %err, "A spot notice cannot be read; taken as `now`.");
+                    // The VM goes all the same; `now` is the safe interpretation.
+                    tracing::warn!(cause = %err, "Spot notice cannot be parsed; draining as if the VM ended now.");
                     Some(Notice::SpotInterruption { at: Timestamp::now() })
                 }
             },
@@ -60,12 +62,12 @@ impl Source {
     }
 }
 
-/// What each source said last.
+/// The last text of each source.
 #[derive(Debug, Default)]
 pub(super) struct Seen([Option<String>; SOURCES.len()]);
 
 impl Seen {
-    /// Takes what a source says now (`None`: nothing); gives a notice when it is news.
+    /// Records the current text of a source (`None`: nothing); returns a notice when it is new.
     pub(super) fn hear(&mut self, source: Source, text: Option<&str>) -> Option<Notice> {
         let said = &mut self.0[source as usize];
         if said.as_deref() == text {
@@ -103,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_spot_notice_that_cannot_be_read_means_now() {
+    fn unreadable_spot_notice_means_now() {
         let now = Timestamp::now();
         let heard = Seen::default().hear(Source::Spot, Some("soon"));
         let Some(Notice::SpotInterruption { at }) = heard else { panic!("{heard:?}") };
@@ -111,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_notice_is_told_once_and_again_after_it_was_taken_back() {
+    fn notice_is_reported_once_and_again_after_withdrawal() {
         let mut seen = Seen::default();
         let told = |notice: Option<Notice>| notice.is_some();
         for (text, want) in [

@@ -1,12 +1,12 @@
-//! A group in moto, for tests of this crate and of those that use it. Its instances are there at once and gone
-//! at once; hooks hold nobody. Moto has no machines: whoever tests plays them.
+//! A group in moto, for tests of this crate and of those that use it. Its instances start and end
+//! at once; hooks hold none. Moto has no machines: the test plays them.
 
 use super::ScaleGroup;
 use crate::moto::Moto;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_autoscaling::{Client, config::Credentials};
 
-/// The SDK's settings for a stand-in at this address, with credentials that open nothing.
+/// The SDK's settings for a fake at this address, with dummy credentials.
 pub async fn sdk(endpoint: &str) -> SdkConfig {
     aws_config::defaults(BehaviorVersion::v2026_01_12())
         .region(Region::new("eu-central-1"))
@@ -16,10 +16,10 @@ pub async fn sdk(endpoint: &str) -> SdkConfig {
         .await
 }
 
-/// Makes the group `vms` of `min` to `max` instances, `desired` now.
+/// Creates the group `vms` of `min` to `max` instances, `desired` now.
 ///
 /// # Panics
-/// When moto does not make it: the test has failed.
+/// When moto does not create it: the test has failed.
 pub async fn group(moto: &Moto, min: i32, max: i32, desired: i32) -> ScaleGroup {
     let sdk = sdk(moto.endpoint()).await;
     let client = Client::new(&sdk);

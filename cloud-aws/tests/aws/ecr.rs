@@ -1,4 +1,5 @@
-//! ECR through the real SDK: against moto for what it knows, against a scripted AWS for what it does not.
+//! ECR through the real SDK: against moto for what it knows, against a scripted AWS for what it
+//! does not.
 
 use aws_config::{BehaviorVersion, Region};
 use aws_sdk_ecr::config::Credentials;
@@ -15,7 +16,7 @@ fn host() -> EcrHost {
     EcrHost::parse("123456789012.dkr.ecr.eu-central-1.amazonaws.com").unwrap()
 }
 
-/// What moto holds, asked by the bare SDK.
+/// The repository's policy in moto, by the bare SDK.
 async fn policy(moto: &Moto, repository: &str) -> String {
     let made_up = Credentials::new("test", "test", None, None, "test");
     let config = aws_config::defaults(BehaviorVersion::latest())
@@ -28,7 +29,7 @@ async fn policy(moto: &Moto, repository: &str) -> String {
 }
 
 #[tokio::test]
-async fn moto_gives_a_token_and_is_not_asked_again_though_it_says_that_it_is_over() {
+async fn expired_token_of_moto_is_cached_all_the_same() {
     let moto = Moto::start().await;
     let front = Aws::before(&moto).await;
     let ecr = Ecr::at(front.endpoint());
@@ -46,7 +47,7 @@ async fn a_repository_is_made_once_with_its_policy() {
     let moto = Moto::start().await;
     let front = Aws::before(&moto).await;
     let ecr = Ecr::at(front.endpoint());
-    // Two builders at once: one of them hears that it is there already.
+    // Two builders at once: one of them gets "already exists".
     let host = host();
     let make = || ecr.ensure_repository(&host, "epsilon/shop/pay", &KEEP);
     let (one, two) = tokio::join!(make(), make());
@@ -55,7 +56,7 @@ async fn a_repository_is_made_once_with_its_policy() {
     let policy = policy(&moto, "epsilon/shop/pay").await;
     assert!(policy.contains("imageCountMoreThan") && policy.contains('7'), "{policy}");
 
-    // An operator's own policy stays, with other settings and all.
+    // An operator's own policy stays, whatever its settings.
     let other = Retention { images: 99, ..KEEP };
     ecr.ensure_repository(&host, "epsilon/shop/pay", &other).await.unwrap();
     assert_eq!(self::policy(&moto, "epsilon/shop/pay").await, policy);
@@ -75,7 +76,7 @@ async fn a_repository_that_another_builder_makes_meanwhile_is_fine() {
 }
 
 #[tokio::test]
-async fn a_missing_right_is_told_by_its_name() {
+async fn missing_permission_is_named() {
     let aws = Aws::scripted().await;
     let denied = r#"{"__type":"AccessDeniedException","Message":"not authorized to perform"}"#;
     aws.answers("GetAuthorizationToken", 400, denied);
@@ -98,12 +99,12 @@ async fn a_refused_token_is_replaced_by_a_fresh_one() {
     assert_eq!(ecr.token(&host()).await.unwrap(), first);
     let second = ecr.token_after(&host(), &first).await.unwrap();
     assert_ne!(second, first);
-    assert_eq!(ecr.token_after(&host(), &first).await.unwrap(), second, "it was replaced already");
+    assert_eq!(ecr.token_after(&host(), &first).await.unwrap(), second, "it is replaced already");
     assert_eq!(aws.asked("GetAuthorizationToken"), 2);
 }
 
 #[tokio::test]
-async fn aws_that_cannot_be_reached_is_told_within_the_limit() {
+async fn unreachable_aws_is_reported_within_timeout() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", free.local_addr().unwrap());
     drop(free);

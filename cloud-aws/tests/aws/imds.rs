@@ -22,20 +22,20 @@ async fn next(notices: &mut BoxStream<'static, Notice>) -> Notice {
     timeout(SOON, notices.next()).await.expect("a notice within the limit").unwrap()
 }
 
-/// Reads on until the service was asked for everything a few times more: what is not a notice by then, is none.
+/// Reads on until every path was polled a few times more: what is not a notice by then, is none.
 async fn quiet(fake: &FakeImds, notices: &mut BoxStream<'static, Notice>) {
     let enough = fake.asked(REBALANCE) + 3;
     let waited = timeout(SOON, async {
         while fake.asked(REBALANCE) < enough {
-            assert_eq!(notices.next().now_or_never(), None, "not a word");
+            assert_eq!(notices.next().now_or_never(), None, "no notice");
             tokio::task::yield_now().await;
         }
     });
-    waited.await.expect("looks within the limit");
+    waited.await.expect("polls within the limit");
 }
 
 #[tokio::test]
-async fn the_instance_id_is_told_to_who_has_a_token() {
+async fn instance_id_needs_a_token() {
     let fake = FakeImds::start("i-0123456789abcdef0").await.unwrap();
     assert_eq!(found(&fake).await.instance_id(), "i-0123456789abcdef0");
     assert_eq!(fake.tokens_given(), 1);
@@ -45,7 +45,7 @@ async fn the_instance_id_is_told_to_who_has_a_token() {
 async fn nothing_at_the_address_is_no_service() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", free.local_addr().unwrap());
-    // Accepts nothing and answers nothing: packets that vanish look the same.
+    // Accepts nothing and answers nothing, as if packets vanished.
     let began = Instant::now();
     assert!(Imds::find_at(&endpoint, Duration::from_millis(300)).await.is_none());
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
@@ -55,7 +55,7 @@ async fn nothing_at_the_address_is_no_service() {
 }
 
 #[tokio::test]
-async fn a_service_that_comes_late_is_found_within_the_patience() {
+async fn late_service_is_found_within_timeout() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -68,7 +68,7 @@ async fn a_service_that_comes_late_is_found_within_the_patience() {
 }
 
 #[tokio::test]
-async fn an_id_that_is_none_is_not_taken() {
+async fn invalid_id_is_ignored() {
     for text in ["", "<html>", "i-1/../x", &"i".repeat(64)] {
         let fake = FakeImds::start(text).await.unwrap();
         assert!(Imds::find_at(fake.endpoint(), SOON).await.is_none(), "{text}");
@@ -85,7 +85,7 @@ async fn one_token_serves_until_half_its_life() {
     quiet(&fake, &mut imds.watch(LOOK)).await;
     assert_eq!(fake.tokens_given(), 1, "six hours");
 
-    // A life of no time: a new token for each question.
+    // A life of zero: a new token for each request.
     fake.tokens_live(Some(0));
     fake.forget_tokens();
     quiet(&fake, &mut imds.watch(LOOK)).await;
@@ -93,7 +93,7 @@ async fn one_token_serves_until_half_its_life() {
 }
 
 #[tokio::test]
-async fn a_token_whose_life_is_not_told_is_used_until_it_is_refused() {
+async fn token_without_ttl_is_used_until_refused() {
     let fake = FakeImds::start("i-1").await.unwrap();
     fake.tokens_live(None);
     let imds = found(&fake).await;
@@ -106,7 +106,7 @@ async fn a_token_whose_life_is_not_told_is_used_until_it_is_refused() {
 }
 
 #[tokio::test]
-async fn each_notice_is_told_once() {
+async fn each_notice_is_reported_once() {
     let fake = FakeImds::start("i-1").await.unwrap();
     let mut notices = found(&fake).await.watch(LOOK);
     fake.show(LIFECYCLE, "InService");
@@ -124,11 +124,11 @@ async fn each_notice_is_told_once() {
     fake.show(LIFECYCLE, "InService");
     quiet(&fake, &mut notices).await;
     fake.show(LIFECYCLE, "Terminated");
-    assert_eq!(next(&mut notices).await, Notice::Terminating, "taken back, and then again");
+    assert_eq!(next(&mut notices).await, Notice::Terminating, "withdrawn, and then again");
 }
 
 #[tokio::test]
-async fn a_service_that_fails_is_asked_on() {
+async fn polling_continues_after_a_failure() {
     let fake = FakeImds::start("i-1").await.unwrap();
     let mut notices = found(&fake).await.watch(LOOK);
     fake.show(LIFECYCLE, "InService");
@@ -136,11 +136,11 @@ async fn a_service_that_fails_is_asked_on() {
     fake.break_down(true);
     let waited = timeout(SOON, async {
         while fake.refused() < 6 {
-            assert_eq!(notices.next().now_or_never(), None, "not a word");
+            assert_eq!(notices.next().now_or_never(), None, "no notice");
             tokio::task::yield_now().await;
         }
     });
-    waited.await.expect("looks within the limit");
+    waited.await.expect("polls within the limit");
     fake.break_down(false);
     quiet(&fake, &mut notices).await;
     fake.show(LIFECYCLE, "Terminated");

@@ -1,4 +1,4 @@
-//! What is asked of AWS, over TCP: the real SDK and the metadata client against stand-ins.
+//! The AWS clients over TCP: the real SDK and the metadata client against fakes.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 

@@ -1,5 +1,5 @@
-//! The Auto Scaling group through the real SDK: against moto for what it knows, against a scripted one for
-//! lifecycle actions (which moto lacks), throttling and refusals.
+//! The Auto Scaling group through the real SDK: against moto for what it knows, against a scripted
+//! one for lifecycle actions (which moto lacks), throttling and refusals.
 
 mod fake;
 
@@ -16,7 +16,7 @@ fn told(err: &GroupError) -> String {
 }
 
 #[tokio::test]
-async fn a_group_grows_protects_and_loses_the_one_that_was_named() {
+async fn group_grows_protects_and_terminates_named_instance() {
     let moto = Moto::start().await;
     let group = in_moto::group(&moto, 1, 5, 1).await;
     let before = group.describe().await.unwrap();
@@ -35,7 +35,7 @@ async fn a_group_grows_protects_and_loses_the_one_that_was_named() {
 
     group.terminate(&ids[1]).await.unwrap();
     let left = group.describe().await.unwrap();
-    assert_eq!(left.desired, 2, "one wanted less, so that no other one is made in its place");
+    assert_eq!(left.desired, 2, "one less desired, so that it is not replaced");
     assert!(!left.instances.iter().any(|vm| vm.id == ids[1]));
 }
 
@@ -44,7 +44,7 @@ fn marks(instances: &[Member]) -> Vec<(String, bool)> {
 }
 
 #[tokio::test]
-async fn a_group_that_is_not_there_is_told() {
+async fn missing_group_is_reported() {
     let moto = Moto::start().await;
     let group = ScaleGroup::new(&in_moto::sdk(moto.endpoint()).await, "vmz".into());
     let err = group.describe().await.unwrap_err();
@@ -66,7 +66,7 @@ async fn more_than_fifty_are_protected_in_parts() {
 }
 
 #[tokio::test]
-async fn cool_downs_of_the_group_do_not_hold_a_surge_up() {
+async fn cooldowns_of_the_group_do_not_delay_a_surge() {
     let aws = Fake::start().await;
     aws.answers("SetDesiredCapacity", 200, "");
     aws.group().await.set_desired(7).await.unwrap();
@@ -110,7 +110,7 @@ const HOOKS: &str = "<LifecycleHooks>\
     </LifecycleHooks>";
 
 #[tokio::test]
-async fn the_hooks_of_an_ending_are_completed_and_no_others() {
+async fn only_termination_hooks_are_completed() {
     let aws = Fake::start().await;
     aws.answers("DescribeLifecycleHooks", 200, HOOKS);
     aws.answers("CompleteLifecycleAction", 200, "");
@@ -129,7 +129,7 @@ async fn the_hooks_of_an_ending_are_completed_and_no_others() {
 }
 
 #[tokio::test]
-async fn what_is_over_already_is_no_error() {
+async fn gone_instances_are_no_error() {
     let aws = Fake::start().await;
     aws.answers("DescribeLifecycleHooks", 200, HOOKS);
     let over = "No active Lifecycle Action found with instance ID i-7";
@@ -144,7 +144,7 @@ async fn what_is_over_already_is_no_error() {
 }
 
 #[tokio::test]
-async fn refusals_are_told_apart_with_aws_own_words() {
+async fn refusals_are_classified_with_aws_texts() {
     let not_found = "Group not found - AutoScalingGroup name not found - null";
     for (status, code, words, kind) in [
         (400, "Throttling", "Rate exceeded", Kind::Throttled),
@@ -185,7 +185,7 @@ async fn refusals_are_told_apart_with_aws_own_words() {
 }
 
 #[tokio::test]
-async fn a_throttled_question_is_tried_three_times_and_no_more() {
+async fn throttled_request_has_three_attempts() {
     let aws = Fake::start().await;
     aws.refuses("DescribeAutoScalingGroups", 400, "Throttling", "Rate exceeded");
     let err = aws.group().await.describe().await.unwrap_err();
@@ -193,7 +193,7 @@ async fn a_throttled_question_is_tried_three_times_and_no_more() {
 }
 
 #[tokio::test]
-async fn an_answer_that_makes_no_sense_is_no_answer() {
+async fn unparsable_answer_is_no_answer() {
     let aws = Fake::start().await;
     aws.page("SetDesiredCapacity", 500, "<html>Internal Server Error</html>");
     let err = aws.group().await.set_desired(2).await.unwrap_err();
@@ -201,14 +201,14 @@ async fn an_answer_that_makes_no_sense_is_no_answer() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_told() {
+async fn unreachable_api_is_reported() {
     let group = ScaleGroup::new(&in_moto::sdk("http://127.0.0.1:1").await, "vms".into());
     let err = group.describe().await.unwrap_err();
     assert_eq!(err.kind, Kind::Silent, "{}", told(&err));
 }
 
 #[tokio::test]
-async fn no_credentials_are_told_as_such() {
+async fn missing_credentials_are_reported() {
     let aws = Fake::start().await;
     let nowhere = ProfileFileCredentialsProvider::builder().profile_name("epsilon-none").build();
     let sdk = aws_config::defaults(BehaviorVersion::v2026_01_12())
@@ -221,7 +221,7 @@ async fn no_credentials_are_told_as_such() {
 }
 
 #[tokio::test]
-async fn connecting_asks_nothing_yet() {
+async fn connecting_sends_no_request() {
     let place = Place {
         group: "vms".into(),
         region: Some("eu-central-1".into()),

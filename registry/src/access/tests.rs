@@ -1,11 +1,11 @@
-//! Which login is shown at which door, and when it is asked for again.
+//! Which credentials are sent to which registry, and when other ones are tried.
 
 use super::*;
 use crate::Written;
 use std::{cell::RefCell, io::Write};
 use tempfile::NamedTempFile;
 
-/// What a registry saw, and whom it takes.
+/// A registry that records the passwords it got, and accepts one.
 #[derive(Default)]
 struct Door {
     takes: RefCell<String>,
@@ -53,13 +53,13 @@ fn with_file(file: &NamedTempFile) -> Access {
 }
 
 #[tokio::test]
-async fn without_settings_nobody_logs_in() {
+async fn without_settings_requests_are_anonymous() {
     let access = Access::default();
     assert_eq!(access.login(&host()).await.unwrap(), None);
     let door = Door::default();
     door.takes("pw");
     assert!(matches!(run(&access, &door).await, Err(Failed::Work("unauthorized"))));
-    assert_eq!(door.seen(), [""], "nothing better is known, so it is asked once");
+    assert_eq!(door.seen(), [""], "there are no other credentials, so there is one attempt");
 }
 
 #[tokio::test]
@@ -76,7 +76,8 @@ async fn a_password_is_shown_to_its_own_registry_only() {
 #[tokio::test]
 async fn a_wrong_password_is_tried_once() {
     let file = file("wrong");
-    let (access, door) = (with_file(&file), Door::default());
+    let access = with_file(&file);
+    let door = Door::default();
     door.takes("right");
     assert!(matches!(run(&access, &door).await, Err(Failed::Work("unauthorized"))));
     assert_eq!(door.seen(), ["wrong"]);
@@ -85,14 +86,15 @@ async fn a_wrong_password_is_tried_once() {
 #[tokio::test]
 async fn a_password_that_was_just_replaced_works_at_once() {
     let file = file("old");
-    let (access, door) = (with_file(&file), Door::default());
+    let access = with_file(&file);
+    let door = Door::default();
     door.takes("new");
     let host = host();
     let asked = access.run(
         &host,
         |err| *err == "unauthorized",
         |login| {
-            // The operator is at work while the first try is on its way.
+            // The operator replaces the file during the first attempt.
             std::fs::write(file.path(), "new").unwrap();
             door.ask(login)
         },
@@ -120,7 +122,7 @@ async fn other_failures_are_not_tried_again() {
 }
 
 #[tokio::test]
-async fn a_docker_configuration_serves_and_its_trouble_is_told() {
+async fn docker_configuration_is_used_and_its_errors_reported() {
     let good = file(r#"{"auths":{"registry.example":{"username":"bob","password":"pw"}}}"#);
     let access = |file: &NamedTempFile| {
         let written = Written { docker_config: Some(file.path().to_owned()), ..Written::default() };

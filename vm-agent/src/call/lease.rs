@@ -1,6 +1,9 @@
-//! The right to send one call to one instance, and how a call gets it: at once, or by waiting in its
-//! version's queue. A lease knows three ways to end, and a dropped one picks the right way by itself:
-//! not handed over yet: the place is free; running: the caller is gone, or the handler outlasts its answer, see `settle.rs`; over: nothing.
+//! The right to send one call to one instance, and how a call gets it: at once, or by waiting in
+//! the queue of its version.
+//!
+//! A dropped lease decides by its phase what happens to its slot. Not handed over yet: the slot is
+//! free. Running: the caller disconnected, or the handler outlasts its answer; `settle.rs` takes
+//! over. Over: nothing is left to do.
 
 use super::settle;
 use crate::instance::{
@@ -19,14 +22,14 @@ use epsilon_api::{
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// How often a waiting call looks whether an instance can be started by now: memory that was short when it
-/// came may be free, and nobody else would notice.
+/// How often a waiting call checks whether an instance can be started by now: memory that was short
+/// when the call arrived may be free, and nothing else would trigger the start.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// How long code may go on at its deadline when its caller is to blame: its exchange was closed under it, and most
-/// handlers end with that.
+/// How long code may run past its deadline when the caller is to blame: its connection was closed,
+/// and most handlers end with that.
 const CLOSE_GRACE: Duration = Duration::from_secs(3);
 
-/// One place in one instance.
+/// One slot in one instance.
 #[derive(Debug)]
 pub(crate) struct Lease {
     pool: Arc<Pool>,
@@ -34,48 +37,48 @@ pub(crate) struct Lease {
     key: Key,
     call: u64,
     phase: Phase,
-    /// How far the request's body has come, if it was not there as a whole.
+    /// Progress of the request's body, if it was not complete at the start.
     pub(crate) upload: Option<BodyProgress>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
-    /// The instance knows nothing of the call.
+    /// The call was not sent to the instance yet.
     Placed,
-    /// The instance may be at work on it.
+    /// The instance may be executing it.
     Running { deadline: Instant, request_id: RequestId, exchange: Exchange },
-    /// The place was given back.
+    /// The slot was given back.
     Over,
 }
 
-/// What became of the request and its answer.
+/// State of the HTTP exchange with the instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Exchange {
-    /// On its way. When the lease is dropped, the caller is gone.
+    /// In progress. If the lease is dropped now, the caller has disconnected.
     Open,
-    /// The instance broke it off and may be dying.
+    /// The instance closed the connection and may be dying.
     Broken,
-    /// The answer was read to its end; the handler goes on.
+    /// The answer was read to its end; the handler still runs.
     Answered,
 }
 
-/// Who let a call run into its deadline.
+/// Which side let a call reach its deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Slow {
     Caller,
     Function,
 }
 
-/// A lease, and the start that was waited for.
+/// A lease, with the phases of the start that the call waited for.
 #[derive(Debug)]
 pub(crate) struct Placed {
     pub(crate) lease: Lease,
     pub(crate) started: Option<StartPhases>,
 }
 
-/// Waits for a place within the operator's limit; a call that an instance is starting for waits for the
-/// end of that start, which has a limit of its own. A call that may not wait is sent away by the pool as soon as
-/// no start under way would serve it.
+/// Waits for a slot within the operator's `queue_wait`; a call for which an instance is starting
+/// waits until that start ends, which has a limit of its own. The pool refuses a call that may not
+/// wait as soon as no start in progress would serve it.
 pub(crate) async fn take(
     pool: &Arc<Pool>,
     request_id: &RequestId,
@@ -93,7 +96,7 @@ pub(crate) async fn take(
         match timeout_at(look, &mut waiting.place).await {
             Ok(outcome) => break outcome,
             Err(_) if Instant::now() < give_up => pool.ensure(),
-            // The start ends within limits of its own, and with it this wait.
+            // The start ends within limits of its own, and this wait ends with it.
             Err(_) if waiting.is_start_coming() => {
                 if let Ok(outcome) = timeout(LOOK_AGAIN, &mut waiting.place).await {
                     break outcome;
@@ -134,10 +137,11 @@ impl Lease {
         &self.pool
     }
 
-    /// The call is about to be sent. Its time starts now.
+    /// The call is about to be sent: its `timeout` starts now.
     pub(crate) fn hand_over(&mut self, request_id: &RequestId) -> Instant {
         let deadline = Instant::now() + self.pool.version.spec.timeout;
-        let (request_id, exchange) = (request_id.clone(), Exchange::Open);
+        let request_id = request_id.clone();
+        let exchange = Exchange::Open;
         self.phase = Phase::Running { deadline, request_id, exchange };
         deadline
     }
@@ -149,7 +153,7 @@ impl Lease {
         }
     }
 
-    /// The instance broke the exchange off: it is looked at before its place is given to another call.
+    /// The instance broke the exchange off: it is probed before its slot is given to another call.
     pub(crate) fn suspect(&mut self) {
         if let Phase::Running { exchange, .. } = &mut self.phase {
             *exchange = Exchange::Broken;
@@ -161,15 +165,15 @@ impl Lease {
         self.phase = Phase::Placed;
     }
 
-    /// The last byte of the answer was read. The call is over with it, unless its wrapper says that the handler, or what
-    /// it gave to `ctx.waitUntil`, goes on: then the place stays taken until that is over as well.
-    /// Says whether it is over.
+    /// The last byte of the answer was read. The call ends with it, unless the wrapper reports that
+    /// the handler, or a promise given to `ctx.waitUntil`, still runs: then the slot stays taken
+    /// until that ends too. Returns whether the call is over.
     pub(crate) fn answered(mut self) -> bool {
         match &mut self.phase {
             Phase::Running { request_id, exchange, .. }
                 if self.instance.connections.is_unsettled(request_id) =>
             {
-                *exchange = Exchange::Answered; // and the drop has it settled
+                *exchange = Exchange::Answered; // the drop starts `settle`
                 false
             }
             _ => {
@@ -179,22 +183,22 @@ impl Lease {
         }
     }
 
-    /// What runs behind an answer is about to be cut, because its instance has to go.
+    /// Work that runs after the answer is about to be cut, because its instance has to stop.
     pub(crate) fn cut(self) {
         if let Phase::Running { request_id, exchange: Exchange::Answered, .. } = &self.phase {
-            let text = "work after the answer was stopped: the instance had to go";
+            let text = "work after the answer was stopped: its instance had to stop";
             self.tell(Level::Warn, request_id.clone(), text.to_owned());
         }
         self.finish();
     }
 
-    /// The call ended well, with all of its work.
+    /// The call ended, with all of its work.
     pub(crate) fn finish(mut self) {
         self.end(Event::CallEnded);
     }
 
-    /// The call ran into its deadline, and its exchange is closed. Answers whose fault that is: while the code waited for a
-    /// caller's bytes it could not know more, so it only has to end now.
+    /// The call reached its deadline, and its exchange is closed. Returns which side is to blame:
+    /// code that waited for the caller's bytes could not know more, so it only has to end now.
     pub(crate) fn expire(self) -> Slow {
         if self.upload.as_ref().is_some_and(BodyProgress::is_callers_turn) {
             self.release("the caller had not sent all of its body");
@@ -204,12 +208,12 @@ impl Lease {
         Slow::Function
     }
 
-    /// The same for one whose answer waited for its reader.
+    /// The same for a call whose answer waited for the caller to read it.
     pub(crate) fn expire_unread(self) {
         self.release("the caller had not read all of the answer");
     }
 
-    /// The code has a moment to end; dropping the lease sees to that.
+    /// Gives the code a grace period to end; dropping the lease enforces it.
     fn release(mut self, why: &str) {
         if let Phase::Running { deadline, request_id, .. } = &mut self.phase {
             *deadline = (*deadline).max(Instant::now()) + CLOSE_GRACE;
@@ -220,7 +224,7 @@ impl Lease {
         }
     }
 
-    /// Its code may run for ever, so the instance goes.
+    /// The code may run forever, so the instance is killed.
     pub(crate) fn kill(mut self) {
         if let Phase::Running { request_id, exchange, .. } = &self.phase {
             let what = match exchange {
@@ -234,29 +238,29 @@ impl Lease {
         self.end(Event::CallTimedOut);
     }
 
-    /// The instance does not accept connections: it is of no use to anybody. Nothing of this call was sent.
+    /// The instance does not accept connections and is killed. Nothing of this call was sent.
     pub(crate) fn lost(mut self) {
         self.pool.event(self.key, Event::Kill(Why::Crashed));
         self.end(Event::CallEnded);
     }
 
-    /// The instance died under this call, which stays among its calls for the report on its end.
+    /// The instance died during this call, which stays among its calls for the crash report.
     pub(crate) fn died(mut self) {
         self.phase = Phase::Over;
         self.pool.event(self.key, Event::Kill(Why::Crashed));
     }
 
-    /// Calls that hold a place in this instance, this one included.
+    /// Number of calls that hold a slot in this instance, this one included.
     pub(crate) fn calls_in_instance(&self) -> usize {
         self.pool.calls(self.key).len()
     }
 
-    /// Whether the answer is out already.
+    /// Whether the answer was read to its end already.
     pub(crate) fn is_answered(&self) -> bool {
         matches!(self.phase, Phase::Running { exchange: Exchange::Answered, .. })
     }
 
-    /// The call's id, while the instance may be at work on it.
+    /// The call's id, while the instance may be executing it.
     pub(crate) fn request_id(&self) -> Option<&RequestId> {
         match &self.phase {
             Phase::Running { request_id, .. } => Some(request_id),
@@ -279,7 +283,7 @@ impl Drop for Lease {
         match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Over => {}
             Phase::Placed => self.pool.end(self.key, self.call, Event::CallEnded),
-            // Of a caller who is gone, such an image cannot be asked.
+            // A `runtime: container` image cannot be asked about the call of a disconnected caller.
             Phase::Running { exchange: Exchange::Open, .. }
                 if self.pool.version.spec.runtime == Runtime::Container =>
             {

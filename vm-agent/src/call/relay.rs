@@ -1,5 +1,5 @@
-//! Sends a call to its instance and waits for the head of the answer, within the function's `timeout`.
-//! Bodies stream both ways; nothing is read here.
+//! Sends a call to its instance and waits for the head of the answer, within the function's
+//! `timeout`. Bodies stream both ways; nothing is read here.
 
 use super::lease::{Lease, Slow};
 use crate::instance::{pool::Pool, sockets};
@@ -10,17 +10,17 @@ use epsilon_wire::connection::{Connection, MAX_HEADERS};
 use http::{HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::{Body, Incoming};
 
-/// A call that an instance answers: the lease, and the connection that the answer comes on. Dropping it
-/// closes the connection and leaves the rest to the lease.
+/// A call that an instance is answering: the lease, and the connection that the answer arrives on.
+/// Dropping it closes the connection; the lease handles the rest.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) connection: Connection,
     pub(crate) lease: Lease,
-    /// Its answer has no body, whatever its head says of one.
+    /// A HEAD request: the answer has no body, whatever its head says.
     pub(crate) is_head: bool,
 }
 
-/// What came of sending.
+/// Result of sending a call to its instance.
 pub(crate) enum Outcome {
     Answered {
         response: Response<Incoming>,
@@ -31,14 +31,14 @@ pub(crate) enum Outcome {
     Failed(CallError),
 }
 
-/// Adds what the platform says of a call.
+/// Adds the platform's headers to a request.
 pub(crate) fn prepare(
     mut request: Request<CallBody>,
     request_id: &RequestId,
     pool: &Pool,
 ) -> Request<CallBody> {
     *request.version_mut() = Version::HTTP_11;
-    // Said outright: without it hyper takes a GET for one without a body.
+    // Set explicitly: without it hyper takes a GET for one without a body.
     let is_chunked =
         !request.body().is_end_stream() && request.body().size_hint().exact().is_none();
     let headers = request.headers_mut();
@@ -48,7 +48,7 @@ pub(crate) fn prepare(
     if let Ok(id) = HeaderValue::from_str(request_id.as_str()) {
         headers.insert(headers::REQUEST_ID, id);
     }
-    // The whole timeout: it is sent in the moment of the hand-over, from which the timeout counts.
+    // The whole timeout: the request is sent at the moment of the hand-over, from which it counts.
     headers.insert(headers::DEADLINE_MS, pool.deadline_ms.clone());
     headers.entry(header::HOST).or_insert(HeaderValue::from_static("localhost"));
     request
@@ -77,7 +77,8 @@ pub(crate) async fn send(
                     lease.lost();
                     return Outcome::Unsent(request);
                 }
-                // No reason to kill it under the calls that it runs. The place is free again.
+                // No reason to kill the instance and the calls that it runs. The slot is free
+                // again.
                 Err(err) => {
                     let function = lease.pool().version.function.clone();
                     let cause = Box::new(err);
@@ -99,7 +100,8 @@ pub(crate) async fn send(
                 };
             }
             Some(Err(mut err)) => match err.take_message() {
-                // It had been closed before: nothing was executed, so a fresh one may carry the call.
+                // The connection had been closed before: nothing was executed, so a new one may
+                // carry the call.
                 Some(unsent) if !is_fresh => {
                     lease.take_back();
                     request = unsent;
@@ -124,22 +126,25 @@ pub(crate) async fn send(
     }
 }
 
-/// Whose fault a broken exchange was. The lease goes the way of a caller who is gone.
+/// Maps a broken exchange to the side at fault. The lease is left to `settle.rs`, as for a caller
+/// who disconnected.
 fn failed(err: hyper::Error, lease: &mut Lease, request_id: &RequestId) -> CallError {
     if err.is_user() {
         // The request's own body broke off.
         return CallError::of_request_body(&err).unwrap_or(CallError::CallerGone);
     }
     lease.suspect();
-    let (function, cause) = (lease.pool().version.function.clone(), Box::new(err));
+    let function = lease.pool().version.function.clone();
+    let cause = Box::new(err);
     if !cause.is_parse() {
         return CallError::FunctionCrashed { function, cause };
     }
-    let text = match cause.is_parse_too_large() {
-        true => format!(
+    let text = if cause.is_parse_too_large() {
+        format!(
             "its answer's head is too large: at most {MAX_HEADERS} header fields and 400 KiB pass"
-        ),
-        false => format!("its answer's head is not HTTP: {cause}"),
+        )
+    } else {
+        format!("its answer's head is not HTTP: {cause}")
     };
     let logs = &lease.pool().vm.logs;
     logs.event(&lease.instance, Level::Error, Some(request_id.clone()), text);

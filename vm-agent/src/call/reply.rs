@@ -1,5 +1,5 @@
-//! An instance's answer as it leaves the agent: hop-by-hop headers gone, the wrapper's word on the
-//! outcome turned into ours, and the lease inside the body, until its last byte.
+//! An instance's answer as it leaves the agent: hop-by-hop headers removed, the wrapper's outcome
+//! header turned into a [`CallError`], and the lease inside the body until its last byte.
 
 use super::relay::Running;
 use bytes::Bytes;
@@ -35,7 +35,7 @@ pub(crate) fn to_answer(
         && let Some(outcome) = response.headers_mut().remove(headers::OUTCOME)
         && let Some(Outcome::Threw) = Outcome::from_header(outcome.as_bytes())
     {
-        call.lease.answered(); // what it would have said is not for the caller
+        call.lease.answered(); // the wrapper's error text is not for the caller
         return Err(CallError::FunctionError { function: version.function.clone() });
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -48,7 +48,7 @@ pub(crate) fn to_answer(
     head.remove(header::CONNECTION);
     head.remove(KEEP_ALIVE);
     if head.remove(header::TRANSFER_ENCODING).is_some() {
-        // Chunks were read, so the chunks count: a length beside them is wrong or says nothing (RFC 9112, 6.3).
+        // Chunks were read, so a length beside them is wrong or redundant (RFC 9112, 6.3).
         head.remove(header::CONTENT_LENGTH);
     }
     Ok(response.map(|incoming| {
@@ -61,24 +61,25 @@ pub(crate) fn to_answer(
     }))
 }
 
-/// Whether another call may come on the connection of such an answer. An image of any make may write a body where HTTP has none
-/// (HEAD, 204, 304); those bytes, when late, would begin the next caller's answer. Our own wrappers do not.
+/// Whether the connection of such an answer may carry another call. An image of any origin may
+/// write a body where HTTP has none (HEAD, 204, 304); those bytes, when late, would begin the next
+/// caller's answer. Our own wrappers do not.
 fn may_reuse(status: StatusCode, is_head: bool, runtime: Runtime) -> bool {
     let is_bodiless =
         is_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     !(is_bodiless && runtime == Runtime::Container)
 }
 
-/// An answer's body with the call's lease in it.
+/// An answer's body that holds the call's lease.
 struct LeasedBody {
     incoming: Option<Incoming>,
     call: Option<Running>,
     may_reuse: bool,
-    /// Runs for every answer that is not there as a whole; holds the call from then on.
+    /// Runs for every answer that is not complete at once; holds the call from then on.
     watchdog: Option<Watchdog>,
 }
 
-/// Cuts a call at its deadline, also while nobody reads its answer.
+/// Cuts a call at its deadline, also while the caller does not read its answer.
 struct Watchdog {
     watched: Arc<Watched>,
     task: JoinHandle<()>,
@@ -86,13 +87,13 @@ struct Watchdog {
 
 struct Watched {
     call: Mutex<Option<Running>>,
-    /// Whether the last that was asked for is not there yet; else the reader is the one who is waited for.
+    /// Whether the body waits for bytes of the instance; else it waits for the caller to read.
     waits_for_instance: AtomicBool,
 }
 
 impl Watchdog {
     fn start(mut call: Running) -> Self {
-        // Who reads the answer may not be there to read the connection, too.
+        // The task that reads the answer may not be there to drive the connection, too.
         call.connection.detach();
         let deadline = call.lease.deadline();
         let call = Mutex::new(Some(call));
@@ -146,11 +147,13 @@ impl LeasedBody {
         }
     }
 
-    /// The last byte was read: the connection may carry another call, and the place is free unless the handler goes on.
+    /// The last byte was read: the connection may carry another call, and the slot is free unless
+    /// the handler still runs.
     fn finish(&mut self) {
         self.incoming = None;
         if let Some(Running { connection, lease, .. }) = self.take_call() {
-            // An answer may have all of its bytes before its code ends it; Node would put the next one behind it.
+            // All bytes of an answer may be there before its code ends it; Node would queue the
+            // next one after it.
             let connections = Arc::clone(&lease.instance);
             if lease.answered() && self.may_reuse {
                 connections.connections.keep(connection);
@@ -158,7 +161,8 @@ impl LeasedBody {
         }
     }
 
-    /// The answer broke off: the caller's loss, and the lease finds out what became of the call.
+    /// The answer broke off: the caller gets an error, and the lease finds out what became of the
+    /// call.
     fn break_off(&mut self) {
         self.incoming = None;
         if let Some(mut call) = self.take_call() {
@@ -203,7 +207,7 @@ impl Body for LeasedBody {
             Poll::Pending => {
                 self.watch(true);
                 if let Some(watchdog) = &mut self.watchdog {
-                    // Ready only at the deadline: the call was taken from under this body.
+                    // Ready only at the deadline: the watchdog took the call out of this body.
                     let _ended = ready!(Pin::new(&mut watchdog.task).poll(cx));
                     self.break_off();
                     return Poll::Ready(Some(Err(Cut.into())));
@@ -222,7 +226,7 @@ impl Body for LeasedBody {
     }
 }
 
-/// A call that became a tunnel. Whoever copies its bytes keeps this to the end of the copy.
+/// A call that became a tunnel (WebSocket). The copying task holds it to the end of the copy.
 struct Upgrade(#[allow(dead_code, reason = "held for its drop")] Watchdog);
 
 impl Upgrade {
@@ -236,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_of_an_image_of_any_make_ends_with_an_answer_without_body() {
+    fn bodiless_answers_of_container_images_end_their_connection() {
         use Runtime::{Container, Node};
         for (status, is_head, runtime, want) in [
             (200, false, Container, true),

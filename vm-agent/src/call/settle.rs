@@ -1,6 +1,7 @@
-//! What becomes of a call that did not end with its answer: the caller left, the instance hung up, or the handler goes on
-//! behind its answer. Its code may still run, so its place stays taken until the wrapper says that the call ended; at
-//! the deadline the instance is killed, as for any call that does not end.
+//! Waits for the end of a call that did not end with its answer: the caller disconnected, the
+//! instance hung up, or the handler still runs after its answer. Its code may be running, so its
+//! slot stays taken until the wrapper reports that the call ended; at the deadline the instance is
+//! killed, as for any call that does not end.
 
 use super::lease::Lease;
 use crate::instance::{
@@ -14,20 +15,22 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-/// First pause between two questions. Most handlers end with their connection. Each pause is an eighth of what the call
-/// has taken since, so that a place is free soon after its call and long calls are not asked about all the time.
+/// First pause between two health requests. Most handlers end with their connection. Each pause is
+/// an eighth of the time since, so that a slot is free soon after its call and long calls are not
+/// polled all the time.
 const FIRST_ASK: Duration = Duration::from_millis(2);
 const SLOW_ASK: Duration = Duration::from_millis(250);
 const SHARE: u32 = 8;
-/// The first pause behind an answer: what goes on there takes longer than what a caller left behind.
+/// The first pause after an answer: work that continues there takes longer than what a disconnected
+/// caller left running.
 const ANSWERED_ASK: Duration = Duration::from_millis(10);
-/// One question. A wrapper that computes answers late, not never.
+/// Timeout of one health request. A wrapper that is busy computing answers late, not never.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long a process that hung up may go on accepting connections on its way out.
+/// How long a process that hung up may still accept connections while it dies.
 const DYING: Duration = Duration::from_millis(50);
 
-/// A lease on its way through this file. If the task is dropped (the runtime ends), the place is given back
+/// A lease that is being settled. If the task is dropped (the runtime ends), the slot is given back
 /// and no new task is made.
 pub(crate) struct Abandoned(Option<Lease>);
 
@@ -60,7 +63,7 @@ pub(crate) async fn settle(mut abandoned: Abandoned) {
 
 enum Outcome {
     Ended,
-    /// The instance goes, whatever runs in it.
+    /// The instance is stopping, whatever runs in it.
     Cut,
     Dead,
     Deadline,
@@ -72,8 +75,8 @@ async fn watch(lease: &Lease, deadline: Instant) -> Outcome {
         Some(Upstream::Tcp(address)) => return watch_server(*address).await,
         None => return Outcome::Ended,
     };
-    // With others in the instance, one look may catch a moment in which a call of theirs is not there yet. One that was
-    // answered was there.
+    // With other calls in the instance, one probe may catch a moment in which a call of theirs is
+    // not there yet. An answered call was there.
     let is_alone = lease.pool().version.spec.concurrency.get() == 1 || lease.is_answered();
     let looks_needed = if is_alone { 1 } else { 2 };
     let mut looks = 0;
@@ -81,7 +84,7 @@ async fn watch(lease: &Lease, deadline: Instant) -> Outcome {
     let began = Instant::now();
     loop {
         if lease.instance.stop.is_cancelled() {
-            return Outcome::Cut; // its container goes anyway
+            return Outcome::Cut; // its container is removed anyway
         }
         let held = lease.calls_in_instance();
         match timeout(PATIENCE, control::health(folder)).await {
@@ -108,7 +111,8 @@ async fn watch(lease: &Lease, deadline: Instant) -> Outcome {
     }
 }
 
-/// By its id, where the wrapper names the calls that run; else one of those that hold a place here is over.
+/// By its id, where the wrapper lists the calls that run; else when fewer run than hold a slot
+/// here.
 fn is_over(health: &Health, lease: &Lease, held: usize) -> bool {
     match (&health.calls, lease.request_id()) {
         (Some(calls), Some(id)) => !calls.iter().any(|call| call == id.as_str()),

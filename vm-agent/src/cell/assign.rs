@@ -1,9 +1,9 @@
-//! A ready cell becomes an instance: the version's layers are mounted, its code is loaded, and beside that its limits are
-//! set and what it is now is written down. Until all of that worked the cell is its own: a start that is called off, and
-//! one that fails, drops it, which removes it.
+//! Turns a ready cell into an instance: mounts the version's layers, has the code loaded, and
+//! meanwhile sets its limits and records the version. Until all of that worked the cell owns
+//! itself: a cancelled or failed start drops it, which removes it.
 //!
-//! No question to the engine stands between a call and its answer: limits that differ are set beside the load, and may be
-//! set a moment after it.
+//! No engine request stands between a call and its answer: limits that differ are set while the
+//! code loads, and may be set a moment after it.
 
 use super::{Cell, boot::CPU, place::Place};
 use crate::{
@@ -24,19 +24,20 @@ use tokio::{
     time::Instant,
 };
 
-/// What a cell serves, in its folder: the whole version as JSON. Without it, the cell serves nothing.
+/// The version that a cell serves, as JSON in the cell's directory. Without it, the cell serves
+/// nothing.
 const RECORD: &str = "version.json";
 
 /// Why a cell did not become an instance.
 #[derive(Debug)]
 pub(crate) enum NotAssigned {
-    /// The start failed as it would have in any container.
+    /// The start failed as it would have failed in any container.
     Start(StartFailure),
-    /// It is cells that do not work here; an image may.
+    /// Cells do not work here; the image path may.
     Cells(String),
 }
 
-/// `phases`: what it took to have the cell and the code; `since`: when taking the cell began.
+/// `phases`: the time for the cell and the code so far; `since`: when taking the cell began.
 pub(crate) async fn assign(
     vm: &Arc<LocalVm>,
     instance: &Instance,
@@ -50,10 +51,12 @@ pub(crate) async fn assign(
     tap.belongs_to(version, &place.id);
     mount(vm, &place, &code)?;
     *place.code.lock() = Some(code);
+    // Limits are set and the record is written while the code loads.
     let limits = ((version.spec.memory, version.spec.cpu) != (kind.memory, CPU))
         .then(|| update(vm, &place, version));
     let record = spawn_blocking({
-        let (folder, version) = (vm.cells.folder(&place.id), Arc::clone(version));
+        let folder = vm.cells.folder(&place.id);
+        let version = Arc::clone(version);
         move || write(&folder, &version)
     });
     let loading = Instant::now();
@@ -79,8 +82,8 @@ pub(crate) async fn assign(
     phases.init = loading.elapsed();
     vm.cells.told(true);
     if let Ok(Err(err)) = record.await {
-        // It serves all the same; only an agent that is started again will not know what it is, and removes it.
-        tracing::warn!(cell = %place.id, %err, "What a cell serves could not be written down.");
+        // It serves all the same; only a restarted agent will not know its version, and removes it.
+        tracing::warn!(cell = %place.id, %err, "Version of a cell could not be recorded; a restarted agent will remove the instance.");
     }
     instance.connections.reach(upstream);
     instance.move_into(place.handed_over());
@@ -101,20 +104,21 @@ fn update(
     place: &Place,
     version: &Version,
 ) -> JoinHandle<Result<(), EngineError>> {
-    let (task, container) = (Arc::clone(vm), place.container.clone());
+    let task = Arc::clone(vm);
+    let container = place.container.clone();
     let (memory, cpu) = (version.spec.memory, version.spec.cpu);
     vm.spawn(async move { task.engine.update(&container, memory, cpu).await })
 }
 
-/// A reader sees all of it or none. Not flushed: it is of use only while the container runs, and that does not outlive
-/// the machine.
+/// Writes the record atomically. It is not flushed: it is needed only while the container runs,
+/// which does not outlive the machine.
 fn write(folder: &Path, version: &Version) -> io::Result<()> {
     let draft = folder.join("version.new");
     fs::write(&draft, serde_json::to_vec(version)?)?;
     fs::rename(draft, folder.join(RECORD))
 }
 
-/// What the cell of an earlier life served, if anything.
+/// The version that a cell of an earlier run served, if any.
 pub(crate) fn read(vm: &LocalVm, id: &InstanceId) -> Option<Version> {
     let bytes = fs::read(vm.cells.folder(id).join(RECORD)).ok()?;
     serde_json::from_slice(&bytes).ok()

@@ -1,6 +1,6 @@
-//! The runtime base that cells are kept ready for: that of the newest version seen on this VM, kept in `DATA/vm/base.json`,
-//! so that a restarted agent has cells before the first call. A guess that costs nothing when it is wrong: the file is
-//! neither flushed nor missed.
+//! The runtime base that cells are kept ready for: that of the newest version seen on this VM.
+//! Stored in `DATA/vm/base.json`, so that a restarted agent has cells before the first call. It is
+//! a hint: a wrong or missing file costs nothing, and it is not flushed.
 
 use epsilon_api::function::ImageRef;
 use jiff::Timestamp;
@@ -17,21 +17,21 @@ pub(crate) struct Base {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Seen {
     base: ImageRef,
-    /// When the newest version on it was made.
+    /// Creation time of the newest version on it.
     created_at: Timestamp,
 }
 
 impl Base {
     pub(crate) fn open(file: PathBuf) -> Self {
-        let kept = fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        Self { file, newest: Mutex::new(kept) }
+        let stored = fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Self { file, newest: Mutex::new(stored) }
     }
 
     pub(crate) fn newest(&self) -> Option<ImageRef> {
         self.newest.lock().as_ref().map(|seen| seen.base.clone())
     }
 
-    /// A version on `base` is used here. Says whether this is another base than the one before.
+    /// Records that a version on `base` is used here. Returns whether the newest base changed.
     pub(crate) fn saw(&self, base: ImageRef, created_at: Timestamp) -> bool {
         let mut newest = self.newest.lock();
         if newest.as_ref().is_some_and(|seen| seen.base == base || created_at < seen.created_at) {
@@ -41,7 +41,7 @@ impl Base {
         let text = serde_json::to_vec(&seen).unwrap_or_default();
         let draft = self.file.with_extension("new");
         if let Err(err) = fs::write(&draft, text).and_then(|()| fs::rename(&draft, &self.file)) {
-            tracing::debug!(%err, file = %self.file.display(), "The base is not remembered.");
+            tracing::debug!(%err, file = %self.file.display(), "Newest base could not be stored; a restarted agent boots cells after the first call.");
         }
         *newest = Some(seen);
         true
@@ -64,7 +64,7 @@ mod tests {
         let base = Base::open(file.clone());
         assert_eq!(base.newest(), None);
         assert!(base.saw(image("a"), at(5)));
-        assert!(!base.saw(image("a"), at(6)), "the same again is no news");
+        assert!(!base.saw(image("a"), at(6)), "the same base is no change");
         assert!(base.saw(image("b"), at(7)));
         assert!(!base.saw(image("a"), at(6)), "an old version is called");
         assert_eq!(Base::open(file.clone()).newest(), Some(image("b")));

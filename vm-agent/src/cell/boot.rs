@@ -1,7 +1,7 @@
-//! From nothing to a cell that waits: `base → folders → container → attached log → running → listening → warm`.
+//! Boots a cell: `base → directories → container → attached log → running → listening → warm`.
 //!
-//! Runs in a task of its own that nobody cuts, so that the engine is never left alone with half a container. Called by
-//! `refill.rs`, and for a start that found no cell ready.
+//! Runs in a task of its own that is never cancelled, so that the engine is not left with half a
+//! container. Called by `refill.rs`, and for a start that found no ready cell.
 
 use super::{Cell, kind::Kind, place::Place};
 use crate::{
@@ -24,15 +24,16 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// What a cell may use of the processor until it is given to a function: what most functions have.
+/// CPU limit of a cell until it is assigned: what most functions have.
 pub(crate) const CPU: MilliCores = MilliCores::ONE;
-/// Mode of the folder that code is mounted on: the cell's user enters it, and writes nothing.
+/// Mode of the directory that code is mounted on: the cell's user can read it, and write nothing.
 const READABLE: u32 = 0o755;
 
-/// Boots one. `memory`: its share; `None` where somebody else answers for it until the cell is given away.
+/// Boots one cell. `memory`: its grant; `None` for a cell of a start, which holds the memory
+/// itself.
 ///
 /// # Errors
-/// Why there is none, for the operator. What was made is being removed.
+/// The reason, for the operator. What was made is being removed.
 pub(crate) async fn boot(
     vm: &Arc<LocalVm>,
     kind: Kind,
@@ -58,11 +59,11 @@ pub(crate) async fn boot(
     let app = place.app(vm);
     let folders = || {
         fs::create_dir_all(&app)?;
-        // Whatever the umask is: a service's is 0077.
+        // Independent of the umask: a service's is 0077.
         fs::set_permissions(&app, fs::Permissions::from_mode(READABLE))?;
         vm.make_sockets(&place.id, &lease)
     };
-    let sockets = folders().map_err(|err| format!("no folder for a cell: {err}"))?;
+    let sockets = folders().map_err(|err| format!("no directory for a cell: {err}"))?;
     let spec = ContainerSpec {
         name: place.container.clone(),
         image,
@@ -86,7 +87,7 @@ pub(crate) async fn boot(
     place.has_container();
     if let Err(err) = vm.engine.create(&spec).await {
         if matches!(err, EngineError::NotFound(_)) {
-            vm.images.doubt(&kind.base); // removed behind our back: the next boot looks again
+            vm.images.doubt(&kind.base); // it was removed without the agent: the next boot looks again
         }
         return Err(text(err));
     }
@@ -103,14 +104,14 @@ pub(crate) async fn boot(
     let mut exit = watch(vm, &place);
     let ready = async {
         let mut line = Line::wait(&sockets).await;
-        // A start that waits for it has more use for its time.
+        // A start waits for this cell: it does not wait for the warm-up.
         let warm = if is_spare { line.warm().await } else { Ok(()) };
         warm.map_err(|err| Chain(&err).to_string())?;
         Ok::<_, String>((line, Unsettled::open(&sockets).await))
     };
     let limit = vm.config.start_timeout;
     let (line, unsettled) = tokio::select! {
-        // The ends first: behind them, nothing else comes. All arms may be dropped.
+        // The ends first: after them, nothing else happens. All arms may be dropped.
         biased;
         () = place.stop.cancelled() => return Err("the agent ends".into()),
         end = &mut exit => return Err(match end {
@@ -128,16 +129,18 @@ pub(crate) async fn boot(
     Ok(Cell { kind, place, tap, exit, line, sockets, unsettled })
 }
 
-/// Asks for the end of the cell's container from now on, whoever has the cell then. One that waits in the pool is taken
-/// out of it.
+/// Watches for the end of the cell's container from now on, also after the cell was assigned. A
+/// ready cell is taken out of the pool.
 fn watch(vm: &Arc<LocalVm>, place: &Place) -> ExitWatch {
     let exit = start::watch_exit(vm, &place.container, start::wait(vm, &place.container));
     let (to, from) = oneshot::channel();
-    let (vm, id, gone) = (Arc::clone(vm), place.id.clone(), place.gone.clone());
+    let vm = Arc::clone(vm);
+    let id = place.id.clone();
+    let gone = place.gone.clone();
     let task = Arc::clone(&vm);
     task.spawn(async move {
         tokio::select! {
-            // Both arms may be dropped: the watch asks again, a token.
+            // Both arms may be dropped: the watch can be repeated, a token.
             biased;
             exit = exit => {
                 drop(to.send(exit));

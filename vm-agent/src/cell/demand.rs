@@ -1,26 +1,27 @@
 //! How many ready cells of a kind are worth their memory. Pure: time is passed in.
 //!
-//! Starts are counted in short slices; the most that any slice of the last minutes saw is what may come at once again.
-//! One kind, the usual one, is kept at the minimum whatever was seen, so that the first call after a quiet night finds
-//! a cell; all others shrink to none.
+//! Starts are counted in short slices; the highest count in the last minutes is the burst to be
+//! ready for. The usual kind never drops below the minimum, so that the first call after a quiet
+//! night finds a cell; all other kinds shrink to none.
 
 use crate::instance::state::Moment;
 use std::{collections::VecDeque, time::Duration};
 
-/// What counts as at once: about as long as a few cells take to boot one after the other.
+/// Starts within this time count as one burst: about as long as a few cells take to boot one after
+/// the other.
 const SLICE: Duration = Duration::from_secs(5);
-/// How long a peak is remembered: most bursts that come again do so within minutes, and a cell that waits
-/// longer costs more memory than it saves time.
+/// How long a peak is remembered: most bursts that repeat do so within minutes, and a cell that
+/// waits longer costs more memory than it saves time.
 const MEMORY: Duration = Duration::from_secs(300);
 
-/// The starts of one kind.
+/// The recent starts of one kind.
 #[derive(Debug, Default)]
 pub(crate) struct Demand {
-    /// Begin of each slice with starts in it, and how many; the newest last.
+    /// Begin of each slice with starts in it, and their number; the newest last.
     slices: VecDeque<(Moment, u32)>,
 }
 
-/// Between how many cells the target lies.
+/// Limits of the number of ready cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Range {
     pub(crate) min: u32,
@@ -28,7 +29,7 @@ pub(crate) struct Range {
 }
 
 impl Demand {
-    /// One start of this kind begins.
+    /// Counts one start of this kind.
     pub(crate) fn started(&mut self, now: Moment) {
         self.forget(now);
         match self.slices.back_mut() {
@@ -44,7 +45,7 @@ impl Demand {
         peak.max(range.min).min(range.max)
     }
 
-    /// Nothing of it was started for so long that nothing has to be remembered.
+    /// Whether no start is remembered any more.
     pub(crate) fn is_over(&mut self, now: Moment) -> bool {
         self.forget(now);
         self.slices.is_empty()
@@ -57,7 +58,8 @@ impl Demand {
     }
 }
 
-/// How many each kind gets of `max` in all: one each in turn, in their order, until each has what it wants.
+/// Distributes `max` cells over the kinds: one each in turn, in their order, until each has its
+/// target.
 pub(crate) fn shares(targets: &[u32], max: u32) -> Vec<u32> {
     let mut shares = vec![0; targets.len()];
     let mut left = max;
@@ -84,7 +86,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Starts at these seconds; asked at one; within a range => cells.
+    /// Starts at these seconds; evaluated at one; within a range => cells.
     macro_rules! targets {
         ($($name:ident: $starts:expr, at $now:expr, $min:literal..$max:literal => $want:expr;)*) => {$(
             #[test]
@@ -112,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_is_over_when_its_last_start_is_forgotten() {
+    fn kind_is_over_when_last_start_is_forgotten() {
         let mut demand = Demand::default();
         demand.started(s(10));
         assert!(!demand.is_over(s(309)));
@@ -120,13 +122,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_short_is_shared() {
+    fn scarce_cells_are_shared() {
         for (row, targets, max, want) in [
             ("all have what they want", &[2, 3][..], 8, &[2, 3][..]),
             ("one each in turn", &[8, 8], 5, &[3, 2]),
-            ("a small wish is met", &[8, 1], 4, &[3, 1]),
+            ("a small target is met", &[8, 1], 4, &[3, 1]),
             ("nothing to share", &[2, 2], 0, &[0, 0]),
-            ("nobody wants any", &[0, 0], 4, &[0, 0]),
+            ("all targets are zero", &[0, 0], 4, &[0, 0]),
         ] {
             assert_eq!(shares(targets, max), want, "{row}");
         }

@@ -1,5 +1,5 @@
-//! What a later start of a version will need, brought to this VM ahead: base and layers where a cell will serve it, its image
-//! otherwise.
+//! Prewarm of a version without a start: pulls base and layers to this VM where a cell will serve
+//! it, its image otherwise.
 
 use crate::vm::LocalVm;
 use epsilon_api::{chain::Chain, function::Version};
@@ -7,7 +7,7 @@ use epsilon_api::{chain::Chain, function::Version};
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// # Errors
-/// Why the version cannot be had here.
+/// Why the version cannot be pulled.
 pub(crate) async fn fetch(vm: &LocalVm, version: &Version) -> Result<(), Cause> {
     vm.cells.saw(version);
     if let Some(kind) = vm.cells.kind_for(version) {
@@ -25,7 +25,7 @@ pub(crate) async fn fetch(vm: &LocalVm, version: &Version) -> Result<(), Cause> 
                 return Ok(());
             }
             Err(err) => {
-                tracing::warn!(function = %version.function, version = %version.number, cause = %Chain(&*err), "No layers to fetch; its image is fetched.");
+                tracing::warn!(function = %version.function, version = %version.number, cause = %Chain(&*err), "Layers could not be fetched; fetching the image.");
             }
         }
     }

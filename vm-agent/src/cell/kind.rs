@@ -1,7 +1,9 @@
-//! Kinds of cells, and which versions fit one. Pure; asked for each start, and for each version that is seen.
+//! Kinds of cells, and which versions fit one. Pure; used for each start, and for each version that
+//! is seen.
 //!
-//! A cell is booted before anybody knows for whom, so all that is settled when its process starts is part of its kind:
-//! what runs (the base), what it may reach, and the memory by which the runtime sizes its heap.
+//! A cell is booted before it is known which version it will serve, so all that is fixed when its
+//! process starts is part of its kind: the runtime base, the network, and the memory by which the
+//! runtime sizes its heap.
 
 use epsilon_api::{
     function::{FunctionSpec, ImageRef, Network, Runtime, Version},
@@ -9,31 +11,32 @@ use epsilon_api::{
 };
 use std::fmt;
 
-/// The memory of cells. A function's is a rung or lies between two: it gets a cell of the lower one, whose limit is raised
-/// while its code loads; the runtime's heap stays as it was sized, a little smaller than it could be.
+/// Memory sizes of cells. A function whose memory is between two sizes gets a cell of the lower
+/// one, whose limit is raised while its code loads; the runtime's heap stays as it was sized, a
+/// little smaller than it could be.
 const LADDER_MIB: [u64; 16] =
     [64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384];
 
-/// What cells have in common that can stand in for each other.
+/// What cells have in common that can replace each other.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Kind {
     /// The runtime base.
     pub(crate) base: ImageRef,
     pub(crate) network: Network,
-    /// A rung of the ladder.
+    /// One of [`LADDER_MIB`].
     pub(crate) memory: Bytes,
 }
 
 /// Why a version cannot be served by a cell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Unfit {
-    /// It brings its own server.
+    /// It is not Node and brings its own server.
     Runtime,
-    /// Nobody said what its image is made of.
+    /// The version does not name the layers of its image.
     NoParts,
-    /// This variable counts only when the process starts.
+    /// This variable only takes effect when the process starts.
     Env(String),
-    /// Less memory than any cell has.
+    /// Less memory than the smallest cell has.
     TooSmall,
 }
 
@@ -41,8 +44,8 @@ impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Runtime => f.write_str("its runtime is not `node`"),
-            Self::NoParts => f.write_str("its image is not known to be made of layers"),
-            Self::Env(name) => write!(f, "`{name}` counts when a process starts"),
+            Self::NoParts => f.write_str("the layers of its image are not known"),
+            Self::Env(name) => write!(f, "`{name}` takes effect only when a process starts"),
             Self::TooSmall => write!(f, "its memory is less than {} MiB", LADDER_MIB[0]),
         }
     }
@@ -52,7 +55,7 @@ impl Kind {
     /// The kind of cell that a version fits.
     ///
     /// # Errors
-    /// Why it fits none: its instances are made from its image.
+    /// Why it fits none: its instances are started from its image.
     pub(crate) fn of(version: &Version) -> Result<Self, Unfit> {
         let spec = &version.spec;
         if spec.runtime != Runtime::Node {
@@ -66,7 +69,7 @@ impl Kind {
         Ok(Self { base: parts.base.clone(), network: spec.network, memory })
     }
 
-    /// The kind that most functions fit: those that say nothing about memory and network.
+    /// The kind that most functions fit: those with default memory and network.
     pub(crate) fn usual(base: ImageRef) -> Self {
         let usual = FunctionSpec::new(Runtime::Node, "", "");
         let memory = class(usual.memory).unwrap_or(usual.memory);
@@ -84,15 +87,15 @@ impl fmt::Display for Kind {
     }
 }
 
-/// The largest rung within `memory`.
+/// The largest size within `memory`.
 fn class(memory: Bytes) -> Option<Bytes> {
     LADDER_MIB.into_iter().map(Bytes::mib).rfind(|rung| *rung <= memory)
 }
 
-/// A variable that Node, V8, libuv, OpenSSL, ICU or the C library reads when the process starts, and never again. The
-/// wrapper sets all others when it loads the code.
+/// The name of a variable that Node, V8, libuv, OpenSSL, ICU or the C library reads only when the
+/// process starts, if there is one. The wrapper sets all others when it loads the code.
 fn early_variable(spec: &FunctionSpec) -> Option<&str> {
-    /// Of Node's own, these are read when they are needed.
+    /// Of Node's own variables, these are read when they are needed.
     const LATE: [&str; 2] = ["NODE_ENV", "NODE_TLS_REJECT_UNAUTHORIZED"];
     const PREFIXES: [&str; 9] =
         ["NODE_", "UV_", "LD_", "SSL_CERT_", "OPENSSL_", "ICU_", "MALLOC_", "GLIBC_", "LC_"];
@@ -168,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_kind_is_that_of_a_function_that_says_nothing() {
+    fn usual_kind_is_that_of_a_default_function() {
         assert_eq!(Kind::of(&version(|_| {})), Ok(Kind::usual(base())));
     }
 

@@ -1,10 +1,11 @@
-//! The mounts below `DATA/vm/cells`: one shared mount of that folder onto itself, and in it, for each cell that serves
-//! a version, a read-only overlay of the version's layers. A cell's container has its `app` folder as `/app`, as a
-//! slave: what is mounted here later appears there, and nothing that happens there comes back.
+//! The mounts below `DATA/vm/cells`: one shared mount of that directory onto itself, and in it, for
+//! each assigned cell, a read-only overlay of the version's layers. A cell's container has its
+//! `app` directory as `/app`, as a slave mount: what is mounted here later appears there, and
+//! nothing that is mounted there propagates back.
 //!
-//! The kernel's table is the only memory: a restarted agent finds its mounts there. Only this file mounts, the socket
-//! directories of instances too ([`tmpfs`]). Called by `assign.rs`, by whoever clears a cell or an instance away, and by
-//! `cell.rs` at start and end.
+//! The kernel's mount table is the only state: a restarted agent finds its mounts there. Only this
+//! file mounts, the socket directories of instances too ([`tmpfs`]). Called by `assign.rs`, by the
+//! code that removes a cell or an instance, and by `cell.rs` at start and shutdown.
 
 use rustix::{
     fs::{Mode, OFlags},
@@ -18,22 +19,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The kernel's table of the mounts that this process sees.
+/// The mount table of this process.
 const TABLE: &str = "/proc/self/mountinfo";
-/// More layers than a version may have in a cell. The kernel takes 500, and the data of one mount 4096 bytes.
+/// Limit of layers in a cell. The kernel takes 500, and 4096 bytes of mount options.
 const LAYERS_MAX: usize = 64;
-/// Layers are data of somebody else: no set-user-id, no devices, and nothing to write to.
+/// Layers are untrusted data: no set-user-id, no devices, read-only.
 const CODE: MountFlags = MountFlags::RDONLY.union(MountFlags::NOSUID).union(MountFlags::NODEV);
 
-/// What an instance needs to meet the agent: two sockets. Nothing in it is a program.
+/// Socket directories hold two sockets, and no programs.
 const SOCKETS: MountFlags = MountFlags::NOEXEC.union(MountFlags::NOSUID).union(MountFlags::NODEV);
 const SOCKETS_LIMITS: &str = "size=1m,nr_inodes=64";
 
-/// The folder of all cells, shared with the containers that are made from it.
+/// The directory of all cells, as a shared mount.
 #[derive(Debug)]
 pub(crate) struct Mounts {
     root: PathBuf,
-    /// A folder without anything, below the layer of a version that has only one: an overlay needs two.
+    /// An empty directory, below the layer of a version that has only one: an overlay needs two.
     empty: PathBuf,
 }
 
@@ -42,14 +43,14 @@ pub(crate) struct Mounts {
 pub(crate) enum NoMounts {
     #[error("the agent is not root")]
     NotRoot,
-    #[error("the folder of cells cannot be shared with containers")]
+    #[error("the directory of cells cannot be shared with containers")]
     Share(#[source] io::Error),
     #[error("an overlay cannot be mounted there")]
     Overlay(#[source] io::Error),
 }
 
 impl Mounts {
-    /// Makes `root` a shared mount, unless it is one, and tries whether an overlay can be mounted in it.
+    /// Makes `root` a shared mount, unless it is one, and tries to mount an overlay in it.
     pub(crate) fn open(root: &Path) -> Result<Self, NoMounts> {
         if !rustix::process::geteuid().is_root() {
             return Err(NoMounts::NotRoot);
@@ -69,8 +70,9 @@ impl Mounts {
     fn try_overlay(&self) -> io::Result<()> {
         fs::create_dir_all(&self.empty)?;
         let trial = self.root.join("trial");
-        let (layer, target) = (trial.join("layer"), trial.join("app"));
-        detach(&target)?; // of a trial that was cut
+        let layer = trial.join("layer");
+        let target = trial.join("app");
+        detach(&target)?; // of an interrupted trial
         fs::create_dir_all(&layer)?;
         fs::create_dir_all(&target)?;
         let tried = self.overlay(std::iter::once(layer.as_path()), &target);
@@ -79,10 +81,10 @@ impl Mounts {
         tried
     }
 
-    /// Mounts the folders over each other at `target`; they come bottom first.
+    /// Mounts the directories over each other at `target`, in the given order, bottom first.
     ///
     /// # Errors
-    /// As the kernel said it; [`io::ErrorKind::InvalidInput`] for more layers than a mount takes.
+    /// The kernel's error; [`io::ErrorKind::InvalidInput`] for more layers than a mount takes.
     pub(crate) fn overlay<'a>(
         &self,
         folders: impl Iterator<Item = &'a Path>,
@@ -96,7 +98,8 @@ impl Mounts {
         if lower.len() < 2 {
             lower.insert(0, folder(&self.empty)?);
         }
-        // By descriptor: a path may hold what the option's own syntax means, and may be long. The top comes first.
+        // By descriptor: a path may be long, and may contain the option's own separators. The top
+        // comes first.
         let mut data = String::from("lowerdir=");
         for (at, fd) in lower.iter().rev().enumerate() {
             let colon = if at == 0 { "" } else { ":" };
@@ -108,7 +111,7 @@ impl Mounts {
     }
 }
 
-/// Mounts an empty tmpfs for the sockets of one instance at `target`; it belongs to that user.
+/// Mounts an empty tmpfs for the sockets of one instance at `target`; the user owns it.
 pub(crate) fn tmpfs(target: &Path, uid: u32, gid: u32) -> io::Result<()> {
     let data = format!("{SOCKETS_LIMITS},mode=0700,uid={uid},gid={gid}");
     let data = std::ffi::CString::new(data)?;
@@ -116,10 +119,10 @@ pub(crate) fn tmpfs(target: &Path, uid: u32, gid: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether such a tmpfs can be mounted below `root`.
+/// Tries whether such a tmpfs can be mounted below `root`.
 pub(crate) fn try_tmpfs(root: &Path) -> io::Result<()> {
     let trial = root.join("trial");
-    detach(&trial)?; // of a trial that was cut
+    detach(&trial)?; // of an interrupted trial
     fs::create_dir_all(&trial)?;
     let tried = tmpfs(&trial, 0, 0);
     detach(&trial)?;
@@ -127,8 +130,8 @@ pub(crate) fn try_tmpfs(root: &Path) -> io::Result<()> {
     tried
 }
 
-/// Folders at or below `root` that something is mounted on, in the order of the mounts. An agent without cells asks, too: the
-/// one before may have had some.
+/// Mount points at or below `root`, in the order of the mounts. Used by an agent without cells,
+/// too: an earlier run may have had some.
 pub(crate) fn found(root: &Path) -> io::Result<Vec<PathBuf>> {
     let root = match fs::canonicalize(root) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -138,32 +141,32 @@ pub(crate) fn found(root: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(points(&table).map(|(point, _)| point).filter(|point| point.starts_with(&root)).collect())
 }
 
-/// Takes everything off, the shared mount itself last.
+/// Unmounts everything at or below `root`, the shared mount itself last.
 pub(crate) fn close(root: &Path) -> io::Result<()> {
     found(root)?.iter().rev().try_for_each(|point| detach(point))
 }
 
-/// Without its contents being opened: what the path says now is what is mounted.
+/// Opens a directory as a path only, so that a later rename does not change what is mounted.
 fn folder(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
-/// Takes off whatever is mounted at `target`, several at one place, too; that nothing is mounted there, or that it is no
-/// more, is fine.
+/// Unmounts whatever is mounted at `target`, also several mounts on one point. Nothing mounted, or
+/// a missing path, is fine.
 pub(crate) fn detach(target: &Path) -> io::Result<()> {
     use rustix::io::Errno;
     loop {
         match unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
             Ok(()) => {}
-            // Nothing is mounted there, or it is gone, or nothing can be mounted by this agent.
+            // Not mounted, no such path, or an agent that may not mount at all.
             Err(Errno::INVAL | Errno::NOENT | Errno::PERM) => return Ok(()),
             Err(err) => return Err(err.into()),
         }
     }
 }
 
-/// Makes `root` a mount point of its own whose mounts its containers see.
+/// Makes `root` a shared mount point, whose later mounts containers see.
 fn share(root: &Path) -> io::Result<()> {
     let ours: Vec<bool> = points(&fs::read_to_string(TABLE)?)
         .filter(|(point, _)| point == root)
@@ -172,17 +175,18 @@ fn share(root: &Path) -> io::Result<()> {
     match ours.as_slice() {
         [true] => return Ok(()),
         [] => {}
-        // Half made, or made twice: nothing below it can be of use to anybody.
+        // Half made, or made twice: nothing below it can be used.
         [..] => detach(root)?,
     }
     mount_bind(root, root)?;
-    // Private first: else it shares with the mount that it lies in, and each overlay would be there twice.
+    // Private first: else it shares with the parent mount, and each overlay would be there twice.
     mount_change(root, MountPropagationFlags::PRIVATE)?;
     mount_change(root, MountPropagationFlags::SHARED)?;
     Ok(())
 }
 
-/// Mount points of the table, with whether each is shared: `36 35 98:0 /root /point options shared:1 - type …`.
+/// Mount points of the table, and whether each is shared:
+/// `36 35 98:0 /root /point options shared:1 - type …`.
 fn points(table: &str) -> impl Iterator<Item = (PathBuf, bool)> {
     table.lines().filter_map(|line| {
         let mut fields = line.split(' ');
@@ -192,7 +196,8 @@ fn points(table: &str) -> impl Iterator<Item = (PathBuf, bool)> {
     })
 }
 
-/// Blanks, tabs, line ends and backslashes stand there as `\` and three octal digits.
+/// Decodes blanks, tabs, line ends and backslashes, which the table writes as `\` and three octal
+/// digits.
 fn unescape(field: &str) -> std::ffi::OsString {
     use std::os::unix::ffi::OsStringExt;
     let mut bytes = Vec::with_capacity(field.len());

@@ -1,5 +1,6 @@
-//! What a cell takes up, from the first folder on: its names, container, folders, mount, memory. Whoever drops a place has
-//! it removed; the instance that a cell becomes keeps it and is cleared away by its own runner.
+//! The resources of a cell, from the first directory on: names, container, directories, mount,
+//! memory, user id. Dropping them removes the cell; an instance that was assigned the cell owns
+//! them and is removed by its own runner.
 
 use super::Kind;
 use crate::{
@@ -18,31 +19,32 @@ use std::{
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-/// Pause between two tries to remove a container; doubled up to [`SLOW_REMOVE`].
+/// Pause between two attempts to remove a container; doubled up to [`SLOW_REMOVE`].
 const FIRST_REMOVE: Duration = Duration::from_millis(50);
 const SLOW_REMOVE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Place {
     pub(crate) id: InstanceId,
     pub(crate) container: ContainerName,
-    /// It is not to become a cell any more.
+    /// Cancelled when it must not become a cell any more.
     pub(crate) stop: CancellationToken,
-    /// Its container is away: whoever attends to it may go.
+    /// Cancelled when its container is removed: tasks that use it end.
     pub(crate) gone: CancellationToken,
-    /// The layers that are mounted; they stay on disk for so long.
+    /// The mounted layers; they stay on disk as long as this is held.
     pub(crate) code: Mutex<Option<Code>>,
     /// Until an instance takes it over.
     pub(crate) memory: Option<Grant>,
-    /// Who its code runs as. Given back once the container is gone.
+    /// The user that its code runs as. Freed once the container is removed.
     pub(crate) user: Option<Lease>,
-    /// The engine was asked for a container.
+    /// The engine was requested to create a container.
     has_container: bool,
-    /// `None` once somebody else clears it away, or it is cleared away. Weak, because the VM owns the cells that wait.
+    /// `None` once another owner removes it, or it is removed. Weak, because the VM owns the ready
+    /// cells.
     vm: Option<Weak<LocalVm>>,
 }
 
 impl Place {
-    /// A new one: from here on, its id is known on the VM.
+    /// A new cell's resources: from here on, its id is known on the VM.
     pub(crate) fn new(vm: &Arc<LocalVm>, memory: Option<Grant>) -> Result<Self, EngineError> {
         let id = InstanceId::random();
         let place = Self::at(vm, id, memory)?;
@@ -50,7 +52,7 @@ impl Place {
         Ok(place)
     }
 
-    /// That of a cell of an earlier life.
+    /// The resources of a cell of an earlier run.
     pub(crate) fn found(vm: &Arc<LocalVm>, id: InstanceId) -> Result<Self, EngineError> {
         let mut place = Self::at(vm, id, None)?;
         place.vm = None;
@@ -76,18 +78,18 @@ impl Place {
         vm.cells.app(&self.id)
     }
 
-    /// The engine is about to be asked for its container.
+    /// Records that its container is about to be requested from the engine.
     pub(crate) fn has_container(&mut self) {
         self.has_container = true;
     }
 
-    /// From now on somebody else clears it away.
+    /// Hands the removal over to another owner.
     pub(crate) fn handed_over(mut self) -> Self {
         self.vm = None;
         self
     }
 
-    /// All but the container, once that is gone.
+    /// Releases all but the container, once that is removed.
     pub(crate) fn clear(&self, vm: &LocalVm) {
         self.gone.cancel();
         vm.cells.clear(&self.id);
@@ -121,18 +123,19 @@ impl Drop for Place {
     }
 }
 
-/// Removes the container, trying until the engine lets it go or the agent ends; then the rest.
+/// Removes the container, retrying until the engine does it or the agent ends; then the rest.
 async fn remove(vm: &LocalVm, place: Place) {
-    let (mut pause, mut is_news) = (FIRST_REMOVE, true);
+    let mut pause = FIRST_REMOVE;
+    let mut is_news = true;
     while place.has_container
         && let Err(err) = vm.engine.remove(&place.container).await
     {
         if vm.closed.is_cancelled() {
             place.gone.cancel();
-            return; // the end of the agent removes by label what is left
+            return; // the shutdown of the agent removes by label what is left
         }
         if std::mem::take(&mut is_news) {
-            tracing::warn!(container = %place.container, cause = %Chain(&err), "A cell could not be removed; trying again.");
+            tracing::warn!(container = %place.container, cause = %Chain(&err), "Container of a cell could not be removed; trying again.");
         }
         sleep(pause).await;
         pause = (pause * 2).min(SLOW_REMOVE);

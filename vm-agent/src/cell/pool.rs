@@ -1,5 +1,6 @@
-//! The cells that wait, by kind, and what was asked for. Kept under one short lock by [`Cells`](super::Cells); decides,
-//! and does nothing itself: what it hands out is dropped or used after the lock.
+//! The ready cells by kind, and the demand for each. Guarded by one short lock of
+//! [`Cells`](super::Cells); decides, and does nothing itself: what it returns is dropped or used
+//! after the lock is released.
 
 use super::{
     Cell,
@@ -13,12 +14,12 @@ use std::{
     time::Duration,
 };
 
-/// Pause after a boot that failed; doubled up to [`LONGEST_PAUSE`]. An engine that is away, a base that is not to be had:
-/// both last.
+/// Pause after a boot that failed; doubled up to [`LONGEST_PAUSE`]. The usual causes last: an
+/// engine that is down, a base that cannot be pulled.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// How long nothing is booted behind the begin of a start.
+/// No boot within this time after the begin of a start.
 pub(crate) const QUIET: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Default)]
@@ -27,23 +28,24 @@ pub(crate) struct Pool {
     booting: u32,
     /// When the last start began.
     last_start: Option<Moment>,
-    /// No boot before this moment, and how long that was.
+    /// No boot before this moment, and the length of the pause.
     rest: Option<(Moment, Duration)>,
 }
 
 #[derive(Debug, Default)]
 struct Shelf {
-    /// The one that booted last is at the end, and goes first: what it warmed is still in the processor's caches.
+    /// The one that booted last is at the end, and is taken first: its data is still in the CPU's
+    /// caches.
     ready: VecDeque<Cell>,
     demand: Demand,
 }
 
-/// What is to be changed so that the right cells wait.
+/// What to change so that the right cells are ready.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     /// Too many of their kind, the oldest first. To be dropped.
     pub(crate) surplus: Vec<Cell>,
-    /// What to boot next.
+    /// The kind to boot next.
     pub(crate) next: Option<Kind>,
 }
 
@@ -56,12 +58,13 @@ impl Pool {
         }
     }
 
-    /// Whether no start has just begun: one in a ready cell is over by then, and not slowed down by a boot.
+    /// Whether no start has just begun: a start in a ready cell takes less than [`QUIET`], and no
+    /// boot slows it down.
     pub(crate) fn is_quiet(&self, now: Moment) -> bool {
         self.last_start.is_none_or(|then| now.saturating_sub(then) >= QUIET)
     }
 
-    /// `leave`: how many have to stay.
+    /// `leave`: how many ready cells have to stay.
     pub(crate) fn take(&mut self, kind: &Kind, leave: usize) -> Option<Cell> {
         let ready = &mut self.kinds.get_mut(kind)?.ready;
         if ready.len() > leave { ready.pop_back() } else { None }
@@ -86,9 +89,10 @@ impl Pool {
         self.kinds.iter().map(|(kind, shelf)| kind.memory.get() * shelf.ready.len() as u64).sum()
     }
 
-    /// Cells of so much memory, of the kinds that have most of them.
+    /// Takes ready cells of at least `bytes` of memory, from the kinds that have most of them.
     pub(crate) fn give_way(&mut self, bytes: u64) -> Vec<Cell> {
-        let (mut leaving, mut freed) = (Vec::new(), 0);
+        let mut leaving = Vec::new();
+        let mut freed = 0;
         while freed < bytes {
             let richest = self.kinds.values_mut().max_by_key(|shelf| shelf.ready.len());
             let Some(cell) = richest.and_then(|shelf| shelf.ready.pop_front()) else { break };
@@ -107,7 +111,7 @@ impl Pool {
         self.booting = if more { self.booting + 1 } else { self.booting.saturating_sub(1) };
     }
 
-    /// What came of a boot for the pool.
+    /// Records the result of a boot for the pool; sets the pause after a failure.
     pub(crate) fn booted(&mut self, worked: bool, now: Moment) {
         let before = self.rest.take().map(|(_, pause)| pause);
         if !worked {
@@ -127,7 +131,7 @@ impl Pool {
         self.kinds.retain(|kind, shelf| {
             Some(kind) == usual.as_ref() || !shelf.ready.is_empty() || !shelf.demand.is_over(now)
         });
-        // The usual one first: what is short is short for the others.
+        // The usual kind first: the others share what is left.
         let mut kinds: Vec<(&Kind, &mut Shelf)> = self.kinds.iter_mut().collect();
         kinds.sort_by_key(|(kind, _)| (Some(*kind) != usual.as_ref(), kind.to_string()));
         let targets = kinds.iter_mut().map(|(kind, shelf)| {

@@ -1,8 +1,8 @@
-//! The task that keeps the right cells ready, behind everything else: one boot at a time, none while the engine
-//! works for a start or one has just begun, none on memory that the next start may need.
+//! The task that keeps the right cells ready, at lowest priority: one boot at a time, none while
+//! the engine works on a start or one has just begun, none on memory that the next start may need.
 //!
-//! Inputs: starts that ended, cells that were taken or died, a new base, time. Output: cells in the pool. Ends with the
-//! agent, whose waiting cells it removes.
+//! Inputs: starts that ended, cells that were taken or died, a new base, time. Output: cells in the
+//! pool. Ends with the agent, and removes the ready cells then.
 
 use super::{
     Cell, boot,
@@ -22,14 +22,16 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// How often demand is looked at without news: idle kinds shrink, memory comes back, a pause ends.
+/// How often demand is evaluated without a wake-up: idle kinds shrink, memory is freed, a pause
+/// ends.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Runs until the agent ends.
 pub(crate) async fn run(vm: Arc<LocalVm>) {
     loop {
         while let Some((kind, memory)) = next(&vm) {
-            // Not cut by the end of the agent: the boot itself is told of it, and clears up.
+            // Not cancelled by the shutdown of the agent: the boot itself observes it, and cleans
+            // up.
             let booted = begin(&vm, kind, Some(memory)).await;
             let (worked, cell) = match booted {
                 Ok(Ok((cell, _))) => (true, Some(cell)),
@@ -43,7 +45,7 @@ pub(crate) async fn run(vm: Arc<LocalVm>) {
         }
         let look = if vm.cells.pool.lock().is_quiet(vm.now()) { LOOK } else { QUIET };
         tokio::select! {
-            // The end first. All arms may be dropped: a token, a stored notice, a timer.
+            // The shutdown first. All arms may be dropped: a token, a stored notification, a timer.
             biased;
             () = vm.closed.cancelled() => break,
             () = vm.cells.news.notified() => {}
@@ -54,12 +56,13 @@ pub(crate) async fn run(vm: Arc<LocalVm>) {
     drop(all);
 }
 
-/// Lets go what is too much; says what to boot next, and on which memory.
+/// Removes surplus cells; returns the kind to boot next, and its memory.
 fn next(vm: &LocalVm) -> Option<(Kind, Grant)> {
     let cells = &vm.cells;
     let mut range = cells.range;
     if cells.mounts().is_none() || vm.is_draining() {
-        (range.min, range.max) = (0, 0);
+        range.min = 0;
+        range.max = 0;
     }
     let Plan { surplus, next } =
         cells.pool.lock().plan(cells.base.newest().as_ref(), range, vm.now());
@@ -73,10 +76,10 @@ fn next(vm: &LocalVm) -> Option<(Kind, Grant)> {
     Some((kind, memory))
 }
 
-/// What a boot comes to: a cell and what it took, or the reason why there is none.
+/// Receives the result of a boot: a cell and its phases, or the reason why there is none.
 pub(crate) type Booted = oneshot::Receiver<Result<(Cell, StartPhases), String>>;
 
-/// Boots a cell in a task of its own. Nobody there to take it: it is removed.
+/// Boots a cell in a task of its own. If the receiver is dropped, the cell is removed.
 pub(crate) fn begin(vm: &Arc<LocalVm>, kind: Kind, memory: Option<Grant>) -> Booted {
     let (to, from) = oneshot::channel();
     let task = Arc::clone(vm);
@@ -86,17 +89,17 @@ pub(crate) fn begin(vm: &Arc<LocalVm>, kind: Kind, memory: Option<Grant>) -> Boo
         let mut phases = StartPhases::default();
         let boot = boot::boot(&task, kind.clone(), memory, &mut phases);
         let booted = AssertUnwindSafe(boot).catch_unwind().await.unwrap_or_else(|_| {
-            tracing::error!(%kind, "A bug: the boot of a cell panicked.");
+            tracing::error!(%kind, "Boot of a cell panicked (a bug).");
             Err("a bug of the agent".to_owned())
         });
         task.cells.pool.lock().boots(false);
         match &booted {
             Ok(cell) => tracing::debug!(
-                cell = %cell.place.id, %kind, took_ms = began.elapsed().as_millis() as u64, "A cell is ready."
+                cell = %cell.place.id, %kind, took_ms = began.elapsed().as_millis() as u64, "Cell is ready."
             ),
             Err(_) if task.closed.is_cancelled() => {}
             Err(why) => {
-                tracing::warn!(%kind, why, "A cell did not boot.");
+                tracing::warn!(%kind, why, "Cell could not be booted; the refill tries again after a pause.");
                 if is_unshared(why) {
                     task.cells.turn_off(why);
                 }
@@ -107,7 +110,7 @@ pub(crate) fn begin(vm: &Arc<LocalVm>, kind: Kind, memory: Option<Grant>) -> Boo
     from
 }
 
-/// How Docker says that it does not see the shared mount.
+/// Whether the error is Docker's way to say that it does not see the shared mount.
 fn is_unshared(why: &str) -> bool {
     why.contains("not a shared") || why.contains("shared or slave mount")
 }

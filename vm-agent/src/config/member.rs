@@ -1,4 +1,5 @@
-//! The settings of an agent that belongs to a fleet: the same section, the half that `epsilon up` has no use for.
+//! The settings of an agent that joins a fleet: the half of the section that `epsilon up` does not
+//! use.
 
 use super::{ConfigError, Settings};
 use epsilon_wire::{
@@ -12,33 +13,33 @@ use std::{
     time::Duration,
 };
 
-/// The port of an agent's listener unless another is set.
+/// Default port of an agent's listener.
 const PORT: u16 = 8082;
 
-/// How an agent belongs to a fleet, checked.
+/// Checked settings of a fleet's member.
 #[derive(Clone, Debug)]
 pub struct MemberConfig {
-    /// See [`Settings::listen`].
+    /// Listener for gateways' calls.
     pub listen: SocketAddr,
-    /// See [`Settings::metrics`].
+    /// Listener for metrics; `None`: no such listener.
     pub metrics: Option<SocketAddr>,
-    /// See [`Settings::metrics_key_file`].
+    /// File with the collectors' key; `None`: metrics answer this machine only.
     pub metrics_key_file: Option<PathBuf>,
-    /// See [`Settings::advertise`].
+    /// Host, or host and port, under which gateways reach this VM.
     pub advertise: Option<String>,
-    /// See [`Settings::gateways`].
+    /// Control addresses of the gateways.
     pub gateways: Gateways,
-    /// See [`Settings::token_file`].
+    /// File with the fleet's token.
     pub token_file: PathBuf,
-    /// See [`Settings::tls_certificate`].
+    /// Files of the certificate; `None`: plain HTTP.
     pub tls: Option<Files>,
-    /// Connections, and how long they may be silent.
+    /// Limits of connections and of their idle time.
     pub limits: Limits,
-    /// See [`Settings::drain_grace`].
+    /// Longest that running calls may go on after the first signal.
     pub drain_grace: Duration,
 }
 
-/// `None` where no fleet is named.
+/// Reads the member's settings; `None` without gateways.
 pub(super) fn read(s: &Settings) -> Result<Option<MemberConfig>, ConfigError> {
     let seconds = Duration::from_secs;
     let limits = Limits {

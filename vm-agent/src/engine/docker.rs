@@ -1,5 +1,5 @@
-//! Docker Engine behind [`Engine`], through bollard. Only this file and those in `docker/` name bollard;
-//! its errors become ours here.
+//! Docker Engine behind [`Engine`], through bollard. Only this file and those in `docker/` name
+//! bollard; its errors become ours here.
 
 mod firewall;
 pub mod freezer;
@@ -45,12 +45,14 @@ use prometheus::HistogramVec;
 use std::{collections::HashMap, net::IpAddr, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 
-/// Pauses between two tries to remove a network that still has endpoints, doubled each time.
+/// First pause between two attempts to remove a network that still has endpoints; doubled up to
+/// [`SLOW_AGAIN`].
 const FIRST_AGAIN: Duration = Duration::from_millis(50);
 const SLOW_AGAIN: Duration = Duration::from_secs(1);
-/// Exit code of a process that was killed: by itself, or by the kernel when its memory was full.
+/// Exit status of a killed process: by itself, or by the kernel when its memory limit was reached.
 const KILLED: i64 = 137;
-/// Docker hears of full memory and of the end on two ways: the first word may come last, on a busy machine.
+/// Docker reports full memory and the exit on two paths: on a busy machine the former may come
+/// last.
 const OOM_TOLD_WITHIN: [Duration; 5] = [
     Duration::from_millis(5),
     Duration::from_millis(15),
@@ -63,11 +65,11 @@ const OOM_TOLD_WITHIN: [Duration; 5] = [
 #[derive(Clone)]
 pub struct DockerEngine {
     docker: Docker,
-    /// Bounds one question.
+    /// Timeout of one request.
     patience: Duration,
     pulls: Pulls,
     pull_timeout: Duration,
-    /// Bounds the tries to remove a network.
+    /// Limits the attempts to remove a network.
     remove_timeout: Duration,
     cores: u32,
     /// `epsilon_engine_call_seconds{call}`.
@@ -81,10 +83,10 @@ impl std::fmt::Debug for DockerEngine {
 }
 
 impl DockerEngine {
-    /// Prepares connections to the engine of `config`; asks nothing yet.
+    /// Prepares connections to the engine of `config`; sends no request yet.
     ///
     /// # Errors
-    /// When the address makes no sense.
+    /// When the address is invalid.
     pub fn new(config: &Config, seconds: HistogramVec) -> Result<Self, EngineError> {
         let docker = epsilon_engine_socket::connect(&config.engine_socket, config.engine_timeout)
             .map_err(ours)?;
@@ -100,8 +102,7 @@ impl DockerEngine {
         })
     }
 
-    /// Runs one question within the limit and counts its time.
-    /// How a container stands, unless it is gone.
+    /// The state of a container; `None` if it is gone.
     async fn state(&self, name: &ContainerName) -> Result<Option<ContainerState>, EngineError> {
         match self.ask("inspect", self.docker.inspect_container(name.as_str(), None)).await {
             Ok(found) => Ok(found.state),
@@ -110,6 +111,7 @@ impl DockerEngine {
         }
     }
 
+    /// Sends one request within the timeout and measures its time.
     async fn ask<T>(
         &self,
         verb: &'static str,
@@ -133,8 +135,9 @@ impl DockerEngine {
         }
     }
 
-    /// Takes whatever the network lists off it: somebody else's container, which goes on without it, or one that is
-    /// gone and whose endpoint Docker 20.10 forgot. That one is known by its container's name only.
+    /// Disconnects everything that the network lists: foreign containers, which run on without it,
+    /// and removed containers whose endpoints Docker 20.10 forgot. Those are known by the
+    /// container's name only.
     async fn disconnect_all(&self, network: &str) -> Result<(), EngineError> {
         let asked = self.docker.inspect_network(network_name(network)?, None);
         let found = match self.ask("inspect_network", asked).await {
@@ -146,20 +149,20 @@ impl DockerEngine {
             tracing::warn!(
                 network,
                 container,
-                "Something is still in the network; it is taken off."
+                "Container is still in the network; disconnecting it."
             );
             let request = NetworkDisconnectRequest { container, force: Some(true) };
             match self.ask("disconnect", self.docker.disconnect_network(network, request)).await {
                 Ok(()) | Err(EngineError::NotFound(_)) => {}
                 Err(err) => {
-                    tracing::warn!(network, cause = %Chain(&err), "It could not be taken off.");
+                    tracing::warn!(network, cause = %Chain(&err), "Container could not be disconnected from the network; trying again.");
                 }
             }
         }
         Ok(())
     }
 
-    /// Has the engine pull an image. A name with a digest in it is checked against what arrives.
+    /// Has the engine pull an image. If the name contains a digest, the engine verifies it.
     async fn pull(&self, name: &str, host: Host, login: Option<Login>) -> Result<(), EngineError> {
         let options =
             CreateImageOptions { from_image: Some(name.to_owned()), ..Default::default() };
@@ -174,9 +177,9 @@ impl DockerEngine {
         self.ask_within("pull", self.pull_timeout, pull).await
     }
 
-    /// The name to create from, when the image is in the engine.
+    /// The name to create from, if the image is in the engine.
     async fn local(&self, image: &ImageRef) -> Result<Option<LocalImage>, EngineError> {
-        // By digest first: a tag may have moved on since.
+        // By digest first: a tag may point to another image by now.
         for name in [&image.digest, &image.reference] {
             match self.ask("inspect_image", self.docker.inspect_image(image_name(name)?)).await {
                 Ok(found) => {
@@ -205,7 +208,8 @@ impl Engine for DockerEngine {
         })
     }
 
-    /// It is asked over a unix socket, so it is most likely on this machine; the first cell tells for sure.
+    /// The engine has a unix socket, so it is most likely on this machine; the first cell shows it
+    /// for sure.
     fn sees_mounts(&self) -> bool {
         true
     }
@@ -233,7 +237,7 @@ impl Engine for DockerEngine {
         };
         let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
         let is_function = labels.get(labels::IMAGE).is_some_and(|kind| kind == "function");
-        // A tag may have moved on since; a digest cannot.
+        // A tag may point to another image by now; a digest cannot.
         let is_same = name.contains('@') || found.id.as_deref() == Some(image.digest.as_str());
         if !is_same || !(is_function || name.starts_with(labels::IMAGE_NAMES)) {
             return Ok(ImageRemoval::Gone);
@@ -259,11 +263,11 @@ impl Engine for DockerEngine {
 
     async fn disk(&self) -> Result<Option<Disk>, EngineError> {
         let root = self.ask("info", self.docker.info()).await?.docker_root_dir;
-        // An engine in a container or on another machine has its folder elsewhere.
+        // An engine in a container or on another machine has its directory elsewhere.
         let Some(found) = root.and_then(|root| rustix::fs::statvfs(root).ok()) else {
             return Ok(None);
         };
-        // As `df` counts: what is kept for root is neither used nor free.
+        // As `df` counts: what is reserved for root is neither used nor free.
         let used = found.f_blocks.saturating_sub(found.f_bfree);
         Ok(Some(Disk {
             size: Size(used.saturating_add(found.f_bavail).saturating_mul(found.f_frsize)),
@@ -315,7 +319,7 @@ impl Engine for DockerEngine {
     ) -> Result<BoxStream<'static, Result<Bytes, EngineError>>, EngineError> {
         let options = DownloadFromContainerOptions { path: self.code().to_owned() };
         let mut pieces = self.docker.download_from_container(name.as_str(), Some(options)).boxed();
-        // Whether there is such a folder is said before its first byte.
+        // A missing directory is reported before the first byte.
         let first = self.ask("archive", async { pieces.try_next().await }).await?;
         Ok(stream::iter(first.map(Ok)).chain(pieces.map_err(ours)).boxed())
     }
@@ -363,7 +367,7 @@ impl Engine for DockerEngine {
             None => return Err(EngineError::Down("the wait was cut".into())),
         };
         let mut state = self.state(name).await?;
-        // When the engine itself stops, it ends its waits with 0 while the container goes on.
+        // When the engine itself stops, it ends its waits with 0 while the container runs on.
         if state.as_ref().is_some_and(|state| state.running == Some(true)) {
             return Err(EngineError::Down("the wait was cut".into()));
         }
@@ -390,7 +394,8 @@ impl Engine for DockerEngine {
         let options = RemoveContainerOptions { force: true, v: true, ..Default::default() };
         match self.ask("remove", self.docker.remove_container(name.as_str(), Some(options))).await {
             Err(EngineError::NotFound(_)) => Ok(()),
-            // Somebody else's removal is under way; it is gone when nothing knows it any more.
+            // Another removal is in progress; the container is gone when the engine does not know
+            // it any more.
             Err(EngineError::Refused(text)) if text.contains("already in progress") => {
                 match self.docker.inspect_container(name.as_str(), None).await.map_err(ours) {
                     Err(EngineError::NotFound(_)) => Ok(()),
@@ -484,16 +489,18 @@ fn ours(err: Error) -> EngineError {
         }
         Error::DockerResponseServerError { message, .. } => EngineError::Refused(message),
         Error::DockerStreamError { error } => EngineError::Refused(error),
-        // Its own words say three times that it could not connect, and never to what end.
+        // Its text says three times that it could not connect, and only the last cause says why.
         Error::HyperLegacyError { err } => EngineError::Down(last_cause(&err).into()),
         other => EngineError::Down(Box::new(other)),
     }
 }
 
-/// The names by which an image can be pulled again: those that say in which registry. An engine with containerd's image
-/// store gives a digest to what was made here, too, and that may be the only copy.
+/// The names by which an image can be pulled again: those that say in which registry. An engine
+/// with containerd's image store gives a digest to what was made here, too, and that may be the
+/// only copy.
 fn pulled(image: ImageSummary) -> Vec<ImageRef> {
-    // A builder's label is on all its images; what it put into this engine is known by the name only.
+    // A builder's label is on all its images; what it put into this engine is known by the name
+    // only.
     if image.repo_tags.iter().any(|name| name.starts_with(labels::IMAGE_NAMES)) {
         return Vec::new();
     }
@@ -523,7 +530,7 @@ mod tests {
     use super::{ImageSummary, image_name, pulled};
 
     #[test]
-    fn names_cannot_leave_their_place_in_the_path() {
+    fn names_cannot_change_the_path_of_a_request() {
         for good in ["epsilon/hello:3", "localhost:5000/a/b@sha256:00ff", "sha256:ab"] {
             assert!(image_name(good).is_ok(), "{good}");
         }
@@ -534,7 +541,7 @@ mod tests {
 
     /// An engine with containerd's image store gives a digest to what was made here, too.
     #[test]
-    fn only_what_a_registry_has_counts_as_pulled() {
+    fn only_registry_images_count_as_pulled() {
         for (row, tags, digests, want) in [
             ("a registry's", &[][..], &["r.example/shop/pay@sha256:00"][..], 1),
             ("by port", &[], &["registry:5000/shop/pay@sha256:00"], 1),

@@ -1,5 +1,6 @@
-//! A container engine in memory, for tests: an image is a [`Program`] of the test's, a container is a task that
-//! runs it, a kill drops the task. Passes the contract of the real one; its faults are scripted.
+//! A container engine in memory, for tests: an image is a [`Program`] of the test, a container is a
+//! task that runs it, a kill drops the task. Passes the contract of the real one; its faults are
+//! scripted.
 //!
 //! Compiled with the feature `fake` only.
 
@@ -33,7 +34,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// What an image does when it runs; its number is the exit status.
+/// The program of an image; its result is the exit status.
 pub type Program = Arc<dyn Fn(Process) -> BoxFuture<'static, i64> + Send + Sync>;
 
 /// Exit status of a killed process.
@@ -42,12 +43,12 @@ const KILLED: Exit = Exit { code: 137, out_of_memory: false };
 /// A running container, as its program sees it.
 #[derive(Clone, Debug)]
 pub struct Process {
-    /// What the container was made from.
+    /// The spec that the container was created from.
     pub spec: ContainerSpec,
-    /// Its own address.
+    /// The container's own address.
     pub address: IpAddr,
     outputs: Arc<Mutex<Vec<mpsc::UnboundedSender<Output>>>>,
-    /// There once the program handles SIGTERM, which would end it otherwise.
+    /// Set once the program handles SIGTERM, which would end it otherwise.
     on_sigterm: Arc<Mutex<Option<watch::Sender<bool>>>>,
 }
 
@@ -62,7 +63,7 @@ impl Process {
         self.write(&Output::Stderr(Bytes::copy_from_slice(text.as_bytes())));
     }
 
-    /// Handles SIGTERM from now on: becomes true when it comes.
+    /// Handles SIGTERM from now on: the value becomes true when it arrives.
     pub fn on_sigterm(&self) -> watch::Receiver<bool> {
         let mut handler = self.on_sigterm.lock();
         handler.get_or_insert_with(|| watch::Sender::new(false)).subscribe()
@@ -97,27 +98,27 @@ pub enum Verb {
     RemoveFirewall,
 }
 
-/// What goes wrong with one use of a verb.
+/// A fault of one use of a verb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Slow, then as usual.
+    /// Delayed, then normal.
     Slow(Duration),
-    /// No answer until the engine's limit, as a hung engine.
+    /// No answer until the engine's timeout, as of a hung engine.
     Hang,
-    /// A refusal.
+    /// Refused.
     Refuse,
-    /// A bug: the task of whoever asks unwinds.
+    /// A bug: the caller's task panics.
     Panic,
 }
 
-/// The engine. Clones are the same engine.
+/// The fake engine. Clones are the same engine.
 #[derive(Clone, Default)]
 pub struct FakeEngine(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
     images: HashMap<String, Program>,
-    /// Tars of images' folders with code.
+    /// Tars of images' code directories.
     code: HashMap<String, Bytes>,
     containers: BTreeMap<String, Container>,
     networks: HashSet<String>,
@@ -129,9 +130,9 @@ struct State {
     disk: Option<Disk>,
     most_running: usize,
     next_address: u16,
-    /// Things that are being made right now.
+    /// Creations and starts in progress.
     at_work: usize,
-    /// Where containers run; the runtime of their start when not told otherwise.
+    /// The runtime of containers; by default, that of their start.
     runtime: Option<Handle>,
 }
 
@@ -165,7 +166,7 @@ impl fmt::Debug for FakeEngine {
 }
 
 impl FakeEngine {
-    /// How long a hung engine is waited for.
+    /// The timeout of a hung engine.
     pub const PATIENCE: Duration = Duration::from_millis(500);
 
     /// An engine without images.
@@ -173,7 +174,8 @@ impl FakeEngine {
         Self::default()
     }
 
-    /// An engine whose containers run here and so outlive the runtime of an agent that is killed.
+    /// An engine whose containers run on this runtime, and so outlive the runtime of a killed
+    /// agent.
     pub fn on_this_runtime() -> Self {
         let engine = Self::default();
         engine.0.lock().runtime = Some(Handle::current());
@@ -185,12 +187,12 @@ impl FakeEngine {
         self.0.lock().images.insert(reference.to_owned(), program);
     }
 
-    /// Gives an image a folder with code, as a tar of `app/…`.
+    /// Gives an image a code directory, as a tar of `app/…`.
     pub fn add_code(&self, reference: &str, tar: impl Into<Bytes>) {
         self.0.lock().code.insert(reference.to_owned(), tar.into());
     }
 
-    /// Removes an image, as somebody who tidies up would.
+    /// Removes an image, as an operator would.
     pub fn remove_image(&self, reference: &str) {
         self.0.lock().images.remove(reference);
     }
@@ -200,17 +202,17 @@ impl FakeEngine {
         self.0.lock().images.keys().cloned().collect()
     }
 
-    /// How full the disk is from now on.
+    /// Sets how full the disk is.
     pub fn set_disk(&self, disk: Disk) {
         self.0.lock().disk = Some(disk);
     }
 
-    /// Lets the next use of the verb go wrong; several calls queue up.
+    /// Adds a fault to the next use of the verb; several calls queue up.
     pub fn script(&self, verb: Verb, fault: Fault) {
         self.0.lock().faults.entry(verb).or_default().push_back(fault);
     }
 
-    /// What was scripted and did not happen does not happen any more.
+    /// Drops scripted faults that did not happen.
     pub fn forget_script(&self) {
         self.0.lock().faults.clear();
     }
@@ -220,7 +222,7 @@ impl FakeEngine {
         self.0.lock().is_down = is_down;
     }
 
-    /// From now on, containers see what is mounted on their folders later.
+    /// From now on, containers see what is mounted on their directories later.
     pub fn see_mounts(&self) {
         self.0.lock().sees_mounts = true;
     }
@@ -240,12 +242,12 @@ impl FakeEngine {
         self.0.lock().most_running
     }
 
-    /// What a container was made from, with the limits that it has now.
+    /// The spec that a container was created from, with its current limits.
     pub fn spec(&self, name: &str) -> Option<ContainerSpec> {
         self.0.lock().containers.get(name).map(|container| container.spec.clone())
     }
 
-    /// Names of the containers whose processes are stopped.
+    /// Names of frozen containers.
     pub fn frozen(&self) -> Vec<String> {
         let state = self.0.lock();
         let frozen = state.containers.iter().filter(|(_, container)| container.is_frozen);
@@ -257,7 +259,7 @@ impl FakeEngine {
         self.0.lock().networks.iter().cloned().collect()
     }
 
-    /// Whether something is being made that somebody asked for, who may be gone.
+    /// Whether a creation or start is in progress, also if its caller is gone.
     pub fn is_at_work(&self) -> bool {
         self.0.lock().at_work > 0
     }
@@ -274,7 +276,7 @@ impl FakeEngine {
         self.0.lock().containers.values_mut().for_each(|container| container.end(exit));
     }
 
-    /// Every verb passes here first.
+    /// Common entry of every verb: counts its use and applies scripted faults.
     async fn enter(&self, verb: Verb) -> Result<(), EngineError> {
         let (fault, is_down) = {
             let mut state = self.0.lock();
@@ -299,7 +301,7 @@ impl FakeEngine {
         }
     }
 
-    /// As with the real one: what it was asked to make it makes, also when the one who asked is gone.
+    /// As with the real one: the work is completed, also when the caller is gone.
     async fn go_on<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, EngineError>> + Send + 'static,
@@ -351,7 +353,7 @@ impl FakeEngine {
     }
 }
 
-/// Only notes what it was told.
+/// Only records whether the container is frozen.
 #[derive(Debug)]
 struct FakeFreezer {
     engine: FakeEngine,
@@ -439,7 +441,8 @@ impl Engine for FakeEngine {
     }
 
     async fn create(&self, spec: &ContainerSpec) -> Result<(), EngineError> {
-        let (engine, spec) = (self.clone(), spec.clone());
+        let engine = self.clone();
+        let spec = spec.clone();
         self.go_on(async move {
             engine.enter(Verb::Create).await?;
             engine.add_container(spec)
@@ -570,7 +573,7 @@ impl Engine for FakeEngine {
     }
 
     async fn list(&self, vm: &VmId) -> Result<Vec<Found>, EngineError> {
-        // A list that is late is as good as none: as with the real one, within the engine's limit.
+        // A late list is as good as none: as with the real one, within the engine's timeout.
         timeout(Self::PATIENCE * 2, self.enter(Verb::List))
             .await
             .map_err(|late| EngineError::Down(late.into()))??;
@@ -586,7 +589,8 @@ impl Engine for FakeEngine {
     }
 
     async fn ensure_network(&self, network: &NetworkSpec) -> Result<(), EngineError> {
-        let (engine, name) = (self.clone(), network.name.clone());
+        let engine = self.clone();
+        let name = network.name.clone();
         self.go_on(async move {
             engine.enter(Verb::EnsureNetwork).await?;
             engine.0.lock().networks.insert(name);

@@ -1,14 +1,14 @@
-//! Folders that an image declares as volumes (`VOLUME /data`), as far as a container may have them: each becomes a bounded
-//! tmpfs. Pure. Asked by the engine that inspects an image and by the start of an instance.
+//! Volumes that an image declares (`VOLUME /data`): each becomes a bounded tmpfs, if it can. Pure.
+//! Used by the engine that inspects an image and by the start of an instance.
 
 use std::collections::BTreeSet;
 
-/// More than any image of a server declares; each is one more mount in the container.
+/// More than any server image declares; each is one more mount in the container.
 const VOLUMES_MAX: usize = 16;
-/// What the engine itself mounts, or what a container cannot be without.
+/// Paths that the engine itself mounts, or that a container needs.
 const RESERVED: [&str; 5] = ["/proc", "/sys", "/dev", "/etc", super::SOCKETS];
 
-/// Once each, without slashes at their ends.
+/// Removes duplicates and trailing slashes.
 pub(super) fn normalized(declared: impl IntoIterator<Item = String>) -> Vec<String> {
     let trimmed = declared.into_iter().map(|path| match path.trim_end_matches('/') {
         "" => "/".to_owned(),
@@ -17,17 +17,18 @@ pub(super) fn normalized(declared: impl IntoIterator<Item = String>) -> Vec<Stri
     trimmed.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// Why these cannot be had, for the author of the image. Expects what [`normalized`] made.
+/// Why these volumes cannot be provided, for the author of the image. Expects the output of
+/// [`normalized`].
 pub(super) fn unfit(volumes: &[String]) -> Option<String> {
     if volumes.len() > VOLUMES_MAX {
         let count = volumes.len();
         return Some(format!(
-            "the image declares {count} volumes, and at most {VOLUMES_MAX} can be had: remove `VOLUME` lines"
+            "the image declares {count} volumes, and at most {VOLUMES_MAX} are allowed: remove `VOLUME` lines"
         ));
     }
     let bad = volumes.iter().find(|path| !is_fit(path))?;
     Some(format!(
-        "the image declares the volume `{bad}`, which cannot be a folder in memory: remove its `VOLUME` line"
+        "the image declares the volume `{bad}`, which cannot be a tmpfs: remove its `VOLUME` line"
     ))
 }
 
@@ -51,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_of_data_are_had_and_those_of_the_system_are_not() {
+    fn data_paths_are_allowed_and_system_paths_are_not() {
         for good in ["/data", "/data/", "/var/lib/mysql", "/run", "/tmp", "/procs", "/etcetera"] {
             assert_eq!(of(&[good]), None, "{good}");
         }
@@ -76,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn one_folder_is_one_mount_and_there_are_not_too_many() {
+    fn duplicate_volumes_are_merged_and_number_is_limited() {
         let twice = normalized(["/b/".to_owned(), "/a".to_owned(), "/b".to_owned()]);
         assert_eq!(twice, ["/a", "/b"]);
         let many: Vec<String> = (0..=VOLUMES_MAX).map(|n| format!("/data/{n}")).collect();

@@ -1,21 +1,22 @@
-//! Keeps the disk from filling with images: when it is too full, images that can be pulled again go, the one that was
-//! not used for longest first. Images that gateways say are not needed go without this (`Images::remove`); here goes
-//! what is needed now and then, on a VM that has no room for everything.
+//! Garbage collection of images: when the disk is too full, images that can be pulled again are
+//! removed, the least recently used first. Images that gateways report as unneeded are removed
+//! elsewhere (`Images::remove`); this one removes what is needed now and then, on a VM whose disk
+//! cannot hold everything.
 
 use crate::{engine::EngineError, vm::LocalVm};
 use epsilon_api::{chain::Chain, function::ImageRef, vm::ImageRemoval};
 use tokio::time::{MissedTickBehavior, interval};
 
-/// Room is made for more than the next image, so that not each look has to.
+/// More is freed than the limit demands, so that not each run has to remove something.
 const SPARE_PERCENT: u8 = 5;
-/// Removals of one look.
+/// Limit of removals in one run.
 const AT_ONCE: usize = 64;
 
-/// Runs until the agent ends.
+/// Runs until the agent shuts down.
 pub(crate) async fn keep(vm: &LocalVm) {
     let mut look = interval(vm.config.disk_look);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut is_told = false;
+    let mut is_reported = false;
     loop {
         tokio::select! {
             biased;
@@ -25,45 +26,47 @@ pub(crate) async fn keep(vm: &LocalVm) {
         let made = tokio::select! {
             biased;
             () = vm.closed.cancelled() => return,
-            // Each step of it may be cut; the next look does it again.
+            // Each step of it may be cut; the next run does it again.
             made = make(vm) => made,
         };
         match made {
             Ok(Room::Made { removed }) => {
                 tracing::info!(
                     removed,
-                    "The disk was too full; images that were not used for long are gone."
+                    "Disk was too full; least recently used images were removed."
                 );
-                is_told = false;
+                is_reported = false;
             }
-            Ok(Room::TooLittle { used_percent, removed }) if !is_told => {
-                is_told = true;
+            Ok(Room::TooLittle { used_percent, removed }) if !is_reported => {
+                is_reported = true;
                 tracing::warn!(
                     used_percent,
                     removed,
                     limit = vm.config.disk_limit,
-                    "The disk is too full, and not because of images that can be pulled again."
+                    "Disk is too full, and no more images can be removed; free space on it."
                 );
             }
             Ok(Room::TooLittle { .. }) => {}
-            Ok(Room::Enough) => is_told = false,
-            Err(err) => tracing::debug!(cause = %Chain(&err), "The disk was not looked at."),
+            Ok(Room::Enough) => is_reported = false,
+            Err(err) => {
+                tracing::debug!(cause = %Chain(&err), "Disk usage could not be read; the next run tries again.")
+            }
         }
     }
 }
 
-/// What a look came to.
+/// Result of one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Room {
-    /// There is room, or nobody can see it from here.
+    /// The disk is within its limit, or its usage is unknown.
     Enough,
-    /// There is room again.
+    /// Images were removed, and the disk is within its limit.
     Made { removed: usize },
-    /// All that may go is gone.
+    /// All that can be removed is removed.
     TooLittle { used_percent: u8, removed: usize },
 }
 
-/// One look.
+/// One run: measures the disk and removes images.
 pub(crate) async fn make(vm: &LocalVm) -> Result<Room, EngineError> {
     let limit = vm.config.disk_limit;
     let used = async || {
@@ -95,8 +98,8 @@ pub(crate) async fn make(vm: &LocalVm) -> Result<Room, EngineError> {
     })
 }
 
-/// The images as they go: first those that nobody has used since this agent started, then the one whose use is the
-/// longest ago. `used` has the last one first.
+/// The order of removal: first images that were not used since this agent started, then the least
+/// recently used one. `used` has the last used one first.
 fn in_order(mut images: Vec<ImageRef>, used: &[ImageRef]) -> Vec<ImageRef> {
     images.sort_by_cached_key(|image| {
         let rank = used.iter().position(|other| other.reference == image.reference);
@@ -114,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn the_one_that_was_not_used_for_longest_goes_first() {
+    fn least_recently_used_image_is_removed_first() {
         let all = ["a", "b", "c", "d"].map(image).to_vec();
         let used = ["c", "gone", "a"].map(image);
         let order: Vec<_> = in_order(all, &used).into_iter().map(|one| one.reference).collect();

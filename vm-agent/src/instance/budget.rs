@@ -1,8 +1,8 @@
-//! Memory of this VM: given out when an instance starts, given back when its container is gone.
+//! Memory of this VM: granted when an instance starts, given back when its container is removed.
 //!
-//! First come, first served: whoever asks while others wait stands behind them. What instances that are
-//! already leaving will give back counts as coming; what goes beyond that is the shortage that an
-//! eviction has to cover. Knows no instances; `runner.rs` asks, `vm.rs` evicts.
+//! First come, first served: a new request queues after those that wait. Memory that stopping
+//! instances will give back counts as coming; what goes beyond that is the shortage that an
+//! eviction has to cover. Knows no instances: `runner.rs` requests, `vm.rs` evicts.
 
 use epsilon_api::units::Bytes;
 use parking_lot::Mutex;
@@ -18,12 +18,12 @@ pub(crate) struct Budget {
 #[derive(Debug, Default)]
 struct Ledger {
     used: u64,
-    /// Part of `used` whose owners were told to go.
+    /// The part of `used` whose owners are stopping.
     leaving: u64,
     waiting: VecDeque<(u64, oneshot::Sender<Grant>)>,
 }
 
-/// Memory that was given out. Dropping it gives it back.
+/// Granted memory. Dropping it gives it back.
 #[derive(Debug)]
 pub(crate) struct Grant {
     budget: Arc<Budget>,
@@ -31,16 +31,17 @@ pub(crate) struct Grant {
     leaving: bool,
 }
 
-/// What a request for memory comes to.
+/// The answer to a request for memory.
 #[derive(Debug)]
 pub(crate) enum Claim {
     Granted(Grant),
-    /// It comes when those who leave are gone, once `shortage` more is made to leave.
+    /// Granted when the stopping instances are removed, and `shortage` more bytes are made to
+    /// leave.
     Later {
         shortage: u64,
         grant: Promise,
     },
-    /// More than this VM has in all.
+    /// More than the VM's total.
     Never,
 }
 
@@ -57,7 +58,8 @@ impl Budget {
         Bytes(self.ledger.lock().used)
     }
 
-    /// What would have to leave for this much to be had: 0 when it is free or coming. Claims nothing.
+    /// How many bytes would have to be evicted to grant this much: 0 when it is free or coming.
+    /// Claims nothing.
     pub(crate) fn shortage(&self, bytes: Bytes) -> u64 {
         let ledger = self.ledger.lock();
         let ahead: u64 =
@@ -66,7 +68,7 @@ impl Budget {
         (ahead + bytes.get()).saturating_sub(free + ledger.leaving)
     }
 
-    /// Asks for memory. Dropping the promise of a [`Claim::Later`] withdraws the request.
+    /// Requests memory. Dropping the promise of a [`Claim::Later`] withdraws the request.
     pub(crate) fn claim(self: &Arc<Self>, bytes: Bytes) -> Claim {
         let bytes = bytes.get();
         if bytes > self.total {
@@ -75,7 +77,7 @@ impl Budget {
         let mut ledger = self.ledger.lock();
         ledger.waiting.retain(|(_, to)| !to.is_closed());
         let ahead: u64 = ledger.waiting.iter().map(|(bytes, _)| bytes).sum();
-        let free = self.total.saturating_sub(ledger.used); // adopted ones may exceed a lowered total
+        let free = self.total.saturating_sub(ledger.used); // adopted grants may exceed a lowered total
         if ahead == 0 && bytes <= free {
             ledger.used += bytes;
             return Claim::Granted(Grant { budget: Arc::clone(self), bytes, leaving: false });
@@ -86,7 +88,8 @@ impl Budget {
         Claim::Later { shortage, grant: Promise { budget: Arc::clone(self), from: Some(from) } }
     }
 
-    /// Takes memory only if as much again stays free, and nobody waits: for what can do without.
+    /// Takes memory only if the same amount again stays free, and no request waits: for what is not
+    /// urgent.
     pub(crate) fn claim_spare(self: &Arc<Self>, bytes: Bytes) -> Option<Grant> {
         let bytes = bytes.get();
         let mut ledger = self.ledger.lock();
@@ -114,7 +117,7 @@ impl Budget {
         self.serve();
     }
 
-    /// Hands out what is free.
+    /// Grants waiting requests from what is free.
     fn serve(self: &Arc<Self>) {
         let mut ledger = self.ledger.lock();
         let mut ready = Vec::new();
@@ -128,14 +131,14 @@ impl Budget {
                 ready.push((to, Grant { budget: Arc::clone(self), bytes, leaving: false }));
             }
         }
-        drop(ledger); // a grant that nobody takes is given back right here, and needs the lock
+        drop(ledger); // an unclaimed grant is given back right here, and needs the lock
         for (to, grant) in ready {
             drop(to.send(grant));
         }
     }
 }
 
-/// Memory that is coming. Dropping it withdraws the request; those who stood behind it move up.
+/// Memory that is coming. Dropping it withdraws the request; the requests after it move up.
 #[derive(Debug)]
 pub(crate) struct Promise {
     budget: Arc<Budget>,
@@ -159,7 +162,7 @@ impl Drop for Promise {
 }
 
 impl Grant {
-    /// Its owner was told to go: the memory counts as coming.
+    /// Its owner is stopping: the memory counts as coming.
     pub(crate) fn leave(&mut self) {
         if !self.leaving {
             self.leaving = true;
@@ -167,7 +170,7 @@ impl Grant {
         }
     }
 
-    /// Two shares of one owner become one.
+    /// Merges another share of the same owner into this one.
     pub(crate) fn join(&mut self, mut other: Self) {
         if self.leaving {
             other.leave();
@@ -209,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_comes_back() {
+    fn memory_is_given_back_on_drop() {
         let budget = Budget::new(Bytes(10));
         let a = granted(budget.claim(Bytes(6)));
         let b = granted(budget.claim(Bytes(4)));
@@ -219,12 +222,12 @@ mod tests {
     }
 
     #[test]
-    fn more_than_there_is_never_comes() {
+    fn more_than_total_is_never_granted() {
         assert!(matches!(Budget::new(Bytes(10)).claim(Bytes(11)), Claim::Never));
     }
 
     #[test]
-    fn those_who_leave_count_as_coming() {
+    fn stopping_instances_count_as_coming() {
         let budget = Budget::new(Bytes(10));
         let mut a = granted(budget.claim(Bytes(6)));
         let _b = granted(budget.claim(Bytes(4)));
@@ -256,21 +259,21 @@ mod tests {
         a.leave();
         assert_eq!(budget.shortage(Bytes(10)), 0);
         let (_, waits) = later(budget.claim(Bytes(8)));
-        assert_eq!(budget.shortage(Bytes(3)), 1, "behind those who wait");
+        assert_eq!(budget.shortage(Bytes(3)), 1, "after the waiting claims");
         drop(waits);
         assert_eq!(budget.shortage(Bytes(3)), 0);
         assert_eq!(budget.used(), Bytes(6));
     }
 
     #[test]
-    fn spare_memory_leaves_as_much_again_and_room_for_those_who_wait() {
+    fn spare_claim_leaves_its_size_free_again() {
         let budget = Budget::new(Bytes(10));
         let a = budget.claim_spare(Bytes(4)).unwrap();
         assert!(budget.claim_spare(Bytes(4)).is_none(), "6 are free, and 8 would have to be");
         let b = granted(budget.claim(Bytes(2)));
         let c = budget.claim_spare(Bytes(2)).unwrap();
         let (_, waits) = later(budget.claim(Bytes(5)));
-        assert!(budget.claim_spare(Bytes(1)).is_none(), "somebody waits");
+        assert!(budget.claim_spare(Bytes(1)).is_none(), "a claim waits");
         drop(waits);
         assert!(budget.claim_spare(Bytes(1)).is_some());
         drop((a, b, c));
@@ -293,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_overtakes() {
+    fn requests_are_served_in_order() {
         let budget = Budget::new(Bytes(10));
         let a = granted(budget.claim(Bytes(8)));
         let (_, mut big) = later(budget.claim(Bytes(10)));
@@ -306,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_withdrawn_request_blocks_nobody() {
+    fn withdrawn_request_blocks_no_other() {
         let budget = Budget::new(Bytes(10));
         let a = granted(budget.claim(Bytes(8)));
         let (_, big) = later(budget.claim(Bytes(10)));
@@ -318,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn those_behind_a_withdrawn_request_are_served_without_a_give_back() {
+    fn requests_behind_a_withdrawn_one_move_up() {
         let budget = Budget::new(Bytes(10));
         let _a = granted(budget.claim(Bytes(8)));
         let (_, big) = later(budget.claim(Bytes(10)));

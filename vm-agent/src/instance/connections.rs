@@ -1,6 +1,6 @@
-//! Connections to one instance: over its unix socket, or TCP for `runtime: container`. A connection is kept
-//! again only after its answer was read to the end. The call that uses it reads and writes it itself; an answer that
-//! comes in pieces gets a task for that (`call/reply.rs`).
+//! Connections to one instance: over its unix socket, or TCP for `runtime: container`. A connection
+//! goes back to the pool only after its answer was read to the end. The call that uses it drives
+//! its I/O; an answer that arrives in pieces gets a task for that (`call/reply.rs`).
 
 use super::{
     sockets::{self, SocketFolder},
@@ -11,10 +11,10 @@ use epsilon_wire::connection::{Connection, Idle};
 use std::{io, net::SocketAddr, sync::OnceLock, time::Duration};
 use tokio::{net::TcpStream, time::timeout};
 
-/// How an instance is reached.
+/// Where an instance listens.
 #[derive(Debug)]
 pub(crate) enum Upstream {
-    /// A wrapper's sockets, and what it says of calls that outlast their answers.
+    /// A wrapper's socket directory, and its reports on calls that outlast their answers.
     Sockets(SocketFolder, Option<Unsettled>),
     /// `$PORT` of a container in the egress network.
     Tcp(SocketAddr),
@@ -26,7 +26,7 @@ pub(crate) struct Connections {
     idle: Idle,
 }
 
-/// Longest that a server's connection may take. Only one whose queue is full takes more than a moment.
+/// Timeout of a TCP connect. Only a server whose queue is full takes more than a moment.
 const OPEN: Duration = Duration::from_secs(5);
 
 impl Connections {
@@ -34,7 +34,7 @@ impl Connections {
         Self { upstream: OnceLock::new(), idle: Idle::new(max_idle) }
     }
 
-    /// Says where the instance listens; once, when it is ready.
+    /// Sets where the instance listens; once, when it is ready.
     pub(crate) fn reach(&self, upstream: Upstream) {
         drop(self.upstream.set(upstream));
     }
@@ -43,7 +43,7 @@ impl Connections {
         self.upstream.get()
     }
 
-    /// Whether a call goes on whose answer was just read to its end.
+    /// Whether a call whose answer was just read to its end still runs.
     pub(crate) fn is_unsettled(&self, call: &RequestId) -> bool {
         match self.upstream.get() {
             Some(Upstream::Sockets(_, Some(unsettled))) => unsettled.take(call),
@@ -51,7 +51,7 @@ impl Connections {
         }
     }
 
-    /// A connection that was used before and is fit to be used again.
+    /// An idle connection that is fit to be used again.
     pub(crate) fn reuse(&self) -> Option<Connection> {
         self.idle.reuse()
     }
@@ -61,7 +61,7 @@ impl Connections {
         self.idle.keep(connection);
     }
 
-    /// A new connection.
+    /// Opens a new connection.
     pub(crate) async fn open(&self) -> io::Result<Connection> {
         match self.upstream.get() {
             Some(Upstream::Sockets(folder, _)) => {

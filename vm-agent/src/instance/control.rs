@@ -1,5 +1,6 @@
-//! The agent's own questions to a runtime wrapper, over `control.sock`: load this code, how are you, are you warm.
-//! No caller's byte ever comes this way. A cell's connection is kept open from its boot to its only load.
+//! The agent's own requests to a runtime wrapper, over `control.sock`: load this code, health,
+//! warm-up. No byte of a caller is sent here. A cell's connection stays open from its boot to its
+//! only load.
 
 use super::sockets::{CONTROL, SocketFolder, is_nobody_there};
 use bytes::Bytes;
@@ -21,17 +22,19 @@ use std::{
 };
 use tokio::{net::UnixStream, time::sleep};
 
-/// Longest answer of a wrapper: a message and a stack.
+/// Size limit of a wrapper's response: a message and a stack.
 const ANSWER_MAX: usize = 1 << 20;
-/// The same to a question for its health, which many calls may ask at once: a thousand ids.
+/// Size limit of a health response, which many calls may request at once: a thousand ids.
 const HEALTH_MAX: usize = 80 << 10;
-/// First pause between two looks for a listener; doubled up to [`SLOW_LOOK`]. A wrapper needs about 40 ms.
+/// First pause between two connection attempts; doubled up to [`SLOW_LOOK`]. A wrapper needs about
+/// 40 ms to listen.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const SLOW_LOOK: Duration = Duration::from_millis(4);
-/// What a wrapper says whose folder is empty.
+/// Error code of a wrapper whose code directory is empty.
 const NOT_MOUNTED: &str = "NOT_MOUNTED";
 
-/// What `POST /init` carries: the function as the image's `EPSILON_FUNCTION` describes it, and who asks.
+/// Body of `POST /init`: the function as the image's `EPSILON_FUNCTION` describes it, with version
+/// and instance.
 #[derive(Debug, Serialize)]
 pub(crate) struct Init<'a> {
     function: &'a str,
@@ -69,30 +72,30 @@ impl<'a> Init<'a> {
     }
 }
 
-/// What `GET /health` says.
+/// Body of the response to `GET /health`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Health {
     pub(crate) state: String,
-    /// Calls whose handler has not ended.
+    /// Number of calls whose handler has not ended.
     pub(crate) active: u32,
     /// Their ids. Absent: the wrapper only counts them.
     #[serde(default)]
     pub(crate) calls: Option<Vec<String>>,
 }
 
-/// Why a wrapper did not do what it was asked.
+/// Why a control request failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ControlError {
-    /// Nobody listens there (yet, or any more). Nothing was sent.
+    /// The wrapper does not listen (yet, or any more). Nothing was sent.
     #[error("the wrapper does not listen")]
     NotListening(#[source] io::Error),
-    /// The connection broke, or the answer makes no sense.
-    #[error("the wrapper gave no answer")]
+    /// The connection broke, or the response cannot be parsed.
+    #[error("the wrapper did not answer")]
     NoAnswer(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The code threw while loading, or its export is missing.
     #[error("{message}")]
     Failed { message: String, stack: Option<String> },
-    /// There is no code where it was told to look.
+    /// The directory where the code was expected is empty.
     #[error("the wrapper sees no code")]
     NotMounted,
 }
@@ -116,7 +119,7 @@ struct FailureBody {
     stack: Option<String>,
 }
 
-/// Asks how the wrapper is.
+/// Requests the wrapper's health, over a connection of its own.
 pub(crate) async fn health(folder: &SocketFolder) -> Result<Health, ControlError> {
     let mut line = Line::open(folder).await?;
     let (_, answer) = line.ask(Method::GET, "/health", Vec::new(), HEALTH_MAX).await?;
@@ -125,10 +128,10 @@ pub(crate) async fn health(folder: &SocketFolder) -> Result<Health, ControlError
     Ok(health.data)
 }
 
-/// A connection to a wrapper's control socket. It is served only while a question is under way.
+/// A connection to a wrapper's control socket. It is driven only while a request is under way.
 pub(crate) struct Line {
     sender: SendRequest<Full<Bytes>>,
-    /// The same socket, to look at.
+    /// The same socket, for `poll`.
     socket: OwnedFd,
     /// `None` once it broke.
     connection: Option<Connection<TokioIo<UnixStream>, Full<Bytes>>>,
@@ -136,9 +139,12 @@ pub(crate) struct Line {
 
 impl Line {
     pub(crate) async fn open(folder: &SocketFolder) -> Result<Self, ControlError> {
-        let stream = folder.connect(CONTROL).await.map_err(|err| match is_nobody_there(&err) {
-            true => ControlError::NotListening(err),
-            false => ControlError::NoAnswer(err.into()),
+        let stream = folder.connect(CONTROL).await.map_err(|err| {
+            if is_nobody_there(&err) {
+                ControlError::NotListening(err)
+            } else {
+                ControlError::NoAnswer(err.into())
+            }
         })?;
         let socket = stream.as_fd().try_clone_to_owned();
         let socket = socket.map_err(|err| ControlError::NoAnswer(err.into()))?;
@@ -147,7 +153,7 @@ impl Line {
         Ok(Self { sender, socket, connection: Some(connection) })
     }
 
-    /// Connects as soon as the wrapper listens. Waits without a limit of its own.
+    /// Connects as soon as the wrapper listens. Has no time limit of its own.
     pub(crate) async fn wait(folder: &SocketFolder) -> Self {
         let mut pause = FIRST_LOOK;
         loop {
@@ -159,15 +165,16 @@ impl Line {
         }
     }
 
-    /// Whether the wrapper still has its end: asks the kernel, which knows before anybody here was told. Between two
-    /// questions a wrapper says nothing, so anything to be read is the end.
+    /// Whether the wrapper still holds its end: polls the socket, because hyper notices a close
+    /// only while it is driven. Between two requests a wrapper sends nothing, so anything to be
+    /// read is the close.
     pub(crate) fn is_open(&self) -> bool {
         let mut looked_at = [PollFd::new(&self.socket, PollFlags::IN)];
         matches!(poll(&mut looked_at, Some(&Timespec::default())), Ok(0))
     }
 
-    /// Answers when the wrapper has done all that it can do before it has code. One that does not know the question
-    /// does nothing ahead.
+    /// Returns when the wrapper has prepared all that it can without code. A wrapper without this
+    /// endpoint prepares nothing.
     pub(crate) async fn warm(&mut self) -> Result<(), ControlError> {
         match self.ask(Method::GET, "/warm", Vec::new(), ANSWER_MAX).await? {
             (StatusCode::OK | StatusCode::NOT_FOUND, _) => Ok(()),
@@ -175,7 +182,7 @@ impl Line {
         }
     }
 
-    /// Has the code loaded. Answers when it is.
+    /// Loads the code. Returns when it is loaded.
     pub(crate) async fn init(&mut self, init: &Init<'_>) -> Result<(), ControlError> {
         let body = serde_json::to_vec(init).map_err(|err| ControlError::NoAnswer(err.into()))?;
         let (status, answer) = self.ask(Method::POST, "/init", body, ANSWER_MAX).await?;
@@ -220,9 +227,9 @@ impl Line {
             Ok((status, body.to_bytes()))
         };
         let mut exchange = std::pin::pin!(exchange);
-        // Both on this task: when the question is given up, its connection goes with it.
+        // Both on this task: when the request is dropped, its connection is closed with it.
         tokio::select! {
-            // The answer first: the connection may well end in the same moment.
+            // The response first: the connection may well end in the same moment.
             biased;
             answer = &mut exchange => answer,
             _ = connection => {

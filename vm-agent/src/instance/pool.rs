@@ -1,13 +1,15 @@
-//! The instances of one version, and the calls that wait for a place in one. The agent's only shared
-//! state on the path of a call: one short lock, never held across an await; whatever follows from a
-//! change (a hand-over, a start, a kill) is collected as [`Todo`] (`pool/books.rs`) and done after the lock is gone.
+//! The instances of one version, and the calls that wait for a slot in one. The agent's only shared
+//! state on the path of a call: one short lock, never held across an await. State and decisions are
+//! in `pool/books.rs`; what follows from a change (a hand-over, a start, a kill) is collected as
+//! [`Todo`] there and carried out here after the lock is released.
 //!
 //! Rules, each under test in `tests/agent`:
-//! - A free place is given at once, in the instance used last. Else the call waits, first come first served,
-//!   and is served by whichever place frees first, of an old instance or of a new one.
-//! - Never more starts than waiting calls need, than `maxInstances` allows, than the version's share.
-//! - A start that fails fails those who wait, once nothing else could serve them; the code's own failure is
-//!   remembered for a while that doubles, so that broken code is not started for each call.
+//! - A free slot is given at once, in the instance used last. Else the call waits, first come first
+//!   served, for the slot that frees first, of an existing instance or of a new one.
+//! - No more starts than waiting calls need, and within `maxInstances` and the starts per version.
+//! - A start that fails fails the waiting calls, once nothing else could serve them; a failure of
+//!   the code is remembered for a time that doubles, so that broken code is not started for each
+//!   call.
 
 mod books;
 
@@ -40,75 +42,75 @@ use tokio::{
     time::Instant,
 };
 
-/// Where a waiting call gets its place, or the reason why there is none.
+/// Sends a waiting call its lease, or the reason why it gets none.
 type Reply = oneshot::Sender<Result<Placed, NoPlace>>;
 
-/// Why a waiting call gets no place.
+/// Why a waiting call gets no slot.
 #[derive(Debug)]
 pub(crate) enum NoPlace {
     /// The start that was to serve it failed.
     Start(StartFailure),
-    /// It may not wait, and nothing is under way that would serve it.
+    /// It may not wait, and no start in progress would serve it.
     Busy,
 }
 
-/// What a look at an instance's timers says.
+/// Result of checking an instance's timers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Look {
-    /// When to look again.
+    /// When to check again.
     pub(crate) at: Instant,
-    /// It is to be frozen, and nobody has asked yet how.
+    /// It is to be frozen, and its freezer was not looked up yet.
     pub(crate) needs_freezer: bool,
 }
 
-/// What the timer of freezing says.
+/// State of the freeze timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Freeze {
-    /// It is frozen, will not be idle again, or may not be frozen.
+    /// Frozen already, stopping, or not allowed to be frozen.
     Never,
-    /// At this moment at the earliest, if nobody calls.
+    /// At this moment at the earliest, if no call begins.
     At(Moment),
     NeedsFreezer,
 }
 
-/// An instance's place in its pool; never used twice.
+/// An instance's key in its pool; never reused.
 pub(crate) type Key = u64;
 
-/// A timer of an instance is never looked at more often than this.
+/// Shortest pause between two checks of an instance's timers.
 const SHORTEST_LOOK: Duration = Duration::from_millis(10);
-/// An instance without timers is looked at all the same, for the sake of its successor states.
+/// Longest pause: an instance without timers is checked all the same, in case its state changes.
 const LONGEST_LOOK: Duration = Duration::from_secs(3600);
 
 pub(crate) struct Pool {
     pub(crate) version: Arc<Version>,
-    /// What every call's deadline header says at hand-over: the whole timeout.
+    /// Value of every call's deadline header at hand-over: the whole timeout.
     pub(crate) deadline_ms: HeaderValue,
     pub(crate) vm: Arc<LocalVm>,
     policy: Policy,
-    /// How long an instance is idle before its processes are stopped; `None`: they run on.
+    /// How long an instance is idle before its processes are frozen; `None`: never.
     freeze_after: Option<Duration>,
-    /// What the function did so far, in all its versions.
+    /// The function's history, of all its versions.
     history: Arc<History>,
     books: Mutex<Books>,
     worth: Mutex<Worth>,
-    /// Bumped when an instance became ready, failed or went, and when a call begins to wait.
+    /// Signals that an instance became ready, failed or was removed, or that a call began to wait.
     pulse: watch::Sender<()>,
 }
 
-/// What its instances are worth: only looked at by those who evict, and by a timer.
+/// Value of its instances for the eviction order; only used by evictions and a timer.
 #[derive(Debug, Default)]
 struct Worth {
     rate: Rate,
-    /// The VM's clock at the last use.
+    /// The eviction clock at the last use.
     clock: f64,
 }
 
-/// An idle instance that may be taken for the sake of another version.
+/// An idle instance that may be evicted for another version.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Idle {
     pub(crate) key: Key,
     pub(crate) since: Moment,
-    /// The lowest one goes first.
+    /// The lowest priority is evicted first.
     pub(crate) priority: f64,
 }
 
@@ -131,12 +133,12 @@ impl Drop for Waiting {
         if let Some(at) = books.position(self.ticket) {
             books.waiters.remove(at);
         }
-        // A place that was sent meanwhile gives itself back when the channel is dropped, after this.
+        // A lease that was sent meanwhile frees its slot when the channel is dropped, after this.
     }
 }
 
 impl Waiting {
-    /// Whether a start is under way that this call's turn depends on.
+    /// Whether a start in progress is going to serve this call.
     pub(crate) fn is_start_coming(&self) -> bool {
         let books = self.pool.books.lock();
         let places = books.starting() as usize * self.pool.concurrency();
@@ -177,14 +179,14 @@ impl Pool {
         if self.policy.one_call { 1 } else { self.version.spec.concurrency.get() as usize }
     }
 
-    /// Places at most, for the answer to one who got none.
+    /// Most slots that the version may have; part of the error for a call that got none.
     pub(crate) fn limit(&self) -> u32 {
         let concurrency = u32::try_from(self.concurrency()).unwrap_or(u32::MAX);
         self.version.spec.max_instances.get().saturating_mul(concurrency)
     }
 
-    /// A place for one call: now, or as soon as one is free. One that may not wait gets its place from a start
-    /// that has room, or none.
+    /// A slot for one call: now, or as soon as one is free. A call that may not wait gets a slot of
+    /// a start in progress, or none.
     pub(crate) fn take(
         self: &Arc<Self>,
         request_id: &RequestId,
@@ -196,15 +198,18 @@ impl Pool {
             return Ok(Taken::Now(self.lease(place)));
         }
         let now = self.vm.now();
+        // The function's pause ends here, not when the start is done.
         if books.running == 0 {
             self.history.arrives(now);
         }
         let function = &self.version.function;
+        // Code that just failed is not started again for this call.
         if let Some(failure) = books.remembered(now) {
             return Err(failure.to_error(function));
         }
         if books.waiters.len() >= self.vm.config.queue_depth {
-            let (function, limit) = (function.clone(), self.limit());
+            let function = function.clone();
+            let limit = self.limit();
             return Err(CallError::ConcurrencyLimit { function, limit });
         }
         let ticket = books.number();
@@ -218,7 +223,7 @@ impl Pool {
         Ok(Taken::Later(waiting))
     }
 
-    /// One call is over; its place is free again, or its instance is to go.
+    /// One call ended; its slot is free again, or its instance has to stop.
     pub(crate) fn end(self: &Arc<Self>, key: Key, call: u64, how: Event) {
         let now = self.vm.now();
         let mut books = self.books.lock();
@@ -237,7 +242,7 @@ impl Pool {
         self.act(todo);
     }
 
-    /// An event of an instance that is not about one call.
+    /// An event of an instance that does not end one call.
     pub(crate) fn event(self: &Arc<Self>, key: Key, event: Event) {
         let now = self.vm.now();
         let mut books = self.books.lock();
@@ -247,7 +252,8 @@ impl Pool {
         self.act(todo);
     }
 
-    /// The instance's start has no memory yet, or has it now. Calls that may not wait do not wait for that.
+    /// Reports whether the instance's start waits for memory. Calls that may not wait do not wait
+    /// for that.
     pub(crate) fn start_is_short(self: &Arc<Self>, key: Key, is_short: bool) {
         let mut books = self.books.lock();
         let Some(slot) = books.slots.get_mut(&key) else { return };
@@ -257,7 +263,7 @@ impl Pool {
         self.act(todo);
     }
 
-    /// The instance's start worked.
+    /// The instance's start succeeded.
     pub(crate) fn ready(self: &Arc<Self>, key: Key, phases: StartPhases) {
         let now = self.vm.now();
         let mut books = self.books.lock();
@@ -275,7 +281,7 @@ impl Pool {
         self.pulse.send_replace(());
     }
 
-    /// The instance's start did not work. Says whether that is news, or the same again.
+    /// The instance's start failed. Returns whether the failure differs from the one before.
     pub(crate) fn start_failed(self: &Arc<Self>, key: Key, failure: StartFailure) -> bool {
         let now = self.vm.now();
         let mut books = self.books.lock();
@@ -299,9 +305,11 @@ impl Pool {
         is_news
     }
 
-    /// The container exited by itself; `is_known`: the engine says how. Answers with the calls that ran in it.
+    /// The container exited by itself; `is_known`: the engine knows the exit status. Returns the
+    /// calls that ran in it.
     pub(crate) fn exited(self: &Arc<Self>, key: Key, is_known: bool) -> Vec<RequestId> {
-        let (calls, now) = (self.calls(key), self.vm.now());
+        let calls = self.calls(key);
+        let now = self.vm.now();
         let mut books = self.books.lock();
         if is_known {
             let is_early = books.slots.get(&key).is_some_and(Slot::is_early);
@@ -313,7 +321,7 @@ impl Pool {
         calls
     }
 
-    /// Why the instance was told to go; [`Why::Crashed`]: a call found it dead.
+    /// Why the instance is stopping; [`Why::Crashed`]: a call found it dead.
     pub(crate) fn why_stopping(&self, key: Key) -> Option<Why> {
         match self.books.lock().slots.get(&key)?.state {
             State::Stopping { why } | State::Gone { why } => Some(why),
@@ -323,7 +331,7 @@ impl Pool {
         }
     }
 
-    /// The container is away.
+    /// The container is removed.
     pub(crate) fn gone(self: &Arc<Self>, key: Key) {
         let now = self.vm.now();
         let mut books = self.books.lock();
@@ -341,7 +349,7 @@ impl Pool {
         }
     }
 
-    /// Lets the instance's timers act; says when to look at them again.
+    /// Applies the instance's timers; returns when to check them again.
     pub(crate) fn tick(self: &Arc<Self>, key: Key) -> Look {
         let now = self.vm.now();
         let mut books = self.books.lock();
@@ -351,7 +359,8 @@ impl Pool {
         let frozen = books.slots.get(&key).map_or(Freeze::Never, |slot| self.freeze(slot, now));
         let look = match books.slots.get(&key).map(|slot| slot.state) {
             Some(State::Idle { since }) if is_spare => since + idle,
-            // One that becomes idle after now has its whole idle time before it, which may be another one by then.
+            // An instance that becomes idle later has its whole idle time ahead, which may have
+            // changed by then.
             Some(State::Idle { .. } | State::Busy { .. }) => {
                 now + idle.min(self.vm.config.keep.default)
             }
@@ -375,12 +384,12 @@ impl Pool {
         }
     }
 
-    /// Stops the processes of an instance that was idle for long enough, where its function allows it.
+    /// Freezes an instance that was idle for long enough, where its function allows it.
     fn freeze(&self, slot: &Slot, now: Moment) -> Freeze {
         let Some(after) = self.freeze_after else { return Freeze::Never };
         let since = match slot.state {
             State::Idle { since } => since,
-            State::Busy { .. } => now, // it may be idle from now on, without a word
+            State::Busy { .. } => now, // it may become idle without an event
             State::Starting
             | State::Draining { .. }
             | State::Stopping { .. }
@@ -401,7 +410,7 @@ impl Pool {
         Freeze::Never
     }
 
-    /// Told of each start that ended and of each call that begins to wait.
+    /// Signalled for each start that ended and each call that begins to wait.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.pulse.subscribe()
     }
@@ -410,7 +419,7 @@ impl Pool {
         !self.books.lock().waiters.is_empty()
     }
 
-    /// Whether one of the starts under way still has somebody to serve.
+    /// Whether a start in progress still has a call to serve, or a minimum to reach.
     pub(crate) fn is_start_needed(&self) -> bool {
         let books = self.books.lock();
         let others = books.starting().saturating_sub(1);
@@ -419,7 +428,7 @@ impl Pool {
             || books.slots.values().any(|slot| slot.is_starting_ahead() && !slot.is_short)
     }
 
-    /// Whether the start under way serves a guess and nobody who waits: for that, nobody else has to go.
+    /// Whether the start in progress is only a prewarm: no other instance is evicted for it.
     pub(crate) fn is_guess_only(&self) -> bool {
         let books = self.books.lock();
         books.waiters.is_empty()
@@ -437,12 +446,13 @@ impl Pool {
         self.history.starts_in_vain(self.vm.now())
     }
 
-    /// Whether an instance more would take nothing from others, but for a cell that waits for just that.
+    /// Whether one more instance fits without an eviction, except of unassigned cells.
     fn has_memory(&self) -> bool {
         self.vm.budget.shortage(self.version.spec.memory) <= self.vm.cells.spare_bytes()
     }
 
-    /// How long an idle instance stays, and when the last call of the function ended if none runs.
+    /// The keep-alive decision for idle instances, and when the last call of the function ended if
+    /// none runs.
     fn choice(&self) -> (Choice, Option<Moment>) {
         let settings = &self.vm.config.keep;
         match self.version.spec.idle_timeout {
@@ -455,15 +465,16 @@ impl Pool {
         }
     }
 
-    /// From when until when an instance should be there for the next call, where that is known.
+    /// The window in which an instance should be ready for the next call, if it can be predicted.
     fn expected(&self) -> Option<(Moment, Moment)> {
         let (choice, ended) = self.choice();
-        let (ready, ended) = (choice.ready?, ended?);
+        let ready = choice.ready?;
+        let ended = ended?;
         Some((ended + ready.after, ended + ready.until))
     }
 
-    /// Starts an instance shortly before a call is expected, if there is none, and memory that nobody uses. Called on a
-    /// timer; says whether it did.
+    /// Prewarms: starts an instance shortly before a call is expected, if there is none and memory
+    /// is free. Called on a timer; returns whether it did.
     pub(crate) fn start_ahead(self: &Arc<Self>) -> bool {
         let now = self.vm.now();
         let Some((from, until)) = self.expected() else { return false };
@@ -481,7 +492,7 @@ impl Pool {
         starts
     }
 
-    /// How long instances stay here and why, for listings; `None` where there is nothing to tell.
+    /// The keep-alive decision for listings; `None` if there is nothing to show.
     pub(crate) fn keep(&self) -> Option<Keep> {
         let (Choice { idle, ready, why }, _) = self.choice();
         if why == policy::Why::OneCall || matches!(why, policy::Why::TooFew { samples: 0 }) {
@@ -497,8 +508,9 @@ impl Pool {
         })
     }
 
-    /// Takes note of the calls since the last time. Called before anything is evicted, so that all of them meet the
-    /// clock of their time, and on a timer, so that the rate is one.
+    /// Records the calls since the last time; returns the rate. Called before an eviction, so that
+    /// calls are weighed by the clock of their time, and on a timer, so that the rate is up to
+    /// date.
     pub(crate) fn note_uses(&self, clock: Clock) -> f64 {
         let Uses { calls, instances } = std::mem::take(&mut self.books.lock().uses);
         let now = self.vm.now();
@@ -517,10 +529,13 @@ impl Pool {
         let mut pulse = self.pulse.subscribe();
         let seen = {
             let mut books = self.books.lock();
-            (books.wanted, books.closing) = (true, self.vm.is_draining());
+            books.wanted = true;
+            books.closing = self.vm.is_draining();
             books.askers += 1;
-            // Asked for: try again at once.
-            (books.failure, books.no_start_before, books.brittle) = (None, None, None);
+            // An explicit request: try again at once.
+            books.failure = None;
+            books.no_start_before = None;
+            books.brittle = None;
             books.failures
         };
         let _no_longer = Unask(self);
@@ -533,6 +548,7 @@ impl Pool {
                 if books.closing || self.vm.closed.is_cancelled() {
                     return Err(StartFailure::CalledOff.to_error(&self.version.function));
                 }
+                // A start failed since this request began, and no other one is in progress.
                 if books.failures != seen && books.starting() == 0 {
                     let failure = books.failure.as_ref().map(|kept| kept.failure.clone());
                     let failure = failure.unwrap_or(StartFailure::CalledOff);
@@ -549,7 +565,7 @@ impl Pool {
         }
     }
 
-    /// Keeps what should be there, and starts what those who wait need: called on timers.
+    /// Starts what the minimum and the waiting calls need: called on timers.
     pub(crate) fn ensure(self: &Arc<Self>) {
         let now = self.vm.now();
         let mut books = self.books.lock();
@@ -562,8 +578,8 @@ impl Pool {
         }
     }
 
-    /// Lets running and waiting calls end and every instance go that has none. `wanted`: the version is only
-    /// resting (its VM drains) and may be opened again.
+    /// Stops every instance once it has no call; running and waiting calls end normally. `wanted`:
+    /// the pool is only closed for a drain of the VM and may be opened again.
     pub(crate) fn close(self: &Arc<Self>, wanted: bool) {
         {
             let mut books = self.books.lock();
@@ -574,13 +590,13 @@ impl Pool {
         self.pulse.send_replace(());
     }
 
-    /// Ends [`Pool::close`].
+    /// Reverts [`Pool::close`].
     pub(crate) fn open(self: &Arc<Self>) {
         self.books.lock().closing = false;
         self.ensure();
     }
 
-    /// Kills what is left, calls or not; those who wait are told.
+    /// Kills all instances, with or without calls; waiting calls get an error.
     pub(crate) fn kill_all(self: &Arc<Self>) {
         let (keys, waiters) = {
             let mut books = self.books.lock();
@@ -595,7 +611,7 @@ impl Pool {
         }
     }
 
-    /// Takes in an instance that was found running. Its version counts as wanted only once somebody
+    /// Adds an instance that was found running. Its version counts as wanted only once the gateway
     /// asks for it.
     pub(crate) fn adopt(self: &Arc<Self>, instance: Arc<Instance>) -> Key {
         let mut books = self.books.lock();
@@ -607,10 +623,11 @@ impl Pool {
         key
     }
 
-    /// Idle instances that may be taken for the sake of another version, and what each is worth.
+    /// Idle instances that may be evicted for another version, and the value of each.
     pub(crate) fn evictable(&self, clock: Clock) -> Vec<Idle> {
         let rate = self.note_uses(clock);
-        let (start, memory) = (self.history.start_cost(), self.version.spec.memory.get());
+        let start = self.history.start_cost();
+        let memory = self.version.spec.memory.get();
         let used_at = self.worth.lock().clock;
         let books = self.books.lock();
         let spare = books.live().saturating_sub(books.floor(self)) as usize;
@@ -633,12 +650,12 @@ impl Pool {
             Idle { key, since, priority }
         });
         let mut ranked: Vec<_> = ranked.collect();
-        ranked.reverse(); // those that were idle longest first
+        ranked.reverse(); // idle longest first
         ranked.truncate(spare);
         ranked
     }
 
-    /// Takes an instance away for the sake of another version, if it is still idle.
+    /// Stops an instance to free its memory for another version, if it is still idle.
     pub(crate) fn evict(self: &Arc<Self>, key: Key) -> bool {
         let mut books = self.books.lock();
         let idle =
@@ -651,14 +668,14 @@ impl Pool {
         idle
     }
 
-    /// Calls that hold a place in the instance.
+    /// Calls that hold a slot in the instance.
     pub(crate) fn calls(&self, key: Key) -> Vec<RequestId> {
         let books = self.books.lock();
         let calls = books.slots.get(&key).into_iter().flat_map(|slot| &slot.calls);
         calls.map(|(_, request_id)| request_id.clone()).collect()
     }
 
-    /// Calls that run and calls that wait.
+    /// Number of running calls and of waiting calls.
     pub(crate) fn load(&self) -> (u32, u32) {
         let books = self.books.lock();
         let active = books.slots.values().map(|slot| slot.calls.len()).sum::<usize>();
@@ -691,7 +708,7 @@ impl Pool {
             instance.changed.notify_one();
         }
         for (to, place, started) in todo.places {
-            // One who left in this moment drops the lease, which gives the place back.
+            // A call that was cancelled in this moment drops the lease, which frees the slot.
             drop(to.send(Ok(Placed { lease: self.lease(place), started })));
         }
         for (to, why) in todo.failures {
@@ -703,7 +720,7 @@ impl Pool {
     }
 }
 
-/// Takes back what `ensure_ready` asked for.
+/// Ends the request of one `ensure_ready`.
 struct Unask<'a>(&'a Arc<Pool>);
 
 impl Drop for Unask<'_> {

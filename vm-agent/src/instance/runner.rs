@@ -1,9 +1,10 @@
-//! The task that owns one instance, from its first wish to the removal of its container. It turns the
-//! world into [`Event`](super::state::Event)s for the pool and carries out the pool's effects.
+//! The task that owns one instance, from the request for it to the removal of its container. It
+//! turns what happens into [`Event`](super::state::Event)s for the pool and carries out the pool's
+//! effects.
 //!
-//! Inputs: the instance's `stop` (kill now) and `changed` (look at the timers again), the container's exit,
-//! time. Output: the pool's `ready`, `start_failed`, `exited`, `gone`. Ends when the container is away; at the
-//! end of the agent, with what `app.rs` removes by label.
+//! Inputs: the instance's `stop` (kill now) and `changed` (read the timers again), the container's
+//! exit, time. Output: the pool's `ready`, `start_failed`, `exited`, `gone`. Ends when the
+//! container is removed; at the shutdown of the agent, with what `app.rs` removes by label.
 
 mod background;
 mod memory;
@@ -28,15 +29,15 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-/// Pause between two tries to remove a container that the engine does not let go of; doubled up to
+/// Pause between two attempts to remove a container that the engine does not remove; doubled up to
 /// [`SLOW_REMOVE`].
 const FIRST_REMOVE: Duration = Duration::from_millis(50);
 const SLOW_REMOVE: Duration = Duration::from_secs(5);
 
-/// How long the exit of a process that stopped listening may take to be known.
+/// How long to wait for the exit status of a process that stopped listening.
 const LAST_EXIT: Duration = Duration::from_secs(2);
 
-/// One instance and where it belongs.
+/// One instance, with its VM and pool.
 pub(crate) struct Runner {
     pub(crate) vm: Arc<LocalVm>,
     pub(crate) pool: Arc<Pool>,
@@ -45,22 +46,22 @@ pub(crate) struct Runner {
 }
 
 impl Runner {
-    /// Starts the instance and stays with it to its end.
+    /// Starts the instance and supervises it to its end.
     pub(crate) async fn run(self) {
         self.to_its_end(self.live()).await;
     }
 
-    /// Stays with an instance that was found running.
+    /// Supervises an adopted instance.
     pub(crate) async fn adopt(self) {
         let container = self.instance.container();
         let exit = start::watch_exit(&self.vm, container, start::wait(&self.vm, container));
         self.to_its_end(self.supervise(exit)).await;
     }
 
-    /// Clears away after a life, also after one that a bug of ours cut short.
+    /// Runs `life`, then removes the instance, also if a bug made `life` panic.
     async fn to_its_end(&self, life: impl Future<Output = ()>) {
         if AssertUnwindSafe(life).catch_unwind().await.is_err() {
-            tracing::error!(instance = %self.instance.id(), "A bug: the task of an instance panicked.");
+            tracing::error!(instance = %self.instance.id(), "Task of an instance panicked (a bug); removing the instance.");
             let failure = StartFailure::NoCapacity("a bug of the agent ended the start".into());
             self.pool.start_failed(self.key, failure);
         }
@@ -69,11 +70,11 @@ impl Runner {
 
     async fn live(&self) {
         let outcome = tokio::select! {
-            // The order to go first: a start that nobody wants need not be finished. Both arms may be
-            // dropped: whatever was made is removed below, by name.
+            // The stop first: an unwanted start need not be finished. Both arms may be dropped:
+            // whatever was made is removed below, by name.
             biased;
             () = self.instance.stop.cancelled() => Err(StartFailure::CalledOff),
-            // In a box: it is far larger than what supervises afterwards, and goes before that.
+            // Boxed: it is far larger than `supervise`, and freed before that.
             outcome = Box::pin(self.start()) => outcome,
         };
         match outcome {
@@ -96,14 +97,16 @@ impl Runner {
         }
     }
 
-    /// A function that has not the limits that it asked for must not go on.
+    /// Stops the instance if its limits could not be set: it must not run without them.
     fn look_after(&self, limits: JoinHandle<Result<(), EngineError>>) {
-        let (pool, key, instance) = (Arc::clone(&self.pool), self.key, Arc::clone(&self.instance));
+        let pool = Arc::clone(&self.pool);
+        let key = self.key;
+        let instance = Arc::clone(&self.instance);
         self.vm.spawn(async move {
             if let Ok(Err(err)) = limits.await
                 && !instance.stop.is_cancelled()
             {
-                tracing::warn!(instance = %instance.id(), cause = %Chain(&err), "Its limits could not be set; it goes.");
+                tracing::warn!(instance = %instance.id(), cause = %Chain(&err), "Limits of the instance could not be set; stopping it.");
                 pool.event(key, Event::Stop(Why::Asked));
             }
         });
@@ -119,9 +122,9 @@ impl Runner {
                 self.warn("Code could not be loaded.", None);
             }
             StartFailure::NoCapacity(cause) if is_news => {
-                self.warn("No instance could be started.", Some(cause));
+                self.warn("Instance could not be started.", Some(cause));
             }
-            // Told once; with the engine away, it is the same for each call.
+            // Logged once; while the engine is down, it is the same for each call.
             StartFailure::NoCapacity(_) | StartFailure::CalledOff => {}
         }
     }
@@ -138,8 +141,8 @@ impl Runner {
                 continue;
             }
             tokio::select! {
-                // The order to go first: after it, an exit is no news. All arms may be dropped: a token, the
-                // watch itself (kept across rounds), a stored notice, a timer.
+                // The stop first: after it, an exit is expected. All arms may be dropped: a token,
+                // the watch itself (kept across rounds), a stored notification, a timer.
                 biased;
                 () = self.instance.stop.cancelled() => return self.stopped(exit).await,
                 exit = &mut exit => return self.crashed(exit),
@@ -149,10 +152,10 @@ impl Runner {
         }
     }
 
-    /// An engine that cannot say how leaves the instance running.
+    /// Looks up the freezer. If the engine has none, the instance is never frozen.
     async fn find_freezer(&self) {
         tokio::select! {
-            // The order to go first; an exit is told by the watch right after. Both may be dropped.
+            // The stop first; an exit is reported by the watch right after. Both may be dropped.
             biased;
             () = self.instance.stop.cancelled() => {}
             found = self.vm.engine.freezer(self.instance.container()) => {
@@ -161,7 +164,8 @@ impl Runner {
         }
     }
 
-    /// Told to go. When a call found the process dead, its exit is about to be known and worth telling.
+    /// Ends a stopping instance. If a call found the process dead, its exit is about to be known
+    /// and is reported as a crash.
     async fn stopped(&self, exit: ExitWatch) {
         if self.pool.why_stopping(self.key) == Some(Why::Crashed) {
             let unknown = EngineError::NotFound("it stopped listening".into());
@@ -190,12 +194,13 @@ impl Runner {
         }
     }
 
-    /// Removes the container and what belongs to it; then the place and the memory are free again.
+    /// Removes the container and what belongs to it; then its place in the pool and its memory are
+    /// free.
     async fn clear_away(&self) {
-        self.instance.stop.cancel(); // whoever still attends to it may go
+        self.instance.stop.cancel(); // ends the tasks that still use it
         self.instance.thaw();
         while AssertUnwindSafe(self.remove_container()).catch_unwind().await.is_err() {
-            tracing::error!(container = %self.instance.container(), "A bug: a removal panicked; trying again.");
+            tracing::error!(container = %self.instance.container(), "Removal of a container panicked (a bug); trying again.");
             sleep(10 * FIRST_REMOVE).await;
         }
         self.instance.gone.cancel();
@@ -212,21 +217,23 @@ impl Runner {
         self.instance.engine_is_done(self.vm.config.engine_timeout).await;
         match self.instance.reached() {
             Reached::Nothing => {}
-            // One try. It never ran, so it may be left to `reconcile.rs`, which removes what nobody knows.
+            // One attempt. It never ran, so it may be left to `reconcile.rs`, which removes unknown
+            // containers.
             Reached::Container => drop(self.vm.engine.remove(self.instance.container()).await),
             Reached::Process => self.remove_process().await,
         }
     }
 
-    /// Tries until the container is away; the memory comes back before that if the process is known to
-    /// have ended.
+    /// Retries until the container is removed; the memory is given back before that if the process
+    /// is known to have ended.
     async fn remove_process(&self) {
         let name = self.instance.container();
         let mut pause = FIRST_REMOVE;
-        let (mut is_news, mut has_ended) = (true, false);
+        let mut is_news = true;
+        let mut has_ended = false;
         while let Err(err) = self.vm.engine.remove(name).await {
             if self.vm.closed.is_cancelled() {
-                return; // the end of the agent removes by label what is left
+                return; // the shutdown of the agent removes by label what is left
             }
             if std::mem::take(&mut is_news) {
                 tracing::warn!(container = %name, cause = %Chain(&err), "Container could not be removed; trying again.");

@@ -1,18 +1,20 @@
-//! The folder through which the agent and one instance meet: made before the container, mounted into it,
-//! removed after it. Only the container's user and root may enter.
+//! The directory of the unix sockets between the agent and one instance: made before the container,
+//! mounted into it, removed after it. Only the container's user and root may enter.
 //!
 //! ```text
-//! DATA/vm/sockets/ID/        the agent's
-//!     run/                   the container's /run/epsilon: a tmpfs of its own, where this machine lets the agent mount
+//! DATA/vm/sockets/ID/        owned by the agent
+//!     run/                   the container's /run/epsilon: a tmpfs of its own, if this machine lets the agent mount
 //!         calls.sock, control.sock
-//!     passwd                 the container's /etc/passwd, where its user is its own
+//!     passwd                 the container's /etc/passwd, if its user is not shared
 //! ```
 //!
-//! The wrapper makes its sockets in it; once it has loaded the code, the folder is root's and closed: nothing is added.
+//! The wrapper makes its sockets in it; once it has loaded the code, root owns the directory and
+//! nothing can be added.
 //!
-//! What lies in it is the code's to change, and the agent may be root: it connects to sockets of this folder and to
-//! nothing that a symbolic link there leads to (the engine's own socket, say). So a socket is opened first, looked at, and
-//! reached through its descriptor under `/proc/self/fd`; which also bears paths beyond the 107 bytes of an AF_UNIX address.
+//! The function's code can change what is in it, and the agent may be root: it connects to sockets
+//! of this directory only, never through a symbolic link (to the engine's own socket, say). So a
+//! socket is opened first, checked, and reached through its descriptor under `/proc/self/fd`; that
+//! also allows paths beyond the 107 bytes of an AF_UNIX address.
 
 use super::user_ids::CodeUser;
 use crate::cell::mounts;
@@ -35,21 +37,22 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// Where calls go.
+/// The listener for calls.
 pub(crate) const CALLS: &str = "calls.sock";
-/// Where the agent's own questions go.
+/// The listener for the agent's own requests.
 pub(crate) const CONTROL: &str = "control.sock";
 
-/// Longest that a full queue is waited for; then the call is refused, and another may do better.
+/// Longest wait for a listener whose queue is full; then the call is refused, and another instance
+/// may serve it.
 const QUEUE_IS_FULL: Duration = Duration::from_secs(5);
-/// First pause between two tries; doubled up to [`SLOW_AGAIN`].
+/// First pause between two attempts; doubled up to [`SLOW_AGAIN`].
 const FIRST_AGAIN: Duration = Duration::from_millis(1);
 const SLOW_AGAIN: Duration = Duration::from_millis(20);
 
-/// What the container sees of an instance's folder.
+/// The part of an instance's directory that is mounted into the container.
 const RUN: &str = "run";
 const PASSWD: &str = "passwd";
-/// Modes of `run`: only its user, until it is closed; then everybody may pass and nobody write.
+/// Modes of `run`: only its user, until it is closed; then read-only for all.
 const OPEN: u32 = 0o700;
 const CLOSED: u32 = 0o555;
 
@@ -58,28 +61,29 @@ pub(crate) struct SocketFolder {
     run: PathBuf,
     passwd: Option<PathBuf>,
     folder: OwnedFd,
-    /// The folder that the tmpfs lies on. An engine that does not see this agent's mounts gives it to the container.
+    /// The directory beneath the tmpfs. An engine that does not see this agent's mounts gives it to
+    /// the container.
     below: Option<OwnedFd>,
     is_below_told: AtomicBool,
 }
 
-/// How the folder of an instance is made.
+/// How the socket directory of an instance is made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
     pub(crate) user: CodeUser,
-    /// The user needs a name of its own in the container.
+    /// The container gets an `/etc/passwd` in which its user has a name.
     pub(crate) has_passwd: bool,
-    /// The container's part is a tmpfs of its own, with a limit.
+    /// The container's part is a tmpfs of its own, with a size limit.
     pub(crate) is_bounded: bool,
 }
 
 impl SocketFolder {
-    /// Makes the folder for an instance that is about to start.
+    /// Makes the directory for an instance that is about to start.
     pub(crate) fn create(path: &Path, layout: Layout) -> io::Result<Self> {
         let Layout { user, has_passwd, is_bounded } = layout;
         let run = path.join(RUN);
         fs::DirBuilder::new().recursive(true).mode(OPEN).create(&run)?;
-        // Whatever the umask is.
+        // Independent of the umask.
         fs::set_permissions(path, fs::Permissions::from_mode(OPEN))?;
         fs::set_permissions(&run, fs::Permissions::from_mode(OPEN))?;
         if rustix::process::geteuid().is_root() {
@@ -97,10 +101,10 @@ impl SocketFolder {
         Ok(Self { below, ..Self::open(path)? })
     }
 
-    /// Takes the folder of an instance that runs already.
+    /// Opens the directory of an instance that runs already.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let (run, passwd) = (path.join(RUN), path.join(PASSWD));
-        // One of an earlier release is the container's as it is.
+        // A directory of an earlier release is mounted whole.
         let run = if run.try_exists()? { run } else { path.to_owned() };
         Ok(Self {
             folder: folder(&run)?,
@@ -111,7 +115,7 @@ impl SocketFolder {
         })
     }
 
-    /// The container's part.
+    /// The part that is mounted into the container.
     pub(crate) fn path(&self) -> &Path {
         &self.run
     }
@@ -121,14 +125,14 @@ impl SocketFolder {
         self.passwd.as_deref()
     }
 
-    /// From now on, nobody but root adds anything to the container's part. What listens there goes on listening.
+    /// From now on, only root can add to the container's part. Existing listeners stay.
     pub(crate) fn close(&self) {
         if !rustix::process::geteuid().is_root() {
-            return; // it is the agent's user that code runs as
+            return; // code runs as the agent's own user
         }
         for opened in std::iter::once(&self.folder).chain(&self.below) {
             let path = by_descriptor(opened);
-            // The owner first: who owns it may change its mode.
+            // The owner first: an owner may change the mode.
             let closed = chown(&path, Some(0), Some(0))
                 .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(CLOSED)));
             if let Err(err) = closed {
@@ -137,7 +141,7 @@ impl SocketFolder {
         }
     }
 
-    /// A socket of this very folder.
+    /// Opens a socket of this very directory.
     fn socket(&self, name: &str) -> io::Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = match rustix::fs::openat(&self.folder, name, flags, Mode::empty()) {
@@ -146,7 +150,7 @@ impl SocketFolder {
                 if !self.is_below_told.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
                         folder = %self.run.display(),
-                        "The engine does not see what this agent mounts: the socket directory of an instance has no limit."
+                        "The engine does not see this agent's mounts: the socket directory of an instance has no size limit."
                     );
                 }
                 opened
@@ -154,13 +158,15 @@ impl SocketFolder {
             opened => opened?,
         };
         let kind = FileType::from_raw_mode(rustix::fs::fstat(&opened)?.st_mode);
-        match kind.is_socket() {
-            true => Ok(opened),
-            false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a socket")),
+        if kind.is_socket() {
+            Ok(opened)
+        } else {
+            Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a socket"))
         }
     }
 
-    /// Connects. A listener whose queue is full is busy (a burst, or code that computes): it is tried again.
+    /// Connects. A listener whose queue is full is busy (a burst, or code that computes): the
+    /// attempt is repeated.
     pub(crate) async fn connect(&self, socket: &str) -> io::Result<UnixStream> {
         let give_up = Instant::now() + QUEUE_IS_FULL;
         let mut pause = FIRST_AGAIN;
@@ -182,17 +188,17 @@ fn folder(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
-/// Takes away what [`SocketFolder::create`] mounted in this folder, if anything.
+/// Unmounts what [`SocketFolder::create`] mounted in this directory, if anything.
 pub(crate) fn unmount(path: &Path) -> io::Result<()> {
     mounts::detach(&path.join(RUN))
 }
 
-/// Where a descriptor of this process can be reached by path.
+/// The path by which a descriptor of this process can be reached.
 fn by_descriptor(opened: &OwnedFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()))
 }
 
-/// Whether an error of a connect says that nobody listens, as against a listener that is busy or a limit of
+/// Whether a connect failed because there is no listener, as against a busy listener or a limit of
 /// this process or machine.
 pub(crate) fn is_nobody_there(err: &io::Error) -> bool {
     let ours = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::ADDRNOTAVAIL];
@@ -213,7 +219,7 @@ mod tests {
         rustix::process::geteuid().is_root()
     }
 
-    /// An instance's folder whose mount goes with it.
+    /// An instance's directory that is unmounted on drop.
     struct Bounded(tempfile::TempDir);
 
     impl Bounded {
@@ -229,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_container_gets_has_a_limit_and_is_closed_in_the_end() {
+    fn socket_directory_is_bounded_and_closed_after_load() {
         if !is_root() {
             return;
         }
@@ -251,9 +257,9 @@ mod tests {
         assert_eq!(fs::read_dir(run).unwrap().count(), 0);
     }
 
-    /// The container of such an engine has the folder below the tmpfs.
+    /// The container of such an engine has the directory beneath the tmpfs.
     #[tokio::test]
-    async fn an_engine_that_does_not_see_mounts_serves_all_the_same() {
+    async fn engine_that_does_not_see_mounts_still_serves() {
         if !is_root() {
             return;
         }
@@ -266,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn the_user_has_a_name_where_it_is_its_own() {
+    fn own_user_has_a_name() {
         let root = tempfile::tempdir().unwrap();
         let folder = SocketFolder::create(root.path(), layout()).unwrap();
         assert_eq!(folder.passwd(), None);
@@ -278,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_queue_is_waited_for_and_a_closed_one_is_not() {
+    async fn full_queue_is_waited_for_closed_is_not() {
         let root = tempfile::tempdir().unwrap();
         let folder = SocketFolder::open(root.path()).unwrap();
         let path = root.path().join(CALLS);
@@ -303,7 +309,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_socket_of_the_folder_itself_is_connected_to() {
+    async fn only_sockets_of_the_directory_are_connected_to() {
         let root = tempfile::tempdir().unwrap();
         let outside = root.path().join("engine.sock");
         let _engine = tokio::net::UnixListener::bind(&outside).unwrap();
@@ -325,7 +331,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("x".repeat(120));
         let folder = SocketFolder::create(&path, layout()).unwrap();
-        // The listener binds from inside the folder, as a container does.
+        // The listener binds from inside the directory, as a container does.
         let inside = by_descriptor(&folder.folder);
         let _listener = tokio::net::UnixListener::bind(inside.join(CALLS)).unwrap();
         folder.connect(CALLS).await.unwrap();

@@ -1,7 +1,7 @@
-//! How an instance comes to take calls: what both ways have in common, and the failures of both. `image.rs` makes a container
-//! of its own from the function's image; `cell/assign.rs` loads the code in one that waited.
+//! What both start paths share, and the failures of both. `image.rs` creates a container from the
+//! function's image; `cell/assign.rs` loads the code into a cell.
 //!
-//! Called by `runner.rs`, which also takes everything away again, whether or not the start worked.
+//! Called by `runner.rs`, which also removes everything again, whether or not the start worked.
 
 mod exit;
 pub(crate) mod image;
@@ -23,21 +23,21 @@ pub(crate) use exit::{ExitWatch, wait, watch_exit};
 use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinHandle, time::timeout};
 
-/// One probe of a container that accepted but says nothing, and of the engine.
+/// Timeout of one probe: of a container that accepted but sends nothing, and of the engine.
 const PROBE: Duration = Duration::from_secs(5);
-/// How long the end of a process that fell silent may take to be known.
+/// How long to wait for the exit of a process that stopped answering.
 const LAST_EXIT: Duration = Duration::from_secs(5);
-/// How long the last lines of a dead container may take to arrive, for the report on it.
+/// How long the last log lines of a dead container may take to arrive, for its report.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// Why no instance came of a start. Shared by all calls that waited for it.
+/// Why a start failed. Shared by all calls that waited for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StartFailure {
     /// The code threw, exited or hung while loading; the text is for its author.
     Init(String),
     /// This VM cannot run it now; the text is for the operator.
     NoCapacity(String),
-    /// Nobody waits for it any more, or it was told to go.
+    /// No call waits for it any more, or it was ordered to stop.
     CalledOff,
 }
 
@@ -55,7 +55,7 @@ impl StartFailure {
         }
     }
 
-    /// The metric label.
+    /// The metric's label value.
     pub(crate) fn outcome(&self) -> &'static str {
         match self {
             Self::Init(_) => "init_failed",
@@ -75,7 +75,7 @@ impl From<EngineError> for StartFailure {
 pub(crate) struct Started {
     pub(crate) phases: StartPhases,
     pub(crate) exit: ExitWatch,
-    /// Its limits are being set beside its first calls; should that fail, it has to go.
+    /// Its limits are being set during its first calls; if that fails, it has to be stopped.
     pub(crate) limits: Option<JoinHandle<Result<(), EngineError>>>,
 }
 
@@ -83,7 +83,8 @@ pub(crate) struct Started {
 #[derive(Debug)]
 pub(crate) enum LoadFailure {
     Start(StartFailure),
-    /// Nobody answers any more: its process is about to end, and says more by that.
+    /// The wrapper stopped answering: its process is about to exit, and the exit gives the
+    /// cause.
     Silent(StartFailure),
     /// Its wrapper sees no code at all, and still waits.
     NotMounted,
@@ -107,15 +108,15 @@ impl From<ControlError> for LoadFailure {
     }
 }
 
-/// Waits for a running container to have loaded its code, or to end, within the limit. Gives the watch for its end back
-/// with the way to it.
+/// Waits within the limit until a running container has loaded its code or exits. On success
+/// returns its upstream and the exit watch.
 pub(crate) async fn settle(
     vm: &Arc<LocalVm>,
     mut exit: ExitWatch,
     tap: Tap,
     load: impl Future<Output = Result<Upstream, LoadFailure>>,
 ) -> Result<(Upstream, ExitWatch), LoadFailure> {
-    // The exit first: a wrapper that died has no other news.
+    // The exit first: a wrapper that died reports nothing else.
     let failure = tokio::select! {
         biased;
         exit = &mut exit => died(exit, tap).await,
@@ -140,7 +141,7 @@ pub(crate) async fn settle(
     }))
 }
 
-/// A user that is nobody else's. The error is for the operator.
+/// Takes a user id for one instance. The error is for the operator.
 pub(crate) async fn lease_user(vm: &Arc<LocalVm>) -> Result<Lease, String> {
     let of = Arc::clone(vm);
     let leased = tokio::task::spawn_blocking(move || of.users.lease()).await;
@@ -150,7 +151,7 @@ pub(crate) async fn lease_user(vm: &Arc<LocalVm>) -> Result<Lease, String> {
     }
 }
 
-/// Which network, if any; refuses what could not be kept safe.
+/// The network to attach, if any; refuses combinations that cannot be isolated.
 pub(crate) async fn attachment(
     vm: &LocalVm,
     network: Network,
@@ -169,11 +170,11 @@ pub(crate) async fn attachment(
     }
 }
 
-/// An engine that is stopped takes its containers with it, and first asks them to end: that is no fault of the code.
+/// An engine that shuts down sends SIGTERM to its containers: that is no fault of the code.
 async fn died(exit: Result<Exit, EngineError>, tap: Tap) -> StartFailure {
     let how = match exit {
         Ok(Exit { code: Exit::ASKED, .. }) => {
-            let how = "somebody asked the container to end while it was loading";
+            let how = "the container got SIGTERM while it was loading";
             return StartFailure::NoCapacity(how.into());
         }
         Ok(exit) => format!("the process ended while loading: {exit}"),
@@ -190,7 +191,7 @@ async fn died(exit: Result<Exit, EngineError>, tap: Tap) -> StartFailure {
     StartFailure::Init(format!("{how}{lines}"))
 }
 
-/// The same, where the container went before its engine hung up.
+/// Replaces the failure by the engine's, if the container ended because its engine is down.
 async fn or_engine(vm: &LocalVm, failure: StartFailure) -> StartFailure {
     match timeout(PROBE, vm.engine.ping()).await {
         Ok(Ok(_)) => failure,

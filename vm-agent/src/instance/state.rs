@@ -1,49 +1,49 @@
-//! Life of one instance. Pure: no clock, no I/O, no locks.
+//! The lifecycle of one instance as a state machine. Pure: no clock, no I/O, no locks.
 //!
 //! ```text
 //! Starting ─healthy─▶ Idle ◀─call begins / last ends─▶ Busy ─stop, shared timeout─▶ Draining
 //!     └───────────────┴─ timer, stop, kill, timeout, one call ─▶ Stopping ◀─ last ends, limit ─┘
 //!                                                                └─ exited ─▶ Gone
 //! ```
-//! `pool.rs` applies [`Event`]s under its lock; `runner.rs` carries out [`Effect::Kill`]. Memory is given
-//! back on `Gone`, never on `Stopping`: until the container is away, it is in use.
+//! `pool.rs` applies [`Event`]s under its lock; `runner.rs` carries out [`Effect::Kill`]. Memory is
+//! given back on `Gone`, never on `Stopping`: until the container is removed, it is in use.
 
 use std::{num::NonZeroU32, time::Duration};
 
-/// Time since the agent started; tests write it as plain numbers.
+/// Time since the agent started, without a clock: tests write it as plain numbers.
 pub(crate) type Moment = Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    /// The container was asked for; its code is not loaded yet.
+    /// The container was requested; its code is not loaded yet.
     Starting,
-    /// Healthy with nothing to do.
+    /// Healthy, without calls.
     Idle { since: Moment },
     /// Serving `active` calls.
     Busy { active: NonZeroU32 },
     /// Takes no new call; killed when the last one ends or at `kill_at`.
     Draining { active: NonZeroU32, kill_at: Moment, why: Why },
-    /// The kill was asked for; the container may still be there.
+    /// The kill was requested; the container may still exist.
     Stopping { why: Why },
-    /// The container is no more. Nothing leaves this state.
+    /// The container is removed. Nothing leaves this state.
     Gone { why: Why },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// The code is loaded and the calls' listener is there.
+    /// The code is loaded and the calls' listener accepts.
     Healthy,
     CallBegan,
     CallEnded,
-    /// A call was still running at its deadline: its code may run for ever.
+    /// A call was still running at its deadline: its code may run forever.
     CallTimedOut,
-    /// Time passed. `idle`: how long it may be idle; `None` where the version needs it.
+    /// Time passed. `idle`: how long the instance may be idle; `None` where the version needs it.
     Tick {
         idle: Option<Duration>,
     },
-    /// Take no new call; go when nothing runs.
+    /// Take no new call; stop when none runs.
     Stop(Why),
-    /// Go now, whatever runs.
+    /// Stop now, whatever runs.
     Kill(Why),
     /// The container exited.
     Exited,
@@ -53,7 +53,7 @@ pub(crate) enum Event {
 pub(crate) enum Why {
     NeverReady,
     IdleTooLong,
-    /// `isolation: call`: it served its call.
+    /// `isolation: call`: it served its only call.
     OneCall,
     Evicted,
     Asked,
@@ -67,7 +67,7 @@ pub(crate) enum Effect {
     Kill,
 }
 
-/// A bug in the pool: logged at error level, never swallowed.
+/// An illegal transition, a bug in the pool: logged at error level, never swallowed.
 #[derive(Debug, thiserror::Error)]
 #[error("{event:?} cannot happen in {state:?}")]
 pub(crate) struct Illegal {
@@ -143,12 +143,12 @@ impl State {
         })
     }
 
-    /// Whether calls can be served now or as soon as a place is free.
+    /// Whether calls can be served now or as soon as a slot is free.
     pub(crate) fn is_live(self) -> bool {
         matches!(self, Self::Idle { .. } | Self::Busy { .. })
     }
 
-    /// Calls that run.
+    /// Number of running calls.
     pub(crate) fn active(self) -> u32 {
         match self {
             Self::Busy { active } | Self::Draining { active, .. } => active.get(),
@@ -156,7 +156,7 @@ impl State {
         }
     }
 
-    /// The word for listings and metrics.
+    /// The state's name in listings and metrics.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Starting => "starting",
@@ -168,7 +168,7 @@ impl State {
     }
 }
 
-/// The words of [`State::name`].
+/// All names that [`State::name`] returns.
 pub(crate) const STATE_NAMES: [&str; 5] = ["starting", "idle", "busy", "draining", "stopping"];
 
 fn one_less(n: NonZeroU32) -> Option<NonZeroU32> {
@@ -189,7 +189,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Each row is a test of its own name: state + event, at a moment => state and effect, or `None` for illegal.
+    /// Each row is a test: state + event, at a moment => state and effect, or `None` for illegal.
     macro_rules! steps {
         ($policy:ident: $($name:ident: $state:expr, $event:expr, at $now:expr => $want:expr;)*) => {$(
             #[test]
@@ -201,15 +201,15 @@ mod tests {
 
     steps! {
         ONE_CALL:
-        after_its_only_call_it_goes: Busy { active: ONE }, CallEnded, at s(3)
+        one_call_instance_stops_after_its_call: Busy { active: ONE }, CallEnded, at s(3)
             => Some((Stopping { why: Why::OneCall }, KILL));
-        a_call_that_timed_out_was_its_only_one_too: Busy { active: ONE }, CallTimedOut, at s(3)
+        timeout_ends_a_one_call_instance: Busy { active: ONE }, CallTimedOut, at s(3)
             => Some((Stopping { why: Why::TimedOut }, KILL));
         the_first_call_begins: Idle { since: s(1) }, CallBegan, at s(2) => Some((Busy { active: ONE }, Nothing));
         a_second_call_beside_it_does_not: Busy { active: ONE }, CallBegan, at s(2) => None;
-        a_fresh_one_that_nobody_calls_goes: Idle { since: s(1) }, SPARE, at s(61)
+        unused_one_call_instance_stops: Idle { since: s(1) }, SPARE, at s(61)
             => Some((Stopping { why: Why::IdleTooLong }, KILL));
-        one_that_is_told_to_go_lets_its_call_end: Busy { active: ONE }, Stop(Why::Asked), at s(2)
+        stop_of_one_call_instance_lets_it_end: Busy { active: ONE }, Stop(Why::Asked), at s(2)
             => Some((Draining { active: ONE, kill_at: s(12), why: Why::Asked }, Nothing));
     }
 
@@ -218,10 +218,10 @@ mod tests {
         healthy_becomes_idle: Starting, Healthy, at s(1) => Some((Idle { since: s(1) }, Nothing));
         failed_start_is_killed: Starting, Event::Kill(Why::NeverReady), at s(5)
             => Some((Stopping { why: Why::NeverReady }, KILL));
-        a_start_can_be_called_off: Starting, Stop(Why::Asked), at s(5)
+        start_can_be_cancelled: Starting, Stop(Why::Asked), at s(5)
             => Some((Stopping { why: Why::Asked }, KILL));
         starting_takes_no_call: Starting, CallBegan, at s(1) => None;
-        idle_too_long_goes: Idle { since: s(1) }, SPARE, at s(61)
+        idle_too_long_stops: Idle { since: s(1) }, SPARE, at s(61)
             => Some((Stopping { why: Why::IdleTooLong }, KILL));
         idle_a_bit_less_stays: Idle { since: s(1) }, SPARE, at s(60) => Some((Idle { since: s(1) }, Nothing));
         min_instances_stay: Idle { since: s(1) }, Tick { idle: None }, at s(999)
@@ -247,9 +247,9 @@ mod tests {
             => Some((Stopping { why: Why::Crashed }, KILL));
         one_kill_is_enough: Stopping { why: Why::Asked }, Event::Kill(Why::Crashed), at s(3)
             => Some((Stopping { why: Why::Asked }, Nothing));
-        an_exit_nobody_asked_for_is_a_crash: Busy { active: ONE }, Exited, at s(3)
+        unrequested_exit_is_a_crash: Busy { active: ONE }, Exited, at s(3)
             => Some((Gone { why: Why::Crashed }, Nothing));
-        an_exit_asked_for_is_none: Stopping { why: Why::Evicted }, Exited, at s(3)
+        requested_exit_is_no_crash: Stopping { why: Why::Evicted }, Exited, at s(3)
             => Some((Gone { why: Why::Evicted }, Nothing));
     }
 
@@ -265,7 +265,8 @@ mod tests {
         Exited,
     ];
 
-    /// Every event in every state: time, orders and exits are always legal; a call needs a live one.
+    /// Every event in every state: time, orders and exits are always legal; a call needs a live
+    /// one.
     #[test]
     fn every_event_in_every_state() {
         let why = Why::Asked;

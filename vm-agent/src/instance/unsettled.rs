@@ -1,9 +1,10 @@
-//! Calls whose answer is out while their handler, or what it gave to `ctx.waitUntil`, still runs. The wrapper names each of
-//! them on a connection of its own (`GET /unsettled` on the control socket), written before the answer's last byte.
+//! Calls whose answer is out while their handler, or a promise given to `ctx.waitUntil`, still
+//! runs. The wrapper reports the id of each on a connection of its own (`GET /unsettled` on the
+//! control socket), written before the answer's last byte.
 //!
-//! Both sockets are the kernel's, so whoever has read the last byte of an answer finds the id here, with one read that
-//! does not block. Asked by `call/lease.rs` at the end of each answer; `call/settle.rs` then waits for the end of the call.
-//! A wrapper that does not know the question has no such calls.
+//! Both sockets are local, so when the last byte of an answer was read its id can be read here,
+//! without blocking. `call/lease.rs` checks at the end of each answer; `call/settle.rs` then waits
+//! for the end of the call. A wrapper without this endpoint has no such calls.
 
 use super::{
     control::{self, ControlError},
@@ -20,24 +21,24 @@ use rustix::io::Errno;
 use std::{collections::VecDeque, os::fd::OwnedFd, time::Duration};
 use tokio::{net::UnixStream, time::timeout};
 
-/// Longest wait for the wrapper's answer: it waits for code, and computes nothing.
+/// Timeout of the wrapper's response: it waits for code to yield, and computes nothing.
 const OPEN: Duration = Duration::from_secs(5);
 /// The protocol's name in the upgrade.
 const PROTOCOL: &str = "unsettled";
-/// Bytes read at once: some sixty ids.
+/// Bytes per read: some sixty ids.
 const PIECE: usize = 2048;
-/// Reads at the end of one answer. The other end is in the hands of the function's code, which may write without end;
-/// it is then the only one to suffer.
+/// Reads at the end of one answer. The function's code controls the other end and may write without
+/// end; only its own calls suffer then.
 const PIECES: usize = 4;
 /// Longest request id, as `epsilon_api::ids` checks it.
 const LONGEST_ID: usize = 64;
-/// Ids that are kept for calls which end in another way than with their answer.
+/// Limit of stored ids. Ids of calls that end otherwise than with their answer are never taken.
 const KEPT: usize = 1024;
 
 /// The agent's end of the connection.
 #[derive(Debug)]
 pub(crate) struct Unsettled {
-    /// Does not block.
+    /// Non-blocking.
     socket: OwnedFd,
     received: Mutex<Received>,
 }
@@ -51,14 +52,14 @@ struct Received {
 }
 
 impl Unsettled {
-    /// Asks the wrapper, before it has code. `None`: it does not know the question, or does not answer; its calls are
-    /// over with their answers.
+    /// Connects, before the wrapper has code. `None`: it lacks the endpoint or does not respond;
+    /// its calls end with their answers.
     pub(crate) async fn open(folder: &SocketFolder) -> Option<Self> {
         let opened = timeout(OPEN, Self::ask(folder)).await;
         let opened = opened.unwrap_or_else(|elapsed| Err(ControlError::NoAnswer(elapsed.into())));
         opened.unwrap_or_else(|err| {
             let folder = folder.path().display();
-            tracing::warn!(%folder, cause = %Chain(&err), "A wrapper does not tell of work after its answers.");
+            tracing::warn!(%folder, cause = %Chain(&err), "Wrapper does not report work after its answers; calls end with their answers.");
             None
         })
     }
@@ -87,7 +88,7 @@ impl Unsettled {
         let upgraded = tokio::select! {
             biased;
             answer = &mut answer => answer,
-            // It ends with the upgrade; what came of it is in the answer.
+            // It ends with the upgrade; the result is in `answer`.
             _ = connection.with_upgrades() => answer.await,
         };
         upgraded?.map(Self::of).transpose()
@@ -99,14 +100,14 @@ impl Unsettled {
             .map_err(|_| ControlError::NoAnswer("an upgrade of another kind".into()))?;
         let mut received = Received::default();
         received.push(&parts.read_buf);
-        // No reactor: it is only looked at, when an answer has ended.
+        // Without a reactor: it is only read when an answer has ended.
         let socket = parts.io.into_inner().into_std();
         let socket = OwnedFd::from(socket.map_err(|err| ControlError::NoAnswer(err.into()))?);
         Ok(Self { socket, received: Mutex::new(received) })
     }
 
-    /// Whether the call of this answer, whose last byte was just read, goes on. True once for each time that the
-    /// wrapper said so.
+    /// Whether the call of this answer, whose last byte was just read, still runs. True once for
+    /// each report of the wrapper.
     pub(crate) fn take(&self, call: &RequestId) -> bool {
         let mut received = self.received.lock();
         received.read(&self.socket);
@@ -149,7 +150,7 @@ impl Received {
                     }
                 }
                 byte if self.partial.len() < LONGEST_ID => self.partial.push(*byte),
-                _ => {} // no id is so long
+                _ => {} // longer than any id
             }
         }
     }
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_code_writes_without_end_is_bounded() {
+    fn endless_output_is_bounded() {
         let mut received = Received::default();
         received.push(&[b'x'; 100_000]);
         assert!(received.partial.len() <= LONGEST_ID);

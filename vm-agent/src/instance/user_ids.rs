@@ -1,8 +1,10 @@
-//! Who an instance's code runs as: each has a user id that no other process of this machine has, so that what the kernel
-//! counts by user (inotify, pipes, queues, AIO, processes) is its own. Only ids are given out here; no user is made.
+//! The user id that an instance's code runs as: one that no other process of this machine has, so
+//! that what the kernel counts by user (inotify, pipes, queues, AIO, processes) is the instance's
+//! own. Only ids are given out; no user account is made.
 //!
-//! Ids are drawn by chance out of a large range and are looked for among the machine's processes, so that agents that share
-//! an engine need not know of each other. An id is back when its [`Lease`] is dropped, after its container.
+//! Ids are drawn at random from a large range and checked against the machine's processes, so that
+//! agents that share an engine need not coordinate. An id is free again when its [`Lease`] is
+//! dropped, after its container is removed.
 
 use parking_lot::Mutex;
 use rand::RngExt;
@@ -10,9 +12,9 @@ use std::{
     collections::HashSet, fmt, fs, io, ops::RangeInclusive, os::unix::fs::MetadataExt, sync::Arc,
 };
 
-/// Draws until an id is nobody's. In the default range the first one is.
+/// Draws before the range is scanned for a free id. In the default range the first draw is free.
 const DRAWS: usize = 64;
-/// Its folders belong to who runs them: one for each process of this machine.
+/// Its directories belong to the users of the machine's processes.
 const PROCESSES: &str = "/proc";
 
 /// The user and the group that code runs as.
@@ -26,13 +28,15 @@ impl CodeUser {
     /// What distroless images call `nonroot`.
     const NONROOT: Self = Self { uid: 65_532, gid: 65_532 };
 
-    /// Where instances share one: nobody's in particular when the agent may choose, else the agent's own.
+    /// The user that instances share when they have none of their own: `nonroot` if the agent is
+    /// root, else the agent's own.
     pub(crate) fn shared() -> Self {
         let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
         if uid.is_root() { Self::NONROOT } else { Self { uid: uid.as_raw(), gid: gid.as_raw() } }
     }
 
-    /// An `/etc/passwd` in which this user has a name and a home: `os.userInfo()` throws for an id that has none.
+    /// An `/etc/passwd` in which this user has a name and a home: `os.userInfo()` throws for an id
+    /// that has none.
     pub(crate) fn passwd(self) -> String {
         let Self { uid, gid } = self;
         format!(
@@ -49,35 +53,37 @@ impl fmt::Display for CodeUser {
     }
 }
 
-/// The ids of this VM.
+/// Allocates the user ids of this VM.
 #[derive(Debug)]
 pub(crate) struct UserIds {
-    /// `None`: all share one.
+    /// `None`: all instances share one.
     range: Option<RangeInclusive<u32>>,
     taken: Arc<Mutex<HashSet<u32>>>,
 }
 
-/// A user that is one instance's. Dropping it gives the id back.
+/// A user id of one instance. Dropping it frees the id.
 #[derive(Debug)]
 pub(crate) struct Lease {
     user: CodeUser,
-    /// `None`: shared, and nothing to give back.
+    /// `None`: shared, nothing to free.
     taken: Option<Arc<Mutex<HashSet<u32>>>>,
 }
 
-/// No id is left.
+/// No id is free.
 #[derive(Debug, thiserror::Error)]
 #[error("no user id of `vm_agent.user_ids` is free")]
 pub(crate) struct NoneFree(#[source] Option<io::Error>);
 
 impl UserIds {
-    /// `range`: as the operator set it. An agent that is not root cannot give folders to other users.
+    /// `range`: the operator's `vm_agent.user_ids`. An agent that is not root cannot give
+    /// directories to other users, so it ignores the range.
     pub(crate) fn new(range: Option<RangeInclusive<u32>>) -> Self {
         let range = range.filter(|_| rustix::process::geteuid().is_root());
         Self { range, taken: Arc::default() }
     }
 
-    /// One that no process of this machine has. Reads the machine's list of processes, about a millisecond.
+    /// Takes an id that no process of this machine has. Reads the machine's process list, about a
+    /// millisecond.
     pub(crate) fn lease(&self) -> Result<Lease, NoneFree> {
         let Some(range) = &self.range else { return Ok(self.shared()) };
         let running = running().map_err(|err| NoneFree(Some(err)))?;
@@ -87,12 +93,12 @@ impl UserIds {
                 return Ok(self.of(id));
             }
         }
-        // A small range that is nearly full: whatever is left.
+        // A small range that is nearly full: any id that is left.
         let free = range.clone().find(|id| !running.contains(id) && self.taken.lock().insert(*id));
         free.map(|id| self.of(id)).ok_or(NoneFree(None))
     }
 
-    /// That of a container of an earlier life of this agent.
+    /// The id of a container that an earlier run of this agent started.
     pub(crate) fn adopt(&self, id: Option<u32>) -> Lease {
         let Some(id) = id else { return self.shared() };
         self.taken.lock().insert(id);
@@ -114,7 +120,7 @@ impl Lease {
         self.user
     }
 
-    /// The id, if it is nobody else's.
+    /// The id, unless it is shared.
     pub(crate) fn own_id(&self) -> Option<u32> {
         self.taken.as_ref().map(|_| self.user.uid)
     }
@@ -128,13 +134,13 @@ impl Drop for Lease {
     }
 }
 
-/// Who runs processes on this machine.
+/// User ids of the processes on this machine.
 fn running() -> io::Result<HashSet<u32>> {
     let processes = fs::read_dir(PROCESSES)?.filter_map(|entry| {
         let entry = entry.ok()?;
         let name = entry.file_name();
         let is_process = name.to_str()?.bytes().all(|b| b.is_ascii_digit());
-        // One that has just ended has no owner any more.
+        // A process that has just ended has no owner any more.
         is_process.then(|| entry.metadata().ok().map(|found| found.uid()))?
     });
     Ok(processes.collect())
@@ -160,14 +166,14 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_a_process_has_is_not_given_out() {
+    fn id_of_a_running_process_is_not_given_out() {
         let own = rustix::process::geteuid().as_raw();
         assert!(running().unwrap().contains(&own));
         assert!(ids(own..=own).lease().is_err());
     }
 
     #[test]
-    fn an_adopted_id_is_taken_and_one_of_an_older_release_is_shared() {
+    fn adopted_id_is_taken_and_missing_one_shared() {
         let ids = ids(1_900_000_000..=1_900_000_000);
         let adopted = ids.adopt(Some(1_900_000_000));
         assert!(ids.lease().is_err());

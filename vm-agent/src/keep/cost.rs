@@ -1,21 +1,23 @@
-//! Which idle instance goes when memory is needed: Greedy-Dual-Size-Frequency as in FaasCache (Fuerst and Sharma,
-//! "FaasCache: Keeping Serverless Computing Alive with Greedy-Dual Caching", ASPLOS'21, section 4):
+//! The eviction order of idle instances: Greedy-Dual-Size-Frequency as in FaasCache (Fuerst and
+//! Sharma, "FaasCache: Keeping Serverless Computing Alive with Greedy-Dual Caching", ASPLOS'21,
+//! section 4):
 //!
 //! ```text
 //! priority = clock at its last use + rate of calls × cost of a start ÷ memory
 //! ```
-//! The lowest goes first, and the clock rises to its priority: so what was not used for long goes in the end, however
-//! dear it was. Two changes: a rate that decays stands for the paper's count of calls (a count of last week says nothing of
-//! today), and the second, third, … idle instance of a function is worth a half, a third, … of the first. Pure.
+//! The instance with the lowest priority is evicted first, and the clock rises to its priority: so
+//! even an expensive one is evicted in the end when it is not used. Two changes: a decaying rate
+//! replaces the paper's count of calls (a count of last week says nothing about today), and the
+//! second, third, … idle instance of a function is worth a half, a third, … of the first. Pure.
 
 use std::time::Duration;
 
 /// After this time, a call counts half.
 const HALF_LIFE: Duration = Duration::from_secs(3600);
-/// The cost of a start where none was measured: one from an image.
+/// The cost of a start that was never measured: a start from an image.
 const UNKNOWN: Duration = Duration::from_millis(250);
 
-/// How often a function is called: calls of the last hours, old ones counting less.
+/// Calls of the last hours, decaying.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rate {
     calls: f64,
@@ -23,63 +25,63 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Adds calls that came since the last addition.
+    /// Adds calls since the last addition.
     pub fn add(&mut self, calls: u64, now: Duration) {
         self.calls = self.at(now) + calls as f64;
         self.at = self.at.max(now);
     }
 
-    /// Its value at a moment.
+    /// The value at a moment.
     pub fn at(self, now: Duration) -> f64 {
         let age = now.saturating_sub(self.at).as_secs_f64() / HALF_LIFE.as_secs_f64();
         self.calls * (-age).exp2()
     }
 }
 
-/// What the next start of a function will cost, from those that were measured.
+/// Expected cost of a function's next start, from measured ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StartCost(Option<Duration>);
 
 impl StartCost {
-    /// What is known from an earlier life.
+    /// The value stored by an earlier run.
     pub fn known(cost: Option<Duration>) -> Self {
         Self(cost)
     }
 
-    /// One more start. The last four make up most of the value.
+    /// Adds one start. The last four make up most of the value.
     pub fn add(&mut self, took: Duration) {
         self.0 = Some(self.0.map_or(took, |before| (before * 3 + took) / 4));
     }
 
-    /// The measured value, if there is any.
+    /// The measured value, if there is one.
     pub fn measured(self) -> Option<Duration> {
         self.0
     }
 
-    /// The value to reckon with.
+    /// The measured value, else a default.
     pub fn get(self) -> Duration {
         self.0.unwrap_or(UNKNOWN)
     }
 }
 
-/// What memory is worth that is spent on an instance: seconds of starts that a GiB saves, per hour or so. `rank`: 1 for the
-/// function's instance used last, 2 for the one before it, …
+/// The value of an instance per memory: seconds of starts that a GiB saves, per hour or so. `rank`:
+/// 1 for the function's instance used last, 2 for the one before it, …
 pub fn worth(rate: f64, start: Duration, memory: u64, rank: u32) -> f64 {
     let gib = memory.max(1) as f64 / (1_u64 << 30) as f64;
     rate * start.as_secs_f64() / gib / f64::from(rank.max(1))
 }
 
-/// The VM's clock: not time, but how much worth was given up so far.
+/// The VM's eviction clock: not time, but the highest priority that was evicted so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Clock(f64);
 
 impl Clock {
-    /// Its value, to be kept at each use of a function.
+    /// The clock's value, stored at each use of a function.
     pub fn now(self) -> f64 {
         self.0
     }
 
-    /// Something of this priority went.
+    /// An instance of this priority was evicted.
     pub fn gave_up(&mut self, priority: f64) {
         self.0 = self.0.max(priority);
     }
@@ -112,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dear_goes_in_the_end_when_nobody_uses_it() {
+    fn unused_expensive_instance_is_evicted_in_the_end() {
         let mut clock = Clock::default();
         let dear = clock.now() + worth(100.0, 1000 * MS, 256 * MIB, 1);
         let mut rounds = 0;

@@ -1,5 +1,6 @@
-//! `DATA/vm/keep.json`: what functions did, for the next life of the agent. Losing it costs some cold starts and nothing
-//! else, so what cannot be read is left aside with a line in the log. A pause that a restart falls into is not counted.
+//! `DATA/vm/keep.json`: the histories of functions, for the next run of the agent. Losing it costs
+//! some cold starts and nothing else, so an unreadable file is ignored with a line in the log. A
+//! pause during which the agent restarted is not counted.
 
 use super::{histogram::Histogram, history::Lasting};
 use epsilon_api::{chain::Chain, ids::FunctionName};
@@ -11,9 +12,9 @@ use std::{
     time::Duration,
 };
 
-/// Another number is another format.
+/// Version of the format.
 const FORMAT: u32 = 1;
-/// A file larger than this was not written by an agent.
+/// Size limit in bytes: a larger file was not written by an agent.
 const LARGEST: u64 = 64 << 20;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -25,14 +26,14 @@ struct Kept {
 #[derive(Debug, Serialize, Deserialize)]
 struct KeptFunction {
     function: FunctionName,
-    /// Number of the bin and its weight.
+    /// Index of each bin, and its weight.
     bins: Vec<(usize, f32)>,
     beyond: f32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     start_us: Option<u64>,
 }
 
-/// Why there is nothing to read, although there is a file.
+/// Why an existing file cannot be read.
 #[derive(Debug, thiserror::Error)]
 enum Unreadable {
     #[error("it cannot be read")]
@@ -43,17 +44,17 @@ enum Unreadable {
     Format(u32),
     #[error("it has {0} bytes")]
     Large(u64),
-    #[error("what it says of `{0}` makes no sense")]
+    #[error("its entry of `{0}` is invalid")]
     Nonsense(FunctionName),
 }
 
-/// What an earlier life left; nothing where it left nothing of use.
+/// Reads the histories of an earlier run; empty when there are none.
 pub(crate) fn read(path: &Path) -> Vec<(FunctionName, Lasting)> {
     match try_read(path) {
         Ok(functions) => functions,
         Err(Unreadable::Io(err)) if err.kind() == ErrorKind::NotFound => Vec::new(),
         Err(err) => {
-            tracing::warn!(path = %path.display(), cause = %Chain(&err), "Pauses of functions are measured anew.");
+            tracing::warn!(path = %path.display(), cause = %Chain(&err), "Stored pauses of functions cannot be read; measuring them anew.");
             Vec::new()
         }
     }
@@ -79,7 +80,7 @@ fn try_read(path: &Path) -> Result<Vec<(FunctionName, Lasting)>, Unreadable> {
     kept.functions.into_iter().map(lasting).collect()
 }
 
-/// What to write.
+/// The content of the file.
 pub(crate) fn text(functions: Vec<(FunctionName, Lasting)>) -> Result<String, serde_json::Error> {
     let kept = |(function, Lasting { pauses, start }): (FunctionName, Lasting)| {
         let (bins, beyond) = pauses.parts();
@@ -101,12 +102,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn written_file_is_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keep.json");
         let name = FunctionName::parse("hello").unwrap();
         let text = text(vec![(name.clone(), lasting())]).unwrap();
-        // The format as it is on disks: a change of it needs another number.
+        // The format of existing files: a change of it needs another `FORMAT`.
         let golden = r#"{"format":1,"functions":[{"function":"hello","bins":[[0,1.0],[21,2.0]],"beyond":1.0,"start_us":4321}]}"#;
         assert_eq!(text, golden);
         fs::write(&path, text).unwrap();
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_left_aside() {
+    fn invalid_file_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keep.json");
         assert!(matches!(try_read(&path), Err(Unreadable::Io(_))));
@@ -127,7 +128,7 @@ mod tests {
             ("{\"format\":2,\"functions\":[]}", "another format (2)"),
             (
                 r#"{"format":1,"functions":[{"function":"a","bins":[[9999,1.0]],"beyond":0}]}"#,
-                "of `a` makes no sense",
+                "of `a` is invalid",
             ),
             (r#"{"format":1,"functions":[{"function":"A b","bins":[],"beyond":0}]}"#, "no list"),
         ] {

@@ -1,26 +1,29 @@
-//! The pauses of one function: from the end of its last running call to its next one. A bounded histogram, as in
-//! "Serverless in the Wild" (Shahrad et al., USENIX ATC'20, section 4.2): minutes up to four hours, finer below two
-//! minutes, and a count of what is longer. Old pauses weigh less, so that it follows change. Pure.
+//! A bounded histogram of the pauses of one function, each from the end of its last running call to
+//! its next one. As in "Serverless in the Wild" (Shahrad et al., USENIX ATC'20, section 4.2):
+//! minutes up to four hours, finer below two minutes, and a count of longer pauses. Old pauses
+//! weigh less, so that it follows change. Pure.
 
 use std::time::Duration;
 
 /// Pauses up to this long have a bin; longer ones are only counted.
 pub const REACH: Duration = Duration::from_secs(4 * 3600);
-/// Below two minutes a bin is this wide: there, a minute more or less doubles what an instance costs.
+/// Width of a bin below two minutes, in seconds: there, a minute more or less doubles what an
+/// instance costs.
 const FINE: u64 = 10;
 const FINE_UPTO: u64 = 120;
 const FINE_BINS: usize = (FINE_UPTO / FINE) as usize;
-/// Above, this wide, as in the paper.
+/// Width of a bin above, in seconds, as in the paper.
 const COARSE: u64 = 60;
-/// All bins.
+/// Number of bins.
 const BINS: usize = FINE_BINS + ((REACH.as_secs() - FINE_UPTO) / COARSE) as usize;
-/// After so many pauses, all that came before counts half. What is kept weighs between 64 and 128 pauses, enough for a
-/// percentile of 99: two longer pauses are noticed at once, and that they come no more after some four hundred calls.
+/// After this many pauses, the weights of all earlier ones are halved. The total weight is between
+/// 64 and 128 pauses, enough for a 99th percentile: two longer pauses are noticed at once, and that
+/// there are no more of them after some four hundred calls.
 const HALF_AFTER: u32 = 64;
 /// A bin below this is empty: a pause seen once, some 250 pauses ago.
 const FORGOTTEN: f32 = 0.06;
 
-/// See the module. A kilobyte.
+/// The pauses of one function, about a kilobyte.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Histogram {
     bins: Box<[f32; BINS]>,
@@ -36,7 +39,8 @@ impl Default for Histogram {
 }
 
 impl Histogram {
-    /// Adds a pause. No allocation; constant time, but for one pass over the bins each 64 pauses.
+    /// Adds a pause. No allocation; constant time, except for one pass over the bins every 64
+    /// pauses.
     pub fn add(&mut self, pause: Duration) {
         match bin(pause) {
             Some(bin) => {
@@ -59,7 +63,7 @@ impl Histogram {
         self.within = self.bins.iter().sum();
     }
 
-    /// How many pauses it stands for, by weight: what was added, as long as that is not much.
+    /// The number of pauses by weight: exact while there are few.
     pub fn samples(&self) -> f32 {
         self.within + self.beyond
     }
@@ -69,8 +73,9 @@ impl Histogram {
         if self.samples() > 0.0 { self.beyond / self.samples() } else { 0.0 }
     }
 
-    /// Coefficient of variation of the bins' weights: high when pauses are alike (some bins have it all), low when any
-    /// pause is as likely as any other. The paper's measure of whether a histogram says anything.
+    /// Coefficient of variation of the bins' weights: high when pauses are alike (few bins hold all
+    /// of the weight), low when all pauses are equally likely. The paper's measure of whether a
+    /// histogram is representative.
     pub fn variation(&self) -> f32 {
         let mean = self.within / BINS as f32;
         if mean <= 0.0 {
@@ -80,12 +85,14 @@ impl Histogram {
         (spread / BINS as f32).sqrt() / mean
     }
 
-    /// The pause, of those within [`REACH`], that this share of them does not reach: its bin's lower edge.
+    /// The pause, of those within [`REACH`], that this share of them does not reach: the lower edge
+    /// of its bin.
     pub fn lower(&self, share: f32) -> Duration {
         edge(self.bin_at(share))
     }
 
-    /// The pause, of those within [`REACH`], that this share of them does not exceed: its bin's upper edge.
+    /// The pause, of those within [`REACH`], that this share of them does not exceed: the upper
+    /// edge of its bin.
     pub fn upper(&self, share: f32) -> Duration {
         edge(self.bin_at(share) + 1)
     }
@@ -97,18 +104,18 @@ impl Histogram {
             sum += weight;
             *weight > 0.0 && sum >= wanted
         });
-        // Rounding of the sum may leave the last one short of it.
+        // Rounding of the sum may leave the last bin short of it.
         let last = || self.bins.iter().rposition(|weight| *weight > 0.0).unwrap_or(0);
         reached.unwrap_or_else(last)
     }
 
-    /// The bins that are not empty, with their weights, and what lies beyond: what is written to disk.
+    /// The non-empty bins with their weights, and the weight beyond: what is written to disk.
     pub(crate) fn parts(&self) -> (Vec<(usize, f32)>, f32) {
         let bins = self.bins.iter().copied().enumerate().filter(|(_, weight)| *weight > 0.0);
         (bins.collect(), self.beyond)
     }
 
-    /// Takes [`Histogram::parts`] again; `None` when they cannot be any.
+    /// Restores from [`Histogram::parts`]; `None` when the values are invalid.
     pub(crate) fn from_parts(bins: &[(usize, f32)], beyond: f32) -> Option<Self> {
         let is_weight = |weight: f32| (0.0..=1e6).contains(&weight);
         let mut whole = Self { beyond, ..Self::default() };
@@ -169,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_counted_apart() {
+    fn too_long_pauses_are_counted_apart() {
         let pauses = of([60, 20_000, 20_000, 60]);
         assert_eq!(pauses.beyond(), 0.5);
         assert_eq!(pauses.upper(1.0), s(70));
@@ -177,14 +184,14 @@ mod tests {
     }
 
     #[test]
-    fn alike_pauses_vary_much_over_bins_and_even_ones_little() {
+    fn similar_pauses_have_high_variation_even_ones_low() {
         assert!(of([900; 60]).variation() > 10.0);
         assert!(of((0..60).map(|n| 200 + n * 235)).variation() < 2.1);
         assert_eq!(Histogram::default().variation(), 0.0);
     }
 
     #[test]
-    fn it_follows_change_and_weighs_no_more_than_so_much() {
+    fn histogram_follows_change_and_its_weight_is_bounded() {
         let mut pauses = of([3600; 500]);
         assert!(pauses.samples() <= 128.0, "{}", pauses.samples());
         (0..450).for_each(|_| pauses.add(s(60)));

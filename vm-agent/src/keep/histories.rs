@@ -1,22 +1,22 @@
-//! The histories of all functions that this VM remembers, at most so many: beyond, the one whose versions came here longest
-//! ago is forgotten, never one that is in use.
+//! The histories of all functions of this VM, a bounded number: beyond it, the least recently
+//! requested one is forgotten, never one that is in use.
 
 use super::history::{History, Lasting};
 use epsilon_api::ids::FunctionName;
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc};
 
-/// A kilobyte each.
+/// Limit of histories; each takes a kilobyte.
 const MOST: usize = 4096;
 
-/// See the module.
+/// The histories by function. Cheap to query: one lock.
 #[derive(Debug, Default)]
 pub(crate) struct Histories(Mutex<Shelf>);
 
 #[derive(Debug, Default)]
 struct Shelf {
     by_function: HashMap<FunctionName, Entry>,
-    /// Counts questions; the age of an entry.
+    /// Counts requests; the age of an entry.
     asked: u64,
 }
 
@@ -27,7 +27,7 @@ struct Entry {
 }
 
 impl Histories {
-    /// Of an earlier life of the agent.
+    /// Restores the histories of an earlier run.
     pub(crate) fn recall(earlier: Vec<(FunctionName, Lasting)>) -> Self {
         let histories = Self::default();
         for (function, lasting) in earlier {
@@ -36,7 +36,7 @@ impl Histories {
         histories
     }
 
-    /// The function's history; a new one where none is remembered.
+    /// The function's history; a new one if there is none.
     pub(crate) fn of(&self, function: &FunctionName) -> Arc<History> {
         let mut shelf = self.0.lock();
         shelf.asked += 1;
@@ -53,7 +53,7 @@ impl Histories {
         self.0.lock().by_function.remove(function);
     }
 
-    /// What lasts, of all, where any of it is news since the last time.
+    /// The lasting parts of all histories, if any of them changed since the last time.
     pub(crate) fn news(&self) -> Option<Vec<(FunctionName, Lasting)>> {
         let shelf = self.0.lock();
         let mut any = false;
@@ -92,11 +92,11 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_one_that_nobody_uses_is_forgotten() {
+    fn the_oldest_unused_history_is_forgotten() {
         let histories = Histories::default();
         let used = histories.of(&name(0));
         (1..MOST).for_each(|n| drop(histories.of(&name(n))));
-        histories.of(&name(1)); // asked for again
+        histories.of(&name(1)); // requested again
         histories.of(&name(MOST));
         let shelf = histories.0.lock();
         assert_eq!(shelf.by_function.len(), MOST);
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_function_begins_anew_and_another_version_does_not() {
+    fn history_outlives_a_version_but_not_its_function() {
         let histories = Histories::default();
         let first = histories.of(&name(1));
         first.rests(Moment::ZERO);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn news_are_told_once() {
+    fn changes_are_reported_once() {
         let histories = Histories::default();
         let one = histories.of(&name(1));
         assert_eq!(histories.news(), None);

@@ -1,6 +1,6 @@
-//! What is known of one function, over all its versions on this VM: its pauses, and what a start costs. `instance/pool.rs`
-//! tells it when a version goes from nothing to a call and back; that is all that a call pays for it: a lock of its
-//! own, held for some nanoseconds.
+//! The history of one function, over all its versions on this VM: its pauses, and the cost of a
+//! start. `instance/pool.rs` reports when a version gets its first call and when its last one ends;
+//! that is all that a call pays for it: a lock held for some nanoseconds.
 
 use super::{
     cost::StartCost,
@@ -12,11 +12,12 @@ use epsilon_api::vm::StartPhases;
 use parking_lot::Mutex;
 use std::{collections::VecDeque, time::Duration};
 
-/// So many bad ends within [`TURBULENCE`] are no accident: more than one burst of calls in one broken instance makes.
+/// This many bad ends within [`TURBULENCE`] are no accident: more than one burst of calls causes in
+/// one broken instance.
 const TURBULENT: usize = 3;
 const TURBULENCE: Duration = Duration::from_secs(10);
 
-/// See the module. Shared by the pools of the function's versions.
+/// Shared by the pools of the function's versions.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     known: Mutex<Known>,
@@ -28,21 +29,21 @@ pub(crate) struct History {
 struct Known {
     pauses: Histogram,
     start: StartCost,
-    /// Versions with a call.
+    /// Number of versions with running calls.
     busy: u32,
-    /// When the last call ended; `None` while one runs, and where nobody knows.
+    /// When the last call ended; `None` while one runs, or if unknown.
     ended: Option<Moment>,
-    /// What follows from `pauses`, until there is one more.
+    /// The decision from `pauses`, until one is added.
     choice: Option<Choice>,
-    /// When its last instances ended otherwise than in peace, the newest last.
+    /// When its last instances crashed or failed, the newest last.
     bad_ends: VecDeque<Moment>,
-    /// Those of them that came before the instance had served much.
+    /// Those of them whose instance had not served much.
     early_ends: VecDeque<Moment>,
-    /// Something is not on the disk.
+    /// Whether something changed since it was written to disk.
     is_news: bool,
 }
 
-/// What lasts beyond this life of the agent.
+/// The part that survives a restart of the agent.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Lasting {
     pub(crate) pauses: Histogram,
@@ -61,14 +62,14 @@ impl History {
         self.known.lock().note_pause(now);
     }
 
-    /// A version that ran nothing runs a call.
+    /// A version that ran no call runs one.
     pub(crate) fn begins(&self, now: Moment) {
         let mut known = self.known.lock();
         known.note_pause(now);
         known.busy += 1;
     }
 
-    /// The version runs nothing any more.
+    /// The last call of the version ended.
     pub(crate) fn rests(&self, now: Moment) {
         let mut known = self.known.lock();
         known.busy = known.busy.saturating_sub(1);
@@ -77,14 +78,14 @@ impl History {
         }
     }
 
-    /// A start worked. What came over the network is here the next time.
+    /// A start succeeded. Pulls are not counted: the next start finds the layers here.
     pub(crate) fn started(&self, phases: &StartPhases) {
         let mut known = self.known.lock();
         known.start.add(phases.total().saturating_sub(phases.pull + phases.layers));
         known.is_news = true;
     }
 
-    /// An instance crashed, ran out of time, or did not come about; `is_early`: before it had served much.
+    /// An instance crashed, timed out, or failed to start; `is_early`: before it had served much.
     pub(crate) fn ended_badly(&self, now: Moment, is_early: bool) {
         let known = &mut *self.known.lock();
         remember(&mut known.bad_ends, now);
@@ -93,23 +94,23 @@ impl History {
         }
     }
 
-    /// Whether instances end so often that the function boots its own cells, one at a time, and leaves those that are ready
-    /// to others.
+    /// Whether instances end so often that the function boots its own cells, one at a time, and
+    /// leaves ready ones to other functions.
     pub(crate) fn is_turbulent(&self, now: Moment) -> bool {
         is_turbulent(&self.known.lock().bad_ends, now)
     }
 
-    /// Whether they do so before they have served much: then its starts are in vain, and pause.
+    /// Whether they do so before they have served much: then its starts are slowed down.
     pub(crate) fn starts_in_vain(&self, now: Moment) -> bool {
         is_turbulent(&self.known.lock().early_ends, now)
     }
 
-    /// What the next start will take.
+    /// Expected cost of the next start.
     pub(crate) fn start_cost(&self) -> Duration {
         self.known.lock().start.get()
     }
 
-    /// What its pauses say, and when the last call ended if nothing runs.
+    /// The keep-alive decision, and when the last call ended if none runs.
     pub(crate) fn choice(&self, settings: &Settings) -> (Choice, Option<Moment>) {
         let mut known = self.known.lock();
         let Known { pauses, choice, ended, .. } = &mut *known;
@@ -121,7 +122,7 @@ impl History {
         self.known.lock().pauses.samples() > 0.0
     }
 
-    /// What to write, and whether it is news since the last time.
+    /// The part to write, and whether it changed since the last time.
     pub(crate) fn lasting(&self) -> (Lasting, bool) {
         let mut known = self.known.lock();
         let is_news = std::mem::take(&mut known.is_news);
@@ -164,10 +165,10 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_lasts_from_the_end_of_all_calls_to_the_next_one() {
+    fn pause_lasts_from_last_end_to_next_call() {
         let history = History::default();
         history.begins(s(0));
-        assert!(!history.has_samples(), "what was before nobody knows");
+        assert!(!history.has_samples(), "what was before is unknown");
         history.begins(s(5)); // another version
         history.rests(s(10));
         history.begins(s(500));
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_costs_what_it_takes_on_a_vm_that_has_the_code() {
+    fn start_cost_excludes_fetching_code() {
         let history = History::default();
         let phases = StartPhases { pull: s(30), layers: s(1), init: s(2), ..Default::default() };
         history.started(&phases);
@@ -206,6 +207,6 @@ mod tests {
         let (lasting, is_news) = history.lasting();
         assert!(is_news);
         assert_eq!(History::recall(lasting).start_cost(), s(2));
-        assert!(!history.lasting().1, "nothing new since");
+        assert!(!history.lasting().1, "no change since");
     }
 }

@@ -1,85 +1,87 @@
-//! From a function's pauses to the time that an idle instance stays: the hybrid histogram policy of "Serverless in the
-//! Wild" (Shahrad et al., USENIX ATC'20, section 4.2), without its forecast for what is rarer than the histogram reaches.
+//! From a function's pauses to the keep-alive time of an idle instance: the hybrid histogram policy
+//! of "Serverless in the Wild" (Shahrad et al., USENIX ATC'20, section 4.2), without its forecast
+//! for pauses beyond the histogram's range.
 //!
 //! ```text
-//! last call ends ──── idle ────▶ gone ········ ready at `head` ──── stays until `tail` ────▶ gone
-//!                                  (only where the function is periodic; else: stays until `tail`)
+//! last call ends ── idle ──▶ removed ········ prewarmed at `head` ── stays until `tail` ──▶ removed
+//!                            (only where the function is periodic; else: stays until `tail`)
 //! ```
-//! Pure. `history.rs` asks it, and the replay in `benches/`.
+//! Pure. Used by `history.rs`, and by the replay in `benches/`.
 
 use super::histogram::{Histogram, REACH};
 use epsilon_api::vm::KeepBy;
 use std::{fmt, time::Duration};
 
-/// Fewer pauses than this say nothing.
+/// Fewer pauses than this are not representative.
 const SAMPLES: f32 = 8.0;
-/// Bins whose weights vary less than this say nothing (the paper's value).
+/// Bins whose weights vary less than this are not representative (the paper's value).
 const VARIATION: f32 = 2.0;
-/// Where more pauses than this are longer than the histogram reaches, it says nothing (the paper's value).
+/// Where a larger share of pauses is beyond the histogram's range, it is not representative (the
+/// paper's value).
 const BEYOND: f32 = 0.5;
 /// The percentiles that are head and tail, and the margin on each (the paper's values).
 const HEAD: f32 = 0.05;
 const TAIL: f32 = 0.99;
 const MARGIN: f64 = 0.1;
-/// An instance is let go until `head` only where that is at least this part of the time that it would stay, and no less
-/// than the default time: for less, a start more is not worth it.
+/// An instance is removed until `head` only if `head` is at least this part of the keep-alive time,
+/// and no less than the default time: for less, an extra start does not pay.
 const WORTH_LEAVING: u32 = 4;
 
-/// What an operator says of it.
+/// The operator's settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How long an instance stays where the pauses say nothing.
+    /// Keep-alive time when the pauses are not representative.
     pub default: Duration,
-    /// No chosen time is shorter …
+    /// Lower limit of an adaptive time.
     pub min: Duration,
-    /// … or longer.
+    /// Upper limit of an adaptive time.
     pub max: Duration,
 }
 
-/// What is to be done with an idle instance.
+/// The keep-alive decision for an idle instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// How long it stays after the last call.
     pub idle: Duration,
-    /// When the next one is made ready, in a periodic function.
+    /// The prewarm of the next one, for a periodic function.
     pub ready: Option<Ready>,
-    /// Why.
+    /// The reason for the decision.
     pub why: Why,
 }
 
-/// An instance before its call. Both count from the end of the last call.
+/// When an instance is prewarmed. Both count from the end of the last call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ready {
-    /// When it is made.
+    /// When it is started.
     pub after: Duration,
-    /// When it goes if nobody calls.
+    /// When it is removed if no call came.
     pub until: Duration,
 }
 
-/// Why it is so; `Display` is for people.
+/// The reason for a decision; `Display` is for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// The function's settings say so.
+    /// The function's `idleTimeout` is set.
     Set,
-    /// `isolation: call`: an instance goes after its call, so pauses have nothing to say.
+    /// `isolation: call`: an instance ends with its call, so pauses do not matter.
     OneCall,
-    /// Too few pauses are known.
+    /// Too few pauses were observed.
     TooFew {
-        /// How many are.
+        /// How many.
         samples: u32,
     },
-    /// Most pauses are longer than anybody would wait for.
+    /// Most pauses are beyond the histogram's range.
     Rare {
-        /// Of a hundred.
+        /// Their share, in percent.
         percent: u32,
     },
-    /// Any pause is as likely as any other.
+    /// All pauses are equally likely.
     Even,
     /// Nearly all pauses are shorter than this.
     Tail {
         /// Upper edge of the 99th percentile.
         upper: Duration,
-        /// Pauses beyond the histogram, of a hundred.
+        /// Share of pauses beyond the histogram's range, in percent.
         rare: u32,
         /// Whether the operator's limits changed the time.
         limited: bool,
@@ -94,7 +96,7 @@ pub enum Why {
 }
 
 impl Why {
-    /// Who chose.
+    /// Which side decided: the function, the operator's default, or the pauses.
     pub fn by(self) -> KeepBy {
         match self {
             Self::Set => KeepBy::Set,
@@ -104,7 +106,7 @@ impl Why {
     }
 }
 
-/// Decides. `set`: what the function's own settings say.
+/// Decides. `set`: the function's own `idleTimeout`.
 pub fn choose(pauses: &Histogram, set: Option<Duration>, settings: &Settings) -> Choice {
     if let Some(idle) = set {
         return Choice { idle, ready: None, why: Why::Set };
@@ -192,7 +194,7 @@ mod tests {
         choose(&histogram, None, &SETTINGS)
     }
 
-    /// Each row is a test of its own name: pauses => idle, ready after and until (seconds), and the text.
+    /// Each row is a test: pauses => idle, ready after and until (seconds), and the text.
     macro_rules! choices {
         ($($name:ident: $pauses:expr => $idle:expr, $ready:expr, $text:expr;)*) => {$(
             #[test]
@@ -212,11 +214,11 @@ mod tests {
         short_pauses_stay_short: [100; 20] => 121, None, "99 of 100 pauses were shorter than 1m 50s";
         the_least_time_holds: [1; 20] => 30, None, "99 of 100 pauses were shorter than 10s; the VM's limits bound the time";
         from_nothing_to_ten_minutes: (0..60).map(|n| n * 10) => 660, None, "99 of 100 pauses were shorter than 10m";
-        an_hourly_timer_is_let_go_and_made_ready: [3600; 8] => 30, Some((3240, 4026)),
+        hourly_timer_is_removed_and_prewarmed: [3600; 8] => 30, Some((3240, 4026)),
             "calls come 1h to 1h 1m after the last one";
         hours_are_bounded: (0..60).map(|n| 20 + (n % 8) * 1800) => 7200, None,
             "99 of 100 pauses were shorter than 3h 31m; the VM's limits bound the time";
-        some_rare_ones_are_said: (0..20).map(|n| if n % 5 == 0 { 99_999 } else { 90 }) => 110, None,
+        rare_pauses_are_mentioned: (0..20).map(|n| if n % 5 == 0 { 99_999 } else { 90 }) => 110, None,
             "99 of 100 pauses up to 4h were shorter than 1m 40s; 20 of 100 were longer than 4h";
         mostly_rare_is_the_default: (0..20).map(|n| if n % 3 == 0 { 60 } else { 99_999 }) => 300, None,
             "the default: 65 of 100 pauses were longer than 4h";
@@ -225,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_overrides_all() {
+    fn set_timeout_overrides_all() {
         let mut pauses = Histogram::default();
         (0..50).for_each(|_| pauses.add(s(3600)));
         let choice = choose(&pauses, Some(s(5)), &SETTINGS);
@@ -235,7 +237,8 @@ mod tests {
 
     #[test]
     fn a_start_before_the_call_has_to_pay() {
-        // Between 15 minutes and an hour and a half: to be away for a seventh of that is not worth a start.
+        // Between 15 minutes and an hour and a half: to be away for a seventh of that is not worth
+        // a start.
         let choice = of((0..60).map(|n| 900 + (n % 10) * 500));
         assert_eq!(choice.ready, None, "{choice:?}");
         assert_eq!(choice.why.by(), KeepBy::Adaptive);

@@ -1,6 +1,6 @@
-//! The task that looks at all pools each second: starts instances just before their calls are expected, notes how often
-//! functions are called, tells what was chosen, and writes what lasts each minute and at the end. Started by `app.rs`;
-//! ends with the agent.
+//! The task that visits all pools each second: prewarms instances just before their calls are
+//! expected, records how often functions are called, reports the decisions, and writes the
+//! histories each minute and at shutdown. Started by `app.rs`; ends with the agent.
 
 use super::file;
 use crate::{
@@ -17,33 +17,34 @@ use tokio::{
 
 /// Pauses are measured in tens of seconds; the start of an instance takes less than one.
 const LOOK: Duration = Duration::from_secs(1);
-/// What a crash may lose.
+/// Longest time that a crash may lose.
 const WRITE: Duration = Duration::from_secs(60);
-/// Versions that a VM tells of: it does so each second.
+/// Limit of versions whose decision a VM reports each second.
 const TOLD: usize = 256;
 
-/// Runs until the agent ends, and writes once more.
+/// Runs until the agent shuts down, and writes once more.
 pub(crate) async fn run(vm: Arc<LocalVm>) {
-    let (mut look, mut write) = (interval(LOOK), interval(WRITE));
+    let mut look = interval(LOOK);
+    let mut write = interval(WRITE);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     write.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    write.tick().await; // the first is at once, and there is nothing new
-    let mut is_told = false;
+    write.tick().await; // the first tick is immediate, and nothing changed yet
+    let mut is_reported = false;
     loop {
         tokio::select! {
-            // The end first. All arms may be dropped: a token, timers.
+            // The shutdown first. All arms may be dropped: a token, timers.
             biased;
             () = vm.closed.cancelled() => break,
-            _ = write.tick() => keep(&vm, &mut is_told).await,
+            _ = write.tick() => keep(&vm, &mut is_reported).await,
             _ = look.tick() => {
                 let swept = AssertUnwindSafe(async { sweep(&vm) }).catch_unwind().await;
                 if swept.is_err() {
-                    tracing::error!("A bug: the look at idle instances panicked.");
+                    tracing::error!("Sweep of idle instances panicked (a bug); the next one runs in a second.");
                 }
             }
         }
     }
-    keep(&vm, &mut is_told).await;
+    keep(&vm, &mut is_reported).await;
 }
 
 fn sweep(vm: &Arc<LocalVm>) {
@@ -56,13 +57,13 @@ fn sweep(vm: &Arc<LocalVm>) {
     if vm.is_draining() {
         return;
     }
-    // What is due in the same second does not stand in the way of calls: no more than could start at once by now.
+    // Prewarms must not delay calls: no more than could start at once by now.
     let room = vm.starts.available_permits();
     pools.iter().filter(|pool| pool.start_ahead()).take(room).for_each(drop);
 }
 
-/// A disk that is full or slow costs nobody anything but this.
-async fn keep(vm: &Arc<LocalVm>, is_told: &mut bool) {
+/// Writes changed histories. A full or slow disk affects nothing else.
+async fn keep(vm: &Arc<LocalVm>, is_reported: &mut bool) {
     let Some(news) = vm.histories.news() else { return };
     let path = keep_file(&vm.config);
     let written = spawn_blocking(move || {
@@ -70,9 +71,9 @@ async fn keep(vm: &Arc<LocalVm>, is_told: &mut bool) {
         write_whole(&path, &text)
     });
     match written.await.unwrap_or_else(|err| Err(io::Error::other(err))) {
-        Ok(()) => *is_told = false,
-        Err(err) if !std::mem::replace(is_told, true) => {
-            tracing::warn!(cause = %Chain(&err), "Pauses of functions are not kept.");
+        Ok(()) => *is_reported = false,
+        Err(err) if !std::mem::replace(is_reported, true) => {
+            tracing::warn!(cause = %Chain(&err), "Pauses of functions could not be stored; a restart measures them anew.");
         }
         Err(_) => {}
     }

@@ -1,9 +1,9 @@
-//! What is counted of layers. Registered by `crate::metrics`.
+//! Metrics of layers. Registered by `crate::metrics`.
 
 use prometheus::{Error, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
 use std::time::Duration;
 
-/// From a small file on the same machine to a large installation from far away.
+/// Buckets: from a small file on the same machine to a large installation from a distant registry.
 const SECONDS: [f64; 12] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 120.0];
 
@@ -15,7 +15,7 @@ pub(crate) struct Counts {
     seconds: HistogramVec,
 }
 
-/// Where a layer came from.
+/// The source of a layer; the metric's label value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     Shelf,
@@ -63,7 +63,7 @@ impl Counts {
         self.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
-    /// A fetch ended; `took` where it worked.
+    /// A fetch ended; `took` is set if it succeeded.
     pub(super) fn fetched(&self, source: Source, outcome: &str, took: Option<Duration>) {
         self.fetches.with_label_values(&[source.as_str(), outcome]).inc();
         if let Some(took) = took {

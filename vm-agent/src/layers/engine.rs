@@ -1,5 +1,5 @@
-//! Layers from the engine: all of a function's code as one tree, out of its image. Slower than layers, by a container that
-//! never starts, and shared by nobody; it works wherever an image does.
+//! Reads all of a function's code as one tree out of its image. Slower than layers, by a container
+//! that never runs, and not shared between versions; it works wherever an image does.
 
 use crate::{
     config::ContainerLimits,
@@ -16,7 +16,8 @@ use futures_util::stream::BoxStream;
 use parking_lot::Mutex;
 use std::{collections::HashSet, sync::Arc};
 
-/// Containers that are read right now. They carry our labels, so that one which an agent left behind is removed.
+/// The containers that are being read. They carry our labels, so that one of a crashed agent is
+/// removed.
 #[derive(Debug)]
 pub(super) struct Readers {
     vm: VmId,
@@ -24,7 +25,7 @@ pub(super) struct Readers {
     open: Arc<Mutex<HashSet<InstanceId>>>,
 }
 
-/// A container while it is read. What is left of it when this is dropped is a stranger to reconciliation.
+/// A container while it is read. Once this is dropped, reconciliation removes what is left of it.
 #[derive(Debug)]
 pub(super) struct Reader {
     id: InstanceId,
@@ -37,12 +38,12 @@ impl Readers {
         Self { vm, limits, open: Arc::default() }
     }
 
-    /// Whether this container is one of them.
+    /// Whether this container is being read.
     pub(super) fn has(&self, id: &InstanceId) -> bool {
         self.open.lock().contains(id)
     }
 
-    /// Makes a container of the version's image.
+    /// Creates a container of the version's image.
     pub(super) async fn open(
         &self,
         engine: &dyn Engine,
@@ -66,7 +67,7 @@ impl Readers {
             sockets: None,
             mounts: None,
             passwd: None,
-            user: "65534:65534".into(), // nobody: it never runs
+            user: "65534:65534".into(), // `nobody`: it never runs
             memory: version.spec.memory,
             cpu: version.spec.cpu,
             network: Attachment::None,
@@ -83,7 +84,7 @@ impl Readers {
 }
 
 impl Reader {
-    /// Its folder with code.
+    /// Its code directory, as a tar stream.
     pub(super) async fn code(
         &self,
         engine: &dyn Engine,
@@ -91,10 +92,10 @@ impl Reader {
         engine.code_of(&self.container).await
     }
 
-    /// Removes it.
+    /// Removes the container.
     pub(super) async fn close(self, engine: &dyn Engine) {
         if let Err(err) = engine.remove(&self.container).await {
-            tracing::warn!(container = %self.container, cause = %Chain(&err), "Container could not be removed.");
+            tracing::warn!(container = %self.container, cause = %Chain(&err), "Container could not be removed; reconciliation will remove it.");
         }
     }
 }

@@ -1,57 +1,58 @@
-//! Why a version's layers are not here. For the operator, but for [`LayersError::leaves_the_image`], which is for whoever
-//! starts instances. Shared by all who waited for the same layer.
+//! Why a version's layers are not available. The texts are for the operator;
+//! [`LayersError::leaves_the_image`] is for the start. Shared by all starts that waited for the
+//! same layer.
 
 use crate::engine::EngineError;
 use std::{io, path::PathBuf, sync::Arc};
 
-/// Why a version's layers are not here.
+/// Why a version's layers are not available.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LayersError {
-    /// It is no plain tree of files above its base, or one that is too large: only its image can be run.
+    /// It is no plain tree of files above its base, or too large: only the image can be run.
     #[error("layer {layer} cannot be mounted: {why}")]
     Unfit {
-        /// Its digest.
+        /// The layer's digest.
         layer: String,
-        /// What it holds that a tree of code does not.
+        /// The entry that a tree of code must not have.
         why: String,
     },
-    /// Neither this machine's shelf nor a registry has it: its image does.
-    #[error("no source gives layer {layer}")]
+    /// Neither the builder's cache nor a registry has it; the image does.
+    #[error("no source has layer {layer}")]
     Absent {
-        /// Its digest.
+        /// The layer's digest.
         layer: String,
     },
-    /// There is no room for it. The same may work later.
+    /// The disk is full. The same may work later.
     #[error(
         "this machine's disk has no room for code layers in `{folder}`; free space there, or lower \
          `vm_agent.layers_size`"
     )]
     Full {
-        /// Where they are kept.
+        /// The directory of the store.
         folder: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// Another trouble with this machine's disk.
-    #[error("code layers cannot be kept in `{folder}`; look at its owner and its disk")]
+    /// Another error of this machine's disk.
+    #[error("code layers cannot be stored in `{folder}`; check its owner and its disk")]
     Disk {
-        /// Where they are kept.
+        /// The directory of the store.
         folder: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The engine, or a registry.
+    /// An error of the engine, or of a registry.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// What somebody else met who wanted the same layer.
+    /// The error of another start that fetched the same layer.
     #[error(transparent)]
     Same(Arc<LayersError>),
 }
 
 impl LayersError {
-    /// What the disk said.
+    /// Maps an I/O error of the store.
     pub(super) fn disk(folder: PathBuf, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -81,7 +82,7 @@ impl LayersError {
         }
     }
 
-    /// Less has to lie here first.
+    /// Whether removing other layers may help.
     pub(super) fn is_full(&self) -> bool {
         match self {
             Self::Same(other) => other.is_full(),
@@ -89,7 +90,7 @@ impl LayersError {
         }
     }
 
-    /// Another source may have it.
+    /// Whether another source may have the layer.
     pub(super) fn is_absent(&self) -> bool {
         match self {
             Self::Absent { .. } => true,
@@ -98,7 +99,7 @@ impl LayersError {
         }
     }
 
-    /// The metric label.
+    /// The metric's label value.
     pub(super) fn outcome(&self) -> &'static str {
         match self {
             Self::Unfit { .. } => "unfit",

@@ -1,5 +1,5 @@
-//! The folder's name of something unpacked: what it is, by digest. A digest comes from outside, so it has to be one
-//! before it becomes a path. Pure.
+//! The directory name of an unpacked layer: its digest. A digest comes from outside, so it is
+//! validated before it becomes a path. Pure.
 
 use super::LayersError;
 use std::{fmt, sync::Arc};
@@ -9,22 +9,23 @@ const DIGITS: usize = 64;
 const LAYER: &str = "sha256-";
 const IMAGE: &str = "image-";
 
-/// `sha256-HEX` for a layer (HEX is its diff id's), `image-HEX` for the code of a whole image (its configuration's).
+/// `sha256-HEX` for a layer (HEX of its diff id), `image-HEX` for the code of a whole image (HEX of
+/// its configuration).
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Name(Arc<str>);
 
 impl Name {
-    /// A layer's, from its `sha256:…`.
+    /// The name of a layer, from its `sha256:…`.
     pub(super) fn layer(diff_id: &str) -> Result<Self, LayersError> {
         Self::of(LAYER, diff_id)
     }
 
-    /// That of the code of an image, from the image's `sha256:…`.
+    /// The name of an image's code, from the image's `sha256:…`.
     pub(super) fn image(digest: &str) -> Result<Self, LayersError> {
         Self::of(IMAGE, digest)
     }
 
-    /// Reads back what stands on disk.
+    /// Parses the name of a directory on disk.
     pub(super) fn of_folder(name: &str) -> Option<Self> {
         let hex = name.strip_prefix(LAYER).or_else(|| name.strip_prefix(IMAGE))?;
         is_hex(hex).then(|| Self(name.into()))
@@ -35,23 +36,23 @@ impl Name {
             Some(hex) => Ok(Self(format!("{kind}{hex}").into())),
             None => Err(LayersError::Unfit {
                 layer: digest.escape_debug().take(2 * DIGITS).collect(),
-                why: "its digest is no SHA-256".into(),
+                why: "its digest is not a SHA-256".into(),
             }),
         }
     }
 
-    /// The folder's name.
+    /// The name of the directory.
     pub(super) fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The digest's digits.
+    /// The hexadecimal digits of the digest.
     pub(super) fn hex(&self) -> &str {
         self.0.rsplit('-').next().unwrap_or_default()
     }
 }
 
-/// As a digest is written.
+/// In the notation of digests.
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "sha256:{}", self.hex())
@@ -64,7 +65,7 @@ impl fmt::Debug for Name {
     }
 }
 
-/// In lower case only: one content has one name.
+/// Only lower case: one content has one name.
 fn is_hex(text: &str) -> bool {
     text.len() == DIGITS && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }

@@ -1,5 +1,6 @@
-//! Bytes as they arrive, to a folder that is whole and checked. The bytes are looked after here and the files in a
-//! blocking task, with a short queue between them: a slow disk slows the sender, and nothing is held twice.
+//! Extracts a byte stream into a directory that is complete and verified. The stream is read here
+//! and the files are written in a blocking task, with a short queue between them: a slow disk slows
+//! the sender, and nothing is buffered twice.
 
 use super::{
     name::Name,
@@ -22,35 +23,35 @@ use tokio::{
     task::{JoinError, spawn_blocking},
 };
 
-/// Pieces on the way to the disk; a piece is some ten kilobytes.
+/// Length of the queue; a piece is some ten kilobytes.
 const ON_THE_WAY: usize = 16;
 
-/// How the tar is wrapped.
+/// Compression of the tar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Packing {
     Plain,
     Gzip,
 }
 
-/// What is to come of it.
+/// What is expected of a tar.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
     pub(super) name: Name,
     /// Whether the name is the digest of the tar; if not, any tar will do.
     pub(super) is_digest: bool,
-    /// Most that it may take on the disk.
+    /// Limit of its size on disk, in bytes.
     pub(super) most: u64,
 }
 
-/// A layer that was unpacked, and what it takes.
+/// An unpacked layer, and its size on disk.
 pub(super) type Unpacked = (Draft, u64);
 
-/// Why nothing came of it.
+/// Why an extraction failed.
 #[derive(Debug)]
 pub(super) enum Spilled {
     /// The sender failed.
     Sender(Box<dyn Error + Send + Sync>),
-    /// What was sent.
+    /// The content that was sent.
     Sent(Trouble),
 }
 
@@ -60,9 +61,9 @@ impl From<JoinError> for Spilled {
     }
 }
 
-/// Unpacks what a stream brings. When the future is dropped, what was written goes.
+/// Unpacks a stream. When the future is dropped, what was written is removed.
 ///
-/// `most`: bytes that may be sent.
+/// `most`: limit of the bytes in the stream.
 pub(super) async fn from_stream<E: Into<Box<dyn Error + Send + Sync>>>(
     stock: &Arc<Stock>,
     wanted: Wanted,
@@ -86,22 +87,22 @@ pub(super) async fn from_stream<E: Into<Box<dyn Error + Send + Sync>>>(
             let piece = piece.map_err(|err| Spilled::Sender(err.into()))?;
             sent += piece.len() as u64;
             if most.is_some_and(|most| sent > most) {
-                let what = io::Error::other("more bytes than were told");
+                let what = io::Error::other("more bytes than its descriptor says");
                 return Err(Spilled::Sent(Trouble::Corrupt(what)));
             }
             if to.send(piece).await.is_err() {
-                break; // it has seen enough, and says why
+                break; // the reader stopped, and returns why
             }
         }
         Ok(())
     };
     let (fed, done) = tokio::join!(feed, work);
-    // A sender that failed is the reason for a tar without an end.
+    // An error of the sender explains a truncated tar.
     fed?;
     done?.map_err(Spilled::Sent)
 }
 
-/// Unpacks what a reader gives. Blocking.
+/// Unpacks what a reader provides. Blocking.
 pub(super) fn from_reader(
     stock: &Stock,
     wanted: &Wanted,
@@ -111,7 +112,7 @@ pub(super) fn from_reader(
     let draft = stock.draft().map_err(Trouble::Disk)?;
     let done = unpack::unpack(&mut from, &draft.app(), wanted.most);
     if let Err(Trouble::Unfit(why)) = &done {
-        // Said of this layer only if it is this layer.
+        // Reported only if the tar really is this layer.
         let rest = io::copy(&mut (&mut from).take(wanted.most), &mut io::sink());
         if rest.is_ok_and(|rest| rest == wanted.most) {
             return Err(Trouble::Unfit(why.clone()));
@@ -123,7 +124,7 @@ pub(super) fn from_reader(
     Ok((draft, done?))
 }
 
-/// Digests what passes.
+/// Computes the digest of what is read through it.
 struct Digesting<R> {
     from: R,
     sha: Sha256,

@@ -1,7 +1,8 @@
-//! Layers from a registry: the blob beside the function's image, by digest. The logins are those of pulls, and so are the
-//! certificates: what this machine's engine trusts (`/etc/docker/certs.d/HOST`) is trusted here.
+//! Fetches layers from a registry: the blob beside the function's image, by digest. Credentials are
+//! those of pulls, and so are certificates: what this machine's engine trusts
+//! (`/etc/docker/certs.d/HOST`) is trusted here.
 //!
-//! Pulls themselves are the engine's (`crate::registry`): it takes whole images.
+//! Pulls of whole images are the engine's job (`crate::registry`).
 
 use crate::engine::{Denied, EngineError};
 use bytes::Bytes;
@@ -23,21 +24,22 @@ use std::{
     time::Duration,
 };
 
-/// Where engines find certificates.
+/// Where engines look for certificates.
 pub(super) const CERTIFICATES: &str = "/etc/docker/certs.d";
-/// Registries whose connections are kept; a fleet has one.
+/// Limit of cached clients, one for each registry; a fleet has one registry.
 const KEPT: usize = 16;
 
-/// The ways to registries.
+/// Clients for registries.
 #[derive(Debug)]
 pub(super) struct Registries {
     access: Access,
-    /// Plain HTTP with all of them.
+    /// Use plain HTTP with all of them.
     plain: bool,
     certificates: PathBuf,
-    /// The longest silence.
+    /// Timeout of a connect, and of a silent connection.
     patience: Duration,
-    /// The last way to each, with its login: a new login is a new way, because a client keeps what it was let in with.
+    /// The last client of each registry, with its credentials: new credentials need a new client,
+    /// because a client caches the token that it got.
     ways: Mutex<HashMap<Host, (Option<Login>, Way)>>,
 }
 
@@ -53,22 +55,22 @@ impl std::fmt::Debug for Way {
     }
 }
 
-/// The bytes of a blob. An error at the end says that they were others than the digest's.
+/// The bytes of a blob. Ends with an error if they do not match its digest.
 pub(super) type Pieces = BoxStream<'static, io::Result<Bytes>>;
 
-/// Why a registry gave nothing.
+/// Why a registry provided nothing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
-    /// It is not ours to be met.
-    #[error("there is no login for the registry")]
+    /// The credentials could not be obtained.
+    #[error("there are no credentials for the registry")]
     Login(#[source] epsilon_registry::AccessError),
-    /// The registry's doing, or that of what lies between.
+    /// The registry's answer, or an error of the network.
     #[error(transparent)]
     Said(#[from] OciDistributionError),
-    /// Its name is none.
+    /// The image's reference is invalid.
     #[error("`{0}` names no registry")]
     Name(String),
-    /// The files of certificates.
+    /// Reading the certificates failed.
     #[error("the certificates for it cannot be read")]
     Certificates(#[source] io::Error),
 }
@@ -84,9 +86,9 @@ impl Registries {
         Self { access, plain, certificates, patience, ways: Mutex::default() }
     }
 
-    /// A blob of the repository that the image is in.
+    /// Opens a blob of the repository that the image is in.
     ///
-    /// Boxed: those who wait for a start need not be as large, nor as deep, as a cloud's login.
+    /// Boxed: the futures of waiting starts need not be as large as a cloud login.
     pub(super) fn open<'a>(
         &'a self,
         image: &'a ImageRef,
@@ -101,7 +103,8 @@ impl Registries {
         let host = Host::named_in(&image.reference)
             .ok_or_else(|| Refusal::Name(image.reference.clone()))?;
         let work = |login| {
-            let (way, reference) = (self.way(&host, login), &reference);
+            let way = self.way(&host, login);
+            let reference = &reference;
             async move { way?.open(reference, &blob.digest).await }
         };
         self.access.run(&host, Refusal::is_login, work).await.map_err(|failed| match failed {
@@ -128,7 +131,7 @@ impl Registries {
         let way = Way { client, login: login.clone() };
         let mut ways = self.ways.lock();
         if ways.len() >= KEPT {
-            ways.clear(); // they cost a connection to make anew
+            ways.clear(); // a new client costs a connection
         }
         ways.insert(host.clone(), (login, way.clone()));
         Ok(way)
@@ -147,7 +150,8 @@ impl Way {
         }
         let asked = self.client.pull_blob_stream(reference, digest).await.map_err(Refusal::from);
         let asked = match asked {
-            // Some want even strangers to ask for a token first. Most do not: they are asked once.
+            // Some registries want a token even for anonymous requests. Most do not, so it is only
+            // fetched then.
             Err(err) if self.login.is_none() && err.is_login() => {
                 self.client.store_auth_if_needed(registry, &auth).await;
                 self.client.pull_blob_stream(reference, digest).await?
@@ -185,13 +189,13 @@ fn trouble(err: &OciDistributionError) -> Trouble {
     }
 }
 
-/// Whether the sender's last word is that it sent something else.
+/// Whether the stream ended because its content does not match the digest.
 pub(super) fn is_other_content(err: &(dyn Error + 'static)) -> bool {
     let inner = err.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
     inner.is_some_and(|inner| inner.is::<DigestError>())
 }
 
-/// A layer that arrived twice as what it is not.
+/// The error for a layer that arrived corrupt twice.
 pub(super) fn corrupt(
     image: &ImageRef,
     blob: &Blob,
@@ -199,21 +203,21 @@ pub(super) fn corrupt(
 ) -> EngineError {
     EngineError::Registry(Box::new(Denied {
         host: Host::of(&image.reference),
-        what: format!("gave a layer twice that is not what its digest {} says", blob.digest),
-        hint: "it, or what lies between, changes what it keeps: look at its disk, then deploy the \
+        what: format!("gave a layer twice that does not match its digest {}", blob.digest),
+        hint: "it, or a proxy before it, corrupts its content: check its disk, then deploy the \
                function again"
             .into(),
         source: Some(source),
     }))
 }
 
-/// The certificates that an engine trusts for this registry, in PEM.
+/// The certificates that the engine trusts for this registry, in PEM.
 fn authorities(folder: &Path) -> Result<Vec<Certificate>, Refusal> {
     let read = || -> io::Result<Vec<Certificate>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(folder)? {
             let path = entry?.path();
-            // `.cert` is the engine's own, for registries that ask who it is.
+            // `.cert` is a client certificate of the engine.
             if path.extension().is_some_and(|kind| kind == "crt") {
                 let data = fs::read(&path)?;
                 found.push(Certificate { encoding: CertificateEncoding::Pem, data });

@@ -1,6 +1,7 @@
-//! Keeps unpacked layers within `vm_agent.layers_size`: beyond it, those that nobody has mounted go, the one whose use is
-//! the longest ago first. Run on a timer, and at once when a layer came that is one too many. A disk that has no room for
-//! the next one makes half of them go: what can be fetched again is not to keep out what is needed.
+//! Keeps unpacked layers within `vm_agent.layers_size`: beyond it, unmounted layers are removed,
+//! the least recently used first. Runs on a timer, and at once when a new layer exceeds the size.
+//! On a full disk the store shrinks to half: what can be fetched again must not keep out what is
+//! needed.
 
 use super::Layers;
 use crate::vm::LocalVm;
@@ -10,13 +11,13 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-/// Runs until the agent ends.
+/// Runs until the agent shuts down.
 pub(crate) async fn keep(vm: &LocalVm) {
     let mut look = interval(vm.config.disk_look);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            // All of them may be dropped: a token, a note that is kept, a timer.
+            // All of them may be dropped: a token, a stored notification, a timer.
             biased;
             () = vm.closed.cancelled() => break,
             () = vm.layers.is_full.notified() => {}
@@ -25,7 +26,7 @@ pub(crate) async fn keep(vm: &LocalVm) {
         tokio::select! {
             biased;
             () = vm.closed.cancelled() => break,
-            // Each step of it may be cut; the next look does it again.
+            // Each step of it may be cut; the next run does it again.
             () = vm.layers.collect() => {}
         }
     }
@@ -33,13 +34,14 @@ pub(crate) async fn keep(vm: &LocalVm) {
 }
 
 impl Layers {
-    /// One look: what came is made to last, and what is too much goes.
+    /// One run: makes new layers durable, and removes those beyond the size.
     pub(crate) async fn collect(&self) {
         self.settle().await;
         self.shrink(self.size).await;
     }
 
-    /// Removes what nobody holds, the oldest first, until all of it takes no more than that. Tells whether something went.
+    /// Removes unleased layers, the least recently used first, until the store takes at most `to`
+    /// bytes. Returns whether any was removed.
     pub(super) async fn shrink(&self, to: u64) -> bool {
         let mut removed = 0_u64;
         while self.stock.bytes() > to {
@@ -48,10 +50,12 @@ impl Layers {
                 break;
             };
             let work = async {
-                let (stock, name) = (Arc::clone(&self.stock), name.clone());
+                let stock = Arc::clone(&self.stock);
+                let name = name.clone();
                 spawn_blocking(move || stock.remove(&name)).await.ok().flatten()
             };
-            // Nobody brings it meanwhile. Who holds it by now has it; then nothing is removed, and the next one is looked for.
+            // No fetch of it runs meanwhile. If it was leased before, nothing is removed, and the
+            // next one is tried.
             match self.at_work.alone(&name, work).await {
                 Some(_) => removed += 1,
                 None if self.stock.oldest().as_ref() == Some(&name) => break, // the disk refuses
@@ -59,19 +63,27 @@ impl Layers {
             }
         }
         if removed > 0 {
-            tracing::info!(removed, held = self.stock.bytes(), "Code layers made room.");
+            tracing::info!(
+                removed,
+                held = self.stock.bytes(),
+                "Unused code layers were removed to free disk space."
+            );
         }
         self.counts.holds(self.stock.bytes());
         removed > 0
     }
 
-    /// Makes sure that what is here is found by the next agent.
+    /// Makes the layers durable, so that the next agent finds them.
     async fn settle(&self) {
         let stock = Arc::clone(&self.stock);
         match spawn_blocking(move || stock.settle()).await {
             Ok(Ok(())) => {}
-            Ok(Err(err)) => tracing::warn!(%err, "Code layers could not be made to last."),
-            Err(err) => tracing::error!(%err, "A bug: code layers could not be made to last."),
+            Ok(Err(err)) => {
+                tracing::warn!(%err, "Code layers could not be made durable; the next run tries again.")
+            }
+            Err(err) => {
+                tracing::error!(%err, "Task that makes code layers durable panicked (a bug).")
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
-//! The shelf of a builder on the same machine: plain tars, each named after its digest. They may go at any time, and
-//! there is none on a VM of its own. Blocking.
+//! The layer cache of a builder on the same machine (`vm_agent.layer_shelf`): plain tars, each
+//! named after its digest. They may disappear at any time, and a VM without a builder has none.
+//! Blocking.
 
 use super::name::Name;
 use std::{
@@ -8,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The tar of a layer; nothing when it is not here.
+/// Opens the tar of a layer; `None` when it is not cached.
 pub(super) fn find(shelf: &Path, name: &Name) -> io::Result<Option<File>> {
     let path: PathBuf = shelf.join(format!("{}.tar", name.hex()));
     match File::open(path) {

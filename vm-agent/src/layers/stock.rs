@@ -1,17 +1,18 @@
-//! What is unpacked on this machine: which folders there are, who holds them, how much they take, when each was used
-//! last. Knows nothing of where they come from.
+//! The store of unpacked layers: which directories exist, their leases, their sizes, their last
+//! uses. It does not know where layers come from.
 //!
 //! ```text
-//! .draft-ID/        being unpacked; nobody counts on it, and the next start removes it
-//!    └─ renamed ─▶ sha256-HEX/app/     whole and checked
-//!                  sha256-HEX/size     it is on the disk for sure; how much it takes
+//! .draft-ID/        being unpacked; not used, and removed at the next start
+//!    └─ renamed ─▶ sha256-HEX/app/     complete and verified
+//!                  sha256-HEX/size     flushed to disk; its size in bytes
 //!                     └─ renamed ─▶ .gone-ID/   being removed
-//! boot              which start of the machine the folders without `size` are of
+//! boot              the boot id of the machine that the directories without `size` belong to
 //! ```
 //!
-//! Writing a file to the disk for sure takes as long as all the rest of a small layer, and a layer that is lost costs one
-//! fetch. So it is done later, for all at once ([`Stock::settle`]); a machine that stopped before it had its power taken
-//! away starts without those layers. An agent that is killed loses none: cells that go on have them mounted.
+//! Flushing a file takes as long as all the rest of a small layer, and a lost layer costs one
+//! fetch. So flushes happen later, for all layers at once ([`Stock::settle`]); after a power cut
+//! before that, those layers are removed at the next start. An agent that is killed loses none:
+//! cells that run on have them mounted.
 
 use super::{name::Name, unpack::APP};
 use parking_lot::Mutex;
@@ -30,10 +31,10 @@ const DRAFT: &str = ".draft-";
 const GONE: &str = ".gone-";
 const SIZE: &str = "size";
 const BOOT: &str = "boot";
-/// Changes with each start of the machine.
+/// Changes with each boot of the machine.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// The folder, and what is in it.
+/// The directory, and the layers in it.
 #[derive(Debug)]
 pub(super) struct Stock {
     folder: PathBuf,
@@ -45,16 +46,16 @@ struct Layer {
     bytes: u64,
     leases: usize,
     used: SystemTime,
-    /// What the folder says of it is what is said here.
+    /// The directory's `size` and time are up to date.
     is_settled: bool,
     is_on_disk: bool,
 }
 
 impl Stock {
-    /// Finds what an earlier agent left.
+    /// Opens the store, with the layers of an earlier run.
     pub(super) fn open(folder: &Path) -> io::Result<Arc<Self>> {
         fs::create_dir_all(folder)?;
-        // What lies here is for cells alone, and they see it by mounts.
+        // The layers are for cells alone, which see them through mounts.
         fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
         let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
         let is_same_boot = !boot.is_empty()
@@ -65,6 +66,7 @@ impl Stock {
             let path = entry.path();
             let text = entry.file_name();
             let Some(text) = text.to_str() else { continue };
+            // Of an agent that was killed while it wrote or removed them.
             if text.starts_with(DRAFT) || text.starts_with(GONE) {
                 remove(&path);
                 continue;
@@ -72,6 +74,7 @@ impl Stock {
             let Some(name) = Name::of_folder(text) else { continue };
             let size = fs::read_to_string(path.join(SIZE)).ok();
             let size = size.and_then(|size| size.parse::<u64>().ok());
+            // Not flushed before the machine went down, so maybe incomplete.
             if size.is_none() && !is_same_boot {
                 remove(&path);
                 continue;
@@ -95,9 +98,9 @@ impl Stock {
         &self.folder
     }
 
-    /// Holds a layer that is here.
+    /// Leases a layer, if it is here.
     pub(super) fn lease(self: &Arc<Self>, name: &Name) -> Option<Lease> {
-        // Somebody may have tidied up by hand.
+        // An operator may have removed it by hand.
         let app = self.folder.join(name.as_str()).join(APP);
         let is_there = app.is_dir();
         let mut known = self.known.lock();
@@ -112,14 +115,14 @@ impl Stock {
         Some(Lease { stock: Arc::clone(self), name: name.clone(), app })
     }
 
-    /// A place to unpack to. Blocking.
+    /// Creates a draft directory to unpack to. Blocking.
     pub(super) fn draft(&self) -> io::Result<Draft> {
         let path = self.folder.join(format!("{DRAFT}{:016x}", rand::random::<u64>()));
         fs::create_dir(&path)?;
         Ok(Draft { path: Some(path) })
     }
 
-    /// Takes a draft that is whole and checked, and holds it. Blocking.
+    /// Stores a draft that is complete and verified, and leases it. Blocking.
     pub(super) fn keep(
         self: &Arc<Self>,
         name: &Name,
@@ -134,20 +137,20 @@ impl Stock {
         Ok(Lease { stock: Arc::clone(self), name: name.clone(), app: to.join(APP) })
     }
 
-    /// What all of it takes on the disk.
+    /// The size of all layers on disk, in bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.known.lock().values().map(|layer| layer.bytes).sum()
     }
 
-    /// What goes first: the layer that nobody holds whose use is the longest ago.
+    /// The layer to remove next: the least recently used one without a lease.
     pub(super) fn oldest(&self) -> Option<Name> {
         let known = self.known.lock();
         let unused = known.iter().filter(|(_, layer)| layer.leases == 0);
         unused.min_by_key(|(_, layer)| layer.used).map(|(name, _)| name.clone())
     }
 
-    /// Removes a layer, unless somebody holds it. Tells what it took. Not to be called while it is being brought.
-    /// Blocking.
+    /// Removes a layer, unless it is leased. Returns its size. Must not be called while the layer
+    /// is being fetched. Blocking.
     pub(super) fn remove(&self, name: &Name) -> Option<u64> {
         let layer = {
             let mut known = self.known.lock();
@@ -156,12 +159,13 @@ impl Stock {
         };
         let path = self.folder.join(name.as_str());
         let gone = self.folder.join(format!("{GONE}{:016x}", rand::random::<u64>()));
-        // By its name it is whole, always: a removal that is cut must not leave half of it.
+        // A directory with its final name is always complete: an interrupted removal must not leave
+        // half of it.
         match fs::rename(&path, &gone) {
             Ok(()) => remove(&gone),
             Err(err) if err.kind() == io::ErrorKind::NotFound => {}
             Err(err) => {
-                tracing::warn!(%err, folder = %path.display(), "A code layer could not be removed.");
+                tracing::warn!(%err, folder = %path.display(), "Code layer could not be removed; it stays in the store.");
                 self.known.lock().insert(name.clone(), layer);
                 return None;
             }
@@ -169,8 +173,8 @@ impl Stock {
         Some(layer.bytes)
     }
 
-    /// Makes sure that what is known survives the end of the machine: layers that came, and when each was used last.
-    /// Blocking, for as long as the disk takes.
+    /// Makes new layers and last uses durable across a power cut. Blocking, for as long as the disk
+    /// takes.
     pub(super) fn settle(&self) -> io::Result<()> {
         let mut news = Vec::new();
         for (name, layer) in self.known.lock().iter_mut().filter(|(_, layer)| !layer.is_settled) {
@@ -196,7 +200,7 @@ impl Stock {
     }
 }
 
-/// A layer that is not removed as long as this lives.
+/// A layer that is not removed while this exists.
 #[derive(Debug)]
 pub(super) struct Lease {
     stock: Arc<Stock>,
@@ -205,7 +209,7 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// The folder to mount.
+    /// The directory to mount.
     pub(super) fn app(&self) -> &Path {
         &self.app
     }
@@ -221,7 +225,7 @@ impl Drop for Lease {
     }
 }
 
-/// A folder that is being filled; removed with the value unless it is kept.
+/// A directory that is being filled; removed on drop unless it was stored.
 #[derive(Debug)]
 pub(super) struct Draft {
     path: Option<PathBuf>,
@@ -255,7 +259,7 @@ fn remove(path: &Path) {
         Ok(()) => {}
         Err(err) if err.kind() == io::ErrorKind::NotFound => {}
         Err(err) => {
-            tracing::warn!(%err, folder = %path.display(), "Folder could not be removed; the next start will.");
+            tracing::warn!(%err, folder = %path.display(), "Directory could not be removed; the next start will remove it.");
         }
     }
 }
@@ -271,7 +275,7 @@ fn set_time(path: &Path, time: SystemTime) -> io::Result<()> {
     Ok(utimensat(rustix::fs::CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
-/// What a folder takes on the disk.
+/// The size of a directory on disk, in bytes.
 fn measure(path: &Path) -> io::Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(path)? {

@@ -1,4 +1,4 @@
-//! For tests of layers: tars made by hand, also such as nobody should make, and a small disk.
+//! Test support: tars made by hand, also invalid ones, and a small disk.
 
 use std::{
     fmt::Write as _,
@@ -8,10 +8,10 @@ use std::{
 use tar::{EntryType, Header};
 use tempfile::TempDir;
 
-/// The last change of everything in [`Tar`], in seconds since 1970.
+/// The modification time of everything in [`Tar`], in seconds since 1970.
 pub(super) const TIME: u64 = 1_234_567_890;
 
-/// A tar; entries are written as they are told, whatever they say.
+/// A tar; entries are written unchecked.
 #[derive(Default)]
 pub(super) struct Tar(Vec<u8>);
 
@@ -46,10 +46,10 @@ impl Tar {
         self.put(path, kind, "", content, mode)
     }
 
-    /// A PAX attribute of the next entry.
+    /// A PAX attribute for the next entry.
     pub(super) fn attribute(&mut self, key: &str, value: &str) -> &mut Self {
         let rest = format!(" {key}={value}\n");
-        // The length counts itself.
+        // The length includes its own digits.
         let length = (1..5)
             .map(|digits| digits + rest.len())
             .find(|n| n.to_string().len() + rest.len() == *n);
@@ -86,14 +86,14 @@ impl Tar {
         self
     }
 
-    /// The tar, with its end.
+    /// The complete tar, with its end marker.
     pub(super) fn bytes(&self) -> Vec<u8> {
         let mut bytes = self.0.clone();
         bytes.resize(bytes.len() + 1024, 0);
         bytes
     }
 
-    /// The same as a registry keeps it.
+    /// The same, compressed, as registries store it.
     pub(super) fn gzip(&self) -> Vec<u8> {
         let mut to = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
         to.write_all(&self.bytes()).unwrap();
@@ -116,13 +116,13 @@ pub(super) fn digest(bytes: &[u8]) -> String {
     })
 }
 
-/// A small disk of its own (tmpfs), unmounted with the value.
+/// A small tmpfs, unmounted on drop.
 pub(super) struct SmallDisk {
     folder: TempDir,
 }
 
 impl SmallDisk {
-    /// `None` for who may not mount; tests of cells need root anyway, and say so.
+    /// `None` without the right to mount; tests of cells need root anyway, and say so.
     pub(super) fn mount(bytes: u64) -> Option<Self> {
         let folder = TempDir::with_prefix("epsilon-small-disk-").unwrap();
         let disk = Self { folder };

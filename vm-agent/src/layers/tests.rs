@@ -1,4 +1,5 @@
-//! From a version to folders: each source, what happens when one fails, and what is left behind.
+//! From a version to directories: each source, what happens when one fails, and which files
+//! are left.
 
 mod docker;
 mod registry;
@@ -21,7 +22,7 @@ use prometheus::Registry;
 use std::fs;
 use tempfile::TempDir;
 
-/// A store of layers in a folder of its own, with an engine without images.
+/// A layer store in a directory of its own, with an engine without images.
 struct World {
     layers: Layers,
     engine: FakeEngine,
@@ -64,7 +65,7 @@ impl World {
         found.map_or(0, |metric| metric.get_counter().get_value() as u64)
     }
 
-    /// What lies in the folder, but for what every one has.
+    /// The entries of the store's directory, except the boot file.
     fn names(&self) -> Vec<String> {
         let names = fs::read_dir(&self.folder).unwrap().map(|entry| entry.unwrap().file_name());
         let names = names.map(|name| name.into_string().unwrap());
@@ -116,7 +117,7 @@ fn put_on_shelf(shelf: &Path, tar: &Tar) -> PathBuf {
     path
 }
 
-/// What the code would see, bottom first.
+/// The files that the code would see, bottom first.
 fn contents(code: &Code) -> Vec<(String, String)> {
     let mut all = Vec::new();
     for folder in code.folders() {
@@ -142,7 +143,7 @@ fn told(err: &LayersError) -> String {
 }
 
 #[tokio::test]
-async fn a_shelf_gives_each_layer_once() {
+async fn layers_are_taken_from_builder_cache_once() {
     let shelf = TempDir::new().unwrap();
     let world = World::new(&format!("{{layer_shelf: {:?}}}", shelf.path()));
     let packages = layer("express.js", "express");
@@ -155,10 +156,10 @@ async fn a_shelf_gives_each_layer_once() {
     assert_eq!(contents(&code), [file("express.js", "express"), file("index.js", "one")]);
     let other = world.ensure(&second).await.unwrap();
     assert_eq!(contents(&other), [file("express.js", "express"), file("index.js", "two")]);
-    assert_eq!(world.fetches("shelf", "ok"), 3, "what they share is unpacked once");
+    assert_eq!(world.fetches("shelf", "ok"), 3, "shared layers are unpacked once");
     assert_eq!(code.folders().next(), other.folders().next());
 
-    // What is here needs no source.
+    // Present layers need no source.
     tars.iter().for_each(|tar| fs::remove_file(tar).unwrap());
     assert_eq!(contents(&world.ensure(&first).await.unwrap()).len(), 2);
     assert!(world.layers.here(&second).is_some());
@@ -166,7 +167,7 @@ async fn a_shelf_gives_each_layer_once() {
 }
 
 #[tokio::test]
-async fn many_who_want_it_at_once_share_one_fetch() {
+async fn concurrent_starts_share_one_fetch() {
     let shelf = TempDir::new().unwrap();
     let world = World::new(&format!("{{layer_shelf: {:?}, layers_at_once: 1}}", shelf.path()));
     let (packages, code) = (layer("a.js", "a"), layer("index.js", "x"));
@@ -180,7 +181,7 @@ async fn many_who_want_it_at_once_share_one_fetch() {
 }
 
 #[tokio::test]
-async fn without_a_shelf_and_a_registry_the_image_gives_all_of_it() {
+async fn without_layer_sources_code_comes_from_image() {
     let world = World::new("{}");
     let version = version("hello", None, &[&layer("a.js", "a"), &layer("index.js", "x")]);
     world.engine.add_image("epsilon/hello:1", Arc::new(|_| Box::pin(async { 0 })));
@@ -188,7 +189,7 @@ async fn without_a_shelf_and_a_registry_the_image_gives_all_of_it() {
         "epsilon/hello:1",
         Tar::default().file("app/a.js", "a").file("app/index.js", "x").bytes(),
     );
-    // A container that is made, and then cannot be read, does not stay.
+    // A container that was created, and then cannot be read, is removed.
     world.engine.script(Verb::CodeOf, Fault::Refuse);
     let err = world.ensure(&version).await.unwrap_err();
     assert!(told(&err).contains("refused"), "{err}");
@@ -201,7 +202,7 @@ async fn without_a_shelf_and_a_registry_the_image_gives_all_of_it() {
     assert_eq!(world.names(), [image]);
     world.ensure(&version).await.unwrap();
     assert_eq!(world.fetches("engine", "ok"), 1);
-    // An agent that takes over an instance holds what may be mounted there.
+    // An agent that adopts an instance leases what may be mounted there.
     assert_eq!(contents(&world.layers.here(&version).unwrap()), contents(&code));
 
     let absent = super::tests::version("absent", None, &[&layer("b.js", "b")]);
@@ -210,7 +211,7 @@ async fn without_a_shelf_and_a_registry_the_image_gives_all_of_it() {
 }
 
 #[tokio::test]
-async fn an_unfit_layer_is_told_once_and_leaves_nothing() {
+async fn unfit_layer_is_fetched_once_and_leaves_nothing() {
     let shelf = TempDir::new().unwrap();
     let world = World::new(&format!("{{layer_shelf: {:?}}}", shelf.path()));
     let mut tar = layer("index.js", "x");
@@ -225,12 +226,12 @@ async fn an_unfit_layer_is_told_once_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_shelf_with_something_else_is_passed_over() {
+async fn corrupt_builder_cache_entry_is_skipped() {
     let shelf = TempDir::new().unwrap();
     let world = World::new(&format!("{{layer_shelf: {:?}}}", shelf.path()));
     let tar = layer("index.js", "x");
     let path = put_on_shelf(shelf.path(), &tar);
-    // Cut, other bytes, another tar, an unfit one under this name.
+    // Truncated, other bytes, another tar, an unfit one under this name.
     let good = tar.bytes();
     let mut flipped = good.clone();
     let middle = good.iter().position(|byte| *byte == b'x').unwrap();
@@ -249,7 +250,7 @@ async fn a_shelf_with_something_else_is_passed_over() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_told_and_leaves_nothing() {
+async fn full_disk_is_reported_and_leaves_nothing() {
     let Some(disk) = SmallDisk::mount(1 << 20) else { return };
     let shelf = TempDir::new().unwrap();
     let home = TempDir::new().unwrap();
@@ -268,7 +269,7 @@ async fn a_full_disk_is_told_and_leaves_nothing() {
     }
     assert!(!err.is_unfit());
     assert_eq!((world.names(), world.fetches("shelf", "disk")), (vec![], 1));
-    // What is small still fits, and when there is room, all does.
+    // A small layer still fits, and when there is space again, all do.
     let fits = super::tests::version("small", None, &[&small]);
     assert!(world.ensure(&fits).await.is_ok());
     fs::remove_file(disk.join("ballast")).unwrap();
@@ -276,7 +277,7 @@ async fn a_full_disk_is_told_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_no_reason_to_keep_what_nobody_uses() {
+async fn full_disk_removes_unused_layers() {
     let Some(disk) = SmallDisk::mount(1 << 20) else { return };
     let shelf = TempDir::new().unwrap();
     let settings = format!("{{layer_shelf: {:?}}}", shelf.path());
@@ -293,11 +294,11 @@ async fn a_full_disk_is_no_reason_to_keep_what_nobody_uses() {
     assert_eq!(contents(&world.ensure(&large).await.unwrap())[0].0, "large.js");
     assert!(world.layers.here(&versions[0]).is_none() && world.layers.here(&versions[1]).is_some());
     assert_eq!(contents(&mounted).len(), 1);
-    assert!(world.ensure(&versions[2]).await.is_ok(), "and the large one goes for this one");
+    assert!(world.ensure(&versions[2]).await.is_ok(), "and the large one is removed for this one");
 }
 
 #[tokio::test]
-async fn layers_stay_within_their_size_and_never_go_while_they_are_mounted() {
+async fn layers_stay_within_size_mounted_ones_are_kept() {
     let shelf = TempDir::new().unwrap();
     let world = World::new(&format!("{{layer_shelf: {:?}, layers_size: 1MiB}}", shelf.path()));
     let tars: Vec<_> = (0..4).map(|n| layer("x.js", &n.to_string().repeat(400 << 10))).collect();
@@ -315,7 +316,7 @@ async fn layers_stay_within_their_size_and_never_go_while_they_are_mounted() {
     assert_eq!(is_here, [true, false, false, true], "the last used one and the mounted one");
     assert_eq!(contents(&mounted).len(), 1);
 
-    // One that alone is more than all may be is none for this machine.
+    // A layer that alone exceeds the limit is unfit for this machine.
     let huge = layer("huge.js", &"h".repeat(2 << 20));
     put_on_shelf(shelf.path(), &huge);
     let err = world.ensure(&version("huge", None, &[&huge])).await.unwrap_err();
@@ -323,7 +324,7 @@ async fn layers_stay_within_their_size_and_never_go_while_they_are_mounted() {
 }
 
 #[tokio::test]
-async fn who_hangs_up_leaves_no_draft_and_the_next_one_gets_it() {
+async fn cancelled_fetch_leaves_no_draft_and_can_repeat() {
     let world = World::new("{pull_timeout: 2s}");
     let tar = layer("index.js", "x");
     let registry = scripted::Scripted::start(vec![scripted::Answer::Hang]).await;

@@ -1,6 +1,6 @@
-//! Writes files below one folder and nowhere else: each step of a path is opened by itself and never through a
-//! link, so that no name, however chosen, leads out. Owner, times and rights are ours to decide, not a tar's.
-//! Blocking. Called by `unpack.rs`.
+//! Writes files below one directory and nowhere else: each component of a path is opened by itself
+//! and never through a link, so that no name can lead out. Owner, times and permissions are set
+//! here, not taken from the tar. Blocking. Called by `unpack.rs`.
 
 use rustix::{
     fs::{
@@ -17,34 +17,35 @@ use std::{
     path::Path,
 };
 
-/// Owner (root, where cells are): all. The code's user: reads and runs. As the layer's image would have it, so that a
-/// copy of a file is as writable as it is there.
+/// Owner (root, where cells are): everything. The code's user: read and execute. As in the layer's
+/// image, so that a copy of a file is as writable as it is there.
 const FOLDER: Mode = Mode::from_raw_mode(0o755);
 const PROGRAM: Mode = Mode::from_raw_mode(0o755);
 const PLAIN: Mode = Mode::from_raw_mode(0o644);
 
-/// A folder that is being filled.
+/// A directory that is being filled.
 pub(super) struct Tree {
     root: OwnedFd,
-    /// The folders that lead to what was written last, outermost first: its neighbours come next.
+    /// Open directories on the path of the last written file, outermost first: its neighbours
+    /// usually follow.
     open: Vec<(OsString, OwnedFd)>,
 }
 
 impl Tree {
-    /// Makes the folder.
+    /// Creates the directory.
     pub(super) fn create(path: &Path) -> io::Result<Self> {
         mkdirat(CWD, path, FOLDER)?;
         let root = enter(CWD, path.as_os_str())?;
-        fchmod(&root, FOLDER)?; // whatever this process's umask is
+        fchmod(&root, FOLDER)?; // independent of the umask
         Ok(Self { root, open: Vec::new() })
     }
 
-    /// A folder and those above it.
+    /// Creates a directory and its parents.
     pub(super) fn folder(&mut self, path: &[&OsStr]) -> io::Result<()> {
         self.within(path).map(drop)
     }
 
-    /// An empty new file, to be written. `time`: its last change, in seconds since 1970.
+    /// Creates an empty file, to be written. `time`: its modification time, in seconds since 1970.
     pub(super) fn file(
         &mut self,
         path: &[&OsStr],
@@ -58,7 +59,8 @@ impl Tree {
         Ok(Written { file, mode: if is_program { PROGRAM } else { PLAIN }, time: changed(time) })
     }
 
-    /// A link that says `target`, wherever that may be: it is read inside a container only.
+    /// Creates a symbolic link to `target`, wherever that may be: it is only followed inside a
+    /// container.
     pub(super) fn symlink(&mut self, path: &[&OsStr], target: &OsStr, time: u64) -> io::Result<()> {
         let (folder, name) = self.parent(path)?;
         symlinkat(target, folder, name)?;
@@ -66,7 +68,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Another name of a file that is here already.
+    /// Creates another name of a file that is in the tree already.
     pub(super) fn hard_link(&mut self, path: &[&OsStr], other: &[&OsStr]) -> io::Result<()> {
         let (folder, name) = self.parent(other)?;
         let found = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -80,7 +82,7 @@ impl Tree {
     }
 
     fn parent<'a>(&mut self, path: &[&'a OsStr]) -> io::Result<(BorrowedFd<'_>, &'a OsStr)> {
-        // The tree itself is no file: a name that stands for it is in the way of it.
+        // The tree itself is not a file: a name that means it collides with it.
         let (name, above) = path.split_last().ok_or(Errno::EXIST)?;
         Ok((self.within(above)?, name))
     }
@@ -116,7 +118,7 @@ pub(super) struct Written {
 }
 
 impl Written {
-    /// Gives it its rights and its time.
+    /// Sets its permissions and its time.
     pub(super) fn finish(self) -> io::Result<()> {
         fchmod(&self.file, self.mode)?;
         futimens(&self.file, &self.time)?;
@@ -134,13 +136,13 @@ impl io::Write for Written {
     }
 }
 
-/// Whether a name could not be written because something of the same tree is there already.
+/// Whether a name could not be written because of an earlier entry of the same tree.
 pub(super) fn is_in_the_way(err: &io::Error) -> bool {
     let met = Errno::from_io_error(err);
     met.is_some_and(|met| [Errno::EXIST, Errno::NOTDIR, Errno::LOOP, Errno::ISDIR].contains(&met))
 }
 
-/// Opens a folder, and nothing else.
+/// Opens a directory, and nothing else.
 fn enter(at: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
     openat(at, name, flags, Mode::empty())

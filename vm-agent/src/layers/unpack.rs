@@ -1,16 +1,17 @@
-//! A layer's tar as a folder: only what lies below `app/`, and only what code is made of. Everything else makes the
-//! layer unfit to be mounted, so that its version takes the image path; nothing is skipped in silence.
+//! Unpacks a layer's tar into a directory: only what is below `app/`, and only what code is made
+//! of. Everything else makes the layer unfit to be mounted, so that its version takes the image
+//! path; nothing is skipped silently.
 //!
-//! | entry | what becomes of it |
+//! | entry | result |
 //! |---|---|
-//! | file, folder, symbolic link, hard link to a file of the same layer | unpacked; owner, rights and attributes are ours |
+//! | file, directory, symbolic link, hard link to a file of the same layer | unpacked; owner, permissions and attributes are ours |
 //! | set-user-id, set-group-id, sticky, capabilities, other attributes | stripped |
 //! | device, pipe, socket, sparse file | unfit |
-//! | absolute name, `..`, a name behind a link, one name twice | unfit |
-//! | whiteout (`.wh.…`): takes away what a lower layer has | unfit |
-//! | anything outside `app/` | not needed: it is the base's |
+//! | absolute name, `..`, a name behind a link, a duplicate name | unfit |
+//! | whiteout (`.wh.…`): removes what a lower layer has | unfit |
+//! | anything outside `app/` | ignored: it belongs to the base |
 //!
-//! Blocking. `Tree` sees to it that nothing is written elsewhere, whatever the names say.
+//! Blocking. `Tree` ensures that nothing is written elsewhere, whatever the names say.
 
 use super::tree::{Tree, is_in_the_way};
 use std::{
@@ -22,31 +23,33 @@ use std::{
 };
 use tar::{Archive, Entry, EntryType};
 
-/// Where the code lies in a layer, and in a folder of layers.
+/// The directory of the code in a layer, and in the directory of an unpacked layer.
 pub(super) const APP: &str = "app";
-/// Files and folders of one layer: the largest installations have 200,000, and each takes an inode.
+/// Limit of files and directories in one layer: the largest installations have 200,000, and each
+/// takes an inode.
 const ENTRIES: u64 = 500_000;
-/// Folders in each other: each one is open while those below it are written.
+/// Limit of nested directories: each one is open while those below it are written.
 const DEPTH: usize = 128;
-/// Longest name of one file: what file systems take.
+/// Longest name of one file: the limit of file systems.
 const NAME: usize = 255;
-/// What names and attributes of one entry may take in the tar; they are held in memory.
+/// Limit of names and attributes of one entry in the tar, in bytes; they are held in memory.
 const HEADERS: u64 = 1 << 20;
-/// What the smallest file takes on a disk.
+/// Size of the smallest file on disk, in bytes.
 const BLOCK: u64 = 4096;
 
 /// Why a tar was not unpacked.
 #[derive(Debug)]
 pub(super) enum Trouble {
-    /// It is whole and no tree of code. For people.
+    /// It is complete, but not a tree of code. The text is for people.
     Unfit(String),
-    /// It is no tar, or not to its end.
+    /// It is not a tar, or truncated.
     Corrupt(io::Error),
-    /// The folder could not be written.
+    /// The directory could not be written.
     Disk(io::Error),
 }
 
-/// Unpacks a tar into `to`, which is made, and reads it to its end. Tells how many bytes it takes on disk.
+/// Unpacks a tar into `to`, which is created, and reads it to its end. Returns its size on disk, in
+/// bytes.
 pub(super) fn unpack(from: impl Read, to: &Path, most: u64) -> Result<u64, Trouble> {
     let left = Cell::new(HEADERS);
     let mut archive = Archive::new(Guarded { from, left: &left });
@@ -70,7 +73,7 @@ pub(super) fn unpack(from: impl Read, to: &Path, most: u64) -> Result<u64, Troub
         work.entry(&mut entry)?;
         left.set(HEADERS);
     }
-    // The rest is padding, but counts for the digest.
+    // The rest is padding, but part of the digest.
     left.set(u64::MAX);
     io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(Trouble::Corrupt)?;
     Ok(work.bytes)
@@ -80,7 +83,7 @@ struct Work<'a> {
     tree: Tree,
     buffer: Vec<u8>,
     left: &'a Cell<u64>,
-    /// Most that may come of it, in bytes on disk.
+    /// Limit of `bytes`.
     most: u64,
     bytes: u64,
 }
@@ -109,7 +112,7 @@ impl Work<'_> {
                 })?;
                 self.tree.hard_link(&path, &other)
             }
-            _ => return Err(unfit(format!("`{}` is neither file nor folder", text(&name)))),
+            _ => return Err(unfit(format!("`{}` is neither a file nor a directory", text(&name)))),
         };
         done.map_err(|err| blocked(err, &name))?;
         self.skip(entry)
@@ -149,7 +152,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Before anything is written: a layer is not to fill the disk first.
+    /// Counts before anything is written: a layer must not fill the disk first.
     fn count(&mut self, bytes: u64, name: &[u8]) -> Result<(), Trouble> {
         self.bytes = self.bytes.saturating_add(bytes);
         if self.bytes > self.most {
@@ -160,7 +163,7 @@ impl Work<'_> {
     }
 }
 
-/// The steps of a name below `app`; `None` for what lies elsewhere.
+/// The components of a name below `app`; `None` for a name outside.
 fn below_app(name: &[u8]) -> Result<Option<Vec<&OsStr>>, Trouble> {
     let bad = |why: &str| Err(unfit(format!("`{}` {why}", text(name))));
     if name.starts_with(b"/") {
@@ -170,11 +173,11 @@ fn below_app(name: &[u8]) -> Result<Option<Vec<&OsStr>>, Trouble> {
     for step in name.split(|byte| *byte == b'/') {
         match step {
             b"" | b"." => {}
-            b".." => return bad("leads out of its folder"),
+            b".." => return bad("leads out of its directory"),
             _ if step.starts_with(b".wh.") => {
-                return bad("takes something away from a lower layer");
+                return bad("removes something of a lower layer");
             }
-            _ if step.len() > NAME || step.contains(&0) => return bad("is no file's name"),
+            _ if step.len() > NAME || step.contains(&0) => return bad("is not a valid file name"),
             _ => steps.push(OsStr::from_bytes(step)),
         }
     }
@@ -198,7 +201,7 @@ fn link_of<R: Read>(entry: &Entry<'_, R>, name: &[u8]) -> Result<Vec<u8>, Troubl
 
 fn blocked(err: io::Error, name: &[u8]) -> Trouble {
     match err.kind() {
-        _ if is_in_the_way(&err) => unfit(format!("something is in the way of `{}`", text(name))),
+        _ if is_in_the_way(&err) => unfit(format!("`{}` collides with another entry", text(name))),
         io::ErrorKind::NotFound => unfit(format!("`{}` is a link to nowhere", text(name))),
         _ => Trouble::Disk(err),
     }
@@ -208,13 +211,14 @@ fn unfit(why: impl Into<String>) -> Trouble {
     Trouble::Unfit(why.into())
 }
 
-/// A name as people can read it, and not longer than they want to.
+/// A name in readable and bounded form.
 fn text(name: &[u8]) -> String {
     let shown: String = String::from_utf8_lossy(name).escape_debug().take(200).collect();
     shown
 }
 
-/// Ends the archive where more is read than may be: what the tar crate reads between two entries, it keeps.
+/// Ends the archive when an entry's headers exceed their limit: the tar crate buffers what it reads
+/// between two entries.
 struct Guarded<'a, R> {
     from: R,
     left: &'a Cell<u64>,

@@ -1,5 +1,6 @@
-//! One container's output on its way to the log. The pump reads as fast as it comes, whatever happens
-//! behind it: a container whose pipe is full stands still. Only one that writes without end waits (`rate.rs`).
+//! Reads one container's output and sends it to the log. It reads as fast as output arrives, even
+//! if the log is slow: a container whose pipe is full is blocked. Only a container that writes
+//! without end is slowed down (`rate.rs`).
 
 use super::{
     Logs,
@@ -29,42 +30,44 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Lines that are remembered for the report on an instance that died while loading.
+/// Number of last lines kept for the report on an instance that died while loading.
 const LAST_LINES: usize = 10;
-/// How long the pump goes on behind a container that is gone, for what is on its way.
+/// How long output is still read after the container is removed.
 const LAST_LINES_WAIT: Duration = Duration::from_millis(500);
-/// Pause before an output that broke off is attached again: the engine restarted, or the container ended.
+/// Pause before an output that broke off is attached again: the engine restarted, or the container
+/// ended.
 const ATTACH_AGAIN: Duration = Duration::from_secs(1);
 
 type LastLines = Arc<Mutex<VecDeque<String>>>;
-/// Whose lines a container's are: nobody's while it is a cell that waits.
+/// The function that a container's lines belong to: none while it is an unassigned cell.
 type Owner = Arc<OnceLock<Author>>;
 
 /// The function that writes.
 struct Author {
-    /// When the line before was written.
+    /// Time of the previous line.
     newest: Mutex<Timestamp>,
-    /// All of a line's record but what the line says.
+    /// The fields that are the same for all lines.
     record: LogRecord,
     share: Arc<Share>,
 }
 
 impl Author {
-    /// When a line was written. The code says it of its own lines, and may say anything: none is from the future, and none
-    /// is older than the line before it.
+    /// The time of a line. The code supplies it for its own lines, and may supply anything: it is
+    /// limited to the time between the previous line and now.
     fn time(&self, said: Option<Timestamp>) -> Timestamp {
-        let (mut newest, now) = (self.newest.lock(), Timestamp::now());
+        let mut newest = self.newest.lock();
+        let now = Timestamp::now();
         *newest = clamp(said.unwrap_or(now), *newest, now);
         *newest
     }
 }
 
-/// Unlike [`Ord::clamp`] for a clock that was set back, too: then it is the present.
+/// Unlike [`Ord::clamp`], also correct when the clock was set back: then it is `now`.
 fn clamp(said: Timestamp, before: Timestamp, now: Timestamp) -> Timestamp {
     said.max(before).min(now)
 }
 
-/// An attached output.
+/// The attached output of one container.
 pub(crate) struct Tap {
     last: LastLines,
     owner: Owner,
@@ -73,14 +76,16 @@ pub(crate) struct Tap {
 }
 
 impl Tap {
-    /// Attaches to the container and pumps until it ends; a moment after it is `gone`, it stops at the latest.
+    /// Attaches to the container and reads until its output ends, at the latest a moment after it
+    /// is `gone`.
     pub(crate) async fn open(
         vm: &Arc<LocalVm>,
         container: &ContainerName,
         gone: &CancellationToken,
     ) -> Result<Self, EngineError> {
         let output = vm.engine.attach(container).await?;
-        let (last, owner) = (LastLines::default(), Owner::default());
+        let last = LastLines::default();
+        let owner = Owner::default();
         let pump = Pump {
             vm: Arc::clone(vm),
             owner: Arc::clone(&owner),
@@ -91,7 +96,7 @@ impl Tap {
         Ok(Self { last, owner, logs: vm.logs.clone(), pump: vm.spawn(pump.run(output)) })
     }
 
-    /// From now on, what it writes goes to this version's log.
+    /// From now on, output goes to this version's log.
     pub(crate) fn belongs_to(&self, version: &Version, instance: &InstanceId) {
         let record = LogRecord {
             time: Timestamp::UNIX_EPOCH,
@@ -109,12 +114,12 @@ impl Tap {
         drop(self.owner.set(Author { newest, record, share }));
     }
 
-    /// What the container wrote last, indented below a line of text; empty when it wrote nothing.
+    /// The last lines of the container, each indented on a new line; empty when it wrote nothing.
     pub(crate) fn last_lines(&self) -> String {
         self.last.lock().iter().fold(String::new(), |text, line| text + "\n  " + line)
     }
 
-    /// The same, once everything has arrived.
+    /// The same, once all output has arrived, within the limit.
     pub(crate) async fn last_lines_after(mut self, limit: Duration) -> String {
         drop(timeout(limit, &mut self.pump).await);
         self.last_lines()
@@ -123,7 +128,7 @@ impl Tap {
 
 struct Pump {
     vm: Arc<LocalVm>,
-    /// The rest of a record is filled in for each line.
+    /// The function; fills in the rest of each line's record.
     owner: Owner,
     container: ContainerName,
     gone: CancellationToken,
@@ -134,7 +139,7 @@ impl Pump {
     async fn run(self, output: BoxStream<'static, Output>) {
         tokio::select! {
             () = self.pump_on(output) => {}
-            // An output can stay open behind a container that is no more.
+            // An output can stay open after its container was removed.
             () = async { self.gone.cancelled().await; sleep(LAST_LINES_WAIT).await } => {}
         }
     }
@@ -183,7 +188,7 @@ impl Pump {
         self.report();
     }
 
-    /// The next piece; meanwhile, what was lost is told.
+    /// The next piece of output; meanwhile reports lost lines when a report is due.
     async fn next(&self, output: &mut BoxStream<'static, Output>) -> Option<Output> {
         loop {
             let report = self.owner.get().and_then(|author| author.share.next_report());
@@ -205,7 +210,7 @@ impl Pump {
 
     fn tell(&self, line: Line) {
         let Some(author) = self.owner.get() else {
-            tracing::debug!(container = %self.container, message = line.message, "A cell wrote before it had code.");
+            tracing::debug!(container = %self.container, message = line.message, "Unassigned cell wrote a log line; it belongs to no function.");
             return;
         };
         {
@@ -234,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_that_code_forges_stay_between_the_line_before_and_now() {
+    fn forged_times_stay_between_previous_line_and_now() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let (before, now) = (at(100), at(200));
         for (said, want) in [

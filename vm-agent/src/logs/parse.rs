@@ -1,20 +1,22 @@
-//! Bytes of a container's output → lines and records. Pure. A wrapper's record is a record separator
-//! (0x1e), one line of JSON, a line feed (RFC 7464); anything else is a raw line. Every buffer is bounded.
+//! Splits the bytes of a container's output into lines and records. Pure. A wrapper's record is a
+//! record separator (0x1e), one line of JSON, a line feed (RFC 7464); anything else is a raw line.
+//! Every buffer is bounded.
 
 use epsilon_api::{ids::RequestId, log::Level};
 use jiff::Timestamp;
 use serde::Deserialize;
 
 const SEPARATOR: u8 = 0x1e;
-/// JSON of a record may be longer than its message by this factor: escapes and the other fields.
+/// The JSON of a record may be longer than its message by this factor, for escapes and the other
+/// fields.
 const RECORD_SLACK: usize = 8;
-/// What marks a text that was cut.
+/// Marks a truncated text.
 const CUT: &str = " …";
 
-/// One line, without knowing whose.
+/// One line, without the instance it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Line {
-    /// None for a raw line.
+    /// `None` for a raw line.
     pub(super) time: Option<Timestamp>,
     pub(super) level: Level,
     pub(super) request_id: Option<RequestId>,
@@ -30,7 +32,7 @@ struct Record {
     message: String,
 }
 
-/// Splits one stream.
+/// Splits one stream into lines.
 #[derive(Debug)]
 pub(super) struct Lines {
     raw_level: Level,
@@ -44,7 +46,7 @@ impl Lines {
         Self { raw_level, limit, buffer: Vec::new(), is_cut: false }
     }
 
-    /// Takes a piece; tells each line that it completes.
+    /// Takes a piece; passes each line that it completes to `tell`.
     pub(super) fn push(&mut self, piece: &[u8], mut tell: impl FnMut(Line)) {
         let mut rest = piece;
         while let Some(at) = rest.iter().position(|byte| matches!(byte, b'\n' | &SEPARATOR)) {
@@ -58,7 +60,7 @@ impl Lines {
         self.add(rest);
     }
 
-    /// The stream ended: what is left is a line.
+    /// The stream ended: passes what is left as a line.
     pub(super) fn flush(&mut self, mut tell: impl FnMut(Line)) {
         if !self.buffer.is_empty() {
             tell(self.line());
@@ -146,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_is_cut_and_the_next_is_whole() {
+    fn long_line_is_cut_next_one_is_whole() {
         let told = lines(&[&[b'x'; 1000], b"\nnext\n"]);
         assert_eq!(told, [raw(&format!("{}{CUT}", "x".repeat(32))), raw("next")]);
     }

@@ -1,28 +1,32 @@
-//! How much one function may log: a token bucket for lines and one for bytes, shared by all its instances on this VM. What is
-//! beyond is dropped and counted, so that a flood costs its author lines and nobody else's; both losses, this one and that
-//! of a full queue, are told in the function's own log, at most once a second. Pure but for a lock: time is handed in.
+//! Rate limit of one function's log: a token bucket for lines and one for bytes, shared by all its
+//! instances on this VM. Lines beyond are dropped and counted, so that a flood costs only its
+//! author lines. Both losses, this one and that of a full queue, are reported in the function's own
+//! log, at most once a second. Pure but for a lock: time is passed in.
 //!
-//! Asked for each line by `attach.rs`. Token bucket: RFC 2697 describes the same meter for packets.
+//! Checked for each line by `attach.rs`. Token bucket: RFC 2697 describes the same meter for
+//! packets.
 
 use epsilon_api::units::Bytes;
 use parking_lot::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Lines a second: 500 calls a second with ten lines each. What comes at once is a fraction of the queue of all functions.
+/// Lines a second: 500 calls a second with ten lines each. A burst is a fraction of the queue,
+/// which all functions share.
 const LINES: f64 = 5000.0;
 const LINES_AT_ONCE: f64 = 2000.0;
-/// Bytes a second. At this rate the kept log of a function (10 MiB) is new every five seconds.
+/// Bytes a second. At this rate the stored log of a function (10 MiB) is replaced every five
+/// seconds.
 const BYTES: f64 = (2 << 20) as f64;
 const BYTES_AT_ONCE: f64 = (8 << 20) as f64;
-/// Bytes that are read of one container's output a second, kept or not; beyond, its writes wait. Reading costs this
-/// VM's processors, whatever becomes of the lines.
+/// Bytes a second that are read of one container's output, stored or not; beyond, its writes block.
+/// Reading costs CPU time of this VM, whatever becomes of the lines.
 const READ: f64 = (16 << 20) as f64;
 const READ_AT_ONCE: f64 = (4 << 20) as f64;
-/// Pause between two reports of losses.
+/// Pause between two reports of lost lines.
 const REPORT: Duration = Duration::from_secs(1);
 
-/// One quantity that comes back with time.
+/// A token bucket.
 #[derive(Debug)]
 struct Bucket {
     left: f64,
@@ -42,13 +46,13 @@ impl Bucket {
         self.left = (self.left + passed * self.per_second).min(self.most);
     }
 
-    /// How long until so much was there again as there is too little.
+    /// Time until the balance is no longer negative.
     fn debt(&self) -> Duration {
         Duration::from_secs_f64((-self.left).max(0.0) / self.per_second)
     }
 }
 
-/// The share of one function.
+/// The rate limit of one function.
 #[derive(Debug)]
 pub(super) struct Share(Mutex<Meter>);
 
@@ -56,7 +60,7 @@ pub(super) struct Share(Mutex<Meter>);
 struct Meter {
     lines: Bucket,
     bytes: Bucket,
-    /// Lines beyond the share, and lines that found the queue full, since the last report.
+    /// Lines beyond the limit, and lines that found the queue full, since the last report.
     beyond: u64,
     queue_full: u64,
     reported: Option<Instant>,
@@ -75,7 +79,7 @@ impl Default for Share {
 }
 
 impl Share {
-    /// Whether one more line of so many bytes is within the share.
+    /// Whether one more line of this many bytes is within the limit; counts it.
     pub(super) fn admits(&self, bytes: usize, now: Instant) -> bool {
         let mut meter = self.0.lock();
         meter.lines.fill(now);
@@ -91,12 +95,13 @@ impl Share {
         fits
     }
 
-    /// A line within the share found the queue full.
+    /// Counts a line within the limit that found the queue full.
     pub(super) fn queue_was_full(&self) {
         self.0.lock().queue_full += 1;
     }
 
-    /// What to tell the function's author now; `None` where nothing was lost, or it was told less than a second ago.
+    /// The report for the function's author; `None` when nothing was lost, or the last report is
+    /// less than a second ago.
     pub(super) fn report(&self, now: Instant) -> Option<String> {
         let mut meter = self.0.lock();
         if meter.beyond + meter.queue_full == 0
@@ -124,7 +129,7 @@ impl Share {
         })
     }
 
-    /// When to look for a report again; `None` where nothing is to be told.
+    /// When the next report is due; `None` when nothing was lost.
     pub(super) fn next_report(&self) -> Option<Instant> {
         let meter = self.0.lock();
         let is_news = meter.beyond + meter.queue_full > 0;
@@ -132,7 +137,7 @@ impl Share {
     }
 }
 
-/// How fast one container's output is read.
+/// Limits how fast one container's output is read.
 #[derive(Debug)]
 pub(super) struct ReadRate(Bucket);
 
@@ -141,7 +146,8 @@ impl ReadRate {
         Self(Bucket::new(READ, READ_AT_ONCE))
     }
 
-    /// So many bytes were read; how long to wait before more are. Waits shorter than a timer's step are added up.
+    /// Counts bytes that were read; returns how long to wait before the next read. Waits shorter
+    /// than a timer's step are added up.
     pub(super) fn read(&mut self, bytes: usize, now: Instant) -> Option<Duration> {
         self.0.fill(now);
         self.0.left -= bytes as f64;
@@ -154,8 +160,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_passes_and_a_flood_is_cut_to_its_rate() {
-        let (share, start) = (Share::default(), Instant::now());
+    fn burst_passes_and_flood_is_cut_to_its_rate() {
+        let share = Share::default();
+        let start = Instant::now();
         let kept = (0..20_000).filter(|_| share.admits(80, start)).count();
         assert_eq!(kept as f64, LINES_AT_ONCE);
         let later = start + Duration::from_millis(100);
@@ -167,14 +174,16 @@ mod tests {
 
     #[test]
     fn long_lines_are_cut_by_their_bytes() {
-        let (share, start) = (Share::default(), Instant::now());
+        let share = Share::default();
+        let start = Instant::now();
         let kept = (0..2000).filter(|_| share.admits(16 << 10, start)).count();
         assert_eq!(kept as f64, BYTES_AT_ONCE / f64::from(16 << 10));
     }
 
     #[test]
-    fn losses_are_told_once_a_second_with_their_number_and_reason() {
-        let (share, start) = (Share::default(), Instant::now());
+    fn losses_are_reported_each_second_with_reason() {
+        let share = Share::default();
+        let start = Instant::now();
         assert!(share.report(start).is_none() && share.next_report().is_none());
         assert_eq!((0..2100).filter(|_| share.admits(80, start)).count(), 2000);
         let text = share.report(start).unwrap();
@@ -189,7 +198,8 @@ mod tests {
 
     #[test]
     fn a_container_that_writes_without_end_waits() {
-        let (mut rate, start) = (ReadRate::new(), Instant::now());
+        let mut rate = ReadRate::new();
+        let start = Instant::now();
         assert!(rate.read(4 << 20, start).is_none());
         let wait = rate.read(1 << 20, start).unwrap();
         assert_eq!(wait.as_millis(), 62, "a sixteenth of a second");

@@ -1,7 +1,7 @@
-//! The thread that owns the log files: per function a folder of numbered NDJSON segments, the oldest of
-//! which goes when the function's limit is reached. Inputs: its queue of [`Order`]s; it ends on `Close` or
-//! when the queue has no senders. Because it alone writes, reads and passes on, a follower misses no line
-//! between the kept and the new ones.
+//! The thread that owns the log files: for each function a directory of numbered NDJSON segments,
+//! the oldest of which is removed when the function's limit is reached. Inputs: its queue of
+//! [`Order`]s; it ends on `Close` or when the queue has no senders. Because it alone writes, reads
+//! and forwards, a follower misses no line between the stored and the new ones.
 
 use epsilon_api::{
     ids::FunctionName,
@@ -18,13 +18,13 @@ use std::{
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-/// Lines that a follower may be behind.
+/// Lines that a follower may lag behind.
 const FOLLOW_DEPTH: usize = 1024;
-/// A function's limit is kept in this many files, so that a quarter of it goes at once.
+/// A function's limit is split into this many files, so that a quarter of it is removed at once.
 const SEGMENTS: u64 = 4;
-/// Text written at once, at most (and one line): a limit is not overrun by more.
+/// Limit of text written at once (plus one line): a function's limit is not exceeded by more.
 const BATCH_BYTES: usize = 64 << 10;
-/// Open files, at most; beyond it all are closed and opened again as needed.
+/// Limit of open files; beyond it all are closed and opened again as needed.
 const OPEN_FILES: usize = 128;
 
 #[derive(Debug)]
@@ -35,15 +35,15 @@ pub(super) enum Order {
         follow: bool,
         to: oneshot::Sender<Snapshot>,
     },
-    /// The function is no more, and neither is what it wrote.
+    /// The function was deleted: removes its log.
     Forget(FunctionName),
     Close,
 }
 
-/// The kept files of a function, oldest first, and what comes after them.
+/// The stored files of a function, oldest first, and the channel of later lines.
 #[derive(Debug)]
 pub(super) struct Snapshot {
-    /// With the number and the size of each: what comes behind is new.
+    /// With the number and the size of each: bytes beyond the size are newer.
     pub(super) files: Vec<(LogPosition, File)>,
     pub(super) live: Option<broadcast::Receiver<LogRecord>>,
 }
@@ -56,20 +56,20 @@ pub(super) struct Shelf {
     dropped: IntCounterVec,
 }
 
-/// The segments of one function.
+/// The segment files of one function.
 #[derive(Default)]
 struct Ring {
-    /// Number and size, oldest first. Numbers go on from the millisecond in which the first was made: a function that is deleted
-    /// and made again has no position twice.
+    /// Number and size, oldest first. The first number is the current millisecond: a function that
+    /// is deleted and created again never repeats a position.
     segments: VecDeque<(u64, u64)>,
     open: Option<File>,
 }
 
-/// What is written to one function's log at once.
+/// The lines of one function in a batch.
 #[derive(Default)]
 struct Text {
     bytes: Vec<u8>,
-    /// With the place where each ends.
+    /// Each line with the offset of its end.
     lines: Vec<(LogRecord, usize)>,
 }
 
@@ -84,8 +84,13 @@ impl Text {
 
 impl Shelf {
     pub(super) fn new(folder: PathBuf, limit: Bytes, dropped: IntCounterVec) -> Self {
-        let (rings, followers) = (HashMap::new(), HashMap::new());
-        Self { folder, limit: limit.get(), rings, followers, dropped }
+        Self {
+            folder,
+            limit: limit.get(),
+            rings: HashMap::new(),
+            followers: HashMap::new(),
+            dropped,
+        }
     }
 
     pub(super) fn serve(mut self, mut inbox: mpsc::Receiver<Order>) {
@@ -135,7 +140,7 @@ impl Shelf {
                     ring.open = None;
                     let lines = text.lines.len();
                     self.dropped.with_label_values(&[function.as_str()]).inc_by(lines as u64);
-                    tracing::warn!(%err, folder = %folder.display(), lines, "Log lines could not be written.");
+                    tracing::warn!(%err, folder = %folder.display(), lines, "Log lines could not be written; they are dropped.");
                     None
                 }
             };
@@ -143,14 +148,14 @@ impl Shelf {
         }
     }
 
-    /// To those who follow; lines that could not be kept, too.
+    /// Forwards lines to followers; also lines that could not be stored.
     fn pass_on(&mut self, function: &FunctionName, text: Text, start: Option<LogPosition>) {
         let Some(followers) = self.followers.get(function) else { return };
         for (mut record, end) in text.lines {
             record.position =
                 start.map(|start| LogPosition { offset: start.offset + end as u64, ..start });
             if followers.send(record).is_err() {
-                self.followers.remove(function); // nobody is there any more
+                self.followers.remove(function); // the last follower is gone
                 return;
             }
         }
@@ -161,7 +166,7 @@ impl Shelf {
         let folder = self.folder.join(function.as_str());
         match fs::remove_dir_all(&folder) {
             Err(err) if err.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(%err, folder = %folder.display(), "The log of a deleted function could not be removed.");
+                tracing::warn!(%err, folder = %folder.display(), "Log of a deleted function could not be removed; it stays on disk.");
             }
             _ => {}
         }
@@ -169,7 +174,7 @@ impl Shelf {
 
     fn snapshot(&mut self, function: &FunctionName, follow: bool) -> Snapshot {
         let folder = self.folder.join(function.as_str());
-        // Only what exists: a question about an unknown function leaves nothing behind.
+        // Only what exists: reading the log of an unknown function creates nothing.
         let found = Ring::find(&folder);
         let files = found
             .segments
@@ -179,7 +184,7 @@ impl Shelf {
                 Some((LogPosition { segment, offset }, file))
             })
             .collect();
-        self.followers.retain(|_, to| to.receiver_count() > 0); // those who asked in vain and left
+        self.followers.retain(|_, to| to.receiver_count() > 0); // of followers that disconnected
         let live = follow.then(|| {
             let channel = || broadcast::Sender::new(FOLLOW_DEPTH);
             self.followers.entry(function.clone()).or_insert_with(channel).subscribe()
@@ -204,7 +209,7 @@ impl Ring {
         Self { segments: segments.into(), open: None }
     }
 
-    /// Returns where the text begins.
+    /// Appends the text; returns the position of its begin.
     fn append(&mut self, folder: &Path, text: &[u8], limit: u64) -> io::Result<LogPosition> {
         let is_full = self.segments.back().is_none_or(|(_, size)| *size >= limit / SEGMENTS);
         if is_full {
@@ -212,7 +217,7 @@ impl Ring {
         } else if self.open.is_none()
             && let Some((number, size)) = self.segments.back_mut()
         {
-            // Small pieces in files of their own would have no limit to their number.
+            // Opening a new file for each run would not limit the number of files.
             self.open = reopen(&path(folder, *number), size);
         }
         if self.open.is_none() {
@@ -225,7 +230,7 @@ impl Ring {
         if let (Some(file), Some((number, size))) = (&mut self.open, self.segments.back_mut()) {
             start = LogPosition { segment: *number, offset: *size };
             if let Err(err) = file.write_all(text) {
-                drop(file.set_len(*size)); // or its last line is torn
+                drop(file.set_len(*size)); // or its last line would be torn
                 return Err(err);
             }
             *size += text.len() as u64;
@@ -244,7 +249,7 @@ impl Ring {
     }
 }
 
-/// A file to go on with; none when a crash tore its last line, or somebody removed it.
+/// Opens a file to append to; `None` when a crash tore its last line, or it was removed.
 fn reopen(path: &Path, size: &mut u64) -> Option<File> {
     let mut file = File::options().read(true).append(true).open(path).ok()?;
     *size = file.metadata().ok()?.len();
@@ -257,7 +262,7 @@ fn reopen(path: &Path, size: &mut u64) -> Option<File> {
     Some(file)
 }
 
-/// Of a function that has no files.
+/// The first segment number of a function without files.
 fn first_number() -> u64 {
     u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(1)
 }

@@ -1,4 +1,4 @@
-//! The whole way of a line: queue, thread, files, readers.
+//! The whole path of a line: queue, thread, files, readers.
 
 use super::*;
 use epsilon_api::ids::{InstanceId, VersionNumber};
@@ -80,7 +80,7 @@ async fn the_disk_limit_holds_and_the_newest_stay() {
 }
 
 #[tokio::test]
-async fn a_restart_goes_on_behind_a_torn_line() {
+async fn restart_continues_after_a_torn_line() {
     let folder = tempfile::tempdir().unwrap();
     let first = logs(folder.path(), 1 << 20);
     first.record(record("before", None));
@@ -134,7 +134,7 @@ async fn a_full_disk_costs_lines_and_leaves_no_files() {
 }
 
 #[test]
-fn others_on_this_machine_cannot_read_them() {
+fn log_directory_is_private() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path().join("logs");
     fs::create_dir(&folder).unwrap();
@@ -145,7 +145,7 @@ fn others_on_this_machine_cannot_read_them() {
 
 /// All lines are there once, whatever their times and however often a reader begins again.
 #[tokio::test]
-async fn a_reader_goes_on_behind_the_line_that_it_had() {
+async fn reader_continues_after_its_position() {
     let folder = tempfile::tempdir().unwrap();
     let logs = logs(folder.path(), 1 << 20);
     for n in 0..10 {
@@ -166,11 +166,11 @@ async fn a_reader_goes_on_behind_the_line_that_it_had() {
     let live = lines.next().await.unwrap();
     assert_eq!(live.message, "live");
     let kept: Vec<LogRecord> = logs.read(name(), LogQuery::default()).collect().await;
-    assert_eq!(kept.last(), Some(&live), "the same place, live or kept");
+    assert_eq!(kept.last(), Some(&live), "the same position, live or stored");
 }
 
 #[tokio::test]
-async fn a_place_is_good_over_many_files_and_of_a_deleted_function_for_nothing() {
+async fn position_survives_segments_but_not_deletion() {
     let folder = tempfile::tempdir().unwrap();
     let logs = logs(folder.path(), 64 << 10);
     let query = LogQuery { follow: true, ..LogQuery::default() };
@@ -191,7 +191,7 @@ async fn a_place_is_good_over_many_files_and_of_a_deleted_function_for_nothing()
 }
 
 #[tokio::test]
-async fn a_follower_that_is_too_slow_gets_the_rest_from_the_files() {
+async fn slow_follower_gets_the_rest_from_the_files() {
     let folder = tempfile::tempdir().unwrap();
     let logs = logs(folder.path(), 1 << 20);
     logs.record(record("first", None));
@@ -207,7 +207,7 @@ async fn a_follower_that_is_too_slow_gets_the_rest_from_the_files() {
 }
 
 #[tokio::test]
-async fn what_is_written_while_the_files_are_read_comes_once() {
+async fn lines_written_during_a_read_arrive_once() {
     let folder = tempfile::tempdir().unwrap();
     let logs = logs(folder.path(), 1 << 20);
     logs.record(record("before", None));

@@ -1,14 +1,17 @@
-//! What functions reach of the networks around them: the operator's settings, read, and what this machine says of its
-//! own networks and resolvers. Decides nothing about packets; the engine makes rules of it.
+//! Which of the surrounding networks functions can reach: the operator's settings, and this
+//! machine's own networks and resolvers. It decides nothing about packets; the engine derives rules
+//! from it.
 
 use crate::{config::ConfigError, engine::Firewall};
 use std::{fmt, fs, net::Ipv4Addr};
 
-/// The kernel's routes: `Iface Destination Gateway Flags RefCnt Use Metric Mask …`, addresses in this machine's byte order.
+/// The kernel's routes: `Iface Destination Gateway Flags RefCnt Use Metric Mask …`, addresses in
+/// this machine's byte order.
 const ROUTES: &str = "/proc/net/route";
-/// Where this machine says whom to ask for names. An engine takes the second where the first names only the machine itself.
+/// Files with this machine's resolvers. An engine takes the second where the first has only
+/// loopback addresses.
 const RESOLVERS: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
-/// Parts of one setting. Each is a rule that packets pass.
+/// Limit of parts of one setting. Each is a rule that packets pass.
 const PARTS_MAX: usize = 64;
 
 /// An IPv4 network. Functions have no other.
@@ -21,7 +24,7 @@ pub struct Ipv4Network {
 /// An address, or a network, that functions reach although it is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenAddress {
-    /// Where.
+    /// The address or network.
     pub network: Ipv4Network,
     /// Only this port, of TCP and UDP.
     pub port: Option<u16>,
@@ -30,7 +33,7 @@ pub struct OpenAddress {
 /// The settings `closed_networks` and `open_addresses`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reach {
-    /// The networks that this VM is in are closed.
+    /// Whether the networks that this VM is in are closed.
     own: bool,
     closed: Vec<Ipv4Network>,
     open: Vec<OpenAddress>,
@@ -43,7 +46,7 @@ impl Ipv4Network {
         Some(Self { address: Ipv4Addr::from_bits(address.to_bits() & mask), bits })
     }
 
-    /// `10.0.0.0/8`, or an address alone.
+    /// Parses `10.0.0.0/8`, or an address alone.
     fn parse(text: &str) -> Option<Self> {
         let (address, bits) = text.split_once('/').unwrap_or((text, "32"));
         Self::new(address.parse().ok()?, bits.parse().ok()?)
@@ -67,10 +70,10 @@ impl OpenAddress {
 }
 
 impl Reach {
-    /// Reads the two settings.
+    /// Parses the two settings.
     ///
     /// # Errors
-    /// The first part that is neither.
+    /// The first part that cannot be parsed.
     pub(crate) fn read(closed: Option<&str>, open: Option<&str>) -> Result<Self, ConfigError> {
         let mut reach = Self { own: false, closed: Vec::new(), open: Vec::new() };
         for part in parts("closed_networks", closed.unwrap_or("own"))? {
@@ -96,7 +99,7 @@ impl Reach {
         Ok(reach)
     }
 
-    /// The rules for a bridge, as this machine's networks are now.
+    /// The rules for a bridge, with this machine's current networks.
     pub(crate) fn firewall(&self, bridge: &str) -> Firewall {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let mut closed = self.closed.clone();
@@ -139,7 +142,8 @@ fn networks(routes: &str) -> Vec<Ipv4Network> {
     routes.lines().skip(1).filter_map(network).collect()
 }
 
-/// Name servers that a container asks by itself. One on this machine's loopback the engine asks for it.
+/// Resolvers that a container can ask directly. The engine forwards to one on this machine's
+/// loopback.
 fn servers(text: &str) -> Vec<Ipv4Addr> {
     let server = |line: &str| -> Option<Ipv4Addr> {
         line.trim().strip_prefix("nameserver")?.trim().parse().ok()
@@ -167,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_refused() {
+    fn invalid_networks_are_refused() {
         for bad in ["10.0.0.0/33", "10.0.0", "fd00::/8", "all", "10.0.0.0/8/8", "10.0.0.0/-1"] {
             assert!(Reach::read(Some(bad), None).is_err(), "{bad}");
         }

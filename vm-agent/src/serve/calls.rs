@@ -1,5 +1,5 @@
-//! A call on the wire: the request as the function is to see it, with headers of the platform that end here; the
-//! answer as the function gave it, with one that begins here. Nothing of a body is looked at.
+//! A call over the network: removes the platform's headers from the request and adds one to the
+//! answer. Bodies are not read.
 
 use super::{Site, refused, tunnel::Tunnel, upload::Upload};
 use crate::call;
@@ -18,7 +18,7 @@ use hyper::upgrade::OnUpgrade;
 use std::{sync::Arc, time::Duration};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-/// How long an answer may take to be read beyond the function's `timeout`, at which the VM has ended it.
+/// Time for an answer to be read beyond the function's `timeout`, at which the VM has ended it.
 const READ_SLACK: Duration = Duration::from_secs(10);
 
 impl Site {
@@ -62,7 +62,8 @@ impl Site {
         let left = version.spec.timeout.saturating_sub(spent.exec) + READ_SLACK;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let extensions = response.extensions_mut();
-            let (function, held) = (extensions.remove::<OnUpgrade>(), extensions.remove::<Held>());
+            let function = extensions.remove::<OnUpgrade>();
+            let held = extensions.remove::<Held>();
             let (Some(gateway), Some(function)) = (gateway, function) else {
                 return refused(&Refusal::of(&CallError::FunctionCrashed {
                     function: version.function.clone(),
@@ -72,7 +73,7 @@ impl Site {
             Tunnel { gateway, function, held, left, vm: Arc::clone(&self.vm) }.open();
         }
         let headers = response.headers_mut();
-        // A function cannot speak for the agent.
+        // A function cannot answer in the name of the agent.
         headers.remove(REFUSAL);
         headers.insert(SPENT, spent_header(&spent));
         response.extensions_mut().insert(AnswerWithin(left));
@@ -80,7 +81,7 @@ impl Site {
     }
 }
 
-/// Takes out what is between gateway and agent, and what is of this connection only.
+/// Removes headers between gateway and agent, and those of this connection only.
 fn take_ours(headers: &mut HeaderMap, upgrades: bool) -> (RequestId, bool) {
     headers.remove(PASS);
     headers.remove(header::TRANSFER_ENCODING);
@@ -97,7 +98,7 @@ fn take_ours(headers: &mut HeaderMap, upgrades: bool) -> (RequestId, bool) {
 }
 
 fn spent_header(spent: &Spent) -> HeaderValue {
-    // Digits and semicolons are always a header's value.
+    // Digits and semicolons are always a valid header value.
     HeaderValue::from_maybe_shared(bytes::Bytes::from(write_spent(spent)))
         .unwrap_or(HeaderValue::from_static("0;0"))
 }

@@ -1,4 +1,5 @@
-//! Everything that is not a call: what gateways want of this VM. Small JSON in; nothing, a refusal or lines out.
+//! Orders: everything that gateways request of this VM except calls. Small JSON in; nothing, a
+//! refusal or lines out.
 
 use super::{Site, refused, status, upload::Upload};
 use bytes::Bytes;
@@ -19,7 +20,7 @@ use serde::de::DeserializeOwned;
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
-/// Largest order: a version with all its environment.
+/// Size limit of an order: a version with all its environment.
 const LARGEST: usize = 1 << 20;
 /// Longest that an order may take to arrive.
 const ARRIVAL: Duration = Duration::from_secs(10);
@@ -84,7 +85,7 @@ impl Site {
             self.front.remove_image(image).await.map_err(told)
         };
         match removed.await {
-            // A text of ours; a gateway takes an empty one for trouble.
+            // Our own types always serialize; a gateway takes an empty body for an error.
             Ok(removal) => {
                 Response::new(body::full(serde_json::to_vec(&removal).unwrap_or_default()))
             }
@@ -120,7 +121,7 @@ async fn read<T: DeserializeOwned>(body: Upload) -> Result<T, Refusal> {
     let text = timeout(ARRIVAL, Limited::new(body, LARGEST).collect()).await;
     let text = text.map_err(|_| Refusal::BadRequest)?.map_err(|_| Refusal::BadRequest)?;
     serde_json::from_slice(&text.to_bytes()).map_err(|err| {
-        tracing::warn!(%err, "A gateway's order cannot be read.");
+        tracing::warn!(%err, "Order of a gateway cannot be parsed; refusing it.");
         Refusal::BadRequest
     })
 }
@@ -145,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_reader_of_logs_wants() {
+    fn queries_of_log_readers_are_parsed() {
         let id = || RequestId::parse("12345678").ok();
         for (text, want) in [
             ("", Some(LogQuery::default())),

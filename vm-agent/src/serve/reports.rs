@@ -1,9 +1,9 @@
-//! What this VM says of itself to every gateway that listens: one line of JSON each second, and at once when a
-//! drain begins or ends or the engine goes or comes. Written once for all; a gateway that reads slowly misses lines
-//! and gets the newest.
+//! The VM's reports to every gateway that reads them: one line of JSON each second, and at once
+//! when a drain begins or ends or the engine goes down or comes back. Serialized once for all; a
+//! gateway that reads slowly misses lines and gets the newest.
 //!
-//! Inputs of the task: time, [`Drain::news`](crate::drain::Drain::news), new readers. Output: the newest line. Ends
-//! when the listener closes, and with it all streams.
+//! Inputs of the task: time, [`Drain::news`](crate::drain::Drain::news), new readers. Output: the
+//! newest line. Ends when the listener closes, and with it all streams.
 
 use crate::vm::Front;
 use bytes::Bytes;
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Default)]
 pub(super) struct Reports {
     newest: watch::Sender<Bytes>,
-    /// Somebody new wants to know.
+    /// Signals a new reader.
     asked: Notify,
 }
 
@@ -34,7 +34,7 @@ impl Reports {
         let mut timer = interval(REPORT);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            // The end first. All arms may be dropped: a token, notices that are kept, a timer.
+            // The shutdown first. All arms may be dropped: a token, stored notifications, a timer.
             tokio::select! {
                 biased;
                 () = close.cancelled() => return,
@@ -52,7 +52,7 @@ impl Reports {
         self.newest.receiver_count()
     }
 
-    /// The lines from now on.
+    /// Streams the lines from now on.
     pub(super) fn stream(&self, close: &CancellationToken) -> CallBody {
         let newest = self.newest.subscribe();
         self.asked.notify_one();
@@ -66,7 +66,7 @@ impl Reports {
 }
 
 fn line(front: &Front) -> Bytes {
-    // Our own types always have a text; a gateway takes a broken line for no line.
+    // Our own types always serialize; a gateway ignores a broken line.
     let mut line = serde_json::to_vec(&front.status()).unwrap_or_default();
     line.push(b'\n');
     line.into()

@@ -1,6 +1,6 @@
-//! After a 101: bytes both ways between gateway and function, until one of them ends it, the function's `timeout`
-//! runs out, or the agent ends. The only task that a call of a gateway ever gets, because the call outlives its
-//! connection's HTTP.
+//! After a 101: copies bytes both ways between gateway and function, until one of them ends it, the
+//! function's `timeout` runs out, or the agent ends. The only task that a gateway's call ever gets,
+//! because the call outlives its connection's HTTP.
 
 use crate::vm::LocalVm;
 use epsilon_api::vm::Held;
@@ -12,7 +12,7 @@ use tokio::{io::copy_bidirectional, time::timeout};
 pub(super) struct Tunnel {
     pub(super) gateway: OnUpgrade,
     pub(super) function: OnUpgrade,
-    /// The lease on the instance.
+    /// Holds the lease on the instance.
     pub(super) held: Option<Held>,
     /// What is left of the function's `timeout`.
     pub(super) left: Duration,
@@ -20,7 +20,7 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
-    /// Copies once the 101 has been written.
+    /// Starts copying once the 101 was written.
     pub(super) fn open(self) {
         let Self { gateway, function, held, left, vm } = self;
         let closed = vm.closed.clone();
@@ -31,9 +31,9 @@ impl Tunnel {
                 copy_bidirectional(&mut gateway, &mut function).await?;
                 Ok::<_, Box<dyn Error + Send + Sync>>(())
             };
-            // Both arms end the tunnel, so that losing what the other holds is what is wanted.
+            // Both arms end the tunnel, so dropping the other one is intended.
             tokio::select! {
-                biased; // one that ended by itself is complete, even when the agent ends as well
+                biased; // a tunnel that ended by itself is complete, even when the agent ends as well
                 copied = timeout(left, copy) => match copied {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => tracing::debug!(%error, "Upgraded stream broke."),

@@ -1,5 +1,6 @@
-//! A request's body from a gateway. When nobody here wants the rest of it, it is read to its end behind for a
-//! moment: closing a connection with bytes unread resets it, and the answer on it is lost.
+//! A request's body from a gateway. When the rest of it is not wanted, it is drained in the
+//! background for a moment: closing a connection with unread bytes resets it, and the answer on it
+//! is lost.
 
 use crate::vm::LocalVm;
 use bytes::Bytes;
@@ -15,11 +16,11 @@ use std::{
 };
 use tokio::time::timeout;
 
-/// How long an unwanted rest may take. A gateway that read our answer closes the connection before that.
+/// How long the rest is drained. A gateway that read our answer closes the connection before that.
 const LINGER: Duration = Duration::from_secs(2);
 
 pub(super) struct Upload {
-    /// `None` once it was read to its end, or will be.
+    /// `None` once it was read to its end, or is being drained.
     incoming: Option<Incoming>,
     progress: Option<BodyProgress>,
     vm: Arc<LocalVm>,
@@ -32,7 +33,7 @@ impl Upload {
         Self { incoming, progress, vm: Arc::clone(vm) }
     }
 
-    /// How far it has come, unless there is nothing to come.
+    /// The progress of the upload, unless the body was complete at once.
     pub(super) fn progress(&self) -> Option<BodyProgress> {
         self.progress.clone()
     }

@@ -1,24 +1,25 @@
-//! The versions that gateways told this agent of, in this life of it. A call names its version by id only; what
-//! the id means is here. One short lock on the path of a call, for reading.
+//! The versions that gateways sent to this agent since its start. A call carries only a version's
+//! id, which is resolved here. One short read lock on the path of a call.
 
 use epsilon_api::{function::Version, ids::VersionId};
 use parking_lot::RwLock;
 use std::{collections::HashMap, sync::Arc};
 
-/// Versions that are kept, at most: several times what a fleet holds. Beyond it all are forgotten, which costs
-/// each one more telling.
+/// Limit of stored versions: several times what a fleet has. Beyond it all are dropped, and each is
+/// sent once more.
 const KEPT: usize = 50_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Versions(RwLock<HashMap<Box<str>, Arc<Version>, rapidhash::fast::RandomState>>);
 
 impl Versions {
-    /// By its id as calls carry it: `name@3`.
+    /// Looks up a version by its id as calls carry it: `name@3`.
     pub(super) fn get(&self, id: &str) -> Option<Arc<Version>> {
         self.0.read().get(id).cloned()
     }
 
-    /// Keeps it. Told again, it stays the same one, which its pool knows without comparing it.
+    /// Stores a version. An equal one stays the same object, which its pool recognises without a
+    /// comparison.
     pub(super) fn learn(&self, version: Version) -> Arc<Version> {
         let id = version.id().to_string();
         let mut versions = self.0.write();

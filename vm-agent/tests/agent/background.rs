@@ -1,4 +1,5 @@
-//! Starts that no call waits for, as of a deployment of many functions: nobody else's wait.
+//! Starts that no call waits for, as of a deployment of many functions: they must not delay the
+//! starts of calls.
 
 use crate::{
     support::{World, code, until},
@@ -13,10 +14,11 @@ use std::{
 };
 use tokio::task::JoinHandle;
 
-/// Asks for an instance of each, as a deployment does.
+/// Requests an instance of each version, as a deployment does.
 fn deploy(world: &World, versions: &[Arc<Version>]) -> Vec<JoinHandle<bool>> {
     let ask = |version: &Arc<Version>| {
-        let (vm, version) = (Arc::clone(&world.vm), Arc::clone(version));
+        let vm = Arc::clone(&world.vm);
+        let version = Arc::clone(version);
         tokio::spawn(async move { vm.ensure_ready(version).await.is_ok() })
     };
     versions.iter().map(ask).collect()
@@ -47,7 +49,7 @@ async fn a_first_call_goes_before_a_deployment_of_many() {
 }
 
 #[tokio::test]
-async fn once_a_call_waits_for_it_a_start_of_a_deployment_is_a_calls_start() {
+async fn background_start_becomes_foreground_when_a_call_waits() {
     let world = World::with("{starts_at_once: 2, cells_max: 0}").await;
     let (first, gated) = world.function("first", Load::Gated, |_| {});
     let (second, _) = world.function("second", Load::Works, |_| {});
@@ -61,7 +63,7 @@ async fn once_a_call_waits_for_it_a_start_of_a_deployment_is_a_calls_start() {
     world.end().await;
 }
 
-/// Eight need twice of what the VM has, one after the other only what each of them has.
+/// Eight need twice the VM's memory, but one after the other only what each of them has.
 #[tokio::test]
 async fn a_deployment_may_be_larger_than_the_memory() {
     let world = World::with("{memory: 512MiB, queue_wait: 100ms, cells_max: 0}").await;

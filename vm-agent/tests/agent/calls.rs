@@ -1,4 +1,4 @@
-//! Calls that go well, and those that wait: places, queue, limits.
+//! Successful calls, and waiting ones: slots, queue, limits.
 
 use crate::{
     support::{World, call, code, one, text, until},
@@ -15,7 +15,7 @@ use std::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
-async fn the_first_call_starts_an_instance_and_the_next_ones_reuse_it_and_its_connection() {
+async fn later_calls_reuse_instance_and_connection() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |_| {});
     let answer = world.get(&version, "/").await.unwrap();
@@ -33,7 +33,7 @@ async fn the_first_call_starts_an_instance_and_the_next_ones_reuse_it_and_its_co
 }
 
 #[tokio::test]
-async fn an_instance_is_told_the_request_id_and_the_time_that_is_left() {
+async fn instance_gets_request_id_and_remaining_time() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::Works, |spec| {
         spec.timeout = Duration::from_millis(2500);
@@ -44,7 +44,7 @@ async fn an_instance_is_told_the_request_id_and_the_time_that_is_left() {
 }
 
 #[tokio::test]
-async fn bodies_stream_both_ways_and_the_place_is_taken_to_the_last_byte() {
+async fn bodies_stream_both_ways_and_slot_is_held() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| spec.max_instances = one(1));
     let sent = "x".repeat(3 << 20);
@@ -59,7 +59,7 @@ async fn bodies_stream_both_ways_and_the_place_is_taken_to_the_last_byte() {
 }
 
 #[tokio::test]
-async fn a_thrown_error_is_ours_to_answer_and_frees_the_place() {
+async fn thrown_error_is_answered_by_platform_and_frees_slot() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| spec.max_instances = one(1));
     for _ in 0..3 {
@@ -70,7 +70,7 @@ async fn a_thrown_error_is_ours_to_answer_and_frees_the_place() {
 }
 
 #[tokio::test]
-async fn an_upgrade_holds_its_place_until_the_copy_is_over() {
+async fn upgrade_holds_its_slot_until_copy_ends() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::Works, |_| {});
     let mut call = call(&version, "/upgrade", body::empty());
@@ -90,7 +90,7 @@ async fn an_upgrade_holds_its_place_until_the_copy_is_over() {
 }
 
 #[tokio::test]
-async fn a_waiting_call_is_served_by_whichever_place_frees_first() {
+async fn waiting_call_gets_the_slot_that_frees_first() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| spec.max_instances = one(1));
     world.text(&version, "/").await;
@@ -104,7 +104,7 @@ async fn a_waiting_call_is_served_by_whichever_place_frees_first() {
 }
 
 #[tokio::test]
-async fn one_thousand_calls_at_once_are_answered_or_told_to_come_back() {
+async fn thousand_concurrent_calls_are_answered_or_refused() {
     let world = World::with("{queue_wait: 60s, queue_depth: 700}").await;
     let (version, image) = world.function("hello", Load::Works, |spec| spec.max_instances = one(2));
     let calls = (0..1000).map(|_| async {
@@ -144,7 +144,7 @@ async fn the_wait_is_bounded() {
 }
 
 #[tokio::test]
-async fn a_start_may_take_longer_than_the_wait_for_a_place() {
+async fn start_may_take_longer_than_queue_wait() {
     let world = World::with("{queue_wait: 10ms}").await;
     let (version, image) = world.function("hello", Load::Gated, |_| {});
     let (answer, ()) = tokio::join!(world.get(&version, "/"), async {
@@ -187,13 +187,13 @@ async fn never_more_starts_at_once_than_the_vm_allows() {
 }
 
 #[tokio::test]
-async fn room_is_made_by_the_idle_instance_that_is_worth_least() {
+async fn idle_instance_of_lowest_value_is_evicted() {
     let world = World::with("{memory: 768MiB}").await;
     let (old, _) = world.function("old", Load::Works, |_| {});
     let (kept, _) = world.function("kept", Load::Works, |spec| spec.min_instances = 1);
     let (young, _) = world.function("young", Load::Works, |_| {});
     world.vm.ensure_ready(Arc::clone(&kept)).await.unwrap();
-    // Called much more often, and so worth more than one start that happened to take long.
+    // Called much more often, and so of higher value than one start that happened to take long.
     for _ in 0..300 {
         world.text(&old, "/").await;
     }
@@ -209,7 +209,7 @@ async fn room_is_made_by_the_idle_instance_that_is_worth_least() {
 }
 
 #[tokio::test]
-async fn without_room_the_wait_is_bounded_and_what_never_fits_is_told_at_once() {
+async fn without_memory_wait_is_bounded_impossible_fails_immediately() {
     let world = World::with("{memory: 256MiB, queue_wait: 100ms}").await;
     let (busy, image) = world.function("busy", Load::Works, |_| {});
     let (other, _) = world.function("other", Load::Works, |_| {});
@@ -225,7 +225,7 @@ async fn without_room_the_wait_is_bounded_and_what_never_fits_is_told_at_once() 
 }
 
 #[tokio::test]
-async fn a_first_call_waits_for_the_memory_of_a_busy_instance_of_another_function() {
+async fn first_call_waits_for_memory_of_busy_instance() {
     let world = World::with("{memory: 256MiB, starts_at_once: 1}").await;
     let (busy, image) = world.function("busy", Load::Works, |_| {});
     let (other, _) = world.function("other", Load::Works, |_| {});
@@ -258,7 +258,7 @@ async fn a_waiting_call_profits_from_room_that_others_leave() {
             let busy = || world.states().iter().filter(|state| *state == "busy").count();
             until(busy, |busy| *busy == 2).await;
             until(|| world.vm.status().calls_waiting, |waiting| *waiting == 1).await;
-            // Only now does the other one become a victim; nothing tells the call that waits.
+            // Only now can the other instance be evicted; no event wakes the waiting call.
             others_gate.gate.add_permits(1);
         }
     );

@@ -1,5 +1,5 @@
-//! What goes wrong: slow and failing starts, crashes, callers who leave, calls that never end, an engine
-//! that hangs.
+//! Faults: slow and failing starts, crashes, callers who disconnect, calls that never end, an
+//! engine that hangs.
 
 use crate::{
     support::{World, call, code, one, text, until},
@@ -24,7 +24,7 @@ use std::{
 };
 
 #[tokio::test]
-async fn code_that_throws_while_loading_fails_those_who_wait_and_is_not_started_for_each() {
+async fn load_error_fails_waiting_calls_without_start_for_each() {
     let world = World::new().await;
     let (version, image) = world.function("broken", Load::Throws, |_| {});
     let answers = join_all((0..20).map(|_| world.get(&version, "/"))).await;
@@ -70,7 +70,7 @@ async fn a_missing_image_is_no_fault_of_the_code() {
 }
 
 #[tokio::test]
-async fn a_crash_before_the_head_is_a_502_and_the_next_call_gets_a_new_instance() {
+async fn crash_before_head_is_502_and_instance_is_replaced() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| spec.max_instances = one(1));
     assert_eq!(code(&world.get(&version, "/crash").await), "FUNCTION_CRASHED");
@@ -115,7 +115,7 @@ async fn what_fails_at_each_call_is_one_line_of_the_agents_log() {
 }
 
 #[tokio::test]
-async fn a_crash_midway_breaks_the_body_and_leaves_no_place_taken() {
+async fn crash_during_body_breaks_it_and_frees_slot() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |_| {});
     let mut body = world.get(&version, "/crash-midway").await.unwrap().response.into_body();
@@ -143,7 +143,7 @@ async fn an_instance_that_only_hung_up_is_used_again() {
 }
 
 #[tokio::test]
-async fn a_call_that_never_answers_is_a_504_and_its_instance_is_killed() {
+async fn call_without_answer_is_504_and_kills_its_instance() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| {
         spec.timeout = Duration::from_millis(100);
@@ -156,14 +156,15 @@ async fn a_call_that_never_answers_is_a_504_and_its_instance_is_killed() {
 }
 
 #[tokio::test]
-async fn a_stream_that_nobody_reads_is_cut_at_the_timeout() {
+async fn unread_stream_is_cut_at_the_timeout() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| {
         spec.timeout = Duration::from_millis(100);
     });
     let mut body = world.get(&version, "/stream").await.unwrap().response.into_body();
     assert!(body.frame().await.unwrap().is_ok());
-    // The reader stands still, and yet the place is free. Its code ended with its connection, so nothing is killed.
+    // The reader has stopped, and yet the slot is free. Its code ended with its connection, so
+    // nothing is killed.
     until(|| world.states(), |states| states == &["idle"]).await;
     assert!(body.frame().await.unwrap().is_err());
     assert!(world.log(&version).await.join("").contains("had not read all of the answer"));
@@ -186,7 +187,7 @@ fn slow_upload(version: &Arc<Version>, path: &str) -> Call {
 }
 
 #[tokio::test]
-async fn a_caller_whose_body_is_not_there_at_the_deadline_is_to_blame_and_nothing_is_killed() {
+async fn slow_upload_is_the_callers_fault_and_kills_nothing() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| {
         spec.timeout = Duration::from_millis(100);
@@ -200,7 +201,7 @@ async fn a_caller_whose_body_is_not_there_at_the_deadline_is_to_blame_and_nothin
     assert!(world.log(&version).await.join("").contains("had not sent all of its body"));
     world.text(&version, "/").await;
     assert_eq!(image.starts.load(Ordering::SeqCst), 1);
-    // Who has sent all of it is not.
+    // A caller who has sent all of it is not to blame.
     let call = slow_upload(&version, "/while-listened-to");
     call.upload.as_ref().unwrap().completed();
     assert_eq!(code(&world.vm.call(call).await), "FUNCTION_TIMEOUT");
@@ -208,7 +209,7 @@ async fn a_caller_whose_body_is_not_there_at_the_deadline_is_to_blame_and_nothin
 }
 
 #[tokio::test]
-async fn code_that_goes_on_after_a_slow_caller_is_killed_as_any() {
+async fn code_that_outlasts_a_slow_caller_is_killed() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::Works, |spec| {
         spec.timeout = Duration::from_millis(100);
@@ -219,7 +220,7 @@ async fn code_that_goes_on_after_a_slow_caller_is_killed_as_any() {
 }
 
 #[tokio::test]
-async fn a_timeout_in_a_shared_instance_lets_the_others_end() {
+async fn timeout_in_shared_instance_lets_other_calls_end() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| {
         spec.concurrency = one(3);
@@ -229,7 +230,7 @@ async fn a_timeout_in_a_shared_instance_lets_the_others_end() {
     world.text(&version, "/").await;
     let stuck = world.get(&version, "/forever");
     let late = async {
-        // Begins well after the stuck one, so it is still within its own time when that one is cut.
+        // Begins well after the stuck call, so it is within its own timeout when that one is cut.
         tokio::time::sleep(Duration::from_millis(500)).await;
         world.get(&version, "/gate").await
     };
@@ -260,7 +261,7 @@ async fn two_timeouts_in_one_instance_kill_it_once() {
 }
 
 #[tokio::test]
-async fn a_caller_who_leaves_frees_the_place_once_the_code_ended() {
+async fn disconnected_callers_slot_is_free_once_code_ended() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| spec.max_instances = one(1));
     tokio::select! {
@@ -273,7 +274,7 @@ async fn a_caller_who_leaves_frees_the_place_once_the_code_ended() {
 }
 
 #[tokio::test]
-async fn code_that_outlives_its_caller_keeps_its_place_until_the_deadline() {
+async fn code_that_outlives_its_caller_holds_slot_until_deadline() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| {
         spec.timeout = Duration::from_millis(300);
@@ -290,7 +291,7 @@ async fn code_that_outlives_its_caller_keeps_its_place_until_the_deadline() {
 }
 
 #[tokio::test]
-async fn callers_who_leave_the_queue_cost_nothing() {
+async fn cancelled_waiting_calls_cost_nothing() {
     let world = World::with("{starts_at_once: 1, starts_per_version: 1}").await;
     let (version, image) = world.function("hello", Load::Gated, |_| {});
     tokio::select! {
@@ -299,14 +300,14 @@ async fn callers_who_leave_the_queue_cost_nothing() {
     }
     assert_eq!(world.vm.status().calls_waiting, 0);
     image.gate.add_permits(100);
-    // The one start is finished, or was called off before it made anything.
+    // The one start is finished, or was cancelled before it made anything.
     until(|| world.states(), |states| states.iter().all(|state| state == "idle")).await;
     assert!(image.starts.load(Ordering::SeqCst) <= 1);
     world.end().await;
 }
 
 #[tokio::test]
-async fn a_hung_engine_costs_a_start_but_no_warm_call() {
+async fn hung_engine_fails_start_but_no_warm_call() {
     let world = World::new().await;
     let (warm, _) = world.function("warm", Load::Works, |_| {});
     let (cold, _) = world.function("cold", Load::Works, |_| {});
@@ -332,7 +333,7 @@ async fn a_slow_engine_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_refused_removal_is_tried_again_and_the_memory_held_until_then() {
+async fn refused_removal_is_retried_and_memory_held() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::Works, |spec| {
         spec.timeout = Duration::from_millis(50);
@@ -346,7 +347,7 @@ async fn a_refused_removal_is_tried_again_and_the_memory_held_until_then() {
 }
 
 #[tokio::test]
-async fn an_engine_that_restarts_under_load_leaves_no_call_hanging() {
+async fn engine_restart_under_load_leaves_no_call_hanging() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| spec.max_instances = one(4));
     let running = join_all((0..4).map(|_| world.get(&version, "/while-listened-to")));
@@ -373,7 +374,7 @@ async fn egress_is_refused_without_a_firewall() {
     let Err(CallError::NoCapacity { cause, .. }) = &refused else { panic!("{refused:?}") };
     assert!(cause.to_string().contains("dangerous_allow_metadata"), "{cause}");
     world.text(&none, "/").await;
-    world.text(&egress, "/").await; // the third try to close it worked
+    world.text(&egress, "/").await; // the third attempt to close it worked
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! An agent of a fleet, from the side of its gateway: calls, orders, reports, drains, over real sockets.
+//! A fleet's agent as its gateway sees it: calls, orders, reports, drains, over real sockets.
 
 use crate::{
     gateway::{Gateway, LIMIT, Vm, connect, refusal, text},
@@ -45,7 +45,7 @@ fn function(
 }
 
 #[tokio::test]
-async fn a_version_is_told_once_and_then_called() {
+async fn version_is_sent_once_and_then_called() {
     let vm = Vm::new().await;
     let (hello, _) = function(&vm.engine, "hello", |_| {});
     assert_eq!(refusal(vm.get(&hello, "/").await).await, Refusal::UnknownVersion);
@@ -61,7 +61,7 @@ async fn a_version_is_told_once_and_then_called() {
 }
 
 #[tokio::test]
-async fn the_function_sees_its_caller_and_nothing_of_the_fleet() {
+async fn function_sees_no_headers_of_the_fleet() {
     let vm = Vm::new().await;
     let (hello, _) = function(&vm.engine, "hello", |_| {});
     vm.told(&hello).await;
@@ -93,7 +93,7 @@ async fn bodies_stream_both_ways_and_the_connection_is_kept() {
         to.send("first").await.unwrap();
         let mut body = answered.await.unwrap().into_body();
         let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
-        assert_eq!(piece, "first", "it is back before the rest was sent");
+        assert_eq!(piece, "first", "the answer begins before the rest was sent");
         to.send("second").await.unwrap();
         drop(to);
         assert_eq!(body.collect().await.unwrap().to_bytes(), "second");
@@ -101,7 +101,7 @@ async fn bodies_stream_both_ways_and_the_connection_is_kept() {
     assert_eq!(image.connections.load(Ordering::SeqCst), 1);
 }
 
-/// Else the connection is reset under a gateway that is still writing, and what it was told is lost.
+/// Else the connection is reset while a gateway is still writing, and the answer is lost.
 #[tokio::test]
 async fn a_refused_upload_does_not_cost_the_answer() {
     let vm = Vm::new().await;
@@ -113,7 +113,7 @@ async fn a_refused_upload_does_not_cost_the_answer() {
     );
     let mut stream = tokio::net::TcpStream::connect(vm.address).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
-    // It is read only when all was written.
+    // The body is read only when all was written.
     stream.write_all(&vec![b'x'; 4 << 20]).await.unwrap();
     let mut answer = Vec::new();
     timeout(LIMIT, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
@@ -122,7 +122,7 @@ async fn a_refused_upload_does_not_cost_the_answer() {
 }
 
 #[tokio::test]
-async fn an_upgrade_passes_and_holds_its_place() {
+async fn upgrade_passes_and_holds_its_slot() {
     let vm = Vm::new().await;
     let (hello, _) = function(&vm.engine, "hello", |_| {});
     vm.told(&hello).await;
@@ -161,7 +161,7 @@ async fn a_gateway_that_hangs_up_ends_the_call() {
 }
 
 #[tokio::test]
-async fn what_fails_is_told_as_what_it_is() {
+async fn failures_are_reported_as_what_they_are() {
     let vm = Vm::new().await;
     let (hello, _) =
         function(&vm.engine, "hello", |spec| spec.timeout = Duration::from_millis(300));
@@ -175,7 +175,7 @@ async fn what_fails_is_told_as_what_it_is() {
 }
 
 #[tokio::test]
-async fn a_call_that_may_not_wait_is_refused_at_once_or_begins() {
+async fn call_that_may_not_wait_begins_or_is_refused() {
     let vm = Vm::with(", memory: 512MiB").await;
     let (hello, image) = function(&vm.engine, "hello", |spec| spec.max_instances = one(1));
     let (big, _) =
@@ -186,9 +186,9 @@ async fn a_call_that_may_not_wait_is_refused_at_once_or_begins() {
         let request = vm.call_of(version, path).header(MAY_WAIT, "0");
         vm.send(request.body(body::empty()).unwrap())
     };
-    // A start that has room is a beginning.
+    // A start that has memory is a beginning.
     text(hurried(&hello, "/").await).await;
-    // The only place is taken; and its memory, too.
+    // The only slot is taken, and its memory, too.
     let busy = vm.get(&hello, "/gate");
     let (busy, ()) = tokio::join!(busy, async {
         until(|| image.running.load(Ordering::SeqCst), |running| *running == 1).await;
@@ -202,13 +202,13 @@ async fn a_call_that_may_not_wait_is_refused_at_once_or_begins() {
     });
     assert_eq!(busy.status(), 200);
     text(busy).await;
-    // Its instance is idle now and makes room.
+    // Its instance is idle now and can be evicted.
     text(hurried(&big, "/").await).await;
     vm.end().await;
 }
 
 #[tokio::test]
-async fn a_report_comes_each_second_and_a_drain_is_told_at_once() {
+async fn reports_come_each_second_and_at_drain_immediately() {
     let vm = Vm::new().await;
     let (hello, _) = function(&vm.engine, "hello", |_| {});
     vm.told(&hello).await;
@@ -238,7 +238,7 @@ async fn a_report_comes_each_second_and_a_drain_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn a_draining_vm_ends_what_runs_and_refuses_what_comes() {
+async fn draining_vm_finishes_running_calls_refuses_new_ones() {
     let vm = Vm::new().await;
     let (hello, image) = function(&vm.engine, "hello", |_| {});
     vm.told(&hello).await;
@@ -257,7 +257,7 @@ async fn a_draining_vm_ends_what_runs_and_refuses_what_comes() {
 }
 
 #[tokio::test]
-async fn the_end_waits_for_running_calls_then_leaves_and_removes_everything() {
+async fn shutdown_drains_then_leaves_and_removes_everything() {
     let vm = Vm::new().await;
     let (hello, image) = function(&vm.engine, "hello", |_| {});
     vm.told(&hello).await;
@@ -268,7 +268,8 @@ async fn the_end_waits_for_running_calls_then_leaves_and_removes_everything() {
         response.into_body().collect().await.unwrap()
     });
     until(|| image.running.load(Ordering::SeqCst), |running| *running == 1).await;
-    let (address, heard) = (vm.address, vm.gateway.heard());
+    let address = vm.address;
+    let heard = vm.gateway.heard();
     assert!(!heard.iter().any(|line| line.starts_with("leave")), "{heard:?}");
     let mut reports = vm.reports().await;
     let (gateway, ()) = tokio::join!(vm.end(), async {
@@ -314,10 +315,14 @@ async fn orders_are_carried_out() {
     let (hello, image) = function(&vm.engine, "hello", |_| {});
     vm.order(Method::POST, "/v1/fetch", &*hello).await;
     let status = vm.report().await;
-    assert_eq!((status.images, status.instances.len()), (vec![hello.id()], 0), "held, not started");
+    assert_eq!(
+        (status.images, status.instances.len()),
+        (vec![hello.id()], 0),
+        "pulled, not started"
+    );
     vm.order(Method::POST, "/v1/ready", &*hello).await;
     assert_eq!(image.starts.load(Ordering::SeqCst), 1);
-    text(vm.get(&hello, "/log").await).await; // known by `ready`
+    text(vm.get(&hello, "/log").await).await; // sent with `ready`
 
     let log = vm.folder.path().join("vm/logs/hello");
     until(|| log.exists(), |there| *there).await;
@@ -377,13 +382,14 @@ async fn logs_are_read_and_followed() {
         lines.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
     }
     assert_eq!(seen(lines), ["raw line", "said"]);
-    // A reader does not hold up the end.
+    // A reader does not delay the shutdown.
     vm.end().await;
 }
 
 #[tokio::test]
-async fn a_drain_that_was_asked_for_outlives_the_agent() {
-    let (engine, folder) = (FakeEngine::new(), tempfile::tempdir().unwrap());
+async fn requested_drain_outlives_the_agent() {
+    let engine = FakeEngine::new();
+    let folder = tempfile::tempdir().unwrap();
     let vm = Vm::on(engine.clone(), Gateway::new().await, folder, "", None).await;
     let id = vm.id.clone();
     vm.order(Method::POST, "/v1/drain", &()).await;
@@ -401,8 +407,8 @@ async fn a_drain_that_was_asked_for_outlives_the_agent() {
     vm.end().await;
 }
 
-/// The next start of an agent that was killed: same id, same credential, its instances taken over, and no word of
-/// versions.
+/// The restart of a killed agent: same id, same credentials, its instances adopted, and no version
+/// is sent again.
 #[test]
 fn a_killed_agent_comes_back_to_its_fleet() {
     let machine = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -446,11 +452,12 @@ async fn a_notice_of_the_cloud_is_a_drain() {
         imds.show(path, notice);
         let cloud = Imds::find_at(imds.endpoint(), LIMIT).await;
         assert!(cloud.is_some());
-        let (engine, folder) = (FakeEngine::new(), tempfile::tempdir().unwrap());
+        let engine = FakeEngine::new();
+        let folder = tempfile::tempdir().unwrap();
         let vm = Vm::on(engine, Gateway::new().await, folder, "", cloud).await;
         timeout(LIMIT, vm.running.taken()).await.unwrap();
         assert_eq!(vm.report().await.state, VmState::Draining);
-        // Nobody can take that back.
+        // It cannot be revoked.
         vm.order(Method::POST, "/v1/undrain", &()).await;
         assert_eq!(vm.report().await.state, VmState::Draining);
         vm.end().await;
@@ -458,7 +465,7 @@ async fn a_notice_of_the_cloud_is_a_drain() {
 }
 
 #[tokio::test]
-async fn an_engine_that_goes_down_is_told_at_once() {
+async fn engine_outage_is_reported_immediately() {
     let vm = Vm::with(", reconcile_every: 50ms").await;
     let mut reports = vm.reports().await;
     assert_eq!(reports.report().await.state, VmState::Ready);
@@ -470,7 +477,7 @@ async fn an_engine_that_goes_down_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn nobody_gets_in_without_a_pass() {
+async fn requests_without_token_are_refused() {
     let vm = Vm::new().await;
     let (hello, image) = function(&vm.engine, "hello", |_| {});
     vm.told(&hello).await;

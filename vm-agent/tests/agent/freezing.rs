@@ -1,4 +1,4 @@
-//! Idle instances are stopped after a while and go on with their next call.
+//! Idle instances are frozen after a while and thawed by their next call.
 
 use crate::{
     support::{World, until},
@@ -11,7 +11,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 const SETTINGS: &str = "{freeze_after: 50ms}";
 
 #[tokio::test]
-async fn an_idle_instance_is_frozen_and_its_next_call_thaws_it() {
+async fn idle_instance_is_frozen_and_thawed_by_next_call() {
     let world = World::with(SETTINGS).await;
     let (version, image) = world.function("hello", Load::Works, |_| {});
     for _ in 0..3 {
@@ -21,7 +21,7 @@ async fn an_idle_instance_is_frozen_and_its_next_call_thaws_it() {
         assert_eq!(world.states(), ["idle"]);
     }
     assert_eq!(image.starts.load(Ordering::SeqCst), 1);
-    assert_eq!(world.engine.used(Verb::Freezer), 1, "the engine is asked once");
+    assert_eq!(world.engine.used(Verb::Freezer), 1, "one lookup");
     world.end().await;
 }
 
@@ -38,7 +38,7 @@ async fn one_that_works_between_its_calls_is_not_frozen() {
 }
 
 #[tokio::test]
-async fn a_frozen_instance_runs_again_before_it_is_asked_to_end() {
+async fn frozen_instance_is_thawed_before_sigterm() {
     let world = World::with(SETTINGS).await;
     let (version, image) = world.function("hello", Load::CleansUp, |spec| {
         (spec.idle_timeout, spec.stop_grace) = (Some(Duration::from_millis(300)), 60 * SECOND);

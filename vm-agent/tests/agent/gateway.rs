@@ -1,4 +1,5 @@
-//! A gateway of the test's: lets every member in, and speaks to agents as a gateway does, over real sockets.
+//! The test's gateway: accepts every member, and talks to agents as a gateway does, over real
+//! sockets.
 
 use crate::support::config;
 use bytes::Bytes;
@@ -43,7 +44,7 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 pub(crate) struct Gateway {
     address: SocketAddr,
     signer: Signer,
-    /// `verb address` of each question of a member.
+    /// `verb address` of each request of a member.
     heard: Arc<Mutex<Vec<String>>>,
     task: JoinHandle<()>,
 }
@@ -61,11 +62,13 @@ impl Gateway {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (key, hears) = (signer.key(), Arc::clone(&heard));
+        let key = signer.key();
+        let hears = Arc::clone(&heard);
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let (key, heard) = (key.clone(), Arc::clone(&hears));
+                let key = key.clone();
+                let heard = Arc::clone(&hears);
                 tokio::spawn(async move {
                     let service = service_fn(|request| answer(request, key.clone(), &heard));
                     drop(
@@ -82,7 +85,7 @@ impl Gateway {
     }
 }
 
-/// The control listener's part for members.
+/// The control listener's endpoints for members.
 async fn answer(
     request: Request<Incoming>,
     key: GatewayKey,
@@ -190,7 +193,7 @@ impl Vm {
         assert_eq!(self.send(request).await.status(), 204, "{path}");
     }
 
-    /// A function that this gateway told the agent of.
+    /// Sends a version to the agent, as this gateway.
     pub(crate) async fn told(&self, version: &Version) {
         self.order(Method::PUT, "/v1/version", version).await;
     }
@@ -218,7 +221,7 @@ pub(crate) async fn connect(address: SocketAddr) -> Connection {
     Connection::handshake(TcpStream::connect(address).await.unwrap()).await.unwrap()
 }
 
-/// A stream of lines; each comes in a piece of its own.
+/// A stream of lines, one per frame.
 pub(crate) struct Lines(Response<Incoming>);
 
 impl Lines {
@@ -240,7 +243,7 @@ pub(crate) async fn text(response: Response<Incoming>) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// The refusal that this answer is.
+/// Parses the answer as a refusal.
 pub(crate) async fn refusal(response: Response<Incoming>) -> Refusal {
     assert!(response.headers().contains_key(REFUSAL), "{response:?}");
     let status = response.status();

@@ -1,4 +1,4 @@
-//! Images that go: those that nobody needs any more, and those for which the disk has no room.
+//! Removal of images: unneeded ones, and those that do not fit on the disk.
 
 use crate::{
     support::{World, until, version},
@@ -16,14 +16,14 @@ use epsilon_vm_agent::engine::{
 use std::{sync::Arc, time::Duration};
 
 #[tokio::test]
-async fn an_image_that_nobody_needs_goes_and_can_come_back() {
+async fn unneeded_image_is_removed_and_can_return() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |_| {});
     world.vm.fetch(Arc::clone(&version)).await.unwrap();
     assert_eq!(world.vm.status().images.len(), 1);
     for _ in 0..2 {
         let removal = world.vm.remove_image(version.image.clone()).await.unwrap();
-        assert_eq!(removal, ImageRemoval::Gone, "told again, nothing changes");
+        assert_eq!(removal, ImageRemoval::Gone, "a repeated request changes nothing");
     }
     assert_eq!((world.engine.images(), world.vm.status().images), (vec![], vec![]));
     world.engine.add_image("hello", image.program());
@@ -43,7 +43,7 @@ async fn an_image_in_use_stays() {
     assert_eq!(removed().await, ImageRemoval::Gone);
 }
 
-/// A start that was just told that the image is here, and one that is about to ask.
+/// A start that just found the image, and one that is about to look.
 #[tokio::test]
 async fn a_start_and_a_removal_at_once_end_well() {
     let world = World::new().await;
@@ -56,7 +56,7 @@ async fn a_start_and_a_removal_at_once_end_well() {
     };
     let (started, removal) = tokio::join!(start, removal);
     started.unwrap();
-    assert_eq!(removal, ImageRemoval::InUse, "the start was there first");
+    assert_eq!(removal, ImageRemoval::InUse, "the start came first");
 }
 
 fn pulled(engine: &FakeEngine, name: &str) -> Arc<Version> {
@@ -68,7 +68,7 @@ fn pulled(engine: &FakeEngine, name: &str) -> Arc<Version> {
 }
 
 #[tokio::test]
-async fn a_disk_that_is_too_full_loses_what_can_be_pulled_again() {
+async fn full_disk_loses_images_that_can_be_pulled() {
     let engine = FakeEngine::new();
     let folder = tempfile::tempdir().unwrap();
     let percent = |used: u64| Disk { size: Bytes(100), free: Bytes(100 - used) };
@@ -80,7 +80,7 @@ async fn a_disk_that_is_too_full_loses_what_can_be_pulled_again() {
     world.vm.fetch(built_here).await.unwrap();
     world.vm.ensure_ready(Arc::clone(&used)).await.unwrap();
     let removals = engine.used(Verb::RemoveImage);
-    assert_eq!(removals, 0, "there is room");
+    assert_eq!(removals, 0, "the disk is not full");
     until(|| world.metric("epsilon_disk_free_bytes"), |free| *free == 50.0).await;
     assert_eq!(world.metric("epsilon_disk_size_bytes"), 100.0);
     engine.set_disk(percent(81));
@@ -88,5 +88,5 @@ async fn a_disk_that_is_too_full_loses_what_can_be_pulled_again() {
     let left = until(|| engine.images(), wanted).await;
     assert!(!left.contains(&never.image.reference), "{left:?}");
     assert!(left.contains(&used.image.reference), "an instance uses it: {left:?}");
-    assert!(left.contains(&"built-here".to_owned()), "nobody has it but this engine: {left:?}");
+    assert!(left.contains(&"built-here".to_owned()), "no registry has it: {left:?}");
 }

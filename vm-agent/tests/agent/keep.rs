@@ -1,4 +1,5 @@
-//! How long instances stay: by the pauses between calls, made ready before a call, and `isolation: call`, where none stays.
+//! Keep-alive: by the pauses between calls, with prewarms, and `isolation: call`, where no instance
+//! stays.
 
 use crate::{
     support::{World, call, code, one, until, version},
@@ -22,8 +23,8 @@ use tempfile::TempDir;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A folder in which an earlier agent left twenty pauses of `hello` between 20 and 30 seconds: instances are let go, and made ready
-/// after 18 s until 33 s.
+/// A directory in which an earlier agent left twenty pauses of `hello` between 20 and 30 seconds:
+/// instances are removed, and prewarmed after 18 s until 33 s.
 fn periodic() -> TempDir {
     let text = r#"{"format":1,"functions":[{"function":"hello","bins":[[2,20.0]],"beyond":0.0}]}"#;
     left_behind(text)
@@ -36,7 +37,7 @@ fn left_behind(text: &str) -> TempDir {
     folder
 }
 
-/// Time goes on by so much at once, for the agent and for nobody else.
+/// Advances time at once, for the agent only.
 async fn later(by: Duration) {
     tokio::time::pause();
     tokio::time::advance(by).await;
@@ -50,7 +51,7 @@ fn keep(world: &World, version: &Version) -> Option<Keep> {
 }
 
 #[tokio::test]
-async fn a_periodic_function_is_let_go_and_ready_before_its_call() {
+async fn periodic_function_is_removed_and_prewarmed_before_its_call() {
     let world = World::on(
         FakeEngine::new(),
         periodic(),
@@ -62,20 +63,20 @@ async fn a_periodic_function_is_let_go_and_ready_before_its_call() {
     later(3 * SECOND).await;
     until(|| world.engine.containers(), Vec::is_empty).await;
     later(4 * SECOND).await;
-    until(|| keep(&world, &version).is_some(), |seen| *seen).await; // it was looked at
+    until(|| keep(&world, &version).is_some(), |seen| *seen).await; // one sweep ran
     assert!(world.states().is_empty(), "it is not time yet");
     later(13 * SECOND).await;
     until(|| world.states(), |states| states == &["idle"]).await;
     assert_eq!(world.metric("epsilon_prewarms_total"), 1.0);
-    later(3 * SECOND).await; // longer than `idle`: it waits for its call
+    later(3 * SECOND).await; // longer than `idle`: the prewarmed instance waits for its call
     assert_ne!(world.text(&version, "/").await, first);
-    assert_eq!(image.starts.load(Ordering::SeqCst), 2, "the call met what was ready");
+    assert_eq!(image.starts.load(Ordering::SeqCst), 2, "the call used the prewarmed instance");
     assert_eq!(world.metric("epsilon_prewarms_used_total"), 1.0);
     world.end().await;
 }
 
 #[tokio::test]
-async fn what_was_made_ready_goes_when_nobody_calls_and_comes_no_second_time() {
+async fn unused_prewarm_is_removed_and_not_repeated() {
     let world =
         World::on(FakeEngine::new(), periodic(), "{instance_idle: 10s, instance_idle_min: 2s}")
             .await;
@@ -87,7 +88,7 @@ async fn what_was_made_ready_goes_when_nobody_calls_and_comes_no_second_time() {
     until(|| world.states(), |states| states == &["idle"]).await;
     later(14 * SECOND).await;
     until(|| world.engine.containers(), Vec::is_empty).await;
-    // The pool goes with it: nothing is expected any more.
+    // The pool is removed with it: no call is expected any more.
     until(|| world.metric("epsilon_instance_starts_total"), |count| *count == 0.0).await;
     assert_eq!(image.starts.load(Ordering::SeqCst), 2);
     assert_eq!(world.metric("epsilon_prewarms_used_total"), 0.0);
@@ -95,7 +96,7 @@ async fn what_was_made_ready_goes_when_nobody_calls_and_comes_no_second_time() {
 }
 
 #[tokio::test]
-async fn nobody_leaves_for_a_guess() {
+async fn prewarm_evicts_nothing() {
     let yaml = "{instance_idle: 10s, instance_idle_min: 2s, memory: 256MiB}";
     let world = World::on(FakeEngine::new(), periodic(), yaml).await;
     let (version, image) = world.function("hello", Load::Works, |_| {});
@@ -105,16 +106,16 @@ async fn nobody_leaves_for_a_guess() {
     world.text(&other, "/").await;
     until(|| world.engine.containers().len(), |count| *count == 1).await;
     later(20 * SECOND).await;
-    later(2 * SECOND).await; // two looks and more
+    later(2 * SECOND).await; // two sweeps and more
     until(|| keep(&world, &version).is_some(), |seen| *seen).await;
     assert_eq!((world.states(), image.starts.load(Ordering::SeqCst)), (vec!["idle".into()], 1));
-    // A call is no guess.
+    // A call is no prewarm.
     world.text(&version, "/").await;
     world.end().await;
 }
 
 #[tokio::test]
-async fn a_version_that_serves_no_more_is_not_made_ready() {
+async fn retired_version_is_not_prewarmed() {
     let world =
         World::on(FakeEngine::new(), periodic(), "{instance_idle: 10s, instance_idle_min: 2s}")
             .await;
@@ -144,8 +145,8 @@ async fn the_status_says_how_long_and_why() {
     assert_eq!(hello.why, "99 of 100 pauses were shorter than 30s");
     let set = until(|| keep(&world, &set), Option::is_some).await.unwrap();
     assert_eq!((set.idle, set.by), (90 * SECOND, KeepBy::Set));
-    assert_eq!(keep(&world, &new), None, "nothing is known of it");
-    // The next version of it is the same function.
+    assert_eq!(keep(&world, &new), None, "it has no history");
+    // The next version belongs to the same function.
     let next = version("hello", 2, world.function("hello", Load::Works, |_| {}).0.spec.clone());
     world.text(&next, "/").await;
     let next = until(|| keep(&world, &next), Option::is_some).await.unwrap();
@@ -178,7 +179,7 @@ fn read(path: &Path) -> String {
 }
 
 #[tokio::test]
-async fn a_file_that_makes_no_sense_is_no_reason_not_to_start() {
+async fn invalid_history_file_does_not_prevent_start() {
     for text in ["", "{\"format\":1,", "{\"format\":7,\"functions\":[]}"] {
         let world = World::on(FakeEngine::new(), left_behind(text), "{}").await;
         let (version, _) = world.function("hello", Load::Works, |_| {});
@@ -190,7 +191,7 @@ async fn a_file_that_makes_no_sense_is_no_reason_not_to_start() {
 }
 
 #[tokio::test]
-async fn instances_beside_the_last_one_stay_for_the_default_time() {
+async fn only_last_instance_stays_longer_than_default() {
     let yaml = "{instance_idle: 60s}";
     let folder = left_behind(
         r#"{"format":1,"functions":[{"function":"hello","bins":[[0,20.0],[18,20.0]],"beyond":0.0}]}"#,
@@ -206,7 +207,7 @@ async fn instances_beside_the_last_one_stay_for_the_default_time() {
     until(|| world.states(), |states| states == &["idle"; 3]).await;
     later(61 * SECOND).await;
     until(|| world.states(), |states| states == &["idle"]).await;
-    // The last one stays for the longest pause that was seen, nine minutes, and a tenth more.
+    // The last one stays for the longest pause that was observed, nine minutes, and a tenth more.
     later(400 * SECOND).await;
     assert_eq!(world.states(), ["idle"]);
     later(200 * SECOND).await;
@@ -232,12 +233,12 @@ async fn each_call_has_an_instance_of_its_own() {
     assert_eq!(image.calls.load(Ordering::SeqCst), 9);
     assert_eq!(image.most_in_one.load(Ordering::SeqCst), 1);
     until(|| world.engine.containers(), Vec::is_empty).await;
-    assert_eq!(image.starts.load(Ordering::SeqCst), 9, "none was started that nobody asked for");
+    assert_eq!(image.starts.load(Ordering::SeqCst), 9, "none was started without a request");
     world.end().await;
 }
 
 #[tokio::test]
-async fn a_fresh_one_waits_where_min_instances_asks_for_it() {
+async fn isolated_calls_have_fresh_instance_ready_by_min_instances() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| {
         spec.isolation = Isolation::Call;
@@ -252,16 +253,16 @@ async fn a_fresh_one_waits_where_min_instances_asks_for_it() {
 }
 
 #[tokio::test]
-async fn no_call_follows_one_that_was_left_or_stopped() {
+async fn abandoned_isolated_instance_serves_no_other_call() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::Works, |spec| {
         spec.isolation = Isolation::Call;
         spec.timeout = 2 * SECOND;
     });
-    // Its caller leaves, its code ends with that.
+    // Its caller disconnects, and its code ends with that.
     let left = world.vm.call(call(&version, "/while-listened-to", body::empty()));
     let left = tokio::time::timeout(Duration::from_millis(300), left).await;
-    assert!(left.is_err(), "nobody answers");
+    assert!(left.is_err(), "it does not answer");
     // Its code never ends.
     assert_eq!(code(&world.get(&version, "/forever").await), "FUNCTION_TIMEOUT");
     until(|| world.engine.containers(), Vec::is_empty).await;

@@ -1,5 +1,5 @@
-//! What the engine was asked to make, it makes, also when the one who asked is told to go in that moment. Nothing of
-//! it may stay.
+//! The engine completes a request also when the agent is shut down in that moment. Nothing of it
+//! may stay.
 
 use crate::{
     support::{World, until},
@@ -9,10 +9,11 @@ use epsilon_api::function::Network;
 use epsilon_vm_agent::engine::fake::{FakeEngine, Fault, Verb};
 use std::{sync::Arc, time::Duration};
 
-/// Long enough for an end to come in the middle.
+/// Long enough for a shutdown in the middle.
 const SLOW: Fault = Fault::Slow(Duration::from_millis(200));
 
-/// Ends the agent while the engine is about to carry out `verb`; then nothing is there, nor comes.
+/// Ends the agent while the engine is about to carry out `verb`; then nothing is there, and nothing
+/// appears later.
 async fn ends_in_the_middle_of(verb: Verb, world: World) {
     let engine = world.engine.clone();
     let before = engine.used(verb);
@@ -23,14 +24,14 @@ async fn ends_in_the_middle_of(verb: Verb, world: World) {
 }
 
 #[tokio::test]
-async fn a_network_that_is_being_made_when_the_agent_ends() {
+async fn network_created_during_shutdown_is_removed() {
     let world = World::with("{reconcile_every: 50ms}").await;
     world.engine.script(Verb::EnsureNetwork, SLOW);
     ends_in_the_middle_of(Verb::EnsureNetwork, world).await;
 }
 
 #[tokio::test]
-async fn a_container_that_is_being_made_or_started_when_the_agent_ends() {
+async fn container_created_or_started_during_shutdown_is_removed() {
     for verb in [Verb::Create, Verb::Start] {
         let world = World::new().await;
         let (hello, _) = world.function("hello", Load::Works, |spec| {
@@ -43,7 +44,8 @@ async fn a_container_that_is_being_made_or_started_when_the_agent_ends() {
     }
 }
 
-/// Docker 20.10 forgets to take a container off its network when it is removed while it starts.
+/// Docker 20.10 forgets to disconnect a container from its network when it is removed while it
+/// starts.
 #[tokio::test]
 async fn a_container_is_not_removed_while_it_starts() {
     let world = World::new().await;

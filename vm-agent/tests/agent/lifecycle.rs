@@ -64,7 +64,7 @@ async fn the_minimum_of_broken_code_does_not_loop() {
 }
 
 #[tokio::test]
-async fn a_retired_version_ends_its_calls_and_goes() {
+async fn retired_version_finishes_calls_and_stops() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| spec.min_instances = 2);
     world.vm.ensure_ready(Arc::clone(&version)).await.unwrap();
@@ -77,12 +77,12 @@ async fn a_retired_version_ends_its_calls_and_goes() {
     drop(answer.unwrap());
     until(|| world.engine.containers(), Vec::is_empty).await;
     until(|| world.metric("epsilon_instance_starts_total"), |count| *count == 0.0).await;
-    // One that was on its way when the version was retired is not lost.
+    // A call that was already sent when the version was retired is not lost.
     world.text(&version, "/").await;
 }
 
 #[tokio::test]
-async fn a_drained_vm_refuses_ends_and_empties_itself_and_comes_back() {
+async fn drained_vm_refuses_calls_empties_and_can_undrain() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| spec.min_instances = 2);
     world.vm.ensure_ready(Arc::clone(&version)).await.unwrap();
@@ -101,7 +101,7 @@ async fn a_drained_vm_refuses_ends_and_empties_itself_and_comes_back() {
 }
 
 #[tokio::test]
-async fn another_image_under_the_same_number_replaces_the_old_one() {
+async fn same_version_number_with_another_image_replaces_pool() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::Works, |spec| spec.max_instances = one(1));
     let first = world.text(&version, "/").await;
@@ -112,7 +112,7 @@ async fn another_image_under_the_same_number_replaces_the_old_one() {
 }
 
 #[tokio::test]
-async fn shutdown_waits_for_running_calls_and_cuts_those_beyond_its_grace() {
+async fn shutdown_waits_for_calls_and_cuts_after_grace() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::Works, |_| {});
     let vm = Arc::clone(&world.vm);
@@ -127,7 +127,7 @@ async fn shutdown_waits_for_running_calls_and_cuts_those_beyond_its_grace() {
 }
 
 #[tokio::test]
-async fn a_drain_while_a_version_gets_ready_ends_that_and_starts_nothing_more() {
+async fn drain_ends_pending_ready_request_without_more_starts() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Gated, |_| {});
     let (ready, ()) = tokio::join!(
@@ -138,15 +138,15 @@ async fn a_drain_while_a_version_gets_ready_ends_that_and_starts_nothing_more() 
             until(|| world.engine.containers(), Vec::is_empty).await;
         }
     );
-    let err = ready.expect("it does not wait for what cannot come").unwrap_err();
+    let err = ready.expect("it does not wait in vain").unwrap_err();
     assert_eq!(err.verdict().code, "NO_CAPACITY");
     until(|| world.states(), Vec::is_empty).await;
-    assert!(world.engine.used(Verb::Remove) <= 2, "no start is made in vain");
+    assert!(world.engine.used(Verb::Remove) <= 2, "no useless start is made");
     world.end().await;
 }
 
 #[tokio::test]
-async fn one_who_no_longer_wants_a_version_ready_takes_nothing_from_another() {
+async fn cancelled_ready_request_does_not_affect_another() {
     let world = World::with("{starts_at_once: 1, starts_per_version: 1}").await;
     let (first, gate) = world.function("first", Load::Gated, |_| {});
     let (version, _) = world.function("hello", Load::Works, |_| {});
@@ -160,11 +160,11 @@ async fn one_who_no_longer_wants_a_version_ready_takes_nothing_from_another() {
             gate.gate.add_permits(1);
         });
     held.unwrap();
-    stayed.expect("it is still asked for").unwrap();
+    stayed.expect("it is still requested").unwrap();
 }
 
 #[tokio::test]
-async fn the_minimum_of_code_that_crashes_once_loaded_does_not_loop() {
+async fn minimum_of_crashing_code_does_not_loop() {
     let world = World::with("{reconcile_every: 50ms}").await;
     let (version, image) =
         world.function("brittle", Load::WorksThenExits, |spec| spec.min_instances = 1);
@@ -186,7 +186,7 @@ async fn a_stop_goes_on_as_long_as_instances_end() {
 }
 
 #[tokio::test]
-async fn what_the_engine_keeps_keeps_nothing_else() {
+async fn undeletable_container_does_not_keep_the_rest() {
     let world = World::with("{remove_timeout: 1s, cells_max: 0}").await;
     let (version, _) = world.function("hello", Load::Works, |_| {});
     world.text(&version, "/").await;

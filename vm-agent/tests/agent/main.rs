@@ -1,5 +1,5 @@
-//! The whole agent in this process, on the scripted engine: its containers are tasks that speak the wrapper's
-//! protocol over real unix sockets and do what the path of a call tells them (`wrapper.rs`).
+//! The whole agent in this process, on the scripted engine: its containers are tasks that speak the
+//! wrapper's protocol over real unix sockets, and do what the path of a call says (`wrapper.rs`).
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 

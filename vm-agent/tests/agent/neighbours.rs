@@ -1,9 +1,9 @@
-//! What one function does with what all share (logs, cells), and what its neighbours notice of it.
+//! Effects of one function on shared resources (logs, cells), and on its neighbours.
 
 use crate::{support::World, wrapper::Load};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_flood_costs_its_author_lines_and_nobody_else() {
+async fn log_flood_drops_only_its_own_lines() {
     let world = World::new().await;
     let (loud, _) = world.function("loud", Load::Works, |_| {});
     let (quiet, _) = world.function("quiet", Load::Works, |_| {});
@@ -19,7 +19,7 @@ async fn a_log_flood_costs_its_author_lines_and_nobody_else() {
         }
     };
     tokio::join!(flood, lines);
-    // Told within a second, also when nothing else is logged any more.
+    // Reported within a second, also when nothing else is logged any more.
     let dropped = "lines were dropped: a function may log 5000 lines and 2MiB a second";
     let mut log = Vec::new();
     for _ in 0..200 {

@@ -1,4 +1,5 @@
-//! An engine that is away, and bugs of our own: neither may leave anything behind or take the agent with it.
+//! An engine that is down, and bugs of our own: neither may leave containers or files, or end the
+//! agent.
 
 use crate::{
     support::{self, World, call, code, one, until},
@@ -16,7 +17,7 @@ use std::{
 };
 
 #[tokio::test]
-async fn calls_while_the_engine_is_down_leave_nothing_that_waits_for_its_return() {
+async fn calls_during_engine_outage_leave_nothing_waiting() {
     let world = World::with("{memory: 512MiB}").await;
     let (version, _) = world.function("hello", Load::Works, |_| {});
     world.engine.set_down(true);
@@ -34,7 +35,7 @@ async fn calls_while_the_engine_is_down_leave_nothing_that_waits_for_its_return(
 }
 
 #[tokio::test]
-async fn code_whose_engine_is_stopped_while_it_loads_is_not_to_blame() {
+async fn engine_stop_during_load_is_not_blamed_on_code() {
     let world = World::new().await;
     let (version, image) = world.function("loading", Load::Hangs, |_| {});
     let stops = async {
@@ -49,9 +50,9 @@ async fn code_whose_engine_is_stopped_while_it_loads_is_not_to_blame() {
     world.end().await;
 }
 
-/// An engine that stops asks its containers to end first, and still answers then.
+/// An engine that shuts down sends SIGTERM to its containers first, and still answers then.
 #[tokio::test]
-async fn code_that_is_asked_to_end_while_it_loads_is_not_to_blame() {
+async fn sigterm_during_load_is_not_blamed_on_code() {
     let world = World::new().await;
     let (version, image) = world.function("loading", Load::Hangs, |_| {});
     let asked = async {
@@ -64,7 +65,7 @@ async fn code_that_is_asked_to_end_while_it_loads_is_not_to_blame() {
 }
 
 #[tokio::test]
-async fn a_container_whose_creation_was_not_answered_is_removed_later() {
+async fn container_of_unanswered_creation_is_removed_later() {
     let world = World::with("{reconcile_every: 50ms}").await;
     let (version, _) = world.function("hello", Load::Works, |_| {});
     world.engine.script(Verb::Attach, Fault::Hang);
@@ -75,7 +76,7 @@ async fn a_container_whose_creation_was_not_answered_is_removed_later() {
 }
 
 #[tokio::test]
-async fn a_start_that_panics_fails_its_calls_and_is_cleared_away() {
+async fn panicking_start_fails_its_calls_and_is_removed() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::Works, |spec| spec.max_instances = one(1));
     world.engine.script(Verb::Attach, Fault::Panic);
@@ -87,7 +88,7 @@ async fn a_start_that_panics_fails_its_calls_and_is_cleared_away() {
 }
 
 #[tokio::test]
-async fn who_waits_for_a_pull_that_fails_fails_with_it_and_who_comes_later_asks_anew() {
+async fn failed_pull_fails_its_waiters_later_calls_retry() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::Works, |_| {});
     for _ in 0..5 {
@@ -123,12 +124,12 @@ async fn what_ended_but_cannot_be_removed_holds_no_memory() {
     }
     world.engine.crash(&world.engine.containers()[0]);
     until(|| world.vm.status().memory_used_bytes.get(), |used| *used == 0).await;
-    assert_eq!(world.engine.containers().len(), 1, "its memory came back first");
+    assert_eq!(world.engine.containers().len(), 1, "its memory was freed first");
     until(|| world.engine.containers(), Vec::is_empty).await;
 }
 
 #[tokio::test]
-async fn an_exit_is_only_what_the_engine_says_is_one() {
+async fn refused_wait_is_not_taken_for_an_exit() {
     let world = World::with("{reconcile_every: 50ms}").await;
     let (version, image) = world.function("hello", Load::Works, |_| {});
     world.engine.script(Verb::Wait, Fault::Refuse);
@@ -139,7 +140,7 @@ async fn an_exit_is_only_what_the_engine_says_is_one() {
 }
 
 #[tokio::test]
-async fn a_network_that_somebody_removed_is_made_again() {
+async fn removed_network_is_created_again() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::Works, |_| {});
     let network = world.engine.networks().remove(0);
@@ -149,7 +150,7 @@ async fn a_network_that_somebody_removed_is_made_again() {
 }
 
 #[tokio::test]
-async fn an_image_that_somebody_removed_is_looked_for_again() {
+async fn removed_image_is_looked_up_again() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| {
         spec.idle_timeout = Some(Duration::from_millis(20));
@@ -178,7 +179,7 @@ async fn a_pull_that_hangs_takes_no_start_from_others() {
 }
 
 #[tokio::test]
-async fn those_who_wait_are_told_when_the_agent_ends() {
+async fn waiting_calls_get_an_error_at_shutdown() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Gated, |_| {});
     let vm = Arc::clone(&world.vm);
@@ -187,13 +188,13 @@ async fn those_who_wait_are_told_when_the_agent_ends() {
     until(|| image.starts.load(Ordering::SeqCst), |starts| *starts == 1).await;
     world.agent.shutdown(Duration::from_millis(50)).await;
     let answer = tokio::time::timeout(Duration::from_secs(2), waiting).await;
-    assert_eq!(code(&answer.expect("told at once").unwrap()), "NO_CAPACITY");
+    assert_eq!(code(&answer.expect("an immediate answer").unwrap()), "NO_CAPACITY");
 }
 
-/// Callers leave at any moment, the engine fails at any verb, instances die: at the end every place, every
-/// byte of memory and every container is accounted for.
+/// Callers disconnect at any moment, the engine fails at any verb, instances die: at the end every
+/// slot, every byte of memory and every container is accounted for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_happens_the_books_balance() {
+async fn state_balances_after_random_faults() {
     let world =
         World::with("{memory: 1GiB, reconcile_every: 50ms, queue_wait: 200ms, start_timeout: 1s}")
             .await;
@@ -242,7 +243,8 @@ async fn whatever_happens_the_books_balance() {
             }
             5 => world.vm.retire(&version.id()),
             6 => {
-                let (vm, version) = (Arc::clone(&world.vm), Arc::clone(version));
+                let vm = Arc::clone(&world.vm);
+                let version = Arc::clone(version);
                 callers.spawn(async move {
                     drop(tokio::time::timeout(patience, vm.ensure_ready(version)).await);
                 });
@@ -274,11 +276,11 @@ async fn whatever_happens_the_books_balance() {
     })
     .await;
     until(|| world.engine.containers(), Vec::is_empty).await;
-    world.engine.forget_script(); // the end of the agent is this test's own task
+    world.engine.forget_script(); // the shutdown is this test's own task
     world.end().await;
 }
 
-/// Numbers that are the same in each run.
+/// Random numbers that are the same in each run.
 struct Dice(u64);
 
 impl Dice {

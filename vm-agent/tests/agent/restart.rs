@@ -1,4 +1,4 @@
-//! An agent that ends without a word, and the next one on the same folder.
+//! An agent that is killed, and the next one on the same directory.
 
 use crate::{
     support::{World, config, until},
@@ -9,7 +9,7 @@ use epsilon_vm_agent::{app::Agent, engine::fake::FakeEngine, error::StartError};
 use prometheus::Registry;
 use std::sync::{Arc, atomic::Ordering};
 
-/// Runs an agent in a runtime of its own and kills that: no destructor of the agent gets to say goodbye.
+/// Runs an agent in a runtime of its own and drops that: no destructor of the agent runs.
 fn leave_behind(
     engine: &FakeEngine,
     folder: tempfile::TempDir,
@@ -70,7 +70,7 @@ fn healthy_instances_are_adopted_and_the_rest_is_removed() {
         assert_eq!(world.text(&healthy, "/").await, first, "the same instance");
         assert_eq!(image.starts.load(Ordering::SeqCst), 1);
         world.text(&healthy, "/log").await;
-        // Folders of nobody go, behind the start.
+        // Directories of no instance are removed in the background.
         let sockets = || std::fs::read_dir(world.folder.path().join("vm/sockets")).unwrap().count();
         until(sockets, |count| *count == 1).await;
         world.end().await;
@@ -78,7 +78,7 @@ fn healthy_instances_are_adopted_and_the_rest_is_removed() {
 }
 
 #[tokio::test]
-async fn the_agents_folder_is_nobody_elses() {
+async fn data_directory_is_private() {
     use std::os::unix::fs::PermissionsExt;
     let world = World::new().await;
     let found = std::fs::metadata(world.folder.path().join("vm")).unwrap();
@@ -105,13 +105,13 @@ async fn without_an_engine_there_is_no_agent() {
 }
 
 #[tokio::test]
-async fn an_engine_that_goes_down_is_seen_and_so_is_its_return() {
+async fn engine_outage_and_recovery_are_reported() {
     let world = World::with("{reconcile_every: 50ms}").await;
     let (version, _) = world.function("hello", Load::Works, |_| {});
     world.text(&version, "/").await;
     world.engine.set_down(true);
     until(|| world.vm.status().state, |state| *state == VmState::EngineDown).await;
-    world.text(&version, "/").await; // warm calls go on
+    world.text(&version, "/").await; // warm calls still work
     world.engine.set_down(false);
     until(|| world.vm.status().state, |state| *state == VmState::Ready).await;
     world.end().await;

@@ -1,4 +1,5 @@
-//! Calls whose handler outlasts their answer: their place stays taken until it has settled, or their time is over.
+//! Calls whose handler outlasts their answer: their slot stays taken until it has settled, or their
+//! timeout is over.
 
 use crate::{
     support::{World, one, text, until},
@@ -10,7 +11,7 @@ use std::{
 };
 
 #[tokio::test]
-async fn work_after_the_answer_keeps_its_place() {
+async fn work_after_the_answer_holds_its_slot() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |_| {});
     let first = world.text(&version, "/after").await;
@@ -26,7 +27,7 @@ async fn work_after_the_answer_keeps_its_place() {
 }
 
 #[tokio::test]
-async fn each_of_several_calls_in_one_instance_has_its_own_end() {
+async fn concurrent_calls_in_one_instance_end_separately() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |spec| {
         (spec.concurrency, spec.max_instances) = (one(2), one(1));
@@ -34,7 +35,8 @@ async fn each_of_several_calls_in_one_instance_has_its_own_end() {
     world.text(&version, "/after").await;
     world.text(&version, "/after").await;
     let third = tokio::spawn({
-        let (vm, version) = (Arc::clone(&world.vm), Arc::clone(&version));
+        let vm = Arc::clone(&world.vm);
+        let version = Arc::clone(&version);
         async move { vm.call(crate::support::call(&version, "/", epsilon_api::body::empty())).await }
     });
     until(|| world.vm.status().calls_waiting, |waiting| *waiting == 1).await;
@@ -62,7 +64,7 @@ async fn work_after_the_answer_ends_with_the_timeout() {
 }
 
 #[tokio::test]
-async fn a_retired_version_ends_what_runs_after_its_answers() {
+async fn retired_version_finishes_work_after_answers() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |_| {});
     world.text(&version, "/after").await;
@@ -75,20 +77,20 @@ async fn a_retired_version_ends_what_runs_after_its_answers() {
 }
 
 #[tokio::test]
-async fn what_the_end_of_the_agent_cuts_is_told() {
+async fn work_cut_by_shutdown_is_logged() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::Works, |_| {});
     world.text(&version, "/after").await;
     world.agent.shutdown(Duration::ZERO).await;
     let next = World::on(world.engine, world.folder, "{}").await;
     let log = next.log(&version).await;
-    let told = "work after the answer was stopped: the instance had to go";
+    let told = "work after the answer was stopped: its instance had to stop";
     assert!(log.iter().any(|line| line == told), "{log:?}");
     next.end().await;
 }
 
 #[tokio::test]
-async fn a_call_that_settles_with_its_answer_costs_no_question() {
+async fn call_that_ends_with_its_answer_is_not_polled() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::Works, |_| {});
     for _ in 0..10 {

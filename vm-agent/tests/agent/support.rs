@@ -1,4 +1,4 @@
-//! An agent on the scripted engine in a folder of its own, and short words for what tests ask of it.
+//! An agent on the scripted engine in a directory of its own, and helpers for tests.
 
 use crate::wrapper::{Image, Load};
 use epsilon_api::{
@@ -21,7 +21,7 @@ use prometheus::Registry;
 use std::{path::Path, sync::Arc, time::Duration};
 use tempfile::TempDir;
 
-/// Longest that a condition may take to come true; far more than any of them needs.
+/// Longest wait for a condition; far more than any of them needs.
 const LIMIT: Duration = Duration::from_secs(20);
 
 pub(crate) struct World {
@@ -75,7 +75,7 @@ impl World {
         self.vm.call(call(version, path, body::empty())).await
     }
 
-    /// The text of an answer that must work.
+    /// The text of an answer that must succeed.
     pub(crate) async fn text(&self, version: &Arc<Version>, path: &str) -> String {
         text(self.get(version, path).await.unwrap()).await
     }
@@ -145,7 +145,7 @@ pub(crate) fn code(answer: &Result<Answer, CallError>) -> &'static str {
     answer.as_ref().err().map_or("OK", |err| err.verdict().code)
 }
 
-/// Waits until the condition holds; shows the last state that was seen when it does not.
+/// Waits until the condition holds; shows the last observed state when it does not.
 pub(crate) async fn until<T: std::fmt::Debug>(
     look: impl Fn() -> T,
     good: impl Fn(&T) -> bool,

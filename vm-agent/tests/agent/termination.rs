@@ -1,4 +1,5 @@
-//! How instances end: SIGTERM, the function's grace for its shutdown hooks, then the kill.
+//! The end of instances: SIGTERM, the function's grace period for its shutdown hooks, then the
+//! kill.
 
 use crate::{
     support::{World, one, until},
@@ -11,14 +12,14 @@ use tokio::time::Instant;
 const LONG: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn an_idle_instance_ends_its_shutdown_hooks_and_their_lines_are_kept() {
+async fn idle_instance_finishes_shutdown_hooks_and_logs_them() {
     let world = World::new().await;
     let (version, image) = world.function("hello", Load::CleansUp, |spec| {
         (spec.idle_timeout, spec.stop_grace) = (Some(Duration::from_millis(50)), LONG);
     });
     world.text(&version, "/").await;
     until(|| world.engine.used(Verb::Terminate), |asked| *asked == 1).await;
-    assert_eq!(world.states(), ["stopping"], "it has its grace");
+    assert_eq!(world.states(), ["stopping"], "it has its grace period");
     image.gate.add_permits(1);
     until(|| world.engine.containers(), Vec::is_empty).await;
     assert_eq!(world.log(&version).await, ["sigterm", "cleanup done"]);
@@ -26,7 +27,7 @@ async fn an_idle_instance_ends_its_shutdown_hooks_and_their_lines_are_kept() {
 }
 
 #[tokio::test]
-async fn a_hook_that_takes_too_long_is_killed_and_told() {
+async fn slow_shutdown_hook_is_killed_and_logged() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::CleansUp, |spec| {
         spec.idle_timeout = Some(Duration::from_millis(50));
@@ -40,10 +41,11 @@ async fn a_hook_that_takes_too_long_is_killed_and_told() {
 }
 
 #[tokio::test]
-async fn a_retired_version_and_the_end_of_the_agent_ask_before_they_kill() {
+async fn retirement_and_shutdown_send_sigterm_before_kill() {
     let world = World::new().await;
     let hooks = |name| world.function(name, Load::CleansUp, |spec| spec.stop_grace = LONG);
-    let ((old, image), (other, last)) = (hooks("old"), hooks("other"));
+    let (old, image) = hooks("old");
+    let (other, last) = hooks("other");
     world.text(&old, "/").await;
     world.text(&other, "/").await;
     world.vm.retire(&old.id());
@@ -57,7 +59,7 @@ async fn a_retired_version_and_the_end_of_the_agent_ask_before_they_kill() {
 }
 
 #[tokio::test]
-async fn what_ran_out_of_time_is_not_asked() {
+async fn timed_out_instance_gets_no_sigterm() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::CleansUp, |spec| {
         (spec.timeout, spec.stop_grace) = (Duration::from_millis(100), LONG);
@@ -69,7 +71,7 @@ async fn what_ran_out_of_time_is_not_asked() {
 }
 
 #[tokio::test]
-async fn nobody_waits_long_for_the_memory_of_an_evicted_instance() {
+async fn evicted_instance_gives_memory_back_soon() {
     let world = World::with("{memory: 256MiB, cells_max: 0}").await;
     let (first, _) = world.function("first", Load::CleansUp, |spec| spec.stop_grace = LONG);
     let (second, image) = world.function("second", Load::Works, |spec| spec.max_instances = one(1));

@@ -1,4 +1,5 @@
-//! A runtime wrapper in a task: the contract of `wrapper-image`, with a handler whose path says what it does.
+//! A runtime wrapper in a task: the contract of `wrapper-image`, with a handler whose path says
+//! what it does.
 
 use bytes::Bytes;
 use epsilon_api::{body, body::CallBody, headers};
@@ -25,7 +26,7 @@ use tokio::{
     task::JoinSet,
 };
 
-/// What loading the code comes to.
+/// What happens when the code is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Load {
     Works,
@@ -36,22 +37,22 @@ pub(crate) enum Load {
     Exits,
     /// Then the process ends.
     WorksThenExits,
-    /// At SIGTERM it says so, and ends once the gate opens.
+    /// Logs SIGTERM, and ends once the gate opens.
     CleansUp,
 }
 
-/// All wrappers of one image, and what the test sees of them.
+/// All wrappers of one image, and their state for the test.
 #[derive(Debug)]
 pub(crate) struct Image {
     pub(crate) load: Load,
     /// `/gate` takes a permit of it before it answers; so does [`Load::Gated`].
     pub(crate) gate: Semaphore,
     pub(crate) calls: AtomicUsize,
-    /// How often the agent asked how it is.
+    /// How often the agent requested its health.
     pub(crate) health: AtomicUsize,
     pub(crate) starts: AtomicUsize,
     pub(crate) connections: AtomicUsize,
-    /// Calls that run now, over all instances, and the most there were in any one instance.
+    /// Calls that run now, over all instances, and the maximum in any one instance.
     pub(crate) running: AtomicU32,
     pub(crate) most_in_one: AtomicU32,
 }
@@ -83,7 +84,7 @@ struct Wrapper {
     active: AtomicU32,
     /// Ids of the calls whose handler has not ended.
     calls: Mutex<Vec<String>>,
-    /// The agent's ear for calls that outlast their answers.
+    /// The agent's connection for reports of calls that outlast their answers.
     unsettled: Mutex<Option<Unsettled>>,
     exit: watch::Sender<Option<i64>>,
     state: watch::Sender<&'static str>,
@@ -93,8 +94,9 @@ async fn run(image: Arc<Image>, process: Process) -> i64 {
     image.starts.fetch_add(1, Ordering::SeqCst);
     let folder = process.spec.sockets.clone().expect("a Node function has sockets");
     let control = UnixListener::bind(folder.join("control.sock")).unwrap();
-    let (image_load, image_handle, process_handle) =
-        (image.load, Arc::clone(&image), process.clone());
+    let image_load = image.load;
+    let image_handle = Arc::clone(&image);
+    let process_handle = process.clone();
     let wrapper = Arc::new(Wrapper {
         image,
         process,
@@ -104,7 +106,8 @@ async fn run(image: Arc<Image>, process: Process) -> i64 {
         exit: watch::Sender::new(None),
         state: watch::Sender::new("waiting"),
     });
-    let (mut exit, exit_handle) = (wrapper.exit.subscribe(), wrapper.exit.clone());
+    let mut exit = wrapper.exit.subscribe();
+    let exit_handle = wrapper.exit.clone();
     let mut state = wrapper.state.subscribe();
     let mut tasks = JoinSet::new();
     let control_wrapper = Arc::clone(&wrapper);
@@ -141,7 +144,8 @@ async fn run(image: Arc<Image>, process: Process) -> i64 {
     });
     if image_load == Load::CleansUp {
         let mut sigterm = process_handle.on_sigterm();
-        let (image, exit) = (Arc::clone(&image_handle), exit_handle.clone());
+        let image = Arc::clone(&image_handle);
+        let exit = exit_handle.clone();
         tasks.spawn(async move {
             sigterm.wait_for(|came| *came).await.unwrap();
             process_handle.print("sigterm\n");
@@ -161,7 +165,7 @@ fn json(status: u16, text: impl Into<Bytes>) -> Answer {
     Ok(Response::builder().status(status).body(body::full(text)).unwrap())
 }
 
-/// A line, and who waits until it is written.
+/// A line, and the waiter for its write.
 type Unsettled = mpsc::UnboundedSender<(String, oneshot::Sender<()>)>;
 
 async fn answer_control(wrapper: Arc<Wrapper>, mut request: Request<Incoming>) -> Answer {
@@ -262,7 +266,7 @@ async fn answer_call(wrapper: Arc<Wrapper>, mut request: Request<Incoming>) -> A
             names.sort();
             json(200, names.join(" "))
         }
-        // It speaks as only the agent may.
+        // It sends a header that only the agent may send.
         "/forge" => {
             let answer = Response::builder().header(headers::REFUSAL, "1");
             Ok(answer.header(headers::SPENT, "1;1").body(body::full("forged")).unwrap())
@@ -271,7 +275,7 @@ async fn answer_call(wrapper: Arc<Wrapper>, mut request: Request<Incoming>) -> A
             wrapper.image.gate.acquire().await.unwrap().forget();
             json(200, id.to_string())
         }
-        // Its handler goes on behind its answer, until the gate opens.
+        // Its handler runs on after its answer, until the gate opens.
         "/after" => {
             let (written, is_written) = oneshot::channel();
             let line = format!("{}\n", active.1);
@@ -284,12 +288,12 @@ async fn answer_call(wrapper: Arc<Wrapper>, mut request: Request<Incoming>) -> A
             });
             json(200, id.to_string())
         }
-        // Its code goes on for ever, whether or not somebody listens.
+        // Its code runs forever, whether or not the connection is open.
         "/forever" => {
             std::mem::forget(active);
             pending().await
         }
-        // Its code ends when nobody listens any more.
+        // Its code ends when the connection closes.
         "/while-listened-to" => {
             if request.into_body().collect().await.is_err() {
                 return json(400, "the body broke off");
@@ -301,7 +305,7 @@ async fn answer_call(wrapper: Arc<Wrapper>, mut request: Request<Incoming>) -> A
             pending().await
         }
         "/hang-up" => {
-            // The head of an answer promises more than comes.
+            // The head of an answer promises more bytes than are sent.
             let cut = stream::iter([Err(std::io::Error::other("hangs up"))]);
             let frames = cut.map(|piece: Result<Bytes, _>| piece.map(Frame::data));
             Ok(Response::new(body::boxed(StreamBody::new(frames))))
@@ -309,7 +313,7 @@ async fn answer_call(wrapper: Arc<Wrapper>, mut request: Request<Incoming>) -> A
         "/crash-midway" => {
             let frames = stream::once(async { Ok(Frame::data(Bytes::from("first"))) }).chain(
                 stream::once(async move {
-                    // Long enough for the first piece to be on its way.
+                    // Long enough for the first piece to be sent.
                     wrapper.image.gate.acquire().await.unwrap().forget();
                     wrapper.exit.send_replace(Some(9));
                     pending::<Result<Frame<Bytes>, Infallible>>().await
@@ -339,7 +343,7 @@ async fn answer_call(wrapper: Arc<Wrapper>, mut request: Request<Incoming>) -> A
             ));
             json(200, "logged")
         }
-        // Faster than anybody can read, let alone keep.
+        // Faster than anyone can read, let alone store.
         "/flood" => {
             let lines: String = (0..2000).map(|n| format!("flood {n}\n")).collect();
             for _ in 0..50 {

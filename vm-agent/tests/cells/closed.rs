@@ -1,9 +1,10 @@
-//! A cell is as closed as an instance from an image: seen from the engine, and from inside.
+//! A cell is as isolated as an instance from an image: seen from the engine, and from inside.
 
 use crate::support::{Base, World, docker, function, image_of};
 use serde_json::Value;
 
-/// What differs by name or on purpose: who it is, and the folder that the code is mounted into.
+/// What differs by name or on purpose: its identity, and the directory that the code is mounted
+/// into.
 const OWN: [&str; 2] = ["Mounts", "NetworkMode"];
 
 const INSIDE: &str = r#"
@@ -44,7 +45,7 @@ async fn it_is_hardened_as_an_instance_from_an_image() {
         assert_eq!(container["Config"]["Healthcheck"]["Test"], serde_json::json!(["NONE"]));
     }
     let limits = cell["HostConfig"].as_object().unwrap();
-    assert!(limits.len() > 40, "everything that Docker tells");
+    assert!(limits.len() > 40, "everything that Docker reports");
     for (key, value) in limits.iter().filter(|(key, _)| !OWN.contains(&key.as_str())) {
         assert_eq!(*value, image["HostConfig"][key], "{key}");
     }
@@ -62,8 +63,9 @@ async fn it_is_hardened_as_an_instance_from_an_image() {
 }
 
 #[tokio::test]
-async fn nobody_sees_anothers_code() {
-    let (base, world) = (Base::new(), World::new("{}").await);
+async fn cells_do_not_see_other_code() {
+    let base = Base::new();
+    let world = World::new("{}").await;
     let one = function(&world, &base, INSIDE, |_| {});
     let two = function(&world, &base, INSIDE, |_| {});
     world.until_ready(&one, 2).await;
@@ -77,7 +79,7 @@ async fn nobody_sees_anothers_code() {
         assert_eq!(overlays.len(), 2, "{table}");
         let code = overlays.iter().find(|line| line.contains(" /app ")).unwrap();
         assert!(code.contains(" ro,nosuid,nodev"), "{code}");
-        assert!(!code.contains("shared:"), "nothing that happens here goes out: {code}");
+        assert!(!code.contains("shared:"), "mounts do not propagate out: {code}");
         assert!(!table.contains("/cells "), "{table}");
     }
     world.end().await;

@@ -1,4 +1,4 @@
-//! What goes wrong with a cell, and what is left of it: nothing, and the same answer as without cells.
+//! Faults of cells: nothing is left of them, and the answer is the same as without cells.
 
 use crate::support::{Base, World, code, docker, function, image_of, until};
 use epsilon_api::{error::CallError, function::Version};
@@ -9,7 +9,7 @@ const CODE: &str = "exports.hello = (req, res) => res.send('hello')";
 /// Loading never ends.
 const HANGS: &str = "Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)";
 
-/// Only the cells that wait are left.
+/// Only the ready cells are left.
 async fn only_waiting_cells_are_left(world: &World) {
     until(
         || {
@@ -29,8 +29,9 @@ async fn only_waiting_cells_are_left(world: &World) {
 }
 
 #[tokio::test]
-async fn code_that_cannot_be_loaded_says_why_and_its_cell_is_thrown_away() {
-    let (base, world) = (Base::new(), World::new("{}").await);
+async fn load_failure_is_reported_and_removes_its_cell() {
+    let base = Base::new();
+    let world = World::new("{}").await;
     for (source, expected) in [
         ("throw new Error('bad luck')", "bad luck"),
         ("exports.other = () => {}", "hello"),
@@ -54,14 +55,15 @@ async fn code_that_cannot_be_loaded_says_why_and_its_cell_is_thrown_away() {
 }
 
 #[tokio::test]
-async fn a_cell_that_is_killed_while_it_loads_is_an_instance_that_died() {
-    let (base, world) = (Base::new(), World::new("{cells_min: 1, cells_max: 1}").await);
+async fn cell_killed_while_loading_counts_as_crash() {
+    let base = Base::new();
+    let world = World::new("{cells_min: 1, cells_max: 1}").await;
     let hangs = function(&world, &base, HANGS, |_| {});
     world.until_ready(&hangs, 1).await;
     let waiting = world.containers();
     let kill = async {
         until(|| world.mounts(), |mounts| mounts.len() == 1).await;
-        // Only the one that loads, not the next one that boots.
+        // Only the loading cell, not the next one that boots.
         docker(&["kill", &waiting[0]]);
     };
     let (answer, ()) = tokio::join!(world.get(&hangs, "/"), kill);
@@ -80,8 +82,9 @@ async fn a_cell_that_is_killed_while_it_loads_is_an_instance_that_died() {
 }
 
 #[tokio::test]
-async fn a_start_that_nobody_waits_for_throws_its_cell_away() {
-    let (base, world) = (Base::new(), World::new("{cells_min: 1, cells_max: 1}").await);
+async fn cancelled_start_removes_its_cell() {
+    let base = Base::new();
+    let world = World::new("{cells_min: 1, cells_max: 1}").await;
     let hangs = function(&world, &base, HANGS, |_| {});
     world.until_ready(&hangs, 1).await;
     let leave = async { drop(until(|| world.mounts(), |mounts| mounts.len() == 1).await) };
@@ -95,8 +98,9 @@ async fn a_start_that_nobody_waits_for_throws_its_cell_away() {
 }
 
 #[tokio::test]
-async fn a_cell_that_dies_while_it_waits_is_replaced() {
-    let (base, world) = (Base::new(), World::new("{cells_min: 1, cells_max: 1}").await);
+async fn ready_cell_that_dies_is_replaced() {
+    let base = Base::new();
+    let world = World::new("{cells_min: 1, cells_max: 1}").await;
     let hello = function(&world, &base, CODE, |_| {});
     world.until_ready(&hello, 1).await;
     let first = world.containers();
@@ -108,10 +112,11 @@ async fn a_cell_that_dies_while_it_waits_is_replaced() {
     world.end().await;
 }
 
-/// What the engine has not heard of yet is seen all the same.
+/// A cell that the engine has not reported dead is recognised all the same.
 #[tokio::test]
-async fn cells_that_have_just_died_are_nobodys_fault() {
-    let (base, world) = (Base::new(), World::new("{cells_min: 2, cells_max: 2}").await);
+async fn cells_that_just_died_fail_no_call() {
+    let base = Base::new();
+    let world = World::new("{cells_min: 2, cells_max: 2}").await;
     let hello = function(&world, &base, CODE, |_| {});
     world.until_ready(&hello, 2).await;
     let pid = |name: &String| docker(&["inspect", "-f", "{{.State.Pid}}", name]).trim().to_owned();
@@ -119,7 +124,7 @@ async fn cells_that_have_just_died_are_nobodys_fault() {
     assert!(Command::new("kill").arg("-9").args(&pids).status().unwrap().success());
     let alive = || pids.iter().filter(|pid| is_alive(pid)).count();
     while alive() > 0 {
-        std::thread::yield_now(); // not `await`: the agent is to hear of nothing
+        std::thread::yield_now(); // not `await`: the agent must not get the event
     }
     assert_eq!(world.text(&hello, "/").await, "hello");
     world.end().await;
@@ -141,14 +146,15 @@ fn unmountable(world: &World, base: &Base, image: &Version) -> Arc<Version> {
 }
 
 #[tokio::test]
-async fn a_mount_that_fails_is_no_failed_call() {
-    let (base, world) = (Base::new(), World::new("{}").await);
+async fn failed_mount_fails_no_call() {
+    let base = Base::new();
+    let world = World::new("{}").await;
     let (_image, version) = image_of(&base, CODE);
     let version = unmountable(&world, &base, &version);
     world.until_ready(&version, 1).await;
     assert_eq!(world.text(&version, "/").await, "hello");
     assert_eq!((world.assigned("ready"), world.assigned("image")), (0, 1));
-    // It is this version's layers, and nobody else's.
+    // The layers are only this version's.
     let other = function(&world, &base, CODE, |_| {});
     world.until_ready(&other, 1).await;
     assert_eq!(world.text(&other, "/").await, "hello");
@@ -157,27 +163,29 @@ async fn a_mount_that_fails_is_no_failed_call() {
 }
 
 #[tokio::test]
-async fn an_engine_that_does_not_see_mounts_serves_from_images() {
-    let (base, world) = (Base::new(), World::new("{}").await);
+async fn engine_that_does_not_see_mounts_starts_from_images() {
+    let base = Base::new();
+    let world = World::new("{}").await;
     let (_image, version) = image_of(&base, CODE);
     world.until_ready(&version, 2).await;
-    // From here on nothing reaches the containers, as if the engine lived elsewhere.
+    // From here on mounts do not reach the containers, as if the engine were on another machine.
     let folder = world.cells_folder();
     assert!(Command::new("mount").arg("--make-private").arg(folder).status().unwrap().success());
     assert_eq!(world.text(&version, "/").await, "hello");
     assert_eq!((world.assigned("ready"), world.assigned("image")), (0, 1));
-    // No more of them: those that waited go, and none follows.
+    // Cells are off: ready ones are removed, and none follows.
     until(|| (world.status().cells.ready, world.containers().len()), |seen| *seen == (0, 1)).await;
     let (_image, other) = image_of(&base, CODE);
     assert_eq!(world.text(&other, "/").await, "hello");
-    assert_eq!(world.assigned("image"), 1, "it is not tried again");
+    assert_eq!(world.assigned("image"), 1, "there is no second attempt");
     assert_eq!(code(&world.get(&other, "/").await), "OK");
     world.end().await;
 }
 
 #[tokio::test]
-async fn a_deployment_leaves_the_last_ready_cell_to_a_call() {
-    let (base, world) = (Base::new(), World::new("{cells_min: 2, cells_max: 2}").await);
+async fn deployment_leaves_last_ready_cell_to_a_call() {
+    let base = Base::new();
+    let world = World::new("{cells_min: 2, cells_max: 2}").await;
     let many: Vec<_> = (0..4).map(|_| function(&world, &base, CODE, |_| {})).collect();
     let other = function(&world, &base, CODE, |_| {});
     world.until_ready(&other, 2).await;
@@ -201,15 +209,16 @@ async fn a_deployment_leaves_the_last_ready_cell_to_a_call() {
 }
 
 #[tokio::test]
-async fn a_crash_loop_boots_its_own_cells_and_leaves_those_that_are_ready() {
-    let (base, world) = (Base::new(), World::new("{cells_min: 2, cells_max: 2}").await);
+async fn crash_loop_boots_own_cells_and_leaves_ready_ones() {
+    let base = Base::new();
+    let world = World::new("{cells_min: 2, cells_max: 2}").await;
     let crashes = function(&world, &base, "exports.hello = () => process.exit(3)", |_| {});
     let calm = function(&world, &base, CODE, |_| {});
     world.until_ready(&crashes, 2).await;
     for _ in 0..3 {
         world.get(&crashes, "/").await.unwrap_err();
     }
-    // From now on it goes on all the time, and cells are ready for others all the same.
+    // From now on it crashes all the time, and cells are ready for others all the same.
     let vm = world.vm();
     let looping = tokio::spawn(async move {
         for _ in 0..12 {
@@ -232,7 +241,7 @@ async fn a_crash_loop_boots_its_own_cells_and_leaves_those_that_are_ready() {
     let ready = world.assigned("ready");
     world.text(&calm, "/").await;
     assert_eq!(world.assigned("ready"), ready + 1);
-    assert!(!looping.is_finished(), "it was at it all the time");
+    assert!(!looping.is_finished(), "it looped all the time");
     looping.await.unwrap();
     assert!(world.assigned("booted") >= 10, "{}", world.assigned("booted"));
     world.end().await;

@@ -1,4 +1,5 @@
-//! What instances share of the machine, and what they reach of it: nothing that one of them could use up for the others.
+//! Shared resources of the machine and its networks: no instance can use them up, or reach what is
+//! closed to it.
 
 use crate::support::{Base, World, docker, function, image_of, leave_behind, until};
 use epsilon_api::function::Version;
@@ -9,7 +10,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-/// Perl is part of the base, and reaches the kernel without anybody's library in between.
+/// Perl is part of the base, and makes system calls without a library in between.
 const CODE: &str = r#"
 const fs = require('node:fs'), os = require('node:os'), net = require('node:net');
 const { execFile, spawn } = require('node:child_process');
@@ -20,7 +21,7 @@ exports.hello = async (req, res) => {
   if (pathname === '/user') return res.json({ id: process.getuid(), ...os.userInfo(), home: os.homedir() });
   if (pathname === '/watch') return res.send(tried(() => { fs.watch('/tmp').close(); }));
   if (pathname === '/greedy') {
-    // Takes all inotify instances that it gets, and keeps them.
+    // Takes all inotify instances that it gets.
     const perl = spawn('perl', ['-e', '$| = 1; $n = 0; $n++ while syscall($ARGV[0], 0) >= 0; print "$n\n"; sleep 1000', query.get('call')]);
     return perl.stdout.once('data', (taken) => res.send(String(taken).trim()));
   }
@@ -77,8 +78,9 @@ fn own_address() -> Ipv4Addr {
 }
 
 #[tokio::test]
-async fn each_instance_is_a_user_of_its_own_with_a_name() {
-    let (base, world) = (Base::new(), World::new("{}").await);
+async fn each_instance_has_its_own_named_user() {
+    let base = Base::new();
+    let world = World::new("{}").await;
     let one = function(&world, &base, CODE, |_| {});
     let two = function(&world, &base, CODE, |_| {});
     world.until_ready(&one, 2).await;
@@ -96,7 +98,7 @@ async fn each_instance_is_a_user_of_its_own_with_a_name() {
     let (_image, version) = image_of(&base, CODE);
     assert_eq!(user(&imaged, &version).await["id"], 700_000);
     imaged.retire(&version).await;
-    assert_eq!(user(&imaged, &version).await["id"], 700_000, "given back, and given out again");
+    assert_eq!(user(&imaged, &version).await["id"], 700_000, "freed, and given out again");
     imaged.end().await;
     let shared = World::new("{cells_max: 0, user_ids: shared}").await;
     assert_eq!(user(&shared, &version).await["id"], 65_532);
@@ -104,8 +106,9 @@ async fn each_instance_is_a_user_of_its_own_with_a_name() {
 }
 
 #[tokio::test]
-async fn one_that_takes_all_that_its_user_may_have_takes_nothing_from_others() {
-    let (base, world) = (Base::new(), World::new("{}").await);
+async fn exhausted_user_limits_do_not_affect_other_instances() {
+    let base = Base::new();
+    let world = World::new("{}").await;
     let greedy = function(&world, &base, CODE, |_| {});
     let other = function(&world, &base, CODE, |_| {});
     world.until_ready(&greedy, 2).await;
@@ -118,7 +121,7 @@ async fn one_that_takes_all_that_its_user_may_have_takes_nothing_from_others() {
 }
 
 #[tokio::test]
-async fn an_instance_that_is_taken_over_keeps_its_user_to_itself() {
+async fn adopted_instance_keeps_its_own_user() {
     let base = Base::new();
     let seen: Arc<OnceLock<(Arc<Version>, Value)>> = Arc::default();
     let told = Arc::clone(&seen);
@@ -139,7 +142,8 @@ async fn an_instance_that_is_taken_over_keeps_its_user_to_itself() {
 
 #[tokio::test]
 async fn the_socket_directory_is_small_and_closed_to_code() {
-    let (base, world) = (Base::new(), World::new("{}").await);
+    let base = Base::new();
+    let world = World::new("{}").await;
     let celled = function(&world, &base, CODE, |_| {});
     world.until_ready(&celled, 1).await;
     let (_image, from_image) = image_of(&base, CODE);
@@ -156,13 +160,15 @@ async fn the_socket_directory_is_small_and_closed_to_code() {
     world.end().await;
 }
 
-/// Each of these is allowed by Docker 20.10, or by no profile at all; with the profile, the kernel is not reached.
+/// Each of these is allowed by Docker 20.10, or without a profile; with the profile, the kernel
+/// refuses them.
 #[tokio::test]
 async fn calls_that_no_function_needs_are_refused() {
     if cfg!(not(target_arch = "x86_64")) {
-        return; // the numbers below are this architecture's
+        return; // the numbers below are of this architecture
     }
-    let (base, world) = (Base::new(), World::new("{}").await);
+    let base = Base::new();
+    let world = World::new("{}").await;
     let version = function(&world, &base, CODE, |_| {});
     world.until_ready(&version, 1).await;
     let tried = async |call: &str| {
@@ -206,8 +212,9 @@ async fn calls_that_no_function_needs_are_refused() {
 }
 
 #[tokio::test]
-async fn nothing_of_the_machine_is_reached_but_names() {
-    let (base, world) = (Base::new(), World::new("{reconcile_every: 200ms}").await);
+async fn only_dns_of_the_machine_is_reached() {
+    let base = Base::new();
+    let world = World::new("{reconcile_every: 200ms}").await;
     let version = function(&world, &base, CODE, |_| {});
     world.until_ready(&version, 1).await;
     // A service of this machine on all its addresses.
@@ -230,7 +237,7 @@ async fn nothing_of_the_machine_is_reached_but_names() {
     assert_eq!(connect(&world, &version, &address, 9000).await, REFUSED);
     neighbour.end().await;
 
-    // Names are as they are without any rule.
+    // DNS works as without any rule.
     let open = World::new("{closed_networks: none, open_addresses: 0.0.0.0/0}").await;
     let free = function(&open, &base, CODE, |_| {});
     let want = open.text(&free, "/resolve").await;
@@ -256,13 +263,13 @@ fn rules(part: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_an_operator_opens_is_reached_and_nothing_beside_it() {
+async fn only_opened_addresses_are_reached() {
     let base = Base::new();
     let own = own_address();
     let service = TcpListener::bind("0.0.0.0:0").unwrap();
     let other = TcpListener::bind("0.0.0.0:0").unwrap();
     let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
-    // A data base in a container whose port Docker publishes on this machine.
+    // A database in a container whose port Docker publishes on this machine.
     let database = Published::new();
     let settings = format!(
         "{{cells_min: 1, open_addresses: '{own}:{},{own}:{}'}}",
@@ -279,9 +286,9 @@ async fn what_an_operator_opens_is_reached_and_nothing_beside_it() {
     world.end().await;
 }
 
-/// As the network itself: the next agent on the folder has the same bridge.
+/// Rules survive like the network itself: the next agent on the directory has the same bridge.
 #[tokio::test]
-async fn rules_of_an_agent_that_was_killed_are_filled_again_and_go_with_the_next() {
+async fn rules_of_a_killed_agent_are_refilled_then_removed() {
     let base = Base::new();
     let bridge: Arc<OnceLock<String>> = Arc::default();
     let told = Arc::clone(&bridge);
@@ -292,8 +299,8 @@ async fn rules_of_an_agent_that_was_killed_are_filled_again_and_go_with_the_next
     });
     let bridge = bridge.get().unwrap();
     let before = rules(bridge);
-    assert!(!before.is_empty(), "nobody took them off");
-    // Somebody else did with a part of them.
+    assert!(!before.is_empty(), "they were not removed");
+    // Another program removed a part of them.
     let emptied =
         Command::new("iptables").args(["-w", "5", "-F", &format!("{bridge}-in")]).status();
     assert!(emptied.unwrap().success());
@@ -309,7 +316,7 @@ async fn rules_of_an_agent_that_was_killed_are_filled_again_and_go_with_the_next
     assert_eq!(rules(bridge), "");
 }
 
-/// A container of somebody else's with a port on this machine.
+/// A foreign container with a port on this machine.
 struct Published {
     id: String,
     port: u16,

@@ -25,8 +25,9 @@ async fn call_all<'a>(
 }
 
 #[tokio::test]
-async fn first_calls_to_one_function_and_to_many_are_all_answered() {
-    let (base, world) = (Base::new(), World::new("{}").await);
+async fn first_calls_to_one_and_many_functions_are_answered() {
+    let base = Base::new();
+    let world = World::new("{}").await;
     let one =
         function(&world, &base, CODE, |spec| spec.max_instances = NonZeroU32::new(4).unwrap());
     world.until_ready(&one, 2).await;
@@ -45,7 +46,7 @@ async fn first_calls_to_one_function_and_to_many_are_all_answered() {
     assert!(codes.iter().all(|code| *code == "OK"), "{codes:?}");
     assert_eq!(through_cells(&world) - before, 10);
     assert_eq!(world.assigned("image"), 0);
-    assert!(world.assigned("ready") >= 2, "those that waited were used");
+    assert!(world.assigned("ready") >= 2, "ready ones were used");
     for version in &many {
         world.retire(version).await;
     }

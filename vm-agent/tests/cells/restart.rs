@@ -1,4 +1,4 @@
-//! An agent that is killed at any step of an assignment, and the next one on the same folder.
+//! An agent that is killed at any step of an assignment, and the next one on the same directory.
 
 use crate::support::{Base, World, docker, function, leave_behind, until};
 use epsilon_api::function::Version;
@@ -10,7 +10,7 @@ use std::{
 
 const COUNTS: &str = "let calls = 0; exports.hello = (req, res) => res.send(String(++calls))";
 const HANGS: &str = "Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0)";
-/// The next agent boots none of its own, so that what is there is what was left.
+/// The next agent boots no cells, so that what exists is what was left.
 const NEXT: &str = "{cells_min: 0}";
 
 fn nothing_is_left(world: &World) {
@@ -26,7 +26,7 @@ async fn killed_while_a_cell_boots() {
         until(|| world.containers().len(), |count| *count > 0).await;
     });
     let world = World::on(folder, NEXT).await;
-    // What the engine was asked for before may come a moment later; then the timer finds it.
+    // What the engine was requested before may appear a moment later; then the timer finds it.
     until(|| (world.containers(), world.cells()), |seen| *seen == Default::default()).await;
     world.end().await;
 }
@@ -67,14 +67,14 @@ fn record(cell: &Path, version: &Version) {
 }
 
 #[tokio::test]
-async fn a_record_of_what_was_never_mounted_or_loaded_is_believed_by_nobody() {
+async fn record_without_mount_or_loaded_code_is_ignored() {
     let base = Base::new();
     let folder = leave_behind(tempfile::tempdir().unwrap(), "{}", async move |world| {
         let hello = function(world, &base, COUNTS, |_| {});
         world.until_ready(&hello, 2).await;
         let cells = world.cells();
         record(&cells[0], &hello);
-        // Torn in the middle of being written.
+        // Torn while it was written.
         std::fs::write(cells[1].join("version.json"), "{").unwrap();
     });
     let world = World::on(folder, NEXT).await;
@@ -104,7 +104,7 @@ async fn killed_while_code_loads() {
 }
 
 #[tokio::test]
-async fn what_served_goes_on_with_its_mount_and_the_dead_are_cleared_away() {
+async fn adopted_cells_serve_on_and_dead_are_removed() {
     let base = Base::new();
     let versions: Arc<OnceLock<[Arc<Version>; 2]>> = Arc::default();
     let told = Arc::clone(&versions);
@@ -115,7 +115,7 @@ async fn what_served_goes_on_with_its_mount_and_the_dead_are_cleared_away() {
         assert_eq!(world.text(&one, "/").await, "1");
         let living = world.container();
         assert_eq!(world.text(&two, "/").await, "1");
-        // One of the two dies while nobody looks after it.
+        // One of the two dies while no agent runs.
         let instances = world.status().instances;
         let dead = instances.iter().map(|i| format!("epsilon-cell-{}", i.id));
         let dead = dead.into_iter().find(|name| *name != living).unwrap();
@@ -127,7 +127,7 @@ async fn what_served_goes_on_with_its_mount_and_the_dead_are_cleared_away() {
     assert_eq!((world.containers().len(), world.mounts().len(), world.cells().len()), (1, 1, 1));
     assert_eq!(world.text(one, "/").await, "2", "the same instance");
     assert_eq!(world.text(two, "/").await, "1", "a new one");
-    // One that was taken over ends as any other.
+    // An adopted instance ends like any other.
     world.retire(one).await;
     until(|| world.mounts().len(), |count| *count == 1).await;
     world.end().await;

@@ -1,4 +1,4 @@
-//! What a cold start through a cell looks like, and what is kept ready.
+//! A cold start through a cell, and which cells are kept ready.
 
 use crate::support::{Base, World, code, docker, function, text, until};
 use epsilon_api::{
@@ -20,7 +20,8 @@ exports.hello = (req, res) => {
 
 #[tokio::test]
 async fn a_first_call_finds_a_booted_container() {
-    let (base, world) = (Base::new(), World::new("{}").await);
+    let base = Base::new();
+    let world = World::new("{}").await;
     let you =
         function(&world, &base, CODE, |spec| drop(spec.env.insert("WHO".into(), "you".into())));
     let other = function(&world, &base, CODE, |_| {});
@@ -40,7 +41,7 @@ async fn a_first_call_finds_a_booted_container() {
     let instance = &world.status().instances[0];
     assert!(world.containers().contains(&format!("epsilon-cell-{}", instance.id)));
 
-    // The next version gets the next cell, and what was the first one's is gone with it.
+    // The next version gets the next cell, and the first one's data is gone with its cell.
     assert_eq!(world.text(&other, "/count").await, "1");
     assert_eq!(world.text(&other, "/").await, "hello world");
     assert_eq!(world.mounts().len(), 2);
@@ -53,7 +54,8 @@ async fn a_first_call_finds_a_booted_container() {
 
 #[tokio::test]
 async fn limits_of_the_function_are_set_beside_the_load() {
-    let (base, world) = (Base::new(), World::new("{}").await);
+    let base = Base::new();
+    let world = World::new("{}").await;
     let small = function(&world, &base, CODE, |spec| {
         (spec.memory, spec.cpu) = (Bytes::mib(300), MilliCores(500));
     });
@@ -72,20 +74,21 @@ async fn limits_of_the_function_are_set_beside_the_load() {
 
 #[tokio::test]
 async fn without_a_ready_cell_one_is_booted() {
-    let (base, world) = (Base::new(), World::new("{cells_min: 0, cells_max: 1}").await);
+    let base = Base::new();
+    let world = World::new("{cells_min: 0, cells_max: 1}").await;
     let none = function(&world, &base, CODE, |spec| spec.network = Network::None);
     let answer = world.get(&none, "/").await.unwrap();
     let phases = answer.spent.start.unwrap();
     assert!(!phases.create.is_zero() && !phases.start.is_zero() && !phases.cell.is_zero());
     assert_eq!(text(answer).await, "hello world");
     assert_eq!((world.assigned("booted"), world.assigned("image")), (1, 0));
-    // Asked for once, a cell of its kind is kept for the next start.
+    // After one start, a cell of its kind is kept for the next one.
     until(|| world.status().cells.ready, |ready| *ready == 1).await;
     world.end().await;
 }
 
 #[tokio::test]
-async fn what_was_used_before_is_ready_after_a_restart_of_the_agent() {
+async fn cells_of_known_base_are_ready_after_restart() {
     let base = Base::new();
     let world = World::new("{}").await;
     let hello = function(&world, &base, CODE, |_| {});

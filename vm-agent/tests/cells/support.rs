@@ -1,4 +1,5 @@
-//! An agent with cells in a folder of its own, a runtime base with this checkout's wrapper, and functions upon it.
+//! An agent with cells in a directory of its own, a runtime base with this checkout's wrapper, and
+//! functions on it.
 
 use epsilon_api::{
     body,
@@ -22,7 +23,7 @@ use std::{
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 
-/// Longest that anything may take; far more than any of it needs.
+/// Longest wait for anything; far more than any of it needs.
 pub(crate) const LIMIT: Duration = Duration::from_secs(90);
 const RUNTIME: &str = "epsilon/runtime-node:current";
 const WRAPPER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../wrapper-image/node");
@@ -34,12 +35,12 @@ pub(crate) fn docker(args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// An image of the test's own, removed in the end.
+/// An image of the test's own, removed on drop.
 #[derive(Debug)]
 pub(crate) struct Image(ImageRef);
 
 impl Image {
-    /// `from` with folders of this machine copied in.
+    /// `from` with directories of this machine copied in.
     fn new(from: &str, copies: &[(&Path, &str)]) -> Self {
         let name = format!("epsilon-test-{}", InstanceId::random());
         docker(&["create", "--name", &name, from]);
@@ -85,7 +86,8 @@ impl Base {
     }
 }
 
-/// The code of a function as a layer on the shelf of a builder. Its image is the base: as good as none.
+/// The code of a function as a layer in a builder's cache. Its image is the base, and cannot run
+/// it.
 pub(crate) fn function(
     world: &World,
     base: &Base,
@@ -108,7 +110,7 @@ pub(crate) fn function(
     version(&name, base.clone(), Some(Parts { base, layers }), change)
 }
 
-/// The same as an image that can run without cells; its layers are in nobody's shelf.
+/// The same as an image that can run without cells; its layers are in no builder's cache.
 pub(crate) fn image_of(base: &Base, code: &str) -> (Image, Arc<Version>) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("index.js"), code).unwrap();
@@ -179,7 +181,7 @@ impl World {
         self.vm().status()
     }
 
-    /// Has the version known here, and waits for that many cells.
+    /// Sends the version, and waits for that many cells.
     pub(crate) async fn until_ready(&self, version: &Arc<Version>, cells: u32) {
         self.vm().fetch(Arc::clone(version)).await.unwrap();
         until(|| self.status().cells, |seen| seen.ready >= cells && seen.booting == 0).await;
@@ -192,7 +194,8 @@ impl World {
     ) -> Result<Answer, CallError> {
         let request =
             Request::builder().uri(path).header("host", "test").body(body::empty()).unwrap();
-        let (version, request_id) = (Arc::clone(version), RequestId::random());
+        let version = Arc::clone(version);
+        let request_id = RequestId::random();
         let call =
             Call { version, request_id, may_wait: true, request, upload: None, interim: None };
         timeout(LIMIT, self.vm().call(call)).await.unwrap()
@@ -202,7 +205,7 @@ impl World {
         text(self.get(version, path).await.unwrap()).await
     }
 
-    /// Waits for a line of the function's log that holds the text.
+    /// Waits for a line of the function's log that contains the text.
     pub(crate) async fn line(&self, version: &Version, part: &str) {
         let query = LogQuery { follow: true, ..LogQuery::default() };
         let mut lines = self.vm().logs(&version.function, query);
@@ -210,7 +213,7 @@ impl World {
         timeout(LIMIT, find).await.unwrap_or_else(|_| panic!("no line with `{part}`"));
     }
 
-    /// How many starts that were to go through a cell came to this.
+    /// How many starts that were to go through a cell had this outcome.
     pub(crate) fn assigned(&self, outcome: &str) -> u64 {
         let families = self.registry.gather();
         let family = families.iter().find(|f| f.name() == "epsilon_cell_assignments_total");
@@ -240,13 +243,13 @@ impl World {
         format!("epsilon-cell-{}", instances[0].id)
     }
 
-    /// Folders of cells on which something is mounted.
+    /// Directories of cells on which something is mounted.
     pub(crate) fn mounts(&self) -> Vec<PathBuf> {
         let below = mounts_below(self.folder.path());
         below.into_iter().filter(|point| point.ends_with("app")).collect()
     }
 
-    /// The folders of cells.
+    /// The directories of cells.
     pub(crate) fn cells(&self) -> Vec<PathBuf> {
         cells_in(self.folder.path())
     }
@@ -260,14 +263,14 @@ impl World {
         until(|| of(self.status()), |left| *left == 0).await;
     }
 
-    /// Ends the agent without a word, as a kill does: with its runtime, so that no destructor says goodbye.
+    /// Ends the agent as a kill does: with its runtime, so that no destructor runs.
     pub(crate) fn abandon(self) -> Data {
         let Self { agent, folder, .. } = self;
         drop(agent);
         folder
     }
 
-    /// Ends the agent; nothing of its VM is left in the engine, in the kernel, or on disk.
+    /// Shuts the agent down; nothing of its VM is left in the engine, in the kernel, or on disk.
     pub(crate) async fn end(self) -> Data {
         let id = self.status().id;
         self.agent.shutdown(Duration::from_secs(5)).await;
@@ -286,7 +289,7 @@ impl World {
     }
 }
 
-/// The folder of an agent. What is still mounted in it when a test fails goes with it.
+/// The directory of an agent. Mounts that are left when a test fails are removed with it.
 #[derive(Debug)]
 pub(crate) struct Data(TempDir);
 
@@ -310,7 +313,7 @@ impl Drop for Data {
     }
 }
 
-/// Runs an agent in a runtime of its own and takes that away.
+/// Runs an agent in a runtime of its own and drops that.
 pub(crate) fn leave_behind(
     folder: impl Into<Data>,
     yaml: &'static str,
@@ -352,7 +355,7 @@ pub(crate) fn code(answer: &Result<Answer, CallError>) -> &'static str {
     answer.as_ref().err().map_or("OK", |err| err.verdict().code)
 }
 
-/// Waits until the condition holds; shows the last state that was seen when it does not.
+/// Waits until the condition holds; shows the last observed state when it does not.
 pub(crate) async fn until<T: std::fmt::Debug>(
     look: impl Fn() -> T,
     good: impl Fn(&T) -> bool,

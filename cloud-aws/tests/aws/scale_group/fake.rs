@@ -1,5 +1,5 @@
-//! A scripted EC2 Auto Scaling: answers each action as told, keeps what it was asked. Actions that nobody
-//! scripted are refused.
+//! A scripted EC2 Auto Scaling: answers each action as scripted, and records requests. Unscripted
+//! actions are refused.
 
 use bytes::Bytes;
 use epsilon_cloud_aws::scale_group::{ScaleGroup, in_moto};
@@ -20,7 +20,7 @@ pub(crate) struct Fake {
 #[derive(Default)]
 struct Script {
     answers: Mutex<HashMap<String, (u16, String)>>,
-    /// Each question's form, as it came.
+    /// The form of each request, in order.
     asked: Mutex<Vec<String>>,
 }
 
@@ -47,7 +47,7 @@ impl Fake {
         &self.endpoint
     }
 
-    /// The group `vms` behind it.
+    /// The group `vms` on this fake.
     pub(crate) async fn group(&self) -> ScaleGroup {
         ScaleGroup::new(&in_moto::sdk(&self.endpoint).await, "vms".into())
     }
@@ -61,7 +61,7 @@ impl Fake {
         self.page(action, status, &body);
     }
 
-    /// The action fails with this code and these words.
+    /// The action fails with this code and this text.
     pub(crate) fn refuses(&self, action: &str, status: u16, code: &str, words: &str) {
         let body = format!(
             "<ErrorResponse xmlns=\"http://autoscaling.amazonaws.com/doc/2011-01-01/\"><Error><Type>Sender</Type>\
@@ -75,7 +75,7 @@ impl Fake {
         self.script.answers.lock().insert(action.to_owned(), (status, body.to_owned()));
     }
 
-    /// The forms of all questions for this action.
+    /// The forms of all requests for this action.
     pub(crate) fn asked(&self, action: &str) -> Vec<String> {
         let asked = self.script.asked.lock();
         asked.iter().filter(|form| form.contains(&format!("Action={action}&"))).cloned().collect()

@@ -1,4 +1,5 @@
-//! Real mounts in a folder of the test's own. Need root, as the agent does to have cells; without it, only that it says so.
+//! Real mounts in a directory of the test's own. Need root, as the agent does for cells; without
+//! it, only the error is checked.
 
 use super::*;
 
@@ -24,7 +25,7 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// A folder whose mounts go with it.
+/// A directory that is unmounted on drop.
 struct Data(tempfile::TempDir);
 
 impl Data {
@@ -79,7 +80,7 @@ fn without_root_there_are_no_mounts_and_a_reason() {
 }
 
 #[test]
-fn the_shared_mount_is_made_once_and_taken_off_again() {
+fn shared_mount_is_made_once_and_removed() {
     if !is_root() {
         return;
     }
@@ -87,7 +88,7 @@ fn the_shared_mount_is_made_once_and_taken_off_again() {
     drop(data.open());
     drop(data.open());
     assert_eq!(data.table(), [(data.root(), true)]);
-    // Twice over each other, or private: as an agent that was killed in the middle, or somebody else, left it.
+    // Mounted twice, or private: as a killed agent, or another program, left it.
     mount_bind(data.root(), data.root()).unwrap();
     assert_eq!(data.table().len(), 2);
     drop(data.open());
@@ -124,7 +125,7 @@ fn layers_lie_over_each_other_and_cannot_be_written() {
     let line = table.lines().find(|line| line.contains("0123456789ab/app")).unwrap();
     assert!(line.contains(" ro,nosuid,nodev"), "{line}");
     let below = || found(&target).unwrap();
-    assert_eq!(below(), vec![target.clone()], "once, not once more in a peer");
+    assert_eq!(below(), vec![target.clone()], "once, not again in a peer");
     detach(&target).unwrap();
     detach(&target).unwrap();
     assert_eq!(below(), Vec::<PathBuf>::new());
@@ -132,7 +133,7 @@ fn layers_lie_over_each_other_and_cannot_be_written() {
 }
 
 #[test]
-fn one_layer_is_as_good_as_many_and_too_many_are_refused() {
+fn one_layer_can_be_mounted_too_many_cannot() {
     if !is_root() {
         return;
     }
@@ -149,7 +150,7 @@ fn one_layer_is_as_good_as_many_and_too_many_are_refused() {
     detach(&target).unwrap();
     let err = mounts.overlay(many.iter().map(PathBuf::as_path), &target).unwrap_err();
     assert_eq!(err.kind(), io::ErrorKind::InvalidInput);
-    // What is not there, and what is no folder but leads to one.
+    // A missing path, and a link to a directory.
     assert!(mounts.overlay(std::iter::once(Path::new("/nowhere")), &target).is_err());
     let link = data.0.path().join("link");
     std::os::unix::fs::symlink(&only, &link).unwrap();
@@ -158,7 +159,7 @@ fn one_layer_is_as_good_as_many_and_too_many_are_refused() {
 }
 
 #[test]
-fn the_end_takes_off_what_cells_left() {
+fn shutdown_unmounts_leftover_cells() {
     if !is_root() {
         return;
     }

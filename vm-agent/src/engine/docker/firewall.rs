@@ -1,31 +1,32 @@
-//! The rules that keep functions from the machine that they run on, from its networks, and from the cloud's metadata
-//! service, where the VM's own credentials lie. Three chains of each bridge's own, filled whole at once:
+//! The iptables rules that keep functions from the machine that they run on, from its networks, and
+//! from the cloud's metadata service, which has the VM's own credentials. Three chains for each
+//! bridge, filled in one transaction:
 //!
 //! ```text
-//! INPUT        -i BRIDGE ─▶ BRIDGE-in    packets for this machine: only answers, names and what is opened
+//! INPUT        -i BRIDGE ─▶ BRIDGE-in    packets for this machine: only answers, DNS and exceptions
 //! DOCKER-USER  -i BRIDGE ─▶ BRIDGE-out   packets that Docker's bridges forward: not into closed networks
-//! DOCKER-USER  -o BRIDGE ─▶ BRIDGE-back  answers from what is opened, past Docker's walls between its bridges
+//! DOCKER-USER  -o BRIDGE ─▶ BRIDGE-back  answers of exceptions, past Docker's isolation of its bridges
 //! ```
 //!
-//! Chains and rules outlive the agent; the next one on the same folder has the same bridge, fills them again, and removes
-//! them in its end. Needs root and iptables.
+//! Chains and rules outlive the agent; the next one on the same directory has the same bridge,
+//! fills them again, and removes them at its shutdown. Needs root and iptables.
 
 use crate::engine::{EngineError, Firewall, OpenAddress};
 use std::{process::Stdio, time::Duration};
 use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
 const METADATA: &str = "169.254.169.254/32";
-/// Chains of the bridge, and the rules of the engine's and the kernel's chains that lead there.
+/// Chains of the bridge, and the rules in the engine's and the kernel's chains that jump to them.
 const CHAINS: [(&str, &str, &str); 3] =
     [("in", "INPUT", "-i"), ("out", "DOCKER-USER", "-i"), ("back", "DOCKER-USER", "-o")];
 /// Seconds that iptables may wait for its lock.
 const LOCK_WAIT: &str = "5";
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Refused at once when the kernel can, else dropped.
+/// Rejected where the kernel can, else dropped.
 const TARGETS: [&str; 2] = ["REJECT", "DROP"];
 
-/// Packets of connections that were let through already.
+/// Packets of established connections.
 const KNOWN: &str = "--ctstate RELATED,ESTABLISHED";
 
 pub(super) async fn ensure(firewall: &Firewall) -> Result<(), EngineError> {
@@ -52,12 +53,12 @@ pub(super) async fn remove(bridge: &str) -> Result<(), EngineError> {
     for (end, from, direction) in CHAINS {
         let chain = format!("{bridge}-{end}");
         take_off(&[from, direction, bridge, "-j", &chain]).await?;
-        // A chain that is not there cannot be emptied.
+        // A missing chain cannot be flushed.
         if iptables("-F", &[&chain]).await.is_ok() {
             iptables("-X", &[&chain]).await.map_err(EngineError::Refused)?;
         }
     }
-    // Of an earlier release.
+    // Rules of an earlier release.
     for (_, from, direction) in &CHAINS[..2] {
         for target in TARGETS {
             take_off(&[from, direction, bridge, "-d", METADATA, "-j", target]).await?;
@@ -73,7 +74,7 @@ async fn take_off(rule: &[&str]) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// All three chains as `iptables-restore` takes them: they are emptied and filled in one step.
+/// All three chains as input of `iptables-restore`, which flushes and fills them in one step.
 fn rules(firewall: &Firewall, refuse: &str) -> String {
     let bridge = &firewall.bridge;
     let mut lines = vec!["*filter".to_owned()];
@@ -89,7 +90,7 @@ fn rules(firewall: &Firewall, refuse: &str) -> String {
         }
     }
     for wanted in firewall.open.iter().flat_map(wanted) {
-        // The machine's own firewall has the next word; Docker's walls between bridges have not.
+        // The machine's own firewall still applies; Docker's isolation between bridges does not.
         add("in", format!("-m conntrack {wanted} -j RETURN"));
         add("out", format!("-m conntrack {wanted} -j ACCEPT"));
         add("back", format!("-m conntrack {KNOWN} {wanted} -j ACCEPT"));
@@ -102,7 +103,8 @@ fn rules(firewall: &Firewall, refuse: &str) -> String {
     lines.join("\n")
 }
 
-/// By the address that the function asked for: behind a port that Docker publishes there is another one.
+/// Matches the address that the function connected to: a port that Docker publishes is translated
+/// to another one.
 fn wanted(open: &OpenAddress) -> Vec<String> {
     let network = open.network;
     let Some(port) = open.port else { return vec![format!("--ctorigdst {network}")] };
@@ -128,7 +130,7 @@ async fn run(program: &str, arguments: &[&str], input: &str) -> Result<(), Strin
     let work = async {
         let mut child = command.spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
-            // Whoever does not read it says why in its status.
+            // A program that does not read it reports why in its status.
             drop(stdin.write_all(input.as_bytes()).await);
         }
         child.wait_with_output().await
@@ -149,7 +151,7 @@ mod tests {
     use crate::network::reach::Reach;
 
     #[test]
-    fn what_is_opened_comes_before_what_is_closed_and_after_the_metadata_service() {
+    fn exceptions_come_after_metadata_and_before_closed_networks() {
         let reach = Reach::read(Some("10.0.0.0/8"), Some("10.0.0.5:5432,10.9.0.0/16")).unwrap();
         let mut firewall = reach.firewall("eps0");
         firewall.resolvers = vec!["10.0.0.2".parse().unwrap()];

@@ -1,5 +1,6 @@
-//! The control group of one container, stopped and continued by one write to a file: some microseconds, where the engine's
-//! own `pause` takes tens of milliseconds. Only where the engine is on this machine and this process may write there.
+//! Freezes the control group of one container by one write to a file: some microseconds, where the
+//! engine's own `pause` takes tens of milliseconds. Only where the engine is on this machine and
+//! this process may write there.
 //!
 //! Version 1 (`freezer/…/freezer.state`) and version 2 (`…/cgroup.freeze`) of control groups:
 //! <https://docs.kernel.org/admin-guide/cgroup-v1/freezer-subsystem.html>,
@@ -23,7 +24,7 @@ pub struct CgroupFreezer {
     words: Words,
 }
 
-/// What stops and what continues.
+/// The values to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Words {
     freeze: &'static str,
@@ -34,7 +35,7 @@ const V1: Words = Words { freeze: "FROZEN", thaw: "THAWED" };
 const V2: Words = Words { freeze: "1", thaw: "0" };
 
 impl CgroupFreezer {
-    /// The group of a container, found through its first process. `None` where it cannot be written to.
+    /// The group of a container, found through its first process. `None` where it is not writable.
     pub(super) fn open(container: &str, pid: i64) -> Option<Self> {
         Self::open_in(Path::new(PROCESSES), Path::new(CGROUPS), container, pid)
     }

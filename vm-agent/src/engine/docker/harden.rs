@@ -1,7 +1,8 @@
-//! A container as Docker gets it: the function's share and everything that no function and no image can turn off.
+//! A container as Docker gets it: the function's limits and the hardening that no function and no
+//! image can turn off.
 //!
-//! The seccomp profile is `seccomp.json` beside this file: Moby's default for containers without capabilities, less what
-//! docs/decisions/0033 names.
+//! The seccomp profile is `seccomp.json` beside this file: Moby's default for containers without
+//! capabilities, less what docs/decisions/0033 lists.
 
 use crate::{
     config::Seccomp,
@@ -14,16 +15,17 @@ use bollard::models::{
 };
 use epsilon_api::units::{Bytes, MilliCores};
 
-/// Nanoseconds of processor time per second in a thousandth of a core.
+/// Nanoseconds of CPU time per second in a thousandth of a core.
 const NANOS_PER_MILLICORE: i64 = 1_000_000;
-/// When the machine is short of memory, the kernel ends functions before the platform and the engine.
+/// When the machine is out of memory, the kernel kills functions before the platform and the
+/// engine.
 const OOM_SCORE_ADJ: i64 = 500;
 const SECCOMP_PROFILE: &str = include_str!("seccomp.json");
-/// Everybody may write, as in `/tmp`: the image does not know the user.
+/// World-writable, as `/tmp`: the image does not know the user.
 const VOLUME_MODE: i64 = 0o1777;
 
-/// `cores`: what the machine has. Docker refuses a share beyond it; a function that may use four cores
-/// runs on two, only slower.
+/// Builds the request. `cores`: of the machine. Docker refuses a share beyond it; a function with a
+/// limit of four cores runs on two, only slower.
 pub(super) fn container(spec: &ContainerSpec, code: &str, cores: u32) -> ContainerCreateBody {
     let memory = spec.memory.get() as i64;
     let limit = |name: &str, value: i64| ResourcesUlimits {
@@ -37,7 +39,7 @@ pub(super) fn container(spec: &ContainerSpec, code: &str, cores: u32) -> Contain
         typ: Some(MountType::BIND),
         ..Default::default()
     });
-    // As a slave: what the machine mounts there comes in, and nothing goes out.
+    // As a slave mount: what the machine mounts there appears inside, and nothing propagates back.
     let mounts = spec.mounts.as_ref().map(|folder| Mount {
         target: Some(code.into()),
         source: Some(folder.to_string_lossy().into_owned()),
@@ -56,8 +58,8 @@ pub(super) fn container(spec: &ContainerSpec, code: &str, cores: u32) -> Contain
         read_only: Some(true),
         ..Default::default()
     });
-    // What an image declares as a volume would be a folder on the engine's disk, without a limit. A tmpfs is memory of the
-    // instance, which has one.
+    // A declared volume would be a directory on the engine's disk, without a limit. A tmpfs is
+    // memory of the instance, which has one.
     let volumes = spec.image.volumes.iter().filter(|path| *path != "/tmp").map(|path| Mount {
         target: Some(path.clone()),
         typ: Some(MountType::TMPFS),
@@ -68,7 +70,8 @@ pub(super) fn container(spec: &ContainerSpec, code: &str, cores: u32) -> Contain
         }),
         ..Default::default()
     });
-    // Docker adds `noexec` unless told otherwise; packages unpack programs and native add-ons there, as on Lambda.
+    // Docker adds `noexec` by default; packages unpack programs and native add-ons there, as on
+    // Lambda.
     let tmp = format!("rw,exec,nosuid,nodev,mode=1777,size={}", spec.limits.tmp_size.get());
     let mut security = vec!["no-new-privileges:true".to_owned()];
     match spec.limits.seccomp {
@@ -109,7 +112,8 @@ pub(super) fn container(spec: &ContainerSpec, code: &str, cores: u32) -> Contain
         user: Some(spec.user.clone()),
         env: Some(spec.env.iter().map(|(key, value)| format!("{key}={value}")).collect()),
         labels: Some(spec.labels.to_map()),
-        // An image's own check would run as often as it likes, outside of the function's limits.
+        // An image's own health check would run at any rate that the image sets, outside of the
+        // function's limits.
         healthcheck: Some(HealthConfig { test: Some(vec!["NONE".into()]), ..Default::default() }),
         attach_stdout: Some(true),
         attach_stderr: Some(true),
@@ -118,7 +122,7 @@ pub(super) fn container(spec: &ContainerSpec, code: &str, cores: u32) -> Contain
     }
 }
 
-/// Other limits for a container that runs: the same two that [`container`] gave it.
+/// New limits for a running container: the same two that [`container`] sets.
 pub(super) fn update(memory: Bytes, cpu: MilliCores, cores: u32) -> ContainerUpdateBody {
     let memory = memory.get() as i64;
     ContainerUpdateBody {

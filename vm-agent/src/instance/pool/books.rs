@@ -1,5 +1,6 @@
-//! The books of a pool, kept under its lock: who is where, who waits, what is remembered. Decides what follows
-//! from each change and says it as [`Todo`]; does none of it. Only `pool.rs` comes here.
+//! The state of a pool, kept under its lock: instances, waiting calls, remembered failures. Each
+//! change returns its side effects as [`Todo`]; nothing here carries them out. Used only by
+//! `pool.rs`.
 
 use super::{Key, NoPlace, Pool, Reply};
 use crate::{
@@ -23,49 +24,50 @@ use std::{
 /// How long the first failure of a version's code is remembered; doubled up to [`REMEMBER_MAX`].
 const REMEMBER: Duration = Duration::from_secs(1);
 const REMEMBER_MAX: Duration = Duration::from_secs(30);
-/// How long a version with live instances waits after a start that this VM could not make.
+/// Pause of a version with live instances after a start that this VM had no capacity for.
 const NO_ROOM_PAUSE: Duration = Duration::from_millis(500);
-/// An instance that ends by itself within this time of being ready is no better than one that never was.
+/// An instance that ends by itself within this time of being ready counts like one that never was
+/// ready.
 const YOUNG: Duration = Duration::from_secs(10);
-/// Calls for which a start was worth its cost.
+/// Calls after which a start was worth its cost.
 const MIN_SERVED: u64 = 10;
 
 #[derive(Default)]
 pub(super) struct Books {
     pub(super) slots: BTreeMap<Key, Slot>,
-    /// Live instances with a free place; the one used last is at the end.
+    /// Live instances with a free slot; the one used last is at the end.
     pub(super) available: Vec<Key>,
     pub(super) waiters: VecDeque<Waiter>,
     pub(super) next: u64,
-    /// The version is wanted: `minInstances` holds.
+    /// The version is to be served: `minInstances` holds.
     pub(super) wanted: bool,
-    /// Calls that hold a place.
+    /// Number of calls that hold a slot.
     pub(super) running: u32,
-    /// Calls and new instances since `vm.rs` last looked at what the pool is worth.
+    /// Uses since `note_uses` last read them.
     pub(super) uses: Uses,
-    /// How many `ensure_ready` wait for at least one instance.
+    /// Number of `ensure_ready` requests that wait for at least one instance.
     pub(super) askers: u32,
-    /// Idle instances go at once: the version was retired, or the VM drains.
+    /// Idle instances stop at once: the version was retired, or the VM drains.
     pub(super) closing: bool,
     pub(super) failure: Option<Remembered>,
-    /// Instances ended soon after they were ready: until when none is started that no call waits for, and
-    /// how long that was.
+    /// Back-off after instances that ended soon after they were ready: no start that no call waits
+    /// for before this moment, and the length of the pause.
     pub(super) brittle: Option<(Moment, Duration)>,
     pub(super) no_start_before: Option<Moment>,
     pub(super) failures: u64,
 }
 
-/// What speaks for keeping the pool's instances.
+/// Uses that raise the value of the pool's instances.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Uses {
     pub(super) calls: u64,
     pub(super) instances: u64,
 }
 
-/// An instance that was started before anybody called.
+/// A prewarmed instance: started before any call.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Guess {
-    /// When it goes if nobody calls.
+    /// When it stops if no call uses it.
     pub(super) until: Moment,
 }
 
@@ -73,29 +75,36 @@ pub(super) struct Slot {
     pub(super) instance: Arc<Instance>,
     pub(super) state: State,
     pub(super) calls: Vec<(u64, RequestId)>,
-    /// Calls that it has served to their end.
+    /// Number of calls that it served to their end.
     pub(super) served: u64,
-    /// When it was ready; not known of one that was found running.
+    /// When it became ready; unknown for an adopted instance.
     pub(super) ready_at: Option<Moment>,
-    /// Its start waits for memory that others have.
+    /// Its start waits for memory.
     pub(super) is_short: bool,
-    /// Nobody has called yet, and perhaps nobody will.
+    /// Set while it is prewarmed and no call has used it.
     pub(super) guess: Option<Guess>,
 }
 
 impl Slot {
     pub(super) fn new(instance: Arc<Instance>, state: State) -> Self {
-        let (calls, served, ready_at) = (Vec::new(), 0, None);
-        Self { instance, state, calls, served, ready_at, is_short: false, guess: None }
+        Self {
+            instance,
+            state,
+            calls: Vec::new(),
+            served: 0,
+            ready_at: None,
+            is_short: false,
+            guess: None,
+        }
     }
 
-    /// Whether its end says that starts are in vain: of one that did some work, it does not. A rare fault, or a stranger
-    /// who found one, must not slow down a function that others use.
+    /// Whether its end counts as early. One that served calls does not count: a rare fault, or a
+    /// caller who triggers it, must not slow down a function that others use.
     pub(super) fn is_early(&self) -> bool {
         self.served < MIN_SERVED
     }
 
-    /// Starts although nobody has called.
+    /// Whether it is a prewarm in progress.
     pub(super) fn is_starting_ahead(&self) -> bool {
         self.guess.is_some() && self.state == State::Starting
     }
@@ -104,7 +113,7 @@ impl Slot {
 pub(super) struct Waiter {
     pub(super) ticket: u64,
     pub(super) request_id: RequestId,
-    /// There is no other VM for it.
+    /// No other VM can take it.
     pub(super) may_wait: bool,
     pub(super) to: Reply,
 }
@@ -115,7 +124,7 @@ pub(super) struct Remembered {
     pub(super) pause: Duration,
 }
 
-/// What follows from a change, to be done without the lock.
+/// Side effects of a change, carried out without the lock.
 #[derive(Default)]
 pub(super) struct Todo {
     pub(super) places: Vec<(Reply, Place, Option<StartPhases>)>,
@@ -164,11 +173,11 @@ impl Books {
         let spec = &pool.version.spec;
         let asked = if self.askers > 0 { 1 } else { 0 };
         let min = if self.wanted { spec.min_instances } else { 0 };
-        // One that closes needs none: it would start what it stops at once.
+        // A closing pool needs none: it would start at once what it stops.
         if self.closing { 0 } else { min.max(asked).min(spec.max_instances.get()) }
     }
 
-    /// Nothing is here, nothing is expected, and nothing is to be remembered.
+    /// Whether the pool is empty, and no expected call and no remembered failure needs it.
     pub(super) fn is_forgotten(&self, pool: &Pool, now: Moment) -> bool {
         let remembers = self.failure.as_ref().is_some_and(|kept| now < kept.until);
         let empty = self.slots.is_empty() && self.waiters.is_empty();
@@ -193,18 +202,18 @@ impl Books {
         self.failure = Some(Remembered { failure: failure.clone(), until: now + pause, pause });
     }
 
-    /// An instance that was ready ended by itself.
+    /// A ready instance ended by itself.
     pub(super) fn crashed(&mut self, key: Key, now: Moment) {
         let ready_at = self.slots.get(&key).and_then(|slot| slot.ready_at);
         if ready_at.is_some_and(|then| now < then + YOUNG) {
-            // After a good while, what was before counts no more.
+            // After a good while, earlier crashes count no more.
             let before = self.brittle.filter(|(until, _)| now < *until + REMEMBER_MAX);
             let pause = longer(before, now);
             self.brittle = Some((now + pause, pause));
         }
     }
 
-    /// Begins a call in the instance used last among those with a free place.
+    /// Begins a call in the instance used last among those with a free slot.
     pub(super) fn begin(&mut self, pool: &Pool, request_id: &RequestId) -> Option<Place> {
         while let Some(&key) = self.available.last() {
             let call = self.number();
@@ -264,7 +273,7 @@ impl Books {
         todo
     }
 
-    /// Holds up the rule of `available`: exactly the live instances with a free place.
+    /// Restores the invariant of `available`: exactly the live instances with a free slot.
     pub(super) fn refresh(&mut self, key: Key, concurrency: usize) {
         let free = self
             .slots
@@ -277,7 +286,10 @@ impl Books {
         }
     }
 
-    /// Serves those who wait, starts what they need, lets go what nobody needs.
+    /// Serves waiting calls, starts the instances that they need, and stops idle ones if the pool
+    /// closes. Order matters: only calls that no free slot could serve count for starts, and only
+    /// starts that were just begun count for those that may not wait. `fresh`: the instance that
+    /// just became ready, whose call gets the phases of its start.
     pub(super) fn dispatch(
         &mut self,
         pool: &Pool,
@@ -285,6 +297,7 @@ impl Books {
         fresh: Option<(Key, StartPhases)>,
     ) -> Todo {
         let mut todo = Todo::default();
+        // Free slots first, to the calls at the head of the queue.
         while let Some(waiter) = self.waiters.front() {
             if waiter.to.is_closed() {
                 self.waiters.pop_front();
@@ -297,12 +310,14 @@ impl Books {
                 todo.places.push((waiter.to, place, started));
             }
         }
+        // Then instances, for the calls that are left.
         while self.wants_start(pool, now) {
             if !self.start(pool, None, &mut todo) {
                 break;
             }
         }
         self.refuse_hurried(pool, &mut todo);
+        // At last, a closing pool stops the instances without calls: no waiting call needs one.
         if self.closing && self.waiters.is_empty() {
             let keys: Vec<Key> = self
                 .slots
@@ -317,26 +332,27 @@ impl Books {
         todo
     }
 
-    /// One instance more. Says whether there will be one.
+    /// Adds one starting instance. Returns whether it did.
     fn start(&mut self, pool: &Pool, guess: Option<Guess>, todo: &mut Todo) -> bool {
         let id = InstanceId::random();
         let idle = pool.vm.config.connection_idle;
         match Instance::new(id, Arc::clone(&pool.version), idle, &pool.vm.closed) {
             Ok(instance) => {
-                let (key, instance) = (self.number(), Arc::new(instance));
+                let key = self.number();
+                let instance = Arc::new(instance);
                 let slot = Slot::new(Arc::clone(&instance), State::Starting);
                 self.slots.insert(key, Slot { guess, ..slot });
                 todo.starts.push((key, instance));
                 true
             }
             Err(err) => {
-                tracing::error!(%err, "A function's name is no container's name.");
+                tracing::error!(%err, "The function's name does not form a container name; no instance is started.");
                 false
             }
         }
     }
 
-    /// Starts an instance for a call that is expected, where there is none and nothing speaks against it.
+    /// Prewarms an instance for an expected call, if there is none and no failure forbids it.
     pub(super) fn start_ahead(&mut self, pool: &Pool, now: Moment, until: Moment) -> Todo {
         let mut todo = Todo::default();
         let resting = self.no_start_before.is_some_and(|then| now < then)
@@ -349,7 +365,7 @@ impl Books {
         todo
     }
 
-    /// Gives up the places of calls that are over, one way or another.
+    /// Accounts for calls that ended, however they ended.
     pub(super) fn rest(&mut self, pool: &Pool, calls: usize, now: Moment) {
         if calls > 0 {
             self.running = self.running.saturating_sub(u32::try_from(calls).unwrap_or(u32::MAX));
@@ -359,8 +375,9 @@ impl Books {
         }
     }
 
-    /// How long this idle instance may be idle. Pauses between calls say nothing of calls side by side: only the last
-    /// instance stays as long as they suggest, those beside it as long as the operator says.
+    /// The idle timeout of this instance. Pauses between calls say nothing about concurrent calls:
+    /// only the last instance stays as long as the history suggests, those beside it as long as the
+    /// operator's default.
     pub(super) fn idle(&self, pool: &Pool, key: Key) -> Duration {
         let slot = self.slots.get(&key);
         if let Some(Slot { guess: Some(guess), state: State::Idle { since }, .. }) = slot {
@@ -372,14 +389,16 @@ impl Books {
         if is_last || is_set { choice.idle } else { pool.vm.config.keep.default }
     }
 
-    /// Sends away those who may not wait and whom no start under way would serve.
+    /// Refuses calls that may not wait and that no start in progress would serve.
     fn refuse_hurried(&mut self, pool: &Pool, todo: &mut Todo) {
         if self.waiters.iter().all(|waiter| waiter.may_wait) {
             return;
         }
+        // Calls at the head of the queue get the slots of the starts that have their memory.
         let starting = self.slots.values().filter(|slot| slot.state == State::Starting);
         let (short, begins): (Vec<_>, Vec<_>) = starting.partition(|slot| slot.is_short);
-        let (places, is_short) = (begins.len() * pool.concurrency(), !short.is_empty());
+        let places = begins.len() * pool.concurrency();
+        let is_short = !short.is_empty();
         let mut position = 0;
         for waiter in std::mem::take(&mut self.waiters) {
             if waiter.may_wait || position < places {
@@ -394,8 +413,12 @@ impl Books {
         }
     }
 
+    /// Whether one more start is needed and allowed. It is needed if more calls wait than the starts
+    /// in progress will have slots for, or if fewer instances exist than the minimum. During a
+    /// pause after a failure, waiting calls still start one if the version has no instance.
     pub(super) fn wants_start(&self, pool: &Pool, now: Moment) -> bool {
-        let (starting, live) = (self.starting(), self.live());
+        let starting = self.starting();
+        let live = self.live();
         if pool.vm.closed.is_cancelled()
             || starting + live >= pool.version.spec.max_instances.get()
             || starting as usize >= pool.vm.config.starts_per_version
@@ -411,12 +434,13 @@ impl Books {
     }
 }
 
-/// Whether the instance ends because of its own code, as far as its state says.
+/// Whether the instance ends because of its own code, as far as its state shows.
 fn is_bad_end(state: State) -> bool {
     match state {
         State::Stopping { why } | State::Gone { why } => match why {
             Why::TimedOut => true,
-            // Of those that crashed the exit tells, of those that were never ready the reason: it may be the machine's.
+            // For crashes the exit status decides, for failed starts the failure: the machine may
+            // be the cause.
             Why::Crashed | Why::NeverReady => false,
             Why::IdleTooLong | Why::OneCall | Why::Evicted | Why::Asked => false,
         },
@@ -424,7 +448,7 @@ fn is_bad_end(state: State) -> bool {
     }
 }
 
-/// The pause after the one before. What fails together (a burst of starts) counts once.
+/// The next pause. Failures during the current pause (a burst of starts) count once.
 fn longer(before: Option<(Moment, Duration)>, now: Moment) -> Duration {
     match before {
         Some((until, pause)) if now < until => pause,

@@ -1,21 +1,22 @@
-//! Starts that no call waits for: new versions of a deployment, `minInstances`, what is expected. They take turns of their
-//! own, of which there are half as many as starts at once, so that a call's start never stands in the engine's queue behind a
-//! project of two hundred functions. Memory is asked for with the turn in hand: one after the other, each can have
-//! what the one before it does not need any more.
+//! Starts that no call waits for: new versions of a deployment, `minInstances`, prewarms. They take
+//! turns from a semaphore of their own, with half as many permits as `starts` has, so that a call's
+//! start never queues in the engine after a project of two hundred functions. Memory is requested
+//! with the turn in hand: each start can then have what the one before it freed.
 //!
-//! Called by `way.rs`. Once a call waits for such a start, it is like any other.
+//! Called by `way.rs`. Once a call waits for such a start, it is treated like any other.
 
 use super::Runner;
 use crate::instance::start::StartFailure;
 use tokio::sync::OwnedSemaphorePermit;
 
-/// A place among the starts that nobody waits for. Dropping it lets the next one begin.
+/// A permit for one background start. Dropping it lets the next one begin.
 pub(super) struct BackgroundTurn {
     _permit: OwnedSemaphorePermit,
 }
 
 impl Runner {
-    /// `None`: a call waits for the start. Waits for the turn as long as the start is needed and nobody calls.
+    /// Takes a turn; waits for it as long as the start is needed and no call waits. `None`: a call
+    /// waits for the start.
     pub(super) async fn take_background_turn(
         &self,
     ) -> Result<Option<BackgroundTurn>, StartFailure> {
@@ -30,12 +31,14 @@ impl Runner {
                 return Err(StartFailure::CalledOff);
             }
             tokio::select! {
-                // Both may be dropped: a place in a queue that is kept across rounds, a stored notice.
+                // Both may be dropped: a place in the semaphore's queue that is kept across rounds,
+                // a stored notification.
                 turn = &mut turn => {
                     let permit = turn.map_err(|_| StartFailure::CalledOff)?;
-                    return match self.pool.is_start_needed() {
-                        true => Ok(Some(BackgroundTurn { _permit: permit })),
-                        false => Err(StartFailure::CalledOff),
+                    return if self.pool.is_start_needed() {
+                        Ok(Some(BackgroundTurn { _permit: permit }))
+                    } else {
+                        Err(StartFailure::CalledOff)
                     };
                 }
                 changed = changes.changed() => changed.map_err(|_| StartFailure::CalledOff)?,

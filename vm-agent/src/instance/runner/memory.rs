@@ -1,6 +1,6 @@
-//! Memory for one start: what is free, what leaves anyway, what can be made to leave. Cells that wait go before idle instances
-//! of others: they are somebody's next start at most, and come back by themselves. For a start that no call waits for it is
-//! the other way round.
+//! Memory for one start: what is free, what is being freed anyway, what can be evicted. Unassigned
+//! cells are evicted before idle instances of other versions: a cell only speeds up some next
+//! start, and the pool of cells is refilled later. For a start that no call waits for it is the other way round.
 
 use super::Runner;
 use crate::instance::{
@@ -10,11 +10,12 @@ use crate::instance::{
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// Pause between two looks for memory that others may have left.
+/// Pause between two attempts to get memory that other instances may have freed.
 const MEMORY_LOOK: Duration = Duration::from_millis(50);
 
 impl Runner {
-    /// Tells the pool before anything that takes long, such as a pull, when there is no memory to be had.
+    /// Reports to the pool that there is no memory, before anything that takes long, such as a
+    /// pull.
     pub(super) fn look_for_memory(&self) {
         let shortage = self.vm.budget.shortage(self.instance.version.spec.memory);
         let shortage = shortage.saturating_sub(self.vm.cells.spare_bytes());
@@ -23,7 +24,7 @@ impl Runner {
         }
     }
 
-    /// Takes memory if it is free, or what leaves for it does so now. Says whether it has it.
+    /// Takes memory if it is free, or can be evicted right now. Returns whether it did.
     pub(super) async fn take_memory_at_hand(&self) -> Result<bool, StartFailure> {
         let Some(grant) = self.claim_memory().await? else { return Ok(false) };
         self.instance.keep_memory(grant);
@@ -31,8 +32,9 @@ impl Runner {
         Ok(true)
     }
 
-    /// Waits for memory as long as a call waits for a place: calls of others end, and their instances are
-    /// idle then. Between two looks nothing is claimed, so that a smaller one may go first.
+    /// Waits for memory as long as a call waits for a slot: other instances become idle when their
+    /// calls end. Between two attempts nothing is claimed, so that a smaller request may be served
+    /// first.
     pub(super) async fn take_memory(&self) -> Result<(), StartFailure> {
         let give_up = Instant::now() + self.vm.config.queue_wait;
         loop {
@@ -51,7 +53,7 @@ impl Runner {
         }
     }
 
-    /// Memory that is free or about to be; `None` when all of it is in use for now.
+    /// Memory that is free or about to be; `None` while all of it is in use.
     async fn claim_memory(&self) -> Result<Option<Grant>, StartFailure> {
         let memory = self.instance.version.spec.memory;
         match self.vm.budget.claim(memory) {
@@ -71,8 +73,9 @@ impl Runner {
         }
     }
 
-    /// All or nothing: no cell goes for a start that gets no memory all the same. For one that nobody waits for, cells go
-    /// last: the next call that finds no instance needs them more.
+    /// Evicts for `shortage` bytes, all or nothing: no cell is removed for a start that gets no
+    /// memory all the same. For a start that no call waits for, cells are evicted last: the next
+    /// call that finds no instance needs them more.
     fn make_room(&self, shortage: u64) -> bool {
         if !self.pool.has_waiting_calls() && self.vm.evict(shortage, &self.pool) {
             return true;
@@ -82,7 +85,7 @@ impl Runner {
         if instances > 0 && !self.vm.evict(instances, &self.pool) {
             return false;
         }
-        // One may have been taken meanwhile; then the memory comes a look later.
+        // A cell may have been taken meanwhile; then the next attempt gets the memory.
         cells == 0 || self.vm.cells.give_way(cells) >= cells
     }
 }

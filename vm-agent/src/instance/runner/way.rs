@@ -1,7 +1,9 @@
-//! Which way a start takes. Through a cell, when the version fits one: one that waits, else one that is booted for it. From its
-//! image otherwise, and whenever cells turn out not to work here: without a gap, with what was taken already.
+//! Chooses the path of a start. Through a cell, when the version fits one: a ready one, else one
+//! that is booted for it. From its image otherwise, and whenever cells turn out not to work here;
+//! what was taken already (memory, turns) is kept for the second attempt.
 //!
-//! A start that no call waits for (of a deployment, of `minInstances`) is nobody else's wait: `background.rs`.
+//! Starts that no call waits for (of a deployment, of `minInstances`) take turns of their own:
+//! `background.rs`.
 
 use super::{Runner, background::BackgroundTurn};
 use crate::{
@@ -25,7 +27,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// What a start has taken while it looked for a way.
+/// What a start holds while it tries its paths.
 #[derive(Default)]
 struct Taken<'a> {
     has_memory: bool,
@@ -33,27 +35,27 @@ struct Taken<'a> {
     turn: Option<Turn<'a>>,
 }
 
-/// A place among the starts that the engine works for at once.
+/// A permit for one of the starts that the engine works on at once.
 struct Turn<'a> {
     _permit: SemaphorePermit<'a>,
-    /// Cells are not refilled at the cost of a start that a call waits for; but beside one of a function whose instances end
-    /// all the time, and beside the starts of a deployment.
+    /// Suspends the refill of cells while the engine works on a start that a call waits for. Not
+    /// set for a function whose instances end all the time, nor for background starts.
     _at_engine: Option<AtEngine<'a>>,
     _turbulent: Option<TurbulentTurn>,
 }
 
-/// The turn of a function whose instances end all the time. On this VM there is one such start at once. After one of a function
-/// that does nothing else there is a pause that follows from what it took, so that crash loops take no more than a fifth of
-/// one processor and of the engine.
+/// The turn of a function whose instances end all the time. Only one such start runs on this VM at
+/// once. After a start of a function that crashes on every start there is a pause proportional to
+/// its duration, so that crash loops take no more than a fifth of one CPU and of the engine.
 struct TurbulentTurn {
     permit: Option<OwnedSemaphorePermit>,
     began: Instant,
     pauses: bool,
 }
 
-/// The pause after such a start, in starts.
+/// The pause after such a start, in multiples of its duration.
 const PAUSE: u32 = 4;
-/// Longest pause: a slow engine is no reason to let a function wait for longer.
+/// Longest pause: a slow engine must not make a function wait longer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
 impl Drop for TurbulentTurn {
@@ -82,7 +84,7 @@ impl Runner {
                 Err(NotAssigned::Start(failure)) => return Err(failure),
                 Err(NotAssigned::Cells(why)) => {
                     self.vm.metrics.assigned("image");
-                    self.warn("No cell could serve; it is made from its image.", Some(&why));
+                    self.warn("No cell can serve the version; starting from its image.", Some(&why));
                 }
             }
         }
@@ -95,7 +97,7 @@ impl Runner {
         taken: &mut Taken<'a>,
     ) -> Result<Started, NotAssigned> {
         let cells = &self.vm.cells;
-        // What such a function takes is not what others will need.
+        // The demand of such a function must not size the pool of cells.
         let is_calm = !self.pool.is_turbulent();
         if is_calm {
             cells.wants(&kind, self.vm.now());
@@ -122,7 +124,7 @@ impl Runner {
         self.take_turn(taken).await.map_err(NotAssigned::Start)?;
         let since = Instant::now();
         if is_calm && let Some(mut cell) = self.take_cell(&kind, taken) {
-            drop(cell.place.memory.take()); // the start has all that it needs by now
+            drop(cell.place.memory.take()); // the start holds all of its memory already
             return self.assign(cell, code, phases, since, "ready").await;
         }
         if !cells.is_on() {
@@ -134,17 +136,19 @@ impl Runner {
             Ok(Err(why)) => return Err(NotAssigned::Cells(why)),
             Err(_) => return Err(NotAssigned::Start(StartFailure::CalledOff)),
         };
-        (taken.turn, taken.background) = (None, None); // as with a ready one
+        taken.turn = None; // as with a ready one
+        taken.background = None;
         let phases = StartPhases { layers: phases.layers, ..boot };
         self.assign(cell, code, phases, Instant::now(), "booted").await
     }
 
-    /// A ready cell; the last one is for a call that waits. What follows is the code's time, and nobody knows how much that is:
-    /// the start keeps no turn for it.
+    /// Takes a ready cell; the last one is left for a start that a call waits for. The start gives
+    /// up its turns: what follows is the loading of code, which may take any time.
     fn take_cell(&self, kind: &Kind, taken: &mut Taken<'_>) -> Option<Cell> {
         let leave = if self.pool.has_waiting_calls() { 0 } else { 1 };
         let cell = self.vm.cells.take(kind, leave)?;
-        (taken.turn, taken.background) = (None, None);
+        taken.turn = None;
+        taken.background = None;
         Some(cell)
     }
 
@@ -174,8 +178,8 @@ impl Runner {
         })
     }
 
-    /// What the function has beyond its cell. Only what is free at once: else the start waits for all of its memory, and
-    /// finds a cell then.
+    /// Claims the memory that the function has beyond its cell's. Only what is free at once: else
+    /// the start waits for all of its memory, and takes a cell then.
     fn top_up(&self, kind: &Kind) -> bool {
         let memory = self.instance.version.spec.memory;
         let beyond = memory.get().saturating_sub(kind.memory.get());
@@ -192,7 +196,7 @@ impl Runner {
     }
 
     async fn by_image<'a>(&'a self, taken: &mut Taken<'a>) -> Result<Started, StartFailure> {
-        // What others must give or send is waited for without a permit: it would keep theirs from them.
+        // Memory and pulls are waited for without a permit: holding one would block other starts.
         let began = Instant::now();
         if !taken.has_memory {
             self.look_for_memory();
@@ -209,7 +213,8 @@ impl Runner {
         image::start(&self.vm, &self.instance, image, pull).await
     }
 
-    /// Waits no longer than a call waits for a place: one that loads for ever may hold it.
+    /// Waits for the turn no longer than a call waits for a slot: a start whose code never finishes
+    /// loading may hold it.
     async fn take_turbulent_turn(&self) -> Result<TurbulentTurn, StartFailure> {
         let starts = Arc::clone(&self.vm.turbulent_starts);
         match timeout(self.vm.config.queue_wait, starts.acquire_owned()).await {
@@ -226,12 +231,12 @@ impl Runner {
         }
     }
 
-    /// Memory for all of it, then a place among those that start at once.
+    /// Takes memory for the whole instance, then a permit to start.
     async fn take_turn<'a>(&'a self, taken: &mut Taken<'a>) -> Result<(), StartFailure> {
         if !taken.has_memory {
             self.instance.give_memory_back(); // a part of it
             if !self.take_memory_at_hand().await? {
-                // It may take long: others that nobody waits for may be smaller.
+                // It may take long, and smaller background starts may go on.
                 taken.background = None;
                 self.take_memory().await?;
             }
@@ -239,13 +244,14 @@ impl Runner {
         }
         if taken.turn.is_none() {
             let closed = |_| StartFailure::CalledOff;
-            let mut turbulent = match self.pool.is_turbulent() {
-                true => Some(self.take_turbulent_turn().await?),
-                false => None,
+            let mut turbulent = if self.pool.is_turbulent() {
+                Some(self.take_turbulent_turn().await?)
+            } else {
+                None
             };
             let permit = self.vm.starts.acquire().await.map_err(closed)?;
             if let Some(turn) = &mut turbulent {
-                turn.began = Instant::now(); // the wait for others is no work
+                turn.began = Instant::now(); // the wait for the permit does not count
             }
             let is_waited_for = turbulent.is_none() && self.pool.has_waiting_calls();
             let at_engine = is_waited_for.then(|| self.vm.cells.has_engine());
@@ -253,7 +259,7 @@ impl Runner {
                 Some(Turn { _permit: permit, _at_engine: at_engine, _turbulent: turbulent });
         }
         if !self.pool.is_start_needed() {
-            return Err(StartFailure::CalledOff); // those who waited were served meanwhile
+            return Err(StartFailure::CalledOff); // the waiting calls were served meanwhile
         }
         Ok(())
     }
@@ -265,7 +271,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_start_of_a_broken_function_there_is_a_pause() {
+    async fn crash_loop_start_is_followed_by_a_pause() {
         for (took, pauses, paused) in [(100, true, 400), (10_000, true, 3_000), (100, false, 0)] {
             let starts = Arc::new(Semaphore::new(1));
             let permit = Arc::clone(&starts).acquire_owned().await.unwrap();

@@ -1,5 +1,5 @@
-//! The end of a container's process, watched from its start on. Asked by `image.rs`, by cells from their boot on, and for
-//! what was found running.
+//! Watches a container for the end of its process. Used by `image.rs`, by cells from their boot on,
+//! and for adopted containers.
 
 use crate::{
     engine::{ContainerName, EngineError, Exit},
@@ -9,12 +9,14 @@ use futures_util::future::BoxFuture;
 use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 
-/// The end of a container's process.
+/// Resolves when a container's process ends.
 pub(crate) type ExitWatch = BoxFuture<'static, Result<Exit, EngineError>>;
 
-/// Asks the engine for the end of the container. What it refuses is asked again; that it is away is an answer.
+/// Waits at the engine for the end of the container. A refused request is repeated; a missing
+/// container is a result.
 pub(crate) fn wait(vm: &Arc<LocalVm>, container: &ContainerName) -> ExitWatch {
-    let (vm, container) = (Arc::clone(vm), container.clone());
+    let vm = Arc::clone(vm);
+    let container = container.clone();
     Box::pin(async move {
         loop {
             match vm.engine.wait(&container).await {
@@ -32,13 +34,14 @@ pub(crate) fn wait(vm: &Arc<LocalVm>, container: &ContainerName) -> ExitWatch {
     })
 }
 
-/// Goes on asking after an `answer` that the engine is away: a container may outlive that.
+/// Keeps waiting when `answer` says that the engine is down: a container may outlive that.
 pub(crate) fn watch_exit(
     vm: &Arc<LocalVm>,
     container: &ContainerName,
     mut answer: ExitWatch,
 ) -> ExitWatch {
-    let (vm, container) = (Arc::clone(vm), container.clone());
+    let vm = Arc::clone(vm);
+    let container = container.clone();
     Box::pin(async move {
         loop {
             match answer.await {
@@ -50,7 +53,7 @@ pub(crate) fn watch_exit(
     })
 }
 
-/// Between two questions to an engine that is not well.
+/// Pause between two requests to an unhealthy engine.
 async fn pause(vm: &LocalVm) {
     sleep(vm.config.reconcile_every.min(Duration::from_secs(1))).await;
 }

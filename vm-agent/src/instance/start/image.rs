@@ -1,7 +1,7 @@
-//! The image path from nothing to an instance that takes calls:
-//! `image → folder → container → attached log → running → listening → code loaded`.
+//! The image path, from nothing to an instance that takes calls:
+//! `image → socket directory → container → attached log → running → listening → code loaded`.
 //!
-//! For whatever fits no cell, and where there are none. Called by `runner/way.rs`.
+//! For versions that fit no cell, and for VMs without cells. Called by `runner/way.rs`.
 
 use super::{LoadFailure, PROBE, StartFailure, Started, attachment, settle, wait, watch_exit};
 use crate::{
@@ -22,11 +22,11 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// The port of `runtime: container`.
 const PORT: u16 = 8080;
-/// First pause between two looks for a server; doubled up to [`SLOW_LOOK`].
+/// First pause between two probes of a server; doubled up to [`SLOW_LOOK`].
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const SLOW_LOOK: Duration = Duration::from_millis(4);
 
-/// `pull`: what it took to have `image`.
+/// `pull`: how long it took to have `image`.
 pub(crate) async fn start(
     vm: &Arc<LocalVm>,
     instance: &Instance,
@@ -52,7 +52,7 @@ pub(crate) async fn start(
     let folder = match spec.runtime {
         Runtime::Node => Some(
             vm.make_sockets(instance.id(), &lease)
-                .map_err(|err| StartFailure::NoCapacity(format!("no folder for sockets: {err}")))?,
+                .map_err(|err| StartFailure::NoCapacity(format!("no socket directory: {err}")))?,
         ),
         Runtime::Container => None,
     };
@@ -61,6 +61,7 @@ pub(crate) async fn start(
         Runtime::Node => vec![("EPSILON_SOCKETS".to_owned(), SOCKETS.to_owned())],
         Runtime::Container => {
             let mut env: Vec<_> = spec.env.clone().into_iter().collect();
+            // The platform sets the port; a value in the function's settings would be wrong.
             env.retain(|(key, _)| key != "PORT");
             env.push(("PORT".into(), PORT.to_string()));
             env
@@ -88,20 +89,20 @@ pub(crate) async fn start(
     instance.reach(Reached::Container);
     if let Err(err) = create(vm, instance, &container).await {
         let EngineError::NotFound(_) = err else { return Err(err.into()) };
-        // The image was removed behind our back: look again, once.
+        // The image was removed without the agent: look again, once.
         vm.images.lost(&version.image);
         container.image = vm.images.ensure(&*vm.engine, version).await?;
         create(vm, instance, &container).await?;
     }
     phases.create = lap();
 
-    // Before the start, or the first lines are lost.
+    // Attached before the start, or the first lines are lost.
     let tap = Tap::open(vm, instance.container(), &instance.gone).await?;
     tap.belongs_to(version, instance.id());
     instance.reach(Reached::Process);
     if let Err(err) = run(vm, instance).await {
         let EngineError::NotFound(_) = err else { return Err(err.into()) };
-        // The network was removed behind our back: make it, once.
+        // The network was removed without the agent: create it, once.
         vm.network.doubt();
         attachment(vm, spec.network, spec.runtime).await?;
         run(vm, instance).await?;
@@ -147,16 +148,18 @@ async fn create(
     instance: &Instance,
     container: &ContainerSpec,
 ) -> Result<(), EngineError> {
-    let (engine, container) = (Arc::clone(&vm.engine), container.clone());
+    let engine = Arc::clone(&vm.engine);
+    let container = container.clone();
     instance.have_engine(vm, async move { engine.create(&container).await }).await
 }
 
 async fn run(vm: &Arc<LocalVm>, instance: &Instance) -> Result<(), EngineError> {
-    let (engine, name) = (Arc::clone(&vm.engine), instance.container().clone());
+    let engine = Arc::clone(&vm.engine);
+    let name = instance.container().clone();
     instance.have_engine(vm, async move { engine.start(&name).await }).await
 }
 
-/// Ready is a server that accepts and answers anything at all.
+/// Waits until the server accepts a connection and sends at least one byte.
 async fn wait_for_server(address: SocketAddr) {
     let mut pause = FIRST_LOOK;
     while !matches!(timeout(PROBE, probe(address)).await, Ok(Ok(()))) {

@@ -1,4 +1,4 @@
-//! Leases, the order of removals, and what is left after each kind of end.
+//! Leases, the order of removals, and what is left after each kind of shutdown.
 
 use super::*;
 use tempfile::TempDir;
@@ -22,7 +22,7 @@ fn entries(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_layer_that_somebody_holds_stays() {
+fn leased_layer_is_not_removed() {
     let folder = TempDir::new().unwrap();
     let stock = Stock::open(folder.path()).unwrap();
     let first = add(&stock, 1);
@@ -38,7 +38,7 @@ fn a_layer_that_somebody_holds_stays() {
 }
 
 #[test]
-fn the_one_whose_use_is_the_longest_ago_goes_first_also_after_a_restart() {
+fn least_recently_used_is_removed_first_after_restart() {
     let folder = TempDir::new().unwrap();
     let stock = Stock::open(folder.path()).unwrap();
     for n in [1, 2, 3] {
@@ -52,12 +52,12 @@ fn the_one_whose_use_is_the_longest_ago_goes_first_also_after_a_restart() {
     stock.settle().unwrap();
     drop(stock);
     let stock = Stock::open(folder.path()).unwrap();
-    assert_eq!(stock.bytes(), 6000, "as it was told, not as it was measured");
+    assert_eq!(stock.bytes(), 6000, "the given size, not the measured one");
     assert_eq!(order(&stock), [name(2), name(3), name(1)]);
 }
 
 #[test]
-fn what_is_not_whole_does_not_count() {
+fn incomplete_layers_do_not_count() {
     let folder = TempDir::new().unwrap();
     let stock = Stock::open(folder.path()).unwrap();
     drop(add(&stock, 1));
@@ -73,13 +73,13 @@ fn what_is_not_whole_does_not_count() {
     assert!(stock.lease(&name(1)).is_some(), "an agent that is killed loses no layer");
     assert!(stock.bytes() > 0);
 
-    // A draft that is given up is no more.
+    // A dropped draft is removed.
     drop(stock.draft().unwrap());
     assert_eq!(entries(folder.path()), ["boot", "readme", name(1).as_str()]);
 }
 
 #[test]
-fn after_a_power_cut_only_what_was_on_the_disk_counts() {
+fn after_power_cut_only_flushed_layers_count() {
     let folder = TempDir::new().unwrap();
     let stock = Stock::open(folder.path()).unwrap();
     drop(add(&stock, 1));
@@ -94,7 +94,7 @@ fn after_a_power_cut_only_what_was_on_the_disk_counts() {
 }
 
 #[test]
-fn a_folder_that_somebody_tidied_up_is_brought_again() {
+fn layer_removed_by_hand_is_fetched_again() {
     let folder = TempDir::new().unwrap();
     let stock = Stock::open(folder.path()).unwrap();
     drop(add(&stock, 1));

@@ -1,4 +1,4 @@
-//! The code of an image that is in this machine's Docker.
+//! The code of an image in this machine's Docker.
 
 use super::*;
 use crate::engine::docker::DockerEngine;
@@ -8,7 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// An image of one layer, removed with the value.
+/// An image of one layer, removed on drop.
 struct Image(ImageRef);
 
 impl Image {
@@ -35,7 +35,7 @@ impl Drop for Image {
 }
 
 #[tokio::test]
-async fn an_image_gives_its_code_through_a_container_that_never_runs() {
+async fn code_is_read_from_image_by_unstarted_container() {
     let home = TempDir::new().unwrap();
     let config = Settings::default().check(home.path()).unwrap();
     let seconds = HistogramVec::new(HistogramOpts::new("test", "test"), &["call"]).unwrap();

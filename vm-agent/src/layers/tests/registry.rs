@@ -1,4 +1,5 @@
-//! Layers from registries: Debian's `docker-registry`, and a scripted one for what that one does not do.
+//! Layers from registries: Debian's `docker-registry`, and a scripted one for what that one does
+//! not do.
 
 use super::{
     scripted::{Answer, Scripted},
@@ -39,7 +40,7 @@ async fn push(repository: &str, user: Option<&User>, protocol: ClientProtocol, t
     }
 }
 
-/// The blob's bytes where a registry keeps them.
+/// The blob's file in the registry's storage.
 fn data(registry: &DebianRegistry, tar: &Tar) -> PathBuf {
     let digest = digest(&tar.gzip());
     let hex = digest.strip_prefix("sha256:").unwrap();
@@ -47,7 +48,7 @@ fn data(registry: &DebianRegistry, tar: &Tar) -> PathBuf {
 }
 
 #[tokio::test]
-async fn only_what_is_lacking_is_fetched_and_what_two_share_once() {
+async fn only_missing_layers_are_fetched_shared_ones_once() {
     let packages = layer("express.js", &"express ".repeat(100_000));
     let (one, two) = (layer("index.js", "one"), layer("index.js", "two"));
     let (mut registry, repository) = registry(&[], &[&packages, &one, &two]).await;
@@ -59,12 +60,12 @@ async fn only_what_is_lacking_is_fetched_and_what_two_share_once() {
     assert_eq!(contents(&b.unwrap())[1], file("index.js", "two"));
     assert_eq!(world.fetches("registry", "ok"), 3);
     registry.stop().await;
-    assert!(world.ensure(&first).await.is_ok(), "what is here is here");
-    assert_eq!(world.engine.used(Verb::EnsureImage), 0, "no image was brought");
+    assert!(world.ensure(&first).await.is_ok(), "present layers need no source");
+    assert_eq!(world.engine.used(Verb::EnsureImage), 0, "no image was pulled");
 }
 
 #[tokio::test]
-async fn a_corrupt_layer_is_refused_asked_for_once_more_and_told() {
+async fn corrupt_layer_is_fetched_once_more_then_reported() {
     let tar = layer("index.js", &"x".repeat(5000));
     let (registry, repository) = registry(&[], &[&tar]).await;
     let path = data(&registry, &tar);
@@ -77,18 +78,18 @@ async fn a_corrupt_layer_is_refused_asked_for_once_more_and_told() {
     let version = version("hello", Some(&repository), &[&tar]);
     let err = world.ensure(&version).await.unwrap_err();
     let text = told(&err);
-    for part in [&*registry.address().to_string(), "twice", "look at its disk", "deploy"] {
+    for part in [&*registry.address().to_string(), "twice", "check its disk", "deploy"] {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert!(!err.leaves_the_image(), "it is of the same registry");
     assert_eq!((world.fetches("registry", "corrupt"), world.names()), (2, vec![]));
-    assert_eq!(world.engine.used(Verb::EnsureImage), 0, "it is told, and not passed over");
+    assert_eq!(world.engine.used(Verb::EnsureImage), 0, "it is reported, and not skipped");
     fs::write(&path, good).unwrap();
     assert!(world.ensure(&version).await.is_ok());
 }
 
 #[tokio::test]
-async fn every_way_to_be_corrupt_is_seen() {
+async fn every_kind_of_corruption_is_detected() {
     let tar = layer("index.js", "x");
     let good = tar.gzip();
     let world = World::new("{}");
@@ -101,7 +102,7 @@ async fn every_way_to_be_corrupt_is_seen() {
         ("an unfit layer", Tar::default().file("app/.wh.x", "").gzip()),
         ("a plain tar", tar.bytes()),
         ("a changed sum", flipped),
-        ("more than was told", longer),
+        ("more than was reported", longer),
         ("nothing", Vec::new()),
         ("the first half", good[..good.len() / 2].to_vec()),
     ];
@@ -112,7 +113,7 @@ async fn every_way_to_be_corrupt_is_seen() {
         assert!(told(&err).contains("twice") && !err.is_unfit(), "{row}: {}", told(&err));
         assert_eq!((registry.asked().len(), world.names()), (2, vec![]), "{row}");
     }
-    // The same bytes under a blob's digest that is not theirs: what was built says what is right.
+    // The same bytes under another digest: the version's own digest decides.
     let registry = Scripted::start(vec![Answer::Good(good.clone())]).await;
     let mut other = version("hello", Some(&registry.repository()), &[&tar]);
     if let Some(blob) = &mut other.parts.as_mut().unwrap().layers[0].blob {
@@ -123,7 +124,7 @@ async fn every_way_to_be_corrupt_is_seen() {
 }
 
 #[tokio::test]
-async fn once_corrupt_is_made_good_by_the_second_fetch() {
+async fn second_fetch_repairs_a_corrupt_one() {
     let tar = layer("index.js", "x");
     let other = layer("index.js", "y").gzip();
     let script = vec![Answer::Good(other), Answer::Good(tar.gzip())];
@@ -133,12 +134,13 @@ async fn once_corrupt_is_made_good_by_the_second_fetch() {
     assert_eq!(contents(&world.ensure(&version).await.unwrap()), [file("index.js", "x")]);
     assert_eq!((world.fetches("registry", "corrupt"), world.fetches("registry", "ok")), (1, 1));
     let blob = format!("GET /v2/shop/pay/blobs/{} HTTP/1.1", digest(&tar.gzip()));
-    assert_eq!(registry.asked(), [blob.clone(), blob], "and nothing else is asked");
+    assert_eq!(registry.asked(), [blob.clone(), blob], "and no other request");
 }
 
-/// Whatever a registry does: where the engine has the image, it serves; where not, its error says why.
+/// Whatever a registry answers: where the engine has the image, it serves; where not, its error
+/// says why.
 #[tokio::test]
-async fn a_registry_without_the_layer_leaves_it_to_the_engine() {
+async fn registry_without_layer_falls_back_to_engine() {
     let tar = layer("index.js", "x");
     let rows = [
         ("absent", Answer::Status(404, "BLOB_UNKNOWN")),
@@ -164,7 +166,7 @@ async fn a_registry_without_the_layer_leaves_it_to_the_engine() {
 }
 
 #[tokio::test]
-async fn one_that_never_ends_is_told_within_the_limit() {
+async fn endless_answer_is_reported_within_timeout() {
     let tar = layer("index.js", "x");
     let registry = Scripted::start(vec![Answer::Hang]).await;
     let world = World::new("{pull_timeout: 1s}");
@@ -177,7 +179,7 @@ async fn one_that_never_ends_is_told_within_the_limit() {
 }
 
 #[tokio::test]
-async fn a_login_is_that_of_pulls() {
+async fn layer_fetches_use_credentials_of_pulls() {
     let tar = layer("index.js", "x");
     let (registry, repository) = registry(&[ANN], &[&tar]).await;
     let home = TempDir::new().unwrap();
@@ -191,7 +193,7 @@ async fn a_login_is_that_of_pulls() {
     let version = version("hello", Some(&repository), &[&tar]);
     let err = world.ensure(&version).await.unwrap_err();
     assert_eq!(world.fetches("registry", "absent"), 1, "{}", told(&err));
-    // Replaced on disk, it is taken without a restart.
+    // Replaced on disk, the new file is used without a restart.
     fs::write(&password, ANN.password).unwrap();
     assert_eq!(contents(&world.ensure(&version).await.unwrap()), [file("index.js", "x")]);
 }
@@ -212,7 +214,7 @@ async fn a_certificate_that_the_engine_trusts_is_trusted() {
         Registries::new(epsilon_registry::Access::default(), false, certificates.path(), limit)
     };
     world.layers.registries = way();
-    assert!(world.ensure(&version).await.is_err(), "it speaks no plain HTTP");
+    assert!(world.ensure(&version).await.is_err(), "plain HTTP is refused");
     let folder = certificates.path().join(registry.address().to_string());
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("ca.crt"), certificate).unwrap();

@@ -1,5 +1,5 @@
-//! A registry of a few lines that does what registries rarely do: answers to `GET …/blobs/…` in the order of a script,
-//! the last one for good.
+//! A small registry that does what registries rarely do: answers to `GET …/blobs/…` in the order of
+//! a script, the last answer for good.
 
 use parking_lot::Mutex;
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
@@ -11,13 +11,13 @@ use tokio::{
 
 #[derive(Clone, Debug)]
 pub(super) enum Answer {
-    /// These bytes.
+    /// These bytes, complete.
     Good(Vec<u8>),
-    /// The head of these bytes, half of them, and the end of the connection.
+    /// The head of these bytes and half of them, then a closed connection.
     Cut(Vec<u8>),
-    /// This status, with an error in OCI's words.
+    /// This status, with an OCI error.
     Status(u16, &'static str),
-    /// Nothing.
+    /// No answer.
     Hang,
 }
 
@@ -48,7 +48,7 @@ impl Scripted {
         format!("{}/shop/pay", self.address)
     }
 
-    /// From now on.
+    /// Replaces the script.
     pub(super) fn answer(&self, script: &[Answer]) {
         *self.script.lock() = script.to_vec().into();
     }
@@ -65,7 +65,7 @@ impl Drop for Scripted {
     }
 }
 
-/// One request, then the end: a client must not count on more.
+/// Serves one request, then closes the connection: a client must not rely on more.
 async fn serve(
     mut stream: TcpStream,
     script: &Mutex<VecDeque<Answer>>,

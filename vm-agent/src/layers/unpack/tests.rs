@@ -1,4 +1,4 @@
-//! What of a tar is taken, and what makes a layer unfit: one hand-made tar for each.
+//! Which entries of a tar are accepted, and what makes a layer unfit: one hand-made tar for each.
 
 use super::*;
 use crate::layers::tars::{self, Tar};
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 const PLENTY: u64 = 1 << 30;
 
-/// A folder that is to stay as it is, and in it the one that is unpacked to.
+/// A directory that must stay as it is, and in it the one that is unpacked to.
 struct Place {
     folder: TempDir,
 }
@@ -35,7 +35,7 @@ impl Place {
         fs::read_to_string(self.app().join(path)).unwrap()
     }
 
-    /// Nothing was written beside the folder.
+    /// Whether nothing was written beside the directory.
     fn is_as_it_was(&self) -> bool {
         let names = fs::read_dir(self.folder.path()).unwrap().map(|e| e.unwrap().file_name());
         let others: Vec<_> = names.filter(|name| name != "app").collect();
@@ -71,7 +71,7 @@ fn code_is_unpacked_as_it_is() {
     assert_eq!((mode(&app), mode(&app.join("bin")), mode(&app.join("long-name"))), {
         (0o755, 0o755, 0o755)
     });
-    // What web servers make `Last-Modified` of.
+    // Web servers derive `Last-Modified` from it.
     assert_eq!(fs::metadata(app.join("index.js")).unwrap().mtime(), tars::TIME as i64);
     assert_eq!(fs::symlink_metadata(app.join("link.js")).unwrap().mtime(), tars::TIME as i64);
     assert!(bytes >= 10 * 4096, "{bytes}: each takes a block");
@@ -79,7 +79,7 @@ fn code_is_unpacked_as_it_is() {
 }
 
 #[test]
-fn what_lies_elsewhere_is_not_needed() {
+fn entries_outside_app_are_ignored() {
     let place = Place::new();
     let mut tar = Tar::default();
     tar.folder("etc/").file("etc/passwd", "root").file("application", "no").file("app.js", "no");
@@ -117,9 +117,9 @@ fn rights_owners_and_attributes_are_not_taken() {
     assert_eq!(attributes.unwrap_err(), rustix::io::Errno::NODATA);
 }
 
-/// Each row: what a layer is not to do, and what is said.
+/// Each row: what a layer must not contain, and the reason in the error.
 #[test]
-fn a_layer_that_is_no_tree_of_code_is_unfit() {
+fn layer_that_is_no_code_tree_is_unfit() {
     use tar::EntryType::{Block, Char, Fifo};
     type Make = for<'a> fn(&'a mut Tar) -> &'a mut Tar;
     let rows: [(&str, Make, &str); 21] = [
@@ -128,30 +128,30 @@ fn a_layer_that_is_no_tree_of_code_is_unfit() {
         ("parent", |t| t.file("app/../../neighbour", "x"), "leads out"),
         ("parent first", |t| t.file("../app/x", "x"), "leads out"),
         ("parent that stays", |t| t.file("app/a/../x", "x"), "leads out"),
-        ("link to a folder", |t| t.symlink("app/d", "..").file("app/d/neighbour", "x"), "way"),
-        ("link, absolute", |t| t.symlink("app/d", "/tmp").folder("app/d/epsilon-x"), "way"),
-        ("link as a file", |t| t.symlink("app/f", "../neighbour").file("app/f", "x"), "way"),
-        ("app is a link", |t| t.symlink("app", "/").file("app/tmp/epsilon-x", "x"), "way"),
-        ("app is a file", |t| t.file("app", "x"), "way"),
-        ("twice", |t| t.file("app/x", "1").file("app/x", "2"), "way"),
-        ("below a file", |t| t.file("app/x", "1").file("app/x/y", "2"), "way"),
+        ("link to a folder", |t| t.symlink("app/d", "..").file("app/d/neighbour", "x"), "collides"),
+        ("link, absolute", |t| t.symlink("app/d", "/tmp").folder("app/d/epsilon-x"), "collides"),
+        ("link as a file", |t| t.symlink("app/f", "../neighbour").file("app/f", "x"), "collides"),
+        ("app is a link", |t| t.symlink("app", "/").file("app/tmp/epsilon-x", "x"), "collides"),
+        ("app is a file", |t| t.file("app", "x"), "collides"),
+        ("twice", |t| t.file("app/x", "1").file("app/x", "2"), "collides"),
+        ("below a file", |t| t.file("app/x", "1").file("app/x/y", "2"), "collides"),
         ("hard link out", |t| t.hard_link("app/x", "etc/passwd"), "another layer"),
         ("hard link up", |t| t.hard_link("app/x", "app/../../neighbour"), "leads out"),
         (
             "hard link by a link",
             |t| t.symlink("app/d", "..").hard_link("app/x", "app/d/neighbour"),
-            "way",
+            "collides",
         ),
         (
             "hard link to a link",
             |t| t.symlink("app/l", "../neighbour").hard_link("app/x", "app/l"),
-            "way",
+            "collides",
         ),
         ("hard link to nothing", |t| t.hard_link("app/x", "app/y"), "nowhere"),
         ("character device", |t| t.add("app/null", Char, "", 0o666), "neither"),
         ("block device", |t| t.add("app/disk", Block, "", 0o666), "neither"),
         ("pipe", |t| t.add("app/pipe", Fifo, "", 0o666), "neither"),
-        ("whiteout", |t| t.file("app/lib/.wh.old.js", ""), "takes something away"),
+        ("whiteout", |t| t.file("app/lib/.wh.old.js", ""), "removes something"),
     ];
     for (row, make, want) in rows {
         let place = Place::new();
@@ -166,13 +166,13 @@ fn a_layer_that_is_no_tree_of_code_is_unfit() {
 }
 
 #[test]
-fn a_layer_is_refused_before_it_fills_the_disk_or_the_memory() {
+fn layer_is_refused_before_it_fills_disk_or_memory() {
     let place = Place::new();
     let mut tar = Tar::default();
     tar.file("app/a", &"a".repeat(10_000)).file("app/b", &"b".repeat(90_000));
     let most = unpack(&tar.bytes()[..], &place.app(), 60_000);
     assert!(matches!(&most, Err(Trouble::Unfit(why)) if why.contains("app/b")), "{most:?}");
-    assert!(!place.app().join("b").exists(), "refused by what it says, not by what it wrote");
+    assert!(!place.app().join("b").exists(), "refused by its header, before it is written");
 
     // A name of megabytes would be held in memory.
     let mut tar = Tar::default();
@@ -208,7 +208,7 @@ fn a_tar_that_is_cut_or_none_is_corrupt() {
 }
 
 #[test]
-fn a_full_disk_is_the_disk_s_trouble() {
+fn full_disk_is_a_disk_error() {
     let Some(disk) = tars::SmallDisk::mount(64 << 10) else { return };
     let mut tar = Tar::default();
     tar.file("app/a", &"a".repeat(256 << 10));
