@@ -60,7 +60,7 @@ fn row(vm: &VmInfo) -> [String; 11] {
     ]
 }
 
-/// `out (silent: its certificate has ended)`, `starting (nobody listens at its address)`
+/// `out (silent: its certificate has expired)`, `starting (nobody listens at its address)`
 fn state(vm: &VmInfo) -> String {
     let standing = vm.standing.as_str();
     // One that is heard again, or drains, may have been in trouble; that is over.
@@ -103,8 +103,8 @@ mod tests {
         };
         assert_eq!(text("starting", "", ""), "starting");
         assert_eq!(
-            text("starting", "", "its certificate has ended"),
-            "starting (its certificate has ended)"
+            text("starting", "", "its certificate has expired"),
+            "starting (its certificate has expired)"
         );
         assert_eq!(text("out", "silent", "nobody listens"), "out (silent: nobody listens)");
         assert_eq!(text("out", "failing", ""), "out (failing)");

@@ -620,7 +620,7 @@ async fn a_gateway_that_starts_with_an_ended_certificate_says_so_to_load_balance
     let vm = two.vm("vm-a").await.unwrap();
     assert_eq!(vm["standing"], "starting");
     let cause = vm["cause"].as_str().unwrap();
-    assert!(cause.contains("our certificate has ended"), "{vm}");
+    assert!(cause.contains("our certificate has expired"), "{vm}");
 }
 
 #[tokio::test]
