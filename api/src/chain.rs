@@ -1,5 +1,5 @@
-//! Prints an error with its causes on one line. The only place that walks `source()`: an error's own
-//! text never repeats its cause.
+//! Prints an error with its sources on one line. The only place that walks `source()`: an error's
+//! own text never repeats its source.
 
 use std::{error::Error, fmt};
 

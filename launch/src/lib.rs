@@ -1,18 +1,19 @@
-//! What every program of Epsilon does first and last: settings from file, environment and flags; logging; the
-//! data folder and its lock; signals; and how it says why it ended. No part of the platform is known here.
+//! Start and end of every Epsilon program: settings from file, environment and flags; logging; the
+//! data folder and its lock; signals; and errors with their exit codes. No part of the platform is
+//! known here.
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`arguments`] | what the program was called with |
-//! | [`settings`] | the file, the environment over it, the flags over both |
-//! | [`data_dir`] | where data lie on this machine, and what the CLI finds there |
+//! | [`arguments`] | command-line arguments |
+//! | [`settings`] | settings: file, overridden by environment, overridden by flags |
+//! | [`data_dir`] | the data folder, and what the CLI finds there |
 //! | [`lock`] | one gateway per data folder |
 //! | [`log`] | lines for people or JSON for collectors |
-//! | [`signals`] | "please end", once or twice |
-//! | [`clear`] | removes what other people's code has left |
-//! | [`files`] | room for many connections |
-//! | [`metrics`] | what collectors are told of the program itself |
-//! | [`program`] | the frame of the fleet's programs: common flags, the runtime, "ready" |
+//! | [`signals`] | shutdown signals |
+//! | [`clear`] | removes folders that untrusted code could write to |
+//! | [`files`] | the limit on open files |
+//! | [`metrics`] | metrics of the program itself |
+//! | [`program`] | common to the fleet's programs: flags, the runtime, the `ready` line |
 //! | [`failure`] | what went wrong, what to do next, the exit code |
 
 pub mod arguments;

@@ -140,7 +140,7 @@ impl Invoke {
         let found = versions.into_iter().find(|one| one.version == version);
         let missing = || {
             Failure::new("VERSION_NOT_FOUND", format!("`{name}` has no version {version}"))
-                .hint(format!("`epsilon versions {name}` lists those that are kept"))
+                .hint(format!("`epsilon versions {name}` lists the versions that exist"))
         };
         Ok(found.ok_or_else(missing)?.url)
     }

@@ -41,7 +41,7 @@ pub(crate) struct Up {
     /// Settings, YAML: sections `gateway`, `vm_agent`, `builder`
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// How to log to standard error [default: compact on a terminal, else json]
+    /// Format of log lines on standard error [default: compact on a terminal, else json]
     #[arg(long, value_enum)]
     log_format: Option<Format>,
 }

@@ -116,7 +116,7 @@ fn no_key_goes_to_who_is_not_who_was_asked_for() {
 #[test]
 fn plain_http_where_tls_is_spoken_says_how_to_write_it() {
     let error = r#"{"error":{"type":"x","code":"TLS_REQUIRED",
-        "message":"this listener speaks TLS with other machines","hint":null,"request_id":null}}"#;
+        "message":"this listener requires TLS from other machines","hint":null,"request_id":null}}"#;
     let fake = Fake::new(vec![("GET /healthz", Reply::json(400, error))]);
     let ran = fake.run(&["functions"]);
     assert!(ran.stderr.contains("hint: use `--gateway https://ADDR`"), "{ran:?}");

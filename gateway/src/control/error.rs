@@ -97,7 +97,7 @@ pub(crate) fn of_store(err: &StoreError) -> ApiError {
             StatusCode::GONE,
             "VERSION_NOT_KEPT",
             Some(format!(
-                "`epsilon versions {function}` lists those that are kept; `gateway.keep_versions` says how many"
+                "`epsilon versions {function}` lists the versions that exist; `gateway.keep_versions` says how many"
             )),
         ),
         E::VersionServes { function, .. } => (
