@@ -122,7 +122,7 @@ async fn serve(
         biased; // a drain that is over needs no hurry
         cut = running.drain(config.drain_grace) => cut,
         signal = asked.next() => {
-            warn!(signal, "Asked again: running builds are cut.");
+            warn!(signal, "Second signal; cutting running builds.");
             1
         }
     })

@@ -103,7 +103,7 @@ pub(crate) enum Command {
     Drain(commands::drain::Drain),
     /// Let a drained VM take calls again
     Undrain(commands::undrain::Undrain),
-    /// Move the state of gateways: from a file to a data base that several share, or back
+    /// Move the state of gateways: from a file to a database that several share, or back
     Store(commands::store::Store),
 }
 

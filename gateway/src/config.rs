@@ -121,8 +121,8 @@ pub struct Settings {
     /// After so long without a sign of life a member is no longer listed. Default `10m`.
     #[serde(deserialize_with = "written::duration")]
     pub member_forget_after: Duration,
-    /// Members that may join or beat at one moment; more are told to come again (429). Default 8: what a small data
-    /// base bears beside its work.
+    /// Members that may join or beat at one moment; more are told to come again (429). Default 8: what a small
+    /// database bears beside its work.
     pub max_joining: usize,
     /// How many times its share of all calls a VM may carry before a function's next call goes to the next VM of its
     /// order. Default 1.5: lower spreads functions over more VMs (cold starts), higher loads VMs less evenly.

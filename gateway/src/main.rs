@@ -97,7 +97,7 @@ async fn run(arguments: Arguments, sockets: Result<Sockets, Failure>) -> Result<
         biased; // a drain that is over needs no hurry
         stopped = running.drain(grace) => stopped.cut,
         signal = asked.next() => {
-            tracing::warn!(signal, calls, "Asked again: running calls are cut.");
+            tracing::warn!(signal, calls, "Second signal; cutting running calls.");
             calls
         }
     };

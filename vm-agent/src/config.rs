@@ -174,7 +174,7 @@ pub struct Settings {
     /// machine itself is closed in any case, and so is 169.254.169.254; the resolvers of the machine stay open for DNS.
     pub closed_networks: Option<String>,
     /// Addresses that functions reach all the same, `ADDRESS[/BITS][:PORT]` with commas between them: for example
-    /// `192.168.1.10:5432`, a data base on this machine that listens on its address in the network. Default: none.
+    /// `192.168.1.10:5432`, a database on this machine that listens on its address in the network. Default: none.
     pub open_addresses: Option<String>,
     /// Control addresses of the fleet's gateways (`http://10.0.0.4:8081`), with commas between them. This setting and
     /// those after it are for `epsilon-vm-agent`; `epsilon up` has its agent in its own process.

@@ -1,4 +1,4 @@
-//! `epsilon store copy --from STORE --to STORE`: moves the state of gateways to another data base. Works on the
+//! `epsilon store copy --from STORE --to STORE`: moves the state of gateways to another database. Works on the
 //! stores themselves; no gateway is asked, and none may be at work on the source.
 
 use crate::{args::Globals, failure::Failure, output};
@@ -34,7 +34,7 @@ struct Copy {
     /// What is copied: a file (`epsilon.db` in the data folder), or postgres://…
     #[arg(long, value_name = "STORE")]
     from: String,
-    /// Where to: a new file, or an empty data base by postgres://…
+    /// Where to: a new file, or an empty database by postgres://…
     #[arg(long, value_name = "STORE")]
     to: String,
 }
@@ -76,7 +76,7 @@ fn failure(err: &CopyError) -> Failure {
             told.hint("stop all gateways first: what they write after the copy would be lost")
         }
         CopyError::NotEmpty(_) => {
-            told.hint("name a file that is not there yet, or an empty data base")
+            told.hint("name a file that is not there yet, or an empty database")
         }
         CopyError::Source(_) | CopyError::Target(_) => told,
     }

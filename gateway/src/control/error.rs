@@ -160,7 +160,7 @@ pub(crate) fn of_store(err: &StoreError) -> ApiError {
             (
                 StatusCode::INSUFFICIENT_STORAGE,
                 "STORE_FULL",
-                Some("calls go on; the operator frees space on the disk of the data base".into()),
+                Some("calls go on; the operator frees space on the disk of the database".into()),
             )
         }
         E::UnknownScheme(_)

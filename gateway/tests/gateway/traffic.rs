@@ -384,7 +384,7 @@ async fn who_may_call_a_version_by_its_address_is_a_setting() {
     }
 }
 
-/// Two gateways on one data base; the second has not yet been told of what the first has made.
+/// Two gateways on one database; the second has not yet been told of what the first has made.
 #[tokio::test]
 async fn what_another_gateway_has_just_made_is_there_for_the_first_call() {
     let url = Postgres::shared().database().await;

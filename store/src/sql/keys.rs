@@ -1,11 +1,11 @@
-//! Keys: only what is needed to recognise one.
+//! Keys: their hashes and roles, never their secrets.
 
 use super::{Tx, rows};
 use crate::{Key, KeyRole, StoreError};
 use epsilon_api::ids::{GatewayId, VmId};
 use sqlx::AnyExecutor;
 
-/// The role and the member, as their columns hold them.
+/// Role and member in their columns.
 fn columns(role: &KeyRole) -> (&'static str, Option<&str>) {
     match role {
         KeyRole::Admin => ("admin", None),
@@ -19,7 +19,7 @@ pub(super) async fn replace(tx: &mut Tx, gateway: &GatewayId, key: &Key) -> Resu
     match &key.role {
         KeyRole::Member(id) => forget_member(tx, id).await?,
         KeyRole::Admin | KeyRole::Fleet | KeyRole::Builder => {
-            // Without a gateway: of the time when there was one only.
+            // Keys without a gateway are from releases with only one gateway.
             sqlx::query("DELETE FROM keys WHERE role = $1 AND (gateway = $2 OR gateway IS NULL)")
                 .bind(columns(&key.role).0)
                 .bind(gateway.as_str())

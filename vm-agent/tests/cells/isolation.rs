@@ -262,7 +262,7 @@ async fn what_an_operator_opens_is_reached_and_nothing_beside_it() {
     let service = TcpListener::bind("0.0.0.0:0").unwrap();
     let other = TcpListener::bind("0.0.0.0:0").unwrap();
     let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
-    // A data base in a container whose port Docker publishes on this machine.
+    // A database in a container whose port Docker publishes on this machine.
     let database = Published::new();
     let settings = format!(
         "{{cells_min: 1, open_addresses: '{own}:{},{own}:{}'}}",

@@ -134,7 +134,7 @@ impl Running {
             stopped = self.gateway.drain(self.drain_grace) => stopped.cut,
             signal = hurry => {
                 let cut = self.agent.vm().status().calls_active as usize;
-                warn!(signal, cut, "Asked again: running calls are cut.");
+                warn!(signal, cut, "Second signal; cutting running calls.");
                 cut
             }
         };

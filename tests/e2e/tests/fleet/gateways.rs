@@ -1,5 +1,5 @@
 //! Two gateways on one PostgreSQL: what one of them is told both know, and neither needs the other, nor the
-//! data base, to bring calls to functions that are known.
+//! database, to bring calls to functions that are known.
 
 use super::{
     calls::{CALLERS, load, only_lost},
@@ -22,13 +22,13 @@ use std::{
 
 /// How soon a gateway knows what another was told.
 const KNOWN: Duration = Duration::from_secs(1);
-/// How soon a control verb that needs the data base says that it is away.
+/// How soon a control verb that needs the database says that it is away.
 const QUICK: Duration = Duration::from_secs(2);
 
-/// How long the data base is away: longer than every limit on a question to it, and than a look at what it holds.
+/// How long the database is away: longer than every limit on a question to it, and than a look at what it holds.
 const AWAY: Duration = Duration::from_secs(7);
 
-/// What is done to the data base.
+/// What is done to the database.
 type Act = fn(&Postgres);
 
 /// Waits until the function answers so through this gateway.
@@ -83,7 +83,7 @@ async fn kill_9_of_a_gateway_costs_the_callers_of_the_other_nothing() {
     fleet.all_ready().await;
 }
 
-/// What needs the data base, asked while it is away.
+/// What needs the database, asked while it is away.
 async fn asked_without_store(gateway: &Gateway) -> Vec<Answer> {
     let rollback = Call::post_json("/v1/functions/f0/rollback", &json!({ "version": 1 }));
     let verbs = [
@@ -93,7 +93,7 @@ async fn asked_without_store(gateway: &Gateway) -> Vec<Answer> {
         Call::new(Method::DELETE, "/v1/functions/f1"),
         Call::post("/v1/deployments?folder=many", "application/gzip", functions(2).archive()),
     ];
-    // At once: when the data base says nothing, each waits for its own limit.
+    // At once: when the database says nothing, each waits for its own limit.
     join_all(verbs.map(|verb| within("a control verb", QUICK, gateway.send_admin(verb)))).await
 }
 

@@ -30,7 +30,7 @@ pub(crate) struct Lent {
 }
 
 impl Lent {
-    /// The data base of two gateways.
+    /// The database of two gateways.
     pub(crate) fn postgres(&self) -> Arc<Postgres> {
         Arc::clone(self.postgres.as_ref().expect("a fleet of two gateways"))
     }
@@ -46,7 +46,7 @@ pub(crate) async fn one() -> Lent {
     Lent { fleet: Some(fleet), postgres: None, turn }
 }
 
-/// Two gateways on one data base, two agents.
+/// Two gateways on one database, two agents.
 pub(crate) async fn two() -> Lent {
     let mut turn = TURN.lock().await;
     let (postgres, fleet) = match turn.two.take() {
