@@ -1,17 +1,20 @@
-//! The runtime base of Node functions: an image with Debian or Ubuntu, Node 24, npm and the wrapper.
-//! Every function image and every container of a build is made on top of it.
+//! The runtime base of Node functions: an image with Debian or Ubuntu, Node 24, npm and the
+//! wrapper. Every function image and every container of a build is based on it.
 //!
 //! ```text
 //!   the operator's image ─┐
-//!   a hub's Node image  ──┼─▶ base + wrapper layer ─▶ epsilon/runtime-node:KEY   (and :current)
-//!   packages (no hub)   ──┘
+//!   a registry's image  ──┼─▶ base + wrapper layer ─▶ epsilon/runtime-node:KEY   (and :current)
+//!   packages            ──┘
 //! ```
 //!
-//! The first that can be had, in this order. KEY is of everything that decides what the image is, so an
-//! engine that has the image needs no work and no network, whoever made it.
+//! The first that can be had, in this order. KEY is of everything that decides what the image is,
+//! so an engine that has the image needs no work and no network, whoever made it. The first
+//! available one, in this order. KEY covers everything that decides the image, so an engine that
+//! has the image needs no work and no network, whoever made it.
 //!
-//! `epsilon/inspector-node` is the same with one layer more: what builds need to look at a project, and no
-//! function does. It is made here too, so that nothing is installed while somebody waits for a push.
+//! `epsilon/inspector-node` has one more layer: the module graph reader, which builds need and
+//! functions do not. It is made here too, so that nothing is installed while a developer waits for
+//! a push.
 
 mod command;
 mod layer;
@@ -48,26 +51,27 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// The name of bases that were made from packages.
+/// The name of bases made from packages.
 const BASE_NAME: &str = "epsilon/base-node";
-/// What a hub offers. No host: the engine's own settings decide which hub that is.
+/// The image of a public registry. Without a host: the engine's own settings choose the registry or
+/// mirror.
 const HUB_IMAGE: &str = "node:24-bookworm-slim";
-/// Raised when the way of putting the parts together changes.
+/// Version of the composition; part of the key. Raised when the parts are put together differently.
 const RECIPE: &str = "1";
-/// How often a process looks whether another one has made the base.
+/// How often a process checks whether another one has made the base.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
-/// A runtime that the engine has.
+/// A runtime in the engine.
 #[derive(Clone, Debug)]
 pub(crate) struct Runtime {
     /// `epsilon/runtime-node:KEY`.
     pub(crate) reference: String,
     pub(crate) image: EngineImage,
-    /// The image in which projects are looked at.
+    /// The image in which projects are inspected.
     pub(crate) inspector: Base,
 }
 
-/// Makes sure that the engine has the runtime. One per process.
+/// Ensures that the engine has the runtime. One per process.
 #[derive(Debug)]
 pub(crate) struct Runtimes {
     engine: Engine,
@@ -78,15 +82,15 @@ pub(crate) struct Runtimes {
     hub_patience: Duration,
     pull_timeout: Duration,
     limits: Limits,
-    /// A hub that did not answer is not asked again by this process.
+    /// A registry that did not answer is not tried again by this process.
     hub_refused: AtomicBool,
-    /// The folder of the engine's socket.
+    /// The folder of the engine's socket, which is locked.
     lock: PathBuf,
-    /// One at a time in this process.
+    /// Serializes the work in this process.
     turn: tokio::sync::Mutex<()>,
 }
 
-/// What the making of one runtime works with.
+/// The inputs for making one runtime.
 #[derive(Clone, Copy)]
 struct Workshop<'a> {
     engine: &'a Engine,
@@ -96,10 +100,10 @@ struct Workshop<'a> {
     log: &'a dyn BuildLog,
 }
 
-/// Where a base comes from.
+/// Origin of a base.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Origin {
-    /// An image of the operator's: its name, and what it is now.
+    /// The operator's image: its name, and its current id.
     Operator {
         name: String,
         id: String,
@@ -127,7 +131,7 @@ impl Runtimes {
             hub_patience: config.hub_patience,
             pull_timeout: config.pull_timeout,
             limits: Limits {
-                // apt and npm take 300 MiB at most; the rest is room for a page cache of their files.
+                // apt and npm take 300 MiB at most; the rest is for the page cache of their files.
                 memory: Bytes::mib(1024),
                 cpu: MilliCores(2000),
                 pids: 512,
@@ -139,7 +143,7 @@ impl Runtimes {
         }
     }
 
-    /// The runtime, made if the engine lacks it. Quick, and without network, if it does not.
+    /// The runtime, made if the engine lacks it. Otherwise quick, and without network.
     pub(crate) async fn ensure(&self, log: &dyn BuildLog) -> Result<Runtime, BuildError> {
         let begun = Instant::now();
         let _turn = self.turn.lock().await;
@@ -161,7 +165,7 @@ impl Runtimes {
         Ok(Runtime { reference, image, inspector })
     }
 
-    /// The best runtime that the engine has already.
+    /// The best runtime that the engine already has.
     async fn find(&self) -> Result<Option<Base>, BuildError> {
         for origin in self.origins().await? {
             if let Some(runtime) = self.existing(&origin).await? {
@@ -171,7 +175,7 @@ impl Runtimes {
         Ok(None)
     }
 
-    /// Where a base may come from, best first, as far as it is known without asking a network.
+    /// Possible origins of a base, best first, as far as they are known without network.
     async fn origins(&self) -> Result<Vec<Origin>, BuildError> {
         if let Some(name) = &self.operators {
             let found = self.engine.image(name).await?;
@@ -191,7 +195,7 @@ impl Runtimes {
         self.named(&Name::runtime(&origin.key())).await
     }
 
-    /// The image with this name, if the engine has it; it is the current one then.
+    /// The image with this name, if the engine has it; it becomes the current one.
     async fn named(&self, name: &Name) -> Result<Option<Base>, BuildError> {
         let reference = name.to_string();
         let Some(image) = self.engine.image(&reference).await? else { return Ok(None) };
@@ -210,10 +214,11 @@ impl Runtimes {
         if waited && let Some(inspector) = self.named(name).await? {
             return Ok(inspector);
         }
-        let (workshop, work) = (self.workshop(log), self.cache.work()?);
+        let workshop = self.workshop(log);
+        let work = self.cache.work()?;
         let base = Base::of(&self.engine, runtime).await?;
         let layer = layer::make(layer::GRAPH, &workshop, runtime, &work);
-        let layer = workshop.phase("what looks at module graphs", layer).await?;
+        let layer = workshop.phase("the module graph reader", layer).await?;
         let image = Image::runtime(&base.image, &layer)?;
         let parcel = Parcel { base, layers: vec![layer], images: vec![(image, name.clone())] };
         self.local.put(&parcel).await?;
@@ -237,7 +242,8 @@ impl Runtimes {
         if waited && let Some(runtime) = self.find().await? {
             return Ok(runtime);
         }
-        let (workshop, work) = (self.workshop(log), self.cache.work()?);
+        let workshop = self.workshop(log);
+        let work = self.cache.work()?;
         let made = tokio::time::timeout(self.limits.time, async {
             let (origin, base) = self.base(&workshop, &work).await?;
             log.tell(BuildEvent::Line(format!("the runtime base is {origin}")));
@@ -246,7 +252,7 @@ impl Runtimes {
             let image = Image::runtime(&base.image, &layer)?;
             let name = Name::runtime(&origin.key());
             let parcel = Parcel { base, layers: vec![layer], images: vec![(image, name)] };
-            workshop.phase("the runtime becomes an image", self.local.put(&parcel)).await?;
+            workshop.phase("creating the runtime image", self.local.put(&parcel)).await?;
             self.existing(&origin).await
         });
         let limit = self.limits.time;
@@ -259,7 +265,7 @@ impl Runtimes {
         })
     }
 
-    /// The base itself, from wherever it can be had.
+    /// The base itself, from its origin.
     async fn base(
         &self,
         workshop: &Workshop<'_>,
@@ -281,7 +287,7 @@ impl Runtimes {
             return Ok((Origin::Hub, Base::of(&self.engine, HUB_IMAGE).await?));
         }
         let origin = Origin::Packages { release: packages::release() };
-        // The base alone is kept too: another wrapper needs no other Debian.
+        // The base alone is cached too: another wrapper needs no other Debian.
         let tag = Hasher::default().part(origin.recipe().as_bytes()).finish().to_string();
         let (tag, _) = tag.split_at(12);
         let reference = format!("{BASE_NAME}:{tag}");
@@ -291,7 +297,7 @@ impl Runtimes {
         Ok((origin, Base::of(&self.engine, &reference).await?))
     }
 
-    /// Whether the hub's image is in the engine, or could be pulled into it.
+    /// Whether the public registry's image is in the engine, or could be pulled.
     async fn hub_has(&self, workshop: &Workshop<'_>) -> Result<bool, BuildError> {
         if self.hub_patience.is_zero() {
             return Ok(false);
@@ -306,16 +312,15 @@ impl Runtimes {
         let pulled = workshop.phase(HUB_IMAGE, async { Ok(pull.await) }).await?;
         if let Err(err) = &pulled {
             self.hub_refused.store(true, Ordering::Relaxed);
-            tracing::info!(error = %Chain(err), "No hub has the runtime base; it is made from packages.");
-            let line =
-                "no hub can be reached: the base is made from this machine's own packages, once";
+            tracing::info!(error = %Chain(err), "No public registry has the runtime base; making it from packages.");
+            let line = "no public registry can be reached: the base is made from this machine's own packages, once";
             workshop.log.tell(BuildEvent::Line(line.into()));
         }
         Ok(pulled.is_ok())
     }
 
-    /// One process at a time makes a base for an engine, whatever its own folder is: the lock is on the
-    /// folder of the engine's socket. Also tells whether another one had it.
+    /// One process at a time makes a base for an engine, whatever its data folder is: the lock is
+    /// on the folder of the engine's socket. Also returns whether another process had it.
     async fn lock(&self, log: &dyn BuildLog) -> Result<(File, bool), BuildError> {
         let broken = |err: std::io::Error| error::file("locking the runtime base", &err);
         let file = File::open(&self.lock).map_err(broken)?;
@@ -328,7 +333,7 @@ impl Runtimes {
                 Err(err) => return Err(broken(err.into())),
             }
             if Instant::now() >= deadline {
-                let text = "another process makes the runtime base and does not come to an end";
+                let text = "another process is making the runtime base and does not finish";
                 return Err(
                     error::runtime_failed(text).hint("the limit is `builder.runtime_timeout`")
                 );
@@ -342,7 +347,7 @@ impl Runtimes {
     }
 }
 
-/// What the inspector's image on top of this runtime is called.
+/// The name of the inspector's image for this runtime.
 fn inspector(runtime: &EngineImage) -> Name {
     let key = Hasher::default()
         .part(RECIPE.as_bytes())
@@ -353,7 +358,7 @@ fn inspector(runtime: &EngineImage) -> Name {
 }
 
 impl Origin {
-    /// What the base is made of.
+    /// Text that identifies what the base is made of.
     fn recipe(&self) -> String {
         match self {
             Self::Operator { name: _, id } => format!("image {id}"),
@@ -364,7 +369,7 @@ impl Origin {
         }
     }
 
-    /// What the runtime on top of it is made of, as a tag.
+    /// Tag of the runtime on top of it.
     fn key(&self) -> String {
         let key = Hasher::default()
             .part(RECIPE.as_bytes())
@@ -380,7 +385,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Operator { name, id: _ } => write!(f, "the operator's `{name}`"),
-            Self::Hub => write!(f, "the hub's `{HUB_IMAGE}`"),
+            Self::Hub => write!(f, "`{HUB_IMAGE}` of the public registry"),
             Self::Packages { release } => {
                 let release = release.as_deref().unwrap_or("this machine's release");
                 write!(f, "{release} from this machine's own packages")
@@ -390,7 +395,7 @@ impl fmt::Display for Origin {
 }
 
 impl Workshop<'_> {
-    /// Does one part of the work and tells how long it took.
+    /// Runs one part of the work and reports its duration.
     async fn phase<T>(
         &self,
         doing: &str,

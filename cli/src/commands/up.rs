@@ -71,7 +71,7 @@ impl Up {
                 return Err(failure);
             }
             Err(signal) => {
-                info!(signal, "Ending before the start was over.");
+                info!(signal, "Shutting down before the start was complete.");
                 platform.remove().await;
                 return Ok(());
             }

@@ -183,7 +183,7 @@ fn archive_failed(err: &(dyn std::error::Error + Send + Sync + 'static)) -> Buil
         None => (
             "SOURCE_INCOMPLETE",
             StatusCode::BAD_REQUEST,
-            "the upload broke off before the archive's end".to_owned(),
+            "the upload was cut before the archive's end".to_owned(),
         ),
     };
     BuildError { code: code.into(), status, message, hint: None }

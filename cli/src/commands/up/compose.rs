@@ -84,7 +84,7 @@ impl Platform {
         let progress = Progress::new(self.gateway.open_control());
         match self.builder.ensure_runtime(&progress).await {
             Ok(reference) => {
-                info!(reference, "The Node runtime is there.");
+                info!(reference, "Node runtime base is ready.");
                 Ok(())
             }
             Err(err) => Err(Failure::from(err.body())),

@@ -41,7 +41,7 @@ module.exports.shareTwo = { func: async (req, res) => res.send(mark(two())) };
     assert_eq!(second.changed(), [("shareTwo".into(), 2)]);
     let log = second.log();
     assert!(log.contains("built `shareTwo`: `lib/two.js` changed"), "{log}");
-    assert!(log.contains("not built, nothing that they reach changed: `shareOne`"), "{log}");
+    assert!(log.contains("not rebuilt, no file that they reach changed: `shareOne`"), "{log}");
     assert_eq!(up.get("/shareOne").await.expect(200).text(), "one!");
     assert_eq!(up.get("/shareTwo").await.expect(200).text(), "TWO!");
 
