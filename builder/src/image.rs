@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_function_image_says_all_that_plain_docker_run_needs() {
+    fn function_image_has_all_that_docker_run_needs() {
         let image =
             Image::function(&runtime(), ["sha256:02".to_owned()], &hello(), &spec()).unwrap();
         let config: Value = serde_json::from_slice(&image.config).unwrap();

@@ -202,7 +202,9 @@ impl<'a> Top<'a> {
                     .into()
             })
         })?;
-        let (mut image, mut dockerfile, mut build) = (None, None, None);
+        let mut image = None;
+        let mut dockerfile = None;
+        let mut build = None;
         match runtime {
             Some(Runtime::Container) => {
                 image = top.take("image", values::image)?;
@@ -327,11 +329,8 @@ fn container_functions(
     }
     let origin = |name: &FunctionName, keys: &FunctionKeys| {
         let own = keys.image.is_some() || keys.dockerfile.is_some();
-        let (image, dockerfile) = if own {
-            (&keys.image, &keys.dockerfile)
-        } else {
-            (&top.image, &top.dockerfile)
-        };
+        let (image, dockerfile) =
+            if own { (&keys.image, &keys.dockerfile) } else { (&top.image, &top.dockerfile) };
         match (image, dockerfile) {
             (Some(_), Some(_)) => {
                 Err("has both `image` and `dockerfile`; keep one of them".to_owned())

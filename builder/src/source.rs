@@ -130,7 +130,8 @@ pub async fn receive(
     work_dir: &Path,
 ) -> Result<Source, BuildError> {
     let (pieces, upload) = upload::channel();
-    let (own_limits, work_dir) = (limits.clone(), work_dir.to_owned());
+    let own_limits = limits.clone();
+    let work_dir = work_dir.to_owned();
     let unpacking = task::spawn_blocking(move || unpack(upload, &own_limits, &work_dir));
     let fed = upload::feed(body, pieces, limits).await;
     let unpacked = unpacking.await;
@@ -175,7 +176,8 @@ pub(crate) fn adopt(
             kind if kind.is_symlink() => MemberKind::Symlink(entry.target().map_err(unreadable)?),
             _ => MemberKind::Other("a device, a pipe or a socket"),
         };
-        let (path, executable) = (entry.path.to_vec(), entry.is_executable());
+        let path = entry.path.to_vec();
+        let executable = entry.is_executable();
         unpacking.take(Member { path, kind, bytes: entry.length(), executable }, &mut content)
     })?;
     Ok(Source { notes: Vec::new(), ..unpacking.finish()? })
@@ -236,7 +238,8 @@ impl Unpacking<'_> {
         content: &mut dyn Read,
     ) -> Result<(), BuildError> {
         if bytes > self.limits.file.get() {
-            let (size, limit) = (Bytes(bytes), self.limits.file);
+            let size = Bytes(bytes);
+            let limit = self.limits.file;
             let text = format!("`{path}` has {size}; one file may have {limit}");
             return Err(error::source_too_large(text));
         }

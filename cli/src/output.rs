@@ -10,10 +10,10 @@ use std::{
     time::Duration,
 };
 
-/// Blanks between two columns.
+/// Spaces between two columns.
 const GAP: u16 = 2;
 
-/// Prints what was asked for as indented JSON: lists whole, without the control API's envelope and pages.
+/// Prints an answer as indented JSON: lists whole, without the control API's envelope and pages.
 pub(crate) fn json<T: Serialize>(data: T) -> Result<(), Failure> {
     line(&serde_json::to_string_pretty(&data).map_err(|err| unprintable(&err))?)
 }
@@ -29,8 +29,9 @@ pub(crate) fn line(text: &str) -> Result<(), Failure> {
     bytes(b"\n")
 }
 
-/// Text of others, so that it cannot steer a terminal: move over what stands there, hide, turn around. Colours are
-/// left out, for the text says the same without them; any other control character is shown as `\r` or `\u{1b}`.
+/// Makes untrusted text safe for a terminal: it cannot move the cursor, hide text or change its
+/// direction. Colours are dropped, as the text says the same without them; any other control
+/// character is shown as `\r` or `\u{1b}`.
 pub(crate) fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
@@ -41,7 +42,8 @@ pub(crate) fn visible(text: &str) -> String {
         }
         match first {
             '\n' | '\t' => shown.push(first),
-            // Not only controls in the sense of Unicode: marks, embeddings and isolates for the direction of writing.
+            // Not only Unicode's control characters: marks, embeddings and isolates for the
+            // direction of writing, too.
             c if c.is_control()
                 || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
             {
@@ -54,14 +56,14 @@ pub(crate) fn visible(text: &str) -> String {
     shown
 }
 
-/// What comes behind `ESC [ 1 ; 31 m`, "select graphic rendition" (ECMA-48, 8.3.117).
+/// The text after `ESC [ 1 ; 31 m`, "select graphic rendition" (ECMA-48, 8.3.117).
 fn after_colour(text: &str) -> Option<&str> {
     let codes = text.strip_prefix("\u{1b}[")?;
     let end = codes.find(|c: char| !c.is_ascii_digit() && c != ';')?;
     codes[end..].strip_prefix('m')
 }
 
-/// Prints bytes as they are and flushes, so that streams are seen as they come.
+/// Prints bytes unchanged and flushes, so that streams are visible as they arrive.
 pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(bytes).and_then(|()| out.flush()).map_err(|err| {
@@ -74,8 +76,8 @@ pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
     })
 }
 
-/// After a body on a terminal: the prompt shall not stand on its last line. In a pipe, a body is
-/// exactly its bytes.
+/// Ends a body on a terminal, so that the prompt starts on a new line. In a pipe, a body is exactly
+/// its bytes.
 pub(crate) fn end_of_body() -> Result<(), Failure> {
     if console::Term::stdout().is_term() { line("") } else { Ok(()) }
 }
@@ -85,12 +87,12 @@ pub(crate) fn count(number: usize, one: &str) -> String {
     format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 
-/// A moment as people read it in a table: UTC, to the second.
+/// A time for a table: UTC, to the second.
 pub(crate) fn time(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// How long something took, as short as it is exact enough.
+/// A duration, short and precise enough.
 pub(crate) fn took(took: Duration) -> String {
     match took.as_secs_f64() {
         s if s < 0.01 => format!("{:.1} ms", s * 1000.0),

@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_are_named_with_their_place_and_the_nearest() {
+    fn unknown_keys_are_named_with_origin_and_suggestion() {
         let text = error("gateway: { lisen: x }", &[]);
         assert!(
             text.contains("`gateway.lisen` in `") && text.contains("did you mean `listen`?"),

@@ -145,7 +145,9 @@ impl Reminder {
         }
         self.told = Some(now);
         let Certificate { owner, path, not_after, .. } = &self.certificate;
-        let (owner, path, days) = (owner.as_str(), path.display(), left.as_hours() / 24);
+        let owner = owner.as_str();
+        let path = path.display();
+        let days = left.as_hours() / 24;
         if left.is_negative() {
             tracing::error!(
                 certificate = owner, %path, %not_after,

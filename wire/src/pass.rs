@@ -3,7 +3,7 @@
 //! gateways and checks it offline.
 //!
 //! ```text
-//! eps1.<gateway id>.<member id>.<unix time of its end>.<Ed25519 signature of all before this dot, in hex>
+//! eps1.<gateway id>.<member id>.<expiry, unix time>.<Ed25519 signature of all before this dot, hex>
 //! ```
 //!
 //! [`Signer`] is the gateway's half, [`Checker`] the member's. Neither knows HTTP or the current

@@ -34,7 +34,9 @@ impl BuildOrder {
 
     /// Reads a query that [`Self::uri`] wrote; `None` for any other.
     pub fn from_query(query: &str) -> Option<Self> {
-        let (mut deployment, mut folder, mut only) = (None, None, Vec::new());
+        let mut deployment = None;
+        let mut folder = None;
+        let mut only = Vec::new();
         for pair in query.split('&') {
             let (key, value) = pair.split_once('=')?;
             let value = unescape(value)?;

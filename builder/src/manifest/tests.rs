@@ -94,7 +94,7 @@ async fn an_operator_moves_the_ceilings() {
 }
 
 #[test]
-fn settings_in_the_code_are_checked_like_those_in_the_file() {
+fn settings_in_code_are_checked_like_the_file() {
     let read = |json: &str| {
         let config = serde_json::from_str(json).unwrap();
         let keys = FunctionKeys::from_code(&config, &Ceilings::default());

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! debootstrap ─▶ root file system ─▶ seed image ─▶ container: pip fetches Node ─▶ folder
-//!                                        └───────▶ container: base.sh installs it, updates, trims ─▶ base image
+//!                                        └───▶ container: base.sh installs it, updates, trims ─▶ base image
 //! ```
 //!
 //! Needs root (debootstrap creates devices and changes owners) and nothing else that a new machine

@@ -182,7 +182,7 @@ fn pack() -> Pack {
 
 refused! {
     parent_folder: pack().file("../x", "").gz() => "SOURCE_REFUSED", "`../x` leads out";
-    parent_folder_inside: pack().file("a/../../x", "").gz() => "SOURCE_REFUSED", "leads out";
+    parent_folder_inside: pack().file("a/../../x", "").gz() => "SOURCE_REFUSED", "points outside";
     absolute: pack().file("/etc/cron.d/x", "").gz() => "SOURCE_REFUSED", "absolute path";
     absolute_in_a_long_name: long_name("/etc/x") => "SOURCE_REFUSED", "absolute path";
     control_characters: pack().file("a\u{1b}[2Jb", "").gz() => "SOURCE_REFUSED", "control characters";
@@ -192,7 +192,7 @@ refused! {
     unknown_kind: pack().special(EntryType::new(b'Z'), "z", "").gz() => "SOURCE_REFUSED", "neither";
     sparse: pack().special(EntryType::GNUSparse, "s", "").gz() => "SOURCE_REFUSED", "a sparse file";
     hard_link_out: pack().special(EntryType::Link, "l", "/etc/passwd").gz() => "SOURCE_REFUSED", "absolute";
-    hard_link_up: pack().special(EntryType::Link, "l", "../x").gz() => "SOURCE_REFUSED", "leads out";
+    hard_link_up: pack().special(EntryType::Link, "l", "../x").gz() => "SOURCE_REFUSED", "points outside";
     hard_link_to_nothing: pack().special(EntryType::Link, "l", "x").gz() => "SOURCE_REFUSED", "no earlier file";
     hard_link_to_a_link: pack().symlink("s", "x").special(EntryType::Link, "l", "s").gz()
         => "SOURCE_REFUSED", "no earlier file";

@@ -65,7 +65,7 @@ impl<'a> Tree<'a> {
         let mut names = Vec::new();
         for name in text.split('/').filter(|name| !matches!(*name, "" | ".")) {
             if name == ".." {
-                return Err(refused(raw, "leads out of the project with `..`"));
+                return Err(refused(raw, "points outside of the project with `..`"));
             }
             if name.len() > NAME_MAX {
                 return Err(refused(raw, "has a name of more than 255 bytes"));
@@ -154,7 +154,7 @@ impl<'a> Tree<'a> {
             match name {
                 "" | "." => continue,
                 ".." if at.pop().is_none() => {
-                    let why = format!("is a link that leads out of the project: `{target}`");
+                    let why = format!("is a link that points outside of the project: `{target}`");
                     return Err(refused(path.as_bytes(), &why));
                 }
                 ".." => continue,

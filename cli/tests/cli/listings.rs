@@ -8,7 +8,7 @@ pub(crate) const SPEC: &str = r#"{"runtime":"node","entry":"index.js","export":"
     "timeout_ms":60000,"memory_bytes":268435456,"cpu_millicores":1000,"concurrency":1,
     "min_instances":0,"max_instances":20,"idle_timeout_ms":300000,"env":{},"network":"egress"}"#;
 
-/// A function as the control API tells it.
+/// A function as the control API returns it.
 pub(crate) fn function(name: &str, version: u32) -> String {
     format!(
         r#"{{"name":"{name}","project":"shop","active_version":{version},"url":"http://ADDR/{name}",
@@ -57,7 +57,7 @@ fn functions_over_two_pages() {
     assert_snapshot!("functions_json", Fake::new(script()).run(&["functions", "--json"]).golden());
 }
 
-/// A function with what a VM chose for it.
+/// A function with the keep-alive chosen by a VM.
 fn kept(name: &str, keep: &str) -> String {
     function(name, 3).replacen(r#""instances":2"#, &format!(r#""instances":2,"keep":{keep}"#), 1)
 }
@@ -138,9 +138,9 @@ fn delete_says_so() {
 #[test]
 fn the_autoscaler_and_its_decisions() {
     let info = r#"{"data":{"driver":"aws-asg","state":"leading","dry_run":false,"wanted":4,"current":4,"ready":3,
-        "reason":"1 are enough now; held for another 4m 10s","demand":3.25,"places":24,"panicking":false,"problem":null,
+        "reason":"1 are enough now; scale-in is held for another 4m 10s","demand":3.25,"places":24,"panicking":false,"problem":null,
         "decisions":[
-          {"at":"2026-11-20T08:00:12Z","wanted":4,"current":4,"reason":"1 are enough now; held for another 5m",
+          {"at":"2026-11-20T08:00:12Z","wanted":4,"current":4,"reason":"1 are enough now; scale-in is held for another 5m",
            "steps":["protect i-0a, i-0b"],"problem":null},
           {"at":"2026-11-20T08:00:02Z","wanted":4,"current":1,"reason":"every place was taken; 24.0 were needed over the last 6s",
            "steps":["order VMs up to 4"],"problem":"the group refused: quota"}]}}"#;
@@ -171,7 +171,7 @@ fn vms_and_their_drain() {
 }
 
 #[test]
-fn the_key_comes_from_the_flag_the_environment_or_the_data_folder() {
+fn key_comes_from_flag_environment_or_data_folder() {
     let data = tempfile::tempdir().unwrap();
     std::fs::write(data.path().join("admin.key"), "from-file\n").unwrap();
     let fake = Fake::new(vec![("GET /v1/functions", Reply::json(200, r#"{"data":[]}"#))]);
@@ -182,7 +182,7 @@ fn the_key_comes_from_the_flag_the_environment_or_the_data_folder() {
         assert_eq!(epsilon(&args, env, b"", Path::new("/")).code, 0);
     };
     run(&[], &[]);
-    // Empty ones are what a CI makes of what is not set.
+    // CI systems pass missing secrets as empty variables.
     let empty = ["EPSILON_KEY", "EPSILON_GATEWAY", "EPSILON_DATA_DIR", "EPSILON_NODE"];
     run(&[], &empty.map(|name| (name, "")));
     run(&[], &[("EPSILON_KEY", "from-env")]);
@@ -221,7 +221,7 @@ fn the_running_up_of_the_data_folder_is_found() {
 fn builders_and_how_each_is() {
     let all = r#"{"data":[{"id":null,"address":null,"reachable":true,"version":"0.1.0","builds":null,"builds_from_here":0},
         {"id":"builder-1","address":"10.0.0.7:8083","reachable":true,"version":"0.1.0","builds":2,"builds_from_here":1},
-        {"id":"builder-2","address":"10.0.0.8:8083","reachable":false,"cause":"nobody listens at its address",
+        {"id":"builder-2","address":"10.0.0.8:8083","reachable":false,"cause":"no process listens at its address",
         "version":null,"builds":null,"builds_from_here":0}]}"#;
     let fake = Fake::new(vec![("GET /v1/builders", Reply::json(200, all))]);
     assert_snapshot!(fake.run(&["builders"]).golden());

@@ -3,7 +3,7 @@
 //! timer. This replaces a timer per request.
 //!
 //! ```text
-//! open: head ─▶ request: none ─▶ answer: AnswerWithin, else none ─▶ last byte handed over: idle, or what is left of it
+//! open: head ─▶ request: none ─▶ answer: AnswerWithin, else none ─▶ last byte: idle, or the rest of it
 //! ```
 
 use super::{AnswerWithin, Answered};

@@ -27,7 +27,8 @@ impl Remote {
         let status = self
             .door
             .run(|session| {
-                let (target, path) = (&target, &path);
+                let target = &target;
+                let path = &path;
                 async move {
                     // Registries with tokens issue one for all that a push may do.
                     let asked = session.client.auth(target, &session.auth, RegistryOperation::Push);
