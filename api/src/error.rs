@@ -58,11 +58,11 @@ pub enum CallError {
         /// The operator's limit.
         limit: Bytes,
     },
-    /// The caller sent its body more slowly than the operator allows, or was still sending when the
-    /// time of its call was over.
+    /// The caller sent its body more slowly than the operator allows, or was still sending at the
+    /// deadline of its call.
     #[error("the request body arrived too slowly")]
     BodyTooSlow,
-    /// All concurrency slots are taken and the bounded wait is over (or the queue is full).
+    /// All concurrency slots are taken and the bounded wait has ended (or the queue is full).
     #[error("`{function}` is busy: all {limit} concurrency slots are taken")]
     ConcurrencyLimit {
         /// The called function.

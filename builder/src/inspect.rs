@@ -28,7 +28,7 @@ use std::{collections::BTreeMap, fs, io, path::PathBuf, sync::Arc, time::Duratio
 
 /// Path of the inspector in the runtime.
 const INSPECT: &str = "/epsilon/wrapper/inspect.js";
-/// Path of the module graph reader, which tells the files that each export reaches; in the
+/// Path of the module graph reader, which finds the files that each export reaches; in the
 /// inspector's image.
 const GRAPH: &str = "/epsilon/graph/graph.js";
 /// Path of its output: one file, not a folder, so that code cannot fill this machine's disk through
@@ -216,7 +216,7 @@ fn failed(ended: &Ended, limits: Limits) -> BuildError {
             error::load_failed(format!("the code needs more than {limit} to load"))
                 .hint("the operator's limit is `builder.inspect_memory`")
         }
-        // Only the exit code tells: the engine did not report why.
+        // Only the exit code shows it: the engine did not report why.
         Exit::Code(KILLED) => {
             let limit = limits.memory;
             error::load_failed(format!(

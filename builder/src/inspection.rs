@@ -207,7 +207,7 @@ impl LoadError {
     }
 }
 
-/// A hint for the error that the code of this entry threw, as far as its text tells.
+/// A hint for the error that the code of this entry threw, if its text matches a known cause.
 fn hint(told: &str, entry: &str) -> Option<String> {
     let says = |words: &[&str]| words.iter().any(|word| told.contains(word));
     if let Some(hint) = typescript::hint(told, entry) {

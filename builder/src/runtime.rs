@@ -7,10 +7,8 @@
 //!   packages            ──┘
 //! ```
 //!
-//! The first that can be had, in this order. KEY is of everything that decides what the image is,
-//! so an engine that has the image needs no work and no network, whoever made it. The first
-//! available one, in this order. KEY covers everything that decides the image, so an engine that
-//! has the image needs no work and no network, whoever made it.
+//! The first available one is used, in this order. KEY covers everything that determines the image,
+//! so an engine that has the image needs no work and no network, even if another builder made it.
 //!
 //! `epsilon/inspector-node` has one more layer: the module graph reader, which builds need and
 //! functions do not. It is made here too, so that nothing is installed while a developer waits for

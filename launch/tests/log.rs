@@ -26,7 +26,7 @@ fn program() {
         tracing::info!(n, "line");
     }
     println!("\nlogged");
-    std::io::stdin().read_to_end(&mut Vec::new()).unwrap(); // until it is told to end
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap(); // until standard input closes
     drop(logging);
 }
 
@@ -72,7 +72,7 @@ fn stalled_reader_blocks_nothing_and_gets_loss_count() {
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut text = String::new();
     while !text.contains("lost_total") {
-        assert!(stderr.read_line(&mut text).unwrap() > 0, "the loss is not told: {text}");
+        assert!(stderr.read_line(&mut text).unwrap() > 0, "the loss is not logged: {text}");
     }
     drop(stdin);
     stderr.read_to_string(&mut text).unwrap();

@@ -1,5 +1,5 @@
 //! Notifications of store changes to listeners inside one process. Nothing is stored: a listener
-//! that lags behind is told to read everything again.
+//! that lags behind must read everything again.
 
 use crate::Change;
 use futures_util::stream::{self, BoxStream};

@@ -1,4 +1,4 @@
-//! A member's authenticated listener: serves the gateways of its fleet and nobody else. A request
+//! A member's authenticated listener: serves only the gateways of its fleet. A request
 //! without a valid gateway token is answered with a bare 401, its body is not read, and its
 //! connection ends. Only `GET /healthz` is answered without a token.
 //!
@@ -115,7 +115,7 @@ impl Door {
         self.listener.address()
     }
 
-    /// Serves gateways until told to close. The handler gets the request and a sink for interim
+    /// Serves gateways until `close`. The handler gets the request and a sink for interim
     /// answers.
     pub async fn serve<H, F>(self, checker: Arc<Checker>, handler: H)
     where
@@ -132,7 +132,7 @@ impl Door {
         self.accept_all(admits, handler).await;
     }
 
-    /// Serves requests that `admits` accepts, until told to close: for clients without a gateway
+    /// Serves requests that `admits` accepts, until `close`: for clients without a gateway
     /// token (`metrics.rs`).
     pub(crate) async fn serve_whom<A, H, F>(self, admits: A, handler: H)
     where
@@ -143,7 +143,7 @@ impl Door {
         self.accept_all(admits, handler).await;
     }
 
-    /// Accepts until told to close. An accept error never ends it.
+    /// Accepts until `close`. An accept error never ends it.
     async fn accept_all<A, H, F>(self, admits: A, handler: H)
     where
         A: Fn(&Request<Incoming>, &Slot) -> bool + Clone + Send + Sync + 'static,

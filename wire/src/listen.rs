@@ -2,8 +2,9 @@
 //! closing. What is sent on a connection is not known here. Used by the gateway's listeners and by
 //! members' authenticated listeners.
 //!
-//! After it was told to close, it still hands out what the kernel had accepted by then: a peer that
-//! sees its connection established may have sent a request already, and would get a reset for it.
+//! After `close`, it still returns the connections that the kernel had accepted by then: a peer
+//! that sees its connection established may have sent a request already, and would get a reset for
+//! it.
 
 use crate::limiter::{Admission, Limiter, Slot};
 use socket2::{SockRef, TcpKeepalive};
@@ -96,7 +97,7 @@ impl Listener {
         self.address
     }
 
-    /// The next connection; `None` once it is told to `close` and no connection waits any more.
+    /// The next connection; `None` after `close`, once no connection waits any more.
     /// Accept errors never end it: they are reported to `trouble` with the pause that follows.
     /// Cancel-safe; an accepted connection is not lost.
     pub async fn next(

@@ -47,7 +47,7 @@ impl Metrics {
         self.door.address()
     }
 
-    /// Serves until told to close. `gather` renders all metrics.
+    /// Serves until `close`. `gather` renders all metrics.
     pub async fn serve(self, gather: impl Fn() -> String + Send + Sync + 'static) {
         let gather = Arc::new(gather);
         let handler = move |request: Request<hyper::body::Incoming>, _| {

@@ -108,7 +108,7 @@ impl Files {
     }
 
     /// TLS for a listener that also accepts clients without a certificate. One that is presented
-    /// must be of the authority; [`shows_certificate`] tells whether it was.
+    /// must be of the authority; [`shows_certificate`] returns whether there was one.
     ///
     /// # Errors
     /// [`TlsError`].
@@ -442,7 +442,7 @@ pub(crate) mod tests {
             let told = in_words(&asked.err().unwrap());
             assert!(told.is_some_and(|told| told.contains(words)), "{host}: {told:?}");
         }
-        // A server checks our certificate after our handshake is over.
+        // A server checks our certificate after our handshake has ended.
         let (near, far) = duplex(16 << 10);
         let (server, client) = (good.server().unwrap(), ended.client().unwrap());
         let ask = async {

@@ -332,8 +332,8 @@ mod tests {
             ("//npm.example/:_authToken=x", false),
             ("//NPM.example/:_authToken=x", false),
             ("//npm.example/:certfile=/app/x", false),
-            // A token goes to the host that its line names, whoever requests there: it is the
-            // project's own.
+            // A token is sent to the host in its line, whatever package is requested there: it is
+            // the project's own token.
             ("//other.example/:_authToken=x", true),
             // Forms with another meaning for npm.
             ("//theirs.example/:_authToken=${HTTPS_PROXY}", false),

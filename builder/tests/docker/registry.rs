@@ -69,7 +69,7 @@ async fn parts_can_be_had_from_the_registry() {
         names.push(entry.unwrap().path().unwrap().display().to_string());
     }
     assert_eq!(names, ["app/", "app/index.js"]);
-    assert!(lab.shelf().is_empty(), "what lies in a registry is fetched from there");
+    assert!(lab.shelf().is_empty(), "layers in a registry are fetched from there");
 
     // Another function of the same process, and an unchanged one: the base is reported as before.
     let other = [("epsilon.yaml", "project: lab-blobs-2\n"), CODE];

@@ -2,7 +2,7 @@
 //! any more.
 //!
 //! ```text
-//! version removed ─▶ noted ─▶ leaving ─▶ gone ─▶ (forgotten when nobody can have seen it)
+//! version removed ─▶ noted ─▶ leaving ─▶ gone ─▶ (forgotten when no gateway can use it)
 //!                      ▲ └──────┐ │ still in use
 //!                      └────────┼─┘
 //!     a deployment brings it again: needed, the note goes

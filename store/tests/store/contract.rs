@@ -320,7 +320,11 @@ mod suite {
         found.sort();
         assert_eq!(found, ["epsilon/pay:b", "epsilon/pay:d", "epsilon/pay:e"]);
         store.delete_function(&name("pay"), now()).await.unwrap();
-        assert_eq!(take(now()).await.len(), 5, "what was taken and not told of is taken again");
+        assert_eq!(
+            take(now()).await.len(),
+            5,
+            "images that were taken but not reported are taken again"
+        );
     }
 
     pub(crate) async fn an_image_that_leaves_is_not_brought_again(store: &dyn Store) {
@@ -550,7 +554,10 @@ mod suite {
 
         // The leader's clock jumps ahead by a day and comes back, or its machine dies there.
         assert!(lead(&two, 86_400).await);
-        assert!(lead(&one, 60).await && !lead(&two, 60).await, "nobody waits for a day");
+        assert!(
+            lead(&one, 60).await && !lead(&two, 60).await,
+            "a wrong clock blocks others for a day"
+        );
         // Clocks that differ by less than the lease do not make two leaders.
         assert!(lead(&one, 85).await && !lead(&two, 60).await);
         // The leader's clock goes back by an hour.

@@ -38,7 +38,7 @@ left() {
   docker ps -aq --filter "label=epsilon.vm=$1"
   docker network ls -q --filter "label=epsilon.vm=$1"
 }
-# One that a test stopped (SIGSTOP) hears nothing else before this.
+# A process that a test stopped (SIGSTOP) handles no other signal before this.
 ours "$1" && kill -CONT "$pid" && ended=itself
 # The second TERM ends the wait for calls that a test left running.
 for tenths in $(seq 0 200); do

@@ -16,7 +16,7 @@ pub const LONG: Duration = Duration::from_secs(180);
 /// Polls until `probe` returns a value.
 ///
 /// # Panics
-/// When `limit` is over, with the last status of `probe`.
+/// After `limit`, with the last status of `probe`.
 pub async fn until<T, S: Debug>(
     what: &str,
     limit: Duration,

@@ -123,7 +123,7 @@ async fn kill_9_in_a_deployment_changes_nothing() {
     let states: Vec<_> =
         deployments.as_array().unwrap().iter().map(|d| d["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["failed", "done"], "the broken one does not run for ever");
-    until("throw-away containers of the build are removed", SOON, async || {
+    until("temporary containers of the build are removed", SOON, async || {
         let data = up.data().display().to_string();
         let list = ask(&["ps", "-aq", "--filter", "label=epsilon.builder"]).await;
         let mut left = Vec::new();
@@ -184,7 +184,7 @@ async fn kill_9_in_an_activation_is_atomic() {
         up.start_again().await;
         let now = twins_serve(&up).await;
         assert!(now == serves || now == n, "{now} after {serves} and {n}");
-        assert!(now == n || !moment.contains("done"), "what was told to be done is done");
+        assert!(now == n || !moment.contains("done"), "a deployment reported as done is done");
         let newest = up.admin("/v1/deployments").await[0]["state"].clone();
         assert_eq!(newest, if now == n { "done" } else { "failed" });
         serves = now;
@@ -192,7 +192,7 @@ async fn kill_9_in_an_activation_is_atomic() {
     }
     twins(&project, 9);
     up.deploy(&project).await;
-    assert_eq!(twins_serve(&up).await, 9, "nothing stands in the way of the next one");
+    assert_eq!(twins_serve(&up).await, 9, "the next deployment works");
 }
 
 #[tokio::test]

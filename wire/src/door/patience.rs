@@ -97,7 +97,7 @@ impl Patience {
         over_at
     }
 
-    /// Time that is left; `None` when it is over. Without a limit, a long time is left.
+    /// Remaining time; `None` at the deadline. Without a limit, a long time remains.
     pub(super) fn left(&self) -> Option<Duration> {
         let (over_at, now) = (self.over_at.load(Relaxed), self.now());
         (now < over_at).then(|| Duration::from_millis(over_at - now))

@@ -410,7 +410,10 @@ async fn unreachable_gateways_do_not_delay_shutdown() {
     life.joined().await;
     drop(gateway);
     life.end().await;
-    assert!(member.credential().is_some(), "nobody heard the farewell; it is still good");
+    assert!(
+        member.credential().is_some(),
+        "no gateway received the leave request; it is still valid"
+    );
 }
 
 #[test]

@@ -161,7 +161,10 @@ mod tests {
         let held = folder(all.path(), &format!("{PREFIX}{NOBODY}-held"), 0o700);
         let lock = Lock::take(&held).unwrap();
         remove_old(all.path());
-        assert!(held.exists(), "whoever holds it lives, whatever its name says");
+        assert!(
+            held.exists(),
+            "the holder of the lock lives, although the process id in the name does not"
+        );
         drop(lock);
         remove_old(all.path());
         assert!(!held.exists());

@@ -128,7 +128,7 @@ impl Running {
         self.public
     }
 
-    /// Lets running calls finish, or cuts them when the grace is over or `hurry` resolves; then
+    /// Lets running calls finish, or cuts them when the grace period ends or `hurry` resolves; then
     /// removes everything created on the engine. Returns how many calls were cut.
     pub(super) async fn drain(self, hurry: impl Future<Output = &'static str>) -> usize {
         let cut = tokio::select! {

@@ -72,7 +72,7 @@ async fn sigterm_of_an_agent_is_a_drain() {
     let mut long = Call::get("/f0/long").open(fleet.gateways[0].public()).await;
     assert_eq!(long.piece().await.unwrap().unwrap(), "begun ");
     let told = async || fleet.gateways[0].busy_vm().await;
-    let home = until("a report tells of the call", SOON, told).await;
+    let home = until("a report contains the call", SOON, told).await;
     fleet.agent(&home).program.signal(Signal::TERM);
     until("the other VM takes its calls", SOON, async || {
         match Call::get("/f0").try_send(fleet.gateways[0].public()).await {

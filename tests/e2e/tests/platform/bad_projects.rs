@@ -237,7 +237,7 @@ async fn a_developer_who_hangs_up_cancels_the_build() {
         told += &String::from_utf8_lossy(&open.piece().await.unwrap().expect("more events"));
     }
     drop(open);
-    until("the deployment is over", SOON, async || {
+    until("the deployment has ended", SOON, async || {
         let listed = up.admin("/v1/deployments").await;
         let running = listed
             .as_array()

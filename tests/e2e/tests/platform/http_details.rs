@@ -56,7 +56,7 @@ async fn many_header_fields_pass_too_many_are_logged() {
     let answer = ask(up.public(), b"/cookies?n=1500").await;
     assert_eq!(status(&answer), 502, "{answer}");
     assert!(!answer.contains("stopped"), "{answer}");
-    until("the log tells why", SOON, async || {
+    until("the log contains the reason", SOON, async || {
         let log = up.cli(&["logs", "cookies"]).await.expect(0).stdout;
         let told = log.contains("its answer's head is too large");
         if told { Ok(()) } else { Err(log) }

@@ -39,7 +39,7 @@ async fn volume_is_bounded_memory_and_healthcheck_never_runs() {
     assert!(mount.starts_with("tmpfs rw,nosuid,nodev") && mount.contains("size=65536k"), "{mount}");
     assert_ne!(seen["uid"], 0, "whatever its USER is");
     let inspect = up.container("declares").await.inspect;
-    assert_eq!(inspect["State"]["Health"], json!(null), "nobody checks");
+    assert_eq!(inspect["State"]["Health"], json!(null), "there is no health check");
     let volumes = inspect["Mounts"].as_array().unwrap();
     assert!(volumes.iter().all(|mount| mount["Type"] != "volume"), "{volumes:?}");
     let seen = up.get("/declares").await.expect(200).json();

@@ -30,7 +30,10 @@ async fn process_has_no_root_capabilities_or_new_privileges() {
     };
     let ids = line("Uid:");
     let id = ids.split('\t').next().unwrap();
-    assert!(id.parse::<u32>().unwrap() >= 1_879_048_192, "nobody else's: {ids}");
+    assert!(
+        id.parse::<u32>().unwrap() >= 1_879_048_192,
+        "a user id outside of all other ranges: {ids}"
+    );
     assert_eq!((&line("Gid:"), &ids), (&ids, &[id; 4].join("\t")));
     for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
         assert_eq!(line(set), "0000000000000000", "{set}");

@@ -131,7 +131,7 @@ async fn other_calls_in_a_timed_out_instance_finish() {
         if vms.contains("shared") && vms.contains(r#""busy""#) { Ok(()) } else { Err(vms) }
     })
     .await;
-    // Starts late enough to still run when the first one's time is over.
+    // Starts late enough to still run after the first one's deadline.
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
     let ends = up.get("/shared/ends").await;
     assert_eq!(ends.expect(200).text(), "well");

@@ -91,7 +91,7 @@ async fn an_event_arrives_before_the_answer_ends() {
     assert!(kind.starts_with("text/event-stream"), "{kind}");
     let first = within("the first event", SOON, events.piece()).await.unwrap().unwrap();
     assert_eq!(&first[..], b"data: one\n\n");
-    // Only now the function is told to go on: nothing waited for the end.
+    // Only now the function may continue: no part waited for the end of the body.
     up.get("/events/next").await.expect(200);
     let second = within("the second event", SOON, events.piece()).await.unwrap().unwrap();
     assert_eq!(&second[..], b"data: two\n\n");

@@ -86,7 +86,7 @@ async fn github_push_is_deployed_across_a_kill() {
         deployed(&up, deliver(&up, "11111111-0000-4000-8000-000000000003", &body).await).await;
     assert_eq!(deployment["state"], "failed", "{deployment}");
     assert_eq!(up.get("/hooked").await.expect(200).text(), "two");
-    until("the hub hears of it", SOON, async || {
+    until("the status is reported to GitHub", SOON, async || {
         let told = hub.told();
         let want = format!("{} failure ", &id[..7]);
         if told.iter().any(|line| line.starts_with(&want)) { Ok(()) } else { Err(told) }
