@@ -14,8 +14,8 @@ use std::{
     path::Path,
 };
 
-/// How often a folder may be non-empty again after it was emptied: others remove the same folder,
-/// or a part of it.
+/// How often a folder may have entries again after they were removed: others remove the same
+/// folder, or a part of it.
 const AGAIN: u32 = 1000;
 
 /// Removes the folder and everything in it; a missing folder is no error.

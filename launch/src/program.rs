@@ -1,4 +1,4 @@
-//! Common to the programs of a fleet, from their first line to their exit code: the flags, the
+//! Shared by the programs of a fleet, from their first line to their exit code: the flags, the
 //! runtime, the `ready` line, and errors at the start. What a program does is in its own `main.rs`.
 //!
 //! The `epsilon` command line has commands and output of its own; it takes from here only what

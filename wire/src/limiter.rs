@@ -1,4 +1,4 @@
-//! Limits the connections of a listener, in all and by address. Idle connections never lock out
+//! Limits the connections of a listener, in all and by address. Unused connections never lock out
 //! others: when there is no room, the one that has been idle for longest is closed, which HTTP
 //! allows at any time.
 //!
@@ -154,7 +154,7 @@ impl Limiter {
         let is_usual = |entry: &Entry| entry.kind == Kind::Usual;
         let is_full = table.used >= connections
             && table.close_idle((connections / BATCH).max(1), SHORTEST_IDLE, is_usual) == 0;
-        // Idle connections of the reserve are closed at once: its slots are for heads that are
+        // Unused connections of the reserve are closed at once: its slots are for heads that are
         // arriving.
         if is_full
             && table.reserved >= reserve

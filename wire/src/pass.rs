@@ -431,7 +431,7 @@ mod tests {
         {
             assert!(!checker.admits(text, at(NOW)), "{text:.60}");
         }
-        assert!(checker.known.read().passes.is_empty(), "what is no pass costs no memory");
+        assert!(checker.known.read().passes.is_empty(), "an invalid pass uses no memory");
     }
 
     #[test]

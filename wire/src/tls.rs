@@ -5,7 +5,7 @@
 //! and checks for each connection whether one was presented.
 //!
 //! TLS decides who may connect at all, and encrypts. Which gateway sends a request is proven by its
-//! token (`pass.rs`), which member by its credential. Without the files the fleet uses plain HTTP.
+//! token, which member by its credential. Without the files the fleet uses plain HTTP.
 //!
 //! Handshakes have no time limit here: callers put their own around them.
 

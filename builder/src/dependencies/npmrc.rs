@@ -66,7 +66,7 @@ pub(super) struct Reduced {
     pub(super) notes: Vec<String>,
 }
 
-/// Why a line is dropped.
+/// The reason for which a line is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Why {
     Operators,

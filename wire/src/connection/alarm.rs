@@ -54,7 +54,7 @@ mod tests {
         }
         assert_eq!(rings(&mut alarm, 150).await, None);
         advance(Duration::from_secs(100)).await;
-        assert_eq!(rings(&mut alarm, 20).await, Some(20), "the previous alarm had no receiver");
+        assert_eq!(rings(&mut alarm, 20).await, Some(20), "the earlier deadline was dropped");
         assert_eq!(rings(&mut alarm, 0).await, Some(0));
     }
 }

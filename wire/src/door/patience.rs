@@ -112,7 +112,7 @@ fn millis(duration: Duration) -> u64 {
 #[derive(Debug)]
 pub(super) struct Busy {
     patience: Arc<Patience>,
-    /// Idle limit after this request.
+    /// Limit of idle time after this request.
     after: Duration,
     /// When the answer has to be written, if a limit was set.
     out_at: u64,

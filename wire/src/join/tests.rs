@@ -349,7 +349,7 @@ async fn the_gateways_clock_counts() {
     life.joined().await;
     let then: Timestamp = "2097-01-01T00:00:01Z".parse().unwrap();
     assert!(member.checker.admits_now(&gateway.script.signer.pass(&id(), then)));
-    assert!(!member.admits(&gateway), "a pass of our own time is long over");
+    assert!(!member.admits(&gateway), "a pass of our own time has long expired");
     life.end().await;
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 use std::sync::atomic::AtomicU64;
 
-/// Idle for so many seconds, or busy.
+/// Seconds without a request, or busy.
 #[derive(Debug, Default)]
 struct Played {
     idle_for: AtomicU64,

@@ -38,7 +38,7 @@ const LINES: usize = 20;
 /// Prefix of notes to the developer.
 const NOTE: &str = "note: ";
 
-/// Reloads the project.
+/// Performs the reloads of the project.
 pub(super) struct Reloads {
     client: Client,
     project: PathBuf,
