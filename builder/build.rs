@@ -1,6 +1,7 @@
-//! Puts the JavaScript that builds need into the binary, so that a builder needs nothing beside it: writes a table
-//! of the files of the Node wrapper (`wrapper-image/node`) and of what looks at module graphs (`graph`), without
-//! their tests and installed packages, for `src/wrapper.rs` and `src/runtime/layer.rs`.
+//! Embeds the JavaScript that builds need into the binary, so that a builder needs no other files:
+//! generates a table of the files of the Node wrapper (`wrapper-image/node`) and of the module
+//! graph reader (`graph`), without their tests and installed packages, for `src/wrapper.rs` and
+//! `src/runtime/layer.rs`.
 
 use std::{
     env,
@@ -10,11 +11,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Tables, and the folders that they are of.
+/// Generated tables and their source folders.
 const TABLES: [(&str, &str); 2] =
     [("wrapper_files.rs", "../wrapper-image/node"), ("graph_files.rs", "graph")];
 
-/// Folders and files of them that an image does not need.
+/// Files and folders that an image does not need.
 const LEFT_OUT: [&str; 4] = ["node_modules", "test", "bench.js", "bench-start.js"];
 
 fn main() -> Result<(), Box<dyn Error>> {

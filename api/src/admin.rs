@@ -1,4 +1,5 @@
-//! Bodies of the control API, `/v1`: what the gateway answers and the CLI prints. `snake_case`, UTC.
+//! Bodies of the control API, `/v1`: what the gateway answers and the CLI prints. `snake_case`,
+//! UTC.
 
 use crate::{
     error::ErrorBody,
@@ -11,17 +12,17 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
 
-/// Every good answer: `{"data": …}`.
+/// Body of every successful answer: `{"data": …}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Data<T> {
-    /// The answer itself.
+    /// The requested object or list.
     pub data: T,
     /// Only on lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pagination: Option<Pagination>,
 }
 
-/// Where a list goes on.
+/// The continuation of a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pagination {
     /// Pass it as `?cursor=` to get the next page.
@@ -35,21 +36,22 @@ pub struct Pagination {
 pub struct FunctionInfo {
     /// Its name.
     pub name: FunctionName,
-    /// The project that it came from.
+    /// The project that deployed it.
     pub project: ProjectName,
     /// The version that serves.
     pub active_version: VersionNumber,
     /// Where to call it.
     pub url: String,
-    /// Which versions share its calls; empty when one has them all.
+    /// Shares of a traffic split; empty when one version gets all calls.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shares: Vec<Share>,
-    /// How its last split ended, when it did so by itself and nothing was changed since.
+    /// Why the last split was aborted automatically; absent after a later change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aborted: Option<Aborted>,
-    /// Instances that exist now, on all VMs.
+    /// Instances on all VMs.
     pub instances: u32,
-    /// How long idle ones stay; absent where it is the VMs' default and no call was measured.
+    /// How long idle instances stay; absent where the VMs' default applies and no call was
+    /// measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep: Option<KeepInfo>,
     /// When the active version was made.
@@ -64,7 +66,7 @@ pub struct KeepInfo {
     /// How long an instance stays after its last call.
     #[serde(with = "crate::function::millis", rename = "idle_ms")]
     pub idle: Duration,
-    /// How long after the last call one is made ready for the next, where calls come at even distances.
+    /// Prewarming after the last call, where calls arrive at regular intervals.
     #[serde(
         default,
         with = "crate::function::optional_millis",
@@ -72,10 +74,10 @@ pub struct KeepInfo {
         skip_serializing_if = "Option::is_none"
     )]
     pub ready_after: Option<Duration>,
-    /// Who chose it.
+    /// Who chose these times.
     #[serde(default)]
     pub by: KeepBy,
-    /// Why, for people.
+    /// Explanation for people.
     pub why: String,
 }
 
@@ -91,12 +93,12 @@ impl From<&Keep> for KeepInfo {
 pub struct VersionInfo {
     /// Its number.
     pub version: VersionNumber,
-    /// Whether it serves; of a split, whether it is the stable version.
+    /// Whether it serves; in a split, whether it is the stable version.
     pub active: bool,
-    /// Its share of the calls, when they are split and it has one.
+    /// Its share of the calls in a split.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent: Option<u8>,
-    /// Where to call just this version.
+    /// URL of this version alone.
     #[serde(default)]
     pub url: String,
     /// A reference that `docker run` takes on this machine.
@@ -111,30 +113,30 @@ pub struct VersionInfo {
     pub spec: FunctionSpec,
 }
 
-/// Whether calls go to a VM, as the gateway that answers sees it.
+/// Whether calls are sent to a VM, as seen by the gateway that answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VmStanding {
-    /// They do.
+    /// Calls are sent to it.
     Ready,
-    /// It joined and has not reported yet.
+    /// Joined, no report yet.
     Starting,
-    /// It is being emptied, or is empty.
+    /// Being drained, or drained.
     Draining,
-    /// Something broke a moment ago; others are asked first.
+    /// Failed a moment ago; other VMs are tried first.
     Suspect,
-    /// It does not answer.
+    /// Does not answer.
     Out,
-    /// Only where an instance is there already: its container engine does not answer.
+    /// Its container engine does not answer: only calls for existing instances are sent to it.
     EngineDown,
 }
 
 impl VmStanding {
-    /// All of them.
+    /// All values.
     pub const ALL: [Self; 6] =
         [Self::Ready, Self::Starting, Self::Draining, Self::Suspect, Self::Out, Self::EngineDown];
 
-    /// For people.
+    /// Text for people.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ready => "ready",
@@ -147,35 +149,35 @@ impl VmStanding {
     }
 }
 
-/// One VM: what it said last, and how the gateway that answers sees it.
+/// One VM: its last report, and its state as seen by the gateway that answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmInfo {
     /// Its last report. `images` is left out; see [`Self::images_held`].
     #[serde(flatten)]
     pub status: VmStatus,
-    /// Whether calls go there.
+    /// Whether calls are sent to it.
     pub standing: VmStanding,
-    /// Why it is out, where it is.
+    /// Why it is out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Why the gateway that answers could not have its reports, when it tried last.
+    /// Why the gateway that answers could not read its reports at the last attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
-    /// Since when it stands so.
+    /// Since when it has this standing.
     pub since: Timestamp,
-    /// Where its agent listens; none for the one of the gateway's own process.
+    /// Address of its agent's listener; absent for the agent in the gateway's own process.
     #[serde(default)]
     pub address: Option<String>,
-    /// How old its last report is; none before the first one.
+    /// Age of its last report; absent before the first one.
     #[serde(default)]
     pub report_age_ms: Option<u64>,
-    /// Calls of this gateway that run there.
+    /// Calls of the answering gateway that run there.
     #[serde(default)]
     pub calls_from_here: u32,
-    /// Versions whose image lies there.
+    /// Versions whose image is on the VM.
     #[serde(default)]
     pub images_held: u32,
-    /// Times that its stream of reports broke, or could not be had, since this gateway knows it.
+    /// How often its stream of reports broke or could not be opened, since the gateway knows it.
     #[serde(default)]
     pub reports_missed: u64,
 }
@@ -229,24 +231,24 @@ pub struct KeyInfo {
 /// One builder, as the gateway that answers sees it at this moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuilderInfo {
-    /// Its id; none for the one of the gateway's own process.
+    /// Its id; absent for the builder in the gateway's own process.
     #[serde(default)]
     pub id: Option<VmId>,
-    /// Where it listens; none for that one.
+    /// Address of its listener; absent for the builder in the gateway's own process.
     #[serde(default)]
     pub address: Option<String>,
     /// Whether it answers.
     pub reachable: bool,
-    /// Why it does not.
+    /// Why it does not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
-    /// The version of its program, where it says it.
+    /// Version of its program, if it reports one.
     #[serde(default)]
     pub version: Option<String>,
     /// Builds that run or wait there, of all gateways.
     #[serde(default)]
     pub builds: Option<u32>,
-    /// Builds of this gateway there.
+    /// Builds of the answering gateway there.
     #[serde(default)]
     pub builds_from_here: u32,
 }
@@ -260,15 +262,15 @@ pub struct RollbackRequest {
     pub version: Option<VersionNumber>,
 }
 
-/// How a deployment stands.
+/// State of a deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeploymentState {
-    /// At work.
+    /// In progress.
     Running,
     /// Its versions serve.
     Done,
-    /// Nothing was changed.
+    /// Failed; what serves is unchanged.
     Failed,
 }
 
@@ -289,18 +291,19 @@ pub struct DeploymentInfo {
     pub id: DeploymentId,
     /// The project, once its name is known.
     pub project: Option<ProjectName>,
-    /// How it stands.
+    /// Current state.
     pub state: DeploymentState,
-    /// When it came in.
+    /// When it was received.
     pub created_at: Timestamp,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
     /// Why it failed.
     pub error: Option<ErrorBody>,
-    /// Where it came from, such as `github octo/shop main 1a2b3c4`; absent when it was sent to the control API.
+    /// Its origin, such as `github octo/shop main 1a2b3c4`; absent when it was sent to the control
+    /// API.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
-    /// What it made or left as it was.
+    /// The functions of the project, changed or not.
     pub functions: Vec<DeployedFunction>,
 }
 
@@ -317,13 +320,13 @@ pub struct DeployedFunction {
     pub url: String,
 }
 
-/// The steps of a deployment, in their order.
+/// The steps of a deployment, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
     /// Receive, unpack and check the archive.
     Source,
-    /// Have the runtime base image.
+    /// Provide the runtime base image.
     Runtime,
     /// Install the dependencies.
     Dependencies,
@@ -331,11 +334,11 @@ pub enum Step {
     Inspect,
     /// Compose or build the images.
     Image,
-    /// Hand them to the engine or the registry.
+    /// Load the images into the engine or push them to the registry.
     Ship,
-    /// Start an instance of each new version and see that it is healthy.
+    /// Start an instance of each new version and wait until it is healthy.
     Start,
-    /// Let the new versions serve.
+    /// Switch traffic to the new versions.
     Activate,
 }
 
@@ -354,30 +357,30 @@ impl fmt::Display for Step {
     }
 }
 
-/// One line of the answer to `POST /v1/deployments` (newline-delimited JSON). The last line is `done` or
-/// `failed`; an answer that ends without one was cut.
+/// One line of the answer to `POST /v1/deployments` (newline-delimited JSON). The last line is
+/// `done` or `failed`; an answer that ends without one was cut.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum DeployEvent {
-    /// The deployment has an id.
+    /// The deployment was accepted.
     Accepted {
         /// Its id.
         deployment: DeploymentId,
     },
-    /// A step began.
+    /// A step started.
     StepStarted {
-        /// Which.
+        /// The step.
         step: Step,
-        /// On what, for people.
+        /// The subject of the step, for people.
         detail: String,
     },
-    /// A step ended well.
+    /// A step succeeded.
     StepDone {
-        /// Which.
+        /// The step.
         step: Step,
-        /// What came of it, for people.
+        /// Its result, for people.
         detail: String,
-        /// How long it took.
+        /// Duration in milliseconds.
         took_ms: u64,
     },
     /// A line of a tool's output.
@@ -390,9 +393,9 @@ pub enum DeployEvent {
         /// The result.
         deployment: DeploymentInfo,
     },
-    /// Nothing was changed.
+    /// The deployment failed; what serves is unchanged.
     Failed {
-        /// Why.
+        /// The reason.
         error: ErrorBody,
     },
 }

@@ -1,33 +1,33 @@
-//! What a gateway's autoscaler shows of itself: the body of `GET /v1/autoscaler`.
+//! State of a gateway's autoscaler: the body of `GET /v1/autoscaler`.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// How the autoscaler of the gateway that was asked stands.
+/// The autoscaler of the gateway that answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AutoscalerInfo {
     /// `none`, `exec` or `aws-asg`.
     pub driver: String,
     /// Whether this gateway acts.
     pub state: AutoscalerState,
-    /// It only says what it would do.
+    /// Dry run: decisions are shown, not carried out.
     pub dry_run: bool,
     /// VMs wanted.
     pub wanted: u32,
-    /// VMs that the group has or is about to have.
+    /// VMs that the group has or is starting.
     pub current: u32,
     /// VMs of the group that take calls.
     pub ready: u32,
-    /// Why so many are wanted, in words.
+    /// Why so many are wanted, for people.
     pub reason: String,
-    /// Places needed: the mean of the stable window.
+    /// Concurrency slots needed: the mean of the stable window.
     pub demand: f64,
-    /// Places that there are.
+    /// Concurrency slots available.
     pub places: f64,
-    /// Whether the short window counts.
+    /// Whether the short (panic) window decides.
     pub panicking: bool,
-    /// What keeps it from acting, with what to do about it.
+    /// What keeps it from acting, and what to do about it.
     pub problem: Option<String>,
     /// The last decisions of this gateway, newest first.
     pub decisions: Vec<AutoscalerDecision>,
@@ -37,21 +37,21 @@ pub struct AutoscalerInfo {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AutoscalerState {
-    /// There is no driver: it computes and shows.
+    /// No driver is configured: decisions are computed and shown.
     #[default]
     Watching,
     /// Another gateway is the leader.
     Following,
     /// It is the leader.
     Leading,
-    /// The store does not answer, so nobody knows who leads.
+    /// The store does not answer, so the leader is unknown.
     StoreAway,
-    /// It is the leader and the group does not do what it is asked.
+    /// It is the leader, and the group does not carry out its requests.
     GroupAway,
 }
 
 impl AutoscalerState {
-    /// As it is written.
+    /// The value in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Watching => "watching",
@@ -69,19 +69,19 @@ impl fmt::Display for AutoscalerState {
     }
 }
 
-/// One decision: another number was wanted, or something was done.
+/// One decision: a new number of VMs, or an action.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AutoscalerDecision {
-    /// When.
+    /// When it was made.
     pub at: Timestamp,
     /// VMs wanted then.
     pub wanted: u32,
     /// VMs that the group had.
     pub current: u32,
-    /// Why, in words.
+    /// Why, for people.
     pub reason: String,
-    /// What was done, or would have been with `dry_run`, in words.
+    /// Actions carried out, or planned with `dry_run`, for people.
     pub steps: Vec<String>,
-    /// What went wrong with it.
+    /// Why an action failed.
     pub problem: Option<String>,
 }

@@ -1,5 +1,5 @@
-//! The body of a call on its way: a stream of bytes of unknown origin, boxed once per call, so that
-//! gateway and agent can pass it on without knowing each other's types. Never read as a whole.
+//! The body of a call: a stream of bytes of unknown origin, boxed once per call, so that gateway
+//! and agent can pass it on without knowing each other's types. Never collected in memory.
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -13,7 +13,7 @@ use std::{
     task::{Context, Poll},
 };
 
-/// Whatever went wrong while a body was read.
+/// Any error while a body is read.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A streamed request or response body.
@@ -28,7 +28,7 @@ where
     body.map_err(Into::into).boxed_unsync()
 }
 
-/// A body without a byte.
+/// A body without bytes.
 pub fn empty() -> CallBody {
     boxed(Empty::new())
 }
@@ -38,12 +38,12 @@ pub fn full(bytes: impl Into<Bytes>) -> CallBody {
     boxed(Full::new(bytes.into()))
 }
 
-/// A body that holds something until its last byte was handed over, or nobody wants it any more.
+/// A body that holds a guard until its last byte was handed over or it is dropped.
 #[derive(Debug)]
 pub struct Holding<B, G> {
-    /// The body.
+    /// The wrapped body.
     pub body: B,
-    /// What is dropped with it.
+    /// Dropped with the body.
     pub held: G,
 }
 
@@ -76,27 +76,28 @@ pub struct BodyTooLarge {
     pub limit: crate::units::Bytes,
 }
 
-/// The caller broke HTTP in the middle of its body. Found as the source of a relay error, it becomes
-/// `BAD_REQUEST`; a caller that merely went away is not this.
+/// The caller broke HTTP framing within its body. Found as the source of a relay error, it becomes
+/// `BAD_REQUEST`; a caller that merely hung up is not this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the body is not framed as HTTP asks")]
+#[error("the body is not framed as HTTP requires")]
 pub struct BodyMalformed;
 
-/// The caller sent its body more slowly than the operator allows. Found as the source of a relay error, it becomes
-/// `BODY_TOO_SLOW`.
+/// The caller sent its body more slowly than the operator allows. Found as the source of a relay
+/// error, it becomes `BODY_TOO_SLOW`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the body comes in too slowly")]
+#[error("the body arrives too slowly")]
 pub struct BodyTooSlow;
 
-/// How far a request's body has come that was not there as a whole when its call began. Shared by the one who reads it
-/// from the caller and the one who waits for the answer: whose slowness it is decides what a deadline means.
+/// Progress of a request body that was not complete when its call began. Shared by the task that
+/// reads it from the caller and the one that waits for the answer: whose slowness it is decides
+/// what a missed deadline means.
 #[derive(Clone, Debug, Default)]
 pub struct BodyProgress(Arc<Progress>);
 
 #[derive(Debug, Default)]
 struct Progress {
     complete: AtomicBool,
-    /// Somebody wants more of it and the caller has sent nothing.
+    /// The function waits for more of it and the caller has sent nothing.
     is_awaited: AtomicBool,
     answered: AtomicBool,
 }
@@ -107,28 +108,28 @@ impl BodyProgress {
         self.0.complete.store(true, Relaxed);
     }
 
-    /// Whether it has.
+    /// Whether the caller has sent all of it.
     pub fn is_complete(&self) -> bool {
         self.0.complete.load(Relaxed)
     }
 
-    /// Whether its next bytes are waited for: by the function, through all that lies between.
+    /// Sets whether the function waits for the next bytes.
     pub fn awaits(&self, awaits: bool) {
         self.0.is_awaited.store(awaits, Relaxed);
     }
 
-    /// Whether it is the caller who is waited for. A body that nobody reads is not complete either, and that is the
-    /// function's doing.
+    /// Whether the caller is the one to act. A body that the function does not read is not complete
+    /// either, but that is the function's doing.
     pub fn is_callers_turn(&self) -> bool {
         !self.0.complete.load(Relaxed) && self.0.is_awaited.load(Relaxed)
     }
 
-    /// The head of the answer is there: from now on both sides may wait for each other.
+    /// The head of the answer arrived: from now on both sides may wait for each other.
     pub fn answered(&self) {
         self.0.answered.store(true, Relaxed);
     }
 
-    /// Whether it is.
+    /// Whether the head of the answer arrived.
     pub fn is_answered(&self) -> bool {
         self.0.answered.load(Relaxed)
     }

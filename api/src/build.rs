@@ -1,25 +1,25 @@
-//! One builder as the gateway sees it: a project's archive goes in, images come out, and everything that
-//! happens meanwhile is told as [`BuildEvent`]s for the person who waits.
+//! One builder as the gateway sees it: a project's archive goes in, images come out, and progress
+//! is reported as [`BuildEvent`]s for the person who waits.
 //!
-//! In `epsilon up` the builder itself stands behind [`Builder`]; in a fleet, a client of its listener does:
-//! `POST /v1/builds?deployment=ID&folder=NAME&only=F&only=G` ([`BuildOrder`]) with a gateway's pass and the archive as
-//! body, answered by lines of [`BuildNews`].
+//! In `epsilon up` the builder itself implements [`Builder`]; in a fleet, a client of its listener
+//! does: `POST /v1/builds?deployment=ID&folder=NAME&only=F&only=G` ([`BuildOrder`]) with a gateway
+//! token and the archive as body, answered by lines of [`BuildNews`].
 
 mod order;
 
 pub use order::{BuildOrder, PATH};
 
-/// The path of a builder's listener that takes images to be removed.
+/// Path of a builder's listener that removes images.
 pub const REMOVE_PATH: &str = "/v1/images/remove";
-/// Where a builder says how it is.
+/// Path of a builder's listener that returns [`BuilderStatus`].
 pub const STATUS_PATH: &str = "/v1/status";
 
-/// How a builder is: the answer to `GET` of [`STATUS_PATH`].
+/// State of a builder: the answer to `GET` of [`STATUS_PATH`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuilderStatus {
     /// The version of its program.
     pub version: String,
-    /// Builds that run or wait for their turn, of all gateways.
+    /// Builds that run or wait for a slot, of all gateways.
     pub builds: u32,
 }
 
@@ -35,20 +35,20 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
-/// How often a builder says at least that it is still there. npm can be silent for minutes.
+/// Longest silence of a builder during a build. npm can be silent for minutes.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// One piece of work for a builder.
 pub struct BuildJob {
     /// The deployment that this build belongs to.
     pub deployment: DeploymentId,
-    /// The project's tar.gz as it comes in; not trusted in any way.
+    /// The project's tar.gz as it arrives; untrusted.
     pub archive: CallBody,
-    /// What the project's folder is called, for a project without a name of its own.
+    /// Name of the project's folder, for a project without a name of its own.
     pub folder: Option<String>,
     /// Only these functions; empty for all.
     pub only: Vec<FunctionName>,
-    /// Where the story of the build goes.
+    /// Where the progress of the build is reported.
     pub log: Arc<dyn BuildLog>,
 }
 
@@ -58,34 +58,34 @@ impl fmt::Debug for BuildJob {
     }
 }
 
-/// Where a builder tells what it does. Must not block; a slow reader loses lines, not the build.
+/// Receives the progress of a build. Must not block; a slow reader loses lines, not the build.
 pub trait BuildLog: Send + Sync {
-    /// Tells one event.
+    /// Reports one event.
     fn tell(&self, event: BuildEvent);
 }
 
-/// What happens in a build.
+/// Progress of a build.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BuildEvent {
-    /// A step began; `detail` says on what.
+    /// A step started; `detail` names its subject.
     StepStarted {
         /// Which step.
         step: Step,
         /// For people: "57 files, 120 KiB".
         detail: String,
     },
-    /// A step ended well.
+    /// A step succeeded.
     StepDone {
         /// Which step.
         step: Step,
         /// For people: "cached", "3 layers shipped".
         detail: String,
-        /// How long it took.
+        /// Duration of the step.
         #[serde(with = "crate::function::millis", rename = "took_ms")]
         took: Duration,
     },
-    /// A line of a tool's output (npm, docker) or a word to the developer.
+    /// A line of a tool's output (npm, docker) or a message to the developer.
     Line(String),
 }
 
@@ -94,16 +94,16 @@ pub enum BuildEvent {
 pub struct BuiltFunction {
     /// Its name.
     pub name: FunctionName,
-    /// Its settings, complete.
+    /// Its settings, with all defaults filled in.
     pub spec: FunctionSpec,
     /// Its image; the same source gives the same digest.
     pub image: ImageRef,
-    /// What the image comes apart into.
+    /// The layers that the image is composed of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parts: Option<Parts>,
 }
 
-/// All that a build made.
+/// The result of a build.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Built {
     /// The project's name.
@@ -112,14 +112,14 @@ pub struct Built {
     pub functions: Vec<BuiltFunction>,
 }
 
-/// Why a build ended without images. The texts are for the developer.
+/// Why a build failed. The texts are for the developer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
 pub struct BuildError {
-    /// Stable, upper case: `MANIFEST_INVALID`, `SOURCE_REFUSED`, `DEPENDENCIES_FAILED`, `LOAD_FAILED`,
-    /// `NO_FUNCTIONS`, `ENGINE_FAILED`, `REGISTRY_FAILED`, `DISK_FULL`, …
+    /// Stable, upper case: `MANIFEST_INVALID`, `SOURCE_REFUSED`, `DEPENDENCIES_FAILED`,
+    /// `LOAD_FAILED`, `NO_FUNCTIONS`, `ENGINE_FAILED`, `REGISTRY_FAILED`, `DISK_FULL`, …
     pub code: Cow<'static, str>,
-    /// 4xx: the source is wrong. 5xx: the builder is in trouble.
+    /// 4xx: the source is wrong. 5xx: the builder failed.
     #[serde(with = "status")]
     pub status: StatusCode,
     /// What happened, where.
@@ -135,29 +135,29 @@ impl BuildError {
     }
 }
 
-/// One line of a builder's answer to `POST /v1/builds` (newline-delimited JSON). The last one is `built` or `failed`;
-/// an answer that ends without one was cut. An answer whose status is not 200 is an [`ErrorBody`] in its envelope, and
-/// nothing of the archive was read.
+/// One line of a builder's answer to `POST /v1/builds` (newline-delimited JSON). The last one is
+/// `built` or `failed`; an answer that ends without one was cut. An answer whose status is not 200
+/// is an [`ErrorBody`] in its envelope, and the archive was not read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BuildNews {
-    /// Nothing happened for a [`HEARTBEAT`]; the build goes on.
+    /// Heartbeat: no event for a [`HEARTBEAT`]; the build goes on.
     Alive,
-    /// Something happened.
+    /// An event of the build.
     Event(BuildEvent),
-    /// The images are there.
+    /// The build succeeded.
     Built(Built),
-    /// There are none.
+    /// The build failed.
     Failed(BuildError),
 }
 
 impl BuildNews {
-    /// Longest line: a project's functions with all that their environments may hold.
+    /// Longest line in bytes: a project's functions with the largest environments.
     pub const LONGEST_LINE: usize = 16 << 20;
 
-    /// As a line, with its end.
+    /// As a line of JSON with its newline.
     pub fn to_line(&self) -> String {
-        // Nothing in it can fail to be written; a reader takes a line that is no news for a cut.
+        // Serialization cannot fail; a reader takes an invalid line for a cut.
         serde_json::to_string(self).unwrap_or_default() + "\n"
     }
 }
@@ -176,7 +176,7 @@ mod status {
     }
 }
 
-/// Makes images out of source.
+/// Makes images from source.
 pub trait Builder: Send + Sync + fmt::Debug {
     /// Builds one project. Dropping the future cancels the build and cleans up after it.
     ///
@@ -184,11 +184,12 @@ pub trait Builder: Send + Sync + fmt::Debug {
     /// [`BuildError`], written for the developer who pushed.
     fn build(&self, job: BuildJob) -> BoxFuture<'_, Result<Built, BuildError>>;
 
-    /// No version needs this image any more: takes it away from where this builder puts images, as far as that place
-    /// lets it. What lies elsewhere is not touched. Idempotent. A builder that keeps no images has nothing to do.
+    /// Removes an image that no version needs any more from where this builder puts images, if that
+    /// place allows it. Images elsewhere are not touched. Idempotent. A builder that stores no
+    /// images does nothing.
     ///
     /// # Errors
-    /// [`BuildError`], written for the operator: it is not known whether the image is still there.
+    /// [`BuildError`], written for the operator: whether the image still exists is unknown.
     fn remove(&self, _: ImageRef) -> BoxFuture<'_, Result<(), BuildError>> {
         Box::pin(std::future::ready(Ok(())))
     }
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn news_are_one_line_each_and_come_back_as_they_went() {
+    fn messages_are_one_line_and_round_trip() {
         for (news, text) in all() {
             let line = news.to_line();
             assert!(line.starts_with(text), "{line}");

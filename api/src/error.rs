@@ -1,9 +1,9 @@
-//! Why a call did not get the function's own answer, and what to say of it to whom.
+//! Why a call did not get the function's own answer, and what to report to whom.
 //!
 //! One enum for gateway and agent, because an error crosses from one to the other on its way to the
-//! caller. `Display` is for the caller: plain, without address, path or cause. The cause goes to the log
-//! through [`crate::chain::Chain`]. Status, code, fault and retry are decided in [`CallError::verdict`]
-//! and nowhere else; `docs/errors.md` is written from it.
+//! caller. `Display` is for the caller: plain, without address, path or cause. The cause goes to
+//! the log through [`crate::chain::Chain`]. Status, code, fault and retry are decided in
+//! [`CallError::verdict`] and nowhere else; `docs/errors.md` is generated from it.
 
 use crate::{
     body::{BodyMalformed, BodyTooLarge, BodyTooSlow},
@@ -29,112 +29,112 @@ pub enum CallError {
     /// The target alone is longer than any head may be.
     #[error("the target of the request is too long")]
     TargetTooLong,
-    /// The request's head did not come as a whole in time.
+    /// The request's head was not complete in time.
     #[error("the head of the request took too long")]
     HeadTooSlow,
-    /// Plain HTTP from another machine, where TLS is spoken.
-    #[error("this listener speaks TLS with other machines")]
+    /// Plain HTTP from another machine on a TLS listener.
+    #[error("this listener requires TLS from other machines")]
     TlsRequired,
-    /// The text before the first `/` names nothing.
+    /// The text before the first `/` is not the name of a function.
     #[error("no function is named `{0}`")]
     FunctionNotFound(String),
-    /// The address names a version that is not kept.
+    /// The address names a version that does not exist (any more).
     #[error("`{function}` has no version {number}")]
     VersionNotFound {
         /// Which function.
         function: FunctionName,
-        /// What was asked for.
+        /// The version in the address.
         number: VersionNumber,
     },
-    /// The address names a version, and the operator lets nobody call those without a key.
+    /// The address names a version, and the operator requires a key for those.
     #[error("calling a version of `{function}` by its address takes a key")]
     VersionGuarded {
-        /// Which function.
+        /// The called function.
         function: FunctionName,
     },
-    /// The caller sent, or announced, more than the operator allows.
+    /// The caller sent, or announced, a larger body than the operator allows.
     #[error("the request body is larger than {limit}")]
     BodyTooLarge {
         /// The operator's limit.
         limit: Bytes,
     },
-    /// The caller sent its body more slowly than the operator allows, or had not sent all of it when the time of its
-    /// call was over.
-    #[error("the request body came in too slowly")]
+    /// The caller sent its body more slowly than the operator allows, or was still sending at the
+    /// deadline of its call.
+    #[error("the request body arrived too slowly")]
     BodyTooSlow,
-    /// Every place is taken and the bounded wait is over (or the queue is full).
-    #[error("`{function}` is busy: all {limit} places are taken")]
+    /// All concurrency slots are taken and the bounded wait has ended (or the queue is full).
+    #[error("`{function}` is busy: all {limit} concurrency slots are taken")]
     ConcurrencyLimit {
-        /// Which function.
+        /// The called function.
         function: FunctionName,
-        /// Instances × concurrency.
+        /// Concurrency slots: instances × concurrency.
         limit: u32,
     },
     /// The handler threw or rejected. Text and stack are in the log.
     #[error("`{function}` threw an error")]
     FunctionError {
-        /// Which function.
+        /// The called function.
         function: FunctionName,
     },
-    /// The instance died or hung up before it answered.
+    /// The instance died or closed the connection before it answered.
     #[error("`{function}` stopped before it answered")]
     FunctionCrashed {
-        /// Which function.
+        /// The called function.
         function: FunctionName,
-        /// What was seen: an exit status, a broken connection.
+        /// What was observed: an exit status, a broken connection.
         #[source]
         cause: Cause,
     },
-    /// The instance answered with what is no answer of HTTP, or with a head that is too large.
+    /// The instance's answer is not valid HTTP, or its head is too large.
     #[error("the answer of `{function}` could not be read")]
     AnswerUnreadable {
-        /// Which function.
+        /// The called function.
         function: FunctionName,
         /// What is wrong with it.
         #[source]
         cause: Cause,
     },
-    /// The VM that had taken the call died or was cut off. How far the call got is not known.
+    /// The VM that ran the call died or was cut off. How far the call got is unknown.
     #[error("the VM that ran `{function}` was lost before it answered")]
     VmLost {
-        /// Which function.
+        /// The called function.
         function: FunctionName,
-        /// What was seen: a broken connection, silence.
+        /// What was observed: a broken connection, missing reports.
         #[source]
         cause: Cause,
     },
     /// The code threw, exited or hung while loading.
     #[error("`{function}` could not be loaded")]
     InitFailed {
-        /// Which function.
+        /// The called function.
         function: FunctionName,
         /// The code's own error, for the developer's log and deployment; never for a caller.
         detail: String,
     },
-    /// No VM has room, or none takes calls.
+    /// No VM has room, or none accepts calls.
     #[error("no VM can take `{function}` now")]
     NoCapacity {
-        /// Which function.
+        /// The called function.
         function: FunctionName,
-        /// Why, for the log.
+        /// The reason, for the log.
         #[source]
         cause: Cause,
     },
-    /// All connections of the gateway are taken, and none of them is idle.
+    /// All connection slots of the gateway are taken, and no connection is idle.
     #[error("the gateway has no room for another connection now")]
     GatewayFull,
     /// The function's own `timeout` ran out.
     #[error("`{function}` did not answer within its timeout of {}", humantime::format_duration(*timeout))]
     FunctionTimeout {
-        /// Which function.
+        /// The called function.
         function: FunctionName,
-        /// Its setting.
+        /// The function's `timeout`.
         timeout: Duration,
     },
-    /// The caller went away while the call waited or ran. Nobody reads the answer; it is for the log.
+    /// The caller hung up while the call waited or ran. The answer is for the log only.
     #[error("the caller hung up")]
     CallerGone,
-    /// A bug or a broken machine.
+    /// A bug or a failure of the machine.
     #[error("the platform failed; quote the request id to its operator")]
     Internal(#[source] Cause),
 }
@@ -142,7 +142,7 @@ pub enum CallError {
 /// Who has to act. It picks the log level and a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The one who called.
+    /// The caller.
     Caller,
     /// The function's author.
     Function,
@@ -161,7 +161,7 @@ impl Fault {
     }
 }
 
-/// All that the edge needs to know about an error.
+/// What the gateway's edge needs to know about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// HTTP status.
@@ -170,19 +170,20 @@ pub struct Verdict {
     pub code: &'static str,
     /// Who has to act.
     pub fault: Fault,
-    /// Nothing of the call was executed: another VM, or the caller, may try again.
+    /// No code of the call was executed: another VM, or the caller, may try again.
     pub retry_safe: bool,
-    /// What `Retry-After` says.
+    /// Value of `Retry-After`.
     pub retry_after: Option<Duration>,
 }
 
-/// What `Retry-After` says when every place is taken: starts and calls are short, so try soon.
+/// `Retry-After` when all slots are taken: starts and calls are short, so try soon.
 const RETRY_SOON: Duration = Duration::from_secs(1);
-/// What it says when no VM has room: room comes with idle timeouts or new VMs.
+/// `Retry-After` when no VM has room: room comes with idle timeouts or new VMs.
 const RETRY_LATER: Duration = Duration::from_secs(5);
 
 impl CallError {
-    /// Every code that a verdict may have, with whose fault it is: what is counted by them is there before the first one.
+    /// Every code that a verdict may have, with whose fault it is: counters by code exist before
+    /// the first error.
     pub const KINDS: [(&str, Fault); 19] = [
         ("BAD_REQUEST", Fault::Caller),
         ("HEAD_TOO_LARGE", Fault::Caller),
@@ -205,8 +206,8 @@ impl CallError {
         ("INTERNAL", Fault::Platform),
     ];
 
-    /// The error for a request whose own body failed, found anywhere in the chain of causes; `None` when the
-    /// body was not to blame, or its caller just went away.
+    /// The error for a request whose own body failed, found anywhere in the chain of sources;
+    /// `None` when the body was not the reason, or its caller just hung up.
     pub fn of_request_body(err: &(dyn std::error::Error + 'static)) -> Option<Self> {
         let mut cause = Some(err);
         while let Some(one) = cause {
@@ -217,7 +218,7 @@ impl CallError {
                 return Some(Self::BodyTooSlow);
             }
             if one.is::<BodyMalformed>() {
-                return Some(Self::BadRequest("the request's body is not framed as HTTP asks"));
+                return Some(Self::BadRequest("the request body is not framed as HTTP requires"));
             }
             cause = one.source();
         }
@@ -261,7 +262,7 @@ impl CallError {
             Self::FunctionCrashed { .. } | Self::AnswerUnreadable { .. } => {
                 (StatusCode::BAD_GATEWAY, "FUNCTION_CRASHED", Function, false, None)
             }
-            // To the caller the same as a crash, with the same code; but not the function's fault.
+            // For the caller the same as a crash, with the same code; but not the function's fault.
             Self::VmLost { .. } => {
                 (StatusCode::BAD_GATEWAY, "FUNCTION_CRASHED", Platform, false, None)
             }
@@ -277,7 +278,7 @@ impl CallError {
             Self::FunctionTimeout { .. } => {
                 (StatusCode::GATEWAY_TIMEOUT, "FUNCTION_TIMEOUT", Function, false, None)
             }
-            // 499 is nginx's number for a caller that closed the connection; it is only ever logged.
+            // 499 is nginx's number for a caller that closed the connection; it is only logged.
             Self::CallerGone => (
                 StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
                 "CALLER_GONE",
@@ -292,12 +293,12 @@ impl CallError {
         Verdict { status, code, fault, retry_safe, retry_after }
     }
 
-    /// A next step for the one who reads the answer, where there is one.
+    /// A next step for the person who reads the answer, if there is one.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::FunctionNotFound(_) => Some("`epsilon functions` lists the names".into()),
             Self::VersionNotFound { function, .. } => {
-                Some(format!("`epsilon versions {function}` lists those that are kept"))
+                Some(format!("`epsilon versions {function}` lists the versions that exist"))
             }
             Self::VersionGuarded { .. } => Some(
                 "send the admin key as `x-epsilon-key`; the operator's setting is `gateway.version_addresses`".into(),
@@ -305,7 +306,7 @@ impl CallError {
             Self::HeadTooLarge => {
                 Some("the operator's settings are `gateway.max_header` and `gateway.max_headers`".into())
             }
-            Self::TlsRequired => Some("use `https://` in place of `http://`".into()),
+            Self::TlsRequired => Some("//` in place of `http://`".into()),
             Self::HeadTooSlow => Some("the operator's setting is `gateway.header_timeout`".into()),
             Self::BodyTooLarge { .. } => {
                 Some("the operator's setting is `gateway.max_body`".into())
@@ -327,14 +328,14 @@ impl CallError {
                 Some(format!("the limit is `timeout` in the settings of `{function}`"))
             }
             Self::VmLost { .. } => {
-                Some("call again if it does no harm when it runs twice".into())
+                Some("call again if the function is safe to run twice".into())
             }
             Self::NoCapacity { .. } | Self::GatewayFull => Some("try again after `Retry-After`".into()),
             Self::BadRequest(_) | Self::TargetTooLong | Self::CallerGone | Self::Internal(_) => None,
         }
     }
 
-    /// What the caller is told.
+    /// The error body for the caller.
     pub fn body(&self, request_id: &RequestId) -> ErrorBody {
         let verdict = self.verdict();
         let mut body = ErrorBody::new(verdict.status, verdict.code, self.to_string(), self.hint());
@@ -343,31 +344,32 @@ impl CallError {
     }
 }
 
-/// `{"error": …}` on the wire.
+/// `{"error": …}` in JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorEnvelope {
-    /// The error.
+    /// The error body.
     pub error: ErrorBody,
 }
 
 /// An error as callers and the CLI see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
-    /// The kind: `invalid_request`, `not_found`, `unauthorized`, `conflict`, `limit`, `function` or `platform`.
+    /// The kind: `invalid_request`, `not_found`, `unauthorized`, `conflict`, `limit`, `function` or
+    /// `platform`.
     #[serde(rename = "type")]
     pub kind: String,
     /// Stable, upper case.
     pub code: String,
-    /// What happened.
+    /// What happened, for people.
     pub message: String,
-    /// What to do next.
+    /// What to do next, for people.
     pub hint: Option<String>,
-    /// Which call.
+    /// The call that failed.
     pub request_id: Option<RequestId>,
 }
 
 impl ErrorBody {
-    /// An error whose `type` follows from its status and code.
+    /// An error body whose `type` follows from status and code.
     pub fn new(
         status: StatusCode,
         code: &str,

@@ -1,26 +1,29 @@
-//! What the parts of a fleet say to each other: how an agent or a builder joins, how a VM reports, how a call
-//! and its outcome cross the wire. Types only; gateway, vm-agent and builder each speak their end of it.
+//! Messages between the parts of a fleet: how an agent or a builder joins, how a VM reports, how a
+//! call and its outcome cross the network. Types only; gateway, vm-agent and builder each implement
+//! their end.
 //!
 //! ```text
-//! agent ──▶ gateway's control listener   POST /v1/fleet/join    fleet token       Join   → Joined
-//!                                        POST /v1/fleet/beat    credential        Join   → Welcome   (each BEAT)
-//!                                        POST /v1/fleet/leave   credential        –      → 204
-//! gateway ──▶ agent's listener           GET  /v1/reports       pass    NDJSON of VmStatus, one each REPORT and at
-//!                                                               once when the VM begins or ends a drain
-//!                                        ANY  <the call's URI>  pass + the headers below    the function's answer
-//!                                        PUT  /v1/version       pass    Version (before its first call)   → 204
-//!                                        POST /v1/ready         pass    Version           → 204 or Refusal
-//!                                        POST /v1/fetch         pass    Version           → 204 or Refusal
-//!                                        POST /v1/retire        pass    VersionId         → 204
-//!                                        POST /v1/forget        pass    FunctionName      → 204
-//!                                        POST /v1/images/remove pass    ImageRef          → ImageRemoval
-//!                                        POST /v1/drain|undrain pass    –                 → 204
-//!                                        GET  /v1/logs/{function}?… pass                  NDJSON of LogRecord
-//! gateway ──▶ builder's listener         POST /v1/builds?…      pass    tar.gz            NDJSON of BuildNews
-//!                                        POST /v1/images/remove pass    ImageRef          → 204 or ErrorBody
-//!                                        GET  /v1/status        pass                      BuilderStatus
+//! member ─▶ gateway's control listener (credential; `join`: fleet token)
+//!   POST /v1/fleet/join         Join → Joined
+//!   POST /v1/fleet/beat         Join → Welcome, each BEAT
+//!   POST /v1/fleet/leave        – → 204
+//! gateway ─▶ agent's listener (gateway token)
+//!   GET  /v1/reports            NDJSON of VmStatus: each REPORT, and at the start and end of a drain
+//!   ANY  the call's URI         the call, with the headers below → the function's answer
+//!   PUT  /v1/version            Version → 204, before its first call
+//!   POST /v1/ready              Version → 204 or Refusal
+//!   POST /v1/fetch              Version → 204 or Refusal
+//!   POST /v1/retire             VersionId → 204
+//!   POST /v1/forget             FunctionName → 204
+//!   POST /v1/images/remove      ImageRef → ImageRemoval
+//!   POST /v1/drain, undrain     – → 204
+//!   GET  /v1/logs/{function}?…  NDJSON of LogRecord
+//! gateway ─▶ builder's listener (gateway token)
+//!   POST /v1/builds?…           tar.gz → NDJSON of BuildNews
+//!   POST /v1/images/remove      ImageRef → 204 or ErrorBody
+//!   GET  /v1/status             BuilderStatus
 //! ```
-//! A call is told from everything else by its [`headers::VERSION`](crate::headers::VERSION).
+//! Only calls carry [`headers::VERSION`](crate::headers::VERSION).
 
 use crate::{
     error::CallError,
@@ -34,14 +37,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// The form of everything in this file. A gateway refuses to let in what speaks another one.
+/// Version of the protocol in this file. A gateway refuses members of another one.
 pub const PROTOCOL: u32 = 1;
-/// How often a VM reports. Three reports missed mean that it is gone.
+/// How often a VM reports. Three missed reports mean that it is gone.
 pub const REPORT: Duration = Duration::from_secs(1);
-/// How often a member tells a gateway that it is still there, and learns which gateways there are.
+/// How often a member sends a heartbeat to a gateway, and receives the list of gateways.
 pub const BEAT: Duration = Duration::from_secs(5);
 
-/// What joins a fleet.
+/// Kinds of members of a fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MemberKind {
@@ -52,7 +55,7 @@ pub enum MemberKind {
 }
 
 impl MemberKind {
-    /// The file in a gateway's data folder that holds the token with which one of this kind joins.
+    /// The file in a gateway's data folder with the token that members of this kind join with.
     pub const fn token_file(self) -> &'static str {
         match self {
             Self::Vm => "fleet.token",
@@ -61,62 +64,65 @@ impl MemberKind {
     }
 }
 
-/// "Here I am": who joins, and where gateways reach it.
+/// Registration and heartbeat: which member, and where gateways reach it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Join {
-    /// [`PROTOCOL`].
+    /// Must equal [`PROTOCOL`].
     pub protocol: u32,
-    /// What it is.
+    /// Kind of member.
     pub kind: MemberKind,
     /// Its id: stable across restarts.
     pub id: VmId,
     /// `host:port` of its own listener, as gateways reach it.
     pub address: String,
-    /// Whether that listener speaks TLS.
+    /// Whether that listener uses TLS.
     pub tls: bool,
-    /// Memory that its instances may have in all; 0 for a builder.
+    /// Memory for instances in all; 0 for a builder.
     pub memory_bytes: Bytes,
-    /// Processors of the machine.
+    /// CPUs of the machine, in thousandths.
     pub cpu: MilliCores,
 }
 
 /// The answer to a [`Join`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Joined {
-    /// What this member proves itself with from now on, at any gateway. Never shown again.
+    /// The credential with which this member authenticates from now on, at any gateway. Never shown
+    /// again.
     #[serde(with = "crate::redacted::revealed")]
     pub credential: Secret<String>,
-    /// As in each later beat.
+    /// The same as in the answer to each heartbeat.
     #[serde(flatten)]
     pub welcome: Welcome,
 }
 
-/// The answer to a beat.
+/// The answer to a heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
-    /// The gateways whose passes a member takes.
+    /// The gateways whose tokens a member accepts.
     pub gateways: Vec<GatewayKey>,
-    /// What time it is by the clock that passes are dated by. It does not jump, as the wall clock may.
+    /// The time of the clock that gateway tokens are dated by. Unlike the wall clock it does not
+    /// jump.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub now: Option<Timestamp>,
 }
 
-/// One gateway and how to recognise its passes.
+/// One gateway and the key that its tokens are verified with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GatewayKey {
-    /// Which.
+    /// The gateway.
     pub id: GatewayId,
     /// Its Ed25519 public key, 64 hexadecimal digits.
     pub public_key: String,
 }
 
-/// Why a member did not do what a gateway asked: a [`CallError`] on the wire. Sent with the header
-/// [`headers::REFUSAL`](crate::headers::REFUSAL), so that it cannot be taken for a function's answer.
+/// Why a member did not do what a gateway requested: a [`CallError`] on the network. Sent with the
+/// header [`headers::REFUSAL`](crate::headers::REFUSAL), so that it cannot be taken for a
+/// function's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "code", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Refusal {
-    /// This member does not know the version: send it, then the call again.
+    /// This member does not know the version: the gateway sends it, then the call again.
     UnknownVersion,
     /// [`CallError::BodyTooLarge`].
     BodyTooLarge {
@@ -134,7 +140,7 @@ pub enum Refusal {
     FunctionError,
     /// [`CallError::FunctionCrashed`].
     FunctionCrashed {
-        /// What was seen.
+        /// What was observed.
         cause: String,
     },
     /// [`CallError::InitFailed`].
@@ -144,22 +150,22 @@ pub enum Refusal {
     },
     /// [`CallError::NoCapacity`].
     NoCapacity {
-        /// Why.
+        /// The reason, for the log.
         cause: String,
     },
     /// [`CallError::FunctionTimeout`].
     FunctionTimeout,
-    /// [`CallError::BadRequest`]: the body broke HTTP on its way.
+    /// [`CallError::BadRequest`]: the body broke HTTP framing.
     BadRequest,
     /// [`CallError::Internal`].
     Internal {
-        /// What happened.
+        /// What happened, for the log.
         cause: String,
     },
 }
 
 impl Refusal {
-    /// For the wire. The cause of causes is told in one line, by [`Chain`](crate::chain::Chain).
+    /// As sent to the gateway. Sources are joined to one line by [`Chain`](crate::chain::Chain).
     pub fn of(err: &CallError) -> Self {
         let told = |cause: &crate::error::Cause| crate::chain::Chain(&**cause).to_string();
         match err {
@@ -189,7 +195,7 @@ impl Refusal {
         }
     }
 
-    /// As the gateway goes on with it. `timeout` is the function's own.
+    /// As the gateway handles it. `timeout` is the function's own.
     pub fn into_error(self, function: FunctionName, timeout: Duration) -> CallError {
         match self {
             Self::UnknownVersion => CallError::NoCapacity {
@@ -197,7 +203,7 @@ impl Refusal {
                 cause: "the VM does not know the version yet".into(),
             },
             Self::BadRequest => {
-                CallError::BadRequest("the request's body is not framed as HTTP asks")
+                CallError::BadRequest("the request body is not framed as HTTP requires")
             }
             Self::BodyTooLarge { limit } => CallError::BodyTooLarge { limit },
             Self::BodyTooSlow => CallError::BodyTooSlow,
@@ -213,7 +219,7 @@ impl Refusal {
         }
     }
 
-    /// The status that it travels with. Only for people who look at the wire; the code decides.
+    /// Its HTTP status. Informative only; the code decides.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::UnknownVersion => StatusCode::PRECONDITION_REQUIRED,
@@ -231,8 +237,8 @@ impl Refusal {
     }
 }
 
-/// [`Spent`] as the value of the header [`headers::SPENT`](crate::headers::SPENT): microseconds of queue and exec,
-/// then, after a start, of pull, layers, cell, create, start and init: `12;340` or
+/// [`Spent`] as the value of the header [`headers::SPENT`](crate::headers::SPENT): microseconds of
+/// queue and exec, then, after a start, of pull, layers, cell, create, start and init: `12;340` or
 /// `12;340;0;0;0;45000;110000;30000`.
 pub fn write_spent(spent: &Spent) -> String {
     let us = |duration: Duration| duration.as_micros();
@@ -247,17 +253,18 @@ pub fn write_spent(spent: &Spent) -> String {
     text
 }
 
-/// Reads [`write_spent`]'s text; `None` for anything else.
+/// Parses the text of [`write_spent`]; `None` for anything else.
 pub fn read_spent(text: &str) -> Option<Spent> {
     let mut numbers = text.split(';').map(|part| part.parse().ok().map(Duration::from_micros));
-    let (queue, exec) = (numbers.next()??, numbers.next()??);
+    let queue = numbers.next()??;
+    let exec = numbers.next()??;
     let rest: Vec<Duration> = numbers.collect::<Option<_>>()?;
     let start = match rest[..] {
         [] => None,
         [pull, layers, cell, create, start, init] => {
             Some(StartPhases { pull, layers, cell, create, start, init })
         }
-        // Of a VM that knows no cells.
+        // From an agent without cells.
         [pull, create, start, init] => {
             Some(StartPhases { pull, create, start, init, ..StartPhases::default() })
         }

@@ -1,7 +1,7 @@
-//! What a developer asks for, in normal form: every default filled in, every value checked.
+//! Settings of a function in normal form: every default filled in, every value checked.
 //!
-//! Made by the builder from `epsilon.yaml` and the code's own `config`; kept by the store; read by
-//! gateway and agent. How the YAML looks is the builder's business, not this file's.
+//! Made by the builder from `epsilon.yaml` and the code's own `config`; stored by the store; read
+//! by gateway and agent. The YAML syntax is the builder's business, not this file's.
 
 use crate::{
     ids::{DeploymentId, FunctionName, ProjectName, VersionId, VersionNumber},
@@ -21,11 +21,11 @@ pub enum Runtime {
     Container,
 }
 
-/// How a handler is called.
+/// Calling convention of a handler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Signature {
-    /// Told apart by the wrapper: `handler` is Lambda's, an object with `fetch` is the web's, else
+    /// Detected by the wrapper: `handler` is Lambda's, an object with `fetch` is the web's, else
     /// Express.
     #[default]
     Auto,
@@ -41,9 +41,9 @@ pub enum Signature {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventVersion {
-    /// That of REST APIs.
+    /// The event of REST APIs.
     V1,
-    /// That of HTTP APIs and function URLs.
+    /// The event of HTTP APIs and function URLs.
     #[default]
     V2,
 }
@@ -55,14 +55,14 @@ impl EventVersion {
     }
 }
 
-/// What an instance may reach.
+/// Network access of an instance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Network {
     /// The outside world; not the VM's metadata service, not other instances.
     #[default]
     Egress,
-    /// Nothing at all.
+    /// No network.
     None,
 }
 
@@ -73,7 +73,7 @@ pub enum Isolation {
     /// An instance, one call after the other (or `concurrency` at once).
     #[default]
     Instance,
-    /// Nothing: each call has a fresh instance, which goes after it. Needs `concurrency: 1`.
+    /// Nothing: each call gets a fresh instance, which is removed after it. Needs `concurrency: 1`.
     Call,
 }
 
@@ -87,10 +87,10 @@ impl Isolation {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Idle {
-    /// Its processes are stopped after a while without a call, and go on with the next one.
+    /// Its processes are frozen after a while without a call, and thawed by the next one.
     #[default]
     Freeze,
-    /// It runs on: for code that works in the background.
+    /// It keeps running: for code that works in the background.
     Run,
 }
 
@@ -104,34 +104,34 @@ impl Idle {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FunctionSpec {
-    /// What runs it.
+    /// Its runtime.
     pub runtime: Runtime,
     /// The file to load, relative to the project's root; empty for `runtime: container`.
     pub entry: String,
     /// The name under which the file exports the function; empty for `runtime: container`.
     pub export: String,
-    /// How the handler is called.
+    /// Calling convention of the handler.
     pub signature: Signature,
-    /// Which events a handler of AWS Lambda's signature gets.
+    /// Version of the events for handlers of AWS Lambda's signature.
     #[serde(default, skip_serializing_if = "EventVersion::is_default")]
     pub event: EventVersion,
-    /// The longest that one call may run, from the moment an instance gets it to its last byte.
+    /// The longest that one call may run, from its hand-over to an instance until its last byte.
     #[serde(with = "millis", rename = "timeout_ms")]
     pub timeout: Duration,
     /// Memory limit of one instance; there is no swap beyond it.
     #[serde(rename = "memory_bytes")]
     pub memory: Bytes,
-    /// Processor limit of one instance.
+    /// CPU limit of one instance.
     #[serde(rename = "cpu_millicores")]
     pub cpu: MilliCores,
     /// Calls at once in one instance.
     pub concurrency: NonZeroU32,
-    /// Instances kept ready when nobody calls.
+    /// Instances kept running without calls.
     pub min_instances: u32,
     /// Instances at most, per VM.
     pub max_instances: NonZeroU32,
-    /// How long an instance beyond `min_instances` stays without a call. `None`: as the function's own pauses
-    /// suggest.
+    /// How long an instance beyond `min_instances` stays without a call. `None`: derived from the
+    /// function's own pauses between calls.
     #[serde(
         default,
         with = "optional_millis",
@@ -139,22 +139,22 @@ pub struct FunctionSpec {
         skip_serializing_if = "Option::is_none"
     )]
     pub idle_timeout: Option<Duration>,
-    /// Environment of the code.
+    /// Environment variables of the code.
     pub env: BTreeMap<String, String>,
     /// What an instance may reach.
     pub network: Network,
-    /// Whether a call may be sent again after it was executed in part, whatever its method: the code does the
-    /// same when it runs twice.
+    /// Whether a call may be sent again after it was executed in part, whatever its method: running
+    /// the code twice has the same effect as once.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub idempotent: bool,
-    /// What calls share.
+    /// What calls share with each other.
     #[serde(default, skip_serializing_if = "Isolation::is_default")]
     pub isolation: Isolation,
-    /// Most of one body that the runtime wrapper reads into memory, decompressed. `None`: what follows from
-    /// the memory, see [`Self::body_limit`].
+    /// Bytes of one body that the runtime wrapper reads into memory at most, decompressed. `None`:
+    /// derived from the memory, see [`Self::body_limit`].
     #[serde(default, rename = "max_body_bytes", skip_serializing_if = "Option::is_none")]
     pub max_body: Option<Bytes>,
-    /// How long an instance that is to go may take to end by itself, from SIGTERM to SIGKILL.
+    /// How long a stopping instance may take from SIGTERM to SIGKILL.
     #[serde(
         default = "default_stop_grace",
         with = "millis",
@@ -167,11 +167,11 @@ pub struct FunctionSpec {
     pub idle: Idle,
 }
 
-/// Default of [`FunctionSpec::stop_grace`]: long enough to close the connections to a database, short enough
-/// that a VM's memory is not held up by what is over.
+/// Default of [`FunctionSpec::stop_grace`]: long enough to close the connections to a database,
+/// short enough not to hold up a VM's memory.
 pub const STOP_GRACE: Duration = Duration::from_secs(3);
 
-/// Largest [`FunctionSpec::stop_grace`]: an instance that is over holds its memory that long.
+/// Largest [`FunctionSpec::stop_grace`]: a stopping instance holds its memory that long.
 pub const MAX_STOP_GRACE: Duration = Duration::from_secs(60);
 
 fn default_stop_grace() -> Duration {
@@ -182,8 +182,9 @@ fn is_default_stop_grace(grace: &Duration) -> bool {
     *grace == STOP_GRACE
 }
 
-/// A parsed body takes up to some twenty times its bytes (a list of empty lists), and not all of the memory is
-/// the body's: a sixty-fourth of it is safe, 4 MiB at the default of 256 MiB.
+/// Divisor of the memory. A parsed body takes up to twenty times its bytes (a list of empty lists),
+/// and not all of the memory is the body's: a sixty-fourth is safe, 4 MiB at the default of 256
+/// MiB.
 const BODY_SHARE: u64 = 64;
 
 impl FunctionSpec {
@@ -212,19 +213,20 @@ impl FunctionSpec {
         }
     }
 
-    /// Most of one body that the runtime wrapper reads into memory, decompressed: `max_body`, else what the
-    /// memory of an instance bears.
+    /// Bytes of one body that the runtime wrapper reads into memory at most, decompressed:
+    /// `max_body`, else a share of the instance's memory.
     pub fn body_limit(&self) -> Bytes {
         self.max_body.unwrap_or(Bytes(self.memory.0 / BODY_SHARE))
     }
 }
 
-/// An image that an engine can run: a reference that `docker run` takes, and the digest it stands for.
+/// An image that an engine can run: a reference that `docker run` takes, and its digest.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ImageRef {
     /// `name:tag` in this machine's engine, or `registry/name@sha256:…`.
     pub reference: String,
-    /// `sha256:…` of the image's configuration (its id in the engine): what it *is*, wherever it lies.
+    /// `sha256:…` of the image's configuration (its id in the engine): identifies the content,
+    /// wherever it is stored.
     pub digest: String,
 }
 
@@ -234,32 +236,32 @@ impl fmt::Display for ImageRef {
     }
 }
 
-/// What a function's image is made of, so that a VM can have its code without the image: layers that are mounted
-/// into a booted container of the runtime base.
+/// The composition of a function's image, so that a VM can have its code without the image: layers
+/// that are mounted into a booted container of the runtime base.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parts {
-    /// The runtime base.
+    /// The runtime base image.
     pub base: ImageRef,
-    /// What lies above it, bottom first. Files of the function are below `app` in each.
+    /// The layers above it, bottom first. Files of the function are below `app` in each.
     pub layers: Vec<ImageLayer>,
 }
 
 /// One layer of an image.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ImageLayer {
-    /// `sha256:…` of the plain tar: what the layer *is*, wherever it lies.
+    /// `sha256:…` of the uncompressed tar: identifies the content, wherever it is stored.
     pub diff_id: String,
-    /// How it lies in the registry, beside the function's image; `None` where there is no registry.
+    /// The layer in the registry, beside the function's image; `None` without a registry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blob: Option<Blob>,
 }
 
-/// A layer as a registry keeps it: compressed (gzip).
+/// A layer as stored in a registry: compressed (gzip).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Blob {
-    /// `sha256:…` of its bytes.
+    /// `sha256:…` of the compressed bytes.
     pub digest: String,
-    /// How many they are.
+    /// Compressed size.
     pub bytes: Bytes,
 }
 
@@ -274,12 +276,12 @@ pub struct Version {
     pub project: ProjectName,
     /// The deployment that made it.
     pub deployment: DeploymentId,
-    /// What instances are made of.
+    /// The image that instances run.
     pub image: ImageRef,
-    /// What the image comes apart into. `None` for images that nobody here composed.
+    /// The layers of the image. `None` for images that the platform did not compose.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parts: Option<Parts>,
-    /// How they are run.
+    /// Settings of the function.
     pub spec: FunctionSpec,
     /// When it was made.
     pub created_at: Timestamp,
@@ -292,7 +294,7 @@ impl Version {
     }
 }
 
-/// Durations as whole milliseconds on the wire.
+/// Durations as whole milliseconds in JSON.
 pub mod millis {
     use serde::{Deserialize, Deserializer, Serializer};
     use std::time::Duration;
@@ -314,7 +316,7 @@ pub mod millis {
     }
 }
 
-/// [`millis`] of what may be absent.
+/// [`millis`] of an optional duration.
 pub mod optional_millis {
     use serde::{Deserialize, Deserializer, Serializer};
     use std::time::Duration;

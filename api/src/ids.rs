@@ -1,15 +1,15 @@
-//! Names and numbers that could be mistaken for one another. Parsing is validation: holding one of
-//! these means that it is well formed. Used by every part; made at the edges only.
+//! Names and numbers as newtypes. Parsing is validation: a value is always well formed. Used by
+//! every part; made at the edges only.
 
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use std::{fmt, num::NonZeroU32, str::FromStr, sync::Arc};
 
-/// A text that is not the id it was taken for.
+/// A text that is not a valid id of the expected kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not a {what}: {rule}")]
 pub struct InvalidId {
-    /// What was expected, in words.
+    /// The expected kind, for people.
     pub what: &'static str,
     /// The rule that the text breaks.
     pub rule: &'static str,
@@ -33,16 +33,16 @@ macro_rules! text_id {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Reads the id.
+            /// Parses the id.
             ///
             /// # Errors
-            /// When the text breaks the rule of this id.
+            /// When the text breaks the rule of this kind.
             pub fn parse(text: &str) -> Result<Self, InvalidId> {
                 let valid: fn(&str) -> bool = $valid;
                 if valid(text) { Ok(Self(text.into())) } else { Err(InvalidId::new($what, $rule, text)) }
             }
 
-            /// The text as it was parsed.
+            /// The text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -179,13 +179,13 @@ text_id!(
     }
 );
 
-/// First parts of the platform's own paths. A function of such a name could be taken for the platform by who mixes up the two
-/// listeners, key in hand.
+/// First segments of the platform's own paths. A function of such a name could be mistaken for the
+/// platform by someone who mixes up the two listeners and sends a key.
 const PLATFORM_PATHS: [&str; 6] = ["v1", "healthz", "metrics", "console", "git", "mcp"];
 
 impl FunctionName {
-    /// Whether the platform keeps this name for paths of its own. A function that has it already is called as ever; none is
-    /// deployed with it any more.
+    /// Whether the platform reserves this name for its own paths. An existing function of that name
+    /// can still be called; new deployments of it are refused.
     pub fn is_reserved(&self) -> bool {
         PLATFORM_PATHS.contains(&self.as_str())
     }
@@ -209,28 +209,28 @@ impl ProjectName {
 }
 
 impl InstanceId {
-    /// A fresh id.
+    /// A random id.
     pub fn random() -> Self {
         Self(format!("{:012x}", rand::rng().random::<u64>() >> 16).into())
     }
 }
 
 impl GatewayId {
-    /// A fresh id.
+    /// A random id.
     pub fn random() -> Self {
         Self(format!("g-{:012x}", rand::rng().random::<u64>() >> 16).into())
     }
 }
 
 impl DeploymentId {
-    /// A fresh id.
+    /// A random id.
     pub fn random() -> Self {
         Self(format!("d-{:016x}", rand::rng().random::<u64>()).into())
     }
 }
 
 impl RequestId {
-    /// A fresh id of 128 random bits, in hexadecimal.
+    /// A random id of 128 bits, in hexadecimal.
     pub fn random() -> Self {
         let mut number = rand::rng().random::<u128>();
         // Each call makes one, and `format!` takes four times as long.

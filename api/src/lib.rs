@@ -1,24 +1,24 @@
-//! The words that the parts of Epsilon share: ids, function settings, wire types, errors.
+//! Types that the parts of Epsilon share: ids, function settings, messages, errors.
 //!
 //! No I/O, no runtime, no HTTP library beyond the plain `http` types. Gateway, vm-agent and builder
 //! never see each other; they meet in the two traits here, [`vm::Vm`] and [`build::Builder`].
 //!
 //! | module | what it names |
 //! |---|---|
-//! | [`ids`] | names and numbers, valid by construction |
+//! | [`ids`] | names and numbers as newtypes, validated by parsing |
 //! | [`units`] | bytes and cores |
-//! | [`function`] | what a developer asks for: settings of one function, one immutable version |
+//! | [`function`] | settings of a function, one immutable version of it |
 //! | [`vm`] | one VM as the gateway sees it: calls in, answers out |
 //! | [`build`] | one builder as the gateway sees it: source in, images out |
-//! | [`fleet`] | what gateways, agents and builders say to each other |
+//! | [`fleet`] | messages between gateways, agents and builders |
 //! | [`admin`] | bodies of the control API |
-//! | [`hook`] | what a webhook's delivery is answered with |
-//! | [`autoscaler`] | what the autoscaler shows of itself |
+//! | [`hook`] | the answer to a webhook delivery |
+//! | [`autoscaler`] | state of the autoscaler |
 //! | [`traffic`] | how calls are split among versions |
 //! | [`log`] | one line of a function's log |
-//! | [`error`] | why a call failed, and what to say to whom |
-//! | [`headers`] | names of the headers that belong to the platform |
-//! | [`written`] | how people write values in settings |
+//! | [`error`] | why a call failed, and what to report to whom |
+//! | [`headers`] | headers of the platform |
+//! | [`written`] | deserializers for values as people write them |
 
 pub mod admin;
 pub mod autoscaler;

@@ -1,4 +1,4 @@
-//! One line of a function's log: what `epsilon logs` prints and what the agent keeps on disk as a
+//! One line of a function's log: what `epsilon logs` prints and what the agent stores on disk as a
 //! line of JSON.
 
 use crate::ids::{FunctionName, InstanceId, RequestId, VersionNumber, VmId};
@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
-/// How loud a line is.
+/// Severity of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
@@ -31,55 +31,58 @@ impl fmt::Display for Level {
     }
 }
 
-/// One line.
+/// One line of a log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogRecord {
     /// When it was written.
     pub time: Timestamp,
-    /// How loud.
+    /// Severity.
     pub level: Level,
-    /// Whose.
+    /// The function that wrote it.
     pub function: FunctionName,
-    /// Which build of it.
+    /// Its version.
     pub version: VersionNumber,
-    /// Which container.
+    /// The instance that wrote it.
     pub instance: InstanceId,
     /// The call that wrote it; none for lines written while loading or between calls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<RequestId>,
     /// The text; several lines for a stack.
     pub message: String,
-    /// Where it was written: filled in on its way to a reader.
+    /// The VM where it was written: filled in for readers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<VmId>,
-    /// Where it ends in that VM's log of the function: filled in when it is read. A line that could not be kept has none.
+    /// The position of its end in that VM's log of the function: filled in for readers. A line that
+    /// could not be stored has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<LogPosition>,
 }
 
-/// A place in one VM's log of a function, right behind a line; written `1796000000-512`. Later lines have greater ones.
-/// For a reader it is opaque: times are written by code, and neither unique nor in order.
+/// A position in one VM's log of a function, just after a line; written `1796000000-512`. Later
+/// lines have greater positions. Opaque to readers: times are written by code, and neither unique
+/// nor in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct LogPosition {
-    /// Number of the file.
+    /// Number of the log file.
     pub segment: u64,
-    /// Bytes from its beginning.
+    /// Bytes from the file's start.
     pub offset: u64,
 }
 
-/// A position, and on which VM; written `VM:1796000000-512`. A reader that comes back gives one for each VM that it knows.
+/// A position and its VM; written `VM:1796000000-512`. A reader that resumes sends one for each VM
+/// that it knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogCursor {
-    /// Whose log.
+    /// The VM.
     pub vm: VmId,
-    /// Lines behind it are new.
+    /// Lines after it are new.
     pub position: LogPosition,
 }
 
-/// A text that is no position or cursor.
+/// A text that is not a position or cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a cursor is what a line has as its `vm` and `position`, with `:` between them")]
+#[error("a cursor is a line's `vm` and `position`, joined by `:`")]
 pub struct InvalidCursor;
 
 impl fmt::Display for LogPosition {
@@ -128,16 +131,16 @@ impl FromStr for LogCursor {
     }
 }
 
-/// Which lines a reader wants.
+/// Which lines a reader requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogQuery {
     /// Only lines of this call.
     pub request_id: Option<RequestId>,
-    /// Go on with new lines after the kept ones.
+    /// Go on with new lines after the stored ones.
     pub follow: bool,
-    /// At most this many of the newest kept lines; `None` is all that are kept.
+    /// At most this many of the newest stored lines; `None`: all of them.
     pub tail: Option<usize>,
-    /// Only lines behind this place, and all of them: `tail` says nothing then.
+    /// Only lines after this position, and all of them: `tail` is ignored then.
     pub after: Option<LogPosition>,
 }
 

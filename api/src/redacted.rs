@@ -12,7 +12,7 @@ impl<T> Secret<T> {
         Self(value)
     }
 
-    /// The secret itself. Each use of this is a place to check.
+    /// The secret itself. Review each use of this.
     pub const fn reveal(&self) -> &T {
         &self.0
     }
@@ -30,7 +30,8 @@ impl<T> fmt::Display for Secret<T> {
     }
 }
 
-/// For the few wire types whose purpose is to hand a secret over: `#[serde(with = "redacted::revealed")]`.
+/// For the few messages whose purpose is to hand over a secret: `#[serde(with =
+/// "redacted::revealed")]`.
 pub mod revealed {
     use super::Secret;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -1,6 +1,6 @@
 //! "Did you mean …?" for keys and names that people type.
 
-/// The known name nearest to `given`, when it is near enough to be a slip of the fingers.
+/// The known name nearest to `given`, when it is near enough to be a typing error.
 pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = given.to_lowercase();
     known
@@ -11,7 +11,7 @@ pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
         .map(|(_, name)| name)
 }
 
-/// Names that may have been meant, the nearest first.
+/// Sorts candidates, nearest first.
 pub fn sort(given: &str, names: &mut [String]) {
     let lower = given.to_lowercase();
     names.sort_by_cached_key(|name| strsim::damerau_levenshtein(&lower, &name.to_lowercase()));

@@ -1,5 +1,6 @@
-//! How the calls of one function are split among its versions: what is asked for, what is kept, what is shown. The
-//! gateway's `call/split.rs` chooses by it for each call; the store keeps it. [`slots`] is the arithmetic.
+//! How the calls of one function are split among its versions: requests, stored form, answers. The
+//! gateway's `call/split.rs` applies it to each call; the store stores it. [`slots`] is the
+//! arithmetic.
 
 pub mod slots;
 
@@ -10,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use slots::Slots;
 use std::{fmt, str::FromStr, time::Duration};
 
-/// Most versions of one split. Each has series of its own in the metrics.
+/// Versions of one split at most. Each has time series of its own in the metrics.
 pub const MOST: usize = 8;
 
 /// How many of a hundred calls a version gets.
@@ -29,7 +30,7 @@ impl fmt::Display for Share {
     }
 }
 
-/// A text that is not what it should be.
+/// A text that cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not {rule}")]
 pub struct Unreadable {
@@ -60,10 +61,10 @@ pub fn text(shares: &[Share]) -> String {
     shares.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
-/// By what a caller is known, so that it stays on one version.
+/// What identifies a caller, so that it stays on one version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sticky {
-    /// A cookie that the gateway sets: which hundredth of all callers this one is in.
+    /// A cookie that the gateway sets: the caller's slot, 0 to 99.
     Cookie,
     /// The value of this header, such as a user's or a session's id.
     Header(HeaderName),
@@ -103,12 +104,12 @@ impl<'de> Deserialize<'de> for Sticky {
     }
 }
 
-/// A part of calls, in hundredths of a percent. On the wire a number of percents: `0.5`.
+/// A share of calls, stored in hundredths of a percent. In JSON a number of percent: `0.5`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rate(u16);
 
 impl Rate {
-    /// All calls: no rate is above it.
+    /// All calls: no rate exceeds it.
     pub const ALL: Self = Self(10_000);
 
     /// Whole percents, at most 100.
@@ -116,7 +117,7 @@ impl Rate {
         Self(if percent > 100 { 10_000 } else { percent as u16 * 100 })
     }
 
-    /// Whether so many failed calls of so many are more than this.
+    /// Whether `failed` of `calls` exceed this rate.
     pub fn is_passed_by(self, failed: u64, calls: u64) -> bool {
         failed.saturating_mul(10_000) > calls.saturating_mul(u64::from(self.0))
     }
@@ -160,58 +161,58 @@ impl<'de> Deserialize<'de> for Rate {
     }
 }
 
-/// When a split ends by itself: a version other than the stable one answers with a status of 500 or above, or the
-/// platform does in its place, too often.
+/// When a split is aborted: a version other than the stable one answers too often with a status of
+/// 500 or above, or the platform does in its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AbortRule {
-    /// More than this part of its calls.
+    /// Error rate that must be exceeded.
     #[serde(rename = "abort_above_percent")]
     pub above: Rate,
-    /// Of the calls that ended within so many milliseconds.
+    /// Window over which calls count, in milliseconds.
     #[serde(rename = "abort_window_ms")]
     pub window_ms: u64,
-    /// And at least so many of them: a few calls tell nothing.
+    /// Calls that the window must have: a few calls prove nothing.
     #[serde(rename = "abort_min_calls")]
     pub min_calls: u32,
 }
 
 impl AbortRule {
-    /// How far back calls count.
+    /// Window over which calls count.
     pub fn window(&self) -> Duration {
         Duration::from_millis(self.window_ms)
     }
 
-    /// Whether so many failed calls of so many are too many.
+    /// Whether `failed` of `calls` break the rule.
     pub fn is_broken_by(&self, failed: u64, calls: u64) -> bool {
         calls >= u64::from(self.min_calls) && self.above.is_passed_by(failed, calls)
     }
 }
 
-/// A split as it is kept.
+/// A split in its stored form.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Split {
-    /// Which version each hundredth of the calls goes to.
+    /// The version of each slot (hundredth of the calls).
     pub slots: Slots,
     /// Whether a caller stays on its version.
     #[serde(default)]
     pub sticky: Option<Sticky>,
-    /// When it ends by itself.
+    /// When it is aborted.
     #[serde(flatten)]
     pub abort: AbortRule,
 }
 
-/// Why a split ended by itself.
+/// Why a split was aborted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Aborted {
-    /// When.
+    /// When it was aborted.
     pub at: Timestamp,
     /// The version that failed.
     pub version: VersionNumber,
     /// Its calls within the window.
     pub calls: u64,
-    /// Those that failed.
+    /// Its failed calls within the window.
     pub failed: u64,
-    /// How many were allowed.
+    /// Error rate that was allowed.
     pub limit: Rate,
 }
 
@@ -228,17 +229,19 @@ impl fmt::Display for Aborted {
 pub struct TrafficRequest {
     /// The shares; together 100.
     pub shares: Vec<Share>,
-    /// The version that all calls go back to when the split ends by itself. Default: that of the split that runs, else
-    /// the oldest.
+    /// The version that gets all calls when the split is aborted. Default: that of the running
+    /// split, else the oldest.
     #[serde(default)]
     pub stable: Option<VersionNumber>,
-    /// Whether a caller stays on its version: `cookie` or `header:NAME`. Default: it does not.
+    /// What identifies a caller, so that it stays on its version: `cookie` or `header:NAME`.
+    /// Default: callers do not stay.
     #[serde(default)]
     pub sticky: Option<Sticky>,
-    /// Failed calls of a version that end the split; 100 never does. Default: `gateway.traffic.abort_above`.
+    /// Error rate of a version that aborts the split; 100 never does. Default:
+    /// `gateway.traffic.abort_above`.
     #[serde(default)]
     pub abort_above_percent: Option<Rate>,
-    /// How far back calls count. Default: `gateway.traffic.abort_window`.
+    /// Window over which calls count. Default: `gateway.traffic.abort_window`.
     #[serde(default)]
     pub abort_window_ms: Option<u64>,
     /// Calls of a version before it is judged. Default: `gateway.traffic.abort_min_calls`.
@@ -250,24 +253,24 @@ pub struct TrafficRequest {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PromoteRequest {
-    /// The version that gets all calls; the one that is tried beside the stable one when absent.
+    /// The version that gets all calls; when absent, the one that is tried beside the stable one.
     #[serde(default)]
     pub version: Option<VersionNumber>,
 }
 
-/// Where the calls of a function go.
+/// How the calls of a function are routed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrafficInfo {
     /// The function.
     pub function: FunctionName,
-    /// The version that gets all calls when there is no split, and again when one ends by itself.
+    /// The version that gets all calls without a split, and again after an abort.
     pub stable: VersionNumber,
-    /// Who gets how much, the stable version first.
+    /// Share of each version, the stable version first.
     pub shares: Vec<VersionTraffic>,
-    /// The rest of a split; none when one version serves all calls.
+    /// Terms of the running split; absent when one version serves all calls.
     #[serde(default)]
     pub split: Option<SplitInfo>,
-    /// How the last split ended, when it did so by itself and nothing was changed since.
+    /// Why the last split was aborted automatically; absent after a later change.
     #[serde(default)]
     pub aborted: Option<Aborted>,
 }
@@ -275,11 +278,11 @@ pub struct TrafficInfo {
 /// The terms of a split.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SplitInfo {
-    /// Since when these shares hold.
+    /// Since when these shares apply.
     pub since: Timestamp,
-    /// Whether a caller stays on its version.
+    /// What identifies a caller, so that it stays on its version.
     pub sticky: Option<Sticky>,
-    /// When it ends by itself.
+    /// When it is aborted.
     #[serde(flatten)]
     pub abort: AbortRule,
 }
@@ -291,11 +294,11 @@ pub struct VersionTraffic {
     pub version: VersionNumber,
     /// Its share.
     pub percent: u8,
-    /// Where to call just this one.
+    /// URL of this version alone.
     pub url: String,
-    /// Its calls that ended within the window, through the gateway that answers.
+    /// Its calls within the window, through the gateway that answers.
     pub calls: u64,
-    /// Those that failed.
+    /// Its failed calls within the window.
     pub failed: u64,
 }
 
@@ -334,7 +337,7 @@ mod tests {
         not_a_number: Rate, "NaN" => None;
     }
 
-    /// As it lies in stores: whoever changes this changes what an older gateway reads.
+    /// The form stored in databases: a change breaks older gateways.
     #[test]
     fn a_kept_split_is_read_again() {
         let kept = r#"{"slots":[[3,90],[4,10]],"sticky":"header:x-user","abort_above_percent":5.0,"abort_window_ms":60000,"abort_min_calls":20}"#;

@@ -1,5 +1,5 @@
-//! Sizes with their unit in the type. Read from what people write (`256MiB`, `0.5`), printed back
-//! the same way. Used by manifests, settings and tables.
+//! Sizes with their unit in the type. Parsed from what people write (`256MiB`, `0.5`), printed the
+//! same way. Used by manifests, settings and tables.
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
@@ -33,7 +33,7 @@ impl Bytes {
         Self(n << 20)
     }
 
-    /// The plain number.
+    /// The number of bytes.
     pub const fn get(self) -> u64 {
         self.0
     }
@@ -74,7 +74,7 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// A share of processor time in thousandths of a core.
+/// CPU time in thousandths of a core.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
 )]

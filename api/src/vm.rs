@@ -1,4 +1,4 @@
-//! One VM as the gateway sees it. In `epsilon up` the agent itself stands behind this trait; in a
+//! One VM as the gateway sees it. In `epsilon up` the agent itself implements this trait; in a
 //! fleet, a client of the agent's listener does. The gateway cannot tell which.
 
 use crate::{
@@ -15,29 +15,33 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::{any::Any, fmt, sync::Arc, time::Duration};
 
-/// A call on its way to a VM.
+/// A call sent to a VM.
 ///
-/// The request's URI is what the function sees: path after its name, and query. Hop-by-hop headers and
-/// headers of the platform are gone already. An upgrade keeps its `Connection`/`Upgrade` headers.
+/// The request's URI is what the function sees: path after its name, and query. Hop-by-hop headers
+/// and headers of the platform are removed already. An upgrade keeps its `Connection`/`Upgrade`
+/// headers.
 pub struct Call {
-    /// What to run.
+    /// The version to run.
     pub version: Arc<Version>,
     /// The call's id.
     pub request_id: RequestId,
-    /// Whether the call may wait in this VM for a place or for memory. `false` when there is another VM to
-    /// try: then what cannot begin at once (or by a start that has room) is refused, with nothing executed.
+    /// Whether the call may wait in this VM for a concurrency slot or for memory. `false` when
+    /// there is another VM to try: then a call that cannot begin at once (or by a start that has
+    /// room) is refused, with nothing executed.
     pub may_wait: bool,
-    /// Method, path, headers and body as the function is to see them.
+    /// Method, path, headers and body as the function sees them.
     pub request: Request<CallBody>,
-    /// How far the request's body has come. `None`: all of it is there, or there is none.
+    /// Progress of the request's body. `None`: it is complete, or there is none.
     pub upload: Option<BodyProgress>,
-    /// Where interim answers (1xx) go that the function gives before its answer. `None`: nowhere.
+    /// Receives interim answers (1xx) that the function sends before its answer. `None`: they are
+    /// dropped.
     pub interim: Option<Arc<dyn InterimSink>>,
 }
 
-/// Takes interim answers of a call; see [`Call::interim`]. Bounded by itself: a function may send any number.
+/// Receives interim answers of a call; see [`Call::interim`]. Implementations bound them: a
+/// function may send any number.
 pub trait InterimSink: Send + Sync {
-    /// One came.
+    /// An interim answer arrived.
     fn interim(&self, status: StatusCode, headers: HeaderMap);
 }
 
@@ -52,13 +56,14 @@ impl fmt::Debug for Call {
 
 /// The function's answer.
 ///
-/// Dropping the response's body before its end means that the caller is gone; the VM then settles the
-/// call on its own. For an upgrade (101) the response carries hyper's `OnUpgrade` and a [`Held`] in its
-/// extensions; the one who copies the bytes keeps the [`Held`] until the copy is over.
+/// Dropping the response's body before its end means that the caller hung up; the VM then settles
+/// the call on its own. For an upgrade (101) the response carries hyper's `OnUpgrade` and a
+/// [`Held`] in its extensions; the task that copies the bytes keeps the [`Held`] until the copy is
+/// over.
 pub struct Answer {
     /// Status, headers and body from the function.
     pub response: Response<CallBody>,
-    /// What the VM spent before the function ran.
+    /// Time spent in the VM.
     pub spent: Spent,
 }
 
@@ -71,7 +76,7 @@ impl fmt::Debug for Answer {
     }
 }
 
-/// Keeps an instance leased for as long as it lives. Lives in a response's extensions.
+/// Keeps an instance leased for as long as it exists. Stored in a response's extensions.
 #[derive(Clone)]
 pub struct Held(pub Arc<dyn Any + Send + Sync>);
 
@@ -81,10 +86,10 @@ impl fmt::Debug for Held {
     }
 }
 
-/// Where the time of a call went inside the VM; the source of `server-timing`.
+/// Time of a call spent inside the VM; the source of `server-timing`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Spent {
-    /// Waiting for a place in an instance that was already there or about to be.
+    /// Waiting for a concurrency slot in an instance that exists or is being started.
     pub queue: Duration,
     /// Starting the instance that this call waited for, when it did.
     pub start: Option<StartPhases>,
@@ -92,42 +97,42 @@ pub struct Spent {
     pub exec: Duration,
 }
 
-/// The phases of one start of an instance. Those that were not part of it are zero: a start in a cell has `layers`, `cell` and
-/// `init`; one from an image `pull`, `create`, `start` and `init`.
+/// Phases of one start of an instance. Those that were not part of it are zero: a start in a cell
+/// has `layers`, `cell` and `init`; one from an image `pull`, `create`, `start` and `init`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StartPhases {
-    /// Getting the image to this VM.
+    /// Pulling the image to this VM.
     pub pull: Duration,
-    /// Getting the layers of the code to this VM.
+    /// Fetching the layers of the code to this VM.
     pub layers: Duration,
     /// Taking a cell and mounting the layers into it.
     pub cell: Duration,
-    /// The engine made the container.
+    /// Creating the container in the engine.
     pub create: Duration,
-    /// The engine started it and its runtime listened.
+    /// Starting the container until its runtime listens.
     pub start: Duration,
-    /// The user's code loaded.
+    /// Loading the user's code.
     pub init: Duration,
 }
 
 impl StartPhases {
-    /// All phases together.
+    /// Sum of all phases.
     pub fn total(&self) -> Duration {
         self.pull + self.layers + self.cell + self.create + self.start + self.init
     }
 }
 
-/// What a VM says of itself.
+/// The report of a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmStatus {
     /// Its id.
     pub id: VmId,
-    /// Takes calls, or is being emptied.
+    /// Accepts calls, or is drained.
     pub state: VmState,
-    /// A number that changes with each start of its agent: what the agent was told before is forgotten.
+    /// A number that changes with each start of its agent: what the agent knew before is forgotten.
     #[serde(default)]
     pub boot: u64,
-    /// The version of its program; absent of those that do not say it yet.
+    /// Version of its program; absent for releases that do not report it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// When the first of the certificates ends that its agent loaded at its start; none where the fleet has no TLS.
@@ -136,23 +141,24 @@ pub struct VmStatus {
     /// Processors of the machine.
     #[serde(default)]
     pub cpu_millicores: MilliCores,
-    /// Memory that instances may have in all.
+    /// Memory for instances in all.
     pub memory_bytes: Bytes,
-    /// Memory given out.
+    /// Memory reserved by instances.
     pub memory_used_bytes: Bytes,
-    /// Calls that run now.
+    /// Running calls.
     pub calls_active: u32,
-    /// Calls that wait for a place now.
+    /// Calls waiting for a concurrency slot.
     pub calls_waiting: u32,
     /// The instances, oldest first.
     pub instances: Vec<InstanceStatus>,
-    /// Booted containers that wait for a function.
+    /// Cells: booted containers without a function.
     #[serde(default)]
     pub cells: CellCount,
     /// How long idle instances stay here, for versions whose pauses were measured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keeps: Vec<Keep>,
-    /// Versions whose image lies on this VM, as far as the agent has looked; the one used last comes first.
+    /// Versions whose image is on this VM, as far as the agent has looked; most recently used
+    /// first.
     #[serde(default)]
     pub images: Vec<VersionId>,
 }
@@ -160,9 +166,9 @@ pub struct VmStatus {
 /// The cells of a VM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CellCount {
-    /// Can be given to a function at once.
+    /// Ready to be assigned.
     pub ready: u32,
-    /// Boot.
+    /// Still booting.
     pub booting: u32,
 }
 
@@ -176,7 +182,7 @@ pub struct Keep {
     /// How long an instance stays after its last call.
     #[serde(with = "crate::function::millis", rename = "idle_ms")]
     pub idle: Duration,
-    /// How long after the last call one is made ready for the next; `None` where that would not pay.
+    /// Prewarming after the last call; `None` where that would not pay.
     #[serde(
         default,
         with = "crate::function::optional_millis",
@@ -187,30 +193,30 @@ pub struct Keep {
     /// Who chose these times.
     #[serde(default)]
     pub by: KeepBy,
-    /// Why, for people: "99 of 100 pauses were shorter than 11m".
+    /// Explanation for people: "99 of 100 pauses were shorter than 11m".
     pub why: String,
 }
 
-/// Who chose how long idle instances stay; the one who knows more is greater.
+/// Who chose how long idle instances stay; the better informed one is greater.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeepBy {
-    /// The operator: the function's pauses say nothing (yet).
+    /// The operator's default: the function's pauses are not conclusive (yet).
     #[default]
     Default,
-    /// The function's pauses.
+    /// Derived from the function's pauses.
     Adaptive,
     /// The function's `idleTimeout`.
     Set,
 }
 
-/// Whether a VM takes calls.
+/// Whether a VM accepts calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VmState {
-    /// Takes calls.
+    /// Accepts calls.
     Ready,
-    /// Ends what runs, takes nothing new.
+    /// Finishes what runs, accepts nothing new.
     Draining,
     /// Its container engine does not answer; calls that need a new instance are refused.
     EngineDown,
@@ -227,71 +233,73 @@ pub struct InstanceStatus {
     pub version: VersionNumber,
     /// `starting`, `idle`, `busy`, `draining` or `stopping`.
     pub state: String,
-    /// Calls that run in it.
+    /// Running calls.
     pub calls_active: u32,
     /// Calls that may run in it at once.
     #[serde(default)]
     pub concurrency: u32,
-    /// When it was asked for.
+    /// When its start was requested.
     pub started_at: Timestamp,
 }
 
-/// What came of the removal of an image.
+/// Result of the removal of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ImageRemoval {
-    /// It is not here any more, or is not ours to remove.
+    /// Not on this VM any more, or not managed by it.
     Gone,
-    /// Something here still uses it; nothing was touched.
+    /// Still in use on this VM; nothing was removed.
     InUse,
 }
 
 /// One machine with one agent and one engine.
 ///
-/// All waits inside have limits of their own; no method waits for ever. Cancelling a future (dropping it)
-/// is safe at any point and gives back what was taken.
+/// All waits inside have limits of their own; no method waits for ever. Cancel-safe: dropping a
+/// future gives back what was taken.
 pub trait Vm: Send + Sync + fmt::Debug {
-    /// Runs one call: leases a place (or starts an instance, or waits within limits) and relays.
+    /// Runs one call: leases a concurrency slot (or starts an instance, or waits within limits) and
+    /// relays.
     ///
     /// # Errors
     /// [`CallError`]; its verdict says whether another VM may be tried.
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, CallError>>;
 
-    /// Makes sure that this VM can serve the version: image present, and an instance that loaded the code
-    /// and is healthy (at least one, at least `min_instances`). Idempotent.
+    /// Ensures that this VM can serve the version: image present, and healthy instances that loaded
+    /// the code (at least one, at least `min_instances`). Idempotent.
     ///
     /// # Errors
-    /// The reason why no instance came up: `InitFailed` with the code's own error, or the platform's.
+    /// Why no instance started: `InitFailed` with the code's own error, or the platform's.
     fn ensure_ready(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>>;
 
-    /// Brings the version's image to this VM, so that a later start needs no pull. Starts nothing. Idempotent.
+    /// Pulls the version's image to this VM, so that a later start needs no pull. Starts nothing.
+    /// Idempotent.
     ///
     /// # Errors
-    /// Why it could not be had.
+    /// Why it could not be pulled.
     fn fetch(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>>;
 
-    /// No version needs this image any more: takes it off this VM, unless an instance uses it. Idempotent. A VM that keeps
-    /// no images has nothing to do.
+    /// Removes an image that no version needs any more from this VM, unless an instance uses it.
+    /// Idempotent. A VM that stores no images does nothing.
     ///
     /// # Errors
-    /// Why it is not known whether it is still here.
+    /// Why it is unknown whether the image is still here.
     fn remove_image(&self, _: ImageRef) -> BoxFuture<'_, Result<ImageRemoval, CallError>> {
         Box::pin(std::future::ready(Ok(ImageRemoval::Gone)))
     }
 
-    /// The function was deleted: its kept log lines go. Returns at once. Idempotent.
+    /// Removes the stored log lines of a deleted function. Returns at once. Idempotent.
     fn forget(&self, function: &FunctionName);
 
-    /// Takes no more calls for the version, lets running ones end, removes its instances. Returns at once;
-    /// the work goes on behind. Idempotent.
+    /// Sends no more calls to the version, lets running ones finish, removes its instances. Returns
+    /// at once; the work continues in the background. Idempotent.
     fn retire(&self, version: &VersionId);
 
-    /// The function's log: kept lines, oldest first, then new ones if asked for.
+    /// The function's log: stored lines, oldest first, then new ones if requested.
     fn logs(&self, function: &FunctionName, query: LogQuery) -> BoxStream<'static, LogRecord>;
 
-    /// What the VM holds now.
+    /// The current state of the VM.
     fn status(&self) -> VmStatus;
 
-    /// Starts or ends a drain; says at once whether the VM now drains. Idempotent.
+    /// Starts or ends a drain; returns at once. Idempotent.
     fn drain(&self, draining: bool);
 }

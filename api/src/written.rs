@@ -1,14 +1,15 @@
-//! How people write values in settings: `30s`, `100MiB`, `0.5` cores. For `#[serde(deserialize_with = "…")]` of the
-//! parts' settings; an error names what was written and how it could be.
+//! Deserializers for values as people write them: `30s`, `100MiB`, `0.5` cores. For
+//! `#[serde(deserialize_with = "…")]` of the parts' settings; an error names what was written and a
+//! valid example.
 
 use crate::units::MilliCores;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use std::{fmt::Display, str::FromStr, time::Duration};
 
-/// A time with its unit.
+/// A duration with its unit.
 ///
 /// # Errors
-/// When it is none.
+/// When the text is not a duration.
 pub fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(from)?;
     humantime::parse_duration(&text).map_err(|_| {
@@ -16,18 +17,18 @@ pub fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error
     })
 }
 
-/// A time with its unit, where leaving it out means something else than any time.
+/// A duration with its unit; absence has a meaning of its own.
 ///
 /// # Errors
-/// When it is none.
+/// When the text is not a duration.
 pub fn some_duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     duration(from).map(Some)
 }
 
-/// Anything that is read from text: sizes, addresses.
+/// Anything that is parsed from text: sizes, addresses.
 ///
 /// # Errors
-/// What its own parser says.
+/// The error of its parser.
 pub fn text<'de, T, D>(from: D) -> Result<T, D::Error>
 where
     T: FromStr<Err: Display>,
@@ -36,10 +37,10 @@ where
     String::deserialize(from)?.parse().map_err(D::Error::custom)
 }
 
-/// The same, where leaving it out means something else than any value.
+/// Anything that is parsed from text; absence has a meaning of its own.
 ///
 /// # Errors
-/// What its own parser says.
+/// The error of its parser.
 pub fn some_text<'de, T, D>(from: D) -> Result<Option<T>, D::Error>
 where
     T: FromStr<Err: Display>,
@@ -51,7 +52,7 @@ where
 /// A number of cores.
 ///
 /// # Errors
-/// When it is none.
+/// When it is not a positive number.
 pub fn cores<'de, D: Deserializer<'de>>(from: D) -> Result<MilliCores, D::Error> {
     let cores = f64::deserialize(from)?;
     MilliCores::from_cores(cores)

@@ -1,4 +1,5 @@
-//! `docs/errors.md` is written from the verdicts. Rewrite it with `EPSILON_WRITE_DOCS=1 cargo test -p epsilon-api`.
+//! `docs/errors.md` is generated from the verdicts. Rewrite it with `EPSILON_WRITE_DOCS=1 cargo
+//! test -p epsilon-api`.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it stands")]
 
@@ -15,7 +16,7 @@ fn rows() -> Vec<(CallError, &'static str)> {
     vec![
         (
             CallError::BadRequest("the request has no `Host`"),
-            "The request breaks HTTP or a rule of the public listener. The caller mends the request.",
+            "The request breaks HTTP or a rule of the public listener. The caller corrects the request.",
         ),
         (
             CallError::HeadTooLarge,
@@ -27,7 +28,7 @@ fn rows() -> Vec<(CallError, &'static str)> {
         ),
         (
             CallError::HeadTooSlow,
-            "The head did not come as a whole within `gateway.header_timeout`. The caller sends it in one go. The connection ends.",
+            "The head was not complete within `gateway.header_timeout`. The caller sends it at once. The connection ends.",
         ),
         (
             CallError::TlsRequired,
@@ -35,15 +36,15 @@ fn rows() -> Vec<(CallError, &'static str)> {
         ),
         (
             CallError::FunctionNotFound("chekout".into()),
-            "The first part of the path (or of the host) names no function. The caller mends the name.",
+            "The first part of the path (or of the host) names no function. The caller corrects the name.",
         ),
         (
             CallError::VersionNotFound { function: function.clone(), number: VersionNumber::FIRST },
-            "`/{function}@{version}` names a version that never served or is not kept any more. The caller mends the number; `epsilon versions` lists those that are kept.",
+            "`/{function}@{version}` names a version that never served or was removed. The caller corrects the number; `epsilon versions` lists the versions that exist.",
         ),
         (
             CallError::VersionGuarded { function: function.clone() },
-            "a version is called by its address, the operator wants a key for that (`gateway.version_addresses: key`), and none came that opens",
+            "A version was called by its address, the operator requires a key for that (`gateway.version_addresses: key`), and the request had no valid one. The caller sends a key.",
         ),
         (
             CallError::BodyTooLarge { limit: Bytes::mib(100) },
@@ -51,15 +52,15 @@ fn rows() -> Vec<(CallError, &'static str)> {
         ),
         (
             CallError::BodyTooSlow,
-            "The caller paused in its body for longer than `gateway.body_timeout`, sent it more slowly than `gateway.min_body_rate`, or had not sent all of it when the function's `timeout` ran out. Its instance lives on. The caller sends faster, or calls again.",
+            "The caller paused in its body for longer than `gateway.body_timeout`, sent it more slowly than `gateway.min_body_rate`, or had not sent all of it when the function's `timeout` ran out. Its instance keeps running. The caller sends faster, or calls again.",
         ),
         (
             CallError::ConcurrencyLimit { function: function.clone(), limit: 20 },
-            "All places (`maxInstances` × `concurrency`) stayed taken for `vm_agent.queue_wait`, or the queue was full. The caller tries again after `Retry-After`; the author raises the limits.",
+            "All concurrency slots (`maxInstances` × `concurrency`) stayed taken for `vm_agent.queue_wait`, or the queue was full. The caller tries again after `Retry-After`; the author raises the limits.",
         ),
         (
             CallError::FunctionError { function: function.clone() },
-            "The handler threw or rejected before it answered. The author reads the stack in `epsilon logs`. The instance lives on. An error of a `(req, res)` function with a `status` or `statusCode` from 400 to 599 is answered with that status, as in Express 5; its message is in the answer if its `expose` is `true`.",
+            "The handler threw or rejected before it answered. The author reads the stack in `epsilon logs`. The instance keeps running. An error of a `(req, res)` function with a `status` or `statusCode` from 400 to 599 is answered with that status, as in Express 5; its message is in the answer if its `expose` is `true`.",
         ),
         (
             CallError::FunctionCrashed { function: function.clone(), cause: "exit 137".into() },
@@ -67,11 +68,11 @@ fn rows() -> Vec<(CallError, &'static str)> {
         ),
         (
             CallError::AnswerUnreadable { function: function.clone(), cause: "parse".into() },
-            "The instance answered with what is not HTTP, or with a head of more than 1,024 fields or 400 KiB. The author reads in the log which.",
+            "The instance's answer was not valid HTTP, or its head had more than 1,024 fields or 400 KiB. The log tells the author which.",
         ),
         (
             CallError::VmLost { function: function.clone(), cause: "connection reset".into() },
-            "The VM that ran the call died, or its network did. How far the call got is not known: the caller calls again if that does no harm. The operator looks at `epsilon vms`. Calls that no VM had taken yet went to another VM.",
+            "The VM that ran the call died, or its network did. How far the call got is unknown: the caller calls again if the function is safe to run twice. The operator looks at `epsilon vms`. Calls that no VM had accepted yet went to another VM.",
         ),
         (
             CallError::InitFailed { function: function.clone(), detail: String::new() },
@@ -83,7 +84,7 @@ fn rows() -> Vec<(CallError, &'static str)> {
         ),
         (
             CallError::GatewayFull,
-            "All of `gateway.max_connections` are taken, and none of them is idle. The caller tries again after `Retry-After`; the operator allows more, or adds a gateway.",
+            "All connection slots (`gateway.max_connections`) are taken, and no connection is idle. The caller tries again after `Retry-After`; the operator allows more, or adds a gateway.",
         ),
         (
             CallError::FunctionTimeout { function, timeout: Duration::from_secs(60) },
@@ -99,7 +100,7 @@ fn rows() -> Vec<(CallError, &'static str)> {
 fn page() -> String {
     let mut page = String::from(
         "# Errors of a call\n\n\
-         Written from `api/src/error.rs` by a test; do not edit. The body is always\n\
+         Generated from `api/src/error.rs` by a test; do not edit. The body is always\n\
          `{\"error\":{\"type\",\"code\",\"message\",\"hint\",\"request_id\"}}`; `code` is stable, texts are for people.\n\n\
          | status | code | fault | safe to retry | when, and who acts |\n|---|---|---|---|---|\n",
     );
@@ -133,7 +134,7 @@ fn the_errors_page_is_current() {
 #[test]
 fn each_code_is_counted_before_the_first_one() {
     let told = rows().into_iter().map(|(err, _)| (err.verdict().code, err.verdict().fault));
-    // Nobody reads the answer to a caller that is gone, so the page has no row of it.
+    // The caller never reads the answer after it hung up, so the page has no row for it.
     let told: Vec<_> = told.chain([("CALLER_GONE", Fault::Caller)]).collect();
     for kind in &told {
         assert!(CallError::KINDS.contains(kind), "{kind:?}");

@@ -1,10 +1,11 @@
 'use strict';
-// A CommonJS module told as an ES module that reaches the same: for esbuild, which drops unused exports of ES
-// modules only. The result is never run, so it may be as odd as `var x0 = [value]`.
+// Rewrites a CommonJS module as an ES module that reaches the same files, because esbuild drops
+// unused exports of ES modules only. The result is never run, so it may contain code such as
+// `var x0 = [value]`.
 //
-// Only shapes are taken of which it is known what they mean: `require('literal')`, `exports.name = …`,
-// `module.exports.name = …`, `module.exports = { … }`. For a module that does anything else with `require`,
-// `exports`, `module` or `this` the answer is null, and esbuild takes it whole.
+// Only patterns with a known meaning are rewritten: `require('literal')`, `exports.name = …`,
+// `module.exports.name = …`, `module.exports = { … }`. For a module that does anything else with
+// `require`, `exports`, `module` or `this` the result is null, and esbuild takes the whole module.
 
 const acorn = require('acorn');
 
@@ -26,7 +27,7 @@ function asModule(source) {
   }
 }
 
-/** The module does something of which this file does not know what it means. */
+/** The module contains a pattern that this file does not know. */
 class Unknown extends Error {}
 
 class Conversion {
@@ -38,7 +39,7 @@ class Conversion {
     this.exports = new Map();
     this.whole = false;
     this.values = 0;
-    /** Names that are assigned to somewhere: never an import's. */
+    /** Names that are assigned somewhere, so they cannot be imports. */
     this.assigned = new Set();
   }
 
@@ -98,7 +99,7 @@ class Conversion {
         this.imports.push('export { whole as default };');
       }
     } else if (value.type === 'UnaryExpression' && value.operator === 'void') {
-      this.replace(statement.start, statement.end, ''); // what compilers write before the real one
+      this.replace(statement.start, statement.end, ''); // compilers emit this before the real assignment
     } else {
       this.value(statement, value, targets, strict);
     }
@@ -117,7 +118,7 @@ class Conversion {
     let named = false;
     for (const property of value.properties) {
       if (property.type === 'SpreadElement') {
-        // A later one would win over a name before it; of `export *` the name would.
+        // In CommonJS a later assignment wins over an earlier name; with `export *` the explicit name would win.
         if (named || !isRequire(property.argument)) throw new Unknown();
         this.replace(from, property.end, `export * from ${specifier(property.argument)};`);
       } else {
@@ -143,7 +144,7 @@ class Conversion {
     return value;
   }
 
-  /** Looks at all of a statement or value, and brings the `require`s that loading it runs to the top. */
+  /** Visits a statement or value and hoists the `require`s that run at load time. */
   scan(node, state, parent = null, key = '') {
     switch (node.type) {
       case 'ThisExpression':
@@ -165,7 +166,7 @@ class Conversion {
         if (isResolve(node)) return;
         break;
       case 'FunctionDeclaration':
-        // Outside of strict mode such a name is seen around its block too.
+        // Outside strict mode such a name is also visible outside its block.
         if (!state.strict && state.inBlock) throw new Unknown();
         state = { ...state, later: true, inFunction: true, inBlock: false };
         break;
@@ -220,7 +221,7 @@ function isResolve({ callee, arguments: [path] }) {
   return callee.type === 'MemberExpression' && !callee.computed && callee.object.name === 'require' && callee.property.name === 'resolve' && typeof path?.value === 'string';
 }
 
-/** `require('package');` alone is there for what loading the package does. */
+/** `require('package');` alone: a package that is loaded for its side effects. */
 function isPackage(call) {
   return !/^\.{0,2}\//.test(call.arguments[0].value);
 }
@@ -244,7 +245,7 @@ function isEsModuleMark(expression, source) {
   return /^Object\.defineProperty\(exports, (["'])__esModule\1, \{ value: true \}\)$/.test(source.slice(expression.start, expression.end));
 }
 
-/** A key or a property's name, which is no variable. */
+/** A key or property name, not a variable. */
 function isOnlyAName(parent, key) {
   if (parent === null) return false;
   if (parent.type === 'MemberExpression') return key === 'property' && !parent.computed;
@@ -265,7 +266,7 @@ function each(node, see) {
   for (const [, child] of children(node)) each(child, see);
 }
 
-/** Variables in a target of an assignment; too many do no harm. */
+/** Variables in the target of an assignment; extra names do no harm. */
 function names(target) {
   const found = [];
   each(target, (node) => { if (node.type === 'Identifier') found.push(node.name); });

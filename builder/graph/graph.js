@@ -1,10 +1,12 @@
 'use strict';
-// Which files of a project each export of an entry reaches: esbuild makes one bundle per export, drops what that
-// export does not use, and says in its metafile what is left. Nothing of the bundles is ever run.
+// Which project files each export of an entry reaches. esbuild makes one bundle per export, drops
+// code that the export does not use, and its metafile lists the remaining files. The bundles are
+// never run.
 //
-// A file is left out of an export only where nothing of it is used and loading it does nothing else; esbuild decides
-// both, without believing the project's own marks (`sideEffects`, `@__PURE__`). esbuild takes CommonJS modules whole,
-// so those of the common shapes are told to it as ES modules (commonjs.js); others count whole for every export.
+// A file is left out for an export only if the export uses nothing from it and loading it has no
+// side effects. esbuild decides both, and ignores the project's own annotations (`sideEffects`,
+// `@__PURE__`). esbuild never drops parts of CommonJS modules, so modules with common patterns are
+// rewritten as ES modules first (commonjs.js); others count in full for every export.
 //
 // Called by the runtime's inspect.js, in its container, for entries with more than one export.
 
@@ -17,22 +19,22 @@ const { asModule } = require('./commonjs.js');
 
 const CODE = /\.(js|cjs|mjs|ts|cts|mts)$/;
 const MAYBE_COMMONJS = /\.(js|cjs)$/;
-/** Bundles are made in memory, one per export: entry's files times exports. */
+/** Limit for the bundles, which are made in memory, one per export: size of the entry's files times exports. */
 const MOST_BYTES = 64 << 20;
 const EXPORT = 'epsilon-export';
 
 /**
  * @param {string} root the project
  * @param {string} entry its path in the project
- * @param {string[]} files of the project that the entry reaches, as far as loading it showed
+ * @param {string[]} files project files that the entry reaches, as observed while loading it
  * @param {string[]} names of its exports
- * @returns {Promise<Record<string, { files: string[], code: string }>>} per export: what it reaches, and the digest
- *   of the code that is left
+ * @returns {Promise<Record<string, { files: string[], code: string }>>} per export: the files it reaches, and the digest
+ *   of the remaining code
  */
 async function split(root, entry, files, names) {
   const base = fs.realpathSync(root);
   const bytes = files.reduce((sum, file) => sum + fs.statSync(path.join(base, file)).size, 0);
-  if (bytes * names.length > MOST_BYTES) throw new Error('too much code for a look at each export');
+  if (bytes * names.length > MOST_BYTES) throw new Error('too much code to analyse each export');
   const built = await esbuild.build({
     entryPoints: names.map((name, at) => ({ in: `${EXPORT}:${name}`, out: String(at) })),
     outdir: path.join(base, 'out'),
@@ -47,19 +49,19 @@ async function split(root, entry, files, names) {
   return Object.fromEntries(names.map((name, at) => {
     const output = built.outputFiles.find((file) => path.basename(file.path) === `${at}.js`);
     const live = built.metafile.outputs[path.relative(base, output.path)].inputs;
-    // What esbuild does not know, a package found by itself: it may matter to each export.
+    // esbuild does not know how the package was resolved: it may affect every export.
     const reached = new Set(files.filter((file) => file === entry || file in live || !graph.has(file)));
     for (const file of Object.keys(live)) if (!file.startsWith(`${EXPORT}:`)) reached.add(file);
     return [name, { files: [...reached].sort(), code: digest(output.text, packages) }];
   }));
 }
 
-/** Packages do things when they are loaded: each that the entry loads matters to all of its exports. */
+/** Packages have side effects at load: each package that the entry loads affects all exports. */
 function digest(text, packages) {
   return crypto.createHash('sha256').update(JSON.stringify([...new Set(packages)].sort())).update(text).digest('hex');
 }
 
-/** How modules of the project are found and read; packages stay outside. */
+/** Resolves and reads modules of the project; packages stay external. */
 function project(base, entry) {
   return {
     name: 'epsilon',
@@ -72,7 +74,7 @@ function project(base, entry) {
         const found = asNode(name, resolveDir);
         return found === null ? { path: name, external: true } : { path: found };
       });
-      // `#alias` is esbuild's to follow; everything else is a package or Node's own.
+      // esbuild resolves `#alias`; everything else is a package or a Node built-in.
       build.onResolve({ filter: /^[^./#]/ }, ({ path: name, kind }) => (kind === 'entry-point' ? undefined : { path: name, external: true, sideEffects: false }));
       build.onLoad({ filter: /./, namespace: 'file' }, ({ path: file }) => {
         if (!CODE.test(file) || path.relative(base, file).split(path.sep).includes('node_modules')) return { contents: '', loader: 'empty' };

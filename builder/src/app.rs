@@ -1,5 +1,5 @@
-//! The builder as a whole: built once from its settings, then asked for builds. `epsilon up` composes it
-//! with gateway and agent; the `epsilon-builder` program runs it alone.
+//! The builder as a whole: created once from its settings, then runs builds. `epsilon up` composes
+//! it with gateway and agent; the `epsilon-builder` program runs it alone.
 
 use crate::{
     cache::{Cache, Opened},
@@ -30,21 +30,21 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 /// Why the builder did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Its own folder cannot be used.
+    /// The builder's data folder cannot be used.
     #[error("the builder's folder `{}` cannot be used", path.display())]
     Folder {
-        /// Which folder.
+        /// The folder.
         path: PathBuf,
-        /// Why.
+        /// The error of the file system.
         #[source]
         source: io::Error,
     },
-    /// No engine answers behind the socket.
+    /// No engine answers at the socket.
     #[error("no container engine answers at `{}`", socket.display())]
     Engine {
-        /// Which socket.
+        /// The engine's socket.
         socket: PathBuf,
-        /// Why.
+        /// The error of the engine's client.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -57,11 +57,11 @@ pub struct App {
     jobs: Arc<Jobs>,
     tasks: TaskTracker,
     network: Arc<Network>,
-    /// Ends with this.
+    /// Background upkeep of the caches; ends with this.
     _upkeep: AbortOnDropHandle<()>,
 }
 
-/// What the gateway asks for builds.
+/// Runs builds for the gateway.
 #[derive(Debug)]
 struct Jobs {
     workshop: Workshop,
@@ -70,7 +70,7 @@ struct Jobs {
 }
 
 impl App {
-    /// Opens the builder's folder, connects the engine, removes what a killed builder left.
+    /// Opens the builder's folder, connects to the engine, removes leftovers of a killed builder.
     ///
     /// # Errors
     /// When the folder cannot be used or no engine answers.
@@ -78,11 +78,11 @@ impl App {
         Self::open(config, None, false).await
     }
 
-    /// The same for builds whose images follow from nothing but the source and the base: what was built before
-    /// is not looked at. They go where the settings say, or into this file, an OCI layout.
+    /// The same for reproducible builds: images follow only from the source and the base, and no
+    /// cache is read. They go where the settings say, or into this file, an OCI layout.
     ///
     /// # Errors
-    /// As of [`Self::build`].
+    /// As [`Self::build`].
     pub async fn build_afresh(config: Config, file: Option<PathBuf>) -> Result<Self, StartError> {
         Self::open(config, file, true).await
     }
@@ -93,7 +93,8 @@ impl App {
         is_afresh: bool,
     ) -> Result<Self, StartError> {
         let tasks = TaskTracker::new();
-        let (root, size) = (config.data.clone(), config.cache_size.get());
+        let root = config.data.clone();
+        let size = config.cache_size.get();
         let opened = {
             let tasks = tasks.clone();
             tokio::task::spawn_blocking(move || Cache::open(&root, size, tasks)).await
@@ -115,14 +116,14 @@ impl App {
         if alone {
             let removed = engine.remove_leftovers().await.map_err(silent)?;
             if removed > 0 {
-                tracing::info!(removed, "Removed containers that a killed builder left.");
+                tracing::info!(removed, "Removed containers of a killed builder.");
             }
         }
 
         let outside = Outside::new(&config);
         let network = Arc::new(Network::new(engine.clone(), config.install_network.clone()));
         if alone {
-            network.remove().await; // a killed builder's
+            network.remove().await; // of a killed builder
         }
         let upkeep = AbortOnDropHandle::new(tokio::spawn(cache.clone().run_upkeep()));
         let exports = Arc::new(Exports::new(engine.clone(), cache.clone()));
@@ -165,23 +166,24 @@ impl App {
             is_afresh,
             config,
         };
-        let (builds, limit) = (workshop.config.builds, workshop.config.build_timeout);
+        let builds = workshop.config.builds;
+        let limit = workshop.config.build_timeout;
         let jobs = Jobs { workshop, turns: Semaphore::new(builds), limit };
         Ok(Self { id: member_id, jobs: Arc::new(jobs), tasks, network, _upkeep: upkeep })
     }
 
-    /// As a fleet knows this builder: stable across restarts.
+    /// The id of this builder in a fleet: stable across restarts.
     pub fn member_id(&self) -> VmId {
         self.id.clone()
     }
 
-    /// What the gateway asks for builds.
+    /// The interface for the gateway.
     pub fn builder(&self) -> Arc<dyn Builder> {
         Arc::clone(&self.jobs) as _
     }
 
-    /// Makes sure that the engine has the Node runtime; tells its name. The first time on a machine this
-    /// takes a minute or so, after that it is a question to the engine.
+    /// Ensures that the engine has the Node runtime base; returns its name. The first time on a
+    /// machine this takes about a minute, after that one request to the engine.
     ///
     /// # Errors
     /// `RUNTIME_FAILED`, `ENGINE_FAILED`, `DISK_FULL`.
@@ -189,8 +191,8 @@ impl App {
         Ok(self.jobs.workshop.runtimes.ensure(log).await?.reference)
     }
 
-    /// Waits until containers and folders of ended builds are removed, at most this long. Builds that
-    /// still run have to be dropped before. Tells whether nothing is left.
+    /// Waits until containers and folders of ended builds are removed, at most `grace`. Running
+    /// builds have to be dropped before. Returns whether everything was removed.
     pub async fn shutdown(self, grace: Duration) -> bool {
         self.tasks.close();
         let cleaning = async {
@@ -200,7 +202,7 @@ impl App {
         let cleaned = tokio::time::timeout(grace, cleaning).await.is_ok();
         if !cleaned {
             tracing::warn!(
-                "Containers or folders of builds are left; the next start removes them."
+                "Containers or folders of builds could not be removed in time; the next start removes them."
             );
         }
         cleaned
@@ -239,10 +241,10 @@ impl Jobs {
         if let Ok(turn) = self.turns.try_acquire() {
             return Ok(turn);
         }
-        log.tell(error::note("waiting for another build to end"));
+        log.tell(error::note("waiting for a build slot: another build is running"));
         self.turns.acquire().await.map_err(|closed| {
-            tracing::debug!(error = %Chain(&closed), "The builder is closing.");
-            error::internal("the builder is closing")
+            tracing::debug!(error = %Chain(&closed), "Build refused: the builder is shutting down.");
+            error::internal("the builder is shutting down")
         })
     }
 }

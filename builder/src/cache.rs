@@ -1,19 +1,19 @@
-//! The builder's folder on disk: work that is thrown away, and what is kept because it can be had again.
+//! The builder's data folder: temporary work, and caches that can be rebuilt.
 //!
 //! ```text
-//! DATA/builder/id              names the builder's containers
-//!             /lock            shared while a builder uses the folder
+//! DATA/builder/id              the builder's id, a label of its containers
+//!             /lock            locked (shared) while a builder uses the folder
 //!             /work/RANDOM/    one per build; removed when the build ends, however it ends
 //!             /npm/KEY/        npm's own cache, one per project, and its size
 //!             /dependencies/KEY/   node_modules, its layer, their size
-//!             /builds/KEY/     what a project's `build` command made of it
+//!             /builds/KEY/     results of projects' `build` commands
 //!             /layers/         layers exported from the engine, and compressed ones
 //!             /shelf/          layers of functions, for an agent on this machine
 //!             /inspections/KEY.json, /images/KEY.json, /projects/KEY.json
 //! ```
 //!
-//! Nothing here is precious: removing the folder costs time, no data. What a build works with is held by a lock of the
-//! system's, which ends with the process; [`upkeep`] removes nothing that is held.
+//! Nothing here is precious: removing the folder costs time, no data. Cache entries in use are held
+//! by a file lock, which ends with the process; [`upkeep`] removes no held entry.
 
 pub(crate) mod upkeep;
 pub(crate) mod walk;
@@ -47,33 +47,34 @@ const FOLDERS: [&str; 9] = [
     "projects",
 ];
 
-/// What is large, and bounded together by `cache_size`.
+/// Caches of large entries, bounded together by `cache_size`.
 const LARGE: [&str; 4] = ["npm", "dependencies", "builds", "layers"];
-/// Small results, a file each: they are bounded apart, so that packages do not push them out.
+/// Caches of small results, one file each. They have a bound of their own, so that packages do not
+/// evict them.
 const SMALL: [&str; 3] = ["inspections", "images", "projects"];
-/// What the small ones may take of `cache_size`.
+/// Divisor: the share of `cache_size` for small results.
 const SMALL_SHARE: u64 = 16;
-/// Most things of one sort.
+/// Entries of one group of caches at most.
 const COUNT: usize = 20_000;
-/// Between two looks at all that is kept, if no build asks for one.
+/// Time between two runs of upkeep, if no build asks for one.
 const UPKEEP_EVERY: Duration = Duration::from_secs(300);
-/// What of a kept folder others may write to.
+/// The part of a cached folder that containers may write to.
 const CONTENT: &str = "cache";
-/// How often something that upkeep just took away is looked for again.
+/// How often a lookup is repeated when upkeep removes the entry at the same time.
 const HOLD_TRIES: u32 = 100;
 
-/// The folder.
+/// The data folder.
 #[derive(Clone, Debug)]
 pub(crate) struct Cache {
     root: PathBuf,
     size: u64,
     tasks: TaskTracker,
-    /// Asked for when a build has ended.
+    /// Notified when a build has ended.
     upkeep: Arc<Notify>,
     _in_use: Arc<File>,
 }
 
-/// Something kept that stays as long as this lives. Says nothing of what it is.
+/// Keeps a cache entry from being removed as long as this exists. Compares equal to any other.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Held(#[expect(dead_code, reason = "its lock is what counts")] Option<Arc<File>>);
 
@@ -85,7 +86,7 @@ impl PartialEq for Held {
 
 impl Eq for Held {}
 
-/// A cache of npm, held.
+/// An npm cache that is held.
 #[derive(Debug)]
 pub(crate) struct NpmCache {
     home: PathBuf,
@@ -93,33 +94,33 @@ pub(crate) struct NpmCache {
 }
 
 impl NpmCache {
-    /// What npm reads and writes.
+    /// The folder that npm reads and writes.
     pub(crate) fn folder(&self) -> PathBuf {
         self.home.join(CONTENT)
     }
 
-    /// Writes down how large it is, for upkeep. Blocking. One that is larger than `limit`, or cannot be measured, is the
-    /// first to go.
+    /// Records the size of the cache for upkeep. Blocking. A cache larger than `limit`, or one that
+    /// cannot be measured, is removed first.
     pub(crate) fn measure(&self, limit: Bytes) {
         let bytes = upkeep::measure(&self.folder()).ok().filter(|bytes| *bytes <= limit.get());
         if let Err(err) = upkeep::write_size(&self.home, bytes.unwrap_or(u64::MAX)) {
-            tracing::warn!(%err, "The size of a cache of npm could not be written.");
+            tracing::warn!(%err, "Size of an npm cache could not be recorded; upkeep removes it first.");
         }
     }
 }
 
-/// What opening the folder tells.
+/// Result of opening the folder.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) cache: Cache,
-    /// Random, made once; survives restarts.
+    /// Random builder id, generated once; survives restarts.
     pub(crate) id: String,
-    /// Nobody else uses the folder now: what looks left over is left over.
+    /// No other process uses the folder: leftovers may be removed.
     pub(crate) alone: bool,
 }
 
 impl Cache {
-    /// Opens the folder, making it where it is missing. Work of a builder that was killed is removed.
+    /// Opens the folder, creating it if missing. Removes the temporary work of a killed builder.
     pub(crate) fn open(root: &Path, size: u64, tasks: TaskTracker) -> io::Result<Opened> {
         for name in FOLDERS {
             fs::create_dir_all(root.join(name))?;
@@ -128,7 +129,8 @@ impl Cache {
         let alone = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
         if alone {
             empty(&root.join("work"), |_| true);
-            // One cache for all projects, of an earlier release: any of them may have put something there.
+            // An earlier release had one npm cache for all projects; any of them may have written
+            // to it.
             empty(&root.join("npm"), |left| !left.join(CONTENT).is_dir());
         }
         flock(&lock, FlockOperation::LockShared)?;
@@ -139,15 +141,15 @@ impl Cache {
         Ok(Opened { cache, id, alone })
     }
 
-    /// A fresh folder for one piece of work.
+    /// A new temporary folder.
     pub(crate) fn work(&self) -> Result<Arc<WorkDir>, BuildError> {
         let path = self.root.join("work").join(InstanceId::random().as_str());
         fs::create_dir(&path).map_err(|err| error::file("making a folder to work in", &err))?;
         Ok(Arc::new(WorkDir { path, tasks: self.tasks.clone() }))
     }
 
-    /// Removes what was used least recently of all that is too much. Blocking. Never fails: what cannot be removed is
-    /// told in the log.
+    /// Removes the least recently used entries beyond the bounds. Blocking. Never fails: what
+    /// cannot be removed is logged.
     pub(crate) fn tidy(&self) {
         let folders =
             |kinds: &[&str]| kinds.iter().map(|kind| self.root.join(kind)).collect::<Vec<_>>();
@@ -157,24 +159,24 @@ impl Cache {
         upkeep::keep_within(bound(self.size / SMALL_SHARE), &folders(&SMALL), &trash);
     }
 
-    /// Has a look at all that is kept soon.
+    /// Requests a run of upkeep soon.
     pub(crate) fn ask_for_upkeep(&self) {
         self.upkeep.notify_one();
     }
 
-    /// Keeps all within its bounds, for as long as it is polled. Cancel-safe.
+    /// Runs upkeep as long as it is polled. Cancel-safe.
     pub(crate) async fn run_upkeep(self) {
         loop {
             let _asked_or_time = tokio::time::timeout(UPKEEP_EVERY, self.upkeep.notified()).await;
             let cache = self.clone();
             if let Err(err) = tokio::task::spawn_blocking(move || cache.tidy()).await {
-                tracing::error!(%err, "Upkeep of the builder's caches ended in the middle.");
+                tracing::error!(%err, "Upkeep of the builder's caches panicked; trying again with the next run.");
             }
         }
     }
 
-    /// npm's own cache for whoever has this key. What is in it decides what is installed from it, and npm writes
-    /// there what registries answered: nobody with another key sees it. Blocking, but short.
+    /// npm's own cache for this key. Its contents decide what is installed, and npm stores answers
+    /// of registries there: other keys never see it. Blocking, but short.
     pub(crate) fn npm(&self, key: ContentDigest) -> Result<NpmCache, BuildError> {
         let doing = "making a cache for npm";
         for _ in 0..HOLD_TRIES {
@@ -192,18 +194,20 @@ impl Cache {
         Err(error::broken(doing, &io::Error::from(io::ErrorKind::NotFound)))
     }
 
-    /// Where something lies that is kept, if it is, and what keeps it there. Looking for it counts as use.
+    /// The path of a cache entry, if it exists, and the guard that holds it. A lookup counts as
+    /// use.
     pub(crate) fn hold(&self, kind: &'static str, name: &str) -> Option<(PathBuf, Held)> {
         let path = self.kept(kind, name);
         let file = File::open(&path).ok()?;
         flock(&file, FlockOperation::NonBlockingLockShared).ok()?;
-        // It may have been taken away between the two.
-        let (held, there) = (file.metadata().ok()?, fs::metadata(&path).ok()?);
+        // Upkeep may have removed it between the two calls.
+        let held = file.metadata().ok()?;
+        let there = fs::metadata(&path).ok()?;
         ((held.dev(), held.ino()) == (there.dev(), there.ino()))
             .then(|| (path, Held(Some(Arc::new(file)))))
     }
 
-    /// Where something that is kept lies, or would lie. Looking for it counts as use.
+    /// The path where an entry is or would be stored. A lookup counts as use.
     pub(crate) fn kept(&self, kind: &'static str, name: &str) -> PathBuf {
         let path = self.root.join(kind).join(name);
         if let Ok(file) = File::open(&path) {
@@ -212,20 +216,20 @@ impl Cache {
         path
     }
 
-    /// What was remembered under a key. Anything unreadable counts as forgotten.
+    /// Reads a cached value. Anything unreadable counts as missing.
     pub(crate) fn recall<T: DeserializeOwned>(&self, kind: &'static str, key: &str) -> Option<T> {
         let text = fs::read(self.kept(kind, &format!("{key}.json"))).ok()?;
         serde_json::from_slice(&text).ok()
     }
 
-    /// Remembers a value: whole or not at all, also when the machine stops in between.
+    /// Stores a value atomically, also when the machine stops meanwhile.
     pub(crate) fn remember<T: Serialize>(
         &self,
         kind: &'static str,
         key: &str,
         value: &T,
     ) -> Result<(), BuildError> {
-        let doing = "remembering a result";
+        let doing = "storing a result";
         let text = serde_json::to_vec(value).map_err(|err| error::broken(doing, &err))?;
         let target = self.root.join(kind).join(format!("{key}.json"));
         let draft = self.root.join(kind).join(format!("{key}.{}", InstanceId::random()));
@@ -235,7 +239,7 @@ impl Cache {
     }
 }
 
-/// A folder of one piece of work. Dropping the last handle removes it, in the background.
+/// A temporary folder. Dropping the last handle removes it in the background.
 #[derive(Debug)]
 pub(crate) struct WorkDir {
     path: PathBuf,
@@ -247,7 +251,7 @@ impl WorkDir {
         &self.path
     }
 
-    /// A fresh folder in it that `owner` may write to.
+    /// A new folder in it that `owner` may write to.
     pub(crate) fn folder(&self, name: &str, owner: (u32, u32)) -> Result<PathBuf, BuildError> {
         let path = self.path.join(name);
         fs::create_dir(&path)
@@ -256,7 +260,7 @@ impl WorkDir {
         Ok(path)
     }
 
-    /// An empty file in it that `owner` may write to.
+    /// A new, empty file in it that `owner` may write to.
     pub(crate) fn file(&self, name: &str, owner: (u32, u32)) -> Result<PathBuf, BuildError> {
         let path = self.path.join(name);
         File::create_new(&path)
@@ -269,7 +273,7 @@ impl WorkDir {
 impl Drop for WorkDir {
     fn drop(&mut self) {
         let path = std::mem::take(&mut self.path);
-        // The removal of a `node_modules` takes long enough to be kept off the runtime's own threads.
+        // Removing a `node_modules` takes long enough to be kept off the runtime's own threads.
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(self.tasks.spawn_blocking_on(move || remove(&path), &runtime)),
             Err(_) => remove(&path),
@@ -277,8 +281,8 @@ impl Drop for WorkDir {
     }
 }
 
-/// The user that throw-away containers run as, and that owns the folders mounted in them. Only root can
-/// give folders away; another user's builder runs its containers as that user.
+/// The user of temporary containers, and owner of the folders mounted in them. Only root can change
+/// owners; another user's builder runs its containers as that user.
 pub(crate) fn container_user() -> (u32, u32) {
     if rustix::process::geteuid().is_root() {
         (crate::image::USER, crate::image::USER)
@@ -287,7 +291,7 @@ pub(crate) fn container_user() -> (u32, u32) {
     }
 }
 
-/// Makes a path belong to a user, where this process may.
+/// Changes the owner of a path, where this process may.
 pub(crate) fn give(path: &Path, (uid, gid): (u32, u32)) -> io::Result<()> {
     if rustix::process::geteuid().is_root() {
         std::os::unix::fs::lchown(path, Some(uid), Some(gid))?;
@@ -299,7 +303,7 @@ fn own_id(path: &Path) -> io::Result<String> {
     match fs::read_to_string(path) {
         Ok(text) => match InstanceId::parse(text.trim()) {
             Ok(id) => return Ok(id.to_string()),
-            Err(err) => tracing::warn!(%err, "The builder's id is damaged; a new one is made."),
+            Err(err) => tracing::warn!(%err, "Builder id file is damaged; generating a new id."),
         },
         Err(err) if err.kind() == io::ErrorKind::NotFound => {}
         Err(err) => return Err(err),
@@ -315,11 +319,11 @@ fn remove(path: &Path) {
     if let Err(err) = removed
         && err.kind() != io::ErrorKind::NotFound
     {
-        tracing::warn!(%err, path = %path.display(), "A folder of a build could not be removed.");
+        tracing::warn!(%err, path = %path.display(), "Folder of a build could not be removed; the next start tries again.");
     }
 }
 
-/// Removes of what is in a folder what `goes` says.
+/// Removes the entries of a folder for which `goes` is true.
 fn empty(folder: &Path, goes: impl Fn(&Path) -> bool) {
     let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
     entries.map(|entry| entry.path()).filter(|path| goes(path)).for_each(|path| remove(&path));
@@ -396,9 +400,10 @@ mod tests {
         assert_eq!(folders.map(|folder| folder.exists()), [true, false]);
     }
 
-    /// What a package's install script left, kept by an earlier release: 55 bytes further down than it was made.
+    /// What a package's install script left in a cache of an earlier release: 55 bytes further down
+    /// than it was made.
     #[test]
-    fn whatever_lies_there_ends_no_start() {
+    fn leftovers_never_prevent_a_start() {
         let dir = tempfile::tempdir().unwrap();
         drop(open(dir.path(), 100));
         for kind in LARGE.into_iter().chain(SMALL) {
@@ -435,7 +440,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn upkeep_is_done_by_time_and_when_it_is_asked_for() {
+    async fn upkeep_runs_on_a_timer_and_on_request() {
         let dir = tempfile::tempdir().unwrap();
         let cache = open(dir.path(), 0).cache;
         let running = tokio::spawn(cache.clone().run_upkeep());
@@ -453,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_survives_and_what_is_gone_is_not_held() {
+    fn held_entries_survive_removed_ones_are_not_held() {
         let dir = tempfile::tempdir().unwrap();
         let cache = open(dir.path(), 0).cache;
         fs::write(dir.path().join("layers/x"), [0; 5]).unwrap();

@@ -1,5 +1,6 @@
-//! Why functions are built anew: what a project was made of at its last build, beside what it is made of now.
-//! Only for people: which functions are built is decided by the digests of [`crate::plan`].
+//! Explains why functions are rebuilt: compares the inputs of a project's last build with the
+//! current ones. Only for people: which functions are built is decided by the digests of
+//! [`crate::plan`].
 
 use crate::{
     plan::{FunctionPlan, Plan},
@@ -9,17 +10,17 @@ use epsilon_api::ids::FunctionName;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Most names that one line lists.
+/// Names listed on one line at most.
 const LISTED: usize = 8;
 
-/// What a build was made of.
+/// The inputs of a build.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Snapshot {
     runtime: String,
     packages: String,
-    /// Digests of files, by their paths.
+    /// Digests of files, by path.
     files: BTreeMap<String, String>,
-    /// Digests of settings, by functions.
+    /// Digests of settings, by function.
     functions: BTreeMap<FunctionName, String>,
 }
 
@@ -43,8 +44,8 @@ impl Snapshot {
     }
 }
 
-/// Lines that say which functions were built anew and why, and which were not. None at a project's first
-/// build, and when nothing is built.
+/// Lines naming the functions that were rebuilt and why, and those that were not. None at a
+/// project's first build, and when nothing is built.
 pub(crate) fn told(
     before: Option<&Snapshot>,
     now: &Snapshot,
@@ -64,7 +65,7 @@ pub(crate) fn told(
     let mut lines: Vec<_> =
         reasons.into_iter().map(|(why, of)| format!("built {}: {why}", names(&of))).collect();
     if !kept.is_empty() {
-        lines.push(format!("not built, nothing that they reach changed: {}", names(&kept)));
+        lines.push(format!("not rebuilt, no file that they reach changed: {}", names(&kept)));
     }
     lines.extend(plan.unknown.iter().filter(|_| plan.functions.len() > 1).cloned());
     lines
@@ -80,7 +81,7 @@ fn reason(before: &Snapshot, now: &Snapshot, function: &FunctionPlan, source: &S
         Some(_) => {}
     }
     if before.runtime != now.runtime {
-        reasons.push("the runtime base is another one".to_owned());
+        reasons.push("the runtime base changed".to_owned());
     }
     if before.packages != now.packages {
         reasons.push("its packages changed".to_owned());
@@ -89,16 +90,16 @@ fn reason(before: &Snapshot, now: &Snapshot, function: &FunctionPlan, source: &S
         source.files.iter().position(|f| f.path == path).is_some_and(|at| function.counted.has(at))
     }));
     if reasons.is_empty() {
-        // A file that is gone, or what a file that it does not reach now loads besides.
+        // A removed file, or what a file outside of its reach loads now.
         reasons.extend(files(before, now, |_| true));
     }
     if reasons.is_empty() {
-        return "its image was there no more".to_owned();
+        return "its image was missing".to_owned();
     }
     reasons.join(", ")
 }
 
-/// Files that are not what they were, as one text.
+/// Changed files, as one text.
 fn files(before: &Snapshot, now: &Snapshot, counts: impl Fn(&str) -> bool) -> Option<String> {
     let new = now.files.iter().filter_map(|(path, digest)| match before.files.get(path) {
         Some(old) if old == digest => None,
@@ -139,7 +140,7 @@ mod tests {
         {"name":"b","signature":"express","config":null,"reach":{"files":["index.js","b.js"],"code":""}}],
         "files":["index.js","a.js","b.js"],"dynamic":[]}"#;
 
-    /// Lines about these files after those, and about the packages.
+    /// The lines for a change from these files to those, and of the packages.
     async fn lines(old: &[(&str, &str)], new: &[(&str, &str)], packages: [&str; 2]) -> String {
         let planned = async |files: &[(&str, &str)], packages: &str| {
             let (work, source) = project(files).await;
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_function_is_told_with_the_files_that_made_it_new() {
+    async fn rebuilt_functions_are_listed_with_changed_files() {
         let files = [("index.js", "1"), ("a.js", "1"), ("b.js", "1")];
         let with = |path: &'static str, text: &'static str| {
             let mut files = files.to_vec();
@@ -167,7 +168,7 @@ mod tests {
             files.push((path, text));
             files
         };
-        let not = "; not built, nothing that they reach changed: ";
+        let not = "; not rebuilt, no file that they reach changed: ";
         for (new, want) in [
             (files.to_vec(), String::new()),
             (with("a.js", "2"), format!("built `a`: `a.js` changed{not}`b`")),

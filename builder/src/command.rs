@@ -1,13 +1,14 @@
-//! `build:` of a project: a command that runs once, with the whole project and all its packages there (also those of
-//! `devDependencies`), in a throw-away container with the limits and the network of an install. What it leaves in the
-//! project's folder is what is deployed: compilers, bundlers, generators, patches of packages.
+//! `build:` of a project: a command that runs once, with the whole project and all its packages
+//! (`devDependencies` included), in a temporary container with the limits and the network of an
+//! install. The project's folder after it is what is deployed: compilers, bundlers, generators,
+//! patched packages.
 //!
 //! ```text
-//! source + packages + command ─▶ key ─▶ kept? ─yes──────────────────────────────────────▶ Made
-//!                                         └─no─▶ container: command, then dev packages out ─▶ checked as an upload is ─▶ kept
+//! source + packages + command ─▶ key ─▶ cached? ─yes─────────────────────────────────────▶ Made
+//!   └─no─▶ container: command, dev packages removed ─▶ checked like an upload ─▶ stored ─────▲
 //! ```
 //!
-//! Called by `job`, before the look at the code.
+//! Called by `job`, before the code is inspected.
 
 use crate::{
     blocking,
@@ -23,20 +24,22 @@ use epsilon_api::build::{BuildError, BuildEvent, BuildLog};
 use serde::{Deserialize, Serialize};
 use std::{fs, io, path::Path, sync::Arc};
 
-/// Raised when commands are run in another way.
+/// Version of the procedure; part of the cache key. Raised when commands are run differently.
 const RECIPE: &[u8] = b"1";
-/// Where what is kept of builds lies.
+/// Cache of build results.
 const KIND: &str = "builds";
-/// Where the kept packages are mounted, to be copied by the container itself: what lies there may be anything.
+/// Where the cached packages are mounted. The container itself copies them, because their content
+/// is untrusted.
 const PACKAGES: &str = "/run/epsilon/node_modules";
-/// The packages that are taken out afterwards, as JSON.
+/// List of the packages that are removed afterwards, as JSON.
 const LEAVING: &str = "/run/epsilon/leaving.json";
-/// The packages are copied, the command runs, what only it needed goes.
+/// Copies the packages, runs the command, removes what only it needed.
 const STEPS: &str = r#"set -e
 if [ -d /run/epsilon/node_modules ]; then cp -a /run/epsilon/node_modules /app/; fi
 PATH="/app/node_modules/.bin:$PATH" sh -c "$1"
 exec node -e "$2""#;
-/// Also takes out what tools keep for their next run, which no function has, and links to what is gone.
+/// Also removes caches that tools keep for their next run, which functions never have, and dangling
+/// links.
 const LEAVE: &str = r#"const fs = require("fs"), path = require("path"), modules = "/app/node_modules";
 for (const folder of JSON.parse(fs.readFileSync("/run/epsilon/leaving.json", "utf8")).concat("node_modules/.cache", "node_modules/.package-lock.json"))
   fs.rmSync(path.join("/app", folder), { recursive: true, force: true });
@@ -47,33 +50,33 @@ for (const name of inside(modules))
   if (name.startsWith("@") && inside(modules + "/" + name).length === 0) fs.rmSync(modules + "/" + name, { recursive: true, force: true });
 "#;
 
-/// What a command made.
+/// The result of a command.
 #[derive(Debug)]
 pub(crate) struct Made {
     pub(crate) source: Arc<Source>,
     pub(crate) packages: Option<Installed>,
-    /// Nothing had to be run.
+    /// It came from the cache.
     pub(crate) cached: bool,
 }
 
-/// What is written beside a kept project.
+/// Metadata stored beside a cached project.
 #[derive(Debug, Deserialize, Serialize)]
 struct CachedBuild {
-    /// What its packages' layer is.
+    /// Digest of the layer of its packages.
     packages: Option<String>,
 }
 
-/// Runs commands of projects.
+/// Runs build commands of projects.
 #[derive(Clone, Debug)]
 pub(crate) struct Commands {
     pub(crate) cache: Cache,
-    /// How packages are installed, which is how commands run.
+    /// Commands run with the limits and network of installs.
     pub(crate) dependencies: Dependencies,
     pub(crate) source: SourceLimits,
 }
 
 impl Commands {
-    /// Runs `command` in a project. `manifest` is the file that it may not change.
+    /// Runs `command` in a project. `manifest` is the file that it must not change.
     #[expect(clippy::too_many_arguments, reason = "called once")]
     pub(crate) async fn run(
         &self,
@@ -96,7 +99,8 @@ impl Commands {
             return Ok(made);
         }
         let folder = work.folder("project", container_user())?;
-        let (from, to) = (Arc::clone(source), folder.clone());
+        let from = Arc::clone(source);
+        let to = folder.clone();
         blocking::run("preparing a build", move || {
             dependencies::lay_out(&from, &to).map_err(|err| error::file("preparing a build", &err))
         })
@@ -107,7 +111,9 @@ impl Commands {
         }
 
         let packages = self.dependencies.keep_made(&folder, work).await?;
-        let (limits, at, within) = (self.source.clone(), folder.clone(), Arc::clone(work));
+        let limits = self.source.clone();
+        let at = folder.clone();
+        let within = Arc::clone(work);
         let made = blocking::run("reading what a build left", move || {
             source::adopt(&at, &limits, within.path()).map_err(|err| {
                 error::build_failed(format!(
@@ -122,13 +128,15 @@ impl Commands {
         };
         if let Some(path) = manifest.filter(|path| !unchanged(path)) {
             return Err(error::build_failed(format!("`build` changed `{path}`"))
-                .hint("what is deployed is decided before it runs"));
+                .hint("the functions to deploy are determined before it runs"));
         }
         let kept = CachedBuild { packages: packages.as_ref().map(|p| p.layer.diff_id.clone()) };
-        let (cache, work, from) = (self.cache.clone(), Arc::clone(work), Arc::clone(&made));
-        blocking::run("keeping what a build made", move || {
+        let cache = self.cache.clone();
+        let work = Arc::clone(work);
+        let from = Arc::clone(&made);
+        blocking::run("storing what a build made", move || {
             keep(&cache, key, &from, &kept, work.path())
-                .map_err(|err| error::file("keeping what a build made", &err))
+                .map_err(|err| error::file("storing what a build made", &err))
         })
         .await?;
         Ok(Made { source: made, packages, cached: false })
@@ -149,7 +157,8 @@ impl Commands {
                 None => return Ok(None),
             },
         };
-        let (limits, work) = (self.source.clone(), Arc::clone(work));
+        let limits = self.source.clone();
+        let work = Arc::clone(work);
         let source = blocking::run("reading what a build made", move || {
             let _held = held;
             source::adopt(&home.join("project"), &limits, work.path())
@@ -208,7 +217,7 @@ impl Commands {
         }
     }
 
-    /// With the last lines that it printed.
+    /// The error, with the last lines of output.
     fn failed(&self, command: &str, ended: &Ended) -> BuildError {
         let limits = self.dependencies.limits;
         let (why, hint) = match ended.exit {
@@ -222,7 +231,7 @@ impl Commands {
             ),
             Exit::Code(code) => (
                 format!("ended with exit status {code}"),
-                "it runs in the project's folder, with `node_modules/.bin` in front of the path",
+                "it runs in the project's folder, with `node_modules/.bin` first in PATH",
             ),
         };
         let command = crate::manifest::short(command);
@@ -230,7 +239,7 @@ impl Commands {
     }
 }
 
-/// Writes the project where it is found again. Who comes second finds it there.
+/// Stores the project in the cache. A build that comes second finds it there.
 fn keep(
     cache: &Cache,
     key: ContentDigest,

@@ -1,5 +1,5 @@
-//! The builder's settings: as an operator writes them ([`Settings`], section `builder:`), and checked
-//! ([`Config`]). Holding a `Config` means that it is valid.
+//! The builder's settings: as an operator writes them ([`Settings`], section `builder:`), and
+//! checked ([`Config`]). Holding a `Config` means that it is valid.
 
 mod member;
 mod registry;
@@ -17,19 +17,19 @@ use std::{
     time::Duration,
 };
 
-/// A setting that cannot be used.
+/// A setting with an unusable value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`builder.{key}` is `{value}`: {rule}")]
 pub struct ConfigError {
-    /// Which setting.
+    /// The key of the setting.
     pub key: &'static str,
     /// Its value.
     pub value: String,
-    /// What it has to be.
+    /// The rule that it breaks.
     pub rule: &'static str,
 }
 
-/// Settings of the builder, checked and ready to use.
+/// Checked settings of the builder.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub(crate) data: PathBuf,
@@ -57,7 +57,7 @@ pub struct Config {
     member: Option<MemberConfig>,
 }
 
-/// Where distributions keep the bundle of trusted certificates: Debian and Ubuntu, then Fedora.
+/// Bundles of trusted certificates: Debian and Ubuntu, then Fedora.
 const CA_BUNDLES: [&str; 2] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 
@@ -65,7 +65,7 @@ impl Config {
     /// Checks settings. `data` is the builder's own folder, `DATA/builder`.
     ///
     /// # Errors
-    /// The first setting that cannot be used.
+    /// The first setting with an unusable value.
     pub fn new(settings: Settings, data: &Path) -> Result<Self, ConfigError> {
         let mut s = settings;
         let registry = registry::read(&mut s)?;
@@ -81,9 +81,9 @@ impl Config {
             ("source_stall", s.source_stall),
         ];
         for (key, value) in positive {
-            check(!value.is_zero(), key, &format!("{value:?}"), "it has to be longer than 0")?;
+            check(!value.is_zero(), key, &format!("{value:?}"), "it must be longer than 0")?;
         }
-        check(s.builds > 0, "builds", "0", "at least one build has to be possible")?;
+        check(s.builds > 0, "builds", "0", "at least one build must be allowed")?;
         // Node alone takes about 40 MiB; the engine refuses less than 6 MiB.
         for (key, value) in
             [("install_memory", s.install_memory), ("inspect_memory", s.inspect_memory)]
@@ -98,7 +98,7 @@ impl Config {
                 crate::engine::is_reference(image),
                 "runtime_image",
                 image,
-                "it has to be an image's name",
+                "it must be the name of an image",
             )?;
         }
         if let Some(network) = &s.install_network {
@@ -106,7 +106,7 @@ impl Config {
                 crate::engine::is_reference(network),
                 "install_network",
                 network,
-                "it has to be a network's name",
+                "it must be the name of a network",
             )?;
         }
         let member = member::read(&s, data)?;
@@ -163,12 +163,12 @@ impl Config {
         })
     }
 
-    /// Where layers of functions are kept for an agent on this machine.
+    /// Where layers of functions are cached for an agent on this machine.
     pub fn shelf(&self) -> PathBuf {
         self.data.join("shelf")
     }
 
-    /// How it belongs to a fleet, where one is named.
+    /// Settings of fleet membership, if a fleet is configured.
     pub fn member(&self) -> Option<&MemberConfig> {
         self.member.as_ref()
     }
@@ -188,7 +188,7 @@ fn socket(setting: Option<String>) -> Result<PathBuf, ConfigError> {
         .or_else(|| env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty()))
         .unwrap_or_else(|| "unix:///var/run/docker.sock".into());
     let path = text.strip_prefix("unix://").unwrap_or(&text);
-    let rule = "the engine has to be on this machine, as `unix:///path`: folders are mounted into its \
+    let rule = "the engine must be on this machine, as `unix:///path`: folders are mounted into its \
                 containers";
     check(path.starts_with('/'), "engine", &text, rule)?;
     Ok(path.into())
@@ -196,7 +196,7 @@ fn socket(setting: Option<String>) -> Result<PathBuf, ConfigError> {
 
 fn existing(key: &'static str, path: Option<PathBuf>) -> Result<Option<PathBuf>, ConfigError> {
     if let Some(path) = &path {
-        check(path.is_file(), key, &path.to_string_lossy(), "there is no such file")?;
+        check(path.is_file(), key, &path.to_string_lossy(), "the file does not exist")?;
     }
     Ok(path)
 }

@@ -1,16 +1,16 @@
-//! npm packages of a project → a folder to inspect with and a layer. Installed in a throw-away container
-//! of the runtime base, never on this machine's own system.
+//! npm packages of a project → a folder for inspection and a layer. Installed in a temporary
+//! container of the runtime base, never on this machine itself.
 //!
 //! ```text
-//! package.json + lockfile ─▶ key ─▶ kept? ─yes──────────────────────────────────▶ Installed
-//!                                     └─no─▶ npm ci, no scripts ─▶ npm rebuild ──▶ layer ─▶ kept
+//! package.json + lockfile ─▶ key ─▶ cached? ─yes────────────────────────────────▶ Installed
+//!                                     └─no─▶ npm ci, no scripts ─▶ npm rebuild ──▶ layer, stored
 //!                                            npm's cache, .npmrc   packages' scripts,
 //!                                            of the operator       with neither
 //! ```
 //!
-//! npm believes the operator's settings and, of the project's, what [`npmrc`] lets through. Packages' own install
-//! scripts run, but in a second container: what a package runs never sees a cache that is installed from, nor the
-//! settings of either, which may hold tokens. The project's own scripts never run here.
+//! npm gets the operator's settings and, of the project's, what [`npmrc`] allows. Packages' install
+//! scripts run in a second container: they never see the npm cache, nor the settings of operator or
+//! project, which may hold tokens. The project's own scripts never run here.
 
 mod local;
 mod manifest;
@@ -47,7 +47,7 @@ use std::{
     sync::Arc,
 };
 
-/// Raised when installs are done in another way.
+/// Version of the procedure; part of the cache key. Raised when installs are done differently.
 const RECIPE: &[u8] = b"4";
 
 /// Installs packages.
@@ -58,25 +58,25 @@ pub(crate) struct Dependencies {
     pub(crate) outside: Outside,
     pub(crate) network: Arc<Network>,
     pub(crate) limits: Limits,
-    /// Most that one install may take on disk.
+    /// Disk space of one install.
     pub(crate) size: Bytes,
 }
 
-/// Packages that are there.
+/// Installed packages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Installed {
-    /// Of what was asked for: the same packages have the same key.
+    /// Cache key: the same request has the same packages.
     pub(crate) key: ContentDigest,
-    /// The `node_modules` folder on this machine. Kept; not to be written to.
+    /// The `node_modules` folder on this machine. Cached; must not be written to.
     pub(crate) folder: PathBuf,
     pub(crate) layer: Layer,
-    /// Paths of the packages that only development needs.
+    /// Paths of the packages that are needed for development only.
     pub(crate) dev: Vec<String>,
-    /// Nothing had to be installed.
+    /// It came from the cache.
     pub(crate) cached: bool,
 }
 
-/// What is written beside a kept layer.
+/// Metadata stored beside a cached layer.
 #[derive(Debug, Deserialize, Serialize)]
 struct Kept {
     diff_id: String,
@@ -86,7 +86,8 @@ struct Kept {
 }
 
 impl Dependencies {
-    /// The packages that a project needs, or also those that only its development needs; `None` when it needs none.
+    /// The packages that a project needs, optionally with those for development; `None` when it
+    /// needs none.
     pub(crate) async fn ensure(
         &self,
         project: &ProjectName,
@@ -96,7 +97,8 @@ impl Dependencies {
         work: &Arc<WorkDir>,
         log: &dyn BuildLog,
     ) -> Result<Option<Installed>, BuildError> {
-        let (from, outside) = (Arc::clone(source), self.outside.clone());
+        let from = Arc::clone(source);
+        let outside = self.outside.clone();
         let asked = blocking::run("reading package.json", move || {
             let operator = outside.operator()?;
             let manifest = Manifest::read(&from, &operator, with_dev)?;
@@ -115,7 +117,8 @@ impl Dependencies {
             return Ok(Some(Installed { cached: true, ..installed }));
         }
         let folder = work.folder("install", container_user())?;
-        let (from, to) = (Arc::clone(source), folder.clone());
+        let from = Arc::clone(source);
+        let to = folder.clone();
         let only = (!manifest.needs_tree).then(|| manifest.given());
         let npmrc = manifest.npmrc.clone();
         blocking::run("preparing an install", move || {
@@ -134,16 +137,19 @@ impl Dependencies {
         .await?;
         installed?;
         let apart = work.folder("packages", container_user())?;
-        let (from, to, package) = (folder.clone(), apart.clone(), manifest.package.clone());
+        let from = folder.clone();
+        let to = apart.clone();
+        let package = manifest.package.clone();
         let lock = blocking::run("preparing install scripts", move || {
             let taken = Lock::take(&from);
             let taken = taken.and_then(|lock| npm::set_apart(&from, &to, &package).map(|()| lock));
             taken.map_err(|err| error::file("preparing install scripts", &err))
         });
-        let (folder, lock) = (apart, lock.await?);
+        let folder = apart;
+        let lock = lock.await?;
         for path in lock.own_folders() {
             log.tell(error::note(format!(
-                "the install scripts of `{}`, a folder of the project, are not run: push what they make, or make it \
+                "the install scripts of `{}`, a folder of the project, are not run: push their results, or make it \
                  with `build:` in `epsilon.yaml`",
                 short(path)
             )));
@@ -153,25 +159,30 @@ impl Dependencies {
         }
         let limit = self.size;
         let looked_at = folder.clone();
-        let is_there = blocking::run("looking at dependencies", move || found(&looked_at, limit));
+        let is_there = blocking::run("measuring dependencies", move || found(&looked_at, limit));
         let Some(size) = is_there.await? else { return Ok(None) };
-        let (cache, work, dev) = (self.cache.clone(), Arc::clone(work), lock.dev());
-        blocking::run("keeping dependencies", move || {
+        let cache = self.cache.clone();
+        let work = Arc::clone(work);
+        let dev = lock.dev();
+        blocking::run("storing dependencies", move || {
             keep(&cache, |_| key, &folder, size, dev, work.path())
         })
         .await?;
         self.kept(key).map(Some).ok_or_else(lost)
     }
 
-    /// Keeps the packages that a `build` command has left, which may be others than were installed: by what they are.
+    /// Stores the packages after a `build` command, which may have changed them, by the digest of
+    /// their layer.
     pub(crate) async fn keep_made(
         &self,
         folder: &Path,
         work: &Arc<WorkDir>,
     ) -> Result<Option<Installed>, BuildError> {
-        let (cache, work, limit) = (self.cache.clone(), Arc::clone(work), self.size);
+        let cache = self.cache.clone();
+        let work = Arc::clone(work);
+        let limit = self.size;
         let folder = folder.to_owned();
-        let kept = blocking::run("keeping dependencies", move || {
+        let kept = blocking::run("storing dependencies", move || {
             let Some(size) = found(&folder, limit)? else { return Ok(None) };
             keep(&cache, made_key, &folder, size, Vec::new(), work.path()).map(Some)
         });
@@ -179,7 +190,7 @@ impl Dependencies {
         self.kept(key).map(Some).ok_or_else(lost)
     }
 
-    /// Packages that [`Self::keep_made`] kept, by the digest of their layer.
+    /// Packages stored by [`Self::keep_made`], by the digest of their layer.
     pub(crate) fn made(&self, diff_id: &str) -> Option<Installed> {
         self.kept(made_key(diff_id))
     }
@@ -199,7 +210,8 @@ impl Dependencies {
     }
 }
 
-/// Moves the installed folder to where it is kept, with its layer. Whoever comes second finds it there.
+/// Moves the installed folder into the cache, with its layer. An install that comes second finds it
+/// there.
 fn keep(
     cache: &Cache,
     key: impl FnOnce(&str) -> ContentDigest,
@@ -208,7 +220,7 @@ fn keep(
     dev: Vec<String>,
     work: &Path,
 ) -> Result<ContentDigest, BuildError> {
-    let doing = "keeping dependencies";
+    let doing = "storing dependencies";
     let file = |err: io::Error| error::file(doing, &err);
     let home = work.join(format!("kept-{}", InstanceId::random()));
     fs::create_dir(&home).map_err(file)?;
@@ -226,34 +238,36 @@ fn keep(
     }
 }
 
-/// Where packages are kept that a command may have changed.
+/// The cache key of packages after a `build` command.
 fn made_key(diff_id: &str) -> ContentDigest {
     Hasher::default().part(b"made").part(diff_id.as_bytes()).finish()
 }
 
 fn lost() -> BuildError {
-    error::broken("keeping dependencies", &io::Error::from(io::ErrorKind::NotFound))
+    error::broken("storing dependencies", &io::Error::from(io::ErrorKind::NotFound))
 }
 
-/// Writes the files of a project into a folder, for the user of containers, but for settings of npm.
+/// Writes the files of a project into a folder owned by the containers' user, except npm's
+/// settings.
 pub(crate) fn lay_out(source: &Source, to: &Path) -> io::Result<()> {
     npm::prepare(source, to, None, "")
 }
 
-/// The size of the packages, if some were installed. Install scripts may have put anything in their place: what lies there
-/// is read by this process, with its rights, so it has to be a folder and no link to one of this machine.
+/// The size of the packages, if some were installed. Install scripts may have replaced the folder
+/// by anything: this process reads it with its own rights, so it must be a folder and not a link
+/// into this machine.
 fn found(folder: &Path, limit: Bytes) -> Result<Option<Bytes>, BuildError> {
     let modules = folder.join("node_modules");
     match fs::symlink_metadata(&modules) {
         Ok(about) if about.is_dir() => {}
         Ok(_) => {
             return Err(error::dependencies_failed(
-                "an install script put something else in the place of `node_modules`",
+                "an install script replaced `node_modules` by something else",
             )
-            .hint("one of the packages does harm, or was taken over: see which ones have install scripts"));
+            .hint("one of the packages is malicious or compromised: check which ones have install scripts"));
         }
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(err) => return Err(error::file("looking at dependencies", &err)),
+        Err(err) => return Err(error::file("measuring dependencies", &err)),
     }
     size::within(&modules, size::Count::Length, limit).map(Some)
 }
@@ -263,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_link_in_the_place_of_packages_is_not_followed() {
+    fn link_replacing_packages_is_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         let limit = Bytes::mib(1);
         assert!(found(dir.path(), limit).unwrap().is_none());
@@ -275,7 +289,7 @@ mod tests {
         fs::remove_file(&modules).unwrap();
         fs::create_dir(&modules).unwrap();
         assert!(found(dir.path(), limit).unwrap().is_some());
-        // Nothing on disk, yet a terabyte in a layer.
+        // Nothing on disk, but a terabyte in a layer.
         fs::File::create(modules.join("sparse")).unwrap().set_len(1 << 40).unwrap();
         assert!(found(dir.path(), limit).unwrap_err().message.contains("1MiB"));
     }

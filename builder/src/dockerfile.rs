@@ -1,7 +1,7 @@
-//! `runtime: container`: an image that exists, or one that the project's own Dockerfile makes. The
-//! engine's classic builder runs it; every engine has that one.
+//! `runtime: container`: an existing image, or one that the project's own Dockerfile makes. Built
+//! by the engine's classic builder, which every engine has.
 //!
-//! Only brings the image into the engine; naming and shipping it is `ship`'s.
+//! Only brings the image into the engine; naming and publishing it is `ship`'s.
 
 mod added;
 mod ignored;
@@ -24,12 +24,12 @@ use epsilon_api::{
 };
 use std::{sync::Arc, time::Duration};
 
-/// Far more than anyone writes by hand.
+/// Far larger than any hand-written file.
 const DOCKERFILE_MAX: Bytes = Bytes(1 << 20);
 /// Lines of a failed build that its error shows.
 const TAIL: usize = 30;
 
-/// Gets images for `runtime: container`.
+/// Provides images for `runtime: container`.
 #[derive(Clone, Debug)]
 pub(crate) struct Dockerfiles {
     engine: Engine,
@@ -40,7 +40,8 @@ pub(crate) struct Dockerfiles {
     pull_limit: Duration,
 }
 
-/// An image in the engine. What a Dockerfile made goes with this, unless it has got another name.
+/// An image in the engine. An image made by a Dockerfile is removed with this, unless it was given
+/// another name.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) image: Base,
@@ -64,7 +65,7 @@ impl Dockerfiles {
         }
     }
 
-    /// The image behind a reference; pulled when the engine lacks it.
+    /// The image of a reference; pulled when the engine lacks it.
     pub(crate) async fn existing(
         &self,
         reference: &str,
@@ -75,7 +76,7 @@ impl Dockerfiles {
             let pulled = self.engine.pull(reference, self.pull_limit, self.pull_limit).await;
             pulled.map_err(|err| {
                 let says = err.message().unwrap_or("the registry did not answer in time");
-                error::image_failed(format!("`{reference}` cannot be had: {says}"))
+                error::image_failed(format!("`{reference}` cannot be pulled: {says}"))
                     .hint("is the name right, and can this machine's engine pull it?")
             })?;
         }
@@ -92,7 +93,9 @@ impl Dockerfiles {
         log: &dyn BuildLog,
     ) -> Result<Found, BuildError> {
         let context = work.path().join("context.tar");
-        let (from, to, file) = (Arc::clone(source), context.clone(), dockerfile.to_owned());
+        let from = Arc::clone(source);
+        let to = context.clone();
+        let file = dockerfile.to_owned();
         let writing = "packing the project for its Dockerfile";
         blocking::run(writing, move || {
             let text = from.read(&file, DOCKERFILE_MAX)?.unwrap_or_default();
@@ -144,11 +147,11 @@ impl Dockerfiles {
                     let says = says.to_owned();
                     let output = Vec::from(tail).join("\n");
                     let err = error::image_failed(format!(
-                        "`{dockerfile}` does not build: {says}\n{output}"
+                        "`{dockerfile}` failed to build: {says}\n{output}"
                     ));
-                    // What a shell says of a process that was killed.
+                    // The shell's report of a killed process.
                     Err(if says.ends_with("non-zero code: 137") {
-                        err.hint("most likely it needs more memory than `builder.install_memory`, the operator's limit")
+                        err.hint("it probably needs more memory than `builder.install_memory`, the operator's limit")
                     } else {
                         err
                     })

@@ -1,8 +1,8 @@
-//! The container engine as the builder needs it, in the builder's words: images in and out here,
-//! throw-away containers in [`container`]. The only module that names bollard.
+//! The container engine as the builder uses it: images in and out here, temporary containers in
+//! [`container`]. The only module that names bollard.
 //!
-//! Not the agent's engine: nothing here serves calls. Called by `runtime`, `dependencies`, `inspect`,
-//! `ship` and `dockerfile`.
+//! Not the agent's engine: nothing here serves calls. Called by `runtime`, `dependencies`,
+//! `inspect`, `ship` and `dockerfile`.
 
 mod commit;
 pub(crate) mod container;
@@ -35,18 +35,18 @@ use std::{collections::HashMap, io, path::PathBuf, time::Duration};
 use tokio::io::AsyncWriteExt as _;
 use tokio_util::task::TaskTracker;
 
-/// The label of the builder's throw-away containers; its value is the builder's id.
+/// The label of the builder's temporary containers; its value is the builder's id.
 pub(crate) const CONTAINER_LABEL: &str = "epsilon.builder";
 /// The label of the builder's images: `runtime` or `function`.
 pub(crate) const IMAGE_LABEL: &str = "epsilon.image";
-/// Images that are needed for a while; the builder's id begins their tags.
+/// Repository of temporary images; their tags start with the builder's id.
 pub(crate) const SCRATCH: &str = "epsilon/scratch";
-/// How often, and at what distance, a scratch image is tried to be removed: containers go within
-/// a second, on a busy machine within a few.
+/// How often, and at which interval, removing a temporary image is tried: containers go within a
+/// second, on a busy machine within a few.
 const UNTAG_TRIES: u32 = 60;
 const UNTAG_AGAIN: Duration = Duration::from_millis(250);
 
-/// What the engine did not do. The source is for the log only: it names paths and addresses.
+/// A failed operation of the engine. The source is for the log only: it names paths and addresses.
 #[derive(Debug, thiserror::Error)]
 #[error("the container engine failed while {doing}")]
 pub(crate) struct EngineError {
@@ -56,7 +56,7 @@ pub(crate) struct EngineError {
     pub(crate) cause: Cause,
 }
 
-/// Why.
+/// The reason.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Cause {
     #[error(transparent)]
@@ -91,7 +91,7 @@ impl EngineError {
 
 impl From<EngineError> for BuildError {
     fn from(err: EngineError) -> Self {
-        tracing::error!(error = %Chain(&err), "The container engine failed.");
+        tracing::error!(error = %Chain(&err), "Container engine failed; the build is refused.");
         if err.is_disk_full() {
             return error::disk_full("the container engine's disk is full")
                 .hint("the operator has to free space; `docker system df` shows what takes it");
@@ -100,24 +100,24 @@ impl From<EngineError> for BuildError {
     }
 }
 
-/// An image that the engine has.
+/// An image in the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EngineImage {
-    /// `sha256:…`: what the engine calls it.
+    /// `sha256:…`: the engine's id of it.
     pub(crate) id: String,
-    /// Digests of its layers' bytes, bottom first.
+    /// Digests of the uncompressed layers, bottom first.
     pub(crate) diff_ids: Vec<String>,
-    /// `NAME=value`.
+    /// Entries as `NAME=value`.
     pub(crate) env: Vec<String>,
     pub(crate) architecture: String,
     pub(crate) os: String,
 }
 
-/// How the steps of a Dockerfile ended, where the engine had nothing against them.
+/// How the steps of a Dockerfile ended, when the engine itself reported no error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Steps {
     Done,
-    /// One wrote more than it may.
+    /// One step wrote more than its limit.
     TooLarge,
 }
 
@@ -132,7 +132,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// A handle on the engine of the settings; nothing is dialled yet.
+    /// A handle on the configured engine; does not connect yet.
     pub(crate) fn new(
         config: &Config,
         owner: String,
@@ -143,16 +143,12 @@ impl Engine {
         Ok(Self { docker, owner, tasks })
     }
 
-    /// Whether it answers.
+    /// Checks that the engine answers.
     pub(crate) async fn check(&self) -> Result<(), EngineError> {
-        self.docker
-            .ping()
-            .await
-            .map(drop)
-            .map_err(EngineError::new("being asked whether it is there"))
+        self.docker.ping().await.map(drop).map_err(EngineError::new("being pinged"))
     }
 
-    /// The image behind a reference, if the engine has it.
+    /// The image of a reference, if the engine has it.
     pub(crate) async fn image(&self, reference: &str) -> Result<Option<EngineImage>, EngineError> {
         if !is_reference(reference) {
             return Ok(None);
@@ -164,7 +160,7 @@ impl Engine {
         }
     }
 
-    /// Loads an archive in the form of `docker save`.
+    /// Loads an archive in the format of `docker save`.
     pub(crate) async fn load<S>(&self, archive: S) -> Result<(), EngineError>
     where
         S: Stream<Item = io::Result<Bytes>> + Send + 'static,
@@ -177,7 +173,7 @@ impl Engine {
             .map_err(EngineError::new("loading an image"))
     }
 
-    /// Makes an image of one layer out of a file system's tar, and names it.
+    /// Makes a named image of one layer from a file system's tar.
     pub(crate) async fn import<S>(&self, tar: S, name: &str, tag: &str) -> Result<(), EngineError>
     where
         S: Stream<Item = io::Result<Bytes>> + Send + 'static,
@@ -191,20 +187,20 @@ impl Engine {
             .map_err(EngineError::new("importing a file system"))
     }
 
-    /// Names an image once more.
+    /// Adds a name to an image.
     pub(crate) async fn tag(&self, image: &str, name: &str, tag: &str) -> Result<(), EngineError> {
         let options = TagImageOptionsBuilder::default().repo(name).tag(tag).build();
         let tagged = self.docker.tag_image(image, Some(options)).await;
         tagged.map_err(EngineError::new("naming an image"))
     }
 
-    /// A name for an image that is needed for a while.
+    /// A name for a temporary image.
     pub(crate) fn scratch(&self, purpose: &str) -> Scratch {
         let tag = format!("{}-{purpose}-{}", self.owner, InstanceId::random());
         Scratch { engine: self.clone(), tag }
     }
 
-    /// Takes one name off an image; without another name, the image goes too.
+    /// Removes one name of an image; without another name, the image is removed too.
     async fn untag(&self, reference: &str) -> Result<(), Bollard> {
         let options = RemoveImageOptionsBuilder::default().build();
         match self.docker.remove_image(reference, Some(options), None).await {
@@ -213,7 +209,7 @@ impl Engine {
         }
     }
 
-    /// Takes one of our names off an image for good. One that a container uses keeps it.
+    /// Removes one of our names of an image. It stays while a container uses it.
     pub(crate) async fn remove_name(&self, reference: &str) -> Result<(), EngineError> {
         match self.untag(reference).await {
             Ok(()) | Err(Bollard::DockerResponseServerError { status_code: 409, .. }) => Ok(()),
@@ -221,7 +217,7 @@ impl Engine {
         }
     }
 
-    /// The image and all its layers in the form of `docker save`.
+    /// The image and all its layers in the format of `docker save`.
     pub(crate) fn save(&self, reference: &str) -> impl Stream<Item = io::Result<Bytes>> + use<> {
         self.docker.export_image(reference).map_err(io::Error::other).boxed()
     }
@@ -267,7 +263,8 @@ impl Engine {
             .map_err(EngineError::new(doing))
     }
 
-    /// Builds a Dockerfile with the engine's own builder, each step within the limits. `context` is a tar of the folder.
+    /// Builds a Dockerfile with the engine's own builder, each step within the limits. `context` is
+    /// a tar of the folder.
     #[expect(clippy::too_many_arguments, reason = "called once")]
     pub(crate) async fn build<S>(
         &self,
@@ -293,7 +290,8 @@ impl Engine {
             .forcerm(true)
             .build();
         let steps = steps::Steps::new(self.clone(), limits, self.has_systemd().await);
-        // In place of what is done to other requests, which is about credentials: a build sends none.
+        // Replaces the modification of other requests, which is about credentials: a build sends
+        // none.
         let docker = self.docker.clone().with_request_modifier(steps.modifier());
         let build = async {
             let mut lines = lines::Lines::default();
@@ -307,21 +305,21 @@ impl Engine {
             lines.finish(&mut on_line);
             Ok(Steps::Done)
         };
-        // Who hangs up ends the build, and the engine ends its step.
+        // Dropping the request ends the build, and the engine ends its step.
         tokio::select! {
             built = build => built,
             () = steps.outgrown(network) => Ok(Steps::TooLarge),
         }
     }
 
-    /// Whether systemd makes the engine's cgroups.
+    /// Whether systemd manages the engine's cgroups.
     async fn has_systemd(&self) -> bool {
         let about = self.docker.info().await.ok().and_then(|about| about.cgroup_driver);
         about == Some(SystemInfoCgroupDriverEnum::SYSTEMD)
     }
 
-    /// Removes containers and scratch images that an earlier builder with this id left when it was
-    /// killed; tells how many.
+    /// Removes containers and temporary images that a killed builder with this id left; returns how
+    /// many.
     pub(crate) async fn remove_leftovers(&self) -> Result<usize, EngineError> {
         let doing = "removing leftovers";
         let label = format!("{CONTAINER_LABEL}={}", self.owner);
@@ -352,8 +350,8 @@ impl Engine {
     }
 }
 
-/// The name of an image that is needed for a while. Dropping it takes the name off again, in the
-/// background; what got another name meanwhile stays.
+/// The name of a temporary image. Dropping it removes the name in the background; an image with
+/// another name stays.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     engine: Engine,
@@ -369,7 +367,8 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let (engine, reference) = (self.engine.clone(), self.reference());
+        let engine = self.engine.clone();
+        let reference = self.reference();
         self.engine.tasks.spawn(async move {
             // The containers of the image are being removed in the background as well.
             for _ in 0..UNTAG_TRIES {
@@ -379,12 +378,12 @@ impl Drop for Scratch {
                     }
                     Ok(()) => return,
                     Err(err) => {
-                        tracing::warn!(error = %Chain(&err), "An image could not be removed.");
+                        tracing::warn!(error = %Chain(&err), "Temporary image could not be removed; the next start tries again.");
                         return;
                     }
                 }
             }
-            tracing::warn!(image = reference, "An image that is in use could not be removed.");
+            tracing::warn!(image = reference, "Temporary image is still in use and was not removed; the next start tries again.");
         });
     }
 }
@@ -401,7 +400,7 @@ impl From<ImageInspect> for EngineImage {
     }
 }
 
-/// Files, one after the other, as one stream; so an archive is sent without being held in memory.
+/// Files, one after the other, as one stream, so that an archive is not held in memory.
 pub(crate) fn files(parts: Vec<Part>) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     futures_util::stream::iter(parts)
         .then(|part| async move {
@@ -425,20 +424,20 @@ pub(crate) enum Part {
     File(PathBuf),
 }
 
-/// Whether a text may be put into a path of the engine's API: bollard does not escape it.
+/// Whether a text may be part of a path of the engine's API: bollard does not escape it.
 pub(crate) fn is_reference(text: &str) -> bool {
     text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
         && !text.contains("..")
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b))
 }
 
-/// `name:tag` apart; `latest` where there is none. A digest stays with the name.
+/// Splits `name:tag`; `latest` without a tag. A digest stays with the name.
 fn split_tag(reference: &str) -> (&str, &str) {
     if reference.contains('@') {
         return (reference, "");
     }
     match reference.rsplit_once(':') {
-        // A colon before a slash is a registry's port.
+        // A colon before a slash belongs to a registry's port.
         Some((name, tag)) if !tag.contains('/') => (name, tag),
         Some(_) | None => (reference, "latest"),
     }

@@ -1,8 +1,8 @@
-//! Why a build ended without images: one short constructor per stable code, used by every file of the
-//! builder. What the developer reads is decided where the error is made; status and code are decided here.
+//! Why a build failed: one constructor per stable code, used by every file of the builder. The text
+//! for the developer is written where the error occurs; status and code are decided here.
 //!
-//! Codes whose status is 4xx say that the source is wrong, 5xx that the builder or its machine is in
-//! trouble. `Display` texts never carry a path of the builder's machine: those go to the log.
+//! Codes with status 4xx mean that the source is wrong, 5xx that the builder or its machine failed.
+//! `Display` texts never contain a path of the builder's machine: those go to the log.
 
 use epsilon_api::{
     build::{BuildError, BuildEvent},
@@ -25,15 +25,16 @@ macro_rules! codes {
 }
 
 codes! {
-    /// The archive holds something that is never taken: a path that leaves the tree, a device, no gzip.
+    /// The archive holds something that is always refused: a path that leaves the tree, a device,
+    /// no gzip.
     source_refused => "SOURCE_REFUSED", UNPROCESSABLE_ENTITY;
-    /// The archive is over one of the operator's limits.
+    /// The archive exceeds one of the operator's limits.
     source_too_large => "SOURCE_TOO_LARGE", PAYLOAD_TOO_LARGE;
-    /// The archive ended or broke off before its end.
+    /// The archive ended or was cut early.
     source_incomplete => "SOURCE_INCOMPLETE", BAD_REQUEST;
     /// `epsilon.yaml`, or a `config` in the code, is wrong.
     manifest_invalid => "MANIFEST_INVALID", UNPROCESSABLE_ENTITY;
-    /// Nothing in the project can be deployed.
+    /// The project has no functions.
     no_functions => "NO_FUNCTIONS", UNPROCESSABLE_ENTITY;
     /// The manifest names an export that the code does not have.
     export_not_found => "EXPORT_NOT_FOUND", UNPROCESSABLE_ENTITY;
@@ -43,27 +44,27 @@ codes! {
     dependencies_failed => "DEPENDENCIES_FAILED", UNPROCESSABLE_ENTITY;
     /// The project's `build` command failed, or left what cannot be deployed.
     build_failed => "BUILD_FAILED", UNPROCESSABLE_ENTITY;
-    /// The code threw, exited or hung while it was loaded for a look at its exports.
+    /// The code threw, exited or hung while it was loaded for inspection.
     load_failed => "LOAD_FAILED", UNPROCESSABLE_ENTITY;
-    /// The project's own Dockerfile did not build, or its image cannot be had.
+    /// The project's own Dockerfile failed, or its image cannot be pulled.
     image_failed => "IMAGE_FAILED", UNPROCESSABLE_ENTITY;
-    /// The runtime's base image is missing and could not be made.
+    /// The runtime base image is missing and could not be made.
     runtime_failed => "RUNTIME_FAILED", SERVICE_UNAVAILABLE;
-    /// The container engine did not do what it was asked for.
+    /// The container engine failed.
     engine_failed => "ENGINE_FAILED", BAD_GATEWAY;
-    /// The registry did not take or give an image.
+    /// The registry did not accept or deliver an image.
     registry_failed => "REGISTRY_FAILED", BAD_GATEWAY;
     /// The builder's disk is full.
     disk_full => "DISK_FULL", INSUFFICIENT_STORAGE;
-    /// As many builds as the operator allows run or wait.
+    /// All build slots are taken and the queue is full.
     busy => "BUILDER_BUSY", SERVICE_UNAVAILABLE;
     /// The builder ended before the build did.
     stopped => "BUILDER_STOPPED", SERVICE_UNAVAILABLE;
-    /// A bug, or a broken machine. The cause is in the log.
+    /// A bug, or a failure of the machine. The cause is in the log.
     internal => "INTERNAL", INTERNAL_SERVER_ERROR;
 }
 
-/// Adds the next step for the one who reads.
+/// Adds a hint to an error.
 pub trait Hint {
     /// The same error with this hint.
     #[must_use]
@@ -76,14 +77,14 @@ impl Hint for BuildError {
     }
 }
 
-/// A word to the developer, which stays to be seen also when all goes well; other lines of the story are
-/// a tool's output.
+/// A note to the developer, which stays visible when the build succeeds; other lines are a tool's
+/// output.
 pub fn note(text: impl std::fmt::Display) -> BuildEvent {
     BuildEvent::Line(format!("note: {text}"))
 }
 
-/// Trouble with the builder's own files: a full disk is told as such, anything else is logged with its
-/// cause. `doing` completes "while …": `writing the source`.
+/// An error of the builder's own files: a full disk has its own code, anything else is logged with
+/// its cause. `doing` completes "while …": `writing the source`.
 pub fn file(doing: &str, cause: &io::Error) -> BuildError {
     if is_disk_full(cause) {
         return disk_full(format!("the builder's disk is full (while {doing})"))
@@ -92,13 +93,13 @@ pub fn file(doing: &str, cause: &io::Error) -> BuildError {
     broken(doing, cause)
 }
 
-/// A failure that is nobody's input: logged with its causes, told without them.
+/// A failure that no input caused: logged with its causes, reported without them.
 pub fn broken(doing: &str, cause: &(dyn Error + 'static)) -> BuildError {
-    tracing::error!(doing, error = %Chain(cause), "A build failed inside the builder.");
+    tracing::error!(doing, error = %Chain(cause), "Build failed because of an internal error of the builder.");
     internal(format!("the builder failed while {doing}")).hint("the builder's log says why")
 }
 
-/// Whether a disk or a quota had no room; also found under other errors.
+/// Whether a disk or a quota is full; also found in sources of the error.
 pub fn is_disk_full(cause: &io::Error) -> bool {
     find(cause, |io: &io::Error| {
         matches!(io.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
@@ -106,7 +107,7 @@ pub fn is_disk_full(cause: &io::Error) -> bool {
     .is_some()
 }
 
-/// The first error of this type, in a chain of causes, that fits.
+/// The first error of this type in a chain of sources for which `fits` is true.
 pub fn find<'a, E: Error + 'static>(
     cause: &'a (dyn Error + 'static),
     fits: impl Fn(&E) -> bool,
@@ -130,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_disk_is_told_as_such_also_below_other_errors() {
+    fn full_disk_is_found_below_other_errors() {
         let full = || io::Error::from(io::ErrorKind::StorageFull);
         assert_eq!(file("writing", &full()).code, "DISK_FULL");
         assert_eq!(file("writing", &io::Error::other(full())).code, "DISK_FULL");

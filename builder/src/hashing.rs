@@ -1,5 +1,6 @@
-//! A writer that knows digest and size of what went through it. Layers are written through it, plain
-//! (`image/tree.rs`) and compressed (`ship/registry.rs`), so that no file is read again for its digest.
+//! A writer that computes digest and size of what passes through it. Layers are written through it,
+//! uncompressed (`image/tree.rs`) and compressed (`ship/registry.rs`), so that no file is read
+//! again for its digest.
 
 use crate::source::{ContentDigest, Hasher};
 use std::io::{self, Write};
@@ -15,7 +16,7 @@ impl<W> Hashing<W> {
         Self { to, hasher: Hasher::default(), bytes: 0 }
     }
 
-    /// The writer behind, the digest and the size.
+    /// The inner writer, the digest and the size.
     pub(crate) fn finish(self) -> (W, ContentDigest, u64) {
         (self.to, self.hasher.finish(), self.bytes)
     }

@@ -6,7 +6,7 @@
 //! └────────── configuration ──────┘       names them by digest; its own digest is the image's id
 //! ```
 //!
-//! Where images go is `ship`'s business.
+//! Publishing images is `ship`'s business.
 
 pub(crate) mod archive;
 pub(crate) mod tree;
@@ -27,34 +27,34 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use std::{collections::HashMap, path::PathBuf};
 
-/// The user that functions run as; a number, because a base image need not know its name.
+/// The user of functions; a number, because a base image need not know its name.
 pub(crate) const USER: u32 = 65532;
-/// Where the code lies in an image.
+/// Path of the code in an image.
 pub(crate) const APP: &str = "/app";
-/// The wrapper's start file in the runtime base.
+/// Path of the wrapper's start file in the runtime base.
 pub(crate) const MAIN: &str = "/epsilon/wrapper/main.js";
-/// All times in images: there is no other that the same source would always have.
+/// The one time in images, so that the same source gives the same image.
 const EPOCH: &str = "1970-01-01T00:00:00Z";
-/// What engines assume when an image says nothing.
+/// The default of engines.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// A layer that lies on this machine as a plain tar.
+/// A layer on this machine as an uncompressed tar.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Layer {
     /// `sha256:…` of the tar's bytes.
     pub(crate) diff_id: String,
     pub(crate) tar: PathBuf,
     pub(crate) bytes: u64,
-    /// Keeps the tar where it is, if it is a kept one.
+    /// Holds the tar in the cache, if it is there.
     pub(crate) held: Held,
 }
 
-/// An image whose layers may lie anywhere.
+/// An image whose layers may be stored anywhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Image {
-    /// The configuration, as JSON: what [`Image::id`] is the digest of.
+    /// The configuration as JSON: [`Image::id`] is its digest.
     pub(crate) config: Vec<u8>,
-    /// Digests of the layers' bytes, bottom first.
+    /// Digests of the uncompressed layers, bottom first.
     pub(crate) diff_ids: Vec<String>,
 }
 
@@ -70,7 +70,7 @@ impl Image {
         compose(base, [wrapper.diff_id.clone()], env, "runtime")
     }
 
-    /// One function: the runtime, its dependencies if it has any, its code.
+    /// The image of one function: the runtime, its dependencies if any, its code.
     pub(crate) fn function(
         runtime: &EngineImage,
         layers: impl IntoIterator<Item = String>,
@@ -85,7 +85,7 @@ impl Image {
     }
 }
 
-/// What the wrapper is told in `EPSILON_FUNCTION`.
+/// Content of `EPSILON_FUNCTION`, for the wrapper.
 #[derive(Debug, Serialize)]
 struct Told<'a> {
     function: &'a FunctionName,
@@ -150,7 +150,7 @@ fn compose(
     Ok(Image { config, diff_ids })
 }
 
-/// Variables of the image below and ours; ours win, in the place of the ones they replace.
+/// Variables of the image below and ours; ours replace those of the same name, in their place.
 fn merged(below: &[String], ours: impl IntoIterator<Item = String>) -> Vec<String> {
     let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
     let mut env = below.to_vec();
@@ -166,7 +166,7 @@ fn merged(below: &[String], ours: impl IntoIterator<Item = String>) -> Vec<Strin
     env
 }
 
-/// The same JSON with all keys in order: some of `oci-spec`'s maps have none of their own.
+/// The same JSON with sorted keys: some of `oci-spec`'s maps are unordered.
 fn sorted(value: Value) -> Value {
     match value {
         Value::Object(map) => {
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_function_image_says_all_that_plain_docker_run_needs() {
+    fn function_image_has_all_that_docker_run_needs() {
         let image =
             Image::function(&runtime(), ["sha256:02".to_owned()], &hello(), &spec()).unwrap();
         let config: Value = serde_json::from_slice(&image.config).unwrap();

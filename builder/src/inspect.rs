@@ -1,8 +1,8 @@
-//! Loads a project once, in a throw-away container without network, to see what it exports and which
-//! files it reaches. The only place where a build runs the developer's code.
+//! Loads a project once, in a temporary container without network, to find its exports and the
+//! files that they reach. The only place where a build runs the developer's code.
 //!
-//! `inspect.js` of the runtime does the looking; `inspection.rs` reads what it wrote. The same code on
-//! the same runtime with the same packages is looked at once.
+//! `inspect.js` of the runtime inspects; `inspection.rs` parses its output. The same code on the
+//! same runtime with the same packages is inspected once.
 
 use crate::{
     blocking,
@@ -26,20 +26,22 @@ use epsilon_api::{
 };
 use std::{collections::BTreeMap, fs, io, path::PathBuf, sync::Arc, time::Duration};
 
-/// The inspector in the runtime.
+/// Path of the inspector in the runtime.
 const INSPECT: &str = "/epsilon/wrapper/inspect.js";
-/// What it asks which files each export reaches; in the inspector's image.
+/// Path of the module graph reader, which finds the files that each export reaches; in the
+/// inspector's image.
 const GRAPH: &str = "/epsilon/graph/graph.js";
-/// Where it writes: one file, not a folder, so that code cannot fill this machine's disk through it.
+/// Path of its output: one file, not a folder, so that code cannot fill this machine's disk through
+/// it.
 const OUT: &str = "/run/epsilon/inspection.json";
-/// Largest file that loading code can write, its exports' description included.
+/// Largest file that code can write while loading, the output included.
 const LARGEST_FILE: Bytes = Bytes::mib(16);
-/// What starting Node and writing the answer may take on top of the loading.
+/// Time for starting Node and writing the output, on top of the loading.
 const MARGIN: Duration = Duration::from_secs(10);
 /// Lines of the code's own output that an error shows.
 const TAIL: usize = 20;
 
-/// Looks at projects.
+/// Inspects projects.
 #[derive(Clone, Debug)]
 pub(crate) struct Inspector {
     pub(crate) engine: Engine,
@@ -47,16 +49,16 @@ pub(crate) struct Inspector {
     pub(crate) limits: Limits,
 }
 
-/// What was seen.
+/// Result of an inspection.
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) inspection: Inspection,
-    /// Nothing had to be run.
+    /// It came from the cache.
     pub(crate) cached: bool,
 }
 
 impl Inspector {
-    /// What the entries of a project export.
+    /// The exports of a project's entries.
     pub(crate) async fn look(
         &self,
         manifest: &Manifest,
@@ -90,7 +92,7 @@ impl Inspector {
         }
         let inspection = blocking::run("reading what the code exports", move || {
             let inspection = Inspection::load(&out)?;
-            // Only what loaded well is worth keeping: a failure may have been the machine's.
+            // Only successful inspections are cached: a failure may be the machine's.
             if inspection.entries.iter().all(|entry| entry.error.is_none()) {
                 move_file(&out, &kept)?;
             }
@@ -120,9 +122,9 @@ impl Inspector {
             Bind { host: out.to_owned(), inside: OUT, writable: true },
         ];
         if let Some(packages) = packages {
-            // The engine cannot make this folder itself: the one around it is read-only.
+            // The engine cannot create this mount point itself: its parent is read-only.
             mount_point(&source.root.join("node_modules"))
-                .map_err(|err| error::file("preparing a look at the code", &err))?;
+                .map_err(|err| error::file("preparing the inspection", &err))?;
             let host = packages.folder.clone();
             mounts.push(Bind { host, inside: "/app/node_modules", writable: false });
         }
@@ -159,7 +161,7 @@ impl Inspector {
 }
 
 impl Manifest {
-    /// What functions of the manifest will see when they run: code may need it to load at all. Entries are
+    /// The environment of the manifest's functions: code may need it to load at all. Entries are
     /// loaded once for all functions, so they see the variables of all.
     pub fn environment(&self) -> BTreeMap<String, String> {
         let Functions::Named(functions) = self.functions() else { return BTreeMap::new() };
@@ -184,7 +186,7 @@ fn key(
         key = key.part(&texts.len().to_le_bytes());
         key = texts.iter().fold(key, |key, text| key.part(text.as_bytes()));
     }
-    // Settings are not code: another `timeout` in the manifest needs no second look.
+    // Settings are not code: another `timeout` in the manifest needs no second inspection.
     for file in source.files.iter().filter(|file| manifest.file() != Some(file.path.as_str())) {
         key = file.digest_into(key);
     }
@@ -199,7 +201,7 @@ fn mount_point(folder: &std::path::Path) -> io::Result<()> {
 }
 
 fn move_file(from: &std::path::Path, to: &PathBuf) -> Result<(), BuildError> {
-    fs::rename(from, to).map_err(|err| error::file("remembering what the code exports", &err))
+    fs::rename(from, to).map_err(|err| error::file("storing what the code exports", &err))
 }
 
 fn failed(ended: &Ended, limits: Limits) -> BuildError {
@@ -214,11 +216,11 @@ fn failed(ended: &Ended, limits: Limits) -> BuildError {
             error::load_failed(format!("the code needs more than {limit} to load"))
                 .hint("the operator's limit is `builder.inspect_memory`")
         }
-        // Told only by the exit, as by an engine that did not see why.
+        // Only the exit code shows it: the engine did not report why.
         Exit::Code(KILLED) => {
             let limit = limits.memory;
             error::load_failed(format!(
-                "the code was killed while it was loaded; most likely it needs more memory than {limit}"
+                "the code was killed while it was loaded; it probably needs more memory than {limit}"
             ))
             .hint("the operator's limit is `builder.inspect_memory`")
         }
@@ -230,7 +232,7 @@ fn failed(ended: &Ended, limits: Limits) -> BuildError {
     with_output(err, ended)
 }
 
-/// What the code printed says, most often, why it did not load.
+/// Adds the code's output, which usually explains why it did not load.
 fn with_output(err: BuildError, ended: &Ended) -> BuildError {
     let tail = &ended.tail[ended.tail.len().saturating_sub(TAIL)..];
     if tail.is_empty() {

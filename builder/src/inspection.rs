@@ -1,8 +1,8 @@
-//! What the code exports, as `inspect.js` of the runtime saw it in a container without network.
+//! The code's exports, as reported by the runtime's `inspect.js` from a container without network.
 //!
-//! The answer was written by a process that ran the developer's code, so it is hostile until proven
-//! otherwise: its file is opened without following links, its size is capped, unknown fields are refused,
-//! and every name in it is parsed again before it is used. Lies in it can only harm the liar.
+//! The report is written by a process that ran the developer's code, so it is untrusted: the file
+//! is opened without following links, its size is capped, unknown fields are refused, and every
+//! name in it is parsed again before it is used. A forged report can only harm its own project.
 
 mod typescript;
 
@@ -18,28 +18,28 @@ use rustix::{
 use serde::Deserialize;
 use std::{fs::File, io::Read, path::Path};
 
-/// Largest answer. It lists each file of the project once per entry that reaches it.
+/// Largest report. It lists each file of the project once per entry that reaches it.
 const MAX_BYTES: Bytes = Bytes::mib(16);
 
-/// What is told when reading fails.
+/// Completes "while …" when reading fails.
 const READING: &str = "reading what the code exports";
 
 /// Longest message and stack of the code's own that are passed on, in characters.
 const MESSAGE_MAX: usize = 1000;
 const STACK_MAX: usize = 4000;
 
-/// Longest text about a line of code, in characters.
+/// Longest excerpt of a line of code, in characters.
 const SHOWN_MAX: usize = 300;
 
-/// What all entries of a project export. Empty for `runtime: container`.
+/// Exports of all entries of a project. Empty for `runtime: container`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Inspection {
-    /// One per entry that was asked for.
+    /// One per requested entry.
     pub entries: Vec<Entry>,
 }
 
-/// One entry: a file that was loaded.
+/// One entry: a loaded file.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
@@ -47,28 +47,28 @@ pub struct Entry {
     pub entry: String,
     /// Why it could not be loaded.
     pub error: Option<LoadError>,
-    /// What it exports that can be called.
+    /// Its callable exports.
     pub exports: Vec<Export>,
     /// The project's own files that it reaches.
     pub files: Vec<String>,
-    /// Places that load something that only a run can tell.
+    /// Places that load a module whose name is known at run time only.
     pub dynamic: Vec<Dynamic>,
-    /// Why its exports could not be told apart, where that was tried.
+    /// Why the files could not be attributed to single exports, where that was tried.
     #[serde(default)]
     pub together: Option<String>,
 }
 
-/// What the code threw while it was loaded.
+/// The error that the code threw while it was loaded.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoadError {
-    /// The error's text.
+    /// The error's message.
     pub message: String,
-    /// Where it came from.
+    /// The error's stack.
     pub stack: Option<String>,
 }
 
-/// One export that can be called.
+/// A callable export.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Export {
@@ -76,24 +76,24 @@ pub struct Export {
     pub name: String,
     /// How the runtime would call it.
     pub signature: Signature,
-    /// The settings beside it in the code.
+    /// The `config` beside it in the code.
     pub config: Option<Node>,
     /// Its parameters, if it looks like a helper and not like a handler: `(a, b)`.
     #[serde(default)]
     pub helper: Option<String>,
-    /// What it reaches of what its entry reaches; without it, all of that.
+    /// What it reaches; absent: everything that its entry reaches.
     #[serde(default)]
     pub reach: Option<Reach>,
 }
 
-/// What one export reaches, as a bundler's module graph tells.
+/// What one export reaches, according to a bundler's module graph.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reach {
     /// Files of the project.
     pub files: Vec<String>,
-    /// Of the code that is left of them when all that this export does not use is dropped, and of the packages
-    /// that its entry loads.
+    /// Digest of the code that remains of them when everything that this export does not use is
+    /// dropped, and of the packages that its entry loads.
     pub code: String,
 }
 
@@ -105,17 +105,17 @@ pub struct Dynamic {
     pub file: String,
     /// Its line, from 1.
     pub line: u32,
-    /// The text there.
+    /// Its source text.
     pub text: String,
 }
 
 impl Inspection {
-    /// Reads the file that `inspect.js` was told to write. Blocking, but short: the size is capped.
+    /// Reads the file that `inspect.js` wrote. Blocking, but short: the size is capped.
     ///
     /// # Errors
-    /// `LOAD_FAILED` when there is no such file (the code ended the process) or it makes no sense.
+    /// `LOAD_FAILED` when the file is missing (the code ended the process) or invalid.
     pub fn load(file: &Path) -> Result<Self, BuildError> {
-        // The code could put a link to any file of this machine here, or a pipe that nobody ever writes to.
+        // The code could put a link to any file of this machine here, or a pipe without a writer.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::open(file, flags, Mode::empty()) {
             Ok(file) => File::from(file),
@@ -125,7 +125,7 @@ impl Inspection {
         };
         let metadata = file.metadata().map_err(|cause| error::file(READING, &cause))?;
         if !metadata.is_file() {
-            return Err(nonsense("it is no file"));
+            return Err(nonsense("it is not a file"));
         }
         let mut bytes = Vec::new();
         let read = file.take(MAX_BYTES.get() + 1).read_to_end(&mut bytes);
@@ -133,10 +133,10 @@ impl Inspection {
         Self::parse(&bytes)
     }
 
-    /// Reads the answer itself.
+    /// Parses the report.
     ///
     /// # Errors
-    /// `LOAD_FAILED` when it makes no sense.
+    /// `LOAD_FAILED` when it is invalid.
     pub fn parse(bytes: &[u8]) -> Result<Self, BuildError> {
         if bytes.is_empty() {
             return Err(no_answer());
@@ -147,10 +147,10 @@ impl Inspection {
         serde_json::from_slice(bytes).map_err(|cause| nonsense(&printable(&cause.to_string(), 300)))
     }
 
-    /// The entry with this path, loaded well.
+    /// The entry with this path, if it was loaded.
     ///
     /// # Errors
-    /// `LOAD_FAILED` with what the code threw.
+    /// `LOAD_FAILED` with the error that the code threw.
     pub fn found(&self, path: &str) -> Result<&Entry, BuildError> {
         let entry = self.entries.iter().find(|entry| entry.entry == path);
         let entry = entry.ok_or_else(|| nonsense(&format!("nothing of `{path}`")))?;
@@ -169,7 +169,7 @@ impl Inspection {
 }
 
 impl Entry {
-    /// What the log says about files of which it is not known which export reaches them: where, or why.
+    /// A log line about files that cannot be attributed to single exports: where, or why.
     pub fn unknown(&self) -> Option<String> {
         let path = &self.entry;
         match (self.dynamic.as_slice(), &self.together) {
@@ -194,7 +194,8 @@ impl Entry {
 }
 
 impl LoadError {
-    /// For the developer: the stack where there is one (it begins with the message), else the message.
+    /// The text for the developer: the stack if there is one (it starts with the message), else the
+    /// message.
     pub fn told(&self) -> String {
         let message = printable(&self.message, MESSAGE_MAX);
         let stack = self.stack.as_deref().filter(|stack| !stack.trim().is_empty());
@@ -206,7 +207,7 @@ impl LoadError {
     }
 }
 
-/// What to do about what the code of this entry threw, as far as its text tells.
+/// A hint for the error that the code of this entry threw, if its text matches a known cause.
 fn hint(told: &str, entry: &str) -> Option<String> {
     let says = |words: &[&str]| words.iter().any(|word| told.contains(word));
     if let Some(hint) = typescript::hint(told, entry) {
@@ -220,20 +221,22 @@ fn hint(told: &str, entry: &str) -> Option<String> {
         if missing.is_some_and(typescript::is_alias) {
             return Some(typescript::ALIASES.into());
         }
-        return missing.map(|name| match name.starts_with(['.', '/']) {
-            true => "is the file there, and pushed (`.gitignore` and `.epsilonignore` leave files out)? ES \
-                     modules name a file with its ending, `./lib.js` or `./lib.ts`"
-                .into(),
-            false => format!(
-                "add `{name}` to the `dependencies` of package.json: `npm install {name}`; \
-                 `devDependencies` are not installed"
-            ),
+        return missing.map(|name| {
+            if name.starts_with(['.', '/']) {
+                "is the file there, and pushed (`.gitignore` and `.epsilonignore` leave files out)? ES \
+                 modules name a file with its ending, `./lib.js` or `./lib.ts`"
+                    .into()
+            } else {
+                format!(
+                    "add `{name}` to the `dependencies` of package.json: `npm install {name}`; \
+                     `devDependencies` are not installed"
+                )
+            }
         });
     }
     if says(&["ENOTFOUND", "EAI_AGAIN", "ENETUNREACH", "ECONNREFUSED"]) {
         return Some(
-            "there is no network while code is loaded for a look at its exports: connect in a call"
-                .into(),
+            "there is no network while code is loaded for inspection: connect in a call".into(),
         );
     }
     if says(&["SyntaxError"]) {
@@ -264,7 +267,7 @@ fn no_answer() -> BuildError {
 }
 
 fn nonsense(why: &str) -> BuildError {
-    error::load_failed(format!("what the runtime says of the code makes no sense: {why}"))
+    error::load_failed(format!("the inspection report is invalid: {why}"))
         .hint("does the code write files while it is loaded?")
 }
 
@@ -343,7 +346,7 @@ mod tests {
         assert!(message(".").contains("no file"));
     }
 
-    /// As the runtime's `inspect.js` wrote it, character by character.
+    /// A report of the runtime's `inspect.js`, character by character.
     #[test]
     fn a_real_answer_is_read_whole() {
         let real = r#"{"entries":[{"entry":"index.js","error":null,"exports":[{"name":"hello","signature":"express","config":{"timeout":10000,"env":{"A":1.5}},"reach":{"files":["index.js"],"code":"96d8"}},{"name":"default","signature":"fetch","config":null}],"files":["index.js","lib/a.js"],"together":"no","dynamic":[{"file":"index.js","line":3,"text":"require(n);"}]},{"entry":"broken.js","error":{"message":"boom","stack":"Error: boom\n    at Object.<anonymous> (/app/broken.js:1:7)"},"exports":[],"files":["broken.js"],"dynamic":[]}]}"#;

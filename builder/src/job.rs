@@ -1,4 +1,5 @@
-//! One build, from the archive to the images: the steps in the order in which a developer sees them.
+//! One build, from the archive to the images: the steps in the order in which the developer sees
+//! them.
 //!
 //! ```text
 //! Source ─▶ Runtime ─▶ Dependencies ─▶ Inspect ─▶ Image ─▶ Ship        runtime: node
@@ -6,8 +7,9 @@
 //! Source ────────────────────────────────────────▶ Image ─▶ Ship       runtime: container
 //! ```
 //!
-//! Nothing is decided here that a step could decide. Dropping a build stops it where it is: containers,
-//! folders and half-written results belong to handles that clean up when they are dropped.
+//! Steps decide for themselves; this only orders them. Dropping a build stops it at any point:
+//! containers, folders and half-written results belong to handles that clean up when they are
+//! dropped.
 
 use crate::{
     blocking,
@@ -37,10 +39,11 @@ use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
 use tokio::time::Instant;
 
-/// Raised when the same parts make another image than before.
+/// Version of image composition; part of the cache key. Raised when the same parts make another
+/// image than before.
 const RECIPE: &[u8] = b"2";
 
-/// All that builds work with.
+/// Everything that builds need.
 #[derive(Debug)]
 pub(crate) struct Workshop {
     pub(crate) config: Config,
@@ -51,19 +54,19 @@ pub(crate) struct Workshop {
     pub(crate) inspector: Inspector,
     pub(crate) dockerfiles: Dockerfiles,
     pub(crate) sink: Sink,
-    /// Each image is made anew, so that it follows from the source alone: one that was kept may hold files of
-    /// before, which do not matter to its function.
+    /// Each image is composed anew, so that it follows from the source alone: a cached one may hold
+    /// older versions of files that do not matter to its function.
     pub(crate) is_afresh: bool,
 }
 
-/// One function's image as it was shipped: what is remembered under the key of all that decides it.
+/// One function's published image, cached under the key of all that decides it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 struct Made {
     image: ImageRef,
     parts: Option<Parts>,
 }
 
-/// Tells of one step: that it began, and, with its time, that it ended.
+/// Reports the start of a step, and its end with the duration.
 struct Telling<'a> {
     log: &'a dyn BuildLog,
     step: Step,
@@ -98,7 +101,8 @@ impl Workshop {
             }
             None => (source, None),
         };
-        let (from, ceilings) = (Arc::clone(&source), self.config.ceilings.clone());
+        let from = Arc::clone(&source);
+        let ceilings = self.config.ceilings.clone();
         let manifest = blocking::run("reading the manifest", move || {
             Manifest::read(&from, folder.as_deref(), &ceilings).map(Arc::new)
         })
@@ -124,10 +128,11 @@ impl Workshop {
         }
         let bytes = Bytes(source.files.iter().map(|file| file.bytes).sum());
         let detail = format!("{}, {bytes}", counted(source.files.len(), "file"));
-        let (from, ceilings) = (Arc::clone(&source), self.config.ceilings.clone());
+        let from = Arc::clone(&source);
+        let ceilings = self.config.ceilings.clone();
         let ahead = blocking::run("reading the manifest", move || {
             let ahead = Manifest::build(&from, job.folder.as_deref(), &ceilings)?;
-            // What is wrong is told before anything is installed.
+            // Errors of the manifest are reported before anything is installed.
             if ahead.is_none() {
                 Manifest::read(&from, job.folder.as_deref(), &ceilings)?;
             }
@@ -138,7 +143,7 @@ impl Workshop {
         Ok((ahead, source))
     }
 
-    /// Runs the project's own command, with the packages that it needs.
+    /// Runs the project's `build` command, with the packages that it needs.
     async fn command(
         &self,
         ahead: &Ahead,
@@ -208,7 +213,9 @@ impl Workshop {
         only: &[epsilon_api::ids::FunctionName],
         log: &dyn BuildLog,
     ) -> Result<Plan, BuildError> {
-        let (manifest, source, only) = (Arc::clone(manifest), Arc::clone(source), only.to_vec());
+        let manifest = Arc::clone(manifest);
+        let source = Arc::clone(source);
+        let only = only.to_vec();
         let plan =
             blocking::run("planning", move || plan::plan(&manifest, &source, &inspection, &only))
                 .await?;
@@ -218,7 +225,7 @@ impl Workshop {
         Ok(plan)
     }
 
-    /// Images of functions that changed are composed and shipped; the others' are looked up.
+    /// Composes and publishes the images of changed functions; looks up the others'.
     #[expect(clippy::too_many_arguments, reason = "all results of the steps before")]
     async fn compose(
         &self,
@@ -268,7 +275,7 @@ impl Workshop {
             }
         }
         told.done(counted(changed.len(), "image"));
-        // A build of some functions says nothing of when the others were built last.
+        // A build with `only` does not know when the other functions were built last.
         if is_all && !self.is_afresh && before.as_ref() != Some(&now) {
             self.cache.remember("projects", &project, &now)?;
         }
@@ -296,7 +303,8 @@ impl Workshop {
         packages: Option<Installed>,
         work: &Arc<WorkDir>,
     ) -> Result<Parcel, BuildError> {
-        let (from, to) = (Arc::clone(source), work.path().join("code.tar"));
+        let from = Arc::clone(source);
+        let to = work.path().join("code.tar");
         let manifest_file = manifest.file().map(str::to_owned);
         let code = blocking::run("writing the code layer", move || {
             let is_left_out = |path: &str| {
@@ -383,7 +391,7 @@ impl Workshop {
         Ok(made.image)
     }
 
-    /// Of everything that decides what a function's image is.
+    /// The key over everything that decides a function's image.
     fn key(
         &self,
         manifest: &Manifest,
@@ -402,12 +410,12 @@ impl Workshop {
         self.own_key(key)
     }
 
-    /// An image in one registry says nothing of another.
+    /// Includes the destination: an image in one registry does not exist in another.
     fn own_key(&self, key: Hasher) -> String {
         key.part(self.sink.place().as_bytes()).finish().to_string()
     }
 
-    /// The image that was made under this key, if it is still there.
+    /// The image made under this key, if it still exists.
     async fn known(&self, key: &str) -> Result<Option<Made>, BuildError> {
         if self.is_afresh {
             return Ok(None);

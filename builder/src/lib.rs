@@ -1,17 +1,18 @@
-//! Source to image: what a developer pushed is checked, understood and made into one image per function.
+//! Source to image: checks and interprets what a developer pushed, and makes one image per
+//! function.
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`app`] | builds every part once from the settings, [`config`]; gives out the `Builder` |
+//! | [`app`] | creates every part once from the settings, [`config`]; provides the `Builder` |
 //! | `job` | one build: the steps below in order |
 //! | [`source`] | the archive → a checked folder within limits |
 //! | [`manifest`] | `epsilon.yaml` and in-code `config` → settings, strictly |
-//! | `runtime` | the base image of Node functions, made where it is missing |
+//! | `runtime` | the base image of Node functions, made if it is missing |
 //! | [`wrapper`] | the files of the Node wrapper, which are part of this binary |
-//! | `dependencies` | npm packages, installed in a throw-away container |
-//! | `inspect`, [`inspection`] | what the code exports, as the runtime saw it in such a container |
+//! | `dependencies` | npm packages, installed in a temporary container |
+//! | `inspect`, [`inspection`] | the code's exports, as reported from such a container |
 //! | [`plan`] | all of these → which functions, with what settings, keyed by content |
-//! | `changes` | for people: which functions are built anew, and why |
+//! | `changes` | for people: which functions are rebuilt, and why |
 //! | `image` | layers and a configuration, composed to the same bytes each time |
 //! | `dockerfile` | `runtime: container` |
 //! | `ship` | into this machine's engine or a registry |

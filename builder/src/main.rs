@@ -1,8 +1,9 @@
-//! The `epsilon-builder` program: joins a fleet and builds what its gateways bring, until it is told to end.
+//! The `epsilon-builder` program: joins a fleet and runs builds for its gateways until it is shut
+//! down.
 //!
-//! Nothing is decided here. SIGTERM and SIGINT: it leaves the fleet, lets builds end within `builder.drain_grace` and
-//! removes what they left; the same signal again ends the waiting. Exit codes: 0 ended as asked, 1 it cannot work
-//! or builds were cut, 2 wrong usage.
+//! Composition only. On SIGTERM or SIGINT it leaves the fleet, lets builds finish within
+//! `builder.drain_grace` and removes what they left; a second signal ends the waiting. Exit codes:
+//! 0 shut down as requested, 1 failed or cut builds, 2 wrong usage.
 
 use clap::Parser;
 use epsilon_api::build::{BuildEvent, BuildLog};
@@ -23,7 +24,8 @@ use prometheus::Registry;
 use std::{error::Error, net::SocketAddr, process::ExitCode, time::Duration};
 use tracing::{info, warn};
 
-/// How long containers and folders of builds that were cut may take to go. What is left goes at the next start.
+/// How long removing containers and folders of cut builds may take. The rest is removed at the next
+/// start.
 const CLEANED_WITHIN: Duration = Duration::from_secs(10);
 
 #[global_allocator]
@@ -33,16 +35,17 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Debug, Parser)]
 #[command(name = "epsilon-builder", version)]
 struct Arguments {
-    /// Control addresses of gateways, with commas between them
+    /// Control addresses of gateways, separated by commas
     #[arg(long, value_name = "URL")]
     gateway: Option<String>,
     /// The file with the token: a copy of the gateway's DATA/builder.token
     #[arg(long, value_name = "FILE")]
     token_file: Option<String>,
-    /// Where images go, as `registry.example/prefix` [default: this machine's engine]
+    /// Registry that images are pushed to, as `registry.example/prefix` [default: this machine's
+    /// engine]
     #[arg(long, value_name = "REF")]
     registry: Option<String>,
-    /// Where gateways reach this builder [default: 0.0.0.0:8083]
+    /// Address of this builder's listener [default: 0.0.0.0:8083]
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
     #[command(flatten)]
@@ -64,7 +67,7 @@ impl Arguments {
 }
 
 fn main() -> ExitCode {
-    // Ends the program by itself on --help (0) and wrong usage (2).
+    // clap exits on --help (0) and wrong usage (2).
     program::run(run(arguments::parse()))
 }
 
@@ -74,7 +77,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let config =
         Config::new(settings, &data.join("builder")).map_err(|err| program::unusable(&err))?;
     let member = config.member().cloned().ok_or_else(|| {
-        Failure::usage("no fleet is named that this builder could join")
+        Failure::usage("no fleet is configured for this builder to join")
             .hint("start it with `--gateway URL --token-file FILE`")
     })?;
     files::raise_file_limit();
@@ -87,31 +90,32 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     program::all_ended(ended?, "builds", "builder.drain_grace")
 }
 
-/// From the making of the runtime base to the last build. Says how many builds were cut.
+/// From making the runtime base to the last build. Returns how many builds were cut.
 async fn serve(
     app: &App,
     config: &MemberConfig,
     registry: &Registry,
     asked: &mut Asked,
 ) -> Result<usize, Failure> {
-    // The address is taken first: making the base for minutes and failing then would be no kindness.
+    // Binds first: failing after minutes of making the base would be worse.
     let member = Member::build(config, app, registry).map_err(|err| unable(&err))?;
-    let (id, address) = (member.id().clone(), member.address());
+    let id = member.id().clone();
+    let address = member.address();
     tokio::select! {
-        biased; // a wish to end goes first; what was begun is removed
+        biased; // shutdown first; what was started is removed
         signal = asked.next() => {
-            info!(signal, "Ending before the start was over.");
+            info!(signal, "Shutting down before the start was complete.");
             return Ok(0);
         }
         made = app.ensure_runtime(&Logged) => {
             let reference = made.map_err(|err| Failure::from(err.body()))?;
-            info!(reference, "The Node runtime is there.");
+            info!(reference, "Node runtime base is ready.");
         }
     }
     let mut running = member.spawn();
     tokio::select! {
         biased;
-        signal = asked.next() => info!(signal, "Ending before a gateway let it in."),
+        signal = asked.next() => info!(signal, "Shutting down before a gateway accepted this builder."),
         reached = running.joined() => {
             let scheme = config.scheme();
             program::ready(&format!(
@@ -122,7 +126,7 @@ async fn serve(
         }
     }
     Ok(tokio::select! {
-        biased; // a drain that is over needs no hurry
+        biased; // an ended drain first
         cut = running.drain(config.drain_grace) => cut,
         signal = asked.next() => {
             warn!(signal, "Second signal; cutting running builds.");
@@ -135,16 +139,16 @@ fn unable(err: &(dyn Error + 'static)) -> Failure {
     program::cannot_start("epsilon-builder", err)
 }
 
-/// What is done before builds come, in the log: the first start on a machine takes minutes.
+/// Logs the work before the first build: the first start on a machine takes minutes.
 #[derive(Debug)]
 struct Logged;
 
 impl BuildLog for Logged {
     fn tell(&self, event: BuildEvent) {
         match event {
-            BuildEvent::StepStarted { step, detail } => info!(%step, detail, "Step began."),
+            BuildEvent::StepStarted { step, detail } => info!(%step, detail, "Build step started."),
             BuildEvent::StepDone { step, detail, took } => {
-                info!(%step, detail, took_ms = took.as_secs_f64() * 1e3, "Step done.");
+                info!(%step, detail, took_ms = took.as_secs_f64() * 1e3, "Build step done.");
             }
             BuildEvent::Line(line) => info!(line, "Tool output."),
         }

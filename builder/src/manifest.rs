@@ -1,5 +1,5 @@
-//! `epsilon.yaml` → what to deploy, strictly: unknown keys, keys given twice, values out of range and
-//! things that do not work yet are errors that say where they are and what would be right.
+//! `epsilon.yaml` → functions to deploy, strictly: unknown keys, duplicate keys, values out of
+//! range and unsupported features are errors that name the position and a valid value.
 //!
 //! ```text
 //! text ─▶ document ─▶ tree ─▶ section: key by key ─▶ values ─▶ Manifest
@@ -7,8 +7,7 @@
 //!             └── line, column ◀──┘
 //! ```
 //!
-//! Not here: what the code exports ([`crate::plan`] brings both together) and anything that touches
-//! containers.
+//! Not here: what the code exports ([`crate::plan`] combines both), and anything about containers.
 
 mod ceilings;
 mod document;
@@ -45,13 +44,13 @@ use package::Package;
 use section::{Problem, Section};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The names that a manifest may have.
+/// File names of a manifest.
 const FILES: [&str; 2] = ["epsilon.yaml", "epsilon.yml"];
 
-/// What `docker build` takes without being told.
+/// Docker's default.
 const DOCKERFILE: &str = "Dockerfile";
 
-/// A project's own file, checked, with what follows from the source where the file is silent.
+/// A checked manifest, with defaults derived from the source.
 #[derive(Clone, Debug)]
 pub struct Manifest {
     /// The project's name.
@@ -63,7 +62,7 @@ pub struct Manifest {
     functions: Functions,
 }
 
-/// A command that runs before anything else of a manifest is looked at closely.
+/// A command that runs before the functions are determined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Build {
     pub(crate) project: ProjectName,
@@ -72,14 +71,14 @@ pub(crate) struct Build {
     pub(crate) file: Option<&'static str>,
 }
 
-/// The functions that a manifest asks for.
+/// The functions that a manifest declares.
 #[derive(Clone, Debug)]
 pub(crate) enum Functions {
     /// Node: every export of this entry.
     Exports(String),
-    /// Node: these, each with its entry.
+    /// Node: these functions, each with its entry.
     Named(BTreeMap<FunctionName, (String, FunctionKeys)>),
-    /// Containers: these, each with what its image is made of.
+    /// Containers: these functions, each with the origin of its image.
     Containers(BTreeMap<FunctionName, (Origin, FunctionKeys)>),
 }
 
@@ -117,7 +116,8 @@ impl Manifest {
         Ok(Self { project, runtime, file, ceilings: ceilings.clone(), functions })
     }
 
-    /// The command of a source that has one. All is checked but what the command may make: where functions are.
+    /// The build command of a source, if it has one. Everything is checked except what the command
+    /// may create: entry files.
     pub(crate) fn build(
         source: &Source,
         folder: Option<&str>,
@@ -151,12 +151,12 @@ impl Manifest {
         Ok((name, Document::new(name.unwrap_or(FILES[0]), bytes)?))
     }
 
-    /// The name of the manifest's file, when there is one. It is no part of an image.
+    /// The name of the manifest's file, if there is one. It is not part of an image.
     pub fn file(&self) -> Option<&str> {
         self.file
     }
 
-    /// The files to inspect, sorted, each once. Empty for `runtime: container`.
+    /// The files to inspect, sorted, without duplicates. Empty for `runtime: container`.
     pub fn entries(&self) -> Vec<String> {
         let entries: BTreeSet<&String> = match &self.functions {
             Functions::Exports(entry) => [entry].into(),
@@ -175,7 +175,7 @@ impl Manifest {
     }
 }
 
-/// The keys at the top of a manifest.
+/// The top-level keys of a manifest.
 struct Top<'a> {
     project: Option<ProjectName>,
     runtime: Option<Runtime>,
@@ -202,7 +202,9 @@ impl<'a> Top<'a> {
                     .into()
             })
         })?;
-        let (mut image, mut dockerfile, mut build) = (None, None, None);
+        let mut image = None;
+        let mut dockerfile = None;
+        let mut build = None;
         match runtime {
             Some(Runtime::Container) => {
                 image = top.take("image", values::image)?;
@@ -261,10 +263,10 @@ impl<'a> Top<'a> {
     }
 }
 
-/// Functions as a manifest names them.
+/// Functions named in a manifest.
 type Named = BTreeMap<FunctionName, FunctionKeys>;
 
-/// Why functions are refused: with a place in the manifest, or not.
+/// Why functions are refused: with or without a position in the manifest.
 enum Refusal {
     Problem(Problem),
     Error(BuildError),
@@ -306,8 +308,8 @@ fn check_entry(entry: &str, source: &Source) -> Result<(), String> {
             None => format!("is `{entry}`, which is no JavaScript or TypeScript file"),
         }),
         None => Err(match suggest::nearest(entry, known) {
-            Some(near) => format!("is `{entry}`, which is not there; did you mean `{near}`?"),
-            None => format!("is `{entry}`, which is not there"),
+            Some(near) => format!("is `{entry}`, which does not exist; did you mean `{near}`?"),
+            None => format!("is `{entry}`, which does not exist"),
         }),
     }
 }
@@ -327,17 +329,15 @@ fn container_functions(
     }
     let origin = |name: &FunctionName, keys: &FunctionKeys| {
         let own = keys.image.is_some() || keys.dockerfile.is_some();
-        let (image, dockerfile) = match own {
-            true => (&keys.image, &keys.dockerfile),
-            false => (&top.image, &top.dockerfile),
-        };
+        let (image, dockerfile) =
+            if own { (&keys.image, &keys.dockerfile) } else { (&top.image, &top.dockerfile) };
         match (image, dockerfile) {
             (Some(_), Some(_)) => {
                 Err("has both `image` and `dockerfile`; keep one of them".to_owned())
             }
             (Some(image), None) => Ok(Origin::Image(image.clone())),
             (None, Some(file)) if source.get(file).is_none() => {
-                Err(format!("has the dockerfile `{file}`, which is not there"))
+                Err(format!("has the dockerfile `{file}`, which does not exist"))
             }
             (None, Some(file)) => Ok(Origin::Dockerfile(file.clone())),
             (None, None) if source.get(DOCKERFILE).is_some() => {

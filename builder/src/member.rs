@@ -1,7 +1,7 @@
-//! A builder that belongs to a fleet: its listener serves, its joining runs, and both end in the right order.
+//! A builder in a fleet: runs its listener and its membership, and ends both in the right order.
 //!
 //! ```text
-//! bind ─▶ serve ─▶ join, beat … ─▶ told to end ─▶ leave, take no new build, let builds end ─▶ gone
+//! bind ─▶ serve ─▶ join, heartbeats ─▶ shutdown: leave, refuse new builds, finish builds ─▶ end
 //! ```
 
 use crate::{
@@ -28,46 +28,46 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, thread, time::Duration}
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-/// How long collectors that were cut may take to let go.
+/// How long collectors' connections may take to close after they were cut.
 const LETTING_GO: Duration = Duration::from_secs(1);
 
-/// Why a builder cannot belong to a fleet.
+/// Why a builder cannot join a fleet.
 #[derive(Debug, thiserror::Error)]
 pub enum MemberError {
-    /// The address is taken or not ours.
+    /// The address is in use or not one of this machine.
     #[error("`builder.listen`: cannot listen on {address}")]
     Listen {
-        /// The address.
+        /// The address of the setting.
         address: SocketAddr,
-        /// Why.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
     /// The token's file or the builder's folder.
-    #[error("`builder.token_file`, or what the builder keeps of its fleet, cannot be read")]
+    #[error("`builder.token_file`, or the builder's stored credential, cannot be read")]
     Files(#[source] io::Error),
-    /// The certificate's files.
+    /// The files of the TLS settings.
     #[error("the settings `builder.tls_…` cannot be used")]
     Tls(#[from] TlsError),
-    /// Where collectors come to.
+    /// The metrics listener's address.
     #[error("`builder.metrics`: cannot listen on {address}")]
     Metrics {
-        /// The address.
+        /// The address of the setting.
         address: SocketAddr,
-        /// Why.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// The file with the key that collectors show.
+    /// The file with the key for collectors.
     #[error("`builder.metrics_key_file`: `{}` cannot be read", path.display())]
     MetricsKey {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the file system.
         #[source]
         source: io::Error,
     },
-    /// Two builders share a registry.
+    /// The registry already has the builder's metrics.
     #[error("the metrics cannot be registered")]
     Registry(#[from] prometheus::Error),
 }
@@ -82,11 +82,11 @@ pub struct Member {
     certificates: Vec<Certificate>,
     metrics: Option<Metrics>,
     registry: Registry,
-    /// Of what is beside the builds.
+    /// Shuts down the metrics listener.
     beside: Ending,
 }
 
-/// A builder at work in its fleet.
+/// A running builder in its fleet.
 #[derive(Debug)]
 pub struct Running {
     serving: serve::Running,
@@ -97,8 +97,8 @@ pub struct Running {
 }
 
 impl Member {
-    /// Binds the listeners (port 0 takes any) and reads what an earlier life kept. Asks no gateway yet. Collectors read
-    /// what is in the registry.
+    /// Binds the listeners (port 0 picks a free one) and reads the stored credential. Contacts no
+    /// gateway yet. The metrics listener serves the registry.
     ///
     /// # Errors
     /// [`MemberError`], for the operator.
@@ -152,29 +152,32 @@ impl Member {
             let listen = |source| MemberError::Metrics { address, source };
             Metrics::bind(address, key, beside.clone()).map_err(listen)
         });
-        let (metrics, registry) = (metrics.transpose()?, registry.clone());
+        let metrics = metrics.transpose()?;
+        let registry = registry.clone();
         Ok(Self { id, address, serving, belonging, certificates, metrics, registry, beside })
     }
 
-    /// As the fleet knows it.
+    /// Its id in the fleet.
     pub fn id(&self) -> &VmId {
         &self.id
     }
 
-    /// Where it listens.
+    /// The address of its listener.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where collectors read metrics, if anywhere.
+    /// The address of its metrics listener, if there is one.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics.as_ref().map(Metrics::address)
     }
 
     /// Serves and joins. Needs a tokio runtime.
     pub fn spawn(self) -> Running {
-        let (end, joined) = (CancellationToken::new(), self.belonging.joined());
-        let (beside, registry) = (self.beside, self.registry);
+        let end = CancellationToken::new();
+        let joined = self.belonging.joined();
+        let beside = self.beside;
+        let registry = self.registry;
         let remind = certificate::remind(self.certificates);
         beside.tasks.spawn(beside.close.clone().run_until_cancelled_owned(remind));
         if let Some(metrics) = self.metrics {
@@ -192,33 +195,35 @@ impl Member {
 }
 
 impl Running {
-    /// Waits until a gateway has let it in; tells where gateways reach it. Cancel-safe.
+    /// Waits until a gateway has accepted it; returns the address at which gateways reach it.
+    /// Cancel-safe.
     pub async fn joined(&mut self) -> String {
         match self.joined.wait_for(Option::is_some).await {
             Ok(address) => address.clone().unwrap_or_default(),
-            Err(_) => std::future::pending().await, // it is being told to end
+            Err(_) => std::future::pending().await, // it is shutting down
         }
     }
 
-    /// Leaves the fleet, takes no new build, lets those that run end within the grace. Says how many were cut.
+    /// Leaves the fleet, refuses new builds, lets running ones finish within the grace. Returns how
+    /// many were cut.
     pub async fn drain(self, grace: Duration) -> usize {
         let Self { serving, belonging, end, beside, .. } = self;
         end.cancel();
-        // The farewell first reaches the gateways, then the door closes on whoever did not hear it.
+        // Gateways learn that it leaves before the listener closes.
         if let Err(err) = belonging.await {
-            tracing::error!(%err, "The task that belonged to the fleet was lost.");
+            tracing::error!(%err, "Membership task panicked; gateways will notice by missing heartbeats.");
         }
         let cut = serving.drain(grace).await;
         beside.close.cancel();
         beside.cut.cancel();
         beside.tasks.close();
-        // What is not gone by then ends with the process.
+        // Connections that are still open end with the process.
         let _ = timeout(LETTING_GO, beside.tasks.wait()).await;
         cut
     }
 }
 
-/// What collectors on other machines show; an empty file is no key.
+/// The key for collectors on other machines; an empty file is an error.
 fn metrics_key(config: &MemberConfig) -> Result<Option<Secret<String>>, MemberError> {
     let Some(path) = &config.metrics_key_file else { return Ok(None) };
     let text = std::fs::read_to_string(path)

@@ -1,9 +1,10 @@
-//! The network of containers that run what others wrote while a build goes on: install scripts, and
-//! the steps of a Dockerfile. A bridge of the builder's own, without traffic between its containers and without a
-//! way to the cloud's metadata service, where this machine's credentials lie.
+//! The network of containers that run untrusted code during a build: install scripts and the steps
+//! of a Dockerfile. A bridge of the builder's own, without traffic between its containers and
+//! without access to the cloud's metadata service, which hands out this machine's credentials.
 //!
-//! Not for inspection, which has no network, nor for the runtime base, whose commands are ours. Made when
-//! it is first needed, removed when the builder ends. The agent has another one, for instances.
+//! Not for inspection, which has no network, nor for the runtime base, whose commands are ours.
+//! Created when first needed, removed when the builder ends. The agent has another one, for
+//! instances.
 
 use crate::{
     engine::Engine,
@@ -14,32 +15,32 @@ use std::{env, process::Stdio, time::Duration};
 use tokio::{process::Command, sync::Mutex, time::timeout};
 
 const METADATA: &str = "169.254.169.254/32";
-/// Before the kernel decides whether a packet is forwarded or for this machine itself, so one rule sees
-/// both. The second for kernels without the first.
+/// These run before the kernel decides whether a packet is forwarded or for this machine itself, so
+/// one rule covers both. The second is for kernels without the first.
 const TABLES: [&str; 2] = ["raw", "mangle"];
 /// Seconds that iptables may wait for its lock.
 const LOCK_WAIT: &str = "5";
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The network.
+/// The builder's network.
 #[derive(Debug)]
 pub(crate) struct Network {
     engine: Engine,
     kind: Kind,
-    /// One at a time makes it.
+    /// Serializes its creation.
     turn: Mutex<()>,
 }
 
 #[derive(Debug)]
 enum Kind {
-    /// The operator's, who knows what it leads to.
+    /// The operator's network, used as it is.
     Given(String),
-    /// Ours.
+    /// A network of the builder's own.
     Own { name: String, bridge: String },
 }
 
 impl Network {
-    /// Makes nothing yet.
+    /// Creates nothing yet.
     pub(crate) fn new(engine: Engine, given: Option<String>) -> Self {
         let kind = match given {
             Some(name) => Kind::Given(name),
@@ -52,8 +53,8 @@ impl Network {
         Self { engine, kind, turn: Mutex::default() }
     }
 
-    /// Its name, once it stands and is closed. Asked before each use: others remove networks that look
-    /// unused, and rules.
+    /// Its name, once it exists and the metadata service is blocked. Called before each use: others
+    /// may remove unused networks, and rules.
     pub(crate) async fn name(&self) -> Result<String, BuildError> {
         let (name, bridge) = match &self.kind {
             Kind::Given(name) => return Ok(name.clone()),
@@ -62,26 +63,26 @@ impl Network {
         let _turn = self.turn.lock().await;
         self.engine.ensure_network(name, bridge).await?;
         close(bridge).await.map_err(|why| {
-            tracing::error!(why, "The way to the metadata service cannot be closed.");
+            tracing::error!(why, "Access to the metadata service cannot be blocked; refusing installs.");
             error::engine_failed(
-                "nothing is installed: the way to 169.254.169.254, where this machine's credentials may \
+                "nothing is installed: access to 169.254.169.254, where this machine's credentials may \
                  lie, cannot be closed",
             )
             .hint(
-                "the operator runs the builder as root with iptables installed, or names a network that is safe: \
+                "the operator has to run the builder as root with iptables installed, or to configure a safe network: \
                  `builder.install_network: bridge`",
             )
         })?;
         Ok(name.clone())
     }
 
-    /// Takes it away. Containers have to be gone.
+    /// Removes it. Its containers have to be gone.
     pub(crate) async fn remove(&self) {
         let Kind::Own { name, bridge } = &self.kind else { return };
         let _turn = self.turn.lock().await;
         if let Err(err) = self.engine.remove_network(name).await {
-            tracing::warn!(network = name, error = %Chain(&err), "A network could not be removed.");
-            return; // what is in it stays shut off
+            tracing::warn!(network = name, error = %Chain(&err), "Network of the builder could not be removed; it stays blocked.");
+            return; // its rules stay, so containers in it stay blocked
         }
         for table in TABLES {
             while iptables(table, "-C", bridge).await.is_ok() {

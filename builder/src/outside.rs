@@ -1,5 +1,6 @@
-//! What a container needs to reach the outside as this machine does: proxy variables, the certificates
-//! that the machine trusts (a company's own authority among them), npm's and pip's settings.
+//! Environment and mounts with which a container reaches the network as this machine does: proxy
+//! variables, the certificates that the machine trusts (a company's own authority included),
+//! settings of npm and pip.
 //!
 //! Only for containers that install something. Functions get none of this.
 
@@ -19,12 +20,12 @@ use std::{
     path::PathBuf,
 };
 
-/// Where the machine's certificates are mounted. Not over the base's own bundle: that one stays what
-/// the distribution made it.
+/// Mount point of the machine's certificates. Not over the base's own bundle, which stays as the
+/// distribution made it.
 const CA_INSIDE: &str = "/run/epsilon/ca.crt";
-/// Where the operator's npm settings are mounted.
+/// Mount point of the operator's npm settings.
 const NPMRC_INSIDE: &str = "/run/epsilon/npmrc";
-/// Variables that name a bundle of trusted certificates, each read by some tool.
+/// Variables that name a bundle of trusted certificates, each for some tool.
 const CA_VARIABLES: [&str; 7] = [
     "SSL_CERT_FILE",
     "NODE_EXTRA_CA_CERTS",
@@ -34,9 +35,9 @@ const CA_VARIABLES: [&str; 7] = [
     "CURL_CA_BUNDLE",
     "GIT_SSL_CAINFO",
 ];
-/// Proxies, in lower case; the upper-case forms are passed on as well.
+/// Proxy variables in lower case; the upper-case forms are passed on as well.
 const PROXY_VARIABLES: [&str; 4] = ["http_proxy", "https_proxy", "no_proxy", "all_proxy"];
-/// Settings of the package managers that say where packages come from, in lower case.
+/// Variables of the package managers that name origins of packages, in lower case.
 const PACKAGE_VARIABLES: [&str; 7] = [
     "npm_config_registry",
     "npm_config_proxy",
@@ -47,7 +48,7 @@ const PACKAGE_VARIABLES: [&str; 7] = [
     "pip_trusted_host",
 ];
 
-/// The way out, as found at start.
+/// The machine's settings, as found at start.
 #[derive(Clone, Debug)]
 pub(crate) struct Outside {
     variables: Vec<(String, String)>,
@@ -66,12 +67,12 @@ impl Outside {
         }
     }
 
-    /// The engine's network for commands that are ours.
+    /// The engine's network for our own commands.
     pub(crate) fn network(&self) -> Option<String> {
         Some(self.network.clone())
     }
 
-    /// `NAME=value` for a container.
+    /// Variables for a container, as `NAME=value`.
     pub(crate) fn env(&self) -> Vec<String> {
         let passed = self.variables.iter().map(|(name, value)| format!("{name}={value}"));
         let bundle = self.ca_bundle.iter();
@@ -79,13 +80,13 @@ impl Outside {
         passed.chain(ours).collect()
     }
 
-    /// What [`Self::env`] points at.
+    /// The files that [`Self::env`] refers to.
     pub(crate) fn mounts(&self) -> Vec<Bind> {
         self.ca_bundle.iter().map(|host| read_only(host, CA_INSIDE)).collect()
     }
 
-    /// The operator's npm settings, which may hold tokens: only for containers in which nothing but npm
-    /// itself runs. A copy that the container's user may read, whoever owns the file. Blocking, but short.
+    /// The operator's npm settings, which may hold tokens: only for containers that run nothing but
+    /// npm itself. A copy that the container's user can read. Blocking, but short.
     pub(crate) fn npmrc(&self, work: &WorkDir) -> Result<Option<Bind>, BuildError> {
         let Some(from) = &self.npmrc else { return Ok(None) };
         let owner = container_user();
@@ -97,7 +98,8 @@ impl Outside {
         Ok(Some(read_only(&host, NPMRC_INSIDE)))
     }
 
-    /// What the operator has decided for npm. Blocking, but short: read anew for each build, tokens change.
+    /// The operator's decisions for npm. Blocking, but short: read for each build, because tokens
+    /// change.
     pub(crate) fn operator(&self) -> Result<Operator, BuildError> {
         let text = self.npmrc.as_ref().map(fs::read).transpose();
         let text = text.map_err(|err| error::file("reading npm's settings", &err))?;
@@ -106,12 +108,12 @@ impl Outside {
         Ok(Operator::read(&String::from_utf8_lossy(&text), registry))
     }
 
-    /// `NAME=value` for every container in which npm runs: how it reaches registries, and whom it believes. npm puts
-    /// variables above all files, so each is set, also where the operator has nothing to say: none is left to a
-    /// file of a project.
+    /// Variables for every container that runs npm: access to registries, and trust. In npm,
+    /// variables take precedence over all files, so each is set, also where the operator has no
+    /// value: a project's file can set none of them.
     pub(crate) fn npm_env(&self, operator: &Operator) -> Vec<String> {
         let said = |key: &str| operator.connection(key);
-        // `null` makes npm look at the plain variables, `HTTPS_PROXY` and its like.
+        // `null` makes npm read the plain variables, such as `HTTPS_PROXY`.
         let settings = [
             ("npm_config_proxy", said("proxy").unwrap_or("null")),
             ("npm_config_https_proxy", said("https-proxy").unwrap_or("null")),
@@ -134,8 +136,8 @@ impl Outside {
         found.map(|(_, value)| value.as_str())
     }
 
-    /// The proxies alone, as arguments of a Dockerfile: the engine knows them without an `ARG`, and
-    /// keeps them out of the image.
+    /// The proxies alone, as arguments of a Dockerfile: the engine predefines them without an
+    /// `ARG`, and keeps them out of the image.
     pub(crate) fn build_arguments(&self) -> HashMap<String, String> {
         let is_proxy = |name: &str| PROXY_VARIABLES.contains(&name.to_ascii_lowercase().as_str());
         self.variables.iter().filter(|(name, _)| is_proxy(name)).cloned().collect()
@@ -198,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn npm_is_told_how_to_reach_registries_whatever_the_operator_says() {
+    fn npm_registry_access_is_always_set_by_variables() {
         let silent = outside().npm_env(&Operator::default());
         for variable in [
             "npm_config_proxy=null",

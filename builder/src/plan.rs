@@ -1,8 +1,8 @@
 //! Manifest, source and inspection → the functions to build: pure, the last step before images.
 //!
-//! Which functions: those that `epsilon.yaml` names, else every export of the entry; a default export
-//! takes the project's name. An export that is left out (its name cannot be a function's, or the manifest
-//! names others) is told in a note: a project may well export what is not meant to be called.
+//! The functions are those that `epsilon.yaml` names, else every export of the entry; a default
+//! export takes the project's name. An export that is left out (invalid as a function name, or not
+//! named by the manifest) gets a note: a project may export helpers.
 
 mod code;
 mod content;
@@ -26,14 +26,14 @@ use epsilon_api::{
     suggest,
 };
 
-/// What is to be built.
+/// The plan of a build.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// The functions, by name.
     pub functions: Vec<FunctionPlan>,
-    /// What the developer should know, one line each: exports that are not deployed, and why.
+    /// Notes for the developer, one line each: exports that are not deployed, and why.
     pub notes: Vec<String>,
-    /// Where it is not known which files matter to which function, and why.
+    /// Where files cannot be attributed to single functions, and why.
     pub unknown: Vec<String>,
 }
 
@@ -44,21 +44,21 @@ pub struct FunctionPlan {
     pub name: FunctionName,
     /// Its settings, complete and checked.
     pub spec: FunctionSpec,
-    /// What its image is made of.
+    /// Origin of its image.
     pub origin: Origin,
-    /// Of the settings and of all content of the source that can matter to this function. As long as it
-    /// (and the runtime's and the dependencies' digest) stays the same, so does the image.
+    /// Digest of the settings and of all content of the source that can matter to this function.
+    /// With the same digest (and those of runtime and dependencies) the image is the same.
     pub content: ContentDigest,
-    /// The files in it.
+    /// The files in that digest.
     pub counted: Counted,
 }
 
-/// What an image is made of.
+/// Origin of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The runtime base and the project's code.
     Code,
-    /// An image that exists: any reference. Two plans may name the same.
+    /// An existing image: any reference. Two plans may name the same.
     Image(String),
     /// The project built with this Dockerfile, a path in the source.
     Dockerfile(String),
@@ -149,7 +149,7 @@ fn code_plans(
     plans.collect()
 }
 
-/// What `only` keeps of all that there is.
+/// The items that `only` keeps.
 fn kept<T>(
     mut all: Vec<(FunctionName, T)>,
     only: &[FunctionName],

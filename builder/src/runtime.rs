@@ -1,17 +1,18 @@
-//! The runtime base of Node functions: an image with Debian or Ubuntu, Node 24, npm and the wrapper.
-//! Every function image and every container of a build is made on top of it.
+//! The runtime base of Node functions: an image with Debian or Ubuntu, Node 24, npm and the
+//! wrapper. Every function image and every container of a build is based on it.
 //!
 //! ```text
 //!   the operator's image ─┐
-//!   a hub's Node image  ──┼─▶ base + wrapper layer ─▶ epsilon/runtime-node:KEY   (and :current)
-//!   packages (no hub)   ──┘
+//!   a registry's image  ──┼─▶ base + wrapper layer ─▶ epsilon/runtime-node:KEY   (and :current)
+//!   packages            ──┘
 //! ```
 //!
-//! The first that can be had, in this order. KEY is of everything that decides what the image is, so an
-//! engine that has the image needs no work and no network, whoever made it.
+//! The first available one is used, in this order. KEY covers everything that determines the image,
+//! so an engine that has the image needs no work and no network, even if another builder made it.
 //!
-//! `epsilon/inspector-node` is the same with one layer more: what builds need to look at a project, and no
-//! function does. It is made here too, so that nothing is installed while somebody waits for a push.
+//! `epsilon/inspector-node` has one more layer: the module graph reader, which builds need and
+//! functions do not. It is made here too, so that nothing is installed while a developer waits for
+//! a push.
 
 mod command;
 mod layer;
@@ -50,26 +51,27 @@ use std::{
 use step::{Allowed, LastLine, Needs, Step as RuntimeStep};
 use tokio::time::Instant;
 
-/// The name of bases that were made from packages.
+/// The name of bases made from packages.
 const BASE_NAME: &str = "epsilon/base-node";
-/// What a hub offers. No host: the engine's own settings decide which hub that is.
+/// The image of a public registry. Without a host: the engine's own settings choose the registry or
+/// mirror.
 const HUB_IMAGE: &str = "node:24-bookworm-slim";
-/// Raised when the way of putting the parts together changes.
+/// Version of the composition; part of the key. Raised when the parts are put together differently.
 const RECIPE: &str = "1";
-/// How often a process looks whether another one has made the base.
+/// How often a process checks whether another one has made the base.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
-/// A runtime that the engine has.
+/// A runtime in the engine.
 #[derive(Clone, Debug)]
 pub(crate) struct Runtime {
     /// `epsilon/runtime-node:KEY`.
     pub(crate) reference: String,
     pub(crate) image: EngineImage,
-    /// The image in which projects are looked at.
+    /// The image in which projects are inspected.
     pub(crate) inspector: Base,
 }
 
-/// Makes sure that the engine has the runtime. One per process.
+/// Ensures that the engine has the runtime. One per process.
 #[derive(Debug)]
 pub(crate) struct Runtimes {
     engine: Engine,
@@ -80,15 +82,15 @@ pub(crate) struct Runtimes {
     hub_patience: Duration,
     pull_timeout: Duration,
     limits: Limits,
-    /// A hub that did not answer is not asked again by this process.
+    /// A registry that did not answer is not tried again by this process.
     hub_refused: AtomicBool,
-    /// The folder of the engine's socket.
+    /// The folder of the engine's socket, which is locked.
     lock: PathBuf,
-    /// One at a time in this process.
+    /// Serializes the work in this process.
     turn: tokio::sync::Mutex<()>,
 }
 
-/// What the making of one runtime works with.
+/// The inputs for making one runtime.
 #[derive(Clone, Copy)]
 struct Workshop<'a> {
     engine: &'a Engine,
@@ -100,10 +102,10 @@ struct Workshop<'a> {
     log: &'a dyn BuildLog,
 }
 
-/// Where a base comes from.
+/// Origin of a base.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Origin {
-    /// An image of the operator's: its name, and what it is now.
+    /// The operator's image: its name, and its current id.
     Operator {
         name: String,
         id: String,
@@ -131,7 +133,7 @@ impl Runtimes {
             hub_patience: config.hub_patience,
             pull_timeout: config.pull_timeout,
             limits: Limits {
-                // apt and npm take 300 MiB at most; the rest is room for a page cache of their files.
+                // apt and npm take 300 MiB at most; the rest is for the page cache of their files.
                 memory: Bytes::mib(1024),
                 cpu: MilliCores(2000),
                 pids: 512,
@@ -143,7 +145,7 @@ impl Runtimes {
         }
     }
 
-    /// The runtime, made if the engine lacks it. Quick, and without network, if it does not.
+    /// The runtime, made if the engine lacks it. Otherwise quick, and without network.
     pub(crate) async fn ensure(&self, log: &dyn BuildLog) -> Result<Runtime, BuildError> {
         let begun = Instant::now();
         let _turn = self.turn.lock().await;
@@ -165,7 +167,7 @@ impl Runtimes {
         Ok(Runtime { reference, image, inspector })
     }
 
-    /// The best runtime that the engine has already.
+    /// The best runtime that the engine already has.
     async fn find(&self) -> Result<Option<Base>, BuildError> {
         for origin in self.origins().await? {
             if let Some(runtime) = self.existing(&origin).await? {
@@ -183,7 +185,7 @@ impl Runtimes {
         self.named(&Name::runtime(&origin.key())).await
     }
 
-    /// The image with this name, if the engine has it; it is the current one then.
+    /// The image with this name, if the engine has it; it becomes the current one.
     async fn named(&self, name: &Name) -> Result<Option<Base>, BuildError> {
         let reference = name.to_string();
         let Some(image) = self.engine.image(&reference).await? else { return Ok(None) };
@@ -248,7 +250,7 @@ impl Runtimes {
         })
     }
 
-    /// The base itself, from wherever it can be had.
+    /// The base itself, from its origin.
     async fn base(
         &self,
         workshop: &Workshop<'_>,
@@ -271,7 +273,7 @@ impl Runtimes {
             return Ok((Origin::Hub, Base::of(&self.engine, HUB_IMAGE).await?));
         }
         let origin = Origin::Packages { release: packages::release() };
-        // The base alone is kept too: another wrapper needs no other Debian.
+        // The base alone is cached too: another wrapper needs no other Debian.
         let tag = Hasher::default().part(origin.recipe().as_bytes()).finish().to_string();
         let (tag, _) = tag.split_at(12);
         let reference = format!("{BASE_NAME}:{tag}");
@@ -281,7 +283,7 @@ impl Runtimes {
         Ok((origin, Base::of(&self.engine, &reference).await?))
     }
 
-    /// Whether the hub's image is in the engine, or could be pulled into it.
+    /// Whether the public registry's image is in the engine, or could be pulled.
     async fn hub_has(&self, workshop: &Workshop<'_>) -> Result<bool, BuildError> {
         if self.hub_patience.is_zero() {
             return Ok(false);
@@ -296,16 +298,15 @@ impl Runtimes {
         let pulled = workshop.step(HUB_IMAGE, Needs::Hub, async { Ok(pull.await) }).await?;
         if let Err(err) = &pulled {
             self.hub_refused.store(true, Ordering::Relaxed);
-            tracing::info!(error = %Chain(err), "No hub has the runtime base; it is made from packages.");
-            let line =
-                "no hub can be reached: the base is made from this machine's own packages, once";
+            tracing::info!(error = %Chain(err), "No public registry has the runtime base; making it from packages.");
+            let line = "no public registry can be reached: the base is made from this machine's own packages, once";
             workshop.log.tell(BuildEvent::Line(line.into()));
         }
         Ok(pulled.is_ok())
     }
 
-    /// One process at a time makes a base for an engine, whatever its own folder is: the lock is on the
-    /// folder of the engine's socket. Also tells whether another one had it.
+    /// One process at a time makes a base for an engine, whatever its data folder is: the lock is
+    /// on the folder of the engine's socket. Also returns whether another process had it.
     async fn lock(&self, log: &dyn BuildLog) -> Result<(File, bool), BuildError> {
         let broken = |err: std::io::Error| error::file("locking the runtime base", &err);
         let file = File::open(&self.lock).map_err(broken)?;
@@ -381,7 +382,7 @@ fn inspector(runtime: &EngineImage) -> Name {
 }
 
 impl Origin {
-    /// What the base is made of.
+    /// Text that identifies what the base is made of.
     fn recipe(&self) -> String {
         match self {
             Self::Operator { name: _, id } => format!("image {id}"),
@@ -392,7 +393,7 @@ impl Origin {
         }
     }
 
-    /// What the runtime on top of it is made of, as a tag.
+    /// Tag of the runtime on top of it.
     fn key(&self) -> String {
         let key = Hasher::default()
             .part(RECIPE.as_bytes())
@@ -408,7 +409,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Operator { name, id: _ } => write!(f, "the operator's `{name}`"),
-            Self::Hub => write!(f, "the hub's `{HUB_IMAGE}`"),
+            Self::Hub => write!(f, "`{HUB_IMAGE}` of the public registry"),
             Self::Packages { release } => {
                 let release = release.as_deref().unwrap_or("this machine's release");
                 write!(f, "{release} from this machine's own packages")

@@ -1,11 +1,13 @@
-//! The builder's own listener: gateways of its fleet bring archives and read what comes of them. One request is
-//! one build; a gateway that hangs up cancels it. What a build is, is the `Builder`'s business; who may come in,
-//! the door's ([`epsilon_wire::door`]).
+//! The builder's listener: gateways of its fleet send archives and read the progress. One request
+//! is one build; a gateway that hangs up cancels it. Builds are run by the `Builder`;
+//! authentication is done by [`epsilon_wire::door`].
 //!
 //! ```text
-//! POST /v1/builds?… ─▶ a place (503 without) ─▶ 200 at once ─▶ the archive is read ─▶ news, line by line ─▶ built | failed
+//! POST /v1/builds?… ─▶ build slot (503 without) ─▶ 200 at once ─▶ archive is read
+//!                                       built | failed ◀─ progress, line by line ◀─┘
 //! ```
-//! The 200 comes before a byte of the archive is read: until then the gateway may still go to another builder.
+//! The 200 is sent before the archive is read: until then the gateway may still choose another
+//! builder.
 
 mod news;
 
@@ -33,23 +35,23 @@ use std::{io, net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duratio
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Largest order beside a build: an image's name.
+/// Largest body of other requests: an image's name.
 const LARGEST_ORDER: usize = 64 << 10;
-/// How long builds that were cut may take to tell it and to let go.
+/// How long cut builds may take to report their end and to clean up.
 const LETTING_GO: Duration = Duration::from_secs(5);
 
-/// What the listener may take.
+/// Limits of the listener.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections and heads.
+    /// Limits on connections and heads.
     pub door: door::Limits,
-    /// Builds that run or wait for their turn.
+    /// Builds that run or wait for a slot.
     pub builds: usize,
-    /// Largest archive.
+    /// Largest archive in bytes.
     pub archive: Bytes,
 }
 
-/// A listener that is bound and serves nothing yet.
+/// A bound listener that does not serve yet.
 #[derive(Debug)]
 pub struct Serving {
     door: Door,
@@ -58,22 +60,22 @@ pub struct Serving {
     ending: Ending,
 }
 
-/// What all requests share.
+/// Shared by all requests.
 #[derive(Debug)]
 struct Site {
     builder: Arc<dyn Builder>,
     limits: Limits,
     places: Arc<Semaphore>,
     builds: TaskTracker,
-    /// Ends every build.
+    /// Cancels every build.
     stop: CancellationToken,
 }
 
 impl Serving {
-    /// Binds; port 0 takes any. Needs a tokio runtime.
+    /// Binds the address; port 0 picks a free one. Needs a tokio runtime.
     ///
     /// # Errors
-    /// When the address is taken or not ours.
+    /// When the address is in use or not one of this machine.
     pub fn bind(
         address: SocketAddr,
         tls: Option<tls::Server>,
@@ -93,12 +95,12 @@ impl Serving {
         Ok(Self { door, checker, site: Arc::new(site), ending })
     }
 
-    /// Where it listens.
+    /// The bound address.
     pub fn address(&self) -> SocketAddr {
         self.door.address()
     }
 
-    /// Begins to serve.
+    /// Starts serving.
     pub fn spawn(self) -> Running {
         let Self { door, checker, site, ending } = self;
         let answering = Arc::clone(&site);
@@ -110,7 +112,7 @@ impl Serving {
     }
 }
 
-/// A listener that serves.
+/// A serving listener.
 #[derive(Debug)]
 pub struct Running {
     site: Arc<Site>,
@@ -118,12 +120,13 @@ pub struct Running {
 }
 
 impl Running {
-    /// Builds that run or wait for their turn.
+    /// Builds that run or wait for a slot.
     pub fn builds(&self) -> usize {
         self.site.builds.len()
     }
 
-    /// Takes no new build, lets those that run end within the grace, then cuts them. Says how many were cut.
+    /// Refuses new builds, lets running ones finish within the grace, then cuts them. Returns how
+    /// many were cut.
     pub async fn drain(self, grace: Duration) -> usize {
         let Self { site, ending } = self;
         ending.close.cancel();
@@ -137,13 +140,13 @@ impl Running {
         let cut = site.builds.len();
         site.stop.cancel();
         if tokio::time::timeout(LETTING_GO, over.as_mut()).await.is_err() {
-            ending.cut.cancel(); // nobody reads the last word
+            ending.cut.cancel(); // no gateway reads the last message
         }
         cut
     }
 }
 
-/// Answers a request whose pass is good.
+/// Answers a request with a valid gateway token.
 async fn answer(site: &Arc<Site>, request: Request<Incoming>) -> Response<CallBody> {
     if request.uri().path() == build::REMOVE_PATH && request.method() == Method::POST {
         return remove(site, request.into_body()).await;
@@ -157,7 +160,8 @@ async fn answer(site: &Arc<Site>, request: Request<Incoming>) -> Response<CallBo
     }
     let order = request.uri().query().and_then(BuildOrder::from_query);
     let Some(order) = order else {
-        let message = "the query is no order for a build; are gateway and builder of one version?";
+        let message =
+            "the query is not a valid build order; do gateway and builder have the same version?";
         let error = ErrorBody::new(StatusCode::BAD_REQUEST, "INVALID_PARAMETER", message, None);
         return refusal(error, 400);
     };
@@ -167,7 +171,10 @@ async fn answer(site: &Arc<Site>, request: Request<Incoming>) -> Response<CallBo
         return refusal(error.body(), error.status.as_u16());
     }
     let Ok(place) = Arc::clone(&site.places).try_acquire_owned() else {
-        let error = error::busy(format!("{} builds run or wait here already", site.limits.builds));
+        let error = error::busy(format!(
+            "this builder already has {} running or waiting builds",
+            site.limits.builds
+        ));
         return refusal(error.body(), error.status.as_u16());
     };
     let (news, lines) = news::channel(&site.stop);
@@ -185,7 +192,7 @@ fn status(site: &Site) -> Response<CallBody> {
     response
 }
 
-/// One build to its end. Stopped by its gateway's hanging up, and by the builder's own end.
+/// Runs one build to its end. Stopped when its gateway hangs up, and when the builder shuts down.
 async fn work(
     site: Arc<Site>,
     order: BuildOrder,
@@ -201,10 +208,10 @@ async fn work(
         only: order.only,
         log: news.as_build_log(),
     };
-    tracing::info!(%deployment, "Build began.");
+    tracing::info!(%deployment, "Build started.");
     let building = AssertUnwindSafe(site.builder.build(job)).catch_unwind();
     let built = tokio::select! {
-        biased; // who wants it to end goes before what comes of it; dropping a build cleans up after it
+        biased; // shutdown before results; dropping a build cleans up after it
         () = news.stopped() => Ok(Err(cut(&site))),
         built = building => built,
     };
@@ -224,13 +231,13 @@ async fn work(
     news.end(last).await;
 }
 
-/// Takes an image away that no version needs any more. Within the limits of whoever takes it; a gateway that hangs up
-/// ends it where it is.
+/// Removes an image that no version needs any more. Limits are those of the destination; a gateway
+/// that hangs up cancels it.
 async fn remove(site: &Site, body: Incoming) -> Response<CallBody> {
     let text = Limited::new(body, LARGEST_ORDER).collect().await;
     let image = text.ok().and_then(|text| serde_json::from_slice(&text.to_bytes()).ok());
     let Some(image) = image else {
-        let message = "the body is no image; are gateway and builder of one version?";
+        let message = "the body is not an image; do gateway and builder have the same version?";
         let error = ErrorBody::new(StatusCode::BAD_REQUEST, "INVALID_PARAMETER", message, None);
         return refusal(error, 400);
     };
@@ -244,7 +251,7 @@ async fn remove(site: &Site, body: Incoming) -> Response<CallBody> {
     }
 }
 
-/// The first is told to the gateway; of the second only the log hears.
+/// The error of a cut build. The first is sent to the gateway; the second only reaches the log.
 fn cut(site: &Site) -> BuildError {
     if site.stop.is_cancelled() {
         error::stopped("the builder was stopped before the build ended").hint("deploy again")

@@ -1,5 +1,5 @@
-//! Where finished images go: this machine's engine, a registry, or a file. All take the same parcel and answer
-//! with what an agent needs to run it.
+//! Publishing finished images: to this machine's engine, a registry, or a file. All take the same
+//! set of images and return what an agent needs to run them.
 
 pub(crate) mod blob;
 mod export;
@@ -30,15 +30,15 @@ use std::{fmt, sync::Arc};
 /// Images that share all their layers: the functions of one project.
 #[derive(Clone, Debug)]
 pub(crate) struct Parcel {
-    /// What they are based on; the engine has it.
+    /// The image that they are based on; it is in the engine.
     pub(crate) base: Base,
-    /// What they add to it, bottom first.
+    /// The layers on top of it, bottom first.
     pub(crate) layers: Vec<Layer>,
     pub(crate) images: Vec<(Image, Name)>,
 }
 
 impl Parcel {
-    /// What its images come apart into in this machine's engine.
+    /// The layers of its images in this machine's engine.
     fn parts(&self) -> Parts {
         let Base { reference, image } = &self.base;
         let layers = self.layers.iter();
@@ -51,16 +51,16 @@ impl Parcel {
     }
 }
 
-/// A parcel that has arrived.
+/// A published set of images.
 #[derive(Clone, Debug)]
 pub(crate) struct Shipped {
-    /// In the parcel's order.
+    /// In the order of the set.
     pub(crate) images: Vec<ImageRef>,
-    /// What each of them comes apart into, where an agent can make use of it.
+    /// The layers of each image, if an agent can use them.
     pub(crate) parts: Option<Parts>,
 }
 
-/// An image in the engine that others are based on.
+/// A base image in the engine.
 #[derive(Clone, Debug)]
 pub(crate) struct Base {
     pub(crate) reference: String,
@@ -68,7 +68,7 @@ pub(crate) struct Base {
 }
 
 impl Base {
-    /// The image behind this reference, which the engine is known to have.
+    /// The image of this reference, which is known to be in the engine.
     pub(crate) async fn of(engine: &Engine, reference: &str) -> Result<Self, BuildError> {
         let image = engine.image(reference).await?.ok_or_else(|| {
             error::engine_failed(format!("the container engine lost the image `{reference}`"))
@@ -77,17 +77,18 @@ impl Base {
     }
 }
 
-/// Where images go.
+/// Destination of images.
 #[derive(Debug)]
 pub(crate) enum Sink {
-    /// The layers of functions are kept beside it.
+    /// This machine's engine; layers of functions are also cached for the agent.
     Engine(Arc<Local>, Shelf),
     Registry(Box<Remote>),
     File(Layout),
 }
 
 impl Sink {
-    /// Tells one place from others: an image in one says nothing of another. Empty for this machine's engine.
+    /// Identifies the destination: an image in one does not exist in another. Empty for this
+    /// machine's engine.
     pub(crate) fn place(&self) -> &str {
         match self {
             Self::Engine(..) => "",
@@ -96,7 +97,7 @@ impl Sink {
         }
     }
 
-    /// All images of a build were shipped.
+    /// Called after all images of a build were published.
     pub(crate) async fn finish(&self) -> Result<(), BuildError> {
         match self {
             Self::Engine(..) | Self::Registry(_) => Ok(()),
@@ -104,34 +105,34 @@ impl Sink {
         }
     }
 
-    /// Whether an image that was shipped before is still there.
+    /// Whether an image that was published before still exists.
     pub(crate) async fn has(&self, image: &ImageRef) -> Result<bool, BuildError> {
         match self {
             Self::Engine(local, _) => local.has(image).await,
             Self::Registry(remote) => remote.has(image).await,
-            // What a file held before is not looked at: each build writes all of it.
+            // A file is written anew by each build: its old content does not count.
             Self::File(_) => Ok(false),
         }
     }
 
-    /// Ships all images of a parcel.
+    /// Publishes all images of a set.
     pub(crate) async fn ship(&self, parcel: &Parcel) -> Result<Shipped, BuildError> {
         match self {
             Self::Engine(local, shelf) => {
                 let images = local.put(parcel).await?;
-                // Only a shortcut: what is not on the shelf is in the engine.
+                // Only an optimisation: layers missing in the cache are taken from the engine.
                 if let Err(err) = shelf.put(&parcel.layers).await {
-                    tracing::warn!(error = %Chain(&err), "Layers could not be kept for the agent.");
+                    tracing::warn!(error = %Chain(&err), "Layers could not be cached for the agent; it will take them from the engine.");
                 }
                 Ok(Shipped { images, parts: Some(parcel.parts()) })
             }
             Self::Registry(remote) => remote.push(parcel).await,
-            // Nobody mounts layers out of a file; whoever loads the images has them whole.
+            // Layers are not mounted out of a file; loading it brings whole images.
             Self::File(layout) => Ok(Shipped { images: layout.add(parcel).await?, parts: None }),
         }
     }
 
-    /// Takes an image away that was put here.
+    /// Removes an image that was published here.
     pub(crate) async fn remove(&self, image: &ImageRef) -> Result<(), BuildError> {
         match self {
             Self::Engine(local, _) => local.remove(image).await,
@@ -140,7 +141,7 @@ impl Sink {
         }
     }
 
-    /// Ships an image that the engine itself built or pulled, under this name.
+    /// Publishes an image that the engine itself built or pulled, under this name.
     pub(crate) async fn ship_foreign(
         &self,
         image: &Base,
@@ -154,10 +155,10 @@ impl Sink {
     }
 }
 
-/// What our names in an engine begin with.
+/// Prefix of our names in an engine.
 const NAMES: &str = "epsilon/";
 
-/// What an image is called: `epsilon/PATH:TAG` in an engine, `PATH` behind the name of a registry.
+/// Name of an image: `epsilon/PATH:TAG` in an engine, `PATH` after the name of a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Name {
     path: String,
@@ -170,37 +171,38 @@ impl Name {
         Self { path: "runtime-node".into(), tag: tag.to_owned() }
     }
 
-    /// What projects are looked at in.
+    /// The image in which projects are inspected.
     pub(crate) fn inspector(tag: &str) -> Self {
         Self { path: "inspector-node".into(), tag: tag.to_owned() }
     }
 
-    /// A function's image; its id gives the tag.
+    /// A function's image; the tag is derived from its id.
     pub(crate) fn function(project: &ProjectName, function: &FunctionName, id: &str) -> Self {
         let path = format!("{}/{}", part(project.as_str()), part(function.as_str()));
         Self { path, tag: id.trim_start_matches("sha256:").chars().take(12).collect() }
     }
 
-    /// In the engine, without the tag.
+    /// Repository in the engine, without the tag.
     pub(crate) fn repository(&self) -> String {
         format!("{NAMES}{}", self.path)
     }
 
-    /// In the registry with this name, without the tag.
+    /// Repository in the registry of this name, without the tag.
     fn remote_repository(&self, registry: &str) -> String {
         format!("{registry}/{}", self.path)
     }
 }
 
-/// As the engine knows it.
+/// Full name in the engine.
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{NAMES}{}:{}", self.path, self.tag)
     }
 }
 
-/// A name as one part of an image's: lower case, and separators only between letters and digits. Two
-/// names may become the same; the tag, a digest over the function's name too, keeps them apart.
+/// Converts a name to a component of an image's name: lower case, and separators only between
+/// letters and digits. Two names may become the same; the tag, a digest that covers the function's
+/// name, distinguishes them.
 fn part(name: &str) -> String {
     let mut text = String::with_capacity(name.len());
     for c in name.chars() {

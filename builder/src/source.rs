@@ -4,9 +4,10 @@
 //! body ─▶ bounded channel ─▶ [blocking task: gunzip → limits → tar → rules] ─▶ Source
 //! ```
 //!
-//! Nothing of the archive is trusted: what leaves the folder, links out of it, goes in circles, is no
-//! file, or is over a limit is refused with its path. What is kept is normalised: only content, path and
-//! the executable bit survive. The code in it is data here; nothing of it is run or parsed.
+//! Nothing of the archive is trusted: paths that leave the folder, links out of it or in circles,
+//! special files, and anything over a limit are refused with their path. The result is normalised:
+//! only content, path and the executable bit survive. The code in it is data here; nothing of it is
+//! run or parsed.
 
 mod archive;
 mod digest;
@@ -35,12 +36,12 @@ use tokio::task;
 use tree::{Place, Tree, shown};
 use upload::Upload;
 
-/// What an archive may be at most. All are the operator's settings.
+/// Limits of an archive. All are the operator's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceLimits {
-    /// The archive as it comes in. Default 100 MiB.
+    /// The compressed archive. Default 100 MiB.
     pub compressed: Bytes,
-    /// All that comes out of it. Default 512 MiB.
+    /// Everything unpacked. Default 512 MiB.
     pub unpacked: Bytes,
     /// One file. Default 256 MiB.
     pub file: Bytes,
@@ -50,10 +51,10 @@ pub struct SourceLimits {
     pub path: usize,
     /// Folders above one file. Default 32.
     pub depth: usize,
-    /// Unpacked bytes per compressed byte, looked at from 16 MiB on. Default 200: source code packs 5 to
-    /// 20 times, a bomb 1,000 times.
+    /// Unpacked bytes per compressed byte, checked from 16 MiB on. Default 200: source code
+    /// compresses 5 to 20 times, a bomb 1,000 times.
     pub ratio: u64,
-    /// The longest silence in an upload. Default 60 s.
+    /// Longest silence in an upload. Default 60 s.
     pub stall: Duration,
 }
 
@@ -77,15 +78,16 @@ impl Default for SourceLimits {
 pub struct Source {
     /// The folder on this machine. Only this build uses it.
     pub root: PathBuf,
-    /// Files and links, sorted by path; the folders that they lie in follow from them.
+    /// Files and links, sorted by path; their folders follow from them.
     pub files: Vec<SourceFile>,
-    /// Folders with nothing in them, sorted.
+    /// Folders without content, sorted.
     pub empty_folders: Vec<String>,
-    /// Of paths, contents, executable bits and empty folders: the same project has the same digest.
+    /// Digest of paths, contents, executable bits and empty folders: the same project has the same
+    /// digest.
     pub digest: ContentDigest,
-    /// What the developer should know, one line each: "`node_modules` is left out: …".
+    /// Notes for the developer, one line each: "`node_modules` is left out: …".
     pub notes: Vec<String>,
-    /// Removes the folder.
+    /// Removes the folder when dropped.
     _folder: Folder,
 }
 
@@ -94,31 +96,31 @@ pub struct Source {
 pub struct SourceFile {
     /// Relative to the root, with `/`, without `.` and `..`, without control characters.
     pub path: String,
-    /// Its size.
+    /// Size in bytes.
     pub bytes: u64,
-    /// Of its content; of the target's text for a link.
+    /// Digest of the content; of the target for a link.
     pub sha256: ContentDigest,
-    /// Whether it may be executed. Its mode on disk is 0755 then, else 0644.
+    /// Executable: its mode on disk is 0755, else 0644.
     pub executable: bool,
     /// File or link.
     pub kind: FileKind,
 }
 
-/// What a path of a source is.
+/// Kind of a path in a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileKind {
     /// A regular file.
     File,
-    /// A symbolic link that stays inside the source. It may point at nothing.
+    /// A symbolic link that stays inside the source. Its target may not exist.
     Symlink {
         /// As written, relative to the link's folder.
         target: String,
     },
 }
 
-/// Unpacks a tar.gz into a fresh folder under `work_dir` (which must exist) and checks it on the way.
+/// Unpacks a tar.gz into a new folder under `work_dir` (which must exist) and checks it meanwhile.
 ///
-/// Cancel-safe: dropping the future stops the unpacking, and whatever was written is removed.
+/// Cancel-safe: dropping the future stops the unpacking and removes what was written.
 ///
 /// # Errors
 /// `SOURCE_REFUSED`, `SOURCE_TOO_LARGE`, `SOURCE_INCOMPLETE`, `DISK_FULL`.
@@ -128,7 +130,8 @@ pub async fn receive(
     work_dir: &Path,
 ) -> Result<Source, BuildError> {
     let (pieces, upload) = upload::channel();
-    let (own_limits, work_dir) = (limits.clone(), work_dir.to_owned());
+    let own_limits = limits.clone();
+    let work_dir = work_dir.to_owned();
     let unpacking = task::spawn_blocking(move || unpack(upload, &own_limits, &work_dir));
     let fed = upload::feed(body, pieces, limits).await;
     let unpacked = unpacking.await;
@@ -146,8 +149,8 @@ fn unpack(upload: Upload, limits: &SourceLimits, work_dir: &Path) -> Result<Sour
     unpacking.finish()
 }
 
-/// Takes a folder that other people's code has left, checked as an archive is. Blocking. `node_modules` in it are
-/// passed over.
+/// Takes over a folder that untrusted code has left, checked like an archive. Blocking.
+/// `node_modules` in it are skipped.
 pub(crate) fn adopt(
     from: &Path,
     limits: &SourceLimits,
@@ -173,7 +176,8 @@ pub(crate) fn adopt(
             kind if kind.is_symlink() => MemberKind::Symlink(entry.target().map_err(unreadable)?),
             _ => MemberKind::Other("a device, a pipe or a socket"),
         };
-        let (path, executable) = (entry.path.to_vec(), entry.is_executable());
+        let path = entry.path.to_vec();
+        let executable = entry.is_executable();
         unpacking.take(Member { path, kind, bytes: entry.length(), executable }, &mut content)
     })?;
     Ok(Source { notes: Vec::new(), ..unpacking.finish()? })
@@ -190,7 +194,7 @@ impl From<Stopped> for BuildError {
     }
 }
 
-/// A source in the making.
+/// A source being unpacked.
 struct Unpacking<'a> {
     folder: Folder,
     limits: &'a SourceLimits,
@@ -234,7 +238,8 @@ impl Unpacking<'_> {
         content: &mut dyn Read,
     ) -> Result<(), BuildError> {
         if bytes > self.limits.file.get() {
-            let (size, limit) = (Bytes(bytes), self.limits.file);
+            let size = Bytes(bytes);
+            let limit = self.limits.file;
             let text = format!("`{path}` has {size}; one file may have {limit}");
             return Err(error::source_too_large(text));
         }
@@ -247,7 +252,7 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    /// A second name for an earlier file becomes a file of its own, and counts as one.
+    /// A hard link becomes a file of its own, and counts as one.
     fn hard_link(&mut self, path: String, target: &[u8]) -> Result<(), BuildError> {
         let original = self.tree.path(target)?.filter(|to| self.tree.get(to) == Some(&Place::File));
         let original = original.and_then(|to| self.files.iter().find(|file| file.path == to));
@@ -269,7 +274,7 @@ impl Unpacking<'_> {
 
     fn finish(mut self) -> Result<Source, BuildError> {
         self.tree.check_links()?;
-        // Links come last: while files are written there is none on disk that a path could lead through.
+        // Links come last: while files are written, no path on disk can lead through one.
         for file in &self.files {
             if let FileKind::Symlink { target } = &file.kind {
                 self.folder.symlink(&file.path, target)?;
@@ -319,7 +324,7 @@ impl Source {
         self.files.get(at)
     }
 
-    /// The content of one small file, if it is there. Blocking.
+    /// The content of one small file, if it exists. Blocking.
     ///
     /// # Errors
     /// `MANIFEST_INVALID` when it is larger than `max`, or a link to a folder.
@@ -328,7 +333,7 @@ impl Source {
         if self.get(path).is_none() {
             return Ok(None);
         }
-        // A link was checked to stay inside; it may point at nothing.
+        // A link was checked to stay inside; its target may not exist.
         let file = match File::open(self.root.join(path)) {
             Ok(file) => file,
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),

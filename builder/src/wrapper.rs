@@ -1,5 +1,6 @@
-//! The Node wrapper's own files, which are part of this binary (`build.rs`): `runtime` puts them into images,
-//! `epsilon dev` into a folder of the developer's machine. The packages that they need are not among them.
+//! The files of the Node wrapper, embedded in this binary (`build.rs`): `runtime` puts them into
+//! images, `epsilon dev` into a folder of the developer's machine. Their npm packages are not
+//! included.
 
 /// Paths and contents, sorted by path.
 pub const FILES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/wrapper_files.rs"));

@@ -1,4 +1,4 @@
-//! The builder's listener through real sockets, with a builder that plays a script. No engine is needed.
+//! The builder's listener over real sockets, with a scripted builder. No engine is needed.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -45,16 +45,16 @@ use tokio::{
     sync::{Semaphore, mpsc},
 };
 
-/// Longest that a test waits for anything.
+/// Upper bound for any wait of a test.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Reads the archive, tells its length, and ends when the test lets it.
+/// Reads the archive, reports its length, and ends when the test permits it.
 #[derive(Debug)]
 struct Scripted {
     orders: Mutex<Vec<BuildOrder>>,
-    /// Builds whose future lives.
+    /// Running builds.
     at_work: Arc<AtomicUsize>,
-    /// One permit lets one build end.
+    /// One permit ends one build.
     gate: Semaphore,
 }
 
@@ -75,7 +75,7 @@ impl Builder for Scripted {
             self.orders.lock().unwrap().push(BuildOrder { deployment, folder, only });
             let archive = archive.collect().await;
             let archive =
-                archive.map_err(|_| error::source_incomplete("the upload broke off"))?.to_bytes();
+                archive.map_err(|_| error::source_incomplete("the upload was cut"))?.to_bytes();
             log.tell(BuildEvent::StepStarted {
                 step: Step::Source,
                 detail: format!("{} bytes", archive.len()),
@@ -87,7 +87,7 @@ impl Builder for Scripted {
     }
 }
 
-/// A builder that listens, and a gateway that it trusts.
+/// A listening builder, and a gateway that it trusts.
 struct Site {
     address: SocketAddr,
     running: Running,
@@ -97,7 +97,7 @@ struct Site {
 }
 
 impl Site {
-    /// With room for two builds at once.
+    /// With slots for two builds.
     fn open() -> Self {
         Self::with_head_limit(PATIENCE)
     }
@@ -132,7 +132,7 @@ impl Site {
         self.signer.pass(&self.id, Timestamp::now())
     }
 
-    /// Asks for a build. It goes on for as long as both are kept.
+    /// Requests a build. It runs as long as both return values are held.
     async fn ask(&self, archive: CallBody) -> (Connection, Response<Incoming>) {
         self.send(&order().uri(), &self.pass(), archive).await
     }
@@ -203,7 +203,7 @@ fn last_code(news: &[BuildNews]) -> &str {
 }
 
 #[tokio::test]
-async fn a_build_is_told_line_by_line_and_its_order_arrives() {
+async fn build_progress_is_streamed_line_by_line() {
     let site = Site::open();
     let (_connection, response) = site.ask(body::full("archive")).await;
     site.builder.gate.add_permits(1);
@@ -214,9 +214,10 @@ async fn a_build_is_told_line_by_line_and_its_order_arrives() {
     assert_eq!(*site.builder.orders.lock().unwrap(), [order()]);
 }
 
-/// The 200 comes before the archive: that is what lets a gateway go to another builder with all of it.
+/// The 200 comes before the archive is read: that lets a gateway choose another builder with all of
+/// it.
 #[tokio::test]
-async fn the_head_comes_before_a_byte_of_the_archive() {
+async fn head_is_sent_before_the_archive_is_read() {
     let site = Site::open();
     let (archive, pieces) = mpsc::channel(1);
     let pieces = tokio_stream::wrappers::ReceiverStream::new(pieces);
@@ -248,7 +249,7 @@ async fn a_gateway_that_hangs_up_cancels_the_build() {
 }
 
 #[tokio::test]
-async fn two_builds_run_at_once_and_a_third_is_told_to_go_elsewhere() {
+async fn third_build_is_refused_while_two_run() {
     let site = Site::open();
     let (_one, first) = site.ask(body::full("1")).await;
     let (_two, second) = site.ask(body::full("2")).await;
@@ -305,7 +306,7 @@ async fn what_is_no_build_is_refused_before_its_body() {
 }
 
 #[tokio::test]
-async fn a_bug_in_a_build_is_told_and_the_next_one_goes_on() {
+async fn panic_in_a_build_is_reported_and_isolated() {
     let site = Site::open();
     site.builder.gate.add_permits(2);
     let (_connection, response) = site.ask(body::full("bug")).await;
@@ -315,7 +316,7 @@ async fn a_bug_in_a_build_is_told_and_the_next_one_goes_on() {
 }
 
 #[tokio::test]
-async fn an_end_takes_nothing_new_and_waits_for_what_runs() {
+async fn shutdown_refuses_new_builds_and_waits_for_running() {
     let site = Site::open();
     let (_connection, response) = site.ask(body::full("1")).await;
     eventually("it runs", || site.at_work() == 1).await;
@@ -343,9 +344,9 @@ async fn a_grace_that_is_over_cuts_and_says_so() {
     assert_eq!(builder.at_work.load(SeqCst), 0);
 }
 
-/// Neither a silent connection nor half a head may keep a place for ever.
+/// Neither a silent connection nor half a head may occupy a slot for ever.
 #[tokio::test]
-async fn who_says_nothing_is_shown_the_door() {
+async fn silent_connections_are_closed() {
     let site = Site::with_head_limit(Duration::from_millis(50));
     for said in ["", "POST /v1/builds HTTP/1.1\r\nhost:"] {
         let mut stream = TcpStream::connect(site.address).await.unwrap();

@@ -1,8 +1,8 @@
-//! Golden files: each `ui/NAME.yaml` is the `epsilon.yaml` of one small project; beside it lies what it
-//! expands to (`.expanded.json`) or what the developer is told (`.err`).
+//! Golden files: each `ui/NAME.yaml` is the `epsilon.yaml` of one small project; beside it is its
+//! expansion (`.expanded.json`) or the developer's error (`.err`).
 //!
-//! After a change of a text, `EPSILON_GOLDEN=write cargo test -p epsilon-builder --test ui` writes them anew:
-//! read the diff.
+//! After a change of a text, `EPSILON_GOLDEN=write cargo test -p epsilon-builder --test ui`
+//! rewrites them: read the diff.
 
 #![allow(clippy::unwrap_used)] // tests may; clippy does not see that these functions are some
 

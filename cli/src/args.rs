@@ -1,5 +1,5 @@
-//! What people may type: the global flags and the list of verbs. What a verb takes is declared beside
-//! its code, in `commands/`.
+//! The command line: global flags and the list of commands. A command's own flags are declared
+//! beside its code, in `commands/`.
 
 use crate::commands;
 use clap::{Args, Parser, Subcommand};
@@ -19,7 +19,7 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// Flags that every verb takes.
+/// Flags of every command.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Globals {
@@ -34,8 +34,8 @@ pub(crate) struct Globals {
     )]
     pub(crate) gateway: Option<String>,
 
-    /// File of the authorities (PEM) whose certificates the gateway may have, for `https://` [default:
-    /// the system's]
+    /// File of the authorities (PEM) whose certificates the gateway may have, for `https://`
+    /// [default: the system's]
     #[arg(long, global = true, value_name = "FILE", env = "EPSILON_CA", hide_env_values = true)]
     pub(crate) ca: Option<PathBuf>,
 
@@ -59,21 +59,22 @@ pub(crate) struct Globals {
     )]
     pub(crate) data_dir: Option<PathBuf>,
 
-    /// The longest to wait for an answer [default: 1m; 15m for deploy and invoke]
+    /// Longest wait for an answer [default: 1m; 15m for deploy and invoke]
     #[arg(long, global = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) timeout: Option<Duration>,
 }
 
-/// The verbs.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the whole platform on this machine: gateway, agent and builder in one process
     Up(commands::up::Up),
     /// Write a small working project to start from
     Init(commands::init::Init),
-    /// Run a project's functions on this machine's Node, without Docker, and reload them at each save
+    /// Run a project's functions on this machine's Node, without Docker, and reload them at each
+    /// save
     Dev(commands::dev::Dev),
-    /// Push a project: build its functions and let them serve
+    /// Push a project: build its functions and activate them
     Deploy(commands::deploy::Deploy),
     /// Make a project's images without deploying them
     Build(commands::build::Build),
@@ -87,21 +88,21 @@ pub(crate) enum Command {
     Versions(commands::versions::Versions),
     /// Show where a function's calls go, or split them among versions
     Traffic(commands::traffic::Traffic),
-    /// Let one version of a function have all calls
+    /// Route all traffic to one version of a function
     Promote(commands::promote::Promote),
-    /// Let an older version of a function serve again
+    /// Go back to an older version of a function
     Rollback(commands::rollback::Rollback),
     /// Remove a function and all its versions
     Delete(commands::delete::Delete),
     /// List the VMs and what they hold
     Vms(commands::vms::Vms),
-    /// List the builders and how each is
+    /// List the builders and their state
     Builders(commands::builders::Builders),
-    /// Show how many VMs are wanted, why, and what was done about it
+    /// Show how many VMs are wanted, why, and the last actions
     Autoscaler(commands::autoscaler::Autoscaler),
-    /// Let a VM finish its calls and take no new ones
+    /// Stop sending calls to a VM and let running ones finish
     Drain(commands::drain::Drain),
-    /// Let a drained VM take calls again
+    /// Send calls to a drained VM again
     Undrain(commands::undrain::Undrain),
     /// Write all of a platform that cannot be made again into one file, while it runs
     Backup(commands::backup::Backup),

@@ -1,5 +1,5 @@
-//! The control API from the caller's side: one method per question, answers in the words of
-//! `epsilon_api::admin`, every error a [`Failure`] that tells the person what to do next.
+//! Client of the control API: one method per request, answers as types of `epsilon_api::admin`,
+//! every error a [`Failure`] with a hint for the person.
 
 mod connect;
 mod lines;
@@ -25,37 +25,37 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{path::PathBuf, time::Duration};
 use tokio::sync::OnceCell;
 
-/// Where `epsilon up` listens unless told otherwise.
+/// Default address of `epsilon up`'s control API.
 const DEFAULT_GATEWAY: &str = "http://127.0.0.1:8081";
-/// Plain questions; a rollback or a delete may wait for instances.
+/// Timeout of plain requests; a rollback or a delete may wait for instances.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-/// A gateway has fewer pages of functions than this, or it is not one of ours.
+/// Upper bound for the pages of a list, against a server that is not a gateway.
 const PAGES_MAX: usize = 10_000;
 
-/// What a gateway says of its health while it starts.
+/// A gateway's health report while it starts.
 #[derive(Debug, Deserialize)]
 struct Starting {
     status: String,
     step: String,
 }
 
-/// A gateway's control API.
+/// A client of one gateway's control API.
 #[derive(Debug)]
 pub(crate) struct Client {
     http: reqwest::Client,
     base: Url,
-    /// The file that was named for the authorities of `base`.
+    /// File of the authorities trusted for `base`.
     ca: Option<PathBuf>,
     key: Option<Secret<String>>,
-    /// Where the key was looked for, and why it was not found there.
+    /// Path of the key file and the error of reading it, if no key was found.
     key_missing: Option<(PathBuf, std::io::Error)>,
     answer_within: Duration,
-    /// Whether `base` has shown itself to be a control listener.
+    /// Set once `base` has proved to be a control listener.
     probed: OnceCell<()>,
 }
 
 impl Client {
-    /// The gateway that the flags, the environment or the data folder name. Sends nothing yet.
+    /// A client for the gateway named by flags, environment or data folder. Sends nothing yet.
     pub(crate) fn new(globals: &Globals) -> Result<Self, Failure> {
         let data = data_dir::locate(globals.data_dir.as_deref())?;
         let (address, authority) = match &globals.gateway {
@@ -107,7 +107,7 @@ impl Client {
         self.or_nearest_function(name, answer).await
     }
 
-    /// Lets an older version serve.
+    /// Makes an older version the active one.
     pub(crate) async fn rollback(
         &self,
         name: &str,
@@ -118,13 +118,13 @@ impl Client {
         self.or_nearest_function(name, answer).await
     }
 
-    /// Where the calls of a function go.
+    /// How the calls of a function are routed.
     pub(crate) async fn traffic(&self, name: &str) -> Result<TrafficInfo, Failure> {
         let answer = self.ask(Method::GET, &["functions", name, "traffic"], None::<&()>).await;
         self.or_nearest_function(name, answer).await
     }
 
-    /// Splits them.
+    /// Splits the calls of a function.
     pub(crate) async fn split(
         &self,
         name: &str,
@@ -134,7 +134,7 @@ impl Client {
         self.or_nearest_function(name, answer).await
     }
 
-    /// Lets one version have all calls.
+    /// Routes all calls to one version.
     pub(crate) async fn promote(
         &self,
         name: &str,
@@ -153,7 +153,7 @@ impl Client {
         self.or_nearest_function(name, answer).await
     }
 
-    /// The function's log, line by line. Ends when the kept lines do, unless `follow`.
+    /// The function's log, line by line. Ends after the stored lines, unless `follow`.
     pub(crate) async fn logs(
         &self,
         name: &str,
@@ -177,7 +177,7 @@ impl Client {
         Ok(JsonLines::new(self.or_nearest_function(name, answer).await?))
     }
 
-    /// Pushes a project; the answer is the deployment's story.
+    /// Pushes a project; the answer is the deployment's progress.
     pub(crate) async fn deploy(
         &self,
         folder: Option<&str>,
@@ -195,7 +195,7 @@ impl Client {
         Ok(JsonLines::new(self.send(builder).await?))
     }
 
-    /// Deploys images made elsewhere; the answer is the deployment's story.
+    /// Deploys images built elsewhere; the answer is the deployment's progress.
     pub(crate) async fn deploy_built(
         &self,
         only: &[FunctionName],
@@ -301,7 +301,8 @@ impl Client {
         }
     }
 
-    /// The first question carries no key: whoever answers it may be anybody. On the same connection as what follows.
+    /// The first request carries no key, because the server may be any. On the same connection as
+    /// the following ones.
     async fn probe(&self) -> Result<(), Failure> {
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -315,14 +316,14 @@ impl Client {
         if !is_control {
             return Err(self.not_control(status, &body));
         }
-        // Anything else that ails it is told by the answer to the question itself.
+        // Other problems are reported by the request itself.
         match serde_json::from_slice::<Data<Starting>>(&body) {
             Ok(Data { data, .. }) if data.status == "starting" => Err(self.not_ready(&data.step)),
             _ => Ok(()),
         }
     }
 
-    /// It is there, and does not serve yet.
+    /// The gateway listens and does not serve yet.
     fn not_ready(&self, step: &str) -> Failure {
         let at = self.base.as_str().trim_end_matches('/');
         let message = format!("the gateway at {at} is starting: {step}");
@@ -331,7 +332,7 @@ impl Client {
         )
     }
 
-    /// Somebody else answered, or the control API's connection did before there was a request.
+    /// Another server answered, or the listener refused the connection before reading a request.
     fn not_control(&self, status: StatusCode, body: &[u8]) -> Failure {
         let rest = self.base.as_str().trim_end_matches('/').strip_prefix("http:");
         match (serde_json::from_slice::<ErrorEnvelope>(body), rest) {
@@ -357,7 +358,7 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(|err| self.foreign("this version").because(&err))
     }
 
-    /// What a status other than 2xx means.
+    /// The error of a status other than 2xx.
     async fn refused(&self, response: Response) -> Failure {
         let status = response.status();
         let body = response.bytes().await.unwrap_or_default();
@@ -378,7 +379,7 @@ impl Client {
         }
     }
 
-    /// What no answer at all means.
+    /// The error of a request without an answer.
     pub(crate) fn unreachable(&self, err: reqwest::Error) -> Failure {
         let at = self.base.as_str().trim_end_matches('/');
         if let Some(failure) = connect::tls_failure(&err, &self.base, self.ca.as_deref()) {
@@ -393,16 +394,14 @@ impl Client {
         } else if err.is_connect() {
             Failure::new("NOT_RUNNING", format!("no gateway can be reached at {at}"))
                 .because(&err.without_url())
-                .hint("is it the control address (`--gateway URL`, EPSILON_GATEWAY), and open from here?")
+                .hint("is it the control address (`--gateway URL`, EPSILON_GATEWAY), and reachable from here?")
         } else if err.is_timeout() {
             Failure::new("TIMEOUT", format!("no answer from {at} in time"))
                 .hint("wait longer with `--timeout 5m`")
         } else {
             let hint = match self.base.scheme() {
-                "http" => {
-                    "see whether the gateway still runs, then try again; if it speaks TLS, use `https://`"
-                }
-                _ => "see whether the gateway still runs, then try again",
+                "http" => "//`",
+                _ => "check that the gateway still runs, then try again",
             };
             Failure::new("CONNECTION_LOST", format!("the connection to {at} broke"))
                 .because(&err.without_url())
@@ -412,13 +411,13 @@ impl Client {
 
     fn foreign(&self, what: &str) -> Failure {
         let at = self.base.as_str().trim_end_matches('/');
-        Failure::new("NOT_EPSILON", format!("{at} did not answer as a gateway does ({what})")).hint(
+        Failure::new("NOT_EPSILON", format!("{at} did not answer like a gateway ({what})")).hint(
             "`--gateway` takes the control address (by default port 8081), not the one for calls; a gateway of an earlier \
              release has to be upgraded before this program",
         )
     }
 
-    /// Adds the nearest existing name when there is no function of this one.
+    /// Adds the nearest existing name when the function does not exist.
     async fn or_nearest_function<T>(
         &self,
         name: &str,
@@ -458,7 +457,7 @@ fn parse_base(address: &str) -> Result<Url, Failure> {
     let url = Url::parse(&text).map_err(|err| wrong(&err.to_string()))?;
     match url.scheme() {
         "http" | "https" => Ok(url),
-        other => Err(wrong(&format!("`{other}` is not a protocol that it speaks"))),
+        other => Err(wrong(&format!("`{other}` is not a supported protocol"))),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The verbs, one file each, and the one match that picks among them.
+//! The commands, one file each, and the dispatch.
 
 pub(crate) mod autoscaler;
 pub(crate) mod backup;
@@ -29,7 +29,7 @@ use crate::{
 };
 use epsilon_launch::sockets::Sockets;
 
-/// Runs what was typed.
+/// Runs the parsed command.
 pub(crate) async fn run(cli: Cli, sockets: Result<Sockets, Failure>) -> Result<(), Failure> {
     let globals = &cli.globals;
     match cli.command {

@@ -1,26 +1,28 @@
-//! Asks a person at a terminal before something goes that does not come back. A script has said what it wants.
+//! Asks a person at a terminal before something is removed for good. Scripts are not asked.
 
 use crate::failure::Failure;
 use console::Term;
 use std::io::IsTerminal as _;
 
-/// Whether somebody is there to be asked.
+/// Whether a person can be asked.
 pub(crate) fn asks() -> bool {
     std::io::stdin().is_terminal() && Term::stderr().is_term()
 }
 
-/// Says what will happen, and goes on only when this name is typed; where nobody is there, at once.
+/// Prints what will happen, and continues only when this name is typed; without a terminal, at
+/// once.
 pub(crate) fn typed(what: &str, name: &str) -> Result<(), Failure> {
     if !asks() {
         return Ok(());
     }
     eprintln!("{what}");
-    eprint!("Type its name to go on: ");
+    eprint!("Type its name to continue: ");
     let mut typed = String::new();
     let read = std::io::stdin().read_line(&mut typed);
-    match read.is_ok() && typed.trim() == name {
-        true => Ok(()),
-        false => Err(Failure::new("NOT_CONFIRMED", "nothing was changed")
-            .hint("type the name as it is, or pass `--yes`")),
+    if read.is_ok() && typed.trim() == name {
+        Ok(())
+    } else {
+        Err(Failure::new("NOT_CONFIRMED", "nothing was changed")
+            .hint("type the name as it is, or pass `--yes`"))
     }
 }

@@ -1,6 +1,6 @@
-//! The `epsilon` program: reads the command line, runs one verb, turns its end into an exit code.
+//! The `epsilon` program: parses the command line, runs one command, and exits with its code.
 //!
-//! Nothing is decided here. What people may type is in `args.rs`; each verb is a file in `commands/`.
+//! Composition only. The command line is in `args.rs`; each command is a file in `commands/`.
 
 mod args;
 mod backup;
@@ -17,8 +17,8 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli: args::Cli = arguments::parse(); // ends the program by itself on --help (0) and wrong usage (2)
-    let sockets = Sockets::take(); // before there are other threads; only `up` has a use for them
+    let cli: args::Cli = arguments::parse(); // exits on --help (0) and wrong usage (2)
+    let sockets = Sockets::take(); // before there are other threads; only `up` uses them
     let json = cli.globals.json;
     let ended = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime.block_on(Box::pin(commands::run(cli, sockets))),

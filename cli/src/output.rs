@@ -15,7 +15,7 @@ pub(crate) use epsilon_launch::visible::visible;
 /// Blanks between two columns.
 const GAP: u16 = 2;
 
-/// Prints what was asked for as indented JSON: lists whole, without the control API's envelope and pages.
+/// Prints an answer as indented JSON: lists whole, without the control API's envelope and pages.
 pub(crate) fn json<T: Serialize>(data: T) -> Result<(), Failure> {
     line(&serde_json::to_string_pretty(&data).map_err(|err| unprintable(&err))?)
 }
@@ -44,8 +44,8 @@ pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
     })
 }
 
-/// After a body on a terminal: the prompt shall not stand on its last line. In a pipe, a body is
-/// exactly its bytes.
+/// Ends a body on a terminal, so that the prompt starts on a new line. In a pipe, a body is exactly
+/// its bytes.
 pub(crate) fn end_of_body() -> Result<(), Failure> {
     if console::Term::stdout().is_term() { line("") } else { Ok(()) }
 }
@@ -55,12 +55,12 @@ pub(crate) fn count(number: usize, one: &str) -> String {
     format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 
-/// A moment as people read it in a table: UTC, to the second.
+/// A time for a table: UTC, to the second.
 pub(crate) fn time(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// How long something took, as short as it is exact enough.
+/// A duration, short and precise enough.
 pub(crate) fn took(took: Duration) -> String {
     match took.as_secs_f64() {
         s if s < 0.01 => format!("{:.1} ms", s * 1000.0),

@@ -1,11 +1,12 @@
-//! `docs/config.md` is written from the doc comments of each part's `Settings`, where every setting is
-//! declared once. Rewrite it with `EPSILON_WRITE_DOCS=1 cargo test -p epsilon-cli --test settings_page`.
+//! `docs/config.md` is generated from the doc comments of each part's `Settings`, where every
+//! setting is declared once. Rewrite it with `EPSILON_WRITE_DOCS=1 cargo test -p epsilon-cli --test
+//! settings_page`.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 use std::{fmt::Write, fs, path::Path};
 
-/// Section of the settings file, who owns it, and where it is declared.
+/// Section of the settings file, its subject, and where it is declared.
 const SECTIONS: [(&str, &str, &str); 9] = [
     ("gateway", "the two listeners and the relay", "gateway/src/config.rs"),
     (
@@ -26,7 +27,7 @@ const SECTIONS: [(&str, &str, &str); 9] = [
     ("builder", "source to image", "builder/src/config/settings.rs"),
 ];
 
-/// Settings that are not a part's own: the one who composes the parts reads them.
+/// Settings that are not a part's own: the program that composes the parts reads them.
 const COMPOSED: &str = "| `gateway.drain_grace` | The longest that running calls may go on after the first signal. Default `30s`. |\n\
     | `gateway.store` | Of `epsilon-gateway`: where state is kept. `sqlite` is a file in the data folder; `postgres://…` is shared by several \
     gateways. Default `sqlite`. |\n";

@@ -1,4 +1,4 @@
-//! What a program was called with. Read first, by every program.
+//! Parsing of command-line arguments. First step of every program.
 
 use clap::{
     Arg, Command, Parser,
@@ -7,8 +7,9 @@ use clap::{
 use epsilon_api::suggest;
 use std::env;
 
-/// The arguments of this process; ends it on `--help` and on wrong usage. A variable that stands for a flag and is empty counts as
-/// not set: that is what a CI makes of a secret that is not there, and nobody wrote the flag that clap would name.
+/// The arguments of this process; exits on `--help` and on wrong usage. An empty environment
+/// variable that stands for a flag counts as not set: CI systems pass missing secrets that way, and
+/// clap would blame a flag that the person never typed.
 pub fn parse<T: Parser>() -> T {
     let command = without_empty(T::command());
     let matches = command.try_get_matches().unwrap_or_else(|err| nearest_first(err).exit());
@@ -25,7 +26,8 @@ fn is_empty(arg: &Arg) -> bool {
     arg.get_env().and_then(env::var_os).is_some_and(|value| value.is_empty())
 }
 
-/// `deply` is meant as `deploy` sooner than as `delete`; clap names the least likely first.
+/// Sorts suggestions nearest first (`deply` is `deploy` rather than `delete`); clap names the least
+/// likely first.
 fn nearest_first(mut err: clap::Error) -> clap::Error {
     let typed = err.get(ContextKind::InvalidSubcommand).cloned();
     let similar = err.get(ContextKind::SuggestedSubcommand).cloned();

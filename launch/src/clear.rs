@@ -1,6 +1,7 @@
-//! Removes a folder that other people's code could write to: an instance, a package's install script. Its container is gone;
-//! what it left may be anything, folders in folders by the ten thousand too. The standard library's removal goes down into
-//! them by recursion, and its stack ends before they do: nothing here recurses, and no link is followed.
+//! Removes a folder that untrusted code could write to: an instance, a package's install script.
+//! The container is gone; what it left may be anything, also tens of thousands of nested folders.
+//! The standard library's removal recurses and overflows its stack on those: nothing here recurses,
+//! and no link is followed.
 
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, chmodat, openat, renameat, statat, unlinkat},
@@ -13,16 +14,18 @@ use std::{
     path::Path,
 };
 
-/// How often what was emptied may have something in it again: others remove the same folder, or a part of it.
+/// How often a folder may have entries again after they were removed: others remove the same
+/// folder, or a part of it.
 const AGAIN: u32 = 1000;
 
-/// Removes the folder with all that is in it; that there is none, or no more, is fine.
+/// Removes the folder and everything in it; a missing folder is no error.
 ///
 /// # Errors
-/// The first thing that could not be removed.
+/// The first removal that failed.
 pub fn clear(path: &Path) -> io::Result<()> {
     let Some(top) = there(open(rustix::fs::CWD, path))? else { return Ok(()) };
-    let (mut moved, mut again) = (0u64, 0);
+    let mut moved = 0u64;
+    let mut again = 0;
     loop {
         let names = names(&top)?;
         if names.is_empty() {
@@ -51,7 +54,8 @@ pub fn clear(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Takes all out of a folder below `top`: files go, folders move up beside it and have their turn there.
+/// Empties a folder below `top`: files are removed, folders are moved up beside it and are emptied
+/// later.
 fn empty(top: &OwnedFd, name: &CString, moved: &mut u64) -> io::Result<()> {
     let Some(folder) = there(open(top, name))? else { return Ok(()) };
     for name in names(&folder)? {
@@ -63,7 +67,7 @@ fn empty(top: &OwnedFd, name: &CString, moved: &mut u64) -> io::Result<()> {
             Some(true) => loop {
                 *moved += 1;
                 match renameat(&folder, &name, top, format!("{moved}")) {
-                    // Something else is called so: the next number.
+                    // The name is taken: try the next number.
                     Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => {}
                     done => {
                         there(done)?;
@@ -76,7 +80,7 @@ fn empty(top: &OwnedFd, name: &CString, moved: &mut u64) -> io::Result<()> {
     Ok(())
 }
 
-/// What is gone was somebody else's work.
+/// Turns "not found" into `None`: another task may have removed it.
 fn there<T>(found: rustix::io::Result<T>) -> io::Result<Option<T>> {
     match found {
         Ok(found) => Ok(Some(found)),
@@ -90,7 +94,7 @@ fn open(at: impl AsFd, name: impl rustix::path::Arg + Copy) -> rustix::io::Resul
     openat(at, name, flags, Mode::empty())
 }
 
-/// Says whether it is a folder, and makes sure that it can be opened; nothing when it is gone.
+/// Whether it is a folder, which is then made accessible; `None` when it is gone.
 fn is_folder(at: &OwnedFd, name: &CString) -> io::Result<Option<bool>> {
     let Some(about) = there(statat(at, name, AtFlags::SYMLINK_NOFOLLOW))? else { return Ok(None) };
     let is_folder = FileType::from_raw_mode(about.st_mode).is_dir();
@@ -100,7 +104,7 @@ fn is_folder(at: &OwnedFd, name: &CString) -> io::Result<Option<bool>> {
     Ok(Some(is_folder))
 }
 
-/// What is in a folder; nothing, where the folder itself is gone.
+/// The names in a folder; none when the folder itself is gone.
 fn names(of: &OwnedFd) -> io::Result<Vec<CString>> {
     let is_own = |name: &CString| matches!(name.as_bytes(), b"." | b"..");
     let Some(entries) = there(Dir::read_from(of))? else { return Ok(Vec::new()) };
@@ -137,7 +141,7 @@ mod tests {
         clear(&folder).unwrap();
     }
 
-    /// A project's source lies in the folder of its build, and both are removed at once.
+    /// A project's source is inside the folder of its build, and both are removed at once.
     #[test]
     fn several_may_remove_the_same() {
         for _ in 0..50 {

@@ -1,5 +1,5 @@
-//! Where the platform keeps its data on this machine, and what the CLI finds there: the admin key, and
-//! the address of the `epsilon up` that holds the folder.
+//! The platform's data folder on this machine, and what the CLI finds there: the admin key, and the
+//! address of the `epsilon up` that holds the folder.
 
 use crate::failure::Failure;
 use epsilon_api::redacted::Secret;
@@ -9,11 +9,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The folder that was named (`--data-dir` or `EPSILON_DATA_DIR`), else `/var/lib/epsilon` for root, else the
-/// XDG data folder.
+/// The folder given by `--data-dir` or `EPSILON_DATA_DIR`, else `/var/lib/epsilon` for root, else
+/// the XDG data folder.
 ///
 /// # Errors
-/// When there is none to be had: wrong usage.
+/// When there is no such folder: wrong usage.
 pub fn locate(named: Option<&Path>) -> Result<PathBuf, Failure> {
     if let Some(dir) = named {
         return std::path::absolute(dir)
@@ -39,14 +39,14 @@ pub fn admin_key(data: &Path) -> io::Result<Secret<String>> {
     Ok(Secret::new(text.trim().to_owned()))
 }
 
-/// What the running `epsilon up` wrote into its lock file.
+/// Contents of the lock file of a running `epsilon up`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Holder {
-    /// Its process.
+    /// Its process id.
     pub pid: u32,
     /// Its control address as a URL, once it listens.
     pub control: Option<String>,
-    /// The file of the authority of its certificate, where that address speaks TLS.
+    /// Path of its certificate's authority, where the address uses TLS.
     #[serde(default)]
     pub authority: Option<PathBuf>,
 }
@@ -56,7 +56,7 @@ pub fn lock_path(data: &Path) -> PathBuf {
     data.join("up.lock")
 }
 
-/// Who holds the folder, as far as the lock file tells. The file of one that was killed may lie.
+/// The holder of the folder, as the lock file names it. Stale after a kill.
 pub fn holder(data: &Path) -> Option<Holder> {
     serde_json::from_slice(&std::fs::read(lock_path(data)).ok()?).ok()
 }

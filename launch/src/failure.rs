@@ -1,7 +1,8 @@
-//! How a verb ends when it does not end well: what happened, what to do next, and the exit code.
+//! How a command fails: what happened, what to do next, and the exit code.
 //!
-//! Every error of this program becomes a [`Failure`] at the place that knows what to tell the person.
-//! It goes to standard error, as text or (with `--json`) in the same envelope as errors of the API.
+//! Every error of a program becomes a [`Failure`] at the place that knows what the person needs to
+//! read. It goes to standard error, as text or (with `--json`) in the same envelope as errors of
+//! the API.
 
 use crate::visible::visible_block;
 use epsilon_api::{
@@ -12,19 +13,19 @@ use std::{error::Error, fmt::Write as _, process::ExitCode};
 
 /// The platform, the function or the machine failed.
 const EX_FAILED: u8 = 1;
-/// The command cannot be carried out as it was written.
+/// The command cannot be carried out as it was typed.
 const EX_USAGE: u8 = 2;
 
-/// Why a verb did not do what was asked.
+/// Why a command failed.
 #[derive(Debug)]
 pub struct Failure {
     exit: u8,
-    /// What `--json` prints; what people read is made of the same fields. Boxed: errors are rare.
+    /// Printed by `--json`; the text for people is made of the same fields. Boxed: errors are rare.
     body: Box<ErrorBody>,
 }
 
 impl Failure {
-    /// Something that went wrong here, not at the gateway: exit code 1.
+    /// An error of this program or machine, not of the gateway: exit code 1.
     pub fn new(code: &str, message: impl Into<String>) -> Self {
         let body = ErrorBody {
             kind: "client".into(),
@@ -36,12 +37,12 @@ impl Failure {
         Self { exit: EX_FAILED, body: Box::new(body) }
     }
 
-    /// A command that cannot be carried out as it was written: exit code 2.
+    /// Wrong usage: exit code 2.
     pub fn usage(message: impl Into<String>) -> Self {
         Self { exit: EX_USAGE, ..Self::new("USAGE", message) }
     }
 
-    /// Nobody reads what this program prints: exit code 1 without a word.
+    /// The reader of standard output is gone: exit code 1, nothing printed.
     pub fn silent() -> Self {
         Self::new("NOBODY_READS", "")
     }
@@ -58,7 +59,7 @@ impl Failure {
         self
     }
 
-    /// As the API would tell it.
+    /// As the API's error body.
     pub fn into_body(self) -> ErrorBody {
         *self.body
     }
@@ -68,10 +69,10 @@ impl Failure {
         &self.body.code
     }
 
-    /// Tells the person, and says which exit code tells the shell.
+    /// Prints the error and returns the exit code.
     pub fn report(self, json: bool) -> ExitCode {
         if self.body.message.is_empty() {
-            // Said by saying nothing.
+            // A silent failure prints nothing.
         } else if json {
             eprintln!("{}", self.body.to_json());
         } else {
@@ -95,7 +96,7 @@ impl Failure {
     }
 }
 
-/// What the platform answered, told as it is.
+/// An error of the platform, passed on unchanged.
 impl From<ErrorBody> for Failure {
     fn from(body: ErrorBody) -> Self {
         Self { exit: EX_FAILED, body: Box::new(body) }

@@ -1,17 +1,20 @@
-//! The limit on open files.
+//! The process's limit on open files.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use tracing::{info, warn};
 
-/// Each call takes two sockets; the usual soft limit of 1,024 files is for programs that use select().
+/// Raises the soft limit to the hard one. Each call takes two sockets; the usual soft limit of
+/// 1,024 files is for programs that use `select()`.
 pub fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
     match raised.map_err(io::Error::from) {
-        Ok(()) => info!(files = ?limit.maximum, before = ?limit.current, "Limit on open files."),
+        Ok(()) => {
+            info!(files = ?limit.maximum, before = ?limit.current, "Limit on open files raised.")
+        }
         Err(err) => {
-            warn!(%err, files = ?limit.current, "The limit on open files cannot be raised.");
+            warn!(%err, files = ?limit.current, "Limit on open files cannot be raised; going on with the soft limit.");
         }
     }
 }

@@ -1,11 +1,12 @@
-//! What every program of Epsilon does first and last: settings from file, environment and flags; logging; the
-//! data folder and its lock; signals; and how it says why it ended. No part of the platform is known here.
+//! Start and end of every Epsilon program: settings from file, environment and flags; logging; the
+//! data folder and its lock; signals; and errors with their exit codes. No part of the platform is
+//! known here.
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`arguments`] | what the program was called with |
-//! | [`settings`] | the file, the environment over it, the flags over both |
-//! | [`data_dir`] | where data lie on this machine, and what the CLI finds there |
+//! | [`arguments`] | command-line arguments |
+//! | [`settings`] | settings: file, overridden by environment, overridden by flags |
+//! | [`data_dir`] | the data folder, and what the CLI finds there |
 //! | [`lock`] | one gateway per data folder |
 //! | [`log`] | lines for people or JSON for collectors |
 //! | [`signals`] | "please end", once or twice |

@@ -1,5 +1,5 @@
-//! One gateway per data folder. The lock is the kernel's: it ends with the process, however that
-//! ends. What the file says (who, where) is for people and for the CLI.
+//! One gateway per data folder. The lock is the kernel's: it ends with the process, whatever ends
+//! that. The file's contents (process id, address) are for people and for the CLI.
 
 use crate::{
     data_dir::{self, Holder},
@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A data folder that is ours until this is dropped.
+/// A data folder held by this process until this is dropped.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
@@ -20,7 +20,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Makes the folder if need be and locks it.
+    /// Creates the folder if necessary and locks it.
     ///
     /// # Errors
     /// When the folder cannot be used, or another process uses it.
@@ -45,7 +45,8 @@ impl Lock {
         Ok(lock)
     }
 
-    /// Tells the CLI of this machine where the control API is, and whose certificate it has if it is reached over TLS.
+    /// Writes the control API's address for the CLI of this machine, and the authority of its
+    /// certificate if it uses TLS.
     ///
     /// # Errors
     /// When the lock file cannot be written.
@@ -74,8 +75,9 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // An address that nobody serves any more would lead the CLI astray; the lock itself goes with
-        // the file. Removing the file instead would let a third process lock another one.
+        // A stale address would mislead the CLI, so the contents are removed; the lock itself is
+        // released with the file. Removing the file instead would let a third process lock another
+        // one.
         let _ = self.file.set_len(0);
     }
 }
@@ -95,7 +97,7 @@ fn taken(data: &Path) -> Failure {
         "DATA_DIR_TAKEN",
         format!("another gateway uses the data folder `{}` ({pid})", data.display()),
     )
-    .hint("end it first, or give this one a folder of its own with `--data-dir DIR`")
+    .hint("stop it first, or use another folder with `--data-dir DIR`")
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
-//! What the programs log: to standard error, one line an event; readable on a terminal, JSON for
-//! collectors. `EPSILON_LOG` filters, as in `info,epsilon_gateway=debug`. Called first by programs that serve.
+//! Logging to standard error, one line per event; readable on a terminal, JSON for collectors.
+//! `EPSILON_LOG` filters, as in `info,epsilon_gateway=debug`. Called first by programs that serve.
 //!
 //! ```text
 //! any thread ─ an event ─▶ queue (4,096 lines) ─ one thread ─▶ standard error
 //!                           └ full: the line is lost and counted; the count is a line itself, later
 //! ```
 //!
-//! Whoever reads standard error may stop to do so (a collector that hangs, a terminal with Ctrl-S): then the thread
-//! waits, and nobody else. Lines are lost rather than calls.
+//! The reader of standard error may stall (a collector that hangs, a terminal with Ctrl-S): then
+//! the writer thread waits, and no other. Lines are lost rather than calls.
 
 pub mod repeats;
 
@@ -30,7 +30,7 @@ use tracing_subscriber::EnvFilter;
 
 /// Lines between the program and its standard error: some megabytes at most.
 const QUEUE: usize = 4096;
-/// Pause between two lines about lost lines.
+/// Time between two reports of lost lines.
 const REPORT: Duration = Duration::from_secs(1);
 
 /// Of this process; nothing before [`init`].
@@ -50,32 +50,33 @@ pub enum Format {
     Json,
 }
 
-/// The running log. Dropped at the end of a program, it writes what is queued; it waits for a reader that stalls for
-/// about a second, not longer.
+/// The running log. When dropped at the end of a program, it writes what is queued; it waits about
+/// a second at most for a reader that stalls.
 #[derive(Debug)]
 #[must_use = "lines that are queued are lost with the process"]
 pub struct Logging {
     losses: Option<(mpsc::Sender<()>, JoinHandle<()>)>,
-    /// Flushes when it is dropped: after [`Logging::drop`] has told the last losses.
+    /// Flushes when it is dropped: after [`Logging::drop`] has reported the last losses.
     _writer: WorkerGuard,
 }
 
-/// What `EPSILON_LOG` says; an empty one says nothing.
+/// The filter in `EPSILON_LOG`; an empty one counts as not set.
 pub fn filter() -> Option<String> {
     env::var("EPSILON_LOG").ok().filter(|filter| !filter.is_empty())
 }
 
-/// Starts logging, for the whole process.
+/// Starts logging for the whole process.
 ///
 /// # Errors
-/// When the filter is none.
+/// When the filter is invalid.
 pub fn init(format: Option<Format>, filter: Option<&str>) -> Result<Logging, Failure> {
     let filter = EnvFilter::try_new(filter.unwrap_or("info")).map_err(|err| {
         Failure::usage("EPSILON_LOG is not a filter")
             .because(&err)
             .hint("write it like `info` or `info,epsilon_gateway=debug`")
     })?;
-    // bollard logs whole requests at debug: environments of functions and registry credentials with them.
+    // bollard logs whole requests at debug: environments of functions and registry credentials with
+    // them.
     let quiet = "bollard=info".parse().map_err(|err: tracing_subscriber::filter::ParseError| {
         Failure::new("LOGGING", "a filter is wrong").because(&err)
     })?;
@@ -113,8 +114,8 @@ impl Drop for Logging {
     }
 }
 
-/// Says how many lines were lost, whenever there are more. Such a line may be lost itself; then there is one more to
-/// tell at the next look, until there is room again.
+/// Reports lost lines whenever there are more. Such a report may be lost itself; then the next one
+/// includes it.
 fn report_losses(lost: &ErrorCounter, ended: &mpsc::Receiver<()>) {
     let mut told = 0;
     loop {
@@ -133,9 +134,10 @@ fn report_losses(lost: &ErrorCounter, ended: &mpsc::Receiver<()>) {
     }
 }
 
-/// The default hook writes to standard error itself, and would wait for its reader on the thread of a call.
+/// The default hook writes to standard error itself, and would block the thread of a call on its
+/// reader.
 fn log_panic(panic: &panic::PanicHookInfo<'_>) {
-    let backtrace = Backtrace::capture(); // where RUST_BACKTRACE asks for it
+    let backtrace = Backtrace::capture(); // if RUST_BACKTRACE is set
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
     let backtrace = backtrace.as_ref().map(tracing::field::display);
     let thread = thread::current();

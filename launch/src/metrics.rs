@@ -15,16 +15,16 @@ use std::{
 };
 use tokio::time::{MissedTickBehavior, interval};
 
-/// The version of all programs of one release.
+/// The version of all programs of a release.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// How often a disk is looked at.
+/// How often disk space is read.
 const LOOK: Duration = Duration::from_secs(15);
 
-/// Tells the version and the process. Once in a process.
+/// Registers the metrics of version and process. Once per process.
 ///
 /// # Errors
-/// When the registry has these already.
+/// When the registry already has these metrics.
 pub fn register(registry: &Registry) -> Result<(), prometheus::Error> {
     let build = IntGaugeVec::new(
         Opts::new("epsilon_build_info", "1, with the version of the program."),
@@ -71,41 +71,42 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// The disk of a folder: `data`, `engine`.
+    /// The disk of a folder; label value `data` or `engine`.
     ///
     /// # Errors
-    /// When the registry has this folder's already.
+    /// When the registry already has this folder's metrics.
     pub fn register(registry: &Registry, folder: &str) -> Result<Self, prometheus::Error> {
         let gauge = |name: &str, help: &str| {
             let made = IntGauge::with_opts(Opts::new(name, help).const_label("folder", folder))?;
             registry.register(Box::new(made.clone()))?;
             Ok::<_, prometheus::Error>(made)
         };
-        let help = "Room on the disk of a folder for those who are not root.";
+        let help = "Free space for non-root users on the disk of a folder, in bytes.";
         Ok(Self {
             free: gauge("epsilon_disk_free_bytes", help)?,
-            size: gauge("epsilon_disk_size_bytes", "Size of the disk of a folder.")?,
+            size: gauge("epsilon_disk_size_bytes", "Size of the disk of a folder, in bytes.")?,
         })
     }
 
-    /// What somebody has seen.
+    /// Sets values that were measured elsewhere.
     pub fn set(&self, free: u64, size: u64) {
         self.free.set(i64::try_from(free).unwrap_or(i64::MAX));
         self.size.set(i64::try_from(size).unwrap_or(i64::MAX));
     }
 
-    /// Looks at this folder again and again, until the runtime ends. A disk that hangs holds up one thread that waits, and
-    /// nobody else. Needs a tokio runtime.
+    /// Measures the disk of this folder periodically, until the runtime ends. A disk that hangs
+    /// blocks one thread of its own. Needs a tokio runtime.
     pub fn watch(self, folder: PathBuf) {
         tokio::spawn(async move {
             let mut looks = interval(LOOK);
             looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 looks.tick().await;
-                let (folder, disk) = (folder.clone(), self.clone());
+                let folder = folder.clone();
+                let disk = self.clone();
                 let looked = tokio::task::spawn_blocking(move || disk.look(&folder)).await;
                 if let Ok(Err(error)) = looked {
-                    tracing::debug!(%error, "A disk was not looked at.");
+                    tracing::debug!(%error, "Disk space could not be read; trying again later.");
                 }
             }
         });
@@ -121,10 +122,10 @@ impl Disk {
     }
 }
 
-/// Tells all of it of a program that keeps its data in this folder. Needs a tokio runtime.
+/// Registers all of these for a program with its data in this folder. Needs a tokio runtime.
 ///
 /// # Errors
-/// When the registry has it already.
+/// When the registry already has them.
 pub fn begin(registry: &Registry, data: &Path) -> Result<(), prometheus::Error> {
     register(registry)?;
     Disk::register(registry, "data")?.watch(data.to_owned());

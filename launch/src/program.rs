@@ -1,7 +1,8 @@
-//! What the programs of a fleet have in common from their first line to their exit code: the flags that each takes,
-//! the runtime, the line that says "ready", and how a start fails. What a program does is in its own `main.rs`.
+//! Shared by the programs of a fleet, from their first line to their exit code: the flags, the
+//! runtime, the `ready` line, and errors at the start. What a program does is in its own `main.rs`.
 //!
-//! The `epsilon` command line has verbs and output of its own; it takes from here only what fits.
+//! The `epsilon` command line has commands and output of its own; it takes from here only what
+//! fits.
 
 use crate::{
     data_dir,
@@ -15,22 +16,23 @@ use std::{error::Error, io::Write as _, path::PathBuf, process::ExitCode};
 /// The flags that every program takes.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// Where data are kept [default: /var/lib/epsilon for root, else the XDG data folder]
+    /// Data folder [default: /var/lib/epsilon for root, else the XDG data folder]
     #[arg(long, value_name = "DIR", env = "EPSILON_DATA_DIR")]
     data_dir: Option<PathBuf>,
-    /// Settings, YAML: each program reads its own section
+    /// Settings file, YAML: each program reads its own section
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// How to log to standard error [default: compact on a terminal, else json]
+    /// Format of log lines on standard error [default: compact on a terminal, else json]
     #[arg(long, value_enum)]
     log_format: Option<Format>,
 }
 
 impl Common {
-    /// Begins to log, until what is returned is dropped; finds the data folder and reads the settings, `flags` over all.
+    /// Starts logging, until the returned value is dropped; finds the data folder and reads the
+    /// settings, overridden by `flags`.
     ///
     /// # Errors
-    /// When the person wrote something that cannot be used.
+    /// When an argument or a setting cannot be used.
     pub fn begin(&self, flags: &[Flag]) -> Result<(Logging, PathBuf, Layers), Failure> {
         let logging = log::init(self.log_format, log::filter().as_deref())?;
         let data = data_dir::locate(self.data_dir.as_deref())?;
@@ -39,7 +41,7 @@ impl Common {
     }
 }
 
-/// Flags of one section, given as `(flag, setting, value)`; those without a value say nothing.
+/// Flags of one section, given as `(flag, setting, value)`; those without a value are left out.
 pub fn flags<const N: usize>(
     section: &'static str,
     all: [(&'static str, &'static str, Option<String>); N],
@@ -49,7 +51,7 @@ pub fn flags<const N: usize>(
     all.into_iter().filter_map(flag).collect()
 }
 
-/// Runs a program to its end and says how it ended.
+/// Runs a program to its end and returns its exit code.
 pub fn run(work: impl Future<Output = Result<(), Failure>>) -> ExitCode {
     let ended = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime.block_on(Box::pin(work)),
@@ -61,30 +63,30 @@ pub fn run(work: impl Future<Output = Result<(), Failure>>) -> ExitCode {
     }
 }
 
-/// The one line of standard output: whoever started this waits for it.
+/// Prints the one line of standard output: the process that started this one waits for it.
 ///
 /// # Errors
-/// When nobody can read it.
+/// When standard output is closed.
 pub fn ready(line: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "{line}").and_then(|()| out.flush());
     written.map_err(|err| Failure::new("STDOUT", "standard output cannot be written").because(&err))
 }
 
-/// A setting that was read and cannot be used: exit code 2.
+/// A setting that is valid YAML but not usable: exit code 2.
 pub fn unusable(err: &(dyn Error + 'static)) -> Failure {
     Failure::usage("a setting cannot be used").because(err)
 }
 
-/// The machine or a neighbour is not as it has to be: exit code 1.
+/// The machine or another part is not usable: exit code 1.
 pub fn cannot_start(program: &str, err: &(dyn Error + 'static)) -> Failure {
     Failure::new("START", format!("`{program}` cannot start")).because(err)
 }
 
-/// What ran when the time was over: exit code 1, if there was any.
+/// Work that still ran at the end of the grace period: exit code 1, if there was any.
 ///
 /// # Errors
-/// When something was cut.
+/// When work was cut.
 pub fn all_ended(cut: usize, what: &str, setting: &str) -> Result<(), Failure> {
     match cut {
         0 => Ok(()),

@@ -1,5 +1,5 @@
-//! The settings of all programs: the file, then the environment over it, then the flags over both. Keys
-//! that nobody knows are an error, with the nearest known one. What the keys mean is declared in each
+//! The settings of all programs: the file, overridden by the environment, overridden by flags. An
+//! unknown key is an error that names the nearest known one. What the keys mean is declared in each
 //! part's own `config.rs`.
 //!
 //! ```yaml
@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_yaml::{Mapping, Value};
 use std::{collections::BTreeMap, ffi::OsString, path::Path, time::Duration};
 
-/// The sections, and how their environment variables begin.
+/// The sections, and the prefixes of their environment variables.
 const SECTIONS: [(&str, &str); 3] = [
     ("gateway", "EPSILON_GATEWAY_"),
     ("vm_agent", "EPSILON_VM_AGENT_"),
@@ -23,28 +23,28 @@ const SECTIONS: [(&str, &str); 3] = [
 /// Parsing time grows faster than the text; no real settings file comes near this.
 const FILE_MAX: u64 = 256 << 10;
 
-/// The longest that running calls may go on after the first signal, unless told otherwise: longer than
-/// most calls, shorter than the patience of systemd and of orchestrators with a process that was asked to end.
+/// Default of how long running calls may go on after the first signal: longer than most calls,
+/// shorter than the stop timeouts of systemd and of orchestrators.
 const DRAIN_GRACE: Duration = Duration::from_secs(30);
 
 /// A flag that stands for a setting.
 #[derive(Debug)]
 pub struct Flag {
-    /// As it is typed.
+    /// The flag, as it is typed.
     pub name: &'static str,
-    /// The section of its setting.
+    /// The section of its setting, such as `gateway`.
     pub section: &'static str,
-    /// The setting.
+    /// The key of its setting.
     pub key: &'static str,
-    /// What it was given.
+    /// The value given.
     pub value: String,
 }
 
-/// Section by section, the keys with their values and where each came from.
+/// The keys of each section with value and origin (file, variable or flag).
 #[derive(Debug, Default)]
 pub struct Layers {
     sections: BTreeMap<String, BTreeMap<String, (Value, String)>>,
-    /// What the program took for itself, by section: settings all the same for whoever asks what there is.
+    /// Keys that the program took for itself, by section: they still count as known settings.
     taken: Vec<(String, String)>,
 }
 
@@ -52,7 +52,7 @@ impl Layers {
     /// Reads all sources.
     ///
     /// # Errors
-    /// Wrong usage: what cannot be read, or names a section that nobody knows.
+    /// Wrong usage: a source that cannot be read, or an unknown section.
     pub fn load(
         file: Option<&Path>,
         env: impl IntoIterator<Item = (OsString, OsString)>,
@@ -80,7 +80,9 @@ impl Layers {
             Failure::usage(format!("the settings file {origin} cannot be read")).because(&err)
         };
         if std::fs::metadata(path).map_err(unreadable)?.len() > FILE_MAX {
-            return Err(Failure::usage(format!("{origin} is too large for a settings file")));
+            return Err(Failure::usage(format!(
+                "{origin} is larger than a settings file may be (256 KiB)"
+            )));
         }
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
         let sections: Option<BTreeMap<String, Option<Mapping>>> = serde_yaml::from_str(&text)
@@ -101,7 +103,7 @@ impl Layers {
             for (key, value) in keys.unwrap_or_default() {
                 let Value::String(key) = key else {
                     return Err(Failure::usage(format!(
-                        "a key of `{section}` in {origin} is no name"
+                        "a key of `{section}` in {origin} is not a name"
                     )));
                 };
                 self.set(&section, &key, value, &format!("`{section}.{key}` in {origin}"));
@@ -114,16 +116,16 @@ impl Layers {
         &mut self,
         env: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<(), Failure> {
-        // An empty one is what a CI makes of a variable that is not set.
+        // CI systems pass missing variables as empty ones.
         for (name, value) in env.into_iter().filter(|(_, value)| !value.is_empty()) {
             let Some(name) = name.to_str() else { continue };
             for (section, prefix) in SECTIONS {
                 let Some(key) = name.strip_prefix(prefix).filter(|key| !key.is_empty()) else {
                     continue;
                 };
-                let value = value.to_str().ok_or_else(|| {
-                    Failure::usage(format!("{name} holds something that is no text"))
-                })?;
+                let value = value
+                    .to_str()
+                    .ok_or_else(|| Failure::usage(format!("{name} is not valid UTF-8")))?;
                 // As in the file: `8` is a number, `[a, b]` a list, `30s` a text.
                 let value = serde_yaml::from_str(value)
                     .map_err(|err| Failure::usage(format!("{name} has no value")).because(&err))?;
@@ -133,7 +135,7 @@ impl Layers {
         Ok(())
     }
 
-    /// `gateway.drain_grace`: what the one who ends the parts has to know.
+    /// `gateway.drain_grace`: needed by the program that shuts the parts down.
     ///
     /// # Errors
     /// Wrong usage: not a duration.
@@ -141,7 +143,7 @@ impl Layers {
         Ok(self.take_duration("gateway", "drain_grace")?.unwrap_or(DRAIN_GRACE))
     }
 
-    /// Takes one key out of its section: for what the program itself needs, and no part.
+    /// Takes a key out of its section: for keys that the program itself needs, and no part.
     ///
     /// # Errors
     /// Wrong usage: not a duration.
@@ -153,7 +155,8 @@ impl Layers {
         read.map(Some).ok_or_else(wrong)
     }
 
-    /// Takes one key out of its section, as it is written: for what the program itself needs, and no part.
+    /// Takes a key out of its section, as text: for keys that the program itself needs, and no
+    /// part.
     ///
     /// # Errors
     /// Wrong usage: not a text.
@@ -170,10 +173,10 @@ impl Layers {
         self.sections.get_mut(section)?.remove(key)
     }
 
-    /// The keys of one section as its part declares them.
+    /// The keys of one section, as its part declares them.
     ///
     /// # Errors
-    /// Wrong usage: the key and where it stands.
+    /// Wrong usage, with the key and its origin.
     pub fn section<T: DeserializeOwned>(&self, section: &str) -> Result<T, Failure> {
         let empty = BTreeMap::new();
         let keys = self.sections.get(section).unwrap_or(&empty);
@@ -198,7 +201,7 @@ impl Layers {
     }
 }
 
-/// Reads serde's "unknown field `x`, expected one of `a`, `b`": there is no other way to learn it.
+/// Parses serde's "unknown field `x`, expected one of `a`, `b`": serde offers no other way.
 fn unknown_field(message: &str) -> (Option<&str>, Vec<&str>) {
     let Some((_, rest)) = message.split_once("unknown field ") else { return (None, Vec::new()) };
     let mut quoted = rest.split('`').skip(1).step_by(2);
@@ -268,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_are_named_with_their_place_and_the_nearest() {
+    fn unknown_keys_are_named_with_origin_and_suggestion() {
         let text = error("gateway: { lisen: x }", &[]);
         assert!(
             text.contains("`gateway.lisen` in `") && text.contains("did you mean `listen`?"),

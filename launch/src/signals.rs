@@ -1,9 +1,10 @@
-//! The signals that ask a process to end. The first one means: in peace; the second: now.
+//! Shutdown signals: SIGTERM and SIGINT. The first asks for a graceful shutdown, the second ends it
+//! at once.
 
 use crate::failure::Failure;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The signals that ask this process to end.
+/// Shutdown signals of this process.
 #[derive(Debug)]
 pub struct Asked {
     terminate: Signal,
@@ -11,14 +12,14 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Listens from now on. Needs a tokio runtime.
+    /// Starts listening. Needs a tokio runtime.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// When the system refuses a signal handler.
     pub fn new() -> Result<Self, Failure> {
         let listen = |kind| {
             signal(kind)
-                .map_err(|err| Failure::new("SIGNALS", "signals cannot be heard").because(&err))
+                .map_err(|err| Failure::new("SIGNALS", "signals cannot be received").because(&err))
         };
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
@@ -26,7 +27,8 @@ impl Asked {
         })
     }
 
-    /// Waits for the next one. Cancel-safe: a signal that nobody took is taken by the next wait.
+    /// Waits for the next signal. Cancel-safe: a signal that was not returned is returned by the
+    /// next wait.
     pub async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",

@@ -1,39 +1,40 @@
-//! Listeners that the service manager holds for a program: `LISTEN_FDS`, as systemd passes the sockets of `.socket` units. They stay
-//! open while the program starts again, and who connects meanwhile waits in the kernel's queue in place of being refused.
-//! Used by programs with a gateway.
+//! Listeners passed by the service manager: `LISTEN_FDS`, as systemd passes the sockets of
+//! `.socket` units. They stay open while the program restarts, and new connections wait in the
+//! kernel's queue instead of being refused. Used by programs with a gateway.
 
 use crate::failure::Failure;
 use listenfd::ListenFd;
 use std::net::TcpListener;
 
-/// The names of the descriptors, `FileDescriptorName=` of the units, in the order that they have without names.
+/// Names of the descriptors (`FileDescriptorName=` of the units), in the order assumed when they
+/// have no names.
 const NAMES: [&str; 2] = ["calls", "control"];
 
-/// What was passed.
+/// The listeners that were passed.
 #[derive(Debug, Default)]
 pub struct Sockets {
-    /// Where callers reach functions.
+    /// The public listener, for callers of functions.
     pub calls: Option<TcpListener>,
-    /// Where the control API listens.
+    /// The listener of the control API.
     pub control: Option<TcpListener>,
 }
 
 impl Sockets {
-    /// Takes what was passed to this process, once: its children get none of it.
+    /// Takes the listeners passed to this process, once; child processes do not inherit them.
     ///
     /// # Errors
-    /// Wrong usage: something else than listeners of these names.
+    /// Wrong usage: sockets that are not listeners, or have other names.
     pub fn take() -> Result<Self, Failure> {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut passed = ListenFd::from_env();
         let mut sockets = Self::default();
         if passed.len() == 0 {
-            return Ok(sockets); // names alone are those of another process, which started this one
+            return Ok(sockets); // names without LISTEN_FDS are those of the parent process
         }
         for (index, name) in named(&names, passed.len())?.into_iter().enumerate() {
             let wrong = |err| {
                 let text = format!(
-                    "the socket `{name}` that the service manager passed is no TCP listener"
+                    "the socket `{name}` that the service manager passed is not a TCP listener"
                 );
                 Failure::usage(text).because(&err)
             };
@@ -47,7 +48,7 @@ impl Sockets {
     }
 }
 
-/// What each of so many descriptors is for.
+/// The purpose of each of `count` descriptors.
 fn named(names: &str, count: usize) -> Result<Vec<&'static str>, Failure> {
     let given: Vec<_> = match names {
         "" => NAMES.into_iter().take(count).collect(),

@@ -1,5 +1,5 @@
-//! What a program logs when nobody reads its standard error: a process of its own, on a pipe. Linux keeps 64 KiB in a
-//! pipe; a writer beyond that waits for the reader.
+//! Logging when standard error is not read: a process of its own, on a pipe. Linux keeps 64 KiB in
+//! a pipe; a writer beyond that waits for the reader.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
@@ -12,9 +12,9 @@ use std::{
     time::Duration,
 };
 
-/// Says to this test program, started again, that it is the one that logs, and how many lines.
+/// Set when this test program is started again as the process that logs; holds the number of lines.
 const LINES: &str = "EPSILON_TEST_LINES";
-/// Far beyond what a pipe and the queue hold together.
+/// Far more than the pipe and the queue hold together.
 const FLOOD: usize = 50_000;
 
 #[test]
@@ -26,7 +26,7 @@ fn program() {
         tracing::info!(n, "line");
     }
     println!("\nlogged");
-    std::io::stdin().read_to_end(&mut Vec::new()).unwrap(); // until it is told to end
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap(); // until standard input closes
     drop(logging);
 }
 
@@ -41,7 +41,7 @@ fn start(lines: usize) -> Child {
         .unwrap()
 }
 
-/// Whether it came to the end of its work; waits ten seconds at most.
+/// Whether it finished its work; waits ten seconds at most.
 fn has_logged(child: &mut Child) -> bool {
     let (said, heard) = mpsc::channel();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -59,7 +59,7 @@ fn messages(text: &str, message: &str) -> Vec<serde_json::Value> {
 }
 
 #[test]
-fn a_reader_that_stalls_stops_nothing_and_learns_what_it_missed() {
+fn stalled_reader_blocks_nothing_and_gets_loss_count() {
     let mut child = start(FLOOD);
     let went_on = has_logged(&mut child);
     if !went_on {
@@ -67,12 +67,12 @@ fn a_reader_that_stalls_stops_nothing_and_learns_what_it_missed() {
     }
     assert!(went_on, "the program waits for the reader of its log");
 
-    // Somebody reads again: what was kept comes whole, and then how much was not.
+    // The pipe is read again: queued lines arrive whole, then the count of lost ones.
     let stdin = child.stdin.take();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut text = String::new();
     while !text.contains("lost_total") {
-        assert!(stderr.read_line(&mut text).unwrap() > 0, "the loss is not told: {text}");
+        assert!(stderr.read_line(&mut text).unwrap() > 0, "the loss is not logged: {text}");
     }
     drop(stdin);
     stderr.read_to_string(&mut text).unwrap();
@@ -80,7 +80,7 @@ fn a_reader_that_stalls_stops_nothing_and_learns_what_it_missed() {
     let kept = messages(&text, "line").len();
     let losses = messages(&text, "Log lines were lost: standard error is not read fast enough.");
     let lost = losses.last().unwrap()["lost_total"].as_u64().unwrap();
-    // The lines about losses are subject to loss themselves, one a second.
+    // The reports of losses may be lost themselves, one a second.
     assert!((FLOOD..FLOOD + 20).contains(&(kept + lost as usize)), "{kept} kept, {lost} lost");
 }
 
@@ -96,7 +96,7 @@ fn what_was_logged_is_written_before_the_end() {
 }
 
 #[test]
-fn a_stalled_reader_does_not_keep_a_program_from_ending() {
+fn stalled_reader_does_not_delay_the_end() {
     let mut child = start(FLOOD);
     let went_on = has_logged(&mut child);
     drop(child.stdin.take());

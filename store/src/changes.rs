@@ -1,17 +1,17 @@
-//! How a change of the store reaches those who want to hear of it, inside one process. Nothing is kept: who
-//! falls behind is told to read everything again.
+//! Notifications of store changes to listeners inside one process. Nothing is stored: a listener
+//! that lags behind must read everything again.
 
 use crate::Change;
 use futures_util::stream::{self, BoxStream};
 use std::fmt;
 use tokio::sync::broadcast::{self, error::RecvError};
 
-/// Changes that a listener may be behind before it is told to read everything. A listener reads whole tables
-/// anyway, so more would not help it.
+/// Changes that a listener may lag behind before it gets [`Change::Resync`]. A listener reads whole
+/// tables anyway, so a longer queue would not help it.
 const BEHIND: usize = 64;
 
 impl Change {
-    /// How it travels between gateways.
+    /// The payload between gateways.
     pub(crate) const fn text(self) -> &'static str {
         match self {
             Self::Routes => "routes",
@@ -21,7 +21,7 @@ impl Change {
         }
     }
 
-    /// Reads [`Change::text`].
+    /// Parses [`Change::text`].
     pub(crate) fn read(text: &str) -> Option<Self> {
         [Self::Routes, Self::Members, Self::Draining, Self::Resync]
             .into_iter()
@@ -29,7 +29,7 @@ impl Change {
     }
 }
 
-/// Tells every listener.
+/// Sends changes to every listener.
 #[derive(Clone)]
 pub(crate) struct Changes(broadcast::Sender<Change>);
 
@@ -38,12 +38,12 @@ impl Changes {
         Self(broadcast::Sender::new(BEHIND))
     }
 
-    /// Tells a change that can be read already. Nobody may be listening.
+    /// Announces a change that is already readable. There may be no listener.
     pub(crate) fn tell(&self, change: Change) {
         let _ = self.0.send(change);
     }
 
-    /// What is told from now on; ends when the last [`Changes`] is gone.
+    /// Changes from now on; ends when the last [`Changes`] is dropped.
     pub(crate) fn listen(&self) -> BoxStream<'static, Change> {
         Box::pin(stream::unfold(self.0.subscribe(), async |mut from| match from.recv().await {
             Ok(change) => Some((change, from)),
@@ -67,7 +67,7 @@ mod tests {
     #[tokio::test]
     async fn who_falls_behind_reads_everything_again() {
         let changes = Changes::new();
-        changes.tell(Change::Members); // nobody listens yet
+        changes.tell(Change::Members); // no listener yet
         let mut heard = changes.listen();
         changes.tell(Change::Routes);
         assert_eq!(heard.next().await, Some(Change::Routes));

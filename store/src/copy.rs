@@ -1,6 +1,7 @@
-//! Moves a store from one back end to the other, for `epsilon store copy`: every row of every table, read in one
-//! state of the source and written in one transaction of the target. Below the trait, because it must lose
-//! nothing: numbers of deleted functions, who made a key, the order of deployments.
+//! Copies a store from one back end to the other, for `epsilon store copy`: every row of every
+//! table, read in one snapshot of the source and written in one transaction of the target. Below
+//! the trait, because it must not lose anything: numbers of deleted functions, the creator of a
+//! key, the order of deployments.
 
 use crate::{
     Change, Store as _, StoreError,
@@ -12,18 +13,18 @@ use sqlx::{Any, AssertSqlSafe, Row, any::AnyRow};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// A gateway that was heard so recently may still be there: three beats.
+/// A gateway with a heartbeat this recent may be running: three heartbeats.
 const IN_USE: Duration = Duration::from_secs(15);
-/// How often it is looked whether it beats again.
+/// How often the source is checked for a new heartbeat.
 const LOOK: Duration = Duration::from_millis(500);
-/// Rows that are read and written at once. Times the widest table, far below the parameters that a statement
-/// may have (32,766 in SQLite).
+/// Rows per statement. Times the widest table, far below the parameters that a statement may have
+/// (32,766 in SQLite).
 const ROWS: u32 = 500;
 
 /// Why nothing was copied.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
-    /// There is no file at the source.
+    /// The source file does not exist.
     #[error("there is no store at `{0}`")]
     NoSource(String),
     /// The source cannot be opened or read.
@@ -32,46 +33,46 @@ pub enum CopyError {
     /// The target cannot be opened or written.
     #[error("the target cannot be written")]
     Target(#[source] StoreError),
-    /// The source's schema has what this release does not know and would leave behind.
+    /// The source's schema has parts that this release does not know and would lose.
     #[error("the source was written by a later release")]
     Newer,
-    /// A gateway works on the source; what it writes after the copy would be lost.
-    #[error("gateway `{0}` is at work on the source")]
+    /// A running gateway uses the source; what it writes after the copy would be lost.
+    #[error("gateway `{0}` is using the source")]
     InUse(GatewayId),
-    /// The target holds something already.
+    /// The target already holds rows.
     #[error("the target is not empty: it holds rows of {0}")]
     NotEmpty(&'static str),
 }
 
-/// How many rows of a table were copied.
+/// Rows of a table that were copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Copied {
-    /// What they are, as people say it.
+    /// Name of the table for people.
     pub what: &'static str,
-    /// How many.
+    /// Number of rows.
     pub rows: u64,
 }
 
-/// How far a copy is.
+/// Progress of a copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// A gateway was heard a moment ago: it is waited whether it is heard again.
+    /// A gateway sent a heartbeat a moment ago: waits whether another one follows.
     Waiting {
-        /// Which.
+        /// The gateway.
         gateway: GatewayId,
-        /// How long it takes at most.
+        /// Longest wait.
         up_to: Duration,
     },
-    /// So much of one table.
+    /// Progress in one table.
     Copying {
-        /// Copied so far.
+        /// Rows copied so far.
         copied: Copied,
         /// Rows of the table in all.
         of: u64,
     },
 }
 
-/// What a column holds, on both back ends.
+/// Type of a column, on both back ends.
 #[derive(Clone, Copy)]
 enum Kind {
     Text,
@@ -81,14 +82,14 @@ use Kind::{Number, Text};
 
 struct Table {
     name: &'static str,
-    /// The name for people.
+    /// Name of the table for people.
     what: &'static str,
-    /// What tells its rows apart.
+    /// Columns of the primary key.
     key: &'static str,
     columns: &'static [(&'static str, Kind)],
 }
 
-/// All tables, those that others refer to first. A test compares this with both schemas.
+/// All tables, referenced ones first. A test compares this with both schemas.
 const TABLES: [Table; 11] = [
     Table {
         name: "functions",
@@ -215,12 +216,13 @@ const TABLES: [Table; 11] = [
     },
 ];
 
-/// Copies everything from one store to another one that is empty. Nothing stays at the target when it fails.
+/// Copies everything from one store to an empty one. When it fails, the target stays empty.
 ///
-/// A source that a gateway works on is refused; one whose gateway has just stopped is waited for, at most 15 s.
+/// A source that a gateway uses is refused; one whose gateway has just stopped is waited for, at
+/// most 15 s.
 ///
 /// # Errors
-/// [`CopyError`]; a target that is not there is made.
+/// [`CopyError`]. A target that does not exist is created.
 pub async fn copy(
     from: &str,
     to: &str,
@@ -288,7 +290,7 @@ async fn refuse_in_use(source: &Sql, told: &(dyn Fn(Progress) + Sync)) -> Result
     Ok(())
 }
 
-/// Rows that were written with their number do not move PostgreSQL's counter on; SQLite's they do.
+/// Rows inserted with their number do not advance PostgreSQL's sequence; SQLite's they do.
 async fn go_on_counting(write: &mut Tx) -> Result<(), StoreError> {
     sqlx::query(
         "SELECT setval(pg_get_serial_sequence('deployments', 'seq'), MAX(seq)) FROM deployments \
@@ -331,7 +333,7 @@ impl Table {
         self.columns.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
     }
 
-    /// The transaction sees one state, so that parts fit together.
+    /// The transaction sees one snapshot, so that the parts fit together.
     async fn read(&self, tx: &mut Tx, from: u64) -> Result<Vec<AnyRow>, StoreError> {
         let columns = self.names();
         let Self { name, key, .. } = self;
@@ -344,7 +346,7 @@ impl Table {
         Ok(rows)
     }
 
-    /// One statement for all of them: a server may be milliseconds away.
+    /// One statement for all rows: a server may be milliseconds away.
     async fn write(&self, tx: &mut Tx, rows: &[AnyRow]) -> Result<(), StoreError> {
         let width = self.columns.len();
         let row = |n: usize| {
@@ -373,7 +375,7 @@ mod tests {
     use super::*;
     use crate::testing::Postgres;
 
-    /// Tables and columns, sorted, as the data base has them.
+    /// Tables and columns, sorted, as the database reports them.
     async fn columns(store: &Sql) -> Vec<(String, String)> {
         let statement = match store.engine {
             Engine::Sqlite => {

@@ -1,5 +1,5 @@
-//! Why an operation of the store did nothing. The first group is the asker's to solve, the second the
-//! operator's. Nothing here is sent to a caller of a function.
+//! Why an operation of the store failed. The first group is for the caller of the store to solve,
+//! the second for the operator. None of this is sent to a caller of a function.
 
 use epsilon_api::{
     ids::{DeploymentId, FunctionName, GatewayId, ProjectName, VersionNumber, VmId},
@@ -7,7 +7,7 @@ use epsilon_api::{
 };
 use std::path::PathBuf;
 
-/// Why an operation did nothing.
+/// Why an operation failed and changed nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// No such function, or it was deleted.
@@ -18,31 +18,32 @@ pub enum StoreError {
     VersionNotFound {
         /// The function.
         function: FunctionName,
-        /// What was asked for.
+        /// The requested version.
         number: VersionNumber,
     },
-    /// The version is older than all that are kept.
-    #[error("`{function}` keeps version {number} no more; the oldest one is {oldest}")]
+    /// The version was removed by retention.
+    #[error("version {number} of `{function}` was removed; the oldest one that exists is {oldest}")]
     VersionNotKept {
         /// The function.
         function: FunctionName,
-        /// What was asked for.
+        /// The requested version.
         number: VersionNumber,
         /// The oldest version that can serve again.
         oldest: VersionNumber,
     },
-    /// A version gets calls, or a deployment at work counts on it.
+    /// A version gets calls, or a running deployment needs it.
     #[error(
         "version {number} of `{function}` serves, has a share of the calls, or is being deployed"
     )]
     VersionServes {
         /// The function.
         function: FunctionName,
-        /// Which version.
+        /// The requested version.
         number: VersionNumber,
     },
-    /// A builder found the image of this function while it was being removed, because no version needed it.
-    #[error("the image of `{0}` was removed in this moment, because no version needed it")]
+    /// A builder reused the image of this function while it was being removed because no version
+    /// needed it.
+    #[error("the image of `{0}` was removed meanwhile, because no version needed it")]
     ImageLeaving(FunctionName),
     /// The active version is the oldest one.
     #[error("`{function}` has no version older than the active one")]
@@ -50,55 +51,55 @@ pub enum StoreError {
         /// The function.
         function: FunctionName,
     },
-    /// Shares that make no split.
+    /// Shares that do not make a split.
     #[error(transparent)]
     Shares(#[from] BadShares),
-    /// No split holds, and no version was named.
+    /// No split is running, and no version was named.
     #[error("the calls of `{function}` are not split: there is no version to promote")]
     NothingToPromote {
         /// The function.
         function: FunctionName,
     },
-    /// More than one version stands beside the stable one.
+    /// The split has more than one version beside the stable one.
     #[error("the split of `{function}` has more than one version to promote")]
     PromoteWhich {
         /// The function.
         function: FunctionName,
     },
-    /// Another version became the active one while this was at work on the one that it saw.
+    /// Another version became the active one meanwhile.
     #[error("the active version of `{function}` changed to v{active} meanwhile")]
     ActiveChanged {
         /// The function.
         function: FunctionName,
-        /// What is active now.
+        /// The active version now.
         active: VersionNumber,
     },
     /// No such deployment.
     #[error("no deployment has the id `{0}`")]
     DeploymentNotFound(DeploymentId),
-    /// The deployment is done or failed already.
-    #[error("deployment `{0}` is over")]
+    /// The deployment is already done or failed.
+    #[error("deployment `{0}` has already ended")]
     DeploymentOver(DeploymentId),
     /// Another project has a function of this name.
     #[error("function `{function}` belongs to project `{owner}`")]
     OwnedByOther {
         /// The function.
         function: FunctionName,
-        /// Whose it is.
+        /// The owning project.
         owner: ProjectName,
     },
-    /// A deployment that came in later serves already; going on would turn time back.
-    #[error("deployment `{by}` came in later and `{function}` serves what it made")]
+    /// A later deployment is already active; going on would undo it.
+    #[error("deployment `{by}` is newer, and `{function}` already serves its version")]
     Superseded {
         /// The function.
         function: FunctionName,
         /// The later deployment.
         by: DeploymentId,
     },
-    /// The function was deleted while its deployment was at work.
+    /// The function was deleted while its deployment ran.
     #[error("`{0}` was deleted while it was deployed")]
     DeletedMeanwhile(FunctionName),
-    /// No such member, or it left.
+    /// No such member, or it left the fleet.
     #[error("no member of the fleet has the id `{0}`")]
     MemberNotFound(VmId),
     /// No gateway's key has this id.
@@ -121,39 +122,39 @@ pub enum StoreError {
         "there is no store for `{0}:` addresses; a path, `sqlite:PATH` or `postgres://…` works"
     )]
     UnknownScheme(String),
-    /// The file cannot be made or opened.
+    /// The file cannot be created or opened.
     #[error("the store at `{}` cannot be opened", path.display())]
     Open {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of SQLite or the file system.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The server cannot be reached or does not let us in.
+    /// The server cannot be reached or refuses the login.
     #[error("the store at {to} cannot be opened")]
     Connect {
-        /// Host, port and data base.
+        /// Host, port and database.
         to: String,
-        /// Why.
+        /// The error of the connection or the login.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The data base does not answer now; the same call may succeed later.
+    /// The database does not answer now; the same operation may succeed later.
     #[error("the store does not answer")]
     Unavailable(#[source] sqlx::Error),
-    /// The data base can be read and does not write: its disk is full.
+    /// The database can be read but not written: its disk is full.
     #[error("the store's disk is full")]
     Full(#[source] sqlx::Error),
-    /// The data base refused: file gone, locked by another process for too long.
+    /// The database refused: file gone, or locked by another process for too long.
     #[error("the store failed")]
     Database(#[source] sqlx::Error),
-    /// A row holds what no release wrote.
+    /// A row holds a value that no release writes.
     #[error("the store holds a {what} that cannot be read")]
     Corrupt {
-        /// Which column.
+        /// The column, for people.
         what: &'static str,
-        /// Why.
+        /// The parser's error.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -179,13 +180,13 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-/// `SQLITE_FULL`, and PostgreSQL's `disk_full`.
+/// Whether the code means a full disk: `SQLITE_FULL` or PostgreSQL's `disk_full`.
 fn says_full(code: &str) -> bool {
     matches!(code, "13" | "53100")
 }
 
-/// PostgreSQL's own words for "not now": connection exceptions, too many connections, a lock or a statement
-/// that took too long, shutting down or starting up, and a server that only reads after a failover.
+/// Whether PostgreSQL's code means "not now": connection exceptions, too many connections, lock or
+/// statement timeouts, shutdown or startup, and a read-only server after a failover.
 fn says_away(code: &str) -> bool {
     code.starts_with("08")
         || code.starts_with("57P")

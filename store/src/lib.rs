@@ -1,8 +1,8 @@
 //! Durable state of a gateway behind one trait, [`Store`]: functions, their versions, deployments,
 //! hashed keys, members of the fleet, VMs that drain.
 //!
-//! Nothing on the path of a call reads it: the gateway keeps the active versions in memory and asks
-//! the store only when something changes. What a method answered with `Ok` is on disk.
+//! Nothing on the path of a call reads it: the gateway keeps the active versions in memory and
+//! reads the store only when something changes. A method that returned `Ok` is durable.
 //!
 //! ```text
 //! begin_deployment ─▶ prepare (numbers taken, nothing serves) ─▶ activate (all functions in one step)
@@ -18,7 +18,7 @@
 //! | `sql/backup` | a copy of a file that a gateway writes, and what its versions are made of |
 //! | `sql` | the trait in SQL, for both back ends |
 //! | `sqlite` | opens a file, for one gateway |
-//! | `postgres` | opens a data base, for several gateways, and hears what they tell each other |
+//! | `postgres` | opens a database, for several gateways, and receives their notifications |
 
 mod changes;
 mod copy;
@@ -40,11 +40,12 @@ pub use store::{
 
 use std::{path::Path, sync::Arc};
 
-/// Opens the store at a path or URL (`sqlite:PATH`, `postgres://…`), makes what is missing of it, and brings its
-/// schema up to date. Needs a tokio runtime.
+/// Opens the store at a path or URL (`sqlite:PATH`, `postgres://…`), creates it if necessary, and
+/// migrates its schema. Needs a tokio runtime.
 ///
 /// # Errors
-/// When the file or the server cannot be opened or holds something else, or when no back end knows the URL.
+/// When the file or the server cannot be opened or holds something else, or when no back end
+/// handles the URL.
 pub async fn open(url_or_path: &str) -> Result<Arc<dyn Store>, StoreError> {
     Ok(Arc::new(open_sql(url_or_path).await?))
 }

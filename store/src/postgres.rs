@@ -1,7 +1,8 @@
 //! The store in PostgreSQL, for several gateways. Opens it; the statements are in `sql`.
 //!
-//! The URL is that of libpq: `postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=verify-full&sslrootcert=FILE`,
-//! a socket by `?host=/run/postgresql`. A server that is away makes operations fail within seconds with
+//! The URL is that of libpq:
+//! `postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=verify-full&sslrootcert=FILE`, a socket by
+//! `?host=/run/postgresql`. While the server is unavailable, operations fail within seconds with
 //! [`StoreError::Unavailable`]; they succeed again when it is back, without a restart.
 
 mod listen;
@@ -20,27 +21,28 @@ use sqlx::{
 use std::{error::Error, io, time::Duration};
 use tokio::time::timeout;
 
-/// What each connection asks of the server.
-/// - A writer waits for its turn as long as it would for a connection.
+/// Session settings of each connection.
+/// - A writer waits for its lock as long as it would for a connection.
 /// - No statement runs longer than an operation may take.
-/// - A gateway that vanished in the middle of a transaction holds up the others for so long at most.
+/// - A gateway that vanished within a transaction blocks the others only for this long.
 const SESSION: &str = "SET lock_timeout = '3s'; SET statement_timeout = '5s'; \
                        SET idle_in_transaction_session_timeout = '5s'";
-/// Connections of one gateway beside the one that listens. Operations take about a millisecond and calls need
-/// none; ten gateways fit into the hundred connections that a small server has.
+/// Connections of one gateway, in addition to the one that listens. Operations take about a
+/// millisecond and calls need none; ten gateways fit into the hundred connections of a small
+/// server.
 const CONNECTIONS: u32 = 6;
-/// How long an operation waits for a connection. New connections are tried all that time, so this is what an
-/// outage costs each of them.
+/// How long an operation waits for a connection. Connecting is retried during that time, so this is
+/// what an outage costs each operation.
 const ACQUIRE: Duration = Duration::from_secs(2);
-/// How long an operation may take in all; they take milliseconds.
+/// Time limit of an operation; they take milliseconds.
 const LIMIT: Duration = Duration::from_secs(5);
 /// How long a start waits for the server's first answer.
 const CONNECT: Duration = Duration::from_secs(5);
-/// How long a start waits for its schema: another gateway may be bringing it up to date.
+/// How long a start waits for the migration: another gateway may be running it.
 const MIGRATE: Duration = Duration::from_secs(60);
 
-/// The schema, step by step. Steps are only ever added, and what they do only adds: the release before runs on the
-/// newer schema, so that an upgrade can be taken back.
+/// Migrations in order. They are only ever appended, and only add to the schema: the previous
+/// release runs on the newer schema, so that an upgrade can be undone.
 const MIGRATIONS: [(i64, &str, &str); 5] = [
     (1, "begin", include_str!("../migrations/postgres/0001_begin.sql")),
     (2, "traffic", include_str!("../migrations/postgres/0002_traffic.sql")),
@@ -49,7 +51,7 @@ const MIGRATIONS: [(i64, &str, &str); 5] = [
     (5, "parts", include_str!("../migrations/postgres/0005_parts.sql")),
 ];
 
-/// Connects to the server and brings the data base's schema up to date.
+/// Connects to the server and migrates the database's schema.
 pub(crate) async fn open(url: &str) -> Result<Sql, StoreError> {
     let parse =
         |err: sqlx::Error| StoreError::Connect { to: "this URL".into(), source: err.into() };
@@ -75,7 +77,7 @@ pub(crate) async fn open(url: &str) -> Result<Sql, StoreError> {
     })
 }
 
-/// A connection of its own tells why there is none; a pool would only say that it waited.
+/// Connects outside of the pool, which would only report that it timed out.
 async fn migrate(options: &PgConnectOptions) -> Result<(), Box<dyn Error + Send + Sync>> {
     let late = |what| io::Error::new(io::ErrorKind::TimedOut, what);
     let mut connection = timeout(CONNECT, options.connect())
@@ -84,7 +86,7 @@ async fn migrate(options: &PgConnectOptions) -> Result<(), Box<dyn Error + Send 
     let steps = MIGRATIONS.map(|(version, name, sql)| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     });
-    // Gateways that start at once take turns by a lock of the migrator.
+    // Gateways that start at once are serialized by the migrator's lock.
     let mut migrator = Migrator::with_migrations(steps.into());
     migrator.set_ignore_missing(true);
     // Not `run`: its future cannot be sent to another thread (rust-lang/rust#100013).
@@ -93,7 +95,7 @@ async fn migrate(options: &PgConnectOptions) -> Result<(), Box<dyn Error + Send 
     Ok(connection.close().await?)
 }
 
-/// Where the server is, without what a log must not show.
+/// The server's address, without secrets.
 fn shown(options: &PgConnectOptions) -> String {
     let host = match options.get_socket() {
         Some(folder) => folder.display().to_string(),

@@ -1,10 +1,11 @@
-//! The store in SQL, once for both back ends: every statement runs on SQLite and on PostgreSQL as it stands.
-//! What the two do not share is here (how a writer takes its turn, how a change is told) and in `sqlite` and
-//! `postgres` (how a connection is made, what the schema looks like).
+//! The store in SQL, once for both back ends: every statement runs unchanged on SQLite and on
+//! PostgreSQL. Differences are here (serializing writers, announcing changes) and in `sqlite` and
+//! `postgres` (connections, schema).
 //!
-//! Whoever changes functions or deployments takes a turn first: SQLite has one writer anyway, and on PostgreSQL
-//! the writers of all gateways queue for one lock. So a transaction sees all that was committed before and
-//! nothing of what is at work, on both alike. Beats and leases are single statements and take no turn.
+//! A transaction that changes functions or deployments takes the write lock first: SQLite has one
+//! writer anyway, and on PostgreSQL the writers of all gateways queue for one advisory lock. So a
+//! transaction sees all that was committed before and nothing unfinished, on both alike. Heartbeats
+//! and leases are single statements and take no lock.
 
 pub(crate) mod backup;
 mod deployments;
@@ -35,41 +36,42 @@ use sqlx::{Any, AnyPool, Connection, Transaction, any::AnyPoolOptions};
 use std::{io, time::Duration};
 use tokio_util::task::AbortOnDropHandle;
 
-/// How long a connection that comes back may take to prove that it is fit for the next one.
+/// How long a returned connection may take to prove that it is usable.
 const FIT: Duration = Duration::from_secs(1);
-/// How long preparing or activating a deployment may take: a few rows for each of its functions, at a server that
-/// may be milliseconds away. Only the deployment waits for it.
+/// How long preparing or activating a deployment may take: a few rows for each of its functions, at
+/// a server that may be milliseconds away. Only the deployment waits for it.
 const DEPLOYMENT: Duration = Duration::from_secs(30);
-/// The channel of PostgreSQL that changes are told on.
+/// PostgreSQL's notification channel for changes.
 pub(crate) const CHANNEL: &str = "epsilon";
-/// PostgreSQL's advisory lock that gives writers their turn: "epsilon" in ASCII.
+/// PostgreSQL's advisory lock of the writers: "epsilon" in ASCII.
 const TURN: i64 = 0x65_70_73_69_6c_6f_6e;
 
 pub(crate) type Tx = Transaction<'static, Any>;
 
-/// What stands behind the pools.
+/// The database behind the pools.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Engine {
     Sqlite,
     Postgres,
 }
 
-/// See the module. Both pools may be the same one.
+/// The store. Both pools may be the same one.
 #[derive(Debug)]
 pub(crate) struct Sql {
     pub(crate) engine: Engine,
     pub(crate) write: AnyPool,
     pub(crate) read: AnyPool,
     pub(crate) changes: Changes,
-    /// The newest step of the schema that this release knows.
+    /// The newest migration that this release knows.
     pub(crate) known: i64,
-    /// How long any other operation may take in all; then it ends as if the data base were away.
+    /// Time limit of any other operation; after it, the operation fails as if the database were
+    /// unavailable.
     pub(crate) limit: Duration,
-    /// Hears what other gateways change; ends with the store.
+    /// Receives changes of other gateways; ends with the store.
     pub(crate) _listener: Option<AbortOnDropHandle<()>>,
 }
 
-/// Pools of both back ends. A connection that is still in a transaction when it comes back (its COMMIT or
+/// Pools of both back ends. A connection that is returned within a transaction (its COMMIT or
 /// ROLLBACK failed), or that does not answer, is closed: the next operation would fail on it.
 pub(crate) fn pool(session: &'static str) -> AnyPoolOptions {
     AnyPoolOptions::new()
@@ -78,7 +80,7 @@ pub(crate) fn pool(session: &'static str) -> AnyPoolOptions {
         })
         .after_release(|connection, _| {
             Box::pin(async move {
-                // Also waits for a rollback that was begun by dropping a transaction.
+                // Also waits for a rollback that was started by dropping a transaction.
                 let answers = tokio::time::timeout(FIT, connection.ping()).await;
                 Ok(matches!(answers, Ok(Ok(()))) && !connection.is_in_transaction())
             })
@@ -86,10 +88,10 @@ pub(crate) fn pool(session: &'static str) -> AnyPoolOptions {
 }
 
 impl Sql {
-    /// A transaction that will write, when its turn has come.
+    /// A transaction that will write, holding the write lock.
     pub(crate) async fn begin(&self) -> Result<Tx, StoreError> {
         match self.engine {
-            // The write lock at once: it never has to be given up half-way.
+            // The write lock at once, so that the transaction never fails half-way for it.
             Engine::Sqlite => Ok(self.write.begin_with("BEGIN IMMEDIATE").await?),
             Engine::Postgres => {
                 let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
@@ -103,7 +105,7 @@ impl Sql {
         }
     }
 
-    /// A transaction whose statements all read the same state.
+    /// A read-only transaction whose statements all read the same snapshot.
     pub(crate) async fn look(&self) -> Result<Tx, StoreError> {
         let begin = match self.engine {
             Engine::Sqlite => "BEGIN",
@@ -112,7 +114,7 @@ impl Sql {
         Ok(self.read.begin_with(begin).await?)
     }
 
-    /// Ends a transaction; who listens hears of the change when it can be read, and not if this fails.
+    /// Commits; listeners are notified once the change is readable, and not if this fails.
     pub(crate) async fn commit(&self, mut tx: Tx, change: Change) -> Result<(), StoreError> {
         match self.engine {
             Engine::Sqlite => {
@@ -131,7 +133,7 @@ impl Sql {
         Ok(())
     }
 
-    /// Whatever the data base or the way to it does, an operation ends.
+    /// Applies the time limit: an operation ends whatever the database or the network does.
     async fn within<T>(
         &self,
         work: impl Future<Output = Result<T, StoreError>> + Send,

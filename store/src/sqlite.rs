@@ -1,7 +1,7 @@
 //! The store in one SQLite file, for one gateway. Opens it; the statements are in `sql`.
 //!
-//! One connection writes (SQLite has one writer anyway; queueing for it is fairer than its busy loop),
-//! a few read. WAL with `synchronous = FULL`: a commit that was answered survives a power cut.
+//! One connection writes (SQLite has one writer anyway; queueing for it is fairer than its busy
+//! loop), a few read. WAL with `synchronous = FULL`: an acknowledged commit survives a power cut.
 
 use crate::{
     StoreError,
@@ -16,18 +16,19 @@ use sqlx::{
 };
 use std::{error::Error, fs, io, os::unix::fs::OpenOptionsExt, path::Path, time::Duration};
 
-/// `busy_timeout` is how long a statement waits for another process that holds the file (a backup, a shell), in ms.
+/// `busy_timeout`: how long a statement waits for another process that locks the file (a backup, a
+/// shell), in ms.
 const SESSION: &str =
     "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000";
 /// How long an operation waits for a connection before it fails.
 const ACQUIRE: Duration = Duration::from_secs(10);
-/// How long an operation may take in all: a disk that is overloaded is slow, one that hangs is not waited for.
+/// Time limit of an operation: an overloaded disk is slow; one that hangs is not waited for.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Connections that read. The control API is the only reader; a handful of people look at once.
+/// Connections for reading. The control API is the only reader; a handful of people use it at once.
 const READERS: u32 = 4;
 
-/// The schema, step by step. Steps are only ever added, and what they do only adds: the release before runs on the
-/// newer schema, so that an upgrade can be taken back.
+/// Migrations in order. They are only ever appended, and only add to the schema: the previous
+/// release runs on the newer schema, so that an upgrade can be undone.
 const MIGRATIONS: [(i64, &str, &str); 6] = [
     (1, "begin", include_str!("../migrations/sqlite/0001_begin.sql")),
     (2, "fleet", include_str!("../migrations/sqlite/0002_fleet.sql")),
@@ -37,7 +38,7 @@ const MIGRATIONS: [(i64, &str, &str); 6] = [
     (6, "parts", include_str!("../migrations/sqlite/0006_parts.sql")),
 ];
 
-/// Opens or makes the file.
+/// Opens the file, or creates it.
 pub(crate) async fn open(path: &Path) -> Result<Sql, StoreError> {
     let refused =
         |source: Box<dyn Error + Send + Sync>| StoreError::Open { path: path.to_owned(), source };
@@ -83,7 +84,7 @@ pub(crate) fn ensure_private(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The address that the driver reads the path back from, whatever characters it has.
+/// A URL that the driver decodes to this path, whatever characters it has.
 fn url(path: &Path, mode: &str) -> String {
     let mut url = String::from("sqlite://");
     for byte in path.as_os_str().as_encoded_bytes() {
@@ -105,11 +106,11 @@ mod tests {
     use jiff::Timestamp;
 
     #[tokio::test]
-    async fn a_disk_that_is_full_is_told_apart_and_can_be_read() {
+    async fn full_disk_has_its_own_error_and_is_readable() {
         sqlx::any::install_default_drivers();
         let folder = tempfile::tempdir().unwrap();
         let store = open(&folder.path().join("epsilon.db")).await.unwrap();
-        // As a full disk: SQLite says the same when it gets no further page.
+        // Like a full disk: SQLite reports the same when it gets no further page.
         sqlx::query("PRAGMA max_page_count = 1").execute(&store.write).await.unwrap();
         let gateway = || Gateway {
             id: GatewayId::random(),

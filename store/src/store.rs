@@ -1,5 +1,5 @@
-//! The trait that every back end implements, and the words of its questions and answers. No SQL here.
-//! Time is passed in: the store has no clock.
+//! The trait that every back end implements, and its types. No SQL here. Time is passed in: the
+//! store has no clock.
 
 use crate::StoreError;
 use async_trait::async_trait;
@@ -16,41 +16,41 @@ use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 use std::{fmt, time::Duration};
 
-/// One push of a project, as it is kept.
+/// A stored deployment: one push of a project.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deployment {
     /// Its id.
     pub id: DeploymentId,
-    /// The project, once the build told its name.
+    /// The project, once the build has reported its name.
     pub project: Option<ProjectName>,
-    /// How it stands.
+    /// Current state.
     pub state: DeploymentState,
-    /// When it came in.
+    /// When it was received.
     pub created_at: Timestamp,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
     /// Why it failed.
     pub error: Option<ErrorBody>,
-    /// Where it came from, for people; none when it was sent to the control API.
+    /// Origin, for people; none when it was sent to the control API.
     pub source: Option<String>,
-    /// What it made or left as it was; empty unless it is done.
+    /// Its functions, changed or not; empty unless it is done.
     pub functions: Vec<Deployed>,
 }
 
-/// A push that a hub told of, and the deployment that it is to begin.
+/// A webhook delivery of a push, and the deployment that it starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
-    /// Whose webhook it came by.
+    /// The project of the webhook.
     pub project: ProjectName,
-    /// The hub's id of it.
+    /// GitHub's id of the delivery.
     pub id: String,
     /// SHA-256 of its payload, in hexadecimal.
     pub digest: String,
-    /// The deployment.
+    /// The deployment that it starts.
     pub deployment: DeploymentId,
-    /// What the deployment says of where it came from.
+    /// Origin of the deployment, for people.
     pub source: String,
-    /// When it came.
+    /// When it was received.
     pub seen_at: Timestamp,
 }
 
@@ -74,7 +74,7 @@ pub struct Prepared {
     pub changed: bool,
 }
 
-/// A version that serves or served.
+/// A version that serves or has served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredVersion {
     /// The version.
@@ -83,22 +83,23 @@ pub struct StoredVersion {
     pub active: bool,
 }
 
-/// A split that somebody asks for.
+/// A requested split.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedSplit {
     /// The shares.
     pub shares: Vec<Share>,
-    /// The version that all calls go back to, if the choice is not left to the store.
+    /// The version that gets all calls after an abort; `None`: chosen by [`Self::stable_version`].
     pub stable: Option<VersionNumber>,
-    /// Whether a caller stays on its version.
+    /// What identifies a caller, so that it stays on its version.
     pub sticky: Option<Sticky>,
-    /// When it ends by itself.
+    /// When it is aborted.
     pub abort: AbortRule,
 }
 
 impl WantedSplit {
-    /// The version that all calls go back to: the one that is named, else the one of the split that runs, else the
-    /// oldest: a newer one that fails goes back to it, whatever its share.
+    /// The version that gets all calls after an abort: the named one, else that of the running
+    /// split, else the oldest, because a newer one that fails has to go back to it, whatever its
+    /// share.
     pub(crate) fn stable_version(
         &self,
         running: Option<VersionNumber>,
@@ -116,7 +117,7 @@ impl WantedSplit {
     }
 }
 
-/// A function's split as it holds, or as it ended when it did so by itself.
+/// A function's running split, or the last one if it was aborted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Traffic {
     /// The function.
@@ -125,45 +126,45 @@ pub struct Traffic {
     pub stable: VersionNumber,
     /// The terms.
     pub split: Split,
-    /// Since when these shares hold. Tells this split from every other one of the function.
+    /// Since when these shares apply. Identifies this split among those of the function.
     pub since: Timestamp,
-    /// Why it is over.
+    /// Why it was aborted.
     pub aborted: Option<Aborted>,
-    /// The other versions; none of a split that is over.
+    /// The other versions; none for a split that has ended.
     pub candidates: Vec<Version>,
 }
 
-/// What came of the removal of an image.
+/// Result of the removal of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is nowhere any more.
+    /// Removed everywhere.
     Gone,
-    /// Something still uses it; nothing was touched.
+    /// Still in use; nothing was removed.
     InUse,
-    /// It may be gone in one place and lie in another.
+    /// May be removed in one place and exist in another.
     Unknown,
 }
 
-/// Which part of a list is wanted.
+/// A requested page of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// The `next` of the part before; `None` for the first.
+    /// The `next` of the previous page; `None` for the first.
     pub cursor: Option<String>,
-    /// At most so many items.
+    /// Maximum number of items.
     pub limit: u32,
 }
 
-/// A part of a list.
+/// A page of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paged<T> {
     /// The items.
     pub items: Vec<T>,
-    /// Where the list goes on, if it does.
+    /// Cursor of the next page, if there is one.
     pub next: Option<String>,
 }
 
 impl Page {
-    /// How many rows to ask for: one more than wanted tells whether the list goes on.
+    /// Rows to query: one more than requested tells whether there is a next page.
     pub(crate) fn one_more(&self) -> i64 {
         i64::from(self.limit) + 1
     }
@@ -176,7 +177,7 @@ impl Page {
         }
     }
 
-    /// Drops the row too many; the cursor is the key of the last row that stays.
+    /// Drops the extra row; the cursor is the key of the last row that stays.
     pub(crate) fn cut<T>(&self, mut rows: Vec<T>, key: impl Fn(&T) -> String) -> Paged<T> {
         let more = rows.len() > self.limit as usize;
         rows.truncate(self.limit as usize);
@@ -186,7 +187,7 @@ impl Page {
 }
 
 impl<T> Paged<T> {
-    /// The same part with each item turned into another.
+    /// The same page with each item converted.
     pub fn map<U>(self, turn: impl FnMut(T) -> U) -> Paged<U> {
         Paged { items: self.items.into_iter().map(turn).collect(), next: self.next }
     }
@@ -200,25 +201,25 @@ impl<T> Paged<T> {
     }
 }
 
-/// What a key opens.
+/// What a key authorizes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum KeyRole {
-    /// The control API.
+    /// Use of the control API.
     Admin,
     /// Joining the fleet as a VM.
     Fleet,
-    /// Joining it as a builder.
+    /// Joining the fleet as a builder.
     Builder,
-    /// What this member of the fleet may do.
+    /// Requests of this member of the fleet.
     Member(VmId),
 }
 
 /// A key without its secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
-    /// The part of the key that finds it; not secret.
+    /// The part of the key that identifies it; not secret.
     pub id: String,
-    /// What it opens.
+    /// What it authorizes.
     pub role: KeyRole,
     /// SHA-256 of the secret, in hexadecimal.
     pub hash: String,
@@ -247,11 +248,11 @@ impl OwnedKey {
 /// A VM or a builder that joined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// What it said of itself.
+    /// What it reported of itself.
     pub join: Join,
-    /// When it joined, the last time that it did.
+    /// When it joined last.
     pub joined_at: Timestamp,
-    /// When it was heard last.
+    /// Time of its last heartbeat.
     pub seen_at: Timestamp,
 }
 
@@ -260,32 +261,32 @@ pub struct Member {
 pub struct Gateway {
     /// Its id.
     pub id: GatewayId,
-    /// What its passes are checked with: 64 hexadecimal digits.
+    /// Public key that verifies its tokens: 64 hexadecimal digits.
     pub public_key: String,
     /// Where members reach its control listener.
     pub control_url: String,
-    /// When it was heard last.
+    /// Time of its last heartbeat.
     pub seen_at: Timestamp,
 }
 
-/// What is no longer as it was.
+/// Kinds of changes that listeners are notified of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Change {
-    /// Which versions serve.
+    /// The versions that serve.
     Routes,
-    /// Who is in the fleet: members or gateways. Beats alone are not told.
+    /// Members or gateways of the fleet. Heartbeats alone are not announced.
     Members,
-    /// Which VMs drain.
+    /// The VMs that drain.
     Draining,
     /// Changes may have been missed: read everything again.
     Resync,
 }
 
-/// Durable state. Each method is one transaction: it happens as a whole or not at all, and `Ok` means
-/// that it is on disk. Dropping a future before `Ok` leaves the one or the other.
+/// Durable state. Each method is one atomic transaction, and `Ok` means that it is durable. A
+/// future dropped before `Ok` leaves the state before or after it.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug {
-    /// Notes that a deployment came in and which gateway works on it. Nothing happens when that is noted already.
+    /// Records that a deployment was received and which gateway runs it. Idempotent.
     async fn begin_deployment(
         &self,
         id: &DeploymentId,
@@ -293,9 +294,9 @@ pub trait Store: Send + Sync + fmt::Debug {
         now: Timestamp,
     ) -> Result<(), StoreError>;
 
-    /// Notes a delivery for the length of `keep`, and that its deployment came in. A project's delivery that has its id
-    /// or its payload in common with one that is known begins nothing, unless the deployment of that one failed: then
-    /// the earlier deployment is the answer.
+    /// Records a delivery for the time `keep`, and its deployment. A delivery with the id or
+    /// payload of a recorded one of the project starts nothing, unless the deployment of that one
+    /// failed; then the earlier deployment is returned.
     async fn begin_delivery(
         &self,
         delivery: &Delivery,
@@ -303,8 +304,9 @@ pub trait Store: Send + Sync + fmt::Debug {
         keep: Duration,
     ) -> Result<Option<DeploymentId>, StoreError>;
 
-    /// Takes a number for each function whose image or settings differ from its active version. Nothing
-    /// serves yet. A number that was taken is never used again, whatever becomes of the deployment.
+    /// Allocates a version number for each function whose image or settings differ from its active
+    /// version. Nothing serves yet. An allocated number is never reused, whatever happens to the
+    /// deployment.
     async fn prepare(
         &self,
         id: &DeploymentId,
@@ -312,11 +314,11 @@ pub trait Store: Send + Sync + fmt::Debug {
         now: Timestamp,
     ) -> Result<Vec<Prepared>, StoreError>;
 
-    /// Makes every new version that was prepared serve, in one step. What has none serves on as it does by then; the
-    /// answer says which version that is.
+    /// Activates every new version that was prepared, in one step. Unchanged functions keep the
+    /// version that is active by then; the result names it.
     async fn activate(&self, id: &DeploymentId, now: Timestamp) -> Result<Deployment, StoreError>;
 
-    /// Ends a deployment without effect; forgets what was prepared.
+    /// Fails a deployment; deletes what was prepared.
     async fn fail_deployment(
         &self,
         id: &DeploymentId,
@@ -324,9 +326,9 @@ pub trait Store: Send + Sync + fmt::Debug {
         now: Timestamp,
     ) -> Result<(), StoreError>;
 
-    /// Fails the deployments that nobody works on any more: those of the given gateway, which has just
-    /// started, and those of gateways that have not beaten since `dead_before`. So a gateway beats before it
-    /// begins a deployment. Answers how many there were.
+    /// Fails the deployments that no gateway runs any more: those of the given gateway, which has
+    /// just started, and those of gateways without a heartbeat since `dead_before`. So a gateway
+    /// sends a heartbeat before it begins a deployment. Returns how many there were.
     async fn fail_unfinished(
         &self,
         gateway: &GatewayId,
@@ -341,13 +343,13 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Deployments, newest first.
     async fn deployments(&self, page: &Page) -> Result<Paged<Deployment>, StoreError>;
 
-    /// All active versions: what the routing table is made of.
+    /// All active versions: the source of the routing table.
     async fn snapshot(&self) -> Result<Vec<Version>, StoreError>;
 
     /// Active versions by name.
     async fn functions(&self, page: &Page) -> Result<Paged<Version>, StoreError>;
 
-    /// Versions of one function that serve or served, newest first.
+    /// Versions of one function that serve or have served, newest first.
     async fn versions(
         &self,
         name: &FunctionName,
@@ -360,21 +362,22 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Whether a version of any of these functions serves.
     async fn any_serves(&self, names: &[FunctionName]) -> Result<bool, StoreError>;
 
-    /// One version that serves or served.
+    /// One version that serves or has served.
     async fn version(
         &self,
         name: &FunctionName,
         number: VersionNumber,
     ) -> Result<Version, StoreError>;
 
-    /// The version that serves: of a split, the stable one.
+    /// The version that serves; in a split, the stable one.
     async fn active(&self, name: &FunctionName) -> Result<Version, StoreError>;
 
-    /// The splits that hold, and those that ended by themselves when nothing was changed since; by name.
+    /// Running splits, and aborted ones without a later change; by name.
     async fn traffic(&self) -> Result<Vec<Traffic>, StoreError>;
 
-    /// Splits a function's calls, from now on in this way. The stable version becomes the active one; answered with the
-    /// split, unless all calls are to go to that one version. Refused when another version than `seen` is active by now.
+    /// Splits a function's calls. The stable version becomes the active one; returns the split,
+    /// unless all calls go to that one version. Refused when the active version is not `seen` any
+    /// more.
     async fn split(
         &self,
         name: &FunctionName,
@@ -383,8 +386,8 @@ pub trait Store: Send + Sync + fmt::Debug {
         now: Timestamp,
     ) -> Result<(Version, Option<Traffic>), StoreError>;
 
-    /// Ends a split: the given version serves all calls, else the only one beside the stable one. Refused when another
-    /// version than `seen` is active by now.
+    /// Ends a split: the given version serves all calls, else the only one beside the stable one.
+    /// Refused when the active version is not `seen` any more.
     async fn promote(
         &self,
         name: &FunctionName,
@@ -392,8 +395,8 @@ pub trait Store: Send + Sync + fmt::Debug {
         to: Option<VersionNumber>,
     ) -> Result<Version, StoreError>;
 
-    /// Ends the split of this time, and no other one, because a version failed; the stable version serves all calls.
-    /// Whether it was this that ended it.
+    /// Aborts exactly this split, because a version failed; the stable version serves all calls.
+    /// Returns whether it was still running.
     async fn abort_split(
         &self,
         name: &FunctionName,
@@ -401,27 +404,29 @@ pub trait Store: Send + Sync + fmt::Debug {
         why: &Aborted,
     ) -> Result<bool, StoreError>;
 
-    /// Makes another version serve all calls: the given one, else the stable one of a split that holds, else the newest
-    /// that is older than the active one.
+    /// Makes another version serve all calls: the given one, else the stable one of a running
+    /// split, else the newest that is older than the active one.
     async fn rollback(
         &self,
         name: &FunctionName,
         to: Option<VersionNumber>,
     ) -> Result<Version, StoreError>;
 
-    /// Removes a function with its versions and frees its name for any project. Answers what served.
+    /// Removes a function with its versions and frees its name for any project. Returns the version
+    /// that served.
     async fn delete_function(
         &self,
         name: &FunctionName,
         now: Timestamp,
     ) -> Result<Version, StoreError>;
 
-    /// Removes the versions that are not among the newest `keep` of their function. One that serves, or that a
-    /// deployment at work counts on, stays. Answers which are gone.
+    /// Removes the versions that are not among the newest `keep` of their function. A version that
+    /// serves, or that a running deployment needs, stays. Returns the removed ones.
     async fn prune(&self, keep: u32, now: Timestamp) -> Result<Vec<VersionId>, StoreError>;
 
-    /// Removes one version, so that nobody calls it or rolls back to it any more. Its image goes like those of other removed
-    /// versions. Refused for one that serves, has a share of the calls, or that a deployment at work counts on.
+    /// Removes one version, so that it cannot be called or rolled back to. Its image is treated
+    /// like those of other removed versions. Refused for one that serves, has a share of the calls,
+    /// or that a running deployment needs.
     async fn remove_version(
         &self,
         name: &FunctionName,
@@ -429,20 +434,21 @@ pub trait Store: Send + Sync + fmt::Debug {
         now: Timestamp,
     ) -> Result<Version, StoreError>;
 
-    /// Notes images that were made and that no version came of, like those that removed versions leave behind. What a
-    /// version has is not noted.
+    /// Records images that were made without becoming a version, as unneeded. Images of a version
+    /// are not recorded.
     async fn note_unneeded(&self, images: &[ImageRef], now: Timestamp) -> Result<(), StoreError>;
 
-    /// Takes at most `limit` images that no version has needed since `before`, to be removed wherever they lie. Until
-    /// [`Store::taken`] tells what came of it, a deployment that brings one of them is refused.
+    /// Takes at most `limit` images that no version has needed since `before`, to be removed
+    /// everywhere. Until [`Store::taken`] reports the outcome, a deployment that uses one of them
+    /// is refused.
     async fn take_unneeded(
         &self,
         before: Timestamp,
         limit: u32,
     ) -> Result<Vec<ImageRef>, StoreError>;
 
-    /// What came of the removal of images that were taken. Those that are not gone can be taken again, as if they were
-    /// unneeded since now.
+    /// Records the outcome of the removal of images that were taken. Those that were not removed
+    /// can be taken again, as if they were unneeded since now.
     async fn taken(&self, images: &[(ImageRef, Outcome)], now: Timestamp)
     -> Result<(), StoreError>;
 
@@ -485,19 +491,20 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// The VMs that drain.
     async fn draining(&self) -> Result<Vec<VmId>, StoreError>;
 
-    /// Takes a member in, or takes it in again: what it said before is replaced, and so is its key.
+    /// Registers a member, or registers it again: its earlier entry and key are replaced.
     async fn join(&self, member: &Member, key: &Key) -> Result<(), StoreError>;
 
-    /// Notes that a member is still there.
+    /// Records a member's heartbeat.
     async fn beat(&self, id: &VmId, now: Timestamp) -> Result<(), StoreError>;
 
-    /// Forgets a member and its key. Whether it drains is remembered: it may come back. Idempotent.
+    /// Removes a member and its key. Whether it drains stays recorded: it may come back.
+    /// Idempotent.
     async fn leave(&self, id: &VmId) -> Result<(), StoreError>;
 
-    /// The members by id, also those that have been silent for long.
+    /// The members by id, silent ones included.
     async fn members(&self) -> Result<Vec<Member>, StoreError>;
 
-    /// Notes that a gateway is there, and how to recognise and reach it.
+    /// Records a gateway's heartbeat, public key and address.
     async fn gateway_beat(&self, gateway: &Gateway) -> Result<(), StoreError>;
 
     /// The gateways by id. One that has been silent for a month is forgotten when a new one beats.
@@ -514,8 +521,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Whether this gateway is the one that does `role` from `now` for the length of `lease`. It stays so as
     /// long as it asks again before that; when it does not, the next one that asks takes over.
     ///
-    /// Clocks of gateways may differ by as much as `lease`. A lease that ends later than that allows was
-    /// given by a clock that had jumped, and counts as over: nobody waits for the jump's length.
+    /// Clocks of gateways may differ by as much as `lease`. A lease that ends later than that
+    /// allows was given by a clock that had jumped, and counts as expired.
     async fn lead(
         &self,
         gateway: &GatewayId,
@@ -524,7 +531,7 @@ pub trait Store: Send + Sync + fmt::Debug {
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 
-    /// What changes from now on, by whichever gateway. A hint to read again, told after the change can be
-    /// read; several changes may be told as one. Never ends while the store lives.
+    /// Changes from now on, by any gateway. A hint to read again, sent once the change is readable;
+    /// several changes may be merged. Never ends while the store exists.
     fn changes(&self) -> BoxStream<'static, Change>;
 }

@@ -1,9 +1,10 @@
-//! A real PostgreSQL for tests of this crate and of those above it (feature `testing`): a server of its own in a
-//! temporary folder, on a port of its own. Not for production.
+//! A real PostgreSQL for tests of this crate and of those above it (feature `testing`): a server of
+//! its own in a temporary folder, on a port of its own. Not for production.
 //!
-//! The server is gone when [`Postgres`] is dropped, and also when the test's process ends in any other way: a
-//! small shell keeps it, reads a pipe from the test, and when that pipe closes ends the server and removes the
-//! folder. Debian's package `postgresql` is enough; as root the server runs as `nobody`, which it insists on.
+//! The server is stopped when [`Postgres`] is dropped, and also when the test's process ends in any
+//! other way: a small shell supervises it, reads a pipe from the test, and stops the server and
+//! removes the folder when that pipe closes. Debian's package `postgresql` is enough; as root the
+//! server runs as `nobody`, as it requires.
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::{
@@ -20,11 +21,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the server may take to come up on a machine that has much else to do.
+/// How long the server may take to start on a busy machine.
 const READY: Duration = Duration::from_secs(60);
-/// How often that is looked at.
+/// How often its readiness is checked.
 const LOOK: Duration = Duration::from_millis(20);
-/// Ports that are tried: another process may take a free one first.
+/// Ports to try: another process may take a free one first.
 const ATTEMPTS: u32 = 5;
 /// Not durable, little memory, quick to stop.
 const SETTINGS: [&str; 9] = [
@@ -38,8 +39,9 @@ const SETTINGS: [&str; 9] = [
     "log_min_messages=warning",
     "timezone=UTC",
 ];
-/// `$1` is the folder, the rest the server's command. A word on the pipe ends the server; its closing also
-/// removes the folder. A server that has only just begun does not hear the first signal, one that was cut none.
+/// `$1` is the folder, the rest the server's command. A line on the pipe stops the server; closing
+/// it also removes the folder. A server that has just started ignores the first signal, a suspended
+/// one all of them.
 const KEEPER: &str = r#"
     folder=$1; shift
     "$@" >"$folder/log" 2>&1 </dev/null & server=$!
@@ -51,7 +53,7 @@ const KEEPER: &str = r#"
     [ -n "$word" ] || rm -rf "$folder"
 "#;
 
-/// A server with its data. Every method panics when the machine does not let it work: a test that cannot run fails.
+/// A server with its data. Every method panics on failure, so that a test that cannot run fails.
 #[derive(Debug)]
 pub struct Postgres {
     folder: PathBuf,
@@ -62,7 +64,7 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Makes a server and waits until it answers.
+    /// Creates a server and waits until it answers.
     ///
     /// # Panics
     /// When PostgreSQL is not installed or does not start.
@@ -100,7 +102,7 @@ impl Postgres {
         panic!("PostgreSQL did not start: {}", server.log());
     }
 
-    /// The one server of this test program, for tests that leave it running. Ends with the process.
+    /// The one server of this test program, for tests that do not stop it. Ends with the process.
     ///
     /// # Panics
     /// As [`Postgres::start`].
@@ -109,7 +111,7 @@ impl Postgres {
         SHARED.get_or_init(Self::start)
     }
 
-    /// The URL of a new, empty data base.
+    /// The URL of a new, empty database.
     ///
     /// # Panics
     /// When the server does not answer.
@@ -121,7 +123,7 @@ impl Postgres {
             .fetch_one(&mut admin)
             .await
             .expect("every server knows");
-        // An operator's data base has the order of letters that its language has: `a` before `B`.
+        // Use a locale's collation as operators' databases do: `a` before `B`.
         let order = match release.parse::<u32>() {
             Ok(release) if release >= 150_000 => "LOCALE_PROVIDER icu ICU_LOCALE 'en-US'",
             _ => "",
@@ -131,15 +133,15 @@ impl Postgres {
         self.url(&name)
     }
 
-    /// The port on 127.0.0.1. It stays the same when the server is started again.
+    /// The port on 127.0.0.1. It stays the same across restarts.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Ends the server as an operator does: connections are closed, new ones refused. Data stays.
+    /// Stops the server as an operator does: connections are closed, new ones refused. Data stays.
     ///
     /// # Panics
-    /// When the server does not end.
+    /// When the server does not stop.
     pub fn stop(&self) {
         let keeper = self.keeper.lock().expect("no test panicked here").take();
         let mut keeper = keeper.expect("the server runs");
@@ -155,20 +157,20 @@ impl Postgres {
         assert!(self.launch(), "PostgreSQL did not start again: {}", self.log());
     }
 
-    /// Makes the server deaf and dumb, as a cut link does: connections stay open and new ones are taken by the
-    /// kernel, but nothing answers. Ends with [`Postgres::heal`].
+    /// Suspends the server, as a cut link does: connections stay open and new ones are accepted by
+    /// the kernel, but nothing answers. Undone by [`Postgres::heal`].
     ///
     /// # Panics
     /// When there is no server.
     pub fn cut(&self) {
         let server = self.pid();
-        // The first process first: then it makes no more of them.
+        // The first process first, so that it forks no more.
         run(Command::new("kill").args(["-STOP", &server]));
         self.hang();
     }
 
-    /// Makes the connections that are open now deaf and dumb; new ones work. So it looks from here when another
-    /// machine took over the server's address. Ends with [`Postgres::heal`].
+    /// Suspends the open connections; new ones work. It looks like another machine that took over
+    /// the server's address. Undone by [`Postgres::heal`].
     ///
     /// # Panics
     /// When there is no server.
@@ -176,7 +178,7 @@ impl Postgres {
         self.signal_children("-STOP");
     }
 
-    /// Ends [`Postgres::cut`] and [`Postgres::hang`].
+    /// Resumes after [`Postgres::cut`] and [`Postgres::hang`].
     ///
     /// # Panics
     /// When there is no server.
@@ -195,7 +197,7 @@ impl Postgres {
         file.lines().next().expect("it says which process it is").to_owned()
     }
 
-    /// The server has a process for each connection, and some for itself.
+    /// The server has a process for each connection, and some of its own.
     fn signal_children(&self, signal: &str) {
         let listed = Command::new("ps").args(["--ppid", &self.pid(), "-o", "pid="]).output();
         let listed = String::from_utf8(listed.expect("ps is there").stdout).expect("numbers");
@@ -204,7 +206,7 @@ impl Postgres {
         let _ = kill.arg(signal).args(listed.split_whitespace()).stderr(Stdio::null()).status();
     }
 
-    /// Whether the server came up. It does not when the port was taken in the meantime.
+    /// Whether the server started. It does not when the port was taken in the meantime.
     fn launch(&self) -> bool {
         let mut server = unprivileged(&self.programs.join("postgres"));
         server.arg("-D").arg(self.folder.join("data"));
@@ -264,7 +266,7 @@ impl Drop for Postgres {
     }
 }
 
-/// Debian keeps the programs of each release in a folder of its own, off the PATH; the newest is taken.
+/// Debian installs each release's programs in a folder outside of the PATH; the newest is used.
 fn programs() -> PathBuf {
     let release = |folder: &PathBuf| folder.file_name()?.to_str()?.parse::<u32>().ok();
     let releases = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();

@@ -1,5 +1,6 @@
-//! From when until when the certificates hold that a part has loaded ([`tls`](crate::tls)). A connection that is open goes on
-//! when one ends, and the next one is refused: so somebody has to look ahead. Read once, when the part starts.
+//! Validity of the certificates that a part has loaded ([`tls`](crate::tls)): a metric, and a daily
+//! log line before they expire. Open connections survive an expired certificate, new ones are
+//! refused. Files are read once, when the part starts.
 
 use crate::tls::{Files, TlsError};
 use jiff::{SignedDuration, Timestamp};
@@ -11,24 +12,26 @@ use std::{
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use x509_parser::parse_x509_certificate;
 
-/// From so long before its end on a certificate is spoken of …
+/// Warn from this long before a certificate expires …
 const SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
-/// … so often.
+/// … and this often.
 const EACH: Duration = Duration::from_secs(24 * 3600);
-/// How often it is looked at. Short, for the wall clock may be set.
+/// How often the wall clock is checked. Short, because the clock may be set.
 const LOOK: Duration = Duration::from_secs(3600);
 
-/// Whose certificate.
+/// Which of the loaded files a certificate is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// The part's own: `tls_certificate`. Of a chain, the one that ends first.
+    /// The part's own, from `tls_certificate`. Of a chain, the certificate that expires first
+    /// counts.
     Own,
-    /// Of whom it trusts: `tls_authority`. Of several, the one that ends last: a new one comes before the old one goes.
+    /// The trusted authority, from `tls_authority`. Of several, the one that expires last counts: a
+    /// new one is added before the old one is removed.
     Authority,
 }
 
 impl Owner {
-    /// The word for logs and metrics.
+    /// Label value in logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Own => "own",
@@ -37,32 +40,32 @@ impl Owner {
     }
 }
 
-/// A certificate that was loaded, and its time.
+/// A loaded certificate and its validity period.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// Whose.
+    /// Own certificate or authority.
     pub owner: Owner,
-    /// Its file.
+    /// The PEM file that it was read from.
     pub path: PathBuf,
-    /// Holds from then …
+    /// Start of the validity period.
     pub not_before: Timestamp,
-    /// … until then.
+    /// End of the validity period.
     pub not_after: Timestamp,
 }
 
-/// How a certificate stands at a moment.
+/// Whether a certificate is valid at a given time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Validity {
-    /// It holds.
+    /// Within its validity period.
     Valid,
-    /// Its time has not begun; or the machine's clock is behind.
+    /// Before its validity period, or the machine's clock is late.
     NotYet,
-    /// Its time is over.
+    /// Expired.
     Ended,
 }
 
 impl Certificate {
-    /// How it stands then.
+    /// Validity at the time `now`.
     pub fn validity(&self, now: Timestamp) -> Validity {
         if now < self.not_before {
             Validity::NotYet
@@ -74,20 +77,20 @@ impl Certificate {
     }
 }
 
-/// The certificates of these files: our own, then the authority's.
+/// Reads the certificates of these files: our own, then the authority's.
 ///
 /// # Errors
-/// [`TlsError`], when a file cannot be read or holds something else.
+/// [`TlsError`] when a file cannot be read or does not hold a certificate.
 pub fn loaded(files: &Files) -> Result<[Certificate; 2], TlsError> {
     let own = read(Owner::Own, &files.certificate)?;
     let authority = read(Owner::Authority, &files.authority)?;
     Ok([own, authority])
 }
 
-/// Tells collectors when they end.
+/// Registers the metric of expiry times.
 ///
 /// # Errors
-/// When the registry has such a metric already.
+/// When the registry already has a metric of this name.
 pub fn register(
     certificates: &[Certificate],
     registry: &Registry,
@@ -98,7 +101,7 @@ pub fn register(
     let ends = IntGaugeVec::new(
         Opts::new(
             "epsilon_tls_certificate_not_after_seconds",
-            "When a certificate that was loaded at the start ends, in seconds since 1970: the own one, and the authority's.",
+            "When a certificate that was loaded at the start expires, in seconds since 1970: the own one, and the authority's.",
         ),
         &["certificate"],
     )?;
@@ -108,7 +111,7 @@ pub fn register(
     registry.register(Box::new(ends))
 }
 
-/// Says each day in the log that one of them ends soon, or has ended. Runs until it is dropped.
+/// Logs once a day that a certificate expires soon or has expired. Runs until it is dropped.
 pub async fn remind(certificates: Vec<Certificate>) {
     let mut reminders: Vec<_> = certificates.into_iter().map(Reminder::new).collect();
     let mut looks = interval(LOOK);
@@ -121,7 +124,7 @@ pub async fn remind(certificates: Vec<Certificate>) {
     }
 }
 
-/// One certificate, and when it was told of last.
+/// One certificate, and when it was last logged.
 #[derive(Debug)]
 struct Reminder {
     certificate: Certificate,
@@ -133,7 +136,7 @@ impl Reminder {
         Self { certificate, told: None }
     }
 
-    /// Whether it was told of.
+    /// Logs if due; `true` when it logged.
     fn look(&mut self, time: Timestamp, now: Instant) -> bool {
         let left = time.duration_until(self.certificate.not_after);
         let is_soon = left <= SOON;
@@ -142,16 +145,18 @@ impl Reminder {
         }
         self.told = Some(now);
         let Certificate { owner, path, not_after, .. } = &self.certificate;
-        let (owner, path, days) = (owner.as_str(), path.display(), left.as_hours() / 24);
+        let owner = owner.as_str();
+        let path = path.display();
+        let days = left.as_hours() / 24;
         if left.is_negative() {
             tracing::error!(
                 certificate = owner, %path, %not_after,
-                "A certificate has ended: new connections are refused. Replace the file and restart."
+                "Certificate has expired; new connections are refused. Replace the file and restart."
             );
         } else {
             tracing::warn!(
                 certificate = owner, %path, %not_after, days,
-                "A certificate ends soon; then new connections are refused. Replace the file and restart."
+                "Certificate expires soon; new connections will be refused. Replace the file and restart."
             );
         }
         true
@@ -167,12 +172,13 @@ fn read(owner: Owner, path: &Path) -> Result<Certificate, TlsError> {
     for der in crate::tls::certificates(path)? {
         let (_, parsed) = parse_x509_certificate(&der).map_err(|_| unusable())?;
         let time = |seconds| Timestamp::from_second(seconds).map_err(|_| unusable());
-        let (begins, ends) = (parsed.validity().not_before, parsed.validity().not_after);
+        let begins = parsed.validity().not_before;
+        let ends = parsed.validity().not_after;
         let next = Certificate {
             owner,
             path: path.to_owned(),
             not_before: time(begins.timestamp())?,
-            // Some that are for ever end in the year 9999.
+            // Certificates without an end carry the year 9999, which `Timestamp` may not hold.
             not_after: time(ends.timestamp()).unwrap_or(Timestamp::MAX),
         };
         found = Some(match (found, owner) {
@@ -208,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_ends_soon_is_spoken_of_once_a_day() {
+    fn expiring_certificate_is_logged_once_a_day() {
         let (time, now) = (Timestamp::now(), Instant::now());
         let certificate = |hours: i64| Certificate {
             owner: Owner::Own,
@@ -238,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_chain_the_first_end_counts_and_of_authorities_the_last() {
+    fn first_expiry_of_a_chain_and_last_of_authorities() {
         let now = Timestamp::now();
         let fleet = Authority::new();
         let (early, late) = (now + 24.hours(), now + 240.hours());

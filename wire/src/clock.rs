@@ -1,8 +1,10 @@
-//! A clock that nobody sets: the wall's time at its start, and steady time from there. Gateways date passes by one and tell
-//! the same one to members, members go by what they were told; so a machine whose clock is set loses no call.
+//! A steady clock that starts from the wall clock and is not moved when the wall clock is set.
+//! Gateways date their tokens by it and send its time to members; members follow the gateways'
+//! time. A machine whose wall clock is set therefore loses no call.
 //!
-//! It may follow the wall clock in small steps ([`Clock::approach`]), each smaller than what a pass allows: a machine that
-//! started with a wrong clock is right again some time after that was noticed.
+//! It may follow the wall clock in small steps ([`Clock::approach`]), each smaller than the clock
+//! skew that a token allows: a machine that started with a wrong clock is right again some time
+//! after it was corrected.
 
 use jiff::{SignedDuration, Timestamp};
 use std::{
@@ -10,39 +12,39 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// See the module. Reading it is one atomic and the machine's steady clock.
+/// The clock. Reading it costs one atomic load and one read of the machine's monotonic clock.
 #[derive(Debug)]
 pub struct Clock {
     began: Instant,
     then: Timestamp,
-    /// Milliseconds by which it was moved since.
+    /// Milliseconds by which it was moved since its start.
     moved: AtomicI64,
 }
 
 impl Clock {
-    /// It is so late now.
+    /// Starts at `now`.
     pub fn start(now: Timestamp) -> Self {
         Self { began: Instant::now(), then: now, moved: AtomicI64::new(0) }
     }
 
-    /// What time it is.
+    /// The current time of this clock.
     pub fn now(&self) -> Timestamp {
         let passed = SignedDuration::try_from(self.began.elapsed()).unwrap_or_default();
         let moved = SignedDuration::from_millis(self.moved.load(Relaxed));
         self.then.saturating_add(passed.saturating_add(moved)).unwrap_or(self.then)
     }
 
-    /// How far that clock is ahead of this one.
+    /// How far `other` is ahead of this clock.
     pub fn behind(&self, other: Timestamp) -> SignedDuration {
         other.duration_since(self.now())
     }
 
-    /// It is so late, whatever it was before.
+    /// Sets the clock to `now`.
     pub fn set(&self, now: Timestamp) {
         self.move_by(self.behind(now));
     }
 
-    /// Moves towards that time, by no more than `step`.
+    /// Moves the clock towards `now` by at most `step`.
     pub fn approach(&self, now: Timestamp, step: Duration) {
         let step = SignedDuration::try_from(step).unwrap_or(SignedDuration::MAX);
         self.move_by(self.behind(now).clamp(-step, step));
@@ -79,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn it_follows_a_clock_that_jumped_in_small_steps_and_stops_there() {
+    fn approach_moves_in_small_steps_and_stops_at_target() {
         let start = Timestamp::from_second(1_800_000_000).unwrap();
         let seconds = SignedDuration::from_secs;
         let (clock, step) = (Clock::start(start), Duration::from_secs(2));

@@ -1,8 +1,9 @@
-//! One HTTP/1 connection that we opened, and the idle ones beside it. The one used last is taken first, so
-//! that the others grow old and are closed by us, before the server would close them.
+//! One HTTP/1 connection that we opened, and the pool of idle ones. The connection used last is
+//! taken first, so that the others age and are closed by us before the server closes them.
 //!
-//! A connection is read and written by a task of its own, or by whoever waits for an answer on it
-//! ([`Connection::attended`]): then a call costs no task, and no way from one task to another and back.
+//! A connection is driven (read and written) by a task of its own, or by the task that waits for an
+//! answer on it ([`Connection::attended`]): then a call costs no task and no hand-over between
+//! tasks.
 
 mod alarm;
 mod interim;
@@ -41,18 +42,20 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-/// How long a connection may take from the last byte of one answer until it takes the next request. Only a
-/// request whose upload nobody read keeps it longer, and then a fresh one is the better choice.
+/// How long a connection may take from the last byte of one answer until it accepts the next
+/// request. Only a request whose upload was not read to its end takes longer, and then a fresh
+/// connection is the better choice.
 const SETTLE: Duration = Duration::from_millis(2);
 
-/// Fields of a head at most, in bytes some 400 KiB: hyper's buffer ends there. More than the hundred for which hyper has room on its
-/// stack (many cookies), which costs two allocations for each answer.
+/// Maximum number of header fields, in bytes about 400 KiB: hyper's buffer ends there. More than a
+/// hundred fields (many cookies) exceed hyper's room on the stack and cost two allocations for each
+/// answer.
 pub const MAX_HEADERS: usize = 1024;
 
-/// One connection. Dropping it closes it at once, whatever is under way on it.
+/// One connection. Dropping it closes it at once, with everything in flight on it.
 #[derive(Debug)]
 pub struct Connection {
-    /// Takes requests.
+    /// hyper's handle for sending requests.
     pub sender: SendRequest<CallBody>,
     driver: Driver,
     alarm: Alarm,
@@ -60,16 +63,18 @@ pub struct Connection {
     interim: Arc<Interim>,
 }
 
-/// Who reads and writes. Ends with the connection; its errors reach the call through the sender.
+/// What reads and writes the connection. Ends with it; its errors reach the call through the
+/// sender.
 enum Driver {
     Task(#[allow(dead_code, reason = "held for its drop")] AbortOnDropHandle<()>),
-    /// Never locked: only who has the connection for itself polls it, but others may hold it.
+    /// The mutex is only for `Sync`: it is never contended, as only the exclusive owner of the
+    /// connection polls it.
     Caller(Mutex<Pin<Box<dyn Future<Output = ()> + Send>>>),
     Over,
 }
 
 impl Connection {
-    /// Speaks HTTP/1 on a stream, in a task. Needs a tokio runtime.
+    /// HTTP/1 client handshake on a stream, driven by a task. Needs a tokio runtime.
     ///
     /// # Errors
     /// When the stream breaks.
@@ -82,8 +87,8 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Speaks HTTP/1 on a stream while somebody is in [`Self::send`], and at no other time: what then remains to be done
-    /// needs [`Self::detach`].
+    /// HTTP/1 client handshake on a stream that is driven only while a caller is inside
+    /// [`Self::send`]. Work that remains after that needs [`Self::detach`].
     ///
     /// # Errors
     /// When the stream breaks.
@@ -102,7 +107,7 @@ impl Connection {
         Ok(Self { sender, driver, alarm: Alarm::default(), line, interim })
     }
 
-    /// From now on a task reads and writes. Needs a tokio runtime.
+    /// Hands the connection to a task that drives it from now on. Needs a tokio runtime.
     pub fn detach(&mut self) {
         self.driver = match std::mem::replace(&mut self.driver, Driver::Over) {
             Driver::Caller(driver) => {
@@ -112,8 +117,8 @@ impl Connection {
         };
     }
 
-    /// Sends a request and waits for the head of its answer; `None` at the deadline. Dropped before its end, the connection
-    /// is of no more use.
+    /// Sends a request and waits for the head of its answer; `None` at the deadline. A connection
+    /// whose `send` was dropped halfway is not reusable.
     pub async fn send(
         &mut self,
         request: Request<CallBody>,
@@ -122,7 +127,7 @@ impl Connection {
         self.send_with(request, deadline, |_, _| {}).await
     }
 
-    /// The same, and tells of interim answers (1xx) as they come.
+    /// [`Self::send`] that also reports interim answers (1xx) as they arrive.
     pub async fn send_with(
         &mut self,
         request: Request<CallBody>,
@@ -142,10 +147,10 @@ impl Connection {
         answered
     }
 
-    /// The same without a deadline: for who has one of its own.
+    /// [`Self::send_with`] without a deadline, for callers with one of their own.
     ///
     /// # Errors
-    /// When the request could not be sent, or its answer is none.
+    /// When the request could not be sent, or the answer is not valid HTTP.
     pub async fn send_unlimited(
         &mut self,
         request: Request<CallBody>,
@@ -159,7 +164,8 @@ impl Connection {
             let answered = match driver {
                 Driver::Caller(_) => {
                     driver.poll(cx);
-                    // Nobody else gives the answer: this task need not be woken to look for it.
+                    // The driver above runs in this task and produces the answer, so no wake-up is
+                    // needed for it.
                     answer.as_mut().poll(&mut Context::from_waker(Waker::noop()))
                 }
                 Driver::Task(_) | Driver::Over => {
@@ -175,7 +181,8 @@ impl Connection {
         .await
     }
 
-    /// The connection once it is ready for a request; `None` when it does not get there.
+    /// Waits until the connection is ready for a request; `None` when it does not get ready in
+    /// [`SETTLE`].
     pub async fn settled(mut self) -> Option<Self> {
         if self.sender.is_ready() {
             return Some(self);
@@ -192,7 +199,7 @@ impl Connection {
 }
 
 impl Driver {
-    /// Reads and writes what can be, where that is the caller's work.
+    /// Reads and writes what can be, when the caller drives the connection.
     fn poll(&mut self, cx: &mut Context<'_>) {
         if let Self::Caller(driver) = self
             && driver.get_mut().as_mut().poll(cx).is_ready()
@@ -220,18 +227,18 @@ pub struct Idle {
 }
 
 impl Idle {
-    /// None yet; none stays longer than `max_idle`.
+    /// An empty pool; connections idle for longer than `max_idle` are closed.
     pub fn new(max_idle: Duration) -> Self {
         Self { kept: Mutex::default(), max_idle }
     }
 
-    /// A connection that was used before and is fit to be used again.
+    /// Takes the connection used last, if it is still usable.
     pub fn reuse(&self) -> Option<Connection> {
         let mut kept = self.kept.lock();
         let now = Instant::now();
         while let Some((_, since)) = kept.back() {
             if now.duration_since(*since) >= self.max_idle {
-                kept.clear(); // the last one used is too old, so all are
+                kept.clear(); // the newest one is too old, so all are
                 return None;
             }
             match kept.pop_back() {
@@ -242,13 +249,13 @@ impl Idle {
         None
     }
 
-    /// Takes back a connection whose answer was read to the end.
+    /// Puts back a connection whose answer was read to the end.
     pub fn keep(&self, mut connection: Connection) {
         if connection.sender.is_closed() {
             return;
         }
         if !connection.sender.is_ready() {
-            connection.detach(); // an upload that nobody read is still on it
+            connection.detach(); // the server has not read the whole upload yet
         }
         let now = Instant::now();
         let mut kept = self.kept.lock();

@@ -1,13 +1,14 @@
-//! A member's own door: the listener where the gateways of its fleet come in, and nobody else. A request without
-//! a good pass is answered 401 with nothing told, its body is not read, and its connection ends. Only
-//! `GET /healthz` is answered to anybody.
+//! A member's authenticated listener: serves only the gateways of its fleet. A request
+//! without a valid gateway token is answered with a bare 401, its body is not read, and its
+//! connection ends. Only `GET /healthz` is answered without a token.
 //!
 //! ```text
-//! accept ─▶ TLS, if set (limit: head) ─▶ head (limit: head) ─▶ pass? ─▶ the member's own work ─▶ idle (limit: idle)
+//! accept ─▶ TLS, if set ─▶ head ─▶ token? ─▶ the member's handler ─▶ idle
+//!           limit: head    limit: head                              limit: idle
 //! ```
-//! One task per connection. What is done with a request is the handler's business; a handler is dropped when the
-//! gateway hangs up. How long a connection may be silent or unread is kept in one word (`door/patience.rs`).
-//! Used by agents and builders.
+//! One task per connection. What a request means is the handler's business; a handler is dropped
+//! when the gateway hangs up. The time limit of a connection is one atomic word
+//! (`door/patience.rs`). Used by agents and builders.
 
 mod patience;
 
@@ -43,46 +44,50 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// A gateway whose machine vanished under a long call is noticed within a minute.
+/// A gateway whose machine vanished during a long call is noticed within a minute.
 const PROBES: Probes =
     Probes { after: Duration::from_secs(30), every: Duration::from_secs(5), count: 6 };
 
-/// The part of all connections that strangers at one address may have. Who has shown a pass counts no more by its address,
-/// but a gateway with a burst of calls opens many connections before it has shown any.
+/// Divisor: the share of all connections that unauthenticated peers at one address may hold. A peer
+/// that has shown a token is not counted by address any more, but a gateway with a burst of calls
+/// opens many connections before it has shown any.
 const STRANGERS: usize = 2;
 
-/// One of so many files that the process may open is for such a connection; each call takes one more.
+/// Divisor: the share of the process's open files for these connections; each call takes one file
+/// more.
 const FILES: usize = 2;
 
-/// What connections may take.
+/// Limits on connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at once; more wait in the kernel's queue.
+    /// Open connections at most; more wait in the kernel's queue.
     pub connections: usize,
-    /// Longest wait for a TLS handshake, and for the first head; also for whoever is nobody to take the answer.
+    /// Longest wait for a TLS handshake and for the first head; also for an unauthenticated peer to
+    /// read its answer.
     pub head: Duration,
-    /// Longest silence between two requests of a gateway, the next head included. More than gateways keep
-    /// idle connections themselves, or they would send calls into closing ones.
+    /// Longest silence between two requests of a gateway, the next head included. Must exceed the
+    /// gateways' own idle limit, or they would send calls on closing connections.
     pub idle: Duration,
 }
 
-/// How long an answer may take until its last byte is out: an extension of a response. It guards against gateways
-/// that stop reading; without it, a body of unknown length has no such limit.
+/// How long an answer may take until its last byte is written: an extension of a response. It
+/// guards against gateways that stop reading; without it, a body of unknown length has no such
+/// limit.
 #[derive(Clone, Copy, Debug)]
 pub struct AnswerWithin(pub Duration);
 
-/// How a door is told to end.
+/// How a listener is shut down.
 #[derive(Clone, Debug, Default)]
 pub struct Ending {
-    /// Accept nothing more; finish what runs.
+    /// Stop accepting; finish what runs.
     pub close: CancellationToken,
-    /// Let go of everything.
+    /// Drop all connections at once.
     pub cut: CancellationToken,
-    /// All connections.
+    /// Tracks the task of every connection.
     pub tasks: TaskTracker,
 }
 
-/// A listener that is bound.
+/// A bound listener.
 #[derive(Debug)]
 pub struct Door {
     listener: Listener,
@@ -92,10 +97,10 @@ pub struct Door {
 }
 
 impl Door {
-    /// Binds; port 0 takes any. Needs a tokio runtime.
+    /// Binds the address; port 0 picks a free one. Needs a tokio runtime.
     ///
     /// # Errors
-    /// When the address is taken or not ours.
+    /// When the address is in use or not one of this machine.
     pub fn bind(
         address: SocketAddr,
         tls: Option<tls::Server>,
@@ -105,12 +110,13 @@ impl Door {
         Ok(Self { listener: Listener::bind(address, PROBES)?, tls, limits, ending })
     }
 
-    /// Where it listens.
+    /// The bound address.
     pub fn address(&self) -> SocketAddr {
         self.listener.address()
     }
 
-    /// Lets gateways in, until told to close. The handler is given the request, and where interim answers to it go.
+    /// Serves gateways until `close`. The handler gets the request and a sink for interim
+    /// answers.
     pub async fn serve<H, F>(self, checker: Arc<Checker>, handler: H)
     where
         H: Fn(Request<Incoming>, Arc<dyn InterimSink>) -> F + Clone + Send + Sync + 'static,
@@ -126,7 +132,8 @@ impl Door {
         self.accept_all(admits, handler).await;
     }
 
-    /// Lets in whom `admits` lets in, until told to close: for those who hold no pass (`metrics.rs`).
+    /// Serves requests that `admits` accepts, until `close`: for clients without a gateway
+    /// token (`metrics.rs`).
     pub(crate) async fn serve_whom<A, H, F>(self, admits: A, handler: H)
     where
         A: Fn(&Request<Incoming>, &Slot) -> bool + Clone + Send + Sync + 'static,
@@ -136,7 +143,7 @@ impl Door {
         self.accept_all(admits, handler).await;
     }
 
-    /// Accepts until told to close. An error never ends it.
+    /// Accepts until `close`. An accept error never ends it.
     async fn accept_all<A, H, F>(self, admits: A, handler: H)
     where
         A: Fn(&Request<Incoming>, &Slot) -> bool + Clone + Send + Sync + 'static,
@@ -152,13 +159,15 @@ impl Door {
             exempt: Exempt::none(),
         });
         let trouble = |error: &io::Error, pause| {
-            tracing::warn!(%error, ?pause, "Cannot accept connections; trying again.");
+            tracing::warn!(%error, ?pause, "Listener cannot accept connections; retrying after a pause.");
         };
         while let Some(Accepted { stream, slot, .. }) =
             listener.next(&limiter, &ending.close, trouble).await
         {
-            let (tls, ending_of_one) = (tls.clone(), ending.clone());
-            let (admits, handler) = (admits.clone(), handler.clone());
+            let tls = tls.clone();
+            let ending_of_one = ending.clone();
+            let admits = admits.clone();
+            let handler = handler.clone();
             ending.tasks.spawn(async move {
                 let patience = Arc::new(Patience::new(limits.head));
                 slot.occupy(Arc::downgrade(&patience) as Weak<dyn Occupant>);
@@ -178,10 +187,10 @@ impl Door {
     }
 }
 
-/// Fields that a gateway adds to a call at most.
+/// Header fields that a gateway adds to a call at most.
 const OUR_HEADERS: usize = 32;
 
-/// One connection.
+/// An open connection.
 struct Open<'a> {
     limits: Limits,
     ending: &'a Ending,
@@ -190,7 +199,8 @@ struct Open<'a> {
 }
 
 impl Open<'_> {
-    /// Waits for a handshake, no longer than for a head, and not when room is needed for others.
+    /// Waits for a TLS handshake, at most as long as for a head, and not when the limiter asks to
+    /// close.
     async fn secure<T>(&self, handshake: impl Future<Output = io::Result<T>>) -> io::Result<T> {
         tokio::select! {
             opened = timeout(self.limits.head, handshake) => {
@@ -200,7 +210,7 @@ impl Open<'_> {
         }
     }
 
-    /// Serves it to its end.
+    /// Serves HTTP on the connection to its end.
     async fn speak<S, A, H, F>(self, stream: S, admits: A, handler: H) -> io::Result<()>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -215,9 +225,10 @@ impl Open<'_> {
             let admitted = admits(&request, &slot);
             let after = if admitted { limits.idle } else { limits.head };
             let busy = Busy::begin(&patience, after);
-            let work = match admitted {
-                true => Ok(handler(request, Arc::<Interims>::clone(&interims))),
-                false => Err(unknown_caller(&request)),
+            let work = if admitted {
+                Ok(handler(request, Arc::<Interims>::clone(&interims)))
+            } else {
+                Err(unknown_caller(&request))
             };
             async move {
                 let response = match work {
@@ -227,22 +238,23 @@ impl Open<'_> {
                 Ok::<_, Infallible>(busy.answer(response))
             }
         });
-        // Its own limit on heads would be a timer per request, and would not know idle from slow.
+        // hyper's own limit on heads would be a timer per request, and cannot tell idle from slow.
         let http = http1::Builder::new()
             .header_read_timeout(None)
-            // What a gateway lets through, and what it adds.
+            // The fields that a gateway lets through, and those that it adds.
             .max_headers(MAX_HEADERS + OUR_HEADERS)
             .serve_connection(
                 TokioIo::new(WithInterims::new(stream, Arc::clone(&interims))),
                 service,
             )
             .with_upgrades();
-        let (mut http, mut closing) = (pin!(http), pin!(ending.close.cancelled()));
+        let mut http = pin!(http);
+        let mut closing = pin!(ending.close.cancelled());
         let mut look = pin!(sleep_until(Instant::now() + limits.head));
         let mut is_closing = false;
         loop {
-            // Nothing is lost by any of these being polled again: they are pinned outside of the loop, and a
-            // token that was cancelled stays so.
+            // Cancel-safe: all futures are pinned outside of the loop, and a cancelled token stays
+            // cancelled.
             tokio::select! {
                 biased; // the connection is nearly always the reason for waking up
                 ended = http.as_mut() => return ended.map_err(io::Error::other),
@@ -253,7 +265,7 @@ impl Open<'_> {
                 }
                 () = patience.asked_to_close() => match patience.idle_for() {
                     Some(_) => return Err(io::ErrorKind::ConnectionAborted.into()),
-                    None => slot.keep(), // a request came in that moment
+                    None => slot.keep(), // a request arrived meanwhile
                 },
                 () = look.as_mut() => match patience.left() {
                     Some(left) => look.as_mut().reset(Instant::now() + left.min(limits.head)),
@@ -269,7 +281,7 @@ fn admits(checker: &Checker, request: &Request<Incoming>) -> bool {
     pass.is_some_and(|pass| checker.admits_now(pass))
 }
 
-/// Whoever has no pass learns that somebody is here, and nothing else: not even what kind of member this is.
+/// Answer without a valid token: 401 and nothing else, not even what kind of member this is.
 fn unknown_caller(request: &Request<Incoming>) -> Response<CallBody> {
     let asks_for_health = request.method() == Method::GET && request.uri().path() == "/healthz";
     let (status, text) =
@@ -280,7 +292,7 @@ fn unknown_caller(request: &Request<Incoming>) -> Response<CallBody> {
     response
 }
 
-/// What a door answers: its connection is busy to the last byte.
+/// A response that keeps its connection busy until the last byte is written.
 type Answered = Response<Holding<CallBody, Busy>>;
 
 #[cfg(test)]

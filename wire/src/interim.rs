@@ -1,6 +1,8 @@
-//! Interim answers (1xx: early hints) that we write to a caller. hyper's server writes final answers only, so these wait here until
-//! the connection's stream writes them, before any byte of the answer. Callers of HTTP/1.0 get none: they would take one for the
-//! answer. Used by the gateway's listeners and by a member's door ([`Interims`]); reading those of a function is `connection/interim.rs`.
+//! Interim answers (1xx: early hints) that we write to a caller. hyper's server writes final
+//! answers only, so they are queued here until the connection's stream writes them, before any byte
+//! of the answer. HTTP/1.0 callers get none: they would take one for the answer. Used by the
+//! gateway's listeners and by a member's authenticated listener ([`Interims`]); reading those of a
+//! function is `connection/interim.rs`.
 
 use crate::connection::poll_write_joined;
 use epsilon_api::vm::InterimSink;
@@ -17,13 +19,13 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Bytes of them for one call at most; what is more is dropped. Hints are a few links.
+/// Bytes of interim answers per call at most; more are dropped. Hints are a few links.
 const MOST: usize = 16 << 10;
 
-/// Those of the call that runs on one connection.
+/// The interim answers of the call that runs on one connection.
 #[derive(Debug, Default)]
 pub struct Interims {
-    /// Whether the caller of the request that runs may get any.
+    /// Whether the caller of the current request may get any.
     is_welcome: AtomicBool,
     is_used: AtomicBool,
     has_some: AtomicBool,
@@ -32,11 +34,11 @@ pub struct Interims {
 
 #[derive(Debug, Default)]
 struct State {
-    /// To be written.
+    /// Bytes to write.
     bytes: Vec<u8>,
-    /// How much of them is.
+    /// How many of `bytes` are written.
     written: usize,
-    /// What this call has had in all.
+    /// Bytes queued for this call in all.
     total: usize,
 }
 
@@ -50,7 +52,7 @@ impl Interims {
         }
     }
 
-    /// One for the caller, with these fields and no others.
+    /// Queues an interim answer with these headers.
     pub fn push(&self, status: StatusCode, mut headers: HeaderMap) {
         if !self.is_welcome.load(Relaxed) {
             return;
@@ -78,7 +80,7 @@ impl Interims {
         self.has_some.store(true, Relaxed);
     }
 
-    /// Writes those that wait.
+    /// Writes what is queued.
     ///
     /// # Errors
     /// When the stream breaks.
@@ -110,7 +112,7 @@ impl InterimSink for Interims {
     }
 }
 
-/// A stream on which they are written as soon as its user writes or flushes.
+/// A stream that writes queued interim answers as soon as its user writes or flushes.
 #[derive(Debug)]
 pub(crate) struct WithInterims<S> {
     stream: S,
@@ -160,7 +162,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WithInterims<S> {
         self.stream.is_write_vectored()
     }
 
-    /// hyper comes here at the end of each turn.
+    /// hyper flushes at the end of each turn.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_interims(cx))?;
         Pin::new(&mut self.stream).poll_flush(cx)
@@ -192,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn they_go_out_once_and_up_to_a_bound_for_each_call() {
+    fn interim_answers_are_written_once_and_bounded() {
         let (interims, hint) = (Interims::default(), StatusCode::EARLY_HINTS);
         interims.begin(Version::HTTP_11);
         interims.push(hint, hints(3));

@@ -1,15 +1,16 @@
-//! A member's side of belonging to a fleet: it joins one of the gateways it was told of, then says each
-//! [`BEAT`](epsilon_api::fleet::BEAT) that it is still there, and learns whose passes to take. Agents and builders do this in one
-//! task; their own work does not depend on it once they have joined.
+//! A member's side of fleet membership: it registers with one of the configured gateways, sends a
+//! heartbeat each [`BEAT`](epsilon_api::fleet::BEAT), and learns which gateways' tokens to accept.
+//! Agents and builders do this in one task; their own work does not depend on it once they have
+//! joined.
 //!
 //! ```text
-//!            ┌────────── 401: the credential is not known any more ─────────┐
-//!            ▼                                                               │
-//! ─▶ join with the fleet's token ─▶ credential, kept 0600 ─▶ beat each BEAT ─┴─▶ told to end: leave
-//!      ▲ a gateway that does not answer: the next one; none does: again, later and later, up to LONGEST_PAUSE
+//!            ┌────────── 401: the gateway rejects the credential ────────┐
+//!            ▼                                                           │
+//! ─▶ join with the fleet's token ─▶ credential, stored 0600 ─▶ heartbeat ┴─▶ at the end: leave
+//!      ▲ no answer: next gateway; none answers: again after a pause, doubled up to LONGEST_PAUSE
 //! ```
-//! What is kept in the member's folder: `credential` (its own), `gateways.json` (whose passes it takes, so that
-//! a restart while no gateway can be asked does not lock them out).
+//! Stored in the member's data folder: `credential` (its own), `gateways.json` (the gateways whose
+//! tokens it accepts, so that a restart while no gateway answers does not lock them out).
 
 mod ask;
 mod kept;
@@ -36,50 +37,52 @@ use tokio_util::sync::CancellationToken;
 
 pub use ask::{BadGateway, Gateways};
 
-/// Pauses after a round in which no gateway could be joined, doubled each time. A gateway that comes back finds
-/// its fleet again within seconds, and is not run over by it.
+/// Pauses after a round in which no gateway could be joined, doubled each time. A gateway that
+/// restarts gets its fleet back within seconds, and is not overrun by it.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Longest that a farewell may take: a gateway that does not hear it learns the same from silence.
+/// Longest that leaving may take: a gateway that does not receive it notices by missing heartbeats.
 const FAREWELL: Duration = Duration::from_secs(3);
 
-/// What joining needs to know.
+/// Settings of membership.
 #[derive(Debug)]
 pub struct Settings {
-    /// Control addresses of gateways, tried in turn. One is enough; others are for when it is down.
+    /// Control addresses of gateways, tried in turn. One is enough; the others are for when it is
+    /// down.
     pub gateways: Gateways,
-    /// The file with the fleet's token. Read at each joining, so that a new token needs no restart.
+    /// The file with the fleet's token. Read at each registration, so that a new token needs no
+    /// restart.
     pub token_file: PathBuf,
-    /// Where the member keeps what it must not lose.
+    /// The folder where the member stores its credential and the gateways' keys.
     pub folder: PathBuf,
-    /// For gateways at `https://`.
+    /// TLS client for gateways at `https://`.
     pub tls: Option<tls::Client>,
-    /// Where gateways reach this member: `host` or `host:port`. `None`: the local address that reaches the
-    /// gateway.
+    /// Address at which gateways reach this member: `host` or `host:port`. `None`: the local
+    /// address of the connection to the gateway.
     pub advertise: Option<String>,
     /// Where the member listens.
     pub listens: SocketAddr,
-    /// How often it beats: [`epsilon_api::fleet::BEAT`], but in tests.
+    /// Time between heartbeats: [`epsilon_api::fleet::BEAT`], except in tests.
     pub beat: Duration,
 }
 
-/// Belongs to a fleet as long as [`Belonging::run`] runs.
+/// Membership in a fleet, as long as [`Belonging::run`] runs.
 #[derive(Debug)]
 pub struct Belonging {
     settings: Settings,
-    /// What the member says of itself; its address is filled in.
+    /// What the member reports of itself; its address is filled in per request.
     me: Join,
     checker: Arc<Checker>,
     kept: Kept,
     credential: Option<Secret<String>>,
-    /// The gateway that answered last: asked first.
+    /// Index of the gateway that answered last: tried first.
     favourite: usize,
-    /// Told once, until it is something else.
+    /// The error logged last; logged again only when it changes.
     trouble: Option<String>,
     joined: watch::Sender<Option<String>>,
 }
 
-/// Why a round came to nothing.
+/// Why a round failed.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
     #[error("the token in `{}` cannot be read", path.display())]
@@ -93,19 +96,19 @@ enum Refused {
         path.display(), kind.token_file()
     )]
     Stranger { gateway: Gateway, path: PathBuf, kind: MemberKind },
-    #[error("the gateway at `{gateway}` does not let this member in: {text}")]
+    #[error("the gateway at `{gateway}` refused this member: {text}")]
     Turned { gateway: Gateway, text: String },
     #[error(
-        "`{gateway}` is no control address of a gateway; its `ready` line names that one after `control`, port 8081 unless set otherwise (it said: {text})"
+        "`{gateway}` is not the control address of a gateway; its `ready` line names that one after `control`, port 8081 unless set otherwise (it answered: {text})"
     )]
     Elsewhere { gateway: Gateway, text: String },
     #[error("no gateway can be reached")]
     Nobody(#[source] ask::AskError),
-    #[error("what the gateway said cannot be kept")]
+    #[error("the gateway's answer cannot be stored")]
     Folder(#[source] io::Error),
 }
 
-/// A member that has never joined needs the token.
+/// A member that has never joined needs the fleet's token.
 #[derive(Debug, thiserror::Error)]
 #[error("the token cannot be read from `{}`; copy the file `{}` of a gateway's data folder there", path.display(), kind.token_file())]
 struct NoToken {
@@ -116,10 +119,11 @@ struct NoToken {
 }
 
 impl Belonging {
-    /// Reads what an earlier life has kept: gateways that it knew get in from now on. Asks nobody yet.
+    /// Reads the state of an earlier run: gateways known then are trusted from now on. Sends
+    /// nothing yet.
     ///
     /// # Errors
-    /// When the token's file, or the folder, cannot be read.
+    /// When the token's file or the folder cannot be read.
     pub fn new(settings: Settings, me: Join, checker: Arc<Checker>) -> io::Result<Self> {
         let kept = Kept::new(settings.folder.clone());
         let credential = kept.credential()?;
@@ -137,16 +141,17 @@ impl Belonging {
         Ok(Self { settings, me, checker, kept, credential, favourite: 0, trouble: None, joined })
     }
 
-    /// The address under which the fleet knows this member, once it does.
+    /// The address under which the fleet knows this member, once it has joined.
     pub fn joined(&self) -> watch::Receiver<Option<String>> {
         self.joined.subscribe()
     }
 
-    /// Joins and stays until `end`; then says farewell.
+    /// Joins and sends heartbeats until `end`; then deregisters.
     pub async fn run(mut self, end: CancellationToken) {
         let mut pause = FIRST_PAUSE;
         loop {
-            // Ending first. A round that is dropped may have reached a gateway; the farewell makes up for it.
+            // Ending first. A round that is dropped may have reached a gateway; deregistering makes
+            // up for it.
             let round = tokio::select! {
                 biased;
                 () = end.cancelled() => break,
@@ -165,18 +170,20 @@ impl Belonging {
                     rest
                 }
             };
-            // A fleet that started together must not speak together.
+            // Jitter: members that started together must not send together.
             let rest = rest.mul_f64(rand::rng().random_range(0.9..1.1));
             if timeout(rest, end.cancelled()).await.is_ok() {
                 break;
             }
         }
         if !timeout(FAREWELL, self.leave()).await.unwrap_or(false) {
-            tracing::warn!("No gateway heard the farewell; they will notice.");
+            tracing::warn!(
+                "No gateway could be reached to deregister; gateways will notice by missing heartbeats."
+            );
         }
     }
 
-    /// Once around all gateways, until one answers.
+    /// Tries all gateways once, until one answers.
     async fn round(&mut self) -> Result<(), Refused> {
         let mut last = None;
         let gateways = self.settings.gateways.as_slice().len();
@@ -197,14 +204,18 @@ impl Belonging {
         }
     }
 
-    /// A beat, or a joining where there is no credential (any more). The outer error: try another gateway.
+    /// Sends a heartbeat, or registers where there is no credential (any more). The outer error
+    /// means: try another gateway.
     async fn say_hello(&mut self, gateway: &Gateway) -> Result<Result<(), Refused>, ask::AskError> {
         if let Some(credential) = self.credential.clone() {
             let heard: Heard<Welcome> = self.ask(gateway, "beat", &credential).await?;
             match heard.answer {
                 Ok(welcome) => return Ok(self.welcomed(welcome, heard.date, heard.local)),
                 Err((StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, why)) => {
-                    tracing::info!(why, "The credential is not taken; joining again.");
+                    tracing::info!(
+                        why,
+                        "Gateway rejected the member's credential; registering again."
+                    );
                     self.credential = None;
                 }
                 Err((status, text)) => return Ok(Err(turned(gateway, status, text))),
@@ -250,7 +261,7 @@ impl Belonging {
         if let Some(now) = now.or(date) {
             self.checker.hear_time(now);
         }
-        // What time it was is no use to a later life.
+        // The time is of no use to a later run.
         let welcome = Welcome { gateways, now: None };
         self.checker.trust(&welcome.gateways);
         self.kept.keep_gateways(&welcome).map_err(Refused::Folder)?;
@@ -259,12 +270,12 @@ impl Belonging {
             .joined
             .send_if_modified(|now| now.replace(address.clone()).as_ref() != Some(&address))
         {
-            tracing::info!(id = %self.me.id, address, "Joined the fleet.");
+            tracing::info!(id = %self.me.id, address, "Member joined the fleet.");
         }
         Ok(())
     }
 
-    /// Where gateways reach us, when we reach them from `local`.
+    /// The address at which gateways reach us, given the local address of our connection to one.
     fn address(&self, local: IpAddr) -> String {
         let listens = self.settings.listens;
         match &self.settings.advertise {
@@ -277,19 +288,21 @@ impl Belonging {
         }
     }
 
-    /// Says what is wrong once, and that it is over.
+    /// Logs a change: what is wrong, or that the gateways are reachable again.
     fn told(&mut self, trouble: Option<String>) {
         if self.trouble == trouble {
             return;
         }
         match &trouble {
-            Some(trouble) => tracing::warn!(trouble, "Not in touch with the fleet; trying on."),
-            None => tracing::info!("In touch with the fleet again."),
+            Some(trouble) => {
+                tracing::warn!(trouble, "Member has no connection to its fleet; retrying.")
+            }
+            None => tracing::info!("Member is connected to its fleet again."),
         }
         self.trouble = trouble;
     }
 
-    /// Says whether that is known now.
+    /// Deregisters; `false` when no gateway could be reached.
     async fn leave(&mut self) -> bool {
         let Some(credential) = self.credential.take() else { return true };
         let gateways = self.settings.gateways.as_slice();
@@ -298,7 +311,7 @@ impl Belonging {
             let ask =
                 Ask { gateway, tls: self.settings.tls.as_ref(), verb: "leave", key: &credential };
             if ask.farewell().await.is_ok() {
-                tracing::info!(id = %self.me.id, "Left the fleet.");
+                tracing::info!(id = %self.me.id, "Member left the fleet.");
                 self.kept.forget_credential();
                 return true;
             }
@@ -307,7 +320,7 @@ impl Belonging {
     }
 }
 
-/// A gateway's control address knows what is asked; where callers reach functions, there is none of that name.
+/// A control listener knows these paths; the public listener answers 404 or 405 to them.
 fn turned(gateway: &Gateway, status: StatusCode, text: String) -> Refused {
     let gateway = gateway.clone();
     match status {

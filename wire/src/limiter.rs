@@ -1,13 +1,15 @@
-//! How many connections a listener may have, and whose. Nobody is locked out by connections on which nothing happens:
-//! when there is no room, the one that has been idle for longest is closed, which HTTP allows at any time.
+//! Limits the connections of a listener, in all and by address. Unused connections never lock out
+//! others: when there is no room, the one that has been idle for longest is closed, which HTTP
+//! allows at any time.
 //!
 //! ```text
 //! too many of this address? ─ yes ─▶ close idle ones of it, else refuse
 //! too many altogether?      ─ yes ─▶ close idle ones, else a slot of the reserve, else wait
 //! ```
-//! A connection that is to be closed is asked to ([`Occupant::close`]) and counts no more; if a request reached it in that
-//! moment, it goes on and counts again ([`Slot::keep`]). Addresses of IPv6 count by their /64: one caller has all of it.
-//! Used by `listen.rs`; what idle means is known by those who serve connections.
+//! A connection to be closed is asked to ([`Occupant::close`]) and is not counted any more; if a
+//! request reached it meanwhile, it goes on and counts again ([`Slot::keep`]). IPv6 addresses count
+//! by their /64, because one caller has all of it. Used by `listen.rs`; whether a connection is
+//! idle is known by its server.
 
 use parking_lot::Mutex;
 use std::{
@@ -22,35 +24,36 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// Idle for less is no reason to be closed: a caller may be about to send.
+/// A connection idle for less is not closed: its caller may be about to send.
 const SHORTEST_IDLE: Duration = Duration::from_secs(1);
-/// Share of all slots that are freed at once, so that not every newcomer costs a look at all connections.
+/// Divisor: the share of all slots that is freed at once, so that not every newcomer scans all
+/// connections.
 const BATCH: usize = 100;
 
-/// What a listener may have.
+/// Limits of a listener.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections at once.
+    /// Open connections at most.
     pub connections: usize,
-    /// Of them, of one address.
+    /// Open connections of one address at most.
     pub per_address: usize,
-    /// Slots beyond `connections`, on which little is done: enough for health checks.
+    /// Slots beyond `connections` that serve little: enough for health checks.
     pub reserve: usize,
     /// Addresses to which `per_address` does not apply.
     pub exempt: Exempt,
 }
 
-/// Addresses that stand for many callers.
+/// Addresses that carry many callers, such as proxies.
 #[derive(Clone)]
 pub struct Exempt(Arc<dyn Fn(IpAddr) -> bool + Send + Sync>);
 
 impl Exempt {
-    /// Those for which this holds.
+    /// Addresses for which `holds` is true.
     pub fn new(holds: impl Fn(IpAddr) -> bool + Send + Sync + 'static) -> Self {
         Self(Arc::new(holds))
     }
 
-    /// None.
+    /// No address.
     pub fn none() -> Self {
         Self::new(|_| false)
     }
@@ -62,21 +65,22 @@ impl fmt::Debug for Exempt {
     }
 }
 
-/// A connection, as the limiter sees it. It must not own its [`Slot`]: it may be dropped under the limiter's lock.
+/// A connection, as the limiter sees it. It must not own its [`Slot`]: it may be dropped under the
+/// limiter's lock.
 pub trait Occupant: Send + Sync {
-    /// How long nothing has been under way on it; `None` while something is.
+    /// How long no request has been in flight on it; `None` while one is.
     fn idle_for(&self) -> Option<Duration>;
 
-    /// Asks it to close unless something is under way by then.
+    /// Asks it to close unless a request is in flight by then.
     fn close(&self);
 }
 
-/// See the module. One per listener.
+/// The connection table of one listener.
 #[derive(Debug)]
 pub struct Limiter {
     limits: Limits,
     table: Mutex<Table>,
-    /// The table's own count, for those who only look.
+    /// Copy of the table's count, readable without the lock.
     used: AtomicUsize,
     freed: Notify,
 }
@@ -108,31 +112,32 @@ impl fmt::Debug for Entry {
 enum Kind {
     Usual,
     Reserve,
-    /// It was asked to close, and counts nowhere.
+    /// Asked to close; not counted.
     Closing {
         was_reserve: bool,
     },
 }
 
-/// What a newcomer gets.
+/// The answer to a new connection.
 #[derive(Debug)]
 pub enum Admission {
-    /// A slot.
+    /// It may stay while it holds this slot.
     Slot(Slot),
-    /// There is no room, not even in the reserve. [`Limiter::freed`] says when to ask again.
+    /// There is no room, not even in the reserve. [`Limiter::freed`] resolves when to try again.
     Full,
-    /// Its address has too many.
+    /// Its address has too many connections.
     TooMany,
 }
 
 impl Limiter {
-    /// With nobody in it.
+    /// An empty table.
     pub fn new(limits: Limits) -> Arc<Self> {
-        let (table, used) = (Mutex::default(), AtomicUsize::new(0));
+        let table = Mutex::default();
+        let used = AtomicUsize::new(0);
         Arc::new(Self { limits, table, used, freed: Notify::new() })
     }
 
-    /// A slot for a connection of this address, if there is one.
+    /// A slot for a connection of this address, if there is room.
     pub fn admit(self: &Arc<Self>, peer: IpAddr) -> Admission {
         let Limits { connections, per_address, reserve, ref exempt } = self.limits;
         let peer = peer.to_canonical();
@@ -149,7 +154,8 @@ impl Limiter {
         let is_usual = |entry: &Entry| entry.kind == Kind::Usual;
         let is_full = table.used >= connections
             && table.close_idle((connections / BATCH).max(1), SHORTEST_IDLE, is_usual) == 0;
-        // Who says nothing in the reserve makes room at once: its slots are for heads that are on their way.
+        // Unused connections of the reserve are closed at once: its slots are for heads that are
+        // arriving.
         if is_full
             && table.reserved >= reserve
             && (reserve == 0
@@ -173,12 +179,13 @@ impl Limiter {
         })
     }
 
-    /// Whether four fifths of the slots are taken: no time for those who have nothing to do.
+    /// Whether more than four fifths of the slots are taken: idle connections should be closed
+    /// early.
     pub fn is_crowded(&self) -> bool {
         self.used.load(Relaxed) * 5 > self.limits.connections * 4
     }
 
-    /// Waits until somebody leaves.
+    /// Waits until a slot is freed.
     pub(crate) async fn freed(&self) {
         self.freed.notified().await;
     }
@@ -219,8 +226,8 @@ impl Table {
         }
     }
 
-    /// Asks so many connections at most to close: strangers first, then those that have been idle for longest. Answers
-    /// how many were asked.
+    /// Asks up to `most` connections to close: unauthenticated ones first, then those idle for
+    /// longest. Returns how many were asked.
     fn close_idle(
         &mut self,
         most: usize,
@@ -245,7 +252,8 @@ impl Table {
         }
         for (.., id, occupant) in &idle {
             let Some(entry) = self.slots.get_mut(id) else { continue };
-            let (kind, address) = (entry.kind, entry.address);
+            let kind = entry.kind;
+            let address = entry.address;
             entry.kind = Kind::Closing { was_reserve: kind == Kind::Reserve };
             self.uncount(kind, address);
             occupant.close();
@@ -254,7 +262,7 @@ impl Table {
     }
 }
 
-/// So many connections, or fewer where that would be more than one of `share` files that this process may open.
+/// `connections`, or fewer where that would exceed one of `share` files that this process may open.
 pub fn within_files(connections: usize, share: usize) -> usize {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
@@ -264,13 +272,13 @@ pub fn within_files(connections: usize, share: usize) -> usize {
             files,
             wanted = connections,
             connections = most,
-            "Fewer connections than set: the limit on open files (`ulimit -n`, `LimitNOFILE`) allows no more."
+            "Listener takes fewer connections than set: the limit on open files (`ulimit -n`, `LimitNOFILE`) allows no more."
         );
     }
     most
 }
 
-/// A connection's place in its listener, until it is dropped.
+/// A connection slot of a listener; freed when dropped.
 #[derive(Debug)]
 pub struct Slot {
     limiter: Arc<Limiter>,
@@ -281,19 +289,19 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Who has it.
+    /// Sets the connection that holds the slot.
     pub fn occupy(&self, occupant: Weak<dyn Occupant>) {
         if let Some(entry) = self.limiter.table.lock().slots.get_mut(&self.id) {
             entry.occupant = Some(occupant);
         }
     }
 
-    /// Whose it is.
+    /// The address of the peer.
     pub fn peer(&self) -> IpAddr {
         self.peer
     }
 
-    /// Whether it is one of the reserve.
+    /// Whether it is a slot of the reserve.
     pub fn is_reserve(&self) -> bool {
         self.is_reserve
     }
@@ -303,7 +311,7 @@ impl Slot {
         self.limiter.is_crowded()
     }
 
-    /// It was asked to close, and something is under way again.
+    /// Counts again a connection that was asked to close and had a request in flight.
     pub fn keep(&self) {
         let mut table = self.limiter.table.lock();
         let Some(entry) = table.slots.get_mut(&self.id) else { return };
@@ -315,8 +323,8 @@ impl Slot {
         self.limiter.used.store(table.used, Relaxed);
     }
 
-    /// Its caller has shown who it is: it counts no more by its address, and stays for longer than strangers. Costs
-    /// nothing after the first time, because each request shows it.
+    /// The peer has authenticated: its slot is not counted by address any more, and is closed after
+    /// unauthenticated ones. Free after the first time, because each request authenticates.
     pub fn trust(&self) {
         if self.is_trusted.load(Relaxed) {
             return;
@@ -344,7 +352,7 @@ impl Drop for Slot {
     }
 }
 
-/// What counts as one address.
+/// The address or network that counts as one caller.
 fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,

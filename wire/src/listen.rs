@@ -1,8 +1,10 @@
-//! A bound port and the connections that come in there: how many at once, what becomes of an error, how it
-//! ends. What is said on a connection is not known here. Used by the gateway's listeners and by members' doors.
+//! A listening port and the connections that arrive there: how many at once, accept errors,
+//! closing. What is sent on a connection is not known here. Used by the gateway's listeners and by
+//! members' authenticated listeners.
 //!
-//! Told to close, it still hands out what the kernel had taken in by then: whoever sees a connection established
-//! may have sent a request already, and would get a reset for it.
+//! After `close`, it still returns the connections that the kernel had accepted by then: a peer
+//! that sees its connection established may have sent a request already, and would get a reset for
+//! it.
 
 use crate::limiter::{Admission, Limiter, Slot};
 use socket2::{SockRef, TcpKeepalive};
@@ -13,60 +15,61 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Connections that the kernel keeps while all ours are taken.
+/// The kernel's queue of established connections while all slots are taken.
 const BACKLOG: u32 = 4096;
-/// How often a newcomer looks for room where there is none: others may have become idle meanwhile.
+/// How often a new connection looks for room: others may have become idle meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// Pauses after an error that will come again at once, such as a lack of file descriptors.
+/// Pauses after an accept error that would repeat at once, such as a lack of file descriptors.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// One connection.
+/// An accepted connection.
 #[derive(Debug)]
 pub struct Accepted {
-    /// The connection; small writes go out at once.
+    /// The stream, with `TCP_NODELAY` set.
     pub stream: TcpStream,
-    /// Who it is.
+    /// Address of the peer.
     pub peer: SocketAddr,
-    /// Its place among those that may be open at once; gives it back when dropped.
+    /// Its connection slot; freed when dropped.
     pub slot: Slot,
 }
 
-/// TCP's own questions to a peer that says nothing, so that one that vanished without a word is noticed.
+/// TCP keep-alive probes, by which a peer that vanished is noticed.
 #[derive(Clone, Copy, Debug)]
 pub struct Probes {
-    /// Silence before the first one.
+    /// Silence before the first probe.
     pub after: Duration,
-    /// Time between two.
+    /// Time between two probes.
     pub every: Duration,
-    /// How many in vain.
+    /// Unanswered probes after which the connection is dead.
     pub count: u32,
 }
 
-/// A port that is bound.
+/// A bound port.
 #[derive(Debug)]
 pub struct Listener {
     port: Port,
     address: SocketAddr,
     probes: Probes,
     pause: Duration,
-    /// Accepted, and waiting for room.
+    /// Accepted, waiting for a slot.
     waiting: Option<(TcpStream, SocketAddr)>,
 }
 
 #[derive(Debug)]
 enum Port {
     Open(TcpListener),
-    /// Only what the kernel has taken in already; never more than its queue holds, or a flood would keep it open.
+    /// Only connections that the kernel has accepted already; never more than its queue holds, or a
+    /// flood would keep the port open.
     Closing(std::net::TcpListener, u32),
     Closed,
 }
 
 impl Listener {
-    /// Binds; port 0 takes any. Needs a tokio runtime.
+    /// Binds the address; port 0 picks a free one. Needs a tokio runtime.
     ///
     /// # Errors
-    /// When the address is taken or not ours.
+    /// When the address is in use or not one of this machine.
     pub fn bind(address: SocketAddr, probes: Probes) -> io::Result<Self> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         // A restart must not wait for connections of the last run.
@@ -77,10 +80,11 @@ impl Listener {
         Ok(Self { port: Port::Open(listener), address, probes, pause: FIRST_PAUSE, waiting: None })
     }
 
-    /// One that somebody else has bound, and may keep: the service manager does over a restart. Needs a tokio runtime.
+    /// A socket that another process has bound and may keep: the service manager does over a
+    /// restart. Needs a tokio runtime.
     ///
     /// # Errors
-    /// When it is no socket that listens.
+    /// When it is not a listening socket.
     pub fn inherited(listener: std::net::TcpListener, probes: Probes) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
@@ -88,13 +92,14 @@ impl Listener {
         Ok(Self { port: Port::Open(listener), address, probes, pause: FIRST_PAUSE, waiting: None })
     }
 
-    /// Where it listens.
+    /// The bound address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The next connection; `None` once it is told to `close` and nobody waits any more. An error never ends it: it is
-    /// told to `trouble`, with the pause that follows. May be dropped at any point; what was accepted is not lost.
+    /// The next connection; `None` after `close`, once no connection waits any more.
+    /// Accept errors never end it: they are reported to `trouble` with the pause that follows.
+    /// Cancel-safe; an accepted connection is not lost.
     pub async fn next(
         &mut self,
         limiter: &Arc<Limiter>,
@@ -105,8 +110,10 @@ impl Listener {
             if let Some((stream, peer)) = self.waiting.take() {
                 match limiter.admit(peer.ip()) {
                     Admission::Slot(slot) => return Some(self.prepared(stream, peer, slot)),
-                    Admission::TooMany => tracing::debug!(%peer, "Too many of one address."),
-                    // Who finds no room when it closes was not going to be served.
+                    Admission::TooMany => {
+                        tracing::debug!(%peer, "Connection refused: its address has too many open connections.")
+                    }
+                    // A connection without a slot at closing time would not have been served.
                     Admission::Full if close.is_cancelled() => self.port = Port::Closed,
                     Admission::Full => {
                         self.waiting = Some((stream, peer));
@@ -136,7 +143,7 @@ impl Listener {
                 Err(err) if is_of_one_connection(&err) => {}
                 Err(err) => {
                     trouble(&err, self.pause);
-                    // Cut short by closing: the loop's first arm sees it next.
+                    // Cut short by closing: the loop's first arm handles it next.
                     let _ = timeout(self.pause, close.cancelled()).await;
                     self.pause = (self.pause * 2).min(LONGEST_PAUSE);
                 }
@@ -154,8 +161,8 @@ impl Listener {
         };
     }
 
-    /// One that waits in the kernel's queue; the port is closed when there is none. Asks the kernel itself: the runtime
-    /// may not have heard of the newest ones yet.
+    /// A connection from the kernel's queue; the port is closed when there is none. Asks the kernel
+    /// itself, because the runtime may not have seen the newest ones yet.
     fn accepted_before(&mut self) -> Option<(TcpStream, SocketAddr)> {
         while let Port::Closing(listener, left @ 1..) = &mut self.port {
             *left -= 1;
@@ -176,7 +183,7 @@ impl Listener {
         None
     }
 
-    /// A socket that refuses these is dead anyway; reading from it says so.
+    /// A socket that refuses these options is dead anyway; reading from it reports that.
     fn prepared(&self, stream: TcpStream, peer: SocketAddr, slot: Slot) -> Accepted {
         // Heads and small bodies must not wait for an acknowledgement.
         let _ = stream.set_nodelay(true);
@@ -187,7 +194,7 @@ impl Listener {
     }
 }
 
-/// The other side gave up before it was accepted; nothing is wrong with us.
+/// The peer gave up before its connection was accepted; not an error of the listener.
 fn is_of_one_connection(err: &io::Error) -> bool {
     matches!(
         err.kind(),
@@ -220,7 +227,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_was_in_before_it_closed_is_served_and_nobody_after() {
+    async fn connections_queued_before_closing_are_served() {
         let (mut listener, places) = (listener(), limiter(100));
         let (address, close) = (listener.address(), CancellationToken::new());
         let mut callers = Vec::new();
@@ -243,7 +250,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_more_are_open_at_once_than_there_are_places() {
+    async fn open_connections_never_exceed_the_slots() {
         let (mut listener, places) = (listener(), limiter(1));
         let close = CancellationToken::new();
         let _callers = [

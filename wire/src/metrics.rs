@@ -1,6 +1,7 @@
-//! A small listener of a member for those who collect metrics, and hold no pass: `GET /metrics`, `GET /healthz`,
-//! nothing else. Off unless its address is set. Metrics tell names and load, so they are for this machine, and for who
-//! shows the key that the operator has set; health is for everybody.
+//! A member's metrics listener, for collectors, which have no gateway token: `GET /metrics`, `GET
+//! /healthz`, nothing else. Off unless its address is set. Metrics contain names and load, so they
+//! are served to this machine only, and to clients with the key that the operator has set; health
+//! is served to anybody.
 
 use crate::{
     door::{Door, Ending, Limits},
@@ -14,25 +15,25 @@ use epsilon_api::{
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-/// A collector or two, and a person.
+/// One or two collectors, and a person.
 const LIMITS: Limits =
     Limits { connections: 16, head: Duration::from_secs(10), idle: Duration::from_secs(90) };
-/// The text format that every collector reads.
+/// The Prometheus text format.
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4");
 
-/// A listener that is bound.
+/// A bound listener.
 #[derive(Debug)]
 pub struct Metrics {
     door: Door,
-    /// What collectors on other machines show.
+    /// Bearer key that collectors on other machines send.
     key: Option<Secret<String>>,
 }
 
 impl Metrics {
-    /// Binds; port 0 takes any. Needs a tokio runtime.
+    /// Binds the address; port 0 picks a free one. Needs a tokio runtime.
     ///
     /// # Errors
-    /// When the address is taken or not ours.
+    /// When the address is in use or not one of this machine.
     pub fn bind(
         address: SocketAddr,
         key: Option<Secret<String>>,
@@ -41,12 +42,12 @@ impl Metrics {
         Ok(Self { door: Door::bind(address, None, LIMITS, ending)?, key })
     }
 
-    /// Where it listens.
+    /// The bound address.
     pub fn address(&self) -> SocketAddr {
         self.door.address()
     }
 
-    /// Answers until told to close. `gather` writes all metrics.
+    /// Serves until `close`. `gather` renders all metrics.
     pub async fn serve(self, gather: impl Fn() -> String + Send + Sync + 'static) {
         let gather = Arc::new(gather);
         let handler = move |request: Request<hyper::body::Incoming>, _| {
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn from_afar_they_want_the_key_and_health_does_not() {
+    async fn remote_metrics_need_the_key_health_does_not() {
         let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
         socket.connect("192.0.2.1:9").expect("this test needs a network interface");
         let own = SocketAddr::new(socket.local_addr().unwrap().ip(), 0);

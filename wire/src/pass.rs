@@ -1,13 +1,14 @@
-//! Passes: how a gateway shows a member of its fleet who asks. A pass is one line that the gateway signs for
-//! one member and for a minute; the member knows the public keys of all gateways and asks nobody.
+//! Gateway tokens: how a gateway authenticates to a member of its fleet. A token is one line that
+//! the gateway signs for one member and for a minute; the member knows the public keys of all
+//! gateways and checks it offline.
 //!
 //! ```text
-//! eps1.<gateway id>.<member id>.<unix time of its end>.<Ed25519 signature of all before this dot, in hex>
+//! eps1.<gateway id>.<member id>.<expiry, unix time>.<Ed25519 signature of all before this dot, hex>
 //! ```
 //!
-//! [`Signer`] is the gateway's half, [`Checker`] the member's. Neither knows HTTP, nor what time it is: the
-//! caller says `now`. What this does not do: keep a pass secret on its way (that is `tls.rs`), or say what
-//! the gateway may ask.
+//! [`Signer`] is the gateway's half, [`Checker`] the member's. Neither knows HTTP or the current
+//! time: the caller passes `now`. Not done here: keeping a token secret in transit (that is
+//! `tls.rs`), and authorization of single requests.
 
 use crate::{clock::Clock, private};
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
@@ -25,51 +26,53 @@ use std::{
     time::Duration,
 };
 
-/// How long a pass opens doors. What is stolen is of no use a minute later.
+/// How long a token is valid. A stolen one is useless a minute later.
 pub const LIFE: Duration = Duration::from_secs(60);
-/// How often a gateway makes a new one: two may get lost, and none is ever shown in its last moments.
+/// How often a gateway makes a new token: two may get lost, and none is ever used in its last
+/// moments.
 pub const RENEW: Duration = Duration::from_secs(20);
-/// How far the clocks of gateway and member may be apart. Machines that keep time at all are within a second.
+/// Largest clock difference between gateway and member. Machines with time synchronisation are
+/// within a second.
 pub const SKEW: Duration = Duration::from_secs(30);
 
-/// A word about the time that differs from ours by less is no news.
+/// A reported time that differs from ours by less is ignored.
 const COARSE: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
 
-/// What this form of passes and key files begins with; another form gets another word.
+/// Format prefix of tokens and key files; another format gets another prefix.
 const FORM: &str = "eps1";
-/// Longer than any pass; what is longer is not looked at.
+/// Longer than any token; longer texts are rejected unread.
 const LONGEST: usize = 320;
-/// Passes that are remembered: three minutes of far more gateways than a fleet has.
+/// Verified tokens that are remembered: three minutes of far more gateways than a fleet has.
 const REMEMBERED: usize = 4096;
 
 const SEED_BYTES: usize = 32;
 const KEY_BYTES: usize = 32;
 const SIGNATURE_BYTES: usize = 64;
 
-/// A gateway's key that cannot be had.
+/// Why a gateway's key cannot be loaded or made.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file cannot be read or written.
     #[error("`{}` cannot be read or written", path.display())]
     File {
-        /// Which.
+        /// The key file.
         path: PathBuf,
-        /// Why.
+        /// The error of the file system.
         #[source]
         source: io::Error,
     },
-    /// The file holds something else.
+    /// The file holds something other than a key.
     #[error("`{}` does not hold a gateway's key; remove it to get a new one", path.display())]
     Damaged {
-        /// Which.
+        /// The key file.
         path: PathBuf,
     },
-    /// No randomness, or a library that refuses to work.
+    /// No randomness, or the crypto library refuses to work.
     #[error("no key can be made on this machine")]
     Unable,
 }
 
-/// A gateway's key pair: makes its passes.
+/// A gateway's key pair: signs its tokens.
 pub struct Signer {
     id: GatewayId,
     public_key: String,
@@ -83,7 +86,8 @@ impl fmt::Debug for Signer {
 }
 
 impl Signer {
-    /// Reads the key from its file; makes both at the first start. Only the file's owner can read it.
+    /// Reads the key from its file; makes both at the first start. The file is readable by its
+    /// owner only.
     ///
     /// # Errors
     /// [`KeyError`], for the operator.
@@ -111,7 +115,7 @@ impl Signer {
     fn from_seed(seed: &[u8; SEED_BYTES]) -> Result<Self, KeyError> {
         let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| KeyError::Unable)?;
         let public_key = hex(pair.public_key().as_ref());
-        // The id follows from the key, so that no two keys ever share one.
+        // The id is derived from the key, so that no two keys share one.
         let id = GatewayId::parse(&format!("g-{}", &public_key[..12]));
         Ok(Self { id: id.map_err(|_| KeyError::Unable)?, public_key, pair })
     }
@@ -121,17 +125,17 @@ impl Signer {
         &self.id
     }
 
-    /// What members recognise the passes by: 64 hexadecimal digits.
+    /// What members verify the tokens with: 64 hexadecimal digits.
     pub fn public_key_hex(&self) -> &str {
         &self.public_key
     }
 
-    /// Id and public key, as members learn them.
+    /// Id and public key, as sent to members.
     pub fn key(&self) -> GatewayKey {
         GatewayKey { id: self.id.clone(), public_key: self.public_key.clone() }
     }
 
-    /// A pass to this member, good for [`LIFE`]. Fit for a header's value.
+    /// A token for this member, valid for [`LIFE`]. Usable as a header value.
     pub fn pass(&self, member: &VmId, now: Timestamp) -> String {
         let end = now.as_second().saturating_add(LIFE.as_secs() as i64);
         let mut text = format!("{FORM}.{}.{member}.{end}", self.id);
@@ -142,22 +146,23 @@ impl Signer {
     }
 }
 
-/// A member's half: knows the gateways' keys and says whose pass is good.
+/// A member's half: knows the gateways' keys and verifies tokens.
 ///
-/// A pass is checked once; its text is remembered until it ends, so that a call costs a look into a small
-/// map. Passes of a gateway that is trusted no more open nothing from then on.
+/// A signature is verified once; the token's text is remembered until it expires, so that a call
+/// costs one look into a small map. Tokens of a gateway that is no longer trusted are rejected from
+/// then on.
 #[derive(Debug)]
 pub struct Checker {
     member: VmId,
     known: RwLock<Known>,
-    /// The gateways'. A machine whose own clock jumps goes on taking passes.
+    /// Follows the gateways' clocks, so that a jump of this machine's clock does not reject tokens.
     clock: Clock,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     keys: HashMap<GatewayId, [u8; KEY_BYTES]>,
-    /// Passes that were found good, and when they end.
+    /// Verified tokens, and the unix time at which each expires.
     passes: HashMap<Box<str>, i64>,
 }
 
@@ -168,7 +173,8 @@ impl Checker {
         Self { member, known: RwLock::default(), clock }
     }
 
-    /// A gateway that we trust said what time it is. Heard only when it is news: such words are a second coarse.
+    /// Takes over the time that a trusted gateway reported. Differences below [`COARSE`] are
+    /// ignored: reports are in seconds.
     pub fn hear_time(&self, now: Timestamp) {
         if self.clock.behind(now).abs() > COARSE {
             self.clock.set(now);
@@ -180,7 +186,7 @@ impl Checker {
         self.admits(text, self.clock.now())
     }
 
-    /// These are the gateways, all of them. A key that is none is left out.
+    /// Sets the complete list of gateways. Entries with an invalid key are left out.
     pub fn trust(&self, gateways: &[GatewayKey]) {
         let keys: HashMap<_, _> = gateways
             .iter()
@@ -192,7 +198,7 @@ impl Checker {
         }
     }
 
-    /// Whether this text is a pass of a trusted gateway to this member, for now.
+    /// Whether this text is a valid token of a trusted gateway for this member at `now`.
     pub fn admits(&self, text: &str, now: Timestamp) -> bool {
         let now = now.as_second();
         let remembered = self.known.read().passes.get(text).copied();
@@ -219,7 +225,7 @@ impl Checker {
 
     fn remember(&self, gateway: &str, key: &[u8], text: &str, end: i64, now: i64) {
         let mut known = self.known.write();
-        // It may have lost our trust while its signature was looked at.
+        // Trust may have been withdrawn while the signature was verified.
         if known.keys.get(gateway).is_none_or(|still| still != key) {
             return;
         }
@@ -230,14 +236,15 @@ impl Checker {
     }
 }
 
-/// Neither over nor of a length that no gateway gives.
+/// Not expired, and not longer than a gateway's tokens are.
 fn is_time(end: i64, now: i64) -> bool {
-    let (life, skew) = (LIFE.as_secs() as i64, SKEW.as_secs() as i64);
+    let life = LIFE.as_secs() as i64;
+    let skew = SKEW.as_secs() as i64;
     let left = end.saturating_sub(now);
     -skew < left && left <= life + skew
 }
 
-/// A text in the form of a pass.
+/// A parsed token, not verified yet.
 struct Pass<'a> {
     gateway: &'a str,
     member: &'a str,
@@ -264,7 +271,7 @@ impl<'a> Pass<'a> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}"); // a String takes everything
+        let _ = write!(text, "{byte:02x}"); // writing to a String cannot fail
         text
     })
 }
@@ -314,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_made_once_and_only_its_owner_reads_it() {
+    fn key_is_made_once_and_readable_by_its_owner() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("gateway.key");
         let first = Signer::load_or_make(&path).unwrap();
@@ -330,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_of_a_trusted_gateway_opens_also_the_second_time() {
+    fn token_of_a_trusted_gateway_is_accepted_twice() {
         let (ours, others) = (signer(), signer());
         let checker = checker(&[&ours, &others]);
         for signer in [&ours, &others, &ours] {
@@ -369,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_has_its_time_and_clocks_may_differ_a_little() {
+    fn token_expires_with_tolerance_for_clock_skew() {
         let ours = signer();
         let pass = ours.pass(&member("vm-1"), at(NOW));
         for (now, good) in
@@ -399,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_that_lost_our_trust_loses_its_remembered_passes() {
+    fn untrusted_gateway_loses_its_remembered_tokens() {
         let (ours, other) = (signer(), signer());
         let checker = checker(&[&ours, &other]);
         let (pass, others) =
@@ -424,7 +431,7 @@ mod tests {
         {
             assert!(!checker.admits(text, at(NOW)), "{text:.60}");
         }
-        assert!(checker.known.read().passes.is_empty(), "what is no pass costs no memory");
+        assert!(checker.known.read().passes.is_empty(), "an invalid pass uses no memory");
     }
 
     #[test]

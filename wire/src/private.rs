@@ -7,7 +7,8 @@ use std::{
     path::Path,
 };
 
-/// Writes the file whole: a reader sees the old text or the new one, and nobody but the owner ever sees any.
+/// Writes the file atomically: a reader sees the old text or the new one. Only the owner can read
+/// it, at any time.
 pub(crate) fn write(path: &Path, text: &str) -> io::Result<()> {
     let draft = path.with_extension("new");
     match fs::remove_file(&draft) {

@@ -4,10 +4,10 @@
 //! none (people, collectors, git), and asks each connection whether a certificate was shown. Its public listener, where it speaks
 //! TLS, asks nobody for one.
 //!
-//! This says who may talk at all and keeps what is said to those two. Which gateway asks is said by a pass
-//! (`pass.rs`), which member asks by its credential. Without the files the fleet speaks plain HTTP.
+//! TLS decides who may connect at all, and encrypts. Which gateway sends a request is proven by its
+//! token, which member by its credential. Without the files the fleet uses plain HTTP.
 //!
-//! Handshakes have no limit of their own here: callers have one, and put it around them.
+//! Handshakes have no time limit here: callers put their own around them.
 
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
@@ -30,24 +30,24 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-/// Where the three files lie; settings `tls_certificate`, `tls_key`, `tls_authority` of each part.
+/// Paths of the three files; settings `tls_certificate`, `tls_key`, `tls_authority` of each part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Files {
-    /// Our certificate, and those between it and the authority's, if any.
+    /// Our certificate, followed by intermediate ones, if any.
     pub certificate: PathBuf,
     /// Its private key.
     pub key: PathBuf,
-    /// The certificate, or certificates, of whom we trust.
+    /// Certificates of the trusted authorities.
     pub authority: PathBuf,
 }
 
-/// Why TLS cannot be spoken with these files. For the operator.
+/// Why TLS is not possible with these files. For the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// Some of the three settings are there, some are not.
+    /// Some of the three settings are set, some are not.
     #[error("`tls_certificate`, `tls_key` and `tls_authority` are set together or not at all")]
     Incomplete,
-    /// None of them is there, and somebody is to be spoken to by TLS.
+    /// None of them is set, and an address needs TLS.
     #[error(
         "`https://` needs the settings `tls_certificate`, `tls_key` and `tls_authority`; set them, or write `http://`"
     )]
@@ -55,36 +55,36 @@ pub enum TlsError {
     /// A file that is not there, or not PEM, or holds something else.
     #[error("`{}` cannot be read, or does not hold {what} in PEM", path.display())]
     File {
-        /// Which.
+        /// The file of the setting.
         path: PathBuf,
         /// What it should hold.
         what: &'static str,
-        /// Why.
+        /// The parser's error.
         #[source]
         source: pem::Error,
     },
-    /// A certificate that cannot be used, or a key of another one.
+    /// A certificate that cannot be used, or a key that does not belong to it.
     #[error("`{}` cannot be used", path.display())]
     Unusable {
-        /// Which.
+        /// The file of the setting.
         path: PathBuf,
-        /// Why.
+        /// The error of rustls.
         #[source]
         source: rustls::Error,
     },
-    /// Nobody could ever be let in.
-    #[error("`{}` names nobody that could be trusted", path.display())]
+    /// The authority's file holds no usable certificate.
+    #[error("`{}` holds no authority that could be trusted", path.display())]
     Authority {
-        /// Which.
+        /// The file of `tls_authority`.
         path: PathBuf,
-        /// Why.
+        /// The error of rustls.
         #[source]
         source: VerifierBuilderError,
     },
 }
 
 impl Files {
-    /// From three settings: all of them, or none.
+    /// From the three settings: all of them, or none.
     ///
     /// # Errors
     /// [`TlsError::Incomplete`].
@@ -102,7 +102,7 @@ impl Files {
         }
     }
 
-    /// Reads the files for a listener. Only callers with a certificate of the authority get in.
+    /// TLS for a listener that only accepts clients with a certificate of the authority.
     ///
     /// # Errors
     /// [`TlsError`].
@@ -110,8 +110,8 @@ impl Files {
         self.listener(|callers| callers)
     }
 
-    /// The same for a listener that serves callers without a certificate, too. Whoever shows one must be of the authority;
-    /// who showed one is what [`shows_certificate`] says.
+    /// TLS for a listener that also accepts clients without a certificate. One that is presented
+    /// must be of the authority; [`shows_certificate`] returns whether there was one.
     ///
     /// # Errors
     /// [`TlsError`].
@@ -151,13 +151,15 @@ impl Files {
         Ok(Server(TlsAcceptor::from(Arc::new(config))))
     }
 
-    /// Reads the files for connections that we open. Shows our certificate; the other side's must be of the
-    /// authority and name the host that was asked for.
+    /// TLS for connections that we open. Presents our certificate; the server's must be of the
+    /// authority and name the requested host.
     ///
     /// # Errors
     /// [`TlsError`].
     pub fn client(&self) -> Result<Client, TlsError> {
-        let (authority, chain, key) = (self.roots()?, self.chain()?, self.private_key()?);
+        let authority = self.roots()?;
+        let chain = self.chain()?;
+        let key = self.private_key()?;
         let config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .and_then(|config| {
@@ -190,7 +192,8 @@ impl Files {
     }
 }
 
-/// One provider for all, said outright: with a second one in the graph the default would panic.
+/// The one provider, named explicitly: with a second one in the dependency graph the default would
+/// panic.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
@@ -202,21 +205,21 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     if found.is_empty() { Err(file(pem::Error::NoItemsFound)) } else { Ok(found) }
 }
 
-/// Whether the other end of this connection showed a certificate. It is one of the authority then: the handshake, or the one
-/// that this connection resumes, fails with any other.
+/// Whether the peer presented a certificate. It is one of the authority then: the handshake, also
+/// the one that this connection resumes, fails with any other.
 pub fn shows_certificate<S>(stream: &server::TlsStream<S>) -> bool {
     stream.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty())
 }
 
-/// Takes TLS connections. Cheap to clone.
+/// Accepts TLS connections. Cheap to clone.
 #[derive(Clone)]
 pub struct Server(TlsAcceptor);
 
 impl Server {
-    /// Speaks TLS with somebody who called.
+    /// TLS handshake with a client.
     ///
     /// # Errors
-    /// When they have no certificate of the authority, or hang up.
+    /// When it has no certificate of the authority, or hangs up.
     pub async fn accept<S>(&self, stream: S) -> io::Result<server::TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -230,10 +233,11 @@ impl Server {
 pub struct Client(TlsConnector);
 
 impl Client {
-    /// Speaks TLS on a stream to this host: a name or an address, without a port.
+    /// TLS handshake with this host: a name or an address, without a port.
     ///
     /// # Errors
-    /// When the other side is not that host by the word of the authority, or hangs up.
+    /// When the server's certificate does not name that host or is not of the authority, or it
+    /// hangs up.
     pub async fn connect<S>(&self, host: &str, stream: S) -> io::Result<client::TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -245,8 +249,8 @@ impl Client {
     }
 }
 
-/// What an error of a connection means, if it is about a certificate. For people who run the fleet: they know files, not alerts.
-/// `err` is looked through to its causes.
+/// Explains a connection error that is about a certificate, in terms of settings and files instead
+/// of TLS alerts. Searches `err` and its sources.
 pub fn in_words(err: &(dyn Error + 'static)) -> Option<&'static str> {
     let mut cause = Some(err);
     while let Some(one) = cause {
@@ -266,24 +270,24 @@ fn of_certificate(err: &rustls::Error) -> Option<&'static str> {
     use rustls::{AlertDescription as Alert, CertificateError as Bad, Error as E};
     Some(match err {
         E::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
-            "its certificate has ended"
+            "its certificate has expired"
         }
         E::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
             "its certificate is not valid yet by this machine's clock"
         }
-        // The second one: an authority that was made anew under the same name.
+        // The second one: an authority that was recreated under the same name.
         E::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
             "its certificate is not of the authority in `tls_authority`"
         }
         E::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
             "its certificate does not name the address that it is reached at"
         }
-        // The other side says the same of a certificate whose time has not begun.
+        // The peer sends the same alert for a certificate that is not valid yet.
         E::AlertReceived(Alert::CertificateExpired) => {
-            "it says that our certificate has ended, or is not valid yet by its clock"
+            "it reports that our certificate has expired, or is not valid yet by its clock"
         }
         E::AlertReceived(Alert::UnknownCA) => {
-            "it says that our certificate is not of its authority"
+            "it reports that our certificate is not of its authority"
         }
         _ => return None,
     })
@@ -309,7 +313,7 @@ pub(crate) mod tests {
     use tempfile::TempDir;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
-    /// An authority and what it signs, in a folder.
+    /// An authority and the certificates that it signs, in a folder.
     pub(crate) struct Authority {
         folder: TempDir,
         issuer: Issuer<'static, KeyPair>,
@@ -330,7 +334,7 @@ pub(crate) mod tests {
             self.signed(name, CertificateParams::new([name.to_owned()]).unwrap())
         }
 
-        /// The same, with an end.
+        /// The same, with an expiry time.
         pub(crate) fn files_until(&self, name: &str, end: jiff::Timestamp) -> Files {
             let mut params = CertificateParams::new([name.to_owned()]).unwrap();
             params.not_after = std::time::SystemTime::from(end).into();
@@ -351,7 +355,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// Whether a byte comes from one side to the other and back.
+    /// Sends a byte from one side to the other and back.
     async fn speak(server: &Server, client: &Client, host: &str) -> io::Result<()> {
         let (near, far) = duplex(16 << 10);
         let serve = async {
@@ -387,7 +391,7 @@ pub(crate) mod tests {
         speak(&files.server().unwrap(), &files.client().unwrap(), "[::1]").await.unwrap();
     }
 
-    /// Knows the authority and shows nothing.
+    /// A client that knows the authority and presents no certificate.
     fn anonymous(files: &Files) -> Client {
         let anonymous = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
@@ -398,7 +402,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn a_listener_for_all_tells_who_showed_a_certificate_also_when_resumed() {
+    async fn presented_certificate_is_known_also_when_resumed() {
         let (fleet, others) = (Authority::new(), Authority::new());
         let files = fleet.files("127.0.0.1");
         let server = files.server_for_all().unwrap();
@@ -413,7 +417,7 @@ pub(crate) mod tests {
                 };
                 let ask = async {
                     let mut stream = client.connect("127.0.0.1", near).await.unwrap();
-                    assert_eq!(stream.read_u8().await.unwrap(), 7); // the ticket comes before it
+                    assert_eq!(stream.read_u8().await.unwrap(), 7); // the session ticket arrives before it
                     stream.get_ref().1.handshake_kind()
                 };
                 let (shown, kind) = tokio::join!(serve, ask);
@@ -436,14 +440,14 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn trouble_with_a_certificate_is_told_in_words() {
+    async fn certificate_errors_are_explained_in_words() {
         let (fleet, others) = (Authority::new(), Authority::new());
         let good = fleet.files("127.0.0.1");
         let ended = fleet.files_until("ended", "1980-01-01T00:00:00Z".parse().unwrap());
         let foreign = Files { authority: good.authority.clone(), ..others.files("other") }.server();
         for (server, host, words) in [
             (fleet.files("x").server(), "127.0.0.1", "does not name the address"),
-            (ended.server(), "ended", "its certificate has ended"),
+            (ended.server(), "ended", "its certificate has expired"),
             (foreign, "other", "not of the authority"),
         ] {
             let (near, far) = duplex(16 << 10);
@@ -452,7 +456,7 @@ pub(crate) mod tests {
             let told = in_words(&asked.err().unwrap());
             assert!(told.is_some_and(|told| told.contains(words)), "{host}: {told:?}");
         }
-        // A server looks at our certificate after our handshake is over.
+        // A server checks our certificate after our handshake has ended.
         let (near, far) = duplex(16 << 10);
         let (server, client) = (good.server().unwrap(), ended.client().unwrap());
         let ask = async {
@@ -462,7 +466,7 @@ pub(crate) mod tests {
         let (asked, served) = tokio::join!(ask, server.accept(far));
         assert!(served.is_err());
         let told = in_words(&asked.unwrap_err());
-        assert!(told.is_some_and(|told| told.contains("our certificate has ended")), "{told:?}");
+        assert!(told.is_some_and(|told| told.contains("our certificate has expired")), "{told:?}");
         assert_eq!(in_words(&io::Error::from(io::ErrorKind::ConnectionRefused)), None);
     }
 
@@ -473,7 +477,7 @@ pub(crate) mod tests {
         let foreign = Files { authority: ours.authority.clone(), ..others.files("127.0.0.1") };
         let err = speak(&ours.server().unwrap(), &foreign.client().unwrap(), "127.0.0.1").await;
         assert!(err.is_err());
-        // And the other way round: a listener that only poses as a member.
+        // The reverse: a listener that only poses as a member.
         let err = speak(&foreign.server().unwrap(), &ours.client().unwrap(), "127.0.0.1").await;
         assert!(err.is_err());
     }

@@ -1,25 +1,26 @@
-//! One attempt at a time for all who want the same thing at the same moment. Who waits while one is made shares its end: the
-//! thing is there, or all of them fail with the one error. Who comes later tries anew. So a hundred calls that need one
-//! image, or one VM to be told of one version, ask for it once, and a peer that hangs costs them one wait and not a hundred.
+//! Single flight: one attempt at a time for all callers that need the same thing. Callers that wait
+//! while an attempt runs share its outcome: the thing exists, or all of them fail with the one
+//! error. Later callers try again. So a hundred calls that need one image, or one VM to know one
+//! version, request it once, and a peer that hangs costs them one wait and not a hundred.
 //!
-//! Not a cache: whether the thing is there is known by whoever asks here. Used by the gateway (versions that VMs are told
-//! of) and by the agent (images).
+//! Not a cache: the caller knows whether the thing exists. Used by the gateway (versions known to
+//! VMs) and by the agent (images).
 
 use parking_lot::Mutex;
 use std::{collections::HashMap, fmt, hash::Hash, sync::Arc};
 
-/// Attempts under way, by what they are for. Entries are there while somebody wants them.
+/// Attempts in flight by key. An entry exists while a caller wants it.
 pub struct Together<K, E> {
     at_work: Mutex<HashMap<K, Arc<Entry<E>>>>,
 }
 
 struct Entry<E> {
     turn: tokio::sync::Mutex<()>,
-    /// How many attempts failed, and by what the last one.
+    /// Count of failed attempts, and the error of the last one.
     failed: Mutex<(u64, Option<Arc<E>>)>,
 }
 
-/// Somebody who wants it. The last one takes the entry away, however it ends for them.
+/// A caller that wants the thing. The last one removes the entry, whatever the outcome.
 struct Wish<'a, K: Hash + Eq, E> {
     all: &'a Together<K, E>,
     key: K,
@@ -39,11 +40,12 @@ impl<K, E> fmt::Debug for Together<K, E> {
 }
 
 impl<K: Hash + Eq + Clone, E> Together<K, E> {
-    /// `there` tells whether the thing is there by now; `make` makes it, and its success must show in `there`. An attempt whose
-    /// future is dropped is no end: the next one who waits makes its own.
+    /// Makes the thing unless it exists. `there` returns it if it exists; `make` makes it, and its
+    /// success must show in `there`. An attempt whose future is dropped has no outcome: the next
+    /// waiting caller makes its own.
     ///
     /// # Errors
-    /// Of the attempt, for all who waited for it.
+    /// The error of the attempt, for all callers that waited for it.
     pub async fn ensure<T>(
         &self,
         key: &K,
@@ -72,7 +74,7 @@ impl<K: Hash + Eq + Clone, E> Together<K, E> {
         })
     }
 
-    /// Does something else with the thing while nobody makes it, and nobody waits for the outcome but the one who asks.
+    /// Runs `work` while no attempt for this key runs. Its outcome is not shared.
     pub async fn alone<T>(&self, key: &K, work: impl Future<Output = T>) -> T {
         let wish = self.wish(key);
         let _turn = wish.entry.turn.lock().await;
@@ -91,7 +93,8 @@ impl<K: Hash + Eq + Clone, E> Together<K, E> {
 impl<K: Hash + Eq, E> Drop for Wish<'_, K, E> {
     fn drop(&mut self) {
         let mut at_work = self.all.at_work.lock();
-        // The map's and ours: nobody else waits, and nobody can come while the map is locked.
+        // The map's reference and ours: no other caller waits, and none can arrive while the map is
+        // locked.
         if Arc::strong_count(&self.entry) == 2 {
             at_work.remove(&self.key);
         }
@@ -105,7 +108,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
     use tokio::sync::Semaphore;
 
-    /// Something that can be made, once the gate is opened for it.
+    /// A thing that can be made once its gate is open.
     #[derive(Default)]
     struct Thing {
         together: Together<&'static str, String>,
@@ -155,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waited_fails_with_the_attempt_and_who_comes_later_tries_anew() {
+    async fn waiting_callers_share_failure_later_ones_retry() {
         let thing = Thing::closed();
         let first = join_all((0..5).map(|_| thing.get(false)));
         let mut first = std::pin::pin!(first);
@@ -169,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_comes_while_others_hear_of_a_failure_does_not_share_it() {
+    async fn caller_after_a_failure_does_not_share_it() {
         let thing = Thing::closed();
         let mut first = Box::pin(thing.get(false));
         let mut waits = Box::pin(thing.get(false));
@@ -185,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_works_alone_waits_for_an_attempt_and_fails_for_nobody() {
+    async fn exclusive_work_waits_and_does_not_share_failure() {
         let thing = Thing::closed();
         let mut first = Box::pin(thing.get(true));
         assert!(first.as_mut().now_or_never().is_none());
@@ -202,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_attempt_that_is_given_up_is_made_by_the_next_one() {
+    async fn dropped_attempt_is_made_by_the_next_caller() {
         let thing = Thing::closed();
         let mut first = Box::pin(thing.get(true));
         let mut waits = Box::pin(thing.get(true));

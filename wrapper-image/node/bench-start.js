@@ -1,9 +1,10 @@
 'use strict';
-// How long a process that waits takes from `POST /init` to the first answer, beside plain Node that loads the same
-// code and serves it. Not a test: `node bench-start.js [rounds] [folder]`, nothing asserts. `folder` is a project
-// whose `index.js` exports `hello`; without one, a few lines for each signature.
+// Measures the time from `POST /init` to the first response for a waiting process, compared with
+// plain Node that loads and serves the same code. Not a test: `node bench-start.js [rounds]
+// [folder]`, nothing is asserted. `folder` is a project whose `index.js` exports `hello`; without
+// it, a small built-in function is used for each signature.
 //
-// Medians. Each round is a process of its own; `floor` is what an empty question to it costs this client.
+// Prints medians. Each round uses a new process; `floor` is the client's cost of an empty request.
 
 const { spawn } = require('node:child_process');
 const fs = require('node:fs');
@@ -13,14 +14,14 @@ const path = require('node:path');
 const { setTimeout: pause } = require('node:timers/promises');
 
 const ROUNDS = Number(process.argv[2] ?? 15);
-/** Let the process come to rest, as one in a pool has. */
+/** Lets the process become idle, like one in a pool. */
 const REST_MS = 100;
 const SMALL = {
   express: 'exports.hello = (req, res) => res.send("hi");',
   fetch: 'exports.hello = { fetch: () => new Response("hi") };',
   lambda: 'exports.hello = { func: async () => ({ statusCode: 200, body: "hi" }), config: { signature: "lambda" } };',
 };
-/** What plain Node does with the same export. */
+/** Serves the same export with plain Node. */
 const PLAIN = `
   const begun = performance.now();
   const { hello } = require(process.argv[1]);

@@ -1,6 +1,7 @@
 'use strict';
-// Calls per second of the wrapper's call path beside plain Node and plain Express, in one run, so that the
-// ratios hold on a noisy machine. Not a test: `node bench.js [seconds] [rounds]`, nothing asserts.
+// Calls per second of the wrapper's call path compared with plain Node and plain Express. All are
+// measured in one run, so that the ratios hold on a noisy machine. Not a test: `node bench.js
+// [seconds] [rounds]`, nothing is asserted.
 //
 // Server and client are separate processes; the client keeps 8 connections busy over a unix socket and
 // speaks just enough HTTP to be much faster than any of the servers.
@@ -49,7 +50,7 @@ async function measure(name) {
   const server = spawn(process.execPath, [__filename, '--serve', name, socket], { stdio: 'inherit', env });
   try {
     while (!fs.existsSync(socket)) await new Promise((resolve) => setTimeout(resolve, 10));
-    await load(socket, 1); // warm
+    await load(socket, 1); // warm-up
     return (await load(socket, SECONDS)) / SECONDS;
   } finally {
     server.kill('SIGKILL');
@@ -57,7 +58,7 @@ async function measure(name) {
   }
 }
 
-/** Answers counted in a time; each connection sends its next request when it has the answer to the last. */
+/** Counts responses in a period; each connection sends its next request after the previous response. */
 async function load(socket, seconds) {
   let answers = 0;
   let running = true;

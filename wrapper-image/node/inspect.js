@@ -1,21 +1,22 @@
 'use strict';
-// Tells the builder what the entries of a project export and which files they reach. Run in a container of
-// the runtime without network: `EPSILON_INSPECT_OUT=FILE node inspect.js ENTRY…` in the project's root.
+// Reports to the builder what the project's entries export and which files they reach. Runs in a
+// container of the runtime without network: `EPSILON_INSPECT_OUT=FILE node inspect.js ENTRY…` in
+// the project's root.
 //
-// Each entry is loaded in a process of its own, so that one that throws, exits or never ends its loading
-// is one entry's error and says nothing of the others. What the code prints goes through to the log.
+// Each entry is loaded in its own process, so that an entry that throws, exits or never finishes
+// loading is an error for that entry only. Output of the code goes to the log.
 //
-// What each export of an entry reaches is asked of the module that `EPSILON_INSPECT_GRAPH` names: the builder's
-// (builder/graph), which is no part of the runtime.
+// The module named by `EPSILON_INSPECT_GRAPH` (builder/graph, not part of the runtime) determines
+// which files each export reaches.
 
 const { spawn } = require('node:child_process');
 const fs = require('node:fs');
 const path = require('node:path');
 
-/** Longest load of one entry. Loading is `require`s; what takes longer waits for something it cannot have here. */
+/** Time limit for loading one entry. Code that takes longer waits for something that does not exist here. */
 const LOAD_LIMIT_MS = Number(process.env.EPSILON_INSPECT_TIMEOUT_MS ?? 20_000);
 const EXIT_USAGE = 2;
-/** The child's result comes on its own pipe, away from what user code prints. */
+/** The child's result comes on a separate pipe, so that user code's output cannot mix with it. */
 const RESULT_FD = 3;
 
 function inspectEntry(entry) {
@@ -37,8 +38,8 @@ function inspectEntry(entry) {
       if (chunks.length > 0) return resolve(parsed(Buffer.concat(chunks)) ?? failed(`\`${entry}\` wrote to file descriptor ${RESULT_FD}, which belongs to the platform`));
       if (code === 0) return resolve(failed(`\`${entry}\` ended before it was loaded: \`process.exit()\`, or an \`await\` that never settles`));
       const end = signal ? `was ended by ${signal}` : `exited with code ${code}`;
-      // Nobody else here sends the first: the kernel does, to the process that is over the container's memory
-      // limit. The second is how V8 ends when its heap is full.
+      // Only the kernel sends the first signal here: to a process that exceeds the container's
+      // memory limit. The second is how V8 aborts when its heap is full.
       const why = signal === 'SIGKILL' || signal === 'SIGABRT' ? '; most likely it ran out of memory' : '';
       resolve(failed(`\`${entry}\` ${end} while loading${why}`));
     });
@@ -53,7 +54,7 @@ function parsed(bytes) {
   }
 }
 
-/** Adds to each export the files that it reaches; where that cannot be known, why it cannot. */
+/** Adds the reached files to each export, or the reason why they cannot be determined. */
 async function withGraph(report, graph) {
   const { entry, error, exports, files, dynamic } = report;
   if (!graph || error !== null || dynamic.length > 0 || exports.length < 2) return report;
@@ -81,7 +82,7 @@ async function main(entries, out) {
   const report = { entries: [] };
   for (const entry of entries) report.entries.push(await withGraph(await inspectEntry(entry), process.env.EPSILON_INSPECT_GRAPH));
   fs.writeFileSync(out, JSON.stringify(report));
-  process.exit(); // whatever a graph that was late still does
+  process.exit(); // a timed-out graph module may still be running
 }
 
 main(process.argv.slice(2), process.env.EPSILON_INSPECT_OUT);

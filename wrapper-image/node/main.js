@@ -1,9 +1,9 @@
 'use strict';
-// The process inside an instance: boots, takes one function, serves its calls, ends cleanly.
+// The process inside an instance: boots, loads one function, serves its calls, shuts down.
 //
-// Nothing is decided here. With `EPSILON_SOCKETS=DIR` an agent drives it: `DIR/control.sock` at once,
-// `DIR/calls.sock` after `POST /init`. Without, it is a plain web server: the function comes from
-// `EPSILON_FUNCTION` and is served on TCP `$PORT`. `../README.md` is the contract.
+// Nothing is decided here. With `EPSILON_SOCKETS=DIR` an agent controls it: `DIR/control.sock` at
+// once, `DIR/calls.sock` after `POST /init`. Without, it is a plain web server: the function comes
+// from `EPSILON_FUNCTION` and is served on TCP `$PORT`. `../README.md` is the contract.
 
 const path = require('node:path');
 const { Instance } = require('./lib/instance.js');
@@ -11,11 +11,11 @@ const { captureOutput } = require('./lib/capture.js');
 const { Log } = require('./lib/log.js');
 const { watchProcess } = require('./lib/faults.js');
 
-/** Wrong usage: nothing to run. */
+/** Exit code for wrong usage: nothing to run. */
 const EXIT_USAGE = 2;
 
 const { EPSILON_SOCKETS: sockets, EPSILON_FUNCTION: spec, PORT: port = '8080' } = process.env;
-// User code and its child processes must not take themselves for a wrapper.
+// User code and its child processes must not act as a wrapper.
 delete process.env.EPSILON_SOCKETS;
 delete process.env.EPSILON_FUNCTION;
 

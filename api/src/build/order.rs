@@ -1,9 +1,9 @@
-//! What a builder is asked for, beside the archive: the query of `POST /v1/builds`.
+//! Parameters of a build besides the archive: the query of `POST /v1/builds`.
 
 use crate::ids::{DeploymentId, FunctionName};
 use std::fmt::Write;
 
-/// The path that takes builds.
+/// Path of a builder's listener that accepts builds.
 pub const PATH: &str = "/v1/builds";
 
 /// A build without its archive and its log.
@@ -11,7 +11,7 @@ pub const PATH: &str = "/v1/builds";
 pub struct BuildOrder {
     /// The deployment that this build belongs to.
     pub deployment: DeploymentId,
-    /// What the project's folder is called.
+    /// Name of the project's folder.
     pub folder: Option<String>,
     /// Only these functions; empty for all.
     pub only: Vec<FunctionName>,
@@ -34,7 +34,9 @@ impl BuildOrder {
 
     /// Reads a query that [`Self::uri`] wrote; `None` for any other.
     pub fn from_query(query: &str) -> Option<Self> {
-        let (mut deployment, mut folder, mut only) = (None, None, Vec::new());
+        let mut deployment = None;
+        let mut folder = None;
+        let mut only = Vec::new();
         for pair in query.split('&') {
             let (key, value) = pair.split_once('=')?;
             let value = unescape(value)?;
@@ -51,13 +53,13 @@ impl BuildOrder {
     }
 }
 
-/// All that is not surely harmless in a query is written as `%xx`.
+/// Percent-encodes all bytes that are not known to be harmless in a query.
 fn escape(text: &str, into: &mut String) {
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
             into.push(char::from(byte));
         } else {
-            let _ = write!(into, "%{byte:02X}"); // a String takes everything
+            let _ = write!(into, "%{byte:02X}"); // writing to a String cannot fail
         }
     }
 }

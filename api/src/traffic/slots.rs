@@ -1,26 +1,26 @@
-//! Which version a call goes to. All callers together are a hundred slots, and each slot belongs to one version; a share is
-//! a number of slots. Pure: the caller's place among all callers is passed in.
+//! Which version a call goes to. All callers together are a hundred slots, and each slot belongs to
+//! one version; a share is a number of slots. Pure: the caller's hash is passed in.
 //!
-//! When shares change, only as many slots change hands as must: **a caller that keeps its place stays on its version as
-//! long as that version's share does not shrink.** No rule that looks only at the new shares can promise that for
-//! three versions and more, so the slots are kept with the split.
+//! When shares change, as few slots as possible change: **a caller that keeps its slot stays on its
+//! version as long as that version's share does not shrink.** A rule that looks only at the new
+//! shares cannot promise that for three or more versions, so the slots are stored with the split.
 
 use super::{MOST, Share};
 use crate::ids::VersionNumber;
 use serde::{Deserialize, Serialize};
 
-/// How many slots there are.
+/// Number of slots.
 pub const COUNT: usize = 100;
 
-/// A hundred slots.
+/// The version of each slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<(VersionNumber, u8)>", into = "Vec<(VersionNumber, u8)>")]
 pub struct Slots([VersionNumber; COUNT]);
 
-/// Why shares make no split.
+/// Why shares do not make a split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadShares {
-    /// Too few or too many.
+    /// Their sum is not 100.
     #[error("the shares make {0} percent; they must make 100")]
     Sum(u32),
     /// A version is named twice.
@@ -30,15 +30,15 @@ pub enum BadShares {
     #[error("a split has at most {MOST} versions")]
     TooMany,
     /// The version to go back to is not in the split.
-    #[error("version {0} is to be the stable one and gets no calls")]
+    #[error("version {0} cannot be the stable one: it gets no calls")]
     StableLeftOut(VersionNumber),
 }
 
 impl BadShares {
-    /// Checks shares, and answers those that are not 0.
+    /// Checks shares and returns those that are not 0.
     ///
     /// # Errors
-    /// The first thing that is wrong.
+    /// The first violation.
     pub fn check(shares: &[Share]) -> Result<Vec<Share>, Self> {
         for (nth, share) in shares.iter().enumerate() {
             if shares[..nth].iter().any(|other| other.version == share.version) {
@@ -56,16 +56,16 @@ impl BadShares {
 }
 
 impl Slots {
-    /// All of them of one version.
+    /// All slots of one version.
     pub fn all(version: VersionNumber) -> Self {
         Self([version; COUNT])
     }
 
-    /// The slots by other shares. Versions that shrink or leave give up their last slots; those that grow or come get
-    /// them.
+    /// The slots for other shares. Versions that shrink or leave give up their last slots; those
+    /// that grow or arrive get them.
     ///
     /// # Errors
-    /// When the shares make no split.
+    /// When the shares do not make a split.
     pub fn share(&self, shares: &[Share]) -> Result<Self, BadShares> {
         let mut left = BadShares::check(shares)?;
         let mut take = |wanted: &dyn Fn(&Share) -> bool| {
@@ -74,7 +74,8 @@ impl Slots {
             Some(share.version)
         };
         let kept = self.0.map(|owner| take(&|share| share.version == owner));
-        // As many are given up as are left to take, so nobody's slot is ever kept here against its share.
+        // As many slots are given up as are missing elsewhere, so none stays with a version against
+        // its share.
         let mut next = Self(self.0);
         for (slot, kept) in next.0.iter_mut().zip(kept) {
             if let Some(version) = kept.or_else(|| take(&|_| true)) {
@@ -84,7 +85,7 @@ impl Slots {
         Ok(next)
     }
 
-    /// How many each version has, by number.
+    /// Number of slots of each version, by version number.
     pub fn shares(&self) -> Vec<Share> {
         let mut versions = self.0;
         versions.sort_unstable();
@@ -93,12 +94,12 @@ impl Slots {
         runs.map(|run| Share { version: run[0], percent: run.len() as u8 }).collect()
     }
 
-    /// The slots in their order.
+    /// The versions of the slots, in order.
     pub fn iter(&self) -> impl Iterator<Item = VersionNumber> {
         self.0.iter().copied()
     }
 
-    /// The slot of a place among all callers, where places are spread evenly over all numbers.
+    /// The slot of a caller's hash; hashes are spread evenly over all numbers.
     pub fn of(place: u64) -> usize {
         ((u128::from(place) * COUNT as u128) >> 64) as usize
     }
@@ -173,7 +174,7 @@ mod tests {
         }
     }
 
-    /// Some shares that make 100, of versions 1 to 5.
+    /// Shares that make 100, of versions 1 to 5.
     fn any_shares() -> impl Strategy<Value = Vec<Share>> {
         proptest::collection::vec(0_usize..=COUNT, 4).prop_map(|mut cuts| {
             cuts.sort_unstable();
@@ -204,7 +205,7 @@ mod tests {
         }
 
         #[test]
-        fn a_caller_stays_on_a_version_whose_share_does_not_shrink(
+        fn callers_stay_while_their_version_does_not_shrink(
             first in any_shares(), second in any_shares(), place in any::<u64>(),
         ) {
             let before = Slots::all(v(1)).share(&first).unwrap();

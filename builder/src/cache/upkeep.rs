@@ -1,7 +1,10 @@
-//! Keeps what is kept within bounds: by size and by count, what was used least recently goes first. Never ends a start
-//! or a build, whatever lies there, and never takes what a build of any process holds.
+//! Keeps caches within bounds of size and count: the least recently used entries are removed first.
+//! Never fails a start or a build, whatever the folders contain, and never removes an entry that a
+//! build of any process holds.
 //!
-//! The size of a folder is written in it when it is kept (`size`), so nothing is walked here. A folder without one was
+//! The size of a folder is recorded in it when it is stored (`size`), so nothing is walked here. A
+//! folder without one is of an earlier release; it is measured within bounds, and removed when that
+//! fails.
 //! made by an earlier release; it is looked at within bounds, and goes when that does not work.
 
 use super::{
@@ -17,25 +20,26 @@ use std::{
     time::SystemTime,
 };
 
-/// Most things of several kinds together.
+/// Bound of a group of caches.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bound {
     pub(crate) bytes: u64,
     pub(crate) count: usize,
 }
 
-/// In a kept folder, beside what is kept: how many bytes that is.
+/// File in a cached folder, beside the content: its size in bytes.
 const SIZE: &str = "size";
 
-/// Something kept.
+/// A cache entry.
 struct Entry {
     used: SystemTime,
     path: PathBuf,
     bytes: u64,
 }
 
-/// Removes from these folders what was used least recently until the rest is within the bound. What is removed is taken
-/// out of its place through `trash`, a folder on the same disk, so that nobody finds a half of it.
+/// Removes the least recently used entries from these folders until the rest is within the bound.
+/// Entries are first moved into `trash`, a folder on the same disk, so that no lookup finds half of
+/// one.
 pub(crate) fn keep_within(bound: Bound, folders: &[PathBuf], trash: &Path) {
     let mut kept: Vec<Entry> = folders.iter().flat_map(|folder| list(folder)).collect();
     kept.sort_by(|a, b| b.used.cmp(&a.used).then_with(|| a.path.cmp(&b.path)));
@@ -50,7 +54,7 @@ pub(crate) fn keep_within(bound: Bound, folders: &[PathBuf], trash: &Path) {
 
 fn list(folder: &Path) -> Vec<Entry> {
     let entries = fs::read_dir(folder).inspect_err(|err| {
-        tracing::warn!(%err, folder = %folder.display(), "A cache of the builder cannot be read.");
+        tracing::warn!(%err, folder = %folder.display(), "Cache folder of the builder cannot be read; leaving it out of upkeep.");
     });
     entries.into_iter().flatten().filter_map(Result::ok).map(|entry| look(&entry)).collect()
 }
@@ -66,7 +70,7 @@ fn look(entry: &DirEntry) -> Entry {
     };
     match (used, bytes) {
         (Some(used), Some(bytes)) => Entry { used, path, bytes },
-        // The oldest, and more than fits.
+        // Counts as the oldest, and as larger than the bound.
         _ => Entry { used: SystemTime::UNIX_EPOCH, path, bytes: u64::MAX },
     }
 }
@@ -76,7 +80,7 @@ fn size_of(folder: &Path) -> Option<u64> {
     written.and_then(|text| text.trim().parse().ok()).or_else(|| measure(folder).ok())
 }
 
-/// Bytes of all below a folder.
+/// Bytes of all files below a folder.
 pub(crate) fn measure(folder: &Path) -> Result<u64, Stopped> {
     let mut total: u64 = 0;
     walk(folder, Bounds::default(), |entry| {
@@ -86,12 +90,12 @@ pub(crate) fn measure(folder: &Path) -> Result<u64, Stopped> {
     Ok(total)
 }
 
-/// Writes how much is in a kept folder.
+/// Records the size of a cached folder.
 pub(crate) fn write_size(folder: &Path, bytes: u64) -> io::Result<()> {
     fs::write(folder.join(SIZE), bytes.to_string())
 }
 
-/// Removes one thing unless somebody holds it.
+/// Removes one entry unless it is held.
 fn discard(path: &Path, trash: &Path) -> bool {
     if let Ok(file) = File::open(path) {
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -142,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_recently_used_goes_first_by_size_and_by_count() {
+    fn least_recently_used_is_removed_first() {
         let (_dir, kept, trash) = folders();
         for (name, age) in [("old", 3000), ("used", 2000), ("new", 1000)] {
             fs::write(kept.join(name), [0; 40]).unwrap();
@@ -156,7 +160,7 @@ mod tests {
         keep_within(Bound { bytes: 100, count: 1 }, &folder, &trash);
         assert_eq!(names(&kept), ["new"]);
         assert_eq!(names(&trash), [""; 0]);
-        // Nothing there to look at ends nothing.
+        // Missing folders are no error.
         keep_within(Bound { bytes: 0, count: 0 }, &["/nowhere".into()], &trash);
     }
 
@@ -187,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_that_cannot_be_measured_goes_and_nothing_else() {
+    fn unmeasurable_tree_is_removed_and_nothing_else() {
         let (_dir, kept, trash) = folders();
         for name in ["bomb", "fine"] {
             fs::create_dir_all(kept.join(name).join(CONTENT)).unwrap();

@@ -1,8 +1,9 @@
-//! Looks at all below a folder that other people's code could write to, whatever lies there. Goes by descriptors and
-//! never by a long path, follows no link, does not recurse, and ends at bounds: how deep, how long a path, how many.
+//! Walks a folder that untrusted code could write to, whatever it contains. Goes by descriptors and
+//! never by a long path, follows no link, does not recurse, and stops at bounds: depth, path
+//! length, number of entries.
 //!
-//! Not the removal of such a folder, which has no bounds: that is `epsilon_launch::clear`. Used for sizes, for what is
-//! packed, and for what a build command leaves.
+//! Removing such a folder has no bounds and is done by `epsilon_launch::clear`. Used for sizes, for
+//! packing, and for reading the result of a build command.
 
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, openat, statat},
@@ -15,12 +16,12 @@ use std::{
     path::Path,
 };
 
-/// How far a look goes.
+/// Bounds of a walk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// Folders in folders.
+    /// Depth of nested folders.
     pub(crate) depth: usize,
-    /// Bytes of a path, from the folder that is looked at.
+    /// Bytes of a path relative to the walked folder.
     pub(crate) path: usize,
     /// Files and folders in all.
     pub(crate) entries: u64,
@@ -33,10 +34,10 @@ impl Default for Bounds {
     }
 }
 
-/// Why a look ended before its end.
+/// Why a walk stopped early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Stopped {
-    #[error("`{0}…` has more than {1} folders in each other")]
+    #[error("`{0}…` has more than {1} nested folders")]
     Deep(String, usize),
     #[error("`{0}…` has a path of more than {1} bytes")]
     Long(String, usize),
@@ -46,10 +47,10 @@ pub(crate) enum Stopped {
     Unreadable(#[from] io::Error),
 }
 
-/// One thing below the folder.
+/// One entry below the folder.
 #[derive(Debug)]
 pub(crate) struct Entry<'a> {
-    /// From the folder that is looked at; bytes, because nobody said that it is a text.
+    /// Relative to the walked folder; bytes, because it may not be UTF-8.
     pub(crate) path: &'a [u8],
     about: &'a Stat,
     within: BorrowedFd<'a>,
@@ -61,14 +62,14 @@ impl Entry<'_> {
         FileType::from_raw_mode(self.about.st_mode)
     }
 
-    /// How long it is: a file with holes takes this much in a layer.
+    /// Length of the file: a sparse file takes this much in a layer.
     pub(crate) fn length(&self) -> u64 {
         u64::try_from(self.about.st_size).unwrap_or_default()
     }
 
-    /// What it takes on disk now.
+    /// Bytes on disk.
     pub(crate) fn on_disk(&self) -> u64 {
-        /// What the engine's disk gives, in the unit of `stat`.
+        /// Unit of `stat`'s block count.
         const BLOCK: u64 = 512;
         u64::try_from(self.about.st_blocks).unwrap_or_default().saturating_mul(BLOCK)
     }
@@ -79,19 +80,20 @@ impl Entry<'_> {
 
     /// Opens it, if it is still a regular file.
     pub(crate) fn open(&self) -> io::Result<std::fs::File> {
-        // A pipe that took its place must not make anybody wait.
+        // Non-blocking: a pipe that replaced the file must not block.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = std::fs::File::from(openat(self.within, self.name, flags, Mode::empty())?);
         if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
     }
 
-    /// Where it leads, if it is a link.
+    /// The target, if it is a link.
     pub(crate) fn target(&self) -> io::Result<Vec<u8>> {
         Ok(rustix::fs::readlinkat(self.within, self.name, Vec::new())?.into_bytes())
     }
 }
 
-/// Shows each thing below `folder` to `visit`, a folder before what is in it. What goes meanwhile is passed over.
+/// Calls `visit` with each entry below `folder`, a folder before its content. Entries that vanish
+/// meanwhile are skipped.
 pub(crate) fn walk<E: From<Stopped>>(
     folder: &Path,
     bounds: Bounds,
@@ -99,7 +101,7 @@ pub(crate) fn walk<E: From<Stopped>>(
 ) -> Result<(), E> {
     let broken = |err: Errno| E::from(Stopped::Unreadable(err.into()));
     let top = open(rustix::fs::CWD, folder).and_then(Dir::new).map_err(broken)?;
-    // Each open folder, and where its own path ends.
+    // Each open folder, and the length of its path.
     let mut levels = vec![(top, 0)];
     let mut path: Vec<u8> = Vec::new();
     let mut entries = 0;
@@ -143,7 +145,7 @@ pub(crate) fn walk<E: From<Stopped>>(
                 return Err(Stopped::Deep(beginning(&path), bounds.depth).into());
             }
             Ok(below) => levels.push((below, path.len())),
-            // Gone, or something else by now.
+            // Removed or replaced meanwhile.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
             Err(err) => return Err(broken(err)),
         }
@@ -156,7 +158,7 @@ fn open(at: impl AsFd, name: impl rustix::path::Arg) -> rustix::io::Result<Owned
     openat(at, name, flags, Mode::empty())
 }
 
-/// Enough of a path to find it by.
+/// The beginning of a path, enough to find it by.
 fn beginning(path: &[u8]) -> String {
     crate::manifest::short(&String::from_utf8_lossy(path))
 }
@@ -166,7 +168,7 @@ pub(crate) mod tests {
     use super::*;
     use std::fs;
 
-    /// Makes folders in folders, deeper than a path can say.
+    /// Makes nested folders, deeper than a path can express.
     pub(crate) fn nest(folder: &Path, levels: usize) {
         let mut at = open(rustix::fs::CWD, folder).unwrap();
         for _ in 0..levels {
@@ -186,7 +188,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn all_below_is_seen_and_links_do_not_lead_out() {
+    fn walk_visits_everything_and_follows_no_links() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("a/b")).unwrap();
         fs::write(dir.path().join("a/b/x"), "text").unwrap();

@@ -1,4 +1,4 @@
-//! The settings of a builder that belongs to a fleet: the same section, the half that `epsilon up` has no use for.
+//! The settings of a builder in a fleet: the half of the section that `epsilon up` does not use.
 
 use super::{ConfigError, Settings, check};
 use crate::serve::Limits;
@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-/// How a builder belongs to a fleet, checked.
+/// Checked settings of fleet membership.
 #[derive(Clone, Debug)]
 pub struct MemberConfig {
     pub(crate) listen: SocketAddr,
@@ -22,11 +22,11 @@ pub struct MemberConfig {
     pub(crate) token_file: PathBuf,
     pub(crate) folder: PathBuf,
     pub(crate) tls: Option<Files>,
-    /// Where collectors read metrics.
+    /// Address of the metrics listener.
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) metrics_key_file: Option<PathBuf>,
     pub(crate) limits: Limits,
-    /// How long builds may go on after the first signal.
+    /// How long running builds may go on after the first signal.
     pub drain_grace: Duration,
 }
 
@@ -40,9 +40,9 @@ impl MemberConfig {
 /// `None` where no fleet is named.
 pub(super) fn read(s: &Settings, folder: &Path) -> Result<Option<MemberConfig>, ConfigError> {
     for (key, value) in [("head_timeout", s.head_timeout), ("idle_timeout", s.idle_timeout)] {
-        check(!value.is_zero(), key, &format!("{value:?}"), "it has to be longer than 0")?;
+        check(!value.is_zero(), key, &format!("{value:?}"), "it must be longer than 0")?;
     }
-    let some = "at least one connection has to be possible";
+    let some = "at least one connection must be allowed";
     check(s.max_connections > 0, "max_connections", "0", some)?;
     let files = (s.tls_certificate.clone(), s.tls_key.clone(), s.tls_authority.clone());
     let tls = Files::from_settings(files.0, files.1, files.2).map_err(|err| incomplete(s, &err))?;
@@ -52,7 +52,7 @@ pub(super) fn read(s: &Settings, folder: &Path) -> Result<Option<MemberConfig>, 
     let known: Gateways = gateways.parse().map_err(|_| wrong())?;
     let rule = "`https://` needs `tls_certificate`, `tls_key` and `tls_authority`";
     check(tls.is_some() || !known.need_tls(), "gateways", gateways, rule)?;
-    let rule = "it has to name the file with the token (the gateway's DATA/builder.token)";
+    let rule = "it must name the file with the token (the gateway's DATA/builder.token)";
     check(s.token_file.is_some(), "token_file", "", rule)?;
     Ok(Some(MemberConfig {
         listen: s.listen,

@@ -1,25 +1,25 @@
-//! The keys about registries, checked together. Logins are the `registry` crate's matter; what is only a
-//! builder's is read here.
+//! The registry settings, checked together. Logins are parsed by the `registry` crate; the rest is
+//! specific to a builder.
 
 use super::{ConfigError, Settings, check, existing};
 use epsilon_registry::{Access, Retention, Written};
 use std::{fs, path::Path, time::Duration};
 
-/// A registry that takes images.
+/// A registry that images are pushed to.
 #[derive(Clone, Debug)]
 pub(crate) struct Registry {
     /// `host[:port][/prefix]`.
     pub(crate) name: String,
     /// The logins for it.
     pub(crate) access: Access,
-    /// Certificates that its own may be signed by, in PEM form.
+    /// Authorities that its certificate may be signed by, in PEM.
     pub(crate) authorities: Vec<String>,
     pub(crate) plain_http: bool,
     pub(crate) keep: Retention,
     pub(crate) timeout: Duration,
 }
 
-/// Takes the registry's keys out of the settings.
+/// Takes the registry keys out of the settings.
 pub(super) fn read(s: &mut Settings) -> Result<Option<Registry>, ConfigError> {
     let written = Written {
         registry: s.registry.take(),
@@ -33,10 +33,10 @@ pub(super) fn read(s: &mut Settings) -> Result<Option<Registry>, ConfigError> {
         Some(path) => certificates(&path)?,
         None => Vec::new(),
     };
-    check(s.registry_keep_images >= 1, "registry_keep_images", "0", "at least one")?;
+    check(s.registry_keep_images >= 1, "registry_keep_images", "0", "it must be at least 1")?;
     let day = Duration::from_secs(24 * 3600);
     let untagged = s.registry_keep_untagged;
-    let rule = "registries count whole days, at least one";
+    let rule = "it must be whole days, at least one";
     check(untagged >= day, "registry_keep_untagged", &format!("{untagged:?}"), rule)?;
     Ok(name.map(|name| Registry {
         name,
@@ -48,7 +48,7 @@ pub(super) fn read(s: &mut Settings) -> Result<Option<Registry>, ConfigError> {
     }))
 }
 
-/// The certificates of a PEM file, each by itself.
+/// The certificates of a PEM file, one text each.
 fn certificates(path: &Path) -> Result<Vec<String>, ConfigError> {
     const END: &str = "-----END CERTIFICATE-----";
     let text = fs::read_to_string(path).unwrap_or_default();
@@ -57,7 +57,7 @@ fn certificates(path: &Path) -> Result<Vec<String>, ConfigError> {
         .filter_map(|part| Some(part[part.find("-----BEGIN CERTIFICATE-----")?..].to_owned()))
         .filter(|part| part.ends_with(END))
         .collect();
-    let rule = "it has to hold certificates in PEM form";
+    let rule = "it must hold certificates in PEM";
     check(!found.is_empty(), "registry_ca", &path.to_string_lossy(), rule)?;
     Ok(found)
 }

@@ -1,4 +1,4 @@
-//! The builder's settings as an operator writes them. What they have to be is checked in `config.rs`.
+//! The builder's settings as an operator writes them. `config.rs` checks them.
 
 use crate::{manifest::Ceilings, source::SourceLimits};
 use epsilon_api::{
@@ -13,29 +13,29 @@ use std::{
     time::Duration,
 };
 
-/// The section `builder:` of the settings file. Every key may be left out; each may also be given as
-/// `EPSILON_BUILDER_<KEY>`. Times are written `30s`, sizes `100MiB`.
+/// The section `builder:` of the settings file. Every key may be left out; each may also be given
+/// as `EPSILON_BUILDER_<KEY>`. Times are written `30s`, sizes `100MiB`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// The engine's socket. Default: `DOCKER_HOST`, else `unix:///var/run/docker.sock`.
     pub engine: Option<String>,
-    /// The longest wait for the engine to begin an answer. Default 2 min: loading a large image on a
-    /// slow disk says nothing until it is done.
+    /// Longest wait for the engine to begin an answer. Default 2 min: loading a large image on a
+    /// slow disk is silent until it is done.
     #[serde(deserialize_with = "written::duration")]
     pub engine_timeout: Duration,
-    /// How images get into the engine, at first; the ways after it are tried when it fails. Default
+    /// How images get into the engine; when it fails, the methods after it are tried. Default
     /// `lacking`: only the layers that the engine lacks. `whole`: all layers. `commit`: through a
     /// container.
     pub image_transfer: Way,
-    /// The image that Node functions are based on; it must have `node` 24 and `npm`. Default: chosen by
-    /// the builder.
+    /// The image that Node functions are based on; it must have `node` 24 and `npm`. Default:
+    /// chosen by the builder.
     pub runtime_image: Option<String>,
-    /// How long a public hub may take to be heard of before the base is made from the distribution's
-    /// packages instead. Default 8 s; `0s` asks no hub.
+    /// How long to wait for a public registry before the base is made from the distribution's
+    /// packages instead. Default 8 s; `0s` asks no registry.
     #[serde(deserialize_with = "written::duration")]
     pub hub_patience: Duration,
-    /// The longest that pulling an image may take. Default 5 min.
+    /// Longest time for pulling an image. Default 5 min.
     #[serde(deserialize_with = "written::duration")]
     pub pull_timeout: Duration,
     /// The longest that making the runtime base may take. Default 20 min, for a slow mirror. A step has a share of it and
@@ -43,84 +43,89 @@ pub struct Settings {
     /// a quarter for what only this machine does.
     #[serde(deserialize_with = "written::duration")]
     pub runtime_timeout: Duration,
-    /// Certificates that installs trust besides the usual ones. Default: `SSL_CERT_FILE` or
+    /// Certificates that installs trust in addition. Default: `SSL_CERT_FILE` or
     /// `NODE_EXTRA_CA_CERTS`, else the machine's own bundle.
     pub ca_bundle: Option<PathBuf>,
-    /// npm's settings for installs: registries, tokens, proxies, whom to trust; no project's `.npmrc` changes one of
-    /// them. Default: `~/.npmrc`, where there is one. Install scripts never see it.
+    /// npm's settings for installs: registries, tokens, proxies, trust; no project's `.npmrc`
+    /// changes one of them. Default: `~/.npmrc`, if it exists. Install scripts never see it.
     pub npmrc: Option<PathBuf>,
-    /// The engine's network that installs and Dockerfiles use, as it is. Default: one of the builder's own,
-    /// without a way to 169.254.169.254 (the cloud's metadata, with the machine's own credentials), which
-    /// needs root and iptables.
+    /// The engine's network for installs and Dockerfiles, used as it is. Default: a network of the
+    /// builder's own without access to 169.254.169.254 (the cloud's metadata with the machine's
+    /// credentials), which needs root and iptables.
     pub install_network: Option<String>,
     /// Memory of one install, of a `build` command, and of one step of a Dockerfile. Default 2 GiB.
     #[serde(deserialize_with = "written::text")]
     pub install_memory: Bytes,
-    /// Most that the packages of one project may take on disk, with what its `build` command makes; and what one step of
-    /// a Dockerfile may write. Default 2 GiB.
+    /// Disk space for the packages of one project and what its `build` command makes; also what one
+    /// step of a Dockerfile may write. Default 2 GiB.
     #[serde(deserialize_with = "written::text")]
     pub install_size: Bytes,
-    /// Processor cores of one install, of a `build` command, and of one step of a Dockerfile. Default 2.
+    /// CPUs of one install, of a `build` command, and of one step of a Dockerfile. Default 2.
     #[serde(deserialize_with = "written::cores")]
     pub install_cpu: MilliCores,
-    /// Processes and threads of one install, of a `build` command, and of the steps of a Dockerfile. Default 512.
+    /// Processes and threads of one install, of a `build` command, and of the steps of a
+    /// Dockerfile. Default 512.
     pub install_pids: u32,
-    /// The longest that one install may take. Default 5 min.
+    /// Longest time for one install. Default 5 min.
     #[serde(deserialize_with = "written::duration")]
     pub install_timeout: Duration,
-    /// Memory of one look at a project's exports. Default 512 MiB.
+    /// Memory for inspecting a project's exports. Default 512 MiB.
     #[serde(deserialize_with = "written::text")]
     pub inspect_memory: Bytes,
-    /// Processor cores of one look. Default 2: loading is on the way of every deploy.
+    /// CPUs for inspecting. Default 2: every deployment waits for it.
     #[serde(deserialize_with = "written::cores")]
     pub inspect_cpu: MilliCores,
-    /// Processes and threads of one look. Default 128.
+    /// Processes and threads for inspecting. Default 128.
     pub inspect_pids: u32,
-    /// The longest that a project may take to load. Default 20 s.
+    /// Longest time for loading a project. Default 20 s.
     #[serde(deserialize_with = "written::duration")]
     pub inspect_timeout: Duration,
-    /// The longest that a project's Dockerfile may take. Default 10 min.
+    /// Longest time for a project's Dockerfile. Default 10 min.
     #[serde(deserialize_with = "written::duration")]
     pub dockerfile_timeout: Duration,
     /// Builds at once; others wait. Default 2.
     pub builds: usize,
-    /// The longest that one build may take, with its wait for a turn. Default 30 min.
+    /// Longest time for one build, its wait for a slot included. Default 30 min.
     #[serde(deserialize_with = "written::duration")]
     pub build_timeout: Duration,
-    /// Where images go: `registry.example/prefix`. Default: this machine's engine.
+    /// Registry that images are pushed to: `registry.example/prefix`. Default: this machine's
+    /// engine.
     pub registry: Option<String>,
-    /// User at the registry. Not needed for ECR, which is met with the machine's role.
+    /// User at the registry. Not needed for ECR, where the machine's role is used.
     pub registry_user: Option<String>,
     /// Password or token at the registry.
     #[serde(deserialize_with = "secret")]
     pub registry_password: Option<Secret<String>>,
-    /// A file with the password or token. Read for each push, so that it can be replaced at any time.
+    /// A file with the password or token. Read for each push, so that it can be replaced at any
+    /// time.
     pub registry_password_file: Option<PathBuf>,
-    /// A `config.json` with logins, as `docker login` writes it (`auths` only; helpers are not run). Read for
-    /// each push.
+    /// A `config.json` with logins, as `docker login` writes it (`auths` only; helpers are not
+    /// run). Read for each push.
     pub registry_docker_config: Option<PathBuf>,
-    /// Certificates (PEM) that the registry's own may be signed by, besides those that this machine trusts.
+    /// Authorities (PEM) that the registry's certificate may be signed by, in addition to those
+    /// that this machine trusts.
     pub registry_ca: Option<PathBuf>,
-    /// Speaks plain HTTP with the registry: whoever is on the way reads the password and changes images.
-    /// Default `false`. A registry on this machine is met so anyway.
+    /// Plain HTTP to the registry: anyone on the network path can read the password and change
+    /// images. Default `false`. A registry on this machine is always reached by plain HTTP.
     pub dangerous_registry_plain_http: bool,
-    /// Images that a repository keeps which the builder makes in ECR; the newest ones. Default `50`: versions
-    /// to go back to. Other registries keep what they are told to.
+    /// Newest images that the builder's ECR repositories keep. Default `50`: versions for a
+    /// rollback. Other registries keep what they are configured to.
     pub registry_keep_images: u32,
-    /// How long an image without a tag stays in such a repository. Default 14 days; at least one.
+    /// How long an untagged image stays in such a repository. Default 14 days; at least one.
     #[serde(deserialize_with = "written::duration")]
     pub registry_keep_untagged: Duration,
-    /// The longest that one blob may take to or from the registry. Default 5 min.
+    /// Longest time for transferring one blob to or from the registry. Default 5 min.
     #[serde(deserialize_with = "written::duration")]
     pub registry_timeout: Duration,
-    /// Most that kept dependencies, layers and caches of npm may take on disk together, looked at when a build ends
-    /// and every 5 min. Default 10 GiB; the ones used least recently go first, but none that a build works with. Small
-    /// results (what code exports, which images were made) have a sixteenth of that for themselves.
+    /// Disk space for cached dependencies, layers and npm caches together, checked when a build
+    /// ends and every 5 min. Default 10 GiB; the least recently used entries are removed first, but
+    /// none that a build uses. Small results (exports, built images) have a sixteenth of that for
+    /// themselves.
     #[serde(deserialize_with = "written::text")]
     pub cache_size: Bytes,
-    /// Most that layers kept for this machine's own agent may take on disk; those of dependencies share it with
-    /// `cache_size`. Default 2 GiB: code layers are small. The ones put there least recently go first; an agent takes
-    /// what is gone out of the engine, which is slower.
+    /// Disk space for layers that are cached for this machine's own agent; those of dependencies
+    /// share it with `cache_size`. Default 2 GiB: code layers are small. The oldest entries are
+    /// removed first; an agent takes missing ones from the engine, which is slower.
     #[serde(deserialize_with = "written::text")]
     pub shelf_size: Bytes,
     /// Largest archive that may be pushed. Default 100 MiB.
@@ -155,48 +160,52 @@ pub struct Settings {
     pub max_instances: u32,
     /// Most functions of one project. Default 200.
     pub max_functions: usize,
-    /// Control addresses of the fleet's gateways (`http://10.0.0.4:8081`), with commas between them. This setting and
-    /// those below are for the program `epsilon-builder`; `epsilon up` has its builder in the same process.
+    /// Control addresses of the fleet's gateways (`http://10.0.0.4:8081`), separated by commas.
+    /// This setting and those below are for the program `epsilon-builder`; `epsilon up` has its
+    /// builder in the same process.
     pub gateways: Option<String>,
     /// The file with the token: a copy of the gateway's `DATA/builder.token`.
     pub token_file: Option<PathBuf>,
-    /// Where gateways reach this builder. Default `0.0.0.0:8083`: they come from other machines, and nobody gets in
-    /// without a pass that a gateway of the fleet signed.
+    /// Address of this builder's listener. Default `0.0.0.0:8083`: gateways connect from other
+    /// machines, and every request needs a token that a gateway of the fleet signed.
     pub listen: SocketAddr,
-    /// What the fleet is told instead of the address that reaches the gateway: `host` or `host:port`.
+    /// Address that gateways use instead of the one derived from the connection to the gateway:
+    /// `host` or `host:port`.
     pub advertise: Option<String>,
-    /// This builder's certificate, in PEM, to speak TLS. Set together with `tls_key` and `tls_authority`. Default:
-    /// none, plain HTTP.
+    /// This builder's certificate, in PEM, to use TLS. Set together with `tls_key` and
+    /// `tls_authority`. Default: none, plain HTTP.
     pub tls_certificate: Option<PathBuf>,
     /// Its private key, in PEM.
     pub tls_key: Option<PathBuf>,
-    /// Who signed the certificates of the fleet, in PEM.
+    /// Authorities that signed the certificates of the fleet, in PEM.
     pub tls_authority: Option<PathBuf>,
-    /// Where `GET /metrics` and `GET /healthz` answer without a pass, for collectors: for example `0.0.0.0:8085`.
-    /// Default: nowhere.
+    /// Address where `GET /metrics` and `GET /healthz` answer without a gateway token, for
+    /// collectors: for example `0.0.0.0:8085`. Default: none.
     pub metrics: Option<SocketAddr>,
-    /// The file with the key that collectors on other machines show (`authorization: Bearer KEY`): any text of your choice.
-    /// Default: none, and `/metrics` is for this machine only.
+    /// The file with the key that collectors on other machines send (`authorization: Bearer KEY`):
+    /// any text of your choice. Default: none, and `/metrics` answers this machine only.
     pub metrics_key_file: Option<PathBuf>,
-    /// Builds that may wait for their turn; a gateway takes more to another builder. Default 16.
+    /// Builds that may wait for a slot; gateways send more to another builder. Default 16.
     pub builds_waiting: usize,
-    /// Connections at once. Default 64: each build has one.
+    /// Open connections at most. Default 64: each build has one.
     pub max_connections: usize,
     /// Longest wait for a TLS handshake and a request's head. Default 10 s.
     #[serde(deserialize_with = "written::duration")]
     pub head_timeout: Duration,
-    /// How long a gateway's connection may stay without a request. Default 60 s: longer than gateways keep one.
+    /// How long a gateway's connection may stay without a request. Default 60 s: longer than
+    /// gateways keep idle connections.
     #[serde(deserialize_with = "written::duration")]
     pub idle_timeout: Duration,
-    /// How long builds may go on after the first signal to end. Default 90 s: most builds take seconds, and
-    /// process managers get impatient after some two minutes.
+    /// How long running builds may go on after the first shutdown signal. Default 90 s: most builds
+    /// take seconds, and process managers kill after about two minutes.
     #[serde(deserialize_with = "written::duration")]
     pub drain_grace: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        let (source, ceilings) = (SourceLimits::default(), Ceilings::default());
+        let source = SourceLimits::default();
+        let ceilings = Ceilings::default();
         Self {
             engine: None,
             engine_timeout: Duration::from_secs(120),
@@ -262,11 +271,12 @@ impl Default for Settings {
     }
 }
 
-/// A way for images into the engine.
+/// How images get into the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Way {
-    /// An archive with the layers that the engine lacks. Engines with the classic store take that.
+    /// An archive with the layers that the engine lacks. Engines with the classic store accept
+    /// that.
     Lacking,
     /// An archive with all layers.
     Whole,

@@ -1,18 +1,19 @@
-//! What of a project's own folders decides what npm installs, where some of them are packages (workspaces, `file:`): npm
-//! links them, so their code is none of `node_modules`, and a change of it needs no install.
+//! Which files of a project's local packages (workspaces, `file:`) decide what npm installs: npm
+//! links local packages, so their code is not part of `node_modules`, and changing it needs no
+//! install.
 
 use crate::source::{Hasher, Source, SourceFile};
 use epsilon_api::units::Bytes;
 use serde_json::Value;
 
-/// What npm reads in a folder that is a package.
+/// Files that npm reads in a folder that is a package.
 const READ: [&str; 4] = ["package.json", "package-lock.json", "npm-shrinkwrap.json", "yarn.lock"];
-/// Packages in one file, which are unpacked.
+/// Extensions of packed packages, which npm unpacks.
 const PACKED: [&str; 3] = [".tgz", ".tar.gz", ".tar"];
-/// npm's own largest are around 100 KiB.
+/// Largest manifest of a package; npm's own largest are about 100 KiB.
 const PACKAGE_MAX: Bytes = Bytes::mib(1);
 
-/// Adds all that decides. `copies`: npm copies the folders instead of linking them.
+/// Adds everything that decides. `copies`: npm copies the folders instead of linking them.
 pub(super) fn digest_into(hasher: Hasher, source: &Source, copies: bool) -> Hasher {
     let packages = || source.files.iter().filter(|file| name_of(file) == READ[0]);
     if copies || packages().any(|file| has_folder_of_programs(source, file)) {
@@ -22,7 +23,7 @@ pub(super) fn digest_into(hasher: Hasher, source: &Source, copies: bool) -> Hash
     let hasher =
         source.files.iter().filter(decides).fold(hasher, |all, file| file.digest_into(all));
     packages().flat_map(|file| programs(source, file)).fold(hasher, |hasher, path| {
-        // npm links a program in `node_modules/.bin` if it is there.
+        // npm links a program in `node_modules/.bin` if the file exists.
         let is_there: &[u8] = if source.get(&path).is_some() { b"there" } else { b"absent" };
         hasher.part(path.as_bytes()).part(is_there)
     })
@@ -41,12 +42,12 @@ fn read(source: &Source, file: &SourceFile) -> Option<Value> {
     serde_json::from_slice(&source.read(&file.path, PACKAGE_MAX).ok()??).ok()
 }
 
-/// `directories.bin`: which programs there are is decided by what lies in a folder.
+/// `directories.bin`: the files of a folder decide which programs exist.
 fn has_folder_of_programs(source: &Source, file: &SourceFile) -> bool {
     read(source, file).is_some_and(|package| package.pointer("/directories/bin").is_some())
 }
 
-/// Paths of the programs that a package has.
+/// Paths of a package's programs.
 fn programs(source: &Source, file: &SourceFile) -> Vec<String> {
     let package = read(source, file).unwrap_or_default();
     let folder = file.path.strip_suffix(READ[0]).unwrap_or_default();
@@ -76,7 +77,7 @@ mod tests {
         let first = key(&[ROOT, LIB, ("libs/a/i.js", "1"), ("libs/a/cli.js", "1")], false).await;
         let other = [ROOT, LIB, ("libs/a/i.js", "2"), ("libs/a/cli.js", "2"), ("new.js", "")];
         assert_eq!(first, key(&other, false).await);
-        // A program of it is gone; it asks for another package; another one came, or a packed one.
+        // A removed program; a changed dependency; a new package, also a packed one.
         assert_ne!(first, key(&[ROOT, LIB, ("libs/a/i.js", "1")], false).await);
         let asks =
             ("libs/a/package.json", r#"{"name":"a","bin":"./cli.js","dependencies":{"b":"1"}}"#);

@@ -1,5 +1,5 @@
-//! What a project asks npm for: the parts of `package.json` that decide what is installed, and the files
-//! beside it. Reads, runs nothing.
+//! What a project requests from npm: the parts of `package.json` that decide what is installed, and
+//! the files beside it. Reads only, runs nothing.
 
 use super::{
     local,
@@ -14,17 +14,18 @@ use epsilon_api::{build::BuildError, ids::ProjectName, units::Bytes};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
-/// Says what is asked for.
+/// npm's manifest.
 const PACKAGE: &str = "package.json";
-/// npm's settings. No file of this name gets to npm as it is: see [`npmrc`].
+/// npm's settings. A file of this name never reaches npm unchanged: see [`npmrc`].
 pub(super) const SETTINGS: &str = ".npmrc";
-/// The lockfiles that npm honours, the one that wins first.
+/// The lockfiles that npm honours, in order of precedence.
 const LOCKFILES: [&str; 2] = ["npm-shrinkwrap.json", "package-lock.json"];
-/// npm takes the versions of Yarn 1's, where there is none of its own; of later ones it reads nothing.
+/// npm takes versions from a lockfile of Yarn 1 if it has none of its own; those of later Yarns it
+/// ignores.
 const YARN: (&str, &str) = ("yarn.lock", "# yarn lockfile v1");
 /// Lockfiles of other tools.
 const OTHERS: [&str; 4] = [YARN.0, "pnpm-lock.yaml", "bun.lock", "bun.lockb"];
-/// What decides which packages are installed.
+/// The keys of `package.json` that decide what is installed.
 const PARTS: [&str; 8] = [
     "dependencies",
     "optionalDependencies",
@@ -36,35 +37,35 @@ const PARTS: [&str; 8] = [
     "engines",
 ];
 const DEV: &str = "devDependencies";
-/// npm's own largest are around 100 KiB.
+/// Largest `package.json`; npm's own largest are about 100 KiB.
 const PACKAGE_MAX: Bytes = Bytes::mib(1);
-/// Lockfiles of the largest monorepos.
+/// Largest lockfile: those of the largest monorepos.
 const LOCKFILE_MAX: Bytes = Bytes::mib(64);
 
-/// What a project asks for.
+/// What a project requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Manifest {
     parts: String,
-    /// A `package.json` of what is asked for alone: no scripts, no workspaces.
+    /// A reduced `package.json`: only the dependencies, no scripts, no workspaces.
     pub(super) package: String,
     files: Vec<(&'static str, Vec<u8>)>,
-    /// The project's settings for npm, as far as an install may see them.
+    /// The project's settings for npm that an install may see.
     pub(super) npmrc: String,
-    /// Where packages come from without them.
+    /// The origins of packages without those settings.
     origins: String,
     pub(super) has_lockfile: bool,
-    /// What only development needs, too.
+    /// Development dependencies included.
     pub(super) with_dev: bool,
     /// npm copies folders of the project instead of linking them.
     copies: bool,
-    /// Packages lie in the project itself, so npm has to see all of it.
+    /// The project contains packages, so npm needs all of its files.
     pub(super) needs_tree: bool,
-    /// One line each, for the developer.
+    /// Notes for the developer, one line each.
     pub(super) notes: Vec<String>,
 }
 
 impl Manifest {
-    /// `None` when nothing is to be installed.
+    /// `None` when there is nothing to install.
     pub(super) fn read(
         source: &Source,
         operator: &Operator,
@@ -86,7 +87,7 @@ impl Manifest {
         let listed = asked[..3].iter().chain(with_dev.then_some(&DEV));
         if let Some((name, path)) = listed.copied().find_map(|part| outside(&package, part)) {
             return Err(error::manifest_invalid(format!(
-                "package.json: `{name}` is `{path}`, which lies outside of the project's folder"
+                "package.json: `{name}` is `{path}`, which is outside of the project's folder"
             ))
             .hint(
                 "deploy the folder that holds both, with an `epsilon.yaml` whose `entry` names the file, or \
@@ -133,12 +134,13 @@ impl Manifest {
         }))
     }
 
-    /// Files of the project's root that npm gets to see, if it does not see all.
+    /// Files of the project's root that npm gets, if it does not get all.
     pub(super) fn given(&self) -> Vec<&'static str> {
         [PACKAGE].into_iter().chain(self.files.iter().map(|(name, _)| *name)).collect()
     }
 
-    /// Of all that decides what is installed. What a project has under its key is what every other one would have.
+    /// Cache key over all that decides what is installed. Projects with the same key would install
+    /// the same.
     pub(super) fn key(&self, source: &Source) -> ContentDigest {
         let mut key = Hasher::default().part(self.parts.as_bytes()).part(self.npmrc.as_bytes());
         key = key.part(self.origins.as_bytes());
@@ -151,8 +153,8 @@ impl Manifest {
         key.finish()
     }
 
-    /// Of what may be in one cache of npm: what one project fetched with its own tokens, or from its own registries,
-    /// is nobody else's to find.
+    /// Key of the npm cache: packages that one project fetched with its own tokens, or from its own
+    /// registries, are not visible to others.
     pub(super) fn cache_key(&self, project: &ProjectName) -> ContentDigest {
         Hasher::default()
             .part(project.as_str().as_bytes())
@@ -171,8 +173,8 @@ fn is_local(package: &Map<String, Value>, part: &str) -> bool {
     packages.values().filter_map(Value::as_str).any(is_path)
 }
 
-/// A package of this part that lies outside of the project. Only the project is pushed, so it cannot be
-/// there, and npm would leave a link to nothing.
+/// A package of this part outside of the project. Only the project is pushed, so npm would leave a
+/// dangling link.
 fn outside(package: &Map<String, Value>, part: &str) -> Option<(String, String)> {
     let Some(Value::Object(packages)) = package.get(part) else { return None };
     packages.iter().find_map(|(name, asked)| {
@@ -199,7 +201,7 @@ fn notes(source: &Source, package: &Map<String, Value>, is_pinned: bool) -> Vec<
         let other = OTHERS.iter().find(|name| source.get(name).is_some());
         notes.push(match other {
             Some(other) => format!(
-                "`{other}` is not read: npm installs what `package.json` asks for, and chooses the versions. Push the \
+                "`{other}` is ignored: npm installs what `package.json` requests, and chooses the versions. Push the \
                  `package-lock.json` that `npm install` makes to pin them; a `yarn.lock` of Yarn 1 does it, too"
             ),
             None => "no lockfile: `npm install` may choose other versions another day; push \
@@ -213,7 +215,7 @@ fn notes(source: &Source, package: &Map<String, Value>, is_pinned: bool) -> Vec<
         ["preinstall", "install", "postinstall", "prepare"].into_iter().find(is_ours)
     {
         notes.push(format!(
-            "the project's own `{script}` script is not run: push what it makes, or run it with `build:` in \
+            "the project's own `{script}` script is not run: push its result, or run it with `build:` in \
              `epsilon.yaml`"
         ));
     }
@@ -257,7 +259,7 @@ mod tests {
         assert_ne!(first, key(&[("package.json", r#"{"dependencies":{"a":"2"}}"#)]).await);
         assert_ne!(first, key(&[A, ("package-lock.json", "{}")]).await);
         assert_ne!(first, key(&[A, (".npmrc", "legacy-peer-deps=true")]).await);
-        // What npm is not given decides nothing.
+        // Files that npm does not get decide nothing.
         assert_eq!(first, key(&[A, (".npmrc", "proxy=http://x")]).await);
     }
 
@@ -272,7 +274,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_cache_of_npm_is_one_projects_with_one_set_of_registries() {
+    async fn npm_cache_is_per_project_and_registries() {
         let name = |name| ProjectName::parse(name).unwrap();
         let tokened = (".npmrc", "//theirs.example/:_authToken=x");
         let (plain, own) = (read(&[A]).await.unwrap(), read(&[A, tokened]).await.unwrap());
@@ -327,7 +329,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lockfile_of_yarn_1_is_npms_to_read_where_it_has_none_of_its_own() {
+    async fn yarn_1_lockfile_is_used_without_an_npm_lockfile() {
         let yarn =
             |pin: &str| format!("# THIS IS\r\n# yarn lockfile v1\r\n{pin}").replace('\r', "");
         let (one, two) = (yarn("1"), yarn("2"));
@@ -341,7 +343,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_package_json_that_is_no_object_is_an_error() {
+    async fn package_json_must_be_an_object() {
         let (_work, source) = project(&[("package.json", "[]")]).await;
         assert_eq!(
             Manifest::read(&source, &Operator::default(), false).unwrap_err().code,

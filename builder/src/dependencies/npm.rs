@@ -1,5 +1,5 @@
-//! npm at work: in one container it fetches and unpacks, in a second one it runs the packages' own install scripts.
-//! The second has the packages and nothing else: no cache that is installed from, no settings, nothing of the project.
+//! Runs npm: one container fetches and unpacks, a second one runs the packages' install scripts.
+//! The second has the packages and nothing else: no npm cache, no settings, nothing of the project.
 
 use super::{
     Dependencies, Operator, manifest,
@@ -26,12 +26,12 @@ use std::{
     sync::Arc,
 };
 
-/// What npm is told in every container.
+/// npm's flags in every container.
 const QUIET: [&str; 4] = ["--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=notice"];
-/// What npm writes beside the packages: which ones there are.
+/// The list of packages that npm writes beside them.
 const LOCK: &str = "node_modules/.package-lock.json";
 
-/// npm in throw-away containers.
+/// npm in temporary containers.
 pub(super) struct Npm<'a> {
     pub(super) dependencies: &'a Dependencies,
     pub(super) runtime: &'a Runtime,
@@ -41,7 +41,7 @@ pub(super) struct Npm<'a> {
 }
 
 impl Npm<'_> {
-    /// Fetches and unpacks, without running anything of the packages.
+    /// Fetches and unpacks, without running code of the packages.
     pub(super) async fn install(
         &self,
         folder: &Path,
@@ -55,13 +55,14 @@ impl Npm<'_> {
         let cached = cache.folder();
         let mut mounts = vec![Bind { host: cached.clone(), inside: "/npm", writable: true }];
         mounts.extend(self.dependencies.outside.npmrc(self.work)?);
-        // It had at most that much before, and gets at most that much more.
+        // The cache's size before, plus the limit.
         let limit = Bytes(self.dependencies.size.get().saturating_mul(2));
         self.run(&command, folder, "/npm", mounts, vec![(cached, limit)]).await
     }
 
     /// Runs the install scripts of packages that have some: native addons, downloads of binaries.
-    /// The project is not there: neither its files and settings, nor a script of its own that npm could run.
+    /// The project is not mounted: neither its files and settings, nor a script of its own that npm
+    /// could run.
     pub(super) async fn run_scripts(&self, folder: &Path) -> Result<(), BuildError> {
         let mut command = vec!["npm", "rebuild", "--foreground-scripts"];
         command.extend(QUIET);
@@ -115,8 +116,9 @@ impl Npm<'_> {
     }
 }
 
-/// Puts what npm needs into the folder that it works in: `only` the manifest and the lockfile of the project; for packages
-/// that lie in the project itself, everything. Its settings for npm only as far as an install may see them.
+/// Puts what npm needs into its folder: `only` the manifest and the lockfile of the project; all of
+/// the project if it contains packages. Its settings for npm only as far as an install may see
+/// them.
 pub(super) fn prepare(
     source: &Source,
     to: &Path,
@@ -157,7 +159,7 @@ pub(super) fn prepare(
     give(&settings, owner)
 }
 
-/// What npm says of what it installed.
+/// npm's report of what it installed.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Lock {
     packages: BTreeMap<String, Package>,
@@ -168,14 +170,14 @@ pub(super) struct Lock {
 struct Package {
     #[serde(default)]
     has_install_script: bool,
-    /// Nothing but development needs it.
+    /// Needed for development only.
     #[serde(default)]
     dev: bool,
 }
 
 impl Lock {
-    /// Reads it and takes it away: npm would believe it in place of the packages, and it lacks what a package says of a
-    /// compiler (`gypfile: false`, of one that brings its binary).
+    /// Reads and removes the file: npm would trust it instead of the packages, and it lacks what a
+    /// package says about compiling (`gypfile: false`, of packages with a prebuilt binary).
     pub(super) fn take(folder: &Path) -> io::Result<Self> {
         let path = folder.join(LOCK);
         match fs::read(&path) {
@@ -188,17 +190,18 @@ impl Lock {
         }
     }
 
-    /// Whether packages have install scripts. Folders of the project are not meant: they are no `node_modules`.
+    /// Whether packages have install scripts, other than folders of the project, which are not in
+    /// `node_modules`.
     pub(super) fn has_scripts(&self) -> bool {
         self.with_scripts().any(is_package)
     }
 
-    /// Folders of the project that are installed as packages, and have install scripts.
+    /// Folders of the project that are installed as packages and have install scripts.
     pub(super) fn own_folders(&self) -> impl Iterator<Item = &str> {
         self.with_scripts().filter(|path| !is_package(path) && !path.is_empty())
     }
 
-    /// Paths of packages that only development needs.
+    /// Paths of packages for development only.
     pub(super) fn dev(&self) -> Vec<String> {
         let packages =
             self.packages.iter().filter(|(path, package)| package.dev && is_package(path));
@@ -215,7 +218,7 @@ fn is_package(path: &str) -> bool {
     path.split('/').any(|name| name == "node_modules")
 }
 
-/// Moves the packages into a folder of their own, with as much of `package.json` as npm needs to find its way.
+/// Moves the packages into a folder of their own, with as much of `package.json` as npm needs.
 pub(super) fn set_apart(from: &Path, to: &Path, package: &str) -> io::Result<()> {
     match fs::rename(from.join("node_modules"), to.join("node_modules")) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -236,7 +239,7 @@ mod tests {
             (r#"{"node_modules/a":{"version":"1.0.0"}}"#, false, vec![]),
             (r#"{"node_modules/a":{"hasInstallScript":true}}"#, true, vec![]),
             (r#"{"lib/node_modules/a":{"hasInstallScript":true}}"#, true, vec![]),
-            // A folder of the project, and the project.
+            // A folder of the project, and the project itself.
             (
                 r#"{"lib":{"hasInstallScript":true},"node_modules/lib":{"link":true}}"#,
                 false,

@@ -1,20 +1,21 @@
-//! The `.npmrc` of a project → the lines of it that an install may see; and what the operator's own says, which no
-//! project changes. Pure: reads text, asks nobody.
+//! Filters the `.npmrc` of a project to the lines that an install may see, and reads the operator's
+//! own, which no project overrides. Pure: parses text.
 //!
-//! npm believes a project's `.npmrc` more than the operator's. Its proxy sees the operator's tokens, its authorities
-//! and `strict-ssl=false` decide who may answer for a registry. So only what can do no such harm is passed on: where
-//! packages of a scope come from, the project's own tokens for hosts that are not the operator's, and how npm resolves versions. The result
-//! is written anew, line by line, out of values of a narrow form: npm reads in it what was read here.
+//! npm trusts a project's `.npmrc` more than the operator's. Its proxy would see the operator's
+//! tokens; its authorities and `strict-ssl=false` decide who may answer for a registry. So only
+//! harmless settings are passed on: origins of scopes, the project's own tokens for hosts that are
+//! not the operator's, and how npm resolves versions. The result is generated line by line from
+//! values of a narrow syntax, so that npm reads in it what was read here.
 
 use crate::manifest::short;
 use std::collections::BTreeSet;
 
-/// Switches that change what is installed, and nobody else's business.
+/// Switches that only change what is installed for this project.
 const SWITCHES: [&str; 5] =
     ["legacy-peer-deps", "strict-peer-deps", "engine-strict", "install-links", "prefer-dedupe"];
-/// Kept where its value is one of these.
+/// Passed on where its value is one of these.
 const STRATEGY: (&str, [&str; 3]) = ("install-strategy", ["hoisted", "nested", "shallow"]);
-/// Of no effect on an install in a container; left out without a word.
+/// Without effect on an install in a container; dropped without a note.
 const WITHOUT_EFFECT: [&str; 17] = [
     "access",
     "audit",
@@ -34,38 +35,38 @@ const WITHOUT_EFFECT: [&str; 17] = [
     "update-notifier",
     "yes",
 ];
-/// What a line of a host may say, `//HOST/:KEY`. Certificates and keys are no texts but files.
+/// Keys of lines for a host, `//HOST/:KEY`. Certificates and keys are files and not listed.
 const CREDENTIALS: [&str; 4] = ["_authToken", "_auth", "username", "_password"];
-/// Longest value that is taken: tokens of clouds have some 2 KiB.
+/// Longest accepted value in bytes: tokens of clouds have about 2 KiB.
 const LONGEST: usize = 4096;
-/// Most keys that one note names.
+/// Keys named by one note at most.
 const NAMED: usize = 8;
 
-/// What the operator has decided, in the settings file or in variables of the builder.
+/// The operator's decisions, from the settings file or the builder's environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Operator {
-    /// Where packages come from, if it is said.
+    /// Default registry, if set.
     pub(crate) registry: Option<String>,
-    /// `@scope:registry` and where.
+    /// `@scope:registry` and its URL.
     scopes: Vec<(String, String)>,
     /// `host` or `host:port` of registries and of credentials.
     hosts: BTreeSet<String>,
-    /// Of `proxy`, `strict-ssl` and their like: key and value, as written.
+    /// Key and value of `proxy`, `strict-ssl` and similar, as written.
     connection: Vec<(String, String)>,
-    /// `install-links`: folders of a project are copied into its packages, and not linked.
+    /// `install-links`: folders of a project are copied into its packages instead of linked.
     pub(super) copies: bool,
 }
 
-/// What is left of a project's file.
+/// What is passed on of a project's file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reduced {
-    /// For npm to read.
+    /// The text for npm.
     pub(super) text: String,
-    /// For the developer: what was left out, and why.
+    /// Notes for the developer: what was dropped, and why.
     pub(super) notes: Vec<String>,
 }
 
-/// Why a line is left out.
+/// The reason for which a line is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Why {
     Operators,
@@ -75,7 +76,8 @@ enum Why {
 }
 
 impl Operator {
-    /// Of the text of the operator's `.npmrc`; `registry` is the one that a variable names, which wins.
+    /// Parses the operator's `.npmrc`; `registry` is the one from a variable, which takes
+    /// precedence.
     pub(crate) fn read(text: &str, registry: Option<&str>) -> Self {
         let mut operator = Self::default();
         for (key, value) in lines(text) {
@@ -99,13 +101,14 @@ impl Operator {
         operator
     }
 
-    /// What the operator's file says of a key of the connection.
+    /// The operator's value of a connection key.
     pub(crate) fn connection(&self, key: &str) -> Option<&str> {
         let said = self.connection.iter().rev().find(|(name, _)| name == key);
         said.map(|(_, value)| value.as_str())
     }
 
-    /// All that decides where packages come from, as one text. Tokens change by the hour and are not in it.
+    /// All that decides the origins of packages, as one text. Without tokens, which may change by
+    /// the hour.
     pub(super) fn origins(&self) -> String {
         format!("{:?} {:?} {:?}", self.registry, self.scopes, self.hosts)
     }
@@ -114,7 +117,8 @@ impl Operator {
         self.scopes.iter().any(|(scope, _)| scope == key)
     }
 
-    /// Whether a URL would carry the operator's token in clear text that the operator sends by TLS.
+    /// Whether a URL would expose the operator's token in plain HTTP that the operator sends by
+    /// TLS.
     fn is_exposed_by(&self, url: &str) -> bool {
         let own = self.scopes.iter().map(|(_, url)| url).chain(&self.registry);
         let host = host_of(url);
@@ -124,7 +128,7 @@ impl Operator {
     }
 }
 
-/// Reduces a project's file to what an install may see.
+/// Filters a project's file to what an install may see.
 pub(super) fn reduce(text: &str, operator: &Operator) -> Reduced {
     let all: Vec<_> = lines(text).collect();
     let mut left_out: Vec<(Why, &str)> = Vec::new();
@@ -153,7 +157,7 @@ pub(super) fn reduce(text: &str, operator: &Operator) -> Reduced {
     Reduced { text, notes: notes(left_out) }
 }
 
-/// `None`: left out, and nobody has to know.
+/// `None`: dropped without a note.
 fn judge(key: &str, value: &str, operator: &Operator) -> Option<Result<(), Why>> {
     if WITHOUT_EFFECT.contains(&key) {
         return None;
@@ -181,7 +185,7 @@ fn judge(key: &str, value: &str, operator: &Operator) -> Option<Result<(), Why>>
     })
 }
 
-/// Keys and values. What comes below a `[section]` is not npm's.
+/// Keys and values. Lines below a `[section]` are not npm's.
 fn lines(text: &str) -> impl Iterator<Item = (&str, &str)> {
     let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with('['));
     lines.filter(|line| !line.is_empty() && !line.starts_with([';', '#'])).map(|line| {
@@ -202,7 +206,7 @@ fn is_scope(key: &str) -> bool {
     scope.is_some_and(|scope| !scope.is_empty() && scope.len() < 215 && scope.bytes().all(fits))
 }
 
-/// `https://host/path`, without a user, a query, or anything that npm's file could read as more.
+/// `https://host/path`, without a user, a query, or characters that npm's parser could interpret.
 fn is_url(text: &str) -> bool {
     let rest = text.strip_prefix("https:").or_else(|| text.strip_prefix("http:"));
     rest.is_some_and(is_place)
@@ -218,11 +222,11 @@ fn is_place(text: &str) -> bool {
         && !host.contains(['@', '%'])
 }
 
-/// What `text` has between `//` and the next slash, in lower case.
+/// The text between `//` and the next slash, in lower case.
 fn host_of(text: &str) -> Option<String> {
     let rest = text.split_once("//")?.1;
     let host = rest.split('/').next()?.to_ascii_lowercase();
-    // npm leaves a scheme's own port out when it looks for a token.
+    // npm ignores a scheme's default port when it looks for a token.
     let host = [":80", ":443"].iter().find_map(|port| host.strip_suffix(port)).unwrap_or(&host);
     let host = host.to_owned();
     (!host.is_empty()).then_some(host)
@@ -246,7 +250,7 @@ fn notes(mut left_out: Vec<(Why, &str)>) -> Vec<String> {
                     "its value names a variable, and an install has none; write the value, or ask the operator to \
                      set it (`builder.npmrc`)"
                 }
-                Why::Form => "its value is none that is understood",
+                Why::Form => "its value is not understood",
             };
             let keys: Vec<_> = same.iter().take(NAMED).map(|(_, key)| format!("`{}`", short(key))).collect();
             let more = match same.len().checked_sub(NAMED) {
@@ -298,7 +302,7 @@ mod tests {
             ("registry=http://mirror.example:4873", true),
             ("@theirs:registry=https://theirs.example", true),
             ("//theirs.example/:_authToken=npm_0aZ", true),
-            // The operator's alone.
+            // Only the operator's.
             ("proxy=http://evil.example", false),
             ("https-proxy=http://evil.example", false),
             ("http-proxy=http://evil.example", false),
@@ -328,9 +332,10 @@ mod tests {
             ("//npm.example/:_authToken=x", false),
             ("//NPM.example/:_authToken=x", false),
             ("//npm.example/:certfile=/app/x", false),
-            // A token goes to the host that its line names, whoever asks there: it is the project's own.
+            // A token is sent to the host in its line, whatever package is requested there: it is
+            // the project's own token.
             ("//other.example/:_authToken=x", true),
-            // Forms that mean something else to npm.
+            // Forms with another meaning for npm.
             ("//theirs.example/:_authToken=${HTTPS_PROXY}", false),
             ("//theirs.example/:_authToken=a;b", false),
             ("//theirs.example/:_authToken=a b", false),
@@ -349,13 +354,13 @@ mod tests {
             let reduced = reduce(line, &operator());
             assert_eq!(!reduced.text.is_empty(), stays, "{line}: {reduced:?}");
             assert_eq!(reduced.notes.is_empty(), stays, "{line}: {reduced:?}");
-            // What is passed on is read as it was written.
+            // What is passed on is unchanged.
             assert_eq!(reduce(&reduced.text, &operator()).text, reduced.text);
         }
     }
 
     #[test]
-    fn tokens_of_the_project_stay_unless_the_host_is_the_operators() {
+    fn project_tokens_are_dropped_for_the_operators_hosts() {
         let text = "//theirs.example/npm/:_authToken=abc\n@theirs:registry=https://theirs.example/npm/\n\
                     //npm.example:443/:_authToken=abc\n# no\n; no\nfund=false\n[x]\nregistry=https://x/\n";
         let reduced = reduce(text, &operator());

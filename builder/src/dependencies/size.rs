@@ -1,5 +1,6 @@
-//! How much an install takes on disk, so that no package fills this machine's: looked at while it runs,
-//! and once more before what came of it is packed. What cannot be looked at is too large.
+//! Limits the disk space of an install, so that packages do not fill this machine's disk: checked
+//! while it runs, and once more before the result is packed. What cannot be measured counts as too
+//! large.
 
 use crate::{
     cache::walk::{Bounds, Stopped, walk},
@@ -11,24 +12,25 @@ use std::{
     time::Duration,
 };
 
-/// Between two looks. A look takes about a tenth of a second for 50,000 files.
+/// Time between two checks. A check takes about a tenth of a second for 50,000 files.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// What of a file counts.
+/// How the size of a file counts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Count {
-    /// What it takes on disk now.
+    /// Its blocks on disk.
     Blocks,
-    /// How long it is: a file with holes takes this much in a layer.
+    /// Its length: a sparse file takes this much in a layer.
     Length,
 }
 
-/// Ends, with the error to tell, once one of the folders has outgrown its limit. Cancel-safe: it only looks.
+/// Resolves with the error once one of the folders exceeds its limit. Cancel-safe: it only reads.
 pub(crate) async fn outgrown(folders: &[(PathBuf, Bytes)]) -> BuildError {
     loop {
         tokio::time::sleep(EVERY).await;
         for (folder, limit) in folders {
-            let (folder, limit) = (folder.clone(), *limit);
+            let folder = folder.clone();
+            let limit = *limit;
             let looked = tokio::task::spawn_blocking(move || within(&folder, Count::Blocks, limit));
             if let Ok(Err(err)) = looked.await {
                 return err;
@@ -37,7 +39,8 @@ pub(crate) async fn outgrown(folders: &[(PathBuf, Bytes)]) -> BuildError {
     }
 }
 
-/// The size of all below a folder, if it is within the limit. Follows no links; what goes meanwhile does not count.
+/// The size of everything below a folder, if within the limit. Follows no links; files that vanish
+/// meanwhile do not count.
 pub(crate) fn within(folder: &Path, count: Count, limit: Bytes) -> Result<Bytes, BuildError> {
     match of(folder, count) {
         Ok(size) if size <= limit => Ok(size),
@@ -58,7 +61,7 @@ fn of(folder: &Path, count: Count) -> Result<Bytes, Stopped> {
     Ok(Bytes(total))
 }
 
-/// What the developer reads.
+/// The error for the developer.
 fn too_large(limit: Bytes) -> BuildError {
     error::dependencies_failed(format!("the packages take more than {limit} on disk"))
         .hint("the operator's limit is `builder.install_size`")
@@ -66,11 +69,11 @@ fn too_large(limit: Bytes) -> BuildError {
 
 fn refused(stopped: &Stopped, limit: Bytes) -> BuildError {
     if let Stopped::Unreadable(err) = stopped {
-        tracing::warn!(%err, "What an install makes cannot be read; it counts as too large.");
+        tracing::warn!(%err, "Result of an install cannot be read; it counts as too large.");
         return too_large(limit);
     }
-    error::dependencies_failed(format!("the packages are not taken: {stopped}"))
-        .hint("no package needs that: see which ones have install scripts")
+    error::dependencies_failed(format!("the packages are refused: {stopped}"))
+        .hint("no package needs that: check which ones have install scripts")
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! What npm and the packages' scripts print → what a developer has to read of it when they fail.
+//! Filters the output of npm and of packages' scripts to what explains a failure.
 //!
-//! npm ends with its own report, `npm error …`, of which the beginning tells the cause: usage text and the
-//! path of a log that is gone follow. What scripts print comes before, and there the end tells.
+//! npm ends with its own report, `npm error …`, whose beginning names the cause: usage text and the
+//! path of a removed log follow. Output of scripts comes before it, and there the end matters.
 
 use crate::{
     engine::container::{Exit, Limits},
@@ -18,14 +18,14 @@ const REPORT: usize = 15;
 const NAME: usize = 214;
 /// How each line of the report begins.
 const REPORTED: &str = "npm error";
-/// Where npm's explanation of its own command line begins, and what leads to a file that is gone.
+/// Beginnings of npm's usage text, and the path of a file that no longer exists.
 const POINTLESS: [&str; 3] = [
     "npm error Clean install a project",
     "npm error Usage:",
     "npm error A complete log of this run",
 ];
 
-/// The lines that tell why.
+/// The lines that explain the failure.
 #[derive(Debug, Default)]
 pub(super) struct Words {
     output: VecDeque<String>,
@@ -34,7 +34,7 @@ pub(super) struct Words {
 }
 
 impl Words {
-    /// Takes a line; tells whether it is worth showing.
+    /// Takes a line; returns whether it is worth showing.
     pub(super) fn take(&mut self, line: &str) -> bool {
         let Some(text) = line.strip_prefix(REPORTED) else {
             if self.output.len() == OUTPUT {
@@ -57,7 +57,7 @@ impl Words {
     }
 }
 
-/// Why `npm VERB` did not do it, and what to do.
+/// The error of a failed `npm VERB`, with a hint.
 pub(super) fn failed(exit: Exit, words: &Words, verb: &str, limits: Limits) -> BuildError {
     let text = words.text();
     let says = |words: &str| text.contains(words);
@@ -101,7 +101,7 @@ pub(super) fn failed(exit: Exit, words: &Words, verb: &str, limits: Limits) -> B
         Exit::Code(_) if says("ENOTFOUND") || says("EAI_AGAIN") || says("ECONNREFUSED") => {
             "the registry cannot be reached from the builder"
         }
-        Exit::Code(_) => "npm's own words are above",
+        Exit::Code(_) => "npm's output is above",
     };
     error::dependencies_failed(format!("`npm {verb}` failed:\n{text}")).hint(hint)
 }
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_says_what_npm_said_and_what_to_do() {
+    fn failure_shows_npms_report_and_a_hint() {
         for (exit, line, message, hint) in [
             (
                 Exit::Code(1),

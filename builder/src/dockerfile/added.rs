@@ -1,13 +1,13 @@
-//! What `ADD` of a Dockerfile would have the engine itself fetch: in the machine's own network, beyond the bridge, the
-//! disk limit and the cgroup that hold for steps. Such a build is refused by name. Pure; asked before the engine gets the
-//! Dockerfile.
+//! Finds `ADD` lines that the engine itself would fetch: in the machine's own network, outside of
+//! the bridge, the disk limit and the cgroup of the steps. Such a build is refused by name. Pure;
+//! called before the engine gets the Dockerfile.
 
-/// The first line that adds something that is not the project's own, as it is written.
+/// The first line that adds something from outside of the project, as it is written.
 pub(super) fn remote(dockerfile: &str) -> Option<String> {
     let mut line = String::new();
     for part in dockerfile.lines() {
         let part = part.trim_end();
-        // The engine leaves comments out also within an instruction that goes on.
+        // The engine also strips comments within a continued instruction.
         if part.trim_start().starts_with('#') {
             continue;
         }
@@ -33,7 +33,7 @@ fn fetches(line: &str) -> bool {
         Some("onbuild") => words.next(),
         _ => first,
     };
-    // A variable can be anything by the time the engine reads it.
+    // A variable can hold anything when the engine expands it.
     let is_remote =
         |word: &str| word.contains("://") || word.contains("git@") || word.contains('$');
     instruction.as_deref() == Some("add") && words.any(|word| is_remote(&word))

@@ -1,5 +1,5 @@
-//! `.dockerignore`: which files of a project a Dockerfile does not see. Docker's own command applies it
-//! before anything is sent to the engine, so whoever talks to the engine has to do it too.
+//! `.dockerignore`: files of a project that a Dockerfile does not see. Docker's own command applies
+//! it before anything is sent to the engine, so other clients of the engine have to do it too.
 
 use crate::{
     error::{self, Hint},
@@ -9,7 +9,7 @@ use epsilon_api::{build::BuildError, units::Bytes};
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 const FILE: &str = ".dockerignore";
-/// Far more than anyone writes by hand.
+/// Far larger than any hand-written file.
 const MAX_BYTES: Bytes = Bytes(256 << 10);
 
 /// The rules of one project.
@@ -39,7 +39,8 @@ impl Ignored {
         Ok(Self { rules, dockerfile: dockerfile.to_owned() })
     }
 
-    /// Whether the Dockerfile does not see this file. It always sees itself: the engine reads it there.
+    /// Whether the Dockerfile does not see this file. The Dockerfile itself is never ignored: the
+    /// engine reads it from the context.
     pub(super) fn has(&self, path: &str) -> bool {
         path != self.dockerfile
             && path != FILE
@@ -47,8 +48,8 @@ impl Ignored {
     }
 }
 
-/// A line as the matcher takes it: Docker's patterns begin at the root, git's anywhere. `None` for what
-/// is no pattern.
+/// A line for the matcher: Docker's patterns start at the root, git's anywhere. `None` for lines
+/// without a pattern.
 fn anchored(line: &str) -> Option<String> {
     let line = line.trim();
     if line.is_empty() || line.starts_with('#') {

@@ -1,5 +1,5 @@
-//! The last way to get layers and a configuration into an engine that loads no archive of ours: unpack
-//! the layers into a container that never runs, and commit it.
+//! Fallback to get layers and a configuration into an engine that does not load our archives:
+//! unpack the layers into a container that never runs, and commit it.
 
 use super::{
     Engine, EngineError, Part,
@@ -16,7 +16,7 @@ use epsilon_api::units::{Bytes, MilliCores};
 use std::time::Duration;
 
 impl Engine {
-    /// Makes an image out of `base`, layers and a configuration, under a name.
+    /// Makes a named image from `base`, layers and a configuration.
     pub(crate) async fn commit(
         &self,
         base: &str,
@@ -62,7 +62,8 @@ impl Engine {
     }
 }
 
-/// The part of an image's configuration that says how to run it; the engine's own words are the same.
+/// The part of an image's configuration that describes how to run it; the engine uses the same
+/// names.
 fn settings(image: &Image) -> ContainerConfig {
     let whole: serde_json::Value = serde_json::from_slice(&image.config).unwrap_or_default();
     serde_json::from_value(whole["config"].clone()).unwrap_or_default()

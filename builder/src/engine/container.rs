@@ -1,6 +1,5 @@
-//! A throw-away container: what runs other people's code while a build goes on. Limited, without
-//! rights, and removed when its handle is dropped, also when the build is cancelled in the middle of
-//! its creation.
+//! A temporary container: runs untrusted code during a build. Limited, without privileges, and
+//! removed when its handle is dropped, also when the build is cancelled during its creation.
 //!
 //! Not an instance: it serves no calls. Used by `runtime`, `dependencies` and `inspect`.
 
@@ -29,13 +28,13 @@ use std::{
 };
 use tokio::task::JoinHandle;
 
-/// Lines of output that are kept for an error message.
+/// Lines of output for an error message.
 const TAIL: usize = 40;
-/// Most that the engine keeps of a container's output on disk.
+/// Size of a container's log in the engine.
 const LOG_SIZE: &str = "16m";
-/// Exit code of a process that was killed, 128 + SIGKILL.
+/// Exit code of a killed process, 128 + SIGKILL.
 pub(crate) const KILLED: i64 = 137;
-/// Looks for the engine's word that memory was full, and the pauses after them.
+/// Pauses between checks for the engine's out-of-memory event.
 const OOM_TOLD_WITHIN: [Duration; 5] = [
     Duration::from_millis(20),
     Duration::from_millis(80),
@@ -44,26 +43,26 @@ const OOM_TOLD_WITHIN: [Duration; 5] = [
     Duration::ZERO,
 ];
 
-/// What a container is made of.
+/// The description of a container.
 #[derive(Clone, Debug)]
 pub(crate) struct Task {
-    /// Becomes part of the container's name: `npm`, `inspect`.
+    /// Part of the container's name: `npm`, `inspect`.
     pub(crate) purpose: &'static str,
     pub(crate) image: String,
     pub(crate) command: Vec<String>,
-    /// `NAME=value`.
+    /// Entries as `NAME=value`.
     pub(crate) env: Vec<String>,
     pub(crate) mounts: Vec<Bind>,
     pub(crate) workdir: &'static str,
     pub(crate) rights: Rights,
-    /// The engine's network; `None` for no network at all.
+    /// The engine's network; `None` for no network.
     pub(crate) network: Option<String>,
     pub(crate) limits: Limits,
-    /// Largest file that can be written; `None` for no bound.
+    /// Largest file that can be written; `None` for no limit.
     pub(crate) largest_file: Option<Size>,
 }
 
-/// A folder or file of this machine, seen inside.
+/// A folder or file of this machine, mounted inside.
 #[derive(Clone, Debug)]
 pub(crate) struct Bind {
     pub(crate) host: PathBuf,
@@ -71,17 +70,17 @@ pub(crate) struct Bind {
     pub(crate) writable: bool,
 }
 
-/// What the code inside may do.
+/// Privileges of the code inside.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Rights {
-    /// Nothing: this user, no capability, a read-only root, only `/tmp` to write.
+    /// None: this user, no capabilities, a read-only root, only `/tmp` is writable.
     None { uid: u32, gid: u32 },
-    /// Root over the container's own file system, as package managers need it. Only for commands
-    /// that are ours.
+    /// Root over the container's own file system, as package managers need it. Only for our own
+    /// commands.
     Install,
 }
 
-/// What the code inside may take.
+/// Resource limits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) memory: Size,
@@ -90,7 +89,7 @@ pub(crate) struct Limits {
     pub(crate) time: Duration,
 }
 
-/// How a container ended, and the last lines that it printed.
+/// How a container ended, and its last lines of output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ended {
     pub(crate) exit: Exit,
@@ -104,20 +103,20 @@ pub(crate) enum Exit {
     TimedOut,
 }
 
-/// A container of ours. Dropping it removes it, in the background.
+/// A container of the builder. Dropping it removes it in the background.
 #[derive(Debug)]
 pub(crate) struct Container {
     engine: Engine,
     name: String,
     limits: Limits,
-    /// Set until the engine has said whether it made the container.
+    /// Set until the engine has answered whether it created the container.
     creating: Option<JoinHandle<Result<(), Bollard>>>,
-    /// What must stay until the container is gone: the folders that are mounted in it.
+    /// What must exist until the container is removed: the folders mounted in it.
     keep: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Engine {
-    /// Makes a container, not yet started. `keep` is dropped after the container is removed.
+    /// Creates a container without starting it. `keep` is dropped after the container is removed.
     pub(crate) async fn create(
         &self,
         task: &Task,
@@ -127,7 +126,7 @@ impl Engine {
         let options = CreateContainerOptionsBuilder::default().name(&name).build();
         let docker = self.docker.clone();
         let body = body(task, &self.owner);
-        // A task of its own: a request that is dropped half-way may still make a container.
+        // A task of its own: a dropped request may still create a container.
         let creating = self
             .tasks
             .spawn(async move { docker.create_container(Some(options), body).await.map(drop) });
@@ -157,7 +156,7 @@ impl Engine {
 }
 
 impl Container {
-    /// Starts it and waits for its end, telling each line that it prints.
+    /// Starts it, reports each line of output, and waits for its end.
     pub(crate) async fn run(
         &self,
         mut on_line: impl FnMut(&str) + Send,
@@ -177,7 +176,7 @@ impl Container {
         Ok(Ended { exit, tail: tail.into() })
     }
 
-    /// As the engine knows it.
+    /// The engine's name of it.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
@@ -201,14 +200,15 @@ impl Container {
             .build();
         let output = async {
             let mut output = Box::pin(docker.logs(&self.name, Some(options)));
-            // Two streams, so that a line of one is not cut by a piece of the other.
-            let (mut out, mut err) = (Lines::default(), Lines::default());
+            // One buffer per stream, so that their lines do not mix.
+            let mut out = Lines::default();
+            let mut err = Lines::default();
             while let Some(piece) = output.next().await {
                 match piece {
                     Ok(LogOutput::StdErr { message }) => err.push(&message, on_line),
                     Ok(piece) => out.push(&piece.into_bytes(), on_line),
                     Err(err) => {
-                        tracing::warn!(error = %Chain(&err), "A container's output broke off.");
+                        tracing::warn!(error = %Chain(&err), "Output of a container broke off; waiting for its end.");
                         break;
                     }
                 }
@@ -237,7 +237,8 @@ impl Container {
         }
     }
 
-    /// The engine hears of full memory and of the end on two ways: on a busy machine the first word may come last.
+    /// The engine learns of out-of-memory and of the exit separately: on a busy machine the former
+    /// may arrive last.
     async fn ran_out_of_memory(&self) -> bool {
         for pause in OOM_TOLD_WITHIN {
             let options = None::<bollard::query_parameters::InspectContainerOptions>;
@@ -255,7 +256,8 @@ impl Drop for Container {
     fn drop(&mut self) {
         let docker = self.engine.docker.clone();
         let name = std::mem::take(&mut self.name);
-        let (creating, keep) = (self.creating.take(), self.keep.take());
+        let creating = self.creating.take();
+        let keep = self.keep.take();
         self.engine.tasks.spawn(async move {
             if let Some(creating) = creating {
                 let _made_or_not = creating.await;
@@ -265,7 +267,7 @@ impl Drop for Container {
                 Ok(()) | Err(Bollard::DockerResponseServerError { status_code: 404 | 409, .. }) => {}
                 // The next start removes it by its label.
                 Err(err) => {
-                    tracing::warn!(container = name, error = %Chain(&err), "A container could not be removed.");
+                    tracing::warn!(container = name, error = %Chain(&err), "Container of a build could not be removed; the next start tries again.");
                 }
             }
             drop(keep);
@@ -290,7 +292,7 @@ fn body(task: &Task, owner: &str) -> ContainerCreateBody {
             let size = i64::try_from(size.get()).ok();
             vec![ResourcesUlimits { name: Some("fsize".into()), soft: size, hard: size }]
         }),
-        // Reaps what an install script leaves behind, and passes signals on.
+        // Reaps orphans of install scripts, and forwards signals.
         init: Some(true),
         ..HostConfig::default()
     };
@@ -319,8 +321,8 @@ fn body(task: &Task, owner: &str) -> ContainerCreateBody {
     }
 }
 
-/// `mounts`, not `binds`: a path with a colon stays one path, and a missing folder is an error instead of
-/// a new folder.
+/// `mounts`, not `binds`: a path with a colon stays one path, and a missing folder is an error
+/// instead of a new folder.
 fn mount(bind: &Bind) -> Mount {
     Mount {
         typ: Some(MountType::BIND),

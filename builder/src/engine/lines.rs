@@ -1,17 +1,17 @@
-//! A tool's output, which comes in pieces, cut into lines that are fit to be shown: bounded, without
-//! control characters. Used for containers and for the engine's builder.
+//! Splits a tool's output into lines that can be shown: bounded, without control characters. Used
+//! for containers and for the engine's builder.
 
-/// Longest line that is shown; the rest of it is dropped.
+/// Longest line that is shown, in bytes; the rest of it is dropped.
 const LONGEST: usize = 4096;
 
-/// What has come of a line that has not ended yet.
+/// The beginning of an unfinished line.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     open: Vec<u8>,
 }
 
 impl Lines {
-    /// Takes a piece and tells each line that it ends.
+    /// Takes a piece of output and reports each completed line.
     pub(super) fn push(&mut self, piece: &[u8], on_line: &mut impl FnMut(&str)) {
         let mut rest = piece;
         while let Some(end) = rest.iter().position(|b| *b == b'\n') {
@@ -22,7 +22,7 @@ impl Lines {
         self.extend(rest);
     }
 
-    /// Tells the last line, which ends without a newline.
+    /// Reports the last line, which has no newline.
     pub(super) fn finish(&mut self, on_line: &mut impl FnMut(&str)) {
         let text = clean(&String::from_utf8_lossy(&self.open));
         self.open.clear();
@@ -37,7 +37,7 @@ impl Lines {
     }
 }
 
-/// Drops escape sequences and control characters; of text that was overwritten by a carriage return
+/// Strips escape sequences and control characters; of text overwritten by carriage returns
 /// (progress bars) only the last state stays.
 fn clean(line: &str) -> String {
     let line = line.trim_end();
@@ -47,7 +47,7 @@ fn clean(line: &str) -> String {
     while let Some(c) = chars.next() {
         match c {
             '\u{1b}' => {
-                // `ESC [ … letter`, the form of colours and cursor moves.
+                // `ESC [ … letter`: colours and cursor moves.
                 if chars.as_str().starts_with('[') {
                     chars.by_ref().skip(1).find(char::is_ascii_alphabetic);
                 }

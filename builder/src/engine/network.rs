@@ -1,11 +1,11 @@
-//! Networks of the engine: made, and removed again. What one is for is [`crate::network`]'s.
+//! Creates and removes networks of the engine. Their purpose is in [`crate::network`].
 
 use super::{CONTAINER_LABEL, Engine, EngineError, is_reference};
 use bollard::{errors::Error as Bollard, models::NetworkCreateRequest};
 use std::collections::HashMap;
 
 impl Engine {
-    /// Makes a bridge whose containers cannot talk to each other, unless it is there.
+    /// Creates a bridge whose containers cannot reach each other, unless it exists.
     pub(crate) async fn ensure_network(&self, name: &str, bridge: &str) -> Result<(), EngineError> {
         match self.docker.inspect_network(name, None).await {
             Ok(_) => return Ok(()),
@@ -27,7 +27,7 @@ impl Engine {
         made.map(drop).map_err(EngineError::new("making a network"))
     }
 
-    /// Removes a network, if it is there.
+    /// Removes a network, if it exists.
     pub(crate) async fn remove_network(&self, name: &str) -> Result<(), EngineError> {
         debug_assert!(is_reference(name));
         match self.docker.remove_network(name).await {

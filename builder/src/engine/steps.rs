@@ -1,8 +1,9 @@
-//! The limits of the steps of a Dockerfile, which the engine runs as root: memory, processors, the size of a file, and
-//! a cgroup around all steps of one build, by which they are known and which bounds their processes.
+//! The limits of the steps of a Dockerfile, which the engine runs as root: memory, CPUs, the size
+//! of a file, and a cgroup around all steps of one build, which identifies them and bounds their
+//! processes.
 //!
-//! The engine's API has these options and bollard does not name all of them: they are put into the request. What it has
-//! no option for, the room that a step takes on disk, is looked at while the build runs.
+//! The engine's API has these options and bollard does not support all of them: they are added to
+//! the request. Disk space of a step has no option and is checked while the build runs.
 
 use super::{Engine, container::Limits};
 use bollard::{
@@ -18,22 +19,23 @@ use std::{
     time::Duration,
 };
 
-/// Between two looks for steps that began.
+/// Time between two checks for new steps.
 const EVERY: Duration = Duration::from_millis(250);
-/// Looks for new steps between two looks at what they take on disk.
+/// Checks for new steps between two checks of disk space.
 const SIZE_EVERY: u32 = 8;
-/// How often a cgroup is tried to be removed: containers go within a second, on a busy machine within a few.
+/// How often removing a cgroup is tried: containers go within a second, on a busy machine within a
+/// few.
 const REMOVE_TRIES: u32 = 120;
 /// Where the kernel's cgroups are.
 const CGROUPS: &str = "/sys/fs/cgroup";
-/// Microseconds that processor time is given out in.
+/// Period of the CPU quota in microseconds.
 const PERIOD: u64 = 100_000;
 
-/// What steps may take.
+/// Limits of the steps.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StepLimits {
     pub(crate) limits: Limits,
-    /// Most that one step may write.
+    /// Bytes that one step may write.
     pub(crate) size: Bytes,
 }
 
@@ -42,18 +44,19 @@ pub(crate) struct StepLimits {
 pub(super) struct Steps {
     engine: Engine,
     limits: StepLimits,
-    /// As the engine calls it.
+    /// The engine's name of it.
     parent: String,
     root: PathBuf,
 }
 
 impl Steps {
-    /// `is_systemd`: the engine has systemd make its cgroups, by other names and by its own rules.
+    /// `is_systemd`: systemd manages the engine's cgroups, with other names and rules.
     pub(super) fn new(engine: Engine, limits: StepLimits, is_systemd: bool) -> Self {
         let id = format!("{}{}", engine.owner(), InstanceId::random());
-        let parent = match is_systemd {
-            true => format!("epsilonbuild{id}.slice"),
-            false => format!("/epsilon-build-{id}"),
+        let parent = if is_systemd {
+            format!("epsilonbuild{id}.slice")
+        } else {
+            format!("/epsilon-build-{id}")
         };
         let steps = Self { engine, limits, parent, root: CGROUPS.into() };
         if !is_systemd {
@@ -62,13 +65,13 @@ impl Steps {
         steps
     }
 
-    /// From the first process on. Where this cannot be done (no root, another machine's cgroups) each step is bounded as
-    /// soon as it is seen.
+    /// Limits processes from the first one on. Where this is impossible (no root, another machine's
+    /// cgroups) each step is limited as soon as it is seen.
     fn bound_processes(&self) {
         let pids = self.limits.limits.pids;
         let bounded = make_group(&self.root, self.name(), pids);
         if let Err(err) = bounded {
-            tracing::debug!(%err, "No cgroup for the steps of a Dockerfile; each is bounded when it is seen.");
+            tracing::debug!(%err, "No cgroup for the steps of a Dockerfile; limiting each step when it is seen.");
         }
     }
 
@@ -77,20 +80,21 @@ impl Steps {
         self.parent.trim_start_matches('/')
     }
 
-    /// What the request for the build says besides.
+    /// The additional query of the build request.
     fn query(&self) -> String {
         let StepLimits { limits, size } = &self.limits;
         let memory = limits.memory.get();
         let quota = u64::from(limits.cpu.0) * PERIOD / 1000;
         let ulimits = format!(r#"[{{"Name":"fsize","Soft":{0},"Hard":{0}}}]"#, size.get());
-        let (parent, ulimits) = (escaped(&self.parent), escaped(&ulimits));
+        let parent = escaped(&self.parent);
+        let ulimits = escaped(&ulimits);
         format!(
             "cgroupparent={parent}&memory={memory}&memswap={memory}&cpuperiod={PERIOD}&cpuquota={quota}\
              &ulimits={ulimits}"
         )
     }
 
-    /// Puts the limits into a request for a build.
+    /// Adds the limits to the request of a build.
     pub(super) fn modifier(
         &self,
     ) -> impl Fn(BollardRequest) -> BollardRequest + Send + Sync + 'static {
@@ -103,9 +107,10 @@ impl Steps {
         }
     }
 
-    /// Ends when a step has written more than it may. Cancel-safe.
+    /// Resolves when a step has written more than it may. Cancel-safe.
     pub(super) async fn outgrown(&self, network: &str) {
-        let (mut others, mut steps) = (HashSet::new(), HashSet::new());
+        let mut others = HashSet::new();
+        let mut steps = HashSet::new();
         for look in 0u32.. {
             tokio::time::sleep(EVERY).await;
             for id in self.running(network).await {
@@ -146,7 +151,7 @@ impl Steps {
         let pids_limit = Some(i64::from(self.limits.limits.pids));
         let update = ContainerUpdateBody { pids_limit, ..ContainerUpdateBody::default() };
         if let Err(err) = self.engine.docker.update_container(id, update).await {
-            tracing::debug!(error = %Chain(&err), "A step of a Dockerfile ended before it was bounded.");
+            tracing::debug!(error = %Chain(&err), "Step of a Dockerfile ended before it was limited.");
         }
     }
 
@@ -159,7 +164,8 @@ impl Steps {
 }
 
 impl Drop for Steps {
-    /// The engine makes the folder in each hierarchy, and leaves it. Its last step may still be on its way out.
+    /// The engine creates the folder in each hierarchy, and leaves it. Its last step may still be
+    /// exiting.
     fn drop(&mut self) {
         let (root, name) = (self.root.clone(), self.name().to_owned());
         self.engine.tasks.spawn(async move {
@@ -169,7 +175,10 @@ impl Drop for Steps {
                 }
                 tokio::time::sleep(EVERY).await;
             }
-            tracing::warn!(cgroup = name, "A cgroup of a Dockerfile's steps could not be removed.");
+            tracing::warn!(
+                cgroup = name,
+                "Cgroup of a Dockerfile's steps could not be removed and stays on this machine."
+            );
         });
     }
 }
@@ -195,7 +204,7 @@ fn is_removed(root: &Path, name: &str) -> bool {
     folders.filter(|folder| fs::remove_dir(folder).is_err()).count() == 0
 }
 
-/// `uri` with more of a query, if it is that of a build.
+/// `uri` with a longer query, if it is that of a build.
 fn with_query(uri: &http::Uri, more: &str) -> Option<http::Uri> {
     if !uri.path().ends_with("/build") {
         return None;

@@ -1,5 +1,5 @@
-//! Images in the form of `docker save`, for `docker load`: configurations, a list, and layers. Layers
-//! that the engine has may be missing; see `ship/engine.rs` for when that works.
+//! Images in the format of `docker save`, for `docker load`: configurations, a list, and layers.
+//! Layers that the engine has may be left out; see `ship/engine.rs` for when that works.
 
 use super::{Image, Layer};
 use crate::{engine::Part, ship::Name};
@@ -30,7 +30,7 @@ pub(crate) fn parts(images: &[(Image, Name)], layers: &[Layer]) -> io::Result<Ve
         });
         push(&mut parts, &config, Bytes::from(image.config.clone()))?;
     }
-    // Two functions share their code layer, most often: each once.
+    // Functions often share their code layer: each layer once.
     let distinct: BTreeMap<_, _> = layers.iter().map(|layer| (&layer.diff_id, layer)).collect();
     for layer in distinct.into_values() {
         parts.push(Part::Bytes(header(&file_of(&layer.diff_id), layer.bytes)?));

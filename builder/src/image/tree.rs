@@ -1,9 +1,10 @@
-//! Writes a layer: a tar whose bytes depend on nothing but paths, contents and executable bits. No
-//! owners, no order of a directory, no times of this machine. Blocking; call it where blocking is fine.
+//! Writes a layer: a tar whose bytes depend only on paths, contents and executable bits. No owners,
+//! no directory order, no times of this machine. Blocking.
 //!
-//! A file of the project has a time that follows from its content, one of a package a time that follows from the
-//! `package.json` above it, which has its version. Web servers make `ETag` and `Last-Modified` of size and time: were it
-//! the same for all, a browser would keep an old page after a deploy that changes it without changing its length.
+//! The time of a project's file is derived from its content, that of a package's file from the
+//! `package.json` above it, which has its version. Web servers make `ETag` and `Last-Modified` of
+//! size and time: with one time for all, a browser would keep an old page after a deployment that
+//! changes it without changing its length.
 
 use super::Layer;
 use crate::{
@@ -60,8 +61,8 @@ pub(crate) fn context(
     .map(drop)
 }
 
-/// A layer with one folder of this machine at `inside` (relative to the root of the image), and with
-/// these `empty` folders.
+/// A layer with one folder of this machine at `inside` (relative to the root of the image), and
+/// with these `empty` folders.
 pub(crate) fn folder(
     from: &Path,
     inside: &str,
@@ -95,7 +96,7 @@ fn written(write: impl FnOnce() -> io::Result<Layer>) -> Result<Layer, BuildErro
 struct Writer {
     tar: tar::Builder<Hashing<BufWriter<File>>>,
     path: PathBuf,
-    /// Folders that are in it already.
+    /// Folders already written.
     folders: BTreeSet<String>,
 }
 
@@ -105,7 +106,7 @@ impl Writer {
         Ok(Self { tar: tar::Builder::new(to), path: path.to_owned(), folders: BTreeSet::new() })
     }
 
-    /// A folder and the ones above it, each once.
+    /// A folder and its parents, each once.
     fn folder(&mut self, path: &str) -> io::Result<()> {
         if path.is_empty() || self.folders.contains(path) {
             return Ok(());
@@ -133,7 +134,7 @@ impl Writer {
         let mode = if executable { 0o755 } else { 0o644 };
         let mut header = header(EntryType::Regular, mode, bytes);
         header.set_mtime(time);
-        // `take`: a file that grew since it was looked at must not break the archive.
+        // `take`: a file that grew since it was measured must not break the archive.
         self.tar.append_data(&mut header, path, content.take(bytes))
     }
 
@@ -152,10 +153,10 @@ impl Writer {
         }
     }
 
-    /// A folder with all below it. Sockets, pipes and devices are left out: no package has them. With a `time`, files
-    /// have that of the package that they lie in.
+    /// A folder with everything below it. Sockets, pipes and devices are left out: no package has
+    /// them. With a `time`, files get that of their package.
     fn walk(&mut self, from: &Path, inside: &str, time: Option<u64>) -> io::Result<()> {
-        // Of what others made: a link to a folder would pack this machine's own files.
+        // Untrusted content: following a link to a folder would pack this machine's own files.
         if !fs::symlink_metadata(from)?.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
@@ -198,21 +199,21 @@ impl Writer {
     }
 }
 
-/// Another one for another content; always in the years after 1970, so never in anybody's future.
+/// A time derived from content; in the decades after 1970, so never in the future.
 fn time_of(content: &ContentDigest) -> u64 {
-    /// About 34 years.
+    /// About 34 years, in seconds.
     const RANGE: u64 = 1 << 30;
     let text = content.to_string();
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(15).collect();
     u64::from_str_radix(&digits, 16).unwrap_or_default() % RANGE
 }
 
-/// The time for a folder that is a package.
+/// The time of a folder that is a package.
 fn time_of_package(folder: &Path) -> io::Result<Option<u64>> {
-    /// npm's own largest are around 100 KiB.
+    /// Largest manifest of a package; npm's own largest are about 100 KiB.
     const MOST: u64 = 1 << 20;
     let path = folder.join("package.json");
-    // Of what others made: neither a link nor a pipe is followed.
+    // Untrusted content: neither a link nor a pipe is followed.
     if !fs::symlink_metadata(&path).is_ok_and(|about| about.is_file()) {
         return Ok(None);
     }
@@ -262,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_a_folder_and_odd_modes_do_not_show() {
+    fn directory_order_and_modes_do_not_change_layers() {
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
         make(&a, &["bin/run", "lib/x.js", "lib/deep/y.js"]);
@@ -313,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_another_version_of_a_package_have_another_time() {
+    fn package_version_changes_file_times() {
         let times = |version: &str| {
             let dir = tempfile::tempdir().unwrap();
             let root = dir.path().join("m");
@@ -339,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_not_taken_for_the_folder_behind_it() {
+    fn links_to_folders_are_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         let link = dir.path().join("modules");
         symlink("/etc", &link).unwrap();

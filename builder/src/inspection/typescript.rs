@@ -1,10 +1,11 @@
-//! What TypeScript needs that Node does not do: it drops types and compiles nothing. Told by the text of what Node threw.
+//! Hints for TypeScript that Node does not support: it strips types and compiles nothing. Derived
+//! from the text of Node's error.
 
 /// `paths` of `tsconfig.json`.
 pub(super) const ALIASES: &str = "Node does not read `paths` of tsconfig.json: name the file (`./lib/x.ts`), or write `imports` into \
                                   package.json (`\"#lib/*\": \"./lib/*\"`), or have `build: esbuild … --bundle` resolve them";
 
-/// Parts of what Node says, and what to do. The first that fits counts.
+/// Parts of Node's errors, and hints. The first match counts.
 const HINTS: [(&[&str], &str); 5] = [
     (
         &["ERR_UNSUPPORTED_TYPESCRIPT_SYNTAX"],
@@ -35,7 +36,8 @@ const HINTS: [(&[&str], &str); 5] = [
 pub(super) fn hint(told: &str, entry: &str) -> Option<&'static str> {
     let fits = |parts: &[&str]| parts.iter().all(|part| told.contains(part));
     let found = HINTS.iter().find(|(parts, _)| fits(parts)).map(|(_, hint)| *hint);
-    // What Node says of a decorator, and without its place. In JavaScript nobody expects them to work.
+    // Node's error for a decorator, which has no position. In JavaScript they are not expected to
+    // work.
     let is_token = told.contains("SyntaxError: Invalid or unexpected token");
     let is_typescript = entry.ends_with("ts") || told.contains(".ts:");
     found.or((is_token && is_typescript).then_some(
@@ -44,7 +46,7 @@ pub(super) fn hint(told: &str, entry: &str) -> Option<&'static str> {
     ))
 }
 
-/// Whether a name that nothing was found under is most likely one of `tsconfig.json`.
+/// Whether a module name that was not found is probably an alias of `tsconfig.json`.
 pub(super) fn is_alias(name: &str) -> bool {
     ["@/", "~/", "src/"].iter().any(|start| name.starts_with(start)) || name == "~"
 }

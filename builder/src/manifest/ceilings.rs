@@ -1,5 +1,5 @@
-//! What an operator lets functions have at most. Part of the builder's settings; the manifest checks
-//! against it, so that a developer learns of it at the deploy and not at a call.
+//! The operator's ceilings for functions. Part of the builder's settings; the manifest is checked
+//! against them, so that a developer learns of it at the deployment and not at a call.
 
 use epsilon_api::units::{Bytes, MilliCores};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use std::time::Duration;
 /// The bounds of a function's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ceilings {
-    /// Largest `timeout`. Default 15 min, as long as anyone should hold a connection open.
+    /// Largest `timeout`. Default 15 min, as long as a connection should be held open.
     pub timeout: Duration,
     /// Largest `idleTimeout`. Default 24 h.
     pub idle_timeout: Duration,

@@ -1,5 +1,5 @@
-//! The text of a manifest and where things are in it: parse once, and point at the line when something
-//! turns out to be wrong later.
+//! The text of a manifest and the positions in it: parsed once, and searched again for the line
+//! when a later check fails.
 
 use super::{
     section::Problem,
@@ -15,11 +15,11 @@ use serde::{
 };
 use std::fmt;
 
-/// Largest manifest. The parser's time grows with the square of the nesting (0.3 s for 100 KB of `[`), and a
-/// project of 200 functions needs some 40 KB.
+/// Largest manifest. The parser's time grows with the square of the nesting (0.3 s for 100 KB of
+/// `[`), and a project of 200 functions needs about 40 KB.
 pub(super) const MAX_BYTES: Bytes = Bytes(256 << 10);
 
-/// A file of settings.
+/// A settings file.
 #[derive(Debug)]
 pub(super) struct Document {
     name: String,
@@ -43,7 +43,7 @@ impl Document {
         })
     }
 
-    /// An error that points at the place of the problem.
+    /// An error that points at the position of the problem.
     pub(super) fn problem(&self, problem: &Problem) -> BuildError {
         let message = match problem.path.as_slice() {
             [] => problem.message.clone(),
@@ -63,15 +63,16 @@ impl Document {
         })
     }
 
-    /// Whether this line begins with a tab, or with one among its spaces.
+    /// Whether this line is indented with a tab.
     fn is_indented_by_a_tab(&self, line: usize) -> bool {
         let line = line.checked_sub(1).and_then(|at| self.text.lines().nth(at)).unwrap_or_default();
         line.chars().take_while(|c| c.is_whitespace()).any(|c| c == '\t')
     }
 
-    /// Line and column of the innermost key of a path that is there.
+    /// Line and column of the innermost existing key of a path.
     fn place_of(&self, path: &[String]) -> Option<(usize, usize)> {
-        // The parser tells places only in its errors: so walk there again, and fail on purpose.
+        // The parser reports positions only in its errors: walk to the key again, and fail there on
+        // purpose.
         (1..=path.len()).rev().find_map(|length| {
             let walk = Walk { path: path.get(..length)? };
             let cause = walk.deserialize(serde_yaml::Deserializer::from_str(&self.text)).err()?;
@@ -81,7 +82,7 @@ impl Document {
     }
 }
 
-/// The parser's text without its place at the end, which is told in front.
+/// The parser's message without the position at its end, which is printed first.
 fn message(cause: &serde_yaml::Error) -> String {
     let text = cause.to_string();
     let Some(at) = cause.location() else { return text };
@@ -89,10 +90,10 @@ fn message(cause: &serde_yaml::Error) -> String {
     text.replacen(&tail, "", 1)
 }
 
-/// The text of the error that ends a walk. No document can make the parser say it at another place.
+/// The message of the error that ends a walk. No document can make the parser report it elsewhere.
 const HERE: &str = "\u{0}here";
 
-/// Fails at the place of the last key of a path.
+/// Fails at the position of the last key of a path.
 #[derive(Clone, Copy)]
 struct Walk<'a> {
     path: &'a [String],
@@ -124,7 +125,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 }
 
-/// Says whether a key is the first one of a path, and fails if it is also the last one.
+/// Deserializes to whether a key is the first of a path, and fails if it is also the last.
 struct Key<'a>(&'a [String]);
 
 impl<'de> DeserializeSeed<'de> for Key<'_> {

@@ -1,5 +1,6 @@
-//! The settings of one function as they were written, in `epsilon.yaml` or in the code's `config`: the same
-//! keys, the same checks. The file wins over the code; what neither says has a documented default.
+//! The settings of one function as they are written, in `epsilon.yaml` or in the code's `config`:
+//! the same keys, the same checks. The file takes precedence over the code; what neither sets has a
+//! documented default.
 
 use super::{
     ceilings::Ceilings,
@@ -16,7 +17,7 @@ use epsilon_api::{
 };
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
-/// Settings as written: each checked by itself, none filled in.
+/// Settings as written: each checked by itself, no defaults yet.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct FunctionKeys {
     pub(crate) entry: Option<String>,
@@ -39,11 +40,11 @@ pub(crate) struct FunctionKeys {
     max_body: Option<Bytes>,
     stop_grace: Option<Duration>,
     idle: Option<Idle>,
-    /// Durations below a second that were written as bare numbers, by their keys.
+    /// Durations below a second that were written as bare numbers, by key.
     bare: Vec<(&'static str, f64)>,
 }
 
-/// Where settings are written: it decides which keys have a meaning.
+/// Where settings are written: it decides which keys apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Written {
     /// In `epsilon.yaml`, for a function of this runtime.
@@ -80,7 +81,7 @@ impl FunctionKeys {
                     .refuse(&["signature", "event"], "has no meaning with `runtime: container`")?;
             }
             Written::InCode => {
-                let here = "belongs into `epsilon.yaml`, not into the code";
+                let here = "belongs in `epsilon.yaml`, not in the code";
                 section.refuse(&CODE_KEYS, here)?;
                 section.refuse(&IMAGE_KEYS, here)?;
             }
@@ -118,7 +119,7 @@ impl FunctionKeys {
         Ok(keys)
     }
 
-    /// These settings, and where they are silent, the other ones. Environments are joined name by name.
+    /// These settings, completed by the other ones. Environments are merged by name.
     pub(crate) fn over(self, other: Self) -> Self {
         let mut env = other.env;
         env.extend(self.env);
@@ -154,7 +155,7 @@ impl FunctionKeys {
         }
     }
 
-    /// What may not be meant as it is written, one line each.
+    /// Notes about settings that may be unintended, one line each.
     pub(crate) fn remarks(&self, function: &FunctionName) -> Vec<String> {
         let remark = |(key, number): &(&str, f64)| {
             format!(
@@ -165,8 +166,7 @@ impl FunctionKeys {
         self.bare.iter().map(remark).collect()
     }
 
-    /// All settings with the defaults filled in, checked against each other. The error completes
-    /// "`function` …".
+    /// All settings with defaults, checked against each other. The error completes "`function` …".
     pub(crate) fn spec(
         self,
         runtime: Runtime,
@@ -224,9 +224,9 @@ impl FunctionKeys {
 
 /// Keys whose values are durations.
 const DURATIONS: [&str; 3] = ["timeout", "idleTimeout", "stopGrace"];
-/// Keys that say where in the code a function is.
+/// Keys that locate a function in the code.
 const CODE_KEYS: [&str; 2] = ["entry", "export"];
-/// Keys that say where an image comes from.
+/// Keys that name the origin of an image.
 const IMAGE_KEYS: [&str; 2] = ["image", "dockerfile"];
 
 const SIGNATURES: [(&str, Signature); 4] = [

@@ -1,4 +1,4 @@
-//! The little that matters here of `package.json`, and where a Node project begins.
+//! The few keys of `package.json` that matter here, and the entry of a Node project.
 
 use crate::{
     error::{self, Hint},
@@ -10,10 +10,10 @@ use serde_json::Value;
 /// Its name at the root of a project.
 const FILE: &str = "package.json";
 
-/// Largest `package.json`; npm's own largest are around 100 KiB.
+/// Largest `package.json`; npm's own largest are about 100 KiB.
 const MAX_BYTES: Bytes = Bytes(1 << 20);
 
-/// Endings of files that Node loads as code, in the order in which `index.*` is looked for.
+/// Extensions that Node loads as code, in the order in which `index.*` is looked for.
 const MODULES: [&str; 6] = ["js", "mjs", "cjs", "ts", "mts", "cts"];
 
 /// Whether Node loads this path as code.
@@ -21,7 +21,7 @@ pub(crate) fn is_module(path: &str) -> bool {
     path.rsplit_once('.').is_some_and(|(_, ending)| MODULES.contains(&ending))
 }
 
-/// A file that Node would load if somebody compiled it: what is in it, and what to do.
+/// For a file that Node loads only after compilation: what it is, and a hint.
 pub(super) fn uncompiled(path: &str) -> Option<(&'static str, String)> {
     let (stem, ending) = path.rsplit_once('.')?;
     let plain = match ending {
@@ -40,7 +40,8 @@ pub(super) fn uncompiled(path: &str) -> Option<(&'static str, String)> {
     Some(("JSX, which Node does not run", hint))
 }
 
-/// `package.json`, as far as it matters. Absent keys and strange types count as silence: npm judges them.
+/// The relevant keys of `package.json`. Absent keys and unexpected types are ignored: npm reports
+/// them.
 #[derive(Debug, Default)]
 pub(super) struct Package {
     pub(super) name: Option<String>,
@@ -56,7 +57,7 @@ impl Package {
         Ok(Self { name: text("name"), main: text("main") })
     }
 
-    /// The file at which a project begins that does not say so in its manifest.
+    /// The entry of a project whose manifest does not name it.
     pub(super) fn entry(&self, source: &Source) -> Result<String, BuildError> {
         let main = self.main.as_deref().and_then(|main| {
             let main = main.trim_start_matches("./").trim_end_matches('/');
@@ -82,7 +83,7 @@ impl Package {
             }
             let main = super::short(main);
             return error::no_functions(format!(
-                "`main` of {FILE} is `{main}`, which is not there"
+                "`main` of {FILE} is `{main}`, which does not exist"
             ))
             .hint(
                 "is it built, and pushed? What `.gitignore` leaves out is not; a line `!dist/` in \
@@ -119,7 +120,7 @@ fn endings(stem: &str) -> impl Iterator<Item = String> + '_ {
     MODULES.iter().map(move |ending| format!("{stem}.{ending}"))
 }
 
-/// The folder that everything lies in, if there is one.
+/// The folder that contains all files, if there is one.
 fn only_folder(source: &Source) -> Option<&str> {
     let (folder, _) = source.files.first()?.path.split_once('/')?;
     let inside = |path: &str| path.split_once('/').is_some_and(|(first, _)| first == folder);

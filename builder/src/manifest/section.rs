@@ -1,10 +1,10 @@
-//! One map of settings, read key by key. Asking for a key is what makes it known: [`Section::end`] then
-//! refuses every other one and names the nearest that was asked for.
+//! One map of settings, read key by key. Reading a key makes it known: [`Section::end`] then
+//! refuses every other one and suggests the nearest known.
 
 use super::tree::Node;
 use epsilon_api::suggest;
 
-/// What is wrong, and under which keys. Where that is in a file is [`super::document`]'s to find.
+/// An error and the keys above it. [`super::document`] finds their position in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Problem {
     pub(super) path: Vec<String>,
@@ -26,7 +26,7 @@ pub(super) struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// Opens what must be a map. Nothing is an empty one: `hello:` asks for the defaults.
+    /// Opens a node that must be a map. `null` is an empty map: `hello:` uses the defaults.
     pub(super) fn open(path: Vec<String>, node: &'a Node) -> Result<Self, Problem> {
         let entries: &[_] = match node {
             Node::Map(entries) => entries,
@@ -49,7 +49,7 @@ impl<'a> Section<'a> {
         self.path.iter().cloned().chain([key.to_owned()]).collect()
     }
 
-    /// Takes the value of a key, if it is there, through `read`, whose error completes "`key` …".
+    /// Takes the value of a key, if present, through `read`, whose error completes "`key` …".
     pub(super) fn take<T>(
         &mut self,
         key: &'static str,
@@ -59,12 +59,12 @@ impl<'a> Section<'a> {
         read(node).map(Some).map_err(|message| Problem { path: self.path_of(key), message })
     }
 
-    /// The value of a key that may be taken or not.
+    /// The value of a key, without taking it.
     pub(super) fn peek(&self, key: &str) -> Option<&'a Node> {
         self.entries.iter().find(|(name, _)| name == key).map(|(_, node)| node)
     }
 
-    /// Takes the value of a key as it is.
+    /// Takes the value of a key unparsed.
     pub(super) fn take_node(&mut self, key: &'static str) -> Result<Option<&'a Node>, Problem> {
         self.known.push(key);
         match self.entries.iter().find(|(name, _)| name == key) {
@@ -76,7 +76,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Refuses keys that are settings, but not here. They are no suggestions for others.
+    /// Refuses keys that are valid settings, but not here. They are not suggested for others.
     pub(super) fn refuse(&self, keys: &[&str], why: &str) -> Result<(), Problem> {
         match self.entries.iter().find(|(key, _)| keys.contains(&key.as_str())) {
             Some((key, _)) => Err(Problem { path: self.path_of(key), message: why.into() }),
@@ -84,7 +84,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Makes sure that nothing is left.
+    /// Fails if any key is left.
     pub(super) fn end(self) -> Result<(), Problem> {
         let unknown = self.entries.iter().find(|(key, _)| !self.known.contains(&key.as_str()));
         let Some((key, _)) = unknown else { return Ok(()) };

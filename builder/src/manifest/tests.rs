@@ -1,9 +1,9 @@
-//! Where a project begins and what it is called. What a manifest may say is under `tests/ui/`.
+//! A project's entry and name. Everything else of a manifest is tested under `tests/ui/`.
 
 use super::*;
 use crate::source::tests::project;
 
-/// Each row is a test of its own name: the files, the folder's name => entries and project, or the error.
+/// Each row is a named test: the files, the folder's name => entries and project, or the error.
 macro_rules! projects {
     ($($name:ident: [$($file:expr),*], $folder:expr => $want:expr;)*) => {$(
         #[tokio::test]
@@ -30,7 +30,7 @@ projects! {
     main_wins_over_index: [("package.json", r#"{"main":"a.js"}"#), ("a.js", ""), ("index.js", "")], Some("x")
         => "a.js of x";
     main_that_is_not_there: [("package.json", r#"{"main":"a.js"}"#)], Some("x")
-        => "NO_FUNCTIONS: `main` of package.json is `a.js`, which is not there";
+        => "NO_FUNCTIONS: `main` of package.json is `a.js`, which does not exist";
     main_outside: [("package.json", r#"{"main":"../a.js"}"#)], Some("x") => "NO_FUNCTIONS: `main`";
     npm_inits_main_without_the_file: [("package.json", r#"{"main":"x.js"}"#), ("index.js", "")], Some("x")
         => "index.js of x";
@@ -94,7 +94,7 @@ async fn an_operator_moves_the_ceilings() {
 }
 
 #[test]
-fn settings_in_the_code_are_checked_like_those_in_the_file() {
+fn settings_in_code_are_checked_like_the_file() {
     let read = |json: &str| {
         let config = serde_json::from_str(json).unwrap();
         let keys = FunctionKeys::from_code(&config, &Ceilings::default());
@@ -111,8 +111,8 @@ fn settings_in_the_code_are_checked_like_those_in_the_file() {
         (r#"{"timeout":0}"#, "config.timeout must be at least 1ms"),
         (r#"{"idempotent":1}"#, "config.idempotent must be `true` or `false`, not a number"),
         (r#"{"timeout":null}"#, "config.timeout has no value"),
-        (r#"{"entry":"a.js"}"#, "config.entry belongs into `epsilon.yaml`, not into the code"),
-        (r#"{"image":"a"}"#, "config.image belongs into `epsilon.yaml`, not into the code"),
+        (r#"{"entry":"a.js"}"#, "config.entry belongs in `epsilon.yaml`, not in the code"),
+        (r#"{"image":"a"}"#, "config.image belongs in `epsilon.yaml`, not in the code"),
         (
             r#"{"secrets":["A"]}"#,
             "config.secrets is not supported yet; nothing would keep the values secret",
@@ -125,7 +125,7 @@ fn settings_in_the_code_are_checked_like_those_in_the_file() {
 }
 
 proptest::proptest! {
-    /// What is read well is in range, and nothing panics, whatever the numbers.
+    /// Accepted numbers are in range, and nothing panics, whatever the numbers.
     #[test]
     fn numbers_of_any_size_are_judged(number in proptest::num::f64::ANY, unit in "(ms|s|m|h|)") {
         let ceilings = Ceilings::default();

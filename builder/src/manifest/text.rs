@@ -1,16 +1,17 @@
-//! The bytes of a file that people edit → its text, however their editor saved it. Used for `epsilon.yaml` and for
+//! Decodes text files of developers, whatever their editor wrote. Used for `epsilon.yaml` and for
 //! `package.json`.
 
 use crate::error::{self, Hint};
 use epsilon_api::build::BuildError;
 
-/// What editors put in front of UTF-8; no part of the text.
+/// Byte order mark of UTF-8, which editors may write; not part of the text.
 const MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
 
 /// The text of the file with this name.
 ///
 /// # Errors
-/// `MANIFEST_INVALID` when it is no UTF-8, with a word on UTF-16, which some editors and shells write.
+/// `MANIFEST_INVALID` when it is not UTF-8, with a hint for UTF-16, which some editors and shells
+/// write.
 pub(crate) fn decode(name: &str, mut bytes: Vec<u8>) -> Result<String, BuildError> {
     if bytes.starts_with(&MARK) {
         bytes.drain(..MARK.len());
@@ -23,7 +24,8 @@ pub(crate) fn decode(name: &str, mut bytes: Vec<u8>) -> Result<String, BuildErro
         .map_err(|_| error::manifest_invalid(format!("{name} is not UTF-8 text")))
 }
 
-/// By its mark; without one, by the zero byte that one of the first two characters then has.
+/// By its byte order mark; without one, by the zero byte that one of the first two characters then
+/// has.
 fn is_utf16(bytes: &[u8]) -> bool {
     matches!(bytes, [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, 0, _, ..] | [_, 0, _, 0, ..])
 }

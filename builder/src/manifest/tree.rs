@@ -1,7 +1,7 @@
-//! Settings as a developer wrote them, from YAML or from JSON, before anyone knows what they mean.
+//! A value tree of settings from YAML or JSON, before it is interpreted.
 //!
-//! Two dangers end here: keys given twice (serde takes the last one without a word) and files that grow
-//! when they are read (YAML aliases; a page of text can stand for gigabytes).
+//! Guards against duplicate keys (serde silently takes the last one) and against documents that
+//! expand (YAML aliases: a page of text can expand to gigabytes).
 
 use serde::{
     Deserialize, Deserializer,
@@ -9,19 +9,20 @@ use serde::{
 };
 use std::{cell::Cell, collections::HashSet, fmt};
 
-/// Most values in one document, with aliases written out. A project with 200 functions has some 3,000.
+/// Values in one document at most, aliases expanded. A project with 200 functions has about 3,000.
 const MAX_NODES: u32 = 20_000;
 
-/// See [`open_brackets`].
+/// Limit for [`open_brackets`].
 const MAX_OPEN: usize = 128;
 
-/// The key below which scalars are kept as written: `VERSION: 1.10` is the text `1.10`, not the number 1.1.
+/// The key below which scalars stay as written: `VERSION: 1.10` is the text `1.10`, not the number
+/// 1.1.
 const ENV: &str = "env";
 
-/// One value.
+/// A value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Node {
-    /// Nothing: `key:` or `null`.
+    /// `key:` or `null`.
     Null,
     /// `true`, `false`.
     Bool(bool),
@@ -31,12 +32,12 @@ pub enum Node {
     Text(String),
     /// A list.
     List(Vec<Node>),
-    /// Keys and values in their order, no key twice.
+    /// Keys and values in order, without duplicates.
     Map(Vec<(String, Node)>),
 }
 
 impl Node {
-    /// What it is, in the words of an error message.
+    /// Its type, for an error message.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Null => "nothing",
@@ -49,17 +50,17 @@ impl Node {
     }
 }
 
-/// JSON, where a number is a number; YAML goes through [`from_yaml`].
+/// For JSON, where a number is a number; YAML goes through [`from_yaml`].
 impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         Value { left: &Cell::new(MAX_NODES), written: Written::Never }.deserialize(from)
     }
 }
 
-/// Reads one YAML document; nothing at all is an empty map.
+/// Parses one YAML document; an empty one is an empty map.
 pub(super) fn from_yaml(text: &str) -> Result<Node, serde_yaml::Error> {
     if open_brackets(text) > MAX_OPEN {
-        return Err(serde_yaml::Error::custom("too many brackets are open at once"));
+        return Err(serde_yaml::Error::custom("too many nested brackets"));
     }
     let blank = |line: &str| matches!(line.trim().chars().next(), None | Some('#'));
     if text.lines().all(blank) {
@@ -69,10 +70,12 @@ pub(super) fn from_yaml(text: &str) -> Result<Node, serde_yaml::Error> {
     seed.deserialize(serde_yaml::Deserializer::from_str(text))
 }
 
-/// Most brackets that are open at the same place, quoted ones counted too. The parser looks at all open ones at
-/// each step: 256 KiB of them took it 18 s (unoptimised). It refuses what is nested deeper than this anyway.
+/// Largest number of brackets open at one position, quoted ones included. The parser scans all open
+/// ones at each step: 256 KiB of them took it 18 s (unoptimised). It refuses deeper nesting than
+/// this anyway.
 fn open_brackets(text: &str) -> usize {
-    let (mut open, mut most) = (0usize, 0);
+    let mut open = 0usize;
+    let mut most = 0;
     for byte in text.bytes() {
         match byte {
             b'[' | b'{' => open += 1,
@@ -84,12 +87,12 @@ fn open_brackets(text: &str) -> usize {
     most
 }
 
-/// Whether scalars keep the developer's spelling.
+/// Whether scalars stay as the developer wrote them.
 #[derive(Clone, Copy, PartialEq)]
 enum Written {
-    /// Not in this document.
+    /// Nowhere in this document.
     Never,
-    /// Not here, but in a map named [`ENV`] below.
+    /// In maps named [`ENV`] below.
     BelowEnv,
     /// In this map, if it is one.
     InMap,
@@ -97,7 +100,7 @@ enum Written {
     Here,
 }
 
-/// Reads one value; `left` is by how many values the document may still grow.
+/// Deserializes one value; `left` is the number of values that the document may still have.
 #[derive(Clone, Copy)]
 struct Value<'a> {
     left: &'a Cell<u32>,
@@ -174,7 +177,8 @@ impl<'de> Visitor<'de> for Value<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
-        let (mut seen, mut nodes) = (HashSet::new(), Vec::new());
+        let mut seen = HashSet::new();
+        let mut nodes = Vec::new();
         while let Some(key) = map.next_key_seed(NewKey(&mut seen))? {
             let written = match self.written {
                 Written::BelowEnv if key == ENV => Written::InMap,
@@ -187,7 +191,8 @@ impl<'de> Visitor<'de> for Value<'_> {
     }
 }
 
-/// Reads a key that its map does not have yet. The error is made here, where YAML knows the key's place.
+/// Deserializes a key that its map does not have yet. The error is made here, where YAML knows the
+/// position.
 struct NewKey<'a>(&'a mut HashSet<String>);
 
 impl<'de> DeserializeSeed<'de> for NewKey<'_> {

@@ -1,13 +1,14 @@
-//! Single values: what people write → our types. Each error completes "`key` …" and says what would be right.
+//! Parsers of single values. Each error completes "`key` …" and names a valid value.
 
 use super::tree::Node;
 use epsilon_api::units::{Bytes, MilliCores};
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
-/// Names that belong to the platform.
+/// Prefixes and names of variables that belong to the platform.
 const RESERVED: [&str; 2] = ["EPSILON_", "PORT"];
 
-/// Most bytes of one function's environment. It travels in the image's configuration and in each start.
+/// Bytes of one function's environment at most. It is part of the image's configuration and of each
+/// start.
 const ENV_MAX: usize = 64 << 10;
 
 pub(super) fn text(node: &Node) -> Result<String, String> {
@@ -21,7 +22,7 @@ pub(super) fn text(node: &Node) -> Result<String, String> {
     }
 }
 
-/// One of a few words.
+/// One of a few keywords.
 pub(super) fn word<T: Copy>(node: &Node, words: &[(&'static str, T)]) -> Result<T, String> {
     let given = text(node)?;
     let found = words.iter().find(|(word, _)| *word == given);
@@ -31,7 +32,7 @@ pub(super) fn word<T: Copy>(node: &Node, words: &[(&'static str, T)]) -> Result<
     })
 }
 
-/// `true` or `false`. Other words that YAML once took for them are texts.
+/// `true` or `false`. Other YAML 1.1 booleans are texts.
 pub(super) fn yes_or_no(node: &Node) -> Result<bool, String> {
     match node {
         Node::Bool(value) => Ok(*value),
@@ -52,12 +53,17 @@ pub(super) fn duration(node: &Node, max: Duration) -> Result<Duration, String> {
                 "s" => 1_000.0,
                 "m" | "min" => 60_000.0,
                 "h" => 3_600_000.0,
-                _ => return Err(format!("is `{}`, which is no duration; {example}", short(text))),
+                _ => {
+                    return Err(format!(
+                        "is `{}`, which is not a duration; {example}",
+                        short(text)
+                    ));
+                }
             };
             let number: Option<f64> = number.trim().replace('_', "").parse().ok();
-            number
-                .ok_or_else(|| format!("is `{}`, which is no duration; {example}", short(text)))?
-                * unit
+            number.ok_or_else(|| {
+                format!("is `{}`, which is not a duration; {example}", short(text))
+            })? * unit
         }
         _ => return Err(format!("must be a duration, not {}; {example}", node.kind())),
     };
@@ -70,7 +76,7 @@ pub(super) fn duration(node: &Node, max: Duration) -> Result<Duration, String> {
     Ok(Duration::from_millis(millis.round() as u64))
 }
 
-/// A duration of less than a second that was written as a bare number: most likely seconds were meant.
+/// A duration of less than a second that was written as a bare number: probably seconds were meant.
 pub(super) fn bare_millis(node: &Node) -> Option<f64> {
     let number = match node {
         Node::Number(number) => *number,
@@ -90,13 +96,13 @@ fn written(duration: Duration) -> String {
     }
 }
 
-/// `256MiB`. A bare number is refused: bytes or megabytes, nobody could tell.
+/// `256MiB`. A bare number is refused: it could be bytes or megabytes.
 pub(super) fn size(node: &Node, min: Bytes, max: Bytes) -> Result<Bytes, String> {
     let Node::Text(text) = node else {
         return Err(format!("must be a size with a unit, like `256MiB`, not {}", node.kind()));
     };
     let size: Bytes = text.parse().map_err(|_| {
-        format!("is `{}`, which is no size; write for example `256MiB` or `1GiB`", short(text))
+        format!("is `{}`, which is not a size; write for example `256MiB` or `1GiB`", short(text))
     })?;
     if size < min {
         return Err(format!("must be at least {min}"));
@@ -112,7 +118,7 @@ pub(super) fn cores(node: &Node, max: MilliCores) -> Result<MilliCores, String> 
     let Node::Number(cores) = node else {
         return Err(format!("must be a number of cores, like `0.5`, not {}", node.kind()));
     };
-    // The engine takes no less than a hundredth of a core.
+    // The engine accepts no less than a hundredth of a core.
     match MilliCores::from_cores(*cores).filter(|cores| cores.0 >= 10) {
         None => Err("must be at least 0.01 cores".into()),
         Some(cores) if cores > max => Err(format!("is more than the operator's ceiling of {max}")),
@@ -139,11 +145,11 @@ pub(super) fn positive(node: &Node, max: u32) -> Result<NonZeroU32, String> {
     NonZeroU32::new(count(node, max)?).ok_or_else(|| "must be at least 1".into())
 }
 
-/// A path in the project, in normal form.
+/// A normalised path in the project.
 pub(super) fn path(node: &Node) -> Result<String, String> {
     let given = text(node)?;
     if given.starts_with('/') || given.split('/').any(|name| name == "..") {
-        return Err(format!("is `{}`; it must lie inside the project", short(&given)));
+        return Err(format!("is `{}`; it must be inside the project", short(&given)));
     }
     let names: Vec<_> = given.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
     if names.is_empty() {
@@ -152,7 +158,7 @@ pub(super) fn path(node: &Node) -> Result<String, String> {
     Ok(names.join("/"))
 }
 
-/// A command for a shell.
+/// A shell command.
 pub(super) fn command(node: &Node) -> Result<String, String> {
     const LONGEST: usize = 4096;
     match node {
@@ -166,18 +172,18 @@ pub(super) fn command(node: &Node) -> Result<String, String> {
     }
 }
 
-/// An image reference. Only what could be taken for something else is refused; the engine knows the rest.
+/// An image reference. Only ambiguous texts are refused; the engine checks the rest.
 pub(super) fn image(node: &Node) -> Result<String, String> {
     let given = text(node)?;
     let fits = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);
     let starts_well = given.starts_with(|c: char| c.is_ascii_alphanumeric());
     if given.len() > 512 || !starts_well || !given.chars().all(fits) {
-        return Err(format!("is `{}`, which is no image reference", short(&given)));
+        return Err(format!("is `{}`, which is not an image reference", short(&given)));
     }
     Ok(given)
 }
 
-/// Names and values for the code. Numbers, `true` and `false` are taken as text.
+/// Environment variables. Numbers, `true` and `false` are taken as text.
 pub(super) fn env(node: &Node) -> Result<BTreeMap<String, String>, String> {
     let Node::Map(entries) = node else {
         return Err(format!("must be a map of names and values, not {}", node.kind()));
@@ -217,7 +223,7 @@ pub(super) fn env(node: &Node) -> Result<BTreeMap<String, String>, String> {
     Ok(env)
 }
 
-/// A text of the developer's in an error message.
+/// A developer's text, shortened for an error message.
 pub(crate) fn short(text: &str) -> String {
     let clean = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c });
     let mut short: String = clean.take(61).collect();

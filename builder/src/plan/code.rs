@@ -14,7 +14,7 @@ use epsilon_api::{
 };
 use std::collections::{BTreeMap, btree_map::Entry as Slot};
 
-/// The name under which a module has its default export.
+/// The export name of a module's default export.
 const DEFAULT: &str = "default";
 
 /// An export that becomes a function.
@@ -22,19 +22,20 @@ const DEFAULT: &str = "default";
 pub(super) struct Chosen<'a> {
     pub(super) entry: &'a Entry,
     pub(super) export: &'a Export,
-    /// What the manifest says of it.
+    /// Its keys in the manifest.
     keys: Option<&'a FunctionKeys>,
 }
 
 impl Chosen<'_> {
-    /// File over code over defaults; with what the developer should know of them.
+    /// Settings from the file, then the code, then defaults; with notes for the developer.
     pub(super) fn spec(
         &self,
         name: &FunctionName,
         manifest: &Manifest,
         notes: &mut Vec<String>,
     ) -> Result<FunctionSpec, BuildError> {
-        let (entry, export) = (&self.entry.entry, &self.export.name);
+        let entry = &self.entry.entry;
+        let export = &self.export.name;
         let code = match &self.export.config {
             Some(config) => FunctionKeys::from_code(config, manifest.ceilings()),
             None => Ok(FunctionKeys::default()),
@@ -79,7 +80,7 @@ pub(super) fn exported<'a>(
             Slot::Vacant(slot) => {
                 slot.insert(Chosen { entry, export, keys: None });
             }
-            // Mostly one function under both names, for importers of either taste.
+            // Usually one function under both names, for both styles of import.
             Slot::Occupied(slot) => notes.push(format!(
                 "the default export is not deployed: an export has the project's name `{}`",
                 slot.key()
@@ -101,7 +102,7 @@ pub(super) fn exported<'a>(
     Ok(chosen.into_iter().collect())
 }
 
-/// A note on exports that nobody named and that look like helpers, if others look like handlers.
+/// A note on unnamed exports that look like helpers, if others look like handlers.
 fn helpers<'a>(chosen: impl Iterator<Item = &'a Chosen<'a>>) -> Option<String> {
     let (helpers, handlers): (Vec<_>, Vec<_>) =
         chosen.map(|one| one.export).partition(|export| export.helper.is_some());
@@ -130,7 +131,7 @@ pub(super) fn named<'a>(
         let entry = inspection.found(path)?;
         let export = match &keys.export {
             Some(export) => find(entry, export),
-            // Without a word about it, a default export has the project's name.
+            // Without an `export` key, a default export has the project's name.
             None => find(entry, name.as_str()).or_else(|| {
                 find(entry, DEFAULT).filter(|_| name.as_str() == manifest.project.as_str())
             }),
@@ -161,7 +162,7 @@ fn missing(name: &FunctionName, export: Option<&str>, entry: &Entry) -> BuildErr
     }
 }
 
-/// Notes about exports beside these that are no functions because the manifest does not name them.
+/// Notes about other exports, which are not deployed because the manifest does not name them.
 pub(super) fn not_named(chosen: &[(FunctionName, Chosen<'_>)]) -> Vec<String> {
     let mut entries: Vec<&Entry> = Vec::new();
     for (_, one) in chosen {

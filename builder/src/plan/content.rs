@@ -1,9 +1,11 @@
-//! What can matter to one function, as one digest. Too little would leave old code running, so the rule
-//! errs on the other side: a file counts unless it is *known* to matter to other functions only.
+//! Digest of everything that can matter to one function. Too little would leave old code running,
+//! so the rule errs on the other side: a file counts unless it is *known* to matter to other
+//! functions only.
 //!
-//! Known is: it is a module, another export reaches it, this export does not, and nothing in this entry's
-//! files is loaded by a name that only a run can tell. So data files, workers and scripts that nobody
-//! imports count for every function. What an export reaches is what its entry reaches, unless a bundler's
+//! That is known when the file is a module, another export reaches it, this export does not, and no
+//! file of this entry loads a module whose name is known at run time only. So data files, workers
+//! and scripts that no module imports count for every function. An export reaches what its entry
+//! reaches, unless a bundler's module graph is more precise.
 //! module graph could tell more.
 
 use super::Origin;
@@ -15,21 +17,22 @@ use crate::{
 use epsilon_api::{function::FunctionSpec, ids::FunctionName};
 use std::collections::HashSet;
 
-/// First of what is digested. Another rule needs another text, so that no image of the old rule is taken.
+/// First part of the digest. A changed rule needs a new text, so that images of the old rule are
+/// not reused.
 const RULE: &[u8] = b"epsilon function content 2";
 
-/// Which files of the source count for a function.
+/// The files of the source that count for a function.
 #[derive(Debug)]
 pub(super) enum Scope<'a> {
     /// None: its image exists already.
     Nothing,
     /// All.
     Everything,
-    /// All but modules that only others reach.
+    /// All except modules that only others reach.
     Reached { own: HashSet<&'a str>, others: &'a HashSet<&'a str>, code: &'a str },
 }
 
-/// All that any export reaches.
+/// All files that any export reaches.
 pub(super) fn reached(inspection: &Inspection) -> HashSet<&str> {
     let files = |entry: &'_ Entry| entry.files.len();
     let mut all = HashSet::with_capacity(inspection.entries.iter().map(files).sum());
@@ -41,19 +44,19 @@ pub(super) fn reached(inspection: &Inspection) -> HashSet<&str> {
     all
 }
 
-/// The files that count for one function, by their place among the source's.
+/// The files that count for one function, by index in the source's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counted(Vec<bool>);
 
 impl Counted {
-    /// Whether the file at this place of the source counts.
+    /// Whether the file at this index counts.
     pub fn has(&self, place: usize) -> bool {
         self.0.get(place).copied().unwrap_or_default()
     }
 }
 
 impl<'a> Scope<'a> {
-    /// What counts for a function that is this export of this entry. `others` are all files that are reached.
+    /// The scope of a function. `others` are all files that any export reaches.
     pub(super) fn of(entry: &'a Entry, export: &'a Export, others: &'a HashSet<&'a str>) -> Self {
         if !entry.dynamic.is_empty() {
             return Self::Everything;
@@ -79,8 +82,8 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// The digest of name, settings, origin and all files in scope. The manifest's own file never counts:
-/// what it says of this function is in the settings.
+/// The digest of name, settings, origin and all files in scope. The manifest's own file never
+/// counts: its content for this function is in the settings.
 pub(super) fn digest(
     manifest: &Manifest,
     source: &Source,
@@ -106,7 +109,7 @@ pub(super) fn digest(
     let counted: Vec<bool> = source.files.iter().map(counts).collect();
     let files = source.files.iter().zip(&counted).filter(|(_, counts)| **counts);
     let hasher = files.fold(hasher, |hasher, (file, _)| file.digest_into(hasher));
-    // What reads a folder may find none: as data, empty ones count for every function.
+    // Code may list folders: like data, empty ones count for every function.
     let hasher = match scope {
         Scope::Nothing => hasher,
         Scope::Everything | Scope::Reached { .. } => source.empty_folders_into(hasher),

@@ -1,4 +1,4 @@
-//! Which exports become functions, and which change makes which function anew.
+//! Which exports become functions, and which change rebuilds which function.
 
 use super::*;
 use crate::{manifest::Ceilings, source::tests::project};
@@ -48,7 +48,7 @@ fn told(result: Result<Plan, BuildError>) -> String {
 
 const INDEX: (&str, &str) = ("index.js", "");
 
-/// Each row is a test of its own name: exports of `index.js` => what is told.
+/// Each row is a named test: exports of `index.js` => the plan.
 macro_rules! exports {
     ($($name:ident: $exports:expr => $want:expr;)*) => {$(
         #[tokio::test]
@@ -79,7 +79,7 @@ exports! {
 }
 
 #[tokio::test]
-async fn a_function_cannot_be_named_like_a_path_of_the_platform() {
+async fn platform_paths_are_no_function_names() {
     for yaml in [
         "functions: { v1: { export: a } }",
         "project: git",
@@ -93,7 +93,7 @@ async fn a_function_cannot_be_named_like_a_path_of_the_platform() {
 }
 
 #[tokio::test]
-async fn a_default_export_needs_a_project_that_can_be_called() {
+async fn default_export_needs_a_valid_project_name() {
     let files = [INDEX, ("epsilon.yaml", "project: 2.shop")];
     let got = told(planned(&files, &[entry("index.js", &["default"], &[])], &[]).await);
     assert!(
@@ -106,7 +106,7 @@ async fn a_default_export_needs_a_project_that_can_be_called() {
 }
 
 #[tokio::test]
-async fn code_that_throws_while_loading_is_told_with_its_stack() {
+async fn load_error_is_reported_with_its_stack() {
     let thrown = json!({"entry": "index.js", "error": {"message": "no db", "stack": "Error: no db\n    at index.js:3:9"},
         "exports": [], "files": [], "dynamic": []});
     let err = planned(&[INDEX], &[thrown], &[]).await.unwrap_err();
@@ -148,7 +148,7 @@ async fn a_wrong_config_in_the_code_names_file_and_export() {
 }
 
 #[tokio::test]
-async fn a_duration_in_the_code_without_a_unit_is_remarked_on_unless_the_file_wins() {
+async fn bare_duration_in_code_is_noted_unless_overridden() {
     let mut index = entry("index.js", &["hello"], &[]);
     index["exports"][0]["config"] = json!({"timeout": 30, "stopGrace": "5s"});
     let got = told(planned(&[INDEX], &[index.clone()], &[]).await);
@@ -161,7 +161,7 @@ async fn a_duration_in_the_code_without_a_unit_is_remarked_on_unless_the_file_wi
 }
 
 #[tokio::test]
-async fn exports_that_look_like_helpers_are_named_as_public_addresses() {
+async fn helper_like_exports_are_noted_as_public() {
     let mut index = entry("index.js", &["add", "hello"], &[]);
     index["exports"][0]["helper"] = json!("(a, \u{1b}b)");
     let got = told(planned(&[INDEX], &[index.clone()], &[]).await);
@@ -169,7 +169,7 @@ async fn exports_that_look_like_helpers_are_named_as_public_addresses() {
         got.contains("a public address, also what looks like a helper: `add(a, \u{fffd}b)`. Move"),
         "{got}"
     );
-    // Named on purpose; or nothing tells helpers from handlers, as in code that was made small.
+    // Named on purpose; or helpers and handlers look alike, as in minified code.
     let file = ("epsilon.yaml", "functions: {add: {}, hello: {}}");
     assert_eq!(
         told(planned(&[INDEX, file], &[index.clone()], &[]).await),
@@ -208,7 +208,8 @@ async fn only_is_not_stopped_by_what_it_leaves_out() {
     assert!(told(planned(&files, &entries, &[]).await).starts_with("LOAD_FAILED: `b.js`"));
 }
 
-/// Two functions with a file of their own each, one that both reach, and files that nobody imports.
+/// Two functions with a file of their own each, one that both reach, and files that no module
+/// imports.
 const SHOP: [(&str, &str); 8] = [
     ("a.js", "1"),
     ("b.js", "1"),
@@ -233,7 +234,7 @@ async fn contents(files: &[(&str, &str)], dynamic: bool) -> BTreeMap<String, Con
         .collect()
 }
 
-/// Each row is a test of its own name: a file and its new content => the functions that are made anew.
+/// Each row is a named test: a file and its new content => the rebuilt functions.
 macro_rules! changes {
     ($($name:ident: $path:expr, $content:expr, dynamic: $dynamic:expr => $want:expr;)*) => {$(
         #[tokio::test]
@@ -284,7 +285,7 @@ async fn names_are_content_and_images_are_not_files() {
     );
 }
 
-/// Two functions of one file, which a module graph told apart.
+/// Two functions of one file, distinguished by a module graph.
 async fn split(files: &[(&str, &str)], code: &str) -> BTreeMap<String, ContentDigest> {
     let mut index = entry("index.js", &["a", "b"], &["index.js", "lib/a.js", "lib/b.js"]);
     index["exports"][0]["reach"] = json!({"files": ["index.js", "lib/a.js"], "code": "1"});
@@ -294,7 +295,7 @@ async fn split(files: &[(&str, &str)], code: &str) -> BTreeMap<String, ContentDi
 }
 
 #[tokio::test]
-async fn functions_of_one_file_change_with_what_each_of_them_reaches() {
+async fn functions_of_one_file_change_with_their_reach() {
     let files = [("index.js", "1"), ("lib/a.js", "1"), ("lib/b.js", "1"), ("data.json", "1")];
     let before = split(&files, "1").await;
     for (path, want) in [
@@ -316,7 +317,7 @@ async fn functions_of_one_file_change_with_what_each_of_them_reaches() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_known_is_told_with_file_and_line() {
+async fn dynamic_imports_are_noted_with_file_and_line() {
     let mut index = entry("index.js", &["a", "b"], &["index.js"]);
     index["dynamic"] = json!([{"file": "lib/x.js", "line": 3, "text": "require(name)"}]);
     let plan = planned(&[INDEX], &[index], &[]).await.unwrap();

@@ -1,5 +1,5 @@
-# Makes the runtime base out of a fresh Debian or Ubuntu: security updates, Node, npm, the user that
-# functions run as; then drops what nobody reads in a container.
+# Makes the runtime base from a fresh Debian or Ubuntu: security updates, Node, npm, and the user that
+# functions run as; then removes files that are not needed in a container.
 export DEBIAN_FRONTEND=noninteractive
 get() { apt-get -q -y -o Dpkg::Use-Pty=0 -o Acquire::Retries=2 ${SSL_CERT_FILE:+-o Acquire::https::CaInfo="$SSL_CERT_FILE"} "$@"; }
 cp /run/epsilon/sources.list /etc/apt/sources.list
@@ -14,7 +14,7 @@ for tool in npm npx; do
 done
 node --version
 npm --version
-# A name for the user: `os.userInfo()` throws for a number that has none.
+# A name for the user: `os.userInfo()` throws for a user id without a name.
 echo "function:x:$USER_ID:" >> /etc/group
 echo "function:x:$USER_ID:$USER_ID:function:/tmp:/usr/sbin/nologin" >> /etc/passwd
 

@@ -43,7 +43,7 @@ impl Drop for Group {
 }
 
 impl Commands<'_> {
-    /// Installs debootstrap where it is missing.
+    /// Installs debootstrap if it is missing.
     pub(super) async fn ensure_debootstrap(self) -> Result<(), BuildError> {
         if Path::new("/usr/sbin/debootstrap").exists() {
             return Ok(());
@@ -54,7 +54,7 @@ impl Commands<'_> {
             command
         };
         let install = ["install", "--no-install-recommends", "debootstrap"];
-        // A fresh machine has no package lists yet.
+        // A new machine has no package lists yet.
         if self.run(apt(&install)).await.is_err() {
             self.run(apt(&["update"])).await?;
             self.run(apt(&install)).await.map_err(|err| {
@@ -71,8 +71,8 @@ impl Commands<'_> {
         mirror: &Repository,
         root: &Path,
     ) -> Result<(), BuildError> {
-        // A namespace of its own for mounts and processes: however this ends, `/proc` in the new root is
-        // unmounted and no child lives on.
+        // Its own namespaces for mounts and processes: however this ends, `/proc` in the new root
+        // is unmounted and no child survives.
         let mut command = Command::new("unshare");
         command
             .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
@@ -90,13 +90,13 @@ impl Commands<'_> {
         }
         self.run(command).await.map_err(|err| {
             err.hint(
-                "the mirror in apt's settings has to be reached; debootstrap needs a machine (or a \
+                "the mirror in apt's settings must be reachable; debootstrap needs a machine (or a \
                       privileged container) that lets it mount and make devices",
             )
         })
     }
 
-    /// The root file system as a tar, and what tells whether it was written whole.
+    /// The root file system as a tar, and a future with its outcome.
     pub(super) fn tar(
         self,
         root: &Path,
@@ -124,7 +124,7 @@ impl Commands<'_> {
         Ok((ReaderStream::with_capacity(output, 256 << 10), done))
     }
 
-    /// apt may know a proxy that no variable names.
+    /// apt may have a proxy that no variable names.
     async fn apt_proxy(self) -> Option<String> {
         if std::env::var_os("http_proxy").is_some() {
             return None;
@@ -137,8 +137,8 @@ impl Commands<'_> {
         (!proxy.is_empty() && proxy != "DIRECT").then(|| proxy.to_owned())
     }
 
-    /// Runs a command to its end. Its output goes to a file first: a pipe would have to be emptied, and
-    /// only the end of it is ever shown.
+    /// Runs a command to its end. Its output goes to a file: a pipe would have to be drained, and
+    /// only the end is ever shown.
     async fn run(self, mut command: Command) -> Result<(), BuildError> {
         let name = command.as_std().get_program().to_string_lossy().into_owned();
         let broken = |err: &io::Error| error::broken("running a command for the base", err);
@@ -149,7 +149,9 @@ impl Commands<'_> {
         let mut group = match command.spawn() {
             Ok(child) => Group(child),
             Err(err) if err.kind() == io::ErrorKind::NotFound => {
-                return Err(error::runtime_failed(format!("`{name}` is not on this machine")));
+                return Err(error::runtime_failed(format!(
+                    "`{name}` is not installed on this machine"
+                )));
             }
             Err(err) => return Err(broken(&err)),
         };

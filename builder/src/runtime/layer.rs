@@ -1,6 +1,6 @@
-//! JavaScript that is part of this binary, and the layer that it becomes together with the packages that it
-//! needs: the Node wrapper in the runtime, and what looks at module graphs in the inspector's image. A layer is
-//! the same for every base.
+//! JavaScript embedded in this binary, and the layer made of it and its packages: the Node wrapper
+//! for the runtime, and the module graph reader for the inspector's image. A layer is the same for
+//! every base.
 
 use super::Workshop;
 use crate::{
@@ -15,23 +15,23 @@ use crate::{
 use epsilon_api::build::BuildError;
 use std::{fs, io, path::Path, sync::Arc};
 
-/// Checks the base and installs the wrapper's packages; the scripts of packages are not run.
+/// Checks the base and installs the packages; their install scripts are not run.
 const INSTALL: &str = include_str!("layer.sh");
 
-/// Files of this binary that belong together.
+/// An embedded program.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Program {
     name: &'static str,
     /// Paths and contents, sorted by path.
     files: &'static [(&'static str, &'static [u8])],
-    /// Where they lie in an image: from the root, and as a container sees it.
+    /// Its folder in an image: relative to the root, and absolute.
     path: &'static str,
     inside: &'static str,
-    /// Folders that the layer makes besides.
+    /// Additional folders of the layer.
     folders: &'static [&'static str],
 }
 
-/// What serves calls around a developer's code: part of every function's image.
+/// Serves calls around a developer's code: part of every function's image.
 pub(super) const WRAPPER: Program = Program {
     name: "wrapper",
     files: wrapper::FILES,
@@ -40,7 +40,8 @@ pub(super) const WRAPPER: Program = Program {
     folders: &["app"],
 };
 
-/// What tells which files each export reaches (`builder/graph`): part of the inspector's image alone.
+/// Determines which files each export reaches (`builder/graph`): part of the inspector's image
+/// alone.
 pub(super) const GRAPH: Program = Program {
     name: "graph",
     files: include!(concat!(env!("OUT_DIR"), "/graph_files.rs")),
@@ -50,7 +51,7 @@ pub(super) const GRAPH: Program = Program {
 };
 
 impl Program {
-    /// Of all that it is made of.
+    /// Digest of its files and folders.
     pub(super) fn digest(self) -> ContentDigest {
         let part = |hasher: Hasher, (name, content): &(&str, &[u8])| {
             hasher.part(name.as_bytes()).part(content)
@@ -59,7 +60,7 @@ impl Program {
     }
 }
 
-/// Makes the layer with the help of a container of `base`.
+/// Makes the layer in a container of `base`.
 pub(super) async fn make(
     program: Program,
     workshop: &Workshop<'_>,
@@ -94,8 +95,8 @@ pub(super) async fn make(
     let ended = container.run(|line| workshop.last_line.set(line)).await?;
     if ended.exit != Exit::Code(0) {
         let says = ended.tail.join("\n");
-        return Err(error::runtime_failed(format!("the {} does not install into `{base}`:\n{says}", program.name))
-            .hint("the base needs `sh`, `npm` and `node` 24 or later, and npm's registry has to be reached"));
+        return Err(error::runtime_failed(format!("the {} could not be installed into `{base}`:\n{says}", program.name))
+            .hint("the base needs `sh`, `npm` and `node` 24 or later, and npm's registry must be reachable"));
     }
     let to = work.path().join(format!("{}.tar", program.name));
     blocking::run("writing a layer", move || {

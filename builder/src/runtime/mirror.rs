@@ -1,28 +1,28 @@
-//! Where this machine gets its own distribution's packages, read from apt's settings: the runtime base
-//! comes from the same place, so no host name stands in this project. Pure; `packages.rs` reads the files.
+//! The mirror of this machine's own distribution, parsed from apt's settings: the runtime base uses
+//! the same one, so no host name is built in. Pure; `packages.rs` reads the files.
 //!
-//! Knows the one-line format (`deb [options] URI SUITE COMPONENT…`) and deb822 (`.sources`).
+//! Supports the one-line format (`deb [options] URI SUITE COMPONENT…`) and deb822 (`.sources`).
 
 use std::path::PathBuf;
 
-/// One line of apt's settings, or what a stanza says once.
+/// One line of apt's settings, or one combination of a stanza.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Repository {
     pub(super) uri: String,
     pub(super) suite: String,
     pub(super) components: Vec<String>,
-    /// `Signed-By`, where it names a file.
+    /// `Signed-By`, if it names a file.
     pub(super) keyring: Option<PathBuf>,
-    /// `Trusted: yes`: this machine's owner does without signatures.
+    /// `Trusted: yes`: signatures are not checked.
     pub(super) trusted: bool,
 }
 
 /// The distribution's own archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mirror {
-    /// What debootstrap takes.
+    /// The main repository, for debootstrap.
     pub(super) main: Repository,
-    /// The same, its updates and its security updates, as lines for apt.
+    /// Main, updates and security updates, as lines for apt.
     pub(super) lines: Vec<String>,
 }
 
@@ -37,7 +37,7 @@ pub(super) fn choose(repositories: &[Repository], codename: &str) -> Option<Mirr
         .iter()
         .filter(|r| r.suite == codename && r.components.iter().any(|c| c == "main"))
         .collect();
-    // Others publish for `bookworm main` too; the distribution is the one that has updates for it.
+    // Others publish for `bookworm main` too; the distribution is the one with updates for it.
     let has_updates = |r: &&&Repository| {
         repositories.iter().any(|other| other.suite == updates && other.uri == r.uri)
     };
@@ -64,7 +64,7 @@ fn merged(repositories: &[Repository]) -> Vec<Repository> {
 }
 
 impl Repository {
-    /// The components that the base needs, as debootstrap takes them.
+    /// The components that the base needs, in debootstrap's format.
     pub(super) fn components(&self) -> String {
         let wanted: Vec<&str> = COMPONENTS
             .into_iter()
@@ -79,7 +79,7 @@ impl Repository {
     }
 }
 
-/// Reads the one-line format.
+/// Parses the one-line format.
 pub(super) fn one_line(text: &str) -> Vec<Repository> {
     text.lines().filter_map(one).collect()
 }
@@ -99,7 +99,7 @@ fn one(line: &str) -> Option<Repository> {
     repository(uri, suite, words, option("signed-by"), option("trusted"))
 }
 
-/// Reads deb822: stanzas of `Key: value`, values going on in lines that begin with a blank.
+/// Parses deb822: stanzas of `Key: value`; lines that start with a blank continue a value.
 pub(super) fn deb822(text: &str) -> Vec<Repository> {
     let mut found = Vec::new();
     let mut stanza: Vec<(String, String)> = Vec::new();
@@ -133,14 +133,16 @@ fn stanza_of(fields: &[(String, String)]) -> Vec<Repository> {
     for uri in field("uris").split_whitespace() {
         for suite in field("suites").split_whitespace() {
             let components = field("components").split_whitespace();
-            let (keyring, trusted) = (field("signed-by"), field("trusted"));
+            let keyring = field("signed-by");
+            let trusted = field("trusted");
             found.extend(repository(uri, suite, components, Some(keyring), Some(trusted)));
         }
     }
     found
 }
 
-/// `None` for what debootstrap cannot fetch (a disc) and for what is no distribution (a flat repository).
+/// `None` for what debootstrap cannot fetch (a disc) and for a flat repository, which is not a
+/// distribution.
 fn repository<'a>(
     uri: &str,
     suite: &str,
@@ -158,13 +160,14 @@ fn repository<'a>(
         uri: uri.trim_end_matches('/').to_owned(),
         suite: suite.to_owned(),
         components: components.map(str::to_owned).collect(),
-        // A key that stands in the file itself is not a path.
+        // An inline key is not a path.
         keyring: keyring.filter(|k| k.starts_with('/') && !k.contains('\n')).map(PathBuf::from),
         trusted: trusted == Some("yes"),
     })
 }
 
-/// The release's code name, from `/etc/os-release`. Derivatives of Ubuntu name the one they build on.
+/// The release's code name, from `/etc/os-release`. Derivatives of Ubuntu name the release that
+/// they are based on.
 pub(super) fn codename(os_release: &str) -> Option<String> {
     let value = |key: &str| {
         os_release.lines().find_map(|line| {

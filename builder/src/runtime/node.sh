@@ -1,5 +1,5 @@
 # Fetches Node's own binary and npm, through Python's package index: pip knows where that is, so this
-# project need not. Runs in a throw-away container; what it installs for that stays there.
+# project need not. Runs in a temporary container; the packages that it installs stay there.
 export DEBIAN_FRONTEND=noninteractive
 get() { apt-get -q -y -o Dpkg::Use-Pty=0 -o Acquire::Retries=2 ${SSL_CERT_FILE:+-o Acquire::https::CaInfo="$SSL_CERT_FILE"} "$@"; }
 get update

@@ -1,13 +1,13 @@
-//! The runtime base without any hub: a small Debian or Ubuntu from the packages of this machine's own
-//! mirror, with Node's own binary in it.
+//! The runtime base without a registry: a small Debian or Ubuntu from the packages of this
+//! machine's own mirror, with Node's own binary.
 //!
 //! ```text
 //! debootstrap ─▶ root file system ─▶ seed image ─▶ container: pip fetches Node ─▶ folder
-//!                                        └───────▶ container: base.sh puts it in, updates, trims ─▶ base image
+//!                                        └───▶ container: base.sh installs it, updates, trims ─▶ base image
 //! ```
 //!
-//! Needs root (debootstrap makes devices and changes owners) and nothing else that a fresh machine does
-//! not have: debootstrap itself is installed when it is missing.
+//! Needs root (debootstrap creates devices and changes owners) and nothing else that a new machine
+//! lacks: debootstrap itself is installed if missing.
 
 use super::{
     Workshop,
@@ -31,21 +31,21 @@ use std::{
     sync::Arc,
 };
 
-/// The Node that functions run on.
+/// Major version of Node for functions.
 const NODE_MAJOR: u32 = 24;
 const FETCH_NODE: &str = include_str!("node.sh");
 const MAKE_BASE: &str = include_str!("base.sh");
 
-/// What to do where this cannot work.
+/// Hint where this is impossible.
 const OTHERWISE: &str = "run the builder once as root on Debian or Ubuntu, or set `builder.runtime_image` to an \
                          image that has `sh`, `npm` and `node` 24";
 
-/// Of everything that decides what the base is.
+/// Text that identifies everything that decides the base.
 pub(super) fn recipe() -> String {
     format!("packages {NODE_MAJOR}\n{FETCH_NODE}\n{MAKE_BASE}")
 }
 
-/// The release that this machine's base would be made of: `bookworm`.
+/// The release of a base made on this machine: `bookworm`.
 pub(super) fn release() -> Option<String> {
     mirror::codename(&fs::read_to_string("/etc/os-release").ok()?)
 }
@@ -59,7 +59,7 @@ pub(super) async fn make(
 ) -> Result<(), BuildError> {
     if !rustix::process::geteuid().is_root() {
         return Err(error::runtime_failed(
-            "no hub can be reached, and making the base from the distribution's packages needs root",
+            "no public registry can be reached, and making the base from the distribution's packages needs root",
         )
         .hint(OTHERWISE));
     }
@@ -93,13 +93,13 @@ pub(super) async fn make(
 fn own_mirror() -> Result<(String, Mirror), BuildError> {
     let release = release().ok_or_else(|| {
         error::runtime_failed(
-            "no hub can be reached, and this machine is neither Debian nor Ubuntu",
+            "no public registry can be reached, and this machine is neither Debian nor Ubuntu",
         )
         .hint(OTHERWISE)
     })?;
     let mirror = mirror::choose(&repositories(), &release).ok_or_else(|| {
         error::runtime_failed(format!(
-            "no hub can be reached, and apt's settings name no http mirror of `{release}`"
+            "no public registry can be reached, and apt's settings name no http mirror of `{release}`"
         ))
         .hint(OTHERWISE)
     })?;
@@ -183,9 +183,8 @@ async fn install(
         Exit::Code(0) => Ok(container),
         Exit::Code(_) | Exit::OutOfMemory | Exit::TimedOut => {
             let says = ended.tail.join("\n");
-            Err(error::runtime_failed(format!("the runtime base could not be made:\n{says}")).hint(
-                "the mirror of the distribution and Python's package index have to be reached",
-            ))
+            Err(error::runtime_failed(format!("the runtime base could not be made:\n{says}"))
+                .hint("the distribution's mirror and Python's package index must be reachable"))
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The story of one build on its way to the gateway. The reader may be slow or gone: steps always find room, lines
-//! of tools are lost when there is none, and the build never waits. While nothing happens the reader is told that
-//! the build goes on.
+//! Sends the progress of one build to the gateway. The reader may be slow or gone: steps always
+//! find room, lines of tools are dropped when there is none, and the build never waits. During
+//! silence the reader gets heartbeats.
 
 use crate::error;
 use bytes::Bytes;
@@ -25,14 +25,14 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// News that wait for the reader. npm prints some hundreds of lines; each is about 100 bytes.
+/// Messages queued for the reader. npm prints some hundreds of lines; each is about 100 bytes.
 const DEPTH: usize = 1024;
-/// Places that lines leave free for steps.
+/// Queue slots reserved for steps.
 const FOR_STEPS: usize = 64;
-/// How long the last word waits for a reader who is far behind.
+/// How long the final message waits for a reader that lags behind.
 const LAST_WORD: Duration = Duration::from_secs(30);
 
-/// The writer's end.
+/// The sender's end.
 #[derive(Debug)]
 pub(super) struct News {
     teller: Arc<Teller>,
@@ -45,8 +45,8 @@ struct Teller {
     lost: AtomicU64,
 }
 
-/// A story and the body that tells it. `stop` ends the build; so does the end of the body, unless the last word
-/// was said.
+/// A progress channel and the response body that carries it. `stop` cancels the build; so does
+/// dropping the body before the final message.
 pub(super) fn channel(stop: &CancellationToken) -> (News, CallBody) {
     let (sender, news) = mpsc::channel(DEPTH);
     let stop = stop.child_token();
@@ -60,17 +60,18 @@ pub(super) fn channel(stop: &CancellationToken) -> (News, CallBody) {
 }
 
 impl News {
-    /// As the build wants it.
+    /// For the build.
     pub(super) fn as_build_log(&self) -> Arc<dyn BuildLog> {
         Arc::clone(&self.teller) as _
     }
 
-    /// Waits until nobody wants the build any more.
+    /// Waits until the build is cancelled.
     pub(super) async fn stopped(&self) {
         self.stop.cancelled().await;
     }
 
-    /// Says the last word: waits for a slow reader, within a limit. One who is gone wants none.
+    /// Sends the final message: waits for a slow reader, within a limit. Does nothing when the
+    /// reader is gone.
     pub(super) async fn end(self, last: BuildNews) {
         let _ = self.teller.news.send_timeout(last, LAST_WORD).await;
     }
@@ -94,12 +95,12 @@ impl BuildLog for Teller {
 
 impl Teller {
     fn send(&self, event: BuildEvent) {
-        // A reader who is gone wants nothing more; there is room for some dozens of steps.
+        // A reader that is gone needs nothing; for a slow one there are reserved slots.
         let _ = self.news.try_send(BuildNews::Event(event));
     }
 }
 
-/// The reader's end. Dropping it stops the build.
+/// The receiver's end. Dropping it cancels the build.
 #[derive(Debug)]
 struct Reader {
     news: Receiver<BuildNews>,
@@ -170,6 +171,6 @@ mod tests {
         let (news, lines) = channel(&CancellationToken::new());
         drop(lines);
         news.stopped().await;
-        news.end(BuildNews::Alive).await; // waits for nobody
+        news.end(BuildNews::Alive).await; // does not wait
     }
 }

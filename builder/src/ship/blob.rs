@@ -1,5 +1,6 @@
-//! What a registry and an OCI layout keep: compressed layers, configurations, and the manifest that lists them.
-//! The same layer gives the same blob, so that a registry which has it is not sent it again.
+//! Content of registries and OCI layouts: compressed layers, configurations, and the manifest that
+//! lists them. The same layer gives the same blob, so that a registry that has it is not sent it
+//! again.
 
 use crate::{
     blocking,
@@ -20,17 +21,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Compression of layers: 6 is what everyone uses; a new level would be a new digest for every layer.
+/// Compression level of layers, the usual 6; a new level would change every layer's digest.
 const LEVEL: Compression = Compression::new(6);
 
-/// What a registry keeps: a compressed layer or a configuration.
+/// A compressed layer or a configuration.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Blob {
     pub(crate) digest: String,
     pub(crate) bytes: u64,
     #[serde(skip)]
     pub(super) content: Content,
-    /// Keeps the content where it is, if it is a kept one.
+    /// Holds the content in the cache, if it is there.
     #[serde(skip)]
     _held: Held,
 }
@@ -79,7 +80,7 @@ impl Blob {
     }
 }
 
-/// Lists the parts of an image.
+/// Makes the manifest of an image.
 pub(super) fn manifest(config: &Blob, layers: &[Blob]) -> Result<Vec<u8>, BuildError> {
     let layers: Vec<_> = layers.iter().map(|layer| (layer, MediaType::ImageLayerGzip)).collect();
     manifest_of(config, &layers)
@@ -108,7 +109,7 @@ pub(crate) fn manifest_of(
     serde_json::to_vec(&manifest).map_err(|err| error::broken("describing an image", &err))
 }
 
-/// Layers as a registry keeps them.
+/// Compressed blobs of layers.
 pub(super) async fn all(layers: Vec<Layer>, cache: &Cache) -> Result<Vec<Blob>, BuildError> {
     let cache = cache.clone();
     blocking::run("compressing a layer", move || {
@@ -117,7 +118,7 @@ pub(super) async fn all(layers: Vec<Layer>, cache: &Cache) -> Result<Vec<Blob>, 
     .await
 }
 
-/// A layer as a registry keeps it; made once, then taken from the cache.
+/// The compressed blob of a layer; made once, then taken from the cache.
 fn compressed(layer: &Layer, cache: &Cache) -> Result<Blob, BuildError> {
     let name = ContentDigest::of(layer.diff_id.as_bytes()).to_string();
     let file = format!("{name}.gz");
@@ -143,7 +144,7 @@ fn compressed(layer: &Layer, cache: &Cache) -> Result<Blob, BuildError> {
     Ok(blob)
 }
 
-/// gzip without a time or a name in its head: the same layer gives the same blob.
+/// gzip without time and name in its header: the same layer gives the same blob.
 fn write_compressed(layer: &Layer, to: &PathBuf) -> io::Result<(ContentDigest, u64)> {
     let mut from = File::open(&layer.tar)?;
     let mut to = GzBuilder::new().mtime(0).write(Hashing::new(File::create(to)?), LEVEL);

@@ -1,5 +1,5 @@
-//! Layers of an image that the engine has, taken out of it once and kept: for registries, which want
-//! the base's layers too, and for engines that do not load an archive without them.
+//! Exports layers of an image from the engine, once, into the cache: for registries, which need the
+//! base's layers too, and for engines that do not load an archive without them.
 
 use super::Base;
 use crate::{
@@ -27,11 +27,11 @@ use tokio::io::AsyncWriteExt;
 pub(crate) struct Exports {
     engine: Engine,
     cache: Cache,
-    /// One at a time: a base is hundreds of MiB.
+    /// One at a time: a base has hundreds of MiB.
     turn: tokio::sync::Mutex<()>,
 }
 
-/// An image taken out of the engine.
+/// An exported image.
 #[derive(Debug)]
 pub(super) struct Exported {
     /// Its configuration, byte for byte.
@@ -88,15 +88,15 @@ impl Exports {
     }
 }
 
-/// Reads an archive of `docker save`, of classic engines and of newer ones, which write OCI layouts with
-/// the same list in them and may compress the layers.
+/// Reads an archive of `docker save`, of classic engines and of newer ones, which write OCI layouts
+/// with the same list and may compress the layers.
 fn unpack(work: &Arc<WorkDir>, archive: &Path, cache: &Cache) -> io::Result<Exported> {
     let root = work.path().join("image");
-    // `unpack` keeps inside `root`, whatever the archive says.
+    // `unpack` stays inside `root`, whatever the archive contains.
     tar::Archive::new(BufReader::new(File::open(archive)?)).unpack(&root)?;
     let list: Vec<Listed> = serde_json::from_slice(&fs::read(root.join("manifest.json"))?)?;
     let Some(image) = list.into_iter().next() else {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the archive holds no image"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the archive contains no image"));
     };
     let config = fs::read(root.join(&image.config))?;
     let mut layers = Vec::with_capacity(image.layers.len());
@@ -113,7 +113,7 @@ fn unpack(work: &Arc<WorkDir>, archive: &Path, cache: &Cache) -> io::Result<Expo
     Ok(Exported { config, layers })
 }
 
-/// Copies a layer, decompressing it where it is compressed; tells what it is.
+/// Copies a layer, decompressing it if necessary; returns its digest and size.
 fn plain_copy(from: &Path, to: &Path) -> io::Result<(String, u64)> {
     let mut magic = [0; 2];
     let is_gzip = File::open(from)?.read_exact(&mut magic).is_ok() && magic == [0x1f, 0x8b];

@@ -1,5 +1,5 @@
-//! Images in one file on disk: an OCI image layout as a tar, the form that `skopeo copy oci-archive:…` takes. It
-//! also holds the list that `docker load` reads. The same images give the same bytes.
+//! Images in one file: an OCI image layout as a tar, which `skopeo copy oci-archive:…` reads. It
+//! also contains the list that `docker load` reads. The same images give the same bytes.
 //!
 //! ```text
 //! oci-layout, index.json            what OCI tools read
@@ -24,10 +24,10 @@ use std::{
 };
 use tar::{EntryType, Header};
 
-/// What is told when writing fails.
+/// Completes "while …" when writing fails.
 const WRITING: &str = "writing the images' file";
 
-/// A file that becomes a layout when all images of a build are there.
+/// A file that is written as a layout once all images of a build are added.
 #[derive(Debug)]
 pub(crate) struct Layout {
     file: PathBuf,
@@ -68,7 +68,7 @@ impl Layout {
         Self { file, cache, exports, images: Mutex::default() }
     }
 
-    /// Adds all images of a parcel.
+    /// Adds all images of a set.
     pub(super) async fn add(&self, parcel: &Parcel) -> Result<Vec<ImageRef>, BuildError> {
         let mut layers = self.exports.layers(&parcel.base).await?;
         layers.extend(parcel.layers.iter().cloned());
@@ -87,14 +87,17 @@ impl Layout {
         self.pack(name, config, blob::all(layers, &self.cache).await?)
     }
 
-    /// Writes the file: whole, or not at all.
+    /// Writes the file atomically.
     pub(super) async fn write(&self) -> Result<(), BuildError> {
         let images = std::mem::take(&mut *self.images());
         let file = self.file.clone();
         blocking::run(WRITING, move || {
-            write(&images, &file).map_err(|err| match error::is_disk_full(&err) {
-                true => error::disk_full(format!("there is no room for `{}`", file.display())),
-                false => error::internal(format!("`{}` cannot be written: {err}", file.display())),
+            write(&images, &file).map_err(|err| {
+                if error::is_disk_full(&err) {
+                    error::disk_full(format!("there is no room for `{}`", file.display()))
+                } else {
+                    error::internal(format!("`{}` cannot be written: {err}", file.display()))
+                }
             })
         })
         .await

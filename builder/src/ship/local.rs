@@ -1,8 +1,8 @@
-//! This machine's engine as a place for images, by `POST /images/load`.
+//! Publishes to this machine's engine, by `POST /images/load`.
 //!
-//! The archive names all layers but holds only those that the engine lacks: engines with the classic
-//! store take the others by their chain of digests. That is documented nowhere, so three ways are tried,
-//! and the first that works is used from then on:
+//! The archive names all layers but contains only those that the engine lacks: engines with the
+//! classic store find the others by their chain of digests. This is undocumented, so three methods
+//! are tried, and the first that works is used from then on:
 //!
 //! ```text
 //! Lacking: the archive without the base   20.10: ~115 ms
@@ -24,7 +24,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// The engine's images.
+/// This machine's engine as a destination.
 #[derive(Debug)]
 pub(crate) struct Local {
     engine: Engine,
@@ -34,9 +34,10 @@ pub(crate) struct Local {
 
 #[derive(Debug)]
 struct State {
-    /// The first way that is not known to fail.
+    /// The first method that is not known to fail.
     way: Way,
-    /// Chains of layers that this process put into the engine. Only a hint: images may be removed.
+    /// Chains of layers that this process loaded into the engine. Only a hint: images may be
+    /// removed.
     known: HashSet<ContentDigest>,
 }
 
@@ -52,7 +53,7 @@ impl Local {
         Ok(found.is_some_and(|found| found.id == image.digest))
     }
 
-    /// Puts all images of a parcel into the engine.
+    /// Loads all images of a set into the engine.
     pub(crate) async fn put(&self, parcel: &Parcel) -> Result<Vec<ImageRef>, BuildError> {
         let first = self.state().way;
         let mut failed = None;
@@ -63,27 +64,33 @@ impl Local {
             match self.put_by(way, parcel).await {
                 Ok(images) => {
                     if way != first {
-                        tracing::warn!(?way, "The engine takes images only in this way.");
+                        tracing::warn!(
+                            ?way,
+                            "Engine accepts images only by this method; using it from now on."
+                        );
                         self.state().way = way;
                     }
                     return Ok(images);
                 }
-                // A full disk is full for every way.
+                // A full disk fails every method.
                 Err(err) if err.code == "DISK_FULL" => return Err(err),
-                // The first failure is the one that says most.
+                // The first failure is the most informative.
                 Err(err) => failed = failed.or(Some(err)),
             }
         }
-        Err(failed.unwrap_or_else(|| error::engine_failed("no way into the engine is left")))
+        Err(failed.unwrap_or_else(|| {
+            error::engine_failed("no method of loading images into the engine works")
+        }))
     }
 
-    /// Gives an image that is in the engine one of our names.
+    /// Adds one of our names to an image in the engine.
     pub(super) async fn adopt(&self, image: &Base, name: &Name) -> Result<ImageRef, BuildError> {
         self.engine.tag(&image.reference, &name.repository(), &name.tag).await?;
         Ok(ImageRef { reference: name.to_string(), digest: image.image.id.clone() })
     }
 
-    /// Takes one of our names off, as long as it stands for this image. An image that a container uses keeps its name.
+    /// Removes one of our names, if it still names this image. An image that a container uses keeps
+    /// its name.
     pub(super) async fn remove(&self, image: &ImageRef) -> Result<(), BuildError> {
         if image.reference.starts_with(super::NAMES) && self.has(image).await? {
             self.engine.remove_name(&image.reference).await?;
@@ -105,7 +112,7 @@ impl Local {
                 };
                 let mut loaded = self.load(parcel, &lacking).await;
                 if loaded.is_err() && lacking.len() < parcel.layers.len() {
-                    // Someone removed images; what this process knew is no longer so.
+                    // Images were removed; what this process knew is outdated.
                     self.state().known.clear();
                     loaded = self.load(parcel, &parcel.layers).await;
                 }
@@ -135,7 +142,7 @@ impl Local {
         self.look_up(parcel, true).await
     }
 
-    /// The images as the engine has them; `exact` when their layers have to be the ones we composed.
+    /// The images as the engine has them; `exact` when their layers must be the composed ones.
     async fn look_up(&self, parcel: &Parcel, exact: bool) -> Result<Vec<ImageRef>, BuildError> {
         let mut images = Vec::with_capacity(parcel.images.len());
         for (image, name) in &parcel.images {
@@ -157,7 +164,7 @@ impl Local {
     }
 }
 
-/// What engines know a layer by: its own digest and all below it.
+/// Chain digests by which engines identify layers: a layer's own digest and all below it.
 fn chains(parcel: &Parcel) -> Vec<ContentDigest> {
     let below = Hasher::default().part(parcel.base.image.id.as_bytes());
     let grow = |chain: &mut Hasher, layer: &Layer| {

@@ -1,6 +1,6 @@
-//! A registry as a place for images. Only blobs that it lacks are sent; layers that it has under another
-//! name are mounted there. The base is pushed as an image of its own first, so that its layers can be
-//! mounted into every function, and an agent can have it before the first function comes.
+//! Publishes to a registry. Only blobs that it lacks are sent; layers that it has in another
+//! repository are mounted. The base is pushed first as an image of its own, so that its layers can
+//! be mounted into every function, and an agent can pull it before the first function exists.
 
 mod removal;
 mod session;
@@ -34,9 +34,9 @@ pub(crate) struct Remote {
     door: Door,
     cache: Cache,
     exports: Arc<Exports>,
-    /// The registry was told of already.
+    /// The refusal of removals was already logged.
     is_removal_refused: AtomicBool,
-    /// `repository digest` of blobs that are there. Only a hint: registries collect garbage.
+    /// `repository digest` of blobs that exist. Only a hint: registries collect garbage.
     known: Mutex<HashSet<(String, String)>>,
     /// Bases that this process pushed, by their ids in the engine.
     bases: Mutex<HashMap<String, ImageRef>>,
@@ -67,7 +67,8 @@ impl Remote {
         &self.name
     }
 
-    /// Whether the registry has this image. Trouble counts as no: the push that follows tells it better.
+    /// Whether the registry has this image. Errors count as no: the push that follows reports them
+    /// better.
     pub(super) async fn has(&self, image: &ImageRef) -> Result<bool, BuildError> {
         let Ok(reference) = image.reference.parse::<Reference>() else { return Ok(false) };
         let asked = self.door.run(|session| {
@@ -80,7 +81,7 @@ impl Remote {
         Ok(asked.await.is_ok())
     }
 
-    /// Pushes all images of a parcel.
+    /// Pushes all images of a set.
     pub(super) async fn push(&self, parcel: &Parcel) -> Result<Shipped, BuildError> {
         if let Some((_, name)) = parcel.images.first() {
             self.knock(name).await?;
@@ -116,7 +117,7 @@ impl Remote {
         self.push_image(name, config, &layers, &[]).await
     }
 
-    /// Asks whether a push would be taken, before anything large is made ready for it.
+    /// Checks that a push would be accepted, before anything large is prepared for it.
     async fn knock(&self, name: &Name) -> Result<(), BuildError> {
         let target = reference(&format!("{}:{}", name.remote_repository(&self.name), name.tag))?;
         self.door
@@ -161,14 +162,16 @@ impl Remote {
         let config = Blob::in_memory(config);
         let manifest = blob::manifest(&config, layers)?;
         let digest = ContentDigest::of(&manifest).to_string();
-        // The manifest in the tag: a tag that moved on would leave an image behind that a version still
-        // names, and registries remove images without a tag.
+        // The manifest's digest is part of the tag: moving a tag would leave an untagged image that
+        // a version still names, and registries remove untagged images.
         let target = reference(&format!("{repository}:{}-{}", name.tag, &digest[..8]))?;
         self.door.ensure_repository(&repository).await?;
         let sent = Sent { target: &target, repository: &repository, sources };
         let send = || {
             self.door.run(|session| {
-                let (sent, config, manifest) = (&sent, &config, &manifest);
+                let sent = &sent;
+                let config = &config;
+                let manifest = &manifest;
                 async move {
                     sign_in(&session, sent.target).await?;
                     for blob in layers.iter().chain([config]) {
@@ -182,7 +185,7 @@ impl Remote {
             })
         };
         if let Err(err) = send().await {
-            // What was known may be gone: once more from the start.
+            // The known blobs may be gone: once more from the start.
             let was_known = std::mem::take(&mut *self.known());
             if was_known.is_empty() {
                 return Err(err);
@@ -192,7 +195,7 @@ impl Remote {
         Ok(ImageRef { reference: format!("{repository}@sha256:{digest}"), digest: config.digest })
     }
 
-    /// Makes sure that a blob is in a repository.
+    /// Ensures that a blob is in a repository.
     async fn ensure(&self, session: &Session, to: &Sent<'_>, blob: &Blob) -> Result<(), Failure> {
         if self.knows(to.repository, &blob.digest) {
             return Ok(());
@@ -207,7 +210,8 @@ impl Remote {
         Ok(())
     }
 
-    /// Takes the blob from another repository of the same registry. Registries may refuse; it is sent then.
+    /// Mounts the blob from another repository of the same registry. If the registry refuses, it is
+    /// sent.
     async fn mount(&self, session: &Session, to: &Sent<'_>, blob: &Blob) -> bool {
         for source in to.sources.iter().filter(|source| self.knows(source, &blob.digest)) {
             let Ok(from) = reference(source) else { continue };
@@ -215,9 +219,9 @@ impl Remote {
             match tokio::time::timeout(session.limit(), mounted).await {
                 Ok(Ok(())) => return true,
                 Ok(Err(err)) => {
-                    tracing::debug!(error = %Chain(&err), "The registry does not mount a layer.");
+                    tracing::debug!(error = %Chain(&err), "Registry does not mount a layer; sending it.");
                 }
-                Err(_) => tracing::debug!("The registry does not answer to a mount."),
+                Err(_) => tracing::debug!("Registry does not answer a mount; sending the layer."),
             }
         }
         false
@@ -232,19 +236,19 @@ impl Remote {
     }
 }
 
-/// What the base is called in a registry.
+/// Name of the base in a registry.
 fn base_name(base: &Base) -> Name {
     Name::runtime(base.reference.rsplit(':').next().unwrap_or_default())
 }
 
-/// Where an image goes, and which repositories may hold some of its blobs already.
+/// Target of an image, and repositories that may already have some of its blobs.
 struct Sent<'a> {
     target: &'a Reference,
     repository: &'a str,
     sources: &'a [String],
 }
 
-/// Asks the registry for leave to push.
+/// Authenticates for a push.
 async fn sign_in(session: &Session, target: &Reference) -> Result<(), Failure> {
     let asked = session.client.auth(target, &session.auth, RegistryOperation::Push);
     session.bounded("signing in", asked).await.map(drop)

@@ -1,8 +1,9 @@
-//! Layers of functions on this machine's disk, as plain tars by what they are: `DATA/builder/shelf/HEX.tar`. An agent
-//! of the same machine unpacks them from here, without asking the engine for what was just put into it.
+//! Cache of function layers on this machine's disk, as uncompressed tars by digest:
+//! `DATA/builder/shelf/HEX.tar`. An agent of the same machine unpacks them from here, without
+//! exporting from the engine what was just loaded into it.
 //!
-//! Written by `ship` when images go to this machine's engine; read by the agent (`vm_agent.layer_shelf`). Nothing
-//! here is precious: what is not found is taken out of the engine.
+//! Written by `ship` when images go to this machine's engine; read by the agent
+//! (`vm_agent.layer_shelf`). Nothing here is precious: missing layers are taken from the engine.
 
 use crate::{
     blocking,
@@ -18,31 +19,32 @@ use std::{
     time::SystemTime,
 };
 
-/// Most layers.
+/// Layers at most.
 const COUNT: usize = 20_000;
 
-/// The folder.
+/// The cache folder.
 #[derive(Clone, Debug)]
 pub(crate) struct Shelf {
     folder: PathBuf,
-    /// Most that lies in it.
+    /// Bytes at most.
     size: Bytes,
 }
 
 impl Shelf {
-    /// `folder` is there already.
+    /// `folder` must exist.
     pub(crate) fn new(folder: PathBuf, size: Bytes) -> Self {
         Self { folder, size }
     }
 
-    /// Puts layers here, and takes away what was put here least recently when there is no room.
+    /// Adds layers, and removes the oldest ones when there is no room.
     pub(super) async fn put(&self, layers: &[Layer]) -> Result<(), BuildError> {
-        let (shelf, layers) = (self.clone(), layers.to_vec());
-        blocking::run("keeping layers", move || {
+        let shelf = self.clone();
+        let layers = layers.to_vec();
+        blocking::run("caching layers", move || {
             layers
                 .iter()
                 .try_for_each(|layer| shelf.put_one(layer))
-                .map_err(|err| error::file("keeping layers", &err))?;
+                .map_err(|err| error::file("caching layers", &err))?;
             let bound = Bound { bytes: shelf.size.get(), count: COUNT };
             keep_within(bound, std::slice::from_ref(&shelf.folder), &shelf.trash());
             Ok(())
@@ -50,12 +52,13 @@ impl Shelf {
         .await
     }
 
-    /// The builder's work folder, which is beside.
+    /// The builder's work folder, which is on the same disk.
     fn trash(&self) -> PathBuf {
         self.folder.with_file_name("work")
     }
 
-    /// A second name for the tar: at once, whole, and without room of its own as long as the first one is there.
+    /// Adds a hard link to the tar: atomic, and without disk space of its own as long as the
+    /// original exists.
     fn put_one(&self, layer: &Layer) -> io::Result<()> {
         let hex = layer.diff_id.trim_start_matches("sha256:");
         let target = self.folder.join(format!("{hex}.tar"));
@@ -103,7 +106,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn layers_stay_when_their_work_is_gone_and_the_oldest_go_first() {
+    async fn layers_outlive_their_work_and_oldest_are_removed_first() {
         let (work, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let shelf = Shelf::new(home.path().to_owned(), Bytes(100));
         let layers = ["aa", "bb"].map(|name| layer(work.path(), name));

@@ -1,7 +1,7 @@
-//! The bytes of a tar.gz → its members, one after the other, within limits.
+//! Reads the members of a tar.gz, one after the other, within limits.
 //!
-//! The tar crate is asked for raw headers only: left to itself it reads long names and extended headers of
-//! any size into memory. What a member's path means is not decided here but in [`super::tree`].
+//! The tar crate is used for raw headers only: by default it reads long names and extended headers
+//! of any size into memory. The meaning of a member's path is decided in [`super::tree`].
 
 use super::{SourceLimits, upload::Upload};
 use crate::error;
@@ -10,13 +10,13 @@ use flate2::read::MultiGzDecoder;
 use std::io::{self, Read};
 use tar::{Entry, EntryType, PaxExtensions};
 
-/// Largest extended header. Paths are far shorter, and nothing else in one is of use here.
+/// Largest extended header. Paths are far shorter, and nothing else in one is used.
 const MAX_EXTENSION: u64 = 64 << 10;
 
-/// Below this, a high ratio is normal: an empty JSON table, a generated file.
+/// Bytes below which a high ratio is normal: an empty JSON table, a generated file.
 const RATIO_FROM: u64 = 16 << 20;
 
-/// What gzip gives back, counted.
+/// The decompressed stream, counted.
 #[derive(Debug)]
 pub(super) struct Unpacked {
     gzip: MultiGzDecoder<Upload>,
@@ -31,7 +31,8 @@ impl Unpacked {
         Self { gzip, bytes: 0, limit: limits.unpacked, ratio: limits.ratio }
     }
 
-    /// Reads on to the end, so that a cut or damaged archive is seen even when its last member is whole.
+    /// Reads to the end, so that a cut or damaged archive is noticed even when its last member is
+    /// complete.
     pub(super) fn finish(mut self) -> Result<(), BuildError> {
         io::copy(&mut self, &mut io::sink()).map(|_| ()).map_err(|cause| unreadable(&cause))
     }
@@ -58,7 +59,7 @@ impl Read for Unpacked {
     }
 }
 
-/// Why a read of the archive ended: a reason of our own inside, or the archive is damaged.
+/// Why reading the archive failed: an error of our own inside, or the archive is damaged.
 pub(super) fn unreadable(cause: &io::Error) -> BuildError {
     if let Some(own) = error::find(cause, |_: &BuildError| true) {
         return own.clone();
@@ -67,24 +68,26 @@ pub(super) fn unreadable(cause: &io::Error) -> BuildError {
         io::ErrorKind::UnexpectedEof => {
             error::source_incomplete("the archive is cut: it ends in the middle")
         }
-        _ => error::source_refused(format!("the archive is no tar.gz, or it is damaged ({cause})")),
+        _ => error::source_refused(format!(
+            "the archive is not a tar.gz, or it is damaged ({cause})"
+        )),
     }
 }
 
-/// What a member is.
+/// Kind of a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum MemberKind {
     Folder,
     File,
     /// With its target as written.
     Symlink(Vec<u8>),
-    /// To an earlier member.
+    /// With the path of an earlier member.
     HardLink(Vec<u8>),
-    /// In words.
+    /// Anything else, with its name for people.
     Other(&'static str),
 }
 
-/// One member: its head. Its content is read from the entry it came with.
+/// The header of a member. Its content is read from the entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Member {
     pub(super) path: Vec<u8>,
@@ -93,7 +96,7 @@ pub(super) struct Member {
     pub(super) executable: bool,
 }
 
-/// Extended headers that wait for their member.
+/// Extended headers of the next member.
 #[derive(Default)]
 struct Extensions {
     path: Option<Vec<u8>>,
@@ -102,7 +105,7 @@ struct Extensions {
     sparse: bool,
 }
 
-/// Gives each member with its content to `take`, in the archive's order.
+/// Passes each member with its content to `take`, in the archive's order.
 pub(super) fn read(
     unpacked: Unpacked,
     mut take: impl FnMut(Member, &mut dyn Read) -> Result<(), BuildError>,
@@ -131,7 +134,7 @@ fn member<R: Read>(entry: &Entry<'_, R>, long: Extensions) -> Result<Member, Bui
     let path = long.path.unwrap_or_else(|| header.path_bytes().into_owned());
     let bytes = header.entry_size().map_err(|cause| unreadable(&cause))?;
     if long.size.is_some_and(|size| size != bytes) {
-        // Two sizes for one member: readers disagree where the next one begins.
+        // Two sizes for one member: readers disagree where the next one starts.
         return Err(error::source_refused("the archive gives two sizes for one member"));
     }
     let link = || {

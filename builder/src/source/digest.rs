@@ -1,9 +1,9 @@
-//! SHA-256 of something's content: a file, a whole source, what one function is made of.
+//! SHA-256 of content: a file, a whole source, the inputs of one function.
 
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 
-/// What some content is, wherever it lies. Prints as 64 hexadecimal digits.
+/// Identifies content, wherever it is stored. Prints as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ContentDigest([u8; 32]);
 
@@ -26,24 +26,24 @@ impl fmt::Debug for ContentDigest {
     }
 }
 
-/// A digest in the making.
+/// A digest being computed.
 #[derive(Clone, Debug, Default)]
 pub struct Hasher(Sha256);
 
 impl Hasher {
-    /// Takes in more bytes.
+    /// Adds bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// Takes in more bytes, in a chain.
+    /// Adds bytes, for chaining.
     #[must_use]
     pub fn with(mut self, bytes: &[u8]) -> Self {
         self.update(bytes);
         self
     }
 
-    /// Takes in a part with its length, so that two neighbours can never be read as two others.
+    /// Adds a part with its length, so that two parts are never ambiguous.
     #[must_use]
     pub fn part(self, bytes: &[u8]) -> Self {
         self.with(&(bytes.len() as u64).to_le_bytes()).with(bytes)

@@ -1,4 +1,4 @@
-//! A fresh folder of this build: made under the work folder, filled once, removed when dropped.
+//! A new folder for this build: created under the work folder, filled once, removed when dropped.
 
 use super::{ContentDigest, Hasher, archive};
 use crate::error;
@@ -13,10 +13,10 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-/// What is told when something here fails.
+/// Completes "while …" when something here fails.
 const WRITING: &str = "writing the source";
 
-/// Piece in which contents are copied.
+/// Buffer size for copying contents.
 const BUFFER: usize = 64 << 10;
 
 /// Numbers the folders of this process.
@@ -27,7 +27,7 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 pub(super) struct Folder(PathBuf);
 
 impl Folder {
-    /// Makes a new folder that nobody else has.
+    /// Creates a new folder.
     pub(super) fn make(work_dir: &Path) -> Result<Self, BuildError> {
         loop {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -38,7 +38,7 @@ impl Folder {
                     folder.set_mode(&folder.0, 0o755)?;
                     return Ok(folder);
                 }
-                // Left by an earlier process that had our id.
+                // Left by an earlier process with our process id.
                 Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(cause) => return Err(error::file(WRITING, &cause)),
             }
@@ -49,20 +49,20 @@ impl Folder {
         &self.0
     }
 
-    /// Modes are set, not asked for, so that the process's umask has no say: other users' containers read this.
+    /// Sets modes explicitly, regardless of the umask: containers of other users read this.
     fn set_mode(&self, path: &Path, mode: u32) -> Result<(), BuildError> {
         fs::set_permissions(path, Permissions::from_mode(mode))
             .map_err(|cause| error::file(WRITING, &cause))
     }
 
-    /// Makes one folder in a folder that is there.
+    /// Creates one folder in an existing folder.
     pub(super) fn folder(&self, path: &str) -> Result<(), BuildError> {
         let path = self.0.join(path);
         fs::create_dir(&path).map_err(|cause| error::file(WRITING, &cause))?;
         self.set_mode(&path, 0o755)
     }
 
-    /// Writes one file, which must not be there, and digests it on the way.
+    /// Writes one new file, and computes its digest meanwhile.
     pub(super) fn file(
         &self,
         path: &str,
@@ -71,7 +71,7 @@ impl Folder {
     ) -> Result<(u64, ContentDigest), BuildError> {
         let path = self.0.join(path);
         let mode = if executable { 0o755 } else { 0o644 };
-        // `create_new` never follows a link at the last name.
+        // `create_new` never follows a link at the last component.
         let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path);
         let mut file: File = file.map_err(|cause| error::file(WRITING, &cause))?;
         let written = copy(content, &mut file)?;
@@ -84,16 +84,17 @@ impl Folder {
         File::open(self.0.join(path)).map_err(|cause| error::file(WRITING, &cause))
     }
 
-    /// Makes one link.
+    /// Creates one link.
     pub(super) fn symlink(&self, path: &str, target: &str) -> Result<(), BuildError> {
         symlink(target, self.0.join(path)).map_err(|cause| error::file(WRITING, &cause))
     }
 }
 
-/// Copies content and digests it. Trouble with reading is the archive's, with writing the disk's.
+/// Copies content and computes its digest. Read errors are the archive's, write errors the disk's.
 fn copy(from: &mut dyn Read, to: &mut dyn Write) -> Result<(u64, ContentDigest), BuildError> {
     let mut buffer = vec![0; BUFFER];
-    let (mut bytes, mut hasher) = (0, Hasher::default());
+    let mut bytes = 0;
+    let mut hasher = Hasher::default();
     loop {
         let count = match from.read(&mut buffer) {
             Ok(0) => return Ok((bytes, hasher.finish())),
@@ -114,7 +115,7 @@ impl Drop for Folder {
         let remove = move || {
             if let Err(cause) = clear(&path) {
                 // The work folder is emptied at the next start.
-                tracing::warn!(path = %path.display(), error = %cause, "A source was not removed.");
+                tracing::warn!(path = %path.display(), error = %cause, "Folder of a source could not be removed; the next start removes it.");
             }
         };
         // Thousands of files take a while: not on a thread that serves calls.

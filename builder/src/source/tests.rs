@@ -6,7 +6,8 @@ use flate2::{Compression, write::GzEncoder};
 use std::{fs, io::Write, os::unix::fs::PermissionsExt};
 use tar::{EntryType, Header};
 
-/// A tar in the making. Headers are filled in by hand: the crate's own builder refuses what is tested here.
+/// A tar being built. Headers are filled in by hand: the crate's own builder refuses what is tested
+/// here.
 #[derive(Default)]
 struct Pack(Vec<u8>);
 
@@ -67,7 +68,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     gz.finish().unwrap()
 }
 
-/// A source with these files, and empty folders (`path/`), for tests of what reads sources.
+/// A source with these files, and empty folders (`path/`), for tests of code that reads sources.
 pub(crate) async fn project(files: &[(&str, &str)]) -> (tempfile::TempDir, Source) {
     let work = tempfile::tempdir().unwrap();
     let packed = files.iter().fold(Pack::default(), |pack, (path, content)| {
@@ -104,7 +105,7 @@ fn small() -> SourceLimits {
     }
 }
 
-/// Waits until nothing is left of a source: its removal runs on a thread of its own.
+/// Waits until a source is removed: removal runs on a thread of its own.
 async fn removed(work: &Path) {
     for _ in 0..500 {
         if fs::read_dir(work).unwrap().next().is_none() {
@@ -115,7 +116,8 @@ async fn removed(work: &Path) {
     panic!("left behind: {:?}", fs::read_dir(work).unwrap().collect::<Vec<_>>());
 }
 
-/// Each row is a test of its own name: an archive => the code and a part of the message; in every case
+/// Each row is a named test: an archive => the code and a part of the message; in every case
+/// nothing is left behind.
 /// nothing is left behind.
 macro_rules! refused {
     ($($name:ident: $archive:expr => $code:literal, $text:literal;)*) => {$(
@@ -180,7 +182,7 @@ fn pack() -> Pack {
 
 refused! {
     parent_folder: pack().file("../x", "").gz() => "SOURCE_REFUSED", "`../x` leads out";
-    parent_folder_inside: pack().file("a/../../x", "").gz() => "SOURCE_REFUSED", "leads out";
+    parent_folder_inside: pack().file("a/../../x", "").gz() => "SOURCE_REFUSED", "points outside";
     absolute: pack().file("/etc/cron.d/x", "").gz() => "SOURCE_REFUSED", "absolute path";
     absolute_in_a_long_name: long_name("/etc/x") => "SOURCE_REFUSED", "absolute path";
     control_characters: pack().file("a\u{1b}[2Jb", "").gz() => "SOURCE_REFUSED", "control characters";
@@ -190,7 +192,7 @@ refused! {
     unknown_kind: pack().special(EntryType::new(b'Z'), "z", "").gz() => "SOURCE_REFUSED", "neither";
     sparse: pack().special(EntryType::GNUSparse, "s", "").gz() => "SOURCE_REFUSED", "a sparse file";
     hard_link_out: pack().special(EntryType::Link, "l", "/etc/passwd").gz() => "SOURCE_REFUSED", "absolute";
-    hard_link_up: pack().special(EntryType::Link, "l", "../x").gz() => "SOURCE_REFUSED", "leads out";
+    hard_link_up: pack().special(EntryType::Link, "l", "../x").gz() => "SOURCE_REFUSED", "points outside";
     hard_link_to_nothing: pack().special(EntryType::Link, "l", "x").gz() => "SOURCE_REFUSED", "no earlier file";
     hard_link_to_a_link: pack().symlink("s", "x").special(EntryType::Link, "l", "s").gz()
         => "SOURCE_REFUSED", "no earlier file";
@@ -204,7 +206,7 @@ refused! {
     symlink_to_the_root: pack().symlink("s", ".").gz() => "SOURCE_REFUSED", "goes in circles";
     symlink_without_target: pack().symlink("s", "").gz() => "SOURCE_REFUSED", "empty";
     write_through_a_symlink: pack().symlink("s", "t").file("s/x", "").gz()
-        => "SOURCE_REFUSED", "`s/x` lies below `s`, which is a link";
+        => "SOURCE_REFUSED", "`s/x` is below `s`, which is a link";
     write_over_a_symlink: pack().symlink("s", "t").file("s", "x").gz() => "SOURCE_REFUSED", "twice";
     link_over_a_folder: pack().file("a/f", "").symlink("a", "b").gz() => "SOURCE_REFUSED", "twice";
     below_a_file: pack().file("a", "").file("a/b", "").gz() => "SOURCE_REFUSED", "which is a file";
@@ -219,8 +221,8 @@ refused! {
     two_sizes_for_one_member: two_sizes() => "SOURCE_REFUSED", "two sizes";
     extension_of_unlikely_size: huge_long_name() => "SOURCE_REFUSED", "unlikely size";
     cut_in_the_middle: cut(noise(100_000)) => "SOURCE_INCOMPLETE", "cut";
-    no_gzip: Vec::from(*b"PK\x03\x04 this is a zip") => "SOURCE_REFUSED", "no tar.gz";
-    gzip_without_tar: gzip(&[7; 5000]) => "SOURCE_REFUSED", "no tar.gz";
+    no_gzip: Vec::from(*b"PK\x03\x04 this is a zip") => "SOURCE_REFUSED", "not a tar.gz";
+    gzip_without_tar: gzip(&[7; 5000]) => "SOURCE_REFUSED", "not a tar.gz";
     nothing_at_all: Vec::new() => "SOURCE_REFUSED", "the upload is empty";
 }
 
@@ -313,7 +315,7 @@ async fn small_files_are_read_within_a_limit() {
 }
 
 #[tokio::test]
-async fn the_digest_is_of_content_and_not_of_the_archive() {
+async fn digest_depends_on_content_not_on_archive() {
     let work = tempfile::tempdir().unwrap();
     let digest = async |archive: Vec<u8>| {
         receive_with(&archive, &small(), work.path()).await.unwrap().digest
@@ -326,7 +328,7 @@ async fn the_digest_is_of_content_and_not_of_the_archive() {
 }
 
 #[tokio::test]
-async fn many_small_files_count_together_and_hard_links_count_in_full() {
+async fn small_files_add_up_and_hard_links_count_fully() {
     let work = tempfile::tempdir().unwrap();
     let limits = SourceLimits { unpacked: Bytes(10_000), ..small() };
     let kilos = "x".repeat(4000);
@@ -356,7 +358,7 @@ async fn a_silent_upload_is_given_up() {
     let err = receive(silent, &limits, work.path()).await.unwrap_err();
     assert_eq!(
         (&*err.code, err.message.as_str()),
-        ("SOURCE_INCOMPLETE", "the upload stood still for 20ms")
+        ("SOURCE_INCOMPLETE", "the upload stalled for 20ms")
     );
 }
 
@@ -370,11 +372,7 @@ async fn an_upload_that_breaks_off_leaves_nothing() {
     ];
     let body = body::boxed(http_body_util::StreamBody::new(futures_util::stream::iter(pieces)));
     let err = receive(body, &small(), work.path()).await.unwrap_err();
-    assert_eq!(
-        (&*err.code, err.message.contains("broke off")),
-        ("SOURCE_INCOMPLETE", true),
-        "{err}"
-    );
+    assert_eq!((&*err.code, err.message.contains("was cut")), ("SOURCE_INCOMPLETE", true), "{err}");
     removed(work.path()).await;
 }
 
@@ -392,7 +390,7 @@ async fn a_cancelled_upload_leaves_nothing() {
     )));
     let receiving = receive(body, &limits, work.path());
     tokio::select! {
-        biased; // the upload first: it has to make its folder before it is dropped
+        biased; // the upload first: it has to create its folder before it is dropped
         done = receiving => panic!("ended: {done:?}"),
         () = async { while fs::read_dir(work.path()).unwrap().next().is_none() { tokio::task::yield_now().await } } => {}
     }
@@ -401,7 +399,7 @@ async fn a_cancelled_upload_leaves_nothing() {
 
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
-    /// Any bytes in a tar's place: an error or a source, never a panic, never a file outside.
+    /// Any bytes instead of a tar: an error or a source, never a panic, never a file outside.
     #[test]
     fn unpacking_never_panics(mut bytes in proptest::collection::vec(0u8.., 0..2000), flips in proptest::collection::vec((0usize..4000, 0u8..), 0..8), whole in 0..2) {
         if whole == 1 {

@@ -1,7 +1,7 @@
-//! The rules of a source's tree, kept in memory while it is written: which paths are fine, that nothing is
-//! put below a file or a link, that nothing is put twice, and where links lead. No I/O.
+//! The rules of a source's tree, kept in memory while it is written: valid paths, nothing below a
+//! file or a link, nothing twice, and where links lead. No I/O.
 //!
-//! The folder on disk is fresh and written by one task only, so what this tree knows is what is there.
+//! The folder on disk is new and written by one task only, so this tree mirrors it exactly.
 
 use super::SourceLimits;
 use crate::error;
@@ -11,16 +11,16 @@ use std::collections::{BTreeMap, VecDeque};
 /// Longest name of one file on Linux' file systems, in bytes.
 const NAME_MAX: usize = 255;
 
-/// Links that one path may lead through; Linux gives up after as many.
+/// Links that one path may lead through; Linux has the same limit.
 const MAX_HOPS: usize = 40;
 
 /// Folders that are never part of a source.
 const LEFT_OUT: [(&str, &str); 2] = [
     ("node_modules", "dependencies are installed from `package.json` and its lockfile"),
-    (".git", "the history is no part of a function"),
+    (".git", "the history is not part of a function"),
 ];
 
-/// What is at a path.
+/// The entry at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     Folder,
@@ -29,7 +29,7 @@ pub(super) enum Place {
     Symlink(String),
 }
 
-/// Everything that was put so far.
+/// Everything added so far.
 #[derive(Debug)]
 pub(super) struct Tree<'a> {
     limits: &'a SourceLimits,
@@ -52,7 +52,7 @@ impl<'a> Tree<'a> {
         Self { limits, places: BTreeMap::new(), left_out: [false; LEFT_OUT.len()] }
     }
 
-    /// Checks a member's path and brings it into normal form. `None`: it is the root, or left out.
+    /// Checks and normalises a member's path. `None`: it is the root, or left out.
     pub(super) fn path(&mut self, raw: &[u8]) -> Result<Option<String>, BuildError> {
         let text = printable(raw)?;
         if text.len() > self.limits.path {
@@ -65,7 +65,7 @@ impl<'a> Tree<'a> {
         let mut names = Vec::new();
         for name in text.split('/').filter(|name| !matches!(*name, "" | ".")) {
             if name == ".." {
-                return Err(refused(raw, "leads out of the project with `..`"));
+                return Err(refused(raw, "points outside of the project with `..`"));
             }
             if name.len() > NAME_MAX {
                 return Err(refused(raw, "has a name of more than 255 bytes"));
@@ -79,13 +79,13 @@ impl<'a> Tree<'a> {
             }
         }
         if names.len() > self.limits.depth + 1 {
-            let why = format!("lies deeper than {} folders", self.limits.depth);
+            let why = format!("is nested deeper than {} folders", self.limits.depth);
             return Err(refused(raw, &why));
         }
         Ok((!names.is_empty()).then(|| names.join("/")))
     }
 
-    /// Takes a place for something new and gives the folders to make before it, outermost first.
+    /// Adds an entry and returns the parent folders to create first, outermost first.
     pub(super) fn put(&mut self, path: &str, place: Place) -> Result<Vec<String>, BuildError> {
         let mut folders = Vec::new();
         for (end, _) in path.match_indices('/') {
@@ -113,12 +113,12 @@ impl<'a> Tree<'a> {
         Ok(folders)
     }
 
-    /// What is at this path.
+    /// The entry at this path.
     pub(super) fn get(&self, path: &str) -> Option<&Place> {
         self.places.get(path)
     }
 
-    /// Checks a link's target as text. Where it leads is known once all members are there.
+    /// Checks a link's target as text. Where it leads is checked once all members are there.
     pub(super) fn target(&self, path: &str, raw: &[u8]) -> Result<String, BuildError> {
         let target = printable(raw)?;
         if target.is_empty() || target.len() > self.limits.path {
@@ -131,12 +131,12 @@ impl<'a> Tree<'a> {
         Ok(target.to_owned())
     }
 
-    /// Follows every link: none may leave the project or lead back to where it came from.
+    /// Follows every link: none may leave the project or lead back to itself.
     pub(super) fn check_links(&self) -> Result<(), BuildError> {
         for (path, place) in &self.places {
             let Place::Symlink(target) = place else { continue };
             let end = self.follow(path, target)?;
-            // A link to a folder that holds the link: whoever walks it never comes to an end.
+            // A link to a folder that contains the link: walking it would never end.
             if end.is_empty() || path.strip_prefix(&end).is_some_and(|rest| rest.starts_with('/')) {
                 return Err(goes_in_circles(path, target));
             }
@@ -144,7 +144,7 @@ impl<'a> Tree<'a> {
         Ok(())
     }
 
-    /// Where a link ends, as a path from the root (empty for the root). Nothing need be there.
+    /// Where a link ends, as a path from the root (empty for the root). It may not exist.
     fn follow(&self, path: &str, target: &str) -> Result<String, BuildError> {
         let mut at: Vec<&str> = path.split('/').collect();
         at.pop();
@@ -154,7 +154,7 @@ impl<'a> Tree<'a> {
             match name {
                 "" | "." => continue,
                 ".." if at.pop().is_none() => {
-                    let why = format!("is a link that leads out of the project: `{target}`");
+                    let why = format!("is a link that points outside of the project: `{target}`");
                     return Err(refused(path.as_bytes(), &why));
                 }
                 ".." => continue,
@@ -172,7 +172,7 @@ impl<'a> Tree<'a> {
         Ok(at.join("/"))
     }
 
-    /// Folders with nothing in them, sorted.
+    /// Folders without content, sorted.
     pub(super) fn empty_folders(&self) -> Vec<String> {
         let is_empty = |path: &str| {
             let inside = format!("{path}/");
@@ -183,7 +183,7 @@ impl<'a> Tree<'a> {
         folders.map(|(path, _)| path).filter(|path| is_empty(path)).cloned().collect()
     }
 
-    /// What was left out, for the developer.
+    /// What was left out, as notes for the developer.
     pub(super) fn notes(&self) -> Vec<String> {
         let seen = self.left_out.iter().zip(LEFT_OUT).filter(|(seen, _)| **seen);
         seen.map(|(_, (name, why))| format!("`{name}` is left out: {why}")).collect()
@@ -199,7 +199,7 @@ fn printable(raw: &[u8]) -> Result<&str, BuildError> {
 }
 
 fn under(path: &str, folder: &str, what: &str) -> BuildError {
-    refused(path.as_bytes(), &format!("lies below `{folder}`, which is {what}"))
+    refused(path.as_bytes(), &format!("is below `{folder}`, which is {what}"))
 }
 
 fn goes_in_circles(path: &str, target: &str) -> BuildError {

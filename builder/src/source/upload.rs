@@ -1,8 +1,8 @@
-//! The archive on its way from the network (async) to the unpacking (blocking): a bounded channel between
-//! a feeding future and a [`Read`].
+//! Passes the archive from the network (async) to the unpacking (blocking): a bounded channel
+//! between a feeding future and a [`Read`].
 //!
-//! The end of the archive is a message of its own. A channel that closes without it means that the upload
-//! broke off or that nobody waits for the source any more; the reader then fails and the unpacking ends.
+//! The end of the archive is a message of its own. A channel that closes without it means that the
+//! upload was cut or that the build was cancelled; the reader then fails and the unpacking ends.
 
 use crate::error::{self, Hint};
 use bytes::Bytes;
@@ -19,16 +19,16 @@ use tokio::{
 
 use super::SourceLimits;
 
-/// Pieces that wait for the unpacking. A piece from hyper has at most some 400 KiB, so this bounds the
-/// memory of an upload to a few MiB while neither side waits for each single piece.
+/// Pieces queued for the unpacking. A piece from hyper has at most about 400 KiB, so this bounds
+/// the memory of an upload to a few MiB without a hand-over for each piece.
 const PIECES: usize = 8;
 
-/// What goes through the channel.
+/// A message of the channel.
 #[derive(Debug)]
 pub(super) enum Piece {
     /// Bytes of the archive.
     Data(Bytes),
-    /// There are no more.
+    /// The archive is complete.
     End,
 }
 
@@ -38,8 +38,8 @@ pub(super) fn channel() -> (Sender<Piece>, Upload) {
     (pieces, Upload { receiver, rest: Bytes::new(), received: 0, ended: false })
 }
 
-/// Moves the body into the channel until its end. When the reader is gone, its own error says why, and
-/// this ends without one.
+/// Moves the body into the channel until its end. When the reader is gone, its own error explains
+/// why, and this returns without one.
 pub(super) async fn feed(
     mut body: CallBody,
     pieces: Sender<Piece>,
@@ -48,7 +48,7 @@ pub(super) async fn feed(
     let mut received = 0u64;
     loop {
         let frame = time::timeout(limits.stall, body.frame()).await.map_err(|_| {
-            error::source_incomplete(format!("the upload stood still for {:?}", limits.stall))
+            error::source_incomplete(format!("the upload stalled for {:?}", limits.stall))
         })?;
         let piece = match frame {
             None => Piece::End,
@@ -96,12 +96,12 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    /// Whether it came to its end without a byte.
+    /// Whether it ended without a byte.
     pub(super) fn is_empty(&self) -> bool {
         self.ended && self.received == 0
     }
 
-    /// Bytes that were read so far.
+    /// Bytes read so far.
     pub(super) fn received(&self) -> u64 {
         self.received
     }

@@ -1,4 +1,4 @@
-//! The runtime base: made once per engine, found after that, and fit for what runs on it.
+//! The runtime base: made once per engine, found after that, and usable.
 
 use super::lab::{Lab, docker};
 use epsilon_api::admin::Step;
@@ -18,7 +18,7 @@ async fn a_second_builder_finds_what_the_first_made() {
     second.end().await;
 }
 
-/// The usual base under an id of its own, so that nobody has a runtime on top of it.
+/// The usual base under an id of its own, so that no runtime is based on it.
 fn fresh_base(runtime: &str, tag: &str) -> String {
     let name = format!("epsilon-lab:{tag}");
     let container = docker(&["create", runtime]);
@@ -52,7 +52,7 @@ async fn builders_at_the_same_time_make_one_base() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_base_has_what_functions_and_installs_need_and_little_else() {
+async fn base_contains_only_what_functions_and_installs_need() {
     let lab = Lab::new().await;
     let runtime = lab.app().ensure_runtime(lab.log()).await.unwrap();
     let run = |script: &str| {
@@ -81,7 +81,7 @@ async fn an_operators_image_that_cannot_be_had_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operators_image_is_taken_with_the_wrapper_on_top() {
+async fn operators_image_gets_the_wrapper_on_top() {
     let lab = Lab::new().await;
     let base = lab.app().ensure_runtime(lab.log()).await.unwrap();
     let base = fresh_base(&base, "on-top");
@@ -91,7 +91,7 @@ async fn an_operators_image_is_taken_with_the_wrapper_on_top() {
     let layers = |image: &str| docker(&["image", "inspect", "-f", "{{len .RootFS.Layers}}", image]);
     let count: u32 = layers(&base).parse().unwrap();
     assert_eq!(layers(&own), (count + 1).to_string());
-    // Later tests, and whoever uses this engine, want the usual one.
+    // Later tests, and others on this engine, expect the usual one.
     lab.app().ensure_runtime(lab.log()).await.unwrap();
     docker(&["rmi", &own, &base]);
     lab.end().await;

@@ -1,4 +1,4 @@
-//! `build:` of a project: the command has everything, and what it leaves is what is deployed.
+//! `build:` of a project: the command has everything, and its result is deployed.
 
 use super::lab::{Lab, Served, file_of};
 use epsilon_api::admin::Step;
@@ -17,7 +17,7 @@ const SETTINGS: (&str, &str) = (
 );
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_compiler_of_the_development_packages_makes_what_is_deployed() {
+async fn dev_dependency_compiles_the_deployed_code() {
     let lab = Lab::new().await;
     let yaml = ("epsilon.yaml", "build: tsc --noCheck && echo it is done\n");
     let files = [PACKAGE, SOURCE, SETTINGS, yaml];
@@ -48,14 +48,14 @@ async fn a_command_may_change_packages() {
     );
     let built = lab.build(&[package, index, yaml]).await.unwrap();
     assert_eq!(Served::run(&built.functions[0].image.reference).get("/"), "patched");
-    // Nobody else has the changed one.
+    // Other projects do not get the changed one.
     let built = lab.build(&[package, plain]).await.unwrap();
     assert_eq!(Served::run(&built.functions[0].image.reference).get("/"), "2000");
     lab.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_that_fails_or_leaves_what_cannot_be_deployed_is_told() {
+async fn failed_command_and_invalid_result_are_reported() {
     let lab = Lab::with("{install_memory: 128MiB, install_size: 64MiB}").await;
     let index = ("index.js", "exports.hello = (req, res) => res.send('hi');");
     for (command, says) in [
@@ -63,7 +63,7 @@ async fn a_command_that_fails_or_leaves_what_cannot_be_deployed_is_told() {
         ("ln -s /etc out", "absolute path"),
         ("mkfifo pipe", "`pipe` is a device, a pipe or a socket"),
         ("echo 'project: other' > epsilon.yaml", "changed `epsilon.yaml`"),
-        ("rm -rf node_modules; ln -s /etc node_modules", "in the place of `node_modules`"),
+        ("rm -rf node_modules; ln -s /etc node_modules", "replaced `node_modules`"),
         ("for n in $(seq 100); do head -c 10M /dev/zero > $n; done; sleep 60", "more than 64MiB"),
         (
             "node -e 'const all = []; for (;;) all.push(Buffer.alloc(1 << 20, 1))'",

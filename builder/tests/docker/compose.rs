@@ -1,4 +1,5 @@
-//! Function images: composed to the same bytes, fit for plain `docker run`, made anew only when they change.
+//! Function images: composed to the same bytes, usable by plain `docker run`, rebuilt only when
+//! they change.
 
 use super::lab::{Lab, Served, docker, file_of};
 use epsilon_api::{admin::Step, build::Built, function::Parts};
@@ -17,7 +18,7 @@ fn digest(built: &Built, name: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_source_gives_the_same_digest_on_any_builder() {
+async fn same_source_gives_same_digest_on_any_builder() {
     let (one, two) = (Lab::new().await, Lab::new().await);
     let files = [MANIFEST, HELLO, TEXT];
     let first = one.build(&files).await.unwrap();
@@ -64,7 +65,7 @@ async fn only_the_function_that_changed_gets_another_image() {
     lab.end().await;
 }
 
-/// A package of the project itself: no registry of packages is asked.
+/// A package of the project itself: no package registry is used.
 const PACKAGES: [(&str, &str); 3] = [
     ("package.json", r#"{ "dependencies": { "own": "file:own" } }"#),
     ("own/package.json", r#"{ "name": "own", "version": "1.0.0" }"#),
@@ -72,7 +73,7 @@ const PACKAGES: [(&str, &str); 3] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_comes_apart_into_the_base_and_the_layers_above_it() {
+async fn image_parts_are_the_base_and_its_layers() {
     let lab = Lab::new().await;
     let runtime = lab.app().ensure_runtime(lab.log()).await.unwrap();
     let manifest = ("epsilon.yaml", "project: lab-parts\n");
@@ -94,7 +95,7 @@ async fn an_image_comes_apart_into_the_base_and_the_layers_above_it() {
     assert_eq!(parts.layers.len(), 2);
     assert!(parts.layers.iter().all(|layer| layer.blob.is_none()));
 
-    // Each lies on the shelf, as what it says it is.
+    // Each is in the layer cache under its digest.
     let files_of = |parts: &Parts| -> BTreeSet<String> {
         parts.layers.iter().map(|l| format!("{}.tar", &l.diff_id["sha256:".len()..])).collect()
     };
@@ -104,7 +105,7 @@ async fn an_image_comes_apart_into_the_base_and_the_layers_above_it() {
         assert_eq!(&String::from_utf8(sum.stdout).unwrap()[..64], &name[..64]);
     }
 
-    // What is not made again tells the same.
+    // An unchanged build reports the same.
     assert_eq!(lab.build(&files).await.unwrap(), built);
     assert_eq!(lab.done(Step::Image), "0 composed, 1 unchanged");
     lab.end().await;
@@ -124,7 +125,7 @@ async fn an_image_that_was_removed_is_made_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_way_into_the_engine_gives_an_image_that_serves() {
+async fn every_image_transfer_method_gives_a_working_image() {
     for way in ["whole", "commit"] {
         let lab = Lab::with(&format!("{{image_transfer: {way}}}")).await;
         let manifest = format!("project: lab-{way}\n");

@@ -1,4 +1,4 @@
-//! `runtime: container`: a Dockerfile of the project, or an image that exists.
+//! `runtime: container`: a Dockerfile of the project, or an existing image.
 
 use super::lab::{Lab, Served, docker, file_of};
 use epsilon_api::admin::Step;
@@ -17,7 +17,7 @@ async fn base() -> (Lab, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dockerfile_is_built_by_the_engine_and_looked_up_afterwards() {
+async fn dockerfile_is_built_once_then_looked_up() {
     let (lab, runtime) = base().await;
     let file = format!(
         "FROM {runtime}\nCOPY . /srv/\nRUN echo a step ran\nENTRYPOINT [\"node\", \"/srv/server.js\"]\n"
@@ -71,7 +71,7 @@ async fn an_image_that_cannot_be_had_is_told() {
     lab.end().await;
 }
 
-/// Steps run as root: without limits one of them takes the machine.
+/// Steps run as root: without limits one of them could exhaust the machine.
 #[tokio::test(flavor = "multi_thread")]
 async fn steps_run_within_limits() {
     let lab = Lab::with(
@@ -80,7 +80,7 @@ async fn steps_run_within_limits() {
     .await;
     let runtime = lab.app().ensure_runtime(lab.log()).await.unwrap();
     for (step, says) in [
-        // What a step is told of itself, on either kind of cgroups.
+        // A step's view of its limits, on either version of cgroups.
         (
             "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null; exit 3",
             "134217728",
@@ -94,7 +94,7 @@ async fn steps_run_within_limits() {
             "for n in $(seq 100); do head -c 10M /dev/zero > /$n || exit 9; done; sleep 60",
             "more than 64MiB",
         ),
-        ("head -c 100M /dev/zero > /large", "does not build"),
+        ("head -c 100M /dev/zero > /large", "failed to build"),
     ] {
         let file = format!("FROM {runtime}\nUSER root\nRUN {step}\n");
         let err = lab.build(&[YAML, ("Dockerfile", &file)]).await.unwrap_err();

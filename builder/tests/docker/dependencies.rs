@@ -1,4 +1,4 @@
-//! npm packages: installed in a container, kept, and put into a layer of their own.
+//! npm packages: installed in a container, cached, and put into a layer of their own.
 
 use super::lab::{Lab, Served, add, docker, file_of};
 use epsilon_api::{
@@ -42,7 +42,7 @@ async fn a_lockfile_is_honoured() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_package_that_does_not_exist_is_told_in_npms_words() {
+async fn missing_package_is_reported_with_npms_output() {
     let lab = Lab::new().await;
     let package = r#"{"dependencies":{"epsilon-no-such-package-7d1f":"1.0.0"}}"#;
     let err = lab.build(&[("package.json", package), INDEX]).await.unwrap_err();
@@ -92,7 +92,7 @@ async fn with_script(lab: &Lab, script: &str) -> Result<Built, BuildError> {
 
 /// The project's own scripts, one in a folder of it, and a package with a script beside them.
 #[tokio::test(flavor = "multi_thread")]
-async fn only_packages_scripts_run_and_they_see_nothing_of_the_project() {
+async fn only_package_scripts_run_without_the_project() {
     let lab = Lab::new().await;
     let see = "require('fs').writeFileSync('seen', require('fs').readdirSync('/app').join())";
     let package = serde_json::json!({
@@ -125,9 +125,9 @@ async fn only_packages_scripts_run_and_they_see_nothing_of_the_project() {
     lab.end().await;
 }
 
-/// npm's own record of what is installed does not say that a package brings its binary.
+/// npm's own list of installed packages does not say that a package brings its binary.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_package_that_brings_its_binary_needs_no_compiler() {
+async fn package_with_prebuilt_binary_needs_no_compiler() {
     let lab = Lab::new().await;
     let package = serde_json::json!({
         "name": "dep", "version": "1.0.0", "gypfile": false, "scripts": { "postinstall": "true" },
@@ -150,12 +150,12 @@ async fn an_install_script_cannot_have_this_machines_files_packed() {
         format!("cd /app; mv node_modules n; ln -s {} node_modules", secret.path().display());
     let err = with_script(&lab, &script).await.unwrap_err();
     assert_eq!(err.code, "DEPENDENCIES_FAILED");
-    assert!(err.message.contains("in the place of `node_modules`"), "{}", err.message);
+    assert!(err.message.contains("replaced `node_modules`"), "{}", err.message);
     lab.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_projects_npmrc_cannot_have_its_files_run_beside_the_cache() {
+async fn project_npmrc_cannot_run_code_beside_the_cache() {
     let lab = Lab::new().await;
     let gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     let mut tar = tar::Builder::new(gz);
@@ -191,10 +191,10 @@ async fn packages_that_fill_the_disk_are_refused() {
     lab.end().await;
 }
 
-/// Below a path of 4,096 bytes nothing can be counted by its path, and a kept tree lies deeper than the one that was
-/// made: the next start met names that were too long.
+/// Below a path of 4,096 bytes nothing can be measured by its path, and a cached tree is deeper
+/// than the one that was made: the next start met names that were too long.
 #[tokio::test(flavor = "multi_thread")]
-async fn folders_in_folders_are_refused_and_end_no_start() {
+async fn deeply_nested_folders_are_refused_and_harmless() {
     let lab = Lab::with("{install_size: 64MiB}").await;
     let nest = "for(let n=0;n<2005;n++){fs.mkdirSync('a');process.chdir('a')}";
     let err =
@@ -202,7 +202,7 @@ async fn folders_in_folders_are_refused_and_end_no_start() {
     assert_eq!(err.code, "DEPENDENCIES_FAILED");
     assert!(err.message.contains("128 folders"), "{}", err.message);
 
-    // All that fills the disk lies too deep for a path.
+    // Everything that fills the disk is too deep for a path.
     let fill = "const b=Buffer.alloc(1<<20);for(let n=0;n<200;n++)fs.writeFileSync('f'+n,b)";
     let err = with_script(
         &lab,
@@ -216,7 +216,7 @@ async fn folders_in_folders_are_refused_and_end_no_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn installs_have_a_network_of_their_own_without_the_metadata_service() {
+async fn installs_cannot_reach_the_metadata_service() {
     let lab = Lab::new().await;
     with_script(&lab, "ip=$(hostname -i); echo at $ip").await.unwrap();
     let network = format!("epsilon-builder-{}", lab.id());
@@ -274,9 +274,10 @@ async fn install_scripts_run_without_the_shared_cache() {
     lab.end().await;
 }
 
-/// A package of the registry that brings its binaries, and says so where npm's record of an install does not.
+/// A package of the registry that brings its binaries, and declares it where npm's list of an
+/// install does not.
 #[tokio::test(flavor = "multi_thread")]
-async fn better_sqlite3_is_installed_with_a_lockfile_and_without() {
+async fn better_sqlite3_installs_with_and_without_lockfile() {
     let lab = Lab::new().await;
     let package = (
         "package.json",
@@ -303,7 +304,7 @@ async fn better_sqlite3_is_installed_with_a_lockfile_and_without() {
 
 /// `patch-package` is a development package: its script is for the developer's machine.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_projects_own_postinstall_is_no_obstacle() {
+async fn projects_own_postinstall_is_ignored() {
     let lab = Lab::new().await;
     let package = (
         "package.json",

@@ -1,4 +1,5 @@
-//! Which functions a change makes new, and what the log says of it, with the inspector in its own image.
+//! Which functions a change rebuilds, and what the log reports, with the inspector in its own
+//! image.
 
 use super::lab::{Lab, docker};
 use epsilon_api::{admin::Step, build::Built};
@@ -14,7 +15,7 @@ fn digests(built: &Built) -> [&str; 2] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_in_what_one_export_reaches_makes_that_one_function_anew() {
+async fn change_rebuilds_only_functions_that_reach_it() {
     let lab = Lab::new().await;
     let first = lab.build(&[("index.js", INDEX), ("lib/a.js", A), ("lib/b.js", B)]).await.unwrap();
     let changed = "exports.hb = (res) => res.send('bb');";
@@ -25,7 +26,7 @@ async fn a_change_in_what_one_export_reaches_makes_that_one_function_anew() {
     assert_eq!(lab.done(Step::Image), "1 composed, 1 unchanged");
     let lines = lab.lines();
     assert!(lines.contains("note: built `b`: `lib/b.js` changed"), "{lines}");
-    assert!(lines.contains("note: not built, nothing that they reach changed: `a`"), "{lines}");
+    assert!(lines.contains("note: not rebuilt, no file that they reach changed: `a`"), "{lines}");
 
     let patched = format!("{changed} globalThis.patched = true;");
     let third =
@@ -35,7 +36,7 @@ async fn a_change_in_what_one_export_reaches_makes_that_one_function_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_only_a_run_can_tell_makes_all_anew_and_the_log_names_the_line() {
+async fn dynamic_import_rebuilds_all_and_is_logged() {
     let lab = Lab::new().await;
     let lazy = format!("{INDEX}const load = (name) => require('./lib/' + name);\n");
     let files = |b| [("index.js", lazy.as_str()), ("lib/a.js", A), ("lib/b.js", b)];

@@ -1,5 +1,5 @@
-//! A builder of its own for each test, and what a test asks of Docker. What a test made is gone after
-//! [`Lab::end`], which also fails when the builder itself left something.
+//! A builder of its own for each test, and helpers around Docker. [`Lab::end`] removes what a test
+//! made, and fails when the builder itself left something.
 
 use epsilon_api::{
     admin::Step,
@@ -24,7 +24,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// The longest wait for anything here but the base; machines that run tests are slow at times.
+/// Upper bound for anything here except the base; test machines are slow at times.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Lab {
@@ -35,7 +35,7 @@ pub(crate) struct Lab {
     images: Mutex<BTreeSet<String>>,
 }
 
-/// All that was told.
+/// All reported events.
 #[derive(Default)]
 pub(crate) struct Log(Mutex<Vec<BuildEvent>>);
 
@@ -54,7 +54,7 @@ impl Lab {
         Self::into(yaml, None).await
     }
 
-    /// One whose images go into this file.
+    /// A lab whose images go into this file.
     pub(crate) async fn into(yaml: &str, file: Option<PathBuf>) -> Self {
         let data = tempfile::tempdir().unwrap();
         let settings: Settings = serde_yaml::from_str(yaml).unwrap();
@@ -67,7 +67,7 @@ impl Lab {
         Self { app: Some(app), member, data, log: Arc::default(), images: Mutex::default() }
     }
 
-    /// How this lab's builder belongs to the fleet that its settings name.
+    /// Settings of fleet membership of this lab's builder.
     pub(crate) fn member(&self) -> &MemberConfig {
         self.member.as_ref().unwrap()
     }
@@ -76,13 +76,13 @@ impl Lab {
         self.data.path().join("builder/shelf")
     }
 
-    /// What lies on the shelf for this machine's agent.
+    /// Layers cached for this machine's agent.
     pub(crate) fn shelf(&self) -> BTreeSet<String> {
         let entries = fs::read_dir(self.shelf_folder()).unwrap();
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
-    /// Has these images removed when the lab ends.
+    /// Removes these images when the lab ends.
     pub(crate) fn owns(&self, built: &Built) {
         let references = built.functions.iter().map(|function| function.image.reference.clone());
         self.images.lock().unwrap().extend(references);
@@ -115,7 +115,7 @@ impl Lab {
         Ok(built)
     }
 
-    /// What the last build said of a step when it was done.
+    /// The last build's message at the end of a step.
     pub(crate) fn done(&self, step: Step) -> String {
         let events = self.log.0.lock().unwrap();
         events
@@ -142,7 +142,7 @@ impl Lab {
         fs::read_to_string(self.data.path().join("builder/id")).unwrap()
     }
 
-    /// Containers and scratch images of this lab's builder that exist now.
+    /// Existing containers and temporary images of this lab's builder.
     pub(crate) fn left(&self) -> String {
         let id = self.id();
         let label = format!("label=epsilon.builder={id}");
@@ -157,7 +157,7 @@ impl Lab {
         self.left().is_empty() && work.count() == 0
     }
 
-    /// Ends the builder and starts another one on the same folder.
+    /// Shuts the builder down and starts another one on the same folder.
     pub(crate) async fn restart(mut self) -> Self {
         let app = self.app.take().unwrap();
         assert!(app.shutdown(PATIENCE).await, "the builder did not clean up in time");
@@ -167,7 +167,7 @@ impl Lab {
         self
     }
 
-    /// Ends the builder; nothing may be left of it.
+    /// Shuts the builder down; nothing may be left of it.
     pub(crate) async fn end(mut self) {
         let app = self.app.take().unwrap();
         assert!(app.shutdown(PATIENCE).await, "the builder did not clean up in time");
@@ -201,7 +201,7 @@ pub(crate) fn add<W: Write>(tar: &mut tar::Builder<W>, path: &str, content: &[u8
     tar.append_data(&mut header, path, content).unwrap();
 }
 
-/// Runs `docker`; its output without the last newline.
+/// Runs `docker`; returns its output without the last newline.
 pub(crate) fn docker(arguments: &[&str]) -> String {
     let output = Command::new("docker").args(arguments).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -209,7 +209,7 @@ pub(crate) fn docker(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
 }
 
-/// A container that serves on 8080, as anyone would start it.
+/// A container that serves on 8080, started by plain `docker run`.
 pub(crate) struct Served(String);
 
 impl Served {
@@ -221,7 +221,7 @@ impl Served {
         Self(docker(&arguments))
     }
 
-    /// The body of `GET path`, as soon as something answers.
+    /// The body of `GET path`, as soon as it is answered.
     pub(crate) fn get(&self, path: &str) -> String {
         let address: SocketAddr =
             docker(&["port", &self.0, "8080/tcp"]).lines().next().unwrap().parse().unwrap();

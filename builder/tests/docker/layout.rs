@@ -1,4 +1,4 @@
-//! Images in a file: what OCI says a layout is, the same bytes from every builder, and an engine takes it.
+//! Images in a file: valid OCI layouts, the same bytes from every builder, loadable by an engine.
 
 use super::lab::{Lab, Served, docker};
 use epsilon_api::build::Built;
@@ -21,7 +21,7 @@ async fn built(file: &Path, files: &[(&str, &str)]) -> Built {
     built
 }
 
-/// The files of a tar by their names, in its order.
+/// The files of a tar by name, in its order.
 fn read(file: &Path) -> (Vec<String>, BTreeMap<String, Vec<u8>>) {
     let mut tar = tar::Archive::new(fs::File::open(file).unwrap());
     let mut names = Vec::new();
@@ -46,7 +46,7 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_layout_is_what_oci_says_every_builder_writes_the_same_and_an_engine_runs_it() {
+async fn layout_is_valid_reproducible_and_loadable() {
     let dir = tempfile::tempdir().unwrap();
     let (one, two) = (dir.path().join("one.tar"), dir.path().join("two.tar"));
     let first = built(&one, &[INDEX, YAML]).await;
@@ -91,7 +91,7 @@ async fn a_layout_is_what_oci_says_every_builder_writes_the_same_and_an_engine_r
     loaded(&one, &first);
 }
 
-/// An engine takes the file and runs what is in it.
+/// The engine loads the file and runs its image.
 fn loaded(file: &Path, built: &Built) {
     let hello = built.functions.iter().find(|f| f.name.as_str() == "hello").unwrap();
     let name = hello.image.reference.rsplit_once("tar:").unwrap().1;

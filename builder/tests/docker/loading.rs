@@ -1,4 +1,4 @@
-//! Code that does not load, and builds that are given up: a clear error, and nothing left.
+//! Code that does not load, and cancelled builds: a clear error, and nothing left.
 
 use super::lab::{Lab, archive, until};
 use epsilon_api::{
@@ -47,7 +47,7 @@ async fn code_that_eats_its_memory_is_told_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn code_has_no_network_and_cannot_write_while_it_loads() {
+async fn loading_code_has_no_network_and_cannot_write() {
     let lab = Lab::new().await;
     let code = "const fs = require('fs');\n\
         try { fs.writeFileSync('/app/x', ''); process.exit(1); } catch {}\n\
@@ -62,7 +62,7 @@ async fn code_has_no_network_and_cannot_write_while_it_loads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn settings_of_the_manifest_are_seen_while_the_code_loads() {
+async fn loading_code_sees_the_manifests_environment() {
     let lab = Lab::new().await;
     let yaml = "project: lab-env\nfunctions:\n  hello: { env: { SHOP: main } }\n";
     let code =

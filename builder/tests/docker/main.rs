@@ -1,5 +1,5 @@
-//! The builder against a real Docker Engine: the base, composed images, dependencies, loading, sinks.
-//! Without an engine these tests fail.
+//! The builder with a real Docker Engine: the base, composed images, dependencies, loading,
+//! destinations. Without an engine these tests fail.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 

@@ -1,5 +1,5 @@
-//! A builder in a fleet: it joins a gateway (a scripted one) and builds a real project that comes through its
-//! listener; whoever hangs up leaves nothing behind.
+//! A builder in a fleet: it joins a scripted gateway and builds a real project that arrives at its
+//! listener; a gateway that hangs up leaves nothing behind.
 
 use super::lab::{Lab, archive, docker, until};
 use epsilon_api::{
@@ -32,12 +32,12 @@ use tokio::{
 
 const GRACE: Duration = Duration::from_secs(30);
 
-/// A gateway's control listener, as far as members see it, and the gateway's key.
+/// A gateway's control listener, as far as members use it, and the gateway's key.
 struct Gateway {
     url: String,
     folder: TempDir,
     signer: Signer,
-    /// `join`, `beat` and `leave`, with the key that was shown.
+    /// `join`, `beat` and `leave`, each with its key.
     heard: Arc<Mutex<Vec<(String, String)>>>,
     joined: Arc<Mutex<Option<Join>>>,
 }
@@ -73,7 +73,7 @@ impl Gateway {
         format!("{{gateways: '{url}', token_file: '{}', listen: '127.0.0.1:0'}}", token.display())
     }
 
-    /// Brings a project to the builder that joined.
+    /// Sends a project to the builder that joined.
     async fn ask(&self, files: &[(&str, &str)]) -> (Connection, Response<Incoming>) {
         let join = self.joined.lock().unwrap().clone().unwrap();
         let stream = TcpStream::connect(&join.address).await.unwrap();
@@ -122,7 +122,7 @@ async fn answer(
     Ok(Response::new(body::full(text)))
 }
 
-/// The news of a build up to its last word.
+/// The events of a build and its result.
 async fn built(response: Response<Incoming>) -> (Vec<BuildEvent>, Built) {
     let text = response.into_body().collect().await.unwrap().to_bytes();
     let mut events = Vec::new();
@@ -177,7 +177,7 @@ async fn a_gateway_that_hangs_up_leaves_no_container_behind() {
     running.joined().await;
     let project = [
         ("epsilon.yaml", "project: lab-hung-up\n"),
-        ("index.js", "while (true) {}\n"), // looked at until the limit
+        ("index.js", "while (true) {}\n"), // inspected until the limit
     ];
     let asked = gateway.ask(&project).await;
     until("the look begins", || async { !lab.left().is_empty() }).await;

@@ -1,5 +1,6 @@
-//! A project's `.npmrc` beside the operator's: whose registry is asked, through whose proxy, with whose token.
-//! Registry and proxy are this process's, reached by containers through the bridge's own address.
+//! A project's `.npmrc` beside the operator's: which registry is used, through which proxy, with
+//! which token. Registry and proxy are in this process, reached by containers through the bridge's
+//! own address.
 
 use super::lab::{Lab, Served, add, docker};
 use std::{
@@ -14,7 +15,7 @@ use tempfile::NamedTempFile;
 
 const SECRET: &str = "OPERATORS-SECRET";
 
-/// A server that answers what it has, and keeps each head that it was sent.
+/// A server that answers with what it has, and records each request's head.
 struct Host {
     address: String,
     heads: Arc<Mutex<Vec<String>>>,
@@ -57,7 +58,7 @@ impl Host {
         tarballs.files.lock().unwrap().insert(path, tarball);
     }
 
-    /// What it was asked, and forgets it.
+    /// The recorded requests, cleared by this.
     fn asked(&self) -> String {
         std::mem::take(&mut *self.heads.lock().unwrap()).join("\n")
     }
@@ -74,7 +75,7 @@ fn answer(
         head.extend(byte);
     }
     let head = String::from_utf8_lossy(&head).into_owned();
-    // A proxy is asked for a whole URL.
+    // A request to a proxy has a whole URL.
     let target = head.split(' ').nth(1).unwrap_or_default();
     let path =
         target.strip_prefix("http://").map_or(target, |rest| &rest[rest.find('/').unwrap_or(0)..]);
@@ -108,7 +109,7 @@ const INDEX: (&str, &str) =
     ("index.js", "exports.hello = (req, res) => res.send(require('leftpadx'));");
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_projects_proxy_sees_no_token_and_answers_for_no_registry() {
+async fn projects_proxy_is_ignored() {
     let (registry, attacker) = (Host::start(), Host::start());
     registry.publish("leftpadx", "genuine", &registry);
     registry.publish("leftpady", "genuine", &registry);
@@ -127,7 +128,7 @@ async fn a_projects_proxy_sees_no_token_and_answers_for_no_registry() {
     // The operator's token is for the operator's registry.
     assert!(registry.asked().contains(SECRET));
 
-    // A workspace's file, where npm might look as well.
+    // A workspace's file, which npm might read as well.
     let package = r#"{"name":"evil","workspaces":["w"],"dependencies":{"leftpadx":"1.0.0"}}"#;
     let workspace = r#"{"name":"w","version":"1.0.0","dependencies":{"leftpady":"1.0.0"}}"#;
     let files =
@@ -136,7 +137,7 @@ async fn a_projects_proxy_sees_no_token_and_answers_for_no_registry() {
     assert_eq!(attacker.asked(), "");
     registry.asked();
 
-    // Another project asks the registry itself, whatever was fetched for the first one.
+    // Another project fetches from the registry itself, whatever was fetched for the first one.
     let package = r#"{"name":"victim","dependencies":{"leftpadx":"1.0.0","leftpady":"1.0.0"}}"#;
     let built = lab.build(&[("package.json", package), INDEX]).await.unwrap();
     assert_eq!(Served::run(&built.functions[0].image.reference).get("/"), "genuine");
@@ -162,7 +163,7 @@ async fn the_operators_token_goes_to_the_operators_hosts_only() {
     lab.build(&[package, (".npmrc", &own), INDEX]).await.unwrap();
     let (at_registry, at_other) = (registry.asked(), other.asked());
     assert!(at_registry.contains(SECRET) && !at_registry.contains("OWN"), "{at_registry}");
-    // The registry says that its tarball lies there.
+    // The registry names this URL of its tarball.
     assert!(at_other.contains("GET /leftpadx/-/") && !at_other.contains(SECRET), "{at_other}");
 
     let lock = format!(
@@ -178,7 +179,7 @@ async fn the_operators_token_goes_to_the_operators_hosts_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_projects_own_scope_is_asked_with_its_own_token() {
+async fn projects_own_scope_uses_its_own_token() {
     let (registry, own) = (Host::start(), Host::start());
     own.publish("@team%2fleftpadx", "theirs", &own);
     let about = own.files.lock().unwrap().remove("/@team%2fleftpadx").unwrap();
@@ -200,9 +201,9 @@ async fn a_projects_own_scope_is_asked_with_its_own_token() {
     lab.end().await;
 }
 
-/// What it names is fetched, and not what the registry has under the same version.
+/// The tarball that it names is fetched, not the registry's one of the same version.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lockfile_of_yarn_1_is_honoured() {
+async fn yarn_1_lockfile_is_honoured() {
     let (registry, pinned) = (Host::start(), Host::start());
     registry.publish("leftpadx", "newest", &registry);
     pinned.publish("leftpadx", "pinned", &pinned);
@@ -214,7 +215,7 @@ async fn a_lockfile_of_yarn_1_is_honoured() {
         "# yarn lockfile v1\n\n\nleftpadx@*:\n  version \"1.0.0\"\n  resolved \"{tarball}\"\n"
     );
     let built = lab.build(&[package, ("yarn.lock", &lock), INDEX]).await.unwrap();
-    assert!(!lab.lines().contains("is not read"), "{}", lab.lines());
+    assert!(!lab.lines().contains("is ignored"), "{}", lab.lines());
     assert_eq!(Served::run(&built.functions[0].image.reference).get("/"), "pinned");
     lab.end().await;
 }

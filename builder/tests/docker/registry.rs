@@ -7,7 +7,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use std::{fs, io::Read};
 use tempfile::TempDir;
 
-/// How many blobs it holds.
+/// Number of blobs in it.
 fn blobs(registry: &DebianRegistry) -> usize {
     let Ok(groups) = fs::read_dir(registry.blobs()) else { return 0 };
     groups.map(|group| fs::read_dir(group.unwrap().path()).unwrap().count()).sum()
@@ -17,7 +17,7 @@ const CODE: (&str, &str) =
     ("index.js", "exports.hello = (req, res) => res.send('from a registry');\n");
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pushed_image_can_be_pulled_and_run_and_is_not_pushed_twice() {
+async fn pushed_image_is_runnable_and_not_pushed_twice() {
     let registry = DebianRegistry::start().await;
     let lab = Lab::with(&format!("{{registry: '{}/fleet'}}", registry.address())).await;
     let files = [("epsilon.yaml", "project: lab-registry\n"), CODE];
@@ -69,9 +69,9 @@ async fn parts_can_be_had_from_the_registry() {
         names.push(entry.unwrap().path().unwrap().display().to_string());
     }
     assert_eq!(names, ["app/", "app/index.js"]);
-    assert!(lab.shelf().is_empty(), "what lies in a registry is fetched from there");
+    assert!(lab.shelf().is_empty(), "layers in a registry are fetched from there");
 
-    // Another function of the same process, and an unchanged one: the base is told as before.
+    // Another function of the same process, and an unchanged one: the base is reported as before.
     let other = [("epsilon.yaml", "project: lab-blobs-2\n"), CODE];
     let second = lab.build(&other).await.unwrap().functions[0].parts.clone().unwrap();
     assert_eq!(second.base, parts.base);
@@ -81,7 +81,7 @@ async fn parts_can_be_had_from_the_registry() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_source_has_the_same_digest_in_every_place() {
+async fn same_source_has_same_digest_everywhere() {
     let registry = DebianRegistry::start().await;
     let remote = Lab::with(&format!("{{registry: '{}'}}", registry.address())).await;
     let local = Lab::new().await;
@@ -129,7 +129,7 @@ async fn a_registry_that_is_not_there_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registry_with_logins_takes_the_one_of_the_settings() {
+async fn registry_accepts_the_configured_login() {
     let registry = DebianRegistry::with_users(&[ANN]).await;
     let folder = TempDir::new().unwrap();
     let password = folder.path().join("password");
@@ -153,7 +153,7 @@ async fn a_registry_with_logins_takes_the_one_of_the_settings() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registry_s_own_authority_is_trusted_when_it_is_named() {
+async fn registry_authority_is_trusted_when_configured() {
     let authority = || {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();

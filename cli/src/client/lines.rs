@@ -1,4 +1,4 @@
-//! An answer that comes line by line, each a JSON value: the story of a deployment, a log.
+//! A streamed answer of JSON values, one per line: the progress of a deployment, a log.
 
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use serde::de::DeserializeOwned;
@@ -8,12 +8,12 @@ use tokio_util::{
     io::StreamReader,
 };
 
-/// No line of ours is longer: a log record is some KiB, a deployment's result some KiB per function.
+/// Longest line in bytes: a log record has some KiB, a deployment's result some KiB per function.
 const LINE_MAX: usize = 4 << 20;
 
 type Lines = dyn Stream<Item = Result<String, LinesCodecError>> + Send;
 
-/// The rest of an answer, to be read line by line.
+/// The rest of an answer, read line by line.
 pub(crate) struct JsonLines(Pin<Box<Lines>>);
 
 impl fmt::Debug for JsonLines {
@@ -22,13 +22,13 @@ impl fmt::Debug for JsonLines {
     }
 }
 
-/// Why there is no next line although there should be.
+/// Why reading the next line failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LineError {
     /// The connection broke.
     #[error("the connection broke")]
     Broken(#[source] io::Error),
-    /// A line is not what this program understands.
+    /// A line that this program does not understand.
     #[error("a line is not one of a gateway of this version")]
     Foreign(#[source] Box<dyn Error + Send + Sync>),
 }
@@ -40,7 +40,7 @@ impl JsonLines {
         Self(Box::pin(FramedRead::new(StreamReader::new(bytes), codec)))
     }
 
-    /// The next line, or `None` at the end. Dropping the future loses nothing.
+    /// The next line, or `None` at the end. Cancel-safe.
     pub(crate) async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, LineError> {
         loop {
             match self.0.next().await {

@@ -1,4 +1,4 @@
-//! `epsilon autoscaler`: how many VMs are wanted and why, and what was done about it.
+//! `epsilon autoscaler`: how many VMs are wanted and why, and the last actions.
 
 use crate::{args::Globals, client::Client, failure::Failure, output};
 use clap::Args;
@@ -44,11 +44,13 @@ impl Autoscaler {
 
 fn state(info: &AutoscalerInfo) -> &'static str {
     match info.state {
-        AutoscalerState::Watching => "nobody acts on it",
+        AutoscalerState::Watching => "no driver: no gateway acts on it",
         AutoscalerState::Following => "another gateway leads",
         AutoscalerState::Leading => "this gateway leads",
-        AutoscalerState::StoreAway => "the store is away: nobody acts",
-        AutoscalerState::GroupAway => "this gateway leads, the group does not follow",
+        AutoscalerState::StoreAway => "the store is unavailable: no gateway acts",
+        AutoscalerState::GroupAway => {
+            "this gateway leads, the group does not carry out its requests"
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! `epsilon build [DIR]`: a project's images, without a gateway. The builder runs in this process, with this
-//! machine's engine, as it does in `epsilon up`; nothing is deployed.
+//! `epsilon build [DIR]`: builds a project's images without a gateway. The builder runs in this
+//! process, with this machine's engine, as in `epsilon up`; nothing is deployed.
 
 use super::deploy::{self, Archive, Story};
 use crate::{args::Globals, data_dir, failure::Failure, output};
@@ -25,7 +25,8 @@ use std::{
     time::Duration,
 };
 
-/// Removing the containers and folders of a build that was ended: a busy engine takes some seconds.
+/// How long removing the containers and folders of a cancelled build may take: a busy engine takes
+/// some seconds.
 const GONE_WITHIN: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Args)]
@@ -44,13 +45,13 @@ pub(crate) struct Build {
     /// Build only this function (may be given several times)
     #[arg(long, value_name = "NAME")]
     only: Vec<FunctionName>,
-    /// Where the images go
+    /// Destination of the images
     #[arg(long, num_args = 1..=2, value_names = ["WHERE", "REF"], default_value = "engine")]
     to: Vec<String>,
     /// The image that Node functions are based on [default: the setting `builder.runtime_image`]
     #[arg(long, value_name = "REF")]
     base: Option<String>,
-    /// Settings, YAML: of the section `builder`
+    /// Settings file, YAML: section `builder`
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Refuse a larger file
@@ -61,7 +62,7 @@ pub(crate) struct Build {
     verbose: bool,
 }
 
-/// Where images go.
+/// Destination of images.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum To {
     Engine,
@@ -89,13 +90,13 @@ impl Build {
         };
         let app = App::build_afresh(config, file)
             .await
-            .map_err(|err| Failure::new("START", "nothing can be built here").because(&err))?;
+            .map_err(|err| Failure::new("START", "the builder cannot start").because(&err))?;
 
         let story = Arc::new(Mutex::new(Story::new(false, self.verbose)));
         let limit = globals.timeout.unwrap_or(Duration::MAX);
         let built = tokio::select! {
-            biased; // a wish to end goes first
-            signal = asked.next() => Err(Failure::new("INTERRUPTED", format!("ended by {signal}"))),
+            biased; // the signal first
+            signal = asked.next() => Err(Failure::new("INTERRUPTED", format!("interrupted by {signal}"))),
             built = tokio::time::timeout(limit, self.build(&app, archive, &story)) => built
                 .unwrap_or_else(|_| Err(Failure::new("TIMEOUT", "the build took longer than `--timeout`"))),
         };
@@ -144,13 +145,13 @@ impl Build {
             log: Arc::new(Told(Arc::clone(story))),
         };
         let built = app.builder().build(job).await;
-        // A file that could not be read breaks the archive; the file is the cause to tell.
+        // A file that could not be read breaks the archive: report the file as the cause.
         packing.await?;
         built.map_err(|err| story.lock().failed(err.body()))
     }
 }
 
-/// The builder's words, on the screen.
+/// Shows the builder's events on the screen.
 struct Told(Arc<Mutex<Story>>);
 
 impl BuildLog for Told {
@@ -164,12 +165,12 @@ impl BuildLog for Told {
             },
             BuildEvent::Line(line) => DeployEvent::Log { line },
         };
-        // A story for people fails only where standard error is gone: the build goes on without it.
+        // Fails only when standard error is closed: the build goes on without progress.
         let _nobody_reads = self.0.lock().tell(&event);
     }
 }
 
-/// Where to, and from which folder: a word after one that needs none is the folder.
+/// Destination and project folder: an extra word after a destination that takes none is the folder.
 fn destination(to: &[String], dir: Option<&Path>) -> Result<(To, PathBuf), Failure> {
     let words: Vec<_> = to.iter().map(String::as_str).collect();
     let (to, dir) = match (words.as_slice(), dir) {
@@ -182,8 +183,8 @@ fn destination(to: &[String], dir: Option<&Path>) -> Result<(To, PathBuf), Failu
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
         let is_there = folder.unwrap_or(Path::new(".")).is_dir();
         if !is_there || file.is_dir() || file.file_name().is_none() {
-            return Err(Failure::usage(format!("no file `{}` can be made", file.display()))
-                .hint("name a file in a folder that is there: `--to oci:shop.tar`"));
+            return Err(Failure::usage(format!("the file `{}` cannot be created", file.display()))
+                .hint("name a file in an existing folder: `--to oci:shop.tar`"));
         }
     }
     Ok((to, dir.unwrap_or(Path::new(".")).to_owned()))
@@ -194,7 +195,7 @@ fn place(word: &str) -> Result<To, Failure> {
         ("engine", _) => Ok(To::Engine),
         (_, Some(("registry", reference))) => Ok(To::Registry(reference.to_owned())),
         (_, Some(("oci", file))) => Ok(To::File(file.into())),
-        _ => Err(Failure::usage(format!("`--to {word}` is no place for images"))
+        _ => Err(Failure::usage(format!("`--to {word}` is not a destination of images"))
             .hint("it is `engine`, `registry REF` or `oci:FILE`")),
     }
 }

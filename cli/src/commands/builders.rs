@@ -1,4 +1,4 @@
-//! `epsilon builders`: who builds, and how each is.
+//! `epsilon builders`: the builders and their state.
 
 use crate::{args::Globals, client::Client, failure::Failure, output};
 use clap::Args;
@@ -22,7 +22,7 @@ impl Builders {
 }
 
 fn row(builder: &BuilderInfo) -> [String; 5] {
-    // The one in the gateway's own process has neither.
+    // The builder in the gateway's own process has neither.
     let here = || "here".to_owned();
     [
         builder.id.as_ref().map_or_else(here, ToString::to_string),

@@ -1,5 +1,5 @@
-//! `epsilon delete NAME`: removes a function. Calls that run may end; its version numbers are never
-//! used again. A person at a terminal is asked first; a script has said what it wants.
+//! `epsilon delete NAME`: removes a function. Running calls may finish; its version numbers are
+//! never reused. Asks for confirmation on a terminal, not in scripts.
 
 use crate::{args::Globals, client::Client, confirm, failure::Failure, output};
 use clap::Args;
@@ -20,7 +20,7 @@ impl Delete {
             let versions = output::count(client.versions(&self.name).await?.len(), "version");
             let name = &self.name;
             let what =
-                format!("`{name}` and its {versions} will be gone, and calls to it will fail.");
+                format!("`{name}` and its {versions} will be removed, and calls to it will fail.");
             confirm::typed(&what, name)?;
         }
         client.delete(&self.name).await?;

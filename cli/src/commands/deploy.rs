@@ -1,11 +1,11 @@
-//! `epsilon deploy [DIR]`: packs a project, pushes it, and tells the story of its deployment until its
-//! functions serve.
+//! `epsilon deploy [DIR]`: packs a project, pushes it, and shows the progress of its deployment
+//! until its functions serve.
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `tree.rs` | finds what belongs to the project, and refuses what cannot be pushed |
-//! | `pack.rs` | makes the archive while it is sent |
-//! | `story.rs` | shows the steps |
+//! | `tree.rs` | lists the project's files, and refuses what cannot be pushed |
+//! | `pack.rs` | creates the archive while it is sent |
+//! | `story.rs` | shows the progress |
 
 mod pack;
 mod story;
@@ -52,8 +52,8 @@ pub(crate) struct Deploy {
     /// Deploy only this function (may be given several times)
     #[arg(long, value_name = "NAME")]
     only: Vec<FunctionName>,
-    /// Deploy images made elsewhere instead of a folder: a document that `epsilon build --json` printed (`-`: from
-    /// standard input)
+    /// Deploy images made elsewhere instead of a folder: a document that `epsilon build --json`
+    /// printed (`-`: from standard input)
     #[arg(long, value_name = "FILE", conflicts_with = "dir")]
     built: Option<PathBuf>,
     /// Refuse a larger file before anything is sent; the builder has limits of its own
@@ -103,7 +103,7 @@ impl Deploy {
         };
         let (archive, packing) = pack::stream(tree, move |sent| upload.advance(sent));
         let answer = client.deploy(folder.as_deref(), &self.only, archive).await;
-        // A file that could not be read breaks the request; the file is the cause to tell.
+        // A file that could not be read breaks the request: report the file as the cause.
         let packed = packing.await;
         let lines = match (answer, packed) {
             (_, Err(failure)) => return Err(failure),
@@ -113,7 +113,7 @@ impl Deploy {
         follow(lines, story).await.map_err(too_large)
     }
 
-    /// Images that are somewhere already.
+    /// Deploys images that exist already.
     async fn send(
         &self,
         file: &Path,
@@ -135,7 +135,7 @@ impl Deploy {
     }
 }
 
-/// Tells the story to its end.
+/// Shows the progress until the deployment ends.
 async fn follow(mut lines: JsonLines, story: &mut Story) -> Result<DeploymentInfo, Failure> {
     loop {
         let event = lines.next::<DeployEvent>().await.map_err(|err| cut().because(&err))?;
@@ -152,16 +152,16 @@ async fn follow(mut lines: JsonLines, story: &mut Story) -> Result<DeploymentInf
     }
 }
 
-/// A project on its way, for other verbs that push one.
+/// A project being packed, for other commands that push one.
 pub(super) struct Archive {
-    /// What its folder is called.
+    /// Name of its folder.
     pub(super) folder: Option<String>,
     pub(super) body: Body,
-    /// What comes of packing it, once the body was read.
+    /// The result of packing, once the body was read.
     pub(super) packing: BoxFuture<'static, Result<(), Failure>>,
 }
 
-/// Packs a folder, as `epsilon deploy` does.
+/// Packs a folder like `epsilon deploy`.
 pub(super) fn archive(dir: &Path, max_file: Bytes) -> Result<Archive, Failure> {
     let tree = Tree::read(dir, max_file)?;
     let folder = tree.name();
@@ -170,8 +170,11 @@ pub(super) fn archive(dir: &Path, max_file: Bytes) -> Result<Archive, Failure> {
 }
 
 fn cut() -> Failure {
-    Failure::new("CONNECTION_LOST", "the gateway was gone before the deployment ended")
-        .hint("`epsilon functions` shows what serves now; deploying again is safe")
+    Failure::new(
+        "CONNECTION_LOST",
+        "the connection to the gateway broke before the deployment ended",
+    )
+    .hint("`epsilon functions` shows what serves now; deploying again is safe")
 }
 
 fn table(deployment: DeploymentInfo) -> Result<(), Failure> {

@@ -1,21 +1,22 @@
-//! `epsilon dev [DIR]`: runs a project's functions on this machine's Node, without Docker, and puts new code in
-//! place at each save. Calls, errors, headers and limits are the platform's own, because its own parts serve them.
+//! `epsilon dev [DIR]`: runs a project's functions on this machine's Node, without Docker, and
+//! reloads code on each save. Calls, errors, headers and limits are the platform's own, because its
+//! own parts serve them.
 //!
 //! | file | what it does |
 //! |---|---|
 //! | `node.rs` | finds Node |
 //! | `wrapper.rs` | the wrapper and its one package, on disk |
-//! | `processes.rs`, `process.js` | Node processes, some of them waiting; none outlives this program |
-//! | `engine.rs` | instances are such processes |
+//! | `processes.rs`, `process.js` | Node processes, some of them spare; none outlives this program |
+//! | `engine.rs` | an engine whose instances are such processes |
 //! | `builder.rs` | archive → functions, without images |
-//! | `vm.rs` | starts ahead only what is in use |
+//! | `vm.rs` | prewarms only functions in use |
 //! | `platform.rs` | gateway and agent around these |
-//! | `folder.rs` | where this run keeps its state |
-//! | `watch.rs` | tells that files were saved |
+//! | `folder.rs` | the data folder of this run |
+//! | `watch.rs` | detects saved files |
 //! | `reload.rs` | saved files → a deployment |
-//! | `terminal.rs`, `events.rs` | what the developer sees |
+//! | `terminal.rs`, `events.rs` | output for the developer |
 //!
-//! Why so: `docs/decisions/0022-dev-is-the-platform-on-processes.md`.
+//! Reasons: `docs/decisions/0022-dev-is-the-platform-on-processes.md`.
 
 mod builder;
 mod engine;
@@ -47,7 +48,7 @@ use std::{
 };
 use terminal::Terminal;
 
-/// Where debuggers look for Node.
+/// Debuggers' default port for Node.
 const INSPECT_PORT: &str = "9229";
 
 #[derive(Debug, Args)]
@@ -61,7 +62,8 @@ pub(crate) struct Dev {
     /// Port on this machine where functions are called
     #[arg(long, value_name = "PORT", default_value_t = 3000)]
     port: u16,
-    /// Address where functions are called, for other machines to reach them [default: 127.0.0.1:PORT]
+    /// Address where functions are called, for other machines to reach them [default:
+    /// 127.0.0.1:PORT]
     #[arg(long, value_name = "ADDR", conflicts_with = "port")]
     listen: Option<SocketAddr>,
     /// Let a debugger attach: the first function on this port, the next one on the next
@@ -87,12 +89,13 @@ impl Dev {
         let data = data_dir::locate(globals.data_dir.as_deref())?;
         let cache = data.join("dev");
         let wrapper = tokio::select! {
-            biased; // a wish to end goes first
+            biased; // the signal first
             _ = asked.next() => return Ok(()),
             wrapper = wrapper::ensure(&cache, &node) => wrapper?,
         };
         raise_file_limit();
-        let (terminal, stale) = (Terminal::new(globals.json), Arc::new(AtomicBool::new(false)));
+        let terminal = Terminal::new(globals.json);
+        let stale = Arc::new(AtomicBool::new(false));
         events::listen(terminal.clone(), Arc::clone(&stale))?;
         let changes = watch::start(project.clone())?;
 
@@ -123,7 +126,7 @@ impl Dev {
         let reloads =
             Reloads::new(client, project, self.only, platform.vm(), terminal.clone(), stale);
         let ended = tokio::select! {
-            biased; // a wish to end goes first
+            biased; // the signal first
             _ = asked.next() => Ok(()),
             () = terminal.gone() => Err(Failure::silent()),
             () = reloads.run(changes) => Ok(()),

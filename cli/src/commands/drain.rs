@@ -1,4 +1,4 @@
-//! `epsilon drain VM`: the VM ends what runs and takes nothing new.
+//! `epsilon drain VM`: the VM finishes running calls and gets no new ones.
 
 use crate::{args::Globals, client::Client, failure::Failure, output};
 use clap::Args;
@@ -17,7 +17,7 @@ impl Drain {
             return output::json(serde_json::json!({ "vm": self.vm, "state": "draining" }));
         }
         output::line(&format!(
-            "`{}` drains: running calls may end; `epsilon vms` shows when it is empty",
+            "`{}` drains: running calls finish; `epsilon vms` shows when it is empty",
             self.vm
         ))
     }

@@ -1,5 +1,5 @@
-//! `epsilon functions`: what can be called, and where; how calls are split, which split ended by itself, and how long idle
-//! instances stay. Of one function, why.
+//! `epsilon functions`: functions and their URLs; traffic splits, aborted splits, and how long idle
+//! instances stay. For one function, the reasons.
 
 use crate::{args::Globals, client::Client, failure::Failure, output};
 use clap::Args;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 #[derive(Debug, Args)]
 pub(crate) struct Functions {
-    /// Only this one, with the reason why its idle instances stay as long as they do
+    /// Only this one, with the reason for how long its idle instances stay
     name: Option<String>,
 }
 
@@ -65,11 +65,12 @@ fn table(functions: Vec<FunctionInfo>) -> Result<(), Failure> {
     notes.iter().try_for_each(|note| output::line(note))
 }
 
-/// `11m adaptive`, `2m set`, `5m default`; `ready at 54m` where one is made ready before each call.
+/// `11m adaptive`, `2m set`, `5m default`; `prewarm 54m` where an instance is prewarmed before each
+/// call.
 fn keep(keep: Option<&KeepInfo>) -> String {
     match keep {
         None => "default".to_owned(),
-        Some(KeepInfo { ready_after: Some(after), .. }) => format!("ready at {}", short(*after)),
+        Some(KeepInfo { ready_after: Some(after), .. }) => format!("prewarm {}", short(*after)),
         Some(KeepInfo { idle, by, .. }) => {
             let by = match by {
                 KeepBy::Default => "default",
@@ -85,16 +86,16 @@ fn why(function: &FunctionInfo) -> String {
     let name = &function.name;
     let Some(KeepInfo { idle, ready_after, why, .. }) = &function.keep else {
         return format!(
-            "Idle instances of `{name}` stay as long as its VM's default: no pause between calls was seen yet."
+            "Idle instances of `{name}` stay for the VM's default time: no pause between calls was measured yet."
         );
     };
     let ready = ready_after.map_or_else(String::new, |after| {
-        format!(", and one is made ready {} after the last call", short(after))
+        format!(", and an instance is prewarmed {} after the last call", short(after))
     });
     format!("Idle instances of `{name}` stay for {}{ready}: {why}.", short(*idle))
 }
 
-/// To the second, beyond an hour to the minute.
+/// To the second, above an hour to the minute.
 fn short(time: Duration) -> String {
     let seconds = time.as_secs();
     let whole = match seconds {
@@ -105,9 +106,11 @@ fn short(time: Duration) -> String {
     humantime::format_duration(whole).to_string()
 }
 
-/// What an operator must not miss.
+/// A notice of an aborted split.
 fn note(function: &FunctionInfo) -> Option<String> {
     let aborted = function.aborted.as_ref()?;
-    let (name, serves, at) = (&function.name, function.active_version, output::time(aborted.at));
+    let name = &function.name;
+    let serves = function.active_version;
+    let at = output::time(aborted.at);
     Some(format!("`{name}` is back at version {serves} since {at}: {aborted}"))
 }

@@ -10,7 +10,7 @@ use std::{
 
 #[derive(Debug, Args)]
 pub(crate) struct Init {
-    /// The project's folder; made if it is not there
+    /// The project's folder; created if missing
     #[arg(default_value = ".")]
     dir: PathBuf,
     /// What runs the code
@@ -70,7 +70,7 @@ impl Init {
         let mut written = Vec::new();
         for (name, text) in template {
             let path = self.dir.join(name);
-            // `create_new`: what appeared since the look above is not overwritten either.
+            // `create_new`: a file that appeared meanwhile is not overwritten either.
             let file = File::create_new(&path).and_then(|mut file| file.write_all(text.as_bytes()));
             file.map_err(|err| unwritable(&path, &err))?;
             written.push(path.display().to_string());

@@ -1,5 +1,6 @@
-//! `epsilon invoke NAME`: calls a function as any caller does, through the public listener. The answer's
-//! body goes to standard output as it comes; errors of the platform are told as errors of this program.
+//! `epsilon invoke NAME`: calls a function like any caller, through the public listener. The
+//! answer's body is streamed to standard output; errors of the platform become errors of this
+//! program.
 
 mod payload;
 mod receipt;
@@ -34,7 +35,8 @@ use std::{
 
 /// The function's own `timeout` ends a call; this is for a gateway that does not.
 const CALL_WITHIN: Duration = Duration::from_secs(15 * 60);
-/// An error that the platform makes is some hundred bytes; a longer answer is the function's own.
+/// Largest body parsed as an error: the platform's errors have some hundred bytes; a longer answer
+/// is the function's own.
 const ERROR_MAX: u64 = 64 << 10;
 
 #[derive(Debug, Args)]
@@ -56,7 +58,8 @@ pub(crate) struct Invoke {
     /// Show status and headers before the body, and the timing
     #[arg(long, short)]
     include: bool,
-    /// Where the answer's body goes, in place of standard output (`-`: there, whatever it is)
+    /// File for the answer's body instead of standard output (`-`: standard output, also for binary
+    /// data)
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Show status and timing on standard error; of a cold start, each phase
@@ -64,16 +67,16 @@ pub(crate) struct Invoke {
     timing: bool,
 }
 
-/// What `--json` prints of an answer.
+/// The `--json` output.
 #[derive(Debug, Serialize)]
 struct Answered {
     status: u16,
     took_ms: f64,
-    /// What the platform spent, by phase, in milliseconds.
+    /// Time spent by the platform, by phase, in milliseconds.
     timing_ms: BTreeMap<String, f64>,
     request_id: Option<String>,
     headers: BTreeMap<String, String>,
-    /// The body as JSON where it is JSON, else as text; bytes that are not text are replaced.
+    /// The body as JSON if it is JSON, else as text; invalid UTF-8 is replaced.
     body: serde_json::Value,
 }
 
@@ -82,7 +85,8 @@ impl Invoke {
         let address = self.address(&Client::new(globals)?).await?;
         let url = self.url(&address)?;
         let within = globals.timeout.unwrap_or(CALL_WITHIN);
-        // A balancer in front of functions may have a public certificate, or one of the gateway's authority.
+        // A balancer in front of functions may have a public certificate, or one of the gateway's
+        // authority.
         let trust = globals.ca.as_deref().map_or(Trust::System, Trust::SystemAnd);
         let request = self.request(&url, trust).await?.timeout(within);
         let lost = |err: reqwest::Error| lost(&url, err);
@@ -128,19 +132,19 @@ impl Invoke {
         }
     }
 
-    /// Where the function is called, or its version.
+    /// URL of the function or of its version.
     async fn address(&self, client: &Client) -> Result<String, Failure> {
         let Some((name, version)) = self.name.split_once('@') else {
             return Ok(client.function(&self.name).await?.url);
         };
         let version: VersionNumber = version.parse().map_err(|err: InvalidId| {
-            Failure::usage(format!("`{}` names no version", self.name)).because(&err)
+            Failure::usage(format!("`{}` does not name a version", self.name)).because(&err)
         })?;
         let versions = client.versions(name).await?;
         let found = versions.into_iter().find(|one| one.version == version);
         let missing = || {
             Failure::new("VERSION_NOT_FOUND", format!("`{name}` has no version {version}"))
-                .hint(format!("`epsilon versions {name}` lists those that are kept"))
+                .hint(format!("`epsilon versions {name}` lists the versions that exist"))
         };
         Ok(found.ok_or_else(missing)?.url)
     }
@@ -175,7 +179,7 @@ impl Invoke {
     }
 }
 
-/// The answer's body: read already, or on its way.
+/// The answer's body: read already, or a stream.
 enum Body {
     Whole(Bytes),
     Coming(Response),
@@ -197,7 +201,7 @@ impl Body {
         }
     }
 
-    /// Writes it as it comes. `lost` tells of a connection that broke.
+    /// Streams it to `sink`. `lost` makes the error of a broken connection.
     async fn print(
         self,
         sink: &mut Sink,
@@ -238,8 +242,8 @@ fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     Ok((name, value))
 }
 
-/// The platform's own error names the call that the answer's header names; a function that answers
-/// with a look-alike has no reason to know that id.
+/// The platform's own error contains the request id of the answer's header; a function that
+/// imitates it has no reason to know that id.
 fn platform_error(body: &[u8], headers: &HeaderMap) -> Option<ErrorBody> {
     let error = serde_json::from_slice::<ErrorEnvelope>(body).ok()?.error;
     let id = error.request_id.as_ref()?;
@@ -263,7 +267,7 @@ fn lost(url: &Url, err: reqwest::Error) -> Failure {
     let what = if err.is_connect() { "cannot be reached" } else { "broke the connection" };
     Failure::new("CONNECTION_LOST", format!("{at} {what}"))
         .because(&err.without_url())
-        .hint("that is where the gateway says calls go; see whether it can be reached from here")
+        .hint("this is the gateway's address for calls; check that it can be reached from here")
 }
 
 #[cfg(test)]
@@ -271,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_an_error_with_the_calls_own_id_is_the_platforms() {
+    fn platform_error_needs_the_calls_own_id() {
         let mut headers = HeaderMap::new();
         headers.insert(REQUEST_ID, HeaderValue::from_static("0123456789abcdef"));
         let error = |id: &str| {

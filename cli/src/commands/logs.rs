@@ -1,4 +1,4 @@
-//! `epsilon logs NAME`: what a function logged. With `--follow`, new lines as they come, also across a
+//! `epsilon logs NAME`: a function's log. With `--follow`, new lines as they arrive, also across a
 //! restart of the gateway.
 
 mod cursors;
@@ -18,7 +18,8 @@ use epsilon_api::{
 };
 use std::time::Duration;
 
-/// Pause between two attempts to reach a gateway that is gone: a restart takes a second or two.
+/// Pause between two attempts to reach a gateway that does not answer: a restart takes a second or
+/// two.
 const RETRY_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
@@ -54,13 +55,17 @@ impl Logs {
                 Err(LineError::Broken(_)) | Ok(None) if self.follow => {
                     eprintln!(
                         "{}",
-                        style("(the gateway is gone; looking for it)").for_stderr().dim()
+                        style("(the gateway does not answer; reconnecting)").for_stderr().dim()
                     );
                     lines = self.reopen(&client, &cursors).await?;
                 }
                 Ok(None) => return Ok(()),
                 Err(err) => {
-                    return Err(Failure::new("CONNECTION_LOST", "the log broke off").because(&err));
+                    return Err(Failure::new(
+                        "CONNECTION_LOST",
+                        "the connection broke while reading the log",
+                    )
+                    .because(&err));
                 }
             }
         }
@@ -70,7 +75,7 @@ impl Logs {
         client.logs(&self.name, self.follow, self.request.as_ref(), self.tail, behind.all()).await
     }
 
-    /// Asks for what came since.
+    /// Requests the lines since the cursors.
     async fn reopen(&self, client: &Client, behind: &Cursors) -> Result<JsonLines, Failure> {
         let attempts = async {
             loop {
@@ -86,7 +91,7 @@ impl Logs {
             Ok(opened) => opened,
             Err(_) => {
                 let waited = humantime::format_duration(self.reconnect);
-                let message = format!("the gateway did not come back within {waited}");
+                let message = format!("the gateway did not answer again within {waited}");
                 Err(Failure::new("CONNECTION_LOST", message).hint("start it with `epsilon up`"))
             }
         }

@@ -1,4 +1,5 @@
-//! `epsilon promote NAME [VERSION]`: one version gets all calls, and a split is over. Nothing is built.
+//! `epsilon promote NAME [VERSION]`: routes all calls to one version, which ends a split. Nothing
+//! is built.
 
 use crate::{args::Globals, client::Client, commands::rollback, failure::Failure};
 use clap::Args;

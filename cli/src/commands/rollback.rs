@@ -1,4 +1,4 @@
-//! `epsilon rollback NAME [VERSION]`: lets an older version have all calls again. Nothing is built.
+//! `epsilon rollback NAME [VERSION]`: routes all calls to an older version. Nothing is built.
 
 use crate::{args::Globals, client::Client, failure::Failure, output};
 use clap::Args;
@@ -8,8 +8,8 @@ use epsilon_api::{admin::FunctionInfo, ids::VersionNumber};
 pub(crate) struct Rollback {
     /// The function
     name: String,
-    /// The version to go back to [default: the stable one of a split, else the one before the active
-    /// one]
+    /// The version to go back to [default: the stable one of a split, else the one before the
+    /// active one]
     version: Option<VersionNumber>,
 }
 
@@ -20,7 +20,7 @@ impl Rollback {
     }
 }
 
-/// What serves now.
+/// Prints the active version.
 pub(crate) fn told(globals: &Globals, function: &FunctionInfo) -> Result<(), Failure> {
     if globals.json {
         return output::json(function);

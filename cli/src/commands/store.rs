@@ -1,5 +1,5 @@
-//! `epsilon store copy --from STORE --to STORE`: moves the state of gateways to another data base. Works on the
-//! stores themselves; no gateway is asked, and none may be at work on the source.
+//! `epsilon store copy --from STORE --to STORE`: copies control-plane state to another database.
+//! Works on the stores themselves; it contacts no gateway, and none may use the source.
 
 use crate::{args::Globals, failure::Failure, output};
 use clap::{Args, Subcommand};
@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use std::time::Duration;
 
-/// How often the spinner turns.
+/// Spinner interval.
 const TICK: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
@@ -31,10 +31,10 @@ A password in a URL can be seen by other users of this machine while this runs. 
 
 #[derive(Debug, Args)]
 struct Copy {
-    /// What is copied: a file (`epsilon.db` in the data folder), or postgres://…
+    /// Source: a file (`epsilon.db` in the data folder), or postgres://…
     #[arg(long, value_name = "STORE")]
     from: String,
-    /// Where to: a new file, or an empty data base by postgres://…
+    /// Target: a new file, or an empty database by postgres://…
     #[arg(long, value_name = "STORE")]
     to: String,
 }
@@ -54,9 +54,9 @@ impl Store {
         output::table(["COPIED", "ROWS"], &[1], rows)?;
         output::line("")?;
         output::line(if copy.to.starts_with("postgres") {
-            "Next: start gateways with the target as `gateway.store` (EPSILON_GATEWAY_STORE). The source is as it was."
+            "Next: start gateways with the target as `gateway.store` (EPSILON_GATEWAY_STORE). The source is unchanged."
         } else {
-            "Next: start the gateway with the target as `epsilon.db` in its data folder. The source is as it was."
+            "Next: start the gateway with the target as `epsilon.db` in its data folder. The source is unchanged."
         })
     }
 }
@@ -75,14 +75,12 @@ fn failure(err: &CopyError) -> Failure {
         CopyError::InUse(_) => {
             told.hint("stop all gateways first: what they write after the copy would be lost")
         }
-        CopyError::NotEmpty(_) => {
-            told.hint("name a file that is not there yet, or an empty data base")
-        }
+        CopyError::NotEmpty(_) => told.hint("name a new file, or an empty database"),
         CopyError::Source(_) | CopyError::Target(_) => told,
     }
 }
 
-/// How far it is: a line that changes on a terminal; in a pipe only what takes long.
+/// Shows the progress: a line that changes on a terminal; in a pipe only waits.
 struct Shown(Option<ProgressBar>);
 
 impl Shown {

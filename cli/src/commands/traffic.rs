@@ -1,4 +1,5 @@
-//! `epsilon traffic NAME [VERSION=PERCENT …]`: shows where a function's calls go, or splits them among versions.
+//! `epsilon traffic NAME [VERSION=PERCENT …]`: shows how a function's calls are routed, or splits
+//! them among versions.
 
 use crate::{args::Globals, client::Client, failure::Failure, output};
 use clap::Args;
@@ -19,13 +20,13 @@ Examples:
 pub(crate) struct Traffic {
     /// The function
     name: String,
-    /// Versions and their percents, together 100 [default: show what there is]
+    /// Versions and their percents, together 100 [default: show the current ones]
     #[arg(value_name = "VERSION=PERCENT")]
     shares: Vec<Share>,
     /// Keep a caller on its version: by a `cookie`, or by a header's value (`header:NAME`)
     #[arg(long, value_name = "cookie|header:NAME", requires = "shares")]
     sticky: Option<Sticky>,
-    /// End the split when more of a version's calls fail than this; 100% never does [default: the
+    /// Abort the split when more of a version's calls fail than this; 100% never does [default: the
     /// gateway's, 5%]
     #[arg(long, value_name = "PERCENT", requires = "shares")]
     abort_above: Option<Rate>,
@@ -35,8 +36,8 @@ pub(crate) struct Traffic {
     /// Calls of a version before it is judged [default: the gateway's, 20]
     #[arg(long, value_name = "CALLS", requires = "shares")]
     min_calls: Option<u32>,
-    /// The version that gets all calls back when the split is ended [default: that of the split
-    /// there is, else the oldest]
+    /// The version that gets all calls when the split is aborted [default: that of the running
+    /// split, else the oldest]
     #[arg(long, value_name = "VERSION", requires = "shares")]
     stable: Option<VersionNumber>,
 }
@@ -84,7 +85,7 @@ fn show(info: &TrafficInfo) -> Result<(), Failure> {
         output::line(&terms(split))?;
     }
     if let Some(aborted) = &info.aborted {
-        output::line(&format!("a split ended at {}: {aborted}", output::time(aborted.at)))?;
+        output::line(&format!("a split was aborted at {}: {aborted}", output::time(aborted.at)))?;
     }
     Ok(())
 }
@@ -94,12 +95,12 @@ fn terms(split: &SplitInfo) -> String {
     let window = humantime::format_duration(abort.window());
     let kept = match sticky {
         Some(sticky) => format!("callers stay on their version by {sticky}"),
-        None => "each call by itself".to_owned(),
+        None => "each call is assigned independently".to_owned(),
     };
     let ends = match abort.above {
-        Rate::ALL => "never ends by itself".to_owned(),
+        Rate::ALL => "never aborted automatically".to_owned(),
         above => format!(
-            "ends when more than {above} of a version's calls fail within {window} (at least {} calls)",
+            "aborted when more than {above} of a version's calls fail within {window} (at least {} calls)",
             abort.min_calls
         ),
     };

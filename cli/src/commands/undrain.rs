@@ -1,4 +1,4 @@
-//! `epsilon undrain VM`: a drained VM takes calls again.
+//! `epsilon undrain VM`: sends calls to a drained VM again.
 
 use crate::{args::Globals, client::Client, failure::Failure, output};
 use clap::Args;
@@ -16,6 +16,6 @@ impl Undrain {
         if globals.json {
             return output::json(serde_json::json!({ "vm": self.vm, "state": "ready" }));
         }
-        output::line(&format!("`{}` takes calls again", self.vm))
+        output::line(&format!("`{}` gets calls again", self.vm))
     }
 }

@@ -1,15 +1,15 @@
-//! `epsilon up`: the whole platform in one process, until it is told to end.
+//! `epsilon up`: the whole platform in one process, until it is shut down.
 //!
 //! | file | what it does |
 //! |---|---|
 //! | `settings.rs` | file, environment and flags → the parts' settings |
 //! | `lock.rs` | one `up` per data folder |
 //! | `tracing.rs` | what is logged, and how |
-//! | `progress.rs` | shows the making of the runtime base |
-//! | `compose.rs` | builds the parts, starts them, ends them |
+//! | `progress.rs` | shows the progress of making the runtime base |
+//! | `compose.rs` | creates, starts and shuts down the parts |
 //!
-//! Ends by SIGTERM or SIGINT: running calls finish within `gateway.drain_grace`, then everything that
-//! this process made on the engine is removed. The same signal again ends the waiting.
+//! On SIGTERM or SIGINT, running calls finish within `gateway.drain_grace`, then everything that
+//! this process created on the engine is removed. A second signal ends the waiting.
 
 mod compose;
 mod progress;
@@ -32,16 +32,16 @@ use tracing::info;
 
 #[derive(Debug, Args)]
 pub(crate) struct Up {
-    /// Where callers reach functions [default: 127.0.0.1:8080]
+    /// Address where functions are called [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
-    /// Where the control API listens [default: 127.0.0.1:8081]
+    /// Address of the control API [default: 127.0.0.1:8081]
     #[arg(long, value_name = "ADDR")]
     control: Option<SocketAddr>,
-    /// Settings, YAML: sections `gateway`, `vm_agent`, `builder`
+    /// Settings file, YAML: sections `gateway`, `vm_agent`, `builder`
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// How to log to standard error [default: compact on a terminal, else json]
+    /// Format of log lines on standard error [default: compact on a terminal, else json]
     #[arg(long, value_enum)]
     log_format: Option<Format>,
 }
@@ -55,12 +55,12 @@ impl Up {
         raise_file_limit();
         let mut asked = Asked::new()?;
 
-        // A signal while the parts start ends the start; what was made is removed.
+        // A signal during the start aborts it; what was created is removed.
         let mut platform = Box::pin(Platform::build(settings, sockets, &data)).await?;
         let control = platform.control().clone();
         lock.announce(&control.local, control.authority.as_deref())?;
         let prepared = tokio::select! {
-            biased; // a wish to end goes first
+            biased; // the signal first
             why = asked.next() => Err(why),
             prepared = platform.ensure_runtime() => Ok(prepared),
         };
@@ -71,7 +71,7 @@ impl Up {
                 return Err(failure);
             }
             Err(signal) => {
-                info!(signal, "Ending before the start was over.");
+                info!(signal, "Shutting down before the start was complete.");
                 platform.remove().await;
                 return Ok(());
             }

@@ -9,7 +9,7 @@ pub(crate) struct Versions {
     /// The function
     name: String,
 
-    /// Remove this version: nobody calls it by its address or rolls back to it any more
+    /// Remove this version: it can no longer be called by its address or rolled back to
     #[arg(long, value_name = "VERSION")]
     retire: Option<VersionNumber>,
 
@@ -24,14 +24,16 @@ impl Versions {
         if let Some(version) = self.retire {
             if !self.yes && !globals.json {
                 let name = &self.name;
-                let what =
-                    format!("Nobody will call `{name}` v{version} or go back to it any more.");
+                let what = format!(
+                    "`{name}` v{version} can no longer be called by its address or rolled back to."
+                );
                 confirm::typed(&what, name)?;
             }
             let retired = client.retire(&self.name, version).await?;
-            return match globals.json {
-                true => output::json(&retired),
-                false => output::line(&format!("`{}` v{version} is retired", self.name)),
+            return if globals.json {
+                output::json(&retired)
+            } else {
+                output::line(&format!("`{}` v{version} is retired", self.name))
             };
         }
         let versions = client.versions(&self.name).await?;

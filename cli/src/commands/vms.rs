@@ -1,4 +1,4 @@
-//! `epsilon vms`: the machines, what each holds, and how the gateway sees it.
+//! `epsilon vms`: the VMs, what each holds, and their state as seen by the gateway.
 
 use crate::{args::Globals, client::Client, failure::Failure, output};
 use clap::Args;
@@ -30,7 +30,7 @@ impl Vms {
             "CELLS",
             "CALLS",
             "WAITING",
-            "MEMORY GIVEN OUT",
+            "MEMORY RESERVED",
             "VERSION",
             "ADDRESS",
             "LAST REPORT",
@@ -50,9 +50,9 @@ fn row(vm: &VmInfo) -> [String; 11] {
         status.calls_active.to_string(),
         status.calls_waiting.to_string(),
         memory(status.memory_used_bytes, status.memory_bytes),
-        // Before the first report, and of agents that do not say it yet.
+        // Before the first report, and for agents that do not report it.
         status.version.clone().unwrap_or_else(|| "?".to_owned()),
-        // The one in the gateway's own process has none.
+        // The agent in the gateway's own process has none.
         vm.address.clone().unwrap_or_else(|| "here".to_owned()),
         match vm.report_age_ms {
             Some(age) => format!("{} ago", output::took(Duration::from_millis(age))),
@@ -64,7 +64,7 @@ fn row(vm: &VmInfo) -> [String; 11] {
 /// `out (silent: its certificate has ended)`, `starting (no process listens at its address)`
 fn state(vm: &VmInfo) -> String {
     let standing = vm.standing.as_str();
-    // One that is heard again, or drains, may have been in trouble; that is over.
+    // The cause of an earlier failure does not matter for a VM that reports again, or drains.
     let is_absent = matches!(vm.standing, VmStanding::Out | VmStanding::Starting);
     match (&vm.reason, vm.cause.as_ref().filter(|_| is_absent)) {
         (Some(reason), Some(cause)) => format!("{standing} ({reason}: {cause})"),
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn why_a_vm_is_not_heard_stands_beside_its_state() {
+    fn state_includes_why_a_vm_does_not_report() {
         let text = |standing: &str, reason: &str, cause: &str| {
             let mut vm = serde_json::json!({
                 "id": "vm-1", "state": "ready", "memory_bytes": 1, "memory_used_bytes": 0, "calls_active": 0,
@@ -119,8 +119,8 @@ mod tests {
         };
         assert_eq!(text("starting", "", ""), "starting");
         assert_eq!(
-            text("starting", "", "its certificate has ended"),
-            "starting (its certificate has ended)"
+            text("starting", "", "its certificate has expired"),
+            "starting (its certificate has expired)"
         );
         assert_eq!(text("out", "silent", "nobody listens"), "out (silent: nobody listens)");
         assert_eq!(text("out", "failing", ""), "out (failing)");
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bar_shows_the_least_and_never_more_than_all() {
+    fn bar_shows_the_least_and_at_most_all() {
         for (used, all, want) in [
             (0, 4096, "--------  0B of 4GiB"),
             (1, 4096, "#-------  1MiB of 4GiB"),

@@ -1,4 +1,4 @@
-// Any program will do that listens on $PORT and speaks HTTP.
+// Any program that listens on $PORT and speaks HTTP works.
 const http = require('node:http');
 
 const server = http.createServer((request, response) => {

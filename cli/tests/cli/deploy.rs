@@ -1,4 +1,4 @@
-//! `epsilon deploy`: what is sent and what is told.
+//! `epsilon deploy`: what is sent and what is printed.
 
 use crate::support::{Fake, Ran, Reply};
 use insta::assert_snapshot;
@@ -26,7 +26,7 @@ fn deploy(lines: &[&str], more: &[&str]) -> (Fake, Ran) {
     let path = dir.path().join("shop");
     let args = [&["deploy", path.to_str().unwrap()], more].concat();
     let mut ran = fake.run(&args);
-    // How long the upload took is not the same twice.
+    // The upload's duration varies.
     let upload = ran.stderr.lines().find(|line| line.contains("upload")).map(str::to_owned);
     if let Some(line) = upload {
         ran.stderr = ran.stderr.replace(&line, "  ✔ upload           TIME  1 file, 24B");
@@ -35,7 +35,7 @@ fn deploy(lines: &[&str], more: &[&str]) -> (Fake, Ran) {
 }
 
 #[test]
-fn a_deployment_in_a_pipe_is_plain_lines_and_a_table() {
+fn deployment_in_a_pipe_is_plain_text() {
     let (fake, ran) = deploy(&[ACCEPTED, STARTED, LINE, STEP, DONE], &[]);
     assert_snapshot!(ran.golden());
     let seen = &fake.seen()[0];

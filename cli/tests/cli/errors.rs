@@ -1,4 +1,4 @@
-//! What goes wrong, and what the person is told.
+//! Errors and what the person reads.
 
 use crate::{
     listings::function,
@@ -74,7 +74,7 @@ fn something_else_listens() {
     assert!(fake.seen().is_empty());
 }
 
-/// The listener for calls, where a function may be named as the API's paths are.
+/// The public listener, where a function may be named like the API's paths.
 #[test]
 fn no_key_goes_to_the_listener_for_calls() {
     let called = Reply::json(200, r#"{"data":{"status":"ok","store":{"status":"ok"}}}"#);

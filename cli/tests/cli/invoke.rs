@@ -1,4 +1,4 @@
-//! `epsilon invoke`: what the function gets and what the shell gets.
+//! `epsilon invoke`: what the function receives and what the shell gets.
 
 use crate::{
     listings::function,
@@ -72,7 +72,7 @@ fn an_error_of_the_platform_is_told_as_one() {
 }
 
 #[test]
-fn a_busy_function_is_exit_code_1_and_the_functions_own_404_is_not() {
+fn busy_function_fails_but_its_own_404_does_not() {
     let busy = fake("GET /hello", platform_error(429, "CONCURRENCY_LIMIT"));
     assert_eq!(busy.run(&["invoke", "hello"]).code, 1);
     let own = fake("GET /hello", Reply::json(404, r#"{"error":"no such cart"}"#));
@@ -81,7 +81,7 @@ fn a_busy_function_is_exit_code_1_and_the_functions_own_404_is_not() {
 }
 
 #[test]
-fn the_functions_own_500_is_printed_and_is_exit_code_1() {
+fn functions_own_500_is_printed_with_exit_code_1() {
     let fake = fake("GET /hello", Reply::json(500, r#"{"sorry":true}"#));
     let ran = fake.run(&["invoke", "hello"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (1, r#"{"sorry":true}"#));

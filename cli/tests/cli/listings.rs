@@ -8,7 +8,7 @@ pub(crate) const SPEC: &str = r#"{"runtime":"node","entry":"index.js","export":"
     "timeout_ms":60000,"memory_bytes":268435456,"cpu_millicores":1000,"concurrency":1,
     "min_instances":0,"max_instances":20,"idle_timeout_ms":300000,"env":{},"network":"egress"}"#;
 
-/// A function as the control API tells it.
+/// A function as the control API returns it.
 pub(crate) fn function(name: &str, version: u32) -> String {
     format!(
         r#"{{"name":"{name}","project":"shop","active_version":{version},"url":"http://ADDR/{name}",
@@ -60,7 +60,7 @@ fn functions_over_two_pages() {
     assert_snapshot!("functions_json", Fake::new(script()).run(&["functions", "--json"]).golden());
 }
 
-/// A function with what a VM chose for it.
+/// A function with the keep-alive chosen by a VM.
 fn kept(name: &str, keep: &str) -> String {
     function(name, 3).replacen(r#""instances":2"#, &format!(r#""instances":2,"keep":{keep}"#), 1)
 }
@@ -174,7 +174,7 @@ fn vms_and_their_drain() {
 }
 
 #[test]
-fn the_key_comes_from_the_flag_the_environment_or_the_data_folder() {
+fn key_comes_from_flag_environment_or_data_folder() {
     let data = tempfile::tempdir().unwrap();
     std::fs::write(data.path().join("admin.key"), "from-file\n").unwrap();
     let fake = Fake::new(vec![("GET /v1/functions", Reply::json(200, r#"{"data":[]}"#))]);
@@ -185,7 +185,7 @@ fn the_key_comes_from_the_flag_the_environment_or_the_data_folder() {
         assert_eq!(epsilon(&args, env, b"", Path::new("/")).code, 0);
     };
     run(&[], &[]);
-    // Empty ones are what a CI makes of what is not set.
+    // CI systems pass missing secrets as empty variables.
     let empty = ["EPSILON_KEY", "EPSILON_GATEWAY", "EPSILON_DATA_DIR", "EPSILON_NODE"];
     run(&[], &empty.map(|name| (name, "")));
     run(&[], &[("EPSILON_KEY", "from-env")]);

@@ -33,13 +33,13 @@ fn what_is_wanted_is_asked_for() {
     assert_eq!(fake.run(&["logs", "hello", "--request", "call-0001", "--tail", "5"]).code, 0);
 }
 
-/// As a gateway passes it on: with the VM that has it, and where it ends in that VM's log.
+/// As a gateway returns it: with its VM, and its position in that VM's log.
 fn placed(record: &str, vm: &str, offset: u32) -> String {
     let record = record.strip_suffix('}').unwrap();
     format!(r#"{record},"vm":"{vm}","position":"1796000000-{offset}"}}"#)
 }
 
-/// Code can write any time, and lines of several instances are not in the order of theirs.
+/// Code can write any time, and lines of several instances are not in time order.
 #[test]
 fn all_lines_are_shown_whatever_their_time_is() {
     let lines = [
@@ -57,8 +57,8 @@ fn all_lines_are_shown_whatever_their_time_is() {
     assert_eq!(fake.run(&["logs", "hello"]).stdout.lines().count(), lines.len());
 }
 
-/// A gateway that restarts ends the stream; what comes behind the last line of each VM is asked for. The script ends with
-/// "no such function", which ends the following.
+/// A gateway that restarts ends the stream; the lines after the last one of each VM are requested.
+/// The script ends with "no such function", which ends the following.
 #[test]
 fn follow_goes_on_after_the_gateway_came_back() {
     let a = placed(&record(1, "info", "", "a"), "vm-1", 10);
@@ -84,7 +84,8 @@ fn follow_goes_on_after_the_gateway_came_back() {
     assert_eq!(ran.code, 1);
 }
 
-/// What code writes does not steer the terminal: it cannot overwrite its prefix, hide text or turn it around.
+/// What code writes must not control the terminal: it cannot overwrite its prefix, hide text or
+/// turn it around.
 #[test]
 fn control_characters_are_shown_and_not_obeyed() {
     for (written, shown) in [
@@ -95,7 +96,7 @@ fn control_characters_are_shown_and_not_obeyed() {
         (r"\u009b2Jcleared", r"\u{9b}2Jcleared"),
         (r"\u202etxt.exe\u2066", r"\u{202e}txt.exe\u{2066}"),
         (r"\u007f\u0000", r"\u{7f}\u{0}"),
-        (r"\u001b[31mred\u001b[0m", "red"), // colours say nothing that the text does not
+        (r"\u001b[31mred\u001b[0m", "red"), // the text says the same without colours
         (r"tab\there, ümläute, 日本, 🦀", "tab\there, ümläute, 日本, 🦀"),
         (r"two\nlines", "two\n    lines"),
     ] {

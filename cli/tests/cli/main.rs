@@ -1,6 +1,6 @@
-//! The whole command, as people and scripts meet it: the real binary against a scripted control API.
-//! What it prints is in golden files under `snapshots/`; rewrite them with `INSTA_UPDATE=always` and read
-//! the diff.
+//! The whole command, as people and scripts use it: the real binary against a scripted control API.
+//! Its output is in golden files under `snapshots/`; rewrite them with `INSTA_UPDATE=always` and
+//! read the diff.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 

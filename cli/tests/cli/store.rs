@@ -1,4 +1,4 @@
-//! `epsilon store copy`, on files. What is copied, and that nothing is lost, is proved in the store's own tests.
+//! `epsilon store copy`, on files. That nothing is lost is proved in the store's own tests.
 
 use crate::support::{Ran, epsilon};
 use epsilon_api::ids::{DeploymentId, GatewayId, VmId};
@@ -59,7 +59,7 @@ async fn a_gateway_that_is_at_work_is_seen() {
         };
         store.gateway_beat(&gateway).await.unwrap();
     };
-    beat().await; // seen before the copy begins
+    beat().await; // received before the copy begins
     let beats = tokio::spawn(async move {
         loop {
             beat().await;

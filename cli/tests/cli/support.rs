@@ -1,6 +1,6 @@
-//! A scripted control API and a way to run the real binary against it. The fake answers what a test
-//! told it to and nothing else: an unexpected request gets 599, which no test expects. Whether it is a control API at all,
-//! which every command asks first, it answers by itself.
+//! A scripted control API and a way to run the real binary against it. The fake answers only what a
+//! test scripted: an unexpected request gets 599, which no test expects. The probe for a control
+//! API, which every command sends first, it answers by itself.
 
 use std::{
     collections::VecDeque,
@@ -14,14 +14,14 @@ use std::{
     thread,
 };
 
-/// One request as the fake saw it.
+/// One request received by the fake.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     /// `METHOD /path?query`.
     pub(crate) line: String,
     /// As sent, names in lower case.
     pub(crate) headers: Vec<(String, String)>,
-    /// Whole; chunks are put together.
+    /// The whole body; chunks are joined.
     pub(crate) body: Vec<u8>,
 }
 
@@ -32,7 +32,7 @@ impl Seen {
     }
 }
 
-/// What the fake answers: a status, headers and a body; the connection closes after it.
+/// A scripted answer: a status, headers and a body; the connection closes after it.
 #[derive(Clone, Debug)]
 pub(crate) struct Reply {
     status: u16,
@@ -46,13 +46,13 @@ impl Reply {
         Self { status, headers: "content-type: application/json\r\n".into(), body: body.into() }
     }
 
-    /// An answer line by line.
+    /// An answer of several lines.
     pub(crate) fn ndjson(lines: &[&str]) -> Self {
         let body = lines.iter().fold(String::new(), |all, line| all + line + "\n");
         Self { status: 200, headers: "content-type: application/x-ndjson\r\n".into(), body }
     }
 
-    /// One header more.
+    /// Adds a header.
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         let _ = write!(self.headers, "{name}: {value}\r\n");
         self
@@ -61,14 +61,14 @@ impl Reply {
 
 /// A scripted control API.
 pub(crate) struct Fake {
-    /// Where it listens.
+    /// The address that it listens on.
     pub(crate) addr: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
 }
 
 impl Fake {
-    /// Starts one. Rows are `(METHOD /path, answer)`; several rows for one request are answered in turn,
-    /// the last one for ever. `ADDR` in a body stands for the fake's own address.
+    /// Starts one. Rows are `(METHOD /path, answer)`; several rows for one request are answered in
+    /// turn, the last one for ever. `ADDR` in a body is replaced by the fake's own address.
     pub(crate) fn new(script: Vec<(&str, Reply)>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
@@ -87,7 +87,7 @@ impl Fake {
         Self { addr, seen }
     }
 
-    /// What came in so far.
+    /// Requests so far.
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
@@ -170,7 +170,7 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Seen> {
     Some(seen)
 }
 
-/// How a run of the binary ended.
+/// Result of a run of the binary.
 #[derive(Debug)]
 pub(crate) struct Ran {
     /// Exit code.
@@ -189,13 +189,14 @@ impl Ran {
         self
     }
 
-    /// As a golden file shows it.
+    /// As in a golden file.
     pub(crate) fn golden(&self) -> String {
         format!("exit {}\n--- stdout\n{}--- stderr\n{}", self.code, self.stdout, self.stderr)
     }
 }
 
-/// Runs `epsilon` on a terminal, where `typed` is typed. What it prints and what it says come together.
+/// Runs `epsilon` on a terminal, where `typed` is typed. Standard output and standard error are
+/// mixed.
 pub(crate) fn on_a_terminal(fake: &Fake, args: &[&str], typed: &str) -> Ran {
     let quoted = args.iter().map(|arg| format!(" '{arg}'")).collect::<String>();
     let mut child = Command::new("script")
@@ -210,7 +211,7 @@ pub(crate) fn on_a_terminal(fake: &Fake, args: &[&str], typed: &str) -> Ran {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // The terminal keeps what is typed until somebody reads; its end would hang the line up.
+    // The terminal keeps what is typed until it is read; closing it would hang up.
     let mut input = child.stdin.take().unwrap();
     input.write_all(typed.as_bytes()).unwrap();
     let out = child.wait_with_output().unwrap();
@@ -219,7 +220,7 @@ pub(crate) fn on_a_terminal(fake: &Fake, args: &[&str], typed: &str) -> Ran {
     Ran { code: out.status.code().unwrap(), stdout, stderr: String::new() }
 }
 
-/// Runs `epsilon` with an empty environment but for what is given.
+/// Runs `epsilon` with an empty environment except for what is given.
 pub(crate) fn epsilon<A: AsRef<OsStr>>(
     args: &[A],
     env: &[(&str, &str)],

@@ -1,4 +1,4 @@
-//! What a person at a terminal gets, and a program in a pipe does not.
+//! Output for a person at a terminal, as opposed to a program in a pipe.
 
 use crate::{
     listings::{function, version},
@@ -32,15 +32,15 @@ fn a_function_is_deleted_when_its_name_is_typed() {
     }
     let fake = one_to_delete();
     let ran = on_a_terminal(&fake, &["delete", "hello"], "other\n");
-    assert!(ran.stdout.contains("its 1 version will be gone"), "{ran:?}");
+    assert!(ran.stdout.contains("its 1 version will be removed"), "{ran:?}");
     assert!(ran.stdout.contains("nothing was changed"), "{ran:?}");
-    // A script has said what it wants.
+    // Scripts are not asked.
     let fake = one_to_delete();
     assert_eq!((fake.run(&["delete", "hello"]).code, deletes(&fake)), (0, 1));
 }
 
 #[test]
-fn bytes_that_are_no_text_do_not_go_to_a_terminal() {
+fn binary_data_is_not_written_to_a_terminal() {
     let info = format!(r#"{{"data":{}}}"#, function("hello", 1));
     let fake = Fake::new(vec![
         ("GET /v1/functions/hello", Reply::json(200, &info)),

@@ -1,4 +1,4 @@
-//! A control API behind TLS: whose certificates are taken, and what is said of the others.
+//! A control API with TLS: which certificates are accepted, and the errors of the others.
 
 use crate::{
     listings::function,
@@ -10,7 +10,7 @@ use std::{io::Write as _, net::SocketAddr, path::Path, thread};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 
-/// A scripted control API that speaks TLS, with the certificate of an authority of its own.
+/// A scripted control API with TLS, with the certificate of an authority of its own.
 struct Secure {
     plain: Fake,
     addr: SocketAddr,
@@ -87,9 +87,9 @@ fn a_named_authority_or_the_systems_is_taken() {
 }
 
 #[test]
-fn no_key_goes_to_who_is_not_who_was_asked_for() {
+fn key_is_never_sent_to_another_server() {
     let (gateway, other) = (Secure::new("127.0.0.1"), Secure::new("gateway.internal"));
-    // As a gateway without certificates answers what is no request.
+    // Like a gateway without certificates answers what is not HTTP.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let plain = listener.local_addr().unwrap();
     thread::spawn(move || {
@@ -103,7 +103,7 @@ fn no_key_goes_to_who_is_not_who_was_asked_for() {
         (at(&gateway), None, "`--ca FILE` or EPSILON_CA"),
         (at(&gateway), Some(other.authority()), "authority.pem` is not its authority's"),
         (at(&other), Some(other.authority()), "use one of them as its address: gateway.internal\n"),
-        (format!("https://{plain}"), None, "does not speak TLS"),
+        (format!("https://{plain}"), None, "does not use TLS"),
     ] {
         let more: Vec<_> = file.iter().flat_map(|file| ["--ca", file]).collect();
         let ran = functions(&address, &more, &[]);
@@ -114,16 +114,16 @@ fn no_key_goes_to_who_is_not_who_was_asked_for() {
 }
 
 #[test]
-fn plain_http_where_tls_is_spoken_says_how_to_write_it() {
+fn plain_http_to_a_tls_listener_gets_a_hint() {
     let error = r#"{"error":{"type":"x","code":"TLS_REQUIRED",
-        "message":"this listener speaks TLS with other machines","hint":null,"request_id":null}}"#;
+        "message":"this listener requires TLS from other machines","hint":null,"request_id":null}}"#;
     let fake = Fake::new(vec![("GET /healthz", Reply::json(400, error))]);
     let ran = fake.run(&["functions"]);
     assert!(ran.stderr.contains("hint: use `--gateway https://ADDR`"), "{ran:?}");
 }
 
 #[test]
-fn a_file_of_authorities_that_is_none_is_wrong_usage() {
+fn invalid_authorities_file_is_wrong_usage() {
     let folder = tempfile::tempdir().unwrap();
     let empty = folder.path().join("empty.pem");
     std::fs::write(&empty, "nothing").unwrap();

@@ -1,7 +1,7 @@
-//! The task that hears what any gateway changed, over one connection of its own.
+//! The task that receives the changes of all gateways, over one connection of its own.
 //!
-//! In: PostgreSQL's notifications. Out: [`Changes`]. Ends when it is aborted. What is told while the connection is
-//! down is lost, so whoever listens is told to read everything again as soon as it is back.
+//! In: PostgreSQL's notifications. Out: [`Changes`]. Ends when it is aborted. Notifications during
+//! an outage are lost, so listeners get [`Change::Resync`] as soon as the connection is back.
 
 use crate::{Change, StoreError, changes::Changes, sql::CHANNEL};
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
@@ -9,16 +9,17 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-/// How long an attempt to connect may take.
+/// Time limit of an attempt to connect.
 const CONNECT: Duration = Duration::from_secs(2);
 /// The pause between attempts.
 const PAUSE: Duration = Duration::from_millis(500);
-/// After so long without news the connection is tried: a link that was cut says nothing of itself.
+/// After this long without a notification the connection is probed: a cut link does not report
+/// itself.
 const QUIET: Duration = Duration::from_secs(5);
-/// How long the server may take to answer to that.
+/// Time limit of the probe's answer.
 const ANSWER: Duration = Duration::from_secs(3);
 
-/// Listens before it returns, then for as long as the handle lives.
+/// Listening when it returns, and as long as the handle exists.
 pub(super) async fn spawn(
     options: PgConnectOptions,
     changes: Changes,
@@ -29,16 +30,18 @@ pub(super) async fn spawn(
         loop {
             if let Some(listener) = next.take() {
                 let err = hear(listener, &changes).await;
-                tracing::warn!(error = %err, "Changes of other gateways are not heard any more.");
+                tracing::warn!(error = %err, "Connection for store notifications lost; reconnecting.");
             }
             match connect(&options).await {
                 Ok(listener) => {
-                    tracing::info!("Changes of other gateways are heard again.");
+                    tracing::info!(
+                        "Connection for store notifications restored; reading everything again."
+                    );
                     changes.tell(Change::Resync);
                     next = Some(listener);
                 }
                 Err(err) => {
-                    tracing::debug!(error = %err, "The store does not answer.");
+                    tracing::debug!(error = %err, "Store does not answer; trying again to listen for notifications.");
                     sleep(PAUSE).await;
                 }
             }
@@ -47,8 +50,8 @@ pub(super) async fn spawn(
     Ok(AbortOnDropHandle::new(tokio::spawn(task)))
 }
 
-/// A pool of one, because that is what a listener is made from; a new one each time, so that a connection
-/// which hangs is not waited for.
+/// Connects with a pool of one, which a listener is made from; a new pool each time, so that a
+/// connection that hangs is not waited for.
 async fn connect(options: &PgConnectOptions) -> Result<PgListener, sqlx::Error> {
     let pool = PgPoolOptions::new()
         .max_connections(1)
@@ -65,13 +68,13 @@ async fn connect(options: &PgConnectOptions) -> Result<PgListener, sqlx::Error> 
     timeout(CONNECT, listen).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
-/// Passes on what comes until the connection is lost; says why.
+/// Passes notifications on until the connection is lost; returns why.
 async fn hear(mut listener: PgListener, changes: &Changes) -> sqlx::Error {
     loop {
-        // Cancel-safe: what was read of a message stays in the connection's buffer.
+        // Cancel-safe: a partly read message stays in the connection's buffer.
         match timeout(QUIET, listener.try_recv()).await {
             Ok(Ok(Some(told))) => {
-                // A word of a later release: something changed.
+                // An unknown notification of a later release: something changed.
                 changes.tell(Change::read(told.payload()).unwrap_or(Change::Resync));
             }
             Ok(Ok(None)) => return sqlx::Error::PoolClosed,

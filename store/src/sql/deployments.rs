@@ -12,7 +12,7 @@ use epsilon_api::{
 use jiff::Timestamp;
 use sqlx::{Any, AnyExecutor};
 
-/// Does nothing for one that has begun.
+/// Does nothing if the deployment exists.
 pub(super) async fn begin(
     on: impl AnyExecutor<'_>,
     id: &DeploymentId,
@@ -123,8 +123,8 @@ async fn prepare_one(
     Ok(Prepared { version, changed: true })
 }
 
-/// A version of before parts were kept learns them from a build that made the same image in the same place. They
-/// say nothing new of what it is, so it stays the same version.
+/// A version from before parts were stored gets them from a build of the same image in the same
+/// place. They do not change its content, so it stays the same version.
 async fn with_parts(
     tx: &mut Tx,
     version: Version,
@@ -166,7 +166,7 @@ pub(super) async fn activate(
         let Some(project) = project else { return Err(StoreError::DeletedMeanwhile(name.clone())) };
         check_owner(tx, name, &rows::parse("project name", &project)?).await?;
         if !*changed {
-            // It may have been rolled back, promoted or split since it was prepared.
+            // It may have been rolled back, promoted or split since the deployment was prepared.
             *version = super::functions::require_active(tx, name).await?.number;
             continue;
         }
@@ -209,7 +209,7 @@ async fn end(
     Ok(())
 }
 
-/// Order and plan of a deployment that is at work.
+/// Order and plan of a running deployment.
 async fn running(tx: &mut Tx, id: &DeploymentId) -> Result<(i64, String), StoreError> {
     let row: Option<(i64, String, String)> =
         sqlx::query_as("SELECT seq, state, plan FROM deployments WHERE id = $1")
@@ -267,7 +267,7 @@ async fn check_not_superseded(
     }
 }
 
-/// Deployments at work of this gateway, and of those that have not beaten since `dead_before`.
+/// Running deployments of this gateway, and of those without a heartbeat since `dead_before`.
 pub(super) async fn unfinished(
     on: impl AnyExecutor<'_>,
     gateway: &GatewayId,

@@ -1,4 +1,4 @@
-//! Functions and their versions: which one serves, which ones did.
+//! Functions and their versions: which one serves, and which ones served before.
 
 use super::{Tx, rows};
 use crate::{Page, Paged, StoreError, StoredVersion};
@@ -9,7 +9,7 @@ use epsilon_api::{
 use jiff::Timestamp;
 use sqlx::{Any, AnyExecutor, AssertSqlSafe};
 
-/// Active versions; the tail of the statement picks which.
+/// Selects active versions; the tail of the statement filters.
 macro_rules! select_active {
     ($tail:literal) => {
         concat!(
@@ -83,7 +83,7 @@ pub(super) async fn versions(
     })
 }
 
-/// Whether any of these serves.
+/// Whether any of these functions serves.
 pub(super) async fn any_serves(
     on: impl AnyExecutor<'_>,
     names: &[FunctionName],
@@ -100,7 +100,7 @@ pub(super) async fn any_serves(
     Ok(count.fetch_one(on).await? > 0)
 }
 
-/// A version that serves or served.
+/// A version that serves or has served.
 pub(super) async fn version(
     tx: &mut Tx,
     name: &FunctionName,
@@ -120,7 +120,7 @@ pub(super) async fn version(
     }
 }
 
-/// Whether it is no longer there or never was.
+/// The error for a missing version: removed, or never existed.
 async fn missing(
     tx: &mut Tx,
     name: &FunctionName,
@@ -139,7 +139,7 @@ async fn missing(
     })
 }
 
-/// Makes a version that is there the active one.
+/// Makes an existing version the active one.
 pub(super) async fn point_at(
     tx: &mut Tx,
     name: &FunctionName,
@@ -162,7 +162,7 @@ pub(super) async fn rollback(
     let split = super::traffic::end(tx, name).await?;
     let target = match (to, split) {
         (Some(number), _) => version(tx, name, number).await?.number,
-        // Away from what is tried: not also away from what has proved itself.
+        // Rolls back from the candidate of a split only, not also from the stable version.
         (None, Some(stable)) => stable,
         (None, None) => {
             let older: Option<i64> = sqlx::query_scalar(
@@ -188,7 +188,7 @@ pub(super) async fn delete(
 ) -> Result<Version, StoreError> {
     let active = require_active(tx, name).await?;
     super::traffic::end(tx, name).await?;
-    // The row of the function stays: it remembers which numbers were used.
+    // The row of the function stays: it holds the numbers already used.
     sqlx::query("UPDATE functions SET project = NULL, active_number = NULL WHERE name = $1")
         .bind(name.as_str())
         .execute(&mut **tx)

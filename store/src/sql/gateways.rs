@@ -1,4 +1,4 @@
-//! Gateways of the fleet, and which of them does what only one may do.
+//! Gateways of the fleet, and leases for roles that only one may have.
 
 use super::{Tx, rows};
 use crate::{Gateway, StoreError};
@@ -7,10 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 use sqlx::AnyExecutor;
 use std::time::Duration;
 
-/// A gateway that has been silent for so long is gone for good; members trust its passes no more.
+/// A gateway silent for this long is removed; members no longer accept its tokens.
 const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Answers whether the gateway is known as it is.
+/// Records a heartbeat; `false` when the gateway is new or has changed.
 pub(super) async fn beat(on: impl AnyExecutor<'_>, gateway: &Gateway) -> Result<bool, StoreError> {
     let Gateway { id, public_key, control_url, seen_at } = gateway;
     let same = sqlx::query(
@@ -26,7 +26,7 @@ pub(super) async fn beat(on: impl AnyExecutor<'_>, gateway: &Gateway) -> Result<
     Ok(same.rows_affected() > 0)
 }
 
-/// Notes a gateway that is new or speaks from elsewhere, and forgets those that are gone for good.
+/// Inserts a new or changed gateway, and deletes those that are gone for good.
 pub(super) async fn introduce(tx: &mut Tx, gateway: &Gateway) -> Result<(), StoreError> {
     let Gateway { id, public_key, control_url, seen_at } = gateway;
     sqlx::query(
@@ -99,7 +99,8 @@ pub(super) async fn lead(
     .bind(gateway.as_str())
     .bind(rows::time(ends_at))
     .bind(rows::time(now))
-    // Clocks may differ by a lease; what ends even later was given by a clock that had jumped.
+    // Clocks may differ by the length of a lease; a lease that ends even later was given by a clock
+    // that had jumped.
     .bind(rows::time(moved(ends_at, lease)))
     .execute(on)
     .await?;

@@ -1,4 +1,4 @@
-//! Deliveries of webhooks that began a deployment.
+//! Webhook deliveries that started a deployment.
 
 use super::{Tx, rows};
 use crate::{Delivery, StoreError};
@@ -6,10 +6,10 @@ use epsilon_api::ids::{DeploymentId, GatewayId};
 use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
 
-/// Most deliveries of one project that are remembered: a push a minute for a week.
+/// Stored deliveries per project at most: a push a minute for a week.
 const MOST: i64 = 10_000;
 
-/// Notes a delivery with its deployment. Answers the earlier deployment of one that is known.
+/// Stores a delivery with its deployment. Returns the earlier deployment if the delivery is known.
 pub(super) async fn begin(
     tx: &mut Tx,
     delivery: &Delivery,
@@ -50,7 +50,8 @@ pub(super) async fn begin(
     Ok(None)
 }
 
-/// Forgets what is too old or too much, and this delivery where its deployment has failed: then it may come again.
+/// Deletes what is too old or too much, and this delivery if its deployment has failed: then it may
+/// be delivered again.
 async fn forget(tx: &mut Tx, delivery: &Delivery, keep: Duration) -> Result<(), StoreError> {
     let keep = SignedDuration::try_from(keep).unwrap_or(SignedDuration::MAX);
     let before = delivery.seen_at.checked_sub(keep).unwrap_or(Timestamp::MIN);

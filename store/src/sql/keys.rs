@@ -6,7 +6,7 @@ use epsilon_api::ids::{GatewayId, VmId};
 use jiff::Timestamp;
 use sqlx::AnyExecutor;
 
-/// The role and the member, as their columns hold them.
+/// Role and member in their columns.
 fn columns(role: &KeyRole) -> (&'static str, Option<&str>) {
     match role {
         KeyRole::Admin => ("admin", None),

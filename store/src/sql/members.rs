@@ -1,4 +1,4 @@
-//! Members of the fleet: who joined, when each was heard last, and which VMs drain.
+//! Members of the fleet: who joined, the last heartbeat of each, and which VMs drain.
 
 use super::{Tx, keys, rows};
 use crate::{Key, Member, StoreError};
@@ -91,9 +91,10 @@ fn member(row: MemberRow) -> Result<Member, StoreError> {
         address,
         tls: tls != 0,
         memory_bytes: Bytes(rows::unsigned("member's memory", memory_bytes)?),
-        cpu: MilliCores(rows::unsigned("member's processors", millicores)?),
+        cpu: MilliCores(rows::unsigned("member's CPUs", millicores)?),
     };
-    let (joined_at, seen_at) = (rows::parse("time", &joined_at)?, rows::parse("time", &seen_at)?);
+    let joined_at = rows::parse("time", &joined_at)?;
+    let seen_at = rows::parse("time", &seen_at)?;
     Ok(Member { join, joined_at, seen_at })
 }
 

@@ -1,13 +1,15 @@
-//! What is not kept: versions beyond the newest ones of their function, and images that no version needs any more.
+//! Retention: versions beyond the newest ones of their function, and images that no version needs
+//! any more.
 //!
 //! ```text
-//! version removed ─▶ noted ─▶ leaving ─▶ gone ─▶ (forgotten when nobody can have seen it)
+//! version removed ─▶ noted ─▶ leaving ─▶ gone ─▶ (forgotten when no gateway can use it)
 //!                      ▲ └──────┐ │ still in use
 //!                      └────────┼─┘
 //!     a deployment brings it again: needed, the note goes
 //! ```
-//! A builder does not make an image again that it finds where it put it. So a deployment that may have found an image
-//! before it went is refused: `seen_by` is the newest deployment of which that can be true.
+//! A builder reuses an image that it finds where it put it. So a deployment that may have found an
+//! image before it was removed is refused: `seen_by` is the newest deployment of which that can be
+//! true.
 
 use super::{Tx, rows, traffic};
 use crate::{Outcome, StoreError};
@@ -19,8 +21,8 @@ use epsilon_api::{
 use jiff::Timestamp;
 use std::collections::HashSet;
 
-/// Removes the versions that are not among the newest `keep` of their function, do not serve, have no share of its calls,
-/// and are in no plan of a deployment at work.
+/// Removes the versions that are not among the newest `keep` of their function, do not serve, have
+/// no share of its calls, and are not in the plan of a running deployment.
 pub(super) async fn prune(
     tx: &mut Tx,
     keep: u32,
@@ -54,7 +56,8 @@ pub(super) async fn prune(
     Ok(removed)
 }
 
-/// Removes this version, unless it has a share of the calls or a deployment at work counts on it; says whether.
+/// Removes this version, unless it has a share of the calls or a running deployment needs it;
+/// returns whether it did.
 pub(super) async fn remove_one(
     tx: &mut Tx,
     version: &VersionId,
@@ -88,7 +91,7 @@ async fn remove(tx: &mut Tx, version: &VersionId, now: Timestamp) -> Result<(), 
     Ok(())
 }
 
-/// The versions that deployments at work count on, and those that get a share of calls.
+/// The versions that running deployments need, and those that get a share of calls.
 async fn pinned(tx: &mut Tx) -> Result<HashSet<VersionId>, StoreError> {
     let plans: Vec<String> =
         sqlx::query_scalar("SELECT plan FROM deployments WHERE state = 'running'")
@@ -104,7 +107,7 @@ async fn pinned(tx: &mut Tx) -> Result<HashSet<VersionId>, StoreError> {
     Ok(pinned)
 }
 
-/// Removes what a deployment prepared and never served.
+/// Removes the versions that a deployment prepared and that never served.
 pub(super) async fn remove_prepared(
     tx: &mut Tx,
     deployment: &DeploymentId,
@@ -149,7 +152,7 @@ pub(super) async fn remove_all(
     unnote_needed(tx).await
 }
 
-/// Notes images that were made and that no version came of.
+/// Records images that were made without becoming a version.
 pub(super) async fn note(
     tx: &mut Tx,
     images: &[ImageRef],
@@ -169,7 +172,7 @@ pub(super) async fn note(
     unnote_needed(tx).await
 }
 
-/// What a version still has is needed.
+/// Deletes the records of images that a version still needs.
 async fn unnote_needed(tx: &mut Tx) -> Result<(), StoreError> {
     sqlx::query(
         "DELETE FROM unneeded_images WHERE state = 'noted' AND EXISTS \
@@ -180,8 +183,8 @@ async fn unnote_needed(tx: &mut Tx) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The deployment with this place in the order of all brings the image: it is needed from now on, unless the
-/// deployment may have found it before it went.
+/// The deployment with this sequence number uses the image: it is needed from now on, unless the
+/// deployment may have found it before it was removed.
 pub(super) async fn need(
     tx: &mut Tx,
     seq: i64,
@@ -203,7 +206,8 @@ pub(super) async fn need(
     Ok(())
 }
 
-/// Takes images that have been unneeded since before `before`; what was taken and never told of is taken again.
+/// Takes images that have been unneeded since before `before`, and those that were taken without a
+/// reported outcome.
 pub(super) async fn take(
     tx: &mut Tx,
     before: Timestamp,
@@ -235,7 +239,7 @@ pub(super) async fn take(
     Ok(found.into_iter().map(|(reference, digest)| ImageRef { reference, digest }).collect())
 }
 
-/// Notes what came of the removal of images that were taken.
+/// Records the outcome of the removal of images that were taken.
 pub(super) async fn taken(
     tx: &mut Tx,
     images: &[(ImageRef, Outcome)],

@@ -1,5 +1,5 @@
-//! Rows as they lie in the tables, and how they become words of the store. The only place that
-//! knows how a column is written.
+//! Rows as stored in the tables, and their conversion to types of the store. The only place that
+//! knows how a column is encoded.
 
 use crate::{Deployed, Deployment, StoreError, Traffic};
 use epsilon_api::{
@@ -38,7 +38,7 @@ where
     move |err| StoreError::Corrupt { what, source: err.into() }
 }
 
-/// Reads an id or a time from its column.
+/// Parses an id or a time from its column.
 pub(super) fn parse<T>(what: &'static str, text: &str) -> Result<T, StoreError>
 where
     T: FromStr,
@@ -47,7 +47,7 @@ where
     text.parse().map_err(corrupt(what))
 }
 
-/// A time as its column holds it: fixed width, so that texts sort as times do.
+/// A time for its column: fixed width, so that texts sort as times do.
 pub(super) fn time(at: Timestamp) -> String {
     format!("{at:.9}")
 }
@@ -60,7 +60,7 @@ pub(super) fn number(value: i64) -> Result<VersionNumber, StoreError> {
         .ok_or_else(|| corrupt("version number")(value.to_string()))
 }
 
-/// A count as its column holds it.
+/// A count for its column.
 pub(super) fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
@@ -78,7 +78,7 @@ pub(super) fn json<T: serde::Serialize>(
     serde_json::to_string(value).map_err(corrupt(what))
 }
 
-/// What an image comes apart into, for its column.
+/// The layers of an image, for their column.
 pub(super) fn parts_text(parts: Option<&Parts>) -> Result<Option<String>, StoreError> {
     parts.map(|parts| json("parts of an image", parts)).transpose()
 }
@@ -131,7 +131,7 @@ pub(super) fn deployment(row: DeploymentRow) -> Result<Deployment, StoreError> {
     })
 }
 
-/// What a deployment does, from its column.
+/// The plan of a deployment, from its column.
 pub(super) fn plan(text: &str) -> Result<Vec<Deployed>, StoreError> {
     let rows: Vec<(FunctionName, VersionNumber, bool)> =
         serde_json::from_str(text).map_err(corrupt("deployment's plan"))?;
@@ -141,7 +141,7 @@ pub(super) fn plan(text: &str) -> Result<Vec<Deployed>, StoreError> {
         .collect())
 }
 
-/// The column for it.
+/// The plan of a deployment, for its column.
 pub(super) fn plan_text(plan: &[Deployed]) -> Result<String, StoreError> {
     let rows: Vec<_> = plan.iter().map(|one| (&one.name, one.version, one.changed)).collect();
     json("deployment's plan", &rows)

@@ -1,5 +1,5 @@
-//! Splits of a function's calls: set, ended, listed. The stable version of a split is the active one, so that whatever
-//! knows nothing of splits does what is right without them.
+//! Splits of a function's calls: set, ended, listed. The stable version of a split is the active
+//! one, so that code that ignores splits still does the right thing.
 
 use super::{Tx, functions, rows};
 use crate::{StoreError, Traffic, WantedSplit};
@@ -12,7 +12,7 @@ use epsilon_api::{
 use jiff::Timestamp;
 use sqlx::{Any, AnyExecutor};
 
-/// Splits of functions whose stable version serves; the tail of the statement picks which.
+/// Selects splits of functions whose stable version serves; the tail of the statement filters.
 macro_rules! select_splits {
     ($tail:literal) => {
         concat!(
@@ -23,7 +23,7 @@ macro_rules! select_splits {
     };
 }
 
-/// How many functions have a split, or had one that ended by itself.
+/// Functions that have a split, or one that was aborted.
 pub(super) async fn count(on: impl AnyExecutor<'_>) -> Result<i64, StoreError> {
     Ok(sqlx::query_scalar("SELECT COUNT(*) FROM traffic").fetch_one(on).await?)
 }
@@ -36,9 +36,9 @@ pub(super) async fn list(tx: &mut Tx) -> Result<Vec<Traffic>, StoreError> {
         let mut traffic = rows::traffic(row)?;
         match candidates(tx, &traffic).await {
             Ok(candidates) => traffic.candidates = candidates,
-            // A release that knows nothing of splits removed it: then its calls go to the stable one.
+            // A release without splits removed the version: the calls go to the stable one.
             Err(err @ (StoreError::VersionNotFound { .. } | StoreError::VersionNotKept { .. })) => {
-                tracing::warn!(error = %Chain(&err), "A split is passed over.");
+                tracing::warn!(error = %Chain(&err), "Split has a version that does not exist; sending all calls to the stable version.");
                 continue;
             }
             Err(err) => return Err(err),
@@ -48,7 +48,7 @@ pub(super) async fn list(tx: &mut Tx) -> Result<Vec<Traffic>, StoreError> {
     Ok(all)
 }
 
-/// The versions beside the stable one; none of a split that is over.
+/// The versions beside the stable one; none for a split that has ended.
 async fn candidates(tx: &mut Tx, traffic: &Traffic) -> Result<Vec<Version>, StoreError> {
     let mut candidates = Vec::new();
     if traffic.aborted.is_none() {
@@ -61,7 +61,7 @@ async fn candidates(tx: &mut Tx, traffic: &Traffic) -> Result<Vec<Version>, Stor
     Ok(candidates)
 }
 
-/// The split that holds now.
+/// The running split.
 async fn running(
     on: impl AnyExecutor<'_>,
     name: &FunctionName,
@@ -71,7 +71,8 @@ async fn running(
     found.fetch_optional(on).await?.map(rows::traffic).transpose()
 }
 
-/// The active version is the one that the asker saw: a newer one is not taken back by who knows nothing of it.
+/// Fails unless the active version is still the one that the caller saw, so that a newer one is not
+/// undone unknowingly.
 async fn require_still(
     tx: &mut Tx,
     name: &FunctionName,
@@ -148,7 +149,7 @@ pub(super) async fn promote(
     functions::point_at(tx, name, to).await
 }
 
-/// Whether that very split still held.
+/// Whether that very split was still running.
 pub(super) async fn abort(
     tx: &mut Tx,
     name: &FunctionName,
@@ -169,7 +170,7 @@ pub(super) async fn abort(
     Ok(done.rows_affected() > 0)
 }
 
-/// The function has no split any more, and none is remembered. Answers the stable version of the one that held.
+/// Deletes the split or the record of an aborted one. Returns the stable version of a running one.
 pub(super) async fn end(
     tx: &mut Tx,
     name: &FunctionName,

@@ -1,5 +1,5 @@
-//! What every back end of the store must do. A back end passes by one line at the end of this file:
-//! the contract is written against the trait alone.
+//! The contract of every back end of the store. A back end joins by one line at the end of this
+//! file: the contract is written against the trait alone.
 
 use crate::support::*;
 use epsilon_api::{
@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use jiff::Timestamp;
 use std::{any::Any, sync::Arc, time::Duration};
 
-/// A store and what has to live as long as it.
+/// A store and a guard that has to live as long.
 type Opened = (Arc<dyn Store>, Box<dyn Any>);
 
 mod suite {
@@ -99,7 +99,7 @@ mod suite {
         assert_eq!(store.snapshot().await.unwrap()[0].spec.min_instances, 1);
     }
 
-    pub(crate) async fn a_build_equal_to_an_older_version_is_new_again(store: &dyn Store) {
+    pub(crate) async fn build_equal_to_an_older_version_is_new(store: &dyn Store) {
         for digest in ["a", "b", "a"] {
             deploy(store, "shop", &[("pay", digest)]).await.unwrap();
         }
@@ -125,7 +125,7 @@ mod suite {
         assert_eq!((kept.state, kept.error), (DeploymentState::Failed, Some(why())));
         assert!(kept.functions.is_empty() && kept.ended_at.is_some());
         assert!(matches!(store.activate(&id, now()).await, Err(StoreError::DeploymentOver(_))));
-        // Its number was shown to VMs: it is not used for something else.
+        // Its number was sent to VMs: it is not reused.
         assert_eq!(deploy(store, "shop", &[("pay", "c")]).await.unwrap(), [row("pay", 3, true)]);
     }
 
@@ -136,7 +136,7 @@ mod suite {
         assert_eq!(active(store).await, ["pay@1"], "`loan` must not serve either");
     }
 
-    pub(crate) async fn of_two_projects_that_race_for_a_name_one_gets_it(store: &dyn Store) {
+    pub(crate) async fn racing_projects_one_gets_the_name(store: &dyn Store) {
         let (one, two) = (begin(store).await, begin(store).await);
         store.prepare(&one, &built("shop", &[("pay", "a")]), now()).await.unwrap();
         store.prepare(&two, &built("bank", &[("pay", "b")]), now()).await.unwrap();
@@ -166,7 +166,7 @@ mod suite {
         ));
     }
 
-    pub(crate) async fn what_a_deployment_left_unchanged_stays_as_it_is_by_then(store: &dyn Store) {
+    pub(crate) async fn unchanged_functions_keep_their_version(store: &dyn Store) {
         let (pay, tax) = (name("pay"), name("tax"));
         for digest in ["a", "b"] {
             deploy(store, "shop", &[("pay", digest), ("tax", digest)]).await.unwrap();
@@ -251,7 +251,7 @@ mod suite {
             store.remove_version(&name("nobody"), v(1), now()).await,
             Err(StoreError::FunctionNotFound(_))
         ));
-        // One that gets a share of the calls stays.
+        // A version with a share of the calls stays.
         let shares = ["2=10", "3=90"].map(|share| share.parse().unwrap()).to_vec();
         let abort = AbortRule { above: Rate::percent(5), window_ms: 60_000, min_calls: 20 };
         let wanted = WantedSplit { shares, stable: Some(v(3)), sticky: None, abort };
@@ -262,9 +262,7 @@ mod suite {
         ));
     }
 
-    pub(crate) async fn only_the_newest_versions_are_kept_and_the_one_that_serves(
-        store: &dyn Store,
-    ) {
+    pub(crate) async fn prune_keeps_newest_versions_and_the_active_one(store: &dyn Store) {
         let pay = name("pay");
         for digest in ["a", "b", "c", "d", "e"] {
             deploy(store, "shop", &[("pay", digest), ("ship", "x")]).await.unwrap();
@@ -280,7 +278,10 @@ mod suite {
         store.rollback(&pay, Some(v(5))).await.unwrap();
         assert_eq!(store.prune(2, now()).await.unwrap().len(), 1, "nothing holds the first now");
         let err = store.rollback(&pay, Some(v(3))).await.unwrap_err();
-        assert_eq!(err.to_string(), "`pay` keeps version 3 no more; the oldest one is 4");
+        assert_eq!(
+            err.to_string(),
+            "version 3 of `pay` was removed; the oldest one that exists is 4"
+        );
         let err = store.rollback(&pay, Some(v(9))).await.unwrap_err();
         assert!(matches!(err, StoreError::VersionNotFound { .. }), "{err}");
     }
@@ -310,7 +311,7 @@ mod suite {
         store.prune(2, now()).await.unwrap();
         assert_eq!(take(ago(begun, 60)).await, [""; 0], "not yet");
         assert_eq!(take(now()).await, ["epsilon/pay:b"], "another version has `a`");
-        // Failed, never served, deleted: all of it leaves images.
+        // Failed, never served, deleted: all of them leave images.
         let id = begin(store).await;
         store.prepare(&id, &built("shop", &[("pay", "d")]), now()).await.unwrap();
         store.fail_deployment(&id, &why(), now()).await.unwrap();
@@ -319,7 +320,11 @@ mod suite {
         found.sort();
         assert_eq!(found, ["epsilon/pay:b", "epsilon/pay:d", "epsilon/pay:e"]);
         store.delete_function(&name("pay"), now()).await.unwrap();
-        assert_eq!(take(now()).await.len(), 5, "what was taken and not told of is taken again");
+        assert_eq!(
+            take(now()).await.len(),
+            5,
+            "images that were taken but not reported are taken again"
+        );
     }
 
     pub(crate) async fn an_image_that_leaves_is_not_brought_again(store: &dyn Store) {
@@ -344,7 +349,7 @@ mod suite {
         assert_eq!(active(store).await, ["pay@3"]);
     }
 
-    pub(crate) async fn an_image_in_use_is_tried_again_and_can_be_brought_again(store: &dyn Store) {
+    pub(crate) async fn image_in_use_is_retried_and_reusable(store: &dyn Store) {
         deploy(store, "shop", &[("pay", "a")]).await.unwrap();
         deploy(store, "shop", &[("pay", "b")]).await.unwrap();
         store.prune(1, now()).await.unwrap();
@@ -399,7 +404,7 @@ mod suite {
         let begun = store.deployment(&one.deployment).await.unwrap();
         assert_eq!(begun.state, DeploymentState::Running);
         assert_eq!(begun.source.as_deref(), Some("github octo/shop main 1"));
-        // Its id, its payload, or both have come before.
+        // Its id, its payload, or both were received before.
         for (id, digest) in [("a", "1"), ("a", "2"), ("b", "1")] {
             let again = delivery("shop", id, digest, now());
             let earlier = store.begin_delivery(&again, &GatewayId::random(), HOUR).await.unwrap();
@@ -412,7 +417,7 @@ mod suite {
             let other = delivery(project, id, digest, now());
             assert_eq!(store.begin_delivery(&other, &gateway, HOUR).await.unwrap(), None);
         }
-        // Its turn has come: it is the same deployment, and later ones come after it.
+        // Started now: it is the same deployment, and later ones come after it.
         store.begin_deployment(&one.deployment, &gateway, now()).await.unwrap();
         store.prepare(&one.deployment, &built("shop", &[("pay", "a")]), now()).await.unwrap();
         store.activate(&one.deployment, now()).await.unwrap();
@@ -571,7 +576,7 @@ mod suite {
         store.join(&one, &old).await.unwrap();
         assert_eq!(store.members().await.unwrap(), [one.clone(), two.clone()]);
 
-        // It comes again from elsewhere, and another one stays as it is.
+        // It joins again from another address, and another one stays as it is.
         one.join.address = "10.0.0.7:1".into();
         one.join.tls = false;
         store.join(&one, &new).await.unwrap();
@@ -591,7 +596,7 @@ mod suite {
         assert!(matches!(gone, StoreError::MemberNotFound(id) if id == one.join.id));
     }
 
-    pub(crate) async fn gateways_are_known_until_they_are_silent_for_a_month(store: &dyn Store) {
+    pub(crate) async fn gateways_are_removed_after_a_silent_month(store: &dyn Store) {
         let (gone, mut one) = (gateway(ago(now(), 31 * 86_400)), gateway(ago(now(), 29 * 86_400)));
         for beat in [&gone, &one] {
             store.gateway_beat(beat).await.unwrap();
@@ -619,7 +624,10 @@ mod suite {
 
         // The leader's clock jumps ahead by a day and comes back, or its machine dies there.
         assert!(lead(&two, 86_400).await);
-        assert!(lead(&one, 60).await && !lead(&two, 60).await, "nobody waits for a day");
+        assert!(
+            lead(&one, 60).await && !lead(&two, 60).await,
+            "a wrong clock blocks others for a day"
+        );
         // Clocks that differ by less than the lease do not make two leaders.
         assert!(lead(&one, 85).await && !lead(&two, 60).await);
         // The leader's clock goes back by an hour.
@@ -645,7 +653,7 @@ mod suite {
         let vm = member("vm-1");
         store.join(&vm, &key("k", KeyRole::Member(vm.join.id.clone()))).await.unwrap();
         assert_eq!(next().await, Change::Members);
-        // A beat alone is no news, of a member or of a gateway.
+        // A heartbeat alone is not announced, of a member or of a gateway.
         let mut me = gateway(now());
         store.beat(&vm.join.id, now()).await.unwrap();
         store.gateway_beat(&me).await.unwrap();
@@ -669,7 +677,7 @@ mod suite {
     }
 }
 
-/// Runs the suite on one back end; `$open` makes an empty store.
+/// Runs the contract on one back end; `$open` makes an empty store.
 macro_rules! contract {
     ($backend:ident, $open:expr, [$($test:ident),* $(,)?]) => {
         mod $backend {
@@ -687,22 +695,22 @@ macro_rules! contract {
             parts_are_kept_with_their_version,
             a_version_without_parts_learns_them,
             changed_settings_are_a_new_version,
-            a_build_equal_to_an_older_version_is_new_again,
+            build_equal_to_an_older_version_is_new,
             after_a_rollback_the_active_version_is_the_measure,
             a_failed_deployment_changes_nothing,
             a_function_of_another_project_is_a_conflict,
-            of_two_projects_that_race_for_a_name_one_gets_it,
+            racing_projects_one_gets_the_name,
             an_older_deployment_never_replaces_a_later_one,
             a_delete_while_deploying_is_seen,
-            what_a_deployment_left_unchanged_stays_as_it_is_by_then,
+            unchanged_functions_keep_their_version,
             numbers_are_not_reused_after_a_delete,
             rollback_moves_the_pointer,
             one_version_is_removed_unless_it_serves,
-            only_the_newest_versions_are_kept_and_the_one_that_serves,
+            prune_keeps_newest_versions_and_the_active_one,
             what_a_deployment_at_work_counts_on_is_kept,
             images_are_unneeded_when_no_version_has_them,
             an_image_that_leaves_is_not_brought_again,
-            an_image_in_use_is_tried_again_and_can_be_brought_again,
+            image_in_use_is_retried_and_reusable,
             unfinished_deployments_fail_at_the_next_start,
             deployments_of_living_gateways_go_on,
             lists_come_in_parts,
@@ -715,7 +723,7 @@ macro_rules! contract {
             keys_and_gateways_go_when_they_are_silent,
             a_drain_is_remembered,
             members_come_beat_and_go,
-            gateways_are_known_until_they_are_silent_for_a_month,
+            gateways_are_removed_after_a_silent_month,
             one_gateway_leads_until_its_lease_is_over,
             changes_are_told_when_they_can_be_read,
         ]);

@@ -1,4 +1,5 @@
-//! `epsilon store copy`'s work: nothing is lost on the way from one back end to the other, in both directions.
+//! The work of `epsilon store copy`: nothing is lost from one back end to the other, in both
+//! directions.
 
 use crate::support::*;
 use epsilon_api::ids::{DeploymentId, FunctionName, GatewayId, VmId};
@@ -10,13 +11,13 @@ use jiff::Timestamp;
 use sqlx::Connection;
 use std::{sync::Mutex, time::Duration};
 
-/// More functions than are copied at once.
+/// More functions than are copied in one statement.
 const MANY: usize = 1_100;
 
-/// What a populated store holds that cannot be listed.
+/// Contents of a populated store that cannot be listed.
 struct Known {
     keys: Vec<Key>,
-    /// Prepared, not over, of a gateway that beat a while ago.
+    /// Prepared and unfinished, of a gateway whose heartbeat is old.
     at_work: DeploymentId,
     leader: GatewayId,
     leads_from: Timestamp,
@@ -95,7 +96,8 @@ async fn read(store: &dyn Store, known: &Known) -> Everything {
     }
 }
 
-/// What cannot be read is seen by what happens next: numbers go on, leases hold, deployments know their gateway.
+/// State that cannot be read shows in what happens next: numbers go on, leases hold, deployments
+/// know their gateway.
 async fn goes_on(store: &dyn Store, known: &Known) {
     let other = GatewayId::random();
     let leads = async |who: &GatewayId, after: i64| {
@@ -147,7 +149,7 @@ async fn copies_all(from: &str, to: &str) {
     assert_eq!(read(&*target, &known).await, read(&*source, &known).await);
     goes_on(&*target, &known).await;
 
-    // What is there is never mixed with something else.
+    // Existing rows are never mixed with copied ones.
     let again = epsilon_store::copy(from, to, &|_| {}).await.unwrap_err();
     assert!(matches!(again, CopyError::NotEmpty("functions")), "{again}");
     goes_on(&*source, &known).await;
@@ -156,7 +158,7 @@ async fn copies_all(from: &str, to: &str) {
 #[tokio::test]
 async fn a_file_goes_to_a_server() {
     let dir = tempfile::tempdir().unwrap();
-    // Characters that mean something in a URL.
+    // Characters with a meaning in a URL.
     let file = dir.path().join("100% mine? #1 ä.db");
     copies_all(file.to_str().unwrap(), &Postgres::shared().database().await).await;
     assert_eq!(
@@ -211,7 +213,7 @@ async fn a_source_that_a_gateway_uses_is_refused() {
         () = beats => {}
     }
 
-    // It stopped a while ago, the other one just now: nobody has to look at the clock.
+    // One stopped a while ago, the other one just now.
     me.seen_at = ago(now(), 60);
     store.gateway_beat(&me).await.unwrap();
     let told = Mutex::new(Vec::new());
@@ -223,7 +225,8 @@ async fn a_source_that_a_gateway_uses_is_refused() {
     assert!(gateway == gone.id && up_to < Duration::from_secs(3), "{up_to:?}");
 }
 
-/// An upgrade that was taken back: the release before works on, and copies nothing that it only half knows.
+/// An upgrade that was undone: the previous release runs on, and does not copy what it only half
+/// knows.
 #[tokio::test]
 async fn a_newer_schema_is_used_but_not_copied() {
     let url = Postgres::shared().database().await;
@@ -254,7 +257,7 @@ async fn what_cannot_be_copied_leaves_no_trace() {
     let err = epsilon_store::copy(file, away, &|_| {}).await.unwrap_err();
     assert!(matches!(&err, CopyError::Target(StoreError::Connect { .. })), "{err}");
 
-    // Fails in the middle: a row that the target refuses, after others that it took.
+    // Fails half-way: a row that the target refuses, after others that it accepted.
     let to = Postgres::shared().database().await;
     let target = epsilon_store::open(&to).await.unwrap();
     let mut admin = sqlx::PgConnection::connect(&to).await.unwrap();

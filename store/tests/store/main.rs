@@ -1,4 +1,4 @@
-//! The store: what every back end must do, what only one of them can do, and the way from one to the other.
+//! The store: the contract of every back end, what is special to each, and copying between them.
 //! PostgreSQL is a real server that the tests start.
 
 #![allow(clippy::unwrap_used, reason = "a test panics where it stands")]

@@ -1,4 +1,4 @@
-//! What only the server has to prove: two gateways at once, outages, news across processes, size.
+//! PostgreSQL only: two gateways at once, outages, notifications between processes, size.
 
 use crate::support::*;
 use epsilon_api::ids::GatewayId;
@@ -12,9 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What "quick" means for an operation while the server is away, on a machine that has much else to do.
+/// Upper bound for a "quick" failure during an outage, on a busy machine.
 const QUICK: Duration = Duration::from_secs(8);
-/// How long a test waits for what must come.
+/// How long a test waits for an expected event.
 const SOON: Duration = Duration::from_secs(30);
 
 async fn open(url: &str) -> Arc<dyn Store> {
@@ -26,7 +26,7 @@ async fn two() -> (Arc<dyn Store>, Arc<dyn Store>) {
     (open(&url).await, open(&url).await)
 }
 
-/// Waits until `change` is told, or everything is to be read again.
+/// Waits for `change` or a resync.
 async fn hear(changes: &mut BoxStream<'static, Change>, change: Change) -> Change {
     let wanted = async {
         loop {
@@ -47,7 +47,7 @@ async fn works_again(store: &dyn Store) {
     }
 }
 
-/// Reading, writing in a turn, and a single statement: all say the same, and soon.
+/// Reading, writing under the lock, and a single statement: all fail alike, and soon.
 async fn is_away(store: &dyn Store) {
     let began = Instant::now();
     let vm = member("vm-1");
@@ -80,7 +80,7 @@ async fn a_server_that_was_away_is_used_again() {
     deploy(&*there, "shop", &[("pay", "b")]).await.unwrap();
     hear(&mut told, Change::Routes).await;
 
-    // While it is in use: what was answered is there, what was not may be.
+    // While it is in use: what was acknowledged is there, the rest may be.
     let writer = Arc::clone(&there);
     let writing = tokio::spawn(async move {
         let mut answered = Vec::new();
@@ -109,7 +109,7 @@ async fn a_link_that_was_cut_holds_nobody_up() {
     let mut told = here.changes();
     server.cut();
     for _ in 0..4 {
-        // More than there are connections: none of them is held by an operation that was given up.
+        // More than there are connections: none of them is held by an operation that timed out.
         join_all((0..3).map(|_| is_away(&*here))).await;
     }
     let began = Instant::now();
@@ -124,13 +124,13 @@ async fn a_link_that_was_cut_holds_nobody_up() {
     hear(&mut told, Change::Routes).await;
 }
 
-/// What a fail-over to another machine looks like: nothing ever comes over the old connections.
+/// Like a failover to another machine: the old connections stay silent for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_hang_are_given_up_for_new_ones() {
+async fn hanging_connections_are_replaced() {
     let server = Postgres::start();
     let store = open(&server.database().await).await;
     let mut told = store.changes();
-    // All connections are in the middle of something.
+    // All connections are within an operation.
     let enough = Arc::new(AtomicBool::new(false));
     let busy = (0..12).map(|_| {
         let (store, enough) = (Arc::clone(&store), Arc::clone(&enough));
@@ -204,14 +204,14 @@ async fn two_gateways_that_deploy_at_once_agree() {
     assert_eq!(numbers.len(), served, "no number was given twice");
     assert!(numbers.iter().all(|number| *number <= 2 * EACH));
     assert_eq!(here.snapshot().await.unwrap(), there.snapshot().await.unwrap());
-    // What serves is what came in last of all that served.
+    // What serves is the latest of all that were activated.
     let serves = here.snapshot().await.unwrap().remove(0);
     let done = here.deployments(&first(2 * EACH)).await.unwrap().items;
     let newest = done.iter().find(|deployment| !deployment.functions.is_empty()).unwrap();
     assert_eq!(serves.deployment, newest.id);
 }
 
-/// The two races that rows alone do not decide: what each one checked is no longer so when it writes.
+/// The two races that rows alone do not decide: what each one checked has changed when it writes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_gateways_that_activate_at_once_take_turns() {
     const ROUNDS: u32 = 40;
@@ -223,13 +223,13 @@ async fn two_gateways_that_activate_at_once_take_turns() {
             here.prepare(&id, &built(owner, &[(&function, digest)]), now()).await.unwrap();
             id
         };
-        // A name that nobody has goes to one of two projects.
+        // A free name goes to one of two projects.
         let (shop, bank) = (prepared("shop", "a").await, prepared("bank", "b").await);
         let (one, two) = tokio::join!(here.activate(&shop, now()), there.activate(&bank, now()));
         assert!(one.is_ok() != two.is_ok(), "round {round}: {one:?} {two:?}");
         let owner = one.or(two).unwrap().project.unwrap();
 
-        // Of two deployments, the one that came in later serves.
+        // Of two deployments, the later one serves.
         let owner = owner.as_str();
         let (older, later) = (prepared(owner, "c").await, prepared(owner, "d").await);
         let (_, done) = tokio::join!(here.activate(&older, now()), there.activate(&later, now()));
@@ -246,7 +246,7 @@ async fn of_two_gateways_that_ask_at_once_one_leads() {
     let (one, two) = (GatewayId::random(), GatewayId::random());
     let lease = Duration::from_secs(30);
     for round in 0..20 {
-        // Each round the lease of the one before is over.
+        // In each round the previous lease has expired.
         let at = ago(now(), -40 * round);
         let asked = tokio::join!(
             here.lead(&one, "autoscaler", lease, at),
@@ -270,7 +270,7 @@ async fn gateways_that_start_at_once_make_one_schema() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_opened_says_why_and_tells_no_password() {
+async fn open_errors_name_the_cause_without_the_password() {
     let url = Postgres::shared().database().await;
     let (server, _) = url.rsplit_once('/').unwrap();
     let server = server.replace("epsilon@", "epsilon:geheim@");

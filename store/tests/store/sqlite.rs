@@ -1,4 +1,4 @@
-//! What only the file has to prove: it is private, it survives a kill, it says what is wrong with it.
+//! SQLite only: the file is private, survives a kill, and errors name the cause.
 
 use crate::support::open;
 use epsilon_api::{
@@ -19,9 +19,9 @@ use std::{
     time::Duration,
 };
 
-/// Names the file to the child of the kill test.
+/// Names the file for the child of the kill test.
 const CHILD_FILE: &str = "STORE_TEST_CHILD_FILE";
-/// How many answers the parent waits for before it kills.
+/// Acknowledgements that the parent waits for before it kills.
 const ANSWERS: usize = 25;
 
 #[tokio::test]
@@ -42,7 +42,7 @@ async fn the_file_is_private_and_opens_again() {
 async fn what_is_no_store_is_refused_with_its_path() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("notes.txt");
-    std::fs::write(&path, "this is not a data base, however long it may be".repeat(50)).unwrap();
+    std::fs::write(&path, "this is not a database, however long it may be".repeat(50)).unwrap();
     let err = epsilon_store::open(path.to_str().unwrap()).await.unwrap_err();
     assert!(err.to_string().contains("notes.txt"), "{err}");
     let err = epsilon_store::open("/nowhere/at/all.db").await.unwrap_err();
@@ -51,7 +51,8 @@ async fn what_is_no_store_is_refused_with_its_path() {
     assert!(matches!(err, StoreError::UnknownScheme(scheme) if scheme == "mysql"));
 }
 
-/// Not a test of its own: [`kill_loses_nothing_that_was_answered`] runs it in a process to be killed.
+/// Not a test of its own: [`kill_loses_nothing_that_was_answered`] runs it in a process to be
+/// killed.
 #[tokio::test]
 #[ignore = "started by kill_loses_nothing_that_was_answered"]
 async fn child_that_writes_until_it_is_killed() {
@@ -94,10 +95,10 @@ async fn kill_loses_nothing_that_was_answered() {
     }
 }
 
-/// A deployment that is cancelled is a future that is dropped, at any point. The one connection that
-/// writes must be fit for the next operation each time.
+/// A cancelled deployment is a future dropped at any point. The one connection that writes must be
+/// usable for the next operation each time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_operation_that_is_dropped_half_way_leaves_the_store_fit() {
+async fn dropped_operation_leaves_the_store_usable() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&dir.path().join("epsilon.db")).await;
     let built = Built {
@@ -124,7 +125,7 @@ async fn an_operation_that_is_dropped_half_way_leaves_the_store_fit() {
     assert!(store.snapshot().await.unwrap().is_empty());
 }
 
-/// A file system of its own that is soon full; unmounted at the end. Needs root, as all of the tests do.
+/// A small file system of its own; unmounted at the end. Needs root, as all of the tests do.
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
@@ -148,7 +149,7 @@ impl Drop for SmallDisk {
 }
 
 #[tokio::test]
-async fn a_disk_that_was_full_is_forgotten_when_there_is_room_again() {
+async fn full_disk_recovers_when_space_is_freed() {
     let disk = SmallDisk::new("1m");
     let store = open(&disk.path().join("epsilon.db")).await;
     let built = Built {

@@ -1,4 +1,4 @@
-//! What the tests of the store make and say: functions, deployments, members, gateways, keys.
+//! Builders of test data: functions, deployments, members, gateways, keys.
 
 use epsilon_api::{
     admin::DeploymentState,
@@ -128,7 +128,7 @@ pub(crate) fn ago(of: Timestamp, seconds: i64) -> Timestamp {
     of - SignedDuration::from_secs(seconds)
 }
 
-/// A whole deployment; answers (name, version, changed).
+/// A whole deployment; returns (name, version, changed).
 pub(crate) async fn deploy(
     store: &dyn Store,
     owner: &str,

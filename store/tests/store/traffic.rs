@@ -1,4 +1,4 @@
-//! What every back end must do about splits.
+//! The contract of every back end about splits.
 
 use crate::support::*;
 use epsilon_api::{
@@ -30,7 +30,7 @@ async fn split(store: &dyn Store, shares: &str) -> Result<Option<Traffic>, Store
     split_as(store, &wanted(shares)).await.map(|(_, traffic)| traffic)
 }
 
-/// By somebody who has just looked.
+/// With the active version seen just now.
 async fn split_as(
     store: &dyn Store,
     wanted: &WantedSplit,
@@ -39,13 +39,13 @@ async fn split_as(
     store.split(&name("pay"), seen, wanted, now()).await
 }
 
-/// By somebody who has just looked.
+/// With the active version seen just now.
 async fn promote(store: &dyn Store, to: Option<u32>) -> Result<Version, StoreError> {
     let seen = store.active(&name("pay")).await?.number;
     store.promote(&name("pay"), seen, to.map(v)).await
 }
 
-/// `3 of 3=90 4=10` of the split of `pay`, or why it is over.
+/// `3 of 3=90 4=10` of the split of `pay`, or why it ended.
 async fn held(store: &dyn Store) -> Option<String> {
     let all = store.traffic().await.unwrap();
     assert!(all.len() <= 1, "{all:?}");
@@ -76,7 +76,7 @@ mod suite {
         pay(store, 5).await;
         for (shares, stable) in [
             ("4=10 5=90", 4), // the oldest
-            ("3=60 4=40", 4), // that of the split that runs
+            ("3=60 4=40", 4), // that of the running split
             ("2=50 3=50", 2),
             ("2=40 3=60", 2),
             ("3=40 4=60", 3),
@@ -151,9 +151,7 @@ mod suite {
         assert_eq!(held(store).await.unwrap(), "4 of 3=10 4=90");
     }
 
-    pub(crate) async fn an_abort_ends_that_split_and_no_other_one_and_is_remembered(
-        store: &dyn Store,
-    ) {
+    pub(crate) async fn abort_ends_only_that_split_and_is_recorded(store: &dyn Store) {
         pay(store, 4).await;
         let pay = name("pay");
         let first = split(store, "3=90 4=10").await.unwrap().unwrap();
@@ -259,7 +257,7 @@ on_both! {
     one_share_of_all_ends_it,
     promoting_ends_it,
     who_saw_another_active_version_changes_nothing,
-    an_abort_ends_that_split_and_no_other_one_and_is_remembered,
+    abort_ends_only_that_split_and_is_recorded,
     whatever_else_changes_what_serves_ends_it,
     versions_of_a_split_are_kept,
     it_is_known_whether_a_function_serves,

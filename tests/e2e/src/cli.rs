@@ -1,4 +1,4 @@
-//! The command line as a person in a shell has it: arguments in; output, errors and exit code out.
+//! The command line as used in a shell: arguments in; output, errors and exit code out.
 
 use crate::{
     up::{Epsilon, binary},
@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::{ffi::OsStr, fmt, path::Path, process::Stdio};
 use tokio::process::Command;
 
-/// What a command left.
+/// Result of a command.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// Its exit code; -1 when a signal ended it.
@@ -20,20 +20,20 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// This outcome, if the exit code is that.
+    /// This outcome, if it has this exit code.
     ///
     /// # Panics
-    /// When it is another.
+    /// When it has another one.
     #[track_caller]
     pub fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, code, "{self}");
         self
     }
 
-    /// Standard output as JSON.
+    /// Standard output, parsed as JSON.
     ///
     /// # Panics
-    /// When it is none.
+    /// When it is not JSON.
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|err| panic!("{err}: {self}"))
@@ -52,7 +52,7 @@ impl fmt::Display for Outcome {
 }
 
 impl Epsilon {
-    /// A command that talks to this platform, ready to be run.
+    /// A command with this platform's address and key.
     pub fn command(&self, folder: &Path) -> Command {
         let mut command = Command::new(binary());
         command
@@ -65,7 +65,7 @@ impl Epsilon {
         command
     }
 
-    /// Runs `epsilon ARGUMENTS` to its end in some empty place.
+    /// Runs `epsilon ARGUMENTS` to its end in an empty folder.
     ///
     /// # Panics
     /// When it does not end.

@@ -1,4 +1,4 @@
-//! A deployment over the control API, and all that it told.
+//! A deployment over the control API, and its events.
 
 use crate::{http::Call, project::Project, up::Epsilon, wait::LONG};
 use epsilon_api::{
@@ -8,25 +8,25 @@ use epsilon_api::{
 use std::net::SocketAddr;
 use tokio::sync::Semaphore;
 
-/// Deployments at once in one test process: each keeps a core busy for a while, and a machine with many
-/// cores would otherwise start one per test.
+/// Concurrent deployments of one test process: each keeps a core busy for a while, and a machine
+/// with many cores would otherwise start one per test.
 static AT_ONCE: Semaphore = Semaphore::const_new(3);
 
-/// What came of a deployment.
+/// Result of a deployment.
 #[derive(Debug)]
 pub struct Deployment {
     /// The answer's status.
     pub status: u16,
-    /// All events, in order; none when it was refused at the door.
+    /// All events, in order; none when it was refused at once.
     pub events: Vec<DeployEvent>,
     refused: Option<ErrorBody>,
 }
 
 impl Deployment {
-    /// The result of one that went well.
+    /// The result of a successful one.
     ///
     /// # Panics
-    /// When it did not.
+    /// When it failed.
     #[track_caller]
     pub fn done(&self) -> &DeploymentInfo {
         match self.events.last() {
@@ -35,10 +35,10 @@ impl Deployment {
         }
     }
 
-    /// The error of one that failed, at the door or later.
+    /// The error of a failed one, refused at once or later.
     ///
     /// # Panics
-    /// When it went well.
+    /// When it succeeded.
     #[track_caller]
     pub fn failed(&self) -> &ErrorBody {
         match (&self.refused, self.events.last()) {
@@ -50,7 +50,7 @@ impl Deployment {
     /// One function of the result.
     ///
     /// # Panics
-    /// When it is not there.
+    /// When it does not exist.
     #[track_caller]
     pub fn function(&self, name: &str) -> &DeployedFunction {
         let functions = &self.done().functions;
@@ -66,7 +66,7 @@ impl Deployment {
         functions.map(|f| (f.name.to_string(), f.version.get())).collect()
     }
 
-    /// What a step said when it was done.
+    /// The message at the end of a step.
     pub fn step(&self, wanted: Step) -> Option<&str> {
         self.events.iter().find_map(|event| match event {
             DeployEvent::StepDone { step, detail, .. } if *step == wanted => Some(detail.as_str()),
@@ -85,22 +85,22 @@ impl Deployment {
 }
 
 impl Epsilon {
-    /// Deploys a project that must go well.
+    /// Deploys a project that must succeed.
     ///
     /// # Panics
-    /// When it does not.
+    /// When it fails.
     pub async fn deploy(&self, project: &Project) -> Deployment {
         let deployment = self.try_deploy(project).await;
         deployment.done();
         deployment
     }
 
-    /// Deploys a project, whatever comes of it.
+    /// Deploys a project, whatever the result.
     pub async fn try_deploy(&self, project: &Project) -> Deployment {
         self.deploy_archive(&format!("folder={}", project.name()), project.archive()).await
     }
 
-    /// Deploys an archive as it is.
+    /// Deploys an archive unchanged.
     pub async fn deploy_archive(&self, query: &str, archive: Vec<u8>) -> Deployment {
         send(self.control(), self.key(), query, archive).await
     }
@@ -109,7 +109,7 @@ impl Epsilon {
 /// Deploys an archive through the control API at this address.
 ///
 /// # Panics
-/// When the answer is not in the form of the contract.
+/// When the answer does not follow the contract.
 pub async fn send(control: SocketAddr, key: &str, query: &str, archive: Vec<u8>) -> Deployment {
     let _turn = AT_ONCE.acquire().await.expect("it is never closed");
     let call = Call::post(&format!("/v1/deployments?{query}"), "application/gzip", archive)

@@ -1,9 +1,10 @@
-//! A second container engine on this machine: for a VM of a fleet whose engine is stopped and started while the
-//! others notice nothing. Needs root. Gone with the value, and also when the test's process ends in any other way.
+//! A second container engine on this machine: for a VM of a fleet whose engine is stopped and
+//! started while the others are unaffected. Needs root. Removed with the value, and also when the
+//! test's process ends in any other way.
 //!
-//! It leaves the machine's firewall alone and has a bridge of its own: two engines would clear each other's rules, and
-//! one without a bridge *removes* the `docker0` that it finds. It cannot have a network namespace of its own, because
-//! it pulls from a registry on this machine's loopback.
+//! It leaves the machine's firewall alone and has a bridge of its own: two engines would clear each
+//! other's rules, and one without a bridge *removes* the `docker0` that it finds. It cannot have a
+//! network namespace of its own, because it pulls from a registry on this machine's loopback.
 
 use crate::{
     cli::{Outcome, run},
@@ -19,7 +20,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// `$1`: the folder. Programs that were told of the socket go first: they would make things anew.
+/// `$1`: the folder. Programs that use the socket are ended first: they would recreate things.
 const GUARD: &str = r#"
 cat >/dev/null
 for tenths in $(seq 0 300); do
@@ -44,7 +45,7 @@ rm -rf "$1"
 pub struct Dockerd {
     process: Child,
     guard: Guard,
-    // After the guard in the order of drops: it has emptied the folder by then.
+    // Dropped after the guard, which has emptied the folder by then.
     folder: TempDir,
     network: Network,
 }
@@ -61,7 +62,7 @@ impl Dockerd {
         engine
     }
 
-    /// Stops it as a service manager does, and with it all of its containers; waits until it is gone.
+    /// Stops it like a service manager, and with it all of its containers; waits until it is gone.
     pub async fn stop(&mut self) {
         let pid = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw).expect("a pid");
         kill_process(pid, Signal::TERM).expect("the engine runs");
@@ -72,7 +73,7 @@ impl Dockerd {
         .await;
     }
 
-    /// Starts it again on what it had, and waits until it answers.
+    /// Starts it again on its data, and waits until it answers.
     pub async fn start_again(&mut self) {
         self.process = spawn(self.folder.path(), self.network.bridge());
         self.answers().await;

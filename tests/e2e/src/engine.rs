@@ -1,4 +1,4 @@
-//! What Docker itself says is there: the tests believe the engine, not the platform.
+//! The state according to Docker itself: the tests trust the engine, not the platform.
 
 use crate::{
     cli::{Outcome, run},
@@ -16,10 +16,10 @@ pub async fn docker(arguments: &[&str]) -> Outcome {
     run(command).await
 }
 
-/// The trimmed output of a `docker` command that must go well.
+/// The trimmed output of a `docker` command that must succeed.
 ///
 /// # Panics
-/// When it does not.
+/// When it fails.
 pub async fn ask(arguments: &[&str]) -> String {
     docker(arguments).await.expect(0).stdout.trim().to_owned()
 }
@@ -29,17 +29,17 @@ pub async fn ask(arguments: &[&str]) -> String {
 pub struct Container {
     /// Its id in the engine.
     pub id: String,
-    /// All that `docker inspect` says.
+    /// The output of `docker inspect`.
     pub inspect: Value,
 }
 
 impl Container {
-    /// One of its labels; empty when it has none of that name.
+    /// One of its labels; empty when it does not exist.
     pub fn label(&self, name: &str) -> &str {
         self.inspect["Config"]["Labels"][name].as_str().unwrap_or("")
     }
 
-    /// A cell that no function was given.
+    /// Whether it is a cell without a function.
     pub fn is_waiting_cell(&self) -> bool {
         self.label("epsilon.cell") == "1" && self.label("epsilon.function").is_empty()
     }
@@ -86,14 +86,15 @@ impl Container {
     }
 }
 
-/// All containers of a VM with this data folder, in any state. The labels of a container cannot change: of a cell that
-/// serves a function, its record on this machine says which one, and that is read like a label.
+/// All containers of a VM with this data folder, in any state. Labels of a container cannot change:
+/// for a cell that serves a function, its record on this machine says which one, and is read like a
+/// label.
 pub async fn containers_of(vm: &str, data: &Path) -> Vec<Container> {
     let vm = format!("label=epsilon.vm={vm}");
     let ids = ask(&["ps", "-aq", "--no-trunc", "--filter", &vm]).await;
     let mut containers = Vec::new();
     for id in ids.split_whitespace() {
-        // One may be gone between the two questions.
+        // One may be removed between the two requests.
         let inspected = docker(&["inspect", id]).await;
         if inspected.code == 0 {
             let mut container = Container { id: id.into(), inspect: inspected.json()[0].clone() };
@@ -105,8 +106,8 @@ pub async fn containers_of(vm: &str, data: &Path) -> Vec<Container> {
 }
 
 impl Epsilon {
-    /// All containers that serve or served a function of this platform's VM, in any state; of one function, if one is
-    /// given. Cells that wait are not among them.
+    /// All containers that serve or served a function of this platform's VM, in any state;
+    /// optionally of one function. Unassigned cells are not included.
     pub async fn containers(&self, function: Option<&str>) -> Vec<Container> {
         let mut containers = self.containers_and_cells().await;
         containers.retain(|container| match function {
@@ -141,7 +142,7 @@ impl Epsilon {
         versions[0]["image"].as_str().expect("an image").to_owned()
     }
 
-    /// Waits until so many cells can be given to functions at once.
+    /// Waits until so many cells are ready to be assigned.
     pub async fn cells_are_ready(&self, count: u64) {
         until("cells are ready", LONG, async || {
             let vms = self.admin("/v1/vms").await;
@@ -151,7 +152,7 @@ impl Epsilon {
         .await;
     }
 
-    /// Waits until no container of a function is left.
+    /// Waits until a function has no container.
     pub async fn is_cold(&self, function: &str) {
         until(&format!("no container of `{function}` is left"), SOON, async || {
             match self.containers(Some(function)).await.len() {
@@ -169,8 +170,9 @@ impl Epsilon {
         list.split_whitespace().map(str::to_owned).collect()
     }
 
-    /// Its networks once it has ended, but for an empty one that the engine refuses to remove because something is in it:
-    /// Docker 20.10 can miscount when many containers come and go at once. Removes what it can.
+    /// Networks after the platform has ended, except for an empty one that the engine refuses to
+    /// remove as in use: Docker 20.10 can miscount when many containers come and go at once.
+    /// Removes what it can.
     pub async fn networks_left(&self) -> Vec<String> {
         let mut left = Vec::new();
         for network in self.networks().await {

@@ -1,5 +1,6 @@
-//! A fleet of real processes on this machine: gateways, a builder and agents, each with a data folder of its
-//! own, all on the one Docker engine. Removed with all its traces, as [`crate::up`] is.
+//! A fleet of real processes on this machine: gateways, a builder and agents, each with a data
+//! folder of its own, all on the one Docker engine. Removed with all its resources, like
+//! [`crate::up`].
 
 use crate::{
     deploy::{self, Deployment},
@@ -11,20 +12,20 @@ use crate::{
 use serde_json::Value;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// What a fleet is made of.
+/// Composition of a fleet.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// How many gateways.
+    /// Number of gateways.
     pub gateways: usize,
-    /// How many agents.
+    /// Number of agents.
     pub agents: usize,
-    /// Where gateways keep their state; a file of the first gateway's own without.
+    /// The gateways' store; `None`: a file of the first gateway.
     pub store: Option<String>,
     /// Settings of all programs (YAML).
     pub config: Option<String>,
-    /// Where gateways listen.
+    /// Address that gateways listen on.
     pub host: IpAddr,
-    /// More environment of gateways.
+    /// Additional environment of gateways.
     pub gateway_env: Vec<(String, String)>,
 }
 
@@ -41,7 +42,7 @@ impl Default for Plan {
     }
 }
 
-/// A running fleet. Agents are dropped first, so that they can take leave of a gateway.
+/// A running fleet. Agents are dropped first, so that they can deregister from a gateway.
 #[derive(Debug)]
 pub struct Fleet {
     /// The agents, in the order of their start.
@@ -98,7 +99,7 @@ impl Fleet {
         self.add_agent_with(|_| {}).await
     }
 
-    /// Starts one more agent in another way than the others.
+    /// Starts one more agent with changed settings.
     pub async fn add_agent_with(&mut self, change: impl FnOnce(&mut Launch)) -> &mut Agent {
         let mut launch = Launch {
             binary: "epsilon-vm-agent",
@@ -113,7 +114,7 @@ impl Fleet {
         self.agents.last_mut().expect("it was just pushed")
     }
 
-    /// Waits until each gateway has each agent as a VM that takes calls.
+    /// Waits until each gateway has each agent as a VM that accepts calls.
     pub async fn all_ready(&self) {
         for gateway in &self.gateways {
             for agent in &self.agents {
@@ -122,14 +123,14 @@ impl Fleet {
         }
     }
 
-    /// Deploys through the first gateway; it must go well.
+    /// Deploys through the first gateway; must succeed.
     pub async fn deploy(&self, project: &Project) -> Deployment {
         let deployment = self.try_deploy(0, project).await;
         deployment.done();
         deployment
     }
 
-    /// Deploys through one of the gateways, whatever comes of it.
+    /// Deploys through one of the gateways, whatever the result.
     pub async fn try_deploy(&self, gateway: usize, project: &Project) -> Deployment {
         let Gateway { control, key, .. } = &self.gateways[gateway];
         let query = format!("folder={}", project.name());
@@ -139,7 +140,7 @@ impl Fleet {
     /// The agent with this id.
     ///
     /// # Panics
-    /// When there is none.
+    /// When it does not exist.
     pub fn agent(&mut self, id: &str) -> &mut Agent {
         self.agents.iter_mut().find(|agent| agent.id == id).expect("an agent of this id")
     }
@@ -177,19 +178,19 @@ impl Gateway {
         Self { program, public, control, key }
     }
 
-    /// Starts it again on the same data and the same ports.
+    /// Starts it again on the same data and ports.
     pub async fn start_again(&mut self) {
         let launch = self.program.launch();
         launch.arguments.splice(..4, arguments(self.public, self.control));
         self.program.start_again().await;
     }
 
-    /// Where functions are called.
+    /// Address for calls of functions.
     pub fn public(&self) -> SocketAddr {
         self.public
     }
 
-    /// Where the control API listens.
+    /// Address of the control API.
     pub fn control(&self) -> SocketAddr {
         self.control
     }
@@ -217,7 +218,7 @@ impl Gateway {
         self.send_admin(Call::get(target)).await.expect(200).json()["data"].clone()
     }
 
-    /// What this gateway says of one VM; `None` when it does not know it.
+    /// The gateway's view of one VM; `None` when it does not know it.
     pub async fn vm(&self, id: &str) -> Option<Value> {
         let vms = self.admin("/v1/vms").await;
         vms.as_array().expect("a list").iter().find(|vm| vm["id"] == id).cloned()
@@ -226,14 +227,14 @@ impl Gateway {
     /// The VM that runs the test's one call.
     ///
     /// # Errors
-    /// All VMs, when there is none such.
+    /// All VMs, when no VM runs a call.
     pub async fn busy_vm(&self) -> Result<String, Value> {
         let vms = self.admin("/v1/vms").await;
         let busy = vms.as_array().expect("a list").iter().find(|vm| vm["calls_active"] == 1);
         busy.and_then(|vm| vm["id"].as_str()).map(str::to_owned).ok_or_else(|| vms.clone())
     }
 
-    /// Waits until a VM stands so, as this gateway sees it.
+    /// Waits until this gateway sees the VM in this state.
     pub async fn sees(&self, id: &str, standing: &str) {
         until(&format!("VM {id} is {standing}"), SOON, async || match self.vm(id).await {
             Some(vm) if vm["standing"] == standing => Ok(()),

@@ -1,6 +1,6 @@
-//! Who cleans up after a value: a small shell script in a process of its own, which waits for the end of its input,
-//! a pipe from this process, and then does its work. So it is done when the value is dropped, when the test panics,
-//! and when the whole test process is killed.
+//! Cleanup after a value: a small shell script in a process of its own, which waits for the end of
+//! its input, a pipe from this process, and then cleans up. So cleanup happens when the value is
+//! dropped, when the test panics, and when the whole test process is killed.
 
 use std::{
     ffi::OsStr,
@@ -8,12 +8,12 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// A guard that waits. Dropped, it does its work, and the drop waits for that.
+/// A waiting guard. Dropping it runs the cleanup and waits for it.
 #[derive(Debug)]
 pub(crate) struct Guard(Child);
 
 impl Guard {
-    /// `script` begins to work when its standard input ends.
+    /// `script` starts its work when its standard input ends.
     pub(crate) fn new<S: AsRef<OsStr>>(
         script: &str,
         arguments: impl IntoIterator<Item = S>,
@@ -25,7 +25,7 @@ impl Guard {
         Self(guard.process_group(0).spawn().expect("a shell"))
     }
 
-    /// Lets it begin, and does not wait.
+    /// Starts the cleanup without waiting.
     pub(crate) fn release(&mut self) {
         drop(self.0.stdin.take());
     }

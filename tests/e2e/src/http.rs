@@ -1,5 +1,5 @@
-//! One call over one connection of its own: nothing is shared between tests, nothing is retried, and the
-//! target goes out as it was written. For bytes that are not HTTP, see [`crate::wire`].
+//! One call over one connection of its own: nothing is shared between tests, nothing is retried,
+//! and the target is sent as written. For bytes that are not HTTP, see [`crate::wire`].
 
 use crate::wait::{LONG, within};
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// Where a call goes.
+/// Destination of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// A listener of the platform, or a published port.
@@ -47,7 +47,7 @@ impl Call {
     /// A call without a body. `target` is path and query.
     ///
     /// # Panics
-    /// When `target` is not a valid one.
+    /// When `target` is invalid.
     pub fn new(method: Method, target: &str) -> Self {
         let uri: Uri = target.parse().expect("a valid path");
         let mut request = Request::new(body::empty());
@@ -62,7 +62,7 @@ impl Call {
         Self::new(Method::GET, target)
     }
 
-    /// `POST` of a text as it is.
+    /// `POST` of an unchanged text.
     pub fn post(target: &str, content_type: &str, body: impl Into<Bytes>) -> Self {
         Self::new(Method::POST, target).header("content-type", content_type).body(body)
     }
@@ -72,7 +72,7 @@ impl Call {
         Self::post(target, "application/json", value.to_string())
     }
 
-    /// Adds a header; of the same name, the last one wins.
+    /// Adds a header, replacing one of the same name.
     ///
     /// # Panics
     /// When it is not a valid header.
@@ -83,14 +83,14 @@ impl Call {
         self
     }
 
-    /// Sets the body, with its length announced.
+    /// Sets the body, with `content-length`.
     #[must_use]
     pub fn body(mut self, bytes: impl Into<Bytes>) -> Self {
         *self.request.body_mut() = body::full(bytes);
         self
     }
 
-    /// Sets a body that comes piece by piece, of unknown length.
+    /// Sets a streamed body of unknown length.
     #[must_use]
     pub fn stream(mut self, pieces: impl Stream<Item = Bytes> + Send + 'static) -> Self {
         use futures_util::StreamExt;
@@ -99,7 +99,7 @@ impl Call {
         self
     }
 
-    /// How long the answer may take before the test fails.
+    /// Longest time for the answer before the test fails.
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
@@ -109,7 +109,7 @@ impl Call {
     /// Sends it and reads the whole answer.
     ///
     /// # Errors
-    /// When the connection broke before the answer was whole.
+    /// When the connection broke before the answer was complete.
     pub async fn try_send(self, to: impl Into<Target>) -> Result<Answer, CallBroken> {
         let limit = self.limit;
         let what = format!("{} {}", self.request.method(), self.request.uri());
@@ -133,7 +133,7 @@ impl Call {
         }
     }
 
-    /// Sends it and comes back with the answer's head; the body can be read piece by piece.
+    /// Sends it and returns the answer's head; the body can be read piece by piece.
     ///
     /// # Panics
     /// When the connection broke before the head.
@@ -154,7 +154,7 @@ impl Call {
     }
 }
 
-/// A connection on which calls can be made one after the other.
+/// A connection for consecutive calls.
 #[derive(Debug)]
 pub struct Connection {
     sender: hyper::client::conn::http1::SendRequest<CallBody>,
@@ -165,7 +165,7 @@ impl Connection {
     /// Connects.
     ///
     /// # Errors
-    /// When nobody listens.
+    /// When no process listens.
     pub async fn open(to: &Target) -> Result<Self, CallBroken> {
         match to {
             Target::Tcp(addr) => {
@@ -187,13 +187,13 @@ impl Connection {
         let (sender, connection) =
             hyper::client::conn::http1::handshake(io).await.map_err(CallBroken::http)?;
         let task = tokio::spawn(async move {
-            // A broken connection is reported to the one who waits for the answer.
+            // A broken connection is reported to the caller that waits for the answer.
             let _ = connection.await;
         });
         Ok(Self { sender, task })
     }
 
-    /// Makes a call and reads all of its answer; returns status and size of the body.
+    /// Makes a call and reads its whole answer.
     ///
     /// # Errors
     /// When the connection broke.
@@ -214,12 +214,12 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // Closes the socket at once, whatever was under way.
+        // Closes the socket at once, whatever is in flight.
         self.task.abort();
     }
 }
 
-/// An answer whose body is still coming. Dropping it hangs up.
+/// An answer whose body is still arriving. Dropping it hangs up.
 #[derive(Debug)]
 pub struct Open {
     response: http::Response<Incoming>,
@@ -278,7 +278,7 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
-    /// From the connect to the last byte.
+    /// From connecting to the last byte.
     pub took: Duration,
 }
 
@@ -291,28 +291,28 @@ impl Answer {
     /// The body as JSON.
     ///
     /// # Panics
-    /// When it is none.
+    /// When it is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|err| panic!("{err}: {self}"))
     }
 
-    /// A header as text; empty when there is none.
+    /// A header as text; empty when it does not exist.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap_or("(not text)"))
     }
 
-    /// This answer, if it has that status.
+    /// This answer, if it has this status.
     ///
     /// # Panics
-    /// When it has another one, with all that came.
+    /// When it has another one, with the whole answer.
     #[track_caller]
     pub fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{self}");
         self
     }
 
-    /// Checks that this is an error made by the platform, in the form and with the id that all of them
-    /// have, and not a leak of its insides.
+    /// Checks that this is an error of the platform, in the common format and with its request id,
+    /// and that it leaks no internals.
     ///
     /// # Panics
     /// When it is not.
@@ -341,12 +341,12 @@ impl fmt::Display for Answer {
     }
 }
 
-/// Why there is no whole answer.
+/// Why there is no complete answer.
 #[derive(Debug)]
 pub enum CallBroken {
-    /// Nobody listened: the call was never sent.
+    /// No process listened: the call was never sent.
     Connect(io::Error),
-    /// The connection ended too early or did not speak HTTP.
+    /// The connection ended too early or was not HTTP.
     Http(hyper::Error),
 }
 
@@ -365,7 +365,7 @@ impl fmt::Display for CallBroken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connect(err) => write!(f, "no connection: {err}"),
-            Self::Http(err) => write!(f, "the answer broke off: {err:?}"),
+            Self::Http(err) => write!(f, "the answer was cut: {err:?}"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Callers that call without a pause and count what they get, while the test kills things.
+//! Callers without pauses that count their results, while the test kills things.
 
 use crate::{
     http::{Call, CallBroken},
@@ -15,31 +15,31 @@ use std::{
 };
 use tokio::task::JoinSet;
 
-/// What the callers got.
+/// Results of the callers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// How often each status came.
+    /// Count of each status.
     pub statuses: BTreeMap<u16, u64>,
-    /// Calls that were never sent, because nobody listened.
+    /// Calls that were never sent, because no process listened.
     pub refused: u64,
-    /// Calls that were sent and got no whole answer, in words.
+    /// Calls that were sent and got no complete answer, as text.
     pub broken: Vec<String>,
-    /// The longest that an answer took.
+    /// Longest time of an answer.
     pub slowest: Duration,
 }
 
 impl Tally {
-    /// How often a status came.
+    /// Count of a status.
     pub fn of(&self, status: u16) -> u64 {
         self.statuses.get(&status).copied().unwrap_or(0)
     }
 
-    /// Answers of any status.
+    /// Count of all answers.
     pub fn answers(&self) -> u64 {
         self.statuses.values().sum()
     }
 
-    /// Adds what others got.
+    /// Adds the results of others.
     pub fn merge(&mut self, other: Self) {
         for (status, count) in other.statuses {
             *self.statuses.entry(status).or_default() += count;
@@ -49,7 +49,7 @@ impl Tally {
         self.slowest = self.slowest.max(other.slowest);
     }
 
-    /// Calls that got anything but a 200.
+    /// Calls without a 200.
     pub fn lost(&self) -> u64 {
         self.answers() - self.of(200) + self.refused + self.broken.len() as u64
     }
@@ -64,7 +64,7 @@ impl Tally {
     }
 }
 
-/// Callers at work. Each has one call at a time, each on a connection of its own.
+/// Running callers. Each has one call at a time, each on a connection of its own.
 #[derive(Debug)]
 pub struct Load {
     callers: JoinSet<()>,
@@ -73,7 +73,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts so many callers of one path.
+    /// Starts callers of one path.
     pub fn start(to: SocketAddr, path: &str, callers: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let tally = Arc::new(Mutex::new(Tally::default()));
@@ -87,7 +87,7 @@ impl Load {
                     let refused = matches!(&result, Err(broken) if broken.is_refused());
                     tally.lock().unwrap().add(result, began.elapsed());
                     if refused {
-                        // Nobody listens: not a reason to spin on a machine of two cores.
+                        // No process listens: wait instead of spinning on a machine of two cores.
                         tokio::time::sleep(Duration::from_millis(5)).await;
                     }
                 }
@@ -96,15 +96,15 @@ impl Load {
         Self { callers: tasks, stop, tally }
     }
 
-    /// What they got so far.
+    /// Results so far.
     pub fn tally(&self) -> Tally {
         self.tally.lock().unwrap().clone()
     }
 
-    /// Lets each caller end its call; then all that they got.
+    /// Lets each caller finish its call; returns all results.
     ///
     /// # Panics
-    /// When a caller did.
+    /// When a caller panicked.
     pub async fn stop(mut self) -> Tally {
         self.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = self.callers.join_next().await {
@@ -114,12 +114,12 @@ impl Load {
     }
 }
 
-/// Callers at work on several paths.
+/// Running callers of several paths.
 #[derive(Debug)]
 pub struct Loads(Vec<Load>);
 
 impl Loads {
-    /// Starts so many callers of each path.
+    /// Starts callers of each path.
     pub fn start(
         to: SocketAddr,
         paths: impl IntoIterator<Item = impl AsRef<str>>,
@@ -128,14 +128,14 @@ impl Loads {
         Self(paths.into_iter().map(|path| Load::start(to, path.as_ref(), callers)).collect())
     }
 
-    /// What they got so far.
+    /// Results so far.
     pub fn tally(&self) -> Tally {
         let mut all = Tally::default();
         self.0.iter().for_each(|load| all.merge(load.tally()));
         all
     }
 
-    /// Waits until so many more calls went well. The limit is on each of them: a busy machine makes few.
+    /// Waits until so many more calls succeeded. The limit is per call: a busy machine makes few.
     pub async fn more(&self, count: u64) {
         let mut seen = self.tally().of(200);
         let goal = seen + count;
@@ -148,16 +148,16 @@ impl Loads {
         }
     }
 
-    /// Waits until this moment, through which calls must go on.
+    /// Waits until this time, with calls succeeding.
     pub async fn go_on_until(&self, end: Instant) {
         while Instant::now() < end {
             self.more(20).await;
         }
     }
 
-    /// Lets each caller end its call; then all that they got.
+    /// Lets each caller finish its call; returns all results.
     pub async fn stop(self) -> Tally {
-        // All of them first: those that wait for their turn would go on calling.
+        // Stop all of them first: the ones waited for later would go on calling.
         self.0.iter().for_each(|load| load.stop.store(true, Ordering::Relaxed));
         let mut all = Tally::default();
         for load in self.0 {
@@ -167,10 +167,10 @@ impl Loads {
     }
 }
 
-/// Makes so many calls at once and collects what they got.
+/// Makes concurrent calls and collects the results.
 ///
 /// # Panics
-/// When a caller did.
+/// When a caller panicked.
 pub async fn at_once(to: SocketAddr, path: &str, calls: usize) -> Tally {
     let mut tasks = JoinSet::new();
     for _ in 0..calls {

@@ -1,6 +1,6 @@
-//! A network of virtual machines on this one: namespaces, each with one link to a bridge that this process
-//! reaches, so that a test can cut, slow and heal them. Gone with the value, and also when the test's process
-//! ends in any other way. Needs root.
+//! A network of virtual machines on this one: namespaces, each with one link to a bridge that this
+//! process reaches, so that a test can cut, slow and restore them. Removed with the value, and also
+//! when the test's process ends in any other way. Needs root.
 
 use crate::guard::Guard;
 use std::{
@@ -8,7 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// `$1`: what all names begin with; `$2`: how many namespaces.
+/// `$1`: prefix of all names; `$2`: number of namespaces.
 const GUARD: &str = r#"
 cat >/dev/null
 for number in $(seq 0 $(($2 - 1))); do
@@ -27,13 +27,13 @@ pub struct Network {
 }
 
 impl Network {
-    /// Makes so many namespaces, each linked to the bridge.
+    /// Creates namespaces, each linked to the bridge.
     ///
     /// # Panics
-    /// When the machine does not let us.
+    /// When the machine does not allow it.
     pub fn start(namespaces: u8) -> Self {
         let pid = std::process::id();
-        // Unique for each process; one network at a time in each.
+        // Unique per process; one network at a time in each.
         let name = format!("e2e{pid}");
         let [low, middle, ..] = pid.to_le_bytes();
         let subnet = [10, 128 | middle, low];
@@ -75,24 +75,24 @@ impl Network {
         format!("{}n{number}", self.name)
     }
 
-    /// Nothing gets through to this namespace, nor out of it.
+    /// Drops all packets to and from this namespace.
     pub fn cut(&self, number: u8) {
         run(&format!("ip link set {} down", self.link(number)));
     }
 
-    /// What goes to this namespace waits for its turn on a line of so many kbit/s. (A plain delay would want `netem`,
+    /// Limits the traffic to this namespace to so many kbit/s. (A plain delay would need `netem`,
     /// which many kernels lack.)
     pub fn slow(&self, number: u8, kbit: u32) {
         let link = self.link(number);
         run(&format!("tc qdisc add dev {link} root tbf rate {kbit}kbit burst 2kb latency 400ms"));
     }
 
-    /// Ends [`Self::cut`].
+    /// Undoes [`Self::cut`].
     pub fn join(&self, number: u8) {
         run(&format!("ip link set {} up", self.link(number)));
     }
 
-    /// Ends [`Self::slow`].
+    /// Undoes [`Self::slow`].
     pub fn hasten(&self, number: u8) {
         run(&format!("tc qdisc del dev {} root", self.link(number)));
     }

@@ -1,5 +1,5 @@
-//! One process of the platform with a folder of its own: started, watched, signalled, started again; and
-//! removed with all its traces, whatever becomes of the test.
+//! One process of the platform with a folder of its own: started, watched, signalled, restarted;
+//! and removed with all its resources, whatever happens to the test.
 
 use crate::{
     guard::Guard,
@@ -21,13 +21,14 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// How long a program may take to be ready; without any image on the machine it first makes the Node base.
+/// How long a program may take to be ready; without any image on the machine it first makes the
+/// Node base.
 const READY: Duration = Duration::from_secs(600);
 
-/// `$1`: the folder with `pid`, `data/`, and `images`: the function images that were there before, and stay.
-/// Everything else is found by what only this program has: the folder that it runs in, its VM's id in the
-/// labels, the images that its builder remembers. `$2`: where mounts are noted that a program has left which ended in
-/// order, a line for each; `infra/test.sh` looks there.
+/// `$1`: the folder with `pid`, `data/`, and `images`: the function images that existed before, and
+/// stay. Everything else is found by what only this program has: the folder that it runs in, its
+/// VM's id in the labels, the images recorded by its builder. `$2`: file for mounts that an orderly
+/// ended program has left, one per line; `infra/test.sh` reads it.
 const GUARD: &str = r#"
 cat >/dev/null
 ended=
@@ -37,7 +38,7 @@ left() {
   docker ps -aq --filter "label=epsilon.vm=$1"
   docker network ls -q --filter "label=epsilon.vm=$1"
 }
-# One that a test stopped (SIGSTOP) hears nothing else before this.
+# A process that a test stopped (SIGSTOP) handles no other signal before this.
 ours "$1" && kill -CONT "$pid" && ended=itself
 # The second TERM ends the wait for calls that a test left running.
 for tenths in $(seq 0 200); do
@@ -68,11 +69,11 @@ grep -oE " $1[^ ]*" /proc/mounts | sort -r | xargs -rn1 umount -l
 rm -rf "$1"
 "#;
 
-/// One of the platform's binaries: beside the `epsilon` that `EPSILON_BIN` names, else where cargo put it beside
-/// this test.
+/// One of the platform's binaries: beside the `epsilon` that `EPSILON_BIN` names, else where cargo
+/// put it beside this test.
 ///
 /// # Panics
-/// When there is none.
+/// When it does not exist.
 pub fn binary(name: &str) -> PathBuf {
     if let Some(path) = std::env::var_os("EPSILON_BIN") {
         let epsilon = PathBuf::from(path).canonicalize().expect("EPSILON_BIN names a file");
@@ -89,20 +90,20 @@ pub fn binary(name: &str) -> PathBuf {
 /// What to start, and how.
 #[derive(Clone, Debug, Default)]
 pub struct Launch {
-    /// Which binary.
+    /// Name of the binary.
     pub binary: &'static str,
     /// Its arguments, without `--data-dir` and `--config`.
     pub arguments: Vec<String>,
     /// The settings file's text (YAML).
     pub config: Option<String>,
-    /// The size of the disk that the data folder is on, as `mount` takes it (`32m`); the machine's own
-    /// disk without.
+    /// Size of the data folder's own file system, as `mount` takes it (`32m`); `None`: the
+    /// machine's disk.
     pub disk: Option<String>,
     /// A data folder that is there before the first start; it is moved.
     pub data: Option<PathBuf>,
     /// More environment.
     pub env: Vec<(String, String)>,
-    /// The network namespace to run in; the test's own without.
+    /// The network namespace to run in; `None`: the test's own.
     pub netns: Option<String>,
 }
 
@@ -114,7 +115,7 @@ pub struct Program {
     ready: String,
     log: PathBuf,
     guard: Guard,
-    // After the guard in the order of drops: it has emptied the folder by then.
+    // Dropped after the guard, which has emptied the folder by then.
     folder: TempDir,
 }
 
@@ -127,7 +128,7 @@ impl Program {
         let folder = TempDir::with_prefix("epsilon-e2e-").expect("a temporary folder");
         std::fs::write(folder.path().join("images"), function_images()).unwrap();
         let log = log_file(launch.binary);
-        // There before the process: the start may be given up half-way.
+        // Created before the process: the start may be aborted.
         let left = log.with_file_name("left-behind");
         let guard = Guard::new(GUARD, [folder.path(), &left]);
         if let Some(data) = &launch.data {
@@ -150,7 +151,7 @@ impl Program {
         (self.process, self.ready) = spawn(&self.launch, self.folder.path(), &self.log).await;
     }
 
-    /// Changes what the next [`Self::start_again`] starts it with.
+    /// Settings of the next [`Self::start_again`].
     pub fn launch(&mut self) -> &mut Launch {
         &mut self.launch
     }
@@ -176,10 +177,10 @@ impl Program {
         self.folder.path().join("data")
     }
 
-    /// The text of a file in its data folder, without white space around it.
+    /// The trimmed text of a file in its data folder.
     ///
     /// # Panics
-    /// When there is no such file.
+    /// When it does not exist.
     pub fn data_file(&self, name: &str) -> String {
         let path = self.data().join(name);
         let text = std::fs::read_to_string(&path);
@@ -191,18 +192,18 @@ impl Program {
         self.process.id()
     }
 
-    /// All that it wrote to standard error so far.
+    /// Its standard error so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Ends it as a service manager does, and waits.
+    /// Ends it like a service manager, and waits.
     pub async fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.ended(LONG).await
     }
 
-    /// Ends it without any warning, and waits until the process is gone.
+    /// Kills it, and waits until the process is gone.
     pub async fn kill(&mut self) -> ExitStatus {
         self.signal(Signal::KILL);
         self.ended(SOON).await
@@ -211,7 +212,7 @@ impl Program {
     /// Sends a signal.
     ///
     /// # Panics
-    /// When the process is gone already.
+    /// When the process is already gone.
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw).expect("a pid");
         kill_process(pid, signal).expect("the program runs");
@@ -222,7 +223,7 @@ impl Program {
         self.process.try_wait().expect("it is our child").is_some()
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until it ends by itself.
     pub async fn ended(&mut self, limit: Duration) -> ExitStatus {
         let (process, name) = (&mut self.process, self.launch.binary);
         until(&format!("`{name}` ends"), limit, async || {
@@ -274,7 +275,7 @@ async fn spawn(launch: &Launch, folder: &Path, log: &Path) -> (Child, String) {
 
     let stdout = process.stdout.take().expect("it is piped");
     let (lines, seen) = mpsc::channel();
-    // Reads to the end, so that the process never waits for a reader of its output.
+    // Reads to the end, so that the process never blocks on its output.
     std::thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
             let _ = lines.send(line);
@@ -301,7 +302,7 @@ fn function_images() -> Vec<u8> {
     list.output().expect("`docker` can be run").stdout
 }
 
-/// A file for a program's log that outlives the test, in cargo's folder for such things.
+/// A file for a program's log that outlives the test, in cargo's temporary folder.
 fn log_file(program: &str) -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let here = std::env::current_exe().expect("this process has a file");

@@ -1,10 +1,10 @@
-//! A project's folder out of a few lines, and the archive that a deployment sends.
+//! A project's folder from a few lines, and the archive that a deployment sends.
 
 use flate2::{Compression, write::GzEncoder};
 use std::path::Path;
 use tempfile::TempDir;
 
-/// A folder with a project in it; gone with the value.
+/// A folder with a project in it; removed with the value.
 ///
 /// ```
 /// let shop = epsilon_e2e::project!("shop", { "index.js" => "exports.buy = (req, res) => res.send('!')" });
@@ -30,37 +30,37 @@ impl Project {
     /// An empty folder.
     ///
     /// # Panics
-    /// When the machine gives none.
+    /// When the machine refuses.
     pub fn new(name: &str) -> Self {
         let folder = TempDir::with_prefix("epsilon-project-").unwrap();
         std::fs::create_dir(folder.path().join(name)).unwrap();
         Self { folder, name: name.to_owned() }
     }
 
-    /// What the folder is called.
+    /// The folder's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where it is.
+    /// The folder's path.
     pub fn path(&self) -> std::path::PathBuf {
         self.folder.path().join(&self.name)
     }
 
-    /// Writes a file, and the folders on its way.
+    /// Writes a file and its parent folders.
     ///
     /// # Panics
-    /// When that fails.
+    /// When it fails.
     pub fn write(&self, path: &str, content: impl AsRef<[u8]>) {
         let path = self.path().join(path);
         std::fs::create_dir_all(path.parent().expect("a file lies in a folder")).unwrap();
         std::fs::write(path, content).unwrap();
     }
 
-    /// Makes a symbolic link.
+    /// Creates a symbolic link.
     ///
     /// # Panics
-    /// When that fails.
+    /// When it fails.
     pub fn link(&self, path: &str, to: &str) {
         std::os::unix::fs::symlink(to, self.path().join(path)).unwrap();
     }
@@ -77,20 +77,20 @@ impl Project {
     }
 }
 
-/// A tar.gz with whatever `fill` puts into it.
+/// A tar.gz with the entries that `fill` adds.
 ///
 /// # Panics
-/// When memory cannot be written.
+/// When writing fails.
 pub fn archive(fill: impl FnOnce(&mut tar::Builder<GzEncoder<Vec<u8>>>)) -> Vec<u8> {
     let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
     fill(&mut tar);
     tar.into_inner().unwrap().finish().unwrap()
 }
 
-/// The header of a tar entry with a path that the `tar` crate itself would refuse to write.
+/// The header of a tar entry with a path that the `tar` crate itself would refuse.
 ///
 /// # Panics
-/// When the path is longer than a header takes.
+/// When the path is longer than a header allows.
 pub fn raw_header(path: &str, kind: tar::EntryType, size: u64) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     let name = &mut header.as_gnu_mut().expect("it was made as one").name;

@@ -1,10 +1,11 @@
-//! A running `epsilon up` of its own: own data, own ports, own containers; removed with all its traces
-//! when the value is dropped, when the test panics, and when the whole test process is killed.
+//! A running `epsilon up` of its own: own data, own ports, own containers; removed with all its
+//! resources when the value is dropped, when the test panics, and when the whole test process is
+//! killed.
 //!
-//! The last is the work of the guard (see `guard.rs`): a small shell script that waits for the end of
-//! its input, a pipe from this process, and then cleans up by the VM's id. `Drop` only closes that pipe, so
-//! there is one way to clean up and it is always taken. A value in a `static` is never dropped; its guard
-//! does the work when the test process ends.
+//! The last is the work of the guard (see `guard.rs`): a small shell script that waits for the end
+//! of its input, a pipe from this process, and then cleans up by the VM's id. `Drop` only closes
+//! that pipe, so there is one cleanup, which always runs. A value in a `static` is never dropped;
+//! its guard cleans up when the test process ends.
 
 use crate::{
     http::{Answer, Call},
@@ -22,18 +23,18 @@ use std::{
 /// The `epsilon` binary under test.
 ///
 /// # Panics
-/// When there is none.
+/// When it does not exist.
 pub fn binary() -> PathBuf {
     program::binary("epsilon")
 }
 
-/// How a platform is to be started, where that matters to the test.
+/// Settings of a platform.
 #[derive(Debug, Default)]
 pub struct Settings {
     /// The settings file's text (YAML).
     pub config: Option<String>,
-    /// The size of the disk that the data folder is on, as `mount` takes it (`32m`); the machine's own
-    /// disk without.
+    /// Size of the data folder's own file system, as `mount` takes it (`32m`); `None`: the
+    /// machine's disk.
     pub disk: Option<String>,
     /// A data folder that is there before the first start; it is moved.
     pub data: Option<PathBuf>,
@@ -81,19 +82,19 @@ impl Epsilon {
         Self { public, control, data: program.data(), key, vm, program }
     }
 
-    /// Starts it again on the same data and the same ports, after [`Self::kill`] or [`Self::terminate`].
+    /// Starts it again on the same data and ports, after [`Self::kill`] or [`Self::terminate`].
     pub async fn start_again(&mut self) {
         self.program.launch().arguments = arguments(self.public, self.control);
         self.program.start_again().await;
         (self.public, self.control) = addresses(&self.program);
     }
 
-    /// Where functions are called.
+    /// Address for calls of functions.
     pub fn public(&self) -> SocketAddr {
         self.public
     }
 
-    /// Where the control API listens.
+    /// Address of the control API.
     pub fn control(&self) -> SocketAddr {
         self.control
     }
@@ -118,7 +119,7 @@ impl Epsilon {
         self.program.pid()
     }
 
-    /// All that it wrote to standard error so far.
+    /// Its standard error so far.
     pub fn log(&self) -> String {
         self.program.log()
     }
@@ -141,12 +142,12 @@ impl Epsilon {
         self.send_admin(Call::get(target)).await.expect(200).json()["data"].clone()
     }
 
-    /// Ends it as a service manager does, and waits.
+    /// Ends it like a service manager, and waits.
     pub async fn terminate(&mut self) -> ExitStatus {
         self.program.terminate().await
     }
 
-    /// Ends it without any warning, and waits until the process is gone.
+    /// Kills it, and waits until the process is gone.
     pub async fn kill(&mut self) -> ExitStatus {
         self.program.kill().await
     }
@@ -154,12 +155,12 @@ impl Epsilon {
     /// Sends a signal.
     ///
     /// # Panics
-    /// When the process is gone already.
+    /// When the process is already gone.
     pub fn signal(&self, signal: Signal) {
         self.program.signal(signal);
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until it ends by itself.
     pub async fn ended(&mut self, limit: Duration) -> ExitStatus {
         self.program.ended(limit).await
     }

@@ -1,22 +1,22 @@
-//! Waiting for a condition: with a limit, and with the last status seen in the failure's text. There is
-//! no other wait in the tests.
+//! Waiting for a condition: with a limit, and with the last status in the failure's text. Tests
+//! wait in no other way.
 
 use std::{fmt::Debug, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 
-/// How often a condition is looked at. Short beside all that is waited for, long beside a look.
+/// Polling interval.
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// The limit for things that should take no time at all, generous for a busy machine.
+/// Limit for things that should take no time, generous for a busy machine.
 pub const SOON: Duration = Duration::from_secs(20);
 
-/// The limit for work with images and packages.
+/// Limit for work with images and packages.
 pub const LONG: Duration = Duration::from_secs(180);
 
-/// Looks until `probe` gives a value.
+/// Polls until `probe` returns a value.
 ///
 /// # Panics
-/// When `limit` is over, with the last status that `probe` gave instead.
+/// After `limit`, with the last status of `probe`.
 pub async fn until<T, S: Debug>(
     what: &str,
     limit: Duration,

@@ -1,4 +1,5 @@
-//! As much of RFC 6455 as an echo needs: the handshake, a short masked text frame out, a text frame in.
+//! As much of RFC 6455 as an echo needs: the handshake, a short masked text frame out, a text frame
+//! in.
 
 use crate::wire::Wire;
 use std::net::SocketAddr;
@@ -10,7 +11,7 @@ pub struct WebSocket {
 }
 
 impl WebSocket {
-    /// Shakes hands; gives the answer's head when it was refused.
+    /// Performs the handshake; returns the answer's head when it was refused.
     ///
     /// # Errors
     /// The head of an answer that is not 101.
@@ -31,7 +32,7 @@ impl WebSocket {
     /// Sends a text of less than 126 bytes.
     ///
     /// # Panics
-    /// When the other end is gone.
+    /// When the peer is gone.
     pub async fn send(&mut self, text: &str) {
         let mask = [0x12, 0x34, 0x56, 0x78];
         let length = u8::try_from(text.len()).expect("a short text");
@@ -44,7 +45,7 @@ impl WebSocket {
     /// The next text of less than 126 bytes.
     ///
     /// # Panics
-    /// When something else comes.
+    /// When something else arrives.
     pub async fn text(&mut self) -> String {
         let head = self.wire.exactly(2).await;
         assert_eq!(head[0], 0x81, "a whole text frame");
@@ -52,7 +53,7 @@ impl WebSocket {
         String::from_utf8(self.wire.exactly(usize::from(head[1])).await).unwrap()
     }
 
-    /// What is under the frames.
+    /// The connection below the frames.
     pub fn into_wire(self) -> Wire {
         self.wire
     }

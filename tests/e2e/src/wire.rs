@@ -1,5 +1,5 @@
-//! Bytes on a socket, for requests that no HTTP client would send: broken framing, doubled headers, a
-//! caller who goes away in the middle.
+//! Bytes on a socket, for requests that no HTTP client would send: broken framing, duplicate
+//! headers, a caller that hangs up halfway.
 
 use crate::wait::{SOON, within};
 use std::{io, net::SocketAddr, time::Duration};
@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// A connection without any idea of HTTP. Dropping it hangs up.
+/// A raw connection. Dropping it hangs up.
 #[derive(Debug)]
 pub struct Wire {
     stream: TcpStream,
@@ -18,22 +18,22 @@ impl Wire {
     /// Connects.
     ///
     /// # Panics
-    /// When nobody listens.
+    /// When no process listens.
     pub async fn connect(to: SocketAddr) -> Self {
         let stream = TcpStream::connect(to).await.unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream }
     }
 
-    /// Sends bytes; an end that no longer listens is an error.
+    /// Sends bytes.
     ///
     /// # Errors
-    /// When the other end is gone.
+    /// When the peer is gone.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.stream.write_all(bytes.as_ref()).await
     }
 
-    /// Reads until the head of an answer is whole, or the end.
+    /// Reads until the head of an answer is complete, or the end.
     pub async fn head(&mut self) -> String {
         let mut seen = Vec::new();
         within("the head of an answer", SOON, async {
@@ -51,14 +51,14 @@ impl Wire {
     /// Reads exactly so many bytes.
     ///
     /// # Panics
-    /// When the other end hangs up before.
+    /// When the peer hangs up before.
     pub async fn exactly(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         within("bytes from the other end", SOON, self.stream.read_exact(&mut bytes)).await.unwrap();
         bytes
     }
 
-    /// Reads until the other end hangs up.
+    /// Reads until the peer hangs up.
     ///
     /// # Panics
     /// When it does not within `limit`.
@@ -70,18 +70,19 @@ impl Wire {
     }
 }
 
-/// Sends bytes on a fresh connection and reads all that comes back until the other end closes.
+/// Sends bytes on a new connection and reads everything until the peer closes.
 ///
 /// # Panics
-/// When nobody listens, or the connection stays open: add `connection: close` to a good request.
+/// When no process listens, or the connection stays open: add `connection: close` to a valid
+/// request.
 pub async fn exchange(to: SocketAddr, bytes: impl AsRef<[u8]>) -> String {
     let mut wire = Wire::connect(to).await;
-    // The other end may answer and close before it read everything; its answer is what counts.
+    // The peer may answer and close before it has read everything; its answer counts.
     let _ = wire.send(bytes).await;
     wire.rest(SOON).await
 }
 
-/// The status in the first line of an answer; 0 when there is none.
+/// The status in the first line of an answer; 0 without one.
 pub fn status(answer: &str) -> u16 {
     answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0)
 }

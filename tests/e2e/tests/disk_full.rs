@@ -1,5 +1,5 @@
-//! The disk under the data folder is full while a project is deployed: the developer is told so, nothing
-//! that served is lost, and a project that fits still goes through afterwards.
+//! The data folder's disk is full while a project is deployed: the developer gets a clear error,
+//! what serves goes on, and a project that fits can be deployed afterwards.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
@@ -8,7 +8,7 @@ use epsilon_e2e::{
     up::{Epsilon, Settings},
 };
 
-/// Too large for the disk below, well within the builder's own limits, and not to be compressed.
+/// Too large for the disk below, well within the builder's own limits, and incompressible.
 fn noise() -> Vec<u8> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut bytes = Vec::with_capacity(48 << 20);
@@ -42,7 +42,7 @@ async fn a_full_disk_fails_the_deployment_and_nothing_else() {
     up.deploy(&project).await;
     assert_eq!(up.get("/squeeze").await.expect(200).text(), "2");
 
-    // Not a byte is left: a rollback that cannot be written does not happen, and can be done when there is room.
+    // No byte is left: a rollback that cannot be written fails, and succeeds when there is room.
     let filler = up.data().join("filler");
     let full = std::fs::write(&filler, noise()).expect_err("the disk is full");
     assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);

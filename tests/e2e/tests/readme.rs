@@ -1,5 +1,5 @@
-//! The README's own commands: every fenced block marked `sh run` is executed, in order, in one fresh
-//! folder, against a running platform, as a reader would. A block that fails fails this test.
+//! The README's own commands: every fenced block marked `sh run` is executed, in order, in one new
+//! folder, on a running platform. A block that fails fails this test.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 

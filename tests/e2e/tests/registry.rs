@@ -1,4 +1,4 @@
-//! Images in a registry instead of this machine's engine, against the real one that Debian ships as
+//! Images in a registry instead of this machine's engine, with the real one that Debian ships as
 //! `docker-registry`.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
@@ -26,7 +26,7 @@ use tokio::{
     task::JoinSet,
 };
 
-/// The way to a registry, which breaks when somebody says a certain word on it.
+/// A proxy to a registry, which breaks when a certain word is sent.
 struct Way {
     address: SocketAddr,
     state: Arc<State>,
@@ -37,7 +37,7 @@ struct Way {
 struct State {
     word: Mutex<Option<&'static str>>,
     is_broken: AtomicBool,
-    /// The connections that are open.
+    /// The open connections.
     open: Mutex<JoinSet<()>>,
 }
 
@@ -51,7 +51,7 @@ impl Way {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
                 if shared.is_broken.load(Ordering::SeqCst) {
-                    continue; // hung up at once
+                    continue; // closed at once
                 }
                 let pipe = pipe(client, registry, Arc::clone(&shared));
                 shared.open.lock().unwrap().spawn(pipe);
@@ -60,7 +60,7 @@ impl Way {
         Self { address, state, _accepting: accepting }
     }
 
-    /// From when this word is said on, nothing passes until it is healed.
+    /// Breaks when this word is sent, until it is restored.
     fn breaks_at(&self, word: &'static str) {
         *self.state.word.lock().unwrap() = Some(word);
     }
@@ -75,7 +75,7 @@ impl Way {
     }
 }
 
-/// Copies both ways and listens to what the client says.
+/// Copies both ways and scans what the client sends.
 async fn pipe(client: TcpStream, registry: SocketAddr, state: Arc<State>) {
     let Ok(server) = TcpStream::connect(registry).await else { return };
     let (mut from_client, mut to_client) = client.into_split();
@@ -104,13 +104,14 @@ async fn pipe(client: TcpStream, registry: SocketAddr, state: Arc<State>) {
 /// A variable that keeps a function out of cells: these tests are about its image.
 const NO_CELL: &str = "env: { NODE_OPTIONS: '--no-deprecation' }";
 
-/// A VM that serves a function from a cell has fetched its code from the registry, and not its image.
+/// A VM that serves a function from a cell has fetched its code from the registry, and not its
+/// image.
 #[tokio::test]
 async fn a_vm_fetches_code_and_not_the_image() {
     let registry = DebianRegistry::start().await;
     let config = format!("builder: {{ registry: \"{}/code\" }}", registry.address());
     let fleet = Fleet::start(Plan { agents: 1, config: Some(config), ..Plan::default() }).await;
-    // Code of this run only: it lies nowhere yet.
+    // Code of this run only, which is stored nowhere yet.
     let run = DeploymentId::random();
     let text = format!("exports.light = (req, res) => res.send('{run}')");
     fleet.deploy(&project!("light", { "index.js" => text })).await;
@@ -145,15 +146,15 @@ async fn a_vm_fetches_code_and_not_the_image() {
     docker(&["rmi", "-f", image]).await;
 }
 
-/// In the middle of the builder's push, of its last step, and of the VM's pull: the deployment fails with a clear word, what
-/// served serves, and nothing stands in the way of the next try.
+/// During the builder's push, its last step, and the VM's pull: the deployment fails with a clear
+/// error, what serves goes on, and the next attempt succeeds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_registry_that_goes_in_the_middle_fails_the_deployment_and_nothing_else() {
+async fn registry_loss_fails_only_the_deployment() {
     let registry = DebianRegistry::start().await;
     let way = Way::to(registry.address()).await;
     let config = format!("builder: {{ registry: \"{}/middle\" }}", way.address);
     let up = Epsilon::start_with(Settings::config(&config)).await;
-    // Of this run only: the same code would be the same image, and one that lies in the engine is not pulled.
+    // Of this run only: the same code would be the same image, and an existing one is not pulled.
     let run = DeploymentId::random();
     let text = |n: usize| {
         format!(
@@ -187,9 +188,9 @@ async fn a_registry_that_goes_in_the_middle_fails_the_deployment_and_nothing_els
     }
 }
 
-/// The same on machines of their own: over the wire to VMs and builder.
+/// The same in a fleet: VMs and builder over the network.
 #[tokio::test]
-async fn in_a_fleet_images_of_old_versions_leave_vms_and_registry() {
+async fn fleet_removes_images_of_old_versions() {
     let registry = DebianRegistry::start().await;
     let config = format!(
         "gateway: {{ keep_versions: 1, image_grace: 1s }}\nbuilder: {{ registry: \"{}/fleet\" }}",
@@ -226,7 +227,7 @@ async fn manifest(registry: SocketAddr, image: &str) -> u16 {
     call.send(registry).await.status
 }
 
-/// What no version needs leaves the VM and the registry.
+/// Unneeded images are removed from the VM and the registry.
 #[tokio::test]
 async fn images_of_old_versions_leave_the_registry() {
     let registry = DebianRegistry::start().await;
@@ -265,7 +266,7 @@ async fn images_of_old_versions_leave_the_registry() {
 }
 
 #[tokio::test]
-async fn images_go_to_a_registry_and_come_back_from_it() {
+async fn images_are_pushed_to_and_pulled_from_registry() {
     let mut registry = DebianRegistry::start().await;
     let name = format!("{}/e2e", registry.address());
     let config = format!("builder: {{ registry: \"{name}\" }}");
@@ -294,7 +295,7 @@ async fn images_go_to_a_registry_and_come_back_from_it() {
 
     assert_eq!(up.deploy(&project).await.changed(), [], "unchanged");
 
-    // Without the registry a push fails with a clear word, and what serves goes on.
+    // Without the registry a push fails with a clear error, and what serves goes on.
     registry.stop().await;
     project.write("index.js", "exports.remote = (req, res) => res.send('2')");
     let failed = up.try_deploy(&project).await;

@@ -1,4 +1,4 @@
-//! The platform ends, with and without a warning, while calls and deployments run; and starts again on
+//! The platform ends, gracefully or killed, while calls and deployments run; and starts again on
 //! the same data. Each test has a platform of its own.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
@@ -20,7 +20,8 @@ use std::{
     time::Duration,
 };
 
-/// Each time another source: platforms that come and go share the engine, and so would share its image.
+/// A different source each time: consecutive platforms share the engine, and so would share its
+/// image.
 fn hardy() -> Project {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -32,7 +33,7 @@ fn hardy() -> Project {
             res.write("begun "); setTimeout(() => res.end("ended"), 2000); }} }};"#) })
 }
 
-/// Waits until Docker holds exactly the containers that the platform knows as its instances.
+/// Waits until Docker has exactly the containers that the platform knows as its instances.
 async fn nothing_is_leaked(up: &Epsilon) {
     until("containers are instances and instances are containers", SOON, async || {
         let containers = up.containers(None).await;
@@ -52,7 +53,7 @@ async fn nothing_is_leaked(up: &Epsilon) {
     assert!(up.networks().await.len() <= 1);
 }
 
-/// The next call is well: the platform is back, whatever it was doing.
+/// The next call succeeds: the platform is back.
 async fn answers(up: &Epsilon, path: &str) {
     until("calls are answered", SOON, async || match Call::get(path).try_send(up.public()).await {
         Ok(answer) if answer.status == 200 => Ok(()),
@@ -62,7 +63,7 @@ async fn answers(up: &Epsilon, path: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn kill_9_under_load_and_a_start_on_the_same_data_lose_no_function() {
+async fn kill_9_under_load_loses_no_function() {
     let mut up = Epsilon::start().await;
     let project = hardy();
     up.deploy(&project).await;
@@ -88,8 +89,8 @@ async fn kill_9_under_load_and_a_start_on_the_same_data_lose_no_function() {
     .await;
     let tally = load.stop().await;
     assert_eq!(tally.broken.len(), before.broken.len(), "none is lost after the start: {tally:?}");
-    // Two kills, four callers: each can lose the call that it was making, and one more that the kernel
-    // took in for a listener that was about to die.
+    // Two kills, four callers: each can lose its current call, and one more that the kernel
+    // accepted for a listener that was about to end.
     assert!(tally.broken.len() <= 16, "{tally:?}");
     assert_eq!(tally.answers(), tally.of(200), "{tally:?}");
 
@@ -100,7 +101,7 @@ async fn kill_9_under_load_and_a_start_on_the_same_data_lose_no_function() {
 }
 
 #[tokio::test]
-async fn kill_9_in_a_deployment_leaves_what_was_and_can_be_done_again() {
+async fn kill_9_in_a_deployment_changes_nothing() {
     let mut up = Epsilon::start().await;
     let project = hardy();
     up.deploy(&project).await;
@@ -122,7 +123,7 @@ async fn kill_9_in_a_deployment_leaves_what_was_and_can_be_done_again() {
     let states: Vec<_> =
         deployments.as_array().unwrap().iter().map(|d| d["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["failed", "done"], "the broken one does not run for ever");
-    until("throw-away containers of the build are removed", SOON, async || {
+    until("temporary containers of the build are removed", SOON, async || {
         let data = up.data().display().to_string();
         let list = ask(&["ps", "-aq", "--filter", "label=epsilon.builder"]).await;
         let mut left = Vec::new();
@@ -160,13 +161,13 @@ async fn twins_serve(up: &Epsilon) -> u32 {
 }
 
 #[tokio::test]
-async fn kill_9_in_an_activation_leaves_the_old_or_the_new_whole() {
+async fn kill_9_in_an_activation_is_atomic() {
     let mut up = Epsilon::start().await;
     let project = project!("twins", {});
     twins(&project, 1);
     up.deploy(&project).await;
     let mut serves = 1;
-    // While instances start, while the step is taken, and when it was told that it is done.
+    // While instances start, during the activation, and after it was reported.
     let moments = [r#""step":"start""#, r#""step":"activate""#, r#""event":"done""#];
     for (n, moment) in (2..).zip(moments) {
         twins(&project, n);
@@ -183,7 +184,7 @@ async fn kill_9_in_an_activation_leaves_the_old_or_the_new_whole() {
         up.start_again().await;
         let now = twins_serve(&up).await;
         assert!(now == serves || now == n, "{now} after {serves} and {n}");
-        assert!(now == n || !moment.contains("done"), "what was told to be done is done");
+        assert!(now == n || !moment.contains("done"), "a deployment reported as done is done");
         let newest = up.admin("/v1/deployments").await[0]["state"].clone();
         assert_eq!(newest, if now == n { "done" } else { "failed" });
         serves = now;
@@ -191,11 +192,11 @@ async fn kill_9_in_an_activation_leaves_the_old_or_the_new_whole() {
     }
     twins(&project, 9);
     up.deploy(&project).await;
-    assert_eq!(twins_serve(&up).await, 9, "nothing stands in the way of the next one");
+    assert_eq!(twins_serve(&up).await, 9, "the next deployment works");
 }
 
 #[tokio::test]
-async fn kill_9_in_a_rollback_leaves_the_old_or_the_new_whole() {
+async fn kill_9_in_a_rollback_is_atomic() {
     let mut up = Epsilon::start().await;
     let project = project!("twins", {});
     for n in 1..=2 {
@@ -209,7 +210,7 @@ async fn kill_9_in_a_rollback_leaves_the_old_or_the_new_whole() {
             .header("authorization", &format!("Bearer {}", up.key()));
         let control = up.control();
         let rollback = tokio::spawn(async move { call.try_send(control).await });
-        // Not a wait for anything: the kill is to come before, in and after the change.
+        // Not a wait for a condition: the kill has to come before, during and after the change.
         tokio::time::sleep(Duration::from_millis(pause)).await;
         up.kill().await;
         let answer = rollback.await.unwrap();
@@ -268,7 +269,8 @@ async fn a_container_that_somebody_removes_is_noticed_and_replaced() {
         command.push(&container.id);
         ask(&command).await;
         if verb == "pause" {
-            // Nobody answers in there any more; the call's own time ends it, and the next one is well.
+            // The old instance does not answer any more; the call's own timeout ends it, and the
+            // next one succeeds.
             up.get("/hardy").await.expect_error(504, "FUNCTION_TIMEOUT");
         }
         answers(&up, "/hardy").await;
@@ -277,7 +279,7 @@ async fn a_container_that_somebody_removes_is_noticed_and_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sigterm_under_load_loses_no_call_and_leaves_nothing_behind() {
+async fn sigterm_under_load_loses_no_call_or_resource() {
     let mut up = Epsilon::start().await;
     up.deploy(&hardy()).await;
     let load = Load::start(up.public(), "/hardy", 4);
@@ -309,7 +311,7 @@ async fn sigterm_under_load_loses_no_call_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_second_sigterm_ends_the_waiting_and_says_what_it_cut() {
+async fn second_sigterm_cuts_calls_and_reports_them() {
     let mut up = Epsilon::start().await;
     up.deploy(&project!("endless", { "index.js" => r#"
         exports.endless = { config: { memory: "128MiB", timeout: 60_000 },

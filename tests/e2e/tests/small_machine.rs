@@ -1,5 +1,5 @@
-//! A VM with room for two instances: idle ones make room for the next start, the one used longest ago
-//! first; busy ones never do, and a call that finds no room is told so.
+//! A VM with room for two instances: idle ones are evicted for the next start, least recently used
+//! first; busy ones never are, and a call that finds no room gets an error.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 
 const CONFIG: &str = "vm_agent: { memory: 300MiB, queue_wait: 1s }";
 
-/// Functions whose instances exist now.
+/// Functions that have instances.
 async fn present(up: &Epsilon) -> BTreeSet<String> {
     let containers = up.containers(None).await;
     containers.iter().map(|c| c.label("epsilon.function").to_owned()).collect()
@@ -28,7 +28,7 @@ async fn idle_instances_make_room_and_busy_ones_never() {
               res.write("{name}"); if (req.path !== "/hold") res.end(); }} }};"#) }))
         .await;
     }
-    // Two fit: the one that was just called, and of the others the one that is worth more.
+    // Two fit: the one that was just called, and of the others the one of higher worth.
     for name in ["one", "two", "three", "one"] {
         assert_eq!(up.get(&format!("/{name}")).await.expect(200).text(), name);
         until("two instances are left", SOON, async || {
@@ -38,7 +38,7 @@ async fn idle_instances_make_room_and_busy_ones_never() {
         .await;
     }
 
-    // Both places are held by running calls: nobody is thrown out for a third.
+    // Both slots are held by running calls: none is evicted for a third.
     let one = Call::get("/one/hold").open(up.public()).await;
     let two = Call::get("/two/hold").open(up.public()).await;
     assert_eq!((one.status(), two.status()), (200, 200));
@@ -53,7 +53,7 @@ async fn idle_instances_make_room_and_busy_ones_never() {
 }
 
 #[tokio::test]
-async fn a_function_larger_than_the_machine_is_refused_when_it_is_deployed() {
+async fn function_larger_than_the_machine_is_refused() {
     let up = Epsilon::start_with(Settings::config(CONFIG)).await;
     let project = project!("giant", {
         "index.js" => "exports.giant = { config: { memory: '512MiB' }, func: (req, res) => res.send('x') }",

@@ -1,4 +1,4 @@
-//! Each test that `docs/specification.md` names exists, so that no promise outlives what held it.
+//! Each test that `docs/specification.md` names exists, so that no promise outlives its test.
 
 use std::{fs, path::Path};
 

@@ -1,5 +1,5 @@
-//! docs/tls.md, followed to the letter: its settings, and its fenced blocks marked `sh run` in their order, from another network
-//! namespace than the gateway's, so that nothing of it is this machine's privilege. A block that fails fails this test.
+//! Follows docs/tls.md exactly: its settings, and its fenced blocks marked `sh run` in order, from
+//! another network namespace than the gateway's. A block that fails fails this test.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
@@ -13,7 +13,7 @@ use std::{fmt::Write as _, path::Path, process::Stdio};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-/// Namespaces: the VM's, and that of the person at another machine.
+/// Namespaces: the VM's, and that of a person at another machine.
 const VM: u8 = 0;
 const PERSON: u8 = 1;
 
@@ -38,7 +38,7 @@ fn blocks(text: &str, info: &str) -> Vec<(usize, String)> {
     found
 }
 
-/// The page and the place where its commands run.
+/// The page and the folder where its commands run.
 struct Reader {
     page: String,
     place: TempDir,
@@ -52,7 +52,7 @@ impl Reader {
         Self { page, place: TempDir::new().unwrap(), network: Network::start(2) }
     }
 
-    /// The settings that the page has for a part, for this machine: its address is the name of its files.
+    /// The page's settings for a part, for this machine: the files are named by its address.
     fn settings(&self, part: &str, machine: &str, gateway: &str) -> String {
         let mut found = blocks(&self.page, &format!("yaml {part}"));
         let (_, settings) = found.pop().unwrap_or_else(|| panic!("no settings of {part}"));
@@ -63,7 +63,7 @@ impl Reader {
             .replace("10.0.0.5:8081", gateway)
     }
 
-    /// Runs a block as the person at another machine does.
+    /// Runs a block as a person at another machine.
     async fn run(&self, (line, block): &(usize, String), control: &str) {
         let path = binary("epsilon").parent().unwrap().display().to_string();
         let path = format!("{path}:{}", std::env::var("PATH").unwrap_or_default());
@@ -73,7 +73,7 @@ impl Reader {
             .args(["netns", "exec", &self.network.netns(PERSON)])
             .args(["bash", "-euo", "pipefail", "-c", block])
             .current_dir(self.place.path())
-            // What this machine sets for its own git and curl would go before what the page says.
+            // This machine's settings for git and curl would override the page's.
             .env_clear()
             .env("PATH", path)
             .env("HOME", self.place.path())

@@ -1,8 +1,9 @@
-//! Everything at once that one stranger, one project or one function does to the others: bodies that explode, slow
-//! uploads, idle connections, a log flood, a crash loop, a function that opens connections to its host. A neighbour that is
-//! called fifty times a second loses no call, and health checks are answered.
+//! Everything at once that one stranger, one project or one function can do to others: bodies that
+//! inflate, slow uploads, idle connections, a log flood, a crash loop, a function that opens
+//! connections to its host. A neighbour that is called fifty times a second loses no call, and
+//! health checks are answered.
 //!
-//! In a binary of its own: it takes a platform, and the machine, for itself. Bounded in time and in number.
+//! In a binary of its own: it uses the whole machine. Bounded in time and in number.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
@@ -16,18 +17,19 @@ use tokio::{
     time::{Instant, interval, sleep, timeout},
 };
 
-/// How long the neighbour is measured, once in peace and once under attack.
+/// How long the neighbour is measured, once without and once under attack.
 const PHASE: Duration = Duration::from_secs(20);
 const CALLS_A_SECOND: u64 = 50;
 const SLOW_UPLOADS: usize = 200;
 const IDLE_CONNECTIONS: usize = 8192;
-/// Attackers and attacked share the processors with whatever else the machine does, which only adds: the best round counts.
+/// Attackers and neighbour share the CPUs with all other work of the machine, which only adds: the
+/// best round counts.
 const ROUNDS: usize = 3;
-/// What the attacks may cost the neighbour at its 99th percentile.
+/// How much the attacks may add to the neighbour's 99th percentile.
 const MORE: Duration = Duration::from_millis(50);
 /// Longest wait of a health check.
 const HEALTH: Duration = Duration::from_millis(100);
-/// Beyond this somebody was locked out.
+/// Above this, a caller was locked out.
 const LOCKED_OUT: Duration = Duration::from_secs(5);
 
 const CODE: &str = r#"
@@ -58,7 +60,7 @@ exports.connects = { func: (req, res) => {
 }, config: { timeout: "60s", memory: "256MiB", maxInstances: 1 } };
 "#;
 
-/// What the neighbour saw.
+/// The neighbour's results.
 struct Seen {
     failed: usize,
     p99: Duration,
@@ -66,8 +68,8 @@ struct Seen {
     health: Duration,
 }
 
-/// Calls the neighbour at its pace, each call with a connection of its own as strangers have, and looks at the health now
-/// and then.
+/// Calls the neighbour at its rate, each call on a connection of its own like strangers, and checks
+/// health now and then.
 async fn neighbour(to: SocketAddr) -> Seen {
     let mut pace = interval(Duration::from_millis(1000 / CALLS_A_SECOND));
     let mut calls = JoinSet::new();
@@ -100,7 +102,7 @@ fn bomb() -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// All of them, until the set is dropped.
+/// All attacks, until the set is dropped.
 async fn attack(up: &Epsilon) -> JoinSet<()> {
     let (to, control) = (up.public(), up.control());
     let mut attackers = JoinSet::new();
@@ -119,7 +121,7 @@ async fn attack(up: &Epsilon) -> JoinSet<()> {
                     "POST /upload HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n0123456789";
                 if let Ok(mut stream) = TcpStream::connect(to).await {
                     drop(stream.write_all(head.as_bytes()).await);
-                    // A byte a second, as long as somebody listens.
+                    // A byte a second, as long as the peer listens.
                     while stream.write_all(b"x").await.is_ok() {
                         sleep(Duration::from_secs(1)).await;
                     }
@@ -145,8 +147,8 @@ async fn attack(up: &Epsilon) -> JoinSet<()> {
         drop(gateway.limit(Duration::from_secs(60)).try_send(to).await);
         std::future::pending::<()>().await;
     });
-    // Idle connections come last and in a row, as fast as they are taken. They are there once nobody stands in the kernel's
-    // queue behind them any more.
+    // Idle connections come last and in a row, as fast as they are accepted. They are established
+    // once the kernel's queue is empty.
     let mut idle = Vec::new();
     for _ in 0..IDLE_CONNECTIONS {
         if let Ok(Ok(mut stream)) = timeout(Duration::from_secs(1), TcpStream::connect(to)).await {
@@ -166,7 +168,7 @@ async fn attack(up: &Epsilon) -> JoinSet<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_attacks_at_once_lose_no_call_of_a_neighbour() {
+async fn concurrent_attacks_lose_no_neighbour_call() {
     let up = Epsilon::start().await;
     up.deploy(&project!("town", { "index.js" => CODE })).await;
     up.get("/neighbour").await.expect(200);
@@ -196,11 +198,11 @@ async fn all_attacks_at_once_lose_no_call_of_a_neighbour() {
         best <= MORE,
         "in no round health was answered in {HEALTH:?} and p99 rose by {MORE:?} at most; best: {best:?}"
     );
-    // The victim of the bombs was never killed, and everybody is served again.
+    // The target of the bombs was never killed, and all functions serve again.
     up.get("/victim").await;
     up.get("/neighbour").await.expect(200);
     let log = up.log();
-    // Another function may run out of its own memory; that is its own trouble.
+    // Another function may exhaust its own memory; that is its own error.
     let killed = |line: &&str| line.contains("out of memory") && line.contains("victim");
     assert_eq!(log.lines().find(killed), None, "a body ended an instance");
 }

@@ -1,9 +1,9 @@
-//! The container engine of this machine is stopped and started again under load. The last of the binaries
-//! (cargo runs them by name), because it touches what everything else stands on; one test, so nothing
-//! runs beside it.
+//! The container engine of this machine is stopped and started again under load. The last of the
+//! binaries (cargo runs them by name), because everything else depends on the engine; one test, so
+//! nothing runs beside it.
 //!
-//! Stopping the engine stops all containers on the machine. So this fails, before it touches anything, while
-//! other containers run.
+//! Stopping the engine stops all containers on the machine. So this fails, before it changes
+//! anything, while other containers run.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
@@ -30,13 +30,13 @@ fn has_systemd() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
 
-/// The engine is stopped. It comes back with the value, also when the test fails meanwhile.
+/// The engine is stopped. It is started again with the value, also when the test fails meanwhile.
 struct Stopped;
 
 impl Stopped {
     async fn stop() -> Self {
         if has_systemd() {
-            // With its socket unit, or the first question would start it again.
+            // With its socket unit, or the first request would start it again.
             sh("systemctl stop docker.socket docker.service");
             return Self;
         }
@@ -69,8 +69,8 @@ async fn instances_known(up: &Epsilon) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_engine_restarts_under_load_and_the_platform_recovers_by_itself() {
-    // What the binaries before this one made is being removed; whatever stays is somebody's own.
+async fn platform_recovers_from_engine_restart_under_load() {
+    // Leftovers of the binaries before this one are being removed; whatever stays is not ours.
     until(
         "no container runs that a restart of the engine would stop; stop them yourself",
         SOON * 2,
@@ -101,13 +101,13 @@ async fn the_engine_restarts_under_load_and_the_platform_recovers_by_itself() {
 
     let stopped = Stopped::stop().await;
     let before = instances_known(&up).await;
-    // The platform itself lives on, and answers with one of its errors instead of hanging.
+    // The platform itself keeps running, and answers with one of its errors instead of hanging.
     up.get("/").await.expect(200);
     let meanwhile = up.get("/stubborn").await;
     let after = instances_known(&up).await;
     tokio::task::spawn_blocking(move || drop(stopped)).await.unwrap();
     match meanwhile.status {
-        // Its places are taken by instances that only the engine can remove.
+        // Its slots are held by instances that only the engine can remove.
         429 => meanwhile.expect_error(429, "CONCURRENCY_LIMIT"),
         _ => meanwhile.expect_error(503, "NO_CAPACITY"),
     }
@@ -125,7 +125,7 @@ async fn the_engine_restarts_under_load_and_the_platform_recovers_by_itself() {
     let known = [200, 429, 502, 503, 504];
     assert!(tally.statuses.keys().all(|status| known.contains(status)), "{tally:?}");
 
-    // What the engine forgot is set up again: the wall around the metadata service, and deployments.
+    // What the engine lost is set up again: the firewall of the metadata service, and deployments.
     assert_ne!(up.get("/stubborn/metadata").await.expect(200).text(), "connected");
     up.deploy(
         &project!("newcomer", { "index.js" => "exports.newcomer = (req, res) => res.send('new')" }),

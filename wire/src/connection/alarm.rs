@@ -1,6 +1,6 @@
-//! A timer for one deadline after the other. To set a timer and to take it away again costs a lock of the runtime's each
-//! time, and nearly no call runs into its deadline. So it is never taken away: it rings for a deadline that is long past its
-//! use, about once in a `timeout`, and is set anew for the one that counts by then.
+//! A reusable deadline timer. Arming and cancelling a timer takes a lock of the runtime each time,
+//! and almost no call reaches its deadline. So the timer is never cancelled: it fires for a
+//! deadline that is long past, about once per `timeout`, and is then re-armed for the current one.
 
 use std::{
     pin::Pin,
@@ -8,7 +8,7 @@ use std::{
 };
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// See the module. Needs a tokio runtime at its first use.
+/// The timer. Needs a tokio runtime at its first use.
 #[derive(Debug, Default)]
 pub struct Alarm(Option<Pin<Box<Sleep>>>);
 
@@ -35,7 +35,8 @@ mod tests {
     use std::{future::poll_fn, time::Duration};
     use tokio::time::{advance, timeout};
 
-    /// Seconds until it rings for that deadline, in seconds from now; `None` within 100.
+    /// Seconds from now until the timer fires for that deadline (also in seconds from now); `None`:
+    /// not within 100.
     async fn rings(alarm: &mut Alarm, deadline: u64) -> Option<u64> {
         let began = Instant::now();
         let deadline = began + Duration::from_secs(deadline);
@@ -53,7 +54,7 @@ mod tests {
         }
         assert_eq!(rings(&mut alarm, 150).await, None);
         advance(Duration::from_secs(100)).await;
-        assert_eq!(rings(&mut alarm, 20).await, Some(20), "the one before rang for nobody");
+        assert_eq!(rings(&mut alarm, 20).await, Some(20), "the earlier deadline was dropped");
         assert_eq!(rings(&mut alarm, 0).await, Some(0));
     }
 }

@@ -1,8 +1,9 @@
-//! Interim answers of a server (1xx: early hints, processing) before its answer. hyper reads over them; its own way to be told
-//! costs allocations for each request, so they are seen here, in the bytes that it is given, and told to who waits in
-//! [`super::Connection::send_with`]. Only looks: what hyper reads stays as it came.
+//! Interim answers of a server (1xx: early hints, processing) before its final answer. hyper skips
+//! them, and its own callback costs allocations for each request, so they are parsed here from the
+//! bytes that hyper is given, and reported to the caller of [`super::Connection::send_with`]. This
+//! only looks: the bytes reach hyper unchanged.
 //!
-//! 101 is an answer, not an interim one, and 100 is of one hop. A server that sends no end of them is cut off.
+//! 101 is a final answer, and 100 concerns one hop only. A server that sends too many is cut off.
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use parking_lot::Mutex;
@@ -12,29 +13,29 @@ use std::{
     task::{Context, Waker},
 };
 
-/// Interim answers to one request; one more, and the connection is broken off.
+/// Interim answers to one request at most; one more breaks the connection off.
 const MOST: u32 = 32;
-/// Longest head of one.
+/// Longest head of an interim answer in bytes.
 const LONGEST: usize = 16 << 10;
 
-/// What begins one. A final answer begins otherwise, but for 101.
+/// How an interim answer begins. A final answer begins differently, except for 101.
 const BEGIN: &[u8] = b"HTTP/1.1 1";
 
-/// What the reader of a connection tells its user.
+/// What the reader of a connection shares with the task that waits for the answer.
 #[derive(Debug, Default)]
 pub(super) struct Interim {
-    /// A request was sent, and nothing of its answer has come yet.
+    /// A request was sent, and no byte of its final answer has arrived yet.
     is_due: AtomicBool,
     has_found: AtomicBool,
     found: Mutex<Vec<(StatusCode, HeaderMap)>>,
-    /// Who waits for the answer, where another task reads.
+    /// The task that waits for the answer, when another task reads.
     waiting: Mutex<Option<Waker>>,
 }
 
-/// The part of it that only the reader has.
+/// Parser state, owned by the reader alone.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// The beginning of a head whose end has not come.
+    /// The beginning of a head whose end has not arrived.
     part: Vec<u8>,
     count: u32,
 }
@@ -45,7 +46,8 @@ impl Interim {
         self.is_due.store(true, Relaxed);
     }
 
-    /// Wakes the task that asks as soon as another one finds some; who reads itself sees it anyway.
+    /// Wakes this task as soon as another task finds interim answers; a task that reads itself sees
+    /// them anyway.
     pub(super) fn watch(&self, cx: &Context<'_>) {
         let mut waiting = self.waiting.lock();
         match &mut *waiting {
@@ -54,22 +56,23 @@ impl Interim {
         }
     }
 
-    /// What has come since.
+    /// Interim answers since the last `take`.
     pub(super) fn take(&self) -> Vec<(StatusCode, HeaderMap)> {
-        match self.has_found.swap(false, Relaxed) {
-            true => std::mem::take(&mut *self.found.lock()),
-            false => Vec::new(),
+        if self.has_found.swap(false, Relaxed) {
+            std::mem::take(&mut *self.found.lock())
+        } else {
+            Vec::new()
         }
     }
 
-    /// Bytes that came.
+    /// Parses bytes that arrived.
     pub(super) fn read(&self, seen: &mut Seen, bytes: &[u8]) -> io::Result<()> {
         if !self.is_due.load(Relaxed) {
             return Ok(());
         }
         if seen.part.is_empty() && !is_begun(bytes) {
             self.is_due.store(false, Relaxed);
-            *seen = Seen::default(); // the count is of one exchange
+            *seen = Seen::default(); // the count is per exchange
             return Ok(());
         }
         seen.part.extend_from_slice(bytes);
@@ -90,7 +93,7 @@ impl Interim {
         }
         seen.part.drain(..at);
         if seen.count > MOST || (seen.part.len() > LONGEST && is_begun(&seen.part)) {
-            return Err(io::Error::other("no end of interim (1xx) answers"));
+            return Err(io::Error::other("too many interim (1xx) answers"));
         }
         if !seen.part.is_empty() && !is_begun(&seen.part) {
             self.is_due.store(false, Relaxed);
@@ -100,13 +103,14 @@ impl Interim {
     }
 }
 
-/// Whether these bytes begin an interim answer, or may once there are more.
+/// Whether these bytes begin an interim answer, or may once more bytes arrive.
 fn is_begun(bytes: &[u8]) -> bool {
     let size = bytes.len().min(BEGIN.len());
     bytes[..size] == BEGIN[..size] && !bytes.starts_with(b"HTTP/1.1 101")
 }
 
-/// A head without its empty line, if it is one to be passed on. hyper reads the same bytes and breaks off what is no HTTP.
+/// Parses a head without its empty line; `None` for one that is not passed on. hyper reads the same
+/// bytes and breaks off what is not HTTP.
 fn parse(head: &[u8]) -> Option<(StatusCode, HeaderMap)> {
     let mut lines = head.split(|b| *b == b'\n').map(<[u8]>::trim_ascii);
     let status = StatusCode::from_bytes(lines.next()?.get(9..12)?).ok()?;
@@ -138,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn interim_answers_are_seen_before_an_answer_and_nowhere_else() {
+    fn interim_answers_are_seen_only_before_an_answer() {
         let again = format!("{HINTS}HTTP/1.1 102 Processing\r\n\r\n{ANSWER}{HINTS}");
         for (text, want) in [
             (ANSWER, &[][..]),

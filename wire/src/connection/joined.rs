@@ -1,5 +1,6 @@
-//! Small messages in one plain write. A head and a small body are two pieces, and the kernel's way for several pieces
-//! (`writev`) costs more than it costs to put some hundred bytes beside each other. Large bodies are not copied.
+//! Coalesces small writes. Head and small body of a message are two buffers, and a vectored write
+//! (`writev`) costs more than copying a few hundred bytes into one buffer. Large bodies are not
+//! copied.
 
 use super::{
     interim::{Interim, Seen},
@@ -13,10 +14,10 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What is put together at most: head and body of a small message.
+/// Bytes up to which buffers are copied into one: head and body of a small message.
 const SMALL: usize = 1024;
 
-/// Writes pieces: small ones as one.
+/// Writes the buffers, small ones as one.
 pub fn poll_write_joined<S: AsyncWrite>(
     stream: Pin<&mut S>,
     cx: &mut Context<'_>,
@@ -37,13 +38,14 @@ pub fn poll_write_joined<S: AsyncWrite>(
     stream.poll_write(cx, &whole[..size])
 }
 
-/// A stream that is written so.
+/// The stream of a connection: coalesces writes, replaces the request line, looks for interim
+/// answers.
 #[derive(Debug)]
 pub(super) struct Joined<S> {
     stream: S,
-    /// What is written in the place of a request's first line.
+    /// Raw request line, written instead of hyper's.
     line: Arc<RequestLine>,
-    /// What is seen of interim answers.
+    /// Where interim answers are reported.
     interim: Arc<Interim>,
     seen: Seen,
 }

@@ -1,6 +1,7 @@
-//! The first line of a request as its caller wrote it. `http::Uri` cannot hold every byte that a target may have on the wire
-//! (`"`, `<`, `>`), so hyper writes it escaped, and this writes the original in its place. Used by [`super::Connection::send`]
-//! for requests with a [`epsilon_api::headers::RawTarget`]; all others cost one look at a flag.
+//! The request line as its caller wrote it. `http::Uri` cannot hold every byte that a target may
+//! have on the wire (`"`, `<`, `>`), so hyper writes it escaped, and this writes the original
+//! instead. Used by [`super::Connection::send`] for requests with a
+//! [`epsilon_api::headers::RawTarget`]; all others cost one look at a flag.
 
 use epsilon_api::headers::RawTarget;
 use http::Request;
@@ -13,7 +14,7 @@ use std::{
 };
 use tokio::io::AsyncWrite;
 
-/// What a connection's writer is told by who sends on it.
+/// Set by the sender of a request, read by the connection's writer.
 #[derive(Debug, Default)]
 pub(super) struct RequestLine {
     is_set: AtomicBool,
@@ -24,16 +25,16 @@ pub(super) struct RequestLine {
 struct Line {
     /// As hyper writes it: method and escaped target.
     escaped: Vec<u8>,
-    /// What is written.
+    /// As it is written to the stream.
     raw: Vec<u8>,
     written: usize,
 }
 
 impl RequestLine {
-    /// The next bytes that are written begin this request.
+    /// Announces the request whose bytes are written next.
     pub(super) fn set<B>(&self, request: &Request<B>) {
         let Some(RawTarget(raw)) = request.extensions().get() else { return };
-        // Whoever sent it: nothing in it may end the line.
+        // The target comes from a caller: no byte of it may end the line.
         let is_target = raw.as_bytes().first() == Some(&b'/')
             && raw.as_bytes().iter().all(|b| *b > b' ' && *b != 0x7f);
         if is_target {
@@ -48,8 +49,8 @@ impl RequestLine {
         }
     }
 
-    /// Writes the line in the place of the first bytes of what hyper writes, and answers how many of those it stands for. `None`:
-    /// there is none to be written.
+    /// Writes the raw line instead of the first bytes that hyper writes, and returns how many of
+    /// those it replaces. `None`: no raw line is set.
     pub(super) fn poll_write<S: AsyncWrite>(
         &self,
         mut stream: Pin<&mut S>,
@@ -63,7 +64,7 @@ impl RequestLine {
         let whole = line.as_mut().filter(|line| hypers.starts_with(&line.escaped));
         let Some(Line { escaped, raw, written }) = whole else {
             self.is_set.store(false, Relaxed);
-            return None; // hyper's own line goes out, which says the same
+            return None; // no match: hyper's own line goes out, with the escaped target
         };
         let result = (|| {
             while *written < raw.len() {

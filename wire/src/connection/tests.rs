@@ -28,7 +28,7 @@ fn get() -> Request<CallBody> {
     Request::get("/").header("host", "x").body(body::empty()).unwrap()
 }
 
-/// One call, and its answer to the end.
+/// One call, answer read to the end.
 async fn call(connection: &mut Connection) -> bytes::Bytes {
     let answer = connection.send(get(), Instant::now() + PATIENCE).await;
     let answer = answer.expect("in time").expect("an answer").into_body();
@@ -36,7 +36,7 @@ async fn call(connection: &mut Connection) -> bytes::Bytes {
 }
 
 #[tokio::test]
-async fn whoever_waits_for_the_answer_does_the_work_and_no_task() {
+async fn waiting_caller_drives_the_connection_without_a_task() {
     let (mut connection, mut server) = pair().await;
     let idle = Idle::new(PATIENCE);
     for _ in 0..3 {
@@ -64,7 +64,7 @@ async fn from_its_detachment_on_it_goes_on_by_itself() {
     let (answer, body) = tokio::join!(connection.send(get(), Instant::now() + PATIENCE), serve);
     let answer = answer.unwrap().unwrap().into_body();
     connection.detach();
-    connection.detach(); // as often as one likes
+    connection.detach(); // detaching twice is harmless
     server.write_all(body).await.unwrap();
     assert_eq!(answer.collect().await.unwrap().to_bytes(), "Hello");
     drop(connection);
@@ -89,7 +89,7 @@ async fn what_the_server_closed_before_gives_the_request_back() {
     assert!(idle.reuse().is_none(), "of no more use");
 }
 
-/// Counts writes of either kind.
+/// Records plain and vectored writes.
 #[derive(Default)]
 struct Writes(Vec<(&'static str, usize)>);
 
@@ -123,7 +123,7 @@ impl AsyncWrite for Writes {
 }
 
 #[test]
-fn small_pieces_are_written_as_one_and_large_ones_are_not_copied() {
+fn small_buffers_are_coalesced_large_ones_not_copied() {
     let (mut writes, large) = (Writes::default(), [0; 4096]);
     let cx = &mut Context::from_waker(Waker::noop());
     for pieces in
@@ -143,7 +143,7 @@ async fn a_target_is_written_as_its_caller_wrote_it() {
     for (uri, raw, line) in [
         ("/%3Cb%3E?q=%22", Some("/<b>?q=\""), "GET /<b>?q=\" HTTP/1.1"),
         ("/a?b", None, "GET /a?b HTTP/1.1"),
-        // What could end the line is not written, whoever says it.
+        // Bytes that could end the line are not written.
         ("/a", Some("/a HTTP/1.1"), "GET /a HTTP/1.1"),
         ("/a", Some("a"), "GET /a HTTP/1.1"),
         ("/%C3%BC", Some("/\u{fc}"), "GET /\u{fc} HTTP/1.1"),
@@ -167,7 +167,7 @@ async fn a_target_is_written_as_its_caller_wrote_it() {
 }
 
 #[tokio::test]
-async fn an_answer_may_have_many_fields_and_not_any_number() {
+async fn answer_headers_are_limited_in_number() {
     for (count, passes) in [(120, true), (MAX_HEADERS - 1, true), (MAX_HEADERS, false)] {
         let (mut connection, mut server) = pair().await;
         let fields = "set-cookie: a=b\r\n".repeat(count);

@@ -1,9 +1,9 @@
-//! How long a connection may go on as it is: the moment at which it is over unless something happens, in one
-//! atomic word that costs a request a few nanoseconds and is looked at now and then by the connection's own
+//! The time limit of a connection: the moment at which it is closed unless something happens, kept
+//! in one atomic word that costs a request a few nanoseconds and is checked by the connection's own
 //! timer. This replaces a timer per request.
 //!
 //! ```text
-//! open: head ─▶ request: none ─▶ answer: AnswerWithin, else none ─▶ last byte handed over: idle, or what is left of it
+//! open: head ─▶ request: none ─▶ answer: AnswerWithin, else none ─▶ last byte: idle, or the rest of it
 //! ```
 
 use super::{AnswerWithin, Answered};
@@ -25,21 +25,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// No moment at all.
+/// No limit.
 const NEVER: u64 = u64::MAX;
-/// How long an answer that is there as a whole may take to be written.
+/// How long an answer that is complete in memory may take to be written.
 const WRITE: Duration = Duration::from_secs(10);
 
-/// See the module. Written by the connection's own task only.
+/// The limit. Written by the connection's own task only.
 #[derive(Debug)]
 pub(super) struct Patience {
     opened: Instant,
-    /// Milliseconds after `opened`.
+    /// Milliseconds after `opened` at which the connection is closed.
     over_at: AtomicU64,
-    /// The same: since when nothing is under way; [`NEVER`] while something is.
+    /// Milliseconds after `opened` since when no request is in flight; [`NEVER`] while one is.
     idle_since: AtomicU64,
     asked_to_close: AtomicBool,
-    /// The connection's own task, once it waits.
+    /// The connection's task, set once it waits.
     task: Mutex<Option<Waker>>,
 }
 
@@ -68,8 +68,9 @@ impl Patience {
         }
     }
 
-    /// Waits until room is needed for others. Nothing is lost when it is dropped. Polled with each wake of the connection,
-    /// so it tells its task once and looks at one word after that: it has to stay in one task.
+    /// Waits until the limiter asks to close. Cancel-safe. It is polled with each wake of the
+    /// connection, so the waker is registered once and later polls read one word: it has to stay in
+    /// one task.
     pub(super) async fn asked_to_close(&self) {
         let mut is_told = false;
         poll_fn(|cx| {
@@ -96,7 +97,7 @@ impl Patience {
         over_at
     }
 
-    /// What is left; `None` when it is over. Without an end, a long time is left.
+    /// Remaining time; `None` at the deadline. Without a limit, a long time remains.
     pub(super) fn left(&self) -> Option<Duration> {
         let (over_at, now) = (self.over_at.load(Relaxed), self.now());
         (now < over_at).then(|| Duration::from_millis(over_at - now))
@@ -107,13 +108,13 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(NEVER >> 1)
 }
 
-/// A request that is being answered.
+/// Marks the connection busy while a request is answered.
 #[derive(Debug)]
 pub(super) struct Busy {
     patience: Arc<Patience>,
-    /// The silence that is fine after it.
+    /// Limit of idle time after this request.
     after: Duration,
-    /// When its answer has to be out, where that was said.
+    /// When the answer has to be written, if a limit was set.
     out_at: u64,
 }
 
@@ -124,7 +125,7 @@ impl Busy {
         Self { patience: Arc::clone(patience), after, out_at: 0 }
     }
 
-    /// Its answer is about to go out.
+    /// The answer is about to be written.
     pub(super) fn answer(mut self, mut response: Response<CallBody>) -> Answered {
         match response.extensions_mut().remove::<AnswerWithin>() {
             Some(AnswerWithin(limit)) => self.out_at = self.patience.end_within(limit),
@@ -139,9 +140,10 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        // Its last byte was handed over, perhaps into a full buffer: what it was given to be out still counts.
+        // The last byte may have been handed to a full buffer: the limit for writing the answer
+        // still counts.
         let now = self.patience.now();
-        // An answer of which the gateway has not read the end yet is no idle connection.
+        // While the gateway has not read the end of the answer, the connection is not idle.
         let idle_since = if self.out_at > now { self.out_at } else { now };
         self.patience.idle_since.store(idle_since, Relaxed);
         let idle = now.saturating_add(millis(self.after));

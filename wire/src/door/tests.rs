@@ -1,4 +1,5 @@
-//! The door from outside, over real sockets: who gets in, what the others see, when a connection ends.
+//! The authenticated listener over real sockets: who is served, what others see, when a connection
+//! ends.
 
 use super::*;
 use crate::{connection::Connection, pass::Signer};
@@ -11,7 +12,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Long enough for anything that is to happen; what is not to happen is not waited for that long.
+/// Upper bound for anything that has to happen.
 const LIMIT: Duration = Duration::from_secs(10);
 
 struct Site {
@@ -21,7 +22,7 @@ struct Site {
 }
 
 impl Site {
-    /// A door whose handler echoes, or does as the path says.
+    /// A listener whose handler echoes, or does what the path says.
     fn open(limits: Limits) -> Self {
         Self::open_with(None, limits)
     }
@@ -70,7 +71,7 @@ impl Site {
         request.header(headers::PASS, self.pass()).body(body).unwrap()
     }
 
-    /// What a socket says until it is closed.
+    /// Everything that the listener sends until it closes the connection.
     async fn raw(&self, text: &str) -> String {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(text.as_bytes()).await.unwrap();
@@ -128,14 +129,14 @@ async fn nobody_else_learns_more_than_that_somebody_is_here() {
 }
 
 #[tokio::test]
-async fn who_says_nothing_or_only_half_of_it_is_let_go() {
+async fn incomplete_head_is_closed_at_its_limit() {
     let site = Site::open(Limits { head: Duration::from_millis(50), ..limits() });
     assert_eq!(site.raw("").await, "");
     assert_eq!(site.raw("GET /echo HTTP/1.1\r\nhost:").await, "");
 }
 
 #[tokio::test]
-async fn an_idle_connection_outlives_the_limit_of_heads_and_then_ends() {
+async fn idle_connection_outlives_head_limit_then_ends() {
     let (head, idle) = (Duration::from_millis(20), Duration::from_millis(200));
     let site = Site::open(Limits { head, idle, ..limits() });
     let mut connection = site.connect().await;
@@ -154,7 +155,7 @@ async fn an_idle_connection_outlives_the_limit_of_heads_and_then_ends() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_worked_on_has_no_limit_here() {
+async fn running_request_has_no_time_limit() {
     let site = Site::open(Limits {
         head: Duration::from_millis(20),
         idle: Duration::from_millis(20),
@@ -167,20 +168,20 @@ async fn a_request_that_is_worked_on_has_no_limit_here() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_stops_reading_is_cut_when_the_answer_had_to_be_out() {
+async fn unread_answer_is_cut_at_its_limit() {
     let site = Site::open(Limits { head: Duration::from_millis(20), ..limits() });
     let mut connection = site.connect().await;
     let request = site.request("/endless", body::empty());
     let response = connection.sender.send_request(request).await.unwrap();
     site.ending.close.cancel();
     site.ending.tasks.close();
-    // Its body is held and not read.
+    // Its body is held but not read.
     timeout(LIMIT, site.ending.tasks.wait()).await.expect("the connection ends");
     drop(response);
 }
 
 #[tokio::test]
-async fn closing_lets_a_request_finish_and_takes_no_new_connection() {
+async fn closing_finishes_requests_and_refuses_new_connections() {
     let site = Site::open(limits());
     let mut connection = site.connect().await;
     let request = site.request("/stuck", body::empty());
@@ -203,7 +204,7 @@ async fn closing_lets_a_request_finish_and_takes_no_new_connection() {
 }
 
 #[tokio::test]
-async fn with_tls_a_pass_is_shown_behind_a_certificate_only() {
+async fn tls_listener_refuses_plain_connections() {
     let fleet = crate::tls::tests::Authority::new();
     let files = fleet.files("127.0.0.1");
     let site = Site::open_with(Some(files.server().unwrap()), limits());
@@ -228,7 +229,7 @@ async fn who_does_not_finish_a_handshake_is_let_go() {
     assert_eq!(site.raw("").await, "");
 }
 
-/// Written while the answer is still to come, to a gateway whose connection is read by a task.
+/// Written before the answer, to a gateway whose connection is driven by a task.
 #[tokio::test]
 async fn interim_answers_go_out_before_the_answer() {
     let site = Site::open(limits());

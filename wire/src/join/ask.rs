@@ -1,5 +1,5 @@
-//! One question to one gateway's control listener, on a connection of its own: it comes every few seconds, and
-//! a fresh connection knows no stale ones.
+//! One request to one gateway's control listener, on a connection of its own: requests are seconds
+//! apart, and a fresh connection is never stale.
 
 use crate::{connection::Connection, tls};
 use bytes::Bytes;
@@ -11,11 +11,11 @@ use serde::{Deserialize, de::DeserializeOwned};
 use std::{fmt, io, net::IpAddr, str::FromStr, time::Duration};
 use tokio::{net::TcpStream, time::timeout};
 
-/// Longest that a gateway may take to answer. It asks its store; a store that takes longer is no use.
+/// Time limit for a gateway's answer, its store query included.
 const ANSWER: Duration = Duration::from_secs(4);
-/// Longest answer that is read: the keys of some thousand gateways.
+/// Longest answer in bytes: the keys of about a thousand gateways.
 const ANSWER_SIZE: usize = 256 << 10;
-/// Of what a gateway says to a refusal, this much is told.
+/// Characters of a gateway's refusal that are logged.
 const TOLD: usize = 300;
 
 /// The control address of one gateway.
@@ -30,7 +30,7 @@ pub(super) struct Gateway {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateways(Vec<Gateway>);
 
-/// A text that is no such address.
+/// A text that is not such an address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not the URL of a gateway; write for example `http://10.0.0.4:8081`")]
 pub struct BadGateway(String);
@@ -40,7 +40,7 @@ impl Gateways {
         &self.0
     }
 
-    /// Whether one of them is reached by TLS.
+    /// Whether one of them is at `https://`.
     pub fn need_tls(&self) -> bool {
         self.0.iter().any(|gateway| gateway.is_tls)
     }
@@ -65,7 +65,7 @@ impl FromStr for Gateway {
         };
         let is_plain = uri.query().is_none() && matches!(uri.path(), "" | "/");
         let host = uri.host().filter(|host| !host.is_empty() && is_plain).ok_or_else(bad)?;
-        // What is left of the authority is a port or nothing; no user, no number that is none.
+        // The rest of the authority is a port or nothing; user names and invalid ports are refused.
         let rest =
             uri.authority().and_then(|all| all.as_str().strip_prefix(host)).ok_or_else(bad)?;
         let port = match rest.strip_prefix(':') {
@@ -103,25 +103,26 @@ pub(super) enum AskError {
     Silent { gateway: Gateway, limit: Duration },
     #[error("`{gateway}` answered {status}: {text}")]
     Unwell { gateway: Gateway, status: StatusCode, text: String },
-    #[error("`{gateway}` has an address that needs TLS, and no `tls_…` settings are there")]
+    #[error("`{gateway}` is at an `https:")]
     NoTls { gateway: Gateway },
 }
 
-/// What a gateway said.
+/// A gateway's answer.
 pub(super) struct Heard<T> {
-    /// Or the status of its refusal, and its words.
+    /// The answer, or status and text of the refusal.
     pub(super) answer: Result<T, (StatusCode, String)>,
-    /// What time it is there by its wall clock: for gateways that do not say in their answer what they date passes by.
+    /// The gateway's wall clock, from the header `date`: for gateways whose answer does not carry
+    /// the clock of their tokens.
     pub(super) date: Option<Timestamp>,
-    /// The address of ours that reaches it.
+    /// Our local address on this connection.
     pub(super) local: IpAddr,
 }
 
-/// A question.
+/// A request to one gateway.
 pub(super) struct Ask<'a> {
     pub(super) gateway: &'a Gateway,
     pub(super) tls: Option<&'a tls::Client>,
-    /// After `/v1/fleet/`.
+    /// Last segment of the path, after `/v1/fleet/`.
     pub(super) verb: &'a str,
     pub(super) key: &'a Secret<String>,
 }
@@ -140,7 +141,7 @@ struct Raw {
 }
 
 impl Ask<'_> {
-    /// Asks, and reads the answer. `me` is told what address of ours reaches the gateway.
+    /// Sends the request and reads the answer. `me` is given our local address on the connection.
     pub(super) async fn send<T: DeserializeOwned>(
         &self,
         me: Option<&(dyn Fn(IpAddr) -> Join + Sync)>,
@@ -156,7 +157,7 @@ impl Ask<'_> {
         Ok(Heard { answer, date, local: raw.local })
     }
 
-    /// Says goodbye. A gateway that does not know us any more has nothing to forget.
+    /// Deregisters. For a gateway that does not know this member there is nothing to do.
     pub(super) async fn farewell(&self) -> Result<(), AskError> {
         self.exchange(None).await.map(drop)
     }
@@ -170,7 +171,7 @@ impl Ask<'_> {
             .await
             .map_err(|_| AskError::Silent { gateway: gateway.clone(), limit: ANSWER })?;
         let raw = answered?;
-        // Its own trouble, such as a store that is away or too many members at once.
+        // The gateway's own error, such as an unavailable store or too many members.
         if raw.status.is_server_error() || raw.status == StatusCode::TOO_MANY_REQUESTS {
             let text = words(&raw.body);
             return Err(AskError::Unwell { gateway: gateway.clone(), status: raw.status, text });
@@ -220,7 +221,7 @@ impl Ask<'_> {
     }
 }
 
-/// What an error's body has to say, in one line.
+/// The message of an error body, in one line.
 fn words(body: &[u8]) -> String {
     let text = match serde_json::from_slice::<ErrorEnvelope>(body) {
         Ok(ErrorEnvelope { error }) => match error.hint {
@@ -232,7 +233,7 @@ fn words(body: &[u8]) -> String {
     text.chars().filter(|c| !c.is_control()).take(TOLD).collect()
 }
 
-/// The header `date`, as all servers write it.
+/// Parses the header `date`.
 fn read_date(text: &str) -> Option<Timestamp> {
     jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()
 }

@@ -1,4 +1,4 @@
-//! What a member keeps of its fleet across restarts.
+//! A member's credential and known gateways, stored across restarts.
 
 use crate::private;
 use epsilon_api::{fleet::Welcome, redacted::Secret};
@@ -7,14 +7,15 @@ use std::{fs, io, path::PathBuf};
 #[derive(Debug)]
 pub(super) struct Kept {
     folder: PathBuf,
-    /// As it stands in the file; so that a beat that brings no news writes nothing.
+    /// As stored in the file, so that a heartbeat without changes writes nothing.
     gateways: Option<Welcome>,
 }
 
 impl Kept {
     pub(super) fn new(folder: PathBuf) -> Self {
         let text = fs::read(folder.join("gateways.json")).unwrap_or_default();
-        // A file of another release is as good as none: the next beat brings it again.
+        // A file that cannot be parsed (another release) counts as absent: the next heartbeat
+        // brings it again.
         Self { gateways: serde_json::from_slice(&text).ok(), folder }
     }
 
@@ -38,7 +39,8 @@ impl Kept {
         private::write(&self.folder.join("credential"), &format!("{}\n", credential.reveal()))
     }
 
-    /// The fleet has forgotten it, too. A file that stays costs the next start one refusal.
+    /// Removes the credential after deregistering. A file that stays costs the next start one
+    /// refusal.
     pub(super) fn forget_credential(&self) {
         let _ = fs::remove_file(self.folder.join("credential"));
     }

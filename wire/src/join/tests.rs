@@ -1,4 +1,4 @@
-//! Joining, against a gateway whose answers the test writes.
+//! Fleet membership against a gateway whose answers the test scripts.
 
 use super::*;
 use crate::pass::Signer;
@@ -35,15 +35,15 @@ struct Script {
 
 #[derive(Default)]
 struct State {
-    /// `verb id address` of each question that was let in.
+    /// `verb id address` of each accepted request.
     heard: Vec<String>,
-    /// The only credential that is good.
+    /// The only valid credential.
     credential: Option<String>,
     given: u32,
-    /// Answers everything with this, when set.
+    /// Answers everything with this status, when set.
     answers: Option<StatusCode>,
     clock: Option<&'static str>,
-    /// What it dates passes by, if it says so.
+    /// The clock of its tokens, if it sends one.
     now: Option<Timestamp>,
 }
 
@@ -282,7 +282,7 @@ async fn a_member_that_the_fleet_forgot_joins_again() {
 }
 
 #[tokio::test]
-async fn the_next_gateway_is_asked_when_one_is_down_or_unwell() {
+async fn next_gateway_is_tried_when_one_fails() {
     let (down, well) = (FakeGateway::new().await, FakeGateway::new().await);
     let (unwell, full) = (FakeGateway::new().await, FakeGateway::new().await);
     unwell.set(|state| state.answers = Some(StatusCode::SERVICE_UNAVAILABLE));
@@ -312,7 +312,7 @@ async fn a_gateway_that_comes_late_is_joined() {
 }
 
 #[tokio::test]
-async fn a_wrong_token_is_tried_again_once_it_is_right() {
+async fn corrected_token_is_read_without_restart() {
     let (gateway, member) = (FakeGateway::new().await, Member::new());
     let token = member.folder.path().join("token");
     fs::write(&token, "epsilon_fleet_1_wrong").unwrap();
@@ -349,12 +349,12 @@ async fn the_gateways_clock_counts() {
     life.joined().await;
     let then: Timestamp = "2097-01-01T00:00:01Z".parse().unwrap();
     assert!(member.checker.admits_now(&gateway.script.signer.pass(&id(), then)));
-    assert!(!member.admits(&gateway), "a pass of our own time is long over");
+    assert!(!member.admits(&gateway), "a pass of our own time has long expired");
     life.end().await;
 }
 
 #[tokio::test]
-async fn the_clock_of_its_passes_counts_more_and_is_not_kept() {
+async fn token_clock_precedes_date_and_is_not_stored() {
     let (gateway, member) = (FakeGateway::new().await, Member::new());
     let then: Timestamp = "2050-01-01T00:00:01Z".parse().unwrap();
     gateway.set(|state| {
@@ -404,13 +404,16 @@ fn what_is_wrong_is_said_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn gateways_that_are_gone_do_not_hold_up_the_end() {
+async fn unreachable_gateways_do_not_delay_shutdown() {
     let (gateway, member) = (FakeGateway::new().await, Member::new());
     let mut life = member.live(&gateway.url());
     life.joined().await;
     drop(gateway);
     life.end().await;
-    assert!(member.credential().is_some(), "nobody heard the farewell; it is still good");
+    assert!(
+        member.credential().is_some(),
+        "no gateway received the leave request; it is still valid"
+    );
 }
 
 #[test]

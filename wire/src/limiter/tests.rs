@@ -1,9 +1,9 @@
-//! The table of a listener, with connections that play their part.
+//! The connection table, with scripted connections.
 
 use super::*;
 use std::sync::atomic::AtomicU64;
 
-/// Idle for so many seconds, or busy.
+/// Seconds without a request, or busy.
 #[derive(Debug, Default)]
 struct Played {
     idle_for: AtomicU64,
@@ -22,7 +22,7 @@ impl Occupant for Played {
     }
 }
 
-/// A connection that is open.
+/// An open connection.
 struct Open(Slot, Arc<Played>);
 
 impl Open {
@@ -69,7 +69,7 @@ fn counts(limiter: &Limiter) -> (usize, usize, usize) {
 }
 
 #[test]
-fn the_longest_idle_one_makes_room_and_who_is_at_work_never() {
+fn longest_idle_connection_is_closed_never_a_busy_one() {
     let limiter = limiter(4, 4, 0);
     let all = [
         open(&limiter, "10.0.0.1").busy(),
@@ -82,7 +82,7 @@ fn the_longest_idle_one_makes_room_and_who_is_at_work_never() {
     assert_eq!(asked(), [false, false, true, false]);
     let sixth = open(&limiter, "10.0.0.6").busy();
     assert_eq!(asked(), [false, true, true, false]);
-    // What is left is at work, or may be about to send.
+    // The others are busy, or may be about to send.
     assert_eq!(opened(&limiter, "10.0.0.7").err(), Some("full"));
     assert_eq!(counts(&limiter), (4, 0, 4));
     drop((fifth, sixth, all));
@@ -90,7 +90,7 @@ fn the_longest_idle_one_makes_room_and_who_is_at_work_never() {
 }
 
 #[test]
-fn one_that_a_request_reached_in_that_moment_stays_and_counts() {
+fn connection_with_a_late_request_stays_and_counts() {
     let limiter = limiter(1, 1, 0);
     let first = open(&limiter, "10.0.0.1").idle(9);
     let second = open(&limiter, "10.0.0.2").busy();
@@ -139,7 +139,7 @@ fn the_reserve_is_beyond_all_and_turns_over() {
 }
 
 #[test]
-fn who_has_shown_who_it_is_counts_by_no_address_and_goes_last() {
+fn authenticated_peer_is_uncounted_and_closed_last() {
     let limiter = limiter(4, 1, 0);
     let mut known = Vec::new();
     for _ in 0..3 {
@@ -161,7 +161,7 @@ fn crowded_is_more_than_four_fifths() {
     assert!(limiter.is_crowded() && all[0].0.is_crowded());
 }
 
-/// A full table is looked through once for many newcomers, not for each.
+/// A full table is scanned once for many newcomers, not once for each.
 #[test]
 fn many_are_closed_at_once_where_there_are_many() {
     let limiter = limiter(1000, 1000, 0);
@@ -173,7 +173,7 @@ fn many_are_closed_at_once_where_there_are_many() {
 }
 
 #[test]
-fn a_listener_has_its_part_of_the_files_and_no_more() {
+fn connections_stay_within_share_of_open_files() {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let files = files.map_or(usize::MAX, |files| files as usize);
     assert_eq!(within_files(usize::MAX, 2), files / 2);

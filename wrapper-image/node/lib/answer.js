@@ -1,10 +1,11 @@
 'use strict';
-// The answers that the wrapper gives in place of the function. Their bodies have the platform's form
-// (`{"error":{type,code,message,hint,request_id}}`); a gateway in front may replace them.
+// The responses that the wrapper sends instead of the function. Their bodies have the platform's
+// error format (`{"error":{type,code,message,hint,request_id}}`); a gateway in front may replace
+// them.
 
 const { STATUS_CODES } = require('node:http');
 
-/** Tells the agent that the function failed before it answered. */
+/** Header that reports to the agent that the function failed before it responded. */
 const OUTCOME_HEADER = 'x-epsilon-outcome';
 
 function answerFunctionError(res, call) {
@@ -18,9 +19,9 @@ function answerFunctionError(res, call) {
 }
 
 /**
- * As Express 5: an error with a status is answered with it. In its own words only where it says that they are for the caller
- * (`expose`, as of http-errors): errors of clients of other services have a status too, and tell accounts and keys. That is an
- * answer and not the outcome "threw", which the agent replaces by a 500.
+ * As in Express 5, the status of an error becomes the status of the response. The error's message is sent only if it is meant for
+ * the caller (`expose`, as set by http-errors): errors of service clients also have a status, and their messages contain accounts and
+ * keys. Such a response does not have the outcome "threw", which the agent replaces with a 500.
  */
 function answerThrown(res, call, err) {
   const status = statusOf(err);
@@ -35,16 +36,16 @@ function answerThrown(res, call, err) {
   });
 }
 
-/** @returns {number | undefined} `status` or `statusCode` of what was thrown, if it is one of an error */
+/** @returns {number | undefined} `status` or `statusCode` of the thrown value, if it is an error status */
 function statusOf(err) {
   return [err?.status, err?.statusCode].find((status) => Number.isInteger(status) && status >= 400 && status < 600);
 }
 
-/** The caller's body is not handed to the function. @param {import('./body/refused.js').BodyRefused} refused */
+/** Responds when the caller's body is refused. @param {import('./body/refused.js').BodyRefused} refused */
 function answerRefusedBody(res, call, { status, message, hint }) {
   const isTooLarge = status === 413;
-  // The connection stays: who closes it under an upload that still comes takes the answer away with it. Node reads the
-  // rest and forgets it.
+  // Keep the connection open: closing it during an upload would lose the response too. Node reads
+  // and discards the rest of the body.
   answer(res, status, {}, {
     type: isTooLarge ? 'limit' : 'invalid_request',
     code: isTooLarge ? 'BODY_TOO_LARGE' : 'BAD_REQUEST',
@@ -54,7 +55,7 @@ function answerRefusedBody(res, call, { status, message, hint }) {
   });
 }
 
-/** Replaces whatever the function had prepared; the head must not have been sent. */
+/** Replaces what the function had prepared; the head must not have been sent yet. */
 function answer(res, status, headers, error) {
   for (const name of res.getHeaderNames()) res.removeHeader(name);
   const body = JSON.stringify({ error });

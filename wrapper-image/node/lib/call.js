@@ -1,13 +1,15 @@
 'use strict';
-// One call: whose it is, how long it may run, whether it is over, and what a failure does to its answer.
+// One call: its id and caller, its deadline, whether it has ended, and how a failure changes its
+// response.
 //
-// A call is over when its handler has settled *and* its response is closed (finished, or the caller is
-// gone); until then it is one of the instance's `calls`. Made by `server.js`; followed through all
-// asynchronous work of the handler by `AsyncLocalStorage`, which is how log lines and stray rejections
-// find it.
+// A call ends when its handler has settled *and* its response is closed (finished, or the caller
+// has disconnected); until then it is one of the instance's `calls`. Created by `server.js`.
+// `AsyncLocalStorage` follows it through all asynchronous work of the handler, so that log lines
+// and unhandled rejections can be assigned to it.
 //
-// Most handlers settle with their answer, in the same turn of the event loop, and the agent takes the answer's last byte
-// for the call's end. So that it can, the last bytes wait within that turn, and a call that goes on is told first.
+// Most handlers settle together with their response, in the same turn of the event loop, and the
+// agent takes the last byte of the response as the end of the call. To make that correct, the last
+// bytes are held back within that turn, and a call that continues is reported first.
 
 const { AsyncLocalStorage } = require('node:async_hooks');
 const { randomBytes } = require('node:crypto');
@@ -20,9 +22,9 @@ const storage = new AsyncLocalStorage();
 const ID_HEADER = 'x-epsilon-request-id';
 const DEADLINE_HEADER = 'x-epsilon-deadline-ms';
 const ID_SHAPE = /^[A-Za-z0-9._-]{8,64}$/;
-/** Errors of user code that answers once more after it has answered. */
+/** Codes of errors that user code causes by responding a second time. */
 const TWICE = new Set(['ERR_HTTP_HEADERS_SENT', 'ERR_STREAM_WRITE_AFTER_END']);
-/** Part of its time after which a handler that ended without an answer is named in the log. */
+/** Fraction of the timeout after which the log mentions a handler that ended without a response. */
 const SILENT_AFTER = 0.9;
 const RESOLVED = Promise.resolve();
 
@@ -30,12 +32,12 @@ class Call {
   #instance;
   #holds = 2; // the handler, and the response
   #isTold = false;
-  #socket = null; // that holds the end of the answer back
-  /** Under which path the function is called; empty when it has a host of its own. */
+  #socket = null; // the socket that holds back the end of the response
+  /** Path prefix under which the function is called; empty when it has its own host name. */
   prefix = '';
-  /** What was read ahead of the request's body. */
+  /** The part of the request body that was read ahead. */
   body = null;
-  /** What the caller gets of an error before the head; a signature may have its own way. */
+  /** How an error before the head becomes a response; a signature may replace it. */
   answerFailure = answerFunctionError;
 
   constructor(instance, req, res) {
@@ -56,7 +58,7 @@ class Call {
     return this.#instance.name;
   }
 
-  /** Milliseconds that are left, by the deadline header or, without one, the function's own timeout. */
+  /** Remaining milliseconds, from the deadline header or else the function's timeout. */
   remainingMs() {
     const limit = Number(this.req.headers[DEADLINE_HEADER] ?? this.#instance.timeoutMs);
     return Math.max(0, limit - (performance.now() - this.startedAt));
@@ -67,7 +69,7 @@ class Call {
     return storage.run(this, fn, ...args);
   }
 
-  /** Runs the handler and waits for it, if it can be waited for. */
+  /** Runs the handler and waits for it if it returns a promise. */
   begin(handler) {
     let result;
     try {
@@ -85,7 +87,7 @@ class Call {
     );
   }
 
-  /** Keeps the call active until the promise settles; its rejection is the call's. */
+  /** Keeps the call active until the promise settles; its rejection fails the call. */
   waitUntil(promise) {
     this.#holds += 1;
     Promise.resolve(promise).catch((err) => this.fail(err)).finally(() => this.release());
@@ -100,20 +102,20 @@ class Call {
     this.#instance.callEnded(this);
   }
 
-  /** Whether the last bytes of the answer have to wait for what is known at the end of this turn. `isEnd`: it is ended with them. */
+  /** Whether the last bytes of the response must wait until the end of this turn. `isEnd`: they end the response. */
   holdsEnd(isEnd) {
     return (this.#holds > 1 || !isEnd) && !this.#isTold && this.#instance.unsettled.isWatched;
   }
 
-  /** The end of the answer lies in this socket. */
+  /** This socket holds back the end of the response. */
   held(socket) {
     this.#socket = socket;
     this.#instance.unsettled.add(this);
-    // All that settles with the answer does so in microtasks. Ticks run before them or after, so: one more of each.
+    // A handler that settles with its response does so in microtasks. Ticks run before or after them, so wait for both.
     process.nextTick(queueLast, this);
   }
 
-  /** An answer may have all the bytes that it stated, and not be ended by the code yet. An upgrade has none. */
+  /** A response may have all its stated bytes without having been ended. An upgrade has no response. */
   get #isAnswered() {
     return this.res?.writableEnded ?? true;
   }
@@ -122,13 +124,13 @@ class Call {
     return this.#socket !== null;
   }
 
-  /** Every microtask has run, and the call is not over. */
+  /** Every microtask has run, and the call has not ended. */
   turnEnded() {
     this.tellIfPending();
     this.letGo();
   }
 
-  /** Tells the agent, once, that this call goes on after its last byte: its handler, or its answer that is not ended. */
+  /** Reports to the agent, once, that this call continues after its last byte: the handler runs, or the response is not ended. */
   tellIfPending() {
     if (this.#isTold || (this.#holds < 2 && this.#isAnswered)) return;
     this.#isTold = true;
@@ -149,7 +151,7 @@ class Call {
     this.release();
   }
 
-  /** The handler has ended without an answer: the log says so when most of the call's time is over and there is still none. */
+  /** The handler has ended without a response: logs a warning when most of the timeout has passed and there is still none. */
   warnIfSilent(question) {
     const { res } = this;
     const timer = setTimeout(() => {
@@ -161,8 +163,8 @@ class Call {
   }
 
   /**
-   * The handler threw or rejected: now, later, or after it had answered. The stack goes to the log; the
-   * caller gets what is still possible: a whole error, a cut connection, or the answer that was sent.
+   * The handler threw or rejected: now, later, or after it had responded. The stack goes to the log; the
+   * caller gets what is still possible: an error response, a closed connection, or the response that was sent.
    */
   fail(err) {
     const { res } = this;
@@ -179,14 +181,14 @@ class Call {
     else this.answerFailure(res, this, err);
   }
 
-  /** The function's answer is not what its head says. */
+  /** The function's response does not match its head. */
   failAnswer(message) {
     this.#instance.log.write('error', message, this);
     this.res.destroy();
   }
 }
 
-/** Behind the microtasks that are there now, and behind those that they make. */
+/** Resolves after all pending microtasks and those that they create. */
 function queueLast(call) {
   if (call.isHeld) RESOLVED.then(() => process.nextTick(turnEnded, call));
 }
@@ -196,8 +198,8 @@ function turnEnded(call) {
 }
 
 /**
- * `emit` for the streams of a call. Node emits their events on behalf of the connection, which serves
- * many calls; handlers must run as part of the call that registered them.
+ * `emit` for the streams of a call. Node emits their events in the context of the connection, which serves
+ * many calls; handlers must run in the context of the call that registered them.
  */
 function emitInCall(call) {
   return function emit(...args) {

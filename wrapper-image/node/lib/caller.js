@@ -1,14 +1,15 @@
 'use strict';
-// Who calls, as code finds it on a connection. The peer of a unix socket has no address; what plain code, Express and
-// Koa read of a socket (`remoteAddress`, `encrypted`) is told from what the gateway says of the request that is on it.
+// The caller's address and scheme, as code finds them on a connection. The peer of a unix socket
+// has no address, so the properties that plain code, Express and Koa read from a socket
+// (`remoteAddress`, `encrypted`) are derived from the gateway's headers on the current request.
 // Used by `server.js`.
 
 const net = require('node:net');
 
 const PROPERTIES = {
-  /** The headers of the request that is on this connection; set with each. */
+  /** Headers of the current request on this connection; set for each request. */
   forwarded: { writable: true, value: {} },
-  /** The left-most entry is the caller: the gateway keeps only what it trusts. */
+  /** The left-most entry is the caller: the gateway keeps only trusted entries. */
   remoteAddress: {
     configurable: true, enumerable: true,
     get() { return this.forwarded['x-forwarded-for']?.split(',', 1)[0].trim(); },

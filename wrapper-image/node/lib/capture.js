@@ -1,16 +1,16 @@
 'use strict';
-// Turns what user code prints into log records that carry the id of the call that printed it.
+// Turns the output of user code into log records that carry the id of the call that printed it.
 //
-// One `console` call is one record, however many lines it has, so a stack stays in one piece. Raw writes
-// to `process.stdout`/`process.stderr` are one record per line; a line without an end waits for it until
-// the call is over. Output of child processes and of the engine itself does not pass here: it reaches the
-// agent as raw lines.
+// One `console` call is one record, however many lines it has, so a stack stays in one record. Raw
+// writes to `process.stdout`/`process.stderr` become one record per line; an unfinished line is
+// written when the call ends. Output of child processes and of the engine does not pass through
+// here: it reaches the agent as raw lines.
 
 const { StringDecoder } = require('node:string_decoder');
 const { currentCall } = require('./call.js');
 const { MESSAGE_MAX } = require('./log.js');
 
-/** The level of each console method whose stream alone does not tell it. */
+/** Levels of the console methods whose stream does not determine the level. */
 const CONSOLE_LEVELS = { debug: 'debug', trace: 'debug', warn: 'warn', assert: 'warn', countReset: 'warn' };
 /** Console methods that print. */
 const CONSOLE_METHODS = [
@@ -38,7 +38,7 @@ function captureOutput(log) {
   }
 
   for (const [stream, lines] of [[process.stdout, out], [process.stderr, err]]) {
-    stream.on('error', () => {}); // the reader of the log is gone; that must not end calls
+    stream.on('error', () => {}); // the log reader has closed; that must not end calls
     stream.write = (chunk, encoding, callback) => {
       if (typeof encoding === 'function') [encoding, callback] = [undefined, encoding];
       if (printing) log.write(CONSOLE_LEVELS[printing] ?? lines.level, String(chunk).replace(/\n$/, ''));
@@ -52,7 +52,7 @@ function captureOutput(log) {
   process.on('warning', (warning) => log.write('warn', `${warning.name}: ${warning.message}`));
 
   return {
-    /** Writes out the unfinished lines of a call that is over; of everyone when the process ends. */
+    /** Writes the unfinished lines of an ended call; of all calls when the process ends. */
     flush(call) {
       out.flush(call);
       err.flush(call);

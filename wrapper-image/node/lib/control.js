@@ -9,7 +9,7 @@ const { InvalidSpec } = require('./spec.js');
 const { describe, withoutOurs } = require('./log.js');
 const { listen } = require('./server.js');
 
-/** A spec with its environment; an environment alone may be some 100 KiB. */
+/** Size limit of a spec with its environment, which alone may be about 100 KiB. */
 const INIT_MAX_BYTES = 1024 * 1024;
 
 /** `/init` came before the code was mounted, or the mount does not reach this container. */
@@ -19,7 +19,7 @@ class NotMounted extends Error {}
  * Listens at `path`.
  *
  * @param {(request: object) => Promise<object>} start loads the function; resolves to what `/init` answers
- * @param {Promise<void>} warmed settles when the process does nothing any more but wait
+ * @param {Promise<void>} warmed settles when the warm-up has finished
  */
 async function listenControl(path, instance, start, warmed) {
   const server = http.createServer({ keepAliveTimeout: 0, requestTimeout: 0, headersTimeout: 0 });
@@ -32,7 +32,7 @@ async function listenControl(path, instance, start, warmed) {
     if (`${req.method} ${req.url} ${req.headers.upgrade}` === 'GET /unsettled unsettled') instance.unsettled.watch(socket);
     else socket.end('HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n');
   });
-  // Whether the process goes on is the listener's to say, until it drains (`faults.js`), and no connection's.
+  // Only the listener keeps the process alive, until it drains (`faults.js`); connections do not.
   server.on('connection', (socket) => socket.unref());
   await listen(server, { path });
   return server;
@@ -70,7 +70,7 @@ async function init(req, instance, start) {
   }
 }
 
-/** No function is an empty folder. Anything else that is wrong with it is told by the loading. */
+/** A function's folder is never empty. Loading reports any other problem. */
 function isEmptyFolder(root) {
   try {
     const folder = fs.opendirSync(root);
@@ -86,7 +86,7 @@ function failure(code, message, stack) {
   return { error: { code, message, stack } };
 }
 
-/** By events: an iterator over a stream costs more than all the rest of a small request. */
+/** Uses events: a stream iterator costs more than the rest of a small request. */
 function bodyOf(req) {
   return new Promise((resolve, reject) => {
     const chunks = [];

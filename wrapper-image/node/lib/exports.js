@@ -1,12 +1,12 @@
 'use strict';
-// Tells which exports of a module are functions to serve, and by which signature. Pure.
+// Determines which exports of a module are functions to serve, and with which signature. Pure.
 
 const { isStreaming } = require('./signature/lambda/stream.js');
 
 /**
  * @typedef {object} Target
- * @property {Function} func what is called
- * @property {boolean} bare exported as such, not within an object
+ * @property {Function} func the function that is called
+ * @property {boolean} bare exported directly, not inside an object
  * @property {boolean} parseBody whether bodies are read and parsed before the call
  * @property {boolean} app an application with its own request and response, such as Express's
  * @property {boolean} fetch an object with a web-standard `fetch`
@@ -22,7 +22,7 @@ const { isStreaming } = require('./signature/lambda/stream.js');
 function functionsOf(exported) {
   const found = new Map();
   const whole = targetOf(exported);
-  // A CommonJS module that *is* one function, application or router; its properties are its own affair.
+  // A CommonJS module that *is* one function, application or router; its properties are not exports.
   if (whole && (whole.bare || whole.config || !isPlain(exported))) return found.set('default', whole);
   if (exported === null || typeof exported !== 'object') return found;
   for (const name of Object.keys(exported)) {
@@ -32,7 +32,7 @@ function functionsOf(exported) {
   return found;
 }
 
-/** @returns {Target | null} null for what cannot be served */
+/** @returns {Target | null} null if it cannot be served */
 function targetOf(value) {
   if (typeof value === 'function') {
     if (isClass(value)) return null;
@@ -49,12 +49,12 @@ function targetOf(value) {
   return { ...inner, bare: false, parseBody: part(value, 'parseBody') ?? inner.parseBody, upgrade, config };
 }
 
-/** What is there, and not what a Proxy makes up: routers such as itty's answer every name that they are asked for. */
+/** Reads existing properties only, not those that a Proxy makes up: routers such as itty's return a value for every name. */
 function part(value, name) {
   return name in value ? value[name] : undefined;
 }
 
-/** How a target is called when nothing was set: a bare function named `handler`, and one that streams, are AWS Lambda's. */
+/** Default signature of a target: a bare function named `handler`, or one that streams, uses AWS Lambda's. */
 function signatureOf(name, target) {
   if (target.config?.signature) return target.config.signature;
   if (target.config?.event) return 'lambda'; // which version of its events
@@ -63,7 +63,7 @@ function signatureOf(name, target) {
   return name === 'handler' && target.bare && !target.app ? 'lambda' : 'express';
 }
 
-/** Whether an object is one that lists things, as `module.exports` is and an ES module: not made by a class, nor by a router. */
+/** Whether an object is a plain collection, like `module.exports` or an ES module: not an instance of a class, not a router. */
 function isPlain(value) {
   const made = Object.getPrototypeOf(value);
   return made === null || made === Object.prototype;

@@ -1,28 +1,29 @@
 'use strict';
-// What happens when something goes wrong outside of every try: process-level events and the way out.
+// Handles faults that no `try` catches: process-level events and shutdown.
 //
-// | event | it belongs to a call | it belongs to none |
+// | event | within a call | outside of calls |
 // |---|---|---|
 // | unhandled rejection | that call fails; the instance stays | while loading: the load fails; else exit 1 |
 // | uncaught exception | logged with its id; exit 1 | logged; exit 1 |
-// | answering twice | a warning; the instance stays | – |
+// | second response | a warning; the instance stays | – |
 // | `process.exit()` by user code | logged with its id | logged |
 //
-// A rejection unwinds nobody else's stack, so the instance is as good as before. One that no call owns is
-// mostly a connection made at load time that every later call would find broken: a fresh instance is
-// the cure. After an uncaught exception Node itself promises nothing. Exiting drops the connections of the
-// calls inside; the agent answers those with FUNCTION_CRASHED and replaces the instance.
+// A rejection unwinds no other call's stack, so the instance remains usable. A rejection outside of
+// calls mostly comes from a connection made at load time, which every later call would find broken;
+// a new instance solves that. After an uncaught exception Node itself guarantees nothing. Exiting
+// drops the connections of the running calls; the agent answers those with FUNCTION_CRASHED and
+// replaces the instance.
 //
-// SIGTERM (and SIGINT): no more connections, the running calls end, then the process exits with 0. Where the code listens
-// for the signal itself it is in charge of the end: the process goes on until the code exits, or nothing is left
-// to wait for. The agent limits it.
+// SIGTERM (and SIGINT): no new connections, running calls end, then the process exits with 0. If
+// the code listens for the signal itself, it controls the shutdown: the process continues until the
+// code exits or nothing is left to wait for. The agent limits the time.
 
 const { currentCall, TWICE } = require('./call.js');
 
 const EXIT_FAULT = 1;
 /**
- * How long code that has a `beforeExit` hook, but none for the signal, may keep the process: such hooks are mostly a
- * library's, and its developer may not know that an open pool of connections keeps them from ever running.
+ * Time limit for code that has a `beforeExit` hook but no signal handler. Such hooks mostly belong to a library, and the
+ * developer may not know that an open connection pool keeps them from running.
  */
 const BEFORE_EXIT_MS = 1000;
 
@@ -64,10 +65,10 @@ function watchProcess(instance, capture) {
 
   const drain = (signal) => {
     const isOurs = process.listenerCount(signal) === 1;
-    leaving = true; // from here on, code that ends the process in a handler of its own is welcome to
+    leaving = true; // from here on, a handler of the code may end the process
     instance.drain().then(() => {
       if (isOurs && process.listenerCount('beforeExit') === 0) exit(0);
-      // The code has something to end. The process is over when nothing is left that it waits for.
+      // The code has cleanup to do. The process ends when nothing is left to wait for.
       if (isOurs) setTimeout(exit, BEFORE_EXIT_MS, 0).unref();
     });
   };

@@ -1,22 +1,22 @@
 'use strict';
-// This process as the agent sees it: one function, its state, the calls inside it, start and drain.
+// This process from the agent's view: one function, its state, its running calls, start and drain.
 //
 //   waiting ─start─▶ loading ─▶ ready
-//                        └────▶ failed   (stays until it is killed: the agent has its reason)
+//                        └────▶ failed   (stays until it is killed; the agent has the error)
 
 const { loadFunction } = require('./load.js');
 const { parseSpec } = require('./spec.js');
 const { callServer, listen } = require('./server.js');
 const { Unsettled } = require('./unsettled.js');
 
-/** `start` was called when the instance is no longer waiting. */
+/** `start` was called after the instance had left the waiting state. */
 class AlreadyStarted extends Error {}
-/** The code threw while loading, or does not export what was asked for. */
+/** The code threw while loading, or does not have the requested export. */
 class LoadFailed extends Error {}
 
 class Instance {
   state = 'waiting';
-  /** Calls that are not over. */
+  /** Calls that have not ended. */
   calls = new Set();
   name = 'function';
   timeoutMs = Infinity;
@@ -62,7 +62,7 @@ class Instance {
   async #load(spec, where) {
     const startedAt = performance.now();
     Object.assign(process.env, spec.env);
-    process.chdir(spec.root); // again: the folder may have been mounted over since the process started
+    process.chdir(spec.root); // again: the folder may have been mounted after the process started
     const target = await loadFunction(spec);
     const load_ms = performance.now() - startedAt;
     this.#server = callServer(this, spec, target, { onSocket: where.path !== undefined });
@@ -70,7 +70,7 @@ class Instance {
     return { signature: target.signature, load_ms };
   }
 
-  /** Ends the loading with a fault that came from outside of its stack. False when nothing is loading. */
+  /** Fails the current load with an error from outside its stack. False when nothing is loading. */
   failLoading(err) {
     this.#rejectLoad?.(err);
     return this.#rejectLoad !== null;
@@ -90,11 +90,11 @@ class Instance {
     if (this.#drained) this.#finishDrain();
   }
 
-  /** Takes no more connections; resolves when the last call is over. The agent limits the wait. */
+  /** Accepts no more connections; resolves when the last call has ended. The agent limits the wait. */
   drain() {
     const drained = (this.#drained ??= Promise.withResolvers());
     this.#server?.close();
-    this.control?.unref(); // answers as long as there is something to ask for
+    this.control?.unref(); // answers until the process ends
     this.#finishDrain();
     return drained.promise;
   }

@@ -10,13 +10,13 @@ const { isPromise } = require('node:util').types;
 const { functionsOf, signatureOf } = require('./exports.js');
 const { provideGlobal } = require('./signature/lambda/stream.js');
 
-/** The module's functions by name, one turn after it was loaded: an unawaited rejection is known only then. */
+/** The module's functions by name, one turn after loading: an unawaited rejection is only known then. */
 async function loadFunctions(root, entry) {
   const file = path.resolve(root, entry);
   if (!fs.existsSync(file)) throw new Error(`\`${entry}\` does not exist`);
   provideGlobal();
   let exported = requireOrImport(file);
-  // Asked for and not just awaited: what answers every name has a `then`, too.
+  // Checked instead of just awaited: an object that has every name also has a `then`.
   if (isPromise(exported)) exported = await exported;
   await nextTurn();
   return functionsOf(exported);
@@ -31,7 +31,7 @@ function requireOrImport(file) {
   }
 }
 
-/** The function that a spec names, with its signature told. */
+/** The function that a spec names, with its signature determined. */
 async function loadFunction(spec) {
   const found = await loadFunctions(spec.root, spec.entry);
   const target = found.get(spec.export);

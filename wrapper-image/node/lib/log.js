@@ -9,7 +9,7 @@ const path = require('node:path');
 const { inspect } = require('node:util');
 const { currentCall } = require('./call.js');
 
-/** Longest message in characters. A stack is 2–4 thousand; what is longer is a dump, and its head tells. */
+/** Longest message in characters. A stack has 2,000–4,000; longer messages are dumps, where the beginning suffices. */
 const MESSAGE_MAX = 64 * 1024;
 
 const NODE_FRAME = /^ +at .*\bnode:/;
@@ -21,7 +21,7 @@ class Log {
 
   /**
    * @param {'records'|'text'} form
-   * @param {(text: string) => void} [print] where to; standard output as it was before any capture
+   * @param {(text: string) => void} [print] destination; by default standard output as it was before any capture
    */
   constructor(form, print = process.stdout.write.bind(process.stdout)) {
     this.#form = form === 'records' ? record : text;
@@ -33,7 +33,7 @@ class Log {
     this.#print(this.#form(new Date().toISOString(), level, call?.id, bounded(message)));
   }
 
-  /** An error with its stack and causes; anything that can be thrown is fine. */
+  /** Logs an error with its stack and causes; accepts any thrown value. */
   error(headline, thrown, call = currentCall()) {
     this.write('error', `${headline}\n${describe(thrown)}`, call);
   }
@@ -52,7 +52,7 @@ function bounded(message) {
   return `${message.slice(0, MESSAGE_MAX)}… [${message.length - MESSAGE_MAX} characters more]`;
 }
 
-/** What to show of a thrown value: an error's stack with causes, without the frames of wrapper and Node. */
+/** Describes a thrown value: an error's stack with causes, without frames of the wrapper and Node. */
 function describe(thrown) {
   let shown;
   try {
@@ -68,7 +68,7 @@ function withoutOurs(text) {
   const kept = [];
   for (const line of text.split('\n')) {
     if (!line.includes(OWN_FOLDER) && !NODE_FRAME.test(line)) kept.push(line);
-    // The last frame opens the error's own properties; what closes them stays, so this has to.
+    // The last frame opens the error's own properties; their closing bracket stays, so this must stay too.
     else if (line.endsWith(' {') && kept.length > 0) kept.push(`${kept.pop()} {`);
   }
   return kept.join('\n');

@@ -1,13 +1,13 @@
 'use strict';
-// What is done to every response of the calls' listener, whatever its signature and whatever framework writes it: its
-// own `writeHead`, `write` and `end`, put before those of its class. Properties of the response itself, because an
-// Express application gives it another class.
+// Wraps every response of the call listener, for all signatures and frameworks: its own
+// `writeHead`, `write` and `end` run before those of its class. They are own properties of the
+// response, because an Express application replaces its prototype.
 //
-// - A stated `Content-Length` that is not what is sent never reaches the wire as it is: a whole body gets its real
-//   length, a stream that leaves it is cut, with a line in the log. Node sends both as they are, and the bytes too many
-//   would be the next answer on the connection.
-// - A `Location` that is a path stays below the prefix under which the function is called.
-// - The end of an answer is held back until it is known whether its handler has settled with it (`call.js`).
+// - A stated `Content-Length` that differs from the body is never sent as it is: a complete body gets its real
+//   length, and a stream with another length is cut, with an error in the log. Node would send both unchanged, and the
+//   excess bytes would be read as the next response on the connection.
+// - A `Location` that is a path gets the path prefix under which the function is called.
+// - The end of a response is held back until it is known whether its handler has settled (`call.js`).
 
 const { Duplex } = require('node:stream');
 
@@ -18,10 +18,10 @@ const HELD = Symbol('epsilon.held');
 const LENGTH_LINE = /\r\ncontent-length: [^\r]*/i;
 const LOCATION_LINE = /(\r\nlocation: )(\/(?![/\\])[^\r]*)/i;
 
-/** Makes a response this call's. */
+/** Assigns a response to this call. */
 function attach(res, call) {
   res[CALL] = call;
-  res[LEFT] = undefined; // bytes that are still to come, by its stated length
+  res[LEFT] = undefined; // remaining bytes according to the stated length
   res.writeHead = writeHead;
   res.write = write;
   res.end = end;
@@ -34,7 +34,7 @@ function writeHead(...args) {
   if (prefix !== '') {
     this._header = this._header.replace(LOCATION_LINE, (line, name, path) => (isBelow(prefix, path) ? line : name + prefix + path));
   }
-  // Node keeps here what the head states, or what it made of a whole body.
+  // Node stores here the stated length, or the length of a complete body.
   if (this._hasBody && typeof this._contentLength === 'number') {
     if (this.chunkedEncoding) this._header = this._header.replace(LENGTH_LINE, '');
     else this[LEFT] = this._contentLength;
@@ -44,7 +44,7 @@ function writeHead(...args) {
 
 function flushHeaders() {
   if (!this._header) this._implicitHeader();
-  // Who reads the head of an answer without a body has all of it.
+  // A response without a body is complete with its head.
   if (!this._hasBody) this[CALL].tellIfPending();
   Object.getPrototypeOf(this).flushHeaders.call(this);
 }
@@ -57,12 +57,12 @@ function write(chunk, encoding, callback) {
   if (!this._header && this.hasHeader('content-length') && sizeOf(chunk, encoding) > 0) this._implicitHeader();
   const isCounted = this[LEFT] !== undefined && !this.writableEnded && !this.destroyed;
   if (isCounted && !account(this, chunk, encoding)) return false;
-  // The last of the bytes that were stated is the answer's end, whenever `end` is called.
+  // The last stated byte is the end of the response, whenever `end` is called.
   if (isCounted && this[LEFT] === 0) return last(this, 'write', chunk, encoding, callback);
   return Object.getPrototypeOf(this).write.call(this, chunk, encoding, callback);
 }
 
-/** Takes a chunk off what is to come; false when it is more than was stated: the answer is cut. */
+/** Subtracts a chunk from the remaining length; false if it exceeds the stated length: the response is cut. */
 function account(res, chunk, encoding) {
   res[LEFT] -= sizeOf(chunk, encoding);
   if (res[LEFT] >= 0) return true;
@@ -78,7 +78,7 @@ function end(chunk, encoding, callback) {
   return last(this, 'end', chunk, encoding, callback);
 }
 
-/** Writes the last bytes of an answer; they wait in the socket as long as the call does not know more. */
+/** Writes the last bytes of a response; they are held in the socket until the call knows whether it continues. */
 function last(res, method, chunk, encoding, callback) {
   const socket = res[CALL].holdsEnd(method === 'end') ? res.socket : null;
   if (socket === null) return Object.getPrototypeOf(res)[method].call(res, chunk, encoding, callback);
@@ -91,11 +91,11 @@ function last(res, method, chunk, encoding, callback) {
   }
 }
 
-/** Whether the answer is as long as it says once this chunk is sent; mends what it says while that is possible. */
+/** Whether the length matches the stated length after this chunk; corrects the stated length while that is possible. */
 function completes(res, chunk, encoding) {
   const size = chunk === undefined || chunk === null ? 0 : sizeOf(chunk, encoding);
   if (!res._header) {
-    // The whole body is known: its length is what it is. For HEAD and 304 it is another answer's.
+    // The whole body is known, so its length is too. For HEAD and 304 the length is that of another response.
     if (hasBody(res) && res.hasHeader('content-length') && Number(res.getHeader('content-length')) !== size) {
       res.setHeader('content-length', size);
     }
@@ -115,12 +115,12 @@ function hasBody({ req, statusCode }) {
   return req.method !== 'HEAD' && statusCode >= 200 && statusCode !== 204 && statusCode !== 304;
 }
 
-/** What cannot be sent at all is the original's to refuse. */
+/** The original method refuses values that cannot be sent. */
 function sizeOf(chunk, encoding) {
   return typeof chunk === 'string' ? Buffer.byteLength(chunk, encoding) : chunk?.byteLength ?? 0;
 }
 
-/** Once for each connection: Node's `end` uncorks it whatever was corked before. */
+/** Once per connection: Node's `end` uncorks it, even if it was corked before. */
 function makeHoldable(socket) {
   socket[HELD] = false;
   socket.uncork = uncork;
@@ -130,7 +130,7 @@ function uncork() {
   if (!this[HELD]) Duplex.prototype.uncork.call(this);
 }
 
-/** Sends what was held back. */
+/** Sends the bytes that were held back. */
 function letGo(socket) {
   socket[HELD] = false;
   while (socket.writableCorked > 0) socket.uncork();

@@ -1,8 +1,9 @@
 'use strict';
-// The listener for calls: makes a `Call` of each request and hands it to the function by its signature.
+// The listener for calls: creates a `Call` for each request and passes it to the function by its
+// signature.
 //
-// No timer here can cut a call: its time is the agent's to keep. Idle connections are the agent's too; it
-// closes them first, so that none dies under a request that is on its way.
+// No timer here can cut a call: the agent keeps the time limit. The agent also closes idle
+// connections first, so that none is closed while a request is on its way.
 
 const fs = require('node:fs');
 const http = require('node:http');
@@ -12,10 +13,10 @@ const { answerFunctionError } = require('./answer.js');
 const { showCaller } = require('./caller.js');
 const { attach, makeHoldable } = require('./response.js');
 
-/** Under which path the gateway has the function; absent when it has a host of its own. */
+/** Path prefix of the function at the gateway; absent when it has its own host name. */
 const PREFIX_HEADER = 'x-forwarded-prefix';
 
-/** Never refuse a head that the gateway let through: its own limit is about 400 KiB. */
+/** Must accept every head that the gateway accepts; its limit is about 400 KiB. */
 const HEAD_MAX_BYTES = 512 * 1024;
 /** On TCP, longer than the idle time of the usual load balancers (60 s), so that they close first. */
 const TCP_IDLE_MS = 75_000;
@@ -23,7 +24,7 @@ const TCP_IDLE_MS = 75_000;
 const TCP_HEAD_MS = 60_000;
 
 /**
- * @param {{ onSocket: boolean }} where a unix socket's only peer is the agent; TCP's is anyone
+ * @param {{ onSocket: boolean }} where the only peer of a unix socket is the agent; TCP accepts any client
  * @returns {http.Server} that does not listen yet
  */
 function callServer(instance, spec, target, { onSocket }) {
@@ -38,7 +39,7 @@ function callServer(instance, spec, target, { onSocket }) {
     keepAliveTimeout: onSocket ? 0 : TCP_IDLE_MS,
   });
 
-  // Bytes bound a head, not the number of its fields.
+  // Heads are limited by size, not by the number of fields.
   server.maxHeadersCount = 0;
 
   server.on('connection', (socket) => {
@@ -85,14 +86,14 @@ function adapterOf(instance, spec, target) {
   }
 }
 
-/** A handshake goes to the export's own `upgrade(req, socket, head)`; the call lasts as long as the socket. */
+/** Passes a handshake to the export's `upgrade(req, socket, head)`; the call lasts as long as the socket. */
 function upgrade(instance, handler, req, socket, head) {
   const call = callOf(instance, req, null);
   tellBeforeEnd(socket, call);
   const sentBefore = socket.bytesWritten;
   socket.emit = emitInCall(call);
   socket.on('error', () => socket.destroy());
-  socket.on('end', () => socket.end()); // the caller is gone: a half-open socket would hold its call for ever
+  socket.on('end', () => socket.end()); // the caller has disconnected: a half-open socket would keep its call forever
   socket.on('close', () => call.release());
   call.refuseUpgrade = () => {
     if (socket.bytesWritten !== sentBefore) return socket.destroy();
@@ -105,7 +106,7 @@ function upgrade(instance, handler, req, socket, head) {
   call.begin(() => handler(req, socket, head));
 }
 
-/** The end of the connection is the last byte of an upgraded call; what goes on after it is told before. */
+/** The end of the connection is the last byte of an upgraded call; a call that continues is reported before. */
 function tellBeforeEnd(socket, call) {
   for (const method of ['end', 'destroy']) {
     socket[method] = function (...args) {
@@ -115,14 +116,14 @@ function tellBeforeEnd(socket, call) {
   }
 }
 
-/** Listens; a unix socket replaces what an earlier process left and is open to the agent's user. */
+/** Listens; a unix socket replaces a stale one and is writable for the agent's user. */
 async function listen(server, where) {
   if (where.path !== undefined) fs.rmSync(where.path, { force: true });
   const { promise, resolve, reject } = Promise.withResolvers();
   server.once('error', reject);
   server.listen(where, () => {
     server.off('error', reject);
-    // The folder is the guard: only the agent and this container reach it.
+    // The folder restricts access: only the agent and this container reach it.
     if (where.path !== undefined) fs.chmodSync(where.path, 0o666);
     resolve();
   });

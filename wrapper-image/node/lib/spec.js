@@ -1,17 +1,18 @@
 'use strict';
-// What to run: the object of `EPSILON_FUNCTION` and of `POST /init`, checked. The builder and the agent
-// have checked it before; this is the last border, so wrong types are named and not guessed at.
+// What to run: the object in `EPSILON_FUNCTION` and `POST /init`, validated. The builder and the
+// agent have validated it before; this is the last check, so wrong types are reported and never
+// guessed.
 
 const SIGNATURES = ['auto', 'express', 'lambda', 'fetch'];
-/** Of AWS Lambda's events. */
+/** Versions of AWS Lambda's events. */
 const EVENTS = ['v1', 'v2'];
 /**
- * Most that is read into memory for one body, inflated, where nothing else is said; the agent and images always say it.
- * What an instance of 256 MiB bears, by default.
+ * Default size limit of one body in memory, inflated; the agent and images always set it.
+ * The default fits an instance of 256 MiB.
  */
 const BODY_LIMIT_BYTES = 4 * 1024 * 1024;
 
-/** The message names the key. */
+/** The message contains the key. */
 class InvalidSpec extends Error {}
 
 function parseSpec(raw) {

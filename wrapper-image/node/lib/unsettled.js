@@ -1,22 +1,24 @@
 'use strict';
-// Tells the agent which calls go on after their answer. It connects once (`GET /unsettled` on the control socket) and
-// gets a line with the id of each call whose handler, or work given to `ctx.waitUntil`, has not settled when its answer
-// ends: before the last byte of that answer, so that who has read the answer can know. Nothing is written for others.
+// Reports to the agent which calls continue after their response. The agent connects once (`GET
+// /unsettled` on the control socket) and gets a line with the id of each call whose handler, or
+// work given to `ctx.waitUntil`, has not settled when its response ends. The line is sent before
+// the last byte of that response, so that a reader of the complete response has it already. Nothing
+// is written for other calls.
 //
-// Used by `control.js`, which accepts the connection, and `call.js`, which knows when to tell.
+// Used by `control.js`, which accepts the connection, and `call.js`, which decides when to report.
 
-/** An agent that lets so much wait does not read; it loses its connection, and every answer is the end of its call. */
+/** An agent with this much unread data does not read; its connection is closed, and every response is then the end of its call. */
 const WAITING_MAX_BYTES = 64 * 1024;
 
 class Unsettled {
   #agent = null;
-  #holding = new Set(); // calls whose answer's end is held back
+  #holding = new Set(); // calls whose end of response is held back
 
   get isWatched() {
     return this.#agent !== null;
   }
 
-  /** Takes over from an earlier connection. */
+  /** Replaces an earlier connection. */
   watch(socket) {
     this.#agent?.destroy();
     this.#agent = socket;
@@ -31,7 +33,7 @@ class Unsettled {
 
   tell(call) {
     if (this.#agent === null) return;
-    this.#agent.write(`${call.id}\n`); // at once: the kernel has it before it gets the answer's end
+    this.#agent.write(`${call.id}\n`); // at once: the kernel gets it before the end of the response
     if (this.#agent.writableLength > WAITING_MAX_BYTES) this.#agent.destroy();
   }
 
@@ -43,7 +45,7 @@ class Unsettled {
     this.#holding.delete(call);
   }
 
-  /** The process ends: answers that are done reach their callers, as they do without anybody who holds them. */
+  /** The process ends: sends all finished responses that are held back. */
   letGoAll() {
     for (const call of this.#holding) call.letGo();
   }

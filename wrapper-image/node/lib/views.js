@@ -1,6 +1,7 @@
 'use strict';
-// Express looks for a view's engine (`ejs`, `pug`, …) beside itself. Ours lies in the runtime image, the
-// engine in the project, so it is looked up from there. Used by `signature/express.js`.
+// Express resolves a view engine (`ejs`, `pug`, …) relative to itself. Our Express is in the
+// runtime image and the engine is in the project, so it is resolved from the project. Used by
+// `signature/express.js`.
 
 const { createRequire } = require('node:module');
 const path = require('node:path');

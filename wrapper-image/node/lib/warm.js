@@ -1,10 +1,11 @@
 'use strict';
-// A rehearsal while the process waits: what the agent and the first caller will do is done before, to instances that
-// nobody else sees, so that V8 has compiled the way from `POST /init` to the answer and Node has loaded what lies on
-// it. Over real sockets beside the real ones: Node takes another way with anything else.
+// Warm-up while the process waits: performs what the agent and the first caller will do, on
+// internal instances, so that V8 has compiled the path from `POST /init` to the response and Node
+// has loaded its modules. It uses real sockets beside the real ones, because Node takes another
+// code path with anything else.
 //
-// In small steps, so that the real `/init` gets in between, and ends when it does. User code can see nothing of it
-// but three modules of the wrapper's own in `require.cache`.
+// It runs in small steps, so that the real `/init` can run in between, and stops when that arrives.
+// User code sees nothing of it except three of the wrapper's modules in `require.cache`.
 
 const net = require('node:net');
 const path = require('node:path');
@@ -14,7 +15,7 @@ const { AlreadyStarted, Instance } = require('./instance.js');
 
 /** V8 compiles a function on its first run, and inline caches settle within a few. */
 const ROUNDS = 5;
-/** One of each signature, and of each kind of module. What is used most comes last: it is fresh then. */
+/** One per signature and kind of module. The most frequent comes last, so that its state is the most recent. */
 const PIECES = [
   { entry: 'fetch.mjs', export: 'default', signature: 'auto' },
   { entry: 'lambda.js', export: 'handler', signature: 'auto' },
@@ -29,8 +30,8 @@ const CALLS = [
 ];
 
 /**
- * @param {string} [folder] of the sockets. Without one nothing is rehearsed, only loaded: the process stays in its
- * folder (`epsilon dev`, whose processes may become something else)
+ * @param {string} [folder] for the sockets. Without it the modules are only loaded, and the process keeps its working
+ * directory (`epsilon dev`, whose processes may become inspectors)
  */
 async function warm(instance, folder) {
   const isWaiting = () => instance.state === 'waiting';
@@ -48,7 +49,7 @@ async function rehearse(piece, folder, isWaiting) {
   // Not longer than the real names: paths of sockets have a limit.
   const [control, calls] = ['warm1.sock', 'warm2.sock'].map((name) => path.join(folder, name));
   const start = async (spec) => {
-    // From here to the change of folder nothing can come in between, and the real start changes it again.
+    // From here to the change of directory nothing can run in between, and the real start changes it again.
     if (!isWaiting()) throw new AlreadyStarted('the real one has begun');
     return silent.start(spec, { path: calls });
   };
@@ -78,7 +79,7 @@ function request(method, target, type, body = '', more = FORWARDED) {
     + `x-epsilon-deadline-ms: 1000\r\n${more}${about}\r\n${body}`;
 }
 
-/** Sends one request after the other over one connection. What is answered does not matter. */
+/** Sends requests one after the other over one connection. The responses are ignored. */
 class Client {
   #socket;
   #answered = null;

@@ -29,7 +29,7 @@ for (const [what, request, status, code, message, hint, bodyLimit = 1000] of [
   ['a form of too many fields', post('a&'.repeat(1000), 'application/x-www-form-urlencoded'), 413, 'BODY_TOO_LARGE', /more than 1000 fields/, /rawBody/, 10_000],
   ['a form that is too deep', post(`a${'[b]'.repeat(40)}=1`, 'application/x-www-form-urlencoded'), 400, 'BAD_REQUEST', /depth/, null],
 ]) {
-  test(`${what} is refused when code reads it, and never else`, async (t) => {
+  test(`${what} is refused only when code reads it`, async (t) => {
     const f = await serve(t, (req, res) => res.json(req.path === '/reads' ? req.body : 'unread'), { bodyLimit });
     assert.equal((await f.call(request)).body, '"unread"');
     const answer = await f.call({ ...request, path: '/reads' });
@@ -44,7 +44,7 @@ for (const [what, request, status, code, message, hint, bodyLimit = 1000] of [
   });
 }
 
-test('JSON of more values than the memory bears is refused before it is parsed, and its bytes are there', async (t) => {
+test('JSON with too many values is refused before parsing and keeps rawBody', async (t) => {
   t.mock.method(process, 'constrainedMemory', () => 1 * MiB); // 4096 values
   const f = await serve(t, (req, res) => res.json(req.path === '/raw' ? req.rawBody.length : req.body.length));
   const large = lists(30_000);
@@ -58,7 +58,7 @@ test('JSON of more values than the memory bears is refused before it is parsed, 
   assert.equal((await f.call(post(JSON.stringify(['x'.repeat(50_000)])))).body, '1'); // many bytes, few values
 });
 
-test('a body that nobody reads is not parsed', async (t) => {
+test('an unread body is not parsed', async (t) => {
   const f = await serve(t, (req, res) => res.send('fine'));
   const parsed = t.mock.method(JSON, 'parse');
   const inflated = t.mock.method(zlib, 'gunzipSync');
@@ -66,7 +66,7 @@ test('a body that nobody reads is not parsed', async (t) => {
   assert.deepEqual([parsed.mock.callCount(), inflated.mock.callCount()], [0, 0]);
 });
 
-test('a body is parsed once, and what code puts there stays', async (t) => {
+test('a body is parsed once and assignments stay', async (t) => {
   const f = await serve(t, (req, res) => {
     const isSame = req.body === req.body;
     req.body.b = 2;
@@ -78,7 +78,7 @@ test('a body is parsed once, and what code puts there stays', async (t) => {
   assert.deepEqual(JSON.parse((await f.call(post('{"a":1}'))).body), [true, { a: 1, b: 2 }, 'mine', 'raw', true, true]);
 });
 
-test('code that catches a refusal answers itself', async (t) => {
+test('code can catch a refusal and respond', async (t) => {
   const f = await serve(t, (req, res) => {
     try {
       res.json(req.body);
@@ -90,7 +90,7 @@ test('code that catches a refusal answers itself', async (t) => {
   assert.deepEqual([answer.status, answer.body], [413, 'BodyRefused']);
 });
 
-/** Ways in which code reads a request itself; each gives what it read. */
+/** Ways in which code reads a request itself; each returns what it read. */
 const READERS = {
   'req.pipe(res)': (req, res) => void req.pipe(res),
   'for await': async (req, res) => {
@@ -209,14 +209,14 @@ for (const [what, func] of [
   });
 }
 
-test('an application inside that has no parser still finds req.body', async (t) => {
+test('an inner application without parser finds req.body', async (t) => {
   const app = express();
   app.post('/', (req, res) => res.json([req.body, req.rawBody.length]));
   const f = await serve(t, (req, res) => app(req, res));
   assert.equal((await f.call(post('{"a":1}'))).body, '[{"a":1},7]');
 });
 
-test('a refusal reaches who still sends, and the connection serves the next call', async (t) => {
+test('a refusal reaches a sending caller and keeps the connection', async (t) => {
   const f = await serve(t, (req, res) => res.json(req.body), { bodyLimit: 1000 });
   const socket = net.connect(f.socket);
   t.after(() => socket.destroy());
@@ -232,7 +232,7 @@ test('a refusal reaches who still sends, and the connection serves the next call
   assert.match(seen, /^HTTP\/1\.1 200 /);
 });
 
-test('a larger upload does not wait for its end, and is answered while it comes', async (t) => {
+test('a large upload gets a response while it is sent', async (t) => {
   const f = await serve(t, (req, res) => {
     res.write('first ');
     req.resume().on('end', () => res.end('done'));
@@ -249,7 +249,7 @@ test('a larger upload does not wait for its end, and is answered while it comes'
   await until(() => text === 'first done', 'the rest');
 });
 
-test('bodies of calls that run take a share of the memory together; others wait, and all are served', async (t) => {
+test('bodies above the memory share wait, and all are served', async (t) => {
   t.mock.method(process, 'constrainedMemory', () => 8 * MiB); // 1 MiB for bodies
   let inside = 0;
   let most = 0;
@@ -270,7 +270,7 @@ test('bodies of calls that run take a share of the memory together; others wait,
   assert.equal(most, 3);
 });
 
-test('who hangs up while waiting for memory takes none', async (t) => {
+test('a caller that disconnects while waiting reserves no memory', async (t) => {
   t.mock.method(process, 'constrainedMemory', () => 8 * MiB); // room for one
   const gates = [];
   const f = await serve(t, async (req, res) => {
@@ -293,7 +293,7 @@ test('who hangs up while waiting for memory takes none', async (t) => {
   assert.deepEqual(f.logged, []);
 });
 
-test('memory is given out first come, first served', async () => {
+test('memory is granted first come, first served', async () => {
   const memory = new BodyMemory(MiB, 8 * MiB);
   assert.equal(memory.reserve(MiB), null);
   let granted = 0;

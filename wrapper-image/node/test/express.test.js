@@ -36,7 +36,7 @@ test('multipart stays a stream', async (t) => {
   assert.equal(answer.body, '["--b--",true]');
 });
 
-test('parseBody: false takes an upload of any size as it comes', async (t) => {
+test('parseBody: false streams an upload of any size', async (t) => {
   const f = await serve(t, { parseBody: false, func: async (req, res) => {
     let bytes = 0;
     for await (const chunk of req) {
@@ -57,7 +57,7 @@ test('parseBody: false takes an upload of any size as it comes', async (t) => {
   await until(() => seen === 'first 501000', 'the count');
 });
 
-test('an answer streams as it is written', async (t) => {
+test('a response streams while it is written', async (t) => {
   const f = await serve(t, (req, res) => {
     res.type('text/event-stream');
     res.write('data: 1\n\n');
@@ -71,7 +71,7 @@ test('an answer streams as it is written', async (t) => {
   await until(() => f.instance.active === 0, 'the end of the call');
 });
 
-test('next(err) with a 4xx status is Express\'s page; with another one an answer and a line in the log; with none a failure', async (t) => {
+test('next(err) responds according to the status of the error', async (t) => {
   const f = await serve(t, (req, res, next) => next(Object.assign(new Error('no'), { status: Number(req.query.s) })));
   t.mock.method(console, 'error', () => {});
   assert.equal((await f.call({ path: '/?s=403' })).status, 403);
@@ -93,7 +93,7 @@ test('a view engine is found in the project', async (t) => {
   assert.equal((await f.call()).body, 'ann from s/x.tiny');
 });
 
-test('an exported Express application gets what app.listen would give it', async (t) => {
+test('an exported Express application works as with app.listen', async (t) => {
   const app = express();
   app.use(express.json({ verify: (req) => (req.verified = true) }));
   app.post('/items/:id', (req, res) => res.status(201).json([req.params, req.body, req.query, req.verified, req.rawBody]));
@@ -111,7 +111,7 @@ test('a router is a function too', async (t) => {
   assert.equal((await f.call({ path: '/x' })).status, 404);
 });
 
-test('names of prototypes are nothing special', async (t) => {
+test('names of Object.prototype pollute nothing', async (t) => {
   const f = await serve(t, (req, res) => res.json([req.body, req.query.__proto__ === undefined, {}.polluted ?? null]));
   const answer = await f.call({ ...json('{"__proto__":{"polluted":1}}'), path: '/?__proto__[polluted]=1&constructor=2' });
   assert.equal(JSON.parse(answer.body)[2], null);
@@ -119,7 +119,7 @@ test('names of prototypes are nothing special', async (t) => {
   assert.deepEqual(JSON.parse(form.body), [{}, true, null]);
 });
 
-test('a caller who hangs up: close fires, and the call lasts until its handler ends', async (t) => {
+test('a caller that disconnects fires close; the call lasts', async (t) => {
   const f = await ready(t, `
     let release; const gate = new Promise((resolve) => (release = resolve));
     exports.f = async (req, res) => {
@@ -143,7 +143,7 @@ test('a caller who hangs up: close fires, and the call lasts until its handler e
   await until(async () => (await f.health()).active === 0, 'the handler to end');
 });
 
-test('a caller who hangs up while sending: the function is not called', async (t) => {
+test('a caller that disconnects while sending calls no function', async (t) => {
   const f = await serve(t, () => assert.fail('called'));
   const gone = head(f.socket, { method: 'POST', headers: { 'content-type': 'application/json', 'content-length': 100 }, body: (req) => {
     req.write('{');

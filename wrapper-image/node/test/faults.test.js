@@ -1,5 +1,5 @@
 'use strict';
-// What goes wrong in user code: the caller's answer, the line in the log, and whether the instance stays.
+// Failures of user code: the caller's response, the log line, and whether the instance stays.
 
 const assert = require('node:assert/strict');
 const { test } = require('node:test');
@@ -97,7 +97,7 @@ test('an error after the head cuts the connection and the instance stays', async
   await stays(f);
 });
 
-test('an error after the whole answer only goes to the log', async (t) => {
+test('an error after the response is only logged', async (t) => {
   const f = await start(t, 'res.send("done"); throw new Error("afterwards");');
   assert.equal((await f.call({ headers: ID })).body, 'done');
   assert.match((await f.record((r) => r.level === 'error' && r.request_id === 'fault-0001')).message, /afterwards/);
@@ -122,7 +122,7 @@ for (const [what, body] of [
   });
 }
 
-test('never answering is the agent\'s to end; a handler that ended is named in the log before', async (t) => {
+test('a handler that ends without a response is logged', async (t) => {
   const f = await start(t, 'return;');
   const open = f.call({ headers: { ...ID, 'x-epsilon-deadline-ms': '100' } });
   const record = await f.record((r) => r.level === 'warn' && r.request_id === 'fault-0001');
@@ -152,7 +152,7 @@ test('an uncaught exception is logged with its call and ends the process', async
   assert.deepEqual([record.level, record.request_id], ['error', 'fault-0001']);
 });
 
-test('a rejection that belongs to no call ends the process', async (t) => {
+test('a rejection outside of calls ends the process', async (t) => {
   const f = await ready(t, 'setTimeout(() => Promise.reject(new Error("lost connection")), 200); exports.f = (req, res) => res.send("x");');
   assert.deepEqual(await f.exit, { code: 1, signal: null });
   assert.match(f.records()[0].message, /lost connection/);
@@ -166,7 +166,7 @@ test('a rejection after the answer is logged and the instance stays', async (t) 
   await stays(f);
 });
 
-test('one call\'s failure is not its neighbours\'', async (t) => {
+test('a failing call does not affect others', async (t) => {
   const f = await start(t, 'await new Promise((r) => setTimeout(r, 50)); if (req.query.n % 2) throw new Error(req.query.n); res.send(req.query.n);');
   const answers = await Promise.all(Array.from({ length: 10 }, (_, n) => f.call({ path: `/?n=${n}` })));
   assert.deepEqual(answers.map((a) => a.status), answers.map((_, n) => (n % 2 ? 500 : 200)));

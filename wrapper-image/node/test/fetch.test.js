@@ -26,7 +26,7 @@ test('`this` is the exported object', async (t) => {
   assert.equal((await f.call()).body, 'mine');
 });
 
-test('a router that answers every name: only its fetch is asked for', async (t) => {
+test('of a router with a Proxy only fetch is read', async (t) => {
   const router = {
     __proto__: new Proxy({}, { get: (target, name, self) => (route) => self.routes.push(`${name} ${route}`) && self }),
     routes: [],
@@ -83,7 +83,7 @@ test('the head of a slow stream does not wait for its body', async (t) => {
   assert.equal(String(await new Promise((resolve) => answer.once('data', resolve))), 'late');
 });
 
-test('a reader that is slow slows the function down', async (t) => {
+test('a slow reader slows the function down', async (t) => {
   let pulled = 0;
   const f = await web(t, () => new Response(new ReadableStream({ pull(to) {
     pulled += 1;
@@ -96,7 +96,7 @@ test('a reader that is slow slows the function down', async (t) => {
   answer.destroy();
 });
 
-test('a caller who hangs up: the signal fires and the body is cancelled', async (t) => {
+test('a caller that disconnects aborts the signal and cancels the body', async (t) => {
   const seen = [];
   const f = await web(t, (request) => {
     request.signal.addEventListener('abort', () => seen.push('abort'));
@@ -119,7 +119,7 @@ test('waitUntil keeps the call active', async (t) => {
   await until(() => f.instance.active === 0, 'the end of the call');
 });
 
-test('what is not a Response is a failure', async (t) => {
+test('a value other than a Response is a failure', async (t) => {
   const f = await web(t, () => 'text');
   assert.equal((await f.call()).headers['x-epsilon-outcome'], 'threw');
   assert.match(f.logged[0].message, /must return a Response/);
@@ -163,7 +163,7 @@ test('a Response that a function without `res` returns is streamed', async (t) =
   await until(() => f.logged.length === 1 && f.instance.active === 0, 'the log');
 });
 
-test('a Response that comes from a function which answers by `res` is not sent', async (t) => {
+test('a Response returned by a function with `res` is ignored', async (t) => {
   const late = await serve(t, (req, res) => {
     setTimeout(() => res.send('mine'), 5);
     return Promise.resolve(new Response('upstream'));

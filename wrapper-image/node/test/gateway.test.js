@@ -1,5 +1,5 @@
 'use strict';
-// What code is told of the way to it, in every signature: the path under which the gateway has it, and who calls.
+// What the gateway's headers become in every signature: the path prefix of the function, and the caller.
 
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
@@ -14,13 +14,13 @@ const CALLER = { 'x-forwarded-for': '203.0.113.7, 198.51.100.1', 'x-forwarded-pr
 
 const paths = (req) => [req.baseUrl, req.originalUrl, req.url];
 
-test('a (req, res) function is told its prefix', async (t) => {
+test('a (req, res) function gets its prefix', async (t) => {
   const f = await serve(t, (req, res) => res.json(paths(req)));
   assert.equal((await f.call({ path: '/a?b=1', headers: BELOW })).body, '["/shop","/shop/a?b=1","/a?b=1"]');
   assert.equal((await f.call({ path: '/a?b=1' })).body, '["","/a?b=1","/a?b=1"]');
 });
 
-test('an exported application is told its prefix, as if it were mounted there', async (t) => {
+test('an exported application gets its prefix as mount path', async (t) => {
   const router = express.Router().get('/told', (req, res) => res.json(paths(req)));
   const app = express().get('/told', (req, res) => res.json(paths(req))).use('/in', router);
   const f = await serve(t, app);
@@ -29,7 +29,7 @@ test('an exported application is told its prefix, as if it were mounted there', 
   assert.equal((await f.call({ path: '/told' })).body, '["","/told","/told"]');
 });
 
-test('who is not behind the gateway is not believed', async (t) => {
+test('forwarded headers are ignored without a gateway', async (t) => {
   const f = await serve(t, (req, res) => res.json([...paths(req), req.ip ?? null, req.secure]), { behindGateway: false });
   assert.equal((await f.call({ headers: { ...BELOW, ...CALLER } })).body, '["","/","/",null,false]');
 });
@@ -87,7 +87,7 @@ for (const [what, func] of [
   ['an exported application', express().get('/', (req, res) => res.json(who(req)))],
   ['a mounted application', express().use(express().get('/', (req, res) => res.json(who(req))))],
 ]) {
-  test(`${what} sees who calls`, async (t) => {
+  test(`${what} sees the caller`, async (t) => {
     const f = await serve(t, func);
     assert.deepEqual(JSON.parse((await f.call({ headers: CALLER })).body), ['203.0.113.7', '203.0.113.7', 'IPv4', true, 'https', 'a.example.com']);
     const v6 = { 'x-forwarded-for': '2001:db8::7', 'x-forwarded-proto': 'http', host: 'b.example.com' };
@@ -95,7 +95,7 @@ for (const [what, func] of [
   });
 }
 
-test('an application whose developer has set whom to trust keeps that', async (t) => {
+test('an application keeps its own `trust proxy`', async (t) => {
   const app = express().set('trust proxy', false).get('/', (req, res) => res.json([req.app.get('trust proxy'), ...who(req)]));
   const f = await serve(t, app);
   assert.deepEqual(JSON.parse((await f.call({ headers: { ...CALLER, host: 'b.example.com' } })).body), [
@@ -103,19 +103,19 @@ test('an application whose developer has set whom to trust keeps that', async (t
   ]);
 });
 
-test('what express-rate-limit holds against an application does not hold', async (t) => {
+test('express-rate-limit accepts the application', async (t) => {
   // Its checks: no address; a forwarded address that is not trusted; trust in everybody.
   const app = express().get('/', (req, res) => res.json([req.ip === undefined, req.app.get('trust proxy') === false, req.app.get('trust proxy') === true]));
   const f = await serve(t, app);
   assert.equal((await f.call({ headers: CALLER })).body, '[false,false,false]');
 });
 
-test('plain http code and Koa\'s kind of it see who calls', async (t) => {
+test('plain http code and Koa see the caller', async (t) => {
   const f = await serve(t, (req, res) => res.end(`${req.socket.remoteAddress} ${req.connection.encrypted}`));
   assert.equal((await f.call({ headers: CALLER })).body, '203.0.113.7 true');
 });
 
-test('an upgrade sees who calls', async (t) => {
+test('an upgrade sees the caller', async (t) => {
   const http = require('node:http');
   const f = await serve(t, { func: () => {}, upgrade: (req, socket) => {
     socket.end(`HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: x\r\nx-caller: ${req.socket.remoteAddress}\r\n\r\n`);

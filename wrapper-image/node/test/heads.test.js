@@ -1,6 +1,6 @@
 'use strict';
-// Heads of answers: what they state wrongly is mended or cut and never believed, in every signature; many fields pass; so
-// do early hints.
+// Heads of responses: wrong statements are corrected or cut, in every signature; many fields pass, and
+// so do early hints.
 
 const assert = require('node:assert/strict');
 const http = require('node:http');
@@ -10,7 +10,7 @@ const express = require('express');
 const { until } = require('./support/http.js');
 const { serve } = require('./support/serve.js');
 
-/** Two calls over one connection: what the first leaves on it, the second would find. */
+/** Two calls over one connection: the second would read excess bytes of the first. */
 async function twice(f, options = {}) {
   const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
   const ask = () => new Promise((resolve, reject) => {
@@ -73,7 +73,7 @@ for (const [what, exported, message] of [
   ['less', (req, res) => { res.writeHead(200, length(9)); res.write('ab'); setImmediate(() => res.end('cde')); }, /4 bytes before the 9/],
   ['less, by an application that pipes', app((req, res) => { res.set(length(9)); require('node:stream').Readable.from(['ab', 'cde']).pipe(res); }), /4 bytes before the 9/],
 ]) {
-  test(`a stream that sends ${what} than its head states is cut, and the log says so`, async (t) => {
+  test(`a stream that sends ${what} than its head states is cut`, async (t) => {
     const f = await serve(t, exported);
     await assert.rejects(twice(f), { code: 'ECONNRESET' });
     await until(() => f.instance.active === 0, 'the end of the call');
@@ -83,7 +83,7 @@ for (const [what, exported, message] of [
   });
 }
 
-test('a length that is right stays, also for HEAD, 304 and files', async (t) => {
+test('a correct length stays, also for HEAD, 304 and files', async (t) => {
   const f = await serve(t, (req, res) => {
     if (req.path === '/file') return res.sendFile(__filename);
     if (req.path === '/304') return res.writeHead(304, length(7)).end();
@@ -144,7 +144,7 @@ for (const [what, hand] of [
   ['made anew of the text', async (response) => new Response(await response.text(), { headers: response.headers })],
   ['cloned', (response) => response.clone()],
 ]) {
-  test(`an upstream's answer that is ${what} states no coding and no length that are no more`, async (t) => {
+  test(`an upstream's answer that is ${what} loses outdated coding and length`, async (t) => {
     const url = await upstream(t);
     const f = await serve(t, { fetch: async (request) => hand(await fetch(url + new URL(request.url).pathname)) });
     for (const coding of ['none', 'gzip', 'deflate', 'br', 'zstd']) {
@@ -155,14 +155,14 @@ for (const [what, hand] of [
   });
 }
 
-test('a packed file in a packed answer is handed on unpacked once', async (t) => {
+test('a compressed file in a compressed response is decoded once', async (t) => {
   const url = await upstream(t);
   const f = await serve(t, { fetch: () => fetch(`${url}/gzip/nested`) });
   const answer = await f.call();
   assert.deepEqual([answer.headers['content-encoding'], String(zlib.gunzipSync(answer.bytes))], [undefined, 'inner']);
 });
 
-test('what the code packs itself stays packed', async (t) => {
+test('a body compressed by the code stays compressed', async (t) => {
   const packs = { gzip: zlib.gzipSync, deflate: zlib.deflateSync, br: zlib.brotliCompressSync, zstd: zlib.zstdCompressSync };
   const f = await serve(t, { fetch: (request) => {
     const coding = new URL(request.url).pathname.slice(1);

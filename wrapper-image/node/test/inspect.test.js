@@ -1,5 +1,5 @@
 'use strict';
-// What the builder is told of a project: exports, errors, and the files that each entry reaches.
+// The report to the builder about a project: exports, errors, and the files that each entry reaches.
 
 const assert = require('node:assert/strict');
 const { execFileSync } = require('node:child_process');
@@ -43,7 +43,7 @@ test('every kind of export, with signature and config', (t) => {
   });
 });
 
-test('functions that look like helpers are named with their parameters, and handlers of any taste are not', (t) => {
+test('helpers are reported with their parameters, handlers are not', (t) => {
   const [entry] = inspect(t, { 'index.js': `
     exports.add = (a, b = 2) => a + b; exports.close = async () => {}; exports.one = rows => rows; exports.method = { named(id) {} }.named;
     exports.express = (req, res) => res.send('x'); exports.short = (q, s) => s.send('x'); exports.unused = (_, r) => {};
@@ -55,7 +55,7 @@ test('functions that look like helpers are named with their parameters, and hand
   assert.deepEqual(helpers, ['add(a, b = 2)', 'close()', 'one(rows)', 'method(id)']);
 });
 
-/** As itty-router makes one: the methods are a Proxy's, which its object inherits from. */
+/** Like itty-router's: the methods come from a Proxy, from which the object inherits. */
 const ROUTER = '{ __proto__: new Proxy({}, { get: (target, name, router) => (route, ...handlers) => router.routes.push([name, handlers]) && router }), routes: [], fetch() { return new Response(String(this.routes.length)); } }';
 
 for (const [what, files, expected] of [
@@ -82,12 +82,12 @@ test('an error\'s own properties keep both of their brackets', (t) => {
   assert.equal(error.stack.split('{').length, error.stack.split('}').length, error.stack);
 });
 
-test('what else is written to the pipe of the answer is told', (t) => {
+test('other data on the result pipe is reported', (t) => {
   const [{ error }] = inspect(t, { 'e.js': 'require("fs").writeSync(3, "garbage"); exports.a = () => {}' }, 'e.js');
   assert.match(error.message, /wrote to file descriptor 3/);
 });
 
-test('one entry\'s failure is not another\'s', (t) => {
+test('a failing entry does not affect others', (t) => {
   const entries = inspect(t, {
     'throws.js': 'throw new Error("boom")',
     'syntax.js': 'foo bar',
@@ -116,7 +116,7 @@ test('one entry\'s failure is not another\'s', (t) => {
   assert.match(entries[0].error.stack, /^Error: boom\n {4}at .*throws\.js:1:7\)$/);
 });
 
-/** Made before the look is over, each time: the turns of the event loop in it are what decides elsewhere. */
+/** Always happens before the inspection ends; in real code that depends on turns of the event loop. */
 for (const [what, code] of [
   ['an unawaited rejection', 'Promise.reject(new Error("stray"));'],
   ['a rejection within the load\'s last turn', 'setImmediate(() => Promise.reject(new Error("stray")));'],
@@ -136,12 +136,12 @@ test('a rejection that is awaited at the top level is a failure to load', (t) =>
   assert.match(error.message, /connect ENOENT/);
 });
 
-test('the version of events is a setting, and makes a function one of Lambda\'s', (t) => {
+test('the event version is a setting of Lambda functions', (t) => {
   const [{ exports }] = inspect(t, { 'index.js': "exports.a = { func() {}, config: { event: 'v1', timeout: '1s' } }" }, 'index.js');
   assert.deepEqual(exports, [{ name: 'a', signature: 'lambda', config: { event: 'v1', timeout: '1s' } }]);
 });
 
-/** As firebase-functions 7 makes it: what was not set is an object that stands for the default. */
+/** As firebase-functions 7 makes it: an option that was not set is a placeholder object for the default. */
 const firebase = (endpoint) => {
   const unset = '{ toJSON: () => null }';
   const own = Object.entries(endpoint).map(([key, value]) => `${key}: ${value}`).join();
@@ -150,7 +150,7 @@ const firebase = (endpoint) => {
 
 const UNREADABLE = 'Object.defineProperty(() => {}, "__endpoint", { get() { throw new Error("no project"); } })';
 
-test('options of firebase-functions are settings, under those of `config`', (t) => {
+test('`config` takes precedence over options of firebase-functions', (t) => {
   const set = firebase({ httpsTrigger: '{}', availableMemoryMb: 512, timeoutSeconds: 30, cpu: 2, concurrency: 8, minInstances: 1, maxInstances: 3 });
   const [{ exports, error }] = inspect(t, { 'e.js': `
     exports.set = ${set};
@@ -189,7 +189,7 @@ test('config that is not plain data is an error', (t) => {
   assert.match(entry.error.message, /`config` of `a` holds something at `timeout`/);
 });
 
-test('files: what is loaded, what a literal would load later, and nothing of node_modules', (t) => {
+test('files: loaded and literal imports, without node_modules', (t) => {
   const [one, two] = inspect(t, {
     'one.js': 'require("./lib/shared"); exports.a = () => { require("./lib/lazy"); return import("./esm.mjs"); }; require("dep"); require("./data.json")',
     'two.js': 'require("./lib/shared"); exports.b = () => {}',
@@ -209,7 +209,7 @@ test('files: what is loaded, what a literal would load later, and nothing of nod
   assert.deepEqual([...one.dynamic, ...two.dynamic], []);
 });
 
-test('dynamic: what cannot be followed is told', (t) => {
+test('dynamic: unresolvable imports are reported', (t) => {
   const [{ dynamic }] = inspect(t, { 'e.js': [
     'const name = "x";',
     'exports.a = () => require(name);',

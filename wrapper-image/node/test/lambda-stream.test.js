@@ -16,7 +16,7 @@ const METADATA = { statusCode: 201, headers: { 'Content-Type': 'text/plain', 'x-
 const streaming = (t, handler) => serve(t, awslambda.streamifyResponse(handler));
 const over = (f) => until(() => f.instance.active === 0, 'the end of the call');
 
-test('code has the global while it is loaded, and its export is Lambda\'s under any name', async (t) => {
+test('the global exists during loading; any export name works', async (t) => {
   const f = await ready(t, `exports.f = awslambda.streamifyResponse(async (event, out, context) => {
     out = awslambda.HttpResponseStream.from(out, { statusCode: 202, headers: { 'content-type': 'text/plain' } });
     out.write(event.rawPath);
@@ -29,14 +29,14 @@ test('code has the global while it is loaded, and its export is Lambda\'s under 
   assert.equal(signatureOf('any', functionsOf({ any: handler }).get('any')), 'lambda');
 });
 
-test('metadata is the head: status, headers and cookies', async (t) => {
+test('metadata sets status, headers and cookies', async (t) => {
   const f = await streaming(t, async (event, out) => awslambda.HttpResponseStream.from(out, METADATA).end('body'));
   const { status, headers, body } = await f.call();
   assert.deepEqual([status, headers['content-type'], headers['x-a'], headers['set-cookie'], body], [201, 'text/plain', '1', ['a=1', 'b=2'], 'body']);
   await over(f);
 });
 
-test('without metadata it is 200, of the type that was set', async (t) => {
+test('without metadata the response is 200 with the content type', async (t) => {
   const typed = await streaming(t, async (event, out) => {
     out.setContentType('text/css');
     out.end('a');
@@ -45,7 +45,7 @@ test('without metadata it is 200, of the type that was set', async (t) => {
   assert.deepEqual([(await typed.call()).headers['content-type'], (await plain.call()).headers['content-type']], ['text/css', 'application/octet-stream']);
 });
 
-test('each part leaves as it is written, and the request\'s body is in the event', async (t) => {
+test('parts are sent at once; the event has the body', async (t) => {
   const f = await streaming(t, async (event, out) => {
     out.write(event.body);
     await new Promise((resolve) => (f.go = resolve));
@@ -69,7 +69,7 @@ test('a handler that is not async, and one that pipes', async (t) => {
   for (const f of [callback, pipe]) await over(f);
 });
 
-test('a reader that is slow slows the handler down; one that hangs up ends its stream', async (t) => {
+test('a slow reader slows the handler; disconnecting ends the stream', async (t) => {
   let pulled = 0;
   const source = function* () { for (;;) yield Buffer.alloc(64 * 1024, pulled += 1); };
   const f = await streaming(t, (event, out) => pipeline(Readable.from(source()), out));

@@ -1,5 +1,5 @@
 'use strict';
-// Log records: one per thing that was said, with level and with the id of the call that said it.
+// Log records: one per output, with level and the id of the call that wrote it.
 
 const assert = require('node:assert/strict');
 const { test } = require('node:test');
@@ -27,7 +27,7 @@ test('levels of console methods', async (t) => {
   }
 });
 
-test('every line of output is one record, after RFC 7464', async (t) => {
+test('every line of output is an RFC 7464 record', async (t) => {
   const f = await run(t, `console.log('a\\nb\\x1ec'); console.table([{ x: 1 }])`);
   for (const line of f.out.split('\n').slice(0, -1)) assert.match(line, /^\x1e\{.*\}$/);
   assert.equal(f.records()[0].message, 'a\nb\x1ec');
@@ -95,7 +95,7 @@ test('the same connection serves calls of different ids', async (t) => {
   assert.deepEqual(f.records().map((r) => r.request_id), ['same-0001', 'same-0002']);
 });
 
-test('what is said while loading belongs to no call', async (t) => {
+test('output while loading belongs to no call', async (t) => {
   const f = await ready(t, 'console.log("loading"); setInterval(() => console.log("tick"), 20).unref(); exports.f = (req, res) => res.end();');
   await f.call();
   await f.record((r) => r.message === 'tick');
@@ -112,7 +112,7 @@ test('output of a child process passes as it is', async (t) => {
   assert.equal(f.out, 'from a child\n');
 });
 
-test('calls go on when nobody reads the log', async (t) => {
+test('calls continue without a log reader', async (t) => {
   const f = await ready(t, 'exports.f = (req, res) => { console.log("x"); res.send("fine"); };');
   f.child.stdout.destroy();
   for (let n = 0; n < 5; n += 1) assert.equal((await f.call()).body, 'fine');

@@ -13,7 +13,7 @@ const settings = (onSocket) => {
   return { timeout, requestTimeout, headersTimeout, keepAliveTimeout };
 };
 
-test('on a unix socket there is no timer at all', () => {
+test('a unix socket has no timers', () => {
   assert.deepEqual(settings(true), { timeout: 0, requestTimeout: 0, headersTimeout: 0, keepAliveTimeout: 0 });
 });
 
@@ -36,7 +36,7 @@ test('two requests in one packet are two calls', async (t) => {
   assert.match(seen, /\/one[^]*\/two/);
 });
 
-test('what is not HTTP gets a 400 and does no harm', async (t) => {
+test('data other than HTTP gets a 400', async (t) => {
   const f = await serve(t, (req, res) => res.send('fine'));
   for (const junk of ['\0\0\0\r\n\r\n', 'GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n', 'GET / HTTP/9.9\r\n\r\n']) {
     const socket = net.connect(f.socket);

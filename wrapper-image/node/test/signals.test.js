@@ -1,5 +1,5 @@
 'use strict';
-// SIGTERM: running calls end, the code's own hooks run, and whoever is in charge of the end is let be.
+// SIGTERM: running calls end, the code's own hooks run, and a signal handler of the code keeps control.
 
 const assert = require('node:assert/strict');
 const http = require('node:http');
@@ -30,7 +30,7 @@ for (const [what, source, expected] of [
   });
 }
 
-test('running calls, and the work that goes on after their answers, end first', async (t) => {
+test('running calls and work after responses end first', async (t) => {
   const f = await ready(t, `exports.f = { fetch: async (request, env, ctx) => {
     console.log('inside');
     await new Promise((resolve) => setTimeout(resolve, 200));
@@ -41,12 +41,12 @@ test('running calls, and the work that goes on after their answers, end first', 
   await f.record((record) => record.message === 'inside');
   f.child.kill('SIGTERM');
   assert.equal((await answer).body, 'answered');
-  assert.equal((await f.health()).active, 1); // still to be asked
+  assert.equal((await f.health()).active, 1); // health still responds
   assert.deepEqual(await f.exit, CLEAN);
   assert.deepEqual(said(f), ['inside', 'work done']);
 });
 
-test('a hook and a running call each take their time', async (t) => {
+test('a hook and a running call both finish', async (t) => {
   const f = await ready(t, `
     process.on('SIGTERM', () => console.log('term'));
     exports.f = async (req, res) => { console.log('inside'); await new Promise((r) => setTimeout(r, 200)); res.send('answered'); };`);
@@ -58,7 +58,7 @@ test('a hook and a running call each take their time', async (t) => {
   assert.deepEqual(said(f), ['inside', 'term']);
 });
 
-test('a hook that never ends keeps the process, which is the agent\'s to end, and takes no more calls', async (t) => {
+test('a hook that never ends keeps the process without new calls', async (t) => {
   const f = await ready(t, 'process.on("SIGTERM", () => { console.log("term"); setInterval(() => {}, 1000); }); exports.f = (req, res) => res.send("x");');
   f.child.kill('SIGTERM');
   await f.record((record) => record.message === 'term');
@@ -91,7 +91,7 @@ test('a process that only waits ends at once', async (t) => {
   assert.deepEqual(await f.exit, CLEAN);
 });
 
-test('a hook that exits with another code is told with that', async (t) => {
+test('the exit code of a hook is kept', async (t) => {
   const f = await ready(t, 'process.on("SIGTERM", () => process.exit(3)); exports.f = (req, res) => res.send("x");');
   f.child.kill('SIGTERM');
   assert.deepEqual(await f.exit, { code: 3, signal: null });

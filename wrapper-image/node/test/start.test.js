@@ -15,7 +15,7 @@ test('waits for init, then serves', async (t) => {
   const { status, json } = await f.init({ export: 'f' });
   assert.deepEqual([status, json.data.signature], [200, 'express']);
   assert.ok(json.data.load_ms > 0);
-  assert.equal((await f.call()).body, 'Hello'); // at once: calls.sock listens when init has answered
+  assert.equal((await f.call()).body, 'Hello'); // at once: calls.sock listens when init has responded
   assert.deepEqual(await f.health(), { state: 'ready', active: 0, calls: [] });
 });
 
@@ -101,7 +101,7 @@ test('a syntax error says where', async (t) => {
   assert.match(json.error.stack, /index\.js:2\nfoo bar\n/);
 });
 
-test('code that exits while loading takes the process along and says so', async (t) => {
+test('code that exits while loading ends the process', async (t) => {
   const f = await waiting(t, { 'index.js': 'process.exit(7)' });
   await assert.rejects(f.init({ export: 'f' }));
   assert.deepEqual(await f.exit, { code: 7, signal: null });
@@ -118,7 +118,7 @@ test('require.main is not the function, so `if (require.main === module)` does n
   assert.equal((await f.call()).body, 'x');
 });
 
-test('an empty folder is not mounted yet: the process still waits for its code', async (t) => {
+test('an empty folder counts as not mounted', async (t) => {
   const f = await waiting(t);
   const { status, json } = await f.init({ export: 'f' });
   assert.deepEqual([status, json.error.code], [409, 'NOT_MOUNTED']);
@@ -128,22 +128,22 @@ test('an empty folder is not mounted yet: the process still waits for its code',
   assert.equal((await f.call()).body, 'Hello');
 });
 
-test('warm answers when the process only waits, and no more when it was started', async (t) => {
+test('warm responds after the warm-up and fails after start', async (t) => {
   const f = await waiting(t, { 'index.js': `exports.f = ${HELLO}` });
   const warm = await f.control({ path: '/warm' });
   assert.deepEqual([warm.status, warm.json], [200, { data: { state: 'waiting' } }]);
-  assert.deepEqual(fs.readdirSync(f.sockets), ['control.sock']); // nothing of the rehearsal is left
+  assert.deepEqual(fs.readdirSync(f.sockets), ['control.sock']); // the warm-up leaves no files
   assert.deepEqual(f.records(), []);
   assert.equal((await f.init({ export: 'f' })).status, 200);
   const late = await f.control({ path: '/warm' });
   assert.deepEqual([late.status, late.json.error.code], [409, 'ALREADY_STARTED']);
 });
 
-test('init does not wait for the warming, and what it changes stays', async (t) => {
+test('init does not wait for the warm-up', async (t) => {
   const f = await waiting(t, { 'index.js': 'exports.f = (req, res) => res.send(process.cwd());' });
   const warm = f.control({ path: '/warm' });
   assert.equal((await f.init({ export: 'f' })).status, 200);
-  assert.ok([200, 409].includes((await warm).status)); // whichever was over first
+  assert.ok([200, 409].includes((await warm).status)); // either may finish first
   assert.equal((await f.call()).body, fs.realpathSync(f.root));
 });
 
@@ -165,7 +165,7 @@ for (const [what, options, status] of [
   });
 }
 
-test('nothing that a caller sends reaches control', async (t) => {
+test('callers cannot reach the control socket', async (t) => {
   const f = await ready(t, 'exports.f = (req, res) => res.send(req.url);');
   for (const path of ['/init', '/health', 'http://control/init', '/../control.sock']) {
     const answer = await f.call({ method: 'POST', path });

@@ -1,5 +1,5 @@
 'use strict';
-// A call is over when its handler has settled: the agent hears of each answer that ends before, and of no other.
+// A call ends when its handler has settled: each response that ends before is reported to the agent, and no other.
 
 const assert = require('node:assert/strict');
 const http = require('node:http');
@@ -9,7 +9,7 @@ const { test } = require('node:test');
 const { until } = require('./support/http.js');
 const { ready, waiting } = require('./support/process.js');
 
-/** Connects as the agent does. @returns what it was told so far */
+/** Connects as the agent does. @returns the ids reported so far */
 async function watch(t, f) {
   const told = [];
   const socket = net.connect(path.join(f.sockets, 'control.sock'));
@@ -27,7 +27,7 @@ async function watch(t, f) {
   return told;
 }
 
-/** Calls with an id, and says what the agent had been told when the last byte came. */
+/** Calls with an id; returns the ids that were reported when the last byte arrived. */
 async function toldBy(f, told, id, options = {}) {
   const answer = await f.call({ ...options, headers: { 'x-epsilon-request-id': id, ...options.headers } });
   await new Promise(setImmediate); // both sockets have something to read; either may be read first
@@ -38,7 +38,7 @@ const over = (f) => until(async () => (await f.health()).active === 0, 'the end 
 const TICK = 'await new Promise((resolve) => setTimeout(resolve, 5));';
 const GATE = 'await gate;';
 
-/** what a handler does; each answers `done`, and what has no `gate` settles with its answer. */
+/** Behaviours of a handler; each responds `done`, and those without `gate` settle with the response. */
 const EXPRESS = {
   'a handler that is not async': ['(req, res) => { res.send("done"); }', false],
   'an async handler': ['async (req, res) => { res.send("done"); }', false],
@@ -62,7 +62,7 @@ const EXPRESS = {
 };
 
 for (const [what, [source, isPending, options]] of Object.entries(EXPRESS)) {
-  test(`${what}: the agent is ${isPending ? '' : 'not '}told`, async (t) => {
+  test(`${what}: the call is ${isPending ? '' : 'not '}reported`, async (t) => {
     const f = await ready(t, `
       let open; const gate = new Promise((resolve) => (open = resolve));
       const handler = ${source};
@@ -89,7 +89,7 @@ for (const [what, source, isPending] of [
   ['an Express application', 'const app = require(process.env.EXPRESS)(); app.get("/", async (req, res) => { res.send("done"); await gate; }); exports.f = app;', false],
   ['Koa\'s kind of listener', 'exports.f = (req, res) => Promise.resolve().then(() => { res.end("done"); });', false],
 ]) {
-  test(`${what}: the agent is ${isPending ? '' : 'not '}told`, async (t) => {
+  test(`${what}: the call is ${isPending ? '' : 'not '}reported`, async (t) => {
     const f = await ready(t, `
       let open; const gate = new Promise((resolve) => (open = resolve));
       const answer = (request) => { if (new URL(request.url).pathname === '/open') open(); return new Response('done'); };
@@ -101,7 +101,7 @@ for (const [what, source, isPending] of [
   });
 }
 
-test('an upgraded connection that ends before its handler is told of', async (t) => {
+test('an upgraded connection that ends before its handler is reported', async (t) => {
   const f = await ready(t, `
     let open; const gate = new Promise((resolve) => (open = resolve));
     exports.f = {
@@ -127,7 +127,7 @@ test('an upgraded connection that ends before its handler is told of', async (t)
   await over(f);
 });
 
-test('the agent is told of an answer that has all of its bytes and no end', async (t) => {
+test('a complete response without end is reported', async (t) => {
   const f = await ready(t, `exports.f = (req, res) => {
     res.set('content-length', '4');
     res.write('done');
@@ -138,7 +138,7 @@ test('the agent is told of an answer that has all of its bytes and no end', asyn
   await over(f);
 });
 
-test('many calls at once: exactly those that go on are told of', async (t) => {
+test('with many calls only continuing ones are reported', async (t) => {
   const f = await ready(t, `exports.f = async (req, res) => {
     await new Promise((resolve) => setTimeout(resolve, req.query.n % 7));
     res.send('done');
@@ -153,14 +153,14 @@ test('many calls at once: exactly those that go on are told of', async (t) => {
   assert.equal(told.length, 20);
 });
 
-test('an answer that is done reaches its caller though the code exits in the same turn', async (t) => {
+test('a finished response is sent although the code exits', async (t) => {
   const f = await ready(t, 'exports.f = async (req, res) => { res.send("last words"); process.exit(0); };');
   await watch(t, f);
   assert.equal((await f.call()).body, 'last words');
   assert.deepEqual(await f.exit, { code: 0, signal: null });
 });
 
-test('a later connection takes over, and one that closes is forgotten', async (t) => {
+test('a later connection takes over', async (t) => {
   const f = await ready(t, 'exports.f = async (req, res) => { res.send("x"); await new Promise((resolve) => setTimeout(resolve, 5)); };');
   const first = await watch(t, f);
   const second = await watch(t, f);
@@ -168,7 +168,7 @@ test('a later connection takes over, and one that closes is forgotten', async (t
   assert.deepEqual([...first], []);
 });
 
-test('it can be asked for before there is a function; other upgrades are not known', async (t) => {
+test('unsettled works before init; other upgrades are unknown', async (t) => {
   const f = await waiting(t, { 'index.js': 'exports.f = async (req, res) => { res.send("x"); await new Promise((resolve) => setTimeout(resolve, 5)); };' });
   const told = await watch(t, f);
   await f.init({ export: 'f' });

@@ -38,7 +38,7 @@ function handshake(f, path = '/') {
   });
 }
 
-test('bytes go both ways, the log has the id, and the call lasts as long as the socket', async (t) => {
+test('an upgraded socket is one call in both directions', async (t) => {
   const f = await ready(t, ECHO);
   const { res, socket, key } = await handshake(f);
   const accept = createHash('sha1').update(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest('base64');
@@ -51,7 +51,7 @@ test('bytes go both ways, the log has the id, and the call lasts as long as the 
   await until(async () => (await f.health()).active === 0, 'the end of the call');
 });
 
-test('a reset by the caller is not the instance\'s end', async (t) => {
+test('a reset by the caller keeps the instance', async (t) => {
   const f = await ready(t, ECHO);
   const { socket } = await handshake(f);
   socket.write('x');
@@ -60,7 +60,7 @@ test('a reset by the caller is not the instance\'s end', async (t) => {
   assert.equal((await f.call()).body, 'plain');
 });
 
-test('an upgrade that throws before its answer is a failed call', async (t) => {
+test('an upgrade that throws before its response fails', async (t) => {
   const f = await ready(t, ECHO);
   const { res } = await handshake(f, '/throws');
   assert.deepEqual([res.statusCode, res.headers['x-epsilon-outcome']], [500, 'threw']);
@@ -68,7 +68,7 @@ test('an upgrade that throws before its answer is a failed call', async (t) => {
   await until(async () => (await f.health()).active === 0, 'the end of the call');
 });
 
-test('an upgrade that throws after its answer is cut', async (t) => {
+test('an upgrade that throws after its response is cut', async (t) => {
   const f = await ready(t, ECHO);
   const { socket } = await handshake(f, '/throws-late');
   socket.resume();

@@ -1,8 +1,8 @@
-//! Images that no version needs any more, taken out of the registry by `DELETE` of the manifest. The layers are the
-//! registry's to collect.
+//! Removes images that no version needs any more from the registry, by `DELETE` of the manifest.
+//! The registry collects the layers.
 //!
-//! Not every registry lets manifests be removed; that is told once. ECR has a policy of its own on each repository
-//! ([`epsilon_registry::Retention`]) and is not asked.
+//! Not every registry allows that; a refusal is logged once. ECR has a policy on each repository
+//! ([`epsilon_registry::Retention`]) and gets no removals.
 
 use super::{Remote, reference};
 use crate::error::{self, Hint};
@@ -13,7 +13,7 @@ use oci_client::{RegistryOperation, secrets::RegistryAuth};
 use std::sync::atomic::Ordering::Relaxed;
 
 impl Remote {
-    /// Takes an image away that was pushed here, as far as the registry lets it.
+    /// Removes an image that was pushed here, if the registry allows it.
     pub(in crate::ship) async fn remove(&self, image: &ImageRef) -> Result<(), BuildError> {
         let is_ours = image.reference.strip_prefix(&*self.name).is_some_and(|r| r.starts_with('/'));
         let (Some((_, digest)), true) = (image.reference.split_once('@'), is_ours) else {
@@ -27,9 +27,10 @@ impl Remote {
         let status = self
             .door
             .run(|session| {
-                let (target, path) = (&target, &path);
+                let target = &target;
+                let path = &path;
                 async move {
-                    // Registries with tokens give one for all that a push may do.
+                    // Registries with tokens issue one for all that a push may do.
                     let asked = session.client.auth(target, &session.auth, RegistryOperation::Push);
                     let token = session.bounded("signing in", asked).await?;
                     let request = session.http.delete(session.url(path));
@@ -50,7 +51,7 @@ impl Remote {
             StatusCode::ACCEPTED | StatusCode::OK | StatusCode::NOT_FOUND => Ok(()),
             StatusCode::METHOD_NOT_ALLOWED | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 if !self.is_removal_refused.swap(true, Relaxed) {
-                    tracing::warn!(registry = %self.door.host(), %status, "The registry does not let images be removed; those that no version needs stay there.");
+                    tracing::warn!(registry = %self.door.host(), %status, "Registry refuses to remove images; unneeded ones stay there.");
                 }
                 Ok(())
             }

@@ -1,5 +1,5 @@
-//! The way to one registry: its protocol and certificates, the login of the moment, a limit for each step,
-//! and what to tell when one fails. Knows nothing of images; `registry.rs` pushes them.
+//! Sessions with one registry: protocol and certificates, current login, a time limit for each
+//! step, and error texts. Knows nothing of images; `registry.rs` pushes them.
 
 use crate::{
     config::Registry,
@@ -19,35 +19,35 @@ use std::{
     time::Duration,
 };
 
-/// The door of a registry: makes sessions.
+/// A registry client: creates sessions.
 pub(super) struct Door {
     host: Host,
     settings: Registry,
-    /// The last session and its login; a new login is a new session, because a client keeps what it was
-    /// let in with.
+    /// The last session and its login; a new login needs a new session, because a client caches its
+    /// tokens.
     last: Mutex<Option<(Option<Login>, Session)>>,
-    /// Repositories that are there for sure.
+    /// Repositories that are known to exist.
     made: Mutex<HashSet<String>>,
 }
 
-/// Cheap to clone.
+/// A session. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Session {
     pub(super) client: Client,
     pub(super) auth: RegistryAuth,
-    /// For what the client has no word for.
+    /// For requests that the client does not support.
     pub(super) http: reqwest::Client,
     is_plain: bool,
     host: Host,
     limit: Duration,
 }
 
-/// Why work with a registry ended.
+/// Why work with a registry failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The registry's doing. `doing` completes "while …".
+    /// An error of the registry. `doing` completes "while …".
     Registry { doing: &'static str, host: Host, source: Box<OciDistributionError> },
-    /// Everything else, told already.
+    /// Any other error, ready for the developer.
     Told(BuildError),
 }
 
@@ -63,12 +63,12 @@ impl Door {
         Self { host, settings, last: Mutex::default(), made: Mutex::default() }
     }
 
-    /// Which registry.
+    /// The registry's host.
     pub(super) fn host(&self) -> &Host {
         &self.host
     }
 
-    /// Runs work in a session; once more in one with a fresh login when the registry refuses the first.
+    /// Runs work in a session; once more with a fresh login when the registry refuses the first.
     pub(super) async fn run<T, F>(&self, work: impl Fn(Session) -> F) -> Result<T, BuildError>
     where
         F: Future<Output = Result<T, Failure>>,
@@ -84,8 +84,8 @@ impl Door {
         })
     }
 
-    /// Makes sure that a repository is there, where the registry does not make it with the first push.
-    /// Without the right to look, the push says whether it is.
+    /// Ensures that a repository exists, for registries that do not create it with the first push.
+    /// Without the permission to check, the push reports it.
     pub(super) async fn ensure_repository(&self, repository: &str) -> Result<(), BuildError> {
         if lock(&self.made).contains(repository) {
             return Ok(());
@@ -94,7 +94,7 @@ impl Door {
         match self.settings.access.ensure_repository(&self.host, path, &self.settings.keep).await {
             Ok(()) => {}
             Err(err) if err.is_denied() => {
-                tracing::warn!(repository, cause = %Chain(&err), hint = err.hint(), "The repository is taken to be there.");
+                tracing::warn!(repository, cause = %Chain(&err), hint = err.hint(), "Repository could not be checked; assuming that it exists.");
             }
             Err(err) => return Err(self.no_login(&err)),
         }
@@ -119,34 +119,36 @@ impl Door {
         let client = Client::try_from(ClientConfig {
             protocol: if is_plain { ClientProtocol::Http } else { ClientProtocol::Https },
             extra_root_certificates: settings.authorities.iter().map(authority).collect(),
-            // In one piece each. ECR answers chunks with 201, loses all but the first, and wants 5 MiB of each.
+            // In one piece each. ECR answers chunks with 201, loses all but the first, and requires
+            // 5 MiB of each.
             use_monolithic_push: true,
             connect_timeout: Some(settings.timeout),
             read_timeout: Some(settings.timeout),
             ..ClientConfig::default()
         });
-        let client = client.map_err(|err| error::broken("making a way to the registry", &err))?;
+        let client = client.map_err(|err| error::broken("creating a registry client", &err))?;
         let auth = match &login {
             Some(login) => RegistryAuth::Basic(login.user.clone(), login.password.reveal().clone()),
             None => RegistryAuth::Anonymous,
         };
         let http = plain_client(settings)
-            .map_err(|err| error::broken("making a way to the registry", &err))?;
-        let (host, limit) = (self.host.clone(), settings.timeout);
+            .map_err(|err| error::broken("creating a registry client", &err))?;
+        let host = self.host.clone();
+        let limit = settings.timeout;
         let session = Session { client, auth, http, is_plain, host, limit };
         *last = Some((login, session.clone()));
         Ok(session)
     }
 
     fn no_login(&self, err: &AccessError) -> BuildError {
-        tracing::error!(registry = %self.host, error = %Chain(err), hint = err.hint(), "No way to the registry.");
+        tracing::error!(registry = %self.host, error = %Chain(err), hint = err.hint(), "No login for the registry; the build is refused.");
         error::registry_failed(format!("the builder has no login for the registry `{}`", self.host))
             .hint("the builder's log says why")
     }
 }
 
 impl Session {
-    /// One step, within the limit.
+    /// Runs one step within the limit.
     pub(super) async fn bounded<T>(
         &self,
         doing: &'static str,
@@ -167,7 +169,7 @@ impl Session {
         }
     }
 
-    /// The address of a path behind `/v2/`.
+    /// The URL of a path below `/v2/`.
     pub(super) fn url(&self, path: &str) -> String {
         let scheme = if self.is_plain { "http" } else { "https" };
         format!("{scheme}://{}/v2/{path}", self.host)
@@ -210,22 +212,22 @@ impl Failure {
             Self::Told(err) => return err,
             Self::Registry { doing, host, source } => (doing, host, source),
         };
-        tracing::error!(doing, registry = %host, error = %Chain(&*source), "The registry failed.");
+        tracing::error!(doing, registry = %host, error = %Chain(&*source), "Registry failed; the build is refused.");
         let (what, hint) = match trouble.unwrap_or(Trouble::Other) {
             Trouble::Refused => (
-                "refused the builder's login, or wants one",
-                "look at `builder.registry_user` and its password, `builder.registry_docker_config`, or the \
+                "refused the builder's login, or requires one",
+                "check `builder.registry_user` and its password, `builder.registry_docker_config`, or the \
                  machine's role for ECR",
             ),
             Trouble::Absent => (
                 "does not have the repository",
-                "make it, or give the machine's role `ecr:CreateRepository`",
+                "create it, or give the machine's role `ecr:CreateRepository`",
             ),
             Trouble::Unreachable => {
-                ("cannot be reached", "look whether it runs, and whether the builder reaches it")
+                ("cannot be reached", "check that it runs, and that the builder reaches it")
             }
             Trouble::UnknownAuthority => (
-                "shows a certificate that the builder does not trust",
+                "has a certificate that the builder does not trust",
                 "name its authority in `builder.registry_ca`",
             ),
             Trouble::PlainHttp => (

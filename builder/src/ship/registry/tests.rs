@@ -1,5 +1,5 @@
-//! Pushes into Debian's registry behind a front that does what ECR does: takes tokens only, and loses what
-//! comes in chunks. AWS is scripted, or moto.
+//! Pushes into Debian's registry behind a proxy that behaves like ECR: accepts tokens only, and
+//! loses chunked uploads. AWS is scripted, or moto.
 
 use super::*;
 use crate::{
@@ -25,7 +25,7 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::task::TaskTracker;
 
-/// A registry as ECR is one.
+/// A registry that behaves like ECR.
 struct LikeEcr {
     registry: DebianRegistry,
     address: SocketAddr,
@@ -53,7 +53,7 @@ impl LikeEcr {
         groups.map_or(0, |groups| groups.count())
     }
 
-    /// A builder's way to it.
+    /// A builder's client of it.
     fn remote(&self, aws: &str) -> (Remote, TempDir) {
         let host = EcrHost::new(&self.address.to_string(), "123456789012", "eu-central-1");
         remote(Registry {
@@ -91,7 +91,7 @@ async fn answer(behind: SocketAddr, request: Request<Incoming>) -> Response<Full
     Response::from_parts(head, Full::from(body.collect().await.unwrap().to_bytes()))
 }
 
-/// Nothing here reaches the engine: images that are pushed bring all their blobs.
+/// No test here reaches the engine: pushed images bring all their blobs.
 fn remote(settings: Registry) -> (Remote, TempDir) {
     let folder = TempDir::new().unwrap();
     let cache = Cache::open(folder.path(), 1 << 20, TaskTracker::new()).unwrap().cache;
@@ -141,7 +141,7 @@ async fn a_token_that_is_over_is_replaced_once() {
 }
 
 #[tokio::test]
-async fn without_the_right_to_look_for_repositories_they_are_taken_to_be_there() {
+async fn repositories_are_assumed_without_permission_to_check() {
     let (ecr, aws) = (LikeEcr::start(SECOND_TOKEN).await, Aws::scripted().await);
     aws.gives_tokens();
     aws.answers("DescribeRepositories", 400, r#"{"__type":"AccessDeniedException"}"#);

@@ -1,5 +1,5 @@
-//! The project's archive, a tar.gz made while it is sent: no temporary file, and no more memory than
-//! some pieces. The same tree gives the same bytes: sorted, zero times, no owner.
+//! The project's archive, a tar.gz created while it is sent: no temporary file, and bounded memory.
+//! The same tree gives the same bytes: sorted, zero times, no owner.
 
 use super::tree::{Entry, Kind, Tree};
 use crate::failure::Failure;
@@ -14,13 +14,13 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-/// Size of a piece: some of them fill a loopback socket's buffer.
+/// Size of a piece in bytes: some of them fill a loopback socket's buffer.
 const PIECE: usize = 64 << 10;
-/// Pieces that may wait for the network: packing is faster than a slow uplink.
+/// Pieces queued for the network: packing is faster than a slow uplink.
 const PIECES_WAITING: usize = 8;
 
-/// Starts packing. The body ends with the archive; the future says what went wrong with a file.
-/// `advance` hears of each piece of content that was packed.
+/// Starts packing. The body ends with the archive; the future returns an error of reading a file.
+/// `advance` is called with the size of each packed piece.
 pub(super) fn stream(
     tree: Tree,
     advance: impl Fn(u64) + Send + 'static,
@@ -39,9 +39,9 @@ pub(super) fn stream(
         match packing.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(PackError::File(failure))) => Err(failure),
-            // The gateway stopped reading: its answer, not this, tells why.
+            // The gateway stopped reading: its answer explains why.
             Ok(Err(PackError::NobodyReads)) => Ok(()),
-            Err(err) => Err(Failure::new("PACKING", "packing broke off").because(&err)),
+            Err(err) => Err(Failure::new("PACKING", "packing panicked").because(&err)),
         }
     };
     (Body::wrap_stream(ReceiverStream::new(receiver)), outcome)
@@ -105,8 +105,8 @@ fn append(
     }
 }
 
-/// A file of the size that its header promised; remembers a failure to read, which `tar` would mix up
-/// with a failure to write.
+/// Reads a file up to the size in its header; keeps a read error, which `tar` would not distinguish
+/// from a write error.
 struct Exactly<'a> {
     file: File,
     left: u64,
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_archive_holds_files_links_and_empty_folders_sorted_and_without_time_or_owner() {
+    fn archive_is_sorted_without_times_or_owners() {
         let dir = project();
         fs::create_dir(dir.path().join("data")).unwrap();
         let bytes = packed(dir.path());

@@ -1,6 +1,6 @@
-//! The story of a deployment as it happens: bars and spinners on a terminal, plain lines in a pipe, the
-//! events themselves with `--json`. All but the events goes to standard error; standard output is for
-//! the result.
+//! The progress of a deployment: bars and spinners on a terminal, plain lines in a pipe, the events
+//! themselves with `--json`. All but the events goes to standard error; standard output is for the
+//! result.
 
 use crate::{failure::Failure, output};
 use console::{Term, style};
@@ -15,14 +15,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Lines of a tool's output that are kept to be shown on failure: what npm says of one error.
+/// Lines of a tool's output that are shown after a failure: npm's report of one error.
 const LINES_KEPT: usize = 40;
-/// How a word to the developer begins, told from a tool's output: it stays on the screen, also when all goes well.
+/// Prefix of notes to the developer, as opposed to a tool's output: they stay on the screen, also
+/// after a success.
 const NOTE: &str = "note: ";
-/// How often a spinner turns.
+/// Spinner interval.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Tells one deployment's story.
+/// Shows the progress of one deployment.
 #[derive(Debug)]
 pub(in crate::commands) struct Story {
     look: Look,
@@ -34,11 +35,11 @@ pub(in crate::commands) struct Story {
 
 #[derive(Debug)]
 enum Look {
-    /// The events, one a line.
+    /// The events, one per line.
     Json,
-    /// A line for each step that ended.
+    /// A line for each finished step.
     Plain,
-    /// Moving.
+    /// Bars and spinners.
     Terminal(MultiProgress),
 }
 
@@ -51,14 +52,14 @@ pub(in crate::commands) struct Upload {
 }
 
 impl Upload {
-    /// So many bytes more.
+    /// Adds bytes.
     pub(in crate::commands) fn advance(&self, bytes: u64) {
         self.bar.inc(bytes);
     }
 }
 
 impl Story {
-    /// Looks at standard error to see who reads.
+    /// Chooses the style for standard error.
     pub(in crate::commands) fn new(json: bool, verbose: bool) -> Self {
         let look = match (json, Term::stderr().is_term()) {
             (true, _) => Look::Json,
@@ -70,7 +71,7 @@ impl Story {
         Self { look, verbose, lines: VecDeque::new(), upload: None, steps: Vec::new() }
     }
 
-    /// The upload begins.
+    /// Starts the upload's bar.
     pub(in crate::commands) fn upload(&mut self, files: usize, bytes: Bytes) -> Upload {
         let what = format!("{}, {bytes}", output::count(files, "file"));
         let bar = match &self.look {
@@ -88,7 +89,7 @@ impl Story {
         upload
     }
 
-    /// The whole project is with the gateway.
+    /// The gateway has received the whole project.
     pub(in crate::commands) fn uploaded(&mut self) {
         if let Some(Upload { bar, what, since }) = self.upload.take() {
             bar.finish_and_clear();
@@ -96,7 +97,7 @@ impl Story {
         }
     }
 
-    /// One event.
+    /// Shows one event.
     pub(in crate::commands) fn tell(&mut self, event: &DeployEvent) -> Result<(), Failure> {
         if let Look::Json = self.look {
             return output::json_line(event);
@@ -115,14 +116,14 @@ impl Story {
         Ok(())
     }
 
-    /// The deployment failed: what the tools said last helps to see why.
+    /// The deployment failed: shows the last lines of the tools.
     pub(in crate::commands) fn failed(&mut self, error: ErrorBody) -> Failure {
         if let Some((step, bar)) = self.steps.pop() {
             bar.finish_and_clear();
             self.say(&format!("  {} {step}", style("✘").for_stderr().red()));
         }
         if !self.verbose {
-            // The error itself mostly quotes the lines that matter.
+            // The error itself usually quotes the relevant lines.
             let is_quoted = |line: &str| error.message.lines().any(|quoted| quoted == line);
             for line in std::mem::take(&mut self.lines).into_iter().filter(|line| !is_quoted(line))
             {
@@ -132,7 +133,7 @@ impl Story {
         error.into()
     }
 
-    /// Nothing moves any more.
+    /// Stops all animation.
     pub(in crate::commands) fn end(&mut self) {
         if let Some(upload) = self.upload.take() {
             upload.bar.finish_and_clear();
@@ -185,12 +186,12 @@ impl Story {
         self.lines.push_back(line);
     }
 
-    /// A line that stays.
+    /// Prints a line that stays.
     fn say(&self, line: &str) {
         match &self.look {
             Look::Json => {}
             Look::Plain => eprintln!("{line}"),
-            // Fails only when standard error is closed; then nobody reads.
+            // Fails only when standard error is closed.
             Look::Terminal(multi) => drop(multi.println(line)),
         }
     }

@@ -1,6 +1,6 @@
-//! What of a folder belongs to the project: all files and empty folders but those that `.gitignore` and
-//! `.epsilonignore` leave out, never `.git` and `node_modules`. Refuses here, before a byte is sent, what the builder
-//! would refuse; the builder trusts none of it and checks again.
+//! The files of a project: all files and empty folders except those excluded by `.gitignore` and
+//! `.epsilonignore`, never `.git` and `node_modules`. Refuses before the upload what the builder
+//! would refuse; the builder does not rely on it and checks again.
 
 use crate::failure::Failure;
 use epsilon_api::units::Bytes;
@@ -26,7 +26,7 @@ pub(super) struct Tree {
 /// One file or empty folder of a project.
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// Relative to the root.
+    /// Relative to the project's root.
     pub(super) path: PathBuf,
     pub(super) kind: Kind,
 }
@@ -40,7 +40,7 @@ pub(super) enum Kind {
     Link {
         target: PathBuf,
     },
-    /// With nothing in it. Others come with their files.
+    /// An empty folder. Others follow from their files.
     Folder,
 }
 
@@ -83,12 +83,12 @@ impl Tree {
         Ok(Self { root, entries })
     }
 
-    /// What the folder is called: the project's name when it has no other.
+    /// The folder's name: the project's name when it has no other.
     pub(super) fn name(&self) -> Option<String> {
         Some(self.root.file_name()?.to_str()?.to_owned())
     }
 
-    /// How many files there are.
+    /// Number of files.
     pub(super) fn files(&self) -> usize {
         self.entries.iter().filter(|entry| entry.kind != Kind::Folder).count()
     }
@@ -137,7 +137,7 @@ impl Kind {
     }
 }
 
-/// How a project's files are found.
+/// How a project's files are listed.
 pub(in crate::commands) fn walk(root: &Path) -> Result<WalkBuilder, Failure> {
     let mut never = OverrideBuilder::new(root);
     for name in ["!.git", "!node_modules"] {
@@ -149,7 +149,7 @@ pub(in crate::commands) fn walk(root: &Path) -> Result<WalkBuilder, Failure> {
     walk.standard_filters(false)
         .git_ignore(true)
         .require_git(false)
-        // What lies above the folder does not change what is in it: the same folder, the same project.
+        // Ignore files above the folder do not count: the same folder is the same project.
         .parents(false)
         .add_custom_ignore_filename(".epsilonignore")
         .overrides(never)
@@ -164,7 +164,10 @@ fn kind(root: &Path, path: &Path, meta: &Metadata, file_max: Bytes) -> Result<Ki
         return Ok(Kind::Link { target });
     }
     if !meta.is_file() {
-        return Err(refused(format!("`{}` is neither file, folder nor link", path.display())));
+        return Err(refused(format!(
+            "`{}` is neither a file nor a folder nor a link",
+            path.display()
+        )));
     }
     if meta.len() > file_max.get() {
         return Err(refused(format!(
@@ -177,7 +180,8 @@ fn kind(root: &Path, path: &Path, meta: &Metadata, file_max: Bytes) -> Result<Ki
     Ok(Kind::File { bytes: meta.len(), executable })
 }
 
-/// A link stays a link, so it must mean the same inside the image: relative, and inside the project.
+/// A link stays a link, so it must mean the same inside the image: relative, and inside the
+/// project.
 fn check_link(root: &Path, path: &Path, target: &Path) -> Result<(), Failure> {
     let bad = |why: &str| {
         refused(format!("the link `{}` -> `{}` {why}", path.display(), target.display()))
@@ -189,22 +193,22 @@ fn check_link(root: &Path, path: &Path, target: &Path) -> Result<(), Failure> {
             Component::ParentDir if depth > 0 => depth -= 1,
             Component::CurDir => {}
             Component::ParentDir | Component::RootDir | Component::Prefix(_) => {
-                return Err(bad("leads out of the project"));
+                return Err(bad("points outside of the project"));
             }
         }
     }
-    // Words alone do not tell where a path through other links ends.
+    // A path through other links can end elsewhere than its text says.
     match fs::canonicalize(root.join(path)) {
         Ok(real) if real.starts_with(root) => Ok(()),
-        Ok(_) => Err(bad("leads out of the project")),
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(()), // into node_modules, say
+        Ok(_) => Err(bad("points outside of the project")),
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(()), // into node_modules, for example
         Err(err) => Err(bad("cannot be followed").because(&err)),
     }
 }
 
 fn refused(message: impl Into<String>) -> Failure {
     Failure::new("SOURCE_REFUSED", message)
-        .hint("leave out what the functions do not need: write it into `.epsilonignore`")
+        .hint("exclude what the functions do not need in `.epsilonignore`")
 }
 
 fn unreadable(path: &Path, err: &std::io::Error) -> Failure {

@@ -1,6 +1,7 @@
-//! A builder without images: reads the archive and the manifest exactly as a deployment does, looks at what the
-//! code exports (in a process of its own, in the project's folder, with its `node_modules`), and says which
-//! functions there are. Their "image" is the name of their content: the same content is the same version.
+//! A builder without images: reads archive and manifest exactly as a deployment does, inspects the
+//! code's exports (in a process of its own, in the project's folder, with its `node_modules`), and
+//! returns the functions. Their "image" is the digest of their content: the same content is the
+//! same version.
 
 use super::processes::{Order, Processes};
 use epsilon_api::{
@@ -31,22 +32,22 @@ use tokio::{
     time::timeout,
 };
 
-/// Longest that one entry may take to load.
+/// Longest time for loading one entry.
 const LOADS_WITHIN: Duration = Duration::from_secs(20);
-/// What Node's own start and the answer may take on top.
+/// Time for Node's own start and the output, on top of that.
 const MARGIN: Duration = Duration::from_secs(10);
-/// How long the last lines of a process that has ended may take to arrive.
+/// How long the last lines of an ended process may take to arrive.
 const LAST_LINES: Duration = Duration::from_millis(200);
-/// What `timeout` is while a debugger may hold a call: nobody thinks longer.
+/// `timeout` of functions while a debugger may hold a call.
 const DEBUGGING: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// See the module.
+/// The builder of `epsilon dev`.
 #[derive(Debug)]
 pub(super) struct DevBuilder {
     processes: Arc<Processes>,
-    /// A folder for what is unpacked and what inspections say.
+    /// Folder for unpacked archives and inspection reports.
     work: PathBuf,
-    /// A debugger is wanted.
+    /// A debugger may attach.
     inspect: bool,
     inspections: AtomicU64,
 }
@@ -88,7 +89,7 @@ impl DevBuilder {
         BuiltFunction { name, spec, image, parts: None }
     }
 
-    /// What the entries export.
+    /// Inspects the exports of the entries.
     async fn look(
         &self,
         manifest: &Manifest,
@@ -110,10 +111,10 @@ impl DevBuilder {
         let ended = timeout(limit, self.run(&order, log)).await;
         let inspection = match ended {
             Ok(Ok(())) => Inspection::load(&out),
-            Ok(Err(err)) => Err(error::broken("looking at what the code exports", &err)),
+            Ok(Err(err)) => Err(error::broken("inspecting what the code exports", &err)),
             Err(_) => Err(error::load_failed("the code did not finish loading")),
         };
-        drop(tokio::fs::remove_file(&out).await); // it goes with the folder at the latest
+        drop(tokio::fs::remove_file(&out).await); // the folder's removal deletes it at the latest
         let done = BuildEvent::StepDone {
             step: Step::Inspect,
             detail: String::new(),
@@ -126,8 +127,9 @@ impl DevBuilder {
     async fn run(&self, order: &Order<'_>, log: &dyn BuildLog) -> std::io::Result<()> {
         let mut process = self.processes.take()?;
         process.order(order).await?;
-        let (stdout, stderr) = (process.child.stdout.take(), process.child.stderr.take());
-        // Both end with the process, unless what it started holds them open.
+        let stdout = process.child.stdout.take();
+        let stderr = process.child.stderr.take();
+        // Both end with the process, unless its children hold them open.
         let mut telling = pin!(async { tokio::join!(tell(stdout, log), tell(stderr, log)) });
         tokio::select! {
             status = process.child.wait() => {
@@ -154,7 +156,7 @@ async fn tell(stream: Option<impl AsyncRead + Unpin>, log: &dyn BuildLog) {
     }
 }
 
-/// One process, which stays, and whose calls may stand still at a breakpoint.
+/// Settings for a debugger: one process, which stays, and calls that may pause at a breakpoint.
 fn held_by_a_debugger(spec: FunctionSpec) -> FunctionSpec {
     let one = NonZeroU32::MIN;
     FunctionSpec { timeout: DEBUGGING, min_instances: 1, max_instances: one, ..spec }

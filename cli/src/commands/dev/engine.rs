@@ -1,9 +1,10 @@
-//! An engine without containers: the agent's instances are plain Node processes in the project's own folder. So
-//! the whole path of a call and the whole life of an instance are the platform's own; only what contains the code
-//! is missing here: limits of memory and processor, the read-only root, the network's rules.
+//! An engine without containers: the agent's instances are plain Node processes in the project's
+//! own folder. So the path of a call and the lifecycle of an instance are the platform's own; only
+//! the containment is missing: memory and CPU limits, the read-only root, network rules.
 //!
 //! ```text
-//! create: a process that waits ─▶ attach: its output ─▶ start: the order to be the wrapper ─▶ wait, remove
+//! create: take a spare process ─▶ attach: its output ─▶ start: order it to be the wrapper
+//! ─▶ wait, remove
 //! ```
 
 use super::processes::{Order, Process, Processes};
@@ -36,19 +37,20 @@ use tokio::{
 };
 use tokio_util::io::ReaderStream;
 
-/// More than functions can ask for together: the machine's own limits are the only ones here.
+/// More than all functions can request: only the machine's own limits apply.
 pub(super) const MEMORY: Bytes = Bytes(1 << 50);
-/// How long a killed process may take to be gone. SIGKILL takes effect at once, unless a disk hangs.
+/// How long a killed process may take to be gone. SIGKILL takes effect at once, unless a disk
+/// hangs.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
 
-/// See the module.
+/// The engine of `epsilon dev`.
 #[derive(Debug)]
 pub(super) struct ProcessEngine {
     /// The project's folder.
     code: String,
     processes: Arc<Processes>,
     instances: Mutex<HashMap<ContainerName, Instance>>,
-    /// The first port for debuggers, and the functions that have one, in the order in which they got it.
+    /// The first port for debuggers, and the functions that have one, in order of assignment.
     inspect: Option<u16>,
     ports: Mutex<Vec<FunctionName>>,
 }
@@ -58,13 +60,13 @@ struct Instance {
     labels: HashMap<String, String>,
     function: FunctionName,
     sockets: Option<PathBuf>,
-    /// Until it is started.
+    /// Set until it is started.
     waiting: Option<Process>,
     output: Option<(ChildStdout, ChildStderr)>,
     exit: watch::Receiver<Option<Exit>>,
-    /// Asks the one who waits for the process to send it SIGTERM.
+    /// Requests SIGTERM from the task that waits for the process.
     terminate: Option<oneshot::Sender<()>>,
-    /// The same, to kill it.
+    /// Requests SIGKILL from the same task.
     kill: Option<oneshot::Sender<()>>,
 }
 
@@ -75,7 +77,7 @@ impl ProcessEngine {
         Self { code, processes, instances: Mutex::default(), inspect, ports: Mutex::default() }
     }
 
-    /// Each function has a port of its own, the same one over all reloads.
+    /// Each function has a port of its own, the same one across reloads.
     fn port(&self, function: &FunctionName) -> Option<u16> {
         let first = self.inspect?;
         let mut ports = self.ports.lock();
@@ -109,11 +111,11 @@ impl Engine for ProcessEngine {
     }
 
     async fn ensure_image(&self, image: &ImageRef) -> Result<LocalImage, EngineError> {
-        Ok(LocalImage::new(image.reference.clone())) // it is the project's folder
+        Ok(LocalImage::new(image.reference.clone())) // the image is the project's folder
     }
 
     async fn remove_image(&self, _: &ImageRef) -> Result<ImageRemoval, EngineError> {
-        Ok(ImageRemoval::Gone) // the developer's own files are nobody's to remove
+        Ok(ImageRemoval::Gone) // the developer's own files are never removed
     }
 
     async fn pulled_images(&self) -> Result<Vec<ImageRef>, EngineError> {
@@ -196,7 +198,7 @@ impl Engine for ProcessEngine {
         let Some(instance) = self.instances.lock().remove(name) else { return Ok(()) };
         let Instance { kill, mut exit, .. } = instance;
         if let Some(kill) = kill {
-            let _ = kill.send(()); // it has ended by itself
+            let _ = kill.send(()); // it has already ended
             drop(timeout(GONE_WITHIN, exit.wait_for(Option::is_some)).await);
         }
         Ok(())
@@ -229,7 +231,7 @@ impl Engine for ProcessEngine {
     }
 }
 
-/// Waits for the end of a process, or brings it about.
+/// Waits for the end of a process, or kills it.
 async fn attend(
     process: Process,
     mut terminate: oneshot::Receiver<()>,
@@ -239,7 +241,8 @@ async fn attend(
     let Process { mut child, orders, group } = process;
     let status = loop {
         tokio::select! {
-            // All may be dropped: the end of a process is told again, and nobody asks twice.
+            // The receivers may be gone: the exit is reported once, and a second request is not
+            // needed.
             status = child.wait() => break status,
             Ok(()) = &mut terminate, if !terminate.is_terminated() => group.terminate(),
             _ = &mut kill => {
@@ -251,7 +254,7 @@ async fn attend(
     group.ended();
     drop(orders);
     let code = status.map_or(-1, |status| {
-        // As a shell and Docker tell of a signal.
+        // Like a shell and Docker report a signal.
         status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(-1)
     });
     told.send_replace(Some(Exit { code: code.into(), out_of_memory: false }));

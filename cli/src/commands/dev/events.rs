@@ -1,5 +1,6 @@
-//! What the parts of the platform log, brought to the developer's terminal: the gateway's line for each call that
-//! ended or failed, and warnings of any part. Nothing else is shown, unless EPSILON_LOG asks for it.
+//! Shows log events of the platform's parts on the developer's terminal: the gateway's line for
+//! each ended or failed call, and warnings of any part. Nothing else, unless EPSILON_LOG asks for
+//! it.
 
 use super::terminal::{CallLine, Terminal};
 use crate::failure::Failure;
@@ -19,15 +20,16 @@ use tracing_subscriber::{
     Layer, filter::Targets, layer::Context, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
-/// Where the gateway tells of calls.
+/// Target of the gateway's events of calls.
 const CALLS: &str = "epsilon_gateway::observe::events";
-/// This program's own modules.
+/// Prefix of this program's own modules.
 const OURS: &str = "epsilon::";
-/// How it begins.
+/// Messages of these events.
 const ENDED: &str = "Call ended.";
 const FAILED: &str = "Call failed.";
 
-/// Listens from now on, for the whole process. `stale`: what serves is not what was saved last.
+/// Installs the listener for the whole process. `stale`: the serving code is older than the last
+/// save.
 pub(super) fn listen(terminal: Terminal, stale: Arc<AtomicBool>) -> Result<(), Failure> {
     let others = match log::filter() {
         Some(asked) => asked.parse().map_err(|err: tracing_subscriber::filter::ParseError| {
@@ -35,7 +37,7 @@ pub(super) fn listen(terminal: Terminal, stale: Arc<AtomicBool>) -> Result<(), F
                 .because(&err)
                 .hint("write it like `info` or `info,epsilon_gateway=debug`")
         })?,
-        // An instance that does not load, say, is told by its function's log.
+        // Failures of instances, for example, are already in the function's log.
         None => Targets::new().with_default(Level::ERROR).with_target(OURS, Level::WARN),
     };
     let wanted = others.with_target(CALLS, Level::DEBUG);
@@ -73,7 +75,7 @@ struct Fields {
     code: String,
     error: String,
     call: CallLine,
-    /// Everything, as text.
+    /// All other fields, as text.
     others: String,
 }
 
@@ -119,6 +121,6 @@ impl Visit for Fields {
             "request_id" => self.call.request_id.clone_from(&text),
             _ => {}
         }
-        let _ = write!(self.others, " {}={text}", field.name()); // a String takes everything
+        let _ = write!(self.others, " {}={text}", field.name()); // writing to a String cannot fail
     }
 }

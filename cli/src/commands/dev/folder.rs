@@ -1,8 +1,9 @@
-//! The folder of one run: state, sockets, keys. In the system's temporary folder, because nothing of it is worth
-//! keeping and a socket's path must be short. Removed at the end; what a kill -9 left is removed by the next start.
+//! The data folder of one run: state, sockets, keys. In the system's temporary folder, because
+//! nothing of it needs to be kept and a socket's path must be short. Removed at the end; leftovers
+//! of a kill -9 are removed by the next start.
 //!
-//! Everybody may write to the temporary folder, and who could make ours first would choose its keys. So its name cannot
-//! be guessed, and one that is there already is never taken.
+//! Any user may write to the temporary folder, and a folder made by another user could come with
+//! keys. So the name cannot be guessed, and an existing folder is never used.
 
 use crate::{data_dir, failure::Failure};
 use epsilon_launch::{clear::clear, lock::Lock};
@@ -13,12 +14,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// How the folders are called; the process's id, a dash and chance follow.
+/// Prefix of the folders' names; the process id, a dash and a random suffix follow.
 const PREFIX: &str = "epsilon-dev-";
-/// Nobody else looks in, or puts anything in.
+/// Closed to other users.
 const MODE: u32 = 0o700;
 
-/// A folder that is ours until this is dropped.
+/// A folder of this run; removed when dropped.
 #[derive(Debug)]
 pub(super) struct RunFolder {
     path: PathBuf,
@@ -26,7 +27,7 @@ pub(super) struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes it, after removing those of runs that are over.
+    /// Creates it, after removing those of ended runs.
     pub(super) fn make() -> Result<Self, Failure> {
         Self::make_in(&std::env::temp_dir())
     }
@@ -37,8 +38,8 @@ impl RunFolder {
         let mut folder = tempfile::Builder::new();
         folder.prefix(&prefix).permissions(Permissions::from_mode(MODE));
         let folder = folder.tempdir_in(all).map_err(|err| {
-            let text = format!("no folder can be made in `{}`", all.display());
-            Failure::new("DATA_DIR", text).because(&err).hint("name another one with TMPDIR")
+            let text = format!("cannot create a folder in `{}`", all.display());
+            Failure::new("DATA_DIR", text).because(&err).hint("set TMPDIR to another folder")
         })?;
         let lock = Lock::take(folder.path())?;
         Ok(Self { path: folder.keep(), lock })
@@ -48,7 +49,8 @@ impl RunFolder {
         &self.path
     }
 
-    /// Other verbs find the gateway here: `epsilon --data-dir FOLDER logs NAME`.
+    /// Writes the control address, so that other commands find the gateway: `epsilon --data-dir
+    /// FOLDER logs NAME`.
     pub(super) fn announce(&self, control: &str) -> Result<(), Failure> {
         self.lock.announce(control, None)
     }
@@ -57,12 +59,13 @@ impl RunFolder {
 impl Drop for RunFolder {
     fn drop(&mut self) {
         if let Err(error) = clear(&self.path) {
-            tracing::warn!(%error, path = %self.path.display(), "The folder was not removed.");
+            tracing::warn!(%error, path = %self.path.display(), "Data folder of this run could not be removed; the next start removes it.");
         }
     }
 }
 
-/// Ours alone: the names of others' folders may be anything, and a lock that is held is somebody's life.
+/// Only folders of this user: the names of others may be anything, and a held lock means a running
+/// process.
 fn remove_old(all: &Path) {
     for entry in fs::read_dir(all).into_iter().flatten().flatten() {
         let Some(process) = entry.file_name().to_str().and_then(maker) else { continue };
@@ -84,7 +87,7 @@ fn maker(name: &str) -> Option<Pid> {
     Pid::from_raw(id.parse().ok().filter(|id| *id > 0)?)
 }
 
-/// Whether it is a folder, no link to one, of this user and closed to all others.
+/// Whether it is a real folder of this user, closed to all others.
 fn is_ours(entry: &DirEntry) -> bool {
     let user = rustix::process::geteuid().as_raw();
     entry
@@ -92,7 +95,7 @@ fn is_ours(entry: &DirEntry) -> bool {
         .is_ok_and(|meta| meta.is_dir() && meta.uid() == user && meta.mode() & 0o777 == MODE)
 }
 
-/// Whether another process has this id. Ours had another life: this run has made no folder yet.
+/// Whether another process has this id. Our own id does not count: this run has made no folder yet.
 fn is_alive(process: Pid) -> bool {
     process != rustix::process::getpid()
         && rustix::process::test_kill_process(process) != Err(Errno::SRCH)
@@ -102,7 +105,7 @@ fn is_alive(process: Pid) -> bool {
 mod tests {
     use super::*;
 
-    /// No process has this id: Linux gives none beyond 2^22.
+    /// No process has this id: Linux has none above 2^22.
     const NOBODY: i32 = i32::MAX;
 
     fn folder(all: &Path, name: &str, mode: u32) -> PathBuf {
@@ -112,9 +115,9 @@ mod tests {
         path
     }
 
-    /// One that somebody else could make would let in whoever put a key there.
+    /// A folder that another user could create might come with a key in it.
     #[test]
-    fn a_folder_is_new_and_closed_to_others() {
+    fn folder_is_new_and_closed_to_others() {
         let all = tempfile::tempdir().unwrap();
         let guessed = folder(all.path(), &format!("{PREFIX}{}", std::process::id()), 0o755);
         fs::write(guessed.join("admin.key"), "somebody's").unwrap();
@@ -131,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_run_left_is_removed_and_nothing_else() {
+    fn only_leftovers_of_killed_runs_are_removed() {
         let all = tempfile::tempdir().unwrap();
         for (row, name, mode, has_lock, stays) in [
             ("over", format!("{NOBODY}-a1B2c3"), 0o700, true, false),
@@ -158,7 +161,10 @@ mod tests {
         let held = folder(all.path(), &format!("{PREFIX}{NOBODY}-held"), 0o700);
         let lock = Lock::take(&held).unwrap();
         remove_old(all.path());
-        assert!(held.exists(), "whoever holds it lives, whatever its name says");
+        assert!(
+            held.exists(),
+            "the holder of the lock lives, although the process id in the name does not"
+        );
         drop(lock);
         remove_old(all.path());
         assert!(!held.exists());

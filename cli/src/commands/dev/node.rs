@@ -1,4 +1,4 @@
-//! The developer's own Node: found, and new enough. Nothing is installed here.
+//! Finds the developer's own Node and checks its version. Installs nothing.
 
 use crate::failure::Failure;
 use std::{
@@ -7,28 +7,29 @@ use std::{
 };
 use tokio::{process::Command, time::timeout};
 
-/// The first Node with all that the wrapper uses: `require` of ES modules and TypeScript without flags.
+/// The first Node with all that the wrapper uses: `require` of ES modules and TypeScript without
+/// flags.
 const OLDEST: (u32, u32) = (22, 18);
-/// The Node of the platform.
+/// Major version of Node on the platform.
 pub(super) const PLATFORM: u32 = 24;
-/// Longest that Node may take to say its version.
+/// Timeout of asking Node for its version.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
-/// npm in the folder that Node was installed into.
+/// npm's path below Node's installation prefix.
 const NPM: &str = "lib/node_modules/npm/bin/npm-cli.js";
-/// Prints what is read below.
+/// JavaScript that prints version and path, parsed below.
 const ASK: &str = "process.versions.node + '\\n' + process.execPath";
 
 /// A Node that functions can run on.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
-    /// Its file.
+    /// Path of the program.
     pub(super) program: PathBuf,
-    /// `24.1.0`.
+    /// Version, such as `24.1.0`.
     pub(super) version: String,
 }
 
 impl Node {
-    /// The one that was named, else the one on PATH.
+    /// The configured one, else the one on PATH.
     pub(super) async fn find(named: Option<&Path>) -> Result<Self, Failure> {
         let asked = named.unwrap_or(Path::new("node"));
         let mut command = Command::new(asked);
@@ -36,16 +37,16 @@ impl Node {
         let shown = asked.display();
         let answer = match timeout(ANSWERS_WITHIN, command.output()).await {
             Ok(Ok(answer)) if answer.status.success() => answer.stdout,
-            Ok(Ok(_)) => return Err(missing(format!("`{shown}` is no Node that works"))),
+            Ok(Ok(_)) => return Err(missing(format!("`{shown}` is not a working Node"))),
             Ok(Err(err)) => {
                 return Err(missing(format!("`{shown}` cannot be run")).because(&err));
             }
-            Err(_) => return Err(missing(format!("`{shown}` says nothing"))),
+            Err(_) => return Err(missing(format!("`{shown}` did not answer"))),
         };
         let text = String::from_utf8_lossy(&answer);
         let mut lines = text.lines();
         let (Some(version), Some(program)) = (lines.next(), lines.next()) else {
-            return Err(missing(format!("`{shown}` is no Node that works")));
+            return Err(missing(format!("`{shown}` is not a working Node")));
         };
         match parse(version) {
             Some(found) if found >= OLDEST => {
@@ -55,12 +56,12 @@ impl Node {
         }
     }
 
-    /// Whether functions run on the same one when they are deployed.
+    /// Whether deployed functions run on the same major version.
     pub(super) fn is_the_platforms(&self) -> bool {
         parse(&self.version).is_some_and(|(major, _)| major == PLATFORM)
     }
 
-    /// npm comes with Node; where it does not lie beside it, the one on PATH will do.
+    /// npm comes with Node; if it is not beside it, the one on PATH is used.
     pub(super) fn npm(&self) -> Command {
         let own = self.program.parent().and_then(Path::parent).map(|prefix| prefix.join(NPM));
         match own.filter(|own| own.exists()) {
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_there_is_no_node_it_is_said_what_to_do() {
+    async fn missing_node_gets_a_hint() {
         let failure = Node::find(Some(Path::new("/nowhere/node"))).await.unwrap_err();
         let text = format!("{failure:?}");
         assert!(

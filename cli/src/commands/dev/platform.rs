@@ -1,5 +1,5 @@
-//! The parts of `epsilon dev`: the gateway and the agent of `epsilon up`, on an engine of processes and a builder
-//! without images. What a call meets on its way is the platform's own code.
+//! Composes the parts of `epsilon dev`: gateway and agent of `epsilon up`, on an engine of
+//! processes and a builder without images. The path of a call is the platform's own code.
 //!
 //! ```text
 //! caller ─▶ gateway ─▶ (sparing) agent ─▶ process engine ═▶ wrapper ─▶ user code
@@ -18,10 +18,10 @@ use epsilon_gateway as gateway;
 use epsilon_vm_agent as vm_agent;
 use std::{error::Error, fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-/// What calls may take to end after Ctrl-C; a second one ends the waiting.
+/// How long running calls may take after Ctrl-C; a second one ends the waiting.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// All parts at work.
+/// All parts, running.
 pub(super) struct Platform {
     agent: vm_agent::app::Agent,
     gateway: gateway::app::Running,
@@ -31,7 +31,7 @@ pub(super) struct Platform {
 }
 
 impl Platform {
-    /// Builds and starts them. `folder` is this run's own.
+    /// Creates and starts them. `folder` is this run's data folder.
     pub(super) async fn start(
         folder: &Path,
         listen: SocketAddr,
@@ -71,7 +71,8 @@ impl Platform {
             }
             _ => unable(&err),
         })?;
-        let (calls, control) = (gateway.public_addr(), gateway.control_addr());
+        let calls = gateway.public_addr();
+        let control = gateway.control_addr();
         tokio::spawn(Arc::clone(&processes).keep_spares());
         Ok(Self { agent, gateway: gateway.spawn(), processes, calls, control })
     }
@@ -81,11 +82,12 @@ impl Platform {
         self.agent.vm()
     }
 
-    /// Lets running calls end for a moment, or until `hurry` comes; then no process is left.
+    /// Lets running calls finish within the grace, or until `hurry` resolves; then kills all
+    /// processes.
     pub(super) async fn end(self, hurry: impl Future<Output = &'static str>) {
         tokio::select! {
             _ = self.gateway.drain(GRACE) => {}
-            _ = hurry => {} // what is cut was asked to be
+            _ = hurry => {} // cut on request
         }
         self.agent.shutdown(Duration::ZERO).await;
         self.processes.close();

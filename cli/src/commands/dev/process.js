@@ -1,16 +1,18 @@
 'use strict';
-// One Node process of `epsilon dev`, where the platform has a container. It waits, warm, for one order on its
-// standard input and then is what the order says: the wrapper (`./main.js`) or the inspector (`./inspect.js`).
+// One Node process of `epsilon dev`; the platform uses a container instead. It waits, preloaded, for
+// one command on standard input and then runs it: the wrapper (`./main.js`) or the inspector
+// (`./inspect.js`).
 //
 //   {"run":"./main.js","arguments":[],"env":{"EPSILON_SOCKETS":"…"},"inspect":9229}
 //
-// Standard input stays open as long as `epsilon dev` lives. Its end, also by a kill -9, ends this process and all
-// that it started, whatever user code is doing: a thread of its own watches. Lies beside the wrapper's files.
+// Standard input stays open as long as `epsilon dev` runs. When it closes, also after a kill -9, a
+// separate thread ends this process and all its child processes, even if user code blocks the main
+// thread. The file is placed beside the wrapper's files.
 
 const { Readable } = require('node:stream');
 const { Worker } = require('node:worker_threads');
 
-/** How often it is looked whether the process before this one has let go of the inspector's port. */
+/** Interval of the check whether the previous process has released the inspector port. */
 const PORT_AGAIN_MS = 100;
 
 const WATCH = `
@@ -39,14 +41,14 @@ watch.once('message', ({ run, arguments: args, env, inspect }) => {
   require(run);
 });
 
-// As on the platform, nothing is to be read there; and what the thread reads is not user code's.
+// As on the platform, user code reads nothing from standard input, and must not read the thread's data.
 Object.defineProperty(process, 'stdin', { configurable: true, get: () => Readable.from([]) });
 
-// Much of what the first start would otherwise load.
+// Preloads most modules that the first start needs.
 const { warm } = require('./lib/warm.js');
 warm({ get state() { return waits ? 'waiting' : 'taken'; } });
 
-/** The old process of the function has the port until its last call is over. */
+/** The previous process of the function holds the port until its last call has ended. */
 function openInspector(port) {
   const probe = require('node:net').createServer();
   probe.once('error', () => setTimeout(openInspector, PORT_AGAIN_MS, port).unref());

@@ -1,6 +1,6 @@
-//! Node processes: some wait, booted and warm, so that a reload pays for the developer's code and not for Node's
-//! start. Each is a group of its own, so that Ctrl-C in the terminal does not reach it and its end takes along
-//! whatever user code has started.
+//! Node processes: some are spare, booted and warm, so that a reload pays for the developer's code
+//! and not for Node's start. Each is a process group of its own, so that Ctrl-C in the terminal
+//! does not reach it and its children end with it.
 
 use super::{node::Node, wrapper};
 use parking_lot::Mutex;
@@ -21,27 +21,27 @@ use tokio::{
     time::sleep,
 };
 
-/// Processes that wait: one for the next look at the code, two for functions that are in use. Some 50 MiB each.
+/// Spare processes: one for the next inspection, two for functions in use. About 50 MiB each.
 const SPARES: usize = 3;
-/// A new spare begins to boot so long after one was taken: the reload goes first.
+/// Delay before a replacement spare boots: the reload goes first.
 const AFTER: Duration = Duration::from_millis(250);
-/// What code may see of the developer's environment: what programs need to work at all. The rest would be missing
-/// when the function is deployed, so it is missing here too.
+/// Variables of the developer's environment that code may see: those that programs need to work at
+/// all. The rest would be missing on the platform, so it is missing here too.
 const INHERITED: [&str; 8] =
     ["PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE"];
 
-/// What a process is told to be.
+/// The order that turns a spare process into an instance or an inspector.
 #[derive(Debug, Serialize)]
 pub(super) struct Order<'a> {
     /// A file of the wrapper: `./main.js`.
     pub(super) run: &'static str,
     pub(super) arguments: &'a [String],
     pub(super) env: BTreeMap<String, String>,
-    /// Where a debugger finds it.
+    /// Port for a debugger.
     pub(super) inspect: Option<u16>,
 }
 
-/// Makes processes of one project.
+/// Starts processes of one project.
 #[derive(Debug)]
 pub(super) struct Processes {
     node: Node,
@@ -53,11 +53,12 @@ pub(super) struct Processes {
 
 impl Processes {
     pub(super) fn new(node: Node, wrapper: PathBuf, project: PathBuf) -> Arc<Self> {
-        let (spares, taken) = (Mutex::default(), Notify::new());
+        let spares = Mutex::default();
+        let taken = Notify::new();
         Arc::new(Self { node, wrapper, project, spares, taken })
     }
 
-    /// One that waits, or a new one where none does.
+    /// A spare process, or a new one if there is none.
     pub(super) fn take(&self) -> io::Result<Process> {
         loop {
             let spare = self.spares.lock().pop_front();
@@ -65,18 +66,18 @@ impl Processes {
             let Some(mut spare) = spare else { return self.spawn() };
             if let Ok(None) = spare.child.try_wait() {
                 return Ok(spare);
-            } // else somebody killed it
+            } // else it was killed from outside
         }
     }
 
-    /// Keeps some waiting, until dropped.
+    /// Keeps spares booted, until dropped.
     pub(super) async fn keep_spares(self: Arc<Self>) {
         loop {
             while self.spares.lock().len() < SPARES {
                 match self.spawn() {
                     Ok(spare) => self.spares.lock().push_back(spare),
                     Err(error) => {
-                        tracing::warn!(%error, "Node could not be started ahead.");
+                        tracing::warn!(%error, "Spare Node process could not be started; trying again with the next reload.");
                         break;
                     }
                 }
@@ -86,7 +87,7 @@ impl Processes {
         }
     }
 
-    /// Ends those that wait.
+    /// Kills the spares.
     pub(super) fn close(&self) {
         self.spares.lock().clear();
     }
@@ -112,17 +113,17 @@ impl Processes {
     }
 }
 
-/// One process. Dropping it kills it with all that it started.
+/// One process. Dropping it kills its group.
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) child: Child,
-    /// Its end is the process's end.
+    /// Closing it ends the process.
     pub(super) orders: Option<ChildStdin>,
     pub(super) group: Group,
 }
 
 impl Process {
-    /// Tells it what to be. Only the first order counts.
+    /// Sends the order. Only the first one counts.
     pub(super) async fn order(&mut self, order: &Order<'_>) -> io::Result<()> {
         let mut text = serde_json::to_vec(order)?;
         text.push(b'\n');
@@ -138,23 +139,23 @@ impl Process {
 pub(super) struct Group(Option<Pid>);
 
 impl Group {
-    /// Ends every process of the group.
+    /// Kills every process of the group.
     pub(super) fn kill(&self) {
         if let Some(group) = self.0 {
-            // Gone is what is wanted.
+            // An error means that it is already gone.
             let _ = kill_process_group(group, Signal::KILL);
         }
     }
 
-    /// Asks its first process to end.
+    /// Sends SIGTERM to its first process.
     pub(super) fn terminate(&self) {
         if let Some(first) = self.0 {
             let _ = kill_process(first, Signal::TERM); // as below
         }
     }
 
-    /// Its first process has ended and was waited for: what that one started ends too, and the number is given up,
-    /// before it can be another's.
+    /// Its first process has ended and was reaped: kills the rest, and gives up the group id before
+    /// it can be reused.
     pub(super) fn ended(mut self) {
         self.kill();
         self.0 = None;

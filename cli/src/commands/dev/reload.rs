@@ -1,8 +1,9 @@
-//! Saved files → a deployment to the gateway of this process, by its control API, as `epsilon deploy` does it. So
-//! the new code is ready before the old one goes, running calls end on the old one, and code that does not load
-//! never serves: what served before still does, which the terminal says at each call.
+//! Saved files → a deployment to the gateway of this process, through its control API, like
+//! `epsilon deploy`. So the new code is ready before the old one stops, running calls finish on the
+//! old one, and code that does not load never serves: the previous version still does, which the
+//! terminal says at each call.
 //!
-//! A save in the middle of a reload begins a new one: what was not done of the old one is dropped.
+//! A save during a reload starts a new one and cancels the old one.
 
 use super::{terminal::Terminal, watch::Change};
 use crate::{
@@ -32,12 +33,12 @@ use tokio::sync::mpsc;
 
 /// Largest file of a project; the builder has the same limit.
 const FILE_MAX: Bytes = Bytes::mib(256);
-/// Lines that the code printed while it was loaded, told when it does not load.
+/// Lines of the code's output that are shown when it does not load.
 const LINES: usize = 20;
-/// How words to the developer begin.
+/// Prefix of notes to the developer.
 const NOTE: &str = "note: ";
 
-/// See the module.
+/// Performs the reloads of the project.
 pub(super) struct Reloads {
     client: Client,
     project: PathBuf,
@@ -47,7 +48,7 @@ pub(super) struct Reloads {
     stale: Arc<AtomicBool>,
     /// Functions whose log is shown.
     followed: HashSet<FunctionName>,
-    /// Words that were said already.
+    /// Notes that were already shown.
     said: HashSet<String>,
 }
 
@@ -55,7 +56,7 @@ pub(super) struct Reloads {
 struct Served {
     functions: Vec<DeployedFunction>,
     notes: Vec<String>,
-    /// What took how many milliseconds.
+    /// Duration of each step in milliseconds.
     steps: Vec<(Step, u64)>,
 }
 
@@ -74,16 +75,18 @@ impl Reloads {
         terminal: Terminal,
         stale: Arc<AtomicBool>,
     ) -> Self {
-        let (followed, said) = (HashSet::new(), HashSet::new());
+        let followed = HashSet::new();
+        let said = HashSet::new();
         Self { client, project, only, vm, terminal, stale, followed, said }
     }
 
-    /// Deploys what is there, then what is saved; until dropped.
+    /// Deploys the current files, then each change; until dropped.
     pub(super) async fn run(mut self, mut changes: mpsc::Receiver<Change>) {
         let mut pending = Some(Change { since: Instant::now(), files: BTreeSet::new() });
         loop {
             tokio::select! {
-                // What was saved last first. Dropping a reload hangs up, which cancels the deployment.
+                // The newest change first. Dropping a reload hangs up, which cancels the
+                // deployment.
                 biased;
                 change = changes.recv() => {
                     let Some(mut change) = change else { return };
@@ -131,7 +134,8 @@ impl Reloads {
             return;
         }
         let query = LogQuery { follow: true, ..LogQuery::default() };
-        let (mut records, terminal) = (self.vm.logs(&function, query), self.terminal.clone());
+        let mut records = self.vm.logs(&function, query);
+        let terminal = self.terminal.clone();
         tokio::spawn(async move {
             while let Some(record) = records.next().await {
                 terminal.log(&record);
@@ -139,9 +143,10 @@ impl Reloads {
         });
     }
 
-    /// Brings what is there now to serve.
+    /// Deploys the current files.
     async fn deploy(&self) -> Result<Served, Broken> {
-        let (mut output, mut steps) = (VecDeque::new(), Vec::new());
+        let mut output = VecDeque::new();
+        let mut steps = Vec::new();
         match self.try_deploy(&mut output, &mut steps).await {
             Ok(functions) => {
                 let notes = output.into_iter().filter_map(noted).collect();

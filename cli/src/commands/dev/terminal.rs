@@ -1,6 +1,6 @@
-//! What the developer sees: one line for each call, one for each thing that a function logs, one for each reload.
-//! Colour on a terminal, plain in a pipe, JSON for programs. Everything goes to standard output, in the order in
-//! which it happens.
+//! Output for the developer: one line for each call, each log line of a function, each reload.
+//! Colour on a terminal, plain in a pipe, JSON for programs. Everything goes to standard output, in
+//! order.
 
 use crate::output;
 use console::Style;
@@ -21,21 +21,21 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Files that are named in the line of a reload.
+/// Files named in the line of a reload.
 const FILES_NAMED: usize = 3;
-/// Width of functions' names, as far as they fit.
+/// Column width of functions' names.
 const NAME: usize = 12;
 
-/// Where everything is told. Cheap to clone.
+/// The developer's terminal. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Terminal {
     json: bool,
     zone: Arc<TimeZone>,
-    /// Nobody reads any more.
+    /// The reader of standard output is gone.
     gone: CancellationToken,
 }
 
-/// A call that is over.
+/// An ended call.
 #[derive(Debug, Default)]
 pub(super) struct CallLine {
     pub(super) function: Option<String>,
@@ -53,25 +53,27 @@ impl Terminal {
         Self { json, zone: Arc::new(TimeZone::system()), gone: CancellationToken::new() }
     }
 
-    /// Ends when nobody reads any more.
+    /// Resolves when the reader of standard output is gone.
     pub(super) async fn gone(&self) {
         self.gone.cancelled().await;
     }
 
-    /// Calls can come.
+    /// The listeners are ready.
     pub(super) fn ready(&self, calls: SocketAddr, control: SocketAddr) {
         let (calls, control) = (format!("http://{calls}"), format!("http://{control}"));
-        match self.json {
-            true => self.value(json!({ "event": "ready", "calls": calls, "control": control })),
-            false => self.line(&format!("ready  calls {calls}  control {control}")),
+        if self.json {
+            self.value(json!({ "event": "ready", "calls": calls, "control": control }));
+        } else {
+            self.line(&format!("ready  calls {calls}  control {control}"));
         }
     }
 
-    /// A word about how things are.
+    /// A note.
     pub(super) fn note(&self, text: &str) {
-        match self.json {
-            true => self.value(json!({ "event": "note", "message": text })),
-            false => self.line(&self.entry("", &dim(text))),
+        if self.json {
+            self.value(json!({ "event": "note", "message": text }));
+        } else {
+            self.line(&self.entry("", &dim(text)));
         }
     }
 
@@ -101,7 +103,7 @@ impl Terminal {
         }
         let changed: Vec<_> = functions.iter().filter(|one| one.changed).collect();
         let what = match changed.len() {
-            0 => "as before the error".to_owned(),
+            0 => "unchanged since before the error".to_owned(),
             n if n == functions.len() && n > FILES_NAMED => format!("all {n} functions"),
             _ => changed.iter().map(|one| one.name.as_str()).collect::<Vec<_>>().join(", "),
         };
@@ -109,11 +111,12 @@ impl Terminal {
         self.line(&self.entry("", &format!("{done}  {what} {}", dim(&named(files)))));
     }
 
-    /// The code that was saved cannot serve. `output` is what it printed.
+    /// The saved code cannot serve. `output` is what it printed.
     pub(super) fn broken(&self, error: &ErrorBody, output: &[String], serves: bool) {
-        let consequence = match serves {
-            true => "what served before still does; save again to try again",
-            false => "nothing serves yet; save again to try again",
+        let consequence = if serves {
+            "the previous version still serves; save again to retry"
+        } else {
+            "nothing serves yet; save again to retry"
         };
         if self.json {
             return self.value(json!({
@@ -122,7 +125,7 @@ impl Terminal {
         }
         let mut text = String::new();
         for line in output {
-            let _ = writeln!(text, "  {}", dim(line)); // a String takes everything
+            let _ = writeln!(text, "  {}", dim(line)); // writing to a String cannot fail
         }
         let _ = write!(text, "{} {}", red("error:"), error.message.trim_end());
         if let Some(hint) = &error.hint {
@@ -132,7 +135,7 @@ impl Terminal {
         self.line(&self.entry("", &text));
     }
 
-    /// A call is over. `stale`: its code is not what was saved last.
+    /// A call ended. `stale`: its code is older than the last save.
     pub(super) fn call(&self, call: &CallLine, stale: bool) {
         if self.json {
             return self.value(json!({
@@ -158,13 +161,13 @@ impl Terminal {
             text += " (cut)";
         }
         if stale {
-            let _ = write!(text, " {}", red("old code: what was saved last is broken"));
+            let _ = write!(text, " {}", red("old code: the last save does not load"));
         }
         let _ = write!(text, "  {}", dim(&call.request_id));
         self.line(&self.entry(call.function.as_deref().unwrap_or("-"), &text));
     }
 
-    /// The platform answers a call in the function's place; the call's own line follows.
+    /// The platform answered a call instead of the function; the call's own line follows.
     pub(super) fn refused(&self, code: &str, error: &str, request_id: &str) {
         if self.json {
             return self.value(json!({
@@ -174,7 +177,7 @@ impl Terminal {
         self.line(&self.entry("", &format!("{} {error}  {}", red(code), dim(request_id))));
     }
 
-    /// A function logged something.
+    /// A function's log line.
     pub(super) fn log(&self, record: &LogRecord) {
         if self.json {
             let mut value = serde_json::to_value(record).unwrap_or_default();
@@ -196,14 +199,13 @@ impl Terminal {
         self.line(&self.entry(record.function.as_str(), &text));
     }
 
-    /// The platform itself has something to say.
+    /// A warning of the platform.
     pub(super) fn warning(&self, text: &str) {
-        match self.json {
-            true => self.value(json!({ "event": "warning", "message": text })),
-            false => {
-                let word = Style::new().yellow().apply_to("warning:");
-                self.line(&self.entry("", &format!("{word} {text}")));
-            }
+        if self.json {
+            self.value(json!({ "event": "warning", "message": text }));
+        } else {
+            let word = Style::new().yellow().apply_to("warning:");
+            self.line(&self.entry("", &format!("{word} {text}")));
         }
     }
 
@@ -225,7 +227,7 @@ impl Terminal {
     }
 }
 
-/// One colour for each function, the same one each time.
+/// A colour for each function, always the same one.
 fn colour(name: &str) -> Style {
     let style = Style::new().bold();
     match name.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into())) % 5 {

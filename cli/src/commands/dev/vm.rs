@@ -1,6 +1,6 @@
-//! The agent's VM, but for one thing: a new version's instance is started ahead only when its function is in use.
-//! That the code loads was seen by the builder's look at it; thirty functions in one file must not mean thirty
-//! processes at each save.
+//! The agent's VM with one change: a new version's instance is prewarmed only when its function is
+//! in use. The builder's inspection has already loaded the code; thirty functions in one file must
+//! not start thirty processes at each save.
 
 use epsilon_api::{
     error::CallError,
@@ -13,7 +13,7 @@ use futures_util::{future::BoxFuture, stream::BoxStream};
 use parking_lot::RwLock;
 use std::{collections::HashSet, sync::Arc};
 
-/// See the module.
+/// A VM that prewarms only functions in use.
 #[derive(Debug)]
 pub(super) struct Sparing {
     vm: Arc<dyn Vm>,

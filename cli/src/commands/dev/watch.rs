@@ -1,8 +1,9 @@
-//! Tells that files of the project were saved. The system only says *that* something happened; *what* did is seen
-//! by comparing the project's files before and after, so that what `.gitignore` leaves out, `node_modules`, reads
+//! Detects saved files of the project. The system only reports *that* something happened; *what*
+//! changed is found by comparing the project's files, so that ignored files, `node_modules`, reads
 //! and editors' temporary files are no changes.
 //!
-//! Where the system cannot watch (too many folders, some network disks), the files are compared again and again.
+//! Where the system cannot watch (too many folders, some network disks), files are compared
+//! periodically.
 
 use crate::{commands::deploy, failure::Failure};
 use notify::{
@@ -22,20 +23,20 @@ use tokio::{
     time::sleep,
 };
 
-/// So long nothing more may happen until it counts as done: an editor writes in several steps, some in a few
-/// milliseconds.
+/// Silence after which a save counts as complete: an editor writes in several steps, some within a
+/// few milliseconds.
 const QUIET: Duration = Duration::from_millis(15);
-/// A checkout of another branch is looked at after so long, whether it is done or not.
+/// Longest wait for that silence, such as during a checkout of another branch.
 const PATIENCE: Duration = Duration::from_millis(120);
-/// How often files are compared where the system cannot watch.
+/// Interval of comparing where the system cannot watch.
 const POLL: Duration = Duration::from_millis(300);
-/// Changes that may wait for the reload before them; they are taken together.
+/// Changes queued during a reload; they are taken together.
 const WAITING: usize = 16;
 
-/// Files that were saved.
+/// Saved files.
 #[derive(Debug)]
 pub(super) struct Change {
-    /// When the first one was.
+    /// Time of the first save.
     pub(super) since: Instant,
     /// Relative to the project's folder.
     pub(super) files: BTreeSet<PathBuf>,
@@ -70,16 +71,16 @@ fn is_a_write(kind: EventKind) -> bool {
 }
 
 fn cannot_watch(error: &notify::Error) {
-    tracing::warn!(%error, "Files cannot be watched; they are compared every 300 ms instead.");
+    tracing::warn!(%error, "Project files cannot be watched; comparing them every 300 ms instead.");
 }
 
 /// Size and time of each file.
 type Files = BTreeMap<PathBuf, (u64, Option<SystemTime>)>;
 
-/// What the system said.
+/// Events of the system.
 #[derive(Debug, Default)]
 struct News {
-    /// First and last since it was asked.
+    /// Times of the first and the last event since they were taken.
     told: Mutex<Option<(Instant, Instant)>>,
     any: Notify,
 }
@@ -92,7 +93,7 @@ impl News {
         self.any.notify_one();
     }
 
-    /// Waits until something was saved and that is done. Says when it began.
+    /// Waits until something was saved and the save is complete. Returns when it began.
     async fn next(&self) -> Instant {
         loop {
             let told = *self.told.lock();
@@ -110,7 +111,7 @@ impl News {
 
 struct Watch {
     root: PathBuf,
-    /// None: files are compared on a timer.
+    /// `None`: files are compared on a timer.
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
     files: Files,
@@ -133,12 +134,16 @@ impl Watch {
             match self.look() {
                 Ok(files) if files.is_empty() => {}
                 Ok(files) => drop(changes.send(Change { since, files }).await),
-                Err(failure) => tracing::warn!(?failure, "The project cannot be read."),
+                Err(failure) => tracing::warn!(
+                    ?failure,
+                    "Project folder cannot be read; trying again at the next change."
+                ),
             }
         }
     }
 
-    /// The files that differ from what they were at the last look. New folders are watched before they are read.
+    /// The files that differ from the last comparison. New folders are watched before they are
+    /// read.
     fn look(&mut self) -> Result<BTreeSet<PathBuf>, Failure> {
         let files = loop {
             let (files, folders) = read(&self.root)?;
@@ -152,11 +157,11 @@ impl Watch {
         Ok(changed)
     }
 
-    /// Watches these folders. Says how many are new.
+    /// Watches these folders. Returns how many are new.
     fn watch(&mut self, folders: BTreeSet<PathBuf>) -> usize {
         let Some(watcher) = &mut self.watcher else { return 0 };
         for gone in self.watched.difference(&folders) {
-            drop(watcher.unwatch(gone)); // with the folder, it is gone already
+            drop(watcher.unwatch(gone)); // a removed folder is no longer watched anyway
         }
         let new: Vec<_> = folders.difference(&self.watched).cloned().collect();
         for folder in &new {
@@ -173,9 +178,10 @@ impl Watch {
     }
 }
 
-/// Files and folders of the project; what vanishes meanwhile is left out.
+/// Files and folders of the project; entries that vanish meanwhile are left out.
 fn read(root: &Path) -> Result<(Files, BTreeSet<PathBuf>), Failure> {
-    let (mut files, mut folders) = (Files::new(), BTreeSet::new());
+    let mut files = Files::new();
+    let mut folders = BTreeSet::new();
     for found in deploy::walk(root)?.build().flatten() {
         let Ok(meta) = fs::symlink_metadata(found.path()) else { continue };
         if meta.is_dir() {
@@ -193,7 +199,7 @@ mod tests {
     use super::*;
     use tokio::time::timeout;
 
-    /// Generous: a busy machine.
+    /// Generous, for a busy machine.
     const SOON: Duration = Duration::from_secs(20);
 
     async fn next(changes: &mut mpsc::Receiver<Change>) -> Vec<String> {
@@ -202,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_belongs_to_the_project_is_a_change_and_nothing_else_is() {
+    async fn only_project_files_count_as_changes() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
         fs::create_dir_all(root.join("node_modules/a")).unwrap();
@@ -215,7 +221,7 @@ mod tests {
         }
         fs::write(root.join("index.js"), "22").unwrap();
         assert_eq!(next(&mut changes).await, ["index.js"]);
-        // As editors save: a new file in the place of the old one.
+        // As editors save: a new file replaces the old one.
         fs::write(root.join("index.js.tmp"), "333").unwrap();
         fs::rename(root.join("index.js.tmp"), root.join("index.js")).unwrap();
         assert_eq!(next(&mut changes).await, ["index.js"]);

@@ -1,8 +1,9 @@
-//! The wrapper on the developer's disk: its files are part of this program; Express, the one package that it
-//! needs, comes from npm's registry once and is kept in `DATA/dev`. From then on no network is needed.
+//! The wrapper on the developer's disk: its files are embedded in this program; Express, the one
+//! package that it needs, is installed once from npm's registry and kept in `DATA/dev`. After that
+//! no network is needed.
 //!
-//! The runtime base gets Express in the same way (`npm ci` by the same lock file), but inside a container, whose
-//! layers nobody can take it from without Docker.
+//! The runtime base installs Express in the same way (`npm ci` with the same lock file), but inside
+//! a container, whose layers are not accessible without Docker.
 
 use super::node::Node;
 use crate::failure::Failure;
@@ -16,18 +17,18 @@ use std::{
 };
 use tokio::time::timeout;
 
-/// What `epsilon dev` starts in place of the wrapper's own `main.js`.
+/// The start file of `epsilon dev`, instead of the wrapper's own `main.js`.
 const PROCESS: &str = include_str!("process.js");
-/// The name of that file.
+/// Name of that file.
 pub(super) const PROCESS_FILE: &str = "process.js";
-/// Longest that npm may take for Express and what it needs: 65 packages, 1 MB.
+/// Longest time for npm to install Express and its dependencies: 65 packages, 1 MB.
 const NPM_WITHIN: Duration = Duration::from_secs(5 * 60);
-/// How often the spinner turns.
+/// Spinner interval.
 const TICK: Duration = Duration::from_millis(100);
-/// Lines of npm's that are told when it fails.
+/// Lines of npm's output that an error shows.
 const TAIL: usize = 20;
 
-/// The folder with the wrapper of this program's version, made where it is missing.
+/// The folder with the wrapper of this program's version, created if missing.
 pub(super) async fn ensure(cache: &Path, node: &Node) -> Result<PathBuf, Failure> {
     let files = FILES
         .iter()
@@ -46,12 +47,12 @@ pub(super) async fn ensure(cache: &Path, node: &Node) -> Result<PathBuf, Failure
     }
 }
 
-/// A folder in the making; what is left of it when this is dropped goes.
+/// A folder being prepared; removed when dropped, unless it was renamed.
 struct Draft(PathBuf);
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.0)); // mostly, it has its name by now
+        drop(fs::remove_dir_all(&self.0)); // usually it was renamed by now
     }
 }
 
@@ -60,7 +61,7 @@ async fn make(draft: &Path, node: &Node) -> Result<(), Failure> {
     let telling = Telling::begin("Express for the wrapper, from npm's registry (only this once)");
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     if let Some(folder) = node.program.parent() {
-        // npm's own first line asks for `node`.
+        // npm's own first line needs `node` on PATH.
         let mut all = vec![folder.to_owned()];
         all.extend(std::env::split_paths(&path));
         path = std::env::join_paths(all).unwrap_or(path);

@@ -1,5 +1,5 @@
-//! What `--data` sends: a text, a file or standard input. The first piece is read at once to tell what
-//! it is; a longer body is streamed.
+//! The body of `--data`: a text, a file or standard input. The first piece is read at once to
+//! detect its type; a longer body is streamed.
 
 use crate::failure::Failure;
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use std::os::fd::AsFd as _;
 use tokio::{fs::File, io::AsyncReadExt as _};
 use tokio_util::io::ReaderStream;
 
-/// A body up to here is sent whole and with its length.
+/// A body up to this size is sent whole and with its length.
 const WHOLE_MAX: u64 = 1 << 20;
 
 /// A body, ready to be sent.
@@ -41,7 +41,7 @@ impl Payload {
         Ok(Self { head: head.into(), rest })
     }
 
-    /// What it looks like: JSON, text or bytes.
+    /// Detected content type: JSON, text or bytes.
     pub(super) fn content_type(&self) -> &'static str {
         if self.rest.is_some() {
             "application/octet-stream"

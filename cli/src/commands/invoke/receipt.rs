@@ -1,24 +1,26 @@
-//! What a call was made of, as its answer's `server-timing` says: one line in a pipe and for warm calls, a small table
-//! with bars for a cold start on a terminal. Called by `invoke.rs`; knows nothing of how calls are made.
+//! Timing of a call from its answer's `server-timing`: one line in a pipe and for warm calls, a
+//! small table with bars for a cold start on a terminal. Called by `invoke.rs`; knows nothing of
+//! how calls are made.
 
 use crate::output;
 use epsilon_api::headers::SERVER_TIMING;
 use http::{HeaderMap, StatusCode};
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
-/// The phases of a start together. Only cold answers have it, and a table that shows its parts leaves it out.
+/// The total of a start's phases. Only cold answers have it, and the table of its parts leaves it
+/// out.
 const START: &str = "start";
-/// Columns of the longest bar: with name and time it fits 60 columns, also beside other text.
+/// Columns of the longest bar: with name and time it fits 60 columns.
 const WIDTH: usize = 30;
-/// A column in eighths.
+/// Eighths of a column.
 const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
 
-/// The phases of one answer, in the order in which they were told.
+/// The phases of one answer, in the header's order.
 #[derive(Debug, PartialEq)]
 pub(super) struct Receipt(Vec<(String, Duration)>);
 
 impl Receipt {
-    /// Reads `server-timing: queue;dur=0.1, exec;dur=3.2`; what is not written so is left out.
+    /// Parses `server-timing: queue;dur=0.1, exec;dur=3.2`; other entries are left out.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let values = headers.get_all(SERVER_TIMING).into_iter();
         let texts = values.filter_map(|value| value.to_str().ok());
@@ -37,7 +39,7 @@ impl Receipt {
         self.0.iter().map(|(name, took)| (name.clone(), ms(took))).collect()
     }
 
-    /// What people are told of an answer that took so long on this side.
+    /// Text for people; `took` was measured on this side.
     pub(super) fn tell(&self, status: StatusCode, took: Duration, is_terminal: bool) -> String {
         let whole = output::took(took);
         match self.start() {
@@ -60,7 +62,7 @@ impl Receipt {
         self.0.iter().find(|(name, _)| name == START).map(|(_, took)| *took)
     }
 
-    /// A line for each phase, longest bar for the longest one.
+    /// A line for each phase; the longest phase has the longest bar.
     fn bars(&self) -> String {
         let phases = || self.0.iter().filter(|(name, _)| name != START);
         let longest = phases().map(|(_, took)| *took).max().unwrap_or_default();
@@ -68,7 +70,7 @@ impl Receipt {
         let mut text = String::new();
         for (name, took) in phases() {
             let bar = bar(*took, longest);
-            // Writing to a string cannot fail.
+            // Writing to a String cannot fail.
             let _ = write!(text, "\n  {name:<column$}  {:>8}  {bar}", output::took(*took));
             text.truncate(text.trim_end().len());
         }
@@ -76,7 +78,7 @@ impl Receipt {
     }
 }
 
-/// A part of [`WIDTH`] columns, to an eighth of a column.
+/// `part` of [`WIDTH`] columns, to an eighth of a column.
 fn bar(part: Duration, longest: Duration) -> String {
     if longest.is_zero() {
         return String::new();
@@ -99,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn it_reads_what_the_gateway_writes_and_skips_the_rest() {
+    fn reads_the_gateways_timing_and_skips_the_rest() {
         let read = receipt("queue;dur=0.1, start;desc=\"cold\";dur=180, odd, x;dur=-1, y;dur=NaN");
         let us = Duration::from_micros;
         assert_eq!(read.0, [("queue".to_owned(), us(100)), (START.to_owned(), us(180_000))]);

@@ -1,5 +1,5 @@
-//! Where the body of an answer goes: standard output, or a file. Bytes that are no text do not go to a terminal, which takes some
-//! of them for orders.
+//! Destination of an answer's body: standard output, or a file. Binary data is not written to a
+//! terminal, which would interpret some of it.
 
 use crate::{failure::Failure, output};
 use std::{
@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where bytes are written as they come.
+/// Destination of bytes, written as they arrive.
 #[derive(Debug)]
 pub(super) enum Sink {
     /// Standard output; `true`: a terminal, for text only.
@@ -18,7 +18,7 @@ pub(super) enum Sink {
 }
 
 impl Sink {
-    /// What `--output` names, else standard output.
+    /// The file of `--output`, else standard output.
     pub(super) fn open(file: Option<&Path>) -> Result<Self, Failure> {
         match file {
             None => Ok(Self::Output(io::stdout().is_terminal())),
@@ -30,23 +30,21 @@ impl Sink {
         }
     }
 
-    /// The next bytes.
+    /// Writes the next bytes.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         match self {
-            // No text has a NUL; what only looks like text otherwise is as curl has it.
+            // Text has no NUL; curl uses the same test.
             Self::Output(true) if bytes.contains(&0) => Err(Failure::new(
                 "BINARY_OUTPUT",
-                "the answer is no text, and would go to a terminal",
+                "the answer is binary, and would go to a terminal",
             )
-            .hint(
-                "write it to a file with `-o FILE`, or to the terminal all the same with `-o -`",
-            )),
+            .hint("write it to a file with `-o FILE`, or to the terminal anyway with `-o -`")),
             Self::Output(_) => output::bytes(bytes),
             Self::File(file, path) => file.write_all(bytes).map_err(|err| unwritable(path, &err)),
         }
     }
 
-    /// No more comes.
+    /// Ends the output.
     pub(super) fn end(&self) -> Result<(), Failure> {
         match self {
             Self::Output(_) => output::end_of_body(),

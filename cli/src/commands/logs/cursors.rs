@@ -1,5 +1,5 @@
-//! Where a reader of a log is: the place of the last line that it got from each VM. A gateway that is asked again with
-//! these answers with what came since; lines need no comparison, and their times, which code writes, do not matter. Pure.
+//! Positions of a log reader: the last line received from each VM. The gateway resumes from them;
+//! lines need no comparison, and their times, which code writes, do not matter. Pure.
 
 use epsilon_api::{
     ids::VmId,
@@ -7,12 +7,12 @@ use epsilon_api::{
 };
 use std::collections::BTreeMap;
 
-/// One place for each VM that had a line.
+/// One position for each VM that sent a line.
 #[derive(Debug, Default)]
 pub(super) struct Cursors(BTreeMap<VmId, LogPosition>);
 
 impl Cursors {
-    /// This line was read. One that its VM could not keep has no place.
+    /// Records a line that was read. A line that its VM could not store has no position.
     pub(super) fn passed(&mut self, record: &LogRecord) {
         if let (Some(vm), Some(position)) = (&record.vm, record.position) {
             self.0.insert(vm.clone(), position);

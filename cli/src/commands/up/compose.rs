@@ -1,8 +1,8 @@
-//! The parts of one `epsilon up`: built in the order in which they need each other, ended in the reverse.
+//! The parts of one `epsilon up`: created in order of their dependencies, shut down in reverse.
 //!
 //! ```text
 //! store ──┐
-//! agent ──┼─▶ gateway (bound) ─▶ runtime base there ─▶ gateway serves ─▶ gateway drains ─▶ agent removes
+//! agent ──┼─▶ gateway (bound) ─▶ runtime base ─▶ gateway serves ─▶ gateway drains ─▶ agent cleans up
 //! builder ┘
 //! ```
 
@@ -15,10 +15,11 @@ use epsilon_vm_agent as vm_agent;
 use std::{error::Error, path::Path, time::Duration};
 use tracing::{info, warn};
 
-/// Removing the containers and folders of builds that were dropped: a busy engine takes some seconds.
+/// How long removing the containers and folders of dropped builds may take: a busy engine takes
+/// some seconds.
 const BUILDS_GO_WITHIN: Duration = Duration::from_secs(20);
 
-/// All parts, built and bound; no call is answered yet.
+/// All parts, created and bound; no call is answered yet.
 pub(super) struct Platform {
     agent: vm_agent::app::Agent,
     builder: builder::app::App,
@@ -26,7 +27,7 @@ pub(super) struct Platform {
     drain_grace: Duration,
 }
 
-/// All parts at work.
+/// All parts, running.
 pub(super) struct Running {
     agent: vm_agent::app::Agent,
     builder: builder::app::App,
@@ -36,13 +37,13 @@ pub(super) struct Running {
 }
 
 impl Platform {
-    /// Builds all parts. When one of them cannot be built, nothing of the others stays.
+    /// Creates all parts. When one of them fails, the others are cleaned up.
     pub(super) async fn build(
         settings: Settings,
         sockets: Sockets,
         data: &Path,
     ) -> Result<Self, Failure> {
-        // All settings are checked before anything is touched.
+        // All settings are checked before anything is created.
         let gateway =
             gateway::config::Config::new(settings.gateway, data).map_err(|e| wrong(&e))?;
         let builder = builder::config::Config::new(settings.builder, &data.join("builder"))
@@ -78,20 +79,21 @@ impl Platform {
         }
     }
 
-    /// Makes the runtime base if this machine does not have it: minutes at the first start, nothing later.
+    /// Makes the runtime base if this machine does not have it: minutes at the first start, nothing
+    /// later.
     pub(super) async fn ensure_runtime(&mut self) -> Result<(), Failure> {
-        // Who asks the control API meanwhile is told.
+        // The control API reports the progress meanwhile.
         let progress = Progress::new(self.gateway.open_control());
         match self.builder.ensure_runtime(&progress).await {
             Ok(reference) => {
-                info!(reference, "The Node runtime is there.");
+                info!(reference, "Node runtime base is ready.");
                 Ok(())
             }
             Err(err) => Err(Failure::from(err.body())),
         }
     }
 
-    /// Where the control API is reached.
+    /// Address of the control API.
     pub(super) fn control(&self) -> &gateway::app::ControlAddress {
         self.gateway.control_address()
     }
@@ -101,7 +103,7 @@ impl Platform {
         self.gateway.functions() == 0
     }
 
-    /// Begins to answer calls.
+    /// Starts answering calls.
     pub(super) fn serve(self) -> Running {
         let public = self.gateway.public_url();
         Running {
@@ -113,7 +115,7 @@ impl Platform {
         }
     }
 
-    /// Ends before anything was answered.
+    /// Cleans up before anything was served.
     pub(super) async fn remove(self) {
         self.builder.shutdown(BUILDS_GO_WITHIN).await;
         self.agent.shutdown(Duration::ZERO).await;
@@ -126,11 +128,11 @@ impl Running {
         &self.public
     }
 
-    /// Lets running calls end, or cuts them when the grace is over or `hurry` comes; then removes all that
-    /// was made on the engine. Says how many calls were cut.
+    /// Lets running calls finish, or cuts them when the grace period ends or `hurry` resolves; then
+    /// removes everything created on the engine. Returns how many calls were cut.
     pub(super) async fn drain(self, hurry: impl Future<Output = &'static str>) -> usize {
         let cut = tokio::select! {
-            biased; // a drain that is over needs no hurry
+            biased; // an ended drain first
             stopped = self.gateway.drain(self.drain_grace) => stopped.cut,
             signal = hurry => {
                 let cut = self.agent.vm().status().calls_active as usize;
@@ -144,7 +146,7 @@ impl Running {
     }
 }
 
-/// A setting that its part does not take: exit code 2.
+/// An unusable setting: exit code 2.
 fn wrong(err: &(dyn Error + 'static)) -> Failure {
     Failure::usage("a setting cannot be used").because(err)
 }

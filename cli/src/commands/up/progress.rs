@@ -1,5 +1,5 @@
-//! Shows the making of the runtime base: the first start takes minutes, and nobody likes a silent
-//! program. A spinner on a terminal, log lines elsewhere.
+//! Shows the progress of making the runtime base: the first start takes minutes. A spinner on a
+//! terminal, log lines elsewhere.
 
 use crate::output;
 use console::Term;
@@ -9,13 +9,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::time::Duration;
 use tracing::info;
 
-/// How often the spinner turns.
+/// Spinner interval.
 const TICK: Duration = Duration::from_millis(100);
 
-/// What is told of a tool's line to who asks from elsewhere.
+/// Characters of a tool's line in the control API's health report.
 const LINE: usize = 160;
 
-/// Where the builder tells what it does before the platform is ready: to who started it, and to who asks the control API.
+/// Reports the builder's progress before the platform is ready: to the terminal, and to clients of
+/// the control API.
 #[derive(Debug)]
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
@@ -23,7 +24,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Looks at standard error to see who reads.
+    /// Chooses the style for standard error.
     pub(super) fn new(startup: Startup) -> Self {
         let bar = Term::stderr().is_term().then(|| {
             let bar = ProgressBar::new_spinner();
@@ -56,9 +57,11 @@ impl BuildLog for Progress {
                 bar.println(format!("  ✔ {step}: {detail} ({})", output::took(took)));
             }
             (BuildEvent::Line(line), Some(bar)) => bar.set_message(line),
-            (BuildEvent::StepStarted { step, detail }, None) => info!(%step, detail, "Step began."),
+            (BuildEvent::StepStarted { step, detail }, None) => {
+                info!(%step, detail, "Build step started.")
+            }
             (BuildEvent::StepDone { step, detail, took }, None) => {
-                info!(%step, detail, took_ms = took.as_secs_f64() * 1e3, "Step done.");
+                info!(%step, detail, took_ms = took.as_secs_f64() * 1e3, "Build step done.");
             }
             (BuildEvent::Line(line), None) => info!(line, "Tool output."),
         }

@@ -1,4 +1,4 @@
-//! What `epsilon up` tells its parts: the sections of the settings as each part declares them.
+//! Settings of `epsilon up`'s parts: the sections as each part declares them.
 
 use epsilon_launch::{
     failure::Failure,
@@ -6,10 +6,10 @@ use epsilon_launch::{
 };
 use std::{ffi::OsString, path::Path, time::Duration};
 
-/// What the parts were told.
+/// Settings of all parts.
 #[derive(Debug)]
 pub(super) struct Settings {
-    /// `gateway.drain_grace`: what the one who ends the parts has to know.
+    /// `gateway.drain_grace`: needed by the program that shuts the parts down.
     pub(super) drain_grace: Duration,
     pub(super) gateway: epsilon_gateway::config::Settings,
     pub(super) vm_agent: epsilon_vm_agent::config::Settings,

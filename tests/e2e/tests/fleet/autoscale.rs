@@ -1,5 +1,5 @@
-//! The whole loop of the autoscaler against moto: load rises, the group grows, the test plays the machines that
-//! come, calls spread; load falls, the emptiest VM drains and is terminated. No call is lost.
+//! The whole loop of the autoscaler with moto: load rises, the group grows, the test simulates its
+//! machines, calls spread; load falls, the emptiest VM drains and is terminated. No call is lost.
 
 use super::{
     calls::{load, only_lost},
@@ -26,7 +26,7 @@ vm_agent: {{ memory: 512MiB }}
     )
 }
 
-/// Functions that are busy nearly all the time when they are called without a pause.
+/// Functions that are busy nearly all the time when they are called without pauses.
 fn busy(count: usize) -> Project {
     let mut code =
         "const config = { memory: '128MiB', concurrency: 16, maxInstances: 1 };\n".to_owned();
@@ -58,7 +58,7 @@ async fn boot(fleet: &mut Fleet, group: &ScaleGroup) {
 }
 
 #[tokio::test]
-async fn vms_come_with_the_load_and_the_emptiest_goes_with_it() {
+async fn vms_follow_the_load_and_the_emptiest_leaves() {
     let _turn = turn().await;
     let moto = Moto::start().await;
     let group = in_moto::group(&moto, 1, 2, 1).await;
@@ -102,7 +102,7 @@ async fn vms_come_with_the_load_and_the_emptiest_goes_with_it() {
     .await;
     let ended: BTreeSet<_> = most.difference(&left).cloned().collect();
     assert!(!ended.is_empty() && ended.is_subset(&drained), "{ended:?} ended, {drained:?} drained");
-    // What AWS does next.
+    // As AWS does.
     for id in &ended {
         fleet.agent(id).program.terminate().await;
     }

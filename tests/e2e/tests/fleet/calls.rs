@@ -1,4 +1,5 @@
-//! Constant load on a fleet's functions while a test breaks something, and what the callers may have got.
+//! Constant load on a fleet's functions while a test breaks something, and the results that callers
+//! may get.
 
 use epsilon_e2e::{
     fleet::Gateway,
@@ -14,7 +15,7 @@ pub(crate) fn load(gateway: &Gateway, functions: usize) -> Loads {
     Loads::start(gateway.public(), (0..functions).map(|index| format!("/f{index}")), CALLERS)
 }
 
-/// All calls were answered: with 200, but for at most `lost` clear 502s.
+/// All calls were answered with 200, except for at most `lost` clear 502s.
 #[track_caller]
 pub(crate) fn only_lost(tally: &Tally, lost: u64) {
     let other: u64 = tally.answers() - tally.of(200) - tally.of(502);

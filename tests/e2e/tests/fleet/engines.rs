@@ -1,5 +1,6 @@
-//! The container engine of one VM is stopped and started under load. That VM has an engine of its own, and images
-//! come from a registry, as on machines of their own; everything else on this machine's engine notices nothing.
+//! The container engine of one VM is stopped and started under load. That VM has an engine of its
+//! own, and images come from a registry, as on separate machines; everything else on this machine's
+//! engine is unaffected.
 
 use super::{
     calls::{load, only_lost},
@@ -27,7 +28,7 @@ async fn works(gateway: &Gateway, vm: &str) {
 }
 
 #[tokio::test]
-async fn docker_restarted_on_one_vm_costs_at_most_the_calls_that_ran_there() {
+async fn engine_restart_costs_only_the_calls_running_there() {
     let _turn = turn().await;
     let registry = DebianRegistry::start().await;
     let mut engine = Dockerd::start().await;
@@ -40,7 +41,7 @@ async fn docker_restarted_on_one_vm_costs_at_most_the_calls_that_ran_there() {
     fleet.deploy(&functions(FUNCTIONS)).await;
     let gateway = &fleet.gateways[0];
 
-    // More than one VM is given while the other one has room.
+    // More than one VM gets calls while the other one has room.
     let calls = load(gateway, FUNCTIONS);
     calls.more(300).await;
     works(gateway, &vm).await;
@@ -53,7 +54,8 @@ async fn docker_restarted_on_one_vm_costs_at_most_the_calls_that_ran_there() {
     calls.more(50).await;
     engine.stop().await;
     calls.more(300).await;
-    // Some ran there. The engine gives its containers a while to end; what does not is lost, and its caller told.
+    // Some ran there. The engine gives its containers a while to end; calls that do not finish are
+    // lost, with an error to the caller.
     while let Some(answer) = slow.join_next().await {
         let answer = answer.unwrap();
         match answer.status {

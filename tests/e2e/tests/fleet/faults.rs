@@ -1,4 +1,5 @@
-//! Faults under constant load: only calls that were running on what died may fail, and those with a clear 502.
+//! Faults under constant load: only calls that ran on the failed process may fail, and those with a
+//! clear 502.
 
 use super::{
     calls::{home, load, only_lost},
@@ -25,7 +26,7 @@ async fn under_load() -> (Lent, Loads, String) {
 }
 
 #[tokio::test]
-async fn kill_9_of_an_agent_costs_only_the_calls_that_it_was_running() {
+async fn killed_agent_loses_only_its_running_calls() {
     let (mut fleet, calls, victim) = under_load().await;
     fleet.agent(&victim).program.kill().await;
     let killed = Instant::now();
@@ -33,13 +34,13 @@ async fn kill_9_of_an_agent_costs_only_the_calls_that_it_was_running() {
     let seen = killed.elapsed();
     assert!(seen <= Duration::from_secs(3), "the ring is right after {seen:?}");
     calls.more(600).await;
-    // GETs are idempotent: even those that ran on it are done again elsewhere.
+    // GETs are idempotent: even those that ran on it are retried elsewhere.
     only_lost(&calls.stop().await, 0);
     eprintln!("out after {seen:?}");
 }
 
 #[tokio::test]
-async fn kill_9_of_an_agent_answers_a_running_post_with_a_clear_502() {
+async fn running_post_gets_502_when_its_agent_is_killed() {
     let mut fleet = lent::one().await;
     let public = fleet.gateways[0].public();
     let slow = tokio::spawn(Call::post("/f0/slow", "text/plain", "once").send(public));
@@ -50,7 +51,7 @@ async fn kill_9_of_an_agent_answers_a_running_post_with_a_clear_502() {
 }
 
 #[tokio::test]
-async fn an_agent_that_is_stopped_for_ten_seconds_is_out_and_comes_back() {
+async fn stopped_agent_is_out_then_ready_again() {
     let (mut fleet, calls, victim) = under_load().await;
     fleet.agent(&victim).program.signal(Signal::STOP);
     let stopped = Instant::now();

@@ -1,5 +1,5 @@
-//! Two gateways on one PostgreSQL: what one of them is told both know, and neither needs the other, nor the
-//! data base, to bring calls to functions that are known.
+//! Two gateways on one PostgreSQL: changes through one reach both, and neither needs the other, nor
+//! the database, to relay calls to known functions.
 
 use super::{
     calls::{CALLERS, load, only_lost},
@@ -20,18 +20,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How soon a gateway knows what another was told.
+/// How soon a gateway knows a change made through another.
 const KNOWN: Duration = Duration::from_secs(1);
-/// How soon a control verb that needs the data base says that it is away.
+/// How soon a control request that needs the database reports that it is unavailable.
 const QUICK: Duration = Duration::from_secs(2);
 
-/// How long the data base is away: longer than every limit on a question to it, and than a look at what it holds.
+/// Length of the outage: longer than every limit of a database operation, and than a reconciliation
+/// interval.
 const AWAY: Duration = Duration::from_secs(7);
 
-/// What is done to the data base.
+/// An action on the database.
 type Act = fn(&Postgres);
 
-/// Waits until the function answers so through this gateway.
+/// Waits until the function answers this through this gateway.
 async fn answers(gateway: &Gateway, function: &str, status: u16, text: &str) {
     until(&format!("/{function} answers {status} `{text}`"), KNOWN, async || {
         let answer = gateway.get(&format!("/{function}")).await;
@@ -44,7 +45,7 @@ async fn answers(gateway: &Gateway, function: &str, status: u16, text: &str) {
 }
 
 #[tokio::test]
-async fn what_one_gateway_is_told_the_other_knows_within_a_second() {
+async fn changes_reach_the_other_gateway_within_a_second() {
     let fleet = lent::two().await;
     let [first, second] = &fleet.gateways[..] else { panic!("two") };
     let told = project!("told", { "index.js" => "exports.told = (req, res) => res.send('one')" });
@@ -54,7 +55,7 @@ async fn what_one_gateway_is_told_the_other_knows_within_a_second() {
     fleet.try_deploy(1, &told).await.done();
     answers(first, "told", 200, "two").await;
 
-    // Each gateway has an admin key of its own, and both open both.
+    // Each gateway has an admin key of its own, and both are valid at both.
     assert_ne!(first.key(), second.key());
     let foreign = |call: Call| call.header("authorization", &format!("Bearer {}", first.key()));
     let rollback = Call::post_json("/v1/functions/told/rollback", &json!({ "version": 1 }));
@@ -65,7 +66,7 @@ async fn what_one_gateway_is_told_the_other_knows_within_a_second() {
 }
 
 #[tokio::test]
-async fn kill_9_of_a_gateway_costs_the_callers_of_the_other_nothing() {
+async fn killed_gateway_costs_the_others_callers_nothing() {
     let mut fleet = lent::two().await;
     let (living, dying) = (load(&fleet.gateways[0], 3), load(&fleet.gateways[1], 3));
     living.more(150).await;
@@ -78,12 +79,12 @@ async fn kill_9_of_a_gateway_costs_the_callers_of_the_other_nothing() {
     let tally = dying.stop().await;
     eprintln!("{tally:?}");
     assert_eq!(tally.answers(), tally.of(200), "no answer but a good one: {tally:?}");
-    // Each caller had one call under way; the next one may meet the listener in the moment when it closes.
+    // Each caller had one call in flight; the next one may meet the listener just when it closes.
     assert!(tally.broken.len() <= 2 * 3 * CALLERS, "{tally:?}");
     fleet.all_ready().await;
 }
 
-/// What needs the data base, asked while it is away.
+/// Requests that need the database, sent during the outage.
 async fn asked_without_store(gateway: &Gateway) -> Vec<Answer> {
     let rollback = Call::post_json("/v1/functions/f0/rollback", &json!({ "version": 1 }));
     let verbs = [
@@ -93,20 +94,20 @@ async fn asked_without_store(gateway: &Gateway) -> Vec<Answer> {
         Call::new(Method::DELETE, "/v1/functions/f1"),
         Call::post("/v1/deployments?folder=many", "application/gzip", functions(2).archive()),
     ];
-    // At once: when the data base says nothing, each waits for its own limit.
+    // Concurrently: when the database does not answer, each waits for its own limit.
     join_all(verbs.map(|verb| within("a control verb", QUICK, gateway.send_admin(verb)))).await
 }
 
 #[tokio::test]
-async fn calls_go_on_without_the_data_base() {
+async fn calls_continue_without_the_database() {
     let fleet = lent::two().await;
     let postgres = fleet.postgres();
-    // Its methods wait with the thread, and the callers are on it, too.
+    // Its methods block the thread, which the callers use, too.
     let database = async |act: Act| {
         let postgres = Arc::clone(&postgres);
         tokio::task::spawn_blocking(move || act(&postgres)).await.unwrap();
     };
-    // Once it is stopped and says so, once it says nothing any more.
+    // Once stopped with an error, once silent.
     let away: [(Act, Act); 2] =
         [(Postgres::stop, Postgres::start_again), (Postgres::cut, Postgres::heal)];
     for (leave, come_back) in away {

@@ -1,4 +1,4 @@
-//! Programs join and leave a gateway; a stranger does not.
+//! Programs join and leave a gateway; strangers cannot.
 
 use super::{functions, lent, turn};
 use epsilon_e2e::{
@@ -25,7 +25,7 @@ async fn three_agents_and_a_builder_join_and_serve() {
     assert_eq!(vms.as_array().unwrap().len(), 3, "{vms}");
 }
 
-/// Function, agent, gateway, caller: two connections of which hyper writes none.
+/// Function, agent, gateway, caller: two connections on which hyper writes none.
 #[tokio::test]
 async fn early_hints_come_through_gateway_and_agent() {
     let fleet = lent::one().await;
@@ -53,7 +53,7 @@ async fn a_gateway_without_a_builder_says_so() {
 }
 
 #[tokio::test]
-async fn an_agent_keeps_its_id_and_its_instances_over_a_restart() {
+async fn agent_keeps_id_and_instances_across_a_restart() {
     let _turn = turn().await;
     let mut fleet = Fleet::start(Plan { agents: 1, ..Plan::default() }).await;
     fleet.deploy(&functions(1)).await;
@@ -72,7 +72,7 @@ async fn sigterm_of_an_agent_is_a_drain() {
     let mut long = Call::get("/f0/long").open(fleet.gateways[0].public()).await;
     assert_eq!(long.piece().await.unwrap().unwrap(), "begun ");
     let told = async || fleet.gateways[0].busy_vm().await;
-    let home = until("a report tells of the call", SOON, told).await;
+    let home = until("a report contains the call", SOON, told).await;
     fleet.agent(&home).program.signal(Signal::TERM);
     until("the other VM takes its calls", SOON, async || {
         match Call::get("/f0").try_send(fleet.gateways[0].public()).await {

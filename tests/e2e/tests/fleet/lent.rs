@@ -1,7 +1,8 @@
-//! Fleets that tests use one after the other, because to start and to end one takes longer than most tests. What a
-//! test ended is started again for the next one; a test that fails takes its fleet with it.
+//! Fleets that tests use one after the other, because starting and ending one takes longer than
+//! most tests. What a test stopped is started again for the next one; a failed test discards its
+//! fleet.
 //!
-//! Not for tests that look at where functions are: their fleets have no past.
+//! Not for tests of where functions are placed: they need a fresh fleet.
 
 use super::{TURN, functions};
 use epsilon_e2e::fleet::{Fleet, Plan};
@@ -12,17 +13,17 @@ use std::{
 };
 use tokio::sync::MutexGuard;
 
-/// Functions that serve on a lent fleet: `f0`, `f1`…
+/// Functions deployed on a lent fleet: `f0`, `f1`…
 pub(crate) const FUNCTIONS: usize = 6;
 
-/// What waits for the next test.
+/// Fleets for the next test.
 #[derive(Debug, Default)]
 pub(crate) struct Spare {
     one: Option<Fleet>,
     two: Option<(Arc<Postgres>, Fleet)>,
 }
 
-/// A fleet until the end of the test, and the turn to use it.
+/// A fleet until the end of the test, and the lock to use it.
 pub(crate) struct Lent {
     fleet: Option<Fleet>,
     postgres: Option<Arc<Postgres>>,
@@ -30,7 +31,7 @@ pub(crate) struct Lent {
 }
 
 impl Lent {
-    /// The data base of two gateways.
+    /// The database of two gateways.
     pub(crate) fn postgres(&self) -> Arc<Postgres> {
         Arc::clone(self.postgres.as_ref().expect("a fleet of two gateways"))
     }
@@ -46,7 +47,7 @@ pub(crate) async fn one() -> Lent {
     Lent { fleet: Some(fleet), postgres: None, turn }
 }
 
-/// Two gateways on one data base, two agents.
+/// Two gateways on one database, two agents.
 pub(crate) async fn two() -> Lent {
     let mut turn = TURN.lock().await;
     let (postgres, fleet) = match turn.two.take() {

@@ -1,4 +1,4 @@
-//! Agents on machines of their own, as far as the network goes: a link is cut, slowed and healed under load.
+//! Agents on networks of their own: a link is cut, slowed and restored under load.
 
 use super::{
     calls::{home, load, only_lost},
@@ -12,7 +12,7 @@ use epsilon_e2e::{
 use std::time::{Duration, Instant};
 
 const VMS: u8 = 3;
-/// A line of so many kbit/s carries some thirty calls a second; more wait for their turn.
+/// A link of so many kbit/s carries some thirty calls a second; more are queued.
 const SLOW: u32 = 128;
 
 /// A fleet whose agent of number N is in the namespace of number N.
@@ -32,7 +32,7 @@ async fn fleet(network: &Network) -> Fleet {
     fleet
 }
 
-/// The number of the agent that holds the function.
+/// The number of the agent that serves the function.
 async fn number_of_home(fleet: &Fleet, function: &str) -> u8 {
     let home = home(&fleet.gateways[0], function).await;
     let number = fleet.agents.iter().position(|agent| agent.id() == home);
@@ -40,7 +40,7 @@ async fn number_of_home(fleet: &Fleet, function: &str) -> u8 {
 }
 
 #[tokio::test]
-async fn a_vm_behind_a_cut_link_is_out_and_one_behind_a_slow_link_is_not() {
+async fn cut_link_takes_a_vm_out_slow_link_not() {
     let _turn = turn().await;
     let network = Network::start(VMS);
     let fleet = fleet(&network).await;

@@ -1,4 +1,4 @@
-//! A machine of the fleet has a fault of its own: its disk is full, its clock is set.
+//! One machine of the fleet has a fault: its disk is full, its clock is set.
 
 use super::{
     calls::{load, only_lost},
@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Long enough for a beat of a member.
+/// Long enough for a member's heartbeat.
 const A_WHILE: Duration = Duration::from_secs(6);
 
 #[tokio::test]
@@ -30,7 +30,7 @@ async fn a_full_disk_on_one_vm_costs_no_call() {
     // The write ends with the last byte of the disk.
     assert!(fs::write(&noise, vec![1; 16 << 20]).is_err(), "the disk takes 16 MiB");
     calls.more(200).await;
-    // New instances must be started while it is full.
+    // New instances have to start while it is full.
     fleet.deploy(&functions(6)).await;
     calls.more(200).await;
     fs::remove_file(&noise).unwrap();
@@ -40,7 +40,7 @@ async fn a_full_disk_on_one_vm_costs_no_call() {
     fleet.all_ready().await;
 }
 
-/// Lets a program's wall clock be what a file says; its steady clock stays.
+/// Sets a program's wall clock from a file; its monotonic clock stays.
 fn with_clock(launch: &mut Launch, file: &Path) {
     let library = ["x86_64", "aarch64"]
         .map(|machine| format!("/usr/lib/{machine}-linux-gnu/faketime/libfaketimeMT.so.1"))
@@ -110,7 +110,7 @@ async fn a_gateways_clock_that_jumps_costs_no_call() {
         }
     }
     only_lost(&calls.stop().await, 0);
-    // What joins and what is asked for goes on by the gateways' clock, too.
+    // Joining and requests go on by the gateways' clock, too.
     fleet.add_agent().await;
     fleet.all_ready().await;
     fleet.deploy(&functions(3)).await;
@@ -120,7 +120,8 @@ async fn a_gateways_clock_that_jumps_costs_no_call() {
 async fn gateways_are_restarted_in_turn_behind_a_balancer() {
     let mut fleet = lent::two().await;
     for (restarted, other) in [(0, 1), (1, 0)] {
-        // The balancer sends new calls to the other one first, and here again as soon as it listens.
+        // The balancer sends new calls to the other one first, and here again as soon as it
+        // listens.
         let calls = load(&fleet.gateways[other], 3);
         let status = fleet.gateways[restarted].program.terminate().await;
         assert!(status.success(), "{status}");

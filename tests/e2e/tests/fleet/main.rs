@@ -1,6 +1,6 @@
-//! A fleet of real processes: gateways, a builder and agents that join, functions that keep to their VMs, and
-//! faults under constant load, each call counted by its outcome. One test at a time: each starts half a dozen
-//! processes and measures times.
+//! A fleet of real processes: gateways, a builder and agents that join, functions that stay on
+//! their VMs, and faults under constant load, each call counted by its result. One test at a time:
+//! each starts half a dozen processes and measures times.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
@@ -26,13 +26,13 @@ use tokio::sync::{Mutex, MutexGuard};
 /// One fleet at a time.
 static TURN: LazyLock<Mutex<Spare>> = LazyLock::new(Mutex::default);
 
-/// The turn of a test with a fleet of its own.
+/// The lock for a test with a fleet of its own.
 async fn turn() -> MutexGuard<'static, Spare> {
     TURN.lock().await
 }
 
-/// A project of so many small functions, `f0`, `f1`…; each answers with its name and what instance served.
-/// Each time another source: fleets that come and go share the engine, and so would share its images.
+/// A project of small functions, `f0`, `f1`…; each answers with its name and its instance. A
+/// different source each time: consecutive fleets share the engine, and so would share its images.
 fn functions(count: usize) -> Project {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);

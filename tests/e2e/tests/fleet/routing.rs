@@ -1,4 +1,4 @@
-//! Functions keep to their VMs, also when VMs come and go.
+//! Functions stay on their VMs, also when VMs come and go.
 
 use super::{functions, turn};
 use epsilon_e2e::{
@@ -34,7 +34,7 @@ async fn call_all(gateway: &Gateway, rounds: usize) {
     }
 }
 
-/// Waits for a report of each VM from after this moment.
+/// Waits for a report of each VM that is newer than this moment.
 async fn all_reported_since(gateway: &Gateway, moment: Instant) {
     until("a report of each VM", SOON, async || {
         let vms = gateway.admin("/v1/vms").await;
@@ -45,7 +45,8 @@ async fn all_reported_since(gateway: &Gateway, moment: Instant) {
     .await;
 }
 
-/// What sends calls elsewhere with good reason, counted: a VM whose reports are late or that is full, a call that was refused.
+/// Counted reasons to send calls elsewhere: a VM whose reports are late or that is full, a refused
+/// call.
 async fn troubles(gateway: &Gateway) -> Vec<String> {
     let metrics = gateway.send_admin(Call::get("/metrics")).await.expect(200).text();
     let counts = |line: &&str| {
@@ -57,7 +58,7 @@ async fn troubles(gateway: &Gateway) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_function_stays_on_one_vm_and_functions_spread_over_vms() {
+async fn functions_stay_on_one_vm_and_spread_over_vms() {
     let _turn = turn().await;
     let fleet = Fleet::start(Plan::default()).await;
     fleet.deploy(&functions(FUNCTIONS)).await;
@@ -70,7 +71,7 @@ async fn a_function_stays_on_one_vm_and_functions_spread_over_vms() {
 }
 
 #[tokio::test]
-async fn functions_move_to_a_new_vm_no_more_than_its_share_and_hardly_any_elsewhere() {
+async fn new_vm_gets_its_share_and_few_others_move() {
     let _turn = turn().await;
     let config = Some("gateway: { slow_start: 4s }\n".to_owned());
     let mut fleet = Fleet::start(Plan { config, ..Plan::default() }).await;
@@ -80,7 +81,7 @@ async fn functions_move_to_a_new_vm_no_more_than_its_share_and_hardly_any_elsewh
     let before = homes(&fleet.gateways[0]).await;
     let troubles_before = troubles(&fleet.gateways[0]).await;
     let new = fleet.add_agent().await.id().to_owned();
-    // From before its first report until it has taken all that is its own.
+    // From before its first report until it has taken its share.
     let came = Instant::now();
     let (mut moved, mut elsewhere) = (BTreeSet::new(), BTreeSet::new());
     while came.elapsed() < Duration::from_secs(6) {
@@ -92,9 +93,10 @@ async fn functions_move_to_a_new_vm_no_more_than_its_share_and_hardly_any_elsewh
             }
         }
     }
-    // Its share of nine functions is 2.25; chance gives it more than seven once in ten thousand times.
+    // Its share of nine functions is 2.25; more than seven has a chance of one in ten thousand.
     assert!(moved.len() <= 7, "{moved:?} moved: {before:?}");
-    // A machine that is so busy that reports of a second come after three has its VMs passed over for a while.
+    // On a machine so busy that reports of a second arrive after three, VMs are skipped for a
+    // while.
     let is_at_ease = troubles(&fleet.gateways[0]).await == troubles_before;
     let most = if is_at_ease { 0 } else { 2 };
     assert!(elsewhere.len() <= most, "{elsewhere:?} went elsewhere: {before:?}");

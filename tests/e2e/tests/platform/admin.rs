@@ -1,5 +1,5 @@
-//! DESIGN 7: the control API asks for the key from the first start, answers in one form, and refuses what
-//! it does not know.
+//! The control API: it requires the key from the first start, answers in one format, and refuses
+//! unknown names.
 
 use crate::{probe, up};
 use epsilon_e2e::http::Call;
@@ -56,7 +56,7 @@ async fn keys_are_readable_only_by_their_owner() {
 }
 
 #[tokio::test]
-async fn the_key_is_in_no_log_and_not_in_the_store() {
+async fn key_is_neither_logged_nor_stored() {
     let up = probe().await;
     up.admin("/v1/functions").await;
     assert!(!up.log().contains(up.key()));
@@ -118,7 +118,7 @@ async fn lists_are_given_page_by_page() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_404_and_what_is_not_known_is_named() {
+async fn missing_is_404_and_unknown_names_are_reported() {
     let up = probe().await;
     for target in [
         "/v1/functions/nobody",
@@ -150,7 +150,7 @@ async fn what_is_not_there_is_404_and_what_is_not_known_is_named() {
 }
 
 #[tokio::test]
-async fn health_metrics_and_the_description_of_the_api_are_there() {
+async fn health_metrics_and_openapi_are_served() {
     let up = probe().await;
     up.get("/echo").await.expect(200);
     Call::get("/healthz").send(up.control()).await.expect(200);

@@ -1,5 +1,5 @@
-//! Archives that no honest client sends: paths and links that leave the tree, devices, bombs, bytes that
-//! are no archive. And links in a folder, as the command line meets them.
+//! Archives that no honest client sends: paths and links that leave the tree, devices, bombs, bytes
+//! that are not an archive. And links in a folder, as the command line reads them.
 
 use crate::up;
 use epsilon_e2e::{
@@ -20,7 +20,7 @@ async fn refused(query: &str, archive: Vec<u8>, codes: &[&str], says: &str) {
     up.get("/hostile").await.expect_error(404, "FUNCTION_NOT_FOUND");
 }
 
-/// An archive with a good index.js and one entry of this path and kind.
+/// An archive with a valid index.js and one entry of this path and kind.
 fn with_entry(path: &str, kind: EntryType, link: Option<&str>) -> Vec<u8> {
     archive(|tar| {
         let header = raw_header("index.js", EntryType::Regular, INDEX.len() as u64);
@@ -121,7 +121,7 @@ fn flate2_of(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_strange_folder_name_or_query_is_refused_or_tamed() {
+async fn odd_folder_names_and_queries_are_handled() {
     let up = up().await;
     let project = project!("tame", { "index.js" => "exports.tame = (req, res) => res.send('x')" });
     let deployment = up.deploy_archive("folder=..%2F..%2Fetc", project.archive()).await;
@@ -145,7 +145,7 @@ async fn links_inside_the_project_are_kept() {
 }
 
 #[tokio::test]
-async fn the_command_line_refuses_a_folder_with_links_that_leave_it_or_go_round() {
+async fn cli_refuses_links_that_leave_or_loop() {
     let up = up().await;
     for target in ["/etc/passwd", "../../outside", "loop"] {
         let project = project!("linker", { "index.js" => INDEX });
@@ -156,7 +156,7 @@ async fn the_command_line_refuses_a_folder_with_links_that_leave_it_or_go_round(
 }
 
 #[tokio::test]
-async fn the_command_line_refuses_a_file_of_a_gigabyte_before_it_sends_anything() {
+async fn cli_refuses_a_huge_file_before_sending() {
     let up = up().await;
     let project = project!("heavy", { "index.js" => INDEX });
     let file = std::fs::File::create(project.path().join("dump.sql")).unwrap();

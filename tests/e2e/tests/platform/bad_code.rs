@@ -1,4 +1,4 @@
-//! Code that was fine when it was looked at and fails when it runs: the caller gets the right error, the
+//! Code that loaded at the inspection and fails when it runs: the caller gets the right error, the
 //! developer finds the reason in the log, and the function recovers as soon as its code does.
 
 use crate::up;
@@ -8,11 +8,11 @@ use epsilon_e2e::{
     wait::{SOON, until},
 };
 
-/// Deploys a function that loads well while `/tmp` is asked first, then fails on its next start: the flag
-/// comes by the environment of the new version, which its first instance survives.
+/// Deploys a function that loads at first and fails at its next start: the flag is in the
+/// environment of the new version, which its first instance survives.
 async fn deploy_fragile(up: &Epsilon, name: &str, failure: &str) {
-    // The first start is the deployment's and must go well, every later one fails: the clock tells them
-    // apart. Anything that the code could keep elsewhere is gone with its instance.
+    // The first start is the deployment's and must succeed, every later one fails: the clock
+    // distinguishes them. Anything that the code could store is gone with its instance.
     let begun = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let text = format!(
         "const late = Date.now() > {until};
@@ -25,7 +25,8 @@ async fn deploy_fragile(up: &Epsilon, name: &str, failure: &str) {
     up.get(&format!("/{name}")).await.expect(200);
 }
 
-/// Calls until the first instance is gone and its successor failed; then what the caller got.
+/// Calls until the first instance is gone and its successor failed; then checks the caller's
+/// answer.
 async fn fails_to_load(name: &str, failure: &str, logged: &str) {
     let up = up().await;
     deploy_fragile(up, name, failure).await;
@@ -55,7 +56,7 @@ async fn fails_to_load(name: &str, failure: &str, logged: &str) {
 }
 
 #[tokio::test]
-async fn code_that_throws_at_load_is_502_with_the_stack_in_the_log() {
+async fn throwing_at_load_is_502_with_logged_stack() {
     fails_to_load("loadThrows", "throw new Error('the config is gone')", "the config is gone")
         .await;
 }
@@ -66,7 +67,7 @@ async fn code_that_exits_at_load_is_502() {
 }
 
 #[tokio::test]
-async fn code_that_hangs_at_load_is_502_after_the_start_timeout() {
+async fn hanging_at_load_is_502_after_start_timeout() {
     fails_to_load("loadHangs", "for (;;);", "8s").await;
 }
 

@@ -1,5 +1,6 @@
-//! Projects that cannot be deployed: each gets an error that names the thing and the next step, and
-//! nothing of it serves. How the builder words each manifest error is in golden files of its own.
+//! Projects that cannot be deployed: each gets an error that names the problem and the next step,
+//! and nothing of it serves. The builder's texts for manifest errors are in golden files of its
+//! own.
 
 use crate::up;
 use epsilon_e2e::{
@@ -9,7 +10,8 @@ use epsilon_e2e::{
     wait::{SOON, until},
 };
 
-/// Deploys and checks that it fails with this code, names these things, and leaks no path of the machine.
+/// Deploys and checks that it fails with this code, names these things, and leaks no path of the
+/// machine.
 async fn refused(project: &Project, code: &str, says: &[&str]) -> Deployment {
     let up = up().await;
     let deployment = up.try_deploy(project).await;
@@ -122,7 +124,8 @@ async fn code_that_requires_what_is_not_there() {
     assert!(told.contains("left-out-of-package-json"), "{told}");
 }
 
-/// Manifests with one mistake each: the key is named, and the nearest known one where there is one.
+/// Manifests with one mistake each: the error names the key, and the nearest known one if there is
+/// one.
 macro_rules! bad_manifests {
     ($($test:ident: $yaml:expr => $says:expr;)*) => {$(
         #[tokio::test]
@@ -176,7 +179,7 @@ async fn an_unknown_key_in_code_is_an_error_too() {
 }
 
 #[tokio::test]
-async fn an_npm_package_that_does_not_exist_shows_what_npm_said() {
+async fn missing_npm_package_shows_npms_output() {
     let project = project!("typo", {
         "index.js" => "exports.a = (req, res) => res.send('x')",
         "package.json" =>
@@ -234,7 +237,7 @@ async fn a_developer_who_hangs_up_cancels_the_build() {
         told += &String::from_utf8_lossy(&open.piece().await.unwrap().expect("more events"));
     }
     drop(open);
-    until("the deployment is over", SOON, async || {
+    until("the deployment has ended", SOON, async || {
         let listed = up.admin("/v1/deployments").await;
         let running = listed
             .as_array()

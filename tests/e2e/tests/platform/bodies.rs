@@ -1,5 +1,5 @@
-//! Bodies that are made to end the instance that reads them: small ones that inflate, lists of lists, many at once.
-//! What the wrapper alone does with bodies is in its own tests.
+//! Bodies that try to exhaust the instance that reads them: small ones that inflate, nested lists,
+//! many at once. The wrapper's own handling of bodies is in its tests.
 
 use crate::up;
 use epsilon_e2e::{http::Call, project};
@@ -8,10 +8,10 @@ use futures_util::future::join_all;
 use std::io::Write;
 
 const MIB: usize = 1 << 20;
-/// Callers at once of a function that takes as many.
+/// Concurrent callers of a function with as many slots.
 const CALLERS: usize = 20;
 
-/// `[[],[],…]`: what costs most memory for its bytes, parsed.
+/// `[[],[],…]`: needs most memory for its bytes when parsed.
 fn lists(bytes: usize) -> String {
     format!("[{}[]]", "[],".repeat(bytes / 3))
 }
@@ -25,7 +25,7 @@ fn gzip(text: &str) -> Vec<u8> {
 #[tokio::test]
 async fn no_body_ends_an_instance() {
     let up = up().await;
-    // Both tell which process answered; one of them never looks at the body.
+    // Both return which process answered; one of them never reads the body.
     let code = r#"
         const process = require("crypto").randomUUID();
         const named = (res) => res.set("x-process", process);

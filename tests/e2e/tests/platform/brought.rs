@@ -1,11 +1,11 @@
-//! Ordinary code that people bring from Node, Express, Lambda and other platforms does here what it does there, or the
-//! deployment says why not. Each was found by somebody who tried it.
+//! Ordinary code from Node, Express, Lambda and other platforms behaves as it does there, or the
+//! deployment says why not. Each case was found by a user.
 
 use crate::up;
 use epsilon_e2e::project;
 
 #[tokio::test]
-async fn lambda_handlers_that_answer_by_a_callback_or_by_their_context() {
+async fn lambda_handlers_answer_by_callback_or_context() {
     let up = up().await;
     let code = "
 const later = (fn) => { setTimeout(fn, 30); };
@@ -47,7 +47,7 @@ functions:
 }
 
 #[tokio::test]
-async fn errors_with_a_status_responses_and_routers_that_answer_every_name() {
+async fn status_errors_responses_and_routers_work() {
     let up = up().await;
     let project = project!("tastes", {
         "package.json" => r#"{"type":"module"}"#,
@@ -73,7 +73,7 @@ export default router;
 }
 
 #[tokio::test]
-async fn what_may_not_be_meant_is_named_and_what_left_the_source_too() {
+async fn suspicious_settings_and_left_out_files_are_noted() {
     let up = up().await;
     let project = project!("remarked", {
         "index.js" => "
@@ -96,7 +96,7 @@ module.exports = { remarkAdds, remarkListing: (req, res) => res.json(require('no
 }
 
 #[tokio::test]
-async fn typescript_that_node_cannot_run_is_named_for_what_it_is() {
+async fn unsupported_typescript_is_named() {
     let up = up().await;
     let project = project!("jsx", {
         "package.json" => r#"{"type":"module","main":"index.tsx"}"#,

@@ -1,5 +1,5 @@
-//! Builds: which functions a change makes new and what the log says of it, and `epsilon build`, whose images
-//! follow from nothing but the source and the base.
+//! Builds: which functions a change rebuilds and what the log says, and `epsilon build`, whose
+//! images follow only from the source and the base.
 
 use crate::up;
 use epsilon_e2e::{cli, engine, project, up::binary};
@@ -14,13 +14,13 @@ use std::{
 };
 use tokio::process::Command;
 
-/// The engine's socket, as far as a test needs to know it.
+/// The engine's socket.
 const SOCKET: &str = "/var/run/docker.sock";
-/// A user that this machine knows nothing of.
+/// A user id unknown to this machine.
 const SOMEBODY: u32 = 12_345;
 
 #[tokio::test]
-async fn a_change_in_one_file_makes_new_only_the_functions_that_reach_it() {
+async fn change_rebuilds_only_functions_that_reach_it() {
     let up = up().await;
     let project = project!("sharers", {
         "index.js" => "
@@ -41,7 +41,7 @@ module.exports.shareTwo = { func: async (req, res) => res.send(mark(two())) };
     assert_eq!(second.changed(), [("shareTwo".into(), 2)]);
     let log = second.log();
     assert!(log.contains("built `shareTwo`: `lib/two.js` changed"), "{log}");
-    assert!(log.contains("not built, nothing that they reach changed: `shareOne`"), "{log}");
+    assert!(log.contains("not rebuilt, no file that they reach changed: `shareOne`"), "{log}");
     assert_eq!(up.get("/shareOne").await.expect(200).text(), "one!");
     assert_eq!(up.get("/shareTwo").await.expect(200).text(), "TWO!");
 
@@ -61,7 +61,7 @@ module.exports.shareTwo = { func: async (req, res) => res.send(mark(two())) };
 }
 
 #[tokio::test]
-async fn where_only_a_run_can_tell_all_are_built_and_the_log_names_file_and_line() {
+async fn dynamic_imports_rebuild_all_and_are_logged() {
     let up = up().await;
     let project = project!("guessers", {
         "index.js" => "
@@ -80,7 +80,7 @@ exports.guessTwo = (req, res) => res.send('two');
     assert_eq!(up.get("/guessOne").await.expect(200).text(), "ONE");
 }
 
-/// A project whose files are made in this order, with these rights and times.
+/// A project whose files are created in this order, with these modes and times.
 fn written(folder: &Path, order: &[usize], mode: u32, days: u64) {
     let files = [
         (
@@ -101,7 +101,7 @@ fn written(folder: &Path, order: &[usize], mode: u32, days: u64) {
     }
 }
 
-/// Names and digests of what a build tells.
+/// Names and digests in the output of a build.
 fn digests(built: &Value) -> BTreeMap<String, String> {
     let functions = built["functions"].as_array().unwrap().iter();
     let pairs = functions.map(|function| {
@@ -112,8 +112,8 @@ fn digests(built: &Value) -> BTreeMap<String, String> {
 }
 
 #[tokio::test]
-async fn the_same_source_has_the_same_digests_whoever_builds_it_where() {
-    up().await; // the runtime base is there
+async fn same_source_has_same_digests_everywhere() {
+    up().await; // makes the runtime base
     let place = tempfile::tempdir().unwrap();
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let (mine, theirs) = (place.path().join("mine/same"), place.path().join("theirs/same"));
@@ -146,7 +146,7 @@ async fn the_same_source_has_the_same_digests_whoever_builds_it_where() {
     let second = build(&theirs, &somebody, "Asia/Kathmandu", &data).await;
     assert_eq!(first, second);
 
-    // What was built before, and what another version left behind, is nothing to it.
+    // Earlier builds, and leftovers of another version, do not matter.
     fs::write(mine.join("lib/a.js"), "exports.a = (req, res) => res.send('A');").unwrap();
     let other = build(&mine, "umask 022; exec \"$@\"", "UTC", &place.path().join("data")).await;
     assert_ne!(first["sameA"], other["sameA"]);

@@ -1,4 +1,4 @@
-//! Fifty first calls at once: all of them are answered, whether a cell is left for them or not.
+//! Fifty concurrent first calls: all of them are answered, whether a cell is left for them or not.
 
 use epsilon_e2e::{
     http::Call,
@@ -10,9 +10,10 @@ use epsilon_e2e::{
 use std::fmt::Write;
 use tokio::task::JoinSet;
 
-/// Calls at once.
+/// Concurrent calls.
 const CALLS: usize = 50;
-/// Starts that wait for their turn on a busy machine of two cores, or for memory on a small one, are not to be refused.
+/// Starts that are queued on a busy machine of two cores, or for memory on a small one, must not be
+/// refused.
 const CONFIG: &str = "vm_agent: { queue_wait: 2m, start_timeout: 2m }";
 
 /// Waits until no function has an instance.
@@ -25,7 +26,7 @@ async fn nothing_is_warm(up: &Epsilon) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fifty_first_calls_to_one_function_and_to_fifty_are_all_answered() {
+async fn fifty_concurrent_first_calls_are_all_answered() {
     let up = Epsilon::start_with(Settings::config(CONFIG)).await;
     let mut code = String::from("const config = { memory: '128MiB', idleTimeout: '1s' };\n");
     for index in 0..CALLS {

@@ -1,5 +1,5 @@
-//! DESIGN 6: what a function sees of a call, what the caller sees of the answer, and each error of the
-//! table with the status and code that it promises.
+//! Calls: what a function sees, what the caller gets, and each error of the table with the status
+//! and code that it promises.
 
 use crate::{probe, run, up};
 use epsilon_e2e::{
@@ -57,7 +57,7 @@ async fn the_answer_is_the_functions_own() {
 }
 
 #[tokio::test]
-async fn a_function_may_answer_with_any_error_status_of_its_own() {
+async fn functions_may_answer_any_error_status() {
     for code in [404, 429, 500, 502, 503, 504] {
         let answer = run(&format!("res.status({code}).send('mine')")).await.expect(code);
         assert_eq!(answer.text(), "mine");
@@ -115,7 +115,7 @@ strange_names! {
 }
 
 #[tokio::test]
-async fn throwing_is_500_and_the_text_stays_in_the_log() {
+async fn throwing_is_500_and_the_text_is_logged() {
     let answer = run("throw new Error('the secret is 42')").await;
     answer.expect_error(500, "FUNCTION_ERROR");
     assert!(!answer.text().contains("secret"), "{answer}");
@@ -131,15 +131,15 @@ async fn throwing_is_500_and_the_text_stays_in_the_log() {
 }
 
 #[tokio::test]
-async fn rejecting_and_throwing_what_is_no_error_are_500_too() {
+async fn rejecting_and_throwing_non_errors_are_500() {
     for code in ["throw undefined", "throw 'text'", "await Promise.reject(null)", "null.x"] {
         run(code).await.expect_error(500, "FUNCTION_ERROR");
     }
 }
 
 #[tokio::test]
-async fn a_crash_is_502_and_the_next_call_is_fine() {
-    // Several times each: the moments in which a process ends are where calls get lost.
+async fn crash_is_502_and_next_call_succeeds() {
+    // Several times each: calls get lost just when a process ends.
     for code in
         ["process.exit(3)", "process.kill(process.pid, 'SIGKILL')", "process.abort()"].repeat(3)
     {

@@ -1,5 +1,6 @@
-//! First calls of functions that have no instance: served by a cell where the function fits one, from its image where it
-//! does not, and the same for the code inside. Platforms of their own: on the shared one, other tests take the cells.
+//! First calls of functions without an instance: served by a cell if the function fits one, else
+//! from its image, and the same for the code inside. Platforms of their own: on the shared one,
+//! other tests take the cells.
 
 use epsilon_e2e::{
     engine::Container,
@@ -12,8 +13,8 @@ use epsilon_e2e::{
 use serde_json::{Value, json};
 use std::collections::HashSet;
 
-/// Tells what the code sees of its place. `/exit` lets the instance go. In each project one function fits a cell, and one
-/// has a variable that counts only when a process starts.
+/// Reports what the code sees of its environment. `/exit` ends the instance. In each project one
+/// function fits a cell, and one has a variable that only works when a process starts.
 const INSIDE: &str = r#"
 const fs = require("fs");
 const tried = (work) => { try { work(); return "done"; } catch (err) { return err.code; } };
@@ -43,7 +44,7 @@ fn inside(test: &str) -> Project {
     project!("inside", { "index.js" => format!("// {test}\n{INSIDE}") })
 }
 
-/// The first call after the instance went, with a cell ready.
+/// The first call after the instance ended, with a cell ready.
 async fn first_call(up: &Epsilon, function: &str) -> Answer {
     let _ = Call::get(&format!("/{function}/exit")).try_send(up.public()).await;
     up.is_cold(function).await;
@@ -53,12 +54,12 @@ async fn first_call(up: &Epsilon, function: &str) -> Answer {
     answer
 }
 
-/// Whether a phase is in the receipt.
+/// Whether the answer's timing has this phase.
 fn has(answer: &Answer, phase: &str) -> bool {
     answer.header("server-timing").split(", ").any(|one| one.starts_with(&format!("{phase};")))
 }
 
-/// What code saw, less the user and the groups that are one instance's.
+/// What the code saw, except for the user and groups, which differ per instance.
 fn but_for_who_it_is(answer: &Answer) -> Value {
     let mut seen = answer.json();
     for who in ["user", "group", "groups"] {
@@ -70,7 +71,7 @@ fn but_for_who_it_is(answer: &Answer) -> Value {
     seen
 }
 
-/// The limits and rights that the engine gave a container.
+/// The limits and privileges that the engine gave a container.
 fn rights(container: &Container) -> Value {
     let host = &container.inspect["HostConfig"];
     let same = [
@@ -100,7 +101,7 @@ fn rights(container: &Container) -> Value {
 }
 
 #[tokio::test]
-async fn code_in_a_cell_has_the_place_that_it_has_from_its_image() {
+async fn code_sees_the_same_in_cell_and_image() {
     let up = Epsilon::start().await;
     up.deploy(&inside("place")).await;
     let in_cell = until("a first call is served by a cell", LONG, async || {
@@ -120,13 +121,13 @@ async fn code_in_a_cell_has_the_place_that_it_has_from_its_image() {
     assert_eq!(in_cell.json()["writes"], json!(["EROFS", "EROFS", "EROFS", "EROFS"]));
     let want = rights(&up.container("imaged").await);
     assert_eq!(want["Memory"], 300 << 20);
-    // The cell was made with less memory; the engine gives the rest beside the load.
+    // The cell was created with less memory; the engine raises it while the code loads.
     until("the cell has the same rights and limits", SOON, async || {
         let rights = rights(&up.container("celled").await);
         if rights == want { Ok(()) } else { Err(format!("{rights} instead of {want}")) }
     })
     .await;
-    // What is mounted cannot smuggle rights in.
+    // Mounted files cannot carry privileges.
     let pid = up.container("celled").await.pid();
     let mounts = std::fs::read_to_string(format!("/proc/{pid}/mounts")).unwrap();
     let app: Vec<_> =
@@ -145,7 +146,7 @@ async fn code_in_a_cell_has_the_place_that_it_has_from_its_image() {
 }
 
 #[tokio::test]
-async fn a_cell_serves_one_version_and_is_never_handed_on() {
+async fn cell_serves_one_version_and_is_never_reused() {
     let up = Epsilon::start().await;
     let project = project!("handed", {});
     let mut seen = HashSet::new();
@@ -176,7 +177,7 @@ async fn without_cells_functions_come_from_their_images() {
 }
 
 #[tokio::test]
-async fn with_isolation_call_nothing_passes_from_one_call_to_the_next() {
+async fn isolation_call_shares_nothing_between_calls() {
     let up = Epsilon::start().await;
     up.deploy(&project!("alone", { "index.js" => r#"
         let count = 0;
@@ -225,7 +226,7 @@ async fn a_platform_that_ends_leaves_nothing_of_its_cells() {
     for folder in ["cells", "sockets"] {
         let left = std::fs::read_dir(up.data().join("vm").join(folder)).into_iter().flatten();
         let left = left.map(|entry| entry.unwrap().path());
-        // What lies below code of a single layer, the same for all.
+        // Layers below code of a single layer, the same for all.
         let left: Vec<_> = left.filter(|path| !path.ends_with("cells/empty")).collect();
         assert!(left.is_empty(), "{left:?}");
     }

@@ -1,4 +1,4 @@
-//! DESIGN 8: every verb as a person types it, with its output, its JSON and its exit code.
+//! The command line: every command with its output, its JSON and its exit code.
 
 use crate::{probe, up};
 use epsilon_e2e::{
@@ -35,7 +35,7 @@ async fn init_deploy_invoke_logs_change_deploy_again() {
 }
 
 #[tokio::test]
-async fn deploy_in_a_pipe_tells_plain_lines_with_the_steps_and_the_address() {
+async fn deploy_in_a_pipe_prints_steps_and_url() {
     let up = up().await;
     let project =
         project!("piped", { "index.js" => "exports.piped = (req, res) => res.send('x')" });
@@ -46,7 +46,7 @@ async fn deploy_in_a_pipe_tells_plain_lines_with_the_steps_and_the_address() {
 }
 
 #[tokio::test]
-async fn a_failed_deploy_shows_the_error_and_what_to_do() {
+async fn failed_deploy_shows_error_and_hint() {
     let up = up().await;
     let project = project!("wrong", {
         "index.js" => "exports.wrong = (req, res) => res.send('x')",
@@ -57,7 +57,7 @@ async fn a_failed_deploy_shows_the_error_and_what_to_do() {
 }
 
 #[tokio::test]
-async fn invoke_sends_what_it_is_told_and_prints_the_body_as_it_is() {
+async fn invoke_sends_data_and_prints_the_body_unchanged() {
     let up = probe().await;
     let outcome = up
         .cli(&["invoke", "echo", "-X", "PUT", "-H", "X-A: b", "--path", "/p?q=1", "-d", "text"])
@@ -110,7 +110,7 @@ async fn a_platform_that_does_not_run_is_said_so() {
 }
 
 #[tokio::test]
-async fn the_key_and_the_address_are_found_in_the_data_folder() {
+async fn key_and_address_are_found_in_the_data_folder() {
     let up = probe().await;
     let mut command = Command::new(binary());
     command.args(["functions", "--json", "--data-dir"]).arg(up.data());
@@ -152,7 +152,7 @@ async fn lists_are_tables_for_people_and_json_for_programs() {
 }
 
 #[tokio::test]
-async fn a_bad_setting_is_wrong_usage_and_names_the_key() {
+async fn bad_setting_is_wrong_usage_naming_the_key() {
     for (yaml, says) in [
         ("gateway: { max_bdy: 1MiB }", "`max_body`"),
         ("gatewy: {}", "`gateway`"),
@@ -171,7 +171,7 @@ async fn a_bad_setting_is_wrong_usage_and_names_the_key() {
 }
 
 #[tokio::test]
-async fn settings_come_from_file_and_environment_and_a_domain_names_functions_by_host() {
+async fn settings_come_from_file_and_environment() {
     let settings = Settings {
         config: Some("gateway: { domain: fn.test, max_body: 1MiB }".into()),
         env: vec![("EPSILON_GATEWAY_MAX_BODY".into(), "2KiB".into())],
@@ -215,8 +215,8 @@ async fn an_address_in_use_is_said_with_its_flag() {
 }
 
 #[tokio::test]
-async fn a_drained_vm_takes_no_calls_until_it_is_undrained() {
-    // Of its own: nobody else may call meanwhile.
+async fn drained_vm_gets_no_calls_until_undrained() {
+    // A platform of its own: other tests must not call meanwhile.
     let up = Epsilon::start_with(Settings::default()).await;
     let project = project!("drained", { "index.js" => r#"
         exports.drained = { config: { memory: "128MiB" }, func: (req, res) => {

@@ -5,8 +5,8 @@ use crate::probe;
 use epsilon_e2e::{engine::ask, http::Call, project, project::Project};
 use serde_json::json;
 
-/// A server on plain Node without any wrapper. Its base is the platform's own runtime base, the one image
-/// with Node that surely is on this machine.
+/// A server on plain Node without a wrapper. Its base is the platform's own runtime base, the one
+/// image with Node that is certainly on this machine.
 pub(crate) async fn server(name: &str, more: &str) -> Project {
     let listed = ask(&["images", "-q", "--filter", "label=epsilon.image=runtime"]).await;
     let base = listed.lines().next().expect("the runtime base is there").to_owned();
@@ -61,7 +61,7 @@ async fn a_folder_with_a_dockerfile_is_built_and_served() {
 }
 
 #[tokio::test]
-async fn an_image_that_does_not_listen_is_not_put_to_work() {
+async fn image_that_does_not_listen_never_serves() {
     let up = probe().await;
     let project = server("deaf", "").await;
     project.write("server.js", "setInterval(() => {}, 1000)");

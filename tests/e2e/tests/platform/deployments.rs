@@ -1,4 +1,4 @@
-//! Deployments under traffic, images made elsewhere, and what is not kept.
+//! Deployments under traffic, prebuilt images, and retention.
 
 use crate::up;
 use epsilon_e2e::{
@@ -31,8 +31,8 @@ fn tide(project: &Project, n: u64) {
     project.write("index.js", function("tideA") + &function("tideB"));
 }
 
-/// Calls one function after the other, until it is told to stop: what it reads never goes back, whichever function it
-/// asks, because both begin to serve in one step. Answers the calls made.
+/// Calls one function after the other until stopped: the number never decreases, whichever function
+/// is called, because both are activated in one step. Returns the number of calls.
 async fn sequential(
     to: SocketAddr,
     begun: Arc<AtomicU64>,
@@ -58,7 +58,7 @@ async fn sequential(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn twenty_deployments_under_traffic_lose_no_call_and_nobody_sees_time_go_back() {
+async fn deployments_under_traffic_lose_no_call_or_order() {
     let up = up().await;
     let project = project!("tide", {});
     tide(&project, 1);
@@ -76,7 +76,7 @@ async fn twenty_deployments_under_traffic_lose_no_call_and_nobody_sees_time_go_b
         begun.store(last, Ordering::SeqCst);
         let deployment = up.deploy(&project).await;
         assert_eq!(deployment.changed().len(), 2, "{deployment:?}");
-        // Whoever calls after the last word gets the new version.
+        // Calls after the last event get the new version.
         for name in ["/tideA", "/tideB"] {
             assert_eq!(up.get(name).await.expect(200).text(), last.to_string());
         }
@@ -102,7 +102,7 @@ async fn twenty_deployments_under_traffic_lose_no_call_and_nobody_sees_time_go_b
     .await;
 }
 
-/// The document that deploys the newest version of a function as it is.
+/// A document that deploys the newest version of a function unchanged.
 async fn document(up: &Epsilon, project: &str, function: &str) -> Value {
     let versions = up.admin(&format!("/v1/functions/{function}/versions")).await;
     let newest = &versions[0];
@@ -126,7 +126,7 @@ async fn deploy_built(
 }
 
 #[tokio::test]
-async fn images_made_elsewhere_are_deployed_as_those_that_were_built_here() {
+async fn prebuilt_images_deploy_like_built_ones() {
     let up = up().await;
     let text =
         "exports.moved = { config: { memory: '128MiB' }, func: (req, res) => res.send('1') }";
@@ -173,7 +173,7 @@ async fn images_made_elsewhere_are_deployed_as_those_that_were_built_here() {
 }
 
 #[tokio::test]
-async fn a_document_that_is_none_is_refused_at_the_door() {
+async fn invalid_prebuilt_document_is_refused() {
     let up = up().await;
     let send = async |body: String| {
         up.send_admin(Call::post("/v1/deployments", "application/json; charset=utf-8", body)).await
@@ -185,9 +185,9 @@ async fn a_document_that_is_none_is_refused_at_the_door() {
     send(large).await.expect_error(413, "BODY_TOO_LARGE");
 }
 
-/// Its author reads the stack; the version that served before goes on.
+/// The author gets the stack; the version that served before goes on.
 #[tokio::test]
-async fn a_version_that_throws_at_load_never_serves_and_its_stack_is_told() {
+async fn version_throwing_at_load_never_serves() {
     let up = up().await;
     let config = "config: { memory: '128MiB' }";
     let well = format!("exports.brittle = {{ {config}, func: (req, res) => res.send('1') }}");
@@ -204,11 +204,12 @@ async fn a_version_that_throws_at_load_never_serves_and_its_stack_is_told() {
     assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed}");
 }
 
-/// It loads where it is looked at, with the builder's memory, and throws in an instance, with its own.
+/// It loads at the inspection, with the builder's memory, and throws in an instance, with its own.
 #[tokio::test]
-async fn a_version_that_throws_only_in_its_instance_never_serves_and_its_stack_is_logged() {
+async fn version_throwing_only_in_its_instance_never_serves() {
     let up = up().await;
-    // As much as a cell has: code that loads in one would else see its own limit only a moment later.
+    // As much as a cell has: code that loads in one would otherwise see its own limit only a moment
+    // later.
     let config = "config: { memory: '192MiB' }";
     let well = format!("exports.moody = {{ {config}, func: (req, res) => res.send('1') }}");
     let project = project!("moody", { "index.js" => &well });
@@ -247,7 +248,7 @@ async fn layers(image: &str) -> Vec<String> {
     serde_json::from_str(&text).unwrap()
 }
 
-/// Digests of all layers in the engine's store; nothing where it is not of the kind that keeps them as files.
+/// Digests of all layers in the engine's store; `None` where the store does not keep them as files.
 async fn stored_layers() -> Option<BTreeSet<String>> {
     let root = ask(&["info", "-f", "{{.DockerRootDir}}/image/{{.Driver}}/layerdb/sha256"]).await;
     let entries = std::fs::read_dir(Path::new(&root)).ok()?;
@@ -256,7 +257,7 @@ async fn stored_layers() -> Option<BTreeSet<String>> {
 }
 
 #[tokio::test]
-async fn of_fifteen_versions_the_newest_stay_and_the_others_leave_nothing_behind() {
+async fn old_versions_are_removed_without_leftovers() {
     let config = "gateway: { keep_versions: 4, image_grace: 1s }";
     let up = Epsilon::start_with(Settings::config(config)).await;
     // Its images are counted by name, in an engine that others use too.
@@ -273,7 +274,7 @@ async fn of_fifteen_versions_the_newest_stay_and_the_others_leave_nothing_behind
         up.deploy(&project).await;
         let versions = up.admin("/v1/functions/tidy/versions").await;
         let image = versions[0]["image"].as_str().unwrap().to_owned();
-        // As `docker image inspect` knows it: removed ones are not there to ask later.
+        // As `docker image inspect` returns it: removed ones cannot be queried later.
         let code = layers(&image).await.pop().unwrap();
         (image, code)
     };
@@ -301,7 +302,7 @@ async fn of_fifteen_versions_the_newest_stay_and_the_others_leave_nothing_behind
         if there == kept { Ok(()) } else { Err(there) }
     })
     .await;
-    // An image loses its name before its layers go.
+    // An image loses its name before its layers are removed.
     until("their layers go too", LONG, async || {
         let Some(stored) = stored_layers().await else { return Ok(()) };
         let left: Vec<_> = made[..11].iter().filter(|one| stored.contains(&one.1)).collect();
@@ -316,7 +317,7 @@ async fn of_fifteen_versions_the_newest_stay_and_the_others_leave_nothing_behind
     assert!(outcome.stderr.contains("version 3") && outcome.stderr.contains("12"), "{outcome}");
     up.cli(&["rollback", "tidy", "12"]).await.expect(0);
     assert_eq!(up.get("/tidy").await.expect(200).text(), "12", "what is kept can serve");
-    // The same source as one that left is built anew.
+    // A source whose version was removed is built again.
     deploy(5).await;
     assert_eq!(up.get("/tidy").await.expect(200).text(), "5");
 

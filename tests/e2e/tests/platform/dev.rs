@@ -1,5 +1,5 @@
-//! `epsilon dev`: functions on this machine's Node, without Docker. No platform runs behind these tests but the
-//! one that each of them starts.
+//! `epsilon dev`: functions on this machine's Node, without Docker. Each test starts one of its own
+//! and needs no other platform.
 
 use epsilon_e2e::{
     http::Call,
@@ -20,7 +20,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-/// The Node that `infra/ensure-tools.sh` brings, else the machine's own.
+/// The Node that `infra/ensure-tools.sh` installs, else the machine's own.
 fn node() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
@@ -28,7 +28,7 @@ fn node() -> PathBuf {
     ours.filter(|node| node.exists()).unwrap_or_else(|| "node".into())
 }
 
-/// `epsilon dev` ready to be started. The wrapper is kept from test to test; Docker is out of reach.
+/// An `epsilon dev` command. The wrapper is cached between tests; Docker is not reachable.
 fn command(project: &Project) -> Command {
     let mut command = Command::new(program::binary("epsilon"));
     command
@@ -89,7 +89,7 @@ impl Dev {
         events.iter().filter(|event| event["event"] == kind).cloned().collect()
     }
 
-    /// The first event of a kind that fits.
+    /// The first matching event of a kind.
     async fn event(&self, kind: &str, fits: impl Fn(&Value) -> bool) -> Value {
         until(&format!("an event `{kind}`"), LONG, async || {
             let events = self.events(kind);
@@ -127,13 +127,13 @@ impl Drop for Dev {
             eprintln!("--- told: {:#?}", self.events.lock().unwrap());
         }
         if let Ok(None) = self.process.try_wait() {
-            self.signal(Signal::TERM); // it takes its folder along; all its waits have limits
+            self.signal(Signal::TERM); // it removes its folder; all its waits have limits
         }
         let _ = self.process.wait();
     }
 }
 
-/// Everything that a process started, and what that started.
+/// All descendants of a process.
 fn descendants(pid: u32) -> BTreeSet<u32> {
     let mut parents = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
@@ -141,7 +141,7 @@ fn descendants(pid: u32) -> BTreeSet<u32> {
         else {
             continue;
         };
-        // After the name in brackets: state, parent.
+        // After the name in parentheses: state, parent.
         let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
         let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
         if let Some(parent) = parent.and_then(|parent| parent.parse::<u32>().ok()) {
@@ -163,7 +163,7 @@ fn descendants(pid: u32) -> BTreeSet<u32> {
     }
 }
 
-/// What the `epsilon dev` with this id has left in the temporary folder.
+/// Folders that the `epsilon dev` with this id left in the temporary folder.
 fn folders(pid: u32) -> Vec<PathBuf> {
     let prefix = format!("epsilon-dev-{pid}-");
     let all = fs::read_dir(std::env::temp_dir()).unwrap().flatten().map(|entry| entry.path());
@@ -188,7 +188,7 @@ async fn gone(pids: &BTreeSet<u32>) {
 }
 
 #[tokio::test]
-async fn functions_run_without_docker_and_answer_as_on_the_platform() {
+async fn functions_run_without_docker_like_on_the_platform() {
     let project = epsilon_e2e::project!("local", {
         "index.js" => "
             exports.greet = (req, res) => { console.log('greeting'); res.json({
@@ -235,7 +235,7 @@ functions:
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn saved_code_serves_and_no_call_is_lost_on_the_way() {
+async fn saved_code_serves_without_losing_a_call() {
     let text =
         |n: u32| format!("exports.live = (req, res) => setTimeout(() => res.send('{n}'), 5)");
     let project = epsilon_e2e::project!("live", { "index.js" => text(1), ".gitignore" => "*.tmp" });
@@ -249,7 +249,7 @@ async fn saved_code_serves_and_no_call_is_lost_on_the_way() {
     let tally = load.stop().await;
     assert_eq!(tally.broken, Vec::<String>::new());
     assert_eq!(tally.answers(), tally.of(200), "{tally:?}");
-    // A file that does not belong to the project, then one that does: only the second one is told.
+    // A file outside of the project, then one inside: only the second one is reported.
     project.write("x.tmp", "nothing");
     project.write("note.txt", "something");
     let told = dev.event("serves", |told| told["files"].to_string().contains("note.txt")).await;
@@ -257,7 +257,7 @@ async fn saved_code_serves_and_no_call_is_lost_on_the_way() {
 }
 
 #[tokio::test]
-async fn code_that_does_not_load_is_told_with_its_place_and_the_old_code_serves_on() {
+async fn code_that_does_not_load_keeps_old_code_serving() {
     let good = "exports.steady = (req, res) => res.send('good')";
     let project = epsilon_e2e::project!("steady", { "index.js" => good });
     let dev = Dev::start(&project).await;
@@ -274,7 +274,7 @@ async fn code_that_does_not_load_is_told_with_its_place_and_the_old_code_serves_
 }
 
 #[tokio::test]
-async fn a_project_that_is_wrong_at_the_start_is_told_as_a_deployment_tells_it() {
+async fn invalid_project_at_start_reports_deployment_error() {
     let project = epsilon_e2e::project!("fresh", {
         "index.js" => "exports.fresh = (req, res) => res.send('here')",
         "epsilon.yaml" => "functions: { fresh: { memroy: 128MiB } }",
@@ -305,7 +305,7 @@ async fn no_process_outlives_it_also_when_it_is_killed() {
     for signal in [Signal::INT, Signal::KILL] {
         let mut dev = Dev::start(&project).await;
         dev.answers("/mortal", "alive").await;
-        // A process whose own thread never comes back has to go, too.
+        // A process whose main thread never returns has to end, too.
         let mut busy = Call::get("/busy").open(dev.calls).await;
         assert_eq!(busy.piece().await.unwrap().unwrap(), "begun");
         let processes = descendants(dev.pid());
@@ -314,7 +314,7 @@ async fn no_process_outlives_it_also_when_it_is_killed() {
         let status = dev.ended().await;
         assert_eq!(status.code(), (signal == Signal::INT).then_some(0), "{status}");
         gone(&processes).await;
-        // What a kill leaves, the next start removes; here, perhaps nobody starts it again.
+        // Leftovers of a kill are removed by the next start; here there may be none.
         let left = folders(dev.pid());
         assert_eq!(left.len(), usize::from(signal == Signal::KILL), "{left:?}");
         for folder in left {

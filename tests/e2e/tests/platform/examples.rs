@@ -1,12 +1,12 @@
-//! Every folder of `examples/` deploys as it is, and each of its functions answers. What the answers say
-//! is shown by `make demo`.
+//! Every folder of `examples/` deploys unchanged, and each of its functions answers. The answers
+//! themselves are shown by `make demo`.
 
 use epsilon_e2e::{project::copy_of, up::Epsilon};
 use std::path::Path;
 
 #[tokio::test]
 async fn every_example_deploys_and_every_function_of_it_answers() {
-    // Of its own: examples have the names that everybody takes first.
+    // A platform of its own: examples have the most common names.
     let up = Epsilon::start().await;
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
     let mut folders: Vec<_> = std::fs::read_dir(examples)
@@ -22,7 +22,7 @@ async fn every_example_deploys_and_every_function_of_it_answers() {
         assert!(!functions.is_empty(), "{}", folder.display());
         for function in functions {
             let answer = up.get(&format!("/{}", function.name)).await;
-            // Some ask for a body or a handshake; none may fail by itself.
+            // Some need a body or a handshake; none may fail by itself.
             assert!(answer.status < 500, "{} of {}: {answer}", function.name, folder.display());
         }
     }

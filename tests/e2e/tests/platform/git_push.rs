@@ -1,4 +1,4 @@
-//! `git push` with the real client, the real builder and calls that go on meanwhile.
+//! `git push` with the real client, the real builder and concurrent calls.
 
 use crate::up;
 use epsilon_e2e::{
@@ -14,7 +14,7 @@ use tokio::{
     process::Command,
 };
 
-/// What a git command left.
+/// Result of a git command.
 struct Said {
     ok: bool,
     text: String,
@@ -34,7 +34,7 @@ impl Said {
     }
 }
 
-/// git as on a machine that nobody has set up.
+/// git as on an unconfigured machine.
 fn git(project: &Project, args: &[&str]) -> Command {
     let mut command = Command::new("git");
     command
@@ -65,7 +65,7 @@ fn url(up: &Epsilon, name: &str) -> String {
     format!("http://any:{}@{}/git/{name}", up.key(), up.control())
 }
 
-/// Commits all that is there and pushes it.
+/// Commits everything and pushes it.
 async fn push(up: &Epsilon, project: &Project) -> Said {
     for args in [&["init", "--quiet"][..], &["add", "--all"], &["commit", "--quiet", "-m", "x"]] {
         run(project, args).await.fine();
@@ -95,7 +95,7 @@ async fn pushes_under_traffic_lose_no_call() {
     for number in 2..=4 {
         answers(&project, "pushed", &number.to_string());
         push(up, &project).await.fine();
-        // Whoever calls after a push has ended gets what was pushed.
+        // Calls after a push get what was pushed.
         assert_eq!(up.get("/pushed").await.expect(200).text(), number.to_string());
     }
     let tally = load.stop().await;
@@ -104,7 +104,7 @@ async fn pushes_under_traffic_lose_no_call() {
 }
 
 #[tokio::test]
-async fn code_that_does_not_load_fails_the_push_with_its_stack() {
+async fn code_that_does_not_load_fails_the_push() {
     let up = up().await;
     let project = project!("pushbad", {});
     answers(&project, "pushbad", "good");
@@ -127,7 +127,7 @@ async fn the_address_and_the_project_agree_on_its_name() {
     assert!(text.contains(want), "{text}");
     let main = ["push", &url(up, "othername"), "main"];
     run(&project, &main).await.fine();
-    // A project without a name takes the address's.
+    // A project without a name takes the URL's.
     std::fs::remove_file(project.path().join("epsilon.yaml")).unwrap();
     answers(&project, "pushfree", "1");
     push(up, &project).await.fine();
@@ -139,13 +139,13 @@ async fn the_address_and_the_project_agree_on_its_name() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_is_killed_in_a_push_leaves_what_was() {
+async fn gateway_killed_in_a_push_changes_nothing() {
     let mut up = Epsilon::start().await;
     let project = project!("killed", {});
     answers(&project, "killed", "1");
     push(&up, &project).await.fine();
 
-    // Loading takes some seconds: time to be killed in.
+    // Loading takes some seconds: time for the kill.
     project.write(
         "index.js",
         "Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 4000);\n\

@@ -1,5 +1,5 @@
-//! Headers: the platform's own on every answer, the caller's that must not pass, and requests that break
-//! HTTP in the ways that smuggle.
+//! Headers: the platform's own on every answer, the caller's that must not pass, and requests that
+//! break HTTP in ways used for smuggling.
 
 use crate::{probe, run, up};
 use epsilon_e2e::{
@@ -8,7 +8,7 @@ use epsilon_e2e::{
 };
 
 #[tokio::test]
-async fn every_answer_carries_a_request_id_and_what_the_platform_spent() {
+async fn every_answer_has_request_id_and_server_timing() {
     let up = probe().await;
     let answer = up.get("/echo").await.expect(200);
     assert!(answer.header("x-epsilon-request-id").len() >= 8, "{answer}");
@@ -28,7 +28,7 @@ async fn a_cold_start_tells_its_phases() {
           func: (req, res) => { res.send("first and last"); setTimeout(() => process.exit(), 10) },
         };"# });
     up.deploy(&project).await;
-    // Until the instance that the deployment started has gone, a call may still find it.
+    // Until the instance that the deployment started is gone, a call may still find it.
     let answer = epsilon_e2e::wait::until("a cold start", epsilon_e2e::wait::SOON, async || {
         let answer = up.get("/cold").await;
         let timing = answer.header("server-timing").to_owned();
@@ -43,7 +43,7 @@ async fn a_cold_start_tells_its_phases() {
 }
 
 #[tokio::test]
-async fn a_well_formed_request_id_is_kept_and_another_one_replaced() {
+async fn well_formed_request_id_is_kept_others_replaced() {
     let up = probe().await;
     let call = |id: &str| Call::get("/echo").header("x-epsilon-request-id", id);
     let answer = call("my-call.2026_11").send(up.public()).await.expect(200);
@@ -70,7 +70,7 @@ async fn nobody_speaks_for_the_platform() {
     assert_ne!(headers["x-epsilon-deadline-ms"], "1");
     assert!(headers.get("x-epsilon-function").is_none(), "{headers}");
     assert!(headers.get("x-epsilon-outcome").is_none(), "{headers}");
-    // Nor does a function tell the caller what only the platform may.
+    // A function cannot send the platform's headers to the caller either.
     let answer = run("res.set('x-epsilon-request-id', 'forged-by-function').send('x')").await;
     assert_ne!(answer.expect(200).header("x-epsilon-request-id"), "forged-by-function");
 }
@@ -134,10 +134,10 @@ refused! {
     no_http_at_all: "hello\r\n\r\n";
 }
 
-/// The chunks decide and the connection ends there, or the request is refused; in no case is what one
-/// reader takes for the body another one's request.
+/// Either the chunks decide and the connection ends there, or the request is refused; the body is
+/// never taken for another request.
 #[tokio::test]
-async fn a_request_with_both_length_and_encoding_hides_no_second_one() {
+async fn length_plus_encoding_smuggles_no_request() {
     let up = probe().await;
     let answer = exchange(
         up.public(),

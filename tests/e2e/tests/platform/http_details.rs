@@ -1,5 +1,5 @@
-//! What Node's own server would do with a request, through gateway, agent and wrapper: odd targets, early hints, many
-//! header fields, callers that close their sending half, functions below their name.
+//! HTTP details that Node's own server handles, through gateway, agent and wrapper: unusual
+//! targets, early hints, many header fields, half-closed connections, functions below their name.
 
 use crate::up;
 use epsilon_e2e::{
@@ -46,7 +46,7 @@ async fn early_hints_come_before_the_answer() {
 }
 
 #[tokio::test]
-async fn many_fields_pass_and_too_many_are_told_in_the_log() {
+async fn many_header_fields_pass_too_many_are_logged() {
     let up = up().await;
     up.deploy(&project!("cookies", { "index.js" => "exports.cookies = (req, res) => {
         for (let i = 0; i < Number(req.query.n); i++) res.append('set-cookie', `c${i}=1`); res.send('ok'); };" }))
@@ -56,7 +56,7 @@ async fn many_fields_pass_and_too_many_are_told_in_the_log() {
     let answer = ask(up.public(), b"/cookies?n=1500").await;
     assert_eq!(status(&answer), 502, "{answer}");
     assert!(!answer.contains("stopped"), "{answer}");
-    until("the log tells why", SOON, async || {
+    until("the log contains the reason", SOON, async || {
         let log = up.cli(&["logs", "cookies"]).await.expect(0).stdout;
         let told = log.contains("its answer's head is too large");
         if told { Ok(()) } else { Err(log) }
@@ -65,7 +65,7 @@ async fn many_fields_pass_and_too_many_are_told_in_the_log() {
 }
 
 #[tokio::test]
-async fn a_function_is_told_the_prefix_that_it_is_called_below() {
+async fn function_gets_its_path_prefix() {
     let up = up().await;
     up.deploy(&project!("below", { "index.js" =>
         "exports.below = (req, res) => res.send(req.get('x-forwarded-prefix') + req.url);" }))

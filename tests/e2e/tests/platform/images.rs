@@ -1,5 +1,5 @@
-//! DESIGN 5: a function's image is a plain OCI image that runs anywhere, with its layers in an order that
-//! ships only what changed.
+//! A function's image is a plain OCI image that runs anywhere, with layers ordered so that only
+//! changed ones are shipped.
 
 use crate::{probe, up};
 use epsilon_e2e::{
@@ -48,7 +48,7 @@ async fn docker_run_serves_the_function_on_8080() {
     .json();
     assert_eq!(answer["url"], "/any/path?x=1");
     assert_eq!(answer["body"], json!({ "n": 1 }));
-    // And ends when it is asked to, without waiting for a kill.
+    // It ends on SIGTERM, without waiting for a kill.
     let began = std::time::Instant::now();
     ask(&["stop", "-t", "20", &plain.0]).await;
     assert!(began.elapsed().as_secs() < 10, "SIGTERM ends it");
@@ -90,7 +90,7 @@ async fn a_change_of_code_changes_only_the_last_layer() {
 }
 
 #[tokio::test]
-async fn the_same_source_gives_the_same_digest_on_every_platform() {
+async fn same_source_gives_same_digest_on_every_platform() {
     let up = up().await;
     let project =
         project!("constant", { "index.js" => "exports.constant = (req, res) => res.send('x')" });

@@ -1,10 +1,11 @@
-//! What an image says of itself (`VOLUME`, `HEALTHCHECK`, `USER`) stays within the limits of its instances.
+//! Declarations of an image (`VOLUME`, `HEALTHCHECK`, `USER`) stay within the limits of its
+//! instances.
 
 use crate::{containers::server, probe};
 use epsilon_e2e::project::Project;
 use serde_json::json;
 
-/// A server that tells what its volume is.
+/// A server that reports what its volume is.
 const SERVER: &str = r#"
 const fs = require("fs");
 const tried = (work) => { try { work(); return "done"; } catch (e) { return e.code; } };
@@ -26,7 +27,7 @@ fn add(project: &Project, lines: &str) {
 }
 
 #[tokio::test]
-async fn a_volume_is_bounded_memory_and_a_check_does_not_run() {
+async fn volume_is_bounded_memory_and_healthcheck_never_runs() {
     let up = probe().await;
     let project = server("declares", "").await;
     project.write("server.js", SERVER);
@@ -38,7 +39,7 @@ async fn a_volume_is_bounded_memory_and_a_check_does_not_run() {
     assert!(mount.starts_with("tmpfs rw,nosuid,nodev") && mount.contains("size=65536k"), "{mount}");
     assert_ne!(seen["uid"], 0, "whatever its USER is");
     let inspect = up.container("declares").await.inspect;
-    assert_eq!(inspect["State"]["Health"], json!(null), "nobody checks");
+    assert_eq!(inspect["State"]["Health"], json!(null), "there is no health check");
     let volumes = inspect["Mounts"].as_array().unwrap();
     assert!(volumes.iter().all(|mount| mount["Type"] != "volume"), "{volumes:?}");
     let seen = up.get("/declares").await.expect(200).json();
@@ -46,7 +47,7 @@ async fn a_volume_is_bounded_memory_and_a_check_does_not_run() {
 }
 
 #[tokio::test]
-async fn a_volume_that_cannot_be_memory_is_refused_by_name() {
+async fn volume_that_cannot_be_memory_is_refused() {
     let up = probe().await;
     let project = server("overlaid", "").await;
     add(&project, "VOLUME /etc/overlaid\n");

@@ -1,4 +1,4 @@
-//! DESIGN 5: what an instance is not allowed to do, asked from inside it and from Docker.
+//! What an instance is not allowed to do, checked from inside it and by Docker.
 
 use crate::{probe, run, up};
 use epsilon_e2e::{
@@ -14,14 +14,14 @@ async fn returns(code: &str) -> Value {
     run(code).await.expect(200).json()
 }
 
-/// Runs code that tries something and returns the name of the error that it got, or `"allowed"`.
+/// Runs code that tries something and returns the name of its error, or `"allowed"`.
 async fn tries(code: &str) -> String {
     let code = format!("try {{ {code} }} catch (e) {{ return e.code ?? e.name }} return 'allowed'");
     returns(&code).await.as_str().unwrap_or_default().to_owned()
 }
 
 #[tokio::test]
-async fn the_process_has_no_user_no_capability_and_no_new_privileges() {
+async fn process_has_no_root_capabilities_or_new_privileges() {
     let status = returns("return require('fs').readFileSync('/proc/self/status', 'utf8')").await;
     let status = status.as_str().unwrap();
     let line = |name: &str| {
@@ -30,7 +30,10 @@ async fn the_process_has_no_user_no_capability_and_no_new_privileges() {
     };
     let ids = line("Uid:");
     let id = ids.split('\t').next().unwrap();
-    assert!(id.parse::<u32>().unwrap() >= 1_879_048_192, "nobody else's: {ids}");
+    assert!(
+        id.parse::<u32>().unwrap() >= 1_879_048_192,
+        "a user id outside of all other ranges: {ids}"
+    );
     assert_eq!((&line("Gid:"), &ids), (&ids, &[id; 4].join("\t")));
     for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
         assert_eq!(line(set), "0000000000000000", "{set}");
@@ -63,7 +66,7 @@ async fn the_folder_for_temporary_files_is_writable_and_limited() {
     let seen = up.get("/filler").await.expect(200).json();
     assert_eq!(seen[0], "ENOSPC", "{seen}");
     assert!(seen[1].as_u64().unwrap() >= 16 << 20, "some room is there: {seen}");
-    // A full folder is the function's own trouble; it lives on.
+    // A full folder is the function's own error; it keeps running.
     up.get("/filler/well").await.expect(200);
 }
 
@@ -150,8 +153,7 @@ async fn the_container_is_hardened() {
     assert!(!inspect["HostConfig"]["Binds"].to_string().contains("docker.sock"));
 }
 
-/// The address of a cloud's metadata service, given to this machine's loopback; taken away again with the
-/// value.
+/// The address of a cloud's metadata service on this machine's loopback; removed with the value.
 struct Metadata;
 
 const METADATA: &str = "169.254.169.254";
@@ -179,7 +181,7 @@ impl Drop for Metadata {
 async fn the_metadata_service_cannot_be_reached() {
     let there = tokio::net::TcpStream::connect((METADATA, 80));
     let there = tokio::time::timeout(Duration::from_secs(1), there).await;
-    // On a cloud's VM the real service is there. Elsewhere this machine plays it for a moment.
+    // On a cloud's VM the real service exists. Elsewhere this machine simulates it.
     let played = if matches!(there, Ok(Ok(_))) {
         None
     } else {
@@ -201,7 +203,7 @@ async fn the_metadata_service_cannot_be_reached() {
 }
 
 #[tokio::test]
-async fn an_instance_reaches_neither_another_instance_nor_the_control_api() {
+async fn instance_cannot_reach_instances_or_control_api() {
     let up = up().await;
     up.deploy(&project!("neighbours", { "index.js" => r#"
         const net = require("net"), os = require("os");
@@ -226,7 +228,8 @@ async fn an_instance_reaches_neither_another_instance_nor_the_control_api() {
         let seen = up.get(&format!("/neighbourB?host={host}&port=7777")).await.expect(200).json();
         assert_ne!(seen, "connected", "{host}");
     }
-    // The host's own loopback is another network; what is for the bridge's address of the host is refused.
+    // The host's own loopback is another network; connections to the bridge's address of the host
+    // are refused.
     let network = up.networks().await;
     let network: Vec<_> = network.iter().map(String::as_str).collect();
     let inspected = ask(&[&["network", "inspect"], network.as_slice()].concat()).await;

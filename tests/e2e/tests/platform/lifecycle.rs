@@ -1,4 +1,4 @@
-//! Instances come when they are needed and go when they are not: `minInstances`, `maxInstances`,
+//! Instances start when needed and are removed when not: `minInstances`, `maxInstances`,
 //! `idleTimeout`, `concurrency`, reuse.
 
 use crate::up;
@@ -20,7 +20,7 @@ async fn running(up: &Epsilon, function: &str) -> Vec<Container> {
 }
 
 #[tokio::test]
-async fn an_idle_instance_is_removed_and_the_next_call_starts_one() {
+async fn idle_instance_is_removed_next_call_starts_one() {
     let up = up().await;
     up.deploy(&project!("brief", { "index.js" => r#"
         exports.brief = { config: { memory: "128MiB", idleTimeout: "1s" },
@@ -55,7 +55,7 @@ async fn min_instances_stay_and_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn instances_never_exceed_the_maximum_and_calls_never_share_one() {
+async fn instances_stay_within_maximum_and_are_unshared() {
     let up = up().await;
     up.deploy(&project!("single", { "index.js" => r#"
         let active = 0, most = 0;
@@ -116,7 +116,7 @@ async fn the_last_used_instance_is_used_first() {
 }
 
 #[tokio::test]
-async fn other_calls_in_a_timed_out_instance_end_in_peace() {
+async fn other_calls_in_a_timed_out_instance_finish() {
     let up = up().await;
     up.deploy(&project!("shared", { "index.js" => r#"
         exports.shared = {
@@ -131,7 +131,7 @@ async fn other_calls_in_a_timed_out_instance_end_in_peace() {
         if vms.contains("shared") && vms.contains(r#""busy""#) { Ok(()) } else { Err(vms) }
     })
     .await;
-    // Begins late enough to still run when the first one's time is over.
+    // Starts late enough to still run after the first one's deadline.
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
     let ends = up.get("/shared/ends").await;
     assert_eq!(ends.expect(200).text(), "well");
@@ -139,7 +139,7 @@ async fn other_calls_in_a_timed_out_instance_end_in_peace() {
 }
 
 #[tokio::test]
-async fn a_version_that_does_not_come_up_leaves_the_old_one_in_place() {
+async fn version_that_fails_to_start_leaves_old_serving() {
     let up = up().await;
     let project =
         project!("careful", { "index.js" => "exports.careful = (req, res) => res.send('1')" });

@@ -1,4 +1,4 @@
-//! Limits: bodies and heads over them, callers that are too slow, more calls than places.
+//! Limits: too large bodies and heads, too slow callers, more calls than slots.
 
 use crate::{probe, up};
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use std::time::Duration;
 const MIB: usize = 1 << 20;
 
 #[tokio::test]
-async fn an_announced_body_over_the_limit_is_413_before_it_is_sent() {
+async fn announced_body_over_limit_is_413_before_sending() {
     let up = probe().await;
     let mut wire = Wire::connect(up.public()).await;
     let head = format!("POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", 9 * MIB);
@@ -27,7 +27,7 @@ async fn an_announced_body_over_the_limit_is_413_before_it_is_sent() {
 }
 
 #[tokio::test]
-async fn a_body_of_unknown_length_is_cut_at_the_limit() {
+async fn body_of_unknown_length_is_cut_at_limit() {
     let up = probe().await;
     let pieces = stream::iter((0..9 * 16).map(|_| Bytes::from(vec![b'x'; MIB / 16])));
     let call = Call::new(http::Method::POST, "/echo").header("content-type", "text/plain");
@@ -65,7 +65,7 @@ async fn a_head_over_the_limit_is_431() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_calls_at_once_to_two_places_end_in_answers_or_429() {
+async fn thousand_calls_on_two_slots_get_answers_or_429() {
     let up = up().await;
     up.deploy(&project!("narrow", { "index.js" => r#"
         exports.narrow = {
@@ -102,7 +102,7 @@ async fn a_full_function_is_429_with_retry_after() {
 #[tokio::test]
 async fn slow_callers_take_no_place_and_are_cut_off() {
     let up = probe().await;
-    // Silent, in the middle of the head, and in the middle of the body.
+    // Silent, within the head, and within the body.
     let mut silent = Wire::connect(up.public()).await;
     let mut in_head = Wire::connect(up.public()).await;
     in_head.send("GET /echo HTTP/1.1\r\nhost: a\r\nx-slow: ").await.unwrap();

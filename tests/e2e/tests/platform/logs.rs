@@ -1,5 +1,5 @@
-//! What user code writes becomes log lines with level, time, version, instance and the call that wrote
-//! them; `epsilon logs` prints and follows them.
+//! Output of user code becomes log lines with level, time, version, instance and the call that
+//! wrote them; `epsilon logs` prints and follows them.
 
 use crate::{probe, run, up};
 use epsilon_e2e::{
@@ -26,7 +26,7 @@ async fn records(up: &Epsilon, function: &str, answer: &Answer, count: usize) ->
 }
 
 #[tokio::test]
-async fn each_level_and_stream_is_a_record_of_its_call() {
+async fn each_level_and_stream_becomes_a_record() {
     let up = probe().await;
     let answer = run(r#"
         console.debug("a debug"); console.log("an info %d", 1); console.warn("a warning");
@@ -55,7 +55,7 @@ async fn each_level_and_stream_is_a_record_of_its_call() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_calls_at_once_in_one_instance_keep_their_lines_apart() {
+async fn concurrent_calls_keep_their_log_lines_apart() {
     let up = up().await;
     up.deploy(&project!("chatty", { "index.js" => r#"
         const { setTimeout: sleep } = require("timers/promises");
@@ -100,7 +100,7 @@ async fn ten_calls_at_once_in_one_instance_keep_their_lines_apart() {
 }
 
 #[tokio::test]
-async fn lines_written_while_loading_and_by_child_processes_are_kept() {
+async fn lines_of_loading_and_child_processes_are_stored() {
     let up = up().await;
     up.deploy(&project!("loader", { "index.js" => r#"
         console.log("while loading");
@@ -122,7 +122,7 @@ async fn lines_written_while_loading_and_by_child_processes_are_kept() {
 }
 
 #[tokio::test]
-async fn a_line_that_looks_like_a_record_is_only_text() {
+async fn line_that_looks_like_a_record_is_text() {
     let up = probe().await;
     let forged = r#"{"time":"2001-01-01T00:00:00Z","level":"error","message":"forged"}"#;
     let answer = run(&format!("console.log('{forged}')")).await.expect(200);
@@ -132,7 +132,7 @@ async fn a_line_that_looks_like_a_record_is_only_text() {
 }
 
 #[tokio::test]
-async fn a_flood_of_lines_stops_neither_the_function_nor_the_platform() {
+async fn log_flood_stops_neither_function_nor_platform() {
     let up = up().await;
     up.deploy(&project!("floody", { "index.js" => r#"
         exports.floody = { config: { maxInstances: 1 }, func: (req, res) => {

@@ -1,5 +1,6 @@
-//! Everything that can be proved on one running platform, shared by all tests of this binary: each test
-//! has functions of its own names, or shares the two below, and none changes what another one sees.
+//! Everything that can be tested on one running platform, shared by all tests of this binary: each
+//! test has functions of its own names, or shares the two below, and none changes what another one
+//! sees.
 //!
 //! Tests that kill, restart or starve the platform are in binaries of their own.
 
@@ -47,7 +48,7 @@ use epsilon_e2e::{
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::OnceCell;
 
-/// Limits that a test can reach in a moment.
+/// Limits that a test can reach quickly.
 const CONFIG: &str = "
 gateway: { max_body: 8MiB, header_timeout: 3s }
 vm_agent: { queue_wait: 3s, start_timeout: 8s }
@@ -66,11 +67,12 @@ async fn up() -> &'static Epsilon {
     .await
 }
 
-/// The platform with two functions that most tests need and none changes (a test that leaves an instance
-/// full or broken has a function of its own):
+/// The platform with two functions that most tests need and none changes (a test that leaves an
+/// instance full or broken has a function of its own):
 ///
-/// - `probe` runs the JavaScript in its body: `return` gives the answer, as JSON. One call at a time.
-/// - `echo` answers with all that it saw of the request. Ten calls at a time.
+/// - `probe` runs the JavaScript in its body: `return` gives the answer, as JSON. One call at a
+///   time.
+/// - `echo` answers with everything that it saw of the request. Ten calls at a time.
 async fn probe() -> &'static Epsilon {
     static PROBE: OnceCell<()> = OnceCell::const_new();
     let up = up().await;

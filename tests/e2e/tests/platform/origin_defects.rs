@@ -1,6 +1,6 @@
-//! The fourteen defects of the project that Epsilon descends from, one named test each: the first
-//! gateway, port service, wrapper and builder failed every one of these. The numbers are those of the
-//! list that was made when its code was read.
+//! The fourteen defects of the project that Epsilon descends from, one named test each: its
+//! gateway, port service, wrapper and builder failed every one of these. Numbered as in the list
+//! made when its code was read.
 
 use crate::{probe, run, up};
 use epsilon_e2e::{
@@ -13,7 +13,7 @@ use epsilon_e2e::{
 use serde_json::json;
 use std::time::Duration;
 
-/// A body parser in the gateway ate the body before it was forwarded.
+/// A body parser in the gateway consumed the body before it was forwarded.
 #[tokio::test]
 async fn defect_01_json_and_form_bodies_arrive_whole() {
     let up = probe().await;
@@ -28,7 +28,7 @@ async fn defect_01_json_and_form_bodies_arrive_whole() {
 
 /// Errors of the gateway were answered with status 200.
 #[tokio::test]
-async fn defect_02_an_error_of_the_platform_is_never_200() {
+async fn defect_02_platform_errors_are_never_200() {
     run("process.exit(1)").await.expect_error(502, "FUNCTION_CRASHED");
     run("throw new Error('x')").await.expect_error(500, "FUNCTION_ERROR");
     up().await.get("/nobody").await.expect_error(404, "FUNCTION_NOT_FOUND");
@@ -36,7 +36,7 @@ async fn defect_02_an_error_of_the_platform_is_never_200() {
 
 /// Containers were named after the first request, and stopped by the name of the current one.
 #[tokio::test]
-async fn defect_03_an_instance_that_served_several_calls_is_still_removed_when_idle() {
+async fn defect_03_used_instance_is_removed_when_idle() {
     let up = up().await;
     up.deploy(&project!("warm", { "index.js" => r#"
         exports.warm = { config: { memory: "128MiB", maxInstances: 1, idleTimeout: "2s" },
@@ -53,9 +53,9 @@ async fn defect_03_an_instance_that_served_several_calls_is_still_removed_when_i
     .await;
 }
 
-/// The idle timer began at the start of a request and killed long ones.
+/// The idle timer started with a request and killed long ones.
 #[tokio::test]
-async fn defect_04_a_call_longer_than_the_idle_timeout_ends_in_peace() {
+async fn defect_04_call_longer_than_idle_timeout_finishes() {
     let up = up().await;
     up.deploy(&project!("patient", { "index.js" => r#"
         exports.patient = { config: { memory: "128MiB", idleTimeout: "1s", timeout: "20s" },
@@ -64,9 +64,9 @@ async fn defect_04_a_call_longer_than_the_idle_timeout_ends_in_peace() {
     assert_eq!(up.get("/patient").await.expect(200).text(), "done");
 }
 
-/// Two requests got the same "idle" container, and containers were given out before they were ready.
+/// Two requests got the same "idle" container, and containers were used before they were ready.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn defect_05_calls_at_once_never_meet_in_one_place_nor_in_an_unready_instance() {
+async fn defect_05_concurrent_calls_get_separate_ready_instances() {
     let up = up().await;
     up.deploy(&project!("lonely", { "index.js" => r#"
         const ready = Date.now() + 300; while (Date.now() < ready);
@@ -84,9 +84,9 @@ async fn defect_05_calls_at_once_never_meet_in_one_place_nor_in_an_unready_insta
     }
 }
 
-/// A caller that went away left its container busy for ever.
+/// A caller that disconnected left its container busy for ever.
 #[tokio::test]
-async fn defect_06_a_caller_that_goes_away_gives_its_place_back() {
+async fn defect_06_disconnected_caller_frees_its_slot() {
     let up = up().await;
     up.deploy(&project!("place", { "index.js" => r#"
         exports.place = { config: { memory: "128MiB", maxInstances: 1, timeout: "5s" },
@@ -110,7 +110,7 @@ async fn defect_06_a_caller_that_goes_away_gives_its_place_back() {
     }
 }
 
-/// The function's name went from the URL into a shell.
+/// The function's name was passed from the URL to a shell.
 #[tokio::test]
 async fn defect_07_a_name_never_reaches_a_shell() {
     let up = up().await;
@@ -148,7 +148,7 @@ async fn defect_08_text_on_standard_error_is_no_failure() {
     assert_eq!(up.get("/noisy").await.expect(200).text(), "well");
 }
 
-/// A port was looked for, released, and given to Docker, which could find it taken.
+/// A port was searched, released, and passed to Docker, which could find it taken.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn defect_09_instances_take_no_port_of_the_machine() {
     let up = up().await;
@@ -166,7 +166,7 @@ async fn defect_09_instances_take_no_port_of_the_machine() {
     }
 }
 
-/// Log lines were posted to a route and a host name that did not exist, from a queue without a bound.
+/// Log lines were posted to a route and a host name that did not exist, from an unbounded queue.
 #[tokio::test]
 async fn defect_10_log_lines_arrive() {
     let up = probe().await;
@@ -179,10 +179,10 @@ async fn defect_10_log_lines_arrive() {
     .await;
 }
 
-/// The handler's key was `definition` in the code and `func` in the text; timeouts answered 504 while the
-/// handler ran on.
+/// The handler's key was `definition` in the code and `func` in the text; timeouts answered 504
+/// while the handler ran on.
 #[tokio::test]
-async fn defect_11_func_and_definition_both_work_and_a_timeout_ends_the_handler() {
+async fn defect_11_func_definition_and_timeouts_work() {
     let up = up().await;
     up.deploy(&project!("keys", { "index.js" => r#"
         const config = { memory: "128MiB", timeout: 700, maxInstances: 1 };
@@ -204,7 +204,7 @@ async fn defect_11_func_and_definition_both_work_and_a_timeout_ends_the_handler(
 
 /// `chmod` was the only protection, and the process was root.
 #[tokio::test]
-async fn defect_12_code_cannot_be_changed_and_nobody_is_root() {
+async fn defect_12_code_is_read_only_and_unprivileged() {
     let seen = run(r#"
         const fs = require("fs"), seen = [process.getuid()];
         for (const path of ["/app/index.js", "/app", "/epsilon/wrapper/main.js"]) {
@@ -220,7 +220,7 @@ async fn defect_12_code_cannot_be_changed_and_nobody_is_root() {
     }
 }
 
-/// A new image behind the same tag did not replace warm containers, and every cold start pulled.
+/// A new image of the same tag did not replace warm containers, and every cold start pulled.
 #[tokio::test]
 async fn defect_13_a_deployment_replaces_warm_instances_at_once() {
     let up = up().await;
@@ -245,7 +245,7 @@ async fn defect_13_a_deployment_replaces_warm_instances_at_once() {
 /// All state was in memory, nothing was authenticated, an unknown name was 500 after a failed pull.
 /// (That functions survive a restart is in the binary `restarts`.)
 #[tokio::test]
-async fn defect_14_unknown_is_404_at_once_and_the_control_api_asks_who_you_are() {
+async fn defect_14_unknown_is_404_and_api_is_authenticated() {
     let up = up().await;
     let answer = up.get("/unknownFunction").await;
     answer.expect_error(404, "FUNCTION_NOT_FOUND");

@@ -1,4 +1,4 @@
-//! DESIGN 4: settings from the file, from the code, from both; names from the folder and the package.
+//! Settings from the file, from the code, from both; names from the folder and the package.
 
 use crate::up;
 use epsilon_e2e::project;
@@ -92,7 +92,7 @@ async fn the_defaults_are_the_documented_ones() {
 }
 
 #[tokio::test]
-async fn the_package_names_the_project_and_its_main_is_the_entry() {
+async fn package_json_gives_project_name_and_entry() {
     let up = up().await;
     up.deploy(&project!("whatever", {
         "package.json" => r#"{ "name": "@shop/till", "main": "lib/start.cjs" }"#,
@@ -116,7 +116,7 @@ async fn a_default_export_takes_the_projects_name() {
 }
 
 #[tokio::test]
-async fn several_exports_are_several_functions_and_other_exports_are_none() {
+async fn exported_functions_deploy_other_exports_not() {
     let up = up().await;
     let deployment = up
         .deploy(&project!("many", { "index.js" => "
@@ -134,7 +134,7 @@ async fn several_exports_are_several_functions_and_other_exports_are_none() {
 }
 
 #[tokio::test]
-async fn secrets_of_the_machine_are_not_in_the_environment_of_a_function() {
+async fn machine_secrets_never_reach_functions() {
     let environment = crate::run("return process.env").await.expect(200).json();
     for (name, _) in environment.as_object().unwrap() {
         let known = ["NODE_ENV", "PORT", "PATH", "HOME", "HOSTNAME", "PWD", "SHLVL", "_"];

@@ -1,4 +1,4 @@
-//! DESIGN 4: the four ways to write a function, CommonJS, ES modules, TypeScript, npm packages.
+//! The four signatures of a function, CommonJS, ES modules, TypeScript, npm packages.
 
 use crate::up;
 use epsilon_e2e::{http::Call, project};
@@ -132,7 +132,7 @@ async fn fetch_functions_speak_request_and_response() {
 }
 
 #[tokio::test]
-async fn es_modules_with_top_level_await_and_npm_packages_work() {
+async fn es_modules_top_level_await_and_npm_work() {
     let up = up().await;
     let deployment = up
         .deploy(&project!("modern", {

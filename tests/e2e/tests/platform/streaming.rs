@@ -1,5 +1,5 @@
-//! Bodies stream both ways, server-sent events and WebSockets pass through, and a caller who goes away
-//! gives the place back.
+//! Bodies stream both ways, server-sent events and WebSockets pass through, and a caller that
+//! disconnects frees its slot.
 
 use crate::up;
 use bytes::Bytes;
@@ -91,7 +91,7 @@ async fn an_event_arrives_before_the_answer_ends() {
     assert!(kind.starts_with("text/event-stream"), "{kind}");
     let first = within("the first event", SOON, events.piece()).await.unwrap().unwrap();
     assert_eq!(&first[..], b"data: one\n\n");
-    // Only now is the function told to go on: nothing waited for the end.
+    // Only now the function may continue: no part waited for the end of the body.
     up.get("/events/next").await.expect(200);
     let second = within("the second event", SOON, events.piece()).await.unwrap().unwrap();
     assert_eq!(&second[..], b"data: two\n\n");
@@ -149,7 +149,7 @@ async fn a_refused_handshake_is_an_answer_like_any_other() {
 }
 
 #[tokio::test]
-async fn a_caller_gone_in_the_middle_of_an_upload_frees_the_place() {
+async fn caller_gone_during_upload_frees_the_slot() {
     let up = streams().await;
     for _ in 0..3 {
         let mut wire = Wire::connect(up.public()).await;
@@ -159,7 +159,7 @@ async fn a_caller_gone_in_the_middle_of_an_upload_frees_the_place() {
         )
         .await
         .unwrap();
-        // So much that the call begins before all of it is there.
+        // So much that the call starts before all of it has arrived.
         wire.send("x".repeat(300_000)).await.unwrap();
         until("the upload reaches the instance", SOON, async || {
             let busy = up.admin("/v1/vms").await.to_string();
@@ -173,7 +173,7 @@ async fn a_caller_gone_in_the_middle_of_an_upload_frees_the_place() {
 }
 
 #[tokio::test]
-async fn a_caller_gone_in_the_middle_of_a_download_frees_the_place() {
+async fn caller_gone_during_download_frees_the_slot() {
     let up = streams().await;
     for _ in 0..3 {
         let mut open = Call::get("/flood").open(up.public()).await;
@@ -188,7 +188,7 @@ async fn a_caller_gone_in_the_middle_of_a_download_frees_the_place() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_holds_the_function_back_instead_of_filling_memory() {
+async fn slow_reader_applies_backpressure_to_the_function() {
     let up = streams().await;
     let before = resident(up.pid());
     let mut wire = Wire::connect(up.public()).await;

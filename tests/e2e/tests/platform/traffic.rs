@@ -1,5 +1,5 @@
-//! Calls that are split among versions, on a real platform: shares, callers that stay, a version that fails, promoting under
-//! load, addresses of single versions, a restart.
+//! Traffic splits on a real platform: shares, sticky callers, a failing version, promotion under
+//! load, URLs of single versions, a restart.
 
 use crate::up;
 use epsilon_e2e::{
@@ -20,7 +20,7 @@ fn source(name: &str, n: u32) -> String {
     )
 }
 
-/// Two versions, the second one serving.
+/// Two versions, the second one active.
 async fn two_versions(up: &Epsilon, name: &str) -> Project {
     let project = project!(name, { "index.js" => source(name, 1) });
     up.deploy(&project).await;
@@ -102,7 +102,7 @@ async fn callers_stay_on_their_version() {
 }
 
 #[tokio::test]
-async fn a_version_that_fails_is_taken_back_under_load_and_the_other_loses_nothing() {
+async fn failing_version_is_aborted_without_losing_other_calls() {
     let up = up().await;
     two_versions(up, "failing").await;
     let typed = ["traffic", "failing", "1=70", "2=30", "--min-calls", "10", "--abort-above", "10%"];
@@ -120,7 +120,7 @@ async fn a_version_that_fails_is_taken_back_under_load_and_the_other_loses_nothi
     })
     .await;
     let tally = load.stop().await;
-    // A call may have been under way when the split ended.
+    // A call may have been in flight when the split ended.
     assert!(tally.of(500) <= broken_by_then + 4, "{tally:?}");
     assert_eq!(tally.of(200) + tally.of(500), tally.answers(), "{tally:?}");
     assert!(tally.broken.is_empty() && tally.refused == 0, "{tally:?}");

@@ -1,4 +1,5 @@
-//! Versions: made only by a change, kept, served, rolled back and deleted; calls never see the seam.
+//! Versions: made only by a change, stored, activated, rolled back and deleted, without any effect
+//! on running calls.
 
 use crate::up;
 use epsilon_e2e::{
@@ -44,7 +45,7 @@ async fn a_touched_file_or_another_order_is_no_change() {
 }
 
 #[tokio::test]
-async fn a_change_in_one_functions_file_makes_exactly_one_version() {
+async fn change_in_one_function_makes_one_version() {
     let up = up().await;
     let project = project!("pair", {
         "a.js" => "exports.pairA = (req, res) => res.send(require('./lib/alpha').text)",
@@ -81,7 +82,7 @@ async fn a_changed_setting_makes_a_version() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deployment_loses_no_call_and_the_next_one_is_new() {
+async fn deployment_loses_no_call_and_switches_at_once() {
     let up = up().await;
     let text = |n: u32| {
         format!(
@@ -110,7 +111,7 @@ async fn a_deployment_loses_no_call_and_the_next_one_is_new() {
 }
 
 #[tokio::test]
-async fn a_running_call_of_an_old_version_ends_in_peace() {
+async fn running_call_of_an_old_version_finishes() {
     let up = up().await;
     let text = |n: u32| {
         format!(
@@ -131,7 +132,7 @@ async fn a_running_call_of_an_old_version_ends_in_peace() {
 }
 
 #[tokio::test]
-async fn rollback_goes_to_the_version_before_and_to_any_other() {
+async fn rollback_goes_to_previous_or_named_version() {
     let up = up().await;
     let project = project!("back", {});
     for n in 1..=3 {
@@ -179,7 +180,7 @@ async fn the_same_source_after_a_rollback_serves_again() {
 }
 
 #[tokio::test]
-async fn a_deleted_function_is_gone_with_its_instances_and_its_numbers_are_not_used_again() {
+async fn deleted_function_never_reuses_version_numbers() {
     let up = up().await;
     let project = project!("gone", { "index.js" => "exports.gone = (req, res) => res.send('1')" });
     up.deploy(&project).await;
@@ -240,7 +241,7 @@ async fn only_deploys_only_what_was_named() {
 }
 
 #[tokio::test]
-async fn a_function_of_another_project_is_not_overwritten_in_silence() {
+async fn another_projects_function_is_never_overwritten() {
     let up = up().await;
     let text = "exports.owned = (req, res) => res.send('first')";
     up.deploy(&project!("owner", { "index.js" => text })).await;

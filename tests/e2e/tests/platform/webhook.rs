@@ -1,6 +1,6 @@
-//! A push at a hub is the deployment: from the hub's signed delivery to the function's answer, with git, the builder and
-//! Docker between, and across a gateway that is killed. Who is let in and what is remembered is proved in the gateway's
-//! own tests.
+//! A GitHub push is deployed: from the signed delivery to the function's answer, with git, the
+//! builder and Docker, and across a killed gateway. Authentication and stored deliveries are tested
+//! in the gateway.
 
 use crate::hub::{self, File, Hub, Manner, SECRET, TOKEN};
 use epsilon_e2e::{
@@ -28,7 +28,7 @@ async fn deliver(up: &Epsilon, delivery: &str, body: &[u8]) -> Answer {
     call.limit(SOON).send(up.control()).await
 }
 
-/// What came of the deployment that a delivery began.
+/// Result of the deployment that a delivery started.
 async fn deployed(up: &Epsilon, answer: Answer) -> Value {
     let id = answer.expect(202).json()["data"]["deployment"].as_str().unwrap().to_owned();
     until("the deployment ends", LONG, async || {
@@ -39,7 +39,7 @@ async fn deployed(up: &Epsilon, answer: Answer) -> Value {
 }
 
 #[tokio::test]
-async fn a_push_at_the_hub_is_deployed_also_when_the_platform_was_killed() {
+async fn github_push_is_deployed_across_a_kill() {
     let hub = Hub::start().await;
     let hook = hub.hook(REPOSITORY, &json!({"token_file": hub.token_file()}));
     let config = json!({
@@ -55,7 +55,8 @@ async fn a_push_at_the_hub_is_deployed_also_when_the_platform_was_killed() {
     assert_eq!(deployment["source"], format!("github {REPOSITORY} main {}", &first[..7]));
     assert_eq!(up.get("/hooked").await.expect(200).text(), "one");
 
-    // The hub says nothing while a commit is fetched; then all is killed. What was accepted is not forgotten.
+    // The fake GitHub does not answer while a commit is fetched; then all is killed. The accepted
+    // delivery is not lost.
     hub.behave(Manner::Silent);
     let asked = hub.shown().len();
     let (_, second) = commit(&hub, "two");
@@ -71,13 +72,13 @@ async fn a_push_at_the_hub_is_deployed_also_when_the_platform_was_killed() {
     let replayed = deliver(&up, "11111111-0000-4000-8000-000000000001", &body).await;
     assert_eq!(replayed.expect(409).json()["error"]["code"], "DELIVERY_REPLAYED");
 
-    // Its deployment was failed by the start, so the hub may deliver it again.
+    // The start has failed its deployment, so GitHub may deliver it again.
     hub.behave(Manner::Privately);
     let deployment = deployed(&up, deliver(&up, second_id, &second).await).await;
     assert_eq!(deployment["state"], "done", "{deployment}");
     assert_eq!(up.get("/hooked").await.expect(200).text(), "two");
 
-    // Code that throws when it is loaded never serves, and the hub hears why.
+    // Code that throws when it is loaded never serves, and GitHub gets the reason.
     let broken = "throw new Error('no such luck');\n";
     let id = hub.commit(REPOSITORY, MAIN, &[("index.js", File::Text(broken))]);
     let body = hub::push(REPOSITORY, MAIN, &id, &id).to_string().into_bytes();
@@ -85,7 +86,7 @@ async fn a_push_at_the_hub_is_deployed_also_when_the_platform_was_killed() {
         deployed(&up, deliver(&up, "11111111-0000-4000-8000-000000000003", &body).await).await;
     assert_eq!(deployment["state"], "failed", "{deployment}");
     assert_eq!(up.get("/hooked").await.expect(200).text(), "two");
-    until("the hub hears of it", SOON, async || {
+    until("the status is reported to GitHub", SOON, async || {
         let told = hub.told();
         let want = format!("{} failure ", &id[..7]);
         if told.iter().any(|line| line.starts_with(&want)) { Ok(()) } else { Err(told) }

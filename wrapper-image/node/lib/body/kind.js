@@ -1,19 +1,20 @@
 'use strict';
-// What the head of a request says of its body: whether there is one, how long it is, what it is parsed as. Pure.
+// What the head of a request says about its body: whether there is one, its length, and how it is
+// parsed. Pure.
 //
 // | content type | `req.body` |
 // |---|---|
 // | `application/json`, `*+json` | the value (any JSON value, not only objects) |
 // | `application/x-www-form-urlencoded` | an object, nested by `a[b]=1` |
 // | `text/*` | a string |
-// | `multipart/*` | not read: it stays a stream alone, as busboy and multer want it |
+// | `multipart/*` | not read: it is only a stream, as busboy and multer expect it |
 // | anything else | a Buffer |
 
 function hasBody({ headers }) {
   return headers['transfer-encoding'] !== undefined || headers['content-length'] !== undefined;
 }
 
-/** Bytes that the head states; `undefined` for a chunked body. */
+/** Length stated in the head; `undefined` for a chunked body. */
 function statedLength({ headers }) {
   return headers['transfer-encoding'] === undefined ? Number(headers['content-length']) : undefined;
 }

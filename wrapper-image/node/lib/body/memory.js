@@ -1,27 +1,28 @@
 'use strict';
-// The share of the memory that bodies of running calls take together, so that many callers at once cannot do what
-// one cannot. A body that does not fit waits, unread, until others are over; the agent's deadline ends the wait.
+// Limits the memory that bodies of running calls use together, so that many callers cannot exhaust
+// it. A body that does not fit waits, unread, until other calls have ended; the agent's deadline
+// limits the wait.
 
 const os = require('node:os');
 
-/** Of the instance's memory, for bodies that were read ahead. */
+/** Share of the instance's memory for bodies that are read ahead. */
 const MEMORY_SHARE = 8;
-/** Bodies up to this size never wait: as many as an instance has calls of them are a few MiB. */
+/** Bodies up to this size never wait: with one per concurrent call they total a few MiB. */
 const FREE_BYTES = 64 * 1024;
 /**
- * Bytes of memory for one separator (`[`, `{`, `,`) of a JSON body. A value takes 10 to 130 bytes when it is parsed
- * (measured: lists of numbers, lists of lists, objects with many keys), and a quarter of the memory is for them.
+ * Memory in bytes for one separator (`[`, `{`, `,`) of a JSON body. A parsed value takes 10 to 130 bytes (measured with lists of
+ * numbers, lists of lists, and objects with many keys), and a quarter of the memory is available for parsed values.
  */
 const BYTES_PER_VALUE = 256;
 
-/** What this process may take. Without a limit of its own, what the machine has. */
+/** Memory limit of this process, or the machine's memory if it has none. */
 function memoryLimit() {
   return Math.min(process.constrainedMemory() || Infinity, os.totalmem());
 }
 
 class BodyMemory {
   #free;
-  #waiting = []; // { bytes, grant }, first come first served
+  #waiting = []; // { bytes, grant }, first come, first served
 
   /** @param {number} limit of one body; one always fits */
   constructor(limit, memory = memoryLimit()) {
@@ -30,7 +31,7 @@ class BodyMemory {
     this.#free = Math.max(limit, Math.floor(memory / MEMORY_SHARE));
   }
 
-  /** Takes room for a body. @returns {Promise<void> | null} null: it has it already */
+  /** Reserves memory for a body. @returns {Promise<void> | null} null if it was reserved at once */
   reserve(bytes) {
     if (bytes <= FREE_BYTES) return null;
     if (this.#waiting.length === 0 && bytes <= this.#free) {
@@ -40,7 +41,7 @@ class BodyMemory {
     return new Promise((grant) => this.#waiting.push({ bytes, grant }));
   }
 
-  /** Gives back `from - to` of what was reserved: a body turned out to be smaller, or its call is over. */
+  /** Releases `from - to` of the reservation: the body turned out to be smaller, or its call has ended. */
   shrink(from, to = 0) {
     this.#free += (from <= FREE_BYTES ? 0 : from) - (to <= FREE_BYTES ? 0 : to);
     while (this.#waiting.length > 0 && this.#waiting[0].bytes <= this.#free) {

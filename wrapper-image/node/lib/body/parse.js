@@ -1,7 +1,8 @@
 'use strict';
-// Makes of the bytes of a body what `req.body` is, at once (not by streams), within limits that hold before memory is
-// taken: inflating stops at the limit of bytes, and JSON is counted before it is parsed. Same results as Express's
-// own parsers; `test/express.test.js` and `test/bodies.test.js` hold it to them.
+// Converts the bytes of a body into the value of `req.body`, synchronously, within limits that are
+// checked before memory is used: inflating stops at the byte limit, and JSON values are counted
+// before parsing. The results equal those of Express's own parsers; `test/express.test.js` and
+// `test/bodies.test.js` check that.
 
 const zlib = require('node:zlib');
 const iconv = require('iconv-lite');
@@ -12,7 +13,7 @@ const { tooLarge, tooManyValues, tooManyFields, malformed, unsupported } = requi
 /** As Express's. */
 const FORM_FIELDS_MAX = 1000;
 const FORM_DEPTH_MAX = 32;
-/** A decoder of Zstandard takes as much memory as the sender's window says; RFC 9659 allows HTTP 8 MiB. */
+/** A Zstandard decoder uses as much memory as the sender's window size; RFC 9659 limits it to 8 MiB for HTTP. */
 const ZSTD_WINDOW_LOG_MAX = 23;
 
 const INFLATE = {
@@ -56,7 +57,7 @@ function parseJson(req, bytes, valuesLimit) {
   }
 }
 
-/** Every value but the first follows one of these. Those within texts count too: that is cheap, and on the safe side. */
+/** Every value except the first follows one of these. Those inside strings count too, which is cheap and safe. */
 function separators(bytes) {
   let count = 0;
   for (let i = 0; i < bytes.length; i += 1) {
@@ -89,7 +90,7 @@ function parseText(req, bytes) {
 }
 
 function decode(bytes, charset) {
-  if (charset === 'utf-8' && bytes[0] !== 0xef) return bytes.toString(); // all but what may be a mark of byte order
+  if (charset === 'utf-8' && bytes[0] !== 0xef) return bytes.toString(); // unless it may start with a byte order mark
   if (!iconv.encodingExists(charset)) throw unsupported('charset', charset.toUpperCase());
   return iconv.decode(bytes, charset);
 }

@@ -1,12 +1,14 @@
 'use strict';
-// Takes in the body of a request before its function is called, so that `req.body` can be there at once, and leaves the
-// request a stream that still has every byte, for code that reads it itself (`req.pipe`, frameworks, upload parsers).
+// Receives the body of a request before its function is called, so that `req.body` is available
+// synchronously. The request remains a stream with every byte, for code that reads it directly
+// (`req.pipe`, frameworks, upload parsers).
 //
-// Nothing is read from the stream: Node's parser pushes into it as always, and only the pressure that would hold the
-// socket up at 64 KiB is taken off, up to the limit. Above it, and for bodies that say so at once, nothing is waited
-// for: the function gets the stream, and reading `req.body` is refused.
+// Nothing is read from the stream: Node's parser pushes into it as usual. Only the backpressure
+// that would pause the socket at 64 KiB is disabled, up to the limit. Bodies above the limit, or
+// that announce a larger length, are not waited for: the function gets the stream, and reading
+// `req.body` is refused.
 //
-// Parsing is what costs, and it waits until code asks for `req.body` or `req.rawBody`.
+// Parsing is the expensive part, and it waits until code reads `req.body` or `req.rawBody`.
 
 const { Readable } = require('node:stream');
 const { statedLength } = require('./kind.js');
@@ -20,14 +22,14 @@ class ReadAhead {
   #kind;
   #memory;
   #reserved = 0;
-  #needs = null; // bytes, as soon as that is known
+  #needs = null; // bytes, once known
   #chunks = [];
   #size = 0;
-  #isReading = false; // the pressure is off
+  #isReading = false; // backpressure is disabled
   #isTooLarge = false;
   #done = Promise.withResolvers();
   #raw = null; // the bytes, inflated
-  #body; // what was parsed, or what code has put there
+  #body; // the parsed value, or the value that code assigned
   #isParsed = false;
   #refusal = null;
 
@@ -39,8 +41,8 @@ class ReadAhead {
   }
 
   /**
-   * Resolves when the function can be called: with true when the body is whole, or too large to be waited for; with
-   * false when the caller is gone.
+   * Resolves when the function can be called: with true when the body is complete, or too large to wait for; with
+   * false when the caller has disconnected.
    */
   begin() {
     const stated = statedLength(this.#req);
@@ -54,7 +56,7 @@ class ReadAhead {
     const wanted = stated ?? this.#memory.limit;
     const granted = this.#memory.reserve(wanted);
     if (granted === null) this.#granted(wanted);
-    else granted.then(() => this.#granted(wanted)).then(() => req.socket.resume()); // it stopped at the stream's own mark
+    else granted.then(() => this.#granted(wanted)).then(() => req.socket.resume()); // it stopped at the stream's high-water mark
     return this.#done.promise;
   }
 
@@ -64,7 +66,7 @@ class ReadAhead {
     else this.#isReading = true;
   }
 
-  /** @returns whether more is wanted at once, whatever the stream's own mark says */
+  /** @returns whether to continue despite the stream's high-water mark */
   take(chunk) {
     if (this.#isTooLarge) return false;
     if (chunk === null) {
@@ -84,7 +86,7 @@ class ReadAhead {
     return this.#isReading;
   }
 
-  /** Keeps so much of what was reserved; of what is still waited for, as soon as it is there. */
+  /** Reduces the reservation to this size; a pending reservation, once it is granted. */
   #settleFor(bytes) {
     this.#needs = bytes;
     if (this.#reserved <= bytes) return;
@@ -93,12 +95,12 @@ class ReadAhead {
     this.#memory.shrink(before, bytes);
   }
 
-  /** The call is over. */
+  /** Called when the call has ended. */
   end() {
     this.#settleFor(0);
   }
 
-  /** The bytes as they came. */
+  /** The bytes as received. */
   bytes() {
     if (this.#isTooLarge) throw tooLarge(this.#memory.limit);
     if (this.#chunks.length !== 1) this.#chunks = [Buffer.concat(this.#chunks, this.#size)];
@@ -123,7 +125,7 @@ class ReadAhead {
     this.#isParsed = true;
   }
 
-  /** What was refused once is refused again, without the work. */
+  /** Repeats an earlier refusal without parsing again. */
   #guarded(make) {
     if (this.#refusal) throw this.#refusal;
     try {
@@ -141,7 +143,7 @@ function push(chunk, encoding) {
   return this[AHEAD].take(chunk) || more;
 }
 
-/** Properties of the request itself, not of its class: an application inside gives it another class. */
+/** Own properties of the request, because an inner application replaces its prototype. */
 const PROPERTIES = {
   body: {
     configurable: true, enumerable: true,

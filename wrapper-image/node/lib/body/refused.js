@@ -1,9 +1,9 @@
 'use strict';
-// Why a body is not handed to the function: what reading `req.body` throws, and what the caller gets when the
-// function does not catch it (`call.js`). Names the limit that was met, and no other.
+// Why a body is refused: the error that reading `req.body` throws, and that the caller gets when
+// the function does not catch it (`call.js`). It names only the limit that was exceeded.
 
 class BodyRefused extends Error {
-  /** For frameworks that answer thrown errors themselves (Express, Koa, Fastify). */
+  /** For frameworks that convert thrown errors into responses (Express, Koa, Fastify). */
   expose = true;
 
   constructor(status, message, hint = null) {
@@ -14,13 +14,13 @@ class BodyRefused extends Error {
   }
 }
 
-/** The body, decompressed, has more bytes than are read into memory. */
+/** The decompressed body is larger than the limit. */
 function tooLarge(limit) {
   return new BodyRefused(413, `the request body is larger than ${limit} bytes, the most that is read into memory`,
     'the setting `maxBody` of the function raises it; read as a stream, `req` takes any size');
 }
 
-/** So many values that they would not fit into the memory once they are parsed. */
+/** The body has more values than fit into memory after parsing. */
 function tooManyValues(limit) {
   return new BodyRefused(413, `the request body holds more than ${limit} JSON values, the most that this function's memory bears`,
     'the setting `memory` of the function raises it; `req.rawBody` and the stream `req` have the bytes');
@@ -30,7 +30,7 @@ function tooManyFields(limit) {
   return new BodyRefused(413, `the form has more than ${limit} fields`, '`req.rawBody` and the stream `req` have the bytes');
 }
 
-/** Not what its head says. */
+/** The body does not match its head. */
 function malformed(err) {
   return new BodyRefused(400, err.message);
 }

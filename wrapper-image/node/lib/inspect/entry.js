@@ -13,7 +13,7 @@ const { reach } = require('./reach.js');
 const { settingsOf } = require('./settings.js');
 
 const RESULT_FD = 3;
-/** System calls that fail where there is no network. */
+/** System calls that fail without network. */
 const OF_NETWORK = new Set(['connect', 'getaddrinfo', 'send']);
 
 async function inspect(root, entry) {
@@ -36,9 +36,9 @@ async function inspect(root, entry) {
 }
 
 /**
- * An exception outside of the load's own stack fails it too. An unawaited rejection does not, nor does a failed connection
- * without a listener for its errors: there is no network here, and whether that shows before the load is over is chance,
- * so the same code would be deployed at one time and refused at another. In an instance they are faults (`../faults.js`).
+ * An exception outside of the load's own stack also fails the load. An unawaited rejection does not, nor does a failed
+ * connection without an error listener: there is no network here, and whether the error appears before loading ends is random,
+ * so the same code could be deployed once and refused the next time. In an instance they are faults (`../faults.js`).
  */
 function strayFault(entry) {
   const report = (err) => {
@@ -64,5 +64,5 @@ function listed(functions) {
 
 inspect(process.cwd(), process.argv[2]).then((result) => {
   fs.writeSync(RESULT_FD, JSON.stringify(result));
-  process.exit(0); // whatever the code left running
+  process.exit(0); // the code may have left something running
 });

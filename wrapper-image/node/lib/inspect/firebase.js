@@ -1,9 +1,9 @@
 'use strict';
-// What functions of the package `firebase-functions` say of themselves, in their `__endpoint`: options, as settings of
-// ours, and triggers. Only those that HTTP calls start are served; the others are refused by name, because as a function
-// of Express's kind each of them would be a public address.
+// Reads what functions of the package `firebase-functions` declare in their `__endpoint`: options,
+// which become our settings, and triggers. Only functions with HTTP triggers are served; the others
+// are refused by name, because as Express functions each of them would be a public address.
 
-/** Option, setting, and how its value is written here. */
+/** Option, setting, and conversion of the value. */
 const SETTINGS = [
   ['availableMemoryMb', 'memory', (mebibytes) => `${mebibytes}MiB`],
   ['timeoutSeconds', 'timeout', (seconds) => `${seconds}s`],
@@ -12,7 +12,7 @@ const SETTINGS = [
   ['minInstances', 'minInstances', Number],
   ['maxInstances', 'maxInstances', Number],
 ];
-/** Trigger, and what a function with it is called. */
+/** Trigger, and its description in error messages. */
 const REFUSED = [
   ['scheduleTrigger', 'a scheduled function', 'let a scheduler of your own call an `onRequest` function'],
   ['eventTrigger', 'a function for events', 'let what knows of the event call an `onRequest` function'],
@@ -20,7 +20,7 @@ const REFUSED = [
   ['blockingTrigger', 'a blocking function', 'there is no Identity Platform here that would call it'],
 ];
 const EVERYONE = 'public';
-/** Values of `ingressSettings` that keep strangers away. */
+/** Values of `ingressSettings` that restrict access. */
 const INTERNAL = ['ALLOW_INTERNAL_ONLY', 'ALLOW_INTERNAL_AND_GCLB'];
 
 /**
@@ -49,12 +49,12 @@ function firebaseSettings(name, func) {
     if (typeof value?.toCEL === 'function') {
       throw new Error(`\`${setting}\` of \`${name}\` is a parameter of firebase-functions, which has no value yet: write a number`);
     }
-    if (typeof value === 'number') settings[setting] = written(value); // or it is one that stands for the default
+    if (typeof value === 'number') settings[setting] = written(value); // otherwise it is a placeholder for the default
   }
   return settings;
 }
 
-/** Some that events start have to ask for the name of a project first, and throw. */
+/** Some event triggers read the project name first, and throw without it. */
 function endpointOf(name, func) {
   try {
     return func.__endpoint;

@@ -1,12 +1,13 @@
 'use strict';
-// Which exported functions look like helpers and not like handlers. Every exported function is a public address, so the
-// deployment names those. A guess by the source, for people only; in doubt it is a handler.
+// Detects exported functions that look like helpers rather than handlers. Every exported function
+// is a public address, so the deployment lists those. A heuristic on the source, only used in
+// messages; in doubt the function is a handler.
 
 const { parametersOf } = require('../signature/parameters.js');
 
-/** What handlers call what they get; patterns and rest parameters could be anything. */
+/** Usual names of handler parameters; patterns and rest parameters could be anything. */
 const OF_A_CALL = /^[[{.]|req|res|reply|event|evt|ctx|context|message|input|^(e|c|r|_\w*)$/i;
-/** What handlers do, and what a helper seldom does; or there is no source. */
+/** Code that is typical for handlers and rare in helpers; or there is no source. */
 const ANSWERS = /\.\s*(send|sendStatus|json|end|status|writeHead|redirect|render|pipe|pipeTo)\s*\(|\bResponse\b|\bstatusCode\b|\barguments\b|\[native code\]/;
 const TEXT_MAX = 60;
 

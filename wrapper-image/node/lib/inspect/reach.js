@@ -1,10 +1,11 @@
 'use strict';
-// Which project files an entry can reach: those that its load touched, and those that a literal `require`
-// or `import` in them would touch later. The builder keys its images by their content.
+// Which project files an entry can reach: those that were loaded, and those that a literal
+// `require` or `import` in them would load later. The builder uses their content in the keys of its
+// images.
 //
-// Missing a file would leave old code running after a deploy, so this reads plain text and errs on the safe
-// side: a match in a comment or a string counts too, and whatever cannot be followed is reported as
-// `dynamic`, for which the builder takes every file of the project.
+// A missed file would leave old code running after a deployment, so this scans plain text and
+// prefers false positives: a match in a comment or string counts too, and anything that cannot be
+// followed is reported as `dynamic`, for which the builder takes every file of the project.
 
 const fs = require('node:fs');
 const { createRequire } = require('node:module');
@@ -16,7 +17,7 @@ const LITERALS = [
   /\b(?:require(?:\.resolve)?|import)\s*\(\s*(['"`])([^'"`$\n]+)\1\s*[,)]/g,
   /\b(?:import|from)\s*(['"])([^'"\n]+)\1/g,
 ];
-/** Other ways to code: computed names, `require` under another name, threads and processes. */
+/** Other ways to load code: computed names, `require` under another name, threads and processes. */
 const DYNAMIC = [
   /\brequire(?:\.resolve)?\s*\(\s*(?!\s|['"][^'"\n]*['"]\s*[,)]|`[^`$\n]*`\s*[,)])[^\n]*/g,
   /\bimport\s*\(\s*(?!\s|['"][^'"\n]*['"]\s*[,)]|`[^`$\n]*`\s*[,)])[^\n]*/g,

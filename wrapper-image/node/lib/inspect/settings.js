@@ -1,6 +1,6 @@
 'use strict';
-// What an export says of itself, as the builder gets it: the `config` beside it, as plain data, and under it the options of
-// `firebase-functions`. The builder checks each key.
+// The settings of an export, as the builder gets them: the `config` beside it, as plain data, over
+// the options of `firebase-functions`. The builder checks each key.
 
 const { firebaseSettings } = require('./firebase.js');
 
@@ -9,11 +9,11 @@ function settingsOf(name, { func, config }) {
   const options = firebaseSettings(name, func);
   if (config === undefined || config === null) return Object.keys(options).length > 0 ? options : null;
   const settings = plain(name, config);
-  if (typeof settings !== 'object') return settings; // for the builder to refuse
+  if (typeof settings !== 'object') return settings; // the builder refuses it
   return { ...options, ...settings };
 }
 
-/** It has to survive as data; a function in it would get lost without a word. */
+/** It must be plain data; a function in it would be dropped silently. */
 function plain(name, config) {
   const refuse = (key) => {
     throw new Error(`\`config\` of \`${name}\` holds something at \`${key}\` that is not plain data`);

@@ -1,5 +1,5 @@
 'use strict';
-// What `(req, res)` functions mostly do. Served by `../warm.js` to nobody.
+// A typical `(req, res)` function. Only called by `../warm.js`.
 
 exports.warm = (req, res) => {
   if (req.body === undefined) return res.set('x-warm', req.get('host')).send('warm');

@@ -1,4 +1,4 @@
-// What functions of the web platform mostly do, in an ES module. Served by `../warm.js` to nobody.
+// A typical function of the web platform, in an ES module. Only called by `../warm.js`.
 
 export default {
   async fetch(request) {

@@ -1,5 +1,5 @@
 'use strict';
-// What Lambda's handlers mostly do. Served by `../warm.js` to nobody.
+// A typical Lambda handler. Only called by `../warm.js`.
 
 exports.handler = async (event) => ({
   statusCode: 200,

@@ -1,7 +1,7 @@
 'use strict';
-// `(req, res)` with the request and response of Express 5: not look-alikes, but without paying for its
-// router, or for a change of prototype, on each call. Node's HTTP server makes the objects itself, from two
-// subclasses that inherit from an Express application's own `request` and `response`, set up once.
+// `(req, res)` with the real request and response of Express 5, without the cost of its router or
+// of a prototype change on each call. Node's HTTP server creates the objects from two subclasses
+// that inherit from an Express application's own `request` and `response`, set up once.
 
 const http = require('node:http');
 const path = require('node:path');
@@ -14,12 +14,12 @@ const { BodyRefused } = require('../body/refused.js');
 const { projectView } = require('../views.js');
 const { isResponse, send } = require('./fetch.js');
 
-/** Behind the gateway every entry of `X-Forwarded-For` is true: it wrote them. */
+/** Behind the gateway every entry of `X-Forwarded-For` can be trusted: it wrote them. */
 const trustGateway = () => true;
-/** Express's own mark of an application whose developer has not set `trust proxy`. */
+/** Express's own marker for an application that has not set `trust proxy`. */
 const TRUST_IS_DEFAULT = '@@symbol:trust_proxy_default';
 
-/** @returns what `server.js` serves: the classes, and `handle(call)` */
+/** @returns the object that `server.js` serves: the classes, and `handle(call)` */
 function adapt(instance, spec, { func: exported, parseBody }) {
   const func = exported.length < 2 ? answeringByResponse(exported) : exported;
   const app = application(instance, spec);
@@ -47,8 +47,8 @@ function adapt(instance, spec, { func: exported, parseBody }) {
 }
 
 /**
- * A function that does not take `res` may answer as those of the web platform do: with the `Response` that it returns. One
- * that takes it answers by it, and what it returns, perhaps an upstream's response, means nothing.
+ * A function that does not declare `res` may return a `Response`, as on the web platform. For a function that declares it,
+ * the returned value, perhaps an upstream's response, is ignored.
  */
 function answeringByResponse(func) {
   return (req, res, next) => {
@@ -58,7 +58,7 @@ function answeringByResponse(func) {
   };
 }
 
-/** An exported application: its own request and response, told where it is mounted and whom to trust. */
+/** An exported application: uses its own request and response, and gets its mount path and `trust proxy`. */
 function adaptApplication(instance, { func }) {
   if (instance.behindGateway && func.settings?.[TRUST_IS_DEFAULT] === true) func.set('trust proxy', trustGateway);
   const handle = (call) => {
@@ -99,20 +99,20 @@ function classesOf(app) {
       this.locals = Object.create(null);
     }
   }
-  IncomingMessage.prototype.body = undefined; // `'body' in req`, and not each request's own: that is the parsed one's
+  IncomingMessage.prototype.body = undefined; // `'body' in req`, but not an own property of each request: only parsed requests have that
   Object.setPrototypeOf(IncomingMessage.prototype, app.request);
   Object.setPrototypeOf(ServerResponse.prototype, app.response);
   return { IncomingMessage, ServerResponse };
 }
 
 /**
- * `next()` of a call, which `res.sendFile`, `res.format` and `res.render` also use. An error with a 4xx
- * status, and no error at all (404), get Express's own final page; any other error is the function's.
+ * `next()` of a call, which `res.sendFile`, `res.format` and `res.render` also use. An error with a 4xx status, and
+ * `next()` without error (404), get Express's own final page; any other error fails the function.
  */
 function leave(app, call, err) {
   if (err && (err instanceof BodyRefused || !(statusOf(err) < 500))) return call.fail(err);
   if (call.res.headersSent) return call.res.destroy();
-  // An application of its own, so that the router never touches `app`.
+  // A separate application, so that the router never touches `app`.
   const last = express();
   last.set('env', app.get('env'));
   last.disable('x-powered-by');

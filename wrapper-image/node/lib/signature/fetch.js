@@ -1,12 +1,13 @@
 'use strict';
-// `fetch(request, env, ctx)` of the web platform: a `Request` in, a `Response` out, both streamed.
+// `fetch(request, env, ctx)` of the web platform: takes a `Request`, returns a `Response`, both
+// streamed.
 
 const { Readable } = require('node:stream');
 const { setImmediate: nextTurn } = require('node:timers/promises');
 const { hasBody } = require('../body/kind.js');
 const { isDecoded, isFetched, needsLook } = require('./fetch/decoded.js');
 
-/** Headers that are about one connection, such as the one to an upstream; cookies are set apart. */
+/** Headers that concern one connection, such as the one to an upstream; cookies are set separately. */
 const OURS = new Set(['set-cookie', 'connection', 'keep-alive', 'transfer-encoding']);
 
 function adapt(instance, spec, { func }) {
@@ -17,7 +18,7 @@ function adapt(instance, spec, { func }) {
     });
     const context = {
       waitUntil: (promise) => call.waitUntil(promise),
-      passThroughOnException() {}, // no origin behind us to pass to
+      passThroughOnException() {}, // there is no origin to pass to
     };
     const request = requestOf(call.req, abort.signal, instance.behindGateway);
     const response = await func(request, process.env, context);
@@ -47,7 +48,7 @@ function isResponse(value) {
   return typeof value?.status === 'number' && typeof value.headers?.entries === 'function';
 }
 
-/** Sends a `Response`, whatever signature it comes from. */
+/** Sends a `Response`, for any signature. */
 async function send(res, response) {
   if (res.destroyed) return response.body?.cancel();
   res.statusCode = response.status;
@@ -60,13 +61,13 @@ async function send(res, response) {
 }
 
 /**
- * Bytes as they come, at the pace of the reader. What is whole within this turn, as most bodies that are no streams are,
+ * Sends bytes as they arrive, at the reader's pace. A body that is complete within this turn, as most that are not streams,
  * leaves in one packet with its head and its length.
  */
 async function copy(response, res) {
   const reader = response.body.getReader();
   res.once('close', () => reader.cancel().catch(() => {}));
-  const turn = nextTurn(); // `undefined`, where a read gives an object
+  const turn = nextTurn(); // resolves to `undefined`, while a read gives an object
   let next = reader.read();
   let first = await Promise.race([next, turn]);
   if (first === undefined && needsLook(response)) first = await next;
@@ -91,13 +92,13 @@ async function copy(response, res) {
   res.end();
 }
 
-/** Takes out what the headers state of a body that is another by now; what is sent says it itself. */
+/** Removes headers about a body that has changed since; new ones are set when it is sent. */
 function mendHeaders(response, res, bytes, isWhole) {
   if (isDecoded(response, bytes, isWhole)) {
     res.removeHeader('content-encoding');
     res.removeHeader('content-length');
   } else if (!isWhole && !isFetched(response)) {
-    res.removeHeader('content-length'); // of a stream that the code made, and that nobody has counted
+    res.removeHeader('content-length'); // of a stream made by the code, whose length was not checked
   }
 }
 

@@ -1,7 +1,8 @@
 'use strict';
-// AWS Lambda's contract: a proxy event in, a result out. `(event, context)` that returns or
-// rejects, `(event, context, callback)`, and `context.succeed`, `done` and `fail`. The shapes are AWS's own, so that code
-// moves either way. Handlers that stream their answer are in `lambda/stream.js`.
+// AWS Lambda's contract: a proxy event in, a result out. Supports `(event, context)` that returns
+// or rejects, `(event, context, callback)`, and `context.succeed`, `done` and `fail`. Events and
+// results have AWS's own formats, so that code can move in both directions. Handlers that stream
+// their response are in `lambda/stream.js`.
 
 const { hasBody } = require('../body/kind.js');
 const { BodyMemory } = require('../body/memory.js');
@@ -12,17 +13,17 @@ const { isStreaming, invokeStreaming } = require('./lambda/stream.js');
 const { parametersOf } = require('./parameters.js');
 
 const NO_BYTES = Buffer.alloc(0);
-/** Names of what ends a call, in a context that is taken apart. */
+/** Names of the functions that end a call, in a destructured context. */
 const ENDS = /\b(succeed|done|fail)\b|\.\.\./;
 
 /**
- * Whether a handler can call back after it returned: it has a third parameter or `arguments`, or its context is of use for
- * that. Others that return nothing are over when they return, as on Lambda once nothing is left to do.
+ * Whether a handler can call back after it returned: it has a third parameter or `arguments`, or uses its context for
+ * that. Others that return nothing have ended when they return, as on Lambda once nothing is left to do.
  */
 function canCallBack(func) {
   if (func.length > 2) return true;
   const source = Function.prototype.toString.call(func);
-  if (source.includes('[native code]')) return func.length !== 1; // bound: its source is not there
+  if (source.includes('[native code]')) return func.length !== 1; // bound: its source is not available
   if (/\barguments\b/.test(source)) return true;
   const { parameters, rest } = parametersOf(source);
   const context = parameters[1]?.replace(/=[^]*$/, '').trim();
@@ -30,7 +31,7 @@ function canCallBack(func) {
   if (context === undefined) return false;
   if (!/^[\w$]+$/.test(context)) return ENDS.test(context);
   const name = context.replaceAll('$', '\\$');
-  // It names what ends a call, or hands its context on: to a function, or to another name.
+  // It names a function that ends a call, or passes its context on: to a function or to another variable.
   return new RegExp(`\\b${name}\\s*\\??\\.\\s*(succeed|done|fail)\\b|[(,]\\s*${name}\\s*[,)]|=\\s*${name}\\s*[;,\\n}]`).test(rest);
 }
 
@@ -44,7 +45,7 @@ function adapt(instance, spec, { func }) {
     let bytes = NO_BYTES;
     if (hasBody(call.req)) {
       call.body = new ReadAhead(call.req, 'raw', memory);
-      if (!(await call.body.begin())) return; // the caller hung up while sending
+      if (!(await call.body.begin())) return; // the caller disconnected while sending
       bytes = call.body.bytes();
     }
     const event = eventOf(call, bytes);
@@ -59,7 +60,7 @@ function invoke(call, func, mayCallBack, event, context) {
   return new Promise((resolve, reject) => {
     let returned;
     let isAnswered = false;
-    // A handler that answers through the callback and goes on has not settled.
+    // A handler that responds through the callback and continues has not settled.
     const answers = (settle) => (value) => {
       if (!isAnswered && typeof returned?.then === 'function') call.waitUntil(returned);
       isAnswered = true;
@@ -76,12 +77,12 @@ function invoke(call, func, mayCallBack, event, context) {
     const isPending = typeof returned?.then === 'function';
     if (isAnswered && isPending) call.waitUntil(returned);
     else if (isPending || !mayCallBack || (func.length < 3 && isResult(returned))) resolve(returned);
-    // It answers later, through the callback or the context.
+    // It responds later, through the callback or the context.
     else if (!isAnswered) call.warnIfSilent('is a `callback()` missing?');
   });
 }
 
-/** Data, and not what an arrow function gives back of the call that it starts, such as a timer or a query. */
+/** Whether the value is data, and not the return value of a call in an arrow function, such as a timer or a query. */
 function isResult(returned) {
   if (returned === undefined || typeof returned === 'function') return false;
   if (returned === null || typeof returned !== 'object' || returned.statusCode !== undefined) return true;

@@ -1,8 +1,8 @@
 'use strict';
-// The parameters of a function, as its source has them. Who calls: `lambda.js`, to know whether a handler can call back, and
-// `../inspect/helper.js`.
+// The parameters of a function, from its source. Used by `lambda.js`, to decide whether a handler
+// can call back, and by `../inspect/helper.js`.
 
-/** Without nested lists and patterns being taken apart; and what comes behind. */
+/** Nested lists and patterns are not parsed. Also returns the rest of the source. */
 function parametersOf(source) {
   const arrow = /^\s*(async\s+)?([\w$]+)\s*=>/.exec(source);
   if (arrow) return { parameters: [arrow[2]], rest: source.slice(arrow[0].length) };

@@ -4,7 +4,7 @@
 const http = require('node:http');
 const { setTimeout: pause } = require('node:timers/promises');
 
-/** Far above what anything here takes; a test that reaches it has failed. */
+/** Far above the duration of any step; a test that reaches it has failed. */
 const LIMIT_MS = 10_000;
 /** As the gateway's. */
 const HEAD_MAX_BYTES = 512 * 1024;

@@ -15,7 +15,7 @@ function folder(t) {
   return made;
 }
 
-/** Writes `{ 'index.js': '…' }` into a folder that goes away with the test. */
+/** Writes `{ 'index.js': '…' }` into a folder that is deleted after the test. */
 function project(t, files) {
   const root = folder(t);
   for (const [name, text] of Object.entries(files)) {

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 const LIMIT: Bytes = Bytes::mib(256);
 
-/// Builds a folder: `path` with content, `path/` a folder, `path -> target` a link.
+/// Creates a folder: `path` with content, `path/` a folder, `path -> target` a link.
 fn folder(paths: &[&str]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for spec in paths {
@@ -31,7 +31,7 @@ fn refusal(dir: &tempfile::TempDir) -> String {
 }
 
 #[test]
-fn hidden_files_belong_and_git_and_node_modules_never_do() {
+fn hidden_files_are_included_git_and_node_modules_never() {
     let dir =
         folder(&[".env", "a.js", ".git/HEAD", "node_modules/x/i.js", "sub/node_modules/y.js"]);
     assert_eq!(names(&dir), [".env", "a.js"]);
@@ -77,15 +77,15 @@ fn links_inside_the_tree_stay_links() {
 fn a_link_that_leaves_the_tree_is_refused() {
     for target in ["/etc/passwd", "../x", "sub/../../x"] {
         let dir = folder(&["a.js", &format!("bad -> {target}")]);
-        assert!(refusal(&dir).contains("leads out of the project"), "{target}");
+        assert!(refusal(&dir).contains("points outside of the project"), "{target}");
     }
 }
 
 #[test]
-fn a_link_that_leaves_the_tree_through_another_link_is_refused() {
+fn link_leaving_the_tree_through_another_is_refused() {
     let dir = folder(&["p/sub/a.js", "p/here -> .", "p/out -> here/../x", "x"]);
     let text = format!("{:?}", Tree::read(&dir.path().join("p"), LIMIT).unwrap_err());
-    assert!(text.contains("leads out of the project"), "{text}");
+    assert!(text.contains("points outside of the project"), "{text}");
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn a_ring_of_links_is_refused() {
 }
 
 #[test]
-fn a_huge_file_is_named_before_a_byte_is_read() {
+fn huge_file_is_refused_before_reading() {
     let dir = folder(&["a.js"]);
     let huge = fs::File::create(dir.path().join("model.bin")).unwrap();
     huge.set_len(1 << 30).unwrap(); // sparse

@@ -1,5 +1,5 @@
-//! The second half: the load decides how many VMs there are. moto stands for EC2 Auto Scaling and has no machines;
-//! this plays them: an agent for each instance that the group has.
+//! The second half: the load decides how many VMs there are. moto simulates EC2 Auto Scaling and
+//! has no machines; this simulates them: an agent for each instance of the group.
 
 use crate::{note, title};
 use epsilon_api::autoscaler::{AutoscalerDecision, AutoscalerInfo};
@@ -22,12 +22,13 @@ use std::{
 const FUNCTIONS: usize = 6;
 const CALLERS: usize = 4;
 const MOST: i32 = 4;
-/// Between two looks at the group.
+/// Interval between two reads of the group.
 const LOOK: Duration = Duration::from_millis(250);
-/// For the group to follow the load: it takes half a minute to shrink on an idle machine.
+/// Longest wait for the group to follow the load: it takes half a minute to shrink on an idle
+/// machine.
 const PATIENT: Duration = Duration::from_secs(180);
 
-/// moto, the group in it, and what was shown of the autoscaler so far.
+/// moto, the group in it, and which decisions of the autoscaler were shown.
 pub(crate) struct Cloud {
     group: ScaleGroup,
     began: Instant,
@@ -35,10 +36,12 @@ pub(crate) struct Cloud {
     _moto: Moto,
 }
 
-/// A fleet that begins with the group's one VM.
+/// A fleet that starts with the group's one VM.
 pub(crate) async fn start() -> (Fleet, Cloud) {
     title("The load decides how many VMs there are");
-    note("moto stands for EC2 Auto Scaling, seconds for minutes; a VM has room for four instances");
+    note(
+        "moto simulates EC2 Auto Scaling, seconds stand for minutes; a VM has room for four instances",
+    );
     let moto = Moto::start().await;
     let group = in_moto::group(&moto, 1, MOST, 1).await;
     let settings = format!(
@@ -65,7 +68,7 @@ pub(crate) async fn start() -> (Fleet, Cloud) {
 }
 
 impl Cloud {
-    /// Load comes and goes; whether no call was lost.
+    /// Raises and lowers the load; returns whether no call was lost.
     pub(crate) async fn act(&mut self, fleet: &mut Fleet) -> bool {
         println!("\n{:>6}  {:>6}  {:>5}  why, and what was done", "after", "wanted", "there");
         self.follow(fleet, |fleet| fleet.agents.len() == 1).await;
@@ -86,10 +89,10 @@ impl Cloud {
         tally.lost() == 0
     }
 
-    /// Goes on playing EC2 until somebody ends it.
+    /// Keeps simulating EC2 until interrupted.
     pub(crate) async fn stay(&mut self, fleet: &mut Fleet) -> ! {
         let gateway = &fleet.gateways[0];
-        title("It stays up until Ctrl-C");
+        title("Running until Ctrl-C");
         println!("export EPSILON_GATEWAY=http://{}", gateway.control());
         println!(
             "export EPSILON_KEY=$(cat {})",
@@ -105,7 +108,7 @@ impl Cloud {
         }
     }
 
-    /// Goes on until the fleet is so and each gateway takes it for ready.
+    /// Continues until the fleet is in this state and each gateway considers it ready.
     async fn follow(&mut self, fleet: &mut Fleet, is_there: fn(&Fleet) -> bool) {
         within("the group follows the load", PATIENT, async {
             while !is_there(fleet) {
@@ -117,7 +120,7 @@ impl Cloud {
         .await;
     }
 
-    /// Shows what was decided since the last look, and does what EC2 would.
+    /// Shows new decisions, and does what EC2 would.
     async fn look(&mut self, fleet: &mut Fleet) {
         let info = fleet.gateways[0].admin("/v1/autoscaler").await;
         let info: AutoscalerInfo = serde_json::from_value(info).unwrap();
@@ -155,7 +158,7 @@ impl Cloud {
         println!("{}  {:>6}  {:>5}  {why}", self.after(), made.wanted, made.current);
     }
 
-    /// What happens outside of the autoscaler.
+    /// Prints an event outside of the autoscaler.
     fn say(&self, text: &str) {
         println!("{}  {:>6}  {:>5}  * {text}", self.after(), "", "");
     }
@@ -165,7 +168,7 @@ impl Cloud {
     }
 }
 
-/// Functions that are busy nearly all the time when they are called without a pause.
+/// Functions that are busy nearly all the time when they are called without pauses.
 fn busy() -> Project {
     let mut code =
         "const config = { memory: '128MiB', concurrency: 16, maxInstances: 1 };\n".to_owned();

@@ -1,4 +1,4 @@
-//! What a fleet has on this machine, and whether all of it is gone afterwards.
+//! What a fleet leaves on this machine, and whether all of it is removed.
 
 use epsilon_e2e::{fleet::Fleet, program::Program};
 use std::{
@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-/// See the module.
+/// Names of a fleet's resources on this machine.
 pub(crate) struct Traces {
     vms: Vec<String>,
     folders: Vec<PathBuf>,
@@ -14,7 +14,7 @@ pub(crate) struct Traces {
 }
 
 impl Traces {
-    /// Of a fleet that runs.
+    /// The resources of a running fleet.
     pub(crate) fn of(fleet: &Fleet) -> Self {
         let programs = || {
             let agents = fleet.agents.iter().map(|agent| &agent.program);
@@ -28,7 +28,7 @@ impl Traces {
         }
     }
 
-    /// Whether nothing is left; else says what.
+    /// Whether nothing is left; prints what is.
     pub(crate) fn are_gone(&self) -> bool {
         let mut left = Vec::new();
         for vm in &self.vms {

@@ -1,9 +1,9 @@
-//! The second act of the demo: a gateway, a builder and three agents on this machine; functions that keep to
-//! their VMs; one agent killed under load; and an autoscaler that asks moto for VMs. `infra/demo-fleet.sh` builds
-//! and runs it.
+//! The second part of the demo: a gateway, a builder and three agents on this machine; functions
+//! that stay on their VMs; one agent killed under load; and an autoscaler that orders VMs from
+//! moto. `infra/demo-fleet.sh` builds and runs it.
 //!
-//! Prints what it does as it does it, then stays up until Ctrl-C; with `DEMO_EXIT=1` it ends by itself. However it
-//! ends, it removes everything and looks whether that is true. Exit status 1 when a count is not what was promised.
+//! Prints each step, then runs until Ctrl-C; with `DEMO_EXIT=1` it ends by itself. In any case it
+//! removes everything and checks that. Exit status 1 when a count is not as promised.
 
 #![allow(
     clippy::print_stdout,
@@ -22,7 +22,7 @@ use std::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-/// How text looks on a terminal, and nothing elsewhere.
+/// A terminal escape sequence, or nothing elsewhere.
 fn style(code: &'static str) -> &'static str {
     if stdout().is_terminal() { code } else { "" }
 }
@@ -35,7 +35,8 @@ fn note(text: &str) {
     println!("{}{text}{}", style("\x1b[2m"), style("\x1b[0m"));
 }
 
-/// All acts; whether every count was as promised. The fleet of the moment is the caller's, who has to end it.
+/// Runs all parts; returns whether every count was as promised. The caller owns the current fleet
+/// and ends it.
 async fn acts(stage: &mut Option<Fleet>) -> bool {
     let fleet = stage.insert(routing::start().await);
     let is_good = routing::act(fleet).await;
@@ -49,7 +50,7 @@ async fn acts(stage: &mut Option<Fleet>) -> bool {
     is_good
 }
 
-/// Ends the fleet of the moment and says what is left of it.
+/// Ends the current fleet and reports what is left of it.
 fn end(stage: &mut Option<Fleet>) -> bool {
     let Some(fleet) = stage.take() else { return true };
     let traces = leftovers::Traces::of(&fleet);
@@ -75,10 +76,10 @@ async fn main() -> ExitCode {
         () = told_to_end() => true,
     };
     title("The end");
-    note("ending agents, builder and gateway, removing containers …");
+    note("stopping agents, builder and gateway, removing containers …");
     let is_clean = end(&mut stage);
     if is_clean {
-        note("nothing is left behind: no container, no network, no process, no data");
+        note("nothing is left: no container, no network, no process, no data");
     }
     if is_good && is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -1,4 +1,4 @@
-//! The first half: functions keep to their VMs, and one of the VMs is lost under load.
+//! The first half: functions stay on their VMs, and one of the VMs is lost under load.
 
 use crate::{note, title};
 use epsilon_e2e::{
@@ -20,7 +20,7 @@ const CALLERS: usize = 2;
 pub(crate) async fn start() -> Fleet {
     title("A gateway, a builder and three agents");
     note(
-        "each a process of its own, joined by the fleet's token; one Docker engine stands for three",
+        "each a process of its own, joined with the fleet's token; one Docker engine serves all three",
     );
     let began = Instant::now();
     let fleet = Fleet::start(Plan::default()).await;
@@ -28,7 +28,7 @@ pub(crate) async fn start() -> Fleet {
     fleet
 }
 
-/// All of it; whether no call was lost.
+/// Runs this part; returns whether no call was lost.
 pub(crate) async fn act(fleet: &mut Fleet) -> bool {
     title("Nine functions, pushed once");
     let began = Instant::now();
@@ -103,7 +103,8 @@ async fn calls(gateway: &Gateway) -> (usize, usize) {
     (warm, all)
 }
 
-/// Kills the agent that most functions live on, while all of them are called. Whether no call was lost.
+/// Kills the agent that serves most functions, while all of them are called. Returns whether no
+/// call was lost.
 async fn kill_under_load(fleet: &mut Fleet) -> bool {
     let holdings = holdings(&fleet.gateways[0]).await;
     let held = |vm: &str| holdings.values().filter(|vms| vms.contains_key(vm)).count();

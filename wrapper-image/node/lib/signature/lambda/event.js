@@ -1,6 +1,7 @@
 'use strict';
-// The event that a Lambda handler gets, made of the request and its body: API Gateway's proxy event of version 2 (HTTP APIs,
-// function URLs), or of version 1 (REST APIs) where the function's settings say `event: v1`.
+// Builds the event of a Lambda handler from the request and its body: API Gateway's proxy event of
+// version 2 (HTTP APIs, function URLs), or of version 1 (REST APIs) if the function's settings
+// contain `event: v1`.
 
 const MONTHS = ['Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun', 'Jul', 'Aug', 'Sep', 'Oct', 'Nov', 'Dec'];
 /** Bodies of these types reach the function as text, all others in base64. */
@@ -8,7 +9,7 @@ const TEXTUAL = /^(text\/|application\/(json|javascript|xml|x-www-form-urlencode
 
 const EVENTS = { v1: eventOfRest, v2: eventOf };
 
-/** What makes the events of a function, by the version that its settings name. */
+/** Event constructors, by the version in the function's settings. */
 function eventMaker(version = 'v2') {
   return EVENTS[version];
 }

@@ -1,10 +1,10 @@
 'use strict';
-// What a Lambda handler gives back, made an answer.
+// Converts the result of a Lambda handler into a response.
 
-/** What is said by how the answer is sent; a result that states another length, or a coding of transfer, is not believed. */
+/** Headers that Node sets itself; a length or transfer coding stated in a result is ignored. */
 const OURS = new Set(['content-length', 'transfer-encoding', 'connection', 'keep-alive']);
 
-/** A result without `statusCode` is itself the body, as JSON unless it is a text. */
+/** A result without `statusCode` is the body, as JSON unless it is a string. */
 function answer(res, result) {
   if (result === null || typeof result !== 'object' || result.statusCode === undefined) {
     res.setHeader('content-type', 'application/json');
@@ -19,7 +19,7 @@ function answer(res, result) {
   else res.end(isBase64Encoded ? Buffer.from(body, 'base64') : body);
 }
 
-/** Status, headers and cookies, of a result or of what `HttpResponseStream.from` gets. */
+/** Sets status, headers and cookies from a result or from the argument of `HttpResponseStream.from`. */
 function setHead(res, { statusCode, headers, multiValueHeaders, cookies }) {
   const status = Number(statusCode);
   if (!Number.isInteger(status)) throw new TypeError(`\`statusCode\` is ${statusCode}, not a number`);

@@ -1,13 +1,14 @@
 'use strict';
-// Lambda's response streaming: the global `awslambda`, by which a handler says that it writes its answer into a stream,
-// and that stream. As in AWS's runtime, `awslambda.streamifyResponse` only marks the handler.
+// Lambda's response streaming: the global `awslambda`, with which a handler declares that it writes
+// its response to a stream, and that stream. As in AWS's runtime, `awslambda.streamifyResponse`
+// only marks the handler.
 
 const { Writable } = require('node:stream');
 const { setHead } = require('./result.js');
 
-/** The mark of AWS's own runtime, which wrappers of handlers look for and hand on. */
+/** The symbol of AWS's own runtime, which handler wrappers look for and copy. */
 const STREAMING = Symbol.for('aws.lambda.runtime.handler.streaming');
-/** As AWS answers where nothing else is said. */
+/** AWS's default content type. */
 const DEFAULT_TYPE = 'application/octet-stream';
 
 const awslambda = {
@@ -17,7 +18,7 @@ const awslambda = {
     return handler;
   },
   HttpResponseStream: class HttpResponseStream {
-    /** Sets the head of an answer of which nothing was written yet. */
+    /** Sets the head of a response before anything was written. */
     static from(stream, metadata) {
       stream.setMetadata(metadata);
       return stream;
@@ -25,7 +26,7 @@ const awslambda = {
   },
 };
 
-/** Before any code of the project is loaded: it uses the global at its top level. */
+/** Must run before project code is loaded, which uses the global at its top level. */
 function provideGlobal() {
   globalThis.awslambda ??= awslambda;
 }
@@ -34,7 +35,7 @@ function isStreaming(func) {
   return func[STREAMING] === 'response';
 }
 
-/** The body of an answer, at the pace of its reader. */
+/** The body of a response, with backpressure from its reader. */
 class ResponseStream extends Writable {
   #res;
 
@@ -42,7 +43,7 @@ class ResponseStream extends Writable {
     super({ decodeStrings: false });
     this.#res = call.res;
     this.on('error', (err) => call.fail(err));
-    call.res.once('close', () => this.destroy()); // who writes on, or waits for a reader, hears of it
+    call.res.once('close', () => this.destroy()); // pending and later writes fail
   }
 
   setContentType(type) {
@@ -76,13 +77,13 @@ class ResponseStream extends Writable {
   }
 }
 
-/** Runs a handler that writes its answer; what it returns is nothing. */
+/** Runs a handler that writes its response; its return value is ignored. */
 async function invokeStreaming(call, func, event, context) {
   const stream = new ResponseStream(call);
   try {
     await func(event, stream, context);
   } catch (err) {
-    // The stream's own listener has reported it, or the caller left and nothing is wrong.
+    // The stream's own listener has reported it, or the caller disconnected, which is no error.
     const isLeft = call.res.destroyed && err?.code === 'ERR_STREAM_PREMATURE_CLOSE';
     if (err !== stream.errored && !isLeft) throw err;
   }
