@@ -306,7 +306,7 @@ impl CallError {
             Self::HeadTooLarge => {
                 Some("the operator's settings are `gateway.max_header` and `gateway.max_headers`".into())
             }
-            Self::TlsRequired => Some("//` in place of `http://`".into()),
+            Self::TlsRequired => Some("use `https://` instead of `http://`".into()),
             Self::HeadTooSlow => Some("the operator's setting is `gateway.header_timeout`".into()),
             Self::BodyTooLarge { .. } => {
                 Some("the operator's setting is `gateway.max_body`".into())

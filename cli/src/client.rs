@@ -400,7 +400,9 @@ impl Client {
                 .hint("wait longer with `--timeout 5m`")
         } else {
             let hint = match self.base.scheme() {
-                "http" => "//`",
+                "http" => {
+                    "check that the gateway still runs, then try again; if it uses TLS, use `https://`"
+                }
                 _ => "check that the gateway still runs, then try again",
             };
             Failure::new("CONNECTION_LOST", format!("the connection to {at} broke"))

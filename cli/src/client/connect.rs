@@ -93,8 +93,9 @@ pub(super) fn tls_failure(err: &reqwest::Error, url: &Url, ca: Option<&Path>) ->
             CertificateError::Expired | CertificateError::ExpiredContext { .. },
         ) => failure(format!("the certificate of {at} has expired"))
             .hint("its operator has to renew it; or this machine's clock is wrong"),
-        TlsError::InvalidMessage(_) => failure(format!("{at} does not use TLS"))
-            .hint(format!("//` in place of `https://`, if the way to it is safe: {at}")),
+        TlsError::InvalidMessage(_) => failure(format!("{at} does not use TLS")).hint(format!(
+            "write `http://` instead of `https://`, if the network to it is safe: {at}"
+        )),
         other => failure(format!("the TLS handshake with {at} failed")).because(other),
     })
 }

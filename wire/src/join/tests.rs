@@ -379,9 +379,9 @@ fn what_is_wrong_is_said_with_what_to_do() {
     let gateway: Gateways = "http://10.0.0.4:8080".parse().unwrap();
     let text =
         turned(&gateway.as_slice()[0], StatusCode::NOT_FOUND, "no function is named `v1`".into());
-    says(&text, &["http://10.0.0.4:8080", "no control address", "8081", "is named `v1`"]);
+    says(&text, &["http://10.0.0.4:8080", "not the control address", "8081", "is named `v1`"]);
     let text = turned(&gateway.as_slice()[0], StatusCode::CONFLICT, "too old".into());
-    says(&text, &["does not let this member in: too old"]);
+    says(&text, &["refused this member: too old"]);
 
     let me = || Join {
         protocol: PROTOCOL,

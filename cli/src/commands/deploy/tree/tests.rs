@@ -111,5 +111,5 @@ fn an_empty_folder_is_wrong_usage() {
 fn a_socket_is_refused() {
     let dir = folder(&["a.js"]);
     let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("s.sock")).unwrap();
-    assert!(refusal(&dir).contains("`s.sock` is neither file, folder nor link"));
+    assert!(refusal(&dir).contains("`s.sock` is neither a file nor a folder nor a link"));
 }
