@@ -12,7 +12,7 @@ use epsilon_builder::{
     config::{Config, MemberConfig, Settings},
     member::Member,
 };
-use epsilon_launch::{
+use epsilon_bootstrap::{
     arguments,
     failure::Failure,
     files, metrics,

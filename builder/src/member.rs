@@ -15,7 +15,7 @@ use epsilon_api::{
     redacted::Secret,
     units::{Bytes, MilliCores},
 };
-use epsilon_wire::{
+use epsilon_fleet_link::{
     certificate::{self, Certificate},
     door::Ending,
     join::{Belonging, Settings},

@@ -1,6 +1,6 @@
 //! The builder's listener: gateways of its fleet send archives and read the progress. One request
 //! is one build; a gateway that hangs up cancels it. Builds are run by the `Builder`;
-//! authentication is done by [`epsilon_wire::door`].
+//! authentication is done by [`epsilon_fleet_link::door`].
 //!
 //! ```text
 //! POST /v1/builds?… ─▶ build slot (503 without) ─▶ 200 at once ─▶ archive is read
@@ -19,8 +19,8 @@ use epsilon_api::{
     error::ErrorBody,
     units::Bytes,
 };
-use epsilon_launch::metrics::VERSION;
-use epsilon_wire::{
+use epsilon_bootstrap::metrics::VERSION;
+use epsilon_fleet_link::{
     door::{self, Door, Ending},
     pass::Checker,
     tls,

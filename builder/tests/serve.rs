@@ -19,7 +19,7 @@ use epsilon_builder::{
     error,
     serve::{Limits, Running, Serving},
 };
-use epsilon_wire::{
+use epsilon_fleet_link::{
     connection::Connection,
     door,
     pass::{Checker, Signer},

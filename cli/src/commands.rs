@@ -27,7 +27,7 @@ use crate::{
     args::{Cli, Command},
     failure::Failure,
 };
-use epsilon_launch::sockets::Sockets;
+use epsilon_bootstrap::sockets::Sockets;
 
 /// Runs the parsed command.
 pub(crate) async fn run(cli: Cli, sockets: Result<Sockets, Failure>) -> Result<(), Failure> {

@@ -9,7 +9,7 @@ mod commands;
 mod confirm;
 mod output;
 
-use epsilon_launch::{arguments, data_dir, failure, sockets::Sockets};
+use epsilon_bootstrap::{arguments, data_dir, failure, sockets::Sockets};
 use failure::Failure;
 use std::process::ExitCode;
 

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-pub(crate) use epsilon_launch::visible::visible;
+pub(crate) use epsilon_bootstrap::visible::visible;
 
 /// Blanks between two columns.
 const GAP: u16 = 2;

@@ -32,9 +32,9 @@ use crate::{
     webhook::{self, Hooks},
 };
 use epsilon_api::{build::Builder, fleet::MemberKind, vm::Vm};
-use epsilon_launch::sockets::Sockets;
+use epsilon_bootstrap::sockets::Sockets;
 use epsilon_store::{Gateway, KeyRole, Store, StoreError};
-use epsilon_wire::{
+use epsilon_fleet_link::{
     certificate,
     clock::Clock,
     pass::{self, Signer},

@@ -14,7 +14,7 @@ use crate::{
     webhook,
 };
 use epsilon_api::{fleet, ids::ProjectName, units::Bytes, written};
-use epsilon_wire::{limiter::Exempt, tls};
+use epsilon_fleet_link::{limiter::Exempt, tls};
 use serde::Deserialize;
 use std::{
     borrow::Cow,

@@ -22,7 +22,7 @@ use crate::{
     },
     sync::away::{Since, StoreWatch},
 };
-use epsilon_wire::certificate::{Certificate, Validity};
+use epsilon_fleet_link::certificate::{Certificate, Validity};
 use http::StatusCode;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -157,7 +157,7 @@ mod tests {
         testing::FakeVm,
     };
     use epsilon_api::{ids::VmId, vm::Vm};
-    use epsilon_wire::certificate::Owner;
+    use epsilon_fleet_link::certificate::Owner;
     use prometheus::IntGauge;
     use std::{io, time::Duration};
     use tokio::time;

@@ -9,7 +9,7 @@ use epsilon_gateway::{
     app::App,
     config::{Config, Settings},
 };
-use epsilon_launch::{
+use epsilon_bootstrap::{
     arguments,
     failure::Failure,
     files,

@@ -20,7 +20,7 @@ use crate::{
 use away::StoreWatch;
 use epsilon_api::{chain::Chain, error::ErrorBody, fleet::BEAT, ids::GatewayId};
 use epsilon_store::{Change, Gateway, Store, StoreError};
-use epsilon_wire::{clock::Clock, pass};
+use epsilon_fleet_link::{clock::Clock, pass};
 use futures_util::StreamExt;
 use http::StatusCode;
 use jiff::Timestamp;

@@ -11,7 +11,7 @@ use crate::{
 };
 use epsilon_api::{ids::VmId, units::Bytes, written};
 use epsilon_registry::{Access, Written};
-use epsilon_wire::{join::BadGateway, tls::TlsError};
+use epsilon_fleet_link::{join::BadGateway, tls::TlsError};
 pub use member::MemberConfig;
 use serde::Deserialize;
 use std::{

@@ -2,7 +2,7 @@
 
 use crate::engine::EngineError;
 use epsilon_api::ids::InvalidId;
-use epsilon_wire::tls::TlsError;
+use epsilon_fleet_link::tls::TlsError;
 use std::{io, net::SocketAddr, path::PathBuf};
 
 /// Why an agent cannot start.

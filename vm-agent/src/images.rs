@@ -10,7 +10,7 @@ use epsilon_api::{
     ids::{FunctionName, VersionId},
     vm::ImageRemoval,
 };
-use epsilon_wire::together::Together;
+use epsilon_fleet_link::together::Together;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 

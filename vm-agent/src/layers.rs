@@ -51,7 +51,7 @@ use epsilon_api::{
     ids::{InstanceId, VmId},
 };
 use epsilon_registry::Host;
-use epsilon_wire::together::Together;
+use epsilon_fleet_link::together::Together;
 pub(crate) use error::LayersError;
 use futures_util::future::try_join_all;
 use name::Name;

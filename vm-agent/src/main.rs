@@ -9,7 +9,7 @@
 use clap::Parser;
 use epsilon_api::ids::VmId;
 use epsilon_cloud_aws::imds::Imds;
-use epsilon_launch::{
+use epsilon_bootstrap::{
     arguments,
     failure::Failure,
     files, metrics,

@@ -15,7 +15,7 @@ use epsilon_api::{
     redacted::Secret,
 };
 use epsilon_cloud_aws::imds::{self, Imds, Notice};
-use epsilon_wire::{
+use epsilon_fleet_link::{
     certificate::{self, Certificate},
     door::{Door, Ending},
     join::{Belonging, Settings},

@@ -8,7 +8,7 @@ use crate::{
     vm::LocalVm,
 };
 use epsilon_api::{ids::FunctionName, vm::StartPhases};
-use epsilon_launch::metrics::Disk;
+use epsilon_bootstrap::metrics::Disk;
 use prometheus::{
     Error, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec,
     Opts, Registry,

@@ -32,7 +32,7 @@ use epsilon_api::{
     units::MilliCores,
     vm::{Answer, Call, ImageRemoval, Keep, Vm, VmState, VmStatus},
 };
-use epsilon_launch::clear::clear;
+use epsilon_bootstrap::clear::clear;
 use futures_util::{future::BoxFuture, stream::BoxStream};
 use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
@@ -456,7 +456,7 @@ impl Vm for Front {
             id: vm.id.clone(),
             state,
             boot: vm.boot,
-            version: Some(epsilon_launch::metrics::VERSION.to_owned()),
+            version: Some(epsilon_bootstrap::metrics::VERSION.to_owned()),
             certificate_ends_at: vm.certificate_ends_at.get().copied(),
             cpu_millicores: vm.cpu,
             memory_bytes: vm.budget.total(),

@@ -2,7 +2,7 @@
 //! never by a long path, follows no link, does not recurse, and stops at bounds: depth, path
 //! length, number of entries.
 //!
-//! Removing such a folder has no bounds and is done by `epsilon_launch::clear`. Used for sizes, for
+//! Removing such a folder has no bounds and is done by `epsilon_bootstrap::clear`. Used for sizes, for
 //! packing, and for reading the result of a build command.
 
 use rustix::{

@@ -2,7 +2,7 @@
 
 use super::{ConfigError, Settings, check};
 use crate::serve::Limits;
-use epsilon_wire::{
+use epsilon_fleet_link::{
     door,
     join::Gateways,
     tls::{Files, TlsError},

@@ -20,7 +20,7 @@ use epsilon_builder::{
     config::{Config, Settings},
     source::Hasher,
 };
-use epsilon_launch::{lock, log, settings::Layers, signals::Asked};
+use epsilon_bootstrap::{lock, log, settings::Layers, signals::Asked};
 use epsilon_store::{BackedUp, BackupError};
 use jiff::Timestamp;
 use std::{

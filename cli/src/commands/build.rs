@@ -15,7 +15,7 @@ use epsilon_builder::{
     app::App,
     config::{Config, Settings},
 };
-use epsilon_launch::{log, settings::Flag, settings::Layers, signals::Asked};
+use epsilon_bootstrap::{log, settings::Flag, settings::Layers, signals::Asked};
 use parking_lot::Mutex;
 use std::{
     fs::DirBuilder,

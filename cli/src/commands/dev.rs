@@ -34,7 +34,7 @@ mod wrapper;
 use crate::{args::Globals, client::Client, data_dir, failure::Failure};
 use clap::Args;
 use epsilon_api::ids::FunctionName;
-use epsilon_launch::{files::raise_file_limit, signals::Asked};
+use epsilon_bootstrap::{files::raise_file_limit, signals::Asked};
 use folder::RunFolder;
 use node::Node;
 use platform::Platform;

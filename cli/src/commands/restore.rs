@@ -22,7 +22,7 @@ use epsilon_builder::{
     config::Config,
     images::{Image, Images},
 };
-use epsilon_launch::{lock, log, signals::Asked};
+use epsilon_bootstrap::{lock, log, signals::Asked};
 use serde_json::json;
 use std::{
     fs, io,

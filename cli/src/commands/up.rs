@@ -18,7 +18,7 @@ mod settings;
 use crate::{args::Globals, data_dir, failure::Failure, output};
 use clap::Args;
 use compose::Platform;
-use epsilon_launch::{
+use epsilon_bootstrap::{
     files::raise_file_limit,
     lock::Lock,
     log::{self, Format},

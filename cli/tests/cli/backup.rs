@@ -3,7 +3,7 @@
 
 use crate::support::{Ran, epsilon};
 use epsilon_api::ids::{DeploymentId, GatewayId};
-use epsilon_launch::lock::Lock;
+use epsilon_bootstrap::lock::Lock;
 use epsilon_store::Gateway;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;

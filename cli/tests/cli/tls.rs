@@ -4,7 +4,7 @@ use crate::{
     listings::function,
     support::{Fake, Ran, Reply, epsilon},
 };
-use epsilon_wire::tls::Files;
+use epsilon_fleet_link::tls::Files;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use std::{io::Write as _, net::SocketAddr, path::Path, thread};
 use tempfile::TempDir;

@@ -1,6 +1,6 @@
 //! The addresses of the control API, for people and for the command line of this machine.
 
-use epsilon_wire::tls::Files;
+use epsilon_fleet_link::tls::Files;
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,

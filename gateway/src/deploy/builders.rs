@@ -12,7 +12,7 @@ use epsilon_api::{
     function::ImageRef,
     ids::VmId,
 };
-use epsilon_launch::metrics::VERSION;
+use epsilon_bootstrap::metrics::VERSION;
 use futures_util::future::{BoxFuture, join_all};
 use http::StatusCode;
 use parking_lot::Mutex;

@@ -15,7 +15,7 @@ use epsilon_api::{
     ids::VmId,
     vm::InterimSink,
 };
-use epsilon_wire::{
+use epsilon_fleet_link::{
     clock::Clock,
     connection::{Connection, Idle},
     pass::Signer,

@@ -30,7 +30,7 @@ use epsilon_api::{
     units::Bytes,
     vm::{Answer, Call, ImageRemoval, Vm, VmState, VmStatus},
 };
-use epsilon_wire::together::Together;
+use epsilon_fleet_link::together::Together;
 use futures_util::{
     FutureExt, StreamExt, TryFutureExt,
     future::BoxFuture,

@@ -7,7 +7,7 @@ use epsilon_api::{
     error::{CallError, Cause},
     ids::FunctionName,
 };
-use epsilon_wire::tls;
+use epsilon_fleet_link::tls;
 use std::{error::Error, io, sync::Arc, time::Duration};
 
 /// An error between this gateway and a member.

@@ -5,7 +5,7 @@
 //! Anyone can cause any number of wrong keys, so at most one line in ten seconds is logged for each
 //! listener, with the number of those left out; the counter has all.
 
-use epsilon_launch::log::repeats::Repeats;
+use epsilon_bootstrap::log::repeats::Repeats;
 use http::StatusCode;
 use prometheus::{IntCounterVec, Opts, Registry};
 use std::{net::IpAddr, time::Instant};

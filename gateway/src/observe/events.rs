@@ -8,7 +8,7 @@ use epsilon_api::{
     error::{CallError, Fault},
     ids::{FunctionName, RequestId},
 };
-use epsilon_launch::log::repeats::Repeats;
+use epsilon_bootstrap::log::repeats::Repeats;
 use http::{Method, Request, Uri};
 use std::{
     error::Error,

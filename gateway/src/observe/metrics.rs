@@ -4,7 +4,7 @@
 use super::placement::PlacementMetrics;
 use crate::traffic::metrics::TrafficMetrics;
 use epsilon_api::{admin::DeploymentState, error::CallError, ids::FunctionName};
-use epsilon_launch::log::repeats::Repeats;
+use epsilon_bootstrap::log::repeats::Repeats;
 use parking_lot::{Mutex, RwLock};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,

@@ -13,7 +13,7 @@ use epsilon_api::{
     build::{BuildError, BuildJob, Builder, Built, BuiltFunction},
     ids::{DeploymentId, FunctionName, ProjectName},
 };
-use epsilon_wire::{clock::Clock, pass::Signer};
+use epsilon_fleet_link::{clock::Clock, pass::Signer};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use std::future::ready;

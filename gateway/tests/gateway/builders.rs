@@ -13,7 +13,7 @@ use epsilon_api::{
     units::{self, MilliCores},
 };
 use epsilon_gateway::config::Settings;
-use epsilon_wire::{
+use epsilon_fleet_link::{
     door::{Door, Ending, Limits},
     pass::Checker,
 };

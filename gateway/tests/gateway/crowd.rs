@@ -57,7 +57,7 @@ async fn health(to: SocketAddr, request: &str) -> Duration {
 
 #[tokio::test]
 async fn idle_connections_block_neither_listener() {
-    epsilon_launch::files::raise_file_limit();
+    epsilon_bootstrap::files::raise_file_limit();
     let world = world(1000).await;
     for (to, request) in
         [(world.public, HEALTH), (world.control, "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")]

@@ -17,7 +17,7 @@ use epsilon_api::{
 };
 use epsilon_gateway::config::Settings;
 use epsilon_store::{Key, KeyRole, Member};
-use epsilon_wire::tls::Files;
+use epsilon_fleet_link::tls::Files;
 use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};

@@ -12,7 +12,7 @@ use epsilon_api::{
     vm::Call,
 };
 use epsilon_gateway::config::Settings;
-use epsilon_wire::tls::Files;
+use epsilon_fleet_link::tls::Files;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},

@@ -15,7 +15,7 @@ use epsilon_api::{
     units::{Bytes as Size, MilliCores},
     vm::{Call, Vm, VmStatus},
 };
-use epsilon_wire::{
+use epsilon_fleet_link::{
     door::{Door, Ending, Limits},
     join::{self, Belonging},
     pass::Checker,

@@ -13,7 +13,7 @@
 //! | [`project`] | a project's folder from a few lines, and its archive |
 //! | [`deploy`] | a deployment and its events |
 //! | [`http`] | one call over one connection: whole, streamed, or cut |
-//! | [`wire`] | bytes on a socket, for what no HTTP client would send |
+//! | [`fleet-link`] | bytes on a socket, for what no HTTP client would send |
 //! | [`websocket`] | as much of RFC 6455 as an echo needs |
 //! | [`load`] | callers without pauses that count their results |
 //! | [`dockerd`] | an engine of its own for one VM |

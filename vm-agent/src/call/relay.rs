@@ -6,7 +6,7 @@ use crate::instance::{pool::Pool, sockets};
 use epsilon_api::{
     body::CallBody, error::CallError, headers, ids::RequestId, log::Level, vm::InterimSink,
 };
-use epsilon_wire::connection::{Connection, MAX_HEADERS};
+use epsilon_fleet_link::connection::{Connection, MAX_HEADERS};
 use http::{HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::{Body, Incoming};
 

@@ -2,7 +2,7 @@
 //! use.
 
 use super::{ConfigError, Settings};
-use epsilon_wire::{
+use epsilon_fleet_link::{
     door::Limits,
     join::Gateways,
     tls::{Files, TlsError},

@@ -7,7 +7,7 @@ use super::{
     unsettled::Unsettled,
 };
 use epsilon_api::ids::RequestId;
-use epsilon_wire::connection::{Connection, Idle};
+use epsilon_fleet_link::connection::{Connection, Idle};
 use std::{io, net::SocketAddr, sync::OnceLock, time::Duration};
 use tokio::{net::TcpStream, time::timeout};
 

@@ -3,7 +3,7 @@
 //! debug level. Told by the pool's instances and by calls.
 
 use super::Instance;
-use epsilon_launch::log::repeats::Repeats;
+use epsilon_bootstrap::log::repeats::Repeats;
 use std::time::Instant;
 
 /// Those of one function. See the module.

@@ -18,7 +18,7 @@ use epsilon_vm_agent::{
     engine::fake::FakeEngine,
     member::{Member, Running},
 };
-use epsilon_wire::{connection::Connection, pass::Signer};
+use epsilon_fleet_link::{connection::Connection, pass::Signer};
 use http::{Method, Request, Response, request};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};

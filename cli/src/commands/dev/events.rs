@@ -4,7 +4,7 @@
 
 use super::terminal::{CallLine, Terminal};
 use crate::failure::Failure;
-use epsilon_launch::log;
+use epsilon_bootstrap::log;
 use std::{
     fmt::{Debug, Write as _},
     sync::{

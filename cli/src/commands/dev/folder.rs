@@ -6,7 +6,7 @@
 //! keys. So the name cannot be guessed, and an existing folder is never used.
 
 use crate::{data_dir, failure::Failure};
-use epsilon_launch::{clear::clear, lock::Lock};
+use epsilon_bootstrap::{clear::clear, lock::Lock};
 use rustix::{io::Errno, process::Pid};
 use std::{
     fs::{self, DirEntry, File, Permissions},

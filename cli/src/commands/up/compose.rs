@@ -10,7 +10,7 @@ use super::{progress::Progress, settings::Settings};
 use crate::failure::Failure;
 use epsilon_builder as builder;
 use epsilon_gateway as gateway;
-use epsilon_launch::{metrics, sockets::Sockets};
+use epsilon_bootstrap::{metrics, sockets::Sockets};
 use epsilon_vm_agent as vm_agent;
 use std::{error::Error, path::Path, time::Duration};
 use tracing::{info, warn};

@@ -1,6 +1,6 @@
 //! Settings of `epsilon up`'s parts: the sections as each part declares them.
 
-use epsilon_launch::{
+use epsilon_bootstrap::{
     failure::Failure,
     settings::{Flag, Layers},
 };

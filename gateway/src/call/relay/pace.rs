@@ -7,7 +7,7 @@
 //! not wait for the caller. Nor does time count once the answer has begun, because the caller may
 //! then be waiting for the function.
 
-use epsilon_wire::connection::Alarm;
+use epsilon_fleet_link::connection::Alarm;
 use std::{
     task::{Context, Poll},
     time::Duration,

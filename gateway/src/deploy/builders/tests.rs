@@ -11,7 +11,7 @@ use epsilon_api::{
     ids::{DeploymentId, ProjectName},
     units::{self, MilliCores},
 };
-use epsilon_wire::{
+use epsilon_fleet_link::{
     clock::Clock,
     door::{self, Door, Ending},
     pass::{Checker, Signer},

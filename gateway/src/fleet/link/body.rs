@@ -4,7 +4,7 @@
 use super::{super::trouble::Trouble, Link};
 use bytes::Bytes;
 use epsilon_api::body::BodyError;
-use epsilon_wire::connection::Connection;
+use epsilon_fleet_link::connection::Connection;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;

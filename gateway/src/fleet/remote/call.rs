@@ -15,7 +15,7 @@ use epsilon_api::{
     ids::RequestId,
     vm::{Answer, Call, Held},
 };
-use epsilon_wire::connection::Connection;
+use epsilon_fleet_link::connection::Connection;
 use http::{
     HeaderValue, Request, Response, StatusCode,
     header::{CONTENT_LENGTH, HOST, InvalidHeaderValue, TRANSFER_ENCODING},
