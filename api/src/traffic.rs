@@ -1,5 +1,5 @@
 //! How the calls of one function are split among its versions: requests, stored form, answers. The
-//! gateway's `call/split.rs` applies it to each call; the store stores it. [`slots`] is the
+//! gateway's `call/version.rs` applies it to each call; the store stores it. [`slots`] is the
 //! arithmetic.
 
 pub mod slots;

@@ -18,7 +18,6 @@
 //! | [`failure`] | what went wrong, what to do next, the exit code |
 
 pub mod arguments;
-pub mod clear;
 pub mod data_dir;
 pub mod failure;
 pub mod files;
@@ -26,6 +25,7 @@ pub mod lock;
 pub mod log;
 pub mod metrics;
 pub mod program;
+pub mod remove_untrusted_dir;
 pub mod settings;
 pub mod signals;
 pub mod sockets;

@@ -1,21 +1,20 @@
 //! The builder as a whole: created once from its settings, then runs builds. `epsilon up` composes
 //! it with gateway and agent; the `epsilon-builder` program runs it alone.
 
-use crate::{
-    cache::{Cache, Opened},
-    command::Commands,
-    config::Config,
-    dependencies::Dependencies,
-    dockerfile::Dockerfiles,
-    engine::{Engine, EngineError},
-    error::{self, Hint},
-    inspect::Inspector,
-    job::Workshop,
-    network::Network,
-    outside::Outside,
-    runtime::Runtimes,
-    ship::{Exports, Layout, Local, Remote, Shelf, Sink},
-};
+use crate::build_command::Commands;
+use crate::cache::{Cache, Opened};
+use crate::config::Config;
+use crate::dependencies::Dependencies;
+use crate::dockerfile::Dockerfiles;
+use crate::egress_env::Outside;
+use crate::engine::{Engine, EngineError};
+use crate::error;
+use crate::error::Hint;
+use crate::inspect::Inspector;
+use crate::job::Workshop;
+use crate::network::Network;
+use crate::publish::{Exports, Layout, Local, Remote, Shelf, Sink};
+use crate::runtime::Runtimes;
 use epsilon_api::{
     build::{BuildError, BuildJob, BuildLog, Builder, Built},
     chain::Chain,

@@ -20,7 +20,7 @@ pub(crate) mod walk;
 
 use crate::{error, source::ContentDigest};
 use epsilon_api::{build::BuildError, ids::InstanceId, units::Bytes};
-use epsilon_bootstrap::clear::clear;
+use epsilon_bootstrap::remove_untrusted_dir::clear;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{

@@ -15,24 +15,23 @@
 mod local;
 mod manifest;
 mod npm;
-mod npmrc;
+mod npm_output;
+pub(crate) mod npmrc;
 pub(crate) mod size;
-mod words;
 
 pub(crate) use npmrc::Operator;
 
-use crate::{
-    blocking,
-    cache::{Cache, WorkDir, container_user, upkeep},
-    engine::{Engine, container::Limits},
-    error::{self, Hint},
-    image::{Layer, tree},
-    manifest::short,
-    network::Network,
-    outside::Outside,
-    runtime::Runtime,
-    source::{ContentDigest, Hasher, Source},
-};
+use crate::cache::{Cache, WorkDir, container_user, upkeep};
+use crate::egress_env::Outside;
+use crate::engine::Engine;
+use crate::engine::container::Limits;
+use crate::error::Hint;
+use crate::image::{Layer, tree};
+use crate::manifest::values::short;
+use crate::network::Network;
+use crate::runtime::Runtime;
+use crate::source::{ContentDigest, Hasher, Source};
+use crate::{blocking, error};
 use epsilon_api::{
     build::{BuildError, BuildLog},
     ids::{InstanceId, ProjectName},

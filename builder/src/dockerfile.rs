@@ -6,18 +6,16 @@
 mod added;
 mod ignored;
 
-use crate::{
-    blocking,
-    cache::WorkDir,
-    config::Config,
-    engine::{Engine, Part, Scratch, StepLimits, Steps, files},
-    error::{self, Hint},
-    image::tree,
-    network::Network,
-    outside::Outside,
-    ship::Base,
-    source::Source,
-};
+use crate::cache::WorkDir;
+use crate::config::Config;
+use crate::egress_env::Outside;
+use crate::engine::{Engine, Part, Scratch, StepLimits, Steps, files};
+use crate::error::Hint;
+use crate::image::tree;
+use crate::network::Network;
+use crate::publish::Base;
+use crate::source::Source;
+use crate::{blocking, error};
 use epsilon_api::{
     build::{BuildError, BuildEvent, BuildLog},
     units::Bytes,

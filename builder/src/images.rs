@@ -8,14 +8,12 @@
 
 mod saved;
 
-use crate::{
-    config::Config,
-    engine::{Engine, EngineError, EngineImage, Part, files},
-    error::{self, Hint},
-    image::archive::{header, padding},
-    runtime,
-    ship::blob::Blob,
-};
+use crate::config::Config;
+use crate::engine::{Engine, EngineError, EngineImage, Part, files};
+use crate::error::Hint;
+use crate::image::archive::{header, padding};
+use crate::publish::blob::Blob;
+use crate::{error, runtime};
 use epsilon_api::{build::BuildError, chain::Chain};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;

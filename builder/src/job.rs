@@ -11,24 +11,21 @@
 //! containers, folders and half-written results belong to handles that clean up when they are
 //! dropped.
 
-use crate::{
-    blocking,
-    cache::{Cache, WorkDir},
-    changes::{self, Snapshot},
-    command::{Commands, Made as CommandMade},
-    config::Config,
-    dependencies::{Dependencies, Installed},
-    dockerfile::Dockerfiles,
-    error,
-    image::{Image, tree},
-    inspect::Inspector,
-    inspection::Inspection,
-    manifest::{Build as Ahead, Manifest, short},
-    plan::{self, FunctionPlan, Origin, Plan},
-    runtime::{Runtime, Runtimes},
-    ship::{Base, Name, Parcel, Shipped, Sink},
-    source::{self, Hasher, Source},
-};
+use crate::build_command::{Commands, Made as CommandMade};
+use crate::cache::{Cache, WorkDir};
+use crate::config::Config;
+use crate::dependencies::{Dependencies, Installed};
+use crate::dockerfile::Dockerfiles;
+use crate::image::{Image, tree};
+use crate::inspect::Inspector;
+use crate::inspection::Inspection;
+use crate::manifest::{Build as Ahead, Manifest, short};
+use crate::plan::{FunctionPlan, Origin, Plan};
+use crate::publish::{Base, Name, Parcel, Shipped, Sink};
+use crate::rebuild_reasons::Snapshot;
+use crate::runtime::{Runtime, Runtimes};
+use crate::source::{Hasher, Source};
+use crate::{blocking, error, plan, rebuild_reasons, source};
 use epsilon_api::{
     admin::Step,
     build::{BuildError, BuildEvent, BuildJob, BuildLog, Built, BuiltFunction},
@@ -261,7 +258,7 @@ impl Workshop {
         let before = self.cache.recall::<Snapshot>("projects", &project);
         let is_built = |function: &FunctionPlan| !images.contains_key(&function.name);
         let before = before.filter(|_| !self.is_afresh);
-        for line in changes::told(before.as_ref(), &now, &plan, source, is_built) {
+        for line in rebuild_reasons::told(before.as_ref(), &now, &plan, source, is_built) {
             log.tell(error::note(line));
         }
 

@@ -24,12 +24,12 @@
 
 pub mod app;
 mod blocking;
+mod build_command;
 mod cache;
-mod changes;
-mod command;
 pub mod config;
 mod dependencies;
 mod dockerfile;
+mod egress_env;
 mod engine;
 pub mod error;
 mod hashing;
@@ -41,10 +41,11 @@ mod job;
 pub mod manifest;
 pub mod member;
 mod network;
-mod outside;
 pub mod plan;
+mod publish;
+mod rebuild_reasons;
 mod runtime;
 pub mod serve;
-mod ship;
 pub mod source;
+pub(crate) mod value_tree;
 pub mod wrapper;

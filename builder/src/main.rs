@@ -7,11 +7,6 @@
 
 use clap::Parser;
 use epsilon_api::build::{BuildEvent, BuildLog};
-use epsilon_builder::{
-    app::App,
-    config::{Config, MemberConfig, Settings},
-    member::Member,
-};
 use epsilon_bootstrap::{
     arguments,
     failure::Failure,
@@ -19,6 +14,11 @@ use epsilon_bootstrap::{
     program::{self, Common},
     settings::Flag,
     signals::Asked,
+};
+use epsilon_builder::{
+    app::App,
+    config::{Config, MemberConfig, Settings},
+    member::Member,
 };
 use prometheus::Registry;
 use std::{error::Error, net::SocketAddr, process::ExitCode, time::Duration};

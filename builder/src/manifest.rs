@@ -17,14 +17,13 @@ mod section;
 #[cfg(test)]
 mod tests;
 mod text;
-mod tree;
-mod values;
+pub(crate) mod values;
 
+pub use crate::value_tree::Node;
 pub use ceilings::Ceilings;
 pub(crate) use function::FunctionKeys;
 pub(crate) use package::is_module;
 pub(crate) use text::decode;
-pub use tree::Node;
 pub(crate) use values::short;
 
 use crate::{

@@ -15,14 +15,13 @@ use epsilon_api::{
     redacted::Secret,
     units::{Bytes, MilliCores},
 };
-use epsilon_fleet_link::{
-    certificate::{self, Certificate},
-    door::Ending,
-    join::{Belonging, Settings},
-    metrics::Metrics,
-    pass::Checker,
-    tls::TlsError,
-};
+use epsilon_fleet_link::certificate;
+use epsilon_fleet_link::certificate::Certificate;
+use epsilon_fleet_link::door::Ending;
+use epsilon_fleet_link::gateway_token::Checker;
+use epsilon_fleet_link::membership::{Belonging, Settings};
+use epsilon_fleet_link::metrics::Metrics;
+use epsilon_fleet_link::tls::TlsError;
 use prometheus::{Registry, TextEncoder};
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, thread, time::Duration};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};

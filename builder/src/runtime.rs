@@ -20,16 +20,16 @@ mod mirror;
 mod packages;
 mod step;
 
-use crate::{
-    cache::{Cache, WorkDir},
-    config::Config,
-    engine::{Engine, EngineImage, container::Limits},
-    error::{self, Hint},
-    image::Image,
-    outside::Outside,
-    ship::{Base, Local, Name, Parcel},
-    source::Hasher,
-};
+use crate::cache::{Cache, WorkDir};
+use crate::config::Config;
+use crate::egress_env::Outside;
+use crate::engine::container::Limits;
+use crate::engine::{Engine, EngineImage};
+use crate::error;
+use crate::error::Hint;
+use crate::image::Image;
+use crate::publish::{Base, Local, Name, Parcel};
+use crate::source::Hasher;
 use epsilon_api::{
     admin::Step,
     build::{BuildError, BuildEvent, BuildLog},

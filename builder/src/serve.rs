@@ -9,7 +9,7 @@
 //! The 200 is sent before the archive is read: until then the gateway may still choose another
 //! builder.
 
-mod news;
+mod progress;
 
 use crate::error::{self, Hint};
 use epsilon_api::{
@@ -20,17 +20,15 @@ use epsilon_api::{
     units::Bytes,
 };
 use epsilon_bootstrap::metrics::VERSION;
-use epsilon_fleet_link::{
-    door::{self, Door, Ending},
-    pass::Checker,
-    tls,
-};
+use epsilon_fleet_link::door::{Door, Ending};
+use epsilon_fleet_link::gateway_token::Checker;
+use epsilon_fleet_link::{door, tls};
 use futures_util::FutureExt;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use news::News;
+use progress::News;
 use std::{io, net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -177,7 +175,7 @@ async fn answer(site: &Arc<Site>, request: Request<Incoming>) -> Response<CallBo
         ));
         return refusal(error.body(), error.status.as_u16());
     };
-    let (news, lines) = news::channel(&site.stop);
+    let (news, lines) = progress::channel(&site.stop);
     site.builds.spawn(work(Arc::clone(site), order, request.into_body(), news, place));
     let mut response = Response::new(lines);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));

@@ -19,11 +19,9 @@ use epsilon_builder::{
     error,
     serve::{Limits, Running, Serving},
 };
-use epsilon_fleet_link::{
-    connection::Connection,
-    door,
-    pass::{Checker, Signer},
-};
+use epsilon_fleet_link::connection::Connection;
+use epsilon_fleet_link::door;
+use epsilon_fleet_link::gateway_token::{Checker, Signer};
 use futures_util::future::BoxFuture;
 use http::{Method, Request, Response};
 use http_body::Frame;

@@ -5,12 +5,14 @@
 //! answer on it ([`Connection::attended`]): then a call costs no task and no hand-over between
 //! tasks.
 
-mod alarm;
+mod coalesce;
+mod deadline;
 mod interim;
-mod joined;
 mod request_line;
 
-pub use alarm::Alarm;
+use coalesce::Joined;
+pub use coalesce::poll_write_joined;
+pub use deadline::Alarm;
 use epsilon_api::body::CallBody;
 use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::{
@@ -22,8 +24,6 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use interim::Interim;
-use joined::Joined;
-pub use joined::poll_write_joined;
 use parking_lot::Mutex;
 use request_line::RequestLine;
 use std::{

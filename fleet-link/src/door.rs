@@ -8,18 +8,17 @@
 //! ```
 //! One task per connection. What a request means is the handler's business; a handler is dropped
 //! when the gateway hangs up. The time limit of a connection is one atomic word
-//! (`door/patience.rs`). Used by agents and builders.
+//! (`door/deadline.rs`). Used by agents and builders.
 
-mod patience;
+mod deadline;
 
-use crate::{
-    connection::MAX_HEADERS,
-    interim::{Interims, WithInterims},
-    limiter::{self, Exempt, Limiter, Occupant, Slot},
-    listen::{Accepted, Listener, Probes},
-    pass::Checker,
-    tls,
-};
+use crate::connection::MAX_HEADERS;
+use crate::gateway_token::Checker;
+use crate::interim::{Interims, WithInterims};
+use crate::limiter::{Exempt, Limiter, Occupant, Slot};
+use crate::listen::{Accepted, Listener, Probes};
+use crate::{limiter, tls};
+use deadline::{Busy, Patience};
 use epsilon_api::{
     body::{self, CallBody, Holding},
     headers,
@@ -28,7 +27,6 @@ use epsilon_api::{
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use patience::{Busy, Patience};
 use std::{
     convert::Infallible,
     future::Future,

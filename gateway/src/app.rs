@@ -1,45 +1,44 @@
 //! Composition: builds every part once, starts them, and shuts them down. Makes no decisions.
 
-use crate::{
-    autoscale::{Autoscaler, FleetVms},
-    call::{
-        Calls,
-        accept::{self, Door, Ending},
-        lookup::{kept::Kept, late::Late},
-        version_addresses::VersionAddresses,
-    },
-    config::Config,
-    control::{Control, ControlHandler},
-    deploy::{Deploys, builders::Builders, queue::Queue},
-    fleet::{
-        Fleet,
-        handover::Handover,
-        link::{Identity, Link, LinkLimits},
-        roster::Roster,
-        watch,
-    },
-    git::{GitHost, command::Git},
-    health::Health,
-    keys::{self, Doors, KeyError, lost::LostKeys},
-    observe::{audit::Audit, fleet::FleetMetrics, metrics::Metrics},
-    retention::Retention,
-    routes::Routes,
-    sweep,
-    sync::{self, LastBeat, Others, Sync, away::StoreWatch},
-    traffic::abort::Aborts,
-    urls::Urls,
-    warm,
-    webhook::{self, Hooks},
-};
+use crate::autoscale::{Autoscaler, FleetVms};
+use crate::call::accept::{Door, Ending};
+use crate::call::lookup::negative_lookup::Late;
+use crate::call::lookup::version_cache::Kept;
+use crate::call::version_addresses::VersionAddresses;
+use crate::call::{Calls, accept};
+use crate::config::Config;
+use crate::control::{Control, ControlHandler};
+use crate::deploy::Deploys;
+use crate::deploy::builders::Builders;
+use crate::deploy::queue::Queue;
+use crate::fleet::link::{Identity, Link, LinkLimits};
+use crate::fleet::membership::Roster;
+use crate::fleet::{Fleet, watch};
+use crate::health::Health;
+use crate::keys;
+use crate::keys::lost::LostKeys;
+use crate::keys::{Doors, KeyError};
+use crate::observe::audit::Audit;
+use crate::observe::fleet::FleetMetrics;
+use crate::observe::metrics::Metrics;
+use crate::reconcile::drain_prewarm::Handover;
+use crate::reconcile::retention::Retention;
+use crate::reconcile::split_abort::Aborts;
+use crate::reconcile::store_sync::{LastBeat, Others, Sync};
+use crate::reconcile::{min_instances, orphan_instances, store_sync};
+use crate::routes::Routes;
+use crate::source::git::GitHost;
+use crate::source::git::command::Git;
+use crate::source::github;
+use crate::source::github::Hooks;
+use crate::store_health::StoreWatch;
+use crate::urls::Urls;
 use epsilon_api::{build::Builder, fleet::MemberKind, vm::Vm};
 use epsilon_bootstrap::sockets::Sockets;
+use epsilon_fleet_link::clock::Clock;
+use epsilon_fleet_link::gateway_token::Signer;
+use epsilon_fleet_link::{certificate, gateway_token, tls};
 use epsilon_store::{Gateway, KeyRole, Store, StoreError};
-use epsilon_fleet_link::{
-    certificate,
-    clock::Clock,
-    pass::{self, Signer},
-    tls,
-};
 use jiff::Timestamp;
 use prometheus::{IntGauge, Registry};
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
@@ -84,7 +83,7 @@ pub enum StartError {
     Keys(#[from] KeyError),
     /// The gateway's own signing key could not be loaded or created.
     #[error("the gateway's own signing key cannot be loaded or created")]
-    OwnKey(#[from] pass::KeyError),
+    OwnKey(#[from] gateway_token::KeyError),
     /// The TLS files cannot be used.
     #[error("the gateway's TLS cannot be set up")]
     Tls(#[from] tls::TlsError),
@@ -184,7 +183,7 @@ impl App {
             doors.remember(&key);
             mine.push(key);
         }
-        let unfinished = sync::fail_unfinished(&*store, &gateway).await?;
+        let unfinished = store_sync::fail_unfinished(&*store, &gateway).await?;
         if unfinished > 0 {
             tracing::warn!(
                 unfinished,
@@ -295,7 +294,7 @@ impl App {
             me: signer.id().clone(),
         };
         let autoscaler = Autoscaler::new(config.autoscale, Arc::new(vms), registry)?;
-        let parts = webhook::Parts {
+        let parts = github::Parts {
             store: Arc::clone(&store),
             deploys: Arc::clone(&deploys),
             max_source: config.max_source,
@@ -457,11 +456,16 @@ impl App {
         members.spawn(retention.run());
         members.spawn(lost_keys.run());
         members.spawn(autoscaler.run(members.close.clone()));
-        let warm = warm::keep(Arc::clone(&api.routes), Arc::clone(&api.fleet));
+        let warm = min_instances::keep(Arc::clone(&api.routes), Arc::clone(&api.fleet));
         background.spawn(ending.close.clone().run_until_cancelled_owned(warm));
         let routes = Arc::clone(&api.routes);
         let vms = Arc::clone(&api.fleet);
-        members.spawn(sweep::sweep(routes, vms, Arc::clone(calls.kept()), api.deploys.limit));
+        members.spawn(orphan_instances::sweep(
+            routes,
+            vms,
+            Arc::clone(calls.kept()),
+            api.deploys.limit,
+        ));
         let aborts = Aborts {
             routes: Arc::clone(&api.routes),
             fleet: Arc::clone(&api.fleet),

@@ -15,18 +15,18 @@
 pub(crate) mod accept;
 mod buffer;
 pub(crate) mod caller_address;
+pub(crate) mod http_rules;
 pub(crate) mod lookup;
-pub(crate) mod permit;
 pub(crate) mod place;
 pub(crate) mod relay;
 pub(crate) mod reply;
 
-pub(crate) mod budget;
-mod errands;
 pub(crate) mod retry;
-mod split;
+mod version;
 pub(crate) mod version_addresses;
 
+use crate::placement::bounded_load::Balance;
+use crate::reconcile::prewarm::Errands;
 use crate::{
     config::Config,
     fleet::{Fleet, load::Carried},
@@ -36,7 +36,6 @@ use crate::{
     routes::{Route, Routes},
 };
 use accept::{Connection, Handler, target};
-use budget::Budget;
 use buffer::Buffers;
 use caller_address::CallerAddress;
 use epsilon_api::{
@@ -47,21 +46,23 @@ use epsilon_api::{
     units::Bytes,
     vm::{Answer, Held},
 };
-use errands::Errands;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri,
     header::{CONNECTION, SET_COOKIE},
 };
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-use lookup::{Addressed, Target, kept::Kept, late::Late};
-use place::{Placed, bound::Balance};
+use lookup::negative_lookup::Late;
+use lookup::version_cache::Kept;
+use lookup::{Addressed, Target};
+use place::Placed;
 use relay::{Outgoing, limited::Limited, pace::PaceLimits, upgrade::Tunnel};
 use reply::{CallRecord, ReplyBody};
+use retry::budget::Budget;
 use retry::{Failure, Tries};
-use split::Chosen;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use version::Chosen;
 use version_addresses::VersionAddresses;
 
 /// Longest time to write an answer whose body is complete (all of the platform's own answers), and
@@ -155,7 +156,7 @@ impl Calls {
         request: Request<Incoming>,
         connection: &Arc<Connection>,
     ) -> Response<ReplyBody> {
-        let request_id = permit::request_id(request.headers());
+        let request_id = http_rules::request_id(request.headers());
         let metrics = Arc::clone(&self.metrics);
         let running = self.running.token();
         let address = CallerAddress::of(connection, request.headers(), &self.trusted_proxies);
@@ -184,7 +185,7 @@ impl Calls {
         };
         let Chosen { route, cookie } = match (version, function.split()) {
             (None, None) => Chosen { route: function, cookie: None },
-            (None, Some(split)) => split::choose(split, request.headers()),
+            (None, Some(split)) => version::choose(split, request.headers()),
             (Some(number), _) => {
                 let name = &function.version.function;
                 if let Err(err) =
@@ -235,14 +236,14 @@ impl Calls {
         &self,
         request: Request<Incoming>,
     ) -> Result<(Request<Limited<Incoming>>, Target), CallError> {
-        let waits = permit::waits_for_continue(request.headers());
-        let declared = permit::body_size(request.body(), self.max_body);
+        let waits = http_rules::waits_for_continue(request.headers());
+        let declared = http_rules::body_size(request.body(), self.max_body);
         let request = request.map(|body| {
             let counter = self.metrics.bytes_in.clone();
             Limited::new(body, self.max_body, self.linger, waits, counter, self.pace)
         });
-        permit::coding(request.headers())?;
-        let host = permit::host(&request)?;
+        http_rules::coding(request.headers())?;
+        let host = http_rules::host(&request)?;
         let target = match (self.lookup(request.method(), request.uri(), host), &self.late) {
             (Err(CallError::FunctionNotFound(name)), Some(late)) => {
                 let method = request.method().clone();

@@ -1,19 +1,22 @@
 //! Settings of the gateway as an operator writes them ([`Settings`], section `gateway:` of the
 //! settings file), and their checked form ([`Config`]).
 
+use crate::autoscale::config as autoscale;
+use crate::call::relay::pace::PaceLimits;
+use crate::call::retry::budget;
 pub use crate::call::version_addresses::Setting as VersionAddresses;
-use crate::{
-    autoscale::config as autoscale,
-    call::{budget, place::bound::Balance, relay::pace::PaceLimits},
-    deploy::elsewhere::ceilings,
-    fleet::{breaker, health, member::Care},
-    git::config as git,
-    networks::Networks,
-    retention::Keep,
-    traffic::config as traffic,
-    webhook,
-};
-use epsilon_api::{fleet, ids::ProjectName, units::Bytes, written};
+use crate::deploy::prebuilt::ceilings;
+use crate::fleet::member::Care;
+use crate::fleet::{breaker, health};
+use crate::networks::Networks;
+use crate::placement::bounded_load::Balance;
+use crate::reconcile::retention::Keep;
+use crate::source::git::config as git;
+use crate::source::github;
+use crate::traffic::config as traffic;
+use epsilon_api::ids::ProjectName;
+use epsilon_api::units::Bytes;
+use epsilon_api::{fleet, serde_text};
 use epsilon_fleet_link::{limiter::Exempt, tls};
 use serde::Deserialize;
 use std::{
@@ -49,25 +52,25 @@ pub struct Settings {
     pub trusted_proxies: Networks,
     /// Largest body of a call. Default `100MiB`. Bodies are streamed; this protects functions, not
     /// the gateway.
-    #[serde(deserialize_with = "written::text")]
+    #[serde(deserialize_with = "serde_text::text")]
     pub max_body: Bytes,
     /// Longest that a caller may keep the platform waiting for bytes of its body (408 beyond it),
     /// or for an answer to be read (the connection is closed). Default `10s`. Waiting uses it up,
     /// and bytes earn it back at `min_body_rate`. It does not count while a function does not read,
     /// nor for a body once its answer has begun. Six times as long for bodies on `control`.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub body_timeout: Duration,
     /// Bytes that a caller has to send, or to read, per second of waiting. Default `1KiB`: less
     /// than the slowest mobile connection, and enough that a slow caller does not occupy a
     /// concurrency slot for long.
-    #[serde(deserialize_with = "written::text")]
+    #[serde(deserialize_with = "serde_text::text")]
     pub min_body_rate: Bytes,
     /// Largest archive of a deployment, compressed. Default `512MiB`.
-    #[serde(deserialize_with = "written::text")]
+    #[serde(deserialize_with = "serde_text::text")]
     pub max_source: Bytes,
     /// Largest head of a request (431 beyond it). Default `64KiB`: room for large cookies and
     /// tokens.
-    #[serde(deserialize_with = "written::text")]
+    #[serde(deserialize_with = "serde_text::text")]
     pub max_header: Bytes,
     /// Most header fields of a request (431 beyond it). Default 1024: more do not occur within
     /// `max_header`.
@@ -84,21 +87,21 @@ pub struct Settings {
     /// an eighth of `max_connections`.
     pub max_connections_per_ip: Option<usize>,
     /// Longest time for a connection to send a complete head, from its first byte. Default `10s`.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub header_timeout: Duration,
     /// How long a connection stays open between two calls. Default `75s`: longer than the 60 s
     /// after which load balancers drop theirs, so that they never send into a connection that
     /// closes.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub idle_timeout: Duration,
     /// A caller that closed its sending half and is sent nothing for this long counts as gone.
     /// Default `2s`: whether it still reads shows only when something is written; a connection
     /// reset is noticed at once.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub half_close_timeout: Duration,
     /// How long the rest of an unwanted body is read and discarded, so that its sender sees the
     /// answer and not a broken connection. Default `10s`.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub linger: Duration,
     /// URL of this gateway's control listener for members of the fleet and other gateways. Default:
     /// derived from `control`.
@@ -116,26 +119,26 @@ pub struct Settings {
     /// is for this machine only. Nobody is asked for a certificate there. Default `false`.
     pub listen_tls: bool,
     /// Longest wait for a connection to a VM, its TLS included. Default `1s`: then a call goes to the next VM.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub member_connect_timeout: Duration,
     /// How long a connection to a VM stays open between two requests. Default `15s`: shorter than
     /// the VM keeps it, so that no call is sent into a connection that closes.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub member_idle_timeout: Duration,
     /// Longest time for a member to do what it does at once: accept an order, begin to answer.
     /// Default `10s`.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub member_order_timeout: Duration,
     /// Longest time for a VM before a function runs: queueing, pulling the image, starting. Default
     /// `10m`: VMs have their own limits for each; this one is for VMs that hang.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub member_start_timeout: Duration,
     /// Time without a report after which pending calls on a VM fail (502). Default `15s`: a VM that
     /// was only suspended goes on with its calls. New calls go to other VMs long before that.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub member_lost_after: Duration,
     /// Time without a sign of life after which a member is removed from the fleet. Default `10m`.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub member_forget_after: Duration,
     /// Concurrent joins and heartbeats of members; more are refused with 429 and retried. Default
     /// 8: what a small database handles besides its other work.
@@ -149,7 +152,7 @@ pub struct Settings {
     pub balance_floor: f64,
     /// How long a new VM gets less than its share, which grows. Default `30s`: it has no warm
     /// instances yet.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub slow_start: Duration,
     /// VMs on which one call is tried at most; on the last one it may wait for a slot. Default 4.
     pub max_tries: usize,
@@ -161,34 +164,34 @@ pub struct Settings {
     /// too.
     pub retry_per_second: u32,
     /// Time without a report after which a VM gets no new calls. Default `3s`: three reports.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub vm_silence: Duration,
     /// Consecutive calls that fail by a VM's fault, within `failure_window`, after which it gets no
     /// new ones for `vm_pause`. Default 5.
     pub vm_failures: u32,
     /// Window of consecutive failures, of VMs and of functions on them. Default `10s`.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub failure_window: Duration,
     /// How long a failing VM gets no calls at first; doubled each time it fails again soon, at most
     /// `1m`. Default `5s`. The last VM that responds always gets calls.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub vm_pause: Duration,
     /// Consecutive calls of one function that fail on one VM by the platform's fault, within
     /// `failure_window`, after which they go to other VMs for `breaker_pause`. Default 3.
     pub breaker_failures: u32,
     /// How long they do, before one trial call. Default `10s`.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub breaker_pause: Duration,
     /// Longest deployment, including the wait for another one of the same project. Default `30m`.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub deploy_timeout: Duration,
     /// Longest time for one VM to pull a new version's image; then the deployment goes on without
     /// that VM. Default `5m`: a large image over a slow line.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub fetch_timeout: Duration,
     /// Longest that a joined builder may send nothing, during a build or before it. Default `30s`:
     /// a builder sends a heartbeat every 5 s.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub builder_silence: Duration,
     /// Newest versions of each function that are stored and can serve again; older ones are removed
     /// with their images. Default 10: some days of work to go back to. A version that serves or
@@ -203,7 +206,7 @@ pub struct Settings {
     /// How long an image is kept after the last version with it was removed. Default `10m`: after a
     /// function is deleted or a failed deployment is fixed, deploying the same code again needs no
     /// build.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub image_grace: Duration,
     /// Limits for functions whose images were built elsewhere: a mapping of its own, see
     /// `gateway.ceilings` below.
@@ -217,10 +220,10 @@ pub struct Settings {
     /// `git push` as a deployment: a mapping of its own, see `gateway.git` below.
     pub git: git::Settings,
     /// Limits of the webhooks of all projects: a mapping of its own, see `gateway.hooks` below.
-    pub hooks: webhook::config::Settings,
+    pub hooks: github::config::Settings,
     /// Projects that a GitHub webhook deploys, by name: mappings of their own, see
     /// `gateway.github.<project>` below. Default: none.
-    pub github: BTreeMap<ProjectName, webhook::project::Settings>,
+    pub github: BTreeMap<ProjectName, github::project::Settings>,
 }
 
 impl Default for Settings {
@@ -277,7 +280,7 @@ impl Default for Settings {
             autoscale: autoscale::Settings::default(),
             traffic: traffic::Settings::default(),
             git: git::Settings::default(),
-            hooks: webhook::config::Settings::default(),
+            hooks: github::config::Settings::default(),
             github: BTreeMap::new(),
         }
     }
@@ -318,7 +321,7 @@ pub struct Config {
     pub(crate) autoscale: autoscale::Config,
     pub(crate) traffic: traffic::Config,
     pub(crate) git: git::Config,
-    pub(crate) hooks: webhook::config::Config,
+    pub(crate) hooks: github::config::Config,
 }
 
 /// Limits for members of the fleet.
@@ -476,7 +479,7 @@ impl Config {
             PaceLimits { patience: settings.body_timeout, rate: settings.min_body_rate.get() };
         let autoscale = autoscale::Config::new(settings.autoscale)?;
         let git = git::Config::new(settings.git, settings.max_source)?;
-        let hooks = webhook::config::Config::new(settings.hooks, settings.github)?;
+        let hooks = github::config::Config::new(settings.hooks, settings.github)?;
         Ok(Self {
             ceilings: settings.ceilings,
             keep: Keep { versions: settings.keep_versions, grace: settings.image_grace },

@@ -21,7 +21,7 @@ pub(crate) mod error;
 mod fleet;
 mod functions;
 mod git;
-mod hooks;
+mod github;
 mod keys;
 mod logs;
 mod openapi;
@@ -30,26 +30,25 @@ pub(crate) mod startup;
 mod traffic;
 mod vms;
 
-use crate::{
-    autoscale::Journal,
-    call::{
-        accept::{Connection, Handler},
-        lookup::kept::Kept,
-        permit,
-        relay::{limited::Limited, pace::PaceLimits},
-    },
-    deploy::Deploys,
-    fleet::{Fleet, handover::Handover, link::Identity},
-    git::GitHost,
-    health::Health,
-    keys::Doors,
-    observe::audit::Audit,
-    routes::Routes,
-    sync::away::StoreWatch,
-    traffic::config::Config as Traffic,
-    urls::Urls,
-    webhook::Hooks,
-};
+use crate::autoscale::Journal;
+use crate::call::accept::{Connection, Handler};
+use crate::call::http_rules;
+use crate::call::lookup::version_cache::Kept;
+use crate::call::relay::limited::Limited;
+use crate::call::relay::pace::PaceLimits;
+use crate::deploy::Deploys;
+use crate::fleet::Fleet;
+use crate::fleet::link::Identity;
+use crate::health::Health;
+use crate::keys::Doors;
+use crate::observe::audit::Audit;
+use crate::reconcile::drain_prewarm::Handover;
+use crate::routes::Routes;
+use crate::source::git::GitHost;
+use crate::source::github::Hooks;
+use crate::store_health::StoreWatch;
+use crate::traffic::config::Config as Traffic;
+use crate::urls::Urls;
 use axum::{
     Router,
     body::Body,
@@ -164,7 +163,7 @@ fn router(control: &Arc<Control>) -> Router {
         // For git, whose authentication and errors have another form.
         .merge(git::router())
         // For GitHub, which signs its requests.
-        .route("/v1/hooks/github/{project}", post(hooks::github))
+        .route("/v1/hooks/github/{project}", post(github::github))
         .route("/v1/openapi.json", get(openapi::document))
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics).layer(afar))
@@ -212,7 +211,7 @@ impl ControlHandler {
     /// why it was refused.
     fn body(&self, headers: &HeaderMap, body: Incoming) -> Body {
         let Control { max_source, linger, pace, deploys, .. } = &*self.control;
-        let waits = permit::waits_for_continue(headers);
+        let waits = http_rules::waits_for_continue(headers);
         let counter = deploys.metrics.source_bytes.clone();
         Body::new(Limited::new(body, *max_source, *linger, waits, counter, *pace))
     }
@@ -226,7 +225,7 @@ impl Handler for ControlHandler {
         let address = connection.peer;
         let certificate = connection.certificate();
         head.extensions.insert(auth::Peer { address, certificate });
-        let id = permit::request_id(&head.headers);
+        let id = http_rules::request_id(&head.headers);
         let body = self.body(&head.headers, body);
         let mut response = if connection.is_reserve() && head.uri.path() != "/healthz" {
             error::gateway_full().into_response()

@@ -15,13 +15,13 @@
 
 mod archive;
 pub(crate) mod builders;
-pub(crate) mod elsewhere;
-mod lease;
+mod failure_retry;
+pub(crate) mod prebuilt;
+pub(crate) mod progress;
+mod project_lock;
 pub(crate) mod queue;
 mod remote;
 mod start;
-pub(crate) mod story;
-mod unnoted;
 
 use crate::{fleet::Fleet, observe::metrics::Metrics, routes::Routes, urls::Urls};
 use builders::Builders;
@@ -38,7 +38,8 @@ use epsilon_store::{Deployment, Prepared, Store, StoreError};
 use futures_util::{FutureExt, TryStreamExt, stream};
 use http::StatusCode;
 use jiff::Timestamp;
-use lease::Lease;
+use progress::Story;
+use project_lock::Lease;
 use queue::Queue;
 use start::{NotReady, Starter};
 use std::{
@@ -46,7 +47,6 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use story::Story;
 use tokio_util::sync::CancellationToken;
 
 /// Printed in a fleet whose builder has no registry.
@@ -103,7 +103,7 @@ pub(crate) struct Deploys {
     /// Longest that one VM may take to pull an image.
     pub(crate) fetch_limit: Duration,
     /// Limits for images that were built elsewhere.
-    pub(crate) ceilings: elsewhere::Ceilings,
+    pub(crate) ceilings: prebuilt::Ceilings,
 }
 
 /// Why a deployment failed without changing anything.
@@ -233,7 +233,7 @@ impl Deploys {
                 let error = err.body();
                 if let Err(err) = self.store.fail_deployment(&id, &error, Timestamp::now()).await {
                     tracing::error!(deployment = %id, error = %Chain(&err), "Failed deployment could not be recorded in the store; retrying.");
-                    unnoted::tell_again(Arc::clone(&self.store), id, error.clone());
+                    failure_retry::tell_again(Arc::clone(&self.store), id, error.clone());
                 }
                 DeployEvent::Failed { error }
             }

@@ -17,22 +17,18 @@
 //! | `trouble` | errors between gateway and VM |
 
 pub(crate) mod breaker;
-pub(crate) mod handover;
 pub(crate) mod health;
 pub(crate) mod link;
 pub(crate) mod load;
 pub(crate) mod member;
+pub(crate) mod membership;
 pub(crate) mod remote;
-pub(crate) mod roster;
-pub(crate) mod trouble;
 pub(crate) mod view;
 pub(crate) mod watch;
 
-use crate::call::place::{
-    Sums,
-    ring::{self, Ring, Walk},
-    stable,
-};
+use crate::call::place::Sums;
+use crate::placement::ring::{Ring, Walk};
+use crate::placement::{hash, ring};
 use arc_swap::{ArcSwap, Guard};
 use epsilon_api::{
     function::Version,
@@ -120,7 +116,7 @@ impl Snapshot {
     /// The VMs that take calls and respond, in the order in which calls of this function try them.
     pub(crate) fn order(&self, function: &FunctionName) -> Vec<Arc<Member>> {
         let Way { walk, .. } =
-            self.walk(stable::of_name(function.as_str()), Instant::now(), |_| true);
+            self.walk(hash::of_name(function.as_str()), Instant::now(), |_| true);
         let in_order = walk.map(|vm| &self.members[vm]);
         let answers = |member: &&Arc<Member>| !matches!(member.standing(), Standing::Out(_));
         in_order.filter(|member| member.takes_calls()).filter(answers).cloned().collect()

@@ -14,14 +14,10 @@
 //! A fleet without VMs is `ok`: every fleet starts like this, and another gateway could do no
 //! better.
 
-use crate::{
-    fleet::{
-        Fleet,
-        health::{Standing, Why},
-        watch::KNOWN,
-    },
-    sync::away::{Since, StoreWatch},
-};
+use crate::fleet::Fleet;
+use crate::fleet::health::{Standing, Why};
+use crate::fleet::watch::KNOWN;
+use crate::store_health::{Since, StoreWatch};
 use epsilon_fleet_link::certificate::{Certificate, Validity};
 use http::StatusCode;
 use jiff::Timestamp;
@@ -152,10 +148,9 @@ fn of_certificate(validity: Validity) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        fleet::{Care, Member, trouble::Trouble},
-        testing::FakeVm,
-    };
+    use crate::fleet::link::error::Trouble;
+    use crate::fleet::{Care, Member};
+    use crate::testing::FakeVm;
     use epsilon_api::{ids::VmId, vm::Vm};
     use epsilon_fleet_link::certificate::Owner;
     use prometheus::IntGauge;

@@ -8,7 +8,7 @@
 
 pub(crate) mod lost;
 
-use crate::sync::away::StoreWatch;
+use crate::store_health::StoreWatch;
 use epsilon_api::{ids::GatewayId, redacted::Secret};
 use epsilon_store::{Key, KeyRole, Store, StoreError};
 use jiff::Timestamp;

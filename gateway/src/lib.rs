@@ -27,32 +27,26 @@
 //! | `warm` | maintains `minInstances` |
 //! | `observe` | events and metrics |
 
+pub mod bench;
 mod call;
 mod control;
 mod deploy;
 mod fleet;
-mod git;
 mod health;
 mod keys;
 mod networks;
 mod observe;
-mod retention;
+pub mod placement;
+mod reconcile;
 mod routes;
-mod sweep;
-mod sync;
+mod source;
+pub(crate) mod store_health;
 mod traffic;
 mod urls;
-mod warm;
-mod webhook;
 
 pub mod app;
 pub mod autoscale;
 pub mod config;
-
-/// The rules of placement without a fleet, for the simulation in `benches`.
-pub mod placement {
-    pub use crate::call::place::{bound, choice, ring, stable, trial};
-}
 
 #[cfg(test)]
 #[path = "../tests/support/fake.rs"]

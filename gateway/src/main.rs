@@ -5,10 +5,6 @@
 //! wrong usage.
 
 use clap::Parser;
-use epsilon_gateway::{
-    app::App,
-    config::{Config, Settings},
-};
 use epsilon_bootstrap::{
     arguments,
     failure::Failure,
@@ -19,6 +15,10 @@ use epsilon_bootstrap::{
     settings::Flag,
     signals::Asked,
     sockets::Sockets,
+};
+use epsilon_gateway::{
+    app::App,
+    config::{Config, Settings},
 };
 use epsilon_store::StoreError;
 use prometheus::Registry;

@@ -2,12 +2,14 @@
 //! written when a version is activated, split, rolled back or deleted, after the store has accepted
 //! the change.
 
-use crate::{
-    call::{caller_address, place::stable},
-    fleet::{Fleet, view::VersionKey},
-    observe::metrics::{FunctionMetrics, Metrics},
-    traffic::{split::Split, tally::Tally},
-};
+pub(crate) mod error_window;
+pub(crate) mod split;
+
+use crate::call::caller_address;
+use crate::fleet::Fleet;
+use crate::fleet::view::VersionKey;
+use crate::observe::metrics::{FunctionMetrics, Metrics};
+use crate::placement::hash;
 use arc_swap::{ArcSwap, Guard};
 use epsilon_api::{
     function::Version,
@@ -15,9 +17,11 @@ use epsilon_api::{
     traffic::{Aborted, text},
 };
 use epsilon_store::Traffic;
+use error_window::Tally;
 use http::HeaderValue;
 use jiff::Timestamp;
 use rapidhash::fast::RandomState;
+use split::Split;
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -69,7 +73,7 @@ impl Route {
     /// A version that gets all calls.
     pub(crate) fn of(version: Arc<Version>, metrics: Arc<FunctionMetrics>) -> Self {
         let key = VersionKey::of_version(&version);
-        let home = stable::of_name(version.function.as_str());
+        let home = hash::of_name(version.function.as_str());
         let prefix = caller_address::header(&format!("/{}", version.function));
         Self { version, key, home, prefix, metrics, sharing: Sharing::Alone, tally: None }
     }

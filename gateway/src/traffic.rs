@@ -1,4 +1,4 @@
-//! Traffic splits: a function's calls go to more than one version. `call/split.rs` chooses the
+//! Traffic splits: a function's calls go to more than one version. `call/version.rs` chooses the
 //! version of each call; this module holds the data for that choice and reacts to failing versions.
 //! A function without a split uses none of it.
 //!
@@ -11,9 +11,6 @@
 //! | `ready` | starts instances of a version before it gets calls |
 //! | `metrics` | metrics per version |
 
-pub(crate) mod abort;
 pub(crate) mod config;
 pub(crate) mod metrics;
 pub(crate) mod ready;
-pub(crate) mod split;
-pub(crate) mod tally;

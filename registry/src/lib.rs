@@ -14,12 +14,12 @@ mod access;
 #[cfg(feature = "fake")]
 pub mod debian;
 mod docker_config;
+mod failure;
 mod host;
 mod settings;
-mod trouble;
 
 pub use access::{Access, AccessError, Failed, Login};
 pub use epsilon_cloud_aws::ecr::{Ecr, EcrHost, Retention};
+pub use failure::Trouble;
 pub use host::Host;
 pub use settings::{Invalid, Written};
-pub use trouble::Trouble;

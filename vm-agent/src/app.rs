@@ -1,21 +1,20 @@
 //! The agent as a whole: builds every part once, and shuts them down in order. Started by
 //! `epsilon up` (and by tests, with an engine of their own).
 
-use crate::{
-    cell::refill,
-    config::Config,
-    drain::Why,
-    engine::{Engine, docker::DockerEngine},
-    error::StartError,
-    images::room,
-    instance::budget::Budget,
-    keep::sweep,
-    layers::{self, Layers},
-    logs::Logs,
-    metrics::{Census, Metrics},
-    reconcile, shutdown,
-    vm::{Front, LocalVm, Parts},
-};
+use crate::cell::refill;
+use crate::config::Config;
+use crate::drain::Why;
+use crate::engine::Engine;
+use crate::engine::docker::DockerEngine;
+use crate::error::StartError;
+use crate::images::gc;
+use crate::instance::budget::Budget;
+use crate::keepalive::sweep;
+use crate::layers::Layers;
+use crate::logs::Logs;
+use crate::metrics::{Census, Metrics};
+use crate::vm::{Front, LocalVm, Parts};
+use crate::{layers, reconcile, shutdown};
 use epsilon_api::{
     chain::Chain,
     ids::{InstanceId, VmId},
@@ -121,9 +120,9 @@ impl Agent {
         vm.spawn(refill::run(Arc::clone(&vm)));
         vm.spawn(sweep::run(Arc::clone(&vm)));
         let images = Arc::clone(&vm);
-        vm.spawn(async move { room::keep(&images).await });
+        vm.spawn(async move { gc::keep(&images).await });
         let layers = Arc::clone(&vm);
-        vm.spawn(async move { layers::room::keep(&layers).await });
+        vm.spawn(async move { layers::gc::keep(&layers).await });
         tracing::info!(vm = %vm.id, memory = %vm.budget.total(), "Agent is ready.");
         Ok(Self {
             front: Arc::new(Front(Arc::clone(&vm))),

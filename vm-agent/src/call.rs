@@ -3,10 +3,8 @@
 //! The only loop here moves on to another instance while nothing of the call was sent: an instance
 //! may have died since it was last used. Retrying a call is the gateway's job.
 
-pub(crate) mod lease;
 pub(crate) mod relay;
 pub(crate) mod reply;
-mod settle;
 
 use crate::vm::LocalVm;
 use epsilon_api::{
@@ -26,7 +24,9 @@ pub(crate) async fn handle(vm: &Arc<LocalVm>, call: Call) -> Result<Answer, Call
     let mut request = relay::prepare(call.request, &call.request_id, &pool);
     let mut spent = Spent::default();
     for _ in 0..PLACES_TRIED {
-        let mut place = lease::take(&pool, &call.request_id, call.may_wait, &mut spent).await?;
+        let mut place =
+            crate::instance::lease::take(&pool, &call.request_id, call.may_wait, &mut spent)
+                .await?;
         place.upload.clone_from(&call.upload);
         let handed_over = Instant::now();
         match relay::send(place, request, &call.request_id, call.interim.as_deref()).await {

@@ -16,13 +16,13 @@
 pub(crate) mod assign;
 pub(crate) mod base;
 pub(crate) mod boot;
+pub(crate) mod compatibility;
 pub(crate) mod demand;
 pub(crate) mod fetch;
-pub(crate) mod kind;
 pub(crate) mod mounts;
-pub(crate) mod place;
 pub(crate) mod pool;
 pub(crate) mod refill;
+pub(crate) mod resources;
 
 use crate::{
     config::Config,
@@ -33,13 +33,13 @@ use crate::{
     logs::attach::Tap,
 };
 use base::Base;
+use compatibility::Kind;
 use demand::Range;
 use epsilon_api::{chain::Chain, function::Version, ids::InstanceId, vm::CellCount};
-use kind::Kind;
 use mounts::Mounts;
 use parking_lot::Mutex;
-use place::Place;
 use pool::Pool;
+use resources::Place;
 use std::{
     fs, io,
     path::{Path, PathBuf},

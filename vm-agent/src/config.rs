@@ -4,14 +4,16 @@
 
 mod member;
 
-use crate::{
-    cell::demand::Range,
-    keep::{histogram::REACH, policy},
-    network::reach::Reach,
-};
-use epsilon_api::{ids::VmId, units::Bytes, written};
+use crate::cell::demand::Range;
+use crate::keepalive::histogram::REACH;
+use crate::keepalive::policy;
+use crate::network::reach::Reach;
+use epsilon_api::ids::VmId;
+use epsilon_api::serde_text;
+use epsilon_api::units::Bytes;
+use epsilon_fleet_link::membership::BadGateway;
+use epsilon_fleet_link::tls::TlsError;
 use epsilon_registry::{Access, Written};
-use epsilon_fleet_link::{join::BadGateway, tls::TlsError};
 pub use member::MemberConfig;
 use serde::Deserialize;
 use std::{
@@ -42,10 +44,10 @@ pub struct Settings {
     pub engine_runtime: Option<String>,
     /// Timeout of one request to the engine. Default `60s`: a busy engine on a slow disk needs
     /// seconds for a container; a minute means that it hangs.
-    #[serde(deserialize_with = "written::some_duration")]
+    #[serde(deserialize_with = "serde_text::some_duration")]
     pub engine_timeout: Option<Duration>,
     /// Timeout of one image pull. Default `5m`: one gigabyte at 30 Mbit/s.
-    #[serde(deserialize_with = "written::some_duration")]
+    #[serde(deserialize_with = "serde_text::some_duration")]
     pub pull_timeout: Option<Duration>,
     /// Image pulls at once; others wait for their turn. Default `3`: as many as the layers that an
     /// engine fetches at once for one image, so that the first pull is not slowed down by all that
@@ -65,11 +67,11 @@ pub struct Settings {
     /// Timeout from the start of a container until its code is loaded; after it the start has
     /// failed with `FUNCTION_INIT_FAILED`. Default `30s`: room for heavy frameworks on a loaded
     /// machine.
-    #[serde(deserialize_with = "written::some_duration")]
+    #[serde(deserialize_with = "serde_text::some_duration")]
     pub start_timeout: Option<Duration>,
     /// Memory of all instances together. Default: 80 % of the machine's, so that the engine, the
     /// page cache and this agent have the rest.
-    #[serde(deserialize_with = "written::some_text")]
+    #[serde(deserialize_with = "serde_text::some_text")]
     pub memory: Option<Bytes>,
     /// Instance starts at once on this VM. Default: two per core, from 4 to 16. More only makes
     /// each of them slower: the engine serializes much of a start.
@@ -91,7 +93,7 @@ pub struct Settings {
     /// start waits for memory before its calls are answered 503. A call for which an instance is
     /// starting waits for the end of that start. `0s` turns waiting off. Default `10s`: bridges a
     /// burst, and ends before the 30 s that most clients wait.
-    #[serde(deserialize_with = "written::some_duration")]
+    #[serde(deserialize_with = "serde_text::some_duration")]
     pub queue_wait: Option<Duration>,
     /// Limit of waiting calls of one version; one more is answered 429. Default `1000`: each costs
     /// a few kilobytes and an open connection at the gateway.
@@ -99,34 +101,34 @@ pub struct Settings {
     /// Age at which an idle connection to an instance is closed. Must be well below the instance's
     /// own keep-alive, or a call could be sent on a closing connection. Default `1500ms`: common
     /// servers keep connections for 2 s (gunicorn) or 5 s (Node, uvicorn).
-    #[serde(deserialize_with = "written::some_duration")]
+    #[serde(deserialize_with = "serde_text::some_duration")]
     pub connection_idle: Option<Duration>,
     /// How long an idle instance stays where the function sets no `idleTimeout` and its pauses
     /// between calls are not representative (yet). Default `5m`, as of most platforms.
-    #[serde(deserialize_with = "written::some_duration")]
+    #[serde(deserialize_with = "serde_text::some_duration")]
     pub instance_idle: Option<Duration>,
     /// Lower limit of the time that is derived from a function's pauses. Default `30s`: much less
     /// would turn a short gap in a busy function's calls into starts.
-    #[serde(deserialize_with = "written::some_duration")]
+    #[serde(deserialize_with = "serde_text::some_duration")]
     pub instance_idle_min: Option<Duration>,
     /// Upper limit of that time. Default `4h`, the range in which pauses are measured: memory that
     /// is not needed otherwise costs nothing, and when it is, the instance of lowest value is
     /// evicted at once. With the same value as `instance_idle_min`, all functions with
     /// representative pauses have this time.
-    #[serde(deserialize_with = "written::some_duration")]
+    #[serde(deserialize_with = "serde_text::some_duration")]
     pub instance_idle_max: Option<Duration>,
     /// How long an instance is idle before its processes are frozen, so that it uses no CPU until
     /// its next call, which thaws them within microseconds. Default `10s`: work that a handler left
     /// running can end, and a burst does not notice. `0s` turns it off for all; a function that
     /// works between calls sets `idle: run`.
-    #[serde(deserialize_with = "written::some_duration")]
+    #[serde(deserialize_with = "serde_text::some_duration")]
     pub freeze_after: Option<Duration>,
     /// Limit of processes and threads in one instance. Default `256`: Node takes a dozen; a fork
     /// bomb is stopped here.
     pub pids_limit: Option<u32>,
     /// Size of an instance's `/tmp`, which is memory and counts against the instance. Programs in
     /// it may be executed. Default `64MiB`.
-    #[serde(deserialize_with = "written::some_text")]
+    #[serde(deserialize_with = "serde_text::some_text")]
     pub tmp_size: Option<Bytes>,
     /// Limit of open files in one instance. Default `16384`.
     pub open_files: Option<u32>,
@@ -142,10 +144,10 @@ pub struct Settings {
     pub seccomp: Seccomp,
     /// Size of one function's stored log on this VM; the oldest lines are removed first. Default
     /// `10MiB`.
-    #[serde(deserialize_with = "written::some_text")]
+    #[serde(deserialize_with = "serde_text::some_text")]
     pub log_size: Option<Bytes>,
     /// Longest line or message of a log; the rest of it is cut. Default `16KiB`.
-    #[serde(deserialize_with = "written::some_text")]
+    #[serde(deserialize_with = "serde_text::some_text")]
     pub log_line: Option<Bytes>,
     /// How full the disk with the engine's images may be, in percent. Beyond it, images that no
     /// instance uses and that can be pulled again are removed, the least recently used first, until
@@ -154,12 +156,12 @@ pub struct Settings {
     pub disk_limit: Option<u8>,
     /// How often that disk is checked. Default `1m`: what arrives in a minute is less than what is
     /// left.
-    #[serde(deserialize_with = "written::some_duration")]
+    #[serde(deserialize_with = "serde_text::some_duration")]
     pub disk_look: Option<Duration>,
     /// Disk space of unpacked code layers, beside the engine's images. Beyond it, layers that no
     /// cell has mounted are removed, the least recently used first. Default `10GiB`: the code of
     /// hundreds of functions; a removed layer costs one fetch.
-    #[serde(deserialize_with = "written::some_text")]
+    #[serde(deserialize_with = "serde_text::some_text")]
     pub layers_size: Option<Bytes>,
     /// Code layers fetched and unpacked at once; others wait for their turn. Each has
     /// `pull_timeout`, including its wait. Default `8`: most are small and cost one round trip to
@@ -174,11 +176,11 @@ pub struct Settings {
     /// unless `/etc/docker/certs.d` has a certificate for it.
     pub dangerous_registry_plain_http: bool,
     /// How often the engine's containers are compared with the agent's state. Default `10s`.
-    #[serde(deserialize_with = "written::some_duration")]
+    #[serde(deserialize_with = "serde_text::some_duration")]
     pub reconcile_every: Option<Duration>,
     /// Longest that a shutdown of the agent waits for the next of its containers to be removed,
     /// after its grace period; four times as long for all of them. Default `20s`.
-    #[serde(deserialize_with = "written::some_duration")]
+    #[serde(deserialize_with = "serde_text::some_duration")]
     pub remove_timeout: Option<Duration>,
     /// Gives functions a network although this machine and 169.254.169.254 (the cloud's metadata,
     /// with the VM's own credentials) cannot be closed to them, because the agent is not root or
@@ -223,16 +225,16 @@ pub struct Settings {
     /// thousand.
     pub max_connections: Option<usize>,
     /// Timeout of a TLS handshake, and of the first head on a connection. Default `10s`.
-    #[serde(deserialize_with = "written::some_duration")]
+    #[serde(deserialize_with = "serde_text::some_duration")]
     pub head_timeout: Option<Duration>,
     /// Longest that a gateway's connection may be idle. Default `60s`: longer than gateways keep
     /// one (`gateway.member_idle_timeout`), so that no call is sent into a connection that closes.
-    #[serde(deserialize_with = "written::some_duration")]
+    #[serde(deserialize_with = "serde_text::some_duration")]
     pub idle_timeout: Option<Duration>,
     /// Longest that running calls may go on after the first signal, or after the cloud's notice
     /// that it takes this VM away. Default `90s`: longer than a function's default timeout, and
     /// within the two minutes of a spot notice.
-    #[serde(deserialize_with = "written::some_duration")]
+    #[serde(deserialize_with = "serde_text::some_duration")]
     pub drain_grace: Option<Duration>,
 }
 

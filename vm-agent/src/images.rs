@@ -2,7 +2,7 @@
 //! time per image, for all callers; those that wait for a pull that fails get the same error, so
 //! that a registry that hangs costs one wait.
 
-pub(crate) mod room;
+pub(crate) mod gc;
 
 use crate::engine::{Engine, EngineError, LocalImage};
 use epsilon_api::{
@@ -10,7 +10,7 @@ use epsilon_api::{
     ids::{FunctionName, VersionId},
     vm::ImageRemoval,
 };
-use epsilon_fleet_link::together::Together;
+use epsilon_fleet_link::single_flight::Together;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 

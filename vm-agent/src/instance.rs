@@ -5,6 +5,7 @@
 pub(crate) mod budget;
 pub(crate) mod connections;
 pub(crate) mod control;
+pub(crate) mod lease;
 pub(crate) mod pool;
 pub(crate) mod runner;
 pub(crate) mod sockets;
@@ -14,11 +15,9 @@ pub(crate) mod unsettled;
 pub(crate) mod user_ids;
 pub(crate) mod warnings;
 
-use crate::{
-    cell::place::Place,
-    engine::{ContainerName, EngineError, Freezer},
-    vm::LocalVm,
-};
+use crate::cell::resources::Place;
+use crate::engine::{ContainerName, EngineError, Freezer};
+use crate::vm::LocalVm;
 use budget::Grant;
 use connections::Connections;
 use epsilon_api::{function::Version, ids::InstanceId};

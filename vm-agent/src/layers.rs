@@ -24,17 +24,17 @@
 //! Not the mounts themselves (`cell`), and no images (`images`). Called when a cell is assigned to
 //! a version, and when a gateway prewarms one.
 
+mod builder_cache;
 mod counts;
 mod engine;
 mod error;
+mod extract;
+pub(crate) mod gc;
 mod name;
-mod pour;
 mod registry;
-pub(crate) mod room;
-mod shelf;
-mod stock;
+mod store;
 #[cfg(test)]
-mod tars;
+mod testing;
 mod tree;
 mod unpack;
 
@@ -50,13 +50,13 @@ use epsilon_api::{
     function::{Blob, ImageLayer, Version},
     ids::{InstanceId, VmId},
 };
+use epsilon_fleet_link::single_flight::Together;
 use epsilon_registry::Host;
-use epsilon_fleet_link::together::Together;
 pub(crate) use error::LayersError;
+use extract::{Packing, Spilled, Unpacked, Wanted};
 use futures_util::future::try_join_all;
 use name::Name;
 use parking_lot::Mutex;
-use pour::{Packing, Spilled, Unpacked, Wanted};
 use registry::Registries;
 use std::{
     collections::HashMap,
@@ -66,7 +66,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use stock::{Lease, Stock};
+use store::{Lease, Stock};
 use tokio::{
     sync::{Notify, Semaphore},
     task::spawn_blocking,
@@ -268,8 +268,8 @@ impl Layers {
         let stock = Arc::clone(&self.stock);
         let shelf = shelf.to_owned();
         let wanted = self.wanted(name);
-        let work = move || match shelf::find(&shelf, &wanted.name) {
-            Ok(Some(tar)) => Some(Ok(pour::from_reader(&stock, &wanted, tar))),
+        let work = move || match builder_cache::find(&shelf, &wanted.name) {
+            Ok(Some(tar)) => Some(Ok(extract::from_reader(&stock, &wanted, tar))),
             Ok(None) => None,
             Err(err) => Some(Err(err)),
         };
@@ -327,7 +327,7 @@ impl Layers {
         let pieces = opened.map_err(|err| Miss::Absent(Some(err.into())))?;
         let most = Some(blob.bytes.get());
         let wanted = self.wanted(name);
-        match pour::from_stream(&self.stock, wanted, Packing::Gzip, most, pieces).await {
+        match extract::from_stream(&self.stock, wanted, Packing::Gzip, most, pieces).await {
             Ok(done) => Ok(done),
             Err(Spilled::Sent(trouble)) => Err(self.miss(name, trouble)),
             Err(Spilled::Sender(err)) if registry::is_other_content(&*err) => {
@@ -348,7 +348,7 @@ impl Layers {
         let read = async {
             let pieces = reader.code(engine).await.map_err(refused)?;
             let wanted = Wanted { is_digest: false, ..self.wanted(name) };
-            match pour::from_stream(&self.stock, wanted, Packing::Plain, None, pieces).await {
+            match extract::from_stream(&self.stock, wanted, Packing::Plain, None, pieces).await {
                 Ok(done) => Ok(done),
                 Err(Spilled::Sent(trouble)) => Err(self.miss(name, trouble)),
                 Err(Spilled::Sender(err)) => Err(match err.downcast::<EngineError>() {

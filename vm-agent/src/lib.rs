@@ -15,7 +15,7 @@
 //! ```
 //!
 //! 1. [`vm`](mod@vm): finds the version's pool; a draining VM refuses the call.
-//! 2. `call/lease.rs`: takes a free slot in the instance used last, else waits for a bounded time;
+//! 2. `instance/lease.rs`: takes a free slot in the instance used last, else waits for a bounded time;
 //!    `instance/pool.rs` starts as many instances as the waiting calls need, within the limits of
 //!    function, version and VM.
 //! 3. `call/relay.rs`: sends the request over a pooled connection, with the deadline that follows
@@ -24,7 +24,7 @@
 //!    body.
 //!
 //! For a caller who disconnects, a deadline that passes and a process that dies, see
-//! `call/settle.rs`, the transition table in `instance/state.rs`, and `instance/runner.rs`.
+//! `instance/lease/abandoned.rs`, the transition table in `instance/state.rs`, and `instance/runner.rs`.
 //!
 //! # Where else to look
 //!
@@ -54,7 +54,7 @@ pub mod engine;
 pub mod error;
 mod images;
 mod instance;
-pub mod keep;
+pub mod keepalive;
 pub mod labels;
 mod layers;
 mod logs;

@@ -9,7 +9,7 @@
 pub(crate) mod attach;
 mod parse;
 mod rate;
-mod shelf;
+mod store;
 
 use crate::instance::Instance;
 use epsilon_api::{
@@ -22,7 +22,6 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use prometheus::IntCounterVec;
 use rate::Share;
-use shelf::{Order, Shelf, Snapshot};
 use std::{
     collections::{HashMap, VecDeque},
     fs,
@@ -33,6 +32,7 @@ use std::{
     thread,
     time::Duration,
 };
+use store::{Order, Shelf, Snapshot};
 use tokio::sync::{
     broadcast,
     mpsc::{self, error::TrySendError},

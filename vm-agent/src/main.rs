@@ -8,7 +8,6 @@
 
 use clap::Parser;
 use epsilon_api::ids::VmId;
-use epsilon_cloud_aws::imds::Imds;
 use epsilon_bootstrap::{
     arguments,
     failure::Failure,
@@ -17,6 +16,7 @@ use epsilon_bootstrap::{
     settings::Flag,
     signals::Asked,
 };
+use epsilon_cloud_aws::imds::Imds;
 use epsilon_vm_agent::{app::Agent, config::Settings, member::Member};
 use prometheus::Registry;
 use std::{cell::Cell, error::Error, net::SocketAddr, process::ExitCode, time::Duration};

@@ -15,13 +15,12 @@ use epsilon_api::{
     redacted::Secret,
 };
 use epsilon_cloud_aws::imds::{self, Imds, Notice};
-use epsilon_fleet_link::{
-    certificate::{self, Certificate},
-    door::{Door, Ending},
-    join::{Belonging, Settings},
-    metrics::Metrics,
-    pass::Checker,
-};
+use epsilon_fleet_link::certificate;
+use epsilon_fleet_link::certificate::Certificate;
+use epsilon_fleet_link::door::{Door, Ending};
+use epsilon_fleet_link::gateway_token::Checker;
+use epsilon_fleet_link::membership::{Belonging, Settings};
+use epsilon_fleet_link::metrics::Metrics;
 use futures_util::StreamExt;
 use prometheus::TextEncoder;
 use std::{future::pending, net::SocketAddr, path::Path, sync::Arc, time::Duration};

@@ -3,17 +3,18 @@
 //! containers, keeps the network safe, starts what `minInstances` needs. So the agent recovers from
 //! a crash of its own or of the engine without any state on disk.
 
-use crate::{
-    cell::{assign, place::Place},
-    engine::{EngineError, Found},
-    instance::{
-        Instance, Reached, connections::Upstream, control, runner::Runner, sockets::SocketFolder,
-        unsettled::Unsettled,
-    },
-    labels::{self, Labels},
-    logs::attach::Tap,
-    vm::LocalVm,
-};
+use crate::cell::assign;
+use crate::cell::resources::Place;
+use crate::engine::{EngineError, Found};
+use crate::instance::connections::Upstream;
+use crate::instance::runner::Runner;
+use crate::instance::sockets::SocketFolder;
+use crate::instance::unsettled::Unsettled;
+use crate::instance::{Instance, Reached, control};
+use crate::labels;
+use crate::labels::Labels;
+use crate::logs::attach::Tap;
+use crate::vm::LocalVm;
 use epsilon_api::{
     chain::Chain,
     function::{Isolation, Runtime, Version},

@@ -2,28 +2,27 @@
 //! call belongs to, which idle instance is evicted when another needs memory, and whether the VM
 //! takes calls at all.
 
-use crate::{
-    call,
-    cell::{Cells, fetch::fetch, mounts},
-    config::Config,
-    drain::{Drain, Why},
-    engine::{Engine, EngineError},
-    images::Images,
-    instance::{
-        Instance,
-        budget::Budget,
-        pool::{Idle, Key, Pool},
-        runner::Runner,
-        sockets::{self, Layout, SocketFolder},
-        state::Moment,
-        user_ids::{Lease, UserIds},
-    },
-    keep::{cost::Clock, file, histories::Histories},
-    layers::Layers,
-    logs::Logs,
-    metrics::Metrics,
-    network::Network,
-};
+use crate::call;
+use crate::cell::fetch::fetch;
+use crate::cell::{Cells, mounts};
+use crate::config::Config;
+use crate::drain::{Drain, Why};
+use crate::engine::{Engine, EngineError};
+use crate::images::Images;
+use crate::instance::budget::Budget;
+use crate::instance::pool::{Idle, Key, Pool};
+use crate::instance::runner::Runner;
+use crate::instance::sockets::{Layout, SocketFolder};
+use crate::instance::state::Moment;
+use crate::instance::user_ids::{Lease, UserIds};
+use crate::instance::{Instance, sockets};
+use crate::keepalive::cost::Clock;
+use crate::keepalive::file;
+use crate::keepalive::histories::Histories;
+use crate::layers::Layers;
+use crate::logs::Logs;
+use crate::metrics::Metrics;
+use crate::network::Network;
 use epsilon_api::{
     error::CallError,
     function::{ImageRef, Version},
@@ -32,7 +31,7 @@ use epsilon_api::{
     units::MilliCores,
     vm::{Answer, Call, ImageRemoval, Keep, Vm, VmState, VmStatus},
 };
-use epsilon_bootstrap::clear::clear;
+use epsilon_bootstrap::remove_untrusted_dir::clear;
 use futures_util::{future::BoxFuture, stream::BoxStream};
 use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
@@ -306,7 +305,7 @@ impl LocalVm {
     }
 
     /// Evicts idle instances of other versions, the one of lowest value first (Greedy-Dual,
-    /// `keep/cost.rs`), until `shortage` bytes are being freed; all or nothing. Returns whether
+    /// `keepalive/cost.rs`), until `shortage` bytes are being freed; all or nothing. Returns whether
     /// they are. Evicts nothing for a prewarm.
     pub(crate) fn evict(&self, shortage: u64, needy: &Arc<Pool>) -> bool {
         if needy.is_guess_only() {

@@ -2,10 +2,9 @@
 //! adaptive policy is the agent's own code with its default settings.
 
 use super::trace::{Function, HOURS};
-use epsilon_vm_agent::keep::{
-    histogram::{Histogram, REACH},
-    policy::{self, Settings},
-};
+use epsilon_vm_agent::keepalive::histogram::{Histogram, REACH};
+use epsilon_vm_agent::keepalive::policy;
+use epsilon_vm_agent::keepalive::policy::Settings;
 use std::time::Duration;
 
 /// Time of a start besides the load of the code: from an image, as `make bench` measures it, and in

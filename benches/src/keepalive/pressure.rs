@@ -6,7 +6,7 @@ use super::{
     policies::Outcome,
     trace::{Calls, Function},
 };
-use epsilon_vm_agent::keep::cost::{Clock, Rate, worth};
+use epsilon_vm_agent::keepalive::cost::{Clock, Rate, worth};
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

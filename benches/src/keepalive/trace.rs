@@ -12,7 +12,7 @@
 //! What a start costs is not published: the load of the code is assumed to be log-normal around 100
 //! ms.
 
-use epsilon_gateway::placement::stable;
+use epsilon_gateway::placement::hash;
 use std::f64::consts::TAU;
 
 /// How long the trace is.
@@ -148,7 +148,7 @@ impl Dice {
     /// Uniform from 0 to 1, without 1.
     fn unit(&mut self) -> f64 {
         self.thrown += 1;
-        (stable::nth(self.seed, self.thrown) >> 11) as f64 / (1_u64 << 53) as f64
+        (hash::nth(self.seed, self.thrown) >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     fn exponential(&mut self, mean: f64) -> f64 {

@@ -6,10 +6,10 @@ use super::{
     world::{CORES, PLACES, World},
 };
 use epsilon_gateway::placement::{
-    bound::{Balance, Totals},
+    bounded_load::{Balance, Totals},
     choice::{self, Against, Errand, Holds, Look, Pick},
+    hash,
     ring::{self, Ring},
-    stable,
 };
 use std::time::Duration;
 
@@ -200,5 +200,5 @@ fn weight() -> u32 {
 }
 
 fn key(function: usize) -> u64 {
-    stable::of_name(&format!("function-{function}"))
+    hash::of_name(&format!("function-{function}"))
 }

@@ -11,10 +11,10 @@ use epsilon_api::{
     units::{Bytes, MilliCores},
     vm::{Answer, Call, InstanceStatus, Vm, VmState, VmStatus},
 };
+use epsilon_gateway::bench::{Running, Trial};
 use epsilon_gateway::placement::{
+    hash,
     ring::{self, Ring},
-    stable,
-    trial::{Running, Trial},
 };
 use futures_util::{future::BoxFuture, stream::BoxStream};
 use http::Uri;
@@ -67,7 +67,7 @@ fn trial(is_warm: bool) -> Trial {
     let ring = Ring::new(ids.iter().map(|id| (id.as_str(), ring::weight(size.get()))));
     let mut at_home = vec![Vec::new(); VMS];
     for function in (0..FUNCTIONS).filter(|_| is_warm) {
-        let home = ring.walk(stable::of_name(name(function).as_str())).next().unwrap();
+        let home = ring.walk(hash::of_name(name(function).as_str())).next().unwrap();
         at_home[home].push(function);
     }
     let vms = ids.iter().zip(&at_home).map(|(id, functions)| {

@@ -2,7 +2,7 @@
 //! function in the middle of the list surges for a while.
 
 use super::SURGE;
-use epsilon_gateway::placement::stable;
+use epsilon_gateway::placement::hash;
 
 /// Calls that run at once on each VM, on average.
 const LOAD: f64 = 12.0;
@@ -89,7 +89,7 @@ impl Dice {
     /// From 0 to 1, without 1.
     pub(super) fn unit(&mut self) -> f64 {
         self.thrown += 1;
-        (stable::nth(self.seed, self.thrown) >> 11) as f64 / (1_u64 << 53) as f64
+        (hash::nth(self.seed, self.thrown) >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     fn exponential(&mut self, mean: f64) -> f64 {

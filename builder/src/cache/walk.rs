@@ -2,7 +2,7 @@
 //! never by a long path, follows no link, does not recurse, and stops at bounds: depth, path
 //! length, number of entries.
 //!
-//! Removing such a folder has no bounds and is done by `epsilon_bootstrap::clear`. Used for sizes, for
+//! Removing such a folder has no bounds and is done by `epsilon_bootstrap::remove_untrusted_dir`. Used for sizes, for
 //! packing, and for reading the result of a build command.
 
 use rustix::{
@@ -160,7 +160,7 @@ fn open(at: impl AsFd, name: impl rustix::path::Arg) -> rustix::io::Result<Owned
 
 /// The beginning of a path, enough to find it by.
 fn beginning(path: &[u8]) -> String {
-    crate::manifest::short(&String::from_utf8_lossy(path))
+    crate::manifest::values::short(&String::from_utf8_lossy(path))
 }
 
 #[cfg(test)]

@@ -2,11 +2,9 @@
 
 use super::{ConfigError, Settings, check};
 use crate::serve::Limits;
-use epsilon_fleet_link::{
-    door,
-    join::Gateways,
-    tls::{Files, TlsError},
-};
+use epsilon_fleet_link::door;
+use epsilon_fleet_link::membership::Gateways;
+use epsilon_fleet_link::tls::{Files, TlsError};
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},

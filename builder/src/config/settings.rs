@@ -1,11 +1,9 @@
 //! The builder's settings as an operator writes them. `config.rs` checks them.
 
 use crate::{manifest::Ceilings, source::SourceLimits};
-use epsilon_api::{
-    redacted::Secret,
-    units::{Bytes, MilliCores},
-    written,
-};
+use epsilon_api::redacted::Secret;
+use epsilon_api::serde_text;
+use epsilon_api::units::{Bytes, MilliCores};
 use serde::{Deserialize, Deserializer};
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -22,7 +20,7 @@ pub struct Settings {
     pub engine: Option<String>,
     /// Longest wait for the engine to begin an answer. Default 2 min: loading a large image on a
     /// slow disk is silent until it is done.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub engine_timeout: Duration,
     /// How images get into the engine; when it fails, the methods after it are tried. Default
     /// `lacking`: only the layers that the engine lacks. `whole`: all layers. `commit`: through a
@@ -33,15 +31,15 @@ pub struct Settings {
     pub runtime_image: Option<String>,
     /// How long to wait for a public registry before the base is made from the distribution's
     /// packages instead. Default 8 s; `0s` asks no registry.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub hub_patience: Duration,
     /// Longest time for pulling an image. Default 5 min.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub pull_timeout: Duration,
     /// The longest that making the runtime base may take. Default 20 min, for a slow mirror. A step has a share of it and
     /// is given up when that is over: a half where packages of the distribution or Node are fetched, a tenth for npm's,
     /// a quarter for what only this machine does.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub runtime_timeout: Duration,
     /// Certificates that installs trust in addition. Default: `SSL_CERT_FILE` or
     /// `NODE_EXTRA_CA_CERTS`, else the machine's own bundle.
@@ -54,39 +52,39 @@ pub struct Settings {
     /// credentials), which needs root and iptables.
     pub install_network: Option<String>,
     /// Memory of one install, of a `build` command, and of one step of a Dockerfile. Default 2 GiB.
-    #[serde(deserialize_with = "written::text")]
+    #[serde(deserialize_with = "serde_text::text")]
     pub install_memory: Bytes,
     /// Disk space for the packages of one project and what its `build` command makes; also what one
     /// step of a Dockerfile may write. Default 2 GiB.
-    #[serde(deserialize_with = "written::text")]
+    #[serde(deserialize_with = "serde_text::text")]
     pub install_size: Bytes,
     /// CPUs of one install, of a `build` command, and of one step of a Dockerfile. Default 2.
-    #[serde(deserialize_with = "written::cores")]
+    #[serde(deserialize_with = "serde_text::cores")]
     pub install_cpu: MilliCores,
     /// Processes and threads of one install, of a `build` command, and of the steps of a
     /// Dockerfile. Default 512.
     pub install_pids: u32,
     /// Longest time for one install. Default 5 min.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub install_timeout: Duration,
     /// Memory for inspecting a project's exports. Default 512 MiB.
-    #[serde(deserialize_with = "written::text")]
+    #[serde(deserialize_with = "serde_text::text")]
     pub inspect_memory: Bytes,
     /// CPUs for inspecting. Default 2: every deployment waits for it.
-    #[serde(deserialize_with = "written::cores")]
+    #[serde(deserialize_with = "serde_text::cores")]
     pub inspect_cpu: MilliCores,
     /// Processes and threads for inspecting. Default 128.
     pub inspect_pids: u32,
     /// Longest time for loading a project. Default 20 s.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub inspect_timeout: Duration,
     /// Longest time for a project's Dockerfile. Default 10 min.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub dockerfile_timeout: Duration,
     /// Builds at once; others wait. Default 2.
     pub builds: usize,
     /// Longest time for one build, its wait for a slot included. Default 30 min.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub build_timeout: Duration,
     /// Registry that images are pushed to: `registry.example/prefix`. Default: this machine's
     /// engine.
@@ -112,47 +110,47 @@ pub struct Settings {
     /// rollback. Other registries keep what they are configured to.
     pub registry_keep_images: u32,
     /// How long an untagged image stays in such a repository. Default 14 days; at least one.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub registry_keep_untagged: Duration,
     /// Longest time for transferring one blob to or from the registry. Default 5 min.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub registry_timeout: Duration,
     /// Disk space for cached dependencies, layers and npm caches together, checked when a build
     /// ends and every 5 min. Default 10 GiB; the least recently used entries are removed first, but
     /// none that a build uses. Small results (exports, built images) have a sixteenth of that for
     /// themselves.
-    #[serde(deserialize_with = "written::text")]
+    #[serde(deserialize_with = "serde_text::text")]
     pub cache_size: Bytes,
     /// Disk space for layers that are cached for this machine's own agent; those of dependencies
     /// share it with `cache_size`. Default 2 GiB: code layers are small. The oldest entries are
     /// removed first; an agent takes missing ones from the engine, which is slower.
-    #[serde(deserialize_with = "written::text")]
+    #[serde(deserialize_with = "serde_text::text")]
     pub shelf_size: Bytes,
     /// Largest archive that may be pushed. Default 100 MiB.
-    #[serde(deserialize_with = "written::text")]
+    #[serde(deserialize_with = "serde_text::text")]
     pub source_archive: Bytes,
     /// Largest project after unpacking. Default 512 MiB.
-    #[serde(deserialize_with = "written::text")]
+    #[serde(deserialize_with = "serde_text::text")]
     pub source_unpacked: Bytes,
     /// Largest file of a project. Default 256 MiB.
-    #[serde(deserialize_with = "written::text")]
+    #[serde(deserialize_with = "serde_text::text")]
     pub source_file: Bytes,
     /// Most files of a project. Default 20,000.
     pub source_files: usize,
     /// Longest silence in an upload. Default 60 s.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub source_stall: Duration,
     /// Largest `timeout` of a function. Default 15 min.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub max_timeout: Duration,
     /// Largest `idleTimeout` of a function. Default 24 h.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub max_idle_timeout: Duration,
     /// Largest `memory` of a function. Default 8 GiB.
-    #[serde(deserialize_with = "written::text")]
+    #[serde(deserialize_with = "serde_text::text")]
     pub max_memory: Bytes,
     /// Largest `cpu` of a function. Default 16.
-    #[serde(deserialize_with = "written::cores")]
+    #[serde(deserialize_with = "serde_text::cores")]
     pub max_cpu: MilliCores,
     /// Largest `concurrency` of a function. Default 1,000.
     pub max_concurrency: u32,
@@ -190,15 +188,15 @@ pub struct Settings {
     /// Open connections at most. Default 64: each build has one.
     pub max_connections: usize,
     /// Longest wait for a TLS handshake and a request's head. Default 10 s.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub head_timeout: Duration,
     /// How long a gateway's connection may stay without a request. Default 60 s: longer than
     /// gateways keep idle connections.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub idle_timeout: Duration,
     /// How long running builds may go on after the first shutdown signal. Default 90 s: most builds
     /// take seconds, and process managers kill after about two minutes.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub drain_grace: Duration,
 }
 

@@ -1,12 +1,9 @@
 //! Runs npm: one container fetches and unpacks, a second one runs the packages' install scripts.
 //! The second has the packages and nothing else: no npm cache, no settings, nothing of the project.
 
-use super::{
-    Dependencies, Operator, manifest,
-    manifest::Manifest,
-    size,
-    words::{self, Words},
-};
+use super::manifest::Manifest;
+use super::npm_output::Words;
+use super::{Dependencies, Operator, manifest, npm_output, size};
 use crate::{
     cache::{NpmCache, WorkDir, container_user, give},
     engine::container::{Bind, Exit, Rights, Task},
@@ -110,7 +107,7 @@ impl Npm<'_> {
         match ended.exit {
             Exit::Code(0) => Ok(()),
             exit @ (Exit::Code(_) | Exit::OutOfMemory | Exit::TimedOut) => {
-                Err(words::failed(exit, &words, command[1], *limits))
+                Err(npm_output::failed(exit, &words, command[1], *limits))
             }
         }
     }

@@ -7,7 +7,7 @@
 //! not the operator's, and how npm resolves versions. The result is generated line by line from
 //! values of a narrow syntax, so that npm reads in it what was read here.
 
-use crate::manifest::short;
+use crate::manifest::values::short;
 use std::collections::BTreeSet;
 
 /// Switches that only change what is installed for this project.

@@ -2,7 +2,8 @@
 //! Layers that the engine has may be left out; see `ship/engine.rs` for when that works.
 
 use super::{Image, Layer};
-use crate::{engine::Part, ship::Name};
+use crate::engine::Part;
+use crate::publish::Name;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, io};

@@ -5,15 +5,12 @@
 //! newer ones write a layout themselves, perhaps with compressed layers. Both list their images in `manifest.json`.
 
 use super::LayoutFile;
-use crate::{
-    error,
-    image::archive::Listed,
-    ship::{
-        blob::{self, Blob},
-        layout::{self, Packed},
-    },
-    source::Hasher,
-};
+use crate::error;
+use crate::image::archive::Listed;
+use crate::publish::blob::Blob;
+use crate::publish::layout::Packed;
+use crate::publish::{blob, layout};
+use crate::source::Hasher;
 use epsilon_api::build::BuildError;
 use oci_spec::image::MediaType;
 use std::{

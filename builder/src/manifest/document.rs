@@ -1,13 +1,12 @@
 //! The text of a manifest and the positions in it: parsed once, and searched again for the line
 //! when a later check fails.
 
-use super::{
-    section::Problem,
-    text::decode,
-    tree::{self, Node},
-    values::short,
-};
+use super::section::Problem;
+use super::text::decode;
+use super::values::short;
 use crate::error;
+use crate::value_tree;
+use crate::value_tree::Node;
 use epsilon_api::{build::BuildError, units::Bytes};
 use serde::{
     Deserializer,
@@ -34,7 +33,7 @@ impl Document {
 
     /// The tree of its values.
     pub(super) fn parse(&self) -> Result<Node, BuildError> {
-        tree::from_yaml(&self.text).map_err(|cause| {
+        value_tree::from_yaml(&self.text).map_err(|cause| {
             let place = cause.location().map(|at| (at.line(), at.column()));
             match place.filter(|(line, _)| self.is_indented_by_a_tab(*line)) {
                 Some(at) => self.error(Some(at), "a tab; YAML indents with spaces only"),

@@ -2,12 +2,11 @@
 //! the same keys, the same checks. The file takes precedence over the code; what neither sets has a
 //! documented default.
 
-use super::{
-    ceilings::Ceilings,
-    section::{Problem, Section},
-    tree::Node,
-    values::{self, word},
-};
+use super::ceilings::Ceilings;
+use super::section::{Problem, Section};
+use super::values;
+use super::values::word;
+use crate::value_tree::Node;
 use epsilon_api::{
     function::{
         EventVersion, FunctionSpec, Idle, Isolation, MAX_STOP_GRACE, Network, Runtime, Signature,

@@ -1,7 +1,7 @@
 //! One map of settings, read key by key. Reading a key makes it known: [`Section::end`] then
 //! refuses every other one and suggests the nearest known.
 
-use super::tree::Node;
+use crate::value_tree::Node;
 use epsilon_api::suggest;
 
 /// An error and the keys above it. [`super::document`] finds their position in the file.

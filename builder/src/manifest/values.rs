@@ -1,6 +1,6 @@
 //! Parsers of single values. Each error completes "`key` …" and names a valid value.
 
-use super::tree::Node;
+use crate::value_tree::Node;
 use epsilon_api::units::{Bytes, MilliCores};
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 

@@ -3,7 +3,7 @@
 use super::{ContentDigest, Hasher, archive};
 use crate::error;
 use epsilon_api::build::BuildError;
-use epsilon_bootstrap::clear::clear;
+use epsilon_bootstrap::remove_untrusted_dir::clear;
 use std::{
     fs::{self, File, OpenOptions, Permissions},
     io::{self, Read, Write},

@@ -11,7 +11,8 @@ use epsilon_api::{
     redacted::Secret,
 };
 use epsilon_builder::member::Member;
-use epsilon_fleet_link::{connection::Connection, pass::Signer};
+use epsilon_fleet_link::connection::Connection;
+use epsilon_fleet_link::gateway_token::Signer;
 use http::{Method, Request, Response, header::AUTHORIZATION};
 use http_body_util::BodyExt;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};

@@ -16,11 +16,11 @@ use crate::{
     failure::Failure,
 };
 use clap::Args;
+use epsilon_bootstrap::{lock, log, settings::Layers, signals::Asked};
 use epsilon_builder::{
     config::{Config, Settings},
     source::Hasher,
 };
-use epsilon_bootstrap::{lock, log, settings::Layers, signals::Asked};
 use epsilon_store::{BackedUp, BackupError};
 use jiff::Timestamp;
 use std::{

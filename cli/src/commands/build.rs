@@ -11,11 +11,11 @@ use epsilon_api::{
     ids::{DeploymentId, FunctionName},
     units::Bytes,
 };
+use epsilon_bootstrap::{log, settings::Flag, settings::Layers, signals::Asked};
 use epsilon_builder::{
     app::App,
     config::{Config, Settings},
 };
-use epsilon_bootstrap::{log, settings::Flag, settings::Layers, signals::Asked};
 use parking_lot::Mutex;
 use std::{
     fs::DirBuilder,

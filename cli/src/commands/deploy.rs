@@ -8,7 +8,7 @@
 //! | `story.rs` | shows the progress |
 
 mod pack;
-mod story;
+mod progress;
 mod tree;
 
 use crate::{
@@ -32,7 +32,7 @@ use std::{
 };
 use tree::Tree;
 
-pub(super) use story::Story;
+pub(super) use progress::Story;
 pub(super) use tree::walk;
 
 /// A first deployment installs dependencies and may build an image of some GiB.

@@ -18,11 +18,11 @@ use crate::{
 };
 use clap::Args;
 use epsilon_api::{build::BuildError, function::ImageRef, units::Bytes};
+use epsilon_bootstrap::{lock, log, signals::Asked};
 use epsilon_builder::{
     config::Config,
     images::{Image, Images},
 };
-use epsilon_bootstrap::{lock, log, signals::Asked};
 use serde_json::json;
 use std::{
     fs, io,

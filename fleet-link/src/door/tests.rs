@@ -2,7 +2,8 @@
 //! ends.
 
 use super::*;
-use crate::{connection::Connection, pass::Signer};
+use crate::connection::Connection;
+use crate::gateway_token::Signer;
 use epsilon_api::ids::VmId;
 use http::HeaderMap;
 use http_body_util::{BodyExt, StreamBody};

@@ -4,7 +4,8 @@
 
 use super::schedule::{Window, WindowSettings};
 use crate::config::ConfigError;
-use epsilon_api::{units::Bytes, written};
+use epsilon_api::serde_text;
+use epsilon_api::units::Bytes;
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ pub struct Settings {
     pub command: Vec<String>,
     /// Longest run time of the command; then it is killed and retried later. Default `60s`: clouds
     /// accept an order for a machine within seconds.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub command_timeout: Duration,
     /// Only report the steps, in the log and in `epsilon autoscaler`. Default `false`.
     pub dry_run: bool,
@@ -41,7 +42,7 @@ pub struct Settings {
     pub schedule: Vec<WindowSettings>,
     /// Memory of one place, the unit of the policy: a busy instance takes as many places as its
     /// memory needs, at least one. Default `256MiB`: the default memory of a function.
-    #[serde(deserialize_with = "written::text")]
+    #[serde(deserialize_with = "serde_text::text")]
     pub place: Bytes,
     /// Places that one core of a VM can serve; a VM has as many as both its memory and its cores
     /// allow. Default 8: functions mostly wait for other systems. Set 1 to 2 for functions that
@@ -55,18 +56,18 @@ pub struct Settings {
     pub headroom: u32,
     /// Demand is averaged over this window. Default `60s`: longer than usual fluctuations, shorter
     /// than the boot of a VM.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub stable_window: Duration,
     /// When every place is taken, demand is averaged over this window. Default `6s`, a tenth of the
     /// stable one: reacts to jumps at once, but not to a single second.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub panic_window: Duration,
     /// Share of all places in use (waiting calls included) over the panic window from which the
     /// panic window applies. Default 1: calls begin to wait.
     pub panic_at: f64,
     /// Time from the order of a VM to its first call. Schedules begin earlier by this time, and the
     /// trend looks ahead by it. Default `90s`: the time of an EC2 instance with a prepared image.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub boot_time: Duration,
     /// The trend may ask for at most this many times the present demand; 1 turns it off. Default
     /// 1.25: a line through a jump overestimates by far.
@@ -76,22 +77,22 @@ pub struct Settings {
     pub starting_at_once: u32,
     /// Fewer VMs are wanted only after fewer were enough for this long. Default `5m`: a VM takes
     /// its boot time to come back. Not shorter than `stable_window`.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub scale_in_after: Duration,
     /// Largest share of the group's VMs that leave at the same time, at least one VM. Default 0.1.
     pub leaving_share: f64,
     /// Longest time for a leaving VM to finish its running calls; then it is terminated with them.
     /// Default `15m`: longer than the timeouts of most functions. Not shorter than your functions'
     /// longest `timeout`.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub leave_grace: Duration,
     /// How often the group is queried. Scale-out is not delayed by it. Default `10s`: six requests
     /// per minute are far below AWS's limits.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub every: Duration,
     /// How long a gateway stays the leader without renewing its lease. Default `30s`: three rounds
     /// of `every`. Longer than `every`.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub lease: Duration,
     /// Decisions that are stored for `epsilon autoscaler`. Default 100.
     pub decisions: usize,

@@ -1,10 +1,10 @@
 //! What the autoscaler needs of the rest of the gateway: reports, drains, the leader's lease. A
 //! trait, so that the loop can be tested without a fleet; [`FleetVms`] is the implementation.
 
-use crate::{
-    fleet::{Fleet, handover::Handover, health::Standing},
-    routes::Routes,
-};
+use crate::fleet::Fleet;
+use crate::fleet::health::Standing;
+use crate::reconcile::drain_prewarm::Handover;
+use crate::routes::Routes;
 use async_trait::async_trait;
 use epsilon_api::{
     ids::{GatewayId, VmId},

@@ -203,7 +203,7 @@ fn nearest<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
 }
 
 fn host(text: &[u8]) -> Option<HeaderValue> {
-    let fine = !text.is_empty() && text.iter().all(|b| super::permit::is_host_byte(*b));
+    let fine = !text.is_empty() && text.iter().all(|b| super::http_rules::is_host_byte(*b));
     HeaderValue::from_bytes(text).ok().filter(|_| fine)
 }
 

@@ -4,8 +4,8 @@
 //! only by their own address; `late` reads functions from the store that this gateway does not know
 //! yet.
 
-pub(crate) mod kept;
-pub(crate) mod late;
+pub(crate) mod negative_lookup;
+pub(crate) mod version_cache;
 
 use crate::routes::{Route, Table};
 use epsilon_api::{error::CallError, ids::VersionNumber};

@@ -14,25 +14,15 @@
 //! These four are pure, and the simulation in `benches` uses them. This file applies them to the
 //! fleet. `trial` is for `benches` only.
 
-pub mod bound;
-pub mod choice;
-pub mod ring;
-pub mod stable;
-pub mod trial;
-
 use super::retry::Failure;
-use crate::{
-    fleet::{
-        Member, Snapshot, Way,
-        health::{Event, Standing},
-        load::Carried,
-        trouble::Trouble,
-    },
-    observe::placement::PlacementMetrics,
-    routes::Route,
-};
-use bound::{Balance, Totals};
-use choice::{Against, Errand, Holds, Look, Pick};
+use crate::fleet::health::{Event, Standing};
+use crate::fleet::link::error::Trouble;
+use crate::fleet::load::Carried;
+use crate::fleet::{Member, Snapshot, Way};
+use crate::observe::placement::PlacementMetrics;
+use crate::placement::bounded_load::{Balance, Totals};
+use crate::placement::choice::{Against, Errand, Holds, Look, Pick};
+use crate::routes::Route;
 use epsilon_api::{error::CallError, function::Isolation, vm::VmState};
 use std::{
     sync::{
@@ -79,7 +69,9 @@ pub(crate) fn place(
     let Way { walk, lacks_image: new_home } =
         fleet.walk(route.home, now, |home| home.view().holds_image(route.key));
     let company = totals.vms as usize > tried.len() + 1;
-    let pick = choice::choose(walk, company, look, |against| metrics.passed_over(against))?;
+    let pick = crate::placement::choice::choose(walk, company, look, |against| {
+        metrics.passed_over(against)
+    })?;
     metrics.placed(&pick);
     let Pick { vm, more, errand, .. } = pick;
     let member = Arc::clone(&members[vm]);

@@ -11,11 +11,12 @@
 //! A body can be sent again as long as everything that was read of it is stored: see
 //! `relay/replay.rs`.
 
-use super::budget::Budget;
-use crate::{
-    fleet::{Member, trouble::Trouble},
-    routes::Route,
-};
+pub(crate) mod budget;
+
+use crate::fleet::Member;
+use crate::fleet::link::error::Trouble;
+use crate::routes::Route;
+use budget::Budget;
 use epsilon_api::{
     error::{CallError, Fault},
     vm::Answer,

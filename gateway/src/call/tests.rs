@@ -1,13 +1,13 @@
 //! The retry loop, with several VMs.
 
 use super::*;
-use crate::{
-    config::Settings,
-    fleet::{Care, Member, trouble::Trouble},
-    keys::Doors,
-    sync::away::StoreWatch,
-    testing::{self, FakeVm, ok},
-};
+use crate::config::Settings;
+use crate::fleet::link::error::Trouble;
+use crate::fleet::{Care, Member};
+use crate::keys::Doors;
+use crate::store_health::StoreWatch;
+use crate::testing;
+use crate::testing::{FakeVm, ok};
 use epsilon_api::{
     body::{self, CallBody},
     ids::{FunctionName, RequestId},

@@ -7,10 +7,9 @@ use super::{
     logs::lines,
     query::{InPath, PAGING, Params, data, listed},
 };
-use crate::{
-    control::Control,
-    deploy::{Push, Work, builders, elsewhere, story::Story},
-};
+use crate::control::Control;
+use crate::deploy::progress::Story;
+use crate::deploy::{Push, Work, builders, prebuilt};
 use axum::{
     Json,
     extract::{Request, State},
@@ -112,7 +111,7 @@ async fn built(control: &Control, request: Request) -> Result<Built, ApiError> {
         .map_err(|err| refused(format!("the document cannot be parsed: {err}")))?;
     json.end().map_err(|err| refused(format!("the document cannot be parsed: {err}")))?;
     let has_engine = control.deploys.builders.is_local();
-    elsewhere::checked(built, &only, &control.deploys.ceilings, has_engine)
+    prebuilt::checked(built, &only, &control.deploys.ceilings, has_engine)
         .map_err(|err| refused(format!("the document cannot be deployed: {err}")))
 }
 

@@ -5,7 +5,8 @@ use super::{
     error::ApiError,
     query::{InPath, PAGING, Params, VersionInPath, data, json, listed},
 };
-use crate::{control::Control, warm};
+use crate::control::Control;
+use crate::reconcile::min_instances;
 use axum::{Json, body::Body, extract::State};
 use epsilon_api::{
     admin::{Data, FunctionInfo, KeepInfo, RollbackRequest, VersionInfo},
@@ -108,7 +109,7 @@ pub(super) async fn rollback(
             let wanted = Arc::clone(&version);
             let background = shared.background.clone();
             let warm_up =
-                async move { warm::ensure_ready(&shared.routes, &shared.fleet, &wanted).await };
+                async move { min_instances::ensure_ready(&shared.routes, &shared.fleet, &wanted).await };
             background.spawn(close.run_until_cancelled_owned(warm_up));
             Ok(version)
         })

@@ -1,21 +1,19 @@
 //! git's smart HTTP: `/git/PROJECT` and `/git/PROJECT.git`, with an API key as the password of any
 //! user. Errors are plain text, which git prints on the terminal. The implementation is in
-//! [`crate::git`].
+//! [`crate::source::git`].
 
 use super::{
     Control, Shared,
     auth::{self, Peer},
     query::Params,
 };
-use crate::{
-    git::{
-        self, Received,
-        command::GitError,
-        service::{self, Service},
-    },
-    keys::{self, Unknowable},
-    observe::audit::{Action, Asked, Door, Refused},
-};
+use crate::keys;
+use crate::keys::Unknowable;
+use crate::observe::audit::{Action, Asked, Door, Refused};
+use crate::source::git;
+use crate::source::git::command::GitError;
+use crate::source::git::service::Service;
+use crate::source::git::{Received, service};
 use axum::{
     Extension, Router,
     body::Body,
@@ -205,7 +203,7 @@ fn text(status: StatusCode, text: &str) -> Response {
 }
 
 fn refused(why: git::Refused) -> Response {
-    use git::Refused;
+    use crate::source::git::Refused;
     let status = match &why {
         Refused::Off | Refused::Unknown(_) => StatusCode::NOT_FOUND,
         Refused::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,

@@ -1,6 +1,6 @@
 //! Makes deployments of one project run one after another, in the order of their arrival.
 
-use super::story::Story;
+use super::progress::Story;
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,

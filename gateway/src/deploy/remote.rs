@@ -3,10 +3,9 @@
 //! complete.
 
 use super::archive::promise;
-use crate::fleet::{
-    link::{self, Kept, Link, Sent},
-    trouble::Trouble,
-};
+use crate::fleet::link;
+use crate::fleet::link::error::Trouble;
+use crate::fleet::link::{Kept, Link, Sent};
 use epsilon_api::{
     body::{BodyTooLarge, CallBody},
     build::{

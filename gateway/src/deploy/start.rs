@@ -2,7 +2,7 @@
 //! image, and the first of them starts an instance. So no caller waits for a pull, even if the home
 //! VM is lost or over its share.
 
-use super::story::Story;
+use super::progress::Story;
 use crate::fleet::{Fleet, Member};
 use epsilon_api::{
     chain::Chain,

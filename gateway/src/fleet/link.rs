@@ -3,9 +3,9 @@
 //! but not the content of requests. Used by `remote` and by the client of a joined builder.
 
 mod body;
+pub(crate) mod error;
 mod lines;
 
-use super::trouble::Trouble;
 use arc_swap::ArcSwap;
 pub(crate) use body::{Kept, text};
 use epsilon_api::{
@@ -15,12 +15,11 @@ use epsilon_api::{
     ids::VmId,
     vm::InterimSink,
 };
-use epsilon_fleet_link::{
-    clock::Clock,
-    connection::{Connection, Idle},
-    pass::Signer,
-    tls,
-};
+use epsilon_fleet_link::clock::Clock;
+use epsilon_fleet_link::connection::{Connection, Idle};
+use epsilon_fleet_link::gateway_token::Signer;
+use epsilon_fleet_link::tls;
+use error::Trouble;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header::HOST};
 use hyper::body::Incoming;
 pub(crate) use lines::{lines, parsed};

@@ -6,7 +6,7 @@
 //! entries: memory is fixed, and two versions in one slot cost a wrong guess now and then.
 
 use super::view::{VersionKey, Warm};
-use crate::call::place::bound::{Balance, Totals};
+use crate::placement::bounded_load::{Balance, Totals};
 use epsilon_api::{
     units::{Bytes, MilliCores},
     vm::VmStatus,

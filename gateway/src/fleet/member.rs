@@ -1,14 +1,13 @@
 //! One VM and its state as the gateway knows it. Everything that a call reads here is an atomic or
 //! an `ArcSwap`.
 
-use super::{
-    breaker::{self, Breakers},
-    health::{self, Condition, Event, Standing},
-    load::Load,
-    trouble::Trouble,
-    view::View,
-};
-use crate::call::place::ring;
+use super::breaker::Breakers;
+use super::health::{Condition, Event, Standing};
+use super::link::error::Trouble;
+use super::load::Load;
+use super::view::View;
+use super::{breaker, health};
+use crate::placement::ring;
 use arc_swap::{ArcSwap, Guard};
 use epsilon_api::{
     admin::{VmInfo, VmStanding},

@@ -11,14 +11,13 @@
 //! Its reports are received by `fleet/watch.rs`, which also marks it as lost.
 
 mod call;
-pub(crate) mod orders;
-mod told;
+mod known_versions;
+pub(crate) mod outbox;
 
-use super::{
-    link::{self, Identity, Link, lines, parsed},
-    trouble::Trouble,
-    view::VersionKey,
-};
+use super::link;
+use super::link::error::Trouble;
+use super::link::{Identity, Link, lines, parsed};
+use super::view::VersionKey;
 use arc_swap::ArcSwap;
 use epsilon_api::{
     error::CallError,
@@ -30,14 +29,15 @@ use epsilon_api::{
     units::Bytes,
     vm::{Answer, Call, ImageRemoval, Vm, VmState, VmStatus},
 };
-use epsilon_fleet_link::together::Together;
+use epsilon_fleet_link::single_flight::Together;
 use futures_util::{
     FutureExt, StreamExt, TryFutureExt,
     future::BoxFuture,
     stream::{self, BoxStream},
 };
 use http::{Method, Response};
-use orders::Orders;
+use known_versions::Told;
+use outbox::Orders;
 use serde::Serialize;
 use std::{
     fmt::Write as _,
@@ -48,7 +48,6 @@ use std::{
     time::Duration,
 };
 use tokio::time::timeout;
-use told::Told;
 
 /// Longest body of a refusal: a code and a short text, or a stack trace of user code.
 const LONGEST_REFUSAL: usize = 256 << 10;

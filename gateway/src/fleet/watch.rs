@@ -7,14 +7,12 @@
 //!      └── pause ◀───────┘ after `lost_after` without a line: pending calls are given up
 //! ```
 
-use super::{
-    Fleet,
-    handover::Handover,
-    link::{lines, parsed},
-    member::Member,
-    remote::Remote,
-    trouble::Trouble,
-};
+use super::Fleet;
+use super::link::error::Trouble;
+use super::link::{lines, parsed};
+use super::member::Member;
+use super::remote::Remote;
+use crate::reconcile::drain_prewarm::Handover;
 use epsilon_api::{
     chain::Chain,
     fleet::{BEAT, REPORT},

@@ -1,10 +1,8 @@
 //! `epsilon_placement_*` and `epsilon_retries_*`: where calls go, why VMs are passed over, what is
 //! retried. The handles of all label values are created once: counting is one atomic operation.
 
-use crate::call::{
-    place::choice::{Against, Errand, Pick},
-    retry::{Denied, Retry},
-};
+use crate::call::retry::{Denied, Retry};
+use crate::placement::choice::{Against, Errand, Pick};
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
 /// Metrics of placement and retries.
@@ -108,7 +106,7 @@ fn position(step: u32) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::place::choice::Holds;
+    use crate::placement::choice::Holds;
 
     #[test]
     fn labels_stand_where_they_are_counted() {

@@ -2,10 +2,8 @@
 //! file), and in checked form ([`Config`]). A request for a split may override them.
 
 use crate::config::ConfigError;
-use epsilon_api::{
-    traffic::{AbortRule, Rate},
-    written,
-};
+use epsilon_api::serde_text;
+use epsilon_api::traffic::{AbortRule, Rate};
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -17,11 +15,11 @@ pub struct Settings {
     /// function, or of the platform in its place); the stable version is not judged. `100%`
     /// disables this. Default `5%`: well above the failures of a healthy function, and exceeded
     /// within seconds by a broken version.
-    #[serde(deserialize_with = "written::text")]
+    #[serde(deserialize_with = "serde_text::text")]
     pub abort_above: Rate,
     /// Time window of the calls that count for that. Default `1m`: older calls say nothing about
     /// the present.
-    #[serde(deserialize_with = "written::duration")]
+    #[serde(deserialize_with = "serde_text::duration")]
     pub abort_window: Duration,
     /// Calls of a version within the window before it is judged. Default 20: with fewer, a single
     /// failed call would exceed the default limit.

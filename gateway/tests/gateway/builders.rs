@@ -12,11 +12,9 @@ use epsilon_api::{
     ids::VmId,
     units::{self, MilliCores},
 };
+use epsilon_fleet_link::door::{Door, Ending, Limits};
+use epsilon_fleet_link::gateway_token::Checker;
 use epsilon_gateway::config::Settings;
-use epsilon_fleet_link::{
-    door::{Door, Ending, Limits},
-    pass::Checker,
-};
 use futures_util::stream;
 use http::{Method, Request, Response};
 use http_body::Frame;

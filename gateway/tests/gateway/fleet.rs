@@ -15,9 +15,9 @@ use epsilon_api::{
     units::{Bytes, MilliCores},
     vm::Call,
 };
+use epsilon_fleet_link::tls::Files;
 use epsilon_gateway::config::Settings;
 use epsilon_store::{Key, KeyRole, Member};
-use epsilon_fleet_link::tls::Files;
 use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};

@@ -11,8 +11,8 @@ use epsilon_api::{
     units::{Bytes, MilliCores},
     vm::Call,
 };
-use epsilon_gateway::config::Settings;
 use epsilon_fleet_link::tls::Files;
+use epsilon_gateway::config::Settings;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},

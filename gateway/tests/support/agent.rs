@@ -15,12 +15,10 @@ use epsilon_api::{
     units::{Bytes as Size, MilliCores},
     vm::{Call, Vm, VmStatus},
 };
-use epsilon_fleet_link::{
-    door::{Door, Ending, Limits},
-    join::{self, Belonging},
-    pass::Checker,
-    tls,
-};
+use epsilon_fleet_link::door::{Door, Ending, Limits};
+use epsilon_fleet_link::gateway_token::Checker;
+use epsilon_fleet_link::membership::Belonging;
+use epsilon_fleet_link::{membership, tls};
 use futures_util::{StreamExt, stream};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Frame;
@@ -108,7 +106,7 @@ impl Agent {
         let token_file = dir.path().join("token");
         std::fs::copy(world.dir.path().join("fleet.token"), &token_file).unwrap();
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let settings = join::Settings {
+        let settings = membership::Settings {
             gateways: format!("{scheme}://{}", world.control).parse().unwrap(),
             token_file,
             folder: dir.path().to_owned(),

@@ -1,7 +1,7 @@
 //! Sends a call to its instance and waits for the head of the answer, within the function's
 //! `timeout`. Bodies stream both ways; nothing is read here.
 
-use super::lease::{Lease, Slow};
+use crate::instance::lease::{Lease, Slow};
 use crate::instance::{pool::Pool, sockets};
 use epsilon_api::{
     body::CallBody, error::CallError, headers, ids::RequestId, log::Level, vm::InterimSink,

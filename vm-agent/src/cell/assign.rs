@@ -5,7 +5,9 @@
 //! No engine request stands between a call and its answer: limits that differ are set while the
 //! code loads, and may be set a moment after it.
 
-use super::{Cell, boot::CPU, place::Place};
+use super::Cell;
+use super::boot::CPU;
+use super::resources::Place;
 use crate::{
     engine::EngineError,
     instance::{

@@ -3,7 +3,9 @@
 //! Runs in a task of its own that is never cancelled, so that the engine is not left with half a
 //! container. Called by `refill.rs`, and for a start that found no ready cell.
 
-use super::{Cell, kind::Kind, place::Place};
+use super::Cell;
+use super::compatibility::Kind;
+use super::resources::Place;
 use crate::{
     engine::{ContainerSpec, EngineError, SOCKETS},
     instance::{

@@ -2,11 +2,9 @@
 //! [`Cells`](super::Cells); decides, and does nothing itself: what it returns is dropped or used
 //! after the lock is released.
 
-use super::{
-    Cell,
-    demand::{Demand, Range, shares},
-    kind::Kind,
-};
+use super::Cell;
+use super::compatibility::Kind;
+use super::demand::{Demand, Range, shares};
 use crate::instance::state::Moment;
 use epsilon_api::{function::ImageRef, ids::InstanceId, vm::CellCount};
 use std::{

@@ -4,11 +4,9 @@
 //! Inputs: starts that ended, cells that were taken or died, a new base, time. Output: cells in the
 //! pool. Ends with the agent, and removes the ready cells then.
 
-use super::{
-    Cell, boot,
-    kind::Kind,
-    pool::{Plan, QUIET},
-};
+use super::compatibility::Kind;
+use super::pool::{Plan, QUIET};
+use super::{Cell, boot};
 use crate::{instance::budget::Grant, vm::LocalVm};
 use epsilon_api::vm::StartPhases;
 use futures_util::FutureExt;

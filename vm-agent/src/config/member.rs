@@ -2,11 +2,9 @@
 //! use.
 
 use super::{ConfigError, Settings};
-use epsilon_fleet_link::{
-    door::Limits,
-    join::Gateways,
-    tls::{Files, TlsError},
-};
+use epsilon_fleet_link::door::Limits;
+use epsilon_fleet_link::membership::Gateways;
+use epsilon_fleet_link::tls::{Files, TlsError};
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,

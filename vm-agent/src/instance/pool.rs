@@ -11,23 +11,19 @@
 //!   the code is remembered for a time that doubles, so that broken code is not started for each
 //!   call.
 
-mod books;
+mod state;
 
+use super::lease::{Lease, Placed};
 use super::{
     Instance,
     start::StartFailure,
     state::{Event, Moment, Policy, State, Why},
 };
-use crate::{
-    call::lease::{Lease, Placed},
-    keep::{
-        cost::{self, Clock, Rate},
-        history::History,
-        policy::{self, Choice},
-    },
-    vm::LocalVm,
-};
-use books::{Books, Place, Slot, Todo, Uses, Waiter};
+use crate::keepalive::cost::{Clock, Rate};
+use crate::keepalive::history::History;
+use crate::keepalive::policy::Choice;
+use crate::keepalive::{cost, policy};
+use crate::vm::LocalVm;
 use epsilon_api::{
     error::CallError,
     function::{Isolation, Version},
@@ -36,6 +32,7 @@ use epsilon_api::{
 };
 use http::HeaderValue;
 use parking_lot::Mutex;
+use state::{Books, Place, Slot, Todo, Uses, Waiter};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{oneshot, watch},

@@ -8,8 +8,8 @@
 
 mod background;
 mod memory;
+mod start_path;
 mod terminate;
-mod way;
 
 use super::{
     Instance, Reached,

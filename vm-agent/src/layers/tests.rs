@@ -5,10 +5,8 @@ mod docker;
 mod registry;
 mod scripted;
 
-use super::{
-    tars::{SmallDisk, Tar, digest},
-    *,
-};
+use super::testing::{SmallDisk, Tar, digest};
+use super::*;
 use crate::{
     config::Settings,
     engine::fake::{FakeEngine, Fault, Verb},

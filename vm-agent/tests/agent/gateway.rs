@@ -13,12 +13,13 @@ use epsilon_api::{
     vm::VmStatus,
 };
 use epsilon_cloud_aws::imds::Imds;
+use epsilon_fleet_link::connection::Connection;
+use epsilon_fleet_link::gateway_token::Signer;
 use epsilon_vm_agent::{
     app::Agent,
     engine::fake::FakeEngine,
     member::{Member, Running},
 };
-use epsilon_fleet_link::{connection::Connection, pass::Signer};
 use http::{Method, Request, Response, request};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};

@@ -6,7 +6,8 @@
 //! keys. So the name cannot be guessed, and an existing folder is never used.
 
 use crate::{data_dir, failure::Failure};
-use epsilon_bootstrap::{clear::clear, lock::Lock};
+use epsilon_bootstrap::lock::Lock;
+use epsilon_bootstrap::remove_untrusted_dir::clear;
 use rustix::{io::Errno, process::Pid};
 use std::{
     fs::{self, DirEntry, File, Permissions},

@@ -8,9 +8,9 @@
 
 use super::{progress::Progress, settings::Settings};
 use crate::failure::Failure;
+use epsilon_bootstrap::{metrics, sockets::Sockets};
 use epsilon_builder as builder;
 use epsilon_gateway as gateway;
-use epsilon_bootstrap::{metrics, sockets::Sockets};
 use epsilon_vm_agent as vm_agent;
 use std::{error::Error, path::Path, time::Duration};
 use tracing::{info, warn};

@@ -11,11 +11,10 @@ use epsilon_api::{
     ids::{DeploymentId, ProjectName},
     units::{self, MilliCores},
 };
-use epsilon_fleet_link::{
-    clock::Clock,
-    door::{self, Door, Ending},
-    pass::{Checker, Signer},
-};
+use epsilon_fleet_link::clock::Clock;
+use epsilon_fleet_link::door;
+use epsilon_fleet_link::door::{Door, Ending};
+use epsilon_fleet_link::gateway_token::{Checker, Signer};
 use futures_util::stream;
 use http::{Request, Response};
 use http_body::Frame;

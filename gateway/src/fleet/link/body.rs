@@ -1,7 +1,8 @@
 //! The body of a member's answer. Its connection returns to the pool once the last byte was read,
 //! and is closed if the reader stops before that, which is how the member learns of it.
 
-use super::{super::trouble::Trouble, Link};
+use super::Link;
+use super::error::Trouble;
 use bytes::Bytes;
 use epsilon_api::body::BodyError;
 use epsilon_fleet_link::connection::Connection;

@@ -1,6 +1,7 @@
 //! An answer of one JSON value per line, read line by line as it arrives.
 
-use super::{super::trouble::Trouble, Kept};
+use super::Kept;
+use super::error::Trouble;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use http_body_util::BodyDataStream;
 use serde::de::DeserializeOwned;

@@ -1,7 +1,8 @@
 //! Which entries of a tar are accepted, and what makes a layer unfit: one hand-made tar for each.
 
 use super::*;
-use crate::layers::tars::{self, Tar};
+use crate::layers::testing;
+use crate::layers::testing::Tar;
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
@@ -72,8 +73,8 @@ fn code_is_unpacked_as_it_is() {
         (0o755, 0o755, 0o755)
     });
     // Web servers derive `Last-Modified` from it.
-    assert_eq!(fs::metadata(app.join("index.js")).unwrap().mtime(), tars::TIME as i64);
-    assert_eq!(fs::symlink_metadata(app.join("link.js")).unwrap().mtime(), tars::TIME as i64);
+    assert_eq!(fs::metadata(app.join("index.js")).unwrap().mtime(), testing::TIME as i64);
+    assert_eq!(fs::symlink_metadata(app.join("link.js")).unwrap().mtime(), testing::TIME as i64);
     assert!(bytes >= 10 * 4096, "{bytes}: each takes a block");
     assert!(place.is_as_it_was());
 }
@@ -209,7 +210,7 @@ fn a_tar_that_is_cut_or_none_is_corrupt() {
 
 #[test]
 fn full_disk_is_a_disk_error() {
-    let Some(disk) = tars::SmallDisk::mount(64 << 10) else { return };
+    let Some(disk) = testing::SmallDisk::mount(64 << 10) else { return };
     let mut tar = Tar::default();
     tar.file("app/a", &"a".repeat(256 << 10));
     match unpack(&tar.bytes()[..], &disk.path().join("app"), PLENTY) {

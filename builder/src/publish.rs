@@ -1,0 +1,235 @@
+//! Publishing finished images: to this machine's engine, a registry, or a file. All take the same
+//! set of images and return what an agent needs to run them.
+
+pub(crate) mod blob;
+mod export;
+mod layer_cache;
+pub(crate) mod layout;
+mod local;
+mod registry;
+
+pub(crate) use export::Exports;
+pub(crate) use layer_cache::Shelf;
+pub(crate) use layout::Layout;
+pub(crate) use local::Local;
+pub(crate) use registry::Remote;
+
+use crate::{
+    engine::{Engine, EngineImage},
+    error,
+    image::{Image, Layer},
+};
+use epsilon_api::{
+    build::BuildError,
+    chain::Chain,
+    function::{ImageLayer, ImageRef, Parts},
+    ids::{FunctionName, ProjectName},
+};
+use std::{fmt, sync::Arc};
+
+/// Images that share all their layers: the functions of one project.
+#[derive(Clone, Debug)]
+pub(crate) struct Parcel {
+    /// The image that they are based on; it is in the engine.
+    pub(crate) base: Base,
+    /// The layers on top of it, bottom first.
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) images: Vec<(Image, Name)>,
+}
+
+impl Parcel {
+    /// The layers of its images in this machine's engine.
+    fn parts(&self) -> Parts {
+        let Base { reference, image } = &self.base;
+        let layers = self.layers.iter();
+        Parts {
+            base: ImageRef { reference: reference.clone(), digest: image.id.clone() },
+            layers: layers
+                .map(|layer| ImageLayer { diff_id: layer.diff_id.clone(), blob: None })
+                .collect(),
+        }
+    }
+}
+
+/// A published set of images.
+#[derive(Clone, Debug)]
+pub(crate) struct Shipped {
+    /// In the order of the set.
+    pub(crate) images: Vec<ImageRef>,
+    /// The layers of each image, if an agent can use them.
+    pub(crate) parts: Option<Parts>,
+}
+
+/// A base image in the engine.
+#[derive(Clone, Debug)]
+pub(crate) struct Base {
+    pub(crate) reference: String,
+    pub(crate) image: EngineImage,
+}
+
+impl Base {
+    /// The image of this reference, which is known to be in the engine.
+    pub(crate) async fn of(engine: &Engine, reference: &str) -> Result<Self, BuildError> {
+        let image = engine.image(reference).await?.ok_or_else(|| {
+            error::engine_failed(format!("the container engine lost the image `{reference}`"))
+        })?;
+        Ok(Self { reference: reference.to_owned(), image })
+    }
+}
+
+/// Destination of images.
+#[derive(Debug)]
+pub(crate) enum Sink {
+    /// This machine's engine; layers of functions are also cached for the agent.
+    Engine(Arc<Local>, Shelf),
+    Registry(Box<Remote>),
+    File(Layout),
+}
+
+impl Sink {
+    /// Identifies the destination: an image in one does not exist in another. Empty for this
+    /// machine's engine.
+    pub(crate) fn place(&self) -> &str {
+        match self {
+            Self::Engine(..) => "",
+            Self::Registry(remote) => remote.name(),
+            Self::File(_) => "file",
+        }
+    }
+
+    /// Called after all images of a build were published.
+    pub(crate) async fn finish(&self) -> Result<(), BuildError> {
+        match self {
+            Self::Engine(..) | Self::Registry(_) => Ok(()),
+            Self::File(layout) => layout.write().await,
+        }
+    }
+
+    /// Whether an image that was published before still exists.
+    pub(crate) async fn has(&self, image: &ImageRef) -> Result<bool, BuildError> {
+        match self {
+            Self::Engine(local, _) => local.has(image).await,
+            Self::Registry(remote) => remote.has(image).await,
+            // A file is written anew by each build: its old content does not count.
+            Self::File(_) => Ok(false),
+        }
+    }
+
+    /// Publishes all images of a set.
+    pub(crate) async fn ship(&self, parcel: &Parcel) -> Result<Shipped, BuildError> {
+        match self {
+            Self::Engine(local, shelf) => {
+                let images = local.put(parcel).await?;
+                // Only an optimisation: layers missing in the cache are taken from the engine.
+                if let Err(err) = shelf.put(&parcel.layers).await {
+                    tracing::warn!(error = %Chain(&err), "Layers could not be cached for the agent; it will take them from the engine.");
+                }
+                Ok(Shipped { images, parts: Some(parcel.parts()) })
+            }
+            Self::Registry(remote) => remote.push(parcel).await,
+            // Layers are not mounted out of a file; loading it brings whole images.
+            Self::File(layout) => Ok(Shipped { images: layout.add(parcel).await?, parts: None }),
+        }
+    }
+
+    /// Removes an image that was published here.
+    pub(crate) async fn remove(&self, image: &ImageRef) -> Result<(), BuildError> {
+        match self {
+            Self::Engine(local, _) => local.remove(image).await,
+            Self::Registry(remote) => remote.remove(image).await,
+            Self::File(_) => Ok(()),
+        }
+    }
+
+    /// Publishes an image that the engine itself built or pulled, under this name.
+    pub(crate) async fn ship_foreign(
+        &self,
+        image: &Base,
+        name: &Name,
+    ) -> Result<ImageRef, BuildError> {
+        match self {
+            Self::Engine(local, _) => local.adopt(image, name).await,
+            Self::Registry(remote) => remote.push_foreign(image, name).await,
+            Self::File(layout) => layout.add_foreign(image, name).await,
+        }
+    }
+}
+
+/// Prefix of our names in an engine.
+const NAMES: &str = "epsilon/";
+
+/// Name of an image: `epsilon/PATH:TAG` in an engine, `PATH` after the name of a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Name {
+    path: String,
+    tag: String,
+}
+
+impl Name {
+    /// A runtime base.
+    pub(crate) fn runtime(tag: &str) -> Self {
+        Self { path: "runtime-node".into(), tag: tag.to_owned() }
+    }
+
+    /// The image in which projects are inspected.
+    pub(crate) fn inspector(tag: &str) -> Self {
+        Self { path: "inspector-node".into(), tag: tag.to_owned() }
+    }
+
+    /// A function's image; the tag is derived from its id.
+    pub(crate) fn function(project: &ProjectName, function: &FunctionName, id: &str) -> Self {
+        let path = format!("{}/{}", part(project.as_str()), part(function.as_str()));
+        Self { path, tag: id.trim_start_matches("sha256:").chars().take(12).collect() }
+    }
+
+    /// Repository in the engine, without the tag.
+    pub(crate) fn repository(&self) -> String {
+        format!("{NAMES}{}", self.path)
+    }
+
+    /// Repository in the registry of this name, without the tag.
+    fn remote_repository(&self, registry: &str) -> String {
+        format!("{registry}/{}", self.path)
+    }
+}
+
+/// Full name in the engine.
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{NAMES}{}:{}", self.path, self.tag)
+    }
+}
+
+/// Converts a name to a component of an image's name: lower case, and separators only between
+/// letters and digits. Two names may become the same; the tag, a digest that covers the function's
+/// name, distinguishes them.
+fn part(name: &str) -> String {
+    let mut text = String::with_capacity(name.len());
+    for c in name.chars() {
+        if c.is_ascii_alphanumeric() {
+            text.push(c.to_ascii_lowercase());
+        } else if text.ends_with(|last: char| last.is_ascii_alphanumeric()) {
+            text.push('-');
+        }
+    }
+    text.trim_end_matches('-').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_what_registries_allow() {
+        for (project, function, want) in [
+            ("shop", "checkOut", "epsilon/shop/checkout:0123456789ab"),
+            ("My.Shop_2", "a__b", "epsilon/my-shop-2/a-b:0123456789ab"),
+            ("9x", "A-_-", "epsilon/9x/a:0123456789ab"),
+        ] {
+            let project = ProjectName::parse(project).unwrap();
+            let function = FunctionName::parse(function).unwrap();
+            let name = Name::function(&project, &function, "sha256:0123456789abcdef");
+            assert_eq!(name.to_string(), want);
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! Settings of one project's webhook ([`Settings`], `gateway.github.<project>` in the settings
+//! file), and their checked form ([`Hook`]). Its secrets are in files that are read for each
+//! delivery: a changed secret needs no restart, and none stays in memory.
+
+use super::allowed_hosts::{Hosts, Place};
+use crate::config::ConfigError;
+use epsilon_api::{ids::ProjectName, redacted::Secret};
+use serde::Deserialize;
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+use tokio::io::AsyncReadExt;
+
+/// The mapping `gateway.github.<project>`. `repository` and `secret_file` are required.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The repository, as `OWNER/NAME`. Pushes to any other repository are not deployed, even with
+    /// a valid signature.
+    pub repository: String,
+    /// The branch whose pushes are deployed. Default `main`.
+    pub branch: String,
+    /// Tags whose pushes are deployed, too: a pattern in which `*` matches any text, such as `v*`.
+    /// Default: none.
+    pub tags: Option<String>,
+    /// File with the secret with which GitHub signs its deliveries, at least 16 characters. It is
+    /// read for each delivery.
+    pub secret_file: PathBuf,
+    /// File with a token that may read the repository and write its commit statuses. Default: none;
+    /// then the repository must be public, and no status is reported.
+    pub token_file: Option<PathBuf>,
+    /// URL of GitHub; its host must be one of `gateway.hooks.hosts`. Default `https://github.com`.
+    pub url: String,
+    /// URL of GitHub's API. Default: `https://api.github.com` for the default `url`, `URL/api/v3`
+    /// for others, as for GitHub Enterprise.
+    pub api_url: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            repository: String::new(),
+            branch: "main".into(),
+            tags: None,
+            secret_file: PathBuf::new(),
+            token_file: None,
+            url: HUB.into(),
+            api_url: None,
+        }
+    }
+}
+
+const HUB: &str = "https://github.com";
+const HUB_API: &str = "https://api.github.com";
+/// A shorter secret could be guessed from one signature.
+const SHORTEST_SECRET: usize = 16;
+/// Longest secret or token: one line.
+const LONGEST_SECRET: u64 = 4096;
+
+/// One project's webhook, with checked settings.
+#[derive(Clone, Debug)]
+pub(crate) struct Hook {
+    pub(crate) project: ProjectName,
+    /// `OWNER/NAME`.
+    pub(crate) repository: String,
+    pub(crate) branch: String,
+    pub(crate) tags: Option<String>,
+    /// URL from which the repository is fetched.
+    pub(crate) source: Place,
+    /// URL of the commit statuses.
+    pub(crate) api: Place,
+    secret_file: PathBuf,
+    token_file: Option<PathBuf>,
+}
+
+/// Why a secret cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SecretError {
+    #[error("`{path}` cannot be read")]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "`{path}` contains fewer than {SHORTEST_SECRET} characters: make a secret with `openssl rand -hex 32`"
+    )]
+    Short { path: PathBuf },
+    #[error("`{path}` does not contain exactly one line of visible ASCII")]
+    Odd { path: PathBuf },
+}
+
+impl Hook {
+    pub(crate) fn new(
+        project: ProjectName,
+        settings: Settings,
+        hosts: &Hosts,
+    ) -> Result<Self, ConfigError> {
+        let wrong = |what: String| ConfigError {
+            key: "github",
+            rule: format!("`{project}`: {what}").into(),
+        };
+        let Settings { repository, branch, tags, secret_file, token_file, url, api_url } = settings;
+        if !is_repository(&repository) {
+            return Err(wrong(format!("`repository` must be `OWNER/NAME`, not `{repository}`")));
+        }
+        if !super::event::is_ref_name(&branch) {
+            return Err(wrong(format!("`branch`: `{branch}` is not a branch name")));
+        }
+        let is_tag = |tags: &str| super::event::is_ref_name(&tags.replace('*', "x"));
+        if let Some(tags) = tags.as_deref().filter(|tags| !is_tag(tags)) {
+            return Err(wrong(format!(
+                "`tags`: `{tags}` is not a pattern of tag names such as `v*`"
+            )));
+        }
+        if secret_file.as_os_str().is_empty() {
+            return Err(wrong(
+                "`secret_file` is required: without a secret anyone could deploy".into(),
+            ));
+        }
+        let url = url.trim_end_matches('/');
+        let api_url = api_url.unwrap_or_else(|| match url {
+            HUB => HUB_API.to_owned(),
+            other => format!("{other}/api/v3"),
+        });
+        let source = hosts.place(&format!("{url}/{repository}.git"));
+        let source = source.map_err(|err| wrong(format!("`url`: {err}")))?;
+        let api =
+            hosts.place(&format!("{}/repos/{repository}/statuses/", api_url.trim_end_matches('/')));
+        let api = api.map_err(|err| wrong(format!("`api_url`: {err}")))?;
+        Ok(Self { project, repository, branch, tags, source, api, secret_file, token_file })
+    }
+
+    /// The secret with which deliveries are signed.
+    pub(crate) async fn secret(&self) -> Result<Secret<String>, SecretError> {
+        let secret = read(&self.secret_file).await?;
+        if secret.reveal().len() < SHORTEST_SECRET {
+            return Err(SecretError::Short { path: self.secret_file.clone() });
+        }
+        Ok(secret)
+    }
+
+    /// The token for the repository and its commit statuses, if there is one.
+    pub(crate) async fn token(&self) -> Result<Option<Secret<String>>, SecretError> {
+        match &self.token_file {
+            Some(path) => read(path).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Reads the only line of a file. Its content never becomes part of an error.
+async fn read(path: &Path) -> Result<Secret<String>, SecretError> {
+    let unreadable = |source| SecretError::Unreadable { path: path.to_owned(), source };
+    let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
+    let mut text = String::new();
+    file.take(LONGEST_SECRET).read_to_string(&mut text).await.map_err(unreadable)?;
+    let line = text.trim();
+    if line.is_empty() || !line.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
+        return Err(SecretError::Odd { path: path.to_owned() });
+    }
+    Ok(Secret::new(line.to_owned()))
+}
+
+fn is_repository(text: &str) -> bool {
+    let is_part = |part: &str| {
+        (1..=100).contains(&part.len())
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+            && !part.starts_with('.')
+            && !part.ends_with(".git")
+    };
+    text.split_once('/').is_some_and(|(owner, name)| is_part(owner) && is_part(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hook(text: &str) -> Result<Hook, String> {
+        let settings: Settings = serde_json::from_str(text).map_err(|err| err.to_string())?;
+        let hosts = Hosts::new(
+            vec!["github.com".into(), "api.github.com".into(), "hub.example.org".into()],
+            vec!["127.0.0.1".into()],
+        );
+        let project = ProjectName::parse("shop").unwrap();
+        Hook::new(project, settings, &hosts).map_err(|err| err.to_string())
+    }
+
+    #[test]
+    fn github_com_is_the_default_url() {
+        let at = |hook: Hook| (hook.source.url().to_owned(), hook.api.url().to_owned());
+        assert_eq!(
+            at(hook(r#"{"repository":"octo/shop","secret_file":"/s"}"#).unwrap()),
+            (
+                "https://github.com/octo/shop.git".into(),
+                "https://api.github.com/repos/octo/shop/statuses/".into()
+            )
+        );
+        let text = r#"{"repository":"o/s","secret_file":"/s","url":"https://hub.example.org/"}"#;
+        assert_eq!(
+            at(hook(text).unwrap()),
+            (
+                "https://hub.example.org/o/s.git".into(),
+                "https://hub.example.org/api/v3/repos/o/s/statuses/".into()
+            )
+        );
+    }
+
+    macro_rules! refused {
+        ($($name:ident: $text:expr => $want:expr;)*) => {$(
+            #[test]
+            fn $name() {
+                let told = hook($text).unwrap_err();
+                assert!(told.contains($want), "{told}");
+            }
+        )*};
+    }
+
+    refused! {
+        without_a_repository: r#"{"secret_file":"/s"}"# => "`shop`: `repository` must be `OWNER/NAME`";
+        a_path_in_its_place: r#"{"repository":"a/b/../c","secret_file":"/s"}"# => "`repository` must";
+        a_folder_above: r#"{"repository":"../b","secret_file":"/s"}"# => "`repository` must";
+        without_a_secret: r#"{"repository":"a/b"}"# => "`secret_file` is required";
+        an_option_as_branch: r#"{"repository":"a/b","secret_file":"/s","branch":"--upload-pack=x"}"# => "`branch`";
+        a_host_that_nobody_allowed: r#"{"repository":"a/b","secret_file":"/s","url":"https://evil.example.org"}"#
+            => "`gateway.hooks.hosts`";
+        in_clear_to_a_public_host: r#"{"repository":"a/b","secret_file":"/s","url":"http://github.com"}"# => "https";
+        an_unknown_key: r#"{"repository":"a/b","secret":"x"}"# => "unknown field `secret`";
+    }
+
+    #[tokio::test]
+    async fn secrets_are_one_line_and_never_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("secret");
+        let with = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            let path = file.display();
+            let hook = hook(&format!(r#"{{"repository":"a/b","secret_file":"{path}"}}"#)).unwrap();
+            async move { hook.secret().await }
+        };
+        assert_eq!(with("0123456789abcdef\n").await.unwrap().reveal(), "0123456789abcdef");
+        for (text, want) in [
+            ("short\n", "fewer than 16"),
+            ("0123456789abcdef\nsecond line", "exactly one line"),
+            ("", "exactly one line"),
+        ] {
+            let told = with(text).await.unwrap_err().to_string();
+            assert!(told.contains(want) && !told.contains("second"), "{told}");
+        }
+        std::fs::remove_file(&file).unwrap();
+        let path = file.display();
+        let gone = hook(&format!(r#"{{"repository":"a/b","secret_file":"{path}"}}"#)).unwrap();
+        assert!(matches!(gone.secret().await, Err(SecretError::Unreadable { .. })));
+        assert!(gone.token().await.unwrap().is_none());
+    }
+}

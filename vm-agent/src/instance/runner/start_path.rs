@@ -1,0 +1,283 @@
+//! Chooses the path of a start. Through a cell, when the version fits one: a ready one, else one
+//! that is booted for it. From its image otherwise, and whenever cells turn out not to work here;
+//! what was taken already (memory, turns) is kept for the second attempt.
+//!
+//! Starts that no call waits for (of a deployment, of `minInstances`) take turns of their own:
+//! `background.rs`.
+
+use super::{Runner, background::BackgroundTurn};
+use crate::cell::assign::{NotAssigned, assign};
+use crate::cell::compatibility::Kind;
+use crate::cell::{AtEngine, Cell, refill};
+use crate::instance::budget::Claim;
+use crate::instance::start::{StartFailure, Started, image};
+use crate::layers::Code;
+use epsilon_api::{chain::Chain, units::Bytes, vm::StartPhases};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, SemaphorePermit},
+    time::{Instant, sleep, timeout},
+};
+
+/// What a start holds while it tries its paths.
+#[derive(Default)]
+struct Taken<'a> {
+    has_memory: bool,
+    background: Option<BackgroundTurn>,
+    turn: Option<Turn<'a>>,
+}
+
+/// A permit for one of the starts that the engine works on at once.
+struct Turn<'a> {
+    _permit: SemaphorePermit<'a>,
+    /// Suspends the refill of cells while the engine works on a start that a call waits for. Not
+    /// set for a function whose instances end all the time, nor for background starts.
+    _at_engine: Option<AtEngine<'a>>,
+    _turbulent: Option<TurbulentTurn>,
+}
+
+/// The turn of a function whose instances end all the time. Only one such start runs on this VM at
+/// once. After a start of a function that crashes on every start there is a pause proportional to
+/// its duration, so that crash loops take no more than a fifth of one CPU and of the engine.
+struct TurbulentTurn {
+    permit: Option<OwnedSemaphorePermit>,
+    began: Instant,
+    pauses: bool,
+}
+
+/// The pause after such a start, in multiples of its duration.
+const PAUSE: u32 = 4;
+/// Longest pause: a slow engine must not make a function wait longer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+
+impl Drop for TurbulentTurn {
+    fn drop(&mut self) {
+        let pause = (self.began.elapsed() * PAUSE).min(LONGEST_PAUSE);
+        if self.pauses
+            && let (Some(permit), Ok(runtime)) = (self.permit.take(), Handle::try_current())
+        {
+            runtime.spawn(async move {
+                sleep(pause).await;
+                drop(permit);
+            });
+        }
+    }
+}
+
+impl Runner {
+    pub(super) async fn start(&self) -> Result<Started, StartFailure> {
+        let mut taken = Taken::default();
+        if let Some(kind) = self.vm.cells.kind_for(&self.instance.version) {
+            match self.in_cell(kind, &mut taken).await {
+                Ok(started) => {
+                    self.vm.images.used(&self.instance.version);
+                    return Ok(started);
+                }
+                Err(NotAssigned::Start(failure)) => return Err(failure),
+                Err(NotAssigned::Cells(why)) => {
+                    self.vm.metrics.assigned("image");
+                    self.warn(
+                        "No cell can serve the version; starting from its image.",
+                        Some(&why),
+                    );
+                }
+            }
+        }
+        self.by_image(&mut taken).await
+    }
+
+    async fn in_cell<'a>(
+        &'a self,
+        kind: Kind,
+        taken: &mut Taken<'a>,
+    ) -> Result<Started, NotAssigned> {
+        let cells = &self.vm.cells;
+        // The demand of such a function must not size the pool of cells.
+        let is_calm = !self.pool.is_turbulent();
+        if is_calm {
+            cells.wants(&kind, self.vm.now());
+        }
+        let mut phases = StartPhases::default();
+        let began = Instant::now();
+        if !cells.has(&kind) {
+            self.look_for_memory();
+        }
+        if !self.pool.is_start_needed() {
+            return Err(NotAssigned::Start(StartFailure::CalledOff));
+        }
+        let code = self.layers().await?;
+        phases.layers = began.elapsed();
+        taken.background = self.take_background_turn().await.map_err(NotAssigned::Start)?;
+
+        let since = Instant::now();
+        if is_calm
+            && self.top_up(&kind)
+            && let Some(cell) = self.take_cell(&kind, taken)
+        {
+            return self.assign(cell, code, phases, since, "ready").await;
+        }
+        self.take_turn(taken).await.map_err(NotAssigned::Start)?;
+        let since = Instant::now();
+        if is_calm && let Some(mut cell) = self.take_cell(&kind, taken) {
+            drop(cell.place.memory.take()); // the start holds all of its memory already
+            return self.assign(cell, code, phases, since, "ready").await;
+        }
+        if !cells.is_on() {
+            return Err(NotAssigned::Cells("cells were turned off".into()));
+        }
+        let booted = refill::begin(&self.vm, kind, None).await;
+        let (cell, boot) = match booted {
+            Ok(Ok(booted)) => booted,
+            Ok(Err(why)) => return Err(NotAssigned::Cells(why)),
+            Err(_) => return Err(NotAssigned::Start(StartFailure::CalledOff)),
+        };
+        taken.turn = None; // as with a ready one
+        taken.background = None;
+        let phases = StartPhases { layers: phases.layers, ..boot };
+        self.assign(cell, code, phases, Instant::now(), "booted").await
+    }
+
+    /// Takes a ready cell; the last one is left for a start that a call waits for. The start gives
+    /// up its turns: what follows is the loading of code, which may take any time.
+    fn take_cell(&self, kind: &Kind, taken: &mut Taken<'_>) -> Option<Cell> {
+        let leave = if self.pool.has_waiting_calls() { 0 } else { 1 };
+        let cell = self.vm.cells.take(kind, leave)?;
+        taken.turn = None;
+        taken.background = None;
+        Some(cell)
+    }
+
+    async fn assign(
+        &self,
+        cell: Cell,
+        code: Code,
+        phases: StartPhases,
+        since: Instant,
+        how: &str,
+    ) -> Result<Started, NotAssigned> {
+        let assigned = assign(&self.vm, &self.instance, cell, code, phases, since).await;
+        match &assigned {
+            Ok(_) => self.vm.metrics.assigned(how),
+            Err(NotAssigned::Start(failure)) => self.vm.metrics.assigned(failure.outcome()),
+            Err(NotAssigned::Cells(_)) => {}
+        }
+        assigned
+    }
+
+    async fn layers(&self) -> Result<Code, NotAssigned> {
+        let version = &self.instance.version;
+        let found = self.vm.layers.ensure(&*self.vm.engine, version).await;
+        found.map_err(|err| match (err.leaves_the_image(), Chain(&err).to_string()) {
+            (true, why) => NotAssigned::Cells(why),
+            (false, why) => NotAssigned::Start(StartFailure::NoCapacity(why)),
+        })
+    }
+
+    /// Claims the memory that the function has beyond its cell's. Only what is free at once: else
+    /// the start waits for all of its memory, and takes a cell then.
+    fn top_up(&self, kind: &Kind) -> bool {
+        let memory = self.instance.version.spec.memory;
+        let beyond = memory.get().saturating_sub(kind.memory.get());
+        if beyond == 0 || !self.vm.cells.has(kind) {
+            return beyond == 0;
+        }
+        match self.vm.budget.claim(Bytes(beyond)) {
+            Claim::Granted(grant) => {
+                self.instance.keep_memory(grant);
+                true
+            }
+            Claim::Later { .. } | Claim::Never => false,
+        }
+    }
+
+    async fn by_image<'a>(&'a self, taken: &mut Taken<'a>) -> Result<Started, StartFailure> {
+        // Memory and pulls are waited for without a permit: holding one would block other starts.
+        let began = Instant::now();
+        if !taken.has_memory {
+            self.look_for_memory();
+        }
+        if !self.pool.is_start_needed() {
+            return Err(StartFailure::CalledOff);
+        }
+        let image = self.vm.images.ensure(&*self.vm.engine, &self.instance.version).await?;
+        let pull = began.elapsed();
+        if taken.background.is_none() {
+            taken.background = self.take_background_turn().await?;
+        }
+        self.take_turn(taken).await?;
+        image::start(&self.vm, &self.instance, image, pull).await
+    }
+
+    /// Waits for the turn no longer than a call waits for a slot: a start whose code never finishes
+    /// loading may hold it.
+    async fn take_turbulent_turn(&self) -> Result<TurbulentTurn, StartFailure> {
+        let starts = Arc::clone(&self.vm.turbulent_starts);
+        match timeout(self.vm.config.queue_wait, starts.acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(TurbulentTurn {
+                permit: Some(permit),
+                began: Instant::now(),
+                pauses: self.pool.starts_in_vain(),
+            }),
+            Ok(Err(_)) => Err(StartFailure::CalledOff),
+            Err(_) => Err(StartFailure::NoCapacity(
+                "instances of the function, and of others, end all the time; its start has no turn"
+                    .into(),
+            )),
+        }
+    }
+
+    /// Takes memory for the whole instance, then a permit to start.
+    async fn take_turn<'a>(&'a self, taken: &mut Taken<'a>) -> Result<(), StartFailure> {
+        if !taken.has_memory {
+            self.instance.give_memory_back(); // a part of it
+            if !self.take_memory_at_hand().await? {
+                // It may take long, and smaller background starts may go on.
+                taken.background = None;
+                self.take_memory().await?;
+            }
+            taken.has_memory = true;
+        }
+        if taken.turn.is_none() {
+            let closed = |_| StartFailure::CalledOff;
+            let mut turbulent = if self.pool.is_turbulent() {
+                Some(self.take_turbulent_turn().await?)
+            } else {
+                None
+            };
+            let permit = self.vm.starts.acquire().await.map_err(closed)?;
+            if let Some(turn) = &mut turbulent {
+                turn.began = Instant::now(); // the wait for the permit does not count
+            }
+            let is_waited_for = turbulent.is_none() && self.pool.has_waiting_calls();
+            let at_engine = is_waited_for.then(|| self.vm.cells.has_engine());
+            taken.turn =
+                Some(Turn { _permit: permit, _at_engine: at_engine, _turbulent: turbulent });
+        }
+        if !self.pool.is_start_needed() {
+            return Err(StartFailure::CalledOff); // the waiting calls were served meanwhile
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::Semaphore;
+
+    #[tokio::test(start_paused = true)]
+    async fn crash_loop_start_is_followed_by_a_pause() {
+        for (took, pauses, paused) in [(100, true, 400), (10_000, true, 3_000), (100, false, 0)] {
+            let starts = Arc::new(Semaphore::new(1));
+            let permit = Arc::clone(&starts).acquire_owned().await.unwrap();
+            let turn = TurbulentTurn { permit: Some(permit), began: Instant::now(), pauses };
+            sleep(Duration::from_millis(took)).await;
+            drop(turn);
+            let ended = Instant::now();
+            let _next = starts.acquire().await.unwrap();
+            let waited = ended.elapsed().as_millis();
+            assert!((paused..paused + 10).contains(&waited), "{waited} ms after {took} ms");
+        }
+    }
+}
