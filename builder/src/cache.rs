@@ -285,7 +285,7 @@ impl Drop for WorkDir {
 /// owners; another user's builder runs its containers as that user.
 pub(crate) fn container_user() -> (u32, u32) {
     if rustix::process::geteuid().is_root() {
-        (crate::image::USER, crate::image::USER)
+        (crate::image::user::USER, crate::image::user::USER)
     } else {
         (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
     }

@@ -95,7 +95,7 @@ impl Config {
         }
         if let Some(image) = &s.runtime_image {
             check(
-                crate::engine::is_reference(image),
+                crate::image::reference::is_reference(image),
                 "runtime_image",
                 image,
                 "it must be the name of an image",
@@ -103,7 +103,7 @@ impl Config {
         }
         if let Some(network) = &s.install_network {
             check(
-                crate::engine::is_reference(network),
+                crate::image::reference::is_reference(network),
                 "install_network",
                 network,
                 "it must be the name of a network",

@@ -10,6 +10,7 @@ mod lines;
 mod network;
 mod steps;
 
+use crate::image::reference::is_reference;
 pub(crate) use steps::StepLimits;
 
 use crate::{
@@ -422,13 +423,6 @@ pub(crate) fn files(parts: Vec<Part>) -> impl Stream<Item = io::Result<Bytes>> +
 pub(crate) enum Part {
     Bytes(Bytes),
     File(PathBuf),
-}
-
-/// Whether a text may be part of a path of the engine's API: bollard does not escape it.
-pub(crate) fn is_reference(text: &str) -> bool {
-    text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
-        && !text.contains("..")
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b))
 }
 
 /// Splits `name:tag`; `latest` without a tag. A digest stays with the name.

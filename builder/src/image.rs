@@ -9,7 +9,10 @@
 //! Publishing images is `ship`'s business.
 
 pub(crate) mod archive;
+pub(crate) mod name;
+pub(crate) mod reference;
 pub(crate) mod tree;
+pub(crate) mod user;
 
 use crate::{
     cache::Held,
@@ -27,8 +30,6 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use std::{collections::HashMap, path::PathBuf};
 
-/// The user of functions; a number, because a base image need not know its name.
-pub(crate) const USER: u32 = 65532;
 /// Path of the code in an image.
 pub(crate) const APP: &str = "/app";
 /// Path of the wrapper's start file in the runtime base.

@@ -12,6 +12,7 @@
 mod ceilings;
 mod document;
 mod function;
+pub(crate) mod origin;
 mod package;
 mod section;
 #[cfg(test)]
@@ -26,11 +27,9 @@ pub(crate) use package::is_module;
 pub(crate) use text::decode;
 pub(crate) use values::short;
 
-use crate::{
-    error::{self, Hint},
-    plan::Origin,
-    source::Source,
-};
+use crate::error;
+use crate::error::Hint;
+use crate::source::Source;
 use document::Document;
 use epsilon_api::{
     build::BuildError,
@@ -39,6 +38,7 @@ use epsilon_api::{
     suggest,
 };
 use function::Written;
+use origin::Origin;
 use package::Package;
 use section::{Problem, Section};
 use std::collections::{BTreeMap, BTreeSet};

@@ -10,6 +10,7 @@ mod missing;
 #[cfg(test)]
 mod tests;
 
+use crate::manifest::origin::Origin;
 use crate::{
     error::{self, Hint},
     inspection::{Entry, Inspection},
@@ -51,17 +52,6 @@ pub struct FunctionPlan {
     pub content: ContentDigest,
     /// The files in that digest.
     pub counted: Counted,
-}
-
-/// Origin of an image.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// The runtime base and the project's code.
-    Code,
-    /// An existing image: any reference. Two plans may name the same.
-    Image(String),
-    /// The project built with this Dockerfile, a path in the source.
-    Dockerfile(String),
 }
 
 /// Decides what to build. `only` keeps these functions; empty keeps all.

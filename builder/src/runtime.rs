@@ -28,7 +28,8 @@ use crate::engine::{Engine, EngineImage};
 use crate::error;
 use crate::error::Hint;
 use crate::image::Image;
-use crate::publish::{Base, Local, Name, Parcel};
+use crate::image::name::Name;
+use crate::publish::{Base, Local, Parcel};
 use crate::source::Hasher;
 use epsilon_api::{
     admin::Step,

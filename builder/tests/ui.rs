@@ -7,12 +7,11 @@
 #![allow(clippy::unwrap_used)] // tests may; clippy does not see that these functions are some
 
 use epsilon_api::{body, build::BuildError};
-use epsilon_builder::{
-    inspection::Inspection,
-    manifest::{Ceilings, Manifest},
-    plan::{self, Origin},
-    source::{self, Source, SourceLimits},
-};
+use epsilon_builder::inspection::Inspection;
+use epsilon_builder::manifest::origin::Origin;
+use epsilon_builder::manifest::{Ceilings, Manifest};
+use epsilon_builder::source::{Source, SourceLimits};
+use epsilon_builder::{plan, source};
 use flate2::{Compression, write::GzEncoder};
 use serde_json::{Value, json};
 use std::{fs, path::Path};

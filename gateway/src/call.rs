@@ -15,6 +15,7 @@
 pub(crate) mod accept;
 mod buffer;
 pub(crate) mod caller_address;
+pub(crate) mod header_value;
 pub(crate) mod http_rules;
 pub(crate) mod lookup;
 pub(crate) mod place;
@@ -404,7 +405,7 @@ fn prefix(
         (Addressed::ByPath, None) => Some(route.prefix.clone()),
         (Addressed::ByPath, Some(number)) => {
             let name = &route.version.function;
-            Some(caller_address::header(&format!("/{name}{}{number}", lookup::IN_PATH)))
+            Some(header_value::header(&format!("/{name}{}{number}", lookup::IN_PATH)))
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::autoscale::config as autoscale;
 use crate::call::relay::pace::PaceLimits;
 use crate::call::retry::budget;
 pub use crate::call::version_addresses::Setting as VersionAddresses;
+use crate::config::invalid::ConfigError;
 use crate::deploy::prebuilt::ceilings;
 use crate::fleet::member::Care;
 use crate::fleet::{breaker, health};
@@ -352,16 +353,6 @@ pub(crate) struct ConnectionLimits {
     pub(crate) half_close_timeout: Duration,
 }
 
-/// An invalid setting.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`gateway.{key}`: {rule}")]
-pub struct ConfigError {
-    /// The key of the setting.
-    pub key: &'static str,
-    /// The rule that it violates.
-    pub rule: Cow<'static, str>,
-}
-
 /// The default for one address: this part of all connections.
 const SHARE_OF_ADDRESS: usize = 8;
 /// hyper's read buffer cannot be smaller.
@@ -570,5 +561,6 @@ fn is_http_url(text: &str) -> bool {
         .any(|scheme| text.len() > scheme.len() && text.starts_with(scheme))
 }
 
+pub(crate) mod invalid;
 #[cfg(test)]
 mod tests;

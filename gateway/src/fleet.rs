@@ -23,10 +23,10 @@ pub(crate) mod load;
 pub(crate) mod member;
 pub(crate) mod membership;
 pub(crate) mod remote;
+pub(crate) mod totals;
 pub(crate) mod view;
 pub(crate) mod watch;
 
-use crate::call::place::Sums;
 use crate::placement::ring::{Ring, Walk};
 use crate::placement::{hash, ring};
 use arc_swap::{ArcSwap, Guard};
@@ -46,6 +46,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::Instant;
+use totals::Sums;
 
 /// The members at one moment, and the rings built from them.
 #[derive(Debug)]

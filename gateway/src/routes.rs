@@ -74,7 +74,7 @@ impl Route {
     pub(crate) fn of(version: Arc<Version>, metrics: Arc<FunctionMetrics>) -> Self {
         let key = VersionKey::of_version(&version);
         let home = hash::of_name(version.function.as_str());
-        let prefix = caller_address::header(&format!("/{}", version.function));
+        let prefix = crate::call::header_value::header(&format!("/{}", version.function));
         Self { version, key, home, prefix, metrics, sharing: Sharing::Alone, tally: None }
     }
 

@@ -1,6 +1,8 @@
 //! Credentials for a registry. Files are read each time, so that replacing one needs no restart.
 
-use crate::{Host, docker_config, settings::Own};
+use crate::login::Login;
+use crate::sources::Own;
+use crate::{Host, docker_config};
 use epsilon_api::{chain::Chain, redacted::Secret};
 use epsilon_cloud_aws::ecr::{self, Ecr, EcrError, EcrHost, Retention};
 use std::{
@@ -8,15 +10,6 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-
-/// A user of a registry, with the password.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Login {
-    /// The user's name.
-    pub user: String,
-    /// The password or token.
-    pub password: Secret<String>,
-}
 
 /// The credentials of this machine. Cheap to clone. A host is looked up in this order: the
 /// operator's own credentials for one registry, a Docker `config.json`, ECR by its name; all other

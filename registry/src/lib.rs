@@ -16,10 +16,13 @@ pub mod debian;
 mod docker_config;
 mod failure;
 mod host;
+pub(crate) mod login;
 mod settings;
+pub(crate) mod sources;
 
-pub use access::{Access, AccessError, Failed, Login};
+pub use access::{Access, AccessError, Failed};
 pub use epsilon_cloud_aws::ecr::{Ecr, EcrHost, Retention};
 pub use failure::Trouble;
 pub use host::Host;
+pub use login::Login;
 pub use settings::{Invalid, Written};

@@ -2,6 +2,7 @@
 //! `builder`) alike. The keys are declared in each part's own `config.rs`; their combination is
 //! checked here.
 
+use crate::sources::Own;
 use crate::{Access, Host, access::Sources};
 use epsilon_api::redacted::Secret;
 use std::path::PathBuf;
@@ -31,21 +32,6 @@ pub struct Invalid {
     pub value: String,
     /// What it has to be.
     pub rule: &'static str,
-}
-
-/// The operator's own credentials for one registry.
-#[derive(Debug)]
-pub(crate) enum Own {
-    Password { user: String, password: Secret<String> },
-    File { user: String, path: PathBuf },
-}
-
-impl Own {
-    pub(crate) fn user(&self) -> &str {
-        match self {
-            Self::Password { user, .. } | Self::File { user, .. } => user,
-        }
-    }
 }
 
 /// Whether this can be a registry's name, `host[:port][/prefix]`.
@@ -108,15 +94,6 @@ impl Written {
         }
         let sources = Sources { own, docker_config: self.docker_config, ..Sources::default() };
         Ok((name, Access::new(sources)))
-    }
-}
-
-impl Own {
-    fn path(&self) -> Option<&PathBuf> {
-        match self {
-            Self::Password { .. } => None,
-            Self::File { path, .. } => Some(path),
-        }
     }
 }
 

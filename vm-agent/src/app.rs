@@ -9,10 +9,12 @@ use crate::engine::docker::DockerEngine;
 use crate::error::StartError;
 use crate::images::gc;
 use crate::instance::budget::Budget;
+use crate::keepalive::file::write_whole;
 use crate::keepalive::sweep;
 use crate::layers::Layers;
 use crate::logs::Logs;
-use crate::metrics::{Census, Metrics};
+use crate::metrics::Metrics;
+use crate::vm::census::Census;
 use crate::vm::{Front, LocalVm, Parts};
 use crate::{layers, reconcile, shutdown};
 use epsilon_api::{
@@ -203,13 +205,4 @@ fn vm_id(folder: &Path, given: Option<&VmId>) -> Result<VmId, StartError> {
         write_whole(&path, &text).map_err(|source| StartError::Folder { path, source })?;
     }
     Ok(id)
-}
-
-/// Writes a file atomically and durably: after a crash it is there as a whole, or not at all.
-pub(crate) fn write_whole(path: &Path, text: &str) -> io::Result<()> {
-    let draft = path.with_extension("new");
-    let mut file = File::create(&draft)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&draft, path)
 }

@@ -2,9 +2,12 @@
 //! ([`Config`], checked). Every default is explained where its key is declared. In `epsilon up`
 //! these keys are the section `vm_agent:` of the settings file, or `EPSILON_VM_AGENT_<KEY>`.
 
+pub(crate) mod invalid;
 mod member;
 
 use crate::cell::demand::Range;
+use crate::config::invalid::ConfigError;
+use crate::engine::limits::{ContainerLimits, Seccomp};
 use crate::keepalive::histogram::REACH;
 use crate::keepalive::policy;
 use crate::network::reach::Reach;
@@ -306,92 +309,6 @@ pub struct Config {
     pub limits: ContainerLimits,
     /// Membership in a fleet; `None` without gateways.
     pub member: Option<MemberConfig>,
-}
-
-/// The part of a container's limits that does not depend on the function.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ContainerLimits {
-    /// OCI runtime of the engine; `None`: its default.
-    pub runtime: Option<String>,
-    /// Limit of processes and threads.
-    pub pids: u32,
-    /// Size of `/tmp`.
-    pub tmp_size: Bytes,
-    /// Limit of open files.
-    pub open_files: u32,
-    /// The seccomp profile.
-    pub seccomp: Seccomp,
-}
-
-/// Source of an instance's seccomp profile.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Seccomp {
-    /// The profile of this release.
-    #[default]
-    Own,
-    /// The container engine's default.
-    Engine,
-}
-
-/// A setting that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The value is below its minimum.
-    #[error("`vm_agent.{key}` must be at least {least}")]
-    TooSmall {
-        /// The setting, without its section.
-        key: &'static str,
-        /// The smallest valid value.
-        least: &'static str,
-    },
-    /// The value is above its maximum.
-    #[error("`vm_agent.{key}` must be at most {most}")]
-    TooLarge {
-        /// The setting, without its section.
-        key: &'static str,
-        /// The largest valid value.
-        most: &'static str,
-    },
-    /// More starts for one version than for all.
-    #[error(
-        "`vm_agent.starts_per_version` ({per_version}) is more than `vm_agent.starts_at_once` ({at_once})"
-    )]
-    StartsPerVersion {
-        /// The value of `starts_per_version`.
-        per_version: usize,
-        /// The value of `starts_at_once`.
-        at_once: usize,
-    },
-    /// The credentials for a registry are incomplete.
-    #[error("`vm_agent.{}` ({}): {}", .0.key, .0.value, .0.rule)]
-    Registry(#[from] epsilon_registry::Invalid),
-    /// The list of gateways is invalid.
-    #[error("`vm_agent.gateways`")]
-    Gateways(#[from] BadGateway),
-    /// Gateways without the fleet's token.
-    #[error(
-        "`vm_agent.token_file` has to name the file with the fleet's token (a gateway's `DATA/fleet.token`)"
-    )]
-    NoToken,
-    /// The range of user ids is invalid.
-    #[error(
-        "`vm_agent.user_ids` (`{0}`) must be `FIRST-LAST`, both from 1000 to 2147483646, or `shared`"
-    )]
-    UserIds(String),
-    /// A list of networks or addresses is invalid.
-    #[error("`vm_agent.{key}`: `{text}` {rule}")]
-    Reach {
-        /// The setting, without its section.
-        key: &'static str,
-        /// The part that cannot be parsed.
-        text: String,
-        /// What it has to be.
-        rule: &'static str,
-    },
-    /// The settings of TLS are incomplete.
-    #[error("the settings `vm_agent.tls_…` cannot be used")]
-    Tls(#[from] TlsError),
 }
 
 impl Settings {

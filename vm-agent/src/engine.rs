@@ -8,10 +8,11 @@
 pub mod docker;
 #[cfg(feature = "fake")]
 pub mod fake;
+pub(crate) mod limits;
 mod volumes;
 
+use crate::labels::Labels;
 pub use crate::network::reach::{Ipv4Network, OpenAddress};
-use crate::{config::ContainerLimits, labels::Labels};
 use async_trait::async_trait;
 use bytes::Bytes;
 use epsilon_api::{
@@ -22,6 +23,7 @@ use epsilon_api::{
 };
 use epsilon_registry::Host;
 use futures_util::stream::BoxStream;
+use limits::ContainerLimits;
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr},

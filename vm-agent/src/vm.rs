@@ -2,6 +2,8 @@
 //! call belongs to, which idle instance is evicted when another needs memory, and whether the VM
 //! takes calls at all.
 
+pub(crate) mod census;
+
 use crate::call;
 use crate::cell::fetch::fetch;
 use crate::cell::{Cells, mounts};

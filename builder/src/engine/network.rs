@@ -1,6 +1,7 @@
 //! Creates and removes networks of the engine. Their purpose is in [`crate::network`].
 
-use super::{CONTAINER_LABEL, Engine, EngineError, is_reference};
+use super::{CONTAINER_LABEL, Engine, EngineError};
+use crate::image::reference::is_reference;
 use bollard::{errors::Error as Bollard, models::NetworkCreateRequest};
 use std::collections::HashMap;
 

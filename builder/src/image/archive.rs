@@ -1,9 +1,9 @@
 //! Images in the format of `docker save`, for `docker load`: configurations, a list, and layers.
 //! Layers that the engine has may be left out; see `ship/engine.rs` for when that works.
 
+use super::name::Name;
 use super::{Image, Layer};
 use crate::engine::Part;
-use crate::publish::Name;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, io};

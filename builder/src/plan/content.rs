@@ -8,7 +8,7 @@
 //! reaches, unless a bundler's module graph is more precise.
 //! module graph could tell more.
 
-use super::Origin;
+use crate::manifest::origin::Origin;
 use crate::{
     inspection::{Entry, Export, Inspection, Reach},
     manifest::{Manifest, is_module},

@@ -7,11 +7,10 @@
 //! blobs/sha256/DIGEST               layers, each once; configurations; manifests
 //! ```
 
-use super::{
-    Base, Exports, Name, Parcel,
-    blob::{self, Blob},
-    export::Exported,
-};
+use super::blob::Blob;
+use super::export::Exported;
+use super::{Base, Exports, Parcel, blob};
+use crate::image::name::Name;
 use crate::{blocking, cache::Cache, error, image::archive::Listed};
 use epsilon_api::{build::BuildError, function::ImageRef};
 use serde::Serialize;

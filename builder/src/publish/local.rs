@@ -10,7 +10,8 @@
 //!          └─▶ Commit: a container of the base, the layers unpacked into it, committed
 //! ```
 
-use super::{Base, Exports, Name, Parcel};
+use super::{Base, Exports, Parcel};
+use crate::image::name::Name;
 use crate::{
     config::Way,
     engine::{Engine, files},

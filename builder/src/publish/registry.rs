@@ -5,11 +5,10 @@
 mod removal;
 mod session;
 
-use super::{
-    Base, Exports, Name, Parcel, Shipped,
-    blob::{self, Blob, Content},
-    export::Exported,
-};
+use super::blob::{Blob, Content};
+use super::export::Exported;
+use super::{Base, Exports, Parcel, Shipped, blob};
+use crate::image::name::Name;
 use crate::{cache::Cache, config::Registry, error, source::ContentDigest};
 use epsilon_api::{
     build::BuildError,

@@ -14,16 +14,12 @@ use super::{
     mirror::{self, Mirror, Repository},
     step::Needs,
 };
-use crate::{
-    blocking,
-    cache::WorkDir,
-    engine::{
-        SCRATCH,
-        container::{Bind, Container, Exit, Rights, Task},
-    },
-    error::{self, Hint},
-    image::USER,
-};
+use crate::cache::WorkDir;
+use crate::engine::SCRATCH;
+use crate::engine::container::{Bind, Container, Exit, Rights, Task};
+use crate::error::Hint;
+use crate::image::user::USER;
+use crate::{blocking, error};
 use epsilon_api::build::BuildError;
 use std::{
     fs,

@@ -3,7 +3,7 @@
 //! loop is here with its reason; `docs/autoscaling.md` explains their effect.
 
 use super::schedule::{Window, WindowSettings};
-use crate::config::ConfigError;
+use crate::config::invalid::ConfigError;
 use epsilon_api::serde_text;
 use epsilon_api::units::Bytes;
 use serde::Deserialize;

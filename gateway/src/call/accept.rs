@@ -127,7 +127,7 @@ impl Drop for Place {
 impl Connection {
     fn new(peer: SocketAddr, pace: PaceLimits, place: Option<Place>) -> Self {
         let peer = peer.ip().to_canonical();
-        let forwarded_for = caller_address::header(&peer.to_string());
+        let forwarded_for = super::header_value::header(&peer.to_string());
         let activity = Arc::new(Activity::new(pace));
         if let Some(place) = &place {
             place.slot.occupy(Arc::downgrade(&activity) as Weak<dyn Occupant>);

@@ -13,6 +13,7 @@
 //! `X-Real-IP` is never read: it does not say which proxy wrote it.
 
 use super::accept::Connection;
+use crate::call::header_value::header;
 use crate::networks::Networks;
 use epsilon_api::headers::FORWARDED_PREFIX as X_FORWARDED_PREFIX;
 use http::{
@@ -167,11 +168,6 @@ impl CallerAddress {
             headers.insert(X_FORWARDED_PREFIX, prefix);
         }
     }
-}
-
-/// An address as a header value.
-pub(crate) fn header(address: &str) -> HeaderValue {
-    HeaderValue::from_str(address).unwrap_or(HeaderValue::from_static("unknown"))
 }
 
 /// The first address that is not trusted, starting at the nearest hop; an unreadable entry ends the

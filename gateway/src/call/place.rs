@@ -33,10 +33,6 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// Maximum age of the totals over the fleet. A call changes them by one; adding up 200 VMs takes
-/// some microseconds.
-const SUM_EVERY: Duration = Duration::from_millis(10);
-
 /// The result of placing a call.
 #[derive(Debug)]
 pub(crate) struct Placed {
@@ -151,57 +147,6 @@ fn failed(member: &Member, route: &Route, now: Instant) {
         let function = &route.version.function;
         let vm = &member.id;
         tracing::warn!(%function, %vm, "Function failed repeatedly on this VM; its calls go to other VMs for a while.");
-    }
-}
-
-/// Totals over the VMs that take calls, recomputed by a call when they are older than
-/// [`SUM_EVERY`].
-#[derive(Debug)]
-pub(crate) struct Sums {
-    made: Instant,
-    /// When to recompute, in microseconds since `made`.
-    due: AtomicU64,
-    calls: AtomicU64,
-    shares: AtomicU64,
-    vms: AtomicU32,
-}
-
-impl Sums {
-    pub(crate) fn new() -> Self {
-        let zero = || AtomicU64::new(0);
-        Self {
-            made: Instant::now(),
-            due: zero(),
-            calls: zero(),
-            shares: zero(),
-            vms: AtomicU32::new(0),
-        }
-    }
-
-    /// The totals, at most [`SUM_EVERY`] old. Of several concurrent callers, one recomputes them.
-    fn fresh(&self, members: &[Arc<Member>], balance: &Balance, now: Instant) -> Totals {
-        let passed = now.saturating_duration_since(self.made).as_micros() as u64;
-        let due = self.due.load(Relaxed);
-        let next = passed + SUM_EVERY.as_micros() as u64;
-        if passed >= due && self.due.compare_exchange(due, next, Relaxed, Relaxed).is_ok() {
-            let mut totals = Totals::default();
-            let takes = |member: &&Arc<Member>| {
-                member.takes_calls() && !matches!(member.standing(), Standing::Out(_))
-            };
-            for member in members.iter().filter(takes) {
-                let cpu = member.view().cpu;
-                let age = member.age(now);
-                member.load.weigh(balance, member.weight, cpu, age, &mut totals);
-            }
-            self.calls.store(totals.calls, Relaxed);
-            self.shares.store(totals.shares, Relaxed);
-            self.vms.store(totals.vms, Relaxed);
-        }
-        Totals {
-            calls: self.calls.load(Relaxed),
-            shares: self.shares.load(Relaxed),
-            vms: self.vms.load(Relaxed),
-        }
     }
 }
 

@@ -24,6 +24,7 @@ mod hook;
 mod pre_receive;
 mod progress;
 mod receive;
+pub(crate) mod ref_name;
 pub(crate) mod refs;
 mod repository;
 pub(crate) mod service;

@@ -1,7 +1,7 @@
 //! Settings of splits as an operator writes them ([`Settings`], `gateway.traffic` in the settings
 //! file), and in checked form ([`Config`]). A request for a split may override them.
 
-use crate::config::ConfigError;
+use crate::config::invalid::ConfigError;
 use epsilon_api::serde_text;
 use epsilon_api::traffic::{AbortRule, Rate};
 use serde::Deserialize;

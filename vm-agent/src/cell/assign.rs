@@ -8,17 +8,14 @@
 use super::Cell;
 use super::boot::CPU;
 use super::resources::Place;
-use crate::{
-    engine::EngineError,
-    instance::{
-        Instance,
-        connections::Upstream,
-        control::Init,
-        start::{self, LoadFailure, StartFailure, Started},
-    },
-    layers::Code,
-    vm::LocalVm,
-};
+use crate::engine::EngineError;
+use crate::instance::connections::Upstream;
+use crate::instance::control::Init;
+use crate::instance::start::Started;
+use crate::instance::start::failure::{LoadFailure, StartFailure};
+use crate::instance::{Instance, start};
+use crate::layers::Code;
+use crate::vm::LocalVm;
 use epsilon_api::{function::Version, ids::InstanceId, vm::StartPhases};
 use std::{fs, io, path::Path, sync::Arc};
 use tokio::{

@@ -6,18 +6,16 @@
 use super::Cell;
 use super::compatibility::Kind;
 use super::resources::Place;
-use crate::{
-    engine::{ContainerSpec, EngineError, SOCKETS},
-    instance::{
-        budget::Grant,
-        control::Line,
-        start::{self, ExitWatch, StartFailure},
-        unsettled::Unsettled,
-    },
-    labels::Labels,
-    logs::attach::Tap,
-    vm::LocalVm,
-};
+use crate::engine::{ContainerSpec, EngineError, SOCKETS};
+use crate::instance::budget::Grant;
+use crate::instance::control::Line;
+use crate::instance::start;
+use crate::instance::start::ExitWatch;
+use crate::instance::start::failure::StartFailure;
+use crate::instance::unsettled::Unsettled;
+use crate::labels::Labels;
+use crate::logs::attach::Tap;
+use crate::vm::LocalVm;
 use epsilon_api::{chain::Chain, function::Runtime, units::MilliCores, vm::StartPhases};
 use futures_util::FutureExt;
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};

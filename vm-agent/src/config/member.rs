@@ -1,7 +1,8 @@
 //! The settings of an agent that joins a fleet: the half of the section that `epsilon up` does not
 //! use.
 
-use super::{ConfigError, Settings};
+use super::Settings;
+use super::invalid::ConfigError;
 use epsilon_fleet_link::door::Limits;
 use epsilon_fleet_link::membership::Gateways;
 use epsilon_fleet_link::tls::{Files, TlsError};

@@ -13,12 +13,10 @@
 
 mod state;
 
+use super::Instance;
 use super::lease::{Lease, Placed};
-use super::{
-    Instance,
-    start::StartFailure,
-    state::{Event, Moment, Policy, State, Why},
-};
+use super::start::failure::StartFailure;
+use super::state::{Event, Moment, Policy, State, Why};
 use crate::keepalive::cost::{Clock, Rate};
 use crate::keepalive::history::History;
 use crate::keepalive::policy::Choice;

@@ -11,12 +11,11 @@ mod memory;
 mod start_path;
 mod terminate;
 
-use super::{
-    Instance, Reached,
-    pool::{Key, Pool},
-    start::{self, ExitWatch, StartFailure, Started},
-    state::{Event, Why},
-};
+use super::pool::{Key, Pool};
+use super::start::failure::StartFailure;
+use super::start::{ExitWatch, Started};
+use super::state::{Event, Why};
+use super::{Instance, Reached, start};
 use crate::{
     engine::{EngineError, Exit},
     vm::LocalVm,

@@ -4,9 +4,11 @@
 //! Called by `runner.rs`, which also removes everything again, whether or not the start worked.
 
 mod exit;
+pub(crate) mod failure;
 pub(crate) mod image;
 
 use super::{connections::Upstream, control::ControlError, user_ids::Lease};
+use crate::instance::start::failure::{LoadFailure, StartFailure};
 use crate::{
     engine::{Attachment, EngineError, Exit},
     logs::attach::Tap,
@@ -30,82 +32,12 @@ const LAST_EXIT: Duration = Duration::from_secs(5);
 /// How long the last log lines of a dead container may take to arrive, for its report.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// Why a start failed. Shared by all calls that waited for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum StartFailure {
-    /// The code threw, exited or hung while loading; the text is for its author.
-    Init(String),
-    /// This VM cannot run it now; the text is for the operator.
-    NoCapacity(String),
-    /// No call waits for it any more, or it was ordered to stop.
-    CalledOff,
-}
-
-impl StartFailure {
-    pub(crate) fn to_error(&self, function: &FunctionName) -> CallError {
-        let function = function.clone();
-        match self {
-            Self::Init(detail) => CallError::InitFailed { function, detail: detail.clone() },
-            Self::NoCapacity(cause) => {
-                CallError::NoCapacity { function, cause: cause.clone().into() }
-            }
-            Self::CalledOff => {
-                CallError::NoCapacity { function, cause: "the start was called off".into() }
-            }
-        }
-    }
-
-    /// The metric's label value.
-    pub(crate) fn outcome(&self) -> &'static str {
-        match self {
-            Self::Init(_) => "init_failed",
-            Self::NoCapacity(_) => "no_capacity",
-            Self::CalledOff => "called_off",
-        }
-    }
-}
-
-impl From<EngineError> for StartFailure {
-    fn from(err: EngineError) -> Self {
-        Self::NoCapacity(Chain(&err).to_string())
-    }
-}
-
 /// An instance that is ready for calls.
 pub(crate) struct Started {
     pub(crate) phases: StartPhases,
     pub(crate) exit: ExitWatch,
     /// Its limits are being set during its first calls; if that fails, it has to be stopped.
     pub(crate) limits: Option<JoinHandle<Result<(), EngineError>>>,
-}
-
-/// Why a container did not load the code.
-#[derive(Debug)]
-pub(crate) enum LoadFailure {
-    Start(StartFailure),
-    /// The wrapper stopped answering: its process is about to exit, and the exit gives the
-    /// cause.
-    Silent(StartFailure),
-    /// Its wrapper sees no code at all, and still waits.
-    NotMounted,
-}
-
-impl From<ControlError> for LoadFailure {
-    fn from(err: ControlError) -> Self {
-        match err {
-            ControlError::Failed { message, stack } => {
-                Self::Start(StartFailure::Init(match stack {
-                    Some(stack) if stack.contains(&message) => stack,
-                    Some(stack) => format!("{message}\n{stack}"),
-                    None => message,
-                }))
-            }
-            other @ (ControlError::NotListening(_) | ControlError::NoAnswer(_)) => {
-                Self::Silent(StartFailure::Init(Chain(&other).to_string()))
-            }
-            ControlError::NotMounted => Self::NotMounted,
-        }
-    }
 }
 
 /// Waits within the limit until a running container has loaded its code or exits. On success

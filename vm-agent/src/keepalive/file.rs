@@ -5,6 +5,10 @@
 use super::{histogram::Histogram, history::Lasting};
 use epsilon_api::{chain::Chain, ids::FunctionName};
 use serde::{Deserialize, Serialize};
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::path::Path;
 use std::{
     fs,
     io::{self, ErrorKind},
@@ -89,6 +93,15 @@ pub(crate) fn text(functions: Vec<(FunctionName, Lasting)>) -> Result<String, se
     };
     let functions = functions.into_iter().map(kept).collect();
     serde_json::to_string(&Kept { format: FORMAT, functions })
+}
+
+/// Writes a file atomically and durably: after a crash it is there as a whole, or not at all.
+pub(crate) fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let draft = path.with_extension("new");
+    let mut file = File::create(&draft)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&draft, path)
 }
 
 #[cfg(test)]

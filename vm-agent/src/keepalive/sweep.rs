@@ -3,10 +3,8 @@
 //! histories each minute and at shutdown. Started by `app.rs`; ends with the agent.
 
 use super::file;
-use crate::{
-    app::write_whole,
-    vm::{LocalVm, keep_file},
-};
+use super::file::write_whole;
+use crate::vm::{LocalVm, keep_file};
 use epsilon_api::{chain::Chain, vm::Keep};
 use futures_util::FutureExt;
 use std::{io, panic::AssertUnwindSafe, sync::Arc, time::Duration};

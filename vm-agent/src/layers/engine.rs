@@ -1,11 +1,9 @@
 //! Reads all of a function's code as one tree out of its image. Slower than layers, by a container
 //! that never runs, and not shared between versions; it works wherever an image does.
 
-use crate::{
-    config::ContainerLimits,
-    engine::{Attachment, ContainerName, ContainerSpec, Engine, EngineError},
-    labels::Labels,
-};
+use crate::engine::limits::ContainerLimits;
+use crate::engine::{Attachment, ContainerName, ContainerSpec, Engine, EngineError};
+use crate::labels::Labels;
 use bytes::Bytes;
 use epsilon_api::{
     chain::Chain,

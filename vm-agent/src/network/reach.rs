@@ -2,7 +2,8 @@
 //! machine's own networks and resolvers. It decides nothing about packets; the engine derives rules
 //! from it.
 
-use crate::{config::ConfigError, engine::Firewall};
+use crate::config::invalid::ConfigError;
+use crate::engine::Firewall;
 use std::{fmt, fs, net::Ipv4Addr};
 
 /// The kernel's routes: `Iface Destination Gateway Flags RefCnt Use Metric Mask …`, addresses in

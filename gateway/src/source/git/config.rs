@@ -1,6 +1,6 @@
 //! Settings of `git push` as a deployment, section `gateway.git:`.
 
-use crate::config::ConfigError;
+use crate::config::invalid::ConfigError;
 use epsilon_api::serde_text;
 use epsilon_api::units::Bytes;
 use serde::Deserialize;

@@ -4,7 +4,7 @@
 use super::allowed_hosts::Hosts;
 use super::project;
 use super::project::Hook;
-use crate::config::ConfigError;
+use crate::config::invalid::ConfigError;
 use epsilon_api::ids::ProjectName;
 use epsilon_api::serde_text::{duration, text};
 use epsilon_api::units::Bytes;

@@ -2,6 +2,7 @@
 //! called with a body whose signature is valid.
 
 use super::project::Hook;
+use crate::source::git::ref_name::is_ref_name;
 use crate::source::git::refs;
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -74,9 +75,6 @@ struct Repository {
     #[serde(default)]
     pushed_at: Option<serde_json::Value>,
 }
-
-/// Longest name of a branch or tag; GitHub's own limit is lower.
-const LONGEST_NAME: usize = 255;
 
 /// Parses an event. A push older than the time for which deliveries are remembered is ignored,
 /// because it may have been handled before.
@@ -153,21 +151,6 @@ fn moment(value: &serde_json::Value) -> Option<Timestamp> {
 /// SHA-1, or SHA-256 in repositories that use it.
 fn is_object_id(text: &str) -> bool {
     matches!(text.len(), 40 | 64) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-/// Whether git accepts this after `refs/heads/` (see `git check-ref-format`), and it cannot be
-/// taken for an option.
-pub(crate) fn is_ref_name(text: &str) -> bool {
-    let is_odd = |c: char| c.is_control() || c.is_whitespace() || "~^:?*[\\".contains(c);
-    (1..=LONGEST_NAME).contains(&text.len())
-        && !text.starts_with('-')
-        && !text.ends_with('.')
-        && !text.contains(is_odd)
-        && !["..", "@{"].iter().any(|pair| text.contains(pair))
-        && text != "@"
-        && text
-            .split('/')
-            .all(|part| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock"))
 }
 
 /// Untrusted text on one short line.

@@ -3,7 +3,7 @@
 //! delivery: a changed secret needs no restart, and none stays in memory.
 
 use super::allowed_hosts::{Hosts, Place};
-use crate::config::ConfigError;
+use crate::config::invalid::ConfigError;
 use epsilon_api::{ids::ProjectName, redacted::Secret};
 use serde::Deserialize;
 use std::{
@@ -105,10 +105,11 @@ impl Hook {
         if !is_repository(&repository) {
             return Err(wrong(format!("`repository` must be `OWNER/NAME`, not `{repository}`")));
         }
-        if !super::event::is_ref_name(&branch) {
+        if !crate::source::git::ref_name::is_ref_name(&branch) {
             return Err(wrong(format!("`branch`: `{branch}` is not a branch name")));
         }
-        let is_tag = |tags: &str| super::event::is_ref_name(&tags.replace('*', "x"));
+        let is_tag =
+            |tags: &str| crate::source::git::ref_name::is_ref_name(&tags.replace('*', "x"));
         if let Some(tags) = tags.as_deref().filter(|tags| !is_tag(tags)) {
             return Err(wrong(format!(
                 "`tags`: `{tags}` is not a pattern of tag names such as `v*`"

@@ -4,10 +4,8 @@
 //! The seccomp profile is `seccomp.json` beside this file: Moby's default for containers without
 //! capabilities, less what docs/decisions/0033 lists.
 
-use crate::{
-    config::Seccomp,
-    engine::{Attachment, ContainerSpec, SOCKETS},
-};
+use crate::engine::limits::Seccomp;
+use crate::engine::{Attachment, ContainerSpec, SOCKETS};
 use bollard::models::{
     ContainerCreateBody, ContainerUpdateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount,
     MountBindOptions, MountBindOptionsPropagationEnum, MountTmpfsOptions, MountType,

@@ -4,7 +4,7 @@
 
 use super::{Key, NoPlace, Pool, Reply};
 use crate::instance::Instance;
-use crate::instance::start::StartFailure;
+use crate::instance::start::failure::StartFailure;
 use crate::instance::state::{Effect, Event, Moment, State, Why};
 use crate::keepalive::policy;
 use epsilon_api::{

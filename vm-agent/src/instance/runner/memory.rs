@@ -3,10 +3,8 @@
 //! start, and the pool of cells is refilled later. For a start that no call waits for it is the other way round.
 
 use super::Runner;
-use crate::instance::{
-    budget::{Claim, Grant},
-    start::StartFailure,
-};
+use crate::instance::budget::{Claim, Grant};
+use crate::instance::start::failure::StartFailure;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 

@@ -3,7 +3,8 @@
 //!
 //! For versions that fit no cell, and for VMs without cells. Called by `runner/way.rs`.
 
-use super::{LoadFailure, PROBE, StartFailure, Started, attachment, settle, wait, watch_exit};
+use super::failure::{LoadFailure, StartFailure};
+use super::{PROBE, Started, attachment, settle, wait, watch_exit};
 use crate::{
     engine::{ContainerSpec, EngineError, LocalImage, SOCKETS},
     instance::{

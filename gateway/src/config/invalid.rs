@@ -1,0 +1,14 @@
+//! A setting that cannot be used. It lies below the settings of every area, so that none of them
+//! imports the root `config`.
+
+use std::borrow::Cow;
+
+/// An invalid setting.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`gateway.{key}`: {rule}")]
+pub struct ConfigError {
+    /// The key of the setting.
+    pub key: &'static str,
+    /// The rule that it violates.
+    pub rule: Cow<'static, str>,
+}

@@ -1,0 +1,28 @@
+//! -
+
+use epsilon_api::redacted::Secret;
+use std::path::PathBuf;
+
+/// The operator's own credentials for one registry.
+#[derive(Debug)]
+pub(crate) enum Own {
+    Password { user: String, password: Secret<String> },
+    File { user: String, path: PathBuf },
+}
+
+impl Own {
+    pub(crate) fn user(&self) -> &str {
+        match self {
+            Self::Password { user, .. } | Self::File { user, .. } => user,
+        }
+    }
+}
+
+impl Own {
+    fn path(&self) -> Option<&PathBuf> {
+        match self {
+            Self::Password { .. } => None,
+            Self::File { path, .. } => Some(path),
+        }
+    }
+}
