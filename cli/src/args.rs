@@ -1,10 +1,9 @@
-//! The command line: global flags and the list of commands. A command's own flags are declared
-//! beside its code, in `commands/`.
+//! What people may type: the list of verbs, and the one match that runs the one typed. The global
+//! flags are in `globals.rs`; what a verb takes is declared beside its code, in `commands/`.
 
-use crate::commands;
-use clap::{Args, Parser, Subcommand};
-use epsilon_api::redacted::Secret;
-use std::{convert::Infallible, path::PathBuf, time::Duration};
+use crate::{commands, failure::Failure, globals::Globals};
+use clap::{Parser, Subcommand};
+use epsilon_bootstrap::sockets::Sockets;
 
 /// A serverless platform that you own: push function code, call it over HTTP.
 #[derive(Debug, Parser)]
@@ -17,51 +16,6 @@ pub(crate) struct Cli {
     pub(crate) globals: Globals,
     #[command(subcommand)]
     pub(crate) command: Command,
-}
-
-/// Flags of every command.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Global options")]
-pub(crate) struct Globals {
-    /// Control address of the gateway [default: the `epsilon up` of this data folder, else
-    /// http://127.0.0.1:8081]
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL",
-        env = "EPSILON_GATEWAY",
-        hide_env_values = true
-    )]
-    pub(crate) gateway: Option<String>,
-
-    /// File of the authorities (PEM) whose certificates the gateway may have, for `https://`
-    /// [default: the system's]
-    #[arg(long, global = true, value_name = "FILE", env = "EPSILON_CA", hide_env_values = true)]
-    pub(crate) ca: Option<PathBuf>,
-
-    /// Key for the control API [default: the one in DATA/admin.key]
-    #[arg(long, global = true, value_name = "KEY", env = "EPSILON_KEY", hide_env_values = true)]
-    #[arg(value_parser = secret)]
-    pub(crate) key: Option<Secret<String>>,
-
-    /// Print JSON for programs instead of text for people
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
-
-    /// Where the platform keeps its data [default: /var/lib/epsilon for root, else the XDG data
-    /// folder]
-    #[arg(
-        long,
-        global = true,
-        value_name = "DIR",
-        env = "EPSILON_DATA_DIR",
-        hide_env_values = true
-    )]
-    pub(crate) data_dir: Option<PathBuf>,
-
-    /// Longest wait for an answer [default: 1m; 15m for deploy and invoke]
-    #[arg(long, global = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub(crate) timeout: Option<Duration>,
 }
 
 /// The commands.
@@ -114,8 +68,33 @@ pub(crate) enum Command {
     Store(commands::store::Store),
 }
 
-fn secret(text: &str) -> Result<Secret<String>, Infallible> {
-    Ok(Secret::new(text.to_owned()))
+/// Runs the parsed command.
+pub(crate) async fn run(cli: Cli, sockets: Result<Sockets, Failure>) -> Result<(), Failure> {
+    let globals = &cli.globals;
+    match cli.command {
+        Command::Up(up) => Box::pin(up.run(globals, sockets?)).await,
+        Command::Init(init) => init.run(globals),
+        Command::Dev(dev) => Box::pin(dev.run(globals)).await,
+        Command::Deploy(deploy) => deploy.run(globals).await,
+        Command::Build(build) => build.run(globals).await,
+        Command::Invoke(invoke) => invoke.run(globals).await,
+        Command::Logs(logs) => logs.run(globals).await,
+        Command::Functions(functions) => functions.run(globals).await,
+        Command::Versions(versions) => versions.run(globals).await,
+        Command::Traffic(traffic) => traffic.run(globals).await,
+        Command::Promote(promote) => promote.run(globals).await,
+        Command::Rollback(rollback) => rollback.run(globals).await,
+        Command::Delete(delete) => delete.run(globals).await,
+        Command::Vms(vms) => vms.run(globals).await,
+        Command::Builders(builders) => builders.run(globals).await,
+        Command::Autoscaler(autoscaler) => autoscaler.run(globals).await,
+        Command::Drain(drain) => drain.run(globals).await,
+        Command::Undrain(undrain) => undrain.run(globals).await,
+        Command::Backup(backup) => Box::pin(backup.run(globals)).await,
+        Command::Restore(restore) => Box::pin(restore.run(globals)).await,
+        Command::Keys(keys) => keys.run(globals).await,
+        Command::Store(store) => store.run(globals).await,
+    }
 }
 
 #[cfg(test)]

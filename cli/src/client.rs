@@ -7,7 +7,7 @@ mod lines;
 pub(crate) use connect::{Trust, http_client};
 pub(crate) use lines::{JsonLines, LineError};
 
-use crate::{args::Globals, data_dir, failure::Failure, output};
+use crate::{data_dir, failure::Failure, globals::Globals, output};
 use epsilon_api::{
     admin::{BuilderInfo, Data, FunctionInfo, KeyInfo, RollbackRequest, VersionInfo, VmInfo},
     autoscaler::AutoscalerInfo,

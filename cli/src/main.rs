@@ -7,6 +7,7 @@ mod backup;
 mod client;
 mod commands;
 mod confirm;
+mod globals;
 mod output;
 
 use epsilon_bootstrap::{arguments, data_dir, failure, sockets::Sockets};
@@ -21,7 +22,7 @@ fn main() -> ExitCode {
     let sockets = Sockets::take(); // before there are other threads; only `up` uses them
     let json = cli.globals.json;
     let ended = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime.block_on(Box::pin(commands::run(cli, sockets))),
+        Ok(runtime) => runtime.block_on(Box::pin(args::run(cli, sockets))),
         Err(err) => Err(Failure::new("RUNTIME", "the system refused worker threads").because(&err)),
     };
     match ended {

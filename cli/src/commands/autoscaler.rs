@@ -1,6 +1,6 @@
 //! `epsilon autoscaler`: how many VMs are wanted and why, and the last actions.
 
-use crate::{args::Globals, client::Client, failure::Failure, output};
+use crate::{client::Client, failure::Failure, globals::Globals, output};
 use clap::Args;
 use epsilon_api::autoscaler::{AutoscalerDecision, AutoscalerInfo, AutoscalerState};
 

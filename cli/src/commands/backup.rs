@@ -6,7 +6,6 @@ mod images;
 mod tell;
 
 use crate::{
-    args::Globals,
     backup::{
         DATA, IMAGES, STORE, folder,
         manifest::{self, FORMAT, LeftOut, Manifest},
@@ -14,6 +13,7 @@ use crate::{
     },
     data_dir,
     failure::Failure,
+    globals::Globals,
 };
 use clap::Args;
 use epsilon_bootstrap::{lock, log, settings::Layers, signals::Asked};

@@ -2,7 +2,7 @@
 //! process, with this machine's engine, as in `epsilon up`; nothing is deployed.
 
 use super::deploy::{self, Archive, Story};
-use crate::{args::Globals, data_dir, failure::Failure, output};
+use crate::{data_dir, failure::Failure, globals::Globals, output};
 use clap::Args;
 use epsilon_api::{
     admin::DeployEvent,

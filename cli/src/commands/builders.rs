@@ -1,6 +1,6 @@
 //! `epsilon builders`: the builders and their state.
 
-use crate::{args::Globals, client::Client, failure::Failure, output};
+use crate::{client::Client, failure::Failure, globals::Globals, output};
 use clap::Args;
 use epsilon_api::admin::BuilderInfo;
 

@@ -1,7 +1,7 @@
 //! `epsilon delete NAME`: removes a function. Running calls may finish; its version numbers are
 //! never reused. Asks for confirmation on a terminal, not in scripts.
 
-use crate::{args::Globals, client::Client, confirm, failure::Failure, output};
+use crate::{client::Client, confirm, failure::Failure, globals::Globals, output};
 use clap::Args;
 
 #[derive(Debug, Args)]

@@ -12,9 +12,9 @@ mod progress;
 mod tree;
 
 use crate::{
-    args::Globals,
     client::{Client, JsonLines},
     failure::Failure,
+    globals::Globals,
     output,
 };
 use clap::Args;

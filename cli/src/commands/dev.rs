@@ -31,7 +31,7 @@ mod vm;
 mod watch;
 mod wrapper;
 
-use crate::{args::Globals, client::Client, data_dir, failure::Failure};
+use crate::{client::Client, data_dir, failure::Failure, globals::Globals};
 use clap::Args;
 use epsilon_api::ids::FunctionName;
 use epsilon_bootstrap::{files::raise_file_limit, signals::Asked};

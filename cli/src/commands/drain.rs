@@ -1,6 +1,6 @@
 //! `epsilon drain VM`: the VM finishes running calls and gets no new ones.
 
-use crate::{args::Globals, client::Client, failure::Failure, output};
+use crate::{client::Client, failure::Failure, globals::Globals, output};
 use clap::Args;
 use epsilon_api::ids::VmId;
 

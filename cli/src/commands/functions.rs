@@ -1,7 +1,7 @@
 //! `epsilon functions`: functions and their URLs; traffic splits, aborted splits, and how long idle
 //! instances stay. For one function, the reasons.
 
-use crate::{args::Globals, client::Client, failure::Failure, output};
+use crate::{client::Client, failure::Failure, globals::Globals, output};
 use clap::Args;
 use epsilon_api::{
     admin::{FunctionInfo, KeepInfo},

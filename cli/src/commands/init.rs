@@ -1,6 +1,6 @@
 //! `epsilon init [DIR]`: writes a small working project. Never overwrites anything.
 
-use crate::{args::Globals, failure::Failure, output};
+use crate::{failure::Failure, globals::Globals, output};
 use clap::{Args, ValueEnum};
 use std::{
     fs::{self, File},

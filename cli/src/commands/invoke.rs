@@ -7,9 +7,9 @@ mod receipt;
 mod sink;
 
 use crate::{
-    args::Globals,
     client::{self, Client, Trust},
     failure::Failure,
+    globals::Globals,
     output,
 };
 use bytes::Bytes;

@@ -1,6 +1,6 @@
 //! `epsilon keys`: the keys that gateways take, and whose each is; `epsilon keys rm ID` removes one.
 
-use crate::{args::Globals, client::Client, confirm, failure::Failure, output};
+use crate::{client::Client, confirm, failure::Failure, globals::Globals, output};
 use clap::{Args, Subcommand};
 use epsilon_api::{admin::KeyInfo, ids::KeyId};
 

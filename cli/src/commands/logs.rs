@@ -4,9 +4,9 @@
 mod cursors;
 
 use crate::{
-    args::Globals,
     client::{Client, JsonLines, LineError},
     failure::Failure,
+    globals::Globals,
     output,
 };
 use clap::Args;

@@ -1,7 +1,7 @@
 //! `epsilon promote NAME [VERSION]`: routes all calls to one version, which ends a split. Nothing
 //! is built.
 
-use crate::{args::Globals, client::Client, commands::rollback, failure::Failure};
+use crate::{client::Client, commands::rollback, failure::Failure, globals::Globals};
 use clap::Args;
 use epsilon_api::ids::VersionNumber;
 

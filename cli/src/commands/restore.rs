@@ -4,7 +4,6 @@
 
 use super::backup::{Shown, blocking, filter, left_out, settings};
 use crate::{
-    args::Globals,
     backup::{
         DATA, IMAGES, STORE,
         manifest::{Manifest, Store},
@@ -14,6 +13,7 @@ use crate::{
     },
     data_dir,
     failure::Failure,
+    globals::Globals,
     output,
 };
 use clap::Args;

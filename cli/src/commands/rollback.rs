@@ -1,6 +1,6 @@
 //! `epsilon rollback NAME [VERSION]`: routes all calls to an older version. Nothing is built.
 
-use crate::{args::Globals, client::Client, failure::Failure, output};
+use crate::{client::Client, failure::Failure, globals::Globals, output};
 use clap::Args;
 use epsilon_api::{admin::FunctionInfo, ids::VersionNumber};
 

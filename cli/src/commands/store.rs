@@ -1,7 +1,7 @@
 //! `epsilon store copy --from STORE --to STORE`: copies control-plane state to another database.
 //! Works on the stores themselves; it contacts no gateway, and none may use the source.
 
-use crate::{args::Globals, failure::Failure, output};
+use crate::{failure::Failure, globals::Globals, output};
 use clap::{Args, Subcommand};
 use console::Term;
 use epsilon_store::{Copied, CopyError, Progress, StoreError};

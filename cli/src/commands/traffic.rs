@@ -1,7 +1,7 @@
 //! `epsilon traffic NAME [VERSION=PERCENT …]`: shows how a function's calls are routed, or splits
 //! them among versions.
 
-use crate::{args::Globals, client::Client, failure::Failure, output};
+use crate::{client::Client, failure::Failure, globals::Globals, output};
 use clap::Args;
 use epsilon_api::{
     ids::VersionNumber,

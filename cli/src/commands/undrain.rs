@@ -1,6 +1,6 @@
 //! `epsilon undrain VM`: sends calls to a drained VM again.
 
-use crate::{args::Globals, client::Client, failure::Failure, output};
+use crate::{client::Client, failure::Failure, globals::Globals, output};
 use clap::Args;
 use epsilon_api::ids::VmId;
 

@@ -15,7 +15,7 @@ mod compose;
 mod progress;
 mod settings;
 
-use crate::{args::Globals, data_dir, failure::Failure, output};
+use crate::{data_dir, failure::Failure, globals::Globals, output};
 use clap::Args;
 use compose::Platform;
 use epsilon_bootstrap::{

@@ -1,6 +1,6 @@
 //! `epsilon versions NAME`: every build of a function, newest first; `--retire N` removes one.
 
-use crate::{args::Globals, client::Client, confirm, failure::Failure, output};
+use crate::{client::Client, confirm, failure::Failure, globals::Globals, output};
 use clap::Args;
 use epsilon_api::{admin::VersionInfo, ids::VersionNumber};
 

@@ -1,6 +1,6 @@
 //! `epsilon vms`: the VMs, what each holds, and their state as seen by the gateway.
 
-use crate::{args::Globals, client::Client, failure::Failure, output};
+use crate::{client::Client, failure::Failure, globals::Globals, output};
 use clap::Args;
 use epsilon_api::{
     admin::{VmInfo, VmStanding},
